@@ -44,7 +44,6 @@ import numpy as np
 
 from benchmarks.c2st import c2st
 from configs import inference, joint
-from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions
@@ -170,15 +169,15 @@ def draw(run: Path, contexts: np.ndarray, seed: int) -> tuple[np.ndarray, Row]:
   fields = {'context': run / 'draws' / 'context.npy', 'seed': seed}
   flags = [(f'sampling.{name}', str(x)) for name, x in fields.items()]
   config = store.of_run(run, store.open_run(run), flags)
-  opened = weights.open_run(models.make(config, run), 'sample', sample.inputs_of)
-  model, params, inputs = opened.model, opened.params, opened.inputs
-  settings = provenance.of_sampling(opened, inputs.stored)
-  opened = opened._replace(inputs=conditions.encoded(model, params, inputs))
-  params, stored = opened.on_devices(), provenance.as_array(settings)
+  opened = weights.Run.open(config, run)
+  opened.check('sample')
+  inputs = sample.inputs_of(opened.model)
+  stored = provenance.as_array(provenance.of_sampling(opened, inputs.stored))
+  inputs = conditions.encoded(opened.model, opened.checkpoint[0], inputs)
   out, printed = run / 'draws' / f'{seed}.parts', io.StringIO()
   start = time.process_time()
   with contextlib.redirect_stdout(printed):
-    paths = sample.draw_parts(opened, params, out, stored)
+    paths = sample.draw_parts(opened, inputs, out, stored)
   seconds = (time.process_time() - start) / len(contexts)
   x = np.concatenate([npz.read(path, ['arr_0'])['arr_0'] for path in paths])
   for path in paths:

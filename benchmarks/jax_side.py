@@ -14,7 +14,7 @@ import numpy as np
 
 import diffusion_jax
 from benchmarks import cases, flops, turns
-from diffusion_jax.app import devices, models
+from diffusion_jax.app.model import make_mesh
 from diffusion_jax.planning import programs
 from diffusion_jax.runtime.compiling import options
 from diffusion_jax.runtime.sharding import on_mesh, replicated
@@ -34,7 +34,7 @@ def random_params(model):
       return 1.0 + 0.1 * values
     return values / np.float32(np.sqrt(math.prod(like.shape[:-1])))
 
-  return jax.tree_util.tree_map_with_path(fill, models.shapes(model))
+  return jax.tree_util.tree_map_with_path(fill, model.shapes())
 
 
 class Side:
@@ -151,7 +151,7 @@ class Side:
 
   def _jit(self, function):
     # As `runtime.per_example` does: layers ask which devices the mesh has.
-    mesh = devices.make_mesh(self.model.config)
+    mesh = make_mesh(self.model.config)
     how = options(mesh, 'tuned')
     return jax.jit(on_mesh(mesh, function), compiler_options=how)
 
@@ -160,7 +160,7 @@ class Side:
     return self._jit(self.apply), (self.params['network'], *arrays)
 
   def _train(self):
-    mesh = devices.make_mesh(self.model.config)
+    mesh = make_mesh(self.model.config)
     step, shapes = cases.train_step(self.model, mesh)
     # Adam begins with zeros.
     state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

@@ -27,7 +27,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.app import models
 from diffusion_jax.app.config import store, tables
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edits import methods
@@ -123,9 +122,9 @@ def measure(
   """
   config = config_of(run, flags)
   with contextlib.redirect_stdout(io.StringIO()):
-    opened = weights.open_run(models.make(config, run), 'edit', edit.inputs_of)
-  given = opened.inputs._replace(cond=cond)
-  opened = opened._replace(inputs=given)
+    opened = weights.Run.open(config, run)
+    opened.check('edit')
+    given = edit.inputs_of(opened.model)._replace(cond=cond)
   clean = images.PICTURES.encode(given.pictures['clean'])
   index = np.arange(given.edit.count())
   size = config.sampling.batch_size
@@ -140,7 +139,7 @@ def measure(
   with contextlib.redirect_stdout(io.StringIO()):
     with tempfile.TemporaryDirectory() as folder:
       parts = Path(folder) / 'parts'
-      paths = write_parts(edit.drawing(opened), len(index), size, parts, 'editing')
+      paths = write_parts(edit.drawing(opened, given), len(index), size, parts, 'editing')
       drawn = join_parts(paths)
   seconds = time.perf_counter() - start - sum(compiling)
   jax.monitoring.clear_event_listeners()

@@ -1,6 +1,7 @@
 """The two exceptions that the command line reports without a traceback."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -11,6 +12,15 @@ def refuse(problems: Iterable[str]) -> None:
   """Raises UserError with the first problem, if there is one."""
   for problem in problems:
     raise UserError(problem)
+
+
+@contextlib.contextmanager
+def as_user_error(start: str = '') -> Iterator[None]:
+  """Turns FileNotFoundError and ValueError into a UserError that begins with start."""
+  try:
+    yield
+  except (FileNotFoundError, ValueError) as error:
+    raise UserError(f'{start}{error}') from error
 
 
 class Preempted(Exception):

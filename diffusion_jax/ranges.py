@@ -5,6 +5,7 @@ which programs call that build objects from a user's values.
 """
 
 import ast
+import difflib
 import numbers
 import types
 from collections.abc import Callable, Iterable, Sequence
@@ -210,7 +211,14 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
   """Raises ValueError that lists the choices unless a value is one of them."""
   choices = tuple(choices)
   if value not in choices:
-    raise ValueError(f'{name} {value!r} is not one of {", ".join(choices)}')
+    hint = near(value, choices)
+    raise ValueError(f'{name} {value!r}{hint} is not one of {", ".join(choices)}')
+
+
+def near(value: object, names: Iterable[str]) -> str:
+  """Returns " (did you mean 'name'?)", or '' if no name is near."""
+  match = difflib.get_close_matches(str(value), [*names], n=1, cutoff=0.65)
+  return f' (did you mean {match[0]!r}?)' if match else ''
 
 
 def is_file_name(name: str) -> bool:

@@ -86,9 +86,9 @@ app/config/refusals.py app/test_cli.py
   flag_makes_idle: if is_flag or not any( => if not any(
   flag_makes_idle: _has_no_condition(c) and c.conditioning.dropout => False
 app/config/store.py
-  another_kind_of_model: kind = kinds.kind_of(merged) => kind = before
-  facts_of_a_run_go: merged.pop('facts', None) => pass
-app/config/tree.py
+  another_kind_of_model: kind = kinds.kind_of(tree) => kind = before
+  facts_of_a_run_go: tree.pop('facts', None) => pass
+app/config/store.py app/config/test_tree.py
   replaces_a_choice: if named and old.get('name') != new['name']: => if False:
   for_this_field_and_for_a_part:  or isinstance(node.get(last), dict): => :
 app/config/tree.py app/config/test_trust.py
@@ -99,36 +99,27 @@ app/config/trust.py
   below_the_folder: content.get('folder') == os.getcwd() => 'parts' in content
   folder_of_the_user: [*words, *map(os.path.expanduser, words)] => words
   folder_of_the_user: isinstance(value, tuple): => False:
-app/config/user_parts.py
+app/config/trust.py app/config/test_user_parts.py
   is_data_and_the_source: path in ('data', 'data.source') => path == 'data'
   takes_what_every_network: _call_misfit(part) if more else '' => ''
-app/drawing/emerging.py
-  compiles_says_so: compiles=not i and key not in run.ready => compiles=False
-app/drawing/emerging.py app/modes/test_serve.py
-  bad_value: trusted=False => trusted=True
-  what_sampling_draws: (cond, scale=scale) => (cond, scale=1.0)
+app/drawing/generate.py
+  other_data: if folder.differences({'data': run.get('data')}, mine, free): => if False:
 app/drawing/generate.py app/modes/test_refusals.py
   toy_parts: jax.jit(run).lower( => jax.eval_shape(run,
-app/drawing/sheets.py
-  other_data: if folder.differences({'data': run.get('data')}, mine, free): => if False:
 app/edits/posteriors.py
-  compared_with_the_models: (level.alpha**2 + level.sigma**2) / level.alpha
-    => level.sigma / level.alpha
+  compared_with_the_models: (level.alpha**2 + level.sigma**2) / level. => level.sigma / level.
   half_of_the_rounds: math.ceil(rounds / 2) => rounds
   half_of_the_rounds: mode='edge' => mode='constant'
-  adds_the_variance_of_x0: return dj.spread_twist(known)
-    => return dj.pseudoinverse_twist(known, 100)
+  adds_the_variance_of_x0: dj.spread_twist(known) => dj.pseudoinverse_twist(known, 100)
   adds_the_variance_of_x0: if known.is_linear: => if False:
 app/edits/posteriors.py app/modes/test_refusals.py
-  proximal: return Method(draw, needs_linear=True, unread=STEPS)
-    => return Method(draw, needs_linear=True)
+  proximal: Method(draw, needs_linear=True, unread=STEPS) => Method(draw, needs_linear=True)
 app/edits/restoration.py
   beyond_the_usual: max(1.0, usual) => max(0.0, usual)
   hidden_by_a_mask: np.where(seen, y, 0.0) => np.where(seen | True, y, 0.0)
   hidden_by_a_mask: jnp.sqrt(square / damage.seen.mean()) => jnp.sqrt(square)
   units_of_the_measurement: weights = (std / stds) => weights = (stds / stds)
-  units_of_the_measurement: return float(np.min(stds / np.maximum(gain, 1e-12)))
-    => return float(np.min(stds))
+  units_of_the_measurement: float(np.min(stds / np.maximum(gain, 1e-12))) => float(np.min(stds))
   that_were_read:
     @functools.cached_property
       def paths
@@ -151,18 +142,14 @@ app/models/diffusion.py
 app/models/diffusion.py app/edits/test_pictures.py
   interpolation_is_not_clipped: if clip: => if True:
 app/models/diffusion.py app/run/test_other_runs.py
-  guidance_by_a_classifier_by_hand: functions.insert(2 if after_clip else 0, by_classifier)
-    => functions.insert(0, by_classifier)
+  guidance_by_a_classifier_by_hand: (2 if after_clip else 0, by_classifier) => (0, by_classifier)
 app/models/latent.py
   known_where_all_its_pixels: blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
 app/models/states.py
   guidance_moves: cond | drop => cond
   knows_nothing: num_steps=num_steps) => num_steps=2 * num_steps)
-app/models/teachers.py
-  sees_its_own_levels: return other_runs.at_levels_of(run, student, denoise) => return denoise
 app/models/vae.py
-  a_chain_literally: z = bound.reparameterize(keys[t - 2], self.decode(params, t, z))
-    => z = bound.reparameterize(keys[t - 1], self.decode(params, t, z))
+  a_chain_literally: [t - 2], self.decode(params, t, z) => [t - 1], self.decode(params, t, z)
 app/modes/convert.py
   program_of_numbers: (cond[context.name] - a) / b => cond[name]
   program_of_numbers: jnp.isnan(known), a + b * x, known => jnp.isnan(known), b * x, known
@@ -171,14 +158,16 @@ app/modes/edit.py app/config/test_trust.py
   without_a_context_reads: rows = context.given() => rows = None
 app/modes/evaluate.py
   is_of_its_data: examples = content_sum(source, count) => examples = ''
-app/modes/evaluate.py app/run/test_provenance.py
-  splits_that_it_reads: sums[split] = content_sum(data) => pass
-app/modes/evaluate_pairs.py
   own_pair: log_q[:, 1:], log_q[:, 0] => log_q[:, :-1], log_q[:, -1]
   own_pair: encoded[index // rows] => encoded[index % len(encoded)]
   own_pair: return -arrays['nats'] => return arrays['nats']
   own_pair: datasets.source_of(model.config, c.split) => datasets.source_of(model.config, 'train')
+app/modes/evaluate.py app/run/test_provenance.py
+  splits_that_it_reads: sums[split] = content_sum(data) => pass
 app/modes/serve.py
+  compiles_says_so: compiles=not i and key not in programs.ready => compiles=False
+  bad_value: trusted=False => trusted=True
+  what_sampling_draws: (cond, scale=scale) => (cond, scale=1.0)
   other_hosts_sites: site not in ('same-origin', 'none') => site == 'cross-site'
   other_hosts_sites: or origin != own => or False
   loads_nothing: ; frame-ancestors 'none'" => "
@@ -190,41 +179,37 @@ app/modes/train.py
   decays_anew_is_said: setup.rates_of(parts.config, total)[:step] => rates[:step]
   before_a_program_is_compiled: read = itertools.chain([next(read)], read) => read = iter(read)
 app/modes/train.py app/modes/test_convert.py
-  init_from: begin = init_from.read(shapes.params, c.init_from)
-    => begin = lambda x: init_from.read(shapes.params, c.init_from)(x)
+  init_from: begin = load.begin_from(shapes.params, c.init_from)
+    => begin = lambda x: load.begin_from(shapes.params, c.init_from)(x)
 app/notebook.py
   trained_run_by_its_parts: np.arange(first, end) => np.arange(n)
-app/run/model_card.py
-  a_bar_in_a_value: .replace('|', '\\|') =>
 app/run/other_runs.py
+  sees_its_own_levels: return at_levels_of(run, student, denoise) => return denoise
   guidance_by_a_classifier_by_hand: if same and not noisy.learns_schedule: => if True:
 app/run/provenance.py
   its_content: f'{name}, sha256 {sha256(path)[:16]}' => name
   its_content: sha256(x)[:16] for n, x in sorted(files.items()) => '' for n, x in ()
   what_was_read: digest([x]) for n, x in read.items() => '' for n, x in read.items()
-  its_content: f'checkpoint {step}, weights {weights}, config_hash {config_hash}'
-    => f'checkpoint {step}'
+  its_content: 'checkpoint {step}, weights {weights}, config_hash {config_hash => 'checkpoint {step
 app/run/provenance.py app/modes/test_evaluate.py
-  another_name: checksums.of_arrays(run.params), => 0,
+  another_name: 'weights': checksums.of_arrays(params) => 'weights': 0
 app/run/sharing.py
-  kept_autoencoder: write_json(target / 'config.json', trust.without_folders(stored))
-    => write_json(target / 'config.json', stored)
+  a_bar_in_a_value: .replace('|', '\\|') =>
+  kept_autoencoder: / 'config.json', trust.without_folders(stored) => / 'config.json', stored
   is_last: ('latent.json', *reversed(_FILES)) => ('latent.json', *_FILES)
   other_weights_under: here != there or not share.same(source, workdir) => here != there
 app/run/weights.py
   another_network_is_refused: own or folder.differences(stored => own and folder.differences(stored
-app/run/weights.py app/run/test_adapters.py
-  of_a_stranger: share.exist(workdir) or adapters.path_of(workdir).exists() => share.exist(workdir)
+  of_a_stranger: share.exist(workdir) or load.base_path(workdir).exists() => share.exist(workdir)
 app/scoring.py
   standardised_by_the_statistics: np.asarray(x.std)) => np.ones(len(x.std)))
-app/scoring.py app/modes/test_evaluate_pairs.py
+app/scoring.py app/modes/test_evaluate.py
   own_pair: provenance.check_parts(parts, settings, 'evaluation.name') => pass
 app/smoke.py app/test_cli.py
   trial_of_own: if own or facts is None and not is_folder: => if facts is None and not is_folder:
 app/train_loop/hooks.py
   the_lowest_loss_and_the_highest_score: sign = -1.0 if higher else 1.0 => sign = 1.0
-  test_loss_sees_the_texts: source, size, 0, i, rows=local, text_length=length, facts=model.facts
-    => source, size, 0, i, rows=local, facts=model.facts
+  test_loss_sees_the_texts: , size, 0, i, rows=local, text_length=length => , size, 0, i, rows=local
 app/train_loop/setup.py app/modes/test_refusals.py
   training.accumulate: c.training.batch_size % (mesh.size * count) == 0 => True
   optimizer.decay_steps: 0 < steps < len(rates) - 1 and => 0 < steps < 0 and
@@ -260,15 +245,13 @@ core/elbo.py
 core/elbo.py papers/test_bound.py
   some_of_the_steps: expected[drawn - 2] => expected[drawn - 1]
 core/flow_losses.py training/test_consistency.py
-  consistency_training_literally: distance(f_fn(xt, level_t), sg(target))
-    => distance(f_fn(xt, level_t), target)
+  consistency_training_literally: (f_fn(xt, level_t), sg(target)) => (f_fn(xt, level_t), target)
   continuous_consistency_literally: return sg(output), sg(g) => return sg(output), g
 core/flow_losses.py training/test_distillation.py
   progressive_distillation_is_two: return sg((xs - ratio * xt) / (s.alpha - ratio * t.alpha))
     => return (xs - ratio * xt) / (s.alpha - ratio * t.alpha)
 core/flow_losses.py training/test_flow_maps.py
-  improved_mean_flow_literally: compound = u + expand_to(t - s, xt) * sg(du)
-    => compound = u + expand_to(t - s, xt) * du
+  improved_mean_flow_literally: u + expand_to(t - s, xt) * sg(du) => u + expand_to(t - s, xt) * du
   test_mean_flow_literally: sg(v - expand_to(t - s, xt) * du) => v - expand_to(t - s, xt) * du
   shortcut_literally: sg(0.5 * (first + u_fn(x_middle, middle, t - d)))
     => 0.5 * (first + u_fn(x_middle, middle, t - d))
@@ -285,16 +268,12 @@ core/levels.py
 core/levels.py sampling/test_solvers.py
   leaves_x_unchanged: ROUNDING = 1e-5 => ROUNDING = 0.0
 core/losses.py
-  antithetic_times_are_evenly: jnp.arange(batch_size) / batch_size
-    => jnp.arange(batch_size) / (batch_size + 1)
-  step_times_are_all: randint(key, (batch_size,), 1, schedule_steps + 1)
-    => randint(key, (batch_size,), 1, schedule_steps)
-  part_of_times_is_at_the_start: schedule(jnp.ones(batch_size)), jnp.ones(batch_size)
-    => schedule(jnp.ones(batch_size)), drawn[1]
+  antithetic_times_are_evenly: (batch_size) / batch_size => (batch_size) / (batch_size + 1)
+  step_times_are_all: , (batch_size,), 1, schedule_steps + 1 => , (batch_size,), 1, schedule_steps
+  part_of_times_is_at_the_start: (batch_size)), jnp.ones(batch_size) => (batch_size)), drawn[1]
   zero_snr: jnp.maximum(level.alpha, 1e-12) => level.alpha + 1.0
 core/masked.py
-  test_weights: level_slopes(schedule, level.t)[1] / level.sigma
-    => level_slopes(schedule, level.t)[1] / level.alpha
+  test_weights: (schedule, level.t)[1] / level.sigma => (schedule, level.t)[1] / level.alpha
   test_weights: jnp.rint(level.t * num_steps) => jnp.floor(level.t * num_steps)
   times_are_antithetic: jax.vmap(lambda k: jax.random.fold_in(k, i))(keys) => keys
   times_are_antithetic: t = 1.0 - jnp.mod(u => t = jnp.mod(u
@@ -310,8 +289,7 @@ core/operators.py
   the_middle_of_a_kernel: height // 2) % rows => (height - 1) // 2) % rows
   the_gaussian_blur_is_scipys: math.ceil(3.0 * width) => math.ceil(1.0 * width)
 core/parametrization.py core/test_losses.py
-  every_parametrization_has: return a - b * level.alpha / level.sigma
-    => return a + b * level.alpha / level.sigma
+  every_parametrization_has: a - b * level.alpha / level.sigma => a + b * level.alpha / level.sigma
 core/process.py
   equal_but_for_rounding: jnp.minimum(change, 0.0)) => change)
 core/process.py papers/test_ddpm.py
@@ -319,13 +297,10 @@ core/process.py papers/test_ddpm.py
 core/process.py papers/test_samplers.py
   euler_maruyama_of_the_vp_sde: -(sigma**2) * slopes[1] => -sigma * slopes[1]
 core/schedules.py
-  marginals_in_float32: beta_min + 0.5 * (beta_max - beta_min) * t
-    => beta_min + (beta_max - beta_min) * t
-  marginals_in_float32: root = jnp.sqrt(beta_min**2 + 2.0 * slope * integral)
-    => root = jnp.sqrt(beta_min**2 + slope * integral)
+  marginals_in_float32: beta_min + 0.5 * (beta_max - beta_min) => beta_min + (beta_max - beta_min)
+  marginals_in_float32: (beta_min**2 + 2.0 * slope * integral) => (beta_min**2 + slope * integral)
 core/state_schedules.py
-  masking_schedules: NoiseLevel(sigma ** (1.0 / self.power), alpha, sigma)
-    => NoiseLevel(sigma**self.power, alpha, sigma)
+  masking_schedules: sigma ** (1.0 / self.power), alpha, sigma => sigma**self.power, alpha, sigma
   product_of_1_minus_beta: self.schedule.from_logsnr(0.5 * => self.schedule.from_logsnr(1.0 *
 core/step_schedules.py
   warmup_climbs: int(num_steps * fraction) => round(num_steps * fraction)
@@ -344,8 +319,7 @@ core/vdm.py
 data/columns.py
   lists_of_numbers: {'x': x, 'context': context} if context => {'x': x, 'context': x} if context
 data/columns.py data/test_huggingface.py
-  picture_cut_short: rows = np.delete(rows, [*errors])
-    => rows = rows[: len(rows) - len(errors)][::-1]
+  picture_cut_short: = np.delete(rows, [*errors]) => = rows[: len(rows) - len(errors)][::-1]
 data/columns.py data/test_refusals.py
   parquet_row: and not isinstance(value, bool) =>
 data/columns.py data/test_webdataset.py
@@ -373,8 +347,7 @@ data/images.py data/test_refusals.py
   signed: unsigned = kinds == {1} => unsigned = 3 not in kinds
 data/npz.py
   stays_on_disk: if len(index) < size: => if True:
-  own_test_split_has_a_context: prefix = 'test_' if has_test and split == 'test' else ''
-    => prefix = ''
+  own_test_split_has_a_context: prefix = 'test_' if has_test and split == 'test' else => prefix =
 data/parquet.py
   flipped_bit: if table.num_rows != expected: => if False:
 data/parquet.py data/test_refusals.py
@@ -383,11 +356,10 @@ data/parquet.py data/test_refusals.py
 data/pipeline.py data/test_sources.py
   numbers_are_standardised: (facts or source.facts).x.encode(x) => source.facts.x.encode(x)
 data/simulated.py
-  fresh_batches: other._seed, other._epoch = (*self._seed, seed), epoch
-    => other._seed, other._epoch = (*self._seed, seed), 0 * epoch
+  fresh_batches: , other._epoch = (*self._seed, seed), => , other._epoch = (*self._seed, seed), 0 *
   draws_follow_from: seed = draws, split == 'test' => seed = draws, False
-  sizes_of_splits: size = num_examples if split == 'train' else num_test => size = num_examples
-  one_number_that_is_nan: .reshape(len(good), -1).all(axis=1) => .reshape(len(good), -1).any(axis=1)
+  the_facts_are: size = num_examples if split == 'train' else num_test => size = num_examples
+  nan_are_left_out: .reshape(len(good), -1).all(axis=1) => .reshape(len(good), -1).any(axis=1)
   box_of_a_joint: joined(arrays), times * low, times * high => joined(arrays), low, high
 data/simulations.py
   runs_once: return arrays, same < size => return arrays, True
@@ -403,8 +375,7 @@ data/sources.py app/inputs/test_datasets.py
 data/sources.py data/test_simulated.py
   labels_that_are: label.max() < max(1, classes) => label.max() <= classes
 data/spec.py
-  real_numbers_come_back: exact = np.any(np.abs(self.mean) > 1e3 * np.asarray(self.std))
-    => exact = False
+  real_numbers_come_back: = np.any(np.abs(self.mean) > 1e3 * np.asarray(self.std)) => = False
   log_det_is_that_of_decode: np.log(np.broadcast_to(self.std, self.shape)) => np.log(self.std)
   closed_box: (bounded <= high) => (bounded < high)
   closed_box: kind = values.dtype if values.dtype.kind == 'f' else np.float64 => kind = np.float64
@@ -457,13 +428,10 @@ metrics/calibration.py
   never_changes: (count + 1) / (count - 1) => 2.0
   equal_numbers_share: (equal + 1) => equal
   draws_that_equal_the_truth: (less + share * (equal + 1)) => (less + share)
-  errors_of_coverage: inside = mean(np.mean(levels <= mass, axis=1))
-    => inside = mean(np.mean(levels <= mass, axis=1)[::2])
-  errors_of_coverage: density_levels(log_q, at_truth, seed)
-    => density_levels(log_q[::2], at_truth[::2], seed)
+  errors_of_coverage: (np.mean(levels <= mass, axis=1)) => (np.mean(levels <= mass, axis=1)[::2])
+  errors_of_coverage: (log_q, at_truth, seed) => (log_q[::2], at_truth[::2], seed)
   counts_of_lower_draws: (draws.shape[1] + 1) => draws.shape[1]
-  masses_of_regions: 1.0 - rank_levels(log_q, log_q_truth, seed)
-    => rank_levels(log_q, log_q_truth, seed)
+  masses_of_regions: 1.0 - rank_levels => rank_levels
   draws_in_the_ball: standard_of(truth.reshape(len(truth), -1)).std => 1.0
 metrics/estimates.py
   divides_by_the_draws: np.std(draws, ddof=1) => np.std(draws)
@@ -477,10 +445,8 @@ metrics/likelihoods.py
 metrics/likelihoods.py app/modes/test_evaluate.py
   bound_is_that_of_the_network: if model.clips else denoise => if not model.clips else denoise
 metrics/manifolds.py
-  points_on_a_line: coverage=mean(inside(closest, radius))
-    => coverage=mean(inside_or_on(closest, radius))
-  points_on_a_line: precision=mean(_in_manifold(samples, reference, k))
-    => precision=mean(_in_manifold(reference, samples, k))
+  points_on_a_line: =mean(inside(closest, radius)) => =mean(inside_or_on(closest, radius))
+  points_on_a_line: (_in_manifold(samples, reference, k)) => (_in_manifold(reference, samples, k))
 metrics/memorisation.py
   below_the_first_percentile: FRACTION = 0.01 => FRACTION = 0.02
   the_error_of_closer: np.var(rank_a) / len(a) + np.var(rank_b) / len(b) => np.var(rank_a) / len(a)
@@ -498,14 +464,11 @@ metrics/neighbours.py metrics/test_manifolds.py
   copies_are_on_the_sphere: np.where(same, each, block) => block
 metrics/posterior.py
   at_the_quantiles: (np.arange(n) + 0.5) / n => np.arange(n) / n
-  in_its_norm: np.linalg.norm(found - cov) / np.linalg.norm(cov)
-    => np.linalg.norm(found - cov) / np.trace(cov)
-  uniform_and_of_others_not: log_prior.reshape(x.shape[:2]) - 0.5 * square / std**2
-    => log_prior.reshape(x.shape[:2])
+  in_its_norm: .linalg.norm(found - cov) / np.linalg.norm => .linalg.norm(found - cov) / np.trace
+  uniform_and_of_others_not: .reshape(x.shape[:2]) - 0.5 * square / std**2 => .reshape(x.shape[:2])
 metrics/vectors.py
   deviations_of_the_reference: standard = standard_of(y) => standard = standard_of(x)
-  constant_but_for_rounding: mean, std = mean_and_std(x)
-    => mean, std = x.mean(axis=0), x.std(axis=0)
+  constant_but_for_rounding: , std = mean_and_std(x) => , std = x.mean(axis=0), x.std(axis=0)
   that_of_sbibm: standard_of(reference, ddof=1) => standard_of(reference)
   optimal_transport: widths @ apart**2 => np.mean(apart**2, axis=0)
   moments_that_are_known: x.std(axis=0) - varies => x.std(axis=0)
@@ -513,11 +476,9 @@ networks/attention.py
   two_at_a_time: pairs = mask is None and len => pairs = len
   weighted_mean_of_what: q.shape[-1] ** -0.5 => q.shape[-1] ** -1.0
 networks/attention.py interop/test_openai.py
-  network_that_enlarges: {'new': 0, 'legacy': 1, 'interleaved': 2}
-    => {'new': 1, 'legacy': 0, 'interleaved': 2}
+  network_that_enlarges: 'new': 0, 'legacy': 1, 'interleaved => 'new': 1, 'legacy': 0, 'interleaved
 networks/blocks.py interop/test_openai.py
-  network_that_enlarges: norm(h, 'norm_2') * (1.0 + scale) + shift
-    => norm(h, 'norm_2') * scale + shift
+  network_that_enlarges: (h, 'norm_2') * (1.0 + scale) + shift => (h, 'norm_2') * scale + shift
 networks/context.py
   its_null: jnp.where(drop, null.reshape => jnp.where(~drop, null.reshape
   its_null: mask &= ~cond['drop'][:, None] => mask |= ~cond['drop'][:, None]
@@ -534,8 +495,7 @@ networks/edm2.py interop/test_edm2.py
 networks/embeddings.py
   sinusoids_literally: intervals = half - 1 if kind == 'ho' else half => intervals = half
   fourier_features_literally: for k in range(start, stop): => for k in range(start, stop - 1):
-  null_row: self.labels.num_classes + self.labels.null_class
-    => self.labels.num_classes + (not self.labels.null_class)
+  null_row: .num_classes + self.labels.null_class => .num_classes + (not self.labels.null_class)
 networks/gamma.py
   network_literally: inner * (2.0 * t[..., None] - 1.0) => inner * (2.0 * t[..., None] + 1.0)
   whatever_the_parameters_are: outer = jnp.abs( => outer = (
@@ -544,14 +504,11 @@ networks/layers.py
   uniform_over_fan_in: (variance / fan_in) ** 0.5 => (2.0 * variance / fan_in) ** 0.5
   fan_avg: 'fan_avg', 'uniform' => 'fan_in', 'uniform'
 networks/layers.py networks/test_ranks.py
-  further_axis: within = tuple(range(2, len(blocks) + 1, 2))
-    => within = tuple(range(1, len(blocks) + 1, 2))
+  further_axis: = tuple(range(2, len(blocks) + 1, 2)) => = tuple(range(1, len(blocks) + 1, 2))
 networks/mlp.py
-  whole_network: modulate(h, *jnp.split(shifts, 2, axis=-1))
-    => modulate(h, *jnp.split(shifts, 2, axis=-1)[::-1])
+  whole_network: (h, *jnp.split(shifts, 2, axis=-1)) => (h, *jnp.split(shifts, 2, axis=-1)[::-1])
 networks/states.py
-  those_of_the_embedded_states: h.reshape(len(x), *sides, -1)
-    => h.reshape(len(x), *sides, -1)[..., ::-1]
+  those_of_the_embedded_states: (len(x), *sides, -1) => (len(x), *sides, -1)[..., ::-1]
 networks/tokens.py
   pairs_are_turned: [a * cos - b * sin, b * cos + a * sin] => [a * cos + b * sin, b * cos - a * sin]
   angles_of_a_sequence: count = features // (2 * len(grid)) => count = features // 4
@@ -577,8 +534,7 @@ report/charts.py
 report/record.py
   order_of_their_steps: (int(match[1]), path) => (-int(match[1]), path)
 runtime/compiling.py
-  is_written_whole: with draft(self.path / f'{key}-cache')
-    => with open(self.path / f'{key}-cache', 'wb')
+  is_written_whole: draft(self.path / f'{key}-cache') => open(self.path / f'{key}-cache', 'wb')
 runtime/files.py
   is_in_the_run: part in ('/', '..') or folder.is_symlink() => part in ('/', '..')
   is_in_the_run: part in ('/', '..') or folder.is_symlink() => folder.is_symlink()
@@ -602,8 +558,7 @@ runtime/twins.py
 sampling/ancestral.py
   ddim_1_is_ancestral_fixed_small: jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t))
     => 1.0 - eta**2 + eta**2 * snr_ratio(s, t)
-  eps_at_the_level_reached: select_level(clean, level_t, level_s)
-    => select_level(clean, level_s, level_t)
+  eps_at_the_level_reached: (clean, level_t, level_s) => (clean, level_s, level_t)
 sampling/brownian.py
   independent_and_standard: jnp.sqrt(jnp.tanh(half)) * draw(node) => draw(node)
   made_of_its_parts: x_high - jnp.exp(-h) * x_low => x_high - x_low
@@ -640,16 +595,14 @@ sampling/grids.py
   start_at_a_step: round(t_start * num_steps) => int(t_start * num_steps)
   visited_twice: np.abs(noisy - steps) < 1e-3 => np.abs(noisy - steps) < 1e-1
 sampling/guidance.py
-  one_call_for_two: jnp.tile(jnp.array([False, True]), size)
-    => jnp.repeat(jnp.array([False, True]), size)
+  one_call_for_two: .tile(jnp.array([False, True]), size) => .repeat(jnp.array([False, True]), size)
   flat_output: jnp.where(flat, 1.0, _std(y_cond) => jnp.where(flat, 0.0, _std(y_cond)
   rescale_literally: x0 = to_x0(kind, y, => x0 = to_x0('x0', y,
 sampling/heuristics.py
   norm_of_the_residual: new - step_size * gradient => new + step_size * gradient
   mean_gradient_is_zero: prior = weight * ratio => prior = weight
 sampling/inpainting.py
-  known_pixels_come_back: jnp.where(mask, _noisy_known(known, eps, level_s), x)
-    => jnp.where(mask, _noisy_known(known, eps, level_t), x)
+  known_pixels_come_back: , _noisy_known(known, eps, level_s) => , _noisy_known(known, eps, level_t)
 sampling/inpainting.py sampling/test_sampler.py
   no_key_is_used_twice:
     eps = draw_normal(noise_key, x)
@@ -663,16 +616,14 @@ sampling/map_sampler.py
   multistep_consistency_sampling: (ratio * clean.sigma) ** 2 => clean.sigma**2
   whose_last_call_would_do_nothing: np.diff(t, append=-1.0) < 0.0 => np.diff(t, append=-1.0) <= 0.0
 sampling/particles.py
-  evidence_is_unbiased: state.log_weights + state.pending + estimates[0]
-    => state.log_weights + estimates[0]
+  evidence_is_unbiased: .log_weights + state.pending + estimates[0] => .log_weights + estimates[0]
   evidence_is_unbiased: jnp.where(again[:, None], 0.0, log_weights) => log_weights
   evidence_is_unbiased: jax.nn.logsumexp(log_weights, axis=1) - jnp.log(count)
     => jnp.mean(log_weights, axis=1)
   evidence_is_unbiased: move * (0.5 * move + noise) => move * (move + noise)
   evidence_is_unbiased: p.mean + std * (move + noise) => p.mean + 1.1 * std * (move + noise)
   signal_free: & (level_t.alpha > 0.0) => & True
-  evidence_of_a_threshold: jnp.where(good, log_psi, lowest - 3.0)
-    => jnp.where(good, log_psi, -jnp.inf)
+  evidence_of_a_threshold: .where(good, log_psi, lowest - 3.0) => .where(good, log_psi, -jnp.inf)
   worst_step: jnp.minimum(state.lowest_ess, ess) => ess
   worst_step: jnp.minimum(moved.lowest_ess, effective_number(log_weights)) => moved.lowest_ess
 sampling/reconstruction.py
@@ -705,18 +656,15 @@ sampling/twists.py sampling/test_reconstruction.py
 testing/bounds.py
   is_its_closed_form: np.append(small[:-1], small[-2]) => small
 testing/discrete_oracles.py
-  entropy_and_total_correlations: terms = last * (_log(last) - _log(prior))
-    => terms = last * _log(last)
+  entropy_and_total_correlations: = last * (_log(last) - _log(prior)) => = last * _log(last)
 testing/oracles.py
   entropy_is_scipys: jnp.log(2.0 * jnp.pi * jnp.e * variance) => jnp.log(2.0 * jnp.pi * variance)
 training/augmentation.py
   no_two_values_of_a_change: jax.random.split(value_key, 7) => [value_key] * 7
 training/classifier.py
-  cross_entropy_of_noised: logits = network.output(params['network'], xt,
-    => logits = network.output(params['network'], x0,
+  cross_entropy_of_noised: .output(params['network'], xt, => .output(params['network'], x0,
 training/conditions.py
-  dropped_with_the_probability: bernoulli(drop_key, dropout, size)
-    => bernoulli(drop_key, 1.0 - dropout, size)
+  dropped_with_the_probability: (drop_key, dropout, size) => (drop_key, 1.0 - dropout, size)
 training/conditions.py training/test_conditions.py
   quarter_to_three_quarters: size = 0.25 + 0.5 * size => size = 0.5 + 0.5 * size
   all_four_halves: (), 0, 4) => (), 0, 3)
@@ -738,8 +686,7 @@ training/flow_maps.py
   two_times_of_antithetic_draws: jax.random.permutation(order_key, b) => b
   shortcut_literally: context.ema_params if ema_target else params => params
 training/level_pairs.py
-  every_pair_of_a_grid: randint(key, (batch_size,), 1, num_scales)
-    => randint(key, (batch_size,), 1, num_scales - 1)
+  every_pair_of_a_grid: key, (batch_size,), 1, num_scales => key, (batch_size,), 1, num_scales - 1
   easy_pairs_by_hand: weight / (sigma - r) => 1.0 / (sigma - r)
   easy_pairs_by_hand: step // steps_per_stage, num_stages - 1 => step // steps_per_stage, num_stages
   cleaner_neighbours: jnp.clip(i, 0, count - 2) => jnp.clip(i, 0, count - 1)
@@ -757,16 +704,13 @@ training/objectives.py training/test_denoising.py
 training/objectives.py training/test_hybrid.py
   the_bound_trains_the_variance: output if weight is None else jax.lax.stop_gradient(output)
     => output
-  the_pure_bound_trains: select_level(step == 1, clean_level()
-    => select_level(step == 0, clean_level()
+  the_pure_bound_trains: select_level(step == 1, clean_level => select_level(step == 0, clean_level
 training/optimizer.py
-  ends_with_the_training: steps = total_steps if decay_steps
-    => steps = total_steps + 1 if decay_steps
+  ends_with_the_training: = total_steps if decay_steps => = total_steps + 1 if decay_steps
 training/optimizer.py test_refusals.py
   that_cannot_be: decay in ('linear', 'cosine') => decay in ('cosine',)
 training/optimizer.py training/test_power_ema.py
-  a_late_step_moves_the_average: -jnp.expm1(power * jnp.log1p(-1.0 / t))
-    => 1.0 - jnp.exp(power * jnp.log1p(-1.0 / t))
+  a_late_step_moves_the_average: -jnp.expm1(power * jnp.log1p(- => 1.0 - jnp.exp(power * jnp.log1p(-
 training/power_ema.py
   products_of_profiles: (gamma_a + gamma_b + 1.0) => (gamma_a + gamma_b)
   inverse: (gamma + 2.0) ** 2 * (gamma + 3.0) => (gamma + 2.0) * (gamma + 3.0)
@@ -774,8 +718,7 @@ training/preemption.py
   main_thread_waits: signal.set_wakeup_fd(writer, warn_on_full_buffer=False) => -1
   nohup_goes_on: is signal.SIG_DFL => is not None
 training/step.py
-  a_step_that_is_not_finite: good = jnp.isfinite(loss) & jnp.isfinite(norm)
-    => good = jnp.isfinite(norm)
+  a_step_that_is_not_finite: = jnp.isfinite(loss) & jnp.isfinite(norm) => = jnp.isfinite(norm)
 training/step.py training/test_objectives.py
   dropout_of_their_own: lambda k: jax.random.fold_in(k, index), keys => lambda k: k, keys
 training/vae.py
@@ -785,13 +728,12 @@ training/vae.py training/test_objectives.py
   dropout_of_their_own: 1, z, key=dropout_keys[1] => 1, z, key=dropout_keys[0]
 training/vdm.py
   the_two_noises_of_an_image: jax.random.normal(eps_key, batch['x'].shape) => inputs.eps
-weights/adapters.py
-  of_a_stranger: except (KeyError, TypeError) as error:  # names
-    => except KeyError as error:  # names
 weights/checksums.py
   nothing_is_lost: if name not in names: => if False:
   files_of_other_programs: names - {*sums, *_WITHOUT_SUMS} => names - {*sums}
-weights/init_from.py
+weights/load.py
+  of_a_stranger: except (KeyError, TypeError) as error:  # names
+    => except KeyError as error:  # names
   another_network: if 2 * len(kept) > len(ours): => if False:
 weights/share.py
   sums_without_a_line: if sha256(path) != expected: => if expected and sha256(path) != expected:

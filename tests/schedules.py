@@ -6,6 +6,18 @@ import diffusion_jax as dj
 
 DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 ZERO_SNR = dj.DiscreteSchedule.from_betas(dj.zero_terminal_snr(dj.linear_betas(1000)))
+EXAMPLES = {
+  'discrete': DDPM,
+  'cosine': dj.CosineSchedule(),
+  'vp': dj.LinearVPSchedule(),
+  'sub_vp': dj.SubVPSchedule(),
+  've': dj.GeometricVESchedule(),
+  'karras': dj.KarrasSchedule(),
+  'flow': dj.RectifiedFlowSchedule(),
+  'sigmoid': dj.SigmoidSchedule(),
+  'shifted': dj.ShiftedSchedule(dj.CosineSchedule(), 2.0),
+  'learned': dj.LearnedSchedule(10.0, lambda slope, t: slope * t - 5.0),
+}
 
 
 def cubic(params, t):

@@ -12,7 +12,8 @@ import diffusion_jax as dj
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.twins import DONE
-from tests.app.conftest import arrays_of, assert_same, lines_of, of_run, params_of, smoke
+from tests.app.conftest import arrays_of, as_flags, assert_same, lines_of, of_run, params_of, smoke
+from tests.app.fields import within
 from tests.bucket_server import Amazon, Google, free_port, running
 from tests.conftest import HANG_SECONDS
 from tests.test_survival import FIELDS, ROOT
@@ -88,12 +89,10 @@ def test_every_mode_works_in_a_bucket(either, tmp_path, capsys):
 def start(machine, workdir, *more, patience=60, pause=0.05):
   """Starts a training on a machine of its own, with its output in a file."""
   machine.mkdir()
-  names = FIELDS | {'training.mesh': (1, 1), 'training.checkpoint_every': 20}
-  names['training.keep_checkpoints'] = 9
-  flags = {n: ','.join(map(str, x)) if isinstance(x, tuple) else x for n, x in names.items()}
+  fields = FIELDS | within('training', mesh=(1, 1), checkpoint_every=20, keep_checkpoints=9)
   command = [sys.executable, '-u', '-c', PROGRAM.format(patience=patience, pause=pause)]
   command += [f'--config={ROOT}/configs/digits.py:smoke', f'--workdir={workdir}']
-  command += [*(f'--config.{name}={value}' for name, value in flags.items()), *more]
+  command += [*(f'--config.{name}={value}' for name, value in as_flags(fields)), *more]
   environment = os.environ | {'TMPDIR': str(machine), 'PYTHONPATH': str(ROOT)}
   with (machine / 'output').open('w') as out:
     return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)

@@ -16,7 +16,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from diffusion_jax.app import cli, help, models
-from diffusion_jax.app.config import folder, predecessors, store, trust
+from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
@@ -149,7 +149,7 @@ def make_run(workdir):
     return
   command = RUNS.get(str(workdir))
   if command is None:
-    found = predecessors.training_command(workdir)
+    found = folder.training_command(workdir)
     if not found:
       return
     command = found.partition(' --')[2].partition(' ')[0]

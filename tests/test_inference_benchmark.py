@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from tests.app.conftest import arrays_of, trial
 
 pytestmark = pytest.mark.benchmarks
 
-ROOT = Path(__file__).parents[1]
 DIMS = {  # of theta; Lueckmann et al. 2021, appendix T
   'two_moons': 2,
   'gaussian_mixture': 2,
@@ -50,6 +48,18 @@ def test_the_budget_contains_the_held_out_simulations():
     assert fields['training.patience'] % fields[every] == 0
 
 
+@pytest.fixture
+def fits(monkeypatch):
+  """Returns fits(costs) -> configs of trainings, which have the costs in turn."""
+
+  def fits(costs):
+    costs, configs = iter(costs), []
+    monkeypatch.setattr(benchmark, 'fit', lambda config, _: configs.append(config) or next(costs))
+    return configs
+
+  return fits
+
+
 @pytest.mark.parametrize(
   ('losses', 'best_steps', 'chosen'),
   [
@@ -60,27 +70,21 @@ def test_the_budget_contains_the_held_out_simulations():
   ],
 )
 def test_an_over_fitted_training_is_repeated_with_more_weight_decay(
-  losses, best_steps, chosen, monkeypatch, tmp_path
+  losses, best_steps, chosen, fits, tmp_path
 ):
-  costs = iter(
+  configs = fits(
     {'loss': loss, 'best_step': step, 'train_seconds': 2.0}
     for loss, step in zip(losses, best_steps, strict=True)
   )
-  decays = []
-
-  def fit(config, folder):
-    decays.append(config.optimizer.weight_decay)
-    return next(costs)
-
-  monkeypatch.setattr(benchmark, 'fit', fit)
   run, row = benchmark.fit_again('sir', 1000, 0, 'data.num_test=50', tmp_path)
+  decays = [config.optimizer.weight_decay for config in configs]
   assert decays == [0.2, 1.0, 5.0][: len(losses)]
   assert row['loss'] == losses[chosen]
   assert row['weight_decay'] == decays[chosen]
   assert row['train_seconds'] == 2.0 * len(losses)
   field = f'optimizer.weight_decay={decays[chosen]}'
   assert run.name == f'sir-1000-0-data.num_test=50-{field}'
-  costs = iter([{'loss': 1.0, 'best_step': 1, 'train_seconds': 2.0}])
+  fits([{'loss': 1.0, 'best_step': 1, 'train_seconds': 2.0}])
   args = 'sir', 1000, 0, 'optimizer.weight_decay=0.5', tmp_path
   assert benchmark.fit_again(*args)[1]['weight_decay'] == 0.5  # as it is given
 
@@ -95,28 +99,21 @@ def test_an_over_fitted_training_is_repeated_with_more_weight_decay(
   ],
 )
 def test_a_training_with_its_least_loss_at_the_end_is_repeated_for_longer(
-  losses, last, chosen, monkeypatch, tmp_path
+  losses, last, chosen, fits, tmp_path
 ):
-  before = iter(last if losses else ())
-  costs, steps = iter(losses), []
-
-  def fit(config, folder):
-    c = config.training
-    steps.append((c.num_steps, c.evaluate_every, c.patience))
-    assert config.optimizer.weight_decay == 1.0 and config.data.num_test == 50
-    best = c.num_steps - next(before) * c.evaluate_every
-    cost = {'loss': next(costs), 'best_step': best, 'steps': c.num_steps}
-    return cost | {'train_seconds': 3.0}
-
-  monkeypatch.setattr(benchmark, 'fit', fit)
-  best = {'loss': 0.5, 'steps': 2000, 'best_step': 2000, 'weight_decay': 1.0}
-  best |= {'train_seconds': 2.0}
-  if not losses:
-    best |= {'best_step': 1900}
+  configs = fits(
+    {'loss': loss, 'best_step': 2000 * i - 100 * i * n, 'steps': 2000 * i, 'train_seconds': 3.0}
+    for i, loss, n in zip((2, 4), losses, last, strict=False)
+  )
+  best = {'loss': 0.5, 'steps': 2000, 'best_step': 2000 if losses else 1900}
+  best |= {'train_seconds': 2.0, 'weight_decay': 1.0}
   args = 'sir', 1000, 0, 'data.num_test=50', tmp_path / 'run'
   run, row = benchmark.fit_longer(*args, best)
-  expected = [(2000 * i, 100 * i, 400 * i) for i in (2, 4)]
-  assert steps == expected[: len(losses)]
+  for i, config in zip((2, 4), configs, strict=False):
+    c = config.training
+    assert (c.num_steps, c.evaluate_every, c.patience) == (2000 * i, 100 * i, 400 * i)
+    assert config.optimizer.weight_decay == 1.0 and config.data.num_test == 50
+  assert len(configs) == len(losses)
   assert run.name == {1: 'run'}.get(chosen, f'run-{chosen}-times')
   assert row['steps'] == 2000 * chosen and row['weight_decay'] == 1.0
   assert row['train_seconds'] == 2.0 + 3.0 * len(losses)

@@ -1,6 +1,5 @@
 """Names of docs/samplers.md, in other projects and here, and of changes."""
 
-import importlib
 import pkgutil
 import re
 from pathlib import Path
@@ -109,14 +108,10 @@ def choices_and_fields():
 
 def is_importable(name):
   """Returns whether diffusion_jax has an attribute or a module of this name."""
-  place = dj
-  for part in name.split('.'):
-    if not hasattr(place, part):
-      try:
-        importlib.import_module(f'{place.__name__}.{part}')
-      except (ModuleNotFoundError, AttributeError):
-        return False
-    place = getattr(place, part)
+  try:
+    pkgutil.resolve_name(f'diffusion_jax.{name}')
+  except (ImportError, AttributeError):
+    return False
   return True
 
 

@@ -25,6 +25,7 @@ from diffusion_jax.training import augmentation
 from tests.app.conftest import trial
 from tests.networks import test_options
 from tests.networks.test_transformer import JIT
+from tests.schedules import EXAMPLES
 
 F32, INT = jnp.float32, jnp.int32
 B, SHAPE = 2, (2, 8, 8, 3)
@@ -112,39 +113,17 @@ def test_networks_of_gamma_are_float32(network):
   }
 
 
-def gamma_fn(params, t):
-  return params[0] + params[1] * t
-
-
-BETAS = dj.linear_betas(10)
-SCHEDULES = {
-  'discrete': lambda: dj.DiscreteSchedule.from_betas(BETAS),
-  'cosine': dj.CosineSchedule,
-  'vp': dj.LinearVPSchedule,
-  'sub_vp': dj.SubVPSchedule,
-  've': dj.GeometricVESchedule,
-  'karras': dj.KarrasSchedule,
-  'flow': dj.RectifiedFlowSchedule,
-  'sigmoid': dj.SigmoidSchedule,
-  'shifted': lambda: dj.ShiftedSchedule(dj.CosineSchedule(), 2.0),
-  'learned': lambda: dj.LearnedSchedule((jnp.float32(-5.0), jnp.float32(9.0)), gamma_fn),
-}
-
-
 @pytest.mark.usefixtures('x64')
-@pytest.mark.parametrize('name', SCHEDULES)
+@pytest.mark.parametrize('name', EXAMPLES)
 def test_schedules_have_the_precision_of_their_times(name):
-  schedule = SCHEDULES[name]()
+  schedule = EXAMPLES[name]
   coefficients = lambda t: dj.sde_coefficients(schedule, t)
   for dtype in ('float32', 'float64'):
-    if name == 'learned' and dtype == 'float64':
-      continue  # Its parameters are float32.
     for function in (schedule, schedule.from_logsnr, coefficients):
       found = jax.eval_shape(function, of((B,), dtype))
       assert float_types(found) == {dtype}
   # A Python number is a default float, as everywhere in JAX.
-  if name != 'learned':
-    assert float_types(jax.eval_shape(lambda: schedule(0.5))) == {'float64'}
+  assert float_types(jax.eval_shape(lambda: schedule(0.5))) == {'float64'}
 
 
 SCHEDULE = dj.CosineSchedule()
@@ -312,7 +291,7 @@ CALLS = {
     ),
     'process': MASKING,
   },
-  'noise_image': {'schedule': dj.DiscreteSchedule.from_betas(BETAS), 'steps': [0, 3]},
+  'noise_image': {'schedule': EXAMPLES['discrete'], 'steps': [0, 3]},
   'p_reverse': lambda a: {'variance': 'learned', 'var_frac': a.x},
   'poisson_log_prob': lambda a: {'y': a.y, 'peak': 20.0},
   'pick': lambda a: {'log_weights': a.x[:, :, 0, 0]},
@@ -450,7 +429,7 @@ def test_networks_compute_at_their_precision_in_every_gradient():
 
     return jnp.sum(jax.lax.scan(body, x, None, length=2)[0])
 
-  inputs = models.shapes(model), of((B, 8, 8, 1)), NOISE, cond
+  inputs = model.shapes(), of((B, 8, 8, 1)), NOISE, cond
   with compiling.products_at('high'):
     forward, backward = (traced(f, *inputs) for f in (loss, jax.grad(loss)))
   assert set(forward) == set(backward) == {HIGH, LOOKUP}
@@ -459,7 +438,7 @@ def test_networks_compute_at_their_precision_in_every_gradient():
 
 def test_the_default_is_that_of_jax():
   model = digits_model(**{'network.attention_resolutions': ()})
-  apply, params = model.noisy.given().apply, models.shapes(model)['network']
+  apply, params = model.noisy.given().apply, model.shapes()['network']
   inputs = params, of((B, 8, 8, 1)), NOISE, {'label': LABEL['label']}
   assert set(traced(apply, *inputs)) == {None, LOOKUP}
   with compiling.products_at('high'), compiling.products_at('default'):
@@ -469,7 +448,7 @@ def test_the_default_is_that_of_jax():
 
 def test_vaes_compute_at_their_precision():
   model: Any = models.make(trial('digits_vae'), 'nowhere')
-  params = models.shapes(model)['network']
+  params = model.shapes()['network']
 
   def there_and_back(params, x):
     z = model.measured.encode(params, 1, x).mean

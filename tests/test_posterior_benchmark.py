@@ -58,13 +58,9 @@ def test_rows_of_the_process_as_typed(capsys, monkeypatch):
   monkeypatch.setattr(sys, 'argv', ['posterior', *flags])
   posterior.main()
   out = capsys.readouterr().out
-  cell = r'([\d.]+) ([\d.]+) ([\d.]+) ([\d.]+) % beyond'
-  rows = {}
-  for line in out.splitlines():
-    cells = [[float(x) for x in found] for found in re.findall(cell, line)]
-    if cells:
-      rows[line.split(' | ')[0].strip('| ')] = cells
-  draws, every, one = (cells[0] for cells in rows.values())
+  cell = r'([\d.]+) ([\d.]+) [\d.]+ [\d.]+ % beyond'
+  cells = [re.search(cell, line) for line in out.splitlines()]
+  draws, every, one = ([float(x) for x in found.groups()] for found in cells if found)
   assert draws[0] < 0.15 and 0.85 < draws[1] < 1.15
   assert every[0] < 0.15 and one[0] > 0.2
   found = re.findall(r'denoiser ([\d.]+), asymmetry of its Jacobian (\d+)%', out)

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from diffusion_jax.ranges import FlagText, Misfit, Positive, check_value, convert
+from diffusion_jax.ranges import FlagText, Misfit, Positive, check_value, convert, near
 
 INTS, WORDS = tuple[int, ...], tuple[str, ...]
 DTYPE = Literal['half', 'single'] | str | type
@@ -44,26 +44,17 @@ def test_a_value_may_have_another_form(value, kind, expected):
   assert found == expected and type(found) is type(expected)
 
 
-@pytest.mark.parametrize(
-  'value, kind, place, expected',
-  [
-    (FlagText('1.0'), int, '', 'an integer'),
-    (True, int, '', 'an integer'),
-    (FlagText('1e-1'), int, '', 'an integer'),
-    (FlagText('1e999'), int, '', 'an integer'),
-    (float('nan'), float, '', 'a number'),
-    (FlagText('no'), bool, '', 'True or False'),
-    (None, int, '', 'an integer'),
-    (3, str | None, '', 'a word'),
-    ((1, 'b'), INTS, '[1]', 'an integer'),
-    ((1,), tuple[int, int], '', 'a list of 2'),
-    (3, INTS, '', 'a list such as 1,2'),
-    (FlagText('-1'), Positive | None, '', 'a number in (0, inf)'),
-    ('full', DTYPE, '', 'one of half, single'),
-    (FlagText('full'), DTYPE, '', 'one of half, single'),
-    (3, DTYPE, '', 'a word'),
-  ],
-)
+@pytest.mark.parametrize('value, kind, place, expected', [
+  (FlagText('1.0'), int, '', 'an integer'), (True, int, '', 'an integer'),
+  (FlagText('1e-1'), int, '', 'an integer'), (FlagText('1e999'), int, '', 'an integer'),
+  (float('nan'), float, '', 'a number'), (FlagText('no'), bool, '', 'True or False'),
+  (None, int, '', 'an integer'), (3, str | None, '', 'a word'),
+  ((1, 'b'), INTS, '[1]', 'an integer'), ((1,), tuple[int, int], '', 'a list of 2'),
+  (FlagText('-1'), Positive | None, '', 'a number in (0, inf)'),
+  (3, INTS, '', 'a list such as 1,2'),
+  ('full', DTYPE, '', 'one of half, single'), (FlagText('full'), DTYPE, '', 'one of half, single'),
+  (3, DTYPE, '', 'a word'),
+])  # fmt: skip
 def test_a_value_that_does_not_fit_is_placed(value, kind, place, expected):
   with pytest.raises(Misfit) as error:
     convert(value, kind)
@@ -75,3 +66,8 @@ def test_the_name_of_a_parameter_is_in_the_message():
     check_value('sizes', (1, 'b'), INTS)
   with pytest.raises(ValueError, match="^dtype 'full' is not one of half, single"):
     check_value('dtype', 'full', DTYPE)
+
+
+def test_near_names():
+  assert near('lineer', ['linear', 'cosine']) == " (did you mean 'linear'?)"
+  assert near('zzz', ['linear']) == ''

@@ -59,7 +59,6 @@ def test_every_page_of_the_site_is_in_its_menu_and_index():
 
 
 def test_equations_index_names_tests_and_functions_that_exist():
-
   index = (ROOT / 'docs' / 'equations.md').read_text()
   path = None
   for cell in re.findall(r'`([^`]+)`', index):

@@ -37,6 +37,7 @@ from diffusion_jax.training.objectives import Context, Network, Objective
 from diffusion_jax.training.step import accumulated
 from tests import refusals
 from tests.jitted import at_step, level_grid
+from tests.schedules import EXAMPLES
 
 STEPS = dj.DiscreteSchedule.from_betas(dj.linear_betas(100))
 COSINE, FLOW = dj.CosineSchedule(), dj.RectifiedFlowSchedule()
@@ -160,7 +161,7 @@ dj.MatrixProcess.from_matrices([[[1.5, -0.5], [0.0, 1.0]]]) => without negative 
 grid(0) => num_steps is 0
 grid(101, 'steps') => 101 steps do not fit on the schedule's 100
 grid(11, 'steps', t_start=0.2, t_end=0.101) => 11 steps do not fit
-grid(10, 'log') => 'log' is not one of uniform, steps, quadratic, karras, logsnr, leading, linspace
+grid(10, 'log') => 'log' (did you mean 'logsnr'?) is not one of uniform, steps, quad
 grid(10, t_start=0.5, t_end=0.5) => t_end=0.5 is not in [0, t_start=0.5
 grid(10, 'steps', schedule=COSINE) => needs a schedule of steps
 grid(10, 'leading', schedule=COSINE) => needs a schedule of steps
@@ -203,7 +204,7 @@ dj.Measurement(Y, array, jnp.array([0.1, -0.2])) => std is -0.2: it
 dj.Measurement(Y, array, 0.0).log_prob(Y) => std is 0: it must be
 denoiser_of('epsilon') => 'epsilon' is not one of x0, eps, v, score, flow, edm
 flow_map.make_flow_map(None, {}, kind='map') => kind 'map' is not one of average_vel
-dj.reverse_variance('large', LOW, HIGH) => 'large' is not one of fixed
+dj.reverse_variance('large', LOW, HIGH) => is not one of fixed
 dj.reverse_variance('learned', LOW, HIGH) => needs a network with var
 losses.with_start(None, 1.5) => probability is 1.5: it must be in
 # shapes that would broadcast
@@ -330,9 +331,9 @@ conditions.draw_subsets(KEY, (2, 4), 4) => parameters=4 must be less than the 4
 lora_init(KEY, {'conv': {'kernel': np.ones((3, 3, 1, 1))}}, 2) => no kernel of a dense layer to
   adapt
 lora_init(KEY, {'dense': {'kernel': X}}, 0) => rank is 0
-optimizer.optimizer_and_rate(9, weight_decay_mask='kernel') => weight_decay_mask 'kernel' is not one
-  of kernels, not_biases
-rate(0, 'cosin') => decay 'cosin' is not one of constant, linear
+optimizer.optimizer_and_rate(9, weight_decay_mask='kernel') => weight_decay_mask 'kernel' (did you
+  mean 'kernels'?) is not one of kernels, not_biases
+rate(0, 'cosin') => decay 'cosin' (did you mean 'cosine'?) is not one of constant
 rate(100, 'cosine', 50) => larger than warmup_steps=100, got 50
 rate(100, 'linear', 100) => larger than warmup_steps=100, got 100
 rate(0, 'inverse_sqrt') => larger than warmup_steps=0, got 0
@@ -383,21 +384,7 @@ def test_arguments_that_cannot_be(error, call, message):
     eval(call)  # The rows are our own.
 
 
-SCHEDULES = [
-  STEPS,
-  COSINE,
-  dj.LinearVPSchedule(),
-  dj.SubVPSchedule(),
-  dj.GeometricVESchedule(),
-  dj.KarrasSchedule(),
-  FLOW,
-  dj.SigmoidSchedule(),
-  dj.ShiftedSchedule(COSINE, 2.0),
-  dj.LearnedSchedule((), lambda _, t: 10.0 * t - 5.0),
-]
-
-
-@pytest.mark.parametrize('schedule', SCHEDULES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize('schedule', EXAMPLES.values(), ids=EXAMPLES)
 def test_times_outside_0_and_1(schedule):
   for t in (2.0, -0.1, NAN, np.array([0.5, 1.1]), jnp.array([0.5, 1.1])):
     with refusals.one_line(match=r't is .*: times are in \[0, 1\]'):

@@ -8,14 +8,15 @@ import inspect
 import io
 import json
 import os
+import pkgutil
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import diffusion_jax as dj
+from tests.test_architecture import tracked_files
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / 'docs' / 'tutorials').glob('*.ipynb'))
@@ -53,17 +54,13 @@ def test_every_public_name_has_an_entry_with_shapes():
 def test_the_index_of_equations_names_what_the_api_shows():
   """The site links `training.objectives.hybrid`, for example, to its entry."""
   index = (ROOT / 'docs' / 'equations.md').read_text()
-  parts = 'training|networks|metrics|testing|interop'
+  parts, shown = 'training|networks|metrics|testing|interop', shown_modules()
   found = re.findall(rf'`((?:{parts})\.[\w.]+)(?:\([^`]*)?`', index)
   assert len(found) > 10
   for name in found:
-    parts = f'diffusion_jax.{name}'.split('.')
-    paths = ['.'.join(parts[:n]) for n in range(len(parts), 1, -1)]
-    module = next((path for path in paths if path in shown_modules()), None)
-    assert module, f'add its module to docs/api: {name}'
-    value = importlib.import_module(module)
-    for attribute in parts[module.count('.') + 1 :]:
-      value = getattr(value, attribute)
+    path = f'diffusion_jax.{name}.'
+    assert any(path.startswith(f'{x}.') for x in shown), f'add its module to docs/api: {name}'
+    value = pkgutil.resolve_name(path[:-1])
     # The site has entries for what has a docstring.
     assert callable(value) or inspect.ismodule(value), name
 
@@ -99,9 +96,7 @@ INSTALLS_US = re.compile(r'pip install(?: [^\s&|;]+){0,3} diffusion[-_]jax(?![\w
 
 def test_nothing_installs_our_name_from_an_index():
   """The name is not registered, so anybody could publish a package as ours."""
-  tracked = subprocess.run(
-    ['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True
-  ).stdout.split()
+  tracked = tracked_files()
   assert len(tracked) > 500
   for name in tracked:
     if name.startswith(('.ci/', 'Dockerfile')) or Path(name).suffix in TEXTS:

@@ -15,7 +15,8 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import UserError
-from tests.app.conftest import assert_same, params_of, unet_smoke as smoke
+from tests.app.conftest import as_flags, assert_same, params_of, unet_smoke as smoke
+from tests.app.fields import within
 from tests.app.test_multihost import free_port
 from tests.conftest import HANG_SECONDS
 
@@ -23,47 +24,26 @@ ROOT = Path(__file__).parent.parent
 STEPS = 400  # enough to stop a process before its end
 COMPARED = 100  # the step to compare with an undisturbed run
 # A few small arrays; starting processes and files take the time.
-FIELDS = {
-  'training.num_steps': COMPARED,
-  'optimizer.decay_steps': STEPS,
-  'training.log_every': 20,
-  'training.checkpoint_every': STEPS,
-  'training.sample_every': 0,
-  'training.evaluate_every': 0,
-  'network.multipliers': (1,),
-  'network.attention_resolutions': (),
-  'network.middle_attention': 'none',
-}
+FIELDS = within('training', num_steps=COMPARED, log_every=20, checkpoint_every=STEPS)
+FIELDS |= within('training', sample_every=0, evaluate_every=0)
+FIELDS |= within('network', multipliers=(1,), attention_resolutions=(), middle_attention='none')
+FIELDS |= {'optimizer.decay_steps': STEPS}
 
 
 def train(workdir, **fields):
   """Trains in this process."""
-  names = {f'training.{name}': value for name, value in fields.items()}
-  MODES['train'](smoke(**FIELDS | names), workdir)
+  MODES['train'](smoke(**FIELDS | within('training', **fields)), workdir)
 
 
 def start(workdir, *args, said='output', env=None, **fields):
   """Starts a training in a new process, with its output in a file."""
-  names = FIELDS | {'training.mesh': (1, 1), 'training.num_steps': STEPS}
-  names |= {f'training.{name}': value for name, value in fields.items()}
-  for name, value in names.items():
-    value = ','.join(map(str, value)) if isinstance(value, tuple) else value
-    args += (f'--config.{name}={value}',)
-  command = [
-    sys.executable,
-    '-u',
-    str(ROOT / 'launch.py'),
-    f'--config={ROOT}/configs/digits.py:smoke',
-    f'--workdir={workdir}',
-    *args,
-  ]
+  changes = FIELDS | within('training', **{'mesh': (1, 1), 'num_steps': STEPS} | fields)
+  command = [sys.executable, '-u', str(ROOT / 'launch.py'), f'--workdir={workdir}']
+  command += [f'--config={ROOT}/configs/digits.py:smoke', *args]
+  command += [f'--config.{name}={value}' for name, value in as_flags(changes)]
   workdir.mkdir(exist_ok=True)
   with (workdir / said).open('w') as file:
     return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
-
-
-def output(workdir):
-  return workdir / 'output'
 
 
 def wait_for(process, ready):
@@ -75,8 +55,8 @@ def wait_for(process, ready):
 
 
 def wait_for_text(process, workdir, text):
-  wait_for(process, lambda: text in output(workdir).read_text())
-  assert text in output(workdir).read_text()
+  wait_for(process, lambda: text in (workdir / 'output').read_text())
+  assert text in (workdir / 'output').read_text()
 
 
 def parameters(workdir):
@@ -127,7 +107,7 @@ def kill_again_and_again(workdir, times, seed):
       time.sleep(rng.uniform(0.0, 0.3))
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    said = output(workdir).read_text()
+    said = (workdir / 'output').read_text()
     assert 'is damaged' not in said and 'error' not in said
     if ': step' in said:  # it began where the last complete save was
       assert f': step {before} of {STEPS}' in said
@@ -153,7 +133,7 @@ def test_a_stopped_and_a_killed_run_lose_nothing(whole, tmp_path):
   assert process.wait(HANG_SECONDS) == 42
   step = last_step(workdir)
   assert seen < step < COMPARED
-  said = output(workdir).read_text()
+  said = (workdir / 'output').read_text()
   assert said.endswith(f'stopped by SIGTERM at step {step}, saved; the same command continues\n')
   assert 'Traceback' not in said and 'error' not in said
   assert kill_again_and_again(workdir, 1, seed=0)[0] >= step
@@ -214,30 +194,15 @@ cli.run()
   assert result.returncode == -signal.SIGTERM
 
 
-def term_one_of_two(workdir, which):
-  """Stops one of two; returns the step at which both exited with 42."""
-  both = start_two(workdir)
-  wait_for_text(both[0], workdir, 'step ' + str(last_step(workdir) + 2) + ': ')
-  both[which].send_signal(signal.SIGTERM)
-  assert [process.wait(HANG_SECONDS) for process in both] == [42, 42]
-  step = last_step(workdir)
-  said = output(workdir).read_text()
-  assert said.endswith(f'stopped by SIGTERM at step {step}, saved; the same command continues\n')
-  assert 'Traceback' not in said + (workdir / 'output1').read_text()
-  return step
-
-
-def kill_one_of_two(workdir, which, **fields):
-  """Kills one of two; returns the seconds to the other's end and its output."""
+def end_one_of_two(workdir, which, number, **fields):
+  """Signals one of two; returns the exit codes, seconds and outputs."""
   both = start_two(workdir, **fields)
   wait_for_text(both[0], workdir, 'step ' + str(last_step(workdir) + 2) + ': ')
-  both[which].kill()
-  killed = time.monotonic()
-  other = both[1 - which]
-  assert other.wait(HANG_SECONDS) != 0
-  seconds = time.monotonic() - killed
-  said = (workdir / f'output{1 - which or ""}').read_text()
-  return seconds, said
+  both[which].send_signal(number)
+  begun = time.monotonic()
+  codes = [process.wait(HANG_SECONDS) for process in both]
+  said = [(workdir / name).read_text() for name in ('output', 'output1')]
+  return codes, time.monotonic() - begun, said
 
 
 @pytest.mark.slow
@@ -245,15 +210,18 @@ def test_two_processes_stopped_and_killed_one_after_the_other(tmp_path):
   """In the end the parameters equal the result of two undisturbed processes."""
   undisturbed, workdir = tmp_path / 'undisturbed', tmp_path / 'run'
   assert [p.wait(HANG_SECONDS) for p in start_two(undisturbed)] == [0, 0]
-  first = term_one_of_two(workdir, 0)
-  second = term_one_of_two(workdir, 1)
-  assert second > first
-  seconds, said = kill_one_of_two(workdir, 1, checkpoint_every=1)
-  assert 'error: host 1 (' in said and 'is lost' in said
-  print(f'stopped at {first} and {second}; lost host 1: {seconds:.1f} s')
-  third = last_step(workdir)
-  assert third >= second
-  seconds, said = kill_one_of_two(workdir, 0, checkpoint_every=1)
-  print(f'lost host 0: {seconds:.1f} s, from step {third}; it says:', said)
+  for which in (0, 1):
+    before = last_step(workdir)
+    codes, _, said = end_one_of_two(workdir, which, signal.SIGTERM)
+    assert codes == [42, 42] and before < last_step(workdir)
+    step = f'step {last_step(workdir)}'
+    assert said[0].endswith(f'stopped by SIGTERM at {step}, saved; the same command continues\n')
+    assert 'Traceback' not in ''.join(said)
+  for which in (1, 0):
+    before = last_step(workdir)
+    codes, seconds, said = end_one_of_two(workdir, which, signal.SIGKILL, checkpoint_every=1)
+    assert codes[1 - which] != 0 and before <= last_step(workdir)
+    assert which == 0 or ('error: host 1 (' in said[0] and 'is lost' in said[0])
+    print(f'lost host {which}: {seconds:.1f} s, from step {before}; it says:', said[1 - which])
   assert [p.wait(HANG_SECONDS) for p in start_two(workdir)] == [0, 0]
   assert_same(parameters(workdir), parameters(undisturbed))

@@ -17,53 +17,35 @@ from typing import NoReturn, cast
 
 import jax
 from absl import app, flags, logging
+from absl.flags import DEFINE_integer as integer, DEFINE_string as string
 
 from diffusion_jax.app import help
-from diffusion_jax.app.config import (
-  folder,
-  modes,
-  predecessors,
-  refusals,
-  store,
-  trust,
-  user_parts,
-)
-from diffusion_jax.app.config.errors import near
+from diffusion_jax.app.config import folder, modes, refusals, store, trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
+from diffusion_jax.ranges import near
 from diffusion_jax.runtime import buckets, compiling, processes, start_up
 from diffusion_jax.runtime.files import expanded, one_line
 from diffusion_jax.weights import share
 
 PREEMPTED = 42  # the exit code after which a job must be started again
 
-_CONFIG = flags.DEFINE_string(
-  'config', None, 'A file of configs/, file.py:smoke for a trial, or a run.'
-)
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of the run; default runs/<config>[-<argument>].'
-)
-_MODE = flags.DEFINE_string('mode', 'train', 'What to do, a mode; default train.')
-_HELP_MODE = flags.DEFINE_string('help_mode', None, 'Prints the fields that a mode reads.')
-_SWEEP_INDEX = flags.DEFINE_integer(
-  'sweep_index', None, "Which override of the config's sweep(), from 0."
-)
+_CONFIG = string('config', None, 'A file of configs/, file.py:smoke for a trial, or a run.')
+_WORKDIR = string('workdir', None, 'Folder of the run; default runs/<config>[-<argument>].')
+_MODE = string('mode', 'train', 'What to do, a mode; default train.')
+_HELP_MODE = string('help_mode', None, 'Prints the fields that a mode reads.')
+_SWEEP_INDEX = integer('sweep_index', None, "Which override of the config's sweep(), from 0.")
 _ALLOW = flags.DEFINE_list(
   'allow', [], 'Parts, module:attribute, and paths a stored config may name.'
 )
 _MULTIHOST = flags.DEFINE_bool(
   'multihost', False, 'This is one of several processes that work together.'
 )
-_COORDINATOR = flags.DEFINE_string(
-  'coordinator', None, 'host:port of process 0, where it is not detected.'
-)
-_NUM_HOSTS = flags.DEFINE_integer(
-  'num_hosts', None, 'Number of processes, where it is not detected.'
-)
-_HOST = flags.DEFINE_integer(
-  'host', None, 'Number of this process, from 0, where it is not detected.'
-)
+_COORDINATOR = string('coordinator', None, 'host:port of process 0, where it is not detected.')
+_NUM_HOSTS = integer('num_hosts', None, 'Number of processes, where it is not detected.')
+_HOST = integer('host', None, 'Number of this process, from 0, where it is not detected.')
+_FIELDS: list[tuple[str, str]] = []  # the flags --config.*, as (path, text)
 
 
 def split_flags(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -119,7 +101,7 @@ class Command:
     copied = self.is_run and folder.read_config(workdir) is None
     if not copied or folder.read_config(self.path) is None:
       return workdir
-    if not predecessors.has_checkpoint(Path(self.path)):
+    if not folder.has_checkpoint(Path(self.path)):
       what = f'no weights, neither {share.NAME} nor checkpoints'
       raise UserError(f'{self.path} has a config.json and {what}')
     return self.path if share.exist(self.path) else workdir
@@ -176,7 +158,7 @@ def main(argv: list[str]) -> None:
     config = command.config(_MODE.value, workdir)
     uses = command.uses_a_run(_MODE.value)
     place = command.weights_in(workdir) if uses else workdir
-    predecessors.check(config, _MODE.value, place)
+    folder.check_predecessors(config, _MODE.value, place)
     join(config)
     if uses and command.is_run and share.exist(path):
       from diffusion_jax.app.run import sharing
@@ -204,16 +186,13 @@ def main(argv: list[str]) -> None:
   except Exception as error:
     if line := of_machine(error):
       fail(line)
-    if place := user_parts.place_of(error):  # The user's own part raised it.
+    if place := trust.place_of(error):  # The user's own part raised it.
       fail(f'{type(error).__name__}: {error}{place}')
     if not processes.started():
       raise
     # A plain exit would wait for the other processes for ever.
     traceback.print_exc()
     fail('stopped by the exception above', 1)
-
-
-_FIELDS: list[tuple[str, str]] = []
 
 
 def _run_in_workdir():
@@ -243,12 +222,9 @@ def parse(argv: list[str]) -> list[str]:
   logging.set_verbosity(logging.FATAL)
   try:
     argv[1:] = flags.FLAGS.read_flags_from_files(argv[1:])  # of --flagfile
-  except flags.Error as error:
-    fail(str(error))
-  argv, fields = split_flags(argv)
-  _FIELDS[:] = [(name, text_of(text)) for name, text in fields]
-  asks_help = set(argv[1:]) & {'--help', '-help', '-h'}
-  try:
+    argv, fields = split_flags(argv)
+    _FIELDS[:] = [(name, text_of(text)) for name, text in fields]
+    asks_help = set(argv[1:]) & {'--help', '-help', '-h'}
     rest = flags.FLAGS([a for a in argv if a not in asks_help])
   except flags.UnrecognizedFlagError as error:
     fail(f'there is no flag --{error.flagname}{_hint(error.flagname)}')
@@ -263,8 +239,7 @@ def parse(argv: list[str]) -> list[str]:
   for flag, more in ((_MODE, ['list']), (_HELP_MODE, [])):
     value, names = flag.value, [*modes.names(), *more]
     if value is not None and value not in names:
-      hint = near(value, names)
-      fail(f'--{flag.name}={value}{hint} is not one of {", ".join(names)}')
+      fail(f'--{flag.name}={value}{near(value, names)} is not one of {", ".join(names)}')
   for flag in (_CONFIG, _WORKDIR):
     try:
       place = flag.value and buckets.folder(expanded(flag.value))
@@ -283,10 +258,9 @@ def _hint(name):
   like = get_close_matches(name, [flag.name for flag in ours], 1, 0.85)
   if not like:
     fields = [*store.completed({}).paths()]
-    like = [field for field in fields if field.endswith(f'.{name}')]
-    like = [name] if name.partition('.')[0] in fields else like
-    like = sorted(like, key=lambda field: field.count('.'))[:3]
-    like = [f'config.{field}' for field in like]
+    ends = [field for field in fields if field.endswith(f'.{name}')]
+    like = [name] if name.partition('.')[0] in fields else ends
+    like = [f'config.{field}' for field in sorted(like, key=lambda field: field.count('.'))[:3]]
   hint = ' or '.join(f'--{flag}' for flag in like)
   return f' (did you mean {hint}?)' if like else ': --help lists them'
 
@@ -308,18 +282,18 @@ def find_config(name: str | None, needed: bool) -> tuple[str, str]:
     if argument:
       fail(f'{path} is a run: it has no variant :{argument}')
     return path, ''
-  files, own = predecessors.config_files(), Path(path).is_file()
+  files, own = folder.config_files(), Path(path).is_file()
   installed = files.get(str(Path(path)))
   if own or installed:
     nearer = own and Path('configs', 'base.py').is_file()
-    place = Path('configs') if nearer else predecessors.installed_configs()
+    place = Path('configs') if nearer else folder.installed_configs()
     sys.modules['configs'] = configs = ModuleType('configs')
     configs.__path__ = [str(place.resolve())]
     return path if own else str(installed), argument
   stems = {Path(file).stem: file for file in files}
   nearest = get_close_matches(Path(path).stem, stems, n=1, cutoff=0.65)
-  what = f'{path} (did you mean {stems[nearest[0]]!r}?)' if nearest else path
-  fail(f'there is no config file or run {what}; --mode=list names the configs')
+  hint = f' (did you mean {stems[nearest[0]]!r}?)' if nearest else ''
+  fail(f'there is no config file or run {path}{hint}; --mode=list names the configs')
 
 
 def of_machine(error: Exception) -> str:

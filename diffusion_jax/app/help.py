@@ -14,7 +14,7 @@ from typing import Literal, get_args, get_origin
 
 from absl import flags
 
-from diffusion_jax.app.config import fields, modes, predecessors, store
+from diffusion_jax.app.config import fields, folder, modes, store
 from diffusion_jax.app.config.fields import COMMON
 from diffusion_jax.app.config.tree import Constructor, Node, Schema, below, parameters
 from diffusion_jax.errors import UserError
@@ -77,14 +77,9 @@ def mode_help(mode: str, config: Node, source: str) -> str:
 
 def _order(schema):
   # Returns the paths of all sections: the model's first, then the common ones.
-  common = [*COMMON]
+  places = {path: place for place, path in enumerate(COMMON)}
   paths = (p for p in (*schema.choices, *schema.parts) if p not in ('', 'facts'))
-
-  def place(path):
-    top = path.partition('.')[0]
-    return common.index(top) if top in common else -1
-
-  return sorted(paths, key=place)
+  return sorted(paths, key=lambda path: places.get(path.partition('.')[0], -1))
 
 
 def _section(path: str, node: Node | None, schema: Schema) -> list[str]:
@@ -170,7 +165,7 @@ def list_configs() -> str:
     ),
     '',
   ]
-  for name, path in predecessors.config_files().items():
+  for name, path in folder.config_files().items():
     lines.append(_columns(name, _about(path), 36))
     facts = '; '.join(_facts(path))
     lines += [_columns('', facts, 36)] if facts else []

@@ -14,18 +14,20 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.conflicts import CONFLICTS
 from diffusion_jax.app.config.fields import Conditioning
 from diffusion_jax.app.config.refusals import Row, idle, lines
-from diffusion_jax.app.config.tree import Node, Schema
+from diffusion_jax.app.config.tree import Node, Schema, from_config
 from diffusion_jax.app.network import ConfiguredNetwork
 from diffusion_jax.app.sampling_plan import Plan
 from diffusion_jax.core.arguments import pytree_dataclass
-from diffusion_jax.core.keys import key_per_example
+from diffusion_jax.core.keys import abstract_key, key_per_example
 from diffusion_jax.data.sources import Facts, Source
-from diffusion_jax.errors import refuse
-from diffusion_jax.runtime.sharding import batch_sharding
+from diffusion_jax.errors import UserError, refuse
+from diffusion_jax.runtime import sharding
+from diffusion_jax.runtime.compiling import Effort
 from diffusion_jax.training.objectives import Objective
 
 # The first images after some steps: {number of steps: images [m, ...]}.
 Frames = Callable[[], dict[int, np.ndarray]]
+SHORT = 2000  # Steps of a training that compiles for longer than it gains.
 
 
 @pytree_dataclass
@@ -127,6 +129,11 @@ class Model:
   keeps: tuple[str, ...] = ()
   features: Callable[[Params], Callable[[jax.Array], dict]] | None = None
 
+  def shapes(self) -> Params:
+    """Returns the shapes of the parameters."""
+    with from_config('network'):
+      return jax.eval_shape(self.init, abstract_key())
+
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""
     rows = *CONFLICTS, *self.refusals, *idle(self.config)
@@ -148,4 +155,32 @@ def make_encode(model: Model, mesh: Mesh) -> Callable[..., dict]:
     z = model.latents.encode(frozen['autoencoder'], batch['x'], keys)
     return batch | {'x': z}
 
-  return jax.jit(encode, out_shardings=batch_sharding(mesh))
+  return jax.jit(encode, out_shardings=sharding.batch_sharding(mesh))
+
+
+def make_mesh(config: Node) -> Mesh:
+  """Returns the mesh of config.training.mesh.
+
+  Raises UserError if its devices do not have what the config chooses.
+  """
+  with from_config('training.mesh'):
+    mesh = sharding.make_mesh(*config.training.mesh)
+  check_attention(config, mesh)
+  return mesh
+
+
+def effort(config: Node) -> Effort:
+  """Returns how XLA compiles the programs of a run, by training.compile."""
+  c = config.training
+  if c.compile != 'auto':
+    return c.compile
+  return 'fast' if c.num_steps <= SHORT else 'tuned'
+
+
+def check_attention(config: Node, mesh: Mesh) -> None:
+  """Raises UserError if the mesh's devices do not have network.attention."""
+  platform = sharding.platform_of(mesh)
+  if config.network.get('attention') == 'cudnn' and platform != 'gpu':
+    raise UserError(
+      f'config.network.attention=cudnn needs a GPU, and this is {platform}: set it to auto'
+    )

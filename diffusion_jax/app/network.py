@@ -12,11 +12,10 @@ from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import constructors
-from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Conditioning
 from diffusion_jax.app.config.refusals import Row
-from diffusion_jax.app.config.tree import Node, Schema
+from diffusion_jax.app.config.tables import LogVariance
+from diffusion_jax.app.config.tree import Node, Schema, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
@@ -126,7 +125,10 @@ class ConfiguredNetwork:
   @functools.cached_property
   def gamma(self) -> nn.Module | None:
     """The Flax module of a schedule that is trained, or None."""
-    module = constructors.gamma_of(self.process.schedule)
+    schedule = self.process.schedule
+    while isinstance(schedule, dj.ShiftedSchedule):
+      schedule = schedule.schedule
+    module = getattr(getattr(schedule, 'gamma_fn', None), 'module', None)
     return module if _declared(module, 'learned', False) else None
 
   @property
@@ -232,7 +234,7 @@ class ConfiguredNetwork:
     return params
 
   @property
-  def uncertainty(self) -> constructors.LogVariance | None:
+  def uncertainty(self) -> LogVariance | None:
     """EDM2's u(sigma), which is trained with the network."""
     section = self.config.objective.get('uncertainty')
     return None if section is None else section.make()

@@ -11,14 +11,12 @@ import numpy as np
 from absl import logging
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import models
-from diffusion_jax.app.config import predecessors, store, trust
-from diffusion_jax.app.drawing.boxed import in_box
-from diffusion_jax.app.drawing.generate import generate
+from diffusion_jax.app.config import folder, store, trust
+from diffusion_jax.app.drawing.generate import check_numbers, generate, in_box
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.modes import sample
-from diffusion_jax.app.run import other_runs, weights
+from diffusion_jax.app.run import other_runs
+from diffusion_jax.app.run.weights import Run
 from diffusion_jax.app.sampling_plan import Plan
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
@@ -86,7 +84,7 @@ class TrainedRun:
     drawing, parts = self._drawing(size), []
     for index in np.split(np.arange(first, end), range(size, n, size)):
       x, _ = drawing(self.params, index, rows(inputs.cond, index))
-      sample.check_numbers(model, x)
+      check_numbers(model, x)
       parts.append(in_box(model, inputs, drawing, self.params, index, x)[0])
     return np.concatenate(parts)
 
@@ -98,9 +96,10 @@ def open_run(workdir: str | Path, allow: Sequence[str], sampling: dict[str, obje
   trust.allow([*allow, *map(str, sampling.values())])
   flags = [(f'sampling.{n}', store.as_text(x)) for n, x in sampling.items()]
   config = store.of_run(path, store.open_run(path), flags)
-  predecessors.check(config, 'sample', path)
-  opened = weights.open_run(models.make(config, path), 'sample')
-  model, params, mesh = opened.model, opened.on_devices(), opened.mesh
+  folder.check_predecessors(config, 'sample', path)
+  run = Run.open(config, path)
+  run.check('sample')
+  model, params, mesh = run.model, run.on_devices, run.mesh
   plan = model.plan and model.plan(params, other_runs.guides_of(model))
   schedule, levels, sampler, *_ = plan or (None,) * 3
   drawing = functools.cache(lambda size: generate(model, mesh, size))

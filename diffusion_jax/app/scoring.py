@@ -9,11 +9,11 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, kinds, trust
-from diffusion_jax.app.config.errors import check_one_of, from_config
-from diffusion_jax.app.config.tree import find
+from diffusion_jax.app.config.tree import check_one_of, find, from_config
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.run import provenance, weights
+from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import npz
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
@@ -255,7 +255,7 @@ def compute(each: Scored, samples: Arrays, reference: Arrays) -> list[Score]:
     ) from error
 
 
-def kept_in(run: weights.Run, parts: Path, settings: Json) -> Json:
+def kept_in(run: Run, parts: Path, settings: Json) -> Json:
   """Returns how `real_images.arrays_of` keeps a run's arrays in `parts`.
 
   Raises UserError for parts of other settings.

@@ -8,7 +8,7 @@ from typing import Any
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.interop.files import read_json
 from diffusion_jax.interop.names import listed, require
-from diffusion_jax.ranges import FlagText, Misfit, convert
+from diffusion_jax.ranges import FlagText, Misfit, convert, near
 
 Options = Tree
 # {option: the values that have a counterpart here}; or {option: the reason why
@@ -91,7 +91,8 @@ def check(of: str, options: Options, allowed: Allowed, where: str = 'here') -> N
 def of_model(models: Mapping[str, Options], name: str, hint: str) -> Options:
   """Returns the options of a published model; ValueError for another name."""
   known = ', '.join(models)
-  require(name in models, f'the model {name!r} is not one of {known}: {hint}')
+  what = f'the model {name!r}{near(name, models)}'
+  require(name in models, f'{what} is not one of {known}: {hint}')
   return models[name]
 
 

@@ -20,7 +20,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.interop import files
 from diffusion_jax.runtime import files as of_run, processes
 from diffusion_jax.training import power_ema
-from diffusion_jax.weights import adapters, checksums
+from diffusion_jax.weights import checksums, load
 from diffusion_jax.weights.checkpoints import check_fits
 
 RECORD = 'average.json'  # in a run folder that --mode=average wrote
@@ -165,7 +165,7 @@ def make(workdir: str | Path, sigma_rel: float, step: int | None, target: Params
   rows = zip(until, solved.weights.reshape(len(until), len(widths)), strict=True)
   used = [(s, dict(zip(widths, row, strict=True))) for s, row in rows if row.any()]
   flat = power_ema.combine(_parts(workdir, used))
-  params = adapters.merged(workdir, files.unflatten(flat))
+  params = load.merged(workdir, files.unflatten(flat))
   check_fits(params, target, f'snapshot {step} in {workdir} is of another network')
   params = jax.device_put(params, jax.local_devices()[0])
   return Average(params, sigma_rel, step, images[-1], len(used), solved.residual)

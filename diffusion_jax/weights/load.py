@@ -1,15 +1,31 @@
-"""Opens the weights of a folder: of a run's checkpoint, or of one shared file."""
+"""Opens the weights of a folder: of a run's checkpoint, or of one shared file.
 
+A run of adapters has `base.safetensors`, the parameters of the network before
+it was adapted by their paths, and the scale of the adapters. It is written
+once, whole, before the first checkpoint, so that a run can be moved and does
+not depend on another.
+"""
+
+import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from diffusion_jax.aliases import Params
+from diffusion_jax.interop import files
 from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.files import read_json
-from diffusion_jax.weights import adapters, checkpoints, share
-from diffusion_jax.weights.checkpoints import AVERAGE, check_fits
+from diffusion_jax.training.lora import A, merge_network
+from diffusion_jax.training.state import TrainState
+from diffusion_jax.weights import checkpoints, checksums, share
+from diffusion_jax.weights.checkpoints import AVERAGE, by_name, check_fits
+
+_RECORD = 'lora'  # key in the metadata of base weights
+_MAX_NAMES = 10  # in one message
 
 
 class Stored(NamedTuple):
@@ -18,17 +34,6 @@ class Stored(NamedTuple):
   params: Params
   config: dict
   step: int
-
-
-def find_step(folder: str | Path, step: int | str = 'latest') -> int:
-  """Returns the step of a checkpoint: a step, 'latest' or 'best'."""
-  folder = buckets.folder(folder)
-  if not share.exist(folder):
-    return checkpoints.find_step(folder, step)
-  only = share.find_step(folder)
-  if step not in ('latest', only):
-    raise FileNotFoundError(f'{folder} has the weights of step {only}, and no checkpoint {step}')
-  return only
 
 
 def open(
@@ -48,18 +53,129 @@ def open(
   """
   folder = buckets.folder(folder)
   if share.exist(folder):
-    step = find_step(folder, step)
+    only = share.find_step(folder)
+    if step not in ('latest', only):
+      raise FileNotFoundError(f'{folder} has the weights of step {only}, and no checkpoint {step}')
     if which != AVERAGE:
       raise FileNotFoundError(
         f'{folder} has one set of weights: leave sampling.ema=True and sampling.ema_decay=0'
       )
     params, config = share.read(folder), read_json(Path(folder) / 'config.json')
-    what = f'the weights in {folder} are'
+    step, what = only, f'the weights in {folder} are'
   else:
     params, config, step = checkpoints.read(folder, which, step)
     if merge:
-      params = adapters.merged(folder, params)
+      params = merged(folder, params)
     what = f'checkpoint {step} is'
   if target is not None:
     check_fits(params, target, f'{what} of another network')
   return Stored(jax.device_put(params, jax.local_devices()[0]), config, step)
+
+
+def base_path(workdir: str | Path) -> Path:
+  """Returns the file of the base weights of a run."""
+  return Path(workdir) / 'base.safetensors'
+
+
+def write_base(workdir: str | Path, params: Params, scale: float) -> None:
+  """Writes the base weights of a run, and the scale of its adapters."""
+  params = jax.device_get(params)
+  record = {'scale': scale, 'checksum': checksums.of_arrays(params)}
+  metadata = {_RECORD: json.dumps(record)}
+  files.write_safetensors(base_path(workdir), files.flatten(params), **metadata)
+
+
+def read_base(workdir: str | Path) -> tuple[Params, float]:
+  """Returns (base weights, scale of the adapters).
+
+  Raises ValueError for a file that is missing, or not as it was written.
+  """
+  path = base_path(workdir)
+  if not path.is_file():
+    raise ValueError(
+      f'{path} is missing: it holds the weights that the adapters in this run '
+      'were trained with, and belongs to its folder'
+    )
+  tensors = files.read_tensors(path)
+  with files.reading(path, 'weights'):
+    params = files.unflatten(tensors)
+  try:
+    record = json.loads(files.read_metadata(path)[_RECORD])
+    scale, checksum = float(record['scale']), int(record['checksum'])
+    if not math.isfinite(scale):
+      raise ValueError(f'its scale is {scale}')
+  except (KeyError, RecursionError, TypeError, ValueError) as error:
+    raise ValueError(f'{path} was not written by a training') from error
+  if checksums.of_arrays(params) != checksum:
+    raise ValueError(f'{path} is damaged: its weights differ from its checksum')
+  return params, scale
+
+
+def has_adapters(params: Params) -> bool:
+  """Returns whether parameters are adapters of a network."""
+  return A in params.get('network', {})
+
+
+def merged(workdir: str | Path, params: Params) -> Params:
+  """Returns the parameters of a run, with adapters merged if it has them."""
+  if not has_adapters(params):
+    return params
+  base, scale = read_base(workdir)
+  try:
+    return merge_network(base, params, scale)
+  except (KeyError, TypeError) as error:  # names, shapes
+    raise ValueError(
+      f'{base_path(workdir)} is of another network than the adapters: {error}'
+    ) from error
+
+
+def begin_from(params: Params, workdir: str) -> Callable[[TrainState], TrainState]:
+  """Returns state at step 0 -> the same with the averaged weights of a run.
+
+  params: the state's parameters, or their shapes. A leaf that the run does not
+  have, or has in another shape, keeps its value, and its name is printed.
+  Raises OSError or ValueError if there is no run, and ValueError if more than
+  half of the leaves do not fit.
+  """
+  theirs = by_name(open(workdir).params)
+  ours, kept = by_name(params), {}
+  for name, x in ours.items():
+    if name not in theirs:
+      kept[name] = f'{name} {list(x.shape)}'
+    elif theirs[name].shape != x.shape:
+      other = list(theirs[name].shape)
+      kept[name] = f'{name} {list(x.shape)} ({other} there)'
+  if 2 * len(kept) > len(ours):
+    raise ValueError(
+      f'{workdir} is of another network: {len(kept)} of {len(ours)} leaves do '
+      f'not fit, such as {next(iter(kept.values()))}'
+    )
+  print(
+    f'weights of {workdir}: {len(ours) - len(kept)} of {len(ours)} leaves'
+    + _listed('initialized', list(kept.values()))
+    + _listed('not used', [name for name in theirs if name not in ours])
+  )
+
+  def leaf(name, x):
+    if name in kept:
+      return x
+    value = np.array(theirs[name])  # a copy, since a state is donated
+    return jax.make_array_from_callback(x.shape, x.sharding, lambda index: value[index])
+
+  def place(tree):
+    leaves = [leaf(name, x) for name, x in by_name(tree).items()]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+  return lambda state: state._replace(
+    params=place(state.params),
+    ema_params=place(state.ema_params),
+    more_ema_params={n: place(x) for n, x in state.more_ema_params.items()},
+  )
+
+
+def _listed(what, names):
+  if not names:
+    return ''
+  more = len(names) - _MAX_NAMES
+  rest = f' and {more} more' if more > 0 else ''
+  return f'; {what}: {", ".join(names[:_MAX_NAMES])}{rest}'

@@ -12,11 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.drawing.generate import generate
+from diffusion_jax.app.model import make_mesh
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import adapters, weights
+from diffusion_jax.app.run import weights
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.app.train_loop import setup
 from diffusion_jax.data.sources import Facts
@@ -106,7 +107,7 @@ def drawing_of(config, workdir):
   """Returns (index, cond) -> images, by the parameters that a config chooses."""
   model = models.make(config, workdir)
   params, _ = weights.restore(model)
-  draw = generate(model, devices.make_mesh(config))
+  draw = generate(model, make_mesh(config))
   return lambda index, cond: draw(params, index, cond)[0]
 
 
@@ -174,13 +175,13 @@ def normal_params(model, seed=0, deviation=0.2):
   """Returns random parameters; in new parameters the last layer is zero."""
   rng = np.random.default_rng(seed)
   return jax.tree.map(
-    lambda x: (deviation * rng.standard_normal(x.shape)).astype(x.dtype), models.shapes(model)
+    lambda x: (deviation * rng.standard_normal(x.shape)).astype(x.dtype), model.shapes()
   )
 
 
 def untrained(config, workdir, deviation=0.2):
   """Makes a run folder of normal parameters, without a training."""
-  model = adapters.adapted(models.make(config, workdir))
+  model = weights.adapted(models.make(config, workdir))
   params = normal_params(model, deviation=deviation)
   workdir = make_folder(workdir)
   folder.write_config(workdir, config, model.facts)

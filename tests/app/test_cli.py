@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -18,12 +17,12 @@ import pytest
 from absl.testing import flagsaver
 
 import diffusion_jax
-from diffusion_jax.app import cli, models
+from diffusion_jax.app import cli
 from diffusion_jax.app.config import refusals, store, trust
 from diffusion_jax.app.modes import train
 from diffusion_jax.errors import Preempted, UserError
 from tests.app import conftest
-from tests.app.conftest import arrays_of, lines_of, params_of, smoke, stored_run
+from tests.app.conftest import arrays_of, lines_of, params_of, read, smoke, stored_run
 from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -107,12 +106,11 @@ MISTAKES = """
 --config=configs/digits.py --learning_rate=1 => no flag --learning_rate (did you
   mean --config.optimizer.learning_rate?)
 --flagfile=/nowhere => Unable to open flagfile: [Errno 2] No such file
---config=configs/digits.py:smoke --config.conditioning.labels=False
-  --config.conditioning.dropout=0.2 => config.conditioning: dropout=0.2 has no
-  effect without labels, text, image or context
 --config=configs/digits.py smoke => unexpected argument 'smoke'
 --config=configs/noise_photo.py --mode=noise --config.schedule=alphas
   --config.schedule.values=@none.txt => @none.txt cannot be read as a file of
+--mode=convert --config.convert.source=tests/interop/stored/ho => where to? Give
+  --workdir=
 --config=README.md => README.md is not a config: give a Python file, name.py
 --config=az://a/run => --config: az://a/run: a run is in a folder, or in a bucket
 --config=configs/digits.py --workdir=s3://a => --workdir: s3://a: give a folder of
@@ -173,13 +171,11 @@ def test_a_stored_config_imports_what_the_command_allows(launch, tmp_path):
     check_one_line(result, "config.schedule='own:schedule' would be imported")
     assert 'add --allow=own:schedule to the command' in result.stderr
   assert not (tmp_path / 'imported').exists()
-  for name in ('own:schedule', 'own'):
-    result = launch('--workdir=run', f'--allow={small},{name}', '--mode=sample', cwd=tmp_path)
+  for run, name in (('--workdir', 'own:schedule'), ('--config', 'own')):
+    result = launch(f'{run}=run', f'--allow={small},{name}', '--mode=sample', cwd=tmp_path)
     assert 'would be imported' not in result.stderr
+    assert (tmp_path / 'imported').read_text() == '.'
     (tmp_path / 'imported').unlink()
-  result = launch('--config=run', f'--allow={small},own:schedule', '--mode=sample', cwd=tmp_path)
-  assert 'would be imported' not in result.stderr
-  assert (tmp_path / 'imported').read_text() == '.'
 
 
 def test_an_exception_in_a_part_of_ones_own_is_one_line(launch, tmp_path):
@@ -191,13 +187,13 @@ def test_an_exception_in_a_part_of_ones_own_is_one_line(launch, tmp_path):
 
 
 def test_help_lists_modes_flags_fields_and_configs(launch):
-  result = launch('--help')
-  assert result.returncode == 0
-  assert '--workdir' in result.stdout and '  sample   ' in result.stdout
-  result = launch('--help_mode=train', DIGITS, '--config.network=dit')
-  assert result.returncode == 0 and 'network.patch_size=2' in result.stdout
-  result = launch('--mode', 'list')
-  assert result.returncode == 0 and '  configs/digits.py ' in result.stdout
+  for args, text in (
+    (['--help'], '  sample   '),
+    (['--help_mode=train', DIGITS, '--config.network=dit'], 'network.patch_size=2'),
+    (['--mode', 'list'], '  configs/digits.py '),
+  ):
+    result = launch(*args)
+    assert result.returncode == 0 and text in result.stdout
 
 
 # -- in this process ---------------------------------------------------------
@@ -247,167 +243,142 @@ def test_the_workdir_is_named_after_the_config(flags, tmp_path):
   assert of('configs/digits.py') == 'elsewhere'
 
 
-def test_a_trial_of_own_pictures_has_the_shape_of_the_config(command):
-  fields = {'data.path': '/my/pictures'}
+def test_a_trial_of_own_pictures_has_the_shape_of_the_config(config_of):
+  data = lambda **fields: config_of('configs/pictures.py', 'smoke', **fields).data
   for more in {}, {'data': 'folder'}, {'data.labelled': 'True'}:
-    fields |= more
-    config = command('configs/pictures.py', 'smoke', **fields)
-    data = config.config('train', 'x').data
-    assert (data.name, data.path) == ('folder', '/my/pictures')
-    assert data.image_shape == (32, 32, 3)
-  flags = {'data': 'npz', 'data.path': 'x.npz'}
-  config = command('configs/pictures.py', 'smoke', **flags).config('train', 'x')
-  assert config.data.name == 'npz'
-  config = command('configs/pictures.py', 'smoke').config('train', 'x')
-  assert config.data.name == 'synthetic'
+    folder = data(**{'data.path': '/my/pictures'} | more)
+    assert (folder.name, folder.path) == ('folder', '/my/pictures')
+    assert folder.image_shape == (32, 32, 3)
+  assert data(**{'data': 'npz', 'data.path': 'x.npz'}).name == 'npz'
+  assert data().name == 'synthetic'
 
 
 @pytest.fixture
-def command(flags, monkeypatch):
+def config_of(flags, monkeypatch):
+  """Returns the config of a command, of a training by default."""
   monkeypatch.setattr(trust, '_allowed', set())
   monkeypatch.chdir(ROOT)
-  return lambda path, argument='', **fields: cli.Command(path, argument, [*fields.items()])
+
+  def config_of(path, argument='', mode='train', workdir='new', **fields):
+    return cli.Command(path, argument, [*fields.items()]).config(mode, workdir)
+
+  return config_of
 
 
-def test_variants_and_trials_join(command):
-  config = command('configs/digits.py', 'inpainting_smoke').config('train', 'x')
-  assert config.conditioning.image.name == 'inpaint'
-  assert config.training.num_steps == 4
+def test_variants_and_trials_join(config_of):
+  digits = functools.partial(config_of, 'configs/digits.py')
+  config = digits('inpainting_smoke')
+  assert (config.conditioning.image.name, config.training.num_steps) == ('inpaint', 4)
   for variant in ('inpainting', 'long'):  # the recipe of the guides' figures
-    config = command('configs/digits.py', variant).config('train', 'x')
+    config = digits(variant)
     assert config.training.num_steps == 2500
-    rate = config.optimizer.learning_rate, config.optimizer.decay
-    assert rate == (4e-3, 'cosine')
+    assert (config.optimizer.learning_rate, config.optimizer.decay) == (4e-3, 'cosine')
   # flags come after the trial
-  fields = {'training.num_steps': '7'}
-  config = command('configs/digits.py', 'smoke', **fields).config('train', 'x')
-  assert config.training.num_steps == 7
+  assert digits('smoke', **{'training.num_steps': '7'}).training.num_steps == 7
 
 
-def idle_lines(config, mode):
-  return [*refusals.lines(refusals.idle(config), config, mode, 'new')]
-
-
-LEFT_OUT = [
-  ('digits', 'conditioning.labels=False', 'conditioning.dropout'),
-  ('imagenet256_dit', 'conditioning.labels=False', 'sampling.guidance'),
-  ('cifar10_vae', 'training.checkpoint_every=0', 'training.keep_best'),
-]
-
-
-@pytest.mark.parametrize('name, flag, field', LEFT_OUT)
-def test_what_a_file_sets_and_a_flag_makes_idle_is_left_out(name, flag, field, command, capsys):
+@pytest.mark.parametrize(
+  'name, flag, field',
+  [
+    ('digits', 'conditioning.labels=False', 'conditioning.dropout'),
+    ('imagenet256_dit', 'conditioning.labels=False', 'sampling.guidance'),
+    ('cifar10_vae', 'training.checkpoint_every=0', 'training.keep_best'),
+  ],
+)
+def test_what_a_file_sets_and_a_flag_makes_idle_is_left_out(name, flag, field, config_of, capsys):
+  idle = lambda config: [*refusals.lines(refusals.idle(config), config, 'train', 'new')]
   path, value = flag.split('=')
-  mode = 'train'
-  config = command(f'configs/{name}.py', **{path: value}).config(mode, 'new')
+  config = config_of(f'configs/{name}.py', **{path: value})
   assert f'note: config.{field} is not read with ' in capsys.readouterr().out
-  assert not idle_lines(config, mode) and not config.at(field)
+  assert not idle(config) and not config.at(field)
   # what the command line sets stays, and is refused
-  config = store.completed(store.from_file(f'configs/{name}.py'))
-  config = store.with_flags(config, [(path, value)])
-  config = refusals.without_idle(config, [path, field], 'new', mode)
-  assert any(field in line for line in idle_lines(config, mode))
+  config = store.with_flags(read(name), [(path, value)])
+  config = refusals.without_idle(config, [path, field], 'new', 'train')
+  assert any(field in line for line in idle(config))
 
 
-def test_an_unconditional_model_is_one_flag(command, tmp_path, capsys):
-  """docs/guidance.md: the labels of configs/digits.py are switched off."""
-  labels = {'conditioning.labels': 'False'}
-  run = command('configs/digits.py', 'smoke', **labels)
-  config = run.config('train', str(tmp_path))
-  assert 'note: config.conditioning.dropout' in capsys.readouterr().out
-  models.make(config, tmp_path).check('train')
-
-
-def test_a_run_is_a_config(command, tmp_path):
+def test_a_run_is_a_config(config_of, tmp_path):
   """A training with its config has no facts; other modes have them."""
   trust.allow([smoke().network.name])
   stored_run(tmp_path, smoke(seed=7), facts=conftest.DIGITS.as_json())
-  run = command(str(tmp_path), **{'sampling.num_steps': '3'})
-  used = run.config('sample', str(tmp_path))
+  few = {'sampling.num_steps': '3'}
+  used = config_of(str(tmp_path), mode='sample', workdir=str(tmp_path), **few)
   assert (used.seed, used.sampling.num_steps) == (7, 3)
   assert used.facts.x.levels == 17
-  again = run.config('train', 'elsewhere')
+  again = config_of(str(tmp_path), **few)
   assert again.seed == 7 and 'facts' not in again
 
 
 @pytest.fixture
 def run_mode(monkeypatch, flags):
-  """Returns run_mode(error): the exit code and output if a mode raises."""
+  """Trains configs/digits.py by a stand-in for the mode."""
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setattr(cli, '_FIELDS', [])
 
-  def run_mode(error, capsys):
-    def mode(config, workdir):
-      raise error
-
-    monkeypatch.chdir(ROOT)
+  def run_mode(mode):
     monkeypatch.setattr(train, 'run', mode)
-    monkeypatch.setattr(cli, '_FIELDS', [])
-    for name in ('exit_all', 'leave'):
-      monkeypatch.setattr(cli.processes, name, sys.exit)
     flags(config='configs/digits.py')
-    with pytest.raises((SystemExit, type(error))) as stop:
-      cli.main([])
-    return getattr(stop.value, 'code', None), capsys.readouterr()
+    cli.main([])
 
   return run_mode
 
 
-def test_the_point_of_a_sweep_is_trained_and_printed_by_one_process(monkeypatch, flags, capsys):
+def test_the_point_of_a_sweep_is_trained_and_printed_by_one_process(
+  run_mode, monkeypatch, flags, capsys
+):
   """It is printed after joining, when only the first process prints."""
   configs = []
-  monkeypatch.chdir(ROOT)
-  monkeypatch.setattr(train, 'run', lambda config, workdir: configs.append(config))
-  monkeypatch.setattr(cli, '_FIELDS', [])
   monkeypatch.setattr(cli, 'join', lambda config: print('joined'))
-  flags(config='configs/digits.py', sweep_index=5)
-  cli.main([])
+  flags(sweep_index=5)
+  run_mode(lambda config, workdir: configs.append(config))
   first, second = capsys.readouterr().out.splitlines()
   assert first == 'joined' and second.startswith('sweep 5: optimizer.')
   assert configs[0].optimizer.learning_rate == 3.2e-2
   assert configs[0].conditioning.dropout == 0.0
 
 
-def test_exit_codes(run_mode, capsys):
-  code, said = run_mode(UserError('one\n  line'), capsys)
-  assert code == 2 and said.err == 'error: one line\n'
-  code, said = run_mode(Preempted('saved at step 3'), capsys)
-  assert code == cli.PREEMPTED == 42 and said.out == 'saved at step 3\n'
-  code, said = run_mode(KeyboardInterrupt(), capsys)
-  assert code == 130 and not said.err
-  assert said.out == 'interrupted; what was saved is in runs/digits\n'
-  code, said = run_mode(KeyboardInterrupt('stopped at step 3'), capsys)
-  assert code == 130 and (said.out, said.err) == ('stopped at step 3\n', '')
-  code, said = run_mode(ZeroDivisionError(), capsys)  # an internal error
-  assert code is None and said.err == ''
+FULL = 'RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\n[tf-alloc]'
 
 
-def test_what_the_machine_lacks_is_one_line(run_mode, capsys, monkeypatch):
-  code, said = run_mode(MemoryError('Unable to allocate 9 GiB'), capsys)
-  assert code == 2 and said.err.startswith('error: out of memory: Unable to ')
-  lines = 'RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\n[tf-alloc]'
-  code, said = run_mode(jax.errors.JaxRuntimeError(lines), capsys)
-  assert code == 2 and 'allocating 9 bytes.. Take smaller b' in said.err
-  for error in (RuntimeError("no 'cuda'\nso"), AssertionError()):
+@pytest.mark.parametrize(
+  'error, code, printed',
+  [
+    (UserError('one\n  line'), 2, 'error: one line\n'),
+    (Preempted('saved at step 3'), 42, 'saved at step 3\n'),
+    (KeyboardInterrupt(), 130, 'interrupted; what was saved is in runs/digits\n'),
+    (KeyboardInterrupt('stopped at step 3'), 130, 'stopped at step 3\n'),
+    (ZeroDivisionError(), None, ''),  # an internal error
+    (MemoryError('Unable to allocate 9 GiB'), 2, 'error: out of memory: Unable to '),
+    (jax.errors.JaxRuntimeError(FULL), 2, 'allocating 9 bytes.. Take smaller b'),
+    # no such device
+    (RuntimeError("no 'cuda'\nso"), 2, 'error: JAX_PLATFORMS='),
+    (AssertionError(), 2, 'error: JAX_PLATFORMS='),
+  ],
+)
+def test_how_an_error_of_a_mode_ends(error, code, printed, run_mode, capsys, monkeypatch):
+  """What the user or the machine lacks is one line."""
+  for name in ('exit_all', 'leave'):
+    monkeypatch.setattr(cli.processes, name, sys.exit)
+  if 'JAX_PLATFORMS' in printed:
     monkeypatch.setattr(jax, 'devices', mock.Mock(side_effect=error))
-    code, said = run_mode(error, capsys)
-    assert code == 2 and said.err.startswith('error: JAX_PLATFORMS=')
-    assert said.err.count('\n') == 1
+  with pytest.raises((SystemExit, type(error))) as stop:
+    run_mode(mock.Mock(side_effect=error))
+  said = capsys.readouterr()
+  assert getattr(stop.value, 'code', None) == code
+  used, other = (said.err, said.out) if code == 2 else (said.out, said.err)
+  assert printed in used and used.count('\n') == (code is not None) and not other
 
 
 def test_no_such_device_and_output_in_ascii(tmp_path):
-  """A path of other letters is printed with escapes."""
-  run = lambda *args, **more: subprocess.run(
-    [sys.executable, ROOT / 'launch.py', *args],
-    env=os.environ | {'PYTHONIOENCODING': 'ascii'} | more,
+  """A name of other letters is printed with escapes."""
+  result = subprocess.run(
+    [sys.executable, ROOT / 'launch.py', f'{DIGITS}:smoke', f'--workdir={tmp_path}/r'],
+    env=os.environ | {'PYTHONIOENCODING': 'ascii', 'JAX_PLATFORMS': 'é'},
     capture_output=True,
     text=True,
     cwd=ROOT,
   )
-  workdir = f'--workdir={tmp_path}/r'
-  said = run(f'{DIGITS}:smoke', workdir, JAX_PLATFORMS='typo')
-  check_one_line(said, "JAX_PLATFORMS=typo: Unable to initialize backend 'typo'")
-  path = shutil.copy(ROOT / 'configs' / 'noise_photo.py', tmp_path / 'é.py')
-  said = run(f'--config={path}', '--help_mode=noise')
-  assert said.returncode == 0 and r'\xe9.py' in said.stdout
+  check_one_line(result, r"JAX_PLATFORMS=\xe9: Unable to initialize backend '\xe9'")
 
 
 # -- a network of Flax NNX ----------------------------------------------------
@@ -433,7 +404,8 @@ def test_a_network_of_nnx_is_trained_resumed_and_sampled(launch, tmp_path):
   (tmp_path / 'in_nnx.py').write_text(code)
   config = f'--config={ROOT}/configs/digits.py:smoke'
   name = '--config.network=in_nnx:NnxNetwork'
-  fields = name, '--config.network.width=4', '--workdir=run'
+  fields = name, '--config.network.width=4', '--workdir=run', '--config.training.mesh=1,1'
+  fields += '--config.training.sample_every=0', '--config.training.evaluate_every=0'
 
   def run(*args, code=0):
     done = launch(config, *args, cwd=tmp_path)
@@ -444,12 +416,11 @@ def test_a_network_of_nnx_is_trained_resumed_and_sampled(launch, tmp_path):
   params = params_of(tmp_path / 'run', 'raw')['network']
   assert params['first']['kernel'].shape == (3, 3, 1, 4)
   run(*fields, '--config.training.num_steps=4')
-  assert lines_of(tmp_path / 'run', 'loss')
+  assert len(lines_of(tmp_path / 'run', 'loss')) == 4
   later = params_of(tmp_path / 'run', 'raw')['network']
-  for path, old in jax.tree.leaves_with_path(params):
-    new = functools.reduce(lambda tree, key: tree[key.key], path, later)
-    assert np.any(old != new), path
-  run('--mode=sample', '--workdir=run', '--allow=in_nnx:NnxNetwork')
+  assert not any(jax.tree.leaves(jax.tree.map(np.array_equal, params, later)))
+  one = '--config.training.mesh=1,1'
+  run('--mode=sample', '--workdir=run', '--allow=in_nnx:NnxNetwork', one)
   assert arrays_of(tmp_path / 'run')['arr_0'].std() > 0
   message = "config.network='in_nnx:Normed' keeps batch_stats"
   done = run('--config.network=in_nnx:Normed', '--workdir=other', code=2)
@@ -489,12 +460,15 @@ def package(tmp_path, monkeypatch):
 
 
 def test_the_nearest_config_is_taken(imports, package, tmp_path, monkeypatch):
-  """Its file imports the same `configs`."""
+  """Its file, and one of the user's, import the same `configs`."""
   monkeypatch.chdir(tmp_path)
-  for path in ('configs/digits.py', './configs/digits.py'):
-    found = cli.find_config(f'{path}:smoke', True)
-    assert found == (str(package / 'configs' / 'digits.py'), 'smoke')
-  assert sys.modules['configs'].__path__ == [str(ROOT / 'configs')]
+  (tmp_path / 'mine.py').touch()
+  installed = str(package / 'configs' / 'digits.py')
+  for path in ('mine.py', 'configs/digits.py', './configs/digits.py'):
+    sys.modules.pop('configs', None)
+    file = path if path == 'mine.py' else installed
+    assert cli.find_config(f'{path}:smoke', True) == (file, 'smoke')
+    assert sys.modules['configs'].__path__ == [str(ROOT / 'configs')]
   for path in ('configs/digit.py', 'digits.py', 'my/configs/digits.py', ''):
     with pytest.raises(SystemExit):
       cli.find_config(path, True)
@@ -508,15 +482,6 @@ def test_the_nearest_config_is_taken(imports, package, tmp_path, monkeypatch):
   found = cli.find_config('configs/digits.py', True)
   assert found == ('configs/digits.py', '')
   assert sys.modules['configs'].__path__ == [str(tmp_path / 'configs')]
-
-
-def test_a_config_of_the_users_may_import_the_installed_ones(
-  imports, package, tmp_path, monkeypatch
-):
-  (tmp_path / 'mine.py').touch()
-  monkeypatch.chdir(tmp_path)
-  assert cli.find_config('mine.py', True) == ('mine.py', '')
-  assert sys.modules['configs'].__path__ == [str(ROOT / 'configs')]
 
 
 @pytest.mark.processes

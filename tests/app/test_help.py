@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from diffusion_jax.app import help
-from diffusion_jax.app.config import kinds, store
-from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.config import folder, kinds, store
+from diffusion_jax.app.config.tree import parameters
 from diffusion_jax.app.modes import MODES
+from tests.app.conftest import read
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,16 +21,7 @@ def checkout(monkeypatch):
 
 
 def mode_help(mode, name, *flags):
-  config = store.completed(store.from_file(f'configs/{name}.py'))
-  return help.mode_help(mode, store.with_flags(config, flags), name)
-
-
-def fields(config, prefix=''):
-  for name, value in config.items():
-    if isinstance(value, Node):
-      yield from fields(value, f'{prefix}{name}.')
-    elif name != 'name' or prefix in ('sampling.', 'evaluation.'):
-      yield f'{prefix}{name}'
+  return help.mode_help(mode, store.with_flags(read(name), flags), name)
 
 
 def test_fields_have_the_texts_of_their_docstrings():
@@ -51,10 +43,10 @@ def test_fields_have_the_texts_of_their_docstrings():
 @pytest.mark.parametrize('name', ['digits_dit', 'digits_vae', 'digits_meanflow'])
 def test_every_field_of_a_config_is_in_the_help_of_a_mode(name):
   """Its value is shown too; a section that is None is one line."""
-  config = store.completed(store.from_file(f'configs/{name}.py'))
   shown = [mode_help(mode, name) for mode in MODES]
   shown = {line.split('=')[0].strip() for text in shown for line in text.splitlines()}
-  assert not set(fields(config)) - shown
+  names = [name for name in folder.flat(read(name).to_dict()) if not name.endswith('.name')]
+  assert not {*names, 'sampling.name', 'evaluation.name'} - shown
 
 
 @pytest.mark.parametrize('mode', MODES)

@@ -4,11 +4,13 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 
-from diffusion_jax.app import devices, models
-from diffusion_jax.app.model import Frozen, Latents, make_encode
+from diffusion_jax.app import models
+from diffusion_jax.app.model import Frozen, Latents, effort, make_encode, make_mesh
 from diffusion_jax.runtime.sharding import replicate, to_global
 from tests.app.conftest import smoke
+from tests.app.fields import within
 
 
 def drawn_latents(std, x, keys):
@@ -25,7 +27,7 @@ def test_latents_are_drawn_anew_each_step_on_any_devices(rng):
   batch = {'x': np.float32(rng.uniform(-1, 1, (8, 8, 8, 1))), 'label': np.arange(8)}
   key, draws = jax.random.key(0), {}
   for shape in ((1, 1), (4, 2)):
-    mesh = devices.make_mesh(smoke(**{'training.mesh': shape}))
+    mesh = make_mesh(smoke(**{'training.mesh': shape}))
     encode, frozen = make_encode(model, mesh), replicate(mesh, {'autoencoder': np.float32(0.1)})
     for i in (0, 1):
       encoded = encode(frozen, to_global(mesh, batch), key, i)
@@ -41,5 +43,19 @@ def test_latents_are_drawn_anew_each_step_on_any_devices(rng):
 
 def test_a_model_without_an_autoencoder_encodes_nothing():
   model, batch = models.make(smoke(), 'nowhere'), {'x': np.zeros((2, 8, 8, 1))}
-  encode = make_encode(model, devices.make_mesh(model.config))
+  encode = make_encode(model, make_mesh(model.config))
   assert encode({}, batch, jax.random.key(0), 0) is batch
+
+
+@pytest.mark.parametrize(
+  'fields, expected',
+  [
+    ({'num_steps': 2000}, 'fast'),
+    ({'num_steps': 2001}, 'tuned'),
+    ({'num_steps': 2001, 'compile': 'fast'}, 'fast'),
+    ({'num_steps': 1, 'compile': 'tuned'}, 'tuned'),
+  ],
+)
+def test_a_long_training_is_tuned(fields, expected):
+  config = smoke(**within('training', **fields))
+  assert effort(config) == expected

@@ -31,38 +31,31 @@ def free_port():
 
 
 def environment(devices=4):
-  flags = os.environ['XLA_FLAGS'].split()
-  count = f'--xla_force_host_platform_device_count={devices}'
-  flags = [count, *(f for f in flags if 'device_count' not in f)]
+  flags = [f for f in os.environ['XLA_FLAGS'].split() if 'device_count' not in f]
+  flags = [f'--xla_force_host_platform_device_count={devices}', *flags]
   return os.environ | {'XLA_FLAGS': ' '.join(flags), 'PYTHONPATH': str(ROOT)}
 
 
-def start(*args):
-  return subprocess.Popen(
-    [sys.executable, *map(str, args)],
-    cwd=ROOT,
-    env=environment(),
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
-def wait(processes):
-  """Returns [(return code, stdout, stderr)] of both processes."""
+def run_both(what, folder):
+  """Returns [(code, stdout, stderr)] of a function of two_processes.py."""
+  port, module = str(free_port()), ('-m', 'tests.app.two_processes')
+  processes = [
+    subprocess.Popen(
+      [sys.executable, *module, what, str(host), port, str(folder)],
+      cwd=ROOT,
+      env=environment(),
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for host in range(2)
+  ]
   try:
     said = [p.communicate(timeout=HANG_SECONDS) for p in processes]
   finally:
     for p in processes:
       p.kill()
   return [(p.returncode, *s) for p, s in zip(processes, said, strict=True)]
-
-
-def run_both(what, folder):
-  """Runs a function of two_processes.py in both processes."""
-  port = free_port()
-  module = '-m', 'tests.app.two_processes'
-  return wait([start(*module, what, host, port, folder) for host in range(2)])
 
 
 @pytest.fixture(scope='module')
@@ -126,7 +119,6 @@ def test_a_run_of_two_processes_is_that_of_one(folder):
     found = values(two)[-len(expected) :]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
   difference = largest_difference(*(params_of(folder / which / 'run') for which in ('one', 'two')))
-  print(f'parameters after four steps: {difference:.1e} apart')
   assert difference < 1e-4  # Adam's, whose sign of a gradient of 0 is noise
 
 
@@ -134,34 +126,27 @@ def test_an_image_of_two_processes_is_that_of_one(folder):
   """The checkpoint is the same; images are not rounded to grey levels."""
   two = np.load(folder / 'two' / 'images.npy')
   one = two_processes.images(folder / 'two' / 'run')
-  print(f'images: {np.abs(two - one).max():.1e} apart')
   np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
   assert np.abs(two[0] - two[1]).max() > 0.1
 
 
 def test_samples_and_bounds_of_two_processes_are_those_of_one(folder):
-  found = []
-  for which in ('one', 'two'):
-    run = folder / which / 'run'
-    images = arrays_of(run / 'evaluation', 'samples', 'samples')['arr_0']
-    result = json.loads((run / 'evaluation/elbo-test/result.json').read_text())
-    found.append((images, result['bits_per_dim'], result['images']))
-  (images, bits, count), (other_images, other_bits, other_count) = found
-  assert images.shape == (16, 8, 8, 1) and count == other_count == 20
-  assert (images != other_images).mean() < 0.01  # of 17 grey levels
-  np.testing.assert_allclose(bits, other_bits, rtol=1e-4)
+  evaluations = [folder / which / 'run/evaluation' for which in ('one', 'two')]
+  one, two = (arrays_of(x, 'samples', 'samples')['arr_0'] for x in evaluations)
+  assert one.shape == (16, 8, 8, 1)
+  assert (one != two).mean() < 0.01  # of 17 grey levels
+  one, two = (json.loads((x / 'elbo-test/result.json').read_text()) for x in evaluations)
+  assert one['images'] == two['images'] == 20
+  np.testing.assert_allclose(one['bits_per_dim'], two['bits_per_dim'], rtol=1e-4)
 
 
-def test_sigterm_to_one_process_stops_both_at_one_step(folder):
+def test_sigterm_to_one_process_stops_both_and_a_lost_one_is_named(folder):
   said = [(folder / 'two' / f'stopped{i}').read_text() for i in range(2)]
   assert said[0] == said[1]
   with checkpoints.open_manager(folder / 'two' / 'run') as manager:
     step = manager.latest_step()
   assert said[0].startswith(f'stopped by SIGTERM at step {step}, saved')
   assert 4 <= step < 10_000
-
-
-def test_a_lost_process_is_named_and_ends_the_other(folder):
   lines = (folder / 'two' / 'errors').read_text().splitlines()
   lines = [x for x in lines if x.startswith('error: ')]
   assert len(lines) == 1 and 'host 1 (' in lines[0] and 'is lost' in lines[0]

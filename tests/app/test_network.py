@@ -8,13 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.model import make_mesh
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train_loop import hooks, setup
 from diffusion_jax.app.train_loop.setup import jit_step, prepare
-from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.state import init_state
 from tests.app.conftest import lines_of, params_of, read, trial
@@ -101,25 +101,18 @@ def test_it_trains_its_schedule_and_evaluates_the_bound(learned):
 
 def test_the_bound_on_the_test_split_is_without_dropout(learned):
   """Networks that differ in dropout only have the same test loss."""
-  values = []
+  state, losses = init_state(params_of(learned), optax.identity()), []
   for rate in (0.0, 0.9):
-    config = trial('digits_vdm', small=True, **{'network.dropout': rate})
-    like = params_of(learned)
-    state, log = init_state(like, optax.identity()), Mock(results={})
-    model = models.make(config, learned)
-    hook = hooks.evaluating(model, devices.make_mesh(config), (1,))
-    hook.act(4, state, {}, log)
-    values.append(log.results['test_loss'])
-  assert values[0] == values[1]
+    model = models.make(trial('digits_vdm', small=True, **{'network.dropout': rate}), learned)
+    log = Mock(results={})
+    hooks.evaluating(model, make_mesh(model.config), (1,)).act(4, state, {}, log)
+    losses.append(log.results['test_loss'])
+  assert losses[0] == losses[1]
 
 
 def test_its_samples_follow_its_own_schedule(learned):
-  config = trial('digits_vdm', small=True)
-  mesh = devices.make_mesh(config)
-  params = params_of(learned)
-  drawing = generate(models.make(config, learned), mesh)
-  draw = lambda params: drawing(replicate(mesh, params), np.arange(2), {})
-  images, _ = draw(params)
-  bias = params['schedule']['bias'] + 2.0
-  params['schedule'] = params['schedule'] | {'bias': bias}
-  assert not np.allclose(images, draw(params)[0])
+  model, params = models.make(trial('digits_vdm', small=True), learned), params_of(learned)
+  drawing = generate(model, make_mesh(model.config))
+  images, _ = drawing(params, np.arange(2), {})
+  params['schedule']['bias'] = params['schedule']['bias'] + 2.0
+  assert not np.allclose(images, drawing(params, np.arange(2), {})[0])

@@ -10,6 +10,7 @@ from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.smoke import shrunk
+from diffusion_jax.data.sources import pictures
 from tests.app.config.test_store import ALL
 from tests.app.conftest import read
 
@@ -34,33 +35,29 @@ def test_every_config_shrinks(name, variant):
   assert stored.to_dict() == trial.to_dict()
 
 
-@pytest.mark.parametrize('name, levels', [('cifar10', 256), ('mnist', 256), ('imagenet64', 256)])
-def test_data_to_download_are_replaced_by_images_of_their_size(name, levels):
+@pytest.mark.parametrize(
+  'name, facts',
+  [
+    ('cifar10', pictures((32, 32, 3), 10)),
+    ('mnist', pictures((28, 28, 1), 10)),
+    ('imagenet64', pictures((64, 64, 3), 1000)),
+  ],
+)
+def test_data_to_download_are_replaced_by_images_of_their_size(name, facts):
   trial = shrunk(read(name))
   assert trial.data.name == 'synthetic'
   model: Any = models.make(trial, 'x')
-  sizes = {'cifar10': (32, 3), 'mnist': (28, 1), 'imagenet64': (64, 3)}[name]
-  assert model.facts.x.shape == (sizes[0], *sizes)
-  assert model.facts.x.levels == levels
-  classes = {'cifar10': 10, 'mnist': 10, 'imagenet64': 1000}[name]
-  assert model.facts.num_classes == classes
-  size = sum(x.size for x in jax.tree.leaves(models.shapes(model)))
-  assert size < 400_000
+  assert model.facts == facts
+  assert sum(x.size for x in jax.tree.leaves(model.shapes())) < 400_000
 
 
-def test_large_heads_and_stems_become_small():
+def test_what_is_large_becomes_small():
   flags = [('network.stem_channels', '128'), ('network.head_channels', '64')]
   network = shrunk(store.with_flags(read('imagenet64'), flags)).network
   assert (network.head_channels, network.stem_channels) == (4, 4)
-
-
-def test_a_corrector_is_left_out():
-  """A Langevin step of an untrained network is too long."""
-  assert read('cifar10_vp:ve').sampling.corrector is not None
-  assert shrunk(read('cifar10_vp:ve')).sampling.corrector is None
-
-
-def test_black_and_white_data_are_of_a_generated_source():
   data = shrunk(read('mnist_bits:binary_vae')).data
   assert (data.name, data.source.name) == ('binarized', 'synthetic')
   assert data.source.image_shape == (28, 28, 1)
+  # A Langevin step of an untrained network is too long.
+  assert read('cifar10_vp:ve').sampling.corrector is not None
+  assert shrunk(read('cifar10_vp:ve')).sampling.corrector is None

@@ -12,9 +12,10 @@ import optax
 
 import diffusion_jax
 import diffusion_jax as dj
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.drawing.generate import frames_of, generate
+from diffusion_jax.app.model import make_mesh
 from diffusion_jax.core.keys import STREAMS, fold_each, split_key, stream
 from diffusion_jax.training import objectives
 from diffusion_jax.training.state import init_state
@@ -72,7 +73,7 @@ def training_noise(schedule, seed):
 def sampling_noise(model, schedule):
   """Returns the first noise of images 0..3, and the noise of the steps."""
   params = normal_params(model, deviation=0)  # so that eps is 0
-  mesh = devices.make_mesh(model.config)
+  mesh = make_mesh(model.config)
   _, states = generate(model, mesh)(params, INDEX, {'label': INDEX})
   path = np.stack(list(frames_of(model, mesh, params, states).values()))
   alpha = np.asarray(level_grid(schedule, len(path) - 1).alpha)

@@ -11,8 +11,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from diffusion_jax.app import cli, devices, models
+from diffusion_jax.app import cli, models
 from diffusion_jax.app.drawing.generate import generate
+from diffusion_jax.app.model import make_mesh
 from diffusion_jax.app.modes import MODES, train
 from diffusion_jax.app.run import weights
 from diffusion_jax.errors import Preempted
@@ -74,7 +75,7 @@ def stop(run):
 def images(run):
   """Returns samples of a run before they are rounded to grey levels."""
   config = smoke(**FIELDS)
-  mesh, model = devices.make_mesh(config), models.make(config, run)
+  mesh, model = make_mesh(config), models.make(config, run)
   params = sharding.replicate(mesh, weights.restore(model)[0])
   index = np.arange(12)
   return generate(model, mesh)(params, index, {'label': index % 10})[0]

@@ -1,4 +1,3 @@
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -29,30 +28,10 @@ class OnDisk:
     return self._inner.read(index)
 
 
-@pytest.fixture(params=['in memory', 'on disk'])
-def source(request, numbered):
-  pictures = np.random.default_rng(0).integers(0, 10, (10, 2, 3, 1), np.uint8)
-  numbered = dataclasses.replace(numbered, x=pictures)
-  return numbered if request.param == 'in memory' else OnDisk(numbered)
-
-
 def assert_same(a, b):
   assert a.keys() == b.keys()
   for name in a:
     np.testing.assert_array_equal(a[name], b[name])
-
-
-@pytest.mark.parametrize('num_hosts', [1, 2, 4])
-def test_the_hosts_parts_are_the_global_batch(source, num_hosts):
-  share = 8 // num_hosts
-  blocks = [slice(p * share, (p + 1) * share) for p in range(num_hosts)]
-  streams: Any = [pipeline.batches(source, 8, 3, 2, True, rows=block) for block in blocks]
-  for step in range(2, 6):
-    parts = [next(stream) for stream in streams]
-    together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    assert_same(together, pipeline.batch_at(source, 8, 3, step, True))
-  for stream in streams:
-    stream.close()
 
 
 def test_only_the_rows_of_a_host_are_read(numbered):

@@ -216,6 +216,9 @@ second('1.png', PNG, b'3') => a.tar, 1: ... integer in 0..2, got 3
 second('1.png', PNG[:99], b'1') => a.tar, 1: ... cannot be read as an image
 second('1.png', b'not a picture', b'1') => a.tar, 1: ... format is unknown
 tar(*GOOD, ('1.cls', b'1')) => a.tar, 1 has no 'jpg;jpeg;png;webp'
+tar(*GOOD, label_column='cat') => a.tar, 0 has no 'cat'; the tar has the extensions png, cls
+tar(('0.png', PNG), ('0.json', b'3'), label_column='json:none') => json must be JSON with
+  'none', got b'3'
 tar() => a.tar has no examples
 open_tars(encoded.tar('a.tar', [('0.png', b'a'), ('0.jpg', b'b')]), ['jpg;png']) => a.tar: 0 has two
   members of 'jpg;png'

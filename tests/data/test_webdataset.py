@@ -65,11 +65,6 @@ def test_labels_that_are_asked_for_must_be_there(tars):
     read(tars, label_column='')
 
 
-def test_pictures_of_other_sizes_are_cropped_and_resized(tars):
-  arrays = read(tars, image_shape=(4, 4, 1), num_classes=0).read(np.array([1]))
-  assert arrays.keys() == {'x'} and arrays['x'].shape == (1, 4, 4, 1)
-
-
 def test_a_checksum_is_of_what_the_columns_have(tars):
   first = read(tars).checksum()
   assert read(tars).checksum() == first
@@ -80,20 +75,6 @@ def test_a_checksum_is_of_what_the_columns_have(tars):
     [(name, encoded.PNG if name.endswith('PNG') else data) for name, data in members(range(12))],
   )
   assert len({first, other, read(tars).checksum()}) == 3
-
-
-@pytest.mark.parametrize(
-  'label, message',
-  [
-    ('cat', " has no 'cat'; the tar has the extensions png, cls, json, txt"),
-    ('txt', ': txt must be an integer in 0..2, got '),
-    ('json:none', ": json must be JSON with 'none', got "),
-  ],
-)
-def test_a_label_that_is_not_there_is_named(tars, label, message):
-  path = str(tars / 'train-00001-of-00002.tar')
-  with one_line(f'{path}, a.b/0012{message}'):
-    read(tars, path=path, label_column=label)
 
 
 def test_joined_tars_are_read_whole(tars):

@@ -36,6 +36,11 @@ def test_the_network_computes_what_theirs_does(name, tmp_path):
     assert found.sections['objective'] == {'name': 'hybrid'}
     written = files.read_tensors(tmp_path / 'ours' / 'transformer' / WEIGHTS)
     same(written, files.read_tensors(STORED / 'dit' / WEIGHTS))
+    ours, theirs = (
+      files.read_json(folder / 'config.json')
+      for folder in (tmp_path / 'ours' / 'transformer', STORED / 'dit')
+    )
+    assert ours == {option: theirs.get(option) for option in ours}
     return
   classes = {'num_classes': 3} if name == 'labels' else {}
   assert found.facts == {'image_shape': (4, 4, 1)} | classes
@@ -156,6 +161,9 @@ def test_what_diffusers_lacks_is_not_written(tmp_path):
     lacks(f'{field}={value!r} has no counterpart', network.clone(**{field: value}))
   lacks('label=3: this network has 3 classes', label=3)
   lacks('and no null class', label=-1)
+  dit = diffusers.load(STORED / 'dit', noise_embedding='openai')  # as in DiT's release
+  assert dit.network == diffusers.load(STORED / 'dit').network.clone(noise_embedding='openai')
+  lacks('noise_embedding', dit.network, dit.sections)
   # one width with attention: 12 / 2
   diffusers.save(out, network.clone(num_heads=2, head_channels=None), *found[1:4])
   assert diffusers.load(out).network.head_channels == 6
@@ -165,12 +173,12 @@ def test_what_diffusers_lacks_is_not_written(tmp_path):
 
 def test_a_class_becomes_part_of_the_weights():
   """A network without classes is one whose embeddings of them are zero."""
-  found, expected = loaded('labels')
+  found, (_, expected) = diffusers.load(STORED / 'labels', null_class=True), loaded('labels')
   zero = jax.tree.map(np.zeros_like, found.params['label_embedding'])
-  for i, label in enumerate(expected['label']):
-    network, params = diffusers.fix_label(found.network, found.params, label)
+  x, t, _ = inputs_of('labels', expected)
+  for i, label in enumerate(expected['label']):  # the last class is the null class
+    network, params = diffusers.fix_label(found.network, found.params, -1 if label == 2 else label)
     assert network == found.network.clone(inputs=Inputs())
     assert params.keys() == found.params.keys() - {'label_embedding'}
-    params = {**params, 'label_embedding': zero}
-    output = run(found.network, params, *inputs_of('labels', expected))
+    output = run(found.network, {**params, 'label_embedding': zero}, x, t, {})
     assert_close(output[i], expected['output'][i])

@@ -45,12 +45,7 @@ READ = [
   ('DDPMScheduler', dynamic(None), (True, 0.9, None), ''),
   ('DDPMScheduler', dynamic(1e39), (True, 0.9, None), ''),
   ('DDIMScheduler', dynamic(2.0), (True, 0.9, 2.0), EPS),
-  (
-    'DDIMScheduler',
-    LINSPACE,
-    (False, 0.0, None),
-    'timestep_spacing=linspace: steps of DDIM',
-  ),
+  ('DDIMScheduler', LINSPACE, (False, 0.0, None), 'timestep_spacing=linspace: steps of DDIM'),
   # They never clip; a file may have the option from another class.
   ('PNDMScheduler', {'clip_sample': True}, (False, 0.0, None), 'clip_sample'),
   ('EulerDiscreteScheduler', DYNAMIC, (False, 0.0, None), 'thresholding'),

@@ -116,14 +116,9 @@ COND = {'label': np.array([2, 0]), 'drop': np.array([False, True])}
 AUGMENT = np.random.default_rng(5).integers(-2, 3, (2, 9)) / 2.0
 
 
-@pytest.fixture(scope='module')
-def song():
+def test_edms_ddpmpp(tmp_path):
   w, x = nn.Weights(), nn.images(8)
-  return w, x, song_unet(w, x, NOISE, ONE_HOT, AUGMENT)
-
-
-def test_edms_ddpmpp(song, tmp_path):
-  w, x, expected = song
+  expected = song_unet(w, x, NOISE, ONE_HOT, AUGMENT)
   found = edm.load(nn.store(tmp_path, w, SONG | dict(label_dropout=0.1)))
   nn.assert_close(nn.apply(found, x, NOISE, COND | {'augment': AUGMENT}), expected)
   assert found.sections['network']['name'] == 'ddpmpp'

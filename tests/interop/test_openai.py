@@ -198,9 +198,6 @@ def test_the_steps_are_those_of_the_projects():
   assert make('64x64_diffusion').sections['network']['qkv'] == 'new'
 
 
-FLAGS = TINY | dict(class_cond=True, resblock_updown=True)
-
-
 def test_an_unknown_model_lists_the_known_ones(tmp_path):
   path = tmp_path / 'mine.npz'
   np.savez(path, x=np.zeros(1))

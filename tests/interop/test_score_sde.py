@@ -190,35 +190,25 @@ def ordered(w):
 VE = 've/cifar10_ncsnpp_continuous'
 
 
-@pytest.fixture(scope='module')
-def theirs_ve():
-  w, x, sigma = nn.Weights(4), nn.images(8), np.array([0.02, 3.0])
-  return w, x, sigma, ncsnpp(w, x, sigma)
-
-
-def test_ncsnpp_of_the_ve_sde_as_a_network_of_eps(theirs_ve):
+def test_ncsnpp_of_the_ve_sde_as_a_network_of_eps():
   """score = F / sigma of images in [0, 1]: eps = -F, and sigma is doubled."""
-  w, x, sigma, expected = theirs_ve
+  w, x, sigma = nn.Weights(4), nn.images(8), np.array([0.02, 3.0])
+  expected = ncsnpp(w, x, sigma)
   state = checkpoint(ordered(w))
   # not trained, so not averaged
   frozen = w.file()['all_modules.0.W']
   state['model']['module.all_modules.0.W'] = frozen
   del state['ema']['shadow_params'][0]
   assert frozen.shape == (32,)
-  found = score_sde.from_tensors(files.flatten(state), VE, **TINY)
+  found, trained = (
+    score_sde.from_tensors(files.flatten(state), VE, ema=ema, **TINY) for ema in (True, False)
+  )
   nn.assert_close(-nn.apply(found, x, np.log(2 * sigma)), expected)
+  assert sum(a.any() for a in jax.tree.leaves(trained.params)) == 1
   assert found.sections['schedule']['sigma_max'] == 100.0
   assert found.sections['noise_input'] == {'name': 'log_sigma'}
   flax = score_sde.from_tensors(files.flatten({'params_ema': legacy_flax(w)}), VE, **TINY).params
   assert jax.tree.all(jax.tree.map(np.array_equal, flax, found.params))
-
-
-def test_the_averages_of_a_pth_are_a_list(theirs):
-  w, x, expected = theirs
-  tensors = files.flatten(checkpoint(ordered(w)))
-  nn.assert_close(nn.apply(score_sde.from_tensors(tensors, MODEL, **TINY), x, LABELS), expected)
-  trained = score_sde.from_tensors(tensors, MODEL, ema=False, **TINY)
-  assert not any(a.any() for a in jax.tree.leaves(trained.params))
 
 
 @pytest.mark.parity

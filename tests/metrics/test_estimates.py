@@ -8,15 +8,6 @@ def test_the_error_of_a_mean_is_the_deviation_over_the_root_of_n():
   np.testing.assert_equal(mean(np.array([3.0])), (3.0, np.nan))
 
 
-def test_the_bootstrap_error_of_a_mean_is_its_standard_error():
-  """It is sigma / sqrt(N), with an error of 4 % for 400 draws."""
-  x = np.random.default_rng(0).standard_normal((500, 1))
-  found = bootstrap(lambda rows: float(rows.mean()), x, 400)
-  assert found.value == x.mean()
-  np.testing.assert_allclose(found.error, x.std() / 500**0.5, rtol=0.18)
-  assert np.isnan(bootstrap(lambda rows: 1.0, x, 0).error)
-
-
 def test_the_bootstrap_divides_by_the_draws_less_one():
   values = iter([1.0, 3.0, 5.0])  # two draws, then the whole set
   found = bootstrap(lambda rows: next(values), np.zeros((2, 1)), 2)

@@ -1,7 +1,6 @@
 """The Frechet distance against closed forms and scipy's matrix root."""
 
 import numpy as np
-import pytest
 import scipy.linalg
 
 from diffusion_jax.metrics import fid
@@ -20,15 +19,6 @@ def test_it_is_the_formula_with_a_matrix_root(rng):
   np.testing.assert_allclose(fid.frechet_distance(q, p), expected, rtol=1e-9)
 
 
-def test_statistics_are_those_of_numpy(rng):
-  features = rng.standard_normal((50, 4)).astype(np.float32)
-  found = fid.statistics(features)
-  np.testing.assert_allclose(found.mean, features.mean(axis=0), atol=1e-6)
-  np.testing.assert_allclose(found.covariance, np.cov(features.T), rtol=1e-5)
-  with pytest.raises(ValueError, match='4 features cannot be compared with 2'):
-    fid.frechet_distance(found, fid.statistics(features[:, :2]))
-
-
 def test_parts_have_the_statistics_of_the_whole(rng):
   """The mean may be large relative to the deviation."""
   features = 1e3 + rng.standard_normal((50, 4))
@@ -36,10 +26,9 @@ def test_parts_have_the_statistics_of_the_whole(rng):
   moments = fid.Moments()
   for start, end in ((0, 1), (1, 20), (20, 50)):
     moments = fid.add(moments, features[start:end])
-  parts = fid.statistics(moments)
-  np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-14)
-  np.testing.assert_allclose(parts.covariance, whole.covariance, rtol=1e-9)
-  np.testing.assert_allclose(whole.covariance, np.cov(features.T), rtol=1e-9)
+  for found in (whole, fid.statistics(moments)):
+    np.testing.assert_allclose(found.mean, features.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(found.covariance, np.cov(features.T), rtol=1e-9)
 
 
 def test_fewer_images_than_features_are_exact(rng):

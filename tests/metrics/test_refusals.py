@@ -35,6 +35,7 @@ mmd.kernel_distance(BAD, BAD) => features of samples: 1 of 4 rows, such as row 1
   are
 mmd.cmmd(BAD[:1], BAD) => features of reference: 1 of 4
 manifolds.precision_recall(BAD[2:], BAD) => 1 of 4 rows
+fid.frechet_distance(fid.statistics(X), fid.statistics(Y)) => 3 features cannot be compared with 4
 fid.statistics(BAD) => 1 of 4 rows, such as row 1
 fid.statistics(X[:1]) => needs 2 images, not 1
 fid.statistics(X[:, 0]) => are [N, D], not [5]

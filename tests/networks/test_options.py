@@ -7,19 +7,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax.errors import InvalidRngError
 
 from diffusion_jax.networks.autoencoder import Autoencoder, HierarchicalAutoencoder
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.edm2 import EDM2
+from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.layers import Conv
 from diffusion_jax.networks.mlp import MLP
-from diffusion_jax.networks.options import count_groups
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import NoisyClassifier, UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
 from tests.networks.jaxprs import equations
+from tests.networks.literal import randomised, shapes
 
 TINY = {'channels': 4, 'num_groups': 2}
 LEVELS = {'multipliers': (1,), 'num_blocks': 1}
@@ -125,6 +127,40 @@ def test_dropout_is_drawn_in_training_only(name):
     jax.eval_shape(functools.partial(apply, train=True), variables)
 
 
+PLAIN = {'dropout': 0.5, 'attention_resolutions': ()}
+TRAINED: Any = {
+  'ddpmpp': (
+    PLAIN | {'noise_embedding': 'fourier', 'inputs': Inputs(augment_dim=9)},
+    {'augment': np.ones((2, 9), np.float32)},
+  ),
+  'edm2': (
+    PLAIN | {'remat': True, 'inputs': Inputs(num_classes=3, null_class=True)},
+    {'label': np.array([0, 2]), 'drop': np.array([False, True])},
+  ),
+}
+
+
+@pytest.mark.parametrize('name', TRAINED)
+def test_gradients_reach_all_but_random_frequencies_and_dropout_acts(name, key, rng):
+  options, cond = TRAINED[name]
+  network, x = NETWORKS[name](**options), rng.standard_normal((2, 4, 4, 3), np.float32)
+  p = randomised(shapes(network, 4, cond=jax.tree.map(lambda a: a[:1], cond)))
+
+  @jax.jit
+  @functools.partial(jax.grad, has_aux=True)
+  def gradient(p, key):
+    inputs = x, np.float32([-1.5, 0.75]), cond
+    out: Any = network.apply({'params': p}, *inputs, train=True, rngs={'dropout': key})
+    return jnp.sum(out**2), out
+
+  gradients, found = jax.device_get(gradient(p, key))
+  for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+    assert np.isfinite(leaf).all()
+    assert leaf.any() == (path[-1].key not in ('frequencies', 'phases')), path
+  other = gradient(p, jax.random.key(7))[1]
+  assert np.abs(other - found).max() > 1e-3
+
+
 @pytest.mark.parametrize('name', ['float32', 'bfloat16'])
 def test_the_name_of_a_dtype_is_the_dtype(name):
   x = jnp.ones((1, 4, 4, 3))
@@ -134,12 +170,6 @@ def test_the_name_of_a_dtype_is_the_dtype(name):
   ]
   assert programs[0] == programs[1]
   assert ('bf16' in programs[0]) == (name == 'bfloat16')
-
-
-def test_small_norms_have_groups_of_a_least_width():
-  """recipes 6: min(32, C / 4) groups."""
-  found = [count_groups(32, c, 4) for c in (8, 48, 128, 384)]
-  assert found == [2, 12, 32, 32]
 
 
 OF_BLOCKS: Any = {

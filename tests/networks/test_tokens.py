@@ -49,12 +49,6 @@ def test_grid_positions_have_the_column_first():
       np.testing.assert_allclose(found[i * columns + j], expected, atol=1e-7)
 
 
-def test_heads_are_neighbouring_channels():
-  x = np.arange(24.0).reshape(1, 2, 12)
-  heads = tokens.split_heads(x, 3)
-  np.testing.assert_array_equal(heads[0, 1, 2], x[0, 1, 8:])
-
-
 def test_pairs_are_turned_by_row_then_column(rng):
   """Pairs are complex numbers (Su et al. 2021 Eq. 16) on two axes."""
   x = rng.standard_normal((2, 6, 3, 8))
@@ -65,13 +59,6 @@ def test_pairs_are_turned_by_row_then_column(rng):
 def test_angles_of_a_sequence_are_those_of_su_et_al():
   angles = [[p * 10000 ** (-2 * i / 8) for i in range(4)] for p in range(5)]
   np.testing.assert_allclose(rotary_angles((5,), 8), angles, rtol=1e-6)
-
-
-def test_other_tokens_are_not_turned(rng):
-  x = rng.standard_normal((1, 6, 2, 4), np.float32)
-  found = np.asarray(rotate(x, rotary_angles((2, 2), 4, num_others=2)))
-  np.testing.assert_array_equal(found[:, :3], x[:, :3])  # and the place (0, 0)
-  assert np.abs(found[:, 3:] - x[:, 3:]).max() > 0.1
 
 
 def test_the_type_is_kept():

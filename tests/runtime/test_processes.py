@@ -9,11 +9,6 @@ from diffusion_jax.runtime import processes
 from tests.conftest import HANG_SECONDS
 
 
-def test_right_arguments_are_accepted():
-  processes.check(None, None, None)
-  processes.check('node-7:65000', 4, 3)
-
-
 def test_one_process_is_the_first_and_has_no_name():
   assert not processes.started()
   assert processes.is_first() and processes.name() == ''

@@ -30,7 +30,6 @@ def test_the_weights_are_read_as_a_checkpoint(folder):
     assert {*file.keys()} == {'network/dense/kernel', 'scale'}
     assert file.metadata() == {'step': '70'}
   for step in ('latest', 70):
-    assert load.find_step(folder, step) == 70
     params, config, found = load.open(folder, step=step, target=SHAPES)
     jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
     assert config == {'seed': 3} and found == 70

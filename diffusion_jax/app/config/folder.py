@@ -1,4 +1,4 @@
-"""Reads and writes run folders: config.json, and which config wins.
+"""Run folders: config.json, which config wins, and the runs that a run needs.
 
 A training refuses to continue a run with a config that would change its result.
 All other modes take the model from the run; the command line says how it is
@@ -9,22 +9,24 @@ import contextlib
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 from flax import traverse_util
 
+import diffusion_jax
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import fields
+from diffusion_jax.app.config import fields, trust
 from diffusion_jax.app.config.fields import Training
 from diffusion_jax.app.config.modes import USES
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.data.sources import Facts
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.files import read_json, write_json
-from diffusion_jax.weights import checksums
+from diffusion_jax.weights import checksums, share
 
 # Fields that may change between two starts of a training, as they do not change
 # its result.
@@ -179,3 +181,116 @@ def differences(before: Mapping, now: Mapping, free: tuple[str, ...] = ()) -> st
 def flat(tree: Mapping) -> Json:
   """Returns {'section.field': value} of nested dicts."""
   return traverse_util.flatten_dict(tree, sep='.')
+
+
+# Runs that another run needs.
+
+# The fields that name another run, and the kind of run that each needs.
+PREDECESSORS = {
+  'latent.run': 'an autoencoder, such as configs/digits_autoencoder.py,',
+  'training.init_from': 'a model with the same network',
+  'training.teacher': 'a diffusion model of the same images',
+  'sampling.guidance.run': 'a model of the same images',
+  'sampling.classifier.run': 'a classifier, such as configs/digits_classifier.py,',
+}
+
+
+def check_predecessors(config: Node, mode: str, workdir: str | Path) -> None:
+  """Raises UserError for a missing run that a mode reads, and for a stranger's.
+
+  A plan needs no weights.
+  """
+  if mode != 'plan':
+    refuse(_missing_runs(config, mode, Path(workdir)))
+
+
+def _missing_runs(config, mode, workdir):
+  if mode == 'train' and share.exist(workdir):
+    yield (
+      f'{workdir} has shared weights and no state to continue: give another --workdir, and '
+      f'--config.training.init_from={workdir} to begin with them'
+    )
+  for field in _fields_read(config, mode, workdir):
+    run, section = config.at(field), field.removesuffix('.run')
+    if not run and 'run' in (config.at(section) or ()):
+      yield f'config.{field} is not set: {PREDECESSORS[field]} is needed'
+    trust.check_paths(field, run)
+    place = buckets.folder(run or '')
+    if run and not ((place / 'config.json').is_file() and has_checkpoint(place)):
+      yield missing(field, run)
+
+
+def _fields_read(config, mode, workdir):
+  """Yields the fields of PREDECESSORS that a mode reads.
+
+  A training that has begun does not need the weights it began with, nor the run
+  of its autoencoder, because it keeps a copy.
+  """
+  c = config.training
+  if mode == 'train':
+    yield 'training.teacher'
+  if mode == 'train' and not has_checkpoint(workdir):
+    yield 'training.init_from'
+  if not (workdir / 'latent.json').exists():
+    yield 'latent.run'
+  if mode != 'train' or c.sample_every or c.metrics_every or c.keep_best:
+    yield from ('sampling.guidance.run', 'sampling.classifier.run')
+
+
+def has_checkpoint(workdir: Path) -> bool:
+  """Returns whether a run folder has checkpoints, or shared weights."""
+  steps = checksums.steps_in(workdir / 'checkpoints')
+  return share.exist(workdir) or bool(steps)
+
+
+def missing(path: str, run: str | Path) -> str:
+  """Returns the message about a run that is missing or has no checkpoint.
+
+  path: the field that names the run, '' for --workdir. The message contains the
+  command that trains the run if the folder's name tells the config.
+  """
+  folder, what = Path(run), f'there is no run in {run}'
+  if (buckets.folder(run) / 'config.json').is_file():
+    what = f'the run in {run} has no checkpoint'
+  command = training_command(folder)
+  first = f'`{command}` trains it' if command else 'train it first'
+  if not path:
+    return f'{what}: {first}, or give the --workdir of another'
+  return (
+    f'config.{path}: {what}, and {PREDECESSORS[path]} is needed: {first}, or give the folder of '
+    f'another by --config.{path}'
+  )
+
+
+def training_command(workdir: Path) -> str:
+  """Returns the command that trains the run in a folder, or ''.
+
+  runs/digits_flow-unscaled is the default workdir of
+  --config=configs/digits_flow.py:unscaled.
+  """
+  name, sign, argument = workdir.name.partition('-')
+  if f'configs/{name}.py' not in config_files():
+    return ''
+  script = sys.argv[0]
+  program = f'python {script}' if script.endswith('.py') else 'diffusion-jax'
+  command = f'{program} --config=configs/{name}.py{sign and ":"}{argument}'
+  if workdir != Path('runs') / workdir.name:
+    command += f' --workdir={workdir}'
+  return command
+
+
+def installed_configs() -> Path:
+  """Returns the folder of the package's configs, of a wheel or a checkout."""
+  package = Path(diffusion_jax.__path__[0])
+  inside = package / 'configs'
+  return inside if inside.is_dir() else package.parent / 'configs'
+
+
+def config_files() -> dict[str, Path]:
+  """Returns {'configs/<name>.py': file}, in the working folder or installed."""
+  files: dict[str, Path] = {}
+  for folder in (Path('configs'), installed_configs()):
+    for path in sorted(folder.glob('*.py')):
+      if path.stem not in ('__init__', 'base'):
+        files.setdefault(f'configs/{path.name}', path)
+  return files

@@ -7,14 +7,19 @@ import jax
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Tree
-from diffusion_jax.app.config import fields, tables, trust, user_parts
-from diffusion_jax.app.config.errors import check_one_of, check_section, convert
+from diffusion_jax.app.config import fields, tables, trust
 from diffusion_jax.app.config.fields import Evaluation
-from diffusion_jax.app.config.tree import Constructor, Schema, parameters
+from diffusion_jax.app.config.tree import (
+  Constructor,
+  Schema,
+  check_one_of,
+  check_section,
+  convert,
+  parameters,
+)
 from diffusion_jax.core.transitions import StateProcess
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, table
-from diffusion_jax.ranges import FlagText
 from diffusion_jax.training import classifier, vae
 
 
@@ -169,7 +174,9 @@ def of_metrics(tree: Tree, schema: Schema) -> dict[str, Constructor]:
   'module:attribute' is evaluation.<attribute>; it exists if the module may be
   imported.
   """
-  evaluation, names = _evaluation(tree)
+  section = tree.get('evaluation', {})
+  check_section(section, 'evaluation')
+  names = convert(section.get('metrics', Evaluation.metrics), tuple[str, ...], _PATH)
   of_any_kind = {name for kind in KINDS for name in kind.metrics}
   for name in names:
     if ':' not in name and name not in of_any_kind:
@@ -177,13 +184,13 @@ def of_metrics(tree: Tree, schema: Schema) -> dict[str, Constructor]:
   constructors = {
     f'evaluation.{name}': constructor
     for name, constructor in schema.metrics.items()
-    if name in names or name in evaluation
+    if name in names or name in section
   }
   for name in sorted(filter(trust.is_allowed, {*names})):
     path = f'evaluation.{name_of(name)}'
     if path in constructors or name_of(name) in schema.metrics:
       raise UserError(f'config.{_PATH}: {name} has the name of another metric; rename it')
-    constructors[path] = user_parts.find(_PATH, name, ())
+    constructors[path] = trust.find(_PATH, name, ())
   return constructors
 
 
@@ -195,33 +202,6 @@ def check_name(schema: Schema, name: str) -> None:
     field = f'{metric}.features' if has_own else 'features'
     raise UserError(f'config.{_PATH}: {name} is {metric} with --config.evaluation.{field}={space}')
   check_one_of(schema.metrics, _PATH, name)
-
-
-def _evaluation(tree):
-  # Returns the section, and the names of its metrics, which may be a flag.
-  section = tree.get('evaluation', {})
-  check_section(section, 'evaluation')
-  metrics = section.get('metrics', Evaluation.metrics)
-  return section, convert(metrics, tuple[str, ...], _PATH)
-
-
-def without_others(tree: Tree, schema: Schema) -> Tree:
-  """Returns nested dicts without sections of metrics that cannot be used.
-
-  A stored config may name metrics that may not be imported; its run can be used
-  without them. The names of fields that flags set are kept.
-  """
-  section, metrics = _evaluation(tree)
-  names = {*parameters(Evaluation), *schema.metrics}
-  names |= {name_of(name) for name in filter(trust.is_allowed, metrics)}
-  kept = {n: x for n, x in section.items() if n in names or _is_flag(x)}
-  return {**tree, 'evaluation': kept}
-
-
-def _is_flag(value):
-  # Returns whether flags set a field that has no value besides them.
-  values = value.values() if isinstance(value, dict) else [value]
-  return any(isinstance(x, FlagText) for x in values)
 
 
 def name_of(name: str) -> str:

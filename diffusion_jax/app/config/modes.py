@@ -6,6 +6,7 @@ Another package adds a mode by an entry point of the group
 
 import importlib
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import NamedTuple
 
 from diffusion_jax.app.config.tree import Node
@@ -21,9 +22,10 @@ class Mode(NamedTuple):
   """A mode, and what the command line must know of it before it is imported.
 
   run: module:function, of (config, run folder). uses_a_run: whether the model
-  is a trained run's; otherwise the config describes it. single_host: whether it
-  works in one process only. reads: the sections of the config that say how it
-  works. extra: the extra of this package that installs its libraries.
+  is a trained run's, and run a function of `app.run.weights.Run`; otherwise the
+  config describes it. single_host: whether it works in one process only. reads:
+  the sections of the config that say how it works. extra: the extra of this
+  package that installs its libraries.
   """
 
   name: str
@@ -38,12 +40,16 @@ class Mode(NamedTuple):
     """The module of `run`, whose docstring begins with what the mode does."""
     return self.run.partition(':')[0]
 
-  def __call__(self, config: Node, workdir: object) -> None:
+  def __call__(self, config: Node, workdir: str | Path) -> None:
     """Runs the mode; imports its module, as `--mode=noise` needs no Flax."""
-    _, _, function = self.run.partition(':')
     try:
+      function = EntryPoint(self.name, self.run, GROUP).load()
       with compiling.products_at(config.matmul_precision):
-        getattr(importlib.import_module(self.module), function)(config, workdir)
+        if self.uses_a_run:
+          weights = importlib.import_module('diffusion_jax.app.run.weights')
+          function(weights.Run.open(config, workdir))
+        else:
+          function(config, workdir)
     except ModuleNotFoundError as error:
       if not self.extra:
         raise
@@ -89,10 +95,9 @@ def find(name: str) -> Mode:
 
   Raises UserError if it is another package's and cannot be imported.
   """
-  return MODES[name] if name in MODES else _load(next(iter(entry_points(group=GROUP, name=name))))
-
-
-def _load(point: EntryPoint) -> Mode:
+  if name in MODES:
+    return MODES[name]
+  point = next(iter(entry_points(group=GROUP, name=name)))
   package = point.dist.name if point.dist else point.module
   try:
     mode = point.load()

@@ -12,15 +12,15 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from diffusion_jax.aliases import Json, Tree
-from diffusion_jax.app.config import folder, kinds, predecessors, trust
-from diffusion_jax.app.config.errors import near, no_field
+from diffusion_jax.app.config import folder, kinds, trust
+from diffusion_jax.app.config.fields import Evaluation
 from diffusion_jax.app.config.modes import USES
-from diffusion_jax.app.config.tree import Node, Schema, Table, merge, parameters, resolve
+from diffusion_jax.app.config.tree import Node, Schema, below, no_field, parameters, resolve
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
-from diffusion_jax.ranges import FlagText
+from diffusion_jax.ranges import FlagText, near
 
 Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
 
@@ -34,9 +34,19 @@ def completed(tree: Tree | ConfigDict, trusted: bool = True) -> Node:
   tree = tree.to_dict() if isinstance(tree, ConfigDict) else tree
   if trusted:
     trust.allow(trust.names_in(tree))
-  else:
-    tree = kinds.without_others(tree, kinds.kind_of(tree))
-  return resolve(tree, schema_of(tree))
+  schema = schema_of(tree)
+  if not trusted:
+    section = tree.get('evaluation', {})
+    usable = {*parameters(Evaluation), *(path.removeprefix('evaluation.') for path in schema.parts)}
+    section = {n: x for n, x in section.items() if n in usable or _is_flag(x)}
+    tree = {**tree, 'evaluation': section}
+  return resolve(tree, schema)
+
+
+def _is_flag(value):
+  # Returns whether flags set a field that has no value besides them.
+  values = value.values() if isinstance(value, dict) else [value]
+  return any(isinstance(x, FlagText) for x in values)
 
 
 def schema_of(tree: Tree) -> Schema:
@@ -45,18 +55,14 @@ def schema_of(tree: Tree) -> Schema:
   These are evaluation.<metric>, for the metrics that it names, noise, and the
   facts of a run.
   """
-  schema = kinds.kind_of(tree)
-  more = {'facts.x': ArraySpec, 'facts.context': ArraySpec}
-  more = {'noise': Noising, 'facts': Facts} | more
-  parts = dict(schema.parts) | kinds.of_metrics(tree, schema)
-  parts |= {path: part for path, part in more.items() if _has(tree, path)}
+  schema, facts = kinds.kind_of(tree), tree.get('facts')
+  parts = {**schema.parts, **kinds.of_metrics(tree, schema)}
+  if tree.get('noise') is not None:
+    parts['noise'] = Noising
+  if facts is not None:
+    arrays = (name for name in ('x', 'context') if facts.get(name) is not None)
+    parts |= {'facts': Facts, **{f'facts.{name}': ArraySpec for name in arrays}}
   return schema._replace(parts=parts)
-
-
-def _has(tree, path):
-  for name in path.split('.'):
-    tree = tree.get(name) if isinstance(tree, Mapping) else None
-  return tree is not None
 
 
 def with_flags(config: Node, flags: Flags, trusted: bool = True) -> Node:
@@ -70,55 +76,74 @@ def with_flags(config: Node, flags: Flags, trusted: bool = True) -> Node:
   return with_fields(config, {path: FlagText(text) for path, text in flags})
 
 
-def with_fields(config: Node, changes: Tree) -> Node:
+def with_fields(config: Tree, changes: Tree) -> Node:
   """Returns the config with other values of the fields {path: value}.
 
   An optional part becomes its first choice when one of its fields is set. If
   another objective needs another kind of model, the sections that this kind
   lacks are dropped; if the data change, the facts of a run are dropped.
   """
-  tree, before = config.to_dict(), kinds.kind_of(config)
-  merged = merge(tree, changes, before)
-  kind = kinds.kind_of(merged)
+  before = kinds.kind_of(config)
+  tree = merge(config, changes, before)
+  kind = kinds.kind_of(tree)
   if kind is not before:
-    merged = merge(of_kind(config, kind), changes, kind)
-  return _completed_changes(merged, changes, kind)
-
-
-def _completed_changes(merged, changes, kind):
+    tree = merge(of_kind(completed(config, trusted=False), kind), changes, kind)
   tops = {path.partition('.')[0] for path in changes}
   if 'facts' in tops:
-    names = *kind.choices, *filter(None, kind.parts), *parameters(kind.parts[''])
-    raise no_field('facts', names)
+    raise no_field('facts', completed(config, trusted=False))
   if 'data' in tops:
-    merged.pop('facts', None)
+    tree.pop('facts', None)
   if 'latent' not in kind.choices:  # None, or of another kind
-    merged.pop('latent', None)
-  return completed(merged, trusted=False)
+    tree.pop('latent', None)
+  return completed(tree, trusted=False)
 
 
-def of_kind(config: Node, kind: Schema) -> Json:
-  """Returns nested dicts without what another kind of model lacks."""
+def merge(tree: Tree, fields: Tree, schema: Schema) -> Json:
+  """Returns nested dicts with other values of fields, by path, in any order.
 
-  def common(node):
-    maker = kind.table(node.where).get(node.choice, node.constructor)
-    if maker is not node.constructor:  # Its fields are others.
-      return {'name': node.choice}
-    return {n: common(x) if isinstance(x, Node) else x for n, x in node.items()}
+  The name of another choice drops the fields of the previous choice.
+  Raises UserError for a section and one of its fields that are both given.
+  """
+  given: Json = {}
+  for path, value in fields.items():
+    is_name = schema.table(path) and not isinstance(value, Mapping)
+    *above, last = (f'{path}.name' if is_name else path).split('.')
+    node = given
+    for name in above:
+      node = node.setdefault(name, {})
+      if not isinstance(node, dict):
+        break
+    if not isinstance(node, dict) or isinstance(node.get(last), dict):
+      raise UserError(f'config.{path}: a value is given for this field and for a part of it')
+    node[last] = value
+  return _merged(tree, given, '', schema)
 
-  tree = common(config)
-  choices = {n: tree[n] for n in (*kind.choices, 'facts') if n in tree}
-  return choices | fields_of_parts(tree, kind.parts)
 
-
-def fields_of_parts(tree: Tree, parts: Table) -> Json:
-  """Returns the parameters of parts that nested dicts have."""
-  sections = {path: tree.get(path, {}) if path else tree for path in parts}
-  kept = {
-    path: {n: section[n] for n in parameters(parts[path]) if n in section}
-    for path, section in sections.items()
+def _merged(old, new, path, schema):
+  if not isinstance(new, dict):
+    return new
+  old = old if isinstance(old, Mapping) else {}
+  named = 'name' in new and schema.table(path)
+  if named and old.get('name') != new['name']:
+    return new
+  inner = {
+    name: _merged(old.get(name), value, below(path, name), schema) for name, value in new.items()
   }
-  return kept.pop('') | kept
+  return {**old, **inner}
+
+
+def of_kind(section: Node, kind: Schema) -> Json:
+  """Returns a section as nested dicts, without what a kind of model lacks."""
+  maker = section.constructor
+  other = kind.parts.get(section.where) or kind.table(section.where).get(section.choice, maker)
+  if section.choice and other is not maker:  # Its fields are others.
+    return {'name': section.choice}
+  names = {'name', *parameters(other)}
+  if not section.where:
+    names |= {*kind.choices, *kind.parts, 'facts'}
+  return {
+    n: of_kind(x, kind) if isinstance(x, Node) else x for n, x in section.items() if n in names
+  }
 
 
 def defaults(config: Node) -> Mapping[str, object]:
@@ -188,7 +213,7 @@ def _content(workdir, path=''):
   content = folder.read_config(workdir)
   if content is None:
     folder.check_config_kept(workdir)
-    raise UserError(predecessors.missing(path, workdir))
+    raise UserError(folder.missing(path, workdir))
   trust.recall(Path(workdir))
   return content
 
@@ -200,29 +225,23 @@ def of_run(workdir: str | Path, config: Node | None, flags: Flags) -> Node:
   flags decide how they are used; None: the run and the flags. Raises UserError
   for flags that would change the model.
   """
-  content, where = _content(workdir), f'{workdir}/config.json'
+  content = _content(workdir)
   trust.allow(text for _, text in flags)
   tree = {n: tuples(x) for n, x in content.items() if n not in NOT_READ}
   try:
-    kind = kinds.kind_of(tree)
     if config is not None:
-      ours = kinds.kind_of(config).kind
-      if ours != kind.kind:
+      kind, ours = kinds.kind_of(tree).kind, kinds.kind_of(config).kind
+      if ours != kind:
         raise UserError(
-          f'{workdir} holds {kind.kind}, and --config describes {ours}: give --config={workdir}'
+          f'{workdir} holds {kind}, and --config describes {ours}: give --config={workdir}'
         )
       tree = {n: x for n, x in tree.items() if n not in USES}
       tree |= {n: x for n, x in config.to_dict().items() if n in USES}
-    changes = {path: FlagText(text) for path, text in flags}
-    merged = merge(tree, changes, kind)
-    if kinds.kind_of(merged) is not kind:  # refused below
-      changed = with_fields(completed(tree, trusted=False), changes)
-    else:
-      changed = _completed_changes(merged, changes, kind)
+    changed = with_fields(tree, {path: FlagText(text) for path, text in flags})
     if 'facts' in tree and 'facts' not in changed:  # if the data change
       changed = changed.replace(facts=completed(tree, trusted=False).facts)
   except (UserError, KeyError, TypeError, AttributeError, ValueError):
-    stored(content, where)  # The run itself may be the reason.
+    stored(content, f'{workdir}/config.json')  # The run itself may be the reason.
     raise
   _check_model(workdir, changed, flags)
   return changed

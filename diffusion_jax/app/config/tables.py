@@ -4,16 +4,23 @@ Each row is a name and a constructor, whose parameters are the fields of the
 section. The first row of a table is the default.
 """
 
+import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import jax
+import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import constructors, fields
+from diffusion_jax.aliases import Params, PyTree
+from diffusion_jax.app.config import fields
 from diffusion_jax.app.config.tree import Constructor
 from diffusion_jax.app.edits import methods, pictures, posteriors, restoration
-from diffusion_jax.core import flow_losses, operators, step_schedules as steps
+from diffusion_jax.core import flow_losses, losses, operators, step_schedules as steps
 from diffusion_jax.core.denoiser import rescaled_step_input
+from diffusion_jax.core.keys import stream
 from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.core.transitions import gaussian_steps
 from diffusion_jax.data import (
@@ -30,7 +37,9 @@ from diffusion_jax.data import (
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.demos import photos, shapes, simulators
 from diffusion_jax.networks import autoencoder, ddpmpp, edm2, inputs, mlp, transformer, unet
+from diffusion_jax.networks.gamma import GammaFn, LinearGamma, MonotoneGamma
 from diffusion_jax.networks.vdm import ScoreNetwork
+from diffusion_jax.ranges import Finite, Probability, Size
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.sampling.guidance import ClassifierFree
 from diffusion_jax.training import (
@@ -44,6 +53,73 @@ from diffusion_jax.training import (
   optimizer,
   vdm,
 )
+
+
+def learned(
+  gamma: Literal['scalar', 'network', 'fixed'] = 'scalar',
+  gamma_min: Finite = -13.3,
+  gamma_max: Finite = 5.0,
+) -> dj.LearnedSchedule:
+  """Makes VDM's schedule, gamma(t) = -log SNR(t) (Kingma et al. 2021).
+
+  gamma: scalar is a line with learned ends, network a line plus a monotone
+  network, and fixed a line that is not trained. gamma_min and gamma_max are the
+  initial values at t = 0 and 1.
+  """
+  if not gamma_min < gamma_max:
+    what = f'is not below gamma_max={gamma_max}'
+    raise ValueError(f'gamma_min={gamma_min} {what}')
+  module = LinearGamma(gamma_min, gamma_max, learned=gamma != 'fixed')
+  if gamma == 'network':
+    module = MonotoneGamma(gamma_min, gamma_max)
+  return dj.LearnedSchedule({}, GammaFn(module))
+
+
+@dataclasses.dataclass(frozen=True)
+class LogVariance:
+  """Learns EDM2's u(sigma), the logarithm of the error at each level.
+
+  Karras et al. 2024, Eq. 14 to 16. features: number of random Fourier features.
+  Called with parameters and a level it returns u, [B].
+  """
+
+  features: Size = 128
+
+  def init(self, key: jax.Array) -> Mapping[str, object]:
+    """Returns the first parameters."""
+    return edm2.Uncertainty(self.features).init(key, np.zeros(1))['params']
+
+  def __call__(self, params: Params, level: dj.NoiseLevel) -> PyTree:
+    """Returns u [B]; its input is ln(sigma / alpha) / 4 for any network."""
+    variables = {'params': params['uncertainty']}
+    return edm2.Uncertainty(self.features).apply(variables, dj.edm_input(level))
+
+  constrain = staticmethod(edm2.Uncertainty.constrain)
+
+
+def reflow(
+  network: dj.Network,
+  schedule: dj.Schedule,
+  times: losses.TimeSampler,
+  teacher: distillation.Teacher,
+  weight: losses.Weight = dj.flow_weight,
+  p_t1: Probability = 0.0,
+  teacher_steps: Size = 16,
+) -> objectives.Objective:
+  """Makes rectified flow's loss on the teacher's samples (Liu et al. 2022).
+
+  The pairs are noise and the sample that teacher_steps of UniPC make of it.
+  p_t1: the probability of t = 1.
+  """
+  levels = dj.level_grid(schedule, teacher_steps)
+  key = stream(0, 'teacher')  # UniPC draws nothing
+
+  def sample(denoise, x1):
+    return dj.sample(key, denoise, dj.unipc(), levels, x1)
+
+  times = losses.with_start(times, p_t1)
+  pairs = distillation.sampling_teacher(teacher, sample)
+  return distillation.reflow(network, schedule, times=times, weight=weight, teacher=pairs)
 
 
 def deferred(function: Callable, *given: str) -> Constructor:
@@ -62,18 +138,21 @@ def deferred(function: Callable, *given: str) -> Constructor:
   return constructor
 
 
+def named(*constructors: Constructor) -> dict[str, Constructor]:
+  """Returns the constructors by the names of their functions."""
+  return {constructor.__name__: constructor for constructor in constructors}
+
+
 _DRAW = 'key', 'batch_size', 'schedule'  # what a `TimeSampler` is called with
 
 SCHEDULES = {
-  'linear': steps.of_betas(dj.linear_betas),
-  'rescaled_linear': steps.of_betas(dj.rescaled_linear_betas),
-  'quadratic': steps.of_betas(dj.quadratic_betas),
-  'scaled_linear': steps.of_betas(dj.scaled_linear_betas),
-  'cosine': steps.of_betas(dj.cosine_betas),
-  'sigmoid': steps.of_betas(dj.sigmoid_betas),
-  'constant': steps.of_betas(dj.constant_betas),
-  'warmup': steps.of_betas(dj.warmup_betas),
-  'reciprocal': steps.of_betas(dj.reciprocal_betas),
+  **{
+    name: steps.of_betas(getattr(dj, f'{name}_betas'))
+    for name in (
+      *('linear', 'rescaled_linear', 'quadratic', 'scaled_linear', 'cosine', 'sigmoid'),
+      *('constant', 'warmup', 'reciprocal'),
+    )
+  },
   'alphas': dj.DiscreteSchedule.from_alphas,
   'continuous_cosine': dj.CosineSchedule,
   'continuous_sigmoid': dj.SigmoidSchedule,
@@ -82,7 +161,7 @@ SCHEDULES = {
   'geometric_ve': dj.GeometricVESchedule,
   'karras': dj.KarrasSchedule,
   'flow': dj.RectifiedFlowSchedule,
-  'learned': constructors.learned,
+  'learned': learned,
   'shifted': dj.ShiftedSchedule,
   'zero_terminal_snr': steps.with_zero_terminal_snr,
 }
@@ -131,21 +210,10 @@ DISTANCES = {
 
 SAMPLERS = {
   'ancestral': functools.partial(dj.ancestral, mean_shift=None),
-  'ddim': dj.ddim,
-  'heun': dj.heun,
-  'lms': dj.lms,
-  'dpm_solver_2': dj.dpm_solver_2,
-  'dpm_solver_pp': dj.dpm_solver_pp,
-  'dpm_solver_pp_2s': dj.dpm_solver_pp_2s,
-  'dpm_solver_pp_2s_sde': dj.dpm_solver_pp_2s_sde,
-  'dpm_solver_pp_sde': dj.dpm_solver_pp_sde,
-  'adaptive_ode': dj.adaptive_ode,
-  'unipc': dj.unipc,
-  'euler_maruyama': dj.euler_maruyama,
-  'velocity_heun': dj.velocity_heun,
-  'velocity_sde': dj.velocity_sde,
-  'reverse_diffusion': dj.reverse_diffusion,
-  'annealed_langevin': dj.annealed_langevin,
+  **named(dj.ddim, dj.heun, dj.lms, dj.dpm_solver_2, dj.dpm_solver_pp, dj.dpm_solver_pp_2s),
+  **named(dj.dpm_solver_pp_2s_sde, dj.dpm_solver_pp_sde, dj.adaptive_ode, dj.unipc),
+  **named(dj.euler_maruyama, dj.velocity_heun, dj.velocity_sde, dj.reverse_diffusion),
+  **named(dj.annealed_langevin),
 }
 
 GUIDANCES = {'classifier_free': ClassifierFree, 'autoguidance': fields.Autoguidance}
@@ -165,37 +233,28 @@ AUTOENCODERS = {
   'perceptron': autoencoder.PerceptronAutoencoder,
 }
 
-DENOISING = {
-  'denoising': objectives.denoising,
-  'hybrid': objectives.hybrid,
-  'vlb': objectives.vlb,
-  'vdm': vdm.vdm,
-  'progressive_distillation': distillation.progressive_distillation,
-  'reflow': constructors.reflow,
-}
-FLOW_MAPS = {
-  'mean_flow': flow_maps.mean_flow,
-  'shortcut': flow_maps.shortcut,
-  'consistency_training': consistency.consistency_training,
-  'consistency_distillation': consistency.consistency_distillation,
-  'continuous_consistency': consistency.continuous_consistency,
-}
+DENOISING = named(
+  objectives.denoising,
+  objectives.hybrid,
+  objectives.vlb,
+  vdm.vdm,
+  distillation.progressive_distillation,
+  reflow,
+)
+FLOW_MAPS = named(
+  flow_maps.mean_flow,
+  flow_maps.shortcut,
+  consistency.consistency_training,
+  consistency.consistency_distillation,
+  consistency.continuous_consistency,
+)
 
 DATA = {
-  'digits': small_sets.digits,
-  'shapes': shapes.shapes,
-  'synthetic': small_sets.synthetic,
-  'photos': photos.photos,
-  'npz': npz.npz,
+  **named(small_sets.digits, shapes.shapes, small_sets.synthetic, photos.photos, npz.npz),
   **{n: simulated.simulated(f) for n, f in simulators.BENCHMARK.items()},
   'gaussian_process': simulated.simulated(simulators.gaussian_process),
-  'folder': image_folder.folder,
-  'cifar10': tfds_sources.cifar10,
-  'mnist': tfds_sources.mnist,
-  'tfds': tfds_sources.tfds,
-  'huggingface': huggingface.huggingface,
-  'webdataset': webdataset.webdataset,
-  'array_record': array_record.array_record,
+  **named(image_folder.folder, tfds_sources.cifar10, tfds_sources.mnist, tfds_sources.tfds),
+  **named(huggingface.huggingface, webdataset.webdataset, array_record.array_record),
   'binarized': sources.Binarized,
 }
 
@@ -213,12 +272,8 @@ TABLES = {
     kind: functools.partial(inputs.ContextEncoder, kind=kind.replace('if_any', 'auto'))
     for kind in ('auto', 'vector', 'set', 'words', 'channels', 'if_any')
   },
-  'conditioning.image': {
-    'inpaint': conditions.inpaint,
-    'superres': conditions.superres,
-    'colorize': conditions.colorize,
-  },
-  'conditioning.known': {'subsets': conditions.subsets},
+  'conditioning.image': named(conditions.inpaint, conditions.superres, conditions.colorize),
+  'conditioning.known': named(conditions.subsets),
   'schedule.schedule': SCHEDULES,
   'objective.times': TIMES,
   'objective.weight': WEIGHTS,
@@ -232,8 +287,8 @@ TABLES = {
   'objective.pairs': PAIRS,
   'pairs.times': TIMES,
   'objective.distance': DISTANCES,
-  'objective.solver': {'ddim': dj.ddim, 'heun': dj.heun},
-  'objective.uncertainty': {'fourier': constructors.LogVariance},
+  'objective.solver': named(dj.ddim, dj.heun),
+  'objective.uncertainty': {'fourier': LogVariance},
   'sampling.sampler': SAMPLERS,
   # a learned one would have no parameters
   'sampling.schedule': {n: c for n, c in SCHEDULES.items() if n != 'learned'},
@@ -254,12 +309,7 @@ TABLES = {
     'restore': restoration.Restore,
     'steer': posteriors.Steer,
   },
-  'edit.method': {
-    'repaint': methods.repaint,
-    'replace': methods.replace,
-    'reconstruction': methods.reconstruction,
-    'palette': methods.palette,
-  },
+  'edit.method': named(methods.repaint, methods.replace, methods.reconstruction, methods.palette),
   'edit.operator': {
     'mask': restoration.mask,
     'matrix': restoration.matrix,
@@ -271,21 +321,15 @@ TABLES = {
     'phase': operators.fourier_magnitude,
   },
   'edit.posterior': {
-    'moment': posteriors.moment,
-    'pseudoinverse': posteriors.pseudoinverse,
-    'steered': posteriors.steered,
-    'decoupled': posteriors.decoupled,
-    'gibbs': posteriors.gibbs,
-    'proximal': posteriors.proximal,
-    'dps': posteriors.dps,
-    'red_diff': posteriors.red_diff,
+    **named(posteriors.moment, posteriors.pseudoinverse, posteriors.steered, posteriors.decoupled),
+    **named(posteriors.gibbs, posteriors.proximal, posteriors.dps, posteriors.red_diff),
   },
-  'edit.reward': {'brightness': posteriors.brightness},
+  'edit.reward': named(posteriors.brightness),
 }
 
 # What configs of discrete states have instead.
 STATES = {
-  'objective': {'masked': discrete_states.masked, 'd3pm': discrete_states.d3pm},
+  'objective': named(discrete_states.masked, discrete_states.d3pm),
   'schedule': {
     'polynomial_masking': dj.PolynomialMasking,
     'cosine_masking': dj.CosineMasking,
@@ -304,6 +348,6 @@ STATES = {
   },
   'sampling.guidance': {'classifier_free': fields.StateGuidance},
   'edit': {'inpaint': pictures.Inpaint},
-  'edit.method': {'replace': methods.replace},
+  'edit.method': named(methods.replace),
   'data': {**DATA, 'text': text_files},
 }

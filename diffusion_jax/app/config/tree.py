@@ -11,7 +11,9 @@ choice has as well. A part is a section without a name, since it has only one
 constructor.
 """
 
+import contextlib
 import dataclasses
+import difflib
 import functools
 import inspect
 import json
@@ -21,17 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import traverse_util
 
+from diffusion_jax import ranges
 from diffusion_jax.aliases import Json, Tree
-from diffusion_jax.app.config import trust, user_parts
-from diffusion_jax.app.config.errors import (
-  check_one_of,
-  check_section,
-  convert,
-  from_config,
-  no_field,
-)
+from diffusion_jax.app.config import trust
 from diffusion_jax.errors import UserError
-from diffusion_jax.ranges import PLAIN, FlagText, plain_type
+from diffusion_jax.ranges import PLAIN, FlagText, near, plain_type
 
 Constructor = Callable[..., Any]
 Table = Mapping[str, Constructor]
@@ -156,10 +152,10 @@ class Node(Tree):
           else f'config.{where} is not set: {owner} needs it'
         )
     with from_config(self.where):
-      made = self.constructor(**values)
-    if ':' in self.choice:
-      user_parts.check_made(self.where, self.choice, made)
-    return made
+      part = self.constructor(**values)
+      if ':' in self.choice:
+        trust.check_made(self.where, self.choice, part)
+    return part
 
 
 def _last(path):
@@ -171,6 +167,71 @@ def below(path: str, name: str) -> str:
   return f'{path}.{name}' if path else name
 
 
+# Errors: one line that names the field and what fits.
+
+
+@contextlib.contextmanager
+def from_config(path: str) -> Iterator[None]:
+  """Turns an error of a constructor into a UserError about config.path."""
+  try:
+    yield
+  except (ValueError, TypeError, OSError) as error:
+    raise UserError(f'config.{path}: {error}') from error
+
+
+def convert(value: Any, kind: object, path: str) -> Any:
+  """Returns the value of a field in its type; see `ranges.convert`."""
+  try:
+    return ranges.convert(value, kind)
+  except ranges.Misfit as error:
+    hint = near(error.value, error.words)
+    raise UserError(
+      f'config.{path}{error.place}={error.value!r}{hint} is not {error.expected}'
+    ) from None
+
+
+def check_one_of(names: Collection[object], path: str, value: object) -> None:
+  """Raises UserError for a value that is not one of the names."""
+  if value not in (*names,):
+    words = [*map(str, names)]
+    raise UserError(f'config.{path}={value!r}{near(value, words)} is not one of {", ".join(words)}')
+
+
+def check_set(path: str, value: object, hint: str) -> None:
+  """Raises UserError with a hint unless the field has a value."""
+  if value is None or value == '':
+    raise UserError(f'config.{path} is not set: {hint}')
+
+
+def check_section(section: object, path: str) -> None:
+  """Raises UserError for a value that is not a section."""
+  if isinstance(section, ranges.FlagText):
+    raise UserError(f'config.{path} is a section: set one of its fields')
+  if not isinstance(section, Mapping):
+    raise UserError(f'config.{path}={section!r} is not a section with fields')
+
+
+def no_field(
+  path: str, names: Collection[str], choice: str = '', everywhere: Collection[str] = ()
+) -> UserError:
+  """Returns the error about a field that does not exist.
+
+  names: the fields of its section; choice: the name in its section; everywhere:
+  the paths of all fields, to suggest one of them.
+  """
+  *parents, name = path.split('.')
+  names = sorted({*names} - {'name' if choice else '', 'facts'})
+  elsewhere = [other for other in everywhere if other.endswith(f'.{name}')]
+  hint = near(name, names)
+  if not hint and elsewhere:
+    nearest = difflib.get_close_matches(path, elsewhere, n=2, cutoff=0.0)
+    hint = f' (did you mean {" or ".join(map(repr, nearest))}?)'
+  owner = '.'.join(['config', *parents]) if parents else 'the config'
+  owner += choice and f'={choice}'
+  others = f'; {owner} has {", ".join(names) or "none"}'
+  return UserError(f'there is no field config.{path}{hint or others}')
+
+
 # Constructors.
 
 
@@ -180,7 +241,7 @@ def find(table: Table, path: str, name: object, facts: Collection[str] = ()) -> 
   facts: the names of the facts that `Node.make` passes to it.
   """
   if ':' in str(name):
-    return user_parts.find(path, str(name), facts)
+    return trust.find(path, str(name), facts)
   check_one_of(table, path, name)
   return table[str(name)]
 
@@ -331,37 +392,3 @@ def _unknown(schema, given, node):
       yield from _unknown(schema, value, section)
     elif isinstance(value, Mapping) and not schema.table(where):
       yield below(where, next(iter(value), '')), (), ''
-
-
-def merge(tree: Tree, fields: Tree, schema: Schema) -> Json:
-  """Returns nested dicts with other values of fields, by path, in any order.
-
-  The name of another choice drops the fields of the previous choice.
-  Raises UserError for a section and one of its fields that are both given.
-  """
-  given: Json = {}
-  for path, value in fields.items():
-    is_name = schema.table(path) and not isinstance(value, Mapping)
-    *above, last = (f'{path}.name' if is_name else path).split('.')
-    node = given
-    for name in above:
-      node = node.setdefault(name, {})
-      if not isinstance(node, dict):
-        break
-    if not isinstance(node, dict) or isinstance(node.get(last), dict):
-      raise UserError(f'config.{path}: a value is given for this field and for a part of it')
-    node[last] = value
-  return _merged(tree, given, '', schema)
-
-
-def _merged(old, new, path, schema):
-  if not isinstance(new, dict):
-    return new
-  old = old if isinstance(old, Mapping) else {}
-  named = 'name' in new and schema.table(path)
-  if named and old.get('name') != new['name']:
-    return new
-  inner = {
-    name: _merged(old.get(name), value, below(path, name), schema) for name, value in new.items()
-  }
-  return {**old, **inner}

@@ -1,4 +1,4 @@
-"""Which modules a config may import, and which paths it may read.
+"""What a config may import and read, and what a user's own parts must be.
 
 Importing a module, `module:attribute`, runs its code. A config that is stored
 in a run or with weights may come from a stranger, so a name that only such a
@@ -6,18 +6,37 @@ config contains is not imported, and a path is not read.
 """
 
 import contextlib
+import functools
 import hashlib
+import importlib
+import inspect
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+import sys
+import traceback
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+from flax import linen, nnx
+
+import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Tree
+from diffusion_jax.core.arguments import kind_of
+from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.core.levels import check_schedule
+from diffusion_jax.core.parametrization import Kind, Parametrization
+from diffusion_jax.data import simulated
 from diffusion_jax.errors import UserError
+from diffusion_jax.networks import functional
+from diffusion_jax.ranges import check_value
 from diffusion_jax.runtime import buckets, files
 from diffusion_jax.runtime.files import cache_folder, read_json, write_json
+from diffusion_jax.training.objectives import Objective
 
 _allowed: set[str] = set()
 
@@ -117,11 +136,6 @@ def is_allowed(name: str) -> bool:
   return ':' in name and not _allowed.isdisjoint({name, part_of})
 
 
-def modules() -> set[str]:
-  """Returns the modules of the parts that this process may import."""
-  return {name.partition(':')[0] for name in filter(is_allowed, _allowed)}
-
-
 def is_given(word: str) -> bool:
   """Returns whether the user gave a word, and not only a stored config."""
   return word in _allowed
@@ -158,3 +172,138 @@ def names_in(tree: object) -> set[str]:
   if isinstance(tree, (tuple, list)):
     return set().union(*map(names_in, tree))
   return {tree} if isinstance(tree, str) else set()
+
+
+# A user's own parts.
+
+# What an import may raise.
+_UNUSABLE = AttributeError, ImportError, SyntaxError, TypeError, ValueError
+# A parameter that every constructor of a field must have.
+NEEDS = {'data': 'split', 'objective': 'network'}
+
+
+def find(path: str, name: str, facts: Collection[str]) -> Callable:
+  """Imports and returns the constructor 'module:attribute' of a field.
+
+  path: the field that names it; facts: the parameters that the program passes.
+  Raises UserError before the import if the user did not name it, and after the
+  import if it cannot be a constructor of this field.
+  """
+  check_import(path, name)
+  module, _, attribute = name.partition(':')
+  if os.getcwd() not in sys.path:  # the folder of the user's module
+    sys.path.insert(0, os.getcwd())
+  try:
+    part = getattr(importlib.import_module(module), attribute)
+  except _UNUSABLE as error:
+    where = f'config.{path}={name!r}'
+    raise UserError(f'{where} cannot be imported: {error}') from error
+  if path in ('data', 'data.source') and simulated.is_simulator(part):
+    part = simulated.simulated(part)
+  misfit = _misfit(path.rpartition('.')[2], part, facts)
+  if misfit:
+    raise UserError(f'config.{path}={name!r}: {misfit} (docs/program.md)')
+  is_nnx = inspect.isclass(part) and issubclass(part, nnx.Module)
+  return functional.from_nnx(part) if is_nnx else part
+
+
+def _misfit(key, part, facts):
+  """Returns why an object cannot be a constructor of a field, or ''."""
+  if key == 'network':
+    more = (nnx.Module,) if 'in_channels' in facts else ()  # not autoencoders
+    if inspect.isclass(part) and issubclass(part, (linen.Module, *more)):
+      return _call_misfit(part) if more else ''
+    names = 'flax.linen.Module' + ' or flax.nnx.Module' * len(more)
+    return f'a subclass of {names} is needed'
+  kinds = types.FunctionType, type, functools.partial
+  try:
+    parameters = isinstance(part, kinds) and inspect.signature(part).parameters
+  except (TypeError, ValueError):
+    parameters = False
+  if parameters is False:
+    return 'a Python function or class is needed'
+  needed = NEEDS.get(key)
+  if needed and needed not in parameters:
+    return f'its parameters must include {needed}'
+  for p in parameters.values():
+    optional = p.default is not p.empty or p.kind is p.VAR_KEYWORD
+    if not optional and (p.kind is p.VAR_POSITIONAL or p.name not in facts):
+      return f'its parameter {p.name} needs a default'
+  return ''
+
+
+def _call_misfit(network):
+  args = 'self', 'x', 'noise', 'cond'
+  try:
+    inspect.signature(network.__call__).bind(*args, train=True)
+  except TypeError as error:
+    return f'its __call__ must take (x, noise, cond, *, train): {error}'
+  return ''
+
+
+def check_made(path: str, name: str, part: Any) -> None:
+  """Raises UserError unless a user's constructor made what its field needs.
+
+  A function of the time or the level is called once, on shapes.
+  """
+  needed, value, fits = _need(path.rpartition('.')[2], part)
+  if not fits:
+    what = f'{needed}, not {kind_of(value)}'
+    raise UserError(f'config.{path}={name!r}: {what} (docs/program.md)')
+
+
+def _need(field, part):
+  """Returns what a field needs, in words, what the part gives, and if it fits."""
+  match field:
+    case 'schedule':
+      level = jax.eval_shape(part, 0.5)
+      check_schedule(part)
+      fits = isinstance(level, dj.NoiseLevel) and _shapes(level) == [()] * 3
+      return 'schedule(t) must be a dj.NoiseLevel of numbers', level, fits
+    case 'noise_input':
+      number = jax.eval_shape(part, dj.clean_level())
+      return 'noise_input(level) must be a number', number, _is_array(number, ())
+    case 'weight':
+      weight = jax.eval_shape(part, dj.CosineSchedule()(np.array([0.2, 0.7])))
+      what = 'weight(level) must be one number for each level'
+      return what, weight, _is_array(weight, (), (2,))
+    case 'times':
+      what = 'times(key, batch_size, schedule) must return (level, weight), [batch_size] each'
+      with contextlib.suppress(AttributeError):  # It may need another schedule.
+        times = jax.eval_shape(lambda key: part(key, 2, dj.CosineSchedule()), abstract_key())
+        return what, times, kind_of(times) == 'a tuple of 2' and {*_shapes(times)} == {(2,)}
+    case 'sampler':
+      what = 'its constructor must return a dj.Sampler(init, step)'
+      return what, part, isinstance(part, dj.Sampler)
+    case 'parametrization':
+      fits = isinstance(part, Parametrization)
+      if fits:
+        check_value('parametrization', part.kind, Kind)
+      what = "its constructor must return a Parametrization(kind), such as Parametrization('v')"
+      return what, part, fits
+    case 'objective':
+      what = 'its constructor must return an Objective(draw, loss)'
+      return what, part, isinstance(part, Objective)
+    case 'optimizer':
+      what = "its constructor must return optax's optimizer and a function, step -> learning rate"
+      return what, part, isinstance(part, tuple) and [*map(callable, part)] == [False, True]
+    case 'data' | 'source':
+      what = 'its constructor must return a source, such as ArraySource(x)'
+      return what, part, hasattr(part, 'read') and hasattr(part, 'facts')
+  return '', part, True
+
+
+def _shapes(tree):
+  return [x.shape for x in jax.tree.leaves(tree)]
+
+
+def _is_array(value, *shapes):
+  return isinstance(value, jax.ShapeDtypeStruct) and value.shape in shapes
+
+
+def place_of(error: BaseException) -> str:
+  """Returns ' (<file>, line <n>)' where a user's part raised, or ''."""
+  parts = (sys.modules.get(name.partition(':')[0]) for name in filter(is_allowed, _allowed))
+  sources = {vars(module).get('__file__') for module in parts if module}
+  frames = [x for x in traceback.extract_tb(error.__traceback__) if x.filename in sources]
+  return f' ({frames[-1].filename}, line {frames[-1].lineno})' if frames else ''

@@ -1,6 +1,8 @@
-"""Images of a model, on all devices of a run."""
+"""Images of a model, on all devices of a run, within its box, and on sheets."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +10,28 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params, PyTree
-from diffusion_jax.app import devices
-from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.model import Guides, Model
+from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.config.tree import from_config
+from diffusion_jax.app.inputs import conditions, datasets
+from diffusion_jax.app.inputs.conditions import takes_labels
+from diffusion_jax.app.model import Guides, Model, effort
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.app.sampling_plan import FILM
 from diffusion_jax.core.denoiser import Prediction
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.step_schedules import num_steps_of
+from diffusion_jax.data import drawings
+from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.compiling import program
-from diffusion_jax.runtime.per_example import PerExample, per_example
+from diffusion_jax.runtime.per_example import PerExample, per_example, rows
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.sampling.grids import count_steps
+from diffusion_jax.sampling.rejection import redraw_outside
 from diffusion_jax.sampling.sampler import sample, spread_levels
+
+ATTEMPTS = 500  # at a draw within the box
+_MOST = 2000  # training examples, and points of a sheet
+FEW = 10  # of a model that may still be far from it
 
 
 def generate(
@@ -44,7 +55,7 @@ def generate(
   assert draw is not None
   guides = other_runs.guides_of(model) if guides is None else guides
   check_plan(model)
-  root, how = model.root() if root is None else root, devices.effort(model.config)
+  root, how = model.root() if root is None else root, effort(model.config)
   others = (replicate(mesh, guides),)
   return per_example(draw, mesh, root, size, 'the sampler', how, others)
 
@@ -59,7 +70,7 @@ def frames_of(
   plan = model.plan
   if states is None or plan is None:
     return {}
-  decode = program('the decoder', model.latents.decoded, mesh, devices.effort(model.config)).start
+  decode = program('the decoder', model.latents.decoded, mesh, effort(model.config)).start
   frames = [decode(params, z) for z in states.swapaxes(0, 1)]
   levels = jax.eval_shape(lambda params: plan(params).levels, params)
   steps = spread_levels(len(levels.t) - 1, FILM[0]).tolist()
@@ -113,3 +124,127 @@ def _rehearse(section, plan, shape):
       jax.jit(run).lower(abstract_key())
     except (ArithmeticError, LookupError):  # What draws images reports it.
       return
+
+
+def in_box(
+  model: Model,
+  inputs: conditions.Conditions,
+  drawing: Callable[..., tuple],
+  params: Params,
+  index: np.ndarray,
+  x: np.ndarray,
+  attempts: int = ATTEMPTS,
+) -> tuple[np.ndarray, int]:
+  """Returns drawn x in the user's units, and how many draws were outside.
+
+  drawing: the function of `generate`, which draws these again; index: of
+  the samples [n]; x: the first draw [n, ...]. After ATTEMPTS outside a sample
+  raises UserError, after fewer `attempts` it stays outside.
+  """
+
+  def decode(index, x):
+    x = model.facts.x.decode(x)
+    return conditions.with_known(model, inputs, index, x)
+
+  def again(index, key):
+    return decode(index, drawing(params, key, rows(inputs.cond, index))[0])
+
+  inside = model.facts.x.inside
+  samples, num_outside, left = redraw_outside(again, inside, decode(index, x), index, attempts)
+  if len(left) and attempts >= ATTEMPTS:
+    raise UserError(
+      f'sample {index[left[0]]}: {ATTEMPTS} draws in a row were outside '
+      'data.bounds, the box of this run: train longer, or train a new run '
+      'with wider data.bounds'
+    )
+  return samples, num_outside
+
+
+def check_numbers(model: Model, x: np.ndarray) -> None:
+  """Raises UserError for NaN, which would look like black pictures."""
+  if np.isnan(x).any():
+    sampler = model.config.sampling.get('sampler')
+    name = sampler.name if sampler else 'the model'
+    raise UserError(
+      f'the samples are nan: {name} may not allow these levels '
+      '(docs/samplers.md), or the training has diverged'
+    )
+
+
+def training_examples(model: Model) -> np.ndarray | None:
+  """Returns training examples [n, ...] to be drawn behind samples.
+
+  Only vectors and sequences of real numbers are drawn so. None if they are not
+  in memory, cannot be read, or if the command names other data than the run's.
+  Of a simulator they are the first 1,000.
+  """
+  x, config = model.facts.x, model.config
+  if x.levels or len(x.shape) > 2 or config.data is None:
+    return None
+  mine = {'data': folder.plain(config)['data']}
+  run = folder.read_config(model.workdir) or mine
+  free = *folder.FREE, *(f'data.{name}' for name in trust.PATHS)
+  if folder.differences({'data': run.get('data')}, mine, free):
+    return None
+  if 'num_examples' in config.data:  # if some of the run's are missing
+    count = min(config.data.num_examples, 1000)
+    config = config.replace(data=config.data.replace(num_examples=count))
+  try:
+    source = datasets.source_of(config)
+  except (UserError, OSError):  # Samples need no data.
+    return None
+  if not source.in_memory:
+    return None
+  count = min(len(source), _MOST)
+  return source.read(np.linspace(0, len(source) - 1, count).astype(int))['x']
+
+
+def draw_sheet(
+  model: Model,
+  samples: np.ndarray,
+  stored: Mapping[str, np.ndarray] = MappingProxyType({}),
+  groups: int = 1,
+  data: np.ndarray | None = None,
+) -> np.ndarray:
+  """Draws the first samples, as files have them, on one sheet.
+
+  Columns are classes or prompts. stored: of `Conditions`; each picture is drawn
+  between its condition and the original, if they are there. groups: see
+  `drawings.sheet`. data: `training_examples`; None: read once.
+  """
+  values, threes = model.facts.x, 'originals' in stored
+  limit = 400 if values.levels or len(values.shape) > 1 else _MOST
+  if threes:
+    parts = zip(stored['conditions'], samples, stored['originals'], strict=False)
+    samples = np.concatenate([np.stack(three) for three in parts])
+    limit = 399  # whole threes
+  samples = first_of(samples, groups, limit)
+  columns = sheet_columns(model, len(samples), threes)
+  data = _examples_once(model) if data is None else data
+  how = {'data': data, 'each': threes, 'groups': groups}
+  return drawings.sheet(values, samples, columns, **how)
+
+
+_examples_once = functools.lru_cache(1)(training_examples)
+
+
+def first_of(samples: np.ndarray, groups: int, most: int) -> np.ndarray:
+  """Returns the first samples of each group, at most `most` in all."""
+  each = max(1, most // groups)
+  parts = samples.reshape(groups, -1, *samples.shape[1:])[:, :each]
+  return parts.reshape(-1, *samples.shape[1:])[:most]
+
+
+def sheet_columns(model: Model, n: int, threes: bool) -> int:
+  """Returns the number of columns; each class or prompt has its own.
+
+  threes: three pictures at a time belong together.
+  """
+  c, columns = model.config.sampling, int(np.ceil(n**0.5))
+  if threes:
+    return 3 * max(1, columns // 3)
+  group = (c.prompt or '').count('|') + 1
+  if group == 1 and takes_labels(model):
+    group = len(c.labels) or model.facts.num_classes
+  # As near to a square as multiples of the group are.
+  return group * max(1, round(columns / group)) if group <= 20 else 20

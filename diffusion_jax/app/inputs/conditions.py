@@ -10,17 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import devices
 from diffusion_jax.app.config import trust
-from diffusion_jax.app.config.errors import from_config, near
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.model import Model
+from diffusion_jax.app.model import Model, make_mesh
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import npz
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError, refuse
+from diffusion_jax.ranges import near
 from diffusion_jax.runtime.per_example import per_example
 
 Arrays = dict[str, np.ndarray]
@@ -81,11 +80,8 @@ class Labels(Kind):
   def encode(self, values: Any, index: np.ndarray, path: str = 'sampling.labels') -> Arrays:
     """Returns labels, which are numbers or names; path: their field."""
     classes, names = self.model.facts.num_classes, self.model.facts.class_names
-    if not takes_labels(self.model):
-      raise UserError(
-        f'config.{path}: the network of this run takes no labels '
-        '(conditioning.labels): set sampling.classifier.run, or leave it out'
-      )
+    without = 'takes no labels (conditioning.labels): set sampling.classifier.run, or leave it out'
+    _check_taken(takes_labels(self.model), path, without)
     given = np.ravel(np.asarray(values, object)).tolist()  # numbers and names
     numbers = [names.index(x) if x in names else x for x in given]
     for label in numbers:
@@ -110,10 +106,7 @@ class Texts(Kind):
   def choose(self, n: int) -> tuple[Arrays, Arrays]:
     prompt, index = self.model.config.sampling.prompt, np.arange(n)
     if not self._length:
-      if prompt is not None:
-        raise UserError(
-          'config.sampling.prompt: the network of this run reads no text (conditioning.text)'
-        )
+      _check_taken(prompt is None, 'sampling.prompt', 'reads no text (conditioning.text)')
       return {}, {}
     if prompt is None:
       texts = np.array(_held_out(self.model, 'text', index).tolist())
@@ -151,7 +144,7 @@ class Images(Kind):
     with from_config('data'):
       arrays = source.read(index % len(source))
     x0 = values.encode(arrays['x'])
-    root, mesh = stream(config.sampling.seed, 'sampling_images'), devices.make_mesh(config)
+    root, mesh = stream(config.sampling.seed, 'sampling_images'), make_mesh(config)
     compute = per_example(lambda _, *args: condition(*args), mesh, root, what='the conditions')
     image = compute((), index, x0)
     # The picture in cond['image'], unknown pixels grey.
@@ -216,11 +209,9 @@ class Context(Kind):
     if not path and row is None:
       return None
     trust.check_paths('sampling.context', path)
-    if self.values is None:
-      raise UserError(
-        f'config.sampling.context{"" if path else "_row"}: the network of this '
-        'run takes no context (conditioning.context, conditioning.known)'
-      )
+    without = 'takes no context (conditioning.context, conditioning.known)'
+    field = 'sampling.context' if path else 'sampling.context_row'
+    _check_taken(self.values is not None, field, without)
     if path:
       with from_config('sampling.context'):
         rows = npz.read_array(path, 'context')
@@ -316,6 +307,11 @@ def _held_out(model, name, index):
 @functools.lru_cache(1)
 def _read_once(model):
   return Context(model).read()
+
+
+def _check_taken(is_taken, path, without):
+  if not is_taken:
+    raise UserError(f'config.{path}: the network of this run {without}')
 
 
 def _check_row(row, count, where):

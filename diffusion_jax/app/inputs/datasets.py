@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.config.tree import Node, from_config, parameters
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.simulations import BLOCK
 from diffusion_jax.data.sources import Facts, Source, check_facts, checksum, measured

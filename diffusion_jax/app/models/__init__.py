@@ -2,16 +2,11 @@
 
 from pathlib import Path
 
-import jax
-
-from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds
-from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.models import classifier, diffusion, flow_map, latent, states, vae
-from diffusion_jax.core.keys import abstract_key
 
 KINDS = (
   (kinds.DIFFUSION, diffusion.make),
@@ -35,9 +30,3 @@ def make(config: Node, workdir: str | Path, facts: datasets.Facts | None = None)
   schema = kinds.kind_of(config)
   (make_kind,) = (make_kind for kind, make_kind in KINDS if kind is schema)
   return make_kind(config, Path(workdir), facts)
-
-
-def shapes(model: Model) -> Params:
-  """Returns the shapes of the parameters of a model."""
-  with from_config('network'):
-    return jax.eval_shape(model.init, abstract_key())

@@ -13,15 +13,13 @@ from jax.core import Tracer
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds
-from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import DenoiserSampling, MapSampling, StateSampling
 from diffusion_jax.app.config.kinds import ObjectiveFacts
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.model import IDENTITY, Guides, Latents, Model
-from diffusion_jax.app.models import teachers
-from diffusion_jax.app.models.teachers import Teacher
 from diffusion_jax.app.network import ConfiguredNetwork
 from diffusion_jax.app.run import other_runs
+from diffusion_jax.app.run.other_runs import Teacher
 from diffusion_jax.app.sampling_plan import Plan, Wrap
 from diffusion_jax.core.keys import stream
 from diffusion_jax.core.step_schedules import num_steps_of
@@ -44,7 +42,7 @@ def of_network(
   latents: Latents = IDENTITY,
 ) -> Model:
   """Makes a model of a network of noisy images, whose images a plan draws."""
-  teacher, frozen = teachers.of_student(noisy, workdir)
+  teacher, frozen = other_runs.teacher_of(noisy, workdir)
 
   def draw(params, guides, keys, cond):
     assert plan is not None
@@ -80,7 +78,7 @@ def objective_of(
 ) -> Objective:
   """Makes the objective; `test`: without dropout and augmentation.
 
-  teacher: see `teachers.of_student`.
+  teacher: see `other_runs.teacher_of`.
   """
   section = noisy.config.schedule
   facts = ObjectiveFacts(

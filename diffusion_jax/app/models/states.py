@@ -11,11 +11,10 @@ from flax import linen as nn
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds
-from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import States, StateSampling
 from diffusion_jax.app.config.kinds import StateFacts
 from diffusion_jax.app.config.refusals import Row
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.model import Guides, Latents, Model
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.app.network import ConfiguredNetwork

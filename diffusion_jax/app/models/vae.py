@@ -13,10 +13,9 @@ from flax import linen as nn
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.app.config import kinds
-from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import Decoding
 from diffusion_jax.app.config.refusals import Row
-from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.config.tree import Node, from_config, parameters
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.core import vae as bound

@@ -5,25 +5,24 @@ from pathlib import Path
 
 import jax
 
-from diffusion_jax.app import models
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.errors import check_set, from_config
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import check_set, from_config
+from diffusion_jax.app.run.weights import Run
 from diffusion_jax.runtime import files
 from diffusion_jax.weights import averages, checkpoints
 from diffusion_jax.weights.checkpoints import AVERAGE, RAW
 
 
-def run(config: Node, workdir: str | Path) -> None:
+def run(run: Run) -> None:
   """Writes average.out, a run folder that holds only the average.
 
   Every mode reads it like the run itself; average.json describes it.
   """
-  c = config.average
+  model = run.model
+  c, workdir = model.config.average, model.workdir
   hint = 'give a relative width, such as 0.07'
   check_set('average.sigma_rel', c.sigma_rel, hint)
-  model = models.make(config, workdir)
-  shapes = models.shapes(model)
+  shapes = model.shapes()
   with from_config('average'):
     average = averages.make(workdir, c.sigma_rel, c.step, shapes)
   print(average.describe())
@@ -31,7 +30,7 @@ def run(config: Node, workdir: str | Path) -> None:
   below = '' if c.out else Path('averages', name)
   out = files.make_folder(c.out or workdir, below)
   folder.check_no_run(out, '--config.average.out')
-  write(Path(workdir), out, average, model.keeps)
+  write(workdir, out, average, model.keeps)
   print(f'wrote {out}: --workdir={out} reads it in every mode')
 
 

@@ -15,14 +15,13 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.app import devices, models
-from diffusion_jax.app.config import folder, store
-from diffusion_jax.app.config.errors import check_one_of, check_set, from_config
+from diffusion_jax.app import models
+from diffusion_jax.app.config import folder, kinds, store
 from diffusion_jax.app.config.fields import COMMON, Sampling, Top
-from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.config.tree import Node, check_one_of, check_set, from_config, parameters
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.model import Model
+from diffusion_jax.app.model import Model, check_attention
 from diffusion_jax.app.run import other_runs, sharing, weights
 from diffusion_jax.data import npz
 from diffusion_jax.data.images import existing
@@ -32,7 +31,7 @@ from diffusion_jax.interop import diffusers, diffusers_schedulers as schedulers,
 from diffusion_jax.interop.reader import Imported
 from diffusion_jax.runtime.files import make_folder, parse_json
 from diffusion_jax.runtime.sharding import host_mesh
-from diffusion_jax.weights import adapters, checkpoints, share
+from diffusion_jax.weights import checkpoints, load, share
 from diffusion_jax.weights.checkpoints import AVERAGE, RAW
 
 OURS = 'safetensors'
@@ -59,8 +58,9 @@ def read(config: Node, workdir: Path) -> None:
   c = config.convert
   folder.check_no_run(workdir, '--workdir')
   folder.check_config_kept(workdir)
-  check_no_adapters(Path(c.source))
-  name = c.format or recognise(Path(c.source))
+  with from_config('convert.source'):
+    check_no_adapters(Path(c.source))
+    name = c.format or recognise(Path(c.source))
   check_one_of(READ, 'convert.format', name)
   check_given(config, name)
   with from_config('convert.source'):
@@ -69,7 +69,7 @@ def read(config: Node, workdir: Path) -> None:
   model.check('convert')
   with from_config('convert.source'):
     what = 'the weights are of another network'
-    checkpoints.check_fits(params, models.shapes(model), what)
+    checkpoints.check_fits(params, model.shapes(), what)
   print(describe(model, params))
   stored = folder.stored_form(config, model.facts)
   make_folder(workdir)
@@ -100,11 +100,10 @@ def config_of(config: Node, imported: Imported) -> Node:
   config: the user's config, for fields that the weights do not decide.
   """
   facts, sections = dict(imported.facts), imported.sections
-  given = config.to_dict()
-  tree = store.fields_of_parts(given, COMMON)
-  tree |= {name: given[name] for name in ('data', 'optimizer')}
+  free = kinds.DIFFUSION._replace(parts=COMMON, choices=('data', 'optimizer'))
+  tree = store.of_kind(config, free)
   if config.latent is not None:
-    tree['latent'] = {**given['latent'], 'shape': facts['image_shape']}
+    tree['latent'] = {**config.latent, 'shape': facts['image_shape']}
     facts['image_shape'] = image_shape_of(config.latent.run)
     if sections['sampling'].get('clip'):
       print('note: the scheduler clips x_0; latents are not clipped here')
@@ -226,7 +225,7 @@ def write_program(out: Path, model: Model, params: Params, step: int) -> None:
   other_runs.check_unguided(model, 'convert.to=stablehlo cannot export')
   # Networks choose what every platform has for a mesh of a CPU.
   mesh = host_mesh()
-  devices.check_attention(model.config, mesh)
+  check_attention(model.config, mesh)
   drawing = generate(model, mesh)
   shapes = conditions.shapes(model, size)
   params |= model.autoencoder.load()
@@ -264,11 +263,11 @@ def in_units(model: Model, compute: Callable) -> Callable:
 
 def write_adapters(out: Path, model: Model, params: Params, step: int) -> None:
   """Writes the adapters of a run, without the weights that they adapt."""
-  if not adapters.has_adapters(params):
+  if not load.has_adapters(params):
     raise ValueError(
       'to=lora exports adapters: train a run with training.lora_rank, or give to=diffusers'
     )
-  _, scale = adapters.read(model.workdir)
+  _, scale = load.read_base(model.workdir)
   args = model.network(), params['network'], scale, model.state_shape
   tensors = diffusers.adapters_of(*args)
   out.parent.mkdir(parents=True, exist_ok=True)
@@ -307,53 +306,45 @@ WRITE = {
 
 
 def recognise(source: Path) -> str:
-  """Recognises the format of a folder or file."""
-  with from_config('convert.source'):
-    existing(source, 'file or folder')
+  """Recognises the format of a folder or file; ValueError for any other."""
+  existing(source, 'file or folder')
   if source.is_dir():
     if share.exist(source):
-      raise UserError(
-        f'config.convert.source: {source} needs no conversion: '
-        f'--config={source} reads it in every mode'
-      )
+      raise ValueError(f'{source} needs no conversion: --config={source} reads it in every mode')
     if diffusers.find_model(source) or (source / diffusers.INDEX).is_file():
       return 'diffusers'
-    raise UserError(
-      f'config.convert.source: {source} is not a folder of diffusers, which '
-      'has a model_index.json or a config.json: give such a folder or a file '
-      'of weights'
+    raise ValueError(
+      f'{source} is not a folder of diffusers, which has a model_index.json or a config.json: '
+      'give such a folder or a file of weights'
     )
   if source.name.startswith('diffusion_pytorch_model'):
     return 'diffusers'
-  with from_config('convert.source'):
-    if source.suffix == '.safetensors':
-      if 'config' in files.read_metadata(source):
-        return OURS
-      if source.with_suffix('.json').is_file():
-        is_edm2 = 'unet.out_gain' in files.open_tensors(source)
-        return 'edm2' if is_edm2 else 'edm'
-    files.check_kind(source)
-    check_no_graph(source)
-  raise UserError(
-    f'config.convert.source: the format of {source} is ambiguous: give '
-    f'--config.convert.format={"|".join(READ)}'
+  if source.suffix == '.safetensors':
+    if 'config' in files.read_metadata(source):
+      return OURS
+    if source.with_suffix('.json').is_file():
+      is_edm2 = 'unet.out_gain' in files.open_tensors(source)
+      return 'edm2' if is_edm2 else 'edm'
+  files.check_kind(source)
+  check_no_graph(source)
+  raise ValueError(
+    f'the format of {source} is ambiguous: give --config.convert.format={"|".join(READ)}'
   )
 
 
 def check_no_adapters(source: Path) -> None:
-  """Raises UserError for a file of adapters (LoRA), or a folder of one."""
+  """Raises ValueError for a file of adapters (LoRA), or a folder of one."""
   names: Iterable[str] = ()
-  with from_config('convert.source'):
-    if source.is_dir() and diffusers.find_model(source) is None:
-      names = (path.name for path in source.iterdir())
-    elif source.suffix == '.safetensors' and source.is_file():
-      names = files.open_tensors(source)
-    if any('lora_' in n or n.startswith('adapter_model.') for n in names):
-      raise ValueError(
-        f'{source} holds adapters (LoRA), which are not read: merge them into '
-        "their network first (PEFT's merge_and_unload, diffusers' fuse_lora), "
-        'and convert that'
-      )
+  if source.is_dir() and diffusers.find_model(source) is None:
+    names = (path.name for path in source.iterdir())
+  elif source.suffix == '.safetensors' and source.is_file():
+    names = files.open_tensors(source)
+  if any('lora_' in n or n.startswith('adapter_model.') for n in names):
+    raise ValueError(
+      f'{source} holds adapters (LoRA), which are not read: merge them into '
+      "their network first (PEFT's merge_and_unload, diffusers' fuse_lora), "
+      'and convert that'
+    )
 
 
 def check_no_graph(source: Path) -> None:

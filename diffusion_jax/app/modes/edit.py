@@ -10,63 +10,19 @@ import jax
 import numpy as np
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import models
-from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.drawing import sheets
-from diffusion_jax.app.drawing.generate import generate
+from diffusion_jax.app.config.tree import from_config
+from diffusion_jax.app.drawing.generate import check_numbers, generate, training_examples
 from diffusion_jax.app.edits.methods import Batch
 from diffusion_jax.app.edits.pictures import Edit, Encode, Made, Pictures
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.model import Guides, Model
-from diffusion_jax.app.modes import sample
-from diffusion_jax.app.run import other_runs, provenance, weights
+from diffusion_jax.app.run import other_runs, provenance
+from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import make_folder, write_npz
 from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
-
-
-def run(config: Node, workdir: str | Path) -> None:
-  """Writes <name>.png, <name>.npz and single pictures into edits/.
-
-  For <name> see `provenance.name_of_edit`.
-  """
-  run = weights.open_run(models.make(config, workdir), 'edit', inputs_of)
-  read = run.inputs.pictures | run.inputs.cond
-  fields = provenance.edit_fields(run.model)
-  settings = provenance.of_sampling(run, read, edit=fields)
-  name = provenance.name_of_edit(run.model)
-  path = make_folder(workdir, 'edits') / f'{name}.npz'
-  with provenance.making(path, settings, 'edit.output') as done:
-    if not done:
-      draw(run, path, provenance.as_array(settings))
-
-
-def draw(run: weights.Run, path: Path, settings: np.ndarray) -> None:
-  """Draws the results that are missing, and writes all files."""
-  model, (edit, _, _, pictures) = run.model, run.inputs
-  size, parts = model.config.sampling.batch_size, path.with_suffix('.parts')
-  stored = {'settings': settings}
-  paths = write_parts(drawing(run), edit.count(), size, parts, 'editing', **stored)
-  numbers = join_parts(paths, {'settings'})
-  x = numbers['x']
-  if edit.loses and not any(np.isfinite(one).all() for one in x):
-    sample.check_numbers(model, x)
-  results = model.facts.x.decode(np.nan_to_num(x))
-  mask = pictures.get('mask')
-  if mask is not None:  # exact, also with other grey levels than the run's
-    results = np.where(mask[None], pictures['image'][None], results)
-  arrays = {'arr_0': results} | numbers | pictures | stored
-  del arrays['x']
-  write_npz(path, arrays)
-  what = 'images' if model.facts.x.is_picture else 'arrays'
-  print(f'wrote {path}: {len(results)} {what} of {model.facts.x.shape}')
-  data = sheets.examples(model)
-  made = Made(results, numbers, pictures, data)
-  edit.write(model, path.with_name(path.stem), made)
-  shutil.rmtree(parts)
 
 
 class EditInputs(NamedTuple):
@@ -76,6 +32,47 @@ class EditInputs(NamedTuple):
   cond: dict[str, np.ndarray]
   guides: Guides
   pictures: Pictures
+
+
+def run(run: Run) -> None:
+  """Writes <name>.png, <name>.npz and single pictures into edits/.
+
+  For <name> see `provenance.name_of_edit`.
+  """
+  run.check('edit')
+  inputs = inputs_of(run.model)
+  read = inputs.pictures | inputs.cond
+  fields = provenance.edit_fields(run.model)
+  settings = provenance.of_sampling(run, read, edit=fields)
+  name = provenance.name_of_edit(run.model)
+  path = make_folder(run.model.workdir, 'edits') / f'{name}.npz'
+  with provenance.making(path, settings, 'edit.output') as done:
+    if not done:
+      draw(run, inputs, path, provenance.as_array(settings))
+
+
+def draw(run: Run, inputs: EditInputs, path: Path, settings: np.ndarray) -> None:
+  """Draws the results that are missing, and writes all files."""
+  model, (edit, _, _, pictures) = run.model, inputs
+  size, parts = model.config.sampling.batch_size, path.with_suffix('.parts')
+  stored = {'settings': settings}
+  paths = write_parts(drawing(run, inputs), edit.count(), size, parts, 'editing', **stored)
+  numbers = join_parts(paths, {'settings'})
+  x = numbers['x']
+  if edit.loses and not any(np.isfinite(one).all() for one in x):
+    check_numbers(model, x)
+  results = model.facts.x.decode(np.nan_to_num(x))
+  mask = pictures.get('mask')
+  if mask is not None:  # exact, also with other grey levels than the run's
+    results = np.where(mask[None], pictures['image'][None], results)
+  arrays = {'arr_0': results} | numbers | pictures | stored
+  del arrays['x']
+  write_npz(path, arrays)
+  what = 'images' if model.facts.x.is_picture else 'arrays'
+  print(f'wrote {path}: {len(results)} {what} of {model.facts.x.shape}')
+  made = Made(results, numbers, pictures, training_examples(model))
+  edit.write(model, path.with_name(path.stem), made)
+  shutil.rmtree(parts)
 
 
 def inputs_of(model: Model) -> EditInputs:
@@ -89,17 +86,17 @@ def inputs_of(model: Model) -> EditInputs:
     return EditInputs(edit, cond, guides, edit.read(model))
 
 
-def drawing(run: weights.Run) -> Callable[[np.ndarray], Callable]:
+def drawing(run: Run, inputs: EditInputs) -> Callable[[np.ndarray], Callable]:
   """Returns what `write_parts` starts: it makes x, [n, H, W, C], and numbers [n].
 
   As in --mode=sample, batches are split over the devices, and image i depends
   on sampling.seed and i only.
   """
-  model, (edit, cond, guides, pictures) = run.model, run.inputs
-  n, plan, params = edit.count(), model.plan, run.on_devices()
+  model, (edit, cond, guides, pictures) = run.model, inputs
+  n, plan, params = edit.count(), model.plan, run.on_devices
   assert plan is not None  # other models refuse
-  inputs = {'cond': cond, 'weight': np.linspace(0.0, 1.0, n, dtype=np.float32)}
-  inputs |= edit.inputs(encoder(model, params), pictures)
+  arrays = {'cond': cond, 'weight': np.linspace(0.0, 1.0, n, dtype=np.float32)}
+  arrays |= edit.inputs(encoder(model, params), pictures)
 
   def draw(params, guides, keys, inputs):
     decode = functools.partial(model.latents.decoded, params)
@@ -112,13 +109,13 @@ def drawing(run: weights.Run) -> Callable[[np.ndarray], Callable]:
   program = generate(model, run.mesh, size, draw, root, guides)
 
   def start(index):
-    fetch = program.start(params, index, rows(inputs, index))
+    fetch = program.start(params, index, rows(arrays, index))
 
     def finish():
-      arrays = fetch()
+      results = fetch()
       if not edit.loses:
-        sample.check_numbers(model, arrays['x'])
-      return arrays
+        check_numbers(model, results['x'])
+      return results
 
     return finish
 
@@ -144,30 +141,22 @@ def encoder(model: Model, params: Params) -> Encode:
 
 def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
   """Returns the cond of n results: edit.label, sampling.prompt and .context."""
-  c, label = model.conditioning, choose_label(model, edit, n)
-  cond = {} if label is None else {'label': label}
-  context = conditions.Context(model)
+  c, context, cond = model.conditioning, conditions.Context(model), {}
+  if edit.label is not None:
+    cond = conditions.Labels(model).encode([edit.label], np.arange(n), 'edit.label')
+  elif c.labels:
+    check_optional(model, 'edit.label', f'a class, 0..{model.facts.num_classes - 1}')
   rows = context.given()
-  if rows is None and c.context is not None:
-    check_optional(model, 'sampling.context', 'a context')
-  elif rows is not None:
+  if rows is not None:
     if len(rows) != 1:
       raise UserError(f'config.sampling.context: {len(rows)} rows are given, and an edit needs one')
     cond |= context.encode(rows, np.zeros(n, int))
+  elif c.context is not None:
+    check_optional(model, 'sampling.context', 'a context')
   if c.text is not None and model.config.sampling.prompt is None:
     check_optional(model, 'sampling.prompt', 'a text')
     return cond
   return cond | conditions.Texts(model).choose(n)[0]
-
-
-def choose_label(model: Model, edit: Edit, n: int) -> np.ndarray | None:
-  """Returns edit.label as int32 [n], or None."""
-  if edit.label is not None:
-    return conditions.Labels(model).encode([edit.label], np.arange(n), 'edit.label')['label']
-  if model.conditioning.labels:
-    last = model.facts.num_classes - 1
-    check_optional(model, 'edit.label', f'a class, 0..{last}')
-  return None
 
 
 def check_optional(model: Model, field: str, what: str) -> None:

@@ -8,31 +8,33 @@ import contextlib
 import copy
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffusion_jax.aliases import Json, Params
-from diffusion_jax.app import models, scoring
-from diffusion_jax.app.config import folder, refusals, store
-from diffusion_jax.app.config.errors import from_config
+from diffusion_jax.aliases import Json
+from diffusion_jax.app import scoring
+from diffusion_jax.app.config import folder, refusals, store, trust
 from diffusion_jax.app.config.kinds import name_of
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.modes import evaluate_pairs
+from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import provenance, weights
-from diffusion_jax.data import image_sets, pipeline
-from diffusion_jax.data.sources import content_sum
+from diffusion_jax.app.run.weights import Run
+from diffusion_jax.data import image_sets, npz, pipeline
+from diffusion_jax.data.sources import Source, content_sum
 from diffusion_jax.errors import UserError, refuse
-from diffusion_jax.metrics import real_images, references, sweeps
-from diffusion_jax.metrics.metric import ModelMetric, as_json, table
+from diffusion_jax.metrics import calibration, plots, real_images, references, sweeps
+from diffusion_jax.metrics.likelihoods import ode
+from diffusion_jax.metrics.metric import Arrays, ModelMetric, as_json, table
 from diffusion_jax.metrics.sweeps import Results, title
-from diffusion_jax.runtime import lock, processes
+from diffusion_jax.runtime import buckets, lock, processes
 from diffusion_jax.runtime.compiling import precision_in_use
-from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.runtime.files import make_folder, write_json, write_npz
 
 # Fields of config.sampling that change the scores of real images as well.
 OF_WEIGHTS = 'ema_decay', 'ema_sigma_rel'
@@ -40,13 +42,14 @@ OF_WEIGHTS = 'ema_decay', 'ema_sigma_rel'
 Fields = Json  # of a sweep, of the scores as JSON, of settings
 
 
-def run(config: Node, workdir: str | Path) -> None:
+def run(run: Run) -> None:
   """Writes evaluation/<metric>-<split>/ for each metric of real images.
 
   Metrics of generated images share evaluation/samples/. A sweep writes a folder
   for each point inside these folders, and a table into the first.
   """
-  model = models.make(config, workdir)
+  model = run.model
+  config = model.config
   if not config.evaluation.metrics:
     names = ', '.join(model.schema.metrics)
     raise UserError(f'config.evaluation.metrics is empty: give one of {names}')
@@ -58,8 +61,8 @@ def run(config: Node, workdir: str | Path) -> None:
   }
   kinds = [kind for kind, metrics in groups.items() if metrics]
   scoring.check_needs(model, every)
-  points = points_of(model, kinds)
-  make_folder(workdir, 'evaluation')
+  points = points_of(run, kinds)
+  make_folder(model.workdir, 'evaluation')
   spaces: dict[str, scoring.Space] = {}
   if 'samples' in kinds:
     # Missing weights or data are noticed before the images are drawn.
@@ -69,28 +72,28 @@ def run(config: Node, workdir: str | Path) -> None:
       spaces = scoring.prepare(model, groups['samples'])
     processes.wait_for_all('features of real images')
   results: Results = {title(changes): {} for changes, _ in points}
-  score = {'samples': functools.partial(score_samples, spaces), 'pairs': evaluate_pairs.score}
+  score = {'samples': functools.partial(score_samples, spaces), 'pairs': score_pairs}
   for kind, (changes, point) in itertools.product(kinds, points):
     if kind in score:
       with result_folder(point, kind, changes) as out:
-        results[title(changes)] |= score[kind](point, groups[kind], out)
+        results[title(changes)] |= score[kind](Run(point), groups[kind], out)
       processes.wait_for_all(f'{kind} {title(changes)}')
   measured: dict[str, Fields] = {}  # by the fields that choose weights
   for changes, point in points if groups['examples'] else ():
     own = {f: value for f, value in changes.items() if f in OF_WEIGHTS}
     if title(own) not in measured:
-      measured[title(own)] = score_point(point, groups['examples'], own)
+      measured[title(own)] = score_point(Run(point), groups['examples'], own)
     if own:
       results[title(changes)] |= measured[title(own)]
   if len(points) > 1 and all(results.values()) and processes.is_first():
     first = kinds[0] if kinds[0] in score else next(iter(groups['examples']))
-    out = make_folder(workdir, folder_of(model, first))
+    out = make_folder(model.workdir, folder_of(model, first))
     sweeps.write(out, [changes for changes, _ in points], results)
 
 
-def points_of(model: Model, kinds: list[str]) -> list[tuple[Fields, Model]]:
+def points_of(run: Run, kinds: list[str]) -> list[tuple[Fields, Model]]:
   """Returns ({field: value}, model) of each point of the sweep, checked."""
-  config, points = model.config, []
+  config, points = run.model.config, []
   for changes, changed in sweep(config):
     idle = [field for field in changes if field not in OF_WEIGHTS]
     if idle and kinds == ['examples']:
@@ -98,10 +101,10 @@ def points_of(model: Model, kinds: list[str]) -> list[tuple[Fields, Model]]:
         f'config.evaluation.sweep: {idle[0]} changes samples, and no metric of '
         f'evaluation.metrics={",".join(config.evaluation.metrics)} is of samples'
       )
-    point = models.make(changed, model.workdir, model.facts)
+    point = run.changed(changed).model
     point.check('evaluate')
     rows = [refusals.of_evaluation(kinds)]
-    refuse(refusals.lines(rows, changed, 'evaluate', model.workdir))
+    refuse(refusals.lines(rows, changed, 'evaluate', run.model.workdir))
     if 'samples' in kinds:  # before features of real images are computed
       weights.restore(point)
     points.append((changes, point))
@@ -149,15 +152,15 @@ def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
 
 
 def score_samples(
-  spaces: dict[str, scoring.Space], model: Model, metrics: list[scoring.Scored], out: Path
+  spaces: dict[str, scoring.Space], run: Run, metrics: list[scoring.Scored], out: Path
 ) -> Fields:
   """Draws the images of a point, and writes their scores into result.json.
 
   Images that exist with these settings are kept. Returns the scores as JSON in
   the first process, {} in the others.
   """
-  c, is_picture = model.config.evaluation, model.facts.x.is_picture
-  path = evaluate_pairs.draw(model, out, num_samples=c.num_generated)
+  c, is_picture = run.model.config.evaluation, run.model.facts.x.is_picture
+  path = draw(run, out, num_samples=c.num_generated)
   if not processes.is_first():
     return {}
   needs = {need for each in metrics for need in each.metric.needs}
@@ -200,40 +203,124 @@ def score_samples(
   return as_json(scores)
 
 
-def score_point(model: Model, metrics: dict[str, ModelMetric], changes: Fields) -> Fields:
+def draw(run: Run, out: Path, **fields: object) -> Path:
+  """Draws samples with these fields of config.sampling; returns their file."""
+  fields |= {'name': 'samples', 'trajectory': False}
+  changes = {f'sampling.{name}': x for name, x in fields.items()}
+  drawing = run.changed(store.with_fields(run.model.config, changes))
+  below = out.relative_to(run.model.workdir)
+  return sample.draw(drawing, below, 'evaluation.name')
+
+
+def score_pairs(run: Run, metrics: list[scoring.Scored], out: Path) -> Json:
+  """Draws for held-out pairs; writes the scores and curves of calibration.
+
+  Returns the scores as JSON in the first process, {} in the others.
+  """
+  model = run.model
+  c = model.config.evaluation
+  source = datasets.source_of(model.config, c.split)
+  index = np.arange(min(c.num_pairs, len(source)))
+  with from_config('data'):
+    arrays = source.read(index)
+  path = out / 'context.npz'
+  if processes.is_first():
+    write_npz(path, {'context': arrays['context']})
+  buckets.share(path, 'held-out pairs')
+  trust.allow([str(path)])
+  fields = {'context': str(path), 'context_row': None}
+  drawn = draw(run, out, num_samples=c.draws_per_pair, **fields)
+  buckets.share(drawn, 'draws of the pairs')
+  draws = npz.read(drawn, ['arr_0'])['arr_0']
+  draws = draws.reshape(len(index), -1, *draws.shape[1:])
+  truth = references.as_written(source, arrays['x'])
+  samples: Arrays = {'draws': draws}
+  reference: Arrays = {'truth': truth, 'context': arrays['context']}
+  if any('log_q' in each.metric.needs for each in metrics):
+    log_q = log_density(run, drawn, draws, reference)
+    samples['log_q'], reference['log_q'] = log_q[:, 1:], log_q[:, 0]
+  if not processes.is_first():
+    return {}
+  enough = draws.shape[1] > 1 and len(index) >= calibration.LEAST_PAIRS
+  if enough and all(x.name != 'contraction' for x in metrics):
+    # Calibrated draws may be as wide as the prior.
+    wide = scoring.Scored('contraction', calibration.contraction(), '', '')
+    metrics = [*metrics, wide]
+  found = [scoring.compute(each, samples, reference) for each in metrics]
+  scores = [score for part in found for score in part]
+  levels = calibration.all_levels(samples, reference)
+  plots.plot_ranks(out / 'ranks.png', levels.pop('ranks'))
+  plots.plot_coverage(out / 'coverage.png', levels)
+  write_json(
+    out / 'result.json',
+    {
+      'pairs': len(index),
+      'draws_per_pair': c.draws_per_pair,
+      'split': c.split,
+      'protocol': {'samples': provenance.read(drawn)},
+      'metrics': as_json(scores),
+    },
+  )
+  print(table(scores), out / 'result.json', sep='\n')
+  return as_json(scores)
+
+
+def log_density(run: Run, drawn: Path, draws: np.ndarray, reference: Arrays) -> np.ndarray:
+  """Returns log q of the truth and its draws, nats, [M, 1 + n].
+
+  By the ODE, up to a constant. drawn: the file of the draws; reference: their
+  truth and context.
+  """
+  model, c, truth = run.model, run.model.config.evaluation, reference['truth']
+  facts = model.facts
+  assert facts.context is not None
+  each = np.concatenate([truth[:, None], draws], axis=1)
+  flat, rows = each.reshape(-1, *truth.shape[1:]), each.shape[1]
+  encoded = facts.context.encode(reference['context'])
+  used = {'evaluation': {'seed': c.seed, 'batch_size': c.batch_size}}
+  settings = provenance.settings(run, used, {'draws': draws, **reference})
+
+  def read(index):
+    return flat[index], {'context': encoded[index // rows]}
+
+  measure = ode(box_draws=0).measure(model.measured)
+  args = measure, 'ode', run.on_devices, read, len(flat)
+  how = scoring.kept_in(run, drawn.with_name('log_q'), settings)
+  arrays = real_images.arrays_of(*args, **how)
+  if arrays is None:
+    return np.zeros(each.shape[:2])
+  return -arrays['nats'].reshape(each.shape[:2]) * math.prod(facts.x.shape)
+
+
+def score_point(run: Run, metrics: dict[str, ModelMetric], changes: Fields) -> Fields:
   """Scores real images by one set of weights, and writes result.json.
 
   Returns the scores as JSON in the first process, {} in the others.
   """
-  c = model.config.evaluation
-  results: Fields = {}
-  source = datasets.source_of(model.config, c.split)
-  count = min(c.num_images or len(source), len(source))
-  run = weights.open_run(model, 'evaluate')
+  config, results = run.model.config, {}
+  source = datasets.source_of(config, config.evaluation.split)
+  count = min(config.evaluation.num_images or len(source), len(source))
   with from_config('data'):
     examples = content_sum(source, count)
-  run = run._replace(inputs=(source, count, {'examples': examples}))
-  params = run.on_devices()
   for name, metric in metrics.items():
-    with result_folder(model, name, changes) as out:
-      results |= score_images(run, params, name, metric, out)
+    with result_folder(run.model, name, changes) as out:
+      results |= score_images(run, (source, count, examples), name, metric, out)
   return results
 
 
 def score_images(
-  run: weights.Run, params: Params, name: str, metric: ModelMetric, out: Path
+  run: Run, inputs: tuple[Source, int, str], name: str, metric: ModelMetric, out: Path
 ) -> Fields:
   """Writes result.json of one metric; returns its scores as `score_point`.
 
-  params: on the devices; run.inputs: a source, how many of its first examples
-  are scored, and sums of what was read.
+  inputs: a source, how many of its first examples are scored, and their sum.
   """
   model, c = run.model, run.model.config.evaluation
-  source, count, known = run.inputs
+  source, count, examples = inputs
   with from_config(f'evaluation.{name}'):
     watched, sums = watch(model.measured)
     measure = metric.measure(watched)
-  settings = settings_of(run, known | sums, name)
+  settings = settings_of(run, {'examples': examples} | sums, name)
   length = datasets.text_length(model.config)
 
   def read(index):
@@ -242,7 +329,7 @@ def score_images(
   how = scoring.kept_in(run, out / 'parts', settings)
   how['condition'] = model.conditioning.image
   with from_config(f'evaluation.{name}'):  # what the metric refuses
-    arrays = real_images.arrays_of(measure, name, params, read, count, **how)
+    arrays = real_images.arrays_of(measure, name, run.on_devices, read, count, **how)
   if arrays is None:
     return {}
   scores = metric.compute(arrays)
@@ -281,7 +368,7 @@ def watch(measured: Any) -> tuple[Any, dict[str, str]]:
   return watched, sums
 
 
-def settings_of(run: weights.Run, read: Json, name: str) -> Json:
+def settings_of(run: Run, read: Json, name: str) -> Json:
   """Returns all that a metric's numbers of real images depend on."""
   model = run.model
   evaluation = folder.plain(model.config)['evaluation']

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import diffusion_jax as dj
-from diffusion_jax.app.config.errors import from_config
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.demos import noising
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import make_folder, write_json

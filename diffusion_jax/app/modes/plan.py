@@ -17,16 +17,15 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, Sharding
 
 from diffusion_jax.aliases import Json, PyTree
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.config import store
-from diffusion_jax.app.config.errors import check_set, from_config
 from diffusion_jax.app.config.fields import Plan
 from diffusion_jax.app.config.refusals import TRAINING, lines
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, check_set, from_config
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.model import NOTHING
-from diffusion_jax.app.run import adapters, other_runs
+from diffusion_jax.app.model import NOTHING, check_attention
+from diffusion_jax.app.run import other_runs, weights
 from diffusion_jax.app.train_loop import setup
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.errors import UserError, refuse
@@ -88,7 +87,7 @@ def compile_one(
   """
   with from_config('training.mesh'):
     mesh = sharding.make_mesh(*config.training.mesh, devices=topology.devices)
-  devices.check_attention(config, mesh)
+  check_attention(config, mesh)
   trace = {'train': trace_training, 'sample': trace_sampling}[of]
   traced, batch, state = trace(config, mesh, workdir)
   lowered = traced.lower()
@@ -193,7 +192,7 @@ def trace_training(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   """Traces the step as --mode=train builds it, without arrays."""
   config = store.with_flags(config, [('training.steps_per_call', '1')])
   refuse(lines((*TRAINING, setup.batch_rule(mesh)), config, 'train', ''))
-  model = adapters.adapted(models.make(config, workdir))
+  model = weights.adapted(models.make(config, workdir))
   model.check('plan')
   objective, total = model.objective(), config.training.num_steps
   optimizer, _ = config.optimizer.make({'total_steps': total})
@@ -224,7 +223,7 @@ def trace_sampling(config: Node, mesh: Mesh, workdir: str | Path) -> Traced:
   size = -(-config.sampling.batch_size // mesh.size) * mesh.size
   index = jax.ShapeDtypeStruct((size,), jnp.int32)
   inputs = index, conditions.shapes(model, size)
-  params = models.shapes(model) | model.autoencoder.shapes()
+  params = model.shapes() | model.autoencoder.shapes()
   params = placed(params, sharding.replicated(mesh))
   drawing = generate(model, mesh)
   traced = jax.jit(lambda *args: drawing.compute(*args)[0]).trace(

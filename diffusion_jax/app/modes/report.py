@@ -17,15 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.app import devices, models
 from diffusion_jax.app.config import folder, kinds, store
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.drawing import sheets
-from diffusion_jax.app.drawing.generate import frames_of, generate
+from diffusion_jax.app.drawing.generate import (
+  check_numbers,
+  first_of,
+  frames_of,
+  generate,
+  training_examples,
+)
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Frames, Model
-from diffusion_jax.app.modes.sample import check_numbers
-from diffusion_jax.app.run import provenance, weights
+from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import drawings, image_sets
 from diffusion_jax.errors import UserError
@@ -45,9 +49,9 @@ _TEST_IMAGES = 200  # for comparison with the distances of samples
 _MOST_PIXELS = 300_000_000
 
 
-def run(config: Node, workdir: str | Path) -> None:
+def run(run: Run) -> None:
   """Writes report.html in the workdir."""
-  print(f'wrote {write(config, workdir)}')
+  print(f'wrote {write(run)}')
 
 
 def after_training(config: Node, workdir: str | Path, frames: Frames | None = None) -> None:
@@ -58,23 +62,24 @@ def after_training(config: Node, workdir: str | Path, frames: Frames | None = No
   if not config.report.after_training or not processes.is_first():
     return
   try:
-    print(f'wrote {write(config, workdir, frames)}: open it in a browser')
+    print(f'wrote {write(Run.open(config, workdir), frames)}: open it in a browser')
   except Exception as error:  # The training itself has succeeded.
     reason = ' '.join(str(error).split()) or type(error).__name__
     print(f'no report was written: {reason}. To try again: --mode=report')
 
 
-def write(config: Node, workdir: str | Path, frames: Frames | None = None) -> Path:
+def write(run: Run, frames: Frames | None = None) -> Path:
   """Writes the page of a run and of report.runs; returns its path."""
+  model = run.model
+  config, workdir = model.config, model.workdir
   runs = read_runs([str(workdir), *config.report.runs])
-  model = models.make(config, workdir)
-  data = optional('training examples', sheets.examples, model)
-  drawn = optional('trajectory', trajectory, model, frames, data)
+  data = optional('training examples', training_examples, model)
+  drawn = optional('trajectory', trajectory, run, frames, data)
   film, final = drawn or (None, None)
   near = optional('neighbours', neighbours, model, final)
-  path = Path(workdir) / 'report.html'
+  path = workdir / 'report.html'
   try:
-    films = gallery(model, data)
+    films = gallery(run, data)
     write_text(path, page.render(runs, defaults(config), film, near, films))
   except OSError as error:
     raise UserError(f'{path} cannot be written ({error.strerror})') from error
@@ -116,19 +121,20 @@ def defaults(config: Node) -> dict[str, object]:
 
 
 def trajectory(
-  model: Model, frames: Frames | None = None, data: np.ndarray | None = None
+  run: Run, frames: Frames | None = None, data: np.ndarray | None = None
 ) -> tuple[Film | None, np.ndarray | None]:
   """Returns a film of the sampler and its last samples, as files have them.
 
   frames: of samples that are drawn already; data: drawn behind them.
   """
+  model = run.model
   c, facts = model.config, model.facts
   # Only the first of several processes calls this.
   if not c.report.trajectory or model.draw is None or processes.started():
     return None, None
-  model.check('sample')
+  run.check('sample')
   if frames is None:
-    x, frames = draw(model)
+    x, frames = draw(run)
     if frames is None:  # A VAE takes no steps.
       return None, facts.x.decode(x[:_PICTURES])
   shown, by_step = [], frames()
@@ -142,34 +148,31 @@ def trajectory(
   return pictures.film(title, about, shown), x
 
 
-def draw(model: Model) -> tuple[np.ndarray, Frames | None]:
+def draw(run: Run) -> tuple[np.ndarray, Frames | None]:
   """Draws the first samples, by the program of --mode=sample."""
-  c, mesh = model.config.sampling, devices.make_mesh(model.config)
-  n = min(c.num_samples, c.batch_size)
-  choose = functools.partial(conditions.choose, n=n)
-  run = weights.open_run(model, 'sample', choose)
-  params = run.on_devices()
-  x, states = generate(model, mesh)(params, np.arange(n), run.inputs.cond)
+  model, mesh = run.model, run.mesh
+  n = min(model.config.sampling.num_samples, model.config.sampling.batch_size)
+  inputs = conditions.choose(model, n)
+  params = run.on_devices
+  x, states = generate(model, mesh)(params, np.arange(n), inputs.cond)
   return x, None if states is None else functools.partial(frames_of, model, mesh, params, states)
 
 
-def gallery(model: Model, data: np.ndarray | None = None) -> list[Film | Table | None]:
+def gallery(run: Run, data: np.ndarray | None = None) -> list[Film | Table | None]:
   """Returns pictures of the files of --mode=sample, and how these differ."""
-  paths = record.files_of(Path(model.workdir) / 'samples', '*.npz')
+  paths = record.files_of(run.model.workdir / 'samples', '*.npz')
   newest = sorted(paths, key=lambda path: path.lstat().st_mtime)[-_FILES:]
-  drawn = [optional(x.name, drawn_by, model, x, data) for x in newest]
+  drawn = [optional(x.name, drawn_by, run, x, data) for x in newest]
   films = [*filter(None, drawn)]
   table = page.differing({name: fields for name, _, fields in films})
   return [*(film for _, film, _ in films), *table]
 
 
-def drawn_by(
-  model: Model, path: Path, data: np.ndarray | None = None
-) -> tuple[str, Film | None, dict]:
+def drawn_by(run: Run, path: Path, data: np.ndarray | None = None) -> tuple[str, Film | None, dict]:
   """Returns the name, a picture and the settings of a file of --mode=sample."""
-  stored = provenance.read(path).get('sampling', {})
+  model, stored = run.model, provenance.read(path).get('sampling', {})
   content = {**(folder.read_config(model.workdir) or {}), 'sampling': stored}
-  one = models.make(store.stored(content, path), model.workdir, model.facts)
+  one = run.changed(store.stored(content, path)).model
   calls = count_calls(one) if stored and _is_short(stored) else None
   note = f'{calls} calls of the network' if calls else ''
   values = model.facts.x
@@ -179,7 +182,7 @@ def drawn_by(
   x = read_first(model, path, sys.maxsize if by_rows else most)
   if by_rows:
     groups = len(x) // stored['num_samples']
-    x = sheets.first_of(x, groups, most)
+    x = first_of(x, groups, most)
   sheet = drawings.sheet(values, x, _PICTURES, data=data, groups=groups)
   name = results.in_words(path.stem)
   frame = results.about(stored, note), sheet

@@ -5,73 +5,76 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.aliases import Params
-from diffusion_jax.app import models
-from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.drawing import sheets
-from diffusion_jax.app.drawing.boxed import in_box
-from diffusion_jax.app.drawing.generate import frames_of, generate
+from diffusion_jax.app.drawing.generate import (
+  check_numbers,
+  draw_sheet,
+  frames_of,
+  generate,
+  in_box,
+)
 from diffusion_jax.app.inputs import conditions
+from diffusion_jax.app.inputs.conditions import Conditions
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.run import provenance, weights
+from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import images
 from diffusion_jax.data.text_files import decode_bytes, printable
-from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import files, processes
 from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
 
 _PRINTED = 4  # texts
 
 
-def run(config: Node, workdir: str | Path) -> None:
+def run(run: Run) -> None:
   """Writes <name>.png, <name>.npz and, with trajectories, <name>.gif.
 
   They are in samples/; for <name> see `provenance.name_of`. For a network that
   reads texts, <name>.txt has one text per line. <name>.parts/ keeps the batches
   until all are drawn.
   """
-  draw(config, workdir, Path('samples'), 'sampling.name')
+  draw(run, Path('samples'), 'sampling.name')
 
 
-def draw(config: Node, workdir: str | Path, below: Path, field: str) -> Path:
+def draw(run: Run, below: Path, field: str) -> Path:
   """Writes the samples into a folder of the run; returns the npz file's path.
 
   below: the folder's path in the run; field: the field of the config that
   renames the folder or the files.
   """
-  run = weights.open_run(models.make(config, workdir), 'sample', inputs_of)
-  model, read = run.model, run.inputs.stored | run.model.shown()
+  run.check('sample')
+  model, inputs = run.model, inputs_of(run.model)
+  read = inputs.stored | model.shown()
   read.pop('conditions', None)  # computed of the originals
   settings = provenance.of_sampling(run, read)
-  path = files.make_folder(workdir, below) / f'{provenance.name_of(model)}.npz'
+  path = files.make_folder(model.workdir, below) / f'{provenance.name_of(model)}.npz'
   with provenance.making(path, settings, field) as done:
     if done:
       return path
-    run = run._replace(inputs=conditions.encoded(model, run.params, run.inputs))
-    params, stored = run.on_devices(), provenance.as_array(settings)
-    paths = draw_parts(run, params, path.with_suffix('.parts'), stored)
+    inputs = conditions.encoded(model, run.checkpoint[0], inputs)
+    stored = provenance.as_array(settings)
+    paths = draw_parts(run, inputs, path.with_suffix('.parts'), stored)
     if processes.is_first():
-      write(run, params, paths, path, stored)
+      write(run, inputs, paths, path, stored)
       shutil.rmtree(path.with_suffix('.parts'))
   return path
 
 
-def inputs_of(model: Model) -> conditions.Conditions:
+def inputs_of(model: Model) -> Conditions:
   """Returns what the samples are conditioned on."""
   inputs = conditions.choose(model, conditions.count(model))
   conditions.warn_if_far(model, inputs)
   return inputs
 
 
-def draw_parts(run: weights.Run, params: Params, parts: Path, settings: np.ndarray) -> list[Path]:
+def draw_parts(run: Run, inputs: Conditions, parts: Path, settings: np.ndarray) -> list[Path]:
   """Draws the batches that are missing in `parts`; returns all files."""
-  model, cond, n = run.model, run.inputs.cond, conditions.count(run.model)
+  model, params, n = run.model, run.on_devices, len(inputs.rows)
   c = model.config.sampling
   drawing = generate(model, run.mesh, min(c.batch_size, n))
   outside = drawn = 0
 
   def start(index):
-    fetch = drawing.start(params, index, rows(cond, index))
+    fetch = drawing.start(params, index, rows(inputs.cond, index))
 
     def finish():
       nonlocal outside, drawn
@@ -79,7 +82,7 @@ def draw_parts(run: weights.Run, params: Params, parts: Path, settings: np.ndarr
       if c.trajectory and not index[0]:
         write_film(model, frames_of(model, run.mesh, params, states), parts)
       check_numbers(model, x)
-      samples, left = in_box(model, run.inputs, drawing, params, index, x)
+      samples, left = in_box(model, inputs, drawing, params, index, x)
       outside, drawn = outside + left, drawn + len(index)
       return {'arr_0': samples}
 
@@ -95,29 +98,27 @@ def draw_parts(run: weights.Run, params: Params, parts: Path, settings: np.ndarr
 def write_film(model: Model, frames: dict[int, np.ndarray], parts: Path) -> None:
   """Writes the GIF of the first images."""
   if processes.is_first():
-    path, data = parts.with_suffix('.gif'), sheets.examples(model)
+    path = parts.with_suffix('.gif')
     drawn = [model.facts.x.decode(x) for x in frames.values()]
-    images.write_gif(path, [sheets.sheet(model, x, data=data) for x in drawn])
+    images.write_gif(path, [draw_sheet(model, x) for x in drawn])
     print(f'wrote {path}')
 
 
 def write(
-  run: weights.Run, params: Params, paths: list[Path], path: Path, settings: np.ndarray
+  run: Run, inputs: Conditions, paths: list[Path], path: Path, settings: np.ndarray
 ) -> None:
   """Writes the npz file of all parts, the sheet, and the texts."""
-  model, inputs = run.model, run.inputs
+  model = run.model
   samples = join_parts(paths, {'settings'})['arr_0']
   arrays = {'arr_0': samples, 'settings': settings, **inputs.stored}
-  arrays |= model.write_more(params, path, samples)
+  arrays |= model.write_more(run.on_devices, path, samples)
   files.write_npz(path, arrays)
   shape = 'x'.join(map(str, samples.shape[1:]))
   what = 'images' if model.facts.x.is_picture else 'arrays'
   print(f'wrote {path}: {len(samples)} {what} of {shape}')
   sheet, texts = path.with_suffix('.png'), path.with_suffix('.txt')
-  data, num_samples = sheets.examples(model), model.config.sampling.num_samples
-  groups = len(samples) // num_samples  # rows of a given context
-  args = model, samples, inputs.stored, data, groups
-  images.write_png(sheet, sheets.sheet(*args))
+  groups = len(samples) // model.config.sampling.num_samples  # rows of a given context
+  images.write_png(sheet, draw_sheet(model, samples, inputs.stored, groups))
   print(f'wrote {sheet}')
   if model.facts.x.is_text:
     write_texts(texts, samples)
@@ -133,14 +134,3 @@ def write_texts(path: Path, samples: np.ndarray) -> None:
   print(printable(''.join(texts[:_PRINTED])), end='')
   files.write_text(path, ''.join(texts))
   print(f'wrote {path}: {len(texts)} texts')
-
-
-def check_numbers(model: Model, x: np.ndarray) -> None:
-  """Raises UserError for NaN, which would look like black pictures."""
-  if np.isnan(x).any():
-    sampler = model.config.sampling.get('sampler')
-    name = sampler.name if sampler else 'the model'
-    raise UserError(
-      f'the samples are nan: {name} may not allow these levels '
-      '(docs/samplers.md), or the training has diverged'
-    )

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder, trust
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import report
 from diffusion_jax.app.run.step_log import StepLog
@@ -21,7 +21,7 @@ from diffusion_jax.app.train_loop import hooks, setup
 from diffusion_jax.app.train_loop.hooks import Hook
 from diffusion_jax.app.train_loop.setup import Setup
 from diffusion_jax.core.keys import stream
-from diffusion_jax.errors import Preempted, UserError
+from diffusion_jax.errors import Preempted, as_user_error
 from diffusion_jax.report.record import read_curves
 from diffusion_jax.runtime import compiling, lock, processes, sessions
 from diffusion_jax.runtime.files import make_folder, write_json
@@ -29,7 +29,7 @@ from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
 from diffusion_jax.training import preemption
 from diffusion_jax.training.loggers import MetricWriter
 from diffusion_jax.training.state import TrainState
-from diffusion_jax.weights import averages, checkpoints, init_from
+from diffusion_jax.weights import averages, checkpoints, load
 
 
 def run(config: Node, workdir: str | Path) -> None:
@@ -215,7 +215,7 @@ def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainSta
   """
   c, workdir, shapes = parts.config.training, parts.workdir, parts.shapes
   folder.check_same_run(workdir, parts.config, parts.model.facts)
-  try:
+  with as_user_error():
     manager = checkpoints.open_manager(
       workdir,
       c.keep_checkpoints,
@@ -223,12 +223,8 @@ def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainSta
       keep_best=c.keep_best,
       more_emas=shapes.more_ema_params,
     )
-  except ValueError as error:
-    raise UserError(str(error)) from error
-  try:
+  with as_user_error(f'{workdir}: '):
     state = checkpoints.restore_latest(manager, shapes)
-  except ValueError as error:
-    raise UserError(f'{workdir}: {error}') from error
   if state is not None:
     announce_length(parts, int(state.step))
     return manager, int(state.step), lambda: state
@@ -236,7 +232,8 @@ def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainSta
     print(f'{workdir} has a config.json but no checkpoint: it begins at step 0')
   if not c.init_from or c.lora_rank:  # the base of adapters is frozen
     return manager, 0, parts.make_state
-  begin = init_from.read(shapes.params, c.init_from)
+  with from_config('training.init_from'):
+    begin = load.begin_from(shapes.params, c.init_from)
   return manager, 0, lambda: begin(parts.make_state())
 
 

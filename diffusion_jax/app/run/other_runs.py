@@ -1,6 +1,11 @@
-"""Other runs that a run needs, and guidance by them."""
+"""Other runs that a run needs: guides of its samples, and teachers.
+
+teacher.json in the student's run folder holds a checksum of the teacher's
+weights; other weights are refused later.
+"""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,19 +14,24 @@ import jax
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds, store
-from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.fields import DenoiserSampling
-from diffusion_jax.app.config.tree import Schema
+from diffusion_jax.app.config.tree import Schema, from_config, parameters
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import by_run
-from diffusion_jax.app.model import Guides, Model, OtherRun
+from diffusion_jax.app.model import NOTHING, Frozen, Guides, Model, OtherRun
 from diffusion_jax.app.network import ConfiguredNetwork
 from diffusion_jax.app.sampling_plan import Wrap
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
+from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.files import read_json, write_json
 from diffusion_jax.training.classifier import label_log_prob
-from diffusion_jax.weights import load
+from diffusion_jax.weights import checksums, load
+
+_TEACHER = 'training.teacher'
+# (frozen, cond) -> Denoiser at the student's levels.
+Teacher = Callable[[Params, dict], dj.Denoiser]
 
 
 def open_run(path: str, run: str, needed: Schema, facts: Facts) -> ConfiguredNetwork:
@@ -132,3 +142,81 @@ def at_levels_of(guide: OtherRun, noisy: ConfiguredNetwork, function: Callable) 
   if same and not noisy.learns_schedule:
     return function
   return dj.at_training_levels(function, guide.noisy.schedule(guide.params))
+
+
+def teacher_of(
+  student: ConfiguredNetwork, workdir: Path
+) -> tuple[Callable[[], Teacher | None], Frozen]:
+  """Returns (() -> the teacher of a run or None, its frozen parameters).
+
+  The run of the teacher is opened when one of the functions needs it.
+  """
+  c = student.config
+  needed = parameters(c.objective.constructor).get('teacher')
+  optional = needed is None or needed.default is not needed.empty
+  if optional and not c.training.teacher:
+    return lambda: None, NOTHING
+  run, network = c.training.teacher, functools.cache(open_teacher)
+
+  def teacher() -> Teacher:
+    noisy = network(student)
+
+    def denoiser(frozen, cond):
+      run = OtherRun(noisy, frozen['teacher'])
+      denoise = noisy.denoiser(run.params, cond)
+      return at_levels_of(run, student, denoise)
+
+    return denoiser
+
+  def prepare(source, mesh):
+    params = open_weights(_TEACHER, run, network(student).init).params
+    now = {'run': str(run), 'checksum': checksums.of_arrays(params)}
+    path = workdir / 'teacher.json'
+    if processes.broadcast([path.exists()])[0]:
+      before = read_json(path).get('checksum', -1)
+      check_unchanged(_TEACHER, run, path, before, now['checksum'])
+    elif processes.is_first():
+      write_json(path, now)
+    return {'teacher': params}
+
+  def shapes():
+    return {'teacher': jax.eval_shape(network(student).init, abstract_key())}
+
+  return teacher, Frozen(prepare, shapes)
+
+
+def open_teacher(student: ConfiguredNetwork) -> ConfiguredNetwork:
+  """Returns the network of training.teacher.
+
+  Raises UserError for a run that does not fit the student, for an objective
+  without a teacher, and if none is given.
+  """
+  run, objective = student.config.training.teacher, student.config.objective
+  name = objective.name
+  problem = ''
+  if not run:
+    problem = 'needs the folder of the run that is distilled'
+  elif 'teacher' not in parameters(objective.constructor):
+    problem = 'does not use a teacher: leave it empty'
+  if problem:
+    raise UserError(f'config.{_TEACHER}: objective={name} {problem}')
+  noisy = open_run(_TEACHER, run, kinds.DIFFUSION, student.facts)
+  refuse(_other_conditions(run, noisy, student))
+  return noisy
+
+
+def _other_conditions(run, noisy, student):
+  theirs, ours = noisy.config.conditioning, student.config.conditioning
+  for name in ('labels', 'text', 'image'):
+    if theirs[name] != ours[name]:
+      yield (
+        f'config.{_TEACHER}: conditioning.{name} is {theirs[name]} in {run}, and {ours[name]} in '
+        'this run'
+      )
+  if noisy.conditioning.self_conditioning:
+    yield f'config.{_TEACHER}: the run in {run} has self-conditioning'
+  if ours.dropout and not noisy.conditioning.dropout:
+    yield (
+      f'config.conditioning.dropout={ours.dropout}: the teacher in {run} was trained without '
+      'dropout; set it to 0'
+    )

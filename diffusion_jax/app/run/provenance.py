@@ -21,7 +21,7 @@ from diffusion_jax.app.model import Model
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import npz
 from diffusion_jax.data.sources import digest
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.metrics.sweeps import title
 from diffusion_jax.runtime import lock, processes, sessions
 from diffusion_jax.runtime.files import parse_json, sha256
@@ -39,11 +39,11 @@ def settings(run: Run, used: Json, read: Mapping[str, str | np.ndarray]) -> Sett
   the arrays that were read, or their sums, by name; fields that only choose
   them, such as `data`, need not be in `used`.
   """
-  model = run.model
+  model, (params, _) = run.model, run.checkpoint
   content = {
     'run': _base(model.workdir),
     'config_hash': folder.config_hash(model.workdir),
-    'weights': checksums.of_arrays(run.params),
+    'weights': checksums.of_arrays(params),
     'latents': model.latents.record(model.workdir),
     **by_content(used),
     'read': {n: x if isinstance(x, str) else digest([x]) for n, x in read.items()},
@@ -59,7 +59,7 @@ def of_sampling(run: Run, read: Mapping[str, str | np.ndarray], **used: Json) ->
   """Returns the `settings` of what config.sampling draws; used: more fields."""
   sampling = folder.plain(run.model.config)['sampling']
   del sampling['name']
-  sampling['checkpoint'] = str(run.step)
+  sampling['checkpoint'] = str(run.checkpoint[1])
   return settings(run, {'sampling': sampling, **used}, read)
 
 
@@ -80,10 +80,8 @@ def by_content(tree: Any) -> Any:
 
 
 def _run(path):
-  try:
+  with as_user_error():
     params, _, step = load.open(path)
-  except (OSError, ValueError) as error:
-    raise UserError(str(error)) from error
   weights, config_hash = checksums.of_arrays(params), folder.config_hash(path)
   return f'checkpoint {step}, weights {weights}, config_hash {config_hash}'
 

@@ -1,47 +1,65 @@
-"""The parameters of a run that config.sampling chooses."""
+"""A trained run: its model, the parameters that config.sampling chooses, adapters."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Self
 
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.model import Model
-from diffusion_jax.errors import UserError
+from diffusion_jax.app.config.tree import Node, from_config
+from diffusion_jax.app.model import Frozen, Model, make_mesh
+from diffusion_jax.app.run import other_runs
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.errors import UserError, as_user_error
+from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.sharding import replicate
-from diffusion_jax.training import power_ema
-from diffusion_jax.weights import adapters, averages, checkpoints, load, share
-from diffusion_jax.weights.checkpoints import AVERAGE, RAW
+from diffusion_jax.training import lora, power_ema
+from diffusion_jax.weights import averages, checkpoints, load, share
+from diffusion_jax.weights.checkpoints import AVERAGE, RAW, check_fits
 
 
-class Run(NamedTuple):
-  """A run that a mode uses: its model, its weights, and what the user gives.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+  """A trained run: its model, and its weights, which are read when needed.
 
-  params: the parameters that config.sampling chooses; step: their checkpoint.
+  The model has the config, the run folder and the facts.
   """
 
   model: Model
-  params: Params
-  step: int
-  inputs: Any
-  mesh: Mesh
 
+  @classmethod
+  def open(cls, config: Node, workdir: str | Path, facts: Facts | None = None) -> Self:
+    """Returns the run of a folder; see `models.make`."""
+    return cls(models.make(config, workdir, facts))
+
+  def changed(self, config: Node) -> Self:
+    """Returns the run with another config of how it is used."""
+    return self.open(config, self.model.workdir, self.model.facts)
+
+  def check(self, mode: str) -> None:
+    """Raises UserError for a config that the model, mode or devices cannot use."""
+    self.model.check(mode)
+    make_mesh(self.model.config)
+
+  @functools.cached_property
+  def mesh(self) -> Mesh:
+    """The mesh of training.mesh."""
+    return make_mesh(self.model.config)
+
+  @functools.cached_property
+  def checkpoint(self) -> tuple[Params, int]:
+    """(The parameters that config.sampling chooses, their step)."""
+    return restore(self.model)
+
+  @functools.cached_property
   def on_devices(self) -> Params:
-    """Returns all parameters, an autoencoder's too, on the mesh."""
-    loaded = self.model.autoencoder.load()
-    return replicate(self.mesh, self.params | loaded)
-
-
-def open_run(model: Model, mode: str, inputs: Callable[[Model], Any] = lambda model: None) -> Run:
-  """Checks a mode's config and inputs, and then reads the weights.
-
-  inputs: model -> what the user gives, or UserError.
-  """
-  model.check(mode)
-  given, mesh = inputs(model), devices.make_mesh(model.config)
-  return Run(model, *restore(model), given, mesh)
+    """All parameters, an autoencoder's too, on the mesh."""
+    params, _ = self.checkpoint
+    return replicate(self.mesh, params | self.model.autoencoder.load())
 
 
 def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
@@ -52,7 +70,7 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
   c, workdir = model.config.sampling, model.workdir
   decay = power_ema.decay_name(c.ema_decay) if c.ema_decay else AVERAGE
   step = int(c.checkpoint) if c.checkpoint.isdecimal() else c.checkpoint
-  try:
+  with as_user_error():
     if c.ema_sigma_rel is not None and merge:
       return _restore_average(model, step)
     stored = load.open(workdir, decay if c.ema else RAW, step, merge=merge)
@@ -61,13 +79,11 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
     now = folder.stored_form(model.config, model.facts)
     own = ':' in model.config.network.name
     # The files of a shared folder and base weights may be of other models.
-    own = own or share.exist(workdir) or adapters.path_of(workdir).exists()
+    own = own or share.exist(workdir) or load.base_path(workdir).exists()
     if merge and (own or folder.differences(stored.config, now, folder.FREE)):
       what = f'checkpoint {stored.step} is of another network'
-      checkpoints.check_fits(stored.params, models.shapes(model), what)
+      checkpoints.check_fits(stored.params, model.shapes(), what)
     return stored.params, stored.step
-  except (FileNotFoundError, ValueError) as error:
-    raise UserError(str(error)) from error
 
 
 def _restore_average(model, step):
@@ -79,8 +95,64 @@ def _restore_average(model, step):
       f'config.sampling.{other} are different weights: give one of them'
     )
   if step == 'best':
-    step = load.find_step(workdir, step)
+    step = checkpoints.find_step(workdir, step)
   snapshot = None if step == 'latest' else step
-  average = averages.make(workdir, c.ema_sigma_rel, snapshot, models.shapes(model))
+  average = averages.make(workdir, c.ema_sigma_rel, snapshot, model.shapes())
   print(average.describe())
   return average.params, average.step
+
+
+def adapted(model: Model) -> Model:
+  """Returns the model whose parameters are adapters, for a training.
+
+  It is the model itself if training.lora_rank is 0. The first start copies the
+  base, the averaged weights of training.init_from, into the run folder. Raises
+  UserError for a network without kernels to adapt.
+  """
+  c = model.config.training
+  if not c.lora_rank:
+    return model
+  scale = (c.lora_alpha or c.lora_rank) / c.lora_rank
+  shapes, teacher = model.shapes(), model.teacher
+
+  def init(key):
+    args = key, shapes['network'], c.lora_rank, c.lora_convolutions
+    with from_config('training.lora_rank'):
+      return {'network': lora.lora_init(*args)}
+
+  def draw(params, guides, keys, cond):
+    assert model.draw is not None
+    rest = dict(params)
+    merged = lora.merge_network(rest.pop(lora.BASE), params, scale)
+    return model.draw(rest | merged, guides, keys, cond)
+
+  def objective(test=False):
+    return lora.lora_objective(model.objective(test), scale)
+
+  def prepare(source, mesh):
+    return teacher.prepare(source, mesh) | {lora.BASE: _base(model, scale)}
+
+  def base_shapes():
+    return {**teacher.shapes(), lora.BASE: shapes}
+
+  frozen = Frozen(prepare, base_shapes, teacher.load)
+  parts = {'init': init, 'objective': objective, 'teacher': frozen}
+  return dataclasses.replace(model, draw=model.draw and draw, **parts)
+
+
+def _base(model, scale):
+  # Returns the base; the first start copies it into the run folder.
+  path, workdir = load.base_path(model.workdir), model.workdir
+  begun = path.exists() or folder.has_checkpoint(workdir)
+  if not processes.broadcast([begun])[0]:
+    field, run = 'training.init_from', model.config.training.init_from
+    params = other_runs.open_weights(field, run, model.init).params
+    if processes.is_first():
+      load.write_base(workdir, params, scale)
+    buckets.share(path, 'the base')
+  with from_config('training.lora_rank'):
+    base, stored = load.read_base(workdir)
+    check_fits(base, model.shapes(), f'{path} is of another network')
+    if stored != scale:
+      raise ValueError(f'lora_alpha / lora_rank is {scale:g}, and {stored:g} in {path}')
+  return base

@@ -9,15 +9,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import devices, scoring
-from diffusion_jax.app.config import user_parts
-from diffusion_jax.app.config.errors import check_one_of, from_config
-from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.drawing import sheets
-from diffusion_jax.app.drawing.boxed import FEW, in_box
-from diffusion_jax.app.drawing.generate import frames_of, generate
+from diffusion_jax.app import scoring
+from diffusion_jax.app.config import trust
+from diffusion_jax.app.config.tree import Node, check_one_of, from_config
+from diffusion_jax.app.drawing.generate import FEW, draw_sheet, frames_of, generate, in_box
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.model import Model, make_encode
+from diffusion_jax.app.model import Model, effort, make_encode
 from diffusion_jax.app.run.step_log import StepLog, average
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels, pipeline
@@ -69,7 +66,7 @@ class Hook(NamedTuple):
     try:
       jax.eval_shape(trace, state, frozen)
     except Exception as error:
-      place = user_parts.place_of(error)
+      place = trust.place_of(error)
       known = place or isinstance(error, (ValueError, TypeError))
       if isinstance(error, UserError) or not known:
         raise
@@ -177,7 +174,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   """
   config, source = model.config, datasets.source_of(model.config, 'test')
   loss = make_eval_step(model.objective(test=True))
-  loss = compiling.program('the test loss', loss, mesh, devices.effort(config))
+  loss = compiling.program('the test loss', loss, mesh, effort(config))
   size = min(config.training.batch_size, len(source))
   size -= size % mesh.size
   if not size:
@@ -252,7 +249,6 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
   n = min(config.sampling.num_samples, config.sampling.batch_size)
   chosen = conditions.choose(model, n)
   drawing = generate(model, mesh)
-  data = sheets.examples(model)
 
   def inputs(state, frozen):
     return state.ema_params | frozen, np.arange(n), chosen.cond
@@ -262,7 +258,7 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
     x, states = drawing(*call)
     args = model, chosen, drawing, *call[:2], x
     samples, _ = in_box(*args, attempts=FEW)
-    sheet = sheets.sheet(model, samples, chosen.stored, data)
+    sheet = draw_sheet(model, samples, chosen.stored)
     if step == config.training.num_steps and states is not None:
       log.film = functools.partial(frames_of, model, mesh, call[0], states)
     if processes.is_first():

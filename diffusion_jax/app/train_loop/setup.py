@@ -11,14 +11,13 @@ import optax
 from jax import stages
 from jax.sharding import Mesh
 
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.errors import from_config
 from diffusion_jax.app.config.refusals import TRAINING, Row, lines
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.model import Model, make_encode
-from diffusion_jax.app.run import adapters
+from diffusion_jax.app.model import Model, effort, make_encode, make_mesh
+from diffusion_jax.app.run import weights
 from diffusion_jax.app.train_loop import hooks
 from diffusion_jax.app.train_loop.hooks import Hook
 from diffusion_jax.core.keys import stream
@@ -70,13 +69,13 @@ def prepare(config: Node, workdir: str | Path) -> Setup:
   """
   start_up = StartUp()
   refuse(lines(TRAINING, config, 'train', workdir))
-  mesh = devices.make_mesh(config)
+  mesh = make_mesh(config)
   refuse(lines([batch_rule(mesh)], config, 'train', workdir))
   folder.check_same_run(workdir, config)
   check_before_simulating(config, Path(workdir))
   source = datasets.source_of(datasets.of_run(config, workdir))
   start_up.mark('data')
-  model = adapters.adapted(models.make(config, workdir))
+  model = weights.adapted(models.make(config, workdir))
   config = model.config  # with what follows from the data
   facts = datasets.with_contents(model.facts, source)
   folder.check_same_run(workdir, config, facts)
@@ -198,7 +197,7 @@ def jit_step(
     donate_argnums=0,
     in_shardings=(places, *[None] * (4 if single else 5)),
     out_shardings=(places, replicated(mesh)),
-    compiler_options=options(mesh, devices.effort(config), c.deterministic),
+    compiler_options=options(mesh, effort(config), c.deterministic),
   )
 
 

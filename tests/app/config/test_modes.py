@@ -12,6 +12,7 @@ import pytest
 from diffusion_jax.app.config import modes
 from diffusion_jax.app.config.fields import COMMON
 from diffusion_jax.errors import UserError
+from tests.app.conftest import smoke, untrained
 
 ROOT = Path(__file__).parents[3]
 (COUNT,) = re.findall(
@@ -73,8 +74,19 @@ def test_a_mode_whose_extra_is_missing(monkeypatch):
     matmul_precision = 'default'
 
   monkeypatch.setattr('diffusion_jax.app.modes.serve.run', run)
+  serve = modes.find('serve')._replace(uses_a_run=False)
   with pytest.raises(UserError, match=r"--mode=serve needs uvicorn: pip install -e '.\[serve\]'"):
-    modes.find('serve')(Config(), '')
+    serve(Config(), '')
+
+
+def steps_of(run):
+  print(run.checkpoint[1], 'steps in', run.model.workdir.name)
+
+
+def test_a_mode_of_a_run_is_given_the_run(tmp_path, capsys):
+  workdir = untrained(smoke(), tmp_path / 'run')
+  modes.Mode('steps', f'{__name__}:steps_of', uses_a_run=True)(smoke(), workdir)
+  assert capsys.readouterr().out == '4 steps in run\n'
 
 
 def test_every_section_has_a_reader():

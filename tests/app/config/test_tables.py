@@ -16,7 +16,7 @@ from diffusion_jax.app.config import store, tables
 from diffusion_jax.app.models import diffusion
 from diffusion_jax.errors import UserError
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
-from tests.app.conftest import read
+from tests.app.conftest import read, refused
 from tests.jitted import level_grid
 
 LINE = {'bias': -13.3, 'weight': 18.3}  # of the learned schedule
@@ -230,3 +230,28 @@ def test_the_levels_of_another_schedule_may_be_visited(name):
   both = jax.jit(lambda: (model.plan().schedule(t), expected(t)))()
   jax.tree.map(np.testing.assert_array_equal, *both)
   assert model_of('sampling.num_steps=9').config.sampling.schedule is None
+
+
+# -- learned schedules ---------------------------------------------------------
+
+
+@pytest.mark.parametrize('gamma', ['scalar', 'network', 'fixed'])
+def test_every_gamma_is_its_line_before_training(gamma, key):
+  flags = f'gamma={gamma}', 'gamma_min=-6', 'gamma_max=4'
+  model = model_of(*[f'schedule.{x}' for x in flags], name='digits_vdm')
+  module = model.noisy.process.schedule.gamma_fn.module
+
+  @jax.jit
+  def first(key):
+    params = module.init(key, jnp.zeros(1)).get('params', {})
+    schedule = model.noisy.schedule({'schedule': params})
+    return params, schedule(np.float32([0.0, 0.5, 1.0])).logsnr
+
+  params, logsnr = first(key)
+  assert model.noisy.learns_schedule == (gamma != 'fixed') == bool(params)
+  # the small random part of 'network' is far below a tenth
+  np.testing.assert_allclose(-logsnr, [-6.0, -1.0, 4.0], atol=0.02)
+
+
+def test_a_learned_schedule_has_values_in_a_trained_run_only():
+  refused('^config.schedule=learned has values in', model_of('schedule=learned').plan)

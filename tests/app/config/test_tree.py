@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from diffusion_jax.app.config.tree import Schema, merge, parameters, resolve
-from diffusion_jax.ranges import Count, FlagText, Rate, Size
+from diffusion_jax.app.config.store import merge
+from diffusion_jax.app.config.tree import (
+  Schema,
+  check_one_of,
+  from_config,
+  no_field,
+  parameters,
+  resolve,
+)
+from diffusion_jax.errors import UserError
+from diffusion_jax.ranges import Count, FlagText, Rate, Size, check_choice
 from tests.app.conftest import refused
 
 
@@ -195,7 +204,7 @@ def test_what_is_needed_and_not_set_is_named():
 
 def test_what_a_constructor_refuses_names_its_section():
   def failing():
-    raise ValueError("the 'bx' is not one of box, dot")
+    check_choice('the', 'bx', ['box', 'dot'])
 
   tables = {**SCHEMA.tables, 'extra': {'dot': failing}}
   schema = SCHEMA._replace(tables=tables)
@@ -261,3 +270,21 @@ def test_a_value_for_this_field_and_for_a_part_of_it_is_refused(order):
   flags = [('use.fraction', '0.5'), ('use.fraction.x', '3')][::order]
   message = 'a value is given for this field and for a part of it'
   refused(message, changed, completed(shape='ring'), *flags)
+
+
+# -- errors --------------------------------------------------------------------
+
+
+def test_a_name_is_one_of_several():
+  refused(r"x='b' is not one of a, 1", check_one_of, ['a', 1], 'x', 'b')
+  check_one_of(['a'], 'x', 'a')
+  everywhere = ['a.size', 'b.size', 'seed']
+  hint = r"\(did you mean '[ab].size' or '[ab].size'\?\)"
+  with pytest.raises(UserError, match=hint):
+    raise no_field('size', ['seed'], everywhere=everywhere)
+
+
+@pytest.mark.parametrize('error', [TypeError('a'), OSError('a'), ValueError('a')])
+def test_an_error_of_a_constructor_names_its_section(error):
+  with pytest.raises(UserError, match='^config.b: a'), from_config('b'):
+    raise error

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app import models, scoring
-from diffusion_jax.app.config import folder, kinds, predecessors, store, trust
+from diffusion_jax.app.config import folder, kinds, store, trust
 from diffusion_jax.app.config.tree import parameters
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.modes import MODES
@@ -130,7 +130,7 @@ def test_a_run_that_another_reads(config, field, more, use, payload, tmp_path):
 # -- paths that only a stored config names -------------------------------------
 
 source, edit = datasets.source_of, lambda c: c.edit.make()
-train = lambda c: predecessors.check(c, 'train', 'new')
+train = lambda c: folder.check_predecessors(c, 'train', 'new')
 model = lambda c: SimpleNamespace(config=c)
 # Fields with paths that are read -> (the function that reads them, flags).
 READ = {

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.app import models
-from diffusion_jax.app.config import folder, store, trust, user_parts
+from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.config.refusals import lines
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.training.objectives import Context
@@ -115,7 +115,7 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
     take = lambda sampler: sampler.step(
       key, x, (), denoise, level_s=levels.take(1), level_t=levels.take(0)
     )[0]
-    shapes, batch = models.shapes(model), {'x': x, 'label': jnp.zeros(1, int)}
+    shapes, batch = model.shapes(), {'x': x, 'label': jnp.zeros(1, int)}
     params = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), shapes)
     plain_loss = toy_parts.objective(model.noisy.trained(), trained)
     losses = [loss(params, Context(), key, batch)[0] for loss in (model.objective(), plain_loss)]
@@ -138,7 +138,7 @@ NO_PARTS = (
 def test_what_is_no_part_is_refused_in_every_place_uncalled(path):
   trust.allow(NO_PARTS)  # as if the user had named them
   for name in NO_PARTS:
-    refused(f"config.{path}='{name}': ", user_parts.find, path, name, ())
+    refused(f"config.{path}='{name}': ", trust.find, path, name, ())
 
 
 def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
@@ -151,10 +151,10 @@ def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
   for name, part in {'of_facts': levels, 'partial': partial}.items():
     monkeypatch.setattr(module, name, part, raising=False)
     trust.allow([f'{__name__}:{name}'])
-    found = user_parts.find('sampler', f'{__name__}:{name}', ('schedule',))
+    found = trust.find('sampler', f'{__name__}:{name}', ('schedule',))
     assert found is part
   message = f"weight='{__name__}:of_facts': its parameter schedule needs a def"
-  refused(message, user_parts.find, 'objective.weight', f'{__name__}:of_facts', ())
+  refused(message, trust.find, 'objective.weight', f'{__name__}:of_facts', ())
 
 
 class NoTrain(nn.Module):
@@ -173,9 +173,9 @@ def test_a_network_takes_what_every_network_is_called_with():
   for part, wrong in ((NoTrain, "keyword argument 'train'"), (NoCond, 'many po')):
     trust.allow([name := f'{__name__}:{part.__name__}'])
     message = r'__call__ must take \(x, noise, cond, \*, train\): .*' + wrong
-    refused(message, user_parts.find, 'network', name, ('in_channels',))
+    refused(message, trust.find, 'network', name, ('in_channels',))
   trust.allow([f'{TOY}:Network'])
-  user_parts.find('network', f'{TOY}:Network', ('in_channels',))
+  trust.find('network', f'{TOY}:Network', ('in_channels',))
 
 
 def numbers(rng, n):
@@ -185,5 +185,5 @@ def numbers(rng, n):
 @pytest.mark.parametrize('path', ['data', 'data.source'])
 def test_a_simulator_is_data_and_the_source_of_data(path):
   trust.allow([f'{__name__}:numbers'])
-  source = user_parts.find(path, f'{__name__}:numbers', ())(split='test', num_test=3)
+  source = trust.find(path, f'{__name__}:numbers', ())(split='test', num_test=3)
   assert len(source) == 3

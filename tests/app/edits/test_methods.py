@@ -9,7 +9,7 @@ import pytest
 from diffusion_jax.app import models
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.core.keys import stream
+from diffusion_jax.core.keys import fold_each, stream
 from diffusion_jax.data import small_sets
 from tests.app.conftest import DIGITS, arrays_of, smoke
 from tests.app.edits.conftest import QUICK, picture, run
@@ -84,8 +84,7 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   assert set(np.unique(arrays['conditions'][~known])) == {128}
   sheet = picture(palette / 'samples', 'samples')
   assert sheet.shape == (6 * (1 + 4 * 9), 6 * (1 + 3 * 9))
-  root = stream(config.sampling.seed, 'sampling_images')
-  keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(np.arange(4))
+  keys = fold_each(stream(config.sampling.seed, 'sampling_images'), np.arange(4))
   model: Any = models.make(config, palette)
   x0 = DIGITS.x.encode(test.x[:4])
   expected = jax.jit(model.conditioning.image)(keys, x0)

@@ -23,37 +23,30 @@ def colour(tmp_path_factory):
   return untrained(smoke(**QUICK | COLOUR), workdir)
 
 
-def write_mask(path, colours, alpha):
-  """Writes grey colours [8, 8] with alpha [8, 8], as an editor does."""
-  Image.fromarray(np.stack([colours, alpha], -1).astype(np.uint8)).save(path)
+def read_mask(file, *channels):
+  """Reads a mask of grey colours and alpha [8, 8], as an editor writes it."""
+  Image.fromarray(np.stack(channels, -1).astype(np.uint8)).save(file)
+  return pictures.read_mask(str(file), (8, 8, 1))[..., 0]
 
 
-@pytest.mark.parametrize('name', ['white on transparent', 'erased', 'opaque', '16 bits'])
-def test_a_mask_is_its_alpha_or_its_white(files, name):
+NUMBERS, FULL = np.arange(64).reshape(8, 8), np.full((8, 8), 255)
+KNOWN = NUMBERS % 3 == 0
+
+
+def test_a_mask_is_its_alpha_or_its_white(tmp_path):
   """An alpha of 255 everywhere does not count."""
-  known = np.arange(64).reshape(8, 8) % 3 == 0
-  path, full = files / f'{name}.png', np.full((8, 8), 255)
-  if name == 'white on transparent':
-    write_mask(path, full, 255 * known)
-  elif name == 'erased':
-    write_mask(path, np.arange(64).reshape(8, 8) * 4, 255 * known)
-  elif name == 'opaque':
-    write_mask(path, 255 * known, full)
-  else:
-    Image.fromarray((65535 * known).astype(np.uint16)).save(path)
-  mask = pictures.read_mask(str(path), (8, 8, 1))
-  np.testing.assert_array_equal(mask[..., 0], known)
-
-
-def test_masks_that_say_nothing_are_refused(files):
-  full, half = np.full((8, 8), 255), np.repeat([255, 0], 32).reshape(8, 8)
+  file = tmp_path / 'm.png'
+  # white on transparent, erased, opaque
+  for channels in ((FULL, 255 * KNOWN), (4 * NUMBERS, 255 * KNOWN), (255 * KNOWN, FULL)):
+    np.testing.assert_array_equal(read_mask(file, *channels), KNOWN)
+  Image.fromarray((65535 * KNOWN).astype(np.uint16)).save(file)
+  np.testing.assert_array_equal(pictures.read_mask(str(file), (8, 8, 1))[..., 0], KNOWN)
   for colours, alpha, message in (
-    (0 * full, half, 'm.png is black on transparent, which can be read both'),
-    (half, 0 * full + 200, 'm.png is opaque everywhere: opaque pixels stay'),
+    (0 * FULL, 255 * KNOWN, 'm.png is black on transparent, which can be read both'),
+    (255 * KNOWN, 0 * FULL + 200, 'm.png is opaque everywhere: opaque pixels stay'),
   ):
-    write_mask(files / 'm.png', colours, alpha)
     with pytest.raises(ValueError, match=message):
-      pictures.read_mask(str(files / 'm.png'), (8, 8, 1))
+      read_mask(file, colours, alpha)
 
 
 def test_what_is_known_is_what_the_operator_makes_of_the_picture():

@@ -90,13 +90,9 @@ def test_a_training_sees_texts(tmp_path):
 
 def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):
   prompts = ['a red circle above a blue square', 'a white cross']
-
-  def shown(name, prompt):
-    return samples(run, name, **{'sampling.prompt': prompt})
-
-  two, lines = shown('two', ' | '.join(prompts))
+  two, lines = samples(run, 'two', **{'sampling.prompt': ' | '.join(prompts)})
   assert lines == prompts * 2
-  one, lines = shown('one', prompts[0])
+  one, lines = samples(run, 'one', **{'sampling.prompt': prompts[0]})
   assert lines == prompts[:1] * 4
   np.testing.assert_array_equal(one[::2], two[::2])  # image i: seed, i, prompt
   assert (one[1::2] != two[1::2]).any()
@@ -111,22 +107,13 @@ def test_without_a_prompt_the_texts_of_the_test_split_are_shown():
   assert again[-2:] == texts[:2]
 
 
-def cond_of_edit(**changes):
-  model = text_model(**changes)
-  section = model.config.edit.make()
-  return edit.choose_cond(model, section, section.count())
-
-
 def test_an_edit_is_conditioned_on_the_prompt():
-  fields = {'edit.num_samples': 3, 'sampling.prompt': 'a|b'}
-  assert decode(cond_of_edit(**fields)['text']) == ['a', 'b', 'a']
-  assert cond_of_edit() == {}  # the null text
-
-
-def in_folder(pictures, **changes):
-  fields = within('data', 'folder', path=str(pictures), image_shape=(16, 16, 3))
-  fields |= within('training', batch_size=4)
-  return text_config(**fields | changes)
+  prompt = {'edit.num_samples': 3, 'sampling.prompt': 'a|b'}
+  for fields, texts in ((prompt, ['a', 'b', 'a']), ({}, None)):  # the null text
+    model = text_model(**fields)
+    section = model.config.edit.make()
+    cond = edit.choose_cond(model, section, section.count())
+    assert decode(cond['text']) == texts if fields else cond == {}
 
 
 def test_a_broken_test_split_is_not_replaced_by_the_training_split(tmp_path):
@@ -135,5 +122,6 @@ def test_a_broken_test_split_is_not_replaced_by_the_training_split(tmp_path):
     Image.new('RGB', (16, 16)).save(tmp_path / split / '0.png')
   line = json.dumps({'file_name': '0.png', 'text': 'black'})
   (tmp_path / 'train' / 'metadata.jsonl').write_text(line)
-  model = models.make(in_folder(tmp_path), 'nowhere')
+  fields = within('data', 'folder', path=str(tmp_path), image_shape=(16, 16, 3))
+  model = text_model(**fields, **{'training.batch_size': 4})
   refused('test', conditions.Texts(model).choose, 1)

@@ -32,6 +32,7 @@ from tests.app.fields import within
 from tests.data import encoded
 
 ROOT = pathlib.Path(__file__).parents[3]
+FEWER = within('training', batch_size=6, mesh=(1, 1), evaluate_every=0, sample_every=0)
 
 
 def data(name, config='digits', **fields):
@@ -63,29 +64,27 @@ def test_every_source_of_ones_own_reaches_its_function(pictures):
   folder = {'name': 'folder', 'path': pictures, **shape}
   npz = {'name': 'npz', 'path': pictures / 'x.npz'}
   crops = {'name': 'photos', 'paths': (pictures / 'a' / '0.png',)}
-  for fields, size in ((folder, 6), (npz, 6), (crops | shape, 1)):
-    assert len(source(**fields)) == size
+  assert len(source(**crops | shape)) == 1
   labelled = source(**folder, labelled=True)
   assert (len(labelled), labelled.facts.num_classes) == (6, 2)
   assert source(**npz, num_classes=2).facts.num_classes == 2
   for fields in (folder, npz):
     refused('config.data: .* has no test split', source, split='test', **fields)
-    assert len(datasets.unseen(data(**fields))) == 6  # the training images
+    assert len(source(**fields)) == len(datasets.unseen(data(**fields))) == 6  # the training images
   assert len(source(**npz, split='test', test_fraction=0.5)) == 3
   assert len(datasets.unseen(data(**npz, test_fraction=0.5))) == 3
   shrunk = crops | {'shrink': 2, 'image_shape': (4, 2, 3)}
   assert len(source(**shrunk)) == 3
   assert len(source(**shrunk, split='test', test_fraction=0.5)) == 1
-  two = store.with_flags(data(**npz), [('data', 'binarized'), ('data.source', 'digits')])
-  assert datasets.source_of(two).facts.x.levels == 2
+  assert source('binarized', source='digits').facts.x.levels == 2
 
 
 def test_facts_are_those_of_the_data():
   assert datasets.facts_of(read('digits')) == DIGITS
-  for name in ('cifar10', 'mnist'):  # without a download
-    shape = {'cifar10': (32, 32, 3), 'mnist': (28, 28, 1)}[name]
-    names = tfds_sources.CIFAR10_CLASSES * (name == 'cifar10')
-    assert datasets.facts_of(read(name)) == sources.pictures(shape, 10, names)
+  # without a download
+  cifar10 = sources.pictures((32, 32, 3), 10, tfds_sources.CIFAR10_CLASSES)
+  assert datasets.facts_of(read('cifar10')) == cifar10
+  assert datasets.facts_of(read('mnist')) == sources.pictures((28, 28, 1), 10)
   other = data('tfds', dataset='celeb_a', image_shape=(64, 64, 3), num_classes=0)
   assert datasets.facts_of(other) == sources.pictures((64, 64, 3))
   own = data('tests.app.toy_parts:UnitPictures')  # whose facts are a property
@@ -101,6 +100,7 @@ def test_facts_are_those_of_the_data():
   'name, fields, message',
   [
     ('folder', {}, 'config.data.path is not set: folder needs it'),
+    ('None', {}, 'has no data set: give --config.data=digits'),
     ('tfds', {}, 'config.data.dataset is not set: tfds needs it'),
     ('folder', {'path': '/nowhere'}, 'config.data: folder /nowhere not found'),
     ('webdataset', {'path': '/nowhere'}, 'config.data: /nowhere is neither'),
@@ -168,10 +168,8 @@ def test_a_training_on_changed_data_is_refused(name, pictures):
   config = data(name, path=pictures / 'x.npz')
   if name == 'folder':
     config = data(name, path=pictures, image_shape=(8, 8, 3))
-  fewer = {'evaluate_every': 0, 'sample_every': 0, 'mesh': (1, 1)}
-  config = store.with_fields(config, within('training', **fewer))
-  facts = datasets.facts_of(config)
-  facts = datasets.with_contents(facts, datasets.source_of(config))
+  config = store.with_fields(config, FEWER)
+  facts = datasets.with_contents(datasets.facts_of(config), datasets.source_of(config))
   assert facts.examples == 6
   run = pictures / 'run'
   run.mkdir()
@@ -206,9 +204,7 @@ def test_a_run_keeps_its_classes(name, pictures, tmp_path_factory):
     fields = {'num_classes': 2}
   (pictures / 'x.npz').unlink()
   shape = {'image_shape': (8, 8, 3), 'path': pictures}
-  config = data(name, **fields | shape)
-  fewer = {'batch_size': 8, 'evaluate_every': 0, 'sample_every': 0}
-  config = store.with_fields(config, within('training', **fewer))
+  config = store.with_fields(data(name, **fields | shape), FEWER)
   run = tmp_path_factory.mktemp('run')
   facts = setup.prepare(config, run).model.facts
   assert facts.class_names == ('a', 'b')
@@ -219,12 +215,6 @@ def test_a_run_keeps_its_classes(name, pictures, tmp_path_factory):
   refused('facts.class_names', MODES['train'], config, run)
   config = store.of_run(run, store.open_run(run), [])
   message = "class 0 is 'b', and 'a' in this run"
-  refused(message, datasets.source_of, config)
-
-
-def test_a_config_without_data():
-  config = store.with_flags(read('digits'), [('data', 'None')])
-  message = 'has no data set: give --config.data=digits'
   refused(message, datasets.source_of, config)
 
 
@@ -246,9 +236,7 @@ def test_a_damaged_file_ends_training_in_one_line(pictures):
   path = pictures / 'a' / '0.png'
   path.write_bytes(encoded.LARGE[:2000])
   fields = {'path': pictures, 'image_shape': (8, 8, 3), 'labelled': True}
-  config = data('folder', **fields)
-  fewer = within('training', batch_size=6, evaluate_every=0, sample_every=0)
-  config = store.with_fields(config, {'training.mesh': (1, 1)} | fewer)
+  config = store.with_fields(data('folder', **fields), FEWER)
   run, train = pictures / 'run', MODES['train']
   line = 'config.data: 1 of 6 pictures in .* are damaged: a/0.png'
   checked = store.with_flags(config, [('data.check', 'True')])
@@ -304,19 +292,11 @@ def test_labels_of_sub_folders_are_trained_and_drawn(pictures):
   MODES['sample'](of_run(run, **guided), run)
   assert arrays_of(run, 'guided')['labels'].tolist() == [0, 1, 0, 1]
   # names of classes, as numbers
-  found = [
-    dj.open_run(run, allow=[SMALL], labels=labels).draw(4) for labels in ('b', '1', ('b', 1))
-  ]
-  np.testing.assert_array_equal(found[0], found[1])
-  np.testing.assert_array_equal(found[0], found[2])
-  by_name = dj.open_run(run, allow=[SMALL]).draw(4, label='b')
-  np.testing.assert_array_equal(by_name, found[0])
-  wrong = dj.open_run(run, allow=[SMALL], labels='bb')
-  refused(r"labels=bb \(did you mean 'b'\?\) is out of range", wrong.draw, 4)
-
-
-UNITS = {'mean': (0.0, 0.0), 'std': (1.0, 2.0)}
-BOX = {'low': (0.0, 0.0), 'high': (1.0, 1.0)}
+  opened = lambda **fields: dj.open_run(run, allow=[SMALL], **fields)
+  expected = opened().draw(4, label='b')
+  np.testing.assert_array_equal(opened(labels=('b', '1', 1, 'b')).draw(4), expected)
+  message = r"labels=bb \(did you mean 'b'\?\) is out of range"
+  refused(message, opened(labels='bb').draw, 4)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +309,7 @@ BOX = {'low': (0.0, 0.0), 'high': (1.0, 1.0)}
     ({'std': (0.0, 1.0)}, r'std\[0\]=0.0 is not a number in \(0, inf\)'),
     ({'low': (0.0,)}, 'low has 1 and high 0 numbers'),
     ({'low': (0.0,) * 3, 'high': (1.0,) * 3}, 'low has 3 and high 3 numbers'),
-    (BOX | {'high': (1.0, 0.0)}, 'is not below high='),
+    ({'low': (0.0, 0.0), 'high': (1.0, 0.0)}, 'is not below high='),
     ({'shape': ()}, 'shape=.. is that of no array'),
     ({'shape': (10**5, 10**5, 2)}, 'is that of no array of up to 268,435,456'),
     ({'shape': (3,)}, 'mean has 2 and std 2 numbers, .* of x 3'),
@@ -339,7 +319,7 @@ BOX = {'low': (0.0, 0.0), 'high': (1.0, 1.0)}
 )
 def test_the_facts_of_a_stranger_fit_together(changes, wrong, tmp_path):
   """The units of x and of the context; a half of x may have a box."""
-  good = {'shape': (2,), 'levels': 0, **UNITS}
+  good = {'shape': (2,), 'levels': 0, 'mean': (0.0, 0.0), 'std': (1.0, 2.0)}
   boxed = good | {'low': (0.0,), 'high': (1.0,)}
   config = read('two_moons')
 

@@ -14,8 +14,6 @@ from tests.app.conftest import arrays_of, refused, trial, untrained
 from tests.app.fields import within
 
 MEAN_FLOW = {'objective': 'mean_flow'}
-GUIDED = MEAN_FLOW | within('objective.guidance', 'power_law', high=4.0)
-SHORTCUT = {'objective': 'shortcut'}
 CONTINUOUS = {'objective': 'continuous_consistency', 'sampling.stochastic': True}
 DISTILLATION = within('objective', 'consistency_distillation', solver='heun')
 DISTILLATION |= within('objective.pairs', 'grid', num_scales=4)
@@ -25,18 +23,17 @@ TRAINING |= within('objective.pairs', 'easy', steps_per_stage=2)
 TRAINING |= within('sampling', stochastic=True)
 IMPROVED = TRAINING | {'objective.pairs': 'improved'}
 del IMPROVED['objective.pairs.steps_per_stage']
-PROGRESSIVE = {'objective': 'progressive_distillation', 'objective.num_steps': 4}
 CASES = {
   'reflow': {},
   'mean_flow': MEAN_FLOW,
-  'mean_flow, guided': GUIDED,
-  'shortcut': SHORTCUT,
+  'mean_flow, guided': MEAN_FLOW | within('objective.guidance', 'power_law', high=4.0),
+  'shortcut': {'objective': 'shortcut'},
   'distillation': DISTILLATION,
   'consistency': TRAINING,
   'consistency, improved': IMPROVED,
   'continuous': CONTINUOUS,
   'continuous, taught': CONTINUOUS,
-  'progressive': PROGRESSIVE,
+  'progressive': within('objective', 'progressive_distillation', num_steps=4),
 }
 TAUGHT = 'reflow', 'distillation', 'continuous, taught', 'progressive'
 
@@ -56,12 +53,11 @@ def teacher(tmp_path_factory):
 
 @pytest.mark.parametrize('name', CASES)
 def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
-  changes = CASES[name] | {'sampling.num_steps': 2}
-  steps = {'sampling.num_steps': 2 if 'stochastic' in str(changes) else 1}
-  config = config_of(changes | steps, teacher if name in TAUGHT else '')
+  steps = {'sampling.num_steps': 2 if 'sampling.stochastic' in CASES[name] else 1}
+  config = config_of(CASES[name] | steps, teacher if name in TAUGHT else '')
   model: Any = models.make(config, 'nowhere')
   model.check('train')
-  params = models.shapes(model)
+  params = model.shapes()
   objective = model.objective()
   batch = {
     'x': jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32),
@@ -77,15 +73,13 @@ def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
   def sample(params, keys, label):
     return model.plan(params).from_noise(keys, {'label': label})
 
-  keys = jax.eval_shape(lambda key: jax.random.split(key, 2), key)
-  label = batch['label']
-  assert jax.eval_shape(sample, params, keys, label).shape == (2, 8, 8, 1)
+  keys = jax.random.split(key, 2)
+  assert jax.eval_shape(sample, params, keys, batch['label']).shape == (2, 8, 8, 1)
 
 
 @pytest.mark.parametrize('changes, expected', [(MEAN_FLOW, 'xla'), (DISTILLATION, 'auto')])
 def test_a_loss_with_forward_mode_takes_the_attention_that_has_it(changes, expected):
-  changes = changes | {'network': 'unet'}
-  model: Any = models.make(config_of(changes), 'nowhere')
+  model: Any = models.make(config_of(changes | {'network': 'unet'}), 'nowhere')
   assert model.noisy.network.attention == expected
 
 
@@ -97,7 +91,7 @@ def test_a_consistency_function_is_distilled_and_sampled(teacher, tmp_path, caps
   assert 'leaves\n' in capsys.readouterr().out  # all weights are taken over
   record = json.loads((run / 'teacher.json').read_text())
   assert record['run'] == teacher
-  two = {'sampling.num_steps': 2, 'sampling.name': 'samples'}
+  two = within('sampling', num_steps=2, name='samples')
   MODES['sample'](config_of(DISTILLATION | two, teacher), run)
   assert arrays_of(run)['arr_0'].shape == (16, 8, 8, 1)
   edit = config_of(DISTILLATION | {'edit': 'superres'}, teacher)

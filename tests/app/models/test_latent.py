@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.model import Latents, make_encode
+from diffusion_jax.app.model import Latents, make_encode, make_mesh
 from diffusion_jax.app.models import latent
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import other_runs
@@ -100,7 +100,7 @@ def linear(autoencoder, tmp_path, monkeypatch):
   monkeypatch.setattr(latent, 'latents_of', lambda stored: HALF)
   config = config_of(autoencoder, **LINEAR, **{'latent.shape': (8, 8, 1)})
   model = models.make(config, tmp_path)
-  model.autoencoder.prepare(datasets.source_of(config), devices.make_mesh(config))
+  model.autoencoder.prepare(datasets.source_of(config), make_mesh(config))
   path = tmp_path / 'latent.json'
   record = json.loads(path.read_text())
   path.write_text(json.dumps(record | {'scale': 2.0}))
@@ -112,7 +112,7 @@ def test_latents_that_are_pixels_are_diffused_as_pixels(linear, key):
   config, workdir, _ = linear
   latents: Any = models.make(config, workdir)
   pixels: Any = models.make(config_of(None, **LINEAR), workdir)
-  mesh = devices.make_mesh(config)
+  mesh = make_mesh(config)
   batch = {'x': DIGITS.x.encode(small_sets.digits('test').x[:8])}
   kept = latents.autoencoder.load()
   z = make_encode(latents, mesh)(kept, to_global(mesh, batch), key, 0)

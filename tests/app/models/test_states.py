@@ -30,11 +30,6 @@ def made(*names, **changes) -> Any:
   return models.make(states(*names, **changes), 'nowhere')
 
 
-def result(workdir):
-  path = workdir / 'evaluation' / 'elbo-test' / 'result.json'
-  return json.loads(path.read_text())
-
-
 @pytest.mark.parametrize(
   'name, changes, calls',
   [
@@ -46,7 +41,7 @@ def test_a_network_that_knows_nothing_needs_all_bits(name, changes, calls, tmp_p
   """Its logits are 0. Of uniform data that is exact, and the bound tight."""
   workdir = untrained(states(name, **changes), tmp_path / 'run', deviation=0)
   MODES['evaluate'](states(name, **changes), workdir)
-  found = result(workdir)
+  found = json.loads((workdir / 'evaluation/elbo-test/result.json').read_text())
   spread = max(found['standard_error'], 0.01)
   assert abs(found['bits_per_dim'] - np.log2(17)) < 4 * spread < 0.5
   assert len(found.get('terms', range(calls))) == calls
@@ -63,16 +58,10 @@ def test_states_and_images_are_inverses():
   assert np.isnan(latents.decode(None, np.full((1, 8, 8, 1), -1))).all()
 
 
-@pytest.fixture(scope='module')
-def text_run(tmp_path_factory):
-  """Samples a run of texts."""
+def test_texts_are_written_as_texts_and_as_pictures(tmp_path):
   config = trial('text_masked', **TEXT, **within('sampling', trajectory=True, name='samples'))
-  workdir = untrained(config, tmp_path_factory.mktemp('runs') / 'text')
-  MODES['sample'](config, workdir)
-  return workdir
-
-
-def test_texts_are_written_as_texts_and_as_pictures(text_run):
+  text_run = untrained(config, tmp_path / 'text')
+  MODES['sample'](config, text_run)
   samples = arrays_of(text_run)['arr_0']
   assert samples.shape == (3, 16)
   text = (text_run / 'samples' / 'samples.txt').read_text()
@@ -85,9 +74,9 @@ def test_texts_are_written_as_texts_and_as_pictures(text_run):
   assert (first == 96).mean() > 0.15  # masked cells
 
 
-def test_unmasked_bytes_stay(text_run):
+def test_unmasked_bytes_stay():
   """They are the same at all later steps of the ancestral sampler."""
-  model: Any = models.make(trial('text_masked', **TEXT), text_run)
+  model: Any = models.make(trial('text_masked', **TEXT), 'nowhere')
   params = normal_params(model, deviation=0)
   keys = jax.random.split(jax.random.key(0), 3)
   draw = jax.jit(lambda params, keys: model.plan(params).film(keys, {}))
@@ -114,7 +103,7 @@ def test_all_samplers_can_be_traced(changes):
   for each in (model, guided):
     x = jax.eval_shape(
       lambda params, keys, label, each=each: each.plan(params).from_noise(keys, {'label': label}),
-      models.shapes(each),
+      each.shapes(),
       jax.random.split(jax.random.key(0), 3),
       np.zeros(3, int),
     )
@@ -127,7 +116,7 @@ def test_guidance_moves_the_logits_away_from_the_unconditional_ones():
     made('digits_masked', 'labels', **{'sampling.guidance.scale': scale}) for scale in (2.0, 0.0)
   )
   rng = np.random.default_rng(0)
-  params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape), models.shapes(plain))
+  params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape), plain.shapes())
   x, level = np.full((2, 8, 8, 1), 17), plain.noisy.schedule()(0.5)
   cond = {'label': np.array([3, 8])}
 

@@ -1,6 +1,5 @@
 """Runs of VAEs, from training to pictures: vector, chain, latent image."""
 
-import functools
 from typing import Any
 
 import jax
@@ -8,23 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.app import devices, models
+from diffusion_jax.app import models
 from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.model import make_mesh
 from diffusion_jax.app.models import vae
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.core.keys import stream
+from diffusion_jax.core.keys import fold_each, stream
 from diffusion_jax.training.objectives import Context
+from tests.app import small_network
 from tests.app.conftest import DIGITS, arrays_of, lines_of, normal_params, trial
 from tests.app.fields import within
-from tests.app.small_network import SmallAutoencoder, SmallChain
 
-SMALL = {'vae': SmallAutoencoder, 'hvae': SmallChain}
+SMALL = {'vae': 'SmallAutoencoder', 'hvae': 'SmallChain'}
 
 
 def smoke(kind='vae', **changes):
-  network = SMALL[kind]
-  fields = {'network': f'{network.__module__}:{network.__name__}'}
+  fields = {'network': f'{small_network.__name__}:{SMALL[kind]}'}
   fields |= within('training', keep_best=0, checkpoint_every=4, ema_warmup=False, ema_decay=0.0)
   fields |= within('sampling', checkpoint='latest', num_samples=4, batch_size=3)
   return trial(f'digits_{kind}', **fields | changes)
@@ -75,7 +74,7 @@ def test_samples_are_draws_of_the_prior_decoded():
   """Each depends on the seed and its index; z is drawn from the prior."""
   model = made()
   params = normal_params(model)
-  drawing = generate(model, devices.make_mesh(model.config))
+  drawing = generate(model, make_mesh(model.config))
   whole, _ = drawing(params, np.arange(4), {})
   np.testing.assert_allclose(drawing(params, np.arange(2, 4), {})[0], whole[2:], atol=1e-5)
   assert np.ptp(whole, axis=0).max() > 1e-4
@@ -126,7 +125,7 @@ def test_a_chain_literally():
   assert np.abs(ends[0] - ends[2]).max() > 0.1
   for i, end in zip((0, 1, -1), ends, strict=True):
     np.testing.assert_allclose(ways[:, i], end, atol=1e-5)
-  drawing = generate(model, devices.make_mesh(model.config))
+  drawing = generate(model, make_mesh(model.config))
   sample, _ = drawing(params, np.arange(5, 6), {})
   np.testing.assert_allclose(sample, drawn, atol=1e-5)
 
@@ -134,8 +133,7 @@ def test_a_chain_literally():
 def measured(model, name, params, index, **fields):
   """Returns a metric of test images, with the noise of their indices."""
   x = datasets.source_of(model.config, 'test').read(index)['x']
-  root = jax.random.key(0)
-  keys = jax.vmap(functools.partial(jax.random.fold_in, root))(index)
+  keys = fold_each(jax.random.key(0), index)
   metric = model.schema.metrics[name](**fields)
   measure = jax.jit(metric.measure(model.measured))
   return jax.device_get(measure(params, keys, DIGITS.x.encode(x), {}))

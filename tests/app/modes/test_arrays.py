@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app import models
-from diffusion_jax.app.drawing import emerging
 from diffusion_jax.app.modes import MODES, serve
+from diffusion_jax.app.run.weights import Run
 from diffusion_jax.demos import simulators
 from diffusion_jax.metrics import table
 from tests.app.conftest import arrays_of, lines_of, of_run, refused, trial, untrained
@@ -33,11 +33,9 @@ def save(path, n=40, seed=0, **others):
 
 def vectors(path, **changes):
   """The trial of two_moons with data from a file, held-out losses included."""
-  fields = {'data': 'npz', 'data.path': path, 'data.bounds': None}
-  fields |= {'training.evaluate_every': 2, 'training.keep_best': 0}
-  fields |= {'sampling.checkpoint': 'latest', 'sampling.batch_size': 4}
-  given = fields | changes
-  return trial('two_moons', **{n: v for n, v in given.items() if v is not None})
+  fields = within('data', 'npz', path=path) | within('training', evaluate_every=2, keep_best=0)
+  fields |= within('sampling', checkpoint='latest', batch_size=4)
+  return trial('two_moons', **fields | changes)
 
 
 @pytest.fixture(scope='module')
@@ -74,8 +72,7 @@ def test_draws_given_rows_of_a_file(trained, tmp_path, capsys):
   run, _ = trained
   y = np.array([[5.0, 4.0, 7.0], [3.0, 5.0, 40.0]])
   np.save(tmp_path / 'y.npy', y)
-  fields = {'sampling.num_samples': 3, 'sampling.name': 'given'}
-  fields['sampling.context'] = str(tmp_path / 'y.npy')
+  fields = within('sampling', num_samples=3, name='given', context=str(tmp_path / 'y.npy'))
   MODES['sample'](of_run(run, **fields), run)
   found = arrays_of(run, 'given')
   assert found['arr_0'].shape == (6, 2)
@@ -122,8 +119,9 @@ def test_the_page_draws_a_row_of_the_held_out_contexts(trained, tmp_path):
   given = {'sampling.context': str(tmp_path / 'y.npy')}
   drawn = []
   for fields, rows in ((given, '1'), ({}, '32')):
-    model, emerge = emerging.emerging(of_run(run, **more | fields), run)
-    assert serve.fields(model)[0]['name'] == 'context_row'
+    opened = Run.open(of_run(run, **more | fields), run)
+    emerge = serve.emerging(opened)
+    assert serve.fields(opened.model)[0]['name'] == 'context_row'
     for row in rows:
       *_, last = serve.pictures(emerge, [('sampling.context_row', row)])
       drawn.append(json.loads(last.removeprefix('data: '))['image'])
@@ -140,7 +138,7 @@ def test_draws_are_within_the_box(tmp_path, capsys):
   rng = np.random.default_rng(0)
   x = rng.uniform(-1.0, 1.0, (40, 2))
   path = save(tmp_path / 'box.npz', x=x, test_x=x[:16])
-  many = {'sampling.num_samples': 20, 'sampling.batch_size': 20}
+  many = within('sampling', num_samples=20, batch_size=20)
   config = vectors(path, **many, **{'data.bounds': (-1.0, 1.0)})
   run = untrained(config, tmp_path / 'run', deviation=0.05)
   MODES['sample'](config, run)
@@ -174,9 +172,8 @@ def test_metrics_of_numbers_and_of_pairs_as_typed(trained):
   config = of_run(run, **fields, **{'report.trajectory': False})
   MODES['evaluate'](config, run)
   found = {}
-  for result in sorted((run / 'evaluation').glob('*/result.json')):
-    content = json.loads(result.read_text())
-    found |= content.get('metrics', {})
+  for result in (run / 'evaluation').glob('*/result.json'):
+    found |= json.loads(result.read_text()).get('metrics', {})
   for name in metrics:
     for score in table.METRICS[name]().scores:
       number = found.get(score, found.get(f'{score}_values'))['value']
@@ -248,49 +245,3 @@ def test_sequences_are_restored_in_their_units(curves, seen, capsys):
     out = capsys.readouterr().out
     assert f'{image}.npy: residual' in out and 'grey levels' not in out
     assert (curves / 'edits' / f'{name}_{image}.png').exists()
-
-
-@pytest.fixture(scope='module')
-def normal(trained, tmp_path_factory):
-  """Makes a run whose network returns 0: its denoiser is a normal prior's."""
-  config = vectors(trained[1], **{'conditioning.context': 'None'})
-  return untrained(config, tmp_path_factory.mktemp('normal') / 'run', deviation=0.0)
-
-
-def measured(folder, y, **fields):
-  """Writes y and its operator; returns the fields that restore it."""
-  np.save(folder / 'y.npy', y)
-  np.save(folder / 'A.npy', np.eye(2))
-  fields = within('edit', 'restore', image=str(folder / 'y.npy'), **fields)
-  return fields | within('edit.operator', 'matrix', path=str(folder / 'A.npy'))
-
-
-def test_each_channel_has_its_own_noise(normal, tmp_path):
-  """The posterior of a normal prior, in units of 1e-3 and of 50."""
-  facts = json.loads((normal / 'config.json').read_text())['facts']['x']
-  mean, std = np.array(facts['mean']), np.array(facts['std'])
-  noise, y = std * [0.5, 0.25], mean + std * [1.0, -1.0]
-  fields = measured(tmp_path, y, noise=tuple(noise.tolist()), num_samples=500, output='each')
-  fields |= within('sampling', batch_size=500, num_steps=20)
-  MODES['edit'](of_run(normal, **fields), normal)
-  found = arrays_of(normal, 'each', 'edits')
-  share = 1.0 / (1.0 + (noise / std) ** 2)
-  exact = mean + share * (y - mean), noise * np.sqrt(share)
-  x = found['arr_0']
-  error = np.abs(x.mean(axis=0) - exact[0]) / exact[1]
-  assert error.max() < 0.25 and list(found['names']) == ['y.npy']
-  ratio = x.std(axis=0) / exact[1]
-  assert 0.8 < ratio.min() and ratio.max() < 1.5
-
-
-def test_noise_has_one_value_or_one_for_each_channel(normal, tmp_path):
-  config = of_run(normal, **measured(tmp_path, MEAN, noise=(1, 2, 3)))
-  message = 'noise has 3 values: give one, or one for each of the 2 channels'
-  refused(message, MODES['edit'], config, normal)
-
-
-@pytest.mark.parametrize(
-  'image, message', [('lost.npy', '.*not finite'), ('means.npy', 'has the shape')]
-)
-def test_restore_refuses(curves, seen, image, message):
-  refused(f'{image} {message}', restore, curves, seen, 'no', image, 'mask', mask='mask.npy')

@@ -16,10 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from jax import export
 
-from diffusion_jax.app import cli, models
+from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.modes import MODES, convert, train
@@ -47,6 +46,7 @@ from tests.app.small_network import SmallClassifier
 from tests.interop import literal, test_openai
 
 ONE_DEVICE = {'training.mesh': (1, 1)}
+ONE_LAYER = f'{SmallClassifier.__module__}:SmallClassifier'
 STORED = Path(__file__).parents[2] / 'interop' / 'stored'
 
 
@@ -54,11 +54,6 @@ def read(workdir, source, **changes):
   changes = {'convert.source': source} | changes
   MODES['convert'](without_config(**changes), workdir)
   return workdir
-
-
-def to_train(workdir, **changes):
-  """Returns the config of a training with --config=<workdir>."""
-  return store.with_flags(store.open_run(workdir), [*as_flags(changes)])
 
 
 def write(workdir, to, out, **changes):
@@ -84,8 +79,7 @@ def test_weights_become_a_run(run):
   assert stored['facts']['x']['shape'] == [4, 4, 1]
   assert stored['facts']['x']['levels'] == 256
   assert stored['facts']['num_classes'] == 3
-  few = {**ONE_DEVICE, 'sampling.num_samples': 3, 'sampling.num_steps': 2}
-  few['sampling.name'] = 'few'
+  few = ONE_DEVICE | within('sampling', num_samples=3, num_steps=2, name='few')
   MODES['sample'](of_run(run, **few), str(run))
   pictures = arrays_of(run, 'few')
   assert pictures['arr_0'].shape == (3, 4, 4, 1)
@@ -146,18 +140,6 @@ def test_a_config_with_the_sections_builds_the_network(name):
   if config.objective.name != 'classifier':
     levels = jax.eval_shape(lambda: model.plan().levels)
     assert len(levels.t) - 1 == config.sampling.num_steps
-
-
-@flagsaver.flagsaver
-def test_the_command_needs_a_place(capsys, monkeypatch, tmp_path):
-  """A command without --config has no name for the run."""
-  monkeypatch.chdir(tmp_path)
-  source = f'--config.convert.source={STORED / "ho"}'
-  cli.parse(['launch.py', '--mode=convert', source])
-  with pytest.raises(SystemExit, match='2'):
-    cli.main([])
-  assert 'where to? Give --workdir=' in capsys.readouterr().err
-  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('to', ['diffusers', 'safetensors'])
@@ -261,15 +243,12 @@ def test_a_transformer_of_latents_becomes_a_run(autoencoder, tmp_path):
   assert_same(diffusers.load(tmp_path / 'out').params, params)
 
 
-AGAIN = ONE_DEVICE | within('training', batch_size=2, sample_every=0)
-AGAIN |= within('data', 'synthetic', image_shape=(4, 4, 1), num_classes=3)
-
-
 def test_init_from_another_network_or_the_run_itself_is_refused(run, tmp_path):
   """The refusal comes before the first state is compiled."""
   mine = shutil.copytree(run, tmp_path / 'mine')
-  again = {'training.init_from': run, 'training.resume': 'force'}
-  config = to_train(run, **AGAIN | again)
+  again = within('data', 'synthetic', image_shape=(4, 4, 1), num_classes=3) | ONE_DEVICE
+  again |= within('training', init_from=run, resume='force', batch_size=2, sample_every=0)
+  config = store.with_flags(store.open_run(run), [*as_flags(again)])
   refused('init_from=<this one>', MODES['train'], config, str(mine))
   config = smoke(**{'training.init_from': run, 'network.channels': 4})
   parts = setup.prepare(config, tmp_path / 'x')
@@ -332,13 +311,10 @@ def test_a_program_of_numbers_is_in_their_units(name, tmp_path, monkeypatch, cap
   assert np.isfinite(np.load('images.npy')).all()
 
 
-NO_HIDDEN = {'network': f'{SmallClassifier.__module__}:SmallClassifier'}
-
-
 @pytest.mark.parametrize(
   'to, name, changes, message',
   [
-    ('stablehlo', 'digits_classifier', NO_HIDDEN, 'must be sown once'),
+    ('stablehlo', 'digits_classifier', {'network': ONE_LAYER}, 'must be sown once'),
     ('diffusers', 'digits_classifier', {}, "'NoisyClassifier' has no counterpar"),
     ('diffusers', 'digits_meanflow', {}, 'has no pipeline of this model'),
   ],

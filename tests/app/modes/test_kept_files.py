@@ -1,6 +1,5 @@
 """What modes keep, continue or refuse in a run folder that is there already."""
 
-import json
 import os
 import re
 import shutil
@@ -11,10 +10,18 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.app.config import folder, store
-from diffusion_jax.app.modes import MODES, sample
+from diffusion_jax.app.modes import MODES, edit, sample
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import lock
-from tests.app.conftest import arrays_of, assert_same, lines_of, params_of, refused, smoke
+from tests.app.conftest import (
+  arrays_of,
+  assert_same,
+  lines_of,
+  params_of,
+  refused,
+  smoke,
+  stored_run,
+)
 from tests.app.fields import within
 
 FEW = within('sampling', num_samples=6, batch_size=4, name='samples')
@@ -77,11 +84,6 @@ def test_one_training_at_a_time(copy):
   MODES['train'](smoke(), str(copy))
 
 
-def samples(workdir, *place):
-  arrays = arrays_of(workdir, *place)
-  return arrays | {'settings': json.loads(arrays['settings'].item())}
-
-
 @pytest.fixture
 def batches(monkeypatch):
   """Counts the batches; raises KeyboardInterrupt before number stop_at."""
@@ -95,16 +97,9 @@ def batches(monkeypatch):
     Count.made += 1
     check(config, images)
 
-  monkeypatch.setattr(sample, 'check_numbers', check_numbers)
+  for mode in (sample, edit):
+    monkeypatch.setattr(mode, 'check_numbers', check_numbers)
   return Count
-
-
-@pytest.fixture(scope='module')
-def sampled(run, tmp_path_factory):
-  """Copies the run and draws samples, which no test changes."""
-  workdir = shutil.copytree(run, tmp_path_factory.mktemp('sampled') / 'mine')
-  MODES['sample'](smoke(**FEW), str(workdir))
-  return workdir
 
 
 EDIT = within('edit', 'sdedit', image='black.png', num_samples=6, output='samples')
@@ -135,17 +130,17 @@ def test_images_go_on_where_they_were_interrupted(
   assert batches.made == 2  # four and two, of six
   assert not [*folder.glob('*.lock')]
   assert not (folder / 'samples.parts').exists()
-  joined = samples(copy, 'samples', folder.name)
+  joined = arrays_of(copy, 'samples', folder.name)
   (folder / 'samples.npz').unlink()
   MODES[mode](config, str(copy))
   assert len(joined['arr_0']) == 6 and batches.made == 4
-  np.testing.assert_equal(samples(copy, 'samples', folder.name), joined)
+  np.testing.assert_equal(arrays_of(copy, 'samples', folder.name), joined)
   MODES[mode](config, str(copy))
   assert 'samples.npz is there already' in capsys.readouterr().out
 
 
-def test_samples_of_other_settings_are_kept(sampled, tmp_path, batches, capsys):
-  copy = shutil.copytree(sampled, tmp_path / 'mine')
+def test_samples_of_other_settings_are_kept(copy, batches, capsys):
+  MODES['sample'](smoke(**FEW), str(copy))
   for changes, message in (
     ({'sampling.guidance.scale': 2.0}, 'guidance.scale is absent, 2.0 now'),
     ({'sampling.checkpoint': '2'}, 'sampling.checkpoint is 4, 2 now; weights'),
@@ -165,13 +160,11 @@ def test_samples_of_other_settings_are_kept(sampled, tmp_path, batches, capsys):
   MODES['sample'](smoke(**FEW), str(copy))
   said = capsys.readouterr().out
   assert 'samples.npz is there already, made with these settings' in said
-  assert not batches.made and content(copy) == before
+  assert batches.made == 2 and content(copy) == before
   copy = copy.rename(copy.with_name('moved'))
   MODES['sample'](smoke(**FEW), str(copy))
   assert 'is there already' in capsys.readouterr().out
-  stored = json.loads((copy / 'config.json').read_text())
-  stored['optimizer']['learning_rate'] = 1.0
-  (copy / 'config.json').write_text(json.dumps(stored))
+  stored_run(copy, **{'optimizer.learning_rate': 1.0}, facts=folder.read_config(copy)['facts'])
   keeps_all('sample', smoke(**FEW), copy, 'npz has other settings: config_hash')
   np.savez(copy / 'samples' / 'samples.npz', arr_0=np.zeros((1, 8, 8, 1)))
   message = 'settings: it names none. Delete it, .* by --config.sampling.name'

@@ -127,11 +127,6 @@ def devices():
   raise AssertionError('no compiler is installed: run .ci/compilers')
 
 
-def compiles(config, of, devices, workdir):
-  topology = topologies.make(devices)
-  return plan.compile_one(config, of, topology, workdir, {})
-
-
 @pytest.mark.compilers
 def test_a_compiler_without_its_device_prints_no_warnings(devices):
   """libtpu once missed a host, and CUDA's packages missed the driver."""
@@ -142,20 +137,15 @@ def test_a_compiler_without_its_device_prints_no_warnings(devices):
 
 
 @pytest.mark.compilers
-@pytest.mark.parametrize('name', STEPS)
-def test_a_step_compiles_for_machines_that_are_not_here(name, devices, tmp_path):
+@pytest.mark.parametrize(
+  'name, of', [*((name, 'train') for name in STEPS), ('digits_dit', 'sample')]
+)
+def test_programs_compile_for_machines_that_are_not_here(name, of, devices, tmp_path):
   config = trial(name, **{'training.mesh': (2, 4), **STEPS[name]})
   if config.get('latent'):
     other, run = trial('digits_autoencoder'), tmp_path / 'autoencoder'
     run.mkdir()
     folder.write_config(run, other, models.make(other, 'none').facts)
     config = store.with_fields(config, {'latent.run': str(run)})
-  row = compiles(config, 'train', devices, tmp_path)
+  row = plan.compile_one(config, of, topologies.make(devices), tmp_path, {})
   assert row['fits'] and row['bounds']['memory'] and sum(row['flops'].values())
-
-
-@pytest.mark.compilers
-def test_a_sampler_compiles_for_machines_that_are_not_here(devices, tmp_path):
-  config = trial('digits_dit', **{'training.mesh': (8, 1)})
-  row = compiles(config, 'sample', devices, tmp_path)
-  assert row['fits'] and row['bounds']['memory']

@@ -20,7 +20,7 @@ from PIL import Image
 from diffusion_jax.app.modes import MODES
 from tests.app.conftest import CONFIGS, refuse_to_compile, refused, trial, untrained, without_config
 
-RUNS = 'digits digits_classifier digits_autoencoder self_conditioning two_moons gp_sequences'
+RUNS = 'digits digits_classifier digits_autoencoder self_conditioning two_moons'
 AUTOENCODER = 'tests.app.small_network:SmallAutoencoder'
 TABLES = {}
 TABLES['train'] = """
@@ -98,8 +98,6 @@ network=vdm network.channels=8 network.num_groups=4 => network 'vdm' needs confi
 network=vdm network.channels=8 noise_input=logsnr conditioning.self_conditioning=True => the input
   x0, which vdm does not have
 shapes_text training.random_flip=True => make texts such as 'on the left' wrong
-shapes_text network=ddpmpp network.channels=8 network.multipliers=1, => the input text, which ddpmpp
-  does not have: set network
 digits_classifier data=synthetic data.num_classes=0 network.attention_resolutions= => needs images
   of two or more classes: set data.num_classes
 digits_vae network=hierarchical network.num_groups=4 => objective=vae trains one layer of latents,
@@ -130,6 +128,13 @@ digits_latent training.sample_every=4 sampling.guidance=autoguidance
   diffusion model of latents is needed
 digits_latent objective=vdm => objective='vdm' is not one of denoising, hybrid
 digits_latent data=synthetic data.image_shape=8,8,3 => are (8, 8, 1), and here (8, 8, 3)
+report.runs=lost report.after_training=True => report.runs: lost is not a run
+training.num_steps=6 optimizer.decay_steps=3 => num_steps=6: the learning rate is 0 from step 3 on:
+  set optimizer.decay_steps to 6, or None
+evaluation.metrics=fd evaluation.features=pixels evaluation.reference=lost training.metrics_every=4
+  => evaluation.reference: npz file lost not found
+joint conditioning.context=vector => context in x: set context=None
+two_moons sampling.clip=True => config.sampling.clip=True needs levels
 """
 TABLES['sample'] = """
 sampling.sampler=tests.app.toy_parts:ramp => its constructor must return a dj.Sampler(init, step),
@@ -148,7 +153,6 @@ sampling.respacing=2 sampling.spacing=karras => config.sampling.spacing=karras i
 sampling.ema=False sampling.ema_decay=0.5 => sampling.ema_decay=0.5 is not read with
   sampling.ema=False
 sampling.ancestral_noise.eta=1 => sampler=ddim draws noise already: take a
-sampling.sampler=ancestral sampling.ancestral_noise.eta=1 => sampler=ancestral
 sampling.churn.s_churn=1 sampling.churn.s_min=3 sampling.churn.s_max=2 => config.sampling: s_min=3.0
   is above s_max=2.0: no level would be churned
 sampling.guidance.scale=2 conditioning.dropout=0 => guidance.scale=2.0 needs a network that was
@@ -211,7 +215,7 @@ shapes_text conditioning.dropout=0 sampling.guidance=None sampling.num_samples=1
   sampling.prompt
 digits_classifier => is a classifier, which makes no images
 digits_vae => is a VAE, which cannot edit pictures
-text_masked => config.edit=inpaint needs pictures
+text_masked => config.edit=inpaint needs pictures, uint8 [H, W, C], and these data are
 {INPAINT} sampling.num_samples=2 => config.sampling.num_samples=2 is not read with --mode=edit,
   which reads edit.num_samples, label and output: leave one
 edit=interpolate sampling.sampler=heun => sampling.sampler=heun is not read with edit=interpolate,
@@ -266,15 +270,8 @@ evaluation.metrics=fd evaluation.features=classifier => no file : give as weight
   --mode=convert
 evaluation.metrics=fd evaluation.features=classifier evaluation.weights=digit.png => digit.png is
   not an exported classifier: give
+two_moons evaluation.metrics=fid => config.evaluation.metrics=fid needs pictures
 evaluation.metrics=is evaluation.features=pixels => is needs logits of a
-
-"""
-TABLES['train'] += """
-report.runs=lost report.after_training=True => report.runs: lost is not a run
-training.num_steps=6 optimizer.decay_steps=3 => num_steps=6: the learning rate is 0 from step 3 on:
-  set optimizer.decay_steps to 6, or None
-evaluation.metrics=fd evaluation.features=pixels evaluation.reference=lost training.metrics_every=4
-  => evaluation.reference: npz file lost not found
 """
 TABLES['convert'] = """
 none => give either source=<weights>, which become
@@ -311,7 +308,6 @@ plan.devices=cpu:8 plan.meshes=8 => config.plan.meshes: 8 is not a mesh such
 plan.devices=cpu:8 plan.meshes=8x1 plan.batches=12, => batch_size=12 cannot be
 """
 TABLES['noise'] = """
-
 noise_photo schedule=linear_vp => has no steps
 noise_photo noise.image=none.jpg => config.noise: image none.jpg not found
 noise_photo noise.image= => config.noise: which picture
@@ -323,21 +319,6 @@ average.sigma_rel=0.05 => runs/digits has no snapshots, and averages need them: 
   --config.training.ema_sigma_rels=0.05,0.10 and
 """
 TABLES['report'] = 'report.runs=lost => report.runs: lost is not a run folder'
-
-# tests/app/config/test_conflicts.py has all that other data need.
-REAL = 'and these data are real numbers'
-TABLES['train'] += f"""
-two_moons sampling.clip=True => config.sampling.clip=True needs levels, as pictures and texts have,
-  {REAL} [2]: uint8 arrays have levels; leave it out
-"""
-TABLES['evaluate'] += f"""
-two_moons evaluation.metrics=fid => config.evaluation.metrics=fid needs pictures, uint8 [H, W, C],
-  {REAL} [2]: take fd, c2st or others of numbers
-"""
-TABLES['edit'] += f"""
-gp_sequences edit=inpaint => config.edit=inpaint needs pictures, uint8 [H, W, C], {REAL} [64, 1]
-  without a context: take edit=restore with operator mask
-"""
 
 
 def rows(table):

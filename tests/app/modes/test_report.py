@@ -12,6 +12,7 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import report
 from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run.weights import Run
 from diffusion_jax.report import page
 from tests.app.conftest import smoke, stored_run, trial
 from tests.app.fields import within
@@ -82,7 +83,7 @@ def test_the_gallery_has_every_file_of_samples(run, tmp_path, capsys):
   made(tmp_path, 'a', sampler='ddim', num_steps=4)
   made(tmp_path, 'b_c', sampler='heun', num_steps=3, seed=5)
   (tmp_path / 'samples' / 'c.npz').write_bytes(b'damaged')
-  gallery: Any = report.gallery(models.make(smoke(), tmp_path))
+  gallery: Any = report.gallery(Run.open(smoke(), tmp_path))
   first, second, table = gallery
   assert [first.title, second.title] == ['a', 'b c']
   assert first.frames[0][1] == ('ddim, 4 steps, 16 of checkpoint 4, seed 0, 4 calls of the network')
@@ -105,27 +106,19 @@ def test_the_gallery_has_every_file_of_samples(run, tmp_path, capsys):
 )
 def test_calls_are_those_of_the_table_of_samplers(calls, fields, tmp_path):
   """N, or 2N - 1, in docs/samplers.md; a corrector calls at each step too."""
-  config = trial('digits_vae')
-  if fields is not None:
-    fields = {'num_steps': 3} | fields
-    config = smoke(**within('sampling', **fields))
-  assert report.count_calls(models.make(config, tmp_path)) == calls
+  several = fields and smoke(**within('sampling', **{'num_steps': 3} | fields))
+  model = models.make(several or trial('digits_vae'), tmp_path)
+  assert report.count_calls(model) == calls
 
 
-@pytest.mark.parametrize(
-  'fields',
-  [
-    {'num_steps': 10**9},
-    {'respacing': '1000000000'},
-    {'corrector': 'langevin', 'corrector.steps': 10**9},
-  ],
-)
+MANY = {'corrector': 'langevin', 'corrector.steps': 10**9}
+
+
+@pytest.mark.parametrize('fields', [{'num_steps': 10**9}, {'respacing': '1000000000'}, MANY])
 def test_the_calls_of_a_strangers_sampler_are_not_counted(fields, tmp_path):
-  config = smoke()
-  model = models.make(config, tmp_path)
-  folder.write_config(tmp_path, config, model.facts)
-  name, _, found = report.drawn_by(model, made(tmp_path, 'a', **fields))
-  assert name == 'a' and found['calls'] is None
+  run = Run.open(smoke(), tmp_path)
+  folder.write_config(tmp_path, run.config, run.model.facts)
+  assert report.drawn_by(run, made(tmp_path, 'a', **fields))[2]['calls'] is None
 
 
 def test_samples_of_the_run_are_compared_with_its_own_images(tmp_path):

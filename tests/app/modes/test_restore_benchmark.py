@@ -9,8 +9,9 @@ from benchmarks import restore
 pytestmark = pytest.mark.benchmarks
 
 
-def table(monkeypatch, capsys, *args):
-  monkeypatch.setattr(sys, 'argv', ['restore', *args])
+def table(run, monkeypatch, capsys, *args):
+  few = f'--run={run} --operators=mask --noises=25 --images=2 --flags=sampling.num_steps=2'
+  monkeypatch.setattr(sys, 'argv', ['restore', *few.split(), *args])
   restore.main()
   lines = capsys.readouterr().out.splitlines()
   return [line.strip('| ').split(' | ') for line in lines if '| ' in line]
@@ -18,10 +19,8 @@ def table(monkeypatch, capsys, *args):
 
 def test_rows_as_typed_are_read_by_a_judge(plain, capsys, monkeypatch):
   """Each method has a row without labels and one with them."""
-  args = f'--run={plain} --operators=mask --noises=25 --images=2'
-  args += ' --samples=3 --methods=decoupled --judge=digits'
-  flags = '--flags=sampling.num_steps=2'
-  rows = table(monkeypatch, capsys, *args.split(), flags)
+  args = '--samples=3 --methods=decoupled --judge=digits'
+  rows = table(plain, monkeypatch, capsys, *args.split())
   assert rows.pop(0)[-1] == 'read as the truth'
   assert [row[:2] for row in rows] == [['mask, 25', 'decoupled'], ['mask, 25', 'decoupled, labels']]
   for row in rows:
@@ -33,10 +32,8 @@ def test_rows_as_typed_are_read_by_a_judge(plain, capsys, monkeypatch):
 def test_rows_of_the_methods_of_inpainting(plain, capsys, monkeypatch):
   """All but guidance keep the known pixels exactly."""
   names = list(restore.FILLING)
-  args = f'--run={plain} --operators=mask --noises=25 --images=2'
   methods = f'--methods={";".join(names)}'
-  flags = '--flags=sampling.num_steps=2'
-  rows = table(monkeypatch, capsys, *args.split(), '--samples=1', methods, flags)[1:]
+  rows = table(plain, monkeypatch, capsys, '--samples=1', methods)[1:]
   assert [row[1] for row in rows] == names
   residual = {row[1]: float(row[2]) for row in rows}
   assert residual['repaint'] == residual['replace'] == 0.0

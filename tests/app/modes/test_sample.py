@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES
 from tests.app import toy_parts
 from tests.app.conftest import (
   DIGITS,
   arrays_of,
-  as_flags,
   drawing_of,
+  of_run,
   printed_by,
   refused,
   smoke,
@@ -70,13 +69,12 @@ def test_sample_by_label_seed_and_sampler(run):
 
 def test_a_sampler_of_ones_own_draws_by_jax_random(run):
   """Image i is the same in any batch, and by `draw_normal`."""
-  images = []
+  images, own = [], {'num_samples': 7, 'sampler': f'{toy_parts.__name__}:fresh'}
   for draw, size in (('normal', 4), ('normal', 7), ('draw_normal', 7)):
-    sampler = f'{toy_parts.__name__}:fresh'
-    fields = {'name': f'{draw}_{size}', 'sampler.draw': draw}
-    fields |= {'batch_size': size, 'num_samples': 7, 'sampler': sampler}
-    MODES['sample'](of_sampling(**fields), run)
-    images.append(arrays_of(run, fields['name'])['arr_0'])
+    name = f'{draw}_{size}'
+    fields = {'name': name, 'sampler.draw': draw, 'batch_size': size}
+    MODES['sample'](of_sampling(**own | fields), run)
+    images.append(arrays_of(run, name)['arr_0'])
   assert len({image.tobytes() for image in images[0]}) == 7
   np.testing.assert_array_equal(images[0], images[1])
   np.testing.assert_array_equal(images[1], images[2])
@@ -110,14 +108,13 @@ def test_a_run_in_float32_is_sampled_in_bfloat16(tmp_path):
   """A flag sets it, and the samples' settings record it."""
   fields = {'sampling.num_samples': 10, 'sampling.batch_size': 10}
   run = untrained(smoke(**fields), tmp_path)
-  arrays = {}
+  arrays = []
   for name, flags in (('as_stored', {}), ('short', {'network.dtype': 'bfloat16'})):
-    flags = [*as_flags(flags | {'sampling.name': name})]
-    MODES['sample'](store.of_run(run, smoke(**fields), flags), run)
-    arrays[name] = arrays_of(run, name)
-  settings = [json.loads(str(x['settings'])) for x in arrays.values()]
+    MODES['sample'](of_run(run, **flags | fields | {'sampling.name': name}), run)
+    arrays.append(arrays_of(run, name))
+  settings = [json.loads(str(x['settings'])) for x in arrays]
   assert settings[1].pop('computed_by') == {'network.dtype': 'bfloat16'}
   assert settings[0] == settings[1]
-  first, second = (x['arr_0'].astype(int) for x in arrays.values())
+  first, second = (x['arr_0'].astype(int) for x in arrays)
   assert 0 < (first != second).mean() < 0.2
   assert np.abs(first - second).max() < 0.1 * 255

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,10 +22,12 @@ from PIL import Image
 
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store
-from diffusion_jax.app.drawing import emerging, sheets
+from diffusion_jax.app.drawing.generate import draw_sheet
 from diffusion_jax.app.modes import serve
+from diffusion_jax.app.run.weights import Run
 from diffusion_jax.errors import UserError
-from tests.app.conftest import DIGITS, drawing_of, refused, smoke, untrained
+from tests.app.conftest import DIGITS, SMALL, drawing_of, refused, smoke, trial, untrained
+from tests.app.small_network import SmallAutoencoder
 
 SIZE = {'serve.num_images': 4, 'sampling.num_steps': 3}
 
@@ -32,7 +35,7 @@ SIZE = {'serve.num_images': 4, 'sampling.num_steps': 3}
 @contextlib.contextmanager
 def served(config, workdir):
   """Yields the address of a page that is served by this process."""
-  app = serve.application(*emerging.emerging(config, workdir))
+  app = serve.application(Run.open(config, workdir))
   server = uvicorn.Server(uvicorn.Config(app, log_level='warning'))
   with serve.listening(0) as listener:
     thread = threading.Thread(target=server.run, args=([listener],))
@@ -66,8 +69,7 @@ def get(address, path, **headers):
 
 def draw(page, **fields):
   text = get(page, f'draw?{urllib.parse.urlencode(fields)}')[1]
-  parts = [part.removeprefix('data: ') for part in text.split('\n\n') if part]
-  events = [json.loads(part) for part in parts]
+  events = [json.loads(part.removeprefix('data: ')) for part in text.split('\n\n') if part]
   return [e for e in events if 'image' in e or 'error' in e]
 
 
@@ -86,7 +88,7 @@ def test_the_last_picture_is_what_sampling_draws(page, run):
   flags = [(f'sampling.{name}', str(x)) for name, x in fields.items()]
   config = store.with_flags(smoke(**SIZE), flags)
   x = drawing_of(config, run)(np.arange(4), {'label': np.full(4, 3)})
-  expected = sheets.sheet(models.make(config, run), DIGITS.x.decode(x)).squeeze()
+  expected = draw_sheet(models.make(config, run), DIGITS.x.decode(x)).squeeze()
   assert np.abs(picture(last).astype(int) - expected).max() <= 16
   assert (picture(last) == expected).mean() > 0.99
   assert np.std(picture(earlier[0]) - picture(last)) > 10
@@ -107,12 +109,10 @@ def test_other_numbers_compile_no_step_again(page, monkeypatch):
 
 def test_two_users_get_their_own_pictures(page):
   """Each has the pictures of a single request."""
-  wishes = [{'labels': 2, 'seed': 1}, {'labels': 7, 'seed': 2}]
-  alone = [draw(page, **wish)[-1] for wish in wishes]
+  last = lambda seed: draw(page, labels=2, seed=seed)[-1]
   with ThreadPoolExecutor(2) as users:
-    both = [*users.map(lambda wish: draw(page, **wish)[-1], wishes)]
-  assert both == alone
-  assert both[0] != both[1]
+    both = [*users.map(last, (1, 2))]
+  assert both == [last(1), last(2)] and both[0] != both[1]
 
 
 @pytest.mark.parametrize(
@@ -213,3 +213,46 @@ def test_the_page_draws_in_a_browser(page):
     assert 'seed=99999999999 is not in' in tabs[0].locator('#said').inner_text()
     browser.close()
   assert not wrong
+
+
+VAE = f'{SmallAutoencoder.__module__}:SmallAutoencoder'
+
+
+TINY = {'network.channels': 8, 'network.num_heads': 1, 'network.num_blocks': 1}
+
+
+@pytest.mark.parametrize(
+  'name, changes, names',
+  [
+    ('digits_vae', {'network': VAE, 'sampling.checkpoint': 'latest'}, 'seed'),
+    ('digits_meanflow', {'network': SMALL}, 'labels num_steps seed'),
+    (
+      'digits_masked',
+      {'conditioning.labels': True, 'conditioning.dropout': 0.1} | TINY,
+      'labels sampler num_steps guidance.scale seed',
+    ),
+  ],
+)
+def test_other_kinds_of_models_are_drawn(name, changes, names, tmp_path):
+  config = trial(name, **{'serve.num_images': 2}, **changes)
+  run = untrained(config, tmp_path / 'run')
+  opened = Run.open(config, run)
+  emerge = serve.emerging(opened)
+  assert [field['name'] for field in serve.fields(opened.model)] == names.split()
+  flags = [('sampling.guidance.scale', '2')] if 'guidance' in names else []
+  *_, last = emerge([('sampling.seed', '1'), *flags])
+  assert last.step == last.total and last.sheet.shape == (60, 114, 1)
+
+
+def test_a_sampler_that_compiles_says_so_and_ends_with_its_user(tmp_path):
+  """Each step is an event; a drawing that is closed makes no more steps."""
+  run = untrained(smoke(**SIZE), tmp_path / 'run', deviation=0.5)
+  emerge = serve.emerging(Run.open(smoke(**SIZE), run))
+  flags = [('sampling.sampler', 'lms'), ('sampling.num_steps', '15')]
+  first = [frame.compiles for frame in emerge(flags)]
+  assert first == [True, True, *[False] * 15]
+  again: Any = emerge(flags)
+  assert not any(next(again).compiles for _ in range(5))
+  again.close()
+  shown = [frame.sheet is not None for frame in emerge(flags)]
+  assert sum(shown) == serve.NUM_FRAMES and shown[-1]

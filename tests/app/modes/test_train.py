@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -62,24 +63,15 @@ def test_a_run_leaves_what_the_docs_promise(run):
 def test_a_preview_is_of_the_average_and_a_batch_of_its_step(tmp_path, monkeypatch):
   seen, steps = [], []
 
-  class Drawing:
-    def start(self, params, index, cond):
-      return lambda: self(params, index, cond)
-
-    def __call__(self, params, index, cond):
-      seen.append(jax.device_get(params))
-      return np.zeros((len(index), 8, 8, 1), np.float32), None
-
-    compile = start
+  def draw(params, index, cond):
+    seen.append(jax.device_get(params))
+    return np.zeros((len(index), 8, 8, 1), np.float32), None
 
   def spied(model, mesh):
-    def encode(kept, batch, key, i):
-      steps.append(i)
-      return make_encode(model, mesh)(kept, batch, key, i)
+    encode = make_encode(model, mesh)
+    return lambda kept, batch, key, i: steps.append(i) or encode(kept, batch, key, i)
 
-    return encode
-
-  monkeypatch.setattr(hooks, 'generate', lambda *args: Drawing())
+  monkeypatch.setattr(hooks, 'generate', lambda *args: Mock(side_effect=draw))
   monkeypatch.setattr(setup, 'make_encode', spied)
   MODES['train'](smoke(**{'training.sample_every': 2}), tmp_path)
   assert steps == [0, 1, 2, 3]
@@ -94,25 +86,19 @@ def assert_same_training(a, b):
   """Compares parameters, averages and metrics bit for bit."""
   for which in ('average', 'raw'):
     assert_same(params_of(a, which), params_of(b, which))
-  lines = (
-    [
-      {k: v for k, v in line.items() if k != 'images_per_second'}
-      for line in lines_of(workdir)
-      if 'loss' in line
-    ]
-    for workdir in (a, b)
-  )
-  assert next(lines) == next(lines)
+  free = {'images_per_second': None}
+  ours, theirs = ([x | free for x in lines_of(run) if 'loss' in x] for run in (a, b))
+  assert ours == theirs
 
 
 def test_a_finished_run_says_so(run, capsys):
   """Intervals may change; the order of the data may not."""
-  before = (run / 'metrics.jsonl').read_bytes()
+  before = lines_of(run)
   free = within('training', log_every=2, checkpoint_every=3, evaluate_every=1, num_threads=3)
   free |= within('sampling', num_steps=2)
   MODES['train'](smoke(**free), run)
   assert 'this run is finished: it has 4 of 4 steps' in capsys.readouterr().out
-  assert (run / 'metrics.jsonl').read_bytes() == before
+  assert lines_of(run) == before
   message = 'training.random_flip is False, True no'
   refused(message, MODES['train'], smoke(**{'training.random_flip': True}), run)
 
@@ -133,8 +119,6 @@ def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path, capsys):
   program = 'tracing the step .*, (from the cache|compilation) '
   assert re.search(program, '\n'.join(more))
   assert_same_training(run, copy)
-  steps = [line['step'] for line in lines_of(copy) if 'loss' in line]
-  assert steps == [1, 2, 3, 4]
   whole, parts = ([x for x in lines_of(workdir) if 'test_loss' in x] for workdir in (run, copy))
   assert len(whole) == 2 and whole == parts
   assert preview.read_bytes() == (run / preview.relative_to(copy)).read_bytes()
@@ -168,11 +152,10 @@ def test_a_killed_run_continues_with_other_calls(run, tmp_path):
   MODES['train'](smoke(**fields), copy)
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
   jax.tree.map(close, params_of(run), params_of(copy))
-  alone, together = ([x for x in lines_of(r) if 'loss' in x] for r in (run, copy))
-  assert [x['step'] for x in together] == [1, 2, 4]
+  assert [x['step'] for x in lines_of(copy) if 'loss' in x] == [1, 2, 4]
   for name in ('loss', 'grad_norm'):
-    mean = (alone[2][name] + alone[3][name]) / 2
-    np.testing.assert_allclose(together[2][name], mean, rtol=1e-4)
+    mean = np.mean(lines_of(run, name)[2:4])
+    np.testing.assert_allclose(lines_of(copy, name)[2], mean, rtol=1e-4)
 
 
 def test_ctrl_c_saves_the_step_after_the_checkpoint_that_is_written(
@@ -255,8 +238,7 @@ INPAINT = within('edit', 'inpaint', image='half.png', mask='half.png')
 MISTAKES = [
   ('train', 'new', DAMAGED, 'pictures/1.png cannot be read as an image'),
   ('train', 'samples', {}, 'cannot write in the workdir .*samples'),
-  ('train', 'copy', {'seed': 7}, 'holds a run with another config: seed'),
-  ('train', 'copy', MEASURED | {'seed': 7}, 'holds a run with another config'),
+  ('train', 'copy', MEASURED | {'seed': 7}, 'holds a run with another config: .*seed'),
   ('train', 'new', MEASURED | {'training.init_from': 'nowhere'}, 'init_from'),
   ('sample', 'samples', {}, 'cannot write in the workdir .*samples'),
   ('sample', 'copy', {'sampling.checkpoint': '7'}, 'contains no checkpoint 7'),

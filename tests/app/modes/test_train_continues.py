@@ -87,11 +87,7 @@ def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
 # -- a held-out loss that gets no better ---------------------------------------
 
 
-def write(workdir, losses):
-  lines = [{'step': step, 'test_loss': x} for step, x in losses]
-  lines.append({'step': 3, 'loss': 0.0})  # of training
-  text = ''.join(f'{json.dumps(line)}\n' for line in lines)
-  (workdir / 'metrics.jsonl').write_text(text)
+LOSSES = {10: 1.0, 20: 2.0, 30: 0.5, 40: 0.6, 50: 0.5}
 
 
 @pytest.mark.parametrize(
@@ -100,7 +96,9 @@ def write(workdir, losses):
 )
 def test_it_ends_after_steps_without_a_lower_loss(step, patience, best, tmp_path):
   """Lines of later steps, before a run was continued, do not count."""
-  write(tmp_path, [(10, 1.0), (20, 2.0), (30, 0.5), (40, 0.6), (50, 0.5)])
+  lines = [{'step': step, 'test_loss': x} for step, x in LOSSES.items()]
+  lines.append({'step': 3, 'loss': 0.0})  # of training
+  (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
   why = ended(tmp_path, step, patience)
   assert bool(why) == (best is not None)
   assert not why or f'has been lowest at step {best}, ' in why

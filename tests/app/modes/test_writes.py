@@ -120,8 +120,19 @@ def finished(run, tmp_path_factory):
   return finish
 
 
-def check_kills(command, run, finished, tmp_path, monkeypatch, only):
-  """Kills a mode at each change of a file, and starts it again."""
+QUICK = 'sample', 'average', 'convert huggingface', 'convert stablehlo'
+# Threads of a training come to some changes in another order each time.
+ALL = [pytest.param(x, 'os.rename' * (x == 'train'), marks=pytest.mark.slow) for x in COMMANDS]
+
+
+@pytest.mark.parametrize('command, only', [*((x, 'os.rename') for x in QUICK), *ALL])
+def test_a_kill_at_a_change_of_a_file_loses_nothing(
+  command, only, run, finished, tmp_path, monkeypatch
+):
+  """The next start makes what is missing, and takes nothing half for whole.
+
+  Quick tests have the changes that give a file its name.
+  """
   before, (_, after, changes) = content(run), finished(command, monkeypatch)
   assert after != before or command == 'report'
   changes = [what for what in changes if only in ('', what[0])]
@@ -143,26 +154,6 @@ def check_kills(command, run, finished, tmp_path, monkeypatch, only):
     if command == 'train':  # Its last step is saved before its preview.
       found = {LAST_PREVIEW: after[LAST_PREVIEW], **found}
     assert found == after, what
-
-
-@pytest.mark.parametrize(
-  'command', ['sample', 'average', 'convert huggingface', 'convert stablehlo']
-)
-def test_a_kill_before_a_file_gets_its_name_loses_nothing(
-  command, run, finished, tmp_path, monkeypatch
-):
-  """The next start makes what is missing, and takes nothing half for whole."""
-  check_kills(command, run, finished, tmp_path, monkeypatch, 'os.rename')
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('command', COMMANDS)
-def test_a_kill_at_any_change_of_a_file_loses_nothing(
-  command, run, finished, tmp_path, monkeypatch
-):
-  # Threads of a training come to some changes in another order each time.
-  only = 'os.rename' if command == 'train' else ''
-  check_kills(command, run, finished, tmp_path, monkeypatch, only)
 
 
 def plant(workdir, names, out):

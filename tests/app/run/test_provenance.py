@@ -120,7 +120,7 @@ def settings(monkeypatch):
     return {'network': np.ones(2)}, model.config.sampling.checkpoint
 
   monkeypatch.setattr(weights, 'restore', restored)
-  monkeypatch.setattr(weights.Run, 'on_devices', lambda self: {})
+  monkeypatch.setattr(weights.Run, 'on_devices', {})
   monkeypatch.setattr(provenance, 'making', found)
   monkeypatch.setattr(real_images, 'arrays_of', found)
 

@@ -1,6 +1,6 @@
-from diffusion_jax.app import devices
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.refusals import TRAINING, lines
+from diffusion_jax.app.model import make_mesh
 from diffusion_jax.app.modes import plan
 from diffusion_jax.errors import refuse
 from diffusion_jax.training import loggers
@@ -31,7 +31,7 @@ def test_another_rate_or_length_is_the_same_program(tmp_path):
 
   def program(**fields):
     config = smoke(**{f.replace('__', '.'): x for f, x in fields.items()})
-    mesh = devices.make_mesh(config)
+    mesh = make_mesh(config)
     return plan.trace_training(config, mesh, tmp_path)[0].lower().as_text()
 
   same = program()

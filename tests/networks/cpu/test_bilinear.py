@@ -156,15 +156,6 @@ def test_shard_map_sums_the_gradient_of_shared_weights(rng):
   np.testing.assert_allclose(gradient(conv2d), gradient(jax_conv), rtol=1e-4, atol=1e-4)
 
 
-def test_the_product_is_that_of_dense(key, rng):
-  x = rng.standard_normal((3, 4, 5, 8), np.float32)
-  found, variables = jax.jit(nn.Dense(6, dot_general=linear).init_with_output)(key, x)
-  expected = x @ np.asarray(variables['params']['kernel'])
-  np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
-  plain = jax.eval_shape(nn.Dense(6).init, key, x)
-  assert jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, variables)
-
-
 class Layers(nn.Module):
   kind: str
 
