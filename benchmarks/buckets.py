@@ -1,6 +1,6 @@
 """How much slower a training is whose checkpoints go into a bucket.
 
-  python -m benchmarks.buckets gs://bucket/run
+  python -m benchmarks.buckets gs://bucket/run 6      # rounds
 
 Two processes train configs/digits.py in turns, in a folder and at the address.
 A turn saves a checkpoint and then takes the steps up to the next one, while it
@@ -35,10 +35,6 @@ class Side:
     self._run, self._step = begun, begun.start
     self._every = config.training.checkpoint_every
 
-  def prepare(self, task: None) -> dict:
-    """Does nothing: the first turn compiles."""
-    return {}
-
   def run(self) -> None:
     """Starts to save, and takes the steps."""
     self._run.log.save(self._run.state)
@@ -61,12 +57,11 @@ def measure(address: str, rounds: int, seconds: float) -> dict[str, dict[str, fl
     workers = {n: stack.enter_context(turns.Worker('benchmarks.buckets')) for n in places}
     for name, place in places.items():
       workers[name].call('open', place)
-      workers[name].call('ready', None)
-    times = turns.in_turns(workers, rounds, seconds)
+    times = turns.in_turns(workers, rounds, seconds)  # The first turn is not counted.
   times = times['folder'], times['bucket']
   return {n: turns.spread(turns.ratios(*times, i)) for i, n in enumerate(('wall', 'processor'))}
 
 
 if __name__ == '__main__':
-  for name, ratio in measure(sys.argv[1], 6, 1.0).items():
+  for name, ratio in measure(sys.argv[1], int(sys.argv[2]), 1.0).items():
     print(f'{name}: {ratio["median"]:.3f} ({ratio["low"]:.3f} to {ratio["high"]:.3f})')

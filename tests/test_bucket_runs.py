@@ -14,6 +14,7 @@ from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.twins import DONE
 from tests.app.conftest import arrays_of, as_flags, assert_same, lines_of, of_run, params_of, smoke
 from tests.app.fields import within
+from tests.app.test_multihost import environment
 from tests.bucket_server import Amazon, Google, free_port, running
 from tests.conftest import HANG_SECONDS
 from tests.test_survival import FIELDS, ROOT
@@ -93,9 +94,9 @@ def start(machine, workdir, *more, patience=60, pause=0.05):
   command = [sys.executable, '-u', '-c', PROGRAM.format(patience=patience, pause=pause)]
   command += [f'--config={ROOT}/configs/digits.py:smoke', f'--workdir={workdir}']
   command += [*(f'--config.{name}={value}' for name, value in as_flags(fields)), *more]
-  environment = os.environ | {'TMPDIR': str(machine), 'PYTHONPATH': str(ROOT)}
+  env = environment(devices=1) | {'TMPDIR': str(machine)}
   with (machine / 'output').open('w') as out:
-    return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
+    return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
 
 
 def wait_until(process, ready):

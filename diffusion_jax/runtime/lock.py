@@ -51,7 +51,7 @@ def hold(folder: Path, what: str = '', other: str = '--workdir') -> Iterator[Non
       raise
     lock = _lease(path.with_suffix('.lease'), refuse)
   try:
-    with _hold_in_bucket(path, refuse):
+    with _hold_in_bucket(path, refuse, trains=not what):
       yield
   finally:
     if what:
@@ -70,7 +70,7 @@ def _lease(path, refuse):
 
 
 @contextlib.contextmanager
-def _hold_in_bucket(path, refuse: Callable[[str], NoReturn]):
+def _hold_in_bucket(path, refuse: Callable[[str], NoReturn], trains: bool):
   twin = buckets.twin_of(path)
   if twin is None:
     yield
@@ -79,9 +79,11 @@ def _hold_in_bucket(path, refuse: Callable[[str], NoReturn]):
   lock.acquire(refuse)
   try:
     with buckets.beside(lock.renew):
-      twin.copy_down(alone=True)  # The owner before may have written more.
-      yield
-      twin.copy_up()
+      twin.copy_down(alone=trains)  # The owner before may have written more.
+      try:
+        yield
+      finally:
+        twin.copy_up()
   finally:
     if not twin.problem:
       lock.release()

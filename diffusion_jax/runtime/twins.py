@@ -84,7 +84,10 @@ class Twin:
       raise UserError(f'{self.address} cannot be {what}: {_reason(error)}') from error
 
   def copy_down(self, alone: bool = False) -> None:
-    """Copies what has changed in the bucket; alone: removes what a kill left."""
+    """Copies what has changed in the bucket.
+
+    alone: nobody else writes checkpoints; removes those that a kill has left.
+    """
     with self.told('read'):
       there = self._list()
       steps = {name: step[1] for name in there if (step := _STEP.fullmatch(name))}

@@ -59,6 +59,22 @@ def test_one_process_locks_a_path(address, monkeypatch, capsys):
   assert twin.bucket.exists(twin.place('train.lock'))
 
 
+def test_a_training_removes_what_a_killed_one_left(address):
+  """Other modes do not: another process may be writing a checkpoint."""
+  run = buckets.folder(address)
+  twin = buckets.twin_of(run)
+  part = twin.place('checkpoints/9/params')
+  twin.bucket.pipe_file(part, b'a')
+  with lock.hold(run, 'samples.npz'):
+    assert twin.bucket.exists(part) and twin.bucket.exists(twin.place('samples.npz.lock'))
+  with pytest.raises(KeyboardInterrupt), lock.hold(run):
+    assert not twin.bucket.exists(part)
+    write(run / 'config.json', b'{}')
+    raise KeyboardInterrupt
+  assert twin.bucket.cat_file(twin.place('config.json')) == b'{}'
+  assert not twin.bucket.exists(twin.place('train.lock'))
+
+
 def test_a_bucket_that_cannot_be_written_is_refused(address):
   run = buckets.folder(address)
   forbidden = mock.patch.object(
