@@ -560,6 +560,13 @@ runtime/lock.py
   no_file_elsewhere: st_nlink > 1 => st_nlink > 9
 runtime/sessions.py app/modes/test_kept_files.py
   samples_of_other_settings: if x != _SETTINGS[n] => if False
+runtime/twins.py
+  of_one_moment: name == step[1] + DONE, name => name != step[1] + DONE, name
+  of_one_moment: and x['step'] <= last => and x['step'] <= last + 1
+  of_one_moment: if step + DONE not in there} => if step in ()}
+  of_one_moment: for name, about in there.items() if name not in partial}
+    => for name, about in there.items()}
+  lead_out: {'', '.', '..'} & {*name.split('/')} => {'', '.'} & {*name.split('/')}
 sampling/ancestral.py
   ddim_1_is_ancestral_fixed_small: jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t))
     => 1.0 - eta**2 + eta**2 * snr_ratio(s, t)

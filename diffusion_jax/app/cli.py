@@ -25,7 +25,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.ranges import near
-from diffusion_jax.runtime import compiling, hosts, processes, sessions, start_up
+from diffusion_jax.runtime import buckets, compiling, hosts, processes, sessions, start_up
 from diffusion_jax.runtime.files import expanded, one_line
 from diffusion_jax.weights import share
 
@@ -179,7 +179,8 @@ def main(argv: list[str]) -> None:
       text = ' '.join(f'{name}={value}' for name, value in command.point)
       print(f'sweep {_SWEEP_INDEX.value}: {text}')
     compiling.keep_compilations(config.compilation_cache)
-    modes.find(_MODE.value)(config, workdir)
+    with buckets.copying(workdir):
+      modes.find(_MODE.value)(config, workdir)
   except UserError as error:
     # Orbax leaves coroutines behind when a checkpoint cannot be written.
     warnings.filterwarnings('ignore', 'coroutine .*never awaited')
@@ -188,7 +189,7 @@ def main(argv: list[str]) -> None:
     print(stop, flush=True)
     processes.leave(PREEMPTED)
   except KeyboardInterrupt as stop:
-    print(str(stop) or f'interrupted; what was saved is in {workdir}')
+    print(str(stop) or f'interrupted; what was saved is in {buckets.named(workdir)}')
     end = processes.exit_all if processes.started() else processes.leave
     end(130)
   except Exception as error:
@@ -227,8 +228,11 @@ def check_hosts(config: Node, workdir: str) -> None:
   """Raises UserError unless all processes do the same work in one folder."""
   if not processes.started():
     return
-  hosts.check_folder(workdir)
-  content = folder.plain(config) | {'mode': _MODE.value}
+  twin = buckets.twin_of(workdir)
+  if twin is None:
+    hosts.check_folder(workdir)
+  place = '' if twin is None else twin.address
+  content = folder.plain(config) | {'mode': _MODE.value, 'workdir': place}
   versions = {'versions': sessions.versions(), 'commits': sessions.commits()}
   fields = folder.flat(content | versions)
   hosts.check_same('settings', {n: x for n, x in fields.items() if n not in _OF_HOST})
@@ -261,8 +265,9 @@ def parse(argv: list[str]) -> list[str]:
       fail(f'--{flag.name}={value}{near(value, names)} is not one of {", ".join(names)}')
   for flag in (_CONFIG, _WORKDIR):
     try:
-      flags.FLAGS[flag.name].value = flag.value and expanded(flag.value, True)
-    except ValueError as error:
+      place = flag.value and buckets.folder(expanded(flag.value))
+      flags.FLAGS[flag.name].value = place and str(place)
+    except (ValueError, UserError) as error:
       fail(f'--{flag.name}: {error}')
   if _MODE.value == 'list':
     print(help.list_configs())
@@ -340,7 +345,7 @@ def unraisable(ignored: 'sys.UnraisableHookArgs') -> None:
 def fail(message: str, code: int = 2) -> NoReturn:
   """Prints one line on stderr and exits without waiting for other processes."""
   host = processes.name()
-  print(f'error{host}: {" ".join(one_line(message).split())}', file=sys.stderr)
+  print(f'error{host}: {" ".join(one_line(buckets.named(message)).split())}', file=sys.stderr)
   processes.exit_all(code)
 
 

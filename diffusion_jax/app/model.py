@@ -56,7 +56,7 @@ class Latents(NamedTuple):
   encode: Callable[..., jax.Array]
   decode: Callable[..., jax.Array]
   shrink_mask: Callable[[np.ndarray], np.ndarray] = lambda mask: mask
-  record: Callable[[Path], object] = lambda run: None
+  record: Callable[[str | Path], object] = lambda run: None
   draw: Callable[..., jax.Array] | None = None
 
   def decoded(self, params: Params, z: jax.Array) -> jax.Array:

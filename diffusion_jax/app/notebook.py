@@ -20,6 +20,7 @@ from diffusion_jax.app.run.weights import Run
 from diffusion_jax.app.sampling_plan import Plan
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.per_example import PerExample, rows
 
 
@@ -91,7 +92,7 @@ class TrainedRun:
 def open_run(workdir: str | Path, allow: Sequence[str], sampling: dict[str, object]) -> TrainedRun:
   """Opens the run in a folder; see `diffusion_jax.open_run`."""
   logging.set_verbosity(logging.FATAL)  # Orbax, as on the command line
-  path = Path(workdir).expanduser()
+  path = buckets.folder(workdir).expanduser()
   trust.allow([*allow, *map(str, sampling.values())])
   flags = [(f'sampling.{n}', store.as_text(x)) for n, x in sampling.items()]
   config = store.of_run(path, store.open_run(path), flags)

@@ -39,7 +39,7 @@ def check_folder(workdir: str | Path) -> None:
       if time.monotonic() > end:
         return (
           f'{_name()} does not see what {writer} writes in {workdir}: all hosts need one run '
-          'folder. Give a --workdir that they share, such as a network drive or a mounted bucket'
+          'folder. Give a --workdir that they share, such as a network drive or gs://bucket/run'
         )
       time.sleep(0.2)
     return ''

@@ -4,14 +4,16 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from filelock import FileLock, SoftFileLease, Timeout
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import processes
+from diffusion_jax.runtime import buckets, processes
 
 # The kernel releases a lock of flock when its process ends, even by a kill. On
 # file systems without flock a lease is used. It expires when its process ends;
@@ -49,7 +51,8 @@ def hold(folder: Path, what: str = '', other: str = '--workdir') -> Iterator[Non
       raise
     lock = _lease(path.with_suffix('.lease'), refuse)
   try:
-    yield
+    with _hold_in_bucket(path, refuse, trains=not what):
+      yield
   finally:
     if what:
       path.unlink(missing_ok=True)
@@ -64,6 +67,82 @@ def _lease(path, refuse):
     owner = lease.owner
     refuse(f'{owner.pid} on {owner.hostname}' if owner else '')
   return lease
+
+
+@contextlib.contextmanager
+def _hold_in_bucket(path, refuse: Callable[[str], NoReturn], trains: bool):
+  twin = buckets.twin_of(path)
+  if twin is None:
+    yield
+    return
+  lock = _Object(twin, twin.name_of(path))
+  lock.acquire(refuse)
+  try:
+    with buckets.beside(lock.renew):
+      twin.copy_down(alone=trains)  # The owner before may have written more.
+      try:
+        yield
+      finally:
+        twin.copy_up()
+  finally:
+    if not twin.problem:
+      lock.release()
+
+
+class _Object:
+  """A lock of the bucket: an object that its owner renews."""
+
+  def __init__(self, twin: buckets.Twin, name: str):
+    self._twin, self._place, self._text = twin, twin.place(name), b''
+
+  def acquire(self, refuse: Callable[[str], NoReturn]) -> None:
+    """Creates the object, or takes over one that is not renewed for LEASE."""
+    with self._twin.told('locked'):
+      while not self._create():
+        owner, end = self._read(), time.monotonic() + LEASE
+        name = owner.decode(errors='replace').partition(',')[0]
+        print(f'waiting up to {LEASE:.0f} s for the lock of process {name}', flush=True)
+        while owner and self._read() == owner and time.monotonic() < end:
+          time.sleep(LEASE / 20)
+        now = self._read()
+        if now not in (owner, b''):
+          refuse(now.decode(errors='replace').partition(',')[0])
+        if now:
+          print(f'process {name} does not renew its lock, which is taken over', flush=True)
+          self.release()
+
+  def renew(self, ended: threading.Event) -> None:
+    """Renews the lock, or stops the writing if another process has taken it."""
+    while not ended.wait(LEASE / 4):
+      with contextlib.suppress(Exception):  # The copying tells it.
+        if self._read() not in (self._text, b''):
+          self._twin.problem = f'{self._twin.address} was taken over by another process'
+          return
+        self._write()
+
+  def release(self) -> None:
+    """Removes the object."""
+    with contextlib.suppress(Exception):  # It ends by itself.
+      self._twin.bucket.rm_file(self._place)
+
+  def _create(self):
+    try:
+      self._write(mode='create')
+    except FileExistsError:
+      return False
+    return True
+
+  def _write(self, **mode):
+    text = f'{os.getpid()} on {socket.gethostname()}, {time.ctime()}, {time.monotonic_ns()}'
+    self._twin.bucket.pipe_file(self._place, text.encode(), **mode)
+    self._text = text.encode()
+
+  def _read(self):
+    try:
+      with self._twin.bucket.open(self._place) as file:  # a stranger's may be large
+        return file.read(500)
+    except FileNotFoundError:
+      return b''
 
 
 def _sign(descriptor):

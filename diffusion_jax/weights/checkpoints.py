@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from diffusion_jax.aliases import Params
+from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.files import check_files, read_json
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import checksums
@@ -47,7 +48,8 @@ def open_manager(
   with a warning. Raises ValueError if all are damaged.
   """
   folder = _folder(workdir)
-  if jax.process_index() == 0:
+  place = buckets.of_checkpoints(folder)
+  if jax.process_index() == 0 and place is folder:
     checksums.move_damaged(folder)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('checkpoints were checked')
@@ -68,9 +70,9 @@ def open_manager(
     # With this Orbax writes metrics, and requires them at every save.
     best_fn=_metric if keep_best else None,
     cleanup_tmp_directories=True,
-    async_options=_with_sums(folder),
+    async_options=_with_sums(place),
   )
-  return _open(folder, options, map(_item_of, more_emas))
+  return _open(place, options, map(_item_of, more_emas))
 
 
 def save(
@@ -92,6 +94,7 @@ def save(
 
 def check_written(manager: ocp.CheckpointManager) -> None:
   """Raises OSError if the last save failed; does not wait for a running one."""
+  buckets.check()
   if not manager.is_saving_in_progress():
     with _writing(manager):
       manager.wait_until_finished()
@@ -111,14 +114,14 @@ def save_params(
   which: what they are saved as, AVERAGE or RAW. Does nothing if the step exists
   already.
   """
-  folder = _folder(workdir)
+  place = buckets.of_checkpoints(_folder(workdir))
   options = ocp.CheckpointManagerOptions(
-    cleanup_tmp_directories=True, async_options=_with_sums(folder)
+    cleanup_tmp_directories=True, async_options=_with_sums(place)
   )
   # Limit of the memory for writing, which must exceed the largest leaf.
   sizes = [x.nbytes for x in jax.tree.leaves(params)]
   limit = max(*sizes, sum(sizes) // 16) + 2**23
-  with _open(folder, options, write_gb=limit / 1e9) as manager:
+  with _open(place, options, write_gb=limit / 1e9) as manager:
     # Orbax writes copies of NumPy arrays; several hosts have the same arrays.
     place = jax.device_put if jax.process_count() == 1 else np.asarray
     arrays = jax.tree.map(place, params)
@@ -281,7 +284,9 @@ def _with_sums(folder):
     checksums.write(max(drafts, key=os.path.getmtime))  # Others may be leftovers.
 
   # Process 0 calls it after all have written, and before the folder is renamed.
-  return ocp.options.AsyncOptions(post_finalization_callback=write_sums)
+  # A bucket has sums of its own.
+  callback = write_sums if isinstance(folder, Path) else None
+  return ocp.options.AsyncOptions(post_finalization_callback=callback)
 
 
 @contextlib.contextmanager

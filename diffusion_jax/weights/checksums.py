@@ -17,6 +17,7 @@ import numpy as np
 
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.files import (
   make_folder,
   one_line,
@@ -150,6 +151,7 @@ def check(folder: Path, step: int, items: Collection[str] | None = None) -> None
 
 
 def _damage(path, items=None):
+  buckets.fetch(path)
   if (path / NAME).is_file():
     return find_damage(path, items)
   warn(f'checkpoint {path.name} in {path.parent.parent} has no checksums: it is read unchecked')

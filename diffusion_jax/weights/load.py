@@ -17,6 +17,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.interop import files
+from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.files import read_json
 from diffusion_jax.training.lora import A, merge_network
 from diffusion_jax.training.state import TrainState
@@ -50,6 +51,7 @@ def open(
   FileNotFoundError for a checkpoint or average that does not exist, ValueError
   if it is damaged or does not fit `target`.
   """
+  folder = buckets.folder(folder)
   if share.exist(folder):
     only = share.find_step(folder)
     if step not in ('latest', only):

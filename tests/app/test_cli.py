@@ -112,8 +112,8 @@ MISTAKES = """
 --mode=convert --config.convert.source=tests/interop/stored/ho => where to? Give
   --workdir=
 --config=README.md => README.md is not a config: give a Python file, name.py
---config=gs://a/run => --config: gs://a/run is an address, and only folders of
---config=configs/digits.py --workdir=s3://a/b => --workdir: s3://a/b is an addr
+--config=az://a/run => --config: az://a/run: a run is in a folder, or in a bucket
+--config=configs/digits.py --workdir=s3://a => --workdir: s3://a: give a folder of
 --config=configs/digits.py --config.convert.out=gs://a/b => config.convert.out:
   gs://a/b is an address, and
 --config=~/nowhere --mode=sample => no config file or run /

@@ -24,6 +24,7 @@ from diffusion_jax.app.config.modes import USES
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
+from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.files import read_json, write_json
 from diffusion_jax.weights import checksums, share
 
@@ -56,12 +57,12 @@ def read_config(workdir: str | Path) -> Mapping | None:
 
   The file is read again only when it has changed.
   """
-  return (_read(Path(workdir) / 'config.json') or (None,))[0]
+  return (_read(buckets.folder(workdir) / 'config.json') or (None,))[0]
 
 
 def stored_fields(workdir: str | Path) -> Mapping[str, object]:
   """Returns {'section.field': value} of a run's config.json, {} without it."""
-  return (_read(Path(workdir) / 'config.json') or ({}, {}))[1]
+  return (_read(buckets.folder(workdir) / 'config.json') or ({}, {}))[1]
 
 
 def _read(path):
@@ -216,7 +217,8 @@ def _missing_runs(config, mode, workdir):
     if not run and 'run' in (config.at(section) or ()):
       yield f'config.{field} is not set: {PREDECESSORS[field]} is needed'
     trust.check_paths(field, run)
-    if run and not ((Path(run) / 'config.json').is_file() and has_checkpoint(Path(run))):
+    place = buckets.folder(run or '')
+    if run and not ((place / 'config.json').is_file() and has_checkpoint(place)):
       yield missing(field, run)
 
 
@@ -250,7 +252,7 @@ def missing(path: str, run: str | Path) -> str:
   command that trains the run if the folder's name tells the config.
   """
   folder, what = Path(run), f'there is no run in {run}'
-  if (folder / 'config.json').is_file():
+  if (buckets.folder(run) / 'config.json').is_file():
     what = f'the run in {run} has no checkpoint'
   command = training_command(folder)
   first = f'`{command}` trains it' if command else 'train it first'

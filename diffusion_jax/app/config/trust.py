@@ -34,7 +34,7 @@ from diffusion_jax.data import simulated
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
 from diffusion_jax.ranges import check_value
-from diffusion_jax.runtime import files
+from diffusion_jax.runtime import buckets, files
 from diffusion_jax.runtime.files import cache_folder, read_json, write_json
 from diffusion_jax.training.objectives import Objective
 
@@ -78,7 +78,7 @@ def remember(workdir: Path, config: Tree) -> None:
   them again. Parts are kept for a run below the working folder, which has them.
   """
   paths = sorted(x for x in _paths(config) & _allowed if ':' not in x or '://' in x)
-  content: Json = {'run': str(workdir.resolve()), 'paths': paths}
+  content: Json = {'run': buckets.named(workdir.resolve()), 'paths': paths}
   parts = sorted(filter(is_allowed, names_in(config)))
   if parts and workdir.resolve().is_relative_to(here := os.getcwd()):
     content |= {'parts': parts, 'folder': here}
@@ -126,7 +126,7 @@ def without_folders(tree: Tree) -> Json:
 
 
 def _record(workdir):
-  name = hashlib.sha256(os.fsencode(workdir.resolve())).hexdigest()
+  name = hashlib.sha256(os.fsencode(buckets.named(workdir.resolve()))).hexdigest()
   return cache_folder() / 'runs' / f'{name[:16]}.json'
 
 

@@ -33,7 +33,7 @@ from diffusion_jax.core.normal import Normal
 from diffusion_jax.core.vae import reparameterize
 from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import processes
+from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.files import make_folder, read_json, write_json
 from diffusion_jax.runtime.per_example import per_example
 from diffusion_jax.runtime.sharding import replicate
@@ -159,7 +159,7 @@ class StoredAutoencoder:
       check_record(path, {'autoencoder': checksums.of_arrays(self.weights().params)})
     if not processes.broadcast([self._record.exists()])[0]:
       self._store(source, mesh)
-      processes.broadcast([True])  # all wait until it is written
+      buckets.share(self._record, 'the autoencoder')
     return self.load()
 
   def _store(self, source, mesh):
@@ -241,9 +241,9 @@ class LatentNetwork(ConfiguredNetwork):
     return self.stored.checked
 
 
-def read_record(workdir: Path) -> dict:
+def read_record(workdir: str | Path) -> dict:
   """Reads the latent.json of a run; raises UserError if it cannot be read."""
-  path = Path(workdir) / 'latent.json'
+  path = buckets.folder(workdir) / 'latent.json'
   kinds = {'scale': float, 'step': int, 'checksum': int}
   try:
     record = read_json(path)

@@ -32,7 +32,7 @@ from diffusion_jax.metrics import calibration, plots, real_images, references, s
 from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import Arrays, ModelMetric, as_json, table
 from diffusion_jax.metrics.sweeps import Results, title
-from diffusion_jax.runtime import lock, processes
+from diffusion_jax.runtime import buckets, lock, processes
 from diffusion_jax.runtime.compiling import precision_in_use
 from diffusion_jax.runtime.files import make_folder, write_json, write_npz
 
@@ -224,10 +224,11 @@ def score_pairs(run: Run, metrics: list[scoring.Scored], out: Path) -> Json:
   path = out / 'context.npz'
   if processes.is_first():
     write_npz(path, {'context': arrays['context']})
-  processes.wait_for_all('held-out pairs')
+  buckets.share(path, 'held-out pairs')
   trust.allow([str(path)])
   fields = {'context': str(path), 'context_row': None}
   drawn = draw(run, out, num_samples=c.draws_per_pair, **fields)
+  buckets.share(drawn, 'draws of the pairs')
   draws = npz.read(drawn, ['arr_0'])['arr_0']
   draws = draws.reshape(len(index), -1, *draws.shape[1:])
   truth = references.as_written(source, arrays['x'])

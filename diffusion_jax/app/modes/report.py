@@ -37,7 +37,7 @@ from diffusion_jax.metrics.neighbours import nearest_examples
 from diffusion_jax.report import page, pictures, record, results
 from diffusion_jax.report.pictures import Film
 from diffusion_jax.report.results import Table
-from diffusion_jax.runtime import processes
+from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.files import one_line, write_text
 
 T = TypeVar('T')
@@ -96,7 +96,7 @@ def read_runs(workdirs: Sequence[str]) -> list[record.Run]:
     stored = folder.stored_fields(workdir)
     if not stored:
       raise UserError(f'config.report.runs: {workdir} is not a run folder')
-    runs.append(record.read(name, Path(workdir), dict(stored)))
+    runs.append(record.read(name, buckets.folder(workdir), dict(stored)))
   return runs
 
 

@@ -44,7 +44,7 @@ def open_run(path: str, run: str, needed: Schema, facts: Facts) -> ConfiguredNet
   if kind is not needed:
     raise UserError(f'config.{path}: the run in {run} is {kind.kind}, and {needed.kind} is needed')
   noisy = ConfiguredNetwork.of(kind, config, datasets.facts_of(config))
-  refuse(_other_images(path, Path(run), noisy.facts, facts))
+  refuse(_other_images(path, run, noisy.facts, facts))
   return noisy
 
 
@@ -98,9 +98,9 @@ def guides_of(model: Model) -> Guides:
     path, run = f'sampling.{part}.run', c[part].run
     noisy = open_run(path, run, kind, model.facts)
     if part == 'guidance':
-      if record(model.workdir) != record(Path(run)):
+      if record(model.workdir) != record(run):
         raise UserError(
-          f'config.{path}: {Path(run)} has the latents of another autoencoder than this run'
+          f'config.{path}: {run} has the latents of another autoencoder than this run'
         )
       noisy = dataclasses.replace(noisy, state_shape=model.state_shape)
     guides[part] = OtherRun(noisy, open_weights(path, run, noisy.init).params)
@@ -156,7 +156,7 @@ def teacher_of(
   optional = needed is None or needed.default is not needed.empty
   if optional and not c.training.teacher:
     return lambda: None, NOTHING
-  run, network = Path(c.training.teacher), functools.cache(open_teacher)
+  run, network = c.training.teacher, functools.cache(open_teacher)
 
   def teacher() -> Teacher:
     noisy = network(student)
@@ -201,7 +201,7 @@ def open_teacher(student: ConfiguredNetwork) -> ConfiguredNetwork:
   if problem:
     raise UserError(f'config.{_TEACHER}: objective={name} {problem}')
   noisy = open_run(_TEACHER, run, kinds.DIFFUSION, student.facts)
-  refuse(_other_conditions(Path(run), noisy, student))
+  refuse(_other_conditions(run, noisy, student))
   return noisy
 
 

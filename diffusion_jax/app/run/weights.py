@@ -15,7 +15,7 @@ from diffusion_jax.app.model import Frozen, Model, make_mesh
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, as_user_error
-from diffusion_jax.runtime import processes
+from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import lora, power_ema
 from diffusion_jax.weights import averages, checkpoints, load, share
@@ -149,7 +149,7 @@ def _base(model, scale):
     params = other_runs.open_weights(field, run, model.init).params
     if processes.is_first():
       load.write_base(workdir, params, scale)
-    processes.broadcast([True])  # all wait until it is written
+    buckets.share(path, 'the base')
   with from_config('training.lora_rank'):
     base, stored = load.read_base(workdir)
     check_fits(base, model.shapes(), f'{path} is of another network')

@@ -1,0 +1,67 @@
+"""How much slower a training is whose checkpoints go into a bucket.
+
+  python -m benchmarks.buckets gs://bucket/run 6      # rounds
+
+Two processes train configs/digits.py in turns, in a folder and at the address.
+A turn saves a checkpoint and then takes the steps up to the next one, while it
+is copied. Prints the ratio of steps/s, in wall-clock and in processor time.
+"""
+
+import contextlib
+import sys
+import tempfile
+
+from benchmarks import turns
+from diffusion_jax.app.config import store
+from diffusion_jax.app.modes import train
+from diffusion_jax.app.train_loop import setup
+from diffusion_jax.runtime import buckets
+
+FIELDS = {'training': {'num_steps': 10**6, 'sample_every': 0, 'evaluate_every': 0}}
+
+
+class Side:
+  """A training in a folder or at an address."""
+
+  def __init__(self, workdir: str):
+    buckets.POLL = 0.5  # A turn is shorter than the time between checkpoints.
+    self._ends = contextlib.ExitStack()
+    folder = buckets.folder(workdir)
+    self._ends.enter_context(buckets.copying(folder))
+    config = store.completed(store.from_file('configs/digits.py').to_dict() | FIELDS)
+    parts = setup.prepare(config, folder)
+    begun = train.begin(parts)
+    assert begun is not None
+    self._run, self._step = begun, begun.start
+    self._every = config.training.checkpoint_every
+
+  def run(self) -> None:
+    """Starts to save, and takes the steps."""
+    self._run.log.save(self._run.state)
+    end = self._step + self._every
+    while self._step < end:
+      batches = self._run.take(self._step)
+      self._run.advance(self._step, batches)
+      self._step += len(batches)
+      self._run.log.read(1)
+
+  def wait(self) -> None:
+    """Waits for the last step."""
+    self._run.log.read()
+
+
+def measure(address: str, rounds: int, seconds: float) -> dict[str, dict[str, float]]:
+  """Returns the spread of steps/s at the address / in a folder."""
+  places = {'folder': f'{tempfile.mkdtemp()}/run', 'bucket': address}
+  with contextlib.ExitStack() as stack:
+    workers = {n: stack.enter_context(turns.Worker('benchmarks.buckets')) for n in places}
+    for name, place in places.items():
+      workers[name].call('open', place)
+    times = turns.in_turns(workers, rounds, seconds)  # The first turn is not counted.
+  times = times['folder'], times['bucket']
+  return {n: turns.spread(turns.ratios(*times, i)) for i, n in enumerate(('wall', 'processor'))}
+
+
+if __name__ == '__main__':
+  for name, ratio in measure(sys.argv[1], int(sys.argv[2]), 1.0).items():
+    print(f'{name}: {ratio["median"]:.3f} ({ratio["low"]:.3f} to {ratio["high"]:.3f})')

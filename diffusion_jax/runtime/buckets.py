@@ -1,0 +1,154 @@
+"""Runs in a bucket, gs://bucket/run or s3://bucket/run: the door to their twins.
+
+A program works in the twin of such a run, a temporary folder of this machine
+(`twins.py`), and does not know it.
+"""
+
+import contextlib
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.twins import Twin
+
+POLL = 5.0  # seconds between two looks for new files
+
+_twins: dict[str, Twin] = {}
+
+
+def folder(name: str | Path) -> Path:
+  """Returns the folder of a run: the twin of an address, or the path itself.
+
+  The first call for an address copies the run down. Raises UserError for a
+  bucket that cannot be read, and for objects that a run does not have.
+  """
+  address = str(name).rstrip('/')
+  if not re.match(r'[A-Za-z][\w+.-]*://', str(name)):
+    return Path(name)
+  if address not in _twins:
+    twin = Twin(address)
+    twin.copy_down()
+    _twins[address] = twin
+  return _twins[address].path
+
+
+def twin_of(path: str | Path) -> Twin | None:
+  """Returns the twin that a path is in, if any."""
+  path = Path(path).absolute()
+  return next((x for x in _twins.values() if path.is_relative_to(x.path)), None)
+
+
+def named(text: object) -> str:
+  """Returns a text with addresses for the paths of twins."""
+  text = str(text)
+  for twin in _twins.values():
+    text = text.replace(str(twin.path), twin.address)
+  return text
+
+
+def fetch(checkpoint: Path) -> None:
+  """Copies the rest of a checkpoint down, before its files are read."""
+  if twin := twin_of(checkpoint):
+    twin.fetch(twin.name_of(checkpoint))
+
+
+def of_checkpoints(folder: Path) -> Any:
+  """Returns where checkpoints are written: several processes need the bucket.
+
+  Orbax writes into gs://; s3:// is a UserError.
+  """
+  twin = twin_of(folder)
+  if twin is None or not processes.started():
+    return folder
+  if not twin.address.startswith('gs://'):
+    raise UserError(
+      f'{twin.address}: several processes cannot write checkpoints there: give a --workdir in '
+      'gs://, or a shared folder'
+    )
+  from etils import epath
+
+  return epath.Path(f'{twin.address}/{twin.name_of(folder)}')
+
+
+def share(path: Path, what: str) -> None:
+  """Waits for all processes, which then have what the first one has written."""
+  twin = twin_of(path)
+  if twin and processes.is_first():
+    twin.copy_up()
+  processes.wait_for_all(what)
+  if twin and processes.started():
+    twin.copy_down()
+
+
+def check() -> None:
+  """Raises OSError if files cannot be copied up, or if a lock is lost."""
+  for twin in _twins.values():
+    if twin.problem:
+      raise OSError(twin.problem)
+
+
+@contextlib.contextmanager
+def copying(workdir: str | Path) -> Iterator[None]:
+  """Copies new files of a twin up, in a thread and at the end of the block.
+
+  What is printed has addresses for paths. All twins are removed but one with
+  files that could not be copied, which the UserError names.
+  """
+  twin = twin_of(workdir) if processes.is_first() else None
+  try:
+    with _copying(twin) if twin else contextlib.nullcontext():
+      yield
+  finally:
+    for other in _twins.values():
+      other.remove()
+
+
+@contextlib.contextmanager
+def _copying(twin):
+  def watch(ended):
+    while not (ended.wait(POLL) or twin.problem):
+      twin.copy_up(if_new=True)
+
+  twin.check_writable()
+  try:
+    with (
+      contextlib.redirect_stdout(_Named(sys.stdout)),
+      contextlib.redirect_stderr(_Named(sys.stderr)),
+      beside(watch),
+    ):
+      yield
+  finally:
+    twin.copy_up()
+    if twin.problem:
+      del _twins[twin.address]  # so that its path is printed
+      raise UserError(f'{twin.problem}: the files are kept in {twin.path}')
+
+
+@contextlib.contextmanager
+def beside(function: Callable[[threading.Event], None]) -> Iterator[None]:
+  """Runs function(ended) in a thread; the event is set when the block ends."""
+  ended = threading.Event()
+  thread = threading.Thread(target=function, args=(ended,), daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    ended.set()
+    thread.join()
+
+
+class _Named:
+  # A stream that writes addresses for the paths of twins.
+  def __init__(self, stream):
+    self._stream = stream
+
+  def write(self, text):
+    return self._stream.write(named(text))
+
+  def __getattr__(self, name):
+    return getattr(self._stream, name)

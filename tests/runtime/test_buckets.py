@@ -1,0 +1,93 @@
+"""The door to runs in buckets."""
+
+import os
+import time
+from unittest import mock
+
+import pytest
+
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import buckets, lock
+
+
+def write(path, content):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(content)
+
+
+def opened(address):
+  """Returns the folder of a run on another machine."""
+  buckets._twins.clear()
+  return buckets.folder(address)
+
+
+def test_files_go_up_while_a_program_runs_and_at_its_end(address, capsys):
+  run = buckets.folder(address)
+  with buckets.copying(run):
+    write(run / 'samples/a.png', b'a')
+    print(f'wrote {run}/samples/a.png')
+    end = time.monotonic() + 60
+    while not buckets.twin_of(run).bucket.exists(f'{address}/samples/a.png'):
+      assert time.monotonic() < end
+    write(run / 'report.html.12345678.tmp', b'a')
+    (run / 'samples/a.png').write_bytes(b'another')
+  assert capsys.readouterr().out == f'wrote {address}/samples/a.png\n'
+  assert not run.exists()
+  files = [path for path in opened(address).rglob('*') if path.is_file()]
+  assert [path.read_bytes() for path in files] == [b'another']
+
+
+def test_one_process_locks_a_path(address, monkeypatch, capsys):
+  monkeypatch.setattr(lock, 'LEASE', 6.0)
+  run = buckets.folder(address)
+  with lock.hold(run):
+    other = opened(address)
+    with pytest.raises(UserError, match=r'is being trained by process \d+ on '), lock.hold(other):
+      pass
+  with lock.hold(other):
+    pass
+  twin = buckets.twin_of(other)
+  twin.bucket.pipe_file(twin.place('train.lock'), b'7 on elsewhere, at noon')
+  with lock.hold(other):
+    assert 'process 7 on elsewhere does not renew its lock' in capsys.readouterr().out
+    twin.bucket.pipe_file(twin.place('train.lock'), b'8 on elsewhere, at noon')
+    end = time.monotonic() + 60
+    while not twin.problem:
+      assert time.monotonic() < end
+    with pytest.raises(OSError, match='was taken over by another process'):
+      buckets.check()
+  assert twin.bucket.exists(twin.place('train.lock'))
+
+
+def test_a_training_removes_what_a_killed_one_left(address):
+  """Other modes do not: another process may be writing a checkpoint."""
+  run = buckets.folder(address)
+  twin = buckets.twin_of(run)
+  part = twin.place('checkpoints/9/params')
+  twin.bucket.pipe_file(part, b'a')
+  with lock.hold(run, 'samples.npz'):
+    assert twin.bucket.exists(part) and twin.bucket.exists(twin.place('samples.npz.lock'))
+  with pytest.raises(KeyboardInterrupt), lock.hold(run):
+    assert not twin.bucket.exists(part)
+    write(run / 'config.json', b'{}')
+    raise KeyboardInterrupt
+  assert twin.bucket.cat_file(twin.place('config.json')) == b'{}'
+  assert not twin.bucket.exists(twin.place('train.lock'))
+
+
+def test_a_bucket_that_cannot_be_written_is_refused(address):
+  run = buckets.folder(address)
+  forbidden = mock.patch.object(
+    buckets.twin_of(run).bucket, 'pipe_file', side_effect=OSError('Forbidden: b/bucket/o')
+  )
+  refused = pytest.raises(UserError, match='cannot be written: Forbidden')
+  with forbidden, refused, buckets.copying(run):
+    pytest.fail('the program begins')
+
+
+def test_a_folder_is_none_of_a_bucket(tmp_path):
+  assert buckets.folder(tmp_path) == tmp_path and buckets.twin_of(tmp_path) is None
+  with buckets.copying(tmp_path):
+    buckets.fetch(tmp_path)
+    buckets.check()
+  assert os.listdir(tmp_path) == []
