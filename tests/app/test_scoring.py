@@ -236,7 +236,7 @@ def test_the_floor_is_the_score_of_real_images(run, printed, capsys):
 def frechet(x, mean, covariance):
   """Transcribes FID (Heusel et al. 2017, Eq. 6) for features x."""
   ours = np.cov(x, rowvar=False)
-  root = scipy.linalg.sqrtm(ours @ covariance).real
+  root = np.real(scipy.linalg.sqrtm(ours @ covariance))
   return np.sum((x.mean(axis=0) - mean) ** 2) + np.trace(ours + covariance - 2.0 * root)
 
 
