@@ -45,8 +45,8 @@ class Google:
     }
 
   def start(self):
-    quiet = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
-    self.process = subprocess.Popen(self.command, **quiet)
+    quiet = subprocess.DEVNULL
+    self.process = subprocess.Popen(self.command, stdout=quiet, stderr=quiet)
     for _ in range(600):
       with contextlib.suppress(OSError), socket.create_connection(('127.0.0.1', self.port)):
         return

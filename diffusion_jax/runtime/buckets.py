@@ -150,5 +150,8 @@ class _Named:
   def write(self, text):
     return self._stream.write(named(text))
 
+  def flush(self):
+    self._stream.flush()
+
   def __getattr__(self, name):
     return getattr(self._stream, name)
