@@ -162,6 +162,7 @@ def check(arguments, keep=True):
 
   keep: writes the config of a run that it would train.
   """
+  arguments = arguments.replace('gs://bucket/', 'runs/')  # which is a folder too
   argv = shlex.split(arguments)
   for run in re.findall(r'(?:runs/[\w-]+|digits-ddpm)(?![\w./-])', arguments):
     if f'--workdir={run}' not in argv:

@@ -5,6 +5,7 @@ A program works in the twin of such a run, a temporary folder of this machine
 """
 
 import contextlib
+import itertools
 import re
 import sys
 import threading
@@ -19,6 +20,7 @@ from diffusion_jax.runtime.twins import Twin
 POLL = 5.0  # seconds between two looks for new files
 
 _twins: dict[str, Twin] = {}
+_waits = itertools.count()  # each has a name of its own
 
 
 def folder(name: str | Path) -> Path:
@@ -80,7 +82,7 @@ def share(path: Path, what: str) -> None:
   twin = twin_of(path)
   if twin and processes.is_first():
     twin.copy_up()
-  processes.wait_for_all(what)
+  processes.wait_for_all(f'{what} {next(_waits)}')
   if twin and processes.started():
     twin.copy_down()
 
@@ -149,6 +151,9 @@ class _Named:
 
   def write(self, text):
     return self._stream.write(named(text))
+
+  def flush(self):
+    self._stream.flush()
 
   def __getattr__(self, name):
     return getattr(self._stream, name)

@@ -30,6 +30,8 @@ def hold(folder: Path, what: str = '', other: str = '--workdir') -> Iterator[Non
   another place. If several processes work together, the first takes the lock.
   """
   if not processes.is_first():
+    if buckets.twin_of(folder):
+      buckets.share(folder, 'the lock')
     yield
     return
   path = folder / f'{what or "train"}.lock'
@@ -80,6 +82,7 @@ def _hold_in_bucket(path, refuse: Callable[[str], NoReturn], trains: bool):
   try:
     with buckets.beside(lock.renew):
       twin.copy_down(alone=trains)  # The owner before may have written more.
+      buckets.share(path, 'the lock')
       try:
         yield
       finally:
