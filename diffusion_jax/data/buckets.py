@@ -9,21 +9,16 @@ import glob
 import importlib
 import logging
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from diffusion_jax.atomic_files import draft, own_folder
 from diffusion_jax.data.files import naming
+from diffusion_jax.ranges import is_address
 
 LIBRARIES = {'gs': ('gcsfs', 'gcs'), 's3': ('s3fs', 's3')}  # and their extras
 _THREADS = 8  # objects that are copied at the same time
-
-
-def is_address(path: str | Path) -> bool:
-  """Returns whether a path is an address, such as gs://bucket/train.npz."""
-  return re.match(r'[A-Za-z][\w+.-]*://', str(path)) is not None
 
 
 def local(path: str, cache: str | Path = '', suffix: str = '') -> str:
@@ -75,8 +70,11 @@ def place(path: str, cache: str | Path = '') -> Path:
   return Path(folder, scheme, *parts)
 
 
-def open_bucket(path: str) -> Any:
-  """Returns the file system of an address; ValueError without its library."""
+def open_bucket(path: str, **options: object) -> Any:
+  """Returns the file system of an address; ValueError without its library.
+
+  It does not remember what it has read. options: of the library.
+  """
   scheme = path.partition('://')[0]
   if scheme not in LIBRARIES:
     raise ValueError(
@@ -90,7 +88,8 @@ def open_bucket(path: str) -> Any:
     importlib.import_module(library)
   except ImportError:
     raise ValueError(f"{path} needs the library {library}: pip install -e '.[{extra}]'") from None
-  return importlib.import_module('fsspec').filesystem(scheme, use_listings_cache=False)
+  fsspec = importlib.import_module('fsspec')
+  return fsspec.filesystem(scheme, use_listings_cache=False, **options)
 
 
 def _objects(bucket, path):

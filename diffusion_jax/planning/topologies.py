@@ -79,10 +79,6 @@ GPUS = {
   'h200': _gpu('NVIDIA H200', 989.4, 141, 4800, 50, 900, 400, 'nvidia.com/en-us/data-center/h200'),
 }
 
-# JAX's names of TPUs.
-_KINDS = {'v4': 'v4', 'v5 lite': 'v5e', 'v5e': 'v5e', 'v5': 'v5p', 'v5p': 'v5p'}
-_KINDS |= {'v6 lite': 'v6e', 'v6e': 'v6e'}
-
 # For XLA's GpuTargetConfig: multiprocessors, float32 lanes of each, bytes of
 # shared memory of each and of a block, clock, compute capability.
 _CHIPS = {
@@ -131,9 +127,9 @@ def make(name: str) -> Topology:
 
 def rates_of(kind: str) -> Rates | None:
   """Returns the rates of a device by JAX's `device_kind`, None if unknown."""
-  tpu = _KINDS.get(kind.removeprefix('TPU '))
-  gpus = {rates.name: rates for rates in GPUS.values()}
-  return TPUS[tpu] if tpu else gpus.get(kind)
+  kinds = {rates.name: rates for rates in (*TPUS.values(), *GPUS.values())}
+  kinds |= {'TPU v5 lite': TPUS['v5e'], 'TPU v5': TPUS['v5p'], 'TPU v6 lite': TPUS['v6e']}
+  return kinds.get(kind)
 
 
 def _on_cpu(count=None):

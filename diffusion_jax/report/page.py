@@ -277,10 +277,9 @@ def plan_tables(contents: Sequence[dict]) -> Iterator[Table | str]:
 
 def trace_tables(paths: Sequence[Path]) -> Iterator[Table | str]:
   """Yields a table of traces, and how to open them."""
-  hosts = collections.Counter(path.parent.name for path in paths)
-  if hosts:
-    rows = [[name, str(count)] for name, count in hosts.items()]
-    yield Table('For xprof', [['trace', 'hosts'], *rows])
+  counts = collections.Counter(path.parent.name for path in paths).items()
+  if paths:
+    yield Table('For xprof', [['trace', 'hosts'], *([name, str(n)] for name, n in counts)])
     yield 'To open them: pip install xprof; xprof server --logdir=traces in the run folder.'
 
 

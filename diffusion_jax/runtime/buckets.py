@@ -6,7 +6,6 @@ A program works in the twin of such a run, a temporary folder of this machine
 
 import contextlib
 import itertools
-import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_jax.errors import UserError
+from diffusion_jax.ranges import is_address
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.twins import Twin
 
@@ -30,7 +30,7 @@ def folder(name: str | Path) -> Path:
   bucket that cannot be read, and for objects that a run does not have.
   """
   address = str(name).rstrip('/')
-  if not re.match(r'[A-Za-z][\w+.-]*://', str(name)):
+  if not is_address(name):
     return Path(name)
   if address not in _twins:
     twin = Twin(address)

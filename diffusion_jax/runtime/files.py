@@ -21,6 +21,7 @@ import numpy as np
 from diffusion_jax.aliases import Json
 from diffusion_jax.atomic_files import draft
 from diffusion_jax.errors import UserError
+from diffusion_jax.ranges import is_address
 
 
 def sha256(path: str | Path) -> str:
@@ -60,7 +61,7 @@ def expanded(path: str, written: bool = False) -> str:
   Raises ValueError without such a folder, and for an address such as
   gs://bucket/run if something is to be `written`.
   """
-  if written and re.match(r'[A-Za-z][\w+.-]*://', path):
+  if written and is_address(path):
     raise ValueError(
       f'{path} is an address, and only folders of this machine are written: '
       'give the path of a folder, such as a mounted bucket'

@@ -7,9 +7,7 @@ copied down when they are read.
 
 import atexit
 import contextlib
-import importlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -19,13 +17,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from diffusion_jax.errors import UserError
+from diffusion_jax.data.buckets import LIBRARIES, open_bucket
+from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import make_folder, one_line, read_json_lines
 
-LIBRARIES = {'gs': ('gcsfs', 'gcs'), 's3': ('s3fs', 's3')}  # and extras
 DONE = 'commit_success.txt'  # Orbax writes it last
 PAUSE, PATIENCE = 5.0, 300.0  # seconds between requests that fail, and in all
 MOST_FILES = 100_000
@@ -50,8 +47,9 @@ class Twin:
     if len(parts) < 2 or {'', '.', '..'} & {*parts}:
       raise UserError(f'{address}: give a folder of a bucket, as {scheme}://bucket/run')
     self.address, self.problem = address, ''
-    with self.told('opened'):
-      self.bucket = _open(scheme)
+    options = {'max_concurrency': 1} if scheme == 's3' else {}
+    with as_user_error():
+      self.bucket = open_bucket(address, **options)
     self._parent = Path(tempfile.mkdtemp(prefix='diffusion_jax-')).resolve()
     atexit.register(self.remove)
     self.path = make_folder(self._parent, parts[-1])
@@ -222,19 +220,6 @@ class Twin:
         again = f'{self.address} cannot be written: {_reason(error)}: it is tried again'
         print(f'warning: {again}', file=sys.stderr, flush=True)
       time.sleep(PAUSE)
-
-
-def _open(scheme) -> Any:
-  # Returns the library of a bucket, which must not remember what it has read.
-  library, extra = LIBRARIES[scheme]
-  logging.getLogger(library).setLevel(logging.CRITICAL)  # It logs tracebacks.
-  try:
-    importlib.import_module(library)
-  except ModuleNotFoundError as error:
-    needed = f"pip install 'diffusion_jax[{extra}]'"
-    raise UserError(f'{scheme}:// needs {error.name}: {needed}') from error
-  options = {'max_concurrency': 1} if scheme == 's3' else {}
-  return importlib.import_module('fsspec').filesystem(scheme, use_listings_cache=False, **options)
 
 
 def _order(name):

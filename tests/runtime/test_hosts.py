@@ -52,12 +52,13 @@ def test_hosts_that_differ_say_how_and_end(name, tmp_path):
   assert not list(tmp_path.rglob('*.tmp'))
 
 
-def test_one_process_compares_nothing(tmp_path):
-  hosts.check_folder(tmp_path / 'run')
+def test_one_process_compares_nothing():
   hosts.check_same('settings', {'seed': 1})
-  assert not list(tmp_path.iterdir())
 
 
 def test_differences_name_the_fields():
-  found = hosts._differences({'a': 1, 'b': [1, 2], 'c': 0.5}, {'a': 1, 'b': [1, 3], 'd': 'x'})
-  assert found == ['b is [1, 3], not [1, 2]', 'c is absent, not 0.5', 'd is x, not absent']
+  first, other = {'a': 1, 'b': [1, 2], 'c': 0.5}, {'a': 1, 'b': [1, 3], 'd': 'x'}
+  expected = 'b is [1, 3], not [1, 2]; c is absent, not 0.5; d is x, not absent'
+  assert hosts._differences(first, other) == expected
+  assert hosts._differences(first, other, 2) == f'{expected.rpartition(";")[0]}; and 1 more'
+  assert hosts._differences(first, first) == ''

@@ -8,6 +8,7 @@ from unittest import mock
 
 import pytest
 
+from diffusion_jax.data.buckets import LIBRARIES
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import buckets, twins
 from diffusion_jax.runtime.twins import DONE, SMALL, Twin
@@ -156,7 +157,9 @@ def test_what_cannot_be_opened_is_refused_in_one_line(server, monkeypatch):
   }.items():
     with pytest.raises(UserError, match=message):
       buckets.folder(address)
-  library, extra = twins.LIBRARIES[server.scheme]
+  library, extra = LIBRARIES[server.scheme]
   monkeypatch.setitem(sys.modules, library, None)
-  with pytest.raises(UserError, match=rf"needs {library}: pip install 'diffusion_jax\[{extra}\]'"):
+  with pytest.raises(
+    UserError, match=rf"needs the library {library}: pip install -e '\.\[{extra}\]'"
+  ):
     buckets.folder(missing)

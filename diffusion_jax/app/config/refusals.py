@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from diffusion_jax.app.config import folder, kinds, store, trust
 from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.edits.methods import STEPS
-from diffusion_jax.data.buckets import is_address
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.networks.inputs import Inputs
+from diffusion_jax.ranges import is_address
 from diffusion_jax.training import loggers
 
 Found = Callable[[Node, Any], Any]  # facts may be None
