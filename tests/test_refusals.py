@@ -568,7 +568,7 @@ def test_a_denoiser_that_returns_an_array(call):
 
 
 def test_classifier_free_without_a_pair():
-  match = r'classifier_free needs a pair: paired\(cond, uncond\)'
+  match = r'guidance needs a pair: paired\(cond, uncond\)'
   for pair in (denoise, array, lambda x, level: (x, x)):
     with refusals.one_line(error=TypeError, match=match):
       dj.classifier_free(pair, 2.0)(X, LEVEL)

@@ -171,6 +171,16 @@ def _of_posterior(field: str) -> Row:
   return Row(is_idle, setting, EDIT, fields=(f'sampling.{field}',))
 
 
+def guidance_of_pairs(c: Node, facts: Facts | None) -> str:
+  """Returns the setting whose sampler calls pairs of predictions; '' without."""
+  guidance = c.sampling.get('guidance')
+  if guidance is None or guidance.scale == 1.0:
+    return ''
+  if guidance.get('correct'):
+    return 'sampling.guidance.correct=True'
+  return f'sampling.guidance={guidance.name}' * (guidance.name == 'cfg_plus_plus')
+
+
 _ALONE = 'conditioning.labels=False, and no text, image or context'
 _STEPS = _paths('sampling', *STEPS)
 
@@ -231,6 +241,7 @@ IDLE = (
     EDIT,
     fields=_STEPS,
   ),
+  Row(guidance_of_pairs, '{it}, which has steps of its own', fields=_STEPS),
   *map(_of_posterior, (*STEPS, 'num_steps', 'spacing', 'respacing')),
 )
 
