@@ -201,9 +201,8 @@ MODELS = (
   ),
   Row(
     guidance_of_pairs,
-    'config.{it} has steps of its own, which this mode cannot take: take another guidance, or '
-    '--mode=sample',
-    ('edit', 'serve'),
+    'config.{it} has steps of its own, which edits cannot take: take another guidance',
+    EDIT,
   ),
   Row(
     lambda c, facts: c.objective.get('guidance') and not c.conditioning.dropout,

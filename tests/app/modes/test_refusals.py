@@ -217,7 +217,7 @@ edit=interpolate conditioning.self_conditioning=True => the ODE of a network wit
 sampling.guidance.scale=2 => guidance.scale=2.0 needs a class: give --config
 sampling.classifier.run=x => config.sampling.classifier: edits cannot be guided
 edit.label=1 sampling.guidance.scale=2 sampling.guidance.correct=True => correct=True has steps of
-  its own, which this mode cannot take
+  its own, which edits cannot take
 conditioning.labels=False conditioning.dropout=0 edit.label=1 => takes no labels
 conditioning.image=inpaint edit=sdedit => trained with conditioning.image=inpaint
 conditioning.image=inpaint edit.method=reconstruction => conditioning.image=None
@@ -327,9 +327,6 @@ TABLES['average'] = """
 seed=0 => average.sigma_rel is not set: give a relative width
 average.sigma_rel=0.05 => runs/digits has no snapshots, and averages need them: train with
   --config.training.ema_sigma_rels=0.05,0.10 and
-"""
-TABLES['serve'] = """
-sampling.guidance.scale=2 sampling.guidance.correct=True => correct=True has steps of its own
 """
 TABLES['report'] = 'report.runs=lost => report.runs: lost is not a run folder'
 
