@@ -7,7 +7,6 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.core.parametrization import Parametrization
-from diffusion_jax.sampling.guiders import ClassifierFree
 from tests.jitted import level_at, level_grid
 
 FLOW = dj.RectifiedFlowSchedule()
@@ -93,13 +92,3 @@ def test_cfg_plus_plus_literally():
   guided = dj.classifier_free(pair, same)
   by_ddim = jax.jit(lambda x: dj.ddim().step(key, x, (), guided, **rest)[0])(x)
   np.testing.assert_allclose(found, by_ddim, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-  'change', [{'rescale': 0.7}, {'low': 0.1}, {'high': 9.0}, {'channels': 1}], ids=str
-)
-def test_corrected_guidance_has_nothing_that_changes_its_law(change):
-  assert ClassifierFree(scale=2.0, correct=True).sampler_of_pairs
-  assert ClassifierFree(scale=2.0, **change).sampler_of_pairs is None
-  with pytest.raises(ValueError, match='correct=True draws from'):
-    ClassifierFree(scale=2.0, correct=True, **change)
