@@ -358,8 +358,8 @@ data/pipeline.py data/test_sources.py
 data/simulated.py
   fresh_batches: , other._epoch = (*self._seed, seed), => , other._epoch = (*self._seed, seed), 0 *
   draws_follow_from: seed = draws, split == 'test' => seed = draws, False
-  sizes_of_splits: size = num_examples if split == 'train' else num_test => size = num_examples
-  one_number_that_is_nan: .reshape(len(good), -1).all(axis=1) => .reshape(len(good), -1).any(axis=1)
+  the_facts_are: size = num_examples if split == 'train' else num_test => size = num_examples
+  nan_are_left_out: .reshape(len(good), -1).all(axis=1) => .reshape(len(good), -1).any(axis=1)
   box_of_a_joint: joined(arrays), times * low, times * high => joined(arrays), low, high
 data/simulations.py
   runs_once: return arrays, same < size => return arrays, True

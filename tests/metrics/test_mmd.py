@@ -1,6 +1,7 @@
 """MMDs against double sums and closed forms."""
 
 import numpy as np
+from scipy import stats
 
 from diffusion_jax.metrics import mmd
 
@@ -65,6 +66,17 @@ def test_the_error_of_cmmd_is_its_deviation_over_sets(rng):
 def test_one_image_has_no_known_error():
   found = mmd.cmmd(np.eye(2)[:1], np.eye(2))
   assert np.isfinite(found.value) and np.isnan(found.error)
+
+
+def test_the_energy_distance_is_scipys_in_one_dimension(rng):
+  """SciPy's has the distances of a point to itself, which are 0."""
+  x, y = rng.standard_normal((40, 1)), rng.standard_normal((30, 1)) + 1.0
+  within = sum(
+    np.abs(a - a.T).mean() / (len(a) - 1)  # n / (n - 1) minus 1
+    for a in (x, y)
+  )
+  expected = stats.energy_distance(x[:, 0], y[:, 0]) ** 2 - within
+  np.testing.assert_allclose(mmd.energy_distance(x, y).value, expected)
 
 
 def test_the_energy_distance_is_its_double_sums(rng):
