@@ -202,7 +202,7 @@ def one_of(sampler: Sampler, num_particles: int) -> Sampler:
 def _first(x):
   # The state before the first step.
   if x.ndim < 3:
-    raise ValueError(f'x has the shape {list(x.shape)}: particles are needed, [B, K, ...]')
+    raise ValueError(f'x has the shape {list(x.shape)}: the sampler needs particles, [B, K, ...]')
   zero = jnp.zeros(x.shape[:2], x.dtype)
   return Particles(zero, zero[:, 0], zero[:, 0] + x.shape[1], zero)
 
