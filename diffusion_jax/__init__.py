@@ -194,6 +194,11 @@ from diffusion_jax.sampling.guidance import (
   make_paired_denoiser as make_paired_denoiser,
   paired as paired,
 )
+from diffusion_jax.sampling.guiders import (
+  adaptive_projected as adaptive_projected,
+  cfg_plus_plus as cfg_plus_plus,
+  cfg_zero_star as cfg_zero_star,
+)
 from diffusion_jax.sampling.heuristics import (
   likelihood_guided as likelihood_guided,
   red_diff as red_diff,
@@ -216,6 +221,8 @@ from diffusion_jax.sampling.likelihood import (
 from diffusion_jax.sampling.map_sampler import sample_map as sample_map
 from diffusion_jax.sampling.particles import (
   Particles as Particles,
+  feynman_kac as feynman_kac,
+  one_of as one_of,
   pick as pick,
   steered as steered,
 )

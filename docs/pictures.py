@@ -187,6 +187,43 @@ def guidance():
   sheet('guidance', rows, ['the same noise and classes 0 to 9, twice'], 10)
 
 
+def guidance_law():
+  """Draws the law that a scale names, and what guidance and particles draw."""
+  means, covs = [[2.4], [-0.8], [1.2]], [[[0.5]], [[0.15]], [[0.3]]]
+  data = oracles.mixture([0.4, 0.3, 0.3], means, covs)
+  laws = oracles.mixture([0.5, 0.5], means[1:], covs[1:]), data
+  pair = dj.paired(*(law.denoise for law in laws))
+  levels = dj.level_grid(dj.LinearVPSchedule(), 200, 'logsnr')
+  grid = jnp.linspace(-3.0, 4.0, 701)[:, None]
+  logs = [law.log_prob(grid, dj.clean_level()) for law in laws]
+
+  @jax.jit
+  def drawn(scale):
+    x = dj.prior_sample(jax.random.key(0), (50_000, 1), levels.take(0))
+    guided = dj.classifier_free(pair, scale)
+    return dj.sample(jax.random.key(1), guided, dj.ddim(1.0), levels, x)[:, 0]
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def corrected(scale):
+    x = dj.prior_sample(jax.random.key(0), (1, 50_000, 1), levels.take(0))
+    sampler = dj.feynman_kac((scale, 1.0 - scale))
+    x, state = dj.sample_with_state(jax.random.key(1), pair, sampler, levels, x)
+    return x[0, :, 0], jax.nn.softmax(state.log_weights[0])
+
+  figure, axes = plt.subplots(1, 2, figsize=(9, 2.8))
+  bins = {'bins': 70, 'range': (-3.0, 4.0), 'density': True, 'histtype': 'step'}
+  for axis, scale in zip(axes, (2.0, 4.0), strict=True):
+    named = np.exp(scale * logs[0] + (1.0 - scale) * logs[1])
+    named /= named.sum() * 0.01
+    axis.fill_between(grid[:, 0], named, color='0.85', label='named: $p_c^w\\, p_u^{1-w}$')
+    x, weights = corrected(scale)
+    axis.hist(drawn(scale), **bins, color='C1', label='guidance')
+    axis.hist(x, weights=weights, **bins, color='C0', label='corrected')
+    axis.set(title=f'w = {scale:g}', xlabel='$x_0$', yticks=[])
+  axes[0].legend(fontsize=8)
+  save(figure, 'guidance_law')
+
+
 def inpainting():
   """Draws the states of three methods that complete half a digit."""
   model, params = run('digits-long')
@@ -303,7 +340,7 @@ def posterior_errors():
 
 
 PICTURES = noise, paths, samplers, guidance, inpainting, few_steps, bound
-PICTURES += (posterior_errors,)
+PICTURES += posterior_errors, guidance_law
 
 
 if __name__ == '__main__':

@@ -610,6 +610,10 @@ sampling/guidance.py
   one_call_for_two: .tile(jnp.array([False, True]), size) => .repeat(jnp.array([False, True]), size)
   flat_output: jnp.where(flat, 1.0, _std(y_cond) => jnp.where(flat, 0.0, _std(y_cond)
   rescale_literally: x0 = to_x0(kind, y, => x0 = to_x0('x0', y,
+sampling/guiders.py
+  adaptive_projected: change += (parallel - 1.0) * along => change += parallel * along
+  cfg_zero_star: y_uncond *= _share(y_cond, y_uncond) => y_uncond *= 1.0
+  cfg_plus_plus: s.sigma * eps_from_x0(uncond.x0 => s.sigma * eps_from_x0(x0
 sampling/heuristics.py
   norm_of_the_residual: new - step_size * gradient => new + step_size * gradient
   mean_gradient_is_zero: prior = weight * ratio => prior = weight
@@ -635,6 +639,10 @@ sampling/particles.py
   evidence_is_unbiased: move * (0.5 * move + noise) => move * (move + noise)
   evidence_is_unbiased: p.mean + std * (move + noise) => p.mean + 1.1 * std * (move + noise)
   signal_free: & (level_t.alpha > 0.0) => & True
+  small_step: log_weights = -0.5 * spread => log_weights = 0.5 * spread
+  small_step: (total * square - size) => (square - size)
+  product_of_gaussians: jnp.exp(0.5 * order * log_ratio) => jnp.exp(0.5 * log_ratio)
+  product_of_gaussians: - math.log(total) => + math.log(total)
   evidence_of_a_threshold: .where(good, log_psi, lowest - 3.0) => .where(good, log_psi, -jnp.inf)
   worst_step: jnp.minimum(state.lowest_ess, ess) => ess
   worst_step: jnp.minimum(moved.lowest_ess, effective_number(log_weights)) => moved.lowest_ess

@@ -280,7 +280,7 @@ dj.ode_estimate(COSINE, 0) => num_steps is 0
 gibbs(X) => width is 1e-06, lowest is 0.0100 ... : the schedule
 jax.jit(gibbs)(X) => width is 1e-06, lowest is 0.0100 ... : the schedule
 dj.steered(denoise, threshold=2.0) => threshold is 2
-sample(denoise, dj.steered(lambda x0: x0[:, 0])) => shape [2, 3]: steered needs part
+sample(denoise, dj.steered(lambda x0: x0[:, 0])) => shape [2, 3]: the sampler needs part
 # samplers and edits
 dj.velocity_sde(COSINE, 'linear') => 'linear' is not one of const
 dj.velocity_sde(COSINE, 'sigma', -1.0) => scale is -1: it cannot be
@@ -568,7 +568,7 @@ def test_a_denoiser_that_returns_an_array(call):
 
 
 def test_classifier_free_without_a_pair():
-  match = r'classifier_free needs a pair: paired\(cond, uncond\)'
+  match = r'guidance needs a pair: paired\(cond, uncond\)'
   for pair in (denoise, array, lambda x, level: (x, x)):
     with refusals.one_line(error=TypeError, match=match):
       dj.classifier_free(pair, 2.0)(X, LEVEL)

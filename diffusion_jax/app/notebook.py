@@ -48,8 +48,8 @@ class TrainedRun:
     """Returns the denoiser for conditions [B, ...], guided and clipped.
 
     It is what `dj.sample` calls: of states a `StateDenoiser`, of a flow map a
-    `FlowMap`, with self-conditioning a function x_0 -> denoiser. Raises
-    UserError if the model has none.
+    `FlowMap`, with self-conditioning a function x_0 -> denoiser, with some
+    guidance a `PairedDenoiser`. Raises UserError if the model has none.
     """
     if self._plan is None:
       raise UserError(

@@ -20,7 +20,8 @@ class Plan(NamedTuple):
   schedule: whose levels are visited. levels: [N + 1], the noisiest first.
   step_function(cond, after_guidance=None, clip=True, scale=None) -> the
   function that the sampler calls at each step: a denoiser, with
-  self-conditioning a function x_0 -> denoiser, or a flow map; `after_guidance`
+  self-conditioning a function x_0 -> denoiser, with some guidance a pair of
+  denoisers, or a flow map; `after_guidance`
   is applied before x_0 is clipped; scale: of the guidance, [] and traced,
   instead of the config's.
   prior_sample(keys [B], level) -> pure noise [B, ...]. replace_known(sampler,

@@ -24,7 +24,6 @@ from diffusion_jax.core.arguments import (
 from diffusion_jax.core.denoiser import Denoiser, Network, Prediction, predict
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import Parametrization, eps_from_x0, target, to_x0
-from diffusion_jax.ranges import Finite, NoiseRatio, NonNegative, Probability, Size
 
 Array = jax.Array
 
@@ -176,7 +175,7 @@ def classifier_free(
   kind, sigma_data = getattr(pair, 'output', ('x0', 0.5))
 
   def denoise(xt, level):
-    cond, uncond = _predict_pair(pair, xt, level)
+    cond, uncond = predict_pair(pair, xt, level)
     x0 = uncond.x0 + expand_to(scale, xt) * (cond.x0 - uncond.x0)
     if rescale:
       y, y_cond = (
@@ -187,7 +186,7 @@ def classifier_free(
       ratio = jnp.where(flat, 1.0, _std(y_cond) / jnp.where(flat, 1.0, std))
       y *= 1.0 + rescale * (ratio - 1.0)
       x0 = to_x0(kind, y, xt, level, sigma_data)
-    ratio = _sigma_over_alpha(level.expand_to(xt))
+    ratio = sigma_over_alpha(level.expand_to(xt))
     inside = (low <= ratio) & (ratio <= high)
     if channels is not None:
       first = jnp.arange(xt.shape[-1]) < channels
@@ -197,42 +196,19 @@ def classifier_free(
   return denoise
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifierFree:
-  """Guides without a classifier: uncond + scale (cond - uncond).
+def predict_pair(
+  pair: PairedDenoiser, xt: Array, level: NoiseLevel
+) -> tuple[Prediction, Prediction]:
+  """Returns the predictions of a pair; TypeError for another function.
 
-  See `classifier_free`.
-
-  Args:
-    rescale: phi of Lin et al. 2023, of the network's output
-    low: lowest sigma / alpha of the levels that are guided
-    high: highest sigma / alpha of the levels that are guided
-    channels: how many of the first channels are guided; None: all
+  Without the check a single Prediction would be unpacked into its two fields.
   """
-
-  scale: Finite
-  rescale: Probability = 0.0
-  low: NonNegative = 0.0
-  high: NoiseRatio = float('inf')
-  channels: Size | None = None
-
-  def __post_init__(self):
-    check_interval('no level would be guided', low=self.low, high=self.high)
-
-  def guide(self, pair: PairedDenoiser) -> Denoiser:
-    """Returns the guided denoiser of a `PairedDenoiser`."""
-    rest = self.rescale, (self.low, self.high), self.channels
-    return classifier_free(pair, self.scale, *rest)
-
-
-def _predict_pair(pair, xt, level):
-  # Without the check a single Prediction would be unpacked into its two fields.
   both = pair(xt, level)
   if isinstance(both, Prediction) or not (
     isinstance(both, tuple) and [type(p) for p in both] == [Prediction] * 2
   ):
     raise TypeError(
-      'classifier_free needs a pair: paired(cond, uncond) of two denoisers, or '
+      'guidance needs a pair: paired(cond, uncond) of two denoisers, or '
       'make_paired_denoiser(...), not a function that returns '
       f'{type(both).__name__}'
     )
@@ -281,12 +257,12 @@ def shift_of_x0(gradient: Array, level: NoiseLevel) -> Array:
   """
   level = level.expand_to(gradient)
   no_signal = level.alpha == 0.0
-  factor = level.sigma * jnp.where(no_signal, 0.0, _sigma_over_alpha(level))
+  factor = level.sigma * jnp.where(no_signal, 0.0, sigma_over_alpha(level))
   return jnp.where(no_signal, 0.0, factor * gradient)
 
 
-def _sigma_over_alpha(level):
-  # The ratio is inf at alpha = 0.
+def sigma_over_alpha(level: NoiseLevel) -> Array:
+  """Computes sigma / alpha, inf at alpha = 0."""
   safe = jnp.where(level.alpha == 0.0, 1.0, level.alpha)
   return jnp.where(level.alpha == 0.0, jnp.inf, level.sigma / safe)
 

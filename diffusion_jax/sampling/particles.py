@@ -1,23 +1,26 @@
-"""Particles: weighted samples of p(x_0) exp(r(x_0)), exact for many particles.
+"""Particles: weighted samples of a law that is no model's, exact for many.
 
 Sequential Monte Carlo over the reverse process: K particles of each image move
-by the model, have weights, and are resampled. The targets at noisy levels are
-p(x_t) psi_t(x_t), with a twist psi_t that estimates E[exp(r(x_0)) | x_t]. Any
-positive psi_t gives the right weights; a constant factor of it cancels.
+by the model, have weights, and are resampled. For p(x_0) exp(r(x_0)) the
+targets at noisy levels are p(x_t) psi_t(x_t), with a twist psi_t that estimates
+E[exp(r(x_0)) | x_t]. Any positive psi_t gives the right weights; a constant
+factor of it cancels. For prod_i q_i(x_0)^beta_i they are prod_i q_i(x_t)^beta_i.
 """
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import check_fraction
-from diffusion_jax.core.denoiser import predict
+from diffusion_jax.core.arguments import check_fraction, check_positive, kind_of
+from diffusion_jax.core.denoiser import Prediction, predict
 from diffusion_jax.core.keys import draw_index, draw_normal, draw_uniform, split_key
 from diffusion_jax.core.measurements import LogLikelihood
-from diffusion_jax.core.process import Variance, p_reverse
+from diffusion_jax.core.parametrization import eps_from_x0
+from diffusion_jax.core.process import Variance, one_minus_snr_ratio, p_reverse
 from diffusion_jax.ranges import check_value
 from diffusion_jax.sampling.sampler import Sampler
 from diffusion_jax.sampling.twists import Twist, tempered_twist
@@ -32,7 +35,8 @@ class Particles(NamedTuple):
   number of particles of all steps; pending: [B, K], the part of the weights
   that waits for the next prediction. After the last step the mean weight is 1,
   and log_evidence is log E[exp(r(x_0))] in nats, -inf if all particles are
-  impossible. Its exponential is unbiased for the chain of the sampler.
+  impossible. Its exponential is unbiased for the chain of the sampler. Of
+  `feynman_kac` it is the log of the integral of prod_i q_i(x_0)^beta_i.
   """
 
   log_weights: Array
@@ -92,10 +96,113 @@ def steered(
   return Sampler(_first, step)
 
 
+def feynman_kac(powers: Sequence[float], threshold: float = 0.5) -> Sampler:
+  """Makes the sampler of weighted particles of prod_i q_i(x_0)^beta_i.
+
+  The Feynman-Kac correctors of Skreta et al. 2025: powers (w, 1 - w) give the
+  law that classifier-free guidance names, (beta,) is tempering. As in `steered`
+  x is [B, K, ...] and `sample_with_state` returns the `Particles`. Begin with
+  N(0, sigma^2 / sum beta). The denoiser is a function (x_t, level) -> a
+  Prediction of each q_i, such as `paired`. Steps are exact for x_0 that are
+  constant between two levels. Unless the powers add up to 1, alpha_t = 0 gives
+  NaN.
+
+  Args:
+    powers: beta_i; ValueError unless their sum is above 0.
+    threshold: As in `steered`.
+  """
+  check_fraction(threshold=threshold)
+  total = sum(powers)
+  total = 1.0 if math.isclose(total, 1.0) else total
+  check_positive(sum_of_powers=total)
+  order = 2.0 * total - 1.0
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    noisy = level_s.sigma > 0.0
+    # log(SNR_t / SNR_s); the step to clean data adds neither noise nor weight.
+    log_ratio = jnp.log1p(-one_minus_snr_ratio(level_s, level_t))
+    log_ratio = jnp.where(noisy, log_ratio, 0.0)
+    weighted = _power_mean(powers, total, denoise, x, level_s, level_t, log_ratio)
+    x, state, (_, x0) = _resampled(key, x, state, weighted, threshold)
+    eps = jnp.exp(0.5 * order * log_ratio) * eps_from_x0(x0, x, level_t)
+    variance = -jnp.expm1(order * log_ratio) / order if order else -log_ratio
+    eps += jnp.sqrt(variance) * draw_normal(key, x)
+    x = level_s.alpha * x0 + level_s.sigma * eps
+
+    def last(state):
+      # The integral of N(0, sigma^2 / alpha^2)^beta is not in the weights.
+      variance = (level_t.sigma / level_t.alpha) ** 2
+      rest = (1.0 - total) * jnp.log(2.0 * jnp.pi * variance) - math.log(total)
+      evidence = state.log_evidence + 0.5 * math.prod(x.shape[2:]) * rest
+      return _normalized(state._replace(log_evidence=evidence), state.log_weights)
+
+    return x, jax.lax.cond(noisy, lambda state: state, last, state)
+
+  return Sampler(_first, step)
+
+
+def _power_mean(powers, total, denoise, x, level_s, level_t, log_ratio):
+  # What a step adds to log w, [B, K], and the mean of the x_0 by their powers.
+  # With z = x / alpha the weights are -1/2 (sum beta |score_i|^2 - |sum beta
+  # score_i|^2) d(sigma^2 / alpha^2), and score_i = (x_0i - z) alpha^2 / sigma^2.
+  predictions = denoise(x.reshape(-1, *x.shape[2:]), level_t)
+  if isinstance(predictions, Prediction):
+    predictions = (predictions,)
+  if not isinstance(predictions, tuple) or len(predictions) != len(powers):
+    raise TypeError(
+      f'feynman_kac needs a function that returns {len(powers)} Predictions, '
+      f'one for each power, not {kind_of(predictions)}'
+    )
+  axes, size = tuple(range(2, x.ndim)), math.prod(x.shape[2:])
+  factors = [(power, p.x0.reshape(x.shape)) for power, p in zip(powers, predictions, strict=True)]
+  mean = sum(power * x0 for power, x0 in factors) / total
+  spread = sum(power * jnp.sum((x0 - mean) ** 2, axis=axes) for power, x0 in factors)
+  # SNR_s - SNR_t, infinite where s is clean
+  change = -((level_s.alpha / level_s.sigma) ** 2) * jnp.expm1(log_ratio)
+  log_weights = -0.5 * spread * jnp.where(level_s.sigma > 0.0, change, 0.0)
+  if total != 1.0:
+    square = jnp.sum(eps_from_x0(mean, x, level_t) ** 2, axis=axes)
+    log_weights -= 0.5 * (total - 1.0) * (total * square - size) * log_ratio
+  return log_weights, mean
+
+
+def one_of(sampler: Sampler, num_particles: int) -> Sampler:
+  """Makes a sampler of single images, x [B, ...], of one of particles.
+
+  Each image becomes a population that begins with x and with more noise of the
+  first level; what is returned is one particle, drawn by its weight. The
+  denoiser is mapped over particles, so its conditions are [B, ...].
+  """
+
+  def init(x):
+    particles = jnp.repeat(x[:, None], num_particles, axis=1)
+    return jnp.array(True), particles, sampler.init(particles)
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    is_first, particles, inner = state
+    start_key, key, pick_key = split_key(key, 3)
+
+    def first():
+      std = jnp.hypot(level_t.alpha, level_t.sigma)
+      return (std * draw_normal(start_key, particles)).at[:, 0].set(x)
+
+    def of_all(flat, level):
+      each = jax.vmap(lambda x: denoise(x, level), in_axes=1, out_axes=1)
+      apart = each(flat.reshape(particles.shape))
+      return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), apart)
+
+    particles = jax.lax.cond(is_first, first, lambda: particles)
+    particles, inner = sampler.step(key, particles, inner, of_all, level_s=level_s, level_t=level_t)
+    x = pick(pick_key, particles, inner.log_weights)
+    return x, (jnp.array(False), particles, inner)
+
+  return Sampler(init, step)
+
+
 def _first(x):
   # The state before the first step.
   if x.ndim < 3:
-    raise ValueError(f'x has the shape {list(x.shape)}: steered needs particles, [B, K, ...]')
+    raise ValueError(f'x has the shape {list(x.shape)}: the sampler needs particles, [B, K, ...]')
   zero = jnp.zeros(x.shape[:2], x.dtype)
   return Particles(zero, zero[:, 0], zero[:, 0] + x.shape[1], zero)
 
@@ -143,6 +250,11 @@ def _last(log_likelihood, x, moved):
   # The state of images x without noise, weighted by their own likelihood.
   log_weights = moved.log_weights + moved.pending
   log_weights += _possible(_of_each(log_likelihood)(x))
+  return _normalized(moved, log_weights)
+
+
+def _normalized(moved, log_weights):
+  # The last state, whose mean weight is in the evidence.
   mean = _log_mean(log_weights)
   return Particles(
     log_weights - jnp.where(jnp.isfinite(mean), mean, 0.0)[:, None],

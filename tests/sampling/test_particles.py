@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 import diffusion_jax as dj
+from diffusion_jax.core.process import sde_coefficients
 from diffusion_jax.testing import oracles
-from tests.jitted import jitted, level_grid
+from tests.jitted import jitted, level_at, level_grid
 from tests.sampling import chains
 from tests.sampling.moments import assert_own_keys
 from tests.sampling.test_reconstruction import (
@@ -228,3 +229,129 @@ def test_lowest_ess_is_that_of_the_worst_step(where, key):
   expected = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
   assert (expected < 8.0).any()
   np.testing.assert_allclose(state.lowest_ess, expected, rtol=1e-5)
+
+
+GUIDED = (1.0, 0.25), (0.0, 1.0)  # means and variances of two Gaussians
+
+
+def product_of_gaussians(powers, laws):
+  """Returns mean, variance and log integral of prod N(m, v)^beta, float64."""
+  b, (m, v) = np.float64(powers), np.float64(laws).T
+  precision = np.sum(b / v)
+  mean = np.sum(b * m / v) / precision
+  logs = -0.5 * b * (np.log(2.0 * np.pi * v) + m**2 / v)
+  rest = np.log(2.0 * np.pi / precision) + mean**2 * precision
+  return mean, 1.0 / precision, logs.sum() + 0.5 * rest
+
+
+def factors_of(laws):
+  """Returns (x_t, level) -> a Prediction of each N(m, v)."""
+  exact = [oracles.gaussian([m], [[v]]) for m, v in laws]
+  return lambda x, level: tuple(law.denoise(x, level) for law in exact)
+
+
+def run_product(key, denoise, powers, num_steps, shape):
+  """Draws populations of a product, [B, K], and their `Particles`."""
+  levels = level_grid(SCHEDULE, num_steps, 'logsnr')
+  x = dj.prior_sample(key, (*shape, 1), levels.take(0)) / sum(powers) ** 0.5
+  sampler = dj.feynman_kac(powers)
+  draw = jax.jit(lambda key, x: dj.sample_with_state(key, denoise, sampler, levels, x))
+  x, state = draw(jax.random.fold_in(key, 1), x)
+  weights = np.asarray(jax.nn.softmax(state.log_weights, axis=1), np.float64)
+  return np.asarray(x, np.float64)[..., 0], weights, state
+
+
+@pytest.mark.parametrize(
+  'powers, laws', [((3.0, -2.0), GUIDED), ((1.2, 0.4), GUIDED), ((1.5,), GUIDED[:1])]
+)
+def test_the_product_of_gaussians_is_exact(powers, laws, key):
+  """Its evidence is the integral; the variance of 300 steps is 5 % too small."""
+  mean, variance, log_integral = product_of_gaussians(powers, laws)
+  x, weights, state = run_product(key, factors_of(laws), powers, 300, (64, 512))
+  means = (weights * x).sum(axis=1)
+  squares = (weights * (x - mean) ** 2).sum(axis=1)
+  ratios = np.exp(np.asarray(state.log_evidence, np.float64) - log_integral)
+  for found, exact, bias in ((means, mean, 0.02), (squares, variance, 0.01), (ratios, 1.0, 0.05)):
+    error = found.std() / 8.0
+    assert error < 2.0 * bias
+    assert abs(found.mean() - exact) < bias + 4.5 * error
+
+
+@pytest.mark.parametrize('powers', [(3.0, -2.0), (1.5, 0.7), (0.2, 0.3), (0.8, -0.4)])
+def test_the_weights_of_a_small_step_literally(powers):
+  """Skreta et al. 2025: -g^2 / 2 (sum beta |s_i|^2 - |sum beta s_i|^2) dt."""
+  t, s = 0.4, 0.399
+  x = np.linspace(-2.0, 2.0, 9)[None, :, None]
+  sampler = dj.feynman_kac(powers, threshold=0.0)
+
+  @jax.jit
+  def step(x):
+    ends = {'level_t': SCHEDULE(t), 'level_s': SCHEDULE(s)}
+    return sampler.step(KEY, x, sampler.init(x), factors_of(GUIDED), **ends)[1]
+
+  found = np.asarray(step(np.float32(x)).log_weights, np.float64)[0]
+  _, alpha, sigma = (float(a) for a in level_at(SCHEDULE, 0.3995))
+  x = x[0, :, 0]
+  scores = [-(x - alpha * m) / (alpha**2 * v + sigma**2) for m, v in GUIDED]
+  total = powers[0] * scores[0] + powers[1] * scores[1]
+  rest = powers[0] * scores[0] ** 2 + powers[1] * scores[1] ** 2 - total**2
+  g2 = float(sde_coefficients(SCHEDULE, jnp.float32(0.3995))[1])
+  expected = -0.5 * g2 * rest * (t - s)
+  expected, found = (a - a.mean() for a in (expected, found))
+  np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
+
+
+KEY = jax.random.key(0)
+CLASSES = oracles.mixture([0.3, 0.4, 0.3], [[-2.0], [0.0], [1.5]], [[[0.1]], [[0.5]], [[0.2]]])
+
+
+def test_corrected_guidance_of_mixtures_has_the_law_that_it_names(key):
+  """By quadrature; guidance without correction has another one."""
+  grid = jnp.linspace(-6.0, 6.0, 4001)[:, None]
+  classes = CLASSES.component(1), CLASSES
+  logs = (np.asarray(law.log_prob(grid, CLEAN), np.float64) for law in classes)
+  density = np.exp(sum(power * log for power, log in zip((2.5, -1.5), logs, strict=True)))
+  exact = np.cumsum(density) / density.sum()
+  pair = dj.paired(*(law.denoise for law in classes))
+  x, weights, _ = run_product(key, pair, (2.5, -1.5), 300, (8, 2000))
+
+  def distance(x, weights):
+    order = np.argsort(x.reshape(-1))
+    steps = np.cumsum(weights.reshape(-1)[order]) / weights.sum()
+    return np.abs(steps - np.interp(x.reshape(-1)[order], grid[:, 0], exact)).max()
+
+  levels = level_grid(SCHEDULE, 300, 'logsnr')
+  guided = dj.classifier_free(pair, 2.5)
+  start = dj.prior_sample(key, (16_000, 1), levels.take(0))
+  plain = jax.jit(lambda x: dj.sample(key, guided, dj.ddim(1.0), levels, x))(start)
+  assert distance(x, weights) < 0.03
+  assert distance(np.asarray(plain), np.ones(16_000)) > 0.06
+
+
+def test_one_of_many_particles_is_from_the_product(key):
+  """Its conditions are [B]: here class 0 is shifted by 0 and class 1 by 3."""
+  labels = jnp.arange(1000) % 2
+  levels = level_grid(SCHEDULE, 100, 'logsnr')
+  sampler = dj.one_of(dj.feynman_kac((3.0, -2.0)), 64)
+
+  def shifted(x, level):
+    shift = 3.0 * labels[:, None]
+    factors = factors_of(GUIDED)(x - level.alpha * shift, level)
+    return tuple(dj.Prediction(p.x0 + shift) for p in factors)
+
+  @jax.jit
+  def draw(keys, x):
+    return dj.sample(keys, shifted, sampler, levels, x)
+
+  x = dj.prior_sample(key, (1000, 1), levels.take(0))
+  x = np.asarray(draw(jax.random.split(key, 1000), x))[:, 0] - 3.0 * np.asarray(labels)
+  mean, variance, _ = product_of_gaussians((3.0, -2.0), GUIDED)
+  np.testing.assert_allclose([x[::2].mean(), x[1::2].mean()], [mean] * 2, atol=0.07)
+  np.testing.assert_allclose(x.var(), variance, atol=0.025)
+
+
+def test_a_product_needs_a_prediction_for_each_power(key):
+  with pytest.raises(TypeError, match='returns 2 Predictions, one for each power, not'):
+    run_product(key, factors_of(GUIDED[:1]), (3.0, -2.0), 4, (1, 2))
+  with pytest.raises(ValueError, match='sum_of_powers'):
+    dj.feynman_kac((1.0, -1.0))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import kinds
-from diffusion_jax.app.config.refusals import EDIT, EVALUATE, TRAIN, Row
+from diffusion_jax.app.config.refusals import EDIT, EVALUATE, TRAIN, Row, guidance_of_pairs
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edits.methods import condition_of, fitting, method_name
 from diffusion_jax.data.sources import Facts
@@ -114,6 +114,13 @@ def _is_guided_alone(c, facts):
   return not c.conditioning.dropout
 
 
+def _calls_pairs(c, *others):
+  # The guidance whose sampler calls pairs, and another field that is set.
+  setting = guidance_of_pairs(c, None)
+  other = next((path for path in others if c.at(path)), '')
+  return (setting, other) if setting and other else None
+
+
 def _has_scales(c):
   return 'high' in (c.objective.get('guidance') or ())
 
@@ -199,6 +206,16 @@ MODELS = (
     'config.sampling.guidance.scale={c.sampling.guidance.scale} needs a network that was trained '
     'with conditioning.dropout, or another run: sampling.guidance=autoguidance',
     kinds=PAIRED,
+  ),
+  Row(
+    lambda c, facts: _calls_pairs(c, 'sampling.classifier', 'conditioning.self_conditioning'),
+    'config.{it[0]} needs two predictions of x_0 at each step, and {it[1]} changes them: take '
+    'another guidance',
+  ),
+  Row(
+    guidance_of_pairs,
+    'config.{it} has steps of its own, which edits cannot take: take another guidance',
+    EDIT,
   ),
   Row(
     lambda c, facts: c.objective.get('guidance') and not c.conditioning.dropout,

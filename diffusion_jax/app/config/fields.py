@@ -20,7 +20,7 @@ from diffusion_jax.ranges import (
 )
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.sampling.grids import Spacing
-from diffusion_jax.sampling.guidance import ClassifierFree
+from diffusion_jax.sampling.guiders import ClassifierFree
 from diffusion_jax.training import loggers
 from diffusion_jax.training.conditions import ImageCondition
 

@@ -177,6 +177,16 @@ def _is_in_no_bucket(c, facts):
   return not any(is_address(fields.get(x) or '') for x in ('path', 'test_path', 'data_dir'))
 
 
+def guidance_of_pairs(c: Node, facts: Facts | None) -> str:
+  """Returns the setting whose sampler calls pairs of predictions; '' without."""
+  guidance = c.sampling.get('guidance')
+  if guidance is None or guidance.scale == 1.0:
+    return ''
+  if guidance.get('correct'):
+    return 'sampling.guidance.correct=True'
+  return f'sampling.guidance={guidance.name}' * (guidance.name == 'cfg_plus_plus')
+
+
 _ALONE = 'conditioning.labels=False, and no text, image or context'
 _STEPS = _paths('sampling', *STEPS)
 
@@ -238,6 +248,7 @@ IDLE = (
     fields=_STEPS,
   ),
   Row(_is_in_no_bucket, 'data on this machine', fields=('data.cache',)),
+  Row(guidance_of_pairs, '{it}, which has steps of its own', fields=_STEPS),
   *map(_of_posterior, (*STEPS, 'num_steps', 'spacing', 'respacing')),
 )
 

@@ -41,7 +41,12 @@ from diffusion_jax.networks.gamma import GammaFn, LinearGamma, MonotoneGamma
 from diffusion_jax.networks.vdm import ScoreNetwork
 from diffusion_jax.ranges import Finite, Probability, Size
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
-from diffusion_jax.sampling.guidance import ClassifierFree
+from diffusion_jax.sampling.guiders import (
+  AdaptiveProjected,
+  CFGPlusPlus,
+  CFGZeroStar,
+  ClassifierFree,
+)
 from diffusion_jax.training import (
   conditions,
   consistency,
@@ -216,7 +221,13 @@ SAMPLERS = {
   **named(dj.annealed_langevin),
 }
 
-GUIDANCES = {'classifier_free': ClassifierFree, 'autoguidance': fields.Autoguidance}
+GUIDANCES = {
+  'classifier_free': ClassifierFree,
+  'autoguidance': fields.Autoguidance,
+  'adaptive_projected': AdaptiveProjected,
+  'cfg_zero_star': CFGZeroStar,
+  'cfg_plus_plus': CFGPlusPlus,
+}
 
 DENOISERS = {
   'unet': unet.UNet,

@@ -133,7 +133,10 @@ def denoiser_of(
   if guidance is not None and scale is not None:
     guidance = dataclasses.replace(guidance, scale=scale)
   if guidance is not None and is_guided(guidance.scale):
-    denoise = guidance.guide(_pair(noisy, params, cond, guides, denoise))
+    pair = _pair(noisy, params, cond, guides, denoise)
+    if sampler_of_pairs(c) is not None:
+      return _bounded_pair(pair, bound_of(c, noisy.clips and clip))
+    denoise = guidance.guide(pair)
   functions = [after_guidance]
   if clip:
     functions.append(bound_of(c, noisy.clips))
@@ -148,6 +151,24 @@ def denoiser_of(
 def is_guided(scale: jax.Array | float) -> bool:
   """Returns whether a scale of guidance may be other than 1."""
   return isinstance(scale, Tracer) or bool(scale != 1.0)
+
+
+def sampler_of_pairs(c: DenoiserSampling) -> dj.Sampler | None:
+  """Returns the sampler of guidance that calls pairs; None for a denoiser's."""
+  if c.guidance is None or not is_guided(c.guidance.scale):
+    return None
+  return getattr(c.guidance, 'sampler_of_pairs', None)
+
+
+def _bounded_pair(pair, bound):
+  # Both are means of x_0, which are within its bounds.
+  if bound is None:
+    return pair
+
+  def one(i):
+    return bound(lambda xt, level: pair(xt, level)[i])
+
+  return dj.paired(one(0), one(1))
 
 
 def _pair(noisy, params, cond, guides, denoise):
@@ -185,8 +206,11 @@ def plan_of(
   trained = noisy.schedule(params)
   visited = c.schedule or trained
   levels = levels_of(c, visited)
-  sampler = c.sampler.make({'schedule': visited})
-  sampler = corrected(c, sampler, visited, len(levels.t) - 1)
+  sampler = sampler_of_pairs(c)
+  takes_pairs = sampler is not None
+  if sampler is None:
+    sampler = c.sampler.make({'schedule': visited})
+    sampler = corrected(c, sampler, visited, len(levels.t) - 1)
 
   def denoiser(cond, **options):
     own = c, params or {}, cond, guides or {}
@@ -202,7 +226,7 @@ def plan_of(
 
   prior = noisy.prior_sample
   if not noisy.conditioning.self_conditioning:
-    return Plan(visited, levels, sampler, denoiser, prior, denoises=True)
+    return Plan(visited, levels, sampler, denoiser, prior, denoises=not takes_pairs)
   sampler = dj.self_conditioned(sampler)
   return Plan(visited, levels, sampler, of_estimate, prior)
 

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config.refusals import guidance_of_pairs
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.drawing.generate import (
   FEW,
@@ -361,6 +362,8 @@ def key_of(config: Node) -> str:
   fixed = {n: x for n, x in section.items() if n not in ARGUMENTS}
   if config.sampling.get('churn'):  # its noise depends on the number of steps
     fixed['num_steps'] = section['num_steps']
+  if guidance_of_pairs(config, None):  # the scale is its sampler's
+    fixed['guidance.scale'] = section['guidance.scale']
   return json.dumps(fixed, sort_keys=True)
 
 

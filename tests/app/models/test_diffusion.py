@@ -38,6 +38,23 @@ def test_at_levels_of_another_schedule_the_network_sees_its_own():
   assert np.abs(other - own).max() > 0.01
 
 
+def test_a_sampler_of_pairs_gets_both_predictions_clipped():
+  changes = {'sampling.guidance': 'cfg_plus_plus', 'sampling.guidance.scale': 0.5}
+  model = model_of(**changes, **{'sampling.clip': True})
+  params, cond = normal_params(model), {'label': np.arange(3)}
+
+  @jax.jit
+  def both(params, x):
+    level = model.noisy.schedule()(0.9)
+    drop = cond | {'drop': np.ones(3, bool)}
+    alone = [model.noisy.denoiser(params, given)(x, level).x0 for given in (cond, drop)]
+    return alone, [p.x0 for p in model.plan(params).step_function(cond)(x, level)]
+
+  alone, pair = both(params, 3.0 * X)
+  assert np.abs(alone).max() > 1.0
+  np.testing.assert_allclose(pair, np.clip(alone, -1.0, 1.0), atol=1e-5)
+
+
 def test_the_likelihood_of_a_network_that_sees_no_noise():
   """eps = 0: dx / dt = x d log(alpha) / dt, from t_min to 1, without clipping.
 

@@ -165,6 +165,14 @@ sampling.guidance.scale=2 conditioning.dropout=0 => guidance.scale=2.0 needs a n
 sampling.guidance=autoguidance sampling.guidance.run=runs/digits_classifier
   sampling.guidance.scale=2 => sampling.guidance.run: the run in runs/digits_classifier is a
   classifier, and a diffusion model is
+sampling.guidance=cfg_plus_plus sampling.guidance.scale=1 => a number in [0, 1)
+sampling.guidance=cfg_plus_plus sampling.guidance.scale=0.5 sampling.sampler=heun =>
+  sampling.sampler=heun is not read with sampling.guidance=cfg_plus_plus, which has steps of its own
+sampling.guidance.scale=2 sampling.guidance.correct=True sampling.guidance.rescale=0.5 =>
+  correct=True draws from cond^scale uncond^(1 - scale), which rescale
+sampling.guidance.scale=2 sampling.guidance.particles=4 => no effect without correct=True
+sampling.guidance.scale=2 sampling.guidance.correct=True sampling.classifier.run=runs/digits =>
+  sampling.guidance.correct=True needs two predictions of x_0 at each step, and sampling.classifier
 sampling.classifier.run=runs/digits => sampling.classifier.run: the run in runs/digits is a
   diffusion model, and a classifier is
 conditioning.labels=False conditioning.dropout=0 sampling.labels=3 => config.sampling.labels=3 is
@@ -213,6 +221,8 @@ edit=interpolate conditioning.self_conditioning=True => the ODE of a network wit
   cannot be inverted
 sampling.guidance.scale=2 => guidance.scale=2.0 needs a class: give --config
 sampling.classifier.run=x => config.sampling.classifier: edits cannot be guided
+edit.label=1 sampling.guidance.scale=2 sampling.guidance.correct=True => correct=True has steps of
+  its own, which edits cannot take
 conditioning.labels=False conditioning.dropout=0 edit.label=1 => takes no labels
 conditioning.image=inpaint edit=sdedit => trained with conditioning.image=inpaint
 conditioning.image=inpaint edit.method=reconstruction => conditioning.image=None

@@ -69,6 +69,29 @@ def test_sample_by_label_seed_and_sampler(run):
   assert (arrays_of(run, 'seed1')['arr_0'] != first['arr_0']).any()
 
 
+@pytest.mark.parametrize(
+  'name, fields',
+  [
+    ('classifier_free', {'correct': True, 'particles': 4}),
+    ('adaptive_projected', {'max_norm': 1.0}),
+    ('cfg_zero_star', {'zero_above': 10.0}),
+    ('cfg_plus_plus', {'scale': 0.6}),
+  ],
+)
+def test_each_guidance_draws_an_image_of_its_own_label(name, fields, tmp_path):
+  """The image is another than without guidance, and the same in any batch."""
+  guidance = within('sampling.guidance', name, **{'scale': 3.0} | fields)
+  config = smoke(**within('sampling', name='samples', num_samples=7, batch_size=4) | guidance)
+  run = untrained(config, tmp_path, deviation=0.5)
+  MODES['sample'](config, run)
+  drawing, plain = (drawing_of(c, run) for c in (config, of_sampling()))
+  own, other = (
+    DIGITS.x.decode(f(np.array([5]), {'label': np.array([5])}))[0] for f in (drawing, plain)
+  )
+  np.testing.assert_array_equal(arrays_of(run)['arr_0'][5], own)
+  assert (own != other).any()
+
+
 def test_a_sampler_of_ones_own_draws_by_jax_random(run):
   """Image i is the same in any batch, and by `draw_normal`."""
   images, own = [], {'num_samples': 7, 'sampler': f'{toy_parts.__name__}:fresh'}

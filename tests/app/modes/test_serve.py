@@ -244,6 +244,21 @@ def test_other_kinds_of_models_are_drawn(name, changes, names, tmp_path):
   assert last.step == last.total and last.sheet.shape == (60, 114, 1)
 
 
+def test_guidance_with_steps_of_its_own_is_drawn(tmp_path):
+  """Its program is of one scale, and the pictures are those of sampling."""
+  guidance = {'sampling.guidance': 'cfg_plus_plus', 'sampling.guidance.scale': 0.8}
+  config = smoke(**SIZE, **guidance)
+  run = untrained(config, tmp_path / 'run', deviation=0.5)
+  emerge = serve.emerging(Run.open(config, run))
+  for scale in ('0.8', '0.2'):
+    flags = [('sampling.guidance.scale', scale), ('sampling.labels', '3')]
+    *_, last = emerge(flags)
+    changed = store.with_flags(config, flags)
+    x = drawing_of(changed, run)(np.arange(4), {'label': np.full(4, 3)})
+    expected = draw_sheet(models.make(changed, run), DIGITS.x.decode(x))
+    assert (last.sheet == expected).mean() > 0.99
+
+
 def test_a_sampler_that_compiles_says_so_and_ends_with_its_user(tmp_path):
   """Each step is an event; a drawing that is closed makes no more steps."""
   run = untrained(smoke(**SIZE), tmp_path / 'run', deviation=0.5)

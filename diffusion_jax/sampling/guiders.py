@@ -1,0 +1,223 @@
+"""Other uses of a conditional and an unconditional prediction than their sum.
+
+`ClassifierFree` and the classes below are the choices of a config.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.arguments import check_interval, check_positive, data_axes, expand_to
+from diffusion_jax.core.denoiser import Denoiser
+from diffusion_jax.core.parametrization import eps_from_x0, target, to_x0
+from diffusion_jax.ranges import Finite, NoiseRatio, NonNegative, Positive, Probability, Rate, Size
+from diffusion_jax.sampling.guidance import (
+  PairedDenoiser,
+  classifier_free,
+  predict_pair,
+  sigma_over_alpha,
+)
+from diffusion_jax.sampling.particles import feynman_kac, one_of
+from diffusion_jax.sampling.sampler import Sampler
+
+Array = jax.Array
+
+
+def adaptive_projected(
+  pair: PairedDenoiser,
+  scale: Array | float,
+  parallel: float = 0.0,
+  max_norm: float | None = None,
+) -> Denoiser:
+  """Guides by the part of cond - uncond that is orthogonal to cond (APG).
+
+  Sadat et al. 2024, Alg. 1, without its momentum: x_0 = cond + (scale - 1)
+  (orthogonal + parallel * (the rest)).
+
+  Args:
+    pair: As in `classifier_free`.
+    scale: [] or [B].
+    parallel: eta, the share of the part along cond; 1 and no max_norm is
+      `classifier_free`.
+    max_norm: r, to which longer differences cond - uncond are scaled, example
+      by example; None: any. ValueError unless it is above 0.
+  """
+  if max_norm is not None:
+    check_positive(max_norm=max_norm)
+
+  def denoise(xt, level):
+    cond, uncond = predict_pair(pair, xt, level)
+    change = cond.x0 - uncond.x0
+    if max_norm is not None:
+      norm = jnp.sqrt(_dot(change, change))
+      change *= max_norm / jnp.maximum(norm, max_norm)
+    along = _share(change, cond.x0) * cond.x0
+    change += (parallel - 1.0) * along
+    return cond._replace(x0=cond.x0 + (expand_to(scale, xt) - 1.0) * change)
+
+  return denoise
+
+
+def cfg_zero_star(
+  pair: PairedDenoiser, scale: Array | float, zero_above: float = float('inf')
+) -> Denoiser:
+  """Guides with an optimized scale of the unconditional output (CFG-Zero*).
+
+  Fan et al. 2025: y = s uncond + scale (cond - s uncond) of the network's
+  outputs, such as velocities, with s = <cond, uncond> / |uncond|^2, example by
+  example.
+
+  Args:
+    pair: As in `classifier_free`; without pair.output x_0 is the output.
+    scale: [] or [B].
+    zero_above: The sigma / alpha above which the output is 0 ("zero-init"). 100
+      makes the first step of a rectified flow idle.
+  """
+  kind, sigma_data = getattr(pair, 'output', ('x0', 0.5))
+
+  def denoise(xt, level):
+    cond, uncond = predict_pair(pair, xt, level)
+    y_cond, y_uncond = (
+      target(kind, p.x0, eps_from_x0(p.x0, xt, level), level, sigma_data) for p in (cond, uncond)
+    )
+    y_uncond *= _share(y_cond, y_uncond)
+    y = y_uncond + expand_to(scale, xt) * (y_cond - y_uncond)
+    y = jnp.where(sigma_over_alpha(level.expand_to(xt)) > zero_above, 0.0, y)
+    return cond._replace(x0=to_x0(kind, y, xt, level, sigma_data))
+
+  return denoise
+
+
+def cfg_plus_plus(scale: Array | float) -> Sampler:
+  """Makes DDIM with the guided x_0 and the unconditional eps (CFG++).
+
+  Chung et al. 2024, Alg. 2. It calls a `PairedDenoiser` in place of a denoiser.
+  It is `ddim` with the scale lambda / (1 - sqrt(SNR_t / SNR_s)) of
+  `classifier_free`, which depends on the step. scale: lambda, [] or [B], from 0
+  to 1.
+  """
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    cond, uncond = predict_pair(denoise, x, level_t)
+    x0 = uncond.x0 + expand_to(scale, x) * (cond.x0 - uncond.x0)
+    s = level_s.expand_to(x)
+    return s.alpha * x0 + s.sigma * eps_from_x0(uncond.x0, x, level_t), state
+
+  return Sampler(lambda x: (), step)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierFree:
+  """Guides without a classifier: uncond + scale (cond - uncond).
+
+  See `classifier_free`.
+
+  Args:
+    rescale: phi of Lin et al. 2023, of the network's output
+    low: lowest sigma / alpha of the levels that are guided
+    high: highest sigma / alpha of the levels that are guided
+    channels: how many of the first channels are guided; None: all
+    correct: whether samples have the law cond^scale uncond^(1 - scale), by
+      weighted particles (`feynman_kac`)
+    particles: of each sample, which is one of them
+  """
+
+  scale: Finite
+  rescale: Probability = 0.0
+  low: NonNegative = 0.0
+  high: NoiseRatio = float('inf')
+  channels: Size | None = None
+  correct: bool = False
+  particles: Size = 16
+
+  def __post_init__(self):
+    check_interval('no level would be guided', low=self.low, high=self.high)
+    changed = self.rescale or self.low or self.high < float('inf') or self.channels
+    if self.correct and changed:
+      raise ValueError(
+        'correct=True draws from cond^scale uncond^(1 - scale), which rescale, '
+        'low, high and channels change: leave them out'
+      )
+    if self.particles != 16 and not self.correct:
+      raise ValueError(f'particles={self.particles} has no effect without correct=True')
+
+  def guide(self, pair: PairedDenoiser) -> Denoiser:
+    """Returns the guided denoiser of a `PairedDenoiser`."""
+    rest = self.rescale, (self.low, self.high), self.channels
+    return classifier_free(pair, self.scale, *rest)
+
+  @property
+  def sampler_of_pairs(self) -> Sampler | None:
+    """The sampler that calls a `PairedDenoiser`; None for one of a denoiser."""
+    if not self.correct:
+      return None
+    return one_of(feynman_kac((self.scale, 1.0 - self.scale)), self.particles)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptiveProjected:
+  """Guides by a projection of cond - uncond (APG, Sadat et al. 2024).
+
+  See `adaptive_projected`.
+
+  Args:
+    parallel: eta, the share of the part along cond
+    max_norm: to which longer differences are scaled; None: any
+  """
+
+  scale: Finite
+  parallel: Finite = 0.0
+  max_norm: Positive | None = None
+
+  def guide(self, pair: PairedDenoiser) -> Denoiser:
+    """Returns the guided denoiser of a `PairedDenoiser`."""
+    return adaptive_projected(pair, self.scale, self.parallel, self.max_norm)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CFGZeroStar:
+  """Guides with an optimized scale of uncond (CFG-Zero*, Fan et al. 2025).
+
+  See `cfg_zero_star`.
+
+  Args:
+    zero_above: sigma / alpha above which the output is 0
+  """
+
+  scale: Finite
+  zero_above: NoiseRatio = float('inf')
+
+  def guide(self, pair: PairedDenoiser) -> Denoiser:
+    """Returns the guided denoiser of a `PairedDenoiser`."""
+    return cfg_zero_star(pair, self.scale, self.zero_above)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CFGPlusPlus:
+  """Guides steps of DDIM with the unconditional eps (CFG++, Chung et al. 2024).
+
+  See `cfg_plus_plus`.
+
+  Args:
+    scale: lambda, below 1
+  """
+
+  scale: Rate
+
+  @property
+  def sampler_of_pairs(self) -> Sampler:
+    """The sampler that calls a `PairedDenoiser`."""
+    return cfg_plus_plus(self.scale)
+
+
+def _dot(a, b):
+  # Returns one number per example, [B, 1, ...].
+  return jnp.sum(a * b, axis=data_axes(a), keepdims=True)
+
+
+def _share(a, b):
+  # Returns <a, b> / |b|^2; 0 for b = 0.
+  square = _dot(b, b)
+  some = square > 0.0
+  return jnp.where(some, _dot(a, b) / jnp.where(some, square, 1.0), 0.0)
