@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from diffusion_jax.ranges import FlagText, Misfit, Positive, check_value, convert
+from diffusion_jax.ranges import FlagText, Misfit, Positive, check_value, convert, near
 
 INTS, WORDS = tuple[int, ...], tuple[str, ...]
 DTYPE = Literal['half', 'single'] | str | type
@@ -66,3 +66,8 @@ def test_the_name_of_a_parameter_is_in_the_message():
     check_value('sizes', (1, 'b'), INTS)
   with pytest.raises(ValueError, match="^dtype 'full' is not one of half, single"):
     check_value('dtype', 'full', DTYPE)
+
+
+def test_near_names():
+  assert near('lineer', ['linear', 'cosine']) == " (did you mean 'linear'?)"
+  assert near('zzz', ['linear']) == ''

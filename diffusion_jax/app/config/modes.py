@@ -95,10 +95,9 @@ def find(name: str) -> Mode:
 
   Raises UserError if it is another package's and cannot be imported.
   """
-  return MODES[name] if name in MODES else _load(next(iter(entry_points(group=GROUP, name=name))))
-
-
-def _load(point: EntryPoint) -> Mode:
+  if name in MODES:
+    return MODES[name]
+  point = next(iter(entry_points(group=GROUP, name=name)))
   package = point.dist.name if point.dist else point.module
   try:
     mode = point.load()

@@ -20,7 +20,7 @@ from diffusion_jax.app.config.tree import (
   resolve,
 )
 from diffusion_jax.errors import UserError
-from diffusion_jax.ranges import Count, FlagText, Rate, Size, check_choice, near
+from diffusion_jax.ranges import Count, FlagText, Rate, Size, check_choice
 from tests.app.conftest import refused
 
 
@@ -275,9 +275,7 @@ def test_a_value_for_this_field_and_for_a_part_of_it_is_refused(order):
 # -- errors --------------------------------------------------------------------
 
 
-def test_near_names():
-  assert near('lineer', ['linear', 'cosine']) == " (did you mean 'linear'?)"
-  assert near('zzz', ['linear']) == ''
+def test_a_name_is_one_of_several():
   refused(r"x='b' is not one of a, 1", check_one_of, ['a', 1], 'x', 'b')
   check_one_of(['a'], 'x', 'a')
   everywhere = ['a.size', 'b.size', 'seed']

@@ -156,7 +156,7 @@ def test_samples_that_leave_are_counted(plain, clean, capsys, monkeypatch):
   x[1], x[2] = np.nan, 1e3
   drawn = {'x': x, 'residual': np.array([1.0, np.nan, 1e4, 1.1, 0.9])}
   draw = lambda index: lambda: {n: a[index] for n, a in drawn.items()}
-  monkeypatch.setattr(edit, 'drawing', lambda run: draw)
+  monkeypatch.setattr(edit, 'drawing', lambda run, inputs: draw)
   given = {'image': str(clean / 'a.png'), 'simulate': True, 'operator': 'blur'}
   given |= {'posterior': 'pseudoinverse', 'num_samples': 5}
   found = run(plain, 'lost', **given)

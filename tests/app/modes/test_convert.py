@@ -185,7 +185,7 @@ def test_fields_of_a_users_own_come_back(tmp_path):
 
 def test_weights_of_openai_become_a_run(tmp_path):
   """Their flags are convert.options; the format must be given."""
-  flags = test_openai.FLAGS
+  flags = test_openai.TINY | dict(class_cond=True, resblock_updown=True)
   theirs = test_openai.make('guided', **flags)
   params = literal.random_like(theirs.shapes())
   path = tmp_path / 'mine.npz'

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.app.config import folder, store
-from diffusion_jax.app.modes import MODES, sample
+from diffusion_jax.app.modes import MODES, edit, sample
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import lock
 from tests.app.conftest import (
@@ -97,7 +97,8 @@ def batches(monkeypatch):
     Count.made += 1
     check(config, images)
 
-  monkeypatch.setattr(sample, 'check_numbers', check_numbers)
+  for mode in (sample, edit):
+    monkeypatch.setattr(mode, 'check_numbers', check_numbers)
   return Count
 
 
