@@ -257,8 +257,13 @@ core/flow_losses.py training/test_distillation.py
 core/flow_losses.py training/test_flow_maps.py
   improved_mean_flow_literally: u + expand_to(t - s, xt) * sg(du) => u + expand_to(t - s, xt) * du
   test_mean_flow_literally: sg(v - expand_to(t - s, xt) * du) => v - expand_to(t - s, xt) * du
-  shortcut_literally: sg(0.5 * (first + u_fn(x_middle, middle, t - d)))
-    => 0.5 * (first + u_fn(x_middle, middle, t - d))
+  shortcut_literally: return sg(share * first + (1.0 - share) * second)
+    => return share * first + (1.0 - share) * second
+  self_distillation_literally: squared_error(u - elapsed * du, sg(velocity))
+    => squared_error(u - elapsed * du, velocity)
+core/flow_losses.py
+  no_error_of_self_distillation: middle = t - share * (t - s) => middle = s + share * (t - s)
+  no_error_of_self_distillation: u_fn(xt - elapsed * u, s, s) => u_fn(xt, s, s)
 core/flow_map.py
   maps_to_the_clean_end: 1.001 * sigma_min * level_s.alpha => sigma_min * level_s.alpha
 core/keys.py
@@ -704,6 +709,7 @@ training/flow_maps.py
     => guided_velocity(v, own, null, omega, kappa)
   two_times_have_the_moments: t = a if second else jnp.maximum(a, b) => t = jnp.maximum(a, b)
   two_times_of_antithetic_draws: jax.random.permutation(order_key, b) => b
+  self_distillation_literally: 0.5 if midpoint else share => 0.5
   shortcut_literally: context.ema_params if ema_target else params => params
 training/level_pairs.py
   every_pair_of_a_grid: key, (batch_size,), 1, num_scales => key, (batch_size,), 1, num_scales - 1

@@ -89,19 +89,35 @@ def guided_velocity(v: Array, conditional: Array, null: Array, omega: Array, kap
   return omega * v + kappa * conditional + (1.0 - omega - kappa) * null
 
 
-# Shortcut models
+# Shortcut models and self-distillation
 
 
-def shortcut_target(u_fn: VelocityFn, xt: Array, t: Array, d: Array) -> Array:
-  """Computes the mean velocity over two steps of d / 2, [B, ...].
+def two_step_velocity(
+  u_fn: VelocityFn, xt: Array, t: Array, s: Array, share: Array | float = 0.5
+) -> Array:
+  """Computes the mean velocity over two steps from t to s, [B, ...].
 
-  It is the target for one step of d, from t to t - d (Frans et al. 2024, Eq.
-  4). t, d: [B].
+  It is the target for one step: of shortcut models with two equal steps (Frans
+  et al. 2024, Eq. 4), of progressive self-distillation with a first step of any
+  share of t - s in [0, 1] (Boffi et al. 2025). t, s: [B]; share: [] or [B].
   """
-  middle = t - 0.5 * d
+  middle = t - share * (t - s)
   first = u_fn(xt, t, middle)
-  x_middle = xt - 0.5 * expand_to(d, xt) * first
-  return sg(0.5 * (first + u_fn(x_middle, middle, t - d)))
+  second = u_fn(xt - expand_to(t - middle, xt) * first, middle, s)
+  share = expand_to(share, xt)
+  return sg(share * first + (1.0 - share) * second)
+
+
+def lagrangian_error(u_fn: VelocityFn, xt: Array, t: Array, s: Array) -> Array:
+  """Computes |dX/ds - sg u(X, s, s)|^2, [B] (Boffi et al. 2025).
+
+  It is 0 where the map X = x_t - (t - s) u(x_t, t, s) follows the velocity in
+  its end point. dX/ds = u - (t - s) du/ds, the derivative in s alone.
+  """
+  u, du = jax.jvp(lambda s: u_fn(xt, t, s), (s,), (jnp.ones_like(s),))
+  elapsed = expand_to(t - s, xt)
+  velocity = u_fn(xt - elapsed * u, s, s)
+  return squared_error(u - elapsed * du, sg(velocity))
 
 
 # Progressive distillation

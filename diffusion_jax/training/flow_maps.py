@@ -1,11 +1,11 @@
-"""Objectives of average velocities: MeanFlow and shortcut models.
+"""Objectives of average velocities: MeanFlow, self-distillation, shortcuts.
 
 The network gets cond['elapsed'] [B] = time_scale (t - s) in addition to its
 input for the level t (`core.flow_map.velocity_output`). Use an unscaled time,
 `time_input(1.0)`: the loss contains the slope in time, which is a thousand
-times too large for 1000 t. The network is differentiated by `jax.jvp`, which
-attention by cuDNN does not support. All evaluations of a network have the same
-dropout.
+times too large for 1000 t. `mean_flow` and `lagrangian` differentiate the
+network by `jax.jvp`, which attention by cuDNN does not support. All evaluations
+of a network have the same dropout.
 """
 
 import functools
@@ -20,10 +20,11 @@ from diffusion_jax.core.flow_losses import (
   adaptive_loss,
   guided_velocity,
   improved_mean_flow_error,
+  lagrangian_error,
   mean_flow_error,
   sg,
-  shortcut_target,
   squared_error,
+  two_step_velocity,
 )
 from diffusion_jax.core.flow_map import velocity_output
 from diffusion_jax.core.levels import Schedule
@@ -45,14 +46,16 @@ TwoTimes = Callable[[Array, int, Schedule], tuple[Array, Array]]
 
 
 class MapInputs(NamedTuple):
-  """Holds the draws of a batch: `Draws`, s and the guidance scale, [B].
+  """Holds the draws of a batch: `Draws`, s, and two numbers of a method, [B].
 
-  For shortcut models `scale` tells whether the target is two steps.
+  scale: the guidance scale; for shortcut models it tells whether the target is
+  two steps. share: the first of two steps, over t - s.
   """
 
   inputs: Draws
   s: Array
   scale: Array
+  share: Array
 
 
 class Guidance(NamedTuple):
@@ -135,7 +138,7 @@ def power_law_guidance(low: float = 1.0, high: float = 8.0, power: Finite = 1.0)
   return Guidance(lambda w: (1.0, 1.0 - 1.0 / w), draw)
 
 
-_default_times = two_times()
+_mean_flow_times, _distinct_times = two_times(), two_times(p_equal=0.0)
 
 
 @needs(map_kind='average_velocity', forward_mode=True)
@@ -169,11 +172,73 @@ def mean_flow(
   """
   network.check_options('mean_flow', 'augment')
 
+  def errors(u_fn, xt, v, t, s, share):
+    if not improved:
+      return {'error': mean_flow_error(u_fn, xt, v, t, s)}
+    error, of_velocity = improved_mean_flow_error(u_fn, xt, v, t, s)
+    return {'error': error, 'error_velocity': of_velocity}
+
+  times = two_times or _mean_flow_times
+  return _of_two_times(network, schedule, times, guidance, errors, (adaptive_power, adaptive_eps))
+
+
+@needs(map_kind='average_velocity', forward_mode=True)
+def lagrangian(
+  network: Network,
+  schedule: Schedule,
+  *,
+  two_times: TwoTimes | None = None,
+  guidance: Guidance | None = None,
+) -> Objective:
+  """Makes Lagrangian self-distillation (LSD, Boffi et al. 2025).
+
+  The loss is `lagrangian_error` + |u(x_t, t, t) - v|^2. Its derivative is in s
+  alone, and the first term is 0 where s = t, so that two_times is by default
+  `two_times(p_equal=0.0)`. All pairs of times have the weight 1. The rest is as
+  in `mean_flow`. Metrics: loss, also per quarter of t; error, the first term;
+  error_velocity.
+  """
+  network.check_options('lagrangian', 'augment')
+
+  def errors(u_fn, xt, v, t, s, share):
+    error = lagrangian_error(u_fn, xt, t, s)
+    return {'error': error, 'error_velocity': squared_error(u_fn(xt, t, t), v)}
+
+  return _of_two_times(network, schedule, two_times or _distinct_times, guidance, errors)
+
+
+@needs(map_kind='average_velocity')
+def progressive(
+  network: Network,
+  schedule: Schedule,
+  *,
+  two_times: TwoTimes | None = None,
+  guidance: Guidance | None = None,
+  midpoint: bool = False,
+) -> Objective:
+  """Makes progressive self-distillation (PSD, Boffi et al. 2025).
+
+  The loss is |u(x_t, t, s) - `two_step_velocity`|^2 + |u(x_t, t, t) - v|^2,
+  without derivatives of the network. The two steps meet at a uniform time, or
+  with midpoint at (t + s) / 2. The rest is as in `lagrangian`.
+  """
+  network.check_options('progressive', 'augment')
+
+  def errors(u_fn, xt, v, t, s, share):
+    target = two_step_velocity(u_fn, xt, t, s, 0.5 if midpoint else share)
+    error = squared_error(u_fn(xt, t, s), target)
+    return {'error': error, 'error_velocity': squared_error(u_fn(xt, t, t), v)}
+
+  return _of_two_times(network, schedule, two_times or _distinct_times, guidance, errors)
+
+
+def _of_two_times(network, schedule, times, guidance, errors_fn, adaptive=(0.0, 0.0)):
+  # errors_fn: (u_fn, xt, v, t, s, share) -> {name: the error that it adds, [B]}
   def draw(key, batch, context):
-    return _mean_flow_inputs(key, batch, network, schedule, two_times or _default_times, guidance)
+    return _two_time_inputs(key, batch, network, schedule, times, guidance)
 
   def loss(params, context, inputs, keys):
-    inputs, s, scale = inputs
+    inputs, s, scale, share = inputs
     inputs = augmented(inputs, network.augment)
     x0, eps, t, cond = inputs.x0, inputs.eps, inputs.level.t, inputs.cond
     xt = q_sample(x0, eps, inputs.level)
@@ -182,24 +247,16 @@ def mean_flow(
     if guidance is not None:
       cond = cond if guidance.draw is None else cond | {'guidance_scale': scale}
       v = _guided(u_fn, xt, v, t, cond, *guidance.weights(scale))
-    u_fn = functools.partial(u_fn, cond=cond)
-    errors = _mean_flow_errors(improved, u_fn, xt, v, t, s)
-    offset = adaptive_eps / x0[0].size
-    losses = jnp.asarray(sum(adaptive_loss(x, adaptive_power, offset) for x in errors.values()))
+    errors = errors_fn(functools.partial(u_fn, cond=cond), xt, v, t, s, share)
+    power, offset = adaptive[0], adaptive[1] / x0[0].size
+    losses = jnp.asarray(sum(adaptive_loss(x, power, offset) for x in errors.values()))
     return mean_loss(losses, t, **errors)
 
   return Objective(draw, loss)
 
 
-def _mean_flow_errors(improved, u_fn, xt, v, t, s):
-  if not improved:
-    return {'error': mean_flow_error(u_fn, xt, v, t, s)}
-  error, of_velocity = improved_mean_flow_error(u_fn, xt, v, t, s)
-  return {'error': error, 'error_velocity': of_velocity}
-
-
-def _mean_flow_inputs(key, batch, network, schedule, times, guidance):
-  key, pair_key, scale_key = jax.random.split(key, 3)
+def _two_time_inputs(key, batch, network, schedule, times, guidance):
+  key, pair_key, scale_key, share_key = jax.random.split(key, 4)
   size = len(batch['x'])
   t, s = times(pair_key, size, schedule)
   inputs, keys = draw_inputs(key, batch, schedule, network, _at(t))
@@ -208,7 +265,7 @@ def _mean_flow_inputs(key, batch, network, schedule, times, guidance):
   scale = jnp.ones(size)
   if guidance is not None and guidance.draw is not None:
     scale = guidance.draw(scale_key, size)
-  return MapInputs(inputs, s, scale), keys
+  return MapInputs(inputs, s, scale, jax.random.uniform(share_key, (size,))), keys
 
 
 @needs(map_kind='average_velocity')
@@ -223,7 +280,8 @@ def shortcut(
   """Makes the loss of shortcut models (Frans et al. 2024, Alg. 1).
 
   With the probability `bootstrap` an example has a step d of 1, 1/2, 1/4, ..,
-  2 / num_steps from t, a multiple of d, and the target is `shortcut_target`.
+  2 / num_steps from t, a multiple of d, and the target is the
+  `two_step_velocity`.
   Otherwise the target is the velocity dx_t/dt, and d = 1 / num_steps, the
   smallest step. Both targets are computed for all examples. With ema_target the
   first one uses the averaged parameters, as published: the target of each
@@ -243,10 +301,10 @@ def shortcut(
     size = len(batch['x'])
     t, d, steps = _shortcut_times(time_keys, size, depth, bootstrap)
     inputs, keys = draw_inputs(key, batch, schedule, network, _at(t))
-    return MapInputs(inputs, t - d, steps), keys
+    return MapInputs(inputs, t - d, steps, jnp.full(size, 0.5)), keys
 
   def loss(params, context, inputs, keys):
-    inputs, s, steps = inputs
+    inputs, s, steps, _ = inputs
     x0, eps, t = inputs.x0, inputs.eps, inputs.level.t
     xt = q_sample(x0, eps, inputs.level)
     options = {'cond': inputs.cond, 'key': keys[0]}
@@ -254,7 +312,7 @@ def shortcut(
       functools.partial(_average_velocity, network, p, schedule, **options)
       for p in (params, context.ema_params if ema_target else params)
     )
-    two_steps = shortcut_target(target_fn, xt, t, t - s)
+    two_steps = two_step_velocity(target_fn, xt, t, s)
     v = path_velocity(schedule, x0, eps, t)
     target = jnp.where(expand_to(steps, x0), two_steps, v)
     return mean_loss(squared_error(u_fn(xt, t, s), target), t)

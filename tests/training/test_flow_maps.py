@@ -1,4 +1,4 @@
-"""MeanFlow and shortcut models against transcriptions."""
+"""MeanFlow, self-distillation and shortcut models against transcriptions."""
 
 import dataclasses
 import functools
@@ -26,12 +26,12 @@ def drawn(objective, key, average=few_step.WEIGHTS):
   """Returns (loss, gradient), metrics and the draws, in float64."""
   context = Context(0, {'network': {'w': average}})
   found, metrics, draws = few_step.evaluate(objective, key, context)
-  inputs, s, extra = draws
+  inputs, s, extra, share = draws
   t = inputs.level.t
   a, b = np.cos(np.pi * t / 2), np.sin(np.pi * t / 2)
   xt = (a * inputs.x0.T + b * inputs.eps.T).T
   v = (np.pi / 2 * (a * inputs.eps.T - b * inputs.x0.T)).T
-  return found, metrics, (inputs, t, s, xt, v, extra)
+  return found, metrics, (inputs, t, s, xt, v, extra, share)
 
 
 @pytest.mark.parametrize('power', [0.0, 1.0])
@@ -48,7 +48,7 @@ def test_mean_flow_literally(power, key):
       adaptive_power=power,
       adaptive_eps=c,
     )
-    found, metrics, (inputs, t, s, xt, v, _) = drawn(objective, key)
+    found, metrics, (inputs, t, s, xt, v, *_) = drawn(objective, key)
   drop = inputs.cond['drop']
   label = np.where(drop, 0.0, inputs.cond['label'])
 
@@ -83,7 +83,7 @@ def test_improved_mean_flow_literally(key):
       two_times=flow_maps.two_times(p_equal=0.3),
       guidance=flow_maps.power_law_guidance(1.0, 8.0, 2.0),
     )
-    found, metrics, (inputs, t, s, xt, v, scale) = drawn(objective, key)
+    found, metrics, (inputs, t, s, xt, v, scale, _) = drawn(objective, key)
   drop = inputs.cond['drop']
   label = np.where(drop, 0.0, inputs.cond['label'])
 
@@ -104,6 +104,43 @@ def test_improved_mean_flow_literally(key):
   np.testing.assert_allclose(parts, errors(fixed, fixed), rtol=1e-9)
 
 
+@pytest.mark.parametrize('name', ['lagrangian', 'progressive', 'midpoint'])
+def test_self_distillation_literally(name, key):
+  """Guidance has omega and kappa, and dX/ds is the derivative in s alone."""
+  omega, kappa = 0.9, 0.5
+  midpoint = {'midpoint': True} if name == 'midpoint' else {}
+  make = flow_maps.lagrangian if name == 'lagrangian' else flow_maps.progressive
+  with jax.enable_x64(True):
+    guidance = flow_maps.fixed_guidance(omega, kappa)
+    objective = make(NETWORK, Arc(), guidance=guidance, **midpoint)
+    found, metrics, (inputs, t, s, xt, v, _, share) = drawn(objective, key)
+  drop = inputs.cond['drop']
+  label = np.where(drop, 0.0, inputs.cond['label'])
+  share = np.full(len(t), 0.5) if midpoint else share
+
+  def errors(net, fixed):
+    u = lambda net, x, t, s: net(x, SCALE * t, SCALE * (t - s), label)
+    own, null = u(fixed, xt, t, t), fixed(xt, SCALE * t, 0.0, 0.0)
+    guided = omega * v + kappa * own + (1 - omega - kappa) * null
+    velocity = np.where(column(drop), v, guided)
+    if name == 'lagrangian':
+      slope = net.slope(xt, SCALE * t, SCALE * (t - s), 0.0 * xt, 0.0, -SCALE)
+      end = xt - column(t - s) * u(fixed, xt, t, s)
+      gap = u(net, xt, t, s) - column(t - s) * slope - u(fixed, end, s, s)
+    else:
+      middle = t - share * (t - s)
+      first = xt - column(t - middle) * u(fixed, xt, t, middle)
+      end = first - column(middle - s) * u(fixed, first, middle, s)
+      gap = u(net, xt, t, s) - (xt - end) / column(t - s)
+    return np.mean(gap**2), np.mean((u(net, xt, t, t) - velocity) ** 2)
+
+  few_step.check_literally(found, lambda *nets: sum(errors(*nets)))
+  fixed = Literal(few_step.WEIGHTS)
+  parts = metrics['error'].total, metrics['error_velocity'].total
+  np.testing.assert_allclose(parts, errors(fixed, fixed), rtol=1e-9)
+  assert (s < t).all() and len(set(share)) == (1 if midpoint else 12)
+
+
 @pytest.mark.parametrize('ema_target', [False, True])
 def test_shortcut_literally(ema_target, key):
   """The target uses the parameters, or the averaged ones."""
@@ -116,7 +153,7 @@ def test_shortcut_literally(ema_target, key):
       bootstrap=0.6,
       ema_target=ema_target,
     )
-    found, _, (inputs, t, s, xt, v, steps) = drawn(objective, key, average)
+    found, _, (inputs, t, s, xt, v, steps, _) = drawn(objective, key, average)
   label, d = inputs.cond['label'], t - s
 
   def literal(net, fixed):

@@ -150,6 +150,8 @@ OBJECTIVES = {
   distillation.progressive_distillation: ({'num_steps': 4} | TEACHER, set()),
   distillation.reflow: ({}, set()),
   flow_maps.mean_flow: ({'guidance': flow_maps.power_law_guidance()}, {'augment'}),
+  flow_maps.lagrangian: ({'guidance': flow_maps.power_law_guidance()}, {'augment'}),
+  flow_maps.progressive: ({'guidance': flow_maps.power_law_guidance()}, {'augment'}),
   flow_maps.shortcut: ({'num_steps': 4}, set()),
   consistency.consistency_training: (PAIRS, set()),
   consistency.consistency_distillation: (PAIRS | TEACHER, set()),

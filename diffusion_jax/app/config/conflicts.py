@@ -245,7 +245,7 @@ MODELS = (
   ),
   Row(
     _derivative_is_large,
-    'config.noise_input: the loss of objective={c.objective.name} contains the derivative in t, '
+    'config.noise_input: the loss of objective={c.objective.name} contains the derivative in time, '
     'which an input that goes to 1000 makes 1000 times too large: set noise_input=time and '
     'noise_input.scale=1',
     kinds=MAPS,

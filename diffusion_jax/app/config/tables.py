@@ -254,6 +254,8 @@ DENOISING = named(
 )
 FLOW_MAPS = named(
   flow_maps.mean_flow,
+  flow_maps.lagrangian,
+  flow_maps.progressive,
   flow_maps.shortcut,
   consistency.consistency_training,
   consistency.consistency_distillation,

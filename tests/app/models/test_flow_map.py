@@ -14,6 +14,7 @@ from tests.app.conftest import arrays_of, refused, trial, untrained
 from tests.app.fields import within
 
 MEAN_FLOW = {'objective': 'mean_flow'}
+LAGRANGIAN, PROGRESSIVE = {'objective': 'lagrangian'}, {'objective': 'progressive'}
 CONTINUOUS = {'objective': 'continuous_consistency', 'sampling.stochastic': True}
 DISTILLATION = within('objective', 'consistency_distillation', solver='heun')
 DISTILLATION |= within('objective.pairs', 'grid', num_scales=4)
@@ -27,15 +28,17 @@ CASES = {
   'reflow': {},
   'mean_flow': MEAN_FLOW,
   'mean_flow, guided': MEAN_FLOW | within('objective.guidance', 'power_law', high=4.0),
+  'lagrangian': LAGRANGIAN,
+  'progressive, guided': PROGRESSIVE | within('objective.guidance', 'fixed', omega=1.0, kappa=0.5),
   'shortcut': {'objective': 'shortcut'},
   'distillation': DISTILLATION,
   'consistency': TRAINING,
   'consistency, improved': IMPROVED,
   'continuous': CONTINUOUS,
   'continuous, taught': CONTINUOUS,
-  'progressive': within('objective', 'progressive_distillation', num_steps=4),
+  'distilled in stages': within('objective', 'progressive_distillation', num_steps=4),
 }
-TAUGHT = 'reflow', 'distillation', 'continuous, taught', 'progressive'
+TAUGHT = 'reflow', 'distillation', 'continuous, taught', 'distilled in stages'
 
 
 def config_of(changes, teacher=''):
@@ -77,7 +80,10 @@ def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
   assert jax.eval_shape(sample, params, keys, batch['label']).shape == (2, 8, 8, 1)
 
 
-@pytest.mark.parametrize('changes, expected', [(MEAN_FLOW, 'xla'), (DISTILLATION, 'auto')])
+@pytest.mark.parametrize(
+  'changes, expected',
+  [(MEAN_FLOW, 'xla'), (LAGRANGIAN, 'xla'), (PROGRESSIVE, 'auto'), (DISTILLATION, 'auto')],
+)
 def test_a_loss_with_forward_mode_takes_the_attention_that_has_it(changes, expected):
   model: Any = models.make(config_of(changes | {'network': 'unet'}), 'nowhere')
   assert model.noisy.network.attention == expected

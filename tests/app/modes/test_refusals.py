@@ -117,6 +117,9 @@ digits_d3pm sampling.remasking=0.1 training.sample_every=4 => a masked state
 digits_masked objective=d3pm => do not give the num_steps
 digits_meanflow noise_input.scale=1000 => set noise_input=time and noise_input.scale=1
 digits_meanflow noise_input=logsnr => gets t and t - s: set it to time
+digits_meanflow objective=lagrangian noise_input.scale=1000 => contains the derivative in time
+digits_meanflow objective=progressive conditioning.dropout=0 objective.guidance=power_law => also
+  trains the network
 digits_meanflow network=edm2 network.attention_resolutions= => needs a network with the input
   elapsed, which edm2 does
 digits_meanflow network=unet network.attention=cudnn => network.attention=cudnn
