@@ -75,7 +75,7 @@ def test_given_numbers_are_kept_and_others_drawn(run, capsys):
 def test_draws_of_a_training_are_within_the_box(tmp_path, monkeypatch):
   """Metrics and previews see what --mode=sample and evaluate write."""
   seen = []
-  scorer, sheet = hooks.scoring.scorer, hooks.sheets.sheet
+  scorer, sheet = hooks.scoring.scorer, hooks.draw_sheet
 
   def recorded(model):
     prepare, score = scorer(model)
@@ -86,7 +86,7 @@ def test_draws_of_a_training_are_within_the_box(tmp_path, monkeypatch):
     return sheet(model, samples, *args)
 
   monkeypatch.setattr(hooks.scoring, 'scorer', recorded)
-  monkeypatch.setattr(hooks.sheets, 'sheet', drawn)
+  monkeypatch.setattr(hooks, 'draw_sheet', drawn)
   monkeypatch.setattr(hooks, 'FEW', 100)
   fields = within('training', metrics_every=4, metrics_images=20)
   fields |= within('training', sample_every=4)
