@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.aliases import Json, Params
+from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.stored_latents import RECORD, check_record, contents
@@ -36,6 +37,7 @@ def run(config: Node, workdir: str | Path) -> None:
       '--mode=encode needs a config that diffuses latents, as configs/digits_latent.py: set its '
       'config.latent.path to the folder to write'
     )
+  trust.check_paths('latent.path', config.latent.path)
   with from_config('latent.path'):
     path = Path(expanded(config.latent.path, written=True))
   facts, splits = datasets.facts_of(config), splits_of(config)

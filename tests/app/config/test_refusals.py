@@ -9,7 +9,7 @@ from diffusion_jax.app.config import kinds, store
 from diffusion_jax.app.config.refusals import Row, idle, lines, without_idle
 from diffusion_jax.app.smoke import shrunk
 from tests.app.config.test_store import ALL
-from tests.app.conftest import DIGITS, read
+from tests.app.conftest import DIGITS, read, stored_run
 
 WRONG = Row(lambda c, facts: c.seed, 'seed {it} of {c.network.name}, {data}')
 
@@ -49,3 +49,9 @@ def test_what_a_file_sets_is_left_out_until_nothing_is_idle(capsys):
   assert rest.sampling.guidance is None
   assert 'note: config.sampling.guidance is not read with' in capsys.readouterr().out
   assert without_idle(rest, flags, 'none', 'train') is rest
+
+
+def test_fields_that_a_run_of_other_data_lacks_are_not_set(tmp_path):
+  run = stored_run(tmp_path / 'digits')
+  config = store.with_flags(read('digits'), [('data', 'npz'), ('data.path', 'x.npz')])
+  assert without_idle(config, ['data'], run, 'train') is config

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from diffusion_jax.app.config import trust
 from diffusion_jax.app.modes import MODES, encode
 from tests.app.conftest import lines_of, refuse_to_compile, refused, smoke
 from tests.app.fields import within
@@ -100,3 +101,10 @@ def test_latents_of_another_shape_are_refused(autoencoder, stored, tmp_path):
 @pytest.mark.parametrize('make', [smoke, lambda: config_of('runs/none')])
 def test_a_config_without_a_place_for_latents_is_refused(make, tmp_path):
   refused('set its config.latent.path', MODES['encode'], make(), tmp_path)
+
+
+def test_a_place_that_only_a_stored_config_names_is_refused(autoencoder, tmp_path, monkeypatch):
+  config = config_of(autoencoder, **latents_in(tmp_path / 'latents'))
+  monkeypatch.setattr(trust, '_allowed', set())
+  refused('only a stored config contains this path', MODES['encode'], config, tmp_path / 'run')
+  assert not [*tmp_path.iterdir()]
