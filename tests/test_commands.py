@@ -109,6 +109,8 @@ def files_of_the_reader(rng):
   labels = np.arange(20) % 10
   np.savez('cifar10.npz', x=pictures, label=labels)
   np.savez('x.npz', x=pictures[:, :28, :28, :1], label=labels)
+  Path('runs').mkdir()  # which is the bucket, too
+  np.savez('runs/train.npz', x=pictures[:, :8, :8, :1], label=labels)
   Path('my/pictures').mkdir(parents=True)
   Image.fromarray(pictures[0]).save('my/pictures/0.png')
   Path('my/pictures/metadata.jsonl').write_text('{"file_name": "0.png", "text": "noise"}')
