@@ -118,6 +118,9 @@ def feynman_kac(powers: Sequence[float], threshold: float = 0.5) -> Sampler:
   order = 2.0 * total - 1.0
 
   def step(key, x, state, denoise, *, level_s, level_t):
+    # float64 levels do not change the type of the particles.
+    as_weights = lambda a: jnp.asarray(a, state.log_weights.dtype)
+    level_s, level_t = jax.tree.map(as_weights, (level_s, level_t))
     noisy = level_s.sigma > 0.0
     # log(SNR_t / SNR_s); the step to clean data adds neither noise nor weight.
     log_ratio = jnp.log1p(-one_minus_snr_ratio(level_s, level_t))
