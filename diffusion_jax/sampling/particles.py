@@ -119,8 +119,8 @@ def feynman_kac(powers: Sequence[float], threshold: float = 0.5) -> Sampler:
 
   def step(key, x, state, denoise, *, level_s, level_t):
     # float64 levels do not change the type of the particles.
-    as_weights = lambda a: jnp.asarray(a, state.log_weights.dtype)
-    level_s, level_t = jax.tree.map(as_weights, (level_s, level_t))
+    dtype = state.log_weights.dtype
+    level_s, level_t = jax.tree.map(lambda a: jnp.asarray(a, dtype), (level_s, level_t))
     noisy = level_s.sigma > 0.0
     # log(SNR_t / SNR_s); the step to clean data adds neither noise nor weight.
     log_ratio = jnp.log1p(-one_minus_snr_ratio(level_s, level_t))
@@ -186,7 +186,7 @@ def one_of(sampler: Sampler, num_particles: int) -> Sampler:
     start_key, key, pick_key = split_key(key, 3)
 
     def first():
-      std = jnp.hypot(level_t.alpha, level_t.sigma)
+      std = jnp.hypot(level_t.alpha, level_t.sigma).astype(particles.dtype)
       return (std * draw_normal(start_key, particles)).at[:, 0].set(x)
 
     def of_all(flat, level):
