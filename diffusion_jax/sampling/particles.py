@@ -1,4 +1,4 @@
-"""Particles: weighted samples of a law that is no model's, exact for many.
+"""Particles: weighted samples of a law that no model has, exact for many.
 
 Sequential Monte Carlo over the reverse process: K particles of each image move
 by the model, have weights, and are resampled. For p(x_0) exp(r(x_0)) the
