@@ -33,6 +33,7 @@ PREEMPTED = 42  # the exit code after which a job must be started again
 # Fields that may differ between the processes of --multihost.
 _OF_HOST = (
   'compilation_cache',
+  'data.cache',
   'data.check',
   'data.data_dir',
   'data.workers',
@@ -300,7 +301,7 @@ def find_config(name: str | None, needed: bool) -> tuple[str, str]:
     if not needed:
       return '', ''
     fail('which experiment? Give --config=configs/digits.py, for instance')
-  path, _, argument = name.partition(':')
+  path, _, argument = (name, '', '') if Path(name).is_dir() else name.partition(':')
   if Path(path).is_dir():
     if argument:
       fail(f'{path} is a run: it has no variant :{argument}')

@@ -12,7 +12,7 @@ import numpy as np
 from diffusion_jax.atomic_files import draft
 from diffusion_jax.data.files import say_once
 from diffusion_jax.data.spec import ArraySpec
-from diffusion_jax.ranges import check_choice
+from diffusion_jax.ranges import check_choice, is_address
 
 # Pictures of any shape: encode to [-1, 1], decode to uint8.
 PICTURES = ArraySpec((), 256)
@@ -22,6 +22,8 @@ def existing(
   path: str | Path, what: str, exists: Callable[[Path], bool] = Path.exists, hint: str = ''
 ) -> Path:
   """Returns a path with ~ expanded; FileNotFoundError if it does not exist."""
+  if is_address(path):
+    raise FileNotFoundError(f'{what} {path} is an address: copy it to this machine')
   path = Path(path).expanduser()
   if not exists(path):
     raise FileNotFoundError(f'{what} {path} not found{hint}')

@@ -58,9 +58,11 @@ def make_folder(workdir: str | Path, below: str | Path = '') -> Path:
 def expanded(path: str, written: bool = False) -> str:
   """Returns a path with the user's folder for ~.
 
-  Raises ValueError without such a folder, and for an address such as
-  gs://bucket/run if something is to be `written`.
+  Raises ValueError without such a folder, for an address with one slash, and
+  for one such as gs://bucket/run if something is to be `written`.
   """
+  if slip := re.match('(gs|s3):(?!//)', path):
+    raise ValueError(f'{path}: write {slip[0]}//bucket/run, with two slashes')
   if written and is_address(path):
     raise ValueError(
       f'{path} is an address, and only folders of this machine are written: '

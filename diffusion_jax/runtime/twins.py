@@ -121,7 +121,9 @@ class Twin:
       name = place.removeprefix(f'{self._root}/')
       if place.endswith('/') or _PRIVATE.fullmatch(name):
         continue
-      if name == place or {'', '.', '..'} & {*name.split('/')} or not name.isprintable():
+      if place == self._root:
+        raise UserError(f'{self.address} is an object of the bucket: give the folder of a run')
+      if {'', '.', '..'} & {*name.split('/')} or not name.isprintable():
         raise UserError(f'{self.address} has the object {one_line(name)!r}: remove it')
       objects[name] = about.get('etag') or about.get('ETag'), about['size']
     if len(objects) > MOST_FILES:

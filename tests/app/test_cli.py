@@ -114,6 +114,8 @@ MISTAKES = """
 --config=README.md => README.md is not a config: give a Python file, name.py
 --config=az://a/run => --config: az://a/run: a run is in a folder, or in a bucket
 --config=configs/digits.py --workdir=s3://a => --workdir: s3://a: give a folder of
+--config=configs/digits.py --workdir=gs:/a/b => --workdir: gs:/a/b: write
+  gs://bucket/run, with two slashes
 --config=configs/digits.py --config.convert.out=gs://a/b => config.convert.out:
   gs://a/b is an address, and
 --config=~/nowhere --mode=sample => no config file or run /
@@ -473,6 +475,8 @@ def test_the_nearest_config_is_taken(imports, package, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
       cli.find_config(path, True)
   assert cli.find_config('', False) == ('', '')
+  (tmp_path / 'a:b').mkdir()  # a run
+  assert cli.find_config('a:b', True) == ('a:b', '')
 
   del sys.modules['configs']
   (tmp_path / 'configs').mkdir()

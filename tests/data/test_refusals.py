@@ -294,6 +294,7 @@ npz('.') => has no .npy files; ... =folder
 image_set('none.npz') => none.npz not found
 image_set('.') => contains no pictures
 images.read_image('none.png') => image none.png not found
+images.read_image('gs://a/b.png') => image gs://a/b.png is an address: copy it to this machine
 folder('none') => folder none not found ... data=npz
 folder(saved()) => folder a.npz not found ... data=npz
 folder('.') => contains no pictures

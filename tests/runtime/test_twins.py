@@ -135,6 +135,13 @@ def test_objects_that_lead_out_of_a_run_are_refused(address, name):
   assert not [*twin.path.rglob('*')]
 
 
+def test_an_object_is_no_run(address):
+  twin = Twin(address)
+  twin.bucket.pipe_file(twin.place('config.json'), b'{}')
+  with pytest.raises(UserError, match='config.json is an object of the bucket: give the folder'):
+    Twin(f'{address}/config.json').copy_down()
+
+
 def test_runs_that_are_too_large_are_refused(address, monkeypatch):
   twin = Twin(address)
   objects = {twin.place('a'): {'size': 2**60, 'etag': 'x'}}

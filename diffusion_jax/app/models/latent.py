@@ -141,6 +141,12 @@ class StoredAutoencoder:
 
   def draw(self, autoencoder: Params, moments: jax.Array, keys: jax.Array) -> jax.Array:
     """Returns a draw of z for each of the keys; see `stored_latents`."""
+    _, *shape = moments[:, :, 0].shape
+    if shape != [*self.shape[:2], 2 * self.shape[2]]:
+      raise UserError(
+        f'config.latent.path: {self.config.latent.path} has means and deviations {shape} of '
+        f'latents {[*self.shape]}: write it again, by --mode=encode'
+      )
     mean, std = jnp.split(moments[:, :, 0], 2, axis=-1)
     return autoencoder['scale'] * reparameterize(keys, Normal(mean, std**2))
 

@@ -202,7 +202,7 @@ def fields(model: Model) -> list[dict]:
     of = Path(c.context).name or 'the held-out contexts'
     add('context_row', f'row of {of}', c.context_row, least=0)
   if model.plan is not None:
-    if 'sampler' in c:
+    if 'sampler' in c and not guidance_of_pairs(model.config, None):
       names = [*model.schema.table('sampling.sampler')]
       add('sampler', 'sampler', c.sampler.name, choices=names)
     beyond = None if model.noisy is None else model.noisy.schedule_steps

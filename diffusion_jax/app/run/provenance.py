@@ -181,6 +181,7 @@ def describe(content: Settings) -> str:
   for part in ('guidance', 'classifier'):
     if c.get(part):
       line += f', {c[part]["name"]} {c[part]["scale"]:g}'
+      line += ' corrected' if c[part].get('correct') else ''
   for field, value in content.get('computed_by', {}).items():
     line += f', {field} {value}'
   return line

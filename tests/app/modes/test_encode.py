@@ -89,6 +89,14 @@ def test_latents_of_another_autoencoder_are_refused(autoencoder, stored, tmp_pat
   assert not (tmp_path / 'run' / 'latent.json').exists()
 
 
+def test_latents_of_another_shape_are_refused(autoencoder, stored, tmp_path):
+  path = shutil.copytree(stored, tmp_path / 'latents')
+  for name in ('x', 'test_x'):
+    np.save(path / f'{name}.npy', np.load(path / f'{name}.npy')[..., :1])
+  config = config_of(autoencoder, **latents_in(path), **SEEN)
+  refused(r'deviations \[4, 4, 1\] of latents \[4, 4, ', MODES['train'], config, tmp_path / 'run')
+
+
 @pytest.mark.parametrize('make', [smoke, lambda: config_of('runs/none')])
 def test_a_config_without_a_place_for_latents_is_refused(make, tmp_path):
   refused('set its config.latent.path', MODES['encode'], make(), tmp_path)

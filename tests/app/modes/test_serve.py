@@ -249,7 +249,9 @@ def test_guidance_with_steps_of_its_own_is_drawn(tmp_path):
   guidance = {'sampling.guidance': 'cfg_plus_plus', 'sampling.guidance.scale': 0.8}
   config = smoke(**SIZE, **guidance)
   run = untrained(config, tmp_path / 'run', deviation=0.5)
-  emerge = serve.emerging(Run.open(config, run))
+  opened = Run.open(config, run)
+  emerge = serve.emerging(opened)
+  assert 'sampler' not in [field['name'] for field in serve.fields(opened.model)]
   for scale in ('0.8', '0.2'):
     flags = [('sampling.guidance.scale', scale), ('sampling.labels', '3')]
     *_, last = emerge(flags)

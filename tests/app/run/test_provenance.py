@@ -35,8 +35,11 @@ SETTINGS = {
 
 def test_a_line_has_what_differs_from_the_plain_case():
   assert provenance.describe(SETTINGS) == (
-    'settings: digits, checkpoint 300, ddim, 50 steps, seed 1, classifier_free 2'
+    line := 'settings: digits, checkpoint 300, ddim, 50 steps, seed 1, classifier_free 2'
   )
+  guidance = SETTINGS['sampling']['guidance'] | {'correct': True}
+  corrected = {**SETTINGS, 'sampling': SETTINGS['sampling'] | {'guidance': guidance}}
+  assert provenance.describe(corrected) == f'{line} corrected'
 
 
 def test_settings_are_kept_and_compared(tmp_path):
