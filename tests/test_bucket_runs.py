@@ -61,7 +61,7 @@ def in_mode(mode, address, **changes):
 
 
 def test_every_mode_works_in_a_bucket(either, tmp_path, capsys):
-  """The numbers are those of a folder, bit for bit."""
+  """The numbers equal the numbers of a folder, bit for bit."""
   address, local = f'{either.scheme}://bucket/runs/digits', tmp_path / 'local'
   fields = {'training.log_every': 1, 'training.checkpoint_every': 2}
   for steps in 4, 6:
@@ -107,7 +107,7 @@ def wait_until(process, ready):
 
 
 def test_a_killed_run_continues_on_an_empty_machine(server, tmp_path):
-  """The last loss is that of a whole run, bit for bit; one process trains."""
+  """The last loss equals a whole run's, bit for bit; one process trains."""
   saved = server.folder / SAVED
 
   def steps(pattern=f'*/{DONE}'):

@@ -21,7 +21,9 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
+from diffusion_jax.ranges import is_address
 from diffusion_jax.weights import share
+from tests.app.conftest import DIGITS
 from tests.test_readme import EXAMPLE, ROOT
 
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md'))]
@@ -109,8 +111,6 @@ def files_of_the_reader(rng):
   labels = np.arange(20) % 10
   np.savez('cifar10.npz', x=pictures, label=labels)
   np.savez('x.npz', x=pictures[:, :28, :28, :1], label=labels)
-  Path('runs').mkdir()  # which is the bucket, too
-  np.savez('runs/train.npz', x=pictures[:, :8, :8, :1], label=labels)
   Path('my/pictures').mkdir(parents=True)
   Image.fromarray(pictures[0]).save('my/pictures/0.png')
   Path('my/pictures/metadata.jsonl').write_text('{"file_name": "0.png", "text": "noise"}')
@@ -164,7 +164,8 @@ def check(arguments, keep=True):
 
   keep: writes the config of a run that it would train.
   """
-  arguments = arguments.replace('gs://bucket/', 'runs/')  # which is a folder too
+  # A run there is in a folder here too.
+  arguments = re.sub('(--(?:workdir|config)=)gs://bucket/', r'\1runs/', arguments)
   argv = shlex.split(arguments)
   for run in re.findall(r'(?:runs/[\w-]+|digits-ddpm)(?![\w./-])', arguments):
     if f'--workdir={run}' not in argv:
@@ -187,6 +188,8 @@ def check(arguments, keep=True):
   if config.get('latent'):
     make_run(config.latent.run)
   facts = config.data and FACTS.get(config.data.name)
+  if config.data and is_address(config.data.get('path') or ''):
+    facts = DIGITS
   model = models.make(config, workdir, None if 'facts' in config else facts)
   model.check(mode)
   if keep and mode == 'train' and not (Path(workdir) / 'config.json').exists():

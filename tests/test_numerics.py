@@ -178,7 +178,9 @@ def walk(a, sampler, denoise=denoise, levels=None):
   return dj.sample(a.key, denoise, sampler, levels, a.x)
 
 
+PAIR: Any = {'denoise': dj.paired(denoise, denoise)}
 WALKS = {
+  **dict.fromkeys(('cfg_plus_plus', 'feynman_kac', 'one_of'), PAIR),
   'repaint': {'levels': dj.repaint_levels(dj.level_grid(SCHEDULE, 4), 2, 2)},
   'self_conditioned': {'denoise': lambda x0: denoise},
 }
@@ -254,6 +256,9 @@ def call(name, a):
 # Arguments of public functions that their names do not determine. a has images
 # x and y [B, ...], times t [B], levels lt, cleaner levels ls, and a key.
 CALLS = {
+  **dict.fromkeys(
+    ('adaptive_projected', 'cfg_plus_plus', 'cfg_zero_star'), lambda a: {'scale': jnp.ones(B)}
+  ),
   'annealed_langevin': {'num_steps': 2},
   'ancestral': {'variance': 'learned'},
   'at_training_levels': {'schedule': dj.LinearVPSchedule()},
@@ -270,6 +275,7 @@ CALLS = {
   },
   'dpm_solver_pp': {'order': 3},
   'dpm_solver_pp_sde': {'order': 3, 'brownian': True},
+  'feynman_kac': {'powers': (2.0, -1.0)},
   'free_bits': lambda a: {'divergence': a.x[:, 0, 0], 'minimum': 0.1},
   'guided_states': {'cond': denoise_states, 'uncond': denoise_states, 'scale': 2.0},
   'hierarchical_elbo': {
@@ -292,6 +298,7 @@ CALLS = {
     'process': MASKING,
   },
   'noise_image': {'schedule': EXAMPLES['discrete'], 'steps': [0, 3]},
+  'one_of': {'sampler': dj.feynman_kac((2.0, -1.0)), 'num_particles': 2},
   'p_reverse': lambda a: {'variance': 'learned', 'var_frac': a.x},
   'poisson_log_prob': lambda a: {'y': a.y, 'peak': 20.0},
   'pick': lambda a: {'log_weights': a.x[:, :, 0, 0]},

@@ -143,7 +143,7 @@ def check(model: Model, metrics: list[Scored]) -> dict[str, Extractor]:
 def space_of_statistics(model: Model, metrics: list[Scored]) -> str | None:
   """Returns the feature space of evaluation.statistics, None without them.
 
-  It is that of the Frechet distances. Raises UserError if they have several.
+  The Frechet distances are in it. Raises UserError if they are in several.
   """
   if not (path := model.config.evaluation.statistics):
     return None

@@ -112,7 +112,7 @@ def lagrangian_error(u_fn: VelocityFn, xt: Array, t: Array, s: Array) -> Array:
   """Computes |dX/ds - sg u(X, s, s)|^2, [B] (Boffi et al. 2025).
 
   It is 0 where the map X = x_t - (t - s) u(x_t, t, s) follows the velocity in
-  its end point. dX/ds = u - (t - s) du/ds, the derivative in s alone.
+  its end point. dX/ds = u - (t - s) du/ds, a derivative in s only.
   """
   u, du = jax.jvp(lambda s: u_fn(xt, t, s), (s,), (jnp.ones_like(s),))
   elapsed = expand_to(t - s, xt)

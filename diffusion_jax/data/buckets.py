@@ -46,7 +46,7 @@ def local(path: str, cache: str | Path = '', suffix: str = '') -> str:
       list(pool.map(lambda x: _copy(bucket, x, *copies[x]), missing))
     below = target.rglob('*') if target.is_dir() else map(Path, glob.glob(str(target)))
     for copy in {*below} - copies.keys():
-      if _mark(copy).is_file():  # Its object is no more.
+      if _mark(copy).is_file():  # Its object was removed.
         copy.unlink()
   return str(target)
 

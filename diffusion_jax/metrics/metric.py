@@ -38,7 +38,7 @@ class SampleMetric(NamedTuple):
   of the samples, arrays of the reference) -> scores; raises `Missing`.
   features: names of the spaces that it is computed in, of
   `features.EXTRACTORS`; () for any. by_statistics: of the reference it needs
-  mean and covariance alone.
+  only mean and covariance.
   """
 
   scores: Mapping[str, bool]

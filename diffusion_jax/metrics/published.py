@@ -36,9 +36,9 @@ def read(
 ) -> tuple[ImageSet, Json, set[str]]:
   """Returns a file of statistics, its facts, and the features that it lacks.
 
-  These come from its images, of a shape. metrics: those of the features, by
-  name. Raises ValueError or OSError for a file without mu and sigma, for those
-  of another network, and for images that are needed and not there.
+  These come from its images, of a shape. metrics: of the features, by name.
+  Raises ValueError or OSError for a file without mu and sigma, for another
+  network's, and for images that are needed and not there.
   """
   images = image_sets.read(path)
   check_network(images, extractor)
@@ -48,7 +48,7 @@ def read(
     raise ValueError(f'{path} has no mu and sigma: evaluation.reference takes a file of images')
   count, *size = images.shape
   if count and size != list(shape):
-    raise ValueError(f'{path} has images {size}, and those of the run are {list(shape)}')
+    raise ValueError(f'{path} has images {size}, and the run has images {list(shape)}')
   lacks: set[str] = set()
   for name, metric in metrics.items():
     needs = {*metric.needs} & {*fid.STATISTICS} - (stored if metric.by_statistics else set())
@@ -85,7 +85,7 @@ def arrays_of(
 def check_sizes(images: ImageSet, features: Arrays | None = None) -> None:
   """Raises ValueError unless the statistics of a file are of these features.
 
-  None: unless they are those of any.
+  None: of any features.
   """
   for kind, (name, _) in fid.STATISTICS.items():
     try:

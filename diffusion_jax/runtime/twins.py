@@ -127,7 +127,7 @@ class Twin:
         raise UserError(f'{self.address} has the object {one_line(name)!r}: remove it')
       objects[name] = about.get('etag') or about.get('ETag'), about['size']
     if len(objects) > MOST_FILES:
-      raise UserError(f'{self.address} has more than {MOST_FILES:,} objects: it is no run')
+      raise UserError(f'{self.address} has more than {MOST_FILES:,} objects: a run has fewer')
     return objects
 
   def _get(self, names):

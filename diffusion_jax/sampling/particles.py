@@ -1,4 +1,4 @@
-"""Particles: weighted samples of a law that is no model's, exact for many.
+"""Particles: weighted samples of a law that no model has, exact for many.
 
 Sequential Monte Carlo over the reverse process: K particles of each image move
 by the model, have weights, and are resampled. For p(x_0) exp(r(x_0)) the
@@ -118,6 +118,9 @@ def feynman_kac(powers: Sequence[float], threshold: float = 0.5) -> Sampler:
   order = 2.0 * total - 1.0
 
   def step(key, x, state, denoise, *, level_s, level_t):
+    # float64 levels do not change the type of the particles.
+    dtype = state.log_weights.dtype
+    level_s, level_t = jax.tree.map(lambda a: jnp.asarray(a, dtype), (level_s, level_t))
     noisy = level_s.sigma > 0.0
     # log(SNR_t / SNR_s); the step to clean data adds neither noise nor weight.
     log_ratio = jnp.log1p(-one_minus_snr_ratio(level_s, level_t))
@@ -183,7 +186,7 @@ def one_of(sampler: Sampler, num_particles: int) -> Sampler:
     start_key, key, pick_key = split_key(key, 3)
 
     def first():
-      std = jnp.hypot(level_t.alpha, level_t.sigma)
+      std = jnp.hypot(level_t.alpha, level_t.sigma).astype(particles.dtype)
       return (std * draw_normal(start_key, particles)).at[:, 0].set(x)
 
     def of_all(flat, level):

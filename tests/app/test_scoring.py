@@ -258,7 +258,7 @@ def features_of(x):
 
 
 def test_published_statistics_replace_the_data(run, adm, monkeypatch, capsys):
-  """With them alone the data need not be there."""
+  """They need no data."""
   monkeypatch.setattr(scoring.datasets, 'source_of', lambda *args: 1 / 0)
   path = adm.folder / 'edm.npz'
   fields = within('evaluation', metrics='fid', statistics=path, num_generated=20)

@@ -87,7 +87,7 @@ compared(mu=MU[:3], sigma=SIGMA[:3, :3]) => mu of a.npz has 3 numbers, and the s
   features
 lacking(KID, 4, 4, 1) => kid needs images, and a.npz has only mu, sigma
 lacking(SFD, 4, 4, 1) => kid needs images, and a.npz has only mu, sigma
-lacking(FD, 8, 8, 1, arr_0=IMAGES) => a.npz has images [4, 4, 1], and those of the run are [8, 8, 1]
+lacking(FD, 8, 8, 1, arr_0=IMAGES) => a.npz has images [4, 4, 1], and the run has images [8, 8, 1]
 """
 
 

@@ -45,7 +45,7 @@ def test_a_gpu_is_described_as_xla_reads_it():
 
 
 def test_rates_are_of_the_devices_that_jax_names():
-  """The names are those of jax/_src/pallas/mosaic/tpu_info.py and of drivers."""
+  """jax/_src/pallas/mosaic/tpu_info.py and drivers have these names."""
   named = {'v4': ['v4'], 'v5e': ['v5 lite', 'v5e'], 'v5p': ['v5', 'v5p'], 'v6e': ['v6 lite', 'v6e']}
   for kind, names in named.items():
     for name in names:

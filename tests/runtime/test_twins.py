@@ -149,7 +149,7 @@ def test_runs_that_are_too_large_are_refused(address, monkeypatch):
   with pytest.raises(UserError, match='has 1,099,511,627,776 MiB to copy down, and .* of room'):
     twin.copy_down()
   monkeypatch.setattr(twins, 'MOST_FILES', 0)
-  with pytest.raises(UserError, match='has more than 0 objects: it is no run'):
+  with pytest.raises(UserError, match='has more than 0 objects: a run has fewer'):
     twin.copy_down()
   assert not [*twin.path.rglob('*')]
 

@@ -236,7 +236,7 @@ GUIDED = (1.0, 0.25), (0.0, 1.0)  # means and variances of two Gaussians
 
 def product_of_gaussians(powers, laws):
   """Returns mean, variance and log integral of prod N(m, v)^beta, float64."""
-  b, (m, v) = np.float64(powers), np.float64(laws).T
+  b, m, v = np.array(powers), *np.transpose(laws)
   precision = np.sum(b / v)
   mean = np.sum(b * m / v) / precision
   logs = -0.5 * b * (np.log(2.0 * np.pi * v) + m**2 / v)

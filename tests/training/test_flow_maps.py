@@ -106,7 +106,7 @@ def test_improved_mean_flow_literally(key):
 
 @pytest.mark.parametrize('name', ['lagrangian', 'progressive', 'midpoint'])
 def test_self_distillation_literally(name, key):
-  """Guidance has omega and kappa, and dX/ds is the derivative in s alone."""
+  """Guidance has omega and kappa; dX/ds is a derivative in s only."""
   omega, kappa = 0.9, 0.5
   midpoint = {'midpoint': True} if name == 'midpoint' else {}
   make = flow_maps.lagrangian if name == 'lagrangian' else flow_maps.progressive

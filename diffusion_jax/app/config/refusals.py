@@ -81,7 +81,7 @@ def _set_fields(config, workdir, fields):
   if not fields:
     return
   now, run = config.flat, folder.stored_fields(workdir)
-  before = {**store.defaults(config), **run}  # The run may have other data.
+  before = {**store.defaults(config), **run}  # the run may lack a new field
   for field in fields:
     for name, value in now.items():
       is_below = name == field or name.startswith(f'{field}.')

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -123,8 +124,10 @@ def denoiser_of(
   after_guidance: Wrap | None = None,
   clip: bool = True,
   scale: jax.Array | float | None = None,
-) -> dj.Denoiser:
+) -> Callable[..., Any]:
   """Returns the denoiser, guided and clipped, at the levels of the training.
+
+  For guidance with a sampler of pairs it returns the pair, each clipped.
 
   guides: the runs that guide it, besides its own condition; see `Plan` for the
   others. Without `clip` no classifier guides it.

@@ -5,11 +5,12 @@ modes/test_refusals.py has the rules, as a user meets them.
 
 import pytest
 
-from diffusion_jax.app.config import kinds, store
+from diffusion_jax.app.config import folder, kinds, store
 from diffusion_jax.app.config.refusals import Row, idle, lines, without_idle
 from diffusion_jax.app.smoke import shrunk
+from diffusion_jax.runtime.files import read_json, write_json
 from tests.app.config.test_store import ALL
-from tests.app.conftest import DIGITS, read, stored_run
+from tests.app.conftest import DIGITS, read
 
 WRONG = Row(lambda c, facts: c.seed, 'seed {it} of {c.network.name}, {data}')
 
@@ -51,7 +52,13 @@ def test_what_a_file_sets_is_left_out_until_nothing_is_idle(capsys):
   assert without_idle(rest, flags, 'none', 'train') is rest
 
 
-def test_fields_that_a_run_of_other_data_lacks_are_not_set(tmp_path):
-  run = stored_run(tmp_path / 'digits')
-  config = store.with_flags(read('digits'), [('data', 'npz'), ('data.path', 'x.npz')])
-  assert without_idle(config, ['data'], run, 'train') is config
+def test_a_field_that_a_run_lacks_is_not_set(tmp_path):
+  """An older version wrote the run, without the field."""
+  config = read('digits')
+  folder.write_config(tmp_path, config, DIGITS)
+  path = tmp_path / 'config.json'
+  content = read_json(path)
+  del content['sampling']['profile']
+  write_json(path, content)
+  assert without_idle(config, [], tmp_path, 'edit') is config
+  assert [*lines(idle(config), config, 'edit', tmp_path)] == []

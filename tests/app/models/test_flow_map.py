@@ -89,6 +89,14 @@ def test_a_loss_with_forward_mode_takes_the_attention_that_has_it(changes, expec
   assert model.noisy.network.attention == expected
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('changes', [LAGRANGIAN, PROGRESSIVE])
+def test_self_distillation_is_trained_and_sampled(changes, tmp_path):
+  MODES['train'](config_of(changes), tmp_path)
+  MODES['sample'](config_of(changes | within('sampling', num_steps=2, name='samples')), tmp_path)
+  assert arrays_of(tmp_path)['arr_0'].shape == (16, 8, 8, 1)
+
+
 def test_a_consistency_function_is_distilled_and_sampled(teacher, tmp_path, capsys):
   """The modes begin with all weights of the teacher."""
   run = tmp_path / 'run'

@@ -117,7 +117,7 @@ MANY = {'corrector': 'langevin', 'corrector.steps': 10**9}
 @pytest.mark.parametrize('fields', [{'num_steps': 10**9}, {'respacing': '1000000000'}, MANY])
 def test_the_calls_of_a_strangers_sampler_are_not_counted(fields, tmp_path):
   run = Run.open(smoke(), tmp_path)
-  folder.write_config(tmp_path, run.config, run.model.facts)
+  folder.write_config(tmp_path, run.model.config, run.model.facts)
   assert report.drawn_by(run, made(tmp_path, 'a', **fields))[2]['calls'] is None
 
 

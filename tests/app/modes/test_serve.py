@@ -245,7 +245,7 @@ def test_other_kinds_of_models_are_drawn(name, changes, names, tmp_path):
 
 
 def test_guidance_with_steps_of_its_own_is_drawn(tmp_path):
-  """Its program is of one scale, and the pictures are those of sampling."""
+  """Its program is of one scale, and its pictures equal sampling's."""
   guidance = {'sampling.guidance': 'cfg_plus_plus', 'sampling.guidance.scale': 0.8}
   config = smoke(**SIZE, **guidance)
   run = untrained(config, tmp_path / 'run', deviation=0.5)
