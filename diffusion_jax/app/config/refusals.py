@@ -187,6 +187,11 @@ def guidance_of_pairs(c: Node, facts: Facts | None) -> str:
   return f'sampling.guidance={guidance.name}' * (guidance.name == 'cfg_plus_plus')
 
 
+def _needs_no_images(c, facts):
+  metrics = {kinds.name_of(name) for name in c.evaluation.metrics}
+  return c.evaluation.statistics and metrics <= {'fd', 'fid'} and not c.evaluation.floor
+
+
 _ALONE = 'conditioning.labels=False, and no text, image or context'
 _STEPS = _paths('sampling', *STEPS)
 
@@ -248,6 +253,7 @@ IDLE = (
     fields=_STEPS,
   ),
   Row(_is_in_no_bucket, 'data on this machine', fields=('data.cache',)),
+  Row(_needs_no_images, 'evaluation.statistics', EVALUATE, fields=('evaluation.reference',)),
   Row(guidance_of_pairs, '{it}, which has steps of its own', fields=_STEPS),
   *map(_of_posterior, (*STEPS, 'num_steps', 'spacing', 'respacing')),
 )

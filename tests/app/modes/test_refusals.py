@@ -268,6 +268,8 @@ evaluation.fid.num_draws=3 => config.evaluation.fid.num_draws=3 is not read with
   evaluation.metrics=elbo: add fid, or leave this out
 evaluation.metrics=elbo evaluation.statistics=a.npz => evaluation.statistics=a.npz is not read with
   evaluation.metrics=elbo
+evaluation.metrics=fd evaluation.statistics=a.npz evaluation.reference=test =>
+  config.evaluation.reference=test is not read with evaluation.statistics
 evaluation.metrics=fd evaluation.features=pixels evaluation.statistics=lost.npz =>
   config.evaluation.statistics: file or folder lost.npz not found
 evaluation.sweep=num_steps => num_steps is not field=value,value
