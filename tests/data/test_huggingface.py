@@ -63,10 +63,8 @@ def test_a_small_buffer_permutes_row_groups(folder):
   uniform = np.random.default_rng((3, 0, 0)).permutation(25)
   assert sorted(order) == list(range(25)) and (order != uniform).any()
 
-  class Ordered(ArraySource):
-    order = staticmethod(source.order)
-
-  encoded.assert_batches_of(source, encoded.train_set(Ordered))
+  expected = encoded.train_set(functools.partial(ArraySource, order=source.order))
+  encoded.assert_batches_of(source, expected)
   np.testing.assert_array_equal(pipeline.batch_at(source, 8, 3, 0)['label'], order[:8] % 3)
   assert Binarized(source).order is source.order
 
