@@ -179,7 +179,7 @@ import os, signal, sys, time
 from diffusion_jax.app import cli
 from diffusion_jax.app.modes import sample
 
-def program(config, workdir):
+def program(run):
   os.kill(os.getpid(), signal.SIGTERM)
   time.sleep(30)
 
