@@ -140,7 +140,7 @@ def test_a_killed_run_continues_on_an_empty_machine(server, tmp_path):
   assert os.listdir(tmp_path / 'last') == ['output']
 
 
-@pytest.mark.parametrize('returns', [True, False])
+@pytest.mark.parametrize('returns', [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_server_that_does_not_answer(server, tmp_path, returns):
   """The training goes on; it ends in one line if the server does not return."""
   saved, output = server.folder / SAVED, tmp_path / 'machine' / 'output'
@@ -161,6 +161,7 @@ def test_a_server_that_does_not_answer(server, tmp_path, returns):
     assert params_of(run)
 
 
+@pytest.mark.slow
 def test_a_full_server(server, tmp_path):
   resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
   process = start(tmp_path / 'machine', ADDRESS, patience=1)
