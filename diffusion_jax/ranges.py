@@ -7,7 +7,6 @@ which programs call that build objects from a user's values.
 import ast
 import difflib
 import numbers
-import re
 import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -220,11 +219,6 @@ def near(value: object, names: Iterable[str]) -> str:
   """Returns " (did you mean 'name'?)", or '' if no name is near."""
   match = difflib.get_close_matches(str(value), [*names], n=1, cutoff=0.65)
   return f' (did you mean {match[0]!r}?)' if match else ''
-
-
-def is_address(path: object) -> bool:
-  """Returns whether a path is an address, such as gs://bucket/train.npz."""
-  return re.match(r'[A-Za-z][\w+.-]*://', str(path)) is not None
 
 
 def is_file_name(name: str) -> bool:

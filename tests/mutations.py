@@ -534,6 +534,8 @@ networks/transformer_block.py
   its_equations: y = x + gate_1 * out => y = x + gate_2 * out
 networks/vdm.py
   score_network_literally: 'zero_embedding': True => 'zero_embedding': False
+paths.py
+  without_a_home: if full.startswith('~') => if False
 planning/plans.py
   with_remedies: 2 * plan['accumulate'] => 2
   prefixes_of_si: -3), 5) => -3), 4)
@@ -560,7 +562,6 @@ runtime/files.py
   json_of_64_bits: len(x) < 20 => len(x) < 400
   more_than_a_mebibyte: file.readline(2**20) => file.readline()
   turns_the_direction: \u2028-\u202e => \u2028-\u2029
-  without_a_home: if full.startswith('~') => if False
 runtime/lock.py
   no_file_elsewhere: st_nlink > 1 => st_nlink > 9
 runtime/sessions.py app/modes/test_kept_files.py

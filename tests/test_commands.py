@@ -21,7 +21,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
-from diffusion_jax.ranges import is_address
+from diffusion_jax.paths import is_address
 from diffusion_jax.weights import share
 from tests.app.conftest import DIGITS
 from tests.test_readme import EXAMPLE, ROOT

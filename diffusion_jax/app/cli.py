@@ -24,9 +24,10 @@ from diffusion_jax.app.config import folder, modes, refusals, store, trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
+from diffusion_jax.paths import expanded
 from diffusion_jax.ranges import near
 from diffusion_jax.runtime import buckets, compiling, hosts, processes, sessions, start_up
-from diffusion_jax.runtime.files import expanded, one_line
+from diffusion_jax.runtime.files import one_line
 from diffusion_jax.weights import share
 
 PREEMPTED = 42  # the exit code after which a job must be started again

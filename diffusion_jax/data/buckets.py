@@ -1,6 +1,6 @@
 """Data in a bucket, gs:// or s3://, copied once into a folder of this machine.
 
-The copy of gs://bucket/a/b is <cache>/gs/bucket/a/b. A hidden file beside it has
+The copy of gs://bucket/a/b is <cache>/gs/bucket/a/b. A hidden file next to it has
 the ETag of the object, which is copied again if its ETag or size changes.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from diffusion_jax.atomic_files import draft, own_folder
 from diffusion_jax.data.files import naming
-from diffusion_jax.ranges import is_address
+from diffusion_jax.paths import cache_folder, expanded, is_address
 
 LIBRARIES = {'gs': ('gcsfs', 'gcs'), 's3': ('s3fs', 's3')}  # and their extras
 _THREADS = 8  # objects that are copied at the same time
@@ -54,19 +54,14 @@ def local(path: str, cache: str | Path = '', suffix: str = '') -> str:
 def place(path: str, cache: str | Path = '') -> Path:
   """Returns where the copy of an address is.
 
-  cache: a folder, by default $XDG_CACHE_HOME/diffusion_jax/data, in ~/.cache.
-  Raises ValueError for a name that leads out of the folder.
+  cache: a folder, by default data/ in `paths.cache_folder`. Raises ValueError
+  for a name that leads out of the folder, and for an address as the cache.
   """
   scheme, _, name = path.partition('://')
   parts = name.rstrip('/').split('/')
   if {'', '.', '..'} & {*parts}:
     raise ValueError(f'{path}: a name with an empty part, . or .. cannot be copied to a folder')
-  if is_address(cache):
-    raise ValueError(f'cache={cache} is an address: give a folder of this machine')
-  home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  folder = os.path.expanduser(cache or f'{home}/diffusion_jax/data')
-  if folder.startswith('~'):
-    raise ValueError(f'{path}: no home folder is known: set data.cache to a folder')
+  folder = expanded(str(cache), written=True) if cache else cache_folder() / 'data'
   return Path(folder, scheme, *parts)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from diffusion_jax.atomic_files import draft
 from diffusion_jax.data.files import say_once
 from diffusion_jax.data.spec import ArraySpec
-from diffusion_jax.ranges import check_choice, is_address
+from diffusion_jax.paths import is_address
+from diffusion_jax.ranges import check_choice
 
 # Pictures of any shape: encode to [-1, 1], decode to uint8.
 PICTURES = ArraySpec((), 256)

@@ -16,8 +16,8 @@ import os
 import sys
 from pathlib import Path
 
-from diffusion_jax.data.buckets import is_address
 from diffusion_jax.data.files import naming
+from diffusion_jax.paths import is_address
 
 NAMES = ('cifar10', 'mnist')
 

@@ -17,7 +17,8 @@ from diffusion_jax.data.sources import Source, content_sum, in_batches
 from diffusion_jax.metrics import features, fid
 from diffusion_jax.metrics.features import Extractor
 from diffusion_jax.metrics.metric import EXTRACTED, Arrays
-from diffusion_jax.runtime.files import cache_folder, write_npz
+from diffusion_jax.paths import cache_folder
+from diffusion_jax.runtime.files import write_npz
 
 # Images whose features are kept, for metrics by neighbours and kernels; the
 # statistics are over all images.

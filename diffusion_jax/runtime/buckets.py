@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.ranges import is_address
+from diffusion_jax.paths import is_address
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.twins import Twin
 

@@ -29,8 +29,8 @@ from tqdm import tqdm
 
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.atomic_files import draft
+from diffusion_jax.paths import cache_folder
 from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.files import cache_folder
 from diffusion_jax.runtime.sharding import on_mesh, platform_of, replicated
 
 Effort = Literal['fast', 'tuned']

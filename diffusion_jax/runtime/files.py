@@ -12,7 +12,7 @@ import re
 import stat
 import tempfile
 from collections.abc import Iterator
-from errno import EFBIG, EINVAL, ENOENT
+from errno import EFBIG, EINVAL
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +21,6 @@ import numpy as np
 from diffusion_jax.aliases import Json
 from diffusion_jax.atomic_files import draft
 from diffusion_jax.errors import UserError
-from diffusion_jax.ranges import is_address
 
 
 def sha256(path: str | Path) -> str:
@@ -53,38 +52,6 @@ def make_folder(workdir: str | Path, below: str | Path = '') -> Path:
       f'cannot write in the workdir {folder} ({error.strerror}): give another --workdir'
     ) from error
   return folder
-
-
-def expanded(path: str, written: bool = False) -> str:
-  """Returns a path with the user's folder for ~.
-
-  Raises ValueError without such a folder, for an address with one slash, and
-  for one such as gs://bucket/run if something is to be `written`.
-  """
-  if slip := re.match('(gs|s3):(?!//)', path):
-    raise ValueError(f'{path}: write {slip[0]}//bucket/run, with two slashes')
-  if written and is_address(path):
-    raise ValueError(
-      f'{path} is an address, and only folders of this machine are written: '
-      'give the path of a folder, such as a mounted bucket'
-    )
-  full = os.path.expanduser(path)
-  if full.startswith('~'):
-    raise ValueError(f'{path}: no home folder is known: write the whole path')
-  return full
-
-
-def cache_folder() -> Path:
-  """Returns $XDG_CACHE_HOME/diffusion_jax, by default in ~/.cache.
-
-  Raises OSError without a home folder.
-  """
-  home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  try:
-    return Path(expanded(home)) / 'diffusion_jax'
-  except ValueError as error:  # a container
-    text = 'HOME and XDG_CACHE_HOME are not set'
-    raise OSError(ENOENT, text, home) from error
 
 
 def check_files(folder: Path) -> None:

@@ -192,8 +192,8 @@ def lagrangian(
 ) -> Objective:
   """Makes Lagrangian self-distillation (LSD, Boffi et al. 2025).
 
-  The loss is `lagrangian_error` + |u(x_t, t, t) - v|^2. Its derivative is in s
-  alone, and the first term is 0 where s = t, so that two_times is by default
+  The loss is `lagrangian_error` + |u(x_t, t, t) - v|^2. Its derivative is only
+  in s, and the first term is 0 where s = t, so that two_times is by default
   `two_times(p_equal=0.0)`. All pairs of times have the weight 1. The rest is as
   in `mean_flow`. Metrics: loss, also per quarter of t; error, the first term;
   error_velocity.

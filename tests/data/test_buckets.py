@@ -151,18 +151,20 @@ def without_home(address):
     buckets.place(address)
 
 
+NO_HOME = "without_home('gs://bucket/a.npz') => HOME and XDG_CACHE_HOME are not set"
 WRONG = """
 npz('az://bucket/a.npz') => az://bucket/a.npz: data are read from gs:// and s3://, not from az://
 npz('gs://bucket/../a.npz') => a name with an empty part, . or .. cannot be copied to a folder
-npz('gs://bucket/a.npz', cache='s3://a') => cache=s3://a is an address: give a folder of this
+npz('gs://bucket/a.npz', cache='s3://a') => s3://a is an address, and only folders of this
 npz('gs://bucket/a.npz') => gs://bucket/a.npz needs the library gcsfs: pip install -e '.[gcs]'
-without_home('gs://bucket/a.npz') => no home folder is known: set data.cache to a folder
 tfds('train', 'cifar10', data_dir='s3://b') => s3://b/cifar10 needs the library s3fs
 cifar10(data_dir='gs://b') => gs://b: cifar10 is prepared in a folder of this machine
 """
 
 
-@pytest.mark.parametrize('error, call, message', [*refusals.rows(ValueError, WRONG)])
+@pytest.mark.parametrize(
+  'error, call, message', [*refusals.rows(ValueError, WRONG), *refusals.rows(OSError, NO_HOME)]
+)
 def test_other_addresses_are_refused(error, call, message, monkeypatch):
   for library, _ in buckets.LIBRARIES.values():
     monkeypatch.setitem(sys.modules, library, None)

@@ -3,15 +3,13 @@
 import contextlib
 import json
 import os
-import pwd
 
-import jax
 import numpy as np
 import pytest
 
 from diffusion_jax.app.config import trust
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import compiling, files
+from diffusion_jax.runtime import files
 from tests.refusals import one_line
 
 PLANTED = {
@@ -116,29 +114,6 @@ def test_json_of_64_bits_and_some_depth_is_exact(tmp_path):
   assert [files.parse_json('1' + '0' * n) for n in (398, 5000)] == 2 * [np.inf]
   with pytest.raises(FileNotFoundError):
     files.read_json(tmp_path / 'b.json')
-
-
-def test_a_container_without_a_home(tmp_path, monkeypatch, capsys):
-  """HOME is not set, and the number of the user has no name."""
-  for name in ('HOME', 'XDG_CACHE_HOME'):
-    monkeypatch.delenv(name, raising=False)
-  monkeypatch.setattr(pwd, 'getpwuid', {}.__getitem__)
-  with pytest.raises(OSError, match='HOME and XDG_CACHE_HOME are not set'):
-    files.cache_folder()
-  with pytest.raises(ValueError, match='~/a: no home folder is known: write'):
-    files.expanded('~/a')
-  monkeypatch.setattr(trust, '_allowed', {'/a'})
-  trust.remember(tmp_path, {'path': '/a'})
-  trust.recall(tmp_path)
-  before = jax.config.values['jax_compilation_cache_dir']
-  jax.config.update('jax_compilation_cache_dir', None)
-  try:
-    compiling.keep_compilations(None)
-  finally:
-    jax.config.update('jax_compilation_cache_dir', before)
-  assert 'are not kept in ~/.cache (HOME and XDG_CACHE_HOME are not' in capsys.readouterr().err
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  assert files.cache_folder() == tmp_path / 'diffusion_jax'
 
 
 def test_a_name_that_is_not_utf_8(tmp_path, monkeypatch):

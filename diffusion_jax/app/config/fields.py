@@ -100,10 +100,8 @@ class Training:
   keep_every: Free[Count] = 0  # also those at multiples of this step
   keep_best: Free[Count] = 0  # also the best ones, by keep_best_by
   keep_best_by: Free[str] = 'test_loss'  # or a metric, such as fid
-  # steps without a lower test loss after which a training ends; 0: it does not
-  patience: Free[Count] = 0
-  # the first and the last step of a trace for xprof, such as 10,15; (): none
-  profile_steps: Free[tuple[Size, ...]] = ()
+  patience: Free[Count] = 0  # steps without a lower test loss that end a training; 0: none do
+  profile_steps: Free[tuple[Size, ...]] = ()  # first and last of a trace for xprof, as 10,15
   # seconds without a heartbeat after which a process of --multihost is lost
   heartbeat_timeout: Free[Size] = 30
   # steps in a row that may be skipped because loss or gradient is not finite
@@ -140,9 +138,7 @@ class Evaluation:
   # $DIFFUSION_JAX_WEIGHTS; of classifier: a file of convert.to=stablehlo
   weights: str = ''
   reference: str = 'train'  # train, test, or an npz file with x, which samples are compared to
-  # npz file with mu and sigma of the reference, for fd and fid, as ADM, EDM,
-  # pytorch-fid and clean-fid publish them (docs/evaluation.md)
-  statistics: str = ''
+  statistics: str = ''  # npz file of published mu and sigma, for fd and fid (docs/evaluation.md)
   num_pairs: Size = 300  # held-out examples with a context, for the metrics of calibration
   draws_per_pair: Size = 49  # samples for the context of each
   floor: bool = False  # also scores as many real images of the other split than reference

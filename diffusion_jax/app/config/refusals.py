@@ -17,7 +17,8 @@ from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.edits.methods import STEPS
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.networks.inputs import Inputs
-from diffusion_jax.ranges import is_address
+from diffusion_jax.paths import is_address
+from diffusion_jax.sampling.guiders import CFGPlusPlus
 from diffusion_jax.training import loggers
 
 Found = Callable[[Node, Any], Any]  # facts may be None
@@ -27,8 +28,8 @@ class Row(NamedTuple):
   """A rule.
 
   when: config, facts -> a true value, `it`, if the rule is broken. sentence: a
-  format with c, the config, facts, data, their description, and it. modes and
-  kinds of models: of which the rule is; empty: any. fields: those that are not
+  format with c, the config, facts, data, their description, and it. modes,
+  kinds: the modes and kinds of models that it concerns; empty: any. fields: those that are not
   read then, by the setting that is the sentence; advice: what to do.
   """
 
@@ -184,12 +185,13 @@ def guidance_of_pairs(c: Node, facts: Facts | None) -> str:
     return ''
   if guidance.get('correct'):
     return 'sampling.guidance.correct=True'
-  return f'sampling.guidance={guidance.name}' * (guidance.name == 'cfg_plus_plus')
+  return 'sampling.guidance=cfg_plus_plus' if guidance.constructor is CFGPlusPlus else ''
 
 
 def _needs_no_images(c, facts):
   metrics = {kinds.name_of(name) for name in c.evaluation.metrics}
-  return c.evaluation.statistics and metrics <= {'fd', 'fid'} and not c.evaluation.floor
+  by_statistics = metrics <= {'fd', 'fid', 'sfd', 'sfid'}
+  return c.evaluation.statistics and by_statistics and not c.evaluation.floor
 
 
 _ALONE = 'conditioning.labels=False, and no text, image or context'

@@ -33,9 +33,10 @@ from diffusion_jax.core.parametrization import Kind, Parametrization
 from diffusion_jax.data import simulated
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
+from diffusion_jax.paths import cache_folder, expanded as expanded_path
 from diffusion_jax.ranges import check_value
-from diffusion_jax.runtime import buckets, files
-from diffusion_jax.runtime.files import cache_folder, read_json, write_json
+from diffusion_jax.runtime import buckets
+from diffusion_jax.runtime.files import read_json, write_json
 from diffusion_jax.training.objectives import Objective
 
 _allowed: set[str] = set()
@@ -68,7 +69,7 @@ def expanded(name: str, value: Any) -> Any:
   if isinstance(value, tuple):
     return tuple(expanded(name, x) for x in value)
   is_path = isinstance(value, str) and name in (*PATHS, *_OTHERS, *_USERS)
-  return files.expanded(value, name in _WRITTEN) if is_path else value
+  return expanded_path(value, name in _WRITTEN) if is_path else value
 
 
 def remember(workdir: Path, config: Tree) -> None:

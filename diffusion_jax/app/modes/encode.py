@@ -19,8 +19,9 @@ from diffusion_jax.atomic_files import draft, draft_folder
 from diffusion_jax.data.sources import Source, check_examples
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.errors import UserError
+from diffusion_jax.paths import expanded
 from diffusion_jax.runtime import lock
-from diffusion_jax.runtime.files import expanded, make_folder, write_json
+from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.runtime.per_example import Arrays, join_parts, per_example, write_parts
 from diffusion_jax.weights import checksums
 

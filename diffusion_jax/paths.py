@@ -1,0 +1,43 @@
+"""Paths of this machine, and addresses of buckets."""
+
+import os
+import re
+from errno import ENOENT
+from pathlib import Path
+
+
+def is_address(path: object) -> bool:
+  """Returns whether a path is an address, such as gs://bucket/train.npz."""
+  return re.match(r'[A-Za-z][\w+.-]*://', str(path)) is not None
+
+
+def expanded(path: str, written: bool = False) -> str:
+  """Returns a path with the user's folder for ~.
+
+  Raises ValueError without such a folder, for an address with one slash, and
+  for one such as gs://bucket/run if something is to be `written`.
+  """
+  if slip := re.match('(gs|s3):(?!//)', path):
+    raise ValueError(f'{path}: write {slip[0]}//bucket/run, with two slashes')
+  if written and is_address(path):
+    raise ValueError(
+      f'{path} is an address, and only folders of this machine are written: '
+      'give the path of a folder, such as a mounted bucket'
+    )
+  full = os.path.expanduser(path)
+  if full.startswith('~'):
+    raise ValueError(f'{path}: no home folder is known: write the whole path')
+  return full
+
+
+def cache_folder() -> Path:
+  """Returns $XDG_CACHE_HOME/diffusion_jax, by default in ~/.cache.
+
+  Raises OSError without a home folder.
+  """
+  home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  try:
+    return Path(expanded(home)) / 'diffusion_jax'
+  except ValueError as error:  # a container
+    text = 'HOME and XDG_CACHE_HOME are not set'
+    raise OSError(ENOENT, text, home) from error
