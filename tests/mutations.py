@@ -396,7 +396,7 @@ data/spec.py
   closed_box: (bounded <= high) => (bounded < high)
   closed_box: kind = values.dtype if values.dtype.kind == 'f' else np.float64 => kind = np.float64
 data/tables.py
-  columns_are: float(text) if _NUMBER.fullmatch(text) else np.inf, text => text
+  columns_are: key=lambda x: (numeric[x], x) => key=None
   columns_are: max(',;\t', => max(',',
   columns_are: 'utf-8-sig' => 'utf-8'
   columns_are: np.eye(len(categories))[index] => np.eye(len(categories))[::-1][index]
@@ -404,7 +404,7 @@ data/tables.py
   the_rest: numbers(cells, every)[index] for => numbers(cells, every) for
   numbers_and_names: part[:, 0].astype(str) => part[:, 0].astype('<U5')
 data/tables.py app/modes/test_tables.py
-  samples_have: start += part.shape[1] => start += 1
+  held_out: start += part.shape[1] => start += 0
   gaps: bool(x) or not blank for => True for
 data/sources.py data/test_tables.py
   columns_are: np.where(is_category, 0.0, mean) => mean

@@ -52,13 +52,13 @@ def csv_table(
   bounds: tuple[Finite, ...] = (),
   cache: str = '',
 ) -> ArraySource:
-  """Reads a CSV file with a header: columns x, [N, D], given those of context.
+  """Reads columns of numbers x, [N, D], of a CSV file with a header.
 
-  context: 'rest' is all other columns. Its columns without numbers, and those
-  in `categories`, are categories in sorted order. label: the column of classes.
-  The test split is test_path, or else a fixed random test_fraction, which
-  'train' does not contain. bounds and cache are as in `npz`. Raises ValueError,
-  which names row and column, or FileNotFoundError.
+  context: the columns that x is given; 'rest' is all others. Columns without
+  numbers, and those in `categories`, are read as categories, in sorted order.
+  label: the column of classes. The test split is test_path, or else a fixed
+  random test_fraction, which 'train' does not contain. bounds, cache: as in
+  `npz`. Raises ValueError that names row and column, or FileNotFoundError.
   """
   check_split(split)
   cells = read_cells(buckets.local(str(path), cache))
@@ -67,7 +67,7 @@ def csv_table(
   labels = (label,) if label else ()
   _check_choice(cells, (*x, *context, *labels), {*categories} - {*context})
   names = {
-    'x': [*x],
+    'x': x,
     'context': [n for column in context for n in _names(cells, column, column in categories)],
     'label': [n for column in labels for n in _names(cells, column, True)],
   }
@@ -76,13 +76,13 @@ def csv_table(
   size = len(cells.rows)
   index = np.arange(size) if test_path else random_part(size, split, test_fraction, path)
   arrays = {what: numbers(cells, every)[index] for what, every in names.items() if every}
-  if label:
-    arrays['label'] = arrays['label'].argmax(axis=1).astype(np.int32)
-  low, high = box_of(bounds, len(x))
   classes = tuple(_columns(names['label']).get(label, ()))
+  low, high = box_of(bounds, len(x))
   return ArraySource(
-    **arrays,
-    num_classes=len(classes),
+    arrays['x'],
+    arrays['label'].argmax(axis=1).astype(np.int32) if label else None,
+    len(classes),
+    context=arrays.get('context'),
     low=low,
     high=high,
     class_names=classes,
@@ -94,15 +94,17 @@ def csv_table(
 def read_cells(path: str | Path) -> Cells:
   """Reads a CSV file in UTF-8 with a header.
 
-  Its delimiter is what the header has most of: commas, semicolons or tabs.
+  Its delimiter is the most frequent in the header: comma, semicolon or tab.
   Blank lines and columns without a name are left out. Raises ValueError or
   FileNotFoundError in one line.
   """
   path, lines = existing(path, 'CSV file', Path.is_file), []
   try:
     text = path.read_text('utf-8-sig')
-    delimiter = max(',;\t', key=lambda mark: len(next(_lines(text.lstrip('\n'), mark), ())))
-    for line in _lines(text, delimiter, strict=True):
+    unquoted = re.sub('"[^"]*"', '', text.lstrip('\n').partition('\n')[0])
+    delimiter = max(',;\t', key=unquoted.count)
+    how = {'delimiter': delimiter, 'skipinitialspace': True, 'strict': True}
+    for line in csv.reader(io.StringIO(text), **how):
       lines.append([cell.strip() for cell in line])
   except UnicodeDecodeError as error:
     place = f'byte {error.start + 1:,}'
@@ -124,11 +126,6 @@ def read_cells(path: str | Path) -> Cells:
       raise ValueError(f'{path} has several columns {name!r}: rename them')
   columns = zip(header, zip(*texts, strict=True), strict=True)
   return Cells(path, {name: cells for name, cells in columns if name}, rows[1:])
-
-
-def _lines(text, delimiter, strict=False):
-  file = io.StringIO(text)
-  return csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=strict)
 
 
 def _check_choice(cells, names, others):
@@ -155,11 +152,8 @@ def _names(cells, column, is_category):
       f'{MOST_CATEGORIES:,} can be categories: leave it out'
     )
   say_once(f'{cells.path}: column {column!r} has {len(categories)} categories')
-  return [f'{column}={x}' for x in sorted(categories, key=_order)]
-
-
-def _order(text):
-  return (float(text) if _NUMBER.fullmatch(text) else np.inf, text)
+  numeric = {x: float(x) if _NUMBER.fullmatch(x) else np.inf for x in categories}
+  return [f'{column}={x}' for x in sorted(categories, key=lambda x: (numeric[x], x))]
 
 
 def _columns(names):
@@ -174,8 +168,8 @@ def _columns(names):
 def numbers(cells: Cells, names: Sequence[str], blank: bool = False) -> np.ndarray:
   """Returns the numbers with these names, float64 [N, D].
 
-  blank: an empty cell is NaN. Raises ValueError that names the row and the
-  column of a cell that is no number, or no category.
+  blank: an empty cell is NaN. Raises ValueError that names row and column of
+  another cell.
   """
   arrays, columns = [], _columns(names)
   check_columns(str(cells.path), [*cells.columns], [*columns])
@@ -237,7 +231,7 @@ def texts_of(names: Iterable[str], x: np.ndarray) -> dict[str, list[str]]:
 
 
 def as_csv(columns: Mapping[str, Iterable[object]]) -> str:
-  """Returns the text of a CSV file with a header."""
+  """Returns the columns as a CSV file has them, below their names."""
   file = io.StringIO()
   writer = csv.writer(file, lineterminator='\n')
   writer.writerow(columns)

@@ -8,7 +8,7 @@ from sklearn.datasets import load_wine
 
 from diffusion_jax.data.sources import measured
 from diffusion_jax.data.splits import random_part
-from diffusion_jax.data.tables import as_csv, csv_table, numbers, read_cells, read_rows, texts_of
+from diffusion_jax.data.tables import as_csv, csv_table, numbers, read_cells, texts_of
 
 HOUSES = """\
 city,price,rooms,"zip, code",kind
@@ -56,7 +56,7 @@ def test_columns_are_numbers_categories_and_classes(tmp_path, mark, encoding):
 
 
 def test_the_rest_and_the_splits(tmp_path):
-  """Categories are those of the whole file, or of the file for training."""
+  """The training file, with its held-out part, has the categories."""
   path = write(tmp_path / 'a.csv', HOUSES)
   rest = csv_table(path, ('price',), context=('rest',))
   assert [x.partition('=')[0] for x in rest.facts.context.names] == [
@@ -74,24 +74,17 @@ def test_the_rest_and_the_splits(tmp_path):
 
 
 def test_a_table_of_scikit_learn(tmp_path):
-  wine = load_wine(as_frame=True)
-  frame = wine.frame.assign(target=wine.target_names[wine.target])
-  frame.to_csv(tmp_path / 'wine.csv')  # The index is a column without a name.
-  source = csv_table(tmp_path / 'wine.csv', ('alcohol',), context=('rest',), label='target')
-  np.testing.assert_array_equal(source.x[:, 0], wine.data['alcohol'])
-  np.testing.assert_array_equal(source.context, wine.data.drop(columns='alcohol'))
+  """The index of the rows is a column without a name, which is left out."""
+  wine = load_wine()
+  rows = zip(wine.data, wine.target_names[wine.target], strict=True)
+  with (tmp_path / 'wine.csv').open('w', newline='') as file:
+    writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(['', *wine.feature_names, 'class'])
+    writer.writerows([i, *map(float, row), kind] for i, (row, kind) in enumerate(rows))
+  source = csv_table(tmp_path / 'wine.csv', ('alcohol',), context=('rest',), label='class')
+  np.testing.assert_array_equal(np.hstack([source.x, source.context]), wine.data)
   np.testing.assert_array_equal(source.label, wine.target)
   assert source.facts.class_names == tuple(wine.target_names)
-
-
-def test_rows_of_conditions_may_be_in_any_order_and_have_gaps(tmp_path):
-  values = csv_table(write(tmp_path / 'a.csv', HOUSES), ('price', 'rooms'), context=('city',)).facts
-  path = write(tmp_path / 'b.csv', 'rooms,note,price,city\n3,"a\nb",,Chur\n,,2,Bern\n')
-  gaps = read_rows(path, values.x, blank=True)
-  np.testing.assert_array_equal(gaps, [[np.nan, 3], [2, np.nan]])
-  np.testing.assert_array_equal(read_rows(path, values.context), [[0, 0, 1], [0, 1, 0]])
-  np.save(tmp_path / 'b.npy', [[1.0, 2.0]])
-  np.testing.assert_array_equal(read_rows(tmp_path / 'b.npy', values.x), [[1, 2]])
 
 
 NAMES = st.text(st.characters(exclude_categories=('C', 'Z'), exclude_characters='=;'), min_size=1)

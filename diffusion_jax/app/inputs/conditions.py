@@ -214,6 +214,7 @@ class Context(Kind):
     _check_taken(self.values is not None, field, without)
     if path:
       with from_config('sampling.context'):
+        assert self.values is not None  # checked above
         rows = tables.read_rows(path, self.values, blank=self.name == 'known')
       rows = self.checked(path, rows)
       _check_row(row, len(rows), path)
