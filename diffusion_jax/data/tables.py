@@ -61,6 +61,8 @@ def csv_table(
   `npz`. Raises ValueError that names row and column, or FileNotFoundError.
   """
   check_split(split)
+  if not x:
+    raise ValueError(f'x is empty: name columns of {path}')
   cells = read_cells(buckets.local(str(path), cache))
   if tuple(context) == ('rest',) and 'rest' not in cells.columns:
     context = tuple(name for name in cells.columns if name not in (*x, label))

@@ -175,7 +175,7 @@ npz(written(b'hello')) => a.npz is not an npz file of arrays
 npz(written(b'')) => a.npz is not an npz file of arrays
 npz(written(NPY)) => a.npz is not an npz file of arrays: numpy.savez(file, x=array) writes one
 npz(written(b'1,2', 'table.csv')) => table.csv is not an npz file of arrays: numpy.savez(file,
-  x=array) writes one
+  x=array) writes one; data=csv reads a table
 npz(written(METHOD)) => a.npz is not an npz file of arrays
 npz(written(ZEROS)) => a.npz is not an npz file of arrays
 npz(written(WHOLE[:300])) => a.npz is not an npz file of arrays
@@ -186,6 +186,7 @@ table('a,b\n1,2\n\n3\n') => a.csv, row 4 has 1 cells, and the header 2: a cell w
 table('a;b\n1;2\n1;"2"3\n') => a.csv, row 3: ';' expected after '"'
 table('a, b,a\n1,2,3\n') => a.csv has several columns 'a': rename them
 table('b,,c\n1,2,3\n') => a.csv has no column 'a', but b, c
+table('a,b\n1,2\n', '') => x is empty: name columns of a.csv
 table('a,b\n1,2\n', 'a b a') => column 'a' is named twice in x, context and label
 table('a,b=c\n1,2\n', context=('rest',)) => a.csv: rename column 'b=c' without '='
 table('a,b\n1,2\n', categories=('b',)) => categories=b is not a column of context
