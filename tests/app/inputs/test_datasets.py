@@ -305,6 +305,7 @@ def test_labels_of_sub_folders_are_trained_and_drawn(pictures):
     ({'mean': (0.0,) * 3}, 'mean has 3 and std 2 numbers, the last axis of x 2'),
     ({'mean': (0.0,)}, 'mean has 1 and std 2 numbers'),
     ({'std': ()}, 'mean has 2 and std 0 numbers'),
+    ({'names': ('a',)}, '1 names are given for 2 numbers'),
     ({'mean': ()}, 'mean has 0 and std 2 numbers'),
     ({'std': (0.0, 1.0)}, r'std\[0\]=0.0 is not a number in \(0, inf\)'),
     ({'low': (0.0,)}, 'low has 1 and high 0 numbers'),
