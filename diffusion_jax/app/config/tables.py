@@ -25,6 +25,7 @@ from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.core.transitions import gaussian_steps
 from diffusion_jax.data import (
   array_record,
+  between,
   huggingface,
   image_folder,
   npz,
@@ -48,6 +49,7 @@ from diffusion_jax.sampling.guiders import (
   ClassifierFree,
 )
 from diffusion_jax.training import (
+  bridges,
   conditions,
   consistency,
   discrete_states,
@@ -264,11 +266,13 @@ FLOW_MAPS = named(
 
 DATA = {
   **named(small_sets.digits, shapes.shapes, small_sets.synthetic, photos.photos, npz.npz),
+  **named(small_sets.eight_gaussians, small_sets.moons),
   **{n: simulated.simulated(f) for n, f in simulators.BENCHMARK.items()},
   'gaussian_process': simulated.simulated(simulators.gaussian_process),
   **named(image_folder.folder, tfds_sources.cifar10, tfds_sources.mnist, tfds_sources.tfds),
   **named(huggingface.huggingface, webdataset.webdataset, array_record.array_record),
   'binarized': sources.Binarized,
+  'between': between.Between,
 }
 
 # The constructors of each field that is a choice, by its name at the top,
@@ -311,7 +315,10 @@ TABLES = {
   'sampling.ancestral_noise': {'ddim': AncestralNoise},
   'sampling.corrector': {'langevin': Langevin},
   'data': DATA,
-  'data.source': {n: c for n, c in DATA.items() if n != 'binarized'},
+  **dict.fromkeys(
+    ('data.source', 'data.x'),
+    {n: c for n, c in DATA.items() if n not in ('binarized', 'between')},
+  ),
   'optimizer': optimizer.OPTIMIZERS,
   'edit': {
     'inpaint': pictures.Inpaint,
@@ -338,6 +345,13 @@ TABLES = {
     **named(posteriors.gibbs, posteriors.proximal, posteriors.dps, posteriors.red_diff),
   },
   'edit.reward': named(posteriors.brightness),
+}
+
+# What configs of bridges have instead.
+BRIDGES = {
+  'objective': named(bridges.bridge),
+  'schedule': {'flow': dj.RectifiedFlowSchedule},
+  'noise_input': {'time': dj.time_input},
 }
 
 # What configs of discrete states have instead.
