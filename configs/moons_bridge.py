@@ -1,20 +1,38 @@
 r"""From one set to another: eight Gaussians to two moons, and back.
 
-score and flow matching on Brownian bridges (Tong et al. 2023), whose pairs are
-the entropic plan of each batch.
+Score and flow matching on Brownian bridges (Tong et al. 2023), a perceptron of
+347,524 parameters.
 
   python launch.py --config=configs/moons_bridge.py
   python launch.py --config=configs/moons_bridge.py --mode=sample
   python launch.py --config=configs/moons_bridge.py --mode=sample \
     --config.sampling.reverse=True --config.sampling.stochastic=True
   python launch.py --config=configs/moons_bridge.py --mode=evaluate
+
+:digits turns digits back that lie on their side, by pairs of images and a
+U-Net.
 """
 
-from configs import base
+from configs import base, digits
 from configs.base import section
 
+VARIANTS = ('digits',)
 
-def get_config():
+
+def of_digits():
+  """The bridge from turned digits to upright ones, in pairs."""
+  config = digits.shared()
+  config.network.attention_resolutions = (4,)
+  turned = section('digits', quarter_turns=1)
+  config.data = section('between', x='digits', source=turned, paired=True)
+  config.objective = section('bridge', diffusion=0.2)
+  config.evaluation.metrics = ('accuracy',)
+  return config
+
+
+def get_config(arg=''):
+  if arg == 'digits':
+    return of_digits()
   config = base.short(
     3000,
     learning_rate=1e-3,

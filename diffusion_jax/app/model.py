@@ -141,7 +141,7 @@ class Model:
 
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""
-    rows = *CONFLICTS, *self.refusals, *idle(self.config)
+    rows = *self.refusals, *CONFLICTS, *idle(self.config)
     refuse(lines(rows, self.config, mode, self.workdir, self.facts))
 
 
