@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.core.arguments import check_numbers
 from diffusion_jax.core.couplings import conditional_cost, sinkhorn, squared_distances
 from diffusion_jax.core.keys import draw_index
+from diffusion_jax.core.levels import Schedule
 from diffusion_jax.ranges import Positive, Probability, Size
 
 Array = jax.Array
@@ -67,3 +69,12 @@ def sinkhorn_coupling(
     return draw_index(key, sinkhorn(cost, epsilon * jnp.mean(distances), num_iterations))
 
   return index
+
+
+def check_straight(schedule: Schedule, coupling: Coupling | None) -> None:
+  """Raises ValueError for a coupling on paths that are not straight."""
+  if coupling is not None:
+    level = schedule(jnp.linspace(0.0, 1.0, 5))
+    total = {'alpha + sigma': level.alpha + level.sigma}
+    rule = 'a coupling needs straight paths, as of RectifiedFlowSchedule, where it is 1'
+    check_numbers(lambda x: abs(x - 1.0) < 1e-4, rule, **total)

@@ -1,5 +1,6 @@
 """Pairs of least cost against all permutations, and what a condition needs."""
 
+import functools
 import itertools
 
 import jax
@@ -7,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diffusion_jax as dj
 from diffusion_jax.core.couplings import squared_distances
 from diffusion_jax.runtime import sharding
-from diffusion_jax.training import couplings
+from diffusion_jax.training import couplings, flow_maps, objectives
+from diffusion_jax.training.conditions import make_condition
+from diffusion_jax.training.objectives import Context
 
 EXACT = couplings.exact_coupling()
 solve = jax.jit(couplings.exact)
@@ -80,3 +84,32 @@ def test_eight_devices_have_the_pairs_of_one(key):
   pairs = jax.jit(lambda x0, y: y[EXACT(key, x0, y, {})])
   place = sharding.batch_sharding(sharding.make_mesh())
   np.testing.assert_array_equal(pairs(*jax.device_put((x0, y), place)), pairs(x0, y))
+
+
+OBJECTIVES = {
+  objectives.denoising: {'times': dj.uniform_times},
+  flow_maps.mean_flow: {},
+  flow_maps.lagrangian: {},
+  flow_maps.progressive: {},
+}
+
+
+@pytest.mark.parametrize('make', OBJECTIVES)
+def test_objectives_pair_numbers_and_noise_of_a_class_in_their_order(make, key):
+  network = dj.Network(None, dj.time_input(1.0), condition=make_condition(dropout=0.5))
+  coupled = functools.partial(make, network, coupling=EXACT, **OBJECTIVES[make])
+  with pytest.raises(ValueError, match='a coupling needs straight paths'):
+    coupled(dj.CosineSchedule())
+  schedule = dj.RectifiedFlowSchedule()
+  batch = {'x': normals((40, 1))[0], 'label': np.arange(40) % 2}
+
+  def noise(objective):
+    inputs, _ = jax.jit(lambda: objective.draw(key, batch, Context()))()
+    return getattr(inputs, 'inputs', inputs).eps[:, 0]
+
+  alone = noise(make(network, schedule, **OBJECTIVES[make]))
+  paired = noise(coupled(schedule))
+  for label in range(2):
+    x0, y = batch['x'][label::2, 0], paired[label::2]
+    np.testing.assert_array_equal(np.argsort(x0), np.argsort(y))
+    assert not np.array_equal(np.argsort(x0), np.argsort(alone[label::2]))
