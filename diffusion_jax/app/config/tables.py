@@ -52,6 +52,7 @@ from diffusion_jax.training import (
   bridges,
   conditions,
   consistency,
+  couplings,
   discrete_states,
   distillation,
   flow_maps,
@@ -223,6 +224,17 @@ SAMPLERS = {
   **named(dj.annealed_langevin),
 }
 
+# Samplers that add noise; ddim does so if eta > 0.
+STOCHASTIC = (
+  'ancestral',
+  'euler_maruyama',
+  'dpm_solver_pp_sde',
+  'dpm_solver_pp_2s_sde',
+  'velocity_sde',
+  'reverse_diffusion',
+  'annealed_langevin',
+)
+
 GUIDANCES = {
   'classifier_free': ClassifierFree,
   'autoguidance': fields.Autoguidance,
@@ -294,6 +306,10 @@ TABLES = {
   'schedule.schedule': SCHEDULES,
   'objective.times': TIMES,
   'objective.weight': WEIGHTS,
+  'objective.coupling': {
+    'exact': couplings.exact_coupling,
+    'sinkhorn': couplings.sinkhorn_coupling,
+  },
   'objective.two_times': {'independent': flow_maps.two_times},
   'two_times.times': TIMES,
   'two_times.second': TIMES,
