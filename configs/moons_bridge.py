@@ -1,7 +1,7 @@
 r"""From one set to another: eight Gaussians to two moons, and back.
 
-Score and flow matching on Brownian bridges (Tong et al. 2023), a perceptron of
-347,524 parameters.
+A Schrodinger bridge by score and flow matching (Tong et al. 2023), a perceptron
+of 347,524 parameters.
 
   python launch.py --config=configs/moons_bridge.py
   python launch.py --config=configs/moons_bridge.py --mode=sample
@@ -42,7 +42,7 @@ def get_config(arg=''):
     sample_every=1500,
   )
   config.data = section('between', x='moons', source='eight_gaussians')
-  config.objective = section('bridge', diffusion=0.3)
+  config.objective = section('bridge', diffusion=0.3, coupling='schrodinger')
   config.network = section('mlp', channels=128)
   config.sampling.update(num_samples=1000, batch_size=1000)
   config.evaluation.update(metrics=('sliced_w2', 'energy'), num_generated=1000, reference='test')

@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.bridges import BridgePrediction, bridge_error, bridge_sample
+from diffusion_jax.core.couplings import conditional_cost, sinkhorn, squared_distances
 from diffusion_jax.core.denoiser import Network
+from diffusion_jax.core.keys import draw_index
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.losses import TimeSampler, uniform_times
-from diffusion_jax.ranges import NonNegative
+from diffusion_jax.ranges import NonNegative, Positive, Size
+from diffusion_jax.training.couplings import Coupling
 from diffusion_jax.training.objectives import Objective, draw_inputs, mean_loss
 
 Array = jax.Array
@@ -19,21 +22,27 @@ def bridge(
   *,
   diffusion: NonNegative = 0.5,
   times: TimeSampler = uniform_times,
+  coupling: Coupling | None = None,
 ) -> Objective:
   """Makes score and flow matching on bridges (Tong et al. 2023), `bridge_error`.
 
   The points of the source are batch['context'], as models see x. diffusion: of
-  the path, in the units of models; 0 makes it flow matching. The schedule is
+  the path, in the units of models; 0 makes it flow matching. coupling: pairs
+  the points of a batch anew; None keeps its pairs. The schedule is
   `RectifiedFlowSchedule`. params: {'network': ...}, whose output is
   `predicted`. Metrics: loss, also per quarter of t.
   """
   network.check_options('bridge')
 
   def draw(key, batch, context):
+    key, coupling_key = jax.random.split(key)
     inputs, keys = draw_inputs(key, batch, schedule, network, times)
+    y = batch['context']
+    if coupling is not None:
+      y = y[coupling(coupling_key, inputs.x0, y, inputs.cond)]
     if not diffusion:
       inputs = inputs._replace(eps=jnp.zeros_like(inputs.eps))
-    return (inputs, batch['context']), keys
+    return (inputs, y), keys
 
   def loss(params, context, inputs, keys):
     (x0, z, level, time_weight, cond, *_), y = inputs
@@ -43,6 +52,19 @@ def bridge(
     return mean_loss(time_weight * losses, level.t)
 
   return Objective(draw, loss)
+
+
+def schrodinger_coupling(diffusion: Positive, num_iterations: Size = 100) -> Coupling:
+  """Draws pairs of the entropic plan that makes the bridge a Schrodinger bridge.
+
+  Its epsilon is 2 diffusion^2 (Tong et al. 2023), for the diffusion of `bridge`.
+  """
+
+  def index(key, x0, y, cond):
+    cost = conditional_cost(squared_distances(x0, y), cond)
+    return draw_index(key, sinkhorn(cost, 2.0 * diffusion**2, num_iterations))
+
+  return index
 
 
 def predicted(output: Array, diffusion: float) -> BridgePrediction:

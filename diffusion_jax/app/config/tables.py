@@ -366,6 +366,10 @@ TABLES = {
 # What configs of bridges have instead.
 BRIDGES = {
   'objective': named(bridges.bridge),
+  'objective.coupling': {
+    'exact': couplings.exact_coupling,
+    'schrodinger': bridges.schrodinger_coupling,
+  },
   'schedule': {'flow': dj.RectifiedFlowSchedule},
   'noise_input': {'time': dj.time_input},
 }

@@ -80,6 +80,10 @@ _RULES = (
     'config.data.bounds: the paths of a bridge leave the box: leave bounds out',
   ),
   Row(
+    lambda c, facts: c.at('objective.coupling.name') == 'schrodinger' and not c.objective.diffusion,
+    'config.objective.coupling=schrodinger needs objective.diffusion above 0: take exact',
+  ),
+  Row(
     lambda c, facts: c.sampling.stochastic and not c.objective.diffusion,
     'config.sampling.stochastic=True: a bridge of objective.diffusion=0 has the ODE only',
   ),

@@ -74,7 +74,12 @@ def test_own_images_are_taken_along(still, tmp_path):
     ('train', {'data.paired': True, 'data.x.num_examples': 7}, 'x has 7 examples and the source'),
     ('train', {'data.source': 'npz', 'data.source.path': '/nowhere.npz'}, 'file /nowhere.npz not'),
     ('train', {'conditioning.context': 'vector'}, 'changes one of the two examples'),
-    ('train', {'objective.diffusion': 0, 'sampling.stochastic': True}, 'has the ODE only'),
+    (
+      'train',
+      {'objective.diffusion': 0, 'objective.coupling': 'exact', 'sampling.stochastic': True},
+      'has the ODE only',
+    ),
+    ('train', {'objective.diffusion': 0}, 'coupling=schrodinger needs objective.diffusion above'),
     ('evaluate', {'sampling.reverse': True}, 'evaluation.reference=test is x: set it to an npz'),
     ('edit', {}, 'this run is a bridge, which cannot edit'),
   ],
