@@ -228,6 +228,15 @@ atomic_files.py
   gets_its_name: shutil.rmtree(new, ignore_errors=True) => pass
 core/arguments.py test_refusals.py
   that_cannot_be: return jax.device_get(traced => return (traced
+core/bridges.py
+  samples_velocity_and_score: slope = diffusion * (0.5 - t) => slope = diffusion * (1.0 - t)
+  samples_velocity_and_score: return -prediction.z / => return prediction.z /
+  a_path_of_one_pair: widths = bridge_width(s, diffusion) - => widths = bridge_width(s, diffusion) +
+  a_path_of_one_pair: diffusion**2 * s * (t - s) / t => diffusion**2 * (t - s)
+  the_diffusion_steps: xt - t * prediction.displacement => xt + t * prediction.displacement
+  regression_of_the_pairs: jnp.square(prediction.z - z) => jnp.square(prediction.z + z)
+core/bridges.py sampling/test_bridges.py
+  both_ways: BridgePrediction(-displacement, z) => BridgePrediction(-displacement, -z)
 core/decoders.py
   difference_of_cdfs: width = 2.0 / (num_levels - 1) => width = 1.0 / (num_levels - 1)
   bernoulli_is_scipys: jnp.where(x > 0.0, logits, -logits) => jnp.where(x > 0.0, -logits, logits)
@@ -325,6 +334,9 @@ core/vae.py papers/test_vae.py
     => jnp.mean(log_weights, axis=0)
 core/vdm.py
   eq_13_and_14_finite: jnp.expm1(level_s.logsnr - level.logsnr) => (level_s.logsnr - level.logsnr)
+data/between.py
+  stay_together: if not self.paired: => if True:
+  meets_other_points: other._shift = => other._other =
 data/buckets.py
   copied_once_and_again: if _version(x) != copies[x][1:]] => if _version(x) is None]
   copied_once_and_again: copy.unlink() => pass
@@ -577,6 +589,8 @@ sampling/ancestral.py
   ddim_1_is_ancestral_fixed_small: jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t))
     => 1.0 - eta**2 + eta**2 * snr_ratio(s, t)
   eps_at_the_level_reached: (clean, level_t, level_s) => (clean, level_s, level_t)
+sampling/bridges.py
+  draws_what_the_moments_say: jnp.sqrt(variance) => variance
 sampling/brownian.py
   independent_and_standard: jnp.sqrt(jnp.tanh(half)) * draw(node) => draw(node)
   made_of_its_parts: x_high - jnp.exp(-h) * x_low => x_high - x_low
@@ -681,12 +695,18 @@ sampling/twists.py sampling/test_reconstruction.py
   at_every_level: at.sigma**2 / (at.alpha**2 + at.sigma**2) => at.sigma**2 / at.alpha**2
 testing/bounds.py
   is_its_closed_form: np.append(small[:-1], small[-2]) => small
+testing/bridges.py
+  the_entropic_plan: _root(4.0 * root => _root(2.0 * root
+  keep_the_marginals: (1.0 - t) * (self.cross.T - => (1.0 - t) * (self.cross -
 testing/discrete_oracles.py
   entropy_and_total_correlations: = last * (_log(last) - _log(prior)) => = last * _log(last)
 testing/oracles.py
   entropy_is_scipys: jnp.log(2.0 * jnp.pi * jnp.e * variance) => jnp.log(2.0 * jnp.pi * variance)
 training/augmentation.py
   no_two_values_of_a_change: jax.random.split(value_key, 7) => [value_key] * 7
+training/bridges.py
+  pairs_are_those: 2.0 * diffusion**2 => diffusion**2
+  the_loss_literally: y = y[coupling( => y[coupling(
 training/classifier.py
   cross_entropy_of_noised: .output(params['network'], xt, => .output(params['network'], x0,
 training/conditions.py
