@@ -26,7 +26,7 @@ def of_digits():
   turned = section('digits', quarter_turns=1)
   config.data = section('between', x='digits', source=turned, paired=True)
   config.objective = section('bridge', diffusion=0.2)
-  config.evaluation.metrics = ('accuracy',)
+  config.evaluation.update(metrics=('kid',), features='digits', num_generated=360)
   return config
 
 

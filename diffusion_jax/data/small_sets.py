@@ -63,26 +63,29 @@ def synthetic(
 
 
 def eight_gaussians(split: str = 'train', num_examples: Rows = 10_000) -> ArraySource:
-  """Returns points of eight Gaussians on a circle (Tong et al. 2024).
+  """Returns points of eight Gaussians on a circle, [N, 2] (Tong et al. 2023).
 
-  Its radius is 5, their variance 0.1. 'train' and 'test' have different points.
+  Its radius is 5, their variance 0.1^(1/2), as in torchcfm. 'train' and 'test'
+  have different points.
   """
   rng = _of_split(split)
   angle = rng.integers(8, size=num_examples) * np.pi / 4.0
   centre = 5.0 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-  return ArraySource(rng.normal(centre, 0.1**0.5).astype(np.float32))
+  return ArraySource(rng.normal(centre, 0.1**0.25).astype(np.float32))
 
 
 def moons(split: str = 'train', num_examples: Rows = 10_000) -> ArraySource:
-  """Returns points of two half circles that interlock (Tong et al. 2024).
+  """Returns points of two half circles that interlock, [N, 2].
 
-  Their radius is 3, the noise 0.6. 'train' and 'test' have different points.
+  They are 3 (moons + u (1, 1)) - 1 with u ~ U(0, 0.2), as in torchcfm (Tong et
+  al. 2023). 'train' and 'test' have different points.
   """
   rng = _of_split(split)
   angle, sign = rng.uniform(0.0, np.pi, num_examples), rng.choice([-1.0, 1.0], num_examples)
   arc = sign[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
   centre = np.where(sign[:, None] > 0.0, [[0.0, 0.0]], [[1.0, 0.5]])
-  return ArraySource((3.0 * rng.normal(centre + arc, 0.2) - 1.0).astype(np.float32))
+  shift = rng.uniform(0.0, 0.2, (num_examples, 1))
+  return ArraySource((3.0 * (centre + arc + shift) - 1.0).astype(np.float32))
 
 
 def _of_split(split):

@@ -43,12 +43,15 @@ def test_synthetic_pictures(shape):
 @pytest.mark.parametrize(
   'points, mean, variance',
   [
-    (small_sets.eight_gaussians, [0.0, 0.0], [12.6, 12.6]),
+    (small_sets.eight_gaussians, [0.0, 0.0], [12.5 + 0.1**0.5, 12.5 + 0.1**0.5]),
     # an arc has the mean (0, 2 / pi) and the variances 1/2 and 1/2 - 4 / pi^2
     (
       small_sets.moons,
-      [0.5, -0.25],
-      [9 * (0.5 + 0.25 + 0.04), 9 * (0.5 - 4 / np.pi**2 + (2 / np.pi - 0.25) ** 2 + 0.04)],
+      [0.8, 0.05],
+      [
+        9 * (0.5 + 0.25 + 0.04 / 12),
+        9 * (0.5 - 4 / np.pi**2 + (2 / np.pi - 0.25) ** 2 + 0.04 / 12),
+      ],
     ),
   ],
 )
