@@ -7,10 +7,11 @@
 The laws are those of torchcfm (Tong et al. 2023): Gaussians of the covariance
 0.1^(1/2) I on a circle of radius 5, and 3 (moons + a shift by u (1, 1), u ~
 U(0, 0.2)) - 1. Flow matching trains the MLP of `benchmarks.flow_maps` (4 x 128)
-by Adam, 1e-3 on a cosine, batches of 256, an average of 0.999.
+by Adam, 1e-3 on a cosine, batches of 256, an average of 0.999. `schrodinger` is
+the bridge of diffusion 1, by the ODE and, in a second row, by the diffusion.
 
 Figures are the 2-Wasserstein distance of 1,000 samples in 1, 2, 4, 8 and 100
-steps of Euler's method to as many draws of the data, by the best assignment
+steps of Euler's method, or of the bridge, to as many draws of the data, by the best assignment
 (`floor`: of two sets of draws), and the normalised path energy of 100 steps,
 |E[integral of |v|^2 dt] - W2^2(source, data)| / W2^2(source, data). With
 --classes the network sees the moon, and distances are means over the moons.
@@ -25,9 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.flow_maps import first_params, mlp
+import diffusion_jax as dj
+from benchmarks.flow_maps import SCHEDULE, first_params, mlp
+from diffusion_jax.core.bridges import bridge_error, bridge_sample
 from diffusion_jax.core.couplings import squared_distances
-from diffusion_jax.training import couplings
+from diffusion_jax.sampling.bridges import bridge_sampler
+from diffusion_jax.training import bridges, couplings
 
 CHUNK, BATCH, DRAWS, STEPS = 250, 256, 1000, (1, 2, 4, 8, 100)
 # name: the coupling, and whether it sees the classes
@@ -36,7 +40,10 @@ METHODS = {
   'exact': (couplings.exact_coupling(), False),
   'sinkhorn': (couplings.sinkhorn_coupling(), False),
   'exact_of_class': (couplings.exact_coupling(), True),
+  'schrodinger': (bridges.schrodinger_coupling(1.0), False),
 }
+# of methods that are not flow matching
+DIFFUSION = {'schrodinger': 1.0}
 
 
 def moons(key, count):
@@ -67,13 +74,17 @@ SOURCES = {'noise': noise, 'gaussians': gaussians}
 
 
 def velocity(params, x, t, label):
-  """Computes dx/dt of x [B, 2]; the class is the network's second number."""
+  """Computes dx/dt of x [B, 2]; the class is the network's second number.
+
+  For a bridge the output has z too, [B, 4].
+  """
   return mlp(params, x, jnp.broadcast_to(t, label.shape), {'elapsed': label.astype(float)})
 
 
 def train(method, source, classes, seed, steps):
   """Returns averaged parameters and seconds of processor time."""
   coupling, sees_classes = METHODS[method]
+  diffusion = DIFFUSION.get(method, 0.0)
   adam = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
 
   def loss(params, key):
@@ -83,9 +94,10 @@ def train(method, source, classes, seed, steps):
     if coupling is not None:
       y = y[coupling(pair_key, x0, y, {'label': label} if sees_classes else {})]
     t = jax.random.uniform(time_key, (BATCH,))
-    xt = (1.0 - t)[:, None] * x0 + t[:, None] * y
-    v = velocity(params, xt, t, label if classes else jnp.zeros_like(label))
-    return jnp.mean(jnp.square(v - (y - x0)))
+    z = jax.random.normal(jax.random.fold_in(time_key, 1), y.shape) if diffusion else 0.0 * y
+    xt = bridge_sample(x0, y, z, t, diffusion)
+    output = velocity(params, xt, t, label if classes else jnp.zeros_like(label))
+    return jnp.mean(bridge_error(bridges.predicted(output, diffusion), x0, y, z))
 
   def step(carry, key):
     params, state, average = carry
@@ -97,23 +109,25 @@ def train(method, source, classes, seed, steps):
   def chunk(carry, key):
     return jax.lax.scan(step, carry, jax.random.split(key, CHUNK))[0]
 
-  params, begin = first_params(jax.random.key(seed)), time.process_time()
+  params = first_params(jax.random.key(seed), 4 if diffusion else 2)
+  begin = time.process_time()
   carry = params, adam.init(params), params
   for key in jax.random.split(jax.random.key(seed + 1), steps // CHUNK):
     carry = jax.block_until_ready(chunk(carry, key))
   return carry[2], time.process_time() - begin
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def paths(params, y, label, steps):
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def paths(params, y, label, steps, diffusion=0.0, stochastic=False):
   """Follows the flow from y [B, 2] to data; returns x [steps + 1, B, 2]."""
 
-  def step(x, t):
-    after = x - velocity(params, x, t, label) / steps
-    return after, after
+  def predict(x, t):
+    return bridges.predicted(velocity(params, x, t, label), diffusion)
 
-  times = 1.0 - jnp.arange(steps) / steps
-  return jnp.concatenate([y[None], jax.lax.scan(step, y, times)[1]])
+  levels = dj.level_grid(SCHEDULE, steps)
+  return dj.trajectory(
+    jax.random.key(98), predict, bridge_sampler(diffusion, stochastic), levels, y
+  )
 
 
 def wasserstein(x, y):
@@ -122,8 +136,8 @@ def wasserstein(x, y):
   return float(jnp.sqrt(jnp.mean(cost[jnp.arange(len(x)), couplings.exact(cost)])))
 
 
-def figures(params, source, classes):
-  """Returns {steps: W2} and the normalised path energy."""
+def figures(params, source, classes, *how):
+  """Returns {steps: W2} and the normalised path energy; how: see `paths`."""
   keys = jax.random.split(jax.random.key(99), 3)
   (x0, label), y = moons(keys[0], DRAWS), source(keys[1], DRAWS)
   other, other_label = moons(keys[2], DRAWS)
@@ -135,8 +149,8 @@ def figures(params, source, classes):
     return np.mean([wasserstein(a[:n], b[:n]) for (a, b), n in zip(parts, sizes, strict=True)])
 
   seen = label if classes else jnp.zeros_like(label)
-  table = {n: distance(paths(params, y, seen, n)[-1]) for n in STEPS}
-  way = paths(params, y, seen, STEPS[-1])
+  table = {n: distance(paths(params, y, seen, n, *how)[-1]) for n in STEPS}
+  way = paths(params, y, seen, STEPS[-1], *how)
   energy = STEPS[-1] * np.mean(np.sum(np.square(np.diff(way, axis=0)), axis=(0, 2)))
   least = wasserstein(y, x0) ** 2
   return table | {'floor': distance(x0)}, abs(energy - least) / least
@@ -155,9 +169,12 @@ def main():
   for method in args.methods:
     for seed in range(args.seeds):
       params, seconds = train(method, source, args.classes, seed, args.steps)
-      table, energy = figures(params, source, args.classes)
-      row = '  '.join(f'{n}: {x:.3f}' for n, x in table.items())
-      print(f'{method:15} {seconds:.0f} s  W2 {row}  path energy {energy:.3f}', flush=True)
+      for stochastic in (False, True)[: 1 + (method in DIFFUSION)]:
+        how = DIFFUSION.get(method, 0.0), stochastic
+        table, energy = figures(params, source, args.classes, *how)
+        row = '  '.join(f'{n}: {x:.3f}' for n, x in table.items())
+        row += f'  path energy {energy:.3f}' * (not stochastic)
+        print(f'{method:15} {seconds:.0f} s  W2 {row}', flush=True)
 
 
 if __name__ == '__main__':

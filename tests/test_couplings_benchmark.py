@@ -39,11 +39,13 @@ def test_the_moons_and_the_circle_have_the_published_sizes(key):
   np.testing.assert_allclose(np.mean(np.sum(y**2, axis=1)), square, rtol=0.02)
 
 
-def test_a_row_as_typed(capsys, monkeypatch):
+@pytest.mark.parametrize('method, rows', [('exact_of_class', 1), ('schrodinger', 2)])
+def test_a_row_as_typed(method, rows, capsys, monkeypatch):
   monkeypatch.setattr(benchmark, 'CHUNK', 2)
   monkeypatch.setattr(benchmark, 'DRAWS', 40)
-  argv = ['couplings', '--source=gaussians', '--classes', '--methods', 'exact_of_class']
+  argv = ['couplings', '--source=gaussians', '--classes', '--methods', method]
   monkeypatch.setattr(sys, 'argv', [*argv, '--steps=4'])
   benchmark.main()
-  row = capsys.readouterr().out
-  assert row.startswith('exact_of_class') and len(re.findall(r'\d+: ', row)) == 5
+  printed = capsys.readouterr().out.splitlines()
+  assert len(printed) == rows and printed[0].startswith(method)
+  assert all(len(re.findall(r'\d+: ', row)) == 5 for row in printed)
