@@ -1,7 +1,8 @@
 r"""From one set to another: eight Gaussians to two moons, and back.
 
 A Schrodinger bridge by score and flow matching (Tong et al. 2023), a perceptron
-of 347,524 parameters.
+of 347,524 parameters. Measured: less than 2 minutes of CPU time; the energy
+distance of 1,000 samples to the moons is 0.0004 +- 0.0021 (docs/bridges.md).
 
   python launch.py --config=configs/moons_bridge.py
   python launch.py --config=configs/moons_bridge.py --mode=sample

@@ -697,7 +697,8 @@ testing/bounds.py
   is_its_closed_form: np.append(small[:-1], small[-2]) => small
 testing/bridges.py
   the_entropic_plan: _root(4.0 * root => _root(2.0 * root
-  keep_the_marginals: (1.0 - t) * (self.cross.T - => (1.0 - t) * (self.cross -
+testing/bridges.py core/test_bridges.py
+  regression_of_the_pairs: (1.0 - t) * (self.cross.T - => (1.0 - t) * (self.cross -
 testing/discrete_oracles.py
   entropy_and_total_correlations: = last * (_log(last) - _log(prior)) => = last * _log(last)
 testing/oracles.py
