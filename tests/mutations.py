@@ -590,7 +590,7 @@ sampling/ancestral.py
     => 1.0 - eta**2 + eta**2 * snr_ratio(s, t)
   eps_at_the_level_reached: (clean, level_t, level_s) => (clean, level_s, level_t)
 sampling/bridges.py
-  draws_what_the_moments_say: jnp.sqrt(variance) => variance
+  draws_from_its_posterior: jnp.sqrt(variance) => variance
 sampling/brownian.py
   independent_and_standard: jnp.sqrt(jnp.tanh(half)) * draw(node) => draw(node)
   made_of_its_parts: x_high - jnp.exp(-h) * x_low => x_high - x_low

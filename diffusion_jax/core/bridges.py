@@ -1,16 +1,16 @@
-"""Bridges: noisy paths between two sets, score and flow matching.
+"""Bridges: noisy paths from a source to data (Tong et al. 2023, [SF]2M).
 
-A pair of a data point x_0 and a point y of the source is joined by a Brownian
-bridge, x_t = (1 - t) x_0 + t y + w(t) z with w(t) = diffusion sqrt(t (1 - t))
-and z ~ N(0, I). Velocity and score of the path are (Tong et al. 2023)
+A data point x_0 and a point y of the source are joined by a Brownian bridge,
+x_t = (1 - t) x_0 + t y + w(t) z with z ~ N(0, I) and w(t) = diffusion sqrt(t (1
+- t)). The velocity and the score of x_t are
 
-  u = E[y - x_0 | x_t] + w'(t) E[z | x_t],   s = -E[z | x_t] / w(t),
+  u = E[y - x_0 | x_t] + w'(t) E[z | x_t],   s = -E[z | x_t] / w(t).
 
-so a network that predicts the two expectations, which are finite at both ends,
-predicts both. With entropic pairs, epsilon = 2 diffusion^2 for the cost
-|x_0 - y|^2, it is a Schrodinger bridge; diffusion = 0 is flow matching.
+A network that predicts the two expectations, which are finite at both ends,
+predicts both. With the entropic plan for |x_0 - y|^2 and epsilon = 2
+diffusion^2 the path is a Schrodinger bridge; without diffusion it is a line.
 
-x_0, x_t, y, z: [B, ...]; times t in [0, 1], 0 data and 1 source: [] or [B].
+x_0, x_t, y, z: [B, ...]; t, s: times in [0, 1], 0 at the data, [] or [B].
 """
 
 from collections.abc import Callable
@@ -32,12 +32,11 @@ class BridgePrediction(NamedTuple):
   z: Array
 
 
-# Takes (x_t [B, ...], t [] or [B]).
-BridgeFn = Callable[[Array, Array], BridgePrediction]
+BridgeFn = Callable[[Array, Array], BridgePrediction]  # of x_t and t
 
 
 def bridge_width(t: Array | float, diffusion: Array | float) -> Array:
-  """Computes w(t) = diffusion sqrt(t (1 - t)), the noise of the path."""
+  """Computes w(t) = diffusion sqrt(t (1 - t)), of the shape of t."""
   t = as_time(t)
   return diffusion * jnp.sqrt(jnp.maximum(t * (1.0 - t), 0.0))
 
@@ -50,10 +49,10 @@ def bridge_sample(x0: Array, y: Array, z: Array, t: Array, diffusion: Array | fl
 
 
 def bridge_error(prediction: BridgePrediction, x0: Array, y: Array, z: Array) -> Array:
-  """Computes |displacement - (y - x_0)|^2 + |z - noise|^2, [B].
+  """Computes |displacement - (y - x_0)|^2 + |E[z] - z|^2, means over axes, [B].
 
-  Both are means over the data axes. The minimum has the velocity and the score
-  of the losses of Tong et al. 2023, whose targets are infinite at the ends.
+  The losses of Tong et al. 2023 for velocity and score have the same minimum,
+  but targets that are infinite at the ends.
   """
   check_same_shape(x0=x0, y=y, z=z, prediction=prediction.displacement)
   square = jnp.square(prediction.displacement - (y - x0)) + jnp.square(prediction.z - z)
@@ -61,10 +60,10 @@ def bridge_error(prediction: BridgePrediction, x0: Array, y: Array, z: Array) ->
 
 
 def bridge_velocity(prediction: BridgePrediction, t: Array, diffusion: Array | float) -> Array:
-  """Computes u = dx_t/dt, [B, ...], of the deterministic path; 0 < t < 1.
+  """Computes u, the slope dx_t/dt of the ODE, [B, ...]; 0 < t < 1.
 
-  Of x_0, y and z themselves it is the target of Tong et al. 2023, (1 - 2t) /
-  (2t (1 - t)) (x_t - (1 - t) x_0 - t y) + y - x_0.
+  Of one pair it is the target of Tong et al. 2023, (1 - 2t) / (2t (1 - t))
+  (x_t - (1 - t) x_0 - t y) + y - x_0.
   """
   t = as_time(t)
   slope = diffusion * (0.5 - t) / jnp.sqrt(t * (1.0 - t))
@@ -72,10 +71,10 @@ def bridge_velocity(prediction: BridgePrediction, t: Array, diffusion: Array | f
 
 
 def bridge_score(prediction: BridgePrediction, t: Array, diffusion: Array | float) -> Array:
-  """Computes s = grad log p_t(x_t) = -E[z | x_t] / w(t), [B, ...]; 0 < t < 1.
+  """Computes s = grad log p_t(x_t), [B, ...]; 0 < t < 1.
 
-  The drifts of the two diffusions are u + diffusion^2 s / 2 from data to
-  source and u - diffusion^2 s / 2 from source to data.
+  The diffusion has the drift u + diffusion^2 s / 2 towards the source, and
+  u - diffusion^2 s / 2 towards the data.
   """
   return -prediction.z / expand_to(bridge_width(t, diffusion), prediction.z)
 
@@ -85,8 +84,7 @@ def bridge_ode_step(
 ) -> Array:
   """Computes x_s = x_t + (s - t) displacement + (w(s) - w(t)) z, [B, ...].
 
-  It is a step of dx = u dt in either direction, of first order, and exact for a
-  constant prediction. It is finite at both ends.
+  It is a step of dx = u dt of first order, which is finite at both ends.
   """
   widths = bridge_width(s, diffusion) - bridge_width(t, diffusion)
   moved = expand_to(s - t, xt) * prediction.displacement
@@ -96,11 +94,11 @@ def bridge_ode_step(
 def bridge_posterior(
   xt: Array, prediction: BridgePrediction, t: Array, s: Array, diffusion: Array | float
 ) -> Normal:
-  """Computes p(x_s | x_t), 0 <= s < t: a step of the diffusion to the data.
+  """Computes p(x_s | x_t) for s < t, a step of the diffusion to the data.
 
-  Its mean is the Euler-Maruyama step of dx = (u - diffusion^2 score / 2) dt,
-  and its variance diffusion^2 s (t - s) / t that of the Brownian bridge to the
-  estimate of x_0, so that the last step adds no noise.
+  The mean is the step of Euler and Maruyama, the variance diffusion^2 s (t -
+  s) / t of a Brownian bridge to the estimate of x_0: the last step has no
+  noise.
   """
   t, s = (expand_to(as_time(a), xt) for a in (t, s))
   x0 = xt - t * prediction.displacement - bridge_width(t, diffusion) * prediction.z
@@ -109,7 +107,7 @@ def bridge_posterior(
 
 
 def reversed_bridge(predict: BridgeFn) -> BridgeFn:
-  """Returns the bridge whose data are the source, and whose source the data."""
+  """Returns the bridge with data and source exchanged."""
 
   def predict_reversed(xt, t):
     displacement, z = predict(xt, 1.0 - t)

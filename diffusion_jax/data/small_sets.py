@@ -65,8 +65,7 @@ def synthetic(
 def eight_gaussians(split: str = 'train', num_examples: Rows = 10_000) -> ArraySource:
   """Returns points of eight Gaussians on a circle, [N, 2] (Tong et al. 2023).
 
-  Its radius is 5, their variance 0.1^(1/2), as in torchcfm. 'train' and 'test'
-  have different points.
+  Its radius is 5, their variance 0.1^(1/2), as in torchcfm.
   """
   rng = _of_split(split)
   angle = rng.integers(8, size=num_examples) * np.pi / 4.0
@@ -75,10 +74,9 @@ def eight_gaussians(split: str = 'train', num_examples: Rows = 10_000) -> ArrayS
 
 
 def moons(split: str = 'train', num_examples: Rows = 10_000) -> ArraySource:
-  """Returns points of two half circles that interlock, [N, 2].
+  """Returns points of two half circles, [N, 2] (Tong et al. 2023).
 
-  They are 3 (moons + u (1, 1)) - 1 with u ~ U(0, 0.2), as in torchcfm (Tong et
-  al. 2023). 'train' and 'test' have different points.
+  They are 3 (moons + u (1, 1)) - 1 with u ~ U(0, 0.2), as in torchcfm.
   """
   rng = _of_split(split)
   angle, sign = rng.uniform(0.0, np.pi, num_examples), rng.choice([-1.0, 1.0], num_examples)

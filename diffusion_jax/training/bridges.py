@@ -1,4 +1,4 @@
-"""The objective of bridges, from the points of a source to the data."""
+"""The objective of bridges from a source to the data, and its pairs."""
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +26,10 @@ def bridge(
 ) -> Objective:
   """Makes score and flow matching on bridges (Tong et al. 2023), `bridge_error`.
 
-  The points of the source are batch['context'], as models see x. diffusion: of
-  the path, in the units of models; 0 makes it flow matching. coupling: pairs
-  the points of a batch anew; None keeps its pairs. The schedule is
-  `RectifiedFlowSchedule`. params: {'network': ...}, whose output is
-  `predicted`. Metrics: loss, also per quarter of t.
+  The source is batch['context'], encoded as x is. diffusion: of the path, in
+  the units of models. coupling: pairs x and the source anew; by default the
+  pairs are the data's. schedule: `RectifiedFlowSchedule`. params: {'network':
+  ...}, see `predicted`. Metrics: loss, also per quarter of t.
   """
   network.check_options('bridge')
 
@@ -54,10 +53,20 @@ def bridge(
   return Objective(draw, loss)
 
 
-def schrodinger_coupling(diffusion: Positive, num_iterations: Size = 100) -> Coupling:
-  """Draws pairs of the entropic plan that makes the bridge a Schrodinger bridge.
+def predicted(output: Array, diffusion: float) -> BridgePrediction:
+  """Returns a network's output [B, ..., 2 C] in parts.
 
-  Its epsilon is 2 diffusion^2 (Tong et al. 2023), for the diffusion of `bridge`.
+  Without diffusion it is the displacement, [B, ..., C], and z is 0.
+  """
+  if not diffusion:
+    return BridgePrediction(output, jnp.zeros_like(output))
+  return BridgePrediction(*jnp.split(output, 2, axis=-1))
+
+
+def schrodinger_coupling(diffusion: Positive, num_iterations: Size = 100) -> Coupling:
+  """Draws pairs of the entropic plan of a batch with epsilon = 2 diffusion^2.
+
+  They make the bridge of this diffusion a Schrodinger bridge.
   """
 
   def index(key, x0, y, cond):
@@ -65,13 +74,3 @@ def schrodinger_coupling(diffusion: Positive, num_iterations: Size = 100) -> Cou
     return draw_index(key, sinkhorn(cost, 2.0 * diffusion**2, num_iterations))
 
   return index
-
-
-def predicted(output: Array, diffusion: float) -> BridgePrediction:
-  """Returns the prediction in a network's output, [B, ..., 2 C].
-
-  Without diffusion the output is [B, ..., C], and z is 0.
-  """
-  if not diffusion:
-    return BridgePrediction(output, jnp.zeros_like(output))
-  return BridgePrediction(*jnp.split(output, 2, axis=-1))

@@ -8,7 +8,7 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.fields import BridgeSampling
-from diffusion_jax.app.config.refusals import EDIT, EVALUATE, Row
+from diffusion_jax.app.config.refusals import EDIT, EVALUATE, Row, described
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Guides, Model
 from diffusion_jax.app.models import diffusion
@@ -31,18 +31,14 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
 
 
 def _check_source(facts):
-  x, source = facts.x, facts.context
-  if source is None:
+  if facts.context is None:
     raise UserError(
       'config.objective=bridge goes from a source to the data, and these data have none: set '
       'data=between, or give data=npz a `context` of the shape of x'
     )
-  if (x.shape, x.levels) != (source.shape, source.levels):
-    kinds_of = [f'{a.levels} levels' if a.levels else 'real numbers' for a in (source, x)]
-    raise UserError(
-      f'config.data: the source has {kinds_of[0]} {[*source.shape]} and x {kinds_of[1]} '
-      f'{[*x.shape]}: a bridge needs the same of both'
-    )
+  x, source = (described(facts._replace(x=part)) for part in (facts.x, facts.context))
+  if x != source:
+    raise UserError(f'config.data: x has {x}, and the source {source}: a bridge needs the same')
 
 
 class BridgeNetwork(ConfiguredNetwork):
@@ -78,6 +74,11 @@ _RULES = (
   Row(
     lambda c, facts: facts.x.low,
     'config.data.bounds: the paths of a bridge leave the box: leave bounds out',
+  ),
+  Row(
+    lambda c, facts: c.at('data.paired') and c.objective.coupling,
+    'config.objective.coupling={c.objective.coupling.name} pairs each batch anew, and '
+    'data.paired=True has pairs: leave one of them out',
   ),
   Row(
     lambda c, facts: c.at('objective.coupling.name') == 'schrodinger' and not c.objective.diffusion,
