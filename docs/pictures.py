@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 import diffusion_jax as dj
+from benchmarks import couplings as benchmark
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.fields import BridgeSampling
@@ -366,8 +367,24 @@ def posterior_errors():
   save(figure, 'posterior_errors')
 
 
+def couplings():
+  """Draws flows from eight Gaussians to two moons, trained on two couplings."""
+  figure, axes = plt.subplots(1, 2, figsize=(8, 4), sharey=True)
+  y = benchmark.gaussians(jax.random.key(0), 120)
+  for axis, method in zip(axes, ('independent', 'exact'), strict=True):
+    params, _ = benchmark.train(method, benchmark.gaussians, False, seed=0, steps=1000)
+    way = benchmark.paths(params, y, jnp.zeros(len(y), int), 50)
+    axis.plot(*np.moveaxis(way, 2, 0), color='C7', lw=0.6)
+    axis.plot(*y.T, 'o', color='C0', ms=3, label='source')
+    axis.plot(*way[-1].T, 'o', color='C3', ms=3, label='samples')
+    axis.set(title=f'coupling: {method}', aspect='equal')
+    axis.grid(alpha=0.3)
+  axes[0].legend(fontsize=7)
+  save(figure, 'couplings')
+
+
 PICTURES = noise, paths, samplers, guidance, inpainting, few_steps, bound
-PICTURES += posterior_errors, guidance_law, bridge
+PICTURES += posterior_errors, guidance_law, couplings, bridge
 
 
 if __name__ == '__main__':

@@ -255,6 +255,12 @@ core/elbo.py
   each_step_is_drawn: / (1.0 + snr[1:]) => / (1.0 + snr[:-1])
   each_step_is_drawn: points / steps * ends[-1] => points / (steps + 1) * ends[-1]
   levels_that_are_equal: same = (q.variance == 0.0) & => same = (q.variance < 0.0) &
+core/couplings.py
+  squared_distances_of_images: norms - 2.0 * product => norms - product
+  the_entropic_plan_is_optimal: log_kernel + rows[:, None], axis=0)
+    => log_kernel + columns[None], axis=0)
+  leaves_a_share_of_pairs: 1.0 - ratio, => ratio,
+  pairs_of_two_labels: jnp.where(same, cost, jnp.inf) => cost
 core/elbo.py papers/test_bound.py
   some_of_the_steps: expected[drawn - 2] => expected[drawn - 1]
 core/flow_losses.py training/test_consistency.py
@@ -721,6 +727,12 @@ training/consistency.py
   continuous_consistency_literally: inputs.time_weight * losses => losses
 training/consistency.py test_recipes.py
   the_loss_of_every_config: pairs(pair_key, size => pairs(key, size
+training/couplings.py
+  of_all_permutations: [1].astype => [0].astype
+  the_law_of_noise: exact(conditional_cost(squared_distances(x0, y), cond,
+    => exact(conditional_cost(squared_distances(x0, y), {},
+training/objectives.py training/test_couplings.py
+  pair_numbers_and_noise: eps=inputs.eps[index] => x0=inputs.x0[index]
 training/discrete_states.py test_recipes.py
   the_loss_of_every_config: q_sample_states(xt_key, x0 => q_sample_states(time_key, x0
 training/distillation.py
