@@ -1,4 +1,4 @@
-r"""From one set to another: eight Gaussians to two moons, and back.
+r"""A bridge between two sets: from eight Gaussians to two moons, and back.
 
 A Schrodinger bridge by score and flow matching (Tong et al. 2023), a perceptron
 of 347,524 parameters. Measured: less than 2 minutes of CPU time; the energy

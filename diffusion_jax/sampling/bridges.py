@@ -14,10 +14,9 @@ from diffusion_jax.sampling.sampler import Sampler
 def bridge_sampler(diffusion: NonNegative, stochastic: bool = False) -> Sampler:
   """Makes the sampler whose `denoise` is a `BridgeFn`, at the times of levels.
 
-  diffusion: the bridge's. It solves the ODE, or draws each step from
-  `bridge_posterior`, which is the diffusion; both are of first order. The
-  first x is a point of the source; the levels are those of
-  `RectifiedFlowSchedule`.
+  It solves the ODE; if stochastic it draws each step from `bridge_posterior`,
+  which is the diffusion. Both are of first order. diffusion: the bridge's. The
+  first x is a point of the source; levels: of `RectifiedFlowSchedule`.
   """
 
   def step(key, x, state, denoise: BridgeFn, *, level_s, level_t):

@@ -31,11 +31,11 @@ class GaussianBridge:
   cross: np.ndarray
   diffusion: float
 
-  def mean(self, t: Array | float) -> Array:
+  def mean(self, t: Array | float) -> Array | np.ndarray:
     """Computes E[x_t], [D], at a time []."""
     return (1.0 - t) * self.data_mean + t * self.source_mean
 
-  def cov(self, t: Array | float) -> Array:
+  def cov(self, t: Array | float) -> Array | np.ndarray:
     """Computes Cov[x_t], [D, D], at a time []."""
     between = self.cross + self.cross.T + self.diffusion**2 * np.eye(len(self.cross))
     ends = (1.0 - t) ** 2 * self.data_cov + t**2 * self.source_cov
@@ -47,7 +47,7 @@ class GaussianBridge:
     across = (1.0 - t) * (self.cross.T - self.data_cov) + t * (self.source_cov - self.cross)
     residual = jnp.linalg.solve(self.cov(t), (xt - self.mean(t)[None]).T)
     change = jnp.matmul(across, residual, precision='highest').T
-    displacement = (self.source_mean - self.data_mean)[None] + change
+    displacement = change + (self.source_mean - self.data_mean)[None]
     return BridgePrediction(displacement, bridge_width(t, self.diffusion) * residual.T)
 
 
@@ -60,12 +60,13 @@ def schrodinger_bridge(data: Mixture, source: Mixture, diffusion: float) -> Gaus
   """
   for oracle in (data, source):
     check_gaussian(oracle, 'schrodinger_bridge')
-  ends = [part[0] for oracle in (data, source) for part in moments(oracle)[1:]]
-  _, data_cov, _, source_cov = ends
+  (data_mean, data_cov), (source_mean, source_cov) = (
+    (means[0], covs[0]) for _, means, covs in map(moments, (data, source))
+  )
   root, identity = _root(data_cov), np.eye(len(data_cov))
   joint = _root(4.0 * root @ source_cov @ root + diffusion**4 * identity)
   cross = 0.5 * (root @ joint @ np.linalg.inv(root) - diffusion**2 * identity)
-  return GaussianBridge(*ends, cross, diffusion)
+  return GaussianBridge(data_mean, data_cov, source_mean, source_cov, cross, diffusion)
 
 
 def _root(matrix):

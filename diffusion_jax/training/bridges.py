@@ -26,8 +26,8 @@ def bridge(
 ) -> Objective:
   """Makes score and flow matching on bridges (Tong et al. 2023), `bridge_error`.
 
-  The source is batch['context'], encoded as x is. diffusion: of the path, in
-  the units of models. coupling: pairs x and the source anew; by default the
+  y is batch['context'], encoded as x is. diffusion: of the path, in
+  the units of models. coupling: pairs the x and the y of a batch; by default the
   pairs are the data's. schedule: `RectifiedFlowSchedule`. params: {'network':
   ...}, see `predicted`. Metrics: loss, also per quarter of t.
   """

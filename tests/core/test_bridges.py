@@ -27,11 +27,14 @@ def test_samples_velocity_and_score_literally(draws):
   score = -(xt - (1 - share) * x0 - share * y) / (diffusion**2 * share * (1 - share))
 
   pair = BridgePrediction(*(np.float32(a) for a in (y - x0, z)))
-  close = {'rtol': 2e-5, 'atol': 2e-5}
-  found = bridges.bridge_sample(*(np.float32(a) for a in draws), t, diffusion)
-  np.testing.assert_allclose(found, xt, **close)
-  np.testing.assert_allclose(bridges.bridge_velocity(pair, t, diffusion), velocity, **close)
-  np.testing.assert_allclose(bridges.bridge_score(pair, t, diffusion), score, **close)
+  x0, y, z = (np.float32(a) for a in draws)
+  found = (
+    bridges.bridge_sample(x0, y, z, t, diffusion),
+    bridges.bridge_velocity(pair, t, diffusion),
+    bridges.bridge_score(pair, t, diffusion),
+  )
+  for array, expected in zip(found, (xt, velocity, score), strict=True):
+    np.testing.assert_allclose(array, expected, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize('diffusion', [0.0, 0.7])

@@ -15,7 +15,8 @@ COVS = np.array([[[1.0, 0.4], [0.4, 0.5]], [[0.6, -0.5], [-0.5, 1.5]]])
 
 def between(diffusion):
   """Returns the bridge from N(MEANS[1], COVS[1]) to N(MEANS[0], COVS[0])."""
-  return schrodinger_bridge(*map(oracles.gaussian, MEANS, COVS), diffusion)
+  data, source = map(oracles.gaussian, MEANS, COVS)
+  return schrodinger_bridge(data, source, diffusion)
 
 
 def cubature(mean, cov):

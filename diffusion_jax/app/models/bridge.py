@@ -33,8 +33,8 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
 def _check_source(facts):
   if facts.context is None:
     raise UserError(
-      'config.objective=bridge goes from a source to the data, and these data have none: set '
-      'data=between, or give data=npz a `context` of the shape of x'
+      'config.objective=bridge needs data with a source: set data=between, or give data=npz a '
+      '`context` of the shape of x'
     )
   x, source = (described(facts._replace(x=part)) for part in (facts.x, facts.context))
   if x != source:
@@ -77,8 +77,8 @@ _RULES = (
   ),
   Row(
     lambda c, facts: c.at('data.paired') and c.objective.coupling,
-    'config.objective.coupling={c.objective.coupling.name} pairs each batch anew, and '
-    'data.paired=True has pairs: leave one of them out',
+    'config.objective.coupling={c.objective.coupling.name} pairs the examples of a '
+    'batch, and data.paired=True has pairs: leave one of them out',
   ),
   Row(
     lambda c, facts: c.at('objective.coupling.name') == 'schrodinger' and not c.objective.diffusion,

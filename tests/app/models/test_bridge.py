@@ -69,7 +69,7 @@ def test_own_images_are_taken_along(still, tmp_path):
 @pytest.mark.parametrize(
   'mode, changes, message',
   [
-    ('train', {'data': 'moons'}, 'goes from a source to the data, and these data have none'),
+    ('train', {'data': 'moons'}, 'objective=bridge needs data with a source: set data=between'),
     ('train', {'data.source': 'digits'}, r'real numbers \[2\], and the source 17 levels'),
     ('train', {'data.paired': True, 'data.x.num_examples': 7}, 'x has 7 examples and the source'),
     ('train', {'data.source': 'npz', 'data.source.path': '/nowhere.npz'}, 'file /nowhere.npz not'),
@@ -79,7 +79,7 @@ def test_own_images_are_taken_along(still, tmp_path):
       {'objective.diffusion': 0, 'objective.coupling': 'exact', 'sampling.stochastic': True},
       'has the ODE only',
     ),
-    ('train', {'data.paired': True}, 'schrodinger pairs each batch anew, and data.paired=True has'),
+    ('train', {'data.paired': True}, 'batch, and data.paired=True has pairs: leave one'),
     ('train', {'objective.diffusion': 0}, 'coupling=schrodinger needs objective.diffusion above'),
     ('evaluate', {'sampling.reverse': True}, 'evaluation.reference=test is x: set it to an npz'),
     ('edit', {}, 'this run is a bridge, which cannot edit'),
