@@ -372,7 +372,7 @@ def couplings():
   figure, axes = plt.subplots(1, 2, figsize=(8, 4), sharey=True)
   y = benchmark.gaussians(jax.random.key(0), 120)
   for axis, method in zip(axes, ('independent', 'exact'), strict=True):
-    params, _ = benchmark.train(method, benchmark.gaussians, False, seed=0, steps=1000)
+    params, _ = benchmark.train(method, benchmark.gaussians, False, seed=0, steps=2000)
     way = benchmark.paths(params, y, jnp.zeros(len(y), int), 50)
     axis.plot(*np.moveaxis(way, 2, 0), color='C7', lw=0.6)
     axis.plot(*y.T, 'o', color='C0', ms=3, label='source')

@@ -7,6 +7,8 @@ and a few Euler steps follow them. Arrays are x_0 [B, ...] and y [N, ...]; costs
 and plans are [B, N]. `training.couplings` draws pairs.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -33,7 +35,7 @@ def sinkhorn(cost: Array, epsilon: Array | float, num_iterations: int = 100) -> 
   columns do so approximately. Differentiable; inf in cost forbids a pair.
   """
   log_kernel = -cost / epsilon
-  log_rows, log_columns = (-jnp.log(float(n)) for n in cost.shape)
+  log_rows, log_columns = (-math.log(n) for n in cost.shape)
 
   def of_rows(columns):
     return log_rows - jax.nn.logsumexp(log_kernel + columns[None], axis=1)

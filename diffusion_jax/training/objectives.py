@@ -193,8 +193,8 @@ def denoising(
   'flow' with `flow_weight`. With a learned variance only the first half of the
   channels enters the loss. uncertainty: (params, level) -> u [B], trained with
   the network; the loss is then `uncertain_loss`, and the metric `error` is the
-  mean without it. coupling: pairs x_0 and noise on straight paths, which then
-  are only right for samplers of the ODE; by default they are independent.
+  mean without it. coupling: pairs x_0 and noise, on straight paths; then only
+  solvers of the ODE draw from the data. By default they are independent.
   params: {'network': ...}. Metrics: loss, also per quarter of t.
   """
   check_straight(schedule, coupling)
