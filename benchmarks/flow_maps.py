@@ -65,9 +65,9 @@ def mlp(params, x, noise, cond, *, key=None):
   return h @ kernel + bias[None]
 
 
-def first_params(key):
+def first_params(key, outputs=2):
   """Draws the weights of `mlp`, N(0, 2 / inputs)."""
-  widths = 20, WIDTH, WIDTH, WIDTH, WIDTH, 2
+  widths = 20, WIDTH, WIDTH, WIDTH, WIDTH, outputs
   shapes = list(zip(widths[:-1], widths[1:], strict=True))
   keys = jax.random.split(key, len(shapes))
   layers = zip(keys, shapes, strict=True)

@@ -3,12 +3,14 @@
   python docs/pictures.py                 # all of them; trains what is missing
   python docs/pictures.py noise guidance  # some of them
 
-Three runs of the digits are needed, in runs/ of the current folder, and are
-trained if they are missing: a quarter of an hour on two CPU cores.
+Three runs of the digits and one of points are needed, in runs/ of the current
+folder, and are trained if they are missing: a quarter of an hour on two CPU
+cores.
 """
 
 import functools
 import io
+import itertools
 import re
 import subprocess
 import sys
@@ -21,8 +23,12 @@ import numpy as np
 from PIL import Image
 
 import diffusion_jax as dj
+from benchmarks import couplings as benchmark
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store
+from diffusion_jax.app.config.fields import BridgeSampling
+from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.models.bridge import plan_of
 from diffusion_jax.app.run import weights
 from diffusion_jax.data import images
 from diffusion_jax.data.spec import ArraySpec
@@ -37,6 +43,7 @@ FOLDER = ROOT / 'docs' / 'images'
 RUNS = {  # run -> (config, further flags)
   'digits-long': ('digits.py:long', ()),
   'digits_flow-unscaled': ('digits_flow.py:unscaled', ()),
+  'moons_bridge': ('moons_bridge.py', ()),
   'digits_distilled': ('digits_distilled.py', ('--config.training.num_steps=1000',)),
 }
 
@@ -313,6 +320,27 @@ def bound():
   save(figure, 'bound')
 
 
+def bridge():
+  """Draws paths between eight Gaussians and two moons, both ways."""
+  model, params = run('moons_bridge')
+  points = datasets.source_of(model.config, 'test').read(np.arange(120))
+  figure, axes = plt.subplots(1, 4, figsize=(10, 2.9), sharex=True, sharey=True)
+  for axis, (back, noisy) in zip(axes, itertools.product((False, True), repeat=2), strict=True):
+    c = BridgeSampling(reverse=back, stochastic=noisy)
+    plan = plan_of(model.noisy, c, params)
+    x = model.facts.x.encode(points[c.ends[0]])
+    args = jax.random.key(0), plan.step_function({}), plan.sampler, plan.levels, x
+    xs = model.facts.x.decode(dj.trajectory(*args))
+    axis.plot(xs[:, :, 0], xs[:, :, 1], color='C0', lw=0.5, alpha=0.4)
+    axis.scatter(*xs[0].T, color='gray', s=5)
+    axis.scatter(*xs[-1].T, color='black', s=5, zorder=3)
+    way = 'moons → Gaussians' if back else 'Gaussians → moons'
+    axis.set_title(f'{way}, {"diffusion" if noisy else "ODE"}', fontsize=9)
+    axis.set(aspect='equal', xticks=[], yticks=[])
+  figure.subplots_adjust(wspace=0.04)
+  save(figure, 'bridge')
+
+
 def posterior_errors():
   """Draws the table of mixtures: errors against the calls of the network."""
   page = (ROOT / 'docs' / 'posterior_measurements.md').read_text()
@@ -339,8 +367,24 @@ def posterior_errors():
   save(figure, 'posterior_errors')
 
 
+def couplings():
+  """Draws flows from eight Gaussians to two moons, trained on two couplings."""
+  figure, axes = plt.subplots(1, 2, figsize=(8, 4), sharey=True)
+  y = benchmark.gaussians(jax.random.key(0), 120)
+  for axis, method in zip(axes, ('independent', 'exact'), strict=True):
+    params, _ = benchmark.train(method, benchmark.gaussians, False, seed=0, steps=2000)
+    way = benchmark.paths(params, y, jnp.zeros(len(y), int), 50)
+    axis.plot(*np.moveaxis(way, 2, 0), color='C7', lw=0.6)
+    axis.plot(*y.T, 'o', color='C0', ms=3, label='source')
+    axis.plot(*way[-1].T, 'o', color='C3', ms=3, label='samples')
+    axis.set(title=f'coupling: {method}', aspect='equal')
+    axis.grid(alpha=0.3)
+  axes[0].legend(fontsize=7)
+  save(figure, 'couplings')
+
+
 PICTURES = noise, paths, samplers, guidance, inpainting, few_steps, bound
-PICTURES += posterior_errors, guidance_law
+PICTURES += posterior_errors, guidance_law, couplings, bridge
 
 
 if __name__ == '__main__':

@@ -230,6 +230,15 @@ atomic_files.py
   gets_its_name: shutil.rmtree(new, ignore_errors=True) => pass
 core/arguments.py test_refusals.py
   that_cannot_be: return jax.device_get(traced => return (traced
+core/bridges.py
+  samples_velocity_and_score: slope = diffusion * (0.5 - t) => slope = diffusion * (1.0 - t)
+  samples_velocity_and_score: return -prediction.z / => return prediction.z /
+  a_path_of_one_pair: widths = bridge_width(s, diffusion) - => widths = bridge_width(s, diffusion) +
+  a_path_of_one_pair: diffusion**2 * s * (t - s) / t => diffusion**2 * (t - s)
+  the_diffusion_steps: xt - t * prediction.displacement => xt + t * prediction.displacement
+  regression_of_the_pairs: jnp.square(prediction.z - z) => jnp.square(prediction.z + z)
+core/bridges.py sampling/test_bridges.py
+  both_ways: BridgePrediction(-displacement, z) => BridgePrediction(-displacement, -z)
 core/decoders.py
   difference_of_cdfs: width = 2.0 / (num_levels - 1) => width = 1.0 / (num_levels - 1)
   bernoulli_is_scipys: jnp.where(x > 0.0, logits, -logits) => jnp.where(x > 0.0, -logits, logits)
@@ -248,6 +257,12 @@ core/elbo.py
   each_step_is_drawn: / (1.0 + snr[1:]) => / (1.0 + snr[:-1])
   each_step_is_drawn: points / steps * ends[-1] => points / (steps + 1) * ends[-1]
   levels_that_are_equal: same = (q.variance == 0.0) & => same = (q.variance < 0.0) &
+core/couplings.py
+  squared_distances_of_images: norms - 2.0 * product => norms - product
+  the_entropic_plan_is_optimal: log_kernel + rows[:, None], axis=0)
+    => log_kernel + columns[None], axis=0)
+  leaves_a_share_of_pairs: 1.0 - ratio, => ratio,
+  pairs_of_two_labels: jnp.where(same, cost, jnp.inf) => cost
 core/elbo.py papers/test_bound.py
   some_of_the_steps: expected[drawn - 2] => expected[drawn - 1]
 core/flow_losses.py training/test_consistency.py
@@ -327,6 +342,9 @@ core/vae.py papers/test_vae.py
     => jnp.mean(log_weights, axis=0)
 core/vdm.py
   eq_13_and_14_finite: jnp.expm1(level_s.logsnr - level.logsnr) => (level_s.logsnr - level.logsnr)
+data/between.py
+  stay_together: if not self.paired: => if True:
+  meets_other_points: other._shift = => other._other =
 data/buckets.py
   copied_once_and_again: if _version(x) != copies[x][1:]] => if _version(x) is None]
   copied_once_and_again: copy.unlink() => pass
@@ -592,6 +610,8 @@ sampling/ancestral.py
   ddim_1_is_ancestral_fixed_small: jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t))
     => 1.0 - eta**2 + eta**2 * snr_ratio(s, t)
   eps_at_the_level_reached: (clean, level_t, level_s) => (clean, level_s, level_t)
+sampling/bridges.py
+  draws_from_its_posterior: jnp.sqrt(variance) => variance
 sampling/brownian.py
   independent_and_standard: jnp.sqrt(jnp.tanh(half)) * draw(node) => draw(node)
   made_of_its_parts: x_high - jnp.exp(-h) * x_low => x_high - x_low
@@ -696,12 +716,19 @@ sampling/twists.py sampling/test_reconstruction.py
   at_every_level: at.sigma**2 / (at.alpha**2 + at.sigma**2) => at.sigma**2 / at.alpha**2
 testing/bounds.py
   is_its_closed_form: np.append(small[:-1], small[-2]) => small
+testing/bridges.py
+  the_entropic_plan: _root(4.0 * root => _root(2.0 * root
+testing/bridges.py core/test_bridges.py
+  regression_of_the_pairs: (1.0 - t) * (self.cross.T - => (1.0 - t) * (self.cross -
 testing/discrete_oracles.py
   entropy_and_total_correlations: = last * (_log(last) - _log(prior)) => = last * _log(last)
 testing/oracles.py
   entropy_is_scipys: jnp.log(2.0 * jnp.pi * jnp.e * variance) => jnp.log(2.0 * jnp.pi * variance)
 training/augmentation.py
   no_two_values_of_a_change: jax.random.split(value_key, 7) => [value_key] * 7
+training/bridges.py
+  pairs_are_those: 2.0 * diffusion**2 => diffusion**2
+  the_loss_literally: y = y[coupling( => y[coupling(
 training/classifier.py
   cross_entropy_of_noised: .output(params['network'], xt, => .output(params['network'], x0,
 training/conditions.py
@@ -715,6 +742,12 @@ training/consistency.py
   continuous_consistency_literally: inputs.time_weight * losses => losses
 training/consistency.py test_recipes.py
   the_loss_of_every_config: pairs(pair_key, size => pairs(key, size
+training/couplings.py
+  of_all_permutations: [1].astype => [0].astype
+  the_law_of_noise: exact(conditional_cost(squared_distances(x0, y), cond,
+    => exact(conditional_cost(squared_distances(x0, y), {},
+training/objectives.py training/test_couplings.py
+  pair_numbers_and_noise: eps=inputs.eps[index] => x0=inputs.x0[index]
 training/discrete_states.py test_recipes.py
   the_loss_of_every_config: q_sample_states(xt_key, x0 => q_sample_states(time_key, x0
 training/distillation.py

@@ -99,6 +99,8 @@ class Model:
   plan(params=None, guides=None) -> how it draws images; None: it sees no noise,
   or draws none. teacher, autoencoder: the parameters that the loss and the
   latents need.
+  ends: the entries of the data where samples start, '' for noise, and of which
+  they are samples.
   write_more(params, path, samples) writes further files of --mode=sample and
   returns arrays for its npz file; shown() reads the data that it shows.
   keeps: files and folders of the run with parameters besides the checkpoints.
@@ -124,6 +126,7 @@ class Model:
   teacher: Frozen = NOTHING
   autoencoder: Frozen = NOTHING
   latents: Latents = IDENTITY
+  ends: tuple[str, str] = '', 'x'
   write_more: Callable[[Params, Path, np.ndarray], dict[str, np.ndarray]] = (
     lambda params, path, samples: {}
   )
@@ -138,7 +141,7 @@ class Model:
 
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""
-    rows = *CONFLICTS, *self.refusals, *idle(self.config)
+    rows = *self.refusals, *CONFLICTS, *idle(self.config)
     refuse(lines(rows, self.config, mode, self.workdir, self.facts))
 
 

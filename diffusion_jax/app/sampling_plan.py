@@ -26,7 +26,8 @@ class Plan(NamedTuple):
   instead of the config's.
   prior_sample(keys [B], level) -> pure noise [B, ...]. replace_known(sampler,
   known, mask) -> the sampler that keeps known pixels. denoises: whether step
-  functions are denoisers of x.
+  functions are denoisers of x. starts: whether samples start at cond['context']
+  instead of noise.
   """
 
   schedule: dj.Schedule
@@ -36,17 +37,20 @@ class Plan(NamedTuple):
   prior_sample: Callable[[jax.Array, dj.NoiseLevel], jax.Array]
   replace_known: Callable[..., dj.Sampler] = dj.replace_known
   denoises: bool = False
+  starts: bool = False
 
-  def begin(self, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns (noise at the first level [B, ...], keys of the sampler [B])."""
+  def begin(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, jax.Array]:
+    """Returns (x at the first level [B, ...], keys of the sampler [B])."""
     prior_keys, keys = split_key(keys, 2)
+    if self.starts:
+      return cond['context'], keys
     return self.prior_sample(prior_keys, self.levels.take(0)), keys
 
   def from_noise(
     self, keys: jax.Array, cond: dict, after_guidance: Wrap | None = None
   ) -> jax.Array:
     """Returns samples [B, ...] of the keys [B]."""
-    x, keys = self.begin(keys)
+    x, keys = self.begin(keys, cond)
     step_function = self.step_function(cond, after_guidance=after_guidance)
     return dj.sample(keys, step_function, self.sampler, self.levels, x)
 
@@ -55,7 +59,7 @@ class Plan(NamedTuple):
 
     The samples equal `from_noise`'s; `spread_levels` chooses the levels.
     """
-    x, keys = self.begin(keys)
+    x, keys = self.begin(keys, cond)
     step_function = self.step_function(cond)
     vectors = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.floating)
     size = FILM[0], FILM[2 if vectors else 1]

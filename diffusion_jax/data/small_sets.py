@@ -1,4 +1,4 @@
-"""Sets of images that need no file: handwritten digits, coloured discs."""
+"""Sets that need no file: handwritten digits, coloured discs, points of a plane."""
 
 import functools
 from importlib import metadata
@@ -60,3 +60,32 @@ def synthetic(
   ground = rng.uniform(0.2, 0.6, (num_images, 1, 1, 1))
   images = np.rint(255.0 * np.where(disc, colour, ground)).astype(np.uint8)
   return ArraySource(images, labels if num_classes else None, num_classes)
+
+
+def eight_gaussians(split: str = 'train', num_examples: Rows = 10_000) -> ArraySource:
+  """Returns points of eight Gaussians on a circle, [N, 2] (Tong et al. 2023).
+
+  Its radius is 5, their variance 0.1^(1/2), as in torchcfm.
+  """
+  rng = _of_split(split)
+  angle = rng.integers(8, size=num_examples) * np.pi / 4.0
+  centre = 5.0 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+  return ArraySource(rng.normal(centre, 0.1**0.25).astype(np.float32))
+
+
+def moons(split: str = 'train', num_examples: Rows = 10_000) -> ArraySource:
+  """Returns points of two half circles, [N, 2] (Tong et al. 2023).
+
+  They are 3 (moons + u (1, 1)) - 1 with u ~ U(0, 0.2), as in torchcfm.
+  """
+  rng = _of_split(split)
+  angle, sign = rng.uniform(0.0, np.pi, num_examples), rng.choice([-1.0, 1.0], num_examples)
+  arc = sign[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+  centre = np.where(sign[:, None] > 0.0, [[0.0, 0.0]], [[1.0, 0.5]])
+  shift = rng.uniform(0.0, 0.2, (num_examples, 1))
+  return ArraySource((3.0 * (centre + arc + shift) - 1.0).astype(np.float32))
+
+
+def _of_split(split):
+  check_split(split)
+  return np.random.default_rng(0 if split == 'train' else 1)

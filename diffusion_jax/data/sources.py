@@ -210,7 +210,7 @@ def measured(source: Source) -> Facts:
   if not x.levels:
     check_box(x, arrays['x'])
     x = _standardised(x, arrays['x'], 'x')
-  if context is not None:
+  if context is not None and not context.levels:
     context = _standardised(context, arrays['context'], 'context')
   return source.facts._replace(x=x, context=context)
 

@@ -19,6 +19,7 @@ from jax.core import Tracer
 
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.core.arguments import as_float, expand_to, kind_of
+from diffusion_jax.core.bridges import BridgeFn
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.discrete_states import StateDenoiser
 from diffusion_jax.core.flow_map import FlowMap
@@ -27,7 +28,7 @@ from diffusion_jax.core.levels import NoiseLevel, check_level, check_order, equa
 
 Array = jax.Array
 
-AnyDenoiser = Denoiser | StateDenoiser | FlowMap
+AnyDenoiser = Denoiser | StateDenoiser | FlowMap | BridgeFn
 
 
 class SamplerInit(Protocol):
@@ -90,7 +91,8 @@ def sample(
   Args:
     key: [] or [B]; TypeError for anything but a random key.
     denoise: The denoiser; TypeError unless it returns a `Prediction`. Samplers
-      of discrete states take a `StateDenoiser`, `flow_map_sampler` a `FlowMap`.
+      of discrete states take a `StateDenoiser`, `flow_map_sampler` a `FlowMap`,
+      `bridge_sampler` a `BridgeFn`.
     sampler: A sampler such as `ddim()`; TypeError for others.
     levels: [N+1], noisiest first (`level_grid`), or ValueError, as for eps from
       alpha = 0. Under `jit` eps and traced levels from clean data give NaN. A

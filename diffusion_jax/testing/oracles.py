@@ -343,7 +343,7 @@ def _conditional(prior, known, mask):
     )
   if mask.all():
     raise ValueError('every coordinate is known: nothing is left')
-  weights, means, covs = _moments(prior)
+  weights, means, covs = moments(prior)
   inner = covs[:, mask][:, :, mask]
   across = covs[:, ~mask][:, :, mask]
   # The slope of the regression of the unknown on the known coordinates is
@@ -360,8 +360,8 @@ def _conditional(prior, known, mask):
   return mixture(np.exp(log_weights - log_weights.max()), means, covs)
 
 
-def _moments(oracle):
-  # Returns weights [K], means [K, D] and covariances [K, D, D] in float64.
+def moments(oracle: Mixture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns weights [K], means [K, D] and covariances [K, D, D] in float64."""
   weights, means, q, v = (
     np.asarray(a, np.float64)
     for a in (oracle.weights, oracle.means, oracle.eigenvectors, oracle.eigenvalues)
@@ -373,7 +373,7 @@ def _measured(prior, matrix, y, std):
   # Returns log(w_k N(y; A m_k, A C_k A^T + std^2 I)) [K], and the means and
   # covariances of each component given y.
   matrix, y = np.asarray(matrix, np.float64), np.asarray(y, np.float64)
-  weights, means, covs = _moments(prior)
+  weights, means, covs = moments(prior)
   d = means.shape[1]
   if matrix.ndim != 2 or matrix.shape[1] != d or y.shape != matrix.shape[:1]:
     raise ValueError(f'matrix {list(matrix.shape)} and y {list(y.shape)} must be [M, {d}] and [M]')

@@ -31,6 +31,7 @@ from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.losses import TimeSampler, uniform_times
 from diffusion_jax.core.process import level_slopes, q_sample
 from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Rate
+from diffusion_jax.training.couplings import Coupling, check_straight
 from diffusion_jax.training.objectives import (
   Draws,
   Network,
@@ -148,6 +149,7 @@ def mean_flow(
   *,
   two_times: TwoTimes | None = None,
   guidance: Guidance | None = None,
+  coupling: Coupling | None = None,
   improved: bool = True,
   adaptive_power: Probability = 0.0,
   adaptive_eps: NonNegative = 1e-3,
@@ -166,7 +168,8 @@ def mean_flow(
   where cond['drop'] is true. The release of the improved form also draws an
   interval of t without guidance outside of it; here all t are guided.
 
-  The schedule needs slopes; v = eps - x_0 on the straight path. params:
+  The schedule needs slopes; v = eps - x_0 on the straight path. coupling: pairs
+  x_0 and noise there, as in `objectives.denoising`. params:
   {'network': ...}. Metrics: loss, also per quarter of t; error, |u -
   target|^2; if improved error_velocity, the error of u(x_t, t, t).
   """
@@ -178,8 +181,8 @@ def mean_flow(
     error, of_velocity = improved_mean_flow_error(u_fn, xt, v, t, s)
     return {'error': error, 'error_velocity': of_velocity}
 
-  times = two_times or _mean_flow_times
-  return _of_two_times(network, schedule, times, guidance, errors, (adaptive_power, adaptive_eps))
+  times, adaptive = two_times or _mean_flow_times, (adaptive_power, adaptive_eps)
+  return _of_two_times(network, schedule, times, guidance, coupling, errors, adaptive)
 
 
 @needs(map_kind='average_velocity', forward_mode=True)
@@ -189,6 +192,7 @@ def lagrangian(
   *,
   two_times: TwoTimes | None = None,
   guidance: Guidance | None = None,
+  coupling: Coupling | None = None,
 ) -> Objective:
   """Makes Lagrangian self-distillation (LSD, Boffi et al. 2025).
 
@@ -204,7 +208,8 @@ def lagrangian(
     error = lagrangian_error(u_fn, xt, t, s)
     return {'error': error, 'error_velocity': squared_error(u_fn(xt, t, t), v)}
 
-  return _of_two_times(network, schedule, two_times or _distinct_times, guidance, errors)
+  times = two_times or _distinct_times
+  return _of_two_times(network, schedule, times, guidance, coupling, errors)
 
 
 @needs(map_kind='average_velocity')
@@ -214,6 +219,7 @@ def progressive(
   *,
   two_times: TwoTimes | None = None,
   guidance: Guidance | None = None,
+  coupling: Coupling | None = None,
   midpoint: bool = False,
 ) -> Objective:
   """Makes progressive self-distillation (PSD, Boffi et al. 2025).
@@ -229,13 +235,16 @@ def progressive(
     error = squared_error(u_fn(xt, t, s), target)
     return {'error': error, 'error_velocity': squared_error(u_fn(xt, t, t), v)}
 
-  return _of_two_times(network, schedule, two_times or _distinct_times, guidance, errors)
+  times = two_times or _distinct_times
+  return _of_two_times(network, schedule, times, guidance, coupling, errors)
 
 
-def _of_two_times(network, schedule, times, guidance, errors_fn, adaptive=(0.0, 0.0)):
+def _of_two_times(network, schedule, times, guidance, coupling, errors_fn, adaptive=(0.0, 0.0)):
   # errors_fn: (u_fn, xt, v, t, s, share) -> {name: the error that it adds, [B]}
+  check_straight(schedule, coupling)
+
   def draw(key, batch, context):
-    return _two_time_inputs(key, batch, network, schedule, times, guidance)
+    return _two_time_inputs(key, batch, network, schedule, times, guidance, coupling)
 
   def loss(params, context, inputs, keys):
     inputs, s, scale, share = inputs
@@ -255,11 +264,11 @@ def _of_two_times(network, schedule, times, guidance, errors_fn, adaptive=(0.0, 
   return Objective(draw, loss)
 
 
-def _two_time_inputs(key, batch, network, schedule, times, guidance):
+def _two_time_inputs(key, batch, network, schedule, times, guidance, coupling):
   key, pair_key, scale_key, share_key = jax.random.split(key, 4)
   size = len(batch['x'])
   t, s = times(pair_key, size, schedule)
-  inputs, keys = draw_inputs(key, batch, schedule, network, _at(t))
+  inputs, keys = draw_inputs(key, batch, schedule, network, _at(t), coupling)
   if guidance is not None and 'drop' not in inputs.cond:
     raise ValueError('guidance needs a condition with dropout > 0')
   scale = jnp.ones(size)

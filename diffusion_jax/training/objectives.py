@@ -31,6 +31,7 @@ from diffusion_jax.core.losses import TimeSampler, Weight, snr_weight, step_time
 from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
 from diffusion_jax.ranges import NonNegative
+from diffusion_jax.training.couplings import Coupling, check_straight
 from diffusion_jax.training.loss_aware import init_loss_history, loss_aware_times, record
 
 Array = jax.Array
@@ -135,13 +136,23 @@ class Draws(NamedTuple):
 
 
 def draw_inputs(
-  key: Array, batch: dict, schedule: Any, network: Network, times: TimeSampler
+  key: Array,
+  batch: dict,
+  schedule: Any,
+  network: Network,
+  times: TimeSampler,
+  coupling: Coupling | None = None,
 ) -> tuple[Draws, tuple[Array, ...]]:
   """Draws the inputs of a batch, and keys for two evaluations of the network.
 
-  The level is schedule(t) for the drawn t [B].
+  The level is schedule(t) for the drawn t [B]. coupling: pairs x_0 and eps.
   """
   check_schedule(schedule)
+  if coupling is not None:
+    key, coupling_key = jax.random.split(key)
+    inputs, keys = draw_inputs(key, batch, schedule, network, times)
+    index = coupling(coupling_key, inputs.x0, inputs.eps, inputs.cond)
+    return inputs._replace(eps=inputs.eps[index]), keys
   x0 = batch['x']
   time_key, eps_key, cond_key, *dropout_keys, augment_key, first_key = jax.random.split(key, 7)
   level, time_weight = times(time_key, x0.shape[0], schedule)
@@ -172,6 +183,7 @@ def denoising(
   times: TimeSampler,
   weight: Weight = snr_weight,
   uncertainty: Uncertainty | None = None,
+  coupling: Coupling | None = None,
 ) -> Objective:
   """Makes the denoising objective (DDPM Alg. 1, in any parametrisation).
 
@@ -181,12 +193,14 @@ def denoising(
   'flow' with `flow_weight`. With a learned variance only the first half of the
   channels enters the loss. uncertainty: (params, level) -> u [B], trained with
   the network; the loss is then `uncertain_loss`, and the metric `error` is the
-  mean without it. params: {'network': ...}. Metrics: loss, also per quarter of
-  t.
+  mean without it. coupling: pairs x_0 and noise, on straight paths; then only
+  solvers of the ODE draw from the data. By default they are independent.
+  params: {'network': ...}. Metrics: loss, also per quarter of t.
   """
+  check_straight(schedule, coupling)
 
   def draw(key, batch, context):
-    return draw_inputs(key, batch, schedule, network, times)
+    return draw_inputs(key, batch, schedule, network, times, coupling)
 
   def loss(params, context, inputs, keys):
     inputs = augmented(inputs, network.augment)

@@ -38,3 +38,26 @@ def test_synthetic_pictures(shape):
   assert np.bincount(train.label).tolist() == [10] * 4
   np.testing.assert_array_equal(train.x, small_sets.synthetic('train', shape, 4, 40).x)
   assert (train.x != test.x).any()
+
+
+@pytest.mark.parametrize(
+  'points, mean, variance',
+  [
+    (small_sets.eight_gaussians, [0.0, 0.0], [12.5 + 0.1**0.5, 12.5 + 0.1**0.5]),
+    # an arc has the mean (0, 2 / pi) and the variances 1/2 and 1/2 - 4 / pi^2
+    (
+      small_sets.moons,
+      [0.8, 0.05],
+      [
+        9 * (0.5 + 0.25 + 0.04 / 12),
+        9 * (0.5 - 4 / np.pi**2 + (2 / np.pi - 0.25) ** 2 + 0.04 / 12),
+      ],
+    ),
+  ],
+)
+def test_points_of_a_plane_have_their_moments(points, mean, variance):
+  train, test = (points(split, 40_000).x for split in ('train', 'test'))
+  spread = 5.0 * np.sqrt(np.array(variance) / len(train))
+  assert np.all(np.abs(train.mean(axis=0) - mean) < spread)
+  np.testing.assert_allclose(train.var(axis=0), variance, rtol=0.03)
+  assert not np.array_equal(train, test)

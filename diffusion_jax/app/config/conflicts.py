@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import kinds
+from diffusion_jax.app.config.couplings import COUPLINGS
 from diffusion_jax.app.config.refusals import EDIT, EVALUATE, TRAIN, Row, guidance_of_pairs
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edits.methods import condition_of, fitting, method_name
@@ -380,4 +381,4 @@ EDITS = (
   ),
 )
 
-CONFLICTS = *DATA, *MODELS, *EDITS
+CONFLICTS = *DATA, *MODELS, *EDITS, *COUPLINGS

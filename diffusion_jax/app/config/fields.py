@@ -256,6 +256,22 @@ class MapSampling(Sampling):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BridgeSampling(Sampling):
+  """Says how a bridge takes points of the source to the data (docs/bridges.md)."""
+
+  num_steps: Size = 100
+  stochastic: bool = False  # follows the diffusion instead of the ODE
+  reverse: bool = False  # goes from the data to the source
+
+  schedule: ClassVar[Schedule | None] = None  # the training's
+
+  @property
+  def ends(self) -> tuple[str, str]:
+    """The entries of the data where samples start and end."""
+    return ('x', 'context') if self.reverse else ('context', 'x')
+
+
+@dataclass(frozen=True, kw_only=True)
 class Average:
   """Says which average --mode=average makes (docs/training.md)."""
 

@@ -98,6 +98,14 @@ FLOW_MAP = DIFFUSION._replace(
   metrics={**table.OF_OTHERS, **table.METRICS},
 )
 
+BRIDGE = DIFFUSION._replace(
+  kind='a bridge',
+  tables={**tables.TABLES, **tables.BRIDGES},
+  choices=FLOW_MAP.choices,
+  parts={**DIFFUSION.parts, 'sampling': fields.BridgeSampling},
+  metrics=FLOW_MAP.metrics,
+)
+
 CLASSIFIER = DIFFUSION._replace(
   kind='a classifier',
   tables={
@@ -142,7 +150,7 @@ STATES = DIFFUSION._replace(
   metrics={**table.OF_STATES, **table.METRICS},
 )
 
-KINDS = DIFFUSION, FLOW_MAP, CLASSIFIER, VAE, STATES
+KINDS = DIFFUSION, FLOW_MAP, BRIDGE, CLASSIFIER, VAE, STATES
 
 
 def kind_of(tree: Tree) -> Schema:

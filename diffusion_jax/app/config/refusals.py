@@ -238,6 +238,12 @@ IDLE = (
     fields=('sampling.labels',),
     advice='train with conditioning.labels=True, or set sampling.classifier.run, or leave it out',
   ),
+  Row(
+    lambda c, facts: c.at('objective.coupling') and not c.at('conditioning.context'),
+    'conditioning.context=None',
+    TRAIN,
+    fields=('objective.coupling.condition_ratio',),
+  ),
   Row(lambda c, facts: not c.sampling.ema, 'sampling.ema=False', fields=('sampling.ema_decay',)),
   Row(
     lambda c, facts: c.sampling.get('respacing'),

@@ -25,6 +25,7 @@ from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.core.transitions import gaussian_steps
 from diffusion_jax.data import (
   array_record,
+  between,
   huggingface,
   image_folder,
   npz,
@@ -49,8 +50,10 @@ from diffusion_jax.sampling.guiders import (
   ClassifierFree,
 )
 from diffusion_jax.training import (
+  bridges,
   conditions,
   consistency,
+  couplings,
   discrete_states,
   distillation,
   flow_maps,
@@ -222,6 +225,17 @@ SAMPLERS = {
   **named(dj.annealed_langevin),
 }
 
+# Samplers that add noise; ddim does so if eta > 0.
+STOCHASTIC = (
+  'ancestral',
+  'euler_maruyama',
+  'dpm_solver_pp_sde',
+  'dpm_solver_pp_2s_sde',
+  'velocity_sde',
+  'reverse_diffusion',
+  'annealed_langevin',
+)
+
 GUIDANCES = {
   'classifier_free': ClassifierFree,
   'autoguidance': fields.Autoguidance,
@@ -266,11 +280,13 @@ FLOW_MAPS = named(
 DATA = {
   **named(small_sets.digits, shapes.shapes, small_sets.synthetic, photos.photos, npz.npz),
   'csv': csv_table,
+  **named(small_sets.eight_gaussians, small_sets.moons),
   **{n: simulated.simulated(f) for n, f in simulators.BENCHMARK.items()},
   'gaussian_process': simulated.simulated(simulators.gaussian_process),
   **named(image_folder.folder, tfds_sources.cifar10, tfds_sources.mnist, tfds_sources.tfds),
   **named(huggingface.huggingface, webdataset.webdataset, array_record.array_record),
   'binarized': sources.Binarized,
+  'between': between.Between,
 }
 
 # The constructors of each field that is a choice, by its name at the top,
@@ -292,6 +308,10 @@ TABLES = {
   'schedule.schedule': SCHEDULES,
   'objective.times': TIMES,
   'objective.weight': WEIGHTS,
+  'objective.coupling': {
+    'exact': couplings.exact_coupling,
+    'sinkhorn': couplings.sinkhorn_coupling,
+  },
   'objective.two_times': {'independent': flow_maps.two_times},
   'two_times.times': TIMES,
   'two_times.second': TIMES,
@@ -313,7 +333,10 @@ TABLES = {
   'sampling.ancestral_noise': {'ddim': AncestralNoise},
   'sampling.corrector': {'langevin': Langevin},
   'data': DATA,
-  'data.source': {n: c for n, c in DATA.items() if n != 'binarized'},
+  **dict.fromkeys(
+    ('data.source', 'data.x'),
+    {n: c for n, c in DATA.items() if n not in ('binarized', 'between')},
+  ),
   'optimizer': optimizer.OPTIMIZERS,
   'edit': {
     'inpaint': pictures.Inpaint,
@@ -340,6 +363,17 @@ TABLES = {
     **named(posteriors.gibbs, posteriors.proximal, posteriors.dps, posteriors.red_diff),
   },
   'edit.reward': named(posteriors.brightness),
+}
+
+# What configs of bridges have instead.
+BRIDGES = {
+  'objective': named(bridges.bridge),
+  'objective.coupling': {
+    'exact': couplings.exact_coupling,
+    'schrodinger': bridges.schrodinger_coupling,
+  },
+  'schedule': {'flow': dj.RectifiedFlowSchedule},
+  'noise_input': {'time': dj.time_input},
 }
 
 # What configs of discrete states have instead.

@@ -94,7 +94,7 @@ def check_plan(model: Model) -> None:
   sampler = c.get('sampler')
   if sampler and ':' in sampler.name:
     _rehearse(sampler, plan, noisy.state_shape)
-  if c.respacing:
+  if c.get('respacing'):
     return
   visited = c.get('schedule')
   total = num_steps_of(noisy.schedule() if visited is None else visited.make())
@@ -196,7 +196,7 @@ def training_examples(model: Model) -> np.ndarray | None:
   if not source.in_memory:
     return None
   count = min(len(source), _MOST)
-  return source.read(np.linspace(0, len(source) - 1, count).astype(int))['x']
+  return source.read(np.linspace(0, len(source) - 1, count).astype(int))[model.ends[1]]
 
 
 def draw_sheet(

@@ -167,7 +167,7 @@ class Images(Kind):
 
 
 class Context(Kind):
-  """Real numbers in the user's units: a context, or what is known of x."""
+  """Arrays in the user's units: a context, a start, or what is known of x."""
 
   names = ('context',)
 
@@ -181,15 +181,16 @@ class Context(Kind):
     """What the numbers are; None: the network takes none."""
     if self.name == 'known':
       return self.model.facts.x
-    return self.model.conditioning.context and self.model.facts.context
+    reads = self.model.ends[0] or self.model.conditioning.context
+    return self.model.facts.context if reads else None
 
   def choose(self, n: int) -> tuple[Arrays, Arrays]:
     """Chooses given rows, or else held-out ones, of one sample each."""
     rows = self.given()
     if rows is not None:
       rows = rows[: -(-n // self.model.config.sampling.num_samples)]
-    elif self.model.conditioning.context is not None:
-      rows = _held_out(self.model, 'context', np.arange(n))
+    elif self.name == 'context' and self.values is not None:
+      rows = self.held_out(np.arange(n))
     else:
       return {}, {}
     return self.encode(rows, self.rows_of(n, len(rows))), {'context': rows}
@@ -198,6 +199,10 @@ class Context(Kind):
     """Returns the rows of n samples: num_samples for each, if there are fewer."""
     index = np.arange(n)
     return index if count == n else index // self.model.config.sampling.num_samples % count
+
+  def held_out(self, index: np.ndarray) -> np.ndarray:
+    """Returns rows of held-out examples, of the data where samples start."""
+    return _held_out(self.model, self.model.ends[0] or 'context', index)
 
   def given(self) -> np.ndarray | None:
     """Returns the rows of sampling.context or .context_row, or None, read once."""
@@ -225,7 +230,7 @@ class Context(Kind):
         'their file, with NaN for what is drawn'
       )
     _check_row(row, len(datasets.unseen(self.model.config)), 'the held-out split')
-    return _held_out(self.model, 'context', np.array([row]))
+    return self.held_out(np.array([row]))
 
   def checked(self, what: str, rows: np.ndarray) -> np.ndarray:
     """Returns rows [K, ...] of one row or several; what: where they are from."""
@@ -379,7 +384,7 @@ FAR = 6.0  # standard deviations
 def warn_if_far(model: Model, inputs: Conditions) -> None:
   """Prints which row of a context is far from the training data, if one is."""
   values, context = Context(model).values, inputs.stored.get('context')
-  if context is None or values is None:
+  if context is None or values is None or model.ends[0]:
     return
   z = np.abs(np.nan_to_num(values.encode(context))).reshape(len(context), -1)
   row, entry = np.unravel_index(np.argmax(z), z.shape)

@@ -88,7 +88,7 @@ LABELS = {
 
 def label_field(section: Node | None) -> str:
   """Returns the field of a section of data that reads labels; '' for none."""
-  section = section and section.get('source', section)
+  section = section and _of_examples(section)
   return next((name for name in LABELS if name in (section or ())), '')
 
 
@@ -96,9 +96,14 @@ def asks_for_labels(section: Node | None) -> bool:
   """Returns whether the field of a section that reads labels is set."""
   if section is None or not (name := label_field(section)):
     return False
-  inner: Node = section.get('source', section)
+  inner = _of_examples(section)
   default = parameters(inner.constructor)[name].default
   return bool(inner[name]) and inner[name] != default
+
+
+def _of_examples(section: Node) -> Node:
+  # Where the examples of a set are from, which may wrap another one.
+  return section.get('x', section.get('source', section))
 
 
 def with_conditions(config: Node, facts: Facts) -> Node:

@@ -6,12 +6,13 @@ from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model
-from diffusion_jax.app.models import classifier, diffusion, flow_map, latent, states, vae
+from diffusion_jax.app.models import bridge, classifier, diffusion, flow_map, latent, states, vae
 
 KINDS = (
   (kinds.DIFFUSION, diffusion.make),
   (kinds.LATENT_DIFFUSION, latent.make),
   (kinds.FLOW_MAP, flow_map.make),
+  (kinds.BRIDGE, bridge.make),
   (kinds.VAE, vae.make),
   (kinds.CLASSIFIER, classifier.make),
   (kinds.STATES, states.make),

@@ -16,6 +16,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.fields import DenoiserSampling, MapSampling, StateSampling
 from diffusion_jax.app.config.kinds import ObjectiveFacts
+from diffusion_jax.app.config.tables import STOCHASTIC
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.model import IDENTITY, Guides, Latents, Model
 from diffusion_jax.app.network import ConfiguredNetwork
@@ -255,17 +256,6 @@ def levels_of(
     return dj.step_levels(schedule, dj.respaced_steps(total, c.respacing))
 
 
-_STOCHASTIC = (
-  'ancestral',
-  'euler_maruyama',
-  'dpm_solver_pp_sde',
-  'dpm_solver_pp_2s_sde',
-  'velocity_sde',
-  'reverse_diffusion',
-  'annealed_langevin',
-)
-
-
 def corrected(
   c: DenoiserSampling, sampler: dj.Sampler, schedule: dj.Schedule, num_steps: int
 ) -> dj.Sampler:
@@ -280,7 +270,7 @@ def corrected(
     )
   with from_config('sampling'):
     if c.ancestral_noise is not None:
-      if c.sampler.name in _STOCHASTIC or c.sampler.get('eta'):
+      if c.sampler.name in STOCHASTIC or c.sampler.get('eta'):
         raise ValueError(
           f'ancestral_noise adds noise to steps of the ODE, and sampler='
           f'{c.sampler.name} draws noise already: take a solver of the ODE, as '

@@ -306,7 +306,7 @@ def _by_steps(programs, model, inputs):
   def states(index, cond):
     # Yields x before the first step, and after each step.
     with programs.lock:
-      x, keys = plan.begin(fold_each(model.root(), index))
+      x, keys = plan.begin(fold_each(model.root(), index), cond)
       keys = plan.sampler.keys(as_one_key(keys), total)
       start = x, plan.sampler.init(x), keys
       x, state, keys = jax.device_put(start, replicated(programs.mesh))

@@ -127,6 +127,16 @@ def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path, capsys):
   assert preview.read_bytes() == (run / preview.relative_to(copy)).read_bytes()
 
 
+@pytest.mark.parametrize('coupling', ['exact', 'sinkhorn'])
+def test_pairs_depend_neither_on_devices_nor_on_parts(coupling, tmp_path):
+  fields = within('objective', coupling=coupling)
+  parts = within('training', accumulate=2, mesh=(2, 1))
+  MODES['train'](trial('digits_flow', small=True, **fields), tmp_path / 'whole')
+  MODES['train'](trial('digits_flow', small=True, **fields, **parts), tmp_path / 'parts')
+  whole, parts = (lines_of(tmp_path / name, 'loss') for name in ('whole', 'parts'))
+  np.testing.assert_allclose(parts, whole, rtol=1e-5)
+
+
 def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
   """They agree bit for bit, with flipped pictures that threads read."""
   rng = np.random.default_rng(0)

@@ -1,0 +1,76 @@
+"""The objective of bridges from a source to the data, and its pairs."""
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.bridges import BridgePrediction, bridge_error, bridge_sample
+from diffusion_jax.core.couplings import conditional_cost, sinkhorn, squared_distances
+from diffusion_jax.core.denoiser import Network
+from diffusion_jax.core.keys import draw_index
+from diffusion_jax.core.levels import Schedule
+from diffusion_jax.core.losses import TimeSampler, uniform_times
+from diffusion_jax.ranges import NonNegative, Positive, Size
+from diffusion_jax.training.couplings import Coupling
+from diffusion_jax.training.objectives import Objective, draw_inputs, mean_loss
+
+Array = jax.Array
+
+
+def bridge(
+  network: Network,
+  schedule: Schedule,
+  *,
+  diffusion: NonNegative = 0.5,
+  times: TimeSampler = uniform_times,
+  coupling: Coupling | None = None,
+) -> Objective:
+  """Makes score and flow matching on bridges (Tong et al. 2023), `bridge_error`.
+
+  y is batch['context'], encoded as x is. diffusion: of the path, in
+  the units of models. coupling: pairs the x and the y of a batch; by default the
+  pairs are the data's. schedule: `RectifiedFlowSchedule`. params: {'network':
+  ...}, see `predicted`. Metrics: loss, also per quarter of t.
+  """
+  network.check_options('bridge')
+
+  def draw(key, batch, context):
+    key, coupling_key = jax.random.split(key)
+    inputs, keys = draw_inputs(key, batch, schedule, network, times)
+    y = batch['context']
+    if coupling is not None:
+      y = y[coupling(coupling_key, inputs.x0, y, inputs.cond)]
+    if not diffusion:
+      inputs = inputs._replace(eps=jnp.zeros_like(inputs.eps))
+    return (inputs, y), keys
+
+  def loss(params, context, inputs, keys):
+    (x0, z, level, time_weight, cond, *_), y = inputs
+    xt = bridge_sample(x0, y, z, level.t, diffusion)
+    output = network.output(params['network'], xt, level, cond, keys[0])
+    losses = bridge_error(predicted(output, diffusion), x0, y, z)
+    return mean_loss(time_weight * losses, level.t)
+
+  return Objective(draw, loss)
+
+
+def predicted(output: Array, diffusion: float) -> BridgePrediction:
+  """Returns a network's output [B, ..., 2 C] in parts.
+
+  Without diffusion it is the displacement, [B, ..., C], and z is 0.
+  """
+  if not diffusion:
+    return BridgePrediction(output, jnp.zeros_like(output))
+  return BridgePrediction(*jnp.split(output, 2, axis=-1))
+
+
+def schrodinger_coupling(diffusion: Positive, num_iterations: Size = 100) -> Coupling:
+  """Draws pairs of the entropic plan of a batch with epsilon = 2 diffusion^2.
+
+  They make the bridge of this diffusion a Schrodinger bridge.
+  """
+
+  def index(key, x0, y, cond):
+    cost = conditional_cost(squared_distances(x0, y), cond)
+    return draw_index(key, sinkhorn(cost, 2.0 * diffusion**2, num_iterations))
+
+  return index

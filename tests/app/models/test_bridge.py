@@ -1,0 +1,99 @@
+"""Bridges by config: trained, sampled both ways, evaluated, and refused."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax.app import models
+from diffusion_jax.app.config import folder
+from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.weights import checkpoints
+from tests.app.conftest import arrays_of, refused, trial
+from tests.app.fields import within
+
+BACK = within('sampling', reverse=True, name='back')
+
+
+def test_points_are_trained_sampled_both_ways_and_evaluated(tmp_path):
+  config = {'network.channels': 8, 'evaluation.num_generated': 20}
+  MODES['train'](trial('moons_bridge', **config), tmp_path)
+  for more in (within('sampling', name='samples'), BACK | {'sampling.stochastic': True}):
+    MODES['sample'](trial('moons_bridge', **config | more), tmp_path)
+  source = datasets.source_of(trial('moons_bridge'), 'test').read(np.arange(16))
+  for name, start in (('samples', 'context'), ('back', 'x')):
+    arrays = arrays_of(tmp_path, name)
+    np.testing.assert_array_equal(arrays['context'], source[start])
+    assert np.isfinite(arrays['arr_0']).all() and np.ptp(arrays['arr_0'] - arrays['context']) > 1e-3
+  MODES['evaluate'](trial('moons_bridge', **config), tmp_path)
+  scores = json.loads((tmp_path / 'evaluation/samples/result.json').read_text())['metrics']
+  assert {'sliced_w2', 'energy'} <= {*scores}
+
+
+@pytest.fixture(scope='module')
+def still(tmp_path_factory):
+  """Makes a run on images whose network predicts 0."""
+  config = trial('moons_bridge', 'digits', small=True)
+  workdir = make_folder(tmp_path_factory.mktemp('runs') / 'still')
+  model = models.make(config, workdir)
+  params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), model.shapes())
+  folder.write_config(workdir, config, model.facts)
+  stored = folder.stored_form(config, model.facts)
+  checkpoints.save_params(workdir, config.training.num_steps, params, stored)
+  return workdir
+
+
+@pytest.mark.parametrize('back', [False, True])
+def test_without_a_displacement_images_stay_where_they_start(back, still):
+  more = BACK if back else within('sampling', name='there')
+  MODES['sample'](trial('moons_bridge', 'digits', small=True, **more), still)
+  arrays = arrays_of(still, more['sampling.name'])
+  digits = datasets.source_of(trial('moons_bridge', 'digits'), 'test').read(np.arange(16))
+  upright, turned = digits['x'], digits['context']
+  np.testing.assert_array_equal(np.rot90(upright, 1, (1, 2)), turned)
+  np.testing.assert_array_equal(arrays['context'], upright if back else turned)
+  np.testing.assert_array_equal(arrays['arr_0'], np.rint(arrays['context'] * (255 / 16)))
+
+
+def test_own_images_are_taken_along(still, tmp_path):
+  path = tmp_path / 'own.npy'
+  np.save(path, np.full((2, 8, 8, 1), 16, np.uint8))
+  more = within('sampling', context=str(path), num_samples=3, name='own')
+  MODES['sample'](trial('moons_bridge', 'digits', small=True, **more), still)
+  assert np.all(arrays_of(still, 'own')['arr_0'] == np.full((6, 8, 8, 1), 255))
+
+
+@pytest.mark.parametrize(
+  'mode, changes, message',
+  [
+    ('train', {'data': 'moons'}, 'objective=bridge needs data with a source: set data=between'),
+    ('train', {'data.source': 'digits'}, r'real numbers \[2\], and the source 17 levels'),
+    ('train', {'data.paired': True, 'data.x.num_examples': 7}, 'x has 7 examples and the source'),
+    ('train', {'data.source': 'npz', 'data.source.path': '/nowhere.npz'}, 'file /nowhere.npz not'),
+    ('train', {'conditioning.context': 'vector'}, 'changes one of the two examples'),
+    (
+      'train',
+      {'objective.diffusion': 0, 'objective.coupling': 'exact', 'sampling.stochastic': True},
+      'has the ODE only',
+    ),
+    ('train', {'data.paired': True}, 'batch, and data.paired=True has pairs: leave one'),
+    ('train', {'objective.diffusion': 0}, 'coupling=schrodinger needs objective.diffusion above'),
+    ('evaluate', {'sampling.reverse': True}, 'evaluation.reference=test is x: set it to an npz'),
+    ('edit', {}, 'this run is a bridge, which cannot edit'),
+  ],
+)
+def test_what_a_bridge_refuses(mode, changes, message):
+  refused(message, lambda: models.make(trial('moons_bridge', **changes), 'nowhere').check(mode))
+
+
+def test_bounds_are_refused(tmp_path):
+  path = tmp_path / 'pairs.npz'
+  pairs = np.random.default_rng(0).uniform(size=(9, 2)).astype(np.float32)
+  np.savez(path, x=pairs, context=pairs)
+  data = {'data': 'npz', 'data.path': path}
+  models.make(trial('moons_bridge', **data), 'nowhere').check('train')
+  config = trial('moons_bridge', **data | {'data.bounds': (0, 1)})
+  refused('the paths of a bridge leave the box', models.make(config, 'nowhere').check, 'train')

@@ -1,0 +1,88 @@
+"""Bridges literally, at their ends, and their regression on Gaussians."""
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax.core import bridges
+from diffusion_jax.core.bridges import BridgePrediction
+from diffusion_jax.testing.bridges import GaussianBridge
+from tests.testing.test_bridges import COVS, MEANS, cubature
+
+
+@pytest.fixture
+def draws():
+  rng = np.random.default_rng(0)
+  return [rng.normal(size=(5, 2, 3)) for _ in range(3)]
+
+
+def test_samples_velocity_and_score_literally(draws):
+  """Tong et al. 2023: N((1 - t) x_0 + t y, diffusion^2 t (1 - t))."""
+  x0, y, z = draws
+  t, diffusion = np.array([0.01, 0.3, 0.5, 0.8, 0.99]), 0.7
+  share = t[:, None, None]
+  xt = (1 - share) * x0 + share * y + diffusion * np.sqrt(share * (1 - share)) * z
+  slope = (1 - 2 * share) / (2 * share * (1 - share))
+  velocity = slope * (xt - (1 - share) * x0 - share * y) + y - x0
+  score = -(xt - (1 - share) * x0 - share * y) / (diffusion**2 * share * (1 - share))
+
+  pair = BridgePrediction(*(np.float32(a) for a in (y - x0, z)))
+  x0, y, z = (np.float32(a) for a in draws)
+  found = (
+    bridges.bridge_sample(x0, y, z, t, diffusion),
+    bridges.bridge_velocity(pair, t, diffusion),
+    bridges.bridge_score(pair, t, diffusion),
+  )
+  for array, expected in zip(found, (xt, velocity, score), strict=True):
+    np.testing.assert_allclose(array, expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize('diffusion', [0.0, 0.7])
+def test_a_path_of_one_pair_ends_at_its_points(draws, diffusion):
+  """Any step along it is exact, also from and to an end."""
+  x0, y, z = (np.float32(a) for a in draws)
+  pair = BridgePrediction(y - x0, z)
+  at = lambda t: bridges.bridge_sample(x0, y, z, t, diffusion)
+  np.testing.assert_array_equal(at(0.0), x0)
+  np.testing.assert_array_equal(at(1.0), y)
+  for t, s in [(1.0, 0.4), (0.4, 0.0), (1.0, 0.0), (0.0, 0.7)]:
+    found = bridges.bridge_ode_step(at(t), pair, t, s, diffusion)
+    np.testing.assert_allclose(found, at(s), atol=1e-6)
+  for t in (1.0, 0.4):
+    mean, variance = bridges.bridge_posterior(at(t), pair, t, 0.0, diffusion)
+    np.testing.assert_allclose(mean, x0, atol=1e-6)
+    assert not np.any(variance)
+
+
+def test_the_diffusion_steps_by_its_drift(draws):
+  """The mean moves by the drift at t, and small steps have its variance."""
+  x, displacement, z = draws
+  t, s, diffusion = 0.6, 0.599, 0.7
+  with jax.enable_x64(True):
+    pair = BridgePrediction(displacement, z)
+    drift = bridges.bridge_velocity(pair, t, diffusion)
+    drift -= diffusion**2 / 2 * bridges.bridge_score(pair, t, diffusion)
+    mean, variance = bridges.bridge_posterior(x, pair, t, s, diffusion)
+    np.testing.assert_allclose(mean, x + (s - t) * drift, rtol=1e-9)
+    np.testing.assert_allclose(variance, diffusion**2 * (t - s), rtol=2e-3)
+
+
+@pytest.mark.parametrize('coupled', [False, True])
+def test_the_best_prediction_is_the_regression_of_the_pairs(coupled):
+  """On points with the moments of (x_0, y, z), whose regression is exact."""
+  cross = coupled * np.array([[0.3, 0.2], [-0.1, 0.4]])
+  bridge = GaussianBridge(MEANS[0], COVS[0], MEANS[1], COVS[1], cross, 0.7)
+  zero, one = np.zeros((2, 2)), np.eye(2)
+  cov = np.block([[COVS[0], cross, zero], [cross.T, COVS[1], zero], [zero, zero, one]])
+  points = cubature(np.concatenate([*MEANS, np.zeros(2)]), cov)
+  x0, y, z = np.split(points, 3, axis=1)
+  with jax.enable_x64(True):
+    xt = bridges.bridge_sample(x0, y, z, 0.3, 0.7)
+    design = np.column_stack([xt, np.ones(len(xt))])
+    fitted = [design @ np.linalg.lstsq(design, a)[0] for a in (y - x0, z)]
+    prediction = bridge.predict(xt, 0.3)
+    for found, expected in zip(prediction, fitted, strict=True):
+      np.testing.assert_allclose(found, expected, atol=1e-12)
+    residual = [np.mean((a - b) ** 2) for a, b in zip(fitted, (y - x0, z), strict=True)]
+    error = bridges.bridge_error(prediction, x0, y, z).mean()
+    np.testing.assert_allclose(error, sum(residual), rtol=1e-12)
