@@ -133,6 +133,8 @@ app/inputs/conditions.py
 app/inputs/conditions.py app/test_notebook.py
   vectors_are_given: self.values.encode(values)[index => values[index
 app/inputs/datasets.py
+  validation_part: split = config.data.given.get('test', 'test') => pass
+  validation_part: or split == 'train' and fraction => or False
   run_keeps_its_classes: if ours.class_names and theirs => if not ours.class_names and theirs
   run_keeps_its_classes: checksum=total, class_names=names, skipped=skipped => checksum=total
   labels_follow_the_data: bool(inner[name]) and inner[name] != default => bool(inner[name])
@@ -144,7 +146,7 @@ app/models/diffusion.py app/edits/test_pictures.py
 app/models/diffusion.py app/run/test_other_runs.py
   guidance_by_a_classifier_by_hand: (2 if after_clip else 0, by_classifier) => (0, by_classifier)
 app/inputs/stored_latents.py
-  batches_of_latents: n.startswith('test_') == bool(prefix) => True
+  batches_of_latents: '' if split == 'train' else f'{split}_' => ''
 app/models/latent.py
   known_where_all_its_pixels: blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
 app/models/latent.py app/modes/test_encode.py
@@ -406,6 +408,9 @@ data/spec.py metrics/test_likelihoods.py
 data/spec.py metrics/test_vectors.py
   constant: std <= 1e-12 * np.abs(mean) => std < 0.0
 data/splits.py
+  seed_draws: default_rng((seed, 2)) => default_rng((0, 2))
+  keeps_the_order: return every[every >= 0] => return None
+  keeps_the_order: return Part(self.source.redrawn(seed, epoch), self.rows) => return self
   fraction: np.random.default_rng(0).permutation(size) => np.arange(size)
 data/text.py
   texts_come_back: (row[row > 0] - 1) => row[row > 0]
