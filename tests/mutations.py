@@ -363,6 +363,7 @@ data/images.py data/test_refusals.py
   signed: unsigned = kinds == {1} => unsigned = 3 not in kinds
 data/npz.py
   stays_on_disk: if len(index) < size: => if True:
+  row_of_indices: is_test == (split == 'test') => is_test == (split == 'train')
   own_test_split_has_a_context: prefix = 'test_' if has_test and split == 'test' else => prefix =
 data/parquet.py
   flipped_bit: if table.num_rows != expected: => if False:
@@ -488,6 +489,12 @@ metrics/posterior.py
   at_the_quantiles: (np.arange(n) + 0.5) / n => np.arange(n) / n
   in_its_norm: .linalg.norm(found - cov) / np.linalg.norm => .linalg.norm(found - cov) / np.trace
   uniform_and_of_others_not: .reshape(x.shape[:2]) - 0.5 * square / std**2 => .reshape(x.shape[:2])
+metrics/regression.py
+  closed_forms: draws.var(axis=1, ddof=1) => draws.std(axis=1, ddof=1)
+  literally: draws.var(axis=1, ddof=1) => draws.var(axis=1)
+  closed_forms: 0.5 + 0.5 * mass] => 0.5 + 0.4 * mass]
+  literally: np.sum(truth > edges, axis=0) => np.sum(truth < edges, axis=0)
+  repeated_sets: square.error / (2.0 * rmse) => square.error / rmse
 metrics/vectors.py
   deviations_of_the_reference: standard = standard_of(y) => standard = standard_of(x)
   constant_but_for_rounding: , std = mean_and_std(x) => , std = x.mean(axis=0), x.std(axis=0)

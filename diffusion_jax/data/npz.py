@@ -23,39 +23,69 @@ def npz(
   test_fraction: Rate = 0.0,
   bounds: tuple[Finite, ...] = (),
   cache: str = '',
+  x: str = '',
+  context: str = '',
+  split_row: Count = 0,
 ) -> ArraySource:
   """Reads an npz file, or a folder of .npy files, which stay on disk.
 
   `x` (also `images` or `arr_0`) has levels, uint8 [N, H, W, C], [N, H, W] or
-  [N, L], or real numbers, float [N, ...]; `context`, float [N, ...], belongs to
-  it; `label` [N] is read if num_classes is not 0. The test split is `test_x`
-  and so on if the file has them, otherwise a fixed random test_fraction, which
+  [N, L], or real numbers, float [N] or [N, ...]; `context`, float [N, ...],
+  belongs to it; `label` [N] is read if num_classes is not 0. The test split is
+  `test_x` and so on if the file has them, or the examples in row split_row of
+  `test_indices`, int [splits, n], otherwise a fixed random test_fraction, which
   'train' does not contain. bounds: low and high of x, or of each of its last
-  axis in turn. cache: see `buckets.local`. Raises ValueError or
-  FileNotFoundError.
+  axis in turn. cache: see `buckets.local`. x, context: other names of these
+  arrays. Raises ValueError or FileNotFoundError.
   """
   check_split(split)
   path = Path(buckets.local(str(path), cache)).expanduser()
   names = names_of(path)
-  has_test = any(f'test_{n}' in names for n in NAMES['x'])
+  for name in filter(None, (x, context)):
+    if name not in names:
+      raise ValueError(f'{path} has no array {name}, but {", ".join(names)}')
+  spellings = NAMES | {n: (name,) for n, name in (('x', x), ('context', context)) if name}
+  has_test = any(f'test_{n}' in names for n in spellings['x'])
   prefix = 'test_' if has_test and split == 'test' else ''
-  arrays = _arrays(path, names, prefix, num_classes)
+  arrays = _arrays(path, names, spellings, prefix, num_classes)
   if not has_test:
     size = len(arrays['x'])
-    index = random_part(size, split, test_fraction, path)
+    if 'test_indices' in names or split_row:
+      index = _indexed_part(path, names, split_row, size, split)
+    else:
+      index = random_part(size, split, test_fraction, path)
     if len(index) < size:  # a whole folder stays on disk
       arrays = {n: array[index] for n, array in arrays.items()}
   low, high = box_of(bounds, arrays['x'].shape[-1])
   return ArraySource(**arrays, num_classes=num_classes, low=low, high=high)
 
 
-def _arrays(path, names, prefix, num_classes):
+def _indexed_part(path, names, row, size, split):
+  # Returns the indices of a split by a row of the file's `test_indices`.
+  if 'test_indices' not in names:
+    raise ValueError(f'split_row={row}: {path} has no test_indices, int [splits, n]')
+  (indices,) = read(path, ['test_indices']).values()
+  if indices.ndim != 2 or indices.dtype.kind not in 'iu':
+    raise ValueError(
+      f'{path}: test_indices must be int [splits, n], got {indices.dtype} {list(indices.shape)}'
+    )
+  if row >= len(indices):
+    raise ValueError(f'split_row={row} is out of range: {path} has {len(indices)} splits')
+  is_test = np.zeros(size, bool)
+  test = indices[row]
+  if not (len(test) and 0 <= test.min() <= test.max() < size and len(test) < size):
+    raise ValueError(f'{path}: row {row} of test_indices must name some of 0..{size - 1}')
+  is_test[test] = True
+  return np.flatnonzero(is_test == (split == 'test'))
+
+
+def _arrays(path, names, spellings, prefix, num_classes):
   # Returns the arrays of NAMES that the file has, checked.
   arrays = {}
-  for what, spellings in NAMES.items():
+  for what, words in spellings.items():
     if what == 'label' and not num_classes:
       continue
-    given = [f'{prefix}{n}' for n in spellings if f'{prefix}{n}' in names]
+    given = [f'{prefix}{n}' for n in words if f'{prefix}{n}' in names]
     if given:
       (arrays[what],) = read(path, given[:1]).values()
     elif what != 'context':
@@ -67,7 +97,7 @@ def _arrays(path, names, prefix, num_classes):
   x = arrays['x'] = _checked_x(path, arrays['x'])
   if 'label' in arrays:
     arrays['label'] = _checked(path, arrays['label'], len(x), num_classes)
-  _check_context(path, arrays, names)
+  _check_context(path, arrays, any(n in names for n in spellings['context']))
   return arrays
 
 
@@ -90,6 +120,8 @@ def box_of(bounds: tuple[float, ...], size: int) -> tuple[tuple[float, ...], tup
 
 def _checked_x(path, x):
   # Returns uint8 levels, or floats; raises ValueError for other arrays.
+  if x.ndim == 1 and x.dtype.kind == 'f':
+    x = x[:, None]
   if not x.size or x.ndim < 2:
     raise ValueError(
       f'{path}: x must be [N, ...] with a shape for each example, got '
@@ -103,10 +135,10 @@ def _checked_x(path, x):
   return x
 
 
-def _check_context(path, arrays, names):
+def _check_context(path, arrays, has_context):
   context, size = arrays.get('context'), len(arrays['x'])
   if context is None:
-    if 'context' in names:
+    if has_context:
       raise ValueError(f'{path} has test_x and context: it needs test_context')
     return
   if context.dtype.kind != 'f' or context.ndim < 2 or len(context) != size:

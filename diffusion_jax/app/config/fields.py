@@ -145,7 +145,7 @@ class Evaluation:
   # classifier accuracy; for samples: fid, sfid, fd, kid, is, pr (precision,
   # recall), dc (density, coverage), cmmd, accuracy, memorisation, c2st,
   # sliced_w2, energy, moments; with a context: sbc, interval_coverage,
-  # density_coverage, tarp, contraction; or module:metric
+  # density_coverage, tarp, contraction, regression; or module:metric
   metrics: tuple[str, ...] = ('elbo',)
   split: Split = 'test'
   num_images: Count = 0  # the first images of the split; 0: all

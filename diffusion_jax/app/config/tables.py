@@ -264,6 +264,7 @@ FLOW_MAPS = named(
 
 DATA = {
   **named(small_sets.digits, shapes.shapes, small_sets.synthetic, photos.photos, npz.npz),
+  **named(small_sets.diabetes),
   **{n: simulated.simulated(f) for n, f in simulators.BENCHMARK.items()},
   'gaussian_process': simulated.simulated(simulators.gaussian_process),
   **named(image_folder.folder, tfds_sources.cifar10, tfds_sources.mnist, tfds_sources.tfds),
