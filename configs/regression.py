@@ -19,19 +19,20 @@ VARIANTS = ('npz',)
 def get_config(arg=''):
   config = base.short(
     3000,
-    every=100,
+    every=50,
     learning_rate=1e-3,
-    batch_size=256,
+    batch_size=128,
     steps_per_call=50,
+    patience=500,
     log_every=500,
     sample_every=0,
     keep_best=1,
     keep_checkpoints=1,
   )
   config = base.edm_of_numbers(config)
-  config.data = section('diabetes', validation_fraction=0.2)
+  config.data = section('diabetes', validation_fraction=0.1)
   if arg == 'npz':
-    config.data = section('npz', x='target', context='features', validation_fraction=0.2)
+    config.data = section('npz', x='target', context='features', validation_fraction=0.1)
   config.network = section('mlp', channels=64, num_blocks=2, dropout=0.1)
   config.conditioning = section(context='vector')
   config.optimizer.weight_decay = 0.1

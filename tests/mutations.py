@@ -493,7 +493,7 @@ metrics/regression.py
   closed_forms: draws.var(axis=1, ddof=1) => draws.std(axis=1, ddof=1)
   literally: draws.var(axis=1, ddof=1) => draws.var(axis=1)
   closed_forms: 0.5 + 0.5 * mass] => 0.5 + 0.4 * mass]
-  literally: np.sum(truth > edges, axis=0) => np.sum(truth < edges, axis=0)
+  literally: np.arange(1, num_bins) / num_bins => np.arange(1, num_bins) / (num_bins + 1)
   repeated_sets: square.error / (2.0 * rmse) => square.error / rmse
 metrics/vectors.py
   deviations_of_the_reference: standard = standard_of(y) => standard = standard_of(x)
