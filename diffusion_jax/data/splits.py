@@ -45,9 +45,9 @@ def check_part(count: int, size: int, test_fraction: float, split: str, what: st
 
 
 def validation_part(size: int, split: str, fraction: float, seed: int) -> np.ndarray:
-  """Returns the indices of 'validation' among `size` training examples.
+  """Returns the indices of 'validation', or of 'train', the other examples.
 
-  Or of 'train', the others. Raises ValueError if there are none.
+  size: of the training split. Raises ValueError for an empty part.
   """
   check_value('validation_fraction', fraction, Rate)
   count = round(size * fraction)
@@ -72,7 +72,7 @@ def random_part(size: int, split: str, test_fraction: float, path: str | Path) -
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:
-  """Holds some examples of a source: those of its indices `rows`, int [N]."""
+  """Holds the examples of a source with the indices `rows`, int [N]."""
 
   source: Source
   rows: np.ndarray

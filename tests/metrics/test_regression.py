@@ -51,7 +51,7 @@ def literally(draws, truth, num_bins, mass):
 
 
 def test_scores_are_the_papers_literally():
-  """Of several numbers they are means, of squares for RMSE."""
+  """Scores of several numbers are means."""
   rng = np.random.default_rng(1)
   draws, truth = rng.gamma(2.0, size=(40, 17, 3)), rng.gamma(2.0, size=(40, 3))
   metric = regression.regression(mass=0.8, num_bins=7)
@@ -64,7 +64,7 @@ def test_scores_are_the_papers_literally():
 
 
 def test_errors_are_those_of_repeated_sets():
-  """The error of RMSE is that of its square, carried over."""
+  """The error of RMSE follows from the error of its square."""
   rng, found = np.random.default_rng(2), []
   for _ in range(200):
     truth = rng.normal(size=(60, 1))

@@ -66,11 +66,14 @@ def held_out(config: Node) -> str:
   return 'validation' if config.at('data.validation_fraction') else 'test'
 
 
-def keep_best_by(config: Node) -> tuple[str, bool]:
-  """Returns what chooses the best checkpoint, and whether it is the loss."""
-  loss = f'{held_out(config)}_loss'
-  name = config.training.keep_best_by or loss
-  return name, name == loss
+def held_out_loss(config: Node) -> str:
+  """Returns the name of that loss in metrics.jsonl."""
+  return f'{held_out(config)}_loss'
+
+
+def keep_best_by(config: Node) -> str:
+  """Returns what chooses the best checkpoint: this loss, or a metric."""
+  return config.training.keep_best_by or held_out_loss(config)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,7 +80,7 @@ class Node(Tree):
 
   @property
   def signature(self) -> Mapping[str, inspect.Parameter]:
-    """Its parameters, and those of `common`."""
+    """The parameters of its constructor and of `common`."""
     common = parameters(self.common) if self.common else {}
     return {**parameters(self.constructor), **common}
 

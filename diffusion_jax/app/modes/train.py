@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder, trust
-from diffusion_jax.app.config.fields import held_out, keep_best_by
+from diffusion_jax.app.config.fields import held_out, held_out_loss, keep_best_by
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import report
@@ -307,14 +307,14 @@ def announce(parts: Setup, step: int) -> None:
   if c.profile_steps and step >= c.profile_steps[1]:
     print(f'note: no trace is written: step {step} is after training.profile_steps')
   every, saved = c.evaluate_every, c.checkpoint_every or total
-  if c.keep_best and keep_best_by(config)[1] and every % saved:
+  if c.keep_best and keep_best_by(config) == held_out_loss(config) and every % saved:
     print(
       f'note: training.keep_best chooses among checkpoints, {saved} steps '
       f'apart, and not among all losses of training.evaluate_every={every}'
     )
 
 
-def ended(workdir: Path, step: int, patience: int, split: str = 'test') -> str:
+def ended(workdir: Path, step: int, patience: int, split: str) -> str:
   """Returns why a training has over-fitted at a step, or '' if it goes on.
 
   patience: training.patience, steps without a lower loss of the split than

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import scoring
 from diffusion_jax.app.config import trust
-from diffusion_jax.app.config.fields import held_out, keep_best_by
+from diffusion_jax.app.config.fields import held_out, held_out_loss, keep_best_by
 from diffusion_jax.app.config.tree import Node, check_one_of, from_config
 from diffusion_jax.app.drawing.generate import FEW, draw_sheet, frames_of, generate, in_box
 from diffusion_jax.app.inputs import conditions, datasets
@@ -106,7 +106,7 @@ def make_hooks(model: Model, mesh: Mesh) -> list[Hook]:
   c = model.config.training
   checkpoints_every = c.checkpoint_every or c.num_steps  # 0: only the last
   best = checkpoints_every if c.keep_best else 0  # each is compared
-  _, by_loss = keep_best_by(model.config)
+  by_loss = keep_best_by(model.config) == held_out_loss(model.config)
   losses = intervals(c.evaluate_every, best if by_loss else 0)
   scores = intervals(c.metrics_every, 0 if by_loss else best)
   previews = intervals(c.sample_every)
@@ -164,10 +164,10 @@ def saving(model: Model, every: tuple[int, ...]) -> Hook:
 
 def with_criterion(model: Model, results: dict) -> dict | None:
   """Returns the metrics of a checkpoint, with the one that is compared."""
-  name, by_loss = keep_best_by(model.config)
+  name = keep_best_by(model.config)
   if name not in results:
     return results or None
-  higher = not by_loss and scoring.higher_is_better(model)[name]
+  higher = name != held_out_loss(model.config) and scoring.higher_is_better(model)[name]
   sign = -1.0 if higher else 1.0
   return results | {checkpoints.CRITERION: sign * results[name]}
 
@@ -219,8 +219,8 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
       'images: name a metric of them in config.evaluation.metrics, as fid'
     )
   if c.keep_best:
-    known = f'{held_out(model.config)}_loss', *names
-    check_one_of(known, 'training.keep_best_by', keep_best_by(model.config)[0])
+    known = held_out_loss(model.config), *names
+    check_one_of(known, 'training.keep_best_by', keep_best_by(model.config))
   n, size = c.metrics_images, sampling.batch_size
   chosen = conditions.choose(model, n)
   drawing = generate(model, mesh, min(size, n))

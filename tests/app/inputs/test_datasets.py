@@ -60,7 +60,7 @@ def pictures(tmp_path):
 
 
 def test_every_source_has_a_validation_part(pictures):
-  """The test split stays; the statistics are those of the training part."""
+  """The test split stays, and the training part has the statistics."""
   fields = {
     'name': 'two_moons',
     'config': 'two_moons',
