@@ -46,12 +46,14 @@ def npz(
       raise ValueError(f'{path} has no array {name}, but {", ".join(names)}')
   spellings = NAMES | {n: (name,) for n, name in (('x', x), ('context', context)) if name}
   has_test = any(f'test_{n}' in names for n in spellings['x'])
+  if split_row and (has_test or 'test_indices' not in names):
+    raise ValueError(f'split_row={split_row}: {path} has test_x, or no test_indices [splits, n]')
   prefix = 'test_' if has_test and split == 'test' else ''
   arrays = _arrays(path, names, spellings, prefix, num_classes)
   if not has_test:
     size = len(arrays['x'])
-    if 'test_indices' in names or split_row:
-      index = _indexed_part(path, names, split_row, size, split)
+    if 'test_indices' in names:
+      index = _indexed_part(path, split_row, size, split)
     else:
       index = random_part(size, split, test_fraction, path)
     if len(index) < size:  # a whole folder stays on disk
@@ -60,22 +62,16 @@ def npz(
   return ArraySource(**arrays, num_classes=num_classes, low=low, high=high)
 
 
-def _indexed_part(path, names, row, size, split):
+def _indexed_part(path, row, size, split):
   # Returns the indices of a split by a row of the file's `test_indices`.
-  if 'test_indices' not in names:
-    raise ValueError(f'split_row={row}: {path} has no test_indices, int [splits, n]')
   (indices,) = read(path, ['test_indices']).values()
-  if indices.ndim != 2 or indices.dtype.kind not in 'iu':
+  is_table = indices.ndim == 2 and indices.dtype.kind in 'iu'
+  is_test = np.isin(np.arange(size), indices[row : row + 1] if is_table else [])
+  if not 0 < is_test.sum() == indices.shape[-1] < size:
     raise ValueError(
-      f'{path}: test_indices must be int [splits, n], got {indices.dtype} {list(indices.shape)}'
+      f'{path}: test_indices must be int [splits, n], of which row {row} names some of '
+      f'0..{size - 1}, each once; got {indices.dtype} {list(indices.shape)}'
     )
-  if row >= len(indices):
-    raise ValueError(f'split_row={row} is out of range: {path} has {len(indices)} splits')
-  is_test = np.zeros(size, bool)
-  test = indices[row]
-  if not (len(test) and 0 <= test.min() <= test.max() < size and len(test) < size):
-    raise ValueError(f'{path}: row {row} of test_indices must name some of 0..{size - 1}')
-  is_test[test] = True
   return np.flatnonzero(is_test == (split == 'test'))
 
 
