@@ -162,7 +162,8 @@ def _word(value, words, place):
 
 def _list(value, origin, kinds, place):
   if isinstance(value, FlagText):
-    texts = (x.strip() for x in value.strip('()[]').split(','))
+    inner = value[1:-1] if value[:1] in ('(', '[') and value[-1:] in (')', ']') else value
+    texts = (x.strip() for x in inner.split(','))
     value = tuple(FlagText(x) for x in texts if x)
   if not isinstance(value, tuple | list):
     raise Misfit(place, value, PLAIN[tuple])

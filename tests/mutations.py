@@ -132,6 +132,8 @@ app/inputs/conditions.py
   of_other_runs_get: c.get('classifier') or by_run => by_run
 app/inputs/conditions.py app/test_notebook.py
   vectors_are_given: self.values.encode(values)[index => values[index
+app/inputs/conditions.py app/modes/test_tables.py
+  samples_have: names.index(str(x)) if str(x) in names else x => x
 app/inputs/datasets.py
   validation_part: split = config.data.given.get('test', 'test') => pass
   validation_part: or split == 'train' and fraction => or False
@@ -396,6 +398,19 @@ data/spec.py
   log_det_is_that_of_decode: np.log(np.broadcast_to(self.std, self.shape)) => np.log(self.std)
   closed_box: (bounded <= high) => (bounded < high)
   closed_box: kind = values.dtype if values.dtype.kind == 'f' else np.float64 => kind = np.float64
+data/tables.py
+  columns_are: key=lambda x: (numeric[x], x) => key=None
+  columns_are: max(',;\t', => max(',',
+  columns_are: 'utf-8-sig' => 'utf-8'
+  columns_are: np.eye(len(categories))[index] => np.eye(len(categories))[::-1][index]
+  the_rest: if test_path and split == 'test': => if test_path:
+  the_rest: numbers(cells, every)[index] for => numbers(cells, every) for
+  numbers_and_names: part[:, 0].astype(str) => part[:, 0].astype('<U5')
+data/tables.py app/modes/test_tables.py
+  held_out: start += part.shape[1] => start += 0
+  gaps: bool(x) or not blank for => True for
+data/sources.py data/test_tables.py
+  columns_are: np.where(is_category, 0.0, mean) => mean
 data/spec.py app/inputs/test_datasets.py
   a_stranger_fit: mean != std or =>
   a_stranger_fit: low > last => False

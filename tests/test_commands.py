@@ -106,6 +106,11 @@ def files_of_the_reader(rng):
   x = rng.uniform(-1.0, 1.0, (40, 2))
   np.savez('simulations.npz', x=x, context=x.sum(axis=1, keepdims=True))
   np.save('observed.npy', [[0.3], [-1.2]])
+  houses = [
+    f'{4 * x},{x},{city},{kind}' for x in range(9) for city in 'ab' for kind in ('flat', 'house')
+  ]
+  Path('houses.csv').write_text('\n'.join(['price,rooms,city,type', *houses]))
+  Path('wanted.csv').write_text('city,rooms\nb,3\n')
   np.savetxt('alphas.txt', np.linspace(0.9998, 0.96, 500))
   pictures = rng.integers(0, 256, (20, 32, 32, 3), np.uint8)
   labels = np.arange(20) % 10
@@ -261,7 +266,7 @@ def test_other_commands_name_what_exists(page):
 
 # What `-m docs` runs, shortened: patterns of a page and a command.
 RUN = (
-  r'arrays.md .*(runs/mine|runs/alone|operator=mask)',
+  r'arrays.md .*(runs/mine|runs/alone|runs/houses|operator=mask)',
   r'inference.md .*runs/(decay|joint)',
   r'(samplers|from_vae_to_diffusion).md .*noise_photo.py --mode=noise',
 )
@@ -295,7 +300,7 @@ def runs(page, command):
 @pytest.mark.parametrize(
   'page, written',
   [
-    ('arrays', 'mine/samples/*.npz alone/samples/*.npz gp/edits/*.npz'),
+    ('arrays', 'mine/samples/*.npz alone/samples/*.npz houses/samples/*.csv gp/edits/*.npz'),
     ('inference', 'decay/samples/*.npz decay/evaluation/*/result.json joint/samples/*.npz'),
     ('samplers', 'noise_photo/white_noise.json me/white_noise.json'),
     ('from_vae_to_diffusion', 'homework/white_noise.json'),

@@ -17,7 +17,7 @@ DTYPE = Literal['half', 'single'] | str | type
   ('0', bool, False), ('a,b', str, 'a,b'), ('3', str, '3'),
   ('1,2', INTS, (1, 2)), ('(1, 2)', tuple[int, int], (1, 2)),
   ('[1]', INTS, (1,)), ('()', INTS, ()), ('', INTS, ()),
-  ('fid,3', WORDS, ('fid', '3')),
+  ('fid,3', WORDS, ('fid', '3')), ('x,T (C)', WORDS, ('x', 'T (C)')),
   ('runs/a,b-c', WORDS, ('runs/a', 'b-c')),
   ('1,0.5', Sequence[float], (1, 0.5)),
   ('3', object, 3), ('linear', object, 'linear'), ('1,a', tuple, (1, 'a')),

@@ -14,7 +14,7 @@ from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
-from diffusion_jax.data import npz
+from diffusion_jax.data import npz, tables
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.data.sources import Source
 from diffusion_jax.errors import UserError
@@ -229,7 +229,8 @@ def reference_source(model: Model, name: str) -> Source:
     return datasets.source_of(model.config, name)
   trust.check_paths('evaluation.reference', name)
   with from_config('evaluation.reference'):
-    source = npz.npz(name)
+    x = model.facts.x
+    source = tables.csv_table(name, x.names) if tables.is_csv(name, x) else npz.npz(name)
   theirs, ours = list(source.facts.x.shape), list(model.facts.x.shape)
   if theirs != ours:
     raise UserError(

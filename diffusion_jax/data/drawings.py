@@ -208,6 +208,9 @@ def _with_bars(values, table):
 
 def _points(values, x, data, groups):
   count = min(values.shape[0], MOST)
+  names = [name.replace('$', r'\$') for name in values.names] or [
+    f'$x_{i + 1}$' for i in range(count)
+  ]
   x, (low, high) = np.asarray(x, np.float64), limits(values, data)
   area = float(np.clip(4000.0 / len(x), 4.0, 25.0))
   sets = [(x, _BLUE, _title(x, 'samples', low, high), area)]
@@ -235,10 +238,10 @@ def _points(values, x, data, groups):
         columns = array[:, j], array[:, i]
         style = {'linewidth': 0, 'alpha': 0.6, 'label': label}
         ax.scatter(*columns, size, colour, **style)
-      ax.set_ylabel(f'$x_{i + 1}$' if j == 0 else '')
+      ax.set_ylabel(names[i] if j == 0 else '')
     last = i == count - 1
     ax.tick_params(labelsize=8, labelbottom=last, labelleft=j == 0 < i)
-    ax.set_xlabel(f'$x_{j + 1}$' if last else '')
+    ax.set_xlabel(names[j] if last else '')
   return _with_legend(figure)
 
 

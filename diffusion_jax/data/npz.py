@@ -191,8 +191,9 @@ def names_of(path: str | Path, needed: str = 'x') -> list[str]:
   path = existing(path, 'npz file', Path.is_file)
   with path.open('rb') as file:
     if file.read(2) != b'PK':
+      table = '; data=csv reads a table' * (path.suffix.lower() == '.csv')
       raise ValueError(
-        f'{path} is not an npz file of arrays: numpy.savez(file, {needed}=array) writes one'
+        f'{path} is not an npz file of arrays: numpy.savez(file, {needed}=array) writes one{table}'
       )
   return list(_with_file(path, lambda file: file.files))
 

@@ -38,7 +38,7 @@ class Facts(NamedTuple):
   def as_json(self) -> Json:
     """Returns nested dicts, without what is empty but num_classes."""
     tree = {n: v for n, v in self._asdict().items() if v or n == 'num_classes'}
-    arrays = {n: v._asdict() for n, v in tree.items() if isinstance(v, ArraySpec)}
+    arrays = {n: v.as_json() for n, v in tree.items() if isinstance(v, ArraySpec)}
     return tree | arrays
 
 
@@ -231,10 +231,12 @@ def _standardised(values, array, name):
   if len(array) < 2:
     raise ValueError(f'{name} has one example: it has no standard deviation')
   mean, std = mean_and_std(array)
+  if values.names:  # Categories stay 0 and 1.
+    is_category = np.array(['=' in each for each in values.names])
+    mean, std = np.where(is_category, 0.0, mean), np.where(is_category, 1.0, std)
   for i in np.flatnonzero(std == 0.0)[:1]:
-    raise ValueError(
-      f'{name} never changes at {i} of its last axis ({mean[i]:.6g}): leave this number out'
-    )
+    place = repr(values.names[i]) if values.names else f'{i} of its last axis'
+    raise ValueError(f'{name} never changes at {place} ({mean[i]:.6g}): leave this number out')
   return values._replace(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
@@ -308,8 +310,8 @@ class ArraySource:
 
   x: uint8 with levels 0..levels - 1, or floats with levels 0, [N, ...]; label:
   int32 [N] in 0..num_classes - 1, or None with num_classes 0; context: floats
-  [N, ...] or None; low, high: the box of x; order: see `OrderedSource`. Raises
-  ValueError for other arrays.
+  [N, ...] or None; low, high: the box of x; x_names, context_names: see
+  `ArraySpec`; order: see `OrderedSource`. Raises ValueError for other arrays.
   """
 
   x: np.ndarray
@@ -320,6 +322,8 @@ class ArraySource:
   low: tuple[float, ...] = ()
   high: tuple[float, ...] = ()
   class_names: tuple[str, ...] = ()
+  x_names: tuple[str, ...] = ()
+  context_names: tuple[str, ...] = ()
   order: Callable[[np.random.Generator], np.ndarray] | None = None
 
   def __post_init__(self):
@@ -333,8 +337,9 @@ class ArraySource:
     levels = self.levels
     if levels is None:
       levels = 256 if self.x.dtype == np.uint8 else 0
-    x = ArraySpec(self.x.shape[1:], levels, low=self.low, high=self.high)
-    context = None if self.context is None else ArraySpec(self.context.shape[1:])
+    x = ArraySpec(self.x.shape[1:], levels, low=self.low, high=self.high, names=self.x_names)
+    context = self.context
+    context = None if context is None else ArraySpec(context.shape[1:], names=self.context_names)
     return Facts(x, self.num_classes, context, self.class_names)
 
   @property

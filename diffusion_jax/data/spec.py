@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.ranges import Count, Finite, Positive, Size
 
 
@@ -17,6 +18,7 @@ class ArraySpec(NamedTuple):
   has real numbers, and models see (x - mean) / std. mean, std: of the last
   axis, or one number for all; () is 0 and 1. low, high: the box that contains
   all numbers, of the last axis, or of its first numbers; () is unbounded.
+  names: of the numbers of a table, see `data.tables`; () for other arrays.
   """
 
   shape: tuple[Size, ...]
@@ -25,6 +27,11 @@ class ArraySpec(NamedTuple):
   std: tuple[Positive, ...] = ()
   low: tuple[Finite, ...] = ()
   high: tuple[Finite, ...] = ()
+  names: tuple[str, ...] = ()
+
+  def as_json(self) -> Json:
+    """Returns a dict, without names if they are empty."""
+    return {n: v for n, v in self._asdict().items() if v or n != 'names'}
 
   @property
   def is_picture(self) -> bool:
@@ -132,7 +139,7 @@ MOST_NUMBERS = 2**28  # of one example, 1 GiB in float32
 
 def problem_of(values: ArraySpec) -> str:
   """Returns what does not fit in a description of an array, or ''."""
-  shape, levels, *pairs = values
+  shape, levels, *pairs, names = values
   mean, std, low, high = map(len, pairs)
   most = f'{MOST_NUMBERS:,} numbers'
   if not shape or math.prod(shape) > MOST_NUMBERS:
@@ -144,6 +151,8 @@ def problem_of(values: ArraySpec) -> str:
     return f'mean has {mean} and std {std} numbers, the last axis of x {last}'
   if low != high or low > last:
     return f'low has {low} and high {high} numbers, the last axis of x {last}'
+  if len(names) not in (0, last):
+    return f'{len(names)} names are given for {last} numbers'
   if any(map(operator.ge, values.low, values.high)):
     return f'low={values.low} is not below high={values.high}'
   return ''

@@ -115,6 +115,16 @@ def test_draws_of_each_given_row_have_a_colour():
   np.testing.assert_allclose(found, [[2 / 6, 2 / 6], [5 / 6, 4 / 6]], atol=0.01)
 
 
+def test_axes_have_the_names_of_a_table(monkeypatch):
+  """A dollar does not begin a formula."""
+  figures = []
+  monkeypatch.setattr(drawings, '_with_legend', figures.append)
+  for names in ((), ('price ($)', '$/m')):
+    drawings.sheet(standard(2, names=names), RNG.standard_normal((5, 2)), 10)
+  labels = [(ax.get_xlabel(), ax.get_ylabel()) for f in figures for ax in f.axes]
+  assert labels == [('$x_1$', '$x_2$'), (r'price (\$)', r'\$/m')]
+
+
 def test_axes_end_at_the_box_of_the_data():
   """A uniform prior fills them; a box far away does not matter."""
   data = RNG.uniform(0.0, 2.0, (2000, 2))

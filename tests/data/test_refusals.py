@@ -20,6 +20,7 @@ from diffusion_jax.data.npz import npz
 from diffusion_jax.data.parquet import open_parquet
 from diffusion_jax.data.simulated import of_simulator, simulated
 from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.tables import csv_table
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.data.webdataset import open_tars, webdataset
 from tests import refusals
@@ -64,6 +65,12 @@ def written(data, name='a.npz'):
 
 def saved(**arrays):
   return written(as_bytes(np.savez, **arrays))
+
+
+def table(data, x='a', **fields):
+  """Reads a CSV file with some columns."""
+  data = data if isinstance(data, bytes) else data.encode()
+  return csv_table(written(data, 'a.csv'), tuple(x.split()), **fields)
 
 
 def npy(data):
@@ -178,10 +185,34 @@ npz(written(b'hello')) => a.npz is not an npz file of arrays
 npz(written(b'')) => a.npz is not an npz file of arrays
 npz(written(NPY)) => a.npz is not an npz file of arrays: numpy.savez(file, x=array) writes one
 npz(written(b'1,2', 'table.csv')) => table.csv is not an npz file of arrays: numpy.savez(file,
-  x=array) writes one
+  x=array) writes one; data=csv reads a table
 npz(written(METHOD)) => a.npz is not an npz file of arrays
 npz(written(ZEROS)) => a.npz is not an npz file of arrays
 npz(written(WHOLE[:300])) => a.npz is not an npz file of arrays
+table('') => a.csv needs a header with the names of its columns, and rows below it
+table('a,b\n1,é\n'.encode('latin-1')) => a.csv is not text in UTF-8 (byte 7): save it as CSV
+  in UTF-8
+table('a,b\n1,2\n\n3\n') => a.csv, row 4 has 1 cells, and the header 2: a cell with ',' in it
+table('a;b\n1;2\n1;"2"3\n') => a.csv, row 3: ';' expected after '"'
+table('a, b,a\n1,2,3\n') => a.csv has several columns 'a': rename them
+table('b,,c\n1,2,3\n') => a.csv has no column 'a', but b, c
+table('a,b\n1,2\n', '') => x is empty: name columns of a.csv
+table('a,b\n1,2\n', 'a b a') => column 'a' is named twice in x, context and label
+table('a,b=c\n1,2\n', context=('rest',)) => a.csv: rename column 'b=c' without '='
+table('a,b\n1,2\n', categories=('b',)) => categories=b is not a column of context
+table('a,b\n1,2\n,3\n') => a.csv, row 3, column 'a': the value is missing: fill it in, or leave
+table('a;b\n1;2\n1,5;3\n') => row 3, column 'a': '1,5' is not a number: write a decimal point
+table('a\n1e999\n') => row 2, column 'a': '1e999' is not a number
+table('a\n1_0\n') => row 2, column 'a': '1_0' is not a number
+table('a\nNaN\n') => row 2, column 'a': 'NaN' is not a number: correct it; a column of texts can be
+  context or label
+table('a,b\n1,2\n1,n/a\n', context=('b',)) => row 3, column 'b': 'n/a' is not a number
+table('a,b\n1,x\n1,\n1,y\n', context=('b',)) => row 3, column 'b': the value is missing
+table('a;b\n1;1,5\n1;2,5\n', context=('b',)) => row 2, column 'b': '1,5' is not a number: write a
+table('a,b\n1,x\n2,x\n', context=('b',)) => a.csv: column 'b' has 1 different texts, and 2 to 200
+table('a,b\n1,u\n2,v\n', label='b', test_path=written(b'a,b\n3,w\n', 'b.csv'), split='test') =>
+  b.csv, row 2, column 'b': 'w' is not one of its categories u, v
+sources.measured(table('a,b\n1,2\n2,2\n', context=('b',))) => context never changes at 'b' (2)
 npy(b'no array') => images.npy is not a .npy file:
 npy(as_bytes(np.save, np.array([dict()]))) => it contains Python objects
 image_set(saved(x=np.zeros(3))) => a.npz has the arrays x; ... images or arr_0 (uint8
@@ -300,6 +331,7 @@ tfds_sources.tfds('train', 'a b', data_dir='.') => 'a b' is not name
 """
 LOST = """
 npz('none.npz') => npz file none.npz not found
+csv_table('none.csv', ('a',)) => CSV file none.csv not found
 npz('.') => has no .npy files; ... =folder
 image_set('none.npz') => none.npz not found
 image_set('.') => contains no pictures

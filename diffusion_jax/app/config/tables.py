@@ -34,6 +34,7 @@ from diffusion_jax.data import (
   tfds_sources,
   webdataset,
 )
+from diffusion_jax.data.tables import csv_table
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.demos import photos, shapes, simulators
 from diffusion_jax.networks import autoencoder, ddpmpp, edm2, inputs, mlp, transformer, unet
@@ -264,7 +265,8 @@ FLOW_MAPS = named(
 
 DATA = {
   **named(small_sets.digits, shapes.shapes, small_sets.synthetic, photos.photos, npz.npz),
-  **named(small_sets.diabetes),
+  'diabetes': small_sets.diabetes,
+  'csv': csv_table,
   **{n: simulated.simulated(f) for n, f in simulators.BENCHMARK.items()},
   'gaussian_process': simulated.simulated(simulators.gaussian_process),
   **named(image_folder.folder, tfds_sources.cifar10, tfds_sources.mnist, tfds_sources.tfds),

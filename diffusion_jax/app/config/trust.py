@@ -66,8 +66,8 @@ def expanded(name: str, value: Any) -> Any:
 
   Raises ValueError for an address, gs://..., that would be written.
   """
-  if isinstance(value, tuple):
-    return tuple(expanded(name, x) for x in value)
+  if isinstance(value, tuple):  # data.context has names of columns
+    return value if name == 'context' else tuple(expanded(name, x) for x in value)
   is_path = isinstance(value, str) and name in (*PATHS, *_OTHERS, *_USERS)
   return expanded_path(value, name in _WRITTEN) if is_path else value
 
@@ -117,7 +117,8 @@ def without_folders(tree: Tree) -> Json:
   def file_name(name, value):
     if isinstance(value, Mapping):
       return without_folders(value)
-    if name not in (*PATHS, *_OTHERS):
+    is_columns = name == 'context' and not isinstance(value, str)
+    if name not in (*PATHS, *_OTHERS) or is_columns:
       return value
     if isinstance(value, str):
       return os.path.basename(value.rstrip('/'))

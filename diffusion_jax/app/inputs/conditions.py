@@ -15,7 +15,7 @@ from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.model import Model, make_mesh
 from diffusion_jax.core.keys import abstract_key, stream
-from diffusion_jax.data import npz
+from diffusion_jax.data import tables
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError, refuse
@@ -83,7 +83,7 @@ class Labels(Kind):
     without = 'takes no labels (conditioning.labels): set sampling.classifier.run, or leave it out'
     _check_taken(takes_labels(self.model), path, without)
     given = np.ravel(np.asarray(values, object)).tolist()  # numbers and names
-    numbers = [names.index(x) if x in names else x for x in given]
+    numbers = [names.index(str(x)) if str(x) in names else x for x in given]
     for label in numbers:
       if isinstance(label, str) or label >= classes:
         also = f', {", ".join(names[:10])}' if names else ''
@@ -214,7 +214,8 @@ class Context(Kind):
     _check_taken(self.values is not None, field, without)
     if path:
       with from_config('sampling.context'):
-        rows = npz.read_array(path, 'context')
+        assert self.values is not None  # checked above
+        rows = tables.read_rows(path, self.values, blank=self.name == 'known')
       rows = self.checked(path, rows)
       _check_row(row, len(rows), path)
       return rows if row is None else rows[[row]]
@@ -383,8 +384,9 @@ def warn_if_far(model: Model, inputs: Conditions) -> None:
   z = np.abs(np.nan_to_num(values.encode(context))).reshape(len(context), -1)
   row, entry = np.unravel_index(np.argmax(z), z.shape)
   if z[row, entry] > FAR:
+    number = repr(values.names[entry]) if values.names else f'number {entry}'
     print(
-      f'note: number {entry} of row {row} of the context is '
+      f'note: {number} of row {row} of the context is '
       f"{z[row, entry]:.3g} standard deviations from the training data's "
       'mean: the network never saw such data, and its samples may be wrong'
     )

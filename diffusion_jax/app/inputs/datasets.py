@@ -93,6 +93,7 @@ def stated_facts(section: Node | None) -> Facts | None:
 LABELS = {
   'labelled': 'data.labelled=True, whose classes are the sub-folders,',
   'num_classes': 'data.num_classes to their number',
+  'label': 'data.label to the column of the classes',
   '': 'data to a set with labels',
 }
 
@@ -172,6 +173,10 @@ def _check_same_kind(name, ours, theirs):
   if theirs.context is not None:
     shape = ours.context and tuple(ours.context.shape)
     compare('context are', shape, tuple(theirs.context.shape))
+    if ours.context and ours.context.names and theirs.context.names:
+      compare('numbers of the context are', ours.context.names, theirs.context.names)
+  if ours.x.names and theirs.x.names:
+    compare('columns of x are', ours.x.names, theirs.x.names)
   compare('examples are', kind(ours), kind(theirs))
   if ours.class_names and theirs.class_names:
     pairs = itertools.zip_longest(ours.class_names, theirs.class_names)

@@ -17,7 +17,7 @@ from diffusion_jax.app.inputs.conditions import Conditions
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
-from diffusion_jax.data import images
+from diffusion_jax.data import images, tables
 from diffusion_jax.data.text_files import decode_bytes, printable
 from diffusion_jax.runtime import files, processes, profiling
 from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
@@ -29,8 +29,8 @@ def run(run: Run) -> None:
   """Writes <name>.png, <name>.npz and, with trajectories, <name>.gif.
 
   They are in samples/; for <name> see `provenance.name_of`. For a network that
-  reads texts, <name>.txt has one text per line. <name>.parts/ keeps the batches
-  until all are drawn.
+  reads texts, <name>.txt has one text per line; for a table, <name>.csv has its
+  columns. <name>.parts/ keeps the batches until all are drawn.
   """
   draw(run, Path('samples'), 'sampling.name')
 
@@ -121,12 +121,14 @@ def write_film(model: Model, frames: dict[int, np.ndarray], parts: Path) -> None
 def write(
   run: Run, inputs: Conditions, paths: list[Path], path: Path, settings: np.ndarray
 ) -> None:
-  """Writes the npz file of all parts, the sheet, and the texts."""
+  """Writes the npz file of all parts, the sheet, the table, and the texts."""
   model = run.model
   samples = join_parts(paths, {'settings'})['arr_0']
   arrays = {'arr_0': samples, 'settings': settings, **inputs.stored}
   arrays |= model.write_more(run.on_devices, path, samples)
   files.write_npz(path, arrays)
+  if model.facts.x.names:
+    write_table(path.with_suffix('.csv'), model, inputs, samples)
   shape = 'x'.join(map(str, samples.shape[1:]))
   what = 'images' if model.facts.x.is_picture else 'arrays'
   print(f'wrote {path}: {len(samples)} {what} of {shape}')
@@ -140,6 +142,19 @@ def write(
     lines = [f'{files.one_line(text)}\n' for text in inputs.stored['texts']]
     files.write_text(texts, ''.join(lines))
     print(f'wrote {texts}: what the images should show, one text a line')
+
+
+def write_table(path: Path, model: Model, inputs: Conditions, samples: np.ndarray) -> None:
+  """Writes samples of a table, with their numbers, contexts and classes."""
+  facts, stored, data = model.facts, inputs.stored, model.config.data
+  columns = {'sample': range(len(samples)), **tables.texts_of(facts.x.names, samples)}
+  if 'context' in stored and facts.context is not None and model.conditioning.known is None:
+    rows = stored['context'][inputs.rows]
+    columns |= tables.texts_of(facts.context.names, rows)
+  if 'labels' in stored and facts.class_names:
+    columns[(data or {}).get('label', 'label')] = [facts.class_names[i] for i in stored['labels']]
+  files.write_text(path, tables.as_csv(columns))
+  print(f'wrote {path}')
 
 
 def write_texts(path: Path, samples: np.ndarray) -> None:

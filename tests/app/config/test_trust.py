@@ -160,10 +160,11 @@ READ = {
 }
 NOT_STORED = {'compilation_cache', 'out', 'runs', 'source'}  # store.NOT_READ
 NO_PATHS = {  # kept_in and split are not fields
-  'context_column', 'dataset', 'devices', 'features', 'format', 'image_column',
-  'keep_best_by', 'kept_in', 'label_column', 'meshes', 'metrics', 'model',
-  'options', 'prompt', 'respacing', 'revision', 'split', 'subset', 'sweep',
-  'test_split', 'text_column', 'to', 'train_split', 'x_column',
+  'categories', 'context_column', 'dataset', 'devices', 'features', 'format',
+  'image_column', 'keep_best_by', 'kept_in', 'label', 'label_column', 'meshes',
+  'metrics', 'model', 'options', 'prompt', 'respacing', 'revision', 'split',
+  'subset', 'sweep', 'test_split', 'text_column', 'to', 'train_split', 'x',
+  'x_column',
 }  # fmt: skip
 
 

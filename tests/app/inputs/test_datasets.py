@@ -78,7 +78,9 @@ def test_every_source_has_a_validation_part(pictures):
   np.testing.assert_allclose(datasets.facts_of(config).x.mean, mean)
   assert len(datasets.source_of(config, 'test')) == 7
   assert len(datasets.source_of(datasets.of_training(config), 'test')) == 10
+  (pictures / 'a.csv').write_text('a,b\n' + '1,2\n3,4\n' * 4)
   others = {'folder': {'path': pictures}, 'binarized': {'source': 'digits'}}
+  others['csv'] = {'path': pictures / 'a.csv', 'x': 'b', 'context': 'rest'}
   for name, more in others.items():
     count = len(source(name, **more))
     assert len(source(name, validation_fraction=0.5, **more)) == count - count // 2
@@ -332,6 +334,7 @@ def test_labels_of_sub_folders_are_trained_and_drawn(pictures):
     ({'mean': (0.0,) * 3}, 'mean has 3 and std 2 numbers, the last axis of x 2'),
     ({'mean': (0.0,)}, 'mean has 1 and std 2 numbers'),
     ({'std': ()}, 'mean has 2 and std 0 numbers'),
+    ({'names': ('a',)}, '1 names are given for 2 numbers'),
     ({'mean': ()}, 'mean has 0 and std 2 numbers'),
     ({'std': (0.0, 1.0)}, r'std\[0\]=0.0 is not a number in \(0, inf\)'),
     ({'low': (0.0,)}, 'low has 1 and high 0 numbers'),

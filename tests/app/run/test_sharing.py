@@ -160,8 +160,8 @@ def test_a_folder_needs_no_pictures(evaluated, tmp_path, capsys):
 
 
 def test_paths_become_names():
-  tree = {'data': {'path': '/home/me/x/', 'name': 'a/b', 'paths': ['/c/d']}}
-  expected = {'data': {'path': 'x', 'name': 'a/b', 'paths': ['d']}}
+  tree = {'data': {'path': '/home/me/x/', 'name': 'a/b', 'paths': ['/c/d'], 'context': ['km/h']}}
+  expected = {'data': {'path': 'x', 'name': 'a/b', 'paths': ['d'], 'context': ['km/h']}}
   assert trust.without_folders(tree) == expected
 
 

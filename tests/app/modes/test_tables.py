@@ -1,0 +1,118 @@
+"""A table in a CSV file: trained, drawn given another table, and written."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_diabetes
+
+from diffusion_jax.app import scoring
+from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import Run
+from tests.app.conftest import arrays_of, of_run, refused, trial, untrained
+from tests.app.fields import within
+
+GIVEN = """bmi;note;city;age
+21.5;a;Bern;40
+30;b;Chur;61
+"""
+
+
+def columns_of(path):
+  """Returns {column: its cells} of a CSV file."""
+  with path.open(newline='') as file:
+    rows = [*csv.DictReader(file)]
+  return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+@pytest.fixture(scope='module')
+def table(tmp_path_factory):
+  """Writes patients with a disease's progress, cities of our own, and sex."""
+  data = load_diabetes(scaled=False)
+  path = tmp_path_factory.mktemp('table') / 'patients.csv'
+  with path.open('w', newline='') as file:
+    writer = csv.writer(file)
+    writer.writerow(['age', 'bmi', 'progress (a.u.)', 'sex', 'city'])
+    for i, ((age, sex, bmi, *_), progress) in enumerate(zip(data.data, data.target, strict=True)):
+      writer.writerow([age, bmi, progress, int(sex), ('Aarau', 'Bern', 'Chur')[i % 3]])
+  return path
+
+
+def config_of(table, *x, **changes):
+  fields = within('data', 'csv', path=str(table), x=x, test_fraction=0.2)
+  fields |= within('sampling', checkpoint='latest', num_samples=3, num_steps=3)
+  return trial('vectors', **fields | {'training.keep_best': 0, **changes})
+
+
+@pytest.fixture(scope='module')
+def run(table, tmp_path_factory):
+  place = tmp_path_factory.mktemp('run') / 'run'
+  given = {'data.context': ('age', 'bmi', 'city'), 'data.label': 'sex'}
+  MODES['train'](config_of(table, 'progress (a.u.)', **given), place)
+  return place
+
+
+def test_samples_have_the_names_of_the_table(run, table, tmp_path):
+  path = tmp_path / 'given.csv'
+  path.write_text(GIVEN)
+  MODES['sample'](of_run(run, **within('sampling', context=str(path), labels=(2, 1))), run)
+  name = 'samples-context=given,labels=2,1'
+  arrays, columns = arrays_of(run, name), columns_of(run / 'samples' / f'{name}.csv')
+  np.testing.assert_array_equal(arrays['context'], [[40, 21.5, 0, 1, 0], [61, 30, 0, 0, 1]])
+  assert columns.pop('sample') == [*'012345']
+  x = np.float32(columns.pop('progress (a.u.)'))
+  np.testing.assert_array_equal(x, arrays['arr_0'][:, 0])
+  assert columns == {
+    'age': ['40.0'] * 3 + ['61.0'] * 3,
+    'bmi': ['21.5'] * 3 + ['30.0'] * 3,
+    'city': ['Bern'] * 3 + ['Chur'] * 3,
+    'sex': [*'212121'],
+  }
+
+
+def test_samples_of_held_out_rows(run):
+  MODES['sample'](of_run(run, **{'sampling.name': 'held_out'}), run)
+  columns = columns_of(run / 'samples' / 'held_out.csv')
+  ages, _, *cities = datasets.source_of(of_run(run), 'test').context[:3].T
+  assert [*map(float, columns['age'])] == ages.tolist()
+  assert columns['city'] == np.array(['Aarau', 'Bern', 'Chur'])[np.argmax(cities, 0)].tolist()
+  facts = json.loads((run / 'config.json').read_text())['facts']
+  assert facts['x']['names'] == ['progress (a.u.)'] and facts['class_names'] == ['1', '2']
+
+
+def test_gaps_of_a_table_are_drawn(table, tmp_path, capsys):
+  """As by configs/joint.py; a reference is a table as well."""
+  known = within('conditioning', context=None) | within(
+    'conditioning.known', 'subsets', parameters=1
+  )
+  run = untrained(config_of(table, 'age', 'bmi', **known), tmp_path / 'run', 0.05)
+  path = tmp_path / 'given.csv'
+  path.write_text('bmi,age\n25.5,\n,300\n')
+  fields = {'sampling.context': str(path), 'evaluation.reference': str(table)}
+  MODES['sample'](of_run(run, **fields), run)
+  assert "note: 'age' of row 1 of the context is" in capsys.readouterr().out
+  columns = columns_of(run / 'samples' / 'samples-context=given.csv')
+  assert [*columns] == ['sample', 'age', 'bmi']
+  assert columns['bmi'][:3] == ['25.5'] * 3 and columns['age'][3:] == ['300.0'] * 3
+  assert len({*columns['age'][:3]}) == len({*columns['bmi'][3:]}) == 3
+  source = scoring.reference_source(Run.open(of_run(run, **fields), run).model, str(table))
+  np.testing.assert_array_equal(source.x[:, 1], np.float64(columns_of(table)['bmi']))
+
+
+@pytest.mark.parametrize(
+  'text, fields, message',
+  [
+    ('age,bmi,city\n40,20,Basel\n', {}, "row 2, column 'city': 'Basel' is not one of its .* Aarau"),
+    ('age,city\n40,Bern\n', {}, "given.csv has no column 'bmi', but age, city"),
+    ('', {'data.context': ('age', 'city')}, 'context are .4,., and .5'),
+    ('', {'data.context': ('bmi', 'age', 'city')}, "numbers of the context are .'bmi', 'age', "),
+    ('', {'data.x': ('sex',), 'data.label': ''}, "columns of x are .'sex',., and .'progress"),
+  ],
+)
+def test_other_tables_are_refused(run, tmp_path, text, fields, message):
+  path = tmp_path / 'given.csv'
+  path.write_text(text)
+  fields = {'sampling.context': str(path)} if text else fields
+  refused(message, MODES['sample'], of_run(run, **fields), run)

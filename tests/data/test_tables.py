@@ -1,0 +1,102 @@
+import csv
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from sklearn.datasets import load_wine
+
+from diffusion_jax.data.sources import measured
+from diffusion_jax.data.splits import random_part
+from diffusion_jax.data.tables import as_csv, csv_table, numbers, read_cells, texts_of
+
+HOUSES = """\
+city,price,rooms,"zip, code",kind
+Bern,1.5,3,10,flat
+"Aarau, old town",-2e3,4,9,house
+
+Chur,+.25,5,10,flat
+Bern,7,6.0,100,flat
+"""
+FIELDS = {
+  'context': ('rooms', 'city', 'zip, code'),
+  'categories': ('zip, code',),
+  'label': 'kind',
+}
+
+
+def write(path, text, **how):
+  path.write_bytes(text.encode(**how))
+  return path
+
+
+def delimited(text, mark):
+  file = io.StringIO()
+  csv.writer(file, delimiter=mark).writerows(csv.reader(io.StringIO(text)))
+  return file.getvalue()
+
+
+@pytest.mark.parametrize('mark', [',', ';', '\t'])
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig'])
+def test_columns_are_numbers_categories_and_classes(tmp_path, mark, encoding):
+  path = write(tmp_path / 'a.csv', delimited(HOUSES, mark), encoding=encoding)
+  source = csv_table(path, ('price', 'rooms'), label='kind')
+  np.testing.assert_array_equal(source.x, [[1.5, 3], [-2000, 4], [0.25, 5], [7, 6]])
+  assert source.context is None and source.facts.x.names == ('price', 'rooms')
+  source = csv_table(path, ('price',), **FIELDS)
+  assert source.facts.class_names == ('flat', 'house') and source.label.tolist() == [0, 1, 0, 0]
+  assert source.facts.context.names == (
+    *('rooms', 'city=Aarau, old town', 'city=Bern', 'city=Chur'),
+    *('zip, code=9', 'zip, code=10', 'zip, code=100'),
+  )
+  one_hot = [[3, 0, 1, 0, 0, 1, 0], [4, 1, 0, 0, 1, 0, 0], [5, 0, 0, 1, 0, 1, 0]]
+  np.testing.assert_array_equal(source.context, [*one_hot, [6, 0, 1, 0, 0, 0, 1]])
+  facts = measured(source)
+  assert facts.context.mean == (4.5, *6 * (0.0,)) and facts.context.std[1:] == 6 * (1.0,)
+
+
+def test_the_rest_and_the_splits(tmp_path):
+  """The training file, with its held-out part, has the categories."""
+  path = write(tmp_path / 'a.csv', HOUSES)
+  rest = csv_table(path, ('price',), context=('rest',))
+  assert [x.partition('=')[0] for x in rest.facts.context.names] == [
+    *('city', 'city', 'city', 'rooms', 'zip, code', 'kind', 'kind')
+  ]
+  test = csv_table(path, ('price',), 'test', **FIELDS, test_fraction=0.5)
+  whole = csv_table(path, ('price',), **FIELDS)
+  np.testing.assert_array_equal(test.context, whole.context[random_part(4, 'test', 0.5, '')])
+  other = write(tmp_path / 'b.csv', 'kind;zip, code;price;city;rooms\nhouse;9;1;Chur;2\n')
+  fields = {**FIELDS, 'test_path': str(other)}
+  assert len(csv_table(path, ('price',), **fields)) == 4
+  test = csv_table(path, ('price',), 'test', **fields)
+  assert test.x == [[1]] and test.label == [1] and test.facts.class_names == ('flat', 'house')
+  np.testing.assert_array_equal(test.context, [[2, 0, 0, 1, 1, 0, 0]])
+
+
+def test_a_table_of_scikit_learn(tmp_path):
+  """The index of the rows is a column without a name, which is left out."""
+  wine = load_wine()
+  rows = zip(wine.data, wine.target_names[wine.target], strict=True)
+  with (tmp_path / 'wine.csv').open('w', newline='') as file:
+    writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(['', *wine.feature_names, 'class'])
+    writer.writerows([i, *map(float, row), kind] for i, (row, kind) in enumerate(rows))
+  source = csv_table(tmp_path / 'wine.csv', ('alcohol',), context=('rest',), label='class')
+  np.testing.assert_array_equal(np.hstack([source.x, source.context]), wine.data)
+  np.testing.assert_array_equal(source.label, wine.target)
+  assert source.facts.class_names == tuple(wine.target_names)
+
+
+NAMES = st.text(st.characters(exclude_categories=('C', 'Z'), exclude_characters='=;'), min_size=1)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(max_examples=50, deadline=None, database=None)
+@given(st.dictionaries(NAMES, st.lists(FLOATS, min_size=2, max_size=2), min_size=1, max_size=4))
+def test_numbers_and_names_come_back(tmp_path_factory, columns):
+  x = np.array([*columns.values()]).T
+  path = tmp_path_factory.getbasetemp() / 'round_trip.csv'
+  write(path, as_csv(texts_of(columns, x)))
+  cells = read_cells(path)
+  assert [*cells.columns] == [*columns]
+  np.testing.assert_array_equal(numbers(cells, [*columns]), x)
