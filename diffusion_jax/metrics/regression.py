@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import stats
 
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.metrics.calibration import take_pairs
@@ -31,7 +31,7 @@ def kernel_nll(draws: ArrayLike, truth: ArrayLike) -> np.ndarray:
   if not variance.all():
     raise ValueError('all draws of a pair are equal: they have no density')
   square = (draws - truth[:, None]) ** 2 / variance[:, None]
-  log_kernels = special.logsumexp(-0.5 * square, axis=1) - math.log(draws.shape[1])
+  log_kernels = np.logaddexp.reduce(-0.5 * square, axis=1) - math.log(draws.shape[1])
   return 0.5 * np.log(2.0 * np.pi * variance) - log_kernels
 
 

@@ -61,21 +61,6 @@ class Data:
   validation_fraction: Rate = 0.0
 
 
-def held_out(config: Node) -> str:
-  """Returns the split whose loss a training measures."""
-  return 'validation' if config.at('data.validation_fraction') else 'test'
-
-
-def held_out_loss(config: Node) -> str:
-  """Returns the name of that loss in metrics.jsonl."""
-  return f'{held_out(config)}_loss'
-
-
-def keep_best_by(config: Node) -> str:
-  """Returns what chooses the best checkpoint: this loss, or a metric."""
-  return config.training.keep_best_by or held_out_loss(config)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Training:
   """Says how a model is trained (docs/training.md)."""
@@ -114,8 +99,7 @@ class Training:
   # tensorboard, wandb, mlflow, or several; metrics.jsonl is written anyway
   # (docs/training.md)
   log_to: Free[tuple[loggers.Name, ...]] = ('tensorboard',)
-  # losses on the test split, or on the validation part (data.validation_fraction)
-  evaluate_every: Free[Count] = 0
+  evaluate_every: Free[Count] = 0  # losses on the validation part, else the test split
   evaluate_batches: Free[Size] = 8  # each of training.batch_size held-out images
   metrics_every: Free[Count] = 0  # evaluation.metrics of generated images
   metrics_images: Free[Size] = 1000  # number of images for metrics_every

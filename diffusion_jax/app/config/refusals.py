@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffusion_jax.app.config import folder, kinds, store, trust
-from diffusion_jax.app.config.fields import held_out_loss, keep_best_by
+from diffusion_jax.app.config.criterion import held_out_loss, keep_best_by
 from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.edits.methods import STEPS
 from diffusion_jax.data.sources import Facts

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.app.config.fields import held_out
+from diffusion_jax.app.config.criterion import held_out
 from diffusion_jax.app.config.tree import Node, from_config, parameters
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.simulations import BLOCK

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder, trust
-from diffusion_jax.app.config.fields import held_out, held_out_loss, keep_best_by
+from diffusion_jax.app.config.criterion import held_out, held_out_loss, keep_best_by
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import report

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import scoring
 from diffusion_jax.app.config import trust
-from diffusion_jax.app.config.fields import held_out, held_out_loss, keep_best_by
+from diffusion_jax.app.config.criterion import held_out, held_out_loss, keep_best_by
 from diffusion_jax.app.config.tree import Node, check_one_of, from_config
 from diffusion_jax.app.drawing.generate import FEW, draw_sheet, frames_of, generate, in_box
 from diffusion_jax.app.inputs import conditions, datasets
