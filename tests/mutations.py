@@ -135,6 +135,8 @@ app/inputs/conditions.py app/test_notebook.py
 app/inputs/conditions.py app/modes/test_tables.py
   samples_have: names.index(str(x)) if str(x) in names else x => x
 app/inputs/datasets.py
+  validation_part: split = config.data.given.get('test', 'test') => pass
+  validation_part: or split == 'train' and fraction => or False
   run_keeps_its_classes: if ours.class_names and theirs => if not ours.class_names and theirs
   run_keeps_its_classes: checksum=total, class_names=names, skipped=skipped => checksum=total
   labels_follow_the_data: bool(inner[name]) and inner[name] != default => bool(inner[name])
@@ -146,7 +148,7 @@ app/models/diffusion.py app/edits/test_pictures.py
 app/models/diffusion.py app/run/test_other_runs.py
   guidance_by_a_classifier_by_hand: (2 if after_clip else 0, by_classifier) => (0, by_classifier)
 app/inputs/stored_latents.py
-  batches_of_latents: n.startswith('test_') == bool(prefix) => True
+  batches_of_latents: '' if split == 'train' else f'{split}_' => ''
 app/models/latent.py
   known_where_all_its_pixels: blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
 app/models/latent.py app/modes/test_encode.py
@@ -381,6 +383,7 @@ data/images.py data/test_refusals.py
   signed: unsigned = kinds == {1} => unsigned = 3 not in kinds
 data/npz.py
   stays_on_disk: if len(index) < size: => if True:
+  row_of_indices: is_test == (split == 'test') => is_test == (split == 'train')
   own_test_split_has_a_context: prefix = 'test_' if has_test and split == 'test' else => prefix =
 data/parquet.py
   flipped_bit: if table.num_rows != expected: => if False:
@@ -439,6 +442,9 @@ data/spec.py metrics/test_likelihoods.py
 data/spec.py metrics/test_vectors.py
   constant: std <= 1e-12 * np.abs(mean) => std < 0.0
 data/splits.py
+  seed_draws: default_rng((seed, 2)) => default_rng((0, 2))
+  keeps_the_order: return every[every >= 0] => return None
+  keeps_the_order: return Part(self.source.redrawn(seed, epoch), self.rows) => return self
   fraction: np.random.default_rng(0).permutation(size) => np.arange(size)
 data/text.py
   texts_come_back: (row[row > 0] - 1) => row[row > 0]
@@ -516,6 +522,12 @@ metrics/posterior.py
   at_the_quantiles: (np.arange(n) + 0.5) / n => np.arange(n) / n
   in_its_norm: .linalg.norm(found - cov) / np.linalg.norm => .linalg.norm(found - cov) / np.trace
   uniform_and_of_others_not: .reshape(x.shape[:2]) - 0.5 * square / std**2 => .reshape(x.shape[:2])
+metrics/regression.py
+  closed_forms: draws.var(axis=1, ddof=1) => draws.std(axis=1, ddof=1)
+  literally: draws.var(axis=1, ddof=1) => draws.var(axis=1)
+  closed_forms: 0.5 + 0.5 * mass] => 0.5 + 0.4 * mass]
+  literally: np.arange(1, num_bins) / num_bins => np.arange(1, num_bins) / (num_bins + 1)
+  repeated_sets: square.error / (2.0 * rmse) => square.error / rmse
 metrics/vectors.py
   deviations_of_the_reference: standard = standard_of(y) => standard = standard_of(x)
   constant_but_for_rounding: , std = mean_and_std(x) => , std = x.mean(axis=0), x.std(axis=0)

@@ -107,8 +107,8 @@ def _section(path: str, node: Node | None, schema: Schema) -> list[str]:
 def _fields(node, schema):
   # Yields a line about each field of a section in the form of its flag, with
   # its text and its words.
-  texts = _texts(node.constructor)
-  for name, parameter in parameters(node.constructor).items():
+  texts = _texts(node.constructor) | (_texts(node.common) if node.common else {})
+  for name, parameter in node.signature.items():
     if name not in node or isinstance(node[name], Node):
       continue
     where = below(node.where, name)

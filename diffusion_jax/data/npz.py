@@ -23,39 +23,65 @@ def npz(
   test_fraction: Rate = 0.0,
   bounds: tuple[Finite, ...] = (),
   cache: str = '',
+  x: str = '',
+  context: str = '',
+  split_row: Count = 0,
 ) -> ArraySource:
   """Reads an npz file, or a folder of .npy files, which stay on disk.
 
   `x` (also `images` or `arr_0`) has levels, uint8 [N, H, W, C], [N, H, W] or
-  [N, L], or real numbers, float [N, ...]; `context`, float [N, ...], belongs to
-  it; `label` [N] is read if num_classes is not 0. The test split is `test_x`
-  and so on if the file has them, otherwise a fixed random test_fraction, which
+  [N, L], or real numbers, float [N] or [N, ...]; `context`, float [N, ...],
+  belongs to it; `label` [N] is read if num_classes is not 0. The test split is
+  `test_x` and so on if the file has them, or the examples in row split_row of
+  `test_indices`, int [splits, n], otherwise a fixed random test_fraction, which
   'train' does not contain. bounds: low and high of x, or of each of its last
-  axis in turn. cache: see `buckets.local`. Raises ValueError or
-  FileNotFoundError.
+  axis in turn. cache: see `buckets.local`. x, context: other names of these
+  arrays. Raises ValueError or FileNotFoundError.
   """
   check_split(split)
   path = Path(buckets.local(str(path), cache)).expanduser()
   names = names_of(path)
-  has_test = any(f'test_{n}' in names for n in NAMES['x'])
+  for name in filter(None, (x, context)):
+    if name not in names:
+      raise ValueError(f'{path} has no array {name}, but {", ".join(names)}')
+  spellings = NAMES | {n: (name,) for n, name in (('x', x), ('context', context)) if name}
+  has_test = any(f'test_{n}' in names for n in spellings['x'])
+  if split_row and (has_test or 'test_indices' not in names):
+    raise ValueError(f'split_row={split_row}: {path} has test_x, or no test_indices [splits, n]')
   prefix = 'test_' if has_test and split == 'test' else ''
-  arrays = _arrays(path, names, prefix, num_classes)
+  arrays = _arrays(path, names, spellings, prefix, num_classes)
   if not has_test:
     size = len(arrays['x'])
-    index = random_part(size, split, test_fraction, path)
+    if 'test_indices' in names:
+      index = _indexed_part(path, split_row, size, split)
+    else:
+      index = random_part(size, split, test_fraction, path)
     if len(index) < size:  # a whole folder stays on disk
       arrays = {n: array[index] for n, array in arrays.items()}
   low, high = box_of(bounds, arrays['x'].shape[-1])
   return ArraySource(**arrays, num_classes=num_classes, low=low, high=high)
 
 
-def _arrays(path, names, prefix, num_classes):
+def _indexed_part(path, row, size, split):
+  # Returns the indices of a split by a row of the file's `test_indices`.
+  (indices,) = read(path, ['test_indices']).values()
+  is_table = indices.ndim == 2 and indices.dtype.kind in 'iu'
+  is_test = np.isin(np.arange(size), indices[row : row + 1] if is_table else [])
+  if not 0 < is_test.sum() == indices.shape[-1] < size:
+    raise ValueError(
+      f'{path}: test_indices must be int [splits, n], of which row {row} names some of '
+      f'0..{size - 1}, each once; got {indices.dtype} {list(indices.shape)}'
+    )
+  return np.flatnonzero(is_test == (split == 'test'))
+
+
+def _arrays(path, names, spellings, prefix, num_classes):
   # Returns the arrays of NAMES that the file has, checked.
   arrays = {}
-  for what, spellings in NAMES.items():
+  for what, words in spellings.items():
     if what == 'label' and not num_classes:
       continue
-    given = [f'{prefix}{n}' for n in spellings if f'{prefix}{n}' in names]
+    given = [f'{prefix}{n}' for n in words if f'{prefix}{n}' in names]
     if given:
       (arrays[what],) = read(path, given[:1]).values()
     elif what != 'context':
@@ -67,7 +93,7 @@ def _arrays(path, names, prefix, num_classes):
   x = arrays['x'] = _checked_x(path, arrays['x'])
   if 'label' in arrays:
     arrays['label'] = _checked(path, arrays['label'], len(x), num_classes)
-  _check_context(path, arrays, names)
+  _check_context(path, arrays, any(n in names for n in spellings['context']))
   return arrays
 
 
@@ -90,6 +116,8 @@ def box_of(bounds: tuple[float, ...], size: int) -> tuple[tuple[float, ...], tup
 
 def _checked_x(path, x):
   # Returns uint8 levels, or floats; raises ValueError for other arrays.
+  if x.ndim == 1 and x.dtype.kind == 'f':
+    x = x[:, None]
   if not x.size or x.ndim < 2:
     raise ValueError(
       f'{path}: x must be [N, ...] with a shape for each example, got '
@@ -103,10 +131,10 @@ def _checked_x(path, x):
   return x
 
 
-def _check_context(path, arrays, names):
+def _check_context(path, arrays, has_context):
   context, size = arrays.get('context'), len(arrays['x'])
   if context is None:
-    if 'context' in names:
+    if has_context:
       raise ValueError(f'{path} has test_x and context: it needs test_context')
     return
   if context.dtype.kind != 'f' or context.ndim < 2 or len(context) != size:

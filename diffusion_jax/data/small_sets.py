@@ -1,4 +1,4 @@
-"""Sets that need no file: handwritten digits, coloured discs, points of a plane."""
+"""Sets that need no file: handwritten digits, discs, a table, points of a plane."""
 
 import functools
 from importlib import metadata
@@ -6,17 +6,16 @@ from importlib import metadata
 import numpy as np
 
 from diffusion_jax.data.sources import ArraySource
-from diffusion_jax.data.splits import check_split
-from diffusion_jax.ranges import Count, ImageShape, Rows
+from diffusion_jax.data.splits import check_split, random_part
+from diffusion_jax.ranges import Count, ImageShape, Rate, Rows
 
 
 @functools.cache  # the file is text
-def _parsed_digits():
-  # As sklearn.datasets.load_digits, whose import takes longer than the rest.
+def _parsed(name, dtype, delimiter=None):
+  # As sklearn.datasets, whose import takes longer than the rest.
   package = metadata.distribution('scikit-learn')
-  path = package.locate_file('sklearn/datasets/data/digits.csv.gz')
-  table = np.loadtxt(str(path), np.uint8, delimiter=',')
-  return table[:, :-1], table[:, -1]
+  path = package.locate_file(f'sklearn/datasets/data/{name}.csv.gz')
+  return np.loadtxt(str(path), dtype, delimiter=delimiter)
 
 
 def digits(split: str = 'train', quarter_turns: Count = 0) -> ArraySource:
@@ -27,12 +26,26 @@ def digits(split: str = 'train', quarter_turns: Count = 0) -> ArraySource:
   are turned by 90 degrees so often, anticlockwise.
   """
   check_split(split)
-  pixels, labels = _parsed_digits()
+  table = _parsed('digits', np.uint8, ',')
+  pixels, labels = table[:, :-1], table[:, -1]
   order = np.random.default_rng(0).permutation(len(pixels))
   index = order[:360] if split == 'test' else order[360:]
   images = pixels[index].reshape(-1, 8, 8, 1).astype(np.uint8)
   images = np.ascontiguousarray(np.rot90(images, quarter_turns, (1, 2)))
   return ArraySource(images, labels[index].astype(np.int32), 10, 17)
+
+
+def diabetes(split: str = 'train', test_fraction: Rate = 0.1) -> ArraySource:
+  """Returns the diabetes table of scikit-learn: a number given ten features.
+
+  x [n, 1] says how far the disease of a patient progressed in a year, and
+  `context` [n, 10] what was measured before (Efron et al. 2004), in their own
+  units. The test split is a fixed random test_fraction of 442 patients.
+  """
+  check_split(split)
+  index = random_part(442, split, test_fraction, 'diabetes')
+  x, context = (_parsed(f'diabetes_{n}', np.float64)[index] for n in ('target', 'data_raw'))
+  return ArraySource(x[:, None], context=context)
 
 
 def synthetic(

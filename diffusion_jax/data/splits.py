@@ -1,9 +1,20 @@
-"""The parts of a set for training and testing."""
+"""The parts of a set for training, validation and testing."""
 
+import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from diffusion_jax.data.sources import (
+  Facts,
+  OrderedSource,
+  RedrawnSource,
+  Source,
+  checksum,
+  digest,
+)
 from diffusion_jax.ranges import Rate, check_choice, check_value
 
 
@@ -33,6 +44,22 @@ def check_part(count: int, size: int, test_fraction: float, split: str, what: st
     )
 
 
+def validation_part(size: int, split: str, fraction: float, seed: int) -> np.ndarray:
+  """Returns the indices of 'validation', or of 'train', the other examples.
+
+  size: of the training split. Raises ValueError for an empty part.
+  """
+  check_value('validation_fraction', fraction, Rate)
+  count = round(size * fraction)
+  if not 0 < count < size:
+    part = 'training' if count else 'validation part'
+    raise ValueError(
+      f'validation_fraction={fraction} leaves none of the {size} training examples for the {part}'
+    )
+  order = np.random.default_rng((seed, 2)).permutation(size)
+  return np.sort(order[:count] if split == 'validation' else order[count:])
+
+
 def random_part(size: int, split: str, test_fraction: float, path: str | Path) -> np.ndarray:
   """Returns the indices of a split of `size` images, the same in every run."""
   check_fraction(test_fraction, split, path)
@@ -41,3 +68,54 @@ def random_part(size: int, split: str, test_fraction: float, path: str | Path) -
   part = order[:count] if split == 'test' else order[count:]
   check_part(len(part), size, test_fraction, split, f'images in {path}')
   return np.sort(part)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+  """Holds the examples of a source with the indices `rows`, int [N]."""
+
+  source: Source
+  rows: np.ndarray
+
+  @property
+  def facts(self) -> Facts:
+    """The facts of the source."""
+    return self.source.facts
+
+  @property
+  def in_memory(self) -> bool:
+    """Whether the source is."""
+    return self.source.in_memory
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
+    return self.source.read(self.rows[index])
+
+  def checksum(self) -> str:
+    """Returns a sum of the source's checksum and the rows; '' without one."""
+    total = checksum(self.source)
+    return total and digest([total.encode(), self.rows])
+
+  # One function, by which `pipeline` keeps permutations.
+  @functools.cached_property
+  def order(self) -> Callable[[np.random.Generator], np.ndarray] | None:
+    """The source's order of these examples."""
+    draw = self.source.order if isinstance(self.source, OrderedSource) else None
+    if draw is None:
+      return None
+    places = np.full(len(self.source), -1)
+    places[self.rows] = np.arange(len(self.rows))
+
+    def order(rng):
+      every = places[draw(rng)]
+      return every[every >= 0]
+
+    return order
+
+  def redrawn(self, seed: int, epoch: np.ndarray) -> 'Part':
+    """Returns the part whose row i of `read` is drawn for epoch[i]."""
+    if not isinstance(self.source, RedrawnSource):
+      return self
+    return Part(self.source.redrawn(seed, epoch), self.rows)

@@ -189,7 +189,7 @@ def sbc(seed: int = 0) -> SampleMetric:
   """
 
   def compute(samples, reference):
-    draws, truth = _pairs('sbc', samples, reference)
+    draws, truth = take_pairs('sbc', samples, reference)
     tests = uniformity(_flat(rank_levels(draws, truth, seed)))
     return [
       Score(f'sbc_{name}', Estimate(bonferroni(p)), _note(p, draws))
@@ -208,7 +208,7 @@ def interval_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   """
 
   def compute(samples, reference):
-    draws, truth = _pairs('interval_coverage', samples, reference)
+    draws, truth = take_pairs('interval_coverage', samples, reference)
     levels = _flat(interval_levels(draws, truth, seed))
     inside = mean(np.mean(levels <= mass, axis=1))
     return _scores('interval', inside, levels, mass, draws)
@@ -242,7 +242,7 @@ def tarp(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   """
 
   def compute(samples, reference):
-    draws, truth = _pairs('tarp', samples, reference)
+    draws, truth = take_pairs('tarp', samples, reference)
     context = take('tarp', reference, 'context', 'reference')
     centres = regression_references(context, truth, seed=seed)
     levels = tarp_levels(draws, truth, centres, seed)
@@ -291,7 +291,7 @@ def contraction() -> SampleMetric:
   """
 
   def compute(samples, reference):
-    draws, truth = _pairs('contraction', samples, reference)
+    draws, truth = take_pairs('contraction', samples, reference)
     if draws.shape[1] < 2:
       raise Missing('contraction needs 2 draws for each of the held-out pairs')
     each = contractions(draws, truth)
@@ -310,7 +310,8 @@ def contraction() -> SampleMetric:
   return SampleMetric({'contraction': True}, ('draws', 'truth'), compute)
 
 
-def _pairs(metric: str, samples: Arrays, reference: Arrays):
+def take_pairs(metric: str, samples: Arrays, reference: Arrays) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the draws and the truth; raises `Missing` for fewer than 10 pairs."""
   draws = np.asarray(take(metric, samples, 'draws'))
   truth = np.asarray(take(metric, reference, 'truth', 'reference'))
   if len(truth) < LEAST_PAIRS:

@@ -10,6 +10,7 @@ from diffusion_jax.metrics import (
   manifolds,
   memorisation,
   mmd,
+  regression,
   vae_bits,
   vectors,
 )
@@ -44,6 +45,7 @@ OF_PAIRS: OfSamples = {
   'density_coverage': calibration.density_coverage,
   'tarp': calibration.tarp,
   'contraction': calibration.contraction,
+  'regression': regression.regression,
 }
 METRICS: OfSamples = {'fid': fid.fid, 'sfid': fid.sfid, **OF_FILES, **OF_VALUES, **OF_PAIRS}
 

@@ -120,7 +120,7 @@ def tiles(run: Run) -> list[tuple[str, str]]:
     'steps': _last_step(run),
     'training': str(timedelta(seconds=round(seconds))) if seconds else '',
   }
-  top |= dict.fromkeys(('images per second', 'loss', 'test loss'), '')
+  top |= dict.fromkeys(('images per second', 'loss', 'test loss', 'validation loss'), '')
   # Scores of the user's own names and of sweeps, which have commas, are last.
   top |= sorted(results.final(run).items(), key=lambda x: x[0].count(', '))
   return [(name, value) for name, value in top.items() if value][:12]
@@ -155,7 +155,7 @@ def evaluation(run: Run) -> Iterator[Table | Chart | Film | None]:
 
 
 def curve_charts(runs: Sequence[Run]) -> Iterator[Chart]:
-  """Yields a chart for each metric, with its values on the test split.
+  """Yields a chart for each metric, with its values on held-out examples.
 
   Each of several runs has a colour. A single run also gets charts of the loss
   by quarters of t.
@@ -165,7 +165,8 @@ def curve_charts(runs: Sequence[Run]) -> Iterator[Chart]:
   names.sort(key=lambda n: first.index(n) if n in first else len(first))
   single = len(runs) == 1
   for name in names:
-    if '_quarter_' in name or name.startswith('test_') and name[5:] in names:
+    held_out = name.startswith(('test_', 'validation_'))
+    if '_quarter_' in name or held_out and name.partition('_')[2] in names:
       continue
     lines = [
       Line(
@@ -175,7 +176,7 @@ def curve_charts(runs: Sequence[Run]) -> Iterator[Chart]:
         'dashed' if test else 'solid',
       )
       for i, run in enumerate(runs)
-      for test, which in enumerate((name, f'test_{name}'))
+      for test, which in enumerate((name, f'test_{name}', f'validation_{name}'))
       if which in run.curves
     ]
     yield _curves(in_words(name), lines)
@@ -185,7 +186,8 @@ def curve_charts(runs: Sequence[Run]) -> Iterator[Chart]:
 
 def _quarter_charts(curves):
   ranges = '0 to ¼', '¼ to ½', '½ to ¾', '¾ to 1'
-  for prefix, title in (('', 'Loss'), ('test_', 'Test loss')):
+  titles = {'': 'Loss', 'test_': 'Test loss', 'validation_': 'Validation loss'}
+  for prefix, title in titles.items():
     lines = [
       Line(f't {ranges[i]}', curve.steps, curve.values, charts.QUARTERS[i])
       for i in range(4)

@@ -60,6 +60,21 @@ def test_the_own_test_split_has_a_context_and_labels(tmp_path):
   np.testing.assert_array_equal(test.context, X[:2])
 
 
+def test_a_row_of_indices_is_the_test_split(tmp_path):
+  """Arrays may have names of their own, and x one number of each example."""
+  table = {'target': X[:, 1], 'features': 2 * X, 'test_indices': [[0, 2], [5, 1], [3, 4]]}
+  path = save(tmp_path / 'a.npz', **table)
+  for row, test in enumerate(table['test_indices']):
+    for split, rows in (('test', sorted(test)), ('train', [*{*range(6)} - {*test}])):
+      source = npz(path, split, x='target', context='features', split_row=row)
+      np.testing.assert_array_equal(source.x, X[rows, 1:])
+      np.testing.assert_array_equal(source.context, 2 * X[rows])
+  assert npz(path, x='features').context is None
+  both = save(tmp_path / 'b.npz', **table, test_target=X[:2, 0], test_features=X[:2])
+  source = npz(both, 'test', x='target', context='features')  # a split of its own goes first
+  np.testing.assert_array_equal(source.x, X[:2, :1])
+
+
 def test_bounds_are_a_box(tmp_path):
   """Two numbers hold for all of the last axis; or two for each in turn."""
   path = save(tmp_path / 'a.npz', x=X)

@@ -156,6 +156,16 @@ npz(saved(x=X, context=X[:5])) => context must be float [6, ...], got float64 [5
 npz(saved(x=X, context=X[:, 0])) => context must be ... got float64 [6]
 npz(saved(x=X, context=X.astype(int))) => context must be ... got int64
 npz(saved(x=X, test_x=X, context=X), 'test') => a.npz has test_x and context: it needs test_context
+npz(saved(x=X, y=X), x='z') => a.npz has no array z, but x, y
+npz(saved(x=X), split_row=2) => split_row=2: a.npz has test_x, or no test_indices [splits, n]
+npz(saved(x=X, test_x=X, test_indices=[[0], [1]]), split_row=1) => split_row=1: a.npz has test_x
+npz(saved(x=X, test_indices=[0, 1])) => a.npz: test_indices must be int [splits, n], of which row 0
+  names some of 0..5, each once; got int64 [2]
+npz(saved(x=X, test_indices=X)) => must be int [splits, n], ... got float64 [6, 2]
+npz(saved(x=X, test_indices=[[1]]), split_row=1) => of which row 1 names some of 0..5
+npz(saved(x=X, test_indices=[[6]])) => row 0 names some of 0..5, each once; got int64 [1, 1]
+npz(saved(x=X, test_indices=[[2, 2]])) => each once; got int64 [1, 2]
+npz(saved(x=X, test_indices=[[*range(6)]])) => row 0 names some of 0..5
 npz(saved(x=X), bounds=(0.0,)) => low,high of each of 2 numbers in turn; got 1 numbers
 npz(saved(x=X), bounds=(0.0, 1.0) * 3) => got 6 numbers
 npz(saved(x=X), bounds=(0.0, 0.0)) => each low must be below its high

@@ -1,12 +1,13 @@
-"""Digits of scikit-learn, and synthetic pictures."""
+"""Digits and a table of scikit-learn, and synthetic pictures."""
 
 from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_diabetes, load_digits
 
 from diffusion_jax.data import small_sets
+from diffusion_jax.data.splits import random_part
 
 
 def test_digits_are_scikit_learns_split_once_and_for_all():
@@ -22,6 +23,14 @@ def test_digits_are_scikit_learns_split_once_and_for_all():
   found = pairs(train.x[..., 0], train.label) + pairs(test.x[..., 0], test.label)
   assert sorted(found) == pairs(data.images, data.target)  # none is altered
   assert set(train.label) == set(test.label) == set(range(10))
+
+
+def test_diabetes_is_scikit_learns_in_its_own_units():
+  context, x = load_diabetes(return_X_y=True, scaled=False)
+  for split in ('train', 'test'):
+    rows, source = random_part(442, split, 0.1, ''), small_sets.diabetes(split)
+    np.testing.assert_array_equal(source.x[:, 0], x[rows])
+    np.testing.assert_array_equal(source.context, context[rows])
 
 
 def test_turned_digits_are_a_quarter_further_anticlockwise():

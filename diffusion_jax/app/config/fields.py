@@ -33,7 +33,7 @@ Seed = Annotated[int, Rule('in 0..2^32 - 1', lambda seed: 0 <= seed < 2**32)]
 Port = Annotated[int, Rule('a port, 0..65535', lambda port: 0 <= port < 2**16)]
 # Up to 1 / sqrt(12), the plain mean.
 Width = Annotated[float, ranges.within('(0, 0.288675]')]
-Split = Literal['train', 'test']
+Split = Literal['train', 'test', 'validation']
 Suffix = Annotated[str, Rule(ranges.FILE, lambda name: not name or ranges.is_file_name(name))]
 Checkpoint = Annotated[
   str, Rule('latest, best or a step', lambda name: name in ('latest', 'best') or name.isdecimal())
@@ -50,6 +50,15 @@ class Top:
   compilation_cache: str | None = None
   # precision of float32 products (docs/performance.md)
   matmul_precision: Literal['default', 'high', 'highest'] = 'default'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+  """Holds the fields that every data set has besides its own (docs/data.md)."""
+
+  # part of the training examples, drawn by the seed, that chooses the best
+  # checkpoint in place of the test split
+  validation_fraction: Rate = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +99,8 @@ class Training:
   # tensorboard, wandb, mlflow, or several; metrics.jsonl is written anyway
   # (docs/training.md)
   log_to: Free[tuple[loggers.Name, ...]] = ('tensorboard',)
-  evaluate_every: Free[Count] = 0  # losses on the test split
-  evaluate_batches: Free[Size] = 8  # each of training.batch_size test images
+  evaluate_every: Free[Count] = 0  # losses on the validation part, else the test split
+  evaluate_batches: Free[Size] = 8  # each of training.batch_size held-out images
   metrics_every: Free[Count] = 0  # evaluation.metrics of generated images
   metrics_images: Free[Size] = 1000  # number of images for metrics_every
   sample_every: Free[Count] = 1000
@@ -99,8 +108,8 @@ class Training:
   keep_checkpoints: Free[Size] = 2  # the latest
   keep_every: Free[Count] = 0  # also those at multiples of this step
   keep_best: Free[Count] = 0  # also the best ones, by keep_best_by
-  keep_best_by: Free[str] = 'test_loss'  # or a metric, such as fid
-  patience: Free[Count] = 0  # steps without a lower test loss that end a training; 0: none do
+  keep_best_by: Free[str | None] = None  # a metric, such as fid; None: the held-out loss
+  patience: Free[Count] = 0  # steps without a lower held-out loss that end a training; 0: none do
   profile_steps: Free[tuple[Size, ...]] = ()  # first and last of a trace for xprof, as 10,15
   # seconds without a heartbeat after which a process of --multihost is lost
   heartbeat_timeout: Free[Size] = 30
@@ -123,7 +132,7 @@ class Evaluation:
   # classifier accuracy; for samples: fid, sfid, fd, kid, is, pr (precision,
   # recall), dc (density, coverage), cmmd, accuracy, memorisation, c2st,
   # sliced_w2, energy, moments; with a context: sbc, interval_coverage,
-  # density_coverage, tarp, contraction; or module:metric
+  # density_coverage, tarp, contraction, regression; or module:metric
   metrics: tuple[str, ...] = ('elbo',)
   split: Split = 'test'
   num_images: Count = 0  # the first images of the split; 0: all

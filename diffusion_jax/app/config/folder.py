@@ -138,6 +138,7 @@ def check_same_run(workdir: str | Path, config: Node, facts: Facts | None = None
   if before is None:
     check_config_kept(workdir)
     return
+  before = _with_newer_fields(before, config)
   known = before.get('facts') or {}
   now, free = plain(config) | {'facts': known}, (*FREE, 'conditioning.')
   if facts is not None:
@@ -152,6 +153,20 @@ def check_same_run(workdir: str | Path, config: Node, facts: Facts | None = None
       f'{workdir} holds a run with {what}: {changed}. '
       'Give another --workdir, or --config.training.resume=force to continue it'
     )
+
+
+def _with_newer_fields(before, section):
+  # Returns a run's config with the fields that it lacks, if they have defaults.
+  if before.get('name', section.choice) != section.choice:
+    return before
+  signature, more = section.signature, {}
+  for name, value in section.items():
+    old = before.get(name)
+    if isinstance(value, Node) and isinstance(old, Mapping):
+      more[name] = _with_newer_fields(old, value)
+    elif name not in before and name in signature and value == signature[name].default:
+      more[name] = json.loads(json.dumps(value))
+  return {**before, **more}
 
 
 def check_config_kept(workdir: str | Path) -> None:

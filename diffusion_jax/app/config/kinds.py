@@ -76,6 +76,7 @@ DIFFUSION = Schema(
     'reward': ('x0',),
   },
   {**table.OF_DIFFUSION, **table.METRICS},
+  {'data': fields.Data},
 )
 
 # The last term of hybrid's bound treats latents as grey levels, as DiT does

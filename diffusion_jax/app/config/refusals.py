@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffusion_jax.app.config import folder, kinds, store, trust
+from diffusion_jax.app.config.criterion import held_out_loss, keep_best_by
 from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.edits.methods import STEPS
 from diffusion_jax.data.sources import Facts
@@ -142,7 +143,7 @@ def _keeps_no_best(c, facts):
 
 
 def _measures_no_loss(c, facts):
-  by_loss = c.training.keep_best and c.training.keep_best_by == 'test_loss'
+  by_loss = c.training.keep_best and keep_best_by(c) == held_out_loss(c)
   return not c.training.evaluate_every and not by_loss
 
 

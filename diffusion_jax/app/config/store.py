@@ -138,7 +138,7 @@ def of_kind(section: Node, kind: Schema) -> Json:
   other = kind.parts.get(section.where) or kind.table(section.where).get(section.choice, maker)
   if section.choice and other is not maker:  # Its fields are others.
     return {'name': section.choice}
-  names = {'name', *parameters(other)}
+  names = {'name', *parameters(other), *section.signature.keys() - parameters(maker).keys()}
   if not section.where:
     names |= {*kind.choices, *kind.parts, 'facts'}
   return {

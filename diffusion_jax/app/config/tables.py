@@ -279,6 +279,7 @@ FLOW_MAPS = named(
 
 DATA = {
   **named(small_sets.digits, shapes.shapes, small_sets.synthetic, photos.photos, npz.npz),
+  'diabetes': small_sets.diabetes,
   'csv': csv_table,
   **named(small_sets.eight_gaussians, small_sets.moons),
   **{n: simulated.simulated(f) for n, f in simulators.BENCHMARK.items()},

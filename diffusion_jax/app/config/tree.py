@@ -18,6 +18,7 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +43,8 @@ class Schema(NamedTuple):
   of its path. choices: the choices at the top; those in `optional` may be None.
   parts: the constructors of parts, by path; '' has the fields that are in no
   section. facts: the names of the facts of each choice, which its inner choices
-  have too. metrics: constructors of metrics, by name.
+  have too. metrics: constructors of metrics, by name. common: by path,
+  constructors whose parameters are fields of every choice.
   """
 
   kind: str
@@ -52,6 +54,7 @@ class Schema(NamedTuple):
   parts: Mapping[str, Constructor]
   facts: Mapping[str, Collection[str]]
   metrics: Table
+  common: Table = MappingProxyType({})
 
   def table(self, path: str) -> Table:
     """Returns the constructors of a choice; {} if the path is not a choice."""
@@ -64,7 +67,7 @@ class Node(Tree):
 
   A value is plain, a Node, or None. where: the path of the section; choice: the
   name of a choice, '' for a part; needs: the names of its facts; given: facts
-  that every `make` has.
+  that every `make` has; common: see `Schema`.
   """
 
   where: str
@@ -73,6 +76,13 @@ class Node(Tree):
   choice: str = ''
   needs: Collection[str] = ()
   given: Mapping[str, object] = dataclasses.field(default_factory=dict)
+  common: Constructor | None = None
+
+  @property
+  def signature(self) -> Mapping[str, inspect.Parameter]:
+    """The parameters of its constructor and of `common`."""
+    common = parameters(self.common) if self.common else {}
+    return {**parameters(self.constructor), **common}
 
   def __getitem__(self, name: str) -> Any:
     return self._fields[name]
@@ -343,7 +353,9 @@ def _choice(schema, given, path, optional, default=None, needs=(), outer=()):
   constructor = find(table, path, name, needs)
   name = str(name)
   fields = _fields(schema, given, constructor, path, needs, outer, name)
-  return Node(path, constructor, {'name': name, **fields}, name, needs)
+  if common := schema.common.get(path):
+    fields |= _fields(schema, given, common, path, choice=name)
+  return Node(path, constructor, {'name': name, **fields}, name, needs, common=common)
 
 
 def _fields(schema, given, constructor, path, needs=(), outer=(), choice=''):

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusion_jax.app.config.criterion import held_out
 from diffusion_jax.app.config.tree import Node, from_config, parameters
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.simulations import BLOCK
 from diffusion_jax.data.sources import Facts, Source, check_facts, checksum, measured
-from diffusion_jax.data.splits import NoTestSplit
+from diffusion_jax.data.splits import NoTestSplit, Part, validation_part
 from diffusion_jax.data.text import to_bytes
 from diffusion_jax.errors import UserError
 
@@ -24,7 +25,18 @@ def of_run(config: Node, workdir: str | Path) -> Node:
 def _keeping(config, data, place):
   # Returns the config with data whose simulations are kept in a place.
   if data is not None:
-    data = dataclasses.replace(data, given={'kept_in': place})
+    data = dataclasses.replace(data, given={**data.given, 'kept_in': place})
+  return config.replace(data=data)
+
+
+def of_training(config: Node) -> Node:
+  """Returns the config whose test split is the validation part, if it has one.
+
+  So nothing that a training measures or draws is of the test split.
+  """
+  data = config.data
+  if data is not None:
+    data = dataclasses.replace(data, given={**data.given, 'test': held_out(config)})
   return config.replace(data=data)
 
 
@@ -128,22 +140,29 @@ def with_conditions(config: Node, facts: Facts) -> Node:
 def source_of(config: Node, split: str = 'train') -> Source:
   """Returns the data of a split, a `Source`.
 
-  Raises UserError if the config has no data, or the network reads texts and the
-  data have no texts.
+  'validation' is data.validation_fraction of the examples of the train split,
+  which 'train' does not contain then. Raises UserError if the config has no
+  data, or the network reads texts and the data have no texts.
   """
   if config.data is None:
     raise UserError('this config has no data set: give --config.data=digits, for instance')
-  source = config.data.make({'split': split})
+  if split == 'test':
+    split = config.data.given.get('test', 'test')
+  source = config.data.make({'split': 'test' if split == 'test' else 'train'})
   if ':' in config.data.name:  # The user's own is checked before it is used.
     with from_config('data'):
       pipeline.examples(source, np.arange(1))
   if 'facts' in config:
     stored = _stored_facts(config.facts)
     _check_same_kind(config.data.name, source.facts, stored)
-  if not (length := text_length(config)):
-    return source
   with from_config('data'):
-    return _with_texts(source, length, config.training.random_flip)
+    if length := text_length(config):
+      source = _with_texts(source, length, config.training.random_flip)
+    fraction = config.data.validation_fraction
+    if split == 'validation' or split == 'train' and fraction:
+      rows = validation_part(len(source), split, fraction, config.seed)
+      source = Part(source, rows)
+  return source
 
 
 def _check_same_kind(name, ours, theirs):

@@ -1,9 +1,9 @@
 """Latents that --mode=encode has written, as the examples of a training.
 
-latents.json of their folder says what they depend on. The array x.npy, of the
-test split test_x.npy, is [N, h, k, w, 2c]: mean and standard deviation of
-q(z | x), before the scale, of each image and, with k = 2, of the mirrored one.
-So `pipeline.mirrored` swaps the two.
+latents.json of their folder says what they depend on. The array x.npy, of other
+splits test_x.npy and validation_x.npy, is [N, h, k, w, 2c]: mean and standard
+deviation of q(z | x), before the scale, of each image and, with k = 2, of the
+mirrored one. So `pipeline.mirrored` swaps the two.
 """
 
 from pathlib import Path
@@ -33,17 +33,21 @@ def examples_of(
   trust.check_paths('latent.path', path)
   mirrored = {'mirrored': True} if config.training.random_flip else {}
   check_record(path, {split: contents(config, facts, images)} | mirrored)
-  prefix, count = 'test_' if split == 'test' else '', len(images)
+  prefix, count = prefix_of(split), len(images)
   with from_config('latent.path'):
-    arrays = npz.read(
-      path, [n for n in npz.names_of(path) if n.startswith('test_') == bool(prefix)]
-    )
-    x, label, context = (arrays.get(f'{prefix}{name}') for name in ('x', 'label', 'context'))
+    names = [f'{prefix}{name}' for name in ('x', 'label', 'context')]
+    arrays = npz.read(path, {*names} & {*npz.names_of(path)})
+    x, label, context = map(arrays.get, names)
     if x is None or {*map(len, arrays.values())} != {count}:
       raise ValueError(f'{path} must have {prefix}x and others with {count} rows: write it again')
     order = images.order if isinstance(images, OrderedSource) else None
     latents = ArraySource(x, label, facts.num_classes, context=context, order=order)
   return latents, facts._replace(x=latents.facts.x)
+
+
+def prefix_of(split: str) -> str:
+  """Returns what the names of a split's arrays begin with."""
+  return '' if split == 'train' else f'{split}_'
 
 
 def contents(config: Node, facts: Facts, images: Source) -> Json:

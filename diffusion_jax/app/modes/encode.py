@@ -11,7 +11,7 @@ from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.inputs.stored_latents import RECORD, check_record, contents
+from diffusion_jax.app.inputs.stored_latents import RECORD, check_record, contents, prefix_of
 from diffusion_jax.app.model import make_mesh
 from diffusion_jax.app.models.latent import StoredAutoencoder
 from diffusion_jax.app.run import provenance
@@ -66,7 +66,8 @@ def run(config: Node, workdir: str | Path) -> None:
 
 def splits_of(config: Node) -> dict[str, Source]:
   """Returns the images of each split that the data have."""
-  splits = {'train': datasets.source_of(config)}
+  names = ('train', 'validation') if config.data.validation_fraction else ('train',)
+  splits = {name: datasets.source_of(config, name) for name in names}
   try:
     return splits | {'test': datasets.source_of(config, 'test')}
   except UserError as error:
@@ -102,7 +103,7 @@ def write(path: Path, files: dict[str, list[Path]], record: Json) -> None:
   """Writes the folder of all latents, whole or not at all."""
   with draft_folder(path) as new:
     for split, parts in files.items():
-      prefix = 'test_' if split == 'test' else ''
+      prefix = prefix_of(split)
       for name, array in join_parts(parts, {'settings'}).items():
         with draft(new / f'{prefix}{name}.npy') as file:
           np.save(file, array)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.config.criterion import held_out, held_out_loss, keep_best_by
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import report
@@ -56,6 +57,7 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
   if run is None:
     return None
   patience, steps = parts.config.training.patience, parts.config.training.profile_steps
+  split = held_out(parts.config)
   tracing = profiling.trace_steps(run.compute, parts.workdir, steps, run.log.restart_clock)
   with run.log.open(), tracing as run.compute:
     step, following = run.start, None
@@ -74,7 +76,7 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
       run.act(step, due)
       if step == parts.config.training.num_steps:
         break
-      if due and (why := ended(parts.workdir, step, patience)):
+      if due and (why := ended(parts.workdir, step, patience, split)):
         run.act(step, [hook for hook in parts.hooks if hook not in due])
         tqdm.write(f'step {step}: {why}')
         break
@@ -183,7 +185,7 @@ def begin(parts: Setup) -> Run | None:
   announce(parts, start)
   if start >= c.num_steps:
     return None
-  if why := ended(parts.workdir, start, c.patience):
+  if why := ended(parts.workdir, start, c.patience, held_out(config)):
     print(f'this run is finished: {why}')
     return None
   more_steps = 0.0
@@ -292,7 +294,7 @@ def announce(parts: Setup, step: int) -> None:
     data += f', by their latents in {config.latent.path}'
   if config.data.get('fresh'):
     data += ', simulated anew in each epoch and not kept'
-  print(f'data: {data}' + (f', {tests:,} test {what}' if tests else ''))
+  print(f'data: {data}' + (f', {tests:,} {held_out(config)} {what}' if tests else ''))
   total = c.num_steps
   print(f'{parts.workdir}: step {step} of {total}')
   if step >= total:
@@ -305,29 +307,29 @@ def announce(parts: Setup, step: int) -> None:
   if c.profile_steps and step >= c.profile_steps[1]:
     print(f'note: no trace is written: step {step} is after training.profile_steps')
   every, saved = c.evaluate_every, c.checkpoint_every or total
-  if c.keep_best and c.keep_best_by == 'test_loss' and every % saved:
+  if c.keep_best and keep_best_by(config) == held_out_loss(config) and every % saved:
     print(
       f'note: training.keep_best chooses among checkpoints, {saved} steps '
       f'apart, and not among all losses of training.evaluate_every={every}'
     )
 
 
-def ended(workdir: Path, step: int, patience: int) -> str:
+def ended(workdir: Path, step: int, patience: int, split: str) -> str:
   """Returns why a training has over-fitted at a step, or '' if it goes on.
 
-  patience: training.patience, steps without a lower test loss than before; 0:
-  it goes on. The losses are read from metrics.jsonl, so that a continued run
-  ends at the same step.
+  patience: training.patience, steps without a lower loss of the split than
+  before; 0: it goes on. The losses are read from metrics.jsonl, so that a
+  continued run ends at the same step.
   """
   if not patience:
     return ''
-  curve = read_curves(workdir / 'metrics.jsonl').get('test_loss')
+  curve = read_curves(workdir / 'metrics.jsonl').get(f'{split}_loss')
   pairs = zip(curve.steps, curve.values, strict=True) if curve else ()
   losses = [(loss, at) for at, loss in pairs if at <= step]
   best, at = min(losses, default=(0.0, step))
   if not processes.broadcast([step - at >= patience])[0]:
     return ''
   return (
-    f'the test loss has been lowest at step {at}, {best:.4g}, and not lower '
+    f'the {split} loss has been lowest at step {at}, {best:.4g}, and not lower '
     f'for {step - at} steps (training.patience)'
   )

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import scoring
 from diffusion_jax.app.config import trust
+from diffusion_jax.app.config.criterion import held_out, held_out_loss, keep_best_by
 from diffusion_jax.app.config.tree import Node, check_one_of, from_config
 from diffusion_jax.app.drawing.generate import FEW, draw_sheet, frames_of, generate, in_box
 from diffusion_jax.app.inputs import conditions, datasets
@@ -105,7 +106,7 @@ def make_hooks(model: Model, mesh: Mesh) -> list[Hook]:
   c = model.config.training
   checkpoints_every = c.checkpoint_every or c.num_steps  # 0: only the last
   best = checkpoints_every if c.keep_best else 0  # each is compared
-  by_loss = c.keep_best_by == 'test_loss'
+  by_loss = keep_best_by(model.config) == held_out_loss(model.config)
   losses = intervals(c.evaluate_every, best if by_loss else 0)
   scores = intervals(c.metrics_every, 0 if by_loss else best)
   previews = intervals(c.sample_every)
@@ -163,28 +164,29 @@ def saving(model: Model, every: tuple[int, ...]) -> Hook:
 
 def with_criterion(model: Model, results: dict) -> dict | None:
   """Returns the metrics of a checkpoint, with the one that is compared."""
-  name = model.config.training.keep_best_by
+  name = keep_best_by(model.config)
   if name not in results:
     return results or None
-  higher = name != 'test_loss' and scoring.higher_is_better(model)[name]
+  higher = name != held_out_loss(model.config) and scoring.higher_is_better(model)[name]
   sign = -1.0 if higher else 1.0
   return results | {checkpoints.CRITERION: sign * results[name]}
 
 
 def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
-  """Returns the hook that measures the losses on the test split.
+  """Returns the hook that measures the losses on held-out examples.
 
   Their noise is fixed, and there is neither dropout nor augmentation.
   """
-  config, images = model.config, datasets.source_of(model.config, 'test')
-  source, facts = examples_of(config, model.facts, images, 'test')
+  config, split = model.config, held_out(model.config)
+  images = datasets.source_of(config, split)
+  source, facts = examples_of(config, model.facts, images, split)
   loss = make_eval_step(model.objective(test=True))
-  loss = compiling.program('the test loss', loss, mesh, effort(config))
+  loss = compiling.program(f'the {split} loss', loss, mesh, effort(config))
   size = min(config.training.batch_size, len(source))
   size -= size % mesh.size
   if not size:
     raise UserError(
-      f'the {len(source)} test images are fewer than the {mesh.size} devices '
+      f'the {len(source)} {split} images are fewer than the {mesh.size} devices '
       'of the mesh: set training.evaluate_every=0'
     )
   local, length = local_rows(mesh, size), datasets.text_length(config)
@@ -201,9 +203,9 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   def act(step, state, frozen, log):
     batches = range(config.training.evaluate_batches)
     means = average([loss.start(*inputs(state, frozen, i)) for i in batches])
-    log.results |= {f'test_{name}': x for name, x in means.items()}
+    log.results |= {f'{split}_{name}': x for name, x in means.items()}
 
-  what = 'the loss of test images', 'training.evaluate_every'
+  what = f'the loss of {split} images', 'training.evaluate_every'
   return Hook(every, act, loss, inputs, what, len(source))
 
 
@@ -217,8 +219,8 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
       'images: name a metric of them in config.evaluation.metrics, as fid'
     )
   if c.keep_best:
-    known = 'test_loss', *names
-    check_one_of(known, 'training.keep_best_by', c.keep_best_by)
+    known = held_out_loss(model.config), *names
+    check_one_of(known, 'training.keep_best_by', keep_best_by(model.config))
   n, size = c.metrics_images, sampling.batch_size
   chosen = conditions.choose(model, n)
   drawing = generate(model, mesh, min(size, n))

@@ -80,10 +80,10 @@ def prepare(config: Node, workdir: str | Path) -> Setup:
   source = datasets.source_of(datasets.of_run(config, workdir))
   start_up.mark('data')
   model = weights.adapted(models.make(config, workdir))
-  config = model.config  # with what follows from the data
+  config = datasets.of_training(model.config)  # with what follows from the data
   facts = datasets.with_contents(model.facts, source)
   folder.check_same_run(workdir, config, facts)
-  model = dataclasses.replace(model, facts=facts)
+  model = dataclasses.replace(model, config=config, facts=facts)
   model.check('train')
   examples = examples_of(config, facts, source)
   objective = model.objective()
@@ -265,6 +265,6 @@ def slow_average(config: Node) -> str:
     return ''
   return (
     f'after {c.num_steps} steps the average of the parameters, which previews '
-    f'and test losses use, will still be {weight:.0%} the first ones: shorten '
+    f'and held-out losses use, will still be {weight:.0%} the first ones: shorten '
     'it by training.ema_warmup=true or a smaller ema_decay or ema_half_life'
   )

@@ -45,6 +45,17 @@ def test_a_run_with_another_config_is_refused(changes, message, tmp_path):
   folder.check_same_run(tmp_path / 'new', now, DIGITS)
 
 
+def test_a_run_may_lack_fields_that_have_their_defaults(tmp_path):
+  """They are newer than the program that wrote it."""
+  stored: Any = folder.read_config(written(tmp_path))
+  del stored['data']['validation_fraction'], stored['training']['ema_rampup']
+  (tmp_path / 'config.json').write_text(json.dumps(stored))
+  folder.check_same_run(tmp_path, smoke(), DIGITS)
+  message = 'data.validation_fraction is absent, 0.1 now'
+  now = smoke(**{'data.validation_fraction': 0.1})
+  refused(message, folder.check_same_run, tmp_path, now, DIGITS)
+
+
 def test_other_images_are_another_run(tmp_path):
   written(tmp_path)
   other = DIGITS._replace(x=DIGITS.x._replace(levels=256))

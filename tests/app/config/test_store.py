@@ -48,7 +48,8 @@ def test_every_config_is_complete_and_comes_back_from_its_json(name, variant):
   schema = store.schema_of(config)
   for path, part in choices_of(config, schema):
     taken = parameters(schema.table(path)[part.name])
-    assert {*part} <= {'name', *taken}, path
+    common = {'validation_fraction'} if path == 'data' else {}
+    assert {*part} <= {'name', *taken, *common}, path
 
 
 # -- flags -------------------------------------------------------------------

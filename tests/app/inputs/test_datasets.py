@@ -59,6 +59,35 @@ def pictures(tmp_path):
   return tmp_path
 
 
+def test_every_source_has_a_validation_part(pictures):
+  """The test split stays, and the training part has the statistics."""
+  fields = {
+    'name': 'two_moons',
+    'config': 'two_moons',
+    'num_examples': 50,
+    'num_test': 7,
+    'validation_fraction': 0.2,
+  }
+  config = data(**fields)
+  train, held_out = (datasets.source_of(config, split) for split in ('train', 'validation'))
+  whole = source('two_moons', config='two_moons', num_examples=50).x
+  assert (len(train), len(held_out)) == (40, 10)
+  both = np.concatenate([part.read(slice(None))['x'] for part in (train, held_out)])
+  np.testing.assert_array_equal(np.sort(both, axis=0), np.sort(whole, axis=0))
+  mean = train.read(slice(None))['x'].mean(axis=0)
+  np.testing.assert_allclose(datasets.facts_of(config).x.mean, mean)
+  assert len(datasets.source_of(config, 'test')) == 7
+  assert len(datasets.source_of(datasets.of_training(config), 'test')) == 10
+  (pictures / 'a.csv').write_text('a,b\n' + '1,2\n3,4\n' * 4)
+  others = {'folder': {'path': pictures}, 'binarized': {'source': 'digits'}}
+  others['csv'] = {'path': pictures / 'a.csv', 'x': 'b', 'context': 'rest'}
+  for name, more in others.items():
+    count = len(source(name, **more))
+    assert len(source(name, validation_fraction=0.5, **more)) == count - count // 2
+  message = 'config.data: validation_fraction=0.0 leaves none of the 6 .* for the validation part'
+  refused(message, source, name='folder', path=pictures, split='validation')
+
+
 def test_every_source_of_ones_own_reaches_its_function(pictures):
   shape = {'image_shape': (8, 8, 3)}
   folder = {'name': 'folder', 'path': pictures, **shape}

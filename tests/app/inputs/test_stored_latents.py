@@ -9,9 +9,12 @@ from diffusion_jax.data import pipeline
 from tests.app.conftest import refused, trial
 from tests.app.fields import within
 
+SPLITS = 'train', 'validation', 'test'
+
 
 def config_of(path, **changes):
   fields = within('latent', path=path) | within('training', random_flip=True)
+  fields |= within('data', validation_fraction=0.2)
   return trial('digits_latent', **fields | changes)
 
 
@@ -26,7 +29,7 @@ def stored(tmp_path):
   path = tmp_path / 'latents'
   path.mkdir()
   record = {'autoencoder': 3, 'mirrored': True}
-  for split, prefix in (('train', ''), ('test', 'test_')):
+  for split, prefix in zip(SPLITS, ('', 'validation_', 'test_'), strict=True):
     config, facts, images, _ = parts_of(path, split)
     record[split] = stored_latents.contents(config, facts, images)
     mean = np.arange(len(images))[:, None] + [0.0, 0.5]
@@ -37,7 +40,7 @@ def stored(tmp_path):
   return path
 
 
-@pytest.mark.parametrize('split', ['train', 'test'])
+@pytest.mark.parametrize('split', SPLITS)
 def test_batches_of_latents_are_those_of_the_images(stored, split):
   """They have the same order, labels and mirrored images."""
   config, facts, images, _ = parts_of(stored, split)
@@ -82,7 +85,7 @@ def shorten(path):
     (recorded(train={}), 'has other latents: train.checksum is absent, '),
     (recorded(mirrored=False), 'mirrored is False, True now.* --mode=encode and another'),
     (cut, 'x.npy is not a .npy file'),
-    (shorten, 'must have x and others with 1437 rows'),
+    (shorten, 'must have x and others with 1150 rows'),
     (shutil.rmtree, 'has no latents.json: --mode=encode writes'),
     (lambda path: (path / 'latents.json').write_text('{'), 'latents.json cannot be read'),
   ],

@@ -67,6 +67,25 @@ def test_a_run_keeps_the_statistics_of_its_file(trained):
   assert len(lines_of(run, 'test_loss')) == 2
 
 
+def test_a_validation_part_decides_and_the_test_split_is_not_read(tmp_path, capsys):
+  """The test split has NaN, which any source of it would refuse."""
+  broken = np.full((16, 2), np.nan)
+  path = save(tmp_path / 'a.npz', test_x=broken, test_context=broken[:, :1])
+  fields = within('data', validation_fraction=0.25)
+  fields |= within('training', evaluate_every=1, checkpoint_every=1, num_steps=3, keep_best=1)
+  fields |= within('training', sample_every=2, metrics_every=2, metrics_images=4, patience=3)
+  fields |= within('evaluation', metrics='memorisation,energy', reference='test')
+  MODES['train'](vectors(path, **fields), tmp_path / 'run')
+  assert ', 10 validation examples' in capsys.readouterr().out
+  losses = lines_of(tmp_path / 'run', 'validation_loss')
+  assert len(losses) == 3 and not lines_of(tmp_path / 'run', 'test_loss')
+  assert lines_of(tmp_path / 'run', 'nearest_held_out_values')
+  best = Run.open(of_run(tmp_path / 'run', **{'sampling.checkpoint': 'best'}), tmp_path / 'run')
+  assert best.checkpoint[1] == 1 + np.argmin(losses)
+  config = of_run(tmp_path / 'run', **within('evaluation', metrics='energy', num_generated=4))
+  refused('x has numbers that are not finite', MODES['evaluate'], config, tmp_path / 'run')
+
+
 def test_draws_given_rows_of_a_file(trained, tmp_path, capsys):
   """Each row has num_samples draws, in units that the run has kept."""
   run, _ = trained

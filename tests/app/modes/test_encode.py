@@ -45,6 +45,12 @@ def test_losses_are_those_of_encoding_in_each_step(autoencoder, stored, tmp_path
   MODES['sample'](config_of('', **within('sampling', num_samples=2, batch_size=2)), latents)
 
 
+def test_a_validation_part_is_a_split_of_its_own(autoencoder):
+  config = config_of(autoencoder, **within('data', validation_fraction=0.2))
+  sizes = {split: len(images) for split, images in encode.splits_of(config).items()}
+  assert sizes == {'train': 1150, 'validation': 287, 'test': 360}
+
+
 def interrupt(*args):
   raise KeyboardInterrupt
 

@@ -47,6 +47,10 @@ data=synthetic data.num_images=4 training.mesh=8,1 training.evaluate_every=2 => 
   devices of the mesh: set training.evaluate_every=0
 evaluation.metrics=fid,elbo training.keep_best=1 training.keep_best_by=fod => keep_best_by='fod'
   (did you mean 'fid'?) is not one of test_loss, fid
+data.validation_fraction=0.1 training.keep_best=1 training.keep_best_by=test_loss
+  evaluation.metrics=fid => keep_best_by='test_loss' is not one of validation_loss, fid
+data.validation_fraction=0.0001 => config.data: validation_fraction=0.0001 leaves none of the 1437
+  training examples for the validation part
 evaluation.metrics=elbo training.metrics_every=1 => name a metric of them in
   config.evaluation.metrics, as fid
 optimizer.warmup_steps=9999 => config.optimizer: decay_steps of decay 'linear'

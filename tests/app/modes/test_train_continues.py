@@ -99,10 +99,10 @@ def test_it_ends_after_steps_without_a_lower_loss(step, patience, best, tmp_path
   lines = [{'step': step, 'test_loss': x} for step, x in LOSSES.items()]
   lines.append({'step': 3, 'loss': 0.0})  # of training
   (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-  why = ended(tmp_path, step, patience)
+  why = ended(tmp_path, step, patience, 'test')
   assert bool(why) == (best is not None)
   assert not why or f'has been lowest at step {best}, ' in why
-  assert not ended(tmp_path / 'new', step, patience)
+  assert not ended(tmp_path / 'new', step, patience, 'test')
 
 
 def test_a_training_ends_and_is_finished(tmp_path, capsys):

@@ -1,0 +1,92 @@
+"""How well draws of p(y | x) predict numbers, as CARD measures it.
+
+The metrics of Han et al. 2022, as their code computes them, for M held-out
+pairs: n draws of y for each x, [M, n, ...], and the truth [M, ...], in the units
+of the data.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from diffusion_jax.core.arguments import check_at_least
+from diffusion_jax.metrics.calibration import take_pairs
+from diffusion_jax.metrics.estimates import Estimate, Missing, mean
+from diffusion_jax.metrics.metric import SampleMetric, Score, same_precision
+from diffusion_jax.ranges import Probability, Size
+
+
+def kernel_nll(draws: ArrayLike, truth: ArrayLike) -> np.ndarray:
+  """Returns -log of the mean of Gaussian kernels at the draws, nats, [M, ...].
+
+  Gal & Ghahramani 2016, Eq. 8. A kernel has the variance of the draws of its
+  pair, so that the density is wider than the distribution of the draws: of a
+  Gaussian with the deviation s it is the Gaussian with 2**0.5 s. Raises
+  ValueError if the draws of a pair are equal.
+  """
+  draws, truth = same_precision(draws, truth)
+  variance = draws.var(axis=1, ddof=1)
+  if not variance.all():
+    raise ValueError('all draws of a pair are equal: they have no density')
+  square = (draws - truth[:, None]) ** 2 / variance[:, None]
+  log_kernels = np.logaddexp.reduce(-0.5 * square, axis=1) - math.log(draws.shape[1])
+  return 0.5 * np.log(2.0 * np.pi * variance) - log_kernels
+
+
+def in_interval(draws: ArrayLike, truth: ArrayLike, mass: float = 0.95) -> np.ndarray:
+  """Returns whether the truth is in the central interval of the draws, [M, ...].
+
+  Its mean is PICP, the prediction interval coverage probability.
+  """
+  draws, truth = same_precision(draws, truth)
+  low, high = np.quantile(draws, [0.5 - 0.5 * mass, 0.5 + 0.5 * mass], axis=1)
+  return (low <= truth) & (truth <= high)
+
+
+def bin_errors(draws: ArrayLike, truth: ArrayLike, num_bins: int = 10) -> np.ndarray:
+  """Returns |share of the truths in a bin - 1 / num_bins|, [num_bins, ...].
+
+  The edges are quantiles of the draws of each pair; the first and the last bin
+  have no end. The mean is QICE, the quantile interval coverage error.
+  """
+  draws, truth = same_precision(draws, truth)
+  edges = np.quantile(draws, np.arange(1, num_bins) / num_bins, axis=1)
+  place = np.sum(truth > edges, axis=0)
+  shares = [np.mean(place == i, axis=0) for i in range(num_bins)]
+  return np.abs(np.array(shares) - 1.0 / num_bins)
+
+
+def regression(mass: Probability = 0.95, num_bins: Size = 10) -> SampleMetric:
+  """Errors of predictions: RMSE of the mean of the draws, NLL, PICP and QICE.
+
+  Of several numbers the mean over numbers, of squares for RMSE. See
+  `kernel_nll`, `in_interval`, `bin_errors`. mass: of the interval; num_bins: of
+  QICE.
+  """
+  check_at_least(2, num_bins=num_bins)
+
+  def compute(samples, reference):
+    draws, truth = take_pairs('regression', samples, reference)
+    if draws.shape[1] < 2:
+      raise Missing('regression needs 2 draws for each of the held-out pairs')
+    count = len(truth)
+    flat = truth.reshape(count, -1)
+    draws = draws.reshape(count, draws.shape[1], -1)
+    nll = mean(kernel_nll(draws, flat).mean(axis=1))
+    square = mean(np.mean((draws.mean(axis=1) - flat) ** 2, axis=1))
+    rmse = math.sqrt(square.value)
+    error = square.error / (2.0 * rmse) if rmse else 0.0
+    inside = mean(in_interval(draws, flat, mass).mean(axis=1))
+    qice = Estimate(float(bin_errors(draws, flat, num_bins).mean()))
+    exact = stats.binom(count, 1.0 / num_bins).expect(lambda n: abs(n / count - 1.0 / num_bins))
+    return [
+      Score('rmse', Estimate(rmse, error), f'of the mean, {count:,} pairs'),
+      Score('nll', nll, 'nats, of Gaussian kernels'),
+      Score('picp', inside, f'{mass:g} at best'),
+      Score('qice', qice, f'{exact:.3g} of exact draws'),
+    ]
+
+  names = {'rmse': False, 'nll': False, 'picp': True, 'qice': False}
+  return SampleMetric(names, ('draws', 'truth'), compute)

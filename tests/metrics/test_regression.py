@@ -1,0 +1,86 @@
+"""RMSE, NLL, PICP and QICE: closed forms for Gaussians, and literally."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from diffusion_jax.metrics import regression
+from diffusion_jax.metrics.estimates import Missing
+
+PAIRS, DRAWS = 1000, 1000
+MEANS = np.random.default_rng(0).normal(50.0, 20.0, PAIRS)
+STD = 0.01  # of the truth of each pair
+
+
+def gaussian(count):
+  """Returns quantiles of a normal distribution, [count]."""
+  return stats.norm.ppf((np.arange(count) + 0.5) / count)
+
+
+@pytest.mark.parametrize('width', [0.5, 1.0, 2.0])
+@pytest.mark.parametrize('shift', [0.0, 1.0])
+def test_scores_of_gaussian_draws_are_closed_forms(width, shift):
+  """The draws have `width` deviations of the truth, and are `shift` too high."""
+  truth = MEANS + STD * gaussian(PAIRS)
+  draws = MEANS[:, None] + STD * (shift + width * gaussian(DRAWS))
+  scores = regression.regression().compute({'draws': draws[..., None]}, {'truth': truth[:, None]})
+  rmse, nll, picp, qice = (score.estimate.value for score in scores)
+  np.testing.assert_allclose(rmse, STD * np.hypot(1.0, shift), rtol=3e-3)
+  kernels = 2.0 * (width * STD) ** 2  # the variance of draws and kernels
+  exact = 0.5 * np.log(2.0 * np.pi * kernels) + 0.5 * STD**2 * (1.0 + shift**2) / kernels
+  np.testing.assert_allclose(nll, exact, atol=0.02)
+  edges = shift + width * stats.norm.ppf([0.025, 0.975])
+  np.testing.assert_allclose(picp, np.diff(stats.norm.cdf(edges))[0], atol=3e-3)
+  bins = stats.norm.cdf(shift + width * stats.norm.ppf(np.arange(11) / 10))
+  np.testing.assert_allclose(qice, np.mean(np.abs(np.diff(bins) - 0.1)), atol=2e-3)
+
+
+def literally(draws, truth, num_bins, mass):
+  """Returns NLL, PICP and QICE as the papers write them, for one number."""
+  nll, inside, counts = 0.0, 0, np.zeros(num_bins)
+  for y, each in zip(truth, draws, strict=True):
+    tau = 1.0 / np.var(each, ddof=1)
+    nll -= np.log(np.mean(stats.norm.pdf(y, each, tau**-0.5))) / len(truth)
+    ends = 50.0 - 50.0 * mass, 50.0 + 50.0 * mass
+    low, high = np.percentile(each, ends)
+    inside += low <= y <= high
+    edges = np.percentile(each, 100.0 * np.arange(num_bins + 1) / num_bins)
+    place = next((m for m in range(num_bins) if edges[m] < y <= edges[m + 1]), None)
+    counts[place if place is not None else (num_bins - 1) * (y > edges[-1])] += 1
+  return nll, inside / len(truth), np.mean(np.abs(counts / len(truth) - 1.0 / num_bins))
+
+
+def test_scores_are_the_papers_literally():
+  """Scores of several numbers are means."""
+  rng = np.random.default_rng(1)
+  draws, truth = rng.gamma(2.0, size=(40, 17, 3)), rng.gamma(2.0, size=(40, 3))
+  metric = regression.regression(mass=0.8, num_bins=7)
+  scores = metric.compute({'draws': draws}, {'truth': truth})
+  assert [score.name for score in scores] == [*metric.scores]
+  each = [literally(draws[..., i], truth[:, i], 7, 0.8) for i in range(3)]
+  squares = (draws.mean(axis=1) - truth) ** 2
+  expected = [np.sqrt(squares.mean()), *np.mean(each, axis=0)]
+  np.testing.assert_allclose([score.estimate.value for score in scores], expected, rtol=1e-12)
+
+
+def test_errors_are_those_of_repeated_sets():
+  """The error of RMSE follows from the error of its square."""
+  rng, found = np.random.default_rng(2), []
+  for _ in range(200):
+    truth = rng.normal(size=(60, 1))
+    scores = regression.regression().compute(
+      {'draws': rng.normal(size=(60, 50, 1))}, {'truth': truth}
+    )
+    found.append([score.estimate for score in scores[:3]])
+  values, errors = np.moveaxis(np.array(found), -1, 0)
+  np.testing.assert_allclose(errors.mean(axis=0), values.std(axis=0), rtol=0.25)
+
+
+def test_draws_without_a_density_are_refused():
+  truth, metric = np.zeros((12, 1)), regression.regression()
+  with pytest.raises(ValueError, match='all draws of a pair are equal: they have no density'):
+    metric.compute({'draws': np.zeros((12, 5, 1))}, {'truth': truth})
+  with pytest.raises(Missing, match='regression needs 2 draws for each of the held-out pairs'):
+    metric.compute({'draws': np.zeros((12, 1, 1))}, {'truth': truth})
+  with pytest.raises(ValueError, match='num_bins'):
+    regression.regression(num_bins=1)
