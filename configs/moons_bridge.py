@@ -25,7 +25,7 @@ def of_digits():
   config = digits.shared()
   config.network.attention_resolutions = (4,)
   turned = section('digits', quarter_turns=1)
-  config.data = section('between', x='digits', source=turned, paired=True)
+  config.data = section('between', target='digits', source=turned, paired=True)
   config.objective = section('bridge', diffusion=0.2)
   config.evaluation.update(metrics=('kid',), features='digits', num_generated=360)
   return config
@@ -42,7 +42,7 @@ def get_config(arg=''):
     log_every=500,
     sample_every=1500,
   )
-  config.data = section('between', x='moons', source='eight_gaussians')
+  config.data = section('between', target='moons', source='eight_gaussians')
   config.objective = section('bridge', diffusion=0.3, coupling='schrodinger')
   config.network = section('mlp', channels=128)
   config.sampling.update(num_samples=1000, batch_size=1000)

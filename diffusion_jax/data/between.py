@@ -15,38 +15,38 @@ from diffusion_jax.data.sources import (
 
 
 class Between:
-  """Joins examples of x with examples of a source, which become their context.
+  """Joins examples of a target with examples of a source, which are their context.
 
   paired: example i of one belongs to example i of the other; else each epoch of
   training shifts the source by a random number of examples. Raises ValueError
   for pairs of sets that have different lengths.
   """
 
-  def __init__(self, x: Source, source: Source, paired: bool = False):
-    if paired and len(x) != len(source):
+  def __init__(self, target: Source, source: Source, paired: bool = False):
+    if paired and len(target) != len(source):
       raise ValueError(
-        f'paired=True needs sets of one length: x has {len(x):,} examples and the source '
-        f'{len(source):,}'
+        f'paired=True needs sets of one length: the target has {len(target):,} examples and '
+        f'the source {len(source):,}'
       )
-    self.x, self.source, self.paired = x, source, paired
-    self.facts: Facts = x.facts._replace(context=source.facts.x)
-    self.in_memory = x.in_memory and source.in_memory
-    self.order = x.order if isinstance(x, OrderedSource) else None
+    self.target, self.source, self.paired = target, source, paired
+    self.facts: Facts = target.facts._replace(context=source.facts.x)
+    self.in_memory = target.in_memory and source.in_memory
+    self.order = target.order if isinstance(target, OrderedSource) else None
     self._shift: int | np.ndarray = 0
 
   def __len__(self) -> int:
-    return len(self.x)
+    return len(self.target)
 
   def checksum(self) -> str:
     """Returns a sum of both sets."""
-    return digest(checksum(part).encode() for part in (self.x, self.source))
+    return digest(checksum(part).encode() for part in (self.target, self.source))
 
   def redrawn(self, seed: int, epoch: np.ndarray) -> 'Between':
     """Returns the set whose row i of `read` is of epoch[i]."""
     other = copy.copy(self)
-    other.x, other.source = (
+    other.target, other.source = (
       part.redrawn(seed, epoch) if isinstance(part, RedrawnSource) else part
-      for part in (self.x, self.source)
+      for part in (self.target, self.source)
     )
     if not self.paired:
       shifts = {e: _shift(seed, e, len(self.source)) for e in np.unique(epoch).tolist()}
@@ -55,7 +55,7 @@ class Between:
 
   def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
     places = (index + self._shift) % len(self.source)
-    return self.x.read(index) | {'context': self.source.read(places)['x']}
+    return self.target.read(index) | {'context': self.source.read(places)['x']}
 
 
 def _shift(seed, epoch, size):

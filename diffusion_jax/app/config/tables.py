@@ -335,7 +335,7 @@ TABLES = {
   'sampling.corrector': {'langevin': Langevin},
   'data': DATA,
   **dict.fromkeys(
-    ('data.source', 'data.x'),
+    ('data.source', 'data.target'),
     {n: c for n, c in DATA.items() if n not in ('binarized', 'between')},
   ),
   'optimizer': optimizer.OPTIMIZERS,

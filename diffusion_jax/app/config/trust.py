@@ -200,7 +200,7 @@ def find(path: str, name: str, facts: Collection[str]) -> Callable:
   except _UNUSABLE as error:
     where = f'config.{path}={name!r}'
     raise UserError(f'{where} cannot be imported: {error}') from error
-  if path in ('data', 'data.source') and simulated.is_simulator(part):
+  if path in ('data', 'data.source', 'data.target') and simulated.is_simulator(part):
     part = simulated.simulated(part)
   misfit = _misfit(path.rpartition('.')[2], part, facts)
   if misfit:
@@ -289,7 +289,7 @@ def _need(field, part):
     case 'optimizer':
       what = "its constructor must return optax's optimizer and a function, step -> learning rate"
       return what, part, isinstance(part, tuple) and [*map(callable, part)] == [False, True]
-    case 'data' | 'source':
+    case 'data' | 'source' | 'target':
       what = 'its constructor must return a source, such as ArraySource(x)'
       return what, part, hasattr(part, 'read') and hasattr(part, 'facts')
   return '', part, True

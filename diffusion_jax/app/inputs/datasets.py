@@ -115,7 +115,7 @@ def asks_for_labels(section: Node | None) -> bool:
 
 def _of_examples(section: Node) -> Node:
   # Where the examples of a set are from, which may wrap another one.
-  return section.get('x', section.get('source', section))
+  return section.get('target', section.get('source', section))
 
 
 def with_conditions(config: Node, facts: Facts) -> Node:
