@@ -72,9 +72,10 @@ def _small_data(section, has_texts, own):
   # own: the user's flags say what the data are.
   if section is None:
     return None
-  if 'source' in section:
-    source = _small_data(section.source, has_texts, own)
-    return section.to_dict() | {'source': source}
+  inner = [name for name in ('source', 'target') if name in section]
+  if inner:
+    parts = {name: _small_data(section[name], has_texts, own) for name in inner}
+    return section.to_dict() | parts
   facts = datasets.stated_facts(section)
   is_folder = section.constructor is image_folder.folder
   if own or facts is None and not is_folder:

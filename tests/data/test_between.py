@@ -16,7 +16,7 @@ def test_pairs_stay_together_in_every_epoch():
   joined = Between(points(6), points(6, 100.0), paired=True)
   batch = pipeline.batch_at(joined, 4, 0, 2)
   np.testing.assert_array_equal(batch['context'], batch['x'] + 100.0)
-  with pytest.raises(ValueError, match='x has 6 examples and the source 5'):
+  with pytest.raises(ValueError, match='the target has 6 examples and the source 5'):
     Between(points(6), points(5), paired=True)
 
 

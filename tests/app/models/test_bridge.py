@@ -71,7 +71,11 @@ def test_own_images_are_taken_along(still, tmp_path):
   [
     ('train', {'data': 'moons'}, 'objective=bridge needs data with a source: set data=between'),
     ('train', {'data.source': 'digits'}, r'real numbers \[2\], and the source 17 levels'),
-    ('train', {'data.paired': True, 'data.target.num_examples': 7}, 'the target has 7 examples and the source'),
+    (
+      'train',
+      {'data.paired': True, 'data.target.num_examples': 7},
+      'the target has 7 examples and the source',
+    ),
     ('train', {'data.source': 'npz', 'data.source.path': '/nowhere.npz'}, 'file /nowhere.npz not'),
     ('train', {'conditioning.context': 'vector'}, 'changes one of the two examples'),
     (
