@@ -140,10 +140,6 @@ class Problem:
     measurement = Measurement(np.asarray(matrix), np.asarray(y), std)
     return dataclasses.replace(self, name=name, measurement=measurement, posterior=exact)
 
-  def restart(self) -> 'Problem':
-    """Returns the problem with no calls."""
-    return dataclasses.replace(self, calls=collections.Counter())
-
   @functools.cached_property
   def _axes(self):
     return np.linalg.eigh(self.covs)

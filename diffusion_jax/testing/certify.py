@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from scipy import optimize
@@ -17,12 +17,11 @@ Verdict = Literal[
 ]
 
 SIGNIFICANT = 5.0  # standard errors
-LAW_TOLERANCE = 0.02  # of mean, covariance and W2, relative to the data's
+LAW_TOLERANCE = 0.02
 PATH_TOLERANCE = 1e-4  # the rounding of float32 and the step from sigma_min are below
 ORDER_TOLERANCE = 0.3
-PATHS = 1000
 EXACT_SETS = 32
-BATCHES, BATCH_SIZE = 2, 400  # of W2
+PATHS, PAIRS = 1000, 400  # draws whose paths, and whose W2, are measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +46,10 @@ class Certificate:
   covariance_error: tuple[float, ...]
   w2: tuple[float, ...]
   w2_floor: float
-  order: float | None
-  order_interval: tuple[float, float] | None
   verdict: Verdict
   reason: str
+  order: float | None = None
+  order_interval: tuple[float, float] | None = None
 
   @property
   def passed(self) -> bool:
@@ -59,14 +58,14 @@ class Certificate:
 
   def __str__(self) -> str:
     """Returns a table and the verdict."""
-    lines = [f'{self.problem}, {self.draws} draws; W2 of exact draws: {self.w2_floor:.3f}']
-    lines.append('steps   calls  path error  mean (z)   var (z)   cov (z)     W2')
+    lines = [
+      f'{self.problem}, {self.draws} draws; W2 of exact draws: {self.w2_floor:.3f}',
+      'steps   calls  path error  mean (z)   var (z)   cov (z)     W2',
+    ]
     paths = self.path_error or (np.nan,) * len(self.steps)
-    law = self.mean_error, self.variance_error, self.covariance_error
-    columns = self.steps, self.calls, paths, *law, self.w2
-    for n, calls, path, mean, var, cov, w2 in zip(*columns, strict=True):
-      row = f'{n:5} {calls:7.4g} {path:11.1e} {mean:9.1f} {var:9.1f} {cov:9.1f} {w2:6.3f}'
-      lines.append(row)
+    law = self.mean_error, self.variance_error, self.covariance_error, self.w2
+    for row in zip(self.steps, self.calls, paths, *law, strict=True):
+      lines.append('{:5} {:7.4g} {:11.1e} {:9.1f} {:9.1f} {:9.1f} {:6.3f}'.format(*row))
     return '\n'.join([*lines, f'{self.verdict}: {self.reason}'])
 
 
@@ -107,105 +106,83 @@ def certify(
     samples.append(_run(method, problem, noise, num_steps, rng))
     calls.append((problem.calls['denoise_rows'] - before) / draws)
   law = _Law(problem.posterior or problem, draws, rng)
-  errors = [law.errors(x) for x in samples]
-  scores = np.array([law.scores(e) for e in errors])
+  errors = np.stack([law.errors(x) for x in samples])
   paths = None
-  if not np.isfinite(samples).all():
-    judgement = _Judgement('not finite', 'a draw is infinite or not a number')
+  if not np.isfinite(errors).all():
+    judgement = 'not finite', 'a draw is infinite or not a number'
   elif problem.posterior is None and _is_deterministic(method, problem, noise[:PATHS], steps[0]):
     truth = problem.flow_map(noise[:PATHS], problem.sigma_max, 0.0)
-    paths = np.stack([_lengths(x[:PATHS] - truth) for x in samples]) / law.scale
-    judgement = _judge_paths(paths, errors[-1], steps, rng)
+    paths = np.stack([law.lengths(x[:PATHS] - truth) for x in samples])
+    judgement = _judge_paths(paths, law.bias(errors[-1])[1], steps, rng)
   else:
-    judgement = _judge_law(law, errors, scores, steps)
-  if order is not None:
-    judgement = judgement.against(order)
-  return Certificate(
-    problem=problem.name,
-    draws=draws,
-    steps=tuple(steps),
-    calls=tuple(calls),
-    path_error=None if paths is None else tuple(paths.mean(axis=1).tolist()),
-    mean_error=tuple(scores[:, 0].tolist()),
-    variance_error=tuple(scores[:, 1].tolist()),
-    covariance_error=tuple(scores[:, 2].tolist()),
-    w2=tuple(float(e.w2[0]) + law.w2_floor for e in errors),
-    w2_floor=law.w2_floor,
-    **dataclasses.asdict(judgement),
+    judgement = _judge_law(law, errors, steps)
+  measured = (
+    tuple(calls),
+    None if paths is None else tuple(paths.mean(axis=1).tolist()),
+    *(tuple(column) for column in law.scores(errors).T[:3].tolist()),
+    tuple((errors[:, -1] + law.w2_floor).tolist()),
+    law.w2_floor,
   )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Judgement:
-  verdict: Verdict
-  reason: str
-  order: float | None = None
-  order_interval: tuple[float, float] | None = None
-
-  def against(self, order):
-    if self.verdict != 'converges' or not self.order_interval:
-      return self
-    if self.order_interval[1] >= order - ORDER_TOLERANCE:
-      return self
-    reason = f'the order is {self.order:.1f}, not {order:g}'
-    return dataclasses.replace(self, verdict='lower order', reason=reason)
-
-
-class _Errors(NamedTuple):
-  # Errors of draws, 0 at best: of the mean [D], the variance [1] and the
-  # covariance [D, D], in axes in which the law is white, and of W2 [1].
-  mean: np.ndarray
-  variance: np.ndarray
-  covariance: np.ndarray
-  w2: np.ndarray
-
-  def norms(self):
-    return np.array([np.linalg.norm(error) for error in self])
+  certificate = Certificate(problem.name, draws, tuple(steps), *measured, *judgement)
+  interval = certificate.order_interval
+  if order is None or not certificate.passed or not interval:
+    return certificate
+  if interval[1] >= order - ORDER_TOLERANCE:
+    return certificate
+  reason = f'{certificate.reason}, not {order:g}'
+  return dataclasses.replace(certificate, verdict='lower order', reason=reason)
 
 
 class _Law:
-  # The law of a problem, and the errors of as many exact draws.
+  # The law of a problem, and what the errors of as many exact draws are.
 
   def __init__(self, target, draws, rng):
-    self.mean, covariance = target.mean, target.covariance
-    self.scale = np.sqrt(np.trace(covariance))
-    self.whiten = np.linalg.inv(np.linalg.cholesky(covariance)).T
-    size = min(BATCH_SIZE, draws // BATCHES)
-    self.references = target.draw(rng, BATCHES * size).reshape(BATCHES, size, -1)
+    self.mean, self.dim = target.mean, len(target.mean)
+    self.scale = np.sqrt(np.trace(target.covariance))
+    self.whiten = np.linalg.inv(np.linalg.cholesky(target.covariance)).T
+    self.reference = target.draw(rng, min(PAIRS, draws)).reshape(-1, self.dim)
     self.w2_floor = 0.0
-    exact = [self.errors(target.draw(rng, draws)) for _ in range(EXACT_SETS)]
-    self.w2_floor = float(np.mean([e.w2 for e in exact]))
-    exact = np.array([e._replace(w2=e.w2 - self.w2_floor).norms() for e in exact])
-    # The error of the mean and the covariance is a length, of the others a
-    # number of either sign.
-    signed = np.array([False, True, False, True])
-    self.centre = np.where(signed, 0.0, exact.mean(axis=0))
-    self.spread = np.where(signed, np.sqrt(np.mean(exact**2, axis=0)), exact.std(axis=0, ddof=1))
+    exact = np.stack([self.errors(target.draw(rng, draws)) for _ in range(EXACT_SETS)])
+    self.w2_floor = float(exact[:, -1].mean())
+    exact[:, -1] -= self.w2_floor
+    self.centre, self.spread = self.sizes(exact).mean(axis=0), self.sizes(exact).std(axis=0)
 
   def errors(self, x):
+    # Of the mean [D] and the covariance [D * D], in axes in which the law is
+    # white, and of W2, in one array.
     rows = x.reshape(len(x), -1)
+    if not np.isfinite(rows).all():
+      return np.full(self.dim + self.dim**2 + 1, np.nan)
     white = (rows - self.mean) @ self.whiten
-    dim = white.shape[1]
-    covariance = np.cov(white.T).reshape(dim, dim) - np.eye(dim)
-    variance = np.trace(covariance) / dim
-    return _Errors(
-      white.mean(axis=0) / np.sqrt(dim),
-      np.array([variance]),
-      covariance / np.sqrt(dim),
-      np.array([self._w2(rows) - self.w2_floor]),
-    )
+    covariance = np.cov(white.T).reshape(self.dim, self.dim) - np.eye(self.dim)
+    costs = cdist(rows[: len(self.reference)], self.reference, 'sqeuclidean')
+    w2 = np.sqrt(costs[optimize.linear_sum_assignment(costs)].mean()) / self.scale
+    return np.concatenate([white.mean(axis=0), covariance.ravel(), [w2 - self.w2_floor]])
+
+  def sizes(self, errors):
+    # Of the mean, the variance, the covariance and W2, [..., 4].
+    mean, covariance, w2 = np.split(errors, [self.dim, -1], axis=-1)
+    variance = covariance[..., :: self.dim + 1].mean(axis=-1)
+    sizes = [np.linalg.norm(part, axis=-1) / np.sqrt(self.dim) for part in (mean, covariance)]
+    return np.stack([sizes[0], np.abs(variance), sizes[1], np.abs(w2[..., 0])], axis=-1)
 
   def scores(self, errors, factor=1.0):
     # In standard errors of one set of draws, or of `factor` times its error.
-    return (errors.norms() / factor - self.centre) / self.spread
+    return (self.sizes(errors) / factor - self.centre) / self.spread
 
-  def _w2(self, rows):
-    batches = rows[: self.references[..., 0].size].reshape(self.references.shape)
-    squares = []
-    for batch, reference in zip(batches, self.references, strict=True):
-      costs = cdist(batch, reference, 'sqeuclidean')
-      squares.append(costs[optimize.linear_sum_assignment(costs)].mean())
-    return np.sqrt(np.mean(squares)) / self.scale
+  def bias(self, errors):
+    # What is to be said of each of the sizes.
+    mean, _, covariance, w2 = self.sizes(errors)
+    variance = 1.0 + errors[self.dim : -1 : self.dim + 1].mean()
+    return (
+      f'the mean is {mean:.3f} standard deviations from the exact one',
+      f'the variance is {variance:.3f} times the exact one',
+      f'the covariance is {covariance:.3f} of itself from the exact one',
+      f'W2 is {w2:.3f} from that of exact draws',
+    )
+
+  def lengths(self, x):
+    return np.linalg.norm(x.reshape(len(x), -1), axis=1) / self.scale
 
 
 def _run(method, problem, noise, num_steps, rng):
@@ -220,50 +197,51 @@ def _is_deterministic(method, problem, noise, num_steps):
   return np.allclose(*runs, rtol=1e-4, atol=1e-4)
 
 
-def _judge_paths(paths, law_errors, steps, rng):
+def _judge_paths(paths, bias, steps, rng):
   # paths [S, n]: distances from the exact flow map.
   errors = paths.mean(axis=1)
   above = np.flatnonzero(errors > PATH_TOLERANCE)
-  if not len(above):
-    return _Judgement('exact law', f'the paths are exact to {errors.max():.1e}')
+  if len(above) == 0 or above[-1] == 0:
+    verdict = 'converges' if len(above) else 'exact law'
+    return verdict, f'the paths of more steps are exact to {errors[1:].max():.1e}'
   last = above[-1]
-  if last == 0:
-    return _Judgement('converges', f'the paths are exact to {errors[1:].max():.1e}')
-  picks = rng.integers(0, paths.shape[1], (200, paths.shape[1]))
-  coarse, fine = (paths[i][picks].mean(axis=1) for i in (last - 1, last))
   ratio = np.log(steps[last] / steps[last - 1])
   order = float(np.log(errors[last - 1] / errors[last]) / ratio)
+  picks = rng.integers(0, paths.shape[1], (200, paths.shape[1]))  # the bootstrap
+  coarse, fine = (paths[i][picks].mean(axis=1) for i in (last - 1, last))
   low, high = np.quantile(np.log(coarse / fine) / ratio, (0.025, 0.975)).tolist()
   if high < 0.5:
-    reason = f'the path error stays at {errors[last]:.1e}; {_bias(law_errors, "variance")}'
-    return _Judgement('does not converge', reason, order, (low, high))
-  reason = f'order {order:.2f} ({low:.2f} to {high:.2f}) of the path'
-  return _Judgement('converges', reason, order, (low, high))
+    reason = f'the path error stays at {errors[last]:.1e}; {bias}'
+    return 'does not converge', reason, order, (low, high)
+  reason = f'the order of the path is {order:.2f} ({low:.2f} to {high:.2f})'
+  return 'converges', reason, order, (low, high)
 
 
-def _judge_law(law, errors, scores, steps):
+def _judge_law(law, errors, steps):
   weights = _weights_at_infinity(steps)
-  limit = _Errors(*(np.tensordot(weights, np.stack(e), 1) for e in zip(*errors, strict=True)))
+  limit = weights @ errors
   limit_scores = law.scores(limit, np.linalg.norm(weights))
-  wrong = (limit_scores > SIGNIFICANT) & (limit.norms() > LAW_TOLERANCE)
+  wrong = (limit_scores > SIGNIFICANT) & (law.sizes(limit) > LAW_TOLERANCE)
   if wrong.any():
-    worst = _Errors._fields[np.argmax(np.where(wrong, limit_scores, 0.0))]
-    return _Judgement('biased', f'with more and more steps {_bias(limit, worst)}')
+    worst = np.argmax(np.where(wrong, limit_scores, 0.0))
+    return 'biased', f'with more and more steps {law.bias(limit)[worst]}'
+  scores, sizes = law.scores(errors), law.sizes(errors)
   told = np.flatnonzero((scores > SIGNIFICANT).any(axis=1))
-  if not len(told):
-    return _Judgement('exact law', 'no number of steps is told from exact draws')
-  last = int(told[-1])
-  reason = f'{steps[last]} steps are told from exact draws, but the limit is not'
-  k = int(np.argmax(scores[last]))
-  sizes = np.array([e.norms()[k] for e in errors])
-  if last == 0 or sizes[last - 1] > 0.5:  # an order needs small errors
-    return _Judgement('converges', reason)
-  sizes = np.sqrt(np.maximum(sizes**2 - law.centre[k] ** 2, law.spread[k] ** 2))
+  if len(told) == 0:
+    return 'exact law', 'no number of steps is told from exact draws'
+  last = told[-1]
+  reason = f'{steps[last]} steps are told from exact draws, the limit is not'
+  k = np.argmax(scores[last])
+  # An order needs an error before it, which is small and not noise.
+  if last == 0 or sizes[last - 1, k] > 0.5 or scores[last - 1, k] < SIGNIFICANT:
+    return 'converges', reason
+  # Without the part that exact draws have, too.
+  coarse, fine = np.sqrt(np.maximum(sizes[last - 1 : last + 1, k] ** 2 - law.centre[k] ** 2, 0.0))
   ratio = np.log(steps[last] / steps[last - 1])
-  order = float(np.log(sizes[last - 1] / sizes[last]) / ratio)
-  error = float(2.0 * np.linalg.norm(law.spread[k] / sizes[last - 1 : last + 1]) / ratio)
-  reason = f'order {order:.2f} (± {error:.2f}) of the law; {reason}'
-  return _Judgement('converges', reason, order, (order - error, order + error))
+  order = float(np.log(coarse / fine) / ratio)
+  error = float(2.0 * np.hypot(law.spread[k] / coarse, law.spread[k] / fine) / ratio)
+  reason = f'{reason}; the order of the law is {order:.2f} (± {error:.2f})'
+  return 'converges', reason, order, (order - error, order + error)
 
 
 def _weights_at_infinity(steps):
@@ -271,21 +249,7 @@ def _weights_at_infinity(steps):
   # squares in which larger N count more.
   weights = np.zeros(len(steps))
   numbers = np.array(steps[-4:], float)
-  count = np.sqrt(numbers**3)
-  powers = numbers[:, None] ** -np.arange(min(3, len(numbers)))
+  count = numbers**1.5
+  powers = numbers[:, None] ** -np.arange(min(3.0, len(numbers)))
   weights[-4:] = np.linalg.pinv(count[:, None] * powers)[0] * count
   return weights
-
-
-def _bias(errors, name):
-  size = np.linalg.norm(getattr(errors, name))
-  return {
-    'mean': f'the mean is {size:.3f} standard deviations from the exact one',
-    'variance': f'the variance is {1.0 + errors.variance[0]:.3f} times the exact one',
-    'covariance': f'the covariance is {size:.3f} of itself from the exact one',
-    'w2': f'W2 is {size:.3f} from that of exact draws',
-  }[name]
-
-
-def _lengths(x):
-  return np.linalg.norm(x.reshape(len(x), -1), axis=1)
