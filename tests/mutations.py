@@ -679,8 +679,16 @@ sampling/twists.py
   without_its_constant: (0.5 * fixed - residual) => (fixed - residual)
 sampling/twists.py sampling/test_reconstruction.py
   at_every_level: at.sigma**2 / (at.alpha**2 + at.sigma**2) => at.sigma**2 / at.alpha**2
+testing/bench.py
+  estimates_are_the_oracles: - sigma * x0 => + sigma * x0
+  estimates_are_the_oracles: rotated * scaled + np.log(variance) => rotated * scaled
+  velocity_and_jacobian: slope = -(scaled => slope = (scaled
+  images_is_stationary: frequency[:, None] ** 2 + => frequency[:, None] +
 testing/bounds.py
   is_its_closed_form: np.append(small[:-1], small[-2]) => small
+testing/certify.py
+  papers_order: np.log(errors[last - 1] / errors[last]) / ratio => np.log(errors[last - 1] / errors[last])
+  exact_draws_raise: / factor - self.centre) => / factor)
 testing/discrete_oracles.py
   entropy_and_total_correlations: = last * (_log(last) - _log(prior)) => = last * _log(last)
 testing/oracles.py

@@ -84,7 +84,7 @@ class Problem:
   def eps(self, x: np.ndarray, sigma: ArrayLike, alpha: ArrayLike = 1.0) -> np.ndarray:
     """Computes E[eps | x] for sigma > 0, [N, *shape]."""
     x0 = self.denoise(x, sigma, alpha)
-    return (x - _per_row(alpha, x) * x0) / _per_row(sigma, x)
+    return (np.asarray(x) - _per_row(alpha, x) * x0) / _per_row(sigma, x)
 
   def score(self, x: np.ndarray, sigma: ArrayLike, alpha: ArrayLike = 1.0) -> np.ndarray:
     """Computes grad log q(x) for sigma > 0, [N, *shape]."""
@@ -94,22 +94,22 @@ class Problem:
     """Computes E[alpha eps - sigma x_0 | x] for sigma > 0, [N, *shape]."""
     x0 = self.denoise(x, sigma, alpha)
     alpha, sigma = _per_row(alpha, x), _per_row(sigma, x)
-    return alpha * (x - alpha * x0) / sigma - sigma * x0
+    return alpha * (np.asarray(x) - alpha * x0) / sigma - sigma * x0
 
   def velocity(self, x: np.ndarray, t: ArrayLike) -> np.ndarray:
     """Computes E[eps - x_0 | x] of x = (1 - t) x_0 + t eps, t > 0."""
     x0 = self.denoise(x, t, 1.0 - np.asarray(t))
-    return (x - x0) / _per_row(t, x)
+    return (np.asarray(x) - x0) / _per_row(t, x)
 
   def jacobian_product(
     self, x: np.ndarray, vector: np.ndarray, sigma: ArrayLike, alpha: ArrayLike = 1.0
   ) -> np.ndarray:
     """Computes J vector, J = d E[x_0 | x] / dx, which is symmetric."""
     self.calls.update(gradient=1, gradient_rows=len(x))
-    share, means, gain, score = self._components(x, sigma, alpha)
+    share, means, gain, scaled = self._components(x, sigma, alpha)
     vectors = self._axes.eigenvectors
-    along = vector.reshape(len(x), -1) @ vectors
-    slope = (score * along).sum(axis=-1, keepdims=True)
+    along = np.asarray(vector).reshape(len(x), -1) @ vectors
+    slope = -(scaled * along).sum(axis=-1, keepdims=True)
     within = (gain * along) @ vectors.swapaxes(1, 2)
     between = slope * (means - (share * means).sum(axis=0))
     return (share * (within + between)).sum(axis=0).reshape(x.shape)
@@ -160,19 +160,20 @@ class Problem:
     return jax.jit(flow)
 
   def _components(self, x, sigma, alpha):
-    # Of each component, in the axes of its covariance where they are [K, N, D]:
-    # p(k | x), [K, N, 1], E[x_0 | x, k], the gain and the score.
+    # Of each component: p(k | x), [K, N, 1], and E[x_0 | x, k], [K, N, D]; in the
+    # axes of its covariance the gain and (x - alpha mean) / variance.
     values, vectors = self._axes
     means, values = self.means[:, None], values[:, None]
     rows = np.asarray(x, np.float64).reshape(len(x), -1)
     alpha, sigma = _per_row(alpha, rows), _per_row(sigma, rows)
-    rotated = (rows - alpha * means) @ vectors
     variance = alpha**2 * values + sigma**2
-    log_joint = -0.5 * (rotated**2 / variance + np.log(variance)).sum(axis=-1, keepdims=True)
-    log_joint += np.log(self.weights)[:, None, None]
+    rotated = (rows - alpha * means) @ vectors
+    scaled = rotated / variance
+    log_joint = np.log(self.weights)[:, None, None]
+    log_joint = log_joint - 0.5 * (rotated * scaled + np.log(variance)).sum(-1, keepdims=True)
     gain = alpha * values / variance
-    x0 = means + (gain * rotated) @ vectors.swapaxes(1, 2)
-    return special.softmax(log_joint, axis=0), x0, gain, -rotated / variance
+    x0 = means + (alpha * values * scaled) @ vectors.swapaxes(1, 2)
+    return special.softmax(log_joint, axis=0), x0, gain, scaled
 
 
 def gaussian() -> Problem:
@@ -214,4 +215,4 @@ def inpainting(size: int = 8) -> Problem:
 
 def _per_row(value, x):
   # A number, or one for each row of x, as a factor of x.
-  return np.reshape(value, (-1,) + (1,) * (x.ndim - 1))
+  return np.reshape(np.asarray(value, np.float64), (-1,) + (1,) * (x.ndim - 1))

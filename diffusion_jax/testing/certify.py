@@ -16,7 +16,7 @@ Verdict = Literal[
   'exact law', 'converges', 'lower order', 'does not converge', 'biased', 'not finite'
 ]
 
-SIGNIFICANT = 5.0  # standard errors
+SIGNIFICANT = 6.0  # standard errors
 LAW_TOLERANCE = 0.02
 PATH_TOLERANCE = 1e-4  # the rounding of float32 and the step from sigma_min are below
 ORDER_TOLERANCE = 0.3
@@ -83,7 +83,7 @@ def certify(
   A method that ignores `rng` is compared with the exact flow of each noise,
   unless the problem is an inverse one. Any other is compared with the law: its
   mean, covariance and W2, extrapolated to infinitely many steps by a polynomial
-  in 1 / num_steps, must be exact to 5 standard errors of as many exact draws, or
+  in 1 / num_steps, must be exact to 6 standard errors of as many exact draws, or
   to 0.02. More draws and more steps see smaller faults.
 
   Args:
@@ -223,8 +223,7 @@ def _judge_law(law, errors, steps):
   limit_scores = law.scores(limit, np.linalg.norm(weights))
   wrong = (limit_scores > SIGNIFICANT) & (law.sizes(limit) > LAW_TOLERANCE)
   if wrong.any():
-    worst = np.argmax(np.where(wrong, limit_scores, 0.0))
-    return 'biased', f'with more and more steps {law.bias(limit)[worst]}'
+    return 'biased', f'with more and more steps {law.bias(limit)[np.argmax(wrong)]}'
   scores, sizes = law.scores(errors), law.sizes(errors)
   told = np.flatnonzero((scores > SIGNIFICANT).any(axis=1))
   if len(told) == 0:
