@@ -35,8 +35,8 @@ class Problem:
   weights: [K]; means: [K, D]; covs: [K, D, D]; shape: of one example, with D
   numbers. A sampler starts at sigma_max; sigma_min is the least level that it
   should visit before 0. calls: how often the denoiser was called, on how many
-  rows, and the same of `jacobian_product`. An inverse problem has a measurement
-  and the exact posterior, which is a problem too.
+  rows, and the same of `jacobian_product`, also by copies. An inverse problem
+  has a measurement and the exact posterior, which is a problem too.
   """
 
   name: str
@@ -135,10 +135,10 @@ class Problem:
         np.asarray(a) for a in (law.weights, law.means, law.eigenvalues, law.eigenvectors)
       )
     covs = (vectors * values[:, None]) @ vectors.swapaxes(1, 2)
-    name = f'{self.name} given y'
-    exact = Problem(name, weights, means, covs, self.shape, self.sigma_min, self.sigma_max)
+    problem = dataclasses.replace(self, name=f'{self.name} given y')
+    exact = dataclasses.replace(problem, weights=weights, means=means, covs=covs)
     measurement = Measurement(np.asarray(matrix), np.asarray(y), std)
-    return dataclasses.replace(self, name=name, measurement=measurement, posterior=exact)
+    return dataclasses.replace(problem, measurement=measurement, posterior=exact)
 
   @functools.cached_property
   def _axes(self):

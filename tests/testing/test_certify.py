@@ -132,6 +132,12 @@ def test_inverse_problems_are_judged_by_their_posterior():
   assert found.verdict == 'biased' and found.path_error is None, found
 
 
+@pytest.mark.parametrize('steps', [(8,), (16, 8)])
+def test_steps_must_ascend(steps):
+  with pytest.raises(ValueError, match='two or more, ascending'):
+    certify(heun, bench.gaussian(), steps=steps)
+
+
 def test_another_shape_is_refused():
   with pytest.raises(ValueError, match=r'returned \[3, 1\]: it must be \[3, 2\]'):
     certify(lambda problem, x, *_: x[:, :1], bench.gaussian(), draws=3)
