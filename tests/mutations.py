@@ -726,12 +726,20 @@ sampling/twists.py
   without_its_constant: (0.5 * fixed - residual) => (fixed - residual)
 sampling/twists.py sampling/test_reconstruction.py
   at_every_level: at.sigma**2 / (at.alpha**2 + at.sigma**2) => at.sigma**2 / at.alpha**2
+testing/bench.py
+  estimates_are_the_oracles: - sigma * x0 => + sigma * x0
+  estimates_are_the_oracles: rotated * scaled + np.log(variance) => rotated * scaled
+  velocity_and_jacobian: slope = -(scaled => slope = (scaled
+  images_is_stationary: power = 1.0 / (1.0 + frequency => power = 1.0 / (2.0 + frequency
 testing/bounds.py
   is_its_closed_form: np.append(small[:-1], small[-2]) => small
 testing/bridges.py
   the_entropic_plan: _root(4.0 * root => _root(2.0 * root
 testing/bridges.py core/test_bridges.py
   regression_of_the_pairs: (1.0 - t) * (self.cross.T - => (1.0 - t) * (self.cross -
+testing/certify.py
+  papers_order: np.log(errors[last - 1] / errors[last]) / ratio => np.log(errors[last - 1] / errors[last])
+  inverse_problems_are: _Law(problem.posterior or problem, => _Law(problem,
 testing/discrete_oracles.py
   entropy_and_total_correlations: = last * (_log(last) - _log(prior)) => = last * _log(last)
 testing/oracles.py

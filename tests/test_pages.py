@@ -101,6 +101,12 @@ def test_the_sampler_of_the_library_page_is_of_second_order(capsys):
   assert 3.3 < errors[1] / errors[2] < 4.7
 
 
+def test_the_sampler_of_the_bench_page_is_certified(capsys):
+  """Euler's method is of first order."""
+  last = run(page_example('bench.md', 'certify'), capsys).splitlines()[-1]
+  assert last.startswith('converges: the order of the path is 1.0')
+
+
 def test_the_likelihood_of_the_evaluation_page_is_the_truth(capsys):
   first, second = run(page_example('evaluation.md', 'log_likelihood'), capsys).splitlines()
   found, truth = map(float, first.split())

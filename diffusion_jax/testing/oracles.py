@@ -17,6 +17,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from numpy.typing import ArrayLike
 
 from diffusion_jax.core.arguments import expand_to
@@ -196,7 +197,8 @@ class Mixture:
     for other shapes and unless std > 0.
     """
     log_weights, means, covs = _measured(self, matrix, y, std)
-    return mixture(np.exp(log_weights - log_weights.max()), means, covs)
+    weights = np.exp(log_weights - log_weights.max())
+    return mixture(weights, means, covs, self.means.dtype)
 
   def denoiser_given(self, y: Array, std: float) -> Denoiser:
     """Returns the denoiser of p(x_0 | y) for y = x_0 + std n, y [D].
@@ -265,7 +267,9 @@ def _cov(w, m, v, q):
   return _einsum('k,kie,ke,kje->ij', w, q, v, q) + between
 
 
-def mixture(weights: ArrayLike, means: ArrayLike, covs: ArrayLike) -> Mixture:
+def mixture(
+  weights: ArrayLike, means: ArrayLike, covs: ArrayLike, dtype: DTypeLike = jnp.float32
+) -> Mixture:
   """Returns a mixture of weights [K], means [K, D] and covs [K, D, D].
 
   Weights need not add up to 1. Raises ValueError for other shapes and for a
@@ -282,7 +286,7 @@ def mixture(weights: ArrayLike, means: ArrayLike, covs: ArrayLike) -> Mixture:
   if not np.allclose(c, c.swapaxes(1, 2)) or (values <= 0.0).any():
     raise ValueError('a covariance must be symmetric and positive')
   arrays = (w / w.sum(), m, values, vectors)
-  return Mixture(*(jnp.asarray(a, jnp.float32) for a in arrays))
+  return Mixture(*(jnp.asarray(a, dtype) for a in arrays))
 
 
 def gaussian(mean: ArrayLike, cov: ArrayLike) -> Mixture:

@@ -1,0 +1,100 @@
+"""The problems for samplers of any framework, against the oracles and scipy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.testing import bench, oracles
+
+PROBLEMS = pytest.mark.parametrize(
+  'problem', [bench.gaussian(), bench.mixture(), bench.image(4)], ids=lambda p: p.name
+)
+
+
+def noisy(problem, sigma, alpha=1.0, n=5):
+  rng = np.random.default_rng(0)
+  x0 = problem.draw(rng, n)
+  return alpha * x0 + sigma * rng.normal(size=x0.shape)
+
+
+@PROBLEMS
+def test_estimates_are_the_oracles(problem):
+  """In both conventions: alpha = 1 and alpha^2 + sigma^2 = 1."""
+  oracle = oracles.mixture(problem.weights, problem.means, problem.covs)
+  for alpha, sigma in ((1.0, 3.0), (0.8, 0.6), (0.0, 1.0)):
+    x, level = noisy(problem, sigma, alpha), dj.NoiseLevel(*map(jnp.float32, (0, alpha, sigma)))
+    rows = jnp.asarray(x.reshape(5, -1), jnp.float32)
+    x0 = oracle.denoise(rows, level).x0.reshape(x.shape)
+    score = oracle.score(rows, level).reshape(x.shape)
+    eps, v = -sigma * score, -sigma * alpha * score - sigma * x0
+    np.testing.assert_allclose(problem.denoise(x, np.full(5, sigma), alpha), x0, atol=1e-5)
+    np.testing.assert_allclose(problem.score(x, sigma, alpha), score, atol=1e-5)
+    np.testing.assert_allclose(problem.eps(x, sigma, alpha), eps, atol=1e-5)
+    np.testing.assert_allclose(problem.v(x, sigma, alpha), v, atol=1e-5)
+
+
+@PROBLEMS
+def test_velocity_and_jacobian_product_are_differences(problem):
+  """Differences of the flow map on straight paths, and of the denoiser."""
+  x, h = noisy(problem, 0.5, 0.5), 1e-4
+  times = 0.5 + h, 0.5 - h  # sigma / alpha is t / (1 - t), 1 at x
+  later, earlier = ((1 - t) * problem.flow_map(2 * x, 1.0, t / (1 - t)) for t in times)
+  np.testing.assert_allclose(problem.velocity(x, 0.5), (later - earlier) / (2 * h), atol=1e-4)
+  vector = np.random.default_rng(1).normal(size=x.shape)
+  ahead, behind = (problem.denoise(x + s * vector, 0.5, 0.9) for s in (1e-5, -1e-5))
+  product = problem.jacobian_product(x, vector, 0.5, 0.9)
+  np.testing.assert_allclose(product, (ahead - behind) / 2e-5, atol=1e-7)
+
+
+@PROBLEMS
+def test_draws_have_mean_and_covariance(problem):
+  x = problem.draw(np.random.default_rng(0), 100_000).reshape(100_000, -1)
+  np.testing.assert_allclose(x.mean(axis=0), problem.mean, atol=0.02)
+  np.testing.assert_allclose(np.cov(x.T), problem.covariance, atol=0.05)
+  assert x.std() == pytest.approx(np.sqrt(problem.covariance.trace() / x.shape[1]), rel=0.2)
+
+
+def test_the_covariance_of_images_is_stationary():
+  """A shift of the torus leaves it; its spectrum is 1 / (1 + f^2)."""
+  cov = bench.image(8).covariance.reshape(8, 8, 8, 8)
+  np.testing.assert_allclose(np.roll(cov, (1, 3, 1, 3), (0, 1, 2, 3)), cov, atol=1e-12)
+  spectrum = np.fft.fft2(cov[0, 0]).real
+  assert cov[0, 0, 0, 0] == pytest.approx(0.25)
+  assert spectrum[0, 0] / spectrum[2, 1] == pytest.approx(6.0)
+
+
+def test_calls_are_counted():
+  problem = bench.gaussian()
+  problem.eps(np.ones((3, 2)), 1.0)
+  problem.v(np.ones((4, 2)), 0.6, 0.8)
+  assert problem.calls == {'denoise': 2, 'denoise_rows': 7}
+
+
+def test_the_posterior_is_gaussian_regression():
+  """Kalman's gain, in float64; the denoiser does not change."""
+  problem = bench.inpainting(4)
+  data = bench.image(4)
+  assert problem.measurement and problem.posterior
+  matrix, y, std = problem.measurement
+  gain = data.covariance @ matrix.T
+  gain @= np.linalg.inv(matrix @ data.covariance @ matrix.T + std**2 * np.eye(len(y)))
+  np.testing.assert_allclose(problem.posterior.mean, gain @ y, atol=1e-12)
+  expected = data.covariance - gain @ matrix @ data.covariance
+  np.testing.assert_allclose(problem.posterior.covariance, expected, atol=1e-12)
+  x = noisy(data, 1.0)
+  np.testing.assert_array_equal(problem.denoise(x, 1.0), data.denoise(x, 1.0))
+
+
+def test_the_denoiser_may_be_called_back():
+  """It is NumPy, so a jitted sampler can call it."""
+  problem = bench.mixture()
+  x = noisy(problem, 1.0)
+  shape = jax.ShapeDtypeStruct(x.shape, jnp.float32)
+
+  @jax.jit
+  def denoise(x):
+    return jax.pure_callback(lambda x: np.float32(problem.denoise(x, 1.0)), shape, x)
+
+  np.testing.assert_allclose(denoise(x), problem.denoise(x, 1.0), atol=1e-5)

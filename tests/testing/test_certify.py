@@ -1,0 +1,183 @@
+"""Verdicts on samplers of known order and law, and on their faults."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax.testing import bench
+from diffusion_jax.testing.certify import certify
+
+
+def levels(problem, num_steps):
+  """Returns EDM's grid, which ends in 0 (Karras et al. 2022, Eq. 5)."""
+  ends = problem.sigma_max ** (1 / 7), problem.sigma_min ** (1 / 7)
+  return np.append(np.linspace(*ends, num_steps) ** 7, 0.0)
+
+
+def euler(problem, x, num_steps, rng, scale=1.0):
+  sigmas, x = levels(problem, num_steps), scale * x
+  for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    x = x + (following - sigma) * problem.eps(x, sigma)
+  return x
+
+
+def heun(problem, x, num_steps, rng, shift=0):
+  """EDM's Algorithm 1; a shift evaluates at the level of another step."""
+  sigmas = levels(problem, num_steps)
+  for i in range(num_steps):
+    step = sigmas[i + 1] - sigmas[i]
+    x0 = problem.denoise(x, sigmas[min(i + shift, num_steps - 1)])
+    slope = (x - x0) / sigmas[i]
+    if sigmas[i + 1] > 0.0:
+      slope = 0.5 * (slope + problem.eps(x + step * slope, sigmas[i + 1]))
+    x = x + step * slope
+  return x
+
+
+def sde(problem, x, num_steps, rng, factor=2.0, noise=1.0):
+  """Euler-Maruyama's dx = 2 eps dsigma + sqrt(-2 sigma dsigma) dw."""
+  sigmas = levels(problem, num_steps)
+  for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    x = x + factor * (following - sigma) * problem.eps(x, sigma)
+    if following > 0.0:
+      x = x + noise * np.sqrt(sigma**2 - following**2) * rng.normal(size=x.shape)
+  return x
+
+
+def exact_draws(problem, x, num_steps, rng):
+  return problem.draw(rng, len(x))
+
+
+def exact_paths(problem, x, num_steps, rng):
+  return problem.flow_map(x, problem.sigma_max, 0.0)
+
+
+def without_the_last_step(problem, x, num_steps, rng):
+  return heun(dataclasses.replace(problem, sigma_min=0.3), x, num_steps, rng)
+
+
+def noise_after_the_last_step(problem, x, num_steps, rng):
+  return sde(problem, x, num_steps, rng) + 0.2 * rng.normal(size=x.shape)
+
+
+def with_an_infinity(problem, x, num_steps, rng):
+  return np.where(np.arange(len(x))[:, None] == 700, np.inf, x)
+
+
+def method(function, **faults):
+  return lambda *arguments: function(*arguments, **faults)
+
+
+PATHS = bench.mixture(), 1500
+LAW = bench.image(4), 10_000
+
+
+@pytest.mark.parametrize(
+  ('sampler', 'problem', 'draws', 'order'),
+  [(euler, *PATHS, 1.0), (heun, *PATHS, 2.0), (sde, bench.gaussian(), 4000, None)],
+)
+def test_samplers_converge_with_the_papers_order(sampler, problem, draws, order):
+  found = certify(sampler, problem, draws=draws)
+  assert found.verdict == 'converges' and found.passed, found
+  assert found.calls == tuple(n * 2 - 1 if sampler is heun else n for n in found.steps)
+  if order:
+    assert found.order == pytest.approx(order, abs=0.1)
+    assert found.order_interval and found.order
+    assert found.order_interval[0] <= found.order <= found.order_interval[1]
+
+
+@pytest.mark.parametrize(
+  ('sampler', 'problem', 'draws', 'verdict', 'reason'),
+  [
+    (method(heun, shift=1), *PATHS, 'lower order', r'order of the path is [01]\..*, not 2'),
+    (method(euler, scale=1.1), *PATHS, 'does not converge', 'the variance is 1.'),
+    (without_the_last_step, *PATHS, 'does not converge', 'the path error stays at 4'),
+    (method(sde, noise=1.03), *LAW, 'biased', r'the variance is 1\.0[456]'),
+    (method(sde, factor=1.0), *LAW, 'biased', r'the variance is \d\d?\.'),
+    (noise_after_the_last_step, *LAW, 'biased', 'the variance is 1.'),
+    (with_an_infinity, bench.gaussian(), 1000, 'not finite', 'infinite'),
+  ],
+)
+def test_faults_are_refused_with_the_reason(sampler, problem, draws, verdict, reason):
+  found = certify(sampler, problem, order=2.0, steps=(16, 32, 64, 128), draws=draws)
+  assert found.verdict == verdict and not found.passed, found
+  assert re.search(reason, found.reason), found
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_exact_draws_raise_no_alarm(seed):
+  found = certify(exact_draws, bench.mixture(), steps=(8, 16, 32), draws=1000, seed=seed)
+  assert found.verdict == 'exact law', found
+
+
+def test_exact_paths_have_the_law():
+  found = certify(exact_paths, bench.gaussian(), draws=1000)
+  assert found.verdict == 'exact law' and max(found.path_error) < 1e-8, found
+
+
+def test_inverse_problems_are_judged_by_their_posterior():
+  """A sampler with the posterior's denoiser passes, one without y does not."""
+  problem = bench.inpainting(4)
+
+  def informed(problem, x, num_steps, rng):
+    return heun(problem.posterior, x, num_steps, rng)
+
+  arguments = {'steps': (16, 32, 64), 'draws': 2000}
+  assert certify(informed, problem, **arguments).passed
+  found = certify(heun, problem, **arguments)
+  assert found.verdict == 'biased' and found.path_error is None, found
+
+
+@pytest.mark.parametrize('steps', [(8,), (16, 8)])
+def test_steps_must_ascend(steps):
+  with pytest.raises(ValueError, match='two or more, ascending'):
+    certify(heun, bench.gaussian(), steps=steps)
+
+
+def test_another_shape_is_refused():
+  with pytest.raises(ValueError, match=r'returned \[3, 1\]: it must be \[3, 2\]'):
+    certify(lambda problem, x, *_: x[:, :1], bench.gaussian(), draws=3)
+
+
+def test_a_table_is_printed():
+  lines = str(certify(exact_paths, bench.gaussian(), steps=(8, 16), draws=1000)).splitlines()
+  assert lines[0].startswith('gaussian, 1000 draws')
+  assert lines[2].split()[:2] == ['8', '0'] and len(lines) == 5
+  assert lines[-1].startswith('exact law: the paths')
+
+
+def of_library(sampler):
+  """Returns one of our samplers as a method; its denoiser is called back."""
+
+  def method(problem, noise, num_steps, rng):
+    shape = jax.ShapeDtypeStruct(noise.shape, jnp.float32)
+
+    def denoise(x, level):
+      def call(x, sigma):
+        return np.float32(problem.denoise(x, sigma))
+
+      return dj.Prediction(jax.pure_callback(call, shape, x, level.sigma))
+
+    schedule = dj.KarrasSchedule(problem.sigma_min, problem.sigma_max)
+    grid = dj.level_grid(schedule, num_steps)
+    key = jax.random.key(int(rng.integers(2**31)))
+    run = jax.jit(lambda key, x: dj.sample(key, denoise, sampler, grid, x))
+    return np.asarray(run(key, jnp.float32(noise)))
+
+  return method
+
+
+@pytest.mark.parametrize(
+  ('sampler', 'order'),
+  [(dj.ddim(), 1), (dj.heun(), 2), (dj.dpm_solver_pp(2), 2), (dj.ancestral(), 1)],
+)
+def test_samplers_of_the_library_have_their_order(sampler, order):
+  steps, draws = (16, 32, 64), 8000 if order == 1 else 1000
+  found = certify(of_library(sampler), bench.gaussian(), order=order, steps=steps, draws=draws)
+  assert found.passed, found
+  assert found.order == pytest.approx(order, abs=0.3), found
