@@ -100,7 +100,7 @@ app/config/trust.py
   folder_of_the_user: [*words, *map(os.path.expanduser, words)] => words
   folder_of_the_user: isinstance(value, tuple): => False:
 app/config/trust.py app/config/test_user_parts.py
-  is_data_and_the_source: path in ('data', 'data.source') => path == 'data'
+  is_data_and_the_source: path in ('data', 'data.source', 'data.target') => path == 'data'
   takes_what_every_network: _call_misfit(part) if more else '' => ''
 app/drawing/generate.py
   other_data: if folder.differences({'data': run.get('data')}, mine, free): => if False:
