@@ -110,7 +110,7 @@ def bounded_memory(most_memory):
     jax.clear_caches()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    most_memory['bytes'] = max(MOST_MEMORY, memory_in_use() + 2e8)
+    most_memory['bytes'] = max(MOST_MEMORY, memory_in_use() + 3e8)
 
 
 def pytest_generate_tests(metafunc):
