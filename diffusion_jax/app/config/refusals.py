@@ -194,6 +194,19 @@ def _needs_no_images(c, facts):
   return c.evaluation.statistics and by_statistics and not c.evaluation.floor
 
 
+# What other projects' files do not say of how images are drawn.
+_OF_DRAWING = (
+  *('num_samples', 'batch_size', 'labels', 'prompt', 'context', 'context_row', 'seed'),
+  *('trajectory', 'profile', 'name', 'num_steps', 'respacing', 'schedule', 'guidance'),
+  *('classifier', 'churn', 'ancestral_noise', 'corrector', 'top_p', 'remasking'),
+  *('stochastic', 'guidance_scale'),
+)
+
+
+def _is_of_others(c, facts):
+  return c.convert.to if c.convert.to in ('diffusers', 'lora') else ''
+
+
 _ALONE = 'conditioning.labels=False, and no text, image or context'
 _STEPS = _paths('sampling', *STEPS)
 
@@ -253,6 +266,13 @@ IDLE = (
     'edit=steer, whose particles have steps of their own',
     EDIT,
     fields=_STEPS,
+  ),
+  Row(
+    _is_of_others,
+    'convert.to={it}, which writes weights and the schedule',
+    ('convert',),
+    fields=_paths('sampling', *_OF_DRAWING),
+    advice='leave it out',
   ),
   Row(_is_in_no_bucket, 'data on this machine', fields=('data.cache',)),
   Row(_needs_no_images, 'evaluation.statistics', EVALUATE, fields=('evaluation.reference',)),

@@ -320,6 +320,10 @@ digits convert.source=stored/labels => holds a run: give another --workdir
 none convert.to=diffusers => convert.out is not set: give the file
 none convert.to=safetensors convert.out=x convert.label=1 => convert.label is for
   convert.to=diffusers only
+convert.to=diffusers convert.out=x sampling.num_steps=3 => sampling.num_steps=3 is not read with
+  convert.to=diffusers, which writes weights and the schedule
+convert.to=lora convert.out=x sampling.guidance.scale=3 => sampling.guidance=classifier_free is
+  not read with convert.to=lora
 convert.to=lora convert.out=x => to=lora exports adapters: train
 convert.to=safetensors convert.out=digit.png => digit.png exists already
 convert.to=stablehlo convert.out=x sampling.classifier.run=runs/digits_classifier => cannot export
