@@ -94,7 +94,7 @@ def memory_in_use():
 
 @pytest.fixture(scope='session')
 def most_memory():
-  """Returns the memory from which programs are forgotten, in a dict."""
+  """Returns {'bytes': the memory of a worker that forgets its programs}."""
   return {'bytes': MOST_MEMORY}
 
 
@@ -102,8 +102,8 @@ def most_memory():
 def bounded_memory(most_memory):
   """Forgets compiled programs after a file that leaves a large process.
 
-  They are read from the cache on the disk if another file needs them. Not all
-  of the memory returns, and each time takes 0.3 s.
+  They are read from the cache on the disk if another file needs them. This
+  takes 0.3 s and not all memory returns, so the limit rises.
   """
   yield
   if memory_in_use() > most_memory['bytes']:
