@@ -87,18 +87,30 @@ def pytest_xdist_auto_num_workers(config):
   return max(1, min(cores, int(free / (1.5 * MOST_MEMORY))))
 
 
+def memory_in_use():
+  pages = int(Path('/proc/self/statm').read_text().split()[1])
+  return pages * os.sysconf('SC_PAGE_SIZE')
+
+
+@pytest.fixture(scope='session')
+def most_memory():
+  """Returns {'bytes': the memory of a worker that forgets its programs}."""
+  return {'bytes': MOST_MEMORY}
+
+
 @pytest.fixture(autouse=True, scope='module')
-def bounded_memory():
+def bounded_memory(most_memory):
   """Forgets compiled programs after a file that leaves a large process.
 
-  They are read from the cache on the disk if another file needs them.
+  They are read from the cache on the disk if another file needs them. This
+  takes 0.3 s and not all memory returns, so the limit rises.
   """
   yield
-  pages = int(Path('/proc/self/statm').read_text().split()[1])
-  if pages * os.sysconf('SC_PAGE_SIZE') > MOST_MEMORY:
+  if memory_in_use() > most_memory['bytes']:
     jax.clear_caches()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
+    most_memory['bytes'] = max(MOST_MEMORY, memory_in_use() + 3e8)
 
 
 def pytest_generate_tests(metafunc):

@@ -39,7 +39,7 @@ SAVED = 'runs/digits/checkpoints'
 SAMPLED = {'sampling.num_steps': 3, 'sampling.num_samples': 4}
 
 
-@pytest.fixture(scope='module', params=[Google, Amazon])
+@pytest.fixture(scope='module', params=[Google, pytest.param(Amazon, marks=pytest.mark.slow)])
 def either(request, tmp_path_factory):
   with running(request.param, tmp_path_factory.mktemp('server')) as server:
     yield server

@@ -4,14 +4,12 @@ tests/conftest.py chooses the CPU for all other tests. Without an accelerator
 these tests compare the CPU with itself in float64.
 """
 
-from pathlib import Path
+import os
 
 import pytest
 
-HERE = Path(__file__).parent
+collect_ignore_glob = [] if os.environ.get('TEST_ON_DEVICE') else ['test_*.py']
 
 
-def pytest_collection_modifyitems(items):
-  for item in items:
-    if HERE in item.path.parents:
-      item.add_marker(pytest.mark.device)
+def pytest_itemcollected(item):
+  item.add_marker(pytest.mark.device)

@@ -1,5 +1,7 @@
 """Calibration on sbibm's gaussian_linear, theta and x - theta ~ N(0, 0.1 I)."""
 
+import functools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -31,7 +33,7 @@ def arrays(defect, seed=0, pairs=1000, n=99, d=D):
   return samples, {'truth': truth, 'context': x, 'log_q': log_q(truth, mean)}
 
 
-SETS = {defect: arrays(defect) for defect in DEFECTS}
+arrays_with = functools.cache(arrays)
 P_VALUES = 'sbc_ks', 'sbc_chi2', 'interval_p', 'density_p', 'tarp_p'
 # Which p-values see which defect. No draws of the prior are seen without x.
 SEEN = {
@@ -48,7 +50,7 @@ def test_each_defect_is_seen_by_the_tests_that_can(defect):
   scores = {
     score.name: score.estimate
     for constructor in table.OF_PAIRS.values()
-    for score in constructor().compute(*SETS[defect])
+    for score in constructor().compute(*arrays_with(defect))
   }
   for name in SEEN[defect]:
     assert scores[name].value < 0.01, name
@@ -76,17 +78,17 @@ CONTRACTIONS = {'exact': 0.5, 'shifted': 0.5, 'narrow': 1 - 0.405, 'prior': 0.0}
 @pytest.mark.parametrize('defect', DEFECTS)
 def test_contraction_and_densities_have_closed_forms(defect):
   """The prior's variance is 0.1, the posterior's 0.05 and 0.9^2 of it."""
-  contraction, posterior, prior = table.OF_PAIRS['contraction']().compute(*SETS[defect])
+  contraction, posterior, prior = table.OF_PAIRS['contraction']().compute(*arrays_with(defect))
   exact = CONTRACTIONS[defect]
   value, error = contraction.estimate
   assert abs(value - exact) < 4.5 * error < 0.1
-  np.testing.assert_allclose(posterior.estimate.value, SETS[defect][1]['log_q'].mean())
+  np.testing.assert_allclose(posterior.estimate.value, arrays_with(defect)[1]['log_q'].mean())
   # The fitted covariance of 1,000 draws is D (D + 3) / 4,000 too good.
   entropy = 0.5 * D * np.log(2.0 * np.pi * np.e * VARIANCE)
   error = (D / 2 / 1000) ** 0.5
   assert abs(prior.estimate.value + entropy - 0.0325) < 4.5 * error
   plain = table.OF_PAIRS['contraction']().compute(
-    {'draws': SETS[defect][0]['draws']}, {'truth': SETS[defect][1]['truth']}
+    {'draws': arrays_with(defect)[0]['draws']}, {'truth': arrays_with(defect)[1]['truth']}
   )
   assert [s.estimate for s in plain] == [contraction.estimate]
 

@@ -1,18 +1,12 @@
 """Our code against other projects' packages, from the extra [parity]."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.parity import torch_packages
 
-HERE = Path(__file__).parent
 
-
-def pytest_collection_modifyitems(items):
-  for item in items:
-    if HERE in item.path.parents:
-      item.add_marker(pytest.mark.parity)
+def pytest_itemcollected(item):
+  item.add_marker(pytest.mark.parity)
 
 
 @pytest.fixture(scope='session', autouse=True)
