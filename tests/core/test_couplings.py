@@ -18,7 +18,7 @@ def normals(*shapes):
 def test_squared_distances_of_images_and_of_equal_points():
   x0, y = normals((5, 2, 2, 3), (4, 2, 2, 3))
   y[1] = x0[3]
-  expected = np.square(np.float64(x0)[:, None] - y[None]).sum(axis=(2, 3, 4))
+  expected = np.square(x0.astype(np.float64)[:, None] - y[None]).sum(axis=(2, 3, 4))
   distances = jitted(couplings.squared_distances)(x0, y)
   np.testing.assert_allclose(distances, expected, rtol=1e-5, atol=1e-6)
   assert distances[3, 1] == 0.0
@@ -36,7 +36,7 @@ def linear_program(cost):
 def test_the_cost_of_the_plan_approaches_the_linear_programs(shape):
   """It is above by at most epsilon times the entropy of a row, log B."""
   (cost,) = normals(shape)
-  least = np.sum(linear_program(np.float64(cost)) * cost)
+  least = np.sum(linear_program(cost.astype(np.float64)) * cost)
   for epsilon in (0.1, 0.01):
     plan = np.exp(jitted(couplings.sinkhorn)(cost, epsilon, num_iterations=2000))
     assert -1e-5 < np.sum(plan * cost) - least < epsilon * np.log(shape[0])
@@ -45,8 +45,8 @@ def test_the_cost_of_the_plan_approaches_the_linear_programs(shape):
 def test_the_entropic_plan_is_optimal():
   """log(plan) + cost / epsilon is r_i + c_j, and the marginals are uniform."""
   (cost,) = normals((5, 7))
-  log_plan = np.float64(jitted(couplings.sinkhorn)(cost, 0.5, num_iterations=200))
-  plan, potentials = np.exp(log_plan), log_plan + np.float64(cost) / 0.5
+  log_plan = np.asarray(jitted(couplings.sinkhorn)(cost, 0.5, num_iterations=200), np.float64)
+  plan, potentials = np.exp(log_plan), log_plan + cost / 0.5
   np.testing.assert_allclose(plan.sum(axis=0), 1 / 7, rtol=1e-5)
   np.testing.assert_allclose(plan.sum(axis=1), 1 / 5, rtol=1e-5)
   additive = potentials[:, :1] + potentials[:1] - potentials[0, 0]
@@ -79,7 +79,8 @@ def test_the_weight_of_contexts_leaves_a_share_of_pairs():
   x0, y, contexts = normals((40, 3), (40, 3), (40, 2))
   cond = {'context': contexts, 'drop': np.ones(40, bool)}
   distances, gaps = (
-    np.square(np.float64(a)[:, None] - b[None]).sum(axis=2) for a, b in ((x0, y), (contexts,) * 2)
+    np.square(a.astype(np.float64)[:, None] - b[None]).sum(axis=2)
+    for a, b in ((x0, y), (contexts,) * 2)
   )
   for ratio in (0.3, 0.05):
     cost = jitted(couplings.conditional_cost)(jnp.float32(distances), cond, ratio)
