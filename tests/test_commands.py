@@ -114,6 +114,8 @@ def files_of_the_reader(rng):
   np.savetxt('alphas.txt', np.linspace(0.9998, 0.96, 500))
   pictures = rng.integers(0, 256, (20, 32, 32, 3), np.uint8)
   labels = np.arange(20) % 10
+  indices = np.reshape(range(20), (4, 5))
+  np.savez('yacht.npz', target=x[:, 0], features=x, test_indices=indices)
   np.savez('cifar10.npz', x=pictures, label=labels)
   np.savez('x.npz', x=pictures[:, :28, :28, :1], label=labels)
   Path('my/pictures').mkdir(parents=True)

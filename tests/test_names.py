@@ -97,7 +97,11 @@ def choices_and_fields():
   """Returns {field: names of its table}, and all fields, of any model."""
   choices, fields = {}, set()
   for kind in [*kinds.KINDS, kinds.LATENT_DIFFUSION]:
-    parts = [*kind.parts.items(), *((f'evaluation.{n}', c) for n, c in kind.metrics.items())]
+    parts = [
+      *kind.parts.items(),
+      *kind.common.items(),
+      *((f'evaluation.{n}', c) for n, c in kind.metrics.items()),
+    ]
     for where, table in kind.tables.items():
       choices.setdefault(where, set()).update(table)
       parts += [(where, constructor) for constructor in table.values()]
