@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parity import torch_packages
+from benchmarks import torch_packages
 
 HERE = Path(__file__).parent
 
