@@ -1,10 +1,10 @@
-"""The variance of deepinv's DDRM beside the recursion of its paper.
+"""The variance of deepinv's DDRM and of its paper's recursion.
 
   python benchmarks/peers/deepinv_ddrm.py
 
 Needs `pip install deepinv==0.5.0`, and nothing of this project. Nothing is
 measured (the mask is 0), and x_0 ~ N(0, 1) has the denoiser x / (1 + sigma^2).
-Kawar et al. (2022), Eq. 7, draw x_t ~ N(x_0_hat + sqrt(1 - eta^2) sigma_t
+Kawar et al. (2022), section 4, draw x_t ~ N(x_0_hat + sqrt(1 - eta^2) sigma_t
 (x_(t+1) - x_0_hat) / sigma_(t+1), eta^2 sigma_t^2); the code divides the noise
 by sqrt(2). The result is linear in the noise: its variance is halved.
 """

@@ -4,7 +4,7 @@
 
 Needs `pip install diffusers==0.42.1`, and nothing of this project. `step` goes
 from t to t - 1000 // N, but the next t is another one where N does not divide
-1000: the network is then told another level than that of x. For each N it
+1000: the network is then told another level than x has. For each N it
 prints the relative error of x at the end, for x_0 ~ N(0, 1/4), and the error of
 DDIM's formula between the same timesteps. It is issue 11347 of that project.
 """

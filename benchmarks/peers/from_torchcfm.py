@@ -63,7 +63,7 @@ def row(name: str, cross: Callable, sigma: float, why: str = '', **options) -> M
   return Method(label(name, options), method(matcher), law(cross, sigma), why=why, draws=DRAWS)
 
 
-EXACT = 'by default its coupling is that of sigma = 0, as its docstring says'
+EXACT = 'its default coupling is the one for sigma = 0, as its docstring says'
 BRIDGE = 'SchrodingerBridgeConditionalFlowMatcher'
 METHODS = [
   row('ConditionalFlowMatcher', independent, 0.0),

@@ -41,7 +41,7 @@ def denoiser(problem: Problem) -> Callable[..., Tensor]:
   """Returns E[x_0 | x] of x [N, *shape], sigma and alpha, in the dtype of x.
 
   sigma, alpha: numbers, or tensors of one number or of N. Gradients with
-  respect to x pass through it, also those of `torch.func`.
+  respect to x pass through it, also in `torch.func`.
   """
 
   def denoise(x, sigma, alpha=1.0):
