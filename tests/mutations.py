@@ -688,7 +688,7 @@ testing/bounds.py
   is_its_closed_form: np.append(small[:-1], small[-2]) => small
 testing/certify.py
   papers_order: np.log(errors[last - 1] / errors[last]) / ratio => np.log(errors[last - 1] / errors[last])
-  exact_draws_raise: / factor - self.centre) => / factor)
+  inverse_problems_are: _Law(problem.posterior or problem, => _Law(problem,
 testing/discrete_oracles.py
   entropy_and_total_correlations: = last * (_log(last) - _log(prior)) => = last * _log(last)
 testing/oracles.py

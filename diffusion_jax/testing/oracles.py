@@ -17,7 +17,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
+from numpy.typing import ArrayLike
 
 from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.core.denoiser import Denoiser, Prediction

@@ -77,7 +77,9 @@ def test_calls_are_counted():
 def test_the_posterior_is_gaussian_regression():
   """Kalman's gain, in float64, and the denoiser stays that of the data."""
   problem = bench.inpainting(4)
-  data, (matrix, y, std) = bench.image(4), problem.measurement
+  data = bench.image(4)
+  assert problem.measurement and problem.posterior
+  matrix, y, std = problem.measurement
   gain = data.covariance @ matrix.T
   gain @= np.linalg.inv(matrix @ data.covariance @ matrix.T + std**2 * np.eye(len(y)))
   np.testing.assert_allclose(problem.posterior.mean, gain @ y, atol=1e-12)

@@ -87,6 +87,7 @@ def test_samplers_converge_with_the_papers_order(sampler, problem, draws, order)
   assert found.calls == tuple(n * 2 - 1 if sampler is heun else n for n in found.steps)
   if order:
     assert found.order == pytest.approx(order, abs=0.1)
+    assert found.order_interval and found.order
     assert found.order_interval[0] <= found.order <= found.order_interval[1]
 
 
