@@ -248,7 +248,7 @@ def test_other_commands_name_what_exists(page):
   extras = PROJECT['project']['optional-dependencies']
   for command in commands(page):
     for module in re.findall(r'^python -m ([\w.]+)', command):
-      path = importlib.util.find_spec(module).origin
+      path = importlib.util.find_spec(module).origin.replace('__init__', '__main__')
       shown = Path(path).read_text()
       if 'demos' in module:
         shown += (ROOT / 'diffusion_jax/metrics/judges/judging.py').read_text()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.parity import torch_packages
+from benchmarks import torch_packages
 
 
 def pytest_itemcollected(item):

@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('bench')
   # The benchmark's processes import it first: `torch_packages` for them too.
   (folder / 'sitecustomize.py').write_text(
-    'from tests.parity import torch_packages\ntorch_packages.declare_operators()\n'
+    'from benchmarks import torch_packages\ntorch_packages.declare_operators()\n'
   )
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('PYTHONPATH', f'{folder}{os.pathsep}{ROOT}')
