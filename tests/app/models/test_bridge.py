@@ -19,7 +19,7 @@ BACK = within('sampling', reverse=True, name='back')
 
 
 def test_points_are_trained_sampled_both_ways_and_evaluated(tmp_path):
-  config = {'network.channels': 8, 'evaluation.num_generated': 20}
+  config = {'network.channels': 8, 'evaluation.num_generated': 16}
   MODES['train'](trial('moons_bridge', **config), tmp_path)
   for more in (within('sampling', name='samples'), BACK | {'sampling.stochastic': True}):
     MODES['sample'](trial('moons_bridge', **config | more), tmp_path)
