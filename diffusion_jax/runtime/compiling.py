@@ -99,7 +99,7 @@ def announced(what: str, after: float = 2.0) -> Iterator[None]:
     yield
     return
   start, begun = time.monotonic(), threading.Event()
-  before = seconds.copy()
+  before, stored = seconds.copy(), events[_STORED]
 
   def say():
     begun.set()
@@ -113,11 +113,8 @@ def announced(what: str, after: float = 2.0) -> Iterator[None]:
   finally:
     timer.cancel()
   if begun.is_set():
-    where, spent = source(before)
-    values = jax.config.values
-    keeps = values['jax_enable_compilation_cache']
-    keeps = keeps and values['jax_compilation_cache_dir']
-    kept = ', kept for the next start' if spent and keeps else ''
+    where, _ = source(before)
+    kept = ', kept for the next start' if events[_STORED] > stored else ''
     kept = f', {where}' if where == 'from the cache' else kept
     tqdm.write(f'compiled {what}: {time.monotonic() - start:.0f} s{kept}')
 
@@ -234,7 +231,11 @@ def hide_warnings() -> None:
 
 
 LIMIT = 4 * 2**30  # bytes of compiled programs; older ones are deleted
+# A program is written into the cache; one with callbacks never is.
+_STORED = '/jax/compilation_cache/cache_misses'
 # Of the programs of this process, by JAX's name of the event.
+events: collections.Counter[str] = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: events.update([event]))
 seconds: collections.Counter[str] = collections.Counter()
 jax.monitoring.register_event_duration_secs_listener(
   lambda event, duration_secs, **_: seconds.update({event: duration_secs})

@@ -215,6 +215,12 @@ def _other_conditions(run, noisy, student):
       )
   if noisy.conditioning.self_conditioning:
     yield f'config.{_TEACHER}: the run in {run} has self-conditioning'
+  coupling, objective = noisy.config.at('objective.coupling'), student.config.objective.name
+  if coupling is not None and objective != 'reflow':
+    yield (
+      f'config.{_TEACHER}: objective={objective} takes noise to be independent of x_0, and the run '
+      f'in {run} was trained with objective.coupling={coupling.name}: take reflow'
+    )
   if ours.dropout and not noisy.conditioning.dropout:
     yield (
       f'config.conditioning.dropout={ours.dropout}: the teacher in {run} was trained without '

@@ -185,8 +185,8 @@ def write(workdir, name='digits_flow', **changes):
   folder.write_config(workdir, config, facts)
 
 
-def student(teacher) -> Any:
-  return models.make(config_of({}, teacher), 'nowhere')
+def student(teacher, **changes) -> Any:
+  return models.make(config_of(changes, teacher), 'nowhere')
 
 
 NO_LABELS = {'conditioning.labels': False, 'conditioning.dropout': 0.0}
@@ -206,6 +206,13 @@ NO_LABELS = {'conditioning.labels': False, 'conditioning.dropout': 0.0}
 def test_a_run_that_cannot_teach_is_refused(changes, message, tmp_path):
   write(tmp_path, **changes)
   refused(message, lambda: student(tmp_path).objective())
+
+
+def test_a_coupling_can_only_teach_by_pairs(tmp_path):
+  write(tmp_path, **{'objective.coupling': 'exact'})
+  student(tmp_path).objective()  # reflow
+  other = student(tmp_path, objective='progressive_distillation')
+  refused('was trained with objective.coupling=exact: take reflow', other.objective)
 
 
 def test_a_teacher_of_another_schedule_sees_its_own_levels(tmp_path, monkeypatch):
