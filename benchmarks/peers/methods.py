@@ -8,7 +8,7 @@ from typing import NamedTuple
 from diffusion_jax.testing import bench, certify
 
 STEPS = 16, 32, 64, 128
-DRAWS, DRAWS_GIVEN_Y = 4000, 500
+DRAWS, DRAWS_GIVEN_Y = 4000, 2000
 
 
 class Method(NamedTuple):
