@@ -126,7 +126,7 @@ class Problem:
   def with_measurement(self, matrix: ArrayLike, y: ArrayLike, std: float) -> 'Problem':
     """Returns the inverse problem of y [M] = matrix [M, D] x_0 + std n.
 
-    Its denoiser is that of the data; its `posterior` is p(x_0 | y). Raises
+    Its denoiser knows nothing of y; its `posterior` is p(x_0 | y). Raises
     ValueError for other shapes and unless std > 0.
     """
     with jax.enable_x64(True):
@@ -206,7 +206,7 @@ def image(size: int = 8) -> Problem:
 
 
 def inpainting(size: int = 8) -> Problem:
-  """Returns an image of which a quarter of the pixels is seen with std 0.1."""
+  """Returns an image with a measurement of a quarter of its pixels, std 0.1."""
   problem, rng = image(size), np.random.default_rng(0)
   matrix = np.eye(problem.dim)[rng.permutation(problem.dim)[: problem.dim // 4]]
   y = matrix @ problem.draw(rng, 1).ravel() + 0.1 * rng.normal(size=len(matrix))

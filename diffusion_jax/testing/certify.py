@@ -182,7 +182,7 @@ class _Law:
     return (self.sizes(errors) / factor - self.centre) / self.spread
 
   def bias(self, errors):
-    # What is to be said of each of the sizes.
+    # A sentence for each of the sizes.
     mean, _, covariance, w2 = self.sizes(errors)
     variance = 1.0 + errors[self.dim : -1 : self.dim + 1].mean()
     return (
