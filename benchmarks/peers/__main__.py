@@ -80,10 +80,12 @@ def main() -> None:
   parser.add_argument('--draws', type=int, help='instead of those of the table')
   parser.add_argument('--write', action='store_true', help='write the table of docs/bench.md')
   args = parser.parse_args()
-  lines = []
-  for project in args.projects.split(','):
-    lines += rows_of(project, args.methods, args.draws)
+  projects = args.projects.split(',')
+  rows = {project: rows_of(project, args.methods, args.draws) for project in projects}
+  lines = [line for lines in rows.values() for line in lines]
   print(HEAD + '\n'.join(lines))
+  if args.write and (args.methods or not all(rows.get(project) for project in PROJECTS)):
+    parser.error('--write needs all methods of all projects: docs/bench.md is unchanged')
   if args.write:
     write(lines)
 

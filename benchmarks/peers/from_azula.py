@@ -82,6 +82,6 @@ METHODS = [
   plain('REABSampler', 2, REAB),
   plain('DDPMSampler', 1),
   plain('ItoSampler', 1),
-  given_y('DPSSampler', dps, SIGMA_MAX, BATCH),
-  given_y('MMPSDenoiser', mmps, SIGMA_MAX),
+  given_y('DPSSampler', dps, SIGMA_MAX, BATCH, STEPS),
+  given_y('MMPSDenoiser', mmps, SIGMA_MAX, steps=STEPS),
 ]

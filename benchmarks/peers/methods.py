@@ -8,7 +8,7 @@ from typing import NamedTuple
 from diffusion_jax.testing import bench, certify
 
 STEPS = 16, 32, 64, 128
-DRAWS, DRAWS_GIVEN_Y = 4000, 500
+DRAWS, DRAWS_GIVEN_Y = 4000, 2000
 
 
 class Method(NamedTuple):
@@ -44,6 +44,8 @@ def inpainting(sigma_max: float) -> bench.Problem:
   return dataclasses.replace(bench.inpainting(), sigma_max=sigma_max)
 
 
-def given_y(name: str, sample: certify.Method, sigma_max: float, why: str = '') -> Method:
+def given_y(
+  name: str, sample: certify.Method, sigma_max: float, why: str = '', steps: Sequence[int] = STEPS
+) -> Method:
   """Returns the row of a method on the inverse problem."""
-  return Method(name, sample, inpainting(sigma_max), None, why, STEPS, DRAWS_GIVEN_Y)
+  return Method(name, sample, inpainting(sigma_max), None, why, steps, DRAWS_GIVEN_Y)
