@@ -83,6 +83,7 @@ def test_a_table_of_scikit_learn(tmp_path):
     writer.writerow(['', *wine.feature_names, 'class'])
     writer.writerows([i, *map(float, row), kind] for i, (row, kind) in enumerate(rows))
   source = csv_table(tmp_path / 'wine.csv', ('alcohol',), context=('rest',), label='class')
+  assert source.context is not None
   np.testing.assert_array_equal(np.hstack([source.x, source.context]), wine.data)
   np.testing.assert_array_equal(source.label, wine.target)
   assert source.facts.class_names == tuple(wine.target_names)
