@@ -1,6 +1,6 @@
 """benchmarks.peers as typed: with other projects, without them, its table."""
 
-import importlib
+import importlib.util
 import re
 import sys
 from pathlib import Path

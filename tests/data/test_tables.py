@@ -1,5 +1,6 @@
 import csv
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,13 +76,14 @@ def test_the_rest_and_the_splits(tmp_path):
 
 def test_a_table_of_scikit_learn(tmp_path):
   """The index of the rows is a column without a name, which is left out."""
-  wine = load_wine()
+  wine: Any = load_wine()
   rows = zip(wine.data, wine.target_names[wine.target], strict=True)
   with (tmp_path / 'wine.csv').open('w', newline='') as file:
     writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(['', *wine.feature_names, 'class'])
     writer.writerows([i, *map(float, row), kind] for i, (row, kind) in enumerate(rows))
   source = csv_table(tmp_path / 'wine.csv', ('alcohol',), context=('rest',), label='class')
+  assert source.context is not None
   np.testing.assert_array_equal(np.hstack([source.x, source.context]), wine.data)
   np.testing.assert_array_equal(source.label, wine.target)
   assert source.facts.class_names == tuple(wine.target_names)

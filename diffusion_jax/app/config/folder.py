@@ -138,8 +138,8 @@ def check_same_run(workdir: str | Path, config: Node, facts: Facts | None = None
   if before is None:
     check_config_kept(workdir)
     return
-  before = _with_newer_fields(before, config)
   known = before.get('facts') or {}
+  before = _with_newer_fields(before, config) | {'facts': known}
   now, free = plain(config) | {'facts': known}, (*FREE, 'conditioning.')
   if facts is not None:
     now, free = stored_form(config, facts), FREE
