@@ -23,6 +23,7 @@ from configs import regression
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.errors import UserError
 
 SCORES = 'rmse', 'nll', 'ode', 'picp', 'qice'
 
@@ -77,11 +78,16 @@ def main() -> None:
   parser.add_argument('--flags', default='')
   parser.add_argument('--out', type=Path, default=Path('runs/regression_benchmark'))
   args = parser.parse_args()
+  if args.splits < 1:
+    parser.error(f'--splits={args.splits} must be 1 or more')
   rows = []
   for row in range(args.splits):
     name = f'{Path(args.path).stem}-{row}-{args.flags}'.replace(' ', '-').replace('/', '_')
-    with contextlib.redirect_stdout(io.StringIO()):
-      rows.append(scores_of(config_of(args.path, row, args.flags), args.out / name))
+    try:
+      with contextlib.redirect_stdout(io.StringIO()):
+        rows.append(scores_of(config_of(args.path, row, args.flags), args.out / name))
+    except UserError as error:
+      parser.error(f'split {row}: {error}')
     print(row, *(f'{name} {rows[-1][name]:.3f}' for name in SCORES), flush=True)
   print(table(rows))
 

@@ -7,6 +7,7 @@ which programs call that build objects from a user's values.
 import ast
 import difflib
 import numbers
+import re
 import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -163,7 +164,8 @@ def _word(value, words, place):
 def _list(value, origin, kinds, place):
   if isinstance(value, FlagText):
     inner = value[1:-1] if value[:1] in ('(', '[') and value[-1:] in (')', ']') else value
-    texts = (x.strip() for x in inner.split(','))
+    pairs = re.findall(r'\s*"([^"]*)"\s*(?=,|$)|([^,]+)', inner)  # "a, b" is one text
+    texts = (quoted or bare.strip() for quoted, bare in pairs)
     value = tuple(FlagText(x) for x in texts if x)
   if not isinstance(value, tuple | list):
     raise Misfit(place, value, PLAIN[tuple])

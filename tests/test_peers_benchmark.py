@@ -44,6 +44,22 @@ def test_a_project_that_is_missing_is_a_line(monkeypatch, capsys):
 
 
 @pytest.mark.benchmarks
+@pytest.mark.parametrize(
+  'flag, line',
+  [
+    ('--projects=azul', '--projects=azul is not one of diffusion_jax, '),
+    ('--draws=99', '--draws=99 must be 100 or more'),
+    ('--methods=nope', '--methods=nope is in no name'),
+  ],
+)
+def test_a_mistake_is_a_line(flag, line, monkeypatch, capsys):
+  monkeypatch.setattr(sys, 'argv', ['peers', flag])
+  with pytest.raises(SystemExit):
+    peers.main()
+  assert line in capsys.readouterr().err
+
+
+@pytest.mark.benchmarks
 def test_the_table_of_the_page(monkeypatch, tmp_path):
   """It has all projects, and names a formula or a script where one fails."""
   page = peers.PAGE.read_text()

@@ -18,7 +18,7 @@ DTYPE = Literal['half', 'single'] | str | type
   ('1,2', INTS, (1, 2)), ('(1, 2)', tuple[int, int], (1, 2)),
   ('[1]', INTS, (1,)), ('()', INTS, ()), ('', INTS, ()),
   ('fid,3', WORDS, ('fid', '3')), ('x,T (C)', WORDS, ('x', 'T (C)')),
-  ('runs/a,b-c', WORDS, ('runs/a', 'b-c')),
+  ('runs/a,b-c', WORDS, ('runs/a', 'b-c')), ('"a, b", 5" c,"d', WORDS, ('a, b', '5" c', '"d')),
   ('1,0.5', Sequence[float], (1, 0.5)),
   ('3', object, 3), ('linear', object, 'linear'), ('1,a', tuple, (1, 'a')),
   ('0.5', Literal['a'] | float, 0.5), ('a', Literal['a'] | float, 'a'),

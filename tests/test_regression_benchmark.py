@@ -36,6 +36,14 @@ def test_the_splits_of_a_file(tmp_path, monkeypatch, capsys):
   assert capsys.readouterr().out == first
 
 
+@pytest.mark.parametrize('flag, line', [('--splits=1', 'not found'), ('--splits=0', '1 or more')])
+def test_a_mistake_is_a_line(flag, line, monkeypatch, capsys, tmp_path):
+  monkeypatch.setattr(sys, 'argv', ['regression', 'no.npz', flag, f'--out={tmp_path}'])
+  with pytest.raises(SystemExit):
+    benchmark.main()
+  assert line in capsys.readouterr().err
+
+
 def test_the_table_has_means_and_deviations():
   rows = [dict.fromkeys(benchmark.SCORES, x) | {'seconds': x} for x in (1.0, 3.0)]
   assert 'rmse     2.000 +- 1.414' in benchmark.table(rows)

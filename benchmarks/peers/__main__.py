@@ -81,8 +81,14 @@ def main() -> None:
   parser.add_argument('--write', action='store_true', help='write the table of docs/bench.md')
   args = parser.parse_args()
   projects = args.projects.split(',')
+  if unknown := {*projects} - {*PROJECTS}:
+    parser.error(f'--projects={min(unknown)} is not one of {", ".join(PROJECTS)}')
+  if args.draws is not None and args.draws < certify.LEAST_DRAWS:
+    parser.error(f'--draws={args.draws} must be {certify.LEAST_DRAWS} or more')
   rows = {project: rows_of(project, args.methods, args.draws) for project in projects}
   lines = [line for lines in rows.values() for line in lines]
+  if args.methods and not lines:
+    parser.error(f'--methods={args.methods} is in no name of an installed project')
   print(HEAD + '\n'.join(lines))
   if args.write and (args.methods or not all(rows.get(project) for project in PROJECTS)):
     parser.error('--write needs all methods of all projects: docs/bench.md is unchanged')

@@ -251,7 +251,8 @@ def load_reference(model: Model, extractor: Extractor, split: str) -> tuple[Arra
 
 def check_needs(model: Model, metrics: list[Scored]) -> None:
   """Raises UserError for a metric whose inputs these samples do not have."""
-  given = {'images', 'held_out', 'values', *conditions.stored_names(model)}
+  stored = conditions.stored_names(model)
+  given = {'images', 'held_out', 'values', *stored}
   if model.conditioning.context is not None:
     given |= {'draws', 'truth', 'context', 'log_q'}
   for each in metrics:
@@ -261,6 +262,11 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
       hint = f': set config.evaluation.{field}, now {each.space}'
       hint = hint if need in EXTRACTED else ''
       raise UserError(f'config.{_PATH}: {missing(each.name, need)}{hint}')
+    if is_of_pairs(each) and (others := stored & {'labels', 'texts', 'conditions'}):
+      raise UserError(
+        f'config.{_PATH}: {each.name} draws x given the context alone, and this run has '
+        f'{min(others)}, too: train with a context only, which may have a column of classes'
+      )
 
 
 def score(

@@ -209,7 +209,8 @@ def check_columns(name: str, found: Sequence[str], needed: Sequence[str], label:
   for column in needed:
     if column not in found:
       hint = ' (num_classes=0 reads no labels)' * (column == label)
-      raise ValueError(f'{name} has no column {column!r}, but {", ".join(found) or "none"}{hint}')
+      names = ', '.join(f'"{x}"' if ',' in x else x for x in found) or 'none'
+      raise ValueError(f'{name} has no column {column!r}, but {names}{hint}')
 
 
 def files_at(path: str | Path, suffix: str, cache: str = '') -> list[Path]:

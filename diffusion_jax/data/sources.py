@@ -194,6 +194,7 @@ def facts_of_fields(
 
 MOST_MEASURED = 10_000  # examples
 MOST_SUMMED = 2**26  # bytes
+LARGEST = 1e37  # samples, which may be larger, are float32
 
 
 def measured(source: Source) -> Facts:
@@ -230,6 +231,10 @@ def _standardised(values, array, name):
   check_finite(array, name)
   if len(array) < 2:
     raise ValueError(f'{name} has one example: it has no standard deviation')
+  if (largest := np.abs(array).max()) > LARGEST:
+    raise ValueError(
+      f'{name} has numbers up to {largest:.6g}: take a unit in which they are below {LARGEST:g}'
+    )
   mean, std = mean_and_std(array)
   if values.names:  # Categories stay 0 and 1.
     is_category = np.array(['=' in each for each in values.names])

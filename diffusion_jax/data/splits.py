@@ -66,7 +66,7 @@ def random_part(size: int, split: str, test_fraction: float, path: str | Path) -
   count = round(size * test_fraction)
   order = np.random.default_rng(0).permutation(size)
   part = order[:count] if split == 'test' else order[count:]
-  check_part(len(part), size, test_fraction, split, f'images in {path}')
+  check_part(len(part), size, test_fraction, split, f'examples in {path}')
   return np.sort(part)
 
 

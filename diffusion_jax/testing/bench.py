@@ -50,6 +50,13 @@ class Problem:
   posterior: Self | None = None
   calls: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
+  def __post_init__(self) -> None:
+    if not 0.0 < self.sigma_min < self.sigma_max < np.inf:
+      raise ValueError(
+        f'sigma_min={self.sigma_min} and sigma_max={self.sigma_max}: they must be above 0, finite '
+        'and ascending'
+      )
+
   @property
   def dim(self) -> int:
     """Returns D."""
@@ -162,6 +169,9 @@ class Problem:
   def _components(self, x, sigma, alpha):
     # Of each component: p(k | x), [K, N, 1], and E[x_0 | x, k], [K, N, D]; in the
     # axes of its covariance the gain and (x - alpha mean) / variance.
+    if np.shape(x)[1:] != self.shape:
+      wanted = ', '.join(map(str, self.shape))
+      raise ValueError(f'x is {list(np.shape(x))}: it must be [N, {wanted}]')
     values, vectors = self._axes
     means, values = self.means[:, None], values[:, None]
     rows = np.asarray(x, np.float64).reshape(len(x), -1)

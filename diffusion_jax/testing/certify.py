@@ -21,6 +21,8 @@ LAW_TOLERANCE = 0.02
 PATH_TOLERANCE = 1e-4  # the rounding of float32 and the step from sigma_min are below
 ORDER_TOLERANCE = 0.3
 EXACT_SETS = 32
+LEAST_DRAWS = 100
+LARGEST = 1e100  # of a draw, whose square is finite
 PATHS = 1000  # draws whose paths are measured
 BATCHES, BATCH_SIZE = 4, 200  # of W2
 
@@ -96,10 +98,13 @@ def certify(
     draws: The number of draws.
     seed: A seed of all random numbers.
   Raises:
-    ValueError: For other steps, and for samples of another shape than the noise.
+    ValueError: For other steps, fewer than 100 draws, and samples of another
+      shape than the noise.
   """
-  if len(steps) < 2 or (np.diff(steps) <= 0).any():
+  if len(steps) < 2 or (np.diff(steps) <= 0).any() or steps[0] < 1:
     raise ValueError(f'steps are {list(steps)}: they must be two or more, ascending')
+  if draws < LEAST_DRAWS:
+    raise ValueError(f'draws={draws}: the law needs {LEAST_DRAWS} or more')
   rng = np.random.default_rng(seed)
   noise = problem.draw(rng, draws)
   noise += problem.sigma_max * rng.normal(size=noise.shape)
@@ -108,7 +113,7 @@ def certify(
   errors = np.stack([law.errors(x) for x in samples])
   paths = None
   if not np.isfinite(errors).all():
-    judgement = _Judgement('not finite', 'a draw is infinite or not a number')
+    judgement = _Judgement('not finite', f'a draw is beyond {LARGEST:g} or not a number')
   elif problem.posterior is None and _is_deterministic(method, problem, noise[:PATHS], steps[0]):
     truth = problem.flow_map(noise[:PATHS], problem.sigma_max, 0.0)
     paths = np.stack([law.lengths(x[:PATHS] - truth) for x in samples])
@@ -158,7 +163,7 @@ class _Law:
     # Of the mean [D] and the covariance [D * D], in axes in which the law is
     # white, and of W2, in one array.
     rows = x.reshape(len(x), -1)
-    if not np.isfinite(rows).all():
+    if not (np.abs(rows) < LARGEST).all():
       return np.full(self.dim + self.dim**2 + 1, np.nan)
     white = (rows - self.mean) @ self.whiten
     covariance = np.cov(white.T).reshape(self.dim, self.dim) - np.eye(self.dim)

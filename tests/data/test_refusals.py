@@ -204,6 +204,7 @@ table('a,b\n1,2\n,3\n') => a.csv, row 3, column 'a': the value is missing: fill 
 table('a;b\n1;2\n1,5;3\n') => row 3, column 'a': '1,5' is not a number: write a decimal point
 table('a\n1e999\n') => row 2, column 'a': '1e999' is not a number
 table('a\n1_0\n') => row 2, column 'a': '1_0' is not a number
+table('"a, b",c\n1,2\n', 'b') => a.csv has no column 'b', but "a, b", c
 table('a\nNaN\n') => row 2, column 'a': 'NaN' is not a number: correct it; a column of texts can be
   context or label
 table('a,b\n1,2\n1,n/a\n', context=('b',)) => row 3, column 'b': 'n/a' is not a number
@@ -286,6 +287,7 @@ parquet_row(image=pyarrow.nulls(1_000_000, pyarrow.binary())) => a.parquet ... 1
 of_array(np.where(X4 == 3, np.inf, X4)) => x has numbers that are not finite
 of_array(X4 * [1.0, 0.0] + 7.0) => x never changes at 1 of its last axis (7)
 of_array(X4 * [1e-15, 1.0] + 0.1) => x never changes at 0 of its last axis (0.1)
+of_array(X4 * 1e300) => x has numbers up to 7e+300: take a unit in which they are below 1e+37
 of_array(X4[:1]) => x has one example: it has no standard deviation
 of_array(X4, low=(0.0, 0.0), high=(7.0, 6.0)) => 1 of 4 examples are outside bounds, such as [6, 7]:
   widen bounds

@@ -1,5 +1,7 @@
 """The problems for samplers of any framework, against the oracles and scipy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,3 +100,10 @@ def test_the_denoiser_may_be_called_back():
     return jax.pure_callback(lambda x: np.float32(problem.denoise(x, 1.0)), shape, x)
 
   np.testing.assert_allclose(denoise(x), problem.denoise(x, 1.0), atol=1e-5)
+
+
+def test_other_shapes_and_levels_are_refused():
+  with pytest.raises(ValueError, match=r'x is \[3, 4, 4\]: it must be \[N, 1, 4, 4\]'):
+    bench.image(4).denoise(np.zeros((3, 4, 4)), 1.0)
+  with pytest.raises(ValueError, match=r'sigma_max=0\.001: they must be above 0'):
+    dataclasses.replace(bench.gaussian(), sigma_max=0.001)

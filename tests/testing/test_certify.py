@@ -100,7 +100,8 @@ def test_samplers_converge_with_the_papers_order(sampler, problem, draws, order)
     (method(sde, noise=1.03), *LAW, 'biased', r'the variance is 1\.0[456]'),
     (method(sde, factor=1.0), *LAW, 'biased', r'the variance is \d\d?\.'),
     (noise_after_the_last_step, *LAW, 'biased', 'the variance is 1.'),
-    (with_an_infinity, bench.gaussian(), 1000, 'not finite', 'infinite'),
+    (with_an_infinity, bench.gaussian(), 1000, 'not finite', 'beyond'),
+    (lambda problem, x, *_: 1e200 * x, bench.gaussian(), 1000, 'not finite', r'beyond 1e\+100'),
   ],
 )
 def test_faults_are_refused_with_the_reason(sampler, problem, draws, verdict, reason):
@@ -133,15 +134,17 @@ def test_inverse_problems_are_judged_by_their_posterior():
   assert found.verdict == 'biased' and found.path_error is None, found
 
 
-@pytest.mark.parametrize('steps', [(8,), (16, 8)])
+@pytest.mark.parametrize('steps', [(8,), (16, 8), (0, 8)])
 def test_steps_must_ascend(steps):
   with pytest.raises(ValueError, match='two or more, ascending'):
     certify(heun, bench.gaussian(), steps=steps)
 
 
-def test_another_shape_is_refused():
-  with pytest.raises(ValueError, match=r'returned \[3, 1\]: it must be \[3, 2\]'):
-    certify(lambda problem, x, *_: x[:, :1], bench.gaussian(), draws=3)
+def test_another_shape_and_few_draws_are_refused():
+  with pytest.raises(ValueError, match=r'returned \[100, 1\]: it must be \[100, 2\]'):
+    certify(lambda problem, x, *_: x[:, :1], bench.gaussian(), draws=100)
+  with pytest.raises(ValueError, match='draws=99: the law needs 100 or more'):
+    certify(heun, bench.gaussian(), draws=99)
 
 
 def test_a_table_is_printed():

@@ -114,7 +114,8 @@ def points_of(run: Run, kinds: list[str]) -> list[tuple[Fields, Model]]:
 def folder_of(model: Model, metric: str, changes: dict | None = None) -> Path:
   """Returns the path in the run of a metric, or 'samples', at a point."""
   c = model.config.evaluation
-  parts = (metric,) if metric in ('samples', 'pairs') else (metric, c.split)
+  is_plain = metric == 'samples' or (metric, c.split) == ('pairs', 'test')
+  parts = (metric,) if is_plain else (metric, c.split)
   name = '-'.join(filter(None, (*parts, c.name)))
   return Path('evaluation', name, title(changes or {}))
 

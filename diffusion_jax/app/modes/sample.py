@@ -150,7 +150,9 @@ def write_table(path: Path, model: Model, inputs: Conditions, samples: np.ndarra
   columns = {'sample': range(len(samples)), **tables.texts_of(facts.x.names, samples)}
   if 'context' in stored and facts.context is not None and model.conditioning.known is None:
     rows = stored['context'][inputs.rows]
-    columns |= tables.texts_of(facts.context.names, rows)
+    start = 'from ' if model.ends[0] else ''  # both ends of a bridge have x's names
+    names = [f'{start}{name}' for name in facts.context.names]
+    columns |= tables.texts_of(names, rows)
   if 'labels' in stored and facts.class_names:
     columns[(data or {}).get('label', 'label')] = [facts.class_names[i] for i in stored['labels']]
   files.write_text(path, tables.as_csv(columns))

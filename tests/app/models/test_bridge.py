@@ -9,7 +9,8 @@ import pytest
 from diffusion_jax.app import models
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.inputs.conditions import Conditions
+from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.weights import checkpoints
 from tests.app.conftest import arrays_of, refused, trial
@@ -64,6 +65,16 @@ def test_own_images_are_taken_along(still, tmp_path):
   more = within('sampling', context=str(path), num_samples=3, name='own')
   MODES['sample'](trial('moons_bridge', 'digits', small=True, **more), still)
   assert np.all(arrays_of(still, 'own')['arr_0'] == np.full((6, 8, 8, 1), 255))
+
+
+def test_a_table_has_both_ends(tmp_path):
+  path = tmp_path / 'a.csv'
+  path.write_text('a,b\n1,2\n3,5\n')
+  table = within('data.target', path=str(path), x='a,b')
+  model = models.make(trial('moons_bridge', **{'data.target': 'csv'} | table), tmp_path)
+  inputs = Conditions({}, {'context': np.array([[5.0, 6.0]])}, np.zeros(1, int))
+  sample.write_table(path, model, inputs, np.array([[7.0, 8.0]]))
+  assert path.read_text() == 'sample,a,b,from a,from b\n0,7.0,8.0,5.0,6.0\n'
 
 
 @pytest.mark.parametrize(

@@ -281,6 +281,8 @@ evaluation.sweep='ema_decay=0.5 num_steps=3,4' => num_steps changes samples, and
   evaluation.metrics=elbo is of samples
 two_moons evaluation.metrics=sbc sampling.context=y.npy => sampling.context=y.npy is not read with
   evaluation.metrics=sbc
+two_moons data=csv data.path=a.csv data.x=a data.context=b data.label=c conditioning.labels=True
+  evaluation.metrics=sbc => sbc draws x given the context alone, and this run has labels, too
 two_moons evaluation.metrics=moments evaluation.num_pairs=9 => evaluation.num_pairs=9 is not read
   with evaluation.metrics=moments
 evaluation.metrics=fd evaluation.num_images=9 => num_images=9 is not read with
@@ -380,6 +382,7 @@ def folder(tmp_path_factory):
   }.items():
     Image.fromarray(x).save(folder / f'{name}.png')
   (folder / 'text.png').write_text('no picture')
+  (folder / 'a.csv').write_text('a,b,c\n1,2,u\n2,1,v\n')
   weights = serialization.msgpack_serialize({'a': np.zeros(3)})
   (folder / 'checkpoint_26').write_bytes(weights)
   chainer = {'model/conv_in/W': np.zeros((3, 3, 3, 8))}
