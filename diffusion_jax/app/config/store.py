@@ -101,7 +101,8 @@ def with_fields(config: Tree, changes: Tree) -> Node:
 def merge(tree: Tree, fields: Tree, schema: Schema) -> Json:
   """Returns nested dicts with other values of fields, by path, in any order.
 
-  The name of another choice drops the fields of the previous choice.
+  The name of another choice drops the fields of the previous choice, but not
+  those that all choices have.
   Raises UserError for a section and one of its fields that are both given.
   """
   given: Json = {}
@@ -125,7 +126,10 @@ def _merged(old, new, path, schema):
   old = old if isinstance(old, Mapping) else {}
   named = 'name' in new and schema.table(path)
   if named and old.get('name') != new['name']:
-    return new
+    is_none = str(new['name']).lower() in ('', 'none')
+    common = schema.common.get(path)
+    names = parameters(common) if common and not is_none else ()
+    return {name: old[name] for name in names if name in old} | new
   inner = {
     name: _merged(old.get(name), value, below(path, name), schema) for name, value in new.items()
   }

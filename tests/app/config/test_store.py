@@ -115,6 +115,11 @@ def test_a_part_that_is_none_becomes_the_choice_that_a_flag_sets(flags, path, na
   assert flat[f'{path}.name'] == name and str(flat[field]) == value
 
 
+def test_fields_that_all_choices_have_stay_with_another_choice():
+  config = with_flags('regression', 'data=two_moons')
+  assert config.data.validation_fraction == read('regression').data.validation_fraction > 0
+
+
 @pytest.mark.parametrize(
   'name, flags, kind',
   [

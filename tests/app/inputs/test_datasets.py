@@ -70,10 +70,10 @@ def test_every_source_has_a_validation_part(pictures):
   }
   config = data(**fields)
   train, held_out = (datasets.source_of(config, split) for split in ('train', 'validation'))
-  whole = source('two_moons', config='two_moons', num_examples=50).x
+  whole: Any = source('two_moons', config='two_moons', num_examples=50)
   assert (len(train), len(held_out)) == (40, 10)
   both = np.concatenate([part.read(slice(None))['x'] for part in (train, held_out)])
-  np.testing.assert_array_equal(np.sort(both, axis=0), np.sort(whole, axis=0))
+  np.testing.assert_array_equal(np.sort(both, axis=0), np.sort(whole.x, axis=0))
   mean = train.read(slice(None))['x'].mean(axis=0)
   np.testing.assert_allclose(datasets.facts_of(config).x.mean, mean)
   assert len(datasets.source_of(config, 'test')) == 7

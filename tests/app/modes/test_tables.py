@@ -2,6 +2,7 @@
 
 import csv
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def columns_of(path):
 @pytest.fixture(scope='module')
 def table(tmp_path_factory):
   """Writes patients with a disease's progress, cities of our own, and sex."""
-  data = load_diabetes(scaled=False)
+  data: Any = load_diabetes(scaled=False)
   path = tmp_path_factory.mktemp('table') / 'patients.csv'
   with path.open('w', newline='') as file:
     writer = csv.writer(file)
@@ -75,7 +76,8 @@ def test_samples_have_the_names_of_the_table(run, table, tmp_path):
 def test_samples_of_held_out_rows(run):
   MODES['sample'](of_run(run, **{'sampling.name': 'held_out'}), run)
   columns = columns_of(run / 'samples' / 'held_out.csv')
-  ages, _, *cities = datasets.source_of(of_run(run), 'test').context[:3].T
+  held_out: Any = datasets.source_of(of_run(run), 'test')
+  ages, _, *cities = held_out.context[:3].T
   assert [*map(float, columns['age'])] == ages.tolist()
   assert columns['city'] == np.array(['Aarau', 'Bern', 'Chur'])[np.argmax(cities, 0)].tolist()
   facts = json.loads((run / 'config.json').read_text())['facts']
@@ -97,7 +99,7 @@ def test_gaps_of_a_table_are_drawn(table, tmp_path, capsys):
   assert [*columns] == ['sample', 'age', 'bmi']
   assert columns['bmi'][:3] == ['25.5'] * 3 and columns['age'][3:] == ['300.0'] * 3
   assert len({*columns['age'][:3]}) == len({*columns['bmi'][3:]}) == 3
-  source = scoring.reference_source(Run.open(of_run(run, **fields), run).model, str(table))
+  source: Any = scoring.reference_source(Run.open(of_run(run, **fields), run).model, str(table))
   np.testing.assert_array_equal(source.x[:, 1], np.float64(columns_of(table)['bmi']))
 
 
