@@ -66,6 +66,8 @@ def csv_table(
   cells = read_cells(buckets.local(str(path), cache))
   if tuple(context) == ('rest',) and 'rest' not in cells.columns:
     context = tuple(name for name in cells.columns if name not in (*x, label))
+    if not context:
+      raise ValueError(f'context=rest: {path} has no columns but those of x and label')
   labels = (label,) if label else ()
   _check_choice(cells, (*x, *context, *labels), {*categories} - {*context})
   names = {

@@ -200,6 +200,7 @@ table('a,b\n1,2\n', '') => x is empty: name columns of a.csv
 table('a,b\n1,2\n', 'a b a') => column 'a' is named twice in x, context and label
 table('a,b=c\n1,2\n', context=('rest',)) => a.csv: rename column 'b=c' without '='
 table('a,b\n1,2\n', categories=('b',)) => categories=b is not a column of context
+table('a\n1\n', context=('rest',)) => has no columns but those of x and label
 table('a,b\n1,2\n,3\n') => a.csv, row 3, column 'a': the value is missing: fill it in, or leave
 table('a;b\n1;2\n1,5;3\n') => row 3, column 'a': '1,5' is not a number: write a decimal point
 table('a\n1e999\n') => row 2, column 'a': '1e999' is not a number
