@@ -178,8 +178,15 @@ def as_for_users():
   return env | {'PYTHONPATH': str(ROOT)}
 
 
+# Others train and sample in the same way.
+SLOW = '4_guidance', '7_own_network', '10_epidemic'
+
+
 @pytest.mark.tutorials
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+  'path',
+  [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in SLOW), id=p.stem) for p in NOTEBOOKS],
+)
 def test_a_notebook_runs_and_its_results_hold(path, tmp_path_factory, request):
   """--save_outputs stores the outputs in it."""
   # The extra [docs] may be missing in pyright's environment.
