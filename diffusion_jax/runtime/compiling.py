@@ -231,7 +231,7 @@ def hide_warnings() -> None:
 
 
 LIMIT = 4 * 2**30  # bytes of compiled programs; older ones are deleted
-# A program is written into the cache; one with callbacks never is.
+# A program is written into the cache; JAX 0.10 writes none with callbacks.
 _STORED = '/jax/compilation_cache/cache_misses'
 # Of the programs of this process, by JAX's name of the event.
 events: collections.Counter[str] = collections.Counter()
