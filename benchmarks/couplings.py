@@ -4,17 +4,18 @@
   python -m benchmarks.couplings --source=gaussians   # eight Gaussians to two moons
   python -m benchmarks.couplings --source=gaussians --classes
 
-The laws are those of torchcfm (Tong et al. 2023): Gaussians of the covariance
+The laws are torchcfm's (Tong et al. 2023): Gaussians of the covariance
 0.1^(1/2) I on a circle of radius 5, and 3 (moons + a shift by u (1, 1), u ~
 U(0, 0.2)) - 1. Flow matching trains the MLP of `benchmarks.flow_maps` (4 x 128)
 by Adam, 1e-3 on a cosine, batches of 256, an average of 0.999. `schrodinger` is
 the bridge of diffusion 1, by the ODE and, in a second row, by the diffusion.
 
 Figures are the 2-Wasserstein distance of 1,000 samples in 1, 2, 4, 8 and 100
-steps of Euler's method, or of the bridge, to as many draws of the data, by the best assignment
-(`floor`: of two sets of draws), and the normalised path energy of 100 steps,
-|E[integral of |v|^2 dt] - W2^2(source, data)| / W2^2(source, data). With
---classes the network sees the moon, and distances are means over the moons.
+steps of Euler's method, or of the bridge, to as many draws of the data, by the
+best assignment (`floor`: of two sets of draws), and the normalised path energy
+of 100 steps, |E[integral of |v|^2 dt] - W2^2(source, data)| / W2^2(source,
+data). With --classes the network sees the moon, and distances are means over
+the moons.
 """
 
 import argparse

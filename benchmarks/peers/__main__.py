@@ -57,7 +57,7 @@ def row(project: str, method: Method, draws: int | None) -> str:
     f'{result.calls[-1]:.0f}',
     f'{order}, {method.order or "—"}',
     f'{result.w2[-1]:.3f}, {result.w2_floor:.3f}',
-    f'**{result.verdict}**: {method.why or result.reason}',
+    f'**{result.verdict}**: {result.reason if result.passed else method.why or result.reason}',
   ]
   line = '| ' + ' | '.join(cells) + ' |'
   print(f'{line}\n{result}\n  {time.perf_counter() - start:.0f} s', flush=True)

@@ -30,8 +30,9 @@ class Row(NamedTuple):
 
   when: config, facts -> a true value, `it`, if the rule is broken. sentence: a
   format with c, the config, facts, data, their description, and it. modes,
-  kinds: the modes and kinds of models that it concerns; empty: any. fields: those that are not
-  read then, by the setting that is the sentence; advice: what to do.
+  kinds: the modes and kinds of models that it concerns; empty: any. fields:
+  what is not read then, by the setting that is the sentence; advice: what to
+  do.
   """
 
   when: Found
