@@ -148,7 +148,7 @@ from diffusion_jax.core.vdm import (
   vdm_diffusion_loss as vdm_diffusion_loss,
   vdm_weight as vdm_weight,
 )
-from diffusion_jax.runs import open_run as open_run
+from diffusion_jax.runs import open_run as open_run, training_step as training_step
 from diffusion_jax.sampling.ancestral import (
   ancestral as ancestral,
   ddim as ddim,

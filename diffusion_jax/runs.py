@@ -1,10 +1,13 @@
 """Opens trained runs in notebooks and scripts; imports the application late."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+  from jax.sharding import Mesh
+  from jax.stages import Wrapped
+
   from diffusion_jax.app.notebook import TrainedRun
 
 
@@ -18,3 +21,18 @@ def open_run(workdir: str | Path, allow: Sequence[str] = (), **sampling: object)
   from diffusion_jax.app import notebook
 
   return notebook.open_run(workdir, allow, sampling)
+
+
+def training_step(
+  config: str | Path, fields: Mapping[str, object] | None = None, mesh: 'Mesh | None' = None
+) -> 'tuple[Wrapped, tuple]':
+  """Returns a config's jitted training step and the shapes of its arguments, without data.
+
+  config: a file, or file.py:variant; fields: changes such as
+  {'training.batch_size': 512}; mesh: of (data, fsdp), also of devices that are
+  not here, by default `training.mesh` of all devices. `step.lower(*shapes)` lowers
+  it. Raises diffusion_jax.errors.UserError.
+  """
+  from diffusion_jax.app import notebook
+
+  return notebook.training_step(config, fields or {}, mesh)

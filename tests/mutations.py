@@ -581,15 +581,10 @@ networks/vdm.py
   score_network_literally: 'zero_embedding': True => 'zero_embedding': False
 paths.py
   without_a_home: if full.startswith('~') => if False
-planning/plans.py
-  with_remedies: 2 * plan['accumulate'] => 2
-  prefixes_of_si: -3), 5) => -3), 4)
 planning/programs.py
-  outputs_that_reuse: new = results - stats.alias_size_in_bytes => new = results
-planning/roofline.py
-  the_network_between_machines: (rates.link + apart) => rates.link
-planning/topologies.py
-  rates_of_their_data_sheets: teraflops / 2 * 1e12 => teraflops * 1e12
+  products_are_those_of_the_layers: times = params['length'] if name == 'scan' else 1 => times = 1
+planning/rates.py
+  an_mfu_of_one_half: flop_per_second / _RATES[kind] => flop_per_second / 2e12
 ranges.py
   does_not_fit: and value == value): => ):
   does_not_fit: is_number = not isinstance(value, bool) or kind is bool => is_number = True

@@ -270,7 +270,6 @@ def test_other_commands_name_what_exists(page):
 RUN = (
   r'arrays.md .*(runs/mine|runs/alone|runs/houses|operator=mask)',
   r'inference.md .*runs/(decay|joint)',
-  r'(samplers|from_vae_to_diffusion).md .*noise_photo.py --mode=noise',
 )
 # A training of seconds, and a few draws.
 SHORT = {
@@ -289,7 +288,6 @@ SHORT = {
     'sampling.num_steps': 2, 'sampling.batch_size': 100,
   },
   'edit': {'edit.num_samples': 2, 'sampling.num_steps': 2},
-  'noise': {'noise.num_draws': 2, 'noise.frames': 2, 'noise.size': 64},
 }  # fmt: skip
 
 
@@ -304,8 +302,6 @@ def runs(page, command):
   [
     ('arrays', 'mine/samples/*.npz alone/samples/*.npz houses/samples/*.csv gp/edits/*.npz'),
     ('inference', 'decay/samples/*.npz decay/evaluation/*/result.json joint/samples/*.npz'),
-    ('samplers', 'noise_photo/white_noise.json me/white_noise.json'),
-    ('from_vae_to_diffusion', 'homework/white_noise.json'),
   ],
 )
 def test_commands_of_a_page_run_in_turn(page, written, place, tmp_path, monkeypatch):

@@ -15,7 +15,6 @@ from diffusion_jax.core.keys import draw_normal, key_per_example
 from diffusion_jax.demos import shapes, whiteness
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.judges import digits_judge, shapes_judge
-from diffusion_jax.planning import topologies
 from diffusion_jax.runtime import processes, sharding
 from diffusion_jax.testing import bounds, discrete_oracles, oracles
 from diffusion_jax.training import (
@@ -347,12 +346,6 @@ sharding.make_mesh(4, 4) => 4x4 needs 16 devices, there are 8
 sharding.make_mesh(-1, 3) => -1x3 needs a multiple of 3 devices, there are 8
 sharding.make_mesh(0, 1) => 0x1 does not exist
 sharding.local_rows(sharding.make_mesh(4, 2), 10) => batch of 10 cannot be split over 8
-topologies.make('v9:2x4') => 'v9:2x4' does not name devices: give, for instance
-topologies.make('v5e:2x2x2') => v5e:2x2x2: v5e has 2 dimensions
-topologies.make('h100x16') => h100x16: a machine has 1 to 8 GPUs
-topologies.make('cpu:0') => cpu:0: 1 to 2048 devices can be simulated
-topologies.make(f'cpu:{10**20}') => 0: 1 to 2048 devices can be simulated
-topologies.make('cpu:1024') => cpu:1024: JAX has started with 8 devices of the CPU: set XLA
 # demos
 whiteness.distance_to_noise(np.zeros(3), 1) => num_draws is 1: it must be at least 2
 digits_judge.judge(pictures(2, 32, 32, 3), np.zeros(2)) => [N, 8, 8, 1], got [2, 32, 32, 3

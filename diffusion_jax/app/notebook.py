@@ -2,22 +2,25 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+from jax.sharding import Mesh
+from jax.stages import Wrapped
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.drawing.generate import check_numbers, generate, in_box
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.model import Model
+from diffusion_jax.app.model import Model, make_mesh
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.app.sampling_plan import Plan
+from diffusion_jax.app.train_loop import setup
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import buckets
@@ -105,3 +108,16 @@ def open_run(workdir: str | Path, allow: Sequence[str], sampling: dict[str, obje
   drawing = functools.cache(lambda size: generate(model, mesh, size))
   what = model.facts, model.state_shape, params, model
   return TrainedRun(schedule, levels, sampler, *what, plan, drawing)
+
+
+def training_step(
+  config: str | Path, fields: Mapping[str, object], mesh: Mesh | None
+) -> tuple[Wrapped, tuple]:
+  """Returns a training step and its shapes; see `diffusion_jax.training_step`."""
+  path, _, variant = str(config).partition(':')
+  if not Path(path).is_file():
+    raise UserError(f'there is no config file {path}')
+  flags = [(name, store.as_text(value)) for name, value in fields.items()]
+  trust.allow(text for _, text in flags)
+  node = store.with_flags(store.completed(store.from_file(path, variant)), flags)
+  return setup.abstract_step(node, mesh or make_mesh(node), '')

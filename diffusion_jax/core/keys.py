@@ -32,7 +32,6 @@ STREAMS = {
   'vae_sampling': 0xE725CDBF,
   'edit': 0x8135DE1A,
   'measurement': 0xB7C3A5D1,
-  'noise': 0xFDA99629,
   'metrics': 0xE6B79F85,
   'evaluation_images': 0xAA608B9D,
   'teacher': 0xB0F6A6D5,

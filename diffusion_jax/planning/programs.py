@@ -1,46 +1,12 @@
-"""Measures a program: memory, bytes accessed, products."""
+"""Counts the products of a traced program."""
 
 import collections
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-from jax.stages import Compiled
 
 from diffusion_jax.networks.cpu.bilinear import reference
-
-
-class Memory(NamedTuple):
-  """Bytes on one device: arguments, temporaries, results, and the peak."""
-
-  arguments: int
-  temporaries: int
-  results: int
-  peak: int
-
-
-def memory(compiled: Compiled) -> Memory:
-  """Returns the memory that a compiled program needs on each device."""
-  stats = compiled.memory_analysis()
-  assert stats is not None  # XLA has it for CPUs, GPUs and TPUs
-  arguments = stats.argument_size_in_bytes
-  temporaries = stats.temp_size_in_bytes
-  results = stats.output_size_in_bytes
-  new = results - stats.alias_size_in_bytes
-  peak = getattr(stats, 'peak_memory_in_bytes', 0)
-  # Temporaries are one block, reserved while the program runs.
-  peak = max(peak, arguments + temporaries + new)
-  return Memory(arguments, temporaries, results, peak)
-
-
-def bytes_accessed(compiled: Compiled) -> float:
-  """Returns the bytes that operations read and write, by XLA's cost analysis.
-
-  Loops count once; nothing is taken off for caches. 0: XLA does not say, as for
-  GPUs that are not here.
-  """
-  analysis = compiled.cost_analysis()
-  return float(analysis.get('bytes accessed', 0.0)) if analysis else 0.0
 
 
 def flops(jaxpr: Any) -> dict[str, float]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from diffusion_jax.planning import plans
 from diffusion_jax.report import charts, pictures, results
 from diffusion_jax.report.charts import Chart, Line
 from diffusion_jax.report.pictures import Film
@@ -44,7 +43,6 @@ def render(
     ('evaluation', 'Evaluation', evaluation(run)),
     ('neighbours', 'Nearest images', [neighbours]),
     ('runs', 'Runs', comparison(runs)),
-    ('plan', 'Plan', plan_tables(run.plans)),
     ('traces', 'Traces', trace_tables(run.traces)),
     ('config', 'Configuration', config_tables(runs, defaults)),
     ('environment', 'Environment', session_tables(run.sessions)),
@@ -263,18 +261,6 @@ def as_written(fields: Mapping[str, object]) -> dict[str, str]:
     for name, value in fields.items()
     if not name.startswith(_APART)
   }
-
-
-def plan_tables(contents: Sequence[dict]) -> Iterator[Table | str]:
-  """Yields a table of each file of --mode=plan, without damaged files."""
-  for content in contents:
-    try:
-      what = {'train': 'Training', 'sample': 'Sampling'}[content['of']]
-      rows = plans.table(content['plans'])
-      yield Table(f'{what} on {content["devices"]}', rows)
-      yield (f'{content["about"]}. Figures are for one device; times are bounds, not measurements.')
-    except DAMAGE:
-      continue
 
 
 def trace_tables(paths: Sequence[Path]) -> Iterator[Table | str]:

@@ -25,9 +25,8 @@ class Run(NamedTuple):
 
   fields: {'section.field': value} of the config. curves: by name of the metric.
   sheets: (step, file) of samples during training. results: (folder, content) of
-  evaluations. sessions: starts and ends of the training. plans: the content of
-  each file of --mode=plan. calibration: figures of evaluations. traces: the
-  files of traces for xprof, one for each host.
+  evaluations. sessions: starts and ends of the training. calibration: figures
+  of evaluations. traces: the files of traces for xprof, one for each host.
   """
 
   name: str
@@ -36,7 +35,6 @@ class Run(NamedTuple):
   sheets: list[tuple[int, Path]]
   results: list[tuple[str, dict]]
   sessions: list[dict]
-  plans: list[dict] = []
   calibration: Sequence[Path] = ()
   traces: Sequence[Path] = ()
 
@@ -50,7 +48,6 @@ def read(name: str, folder: Path, fields: Json) -> Run:
     read_sheets(folder / 'samples'),
     list(read_results(folder / 'evaluation')),
     sessions.read(folder),
-    [content for _, content in read_json_files(folder / 'plans')],
     [
       x
       for n in ('ranks', 'coverage')

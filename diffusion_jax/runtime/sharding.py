@@ -65,6 +65,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def placed(shapes: PyTree, place: NamedSharding) -> PyTree:
+  """Returns shapes with a sharding, the same for all."""
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
+
+
 def on_mesh(mesh: Mesh, function: Callable) -> Callable:
   """Returns a function to jit, traced with the mesh in context.
 

@@ -107,7 +107,7 @@ MISTAKES = """
   mean --config.optimizer.learning_rate?)
 --flagfile=/nowhere => Unable to open flagfile: [Errno 2] No such file
 --config=configs/digits.py smoke => unexpected argument 'smoke'
---config=configs/noise_photo.py --mode=noise --config.schedule=alphas
+--config=configs/digits.py --config.schedule=alphas
   --config.schedule.values=@none.txt => @none.txt cannot be read as a file of
 --mode=convert --config.convert.source=tests/interop/stored/ho => where to? Give
   --workdir=

@@ -44,7 +44,7 @@ def test_every_key_is_from_a_stream_with_one_consumer():
             names[node.args[1].value] += 1
   assert set(names.values()) == {1} and not OF_METRICS & {*names}
   assert len(names) > 10 and {*names} <= {*STREAMS}
-  outside = {'noise', 'evaluation_images'}  # the demo, metrics of real images
+  outside = {'evaluation_images'}  # metrics of real images
   assert {*STREAMS} - {*names} <= OF_METRICS | outside
 
 
@@ -97,7 +97,7 @@ def test_noise_of_training_and_of_sampling_differs():
   drawn = (
     training_noise(schedule, config.seed),
     sampling_noise(model, schedule),
-    *edit_and_noise(stream(0, 'edit'), stream(config.seed, 'noise')),
+    *edit_and_noise(stream(0, 'edit'), stream(config.seed, 'measurement')),
   )
   rows = np.concatenate([np.reshape(x, (len(x), -1)) for x in drawn])
   assert len(rows) == 4 + 4 * 4 + 4 + 1

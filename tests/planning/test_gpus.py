@@ -13,9 +13,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from diffusion_jax.app.config import store
-from diffusion_jax.app.modes import plan
-from diffusion_jax.planning import programs, topologies
+from diffusion_jax.app.train_loop import setup
 from diffusion_jax.runtime import compiling, sharding
+from examples import plan
 from tests import hlo
 from tests.app.conftest import trial
 
@@ -45,19 +45,19 @@ def h100():
   """The topology; JAX cannot load stored programs without the device."""
   jax.config.update('jax_enable_compilation_cache', False)
   compilation_cache.reset_cache()
-  yield topologies.make('h100x1')
+  yield plan.devices_of('h100x1')
   jax.config.update('jax_enable_compilation_cache', True)
   compilation_cache.reset_cache()
 
 
 def mesh_of(topology):
-  return sharding.make_mesh(1, 1, devices=topology.devices)
+  return sharding.make_mesh(1, 1, devices=topology[0])
 
 
 def training_step(config, topology):
   """Returns the compiled training step of a config."""
-  traced, *_ = plan.trace_training(config, mesh_of(topology), 'none')
-  return traced.lower().compile(topology.options)
+  step, shapes = setup.abstract_step(config, mesh_of(topology), 'none')
+  return step.lower(*shapes).compile(topology[1])
 
 
 @pytest.fixture(scope='module')
@@ -96,13 +96,13 @@ def test_a_block_stores_19_activations(step):
 
   The GELU is computed again: its tanh, 4 A more, is not stored.
   """
-  memory = programs.memory(step())
-  assert memory.temporaries < 1.1 * (19 * BLOCKS + 8) * 2 * ACTIVATION
+  memory = step().memory_analysis()
+  assert memory.temp_size_in_bytes < 1.1 * (19 * BLOCKS + 8) * 2 * ACTIVATION
 
 
 def test_remat_is_not_undone_by_common_subexpressions(step):
-  saved = programs.memory(step(('network.remat', 'True'))).temporaries
-  assert saved < 0.7 * programs.memory(step()).temporaries
+  saved = step(('network.remat', 'True')).memory_analysis().temp_size_in_bytes
+  assert saved < 0.7 * step().memory_analysis().temp_size_in_bytes
 
 
 def test_biases_and_activations_are_epilogues_of_products(step):
@@ -144,7 +144,7 @@ def test_where_xla_drops_factors_of_biases_it_does_not_add_them(h100):
   b = jax.ShapeDtypeStruct((256,), jnp.bfloat16, sharding=place)
 
   def body(function):
-    text = jax.jit(function).lower(x, x, b).compile(h100.options).as_text()
+    text = jax.jit(function).lower(x, x, b).compile(h100[1]).as_text()
     return re.sub(r'metadata=\{[^}]*\}|jit_\w*', '', text[text.index('ENTRY') :])
 
   def factor_within(x, w, b):

@@ -1,42 +1,27 @@
-"""Programs with known communication, memory and products."""
+"""Programs with known communication and products."""
 
 import functools
 import math
-import types
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import linen as nn
+from jax._src.cudnn import fused_attention_stablehlo
 
 from diffusion_jax.app import models
 from diffusion_jax.app.config import store
-from diffusion_jax.app.modes import plan
 from diffusion_jax.app.train_loop import setup
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.edm2 import EDM2Block, MPConv
 from diffusion_jax.networks.layers import Conv
 from diffusion_jax.networks.transformer_block import QKV, Block
-from diffusion_jax.planning import programs, topologies
+from diffusion_jax.planning import programs
 from diffusion_jax.runtime import sharding
 from diffusion_jax.training import optimizer
 from tests import hlo
 from tests.app.conftest import read, smoke, trial
-
-
-@pytest.mark.parametrize('peak, expected', [(0, 107), (200, 200)])
-def test_the_peak_counts_outputs_that_reuse_no_argument(peak, expected):
-  """4 of the 6 bytes of outputs are written over donated arguments."""
-  stats = types.SimpleNamespace(
-    argument_size_in_bytes=100,
-    temp_size_in_bytes=5,
-    output_size_in_bytes=6,
-    alias_size_in_bytes=4,
-    peak_memory_in_bytes=peak,
-  )
-  compiled: Any = types.SimpleNamespace(memory_analysis=lambda: stats)
-  assert programs.memory(compiled) == (100, 5, 6, expected)
 
 
 def forward_flops(network, *inputs):
@@ -92,12 +77,14 @@ def test_products_are_those_of_the_layers(name):
       *([] if name == 'digits_dit' else [('network.multipliers', '1,')]),
     ],
   )
-  traced, *_ = plan.trace_training(config, sharding.make_mesh(1, 1), 'none')
+  if name != 'digits_dit':
+    config = store.with_fields(config, {'network.attention_resolutions': ()})
+  step, shapes = setup.abstract_step(config, sharding.make_mesh(1, 1), 'none')
   model: Any = models.make(config, 'none')
   x = jnp.zeros((16, *model.facts.x.shape))
   cond = {'label': jnp.zeros(16, jnp.int32)}
   expected = 3 * forward_flops(model.noisy.network, x, jnp.zeros(16), cond)
-  found = sum(programs.flops(traced.jaxpr).values())
+  found = sum(programs.flops(step.trace(*shapes).jaxpr).values())
   assert abs(found / expected - 1) < 0.02
 
 
@@ -129,31 +116,20 @@ def test_products_of_a_loop_and_of_the_longest_branch():
 
 def compile_step(config):
   data, fsdp = config.training.mesh
-  mesh = sharding.make_mesh(data, fsdp)
-  shapes = []
-
-  def spied(*args):
-    function, like = train_setup_state(*args)
-    shapes.append(like)
-    return function, like
-
-  train_setup_state = setup.state_maker
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(setup, 'state_maker', spied)
-    traced, *_ = plan.trace_training(config, mesh, 'nowhere')
-  return traced.lower().compile(), shapes[0]
+  step, shapes = setup.abstract_step(config, sharding.make_mesh(data, fsdp), 'nowhere')
+  return step.lower(*shapes).compile(), shapes[0]
 
 
 def state_bytes(like):
   leaves = jax.tree.leaves(like)
   whole = sum(x.size * x.dtype.itemsize for x in leaves)
-  return whole, plan.state_size(like.params, like)[1]
+  part = (math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+  return whole, sum(part)
 
 
 def test_products_of_attention_by_cudnn(monkeypatch):
   """Two forward; five for the gradient, which computes the weights again."""
-  module = topologies.fused_attention_stablehlo
-  monkeypatch.setattr(module, 'check_cudnn_version', lambda: 90800)
+  monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 90800)
   q = jax.ShapeDtypeStruct((2, 16, 4, 32), jnp.bfloat16)
   k = jax.ShapeDtypeStruct((2, 24, 4, 32), jnp.bfloat16)
 

@@ -9,7 +9,6 @@ import pytest
 from diffusion_jax.data import images
 from diffusion_jax.report import charts, page, pictures, record
 from diffusion_jax.runtime import sessions
-from tests.planning.test_plans import plan
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)>&"\''
 CONFIG = {
@@ -83,11 +82,6 @@ def write_run(folder, loss=1.0):
       'metrics': {'fid': {'value': 3.17, 'error': None, 'note': HOSTILE}},
     },
   )
-  (folder / 'plans').mkdir()
-  content = {'of': 'train', 'devices': HOSTILE, 'about': '8 TPU v5e'}
-  content['plans'] = [plan(peak=3 * 2**30)]
-  (folder / 'plans' / 'a.json').write_text(json.dumps(content))
-  (folder / 'plans' / 'b.json').write_text('{"of": "train", "plans": [0]}')
   for host in range(2):
     path = folder / 'traces' / 'plugins' / 'profile' / 'steps_5-7' / f'host_{host}.xplane.pb'
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +113,7 @@ def found(tmp_path_factory):
 
 SECTIONS = (
   'samples', 'gallery', 'trajectory', 'curves', 'evaluation', 'neighbours',
-  'runs', 'plan', 'traces', 'config', 'environment',
+  'runs', 'traces', 'config', 'environment',
 )  # fmt: skip
 
 
@@ -132,7 +126,6 @@ def test_a_run_that_has_everything_has_every_section(found):
     '3.17',
     '19 calls',
     'Bits by step',
-    '3 GiB',
     '1,234,567',
     'steps_5-7',
   ):
@@ -142,7 +135,7 @@ def test_a_run_that_has_everything_has_every_section(found):
   assert len(found.html.encode()) < 5e6
 
 
-# Results, lines of sessions.jsonl and plans with values of other types.
+# Results and lines of sessions.jsonl with values of other types.
 DAMAGED = {
   'evaluation/a/result.json': [
     {'bits_per_dim': 2.0, 'images': 'many'},
@@ -159,10 +152,6 @@ DAMAGED = {
   'sessions.jsonl': [
     {'event': 'start', 'parameters': 'many'},
     {'event': 'start', 'parameters': {'a': 1}},
-  ],
-  'plans/a.json': [
-    {'of': 'train', 'devices': 'x', 'about': 'x', 'plans': [{'remat': 10**9}]},
-    {'of': ['train'], 'devices': 'x', 'about': 'x', 'plans': []},
   ],
 }
 

@@ -395,21 +395,6 @@ class States(NamedTuple):
   output: Literal['logits', 'logistic'] = 'logits'
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-  """Says what --mode=plan compiles, for devices that need not exist here."""
-
-  # TPU chips such as v5e:8x16 (v4, v5p, v6e), GPUs such as h100x8 (a100, h200;
-  # 2xh100x8 is two machines), or simulated devices, cpu:8
-  devices: str = ''
-  meshes: tuple[str, ...] = ()  # meshes to compare, such as 1x8,8x1; empty: training.mesh
-  # batch sizes of all devices together; empty: training.batch_size or
-  # sampling.batch_size
-  batches: tuple[int, ...] = ()
-  # a step of training, or the program that samples a batch
-  of: Literal['train', 'sample'] = 'train'
-
-
 # The sections that every config has, by path.
 COMMON = {
   '': Top,
@@ -419,6 +404,5 @@ COMMON = {
   'average': Average,
   'convert': Convert,
   'report': Report,
-  'plan': Plan,
   'serve': Serve,
 }

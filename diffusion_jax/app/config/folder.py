@@ -213,12 +213,8 @@ PREDECESSORS = {
 
 
 def check_predecessors(config: Node, mode: str, workdir: str | Path) -> None:
-  """Raises UserError for a missing run that a mode reads, and for a stranger's.
-
-  A plan needs no weights.
-  """
-  if mode != 'plan':
-    refuse(_missing_runs(config, mode, Path(workdir)))
+  """Raises UserError for a missing run that a mode reads, and for a stranger's."""
+  refuse(_missing_runs(config, mode, Path(workdir)))
 
 
 def _missing_runs(config, mode, workdir):

@@ -41,7 +41,7 @@ class Mode(NamedTuple):
     return self.run.partition(':')[0]
 
   def __call__(self, config: Node, workdir: str | Path) -> None:
-    """Runs the mode; imports its module, as `--mode=noise` needs no Flax."""
+    """Runs the mode; imports its module."""
     try:
       function = EntryPoint(self.name, self.run, GROUP).load()
       with compiling.products_at(config.matmul_precision):
@@ -71,9 +71,7 @@ _ROWS = (
   _mode('average', 'average', uses_a_run=True),
   _mode('report', 'report', 'sampling', uses_a_run=True),
   _mode('encode', 'data', 'latent'),
-  _mode('noise', 'noise', 'schedule'),
   _mode('convert', 'convert'),
-  _mode('plan', 'plan'),
   _mode('serve', 'serve', 'sampling', uses_a_run=True, extra='serve'),
 )
 MODES = {row.name: row for row in _ROWS}

@@ -18,7 +18,6 @@ from diffusion_jax.app.config.modes import USES
 from diffusion_jax.app.config.tree import Node, Schema, below, no_field, parameters, resolve
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
-from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import FlagText, near
 
@@ -52,13 +51,11 @@ def _is_flag(value):
 def schema_of(tree: Tree) -> Schema:
   """Returns the schema of a config, including its optional sections.
 
-  These are evaluation.<metric>, for the metrics that it names, noise, and the
-  facts of a run.
+  These are evaluation.<metric>, for the metrics that it names, and the facts of
+  a run.
   """
   schema, facts = kinds.kind_of(tree), tree.get('facts')
   parts = {**schema.parts, **kinds.of_metrics(tree, schema)}
-  if tree.get('noise') is not None:
-    parts['noise'] = Noising
   if facts is not None:
     arrays = (name for name in ('x', 'context') if facts.get(name) is not None)
     parts |= {'facts': Facts, **{f'facts.{name}': ArraySpec for name in arrays}}

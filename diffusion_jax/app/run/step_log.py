@@ -14,7 +14,7 @@ from tqdm import tqdm
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.model import Frames
 from diffusion_jax.errors import UserError
-from diffusion_jax.planning import plans, roofline
+from diffusion_jax.planning import rates
 from diffusion_jax.training.loggers import MetricWriter
 from diffusion_jax.training.objectives import Mean
 from diffusion_jax.training.state import TrainState
@@ -96,9 +96,9 @@ class StepLog:
       rate = (step - self._since) / (time.perf_counter() - self._clock)
       scalars['images_per_second'] = rate * training.batch_size
       left = tqdm.format_interval((training.num_steps - step) / rate)
-      achieved = roofline.achieved(self.flop * rate, jax.devices()[0].device_kind)
+      achieved = rates.achieved(self.flop * rate, jax.devices()[0].device_kind)
       scalars |= achieved
-      speed = f'({rate:.3g} steps/s, {plans.achieved(achieved)}, {left} left)'
+      speed = f'({rate:.3g} steps/s, {rates.as_text(achieved)}, {left} left)'
     self.writer.write_scalars(step, scalars)
     names = ('loss', 'skipped_steps')[: 2 if self._left_out else 1]
     self._print(step, {n: scalars[n] for n in names if n in scalars}, speed)

@@ -13,22 +13,30 @@ from jax.extend.core import ClosedJaxpr
 from jax.sharding import Mesh
 
 from diffusion_jax.app import models
-from diffusion_jax.app.config import folder
+from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.refusals import TRAINING, Row, lines
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.inputs.stored_latents import examples_of
-from diffusion_jax.app.model import Model, effort, make_encode, make_mesh
+from diffusion_jax.app.model import NOTHING, Model, check_attention, effort, make_encode, make_mesh
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.train_loop import hooks
 from diffusion_jax.app.train_loop.hooks import Hook
-from diffusion_jax.core.keys import stream
+from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import simulations
 from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.compiling import announced, options
-from diffusion_jax.runtime.sharding import fsdp_sharding, host_mesh, on_mesh, replicated, spread
+from diffusion_jax.runtime.sharding import (
+  batch_sharding,
+  fsdp_sharding,
+  host_mesh,
+  on_mesh,
+  placed,
+  replicated,
+  spread,
+)
 from diffusion_jax.runtime.start_up import StartUp
 from diffusion_jax.training import optimizer as optimizers, power_ema
 from diffusion_jax.training.objectives import Objective
@@ -204,6 +212,34 @@ def jit_step(
     out_shardings=(places, replicated(mesh)),
     compiler_options=options(mesh, effort(config), c.deterministic),
   )
+
+
+def abstract_step(config: Node, mesh: Mesh, workdir: str | Path) -> tuple[stages.Wrapped, tuple]:
+  """Returns (the jitted training step, the shapes of its arguments).
+
+  It is the step of --mode=train, without arrays and for any devices; it takes
+  one batch. With `latent` the step takes latents.
+  """
+  config = store.with_flags(config, [('training.steps_per_call', '1')])
+  check_attention(config, mesh)
+  refuse(lines((*TRAINING, batch_rule(mesh)), config, 'train', ''))
+  model = weights.adapted(models.make(config, workdir))
+  model.check('train')
+  objective = model.objective()
+  optimizer, _ = config.optimizer.make({'total_steps': config.training.num_steps})
+  _, state = state_maker(model, objective, optimizer, mesh)
+  facts, size = model.facts, config.training.batch_size
+  shape = facts.x.shape if model.autoencoder is NOTHING else model.state_shape
+  batch = {'x': jax.ShapeDtypeStruct((size, *shape), jnp.float32)}
+  if facts.num_classes:
+    batch['label'] = jax.ShapeDtypeStruct((size,), jnp.int32)
+  if facts.context is not None:
+    batch['context'] = jax.ShapeDtypeStruct((size, *facts.context.shape), jnp.float32)
+  batch |= conditions.Texts(model).shapes(size)
+  batch = placed(batch, batch_sharding(mesh))
+  frozen = placed(model.teacher.shapes(), replicated(mesh))
+  step = jit_step(config, mesh, objective, optimizer, state)
+  return step, (state, batch, abstract_key(), frozen, 1.0)
 
 
 def make_advance(

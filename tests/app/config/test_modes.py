@@ -91,7 +91,7 @@ def test_a_mode_of_a_run_is_given_the_run(tmp_path, capsys):
 
 def test_every_section_has_a_reader():
   """What a training does not read, the mode with the section's name does."""
-  assert {*modes.USES} - {'compilation_cache', 'edit', 'noise'} == {*COMMON} - {'', 'training'}
+  assert {*modes.USES} - {'compilation_cache', 'edit'} == {*COMMON} - {'', 'training'}
   for section in (*modes.USES[:-1], 'training', 'network', 'schedule'):
     readers = [name for name, row in modes.MODES.items() if modes.reads(row, section)]
     assert readers and (section not in modes.MODES or section in readers)

@@ -14,7 +14,6 @@ from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.modes.edit import choose_cond
 from diffusion_jax.app.run import other_runs
-from diffusion_jax.demos.noising import Noising
 from diffusion_jax.errors import UserError
 from tests.app.config.test_user_parts import PLACES, TOY, nothing_is_allowed, plain
 from tests.app.conftest import read, refused, smoke, stored_run
@@ -147,7 +146,6 @@ READ = {
   'edit.image': (edit, 'edit=sdedit'),
   'edit.mask': (edit, 'edit=inpaint'),
   'edit.image2': (edit, 'edit=interpolate'),
-  'noise.image': (lambda c: c.noise.make(),),
   'evaluation.weights': (lambda c: scoring.make_extractor(model(c), 'dinov2'),),
   'evaluation.reference': (lambda c: scoring.reference_source(model(c), c.evaluation.reference),),
   'evaluation.statistics': (lambda c: scoring.read_statistics(model(c), None, []),),
@@ -160,8 +158,8 @@ READ = {
 }
 NOT_STORED = {'compilation_cache', 'out', 'runs', 'source'}  # store.NOT_READ
 NO_PATHS = {  # kept_in and split are not fields
-  'categories', 'context_column', 'dataset', 'devices', 'features', 'format',
-  'image_column', 'keep_best_by', 'kept_in', 'label', 'label_column', 'meshes',
+  'categories', 'context_column', 'dataset', 'features', 'format',
+  'image_column', 'keep_best_by', 'kept_in', 'label', 'label_column', 
   'metrics', 'model', 'options', 'prompt', 'respacing', 'revision', 'split',
   'subset', 'sweep', 'test_split', 'text_column', 'to', 'train_split', 'x',
   'x_column',
@@ -175,7 +173,7 @@ def test_every_field_of_text_is_known_as_a_path_or_not():
     for kind in (*kinds.KINDS, kinds.LATENT_DIFFUSION)
     for table in (*kind.tables.values(), kind.parts, kind.metrics)
     for constructor in table.values()
-  } | {Noising}
+  }
   names = {
     name
     for constructor in constructors
@@ -197,7 +195,7 @@ def test_the_folder_of_the_user_is_found_in_every_path(field, monkeypatch):
   """~ means $HOME in flags, in config files and in --allow."""
   monkeypatch.setenv('HOME', '/home/of me')
   _, *more = READ.get(field, ('',))
-  names = {'data.path': 'text_masked', 'noise.image': 'noise_photo'}
+  names = {'data.path': 'text_masked'}
   flags = [tuple(flag.split('=')) for flag in more]
   config = store.with_flags(read(names.get(field, 'digits')), flags)
   for text, path in (('~/a', '/home/of me/a'), ('./~/a', './~/a')):
@@ -215,7 +213,7 @@ def test_a_path_that_only_a_stored_config_names(field, tmp_path):
   reading, *more = READ[field]
   secret = tmp_path / 'my secret'
   flags = [tuple(flag.split('=')) for flag in more]
-  names = {'data.path': 'text_masked', 'noise.image': 'noise_photo'}
+  names = {'data.path': 'text_masked'}
   config = read(names.get(field, 'digits'))
   config = store.with_flags(config, [*flags, (field, str(secret))])
   content = json.loads(json.dumps(folder.plain(config)))

@@ -335,18 +335,6 @@ convert.to=safetensors convert.out=digit.png => digit.png exists already
 convert.to=stablehlo convert.out=x sampling.classifier.run=runs/digits_classifier => cannot export
   guidance
 """
-TABLES['plan'] = """
-seed=0 => config.plan.devices is not set
-plan.devices=tpu => config.plan.devices: 'tpu' does not name
-plan.devices=cpu:8 plan.meshes=8 => config.plan.meshes: 8 is not a mesh such
-plan.devices=cpu:8 plan.meshes=8x1 plan.batches=12, => batch_size=12 cannot be
-"""
-TABLES['noise'] = """
-noise_photo schedule=linear_vp => has no steps
-noise_photo noise.image=none.jpg => config.noise: image none.jpg not found
-noise_photo noise.image= => config.noise: which picture
-digits => no section noise: give --config=configs
-"""
 TABLES['average'] = """
 seed=0 => average.sigma_rel is not set: give a relative width
 average.sigma_rel=0.05 => runs/digits has no snapshots, and averages need them: train with

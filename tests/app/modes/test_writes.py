@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from jax import export
 
-from diffusion_jax.app.config import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.weights import checksums
-from tests.app.conftest import SEEN, as_flags, lines_of, of_run, read, smoke
+from tests.app.conftest import SEEN, lines_of, of_run, smoke
 from tests.app.disk import Disk
 from tests.app.fields import within
 
@@ -36,11 +35,9 @@ COMMANDS = {
   'convert safetensors': {'convert.out': 'weights.safetensors'},
   'convert huggingface': {'convert.out': 'shared'},
   'convert stablehlo': {'convert.out': 'sampler'},
-  'plan': {'plan.devices': 'cpu:1'},
-  'noise': {'noise.size': 32, 'noise.frames': 2, 'noise.num_draws': 2},
 }
 # They write in folders; convert in new ones only.
-FOLDERS = 'train', 'edit', 'evaluate', 'average', 'plan', 'convert huggingface', 'convert stablehlo'
+FOLDERS = 'train', 'edit', 'evaluate', 'average', 'convert huggingface', 'convert stablehlo'
 LAST_PREVIEW = 'samples/step_00000006.png'
 # Their content depends on the time.
 TIMED = 'sessions.jsonl', 'events.out.tfevents', 'train.lock', 'report.html'
@@ -60,10 +57,7 @@ def start(command, workdir, monkeypatch):
   mode, *to = command.split()
   fields = COMMANDS[command] | dict(zip(['convert.to'], to, strict=False))
   monkeypatch.chdir(workdir)
-  if mode == 'noise':
-    config = store.with_flags(read('noise_photo'), [*as_flags(fields)])
-  else:
-    config = smoke(**fields) if mode == 'train' else of_run(workdir, **fields)
+  config = smoke(**fields) if mode == 'train' else of_run(workdir, **fields)
   MODES[mode](config, str(workdir))
 
 
@@ -187,9 +181,7 @@ def go_on(command, workdir, planted, monkeypatch):
         (workdir / name).unlink()
 
 
-@pytest.mark.parametrize(
-  'command', [*FOLDERS[:-2], 'sample', 'report', 'convert safetensors', 'noise']
-)
+@pytest.mark.parametrize('command', [*FOLDERS[:-2], 'sample', 'report', 'convert safetensors'])
 def test_no_mode_writes_through_a_link(command, run, finished, tmp_path, monkeypatch):
   """Links are in place of all files that it writes, and of some that it reads.
 
