@@ -23,11 +23,11 @@ from diffusion_jax.runtime import sharding
 
 HOST = {'TPU_ACCELERATOR_TYPE': 'v5litepod-8', 'TPU_WORKER_HOSTNAMES': 'localhost'}
 # Multiprocessors, float32 lanes of each, bytes of shared memory of each and of a block, GHz,
-# compute capability, GB, GB/s, MB of cache; from the data sheets.
+# compute capability, GB, GB/s, MB of cache, name; from the data sheets.
 GPUS = {
-  'a100': (108, 64, 167936, 166912, 1.41, 8, 80, 2039, 40),
-  'h100': (132, 128, 233472, 232448, 1.98, 9, 80, 3352, 50),
-  'h200': (132, 128, 233472, 232448, 1.98, 9, 141, 4800, 50),
+  'a100': (108, 64, 167936, 166912, 1.41, 8, 80, 2039, 40, 'NVIDIA A100-SXM4-80GB'),
+  'h100': (132, 128, 233472, 232448, 1.98, 9, 80, 3352, 50, 'NVIDIA H100 80GB HBM3'),
+  'h200': (132, 128, 233472, 232448, 1.98, 9, 141, 4800, 50, 'NVIDIA H200'),
 }
 OF_GPU = """gpu_device_info { core_count: %d fpus_per_core: %d shared_memory_per_core: %d
 shared_memory_per_block_optin: %d clock_rate_ghz: %s cuda_compute_capability { major: %d }
@@ -35,7 +35,7 @@ device_memory_size: %d000000000 memory_bandwidth: %d000000000 l2_cache_size: %d0
 threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
 threads_per_core_limit: 2048 registers_per_core_limit: 65536 registers_per_block_limit: 65536
 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535 }
-platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 }"""
+device_description_str: "%s" platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 }"""
 
 
 def devices_of(name):

@@ -4,23 +4,17 @@ Each row is a name and a constructor, whose parameters are the fields of the
 section. The first row of a table is the default.
 """
 
-import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Literal
-
-import jax
-import numpy as np
+from collections.abc import Callable
 
 import diffusion_jax as dj
-from diffusion_jax.aliases import Params, PyTree
+from diffusion_jax.app import parts
 from diffusion_jax.app.config import fields
 from diffusion_jax.app.config.tree import Constructor
 from diffusion_jax.app.edits import methods, pictures, posteriors, restoration
-from diffusion_jax.core import flow_losses, losses, operators, step_schedules as steps
+from diffusion_jax.core import flow_losses, operators, step_schedules as steps
 from diffusion_jax.core.denoiser import rescaled_step_input
-from diffusion_jax.core.keys import stream
 from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.core.transitions import gaussian_steps
 from diffusion_jax.data import (
@@ -39,9 +33,7 @@ from diffusion_jax.data.tables import csv_table
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.demos import photos, shapes, simulators
 from diffusion_jax.networks import autoencoder, ddpmpp, edm2, inputs, mlp, transformer, unet
-from diffusion_jax.networks.gamma import GammaFn, LinearGamma, MonotoneGamma
 from diffusion_jax.networks.vdm import ScoreNetwork
-from diffusion_jax.ranges import Finite, Probability, Size
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.sampling.guiders import (
   AdaptiveProjected,
@@ -62,73 +54,6 @@ from diffusion_jax.training import (
   optimizer,
   vdm,
 )
-
-
-def learned(
-  gamma: Literal['scalar', 'network', 'fixed'] = 'scalar',
-  gamma_min: Finite = -13.3,
-  gamma_max: Finite = 5.0,
-) -> dj.LearnedSchedule:
-  """Makes VDM's schedule, gamma(t) = -log SNR(t) (Kingma et al. 2021).
-
-  gamma: scalar is a line with learned ends, network a line plus a monotone
-  network, and fixed a line that is not trained. gamma_min and gamma_max are the
-  initial values at t = 0 and 1.
-  """
-  if not gamma_min < gamma_max:
-    what = f'is not below gamma_max={gamma_max}'
-    raise ValueError(f'gamma_min={gamma_min} {what}')
-  module = LinearGamma(gamma_min, gamma_max, learned=gamma != 'fixed')
-  if gamma == 'network':
-    module = MonotoneGamma(gamma_min, gamma_max)
-  return dj.LearnedSchedule({}, GammaFn(module))
-
-
-@dataclasses.dataclass(frozen=True)
-class LogVariance:
-  """Learns EDM2's u(sigma), the logarithm of the error at each level.
-
-  Karras et al. 2024, Eq. 14 to 16. features: number of random Fourier features.
-  Called with parameters and a level it returns u, [B].
-  """
-
-  features: Size = 128
-
-  def init(self, key: jax.Array) -> Mapping[str, object]:
-    """Returns the first parameters."""
-    return edm2.Uncertainty(self.features).init(key, np.zeros(1))['params']
-
-  def __call__(self, params: Params, level: dj.NoiseLevel) -> PyTree:
-    """Returns u [B]; its input is ln(sigma / alpha) / 4 for any network."""
-    variables = {'params': params['uncertainty']}
-    return edm2.Uncertainty(self.features).apply(variables, dj.edm_input(level))
-
-  constrain = staticmethod(edm2.Uncertainty.constrain)
-
-
-def reflow(
-  network: dj.Network,
-  schedule: dj.Schedule,
-  times: losses.TimeSampler,
-  teacher: distillation.Teacher,
-  weight: losses.Weight = dj.flow_weight,
-  p_t1: Probability = 0.0,
-  teacher_steps: Size = 16,
-) -> objectives.Objective:
-  """Makes rectified flow's loss on the teacher's samples (Liu et al. 2022).
-
-  The pairs are noise and the sample that teacher_steps of UniPC make of it.
-  p_t1: the probability of t = 1.
-  """
-  levels = dj.level_grid(schedule, teacher_steps)
-  key = stream(0, 'teacher')  # UniPC draws nothing
-
-  def sample(denoise, x1):
-    return dj.sample(key, denoise, dj.unipc(), levels, x1)
-
-  times = losses.with_start(times, p_t1)
-  pairs = distillation.sampling_teacher(teacher, sample)
-  return distillation.reflow(network, schedule, times=times, weight=weight, teacher=pairs)
 
 
 def deferred(function: Callable, *given: str) -> Constructor:
@@ -170,7 +95,7 @@ SCHEDULES = {
   'geometric_ve': dj.GeometricVESchedule,
   'karras': dj.KarrasSchedule,
   'flow': dj.RectifiedFlowSchedule,
-  'learned': learned,
+  'learned': parts.learned,
   'shifted': dj.ShiftedSchedule,
   'zero_terminal_snr': steps.with_zero_terminal_snr,
 }
@@ -265,7 +190,7 @@ DENOISING = named(
   objectives.vlb,
   vdm.vdm,
   distillation.progressive_distillation,
-  reflow,
+  parts.reflow,
 )
 FLOW_MAPS = named(
   flow_maps.mean_flow,
@@ -324,7 +249,7 @@ TABLES = {
   'pairs.times': TIMES,
   'objective.distance': DISTANCES,
   'objective.solver': named(dj.ddim, dj.heun),
-  'objective.uncertainty': {'fourier': LogVariance},
+  'objective.uncertainty': {'fourier': parts.LogVariance},
   'sampling.sampler': SAMPLERS,
   # a learned one would have no parameters
   'sampling.schedule': {n: c for n, c in SCHEDULES.items() if n != 'learned'},
