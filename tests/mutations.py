@@ -363,6 +363,7 @@ data/columns.py data/test_webdataset.py
     => source.read(np.arange(1))
   checksum_is_of: for value in cells[name]) => for value in cells[name][:0])
 data/damage.py
+  damaged_pictures_are_found: if not skip or len(errors) == size: => if not skip:
   damaged_pictures_are_found: range(0, size, _BLOCK) => range(0, size - _BLOCK, _BLOCK)
 data/files.py
   read_once: return real not in tops => return True
@@ -657,11 +658,19 @@ sampling/grids.py
 sampling/guidance.py
   one_call_for_two: .tile(jnp.array([False, True]), size) => .repeat(jnp.array([False, True]), size)
   flat_output: jnp.where(flat, 1.0, _std(y_cond) => jnp.where(flat, 0.0, _std(y_cond)
-  rescale_literally: x0 = to_x0(kind, y, => x0 = to_x0('x0', y,
+  rescale_literally: p, q = output_row(kind, => p, q = output_row('x0',
+sampling/guidance.py sampling/test_guiders.py
+  largest_norm: x0=as_float(p.x0) => x0=p.x0
+  both_ends: known, change / jnp.where(known, q, 1.0), 0.0 => True, change / q, 0.0
+  units: return x / most, most => return x, jnp.ones_like(most)
 sampling/guiders.py
   adaptive_projected: change += (parallel - 1.0) * along => change += parallel * along
-  cfg_zero_star: y_uncond *= _share(y_cond, y_uncond) => y_uncond *= 1.0
-  cfg_plus_plus: s.sigma * eps_from_x0(uncond.x0 => s.sigma * eps_from_x0(x0
+  cfg_zero_star: (_share(y_cond, y_uncond) - 1.0) => 0.0
+  units: size_a / size_b * => 1.0 *
+  cfg_plus_plus: (x - t.alpha * uncond.x0) => (x - t.alpha * x0)
+sampling/guiders.py sampling/test_particles.py
+  one_of_many: (self.scale, 1.0 - self.scale)), self.particles) => (self.scale, 1.0 - self.scale)), 16)
+  one_of_many: feynman_kac((self.scale, 1.0 - self.scale)) => feynman_kac((1.0 - self.scale, self.scale))
 sampling/heuristics.py
   norm_of_the_residual: new - step_size * gradient => new + step_size * gradient
   mean_gradient_is_zero: prior = weight * ratio => prior = weight
@@ -688,8 +697,16 @@ sampling/particles.py
   evidence_is_unbiased: p.mean + std * (move + noise) => p.mean + 1.1 * std * (move + noise)
   signal_free: & (level_t.alpha > 0.0) => & True
   small_step: log_weights = -0.5 * spread => log_weights = 0.5 * spread
-  small_step: (total * square - size) => (square - size)
-  product_of_gaussians: jnp.exp(0.5 * order * log_ratio) => jnp.exp(0.5 * log_ratio)
+  small_step: * rate / share * square => * rate * square / share**2 / 2.0
+  unit_variance: (level_s.alpha * rate) ** 2 / variance => (level_s.alpha / level_s.sigma) ** 2 * rate
+  unit_variance: variance = reverse_variance('fixed_large' => variance = reverse_variance('fixed_small'
+  product_of_gaussians: (1.0 - total) * kept * x) => (1.0 - total) * x)
+  product_of_gaussians: jnp.sqrt(p.variance / share) => jnp.sqrt(p.variance)
+  product_of_gaussians: log_weights -= 0.5 * size * jnp.log(share) => pass
+  one_of_begins: std = jnp.hypot(level_t.alpha, level_t.sigma) => std = level_t.sigma
+  one_of_begins: draw_normal(start_key, particles)).at[:, 0].set(x) => draw_normal(start_key, particles))
+  one_of_begins: x = pick(pick_key, particles, inner.log_weights) => x = particles[:, 0]
+  corrects_nothing: check_at_least(2, num_particles=num_particles) => pass
   product_of_gaussians: - math.log(total) => + math.log(total)
   evidence_of_a_threshold: .where(good, log_psi, lowest - 3.0) => .where(good, log_psi, -jnp.inf)
   worst_step: jnp.minimum(state.lowest_ess, ess) => ess

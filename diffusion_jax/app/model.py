@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -94,7 +94,7 @@ class Model:
   measure. refusals: rows about what only the model computes.
 
   draw(params, guides, keys [B], cond) -> (images [B, ...] in [-1, 1], states
-  of the first images by `Plan.film`, or None); None: it makes no images. root()
+  of the first images, or None, as `Plan.film`); None: it makes no images. root()
   -> the key of all samples. noisy: the network with its process, and
   plan(params=None, guides=None) -> how it draws images; None: it sees no noise,
   or draws none. teacher, autoencoder: the parameters that the loss and the
@@ -118,7 +118,7 @@ class Model:
   objective: Callable[..., Objective]
   measured: object
   root: Callable[[], jax.Array]
-  draw: Callable[..., tuple[jax.Array, jax.Array | None]] | None = None
+  draw: Callable[..., tuple[Any, ...]] | None = None
   refusals: tuple[Row, ...] = ()
   conditioning: Conditioning = Conditioning()
   noisy: ConfiguredNetwork | None = None

@@ -86,7 +86,7 @@ class TrainedRun:
     size = min(n, model.config.sampling.batch_size)
     drawing, parts = self._drawing(size), []
     for index in np.split(np.arange(first, end), range(size, n, size)):
-      x, _ = drawing(self.params, index, rows(inputs.cond, index))
+      x, *_ = drawing(self.params, index, rows(inputs.cond, index))
       check_numbers(model, x)
       parts.append(in_box(model, inputs, drawing, self.params, index, x)[0])
     return np.concatenate(parts)

@@ -54,14 +54,26 @@ class Plan(NamedTuple):
     step_function = self.step_function(cond, after_guidance=after_guidance)
     return dj.sample(keys, step_function, self.sampler, self.levels, x)
 
-  def film(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, jax.Array]:
+  def film(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, ...]:
     """Returns samples [B, ...], and the first ones at some levels [n, F, ...].
 
-    The samples equal `from_noise`'s; `spread_levels` chooses the levels.
+    The samples equal `from_noise`'s; `spread_levels` chooses the levels. A
+    third array is the `lowest_ess` [B] of a sampler of particles.
     """
     x, keys = self.begin(keys, cond)
     step_function = self.step_function(cond)
     vectors = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.floating)
     size = FILM[0], FILM[2 if vectors else 1]
-    x, states, _ = sample_frames(keys, step_function, self.sampler, self.levels, x, *size)
-    return x, jnp.swapaxes(states, 0, 1)
+    x, states, state = sample_frames(keys, step_function, self.sampler, self.levels, x, *size)
+    ess = [state.lowest_ess] if hasattr(state, 'lowest_ess') else []
+    return x, jnp.swapaxes(states, 0, 1), *ess
+
+
+def few_particles(lowest_ess: float, particles: int, what: str = 'the samples are not') -> str:
+  """Returns a warning where few particles had nearly all the weight, or ''."""
+  if lowest_ess >= max(1.5, 0.1 * particles):
+    return ''
+  return (
+    f'. Few particles had nearly all the weight, so {what} reliable: take more '
+    'particles, or more steps'
+  )

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.core.arguments import expand_to, kind_of
+from diffusion_jax.core.arguments import as_float, expand_to, kind_of
 from diffusion_jax.core.levels import NoiseLevel, Schedule, round_near_step
 from diffusion_jax.core.losses import Weight, denoising_loss
 from diffusion_jax.core.parametrization import Kind, edm_norm, to_x0
@@ -70,12 +70,13 @@ class Denoiser(Protocol):
 def predict(denoise: Denoiser, xt: Array, level: NoiseLevel) -> Prediction:
   """Returns denoise(xt, level); TypeError if it is not a `Prediction`.
 
-  Without the check an array would be unpacked along its batch axis.
+  Without the check an array would be unpacked along its batch axis. x_0 is at
+  least float32: squares of half precision would overflow.
   """
   prediction = denoise(xt, level)
   if not isinstance(prediction, Prediction):
     raise TypeError(f'a denoiser returns dj.Prediction(x0), not {kind_of(prediction)}')
-  return prediction
+  return prediction._replace(x0=as_float(prediction.x0))
 
 
 def logsnr_input(level: NoiseLevel) -> Array:

@@ -77,6 +77,18 @@ def target(kind: Kind, x0: Array, eps: Array, level: NoiseLevel, sigma_data: flo
   return a * x0 + b * eps
 
 
+def output_row(kind: Kind, level: NoiseLevel, sigma_data: float = 0.5) -> tuple[Array, Array]:
+  """Returns (p, q): p x_t + q x_0 is the target times a function of the level.
+
+  It is the target itself for x0, and else sigma times it (score: -sigma^2), so
+  that p and q are finite at sigma = 0. They have the shape of the level.
+  """
+  if kind == 'x0':
+    return jnp.zeros_like(level.alpha), jnp.ones_like(level.alpha)
+  a, b = _row('eps' if kind == 'score' else kind, level, sigma_data)
+  return b, a * level.sigma - b * level.alpha
+
+
 def to_x0(
   kind: Kind, output: Array, xt: Array, level: NoiseLevel, sigma_data: float = 0.5
 ) -> Array:

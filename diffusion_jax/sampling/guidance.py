@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.arguments import (
+  as_float,
   check_fraction,
   check_interval,
   check_positive,
@@ -23,7 +24,7 @@ from diffusion_jax.core.arguments import (
 )
 from diffusion_jax.core.denoiser import Denoiser, Network, Prediction, predict
 from diffusion_jax.core.levels import NoiseLevel
-from diffusion_jax.core.parametrization import Parametrization, eps_from_x0, target, to_x0
+from diffusion_jax.core.parametrization import Parametrization, output_row
 
 Array = jax.Array
 
@@ -178,14 +179,12 @@ def classifier_free(
     cond, uncond = predict_pair(pair, xt, level)
     x0 = uncond.x0 + expand_to(scale, xt) * (cond.x0 - uncond.x0)
     if rescale:
-      y, y_cond = (
-        target(kind, a, eps_from_x0(a, xt, level), level, sigma_data) for a in (x0, cond.x0)
-      )
-      std, size = _std(y), jnp.max(jnp.abs(y), data_axes(y), keepdims=True)
-      flat = std <= 1e-6 * size  # but for rounding
-      ratio = jnp.where(flat, 1.0, _std(y_cond) / jnp.where(flat, 1.0, std))
-      y *= 1.0 + rescale * (ratio - 1.0)
-      x0 = to_x0(kind, y, xt, level, sigma_data)
+      p, q = output_row(kind, level.expand_to(xt), sigma_data)
+      y = p * xt + q * x0
+      (std, size), (std_cond, size_cond) = _std(y), _std(p * xt + q * cond.x0)
+      flat = std <= 1e-6  # but for rounding
+      ratio = jnp.where(flat, 1.0, std_cond / jnp.where(flat, 1.0, std) * (size_cond / size))
+      x0 = moved(x0, rescale * (ratio - 1.0) * y, q)
     ratio = sigma_over_alpha(level.expand_to(xt))
     inside = (low <= ratio) & (ratio <= high)
     if channels is not None:
@@ -212,7 +211,8 @@ def predict_pair(
       'make_paired_denoiser(...), not a function that returns '
       f'{type(both).__name__}'
     )
-  return both
+  cond, uncond = (p._replace(x0=as_float(p.x0)) for p in both)
+  return cond, uncond
 
 
 def log_prob_gradient(log_prob_fn: LogProbFn, scale: Array | float = 1.0) -> ScoreFn:
@@ -253,12 +253,12 @@ def classifier_guided(
 def shift_of_x0(gradient: Array, level: NoiseLevel) -> Array:
   """Computes (sigma^2 / alpha) grad log p(y | x_t), [B, ...], Tweedie's shift.
 
-  It is 0 at alpha = 0, where x_t is independent of y.
+  It is 0 at alpha = 0, where x_t is independent of y, and at sigma = 0.
   """
   level = level.expand_to(gradient)
-  no_signal = level.alpha == 0.0
-  factor = level.sigma * jnp.where(no_signal, 0.0, sigma_over_alpha(level))
-  return jnp.where(no_signal, 0.0, factor * gradient)
+  at_end = (level.alpha == 0.0) | (level.sigma == 0.0)
+  factor = level.sigma * jnp.where(at_end, 0.0, sigma_over_alpha(level))
+  return jnp.where(at_end, 0.0, factor * gradient)
 
 
 def sigma_over_alpha(level: NoiseLevel) -> Array:
@@ -267,6 +267,31 @@ def sigma_over_alpha(level: NoiseLevel) -> Array:
   return jnp.where(level.alpha == 0.0, jnp.inf, level.sigma / safe)
 
 
+def moved(x0: Array, change: Array, q: Array) -> Array:
+  """Returns x_0 after a change of p x_t + q x_0 (`output_row`); x_0 at q = 0."""
+  known = q != 0.0
+  return x0 + jnp.where(known, change / jnp.where(known, q, 1.0), 0.0)
+
+
+def scaled(x: Array) -> tuple[Array, Array]:
+  """Returns (x / m, m) with the largest |x| of each example, m [B, 1, ...].
+
+  Sums of squares of x / m neither overflow nor vanish, and m, which is 1 for
+  x = 0, cancels in ratios of norms: it has no gradient.
+  """
+  x = as_float(x)
+  most = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=data_axes(x), keepdims=True))
+  most = jnp.where(most > 0.0, most, 1.0)
+  return x / most, most
+
+
+def root(square: Array) -> Array:
+  """Returns the square root, whose gradient is 0 at 0."""
+  some = square > 0.0
+  return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
+
+
 def _std(x):
-  # Returns one number per example, [B, 1, ...].
-  return jnp.std(x, axis=data_axes(x), keepdims=True)
+  # Returns (the deviation of x / m, m) of `scaled`, each [B, 1, ...].
+  x, most = scaled(x)
+  return root(jnp.var(x, axis=data_axes(x), keepdims=True)), most

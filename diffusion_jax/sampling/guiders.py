@@ -10,12 +10,15 @@ import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import check_interval, check_positive, data_axes, expand_to
 from diffusion_jax.core.denoiser import Denoiser
-from diffusion_jax.core.parametrization import eps_from_x0, target, to_x0
+from diffusion_jax.core.parametrization import output_row
 from diffusion_jax.ranges import Finite, NoiseRatio, NonNegative, Positive, Probability, Rate, Size
 from diffusion_jax.sampling.guidance import (
   PairedDenoiser,
   classifier_free,
+  moved,
   predict_pair,
+  root,
+  scaled,
   sigma_over_alpha,
 )
 from diffusion_jax.sampling.particles import feynman_kac, one_of
@@ -50,7 +53,8 @@ def adaptive_projected(
     cond, uncond = predict_pair(pair, xt, level)
     change = cond.x0 - uncond.x0
     if max_norm is not None:
-      norm = jnp.sqrt(_dot(change, change))
+      unit, most = scaled(change)
+      norm = most * root(_dot(unit, unit))
       change *= max_norm / jnp.maximum(norm, max_norm)
     along = _share(change, cond.x0) * cond.x0
     change += (parallel - 1.0) * along
@@ -78,13 +82,13 @@ def cfg_zero_star(
 
   def denoise(xt, level):
     cond, uncond = predict_pair(pair, xt, level)
-    y_cond, y_uncond = (
-      target(kind, p.x0, eps_from_x0(p.x0, xt, level), level, sigma_data) for p in (cond, uncond)
-    )
-    y_uncond *= _share(y_cond, y_uncond)
-    y = y_uncond + expand_to(scale, xt) * (y_cond - y_uncond)
-    y = jnp.where(sigma_over_alpha(level.expand_to(xt)) > zero_above, 0.0, y)
-    return cond._replace(x0=to_x0(kind, y, xt, level, sigma_data))
+    at, w = level.expand_to(xt), expand_to(scale, xt)
+    p, q = output_row(kind, at, sigma_data)
+    x0 = uncond.x0 + w * (cond.x0 - uncond.x0)
+    y_cond, y_uncond, y = (p * xt + q * x for x in (cond.x0, uncond.x0, x0))
+    change = (1.0 - w) * (_share(y_cond, y_uncond) - 1.0) * y_uncond
+    change = jnp.where(sigma_over_alpha(at) > zero_above, -y, change)
+    return cond._replace(x0=moved(x0, change, q))
 
   return denoise
 
@@ -101,8 +105,9 @@ def cfg_plus_plus(scale: Array | float) -> Sampler:
   def step(key, x, state, denoise, *, level_s, level_t):
     cond, uncond = predict_pair(denoise, x, level_t)
     x0 = uncond.x0 + expand_to(scale, x) * (cond.x0 - uncond.x0)
-    s = level_s.expand_to(x)
-    return s.alpha * x0 + s.sigma * eps_from_x0(uncond.x0, x, level_t), state
+    s, t = level_s.expand_to(x), level_t.expand_to(x)
+    kept = s.sigma / jnp.where(t.sigma > 0.0, t.sigma, 1.0)
+    return s.alpha * x0 + kept * (x - t.alpha * uncond.x0), state
 
   return Sampler(lambda x: (), step)
 
@@ -138,6 +143,10 @@ class ClassifierFree:
       raise ValueError(
         'correct=True draws from cond^scale uncond^(1 - scale), which rescale, '
         'low, high and channels change: leave them out'
+      )
+    if self.correct and self.particles < 2:
+      raise ValueError(
+        'particles=1 corrects nothing, since weights compare particles: take 2 or more'
       )
     if self.particles != 16 and not self.correct:
       raise ValueError(f'particles={self.particles} has no effect without correct=True')
@@ -218,6 +227,6 @@ def _dot(a, b):
 
 def _share(a, b):
   # Returns <a, b> / |b|^2; 0 for b = 0.
-  square = _dot(b, b)
-  some = square > 0.0
-  return jnp.where(some, _dot(a, b) / jnp.where(some, square, 1.0), 0.0)
+  (a, size_a), (b, size_b) = scaled(a), scaled(b)
+  square = _dot(b, b)  # 0 or at least 1
+  return size_a / size_b * (_dot(a, b) / jnp.maximum(square, 0.5))

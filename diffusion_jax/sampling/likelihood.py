@@ -29,10 +29,11 @@ from diffusion_jax.core.arguments import (
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.elbo import categorical_nll
 from diffusion_jax.core.keys import draw_normal, draw_signs, draw_uniform, split_key
-from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
+from diffusion_jax.core.levels import ROUNDING, NoiseLevel, Schedule, select_level
 from diffusion_jax.core.normal import STANDARD, bits_per_dim, log_prob as normal_log_prob
 from diffusion_jax.core.process import q_sample
 from diffusion_jax.ranges import Positive, Size, check_value
+from diffusion_jax.sampling.grids import last_noisy_level
 from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array
@@ -132,15 +133,17 @@ def adaptive_ode(
 ) -> Sampler:
   """Makes the sampler that solves the ODE between levels to a tolerance.
 
-  It is `probability_flow` from level to level, and x_0_hat at clean data: a
-  grid of two steps has one solution, then the step to clean data. A batch
-  shares its steps. rtol, atol: as in `log_likelihood`; max_steps: samples are
-  NaN if this is not enough in a step of the grid.
+  It is `probability_flow` from level to level. The step to clean data solves it
+  to `last_noisy_level` first and returns x_0_hat there, so one step, as of
+  `level_grid(schedule, 1)`, draws samples. A batch shares its steps. rtol,
+  atol: as in `log_likelihood`; max_steps: samples are NaN if this is not enough
+  in a step of the grid.
   """
 
   def step(key, x, state, denoise, *, level_s, level_t):
-    noisy = level_s.sigma > 0.0
-    end = select_level(noisy, level_s, level_t)
+    noisy, end = level_s.sigma > 0.0, last_noisy_level(schedule)
+    at_end = level_t.sigma * end.alpha <= end.sigma * level_t.alpha * (1.0 + ROUNDING)
+    end = select_level(noisy, level_s, select_level(at_end, level_t, end))
     first, last = _angle(level_t).astype(x.dtype), _angle(end).astype(x.dtype)
     turn = last - first
 
@@ -155,11 +158,14 @@ def adaptive_ode(
       return expand_to(_scale(end), x) * z
 
     def clean(x):
-      return level_s.expand_to(x).alpha * predict(denoise, x, level_t).x0
+      return level_s.expand_to(x).alpha * predict(denoise, x, end).x0
 
-    if noisy.ndim:
-      return jnp.where(expand_to(noisy, x), solve(x), clean(x)), state
-    return jax.lax.cond(noisy, solve, clean, x), state
+    stays = ~noisy & at_end
+    if stays.ndim:
+      x = jnp.where(expand_to(stays, x), x, solve(x))
+      return jnp.where(expand_to(noisy, x), x, clean(x)), state
+    x = jax.lax.cond(stays, lambda x: x, solve, x)
+    return jax.lax.cond(noisy, lambda x: x, clean, x), state
 
   return Sampler(lambda x: (), step)
 

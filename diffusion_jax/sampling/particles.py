@@ -15,12 +15,24 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import check_fraction, check_positive, kind_of
+from diffusion_jax.core.arguments import (
+  as_float,
+  check_at_least,
+  check_fraction,
+  check_positive,
+  kind_of,
+)
 from diffusion_jax.core.denoiser import Prediction, predict
 from diffusion_jax.core.keys import draw_index, draw_normal, draw_uniform, split_key
 from diffusion_jax.core.measurements import LogLikelihood
 from diffusion_jax.core.parametrization import eps_from_x0
-from diffusion_jax.core.process import Variance, one_minus_snr_ratio, p_reverse
+from diffusion_jax.core.process import (
+  Variance,
+  alpha_ratio,
+  one_minus_snr_ratio,
+  p_reverse,
+  reverse_variance,
+)
 from diffusion_jax.ranges import check_value
 from diffusion_jax.sampling.sampler import Sampler
 from diffusion_jax.sampling.twists import Twist, tempered_twist
@@ -99,13 +111,20 @@ def steered(
 def feynman_kac(powers: Sequence[float], threshold: float = 0.5) -> Sampler:
   """Makes the sampler of weighted particles of prod_i q_i(x_0)^beta_i.
 
-  The Feynman-Kac correctors of Skreta et al. 2025: powers (w, 1 - w) give the
-  law that classifier-free guidance names, (beta,) is tempering. As in `steered`
-  x is [B, K, ...] and `sample_with_state` returns the `Particles`. Begin with
-  N(0, sigma^2 / sum beta). The denoiser is a function (x_t, level) -> a
-  Prediction of each q_i, such as `paired`. Steps are exact for x_0 that are
-  constant between two levels. Unless the powers add up to 1, alpha_t = 0 gives
-  NaN.
+  Powers (w, 1 - w) give the law that classifier-free guidance names, (beta,) is
+  tempering (Skreta et al. 2025). x is [B, K, ...], K >= 2; `sample_with_state`
+  returns the `Particles`. Begin with N(0, sigma^2 / b), b = sum beta. The
+  denoiser is a function (x_t, level) -> a Prediction of each q_i, such as
+  `paired`. By Bayes' rule at b = 1 a step has the weight
+
+    prod_i p_i(x_s | x_t)^beta_i / p(x_s | x_t),
+
+  with the `reverse_variance` 'fixed_large' V of all p_i and the mean x_0 of
+  their powers: exp(-sum_i beta_i |mu_i - mu|^2 / (2 V)). Differences of x_0
+  are constant where sigma > alpha and then fall as sigma^2 / alpha^2, so V and
+  the weight are finite for steps of any size. Steps are exact for normal q_i of
+  variance 1, others by more steps; too few steps have a low `lowest_ess`. The
+  step to clean data adds neither noise nor weight.
 
   Args:
     powers: beta_i; ValueError unless their sum is above 0.
@@ -115,26 +134,23 @@ def feynman_kac(powers: Sequence[float], threshold: float = 0.5) -> Sampler:
   total = sum(powers)
   total = 1.0 if math.isclose(total, 1.0) else total
   check_positive(sum_of_powers=total)
-  order = 2.0 * total - 1.0
 
   def step(key, x, state, denoise, *, level_s, level_t):
     # float64 levels do not change the type of the particles.
     dtype = state.log_weights.dtype
     level_s, level_t = jax.tree.map(lambda a: jnp.asarray(a, dtype), (level_s, level_t))
     noisy = level_s.sigma > 0.0
-    # log(SNR_t / SNR_s); the step to clean data adds neither noise nor weight.
-    log_ratio = jnp.log1p(-one_minus_snr_ratio(level_s, level_t))
-    log_ratio = jnp.where(noisy, log_ratio, 0.0)
-    weighted = _power_mean(powers, total, denoise, x, level_s, level_t, log_ratio)
+    weighted = _power_mean(powers, total, denoise, x, level_s, level_t)
+    weighted = jnp.where(noisy, weighted[0], 0.0), *weighted[1:]
     x, state, (_, x0) = _resampled(key, x, state, weighted, threshold)
-    eps = jnp.exp(0.5 * order * log_ratio) * eps_from_x0(x0, x, level_t)
-    variance = -jnp.expm1(order * log_ratio) / order if order else -log_ratio
-    eps += jnp.sqrt(variance) * draw_normal(key, x)
-    x = level_s.alpha * x0 + level_s.sigma * eps
+    kept, share = _precision(total, level_s, level_t)
+    p = p_reverse(x0, x, level_s, level_t, 'fixed_large')
+    x = (total * p.mean + (1.0 - total) * kept * x) / share
+    x += jnp.where(noisy, jnp.sqrt(p.variance / share), 0.0) * draw_normal(key, x)
 
     def last(state):
-      # The integral of N(0, sigma^2 / alpha^2)^beta is not in the weights.
-      variance = (level_t.sigma / level_t.alpha) ** 2
+      # The weights are of N(0, 1 + sigma^2 / alpha^2)^beta, normalized.
+      variance = 1.0 + (level_t.sigma / level_t.alpha) ** 2
       rest = (1.0 - total) * jnp.log(2.0 * jnp.pi * variance) - math.log(total)
       evidence = state.log_evidence + 0.5 * math.prod(x.shape[2:]) * rest
       return _normalized(state._replace(log_evidence=evidence), state.log_weights)
@@ -144,10 +160,17 @@ def feynman_kac(powers: Sequence[float], threshold: float = 0.5) -> Sampler:
   return Sampler(_first, step)
 
 
-def _power_mean(powers, total, denoise, x, level_s, level_t, log_ratio):
+def _precision(total, level_s, level_t):
+  # Where beta add up to b, p^b q(x_t | x_s)^(1 - b) is normal in x_s, with
+  # n = b + (1 - b) rho times the precision of p. Returns the factor of x_t in
+  # its mean and n, for rho = (1 + sigma_s^2 / alpha_s^2) / (the same of t).
+  ratio = alpha_ratio(level_s, level_t)
+  kept = ratio * (level_s.alpha**2 + level_s.sigma**2) / (level_t.alpha**2 + level_t.sigma**2)
+  return kept, total + (1.0 - total) * kept * ratio
+
+
+def _power_mean(powers, total, denoise, x, level_s, level_t):
   # What a step adds to log w, [B, K], and the mean of the x_0 by their powers.
-  # With z = x / alpha the weights are -1/2 (sum beta |score_i|^2 - |sum beta
-  # score_i|^2) d(sigma^2 / alpha^2), and score_i = (x_0i - z) alpha^2 / sigma^2.
   predictions = denoise(x.reshape(-1, *x.shape[2:]), level_t)
   if isinstance(predictions, Prediction):
     predictions = (predictions,)
@@ -157,29 +180,48 @@ def _power_mean(powers, total, denoise, x, level_s, level_t, log_ratio):
       f'one for each power, not {kind_of(predictions)}'
     )
   axes, size = tuple(range(2, x.ndim)), math.prod(x.shape[2:])
-  factors = [(power, p.x0.reshape(x.shape)) for power, p in zip(powers, predictions, strict=True)]
+  factors = [
+    (power, as_float(p.x0).reshape(x.shape)) for power, p in zip(powers, predictions, strict=True)
+  ]
   mean = sum(power * x0 for power, x0 in factors) / total
   spread = sum(power * jnp.sum((x0 - mean) ** 2, axis=axes) for power, x0 in factors)
-  # SNR_s - SNR_t, infinite where s is clean
-  change = -((level_s.alpha / level_s.sigma) ** 2) * jnp.expm1(log_ratio)
-  log_weights = -0.5 * spread * jnp.where(level_s.sigma > 0.0, change, 0.0)
+  rate = one_minus_snr_ratio(level_s, level_t)
+  variance = reverse_variance('fixed_large', level_s, level_t)
+  log_weights = -0.5 * spread * (level_s.alpha * rate) ** 2 / variance
   if total != 1.0:
+    _, share = _precision(total, level_s, level_t)
     square = jnp.sum(eps_from_x0(mean, x, level_t) ** 2, axis=axes)
-    log_weights -= 0.5 * (total - 1.0) * (total * square - size) * log_ratio
+    log_weights -= 0.5 * total * (1.0 - total) * rate / share * square
+    log_weights -= 0.5 * size * jnp.log(share)
   return log_weights, mean
+
+
+class Population(NamedTuple):
+  """The state of `one_of`: x of all particles, [B, K, ...], and their weights."""
+
+  is_first: Array
+  x: Array
+  particles: Particles
+
+  @property
+  def lowest_ess(self) -> Array:
+    """Returns the lowest effective number of particles of all steps, [B]."""
+    return self.particles.lowest_ess
 
 
 def one_of(sampler: Sampler, num_particles: int) -> Sampler:
   """Makes a sampler of single images, x [B, ...], of one of particles.
 
   Each image becomes a population that begins with x and with more noise of the
-  first level; what is returned is one particle, drawn by its weight. The
-  denoiser is mapped over particles, so its conditions are [B, ...].
+  first level; what is returned is one particle, drawn by its weight, and
+  `lowest_ess` of the state says how many had one. The denoiser is mapped over
+  particles, so its conditions are [B, ...]. ValueError for num_particles < 2.
   """
+  check_at_least(2, num_particles=num_particles)
 
   def init(x):
     particles = jnp.repeat(x[:, None], num_particles, axis=1)
-    return jnp.array(True), particles, sampler.init(particles)
+    return Population(jnp.array(True), particles, sampler.init(particles))
 
   def step(key, x, state, denoise, *, level_s, level_t):
     is_first, particles, inner = state
@@ -197,7 +239,7 @@ def one_of(sampler: Sampler, num_particles: int) -> Sampler:
     particles = jax.lax.cond(is_first, first, lambda: particles)
     particles, inner = sampler.step(key, particles, inner, of_all, level_s=level_s, level_t=level_t)
     x = pick(pick_key, particles, inner.log_weights)
-    return x, (jnp.array(False), particles, inner)
+    return x, Population(jnp.array(False), particles, inner)
 
   return Sampler(init, step)
 
@@ -206,6 +248,7 @@ def _first(x):
   # The state before the first step.
   if x.ndim < 3:
     raise ValueError(f'x has the shape {list(x.shape)}: the sampler needs particles, [B, K, ...]')
+  check_at_least(2, particles_of_an_image=x.shape[1])
   zero = jnp.zeros(x.shape[:2], x.dtype)
   return Particles(zero, zero[:, 0], zero[:, 0] + x.shape[1], zero)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion_jax.data import files, image_folder
+from diffusion_jax.data import damage, files, image_folder
 from tests.data import encoded
 from tests.refusals import one_line
 
@@ -29,5 +29,7 @@ def test_damaged_pictures_are_found_before_they_are_read(check, tmp_path, capsys
   assert len(source) == 186
   assert source.facts.skipped[10:] == ('080.png', '081.png', '100.png', '199.png')
   source.read(np.arange(186))
+  with one_line('2 of 2 pictures in all are damaged: a, b (cut): replace them, or'):
+    damage.left_out({0: 'cut', 1: 'cut'}, 2, 'ab', 'all', skip=True)
   (tmp_path / '100.png').write_bytes(encoded.LARGE)
   assert len(image_folder.folder(tmp_path, skip_damaged=True)) == 187

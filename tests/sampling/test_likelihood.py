@@ -269,6 +269,20 @@ def test_the_adaptive_sampler_meets_its_tolerance():
   assert 10.0 * fine < loose < 1e-1
 
 
+@pytest.mark.parametrize('num_steps', [1, 2])
+@pytest.mark.parametrize('schedule', [dj.RectifiedFlowSchedule(), dj.CosineSchedule()])
+def test_the_adaptive_sampler_solves_the_ode_in_one_step(schedule, num_steps):
+  """The docstring's level_grid(schedule, 1), whose step goes to clean data."""
+  oracle = oracles.gaussian([0.5, -0.3], [[0.1, 0.08], [0.08, 0.15]])
+  levels = level_grid(schedule, num_steps)
+  x = jax.random.normal(jax.random.key(0), (16, 2))
+  near = levels.take(0)._replace(alpha=jnp.maximum(levels.alpha[0], 1e-6))
+  truth = jax.jit(oracle.ode_map)(x, near, schedule(jnp.float32(1e-4)))
+  sampler = dj.adaptive_ode(schedule, 1e-5, 1e-5)
+  found = jax.jit(lambda x: dj.sample(jax.random.key(1), oracle.denoise, sampler, levels, x))(x)
+  np.testing.assert_allclose(found, truth, atol=3e-3)
+
+
 @settings(anything, max_examples=15)
 @given(st.integers(2, 256), st.integers(0, 2**31 - 1))
 def test_bits_of_a_histogram_are_exact(num_levels, seed):

@@ -18,11 +18,12 @@ import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edits.methods import STEPS, Batch, Method, Run, reconstruction
 from diffusion_jax.app.edits.pictures import Edit, Made
+from diffusion_jax.app.sampling_plan import few_particles
 from diffusion_jax.core.keys import clone_key, draw_normal, draw_signs, fold_each, split_key
 from diffusion_jax.core.measurements import LogLikelihood
 from diffusion_jax.core.operators import Operator
 from diffusion_jax.errors import UserError
-from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Size
+from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Several, Size
 from diffusion_jax.sampling.grids import last_noisy_level
 
 Array = jax.Array
@@ -148,7 +149,7 @@ def widths_of(rounds: int, highest: Array | float, lowest: Array | float) -> Arr
   return jnp.pad(widths, (0, rounds - falling), mode='edge')
 
 
-def steered(particles: Size = 16, gradient: bool = True, iterations: Size = 100) -> Method:
+def steered(particles: Several = 16, gradient: bool = True, iterations: Size = 100) -> Method:
   """Draws one of several weighted particles (TDS, Wu et al. 2023).
 
   Args:
@@ -273,7 +274,7 @@ class Steer(Edit):
   """
 
   reward: Node | None = None
-  particles: Size = 16
+  particles: Several = 16
   gradient: bool = True
 
   def results(self, model: Run, batch: Batch) -> dict[str, jax.Array]:
@@ -301,7 +302,7 @@ class Steer(Edit):
     numbers = made.numbers
     means = {n: float(x.mean()) for n, x in numbers.items() if n != 'x'}
     means['lowest_ess'] = float(numbers['lowest_ess'].min())
-    print(f'{listed(means)}{warning(**means)}')
+    print(f'{listed(means)}{warning(**means, particles=self.particles)}')
 
 
 def listed(means: Mapping[str, float]) -> str:
@@ -309,15 +310,13 @@ def listed(means: Mapping[str, float]) -> str:
   return ', '.join(f'{name} {x:.3g}' for name, x in means.items())
 
 
-def warning(residual: float = 1.0, lowest_ess: float = np.inf, **_: float) -> str:
+def warning(
+  residual: float = 1.0, lowest_ess: float = np.inf, particles: int = 0, **_: float
+) -> str:
   """Returns what numbers of samples say against them; '' if nothing."""
-  if lowest_ess < 1.5:
-    return (
-      '. One particle had nearly all the weight, so neither the samples nor '
-      'log_evidence are reliable: take more particles, or more steps'
-    )
-  if 1 / MOST <= residual <= MOST:
-    return ''
+  few = few_particles(lowest_ess, particles, 'neither the samples nor log_evidence are')
+  if few or 1 / MOST <= residual <= MOST:
+    return few
   high = (
     'the method has not reached y: try edit.posterior=decoupled, more '
     'posterior.iterations or sampling.num_steps, then check noise and operator'

@@ -251,7 +251,8 @@ class Restore(Edit):
       figures = _figures(numbers, truth)
       hidden = ('whiteness',) if values.is_picture else ('psnr', 'psnr_of_mean')
       shown = {n: x for n, x in figures.items() if n not in hidden}
-      print(f'{name}: {listed(shown)}{warning(**shown)}')
+      count = model.config.edit.posterior.get('particles', 0)
+      print(f'{name}: {listed(shown)}{warning(**shown, particles=count)}')
     print(_left(name, kept), end='')
     return numbers, figures
 

@@ -48,8 +48,8 @@ def of_network(
 
   def draw(params, guides, keys, cond):
     assert plan is not None
-    x, states = plan(params, guides).film(keys, cond)
-    return latents.decoded(params, x), states
+    x, *rest = plan(params, guides).film(keys, cond)
+    return latents.decoded(params, x), *rest
 
   return Model(
     schema=noisy.schema,

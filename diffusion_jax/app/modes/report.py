@@ -154,7 +154,7 @@ def draw(run: Run) -> tuple[np.ndarray, Frames | None]:
   n = min(model.config.sampling.num_samples, model.config.sampling.batch_size)
   inputs = conditions.choose(model, n)
   params = run.on_devices
-  x, states = generate(model, mesh)(params, np.arange(n), inputs.cond)
+  x, states, *_ = generate(model, mesh)(params, np.arange(n), inputs.cond)
   return x, None if states is None else functools.partial(frames_of, model, mesh, params, states)
 
 

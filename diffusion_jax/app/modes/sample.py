@@ -17,6 +17,7 @@ from diffusion_jax.app.inputs.conditions import Conditions
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
+from diffusion_jax.app.sampling_plan import few_particles
 from diffusion_jax.data import images, tables
 from diffusion_jax.data.text_files import decode_bytes, printable
 from diffusion_jax.runtime import files, processes, profiling
@@ -92,13 +93,13 @@ def draw_parts(run: Run, inputs: Conditions, parts: Path, settings: np.ndarray) 
 
     def finish():
       nonlocal outside, drawn
-      x, states = fetch()
+      x, states, *ess = fetch()
       if c.trajectory and not index[0]:
         write_film(model, frames_of(model, run.mesh, params, states), parts)
       check_numbers(model, x)
       samples, left = in_box(model, inputs, drawing, params, index, x)
       outside, drawn = outside + left, drawn + len(index)
-      return {'arr_0': samples}
+      return {'arr_0': samples} | dict(zip(('lowest_ess',), ess, strict=False))
 
     return finish
 
@@ -123,8 +124,13 @@ def write(
 ) -> None:
   """Writes the npz file of all parts, the sheet, the table, and the texts."""
   model = run.model
-  samples = join_parts(paths, {'settings'})['arr_0']
-  arrays = {'arr_0': samples, 'settings': settings, **inputs.stored}
+  arrays = join_parts(paths, {'settings'})
+  samples = arrays['arr_0']
+  if 'lowest_ess' in arrays:
+    least, count = arrays['lowest_ess'].min(), model.config.sampling.guidance.particles
+    warning = few_particles(least, count)
+    print(f'least effective number of particles: {least:.3g} of {count}{warning}')
+  arrays |= {'settings': settings, **inputs.stored}
   arrays |= model.write_more(run.on_devices, path, samples)
   files.write_npz(path, arrays)
   if model.facts.x.names:

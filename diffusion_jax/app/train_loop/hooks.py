@@ -233,7 +233,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   def act(step, state, frozen, log):
     calls = (inputs(state, frozen, first) for first in range(0, n, size))
     parts = []
-    for call, (x, _) in one_ahead(lambda call: drawing.start(*call), calls):
+    for call, (x, *_) in one_ahead(lambda call: drawing.start(*call), calls):
       args = model, chosen, drawing, *call[:2], x
       parts.append(in_box(*args, attempts=FEW)[0])
     log.results |= score({'values': np.concatenate(parts), **chosen.stored})
@@ -260,7 +260,7 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
 
   def act(step, state, frozen, log):
     call = inputs(state, frozen)
-    x, states = drawing(*call)
+    x, states, *_ = drawing(*call)
     args = model, chosen, drawing, *call[:2], x
     samples, _ = in_box(*args, attempts=FEW)
     sheet = draw_sheet(model, samples, chosen.stored)

@@ -171,6 +171,7 @@ def test_steering_has_more_reward(plain, tmp_path, monkeypatch, capsys):
     ({'residual': 0.2}, 'noise is too large'),
     ({'residual': 1.0, 'lowest_ess': 1.02}, 'log_evidence are reliable'),
     ({'reward': 3.0, 'lowest_ess': 4.0}, ''),
+    ({'reward': 3.0, 'lowest_ess': 4.0, 'particles': 50}, 'take more particles, or'),
   ],
 )
 def test_a_warning_says_what_to_try(found, part):

@@ -178,6 +178,8 @@ sampling.guidance=cfg_plus_plus sampling.guidance.scale=0.5 sampling.sampler=heu
 sampling.guidance.scale=2 sampling.guidance.correct=True sampling.guidance.rescale=0.5 =>
   correct=True draws from cond^scale uncond^(1 - scale), which rescale
 sampling.guidance.scale=2 sampling.guidance.particles=4 => no effect without correct=True
+sampling.guidance.scale=2 sampling.guidance.correct=True sampling.guidance.particles=1 =>
+  config.sampling.guidance: particles=1 corrects nothing
 sampling.guidance.scale=2 sampling.guidance.correct=True sampling.classifier.run=runs/digits =>
   sampling.guidance.correct=True needs two predictions of x_0 at each step, and sampling.classifier
 sampling.classifier.run=runs/digits => sampling.classifier.run: the run in runs/digits is a

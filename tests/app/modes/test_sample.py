@@ -78,7 +78,7 @@ def test_sample_by_label_seed_and_sampler(run):
     ('cfg_plus_plus', {'scale': 0.6}),
   ],
 )
-def test_each_guidance_draws_an_image_of_its_own_label(name, fields, tmp_path):
+def test_each_guidance_draws_an_image_of_its_own_label(name, fields, tmp_path, capsys):
   """The image is another than without guidance, and the same in any batch."""
   guidance = within('sampling.guidance', name, **{'scale': 3.0} | fields)
   config = smoke(**within('sampling', name='samples', num_samples=7, batch_size=4) | guidance)
@@ -88,8 +88,17 @@ def test_each_guidance_draws_an_image_of_its_own_label(name, fields, tmp_path):
   own, other = (
     DIGITS.x.decode(f(np.array([5]), {'label': np.array([5])}))[0] for f in (drawing, plain)
   )
-  np.testing.assert_array_equal(arrays_of(run)['arr_0'][5], own)
+  arrays = arrays_of(run)
+  np.testing.assert_array_equal(arrays['arr_0'][5], own)
   assert (own != other).any()
+  assert ('lowest_ess' in arrays) == (name == 'classifier_free')
+  if name == 'classifier_free':  # of an untrained network, in both parts
+    assert arrays['lowest_ess'].shape == (7,)
+    least = arrays['lowest_ess'].min()
+    line = f'least effective number of particles: {least:.3g} of 4'
+    warns = 'so the samples are not reliable: take more particles, or more steps'
+    printed = capsys.readouterr().out
+    assert line in printed and (warns in printed) == (least < 1.5)
 
 
 def test_a_sampler_of_ones_own_draws_by_jax_random(run):
