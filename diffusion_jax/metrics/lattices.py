@@ -14,12 +14,12 @@ from diffusion_jax.metrics.metric import Arrays, SampleMetric
 
 P = ParamSpec('P')
 _ROWS = 2000  # of a set, in which repeated values are looked for
-_EQUAL = 5, 0.005  # rows with a value that is repeated: least number and share
+_EQUAL = 5, 0.01  # rows with a value that is repeated: least number and share
 _NAMED = 3  # columns in a note
 
 
 def repeats(x: np.ndarray) -> np.ndarray:
-  """Returns the share of rows of x [N, D] whose value 5 rows or 0.5 % have, [D]."""
+  """Returns the share of rows of x [N, D] whose value 5 rows and 1 % have, [D]."""
   ordered, least = np.sort(x, axis=0), max(_EQUAL[0], round(_EQUAL[1] * len(x)))
   first = ordered[least - 1 :] == ordered[: 1 - least]
   inside = np.zeros(x.shape, bool)

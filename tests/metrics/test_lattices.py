@@ -62,13 +62,12 @@ def test_the_regression_of_whole_numbers_and_the_channels_of_sequences():
     (RNG.normal(size=3000).round(1), True),
     (np.where(RNG.uniform(size=3000) < 0.2, 0.0, RNG.normal(size=3000)), True),  # zeros
     (np.full(3000, 0.1), True),
-    (RNG.normal(size=3000).round(3), False),
-    (RNG.normal(size=3000).astype(np.float16), False),
+    (RNG.normal(size=3000).round(2), False),
     (RNG.normal(size=3000), False),
   ],
 )
 def test_what_repeats_enough_to_be_seen(column, is_told):
-  others = RNG.normal(size=(500, 1))
+  others = RNG.normal(size=(2500, 1))
   note = lattices.described(others, column[:, None], np.array([]))
   count = len(np.unique(column))
   s = 's' * (count > 1)
