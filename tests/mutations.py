@@ -504,7 +504,7 @@ metrics/manifolds.py
   points_on_a_line: =mean(inside(closest, radius)) => =mean(inside_or_on(closest, radius))
   points_on_a_line: (_in_manifold(samples, reference, k)) => (_in_manifold(reference, samples, k))
 metrics/lattices.py
-  whole_numbers: low < 0.1 * high => low < high
+  three_columns: low < 0.1 * high => low < high
   what_repeats: high > 0.1 => high > 0.5
   what_repeats: _EQUAL[1] * len(x) => 0 * len(x)
 metrics/memorisation.py

@@ -79,4 +79,6 @@ def test_a_note_names_three_columns_and_the_metric_keeps_its_fields():
   note = lattices.described(x, y, np.array([]))
   assert note.count('column') == 3 and note.endswith('; 2 more')
   assert lattices.described(x[:3], y[:3], np.array([])) == ''  # too few to see
+  some, more = (RNG.normal(size=(500, 1)) * (RNG.uniform(size=(500, 1)) > p) for p in (0.2, 0.4))
+  assert lattices.described(some, more, np.array([])) == ''  # zeros are in both
   assert [*inspect.signature(vectors.c2st).parameters] == ['num_folds', 'seed', 'max_samples']
