@@ -504,6 +504,10 @@ metrics/likelihoods.py app/modes/test_evaluate.py
 metrics/manifolds.py
   points_on_a_line: =mean(inside(closest, radius)) => =mean(inside_or_on(closest, radius))
   points_on_a_line: (_in_manifold(samples, reference, k)) => (_in_manifold(reference, samples, k))
+metrics/lattices.py
+  three_columns: low < 0.1 * high => low < high
+  what_repeats: high > 0.1 => high > 0.5
+  what_repeats: _EQUAL[1] * len(x) => 0 * len(x)
 metrics/memorisation.py
   below_the_first_percentile: FRACTION = 0.01 => FRACTION = 0.02
   the_error_of_closer: np.var(rank_a) / len(a) + np.var(rank_b) / len(b) => np.var(rank_a) / len(a)
@@ -523,11 +527,20 @@ metrics/posterior.py
   at_the_quantiles: (np.arange(n) + 0.5) / n => np.arange(n) / n
   in_its_norm: .linalg.norm(found - cov) / np.linalg.norm => .linalg.norm(found - cov) / np.trace
   uniform_and_of_others_not: .reshape(x.shape[:2]) - 0.5 * square / std**2 => .reshape(x.shape[:2])
+metrics/published.py
+  units_that_the_file: (found.mean - centre) / scale => (found.mean - centre) / scale**2
+  which_network: (face|sound|art) => (face|sound)
+  refused_in_one_line: units is None: => not units and False:
 metrics/regression.py
   closed_forms: draws.var(axis=1, ddof=1) => draws.std(axis=1, ddof=1)
   literally: draws.var(axis=1, ddof=1) => draws.var(axis=1)
   closed_forms: 0.5 + 0.5 * mass] => 0.5 + 0.4 * mass]
-  literally: np.arange(1, num_bins) / num_bins => np.arange(1, num_bins) / (num_bins + 1)
+  literally: draws, truth, np.arange(1, num_bins) / num_bins => draws, truth, np.arange(1, num_bins) / 9
+  exact_draws_have: np.searchsorted( => np.searchsorted(0.02 +
+  exact_draws_have: levels = rank_levels(draws, truth, seed) => levels = np.mean(draws < truth[:, None], 1)
+  exact_draws_have: exact = mass * (number - 1) / (number + 1) => exact = mass
+  exact_draws_have: exact_qice(count, number, num_bins) => exact_qice(count, 10**6, num_bins)
+  random_ranks: (num_draws - 1) * np.asarray => num_draws * np.asarray
   repeated_sets: square.error / (2.0 * rmse) => square.error / rmse
 metrics/vectors.py
   deviations_of_the_reference: standard = standard_of(y) => standard = standard_of(x)

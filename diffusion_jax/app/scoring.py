@@ -11,6 +11,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, kinds, trust
 from diffusion_jax.app.config.tree import check_one_of, find, from_config
 from diffusion_jax.app.inputs import conditions, datasets
+from diffusion_jax.app.metrics_of_data import chosen
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
@@ -68,7 +69,7 @@ def metrics_of(model: Model, **values: object) -> dict[str, SampleMetric | Model
 
   values: for the metrics that have such a parameter.
   """
-  c, made = model.config.evaluation, {}
+  c, made = chosen(model).config.evaluation, {}
   for name in c.metrics:
     if ':' not in name:
       kinds.check_name(model.schema, name)
@@ -93,7 +94,8 @@ def of_samples(model: Model, **values: object) -> list[Scored]:
   A metric whose section has a field `features` is computed in each of them,
   or in evaluation.features, and its scores are named with them.
   """
-  c, scored = model.config.evaluation, []
+  model, scored = chosen(model), []
+  c = model.config.evaluation
   default = 'inception' if model.facts.x.is_picture else 'values'
   usual = c.features or default
   check_one_of(features.EXTRACTORS, 'evaluation.features', usual)
@@ -120,6 +122,7 @@ def higher_is_better(model: Model) -> dict[str, bool]:
   return {
     f'{score}{each.suffix}': higher
     for each in of_samples(model)
+    if not is_of_pairs(each)
     for score, higher in each.metric.scores.items()
   }
 
@@ -176,9 +179,10 @@ def prepare(model: Model, metrics: list[Scored]) -> dict[str, Space]:
   c, spaces = model.config.evaluation, {}
   other = 'test' if c.reference == 'train' else 'train'
   extractors = check(model, metrics)
+  names = names_of(model)
   if any({'values', 'images'} & {*x.metric.needs} for x in metrics):
     values = reference_values(model)
-    spaces[''] = Space(None, {'values': values, 'images': values}, {})
+    spaces[''] = Space(None, {'values': values, 'images': values, **names}, {})
   for name, extractor in extractors.items():
     if name == space_of_statistics(model, metrics):
       images, protocol, lacks = read_statistics(model, extractor, metrics)
@@ -193,8 +197,13 @@ def prepare(model: Model, metrics: list[Scored]) -> dict[str, Space]:
     if c.floor or any('held_out' in metric.needs for metric in here):
       held_out, _ = load_reference(model, extractor, other)
       reference = {**reference, 'held_out': held_out['features']}
-    spaces[name] = Space(extractor, reference, protocol)
+    spaces[name] = Space(extractor, {**reference, **names}, protocol)
   return spaces
+
+
+def names_of(model: Model) -> Arrays:
+  """Returns the names of the columns of x for notes, if they have any."""
+  return {'names': np.array(model.facts.x.names)}
 
 
 def make_extractor(model: Model, name: str) -> Extractor:

@@ -60,7 +60,7 @@ def shrunk(config: Node, flags: Flags = ()) -> Node:
   tree['training'] |= TRAINING
   if config.training.evaluate_every or config.training.keep_best:
     tree['training']['evaluate_batches'] = 1
-  tree['evaluation']['num_generated'] = 16
+  tree['evaluation'] |= {'num_generated': 16, 'num_pairs': 16, 'draws_per_pair': 9}
   if 'iw' in config.evaluation:
     tree['evaluation']['iw']['num_samples'] = 4
   tree['report']['after_training'] = False

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from diffusion_jax.data.spec import mean_and_std
+from diffusion_jax.metrics import lattices
 from diffusion_jax.metrics.estimates import Estimate, Missing, check_finite, mean
 from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, same_precision, take
 from diffusion_jax.metrics.vectors import standard_of
@@ -181,6 +182,7 @@ def all_levels(samples: Arrays, reference: Arrays, most: int = 12) -> dict[str, 
   return levels
 
 
+@lattices.named
 def sbc(seed: int = 0) -> SampleMetric:
   """Ranks of each parameter among its draws (Talts et al. 2018).
 
@@ -199,6 +201,7 @@ def sbc(seed: int = 0) -> SampleMetric:
   return SampleMetric({'sbc_ks': True, 'sbc_chi2': True}, ('draws', 'truth'), compute)
 
 
+@lattices.named
 def interval_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   """Expected coverage of central intervals, and a p-value over all masses.
 
@@ -217,6 +220,7 @@ def interval_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   return SampleMetric(names, ('draws', 'truth'), compute)
 
 
+@lattices.named
 def density_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   """Expected coverage of regions of highest density (Hermans et al. 2022).
 
@@ -234,6 +238,7 @@ def density_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   return SampleMetric(names, ('log_q',), compute)
 
 
+@lattices.named
 def tarp(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   """Coverage of balls about a reference that depends on x (Lemos et al. 2023).
 
@@ -296,7 +301,8 @@ def contraction() -> SampleMetric:
       raise Missing('contraction needs 2 draws for each of the held-out pairs')
     each = contractions(draws, truth)
     least = each.mean(axis=0)
-    note = f'0 of the prior; {np.nanmin(least):.3g} {_note(least, draws)}'
+    prior = -3.0 / (len(truth) - 3.0)  # E of a ratio of variances
+    note = f'{prior:.3g} of a Gaussian prior; {np.nanmin(least):.3g} {_note(least, draws)}'
     scores = [Score('contraction', mean(np.nanmean(each, axis=1)), note)]
     prior = prior_log_density(truth)
     if 'log_q' in reference and np.isfinite(prior):

@@ -117,6 +117,7 @@ def compare(
     sets['held_out'] = held_out
   for other in list(sets.values())[1:]:
     image_sets.check_same_size(samples, other)
+    published.check_protocol(other, samples.protocol)
   needs = {need for made in metrics.values() for need in made.needs}
   arrays = {name: describe(images, needs, extractor, batch_size) for name, images in sets.items()}
   if 'features' in arrays['samples']:
@@ -137,10 +138,10 @@ def describe(
   images: ImageSet, needs: Collection[str], extractor: features.Extractor | None, batch_size: int
 ) -> dict[str, np.ndarray]:
   """Returns the arrays of a set, with features unless the file has them."""
-  arrays, count = dict(images.arrays), images.shape[0]
-  if extractor is not None:
-    published.check_network(images, extractor)
   published.check_sizes(images)
+  if extractor is not None:
+    images = published.in_units(images, extractor)
+  arrays, count = dict(images.arrays), images.shape[0]
   for name in {'images', 'values'} & {*needs} if count else ():
     arrays[name] = np.concatenate(list(images.batches(batch_size)))
   if not count or 'features' in arrays or not metric.EXTRACTED & {*needs}:

@@ -29,12 +29,14 @@ class Extractor(NamedTuple):
 
   identity: {'features': title, 'preprocessing': text, 'weights': hash}; only
   sets with equal identities compare. stream: computes the features of many
-  batches; a device computes one while the host uses the one before.
+  batches; a device computes one while the host uses the one before. standard:
+  what standardises values.
   """
 
   extract: FeatureFn
   identity: dict[str, str]
   stream: StreamFn | None = None
+  standard: Standard | None = None
 
 
 def make(
@@ -113,6 +115,7 @@ def of_values(standard: Standard) -> Extractor:
   return Extractor(
     lambda values: {'features': standard.features(values)},
     _identity('values', f'standardised by {digest[:16]}', 'none'),
+    standard=standard,
   )
 
 

@@ -73,12 +73,15 @@ def statistics(features: np.ndarray | Moments) -> Statistics:
 def given(arrays: Arrays, kind: str = 'features') -> Statistics | None:
   """Returns the statistics among the arrays of a set; None without them.
 
-  kind: a key of STATISTICS. Raises ValueError unless they are [D] and [D, D],
-  finite, and the covariance symmetric.
+  kind: a key of STATISTICS. Raises ValueError unless they are real, [D] and
+  [D, D], finite, and the covariance symmetric without negative eigenvalues.
   """
   names = STATISTICS[kind]
   if not all(name in arrays for name in names):
     return None
+  for name in names:
+    if (kind_of := np.asarray(arrays[name]).dtype).kind not in 'iuf':
+      raise ValueError(f'{name} has numbers of the type {kind_of}, not real ones')
   mean, covariance = (np.asarray(arrays[name], np.float64) for name in names)
   if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
     raise ValueError(
@@ -93,7 +96,21 @@ def given(arrays: Arrays, kind: str = 'features') -> Statistics | None:
       f'{names[1]} is not symmetric, as covariances are: it differs from its '
       f'transpose by up to {asymmetry:.3g}, and its largest number is {scale:.3g}'
     )
+  _check_definite(names[1], covariance)
   return Statistics(mean, covariance)
+
+
+def _check_definite(name, covariance):
+  # Rounding may leave negative eigenvalues; a Cholesky factor costs a tenth of them.
+  shift = _ROUNDING * np.linalg.norm(covariance)
+  try:
+    np.linalg.cholesky(covariance + (shift + np.finfo(float).tiny) * np.eye(len(covariance)))
+  except np.linalg.LinAlgError:
+    values = np.linalg.eigvalsh(covariance)
+    raise ValueError(
+      f'{name} is no covariance: its eigenvalues are {values[0]:.3g} to {values[-1]:.3g}, and none '
+      'of a covariance is negative'
+    ) from None
 
 
 def as_arrays(known: Mapping[str, Statistics]) -> dict[str, np.ndarray]:

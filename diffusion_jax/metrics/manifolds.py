@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least
+from diffusion_jax.metrics import lattices
 from diffusion_jax.metrics.estimates import Estimate, check_pair, mean
 from diffusion_jax.metrics.metric import SampleMetric, Score, sizes, take_features
 from diffusion_jax.metrics.neighbours import each_block, inside, inside_or_on, radii
@@ -60,6 +61,7 @@ def density_coverage(samples: np.ndarray, reference: np.ndarray, k: int = 5) -> 
   return DensityCoverage(density=mean(balls / k), coverage=mean(inside(closest, radius)))
 
 
+@lattices.named
 def pr(k: int = 3, features: tuple[str, ...] = ()) -> SampleMetric:
   """Precision and recall by k-th neighbours (Kynkaanniemi et al. 2019)."""
   check_at_least(1, k=k)
@@ -72,6 +74,7 @@ def pr(k: int = 3, features: tuple[str, ...] = ()) -> SampleMetric:
   return SampleMetric(scores, ('features',), compute, features)
 
 
+@lattices.named
 def dc(k: int = 5, features: tuple[str, ...] = ()) -> SampleMetric:
   """Density and coverage by k-th neighbours (Naeem et al. 2020)."""
   check_at_least(1, k=k)

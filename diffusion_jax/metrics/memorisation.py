@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.data.images import grid
+from diffusion_jax.metrics import lattices
 from diffusion_jax.metrics.estimates import Estimate, Missing, check_pair
 from diffusion_jax.metrics.metric import SampleMetric, Score, take, take_features
 from diffusion_jax.metrics.neighbours import nearest
@@ -62,6 +63,7 @@ def memorisation(samples: np.ndarray, train: np.ndarray, test: np.ndarray) -> Me
   )
 
 
+@lattices.named
 def copies(features: tuple[str, ...] = ()) -> SampleMetric:
   """Whether samples are closer to the reference than held-out images.
 
@@ -94,13 +96,17 @@ def fraction_copied(near: np.ndarray, usual: np.ndarray) -> Estimate:
   """Returns the fraction of distances near [N] below a quantile of usual [M].
 
   The quantile is FRACTION. Between two order statistics of `usual` the
-  fractions below them are interpolated, not the distances: for distances of the
-  same continuous law the expectation is then always `expected_fraction`. The
-  error is due to both sets.
+  fractions below them are interpolated, not the distances, and if distances of
+  `usual` are equal, equal ones are in random order: for distances of the same
+  law the expectation is then `expected_fraction`. The error is due to both sets.
   """
   import scipy.special  # not at every start of the program
 
   n, m = len(near), len(usual)
+  if len(np.unique(usual)) < m:
+    both = np.concatenate([near, usual])
+    order = np.lexsort((np.random.default_rng(0).random(n + m), both))
+    near, usual = np.split(np.argsort(order), [n])  # their ranks
   below = np.searchsorted(np.sort(near), np.sort(usual), 'left') / n
   k = _order(m)
   part = k % 1.0

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least, check_positive
+from diffusion_jax.metrics import lattices
 from diffusion_jax.metrics.estimates import Estimate, Missing, check_pair
 from diffusion_jax.metrics.metric import SampleMetric, Score, sizes, take_features
 from diffusion_jax.metrics.vectors import take_values
@@ -128,6 +129,7 @@ def _normalised(x):
   return x / length
 
 
+@lattices.named
 def kid(
   num_subsets: int = 100, subset_size: int = 1000, features: tuple[str, ...] = ()
 ) -> SampleMetric:
@@ -147,6 +149,7 @@ def kid(
   return SampleMetric({'kid': False}, ('features',), compute, features)
 
 
+@lattices.named
 def unit_mmd(sigma: float = 10.0, features: tuple[str, ...] = ()) -> SampleMetric:
   """CMMD, 1000 times the biased squared MMD of unit vectors.
 
@@ -162,6 +165,7 @@ def unit_mmd(sigma: float = 10.0, features: tuple[str, ...] = ()) -> SampleMetri
   return SampleMetric({'cmmd': False}, ('features',), compute, features)
 
 
+@lattices.named
 def energy(max_samples: int = 10_000) -> SampleMetric:
   """Energy distance, in the reference's standard deviations.
 

@@ -9,6 +9,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from diffusion_jax.aliases import Json
 from diffusion_jax.data import image_sets
 from diffusion_jax.data.image_sets import ImageSet
@@ -17,15 +19,24 @@ from diffusion_jax.metrics.features import Extractor
 from diffusion_jax.metrics.metric import Arrays, SampleMetric
 from diffusion_jax.runtime.files import sha256
 
-# What the name of a file says of the features in it, by a pattern.
+# What the name of a file says of the features in it, by a pattern of whole words.
 ORIGINS = {
-  '^virtual_': 'Inception 2015-12-05 on images resized as here (ADM)',
-  'legacy_?(tensorflow|tf)': 'Inception 2015-12-05 on images resized as here (clean-fid)',
-  'legacy_?py': 'Inception 2015-12-05 on images resized by PyTorch, not as here (clean-fid)',
-  '(?<![a-z])clean': 'Inception 2015-12-05 on images resized by PIL, not as here (clean-fid)',
+  '^virtual_(imagenet|lsun)': 'Inception 2015-12-05 on images resized as here (ADM)',
+  '_legacy_(tensorflow|tf)_': 'Inception 2015-12-05 on images resized as here (clean-fid)',
+  '_legacy_py(torch)?_': (
+    'Inception 2015-12-05 on images resized by PyTorch, not as here (clean-fid)'
+  ),
+  '_clean_(train|test|val|custom)': (
+    'Inception 2015-12-05 on images resized by PIL, not as here (clean-fid)'
+  ),
   '': 'a network that neither the file nor its name says',
 }
-_NETWORKS = re.compile('(?<![a-z])(clip|dinov2|swav|vgg|resnet)')  # in names
+# Networks in names, and not the sets VGGFace, VGGSound and Clipart.
+_NETWORKS = re.compile(
+  r'(?<![a-z0-9])(clip|dinov2|swav|vgg|resnet)(?=\d*(bn)?(?![a-z0-9]))'
+  r'(?!.?(face|sound|art)[a-z]*\d*(?![a-z0-9]))'
+)
+UNITS = 'raw', 'standardised'  # of the mu and sigma of values, by a file's protocol
 
 
 def read(
@@ -41,8 +52,8 @@ def read(
   network's, and for images that are needed and not there.
   """
   images = image_sets.read(path)
-  check_network(images, extractor)
   check_sizes(images)
+  images = in_units(images, extractor)
   stored = {kind for kind in fid.STATISTICS if fid.given(images.arrays, kind)}
   if 'features' not in stored:
     raise ValueError(f'{path} has no mu and sigma: evaluation.reference takes a file of images')
@@ -66,7 +77,7 @@ def origin_of(images: ImageSet) -> str:
     return f'{images.protocol["features"]} ({images.protocol.get("preprocessing")})'
   name = Path(images.name).name.lower()
   if 'mu_s' in images.arrays:
-    name = f'virtual_{name}'  # Only ADM publishes spatial features.
+    name = f'virtual_imagenet_{name}'  # Only ADM publishes spatial features.
   return next(text for pattern, text in ORIGINS.items() if re.search(pattern, name))
 
 
@@ -101,15 +112,44 @@ def check_sizes(images: ImageSet, features: Arrays | None = None) -> None:
       )
 
 
-def check_network(images: ImageSet, extractor: Extractor) -> None:
-  """Raises ValueError if a file, or its name, is of another network."""
-  for field, value in extractor.identity.items():
-    theirs = images.protocol.get(field, value)
-    if theirs != value:
+def in_units(images: ImageSet, extractor: Extractor) -> ImageSet:
+  """Returns the set, with mu and sigma in the units of the features.
+
+  Raises ValueError for another network's, by the file or its name, and if a
+  file does not say which of UNITS the values have.
+  """
+  check_network(images, extractor)
+  standard, units = extractor.standard, images.protocol.get('preprocessing')
+  found = standard and fid.given(images.arrays)
+  if standard is None or found is None or units not in (None, 'raw'):
+    return images
+  if units is None:
+    raise ValueError(
+      f'{images.name} does not say the units of mu and sigma: add protocol='
+      '\'{"preprocessing": "raw"}\' to the file, or "standardised" for (x - mean) / std'
+    )
+  centre, scale = (np.resize(x, len(found.mean)) for x in standard)
+  here = fid.Statistics((found.mean - centre) / scale, found.covariance / np.outer(scale, scale))
+  return images._replace(arrays={**images.arrays, **fid.as_arrays({'features': here})})
+
+
+def check_protocol(images: ImageSet, protocol: Json, units: Collection[str] = ()) -> None:
+  """Raises ValueError if a file was made with another protocol.
+
+  units: further values of `preprocessing` that a file may have.
+  """
+  for field in {'features', 'preprocessing', 'weights'} & images.protocol.keys() & protocol.keys():
+    theirs, ours = images.protocol[field], protocol[field]
+    if theirs != ours and theirs not in units:
       raise ValueError(
         f'{images.name} was made with {field} {theirs!r}, and the other set with '
-        f'{value!r}: they cannot be compared'
+        f'{ours!r}: they cannot be compared'
       )
+
+
+def check_network(images: ImageSet, extractor: Extractor) -> None:
+  """Raises ValueError if a file, or its name, is of another network."""
+  check_protocol(images, extractor.identity, UNITS if extractor.standard else ())
   name, title = Path(images.name).name.lower(), extractor.identity['features']
   network = _NETWORKS.search(name)
   if network and 'mu' in images.arrays and network[1] not in title.lower():

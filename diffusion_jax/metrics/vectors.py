@@ -10,6 +10,7 @@ import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.data.spec import mean_and_std
+from diffusion_jax.metrics import lattices
 from diffusion_jax.metrics.estimates import Estimate, Missing, bootstrap, check_pair
 from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, same_precision, sizes, take
 
@@ -156,6 +157,7 @@ def sliced_w2(
   return float(np.sqrt(wasserstein_2(samples @ axes, reference @ axes).mean()))
 
 
+@lattices.named
 def sliced(num_directions: int = 100, num_draws: int = 10, seed: int = 0) -> SampleMetric:
   """Sliced Wasserstein-2 distance, in the reference's standard deviations.
 
@@ -201,6 +203,7 @@ def classifier_accuracy(
   return Estimate(float(scores.mean()), float(scores.std()))
 
 
+@lattices.named
 def c2st(num_folds: int = 5, seed: int = 1, max_samples: int = 10_000) -> SampleMetric:
   """Accuracy of a classifier of samples and reference, of equal numbers.
 

@@ -1,9 +1,11 @@
 """Statistics in the files of other projects, and what is said of them."""
 
+import json
+
 import numpy as np
 import pytest
 
-from diffusion_jax.metrics import features, fid, mmd, published
+from diffusion_jax.metrics import features, fid, mmd, published, vectors
 from tests import refusals
 
 MU, SIGMA = np.arange(4.0), np.diag([1.0, 2.0, 3.0, 4.0])
@@ -52,6 +54,23 @@ def folder(tmp_path, monkeypatch):
     ('cifar10_legacy_pytorch_train_32.npz', {}, 'resized by PyTorch, not as here'),
     ('cifar10_clean_train_32.npz', {}, 'resized by PIL, not as here (clean-fid)'),
     ('a.npz', {'protocol': OURS}, 'Inception 2015-12-05 (means)'),
+    *(
+      (f'{name}.npz', {}, 'neither the file nor its name says')
+      for name in (
+        'vggface2_train',
+        'VGG-Face',
+        'vgg_sound',
+        'clipart',
+        'clip_art10',
+        'eclipse',
+        'clips',
+        'virtual_kitti',
+        'cleanroom',
+        'clean_faces',
+        'legacy_pyramids',
+        'resnetlike',
+      )
+    ),
   ],
 )
 def test_a_file_or_its_name_says_of_which_network_it_is(name, arrays, origin):
@@ -69,6 +88,40 @@ def test_covariances_of_float32_are_symmetric_up_to_rounding(rng):
   np.testing.assert_array_equal(fid.given({'mu': MU, 'sigma': sigma}).covariance, sigma)
 
 
+VALUES = features.of_values(vectors.Standard(np.array([5.0, -1.0]), np.array([2.0, 10.0])))
+
+
+def of_values(units=None, extractor=VALUES):
+  """Reads statistics of two channels at two places."""
+  more = {} if units is None else {'protocol': json.dumps({'preprocessing': units})}
+  np.savez('v.npz', **BOTH | more)
+  return fid.given(published.read('v.npz', extractor, {}, (2, 2))[0].arrays)
+
+
+def test_statistics_of_values_are_in_the_units_that_the_file_says(rng):
+  """Raw ones become those of (x - mean) / std, of the same draws."""
+  x = rng.multivariate_normal(MU, SIGMA, 50).reshape(50, 2, 2)
+  centre, scale = np.tile([5.0, -1.0], 2), np.tile([2.0, 10.0], 2)
+  raw = of_values('raw')
+  np.testing.assert_allclose(raw.mean, (MU - centre) / scale)
+  np.testing.assert_allclose(raw.covariance, np.diag(np.diag(SIGMA) / scale**2))
+  here = fid.statistics(VALUES.extract(x)['features'])
+  there = fid.statistics(x.reshape(50, 4))
+  np.savez('v.npz', mu=there.mean, sigma=there.covariance, protocol='{"preprocessing": "raw"}')
+  images, *_ = published.read('v.npz', VALUES, {}, (2, 2))
+  assert fid.frechet_distance(here, fid.given(images.arrays)) < 1e-9
+  for units in ('standardised', VALUES.identity['preprocessing']):
+    np.testing.assert_array_equal(of_values(units).covariance, SIGMA)
+
+
+def test_eigenvalues_may_be_negative_by_rounding(rng):
+  root = rng.normal(size=(40, 4)).astype(np.float32)
+  sigma = root @ root.T  # of rank 4
+  assert np.linalg.eigvalsh(sigma)[0] < 0.0
+  fid.given({'mu': np.zeros(40), 'sigma': sigma})
+  fid.given({'mu': np.zeros(2), 'sigma': np.zeros((2, 2))})
+
+
 SKEW = SIGMA + np.eye(4, k=1)
 WRONG = """
 pickled('a.pkl') => a.pkl is a pickle, which may run code and is not read: where you trust it, load
@@ -77,6 +130,17 @@ read(mu=np.array([None])) => a.npz is not an npz file of arrays: it contains Pyt
 read(sigma=SIGMA[:3]) => a.npz: mu is [4] and sigma [3, 4], not [D] and [D, D]
 read(sigma=SKEW) => a.npz: sigma is not symmetric, as covariances are: it differs from its transpose
   by up to 1, and its largest number is 4
+read(sigma=SIGMA - 1.01 * np.eye(4)) => a.npz: sigma is no covariance: its eigenvalues are -0.01 to
+  2.99, and none of a covariance is negative
+read(sigma=np.eye(4) - 0.5) => sigma is no covariance: its eigenvalues are -1 to 1
+read(sigma=SIGMA + 0j) => a.npz: sigma has numbers of the type complex128, not real ones
+read(mu=MU * 1j) => a.npz: mu has numbers of the type complex128
+read(mu_s=MU[:1], sigma_s=-np.eye(1)) => a.npz: sigma_s is no covariance
+of_values() => v.npz does not say the units of mu and sigma: add protocol='{"preprocessing": "raw"}'
+  to the file, or "standardised"
+of_values('standardised by 0123') => v.npz was made with preprocessing 'standardised by 0123'
+read('vgg16_ffhq.npz') => is of vgg by its name
+read('clip-vit-b.npz') => is of clip by its name
 read(sigma=SIGMA * np.nan) => a.npz: sigma: 4 of 4 rows
 read(mu_s=MU, sigma_s=SKEW) => a.npz: sigma_s is not symmetric
 read('ffhq_clean_clip_vit_b_32_trainval_256.npz') => is of clip by its name, and the samples have

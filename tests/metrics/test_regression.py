@@ -51,16 +51,53 @@ def literally(draws, truth, num_bins, mass):
 
 
 def test_scores_are_the_papers_literally():
-  """Scores of several numbers are means."""
+  """Scores of several numbers are means. All edges are draws: none is within ranks."""
   rng = np.random.default_rng(1)
-  draws, truth = rng.gamma(2.0, size=(40, 17, 3)), rng.gamma(2.0, size=(40, 3))
-  metric = regression.regression(mass=0.8, num_bins=7)
+  draws, truth = rng.gamma(2.0, size=(40, 21, 3)), rng.gamma(2.0, size=(40, 3))
+  metric = regression.regression(mass=0.8, num_bins=5)
   scores = metric.compute({'draws': draws}, {'truth': truth})
   assert [score.name for score in scores] == [*metric.scores]
-  each = [literally(draws[..., i], truth[:, i], 7, 0.8) for i in range(3)]
+  each = [literally(draws[..., i], truth[:, i], 5, 0.8) for i in range(3)]
   squares = (draws.mean(axis=1) - truth) ** 2
   expected = [np.sqrt(squares.mean()), *np.mean(each, axis=0)]
   np.testing.assert_allclose([score.estimate.value for score in scores], expected, rtol=1e-12)
+
+
+LAWS = {
+  'normal': lambda rng, *size: rng.normal(size=size).astype(np.float32),
+  'exponential': lambda rng, *size: rng.exponential(size=size),
+  'poisson': lambda rng, *size: rng.poisson(2.0, size),
+  'coin': lambda rng, *size: rng.integers(0, 2, size) * 0.1,
+}
+
+
+@pytest.mark.parametrize('n', [12, 49])
+@pytest.mark.parametrize('law', LAWS)
+def test_exact_draws_have_the_standards_that_are_printed(law, n):
+  """PICP by its closed form, for any law; the mean QICE of small sets by their own."""
+  rng, metric = np.random.default_rng(n), regression.regression()
+  draws, truth = LAWS[law](rng, 20_000, n), LAWS[law](rng, 20_000)
+  inside = regression.in_interval(draws, truth)
+  right = 0.95 * (n - 1) / (n + 1)
+  assert abs(inside.mean() - right) < 4.5 * (right * (1.0 - right) / 20_000) ** 0.5
+  _, _, picp, qice = metric.compute({'draws': draws[:100]}, {'truth': truth[:100]})
+  assert picp.note == f'{right:.4g} of exact draws, {n} for each pair'
+  standard = float(qice.note.partition(' ')[0])
+  found = [regression.bin_errors(draws[i::200], truth[i::200], seed=i).mean() for i in range(200)]
+  assert abs(np.mean(found) - standard) < 4.5 * np.std(found) / 200**0.5
+
+
+@pytest.mark.parametrize('pairs, n, bins', [(1, 3, 2), (30, 9, 10), (2000, 10, 4)])
+def test_the_expected_qice_is_that_of_random_ranks(pairs, n, bins):
+  """A rank is uniform on 0..n, and a bin ends (n - 1) / bins draws later."""
+  rng = np.random.default_rng(0)
+  rank = rng.integers(0, n + 1, (3000, pairs)) + rng.uniform(size=(3000, pairs))
+  edges = 1.0 + (n - 1) * np.arange(1, bins) / bins
+  place = (rank[..., None] > edges).sum(axis=-1)
+  shares = np.stack([(place == i).mean(axis=1) for i in range(bins)])
+  found = np.abs(shares - 1.0 / bins).mean(axis=0)
+  error = 4.5 * found.std() / 3000**0.5
+  assert abs(found.mean() - regression.exact_qice(pairs, n, bins)) <= error < 0.02
 
 
 def test_errors_are_those_of_repeated_sets():

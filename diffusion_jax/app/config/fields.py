@@ -132,8 +132,9 @@ class Evaluation:
   # classifier accuracy; for samples: fid, sfid, fd, kid, is, pr (precision,
   # recall), dc (density, coverage), cmmd, accuracy, memorisation, c2st,
   # sliced_w2, energy, moments; with a context: sbc, interval_coverage,
-  # density_coverage, tarp, contraction, regression; or module:metric
-  metrics: tuple[str, ...] = ('elbo',)
+  # density_coverage, tarp, contraction, regression; or module:metric; auto:
+  # what these data allow, likelihoods or also others (docs/evaluation.md)
+  metrics: tuple[str, ...] = ('auto',)
   split: Split = 'test'
   num_images: Count = 0  # the first images of the split; 0: all
   batch_size: Size = 100

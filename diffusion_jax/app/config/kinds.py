@@ -174,22 +174,25 @@ def kind_of(tree: Tree) -> Schema:
 
 
 _PATH = 'evaluation.metrics'
+AUTO = 'auto'  # the metrics that follow from the data, see `scoring.chosen`
 
 
 def of_metrics(tree: Tree, schema: Schema) -> dict[str, Constructor]:
   """Returns the constructors of the sections evaluation.<metric>, by path.
 
-  Each metric that is named, or whose section exists, has one. The section of
-  'module:attribute' is evaluation.<attribute>; it exists if the module may be
-  imported.
+  Each metric that is named, or whose section exists, has one; with AUTO also
+  the first of the kind. The section of 'module:attribute' is
+  evaluation.<attribute>; it exists if the module may be imported.
   """
   section = tree.get('evaluation', {})
   check_section(section, 'evaluation')
   names = convert(section.get('metrics', Evaluation.metrics), tuple[str, ...], _PATH)
-  of_any_kind = {name for kind in KINDS for name in kind.metrics}
+  of_any_kind = {AUTO, *(name for kind in KINDS for name in kind.metrics)}
   for name in names:
     if ':' not in name and name not in of_any_kind:
       check_name(schema, name)
+  if AUTO in names:
+    names += (next(iter(schema.metrics)),)
   constructors = {
     f'evaluation.{name}': constructor
     for name, constructor in schema.metrics.items()

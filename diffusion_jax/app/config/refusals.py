@@ -293,6 +293,8 @@ def idle(config: Node) -> tuple[Row, ...]:
   """Returns the rows of fields that are not read, with those of its metrics."""
   metrics = {kinds.name_of(name) for name in config.evaluation.metrics}
   sections = (name for name, x in config.evaluation.items() if isinstance(x, Node))
+  if kinds.AUTO in metrics:  # they are not chosen yet
+    return IDLE
   return IDLE + tuple(
     _of_metrics(f'evaluation.{name}', advice=f'add {name}, or leave this out')
     for name in sections

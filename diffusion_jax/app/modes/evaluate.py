@@ -48,8 +48,11 @@ def run(run: Run) -> None:
   Metrics of generated images share evaluation/samples/. A sweep writes a folder
   for each point inside these folders, and a table into the first.
   """
-  model = run.model
+  model = scoring.chosen(run.model)
   config = model.config
+  if model is not run.model:
+    print(f'evaluation.metrics={",".join(config.evaluation.metrics)}')
+    run = Run(model)
   if not config.evaluation.metrics:
     names = ', '.join(model.schema.metrics)
     raise UserError(f'config.evaluation.metrics is empty: give one of {names}')
@@ -245,7 +248,8 @@ def score_pairs(run: Run, metrics: list[scoring.Scored], out: Path) -> Json:
     # Calibrated draws may be as wide as the prior.
     wide = scoring.Scored('contraction', calibration.contraction(), '', '')
     metrics = [*metrics, wide]
-  found = [scoring.compute(each, samples, reference) for each in metrics]
+  named = {**reference, **scoring.names_of(model)}
+  found = [scoring.compute(each, samples, named) for each in metrics]
   scores = [score for part in found for score in part]
   levels = calibration.all_levels(samples, reference)
   plots.plot_ranks(out / 'ranks.png', levels.pop('ranks'))

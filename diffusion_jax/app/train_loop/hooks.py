@@ -211,7 +211,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
 
 def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   """Returns the hook that measures generated images by evaluation.metrics."""
-  c, sampling = model.config.training, model.config.sampling
+  c, sampling, model = model.config.training, model.config.sampling, scoring.chosen(model)
   names = scoring.higher_is_better(model)
   if not names:
     raise UserError(
