@@ -12,6 +12,7 @@ import numpy as np
 
 from diffusion_jax.data.columns import check_columns
 from diffusion_jax.data.files import naming
+from diffusion_jax.data.sums import digest, of_files
 
 _READERS = 16  # threads
 _open = functools.partial(open, mode='rb')
@@ -51,7 +52,8 @@ class RowGroups:
   """Reads rows of parquet files, and keeps the latest row groups in memory.
 
   groups: (path, metadata, number in the file) of each; schema: of Arrow;
-  needed: the columns that are read; buffer: see `block_order`.
+  needed: the columns that are read; buffer: see `block_order`; version: returns
+  what changes with the content of a file.
   """
 
   name: str
@@ -60,6 +62,8 @@ class RowGroups:
   groups: Sequence[tuple[str, Any, int]]
   buffer: int
   open_file: Callable[[str], IO[bytes]]
+  version: Callable[[str], str]
+  files = ()  # `checksum` has the sum
 
   def __post_init__(self):
     self.columns = self.schema.names
@@ -86,6 +90,12 @@ class RowGroups:
         return image_bytes(tables[number][column][row].as_py())
 
     return {c: [cell(c, n, row) for n, row in places] for c in columns}
+
+  def checksum(self) -> str:
+    """Returns the sum of the versions of all files, and the columns."""
+    with _naming(self.name):
+      versions = [self.version(path) for path in dict.fromkeys(x[0] for x in self.groups)]
+    return digest(x.encode() for x in [*versions, *self.needed])
 
   def place(self, i: int) -> str:
     number = int(np.searchsorted(self._ends, i, side='right'))
@@ -122,6 +132,7 @@ def open_parquet(
   read: Sequence[str],
   buffer: int,
   open_file: Callable[[str], IO[bytes]] = _open,
+  version: Callable[[str], str] = lambda path: of_files([path]),
 ) -> RowGroups:
   """Returns the rows of files, whose footers are read now.
 
@@ -152,7 +163,7 @@ def open_parquet(
     schema = metadata.schema.to_arrow_schema()
     check_columns(path, schema.names, read)
     groups += [(path, metadata, i) for i in range(metadata.num_row_groups)]
-  return RowGroups(name, schema, read, groups, buffer, open_file)
+  return RowGroups(name, schema, read, groups, buffer, open_file, version)
 
 
 def _naming(path):

@@ -21,6 +21,7 @@ from diffusion_jax.core.denoiser import Prediction
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data import drawings
+from diffusion_jax.data.sources import some_of
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.per_example import PerExample, per_example, rows
@@ -195,8 +196,7 @@ def training_examples(model: Model) -> np.ndarray | None:
     return None
   if not source.in_memory:
     return None
-  count = min(len(source), _MOST)
-  return source.read(np.linspace(0, len(source) - 1, count).astype(int))[model.ends[1]]
+  return source.read(some_of(source, _MOST))[model.ends[1]]
 
 
 def draw_sheet(
