@@ -169,8 +169,8 @@ def source_of(config: Node, split: str = 'train') -> Source:
       raise
     part = 'validation' if config.data.validation_fraction else 'train'
     raise UserError(
-      f'config.data={config.data.name}: this run held out no test examples: '
-      f'evaluation.split={part} reads its {part} split{_elsewhere(config.data)}'
+      f'config.data={config.data.name}: this run held out no test examples: give '
+      f'evaluation.split={part}{_elsewhere(config.data)}'
     ) from error.__cause__
 
 
@@ -246,14 +246,13 @@ def _check_as_trained(config, split):
     advice = 'leave this as it was' if fields else 'put them back as they were'
     raise UserError(
       f'config.data={data.name}: the training examples are not those of this run, and the {split} '
-      f'split may be of others: {fields or ", ".join(changed)}: {advice}{_elsewhere(data)}, or '
-      'train another run'
+      f'split may be of others: {fields or ", ".join(changed)}: {advice}{_elsewhere(data)}'
     )
 
 
 def _elsewhere(data):
   field = next((name for name in ('test_path', 'path') if name in data), '')
-  return field and f', read another set by --config.data.{field}'
+  return (field and f', read another set by --config.data.{field}') + ', or train another run'
 
 
 def _check_same_kind(name, ours, theirs):
