@@ -22,7 +22,6 @@ from diffusion_jax.data.image_folder import SUFFIXES
 from diffusion_jax.data.parquet import image_bytes, open_parquet
 from diffusion_jax.data.sources import facts_of_fields, pictures, states
 from diffusion_jax.data.splits import NoTestSplit, check_split
-from diffusion_jax.data.sums import of_files
 from diffusion_jax.ranges import Count, ImageShape
 
 # Formats that contain no pickles.
@@ -32,14 +31,13 @@ FORMATS = 'parquet', 'arrow', 'imagefolder'
 class Rows:
   """Reads rows of a `datasets.Dataset`, whose table is mapped into memory.
 
-  folder: images may be files below it; None: all are bytes in the table; files:
-  see `columns.Table`.
+  folder: images may be files below it; None: all are bytes in the table.
   """
 
-  def __init__(
-    self, name: str, dataset: Any, folder: Path | None = None, files: Sequence[str] = ()
-  ):
-    self.name, self.columns, self.files = name, dataset.column_names, files
+  def __init__(self, name: str, dataset: Any, folder: Path | None = None):
+    self.name, self.columns = name, dataset.column_names
+    is_part = '[' in str(dataset.split)  # which its files do not tell
+    self.files = [] if is_part else [x['filename'] for x in dataset.cache_files]
     self._folder = folder and folder.resolve()
     self.schema = dataset.features.arrow_schema
     self._dataset = dataset.with_format('arrow')  # images stay encoded
@@ -197,22 +195,15 @@ def _folder_of(path, builder):
   return Path(cache) / f'datasets--{path.replace("/", "--")}'
 
 
-def _files(builder):
-  return list(itertools.chain(*builder.config.data_files.values()))
-
-
 def _prepared(path, builder, split):
   # Returns the rows of a split, an Arrow table in the cache of `datasets`.
   if _kind(builder) == 'parquet':  # Name a damaged file.
-    open_parquet(path, [file for file in _files(builder) if '://' not in file], (), 1)
+    files = itertools.chain(*builder.config.data_files.values())
+    open_parquet(path, [file for file in files if '://' not in file], (), 1)
   with _in_one_line(path):
     builder.download_and_prepare()
     dataset = builder.as_dataset(split)
-  files = []
-  if '[' not in split:  # A part of the files is not known by them.
-    files = [x for x in _files(builder) if os.path.isfile(x)]
-    files += [x['filename'] for x in dataset.cache_files]
-  return Rows(path, dataset, _folder_of(path, builder), files)
+  return Rows(path, dataset, _folder_of(path, builder))
 
 
 def _class_names(path, schema, label, num_classes):
@@ -232,19 +223,12 @@ def _streamed(path, builder, split, read, buffer):
     system, place = url_to_fs(file)
     return system.open(place, 'rb')
 
-  def version(file):
-    system, place = url_to_fs(file)
-    if '://' not in file:
-      return of_files([place])
-    about = system.info(place)  # the names of several libraries
-    return repr([about.get(x) for x in ('size', 'blob_id', 'etag', 'ETag', 'mtime')])
-
   if _kind(builder) != 'parquet' or '[' in split:
     raise ValueError(
       f'{path}: streaming reads whole splits of parquet files; this is '
       f'{split!r} of {_kind(builder)} files'
     )
-  return open_parquet(path, builder.config.data_files[split], read, buffer, open_file, version)
+  return open_parquet(path, builder.config.data_files[split], read, buffer, open_file)
 
 
 @contextlib.contextmanager

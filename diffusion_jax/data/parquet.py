@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,8 +53,7 @@ class RowGroups:
   """Reads rows of parquet files, and keeps the latest row groups in memory.
 
   groups: (path, metadata, number in the file) of each; schema: of Arrow;
-  needed: the columns that are read; buffer: see `block_order`; version: returns
-  what changes with the content of a file.
+  needed: the columns that are read; buffer: see `block_order`.
   """
 
   name: str
@@ -62,7 +62,6 @@ class RowGroups:
   groups: Sequence[tuple[str, Any, int]]
   buffer: int
   open_file: Callable[[str], IO[bytes]]
-  version: Callable[[str], str]
   files = ()  # `checksum` has the sum
 
   def __post_init__(self):
@@ -92,10 +91,17 @@ class RowGroups:
     return {c: [cell(c, n, row) for n, row in places] for c in columns}
 
   def checksum(self) -> str:
-    """Returns the sum of the versions of all files, and the columns."""
-    with _naming(self.name):
-      versions = [self.version(path) for path in dict.fromkeys(x[0] for x in self.groups)]
-    return digest(x.encode() for x in [*versions, *self.needed])
+    """Returns the sum of the files, or of what their server says of them."""
+    paths = [*dict.fromkeys(path for path, *_ in self.groups)]
+    if all(map(os.path.isfile, paths)):
+      return of_files(paths)
+
+    def about(path):
+      with _naming(path), self.open_file(path) as file:
+        details = getattr(file, 'details', {})  # names of several libraries
+        return repr([details.get(x) for x in ('size', 'blob_id', 'etag', 'ETag', 'mtime')])
+
+    return digest(about(path).encode() for path in paths)
 
   def place(self, i: int) -> str:
     number = int(np.searchsorted(self._ends, i, side='right'))
@@ -132,7 +138,6 @@ def open_parquet(
   read: Sequence[str],
   buffer: int,
   open_file: Callable[[str], IO[bytes]] = _open,
-  version: Callable[[str], str] = lambda path: of_files([path]),
 ) -> RowGroups:
   """Returns the rows of files, whose footers are read now.
 
@@ -163,7 +168,7 @@ def open_parquet(
     schema = metadata.schema.to_arrow_schema()
     check_columns(path, schema.names, read)
     groups += [(path, metadata, i) for i in range(metadata.num_row_groups)]
-  return RowGroups(name, schema, read, groups, buffer, open_file, version)
+  return RowGroups(name, schema, read, groups, buffer, open_file)
 
 
 def _naming(path):

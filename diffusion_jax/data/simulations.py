@@ -220,17 +220,13 @@ def _python_files(top):
   # Returns the .py files below a folder, None if it has too many files.
   files, count = [], 0
   for place, folders, names in os.walk(top):
-    folders[:] = sorted(x for x in folders if _is_code(Path(place, x)))
+    skipped = {x for x in folders if (Path(place, x) / 'pyvenv.cfg').exists()} | {'site-packages'}
+    folders[:] = sorted(x for x in folders if x[0] != '.' and x not in skipped)
     files += [Path(place, x) for x in sorted(names) if x.endswith('.py')]
     count += len(folders) + len(names)
     if count > MOST_ENTRIES or len(files) > MOST_FILES:
       return None
   return files
-
-
-def _is_code(folder):
-  hidden = folder.name[0] == '.' or folder.name in ('__pycache__', 'site-packages')
-  return not hidden and not (folder / 'pyvenv.cfg').exists()
 
 
 def _code(file, top):

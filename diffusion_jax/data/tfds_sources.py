@@ -14,9 +14,9 @@ import numpy as np
 from diffusion_jax.data import buckets, prepare
 from diffusion_jax.data.columns import Columns, ColumnSource
 from diffusion_jax.data.files import naming
-from diffusion_jax.data.sources import ArraySource, blocks, facts_of_fields, pictures, states
+from diffusion_jax.data.sources import ArraySource, facts_of_fields, pictures, states
 from diffusion_jax.data.splits import check_split
-from diffusion_jax.data.sums import digest, kept
+from diffusion_jax.data.sums import digest, of_files
 from diffusion_jax.ranges import Count, ImageShape
 
 CIFAR10_CLASSES = (*'airplane automobile bird cat deer dog frog horse ship truck'.split(),)
@@ -130,11 +130,8 @@ class Records:
     return f'{self.name}, example {i}'
 
   def checksum(self) -> str:
-    """Returns the sum of the records; decoded pixels depend on the decoder."""
-    records = self._source.data_source
-    each = (x for rows in blocks(len(self)) for x in records.__getitems__(rows.tolist()))
-    with self._naming():
-      return kept(self.files, lambda: digest(each), str(self._source.split))
+    """Returns the sum of the files; decoded pixels depend on the decoder."""
+    return digest([of_files(self.files).encode(), str(self._source.split).encode()])
 
   def _naming(self):
     what = f'{self.name} is damaged; delete it and prepare it again'

@@ -10,7 +10,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params, PyTree
-from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.inputs.conditions import takes_labels
@@ -182,14 +181,12 @@ def training_examples(model: Model) -> np.ndarray | None:
   x, config = model.facts.x, model.config
   if x.levels or len(x.shape) > 2 or config.data is None:
     return None
-  mine = {'data': folder.plain(config)['data']}
-  run = folder.read_config(model.workdir) or mine
-  free = *folder.FREE, *(f'data.{name}' for name in trust.PATHS)
-  if folder.differences({'data': run.get('data')}, mine, free):
+  if datasets.another_set(config, 'train'):
     return None
   if 'num_examples' in config.data:  # if some of the run's are missing
     count = min(config.data.num_examples, 1000)
     config = config.replace(data=config.data.replace(num_examples=count))
+    config = datasets.of_training(config)  # which compares them itself
   try:
     source = datasets.source_of(config)
   except (UserError, OSError):  # Samples need no data.

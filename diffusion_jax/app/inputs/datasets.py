@@ -159,12 +159,12 @@ def source_of(config: Node, split: str = 'train') -> Source:
     raise UserError('this config has no data set: give --config.data=digits, for instance')
   if split == 'test':
     split = config.data.given.get('test', 'test')
-  if 'facts' in config:
+  is_own = 'facts' in config and _is_own(config, split)
+  if is_own:
     _check_as_trained(config, split)
   try:
     return _source(config, split)
   except UserError as error:
-    is_own = 'facts' in config and config.data.given.get('run') and not another_set(config, split)
     if not is_own or not isinstance(error.__cause__, NoTestSplit):
       raise
     part = 'validation' if config.data.validation_fraction else 'train'
@@ -203,50 +203,52 @@ def another_set(config: Node, split: str) -> Json:
   They are {} for the run's own set, which has its path or, without a path, all
   fields but those that split it.
   """
-  if not (run := config.data.given.get('run')):
-    return {}
-  old, now = folder.flat(run), folder.flat(folder.data_of(config))
+  old = folder.flat(config.data.given.get('run') or {})
+  now = folder.flat(folder.data_of(config))
   last = {name: name.rpartition('.')[2] for name in now}
-  places = {n for n in now if last[n] in (*_PLACES, *['test_path'] * (split == 'test'))}
-  if all(last[n] == 'name' for n in places):
+  places = {n for n in now if last[n] in _PLACES or (last[n], split) == ('test_path', 'test')}
+  if {last[n] for n in places} == {'name'}:
     places = {n for n in now if last[n] not in _SPLITS}
-  return {n: now[n] for n in sorted(places) if _place(now[n]) != _place(old.get(n, now[n]))}
+  return {n: now[n] for n in sorted(places & {*old}) if _place(now[n]) != _place(old[n])}
 
 
 def _place(value):
   return os.path.realpath(os.path.expanduser(value)) if isinstance(value, str) else value
 
 
-def _train_facts(config):
-  # Returns what the facts of a training would say of the data.
-  return with_contents(_stored_facts(config.facts), _source(config, 'train'))
-
-
-def _check_as_trained(config, split):
-  data, facts = config.data, config.facts
-  if (run := data.given.get('run')) is None:
-    return
+def _is_own(config, split):
+  # Returns whether a split is of the run's data; a line says if it is of others.
   if others := another_set(config, split):
     fields = ', '.join(f'data.{n}={x}' for n, x in others.items())
     say_once(f'note: {fields}: the {split} examples are of another set than those of the training')
-    return
-  known = [name for name in ('examples', 'checksum') if facts[name]]
+  return bool(config.data.given.get('run')) and not others
+
+
+def _train_facts(config):
+  # Returns what the facts of a training would say of the data.
+  return with_contents(_stored_facts(config.facts), _source(config, 'train'))._asdict()
+
+
+def _check_as_trained(config, split):
   # Other random numbers make the test split of a set with `num_examples`.
-  if not known or split == 'test' and 'num_examples' in data:
+  data, facts = config.data, config.facts
+  if not facts.examples or split == 'test' and 'num_examples' in data:
     return
   try:
-    now = data.given['trained']()._asdict()
+    now = data.given['trained']()
   except UserError as error:
     if isinstance(error.__cause__, FileNotFoundError):  # The split is in other files.
       return
     raise
-  changed = [f'{n} {now[n]}, {facts[n]} in the run' for n in known if now[n] != facts[n]]
-  if changed:
-    fields = folder.differences({'data': run}, {'data': folder.data_of(config)}, folder.FREE)
+  names = [n for n in ('examples', 'checksum') if now[n] != facts[n]]
+  if names:
+    run, fields = {'data': data.given['run']}, {'data': folder.data_of(config)}
+    fields = folder.differences(run, fields, folder.FREE)
     advice = 'leave this as it was' if fields else 'put them back as they were'
+    changed = fields or ', '.join(f'{n} {now[n]}, {facts[n]} in the run' for n in names)
     raise UserError(
       f'config.data={data.name}: the training examples are not those of this run, and the {split} '
-      f'split may be of others: {fields or ", ".join(changed)}: {advice}{_elsewhere(data)}'
+      f'split may be of others: {changed}: {advice}{_elsewhere(data)}'
     )
 
 
