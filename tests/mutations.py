@@ -135,6 +135,13 @@ app/inputs/conditions.py app/test_notebook.py
 app/inputs/conditions.py app/modes/test_tables.py
   samples_have: names.index(str(x)) if str(x) in names else x => x
 app/inputs/datasets.py
+  data_as_they_were: _check_as_trained(config, split) => pass
+  data_as_they_were: for n in known if now[n] => for n in known[:1] if now[n]
+  keeps_its_splits: *['test_path'] * (split == 'test') => 'test_path'
+  keeps_its_splits: os.path.realpath(os.path.expanduser(value)) => os.path.basename(value)
+  advice_for: or not isinstance(error.__cause__, NoTestSplit): => or True:
+  advice_for: 'validation' if config.data.validation_fraction else 'train') => 'train')
+  another_set: places = {n for n in now if last[n] not in _SPLITS} => pass
   validation_part: split = config.data.given.get('test', 'test') => pass
   validation_part: or split == 'train' and fraction => or False
   run_keeps_its_classes: if ours.class_names and theirs => if not ours.class_names and theirs
@@ -197,6 +204,7 @@ app/run/other_runs.py
 app/run/provenance.py
   its_content: f'{name}, sha256 {sha256(path)[:16]}' => name
   its_content: sha256(x)[:16] for n, x in sorted(files.items()) => '' for n, x in ()
+  other_latents: 'latents': model.latents.record(model.workdir), =>
   what_was_read: digest([x]) for n, x in read.items() => '' for n, x in read.items()
   its_content: 'checkpoint {step}, weights {weights}, config_hash {config_hash => 'checkpoint {step
 app/run/provenance.py app/modes/test_evaluate.py
@@ -361,7 +369,8 @@ data/columns.py data/test_refusals.py
 data/columns.py data/test_webdataset.py
   labels_that_are: check_examples(source.read(np.arange(1)), source.facts)
     => source.read(np.arange(1))
-  checksum_is_of: for value in cells[name]) => for value in cells[name][:0])
+  checksum_is_of: for value in columns[name]) => for value in columns[name][:64])
+  checksum_is_of: return digest([total.encode(), self.rows]) => return total
 data/damage.py
   damaged_pictures_are_found: if not skip or len(errors) == size: => if not skip:
   damaged_pictures_are_found: range(0, size, _BLOCK) => range(0, size - _BLOCK, _BLOCK)
@@ -372,8 +381,8 @@ data/files.py
 data/huggingface.py
   classes_are_those: if names and len(names) != num_classes: => if len(names) < num_classes:
 data/image_folder.py
-  checksum_is_of_names: *names, *sizes, => *names,
-  checksum_is_of_names: *names, *sizes, => *sizes,
+  checksum_is_of_names: [content, *names, => [*names,
+  checksum_is_of_names: [content, *names, => [content,
 data/image_sets.py
   levels_of_another_type: dtype != np.uint8 and most <= 1 => dtype != np.uint8 and most < 1
 data/images.py
@@ -402,12 +411,17 @@ data/simulated.py
 data/simulations.py
   runs_once: return arrays, same < size => return arrays, True
   runs_once: else min(size, count) // BLOCK * BLOCK => else min(size, count)
-  what_changes: seed, BLOCK, code_of(function) => seed, BLOCK
-  what_changes: if other and near and => if False and
+  what_changes: version, code_of(function) => version
+  below_the_folder: parents[(module.__package__ or '').count('.')] => parents[0]
+  below_the_folder: os.walk(top) => [*os.walk(top)][:1]
+  below_the_folder: ast.dump(ast.parse(code)).encode() => code
+  another_version: seed, BLOCK, version, => seed, BLOCK,
+  not_kept: all(x is not function for x in named) => False
   what_changes: function.__qualname__, fields, seed => function.__qualname__, (), seed
   an_interrupted: arrays = _read(part)  => arrays = None
 data/sources.py
-  checksum_is_of_all: spread(len(self), most)) => np.arange(min(len(self), most)))
+  rows_that_come: rng.permutation(len(source)) => np.arange(len(source))
+  rows_that_come: len(source) if is_held else MOST_MEASURED => MOST_MEASURED
 data/sources.py app/inputs/test_datasets.py
   a_stranger_fit: wrong := values and => wrong := name == 'x' and
 data/sources.py data/test_simulated.py
@@ -417,6 +431,11 @@ data/spec.py
   log_det_is_that_of_decode: np.log(np.broadcast_to(self.std, self.shape)) => np.log(self.std)
   closed_box: (bounded <= high) => (bounded < high)
   closed_box: kind = values.dtype if values.dtype.kind == 'f' else np.float64 => kind = np.float64
+data/sums.py
+  computed_once: x.st_ctime_ns, x.st_ino => x.st_ino
+  computed_once: if len(total := path.read_text()) == _LENGTH: => if total := path.read_text() or 'x':
+  of_those_in_memory: != array.offset + array.nbytes => < 0
+  bytes_in_order: digest(tqdm(pool.map(each, paths) => digest(tqdm(pool.map(os.fsencode, paths)
 data/tables.py
   columns_are: key=lambda x: (numeric[x], x) => key=None
   columns_are: max(',;\t', => max(',',
@@ -618,6 +637,15 @@ runtime/files.py
   turns_the_direction: \u2028-\u202e => \u2028-\u2029
 runtime/lock.py
   no_file_elsewhere: st_nlink > 1 => st_nlink > 9
+runtime/lock.py runtime/test_buckets.py
+  only_its_owner: if self._read() == text: => if True:
+  only_its_owner: if now not in (owner, b''): => if now != owner:
+  locks_a_path: if now not in (owner, b''): => if False:
+runtime/buckets.py
+  somebody_removes: twin.copy_up(last=True) => twin.copy_up()
+runtime/twins.py runtime/test_buckets.py
+  somebody_removes: x in self._written or self._alone and not => x in self._written or
+  somebody_removes: x in self._written or self._alone and not => not
 runtime/sessions.py app/modes/test_kept_files.py
   samples_of_other_settings: if x != _SETTINGS[n] => if False
 runtime/twins.py
@@ -627,6 +655,9 @@ runtime/twins.py
   of_one_moment: for name, about in there.items() if name not in partial}
     => for name, about in there.items()}
   lead_out: {'', '.', '..'} & {*name.split('/')} => {'', '.'} & {*name.split('/')}
+  waits_for_a_new_one: if not if_new or files.keys() != self._same.keys(): => if True:
+  waits_for_a_new_one: if not if_new or files.keys() != self._same.keys(): => if not if_new:
+  is_forbidden: if time.monotonic() > end or 'Forbidden' in str(error): => if time.monotonic() > end:
 sampling/ancestral.py
   ddim_1_is_ancestral_fixed_small: jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t))
     => 1.0 - eta**2 + eta**2 * snr_ratio(s, t)

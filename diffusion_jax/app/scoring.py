@@ -17,7 +17,7 @@ from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import npz, tables
 from diffusion_jax.data.image_sets import ImageSet
-from diffusion_jax.data.sources import Source
+from diffusion_jax.data.sources import Source, some_of
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, published, references
 from diffusion_jax.metrics.features import Extractor
@@ -223,11 +223,10 @@ def make_extractor(model: Model, name: str) -> Extractor:
 def reference_values(model: Model) -> np.ndarray:
   """Returns what samples are compared to, as files have it, [N, ...].
 
-  At most references.LIMIT examples of evaluation.reference, evenly spaced.
+  At most references.LIMIT random examples of evaluation.reference.
   """
   source = reference_source(model, model.config.evaluation.reference)
-  count = min(len(source), references.LIMIT)
-  index = np.linspace(0, len(source) - 1, count).astype(int)
+  index = some_of(source, references.LIMIT)
   with from_config('data'):
     return references.as_written(source, source.read(index)['x'])
 

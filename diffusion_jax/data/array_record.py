@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ class Examples:
   name: str
   source: Any
   columns: Sequence[str]
+  files: Sequence[Path] = ()
 
   def __len__(self) -> int:
     return len(self.source)
@@ -73,7 +75,7 @@ def _open(path, columns, cache):
     what = f'{file} is cut short or no ArrayRecord file'
     with naming(what, RuntimeError, OSError):
       ArrayRecordDataSource([file])
-  table = Examples(path, ArrayRecordDataSource(files), ())
+  table = Examples(path, ArrayRecordDataSource(files), (), files)
   if not len(table):
     return table
   first = _features(table.place(0), table.source[0])

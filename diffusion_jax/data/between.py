@@ -4,14 +4,8 @@ import copy
 
 import numpy as np
 
-from diffusion_jax.data.sources import (
-  Facts,
-  OrderedSource,
-  RedrawnSource,
-  Source,
-  checksum,
-  digest,
-)
+from diffusion_jax.data.sources import Facts, OrderedSource, RedrawnSource, Source, checksum
+from diffusion_jax.data.sums import digest
 
 
 class Between:

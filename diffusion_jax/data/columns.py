@@ -15,9 +15,10 @@ from diffusion_jax.data import buckets
 from diffusion_jax.data.damage import damaged, left_out, problem
 from diffusion_jax.data.files import files_below, say_missing
 from diffusion_jax.data.images import check_picture, decode_image, resized
-from diffusion_jax.data.sources import Facts, check_examples, digest, pictures, spread
+from diffusion_jax.data.sources import Facts, blocks, check_examples, checksum, pictures
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.splits import random_part
+from diffusion_jax.data.sums import digest, kept
 
 
 class Table(Protocol):
@@ -31,6 +32,11 @@ class Table(Protocol):
   @property
   def columns(self) -> Sequence[str]:
     """Names of the columns."""
+    ...
+
+  @property
+  def files(self) -> Sequence[str | Path]:
+    """The files that decide all cells; () if that is not known."""
     ...
 
   def __len__(self) -> int: ...
@@ -102,15 +108,18 @@ class ColumnSource:
     return arrays
 
   def checksum(self) -> str:
-    """Returns the sum of some rows, of one if the table reads blocks of rows.
+    """Returns the sum of all cells, or of the table's own sum and the rows."""
+    names = self.columns.read
 
-    It does not depend on pixels that the table has decoded.
-    """
-    rows = self.rows[spread(len(self), 1 if self.order else 64)]
-    cells = self.table.get(self.columns.read, rows)
-    every = (value for name in self.columns.read for value in cells[name])
-    known = (x.shape if isinstance(x, np.ndarray) else x for x in every)
-    return digest(repr(x).encode() for x in known)
+    def cells():
+      for index in blocks(len(self)):
+        columns = self.table.get(names, self.rows[index])
+        for value in (value for name in names for value in columns[name]):
+          yield value if isinstance(value, bytes | np.ndarray) else repr(value).encode()
+
+    if total := checksum(self.table):
+      return digest([total.encode(), self.rows])
+    return kept(self.table.files, lambda: digest(cells()), f'{names} {digest([self.rows])}')
 
   def _label(self, value, column):
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -36,6 +36,8 @@ class Rows:
 
   def __init__(self, name: str, dataset: Any, folder: Path | None = None):
     self.name, self.columns = name, dataset.column_names
+    is_part = '[' in str(dataset.split)  # which its files do not tell
+    self.files = [] if is_part else [x['filename'] for x in dataset.cache_files]
     self._folder = folder and folder.resolve()
     self.schema = dataset.features.arrow_schema
     self._dataset = dataset.with_format('arrow')  # images stay encoded

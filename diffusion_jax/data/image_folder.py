@@ -14,8 +14,9 @@ import numpy as np
 from diffusion_jax.data.damage import damaged, left_out, problem
 from diffusion_jax.data.files import files_below, readable
 from diffusion_jax.data.images import check_picture, existing, read_image, resized
-from diffusion_jax.data.sources import Facts, digest, pictures, spread
+from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.splits import check_fraction, check_part, check_split
+from diffusion_jax.data.sums import digest, of_files
 from diffusion_jax.ranges import ImageShape, Rate
 
 _EXAMPLE = '{"file_name": "cats/1.png", "text": "a cat"}'
@@ -54,11 +55,11 @@ class FileSource:
     return arrays
 
   def checksum(self) -> str:
-    """Returns the sum of all names and captions, and of sizes of files."""
+    """Returns the sum of all names, files, labels and captions."""
     names = [os.fsencode(path)[len(bytes(self.root)) :] for path in self.paths]
-    few = spread(len(names), 10_000)  # A network's file system is slow.
-    sizes = [b'%d' % self.paths[i].stat().st_size for i in few]
-    return digest([*names, *sizes, *map(str.encode, self.captions)])
+    labels = [] if self.labels is None else [self.labels]
+    content = of_files(self.paths).encode()
+    return digest([content, *names, *labels, *map(str.encode, self.captions)])
 
 
 def captioned(source: FileSource) -> FileSource:

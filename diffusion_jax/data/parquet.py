@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import numpy as np
 
 from diffusion_jax.data.columns import check_columns
 from diffusion_jax.data.files import naming
+from diffusion_jax.data.sums import digest, of_files
 
 _READERS = 16  # threads
 _open = functools.partial(open, mode='rb')
@@ -60,6 +62,7 @@ class RowGroups:
   groups: Sequence[tuple[str, Any, int]]
   buffer: int
   open_file: Callable[[str], IO[bytes]]
+  files = ()  # `checksum` has the sum
 
   def __post_init__(self):
     self.columns = self.schema.names
@@ -86,6 +89,19 @@ class RowGroups:
         return image_bytes(tables[number][column][row].as_py())
 
     return {c: [cell(c, n, row) for n, row in places] for c in columns}
+
+  def checksum(self) -> str:
+    """Returns the sum of the files, or of what their server says of them."""
+    paths = [*dict.fromkeys(path for path, *_ in self.groups)]
+    if all(map(os.path.isfile, paths)):
+      return of_files(paths)
+
+    def about(path):
+      with _naming(path), self.open_file(path) as file:
+        details = getattr(file, 'details', {})  # names of several libraries
+        return repr([details.get(x) for x in ('size', 'blob_id', 'etag', 'ETag', 'mtime')])
+
+    return digest(about(path).encode() for path in paths)
 
   def place(self, i: int) -> str:
     number = int(np.searchsorted(self._ends, i, side='right'))

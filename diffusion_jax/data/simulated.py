@@ -60,6 +60,7 @@ def of_simulator(
   bounds: tuple[Finite, ...] = (),
   joint: bool = False,
   workers: Count = 0,
+  version: Count = 1,
   kept_in: str | Path | dict | None = None,
 ) -> Source:
   """Returns simulations as a source.
@@ -67,8 +68,9 @@ def of_simulator(
   num_examples, num_test: of the splits, which have other random numbers; fresh:
   each epoch of training has new simulations, which nothing keeps; draws: the
   seed; bounds: see `npz`; joint: x is one vector of x and context, and bounds
-  are of its first part; workers: processes, 0 for this one; kept_in: see
-  `simulations`. Those with NaN are left out, and their number is printed when
+  are of its first part; workers: processes, 0 for this one; version: another
+  number simulates again, as after a change of a file that the simulator reads;
+  kept_in: see `simulations`. Those with NaN are left out, and their number is printed when
   they run, unless kept_in is a dict. Raises ValueError.
   """
   check_split(split)
@@ -78,7 +80,7 @@ def of_simulator(
   made = functools.partial(_source, **fields)
   if fresh and split == 'train':
     return Simulated(simulate, size, seed, made)
-  arrays, new = simulations(simulate, size, (*seed, 0), workers, kept_in)
+  arrays, new = simulations(simulate, size, (*seed, 0), workers, kept_in, version)
   good = np.flatnonzero(_is_finite(arrays))
   if new and len(good) < size and not isinstance(kept_in, dict):
     bad = size - len(good)

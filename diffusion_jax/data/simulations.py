@@ -3,7 +3,6 @@
 import ast
 import contextlib
 import functools
-import hashlib
 import inspect
 import multiprocessing
 import os
@@ -11,6 +10,7 @@ import pickle
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, process
 from pathlib import Path
@@ -20,12 +20,15 @@ from tqdm import tqdm
 
 from diffusion_jax.atomic_files import draft, own_folder
 from diffusion_jax.data import npz
+from diffusion_jax.data.files import say_once
+from diffusion_jax.data.sums import digest, kept
 
 # (rng, n) -> {'x': [n, ...], 'context': [n, ...]}; 'label' [n] is optional.
 Simulator = Callable[[np.random.Generator, int], dict[str, np.ndarray]]
 Arrays = dict[str, np.ndarray]
 BLOCK = 100  # simulations at a time; each block has its own random numbers
 MOST_KEPT = 2**32  # bytes of a split
+MOST_FILES, MOST_ENTRIES = 500, 20_000  # of code, and of all in its folder
 
 
 def simulations(
@@ -34,21 +37,22 @@ def simulations(
   seed: tuple[int, ...],
   workers: int = 0,
   folder: str | Path | dict[str, Arrays] | None = None,
+  version: int = 1,
 ) -> tuple[Arrays, bool]:
   """Returns (simulations 0..size - 1, whether the folder lacked any).
 
   Block i depends only on the seed and i. The folder keeps each block, and one
-  file when all are there, by a sum of the simulator's code, its fields and the
-  seed; see `keep` for a dict. workers: processes that simulate; 0: this one.
-  Raises ValueError.
+  file when all are there, by a sum of the simulator's code, its fields, the seed
+  and the version; see `keep` for a dict. A function that another one has made
+  is not kept. workers: processes that simulate; 0: this one. Raises ValueError.
   """
-  path = None
-  if isinstance(folder, (str, Path)):
-    path = own_folder(folder) / f'{_name(simulate, seed)}.npz'
-  kept = _read(path) or {}
-  count = len(kept['x']) if kept else 0
+  path, name = None, '' if folder is None else _name(simulate, seed, version)
+  if name and isinstance(folder, (str, Path)):
+    path = own_folder(folder) / f'{name}.npz'
+  before = _read(path) or {}
+  count = len(before['x']) if before else 0
   same = size if count == size else min(size, count) // BLOCK * BLOCK
-  blocks = {0: {n: x[:same] for n, x in kept.items()}} if same else {}
+  blocks = {0: {n: x[:same] for n, x in before.items()}} if same else {}
   if same < size:
     job = functools.partial(_kept_block, simulate, size, seed, path)
     blocks |= _computed(job, range(same, size, BLOCK), size, workers)
@@ -56,8 +60,8 @@ def simulations(
   for part in others:
     check_shapes(part, first)
   arrays = {n: np.concatenate([part[n] for part in parts]) for n in first}
-  if isinstance(folder, dict):
-    folder[_name(simulate, seed)] = arrays
+  if name and isinstance(folder, dict):
+    folder[name] = arrays
   if path and size > count:
     fits = _write(path, arrays, size)
     what = 'are kept' if fits else 'are too large to be kept'
@@ -174,39 +178,63 @@ def _read(path):
     print(f'{path} is damaged, and its simulations run again: {error}')
 
 
-def _name(simulate, seed):
-  # Returns the split and a sum of what its simulations depend on.
+def _name(simulate, seed, version):
+  # Returns the split and a sum of what its simulations depend on; '' if that is
+  # not known: the code of a function does not say what another one gave to it.
   if not isinstance(simulate, functools.partial):
     simulate = functools.partial(simulate)
   function, fields = simulate.func, sorted(simulate.keywords.items())
-  # The numbers in a closure belong to the fields.
-  outer = [cell.cell_contents for cell in function.__closure__ or ()]
-  fields += [x for x in outer if isinstance(x, (int, float, str))]
-  about = function.__qualname__, fields, seed, BLOCK, code_of(function)
-  digest = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
-  return f'{"test" if seed[1] else "train"}-{digest}'
+  named = vars(inspect.getmodule(function)).values()
+  if '<locals>' in function.__qualname__ and all(x is not function for x in named):
+    return ''
+  about = function.__qualname__, fields, seed, BLOCK, version, code_of(function)
+  return f'{"test" if seed[1] else "train"}-{digest([repr(about).encode()])}'
 
 
 @functools.cache  # the imported code, even if its file changes later
 def code_of(function: Callable) -> str:
-  """Returns the code of a function's module, without comments and layout.
+  """Returns a sum of the code around a function, without comments and layout.
 
-  It includes the modules of the same folder that this one uses.
+  It is of the .py files below the folder of its module or, in a package, of the
+  outermost package. Hidden folders and virtual environments are left out, and
+  of a folder with more than MOST_FILES all but the files next to the module.
   """
-  codes, modules = [], [*filter(None, [inspect.getmodule(function)])]
-  for module in modules:
-    with contextlib.suppress(OSError, TypeError, SyntaxError):  # a console
-      codes.append(ast.unparse(ast.parse(inspect.getsource(module))))
-    for value in [*vars(module).values()]:
-      other = value if inspect.ismodule(value) else inspect.getmodule(value)
-      near = _folder(other) == _folder(module) != ''
-      if other and near and other not in modules:
-        modules.append(other)
-  return repr(sorted(codes))
+  module = inspect.getmodule(function)
+  if not (file := getattr(module, '__file__', None)):
+    with contextlib.suppress(OSError, TypeError):  # a console
+      return digest([inspect.getsource(function).encode()])
+    return ''
+  place = Path(file).resolve()
+  top = place.parents[(module.__package__ or '').count('.')]
+  files = _python_files(top)
+  if files is None:
+    files = sorted(place.parent.glob('*.py'))
+    say_once(
+      f'{top} has many files: simulations run again after a change of those next to {place}; '
+      'after a change of others set another data.version'
+    )
+  return kept(files, lambda: digest(x for file in files for x in _code(file, top)), str(top))
 
 
-def _folder(module):
-  return os.path.dirname(getattr(module, '__file__', None) or '')
+def _python_files(top):
+  # Returns the .py files below a folder, None if it has too many files.
+  files, count = [], 0
+  for place, folders, names in os.walk(top):
+    skipped = {x for x in folders if (Path(place, x) / 'pyvenv.cfg').exists()} | {'site-packages'}
+    folders[:] = sorted(x for x in folders if x[0] != '.' and x not in skipped)
+    files += [Path(place, x) for x in sorted(names) if x.endswith('.py')]
+    count += len(folders) + len(names)
+    if count > MOST_ENTRIES or len(files) > MOST_FILES:
+      return None
+  return files
+
+
+def _code(file, top):
+  code = file.read_bytes()
+  with contextlib.suppress(SyntaxError, ValueError, RecursionError), warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # of the user's code
+    code = ast.dump(ast.parse(code)).encode()
+  return os.fsencode(file.relative_to(top)), code
 
 
 def check_shapes(arrays: Arrays, first: Arrays) -> None:

@@ -2,9 +2,7 @@
 
 import copy
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -12,6 +10,7 @@ import numpy as np
 from diffusion_jax.aliases import Json
 from diffusion_jax.data.files import say_once
 from diffusion_jax.data.spec import ArraySpec, mean_and_std, problem_of
+from diffusion_jax.data.sums import digest, of_array
 from diffusion_jax.ranges import Count, ImageShape, check_choice
 
 T = TypeVar('T', bound=Callable)
@@ -88,22 +87,6 @@ def checksum(source: object) -> str:
   return source.checksum() if isinstance(source, SummedSource) else ''
 
 
-def digest(parts: Iterable[bytes | np.ndarray]) -> str:
-  """Returns 16 digits of the SHA-256 of bytes and arrays, with their types."""
-  total = hashlib.sha256()
-  for part in parts:
-    if isinstance(part, np.ndarray):
-      total.update(f'{part.dtype.str} {part.shape} '.encode())
-      part = part.tobytes()
-    total.update(b'%d:' % len(part) + part)
-  return total.hexdigest()[:16]
-
-
-def spread(count: int, most: int) -> np.ndarray:
-  """Returns at most `most` of the indices 0..count - 1, evenly spaced."""
-  return np.linspace(0, count - 1, min(count, most)).astype(int)
-
-
 @runtime_checkable
 class SummedSource(Protocol):
   """Describes a source that knows a sum of what is stored."""
@@ -146,33 +129,46 @@ def states(facts: Callable[..., Facts | None]) -> Callable[[T], T]:
 
 def in_batches(source: Source, size: int) -> Iterator[np.ndarray]:
   """Yields all examples of a source in order, [<= size, ...]."""
-  for start in range(0, len(source), size):
-    yield source.read(np.arange(start, min(start + size, len(source))))['x']
+  for index in blocks(len(source), size):
+    yield source.read(index)['x']
 
 
 def content_sum(source: Source, count: int | None = None) -> str:
-  """Returns a sum of the first `count` examples, with all of their arrays.
+  """Returns a sum of the first `count` examples; None: of all, its `checksum`.
 
-  None: of all that are in memory or mapped from a file; of others of the names,
-  sizes and times of their files or, without files, of MOST_MEASURED examples.
+  Without a checksum all examples are read.
   """
-  index = np.arange(count or len(source))
-  if count is None and not isinstance(source, ArraySource):
-    if files := getattr(source, 'paths', ()):
-      stats = [(str(x), Path(x).stat()) for x in files]
-      names = [(x, s.st_size, s.st_mtime_ns) for x, s in stats]
-      return digest(repr(name).encode(errors='replace') for name in names)
-    if not source.in_memory:
-      index = spread(len(index), MOST_MEASURED)
+  if count is None and (total := checksum(source)):
+    return total
 
   def parts():
     yield b'%d' % len(source)
-    for rows in np.array_split(index, -(-len(index) // 1000)):
+    for rows in blocks(len(source) if count is None else count):
       for name, array in sorted(source.read(rows).items()):
         yield name.encode()
         yield np.asarray(array)
 
   return digest(parts())
+
+
+def blocks(count: int, size: int = 1000) -> Iterator[np.ndarray]:
+  """Yields the indices 0..count - 1, `size` at a time."""
+  for start in range(0, count, size):
+    yield np.arange(start, min(start + size, count))
+
+
+def some_of(source: Source, most: int) -> np.ndarray:
+  """Returns the indices of at most `most` random examples, sorted.
+
+  They are the same each time, and the first of an epoch of an `OrderedSource`.
+  """
+  rng, draw = np.random.default_rng(0), _own_order(source)
+  order = draw(rng) if draw else rng.permutation(len(source))
+  return np.sort(order[:most])
+
+
+def _own_order(source):
+  return source.order if isinstance(source, OrderedSource) else None
 
 
 def pictures(
@@ -193,21 +189,24 @@ def facts_of_fields(
 
 
 MOST_MEASURED = 10_000  # examples
-MOST_SUMMED = 2**26  # bytes
 LARGEST = 1e37  # samples, which may be larger, are float32
 
 
 def measured(source: Source) -> Facts:
   """Returns the facts of a source with mean and std of its real numbers.
 
-  They are of at most MOST_MEASURED examples, evenly spaced. Raises ValueError
-  for numbers that are not finite, a coordinate that never changes, and an
-  example outside the box.
+  They are of all examples in memory, and of MOST_MEASURED random ones of others.
+  Raises ValueError for numbers that are not finite, a coordinate that never
+  changes, and an example outside the box.
   """
   x, context = source.facts.x, source.facts.context
   if x.levels and context is None:
     return source.facts
-  arrays = source.read(spread(len(source), MOST_MEASURED))
+  if isinstance(source, ArraySource) and source.in_memory:
+    arrays = source.read(slice(None))  # without a copy
+  else:
+    is_held = source.in_memory and not _own_order(source)  # A simulator draws it.
+    arrays = source.read(some_of(source, len(source) if is_held else MOST_MEASURED))
   if not x.levels:
     check_box(x, arrays['x'])
     x = _standardised(x, arrays['x'], 'x')
@@ -231,7 +230,7 @@ def _standardised(values, array, name):
   check_finite(array, name)
   if len(array) < 2:
     raise ValueError(f'{name} has one example: it has no standard deviation')
-  if (largest := np.abs(array).max()) > LARGEST:
+  if (largest := max(array.max(), -array.min())) > LARGEST:
     raise ValueError(
       f'{name} has numbers up to {largest:.6g}: take a unit in which they are below {LARGEST:g}'
     )
@@ -360,9 +359,8 @@ class ArraySource:
     return {name: a[index] for name, a in arrays.items() if a is not None}
 
   def checksum(self) -> str:
-    """Returns the sum of the arrays, or of evenly spaced rows of large ones."""
-    most = max(1, MOST_SUMMED // max(1, self.x[:1].nbytes))
-    return digest(self.read(spread(len(self), most)).values())
+    """Returns the sum of the arrays."""
+    return digest(of_array(array).encode() for array in self.read(slice(None)).values())
 
 
 class Binarized:

@@ -126,11 +126,17 @@ def mean_and_std(x: np.ndarray, ddof: int = 0) -> tuple[np.ndarray, np.ndarray]:
   [C] each, or [] of x [N]. The std of a number that is constant but for
   rounding, to 1e-12 of its size, is 0. ddof: as in NumPy.
   """
-  x = np.asarray(x, np.float64)
   flat = x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x
-  # A constant number is exactly 0 from the first example on.
-  apart = flat - flat[0]
-  mean, std = flat[0] + apart.mean(axis=0), apart.std(axis=0, ddof=ddof)
+  first, size = np.float64(flat[0]), len(flat)
+
+  def total(of):
+    # A constant number is exactly 0 from the first example on.
+    parts = np.array_split(flat, -(-flat.size // 2**22))  # in little memory
+    return np.sum([of(part - first).sum(axis=0) for part in parts], axis=0)
+
+  mean = total(lambda apart: apart) / size
+  std = np.sqrt(total(lambda apart: (apart - mean) ** 2) / (size - ddof))
+  mean = first + mean
   return mean, np.where(std <= 1e-12 * np.abs(mean), 0.0, std)
 
 

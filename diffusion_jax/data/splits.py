@@ -7,14 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.data.sources import (
-  Facts,
-  OrderedSource,
-  RedrawnSource,
-  Source,
-  checksum,
-  digest,
-)
+from diffusion_jax.data.sources import Facts, OrderedSource, RedrawnSource, Source, checksum
+from diffusion_jax.data.sums import digest
 from diffusion_jax.ranges import Rate, check_choice, check_value
 
 

@@ -16,6 +16,7 @@ from diffusion_jax.data.columns import Columns, ColumnSource
 from diffusion_jax.data.files import naming
 from diffusion_jax.data.sources import ArraySource, facts_of_fields, pictures, states
 from diffusion_jax.data.splits import check_split
+from diffusion_jax.data.sums import digest, of_files
 from diffusion_jax.ranges import Count, ImageShape
 
 CIFAR10_CLASSES = (*'airplane automobile bird cat deer dog frog horse ship truck'.split(),)
@@ -113,6 +114,7 @@ class Records:
     with self._naming():
       try:
         self._source = builder.as_data_source(split)
+        self.files = [x.filename for x in builder.info.splits[split].file_instructions]
       except (KeyError, ValueError, AssertionError):
         raise missing from None
 
@@ -126,6 +128,10 @@ class Records:
 
   def place(self, i: int) -> str:
     return f'{self.name}, example {i}'
+
+  def checksum(self) -> str:
+    """Returns the sum of the files; decoded pixels depend on the decoder."""
+    return digest([of_files(self.files).encode(), str(self._source.split).encode()])
 
   def _naming(self):
     what = f'{self.name} is damaged; delete it and prepare it again'

@@ -30,7 +30,7 @@ class Tars:
   """
 
   name: str
-  paths: Sequence[Path]
+  files: Sequence[Path]
   tar: np.ndarray
   members: dict[str, np.ndarray]
   columns: Sequence[str]
@@ -42,7 +42,7 @@ class Tars:
     return {c: [self._value(c, i) for i in index] for c in columns}
 
   def place(self, i: int) -> str:
-    path = self.paths[int(self.tar[i])]
+    path = self.files[int(self.tar[i])]
     offsets = {members[i, 0] for members in self.members.values()}
     names = (name for name, _, (at, _) in _members(path) if at in offsets)
     most = collections.Counter(names).most_common(1)  # links share offsets
@@ -50,7 +50,7 @@ class Tars:
 
   def _value(self, column, i):
     offset, size = self.members[column][i]
-    with open(self.paths[int(self.tar[i])], 'rb') as file:
+    with open(self.files[int(self.tar[i])], 'rb') as file:
       file.seek(offset)
       data = file.read(size)
     extensions, _, key = column.partition(':')

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least, check_positive
+from diffusion_jax.data.sources import some_of
 from diffusion_jax.metrics import lattices
 from diffusion_jax.metrics.estimates import Estimate, Missing, check_pair
 from diffusion_jax.metrics.metric import SampleMetric, Score, sizes, take_features
@@ -169,14 +170,14 @@ def unit_mmd(sigma: float = 10.0, features: tuple[str, ...] = ()) -> SampleMetri
 def energy(max_samples: int = 10_000) -> SampleMetric:
   """Energy distance, in the reference's standard deviations.
 
-  See `energy_distance`. max_samples: of each set, the first ones; the cost is
+  See `energy_distance`. max_samples: of each set, random ones; the cost is
   their product.
   """
   check_at_least(2, max_samples=max_samples)
 
   def compute(samples, reference):
     x, y = take_values('energy', samples, reference)
-    x, y = x[:max_samples], y[:max_samples]
+    x, y = (z[some_of(z, max_samples)] for z in (x, y))
     return [Score('energy', energy_distance(x, y), sizes(x, y))]
 
   return SampleMetric({'energy': False}, ('values',), compute)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least
+from diffusion_jax.data.sources import some_of
 from diffusion_jax.data.spec import mean_and_std
 from diffusion_jax.metrics import lattices
 from diffusion_jax.metrics.estimates import Estimate, Missing, bootstrap, check_pair
@@ -207,14 +208,14 @@ def classifier_accuracy(
 def c2st(num_folds: int = 5, seed: int = 1, max_samples: int = 10_000) -> SampleMetric:
   """Accuracy of a classifier of samples and reference, of equal numbers.
 
-  See `classifier_accuracy`. max_samples: of each set, the first ones.
+  See `classifier_accuracy`. max_samples: of each set, random ones.
   """
   check_at_least(2, num_folds=num_folds)
 
   def compute(samples, reference):
     x, y = take_values('c2st', samples, reference, num_folds)
     count = min(len(x), len(y), max_samples)
-    x, y = x[:count], y[:count]
+    x, y = (z[some_of(z, count)] for z in (x, y))
     note = f'0.5 at best; deviation over {num_folds} folds, {sizes(x, y)}'
     return [Score('c2st', classifier_accuracy(x, y, num_folds, seed), note)]
 

@@ -125,7 +125,7 @@ def _copying(twin):
     ):
       yield
   finally:
-    twin.copy_up()
+    twin.copy_up(last=True)
     if twin.problem:
       del _twins[twin.address]  # so that its path is printed
       raise UserError(f'{twin.problem}: the files are kept in {twin.path}')

@@ -112,7 +112,7 @@ class _Object:
           refuse(now.decode(errors='replace').partition(',')[0])
         if now:
           print(f'process {name} does not renew its lock, which is taken over', flush=True)
-          self.release()
+          self._remove(now)
 
   def renew(self, ended: threading.Event) -> None:
     """Renews the lock, or stops the writing if another process has taken it."""
@@ -124,9 +124,13 @@ class _Object:
         self._write()
 
   def release(self) -> None:
-    """Removes the object."""
+    """Removes the object, unless another process has taken it."""
+    self._remove(self._text)
+
+  def _remove(self, text):
     with contextlib.suppress(Exception):  # It ends by itself.
-      self._twin.bucket.rm_file(self._place)
+      if self._read() == text:
+        self._twin.bucket.rm_file(self._place)
 
   def _create(self):
     try:

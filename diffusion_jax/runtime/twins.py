@@ -56,6 +56,8 @@ class Twin:
     self._objects: dict[str, tuple] = {}  # of the bucket: {name: (version, size)}
     self._same: dict[str, tuple] = {}  # files that equal an object, as `_files`
     self._later: set[str] = set()  # objects that `fetch` copies
+    self._written: set[str] = set()  # objects that this twin has written
+    self._alone = False
     self._uploads = threading.Lock()
 
   def name_of(self, path: Path) -> str:
@@ -96,6 +98,7 @@ class Twin:
       self._forget(self._objects.keys() - there.keys())
       self._objects, self._later = there, self._later | later
       self._get(new - later)
+      self._alone |= alone
       if alone and partial:
         self.bucket.rm([self.place(name) for name in partial])
 
@@ -164,10 +167,11 @@ class Twin:
       self.bucket.pipe_file(self.place('write.tmp'), b'')
       self.bucket.rm_file(self.place('write.tmp'))
 
-  def copy_up(self, if_new: bool = False) -> None:
+  def copy_up(self, if_new: bool = False, last: bool = False) -> None:
     """Copies changed files up, and removes objects without a file.
 
-    Sets `problem` if it cannot. if_new: only if there are new files.
+    Sets `problem` if it cannot. if_new: only if there are new files; last:
+    writes objects again that somebody has removed meanwhile.
     """
     with self._uploads:
       if self.problem:
@@ -175,6 +179,9 @@ class Twin:
       try:
         files = self._files()
         if not if_new or files.keys() != self._same.keys():
+          self._copy_up(files)
+        if last and (lost := self._lost(files)):
+          self._same = {name: x for name, x in self._same.items() if name not in lost}
           self._copy_up(files)
       except Exception as error:  # Each library has its own.
         self.problem = f'{self.address} cannot be written: {_reason(error)}'
@@ -185,6 +192,7 @@ class Twin:
         if not self._put(name, files):  # Orbax removes the checkpoint meanwhile.
           return
         self._same[name] = files[name]
+        self._written.add(name)
     steps = {step[1] for step in map(_STEP.fullmatch, files) if step}
     lost = {name for name in self._later if _STEP.sub(r'\1', name) not in steps}
     for name in sorted(lost | (self._same.keys() - files.keys()), key=_order, reverse=True):
@@ -192,6 +200,11 @@ class Twin:
         self._patiently(self.bucket.rm_file, self.place(name))
       self._same.pop(name, None)
     self._later -= lost
+
+  def _lost(self, files):
+    # Another process may have removed a file of a run that it trains.
+    missing = files.keys() - self._list().keys()
+    return {x for x in missing if x in self._written or self._alone and not _STEP.fullmatch(x)}
 
   def _put(self, name, files):
     # Returns whether the file is still there.

@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_each_split_has_captions_of_its_own(tmp_path):
     assert source.read(np.array([0]))['text'] == [f'of {split}']
 
 
-def test_a_checksum_is_of_names_and_sizes(classes):
+def test_a_checksum_is_of_names_and_contents(classes):
   def checksum(root):
     return image_folder.folder(root, labelled=True).checksum()
 
@@ -140,10 +141,14 @@ def test_a_checksum_is_of_names_and_sizes(classes):
   renamed = picture.rename(picture.with_name('00.png'))  # in its place
   other = checksum(moved)
   renamed.rename(picture)
-  picture.write_bytes(picture.read_bytes() + b' ')
-  larger = checksum(moved)
+  content, times = picture.read_bytes(), picture.stat()
+  picture.write_bytes(content[:-1] + b' ')  # as large and as old
+  os.utime(picture, ns=(times.st_atime_ns, times.st_mtime_ns))
+  changed = checksum(moved)
+  picture.write_bytes(content)
+  assert checksum(shutil.copytree(moved, moved / '..' / 'copy', copy_function=shutil.copy)) == first
   picture.unlink()
-  assert len({first, other, larger, checksum(moved)}) == 4
+  assert len({first, other, changed, checksum(moved)}) == 4
 
 
 def test_a_sum_is_of_the_content_or_of_the_files_as_they_are(tmp_path):

@@ -77,6 +77,27 @@ def test_a_checksum_is_of_what_the_columns_have(tars):
   assert len({first, other, read(tars).checksum()}) == 3
 
 
+def test_a_checksum_is_of_every_label_and_picture(tmp_path):
+  """One byte in the middle changes, and the size of the tar does not."""
+  path = tmp_path / 'a.tar'
+  parts = [('png', encoded.PNG), ('cls', b'0')]
+  examples = [(f'{i:04}.{end}', x) for i in range(300) for end, x in parts]
+
+  def checksum(i=None, data=b'', fraction=0.0):
+    changed = {} if i is None else {i: (examples[i][0], data)}
+    encoded.tar(path, [changed.get(j, x) for j, x in enumerate(examples)])
+    return webdataset(str(path), 'train', (8, 8, 3), 3, test_fraction=fraction).checksum()
+
+  first = checksum()
+  sums = {
+    first,
+    checksum(fraction=0.2),
+    checksum(151, b'1'),
+    checksum(150, encoded.PNG[:-1] + b'.'),
+  }
+  assert len(sums) == 4 and checksum() == first
+
+
 def test_joined_tars_are_read_whole(tars):
   """`cat` leaves the end of the first tar between the two."""
   first, second = sorted(tars.glob('train-*.tar'))

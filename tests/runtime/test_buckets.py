@@ -59,6 +59,45 @@ def test_one_process_locks_a_path(address, monkeypatch, capsys):
   assert twin.bucket.exists(twin.place('train.lock'))
 
 
+def test_only_its_owner_releases_a_lock(address, monkeypatch):
+  """Another process may take over, or release, between two looks."""
+  monkeypatch.setattr(lock, 'LEASE', 40.0)
+  run = buckets.folder(address)
+  twin = buckets.twin_of(run)
+  place = twin.place('train.lock')
+  with lock.hold(run):
+    twin.bucket.pipe_file(place, b'8 on elsewhere, at noon')
+  assert twin.bucket.cat_file(place) == b'8 on elsewhere, at noon'
+  texts = iter([b'8, at noon', b'8, at noon', b'', b''])  # read: the owner ends
+  monkeypatch.setattr(lock._Object, '_read', lambda self: next(texts, b''))
+  monkeypatch.setattr(lock.time, 'sleep', lambda seconds: twin.bucket.rm_file(place))
+  with lock.hold(run):
+    assert twin.bucket.exists(place)
+
+
+def test_objects_that_somebody_removes_are_written_again(address):
+  """A run that another process trains loses no step to one that samples."""
+  run = buckets.folder(address)
+  twin = buckets.twin_of(run)
+  remove = lambda name: twin.bucket.rm_file(twin.place(name))
+  there = lambda name: twin.bucket.exists(twin.place(name))
+  for name in ('config.json', 'snapshots/1', 'checkpoints/1/a', 'checkpoints/1/commit_success.txt'):
+    twin.bucket.pipe_file(twin.place(name), b'{}')
+  run = opened(address)
+  with buckets.copying(run):
+    write(run / 'samples/a.png', b'a')
+    buckets.twin_of(run).copy_up()
+    for name in ('samples/a.png', 'snapshots/1', 'checkpoints/1/commit_success.txt'):
+      remove(name)
+  assert there('samples/a.png')
+  assert not there('snapshots/1') and not there('checkpoints/1/commit_success.txt')
+  run = opened(address)
+  with buckets.copying(run), lock.hold(run):
+    assert (run / 'config.json').read_bytes() == b'{}'
+    remove('config.json')
+  assert there('config.json') and not there('train.lock')
+
+
 def test_a_training_removes_what_a_killed_one_left(address):
   """Other modes do not: another process may be writing a checkpoint."""
   run = buckets.folder(address)

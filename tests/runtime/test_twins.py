@@ -125,6 +125,27 @@ def test_a_request_that_fails_is_repeated(address, capsys, monkeypatch):
   shutil.rmtree(run)
 
 
+def test_a_request_that_is_forbidden_is_not_repeated(address, capsys):
+  twin = Twin(address)
+  write(twin.path / 'config.json', b'{}')
+  with mock.patch.object(twin.bucket, 'pipe_file', side_effect=OSError('Forbidden: object')):
+    twin.copy_up()
+  assert 'cannot be written: Forbidden' in twin.problem and not capsys.readouterr().err
+
+
+def test_a_file_that_grows_waits_for_a_new_one(address):
+  """A look for new files copies nothing without one."""
+  twin = Twin(address)
+  write(twin.path / 'metrics.txt', b'1')
+  twin.copy_up(if_new=True)
+  write(twin.path / 'metrics.txt', b'12')
+  twin.copy_up(if_new=True)
+  assert twin.bucket.cat_file(twin.place('metrics.txt')) == b'1'
+  write(twin.path / 'other.txt', b'')
+  twin.copy_up(if_new=True)
+  assert twin.bucket.cat_file(twin.place('metrics.txt')) == b'12'
+
+
 @pytest.mark.parametrize('name', ['../out', 'a/../../out', '/etc/passwd', 'a//b', './a', 'a\nb'])
 def test_objects_that_lead_out_of_a_run_are_refused(address, name):
   twin = Twin(address)

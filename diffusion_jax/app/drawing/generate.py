@@ -10,7 +10,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params, PyTree
-from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.inputs.conditions import takes_labels
@@ -21,6 +20,7 @@ from diffusion_jax.core.denoiser import Prediction
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data import drawings
+from diffusion_jax.data.sources import some_of
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.per_example import PerExample, per_example, rows
@@ -181,22 +181,19 @@ def training_examples(model: Model) -> np.ndarray | None:
   x, config = model.facts.x, model.config
   if x.levels or len(x.shape) > 2 or config.data is None:
     return None
-  mine = {'data': folder.plain(config)['data']}
-  run = folder.read_config(model.workdir) or mine
-  free = *folder.FREE, *(f'data.{name}' for name in trust.PATHS)
-  if folder.differences({'data': run.get('data')}, mine, free):
+  if datasets.another_set(config, 'train'):
     return None
   if 'num_examples' in config.data:  # if some of the run's are missing
     count = min(config.data.num_examples, 1000)
     config = config.replace(data=config.data.replace(num_examples=count))
+    config = datasets.of_training(config)  # which compares them itself
   try:
     source = datasets.source_of(config)
   except (UserError, OSError):  # Samples need no data.
     return None
   if not source.in_memory:
     return None
-  count = min(len(source), _MOST)
-  return source.read(np.linspace(0, len(source) - 1, count).astype(int))[model.ends[1]]
+  return source.read(some_of(source, _MOST))[model.ends[1]]
 
 
 def draw_sheet(

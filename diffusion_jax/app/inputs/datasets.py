@@ -1,15 +1,20 @@
 """The data of a run: their sources, and the facts that models need."""
 
 import dataclasses
+import functools
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from diffusion_jax.aliases import Json
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.criterion import held_out
 from diffusion_jax.app.config.tree import Node, from_config, parameters
 from diffusion_jax.data import image_folder, pipeline
+from diffusion_jax.data.files import say_once
 from diffusion_jax.data.simulations import BLOCK
 from diffusion_jax.data.sources import Facts, Source, check_facts, checksum, measured
 from diffusion_jax.data.splits import NoTestSplit, Part, validation_part
@@ -18,26 +23,31 @@ from diffusion_jax.errors import UserError
 
 
 def of_run(config: Node, workdir: str | Path) -> Node:
-  """Returns the config, whose simulations are kept in the run folder."""
-  return _keeping(config, config.data, Path(workdir) / 'simulations')
+  """Returns the config with what its data need to know of a run folder.
+
+  Simulations are kept there, and data of the run are compared with what it was
+  trained on; see `source_of`.
+  """
+  run = (folder.read_config(workdir) or {}).get('data')
+  config = _given(config, kept_in=Path(workdir) / 'simulations', run=run)
+  return _given(config, trained=functools.cache(functools.partial(_train_facts, config)))
 
 
-def _keeping(config, data, place):
-  # Returns the config with data whose simulations are kept in a place.
+def _given(config, **values):
+  # Returns the config with values that `Node.given` of its data has.
+  data = config.data
   if data is not None:
-    data = dataclasses.replace(data, given={**data.given, 'kept_in': place})
+    data = dataclasses.replace(data, given={**data.given, **values})
   return config.replace(data=data)
 
 
 def of_training(config: Node) -> Node:
   """Returns the config whose test split is the validation part, if it has one.
 
-  So nothing that a training measures or draws is of the test split.
+  So nothing that a training measures or draws is of the test split. It compares
+  its data with the run's itself, by `folder.check_same_run`.
   """
-  data = config.data
-  if data is not None:
-    data = dataclasses.replace(data, given={**data.given, 'test': held_out(config)})
-  return config.replace(data=data)
+  return _given(config, test=held_out(config), run=None)
 
 
 def first_block(config: Node, tried: dict) -> Node:
@@ -48,7 +58,7 @@ def first_block(config: Node, tried: dict) -> Node:
   if config.data is None or 'num_examples' not in config.data:
     return config
   few = config.data.replace(num_examples=min(BLOCK, config.data.num_examples))
-  return _keeping(config, few, tried)
+  return _given(config.replace(data=few), kept_in=tried)
 
 
 def with_contents(facts: Facts, source: Source) -> Facts:
@@ -142,12 +152,29 @@ def source_of(config: Node, split: str = 'train') -> Source:
 
   'validation' is data.validation_fraction of the examples of the train split,
   which 'train' does not contain then. Raises UserError if the config has no
-  data, or the network reads texts and the data have no texts.
+  data, the network reads texts and the data have no texts, or if a trained run's
+  own data are not those of its training: another path is another set.
   """
   if config.data is None:
     raise UserError('this config has no data set: give --config.data=digits, for instance')
   if split == 'test':
     split = config.data.given.get('test', 'test')
+  is_own = 'facts' in config and _is_own(config, split)
+  if is_own:
+    _check_as_trained(config, split)
+  try:
+    return _source(config, split)
+  except UserError as error:
+    if not is_own or not isinstance(error.__cause__, NoTestSplit):
+      raise
+    part = 'validation' if config.data.validation_fraction else 'train'
+    raise UserError(
+      f'config.data={config.data.name}: this run held out no test examples: give '
+      f'evaluation.split={part}{_elsewhere(config.data)}'
+    ) from error.__cause__
+
+
+def _source(config, split):
   source = config.data.make({'split': 'test' if split == 'test' else 'train'})
   if ':' in config.data.name:  # The user's own is checked before it is used.
     with from_config('data'):
@@ -163,6 +190,71 @@ def source_of(config: Node, split: str = 'train') -> Source:
       rows = validation_part(len(source), split, fraction, config.seed)
       source = Part(source, rows)
   return source
+
+
+# Fields of data that say where examples are, and those that only split them.
+_PLACES = 'name', 'path', 'paths', 'dataset', 'subset', 'revision'
+_SPLITS = 'test_fraction', 'validation_fraction', 'train_split', 'test_split', 'split_row'
+
+
+def another_set(config: Node, split: str) -> Json:
+  """Returns the fields by which a split is of another set than the run's data.
+
+  They are {} for the run's own set, which has its path or, without a path, all
+  fields but those that split it.
+  """
+  old = folder.flat(config.data.given.get('run') or {})
+  now = folder.flat(folder.data_of(config))
+  last = {name: name.rpartition('.')[2] for name in now}
+  places = {n for n in now if last[n] in _PLACES or (last[n], split) == ('test_path', 'test')}
+  if {last[n] for n in places} == {'name'}:
+    places = {n for n in now if last[n] not in _SPLITS}
+  return {n: now[n] for n in sorted(places & {*old}) if _place(now[n]) != _place(old[n])}
+
+
+def _place(value):
+  return os.path.realpath(os.path.expanduser(value)) if isinstance(value, str) else value
+
+
+def _is_own(config, split):
+  # Returns whether a split is of the run's data; a line says if it is of others.
+  if others := another_set(config, split):
+    fields = ', '.join(f'data.{n}={x}' for n, x in others.items())
+    say_once(f'note: {fields}: the {split} examples are of another set than those of the training')
+  return bool(config.data.given.get('run')) and not others
+
+
+def _train_facts(config):
+  # Returns what the facts of a training would say of the data.
+  return with_contents(_stored_facts(config.facts), _source(config, 'train'))._asdict()
+
+
+def _check_as_trained(config, split):
+  # Other random numbers make the test split of a set with `num_examples`.
+  data, facts = config.data, config.facts
+  if not facts.examples or split == 'test' and 'num_examples' in data:
+    return
+  try:
+    now = data.given['trained']()
+  except UserError as error:
+    if isinstance(error.__cause__, FileNotFoundError):  # The split is in other files.
+      return
+    raise
+  names = [n for n in ('examples', 'checksum') if now[n] != facts[n]]
+  if names:
+    run, fields = {'data': data.given['run']}, {'data': folder.data_of(config)}
+    fields = folder.differences(run, fields, folder.FREE)
+    advice = 'leave this as it was' if fields else 'put them back as they were'
+    changed = fields or ', '.join(f'{n} {now[n]}, {facts[n]} in the run' for n in names)
+    raise UserError(
+      f'config.data={data.name}: the training examples are not those of this run, and the {split} '
+      f'split may be of others: {changed}: {advice}{_elsewhere(data)}'
+    )
+
+
+def _elsewhere(data):
+  field = next((name for name in ('test_path', 'path') if name in data), '')
+  return (field and f', read another set by --config.data.{field}') + ', or train another run'
 
 
 def _check_same_kind(name, ours, theirs):
@@ -209,13 +301,13 @@ def _with_texts(source, length, random_flip):
 
 
 def unseen(config: Node) -> Source:
-  """Returns the test split, or the training split of data without one."""
+  """Returns the test split, or the validation part or training split without one."""
   try:
     return source_of(config, 'test')
   except UserError as error:
     if not isinstance(error.__cause__, NoTestSplit):
       raise
-    return source_of(config)
+    return source_of(config, 'validation' if config.data.validation_fraction else 'train')
 
 
 def text_length(config: Node) -> int:

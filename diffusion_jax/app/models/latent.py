@@ -31,7 +31,7 @@ from diffusion_jax.app.run.other_runs import check_unchanged, open_weights
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.core.normal import Normal
 from diffusion_jax.core.vae import reparameterize
-from diffusion_jax.data.sources import Facts, Source
+from diffusion_jax.data.sources import Facts, Source, some_of
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.files import make_folder, read_json, write_json
@@ -198,7 +198,7 @@ class StoredAutoencoder:
     print(f'latents of {run}, step {step}: scale {scale:.4f}, {measured}')
 
   def _draws(self, params, source, mesh) -> Iterator[np.ndarray]:
-    # Yields unscaled draws of the latents of the first images, [n, h, w, c].
+    # Yields unscaled draws of the latents of random images, [n, h, w, c].
     unscaled = {'network': params['network'], 'scale': jnp.ones(())}
     autoencoder = replicate(mesh, unscaled)
 
@@ -207,9 +207,8 @@ class StoredAutoencoder:
 
     key = stream(0, 'latent_scale')
     compute = per_example(draw, mesh, key, _BATCH, what='the latents')
-    count = min(len(source), MOST_IMAGES)
-    for start in range(0, count, _BATCH):
-      index = np.arange(start, min(start + _BATCH, count))
+    chosen = some_of(source, MOST_IMAGES)
+    for index in (chosen[i : i + _BATCH] for i in range(0, len(chosen), _BATCH)):
       x0 = self.facts.x.encode(source.read(index)['x'])
       yield compute(autoencoder, index, x0)
 

@@ -41,6 +41,7 @@ def run(config: Node, workdir: str | Path) -> None:
   trust.check_paths('latent.path', config.latent.path)
   with from_config('latent.path'):
     path = Path(expanded(config.latent.path, written=True))
+  config = datasets.of_run(config, workdir)
   facts, splits = datasets.facts_of(config), splits_of(config)
   autoencoder = StoredAutoencoder(config, Path(workdir), facts)
   params = autoencoder.weights().params

@@ -187,6 +187,7 @@ def score_samples(
     out / 'result.json',
     {
       'protocol': {'samples': drawn, 'reference': protocol},
+      **of_set(run.model.config, c.reference),
       'matmul_precision': precision_in_use() or 'default',
       'metrics': as_json(scores),
       **({'floor': as_json(floor)} if c.floor else {}),
@@ -260,6 +261,7 @@ def score_pairs(run: Run, metrics: list[scoring.Scored], out: Path) -> Json:
       'pairs': len(index),
       'draws_per_pair': c.draws_per_pair,
       'split': c.split,
+      **of_set(model.config, c.split),
       'protocol': {'samples': provenance.read(drawn)},
       'metrics': as_json(scores),
     },
@@ -345,6 +347,7 @@ def score_images(
     {
       'metric': name,
       'split': c.split,
+      **of_set(model.config, c.split),
       'images': count,
       'matmul_precision': precision,
       'settings': settings,
@@ -353,6 +356,12 @@ def score_images(
   )
   print(f'{count} {c.split} images, matmul_precision={precision}: {path}')
   return as_json(scores)
+
+
+def of_set(config: Node, split: str) -> Json:
+  """Returns {'other_data': ...} if a split is of another set than the run's."""
+  others = datasets.another_set(config, split)
+  return {'other_data': provenance.by_content(others)} if others else {}
 
 
 def watch(measured: Any) -> tuple[Any, dict[str, str]]:

@@ -20,7 +20,7 @@ from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.model import Model
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import npz
-from diffusion_jax.data.sources import digest
+from diffusion_jax.data.sums import digest
 from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.metrics.sweeps import title
 from diffusion_jax.runtime import lock, processes, sessions

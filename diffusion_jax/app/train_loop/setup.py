@@ -85,7 +85,7 @@ def prepare(config: Node, workdir: str | Path) -> Setup:
   refuse(lines([batch_rule(mesh)], config, 'train', workdir))
   folder.check_same_run(workdir, config)
   check_before_simulating(config, Path(workdir))
-  source = datasets.source_of(datasets.of_run(config, workdir))
+  source = datasets.source_of(datasets.of_training(datasets.of_run(config, workdir)))
   start_up.mark('data')
   model = weights.adapted(models.make(config, workdir))
   config = datasets.of_training(model.config)  # with what follows from the data

@@ -224,6 +224,105 @@ def test_a_training_on_changed_data_is_refused(name, pictures):
   folder.check_same_run(run, config, facts)  # of other projects' weights
 
 
+TABLE = [f'{i % 3},{i / 7:.3f},{i * i % 11}' for i in range(40)]
+
+
+def written(path, rows, header='label,x,y'):
+  path.write_text('\n'.join([header, *rows]) + '\n')
+
+
+@pytest.fixture
+def trained(tmp_path):
+  """Returns (fields) -> the folder of a run that was trained on a table."""
+  written(tmp_path / 'table.csv', TABLE)
+
+  def make(**fields):
+    fields = {'x': 'x', 'context': 'y', 'path': tmp_path / 'table.csv'} | fields
+    config = data('csv', config='vectors', **fields)
+    run = tmp_path / 'run'
+    run.mkdir(exist_ok=True)
+    facts = datasets.with_contents(datasets.facts_of(config), datasets.source_of(config))
+    folder.write_config(run, config, facts)
+    return run
+
+  return make
+
+
+def reopened(run, **fields):
+  """Returns the config of a mode of a run."""
+  flags = [(f'data.{n}', store.as_text(x)) for n, x in fields.items()]
+  return datasets.of_run(store.of_run(run, store.open_run(run), flags), run)
+
+
+@pytest.mark.parametrize(
+  'rows',
+  [[*TABLE, '1,2,3'], TABLE[:-1], sorted(TABLE), TABLE[::-1], ['0,0.001,0', *TABLE[1:]]],
+  ids=['appended', 'removed', 'sorted', 'reversed', 'one number'],
+)
+def test_a_run_reads_its_own_data_as_they_were(rows, trained, tmp_path):
+  """All splits: half of the rows of a new test split were trained on."""
+  run = trained(test_fraction=0.2, validation_fraction=0.25)
+  splits = 'train', 'validation', 'test'
+  assert [len(datasets.source_of(reopened(run), split)) for split in splits] == [24, 8, 8]
+  assert not datasets.another_set(reopened(run), 'test')
+  (tmp_path / 'table.csv').touch()  # other times, the same contents
+  datasets.source_of(reopened(run), 'test')
+  written(tmp_path / 'table.csv', rows)
+  for split in splits:
+    line = refused('training examples are not those', datasets.source_of, reopened(run), split)
+    assert ('examples ' in line) and f'the {split} split' in line
+    assert 'put them back as they were, read another set by --config.data.test_path' in line
+  refused('not those of this run', datasets.unseen, reopened(run))
+
+
+def test_a_run_keeps_its_splits(trained, tmp_path, capsys):
+  """Another file is another set, by its place and not by its name."""
+  run = trained(test_fraction=0.2)
+  for fields in ({'test_fraction': 0.3}, {'validation_fraction': 0.1}, {'test_fraction': 0.0}):
+    (name,) = fields
+    message = f'data.{name} is .*: leave this as it was'
+    refused(message, datasets.source_of, reopened(run, **fields), 'train')
+  refused('data.test_fraction is', datasets.source_of, reopened(run, test_fraction=0.3), 'test')
+  (tmp_path / 'other').mkdir()
+  path = tmp_path / 'other' / 'table.csv'
+  written(path, TABLE[:10])
+  capsys.readouterr()
+  for fields, split, count in (
+    ({'path': path, 'test_fraction': 0.5}, 'test', 5),
+    ({'test_path': path}, 'test', 10),
+    ({'path': path}, 'train', 8),
+  ):
+    assert len(datasets.source_of(reopened(run, **fields), split)) == count
+    assert 'of another set than those of the training' in capsys.readouterr().out
+    assert datasets.another_set(reopened(run, **fields), split)
+  (tmp_path / 'linked.csv').symlink_to(tmp_path / 'table.csv')
+  linked = reopened(run, path=tmp_path / 'linked.csv')
+  assert len(datasets.source_of(linked, 'test')) == 8 and not capsys.readouterr().out
+  assert not datasets.another_set(reopened(run, test_path=path), 'train')
+
+
+def test_advice_for_a_run_that_held_nothing_out_is_right(trained):
+  """To set test_fraction would be to test on trained rows."""
+  for fields, part in (({}, 'train'), ({'validation_fraction': 0.25}, 'validation')):
+    run = trained(**fields)
+    line = refused('held out no test', datasets.source_of, reopened(run), 'test')
+    assert f'give evaluation.split={part}, read' in line and 'test_fraction' not in line
+    held_out = datasets.source_of(reopened(run), part)
+    assert datasets.unseen(reopened(run)).checksum() == held_out.checksum()
+    refused('test_fraction is', datasets.source_of, reopened(run, test_fraction=0.2), 'test')
+
+
+def test_simulations_of_other_fields_are_another_set(tmp_path):
+  """The random numbers of the test split are others than the training's."""
+  config = data('two_moons', config='two_moons', num_examples=50, num_test=7)
+  facts = datasets.with_contents(datasets.facts_of(config), datasets.source_of(config))
+  folder.write_config(tmp_path, config, facts)
+  assert len(datasets.source_of(reopened(tmp_path, num_test=9), 'test')) == 9
+  assert not [*(tmp_path / 'simulations').glob('train*')]
+  message = 'validation_fraction is 0.0, 0.2 now'
+  refused(message, datasets.source_of, reopened(tmp_path, validation_fraction=0.2), 'validation')
+
+
 @pytest.mark.parametrize('name', ['folder', 'huggingface'])
 def test_a_run_keeps_its_classes(name, pictures, tmp_path_factory):
   """A class that is renamed between two starts would get another number."""

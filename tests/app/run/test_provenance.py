@@ -314,6 +314,19 @@ def test_data_are_named_by_what_was_read(kind, field, value, is_read, files, set
   assert (after != before) == is_read
 
 
+def test_results_of_other_latents_are_others(files, monkeypatch):
+  """Two runs with equal weights may have other autoencoders."""
+  monkeypatch.setattr(weights, 'restore', lambda model: ({}, 'latest'))
+  run = weights.Run.open(smoke(), files / 'digits')
+
+  def settings(record):
+    latents = run.model.latents._replace(record=lambda workdir: record)
+    model = dataclasses.replace(run.model, latents=latents)
+    return provenance.settings(weights.Run(model), {}, {})
+
+  assert settings([5, 0.5])['latents'] == [5, 0.5] and 'latents' not in settings(None)
+
+
 def test_a_metric_names_all_splits_that_it_reads(files, settings):
   mode, run, fields = kinds_of(files)['pixels']
   read = settings(mode, config_of(run, fields), run)['read']
