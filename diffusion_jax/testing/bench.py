@@ -121,14 +121,17 @@ class Problem:
     between = slope * (means - (share * means).sum(axis=0))
     return (share * (within + between)).sum(axis=0).reshape(x.shape)
 
-  def flow_map(self, x: np.ndarray, sigma_from: float, sigma_to: float) -> np.ndarray:
+  def flow_map(
+    self, x: np.ndarray, sigma_from: float, sigma_to: float, tolerance: float = 1e-9
+  ) -> np.ndarray:
     """Maps x along the ODE of the probability flow, alpha = 1.
 
-    The relative and the absolute error of a step of the solver are below 1e-9.
+    The relative and the absolute error of a step of the solver are below the
+    tolerance.
     """
     rows = np.asarray(x, np.float64).reshape(len(x), -1)
     with jax.enable_x64(True):
-      return np.asarray(self._flow(rows, sigma_from, sigma_to)).reshape(x.shape)
+      return np.asarray(self._flow(rows, sigma_from, sigma_to, tolerance)).reshape(x.shape)
 
   def with_measurement(self, matrix: ArrayLike, y: ArrayLike, std: float) -> 'Problem':
     """Returns the inverse problem of y [M] = matrix [M, D] x_0 + std n.
@@ -160,9 +163,9 @@ class Problem:
   def _flow(self):
     oracle = self._oracle
 
-    def flow(x, sigma_from, sigma_to):
+    def flow(x, sigma_from, sigma_to, tolerance):
       start, end = (NoiseLevel(sigma, jnp.ones(()), sigma) for sigma in (sigma_from, sigma_to))
-      return oracle.flow_map(x, start, end, rtol=1e-9, atol=1e-9)
+      return oracle.flow_map(x, start, end, rtol=tolerance, atol=tolerance)
 
     return jax.jit(flow)
 
