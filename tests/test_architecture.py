@@ -2,6 +2,7 @@
 
 import ast
 import fnmatch
+import graphlib
 import re
 import subprocess
 import sys
@@ -53,12 +54,44 @@ def test_import_arrows():
   assert result.returncode == 0, result.stdout
 
 
+def imports_of(module, path, modules):
+  """Returns the modules that a file imports, in functions and by strings too.
+
+  `import diffusion_jax` is left out: the names for users.
+  """
+  names = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    match node:
+      case ast.Import():
+        names |= {alias.name for alias in node.names}
+      case ast.ImportFrom(module=str(base)):
+        full = {f'{base}.{alias.name}' for alias in node.names}
+        names |= {name if name in modules else base for name in full}
+      case ast.Constant(value=str(text)) if re.fullmatch(r'diffusion_jax[.\w]+(:\w+)?', text):
+        names.add(text.partition(':')[0])
+      case ast.JoinedStr() if ast.unparse(node).startswith("f'{__name__}."):
+        names |= {name for name in modules if name.startswith(f'{module}.')}
+  own = {module, module.rpartition('.')[0]}  # its package, which holds its resources
+  return (names & modules.keys()) - {'diffusion_jax'} - own
+
+
+def test_no_circle_of_files():
+  """import-linter does not see imports by a string."""
+  files = {
+    '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
+    for path in PACKAGE.rglob('*.py')
+  }
+  graph = {module: imports_of(module, path, files) for module, path in files.items()}
+  assert 'diffusion_jax.app.run.weights' in graph['diffusion_jax.app.modes']
+  assert 'diffusion_jax.app.modes.train' in graph['diffusion_jax.app.modes']
+  graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
 def test_the_application_names_modules_of_the_user_in_one_place():
   """Only these files run code by its name."""
   assert files_with(r'importlib\.import_module|\b(exec|eval)\(', PACKAGE / 'app') == {
     'config/trust.py',  # asks for permission
     'modes/convert.py',  # a reader of interop
-    'config/modes.py',  # a mode
   }
 
 

@@ -19,8 +19,8 @@ import jax
 from absl import app, flags, logging
 from absl.flags import DEFINE_integer as integer, DEFINE_string as string
 
-from diffusion_jax.app import help
-from diffusion_jax.app.config import folder, modes, refusals, store, trust
+from diffusion_jax.app import help, modes
+from diffusion_jax.app.config import folder, refusals, store, trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError

@@ -20,13 +20,19 @@ import diffusion_jax
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import fields, trust
 from diffusion_jax.app.config.fields import Training
-from diffusion_jax.app.config.modes import USES
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.files import read_json, write_json
 from diffusion_jax.weights import checksums, share
+
+# Sections that say how a model is used, and a field of no section that does; all
+# others describe the model.
+USES = (
+  *('evaluation', 'sampling', 'report', 'edit', 'average', 'convert', 'serve'),
+  'compilation_cache',
+)
 
 # Fields that may change between two starts of a training, as they do not change
 # its result.

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config import folder, kinds, trust
 from diffusion_jax.app.config.fields import Evaluation
-from diffusion_jax.app.config.modes import USES
 from diffusion_jax.app.config.tree import Node, Schema, below, no_field, parameters, resolve
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
@@ -236,8 +235,8 @@ def of_run(workdir: str | Path, config: Node | None, flags: Flags) -> Node:
         raise UserError(
           f'{workdir} holds {kind}, and --config describes {ours}: give --config={workdir}'
         )
-      tree = {n: x for n, x in tree.items() if n not in USES}
-      tree |= {n: x for n, x in config.to_dict().items() if n in USES}
+      tree = {n: x for n, x in tree.items() if n not in folder.USES}
+      tree |= {n: x for n, x in config.to_dict().items() if n in folder.USES}
     changed = with_fields(tree, {path: FlagText(text) for path, text in flags})
     if 'facts' in tree and 'facts' not in changed:  # if the data change
       changed = changed.replace(facts=completed(tree, trusted=False).facts)
@@ -250,7 +249,7 @@ def of_run(workdir: str | Path, config: Node | None, flags: Flags) -> Node:
 
 def _check_model(workdir, changed, flags):
   # Raises UserError for flags that change the model of a run.
-  free = *folder.FREE, *USES, *folder.COMPUTED_BY, 'data', 'facts'
+  free = *folder.FREE, *folder.USES, *folder.COMPUTED_BY, 'data', 'facts'
   before, now = dict(folder.stored_fields(workdir)), changed.flat
   paths = tuple(path for path, _ in flags)
   before |= {n: x for n, x in now.items() if n not in before and not n.startswith(paths)}

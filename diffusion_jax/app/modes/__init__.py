@@ -1,3 +1,107 @@
-"""The modes of the command line: a module for each, with `run`."""
+"""The modes of the command line, a row each.
 
-from diffusion_jax.app.config.modes import MODES
+Another package adds a mode by an entry point of the group
+`diffusion_jax.modes`, whose object is a `Mode` (docs/program.md).
+"""
+
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import NamedTuple
+
+from diffusion_jax.app.config.folder import USES
+from diffusion_jax.app.config.tree import Node
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import compiling
+
+GROUP = 'diffusion_jax.modes'
+
+
+class Mode(NamedTuple):
+  """A mode, and what the command line must know of it before it is imported.
+
+  run: module:function, of (config, run folder). uses_a_run: whether the model
+  is a trained run's, and run a function of `app.run.weights.Run`; otherwise the
+  config describes it. single_host: whether it works in one process only. reads:
+  the sections of the config that say how it works. extra: the extra of this
+  package that installs its libraries.
+  """
+
+  name: str
+  run: str
+  uses_a_run: bool = False
+  single_host: bool = True
+  reads: tuple[str, ...] = ()
+  extra: str = ''
+
+  @property
+  def module(self) -> str:
+    """The module of `run`, whose docstring begins with what the mode does."""
+    return self.run.partition(':')[0]
+
+  def __call__(self, config: Node, workdir: str | Path) -> None:
+    """Runs the mode; imports its module."""
+    try:
+      function = EntryPoint(self.name, self.run, GROUP).load()
+      with compiling.products_at(config.matmul_precision):
+        if self.uses_a_run:
+          from diffusion_jax.app.run.weights import Run
+
+          function(Run.open(config, workdir))
+        else:
+          function(config, workdir)
+    except ModuleNotFoundError as error:
+      if not self.extra:
+        raise
+      needed = f"pip install -e '.[{self.extra}]'"
+      raise UserError(f'--mode={self.name} needs {error.name}: {needed}') from error
+    except OSError as error:  # a full disk, most of all
+      raise UserError(f'{error}. When that is resolved, the same command continues') from error
+
+
+def _mode(name, *reads, **options):
+  return Mode(name, f'{__name__}.{name}:run', reads=reads, **options)
+
+
+_ROWS = (
+  _mode('train', 'evaluation', 'sampling', 'report', single_host=False),
+  _mode('sample', 'sampling', uses_a_run=True, single_host=False),
+  _mode('edit', 'edit', 'sampling', uses_a_run=True),
+  _mode('evaluate', 'evaluation', 'sampling', uses_a_run=True, single_host=False),
+  _mode('average', 'average', uses_a_run=True),
+  _mode('report', 'report', 'sampling', uses_a_run=True),
+  _mode('encode', 'data', 'latent'),
+  _mode('convert', 'convert'),
+  _mode('serve', 'serve', 'sampling', uses_a_run=True, extra='serve'),
+)
+MODES = {row.name: row for row in _ROWS}
+
+
+def reads(mode: Mode, section: str) -> bool:
+  """Returns whether a mode reads a section; a training reads all of the model."""
+  return section in mode.reads or mode.name == 'train' and section not in USES
+
+
+def names() -> list[str]:
+  """Returns the names of all modes, of this package first."""
+  return [*MODES, *(n for n in sorted(entry_points(group=GROUP).names) if n not in MODES)]
+
+
+def find(name: str) -> Mode:
+  """Returns the mode with one of the `names`.
+
+  Raises UserError if it is another package's and cannot be imported.
+  """
+  if name in MODES:
+    return MODES[name]
+  point = next(iter(entry_points(group=GROUP, name=name)))
+  package = point.dist.name if point.dist else point.module
+  try:
+    mode = point.load()
+  except Exception as error:  # the other package may raise anything
+    raise UserError(f'--mode={point.name} of {package} cannot be imported: {error}') from error
+  if not isinstance(mode, Mode) or mode.name != point.name:
+    raise UserError(
+      f'--mode={point.name} of {package}: {point.value} must be a '
+      f'diffusion_jax.app.modes.Mode with the name {point.name!r}'
+    )
+  return mode

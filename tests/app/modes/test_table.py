@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_jax.app.config import modes
+from diffusion_jax.app import modes
 from diffusion_jax.app.config.fields import COMMON
+from diffusion_jax.app.config.folder import USES
 from diffusion_jax.errors import UserError
 from tests.app.conftest import smoke, untrained
 
@@ -59,7 +60,7 @@ def test_another_package_adds_a_mode(installed, tmp_path):
   assert '--mode=broken of counts cannot be imported' in shown
   for name, message in (
     ('broken', '--mode=broken of counts cannot be imported: module '),
-    ('other', 'my_modes:COUNT must be a diffusion_jax.app.config.modes.Mode with the name '),
+    ('other', 'my_modes:COUNT must be a diffusion_jax.app.modes.Mode with the name '),
   ):
     result = launch(installed, *where, f'--mode={name}')
     assert result.returncode == 2 and message in result.stderr
@@ -91,8 +92,8 @@ def test_a_mode_of_a_run_is_given_the_run(tmp_path, capsys):
 
 def test_every_section_has_a_reader():
   """What a training does not read, the mode with the section's name does."""
-  assert {*modes.USES} - {'compilation_cache', 'edit'} == {*COMMON} - {'', 'training'}
-  for section in (*modes.USES[:-1], 'training', 'network', 'schedule'):
+  assert {*USES} - {'compilation_cache', 'edit'} == {*COMMON} - {'', 'training'}
+  for section in (*USES[:-1], 'training', 'network', 'schedule'):
     readers = [name for name, row in modes.MODES.items() if modes.reads(row, section)]
     assert readers and (section not in modes.MODES or section in readers)
   assert all(row.module.endswith(f'.{name}') for name, row in modes.MODES.items())
