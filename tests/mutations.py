@@ -701,16 +701,15 @@ sampling/grids.py
   visited_twice: np.abs(noisy - steps) < 1e-3 => np.abs(noisy - steps) < 1e-1
 sampling/guidance.py
   one_call_for_two: .tile(jnp.array([False, True]), size) => .repeat(jnp.array([False, True]), size)
-  flat_output: jnp.where(flat, 1.0, _std(y_cond) => jnp.where(flat, 0.0, _std(y_cond)
+  flat_output: ratio = jnp.where(flat, 1.0, ratio) => ratio = jnp.where(flat, 0.0, ratio)
   rescale_literally: p, q = output_row(kind, => p, q = output_row('x0',
 sampling/guidance.py sampling/test_guiders.py
-  largest_norm: x0=as_float(p.x0) => x0=p.x0
+  both_ends: x0=as_float(p.x0) => x0=p.x0
   both_ends: known, change / jnp.where(known, q, 1.0), 0.0 => True, change / q, 0.0
-  units: return x / most, most => return x, jnp.ones_like(most)
+  both_ends: jnp.sqrt(square + 1e-30) => jnp.sqrt(square)
 sampling/guiders.py
   adaptive_projected: change += (parallel - 1.0) * along => change += parallel * along
   cfg_zero_star: (_share(y_cond, y_uncond) - 1.0) => 0.0
-  units: size_a / size_b * => 1.0 *
   cfg_plus_plus: (x - t.alpha * uncond.x0) => (x - t.alpha * x0)
 sampling/guiders.py sampling/test_particles.py
   one_of_many: (self.scale, 1.0 - self.scale)), self.particles) => (self.scale, 1.0 - self.scale)), 16)

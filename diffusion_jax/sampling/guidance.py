@@ -181,9 +181,10 @@ def classifier_free(
     if rescale:
       p, q = output_row(kind, level.expand_to(xt), sigma_data)
       y = p * xt + q * x0
-      (std, size), (std_cond, size_cond) = _std(y), _std(p * xt + q * cond.x0)
-      flat = std <= 1e-6  # but for rounding
-      ratio = jnp.where(flat, 1.0, std_cond / jnp.where(flat, 1.0, std) * (size_cond / size))
+      std, size = _std(y), jnp.max(jnp.abs(y), data_axes(y), keepdims=True)
+      flat = std <= 1e-6 * size  # but for rounding
+      ratio = _std(p * xt + q * cond.x0) / jnp.where(flat, 1.0, std)
+      ratio = jnp.where(flat, 1.0, ratio)
       x0 = moved(x0, rescale * (ratio - 1.0) * y, q)
     ratio = sigma_over_alpha(level.expand_to(xt))
     inside = (low <= ratio) & (ratio <= high)
@@ -273,25 +274,11 @@ def moved(x0: Array, change: Array, q: Array) -> Array:
   return x0 + jnp.where(known, change / jnp.where(known, q, 1.0), 0.0)
 
 
-def scaled(x: Array) -> tuple[Array, Array]:
-  """Returns (x / m, m) with the largest |x| of each example, m [B, 1, ...].
-
-  Sums of squares of x / m neither overflow nor vanish, and m, which is 1 for
-  x = 0, cancels in ratios of norms: it has no gradient.
-  """
-  x = as_float(x)
-  most = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=data_axes(x), keepdims=True))
-  most = jnp.where(most > 0.0, most, 1.0)
-  return x / most, most
-
-
-def root(square: Array) -> Array:
-  """Returns the square root, whose gradient is 0 at 0."""
-  some = square > 0.0
-  return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
-
-
 def _std(x):
-  # Returns (the deviation of x / m, m) of `scaled`, each [B, 1, ...].
-  x, most = scaled(x)
-  return root(jnp.var(x, axis=data_axes(x), keepdims=True)), most
+  # Returns one number per example, [B, 1, ...].
+  return safe_root(jnp.var(x, axis=data_axes(x), keepdims=True))
+
+
+def safe_root(square: Array) -> Array:
+  """Returns the square root, 1e-15 for 0, where its gradient would be NaN."""
+  return jnp.sqrt(square + 1e-30)

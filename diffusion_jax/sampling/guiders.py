@@ -17,8 +17,7 @@ from diffusion_jax.sampling.guidance import (
   classifier_free,
   moved,
   predict_pair,
-  root,
-  scaled,
+  safe_root,
   sigma_over_alpha,
 )
 from diffusion_jax.sampling.particles import feynman_kac, one_of
@@ -53,8 +52,7 @@ def adaptive_projected(
     cond, uncond = predict_pair(pair, xt, level)
     change = cond.x0 - uncond.x0
     if max_norm is not None:
-      unit, most = scaled(change)
-      norm = most * root(_dot(unit, unit))
+      norm = safe_root(_dot(change, change))
       change *= max_norm / jnp.maximum(norm, max_norm)
     along = _share(change, cond.x0) * cond.x0
     change += (parallel - 1.0) * along
@@ -227,6 +225,6 @@ def _dot(a, b):
 
 def _share(a, b):
   # Returns <a, b> / |b|^2; 0 for b = 0.
-  (a, size_a), (b, size_b) = scaled(a), scaled(b)
-  square = _dot(b, b)  # 0 or at least 1
-  return size_a / size_b * (_dot(a, b) / jnp.maximum(square, 0.5))
+  square = _dot(b, b)
+  some = square > 0.0
+  return jnp.where(some, _dot(a, b) / jnp.where(some, square, 1.0), 0.0)

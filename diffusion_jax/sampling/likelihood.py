@@ -29,7 +29,7 @@ from diffusion_jax.core.arguments import (
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.elbo import categorical_nll
 from diffusion_jax.core.keys import draw_normal, draw_signs, draw_uniform, split_key
-from diffusion_jax.core.levels import ROUNDING, NoiseLevel, Schedule, select_level
+from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
 from diffusion_jax.core.normal import STANDARD, bits_per_dim, log_prob as normal_log_prob
 from diffusion_jax.core.process import q_sample
 from diffusion_jax.ranges import Positive, Size, check_value
@@ -141,9 +141,8 @@ def adaptive_ode(
   """
 
   def step(key, x, state, denoise, *, level_s, level_t):
-    noisy, end = level_s.sigma > 0.0, last_noisy_level(schedule)
-    at_end = level_t.sigma * end.alpha <= end.sigma * level_t.alpha * (1.0 + ROUNDING)
-    end = select_level(noisy, level_s, select_level(at_end, level_t, end))
+    noisy = level_s.sigma > 0.0
+    end = select_level(noisy, level_s, last_noisy_level(schedule))
     first, last = _angle(level_t).astype(x.dtype), _angle(end).astype(x.dtype)
     turn = last - first
 
@@ -160,11 +159,9 @@ def adaptive_ode(
     def clean(x):
       return level_s.expand_to(x).alpha * predict(denoise, x, end).x0
 
-    stays = ~noisy & at_end
-    if stays.ndim:
-      x = jnp.where(expand_to(stays, x), x, solve(x))
+    x = solve(x)
+    if noisy.ndim:
       return jnp.where(expand_to(noisy, x), x, clean(x)), state
-    x = jax.lax.cond(stays, lambda x: x, solve, x)
     return jax.lax.cond(noisy, lambda x: x, clean, x), state
 
   return Sampler(lambda x: (), step)

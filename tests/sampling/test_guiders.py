@@ -43,14 +43,6 @@ def test_adaptive_projected_guidance_literally(parallel, max_norm):
     np.testing.assert_allclose(expected, UNCOND + w * (COND - UNCOND))
 
 
-def test_projected_guidance_of_equal_or_zero_predictions_is_finite():
-  zero = np.zeros_like(COND)
-  for cond, uncond in ((COND, COND), (zero, zero)):
-    guided = dj.adaptive_projected(pair_of(cond, uncond), 4.0, max_norm=1.0)
-    found = jax.jit(guided)(np.float32(X), level_at(FLOW, 0.5))
-    np.testing.assert_allclose(found.x0, cond, rtol=1e-6)
-
-
 @pytest.mark.parametrize('output', ['flow', 'eps', 'x0'])
 def test_cfg_zero_star_literally(output):
   """Fan et al. 2025: steps of Euler along the velocity, the first one idle."""
@@ -94,19 +86,19 @@ def test_cfg_plus_plus_literally():
   np.testing.assert_allclose(found, by_ddim, rtol=1e-4, atol=1e-4)
 
 
-def of_size(std, dtype, shape=(64, 64, 3)):
-  """Returns conditional and unconditional x_0 [2, ...] and x_t of a deviation."""
-  cond, uncond, x = np.random.default_rng(1).standard_normal((3, 2, *shape)) * std
-  return *(jnp.asarray(a, dtype) for a in (cond, 3.0 * uncond + cond)), jnp.asarray(x, dtype)
+SMALL = (2, 4, 4, 2)
+DRAWS = np.random.default_rng(1).standard_normal((3, *SMALL))
+DRAWS[1] = DRAWS[0] + 3.0 * DRAWS[1]
 
 
 def guided_in_all_ways(cond, uncond, x, level):
   """Returns the x_0 of every guider, and x_s of CFG++, [..., *x.shape]."""
   fixed = lambda x0: lambda xt, level: dj.Prediction(x0)
   pairs = [dj.paired(fixed(cond), fixed(uncond), Parametrization(kind)) for kind in KINDS]
+  plain = lambda xt, level: (dj.Prediction(cond), dj.Prediction(uncond))
   guided = [dj.classifier_free(pair, 4.0, 0.7) for pair in pairs]
   guided += [dj.cfg_zero_star(pair, 4.0) for pair in pairs]
-  guided += [dj.adaptive_projected(pairs[0], 4.0, 0.5, norm) for norm in (None, 50.0)]
+  guided += [dj.adaptive_projected(plain, 4.0, 0.5, norm) for norm in (None, 50.0)]
   guided += [dj.dynamic_threshold(fixed(cond), 0.9), dj.clip_denoised(fixed(cond), -1e9, 1e9)]
   square = lambda x, level: jnp.sum(jnp.square(x.astype(jnp.float32)), axis=(1, 2, 3))
   guided.append(dj.classifier_guided(fixed(cond), square))
@@ -116,9 +108,7 @@ def guided_in_all_ways(cond, uncond, x, level):
 
 
 # Both ends, and levels near them and between them.
-ENDS = dj.NoiseLevel(
-  *np.float32([[0, 1e-3, 0.5, 1, 1], [1, 1, 0.6, 1e-3, 0], [0, 1e-3, 0.8, 1, 1]])
-)
+ENDS = dj.NoiseLevel(*np.float32([[0, 0, 0.5, 1, 1], [1, 1, 0.6, 1e-3, 0], [0, 1e-6, 0.8, 1, 1]]))
 
 
 @jax.jit
@@ -135,14 +125,11 @@ def at_all_levels(cond, uncond, x):
   return found, gradients
 
 
-SMALL = (4, 4, 2)
+# Conditional and unconditional x_0, and x_t; 3e3 squared is no float16.
 EDGES = {
-  'usual': of_size(1.0, np.float32, SMALL),
-  'equal': (of_size(1.0, np.float32, SMALL)[0],) * 2 + of_size(1.0, np.float32, SMALL)[2:],
-  'zero': of_size(0.0, np.float32, SMALL),
-  'flat': (jnp.full((2, *SMALL), 0.7), jnp.full((2, *SMALL), -0.2), jnp.ones((2, *SMALL))),
-  'large': of_size(3e3, np.float32, SMALL),
-  'small': of_size(1e-7, np.float32, SMALL),
+  **{std: std * DRAWS for std in (0.0, 1e-7, 1.0, 3e3)},
+  'equal': DRAWS[[0, 0, 2]],
+  'flat': np.broadcast_to([[[[[0.7]]]], [[[[-0.2]]]], [[[[1.0]]]]], DRAWS.shape),
 }
 
 
@@ -150,67 +137,13 @@ EDGES = {
 def test_every_guider_is_finite_at_both_ends(dtype):
   """In each precision it has what it computes of the rounded arrays in float32."""
   for name, arrays in EDGES.items():
-    rounded = [a.astype(dtype) for a in arrays]
+    rounded = [jnp.asarray(a, dtype) for a in arrays]
     found, gradients = at_all_levels(*rounded)
     assert all(jnp.isfinite(a).all() for a in (found, *gradients)), name
     exact, _ = at_all_levels(*(a.astype(jnp.float32) for a in rounded))
     np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-5 * np.abs(exact).max())
-
-
-@pytest.mark.parametrize('std', [1e-30, 1e-7, 1.0, 1e4, 1e30])
-def test_guidance_does_not_depend_on_units(std):
-  """Sums of squares neither overflow nor vanish: all guiders but one are linear."""
-  arrays = of_size(1.0, jnp.float32, SMALL)
-  guide = jax.jit(lambda *a: [f(*a) for f in LINEAR])
-  one = guide(*arrays, 1.0)
-  other = guide(*(jnp.float32(std) * a for a in arrays), std)
-  for found, expected in zip(other, one, strict=True):
-    np.testing.assert_allclose(found / np.float32(std), expected, rtol=1e-4, atol=1e-4)
-
-
-def _by(guide):
-  def apply(cond, uncond, x, std):
-    fixed = lambda x0: lambda xt, level: dj.Prediction(x0)
-    return guide(dj.paired(fixed(cond), fixed(uncond)), std)(x, level_at(FLOW, 0.5)).x0
-
-  return apply
-
-
-LINEAR = [
-  _by(lambda pair, std: dj.classifier_free(pair, 4.0, 0.7)),
-  _by(lambda pair, std: dj.cfg_zero_star(pair, 4.0)),
-  _by(lambda pair, std: dj.adaptive_projected(pair, 4.0, 0.5)),
-]
-
-
-@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
-def test_the_largest_norm_is_the_same_in_half_precision(dtype):
-  """Sadat et al.'s Alg. 1 in float64 of 12,288 numbers, whose square is 110,000."""
-  cond, uncond, x = of_size(1.0, dtype)
-  pair = dj.paired(*(lambda xt, level, x0=x0: dj.Prediction(x0) for x0 in (cond, uncond)))
-  found = jax.jit(dj.adaptive_projected(pair, 4.0, max_norm=50.0))(x, level_at(FLOW, 0.5)).x0
-  cond, uncond = (np.asarray(a, np.float64) for a in (cond, uncond))
-  for i in range(2):
-    change = cond[i] - uncond[i]
-    change *= 50.0 / np.linalg.norm(change)
-    change -= np.sum(change * cond[i]) / np.sum(cond[i] ** 2) * cond[i]
-    np.testing.assert_allclose(found[i], cond[i] + 3.0 * change, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize('output', ['x0', 'eps', 'v', 'score', 'flow', 'edm'])
-def test_guidance_at_the_clean_end_is_its_limit(output):
-  """At sigma = 0 outputs are in proportion to x_t - alpha x_0, as they are near it."""
-  cond, uncond, x = of_size(1.0, jnp.float32, SMALL)
-  pair = dj.paired(
-    *(lambda xt, level, x0=x0: dj.Prediction(x0) for x0 in (cond, uncond)), Parametrization(output)
-  )
-
-  @jax.jit
-  @jax.vmap
-  def guide(sigma):
-    level = dj.NoiseLevel(sigma, jnp.float32(1.0), sigma)
-    return dj.classifier_free(pair, 4.0, 0.7)(x, level).x0, dj.cfg_zero_star(pair, 4.0)(x, level).x0
-
-  for found in guide(np.float32([0.0, 1e-6])):
-    at_end, near = found
-    np.testing.assert_allclose(at_end, near, atol=1e-4)
+    if name in ('equal', 0.0):  # nothing is guided, by any pair
+      np.testing.assert_allclose(found[:, :14], np.broadcast_to(rounded[0], (5, 14, *SMALL)), 1e-5)
+    # At sigma = 0 it has the limit, but for the step of CFG++, which is over.
+    size = np.abs(exact[1, :-1]).max()
+    np.testing.assert_allclose(found[0, :-1], exact[1, :-1], rtol=1e-3, atol=1e-3 * size)

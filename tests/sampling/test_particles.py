@@ -336,13 +336,6 @@ def test_products_of_unit_variance_are_exact_in_any_steps():
   np.testing.assert_allclose(squares.mean(axis=1) / share, variance, atol=0.08)
 
 
-def test_too_few_steps_say_so():
-  """w = 8.5 in 8 steps from a log-SNR of -20 to 20 has no use."""
-  laws = (0.4, 0.2), (0.0, 0.5)
-  state = run_product(factors_of(laws), (8.5, -7.5), 8, (2, 1000, 1), GRIDS[1:2])[2]
-  assert (np.asarray(state.lowest_ess) < 0.01 * 1000).all()
-
-
 @pytest.mark.parametrize('powers', [(3.0, -2.0), (1.5, 0.7), (0.2, 0.3), (0.8, -0.4)])
 def test_the_weights_of_a_small_step_literally(powers):
   """Skreta et al. 2025: -g^2 / 2 (sum beta |s_i|^2 - |sum beta s_i|^2) dt."""
