@@ -795,10 +795,10 @@ testing/bridges.py core/test_bridges.py
 testing/certify.py
   papers_order: -np.diff(np.log(errors)) / widths[:, 0] => -np.diff(np.log(errors))
   inverse_problems_are: _Law(problem.posterior or problem, => _Law(problem,
-  low_level: noise += problem.sigma_max * => noise = problem.sigma_max *
+  from_a_low_level: noise += problem.sigma_max * => noise = problem.sigma_max *
   limit_behind: (errors[-1] - errors[-2]) / (steps => 0.0 * (errors[-1]) / (steps
   right_samplers: _is_deterministic(method, problem, noise, steps[-1]) => steps[0] == 1
-  planted_faults: low < LEAST_ORDER or falls => low < LEAST_ORDER
+  planted_faults: low < LEAST_ORDER or (high < 0.9 and fall > 0.05) => low < LEAST_ORDER
   planted_faults: repeated > REPEATED * draws + 1 => repeated > draws
   planted_faults: below.ravel(), [w2]]) => 0.0 * below.ravel(), [w2]])
   twice_what_is_unseen: chance = _limit_factor(steps) * => chance = 0.1 *
