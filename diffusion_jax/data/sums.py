@@ -56,7 +56,7 @@ def of_files(paths: Sequence[str | Path]) -> str:
   def compute():
     starts = range(0, len(paths), _FILES)
     with ThreadPoolExecutor() as pool:
-      return digest(tqdm(pool.map(some, starts), 'summing files', len(starts), delay=3.0))
+      return digest(tqdm(pool.map(some, starts), 'summing files', len(starts), disable=None))
 
   return kept(paths, compute)
 
@@ -78,7 +78,7 @@ def kept(paths: Sequence[str | Path], compute: Callable[[], str], what: str = ''
     total = Path(cache_folder(), 'sums', name).read_text() if paths else ''
   if not total:
     total = compute()
-    with contextlib.suppress(OSError):  # a cache that cannot be written
+    with contextlib.suppress(OSError, ValueError):  # a cache that cannot be written
       if paths:
         own_folder(cache_folder() / 'sums')
         with draft(cache_folder() / 'sums' / name) as file:

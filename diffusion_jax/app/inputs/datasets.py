@@ -203,7 +203,7 @@ def another_set(config: Node, split: str) -> Json:
   They are {} for the run's own set, which has its path or, without a path, all
   fields but those that split it.
   """
-  old = folder.flat(config.data.given.get('run') or {})
+  old = folder.flat((config.data and config.data.given.get('run')) or {})
   now = folder.flat(folder.data_of(config))
   last = {name: name.rpartition('.')[2] for name in now}
   places = {n for n in now if last[n] in _PLACES or (last[n], split) == ('test_path', 'test')}
