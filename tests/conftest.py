@@ -52,11 +52,6 @@ MOST_MEMORY = 1.2e9
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 compiling.write_whole()  # Workers compile the same programs at once.
 
-# A shell starts what runs in its background without Ctrl-C, which is tested.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-  signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def pytest_addoption(parser):
   parser.addoption('--keys', type=int, default=1, help='number of seeds for each test')
   parser.addoption(
@@ -146,6 +141,22 @@ def digits_run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('session') / 'digits-smoke'
   MODES['train'](smoke(**SEEN), str(workdir))
   return workdir
+
+
+@pytest.fixture
+def signals():
+  """Handles signals as in a terminal: nohup and shells (&) ignore some.
+
+  Yields the handlers, by the signal, which new processes inherit.
+  """
+  new = dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1), signal.SIG_DFL)
+  new |= {signal.SIGINT: signal.default_int_handler}
+  before = {number: signal.signal(number, handler) for number, handler in new.items()}
+  blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, new)
+  yield new
+  signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+  for number, handler in before.items():
+    signal.signal(number, handler)
 
 
 @pytest.fixture

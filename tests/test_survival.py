@@ -20,6 +20,7 @@ from tests.app.fields import within
 from tests.app.test_multihost import free_port
 from tests.conftest import HANG_SECONDS
 
+pytestmark = pytest.mark.usefixtures('signals')
 ROOT = Path(__file__).parent.parent
 STEPS = 400  # enough to stop a process before its end
 COMPARED = 100  # the step to compare with an undisturbed run

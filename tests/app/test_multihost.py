@@ -19,7 +19,7 @@ from tests.app.conftest import arrays_of, lines_of, params_of, smoke
 from tests.conftest import HANG_SECONDS
 from tests.runtime import test_sharding as plain
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.usefixtures('signals')]
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ from tests.app.test_multihost import environment, free_port
 from tests.cluster.test_cluster import ROOT, SCRIPT, instead
 from tests.conftest import HANG_SECONDS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('signals')]
 PROGRAMS = 'munged', 'slurmctld', 'slurmd', 'sbatch'
 STEPS = 100
 # JAX takes the first node as the coordinator, so its name must resolve, and the

@@ -17,14 +17,7 @@ from diffusion_jax.errors import Preempted
 from diffusion_jax.training import preemption
 
 
-@pytest.fixture(autouse=True)
-def handlers():
-  """Restores the handlers of signals."""
-  numbers = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1
-  before = [signal.getsignal(number) for number in numbers]
-  yield before
-  for number, handler in zip(numbers, before, strict=True):
-    signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures('signals')
 
 
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGHUP', 'SIGUSR1'])
@@ -91,12 +84,12 @@ def test_a_signal_is_answered_while_the_main_thread_waits(begun, monkeypatch):
   assert time < returned - 0.2
 
 
-def test_without_a_signal_the_handlers_before_are_back(handlers):
-  now = lambda: [*map(signal.getsignal, (signal.SIGTERM, signal.SIGINT))]
-  with preemption.watch() as stop:
-    assert not stop(0)
-    assert all(x is not y for x, y in zip(now(), handlers[:2], strict=True))
-  assert now() == handlers[:2]
+def test_without_a_signal_the_handlers_before_are_back(signals):
+  for number in signal.SIGTERM, signal.SIGINT:
+    with preemption.watch() as stop:
+      assert not stop(0)
+      assert signal.getsignal(number) is not signals[number]
+    assert signal.getsignal(number) is signals[number]
 
 
 def test_ctrl_c_before_the_first_step_ends_at_once():

@@ -195,7 +195,7 @@ def test_a_line_has_the_products_of_a_dense_network(per_call, accumulate, tmp_pa
 
 
 def test_ctrl_c_saves_the_step_after_the_checkpoint_that_is_written(
-  run, tmp_path, monkeypatch, capfd
+  run, tmp_path, monkeypatch, capfd, signals
 ):
   """It ends as SIGTERM does, whose exit code is another (test_survival.py)."""
 
