@@ -555,9 +555,9 @@ metrics/regression.py
   literally: draws.var(axis=1, ddof=1) => draws.var(axis=1)
   closed_forms: 0.5 + 0.5 * mass] => 0.5 + 0.4 * mass]
   literally: draws, truth, np.arange(1, num_bins) / num_bins => draws, truth, np.arange(1, num_bins) / 9
-  exact_draws_have: np.searchsorted( => np.searchsorted(0.02 +
   exact_draws_have: levels = rank_levels(draws, truth, seed) => levels = np.mean(draws < truth[:, None], 1)
   exact_draws_have: exact = mass * (number - 1) / (number + 1) => exact = mass
+  random_ranks: prepend=0.0, append=1.0 => prepend=0.0
   exact_draws_have: exact_qice(count, number, num_bins) => exact_qice(count, 10**6, num_bins)
   random_ranks: (num_draws - 1) * np.asarray => num_draws * np.asarray
   repeated_sets: square.error / (2.0 * rmse) => square.error / rmse

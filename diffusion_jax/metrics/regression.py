@@ -83,15 +83,11 @@ def bin_errors(draws: ArrayLike, truth: ArrayLike, num_bins: int = 10, seed: int
 def exact_qice(num_pairs: int, num_draws: int, num_bins: int = 10) -> float:
   """Returns the expectation of QICE for exact draws of these numbers."""
   levels = quantile_levels(num_draws, np.arange(1, num_bins) / num_bins)
-  shares = np.arange(num_pairs + 1) / num_pairs
-  errors = [
-    np.abs(shares - 1.0 / num_bins) @ stats.binom.pmf(np.arange(num_pairs + 1), num_pairs, p)
-    for p in np.diff(levels, prepend=0.0, append=1.0)
-  ]
-  return float(np.mean(errors))
+  k, p = np.arange(num_pairs + 1), np.diff(levels, prepend=0.0, append=1.0)
+  errors = np.abs(k / num_pairs - 1.0 / num_bins) @ stats.binom.pmf(k[:, None], num_pairs, p)
+  return float(errors.mean())
 
 
-@lattices.named
 def regression(mass: Probability = 0.95, num_bins: Size = 10, seed: int = 0) -> SampleMetric:
   """Errors of predictions: RMSE of the mean of the draws, NLL, PICP and QICE.
 
