@@ -437,16 +437,25 @@ data/sums.py
   of_those_in_memory: != array.offset + array.nbytes => < 0
   bytes_in_order: digest(tqdm(pool.map(each, paths) => digest(tqdm(pool.map(os.fsencode, paths)
 data/tables.py
-  columns_are: key=lambda x: (numeric[x], x) => key=None
-  columns_are: max(',;\t', => max(',',
-  columns_are: 'utf-8-sig' => 'utf-8'
+  columns_are: (isinstance(x, str), x) => str(x)
   columns_are: np.eye(len(categories))[index] => np.eye(len(categories))[::-1][index]
   the_rest: if test_path and split == 'test': => if test_path:
   the_rest: numbers(cells, every)[index] for => numbers(cells, every) for
   numbers_and_names: part[:, 0].astype(str) => part[:, 0].astype('<U5')
 data/tables.py app/modes/test_tables.py
   held_out: start += part.shape[1] => start += 0
-  gaps: bool(x) or not blank for => True for
+  gaps: not blank or _key(x) != '' for => True for
+data/tables.py
+  marks_are_no: 2 * sum(map(bool, map(_MARKED => 0 * sum(map(bool, map(_MARKED
+  spellings_of: return decimal.Decimal(text) => return text
+  almost_every_row: max(5, size / 2) => size
+  missing_values: full = ~np.any(gaps, axis=0) => full = ~np.all(gaps, axis=0)
+  points_between: points & all( => points & any(
+data/cells.py
+  two_columns: max(',;\t| ', => max(',;\t|',
+  two_columns: 'utf-8-sig' => 'utf-8'
+  divides_most_rows: count *= has_numbers and fits => count *= fits
+  divides_most_rows: {*widths} - {1} => {*widths[:1]} - {1}
 data/sources.py data/test_tables.py
   columns_are: np.where(is_category, 0.0, mean) => mean
 data/spec.py app/inputs/test_datasets.py

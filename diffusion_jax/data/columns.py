@@ -213,11 +213,13 @@ def _check(value, column):
     _picture(value, column)
 
 
-def check_columns(name: str, found: Sequence[str], needed: Sequence[str], label: str = '') -> None:
-  """Raises ValueError unless a table has the columns that are needed."""
+def check_columns(
+  name: str, found: Sequence[str], needed: Sequence[str], label: str = '', hint: str = ''
+) -> None:
+  """Raises ValueError, with a hint, unless a table has the columns that are needed."""
   for column in needed:
     if column not in found:
-      hint = ' (num_classes=0 reads no labels)' * (column == label)
+      hint += ' (num_classes=0 reads no labels)' * (column == label)
       names = ', '.join(f'"{x}"' if ',' in x else x for x in found) or 'none'
       raise ValueError(f'{name} has no column {column!r}, but {names}{hint}')
 

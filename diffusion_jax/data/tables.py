@@ -5,18 +5,20 @@ for each of its categories, column=category, which is 1 or 0.
 """
 
 import csv
+import decimal
 import io
+import itertools
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from diffusion_jax.data import buckets
+from diffusion_jax.data.cells import HEADER, NUMBER, Cells, read_cells, single_line
 from diffusion_jax.data.columns import check_columns
 from diffusion_jax.data.files import say_once
-from diffusion_jax.data.images import existing
 from diffusion_jax.data.npz import box_of, read_array
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.data.spec import ArraySpec
@@ -24,20 +26,21 @@ from diffusion_jax.data.splits import check_split, random_part
 from diffusion_jax.ranges import Finite, Rate, near
 
 MOST_CATEGORIES = 200  # of a column
-_NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.ASCII | re.IGNORECASE)
-_WITH_COMMA = re.compile(r'[+-]?[\d.]*,\d+', re.ASCII)
-
-
-class Cells(NamedTuple):
-  """The cells of a CSV file, as texts without spaces around them.
-
-  columns: of each name that is not empty, [N]; rows: their numbers in a
-  spreadsheet, where the header is row 1.
-  """
-
-  path: Path
-  columns: dict[str, Sequence[str]]
-  rows: list[int]
+# Texts of a missing value: pandas', and some that others write.
+_MISSING = (
+  '|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan'
+  '|null|na|NaT|?|-|--|.'
+).split('|')
+# Numbers between thousands' points, which may be decimals.
+_THOUSANDS = re.compile(r'[+-]?[1-9]\d{0,2}(\.\d{3})+', re.ASCII)
+# A number with signs, a currency, marks between its digits, or a unit; or a
+# Fortran or hexadecimal number; or a date.
+_MARKED = re.compile(
+  r"""[^\w<>≤≥[]{0,3} ([^\W\d_]{1,3}[.$\s])? [^\w<>≤≥[]{0,3}
+  (0x[\da-f]+ | \d+\.?\d*d[+-]?\d+ | \d+([-/.\s])(\d+|[^\W\d]{3,9})\3\d+(\D.*)?
+  | \d([\d.,:_\s'’]*\d)? (?!st|nd|rd|th) (\s?°?[^\W\d]{1,8}(/\w{1,4})?)? [^\w<>≤≥\]-]{0,3})""",
+  re.IGNORECASE | re.VERBOSE,
+)
 
 
 def csv_table(
@@ -51,36 +54,45 @@ def csv_table(
   test_fraction: Rate = 0.0,
   bounds: tuple[Finite, ...] = (),
   cache: str = '',
+  drop_missing: bool = False,
 ) -> ArraySource:
   """Reads columns of numbers x, [N, D], of a CSV file with a header.
 
   context: the columns that x is given; 'rest' is all others. Columns without
   numbers, and those in `categories`, are read as categories, in sorted order.
-  label: the column of classes. The test split is test_path, or else a fixed
-  random test_fraction, which 'train' does not contain. bounds, cache: as in
-  `npz`. Raises ValueError that names row and column, or FileNotFoundError.
+  label: the column of classes. Missing values (NA, NULL, NaN, …) are a category
+  of their own in `categories`, and refused elsewhere; drop_missing leaves their
+  rows out. The test split is test_path, or else a fixed random test_fraction,
+  which 'train' does not contain. bounds, cache: as in `npz`. Raises ValueError
+  that names row and column, or FileNotFoundError.
   """
   check_split(split)
   if not x:
     raise ValueError(f'x is empty: name columns of {path}')
+  labels = (label,) if label else ()
+  x, context, categories, labels = (
+    tuple(map(single_line, names)) for names in (x, context, categories, labels)
+  )
   cells = read_cells(buckets.local(str(path), cache))
   if tuple(context) == ('rest',) and 'rest' not in cells.columns:
-    context = tuple(name for name in cells.columns if name not in (*x, label))
+    context = tuple(name for name in cells.columns if name not in (*x, *labels))
     if not context:
       raise ValueError(f'context=rest: {path} has no columns but those of x and label')
-  labels = (label,) if label else ()
-  _check_choice(cells, (*x, *context, *labels), {*categories} - {*context})
+  _check_choice(cells, (*x, *context, *labels), {*categories} - {*context, *labels})
+  whole = [n for n in (*x, *context, *labels) if n not in categories]
+  cells = _without_gaps(cells, whole) if drop_missing else cells
   names = {
     'x': x,
-    'context': [n for column in context for n in _names(cells, column, column in categories)],
-    'label': [n for column in labels for n in _names(cells, column, True)],
+    'context': [n for c in context for n in _names(cells, c, c in categories)],
+    'label': [n for c in labels for n in _names(cells, c, c in categories, True)],
   }
   if test_path and split == 'test':
     cells = read_cells(buckets.local(test_path, cache))
+    cells = _without_gaps(cells, whole) if drop_missing else cells
   size = len(cells.rows)
   index = np.arange(size) if test_path else random_part(size, split, test_fraction, path)
   arrays = {what: numbers(cells, every)[index] for what, every in names.items() if every}
-  classes = tuple(_columns(names['label']).get(label, ()))
+  classes = tuple(name.partition('=')[2] for name in names['label'])
   low, high = box_of(bounds, len(x))
   return ArraySource(
     arrays['x'],
@@ -95,69 +107,71 @@ def csv_table(
   )
 
 
-def read_cells(path: str | Path) -> Cells:
-  """Reads a CSV file in UTF-8 with a header.
-
-  Its delimiter is the most frequent in the header: comma, semicolon or tab.
-  Blank lines and columns without a name are left out. Raises ValueError or
-  FileNotFoundError in one line.
-  """
-  path, lines = existing(path, 'CSV file', Path.is_file), []
-  try:
-    text = path.read_text('utf-8-sig')
-    unquoted = re.sub('"[^"]*"', '', text.lstrip('\n').partition('\n')[0])
-    delimiter = max(',;\t', key=unquoted.count)
-    how = {'delimiter': delimiter, 'skipinitialspace': True, 'strict': True}
-    for line in csv.reader(io.StringIO(text), **how):
-      lines.append([cell.strip() for cell in line])
-  except UnicodeDecodeError as error:
-    place = f'byte {error.start + 1:,}'
-    raise ValueError(f'{path} is not text in UTF-8 ({place}): save it as CSV in UTF-8') from None
-  except csv.Error as error:
-    raise ValueError(f'{path}, row {len(lines) + 1}: {error}') from None
-  rows = [i for i, line in enumerate(lines, 1) if any(line) or len(line) > 1]
-  if len(rows) < 2:
-    raise ValueError(f'{path} needs a header with the names of its columns, and rows below it')
-  header, *texts = (lines[i - 1] for i in rows)
-  for i, line in zip(rows[1:], texts, strict=True):
-    if len(line) != len(header):
-      raise ValueError(
-        f'{path}, row {i} has {len(line)} cells, and the header {len(header)}: a cell with '
-        f'{delimiter!r} in it must be in quotes'
-      )
-  for name in header:
-    if name and header.count(name) > 1:
-      raise ValueError(f'{path} has several columns {name!r}: rename them')
-  columns = zip(header, zip(*texts, strict=True), strict=True)
-  return Cells(path, {name: cells for name, cells in columns if name}, rows[1:])
-
-
 def _check_choice(cells, names, others):
-  # others: the columns of categories that are not of context.
-  check_columns(str(cells.path), [*cells.columns], names)
+  # others: the columns of categories that are neither of context nor label.
+  check_columns(str(cells.path), [*cells.columns], names, hint=f': {HEADER}')
   for name in names:
     if names.count(name) > 1:
       raise ValueError(f'column {name!r} is named twice in x, context and label')
     if '=' in name:
       raise ValueError(f"{cells.path}: rename column {name!r} without '='")
   if others:
-    raise ValueError(f'categories={min(others)} is not a column of context')
+    raise ValueError(f'categories={min(others)} is not a column of context or label')
 
 
-def _names(cells, column, is_category):
+def _without_gaps(cells, columns):
+  # Leaves out the rows that lack a value of these columns.
+  check_columns(str(cells.path), [*cells.columns], columns)
+  gaps = [[_key(text) == '' for text in cells.columns[name]] for name in columns]
+  full = ~np.any(gaps, axis=0)
+  if not full.any():
+    raise ValueError(f'{cells.path}: each row lacks a value of {", ".join(columns)}')
+  if lost := (~full).sum():
+    say_once(f'{cells.path}: {lost:,} of {len(full):,} rows lack a value and are left out')
+  kept = {name: [*itertools.compress(texts, full)] for name, texts in cells.columns.items()}
+  return cells._replace(columns=kept, rows=[*itertools.compress(cells.rows, full)])
+
+
+def _key(text):
+  # Returns what spellings of a value have in common: '' is missing.
+  if NUMBER.fullmatch(text):
+    return decimal.Decimal(text)
+  if text in _MISSING:
+    return ''
+  return text.lower() if text.lower() in ('true', 'false') else text
+
+
+def _names(cells, column, is_chosen, is_label=False):
   # Returns the names of the numbers of a column of context or label.
-  texts = cells.columns[column]
-  if not is_category and any(_NUMBER.fullmatch(x) or _WITH_COMMA.fullmatch(x) for x in texts):
-    return [column]
-  categories = {*texts} - {''}
-  if not 1 < len(categories) <= MOST_CATEGORIES:
-    raise ValueError(
-      f'{cells.path}: column {column!r} has {len(categories):,} different texts, and 2 to '
-      f'{MOST_CATEGORIES:,} can be categories: leave it out'
+  texts = [x for x in cells.columns[column] if _key(x) != '']
+  if (
+    not texts
+    or not (is_chosen or is_label)
+    and (
+      any(map(NUMBER.fullmatch, texts))
+      or 2 * sum(map(bool, map(_MARKED.fullmatch, texts))) >= len(texts)
     )
-  say_once(f'{cells.path}: column {column!r} has {len(categories)} categories')
-  numeric = {x: float(x) if _NUMBER.fullmatch(x) else np.inf for x in categories}
-  return [f'{column}={x}' for x in sorted(categories, key=lambda x: (numeric[x], x))]
+  ):
+    return [column]
+  categories = {}
+  for text in sorted(dict.fromkeys(texts), key=len):
+    categories.setdefault(_key(text), text)
+  if is_chosen and len(texts) < len(cells.rows):
+    categories[''] = 'NA'
+  count, size = len(categories), len(cells.rows)
+  if not 1 < count <= min(MOST_CATEGORIES, max(5, size / 2)):
+    raise ValueError(
+      f'{cells.path}: column {column!r} has {count:,} different texts, and 2 to '
+      f'{MOST_CATEGORIES:,} can be categories, at most one for two of the {size:,} rows: leave it '
+      'out of context and label'
+    )
+  names = [categories[x] for x in sorted(categories, key=lambda x: (isinstance(x, str), x))]
+  say_once(f'{cells.path}: column {column!r} has {count} categories: {_some(names)}')
+  return [f'{column}={text}' for text in names]
+
+
+def _some(names):
+  return ', '.join(names[:10]) + ', …' * (len(names) > 10)
 
 
 def _columns(names):
@@ -172,7 +186,7 @@ def _columns(names):
 def numbers(cells: Cells, names: Sequence[str], blank: bool = False) -> np.ndarray:
   """Returns the numbers with these names, float64 [N, D].
 
-  blank: an empty cell is NaN. Raises ValueError that names row and column of
+  blank: a missing number is NaN. Raises ValueError that names row and column of
   another cell.
   """
   arrays, columns = [], _columns(names)
@@ -180,29 +194,51 @@ def numbers(cells: Cells, names: Sequence[str], blank: bool = False) -> np.ndarr
   for column, categories in columns.items():
     texts = cells.columns[column]
     if categories:
-      place = {text: i for i, text in enumerate(categories)}
-      index = np.array([place.get(text, -1) for text in texts])
+      place = {_key(text): i for i, text in enumerate(categories)}
+      index = np.array([place.get(_key(text), -1) for text in texts])
       arrays.append(np.eye(len(categories))[index])
       misfits = index < 0
     else:
-      values = np.array([float(x) if _NUMBER.fullmatch(x) else np.nan for x in texts])
+      values = np.array([float(x) if NUMBER.fullmatch(x) else np.nan for x in texts])
       arrays.append(values[:, None])
-      misfits = ~np.isfinite(values) & np.array([bool(x) or not blank for x in texts])
-    for i in np.flatnonzero(misfits)[:1]:
-      where = f'{cells.path}, row {cells.rows[i]}, column {column!r}'
-      raise ValueError(f'{where}: {_problem(texts[i], categories)}')
+      misfits = ~np.isfinite(values) & np.array([not blank or _key(x) != '' for x in texts])
+      points = np.array([cells.delimiter == ';' and '.' in x for x in texts])
+      misfits |= points & all(_THOUSANDS.fullmatch(texts[i]) for i in np.flatnonzero(points))
+    if misfits.any():
+      rows = [cells.rows[i] for i in np.flatnonzero(misfits)]
+      problem = _problem(column, texts[np.argmax(misfits)], categories)
+      raise ValueError(
+        f'{cells.path}, row {rows[0]}, column {column!r}: {problem} ({len(rows):,} of '
+        f'{len(texts):,} rows: {str(rows[:5])[1:-1]})'
+      )
   return np.concatenate(arrays, axis=1)
 
 
-def _problem(text, categories):
-  if not text:
-    return 'the value is missing: fill it in, or leave the row out'
+def _problem(column, text, categories):
+  either = (
+    f'a column of texts can be context or label (categories={column} takes codes), or columns of '
+    '0 and 1 in x'
+  )
+  if _key(text) == '':
+    what = f'{text!r} is a missing value' if text else 'the value is missing'
+    return (
+      f'{what}: fill it in, or leave the row out (drop_missing=True), or read it as a category '
+      f'(categories={column})'
+    )
   if categories:
-    some = ', '.join(categories[:10]) + ', …' * (len(categories) > 10)
-    return f'{text!r}{near(text, categories)} is not one of its categories {some}'
-  if _WITH_COMMA.fullmatch(text):
-    return f'{text!r} is not a number: write a decimal point, and no mark between thousands'
-  return f'{text!r} is not a number: correct it; a column of texts can be context or label'
+    return f'{text!r}{near(text, categories)} is not one of its categories {_some(categories)}'
+  if NUMBER.fullmatch(text) and np.isfinite(float(text)):
+    return (
+      f'{text!r} may be {text.replace(".", "")} or {float(text)}, since ";" divides the cells and '
+      'three digits follow each point: leave the points out, or add a digit to the decimals'
+    )
+  if not _MARKED.fullmatch(text):
+    return f'{text!r} is not a number: correct it; {either}'
+  mark = ''.join(dict.fromkeys(re.sub('^[+-]|[0-9.]', '', text))) or '.'
+  return (
+    f'{text!r} is not a number: write a decimal point, and no mark such as {mark!r} '
+    f'({unicodedata.name(mark[0], "")}); {either}'
+  )
 
 
 def is_csv(path: str | Path, values: ArraySpec) -> bool:
@@ -213,8 +249,8 @@ def is_csv(path: str | Path, values: ArraySpec) -> bool:
 def read_rows(path: str | Path, values: ArraySpec, blank: bool = False) -> np.ndarray:
   """Returns rows of values from a CSV file, or `context` of a .npy or npz file.
 
-  Columns may be in any order, and others are left out. blank: an empty cell is
-  NaN. Raises ValueError or FileNotFoundError.
+  Columns may be in any order, and others are left out. blank: a missing number
+  is NaN. Raises ValueError or FileNotFoundError.
   """
   if is_csv(path, values):
     return numbers(read_cells(path), values.names, blank)

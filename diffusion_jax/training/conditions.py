@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from diffusion_jax.core import operators
 from diffusion_jax.core.denoiser import Condition
 from diffusion_jax.core.keys import key_per_example
-from diffusion_jax.ranges import Size
+from diffusion_jax.ranges import Count, Size
 
 Array = jax.Array
 
@@ -39,7 +39,8 @@ def draw_subsets(key: Array, shape: tuple[int, ...], parameters: int) -> Array:
 
   One of five rules (Gloeckler et al. 2024), each as likely, draws them: none;
   all but the first `parameters`; only these; each with probability 0.3, or with
-  0.7. If all are drawn, none is known. key: [] or one per example, [B]. Raises
+  0.7. For 0 parameters one of the other three does. If all are drawn, none is
+  known. key: [] or one per example, [B]. Raises
   ValueError if all numbers are parameters.
   """
   size, num = shape
@@ -53,8 +54,8 @@ def draw_subsets(key: Array, shape: tuple[int, ...], parameters: int) -> Array:
   def one(key):
     kind_key, key = jax.random.split(key)
     u = jax.random.uniform(key, (num,))
-    masks = jnp.stack([first & ~first, ~first, first, u < 0.3, u < 0.7])
-    mask = masks[jax.random.randint(kind_key, (), 0, len(masks))]
+    masks = [first & ~first, *([~first, first] if parameters else []), u < 0.3, u < 0.7]
+    mask = jnp.stack(masks)[jax.random.randint(kind_key, (), 0, len(masks))]
     return mask & ~mask.all()
 
   return jax.vmap(one)(key_per_example(key, size))
@@ -190,11 +191,11 @@ def colorize() -> ImageCondition:
   return lambda key, x0: operators.luminance(x0)
 
 
-def subsets(parameters: Size) -> ImageCondition:
+def subsets(parameters: Count = 0) -> ImageCondition:
   """Shows the network some numbers of x_0 [B, D], NaN elsewhere (Simformer).
 
   The first `parameters` numbers are a simulator's parameters, the others what
-  it returns; see `draw_subsets`.
+  it returns; 0: columns of a table. See `draw_subsets`.
   """
 
   return lambda key, x0: jnp.where(draw_subsets(key, x0.shape, parameters), x0, jnp.nan)

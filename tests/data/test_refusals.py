@@ -190,6 +190,30 @@ npz(written(METHOD)) => a.npz is not an npz file of arrays
 npz(written(ZEROS)) => a.npz is not an npz file of arrays
 npz(written(WHOLE[:300])) => a.npz is not an npz file of arrays
 table('') => a.csv needs a header with the names of its columns, and rows below it
+table('a,b\n1\n2\n') => a.csv, row 2 has 1 cells, and the header 2: a cell with ',' in it must be in
+  quotes, and decimals need a point; delete a row that is a title, a comment or a footer
+table('# x\na,b\n1,2\n') => a.csv, row 2 has 2 cells, and the header 1: its first row is a comment
+table('Sales\na;b\n1;2\n') => row 2 has 2 cells, and the header 1: delete the first row if
+  it is a title
+table('Sales,,\na,b,c\n1,2,3\n') => no column 'a', but Sales: the first row must name the columns
+table('"a","b"\n"1",1,2\n"2",3,4\n') => row 2 has 3 cells, and the header 2: ... row.names=FALSE
+table('"a" "b"\n"1" 1 2\n"2" 3 4\n') => row 2 has 3 cells, and the header 2: ... row.names=FALSE
+table('a,b\n1,5,2,5\n') => row 2 has 4 cells, and the header 2: ... and decimals need a point
+table('a,b\n1,5,2\n') => row 2 has 3 cells, and the header 2: ... and decimals need a point
+table('5.1,3.5,x\n4.9,3.0,y\n') => no column 'a', but 5.1, 3.5, x: the first row must name the
+  columns
+table('1,1,x\n2,3,y\n') => has several columns '1': rename them; the first row must name the columns
+table('a\n7A\n12\n') => row 2, column 'a': '7A' is not a number: ... mark such as 'A' (LATIN CAPITAL
+table('a,b\n1,7A\n2,12\n', context=('b',)) => row 2, column 'b': '7A' ... (categories=b takes codes)
+table(b'\x1f\x8b\x08\0') => a.csv is compressed by gzip: unpack it
+table(b'PK\x03\x04\x14\0') => a.csv is a zip archive or an Excel workbook (xlsx): unpack it, or save
+table(b'\xd0\xcf\x11\xe0\0') => a.csv is an Excel workbook (xls): save its sheet as CSV in UTF-8
+table(b'PAR1\x15\x04') => a.csv is a Parquet file: pandas.read_parquet
+table('a\tb\n1\t2\n'.encode('utf-16')) => a.csv is text in UTF-16: save it as CSV in UTF-8
+table('a,b\n1,2\n'.encode('utf-16-le')) => (byte 2): save it as CSV in UTF-8; row 1 has b'\x00'
+table('a,b\n1,2\n\0' + '2,3\n') => a.csv is not text in UTF-8 (byte 9) ... row 3 has b'\x00'
+table('<!DOCTYPE html>\n') => a.csv is a page of HTML
+table('[{{"a": 1}}]') => a.csv is JSON: write it as CSV
 table('a,b\n1,é\n'.encode('latin-1')) => a.csv is not text in UTF-8 (byte 7): save it as CSV
   in UTF-8
 table('a,b\n1,2\n\n3\n') => a.csv, row 4 has 1 cells, and the header 2: a cell with ',' in it
@@ -206,9 +230,12 @@ table('a;b\n1;2\n1,5;3\n') => row 3, column 'a': '1,5' is not a number: write a 
 table('a\n1e999\n') => row 2, column 'a': '1e999' is not a number
 table('a\n1_0\n') => row 2, column 'a': '1_0' is not a number
 table('"a, b",c\n1,2\n', 'b') => a.csv has no column 'b', but "a, b", c
-table('a\nNaN\n') => row 2, column 'a': 'NaN' is not a number: correct it; a column of texts can be
+table('a\nx\n') => row 2, column 'a': 'x' is not a number: correct it; a column of texts can be
   context or label
-table('a,b\n1,2\n1,n/a\n', context=('b',)) => row 3, column 'b': 'n/a' is not a number
+table('a\nNaN\n') => row 2, column 'a': 'NaN' is a missing value: fill it in, or leave the row out
+  (drop_missing=True)
+table('a\nNaN\n', drop_missing=True) => a.csv: each row lacks a value of a
+table('a,b\n1,2\n1,n/a\n', context=('b',)) => row 3, column 'b': 'n/a' is a missing value
 table('a,b\n1,x\n1,\n1,y\n', context=('b',)) => row 3, column 'b': the value is missing
 table('a;b\n1;1,5\n1;2,5\n', context=('b',)) => row 2, column 'b': '1,5' is not a number: write a
 table('a,b\n1,x\n2,x\n', context=('b',)) => a.csv: column 'b' has 1 different texts, and 2 to 200

@@ -1,5 +1,6 @@
 import csv
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from sklearn.datasets import load_wine
 
+from diffusion_jax.data.cells import read_cells
 from diffusion_jax.data.sources import measured
 from diffusion_jax.data.splits import random_part
-from diffusion_jax.data.tables import as_csv, csv_table, numbers, read_cells, texts_of
+from diffusion_jax.data.tables import as_csv, csv_table, numbers, texts_of
+from tests.refusals import one_line
 
 HOUSES = """\
 city,price,rooms,"zip, code",kind
@@ -89,7 +92,7 @@ def test_a_table_of_scikit_learn(tmp_path):
   assert source.facts.class_names == tuple(wine.target_names)
 
 
-NAMES = st.text(st.characters(exclude_categories=('C', 'Z'), exclude_characters='=;'), min_size=1)
+NAMES = st.text(st.characters(exclude_categories=('C', 'Z'), exclude_characters='='), min_size=1)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 
 
@@ -102,3 +105,120 @@ def test_numbers_and_names_come_back(tmp_path_factory, columns):
   cells = read_cells(path)
   assert [*cells.columns] == [*columns]
   np.testing.assert_array_equal(numbers(cells, [*columns]), x)
+
+
+MARKS = r"""
+1,234,567|2,000|13 => ,
+12%|13.5% => %
+$1200|-$900.5|$3 => $
+€12|€1.5 => €
+1,5€|2,5€ => ,€
+(12)|(9) => ()
+−12|−9 => −
+1.0D+02|2.5d-3 => D
+1_000|2_500 => _
+0x1F|0xaa => x
+1'200|3'100 => '
+1 200|2 500 => ' '
+1\xa0200|2\xa0500 => \xa0
+1\u202f200|3 => NARROW NO-BREAK SPACE
+1.234.567|2.000.000 => .
+10:00|11:30:15 => :
+10:00 AM|11:30 PM => : AM
+2020-01-02|2021-12-31 => -
+1/2/2020|12/31/2021 => /
+02-Jan-2020|3-March-21 => -Jan
+2020-01-02T10:00:00Z|2021-01-02T11:00:00Z => -T:Z
+12kg|13.5kg => kg
+180 cm|170 cm => ' cm'
+3m/s|4m/s => m/s
+7A|9C => A
+٣|٤ => ٣
+\u200b1|\u200b3 => ZERO WIDTH SPACE"""
+
+
+@pytest.mark.parametrize('row', MARKS.strip().split('\n'))
+def test_numbers_with_marks_are_no_categories(tmp_path, row):
+  """A column has a few other texts, and is read where `categories` says so."""
+  texts, mark = re.sub(r'\\(x..|u....)(?=.* =)', lambda m: chr(int(m[1][1:], 16)), row).split(
+    ' => '
+  )
+  texts = texts.split('|')
+  path = write(tmp_path / 'a.csv', as_csv({'b': range(7), 'a': [*texts, *texts, *'xyz'][:7]}))
+  with one_line("a.csv, row 2, column 'a'", repr(texts[0]), mark, 'categories=a'):
+    csv_table(path, ('b',), context=('a',))
+  assert csv_table(path, ('b',), context=('a',), categories=('a',)).context.max() == 1
+
+
+DIGITS = """18-25 26-35 65+/<=50K >50K/1st 2nd 3rd/A1 B12/mp3 x86/5-door 3-door/[50,75) [75,100)/\
+1:Low 2:High/50- 60-/1._White 2._Black/none some"""
+
+
+@pytest.mark.parametrize('texts', DIGITS.split('/'))
+def test_texts_with_digits_are_categories(tmp_path, texts):
+  path = write(tmp_path / 'a.csv', as_csv({'b': range(9), 'a': (9 * texts.split())[:9]}))
+  names = csv_table(path, ('b',), context=('a',)).facts.context.names
+  assert {*names} == {f'a={x}' for x in texts.split()}
+
+
+# pandas.io.parsers' default list, in the spellings of its documentation.
+NA = (
+  '#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|'
+  'null'
+)
+
+
+@pytest.mark.parametrize('text', ['', *NA.split('|'), '?', '-', ' '])
+def test_missing_values(tmp_path, capsys, text):
+  columns = {'x': [1, 2, 3, text, 5], 'k': ['u', text, 'v', 'u', text], 'n': [text, 1, 2, 3, 4]}
+  path = write(tmp_path / 'a.csv', as_csv(columns))
+  for x, row in ('x', 5), ('n', 2):
+    with one_line(f'a.csv, row {row}, column {x!r}', 'drop_missing=True', f'1 of 5 rows: {row}'):
+      csv_table(path, (x,))
+  with one_line("a.csv, row 3, column 'k'", '2 of 5 rows: 3, 6', 'categories=k'):
+    numbers(read_cells(path), ['k=u', 'k=v'])
+  kept = csv_table(path, ('x',), label='k', drop_missing=True)
+  assert kept.x.tolist() == [[1], [3]] and kept.label.tolist() == [0, 1]
+  assert 'a.csv: 3 of 5 rows lack a value and are left out' in capsys.readouterr().out
+  own = csv_table(path, ('x',), context=('k',), categories=('k',), drop_missing=True)
+  assert own.facts.context.names == ('k=NA', 'k=u', 'k=v')
+  np.testing.assert_array_equal(own.context, np.eye(3)[[1, 0, 2, 0]])
+  assert np.isnan(numbers(read_cells(path), ['x'], blank=True)[:, 0]).tolist() == [0, 0, 0, 1, 0]
+
+
+def test_spellings_of_a_value_are_one_class(tmp_path, capsys):
+  path = write(tmp_path / 'a.csv', 'a,b,c\n1,0.0,True\n2,1,true\n3,0,FALSE\n4,1.0,False\n')
+  other = write(tmp_path / 'b.csv', 'a,b,c\n5,1e0,TRUE\n6,00,false\n')
+  fields = {'context': ('c',), 'label': 'b', 'test_path': str(other)}
+  train, test = (csv_table(path, ('a',), split, **fields) for split in ('train', 'test'))
+  assert train.facts.class_names == ('0', '1') and train.label.tolist() == [0, 1, 0, 1]
+  np.testing.assert_array_equal(train.context, np.eye(2)[[1, 1, 0, 0]])
+  assert test.label.tolist() == [1, 0]
+  np.testing.assert_array_equal(test.context, np.eye(2)[[1, 0]])
+  assert f"{path}: column 'b' has 2 categories: 0, 1\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  'texts, is_ambiguous',
+  [('1.250 2.100 890', True), ('1.250 0.100 3', False), ('1.25 2.100', False)],
+)
+def test_points_between_thousands(tmp_path, texts, is_ambiguous):
+  columns = {'a': texts.split(), 'b': range(len(texts.split()))}
+  path = write(tmp_path / 'a.csv', as_csv(columns))
+  exact = np.array(texts.split(), float)
+  np.testing.assert_array_equal(numbers(read_cells(path), ['a'])[:, 0], exact)
+  write(path, as_csv(columns).replace(',', ';'))
+  if is_ambiguous:
+    with one_line("row 2, column 'a': '1.250' may be 1250 or 1.25, since"):
+      numbers(read_cells(path), ['a'])
+  else:
+    np.testing.assert_array_equal(numbers(read_cells(path), ['a'])[:, 0], exact)
+
+
+def test_a_category_for_almost_every_row_is_refused(tmp_path):
+  names = [f'person {i}' for i in range(27)] + 3 * ['Ada']
+  path = write(tmp_path / 'a.csv', as_csv({'a': range(30), 'b': names, 'c': 10 * ['u', 'v', 'w']}))
+  for fields in {'context': ('rest',)}, {'label': 'b'}, {'context': ('b',), 'categories': ('b',)}:
+    with one_line("column 'b' has 28 different texts", 'leave it out of context and label'):
+      csv_table(path, ('a',), **fields)
+  assert csv_table(path, ('a',), context=('c',)).context.shape == (30, 3)
