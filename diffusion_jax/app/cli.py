@@ -3,7 +3,6 @@
 --config names a file in ./configs, an installed config, or a run folder.
 """
 
-import io
 import os
 import re
 import signal
@@ -13,7 +12,7 @@ import warnings
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn, cast
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -55,6 +54,7 @@ _MULTIHOST = flags.DEFINE_bool(
 _COORDINATOR = string('coordinator', None, 'host:port of process 0, where it is not detected.')
 _NUM_HOSTS = integer('num_hosts', None, 'Number of processes, where it is not detected.')
 _HOST = integer('host', None, 'Number of this process, from 0, where it is not detected.')
+_NUMBERS = re.compile(r'([-+.\deE]+\s*)+')  # in a line of a file
 _FIELDS: list[tuple[str, str]] = []  # the flags --config.*, as (path, text)
 
 
@@ -79,11 +79,16 @@ def split_flags(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def text_of(text: str) -> str:
-  """Returns the text of a field, of @file the list in the file."""
+  """Returns the text of a field, of @file the list in the file.
+
+  Each line is one of the list, or has several with commas; numbers in a line may
+  have spaces between them.
+  """
   if not text.startswith('@'):
     return text
   try:
-    return ','.join(Path(text[1:]).expanduser().read_text().split())
+    lines = map(str.strip, Path(text[1:]).expanduser().read_text('utf-8-sig').splitlines())
+    return ','.join(re.sub(r'\s+', ',', x) if _NUMBERS.fullmatch(x) else x for x in lines if x)
   except (OSError, ValueError) as error:
     fail(f'{text} cannot be read as a file of text: {error}')
 
@@ -119,8 +124,8 @@ class Command:
   def config(self, mode: str, workdir: str) -> Node:
     """Returns the complete config for a mode."""
     fields = self.fields
-    modules = (f'{name}:' for name in _ALLOW.value)
-    trust.allow([*_ALLOW.value, *modules, *(text for _, text in fields)])
+    trust.allow_parts(_ALLOW.value)
+    trust.allow(text for _, text in fields)
     if _SWEEP_INDEX.value is not None:
       if self.is_run or not self.path:
         raise UserError('--sweep_index needs a config file with a sweep()')
@@ -130,6 +135,7 @@ class Command:
       workdir = self.weights_in(workdir)
       itself = self.is_run and Path(workdir) == Path(self.path)
       config = store.of_run(workdir, None if itself else self.described(), fields)
+      trust.remember(Path(workdir), config)
     else:
       # A training reads the facts from the data.
       config = store.with_flags(self.described(facts=mode != 'train'), fields)
@@ -354,8 +360,7 @@ def fail(message: str, code: int = 2) -> NoReturn:
 def run() -> None:
   """Parses the command line, and runs `main` with absl."""
   sys.unraisablehook = unraisable
-  for stream in (sys.stdout, sys.stderr):  # ASCII, for a path that is not
-    cast(io.TextIOWrapper, stream).reconfigure(errors='backslashreplace')
+  start_up.open_streams()
   compiling.hide_warnings()
   start_up.keep_freed_memory()
   sys.path.append(os.getcwd())  # An installed script does not import from it.

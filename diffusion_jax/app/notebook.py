@@ -1,12 +1,15 @@
 """A trained run as an object, for notebooks and scripts: `dj.open_run`."""
 
+import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
@@ -21,10 +24,24 @@ from diffusion_jax.app.run import other_runs
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.app.sampling_plan import Plan
 from diffusion_jax.app.train_loop import setup
+from diffusion_jax.data import tables
 from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
+from diffusion_jax.ranges import Count, Rows, check_value
 from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.per_example import PerExample, rows
+
+
+@contextlib.contextmanager
+def _in_python():
+  # Errors name arguments of Python instead of flags.
+  try:
+    yield
+  except (UserError, ValueError) as error:
+    text = re.sub("add --allow='?(.*?)'? to the command", r"pass allow=['\1']", str(error))
+    text = re.sub(r'(--)?config\.sampling\.', '', text.replace('--workdir', 'folder'))
+    raise UserError(text) from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,6 +64,7 @@ class TrainedRun:
   _plan: Plan | None
   _drawing: Callable[[int], PerExample]
 
+  @_in_python()
   def denoiser(self, **given: Any) -> Callable:
     """Returns the denoiser for conditions [B, ...], guided and clipped.
 
@@ -59,25 +77,36 @@ class TrainedRun:
         f'{self.model.workdir} holds {self.model.schema.kind}, which has no '
         'denoiser: `draw` draws from it'
       )
-    n = max((len(np.atleast_1d(x)) for x in given.values()), default=1)
-    return self._plan.step_function(conditions.given(self.model, n, given).cond)
+    return self._plan.step_function(conditions.given(self.model, None, given).cond)
 
-  def encode(self, x: np.ndarray) -> jax.Array:
+  @_in_python()
+  def encode(self, x: Any) -> jax.Array:
     """Returns data [B, ...] as they are diffused; pictures are uint8."""
-    x = self.facts.x.written.encode(np.asarray(x))
-    return self.model.latents.encode(self.params.get('autoencoder'), x)
+    spec = self.facts.x.written
+    x = tables.rows_of(x, spec, 'x')
+    if not np.isfinite(x).all() or spec.levels and (x != np.clip(np.rint(x), 0, 255)).any():
+      raise ValueError(f'x must be {"integers in 0..255" if spec.levels else "finite numbers"}')
+    return self.model.latents.encode(self.params.get('autoencoder'), spec.encode(x))
 
+  @_in_python()
   def decode(self, z: jax.Array) -> np.ndarray:
     """Returns what is diffused, [B, *shape], in the data's units."""
-    x = self.model.latents.decoded(self.params, z)
+    check_numbers(self.model, tables.rows_of(z, ArraySpec(self.shape), 'z'))
+    x = self.model.latents.decoded(self.params, jnp.reshape(np.asarray(z), (-1, *self.shape)))
     return self.facts.x.decode(np.asarray(x))
 
+  @_in_python()
   def draw(self, n: int, first: int = 0, **given: Any) -> np.ndarray:
     """Returns samples first .. first + n - 1 of the seed, in the data's units.
 
-    They equal the samples of --mode=sample. Conditions are taken in turn.
+    They equal the samples of --mode=sample. Conditions are taken in turn; a
+    context may be a dict or a data frame with the columns of a table.
     """
-    model, end = self.model, first + n
+    n, first = (np.asarray(x).tolist() for x in (n, first))  # of NumPy's or JAX's integers
+    check_value('n', n, Rows)
+    check_value('first', first, Count)
+    check_value('first + n', end := first + n, Rows)
+    model = self.model
     if given:
       inputs = conditions.given(model, end, given)
     else:
@@ -92,13 +121,17 @@ class TrainedRun:
     return np.concatenate(parts)
 
 
-def open_run(workdir: str | Path, allow: Sequence[str], sampling: dict[str, object]) -> TrainedRun:
+@_in_python()
+def open_run(
+  workdir: str | Path, allow: str | Sequence[str], sampling: dict[str, object]
+) -> TrainedRun:
   """Opens the run in a folder; see `diffusion_jax.open_run`."""
   logging.set_verbosity(logging.FATAL)  # Orbax, as on the command line
   path = buckets.folder(workdir).expanduser()
-  trust.allow([*allow, *map(str, sampling.values())])
-  flags = [(f'sampling.{n}', store.as_text(x)) for n, x in sampling.items()]
+  trust.allow_parts([allow] if isinstance(allow, str) else map(str, allow or ()))
+  flags = [(n, store.as_text(x)) for n, x in folder.flat({'sampling': sampling}).items()]
   config = store.of_run(path, store.open_run(path), flags)
+  trust.remember(path, config)
   folder.check_predecessors(config, 'sample', path)
   run = Run.open(config, path)
   run.check('sample')

@@ -4,11 +4,16 @@ The copy of gs://bucket/a/b is <cache>/gs/bucket/a/b. A hidden file next to it h
 the ETag of the object, which is copied again if its ETag or size changes.
 """
 
+import contextlib
 import fnmatch
 import glob
 import importlib
 import logging
 import os
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,9 +35,11 @@ def local(path: str, cache: str | Path = '', suffix: str = '') -> str:
   """
   if not is_address(path):
     return path
-  target, bucket = place(path, cache), open_bucket(path)
-  with naming(f'{path} cannot be read with your credentials', Exception):
-    objects = _objects(bucket, path.rstrip('/'))
+  target = place(path, cache)
+  with waiting(path):
+    bucket = open_bucket(path)
+    with naming(f'{path} cannot be read with your credentials', Exception):
+      objects = _objects(bucket, path.rstrip('/'))
   copies = {place(address, cache): version for address, version in objects.items()}
   wanted = [x for x in copies if x == target or fnmatch.fnmatch(x.name.lower(), f'*{suffix}')]
   if not wanted:
@@ -45,7 +52,7 @@ def local(path: str, cache: str | Path = '', suffix: str = '') -> str:
     with ThreadPoolExecutor(_THREADS) as pool:
       list(pool.map(lambda x: _copy(bucket, x, *copies[x]), missing))
     below = target.rglob('*') if target.is_dir() else map(Path, glob.glob(str(target)))
-    for copy in {*below} - copies.keys():
+    for copy in {*below} - copies.keys() if target not in copies else ():
       if _mark(copy).is_file():  # Its object was removed.
         copy.unlink()
   return str(target)
@@ -87,12 +94,27 @@ def open_bucket(path: str, **options: object) -> Any:
   return fsspec.filesystem(scheme, use_listings_cache=False, **options)
 
 
+@contextlib.contextmanager
+def waiting(address: str) -> Iterator[None]:
+  """Says after 5 s what the block waits for."""
+  line = f'still waiting for {address}, which needs a network and credentials'
+  timer = threading.Timer(5.0, print, [line], {'file': sys.stderr, 'flush': True})
+  timer.start()
+  try:
+    yield
+  finally:
+    timer.cancel()
+
+
 def _objects(bucket, path):
   # Returns {address: (name, size, ETag)} of an object, or of all in a folder.
   scheme, _, name = path.partition('://')
-  search = bucket.glob if glob.has_magic(name) else bucket.find
+  if glob.has_magic(name.partition('/')[0]):
+    raise ValueError('the name of a bucket is no pattern')
   try:
-    objects = search(name, detail=True)
+    objects = bucket.find(name, detail=True)
+    if not objects and glob.has_magic(name):
+      objects = bucket.glob(name, detail=True)
   except FileNotFoundError:  # no such bucket
     return {}
   return {
@@ -103,6 +125,11 @@ def _objects(bucket, path):
 
 
 def _copy(bucket, path, name, size, etag):
+  if path.is_dir():  # An object replaces a folder, or a folder an object.
+    shutil.rmtree(path)
+  if _mark(path.parent).is_file():
+    path.parent.unlink(missing_ok=True)
+    _mark(path.parent).unlink(missing_ok=True)
   own_folder(path.parent)
   with draft(path) as file:
     bucket.get_file(name, file.name)

@@ -33,7 +33,7 @@ class Cells(NamedTuple):
   spreadsheet, where the header is row 1; delimiter: ' ' for blanks.
   """
 
-  path: Path
+  path: Path | str
   columns: dict[str, Sequence[str]]
   rows: list[int]
   delimiter: str = ','

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -255,6 +256,41 @@ def read_rows(path: str | Path, values: ArraySpec, blank: bool = False) -> np.nd
   if is_csv(path, values):
     return numbers(read_cells(path), values.names, blank)
   return read_array(path, 'context')
+
+
+def rows_of(values: Any, spec: ArraySpec, what: str, blank: bool = False) -> np.ndarray:
+  """Returns what a user gives as rows of arrays, float64 [K, *spec.shape].
+
+  values: one array or several, or a dict, data frame or structured array with
+  the columns of spec.names, whose cells are read as those of a CSV file; one
+  cell is for all rows. blank: None and NaN are NaN. Raises ValueError.
+  """
+  names = getattr(getattr(values, 'dtype', None), 'names', None)
+  names = names or [*getattr(values, 'keys', list)()]
+  if spec.names and names and all(isinstance(name, str) for name in names):
+    cells = {n: [*map(_text, np.ravel(np.asarray(values[n], object)))] for n in names}
+    size = max(map(len, cells.values()))
+    cells = {n: x * size if len(x) == 1 else x for n, x in cells.items()}
+    if {*map(len, cells.values())} != {size or 1}:
+      raise ValueError(f'{what} needs columns of one length, of a row or more')
+    return numbers(Cells(what, cells, [*range(size)]), spec.names, blank)
+  also = f', or a table with the columns {", ".join(_columns(spec.names))}' * bool(spec.names)
+  try:
+    array = np.asarray(values, np.float64)
+  except (TypeError, ValueError):
+    raise ValueError(f'{what}={values!r:.60} is not an array of numbers{also}') from None
+  rows = array[None] if array.shape == (*spec.shape,) else array
+  if rows.shape[1:] != (*spec.shape,) or not len(rows):
+    shape = ', '.join(map(str, spec.shape))
+    needed = f'[{shape}] or [K, {shape}] is needed{also}'
+    raise ValueError(f'{what} has the shape {[*array.shape]}, and {needed}')
+  return rows
+
+
+def _text(value):
+  # Returns what a CSV file has for a cell in memory.
+  text = str(value).strip()
+  return '' if text in ('None', 'nan', 'NaT', '<NA>') else text
 
 
 def texts_of(names: Iterable[str], x: np.ndarray) -> dict[str, list[str]]:

@@ -59,8 +59,9 @@ def check(coordinator, num_hosts, host):
     raise UserError(f'--multihost needs all of {FLAGS}, or none of them')
   if coordinator is None:
     return
-  if not re.fullmatch(r'.+:\d{1,5}', coordinator):
-    raise UserError(f'--coordinator={coordinator} is not host:port')
+  address = re.fullmatch(r'([\w.-]+|\[[\w:.%]+\]):(\d{1,5})', coordinator)
+  if not address or not 0 < int(address[2]) < 2**16:
+    raise UserError(f'--coordinator={coordinator} is not host:port, such as node0:1234')
   if num_hosts < 1 or not 0 <= host < num_hosts:
     raise UserError(f'--host={host}: with --num_hosts={num_hosts} it must be in 0..{num_hosts - 1}')
 

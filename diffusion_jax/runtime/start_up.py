@@ -1,8 +1,10 @@
 """The start of a program: its phases, and how glibc keeps its memory."""
 
 import ctypes
+import io
 import os
 import platform
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +19,27 @@ def seconds_since_launch() -> float | None:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf('SC_CLK_TCK')
   except (OSError, ValueError, IndexError, AttributeError):
     return None
+
+
+class _Pipe(io.FileIO):
+  def write(self, data):
+    try:
+      return super().write(data)
+    except BrokenPipeError:
+      return memoryview(data).nbytes
+
+
+def open_streams() -> None:
+  """Opens stdout and stderr so that no write fails.
+
+  What nobody reads is dropped, as of `--help | true` or `>&-`; what the encoding
+  lacks, as in a path, is escaped.
+  """
+  for name in ('stdout', 'stderr'):
+    stream = getattr(sys, name) or open(os.devnull, 'w')
+    buffer = io.BufferedWriter(_Pipe(os.dup(stream.fileno()), 'w'))
+    how = stream.encoding, 'backslashreplace'
+    setattr(sys, name, io.TextIOWrapper(buffer, *how, line_buffering=True))
 
 
 class StartUp:

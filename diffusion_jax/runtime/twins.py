@@ -16,9 +16,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from glob import has_magic
 from pathlib import Path
 
-from diffusion_jax.data.buckets import LIBRARIES, open_bucket
+from diffusion_jax.data.buckets import LIBRARIES, open_bucket, waiting
 from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import make_folder, one_line, read_json_lines
@@ -44,11 +45,13 @@ class Twin:
     parts = self._root.split('/')
     if scheme not in LIBRARIES:
       raise UserError(f'{address}: a run is in a folder, or in a bucket, gs:// or s3://')
-    if len(parts) < 2 or {'', '.', '..'} & {*parts}:
-      raise UserError(f'{address}: give a folder of a bucket, as {scheme}://bucket/run')
+    if len(parts) < 2 or {'', '.', '..'} & {*parts} or has_magic(self._root):
+      raise UserError(
+        f'{address}: give a folder of a bucket, as {scheme}://bucket/run, without * ? ['
+      )
     self.address, self.problem = address, ''
     options = {'max_concurrency': 1} if scheme == 's3' else {}
-    with as_user_error():
+    with as_user_error(), waiting(address):
       self.bucket = open_bucket(address, **options)
     self._parent = Path(tempfile.mkdtemp(prefix='diffusion_jax-')).resolve()
     atexit.register(self.remove)
@@ -77,7 +80,8 @@ class Twin:
   def told(self, what: str) -> Iterator[None]:
     """Raises UserError for errors of requests, by which the run is `what`."""
     try:
-      yield
+      with waiting(self.address):
+        yield
     except UserError:
       raise
     except Exception as error:  # Each library has its own.
@@ -129,6 +133,8 @@ class Twin:
       if {'', '.', '..'} & {*name.split('/')} or not name.isprintable():
         raise UserError(f'{self.address} has the object {one_line(name)!r}: remove it')
       objects[name] = about.get('etag') or about.get('ETag'), about['size']
+    for name in objects.keys() & {str(x) for path in objects for x in Path(path).parents}:
+      raise UserError(f'{self.address} has the object {name!r} and a folder {name}/: remove one')
     if len(objects) > MOST_FILES:
       raise UserError(f'{self.address} has more than {MOST_FILES:,} objects: a run has fewer')
     return objects

@@ -213,7 +213,7 @@ def _open_read_only(workdir):
 def _find_step(manager: ocp.CheckpointManager, step: int | str, workdir: str | Path) -> int:
   steps = sorted(manager.all_steps())
   if step == 'latest' and steps:
-    return steps[-1]
+    return checksums.latest(Path(manager.directory), steps)
   if step == 'best' and steps:
     losses = {n: loss for n in steps if (loss := _criterion(manager, n)) is not None}
     if not losses:

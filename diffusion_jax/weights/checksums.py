@@ -9,7 +9,7 @@ add, such as desktop.ini, do no harm.
 import itertools
 import sys
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -30,6 +30,7 @@ from diffusion_jax.runtime.files import (
 NAME = 'SHA256SUMS'
 # Orbax completes this file, which has no data of the run, after the sums.
 _METADATA = '_CHECKPOINT_METADATA'
+_ARRAYS = '*params/**/d/*'  # the data of parameters
 _WITHOUT_SUMS = {NAME, _METADATA, 'commit_success.txt'}
 
 
@@ -150,10 +151,24 @@ def check(folder: Path, step: int, items: Collection[str] | None = None) -> None
   )
 
 
+def latest(folder: Path, steps: Sequence[int]) -> int:
+  """Returns the last step, before those of which a removal has left no arrays."""
+  for step in reversed(steps):
+    path = folder / str(step)
+    buckets.fetch(path)
+    if any(path.glob(_ARRAYS)):
+      return step
+    warn(f'checkpoint {step} in {folder.parent} has no arrays: it is left out')
+  return steps[-1]
+
+
 def _damage(path, items=None):
   buckets.fetch(path)
   if (path / NAME).is_file():
     return find_damage(path, items)
+  needed = _METADATA, 'config/metadata', '*params/_METADATA', _ARRAYS
+  if not all(any(path.glob(name)) for name in needed):
+    return 'its arrays or their metadata are missing'
   warn(f'checkpoint {path.name} in {path.parent.parent} has no checksums: it is read unchecked')
   return ''
 

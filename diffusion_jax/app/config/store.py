@@ -19,6 +19,7 @@ from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import FlagText, near
+from diffusion_jax.runtime import buckets
 
 Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
 
@@ -214,7 +215,7 @@ def _content(workdir, path=''):
   if content is None:
     folder.check_config_kept(workdir)
     raise UserError(folder.missing(path, workdir))
-  trust.recall(Path(workdir))
+  trust.recall(buckets.folder(workdir))
   return content
 
 
@@ -332,5 +333,7 @@ def sweep(path: str, index: int, flags: Flags) -> Flags:
 
 def as_text(value: object) -> str:
   """Formats a value as a flag takes it."""
-  is_list = isinstance(value, tuple | list)
-  return ','.join(map(str, value)) if is_list else str(value)
+  value = getattr(value, 'tolist', lambda: value)()  # of NumPy
+  if not isinstance(value, tuple | list):
+    return str(value)
+  return ','.join(f'"{x}"' if ',' in str(x) else str(x) for x in value)

@@ -182,10 +182,15 @@ def below(path: str, name: str) -> str:
 
 @contextlib.contextmanager
 def from_config(path: str) -> Iterator[None]:
-  """Turns an error of a constructor into a UserError about config.path."""
+  """Turns an error of a constructor into a UserError about config.path.
+
+  A TypeError within a user's own part is raised as it is.
+  """
   try:
     yield
   except (ValueError, TypeError, OSError) as error:
+    if isinstance(error, TypeError) and trust.place_of(error):
+      raise
     raise UserError(f'config.{path}: {error}') from error
 
 

@@ -36,7 +36,7 @@ from diffusion_jax.networks import functional
 from diffusion_jax.paths import cache_folder, expanded as expanded_path
 from diffusion_jax.ranges import check_value
 from diffusion_jax.runtime import buckets
-from diffusion_jax.runtime.files import read_json, write_json
+from diffusion_jax.runtime.files import read_json, sha256, write_json
 from diffusion_jax.training.objectives import Objective
 
 _allowed: set[str] = set()
@@ -61,6 +61,11 @@ def allow(names: Iterable[str]) -> None:
     _allowed.update([*words, *map(os.path.expanduser, words)])
 
 
+def allow_parts(names: Iterable[str]) -> None:
+  """Allows as `allow` does, as by --allow: the name of a module is all its parts."""
+  allow(word for name in names for word in (name, f'{name}:'))
+
+
 def expanded(name: str, value: Any) -> Any:
   """Returns the value of a field, with the user's folder for ~ in paths.
 
@@ -73,20 +78,23 @@ def expanded(name: str, value: Any) -> Any:
 
 
 def remember(workdir: Path, config: Tree) -> None:
-  """Keeps in the user's cache what the training of a run may read and import.
+  """Keeps in the user's cache what a run may read and import, as allowed now.
 
-  The user gave the paths and parts once; later starts of the run need not name
-  them again. Parts are kept for a run below the working folder, which has them.
+  The user gave the paths and parts once; later starts need not name them again,
+  as long as the run has the same config.json. Parts are kept for the working
+  folder, whose modules they are.
   """
-  paths = sorted(x for x in _paths(config) & _allowed if ':' not in x or '://' in x)
-  content: Json = {'run': buckets.named(workdir.resolve()), 'paths': paths}
-  parts = sorted(filter(is_allowed, names_in(config)))
-  if parts and workdir.resolve().is_relative_to(here := os.getcwd()):
-    content |= {'parts': parts, 'folder': here}
-  elif not paths:
+  paths = {x for x in _paths(config) & _allowed if ':' not in x or '://' in x}
+  parts = {*filter(is_allowed, names_in(config))}
+  if not paths | parts:
     return
-  with contextlib.suppress(OSError):  # The next start asks for them instead.
-    path = _record(workdir)
+  with contextlib.suppress(OSError, UserError):  # The next start asks for them instead.
+    path, before, here = _record(workdir), _recorded(workdir), os.getcwd()
+    paths |= {*before.get('paths', ())}
+    content: Json = before | {'run': buckets.named(workdir.resolve()), 'paths': sorted(paths)}
+    if parts:
+      every = before.get('parts', {})
+      content['parts'] = every | {here: sorted(parts.union(every.get(here, ())))}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, content)
 
@@ -94,10 +102,14 @@ def remember(workdir: Path, config: Tree) -> None:
 def recall(workdir: Path) -> None:
   """Allows the paths and the parts of a run that `remember` was told of."""
   with contextlib.suppress(OSError, UserError):
-    content = read_json(_record(workdir))
+    content = _recorded(workdir)
     _allowed.update(content.get('paths', ()))
-    if content.get('folder') == os.getcwd():
-      _allowed.update(content['parts'])
+    _allowed.update(content.get('parts', {}).get(os.getcwd(), ()))
+
+
+def _recorded(workdir):
+  path = _record(workdir)
+  return read_json(path) if path.exists() else {}
 
 
 def _paths(tree):
@@ -128,7 +140,10 @@ def without_folders(tree: Tree) -> Json:
 
 
 def _record(workdir):
-  name = hashlib.sha256(os.fsencode(buckets.named(workdir.resolve()))).hexdigest()
+  # Another run at the same place, such as a stranger's, has another record.
+  config = workdir / 'config.json'
+  content = sha256(config) if config.is_file() else ''
+  name = hashlib.sha256(os.fsencode(buckets.named(workdir.resolve()) + content)).hexdigest()
   return cache_folder() / 'runs' / f'{name[:16]}.json'
 
 

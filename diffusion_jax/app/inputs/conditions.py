@@ -18,7 +18,7 @@ from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import tables
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text import encode
-from diffusion_jax.errors import UserError, refuse
+from diffusion_jax.errors import UserError, as_user_error, refuse
 from diffusion_jax.ranges import near
 from diffusion_jax.runtime.per_example import per_example
 
@@ -45,14 +45,19 @@ class Kind(abc.ABC):
 
   model: Model
   names: ClassVar[tuple[str, ...]]
+  name = ''  # its entry of cond
 
   @abc.abstractmethod
   def choose(self, n: int) -> tuple[Arrays, Arrays]:
     """Returns cond of the first n samples, and the arrays that are stored."""
 
   @abc.abstractmethod
-  def encode(self, values: Any, index: np.ndarray) -> Arrays:
-    """Returns cond of what the user gives; index: of each sample's values."""
+  def rows(self, values: Any, what: str) -> np.ndarray:
+    """Returns what the user gives, [K, ...]; UserError begins with `what`."""
+
+  def encode(self, rows: np.ndarray, index: np.ndarray) -> Arrays:
+    """Returns cond of rows [K, ...]; index: of each sample's row."""
+    return {self.name: rows[index % len(rows)]}
 
   @abc.abstractmethod
   def shapes(self, size: int) -> Shapes:
@@ -62,7 +67,7 @@ class Kind(abc.ABC):
 class Labels(Kind):
   """Classes: those of config.sampling, or all, in turn."""
 
-  names = ('labels',)
+  name, names = 'label', ('labels',)
 
   def choose(self, n: int) -> tuple[Arrays, Arrays]:
     labels = self.model.config.sampling.labels
@@ -74,24 +79,28 @@ class Labels(Kind):
       )
     if is_of_images or not (labels or takes_labels(self.model)):
       return {}, {}
-    cond = self.encode(labels or range(self.model.facts.num_classes), np.arange(n))
+    rows = self.rows(labels or range(self.model.facts.num_classes), 'config.sampling.labels')
+    cond = self.encode(rows, np.arange(n))
     return cond, {'labels': cond['label']}
 
-  def encode(self, values: Any, index: np.ndarray, path: str = 'sampling.labels') -> Arrays:
-    """Returns labels, which are numbers or names; path: their field."""
+  def rows(self, values: Any, what: str) -> np.ndarray:
+    """Returns labels [K] of numbers or names."""
     classes, names = self.model.facts.num_classes, self.model.facts.class_names
     without = 'takes no labels (conditioning.labels): set sampling.classifier.run, or leave it out'
-    _check_taken(takes_labels(self.model), path, without)
-    given = np.ravel(np.asarray(values, object)).tolist()  # numbers and names
-    numbers = [names.index(str(x)) if str(x) in names else x for x in given]
-    for label in numbers:
-      if isinstance(label, str) or label >= classes:
-        also = f', {", ".join(names[:10])}' if names else ''
-        raise UserError(
-          f'config.{path}={label}{near(label, names)} is out of range, the '
-          f'classes are 0..{classes - 1}{also}'
-        )
-    return {'label': np.array(numbers, np.int32)[index % len(numbers)]}
+    _check_taken(takes_labels(self.model), what, without)
+    array = np.asarray(values, object)  # numbers and names
+    if array.size != len(np.atleast_1d(array)) or not array.size:
+      raise UserError(f'{what} has the shape {[*array.shape]}, and one label or [K] is needed')
+    index = {x: i for i, x in [*enumerate(map(str, range(classes))), *enumerate(names)]}
+    given = array.ravel().tolist()
+    labels = [index.get(str(x), index.get(str(x).removesuffix('.0'))) for x in given]
+    if None in labels:
+      label, also = given[labels.index(None)], f', {", ".join(names[:10])}' if names else ''
+      raise UserError(
+        f'{what}={label}{near(label, names)} is out of range, the '
+        f'classes are 0..{classes - 1}{also}'
+      )
+    return np.array(labels, np.int32)
 
   def shapes(self, size: int) -> Shapes:
     shape = jax.ShapeDtypeStruct((size,), jnp.int32)
@@ -106,19 +115,26 @@ class Texts(Kind):
   def choose(self, n: int) -> tuple[Arrays, Arrays]:
     prompt, index = self.model.config.sampling.prompt, np.arange(n)
     if not self._length:
-      _check_taken(prompt is None, 'sampling.prompt', 'reads no text (conditioning.text)')
+      without = 'reads no text (conditioning.text)'
+      _check_taken(prompt is None, 'config.sampling.prompt', without)
       return {}, {}
     if prompt is None:
       texts = np.array(_held_out(self.model, 'text', index).tolist())
     else:
       texts = np.resize([part.strip() for part in prompt.split('|')], n)
-    return self.encode(texts, index), {'texts': texts}
+    return self.encode(self.rows(texts, 'config.sampling.prompt'), index), {'texts': texts}
 
-  def encode(self, values: Any, index: np.ndarray) -> Arrays:
-    texts = np.atleast_1d(values)
-    with from_config('sampling.prompt'):
-      tokens, mask = encode(texts[index % len(texts)].tolist(), self._length)
-    return {'text': tokens, 'text_mask': mask}
+  def rows(self, values: Any, what: str) -> np.ndarray:
+    """Returns the tokens [K, L] of texts."""
+    texts = np.ravel(np.asarray(values, object)).tolist()
+    if not texts or not all(isinstance(x, str) for x in texts):
+      raise UserError(f'{what}={values!r:.60} is not a text or a list of texts')
+    with as_user_error(f'{what}: '):
+      return encode(texts, self._length)[0]
+
+  def encode(self, rows: np.ndarray, index: np.ndarray) -> Arrays:
+    tokens = rows[index % len(rows)]
+    return {'text': tokens, 'text_mask': tokens > 0}
 
   def shapes(self, size: int) -> Shapes:
     types = {'text': jnp.int32, 'text_mask': jnp.bool_} if self._length else {}
@@ -132,7 +148,7 @@ class Texts(Kind):
 class Images(Kind):
   """What is seen of test images, which the samples continue."""
 
-  names = 'conditions', 'originals'
+  name, names = 'image', ('conditions', 'originals')
 
   def choose(self, n: int) -> tuple[Arrays, Arrays]:
     """Returns also the labels of the images, if the network takes labels."""
@@ -155,8 +171,9 @@ class Images(Kind):
       return {'image': image}, stored
     return {'image': image, 'label': arrays['label']}, stored | {'labels': arrays['label']}
 
-  def encode(self, values: Any, index: np.ndarray) -> Arrays:
-    return {'image': np.asarray(values)[index % len(values)]}
+  def rows(self, values: Any, what: str) -> np.ndarray:
+    shape = self.shapes(1)['image'].shape[1:]
+    return tables.rows_of(values, ArraySpec(shape), what).astype(np.float32)
 
   def shapes(self, size: int) -> Shapes:
     if self.model.conditioning.image is None:
@@ -172,8 +189,7 @@ class Context(Kind):
   names = ('context',)
 
   @property
-  def name(self) -> str:
-    """The entry of cond."""
+  def name(self) -> str:  # type: ignore[override]
     return 'context' if self.model.conditioning.known is None else 'known'
 
   @property
@@ -216,12 +232,12 @@ class Context(Kind):
     trust.check_paths('sampling.context', path)
     without = 'takes no context (conditioning.context, conditioning.known)'
     field = 'sampling.context' if path else 'sampling.context_row'
-    _check_taken(self.values is not None, field, without)
+    _check_taken(self.values is not None, f'config.{field}', without)
     if path:
       with from_config('sampling.context'):
         assert self.values is not None  # checked above
         rows = tables.read_rows(path, self.values, blank=self.name == 'known')
-      rows = self.checked(path, rows)
+      rows = self.rows(rows, f'config.sampling.context: {path}')
       _check_row(row, len(rows), path)
       return rows if row is None else rows[[row]]
     if self.name == 'known':
@@ -232,18 +248,18 @@ class Context(Kind):
     _check_row(row, len(datasets.unseen(self.model.config)), 'the held-out split')
     return self.held_out(np.array([row]))
 
-  def checked(self, what: str, rows: np.ndarray) -> np.ndarray:
-    """Returns rows [K, ...] of one row or several; what: where they are from."""
-    values = self.values
-    assert values is not None  # others take no rows
-    rows = rows[None] if rows.shape == tuple(values.shape) else rows
-    problems = _row_problems(what, rows, values, self.name == 'known')
-    refuse(f'config.sampling.context: {problem}' for problem in problems)
+  def rows(self, values: Any, what: str) -> np.ndarray:
+    """Returns rows in the user's units: arrays, or a table with their columns."""
+    spec, joint = self.values, self.name == 'known'
+    assert spec is not None  # others take no rows
+    with as_user_error():
+      rows = tables.rows_of(values, spec, what, joint)
+    refuse(_row_problems(what, rows, spec, joint))
     return rows
 
-  def encode(self, values: Any, index: np.ndarray) -> Arrays:
+  def encode(self, rows: np.ndarray, index: np.ndarray) -> Arrays:
     assert self.values is not None  # others take no rows
-    return {self.name: self.values.encode(values)[index % len(values)]}
+    return super().encode(self.values.encode(rows), index)
 
   def shapes(self, size: int) -> Shapes:
     if self.values is None:
@@ -283,24 +299,29 @@ def choose(model: Model, n: int) -> Conditions:
   return Conditions(cond, stored, rows)
 
 
-def given(model: Model, n: int, values: dict[str, Any]) -> Conditions:
+def given(model: Model, n: int | None, values: dict[str, Any]) -> Conditions:
   """Returns what n samples are conditioned on, from what the user gives.
 
   values: all that the network takes, by name: label and text, context in the
-  data's units, image as the network sees it. They are taken in turn.
+  data's units, image as the network sees it; None is not given. They are taken
+  in turn. n: None for as many samples as the longest has rows.
   """
   kinds = {name: kind(model) for name, kind in KINDS.items() if kind(model).shapes(1)}
+  values = {name: x for name, x in values.items() if x is not None}
   if values.keys() != kinds.keys():
+    takes = ', '.join(f'{name}=...' for name in kinds) or 'nothing'
+    others = [name for name in values if name not in KINDS and name in model.config.sampling]
+    hint = f': {others[0]} is an argument of dj.open_run' if others else ''
     raise UserError(
-      f'{model.workdir}: its network takes {", ".join(kinds) or "nothing"}, '
-      f'and {", ".join(values) or "nothing"} is given'
+      f'{model.workdir}: its network takes {takes}, and {", ".join(values) or "nothing"} is '
+      f'given{hint}'
     )
-  cond, stored, index = {}, {}, np.arange(n)
-  if 'context' in values:
-    rows = Context(model).checked('it', np.asarray(values['context'], np.float64))
-    values, stored = values | {'context': rows}, {'context': rows}
+  rows = {name: kind.rows(values[name], name) for name, kind in kinds.items()}
+  index = np.arange(n or max(map(len, rows.values()), default=1))
+  cond = {}
   for name, kind in kinds.items():
-    cond |= kind.encode(values[name], index)
+    cond |= kind.encode(rows[name], index)
+  stored = {'context': rows['context']} if 'context' in rows else {}
   return Conditions(cond, stored, index % len(stored.get('context', index)))
 
 
@@ -315,9 +336,9 @@ def _read_once(model):
   return Context(model).read()
 
 
-def _check_taken(is_taken, path, without):
+def _check_taken(is_taken, what, without):
   if not is_taken:
-    raise UserError(f'config.{path}: the network of this run {without}')
+    raise UserError(f'{what}: the network of this run {without}')
 
 
 def _check_row(row, count, where):
@@ -328,9 +349,6 @@ def _check_row(row, count, where):
 
 
 def _row_problems(what, rows, facts, joint):
-  if rows.shape[1:] != tuple(facts.shape) or not len(rows):
-    wanted = ', '.join(map(str, facts.shape))
-    yield f'{what} has the shape {list(rows.shape)}, and [{wanted}] or [K, {wanted}] is needed'
   if not np.isfinite(rows[~np.isnan(rows)] if joint else rows).all():
     yield f'{what} has numbers that are not finite'
   if not joint:

@@ -143,7 +143,8 @@ def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
   """Returns the cond of n results: edit.label, sampling.prompt and .context."""
   c, context, cond = model.conditioning, conditions.Context(model), {}
   if edit.label is not None:
-    cond = conditions.Labels(model).encode([edit.label], np.arange(n), 'edit.label')
+    labels = conditions.Labels(model)
+    cond = labels.encode(labels.rows(edit.label, 'config.edit.label'), np.arange(n))
   elif c.labels:
     check_optional(model, 'edit.label', f'a class, 0..{model.facts.num_classes - 1}')
   rows = context.given()

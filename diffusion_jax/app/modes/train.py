@@ -265,11 +265,11 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int) -> StepLog:
   """Writes the config and the start of a training, and opens its log."""
   config, workdir = parts.config, parts.workdir
   stored = folder.stored_form(config, parts.model.facts)
-  trust.remember(workdir, config)
   first = processes.is_first()  # of several processes one writes
   if first:
     write_json(workdir / 'config.json', stored)
     sessions.write_start(workdir, start, parts.num_parameters)
+  trust.remember(workdir, config)
   writer = MetricWriter(workdir, start, first, config.training.log_to)
   writer.write_config(start, stored, folder.hparams(stored))
   total = config.training.num_steps
