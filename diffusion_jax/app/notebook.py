@@ -111,6 +111,7 @@ class TrainedRun:
       inputs = conditions.given(model, end, given)
     else:
       inputs = conditions.choose(model, end)
+    conditions.note_equal_starts(model, inputs, first)
     inputs = conditions.encoded(model, self.params, inputs)
     size = min(n, model.config.sampling.batch_size)
     drawing, parts = self._drawing(size), []

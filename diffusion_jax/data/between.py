@@ -12,8 +12,10 @@ class Between:
   """Joins examples of a target with examples of a source, which are their context.
 
   paired: example i of one belongs to example i of the other; else each epoch of
-  training shifts the source by a random number of examples. Raises ValueError
-  for pairs of sets that have different lengths.
+  training shifts the source by a random number of examples. Columns of two
+  tables are joined by their names, or by their places if no name is in both.
+  Raises ValueError for pairs of sets that have different lengths, and for
+  tables of which some columns are in both.
   """
 
   def __init__(self, target: Source, source: Source, paired: bool = False):
@@ -23,7 +25,11 @@ class Between:
         f'the source {len(source):,}'
       )
     self.target, self.source, self.paired = target, source, paired
-    self.facts: Facts = target.facts._replace(context=source.facts.x)
+    self._columns = _order(target.facts.x.names, source.facts.x.names)
+    context = source.facts.x
+    if self._columns is not None:
+      context = context._replace(names=target.facts.x.names, low=(), high=())
+    self.facts: Facts = target.facts._replace(context=context)
     self.in_memory = target.in_memory and source.in_memory
     self.order = target.order if isinstance(target, OrderedSource) else None
     self._shift: int | np.ndarray = 0
@@ -49,7 +55,22 @@ class Between:
 
   def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
     places = (index + self._shift) % len(self.source)
-    return self.target.read(index) | {'context': self.source.read(places)['x']}
+    context = self.source.read(places)['x']
+    if self._columns is not None:
+      context = context[..., self._columns]
+    return self.target.read(index) | {'context': context}
+
+
+def _order(target, source):
+  # Returns the places of the target's columns in the source; None: as they are.
+  if target == source or not {*target} & {*source}:
+    return None
+  if sorted(target) != sorted(source):
+    raise ValueError(
+      f'the target has the columns {", ".join(target)}, and the source {", ".join(source)}: '
+      'name the same columns in both, in any order'
+    )
+  return [source.index(name) for name in target]
 
 
 def _shift(seed, epoch, size):

@@ -33,7 +33,8 @@ def nearest(features: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np
   """Returns (distance, index) of the row of [M, D] next to each of [N, D]."""
   from sklearn.metrics import pairwise_distances_argmin_min
 
-  x, y = (np.asarray(a, np.float64) for a in (features, reference))
+  centre = np.mean(reference, axis=0, dtype=np.float64)
+  x, y = features - centre, reference - centre
   index, _ = pairwise_distances_argmin_min(x, y)
   return np.linalg.norm(x - y[index], axis=1), index
 

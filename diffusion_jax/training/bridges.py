@@ -3,14 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.arguments import check_positive
 from diffusion_jax.core.bridges import BridgePrediction, bridge_error, bridge_sample
-from diffusion_jax.core.couplings import conditional_cost, sinkhorn, squared_distances
 from diffusion_jax.core.denoiser import Network
-from diffusion_jax.core.keys import draw_index
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.losses import TimeSampler, uniform_times
 from diffusion_jax.ranges import NonNegative, Positive, Size
-from diffusion_jax.training.couplings import Coupling
+from diffusion_jax.training.couplings import Coupling, entropic_coupling, paired
 from diffusion_jax.training.objectives import Objective, draw_inputs, mean_loss
 
 Array = jax.Array
@@ -38,7 +37,8 @@ def bridge(
     inputs, keys = draw_inputs(key, batch, schedule, network, times)
     y = batch['context']
     if coupling is not None:
-      y = y[coupling(coupling_key, inputs.x0, y, inputs.cond)]
+      y, metrics = paired(coupling, coupling_key, inputs.x0, y, inputs.cond)
+      inputs = inputs._replace(metrics=metrics)
     if not diffusion:
       inputs = inputs._replace(eps=jnp.zeros_like(inputs.eps))
     return (inputs, y), keys
@@ -48,7 +48,7 @@ def bridge(
     xt = bridge_sample(x0, y, z, level.t, diffusion)
     output = network.output(params['network'], xt, level, cond, keys[0])
     losses = bridge_error(predicted(output, diffusion), x0, y, z)
-    return mean_loss(time_weight * losses, level.t)
+    return mean_loss(time_weight * losses, level.t, **inputs[0].metrics)
 
   return Objective(draw, loss)
 
@@ -63,14 +63,11 @@ def predicted(output: Array, diffusion: float) -> BridgePrediction:
   return BridgePrediction(*jnp.split(output, 2, axis=-1))
 
 
-def schrodinger_coupling(diffusion: Positive, num_iterations: Size = 100) -> Coupling:
+def schrodinger_coupling(diffusion: Positive, num_iterations: Size = 1000) -> Coupling:
   """Draws pairs of the entropic plan of a batch with epsilon = 2 diffusion^2.
 
-  They make the bridge of this diffusion a Schrodinger bridge.
+  They make the bridge of this diffusion a Schrodinger bridge. num_iterations,
+  at most: see `entropic_coupling`. Raises ValueError.
   """
-
-  def index(key, x0, y, cond):
-    cost = conditional_cost(squared_distances(x0, y), cond)
-    return draw_index(key, sinkhorn(cost, 2.0 * diffusion**2, num_iterations))
-
-  return index
+  check_positive(diffusion=diffusion)
+  return entropic_coupling(lambda x0, y: 2.0 * diffusion**2, num_iterations, 0.05)

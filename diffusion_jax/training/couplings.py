@@ -4,21 +4,62 @@ They take the whole batch, so that accumulation and the number of devices do not
 change the pairs. core/couplings.py has the costs and the entropic plan.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.arguments import check_numbers
-from diffusion_jax.core.couplings import conditional_cost, sinkhorn, squared_distances
+from diffusion_jax.core.arguments import (
+  check_at_least,
+  check_fraction,
+  check_numbers,
+  check_positive,
+  sum_data_axes,
+)
+from diffusion_jax.core.couplings import centred_cost, column_error, sinkhorn
 from diffusion_jax.core.keys import draw_index
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.ranges import Positive, Probability, Size
 
 Array = jax.Array
-# (key, x0 [B, ...], y [B, ...], cond) -> i [B], such that x0 is paired with y[i]
+# (key, x0 [B, ...], y [B, ...], cond) -> i [B], such that x0 is paired with y[i];
+# i = B: with NaN, where there is no plan
 Coupling = Callable[[Array, Array, Array, dict], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanCoupling:
+  """A coupling that draws y for each x_0 from its row of a plan.
+
+  log_plan(x0, y, cond) -> [B, B], NaN where there is none.
+  """
+
+  log_plan: Callable[[Array, Array, dict], Array]
+
+  def __call__(self, key: Array, x0: Array, y: Array, cond: dict) -> Array:
+    """Draws i [B]."""
+    return self.draw(key, x0, y, cond)[0]
+
+  def draw(self, key: Array, x0: Array, y: Array, cond: dict) -> tuple[Array, Array]:
+    """Draws i [B], and returns the plan's `column_error` [] with it."""
+    plan = self.log_plan(x0, y, cond)
+    error = column_error(plan)
+    return jnp.where(jnp.isnan(error), len(y), draw_index(key, plan)), error
+
+
+def paired(
+  coupling: Coupling, key: Array, x0: Array, y: Array, cond: dict
+) -> tuple[Array, dict[str, Array]]:
+  """Returns y [B, ...] in the order of its pairs, and metrics [B] of the plan."""
+  metrics = {}
+  if isinstance(coupling, PlanCoupling):
+    index, error = coupling.draw(key, x0, y, cond)
+    metrics = {'column_error': jnp.broadcast_to(error, len(y))}
+  else:
+    index = coupling(key, x0, y, cond)
+  return jnp.asarray(y).at[index].get(mode='fill', fill_value=jnp.nan), metrics
 
 
 def exact(cost: Array) -> Array:
@@ -26,12 +67,16 @@ def exact(cost: Array) -> Array:
 
   cost: [B, N], B <= N; inf forbids a pair. SciPy solves it on the host, also
   under `jit` and `vmap`, in about B^3 operations. No gradient flows through it.
+  i is N where a cost is NaN, or a row has no pair.
   """
 
   def solve(*rows):
     from scipy.optimize import linear_sum_assignment
 
-    return linear_sum_assignment(np.concatenate(rows))[1].astype(np.int32)
+    try:
+      return linear_sum_assignment(np.concatenate(rows))[1].astype(np.int32)
+    except ValueError:
+      return np.full(cost.shape[0], cost.shape[1], np.int32)
 
   # On CPUs, JAX copies arguments of more than 100 kB in a thread pool, all of
   # whose threads may wait for this very call.
@@ -48,27 +93,48 @@ def exact_coupling(condition_ratio: Probability = 0.05) -> Coupling:
   contexts leave possible (C2OT); see `condition_weight`.
   """
 
+  check_fraction(condition_ratio=condition_ratio)
+
   def index(key, x0, y, cond):
-    return exact(conditional_cost(squared_distances(x0, y), cond, condition_ratio))
+    return exact(centred_cost(x0, y, cond, condition_ratio))
 
   return index
 
 
 def sinkhorn_coupling(
-  epsilon: Positive = 0.05, num_iterations: Size = 100, condition_ratio: Probability = 0.05
+  epsilon: Positive = 0.05, num_iterations: Size = 1000, condition_ratio: Probability = 0.05
 ) -> Coupling:
   """Draws y for each x_0 from its row of the entropic plan of a batch.
 
-  epsilon: of `sinkhorn`, over the mean squared distance. condition_ratio: see
-  `exact_coupling`.
+  epsilon: of `sinkhorn`, over the mean squared distance of centred x_0 and y.
+  num_iterations, at most: see `entropic_coupling`. condition_ratio: see
+  `exact_coupling`. Raises ValueError.
   """
+  check_positive(epsilon=epsilon)
 
-  def index(key, x0, y, cond):
-    distances = squared_distances(x0, y)
-    cost = conditional_cost(distances, cond, condition_ratio)
-    return draw_index(key, sinkhorn(cost, epsilon * jnp.mean(distances), num_iterations))
+  def relative(x0, y):
+    centred = (v - jnp.mean(v, axis=0, keepdims=True) for v in (x0, y))
+    scale = sum(jnp.mean(sum_data_axes(jnp.square(v))) for v in centred)
+    return epsilon * jnp.where(scale > 0.0, scale, 1.0)  # 0: all pairs are equal
 
-  return index
+  return entropic_coupling(relative, num_iterations, condition_ratio)
+
+
+def entropic_coupling(
+  epsilon: Callable[[Array, Array], Array | float], num_iterations: int, condition_ratio: float
+) -> PlanCoupling:
+  """Makes the coupling by `sinkhorn`, whose epsilon is a function of x_0 and y.
+
+  It iterates until columns hold to 1 %, num_iterations times at most.
+  """
+  check_at_least(1, num_iterations=num_iterations)
+  check_fraction(condition_ratio=condition_ratio)
+
+  def log_plan(x0, y, cond):
+    cost = centred_cost(x0, y, cond, condition_ratio)
+    return sinkhorn(cost, epsilon(x0, y), num_iterations, 0.01)
+
+  return PlanCoupling(log_plan)
 
 
 def check_straight(schedule: Schedule, coupling: Coupling | None) -> None:

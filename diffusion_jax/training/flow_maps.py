@@ -259,7 +259,7 @@ def _of_two_times(network, schedule, times, guidance, coupling, errors_fn, adapt
     errors = errors_fn(functools.partial(u_fn, cond=cond), xt, v, t, s, share)
     power, offset = adaptive[0], adaptive[1] / x0[0].size
     losses = jnp.asarray(sum(adaptive_loss(x, power, offset) for x in errors.values()))
-    return mean_loss(losses, t, **errors)
+    return mean_loss(losses, t, **errors, **inputs.metrics)
 
   return Objective(draw, loss)
 

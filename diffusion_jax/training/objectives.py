@@ -31,7 +31,7 @@ from diffusion_jax.core.losses import TimeSampler, Weight, snr_weight, step_time
 from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
 from diffusion_jax.ranges import NonNegative
-from diffusion_jax.training.couplings import Coupling, check_straight
+from diffusion_jax.training.couplings import Coupling, check_straight, paired
 from diffusion_jax.training.loss_aware import init_loss_history, loss_aware_times, record
 
 Array = jax.Array
@@ -123,7 +123,7 @@ class Draws(NamedTuple):
 
   level and time_weight come from the time sampler, cond from the network's
   condition. augment_keys are the augmentation's keys; estimated marks the
-  examples with a first estimate.
+  examples with a first estimate. metrics are of the coupling's plan.
   """
 
   x0: Array
@@ -133,6 +133,7 @@ class Draws(NamedTuple):
   cond: dict
   augment_keys: Array
   estimated: Array
+  metrics: dict[str, Array] = {}
 
 
 def draw_inputs(
@@ -151,8 +152,8 @@ def draw_inputs(
   if coupling is not None:
     key, coupling_key = jax.random.split(key)
     inputs, keys = draw_inputs(key, batch, schedule, network, times)
-    index = coupling(coupling_key, inputs.x0, inputs.eps, inputs.cond)
-    return inputs._replace(eps=inputs.eps[index]), keys
+    eps, metrics = paired(coupling, coupling_key, inputs.x0, inputs.eps, inputs.cond)
+    return inputs._replace(eps=eps, metrics=metrics), keys
   x0 = batch['x']
   time_key, eps_key, cond_key, *dropout_keys, augment_key, first_key = jax.random.split(key, 7)
   level, time_weight = times(time_key, x0.shape[0], schedule)
@@ -218,10 +219,10 @@ def denoising(
     losses = network.denoising_loss(output, x0, eps, level, weight, cond)
     losses /= x0[0].size
     if uncertainty is None:
-      return mean_loss(inputs.time_weight * losses, level.t)
+      return mean_loss(inputs.time_weight * losses, level.t, **inputs.metrics)
     error = inputs.time_weight * losses
     losses = uncertain_loss(losses, uncertainty(params, level))
-    return mean_loss(inputs.time_weight * losses, level.t, error=error)
+    return mean_loss(inputs.time_weight * losses, level.t, error=error, **inputs.metrics)
 
   return Objective(draw, loss)
 

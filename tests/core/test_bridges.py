@@ -48,6 +48,7 @@ def test_a_path_of_one_pair_ends_at_its_points(draws, diffusion):
   for t, s in [(1.0, 0.4), (0.4, 0.0), (1.0, 0.0), (0.0, 0.7)]:
     found = bridges.bridge_ode_step(at(t), pair, t, s, diffusion)
     np.testing.assert_allclose(found, at(s), atol=1e-6)
+  assert bridges.bridge_width(np.float32(1.0 + 1e-6), diffusion) == 0.0
   for t in (1.0, 0.4):
     mean, variance = bridges.bridge_posterior(at(t), pair, t, 0.0, diffusion)
     np.testing.assert_allclose(mean, x0, atol=1e-6)

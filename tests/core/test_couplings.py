@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import linprog
+from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
 
 from diffusion_jax.core import couplings
 from tests.jitted import jitted
@@ -22,6 +24,18 @@ def test_squared_distances_of_images_and_of_equal_points():
   distances = jitted(couplings.squared_distances)(x0, y)
   np.testing.assert_allclose(distances, expected, rtol=1e-5, atol=1e-6)
   assert distances[3, 1] == 0.0
+
+
+@pytest.mark.parametrize('size', [2, 40])
+def test_distances_keep_their_digits_wherever_the_points_are(size):
+  """Far sets, near clusters that are far apart, and points next to each other."""
+  x0, y = normals((20, size), (20, size))
+  sign = np.sign(x0[:, :1])
+  near = np.concatenate([x0[:10] + np.float32(1e-3), y[10:]])
+  sets = (x0, y), (x0 + 1000, y + 1000), (x0 - 3e4, y + 3e4), (x0 + 1000 * sign, y - 1000 * sign)
+  for a, b in (*sets, (x0, near), (x0 + 100, near + 100)):
+    expected = cdist(a.astype(np.float64), b.astype(np.float64), 'sqeuclidean')
+    np.testing.assert_allclose(jitted(couplings.squared_distances)(a, b), expected, rtol=1e-3)
 
 
 def linear_program(cost):
@@ -54,15 +68,60 @@ def test_the_entropic_plan_is_optimal():
 
 
 def test_the_gradient_of_the_entropic_cost_is_the_plan():
-  """By the envelope theorem, d/dcost min(<plan, cost> + epsilon <plan, log plan>)."""
-  (cost,) = normals((5, 7))
+  """By the envelope theorem, d/dcost min(<plan, cost> + epsilon <plan, log plan>).
 
-  def least(cost):
-    log_plan = couplings.sinkhorn(cost, 0.5, 200)
-    return jnp.sum(jnp.exp(log_plan) * (cost + 0.5 * log_plan)), log_plan
+  Also where labels forbid pairs.
+  """
+  (cost,) = normals((6, 6))
+  allowed = np.arange(6)[:, None] % 2 == np.arange(6) % 2
 
-  gradient, log_plan = jax.jit(jax.grad(least, has_aux=True))(cost)
-  np.testing.assert_allclose(gradient, np.exp(log_plan), atol=1e-6)
+  def least(cost, allowed):
+    log_plan = couplings.sinkhorn(jnp.where(allowed, cost, jnp.inf), 0.5, 200)
+    terms = jnp.exp(log_plan) * (cost + 0.5 * jnp.where(allowed, log_plan, 0.0))
+    return jnp.sum(terms), jnp.exp(log_plan)
+
+  gradient = jax.jit(jax.grad(least, has_aux=True))
+  for among in (allowed, np.ones_like(allowed)):
+    found, plan = gradient(cost, among)
+    np.testing.assert_allclose(found, plan, atol=1e-6)
+
+
+def literal(cost, epsilon, num_iterations):
+  """Iterates Sinkhorn's two equations in float64, from large epsilons to the last."""
+  columns = np.zeros(len(cost[0]))
+  for e in epsilon * 2.0 ** np.clip(np.arange(12, 12 - num_iterations, -1), 0, None):
+    rows = -e * (logsumexp((columns - cost) / e, axis=1) + np.log(len(cost)))
+    columns = -e * (logsumexp((rows[:, None] - cost) / e, axis=0) + np.log(len(columns)))
+  return np.exp((rows[:, None] + columns - cost) / epsilon)
+
+
+def test_every_column_of_the_plan_holds_however_small_epsilon():
+  """Of N(0, I) and N(3, I) at diffusions .05 and .5, and of 784 dimensions."""
+  points = [x.astype(np.float64) for x in normals((32, 2), (32, 2), (32, 784), (32, 784))]
+  near, wide = (cdist(x0, y + 3.0, 'sqeuclidean') for x0, y in (points[:2], points[2:]))
+  costs, epsilon = [near, near, wide], 2.0 * np.float32([0.05, 0.5, 0.5]) ** 2
+  solve = jax.jit(jax.vmap(lambda *args: couplings.sinkhorn(*args, tolerance=0.01)))
+  log_plans = solve(np.float32(costs), epsilon)
+  for cost, eps, log_plan in zip(costs, epsilon, np.float64(log_plans), strict=True):
+    plan = np.exp(log_plan)
+    error = np.abs(32.0 * plan.sum(axis=0) - 1.0).max()
+    assert jitted(couplings.column_error)(np.float32(log_plan)) == pytest.approx(error, abs=1e-4)
+    assert error < 0.0101
+    np.testing.assert_allclose(32.0 * plan.sum(axis=1), 1.0, atol=3e-3)
+    assert np.abs(plan - literal(cost, eps, 1000)).sum() < 0.02
+  few = jitted(couplings.sinkhorn)(np.float32(near), epsilon[0], num_iterations=12)
+  assert couplings.column_error(few) > 0.1
+
+
+@pytest.mark.parametrize('epsilon', [0.0, -1.0, np.nan, 1e-7])
+def test_an_epsilon_without_a_plan_is_refused(epsilon):
+  (points,) = normals((30, 2))
+  cost = couplings.squared_distances(points, points + 1.0)
+  message = 'must be positive' if not epsilon > 0.0 else 'float32 does not resolve cost / epsilon'
+  with pytest.raises(ValueError, match=message):
+    couplings.sinkhorn(cost, epsilon)
+  with jax.debug_nans(False):
+    assert np.isnan(jitted(couplings.sinkhorn)(cost, epsilon)).all()
 
 
 def bisected(distances, gaps, ratio):

@@ -1,11 +1,14 @@
 """Two sets as one: pairs, and points of a source that change every epoch."""
 
+import copy
+
 import numpy as np
 import pytest
 
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.between import Between
-from diffusion_jax.data.sources import ArraySource, checksum
+from diffusion_jax.data.sources import ArraySource, checksum, measured
+from diffusion_jax.data.tables import csv_table
 
 
 def points(n, shift=0.0):
@@ -28,6 +31,46 @@ def test_each_epoch_meets_other_points_of_the_source():
     np.testing.assert_array_equal(np.sort(batch['context'].ravel()), np.repeat([0, 1, 2], 2))
   pairs = {tuple(pair) for b in epochs for pair in zip(b['x'].flat, b['context'].flat, strict=True)}
   assert len(pairs) == 18
+
+
+def test_its_order_and_its_random_examples_are_those_of_its_sets():
+  """Each seed shifts the source otherwise."""
+
+  class Random:
+    facts, in_memory, order = points(6).facts, True, staticmethod(lambda rng: np.arange(6)[::-1])
+    __len__ = lambda self: 6
+
+    def redrawn(self, seed, epoch):
+      other = copy.copy(self)
+      other.read = lambda index: {'x': np.float32(100 * seed + epoch)[:, None]}
+      return other
+
+  random = Random()
+  joined = Between(random, points(6))
+  np.testing.assert_array_equal(joined.order(None), np.arange(6)[::-1])
+  assert Between(points(6), points(6)).order is None
+  drawn = Between(random, random).redrawn(2, np.array([3, 4])).read(np.array([0, 1]))
+  for name in ('x', 'context'):
+    np.testing.assert_array_equal(drawn[name], [[203.0], [204.0]])
+  first = [Between(points(6), points(6)).redrawn(seed, np.zeros(1, int)) for seed in range(9)]
+  assert len({other.read(np.zeros(1, int))['context'].item() for other in first}) > 3
+
+
+def test_columns_of_tables_are_joined_by_name(tmp_path):
+  """Other names are joined by place, and half the same are refused."""
+  path = tmp_path / 'a.csv'
+  path.write_text('a,b,c,d\n1,2,3,4\n5,6,7,8\n9,0,1,2\n')
+  of = lambda *x: csv_table(path, x)
+  joined = Between(of('a', 'b', 'c'), of('c', 'a', 'b'), paired=True)
+  batch = joined.read(np.arange(3))
+  np.testing.assert_array_equal(batch['context'], batch['x'])
+  facts = measured(joined)
+  assert facts.context == facts.x and facts.x.names == ('a', 'b', 'c')
+  by_place = Between(of('a', 'b'), of('d', 'c'), paired=True)
+  np.testing.assert_array_equal(by_place.read(np.arange(1))['context'], [[4.0, 3.0]])
+  for names in (('b', 'c'), ('a', 'b', 'c')):
+    with pytest.raises(ValueError, match='the target has the columns a, b, and the source .*, c'):
+      Between(of('a', 'b'), of(*names))
 
 
 def test_the_checksum_is_of_both_sets():

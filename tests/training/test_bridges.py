@@ -10,6 +10,7 @@ import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from diffusion_jax.testing.bridges import schrodinger_bridge
 from diffusion_jax.training.bridges import bridge, schrodinger_coupling
+from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.objectives import Context, Network
 
 
@@ -19,25 +20,31 @@ def test_the_loss_literally(diffusion, key):
   double = bool(diffusion)
 
   def apply(params, x, noise, cond, *, key=None):
-    output = params * x + noise[:, None]
+    output = params * x + noise[:, None] + cond['label'][:, None]
     return jnp.concatenate([output, 2.0 * output], axis=1) if double else output
 
-  network = Network(apply, dj.time_input(3.0))
-  backwards = lambda key, x0, y, cond: jnp.arange(len(y))[::-1]
-  options = {'diffusion': diffusion, 'coupling': backwards if double else None}
+  network = Network(apply, dj.time_input(3.0), condition=make_condition())
+  # In the order of x_0 plus labels, which only the batch's own have.
+  by_x0 = lambda key, x0, y, cond: jnp.argsort(x0[:, 0] + 10.0 * cond['label'])
+  weighted = lambda *args: (dj.uniform_times(*args)[0], jnp.arange(8.0))
+  options = {'diffusion': diffusion, 'coupling': by_x0 if double else None, 'times': weighted}
   objective = bridge(network, dj.RectifiedFlowSchedule(), **options)
   rng = np.random.default_rng(0)
   batch = {name: rng.normal(size=(8, 2)) for name in ('x', 'context')}
+  batch['label'] = labels = rng.integers(3, size=8)
   with jax.enable_x64(True):
     inputs, keys = objective.draw(key, batch, Context())
     loss, _ = objective.loss({'network': 0.4}, Context(), inputs, keys)
   z, t = np.asarray(inputs[0].eps), np.asarray(inputs[0].level.t)[:, None]
-  x0, y = batch['x'], batch['context'][::-1] if double else batch['context']
-  xt = (1 - t) * x0 + t * y + diffusion * np.sqrt(t * (1 - t)) * z
-  output = 0.4 * xt + 3.0 * t
-  expected = np.mean((output - (y - x0)) ** 2)
+  x0, y = batch['x'], batch['context']
   if double:
-    expected += np.mean((2.0 * output - z) ** 2)
+    y = y[np.argsort(x0[:, 0] + 10.0 * labels)]
+  xt = (1 - t) * x0 + t * y + diffusion * np.sqrt(t * (1 - t)) * z
+  output = 0.4 * xt + 3.0 * t + labels[:, None]
+  error = (output - (y - x0)) ** 2
+  if double:
+    error += (2.0 * output - z) ** 2
+  expected = np.mean(np.arange(8) * error.mean(axis=1))
   np.testing.assert_allclose(loss, expected, rtol=1e-9)
 
 
@@ -50,3 +57,19 @@ def test_pairs_are_those_of_the_schrodinger_bridge(key):
   data, source = (oracles.gaussian([0.0], [[v]]) for v in (1.0, 4.0))
   expected = schrodinger_bridge(data, source, 1.0).cross[0, 0]
   assert np.mean(pairs * x0.T) == pytest.approx(expected, abs=0.05)
+
+
+def test_the_error_of_the_plan_is_a_metric(key):
+  """0.2 of the weights are wrong after two iterations, and nothing at the default."""
+  network = Network(lambda params, x, noise, cond, key=None: x, dj.time_input(1.0))
+  x = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+  batch = {'x': x, 'context': x[::-1] + 3.0}
+
+  def error(*limit):
+    objective = bridge(
+      network, dj.RectifiedFlowSchedule(), diffusion=0.0, coupling=schrodinger_coupling(0.2, *limit)
+    )
+    _, (metrics, _) = jax.jit(objective)({'network': ()}, Context(), key, batch)
+    return metrics['column_error'].total / metrics['column_error'].count
+
+  assert error() < 0.0101 and error(2) > 0.2

@@ -7,13 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 
 import diffusion_jax as dj
 from diffusion_jax.core.couplings import squared_distances
 from diffusion_jax.runtime import sharding
 from diffusion_jax.training import couplings, flow_maps, objectives
+from diffusion_jax.training.bridges import schrodinger_coupling
 from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.objectives import Context
+from tests.core.test_couplings import bisected, literal as plan_of
 
 EXACT = couplings.exact_coupling()
 solve = jax.jit(couplings.exact)
@@ -82,12 +86,96 @@ def test_sinkhorn_draws_from_the_rows_of_its_plan(key):
   np.testing.assert_array_equal(order[index], np.arange(20))
 
 
+def frequencies(index):
+  """Returns how often each pair is drawn, [B, B], of index [draws, B]."""
+  return np.mean(np.asarray(index)[..., None] == np.arange(index.shape[1]), axis=0)
+
+
+def test_sinkhorn_draws_pairs_as_often_as_the_plan_has_them_wherever_the_sets_are(key):
+  """Epsilon is half of the mean squared distance of centred sets."""
+  x0, y = normals((4, 2), (4, 2))
+  centred, other = x0 - x0.mean(axis=0), y - y.mean(axis=0)
+  cost = np.square(centred.astype(np.float64)[:, None] - other[None]).sum(axis=2)
+  expected = 4.0 * plan_of(cost, 0.5 * cost.mean(), 500)
+  coupling = couplings.sinkhorn_coupling(0.5)
+  draw = jax.jit(
+    lambda x0, y: jax.vmap(lambda k: coupling(k, x0, y, {}))(jax.random.split(key, 4000))
+  )
+  for shift in ((0.0, 0.0), (1000.0, 1000.0), (0.0, 1000.0)):
+    found = frequencies(draw(*(np.float32(a + b) for a, b in zip((x0, y), shift, strict=True))))
+    np.testing.assert_allclose(found, expected, atol=4.5 * 0.5 / 4000**0.5 + 1e-3)
+
+
+@pytest.mark.parametrize('make', [couplings.sinkhorn_coupling, schrodinger_coupling])
+def test_entropic_plans_keep_labels_and_contexts(make, key):
+  """Also of classes of unequal size; few contexts leave one y."""
+  x0, y, contexts = normals((40, 2), (40, 2), (40, 3))
+  labels = np.minimum(np.arange(40) % 7, 2)
+  conditions = {'label': labels}, {'context': contexts}, {}
+  both = jax.jit(lambda key: [make(0.1)(key, x0, y, cond) for cond in conditions])
+  of_class, of_context, free = both(key)
+  np.testing.assert_array_equal(labels[of_class], labels)
+  assert len({*of_class.tolist()}) > 15
+  same = [np.mean(index == np.arange(40)) for index in (of_context, free)]
+  assert same[0] > 0.7 > 0.4 > same[1]
+
+
+@pytest.mark.parametrize('shift', [0.0, 2.0])
+def test_contexts_weigh_as_in_the_release(shift, key):
+  """The pairs of C2OT literally; its weight is of the distances as they are."""
+  x0, y, contexts = (x.astype(np.float64) for x in normals((40, 3), (40, 3), (40, 2)))
+  y += shift
+  distances, gaps = (cdist(a, b, 'sqeuclidean') for a, b in ((x0, y), (contexts,) * 2))
+  cost = distances + bisected(distances, gaps, 0.2) * gaps
+  cond = {'context': jnp.asarray(contexts, jnp.float32)}
+  index = couplings.exact_coupling(0.2)(key, *np.float32([x0, y]), cond)
+  best = cost[linear_sum_assignment(cost)].sum()
+  assert cost[np.arange(40), index].sum() == pytest.approx(best, rel=1e-5)
+
+
+@pytest.mark.parametrize('size', [1, 5])
+def test_equal_points_have_all_pairs(size, key):
+  points = np.full((size, 3), 7.0, np.float32)
+  for coupling in (couplings.sinkhorn_coupling(), schrodinger_coupling(0.5), EXACT):
+    pairs = jax.jit(jax.vmap(lambda k, c=coupling: c(k, points, points, {})))
+    index = pairs(jax.random.split(key, 100))
+    assert {*np.unique(index).tolist()} == {*range(size)}
+
+
+def test_without_a_plan_pairs_are_nan(key):
+  """Under `jit`; otherwise the error says why. A plan comes with its error."""
+  x0, y = normals((30, 2), (30, 2))
+  too_small, good = schrodinger_coupling(1e-4), schrodinger_coupling(0.5)
+  broken = x0 * np.where(np.arange(30)[:, None] == 3, np.nan, 1.0)
+  pair = lambda coupling, x0: couplings.paired(coupling, key, x0, y, {})
+  for coupling, x in ((too_small, x0), (good, broken), (EXACT, broken)):
+    pairs, metrics = jax.jit(functools.partial(pair, coupling))(x)
+    assert np.isnan(pairs).all() and np.isnan(metrics.get('column_error', np.nan)).all()
+  with pytest.raises(ValueError, match='float32 does not resolve cost / epsilon'):
+    too_small(key, x0, y, {})
+  pairs, metrics = pair(good, x0)
+  assert {*pairs[:, 0].tolist()} <= {*y[:, 0].tolist()}
+  assert np.all(metrics['column_error'] < 0.0101) and metrics['column_error'].shape == (30,)
+
+
+@pytest.mark.parametrize('value', [0.0, -1.0, np.nan, np.inf])
+def test_couplings_without_an_epsilon_are_refused(value):
+  for make in (couplings.sinkhorn_coupling, schrodinger_coupling):
+    with pytest.raises(ValueError, match='it must be positive and finite'):
+      make(value)
+  if value:
+    with pytest.raises(ValueError, match=r'it must be in \[0, 1\]'):
+      couplings.exact_coupling(value)
+
+
 def test_eight_devices_have_the_pairs_of_one(key):
   """Their number of rows is one at which copies to the host have a thread."""
   x0, y = normals((256, 8), (256, 8))
   pairs = jax.jit(lambda x0, y: y[EXACT(key, x0, y, {})])
+  entropic = jax.jit(lambda x0, y: couplings.sinkhorn_coupling()(key, x0, y, {}))
   place = sharding.batch_sharding(sharding.make_mesh())
-  np.testing.assert_array_equal(pairs(*jax.device_put((x0, y), place)), pairs(x0, y))
+  for function in (pairs, entropic):
+    np.testing.assert_array_equal(function(*jax.device_put((x0, y), place)), function(x0, y))
 
 
 OBJECTIVES = {

@@ -263,14 +263,15 @@ def inverse_std(parts: Iterable[np.ndarray]) -> tuple[float, int]:
   Rombach et al. 2022, appendix on rescaling. A std of 0 gives inf, nan gives
   nan.
   """
-  rows, count, total, square = 0, 0, 0.0, 0.0
-  for part in parts:
-    part = np.asarray(part, np.float64)
-    rows, count = rows + len(part), count + part.size
-    total, square = total + part.sum(), square + (part**2).sum()
+  rows, count, mean, square = 0, 0, 0.0, 0.0
   with np.errstate(divide='ignore', invalid='ignore'):
-    std = np.sqrt(square / count - (total / count) ** 2)
-    return float(1.0 / std), rows
+    for part in parts:
+      part = np.asarray(part, np.float64)
+      rows, before, count = rows + len(part), count, count + part.size
+      apart = part.mean() - mean  # Chan et al. 1983: no difference of squares
+      square += np.square(part - part.mean()).sum() + apart**2 * before * part.size / count
+      mean += apart * part.size / count
+    return float(1.0 / np.sqrt(square / count)), rows
 
 
 def shrink_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -69,6 +69,7 @@ def inputs_of(model: Model) -> Conditions:
   """Returns what the samples are conditioned on."""
   inputs = conditions.choose(model, conditions.count(model))
   conditions.warn_if_far(model, inputs)
+  conditions.note_equal_starts(model, inputs)
   return inputs
 
 

@@ -21,6 +21,9 @@ from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import checkpoints
 
 Metrics = dict[str, Mean]
+_EPSILON = (
+  'a larger epsilon (objective.coupling.epsilon, or twice the square of objective.diffusion)'
+)
 
 
 class StepLog:
@@ -53,6 +56,7 @@ class StepLog:
     self._unread: list[tuple[range, Metrics]] = []
     self._kept: list[Metrics] = []  # of the steps that count
     self._left_out = self._in_a_row = 0
+    self._warned = False  # of the columns of a plan
     self._first = start + 1
     self._first_read: float | None = None  # when the first call was read
     self._since, self._clock = start, time.perf_counter()
@@ -100,6 +104,7 @@ class StepLog:
       scalars |= achieved
       speed = f'({rate:.3g} steps/s, {rates.as_text(achieved)}, {left} left)'
     self.writer.write_scalars(step, scalars)
+    self._warn_of_columns(step, scalars.get('column_error', 0.0))
     names = ('loss', 'skipped_steps')[: 2 if self._left_out else 1]
     self._print(step, {n: scalars[n] for n in names if n in scalars}, speed)
     self._kept, self._left_out = [], 0
@@ -148,13 +153,24 @@ class StepLog:
         )
       self._first_read = None
 
+  def _warn_of_columns(self, step, error):
+    if error > 0.05 and not self._warned:
+      self._warned = True
+      self._bar.write(
+        f'step {step}: the plan of objective.coupling is off by {error:.0%} in a column '
+        f'(column_error): raise objective.coupling.num_iterations, or {_EPSILON}'
+      )
+
   def _counts(self, step, scalars):
     # A step whose loss or gradient is not finite is skipped, up to
     # training.skip_nonfinite times in a row; the next one is a UserError. With
-    # optimizer.repair_gradients the optimizer has replaced such a gradient.
+    # optimizer.repair_gradients the optimizer has replaced such a gradient. Of a
+    # plan that is NaN no step can be right.
     config = self._config
-    wrong = [n for n in ('loss', 'grad_norm') if not np.isfinite(scalars[n])]
-    if config.optimizer.get('repair_gradients') or not wrong:
+    names = 'column_error', 'loss', 'grad_norm'
+    wrong = [n for n in names if not np.isfinite(scalars.get(n, 0.0))]
+    of_plan = wrong[:1] == ['column_error']
+    if not wrong or (config.optimizer.get('repair_gradients') and not of_plan):
       self._in_a_row = 0
       return True
     self._in_a_row += 1
@@ -163,11 +179,14 @@ class StepLog:
     last = self.manager.latest_step()
     kept = 'no checkpoint' if last is None else f'checkpoint {last}'
     times = f', {self._in_a_row} steps in a row' if self._in_a_row > 1 else ''
+    advice = 'a smaller optimizer.learning_rate or optimizer.clip_norm'
+    if of_plan:
+      times += ', since float32 does not resolve cost / epsilon of the plan of objective.coupling'
+      advice = _EPSILON
     raise UserError(
       f'{wrong[0]} is {scalars[wrong[0]]} at step {step}{times}: stopped, '
       f'{self._workdir} keeps {kept}. Continue with '
-      '--config.training.resume=force and a smaller optimizer.learning_rate or '
-      'optimizer.clip_norm'
+      f'--config.training.resume=force and {advice}'
     )
 
 

@@ -1,15 +1,20 @@
 """Bridges by config: trained, sampled both ways, evaluated, and refused."""
 
 import json
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diffusion_jax as dj
 from diffusion_jax.app import models
 from diffusion_jax.app.config import folder
+from diffusion_jax.app.config.fields import BridgeSampling
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import Conditions
+from diffusion_jax.app.models.bridge import plan_of
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.weights import checkpoints
@@ -48,6 +53,37 @@ def still(tmp_path_factory):
 
 
 @pytest.mark.parametrize('back', [False, True])
+def test_the_plan_is_that_of_the_fields(back):
+  """Its number of steps, its direction, and noise only if it is stochastic."""
+  noisy = models.make(trial('moons_bridge'), 'nowhere').noisy
+  network = SimpleNamespace(
+    output=lambda params, x, level, cond: jnp.concatenate([x, t_of(level, x)], 1)
+  )
+  t_of = lambda level, x: jnp.broadcast_to(level.t, x.shape)
+  parts = SimpleNamespace(
+    schedule=noisy.schedule,
+    diffusion=0.3,
+    given=lambda: network,
+    inputs=noisy.inputs,
+    prior_sample=noisy.prior_sample,
+  )
+  x = jnp.ones((3, 2))
+  for stochastic in (False, True):
+    fields = BridgeSampling(num_steps=7, reverse=back, stochastic=stochastic)
+    plan = plan_of(parts, fields, {'network': ()})
+    assert len(plan.levels.t) == 8
+    predict = plan.step_function({})
+    displacement, z = predict(x, jnp.array(0.25))
+    np.testing.assert_array_equal(displacement, -x if back else x)
+    np.testing.assert_allclose(z, 0.75 if back else 0.25)
+    s, t = (jax.tree.map(lambda a, i=i: a[i], plan.levels) for i in (4, 3))
+    steps = [
+      plan.sampler.step(jax.random.key(i), x, (), predict, level_s=s, level_t=t)[0] for i in (0, 1)
+    ]
+    assert np.array_equal(*steps) != stochastic
+
+
+@pytest.mark.parametrize('back', [False, True])
 def test_without_a_displacement_images_stay_where_they_start(back, still):
   more = BACK if back else within('sampling', name='there')
   MODES['sample'](trial('moons_bridge', 'digits', small=True, **more), still)
@@ -59,12 +95,19 @@ def test_without_a_displacement_images_stay_where_they_start(back, still):
   np.testing.assert_array_equal(arrays['arr_0'], np.rint(arrays['context'] * (255 / 16)))
 
 
-def test_own_images_are_taken_along(still, tmp_path):
+def test_own_images_are_taken_along(still, tmp_path, capsys):
+  """Equal ones are taken to equal ones by the ODE, as a line says."""
   path = tmp_path / 'own.npy'
   np.save(path, np.full((2, 8, 8, 1), 16, np.uint8))
   more = within('sampling', context=str(path), num_samples=3, name='own')
   MODES['sample'](trial('moons_bridge', 'digits', small=True, **more), still)
   assert np.all(arrays_of(still, 'own')['arr_0'] == np.full((6, 8, 8, 1), 255))
+  assert 'note: 6 samples begin at 1 different points' in capsys.readouterr().out
+  run = dj.open_run(still)
+  run.draw(2, context=np.arange(128).reshape(2, 8, 8, 1) % 17)
+  assert 'equal samples' not in capsys.readouterr().out
+  run.draw(3, context=np.arange(128).reshape(2, 8, 8, 1) % 17)
+  assert 'equal samples: for different ones set sampling.stochastic=True' in capsys.readouterr().out
 
 
 def test_a_table_has_both_ends(tmp_path):
