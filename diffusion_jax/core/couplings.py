@@ -7,6 +7,7 @@ and a few Euler steps follow them. Arrays are x_0 [B, ...] and y [N, ...]; costs
 and plans are [B, N]. `training.couplings` draws pairs.
 """
 
+import functools
 import math
 
 import jax
@@ -35,7 +36,8 @@ def squared_distances(x0: Array, y: Array) -> Array:
     return jnp.sum(jnp.square(a[:, None] - b[None]), axis=2)
 
   if a.shape[1] <= 16:  # as fast as a product
-    return sum(jnp.square(u[:, None] - v[None]) for u, v in zip(a.T, b.T, strict=True))
+    squares = [jnp.square(u[:, None] - v[None]) for u, v in zip(a.T, b.T, strict=True)]
+    return functools.reduce(jnp.add, squares)
   centre = 0.5 * (jnp.mean(a, axis=0) + jnp.mean(b, axis=0))[None]
   u, v = a - centre, b - centre
   norms = sum_data_axes(u**2)[:, None] + sum_data_axes(v**2)[None]

@@ -205,7 +205,7 @@ def code_of(function: Callable) -> str:
       return digest([inspect.getsource(function).encode()])
     return ''
   place = Path(file).resolve()
-  top = place.parents[(module.__package__ or '').count('.')]
+  top = place.parents[(getattr(module, '__package__', '') or '').count('.')]
   files = _python_files(top)
   if files is None:
     files = sorted(place.parent.glob('*.py'))

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -157,7 +157,7 @@ def blocks(count: int, size: int = 1000) -> Iterator[np.ndarray]:
     yield np.arange(start, min(start + size, count))
 
 
-def some_of(source: Source, most: int) -> np.ndarray:
+def some_of(source: Sized, most: int) -> np.ndarray:
   """Returns the indices of at most `most` random examples, sorted.
 
   They are the same each time, and the first of an epoch of an `OrderedSource`.

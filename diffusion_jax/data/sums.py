@@ -22,7 +22,7 @@ def digest(parts: Iterable[bytes | np.ndarray]) -> str:
   """Returns 16 digits of the SHA-256 of bytes and arrays, with their types."""
   total = hashlib.sha256()
   for part in parts:
-    blocks = [part]
+    blocks: Iterable[bytes] = []
     if isinstance(part, np.ndarray):
       total.update(f'{part.dtype.str} {part.shape} '.encode())
       flat = part[None] if part.ndim == 0 else part
@@ -30,6 +30,7 @@ def digest(parts: Iterable[bytes | np.ndarray]) -> str:
       blocks = (block.tobytes() for block in np.array_split(flat, count))
     else:
       total.update(b'%d:' % len(part))
+      blocks = [part]
     for block in blocks:
       total.update(block)
   return total.hexdigest()[:16]
@@ -37,9 +38,9 @@ def digest(parts: Iterable[bytes | np.ndarray]) -> str:
 
 def of_array(array: np.ndarray) -> str:
   """Returns the `digest` of an array, kept if it is mapped from a whole file."""
-  is_file = isinstance(array, np.memmap)
-  if is_file and os.path.getsize(array.filename) == array.offset + array.nbytes:
-    return kept([array.filename], lambda: digest([array]), f'{array.shape} {array.strides}')
+  path = array.filename if isinstance(array, np.memmap) else None
+  if path and os.path.getsize(path) == array.offset + array.nbytes:
+    return kept([path], lambda: digest([array]), f'{array.shape} {array.strides}')
   return digest([array])
 
 

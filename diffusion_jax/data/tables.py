@@ -204,9 +204,11 @@ def numbers(cells: Cells, names: Sequence[str], blank: bool = False) -> np.ndarr
       arrays.append(values[:, None])
       misfits = ~np.isfinite(values) & np.array([not blank or _key(x) != '' for x in texts])
       points = np.array([cells.delimiter == ';' and '.' in x for x in texts])
-      misfits |= points & all(_THOUSANDS.fullmatch(texts[i]) for i in np.flatnonzero(points))
+      misfits |= points & all(
+        _THOUSANDS.fullmatch(texts[i]) for i in np.flatnonzero(points).tolist()
+      )
     if misfits.any():
-      rows = [cells.rows[i] for i in np.flatnonzero(misfits)]
+      rows = [cells.rows[i] for i in np.flatnonzero(misfits).tolist()]
       problem = _problem(column, texts[np.argmax(misfits)], categories)
       raise ValueError(
         f'{cells.path}, row {rows[0]}, column {column!r}: {problem} ({len(rows):,} of '
@@ -273,7 +275,7 @@ def rows_of(values: Any, spec: ArraySpec, what: str, blank: bool = False) -> np.
     cells = {n: x * size if len(x) == 1 else x for n, x in cells.items()}
     if {*map(len, cells.values())} != {size or 1}:
       raise ValueError(f'{what} needs columns of one length, of a row or more')
-    return numbers(Cells(what, cells, [*range(size)]), spec.names, blank)
+    return numbers(Cells(what, {**cells}, [*range(size)]), spec.names, blank)
   also = f', or a table with the columns {", ".join(_columns(spec.names))}' * bool(spec.names)
   try:
     array = np.asarray(values, np.float64)
