@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from diffusion_jax.core.arguments import check_at_least
-from diffusion_jax.metrics import lattices
 from diffusion_jax.metrics.calibration import rank_levels, take_pairs
 from diffusion_jax.metrics.estimates import Estimate, Missing, mean
 from diffusion_jax.metrics.metric import SampleMetric, Score, same_precision
