@@ -164,6 +164,14 @@ def test_files_of_features_need_no_extractor(capsys, tmp_path, rng):
   assert 'no more than the 50 features: the covariance is singular' in out
 
 
+def test_features_of_two_networks_are_not_compared(tmp_path, rng):
+  for name in 'xy':
+    protocol = json.dumps({'features': name})
+    np.savez(tmp_path / name, features=rng.normal(size=(9, 2)), protocol=protocol)
+  with pytest.raises(ValueError, match="was made with features 'y', and the other set with 'x'"):
+    compare.main([str(tmp_path / 'x.npz'), str(tmp_path / 'y.npz'), '--metrics=fd'])
+
+
 def test_labels_and_classes_of_digits(capsys, tmp_path):
   from diffusion_jax.metrics.judges import digits_judge
 

@@ -103,6 +103,12 @@ def test_copied_are_the_samples_below_the_first_percentile_of_test_images():
   assert memorisation(np.array([[1.5], [2.0], [2.5], [9.0]]), train, test).copied.value == 1 / 4
 
 
+def test_equal_distances_of_one_law_are_copied_as_often_as_others(rng):
+  """A fifth of the distances is 0, which none is below."""
+  value, error = fraction_copied(rng.poisson(1.6, 4000), rng.poisson(1.6, 2000))
+  assert abs(value - expected_fraction(2000)) < 4.5 * error < 0.015
+
+
 def test_equal_distances_count_as_a_half():
   found = memorisation(np.array([[1.0], [2.0]]), np.zeros((1, 1)), np.array([[-1.0]]))
   assert found.closer.value == (0.5 + 0.0) / 2
