@@ -52,6 +52,7 @@ MOST_MEMORY = 1.2e9
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 compiling.write_whole()  # Workers compile the same programs at once.
 
+
 def pytest_addoption(parser):
   parser.addoption('--keys', type=int, default=1, help='number of seeds for each test')
   parser.addoption(

@@ -12,6 +12,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.products import einsum
+
 Array = jax.Array
 
 
@@ -22,7 +24,7 @@ def squared_distances(x0: Array, y: Array) -> Array:
   """
   a, b = (jnp.reshape(v, (len(v), -1)) for v in (x0, y))
   norms = jnp.sum(a**2, axis=1)[:, None] + jnp.sum(b**2, axis=1)[None]
-  product = jnp.einsum('id,jd->ij', a, b, precision=jax.lax.Precision.HIGHEST)
+  product = einsum('id,jd->ij', a, b)
   square = norms - 2.0 * product
   return jnp.where(square > 1e-6 * norms, square, 0.0)
 

@@ -16,7 +16,6 @@ import pytest
 from diffusion_jax.errors import Preempted
 from diffusion_jax.training import preemption
 
-
 pytestmark = pytest.mark.usefixtures('signals')
 
 
