@@ -79,3 +79,21 @@ def _group(text):
   assert mesh is not None
   sizes = dict(re.findall(r"('\w+')=(\d+)", mesh[1]))
   return math.prod(int(sizes[axis]) for axis in mesh[2].split(','))
+
+
+def chained(text: str) -> list[str]:
+  """Returns YNNPACK's fusions of a CPU program that hold two sums or products.
+
+  Each is its operations, such as 'dot multiply reduce'. The maximum of a
+  softmax is no sum.
+  """
+  bodies = dict(re.findall(r'^%?([\w.\-]+) \([^\n]*\{\n(.*?)^\}', text, re.M | re.S))
+  sums = {name for name, body in bodies.items() if re.search(r'ROOT .* add\(', body)}
+  found = []
+  for name in re.findall(r'calls=%?([\w.\-]+),[^\n]*__ynn_fusion', text):
+    lines = [_LINE.match(line) for line in bodies[name].splitlines()]
+    kinds = [match[2] for match in lines if match]
+    applied = re.findall(r'to_apply=%?([\w.\-]+)', bodies[name])
+    if kinds.count('dot') + sum(x in sums for x in applied) > 1:
+      found.append(' '.join(x for x in kinds if x not in ('parameter', 'constant')))
+  return found

@@ -238,6 +238,9 @@ atomic_files.py
     => new = Path(f'{path}.tmp')
       try:
   gets_its_name: shutil.rmtree(new, ignore_errors=True) => pass
+core/arguments.py core/test_products.py
+  is_fused_with_a_sum: jnp.sum(finished(x), axis => jnp.sum(x, axis
+  is_fused_with_a_sum: jnp.mean(finished(x), axis => jnp.mean(x, axis
 core/arguments.py test_refusals.py
   that_cannot_be: return jax.device_get(traced => return (traced
 core/bridges.py
@@ -330,6 +333,9 @@ core/process.py
   equal_but_for_rounding: jnp.minimum(change, 0.0)) => change)
 core/process.py papers/test_ddpm.py
   eq_6_and_7_posterior: alpha_ratio(s, t) * ratio * ratio => alpha_ratio(s, t) * ratio
+core/products.py
+  is_fused_with_a_sum: return jax.lax.reduce_precision(x, kind.nexp, kind.nmant) => return x
+  is_fused_with_a_sum: return finished(jnp.einsum(subscripts, => return (jnp.einsum(subscripts,
 core/process.py papers/test_samplers.py
   euler_maruyama_of_the_vp_sde: -(sigma**2) * slopes[1] => -sigma * slopes[1]
 core/schedules.py

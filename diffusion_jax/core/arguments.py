@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion_jax.aliases import PyTree
+from diffusion_jax.core.products import finished
 
 Array = jax.Array
 Class = TypeVar('Class', bound=type)
@@ -140,9 +141,14 @@ def data_axes(x: Array) -> tuple[int, ...]:
   return tuple(range(1, x.ndim))
 
 
-def sum_data_axes(x: Array) -> Array:
-  """Sums x [B, ...] over all axes except the first, [B]."""
-  return jnp.sum(x, axis=data_axes(x))
+def sum_data_axes(x: Array, keepdims: bool = False) -> Array:
+  """Sums x [B, ...] over all axes except the first, [B] or [B, 1, ...]."""
+  return finished(jnp.sum(finished(x), axis=data_axes(x), keepdims=keepdims))
+
+
+def mean_data_axes(x: Array) -> Array:
+  """Returns the mean of x [B, ...] over all axes except the first, [B]."""
+  return finished(jnp.mean(finished(x), axis=data_axes(x)))
 
 
 def check_same_shape(**arrays: Array) -> None:

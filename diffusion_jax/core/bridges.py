@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import as_time, check_same_shape, data_axes, expand_to
+from diffusion_jax.core.arguments import as_time, check_same_shape, expand_to, mean_data_axes
 from diffusion_jax.core.normal import Normal
 
 Array = jax.Array
@@ -56,7 +56,7 @@ def bridge_error(prediction: BridgePrediction, x0: Array, y: Array, z: Array) ->
   """
   check_same_shape(x0=x0, y=y, z=z, prediction=prediction.displacement)
   square = jnp.square(prediction.displacement - (y - x0)) + jnp.square(prediction.z - z)
-  return jnp.mean(square, axis=data_axes(x0))
+  return mean_data_axes(square)
 
 
 def bridge_velocity(prediction: BridgePrediction, t: Array, diffusion: Array | float) -> Array:

@@ -20,6 +20,7 @@ from diffusion_jax.core.arguments import (
   check_positive,
   sum_data_axes,
 )
+from diffusion_jax.core.products import einsum
 
 Array = jax.Array
 
@@ -41,7 +42,7 @@ def squared_distances(x0: Array, y: Array) -> Array:
   centre = 0.5 * (jnp.mean(a, axis=0) + jnp.mean(b, axis=0))[None]
   u, v = a - centre, b - centre
   norms = sum_data_axes(u**2)[:, None] + sum_data_axes(v**2)[None]
-  square = norms - 2.0 * jnp.einsum('id,jd->ij', u, v, precision=jax.lax.Precision.HIGHEST)
+  square = norms - 2.0 * einsum('id,jd->ij', u, v)
   # The difference keeps no digits of points much closer than the norms.
   lost = jnp.any(square < 1e-3 * norms)
   return jax.lax.cond(lost, directly, lambda *_: square, a, b)

@@ -14,7 +14,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import check_same_shape, data_axes, expand_to, sum_data_axes
+from diffusion_jax.core.arguments import (
+  check_same_shape,
+  expand_to,
+  mean_data_axes,
+  sum_data_axes,
+)
 from diffusion_jax.core.levels import NoiseLevel, select_level
 from diffusion_jax.ranges import NonNegative
 
@@ -28,7 +33,7 @@ sg = jax.lax.stop_gradient
 def squared_error(a: Array, b: Array) -> Array:
   """Computes |a - b|^2, the mean over data axes, [B]."""
   check_same_shape(a=a, b=b)
-  return jnp.mean(jnp.square(a - b), axis=data_axes(a))
+  return mean_data_axes(jnp.square(a - b))
 
 
 def adaptive_loss(error: Array, power: float, offset: float = 1e-3) -> Array:

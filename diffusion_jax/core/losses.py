@@ -15,8 +15,8 @@ from diffusion_jax.core import process
 from diffusion_jax.core.arguments import (
   check_fraction,
   check_same_shape,
-  data_axes,
   expand_to,
+  mean_data_axes,
   sum_data_axes,
 )
 from diffusion_jax.core.levels import NoiseLevel, Schedule
@@ -47,7 +47,7 @@ class TimeSampler(Protocol):
 def simple_loss(eps: Array, eps_hat: Array) -> Array:
   """Computes |eps - eps_hat|^2, the mean over data axes, [B] (DDPM Eq. 14)."""
   check_same_shape(eps=eps, eps_hat=eps_hat)
-  return jnp.mean(jnp.square(eps - eps_hat), axis=data_axes(eps))
+  return mean_data_axes(jnp.square(eps - eps_hat))
 
 
 def weighted_eps_loss(

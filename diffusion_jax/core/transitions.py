@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from diffusion_jax.core.arguments import check_numbers, pytree_dataclass
 from diffusion_jax.core.levels import NoiseLevel, Schedule, check_order
+from diffusion_jax.core.products import finished
 from diffusion_jax.core.state_schedules import AlphaBarSchedule
 from diffusion_jax.core.step_schedules import betas_of
 
@@ -148,7 +149,7 @@ class MatrixProcess:
 
 
 def _matmul(a, b):
-  return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+  return finished(jnp.matmul(a, b, precision='highest'))
 
 
 def uniform_process(num_values: int) -> ReplacementProcess:

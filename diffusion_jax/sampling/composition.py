@@ -15,7 +15,6 @@ at t = 0 and thus needs Langevin steps (Geffner et al. 2023).
 evaluates a network on n B examples.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -24,12 +23,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from diffusion_jax.core.denoiser import Denoiser, Prediction, predict
+from diffusion_jax.core.products import einsum
 
 Array = jax.Array
 DenoiserOf = Callable[[Array], Denoiser]
-
-# Full precision on every device.
-_einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 def gauss_composed(
@@ -69,12 +66,12 @@ def gauss_composed(
     apart = apart.reshape(n, len(xt), d)
     total = jnp.sum(apart, axis=0)
     at = level.expand_to(total)
-    pull = _einsum('ij,bj->bi', first, total)
-    pull += _einsum('nij,nbj->bi', gains, apart)
+    pull = einsum('ij,bj->bi', first, total)
+    pull += einsum('nij,nbj->bi', gains, apart)
     pull = at.sigma**2 * pull + at.alpha**2 * total
     share = at.sigma**2 * values[None] + at.alpha**2
-    moved = _einsum('ij,bi->bj', axes, pull) / share
-    moved = _einsum('ij,bj->bi', axes, moved)
+    moved = einsum('ij,bi->bj', axes, pull) / share
+    moved = einsum('ij,bj->bi', axes, moved)
     return Prediction(x0 + moved.reshape(x0.shape))
 
   return denoise

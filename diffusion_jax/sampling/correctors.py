@@ -13,8 +13,8 @@ from diffusion_jax.core.arguments import (
   check_fraction,
   check_interval,
   check_not_negative,
-  data_axes,
   expand_to,
+  sum_data_axes,
 )
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, split_key
@@ -238,4 +238,4 @@ class Langevin(NamedTuple):
 
 def _square_norm(x):
   # Returns one number per example, [B, 1, ...].
-  return jnp.sum(x**2, axis=data_axes(x), keepdims=True)
+  return sum_data_axes(x**2, keepdims=True)

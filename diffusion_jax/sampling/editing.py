@@ -11,7 +11,7 @@ from diffusion_jax.core.arguments import (
   check_at_least,
   check_fraction,
   check_same_shape,
-  data_axes,
+  sum_data_axes,
 )
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, split_key
@@ -128,7 +128,7 @@ def slerp(a: Array, b: Array, weight: Array) -> Array:
   """
 
   def dot(x, y):
-    return jnp.sum(x * y, axis=data_axes(x), keepdims=True)
+    return sum_data_axes(x * y, keepdims=True)
 
   norms = jnp.sqrt(dot(a, a) * dot(b, b))
   cosine = dot(a, b) / jnp.where(norms > 0.0, norms, 1.0)

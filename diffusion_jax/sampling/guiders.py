@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import check_interval, check_positive, data_axes, expand_to
+from diffusion_jax.core.arguments import check_interval, check_positive, expand_to, sum_data_axes
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.parametrization import output_row
 from diffusion_jax.ranges import Finite, NoiseRatio, NonNegative, Positive, Probability, Rate, Size
@@ -220,7 +220,7 @@ class CFGPlusPlus:
 
 def _dot(a, b):
   # Returns one number per example, [B, 1, ...].
-  return jnp.sum(a * b, axis=data_axes(a), keepdims=True)
+  return sum_data_axes(a * b, keepdims=True)
 
 
 def _share(a, b):

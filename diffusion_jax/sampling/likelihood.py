@@ -24,6 +24,7 @@ from diffusion_jax.core.arguments import (
   check_interval,
   data_axes,
   expand_to,
+  mean_data_axes,
   sum_data_axes,
 )
 from diffusion_jax.core.denoiser import Denoiser, predict
@@ -32,6 +33,7 @@ from diffusion_jax.core.keys import draw_normal, draw_signs, draw_uniform, split
 from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
 from diffusion_jax.core.normal import STANDARD, bits_per_dim, log_prob as normal_log_prob
 from diffusion_jax.core.process import q_sample
+from diffusion_jax.core.products import finished
 from diffusion_jax.ranges import Positive, Size, check_value
 from diffusion_jax.sampling.grids import last_noisy_level
 from diffusion_jax.sampling.sampler import Sampler
@@ -89,7 +91,7 @@ def log_likelihood(
   def field(angle, state):
     velocity, pull_back = jax.vjp(lambda z: _velocity(denoise, schedule, angle, z), state[0])
     products = probes * jax.vmap(lambda p: pull_back(p)[0])(probes)
-    divergence = jnp.sum(products, axis=(0, *(a + 1 for a in axes)))
+    divergence = jnp.sum(finished(products), axis=(0, *(a + 1 for a in axes)))
     # The log-density is integrated per dimension, so that tolerances mean the
     # same for images of any size.
     return velocity, divergence / size
@@ -253,7 +255,7 @@ def _worst_example(errors):
   # The example with the largest error sets the step size of the batch: the
   # denoiser takes whole batches (its labels do), and a mean over the examples
   # would hide the error of one of them.
-  squares = [jnp.mean(jnp.square(e), axis=data_axes(e)) for e in errors]
+  squares = [mean_data_axes(jnp.square(e)) for e in errors]
   worst = jnp.max(jnp.stack(squares))
   # The gradient of a root is infinite at 0.
   return jnp.sqrt(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny))

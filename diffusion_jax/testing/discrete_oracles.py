@@ -15,6 +15,7 @@ import numpy as np
 
 from diffusion_jax.core.discrete_states import NEVER, StateDenoiser
 from diffusion_jax.core.levels import clean_level
+from diffusion_jax.core.products import einsum
 from diffusion_jax.core.transitions import StateProcess
 
 Array = jax.Array
@@ -64,7 +65,6 @@ class Table:
       hot = jax.nn.one_hot(xt.reshape(len(xt), d), s)
       q = process.multiply(hot, clean_level(), level, True)[..., :k]
       log_q = jnp.where(q > 0.0, jnp.log(jnp.where(q > 0.0, q, 1.0)), NEVER)
-      einsum = functools.partial(jnp.einsum, precision='highest')
       joint = einsum('ndk,bdk->bn', one_hot, log_q) + prior[None]
       p = einsum('bn,ndk->bdk', jax.nn.softmax(joint), one_hot)
       logits = jnp.where(p > 0.0, jnp.log(jnp.where(p > 0.0, p, 1.0)), NEVER)

@@ -24,12 +24,10 @@ from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.core.denoiser import Denoiser, Prediction
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.process import level_slopes
+from diffusion_jax.core.products import einsum, finished
 from diffusion_jax.core.schedules import RectifiedFlowSchedule
 
 Array = jax.Array
-
-# Full precision on every device.
-_einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +47,7 @@ class Mixture:
   @property
   def mean(self) -> Array:
     """Returns E[x_0], [D]."""
-    return _einsum('k,ki->i', self.weights, self.means)
+    return einsum('k,ki->i', self.weights, self.means)
 
   @property
   def cov(self) -> Array:
@@ -73,7 +71,7 @@ class Mixture:
     """Computes E[x_0 | x_t], the estimate of the best denoiser."""
     log_joint, rotated, variance = self._components(x, level)
     gain = self._per_example(level.alpha, x) * self.eigenvalues[None] / variance
-    x0 = _einsum('bk,ki->bi', jax.nn.softmax(log_joint, axis=1), self.means)
+    x0 = einsum('bk,ki->bi', jax.nn.softmax(log_joint, axis=1), self.means)
     x0 += self._average(log_joint, gain * rotated)
     return Prediction(x0)
 
@@ -111,7 +109,7 @@ class Mixture:
     alpha, sigma = (self._per_example(a, x) for a in level_to[1:])
     new_variance = alpha**2 * self.eigenvalues[None] + sigma**2
     rotated *= jnp.sqrt(new_variance / variance)
-    centred = _einsum('kde,bke->bkd', self.eigenvectors, rotated)
+    centred = einsum('kde,bke->bkd', self.eigenvectors, rotated)
     return (alpha * self.means[None] + centred)[:, 0]
 
   def flow_map(
@@ -184,11 +182,11 @@ class Mixture:
     log_joint, rotated, variance = self._components(x, level)
     alpha, sigma = (self._per_example(a, x) for a in level[1:])
     q, v = self.eigenvectors, self.eigenvalues[None]
-    moved = _einsum('kde,bke->bkd', q, alpha * v / variance * rotated)
+    moved = einsum('kde,bke->bkd', q, alpha * v / variance * rotated)
     apart = self.means[None] + moved - self.denoise(x, level).x0[:, None]
-    within = _einsum('kde,bke,kfe->bkdf', q, sigma**2 * v / variance, q)
+    within = einsum('kde,bke,kfe->bkdf', q, sigma**2 * v / variance, q)
     between = apart[..., :, None] * apart[..., None, :]
-    return _einsum('bk,bkdf->bdf', jax.nn.softmax(log_joint, axis=1), within + between)
+    return einsum('bk,bkdf->bdf', jax.nn.softmax(log_joint, axis=1), within + between)
 
   def posterior(self, matrix: ArrayLike, y: ArrayLike, std: float) -> 'Mixture':
     """Returns p(x_0 | y) for y = matrix x_0 + std n, n ~ N(0, I).
@@ -232,7 +230,7 @@ class Mixture:
   def _average(self, log_joint, rotated):
     # Rotates back from the axes of each C_k, weighted with p(k | x_t).
     posterior = jax.nn.softmax(log_joint, axis=1)
-    return _einsum('bk,kde,bke->bd', posterior, self.eigenvectors, rotated)
+    return einsum('bk,kde,bke->bd', posterior, self.eigenvectors, rotated)
 
   def _per_example(self, value, x):
     return jnp.broadcast_to(value, x.shape[:1])[:, None, None]
@@ -244,7 +242,7 @@ def _draws(key, n, w, m, v, q):
   key, eps_key = jax.random.split(key)
   k = jax.random.categorical(key, jnp.log(w), shape=(n,))
   eps = jax.random.normal(eps_key, (n, m.shape[1])) * jnp.sqrt(v)[k]
-  return m[k] + _einsum('nie,ne->ni', q[k], eps)
+  return m[k] + einsum('nie,ne->ni', q[k], eps)
 
 
 _log_sum = jax.jit(functools.partial(jax.nn.logsumexp, axis=1))
@@ -253,18 +251,18 @@ _log_sum = jax.jit(functools.partial(jax.nn.logsumexp, axis=1))
 @jax.jit
 def _components(x, alpha, sigma, w, m, v, q):
   centred = x[:, None] - alpha * m[None]
-  rotated = _einsum('kde,bkd->bke', q, centred)
+  rotated = einsum('kde,bkd->bke', q, centred)
   variance = alpha**2 * v[None] + sigma**2
   density = rotated**2 / variance + jnp.log(2.0 * jnp.pi * variance)
-  log_joint = jnp.log(w)[None] - 0.5 * jnp.sum(density, axis=-1)
+  log_joint = finished(jnp.log(w)[None] - 0.5 * jnp.sum(density, axis=-1))
   return log_joint, rotated, variance
 
 
 @jax.jit
 def _cov(w, m, v, q):
-  centred = m - _einsum('k,ki->i', w, m)[None]
-  between = _einsum('k,ki,kj->ij', w, centred, centred)
-  return _einsum('k,kie,ke,kje->ij', w, q, v, q) + between
+  centred = m - einsum('k,ki->i', w, m)[None]
+  between = einsum('k,ki,kj->ij', w, centred, centred)
+  return einsum('k,kie,ke,kje->ij', w, q, v, q) + between
 
 
 def mixture(

@@ -1,5 +1,7 @@
 """Traces, as JAX's reader of them sees them."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -61,3 +63,12 @@ def test_an_error_leaves_no_trace_and_no_session(tmp_path):
     STEP(jnp.array(0)).block_until_ready()
   names = {path.parent.name for path in tmp_path.rglob('*.*')}
   assert names == {'whole'}
+
+
+def test_only_a_warning_about_a_type_made_in_c_is_no_error():
+  """jaxlib cannot raise it: the process would end (`steps_in`, JAX 0.12)."""
+  with warnings.catch_warnings(record=True) as found:
+    warnings.warn('builtin type x has no __module__ attribute', DeprecationWarning, stacklevel=1)
+  assert len(found) == 1
+  with pytest.raises(DeprecationWarning):
+    warnings.warn('x has no __module__ attribute', DeprecationWarning, stacklevel=1)

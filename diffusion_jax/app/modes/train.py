@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -295,6 +296,10 @@ def announce(parts: Setup, step: int) -> None:
   if config.data.get('fresh'):
     data += ', simulated anew in each epoch and not kept'
   print(f'data: {data}' + (f', {tests:,} {held_out(config)} {what}' if tests else ''))
+  own = [x for x in (config.data.name, config.objective.name) if ':' in x]
+  flagged = 'ynn_fusion_type' in os.environ.get('XLA_FLAGS', '')
+  if own and jax.default_backend() == 'cpu' and not flagged:
+    print(f'note: XLA:CPU may compile sums over products in {own[0]} wrongly: docs/performance.md')
   total = c.num_steps
   print(f'{parts.workdir}: step {step} of {total}')
   if step >= total:

@@ -43,6 +43,17 @@ def trained(tmp_path_factory):
   patch.undo()
 
 
+def test_a_start_names_the_page_of_wrong_numbers_once(trained, monkeypatch, capsys):
+  """The run is finished, so a start is short."""
+  run, _, _, module = trained
+  for flags, count in ('', 1), ('--xla_cpu_experimental_ynn_fusion_type=-reduce', 0):
+    monkeypatch.setenv('XLA_FLAGS', flags)
+    MODES['train'](of_run(run), run)
+    said = capsys.readouterr().out
+    assert said.count(f'{module.stem}:simulate wrongly: docs/performance.md') == count
+    assert said.count('note: XLA:CPU') == count
+
+
 # Those that read data by a way of their own; a report is in the training.
 MODES_OF_A_RUN = {
   'train': {'training.num_steps': 5},
