@@ -270,7 +270,9 @@ def rows_of(values: Any, spec: ArraySpec, what: str, blank: bool = False) -> np.
   names = getattr(getattr(values, 'dtype', None), 'names', None)
   names = names or [*getattr(values, 'keys', list)()]
   if spec.names and names and all(isinstance(name, str) for name in names):
-    cells = {n: [*map(_text, np.ravel(np.asarray(values[n], object)))] for n in names}
+    cells: dict[str, Any] = {
+      n: [*map(_text, np.ravel(np.asarray(values[n], object)))] for n in names
+    }
     size = max(map(len, cells.values()))
     cells = {n: x * size if len(x) == 1 else x for n, x in cells.items()}
     if {*map(len, cells.values())} != {size or 1}:

@@ -36,10 +36,10 @@ def open_streams() -> None:
   lacks, as in a path, is escaped.
   """
   for name in ('stdout', 'stderr'):
-    stream = getattr(sys, name) or open(os.devnull, 'w')
-    buffer = io.BufferedWriter(_Pipe(os.dup(stream.fileno()), 'w'))
-    how = stream.encoding, 'backslashreplace'
-    setattr(sys, name, io.TextIOWrapper(buffer, *how, line_buffering=True))
+    stream = getattr(sys, name)  # None: it is closed
+    raw = _Pipe(os.dup(stream.fileno()) if stream else os.devnull, 'w')
+    how = getattr(stream, 'encoding', 'utf-8'), 'backslashreplace'
+    setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), *how, line_buffering=True))
 
 
 class StartUp:

@@ -222,6 +222,8 @@ def test_a_list_comes_from_a_file(tmp_path, monkeypatch):
   (tmp_path / 'alphas.txt').write_text('0.9\n0.8\n 0.7 0.6\n')
   monkeypatch.chdir(tmp_path)
   assert cli.text_of('@alphas.txt') == '0.9,0.8,0.7,0.6'
+  (tmp_path / 'names.txt').write_text('floor area\n\n rooms 2 \n"a, b",c\n-1e3  .5\n')
+  assert cli.text_of('@names.txt') == 'floor area,rooms 2,"a, b",c,-1e3,.5'
   assert cli.text_of('a@b') == 'a@b'
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
+from diffusion_jax.app.config import store, trust
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import fold_each, stream
 from tests.app.conftest import SMALL, arrays_of, of_run, refused, trial, untrained
@@ -49,7 +50,35 @@ def test_a_trained_run_by_its_parts(run):
 
   refused('network takes label, and nothing is given', opened.denoiser)
   refused('network takes label, and context is given', opened.draw, 2, context=[1.0])
-  refused('labels=10 is out of range', opened.draw, 2, label=10)
+  refused('seed is an argument of dj.open_run', opened.draw, 2, seed=3)
+  for label in (-1, 0.7, True, 10, [3, 12], None, [None], [], {}, 'x', b'3', np.nan, np.eye(10)):
+    refused('^label|takes label, and nothing', opened.draw, 2, label=label)
+  for label in (3, '3', np.int64(3), np.float32(3.0), [3], np.array([3]), jax.numpy.int32(3)):
+    np.testing.assert_array_equal(opened.draw(1, first=3, label=label), expected[3:4])
+  for n in (0, -1, 2.5, None, True, '3', [2]):
+    refused(r'^n must be an integer', opened.draw, n, label=1)
+    if n != 0:
+      refused(r'^first must be an integer', opened.draw, 1, n)
+  for x in (expected / 255.0, expected - 1.0 * expected.max() - 1.0, expected * np.nan):
+    refused(r'^x must be integers in 0\.\.255', opened.encode, x)
+  refused(r'^x has the shape \[9, 8, 8\], and \[8, 8, 1\] or', opened.encode, expected[..., 0])
+  refused(r'^z has the shape \[64\]', opened.decode, np.zeros(64))
+  refused('are nan', opened.decode, np.full((8, 8, 1), np.nan))
+
+
+def test_errors_name_arguments_of_python(run, tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  monkeypatch.setattr(trust, '_allowed', set())
+  refused(rf"pass allow=\['{SMALL}'\]$", dj.open_run, run)
+  refused('^num_steps=0 is not', dj.open_run, run, [SMALL], num_steps=0)
+  trust._allowed.clear()
+  refused('give the folder of another', dj.open_run, run / 'none')
+  guided = {'guidance': {'name': 'classifier_free', 'scale': 2.0}, 'labels': np.array([4, 2])}
+  fields = dj.open_run(run, SMALL.partition(':')[0], **guided).model.config.sampling
+  assert (fields.guidance.scale, fields.labels) == (2.0, (4, 2))
+  trust._allowed.clear()  # another start of the program: what was allowed is kept
+  dj.open_run(run)
+  assert store.as_text(['a, b', 1]) == '"a, b",1'
 
 
 @pytest.fixture(scope='module')

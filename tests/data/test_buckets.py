@@ -116,6 +116,23 @@ def test_an_object_is_copied_once_and_again_if_it_changes(bucket, tmp_path, caps
   assert contents() == ({'a.tar': b'x', 'b.tar': b'b'}, [])
 
 
+def test_a_name_with_a_bracket_is_a_name_before_it_is_a_pattern(bucket, tmp_path):
+  system, scheme = bucket[1], bucket[0].partition('/data')[0]
+  system.pipe({f'bucket/odd/{name}': name.encode() for name in ('a1', 'a[1]')})
+  read = lambda name: Path(buckets.local(f'{scheme}/odd/{name}', tmp_path)).read_text()
+  assert [read('a1'), read('a[1]'), read('a1')] == ['a1', 'a[1]', 'a1']
+  buckets.local(f'{scheme}/odd/a[12]', tmp_path)
+  with refusals.one_line('name of a bucket is no pattern'):
+    buckets.local(f'{scheme[:-1]}*/a', tmp_path)
+  place = tmp_path / scheme.replace('://', '/') / 'odd' / 'a1'
+  place.unlink()
+  (place / 'b').mkdir(parents=True)  # An object has the name of what was a folder.
+  assert read('a1') == 'a1'
+  system.rm_file('bucket/odd/a1')
+  system.pipe('bucket/odd/a1/b', b'a1/b')  # and the other way round
+  assert read('a1/b') == 'a1/b'
+
+
 def test_a_copy_is_whole_or_not_there(bucket, tmp_path, monkeypatch):
   address, system = bucket
 

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from sklearn.datasets import load_wine
 
+from diffusion_jax.data import tables
 from diffusion_jax.data.cells import read_cells
 from diffusion_jax.data.sources import measured
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.splits import random_part
 from diffusion_jax.data.tables import as_csv, csv_table, numbers, texts_of
 from tests.refusals import one_line
@@ -222,3 +224,59 @@ def test_a_category_for_almost_every_row_is_refused(tmp_path):
     with one_line("column 'b' has 28 different texts", 'leave it out of context and label'):
       csv_table(path, ('a',), **fields)
   assert csv_table(path, ('a',), context=('c',)).context.shape == (30, 3)
+
+
+SPEC = ArraySpec((4,), names=('floor area', 'city=Chur', 'city=Old Town', 'rooms'))
+WANTED = [[80.5, 0.0, 1.0, 3.0], [60.0, 0.0, 1.0, 2.0]]
+
+
+class Frame:
+  """Has what a data frame of pandas has."""
+
+  def __init__(self, columns):
+    self.keys, self.__getitem = columns.keys, columns.__getitem__
+
+  def __getitem__(self, name):
+    return self.__getitem(name)
+
+
+def test_rows_in_memory_are_read_as_those_of_a_file(tmp_path):
+  """By the names of their columns, in any order; another column is left out."""
+  (tmp_path / 'a.csv').write_text('rooms,floor area,city,x\n3,80.5,Old Town,1\n2,60,Old Town,2\n')
+  expected = tables.read_rows(tmp_path / 'a.csv', SPEC)
+  np.testing.assert_array_equal(expected, WANTED)
+  cells = {'rooms': np.array([3, 2]), 'x': 'a', 'floor area': [80.5, 60.0], 'city': 'Old Town'}
+  kinds = [('floor area', float), ('city', 'U8'), ('rooms', int)]
+  array = np.array([(80.5, 'Old Town', 3), (60.0, 'Old Town', 2)], kinds)
+  for rows in (cells, Frame(cells), array, WANTED, np.float32(WANTED)):
+    np.testing.assert_array_equal(tables.rows_of(rows, SPEC, 'y'), expected)
+  for row in (array[0], WANTED[0], {**cells, 'rooms': 3, 'floor area': np.float32(80.5)}):
+    np.testing.assert_array_equal(tables.rows_of(row, SPEC, 'y'), expected[:1])
+  numbers, one = SPEC._replace(shape=(1,), names=('a',)), {'a': [1.5, None, np.nan]}
+  np.testing.assert_array_equal(
+    tables.rows_of(one, numbers, 'y', blank=True), [[1.5], [np.nan], [np.nan]]
+  )
+
+
+def test_unsuitable_rows_in_memory():
+  row = {'floor area': 80.0, 'city': 'Chur', 'rooms': 3}
+  for change, line in (
+    ({'city': 'chur'}, "y, row 0, column 'city': 'chur' (did you mean 'Chur'?)"),
+    ({'city': None}, "y, row 0, column 'city': the value is missing"),
+    ({'rooms': np.nan}, "y, row 0, column 'rooms': the value is missing"),
+    ({'rooms': [3, 'big']}, "y, row 1, column 'rooms': 'big' is not a number"),
+    ({'rooms': [3, 2], 'city': ['Chur'] * 3}, 'y needs columns of one length'),
+    ({'rooms': []}, 'y needs columns of one length'),
+  ):
+    with one_line(line):
+      tables.rows_of({**row, **change}, SPEC, 'y')
+  table = ', or a table with the columns floor area, city, rooms'
+  for rows, line in (
+    ({'Rooms': 3}, "y has no column 'floor area', but Rooms"),
+    ([80.0, 'Chur', 3], f"y=[80.0, 'Chur', 3] is not an array of numbers{table}"),
+    ([80.0, 1.0, 3.0], f'y has the shape [3], and [4] or [K, 4] is needed{table}'),
+    (np.zeros((0, 4)), 'y has the shape [0, 4]'),
+    ({}, 'y={} is not an array'),
+  ):
+    with one_line(line):
+      tables.rows_of(rows, SPEC, 'y')

@@ -81,3 +81,27 @@ def test_a_freed_block_is_used_again_without_new_pages(size):
 
 def test_variables_of_the_user_are_left_as_they_are():
   assert mapped('keep', MALLOC_ARENA_MAX='4') == 'unknown'
+
+
+CLOSED = """
+import os, sys
+from diffusion_jax.runtime import start_up
+if sys.argv[1] == 'none':
+  sys.stdout = None
+start_up.open_streams()
+for i in range(3):
+  print('lost', flush=i == 1)
+  sys.stdout.write('more' * 100_000)
+print('kept caf\\udce9', file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize('how', ['pipe', 'none'])
+def test_a_pipe_that_nobody_reads_is_no_error(how):
+  """As of `--help | true`, or without a stdout, as of `>&-`."""
+  reads, writes = os.pipe()
+  os.close(reads)
+  command = [sys.executable, '-c', CLOSED, how]
+  result = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, check=True)
+  os.close(writes)
+  assert result.stderr == 'kept caf\\udce9\n'

@@ -250,6 +250,27 @@ def test_a_checkpoint_without_sums_is_read_and_said_to_be(copy, run, capsys):
     newest(copy)
 
 
+@pytest.mark.parametrize(
+  'left', ['', 'commit_success.txt', METADATA, '*METADATA', 'config/metadata', checksums.NAME]
+)
+def test_what_a_removal_has_left_is_no_checkpoint(left, copy, run, capsys):
+  """Its neighbour is read; by its step it is refused, and a training moves it."""
+  for path in (copy / 'checkpoints' / '3').rglob('*'):
+    if path.is_file() and not (left and path.match(left)):
+      path.unlink()
+  equal(load.open(copy).params, run[1][2].ema_params)
+  said = f'warning: checkpoint 3 in {copy} has no arrays: it is left out\n'
+  assert capsys.readouterr().err == said
+  with pytest.raises(ValueError, match='3 in .* is damaged .* take checkpoint=2, which'):
+    load.open(copy, step=3)
+  equal(newest(copy), run[1][2])
+  for step in '12':
+    shutil.rmtree(copy / 'checkpoints' / step / 'ema_params')
+    shutil.rmtree(copy / 'checkpoints' / step / 'params')
+  with pytest.raises(ValueError, match='2 in .* and no other is good'):
+    load.open(copy)
+
+
 def test_nothing_is_there_before_its_sums_are(tmp_path, monkeypatch):
   """The sums are written before the folder is renamed."""
   names = []

@@ -309,13 +309,10 @@ def given(model: Model, n: int | None, values: dict[str, Any]) -> Conditions:
   kinds = {name: kind(model) for name, kind in KINDS.items() if kind(model).shapes(1)}
   values = {name: x for name, x in values.items() if x is not None}
   if values.keys() != kinds.keys():
-    takes = ', '.join(f'{name}=...' for name in kinds) or 'nothing'
     others = [name for name in values if name not in KINDS and name in model.config.sampling]
     hint = f': {others[0]} is an argument of dj.open_run' if others else ''
-    raise UserError(
-      f'{model.workdir}: its network takes {takes}, and {", ".join(values) or "nothing"} is '
-      f'given{hint}'
-    )
+    takes, has = (', '.join(x) or 'nothing' for x in (kinds, values))
+    raise UserError(f'{model.workdir}: its network takes {takes}, and {has} is given{hint}')
   rows = {name: kind.rows(values[name], name) for name, kind in kinds.items()}
   index = np.arange(n or max(map(len, rows.values()), default=1))
   cond = {}

@@ -61,8 +61,7 @@ def check_record(path: str | Path, now: Json) -> None:
     record = read_json(Path(path) / RECORD)
   except (FileNotFoundError, NotADirectoryError) as error:
     raise UserError(
-      f'config.latent.path: {path} has no {RECORD}: give a folder with latents, or a new one to '
-      '--mode=encode, which writes them'
+      f'config.latent.path: {path} has no {RECORD}: --mode=encode writes latents into a new folder'
     ) from error
   if changed := folder.differences({name: record.get(name) for name in now}, now):
     raise UserError(

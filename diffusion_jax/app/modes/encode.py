@@ -34,10 +34,9 @@ def run(config: Node, workdir: str | Path) -> None:
   the batches until all are there.
   """
   if not config.at('latent.path'):
-    what = 'set config.latent.path to the folder to write'
-    if config.at('latent') is None:
-      what = f'it needs a config that diffuses latents, as configs/digits_latent.py: {what}'
-    raise UserError(f'--mode=encode: {what}')
+    needs = ' needs a config that diffuses latents, as configs/digits_latent.py'
+    needs *= config.at('latent') is None
+    raise UserError(f'--mode=encode{needs}: set its config.latent.path to the folder to write')
   trust.check_paths('latent.path', config.latent.path)
   with from_config('latent.path'):
     path = Path(expanded(config.latent.path, written=True))

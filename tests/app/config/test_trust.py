@@ -1,6 +1,7 @@
 """What a stored config may name: it executes nothing, and reads no path."""
 
 import json
+import os
 import re
 from types import SimpleNamespace
 
@@ -228,25 +229,39 @@ def test_a_path_that_only_a_stored_config_names(field, tmp_path):
   trust.check_paths(field, str(secret))
 
 
-def test_a_users_own_run_below_the_folder_keeps_its_parts(tmp_path, monkeypatch):
-  """The same names are asked for in another place, and in another folder."""
+def test_a_run_keeps_what_the_user_has_allowed(tmp_path, monkeypatch):
+  """Anywhere on this machine, in the folder of the parts, until the run changes."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-  monkeypatch.chdir(tmp_path)
-  config = plain(('schedule', f'{TOY}:Schedule'))
-  run = stored_run(tmp_path / 'runs' / 'mine', config)
+  mine, disk = tmp_path / 'mine', tmp_path / 'disk'
+  mine.mkdir()
+  monkeypatch.chdir(mine)
+  parts = ('schedule', f'{TOY}:Schedule'), ('objective', f'{TOY}:objective')
+  config = plain(*parts)
+  run = stored_run(disk / 'run', config)
   trust.remember(run, config)
-  ask = lambda path: refused('would be imported', store.open_run, path)
-  trust._allowed.clear()  # another start of the program
-  assert store.open_run(run).schedule.name == f'{TOY}:Schedule'
-  trust._allowed.clear()
-  ask(run.rename(tmp_path / 'moved'))
-  run = stored_run(run, config)
-  monkeypatch.chdir(tmp_path / 'runs')
+
+  def ask(path):
+    trust._allowed.clear()  # another start of the program
+    refused('would be imported', store.open_run, path)
+
+  def opened(path):
+    trust._allowed.clear()
+    return store.open_run(path).schedule.name
+
+  assert opened(run) == f'{TOY}:Schedule'
+  trust.remember(run, plain(parts[0]))  # a command with another objective
+  assert opened(run) and trust.is_given(f'{TOY}:objective')
+  monkeypatch.chdir(disk)  # it may have another module of this name
   ask(run)
-  monkeypatch.chdir(tmp_path)
-  store.open_run(run)
-  trust._allowed.clear()
-  ask(stored_run(run, config, schedule=f'{TOY}:schedule'))  # another part
+  trust.allow_parts([TOY])
+  trust.remember(run, store.open_run(run))
+  for here in (disk, mine):
+    monkeypatch.chdir(here)
+    assert opened(run)
+  ask(run.rename(disk / 'moved'))
+  for change in ({'schedule': f'{TOY}:schedule'}, {'schedule.first': 0.3}, {'data.name': 'x'}):
+    ask(stored_run(run, config, **change))
+  assert opened(stored_run(run, config))
 
 
 def test_a_module_that_is_allowed_allows_its_parts():
@@ -279,7 +294,7 @@ def test_a_path_that_the_user_has_given_is_read(tmp_path, monkeypatch):
   mine, other = (stored_run(tmp_path / x, ours) for x in ('mine', 'unpacked'))
   trust.remember(mine, ours)
   (record,) = (tmp_path / 'cache').rglob('*.json')
-  kept = {'run': str(mine), 'paths': [path]}
+  kept = {'run': str(mine), 'paths': [path], 'parts': {os.getcwd(): [ours.network.name]}}
   assert json.loads(record.read_text()) == kept
   trust.remember(other, smoke())  # without a path
   trust._allowed.clear()

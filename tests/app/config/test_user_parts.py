@@ -17,9 +17,10 @@ from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax.app import models
-from diffusion_jax.app.config import folder, store, trust
+from diffusion_jax.app.config import folder, store, tree, trust
 from diffusion_jax.app.config.refusals import lines
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Context
 from tests.app import toy_parts
 from tests.app.conftest import CONFIGS, refused
@@ -187,3 +188,19 @@ def test_a_simulator_is_data_and_the_source_of_data(path):
   trust.allow([f'{__name__}:numbers'])
   source = trust.find(path, f'{__name__}:numbers', ())(split='test', num_test=3)
   assert len(source) == 3
+
+
+def no_sum(count=1):
+  return sum([count, 'a'])  # type: ignore
+
+
+def test_a_type_error_within_a_part_is_its_own():
+  """The arguments of a call that does not fit are the user's mistake."""
+  trust.allow([f'{TOY}:Schedule'])
+  with pytest.raises(UserError, match='^config.x: .* unexpected keyword'), tree.from_config('x'):
+    toy_parts.Schedule(**{'size': 2})
+  trust.allow([f'{__name__}:no_sum'])
+  config = plain(('schedule', f'{__name__}:no_sum'))
+  with pytest.raises(TypeError, match='unsupported operand') as error:
+    config.schedule.make()
+  assert error.traceback[-1].name == 'no_sum'
