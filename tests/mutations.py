@@ -134,6 +134,8 @@ app/inputs/conditions.py app/test_notebook.py
   vectors_are_given: self.values.encode(values)[index => values[index
 app/inputs/conditions.py app/modes/test_tables.py
   samples_have: names.index(str(x)) if str(x) in names else x => x
+app/inputs/conditions.py app/models/test_bridge.py
+  own_images: if len(starts) < => if 2 * len(starts) <
 app/inputs/datasets.py
   data_as_they_were: if not facts.examples or split => if True or split
   data_as_they_were: ('examples', 'checksum') if now[n] => ('examples',) if now[n]
@@ -147,6 +149,10 @@ app/inputs/datasets.py
   run_keeps_its_classes: if ours.class_names and theirs => if not ours.class_names and theirs
   run_keeps_its_classes: checksum=total, class_names=names, skipped=skipped => checksum=total
   labels_follow_the_data: bool(inner[name]) and inner[name] != default => bool(inner[name])
+app/models/bridge.py
+  the_plan_is_that: if c.reverse else predict => if False else predict
+  the_plan_is_that: level_grid(schedule, c.num_steps) => level_grid(schedule, c.num_steps + 1)
+  the_plan_is_that: noisy.diffusion, c.stochastic) => noisy.diffusion, False)
 app/models/diffusion.py
   without_clipping: functions.append(bound_of(c, noisy.clips)) => functions.append(None)
   networks_own_estimate: c.dynamic_threshold, c.dynamic_threshold_max => c.dynamic_threshold
@@ -157,6 +163,7 @@ app/models/diffusion.py app/run/test_other_runs.py
 app/inputs/stored_latents.py
   batches_of_latents: '' if split == 'train' else f'{split}_' => ''
 app/models/latent.py
+  keeps_its_digits: part - part.mean() => part
   known_where_all_its_pixels: blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
 app/models/latent.py app/modes/test_encode.py
   encoding_in_each_step: Normal(mean, std**2) => Normal(mean, std)
@@ -214,6 +221,8 @@ app/run/sharing.py
   kept_autoencoder: / 'config.json', trust.without_folders(stored) => / 'config.json', stored
   is_last: ('latent.json', *reversed(_FILES)) => ('latent.json', *_FILES)
   other_weights_under: here != there or not share.same(source, workdir) => here != there
+app/run/step_log.py
+  a_plan_that_is_nan: names = 'column_error', 'loss', => names = 'loss',
 app/run/weights.py
   another_network_is_refused: own or folder.differences(stored => own and folder.differences(stored
   of_a_stranger: share.exist(workdir) or load.base_path(workdir).exists() => share.exist(workdir)
@@ -250,6 +259,7 @@ core/bridges.py
   a_path_of_one_pair: diffusion**2 * s * (t - s) / t => diffusion**2 * (t - s)
   the_diffusion_steps: xt - t * prediction.displacement => xt + t * prediction.displacement
   regression_of_the_pairs: jnp.square(prediction.z - z) => jnp.square(prediction.z + z)
+  a_path_of_one_pair: jnp.sqrt(jnp.maximum(t * (1.0 - t), 0.0)) => jnp.sqrt(t * (1.0 - t))
 core/bridges.py sampling/test_bridges.py
   both_ways: BridgePrediction(-displacement, z) => BridgePrediction(-displacement, -z)
 core/decoders.py
@@ -271,11 +281,18 @@ core/elbo.py
   each_step_is_drawn: points / steps * ends[-1] => points / (steps + 1) * ends[-1]
   levels_that_are_equal: same = (q.variance == 0.0) & => same = (q.variance < 0.0) &
 core/couplings.py
-  squared_distances_of_images: norms - 2.0 * product => norms - product
-  the_entropic_plan_is_optimal: log_kernel + rows[:, None], axis=0)
-    => log_kernel + columns[None], axis=0)
   leaves_a_share_of_pairs: 1.0 - ratio, => ratio,
-  pairs_of_two_labels: jnp.where(same, cost, jnp.inf) => cost
+  keep_their_digits: square < 1e-3 * norms) => square < 0.0 * norms)
+  the_entropic_plan_is_optimal: kernel + rows[:, None], axis=0))
+    => kernel + columns[None], axis=0))
+  the_entropic_plan_is_optimal: (-math.log(n) for n in cost.shape)
+    => (-math.log(n) for n in cost.shape[::-1])
+  every_column_of_the_plan: (error > tolerance) => (error > 0.1)
+  two_labels_are_forbidden: jnp.where(same, terms, jnp.inf) => terms
+core/couplings.py training/test_couplings.py
+  wherever_the_sets_are: v - jnp.mean(v, axis=0, keepdims=True) for v => v for v
+  weigh_as_in_the_release: _terms(squared_distances(x0, y), => _terms(distances,
+  without_a_plan_pairs: jnp.where(rounding < _ROUNDING, => jnp.where(rounding < jnp.inf,
 core/elbo.py papers/test_bound.py
   some_of_the_steps: expected[drawn - 2] => expected[drawn - 1]
 core/flow_losses.py training/test_consistency.py
@@ -361,6 +378,11 @@ core/vdm.py
 data/between.py
   stay_together: if not self.paired: => if True:
   meets_other_points: other._shift = => other._other =
+  its_order_and: target.order if isinstance => None if isinstance
+  its_order_and: part.redrawn(seed, epoch) if => part if
+  its_order_and: (2, seed, epoch) => (2, epoch)
+  meets_other_points: (2, seed, epoch) => (2, seed)
+  joined_by_name: context = context[..., self._columns] => pass
 data/buckets.py
   copied_once_and_again: if _version(x) != copies[x][1:]] => if _version(x) is None]
   copied_once_and_again: copy.unlink() => pass
@@ -554,6 +576,7 @@ metrics/mmd.py
   the_error_of_cmmd: np.var(xx - xy) / len(x) + np.var(yy - yx) / len(y) => np.var(xx - xy) / len(x)
   mean_and_deviation_over_subsets: float(np.std(draws)) => float(np.std(draws, ddof=1))
 metrics/neighbours.py
+  nearest_rows: argmin_min(x, y) => argmin_min(features, reference)
   equal_but_for_rounding: radius * (1.0 - _MARGIN) => radius
 metrics/neighbours.py metrics/test_manifolds.py
   copies_are_on_the_sphere: np.where(same, each, block) => block
@@ -825,7 +848,10 @@ training/augmentation.py
   no_two_values_of_a_change: jax.random.split(value_key, 7) => [value_key] * 7
 training/bridges.py
   pairs_are_those: 2.0 * diffusion**2 => diffusion**2
-  the_loss_literally: y = y[coupling( => y[coupling(
+  the_loss_literally: inputs.x0, y, inputs.cond) => inputs.x0, y, {})
+  the_loss_literally: xt, level, cond, keys[0]) => x0, level, cond, keys[0])
+  the_loss_literally: bridge_error(predicted => 2.0 * bridge_error(predicted
+  error_of_the_plan: inputs = inputs._replace(metrics=metrics) => pass
 training/classifier.py
   cross_entropy_of_noised: .output(params['network'], xt, => .output(params['network'], x0,
 training/conditions.py
@@ -841,16 +867,23 @@ training/consistency.py test_recipes.py
   the_loss_of_every_config: pairs(pair_key, size => pairs(key, size
 training/couplings.py
   of_all_permutations: [1].astype => [0].astype
-  the_law_of_noise: exact(conditional_cost(squared_distances(x0, y), cond,
-    => exact(conditional_cost(squared_distances(x0, y), {},
+  the_law_of_noise: exact(centred_cost(x0, y, cond, => exact(centred_cost(x0, y, {},
+  wherever_the_sets_are: epsilon * jnp.where(scale > 0.0, scale, 1.0) => epsilon
+  wherever_the_sets_are: jnp.var(v, axis=0) => jnp.mean(v**2, axis=0)
+  wherever_the_sets_are: draw_index(key, plan) => jnp.argmax(plan, axis=1)
+  equal_points_have_all_pairs: epsilon * jnp.where(scale > 0.0, scale, 1.0) => epsilon * scale
+  keep_labels_and_contexts: cost = centred_cost(x0, y, cond, => cost = centred_cost(x0, y, {},
+  without_a_plan_pairs: jnp.where(jnp.isnan(error), len(y), => jnp.where(False, len(y),
 training/objectives.py training/test_couplings.py
-  pair_numbers_and_noise: eps=inputs.eps[index] => x0=inputs.x0[index]
+  pair_numbers_and_noise: _replace(eps=eps, metrics => _replace(metrics
 training/discrete_states.py test_recipes.py
   the_loss_of_every_config: q_sample_states(xt_key, x0 => q_sample_states(time_key, x0
 training/distillation.py
   optimum_of_progressive_distillation: eps = eps_from_x0(x0, xt, level_t) => eps = inputs.eps
   the_teacher_of_reflow: schedule(1.0).sigma * inputs.eps => inputs.eps
 training/flow_maps.py
+  share_of_a_step: jax.random.uniform(share_key, (size,)) => jax.random.uniform(scale_key, (size,))
+  share_of_a_step: jax.random.uniform(share_key, (size,)) => jax.random.uniform(pair_key, (size,))
   improved_mean_flow_literally: sg(guided_velocity(v, own, null, omega, kappa))
     => guided_velocity(v, own, null, omega, kappa)
   two_times_have_the_moments: t = a if second else jnp.maximum(a, b) => t = jnp.maximum(a, b)

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import (
   as_float,
-  check_at_least,
   check_numbers,
   check_positive,
   sum_data_axes,
@@ -33,9 +32,6 @@ def squared_distances(x0: Array, y: Array) -> Array:
   """
   a, b = (jnp.reshape(as_float(v), (len(v), -1)) for v in (x0, y))
 
-  def directly(a, b):
-    return jnp.sum(jnp.square(a[:, None] - b[None]), axis=2)
-
   if a.shape[1] <= 16:  # as fast as a product
     squares = [jnp.square(u[:, None] - v[None]) for u, v in zip(a.T, b.T, strict=True)]
     return functools.reduce(jnp.add, squares)
@@ -45,7 +41,11 @@ def squared_distances(x0: Array, y: Array) -> Array:
   square = norms - 2.0 * einsum('id,jd->ij', u, v)
   # The difference keeps no digits of points much closer than the norms.
   lost = jnp.any(square < 1e-3 * norms)
-  return jax.lax.cond(lost, directly, lambda *_: square, a, b)
+
+  def directly():
+    return jnp.sum(jnp.square(a[:, None] - b[None]), axis=2)
+
+  return jax.lax.cond(lost, directly, lambda: square)
 
 
 def sinkhorn(
@@ -60,7 +60,6 @@ def sinkhorn(
   does not resolve cost / epsilon it raises ValueError, and is NaN under `jit`.
   """
   check_positive(epsilon=epsilon)
-  check_at_least(1, num_iterations=num_iterations)
   log_rows, log_columns = (-math.log(n) for n in cost.shape)
   cost = as_float(cost)
   epsilon = jnp.asarray(epsilon, cost.dtype)

@@ -220,6 +220,18 @@ def test_two_times_of_antithetic_draws_are_independent(key):
   assert np.abs(share - (np.arange(n) + 0.5) / n).max() < 1.95 / np.sqrt(n)
 
 
+def test_the_share_of_a_step_is_uniform_and_independent_of_all_else(key):
+  """Kolmogorov's bound, and correlations within 4.5 standard errors."""
+  n = 4000
+  objective = flow_maps.mean_flow(NETWORK, STRAIGHT, guidance=flow_maps.power_law_guidance())
+  batch = {'x': np.zeros((n, 1), np.float32), 'label': np.zeros(n, int)}
+  draws, _ = jax.jit(lambda: objective.draw(key, batch, Context()))()
+  share = np.asarray(draws.share)
+  assert np.abs(np.sort(share) - (np.arange(n) + 0.5) / n).max() < 1.95 / np.sqrt(n)
+  others = draws.inputs.level.t, draws.s, draws.scale, draws.inputs.eps[:, 0]
+  assert np.abs(np.corrcoef([share, *others])[0, 1:]).max() < 4.5 / np.sqrt(n)
+
+
 def test_guidance_scales_follow_the_power_law(key):
   """The scales have the distribution function of w^-b on [1, 8], b = 1, 2."""
   for power in (1.0, 2.0):

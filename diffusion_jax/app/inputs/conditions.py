@@ -414,18 +414,15 @@ def warn_if_far(model: Model, inputs: Conditions) -> None:
 
 def note_equal_starts(model: Model, inputs: Conditions, first: int = 0) -> None:
   """Prints that samples of a bridge are equal, where the ODE begins at equal points."""
-  c = model.config
-  if not model.ends[0] or c.sampling.stochastic:
+  if not model.ends[0] or model.config.sampling.stochastic:
     return
   arrays = [np.asarray(x)[first:] for x in inputs.cond.values()]
   starts = {b''.join(x.tobytes() for x in row) for row in zip(*arrays, strict=True)}
   if len(starts) < (n := len(arrays[0])):
-    how = 'set sampling.stochastic=True'
-    if not c.objective.diffusion:
-      how = 'train a bridge with objective.diffusion above 0, and set sampling.stochastic=True'
     print(
       f'note: {n:,} samples begin at {len(starts):,} different points, and the ODE takes equal '
-      f'points to equal samples: for different ones {how}'
+      'points to equal samples: for different ones set sampling.stochastic=True (of a bridge with '
+      'objective.diffusion above 0)'
     )
 
 

@@ -21,9 +21,7 @@ from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import checkpoints
 
 Metrics = dict[str, Mean]
-_EPSILON = (
-  'a larger epsilon (objective.coupling.epsilon, or twice the square of objective.diffusion)'
-)
+_EPSILON = 'a larger objective.diffusion, or objective.coupling.epsilon'
 
 
 class StepLog:

@@ -128,6 +128,12 @@ def test_the_measured_scale_is_one_over_the_deviation(linear):
   np.testing.assert_allclose(record['scale'], 1.0 / (x / 2.0).std(), rtol=1e-6)
 
 
+def test_the_scale_of_numbers_far_from_zero_keeps_its_digits():
+  parts = [1e8 + np.arange(3.0), np.array([1e8 + 7.0])]
+  scale, rows = latent.inverse_std(parts)
+  assert rows == 4 and scale == pytest.approx(1.0 / np.concatenate(parts).std(), rel=1e-9)
+
+
 def test_the_scale_is_that_of_draws_over_the_training_set(run):
   """Scaled draws with other keys have deviation 1."""
   model = model_of(run)

@@ -42,6 +42,26 @@ def test_repaired_gradients_do_not_stop_a_run():
   read(smoke(**{'optimizer.repair_gradients': True}))
 
 
+def test_a_plan_that_is_nan_stops_a_run_and_one_that_is_off_says_so_once(capsys):
+  """Also with repaired gradients, which would train on."""
+  manager = type('Manager', (), {'latest_step': lambda self: None})()
+  log = made(smoke(**{'optimizer.repair_gradients': True}), manager, start=0)
+  for step, error in enumerate((0.04, 0.12, 0.2), 1):
+    metrics = {'loss': 1.0, 'grad_norm': 1.0, 'column_error': error}
+    log.add(range(step, step + 1), {name: Mean(x, 1.0) for name, x in metrics.items()})
+    log.read()
+    log.write_line(step)
+    assert Lines.written.pop()[1]['column_error'] == error
+    printed = capsys.readouterr().out
+    assert ('off by 12% in a column (column_error): raise' in printed) == (step == 2)
+  log.add(range(4, 5), {n: Mean(math.nan, 1.0) for n in metrics})
+  message = (
+    'column_error is nan at step 4, since float32 does not resolve cost / epsilon .* '
+    'and a larger objective.diffusion, or objective.coupling.epsilon'
+  )
+  refused(message, log.read)
+
+
 def test_the_steps_of_a_call_are_counted_one_by_one():
   """The second and third of four are NaN: one may be left out, not two."""
   losses = np.array([1.0, float('nan'), float('nan'), 3.0])
