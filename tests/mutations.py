@@ -831,7 +831,7 @@ testing/bridges.py
 testing/bridges.py core/test_bridges.py
   regression_of_the_pairs: (1.0 - t) * (self.cross.T - => (1.0 - t) * (self.cross -
 testing/certify.py
-  papers_order: -np.diff(np.log(errors)) / widths[:, 0] => -np.diff(np.log(errors))
+  papers_order: np.diff(np.log(errors)) / ratios) => np.diff(np.log(errors)))
   inverse_problems_are: _Law(problem.posterior or problem, => _Law(problem,
   from_a_low_level: noise += problem.sigma_max * => noise = problem.sigma_max *
   limit_behind: (errors[-1] - errors[-2]) / (steps => 0.0 * (errors[-1]) / (steps

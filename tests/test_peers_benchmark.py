@@ -17,7 +17,7 @@ METHOD = {
   'k-diffusion': ('sample_heun', 'converges'),
   'diffusers': ('HeunDiscreteScheduler', 'does not converge'),
   'deepinv': ('HeunSolver, alpha=0', 'converges'),
-  'torchcfm': ('ExactOptimal', 'exact law'),
+  'torchcfm': ('ExactOptimal', 'biased'),
 }
 
 

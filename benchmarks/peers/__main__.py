@@ -49,6 +49,7 @@ def row(project: str, method: Method, draws: int | None) -> str:
     steps=method.steps,
     draws=draws or method.draws,
   )
+  reason = result.reason.rpartition('; a variance')[0]  # the page has it once
   order = '—' if result.order is None else f'{result.order:.2f}'
   cells = [
     project,
@@ -57,7 +58,7 @@ def row(project: str, method: Method, draws: int | None) -> str:
     f'{result.calls[-1]:.0f}',
     f'{order}, {method.order or "—"}',
     f'{result.w2[-1]:.3f}, {result.w2_floor:.3f}',
-    f'**{result.verdict}**: {result.reason if result.passed else method.why or result.reason}',
+    f'**{result.verdict}**: {reason if result.passed else method.why or reason}',
   ]
   line = '| ' + ' | '.join(cells) + ' |'
   print(f'{line}\n{result}\n  {time.perf_counter() - start:.0f} s', flush=True)

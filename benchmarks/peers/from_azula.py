@@ -21,12 +21,13 @@ class Exact(Denoiser):
   def __init__(self, problem):
     super().__init__()
     self.schedule = VPSchedule()
-    self.denoise = tensors.denoiser(problem)
+    self.denoise, self.shape = tensors.denoiser(problem), problem.shape
 
   def forward(self, x_t, t, **kwargs):
-    """Returns E[x_0 | x_t]."""
+    """Returns E[x_0 | x_t] of rows."""
     alpha, sigma = self.schedule(t)
-    return DiracPosterior(self.denoise(x_t, sigma, alpha))
+    x0 = self.denoise(x_t.reshape(-1, *self.shape), sigma, alpha)
+    return DiracPosterior(x0.reshape(x_t.shape))
 
 
 def plain(name: str, order: int, why: str = '') -> Method:
@@ -73,6 +74,7 @@ def measurement(problem):
 
 BATCH = 'p(y given x_t) is approximate; the norm of the residual is over the batch'
 REAB = 'the integral has the factor of sigma_t, not of sigma_s: `azula_reab.py`'
+GMRES = 'its solver makes one iteration by default, and the mean stays 0.044 off'
 METHODS = [
   plain('DDIMSampler', 1),
   plain('HeunSampler', 2),
@@ -83,5 +85,5 @@ METHODS = [
   plain('DDPMSampler', 1),
   plain('ItoSampler', 1),
   given_y('DPSSampler', dps, SIGMA_MAX, BATCH, STEPS),
-  given_y('MMPSDenoiser', mmps, SIGMA_MAX, steps=STEPS),
+  given_y('MMPSDenoiser', mmps, SIGMA_MAX, GMRES, STEPS),
 ]

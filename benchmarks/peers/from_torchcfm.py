@@ -64,10 +64,11 @@ def row(name: str, cross: Callable, sigma: float, why: str = '', **options) -> M
 
 
 EXACT = 'its default coupling is the one for sigma = 0, as its docstring says'
+REPLACED = 'a plan is drawn with replacement, so draws repeat others'
 BRIDGE = 'SchrodingerBridgeConditionalFlowMatcher'
 METHODS = [
   row('ConditionalFlowMatcher', independent, 0.0),
-  row('ExactOptimalTransportConditionalFlowMatcher', np.sqrt, 0.0),
+  row('ExactOptimalTransportConditionalFlowMatcher', np.sqrt, 0.0, REPLACED),
   row(BRIDGE, bridge, SIGMA, EXACT),
   row(BRIDGE, bridge, SIGMA, ot_method='sinkhorn'),
 ]
