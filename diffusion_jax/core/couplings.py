@@ -29,9 +29,9 @@ def squared_distances(x0: Array, y: Array) -> Array:
   error is below 1e-3 in float32, and equal points have 0.
   """
   a, b = (jnp.reshape(as_float(v), (len(v), -1)) for v in (x0, y))
-
   if a.shape[1] <= 16:  # as fast as a product
-    return sum(jnp.square(u[:, None] - v[None]) for u, v in zip(a.T, b.T, strict=True))
+    squares = (jnp.square(u[:, None] - v[None]) for u, v in zip(a.T, b.T, strict=True))
+    return sum(squares, jnp.zeros(()))
   centre = 0.5 * (jnp.mean(a, axis=0) + jnp.mean(b, axis=0))[None]
   u, v = a - centre, b - centre
   norms = sum_data_axes(u**2)[:, None] + sum_data_axes(v**2)[None]
