@@ -31,7 +31,6 @@ def squared_distances(x0: Array, y: Array) -> Array:
   error is below 1e-3 in float32, and equal points have 0.
   """
   a, b = (jnp.reshape(as_float(v), (len(v), -1)) for v in (x0, y))
-
   if a.shape[1] <= 16:  # as fast as a product
     squares = [jnp.square(u[:, None] - v[None]) for u, v in zip(a.T, b.T, strict=True)]
     return functools.reduce(jnp.add, squares)

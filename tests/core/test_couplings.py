@@ -99,9 +99,9 @@ def test_every_column_of_the_plan_holds_however_small_epsilon():
   """Of N(0, I) and N(3, I) at diffusions .05 and .5, and of 784 dimensions."""
   points = [x.astype(np.float64) for x in normals((32, 2), (32, 2), (32, 784), (32, 784))]
   near, wide = (cdist(x0, y + 3.0, 'sqeuclidean') for x0, y in (points[:2], points[2:]))
-  costs, epsilon = [near, near, wide], 2.0 * np.float32([0.05, 0.5, 0.5]) ** 2
+  costs, epsilon = [near, near, wide], 2.0 * np.array([0.05, 0.5, 0.5]) ** 2
   solve = jax.jit(jax.vmap(lambda *args: couplings.sinkhorn(*args, tolerance=0.01)))
-  log_plans = solve(np.float32(costs), epsilon)
+  log_plans = solve(np.float32(costs), np.float32(epsilon))
   for cost, eps, log_plan in zip(costs, epsilon, np.float64(log_plans), strict=True):
     plan = np.exp(log_plan)
     error = np.abs(32.0 * plan.sum(axis=0) - 1.0).max()

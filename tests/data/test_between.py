@@ -1,7 +1,5 @@
 """Two sets as one: pairs, and points of a source that change every epoch."""
 
-import copy
-
 import numpy as np
 import pytest
 
@@ -36,24 +34,16 @@ def test_each_epoch_meets_other_points_of_the_source():
 def test_its_order_and_its_random_examples_are_those_of_its_sets():
   """Each seed shifts the source otherwise."""
 
-  class Random:
-    facts, in_memory, order = points(6).facts, True, staticmethod(lambda rng: np.arange(6)[::-1])
-    __len__ = lambda self: 6
+  class Random(ArraySource):
+    redrawn = lambda self, seed, epoch: ArraySource(self.x + 100 * seed + epoch[:, None])
 
-    def redrawn(self, seed, epoch):
-      other = copy.copy(self)
-      other.read = lambda index: {'x': np.float32(100 * seed + epoch)[:, None]}
-      return other
-
-  random = Random()
-  joined = Between(random, points(6))
-  np.testing.assert_array_equal(joined.order(None), np.arange(6)[::-1])
-  assert Between(points(6), points(6)).order is None
-  drawn = Between(random, random).redrawn(2, np.array([3, 4])).read(np.array([0, 1]))
-  for name in ('x', 'context'):
-    np.testing.assert_array_equal(drawn[name], [[203.0], [204.0]])
-  shifts = {Between(points(6), points(6)).redrawn(i, np.zeros(1, int))._shift[0] for i in range(9)}
-  assert len(shifts) > 3
+  random, first = Random(points(6).x, order=lambda rng: np.arange(6)), np.zeros(1, int)
+  joined = Between(random, random, paired=True)
+  assert joined.order is random.order and Between(points(6), random).order is None
+  drawn = joined.redrawn(2, np.array([3, 4, 5, 6, 7, 8])).read(np.array([1]))
+  assert drawn['x'] == drawn['context'] == 1 + 200 + 4
+  others = [Between(points(6), points(6)).redrawn(seed, first).read(first) for seed in range(9)]
+  assert len({other['context'].item() for other in others}) > 3
 
 
 def test_columns_of_tables_are_joined_by_name(tmp_path):

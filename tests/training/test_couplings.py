@@ -128,7 +128,7 @@ def test_contexts_weigh_as_in_the_release(shift, key):
   distances, gaps = (cdist(a, b, 'sqeuclidean') for a, b in ((x0, y), (contexts,) * 2))
   cost = distances + bisected(distances, gaps, 0.2) * gaps
   cond = {'context': jnp.asarray(contexts, jnp.float32)}
-  index = couplings.exact_coupling(0.2)(key, *np.float32([x0, y]), cond)
+  index = couplings.exact_coupling(0.2)(key, jnp.asarray(x0), jnp.asarray(y), cond)
   best = cost[linear_sum_assignment(cost)].sum()
   assert cost[np.arange(40), index].sum() == pytest.approx(best, rel=1e-5)
 
