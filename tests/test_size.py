@@ -7,9 +7,8 @@ import tokenize
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# Without comments, docstrings and layout. A room's number rises only by a change
-# of this table in which the sum of the package, of the tests or of the others
-# does not.
+# Without comments, docstrings and layout. A number rises only by a change of this
+# table in which the sum does not.
 TOKENS = {}
 _LAYOUT = {
   *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE),
