@@ -483,7 +483,7 @@ data/cells.py
   two_columns: max(',;\t| ', => max(',;\t|',
   two_columns: 'utf-8-sig' => 'utf-8'
   divides_most_rows: count *= has_numbers and fits => count *= fits
-  divides_most_rows: {*widths} - {1} => {*widths[:1]} - {1}
+  divides_most_rows: if count > 1 else => if count else
 data/sources.py data/test_tables.py
   columns_are: np.where(is_category, 0.0, mean) => mean
 data/spec.py app/inputs/test_datasets.py

@@ -111,6 +111,9 @@ def files_of_the_reader(rng):
   ]
   Path('houses.csv').write_text('\n'.join(['price,rooms,city,type', *houses]))
   Path('wanted.csv').write_text('city,rooms\nb,3\n')
+  dummies = [f'{4 * i + i % 3},{i},{i % 2},{1 - i % 2}' for i in range(36)]
+  Path('dummies.csv').write_text('\n'.join(['price,rooms,city_Bern,city_Chur', *dummies]))
+  Path('known.csv').write_text('city_Bern,city_Chur,price,rooms\n1,0,NA,\n,,9,\n')
   np.savetxt('alphas.txt', np.linspace(0.9998, 0.96, 500))
   pictures = rng.integers(0, 256, (20, 32, 32, 3), np.uint8)
   labels = np.arange(20) % 10
@@ -268,7 +271,7 @@ def test_other_commands_name_what_exists(page):
 
 # What `-m docs` runs, shortened: patterns of a page and a command.
 RUN = (
-  r'arrays.md .*(runs/mine|runs/alone|runs/houses|operator=mask)',
+  r'arrays.md .*(runs/mine|runs/alone|runs/houses|runs/copy|runs/dummies|operator=mask)',
   r'inference.md .*runs/(decay|joint)',
 )
 # A training of seconds, and a few draws.
@@ -300,7 +303,11 @@ def runs(page, command):
 @pytest.mark.parametrize(
   'page, written',
   [
-    ('arrays', 'mine/samples/*.npz alone/samples/*.npz houses/samples/*.csv gp/edits/*.npz'),
+    (
+      'arrays',
+      'mine/samples/*.npz alone/samples/*.npz houses/samples/*.csv gp/edits/*.npz '
+      'copy/samples/*.csv dummies/samples/*.csv',
+    ),
     ('inference', 'decay/samples/*.npz decay/evaluation/*/result.json joint/samples/*.npz'),
   ],
 )

@@ -39,7 +39,7 @@ _THOUSANDS = re.compile(r'[+-]?[1-9]\d{0,2}(\.\d{3})+', re.ASCII)
 _MARKED = re.compile(
   r"""[^\w<>≤≥[]{0,3} ([^\W\d_]{1,3}[.$\s])? [^\w<>≤≥[]{0,3}
   (0x[\da-f]+ | \d+\.?\d*d[+-]?\d+ | \d+([-/.\s])(\d+|[^\W\d]{3,9})\3\d+(\D.*)?
-  | \d([\d.,:_\s'’]*\d)? (?!st|nd|rd|th) (\s?°?[^\W\d]{1,8}(/\w{1,4})?)? [^\w<>≤≥\]-]{0,3})""",
+  | \d([\d.,:_\s'’]*\d)? (?!st|nd|rd|th) (\s?°?[^\W\d_]{1,8}(/\w{1,4})?)? [^\w<>≤≥\]-]{0,3})""",
   re.IGNORECASE | re.VERBOSE,
 )
 
@@ -204,12 +204,10 @@ def numbers(cells: Cells, names: Sequence[str], blank: bool = False) -> np.ndarr
       arrays.append(values[:, None])
       misfits = ~np.isfinite(values) & np.array([not blank or _key(x) != '' for x in texts])
       points = np.array([cells.delimiter == ';' and '.' in x for x in texts])
-      misfits |= points & all(
-        _THOUSANDS.fullmatch(texts[i]) for i in np.flatnonzero(points).tolist()
-      )
+      misfits |= points & all(_THOUSANDS.fullmatch(x) for x in itertools.compress(texts, points))
     if misfits.any():
       rows = [cells.rows[i] for i in np.flatnonzero(misfits).tolist()]
-      problem = _problem(column, texts[np.argmax(misfits)], categories)
+      problem = _problem(column, texts[int(np.argmax(misfits))], categories)
       raise ValueError(
         f'{cells.path}, row {rows[0]}, column {column!r}: {problem} ({len(rows):,} of '
         f'{len(texts):,} rows: {str(rows[:5])[1:-1]})'

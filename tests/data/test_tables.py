@@ -153,7 +153,7 @@ def test_numbers_with_marks_are_no_categories(tmp_path, row):
 
 
 DIGITS = """18-25 26-35 65+/<=50K >50K/1st 2nd 3rd/A1 B12/mp3 x86/5-door 3-door/[50,75) [75,100)/\
-1:Low 2:High/50- 60-/1._White 2._Black/none some"""
+1:Low 2:High/50- 60-/1._White 2._Black/0_no 1_yes/none some"""
 
 
 @pytest.mark.parametrize('texts', DIGITS.split('/'))
