@@ -108,7 +108,7 @@ class ColumnSource:
     return arrays
 
   def checksum(self) -> str:
-    """Returns the sum of all cells, or of the table's own sum and the rows."""
+    """Returns the sum of all cells, or the table's own sum."""
     names = self.columns.read
 
     def cells():
@@ -117,9 +117,8 @@ class ColumnSource:
         for value in (value for name in names for value in columns[name]):
           yield value if isinstance(value, bytes | np.ndarray) else repr(value).encode()
 
-    if total := checksum(self.table):
-      return digest([total.encode(), self.rows])
-    return kept(self.table.files, lambda: digest(cells()), f'{names} {digest([self.rows])}')
+    what = f'{names} {digest([self.rows])}'
+    return checksum(self.table) or kept(self.table.files, lambda: digest(cells()), what)
 
   def _label(self, value, column):
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
