@@ -7,11 +7,12 @@ can go.
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 Array = jax.Array
 
 
-def finished(x: Array) -> Array:
+def finished(x: ArrayLike) -> Array:
   """Returns x, which XLA:CPU does not fuse with sums or products that read it.
 
   It rounds x to its own precision, which changes no value and no gradient.
@@ -23,7 +24,7 @@ def finished(x: Array) -> Array:
   return jax.lax.reduce_precision(x, kind.nexp, kind.nmant)
 
 
-def einsum(subscripts: str, *arrays: Array) -> Array:
+def einsum(subscripts: str, *arrays: ArrayLike) -> Array:
   """Computes a finished `jnp.einsum` in full precision on every device."""
-  arrays = tuple(map(finished, arrays))  # and what they are in gradients
-  return finished(jnp.einsum(subscripts, *arrays, precision='highest'))
+  inputs = map(finished, arrays)  # and what they are in gradients
+  return finished(jnp.einsum(subscripts, *inputs, precision='highest'))

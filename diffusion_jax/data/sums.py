@@ -38,8 +38,11 @@ def digest(parts: Iterable[bytes | np.ndarray]) -> str:
 
 def of_array(array: np.ndarray) -> str:
   """Returns the `digest` of an array, kept if it is mapped from a whole file."""
-  path = array.filename if isinstance(array, np.memmap) else None
-  if path and os.path.getsize(path) == array.offset + array.nbytes:
+  if (
+    isinstance(array, np.memmap)
+    and (path := array.filename)
+    and os.path.getsize(path) == array.offset + array.nbytes
+  ):
     return kept([path], lambda: digest([array]), f'{array.shape} {array.strides}')
   return digest([array])
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from importlib.metadata import version
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from tests.hlo import chained
 OFF = '--xla_cpu_experimental_ynn_fusion_type=-reduce'
 # Versions of jaxlib that compile a pattern of `fusions.planted` wrongly.
 WRONG = '0.10.2', '0.12.0.1'
-PLANTED = {name: case for name, *case in fusions.planted()}
+PLANTED: dict[str, Any] = {name: case for name, *case in fusions.planted()}
 CHEAP = 'mixture_slope', 'composed_square', 'one_distance', 'one_simple', 'left_simple_slope'
 pytestmark = pytest.mark.skipif(jax.default_backend() != 'cpu', reason='the fusions are of XLA:CPU')
 
@@ -46,7 +47,7 @@ def different(on, off):
   assert [*on] == [*off]
   found = []
   for name in on:
-    x, y = np.float64(on[name]), np.float64(off[name])
+    x, y = (np.asarray(side[name], np.float64) for side in (on, off))
     most = np.abs(y[np.isfinite(y)]).max(initial=1e-30)
     if not np.allclose(x, y, rtol=0.0, atol=1e-4 * most, equal_nan=True):
       found.append(name)
@@ -90,7 +91,7 @@ def test_the_planted_patterns_are_chained(name):
 
 def test_no_product_is_fused_with_a_sum():
   """All functions are compared by numbers in the slow test."""
-  cases = {name.partition('/')[2]: case for name, *case in fusions.cases()}
+  cases: dict[str, Any] = {name.partition('/')[2]: case for name, *case in fusions.cases()}
   for name in CHEAP:
     function, arrays = cases[name]
     assert not chained(program(function, *arrays).as_text()), name

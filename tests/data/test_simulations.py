@@ -142,9 +142,9 @@ def test_a_change_below_the_folder_of_a_simulator_is_noticed(name, tmp_path, mon
   monkeypatch.syspath_prepend(tmp_path)
   names = {*sys.modules}
   top = tmp_path / 'outer' if name.startswith('outer') else tmp_path
-  for file, code in PACKAGE.items():
+  for file, text in PACKAGE.items():
     (top / file).parent.mkdir(parents=True, exist_ok=True)
-    (top / file).write_text(code)
+    (top / file).write_text(text)
 
   def code():
     kept.code_of.cache_clear()

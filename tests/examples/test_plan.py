@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import pytest
@@ -30,7 +31,7 @@ def test_the_figures_of_a_row_are_those_of_the_compiled_step():
   mesh = sharding.make_mesh(8, 1)
   step, shapes = dj.training_step(CONFIGS / 'digits_dit.py', SMALL, mesh)
   compiled = step.lower(*shapes).compile()
-  memory: object = compiled.memory_analysis()
+  memory: Any = compiled.memory_analysis()
   parameters = sum(x.size for x in jax.tree.leaves(shapes[0].params))
   assert row[:2] == ('8x1', f'{parameters:,}')
   assert size(row[2]) == pytest.approx(memory.argument_size_in_bytes, rel=1e-3)

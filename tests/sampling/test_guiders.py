@@ -108,7 +108,9 @@ def guided_in_all_ways(cond, uncond, x, level):
 
 
 # Both ends, and levels near them and between them.
-ENDS = dj.NoiseLevel(*np.float32([[0, 0, 0.5, 1, 1], [1, 1, 0.6, 1e-3, 0], [0, 1e-6, 0.8, 1, 1]]))
+ENDS = dj.NoiseLevel(
+  *np.array([[0, 0, 0.5, 1, 1], [1, 1, 0.6, 1e-3, 0], [0, 1e-6, 0.8, 1, 1]], np.float32)
+)
 
 
 @jax.jit

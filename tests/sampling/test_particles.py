@@ -413,7 +413,7 @@ def test_one_of_many_particles_is_from_the_product(key):
 
 def test_one_of_begins_with_noise_of_its_level_and_picks_by_weight():
   """Here the sampler moves nothing and gives the last particle all the weight."""
-  level = dj.NoiseLevel(*np.float32([1.0, 3.0, 4.0]))
+  level = dj.NoiseLevel(*np.array([1.0, 3.0, 4.0], np.float32))
   zero = jnp.zeros(2000)
   state = particles.Particles(jnp.log(jnp.zeros((2000, 3)).at[:, 2].set(1.0)), zero, zero, zero)
   still = dj.Sampler(lambda x: state, lambda key, x, state, denoise, **ends: (x, state))

@@ -307,8 +307,9 @@ def test_advice_for_a_run_that_held_nothing_out_is_right(trained):
     run = trained(**fields)
     line = refused('held out no test', datasets.source_of, reopened(run), 'test')
     assert f'give evaluation.split={part}, read' in line and 'test_fraction' not in line
-    held_out = datasets.source_of(reopened(run), part)
-    assert datasets.unseen(reopened(run)).checksum() == held_out.checksum()
+    held_out: Any = datasets.source_of(reopened(run), part)
+    unseen: Any = datasets.unseen(reopened(run))
+    assert unseen.checksum() == held_out.checksum()
     refused('test_fraction is', datasets.source_of, reopened(run, test_fraction=0.2), 'test')
 
 

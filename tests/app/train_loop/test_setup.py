@@ -1,7 +1,7 @@
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.refusals import TRAINING, lines
 from diffusion_jax.app.model import make_mesh
-from diffusion_jax.app.modes import plan
+from diffusion_jax.app.train_loop import setup
 from diffusion_jax.errors import refuse
 from diffusion_jax.training import loggers
 from tests.app.conftest import refused, smoke
@@ -31,8 +31,8 @@ def test_another_rate_or_length_is_the_same_program(tmp_path):
 
   def program(**fields):
     config = smoke(**{f.replace('__', '.'): x for f, x in fields.items()})
-    mesh = make_mesh(config)
-    return plan.trace_training(config, mesh, tmp_path)[0].lower().as_text()
+    step, shapes = setup.abstract_step(config, make_mesh(config), tmp_path)
+    return step.lower(*shapes).as_text()
 
   same = program()
   assert same == program(

@@ -1,0 +1,1 @@
+"""Pages of code on the public API; each runs as a script."""
