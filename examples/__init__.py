@@ -1,1 +1,0 @@
-"""Pages of code on the public API; each runs as a script."""
