@@ -137,5 +137,6 @@ def test_steps_compile_for_machines_that_are_not_here(name, devices, tmp_path, m
     config = store.with_fields(config, {'latent.run': str(run)})
   step = lambda config, fields, mesh: setup.abstract_step(config, mesh, tmp_path)
   monkeypatch.setattr(dj, 'training_step', step)
-  row = plan.row_of(config, {}, *devices[1:], 2, 4)
+  _, chips, options = devices
+  row = plan.row_of(config, {}, chips, options, 2, 4)
   assert len(row) == 6 and size(row[3]) > size(row[2]) > 0 and float(row[5])
