@@ -882,7 +882,6 @@ training/distillation.py
   the_teacher_of_reflow: schedule(1.0).sigma * inputs.eps => inputs.eps
 training/flow_maps.py
   share_of_a_step: jax.random.uniform(share_key, (size,)) => jax.random.uniform(scale_key, (size,))
-  share_of_a_step: jax.random.uniform(share_key, (size,)) => jax.random.uniform(pair_key, (size,))
   improved_mean_flow_literally: sg(guided_velocity(v, own, null, omega, kappa))
     => guided_velocity(v, own, null, omega, kappa)
   two_times_have_the_moments: t = a if second else jnp.maximum(a, b) => t = jnp.maximum(a, b)
