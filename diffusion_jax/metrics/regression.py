@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from diffusion_jax.core.arguments import check_at_least
+from diffusion_jax.metrics import lattices
 from diffusion_jax.metrics.calibration import rank_levels, take_pairs
 from diffusion_jax.metrics.estimates import Estimate, Missing, mean
 from diffusion_jax.metrics.metric import SampleMetric, Score, same_precision
@@ -87,6 +88,7 @@ def exact_qice(num_pairs: int, num_draws: int, num_bins: int = 10) -> float:
   return float(errors.mean())
 
 
+@lattices.named
 def regression(mass: Probability = 0.95, num_bins: Size = 10, seed: int = 0) -> SampleMetric:
   """Errors of predictions: RMSE of the mean of the draws, NLL, PICP and QICE.
 
