@@ -336,7 +336,7 @@ def train(arguments):
   config, workdir, mode = check(arguments, keep=False)
   fields = SHORT[mode] | {'compilation_cache': ''}
   # Pairs and images have numbers of their own, and refuse the other's.
-  if 'metrics=ode' in arguments:
+  if 'metrics=ode' in arguments or 'metrics=' not in arguments:  # auto: none of pairs
     fields = {n: x for n, x in fields.items() if '_pair' not in n}
   else:
     fields.pop('evaluation.num_images', None)
