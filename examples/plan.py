@@ -4,9 +4,8 @@
   python examples/plan.py configs/cifar10.py 2xh100x8 16x1 --field=training.batch_size=1024
 
 Devices are TPU slices (v4:2x2x2, v5e:8x16, v5p:2x2x2, v6e:4x4), machines of GPUs (a100x8, h100x8,
-h200x8; 2xh100x8 is two), or simulated (cpu:8); docs/running.md says how to install their
-compilers. A mesh is data x fsdp. Figures are of one device.
-"""
+h200x8; 2xh100x8 is two), or simulated (cpu:8). docs/running.md installs their compilers. A mesh is
+data x fsdp. Figures are of one device."""
 
 import argparse
 import os
@@ -22,6 +21,7 @@ from diffusion_jax.planning import programs
 from diffusion_jax.runtime import sharding
 
 HOST = {'TPU_ACCELERATOR_TYPE': 'v5litepod-8', 'TPU_WORKER_HOSTNAMES': 'localhost'}
+HOST |= {'ALLOW_MULTIPLE_LIBTPU_LOAD': 'true'}  # nothing runs: another process may hold a TPU
 # Multiprocessors, float32 lanes of each, bytes of shared memory of each and of a block, GHz,
 # compute capability, GB, GB/s, MB of cache, name; from the data sheets.
 GPUS = {
