@@ -60,7 +60,7 @@ ADM = {'objective': 'denoising', 'network.qkv': 'separate', 'network.remat': 'Fa
 EDM2_FLAGS = {
   'network.remat': 'False',
   'objective.uncertainty': 'None',
-  'training.ema_sigma_rels': '',
+  'training.average': 'decay',
   'training.skip_nonfinite': '0',
 }
 OF_TWO: Any = {'tasks': ('forward', 'train'), 'batch': 2}

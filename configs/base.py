@@ -15,12 +15,10 @@ def section(name=None, **fields):
 
 def get_config():
   """Returns empty sections; each experiment adds data, network and so on."""
-  return ConfigDict(
-    {
-      name: section()
-      for name in ('training', 'sampling', 'evaluation', 'average', 'convert', 'report')
-    }
-  )
+  names = 'training', 'sampling', 'evaluation', 'average', 'convert', 'report'
+  config = ConfigDict({name: section() for name in names})
+  config.training.average = section()
+  return config
 
 
 def short(num_steps, every=500, learning_rate=2e-3, **training):
@@ -31,7 +29,8 @@ def short(num_steps, every=500, learning_rate=2e-3, **training):
   """
   config = get_config()
   config.optimizer = section('adamw', learning_rate=learning_rate, warmup_steps=100, decay='cosine')
-  config.training = section(num_steps=num_steps, batch_size=64, ema_decay=0.999)
+  config.training.update(num_steps=num_steps, batch_size=64)
+  config.training.average.decay = 0.999
   for field in ('evaluate_every', 'sample_every', 'checkpoint_every'):
     config.training[field] = every
   config.training.update(training)

@@ -35,7 +35,7 @@ def shared():
   config.data = section('cifar10')
   config.optimizer = section('adamw', warmup_steps=5000)
   config.training.random_flip = True
-  config.training.ema_warmup = False  # as released
+  config.training.average.warmup = False  # as released
   config.training.num_steps = 800_000
   config.training.sample_every = 10_000
   config.training.checkpoint_every = 5000

@@ -17,7 +17,8 @@ def get_config():
   )
   config.objective = section('vae', beta=0.01)
   config.optimizer.update(learning_rate=5e-4, warmup_steps=1000, decay='cosine', weight_decay=0.01)
-  config.training.update(num_steps=100_000, ema_decay=0.9995, ema_warmup=True)
+  config.training.num_steps = 100_000
+  config.training.average = section(decay=0.9995)
   config.training.evaluate_every = 5000
   config.training.evaluate_batches = 79  # all 10,000 images
   return config

@@ -28,7 +28,7 @@ def get_config():
     clip_norm=0.0,
   )
   config.training.update(num_steps=300_000, batch_size=256)
-  config.training.ema_decay = 0.0  # no average
+  config.training.average.decay = 0.0  # no average
   config.training.update(sample_every=0, evaluate_every=5000)
   config.evaluation.metrics = ('accuracy',)
   return config

@@ -39,8 +39,8 @@ def get_config():
     eps=1e-8,  # the norm is not a mean: gradients are as in the release
   )
   config.training.update(init_from='runs/cifar10_edm', num_steps=200_000)
-  config.training.update(batch_size=128, ema_decay=0.9999, ema_half_life=None)
-  config.training.ema_rampup = 0.0
+  config.training.batch_size = 128
+  config.training.average = section('decay', warmup=False)
   config.sampling.update(num_steps=1, stochastic=True)
   config.evaluation.metrics = ('fid',)
   return config

@@ -30,6 +30,5 @@ def get_config(arg=''):
   config.training.random_flip = False  # flips are part of the augmentation
   config.training.num_steps = 390_625  # 200M images
   config.training.batch_size = 512
-  config.training.ema_half_life = 500_000.0  # images
-  config.training.ema_rampup = 0.05
+  config.training.average = section('half_life', images=500_000.0, rampup=0.05)
   return config

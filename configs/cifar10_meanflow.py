@@ -40,7 +40,6 @@ def get_config():
   config.training.random_flip = False  # flips are part of the augmentation
   config.training.num_steps = 768_000  # 16,000 epochs
   config.training.batch_size = 1024
-  config.training.ema_decay = 0.9999
-  config.training.more_ema_decays = (0.99995, 0.9996)
+  config.training.average = section(decay=0.9999, warmup=False, more=(0.99995, 0.9996))
   config.evaluation.metrics = ('fid',)
   return config

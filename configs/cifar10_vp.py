@@ -42,7 +42,7 @@ def get_config(arg=''):
     )
     config.noise_input = section('log_sigma')
     config.optimizer.update(clip_norm=1.0 / 1536, eps=1e-8 / 1536)
-    config.training.ema_decay = 0.999
+    config.training.average.decay = 0.999
     config.sampling.sampler = section('reverse_diffusion')
     config.sampling.corrector = section('langevin')
 

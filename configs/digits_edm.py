@@ -17,6 +17,5 @@ def get_config():
   config.network = section(
     'ddpmpp', channels=32, multipliers=(1, 2), num_blocks=1, attention_resolutions=(4,)
   )
-  config.training.ema_half_life = 20_000.0  # images
-  config.training.ema_rampup = 0.05
+  config.training.average = section('half_life', images=20_000.0, rampup=0.05)
   return config

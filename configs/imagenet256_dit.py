@@ -25,7 +25,7 @@ def pixels():
   )
   config.optimizer = section('adamw', clip_norm=0.0)
   config.training.random_flip = True
-  config.training.ema_warmup = False  # as released
+  config.training.average.warmup = False  # as released
   config.training.mesh = (-1, 8)
   config.training.sample_every = 10_000
   config.training.checkpoint_every = 5000

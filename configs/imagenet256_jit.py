@@ -55,7 +55,8 @@ def get_config(arg=''):
   config.noise_input.scale = 1.0
   config.optimizer.warmup_steps = 6255  # 5 epochs
   config.training.num_steps = 750_600  # 600 epochs
-  config.training.update(batch_size=1024, more_ema_decays=(0.9996,))
+  config.training.batch_size = 1024
+  config.training.average.more = (0.9996,)
   config.sampling.sampler.min_sigma = 0.05
   config.sampling.num_steps = 50
   # t < 0.9: there sigma / alpha is 9, or a little less by rounding

@@ -44,11 +44,7 @@ def get_config(arg=''):
     clip_norm=0.0,
   )
   config.training.update(random_flip=False, num_steps=num_steps)
-  # An average whose half-life is always 6.1 % of the images so far: a power
-  # function of relative width 0.075.
-  config.training.update(ema_half_life=1e12, ema_rampup=0.0614)
-  # Any other width is chosen afterwards (docs/training.md).
-  config.training.ema_sigma_rels = (0.05, 0.10)
-  config.training.snapshot_every = 4096  # 8 Mi images
+  # Samples use the first; any other width is chosen afterwards (docs/training.md).
+  config.training.average = section('powers', widths=(0.075, 0.05, 0.10), every=4096)  # 8 Mi images
   config.training.skip_nonfinite = 10
   return config

@@ -56,7 +56,7 @@ def get_config(arg=''):
     decay='cosine',
     weight_decay=0.2,  # docs/inference.md: more for one that over-fits
   )
-  config.training.update(batch_size=256, steps_per_call=50, ema_decay=0.999)
+  config.training.update(batch_size=256, steps_per_call=50, average=section(decay=0.999))
   config.training.update(log_every=500, evaluate_batches=8, sample_every=0)
   config.training.update(keep_best=1, keep_checkpoints=1, log_to=())
   for path, value in budget(10_000).items():

@@ -64,7 +64,7 @@ def get_config(arg=''):
     config.training.update(
       num_steps=20_000,
       batch_size=128,
-      ema_decay=0.9995,
+      average=section(decay=0.9995),
       sample_every=2000,
       checkpoint_every=2000,
       evaluate_every=2000,

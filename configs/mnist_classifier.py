@@ -18,7 +18,7 @@ from configs.base import section
 def get_config():
   config = base.short(3000, learning_rate=4e-3, steps_per_call=10, sample_every=1000)
   config.optimizer.weight_decay = 0.05
-  config.training.update(batch_size=128, ema_decay=0.998)
+  config.training.update(batch_size=128, average=section(decay=0.998))
   config.data = section('mnist')
   config.network = section(
     'classifier',

@@ -46,7 +46,7 @@ FLAGS = {
   '--config.data.workers=': '--config=configs/inference.py',
   '--config.training.lora_rank=': '--config=configs/digits.py '
   '--config.training.init_from=runs/digits',
-  '--config.training.ema': '--config=configs/digits.py',
+  '--config.training.average': '--config=configs/digits.py',
   '--config.convert.to=': '--config=runs/digits --mode=convert',
   '--config.convert.': '--mode=convert --config.convert.source=models/ddpm',
   '--config.evaluation.elbo.num_times=': '--config=runs/digits_masked --mode=evaluate',
@@ -65,7 +65,7 @@ RUNS = {
   'runs/ddpm-cifar10-32': '--config=configs/cifar10.py',
   'runs/vae': '--config=configs/imagenet256_autoencoder.py',
   'runs/dit': '--config=configs/imagenet256_dit.py',
-  'runs/averaged': '--config=configs/digits.py --config.training.more_ema_decays=0.999',
+  'runs/averaged': '--config=configs/digits.py --config.training.average.more=0.999',
   'runs/turned': '--config=configs/digits.py '
   '--config.training.init_from=runs/digits --config.training.lora_rank=8',
   'digits-ddpm': '--config=configs/digits.py',

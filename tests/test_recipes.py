@@ -312,7 +312,7 @@ def test_learning_rate_and_average_of_edm(name):
   for step in (1000, 19_531, 10**5):
     expected = 1e-3 * min(step * images / 10e6, 1)
     np.testing.assert_allclose(rate(step), expected, rtol=5e-5)
-  rate, more = setup.ema_rates(c)
+  rate, more, *_ = setup.averages_of(c)
   assert not more
   for step in (10, 1000, 10**5):
     half_life = min(500_000, 0.05 * step * images)
@@ -339,7 +339,7 @@ AVERAGES = {
 @pytest.mark.parametrize('name', AVERAGES)
 def test_the_averages_of_a_published_recipe_have_constant_decays(name):
   """They have no warm-up, which the program has by default."""
-  main, more = setup.ema_rates(read(name))
+  main, more, *_ = setup.averages_of(read(name))
   for decay, rate in zip(AVERAGES[name], [main, *more.values()], strict=True):
     rates = [float(rate(step)) for step in (1, 100, 100_000)]
     np.testing.assert_allclose(rates, 1 - decay, rtol=1e-6)
@@ -348,18 +348,18 @@ def test_the_averages_of_a_published_recipe_have_constant_decays(name):
 @pytest.mark.parametrize(
   'fields, weight',
   [
-    ('ema_warmup=False', 0.9999**99),
-    ('ema_warmup=False ema_decay=0.97 num_steps=70', 0.97**69),
-    ('ema_half_life=1000 batch_size=10', 0.5 ** (10 * 99 / 1000)),
-    ('', 0),
-    ('ema_warmup=False ema_decay=0.97 num_steps=80', 0),
-    ('ema_warmup=False ema_decay=0', 0),
-    ('ema_half_life=1000 ema_rampup=0.05 batch_size=10', 0),
+    ('average.warmup=False average.decay=0.9999', 0.9999**99),
+    ('average.warmup=False average.decay=0.97 num_steps=70', 0.97**69),
+    ('average=half_life average.images=1000 batch_size=10', 0.5 ** (10 * 99 / 1000)),
+    ('average.decay=0.9999', 0),
+    ('average.warmup=False average.decay=0.97 num_steps=80', 0),
+    ('average.warmup=False average.decay=0', 0),
+    ('average=half_life average.images=1000 average.rampup=0.05 batch_size=10', 0),
   ],
 )
 def test_a_short_run_is_told_that_its_average_is_long(fields, weight):
   """0.97^69 = 0.122 and 0.97^79 = 0.090; the last line forgets the start."""
-  fields = ['num_steps=100', 'ema_decay=0.9999', *fields.split()]
+  fields = ['num_steps=100', *fields.split()]
   flags = [(f'training.{x.split("=")[0]}', x.split('=')[1]) for x in fields]
   line = setup.slow_average(store.with_flags(read('digits'), flags))
   assert f'be {weight:.0%} the first ones' in line if weight else not line

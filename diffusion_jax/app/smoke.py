@@ -20,7 +20,6 @@ SIZES = {
 }
 TRAINING = {
   'num_steps': 4,
-  'ema_warmup': True,  # else four steps show the first parameters
   'mesh': (-1, 1),
   'batch_size': 8,
   'log_every': 1,
@@ -58,6 +57,8 @@ def shrunk(config: Node, flags: Flags = ()) -> Node:
   if 'warmup_steps' in config.optimizer:
     tree['optimizer']['warmup_steps'] = 2
   tree['training'] |= TRAINING
+  if 'warmup' in config.training.average:  # else four steps show the first parameters
+    tree['training']['average']['warmup'] = True
   if config.training.evaluate_every or config.training.keep_best:
     tree['training']['evaluate_batches'] = 1
   tree['evaluation'] |= {'num_generated': 16, 'num_pairs': 16, 'draws_per_pair': 9}

@@ -181,7 +181,7 @@ def _steps_until(workdir, step):
   if not found:
     raise FileNotFoundError(
       f'{workdir} has no snapshots, and averages need them: train with '
-      '--config.training.ema_sigma_rels=0.05,0.10 and training.snapshot_every'
+      '--config.training.average=powers --config.training.average.widths=0.05,0.10'
     )
   if step is not None and step not in found:
     raise FileNotFoundError(

@@ -35,9 +35,8 @@ SMALL = f'{SmallNetwork.__module__}:SmallNetwork'
 DIGITS = Facts(ArraySpec((8, 8, 1), 17), 10)
 SEEN = within('training', sample_every=4, evaluate_every=2)
 SEEN |= within('report', after_training=True)
-TRACKED = within('training', ema_sigma_rels=(0.05, 0.10), snapshot_every=1)
+TRACKED = within('training.average', 'powers', widths=(0.05, 0.10), every=1)
 TRACKED |= within('training', checkpoint_every=1, keep_checkpoints=4)
-TRACKED |= within('training', more_ema_decays=(0.5,))
 
 
 def printed_by(function, *args):

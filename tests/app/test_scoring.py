@@ -70,7 +70,8 @@ def run(tmp_path_factory, cache):
   workdir = tmp_path_factory.mktemp('runs') / 'digits'
   fields = within('training', metrics_every=2, metrics_images=12)
   fields |= within('training', keep_best=1, keep_best_by='fd_pixels')
-  fields |= within('training', keep_checkpoints=1, more_ema_decays=(0.5,))
+  fields |= within('training', keep_checkpoints=1)
+  fields['training.average.more'] = (0.5,)
   fields |= within('evaluation', metrics=f'fd,pr,{LEVEL}')
   fields |= within('evaluation.level', factor=2)
   MODES['train'](smoke(**FD_PR | fields), str(workdir))

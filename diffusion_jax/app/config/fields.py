@@ -11,7 +11,6 @@ from diffusion_jax.ranges import (
   Count,
   Finite,
   ImageShape,
-  NonNegative,
   Positive,
   Probability,
   Rate,
@@ -22,6 +21,7 @@ from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.sampling.grids import Spacing
 from diffusion_jax.sampling.guiders import ClassifierFree
 from diffusion_jax.training import loggers
+from diffusion_jax.training.averaging import Width
 from diffusion_jax.training.conditions import ImageCondition
 
 T = TypeVar('T')
@@ -31,8 +31,6 @@ FREE = 'free'
 Free = Annotated[T, FREE]
 Seed = Annotated[int, Rule('in 0..2^32 - 1', lambda seed: 0 <= seed < 2**32)]
 Port = Annotated[int, Rule('a port, 0..65535', lambda port: 0 <= port < 2**16)]
-# Up to 1 / sqrt(12), the plain mean.
-Width = Annotated[float, ranges.within('(0, 0.288675]')]
 Split = Literal['train', 'test', 'validation']
 Suffix = Annotated[str, Rule(ranges.FILE, lambda name: not name or ranges.is_file_name(name))]
 Checkpoint = Annotated[
@@ -83,18 +81,7 @@ class Training:
   lora_alpha: Positive | None = None
   lora_convolutions: bool = False  # adapters of convolutions too
   teacher: str = ''  # folder of the diffusion run that is distilled (docs/few_steps.md)
-  ema_decay: Rate = 0.9999
-  more_ema_decays: tuple[Rate, ...] = ()  # decays of further averages
-  ema_warmup: bool = True  # decay min(ema_decay, (1 + step) / (10 + step))
-  ema_half_life: Positive | None = None  # in images, instead of the decay
-  # the half-life is at most this part of the images so far; 0: no limit
-  ema_rampup: NonNegative = 0.0
-  # relative widths of averages by a power of time, such as 0.05,0.10; any other
-  # width can be made of their snapshots afterwards (docs/training.md)
-  ema_sigma_rels: tuple[Width, ...] = ()
-  snapshot_every: Free[Count] = 0  # steps, such as num_steps / 32
-  # the largest number, besides the latest; with more, the interval doubles
-  keep_snapshots: Free[Annotated[int, ranges.at_least(2)]] = 32
+  average: Node  # of the parameters, which previews, held-out losses and samples use
   log_every: Free[Count] = 100  # steps; 0: never, here and below
   # tensorboard, wandb, mlflow, or several; metrics.jsonl is written anyway
   # (docs/training.md)

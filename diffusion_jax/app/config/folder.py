@@ -46,6 +46,8 @@ FREE = (
   'data.workers',
   'latent.path',
   'network.remat',
+  'training.average.every',
+  'training.average.keep',
   *(
     f'training.{name}'
     for name, kind in get_type_hints(Training, include_extras=True).items()

@@ -9,6 +9,7 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Tree
 from diffusion_jax.app.config import fields, tables, trust
 from diffusion_jax.app.config.fields import Evaluation
+from diffusion_jax.app.config.renamed import RENAMED
 from diffusion_jax.app.config.tree import (
   Constructor,
   Schema,
@@ -72,11 +73,13 @@ DIFFUSION = Schema(
     'schedule': (),
     'data': ('split', 'kept_in'),
     'optimizer': ('total_steps',),
+    'average': ('batch_size', 'total_steps', 'more_steps'),
     'operator': ('shape',),
     'reward': ('x0',),
   },
   {**table.OF_DIFFUSION, **table.METRICS},
   {'data': fields.Data},
+  RENAMED,
 )
 
 # The last term of hybrid's bound treats latents as grey levels, as DiT does

@@ -217,8 +217,6 @@ IDLE = (
   _without('keep_best', 'keep_best_by'),
   _without('checkpoint_every', 'keep_best'),
   _without('evaluate_every', 'patience'),
-  _without('ema_half_life', 'ema_rampup'),
-  _without('ema_sigma_rels', 'snapshot_every', 'keep_snapshots'),
   Row(_measures_no_loss, 'training.evaluate_every=0', TRAIN, fields=('training.evaluate_batches',)),
   _of_context('channels', 'width', 'layers', 'heads'),
   _of_context('vector', 'heads'),
@@ -359,19 +357,6 @@ TRAINING = (
     _is_no_multiple,
     'config.training.keep_every={c.training.keep_every} is not a multiple of '
     'training.checkpoint_every={c.training.checkpoint_every}',
-  ),
-  Row(
-    lambda c, facts: (
-      c.training.ema_sigma_rels
-      and not c.training.snapshot_every
-      and max(c.training.num_steps // 32, 1)
-    ),
-    'config.training.ema_sigma_rels needs snapshots: set training.snapshot_every, to '
-    'num_steps / 32 = {it}, for instance',
-  ),
-  Row(
-    lambda c, facts: len({*c.training.ema_sigma_rels}) < len(c.training.ema_sigma_rels),
-    'config.training.ema_sigma_rels={c.training.ema_sigma_rels}: a width is there twice',
   ),
   Row(
     lambda c, facts: c.training.lora_rank and not c.training.init_from,

@@ -42,6 +42,7 @@ from diffusion_jax.sampling.guiders import (
   ClassifierFree,
 )
 from diffusion_jax.training import (
+  averaging,
   bridges,
   conditions,
   consistency,
@@ -264,6 +265,7 @@ TABLES = {
     {n: c for n, c in DATA.items() if n not in ('binarized', 'between')},
   ),
   'optimizer': optimizer.OPTIMIZERS,
+  'training.average': named(averaging.decay, averaging.half_life, averaging.powers),
   'edit': {
     'inpaint': pictures.Inpaint,
     'sdedit': pictures.Sdedit,

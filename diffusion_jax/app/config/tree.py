@@ -44,7 +44,8 @@ class Schema(NamedTuple):
   parts: the constructors of parts, by path; '' has the fields that are in no
   section. facts: the names of the facts of each choice, which its inner choices
   have too. metrics: constructors of metrics, by name. common: by path,
-  constructors whose parameters are fields of every choice.
+  constructors whose parameters are fields of every choice. renamed: what fields
+  of earlier versions are called now.
   """
 
   kind: str
@@ -55,6 +56,7 @@ class Schema(NamedTuple):
   facts: Mapping[str, Collection[str]]
   metrics: Table
   common: Table = MappingProxyType({})
+  renamed: Mapping[str, str] = MappingProxyType({})
 
   def table(self, path: str) -> Table:
     """Returns the constructors of a choice; {} if the path is not a choice."""
@@ -320,6 +322,8 @@ def resolve(tree: Tree, schema: Schema) -> Node:
   """
   root = _part(schema, tree, '')
   for path, names, choice in _unknown(schema, tree, root):
+    if path in schema.renamed:
+      raise UserError(f'config.{path} is now config.{schema.renamed[path]}')
     raise no_field(path, names, choice, [*root.paths()])
   return root
 

@@ -190,7 +190,7 @@ def begin(parts: Setup) -> Run | None:
     print(f'this run is finished: {why}')
     return None
   more_steps = 0.0
-  if c.ema_sigma_rels:
+  if c.average.name == 'powers':
     more_steps = averages.begin(parts.workdir, start, c.batch_size)
   make_folder(parts.workdir, 'samples')
   rows = local_rows(mesh, c.batch_size)

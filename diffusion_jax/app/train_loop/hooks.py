@@ -110,12 +110,11 @@ def make_hooks(model: Model, mesh: Mesh) -> list[Hook]:
   losses = intervals(c.evaluate_every, best if by_loss else 0)
   scores = intervals(c.metrics_every, 0 if by_loss else best)
   previews = intervals(c.sample_every)
-  widths = intervals(c.snapshot_every if c.ema_sigma_rels else 0)
   saved = saving(model, (checkpoints_every,))
   # Steps are saved before hooks that may fail, but after the compared metric.
   hooks = [
     Hook(intervals(c.log_every), write_line),
-    keeping(model, widths),
+    keeping(model),
     None if c.keep_best else saved,
     evaluating(model, mesh, losses) if losses else None,
     measuring(model, mesh, scores) if scores else None,
@@ -142,15 +141,16 @@ def write_results(step: int, state, frozen, log: StepLog) -> None:
     log.write(step, log.results)
 
 
-def keeping(model: Model, every: tuple[int, ...]) -> Hook:
+def keeping(model: Model) -> Hook:
   """Returns the hook that writes snapshots, before the checkpoint."""
   c, workdir = model.config.training, model.workdir
+  kept = c.average.make({'batch_size': c.batch_size, 'total_steps': c.num_steps})
 
   def act(step, state, frozen, log):
-    averages.write(workdir, step, state.more_ema_params)
-    averages.thin(workdir, step, c.snapshot_every, c.keep_snapshots)
+    averages.write(workdir, step, {kept.width: state.ema_params, **state.more_ema_params})
+    averages.thin(workdir, step, kept.every, kept.keep)
 
-  return Hook(every, act)
+  return Hook(intervals(kept.every), act)
 
 
 def saving(model: Model, every: tuple[int, ...]) -> Hook:

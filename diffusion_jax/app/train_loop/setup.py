@@ -38,7 +38,7 @@ from diffusion_jax.runtime.sharding import (
   spread,
 )
 from diffusion_jax.runtime.start_up import StartUp
-from diffusion_jax.training import optimizer as optimizers, power_ema
+from diffusion_jax.training.averaging import Averages
 from diffusion_jax.training.objectives import Objective
 from diffusion_jax.training.state import TrainState, init_state
 from diffusion_jax.training.step import make_train_step, make_train_steps
@@ -161,7 +161,7 @@ def state_maker(
 ) -> tuple[Callable[[], TrainState], TrainState]:
   """Returns (a function that makes the first state, its shapes on the mesh)."""
   key = stream(model.config.seed, 'parameters')
-  _, more_rates = ema_rates(model.config)
+  more_rates = averages_of(model.config).more
 
   def make_arrays(key):
     params = model.init(key)
@@ -197,12 +197,12 @@ def jit_step(
 
   With training.steps_per_call above 1 it takes a batch and a rate for each
   step, and their number after the key. The state is donated. more_steps: see
-  `ema_rates`.
+  `averages_of`.
   """
   c = config.training
-  rates = ema_rates(config, more_steps)
+  averages = averages_of(config, more_steps)
   how = {'accumulate': c.accumulate, 'skip_nonfinite': c.skip_nonfinite > 0}
-  step = make_train_step(objective, optimizer, *rates, **how)
+  step = make_train_step(objective, optimizer, averages.rate, averages.more, **how)
   single = c.steps_per_call == 1
   places = compiling.places_of(mesh, shapes)
   return jax.jit(
@@ -270,37 +270,24 @@ def make_advance(
   return advance
 
 
-def ema_rates(
-  config: Node, more_steps: float = 0.0
-) -> tuple[optimizers.EmaRate, dict[str, optimizers.EmaRate]]:
-  """Returns (rate of the main average, {name: rate} of the other averages).
-
-  A rate is step -> 1 - decay. more_steps: see `optimizer.ema_power`.
-  """
-  c, more = config.training, {}
-  with from_config('training'):
-    for decay in c.more_ema_decays:
-      rate = optimizers.ema_decay(decay, c.ema_warmup)
-      more[power_ema.decay_name(decay)] = rate
-    for width in c.ema_sigma_rels:
-      more[power_ema.width_name(width)] = optimizers.ema_power(width, more_steps)
-    if c.ema_half_life is None:
-      return optimizers.ema_decay(c.ema_decay, c.ema_warmup), more
-    half_life = c.ema_half_life
-    return optimizers.ema_half_life(half_life, c.batch_size, c.ema_rampup), more
+def averages_of(config: Node, more_steps: float = 0.0) -> Averages:
+  """Returns the averages of a training; more_steps: see `optimizer.ema_power`."""
+  c = config.training
+  facts = {'batch_size': c.batch_size, 'total_steps': c.num_steps, 'more_steps': more_steps}
+  return c.average.make(facts)
 
 
 def slow_average(config: Node) -> str:
   """Returns a line if the average will keep a tenth of its start, or ''."""
   c = config.training
-  if c.ema_warmup and c.ema_half_life is None:
+  if c.average.get('warmup'):
     return ''
-  later = ema_rates(config)[0](jnp.arange(1, c.num_steps))
+  later = averages_of(config).rate(jnp.arange(1, c.num_steps))
   weight = np.prod(1.0 - np.asarray(later, np.float64))
   if weight <= 0.1:
     return ''
   return (
     f'after {c.num_steps} steps the average of the parameters, which previews '
     f'and held-out losses use, will still be {weight:.0%} the first ones: shorten '
-    'it by training.ema_warmup=true or a smaller ema_decay or ema_half_life'
+    'it by training.average.warmup=true, or a smaller decay or half-life'
   )

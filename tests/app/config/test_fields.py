@@ -8,7 +8,7 @@ from tests.app.config.test_store import with_flags
 @pytest.mark.parametrize(
   'line',
   """
-seed=0 seed=4294967295 training.more_ema_decays= sampling.labels=
+seed=0 seed=4294967295 training.average.more= sampling.labels=
 sampling.dynamic_threshold=1 sampling.guidance.high=inf sampling.checkpoint=best
 sampling.checkpoint=12 evaluation.name= network.attention_resolutions=
 network.multipliers=1,0.5 compilation_cache= convert.source=3

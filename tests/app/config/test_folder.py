@@ -48,7 +48,7 @@ def test_a_run_with_another_config_is_refused(changes, message, tmp_path):
 def test_a_run_may_lack_fields_that_have_their_defaults(tmp_path):
   """They are newer than the program that wrote it."""
   stored: Any = folder.read_config(written(tmp_path))
-  del stored['data']['validation_fraction'], stored['training']['ema_rampup']
+  del stored['data']['validation_fraction'], stored['training']['average']['more']
   (tmp_path / 'config.json').write_text(json.dumps(stored))
   folder.check_same_run(tmp_path, smoke(), DIGITS)
   message = 'data.validation_fraction is absent, 0.1 now'

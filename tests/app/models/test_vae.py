@@ -24,7 +24,8 @@ SMALL = {'vae': 'SmallAutoencoder', 'hvae': 'SmallChain'}
 
 def smoke(kind='vae', **changes):
   fields = {'network': f'{small_network.__name__}:{SMALL[kind]}'}
-  fields |= within('training', keep_best=0, checkpoint_every=4, ema_warmup=False, ema_decay=0.0)
+  fields |= within('training', keep_best=0, checkpoint_every=4)
+  fields |= within('training.average', warmup=False, decay=0.0)
   fields |= within('sampling', checkpoint='latest', num_samples=4, batch_size=3)
   return trial(f'digits_{kind}', **fields | changes)
 

@@ -35,8 +35,12 @@ training.profile_steps=3,2 => profile_steps=(3, 2) are not the first and the las
 training.profile_steps=3,5 => such as 10,15, up to training.num_steps=4
 training.profile_steps=3 => profile_steps=(3,) are not the first
 training.skip_nonfinite=1 optimizer.repair_gradients=True => would take: set one
-training.ema_sigma_rels=0.05 => needs snapshots: set training.snapshot_every
-training.ema_sigma_rels=0.05,0.1,0.05 training.snapshot_every=1 => a width is there twice
+training.average=powers => config.training.average.widths is not set: powers needs it
+training.average=powers training.average.widths= => widths=() must be one or several different
+training.average=powers training.average.widths=0.05,0.1,0.05 => must be one or several different
+training.average=half_life training.average.warmup=false => there is no field
+  config.training.average.warmup (did you mean 'rampup'?)
+training.ema_decay=0.9 => config.training.ema_decay is now config.training.average.decay
 training.patience=2 => training.patience=2 is not read with training.evaluate_every=0
 sampling.checkpoint=best => sampling.checkpoint=best is not read with training.keep_best=0
 two_moons conditioning.context.heads=2 => conditioning.context.heads=2 is not read with
@@ -340,7 +344,7 @@ convert.to=stablehlo convert.out=x sampling.classifier.run=runs/digits_classifie
 TABLES['average'] = """
 seed=0 => average.sigma_rel is not set: give a relative width
 average.sigma_rel=0.05 => runs/digits has no snapshots, and averages need them: train with
-  --config.training.ema_sigma_rels=0.05,0.10 and
+  --config.training.average=powers --config.training.average.widths=0.05,0.10
 """
 TABLES['report'] = 'report.runs=lost => report.runs: lost is not a run folder'
 

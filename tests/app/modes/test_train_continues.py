@@ -58,7 +58,7 @@ def explode(monkeypatch):
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, explode, capsys):
   explode(3)
   message = 'loss is nan at step 3: stopped, .* keeps checkpoint 2'
-  fields = {'training.log_every': 4, 'training.ema_warmup': False}
+  fields = {'training.log_every': 4, 'training.average.warmup': False}
   refused(message, MODES['train'], smoke(**fields), tmp_path)
   line = 'losses use, will still be 100% the first ones: shorten it by'
   assert line in capsys.readouterr().out  # 0.999^3

@@ -22,7 +22,7 @@ from tests.app.fields import within
 
 pytestmark = pytest.mark.processes  # kills, and links
 
-TRAINED = SEEN | within('training', ema_sigma_rels=(0.05, 0.10), snapshot_every=2)
+TRAINED = SEEN | within('training.average', 'powers', widths=(0.05, 0.10), every=2)
 TRAINED |= {'report.after_training': False}  # --mode=report writes it by itself
 TRAINED |= {'optimizer.decay': 'constant'}
 COMMANDS = {

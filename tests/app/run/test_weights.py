@@ -43,23 +43,30 @@ def bias(run, **fields):
   return restore(run, **fields)['network']['conv_in']['bias']
 
 
-def test_any_average_and_checkpoint_can_be_sampled_from(averaged):
-  raw, slow, half = (
-    bias(averaged, checkpoint='2', **fields) for fields in ({'ema': False}, {}, {'ema_decay': 0.5})
-  )
-  # steps 1 and 2 of ema_warmup: decays 0.1 and 2/11, for any rate
+@pytest.fixture(scope='module')
+def two_decays(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('runs') / 'two-decays'
+  fields = within('training', num_steps=3, checkpoint_every=1, **{'average.more': (0.5,)})
+  MODES['train'](smoke(**fields), str(workdir))
+  return workdir
+
+
+def test_any_average_and_checkpoint_can_be_sampled_from(averaged, two_decays):
+  choices = {'ema': False}, {}, {'ema_decay': 0.5}
+  raw, slow, half = (bias(two_decays, checkpoint='2', **fields) for fields in choices)
+  # steps 1 and 2 of the warm-up: decays 0.1 and 2/11, for any rate
   np.testing.assert_allclose(half, slow, rtol=1e-5)
   assert (raw != slow).any()
-  expected = params_of(averaged, 'raw', step=2)['network']['conv_in']['bias']
+  expected = params_of(two_decays, 'raw', step=2)['network']['conv_in']['bias']
   np.testing.assert_array_equal(raw, expected)
   latest = bias(averaged)
   assert (latest == bias(averaged, checkpoint='4')).all()
-  assert (latest != slow).any()
+  assert (latest != bias(averaged, checkpoint='2')).any()
 
 
-def test_what_the_run_does_not_have_is_one_line(averaged):
+def test_what_the_run_does_not_have_is_one_line(averaged, two_decays):
   message = "no average '0.9' of the parameters, but .*, 0.5"
-  refused(message, bias, averaged, ema_decay=0.9)
+  refused(message, bias, two_decays, ema_decay=0.9)
   refused('contains no checkpoint 7 but 1, 2, 3, 4', bias, averaged, checkpoint='7')
 
 
@@ -83,7 +90,7 @@ def test_another_network_is_refused_and_the_same_is_not_traced(tmp_path, monkeyp
 def test_snapshots_hold_the_averages_of_the_training(averaged):
   """The recursion is computed in float64 from the parameters of each step."""
   params = [params_of(averaged, 'raw', step=i) for i in (1, 2, 3, 4)]
-  for sigma_rel, name in ((0.05, 'sigma_rel_0.05'), (0.1, 'sigma_rel_0.1')):
+  for sigma_rel, name in ((0.05, 'average'), (0.1, 'sigma_rel_0.1')):
     gamma = power_ema.exponent(sigma_rel)
     expected = jax.tree.map(np.float64, params[0])
     for t, now in enumerate(params[1:], 2):
@@ -93,13 +100,13 @@ def test_snapshots_hold_the_averages_of_the_training(averaged):
       )
     stored = files.read_tensors(averages.path_of(averaged, 4))
     for path, x in files.flatten(expected).items():
-      np.testing.assert_allclose(stored[f'{name}/{path}'], x, rtol=1e-4, atol=1e-6)
+      np.testing.assert_allclose(stored[f'sigma_rel_{sigma_rel}/{path}'], x, rtol=1e-4, atol=1e-6)
     assert_same(restore(averaged, ema_sigma_rel=sigma_rel), params_of(averaged, name))
   assert averages.read_images(averaged, 3) == 3 * 8
 
 
 LORA = {'training.lora_rank': 2, 'training.lora_alpha': 3.0}
-TRACKED = within('training', ema_sigma_rels=(0.05, 0.10), snapshot_every=1)
+TRACKED = within('training.average', 'powers', widths=(0.05, 0.10), every=1)
 TRACKED |= within('optimizer', decay='constant')
 
 
@@ -165,7 +172,7 @@ def test_a_run_continues_exactly(base, run, tmp_path):
   """It continues in another folder than the one in which it began."""
   copy = interrupted(run, tmp_path / 'copy')
   MODES['train'](config_of(base), str(copy))
-  for which in ('average', 'raw', 'sigma_rel_0.05', 'sigma_rel_0.1'):
+  for which in ('average', 'raw', 'sigma_rel_0.1'):
     assert_same(unmerged(copy, which), unmerged(run, which))
 
 
