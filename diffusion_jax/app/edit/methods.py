@@ -10,7 +10,7 @@ import jax
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.sampling_plan import Plan, Wrap
+from diffusion_jax.app.kinds.plan import Plan, Wrap
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.ranges import NonNegative, Size
 

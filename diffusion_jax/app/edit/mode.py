@@ -11,12 +11,12 @@ import numpy as np
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import from_config
-from diffusion_jax.app.drawing.generate import check_numbers, generate, training_examples
-from diffusion_jax.app.edits.methods import Batch
-from diffusion_jax.app.edits.pictures import Edit, Encode, Made, Pictures
+from diffusion_jax.app.edit.methods import Batch
+from diffusion_jax.app.edit.pictures import Edit, Encode, Made, Pictures
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.model import Guides, Model
+from diffusion_jax.app.kinds.model import Guides, Model
 from diffusion_jax.app.run import other_runs, provenance
+from diffusion_jax.app.run.drawing import check_numbers, generate, training_examples
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images

@@ -16,9 +16,9 @@ import optax
 
 import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits.methods import STEPS, Batch, Method, Run, reconstruction
-from diffusion_jax.app.edits.pictures import Edit, Made
-from diffusion_jax.app.sampling_plan import few_particles
+from diffusion_jax.app.edit.methods import STEPS, Batch, Method, Run, reconstruction
+from diffusion_jax.app.edit.pictures import Edit, Made
+from diffusion_jax.app.kinds.plan import few_particles
 from diffusion_jax.core.keys import clone_key, draw_normal, draw_signs, fold_each, split_key
 from diffusion_jax.core.measurements import LogLikelihood
 from diffusion_jax.core.operators import Operator

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits.methods import Batch, Known, Method, Run
-from diffusion_jax.app.edits.pictures import (
+from diffusion_jax.app.edit.methods import Batch, Known, Method, Run
+from diffusion_jax.app.edit.pictures import (
   Edit,
   Encode,
   Made,
@@ -27,7 +27,7 @@ from diffusion_jax.app.edits.pictures import (
   write_drawing,
   write_grid,
 )
-from diffusion_jax.app.edits.posteriors import MOST, listed, noise_needed, warning, whiteness
+from diffusion_jax.app.edit.posteriors import MOST, listed, noise_needed, warning, whiteness
 from diffusion_jax.core import operators
 from diffusion_jax.core.arguments import computed_now
 from diffusion_jax.core.keys import stream

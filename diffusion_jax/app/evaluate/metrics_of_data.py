@@ -3,10 +3,11 @@
 import dataclasses
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import kinds, store
-from diffusion_jax.app.config.fields import Evaluation
+from diffusion_jax.app.config import store
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.model import Model
+from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds.model import Model
+from diffusion_jax.app.kinds.sections import Evaluation
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.calibration import LEAST_PAIRS
@@ -22,9 +23,9 @@ def chosen(model: Model) -> Model:
   examples where OF_SETS compare samples with these.
   """
   c, names = model.config, model.config.evaluation.metrics
-  if kinds.AUTO not in names:
+  if schemas.AUTO not in names:
     return model
-  at, own = names.index(kinds.AUTO), of_data(model)
+  at, own = names.index(schemas.AUTO), of_data(model)
   names = dict.fromkeys((*names[:at], *own, *names[at + 1 :]))
   changes: Json = {'evaluation.metrics': tuple(names)}
   if own[0] in OF_SETS and c.evaluation.num_generated == Evaluation.num_generated:
@@ -41,7 +42,7 @@ def of_data(model: Model) -> tuple[str, ...]:
   held-out contexts with their truths, or else samples with training examples.
   """
   c, facts, of_kind = model.config, model.facts, model.schema.metrics
-  if model.schema is kinds.CLASSIFIER:
+  if model.schema is schemas.CLASSIFIER:
     return ('accuracy',)
   bound = 'elbo' in of_kind and facts.x.levels and not c.at('objective.coupling')
   likelihood = ('elbo',) if bound else ('ode',) if 'ode' in of_kind else ()

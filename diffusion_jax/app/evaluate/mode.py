@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app import scoring
-from diffusion_jax.app.config import folder, refusals, store, trust
-from diffusion_jax.app.config.kinds import name_of
+from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.config.tree import Node, from_config
+from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.model import Model
+from diffusion_jax.app.kinds import rules
+from diffusion_jax.app.kinds.model import Model
+from diffusion_jax.app.kinds.schemas import name_of
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.weights import Run
@@ -48,7 +49,7 @@ def run(run: Run) -> None:
   Metrics of generated images share evaluation/samples/. A sweep writes a folder
   for each point inside these folders, and a table into the first.
   """
-  model = scoring.chosen(run.model)
+  model = scorers.chosen(run.model)
   config = model.config
   if model is not run.model:
     print(f'evaluation.metrics={",".join(config.evaluation.metrics)}')
@@ -56,23 +57,23 @@ def run(run: Run) -> None:
   if not config.evaluation.metrics:
     names = ', '.join(model.schema.metrics)
     raise UserError(f'config.evaluation.metrics is empty: give one of {names}')
-  every = scoring.of_samples(model)
+  every = scorers.of_samples(model)
   groups: dict[str, Any] = {
-    'samples': [x for x in every if not scoring.is_of_pairs(x)],
-    'pairs': [x for x in every if scoring.is_of_pairs(x)],
-    'examples': scoring.of_models(model),
+    'samples': [x for x in every if not scorers.is_of_pairs(x)],
+    'pairs': [x for x in every if scorers.is_of_pairs(x)],
+    'examples': scorers.of_models(model),
   }
   kinds = [kind for kind, metrics in groups.items() if metrics]
-  scoring.check_needs(model, every)
+  scorers.check_needs(model, every)
   points = points_of(run, kinds)
   make_folder(model.workdir, 'evaluation')
-  spaces: dict[str, scoring.Space] = {}
+  spaces: dict[str, scorers.Space] = {}
   if 'samples' in kinds:
     # Missing weights or data are noticed before the images are drawn.
     if len(kinds) > 1:
       datasets.source_of(config, config.evaluation.split)
     if processes.is_first():
-      spaces = scoring.prepare(model, groups['samples'])
+      spaces = scorers.prepare(model, groups['samples'])
     processes.wait_for_all('features of real images')
   results: Results = {title(changes): {} for changes, _ in points}
   score = {'samples': functools.partial(score_samples, spaces), 'pairs': score_pairs}
@@ -106,8 +107,8 @@ def points_of(run: Run, kinds: list[str]) -> list[tuple[Fields, Model]]:
       )
     point = run.changed(changed).model
     point.check('evaluate')
-    rows = [refusals.of_evaluation(kinds)]
-    refuse(refusals.lines(rows, changed, 'evaluate', run.model.workdir))
+    rows = [rules.of_evaluation(kinds)]
+    refuse(rules.lines(rows, changed, 'evaluate', run.model.workdir))
     if 'samples' in kinds:  # before features of real images are computed
       weights.restore(point)
     points.append((changes, point))
@@ -156,7 +157,7 @@ def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
 
 
 def score_samples(
-  spaces: dict[str, scoring.Space], run: Run, metrics: list[scoring.Scored], out: Path
+  spaces: dict[str, scorers.Space], run: Run, metrics: list[scorers.Scored], out: Path
 ) -> Fields:
   """Draws the images of a point, and writes their scores into result.json.
 
@@ -180,8 +181,8 @@ def score_samples(
       if space.extractor is not None:
         args = space.extractor, stored, out / f'{name}.npz', drawn, size
         extracted[name] = references.extract(*args)
-  scores = scoring.score(metrics, spaces, samples, extracted)
-  floor = scoring.floor(metrics, spaces, c.num_generated) if c.floor else []
+  scores = scorers.score(metrics, spaces, samples, extracted)
+  floor = scorers.floor(metrics, spaces, c.num_generated) if c.floor else []
   protocol = {n: space.protocol for n, space in spaces.items() if n}
   write_json(
     out / 'result.json',
@@ -215,7 +216,7 @@ def draw(run: Run, out: Path, **fields: object) -> Path:
   return sample.draw(drawing, below, 'evaluation.name')
 
 
-def score_pairs(run: Run, metrics: list[scoring.Scored], out: Path) -> Json:
+def score_pairs(run: Run, metrics: list[scorers.Scored], out: Path) -> Json:
   """Draws for held-out pairs; writes the scores and curves of calibration.
 
   Returns the scores as JSON in the first process, {} in the others.
@@ -247,10 +248,10 @@ def score_pairs(run: Run, metrics: list[scoring.Scored], out: Path) -> Json:
   enough = draws.shape[1] > 1 and len(index) >= calibration.LEAST_PAIRS
   if enough and all(x.name != 'contraction' for x in metrics):
     # Calibrated draws may be as wide as the prior.
-    wide = scoring.Scored('contraction', calibration.contraction(), '', '')
+    wide = scorers.Scored('contraction', calibration.contraction(), '', '')
     metrics = [*metrics, wide]
-  named = {**reference, **scoring.names_of(model)}
-  found = [scoring.compute(each, samples, named) for each in metrics]
+  named = {**reference, **scorers.names_of(model)}
+  found = [scorers.compute(each, samples, named) for each in metrics]
   scores = [score for part in found for score in part]
   levels = calibration.all_levels(samples, reference)
   plots.plot_ranks(out / 'ranks.png', levels.pop('ranks'))
@@ -290,7 +291,7 @@ def log_density(run: Run, drawn: Path, draws: np.ndarray, reference: Arrays) -> 
 
   measure = ode(box_draws=0).measure(model.measured)
   args = measure, 'ode', run.on_devices, read, len(flat)
-  how = scoring.kept_in(run, drawn.with_name('log_q'), settings)
+  how = scorers.kept_in(run, drawn.with_name('log_q'), settings)
   arrays = real_images.arrays_of(*args, **how)
   if arrays is None:
     return np.zeros(each.shape[:2])
@@ -331,7 +332,7 @@ def score_images(
   def read(index):
     return pipeline.examples(source, index, length, model.facts)
 
-  how = scoring.kept_in(run, out / 'parts', settings)
+  how = scorers.kept_in(run, out / 'parts', settings)
   how['condition'] = model.conditioning.image
   with from_config(f'evaluation.{name}'):  # what the metric refuses
     arrays = real_images.arrays_of(measure, name, run.on_devices, read, count, **how)

@@ -8,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder, kinds, trust
+from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import check_one_of, find, from_config
+from diffusion_jax.app.evaluate.metrics_of_data import chosen
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.metrics_of_data import chosen
-from diffusion_jax.app.model import Model
+from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import npz, tables
@@ -72,9 +73,9 @@ def metrics_of(model: Model, **values: object) -> dict[str, SampleMetric | Model
   c, made = chosen(model).config.evaluation, {}
   for name in c.metrics:
     if ':' not in name:
-      kinds.check_name(model.schema, name)
+      schemas.check_name(model.schema, name)
     constructor = find(model.schema.metrics, _PATH, name)
-    section = kinds.name_of(name)
+    section = schemas.name_of(name)
     fields = {n: x for n, x in c[section].items() if x is not None}
     fields |= {n: x for n, x in values.items() if n in fields}
     with from_config(f'evaluation.{section}'):

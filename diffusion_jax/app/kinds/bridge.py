@@ -6,14 +6,13 @@ from pathlib import Path
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import kinds
-from diffusion_jax.app.config.fields import BridgeSampling
-from diffusion_jax.app.config.refusals import EDIT, EVALUATE, Row, described
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.model import Guides, Model
-from diffusion_jax.app.models import diffusion
-from diffusion_jax.app.network import ConfiguredNetwork
-from diffusion_jax.app.sampling_plan import Plan
+from diffusion_jax.app.kinds import diffusion, schemas
+from diffusion_jax.app.kinds.model import Guides, Model
+from diffusion_jax.app.kinds.network import ConfiguredNetwork
+from diffusion_jax.app.kinds.plan import Plan
+from diffusion_jax.app.kinds.rules import EDIT, EVALUATE, Row, described
+from diffusion_jax.app.kinds.sections import BridgeSampling
 from diffusion_jax.core.bridges import reversed_bridge
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
@@ -24,7 +23,7 @@ from diffusion_jax.training.bridges import predicted
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a bridge; models see the points of the source as they see x."""
   _check_source(facts)
-  noisy = BridgeNetwork.of(kinds.BRIDGE, config, facts._replace(context=facts.x))
+  noisy = BridgeNetwork.of(schemas.BRIDGE, config, facts._replace(context=facts.x))
   c: BridgeSampling = config.sampling.make()
   model = diffusion.of_network(noisy, workdir, functools.partial(plan_of, noisy, c))
   return dataclasses.replace(model, ends=c.ends)

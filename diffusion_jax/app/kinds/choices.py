@@ -9,10 +9,9 @@ import inspect
 from collections.abc import Callable
 
 import diffusion_jax as dj
-from diffusion_jax.app import parts
-from diffusion_jax.app.config import fields
 from diffusion_jax.app.config.tree import Constructor
-from diffusion_jax.app.edits import methods, pictures, posteriors, restoration
+from diffusion_jax.app.edit import methods, pictures, posteriors, restoration
+from diffusion_jax.app.kinds import parts, sections
 from diffusion_jax.core import flow_losses, operators, step_schedules as steps
 from diffusion_jax.core.denoiser import rescaled_step_input
 from diffusion_jax.core.parametrization import Parametrization
@@ -163,7 +162,7 @@ STOCHASTIC = (
 
 GUIDANCES = {
   'classifier_free': ClassifierFree,
-  'autoguidance': fields.Autoguidance,
+  'autoguidance': sections.Autoguidance,
   'adaptive_projected': AdaptiveProjected,
   'cfg_zero_star': CFGZeroStar,
   'cfg_plus_plus': CFGPlusPlus,
@@ -223,7 +222,7 @@ TABLES = {
   'objective': DENOISING,
   'noise_input': NOISE_INPUTS,
   'parametrization': PARAMETRIZATIONS,
-  'latent': {'autoencoder': fields.Latent},
+  'latent': {'autoencoder': sections.Latent},
   'conditioning.text': {'bytes': inputs.Text},
   'conditioning.context': {
     kind: functools.partial(inputs.ContextEncoder, kind=kind.replace('if_any', 'auto'))
@@ -254,7 +253,7 @@ TABLES = {
   # a learned one would have no parameters
   'sampling.schedule': {n: c for n, c in SCHEDULES.items() if n != 'learned'},
   'sampling.guidance': GUIDANCES,
-  'sampling.classifier': {'run': fields.ClassifierGuidance},
+  'sampling.classifier': {'run': sections.ClassifierGuidance},
   'sampling.churn': {'edm': Churn},
   'sampling.ancestral_noise': {'ddim': AncestralNoise},
   'sampling.corrector': {'langevin': Langevin},
@@ -321,7 +320,7 @@ STATES = {
     'first_hitting': dj.first_hitting,
     'confidence': dj.confidence_ordered,
   },
-  'sampling.guidance': {'classifier_free': fields.StateGuidance},
+  'sampling.guidance': {'classifier_free': sections.StateGuidance},
   'edit': {'inpaint': pictures.Inpaint},
   'edit.method': named(methods.replace),
   'data': {**DATA, 'text': text_files},

@@ -4,15 +4,15 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import kinds
-from diffusion_jax.app.config.couplings import COUPLINGS
-from diffusion_jax.app.config.refusals import EDIT, EVALUATE, TRAIN, Row, guidance_of_pairs
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits.methods import condition_of, fitting, method_name
+from diffusion_jax.app.edit.methods import condition_of, fitting, method_name
+from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds.couplings import COUPLINGS
+from diffusion_jax.app.kinds.rules import EDIT, EVALUATE, TRAIN, Row, guidance_of_pairs
 from diffusion_jax.data.sources import Facts
 
-LATENTS, MAPS, VAES = (kinds.LATENT_DIFFUSION,), (kinds.FLOW_MAP,), (kinds.VAE,)
-PAIRED = kinds.DIFFUSION, kinds.LATENT_DIFFUSION, kinds.STATES
+LATENTS, MAPS, VAES = (schemas.LATENT_DIFFUSION,), (schemas.FLOW_MAP,), (schemas.VAE,)
+PAIRED = schemas.DIFFUSION, schemas.LATENT_DIFFUSION, schemas.STATES
 
 
 # -- what needs which data -----------------------------------------------------
@@ -158,7 +158,7 @@ MODELS = (
     'this run is a classifier, which makes no images: sample another run with '
     '--config.sampling.classifier.run=<this one>',
     ('sample', 'edit'),
-    (kinds.CLASSIFIER,),
+    (schemas.CLASSIFIER,),
   ),
   Row(
     lambda c, facts: True,
@@ -282,14 +282,14 @@ def _part_that_is_missing(c, facts):
   path = {'restore': 'operator', 'steer': 'reward'}.get(c.edit.name)
   if path is None or c.edit[path] is not None:
     return None
-  return path, ', '.join(kinds.kind_of(c).table(f'edit.{path}'))
+  return path, ', '.join(schemas.kind_of(c).table(f'edit.{path}'))
 
 
 def _methods_without_mask(c, facts):
   method = c.at('edit.method')
   if not c.edit.constructor.observes or method is None or not method.make().needs_mask:
     return ''
-  table = kinds.kind_of(c).table('edit.method')
+  table = schemas.kind_of(c).table('edit.method')
   return ' or '.join(name for name, make in table.items() if not make().needs_mask)
 
 
@@ -318,7 +318,7 @@ def _posterior_of_pixels(c, facts):
 
 def _is_no_denoiser(c, facts):
   needs_one = c.edit.name in ('restore', 'steer')
-  is_map = kinds.kind_of(c) is kinds.FLOW_MAP
+  is_map = schemas.kind_of(c) is schemas.FLOW_MAP
   return needs_one and (is_map or c.at('conditioning.self_conditioning'))
 
 

@@ -1,8 +1,8 @@
 """What objective.coupling excludes: all that takes noise to be independent of x_0."""
 
-from diffusion_jax.app.config import kinds
-from diffusion_jax.app.config.refusals import EDIT, EVALUATE, Row
-from diffusion_jax.app.config.tables import STOCHASTIC
+from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds.choices import STOCHASTIC
+from diffusion_jax.app.kinds.rules import EDIT, EVALUATE, Row
 
 
 def _has_coupling(c):
@@ -39,7 +39,7 @@ COUPLINGS = (
     _noisy_step,
     'config.sampling.{it}' + _REASON + 'take steps of the ODE, such as sampling.sampler=ddim with '
     'eta=0',
-    kinds=(kinds.DIFFUSION, kinds.LATENT_DIFFUSION, kinds.FLOW_MAP),
+    kinds=(schemas.DIFFUSION, schemas.LATENT_DIFFUSION, schemas.FLOW_MAP),
   ),
   Row(
     lambda c, facts: _has_coupling(c) and 'elbo' in c.evaluation.metrics,

@@ -13,16 +13,16 @@ from jax.core import Tracer
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import kinds
-from diffusion_jax.app.config.fields import DenoiserSampling, MapSampling, StateSampling
-from diffusion_jax.app.config.kinds import ObjectiveFacts
-from diffusion_jax.app.config.tables import STOCHASTIC
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.model import IDENTITY, Guides, Latents, Model
-from diffusion_jax.app.network import ConfiguredNetwork
+from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds.choices import STOCHASTIC
+from diffusion_jax.app.kinds.model import IDENTITY, Guides, Latents, Model
+from diffusion_jax.app.kinds.network import ConfiguredNetwork
+from diffusion_jax.app.kinds.plan import Plan, Wrap
+from diffusion_jax.app.kinds.schemas import ObjectiveFacts
+from diffusion_jax.app.kinds.sections import DenoiserSampling, MapSampling, StateSampling
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.app.run.other_runs import Teacher
-from diffusion_jax.app.sampling_plan import Plan, Wrap
 from diffusion_jax.core.keys import stream
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data.sources import Facts
@@ -32,7 +32,7 @@ from diffusion_jax.training.objectives import Objective
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a diffusion model of images."""
-  noisy = ConfiguredNetwork.of(kinds.DIFFUSION, config, facts)
+  noisy = ConfiguredNetwork.of(schemas.DIFFUSION, config, facts)
   plan = functools.partial(plan_of, noisy, config.sampling.make())
   return of_network(noisy, workdir, plan)
 

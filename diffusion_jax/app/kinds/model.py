@@ -11,12 +11,12 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config.conflicts import CONFLICTS
-from diffusion_jax.app.config.fields import Conditioning
-from diffusion_jax.app.config.refusals import Row, idle, lines
 from diffusion_jax.app.config.tree import Node, Schema, from_config
-from diffusion_jax.app.network import ConfiguredNetwork
-from diffusion_jax.app.sampling_plan import Plan
+from diffusion_jax.app.kinds.conflicts import CONFLICTS
+from diffusion_jax.app.kinds.network import ConfiguredNetwork
+from diffusion_jax.app.kinds.plan import Plan
+from diffusion_jax.app.kinds.rules import Row, idle, lines
+from diffusion_jax.app.kinds.sections import Conditioning
 from diffusion_jax.core.arguments import pytree_dataclass
 from diffusion_jax.core.keys import abstract_key, key_per_example
 from diffusion_jax.data.sources import Facts, Source

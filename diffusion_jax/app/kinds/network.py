@@ -12,11 +12,11 @@ from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config.fields import Conditioning
-from diffusion_jax.app.config.refusals import Row
 from diffusion_jax.app.config.tree import Node, Schema, from_config
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.parts import LogVariance
+from diffusion_jax.app.kinds.parts import LogVariance
+from diffusion_jax.app.kinds.rules import Row
+from diffusion_jax.app.kinds.sections import Conditioning
 from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import abstract_key

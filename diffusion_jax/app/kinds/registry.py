@@ -2,20 +2,28 @@
 
 from pathlib import Path
 
-from diffusion_jax.app.config import kinds
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.model import Model
-from diffusion_jax.app.models import bridge, classifier, diffusion, flow_map, latent, states, vae
+from diffusion_jax.app.kinds import (
+  bridge,
+  classifier,
+  diffusion,
+  flow_map,
+  latent,
+  schemas,
+  states,
+  vae,
+)
+from diffusion_jax.app.kinds.model import Model
 
 KINDS = (
-  (kinds.DIFFUSION, diffusion.make),
-  (kinds.LATENT_DIFFUSION, latent.make),
-  (kinds.FLOW_MAP, flow_map.make),
-  (kinds.BRIDGE, bridge.make),
-  (kinds.VAE, vae.make),
-  (kinds.CLASSIFIER, classifier.make),
-  (kinds.STATES, states.make),
+  (schemas.DIFFUSION, diffusion.make),
+  (schemas.LATENT_DIFFUSION, latent.make),
+  (schemas.FLOW_MAP, flow_map.make),
+  (schemas.BRIDGE, bridge.make),
+  (schemas.VAE, vae.make),
+  (schemas.CLASSIFIER, classifier.make),
+  (schemas.STATES, states.make),
 )
 
 
@@ -28,6 +36,6 @@ def make(config: Node, workdir: str | Path, facts: datasets.Facts | None = None)
   config = datasets.of_run(config, workdir)
   facts = datasets.facts_of(config) if facts is None else facts
   config = datasets.with_conditions(config, facts)
-  schema = kinds.kind_of(config)
+  schema = schemas.kind_of(config)
   (make_kind,) = (make_kind for kind, make_kind in KINDS if kind is schema)
   return make_kind(config, Path(workdir), facts)

@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion_jax.app.config import folder, kinds, store, trust
-from diffusion_jax.app.config.criterion import held_out_loss, keep_best_by
+from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.config.tree import Node, Schema
-from diffusion_jax.app.edits.methods import STEPS
+from diffusion_jax.app.edit.methods import STEPS
+from diffusion_jax.app.inputs.criterion import held_out_loss, keep_best_by
+from diffusion_jax.app.kinds import schemas
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.paths import is_address
@@ -65,7 +66,7 @@ def broken(
   rows: Iterable[Row], config: Node, mode: str, facts: Facts | None = None
 ) -> Iterator[tuple[Row, str]]:
   """Yields (row, its sentence) for each rule that a config breaks."""
-  kind = kinds.kind_of(config)
+  kind = schemas.kind_of(config)
   for row in rows:
     is_for = (not row.modes or mode in row.modes) and (not row.kinds or kind in row.kinds)
     if is_for and (it := row.when(config, facts)):
@@ -191,7 +192,7 @@ def guidance_of_pairs(c: Node, facts: Facts | None) -> str:
 
 
 def _needs_no_images(c, facts):
-  metrics = {kinds.name_of(name) for name in c.evaluation.metrics}
+  metrics = {schemas.name_of(name) for name in c.evaluation.metrics}
   by_statistics = metrics <= {'fd', 'fid', 'sfd', 'sfid'}
   return c.evaluation.statistics and by_statistics and not c.evaluation.floor
 
@@ -291,9 +292,9 @@ IDLE = (
 
 def idle(config: Node) -> tuple[Row, ...]:
   """Returns the rows of fields that are not read, with those of its metrics."""
-  metrics = {kinds.name_of(name) for name in config.evaluation.metrics}
+  metrics = {schemas.name_of(name) for name in config.evaluation.metrics}
   sections = (name for name, x in config.evaluation.items() if isinstance(x, Node))
-  if kinds.AUTO in metrics:  # they are not chosen yet
+  if schemas.AUTO in metrics:  # they are not chosen yet
     return IDLE
   return IDLE + tuple(
     _of_metrics(f'evaluation.{name}', advice=f'add {name}, or leave this out')

@@ -7,8 +7,7 @@ import jax
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Tree
-from diffusion_jax.app.config import fields, tables, trust
-from diffusion_jax.app.config.fields import Evaluation
+from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import (
   Constructor,
   Schema,
@@ -17,6 +16,8 @@ from diffusion_jax.app.config.tree import (
   convert,
   parameters,
 )
+from diffusion_jax.app.kinds import choices, sections
+from diffusion_jax.app.kinds.sections import Evaluation
 from diffusion_jax.core.transitions import StateProcess
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, table
@@ -60,10 +61,10 @@ _COMMON = 'data', 'optimizer', 'edit'
 
 DIFFUSION = Schema(
   'a diffusion model',
-  tables.TABLES,
+  choices.TABLES,
   ('schedule', 'network', 'noise_input', 'parametrization', 'objective', 'latent', *_COMMON),
   ('latent', 'data'),
-  {**fields.COMMON, 'sampling': fields.DenoiserSampling, 'conditioning': fields.Conditioning},
+  {**sections.COMMON, 'sampling': sections.DenoiserSampling, 'conditioning': sections.Conditioning},
   {
     'network': ('in_channels', 'out_channels', 'inputs', 'gamma_min', 'gamma_max'),
     'objective': ObjectiveFacts.__annotations__,
@@ -76,15 +77,15 @@ DIFFUSION = Schema(
     'reward': ('x0',),
   },
   {**table.OF_DIFFUSION, **table.METRICS},
-  {'data': fields.Data},
+  {'data': sections.Data},
 )
 
 # The last term of hybrid's bound treats latents as grey levels, as DiT does
 # (Peebles & Xie 2023). Other bounds need pixels.
-_OF_LATENTS = {n: tables.DENOISING[n] for n in ('denoising', 'hybrid')}
+_OF_LATENTS = {n: choices.DENOISING[n] for n in ('denoising', 'hybrid')}
 LATENT_DIFFUSION = DIFFUSION._replace(
   kind='a diffusion model of latents',
-  tables={**tables.TABLES, 'objective': _OF_LATENTS},
+  tables={**choices.TABLES, 'objective': _OF_LATENTS},
   metrics={**table.OF_LATENTS, **table.METRICS},
 )
 
@@ -92,30 +93,30 @@ LATENT_DIFFUSION = DIFFUSION._replace(
 _OF_MAPS = {*ObjectiveFacts.__annotations__} - {'sigma_data'}
 FLOW_MAP = DIFFUSION._replace(
   kind='a flow map',
-  tables={**tables.TABLES, 'objective': tables.FLOW_MAPS},
+  tables={**choices.TABLES, 'objective': choices.FLOW_MAPS},
   choices=('schedule', 'network', 'noise_input', 'objective', *_COMMON),
-  parts={**DIFFUSION.parts, 'sampling': fields.MapSampling},
+  parts={**DIFFUSION.parts, 'sampling': sections.MapSampling},
   facts={**DIFFUSION.facts, 'objective': _OF_MAPS},
   metrics={**table.OF_OTHERS, **table.METRICS},
 )
 
 BRIDGE = DIFFUSION._replace(
   kind='a bridge',
-  tables={**tables.TABLES, **tables.BRIDGES},
+  tables={**choices.TABLES, **choices.BRIDGES},
   choices=FLOW_MAP.choices,
-  parts={**DIFFUSION.parts, 'sampling': fields.BridgeSampling},
+  parts={**DIFFUSION.parts, 'sampling': sections.BridgeSampling},
   metrics=FLOW_MAP.metrics,
 )
 
 CLASSIFIER = DIFFUSION._replace(
   kind='a classifier',
   tables={
-    **tables.TABLES,
+    **choices.TABLES,
     'objective': {'classifier': classifier.classifier},
-    'network': tables.CLASSIFIERS,
+    'network': choices.CLASSIFIERS,
   },
   choices=DIFFUSION.choices[:5] + _COMMON,
-  parts=fields.COMMON,
+  parts=sections.COMMON,
   facts={**DIFFUSION.facts, 'network': ('in_channels', 'num_classes')},
   metrics=table.OF_CLASSIFIERS,
 )
@@ -123,12 +124,12 @@ CLASSIFIER = DIFFUSION._replace(
 VAE = DIFFUSION._replace(
   kind='a VAE',
   tables={
-    **tables.TABLES,
+    **choices.TABLES,
     'objective': {'vae': vae.vae, 'hvae': vae.hvae},
-    'network': tables.AUTOENCODERS,
+    'network': choices.AUTOENCODERS,
   },
   choices=('network', 'objective', *_COMMON),
-  parts={**fields.COMMON, 'decoding': fields.Decoding},
+  parts={**sections.COMMON, 'decoding': sections.Decoding},
   facts={
     **DIFFUSION.facts,
     'network': ('image_size', 'out_channels'),
@@ -140,9 +141,9 @@ VAE = DIFFUSION._replace(
 _OF_STATES = (*StateFacts.__annotations__,)
 STATES = DIFFUSION._replace(
   kind='a diffusion model of states',
-  tables={**tables.TABLES, **tables.STATES},
+  tables={**choices.TABLES, **choices.STATES},
   choices=('schedule', 'transitions', 'network', 'noise_input', 'objective', *_COMMON),
-  parts={**DIFFUSION.parts, 'sampling': fields.StateSampling, 'states': fields.States},
+  parts={**DIFFUSION.parts, 'sampling': sections.StateSampling, 'states': sections.States},
   facts={
     **DIFFUSION.facts,
     'network': tuple(DIFFUSION.facts['network'])[1:],  # it embeds states itself
@@ -174,7 +175,7 @@ def kind_of(tree: Tree) -> Schema:
 
 
 _PATH = 'evaluation.metrics'
-AUTO = 'auto'  # the metrics that follow from the data, see `scoring.chosen`
+AUTO = 'auto'  # the metrics that follow from the data, see `metrics_of_data.chosen`
 
 
 def of_metrics(tree: Tree, schema: Schema) -> dict[str, Constructor]:

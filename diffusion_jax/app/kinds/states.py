@@ -10,15 +10,14 @@ from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import kinds
-from diffusion_jax.app.config.fields import States, StateSampling
-from diffusion_jax.app.config.kinds import StateFacts
-from diffusion_jax.app.config.refusals import Row
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.model import Guides, Latents, Model
-from diffusion_jax.app.models import diffusion
-from diffusion_jax.app.network import ConfiguredNetwork
-from diffusion_jax.app.sampling_plan import Plan
+from diffusion_jax.app.kinds import diffusion, schemas
+from diffusion_jax.app.kinds.model import Guides, Latents, Model
+from diffusion_jax.app.kinds.network import ConfiguredNetwork
+from diffusion_jax.app.kinds.plan import Plan
+from diffusion_jax.app.kinds.rules import Row
+from diffusion_jax.app.kinds.schemas import StateFacts
+from diffusion_jax.app.kinds.sections import States, StateSampling
 from diffusion_jax.core.denoiser import NetworkFn
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.core.transitions import StateProcess
@@ -36,7 +35,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   The states are the grey levels of images, or the bytes of texts.
   """
   own = {'states': config.states.make(), 'sampling': config.sampling.make()}
-  model = StateDiffusion.of(kinds.STATES, config, facts, **own)
+  model = StateDiffusion.of(schemas.STATES, config, facts, **own)
   latents = Latents(model.encode, model.decode)
   made = diffusion.of_network(model, workdir, model.plan, latents)
   return dataclasses.replace(made, objective=model.objective)

@@ -17,13 +17,13 @@ from jax.stages import Wrapped
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder, store, trust
-from diffusion_jax.app.drawing.generate import check_numbers, generate, in_box
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.model import Model, make_mesh
+from diffusion_jax.app.kinds.model import Model, make_mesh
+from diffusion_jax.app.kinds.plan import Plan
 from diffusion_jax.app.run import other_runs
+from diffusion_jax.app.run.drawing import check_numbers, generate, in_box
 from diffusion_jax.app.run.weights import Run
-from diffusion_jax.app.sampling_plan import Plan
-from diffusion_jax.app.train_loop import setup
+from diffusion_jax.app.train import setup
 from diffusion_jax.data import tables
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec

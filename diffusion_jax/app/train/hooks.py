@@ -9,15 +9,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import scoring
 from diffusion_jax.app.config import trust
-from diffusion_jax.app.config.criterion import held_out, held_out_loss, keep_best_by
 from diffusion_jax.app.config.tree import Node, check_one_of, from_config
-from diffusion_jax.app.drawing.generate import FEW, draw_sheet, frames_of, generate, in_box
+from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import conditions, datasets
+from diffusion_jax.app.inputs.criterion import held_out, held_out_loss, keep_best_by
 from diffusion_jax.app.inputs.stored_latents import examples_of
-from diffusion_jax.app.model import Model, effort, make_encode
-from diffusion_jax.app.run.step_log import StepLog, average
+from diffusion_jax.app.kinds.model import Model, effort, make_encode
+from diffusion_jax.app.run.drawing import FEW, draw_sheet, frames_of, generate, in_box
+from diffusion_jax.app.train.step_log import StepLog, average
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels, pipeline
 from diffusion_jax.errors import UserError
@@ -167,7 +167,7 @@ def with_criterion(model: Model, results: dict) -> dict | None:
   name = keep_best_by(model.config)
   if name not in results:
     return results or None
-  higher = name != held_out_loss(model.config) and scoring.higher_is_better(model)[name]
+  higher = name != held_out_loss(model.config) and scorers.higher_is_better(model)[name]
   sign = -1.0 if higher else 1.0
   return results | {checkpoints.CRITERION: sign * results[name]}
 
@@ -211,8 +211,8 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
 
 def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   """Returns the hook that measures generated images by evaluation.metrics."""
-  c, sampling, model = model.config.training, model.config.sampling, scoring.chosen(model)
-  names = scoring.higher_is_better(model)
+  c, sampling, model = model.config.training, model.config.sampling, scorers.chosen(model)
+  names = scorers.higher_is_better(model)
   if not names:
     raise UserError(
       'training.metrics_every and training.keep_best_by measure generated '
@@ -224,7 +224,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   n, size = c.metrics_images, sampling.batch_size
   chosen = conditions.choose(model, n)
   drawing = generate(model, mesh, min(size, n))
-  prepare, score = scoring.scorer(model)
+  prepare, score = scorers.scorer(model)
 
   def inputs(state, frozen, first=0):
     index = np.arange(first, min(first + size, n))

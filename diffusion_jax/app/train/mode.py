@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder, trust
-from diffusion_jax.app.config.criterion import held_out, held_out_loss, keep_best_by
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.inputs.criterion import held_out, held_out_loss, keep_best_by
 from diffusion_jax.app.modes import report
-from diffusion_jax.app.run.step_log import StepLog
-from diffusion_jax.app.train_loop import hooks, setup
-from diffusion_jax.app.train_loop.hooks import Hook
-from diffusion_jax.app.train_loop.setup import Setup
+from diffusion_jax.app.train import hooks, setup
+from diffusion_jax.app.train.hooks import Hook
+from diffusion_jax.app.train.setup import Setup
+from diffusion_jax.app.train.step_log import StepLog
 from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import Preempted, as_user_error
 from diffusion_jax.planning import programs

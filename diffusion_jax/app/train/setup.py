@@ -12,16 +12,23 @@ from jax import stages
 from jax.extend.core import ClosedJaxpr
 from jax.sharding import Mesh
 
-from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store
-from diffusion_jax.app.config.refusals import TRAINING, Row, lines
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.inputs.stored_latents import examples_of
-from diffusion_jax.app.model import NOTHING, Model, check_attention, effort, make_encode, make_mesh
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import (
+  NOTHING,
+  Model,
+  check_attention,
+  effort,
+  make_encode,
+  make_mesh,
+)
+from diffusion_jax.app.kinds.rules import TRAINING, Row, lines
 from diffusion_jax.app.run import weights
-from diffusion_jax.app.train_loop import hooks
-from diffusion_jax.app.train_loop.hooks import Hook
+from diffusion_jax.app.train import hooks
+from diffusion_jax.app.train.hooks import Hook
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import simulations
 from diffusion_jax.data.sources import Facts, Source
@@ -87,7 +94,7 @@ def prepare(config: Node, workdir: str | Path) -> Setup:
   check_before_simulating(config, Path(workdir))
   source = datasets.source_of(datasets.of_training(datasets.of_run(config, workdir)))
   start_up.mark('data')
-  model = weights.adapted(models.make(config, workdir))
+  model = weights.adapted(registry.make(config, workdir))
   config = datasets.of_training(model.config)  # with what follows from the data
   facts = datasets.with_contents(model.facts, source)
   folder.check_same_run(workdir, config, facts)
@@ -120,7 +127,7 @@ def check_before_simulating(config: Node, workdir: Path) -> None:
   first = datasets.first_block(config, tried)
   if first is config or place.exists():
     return
-  models.make(first, workdir, datasets.facts_of(first)).check('train')
+  registry.make(first, workdir, datasets.facts_of(first)).check('train')
   with from_config('data'):
     simulations.keep(tried, place)
 
@@ -223,7 +230,7 @@ def abstract_step(config: Node, mesh: Mesh, workdir: str | Path) -> tuple[stages
   config = store.with_flags(config, [('training.steps_per_call', '1')])
   check_attention(config, mesh)
   refuse(lines((*TRAINING, batch_rule(mesh)), config, 'train', ''))
-  model = weights.adapted(models.make(config, workdir))
+  model = weights.adapted(registry.make(config, workdir))
   model.check('train')
   objective = model.objective()
   optimizer, _ = config.optimizer.make({'total_steps': config.training.num_steps})

@@ -12,7 +12,7 @@ from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.model import Frames
+from diffusion_jax.app.kinds.model import Frames
 from diffusion_jax.errors import UserError
 from diffusion_jax.planning import rates
 from diffusion_jax.training.loggers import MetricWriter

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models
 from diffusion_jax.app.inputs import conditions
+from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import fold_each, stream
 from diffusion_jax.data import small_sets
 from tests.app.conftest import DIGITS, arrays_of, smoke
-from tests.app.edits.conftest import QUICK, picture, run
+from tests.app.edit.conftest import QUICK, picture, run
 from tests.app.fields import within
 
 INPAINTING = {'conditioning.image': 'inpaint'}
@@ -85,7 +85,7 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   sheet = picture(palette / 'samples', 'samples')
   assert sheet.shape == (6 * (1 + 4 * 9), 6 * (1 + 3 * 9))
   keys = fold_each(stream(config.sampling.seed, 'sampling_images'), np.arange(4))
-  model: Any = models.make(config, palette)
+  model: Any = registry.make(config, palette)
   x0 = DIGITS.x.encode(test.x[:4])
   expected = jax.jit(model.conditioning.image)(keys, x0)
   # the condition depends on the seed and the number only

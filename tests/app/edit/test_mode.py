@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from diffusion_jax.app import models
-from diffusion_jax.app.modes import edit
+from diffusion_jax.app.edit import mode as edit
+from diffusion_jax.app.kinds import registry
 from tests.app.conftest import smoke
 
 
 def cond_of(**changes):
-  model = models.make(smoke(**{'edit.num_samples': 2} | changes), 'nowhere')
+  model = registry.make(smoke(**{'edit.num_samples': 2} | changes), 'nowhere')
   section = model.config.edit.make()
   return edit.choose_cond(model, section, section.count())
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import models
-from diffusion_jax.app.edits import methods, pictures
+from diffusion_jax.app.edit import methods, pictures
+from diffusion_jax.app.kinds import registry
 from tests.app.conftest import normal_params, smoke, untrained
-from tests.app.edits.conftest import QUICK, picture, run
+from tests.app.edit.conftest import QUICK, picture, run
 from tests.app.fields import within
 
 COLOUR = within('data', 'synthetic', image_shape=(8, 8, 3))
@@ -50,7 +50,7 @@ def test_a_mask_is_its_alpha_or_its_white(tmp_path):
 
 
 def test_what_is_known_is_what_the_operator_makes_of_the_picture():
-  model = models.make(smoke(), 'nowhere')
+  model = registry.make(smoke(), 'nowhere')
   x = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1))
   mask, x = np.arange(64).reshape(1, 8, 8, 1) % 3 == 0, x.astype(np.float32)
   known = pictures.Inpaint().known(model, {'image': x, 'mask': mask})
@@ -75,7 +75,7 @@ def test_sdedit_of_no_strength_is_the_picture(plain, files):
 def test_an_interpolation_is_not_clipped():
   """If eps = 30 for any x, x_0 leaves [-1, 1] between the ends."""
   config = smoke(**QUICK | {'sampling.clip': True, 'edit': 'interpolate'})
-  model: Any = models.make(config, 'nowhere')
+  model: Any = registry.make(config, 'nowhere')
   params = normal_params(model, deviation=0)
   params['network']['conv_out']['bias'] += 30.0
   ends = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1)).astype(np.float32)

@@ -10,13 +10,13 @@ from scipy import optimize
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import trust
-from diffusion_jax.app.config.tables import TABLES
-from diffusion_jax.app.edits import methods, posteriors
-from diffusion_jax.app.sampling_plan import Plan
+from diffusion_jax.app.edit import methods, posteriors
+from diffusion_jax.app.kinds.choices import TABLES
+from diffusion_jax.app.kinds.plan import Plan
 from diffusion_jax.core import operators
 from diffusion_jax.testing import oracles
 from tests.app.conftest import refused, smoke
-from tests.app.edits.conftest import QUICK, edited
+from tests.app.edit.conftest import QUICK, edited
 from tests.app.fields import within
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import models
 from diffusion_jax.app.config import store
-from diffusion_jax.app.config.tables import TABLES
-from diffusion_jax.app.edits import restoration
-from diffusion_jax.app.modes import edit
+from diffusion_jax.app.edit import mode as edit, restoration
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.choices import TABLES
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from tests.app.conftest import arrays_of, printed_by, refused, smoke, untrained
-from tests.app.edits.conftest import QUICK, edited
+from tests.app.edit.conftest import QUICK, edited
 from tests.app.fields import within
 from tests.app.run.conftest import command
 
@@ -50,7 +49,7 @@ def run(workdir, output, **changes):
 
 def pictures_of(config, workdir):
   """Returns what an edit reads, without a draw."""
-  model = models.make(config, workdir)
+  model = registry.make(config, workdir)
   model.check('edit')
   return edit.inputs_of(model).pictures
 

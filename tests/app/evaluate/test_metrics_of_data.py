@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from diffusion_jax.app import metrics_of_data, models, scoring
-from diffusion_jax.app.config.kinds import kind_of
+from diffusion_jax.app.evaluate import metrics_of_data, scorers
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.schemas import kind_of
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.data.splits import NoTestSplit
@@ -51,10 +52,10 @@ def test_the_metrics_of_all_configs_are_not_refused(name, tmp_path):
   for change in {}, AUTO:
     changed = trial(*name.split(':')[:2], **change) if change else config
     stored_run(tmp_path / 'run', changed)
-    model = scoring.chosen(models.make(changed, tmp_path / 'run'))
+    model = scorers.chosen(registry.make(changed, tmp_path / 'run'))
     model.check('evaluate')
-    scoring.check_needs(model, scoring.of_samples(model))
-    assert scoring.of_samples(model) or scoring.of_models(model)
+    scorers.check_needs(model, scorers.of_samples(model))
+    assert scorers.of_samples(model) or scorers.of_models(model)
   facts = model.facts
   if facts.x.levels:
     assert model.config.evaluation.metrics == OF_LEVELS[model.schema.kind]
@@ -83,7 +84,7 @@ def table(paths, *x, **changes):
 
 
 def chosen(config, folder):
-  return scoring.chosen(models.make(config, folder)).config.evaluation
+  return scorers.chosen(registry.make(config, folder)).config.evaluation
 
 
 def test_what_is_held_out_decides(paths, tmp_path):
@@ -112,7 +113,7 @@ def test_the_metrics_of_a_training_are_those_of_its_samples(paths, tmp_path):
     (table(paths, 'rooms', 'area'), {'energy'}),
     (table(paths, 'rooms', **pairs), {}),
   ):
-    found = {*scoring.higher_is_better(models.make(config, tmp_path))}
+    found = {*scorers.higher_is_better(registry.make(config, tmp_path))}
     assert found >= {*few} and bool(found) == bool(few)
 
 
@@ -145,7 +146,7 @@ def test_a_sequence_and_a_field_are_evaluated(sides, tmp_path):
 
 def test_without_held_out_examples_samples_of_levels_are_compared(monkeypatch):
   """Distances between bytes of texts would mean nothing."""
-  pictures, text = (models.make(trial(n, **AUTO), 'x') for n in ('digits_vae', 'text_masked'))
+  pictures, text = (registry.make(trial(n, **AUTO), 'x') for n in ('digits_vae', 'text_masked'))
 
   def source_of(*args):
     raise UserError('no test split') from NoTestSplit

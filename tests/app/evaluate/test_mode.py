@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax.app import models, scoring
+from diffusion_jax.app.evaluate import mode as evaluate, scorers
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.modes import MODES, evaluate
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import stream
@@ -80,7 +81,7 @@ def test_the_parts_of_the_bound_add_up(run, printed):
 def test_the_bound_is_that_of_the_network(run, printed):
   """The library's bound of the first two images, in bits, is the same."""
   config = smoke(**QUICK)
-  model: Any = models.make(config, run)
+  model: Any = registry.make(config, run)
   params, _ = evaluate.weights.restore(model)
   x0, labels = small_sets.digits('test').read(np.arange(2)).values()
   root = stream(config.evaluation.seed, 'metrics')
@@ -176,7 +177,7 @@ def run_of(moons, **fields):
   """Returns the run with an exact denoiser of N(standardised context, 1/4)."""
   few = within('evaluation', metrics='density_coverage', num_pairs=3)
   few |= within('evaluation', draws_per_pair=2, batch_size=4)
-  model = models.make(of_run(moons, **few | fields), moons)
+  model = registry.make(of_run(moons, **few | fields), moons)
 
   def denoiser(params, cond):
     def denoise(x, level):
@@ -201,7 +202,7 @@ class Seen(list):
 
   def as_scored(self):
     metric = SampleMetric({}, ('draws', 'log_q'), self.compute)
-    return [scoring.Scored('seen', metric, '', '')]
+    return [scorers.Scored('seen', metric, '', '')]
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import pytest
 import scipy.linalg
 from scipy.spatial import distance
 
-from diffusion_jax.app import models, scoring
-from diffusion_jax.app.modes import MODES, evaluate
+from diffusion_jax.app.evaluate import mode as evaluate, scorers
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
@@ -24,7 +25,7 @@ from diffusion_jax.metrics.metric import SampleMetric, Score
 from tests.app.conftest import arrays_of, lines_of, of_run, printed_by, refused, smoke, trial
 from tests.app.fields import within
 
-LEVEL = 'tests.app.test_scoring:level'
+LEVEL = 'tests.app.evaluate.test_scorers:level'
 FD_PR = {'evaluation.metrics': 'fd,pr', 'evaluation.features': 'pixels'}
 QUICK = FD_PR | within('evaluation', num_generated=20)
 QUICK |= within('evaluation.fd', num_draws=2)
@@ -89,7 +90,7 @@ def test_values_are_standardised_by_the_statistics_of_the_run():
   facts = Facts(ArraySpec((2,), 0, mean, std))
   model: Any = types.SimpleNamespace(config=trial('two_moons'), facts=facts)
   x = np.array([[7.0, -1.002], [1.0, -0.999]])
-  found = scoring.make_extractor(model, 'values').extract(x)['features']
+  found = scorers.make_extractor(model, 'values').extract(x)['features']
   np.testing.assert_allclose(found, (x - mean) / std)
 
 
@@ -114,7 +115,7 @@ def test_training_writes_the_metrics_of_its_samples(run):
   assert 0.0 <= found[0]['recall_pixels'] <= 1.0
   assert 'test_loss' not in found[0]
   assert 0.0 < found[0]['level'] < 510.0
-  model = models.make(smoke(**{'sampling.checkpoint': 'best'}), run)
+  model = registry.make(smoke(**{'sampling.checkpoint': 'best'}), run)
   best = min(found, key=lambda line: line['fd_pixels'])
   assert weights.restore(model)[1] == best['step']
 
@@ -259,7 +260,7 @@ def features_of(x):
 
 def test_published_statistics_replace_the_data(run, adm, monkeypatch, capsys):
   """They need no data."""
-  monkeypatch.setattr(scoring.datasets, 'source_of', lambda *args: 1 / 0)
+  monkeypatch.setattr(scorers.datasets, 'source_of', lambda *args: 1 / 0)
   path = adm.folder / 'edm.npz'
   fields = within('evaluation', metrics='fid', statistics=path, num_generated=20)
   MODES['evaluate'](of_run(run, **fields, **within('sampling', batch_size=8)), str(run))
@@ -288,7 +289,7 @@ def test_the_images_of_adm_are_the_reference_of_other_metrics(run, adm):
 
 def test_a_training_measures_by_published_statistics(run, adm, capsys):
   fields = within('evaluation', metrics='fid', statistics=adm.folder / 'edm.npz')
-  prepare, score = scoring.scorer(models.make(smoke(**fields), run))
+  prepare, score = scorers.scorer(registry.make(smoke(**fields), run))
   prepare()
   assert 'fd and fid are against edm.npz (sha256 ' in capsys.readouterr().out
   expected = frechet(features_of(adm.images), adm.mu, adm.sigma)

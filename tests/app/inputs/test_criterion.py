@@ -1,4 +1,4 @@
-from diffusion_jax.app.config import criterion
+from diffusion_jax.app.inputs import criterion
 from tests.app.conftest import smoke
 
 

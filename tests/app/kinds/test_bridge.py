@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app import models
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.fields import BridgeSampling
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import Conditions
-from diffusion_jax.app.models.bridge import plan_of
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.bridge import plan_of
+from diffusion_jax.app.kinds.sections import BridgeSampling
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.weights import checkpoints
@@ -44,7 +44,7 @@ def still(tmp_path_factory):
   """Makes a run on images whose network predicts 0."""
   config = trial('moons_bridge', 'digits', small=True)
   workdir = make_folder(tmp_path_factory.mktemp('runs') / 'still')
-  model = models.make(config, workdir)
+  model = registry.make(config, workdir)
   params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), model.shapes())
   folder.write_config(workdir, config, model.facts)
   stored = folder.stored_form(config, model.facts)
@@ -54,7 +54,7 @@ def still(tmp_path_factory):
 
 def test_the_plan_is_that_of_the_fields():
   """Its number of steps, its direction, and noise only if it is stochastic."""
-  noisy = models.make(trial('moons_bridge'), 'nowhere').noisy
+  noisy = registry.make(trial('moons_bridge'), 'nowhere').noisy
   output = lambda params, x, level, cond: jnp.concatenate([x, x + level.t], axis=1)
   given = mock.Mock(wraps=noisy, diffusion=0.3, given=lambda: mock.Mock(output=output))
   x, pairs = jnp.ones((3, 2)), []
@@ -101,7 +101,7 @@ def test_a_table_has_both_ends(tmp_path):
   path = tmp_path / 'a.csv'
   path.write_text('a,b\n1,2\n3,5\n')
   table = within('data.target', path=str(path), x='a,b')
-  model = models.make(trial('moons_bridge', **{'data.target': 'csv'} | table), tmp_path)
+  model = registry.make(trial('moons_bridge', **{'data.target': 'csv'} | table), tmp_path)
   inputs = Conditions({}, {'context': np.array([[5.0, 6.0]])}, np.zeros(1, int))
   sample.write_table(path, model, inputs, np.array([[7.0, 8.0]]))
   assert path.read_text() == 'sample,a,b,from a,from b\n0,7.0,8.0,5.0,6.0\n'
@@ -131,7 +131,7 @@ def test_a_table_has_both_ends(tmp_path):
   ],
 )
 def test_what_a_bridge_refuses(mode, changes, message):
-  refused(message, lambda: models.make(trial('moons_bridge', **changes), 'nowhere').check(mode))
+  refused(message, lambda: registry.make(trial('moons_bridge', **changes), 'nowhere').check(mode))
 
 
 def test_bounds_are_refused(tmp_path):
@@ -139,6 +139,6 @@ def test_bounds_are_refused(tmp_path):
   pairs = np.random.default_rng(0).uniform(size=(9, 2)).astype(np.float32)
   np.savez(path, x=pairs, context=pairs)
   data = {'data': 'npz', 'data.path': path}
-  models.make(trial('moons_bridge', **data), 'nowhere').check('train')
+  registry.make(trial('moons_bridge', **data), 'nowhere').check('train')
   config = trial('moons_bridge', **data | {'data.bounds': (0, 1)})
-  refused('the paths of a bridge leave the box', models.make(config, 'nowhere').check, 'train')
+  refused('the paths of a bridge leave the box', registry.make(config, 'nowhere').check, 'train')

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app import models
-from diffusion_jax.app.config import store, tables
-from diffusion_jax.app.models import diffusion
+from diffusion_jax.app.config import store
+from diffusion_jax.app.kinds import choices, diffusion, registry
 from diffusion_jax.errors import UserError
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 from tests.app.conftest import read, refused
@@ -24,7 +23,7 @@ LINE = {'bias': -13.3, 'weight': 18.3}  # of the learned schedule
 
 def model_of(*flags, name='digits') -> Any:
   flags = [flag.split('=', 1) for flag in flags]
-  return models.make(store.with_flags(read(name), flags), 'x')
+  return registry.make(store.with_flags(read(name), flags), 'x')
 
 
 def schedule_of(name, *flags):
@@ -39,7 +38,7 @@ def schedule_of(name, *flags):
 
 def test_every_schedule():
   t = jnp.linspace(0.0, 1.0, 5)
-  schedules = {name: schedule_of(name) for name in tables.SCHEDULES}
+  schedules = {name: schedule_of(name) for name in choices.SCHEDULES}
   levels = jax.jit(lambda: {n: f(t) for n, f in schedules.items()})()
   for name, level in levels.items():
     assert np.isfinite(level.alpha).all(), name
@@ -94,7 +93,7 @@ def section(path, name):
   return config
 
 
-@pytest.mark.parametrize('name', tables.TIMES)
+@pytest.mark.parametrize('name', choices.TIMES)
 def test_every_distribution_of_times(name, key):
   times, draw = section('objective.times', name), dj.step_times(10)
   if name != 'steps':
@@ -109,7 +108,7 @@ def test_every_distribution_of_times(name, key):
 def test_every_weight():
   facts = {'edm': {'sigma_data': 0.5}}
   weights = {
-    name: section('objective.weight', name).make(facts.get(name, {})) for name in tables.WEIGHTS
+    name: section('objective.weight', name).make(facts.get(name, {})) for name in choices.WEIGHTS
   }
   level = dj.LinearVPSchedule()
   of = jax.jit(lambda t: {name: f(level(t)) for name, f in weights.items()})
@@ -124,7 +123,7 @@ def test_the_weight_of_edm_has_the_networks_sigma_data(monkeypatch):
     seen.append(sigma_data)
     return dj.edm_weight(sigma_data)
 
-  monkeypatch.setitem(tables.WEIGHTS, 'edm', weight)
+  monkeypatch.setitem(choices.WEIGHTS, 'edm', weight)
   model_of('parametrization.sigma_data=0.9', name='digits_edm').objective()
   assert seen == [0.9]
 
@@ -169,7 +168,7 @@ STOCHASTIC = (  # digits' ddim has eta = 1
 )
 
 
-@pytest.mark.parametrize('name', tables.SAMPLERS)
+@pytest.mark.parametrize('name', choices.SAMPLERS)
 def test_every_sampler_can_be_traced(name):
   """Each takes one step, with churn and a corrector if it allows them."""
   flags = [f'sampling.sampler={name}', 'schedule=linear_vp']

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models
+from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
 from diffusion_jax.data import small_sets
@@ -38,7 +38,7 @@ def test_a_classifier_run_trains(classifier):
 def test_accuracy_literally(classifier):
   """It is the fraction of right classes, with the metric's own noise."""
   config = classifier_smoke()
-  model: Any = models.make(config, classifier)
+  model: Any = registry.make(config, classifier)
   params, _ = weights.restore(model)
   images, labels = small_sets.digits('test').read(np.arange(4)).values()
   images = np.float32(images) / 8 - 1

@@ -2,8 +2,9 @@
 
 import pytest
 
-from diffusion_jax.app.config import couplings, store
-from diffusion_jax.app.config.refusals import lines
+from diffusion_jax.app.config import store
+from diffusion_jax.app.kinds import couplings
+from diffusion_jax.app.kinds.rules import lines
 from tests.app.conftest import read
 
 PAIRED = [('objective.coupling', 'exact')]

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.app import models
+from diffusion_jax.app.kinds import registry
 from tests.app.conftest import normal_params, smoke
 
 X = np.float32(np.random.default_rng(0).uniform(-1.0, 1.0, (3, 8, 8, 1)))
 
 
 def model_of(**changes) -> Any:
-  return models.make(smoke(**changes), 'nowhere')
+  return registry.make(smoke(**changes), 'nowhere')
 
 
 def test_at_levels_of_another_schedule_the_network_sees_its_own():

@@ -11,10 +11,9 @@ import pytest
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax.app import models
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.model import Latents, make_encode, make_mesh
-from diffusion_jax.app.models import latent
+from diffusion_jax.app.kinds import latent, registry
+from diffusion_jax.app.kinds.model import Latents, make_encode, make_mesh
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.data import small_sets
@@ -34,7 +33,7 @@ from tests.app.conftest import (
   trial,
 )
 from tests.app.fields import within
-from tests.app.test_notebook import by_parts
+from tests.app.run.test_notebook import by_parts
 
 QUIET = within('optimizer', decay='constant')
 QUIET |= within('training', checkpoint_every=2)
@@ -48,7 +47,7 @@ def config_of(run, **changes):
 
 
 def model_of(workdir, **changes) -> Any:
-  return models.make(config_of(source_of(workdir), **changes), workdir)
+  return registry.make(config_of(source_of(workdir), **changes), workdir)
 
 
 @pytest.fixture(scope='module')
@@ -89,7 +88,7 @@ def linear(autoencoder, tmp_path, monkeypatch):
   """Makes a folder with the latents z = scale * x / 2, scale = 2: z = x."""
   monkeypatch.setattr(latent, 'latents_of', lambda stored: HALF)
   config = config_of(autoencoder, **LINEAR, **{'latent.shape': (8, 8, 1)})
-  model = models.make(config, tmp_path)
+  model = registry.make(config, tmp_path)
   model.autoencoder.prepare(datasets.source_of(config), make_mesh(config))
   path = tmp_path / 'latent.json'
   record = json.loads(path.read_text())
@@ -100,8 +99,8 @@ def linear(autoencoder, tmp_path, monkeypatch):
 def test_latents_that_are_pixels_are_diffused_as_pixels(linear, key):
   """Losses, test losses and gradients agree."""
   config, workdir, _ = linear
-  latents: Any = models.make(config, workdir)
-  pixels: Any = models.make(config_of(None, **LINEAR), workdir)
+  latents: Any = registry.make(config, workdir)
+  pixels: Any = registry.make(config_of(None, **LINEAR), workdir)
   mesh = make_mesh(config)
   batch = {'x': DIGITS.x.encode(small_sets.digits('test').x[:8])}
   kept = latents.autoencoder.load()

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models
-from diffusion_jax.app.model import Frozen, Latents, effort, make_encode, make_mesh
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import Frozen, Latents, effort, make_encode, make_mesh
 from diffusion_jax.runtime.sharding import replicate, to_global
 from tests.app.conftest import smoke
 from tests.app.fields import within
@@ -22,7 +22,7 @@ def drawn_latents(std, x, keys):
 def test_latents_are_drawn_anew_each_step_on_any_devices(rng):
   latents = Latents(drawn_latents, lambda std, z: 2.0 * z)
   model = dataclasses.replace(
-    models.make(smoke(), 'nowhere'), latents=latents, autoencoder=Frozen(lambda *_: {}, dict)
+    registry.make(smoke(), 'nowhere'), latents=latents, autoencoder=Frozen(lambda *_: {}, dict)
   )
   batch = {'x': np.float32(rng.uniform(-1, 1, (8, 8, 8, 1))), 'label': np.arange(8)}
   key, draws = jax.random.key(0), {}
@@ -42,7 +42,7 @@ def test_latents_are_drawn_anew_each_step_on_any_devices(rng):
 
 
 def test_a_model_without_an_autoencoder_encodes_nothing():
-  model, batch = models.make(smoke(), 'nowhere'), {'x': np.zeros((2, 8, 8, 1))}
+  model, batch = registry.make(smoke(), 'nowhere'), {'x': np.zeros((2, 8, 8, 1))}
   encode = make_encode(model, make_mesh(model.config))
   assert encode({}, batch, jax.random.key(0), 0) is batch
 

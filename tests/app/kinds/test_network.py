@@ -8,13 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion_jax.app import models
-from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.model import make_mesh
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.train_loop import hooks, setup
-from diffusion_jax.app.train_loop.setup import jit_step, prepare
+from diffusion_jax.app.run.drawing import generate
+from diffusion_jax.app.train import hooks, setup
+from diffusion_jax.app.train.setup import jit_step, prepare
 from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.state import init_state
 from tests.app.conftest import lines_of, params_of, read, trial
@@ -103,7 +103,7 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
   """Networks that differ in dropout only have the same test loss."""
   state, losses = init_state(params_of(learned), optax.identity()), []
   for rate in (0.0, 0.9):
-    model = models.make(trial('digits_vdm', small=True, **{'network.dropout': rate}), learned)
+    model = registry.make(trial('digits_vdm', small=True, **{'network.dropout': rate}), learned)
     log = Mock(results={})
     hooks.evaluating(model, make_mesh(model.config), (1,)).act(4, state, {}, log)
     losses.append(log.results['test_loss'])
@@ -111,7 +111,7 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
 
 
 def test_its_samples_follow_its_own_schedule(learned):
-  model, params = models.make(trial('digits_vdm', small=True), learned), params_of(learned)
+  model, params = registry.make(trial('digits_vdm', small=True), learned), params_of(learned)
   drawing = generate(model, make_mesh(model.config))
   images, _ = drawing(params, np.arange(2), {})
   params['schedule']['bias'] = params['schedule']['bias'] + 2.0

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app import parts
+from diffusion_jax.app.kinds import parts
 from diffusion_jax.testing import oracles
 from diffusion_jax.training.objectives import Context
 

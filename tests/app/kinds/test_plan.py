@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.app.sampling_plan import FILM, Plan
+from diffusion_jax.app.kinds.plan import FILM, Plan
 from diffusion_jax.testing import oracles
 
 

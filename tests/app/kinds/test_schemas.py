@@ -2,11 +2,12 @@
 
 import pytest
 
-from diffusion_jax.app.config import kinds, tree
+from diffusion_jax.app.config import tree
+from diffusion_jax.app.kinds import schemas
 from diffusion_jax.ranges import PLAIN
 
 
-@pytest.mark.parametrize('kind', [*kinds.KINDS, kinds.LATENT_DIFFUSION])
+@pytest.mark.parametrize('kind', [*schemas.KINDS, schemas.LATENT_DIFFUSION])
 def test_no_plain_parameter_has_the_name_of_a_table(kind):
   """A number `weight` would clash with the table of the objectives' weights."""
   places = [(where, c) for where, t in kind.tables.items() for c in t.values()]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import models
+from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
 from tests.app.conftest import DIGITS, arrays_of, normal_params, trial, untrained
 from tests.app.fields import within
@@ -27,7 +27,7 @@ def states(name='digits_masked', argument='', **changes):
 
 
 def made(*names, **changes) -> Any:
-  return models.make(states(*names, **changes), 'nowhere')
+  return registry.make(states(*names, **changes), 'nowhere')
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_texts_are_written_as_texts_and_as_pictures(tmp_path):
 
 def test_unmasked_bytes_stay():
   """They are the same at all later steps of the ancestral sampler."""
-  model: Any = models.make(trial('text_masked', **TEXT), 'nowhere')
+  model: Any = registry.make(trial('text_masked', **TEXT), 'nowhere')
   params = normal_params(model, deviation=0)
   keys = jax.random.split(jax.random.key(0), 3)
   draw = jax.jit(lambda params, keys: model.plan(params).film(keys, {}))

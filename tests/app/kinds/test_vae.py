@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models
-from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.model import make_mesh
-from diffusion_jax.app.models import vae
+from diffusion_jax.app.kinds import registry, vae
+from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.core.keys import fold_each, stream
 from diffusion_jax.training.objectives import Context
 from tests.app import small_network
@@ -30,7 +29,7 @@ def smoke(kind='vae', **changes):
 
 
 def made(workdir='nowhere', **fields) -> Any:
-  return models.make(smoke(**fields), workdir)
+  return registry.make(smoke(**fields), workdir)
 
 
 SEEN = within('training', evaluate_every=2, keep_best=1, checkpoint_every=2)

@@ -3,11 +3,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from diffusion_jax.app import models
-from diffusion_jax.app.model import make_mesh
-from diffusion_jax.app.models import diffusion
+from diffusion_jax.app.kinds import diffusion, registry
+from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.train_loop import hooks
+from diffusion_jax.app.train import hooks
 from diffusion_jax.weights import checkpoints
 from tests.app.conftest import SEEN, smoke, trial
 from tests.app.fields import within
@@ -17,7 +16,7 @@ def made(**fields):
   """Returns the config and the hooks of a training with these intervals."""
   names = {'log_every': 10, 'checkpoint_every': 25, 'num_steps': 63, **fields}
   config = smoke(**within('training', **names))
-  model = models.make(config, 'nowhere')
+  model = registry.make(config, 'nowhere')
   return config, hooks.make_hooks(model, make_mesh(config))
 
 
@@ -74,11 +73,11 @@ def test_without_an_interval_the_last_step_is_saved():
 
 def test_the_best_is_the_lowest_loss_and_the_highest_score(monkeypatch):
   signs = lambda model: {'is': True, 'fid': False}
-  monkeypatch.setattr(hooks.scoring, 'higher_is_better', signs)
+  monkeypatch.setattr(hooks.scorers, 'higher_is_better', signs)
   results = {'test_loss': 0.5, 'is': 3.0, 'fid': 2.0}
   for name, criterion in (('test_loss', 0.5), ('is', -3.0), ('fid', 2.0)):
     config = smoke(**{'training.keep_best_by': name})
-    model = models.make(config, 'nowhere')
+    model = registry.make(config, 'nowhere')
     kept = hooks.with_criterion(model, results)
     assert kept == results | {checkpoints.CRITERION: criterion}
     assert hooks.with_criterion(model, {'other': 1.0}) == {'other': 1.0}
@@ -103,7 +102,7 @@ def test_a_test_loss_that_raises_is_refused_before_the_first_step(tmp_path, monk
 
 def test_the_test_loss_sees_the_texts():
   """Without them the network would be measured at the empty text."""
-  model = models.make(trial('shapes_text'), 'nowhere')
+  model = registry.make(trial('shapes_text'), 'nowhere')
   mesh = make_mesh(model.config)
   _, batch, *_ = hooks.evaluating(model, mesh, (1,)).inputs(None, {})
   length = model.config.conditioning.text.length

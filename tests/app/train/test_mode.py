@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax.app.model import make_encode
-from diffusion_jax.app.modes import MODES, train
-from diffusion_jax.app.train_loop import hooks, setup
+from diffusion_jax.app.kinds.model import make_encode
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.train import hooks, mode as train, setup
 from tests.app import toy_parts
 from tests.app.conftest import (
   SEEN,
@@ -243,7 +243,7 @@ def test_a_sampler_that_raises_is_refused_before_the_first_step(field, message, 
 
 
 def test_the_steps_are_saved_if_the_metric_of_the_checkpoint_fails(tmp_path, monkeypatch, capsys):
-  """tests/app/train_loop/test_hooks.py has the order."""
+  """tests/app/train/test_hooks.py has the order."""
   workdir = tmp_path / 'run'
 
   def act(step, state, frozen, log):

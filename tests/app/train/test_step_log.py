@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from diffusion_jax.app.run import step_log
-from diffusion_jax.app.run.step_log import StepLog, average
+from diffusion_jax.app.train import step_log
+from diffusion_jax.app.train.step_log import StepLog, average
 from diffusion_jax.training.objectives import Mean
 from tests.app import toy_parts
 from tests.app.conftest import refused, smoke
