@@ -17,7 +17,7 @@ from diffusion_jax.app.train import mode as train, setup
 from diffusion_jax.runtime import buckets
 
 STEPS = 200  # between two checkpoints, a fifth of the config's
-FIELDS = {'num_steps': 10**6, 'sample_every': 0, 'evaluate_every': 0}
+FIELDS = {'num_steps': 10**6, 'sample_every': 0, 'held_out': None}
 
 
 class Side:

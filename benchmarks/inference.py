@@ -105,13 +105,13 @@ def fit(config: Node, run: Path) -> Row:
     train.train(prepare(config, run), stop)
   clock.append(time.process_time())
   c = config.training
-  calls = -(-c.evaluate_every // c.steps_per_call)  # of an evaluation
+  calls = -(-c.held_out.every // c.steps_per_call)  # of an evaluation
   first = min(calls + 1, len(clock) - 2)
   rate = (clock[-1] - clock[first]) / (len(clock) - 1 - first)
   lines = map(json.loads, (run / 'metrics.jsonl').read_text().splitlines())
   losses = [(x['test_loss'], x['step']) for x in lines if 'test_loss' in x]
   cost = {
-    'train_seconds': rate * calls * losses[-1][1] / c.evaluate_every,
+    'train_seconds': rate * calls * losses[-1][1] / c.held_out.every,
     'steps': losses[-1][1],
     'best_step': min(losses)[1],
     'loss': min(losses)[0],

@@ -17,7 +17,7 @@ def get_config():
   """Returns empty sections; each experiment adds data, network and so on."""
   names = 'training', 'sampling', 'evaluation', 'average', 'convert', 'report'
   config = ConfigDict({name: section() for name in names})
-  config.training.average = section()
+  config.training.update(average=section(), checkpoints=section())
   return config
 
 
@@ -31,8 +31,9 @@ def short(num_steps, every=500, learning_rate=2e-3, **training):
   config.optimizer = section('adamw', learning_rate=learning_rate, warmup_steps=100, decay='cosine')
   config.training.update(num_steps=num_steps, batch_size=64)
   config.training.average.decay = 0.999
-  for field in ('evaluate_every', 'sample_every', 'checkpoint_every'):
-    config.training[field] = every
+  config.training.held_out = section(every=every)
+  config.training.checkpoints.every = every
+  config.training.sample_every = every
   config.training.update(training)
   return config
 

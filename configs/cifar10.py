@@ -38,7 +38,7 @@ def shared():
   config.training.average.warmup = False  # as released
   config.training.num_steps = 800_000
   config.training.sample_every = 10_000
-  config.training.checkpoint_every = 5000
+  config.training.checkpoints.every = 5000
   return config
 
 

@@ -19,6 +19,5 @@ def get_config():
   config.optimizer.update(learning_rate=5e-4, warmup_steps=1000, decay='cosine', weight_decay=0.01)
   config.training.num_steps = 100_000
   config.training.average = section(decay=0.9995)
-  config.training.evaluate_every = 5000
-  config.training.evaluate_batches = 79  # all 10,000 images
+  config.training.held_out = section(every=5000, batches=79)  # all 10,000 images
   return config

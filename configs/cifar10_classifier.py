@@ -29,6 +29,6 @@ def get_config():
   )
   config.training.update(num_steps=300_000, batch_size=256)
   config.training.average.decay = 0.0  # no average
-  config.training.update(sample_every=0, evaluate_every=5000)
+  config.training.update(sample_every=0, held_out=section(every=5000))
   config.evaluation.metrics = ('accuracy',)
   return config

@@ -26,7 +26,6 @@ def get_config():
     learning_rate=4e-4, warmup_steps=100, clip_norm=0.0, b2=0.99, weight_decay=0.01
   )
   config.training.update(random_flip=False, num_steps=2_000_000, batch_size=256)
-  config.training.update(sample_every=50_000, evaluate_every=10_000)
-  config.training.evaluate_batches = 39
+  config.training.update(sample_every=50_000, held_out=section(every=10_000, batches=39))
   config.sampling.num_steps = 256
   return config

@@ -17,7 +17,7 @@ def get_config():
     'autoencoder', latent_dim=256, multipliers=(1, 2, 4, 4), attention_resolutions=(8,), dropout=0.1
   )
   config.objective = section('vae', kl_warmup=5000)
-  config.training.keep_best = 1
+  config.training.checkpoints.best = section('lowest')
   config.evaluation.metrics = ('elbo', 'iw')
   config.sampling.checkpoint = 'best'
   return config

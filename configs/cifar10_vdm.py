@@ -30,8 +30,8 @@ def get_config():
     weight_decay_mask='not_biases',  # as released
   )
   config.training.update(random_flip=False, num_steps=10_000_000)
-  config.training.update(sample_every=50_000, evaluate_every=10_000)
-  config.training.evaluate_batches = 79  # all 10,000 images
+  config.training.sample_every = 50_000
+  config.training.held_out = section(every=10_000, batches=79)  # all 10,000 images
   config.evaluation.elbo = section(decoder='categorical')
   config.evaluation.ode = section(t_min=0.0, dequantization='gaussian')
   config.sampling.clip = False

@@ -31,7 +31,7 @@ VARIANTS = 'long', 'inpainting', 'superres'
 
 def shared():
   """The data, width and training that experiments with the digits share."""
-  config = base.short(3000, steps_per_call=10, sample_every=1000, checkpoint_every=1000)
+  config = base.short(3000, steps_per_call=10, sample_every=1000, checkpoints=section(every=1000))
   config.data = section('digits')
   config.network = section('unet', channels=32, multipliers=(1, 2), num_groups=8)
   return config
@@ -43,7 +43,7 @@ def conditional():
   config.network.update(num_blocks=1, attention_resolutions=(4,))
   config.conditioning = section(labels=True, dropout=0.1)
   config.optimizer.learning_rate = 4e-3
-  config.training.update(num_steps=2500, sample_every=500, checkpoint_every=500)
+  config.training.update(num_steps=2500, sample_every=500, checkpoints=section(every=500))
   config.sampling.sampler = section('ddim', eta=1.0)
   config.sampling.num_steps = 100
   return config
@@ -57,9 +57,8 @@ def get_config(arg=''):
     config.conditioning = section(image='superres')
   elif arg != 'long':  # shorter, and the samples are read nearly as well
     config.optimizer.update(learning_rate=8e-3, decay='linear')
-    config.training.num_steps = 1750
-    for field in ('evaluate_every', 'sample_every', 'checkpoint_every'):
-      config.training[field] = 350
+    every = section(every=350)
+    config.training.update(num_steps=1750, sample_every=350, checkpoints=every, held_out=every)
   return config
 
 

@@ -18,5 +18,5 @@ def get_config():
   config.network = section('autoencoder', channels=32, multipliers=(1, 2), num_groups=8)
   config.objective = section('vae', beta=0.01)
   config.optimizer.weight_decay = 0.01
-  config.training.evaluate_batches = 45  # 8 times the 360 images
+  config.training.held_out.batches = 45  # 8 times the 360 images
   return config

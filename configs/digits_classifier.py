@@ -38,6 +38,6 @@ def get_config():
   )
   config.objective = section('classifier')
   config.optimizer.weight_decay = 0.05
-  config.training.update(num_steps=2000, sample_every=0, checkpoint_every=500)
+  config.training.update(num_steps=2000, sample_every=0, checkpoints=section(every=500))
   config.evaluation.metrics = ('accuracy',)
   return config

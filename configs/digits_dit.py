@@ -18,7 +18,8 @@ VARIANTS = ('flow',)
 def get_config(arg=''):
   config = imagenet256_jit.predict_x0(digits.shared())
   config.network = section('dit', channels=64, num_blocks=4, num_heads=4)
-  config.training.update(num_steps=1500, batch_size=128, sample_every=500, checkpoint_every=500)
+  config.training.update(num_steps=1500, batch_size=128, sample_every=500)
+  config.training.checkpoints.every = 500
   config.sampling.num_steps = 25
   if arg == 'flow':
     config.parametrization = section('flow')

@@ -23,7 +23,7 @@ def get_config(arg=''):
   config.noise_input = section('time')
   config.objective = section('masked')
   config.training.num_steps = 2500
-  config.training.evaluate_batches = 45  # 8 times the 360 images
+  config.training.held_out.batches = 45  # 8 times the 360 images
   if arg == 'labels':
     config.conditioning = section(labels=True, dropout=0.1)
   return config

@@ -17,8 +17,8 @@ def get_config():
   config = digits_autoencoder.get_config()
   config.network.update(latent_dim=16, dropout=0.2)
   config.objective = section('vae')
-  config.training.update(num_steps=2500, checkpoint_every=250, keep_best=1)
-  config.training.evaluate_every = 250
+  config.training.update(num_steps=2500, held_out=section(every=250))
+  config.training.checkpoints = section(every=250, best=section('lowest'))
   config.evaluation.metrics = ('elbo', 'iw')
   config.sampling.checkpoint = 'best'
   return config

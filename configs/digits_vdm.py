@@ -26,7 +26,7 @@ def get_config():
   config.noise_input = section('logsnr')
   config.objective = section('vdm')
   config.optimizer.update(b2=0.99, weight_decay=0.01)
-  config.training.evaluate_batches = 45  # 8 times the 360 images
+  config.training.held_out.batches = 45  # 8 times the 360 images
   config.evaluation.elbo = section(decoder='categorical')
   config.evaluation.ode = section(t_min=0.0, dequantization='gaussian')
   config.sampling.update(clip=False, num_steps=250)

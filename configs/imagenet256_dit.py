@@ -28,8 +28,7 @@ def pixels():
   config.training.average.warmup = False  # as released
   config.training.mesh = (-1, 8)
   config.training.sample_every = 10_000
-  config.training.checkpoint_every = 5000
-  config.training.keep_every = 100_000
+  config.training.checkpoints = section(every=5000, multiples=20)
   return config
 
 

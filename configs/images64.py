@@ -18,9 +18,8 @@ def get_config():
     'unet', multipliers=(1, 2, 3, 4), attention_resolutions=(16, 8), dropout=0.1, dtype='bfloat16'
   )
   config.optimizer = section('adamw', learning_rate=1e-4, warmup_steps=5000)
-  config.training.update(
-    random_flip=True, num_steps=500_000, sample_every=10_000, checkpoint_every=5000
-  )
+  config.training.update(random_flip=True, num_steps=500_000, sample_every=10_000)
+  config.training.checkpoints.every = 5000
   config.sampling.sampler = section('ddim')
   config.sampling.update(num_steps=100, num_samples=64, batch_size=64)
   return config

@@ -9,6 +9,9 @@ has what was measured; `demos/simulators.py` has the tasks.
     --config.sampling.context=y.npy
 """
 
+import functools
+import operator
+
 from configs import base
 from configs.base import section
 
@@ -37,9 +40,9 @@ def budget(simulations, times=1):
     'data.num_examples': simulations - test,
     'data.num_test': test,
     'training.num_steps': steps,
-    'training.evaluate_every': steps // 20,
-    'training.checkpoint_every': steps // 20,
-    'training.patience': steps // 20 * 4,
+    'training.held_out.every': steps // 20,
+    'training.checkpoints.every': steps // 20,
+    'training.held_out.patience': steps // 20 * 4,
   }
 
 
@@ -57,11 +60,11 @@ def get_config(arg=''):
     weight_decay=0.2,  # docs/inference.md: more for one that over-fits
   )
   config.training.update(batch_size=256, steps_per_call=50, average=section(decay=0.999))
-  config.training.update(log_every=500, evaluate_batches=8, sample_every=0)
-  config.training.update(keep_best=1, keep_checkpoints=1, log_to=())
+  config.training.update(log_every=500, sample_every=0, log_to=(), held_out=section())
+  config.training.checkpoints = section(keep=1, best=section('lowest'))
   for path, value in budget(10_000).items():
-    part, field = path.split('.')
-    config[part][field] = value
+    *parts, field = path.split('.')
+    functools.reduce(operator.getitem, parts, config)[field] = value
   config.sampling.checkpoint = 'best'
   config.sampling.num_samples = 10_000
   config.sampling.batch_size = 10_000

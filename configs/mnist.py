@@ -66,7 +66,7 @@ def get_config(arg=''):
       batch_size=128,
       average=section(decay=0.9995),
       sample_every=2000,
-      checkpoint_every=2000,
-      evaluate_every=2000,
+      checkpoints=section(every=2000),
+      held_out=section(every=2000),
     )
   return config

@@ -25,7 +25,8 @@ UNET = {
 
 
 def get_config(arg=''):
-  config = base.short(2000, 1000, steps_per_call=10, checkpoint_every=500, evaluate_batches=20)
+  config = base.short(2000, 1000, steps_per_call=10, held_out=section(batches=20))
+  config.training.checkpoints.every = 500
   config.optimizer.weight_decay = 0.01
   kind = arg.removeprefix('binary_')
   config.data = section('mnist')
@@ -55,10 +56,9 @@ def vae(config):
     num_steps=20_000,
     batch_size=128,
     steps_per_call=50,
-    evaluate_batches=79,  # all 10,000 images
+    held_out=section(every=5000, batches=79),  # all 10,000 images
     sample_every=5000,
-    checkpoint_every=5000,
-    evaluate_every=5000,
+    checkpoints=section(every=5000),
   )
   config.objective = section('vae')
   config.evaluation.metrics = ('elbo', 'iw')

@@ -23,11 +23,10 @@ def get_config(arg=''):
     learning_rate=1e-3,
     batch_size=128,
     steps_per_call=50,
-    patience=500,
+    held_out=section(patience=500),
     log_every=500,
     sample_every=0,
-    keep_best=1,
-    keep_checkpoints=1,
+    checkpoints=section(keep=1, best=section('lowest')),
   )
   config = base.edm_of_numbers(config)
   config.data = section('diabetes', validation_fraction=0.1)

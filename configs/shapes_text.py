@@ -16,7 +16,7 @@ from configs.base import section
 
 
 def get_config():
-  config = base.short(4000, 1000, checkpoint_every=500)
+  config = base.short(4000, 1000, checkpoints=section(every=500))
   config = base.rectified_flow(config, 'logit_normal')
   config.data = section('shapes', num_objects=2)
   config.network = section(

@@ -23,9 +23,9 @@ def get_config():
     batch_size=256,
     steps_per_call=50,
     log_every=500,
-    evaluate_batches=3,
+    held_out=section(batches=3),
     sample_every=3000,
-    keep_best=1,
+    checkpoints=section(best=section('lowest')),
   )
   config = base.edm_of_numbers(config)
   config.data = section('two_moons', bounds=(-1.0, 1.0))

@@ -19,5 +19,6 @@ def get_config():
   config.network = section(
     'unet', channels=16, multipliers=(1, 2), num_blocks=1, num_groups=8, attention_resolutions=(64,)
   )
-  config.training.update(num_steps=1000, batch_size=32, evaluate_every=500, sample_every=500)
+  config.training.update(num_steps=1000, batch_size=32, sample_every=500)
+  config.training.held_out = section(every=500)
   return config

@@ -169,7 +169,7 @@ KINDS = {
   'latent': ('digits_latent', 64, {}),
 }
 # Adam with this eps takes a step of the gradient, without dividing rounding by rounding.
-ONE_STEP = within('training', num_steps=1, checkpoint_every=1, log_every=1)
+ONE_STEP = within('training', num_steps=1, checkpoints__every=1, log_every=1)
 ONE_STEP |= within('optimizer', learning_rate=1.0, warmup_steps=0, eps=1.0)
 
 

@@ -63,7 +63,7 @@ def in_mode(mode, address, **changes):
 def test_every_mode_works_in_a_bucket(either, tmp_path, capsys):
   """The numbers equal the numbers of a folder, bit for bit."""
   address, local = f'{either.scheme}://bucket/runs/digits', tmp_path / 'local'
-  fields = {'training.log_every': 1, 'training.checkpoint_every': 2}
+  fields = {'training.log_every': 1, 'training.checkpoints.every': 2}
   for steps in 4, 6:
     MODES['train'](smoke(**fields, **{'training.num_steps': steps}), local)
     in_mode('train', address, **fields, **{'training.num_steps': steps})
@@ -90,7 +90,7 @@ def test_every_mode_works_in_a_bucket(either, tmp_path, capsys):
 def start(machine, workdir, *more, patience=60, pause=0.05):
   """Starts a training on a machine of its own, with its output in a file."""
   machine.mkdir()
-  fields = FIELDS | within('training', mesh=(1, 1), checkpoint_every=20, keep_checkpoints=9)
+  fields = FIELDS | within('training', mesh=(1, 1), checkpoints__every=20, checkpoints__keep=9)
   command = [sys.executable, '-u', '-c', PROGRAM.format(patience=patience, pause=pause)]
   command += [f'--config={ROOT}/configs/digits.py:smoke', f'--workdir={workdir}']
   command += [*(f'--config.{name}={value}' for name, value in as_flags(fields)), *more]

@@ -31,7 +31,7 @@ DIMS = {  # of theta; Lueckmann et al. 2021, appendix T
 @pytest.mark.parametrize('task', inference.VARIANTS)
 def test_every_task_trains_and_draws(task, tmp_path):
   few = {'data.num_examples': 100, 'data.num_test': 100}
-  few |= {'training.evaluate_every': 4, 'sampling.num_samples': 3}
+  few |= {'training.held_out.every': 4, 'sampling.num_samples': 3}
   config = trial('inference', task, **few)
   MODES['train'](config, tmp_path)
   MODES['sample'](config, tmp_path)
@@ -43,9 +43,9 @@ def test_the_budget_contains_the_held_out_simulations():
   for n in (1000, 10_000, 100_000):
     fields = inference.budget(n)
     assert fields['data.num_examples'] + fields['data.num_test'] == n
-    steps, every = fields['training.num_steps'], 'training.evaluate_every'
+    steps, every = fields['training.num_steps'], 'training.held_out.every'
     assert steps % fields[every] == 0
-    assert fields['training.patience'] % fields[every] == 0
+    assert fields['training.held_out.patience'] % fields[every] == 0
 
 
 @pytest.fixture
@@ -111,7 +111,8 @@ def test_a_training_with_its_least_loss_at_the_end_is_repeated_for_longer(
   run, row = benchmark.fit_longer(*args, best)
   for i, config in zip((2, 4), configs, strict=False):
     c = config.training
-    assert (c.num_steps, c.evaluate_every, c.patience) == (2000 * i, 100 * i, 400 * i)
+    assert (c.held_out.every, c.held_out.patience) == (100 * i, 400 * i)
+    assert c.num_steps == 2000 * i
     assert config.optimizer.weight_decay == 1.0 and config.data.num_test == 50
   assert len(configs) == len(losses)
   assert run.name == {1: 'run'}.get(chosen, f'run-{chosen}-times')

@@ -25,8 +25,8 @@ ROOT = Path(__file__).parent.parent
 STEPS = 400  # enough to stop a process before its end
 COMPARED = 100  # the step to compare with an undisturbed run
 # A few small arrays; starting processes and files take the time.
-FIELDS = within('training', num_steps=COMPARED, log_every=20, checkpoint_every=STEPS)
-FIELDS |= within('training', sample_every=0, evaluate_every=0)
+FIELDS = within('training', num_steps=COMPARED, log_every=20, checkpoints__every=STEPS)
+FIELDS |= within('training', sample_every=0, held_out=None)
 FIELDS |= within('network', multipliers=(1,), attention_resolutions=(), middle_attention='none')
 FIELDS |= {'optimizer.decay_steps': STEPS}
 
@@ -89,7 +89,7 @@ def kill_again_and_again(workdir, times, seed):
   for _ in range(times):
     before = last_step(workdir)
     begun = time.monotonic()
-    process = start(workdir, checkpoint_every=1)
+    process = start(workdir, checkpoints__every=1)
     folder, seen, more = workdir / 'checkpoints', set(), rng.randrange(1, 9)
 
     def enough(folder=folder, seen=seen, more=more):
@@ -121,7 +121,7 @@ def kill_again_and_again(workdir, times, seed):
 def test_a_stopped_and_a_killed_run_lose_nothing(whole, tmp_path):
   """SIGTERM ends with 42. Meanwhile a second training is refused."""
   workdir = tmp_path / 'run'
-  process = start(workdir, checkpoint_every=7, log_every=1)
+  process = start(workdir, checkpoints__every=7, log_every=1)
   wait_for_text(process, workdir, 'step 3: ')
   who = f'run is being trained by process {process.pid} on '
   with pytest.raises(UserError, match=who + socket.gethostname()):
@@ -220,7 +220,7 @@ def test_two_processes_stopped_and_killed_one_after_the_other(tmp_path):
     assert 'Traceback' not in ''.join(said)
   for which in (1, 0):
     before = last_step(workdir)
-    codes, seconds, said = end_one_of_two(workdir, which, signal.SIGKILL, checkpoint_every=1)
+    codes, seconds, said = end_one_of_two(workdir, which, signal.SIGKILL, checkpoints__every=1)
     assert codes[1 - which] != 0 and before <= last_step(workdir)
     assert which == 0 or ('error: host 1 (' in said[0] and 'is lost' in said[0])
     print(f'lost host {which}: {seconds:.1f} s, from step {before}; it says:', said[1 - which])

@@ -25,8 +25,6 @@ TRAINING = {
   'log_every': 1,
   'steps_per_call': 1,  # every step is logged
   'sample_every': 4,
-  'checkpoint_every': 2,
-  'metrics_images': 16,
 }
 
 
@@ -59,8 +57,10 @@ def shrunk(config: Node, flags: Flags = ()) -> Node:
   tree['training'] |= TRAINING
   if 'warmup' in config.training.average:  # else four steps show the first parameters
     tree['training']['average']['warmup'] = True
-  if config.training.evaluate_every or config.training.keep_best:
-    tree['training']['evaluate_batches'] = 1
+  tree['training']['checkpoints']['every'] = 2
+  for name, field, number in (('held_out', 'batches', 1), ('metrics', 'images', 16)):
+    if tree['training'][name] is not None:
+      tree['training'][name][field] = number
   tree['evaluation'] |= {'num_generated': 16, 'num_pairs': 16, 'draws_per_pair': 9}
   if 'iw' in config.evaluation:
     tree['evaluation']['iw']['num_samples'] = 4

@@ -218,7 +218,8 @@ def _find_step(manager: ocp.CheckpointManager, step: int | str, workdir: str | P
     losses = {n: loss for n in steps if (loss := _criterion(manager, n)) is not None}
     if not losses:
       raise FileNotFoundError(
-        f'no checkpoint in {workdir} has a metric: train with keep_best and an evaluation'
+        f'no checkpoint in {workdir} has a metric: train with '
+        '--config.training.checkpoints.best.number=1'
       )
     return min(losses, key=lambda step: losses[step])
   if not isinstance(step, int) or step not in steps:

@@ -33,10 +33,10 @@ from tests.app.small_network import SmallAutoencoder, SmallNetwork
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SMALL = f'{SmallNetwork.__module__}:SmallNetwork'
 DIGITS = Facts(ArraySpec((8, 8, 1), 17), 10)
-SEEN = within('training', sample_every=4, evaluate_every=2)
+SEEN = within('training', sample_every=4, held_out__every=2)
 SEEN |= within('report', after_training=True)
 TRACKED = within('training.average', 'powers', widths=(0.05, 0.10), every=1)
-TRACKED |= within('training', checkpoint_every=1, keep_checkpoints=4)
+TRACKED |= within('training', checkpoints__every=1, checkpoints__keep=4)
 
 
 def printed_by(function, *args):
@@ -135,8 +135,7 @@ def read(name):
 def _shrunk(name, argument, small):
   # Reading and completing a config takes longer than many tests.
   config = shrunk(read(f'{name}:{argument}'))
-  fewer = within('training', mesh=(1, 1), sample_every=0, evaluate_every=0)
-  fewer |= within('training', evaluate_batches=8)
+  fewer = within('training', mesh=(1, 1), sample_every=0, held_out=None)
   if small:
     fewer |= {'network': SMALL, 'network.channels': 8}
   return store.with_flags(config, [*as_flags(fewer)])

@@ -2,6 +2,9 @@
 
 
 def within(section, choice=None, /, **fields):
-  """Returns the fields of a section by their paths, and its choice."""
-  paths = {f'{section}.{name}': value for name, value in fields.items()}
+  """Returns the fields of a section by their paths, and its choice.
+
+  a__b stands for the field b of the section a within it.
+  """
+  paths = {f'{section}.{name.replace("__", ".")}': value for name, value in fields.items()}
   return paths if choice is None else {section: choice} | paths

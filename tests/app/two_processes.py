@@ -29,7 +29,7 @@ MESH = (2, 4)
 IDLE = 300  # seconds that the first process waits for the end of the second
 FIELDS = {
   'training.mesh': (8, 1),  # parameters split as well: a minute more
-  'training.evaluate_every': 4,  # and at the last step
+  'training.held_out.every': 4,  # and at the last step
   'optimizer.decay_steps': 10_000,
   'sampling.batch_size': 12,  # not a multiple of the devices, and in two parts
   'sampling.num_steps': 3,
@@ -59,7 +59,7 @@ def everything(folder):
 
 def stop(run):
   """Trains; the second process gets SIGTERM after step 4."""
-  fields = {'training.num_steps': 10_000, 'training.checkpoint_every': 10_000}
+  fields = {'training.num_steps': 10_000, 'training.checkpoints.every': 10_000}
 
   def send():
     while '"step": 4,' not in (run / 'metrics.jsonl').read_text():

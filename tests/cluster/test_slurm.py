@@ -196,9 +196,9 @@ def train(folder):
   fields = {
     'training.num_steps': STEPS,
     'training.log_every': 1,
-    'training.checkpoint_every': 10,
+    'training.checkpoints.every': 10,
     'training.sample_every': 0,
-    'training.evaluate_every': 0,
+    'training.held_out': None,
     'training.mesh': '2,1',
     'training.heartbeat_timeout': 10,
     'report.after_training': False,

@@ -20,8 +20,8 @@ LENGTH = {
   'training.batch_size': 64,
   'training.mesh': (1, 1),
   'training.sample_every': 0,
-  'training.evaluate_every': 0,
-  'training.checkpoint_every': 0,
+  'training.held_out': None,
+  'training.checkpoints.every': 0,
   'report.after_training': False,
 }
 

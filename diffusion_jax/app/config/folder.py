@@ -20,8 +20,7 @@ import diffusion_jax
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds import sections
-from diffusion_jax.app.kinds.sections import Training
+from diffusion_jax.app.kinds import training
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime import buckets
@@ -51,8 +50,8 @@ FREE = (
   'training.average.keep',
   *(
     f'training.{name}'
-    for name, kind in get_type_hints(Training, include_extras=True).items()
-    if sections.FREE in get_args(kind)
+    for name, kind in get_type_hints(training.Training, include_extras=True).items()
+    if training.FREE in get_args(kind)
   ),
 )
 
@@ -255,7 +254,7 @@ def _fields_read(config, mode, workdir):
     yield 'training.init_from'
   if not (workdir / 'latent.json').exists():
     yield 'latent.run'
-  if mode != 'train' or c.sample_every or c.metrics_every or c.keep_best:
+  if mode != 'train' or c.sample_every or c.metrics or c.checkpoints.best:
     yield from ('sampling.guidance.run', 'sampling.classifier.run')
 
 

@@ -13,6 +13,6 @@ def held_out_loss(config: Node) -> str:
   return f'{held_out(config)}_loss'
 
 
-def keep_best_by(config: Node) -> str:
+def best_by(config: Node) -> str:
   """Returns what chooses the best checkpoint: this loss, or a metric."""
-  return config.training.keep_best_by or held_out_loss(config)
+  return config.at('training.checkpoints.best.by') or held_out_loss(config)

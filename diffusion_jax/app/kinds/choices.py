@@ -11,7 +11,7 @@ from collections.abc import Callable
 import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Constructor
 from diffusion_jax.app.edit import methods, pictures, posteriors, restoration
-from diffusion_jax.app.kinds import parts, sections
+from diffusion_jax.app.kinds import parts, sections, training
 from diffusion_jax.core import flow_losses, operators, step_schedules as steps
 from diffusion_jax.core.denoiser import rescaled_step_input
 from diffusion_jax.core.parametrization import Parametrization
@@ -41,7 +41,6 @@ from diffusion_jax.sampling.guiders import (
   ClassifierFree,
 )
 from diffusion_jax.training import (
-  averaging,
   bridges,
   conditions,
   consistency,
@@ -264,7 +263,7 @@ TABLES = {
     {n: c for n, c in DATA.items() if n not in ('binarized', 'between')},
   ),
   'optimizer': optimizer.OPTIMIZERS,
-  'training.average': named(averaging.decay, averaging.half_life, averaging.powers),
+  **training.TABLES,
   'edit': {
     'inpaint': pictures.Inpaint,
     'sdedit': pictures.Sdedit,

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.edit.methods import STEPS
-from diffusion_jax.app.inputs.criterion import held_out_loss, keep_best_by
 from diffusion_jax.app.kinds import schemas
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.networks.inputs import Inputs
@@ -140,13 +139,7 @@ def _has_no_condition(c):
 
 
 def _keeps_no_best(c, facts):
-  keeps = c.training.keep_best and c.training.checkpoint_every
-  return c.sampling.checkpoint == 'best' and not keeps
-
-
-def _measures_no_loss(c, facts):
-  by_loss = c.training.keep_best and keep_best_by(c) == held_out_loss(c)
-  return not c.training.evaluate_every and not by_loss
+  return c.sampling.checkpoint == 'best' and c.training.checkpoints.best is None
 
 
 def _of_context(kind: str, *names: str) -> Row:
@@ -215,14 +208,10 @@ _STEPS = _paths('sampling', *STEPS)
 
 IDLE = (
   _without('lora_rank', 'lora_alpha', 'lora_convolutions'),
-  _without('keep_best', 'keep_best_by'),
-  _without('checkpoint_every', 'keep_best'),
-  _without('evaluate_every', 'patience'),
-  Row(_measures_no_loss, 'training.evaluate_every=0', TRAIN, fields=('training.evaluate_batches',)),
   _of_context('channels', 'width', 'layers', 'heads'),
   _of_context('vector', 'heads'),
   _of_context('set', 'heads'),
-  Row(_keeps_no_best, 'training.keep_best=0', TRAIN, fields=('sampling.checkpoint',)),
+  Row(_keeps_no_best, 'training.checkpoints.best=None', TRAIN, fields=('sampling.checkpoint',)),
   Row(  # else it follows from labels=False
     lambda c, facts: _has_no_condition(c) and c.conditioning.dropout,
     _ALONE,
@@ -348,17 +337,7 @@ def _is_no_range(c, facts):
   return steps and not (len(steps) == 2 and steps[0] <= steps[1] <= c.training.num_steps)
 
 
-def _is_no_multiple(c, facts):
-  every, saves = c.training.keep_every, c.training.checkpoint_every
-  return every and (not saves or every % saves)
-
-
 TRAINING = (
-  Row(
-    _is_no_multiple,
-    'config.training.keep_every={c.training.keep_every} is not a multiple of '
-    'training.checkpoint_every={c.training.checkpoint_every}',
-  ),
   Row(
     lambda c, facts: c.training.lora_rank and not c.training.init_from,
     'config.training.lora_rank={c.training.lora_rank} adapts the weights of a trained run: set '

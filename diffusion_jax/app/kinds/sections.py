@@ -1,10 +1,11 @@
 """The sections of a config that have a single constructor."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from diffusion_jax import ranges
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.kinds.training import Training
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.networks.inputs import ContextEncoder, Text
 from diffusion_jax.ranges import (
@@ -20,15 +21,9 @@ from diffusion_jax.ranges import (
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.sampling.grids import Spacing
 from diffusion_jax.sampling.guiders import ClassifierFree
-from diffusion_jax.training import loggers
 from diffusion_jax.training.averaging import Width
 from diffusion_jax.training.conditions import ImageCondition
 
-T = TypeVar('T')
-# A field of a training that does not change its result, so that it may change
-# between two starts.
-FREE = 'free'
-Free = Annotated[T, FREE]
 Seed = Annotated[int, Rule('in 0..2^32 - 1', lambda seed: 0 <= seed < 2**32)]
 Port = Annotated[int, Rule('a port, 0..65535', lambda port: 0 <= port < 2**16)]
 Split = Literal['train', 'test', 'validation']
@@ -57,58 +52,6 @@ class Data:
   # part of the training examples, drawn by the seed, that chooses the best
   # checkpoint in place of the test split
   validation_fraction: Rate = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-  """Says how a model is trained (docs/training.md)."""
-
-  num_steps: Free[Size] = 1000
-  batch_size: Size = 128  # on all devices and hosts together
-  accumulate: Free[Size] = 1  # parts of the batch, evaluated one after the other
-  # steps per dispatch, for small networks; logs and saves keep their steps
-  steps_per_call: Free[Size] = 1
-  # devices (data, fsdp): every batch is split over all of them, large
-  # parameters over the second; -1: all that are left
-  mesh: Free[tuple[int, int]] = (-1, 1)
-  random_flip: bool = False  # mirrors half of the images
-  num_threads: Free[Count] = 8  # threads that read ahead, for images on disk
-  init_from: str = ''  # folder of the run whose weights the training begins with (docs/weights.md)
-  # trains adapters of this rank, of the weights of init_from, and nothing else
-  # (docs/training.md); 0: trains all weights
-  lora_rank: Count = 0
-  # adapters are multiplied by lora_alpha / lora_rank; None: by 1
-  lora_alpha: Positive | None = None
-  lora_convolutions: bool = False  # adapters of convolutions too
-  teacher: str = ''  # folder of the diffusion run that is distilled (docs/few_steps.md)
-  average: Node  # of the parameters, which previews, held-out losses and samples use
-  log_every: Free[Count] = 100  # steps; 0: never, here and below
-  # tensorboard, wandb, mlflow, or several; metrics.jsonl is written anyway
-  # (docs/training.md)
-  log_to: Free[tuple[loggers.Name, ...]] = ('tensorboard',)
-  evaluate_every: Free[Count] = 0  # losses on the validation part, else the test split
-  evaluate_batches: Free[Size] = 8  # each of training.batch_size held-out images
-  metrics_every: Free[Count] = 0  # evaluation.metrics of generated images
-  metrics_images: Free[Size] = 1000  # number of images for metrics_every
-  sample_every: Free[Count] = 1000
-  checkpoint_every: Free[Count] = 1000  # 0: only at the end
-  keep_checkpoints: Free[Size] = 2  # the latest
-  keep_every: Free[Count] = 0  # also those at multiples of this step
-  keep_best: Free[Count] = 0  # also the best ones, by keep_best_by
-  keep_best_by: Free[str | None] = None  # a metric, such as fid; None: the held-out loss
-  patience: Free[Count] = 0  # steps without a lower held-out loss that end a training; 0: none do
-  profile_steps: Free[tuple[Size, ...]] = ()  # first and last of a trace for xprof, as 10,15
-  # seconds without a heartbeat after which a process of --multihost is lost
-  heartbeat_timeout: Free[Size] = 30
-  # steps in a row that may be skipped because loss or gradient is not finite
-  skip_nonfinite: Free[Count] = 0
-  deterministic: Free[bool] = False  # the same numbers at every start on GPUs too, which is slower
-  # fast: less time to compile, slower steps; tuned: the reverse; auto: fast up
-  # to 2,000 steps
-  compile: Free[Literal['auto', 'fast', 'tuned']] = 'auto'
-  # compiles the test loss and the sampler while the first steps run
-  compile_ahead: Free[bool] = True
-  resume: Free[Literal['auto', 'force']] = 'auto'  # force: continue although the config differs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,10 @@ from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node, check_one_of, from_config
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.inputs.criterion import held_out, held_out_loss, keep_best_by
+from diffusion_jax.app.inputs.criterion import best_by, held_out, held_out_loss
 from diffusion_jax.app.inputs.stored_latents import examples_of
 from diffusion_jax.app.kinds.model import Model, effort, make_encode
+from diffusion_jax.app.kinds.training import Generated, HeldOut
 from diffusion_jax.app.run.drawing import FEW, draw_sheet, frames_of, generate, in_box
 from diffusion_jax.app.train.step_log import StepLog, average
 from diffusion_jax.core.keys import stream
@@ -38,7 +39,7 @@ class Hook(NamedTuple):
   act(step, state, frozen, log) writes into the files of the log, and may add to
   log.results; frozen: parameters that are not trained. program: what it
   computes, of inputs(state, frozen), which may be shapes. what: its name in
-  messages, and the field that switches it off. test_images: their number.
+  messages, and the setting that switches it off. test_images: their number.
   saves: whether it writes the checkpoint. prepare: computes what it needs,
   once the training can begin.
   """
@@ -74,7 +75,7 @@ class Hook(NamedTuple):
         raise
       kind = f'{type(error).__name__}: ' if place else ''
       raise UserError(
-        f'{what} cannot be computed: {kind}{error}{place}. --config.{field}=0 trains without it'
+        f'{what} cannot be computed: {kind}{error}{place}. --config.{field} trains without it'
       ) from error
 
 
@@ -104,30 +105,30 @@ def make_hooks(model: Model, mesh: Mesh) -> list[Hook]:
   Raises UserError if samples cannot be measured or drawn.
   """
   c = model.config.training
-  checkpoints_every = c.checkpoint_every or c.num_steps  # 0: only the last
-  best = checkpoints_every if c.keep_best else 0  # each is compared
-  by_loss = keep_best_by(model.config) == held_out_loss(model.config)
-  losses = intervals(c.evaluate_every, best if by_loss else 0)
-  scores = intervals(c.metrics_every, 0 if by_loss else best)
+  every = c.checkpoints.every or c.num_steps  # 0: only the last
+  best = every if c.checkpoints.best else 0  # each is compared
+  by_loss = best_by(model.config) == held_out_loss(model.config)
+  losses = intervals(c.held_out and c.held_out.every, best if by_loss else 0)
+  scores = intervals(c.metrics and c.metrics.every, 0 if by_loss else best)
   previews = intervals(c.sample_every)
-  saved = saving(model, (checkpoints_every,))
+  saved = saving(model, (every,))
   # Steps are saved before hooks that may fail, but after the compared metric.
   hooks = [
     Hook(intervals(c.log_every), write_line),
     keeping(model),
-    None if c.keep_best else saved,
+    None if best else saved,
     evaluating(model, mesh, losses) if losses else None,
     measuring(model, mesh, scores) if scores else None,
     Hook((*losses, *scores), write_results),
-    saved if c.keep_best else None,
+    saved if best else None,
     drawing(model, mesh, previews) if previews else None,
   ]
   return [hook for hook in hooks if hook is not None and hook.every]
 
 
-def intervals(*every: int) -> tuple[int, ...]:
-  """Returns the intervals that are not 0; 0 means never."""
-  return tuple(filter(None, every))
+def intervals(*every: int | None) -> tuple[int, ...]:
+  """Returns the intervals that are not 0 or None, which mean never."""
+  return tuple(x for x in every if x)
 
 
 def write_line(step: int, state, frozen, log: StepLog) -> None:
@@ -164,7 +165,7 @@ def saving(model: Model, every: tuple[int, ...]) -> Hook:
 
 def with_criterion(model: Model, results: dict) -> dict | None:
   """Returns the metrics of a checkpoint, with the one that is compared."""
-  name = keep_best_by(model.config)
+  name = best_by(model.config)
   if name not in results:
     return results or None
   higher = name != held_out_loss(model.config) and scorers.higher_is_better(model)[name]
@@ -187,7 +188,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   if not size:
     raise UserError(
       f'the {len(source)} {split} images are fewer than the {mesh.size} devices '
-      'of the mesh: set training.evaluate_every=0'
+      'of the mesh: set training.held_out=None'
     )
   local, length = local_rows(mesh, size), datasets.text_length(config)
   encode = make_encode(model, mesh)
@@ -201,11 +202,11 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     return state, batch, jax.random.fold_in(key, i), frozen
 
   def act(step, state, frozen, log):
-    batches = range(config.training.evaluate_batches)
+    batches = range((config.training.held_out or HeldOut()).batches)
     means = average([loss.start(*inputs(state, frozen, i)) for i in batches])
     log.results |= {f'{split}_{name}': x for name, x in means.items()}
 
-  what = f'the loss of {split} images', 'training.evaluate_every'
+  what = f'the loss of {split} images', 'training.held_out=None'
   return Hook(every, act, loss, inputs, what, len(source))
 
 
@@ -215,13 +216,13 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   names = scorers.higher_is_better(model)
   if not names:
     raise UserError(
-      'training.metrics_every and training.keep_best_by measure generated '
+      'training.metrics and training.checkpoints.best.by measure generated '
       'images: name a metric of them in config.evaluation.metrics, as fid'
     )
-  if c.keep_best:
+  if c.checkpoints.best:
     known = held_out_loss(model.config), *names
-    check_one_of(known, 'training.keep_best_by', keep_best_by(model.config))
-  n, size = c.metrics_images, sampling.batch_size
+    check_one_of(known, 'training.checkpoints.best.by', best_by(model.config))
+  n, size = (c.metrics or Generated()).images, sampling.batch_size
   chosen = conditions.choose(model, n)
   drawing = generate(model, mesh, min(size, n))
   prepare, score = scorers.scorer(model)
@@ -238,7 +239,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
       parts.append(in_box(*args, attempts=FEW)[0])
     log.results |= score({'values': np.concatenate(parts), **chosen.stored})
 
-  what = 'a sample', 'training.metrics_every'
+  what = 'a sample', 'training.metrics=None'
   return Hook(every, act, drawing, inputs, what, prepare=prepare)
 
 
@@ -271,5 +272,5 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
       pixels.write_png(path, sheet)
     log.writer.write_images(step, {'samples': sheet})
 
-  what = 'the preview', 'training.sample_every'
+  what = 'the preview', 'training.sample_every=0'
   return Hook(every, act, drawing, inputs, what)

@@ -16,7 +16,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.inputs.criterion import held_out, held_out_loss, keep_best_by
+from diffusion_jax.app.inputs.criterion import best_by, held_out, held_out_loss
 from diffusion_jax.app.modes import report
 from diffusion_jax.app.train import hooks, setup
 from diffusion_jax.app.train.hooks import Hook
@@ -57,8 +57,7 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
   run = begin(parts)
   if run is None:
     return None
-  patience, steps = parts.config.training.patience, parts.config.training.profile_steps
-  split = held_out(parts.config)
+  steps = parts.config.training.profile_steps
   tracing = profiling.trace_steps(run.compute, parts.workdir, steps, run.log.restart_clock)
   with run.log.open(), tracing as run.compute:
     step, following = run.start, None
@@ -77,7 +76,7 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
       run.act(step, due)
       if step == parts.config.training.num_steps:
         break
-      if due and (why := ended(parts.workdir, step, patience, split)):
+      if due and (why := ended(parts.workdir, step, parts.config)):
         run.act(step, [hook for hook in parts.hooks if hook not in due])
         tqdm.write(f'step {step}: {why}')
         break
@@ -186,7 +185,7 @@ def begin(parts: Setup) -> Run | None:
   announce(parts, start)
   if start >= c.num_steps:
     return None
-  if why := ended(parts.workdir, start, c.patience, held_out(config)):
+  if why := ended(parts.workdir, start, config):
     print(f'this run is finished: {why}')
     return None
   more_steps = 0.0
@@ -225,12 +224,13 @@ def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainSta
   """
   c, workdir, shapes = parts.config.training, parts.workdir, parts.shapes
   folder.check_same_run(workdir, parts.config, parts.model.facts)
+  kept = c.checkpoints
   with as_user_error():
     manager = checkpoints.open_manager(
       workdir,
-      c.keep_checkpoints,
-      keep_every=c.keep_every,
-      keep_best=c.keep_best,
+      kept.keep,
+      keep_every=kept.multiples * (kept.every or c.num_steps),
+      keep_best=kept.best.number if kept.best else 0,
       more_emas=shapes.more_ema_params,
     )
   with as_user_error(f'{workdir}: '):
@@ -311,21 +311,21 @@ def announce(parts: Setup, step: int) -> None:
     print(warning)
   if c.profile_steps and step >= c.profile_steps[1]:
     print(f'note: no trace is written: step {step} is after training.profile_steps')
-  every, saved = c.evaluate_every, c.checkpoint_every or total
-  if c.keep_best and keep_best_by(config) == held_out_loss(config) and every % saved:
+  every, saved = c.held_out.every if c.held_out else 0, c.checkpoints.every or total
+  if c.checkpoints.best and best_by(config) == held_out_loss(config) and every % saved:
     print(
-      f'note: training.keep_best chooses among checkpoints, {saved} steps '
-      f'apart, and not among all losses of training.evaluate_every={every}'
+      f'note: training.checkpoints.best chooses among checkpoints, {saved} steps '
+      f'apart, and not among all losses of training.held_out.every={every}'
     )
 
 
-def ended(workdir: Path, step: int, patience: int, split: str) -> str:
+def ended(workdir: Path, step: int, config: Node) -> str:
   """Returns why a training has over-fitted at a step, or '' if it goes on.
 
-  patience: training.patience, steps without a lower loss of the split than
-  before; 0: it goes on. The losses are read from metrics.jsonl, so that a
-  continued run ends at the same step.
+  It has after training.held_out.patience steps without a lower loss. The losses
+  are read from metrics.jsonl, so that a continued run ends at the same step.
   """
+  patience, split = config.at('training.held_out.patience'), held_out(config)
   if not patience:
     return ''
   curve = read_curves(workdir / 'metrics.jsonl').get(f'{split}_loss')
@@ -336,5 +336,5 @@ def ended(workdir: Path, step: int, patience: int, split: str) -> str:
     return ''
   return (
     f'the {split} loss has been lowest at step {at}, {best:.4g}, and not lower '
-    f'for {step - at} steps (training.patience)'
+    f'for {step - at} steps (training.held_out.patience)'
   )

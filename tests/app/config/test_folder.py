@@ -68,7 +68,7 @@ def test_other_images_are_another_run(tmp_path):
   {'sampling.sampler': 'heun'}, {'evaluation.metrics': 'ode'},
   {'training.mesh': (2, 1)}, {'edit': 'sdedit'}, {'report.runs': 'a'},
   {'matmul_precision': 'high'}, {'compilation_cache': 'x'},
-  {'training.keep_every': 4}, {'sampling.guidance.scale': 2},
+  {'training.checkpoints.multiples': 4}, {'sampling.guidance.scale': 2},
 ])  # fmt: skip
 def test_what_does_not_change_the_result_may_change(changes, tmp_path):
   hashed = folder.config_hash(written(tmp_path))
@@ -136,7 +136,7 @@ def test_a_missing_guide(path, mode, tmp_path):
   message = f'config.{path}.run is not set: a '
   refused(message, folder.check_predecessors, config, mode, tmp_path)
   if mode == 'train':  # which makes no samples then
-    off = [('training.sample_every', '0'), ('training.metrics_every', '0')]
+    off = [('training.sample_every', '0'), ('training.metrics', 'None')]
     folder.check_predecessors(store.with_flags(config, off), mode, tmp_path)
   config = store.with_flags(config, [(path, 'None')])
   folder.check_predecessors(config, mode, tmp_path)

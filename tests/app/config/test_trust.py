@@ -161,7 +161,7 @@ READ = {
 NOT_STORED = {'compilation_cache', 'out', 'runs', 'source'}  # store.NOT_READ
 NO_PATHS = {  # kept_in and split are not fields
   'categories', 'context_column', 'dataset', 'features', 'format',
-  'image_column', 'keep_best_by', 'kept_in', 'label', 'label_column', 
+  'image_column', 'by', 'kept_in', 'label', 'label_column', 
   'metrics', 'model', 'options', 'prompt', 'respacing', 'revision', 'split',
   'subset', 'sweep', 'test_split', 'text_column', 'to', 'train_split', 'x',
   'x_column',

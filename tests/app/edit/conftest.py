@@ -11,7 +11,7 @@ from diffusion_jax.data import small_sets
 from tests.app.conftest import DIGITS, arrays_of, smoke
 from tests.app.fields import within
 
-QUICK = within('training', num_steps=1, checkpoint_every=1)
+QUICK = within('training', num_steps=1, checkpoints__every=1)
 QUICK |= within('sampling', num_steps=3, batch_size=4)
 QUICK |= within('optimizer', warmup_steps=0)
 QUICK |= within('edit', num_samples=2)

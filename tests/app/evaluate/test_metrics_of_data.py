@@ -79,7 +79,8 @@ def paths(tmp_path_factory):
 def table(paths, *x, **changes):
   fields = within('data', 'csv', path=str(paths / 'houses.csv'), x=x, test_fraction=0.1)
   return trial(
-    'vectors', **fields | {'training.keep_best': 0, 'sampling.checkpoint': 'latest'} | changes
+    'vectors',
+    **fields | {'training.checkpoints.best': None, 'sampling.checkpoint': 'latest'} | changes,
   )
 
 

@@ -168,7 +168,7 @@ SPREAD = 0.5
 @pytest.fixture(scope='module')
 def moons(tmp_path_factory):
   few = within('data', num_examples=100, num_test=16)
-  few |= {'sampling.checkpoint': 'latest', 'training.keep_best': 0}
+  few |= {'sampling.checkpoint': 'latest', 'training.checkpoints.best': None}
   workdir = tmp_path_factory.mktemp('pairs') / 'run'
   return untrained(trial('two_moons', **few), workdir)
 

@@ -69,9 +69,9 @@ def cache(tmp_path_factory):
 def run(tmp_path_factory, cache):
   """Trains a run that measures its own samples."""
   workdir = tmp_path_factory.mktemp('runs') / 'digits'
-  fields = within('training', metrics_every=2, metrics_images=12)
-  fields |= within('training', keep_best=1, keep_best_by='fd_pixels')
-  fields |= within('training', keep_checkpoints=1)
+  fields = within('training', metrics__every=2, metrics__images=12)
+  fields |= within('training', checkpoints__best__number=1, checkpoints__best__by='fd_pixels')
+  fields |= within('training', checkpoints__keep=1)
   fields['training.average.more'] = (0.5,)
   fields |= within('evaluation', metrics=f'fd,pr,{LEVEL}')
   fields |= within('evaluation.level', factor=2)

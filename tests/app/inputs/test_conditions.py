@@ -77,7 +77,7 @@ def test_networks_of_other_runs_get_the_context_itself(guided, flags):
 
 def test_a_training_sees_texts(tmp_path):
   """So do its preview and its test loss; all are traced only."""
-  every = {'training.sample_every': 4, 'training.evaluate_every': 4}
+  every = {'training.sample_every': 4, 'training.held_out.every': 4}
   parts = prepare(text_config(**every), tmp_path)
   c, facts = parts.config, parts.model.facts
   batch = next(datasets.batches(c, parts.source, facts, 0))

@@ -22,7 +22,7 @@ def classifier_smoke(**changes):
 @pytest.fixture(scope='module')
 def classifier(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'classifier'
-  fields = {'training.evaluate_every': 4, 'training.sample_every': 4}
+  fields = {'training.held_out.every': 4, 'training.sample_every': 4}
   printed = printed_by(MODES['train'], classifier_smoke(**fields), workdir)
   assert 'a classifier makes no images' in printed
   return workdir

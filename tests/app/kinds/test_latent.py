@@ -36,7 +36,7 @@ from tests.app.fields import within
 from tests.app.run.test_notebook import by_parts
 
 QUIET = within('optimizer', decay='constant')
-QUIET |= within('training', checkpoint_every=2)
+QUIET |= within('training', checkpoints__every=2)
 QUIET |= within('sampling', num_samples=4, batch_size=4)
 
 
@@ -60,7 +60,7 @@ def trained(autoencoder, tmp_path_factory):
   source = folder / 'autoencoder'
   shutil.copytree(autoencoder, source)
   workdir = folder / 'latent'
-  config = config_of(source, **{'training.evaluate_every': 4})
+  config = config_of(source, **{'training.held_out.every': 4})
   printed = printed_by(MODES['train'], config, workdir)
   assert len(lines_of(workdir, 'test_loss')) == 1
   shutil.rmtree(source)

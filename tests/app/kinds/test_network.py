@@ -84,7 +84,7 @@ def test_the_average_of_edm2_is_a_power_function():
 def learned(tmp_path_factory):
   """Trains digits_vdm:smoke with a small network."""
   workdir = tmp_path_factory.mktemp('runs') / 'vdm'
-  fields = RAW | {'training.evaluate_every': 4}
+  fields = RAW | {'training.held_out.every': 4}
   MODES['train'](trial('digits_vdm', small=True, **fields), workdir)
   return workdir
 

@@ -23,7 +23,7 @@ SMALL = {'vae': 'SmallAutoencoder', 'hvae': 'SmallChain'}
 
 def smoke(kind='vae', **changes):
   fields = {'network': f'{small_network.__name__}:{SMALL[kind]}'}
-  fields |= within('training', keep_best=0, checkpoint_every=4)
+  fields |= within('training', checkpoints__best=None, checkpoints__every=4)
   fields |= within('training.average', warmup=False, decay=0.0)
   fields |= within('sampling', checkpoint='latest', num_samples=4, batch_size=3)
   return trial(f'digits_{kind}', **fields | changes)
@@ -33,7 +33,7 @@ def made(workdir='nowhere', **fields) -> Any:
   return registry.make(smoke(**fields), workdir)
 
 
-SEEN = within('training', evaluate_every=2, keep_best=1, checkpoint_every=2)
+SEEN = within('training', held_out__every=2, checkpoints__best__number=1, checkpoints__every=2)
 
 
 @pytest.fixture(scope='module')

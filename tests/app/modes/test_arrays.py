@@ -33,7 +33,8 @@ def save(path, n=40, seed=0, **others):
 
 def vectors(path, **changes):
   """The trial of two_moons with data from a file, held-out losses included."""
-  fields = within('data', 'npz', path=path) | within('training', evaluate_every=2, keep_best=0)
+  fields = within('data', 'npz', path=path)
+  fields |= within('training', held_out__every=2, checkpoints__best=None)
   fields |= within('sampling', checkpoint='latest', batch_size=4)
   return trial('two_moons', **fields | changes)
 
@@ -72,8 +73,9 @@ def test_a_validation_part_decides_and_the_test_split_is_not_read(tmp_path, caps
   broken = np.full((16, 2), np.nan)
   path = save(tmp_path / 'a.npz', test_x=broken, test_context=broken[:, :1])
   fields = within('data', validation_fraction=0.25)
-  fields |= within('training', evaluate_every=1, checkpoint_every=1, num_steps=3, keep_best=1)
-  fields |= within('training', sample_every=2, metrics_every=2, metrics_images=4, patience=3)
+  fields |= within('training', num_steps=3, sample_every=2, checkpoints__every=1)
+  fields |= within('training', held_out__every=1, held_out__patience=3, checkpoints__best='lowest')
+  fields |= within('training', metrics__every=2, metrics__images=4)
   fields |= within('evaluation', metrics='memorisation,energy', reference='test')
   MODES['train'](vectors(path, **fields), tmp_path / 'run')
   assert ', 10 validation examples' in capsys.readouterr().out

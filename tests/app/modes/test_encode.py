@@ -13,7 +13,7 @@ from tests.app.fields import within
 from tests.app.kinds.test_latent import config_of
 
 FLIPPED = within('training', random_flip=True, batch_size=20)
-SEEN = within('training', evaluate_every=2, num_steps=6, log_every=1)
+SEEN = within('training', held_out__every=2, num_steps=6, log_every=1)
 
 
 def latents_in(path):

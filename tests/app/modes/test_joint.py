@@ -24,7 +24,7 @@ from tests.sampling.moments import jit_long
 N = np.nan
 ROWS = np.array([[N, N, 0.2, 0.1], [0.3, 1.0, N, N], [N, -0.4, 0.3, N], 4 * [N]])
 FEW = within('data', num_examples=100, num_test=16, bounds=(-1.0, 1.0))
-FEW |= within('training', evaluate_every=4)
+FEW |= within('training', held_out__every=4)
 FEW |= within('sampling', num_samples=5, batch_size=8)
 
 
@@ -88,7 +88,7 @@ def test_draws_of_a_training_are_within_the_box(tmp_path, monkeypatch):
   monkeypatch.setattr(hooks.scorers, 'scorer', recorded)
   monkeypatch.setattr(hooks, 'draw_sheet', drawn)
   monkeypatch.setattr(hooks, 'FEW', 100)
-  fields = within('training', metrics_every=4, metrics_images=20)
+  fields = within('training', metrics__every=4, metrics__images=20)
   fields |= within('training', sample_every=4)
   fields |= {'evaluation.metrics': 'moments'}
   MODES['train'](trial('joint', **FEW | fields), tmp_path)

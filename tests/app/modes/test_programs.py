@@ -13,7 +13,7 @@ from tests.app.conftest import lines_of, smoke
 from tests.app.fields import within
 
 LARGE = 'make_arrays', 'train_step', 'eval_step', 'images'
-EVERYTHING = within('training', sample_every=2, evaluate_every=2)
+EVERYTHING = within('training', sample_every=2, held_out__every=2)
 EVERYTHING |= within('report', after_training=True)
 
 

@@ -30,7 +30,6 @@ training.batch_size=12 training.mesh=-1,1 => batch_size=12 cannot be split over 
 training.accumulate=8 training.mesh=2,1 => batch_size=8 cannot be split over the 2 devices of the
   mesh in 8 parts
 training.mesh=16,1 => training.mesh: a mesh of 16x1 needs 16 devices, there are
-training.keep_every=3 => keep_every=3 is not a multiple of training.checkpoint_every=2
 training.profile_steps=3,2 => profile_steps=(3, 2) are not the first and the last step of a trace
 training.profile_steps=3,5 => such as 10,15, up to training.num_steps=4
 training.profile_steps=3 => profile_steps=(3,) are not the first
@@ -41,21 +40,21 @@ training.average=powers training.average.widths=0.05,0.1,0.05 => must be one or 
 training.average=half_life training.average.warmup=false => there is no field
   config.training.average.warmup (did you mean 'rampup'?)
 training.ema_decay=0.9 => config.training.ema_decay is now config.training.average.decay
-training.patience=2 => training.patience=2 is not read with training.evaluate_every=0
-sampling.checkpoint=best => sampling.checkpoint=best is not read with training.keep_best=0
+training.patience=2 => config.training.patience is now config.training.held_out.patience
+sampling.checkpoint=best => sampling.checkpoint=best is not read with training.checkpoints.best=None
 two_moons conditioning.context.heads=2 => conditioning.context.heads=2 is not read with
   conditioning.context=vector
 training.lora_rank=2 => set training.init_from to its folder
 data=npz data.path=az://a/b.npz => config.data: az://a/b.npz: data are read from gs:// and s3://
-data=synthetic data.num_images=4 training.mesh=8,1 training.evaluate_every=2 => are fewer than the 8
-  devices of the mesh: set training.evaluate_every=0
-evaluation.metrics=fid,elbo training.keep_best=1 training.keep_best_by=fod => keep_best_by='fod'
-  (did you mean 'fid'?) is not one of test_loss, fid
-data.validation_fraction=0.1 training.keep_best=1 training.keep_best_by=test_loss
-  evaluation.metrics=fid => keep_best_by='test_loss' is not one of validation_loss, fid
+data=synthetic data.num_images=4 training.mesh=8,1 training.held_out.every=2 => are fewer than the 8
+  devices of the mesh: set training.held_out=None
+evaluation.metrics=fid,elbo training.checkpoints.best.by=fod => best.by='fod' (did you mean 'fid'?)
+  is not one of test_loss, fid
+data.validation_fraction=0.1 training.checkpoints.best.by=test_loss evaluation.metrics=fid =>
+  best.by='test_loss' is not one of validation_loss, fid
 data.validation_fraction=0.0001 => config.data: validation_fraction=0.0001 leaves none of the 1437
   training examples for the validation part
-evaluation.metrics=elbo training.metrics_every=1 => name a metric of them in
+evaluation.metrics=elbo training.metrics.every=1 => name a metric of them in
   config.evaluation.metrics, as fid
 optimizer.warmup_steps=9999 => config.optimizer: decay_steps of decay 'linear'
 objective=reflow => training.teacher: objective=reflow needs the folder of the
@@ -147,7 +146,7 @@ digits_latent data=synthetic data.image_shape=8,8,3 => are (8, 8, 1), and here (
 report.runs=lost report.after_training=True => report.runs: lost is not a run
 training.num_steps=6 optimizer.decay_steps=3 => num_steps=6: the learning rate is 0 from step 3 on:
   set optimizer.decay_steps to 6, or None
-evaluation.metrics=fd evaluation.features=pixels evaluation.reference=lost training.metrics_every=4
+evaluation.metrics=fd evaluation.features=pixels evaluation.reference=lost training.metrics.every=4
   => evaluation.reference: npz file lost not found
 joint conditioning.context=vector => context in x: set context=None
 two_moons sampling.clip=True => config.sampling.clip=True needs levels
@@ -196,7 +195,7 @@ sampling.prompt=circle => sampling.prompt: the network of this run reads no text
 shapes_text sampling.prompt= => sampling.prompt: each text must have a word
 shapes_text sampling.prompt=a23456789-123456789-123456789-123456789-123456789-1234567 => at most
   text_length=56
-sampling.checkpoint=best => has a metric: train with keep_best
+sampling.checkpoint=best => has a metric: train with
 sampling.ema_sigma_rel=0.1 => no snapshot
 sampling.ema_sigma_rel=0.1 sampling.ema=False => different weights: give one of
 digits_classifier => is a classifier, which makes no images

@@ -20,8 +20,8 @@ def simulate(rng, n, calls: str = ''):
   x[::10, 1] = np.nan
   return {'x': x, 'context': x + 0.1 * rng.normal(size=(n, 2))}
 """
-FEW = within('training', evaluate_every=2, sample_every=4, keep_best=0)
-FEW |= within('training', metrics_every=4, metrics_images=8)
+FEW = within('training', held_out__every=2, sample_every=4, checkpoints__best=None)
+FEW |= within('training', metrics__every=4, metrics__images=8)
 FEW |= within('sampling', checkpoint='latest', num_samples=4, batch_size=8)
 FEW |= {'evaluation.metrics': ('moments',), 'report.after_training': True}
 

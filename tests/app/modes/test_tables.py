@@ -44,7 +44,7 @@ def table(tmp_path_factory):
 def config_of(table, *x, **changes):
   fields = within('data', 'csv', path=str(table), x=x, test_fraction=0.2)
   fields |= within('sampling', checkpoint='latest', num_samples=3, num_steps=3)
-  return trial('vectors', **fields | {'training.keep_best': 0, **changes})
+  return trial('vectors', **fields | {'training.checkpoints.best': None, **changes})
 
 
 @pytest.fixture(scope='module')

@@ -71,7 +71,7 @@ def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
   """Only the step changes; one too many in a row stops the run."""
   explode(2, 4, 5)
   fields = within('training', num_steps=6, log_every=3, skip_nonfinite=1)
-  fields |= within('training', checkpoint_every=1, keep_checkpoints=6)
+  fields |= within('training', checkpoints__every=1, checkpoints__keep=6)
   message = 'loss is nan at step 5, 2 steps in a row: stopped, .*checkpoint 4'
   refused(message, MODES['train'], smoke(**fields), tmp_path)
   MODES['train'](smoke(**fields | {'training.skip_nonfinite': 2}), tmp_path)
@@ -99,15 +99,16 @@ def test_it_ends_after_steps_without_a_lower_loss(step, patience, best, tmp_path
   lines = [{'step': step, 'test_loss': x} for step, x in LOSSES.items()]
   lines.append({'step': 3, 'loss': 0.0})  # of training
   (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-  why = ended(tmp_path, step, patience, 'test')
+  config = smoke(**within('training', held_out__patience=patience))
+  why = ended(tmp_path, step, config)
   assert bool(why) == (best is not None)
   assert not why or f'has been lowest at step {best}, ' in why
-  assert not ended(tmp_path / 'new', step, patience, 'test')
+  assert not ended(tmp_path / 'new', step, config)
 
 
 def test_a_training_ends_and_is_finished(tmp_path, capsys):
   """The rate is nearly 0: the loss is lowest at the first evaluation."""
-  fields = within('training', evaluate_every=1, patience=2, num_steps=9)
+  fields = within('training', held_out__every=1, held_out__patience=2, num_steps=9)
   config = smoke(**fields, **{'optimizer.learning_rate': 1e-30})
   MODES['train'](config, tmp_path)
   losses = lines_of(tmp_path, 'test_loss')

@@ -145,7 +145,7 @@ def test_a_run_of_vectors_is_drawn_with_its_data(tmp_path, capsys):
 def test_no_other_data_are_drawn_behind_samples(tmp_path):
   """A simulator of as many numbers, and one whose context left x."""
   few = within('data', num_examples=100, num_test=16)
-  few |= {'training.keep_best': 0, 'sampling.checkpoint': 'latest'}
+  few |= {'training.checkpoints.best': None, 'sampling.checkpoint': 'latest'}
   config = trial('two_moons', **few)
   facts = registry.make(config, tmp_path).facts
   folder.write_config(tmp_path, config, facts)

@@ -89,7 +89,7 @@ def table(tmp_path_factory):
   x = [1e3, -2.0] + [1e-3, 50.0] * rng.uniform(-1.5, 1.5, (40, 2))
   np.savez(folder / 'data.npz', x=x, context=rng.normal(5.0, 2.0, (40, 3)))
   fields = {'data': 'npz', 'data.path': str(folder / 'data.npz')}
-  fields |= {'sampling.checkpoint': 'latest', 'training.keep_best': 0}
+  fields |= {'sampling.checkpoint': 'latest', 'training.checkpoints.best': None}
   return untrained(trial('two_moons', **fields), folder / 'run', deviation=0.1)
 
 

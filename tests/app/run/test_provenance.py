@@ -149,7 +149,7 @@ def files(tmp_path_factory):
   np.save(place / 'A.npy', rng.normal(size=(8, 64)))
   np.save(place / 'Ax.npy', np.zeros(8))
   few = within('data', num_examples=100, num_test=16)
-  few |= {'sampling.checkpoint': 'latest', 'training.keep_best': 0}
+  few |= {'sampling.checkpoint': 'latest', 'training.checkpoints.best': None}
   untrained(smoke(), place / 'digits')  # which guides
   for name, config in {
     'pairs': trial('two_moons', **few),

@@ -46,7 +46,7 @@ def bias(run, **fields):
 @pytest.fixture(scope='module')
 def two_decays(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'two-decays'
-  fields = within('training', num_steps=3, checkpoint_every=1, **{'average.more': (0.5,)})
+  fields = within('training', num_steps=3, checkpoints__every=1, **{'average.more': (0.5,)})
   MODES['train'](smoke(**fields), str(workdir))
   return workdir
 

@@ -14,7 +14,7 @@ from tests.app.fields import within
 
 def made(**fields):
   """Returns the config and the hooks of a training with these intervals."""
-  names = {'log_every': 10, 'checkpoint_every': 25, 'num_steps': 63, **fields}
+  names = {'log_every': 10, 'checkpoints__every': 25, 'num_steps': 63, **fields}
   config = smoke(**within('training', **names))
   model = registry.make(config, 'nowhere')
   return config, hooks.make_hooks(model, make_mesh(config))
@@ -36,7 +36,7 @@ def test_a_call_ends_where_something_is_due():
   assert ends(*made(steps_per_call=1), 59) == [60, 61, 62, 63]
   traced = made(steps_per_call=8, profile_steps=(14, 16))
   assert ends(*traced, 10) == [13, 16, 20, 25, 30, 38, 40, 48, 50, 58, 60, 63]
-  last = made(log_every=0, checkpoint_every=0, steps_per_call=50)
+  last = made(log_every=0, checkpoints__every=0, steps_per_call=50)
   assert ends(*last, 0) == [50, 63]
 
 
@@ -51,22 +51,22 @@ def due(config, todo, step):
 
 def test_everything_is_due_at_its_multiples_and_after_the_last_step():
   """A checkpoint is saved before hooks that may fail, or with the metric."""
-  c = made(evaluate_every=7, sample_every=14)
+  c = made(held_out__every=7, sample_every=14)
   assert due(*c, 20) == ['log']
   assert due(*c, 25) == ['save']
   assert due(*c, 28) == ['images', 'write', 'preview']
   assert due(*c, 29) == []
   every = ['log', 'save', 'images', 'write', 'preview']
   assert due(*c, 63) == due(*c, 350) == every
-  c = made(evaluate_every=7, sample_every=14, keep_best=1)
+  c = made(held_out__every=7, sample_every=14, checkpoints__best__number=1)
   assert due(*c, 25) == ['images', 'write', 'save']
   assert due(*c, 28) == ['images', 'write', 'preview']
   assert due(*c, 63) == ['log', 'images', 'write', 'save', 'preview']
 
 
 def test_without_an_interval_the_last_step_is_saved():
-  for keep_best, at_the_end in ((0, ['save']), (1, ['images', 'write', 'save'])):
-    c = made(log_every=0, checkpoint_every=0, keep_best=keep_best)
+  for best, at_the_end in ((None, ['save']), ('lowest', ['images', 'write', 'save'])):
+    c = made(log_every=0, checkpoints__every=0, checkpoints__best=best)
     assert [step for step in range(1, 64) if due(*c, step)] == [63]
     assert due(*c, 63) == at_the_end
 
@@ -76,7 +76,7 @@ def test_the_best_is_the_lowest_loss_and_the_highest_score(monkeypatch):
   monkeypatch.setattr(hooks.scorers, 'higher_is_better', signs)
   results = {'test_loss': 0.5, 'is': 3.0, 'fid': 2.0}
   for name, criterion in (('test_loss', 0.5), ('is', -3.0), ('fid', 2.0)):
-    config = smoke(**{'training.keep_best_by': name})
+    config = smoke(**{'training.checkpoints.best.by': name})
     model = registry.make(config, 'nowhere')
     kept = hooks.with_criterion(model, results)
     assert kept == results | {checkpoints.CRITERION: criterion}

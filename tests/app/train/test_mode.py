@@ -97,7 +97,7 @@ def assert_same_training(a, b):
 def test_a_finished_run_says_so(run, capsys):
   """Intervals may change; the order of the data may not."""
   before = lines_of(run)
-  free = within('training', log_every=2, checkpoint_every=3, evaluate_every=1, num_threads=3)
+  free = within('training', log_every=2, checkpoints__every=3, held_out__every=1, num_threads=3)
   free |= within('sampling', num_steps=2)
   MODES['train'](smoke(**free), run)
   assert 'this run is finished: it has 4 of 4 steps' in capsys.readouterr().out
@@ -146,7 +146,7 @@ def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
     Image.fromarray(picture).save(tmp_path / 'pictures' / str(i) / 'a.png')
   fields = within('data', 'folder', path=str(tmp_path / 'pictures'))
   fields |= within('data', image_shape=(8, 8, 1), labelled=True)
-  fields |= within('training', random_flip=True, checkpoint_every=3)
+  fields |= within('training', random_flip=True, checkpoints__every=3)
   fields |= within('optimizer', decay='constant')
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
   six = {'training.num_steps': 6}
@@ -223,20 +223,20 @@ def failing():
 
 
 SCORED = within('evaluation', metrics=('fd',), features='digits')
-SCORED |= within('training', metrics_images=4)
 SCORED |= within('sampling', batch_size=4)
 
 
 @pytest.mark.parametrize(
-  'field, message',
+  'field, off, message',
   [
-    ('training.sample_every', 'the preview cannot be computed: KeyError'),
-    ('training.metrics_every', 'a sample cannot be computed: KeyError'),
+    ('training.sample_every', '=0', 'the preview cannot be computed: KeyError'),
+    ('training.metrics', '=None', 'a sample cannot be computed: KeyError'),
   ],
 )
-def test_a_sampler_that_raises_is_refused_before_the_first_step(field, message, tmp_path):
-  own = {'sampling.sampler': f'{__name__}:failing', field: 4}
-  place = rf"'nothing'.* \({__file__}, line \d+\). --config.{field}=0 trains"
+def test_a_sampler_that_raises_is_refused_before_the_first_step(field, off, message, tmp_path):
+  every = f'{field}.every' if off == '=None' else field
+  own = {'sampling.sampler': f'{__name__}:failing', every: 4}
+  place = rf"'nothing'.* \({__file__}, line \d+\). --config.{field}{off} trains"
   message = f'{message}.*{place} without'
   refused(message, MODES['train'], smoke(**SCORED | own), tmp_path / 'new')
   assert not (tmp_path / 'new').exists()
@@ -253,22 +253,22 @@ def test_the_steps_are_saved_if_the_metric_of_the_checkpoint_fails(tmp_path, mon
 
   made = lambda model, mesh, every: hooks.Hook(every, act)
   monkeypatch.setattr(hooks, 'evaluating', made)
-  fields = within('training', keep_best=1, checkpoint_every=4, evaluate_every=6)
+  fields = within('training', checkpoints__best__number=1, checkpoints__every=4, held_out__every=6)
   with pytest.raises(RuntimeError, match='out of memory'):
     MODES['train'](smoke(**fields), workdir)
   assert [p.name for p in (workdir / 'checkpoints').iterdir()] == ['4']
   assert jax.tree.leaves(params_of(workdir))
-  note = 'note: training.keep_best chooses among checkpoints, 4 steps apart'
+  note = 'note: training.checkpoints.best chooses among checkpoints, 4 steps apart'
   assert note in capsys.readouterr().out
 
 
 # Mistakes that the folder shows, as (mode, what is done to a copy of a run,
 # fields, message). tests/app/modes/test_refusals.py has refusals of a config.
 FD = within('evaluation', metrics=('fd',), features='pixels')
-MEASURED = FD | {'training.metrics_every': 4}
+MEASURED = FD | {'training.metrics.every': 4}
 PICTURES = within('data', 'folder', path='pictures', image_shape=(8, 8, 1))
 DAMAGED = PICTURES | within('conditioning', labels=False, dropout=0.0)
-DAMAGED |= {'training.evaluate_every': 0, 'training.sample_every': 0}
+DAMAGED |= {'training.held_out': None, 'training.sample_every': 0}
 LOST = PICTURES | {'data.path': 'lost'}
 INPAINT = within('edit', 'inpaint', image='half.png', mask='half.png')
 MISTAKES = [

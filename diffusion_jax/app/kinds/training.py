@@ -1,0 +1,105 @@
+"""The section `training` and the parts within it (docs/training.md)."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeVar
+
+from diffusion_jax.app.config.tree import Node, Table
+from diffusion_jax.ranges import Count, Positive, Size
+from diffusion_jax.training import averaging, loggers
+
+T = TypeVar('T')
+# A field of a training that does not change its result, so that it may change
+# between two starts.
+FREE = 'free'
+Free = Annotated[T, FREE]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+  """Measures losses on the validation part, else on the test split."""
+
+  every: Size = 1000  # steps
+  batches: Size = 8  # each of training.batch_size held-out images
+  patience: Count = 0  # steps without a lower loss that end a training; 0: none do
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+  """Measures evaluation.metrics of generated images."""
+
+  every: Size = 1000  # steps
+  images: Size = 1000  # their number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+  """Also keeps the best checkpoints, each of which is measured."""
+
+  number: Size = 1
+  by: str | None = None  # a metric, such as fid; None: the held-out loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+  """Says which checkpoints are written, and which of them are kept."""
+
+  every: Count = 1000  # steps; 0: only at the end
+  keep: Size = 2  # the latest
+  multiples: Count = 0  # also each twentieth, for 20; 0: none
+  best: Best | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+  """Says how a model is trained (docs/training.md)."""
+
+  num_steps: Free[Size] = 1000
+  batch_size: Size = 128  # on all devices and hosts together
+  accumulate: Free[Size] = 1  # parts of the batch, evaluated one after the other
+  # steps per dispatch, for small networks; logs and saves keep their steps
+  steps_per_call: Free[Size] = 1
+  # devices (data, fsdp): every batch is split over all of them, large
+  # parameters over the second; -1: all that are left
+  mesh: Free[tuple[int, int]] = (-1, 1)
+  random_flip: bool = False  # mirrors half of the images
+  num_threads: Free[Count] = 8  # threads that read ahead, for images on disk
+  init_from: str = ''  # folder of the run whose weights the training begins with (docs/weights.md)
+  # trains adapters of this rank, of the weights of init_from, and nothing else
+  # (docs/training.md); 0: trains all weights
+  lora_rank: Count = 0
+  # adapters are multiplied by lora_alpha / lora_rank; None: by 1
+  lora_alpha: Positive | None = None
+  lora_convolutions: bool = False  # adapters of convolutions too
+  teacher: str = ''  # folder of the diffusion run that is distilled (docs/few_steps.md)
+  average: Node  # of the parameters, which previews, held-out losses and samples use
+  log_every: Free[Count] = 100  # steps; 0: never
+  # tensorboard, wandb, mlflow, or several; metrics.jsonl is written anyway
+  # (docs/training.md)
+  log_to: Free[tuple[loggers.Name, ...]] = ('tensorboard',)
+  held_out: Free[HeldOut | None] = None
+  metrics: Free[Generated | None] = None
+  sample_every: Free[Count] = 1000  # steps between previews; 0: none
+  checkpoints: Free[Checkpoints]
+  profile_steps: Free[tuple[Size, ...]] = ()  # first and last of a trace for xprof, as 10,15
+  # seconds without a heartbeat after which a process of --multihost is lost
+  heartbeat_timeout: Free[Size] = 30
+  # steps in a row that may be skipped because loss or gradient is not finite
+  skip_nonfinite: Free[Count] = 0
+  deterministic: Free[bool] = False  # the same numbers at every start on GPUs too, which is slower
+  # fast: less time to compile, slower steps; tuned: the reverse; auto: fast up
+  # to 2,000 steps
+  compile: Free[Literal['auto', 'fast', 'tuned']] = 'auto'
+  # compiles the test loss and the sampler while the first steps run
+  compile_ahead: Free[bool] = True
+  resume: Free[Literal['auto', 'force']] = 'auto'  # force: continue although the config differs
+
+
+TABLES: dict[str, Table] = {
+  'training.average': {
+    x.__name__: x for x in (averaging.decay, averaging.half_life, averaging.powers)
+  },
+  'training.held_out': {'loss': HeldOut},
+  'training.metrics': {'generated': Generated},
+  'training.checkpoints': {'steps': Checkpoints},
+  'checkpoints.best': {'lowest': Best},
+}
