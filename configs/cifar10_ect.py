@@ -38,7 +38,7 @@ def get_config():
     warmup_steps=0,
     eps=1e-8,  # the norm is not a mean: gradients are as in the release
   )
-  config.training.update(init_from='runs/cifar10_edm', num_steps=200_000)
+  config.training.update(start=section('weights', run='runs/cifar10_edm'), num_steps=200_000)
   config.training.batch_size = 128
   config.training.average = section('decay', warmup=False)
   config.sampling.update(num_steps=1, stochastic=True)

@@ -25,6 +25,6 @@ def get_config():
     distance=section('pseudo_huber', offset=0.0),
     sigma_data=0.75,
   )
-  config.training.update(init_from='runs/digits_edm', num_steps=3000)
+  config.training.update(start=section('weights', run='runs/digits_edm'), num_steps=3000)
   config.sampling.stochastic = True
   return base.as_flow_map(config)

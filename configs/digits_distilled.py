@@ -21,7 +21,7 @@ TEACHER = 'runs/digits_flow-unscaled'
 
 def few_steps(config):
   """Sets what the experiments with few steps on the digits share."""
-  config.training.init_from = TEACHER
+  config.training.start = section('weights', run=TEACHER)
   config.optimizer.learning_rate = 1e-3
   config.evaluation.metrics = ('fd', 'accuracy')
   config.evaluation.features = 'digits'

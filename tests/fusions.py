@@ -160,7 +160,7 @@ KINDS = {
   'bridge': ('moons_bridge', ROWS, {'network.channels': 128, 'objective.coupling': None}),
   'unet': ('digits', 64, {}),
   'dit': ('digits_dit', 64, {'network.channels': 64}),
-  'flow_map': ('digits_meanflow', 64, {'training.init_from': ''}),
+  'flow_map': ('digits_meanflow', 64, {'training.start': None}),
   'states': ('digits_masked', 64, {}),
   'vae': ('digits_vae', 64, {}),
   'hvae': ('digits_hvae', 64, {}),

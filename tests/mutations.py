@@ -201,8 +201,8 @@ app/train/mode.py
   decays_anew_is_said: setup.rates_of(parts.config, total)[:step] => rates[:step]
   before_a_program_is_compiled: read = itertools.chain([next(read)], read) => read = iter(read)
 app/train/mode.py app/modes/test_convert.py
-  init_from: begin = load.begin_from(shapes.params, c.init_from)
-    => begin = lambda x: load.begin_from(shapes.params, c.init_from)(x)
+  start_run: begin = load.begin_from(shapes.params, c.start.run)
+    => begin = lambda x: load.begin_from(shapes.params, c.start.run)(x)
 app/run/notebook.py
   trained_run_by_its_parts: np.arange(first, end) => np.arange(n)
 app/run/other_runs.py

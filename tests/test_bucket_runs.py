@@ -83,7 +83,7 @@ def test_every_mode_works_in_a_bucket(either, tmp_path, capsys):
   opened = dj.open_run(address, num_steps=3)
   assert_same(opened.draw(4), arrays_of(local, name)['arr_0'])
   fields['training.num_steps'] = 4
-  MODES['train'](smoke(**fields, **{'training.init_from': address}), tmp_path / 'begun')
+  MODES['train'](smoke(**fields, **{'training.start.run': address}), tmp_path / 'begun')
   assert f'weights of {address}:' in capsys.readouterr().out
 
 

@@ -45,8 +45,8 @@ FLAGS = {
   '--config.data=decay': '--config=configs/joint.py',
   '--config.network=dit --config.network.channels=64': '--config=configs/joint.py',
   '--config.data.workers=': '--config=configs/inference.py',
-  '--config.training.lora_rank=': '--config=configs/digits.py '
-  '--config.training.init_from=runs/digits',
+  '--config.training.start=adapters --config.training.start.rank=': '--config=configs/digits.py '
+  '--config.training.start.run=runs/digits',
   '--config.training.average': '--config=configs/digits.py',
   '--config.convert.to=': '--config=runs/digits --mode=convert',
   '--config.convert.': '--mode=convert --config.convert.source=models/ddpm',
@@ -68,7 +68,7 @@ RUNS = {
   'runs/dit': '--config=configs/imagenet256_dit.py',
   'runs/averaged': '--config=configs/digits.py --config.training.average.more=0.999',
   'runs/turned': '--config=configs/digits.py '
-  '--config.training.init_from=runs/digits --config.training.lora_rank=8',
+  '--config.training.start=adapters --config.training.start.run=runs/digits',
   'digits-ddpm': '--config=configs/digits.py',
 }
 FACTS = {'binarized': Facts(ArraySpec((28, 28, 1), 2), 10)}

@@ -57,7 +57,7 @@ def test_the_smoke_run_of_every_config(name, tmp_path):
   config = shrunk(store.completed(store.from_file(f'configs/{name}.py')))
   others = {
     'latent.run': config.latent.run if config.get('latent') else '',
-    'training.init_from': config.training.init_from,
+    'training.start.run': config.at('training.start.run'),
     'training.teacher': config.training.teacher,
   }
   for field, other in others.items():

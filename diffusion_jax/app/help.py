@@ -186,7 +186,7 @@ def _facts(path: Path) -> Iterator[str]:
   if variants:
     yield 'variants ' + ', '.join(f':{name}' for name in variants)
   latent = config.get('latent')
-  runs = (config.training.init_from, config.training.teacher, latent and latent.run)
+  runs = (config.at('training.start.run'), config.training.teacher, latent and latent.run)
   for run in dict.fromkeys(filter(None, runs)):
     name, sign, argument = Path(run).name.partition('-')
     yield f'after configs/{name}.py{":" if sign else ""}{argument}'

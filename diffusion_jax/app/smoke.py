@@ -1,5 +1,7 @@
 """`--config=<file>:smoke`: a trial of any experiment, in seconds."""
 
+import functools
+
 from diffusion_jax.app.config.store import Flags, completed
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
@@ -48,10 +50,10 @@ def shrunk(config: Node, flags: Flags = ()) -> Node:
     for name, value in tree['network'].items()
     if name in SIZES and isinstance(value, int)
   }
-  for path in ('latent.run', 'training.init_from', 'training.teacher'):
-    section, field = path.split('.')
-    if run := config.at(path):
-      tree[section][field] = run + ('_smoke' if '-' in run else '-smoke')
+  for section, field in (('latent', 'run'), ('training.start', 'run'), ('training', 'teacher')):
+    if run := config.at(f'{section}.{field}'):
+      place = functools.reduce(dict.__getitem__, section.split('.'), tree)
+      place[field] = run + ('_smoke' if '-' in run else '-smoke')
   if 'warmup_steps' in config.optimizer:
     tree['optimizer']['warmup_steps'] = 2
   tree['training'] |= TRAINING

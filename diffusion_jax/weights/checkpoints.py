@@ -155,7 +155,7 @@ def restore_latest(manager: ocp.CheckpointManager, target: TrainState) -> TrainS
       raise ValueError(
         f'checkpoint {step} has no {name}: to continue, set the EMA rates of '
         'this run; to train from weights only, use another --workdir with '
-        '--config.training.init_from=<this one>'
+        '--config.training.start.run=<this one>'
       )
     check_fits(metadata[name].tree, tree, f'checkpoint {step} is of another {kind}')
   items = {name: _to_restore(tree) for name, tree in targets.items()}

@@ -213,7 +213,7 @@ def flat(tree: Mapping) -> Json:
 # The fields that name another run, and the kind of run that each needs.
 PREDECESSORS = {
   'latent.run': 'an autoencoder, such as configs/digits_autoencoder.py,',
-  'training.init_from': 'a model with the same network',
+  'training.start.run': 'a model with the same network',
   'training.teacher': 'a diffusion model of the same images',
   'sampling.guidance.run': 'a model of the same images',
   'sampling.classifier.run': 'a classifier, such as configs/digits_classifier.py,',
@@ -229,7 +229,7 @@ def _missing_runs(config, mode, workdir):
   if mode == 'train' and share.exist(workdir):
     yield (
       f'{workdir} has shared weights and no state to continue: give another --workdir, and '
-      f'--config.training.init_from={workdir} to begin with them'
+      f'--config.training.start.run={workdir} to begin with them'
     )
   for field in _fields_read(config, mode, workdir):
     run, section = config.at(field), field.removesuffix('.run')
@@ -251,7 +251,7 @@ def _fields_read(config, mode, workdir):
   if mode == 'train':
     yield 'training.teacher'
   if mode == 'train' and not has_checkpoint(workdir):
-    yield 'training.init_from'
+    yield 'training.start.run'
   if not (workdir / 'latent.json').exists():
     yield 'latent.run'
   if mode != 'train' or c.sample_every or c.metrics or c.checkpoints.best:

@@ -44,7 +44,7 @@ _allowed: set[str] = set()
 # The parameters of constructors that are paths of files or folders to read.
 PATHS = 'path', 'test_path', 'paths', 'data_dir', 'cache', 'image', 'image2', 'mask'
 # And other fields that are paths, checked where they are read.
-_OTHERS = 'run', 'teacher', 'init_from', 'weights', 'context', 'reference', 'statistics'
+_OTHERS = 'run', 'teacher', 'weights', 'context', 'reference', 'statistics'
 # Fields that are paths and are not read from a stored config.
 _WRITTEN = 'compilation_cache', 'out'
 _USERS = *_WRITTEN, 'runs', 'source'

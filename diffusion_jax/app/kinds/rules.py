@@ -125,12 +125,6 @@ def _paths(section, *names):
   return tuple(f'{section}.{name}' for name in names)
 
 
-def _without(name: str, *names: str) -> Row:
-  """Returns the row of what a training does not read where a field is 0 or ()."""
-  setting, fields = f'training.{name}={{c.training.{name}}}', _paths('training', *names)
-  return Row(lambda c, facts: not c.training[name], setting, TRAIN, fields=fields)
-
-
 def _has_no_condition(c):
   # The data may ask for labels, which are None by default.
   section = c.get('conditioning', {})
@@ -207,7 +201,6 @@ _ALONE = 'conditioning.labels=False, and no text, image or context'
 _STEPS = _paths('sampling', *STEPS)
 
 IDLE = (
-  _without('lora_rank', 'lora_alpha', 'lora_convolutions'),
   _of_context('channels', 'width', 'layers', 'heads'),
   _of_context('vector', 'heads'),
   _of_context('set', 'heads'),
@@ -338,11 +331,6 @@ def _is_no_range(c, facts):
 
 
 TRAINING = (
-  Row(
-    lambda c, facts: c.training.lora_rank and not c.training.init_from,
-    'config.training.lora_rank={c.training.lora_rank} adapts the weights of a trained run: set '
-    'training.init_from to its folder, or lora_rank to 0',
-  ),
   Row(
     _is_no_range,
     'config.training.profile_steps={c.training.profile_steps} are not the first and the last step '

@@ -15,6 +15,22 @@ Free = Annotated[T, FREE]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Weights:
+  """Begins with the averaged weights of a run (docs/weights.md)."""
+
+  run: str  # its folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapters(Weights):
+  """Trains adapters of a run's weights and nothing else (docs/training.md)."""
+
+  rank: Size = 8
+  alpha: Positive | None = None  # adapters are multiplied by alpha / rank; None: by 1
+  convolutions: bool = False  # adapters of convolutions too
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeldOut:
   """Measures losses on the validation part, else on the test split."""
 
@@ -63,13 +79,7 @@ class Training:
   mesh: Free[tuple[int, int]] = (-1, 1)
   random_flip: bool = False  # mirrors half of the images
   num_threads: Free[Count] = 8  # threads that read ahead, for images on disk
-  init_from: str = ''  # folder of the run whose weights the training begins with (docs/weights.md)
-  # trains adapters of this rank, of the weights of init_from, and nothing else
-  # (docs/training.md); 0: trains all weights
-  lora_rank: Count = 0
-  # adapters are multiplied by lora_alpha / lora_rank; None: by 1
-  lora_alpha: Positive | None = None
-  lora_convolutions: bool = False  # adapters of convolutions too
+  start: Weights | None = None  # the weights that the training begins with; None: random ones
   teacher: str = ''  # folder of the diffusion run that is distilled (docs/few_steps.md)
   average: Node  # of the parameters, which previews, held-out losses and samples use
   log_every: Free[Count] = 100  # steps; 0: never
@@ -95,6 +105,7 @@ class Training:
 
 
 TABLES: dict[str, Table] = {
+  'training.start': {'weights': Weights, 'adapters': Adapters},
   'training.average': {
     x.__name__: x for x in (averaging.decay, averaging.half_life, averaging.powers)
   },

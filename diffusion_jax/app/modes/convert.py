@@ -265,7 +265,7 @@ def write_adapters(out: Path, model: Model, params: Params, step: int) -> None:
   """Writes the adapters of a run, without the weights that they adapt."""
   if not load.has_adapters(params):
     raise ValueError(
-      'to=lora exports adapters: train a run with training.lora_rank, or give to=diffusers'
+      'to=lora exports adapters: train a run with training.start=adapters, or give to=diffusers'
     )
   _, scale = load.read_base(model.workdir)
   args = model.network(), params['network'], scale, model.state_shape

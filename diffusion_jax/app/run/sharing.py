@@ -295,7 +295,7 @@ def _use(about):
     '\n## Use\n',
     'With diffusion_jax installed, and this folder at `<folder>`:\n',
     f'    diffusion-jax --mode={mode} --config=<folder> --workdir=out{allow}',
-    '    diffusion-jax --config=<folder> --config.training.init_from=<folder> '
+    '    diffusion-jax --config=<folder> --config.training.start.run=<folder> '
     f'--workdir=finetuned{allow}\n',
     'The second trains on from these weights. No code of this folder is run: '
     'it has JSON, safetensors and a picture.',

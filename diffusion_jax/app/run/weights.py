@@ -105,19 +105,19 @@ def _restore_average(model, step):
 def adapted(model: Model) -> Model:
   """Returns the model whose parameters are adapters, for a training.
 
-  It is the model itself if training.lora_rank is 0. The first start copies the
-  base, the averaged weights of training.init_from, into the run folder. Raises
+  It is the model itself without training.start=adapters. The first start copies the
+  base, the averaged weights of training.start.run, into the run folder. Raises
   UserError for a network without kernels to adapt.
   """
-  c = model.config.training
-  if not c.lora_rank:
+  c = model.config.training.start
+  if c is None or 'rank' not in c:
     return model
-  scale = (c.lora_alpha or c.lora_rank) / c.lora_rank
+  scale = (c.alpha or c.rank) / c.rank
   shapes, teacher = model.shapes(), model.teacher
 
   def init(key):
-    args = key, shapes['network'], c.lora_rank, c.lora_convolutions
-    with from_config('training.lora_rank'):
+    args = key, shapes['network'], c.rank, c.convolutions
+    with from_config('training.start'):
       return {'network': lora.lora_init(*args)}
 
   def draw(params, guides, keys, cond):
@@ -145,14 +145,14 @@ def _base(model, scale):
   path, workdir = load.base_path(model.workdir), model.workdir
   begun = path.exists() or folder.has_checkpoint(workdir)
   if not processes.broadcast([begun])[0]:
-    field, run = 'training.init_from', model.config.training.init_from
+    field, run = 'training.start.run', model.config.training.start.run
     params = other_runs.open_weights(field, run, model.init).params
     if processes.is_first():
       load.write_base(workdir, params, scale)
     buckets.share(path, 'the base')
-  with from_config('training.lora_rank'):
+  with from_config('training.start'):
     base, stored = load.read_base(workdir)
     check_fits(base, model.shapes(), f'{path} is of another network')
     if stored != scale:
-      raise ValueError(f'lora_alpha / lora_rank is {scale:g}, and {stored:g} in {path}')
+      raise ValueError(f'alpha / rank is {scale:g}, and {stored:g} in {path}')
   return base

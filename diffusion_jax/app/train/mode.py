@@ -240,10 +240,10 @@ def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainSta
     return manager, int(state.step), lambda: state
   if folder.read_config(workdir) is not None:
     print(f'{workdir} has a config.json but no checkpoint: it begins at step 0')
-  if not c.init_from or c.lora_rank:  # the base of adapters is frozen
+  if c.start is None or 'rank' in c.start:  # the base of adapters is frozen
     return manager, 0, parts.make_state
-  with from_config('training.init_from'):
-    begin = load.begin_from(shapes.params, c.init_from)
+  with from_config('training.start.run'):
+    begin = load.begin_from(shapes.params, c.start.run)
   return manager, 0, lambda: begin(parts.make_state())
 
 
@@ -285,7 +285,7 @@ def announce(parts: Setup, step: int) -> None:
   shape = 'x'.join(map(str, source.facts.x.shape))
   data, fsdp = parts.mesh.shape.values()
   devices = f'{data}x{fsdp} {jax.devices()[0].device_kind} (data x fsdp)'
-  what = 'adapters' if c.lora_rank else 'network'
+  what = 'adapters' if config.at('training.start.rank') else 'network'
   print(f'devices: {devices}; {what}: {parts.num_parameters:,} parameters')
   tests = max((hook.test_images for hook in parts.hooks), default=0)
   what = 'images' if source.facts.x.is_picture else 'examples'

@@ -102,7 +102,7 @@ ROOT = CONFIGS.parent
   'name, field, run',
   [
     ('digits_distilled', 'training.teacher', 'digits_flow-unscaled_smoke'),
-    ('digits_consistency', 'training.init_from', 'digits_edm-smoke'),
+    ('digits_consistency', 'training.start.run', 'digits_edm-smoke'),
     ('digits_latent', 'latent.run', 'digits_autoencoder-smoke'),
   ],
 )
@@ -143,11 +143,11 @@ def test_a_missing_guide(path, mode, tmp_path):
 
 
 def test_a_training_that_has_begun_needs_no_first_weights(tmp_path):
-  changes = {'training.init_from': 'none', 'latent.run': 'none'}
+  changes = {'training.start.run': 'none', 'latent.run': 'none'}
   config = store.with_flags(read('digits'), changes.items())
   folder.check_predecessors(read('digits_vae'), 'train', tmp_path)  # needs no run
   (tmp_path / 'latent.json').touch()
-  message = 'training.init_from: there is no run in'
+  message = 'training.start.run: there is no run in'
   refused(message, folder.check_predecessors, config, 'train', tmp_path)
   folder.check_predecessors(config, 'sample', tmp_path)
   (tmp_path / 'checkpoints' / '2').mkdir(parents=True)

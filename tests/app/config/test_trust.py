@@ -113,7 +113,7 @@ def guides(config, workdir):
    guides),
   (smoke, 'sampling.classifier.run', {}, guides),
   (lambda: read('digits_distilled'), 'training.teacher',
-   {'training.init_from': ''}, MODES['train']),
+   {'training.start': None}, MODES['train']),
   (lambda: read('digits_latent'), 'latent.run', {}, MODES['train']),
 ])  # fmt: skip
 def test_a_run_that_another_reads(config, field, more, use, payload, tmp_path):
@@ -153,7 +153,7 @@ READ = {
   'evaluation.statistics': (lambda c: scorers.read_statistics(model(c), None, []),),
   'sampling.context': (lambda c: conditions.Context(model(c)).read(),),
   'training.teacher': (train,),
-  'training.init_from': (train,),
+  'training.start.run': (train, 'training.start=weights'),
   'latent.run': (train, 'latent=autoencoder'),
   'sampling.guidance.run': (train, 'sampling.guidance=autoguidance', 'sampling.guidance.scale=2'),
   'sampling.classifier.run': (train,),

@@ -43,7 +43,7 @@ TAUGHT = 'reflow', 'distillation', 'continuous, taught', 'distilled in stages'
 
 def config_of(changes, teacher=''):
   """Returns digits_distilled:smoke with another objective."""
-  fields = {'training.teacher': teacher, 'training.init_from': ''}
+  fields = {'training.teacher': teacher, 'training.start': None}
   return trial('digits_distilled', small=True, **fields | changes)
 
 
@@ -100,7 +100,7 @@ def test_self_distillation_is_trained_and_sampled(changes, tmp_path):
 def test_a_consistency_function_is_distilled_and_sampled(teacher, tmp_path, capsys):
   """The modes begin with all weights of the teacher."""
   run = tmp_path / 'run'
-  config = config_of(DISTILLATION | {'training.init_from': teacher}, teacher)
+  config = config_of(DISTILLATION | {'training.start.run': teacher}, teacher)
   MODES['train'](config, run)
   assert 'leaves\n' in capsys.readouterr().out  # all weights are taken over
   record = json.loads((run / 'teacher.json').read_text())

@@ -1,6 +1,6 @@
-"""--mode=convert, into a run and out of it, and training.init_from.
+"""--mode=convert, into a run and out of it, and training.start.run.
 
-tests/app/run/test_sharing.py trains with training.init_from.
+tests/app/run/test_sharing.py trains with training.start.run.
 """
 
 import dataclasses
@@ -247,13 +247,13 @@ def test_init_from_another_network_or_the_run_itself_is_refused(run, tmp_path):
   """The refusal comes before the first state is compiled."""
   mine = shutil.copytree(run, tmp_path / 'mine')
   again = within('data', 'synthetic', image_shape=(4, 4, 1), num_classes=3) | ONE_DEVICE
-  again |= within('training', init_from=run, resume='force', batch_size=2, sample_every=0)
+  again |= within('training', start__run=run, resume='force', batch_size=2, sample_every=0)
   config = store.with_flags(store.open_run(run), [*as_flags(again)])
-  refused('init_from=<this one>', MODES['train'], config, str(mine))
-  config = smoke(**{'training.init_from': run, 'network.channels': 4})
+  refused('start.run=<this one>', MODES['train'], config, str(mine))
+  config = smoke(**{'training.start.run': run, 'network.channels': 4})
   parts = setup.prepare(config, tmp_path / 'x')
   parts = dataclasses.replace(parts, make_state=pytest.fail)
-  message = 'init_from: .* is of another network'
+  message = 'start.run: .* is of another network'
   refused(message, train.restore, parts)
 
 

@@ -44,7 +44,7 @@ training.patience=2 => config.training.patience is now config.training.held_out.
 sampling.checkpoint=best => sampling.checkpoint=best is not read with training.checkpoints.best=None
 two_moons conditioning.context.heads=2 => conditioning.context.heads=2 is not read with
   conditioning.context=vector
-training.lora_rank=2 => set training.init_from to its folder
+training.start=adapters => config.training.start.run is not set: a model with the same network
 data=npz data.path=az://a/b.npz => config.data: az://a/b.npz: data are read from gs:// and s3://
 data=synthetic data.num_images=4 training.mesh=8,1 training.held_out.every=2 => are fewer than the 8
   devices of the mesh: set training.held_out=None
@@ -58,7 +58,7 @@ evaluation.metrics=elbo training.metrics.every=1 => name a metric of them in
   config.evaluation.metrics, as fid
 optimizer.warmup_steps=9999 => config.optimizer: decay_steps of decay 'linear'
 objective=reflow => training.teacher: objective=reflow needs the folder of the
-digits_distilled training.init_from= training.teacher=nowhere => config.training.teacher: there is
+digits_distilled training.start=None training.teacher=nowhere => config.training.teacher: there is
   no run in nowhere
 training.teacher=x => objective=denoising does not use a teacher
 objective=vdm => config.objective: vdm needs noise at t = 0 and signal at t = 1

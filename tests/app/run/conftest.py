@@ -34,7 +34,7 @@ def write(run, out):
 @pytest.fixture(scope='session')
 def evaluated(tmp_path_factory):
   """Makes a run with samples and an evaluation, as the modes would."""
-  config = smoke(**{'training.init_from': '/home/me/runs/a', 'sampling.num_steps': 3})
+  config = smoke(**{'training.start.run': '/home/me/runs/a', 'sampling.num_steps': 3})
   run = untrained(config, tmp_path_factory.mktemp('runs') / 'digits')
   sample(run)
   weights = checksums.of_arrays(params_of(run))

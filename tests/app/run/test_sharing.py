@@ -53,18 +53,18 @@ def test_the_folder_names_no_place(evaluated, shared):
   names = 'README.md config.json model.safetensors SHA256SUMS samples.png'
   assert {path.name for path in shared.iterdir()} == {*names.split()}
   stored = json.loads((shared / 'config.json').read_text())
-  assert stored['training']['init_from'] == 'a'
+  assert stored['training']['start']['run'] == 'a'
   assert not {'convert', 'report', 'compilation_cache'} & stored.keys()
   assert '/home/me' not in (shared / 'config.json').read_text()
 
 
 def test_a_training_begins_with_a_shared_folder(evaluated, shared, tmp_path, capsys):
-  few = within('training', init_from=str(shared), num_steps=1)
+  few = within('training', start__run=str(shared), num_steps=1)
   few |= within('optimizer', warmup_steps=0, learning_rate=1e-30)
   MODES['train'](smoke(**few), str(tmp_path))
   params, stored, _ = load.open(tmp_path, 'raw')
   assert_same(params, params_of(evaluated))
-  assert stored['training']['init_from'] == str(shared)
+  assert stored['training']['start']['run'] == str(shared)
   leaves = len(jax.tree.leaves(params))
   assert f'{leaves} of {leaves} leaves\n' in capsys.readouterr().out
 
@@ -126,7 +126,7 @@ def test_a_copy_of_other_weights_under_the_same_config_is_refused(shared, copy):
 def test_the_config_of_a_kept_autoencoder_names_no_place(evaluated, tmp_path):
   sharing._write_kept(evaluated, tmp_path / 'autoencoder')
   text = (tmp_path / 'autoencoder' / 'config.json').read_text()
-  assert '/home/me' not in text and '"init_from": "a"' in text
+  assert '/home/me' not in text and '"run": "a"' in text
 
 
 def test_a_shared_folder_is_not_converted(shared, tmp_path, capsys):

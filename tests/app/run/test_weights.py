@@ -105,7 +105,7 @@ def test_snapshots_hold_the_averages_of_the_training(averaged):
   assert averages.read_images(averaged, 3) == 3 * 8
 
 
-LORA = {'training.lora_rank': 2, 'training.lora_alpha': 3.0}
+LORA = within('training.start', 'adapters', rank=2, alpha=3.0)
 TRACKED = within('training.average', 'powers', widths=(0.05, 0.10), every=1)
 TRACKED |= within('optimizer', decay='constant')
 
@@ -116,7 +116,7 @@ def base(tmp_path_factory):
 
 
 def config_of(base, make=smoke, **changes):
-  return make(**{'training.init_from': str(base), **LORA, **TRACKED} | changes)
+  return make(**{'training.start.run': str(base), **LORA, **TRACKED} | changes)
 
 
 @pytest.fixture(scope='module')
@@ -246,8 +246,8 @@ def test_adapters_of_others_are_not_read(name, tensor, tmp_path):
 
 def test_another_scale_or_network_is_refused(base, run, tmp_path):
   copy = shutil.copytree(run, tmp_path / 'copy')
-  again = config_of(base, **within('training', num_steps=5, lora_alpha=2.0, resume='force'))
+  again = config_of(base, **within('training', num_steps=5, start__alpha=2.0, resume='force'))
   refused('is 1, and 1.5 in', MODES['train'], again, copy)
   wrong, new = config_of(base, **{'network.channels': 12}), tmp_path / 'other'
-  refused('init_from: .*another network: network/', MODES['train'], wrong, new)
+  refused('start.*: .*another network: network/', MODES['train'], wrong, new)
   assert not load.base_path(new).exists()

@@ -275,7 +275,7 @@ MISTAKES = [
   ('train', 'new', DAMAGED, 'pictures/1.png cannot be read as an image'),
   ('train', 'samples', {}, 'cannot write in the workdir .*samples'),
   ('train', 'copy', MEASURED | {'seed': 7}, 'holds a run with another config: .*seed'),
-  ('train', 'new', MEASURED | {'training.init_from': 'nowhere'}, 'init_from'),
+  ('train', 'new', MEASURED | {'training.start.run': 'nowhere'}, 'start.run'),
   ('sample', 'samples', {}, 'cannot write in the workdir .*samples'),
   ('sample', 'copy', {'sampling.checkpoint': '7'}, 'contains no checkpoint 7'),
   ('evaluate', 'evaluation', FD, 'cannot write in the workdir .*evaluation'),
