@@ -1,40 +1,14 @@
 """Diffusion models of images: their schema, of which other kinds change parts."""
 
-import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, NamedTuple, NotRequired, TypedDict
-
-import jax
+from collections.abc import Callable
+from typing import TypedDict
 
 import diffusion_jax as dj
-from diffusion_jax.app.config.rules import EDIT, EVALUATE, TRAIN, Row
-from diffusion_jax.app.config.tree import Node, Schema
-from diffusion_jax.app.edit import methods, pictures
-from diffusion_jax.app.edit.methods import condition_of
+from diffusion_jax.app.config.tree import Schema
 from diffusion_jax.app.kinds import choices, sections
-from diffusion_jax.app.kinds.choices import DATA, SCHEDULES, TIMES, deferred, named
-from diffusion_jax.app.kinds.conflicts import DENOISED, GUIDED_ALONE
+from diffusion_jax.app.kinds.conflicts import GUIDED_ALONE
 from diffusion_jax.app.kinds.couplings import NOISY_STEP
-from diffusion_jax.app.kinds.sections import Sampling
-from diffusion_jax.core import flow_losses
-from diffusion_jax.core.levels import Schedule
-from diffusion_jax.core.transitions import StateProcess, gaussian_steps
-from diffusion_jax.data.text_files import text_files
 from diffusion_jax.metrics import table
-from diffusion_jax.networks import autoencoder, unet
-from diffusion_jax.ranges import Finite, Positive, Probability, Size
-from diffusion_jax.sampling.grids import Spacing
-from diffusion_jax.training import (
-  bridges,
-  classifier,
-  consistency,
-  couplings,
-  discrete_states,
-  flow_maps,
-  level_pairs,
-  vae,
-)
 
 
 class ObjectiveFacts(TypedDict):
