@@ -239,7 +239,7 @@ app/train/setup.py app/modes/test_refusals.py
   training.accumulate: c.training.batch_size % (mesh.size * count) == 0 => True
   optimizer.decay_steps: 0 < steps < len(rates) - 1 and => 0 < steps < 0 and
 app/train/setup.py app/modes/test_simulator.py
-  another_config: folder.check_same_run(workdir, config) => pass
+  another_config: roles.check_same_run(workdir, config) => pass
 atomic_files.py
   through_a_link:
     new = Path(f'{path}.{secrets.token_hex(4)}.tmp')

@@ -16,9 +16,8 @@ from scipy.stats import norm
 
 import diffusion_jax as dj
 from diffusion_jax.app import smoke
-from diffusion_jax.app.config import store
-from diffusion_jax.app.kinds import registry
-from diffusion_jax.app.kinds.schemas import DIFFUSION
+from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds.store import DIFFUSION
 from diffusion_jax.core.keys import as_one_key
 from diffusion_jax.data.array_record import array_record
 from diffusion_jax.data.small_sets import digits

@@ -19,9 +19,9 @@ from absl import app, flags, logging
 from absl.flags import DEFINE_integer as integer, DEFINE_string as string
 
 from diffusion_jax.app import help, modes
-from diffusion_jax.app.config import folder, store, trust
+from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds import rules
+from diffusion_jax.app.kinds import roles, rules, store
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.paths import expanded
@@ -146,7 +146,7 @@ class Command:
   def described(self, facts: bool = True) -> Node:
     """Returns the config of --config, without the flags; facts: a run's too."""
     if self.is_run:
-      return store.open_run(self.path, skip=(*store.NOT_READ, *([] if facts else ['facts'])))
+      return store.open_run(self.path, skip=(*roles.NOT_READ, *([] if facts else ['facts'])))
     argument, trial = self.argument, False
     if argument == 'smoke' or argument.endswith('_smoke'):
       argument, trial = argument.removesuffix('smoke').rstrip('_'), True
@@ -175,7 +175,7 @@ def main(argv: list[str]) -> None:
     config = command.config(_MODE.value, workdir)
     uses = command.uses_a_run(_MODE.value)
     place = command.weights_in(workdir) if uses else workdir
-    folder.check_predecessors(config, _MODE.value, place)
+    roles.check_predecessors(config, _MODE.value, place)
     join(config)
     check_hosts(config, workdir)
     if uses and command.is_run and share.exist(path):

@@ -18,8 +18,8 @@ from absl.testing import flagsaver
 
 import diffusion_jax
 from diffusion_jax.app import cli
-from diffusion_jax.app.config import store, trust
-from diffusion_jax.app.kinds import rules
+from diffusion_jax.app.config import trust
+from diffusion_jax.app.kinds import rules, store
 from diffusion_jax.app.train import mode as train
 from diffusion_jax.errors import Preempted, UserError
 from tests.app import conftest

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder, store, trust
+from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.config.rules import lines
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import rules
+from diffusion_jax.app.kinds import rules, store
 from diffusion_jax.app.kinds.model import Model
-from diffusion_jax.app.kinds.schemas import name_of
+from diffusion_jax.app.kinds.store import name_of
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.weights import Run
@@ -108,7 +109,7 @@ def points_of(run: Run, kinds: list[str]) -> list[tuple[Fields, Model]]:
     point = run.changed(changed).model
     point.check('evaluate')
     rows = [rules.of_evaluation(kinds)]
-    refuse(rules.lines(rows, changed, 'evaluate', run.model.workdir))
+    refuse(lines(rows, changed, 'evaluate', run.model.workdir))
     if 'samples' in kinds:  # before features of real images are computed
       weights.restore(point)
     points.append((changes, point))

@@ -16,8 +16,9 @@ from jax.sharding import Mesh
 from jax.stages import Wrapped
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import folder, store, trust
+from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.inputs import conditions
+from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import Model, make_mesh
 from diffusion_jax.app.kinds.plan import Plan
 from diffusion_jax.app.run import other_runs
@@ -133,7 +134,7 @@ def open_run(
   flags = [(n, store.as_text(x)) for n, x in folder.flat({'sampling': sampling}).items()]
   config = store.of_run(path, store.open_run(path), flags)
   trust.remember(path, config)
-  folder.check_predecessors(config, 'sample', path)
+  roles.check_predecessors(config, 'sample', path)
   run = Run.open(config, path)
   run.check('sample')
   model, params, mesh = run.model, run.on_devices, run.mesh

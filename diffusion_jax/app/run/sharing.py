@@ -17,7 +17,8 @@ from typing import NamedTuple
 import jax
 
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.app.config import folder, store, trust
+from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.atomic_files import draft, draft_folder
@@ -46,7 +47,7 @@ def config_of(model: Model) -> Json:
   """
   config = store.with_fields(model.config, _CHOICES)
   stored = folder.stored_form(config, model.facts)
-  sections = {n: x for n, x in stored.items() if n == 'sampling' or n not in folder.USES}
+  sections = {n: x for n, x in stored.items() if n == 'sampling' or n not in roles.USES}
   return trust.without_folders(sections)
 
 

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from diffusion_jax.app.config import folder, store, trust
+from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import parameters
 from diffusion_jax.app.edit.mode import choose_cond
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.kinds import registry, schemas
+from diffusion_jax.app.kinds import registry, roles, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.errors import UserError
@@ -51,14 +51,14 @@ def test_a_run_names_a_part_in_any_place(path, payload, tmp_path):
   stored_run(workdir, **{path: payload})  # as a bare name, too
   refused(message, store.open_run, workdir)
   config = smoke()
-  if path.partition('.')[0] in folder.USES:
+  if path.partition('.')[0] in roles.USES:
     used = store.of_run(workdir, config, [])
     assert payload not in json.dumps(folder.plain(used))
   else:
     refused(message, store.of_run, workdir, config, [])
     refused(
       'holds a run with another config',
-      folder.check_same_run,
+      roles.check_same_run,
       workdir,
       config,
       datasets.facts_of(config),
@@ -131,7 +131,7 @@ def test_a_run_that_another_reads(config, field, more, use, payload, tmp_path):
 # -- paths that only a stored config names -------------------------------------
 
 source, edit = datasets.source_of, lambda c: c.edit.make()
-train = lambda c: folder.check_predecessors(c, 'train', 'new')
+train = lambda c: roles.check_predecessors(c, 'train', 'new')
 model = lambda c: SimpleNamespace(config=c)
 # Fields with paths that are read -> (the function that reads them, flags).
 READ = {
@@ -158,7 +158,7 @@ READ = {
   'sampling.guidance.run': (train, 'sampling.guidance=autoguidance', 'sampling.guidance.scale=2'),
   'sampling.classifier.run': (train,),
 }
-NOT_STORED = {'compilation_cache', 'out', 'runs', 'source'}  # store.NOT_READ
+NOT_STORED = {'compilation_cache', 'out', 'runs', 'source'}  # roles.NOT_READ
 NO_PATHS = {  # kept_in and split are not fields
   'categories', 'context_column', 'dataset', 'features', 'format',
   'image_column', 'by', 'kept_in', 'label', 'label_column', 
@@ -172,7 +172,7 @@ def test_every_field_of_text_is_known_as_a_path_or_not():
   """A path is in `trust.PATHS`, or checked where it is read."""
   constructors = {
     constructor
-    for kind in (*schemas.KINDS, schemas.LATENT_DIFFUSION)
+    for kind in store.KINDS
     for table in (*kind.tables.values(), kind.parts, kind.metrics)
     for constructor in table.values()
   }

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from diffusion_jax.app.config import store, trust
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.config import trust
+from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import sharing
 from diffusion_jax.runtime.files import write_json
