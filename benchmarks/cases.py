@@ -131,7 +131,7 @@ def make_model(case) -> Any:
     'training.steps_per_call': '1',
   }
   if 'ddim' in network.tasks:
-    flags |= {'sampling.sampler': 'ddim', 'sampling.respacing': ''}
+    flags |= {'sampling.sampler': 'ddim', 'sampling.grid': 'steps'}
     flags['sampling.num_steps'] = str(case.ddim_steps)
   if case.remat:
     flags['network.remat'] = 'True'

@@ -49,7 +49,7 @@ def rectified_flow(config, times='uniform', scale=1000.0):
   config.parametrization = section('flow')
   config.objective = section('denoising', times=times, weight='flow')
   config.sampling.sampler = section('ddim')  # Euler's method here
-  config.sampling.clip = False
+  config.sampling.bound = None
   return config
 
 
@@ -64,7 +64,7 @@ def edm(config, num_steps=18, times='log_normal', sigma_data=0.5):
   config.parametrization = section('edm', sigma_data=sigma_data)
   config.objective = section('denoising', times=times, weight='edm')
   config.sampling.sampler = section('heun')
-  config.sampling.update(num_steps=num_steps, clip=False)
+  config.sampling.update(num_steps=num_steps, bound=None)
   return config
 
 
@@ -83,6 +83,6 @@ def edm_of_numbers(config):
 def as_flow_map(config):
   """Returns the config of a denoiser without what flow maps do not have."""
   del config.parametrization
-  for field in ('sampler', 'clip'):
+  for field in ('sampler', 'bound'):
     del config.sampling[field]
   return config

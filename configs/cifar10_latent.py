@@ -22,5 +22,5 @@ def get_config():
   config.training.num_steps = 400_000
   config.sampling.sampler = section('ddim', eta=1.0)
   config.sampling.num_steps = 250
-  config.sampling.clip = False  # latents are not within [-1, 1]
+  config.sampling.bound = None  # latents are not within [-1, 1]
   return config

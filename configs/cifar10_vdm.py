@@ -34,5 +34,5 @@ def get_config():
   config.training.held_out = section(every=10_000, batches=79)  # all 10,000 images
   config.evaluation.elbo = section(decoder='categorical')
   config.evaluation.ode = section(t_min=0.0, dequantization='gaussian')
-  config.sampling.clip = False
+  config.sampling.bound = None
   return config

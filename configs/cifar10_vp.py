@@ -31,7 +31,7 @@ def get_config(arg=''):
   config.objective = section('denoising', times=section('uniform', t_min=1e-5))
   config.training.num_steps = 1_300_000
   config.sampling.sampler = section('euler_maruyama')
-  config.sampling.clip = False
+  config.sampling.bound = None
 
   if arg == 've':
     # These are twice the published 0.01 and 50: images lie in [-1, 1] here, and

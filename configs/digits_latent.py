@@ -20,5 +20,5 @@ def get_config():
   config.network.update(channels=64, multipliers=(1,))
   config.optimizer.learning_rate = 2e-3
   config.training.update(num_steps=3000, sample_every=1000, checkpoints=section(every=1000))
-  config.sampling.clip = False  # latents are not within [-1, 1]
+  config.sampling.bound = None  # latents are not within [-1, 1]
   return config

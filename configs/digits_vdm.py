@@ -29,5 +29,5 @@ def get_config():
   config.training.held_out.batches = 45  # 8 times the 360 images
   config.evaluation.elbo = section(decoder='categorical')
   config.evaluation.ode = section(t_min=0.0, dequantization='gaussian')
-  config.sampling.update(clip=False, num_steps=250)
+  config.sampling.update(bound=None, num_steps=250)
   return config

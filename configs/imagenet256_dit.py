@@ -41,7 +41,7 @@ def shared():
   config.optimizer.learning_rate = 1e-4
   config.training.update(num_steps=7_000_000, batch_size=256)
   config.sampling.guidance = section('classifier_free', scale=1.5)
-  config.sampling.clip = False  # latents are not within [-1, 1]
+  config.sampling.bound = None  # latents are not within [-1, 1]
   return config
 
 
@@ -49,6 +49,6 @@ def get_config():
   config = shared()
   config.objective = section('hybrid')
   config.sampling.sampler = section('ancestral', variance='learned')
-  config.sampling.respacing = '250'
+  config.sampling.grid = section('respaced', steps='250')
   config.sampling.guidance.channels = 3
   return config

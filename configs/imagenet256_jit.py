@@ -34,7 +34,7 @@ def predict_x0(config):
   )
   config.optimizer.b2 = 0.95
   config.sampling.sampler = section('velocity_heun')
-  config.sampling.clip = False
+  config.sampling.bound = None
   return config
 
 

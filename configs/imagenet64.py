@@ -4,7 +4,7 @@ docs/weights.md: 295,904,454 parameters, bfloat16 (float16 in the
 release), sharded over eight devices; 540k steps of batch 2048. tfds prepares
 the data set (docs/data.md), whose images were made smaller by another filter
 than the release's. Samples take 250 of the 1000 steps: another number is set by
-sampling.respacing, not sampling.num_steps. Not measured yet.
+sampling.grid=respaced, not sampling.num_steps. Not measured yet.
 
   python launch.py --config=configs/imagenet64.py
 """
@@ -46,5 +46,5 @@ def get_config():
   config.optimizer.learning_rate = 3e-4
   config.training.num_steps = 540_000
   config.sampling.sampler = section('ancestral', variance='learned')
-  config.sampling.respacing = '250'  # 1, 5, 9, ..., 1000
+  config.sampling.grid = section('respaced', steps='250')  # 1, 5, 9, ..., 1000
   return config

@@ -46,7 +46,7 @@ def vdm(config):
   config.optimizer.b2 = 0.99
   config.evaluation.elbo = section(decoder='categorical', random_steps=8)
   config.evaluation.ode = section(t_min=0.0, dequantization='gaussian')
-  config.sampling.update(clip=False, num_steps=100)
+  config.sampling.update(bound=None, num_steps=100)
 
 
 def vae(config):
@@ -120,7 +120,7 @@ def latent(config):
   config.parametrization = section('v')
   config.objective = section('denoising')
   config.evaluation.update(metrics=('ode',), num_images=1000)
-  config.sampling.clip = False
+  config.sampling.bound = None
 
 
 MODELS = {

@@ -155,7 +155,7 @@ app/kinds/bridge.py
   the_plan_is_that: noisy.diffusion, c.stochastic) => noisy.diffusion, False)
 app/kinds/diffusion.py
   without_clipping: functions.append(bound_of(c, noisy.clips)) => functions.append(None)
-  networks_own_estimate: c.dynamic_threshold, c.dynamic_threshold_max => c.dynamic_threshold
+  networks_own_estimate: return c.bound if clips else None => return dj.clip_denoised
 app/kinds/diffusion.py app/edit/test_pictures.py
   interpolation_is_not_clipped: if clip: => if True:
 app/kinds/diffusion.py app/run/test_other_runs.py
@@ -193,7 +193,6 @@ app/modes/serve.py
   other_hosts_sites: site not in ('same-origin', 'none') => site == 'cross-site'
   other_hosts_sites: or origin != own => or False
   loads_nothing: ; frame-ancestors 'none'" => "
-  replaces_a_respacing: flags.append(('sampling.respacing', '')) => pass
   two_lines: one_line(str(error)) => str(error)
   other_hosts: allowed_hosts=[HOST, 'localhost'] => allowed_hosts=['*']
   other_hosts: if site not in ('same-origin', 'none') or origin != own: => if False:
@@ -520,8 +519,8 @@ demos/whiteness.py
 interop/diffusers_schedulers.py
   read_of_a_scheduler: thresholded and c.sample_max_value != 1.0 => thresholded
   read_of_a_scheduler: 'predict_x0': True}, => 'predict_x0': False},
-  read_of_a_scheduler: 'clip': bool(thresholded or c.clip_sample) => 'clip': bool(c.clip_sample)
-  read_of_a_scheduler: sampling.get('dynamic_threshold_max') or _LARGEST => 1.0
+  read_of_a_scheduler: if thresholded or c.clip_sample else => if c.clip_sample else
+  read_of_a_scheduler: bound['largest'] or _LARGEST => 1.0
 interop/edm2.py
   computes_what_theirs_does: ('phases', _TURNS) => ('phases', SAME)
 metrics/accuracy.py

@@ -56,7 +56,7 @@ FLAGS = {
   '--config.sampling.classifier.': '--config=runs/digits --mode=sample '
   '--config.sampling.classifier.run=runs/digits_classifier',
   '--config.sampling.guidance': '--config=runs/digits --mode=sample',
-  '--config.sampling.ema_decay=': '--config=runs/averaged --mode=sample',
+  '--config.sampling.weights.decay=': '--config=runs/averaged --mode=sample',
   '--config.sampling.': '--config=runs/digits_edm --mode=sample',
   '--config.': '--config=configs/digits.py',
 }

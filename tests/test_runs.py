@@ -8,10 +8,10 @@ from tests.app.conftest import SMALL, refused
 
 
 def test_fields_of_sampling_are_arguments(digits_run):
-  few = dj.open_run(digits_run, [SMALL], num_steps=2, sampler='heun', **{'clip': False})
+  few = dj.open_run(digits_run, [SMALL], num_steps=2, sampler='heun', bound=None)
   assert few.levels.t.shape == (3,)
   config = few.model.config.sampling
-  assert config.sampler.name == 'heun' and not config.clip
+  assert config.sampler.name == 'heun' and config.bound is None
   refused('there is no field steps', dj.open_run, digits_run, steps=2)
   refused('there is no run in', dj.open_run, digits_run / 'samples')
 

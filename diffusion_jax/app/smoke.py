@@ -97,10 +97,9 @@ def _small_data(section, has_texts, own):
 
 def _small_sampling(section):
   fields: dict[str, object] = {'num_samples': 16, 'batch_size': 16}
-  if section.get('respacing'):
-    fields['respacing'] = '4'
-  elif 'num_steps' in section:
-    fields['num_steps'] = min(section.num_steps, 4)
+  if grid := section.get('grid'):
+    few = {'number': min(grid.number, 4)} if 'number' in grid else {'steps': '4'}
+    fields['grid'] = {**grid.to_dict(), **few}
   # A Langevin step is proportional to the inverse square of the score, which is
   # almost 0 for an untrained network.
   if section.get('corrector'):

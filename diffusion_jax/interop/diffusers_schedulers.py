@@ -96,17 +96,18 @@ def read_sections(config: Options) -> tuple[Sections, tuple[str, ...]]:
   # Their quantile is clamped to [1, 1] by default: x_0 is clipped.
   dynamic = bool(thresholded and c.sample_max_value != 1.0)
   bounded = dynamic and c.sample_max_value < _LARGEST
+  bound: Sections | None = {'name': 'clip'} if thresholded or c.clip_sample else None
+  if dynamic:
+    largest = c.sample_max_value if bounded else None
+    bound = {'name': 'quantile', 'quantile': c.dynamic_thresholding_ratio, 'largest': largest}
   return {
     'schedule': _schedule(c),
     'noise_input': {'name': 'step'},
     'parametrization': {'name': _PREDICTIONS[c.prediction_type]},
     'sampling': {
       'sampler': sampler,
-      'num_steps': num_steps,
-      'spacing': c.timestep_spacing,
-      'clip': bool(thresholded or c.clip_sample),
-      'dynamic_threshold': c.dynamic_thresholding_ratio if dynamic else 0.0,
-      'dynamic_threshold_max': c.sample_max_value if bounded else None,
+      'grid': {'number': num_steps, 'spacing': c.timestep_spacing},
+      'bound': bound,
     },
   }, tuple(_notes(given, config, c, total, num_steps))
 
@@ -221,18 +222,19 @@ def write_config(sections: Sections) -> Options:
   variance = sampling['sampler'].get('variance', 'fixed_small')
   if sections['objective']['name'] in ('hybrid', 'vlb'):
     variance = 'learned'
-  ratio, threshold = sampling.get('dynamic_threshold', 0.0), {}
+  bound, threshold = sampling.get('bound', {'name': 'clip'}), {}
+  ratio = (bound or {}).get('quantile')
   if ratio:
     threshold = {
       'thresholding': True,
       'dynamic_thresholding_ratio': ratio,
-      'sample_max_value': sampling.get('dynamic_threshold_max') or _LARGEST,
+      'sample_max_value': bound['largest'] or _LARGEST,
     }
-  spacing = sampling.get('spacing')
+  spacing = sampling.get('grid', {}).get('spacing')
   return {**DDPM, **threshold, **_betas(schedule)} | {
     'prediction_type': kinds[names['parametrization']],
     'variance_type': variances[variance],
-    'clip_sample': bool(sampling.get('clip', True)),
+    'clip_sample': bound is not None,
     # Our even steps begin at T, as 'trailing' ones do.
     'timestep_spacing': spacing if spacing in _SPACINGS else 'trailing',
   }

@@ -235,7 +235,7 @@ def edm_sections(sigma_data: float, num_steps: int) -> reader.Sections:
 
 
 def _heun(num_steps):
-  return {'sampler': {'name': 'heun'}, 'num_steps': num_steps, 'clip': False}
+  return {'sampler': {'name': 'heun'}, 'grid': {'number': num_steps}, 'bound': None}
 
 
 def _process(o):
@@ -250,7 +250,7 @@ def _process(o):
     )
     objective = {'name': 'hybrid', 'weight': {'name': 'snr'}}
     return sections | {'objective': objective}
-  sampling = _heun(num_steps) | {'spacing': 'karras'}
+  sampling = _heun(num_steps) | {'grid': {'number': num_steps, 'spacing': 'karras'}}
   if o.precond == 'VPPrecond':
     ends = {'beta_min': o.beta_min, 'beta_max': o.beta_min + o.beta_d}
     noise_input = {'name': 'time', 'scale': o.M - 1.0}

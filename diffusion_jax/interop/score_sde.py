@@ -166,7 +166,7 @@ def describe(options: SimpleNamespace, style: Style) -> reader.Model:
 
 
 def _process(o):
-  sampling: reader.Sections = {'num_steps': 1000, 'clip': False}
+  sampling: reader.Sections = {'num_steps': 1000, 'bound': None}
   if o.sde == 'vesde':  # Our images lie in [-1, 1]: the noise is doubled.
     ends = {'sigma_min': 2.0 * o.sigma_min, 'sigma_max': 2.0 * o.sigma_max}
     sampling['sampler'] = {'name': 'reverse_diffusion'}

@@ -14,7 +14,7 @@ Results = dict[str, dict[str, Json]]
 
 
 def title(changes: Mapping[str, object]) -> str:
-  """Returns 'num_steps=2,ema_decay=0.5' for the values of fields."""
+  """Returns 'num_steps=2,weights.decay=0.5' for the values of fields."""
   return ','.join(f'{field}={value}' for field, value in changes.items())
 
 
@@ -39,8 +39,8 @@ def write(out: Path, points: list[Json], results: Results) -> None:
     {n: np.array([row['metrics'][n][key] for row in rows]) for n in shown}
     for key in ('value', 'error')
   )
-  if all(list(changes) == ['ema_sigma_rel'] for changes in points):
-    widths = [changes['ema_sigma_rel'] for changes in points]
+  if all(list(changes) == ['weights.sigma_rel'] for changes in points):
+    widths = [changes['weights.sigma_rel'] for changes in points]
     plots.plot_widths(out / 'sweep.png', widths, values, errors)
   else:
     plots.plot_sweep(out / 'sweep.png', list(results), values)

@@ -91,11 +91,17 @@ def _score(content):
   return with_error(content.get('value'), content.get('error'))
 
 
+def steps_of(c: Json) -> str:
+  """Returns the grid of a section `sampling` in words."""
+  grid = c.get('grid') or {}
+  return f'respaced {grid["steps"]}' if 'steps' in grid else f'{grid.get("number")} steps'
+
+
 def about(c: Json, *notes: str) -> str:
   """Returns how images were sampled, by a section `sampling`, and notes."""
   words = {
     (c.get('sampler') or {}).get('name'): True,
-    c.get('respacing') or f'{c.get("num_steps")} steps': 'num_steps' in c,
+    steps_of(c): 'grid' in c,
     f'guidance {(c.get("guidance") or {}).get("scale")}': c.get('guidance'),
     f'{c.get("num_samples", 0):,} of checkpoint {c.get("checkpoint")}': c,
     f'seed {c.get("seed")}': c,

@@ -58,7 +58,7 @@ def open(
       raise FileNotFoundError(f'{folder} has the weights of step {only}, and no checkpoint {step}')
     if which != AVERAGE:
       raise FileNotFoundError(
-        f'{folder} has one set of weights: leave sampling.ema=True and sampling.ema_decay=0'
+        f'{folder} has one set of weights: leave sampling.weights=average and its decay=0'
       )
     params, config = share.read(folder), read_json(Path(folder) / 'config.json')
     step, what = only, f'the weights in {folder} are'

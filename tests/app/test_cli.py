@@ -307,7 +307,7 @@ def test_a_run_is_a_config(config_of, tmp_path):
   stored_run(tmp_path, smoke(seed=7), facts=conftest.DIGITS.as_json())
   few = {'sampling.num_steps': '3'}
   used = config_of(str(tmp_path), mode='sample', workdir=str(tmp_path), **few)
-  assert (used.seed, used.sampling.num_steps) == (7, 3)
+  assert (used.seed, used.sampling.grid.number) == (7, 3)
   assert used.facts.x.levels == 17
   again = config_of(str(tmp_path), **few)
   assert again.seed == 7 and 'facts' not in again

@@ -83,7 +83,7 @@ def sampling_noise(model, schedule):
 
 def test_noise_of_training_and_of_sampling_differs():
   """At seed 0 step 1 of image 1 once had the noise of training step 1."""
-  config = smoke(**{'sampling.sampler.eta': 1.0, 'sampling.clip': False})
+  config = smoke(**{'sampling.sampler.eta': 1.0, 'sampling.bound': None})
   model: Any = registry.make(config, 'nowhere')
   schedule = model.noisy.schedule()
 

@@ -13,7 +13,7 @@ def test_the_scheduler_of_ddpm_cifar10():
   schedule = {'name': 'linear', 'num_steps': 1000, 'start': 1e-4, 'end': 0.02}
   assert sections['schedule'] == schedule
   assert sections['sampling']['sampler'] == {'name': 'ancestral', 'variance': 'fixed_large'}
-  assert sections['sampling']['clip'] is True
+  assert sections['sampling']['bound'] == {'name': 'clip'}
   assert sections['parametrization'] == {'name': 'eps'}
   assert sections['network']['noise_embedding'] == 'ho'
   assert sections['network']['downsample_padding'] == 'same'
@@ -58,14 +58,16 @@ READ = [
   ('UniPCMultistepScheduler', dynamic(1.5), (True, 0.9, 1.5), UNREAD),
   ('UniPCMultistepScheduler', DYNAMIC | {'predict_x0': False}, (False, 0.0, None), UNREAD),
 ]
-BOUND = 'clip', 'dynamic_threshold', 'dynamic_threshold_max'
 
 
 @pytest.mark.parametrize('kind, options, bound, note', READ)
 def test_what_is_read_of_a_scheduler(kind, options, bound, note):
   sections, notes = diffusers_schedulers.read_sections({'_class_name': kind, **options})
   sampling = sections['sampling']
-  assert tuple(sampling[name] for name in BOUND) == bound
+  is_bounded, quantile, largest = bound
+  expected = {'name': 'quantile', 'quantile': quantile, 'largest': largest}
+  expected = expected if quantile else {'name': 'clip'}
+  assert sampling['bound'] == (expected if is_bounded else None)
   assert len(notes) == bool(note) and re.search(note, ''.join(notes))
   sections |= {'objective': {'name': 'denoising'}}
   again, _ = diffusers_schedulers.read_sections(diffusers_schedulers.write_config(sections))
@@ -77,8 +79,7 @@ def test_defaults_are_those_of_the_class():
     {'_class_name': 'HeunDiscreteScheduler', 'num_train_timesteps': 20}
   )
   assert heun['schedule'] == {'name': 'linear', 'num_steps': 20, 'start': 0.00085, 'end': 0.012}
-  assert heun['sampling']['spacing'] == 'linspace'
-  assert heun['sampling']['num_steps'] == 20  # not 50
+  assert heun['sampling']['grid'] == {'number': 20, 'spacing': 'linspace'}  # not 50
   for options in {'use_flow_sigmas': True}, {'timestep_type': 'continuous'}:
     with pytest.raises(ValueError, match=f'{[*options][0]}=.* has no counterp'):
       diffusers_schedulers.read_sections({'_class_name': DPM, **options})

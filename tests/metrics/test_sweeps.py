@@ -7,7 +7,7 @@ import pytest
 from diffusion_jax.metrics import sweeps
 
 
-@pytest.mark.parametrize('field', ['num_steps', 'ema_sigma_rel'])
+@pytest.mark.parametrize('field', ['num_steps', 'weights.sigma_rel'])
 def test_a_sweep_is_a_table_a_figure_and_json(field, tmp_path, capsys):
   points = [{field: 0.1}, {field: 0.2}]
   scores = [{'fd': {'value': x, 'error': None, 'note': ''}} for x in (2.5, 1e-3)]

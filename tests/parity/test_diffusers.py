@@ -268,9 +268,11 @@ def test_every_option_of_a_scheduler(name, option):
   scheduler = getattr(theirs, name)(**options)
   expected = scheduler.alphas_cumprod.numpy()
   np.testing.assert_allclose(alpha_bars(sections['schedule']), expected, rtol=2e-3, atol=1e-7)
-  assert sections['sampling']['spacing'] == scheduler.config.get('timestep_spacing', 'linspace')
+  assert sections['sampling']['grid']['spacing'] == scheduler.config.get(
+    'timestep_spacing', 'linspace'
+  )
   if option == 'predict_x0':  # They bound nothing then.
-    assert sections['sampling']['clip'] is False
+    assert sections['sampling']['bound'] is None
     return
 
   scheduler.set_timesteps(10)
@@ -306,7 +308,7 @@ def test_a_scheduler_draws_what_it_is_read_as(name, options, monkeypatch):
   scheduler = getattr(theirs, name)(num_train_timesteps=100, prediction_type='sample', **options)
   sections, notes = interop.schedulers.read_sections({'_class_name': name, **scheduler.config})
   step = {'use_clipped_model_output': True} if 'DDIM' in name else {}
-  assert ['eps' in note for note in notes] == [True] * bool(step and sections['sampling']['clip'])
+  assert ['eps' in note for note in notes] == [True] * bool(step and sections['sampling']['bound'])
   z = np.random.default_rng(0).standard_normal((2, 2, 8, 8, 1))
   z = z.astype(np.float32)
   monkeypatch.setattr(
@@ -315,7 +317,7 @@ def test_a_scheduler_draws_what_it_is_read_as(name, options, monkeypatch):
     lambda shape, **options: torch.tensor(z[1]),
   )
   monkeypatch.setattr(ancestral, 'draw_normal', lambda key, x: jnp.asarray(z[1]))
-  scheduler.set_timesteps(sections['sampling']['num_steps'])
+  scheduler.set_timesteps(sections['sampling']['grid']['number'])
   y = torch.tensor(z[0])
   for t in scheduler.timesteps:
     y = scheduler.step(2.0 * torch.tanh(y), t, y, **step).prev_sample

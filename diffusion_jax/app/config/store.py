@@ -58,6 +58,7 @@ def completed(registry: Registry, tree: Tree | ConfigDict, trusted: bool = True)
   if trusted:
     trust.allow(trust.names_in(tree))
   schema = registry.kind_of(tree)
+  tree = _spelled_out(tree, schema)
   schema = schema._replace(parts={**schema.parts, **registry.more(tree, schema)})
   if not trusted:
     path = registry.growing
@@ -65,6 +66,20 @@ def completed(registry: Registry, tree: Tree | ConfigDict, trusted: bool = True)
     section = {n: x for n, x in tree.get(path, {}).items() if n in usable or _is_flag(x)}
     tree = {**tree, path: section}
   return resolve(tree, schema)
+
+
+def _spelled_out(tree, schema):
+  # Returns a tree with the fields that its aliases stand for.
+  for short, (path, _, _) in schema.aliases.items():
+    above, _, last = short.rpartition('.')
+    section = tree.get(above)
+    if isinstance(section, Mapping) and last in section:
+      inner = section.get(path.rpartition('.')[2])
+      name = inner.get('name') if isinstance(inner, Mapping) else inner
+      given = {short: section[last], **({path: name} if name else {})}
+      rest = {n: x for n, x in section.items() if n != last}
+      tree = merge({**tree, above: rest}, given, schema)
+  return tree
 
 
 def _is_flag(value):
@@ -106,6 +121,12 @@ def with_fields(registry: Registry, config: Tree, changes: Tree) -> Node:
   return completed(registry, tree, trusted=False)
 
 
+def spelled(path: str, schema: Schema) -> str:
+  """Returns the path of a field, which may be an alias."""
+  section, _, field = schema.aliases.get(path, ('', '', ''))
+  return f'{section}.{field}' if section else path
+
+
 def merge(tree: Tree, fields: Tree, schema: Schema) -> Json:
   """Returns nested dicts with other values of fields, by path, in any order.
 
@@ -113,6 +134,10 @@ def merge(tree: Tree, fields: Tree, schema: Schema) -> Json:
   those that all choices have.
   Raises UserError for a section and one of its fields that are both given.
   """
+  for short in schema.aliases.keys() & fields.keys():
+    path, choice, name = schema.aliases[short]
+    rest = {n: x for n, x in fields.items() if n != short}
+    fields = {path: choice, **rest, f'{path}.{name}': fields[short]}
   given: Json = {}
   for path, value in fields.items():
     is_name = schema.table(path) and not isinstance(value, Mapping)
@@ -148,7 +173,7 @@ def of_kind(section: Node, kind: Schema) -> Json:
   """Returns a section as nested dicts, without what a kind of model lacks."""
   maker = section.constructor
   other = kind.parts.get(section.where) or kind.table(section.where).get(section.choice, maker)
-  if section.choice and other is not maker:  # Its fields are others.
+  if section.choice and parameters(other).keys() != parameters(maker).keys():
     return {'name': section.choice}
   names = {'name', *parameters(other), *section.signature.keys() - parameters(maker).keys()}
   if not section.where:

@@ -19,7 +19,7 @@ import inspect
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from flax import traverse_util
@@ -46,7 +46,8 @@ class Schema(NamedTuple):
   have too. metrics: constructors of metrics, by name. common: by path,
   constructors whose parameters are fields of every choice. rules: what configs
   of this kind cannot be, a `rules.Row` each. renamed: what fields of earlier
-  versions are called now.
+  versions are called now. aliases: short forms of fields, as (the section, its
+  choice, the field) that they stand for.
   """
 
   kind: str
@@ -59,6 +60,7 @@ class Schema(NamedTuple):
   common: Table = MappingProxyType({})
   rules: tuple[Any, ...] = ()
   renamed: Mapping[str, str] = MappingProxyType({})
+  aliases: Mapping[str, tuple[str, str, str]] = MappingProxyType({})
 
   def table(self, path: str) -> Table:
     """Returns the constructors of a choice; {} if the path is not a choice."""
@@ -405,7 +407,8 @@ def _fields(schema, given, constructor, path, needs=(), outer=(), choice=''):
           f'name of a choice ({", ".join(table)}); give it another name'
         )
       value = given.get(name, None if default is None else {})
-      values[name] = _choice(schema, value, where, default is None, default, needs, shared)
+      optional = default is None or type(None) in get_args(parameter.annotation)
+      values[name] = _choice(schema, value, where, optional, default, needs, shared)
     elif is_plain or default is None or default is _EMPTY:
       values[name] = _value(given.get(name, default), parameter, where)
   return values

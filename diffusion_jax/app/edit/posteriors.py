@@ -138,8 +138,7 @@ def gibbs(
     x = dj.split_gibbs(key, *model, draw_x0, widths, x, num_steps=inner_steps)
     return {'x': x}
 
-  idle = *STEPS, 'num_steps', 'spacing', 'respacing'
-  return Method(draw, needs_linear=step_size is None, unread=idle)
+  return Method(draw, needs_linear=step_size is None, unread=(*STEPS, 'grid'))
 
 
 def widths_of(rounds: int, highest: Array | float, lowest: Array | float) -> Array:

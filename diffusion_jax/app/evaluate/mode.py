@@ -38,8 +38,8 @@ from diffusion_jax.runtime import buckets, lock, processes
 from diffusion_jax.runtime.compiling import precision_in_use
 from diffusion_jax.runtime.files import make_folder, write_json, write_npz
 
-# Fields of config.sampling that change the scores of real images as well.
-OF_WEIGHTS = 'ema_decay', 'ema_sigma_rel'
+# The section of config.sampling that changes the scores of real images as well.
+OF_WEIGHTS = 'weights'
 
 Fields = Json  # of a sweep, of the scores as JSON, of settings
 
@@ -85,7 +85,7 @@ def run(run: Run) -> None:
       processes.wait_for_all(f'{kind} {title(changes)}')
   measured: dict[str, Fields] = {}  # by the fields that choose weights
   for changes, point in points if groups['examples'] else ():
-    own = {f: value for f, value in changes.items() if f in OF_WEIGHTS}
+    own = {f: value for f, value in changes.items() if f.startswith(OF_WEIGHTS)}
     if title(own) not in measured:
       measured[title(own)] = score_point(Run(point), groups['examples'], own)
     if own:
@@ -100,7 +100,7 @@ def points_of(run: Run, kinds: list[str]) -> list[tuple[Fields, Model]]:
   """Returns ({field: value}, model) of each point of the sweep, checked."""
   config, points = run.model.config, []
   for changes, changed in sweep(config):
-    idle = [field for field in changes if field not in OF_WEIGHTS]
+    idle = [field for field in changes if not field.startswith(OF_WEIGHTS)]
     if idle and kinds == ['examples']:
       raise UserError(
         f'config.evaluation.sweep: {idle[0]} changes samples, and no metric of '
@@ -153,7 +153,9 @@ def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
   for texts in itertools.product(*lists.values()):
     flags = [(f'sampling.{f}', x) for f, x in zip(lists, texts, strict=True)]
     point = store.with_flags(config, flags, trusted=False)
-    values = ((field, point.sampling.at(field)) for field in lists)
+    values = (
+      (field, point.at(store.spelled(f'sampling.{field}', point.schema))) for field in lists
+    )
     yield {f: x.name if isinstance(x, Node) else x for f, x in values}, point
 
 
@@ -391,5 +393,5 @@ def settings_of(run: Run, read: Json, name: str) -> Json:
   used['metrics'] = [x for x in used['metrics'] if name_of(x) == name]
   sampling = model.config.sampling
   variance = (sampling.get('sampler') or {}).get('variance', 'fixed_small')
-  drawn = {'variance': variance, 'clip': sampling.get('clip')}
+  drawn = {'variance': variance, 'bound': folder.plain(model.config)['sampling'].get('bound')}
   return provenance.settings(run, {'evaluation': used, 'sampling': drawn}, read)

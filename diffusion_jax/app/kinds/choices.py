@@ -11,7 +11,7 @@ from collections.abc import Callable
 import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Constructor
 from diffusion_jax.app.edit import methods, pictures, posteriors, restoration
-from diffusion_jax.app.kinds import parts, sections, training
+from diffusion_jax.app.kinds import parts, sampling, sections, training
 from diffusion_jax.core import operators, step_schedules as steps
 from diffusion_jax.core.denoiser import rescaled_step_input
 from diffusion_jax.core.parametrization import Parametrization
@@ -219,6 +219,7 @@ TABLES = {
   ),
   'optimizer': optimizer.OPTIMIZERS,
   **training.TABLES,
+  **sampling.TABLES,
   'edit': {
     'inpaint': pictures.Inpaint,
     'sdedit': pictures.Sdedit,

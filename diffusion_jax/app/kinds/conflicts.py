@@ -65,8 +65,7 @@ def needing(path: str, names: Collection[str], need: Need, modes: tuple[str, ...
 
 
 DATA = (
-  needing('sampling.clip', (), LEVELS),
-  needing('sampling.dynamic_threshold', (), LEVELS),
+  needing('sampling.bound', ('clip', 'quantile'), LEVELS),
   needing('conditioning.self_conditioning', (), LEVELS),
   needing('objective', ('hybrid', 'vlb', 'masked', 'd3pm', 'vae', 'hvae'), LEVELS),
   needing('objective', ('classifier',), PICTURES),

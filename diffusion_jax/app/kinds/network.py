@@ -202,10 +202,10 @@ class ConfiguredNetwork:
 
   @property
   def clips(self) -> bool:
-    """Whether sampling clips x_0; by default of levels, but not of latents."""
+    """Whether sampling bounds x_0; by default of levels, but not of latents."""
     by_default = self.facts.x.levels and self.config.get('latent') is None
-    clip = self.config.sampling.get('clip', False)
-    return bool(by_default) if clip is None else clip
+    bound = self.config.sampling.get('bound')
+    return bound is not None and (bound.name != 'auto' or bool(by_default))
 
   @property
   def reverse_variance(self) -> str:

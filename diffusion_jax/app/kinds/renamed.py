@@ -1,6 +1,14 @@
 """What fields of earlier versions are called now, for the message that refuses them."""
 
 RENAMED = {
+  'sampling.ema': 'sampling.weights=raw, or average',
+  'sampling.ema_decay': 'sampling.weights.decay',
+  'sampling.ema_sigma_rel': 'sampling.weights=width, with .sigma_rel',
+  'sampling.spacing': 'sampling.grid.spacing',
+  'sampling.respacing': 'sampling.grid=respaced, with .steps',
+  'sampling.clip': 'sampling.bound=clip, or None',
+  'sampling.dynamic_threshold': 'sampling.bound=quantile, with .quantile',
+  'sampling.dynamic_threshold_max': 'sampling.bound=quantile, with .largest',
   'training.ema_decay': 'training.average.decay',
   'training.ema_warmup': 'training.average.warmup',
   'training.more_ema_decays': 'training.average.more',

@@ -103,7 +103,7 @@ def _needs_no_images(c, facts):
 # What other projects' files do not say of how images are drawn.
 _OF_DRAWING = (
   *('num_samples', 'batch_size', 'labels', 'prompt', 'context', 'context_row', 'seed'),
-  *('trajectory', 'profile', 'name', 'num_steps', 'respacing', 'schedule', 'guidance'),
+  *('trajectory', 'profile', 'name', 'grid', 'schedule', 'guidance'),
   *('classifier', 'churn', 'ancestral_noise', 'corrector', 'top_p', 'remasking'),
   *('stochastic', 'guidance_scale'),
 )
@@ -143,17 +143,6 @@ IDLE = (
     TRAIN,
     fields=('objective.coupling.condition_ratio',),
   ),
-  Row(lambda c, facts: not c.sampling.ema, 'sampling.ema=False', fields=('sampling.ema_decay',)),
-  Row(
-    lambda c, facts: c.sampling.get('respacing'),
-    'sampling.respacing={it}',
-    fields=('sampling.num_steps', 'sampling.spacing'),
-  ),
-  Row(
-    lambda c, facts: not c.sampling.get('dynamic_threshold', True),
-    'sampling.dynamic_threshold=0',
-    fields=('sampling.dynamic_threshold_max',),
-  ),
   Row(
     lambda c, facts: True,
     '--mode=edit, which reads edit.num_samples, label and output',
@@ -182,7 +171,7 @@ IDLE = (
   Row(_is_in_no_bucket, 'data on this machine', fields=('data.cache',)),
   Row(_needs_no_images, 'evaluation.statistics', EVALUATE, fields=('evaluation.reference',)),
   Row(guidance_of_pairs, '{it}, which has steps of its own', fields=_STEPS),
-  *map(_of_posterior, (*STEPS, 'num_steps', 'spacing', 'respacing')),
+  *map(_of_posterior, (*STEPS, 'grid')),
 )
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from diffusion_jax import ranges
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.kinds.sampling import Bound, Respaced, Steps, auto
 from diffusion_jax.app.kinds.training import Training
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.networks.inputs import ContextEncoder, Text
@@ -19,7 +20,6 @@ from diffusion_jax.ranges import (
   Size,
 )
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
-from diffusion_jax.sampling.grids import Spacing
 from diffusion_jax.sampling.guiders import ClassifierFree
 from diffusion_jax.training.averaging import Width
 from diffusion_jax.training.conditions import ImageCondition
@@ -123,9 +123,7 @@ class Sampling:
   # samples; '': of held-out examples
   context: str = ''
   context_row: Count | None = None  # the only row that is taken, from 0; None: all
-  ema: bool = True  # averaged parameters
-  ema_decay: Rate = 0.0  # one of training.more_ema_decays; 0: the main one
-  ema_sigma_rel: Width | None = None  # width of an average that is made from the run's snapshots
+  weights: Node  # averaged parameters, or those of the last step
   checkpoint: Checkpoint = 'latest'  # latest, best, or a step
   seed: Seed = 0  # image i depends on the seed and i
   trajectory: bool = False  # also a GIF of how the first ten images emerge
@@ -139,24 +137,19 @@ class DenoiserSampling(Sampling):
 
   # the step between two levels
   sampler: Node  # made with the schedule, for each sampling
-  num_steps: Size = 1000  # number of levels
-  spacing: Spacing = 'uniform'  # the places of the levels
-  respacing: str = ''  # the steps of the schedule to keep instead, such as 250, 10,15,20 or ddim50
+  grid: Steps | Respaced  # the levels that are visited
   schedule: Schedule | None = None  # another schedule whose levels are visited
   guidance: ClassifierFree | None = None  # by the condition, or by a worse run
   classifier: ClassifierGuidance | None = None  # guidance by a classifier
-  clip: bool | None = None  # clips estimates of x_0 to [-1, 1], after guidance; None: of levels
-  # clips to a quantile such as 0.995 instead, and divides by it
-  dynamic_threshold: Probability = 0.0
-  dynamic_threshold_max: Positive | None = None  # largest value of that quantile; None: any
+  bound: Bound | None = auto  # of estimates of x_0
   churn: Churn | None = None  # noise before each step
   ancestral_noise: AncestralNoise | None = None  # noise after each step of a solver of the ODE
   corrector: Langevin | None = None  # Langevin steps before each step
 
   def __post_init__(self):
     before_clip = self.classifier is not None and self.classifier.after_clip
-    if before_clip and self.clip is False and not self.dynamic_threshold:
-      raise ValueError('classifier.after_clip needs clip or dynamic_threshold')
+    if before_clip and self.bound is None:
+      raise ValueError('classifier.after_clip needs a bound, such as bound=clip')
 
 
 @dataclass(frozen=True, kw_only=True)

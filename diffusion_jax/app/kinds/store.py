@@ -12,6 +12,7 @@ from diffusion_jax.app.config.store import (
   merge,
   module_of,
   of_kind,
+  spelled,
   sweep,
   tuples,
 )

@@ -105,9 +105,9 @@ def config_of(config: Node, imported: Imported) -> Node:
   if config.latent is not None:
     tree['latent'] = {**config.latent, 'shape': facts['image_shape']}
     facts['image_shape'] = image_shape_of(config.latent.run)
-    if sections['sampling'].get('clip'):
+    if sections['sampling'].get('bound'):
       print('note: the scheduler clips x_0; latents are not clipped here')
-    sections = sections | {'sampling': sections['sampling'] | {'clip': False}}
+    sections = sections | {'sampling': sections['sampling'] | {'bound': None}}
   for name, section in sections.items():
     tree[name] = {**tree.get(name, {}), **section}
   complete = store.completed(tree, trusted=False)
@@ -277,13 +277,14 @@ def write_adapters(out: Path, model: Model, params: Params, step: int) -> None:
 def export_sections(model: Model) -> Json:
   """Returns the sections of a run for diffusers.
 
-  A schedule that diffusers does not know becomes a list of alphas, and a clip
-  of None becomes the data's default.
+  A schedule that diffusers does not know becomes a list of alphas, and and the
+  bound auto becomes what the data have.
   """
   sections = folder.plain(model.config)
   if model.noisy is None:
     return sections
-  sections['sampling']['clip'] = model.noisy.clips
+  if model.config.at('sampling.bound.name') == 'auto':
+    sections['sampling']['bound'] = {'name': 'clip'} if model.noisy.clips else None
   if not schedulers.has_name(sections['schedule']):
     schedule = model.noisy.schedule()
     if isinstance(schedule, dj.DiscreteSchedule):

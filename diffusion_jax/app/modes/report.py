@@ -196,7 +196,7 @@ def _is_short(sampling):
   free = 'num_samples', 'batch_size', 'seed', 'labels', 'context_row'
   fields = {n: x for n, x in folder.flat(sampling).items() if n not in free}
   counts = [x for x in fields.values() if isinstance(x, int)]
-  counts += map(int, re.findall(r'\d+', str(fields.get('respacing', ''))))
+  counts += map(int, re.findall(r'\d+', str(fields.get('grid.steps', ''))))
   return math.prod(max(1, x) for x in counts) <= 10**6
 
 

@@ -56,8 +56,6 @@ ARGUMENTS = (
   'context',
   'context_row',
   'seed',
-  'num_steps',
-  'respacing',
   'guidance.scale',
   'guidance_scale',
 )
@@ -136,8 +134,6 @@ def application(run: Run) -> Callable:
       return responses.PlainTextResponse('not from another site', 403)
     given = request.query_params
     flags = [(f'sampling.{n}', given[n]) for n in known if given.get(n)]
-    if any(name == 'sampling.num_steps' for name, _ in flags):
-      flags.append(('sampling.respacing', ''))
     options = {'media_type': 'text/event-stream', 'headers': HEADERS}
     return responses.StreamingResponse(pictures(emerge, flags), **options)
 
@@ -201,7 +197,7 @@ def fields(model: Model) -> list[dict]:
       names = [*model.schema.table('sampling.sampler')]
       add('sampler', 'sampler', c.sampler.name, choices=names)
     beyond = None if model.noisy is None else model.noisy.schedule_steps
-    add('num_steps', 'steps', c.num_steps, least=1, beyond=beyond)
+    add('num_steps', 'steps', c.grid.get('number'), least=1, beyond=beyond)
   if 'guidance' in c and (c.guidance or model.conditioning.dropout):
     scale = c.guidance.scale if c.guidance else 1.0
     add('guidance.scale', 'guidance scale', scale)
@@ -354,9 +350,9 @@ def step_of(model: Model) -> Callable:
 def key_of(config: Node) -> str:
   """Returns what a program of config.sampling is compiled for."""
   section = folder.flat(folder.plain(config)['sampling'])
-  fixed = {n: x for n, x in section.items() if n not in ARGUMENTS}
-  if config.sampling.get('churn'):  # its noise depends on the number of steps
-    fixed['num_steps'] = section['num_steps']
+  # The noise of churn depends on the number of steps.
+  free = () if config.sampling.get('churn') else ('grid.name', 'grid.number', 'grid.steps')
+  fixed = {n: x for n, x in section.items() if n not in (*ARGUMENTS, *free)}
   if guidance_of_pairs(config, None):  # the scale is its sampler's
     fixed['guidance.scale'] = section['guidance.scale']
   return json.dumps(fixed, sort_keys=True)

@@ -94,14 +94,15 @@ def check_plan(model: Model) -> None:
   sampler = c.get('sampler')
   if sampler and ':' in sampler.name:
     _rehearse(sampler, plan, noisy.state_shape)
-  if c.get('respacing'):
+  number = c.grid.get('number')
+  if number is None:
     return
   visited = c.get('schedule')
   total = num_steps_of(noisy.schedule() if visited is None else visited.make())
-  if total is not None and c.num_steps > total:
+  if total is not None and number > total:
     steps, others = count_steps(plan().levels, total)
     print(
-      f'note: sampling.num_steps={c.num_steps} is more than the {total:,} '
+      f'note: sampling.num_steps={number} is more than the {total:,} '
       f'steps of the schedule: {steps:,} distinct steps are visited, and '
       f'{others:,} levels between steps'
     )

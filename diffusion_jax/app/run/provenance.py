@@ -19,11 +19,13 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import Model
+from diffusion_jax.app.kinds.sampling import ALIASES
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import npz
 from diffusion_jax.data.sums import digest
 from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.metrics.sweeps import title
+from diffusion_jax.report import results
 from diffusion_jax.runtime import lock, processes, sessions
 from diffusion_jax.runtime.files import parse_json, sha256
 from diffusion_jax.weights import checksums, load
@@ -150,10 +152,13 @@ def _sampled_by(model):
   return changes
 
 
+_SHORT = {f'{path}.{field}': short for short, (path, _, field) in ALIASES.items()}
+
+
 def _named(first, changes):
   texts = {}
   for field, value in sorted(changes.items()):
-    short = re.sub(r'^(edit|sampling)\.|\.name$', '', field)
+    short = re.sub(r'^(edit|sampling)\.|\.name$', '', _SHORT.get(field, field))
     texts[short] = store.as_text(value)
   name = f'{first}-{title(dict(sorted(texts.items())))}' if texts else first
   return re.sub(r'[^\w.,=+-]', '_', name, flags=re.ASCII)[:150]
@@ -172,10 +177,8 @@ def describe(content: Settings) -> str:
   line = f'settings: {content["run"]}, checkpoint {c["checkpoint"]}'
   if c.get('sampler'):
     line += f', {c["sampler"]["name"]}'
-  if c.get('respacing'):
-    line += f', respacing {c["respacing"]}'
-  elif 'num_steps' in c:
-    line += f', {c["num_steps"]} steps'
+  if 'grid' in c:
+    line += f', {results.steps_of(c)}'
   line += f', seed {c["seed"]}'
   if c.get('guidance_scale', 1.0) != 1.0:
     line += f', guidance {c["guidance_scale"]:g}'

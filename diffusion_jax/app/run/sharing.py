@@ -30,9 +30,8 @@ from diffusion_jax.weights import checksums, load, share
 
 # Fields of config.sampling that choose among the weights of a run.
 _CHOICES = {
-  'sampling.ema': True,
-  'sampling.ema_decay': 0.0,
-  'sampling.ema_sigma_rel': None,
+  'sampling.weights': 'average',
+  'sampling.weights.decay': 0.0,
   'sampling.checkpoint': 'latest',
   'sampling.name': '',
 }
@@ -100,7 +99,7 @@ def picture_of(model: Model, weights: int, step: int) -> tuple[Path | None, str]
       if about.get('weights') == weights:
         return sheet, provenance.describe(about)
   c = model.config.sampling
-  if c.ema and not c.ema_decay and c.ema_sigma_rel is None:
+  if c.weights.get('decay') == 0.0:
     for at, path in record.read_sheets(place):
       if at == step:
         return path, f'the preview of step {step}'

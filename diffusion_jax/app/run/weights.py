@@ -9,12 +9,12 @@ from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.tree import Node, from_config
+from diffusion_jax.app.config.tree import Node, check_set, from_config
 from diffusion_jax.app.kinds import registry, roles
 from diffusion_jax.app.kinds.model import Frozen, Model, make_mesh
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.data.sources import Facts
-from diffusion_jax.errors import UserError, as_user_error
+from diffusion_jax.errors import as_user_error
 from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import lora, power_ema
@@ -68,12 +68,13 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
   merge: False returns a run's adapters as they are.
   """
   c, workdir = model.config.sampling, model.workdir
-  decay = power_ema.decay_name(c.ema_decay) if c.ema_decay else AVERAGE
+  decay = c.weights.get('decay')
+  which = RAW if c.weights.name == 'raw' else power_ema.decay_name(decay) if decay else AVERAGE
   step = int(c.checkpoint) if c.checkpoint.isdecimal() else c.checkpoint
   with as_user_error():
-    if c.ema_sigma_rel is not None and merge:
+    if c.weights.name == 'width' and merge:
       return _restore_average(model, step)
-    stored = load.open(workdir, decay if c.ema else RAW, step, merge=merge)
+    stored = load.open(workdir, which, step, merge=merge)
     # Tracing the network takes seconds: not for the config that was trained,
     # unless the network is the user's own, whose code may have changed.
     now = folder.stored_form(model.config, model.facts)
@@ -87,17 +88,12 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
 
 
 def _restore_average(model, step):
-  c, workdir = model.config.sampling, model.workdir
-  if c.ema_decay or not c.ema:
-    other = f'ema_decay={c.ema_decay}' if c.ema_decay else 'ema=False'
-    raise UserError(
-      f'config.sampling.ema_sigma_rel={c.ema_sigma_rel} and '
-      f'config.sampling.{other} are different weights: give one of them'
-    )
+  width, workdir = model.config.sampling.weights.sigma_rel, model.workdir
+  check_set('sampling.weights.sigma_rel', width, 'give a relative width, such as 0.1')
   if step == 'best':
     step = checkpoints.find_step(workdir, step)
   snapshot = None if step == 'latest' else step
-  average = averages.make(workdir, c.ema_sigma_rel, snapshot, model.shapes())
+  average = averages.make(workdir, width, snapshot, model.shapes())
   print(average.describe())
   return average.params, average.step
 

@@ -173,7 +173,7 @@ digits evaluation.name=a/b is not the name of a file
 digits evaluation.elbo.decoder=gausian (did you mean 'gaussian'?) is not one of
 digits sampling.name=.a is not the name of a file
 digits sampling.checkpoint=lates is not latest, best or a step
-digits sampling.ema_sigma_rel=0.2887 is not a number in (0, 0.288675]
+digits sampling.weights=width sampling.weights.sigma_rel=0.2887 is not a number in (0, 0.288675]
 digits sampling.schedule=learned is not one of linear
 digits sampling.sampler=os:nothing cannot be imported: module 'os' has no attri
 digits sampling.sampler=nowhere:x cannot be imported: No module named 'nowhere'
@@ -185,7 +185,7 @@ digits data=json:JSONDecoder : its parameters must include split
 """
 NO_FIELD = """
 digits batch_size (did you mean 'training.batch_size' or 'sampling.batch_size'?)
-digits sampling.sampler.num_steps (did you mean 'sampling.num_steps' or
+digits sampling.sampler.spacing (did you mean 'sampling.grid.spacing'?)
 digits sampling.guidance_scale (did you mean 'guidance'?)
 digits noise_input.schedule_steps ; config.noise_input=step has none
 digits facts.num_classes ; the config has average,
@@ -222,13 +222,13 @@ def test_the_model_comes_from_the_run_and_its_use_from_the_command(tmp_path):
   flags += [('matmul_precision', 'high'), ('network.dtype', 'bfloat16')]
   merged = store.of_run(tmp_path, config, flags)
   assert (merged.network.channels, merged.seed) == (24, 5)
-  assert merged.sampling.num_steps == 9
+  assert merged.sampling.grid.number == 9
   assert merged.sampling.sampler.name == 'heun' and merged.sampling.seed == 3
   assert merged.matmul_precision == 'high'
   assert merged.network.dtype == 'bfloat16'
   # without a file of one's own all is the run's
   alone = store.of_run(tmp_path, store.open_run(tmp_path), [])
-  assert alone.sampling.num_steps == 7
+  assert alone.sampling.grid.number == 7
 
 
 @pytest.mark.parametrize('flag', [

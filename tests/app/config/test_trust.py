@@ -162,7 +162,7 @@ NOT_STORED = {'compilation_cache', 'out', 'runs', 'source'}  # roles.NOT_READ
 NO_PATHS = {  # kept_in and split are not fields
   'categories', 'context_column', 'dataset', 'features', 'format',
   'image_column', 'by', 'kept_in', 'label', 'label_column', 
-  'metrics', 'model', 'options', 'prompt', 'respacing', 'revision', 'split',
+  'metrics', 'model', 'options', 'prompt', 'revision', 'split',
   'subset', 'sweep', 'test_split', 'text_column', 'to', 'train_split', 'x',
   'x_column',
 }  # fmt: skip

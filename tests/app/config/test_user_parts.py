@@ -99,7 +99,7 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   (visited, levels, sampler, *_), trained = model.plan(), model.noisy.schedule()
   assert trained == toy_parts.Schedule(0.2) == visited
   assert config.sampling.schedule is not None
-  assert len(levels.t) == config.sampling.num_steps + 1
+  assert len(levels.t) == config.sampling.grid.number + 1
   level = trained(np.float32([0.5]))
   np.testing.assert_allclose(model.noisy.process.noise_input(level), [1.0])
   made: Any = config.optimizer.make({'total_steps': 10})

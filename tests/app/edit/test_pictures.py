@@ -74,7 +74,7 @@ def test_sdedit_of_no_strength_is_the_picture(plain, files):
 
 def test_an_interpolation_is_not_clipped():
   """If eps = 30 for any x, x_0 leaves [-1, 1] between the ends."""
-  config = smoke(**QUICK | {'sampling.clip': True, 'edit': 'interpolate'})
+  config = smoke(**QUICK | {'sampling.bound': 'clip', 'edit': 'interpolate'})
   model: Any = registry.make(config, 'nowhere')
   params = normal_params(model, deviation=0)
   params['network']['conv_out']['bias'] += 30.0

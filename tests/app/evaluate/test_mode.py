@@ -128,7 +128,7 @@ def test_another_evaluation_needs_another_name(run, printed):
   message = 'variance is fixed_small, fixed_large'
   refused(message, run_mode, run, **QUICK, **large)
   message = r'other settings: weights is \d+, \d+ now.*by --config.evaluation.n'
-  refused(message, run_mode, run, **QUICK, **{'sampling.ema': False})
+  refused(message, run_mode, run, **QUICK, **{'sampling.weights': 'raw'})
 
 
 def test_a_finished_evaluation_is_of_its_data(tmp_path):

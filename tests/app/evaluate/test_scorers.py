@@ -170,19 +170,19 @@ def test_features_are_kept_and_made_again_for_other_images(run, cache, printed, 
 
 
 def test_each_point_of_a_sweep_is_kept(run):
-  sweep = {'evaluation.sweep': 'num_steps=2,3 ema_decay=0.5'}
+  sweep = {'evaluation.sweep': 'num_steps=2,3 weights.decay=0.5'}
   run_mode(run, sweep, name='sweep')
   out = run / 'evaluation' / 'samples-sweep'
   points = json.loads((out / 'sweep.json').read_text())['points']
   assert [point['point']['num_steps'] for point in points] == [2, 3]
-  one = result(run, 'samples-sweep/num_steps=2,ema_decay=0.5')
+  one = result(run, 'samples-sweep/num_steps=2,weights.decay=0.5')
   assert one['metrics'] == points[0]['metrics']
   assert points[0]['metrics'] != points[1]['metrics']
-  assert one['protocol']['samples']['sampling']['num_steps'] == 2
-  before = (out / 'num_steps=2,ema_decay=0.5' / 'samples.npz').stat()
-  (out / 'num_steps=3,ema_decay=0.5' / 'samples.npz').unlink()
+  assert one['protocol']['samples']['sampling']['grid']['number'] == 2
+  before = (out / 'num_steps=2,weights.decay=0.5' / 'samples.npz').stat()
+  (out / 'num_steps=3,weights.decay=0.5' / 'samples.npz').unlink()
   run_mode(run, sweep, name='sweep')
-  after = (out / 'num_steps=2,ema_decay=0.5' / 'samples.npz').stat()
+  after = (out / 'num_steps=2,weights.decay=0.5' / 'samples.npz').stat()
   assert before.st_mtime_ns == after.st_mtime_ns
   again = json.loads((out / 'sweep.json').read_text())['points']
   assert again == points

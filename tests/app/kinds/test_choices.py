@@ -137,17 +137,17 @@ def levels_of(*flags):
   return diffusion.levels_of(model_of(*flags).config.sampling.make(), DDPM)
 
 
-def test_every_spacing_and_respacing_which_wins():
+def test_every_spacing_and_respacing():
   equal = functools.partial(np.testing.assert_allclose, rtol=1e-6)
 
   @jax.jit
   def both():
     pairs = []
     for spacing in (*SPACINGS, *STEP_CHOICES):
-      flags = f'sampling.spacing={spacing}', 'sampling.num_steps=10'
+      flags = f'sampling.grid.spacing={spacing}', 'sampling.num_steps=10'
       pairs.append((levels_of(*flags), dj.level_grid(DDPM, 10, spacing)))
     for spec in ('250', '10,15,20', 'ddim50'):
-      flags = f'sampling.respacing={spec}', 'sampling.spacing=karras'
+      flags = 'sampling.grid=respaced', f'sampling.grid.steps={spec}'
       steps = dj.respaced_steps(1000, spec)
       pairs.append((levels_of(*flags), dj.step_levels(DDPM, steps)))
     return pairs

@@ -18,8 +18,8 @@ WITHOUT = {'levels': NUMBERS, 'pictures': TEXTS, 'a context': NUMBERS, 'data [':
 WITHOUT['vectors'] = NUMBERS
 # Mode, config, flag, what it needs.
 ROWS = """
-train digits sampling.clip=true levels
-train digits sampling.dynamic_threshold=0.9 levels
+train digits sampling.bound=clip levels
+train digits sampling.bound=quantile levels
 train digits conditioning.self_conditioning=true levels
 train digits objective=hybrid levels
 train digits objective=vlb levels

@@ -19,7 +19,7 @@ def model_of(**changes) -> Any:
 
 def test_at_levels_of_another_schedule_the_network_sees_its_own():
   """x at alpha = 1 is x at the trained level of equal SNR, over its alpha."""
-  model = model_of(**{'sampling.schedule': 'karras', 'sampling.clip': False})
+  model = model_of(**{'sampling.schedule': 'karras', 'sampling.bound': None})
   params = normal_params(model, 1, deviation=0.3)
   label = np.arange(3)
 
@@ -40,7 +40,7 @@ def test_at_levels_of_another_schedule_the_network_sees_its_own():
 
 def test_a_sampler_of_pairs_gets_both_predictions_clipped():
   changes = {'sampling.guidance': 'cfg_plus_plus', 'sampling.guidance.scale': 0.5}
-  model = model_of(**changes, **{'sampling.clip': True})
+  model = model_of(**changes, **{'sampling.bound': 'clip'})
   params, cond = normal_params(model), {'label': np.arange(3)}
 
   @jax.jit
@@ -61,7 +61,7 @@ def test_the_likelihood_of_a_network_that_sees_no_noise():
   Then x is scaled by r = alpha(1) / alpha(t_min), and log p(x) is the prior's
   at r x plus D log r. The density of a bin of width 2 / 16 is uniform.
   """
-  model = model_of(**{'sampling.clip': True})
+  model = model_of(**{'sampling.bound': 'clip'})
   params = normal_params(model, deviation=0)
   keys = jax.random.split(jax.random.key(2), 3)
   metric = model.schema.metrics['ode'](tolerance=1e-4)
@@ -77,8 +77,7 @@ def test_the_likelihood_of_a_network_that_sees_no_noise():
 
 
 def test_without_clipping_a_step_is_the_networks_own_estimate():
-  largest = {'sampling.dynamic_threshold_max': 1.5}
-  model = model_of(**{'sampling.dynamic_threshold': 0.9, **largest})
+  model = model_of(**within('sampling.bound', 'quantile', quantile=0.9, largest=1.5))
   params = normal_params(model)
   x, cond = np.full((1, 8, 8, 1), 9.0, np.float32), {'label': np.zeros(1, int)}
 

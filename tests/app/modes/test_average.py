@@ -24,10 +24,11 @@ def test_an_average_is_a_run_that_all_modes_read(averaged, capsys):
   printed = capsys.readouterr().out
   assert 'relative width 0.07 at step 4 (32 images), of 4 snapshots' in printed
   found = restore(out)
-  assert_same(found, restore(averaged, ema_sigma_rel=0.07))
-  assert_same(found, restore(out, ema=False))
+  assert_same(found, restore(averaged, weights='width', weights__sigma_rel=0.07))
+  assert_same(found, restore(out, weights='raw'))
   kernel = found['network']['conv_in']['kernel']
-  other = restore(averaged, ema_sigma_rel=0.05)['network']['conv_in']['kernel']
+  other = restore(averaged, weights='width', weights__sigma_rel=0.05)
+  other = other['network']['conv_in']['kernel']
   assert np.linalg.norm(kernel) != np.linalg.norm(other)
   record = json.loads((out / 'average.json').read_text())
   assert record['step'] == 4 and record['images'] == 32

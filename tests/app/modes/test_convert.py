@@ -139,7 +139,7 @@ def test_a_config_with_the_sections_builds_the_network(name):
   model.objective()
   if config.objective.name != 'classifier':
     levels = jax.eval_shape(lambda: model.plan().levels)
-    assert len(levels.t) - 1 == config.sampling.num_steps
+    assert len(levels.t) - 1 == config.sampling.grid.number
 
 
 @pytest.mark.parametrize('to', ['diffusers', 'safetensors'])

@@ -134,7 +134,7 @@ digits_meanflow objective.guidance=power_law conditioning.dropout=0 => also trai
   without a condition: set conditioning.dropout
 digits_latent latent.run=nowhere => latent.run: there is no run in nowhere, and
 digits_latent latent.run=runs/digits => has no latents with a height and a width
-digits_latent sampling.clip=True => sampling.clip needs pixels, and this run
+digits_latent sampling.bound=clip => sampling.bound needs pixels, and this run
 digits_latent sampling.classifier.run=x => sampling.classifier needs pixels
 digits_latent latent.path=x data=binarized data.source=digits => draws new images in each epoch
 digits_latent conditioning.image=superres => conditioning.image needs pixels
@@ -149,7 +149,7 @@ training.num_steps=6 optimizer.decay_steps=3 => num_steps=6: the learning rate i
 evaluation.metrics=fd evaluation.features=pixels evaluation.reference=lost training.metrics.every=4
   => evaluation.reference: npz file lost not found
 joint conditioning.context=vector => context in x: set context=None
-two_moons sampling.clip=True => config.sampling.clip=True needs levels
+two_moons sampling.bound=clip => config.sampling.bound=clip needs levels
 """
 TABLES['sample'] = """
 sampling.sampler=tests.app.toy_parts:ramp => its constructor must return a dj.Sampler(init, step),
@@ -161,12 +161,12 @@ sampling.sampler=tests.app.toy_parts:fresh sampling.sampler.draw=one_number =>
   arrays [B, ...], as x.shape or x.shape[:1]
 sampling.sampler=dpm_solver_pp sampling.churn.s_churn=1 => sampling.sampler=dpm_solver_pp uses
   earlier steps
-schedule=continuous_cosine sampling.respacing=ddim50 => config.sampling: respacing needs a schedule
-  of steps
-sampling.respacing=2 sampling.spacing=karras => config.sampling.spacing=karras is not read with
-  sampling.respacing=2: leave one of them out
-sampling.ema=False sampling.ema_decay=0.5 => sampling.ema_decay=0.5 is not read with
-  sampling.ema=False
+schedule=continuous_cosine sampling.grid=respaced sampling.grid.steps=ddim50 =>
+  config.sampling.grid: respaced needs a schedule of steps
+sampling.grid=respaced sampling.grid.steps=2 sampling.num_steps=3 => there is no field
+  config.sampling.grid.number; config.sampling.grid=respaced has steps
+sampling.respacing=2 => config.sampling.respacing is now config.sampling.grid=respaced, with .steps
+sampling.weights=raw sampling.weights.decay=0.5 => there is no field config.sampling.weights.decay
 sampling.ancestral_noise.eta=1 => sampler=ddim draws noise already: take a
 sampling.churn.s_churn=1 sampling.churn.s_min=3 sampling.churn.s_max=2 => config.sampling: s_min=3.0
   is above s_max=2.0: no level would be churned
@@ -197,14 +197,13 @@ shapes_text sampling.prompt=a23456789-123456789-123456789-123456789-123456789-12
   text_length=56
 sampling.checkpoint=best => has a metric: train with
 sampling.ema_sigma_rel=0.1 => no snapshot
-sampling.ema_sigma_rel=0.1 sampling.ema=False => different weights: give one of
 digits_classifier => is a classifier, which makes no images
 digits_vae sampling.trajectory=True => sampling.trajectory has no effect on a
 digits_masked sampling.guidance.scale=2 => conditioning.dropout
 digits_meanflow sampling.guidance_scale=2 => trained with, which is 1 here
 digits_meanflow objective.guidance=power_law objective.guidance.high=4 sampling.guidance_scale=5 =>
   is outside the scales of the training, 1 to 4.0
-digits_consistency sampling.stochastic=False sampling.num_steps=2 => set it to 1, or
+digits_consistency sampling.stochastic=False sampling.num_steps=2 => set sampling.num_steps=1, or
   sampling.stochastic=True
 """
 INPAINT = 'edit.image=digit.png edit.mask=mask.png'
@@ -256,8 +255,8 @@ edit=restore edit.operator=blur edit.posterior=decoupled sampling.sampler=heun =
   sampling.sampler=heun is not read with edit.posterior=decoupled
 edit=restore edit.operator=blur edit.posterior=proximal sampling.sampler=heun => is not read with
   edit.posterior=proximal
-edit=restore edit.operator=blur edit.posterior=gibbs sampling.num_steps=2 => sampling.num_steps=2 is
-  not read with edit.posterior=gibbs
+edit=restore edit.operator=blur edit.posterior=gibbs sampling.num_steps=2 =>
+  sampling.grid.number=2 is not read with edit.posterior=gibbs
 edit=restore edit.operator=downsample => image is not set: give --config.edit.image='in/*.png'
 edit=restore edit.operator=downsample edit.image=none/*.png => image=none/*.png: no picture was
   found
@@ -282,7 +281,7 @@ evaluation.metrics=fd evaluation.statistics=a.npz evaluation.reference=test =>
 evaluation.metrics=fd evaluation.features=pixels evaluation.statistics=lost.npz =>
   config.evaluation.statistics: file or folder lost.npz not found
 evaluation.sweep=num_steps => num_steps is not field=value,value
-evaluation.sweep='ema_decay=0.5 num_steps=3,4' => num_steps changes samples, and no metric of
+evaluation.sweep='weights.decay=0.5 num_steps=3,4' => num_steps changes samples, and no metric of
   evaluation.metrics=elbo is of samples
 two_moons evaluation.metrics=sbc sampling.context=y.npy => sampling.context=y.npy is not read with
   evaluation.metrics=sbc
@@ -331,7 +330,7 @@ digits convert.source=stored/labels => holds a run: give another --workdir
 none convert.to=diffusers => convert.out is not set: give the file
 none convert.to=safetensors convert.out=x convert.label=1 => convert.label is for
   convert.to=diffusers only
-convert.to=diffusers convert.out=x sampling.num_steps=3 => sampling.num_steps=3 is not read with
+convert.to=diffusers convert.out=x sampling.num_steps=3 => sampling.grid.number=3 is not read with
   convert.to=diffusers, which writes weights and the schedule
 convert.to=lora convert.out=x sampling.guidance.scale=3 => sampling.guidance=classifier_free is
   not read with convert.to=lora

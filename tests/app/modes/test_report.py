@@ -114,7 +114,7 @@ def test_calls_are_those_of_the_table_of_samplers(calls, fields, tmp_path):
 MANY = {'corrector': 'langevin', 'corrector.steps': 10**9}
 
 
-@pytest.mark.parametrize('fields', [{'num_steps': 10**9}, {'respacing': '1000000000'}, MANY])
+@pytest.mark.parametrize('fields', [{'num_steps': 10**9}, {'grid.steps': '1000000000'}, MANY])
 def test_the_calls_of_a_strangers_sampler_are_not_counted(fields, tmp_path):
   run = Run.open(smoke(), tmp_path)
   folder.write_config(tmp_path, run.model.config, run.model.facts)

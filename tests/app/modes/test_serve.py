@@ -119,7 +119,7 @@ def test_two_users_get_their_own_pictures(page):
   [
     ({'num_steps': 200_000_000}, 'steps: 200000000 are more than 10000'),
     ({'num_steps': '9' * 5000}, 'steps: 99999999999999999999 are more than'),
-    ({'num_steps': 0}, 'sampling.num_steps=0 is not an integer of at least 1'),
+    ({'num_steps': 0}, 'sampling.grid.number=0 is not an integer of at least 1'),
     ({'labels': 12}, 'sampling.labels=12 is out of range'),
     ({'seed': -1}, 'seed=-1 is not in 0'),
     ({'sampler': 'nowhere:f'}, "'nowhere:f' would be imported"),
@@ -162,7 +162,7 @@ def test_the_page_loads_nothing_from_elsewhere(page):
 
 
 def test_a_number_of_steps_replaces_a_respacing(tmp_path):
-  config = smoke(**SIZE | {'sampling.respacing': '2'})
+  config = smoke(**SIZE | {'sampling.grid': 'respaced', 'sampling.grid.steps': '2'})
   with served(config, untrained(config, tmp_path / 'run')) as page:
     assert draw(page)[-1]['total'] == 2
     assert draw(page, num_steps=5)[-1]['total'] == 5

@@ -104,9 +104,9 @@ def test_a_training_on_changed_simulations_is_refused(trained, tmp_path):
 def test_a_refused_training_leaves_nothing(trained, tmp_path):
   """What is wrong is said after a block of simulations, which is not kept."""
   _, _, fields, _ = trained
-  fields = fields | {'data.calls': tmp_path / 'calls', 'sampling.clip': True}
+  fields = fields | {'data.calls': tmp_path / 'calls', 'sampling.bound': 'clip'}
   config = trial('inference', 'two_moons', **fields)
-  refused('sampling.clip', MODES['train'], config, tmp_path / 'run')
+  refused('sampling.bound', MODES['train'], config, tmp_path / 'run')
   assert calls_of(tmp_path / 'calls') == [100]
   assert not (tmp_path / 'run').exists()
 

@@ -82,21 +82,21 @@ def test_guidance_without_a_classifier_by_hand(loud):
   params, cond, uncond = loud
   assert np.abs(cond - uncond).max() > 0.01
   for fields, expected in [
-    ({'clip': True}, np.clip(cond, -1.0, 1.0)),
+    ({'bound': 'clip'}, np.clip(cond, -1.0, 1.0)),
     ({'guidance.scale': 0.0}, uncond),
-    ({'guidance.scale': 3.0, 'clip': True}, np.clip(uncond + 3.0 * (cond - uncond), -1.0, 1.0)),
+    ({'guidance.scale': 3.0, 'bound': 'clip'}, np.clip(uncond + 3.0 * (cond - uncond), -1.0, 1.0)),
     ({'guidance.scale': 3.0, 'guidance.high': 0.1}, cond),
     ({'guidance.scale': 3.0, 'guidance.low': 1e3}, cond),
   ]:
     fields = within('sampling', **fields)
-    config = smoke(**{'sampling.clip': False} | fields)
+    config = smoke(**{'sampling.bound': None} | fields)
     close(guided_x0(config, params, {'label': LABELS}), expected)
   # Lin et al. 2023 rescale the output, here eps.
   eps = [(X - LEVEL.alpha * a) / LEVEL.sigma for a in (cond, uncond)]
   eps.append(eps[1] + 3.0 * (eps[0] - eps[1]))
   std = [np.std(a, axis=(1, 2, 3), keepdims=True) for a in eps]
   fields = {'sampling.guidance.scale': 3.0, 'sampling.guidance.rescale': 1.0}
-  fields['sampling.clip'] = False
+  fields['sampling.bound'] = None
   x = guided_x0(smoke(**fields), params, {'label': LABELS})
   close(x, x0_of(eps[2] * std[0] / std[2]))
 
@@ -108,7 +108,7 @@ def test_a_worse_run_in_place_of_the_null_class_by_hand(loud):
   guide = OtherRun(*made(smoke(**other, **{'conditioning.dropout': 0.0}), 1))
   worse = x0_of(network(guide.noisy, guide.params)(X, LEVEL, {}))
   config = smoke(
-    **within('sampling', clip=False),
+    **within('sampling', bound=None),
     **within('sampling.guidance', 'autoguidance', run='there', scale=2.0),
   )
   x = guided_x0(config, params, {'label': LABELS}, {'guidance': guide})
@@ -126,7 +126,7 @@ def log_prob_gradient(guide, level, x):
 def test_guidance_by_a_classifier_by_hand():
   """A network without labels predicts eps - sigma scale gradient."""
   fields = within('conditioning', labels=False, dropout=0.0)
-  fields |= within('sampling', clip=False)
+  fields |= within('sampling', bound=None)
   fields |= within('sampling.classifier', run='there', scale=8.0)
   config = smoke(**fields)
   model, params = made(config, 0)
@@ -147,7 +147,7 @@ def test_guidance_by_a_classifier_by_hand():
     (False, np.clip(x0_of(eps_hat), -1.0, 1.0)),
     (True, x0_of(eps_of_clipped + shift)),
   ):
-    more = within('sampling', **{'clip': True, 'classifier.after_clip': after_clip})
+    more = within('sampling', **{'bound': 'clip', 'classifier.after_clip': after_clip})
     clipping = smoke(**fields | more)
     x = guided_x0(clipping, params, cond, {'classifier': guide})
     close(x, expected)

@@ -24,8 +24,7 @@ SETTINGS = {
   'sampling': {
     'checkpoint': 300,
     'sampler': {'name': 'ddim', 'eta': 0.0},
-    'respacing': '',
-    'num_steps': 50,
+    'grid': {'name': 'steps', 'number': 50, 'spacing': 'uniform'},
     'seed': 1,
     'guidance': {'name': 'classifier_free', 'scale': 2.0},
     'classifier': None,

@@ -97,7 +97,7 @@ REFUSED = {
   'shared weights and no state to continue': '--mode=train',
   'only a training can change this': '--mode=sample --workdir={new} --config.network.dropout=0.3',
   'is a copy of another folder than': '--mode=sample --workdir={other}',
-  'has one set of weights': '--mode=sample --config.sampling.ema=False',
+  'has one set of weights': '--mode=sample --config.sampling.weights=raw',
 }
 
 

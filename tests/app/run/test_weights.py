@@ -52,7 +52,7 @@ def two_decays(tmp_path_factory):
 
 
 def test_any_average_and_checkpoint_can_be_sampled_from(averaged, two_decays):
-  choices = {'ema': False}, {}, {'ema_decay': 0.5}
+  choices = {'weights': 'raw'}, {}, {'weights.decay': 0.5}
   raw, slow, half = (bias(two_decays, checkpoint='2', **fields) for fields in choices)
   # steps 1 and 2 of the warm-up: decays 0.1 and 2/11, for any rate
   np.testing.assert_allclose(half, slow, rtol=1e-5)
@@ -66,7 +66,7 @@ def test_any_average_and_checkpoint_can_be_sampled_from(averaged, two_decays):
 
 def test_what_the_run_does_not_have_is_one_line(averaged, two_decays):
   message = "no average '0.9' of the parameters, but 0.5"
-  refused(message, bias, two_decays, ema_decay=0.9)
+  refused(message, bias, two_decays, weights__decay=0.9)
   refused('contains no checkpoint 7 but 1, 2, 3, 4', bias, averaged, checkpoint='7')
 
 
@@ -101,7 +101,9 @@ def test_snapshots_hold_the_averages_of_the_training(averaged):
     stored = files.read_tensors(averages.path_of(averaged, 4))
     for path, x in files.flatten(expected).items():
       np.testing.assert_allclose(stored[f'sigma_rel_{sigma_rel}/{path}'], x, rtol=1e-4, atol=1e-6)
-    assert_same(restore(averaged, ema_sigma_rel=sigma_rel), params_of(averaged, name))
+    assert_same(
+      restore(averaged, weights='width', weights__sigma_rel=sigma_rel), params_of(averaged, name)
+    )
   assert averages.read_images(averaged, 3) == 3 * 8
 
 
@@ -161,8 +163,8 @@ def test_every_reader_gets_merged_weights(base, run):
     assert_same(merged['network']['conv_in'], network['conv_in'])
 
   check(restored(run), unmerged(run))
-  check(restored(run, **{'sampling.ema': False}), unmerged(run, 'raw'))
-  width = {'sampling.ema_sigma_rel': 0.1}
+  check(restored(run, **{'sampling.weights': 'raw'}), unmerged(run, 'raw'))
+  width = within('sampling.weights', 'width', sigma_rel=0.1)
   check(restored(run, **width), unmerged(run, 'sigma_rel_0.1'))
   MODES['average'](of_run(run, **{'average.sigma_rel': 0.1}), str(run))
   assert_same(restored(run / 'averages' / '0.1-4'), restored(run, **width))

@@ -5,13 +5,13 @@ from typing import ClassVar
 
 import diffusion_jax as dj
 from diffusion_jax.app.config.rules import EDIT, EVALUATE, Row
-from diffusion_jax.app.kinds import choices, diffusion
+from diffusion_jax.app.kinds import choices, diffusion, sampling
 from diffusion_jax.app.kinds.choices import named
 from diffusion_jax.app.kinds.diffusion import COMMON
+from diffusion_jax.app.kinds.sampling import Steps
 from diffusion_jax.app.kinds.sections import Sampling
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.metrics import table
-from diffusion_jax.ranges import Size
 from diffusion_jax.training import (
   bridges,
   couplings,
@@ -22,7 +22,7 @@ from diffusion_jax.training import (
 class BridgeSampling(Sampling):
   """Says how a bridge takes points of the source to the data (docs/bridges.md)."""
 
-  num_steps: Size = 100
+  grid: Steps  # the levels that are visited
   stochastic: bool = False  # follows the diffusion instead of the ODE
   reverse: bool = False  # goes from the data to the source
 
@@ -37,6 +37,7 @@ class BridgeSampling(Sampling):
 _TABLES = {
   **choices.TABLES,
   'objective': named(bridges.bridge),
+  'sampling.grid': sampling.uniform_grids(100),
   'objective.coupling': {
     'exact': couplings.exact_coupling,
     'schrodinger': bridges.schrodinger_coupling,

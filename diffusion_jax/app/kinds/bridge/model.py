@@ -72,6 +72,6 @@ def plan_of(
 
     return reversed_bridge(predict) if c.reverse else predict
 
-  levels = dj.level_grid(schedule, c.num_steps)
+  levels = dj.level_grid(schedule, c.grid.number)
   sampler = bridge_sampler(noisy.diffusion, c.stochastic)
   return Plan(schedule, levels, sampler, step_function, noisy.prior_sample, starts=True)

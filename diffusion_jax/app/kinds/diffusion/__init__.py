@@ -9,6 +9,7 @@ from diffusion_jax.app.kinds import choices, sections
 from diffusion_jax.app.kinds.conflicts import GUIDED_ALONE
 from diffusion_jax.app.kinds.couplings import NOISY_STEP
 from diffusion_jax.app.kinds.renamed import RENAMED
+from diffusion_jax.app.kinds.sampling import ALIASES
 from diffusion_jax.metrics import table
 
 
@@ -55,4 +56,5 @@ SCHEMA = Schema(
   {'data': sections.Data},
   (GUIDED_ALONE, NOISY_STEP),
   RENAMED,
+  ALIASES,
 )

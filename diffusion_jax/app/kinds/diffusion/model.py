@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 
 import diffusion_jax as dj
@@ -25,7 +24,6 @@ from diffusion_jax.app.kinds.states import StateSampling
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.app.run.other_runs import Teacher
 from diffusion_jax.core.keys import stream
-from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Objective
@@ -187,14 +185,7 @@ def _pair(noisy, params, cond, guides, denoise):
 
 def bound_of(c: DenoiserSampling, clips: bool) -> Wrap | None:
   """Returns denoiser -> denoiser with bounded x_0, or None without bounds."""
-  if not c.dynamic_threshold:
-    return dj.clip_denoised if clips else None
-
-  def thresholded(denoise):
-    with from_config('sampling.dynamic_threshold'):
-      return dj.dynamic_threshold(denoise, c.dynamic_threshold, c.dynamic_threshold_max)
-
-  return thresholded
+  return c.bound if clips else None
 
 
 def plan_of(
@@ -235,25 +226,12 @@ def plan_of(
   return Plan(visited, levels, sampler, of_estimate, prior)
 
 
-_NUMBERS = jax.Array, np.ndarray, float
-_level_grid = jax.jit(dj.level_grid, static_argnames=('num_steps', 'spacing', 'end_clean'))
-
-
 def levels_of(
   c: DenoiserSampling | MapSampling | StateSampling, schedule: dj.Schedule, end_clean: bool = True
 ) -> dj.NoiseLevel:
   """Returns the levels to visit, [N + 1], the noisiest first."""
-  with from_config('sampling'):
-    if not c.respacing:
-      # A schedule of arrays goes through one program, not 35; others, such as
-      # a user's function, cannot be arguments of a program.
-      arrays = all(isinstance(x, _NUMBERS) for x in jax.tree.leaves(schedule))
-      grid = _level_grid if arrays else dj.level_grid
-      return grid(schedule, c.num_steps, c.spacing, end_clean=end_clean)
-    total = num_steps_of(schedule)
-    if total is None:
-      raise ValueError('respacing needs a schedule of steps')
-    return dj.step_levels(schedule, dj.respaced_steps(total, c.respacing))
+  with from_config('sampling.grid'):
+    return c.grid.levels(schedule, end_clean)
 
 
 def corrected(

@@ -7,17 +7,17 @@ from typing import ClassVar
 import diffusion_jax as dj
 from diffusion_jax.app.config.rules import EDIT, Row
 from diffusion_jax.app.edit.methods import condition_of
-from diffusion_jax.app.kinds import choices, diffusion
+from diffusion_jax.app.kinds import choices, diffusion, sampling
 from diffusion_jax.app.kinds.choices import TIMES, deferred, named
 from diffusion_jax.app.kinds.conflicts import DENOISED
 from diffusion_jax.app.kinds.couplings import NOISY_STEP
 from diffusion_jax.app.kinds.diffusion import COMMON, ObjectiveFacts
+from diffusion_jax.app.kinds.sampling import Respaced, Steps
 from diffusion_jax.app.kinds.sections import Sampling
 from diffusion_jax.core import flow_losses
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.metrics import table
-from diffusion_jax.ranges import Finite, Size
-from diffusion_jax.sampling.grids import Spacing
+from diffusion_jax.ranges import Finite
 from diffusion_jax.training import (
   consistency,
   flow_maps,
@@ -27,15 +27,13 @@ from diffusion_jax.training import (
 
 @dataclass(frozen=True, kw_only=True)
 class MapSampling(Sampling):
-  """Says how a flow map draws images, in num_steps calls of its network."""
+  """Says how a flow map draws images, by a call of its network for each level."""
 
-  num_steps: Size = 1
+  grid: Steps | Respaced  # the levels that are visited
   # each step goes to the end and adds noise again, which is the only step of a
   # consistency function
   stochastic: bool = False
   guidance_scale: Finite = 1.0  # scale of the guidance that was trained in; 1: no guidance
-  spacing: Spacing = 'uniform'  # the places of the levels
-  respacing: str = ''  # the steps of the schedule to keep instead
 
   schedule: ClassVar[Schedule | None] = None  # the training's
 
@@ -64,6 +62,7 @@ _DISTANCES = {
 _TABLES = {
   **choices.TABLES,
   'objective': _OBJECTIVES,
+  'sampling.grid': sampling.grids(1),
   'objective.two_times': {'independent': flow_maps.two_times},
   'two_times.times': TIMES,
   'two_times.second': TIMES,
@@ -83,7 +82,7 @@ def _has_scales(c):
 
 def _goes_one_way(c, facts):
   is_one_way = c.objective.constructor.needs.map_kind != 'average_velocity'
-  several = c.sampling.num_steps > 1 or c.sampling.respacing
+  several = c.sampling.grid.get('number') != 1
   return is_one_way and not c.sampling.stochastic and several
 
 
@@ -145,8 +144,8 @@ _RULES = (
   ),
   Row(
     _goes_one_way,
-    'config.sampling.num_steps={c.sampling.num_steps}: a consistency function only reaches the '
-    'clean end: set it to 1, or sampling.stochastic=True',
+    'config.sampling.grid: a consistency function only reaches the clean end: set '
+    'sampling.num_steps=1, or sampling.stochastic=True',
   ),
   Row(
     _needs_a_denoiser,

@@ -14,10 +14,13 @@ _OF_PIXELS = (
   'conditioning.augment',
   'conditioning.image',
   'conditioning.self_conditioning',
-  'sampling.clip',
-  'sampling.dynamic_threshold',
   'sampling.classifier',
 )
+
+
+def _needs_pixels(c, facts):
+  is_bounded = c.at('sampling.bound.name') not in (None, 'auto')
+  return next((path for path in _OF_PIXELS if c.at(path)), 'sampling.bound' * is_bounded)
 
 
 def _reads_images(c):
@@ -32,7 +35,7 @@ def _posterior_of_pixels(c, facts):
 
 _RULES = (
   Row(
-    lambda c, facts: next((path for path in _OF_PIXELS if c.at(path)), ''),
+    _needs_pixels,
     'config.{it} needs pixels, and this run diffuses latents (config.latent): switch it off',
   ),
   Row(

@@ -9,17 +9,17 @@ import jax
 import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit import methods, pictures
-from diffusion_jax.app.kinds import choices, diffusion
+from diffusion_jax.app.kinds import choices, diffusion, sampling
 from diffusion_jax.app.kinds.choices import DATA, SCHEDULES, named
 from diffusion_jax.app.kinds.conflicts import GUIDED_ALONE
 from diffusion_jax.app.kinds.diffusion import COMMON
+from diffusion_jax.app.kinds.sampling import Respaced, Steps
 from diffusion_jax.app.kinds.sections import Sampling
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.transitions import StateProcess, gaussian_steps
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.metrics import table
 from diffusion_jax.ranges import Finite, Probability, Size
-from diffusion_jax.sampling.grids import Spacing
 from diffusion_jax.training import (
   discrete_states,
 )
@@ -36,9 +36,7 @@ class StateSampling(Sampling):
   """Says how images and texts are drawn, as states (docs/samplers.md)."""
 
   sampler: Node
-  num_steps: Size = 100  # number of levels
-  spacing: Spacing = 'uniform'  # the places of the levels
-  respacing: str = ''  # the steps of the schedule to keep instead
+  grid: Steps | Respaced  # the levels that are visited
   guidance: StateGuidance | None = None
   top_p: Probability = 1.0  # the most probable states that add up to this probability are kept
   remasking: Probability = 0.0  # eta, how many elements are masked again
@@ -74,6 +72,7 @@ class StateFacts(TypedDict):
 _TABLES = {
   **choices.TABLES,
   'objective': named(discrete_states.masked, discrete_states.d3pm),
+  'sampling.grid': sampling.grids(100),
   'schedule': {
     'polynomial_masking': dj.PolynomialMasking,
     'cosine_masking': dj.CosineMasking,
