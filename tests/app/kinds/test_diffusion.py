@@ -9,6 +9,7 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.app.kinds import registry
 from tests.app.conftest import normal_params, smoke
+from tests.app.fields import within
 
 X = np.float32(np.random.default_rng(0).uniform(-1.0, 1.0, (3, 8, 8, 1)))
 
