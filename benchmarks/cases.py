@@ -126,7 +126,7 @@ def make_model(case) -> Any:
   network = network_of(case)
   flags = network.flags | {
     'network.dtype': case.dtype,
-    'training.mesh': '1,1',
+    'training.machine.mesh': '1,1',
     'training.batch_size': str(case.batch),
     'training.steps_per_call': '1',
   }

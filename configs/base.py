@@ -17,7 +17,7 @@ def get_config():
   """Returns empty sections; each experiment adds data, network and so on."""
   names = 'training', 'sampling', 'evaluation', 'average', 'convert', 'report'
   config = ConfigDict({name: section() for name in names})
-  config.training.update(average=section(), checkpoints=section())
+  config.training.update(average=section(), checkpoints=section(), machine=section())
   return config
 
 

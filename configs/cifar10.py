@@ -3,7 +3,7 @@ r"""DDPM on CIFAR-10 (Ho et al. 2020): L_simple, T = 1000, linear beta.
 The published recipe: 35.7M parameters, 800k steps of batch 128, fixed_large
 variance, FID 3.17 in the paper. Not trained here yet: not measured. On CPUs a
 batch of 128 did not fit into 18 GB, and takes 8.7 GB with
---config.training.accumulate=8 (docs/results.md). The first command is optional:
+--config.training.machine.accumulate=8 (docs/results.md). The first command is optional:
 training downloads the set, 170 MB, or reads the archive from a folder
 (docs/data.md).
 

@@ -26,7 +26,7 @@ def pixels():
   config.optimizer = section('adamw', clip_norm=0.0)
   config.training.random_flip = True
   config.training.average.warmup = False  # as released
-  config.training.mesh = (-1, 8)
+  config.training.machine.mesh = (-1, 8)
   config.training.sample_every = 10_000
   config.training.checkpoints = section(every=5000, multiples=20)
   return config

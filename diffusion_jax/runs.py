@@ -30,7 +30,7 @@ def training_step(
 
   config: a file, or file.py:variant; fields: changes such as
   {'training.batch_size': 512}; mesh: of (data, fsdp), also of devices that are
-  not here, by default `training.mesh` of all devices. `step.lower(*shapes)` lowers
+  not here, by default `training.machine.mesh` of all devices. `step.lower(*shapes)` lowers
   it; the metrics that it returns are [] float32. Raises diffusion_jax.errors.UserError.
   """
   from diffusion_jax.app.run import notebook

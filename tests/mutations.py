@@ -235,7 +235,7 @@ app/train/hooks.py
   the_lowest_loss_and_the_highest_score: sign = -1.0 if higher else 1.0 => sign = 1.0
   test_loss_sees_the_texts: , size, 0, i, rows=local, text_length=length => , size, 0, i, rows=local
 app/train/setup.py app/modes/test_refusals.py
-  training.accumulate: c.training.batch_size % (mesh.size * count) == 0 => True
+  training.machine.accumulate: c.training.batch_size % (mesh.size * count) == 0 => True
   optimizer.decay_steps: 0 < steps < len(rates) - 1 and => 0 < steps < 0 and
 app/train/setup.py app/modes/test_simulator.py
   another_config: roles.check_same_run(workdir, config) => pass

@@ -90,7 +90,9 @@ def test_every_mode_works_in_a_bucket(either, tmp_path, capsys):
 def start(machine, workdir, *more, patience=60, pause=0.05):
   """Starts a training on a machine of its own, with its output in a file."""
   machine.mkdir()
-  fields = FIELDS | within('training', mesh=(1, 1), checkpoints__every=20, checkpoints__keep=9)
+  fields = FIELDS | within(
+    'training', machine__mesh=(1, 1), checkpoints__every=20, checkpoints__keep=9
+  )
   command = [sys.executable, '-u', '-c', PROGRAM.format(patience=patience, pause=pause)]
   command += [f'--config={ROOT}/configs/digits.py:smoke', f'--workdir={workdir}']
   command += [*(f'--config.{name}={value}' for name, value in as_flags(fields)), *more]
@@ -175,7 +177,7 @@ def test_several_processes_write_into_a_bucket(server, tmp_path):
   """They have no folder in common; one process continues their run."""
   port = free_port()
   where = '--multihost', f'--coordinator=localhost:{port}', '--num_hosts=2'
-  fields = '--config.training.num_steps=40', '--config.training.mesh=-1,1'
+  fields = '--config.training.num_steps=40', '--config.training.machine.mesh=-1,1'
   names = 'one', 'other'
   both = [
     start(tmp_path / name, ADDRESS, *where, f'--host={host}', *fields)

@@ -279,7 +279,7 @@ RUN = (
 SHORT = {
   'train': {
     'training.num_steps': 2, 'training.steps_per_call': 1,
-    'training.batch_size': 8, 'training.mesh': '1,1',
+    'training.batch_size': 8, 'training.machine.mesh': '1,1',
     'training.held_out.every': 2, 'training.checkpoints.every': 2,
     'training.sample_every': 0, 'training.checkpoints.best.number': 1, 'data.num_test': 20,
     'data.num_examples': 100, 'data.bounds': '-1000,1000',

@@ -56,7 +56,7 @@ def test_the_abstract_step_is_the_step_of_a_training(tmp_path, monkeypatch):
 
     return compute
 
-  config = smoke(**{'training.mesh': (1, 1)})
+  config = smoke(**{'training.machine.mesh': (1, 1)})
   with monkeypatch.context() as patch:
     patch.setattr(compiling, 'in_place', spied)
     MODES['train'](config, tmp_path)
@@ -129,7 +129,7 @@ def test_a_compiler_without_its_device_prints_no_warnings(devices):
 @pytest.mark.compilers
 @pytest.mark.parametrize('name', STEPS)
 def test_steps_compile_for_machines_that_are_not_here(name, devices, tmp_path, monkeypatch):
-  config = trial(name, **{'training.mesh': (2, 4), **STEPS[name]})
+  config = trial(name, **{'training.machine.mesh': (2, 4), **STEPS[name]})
   if config.get('latent'):
     other, run = trial('digits_autoencoder'), tmp_path / 'autoencoder'
     run.mkdir()

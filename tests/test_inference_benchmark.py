@@ -154,7 +154,7 @@ def test_rows_as_typed_are_kept(tmp_path, capsys, monkeypatch):
   references(tmp_path)
   small = 'network.channels=8 network.num_blocks=1 training.num_steps=50 '
   small += 'training.batch_size=32 optimizer.warmup_steps=0 sampling.num_samples=100 '
-  small += 'sampling.batch_size=100 sampling.num_steps=4 training.mesh=1,1'
+  small += 'sampling.batch_size=100 sampling.num_steps=4 training.machine.mesh=1,1'
 
   def typed(**others):
     flags = {'references': tmp_path, 'out': tmp_path / 'out', 'flags': small}

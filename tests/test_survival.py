@@ -38,7 +38,7 @@ def train(workdir, **fields):
 
 def start(workdir, *args, said='output', env=None, **fields):
   """Starts a training in a new process, with its output in a file."""
-  changes = FIELDS | within('training', **{'mesh': (1, 1), 'num_steps': STEPS} | fields)
+  changes = FIELDS | within('training', **{'machine__mesh': (1, 1), 'num_steps': STEPS} | fields)
   command = [sys.executable, '-u', str(ROOT / 'launch.py'), f'--workdir={workdir}']
   command += [f'--config={ROOT}/configs/digits.py:smoke', *args]
   command += [f'--config.{name}={value}' for name, value in as_flags(changes)]

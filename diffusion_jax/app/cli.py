@@ -38,7 +38,7 @@ _OF_HOST = (
   'data.check',
   'data.data_dir',
   'data.workers',
-  'training.num_threads',
+  'training.machine.num_threads',
 )
 
 _CONFIG = string('config', None, 'A file of configs/, file.py:smoke for a trial, or a run.')
@@ -226,7 +226,7 @@ def join(config: Node) -> None:
   if _MULTIHOST.value:
     if modes.find(_MODE.value).single_host:
       raise UserError(f'--mode={_MODE.value} is work for one process')
-    processes.start(*where, config.training.heartbeat_timeout)
+    processes.start(*where, config.training.machine.heartbeat_timeout)
     if _MODE.value != 'train':  # JAX took the signal, and no code checks it
       signal.signal(signal.SIGTERM, signal.SIG_DFL)
   elif any(value is not None for value in where):

@@ -23,7 +23,6 @@ SIZES = {
 }
 TRAINING = {
   'num_steps': 4,
-  'mesh': (-1, 1),
   'batch_size': 8,
   'log_every': 1,
   'steps_per_call': 1,  # every step is logged
@@ -61,6 +60,7 @@ def shrunk(config: Node, flags: Flags = ()) -> Node:
   if 'warmup' in config.training.average:  # else four steps show the first parameters
     tree['training']['average']['warmup'] = True
   tree['training']['checkpoints']['every'] = 2
+  tree['training']['machine']['mesh'] = (-1, 1)
   for name, field, number in (('held_out', 'batches', 1), ('metrics', 'images', 16)):
     if tree['training'][name] is not None:
       tree['training'][name][field] = number

@@ -135,7 +135,7 @@ def read(name):
 def _shrunk(name, argument, small):
   # Reading and completing a config takes longer than many tests.
   config = shrunk(read(f'{name}:{argument}'))
-  fewer = within('training', mesh=(1, 1), sample_every=0, held_out=None)
+  fewer = within('training', machine__mesh=(1, 1), sample_every=0, held_out=None)
   if small:
     fewer |= {'network': SMALL, 'network.channels': 8}
   return store.with_flags(config, [*as_flags(fewer)])

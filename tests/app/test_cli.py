@@ -285,7 +285,6 @@ def test_variants_and_trials_join(config_of):
 @pytest.mark.parametrize(
   'name, flag, field',
   [
-    ('digits', 'conditioning.labels=False', 'conditioning.dropout'),
     ('imagenet256_dit', 'conditioning.labels=False', 'sampling.guidance'),
   ],
 )
@@ -408,7 +407,7 @@ def test_a_network_of_nnx_is_trained_resumed_and_sampled(launch, tmp_path):
   (tmp_path / 'in_nnx.py').write_text(code)
   config = f'--config={ROOT}/configs/digits.py:smoke'
   name = '--config.network=in_nnx:NnxNetwork'
-  fields = name, '--config.network.width=4', '--workdir=run', '--config.training.mesh=1,1'
+  fields = name, '--config.network.width=4', '--workdir=run', '--config.training.machine.mesh=1,1'
   fields += '--config.training.sample_every=0', '--config.training.held_out=None'
 
   def run(*args, code=0):
@@ -423,7 +422,7 @@ def test_a_network_of_nnx_is_trained_resumed_and_sampled(launch, tmp_path):
   assert len(lines_of(tmp_path / 'run', 'loss')) == 4
   later = params_of(tmp_path / 'run', 'raw')['network']
   assert not any(jax.tree.leaves(jax.tree.map(np.array_equal, params, later)))
-  one = '--config.training.mesh=1,1'
+  one = '--config.training.machine.mesh=1,1'
   run('--mode=sample', '--workdir=run', '--allow=in_nnx:NnxNetwork', one)
   assert arrays_of(tmp_path / 'run')['arr_0'].std() > 0
   message = "config.network='in_nnx:Normed' keeps batch_stats"

@@ -29,7 +29,7 @@ def test_fields_have_the_texts_of_their_docstrings():
   text = mode_help('train', 'digits')
   lines = text.splitlines()
   assert '  seed=0' + ' ' * 32 + 'for parameters, noise and the order of the data' in lines
-  start = lines.index(next(x for x in lines if 'training.mesh=' in x))
+  start = lines.index(next(x for x in lines if 'training.machine.mesh=' in x))
   said = ' '.join(x[40:] for x in lines[start : start + 2])
   assert said == (
     'devices (data, fsdp): every batch is split over all of them, large '

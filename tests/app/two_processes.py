@@ -28,7 +28,7 @@ from tests.runtime import test_sharding as plain
 MESH = (2, 4)
 IDLE = 300  # seconds that the first process waits for the end of the second
 FIELDS = {
-  'training.mesh': (8, 1),  # parameters split as well: a minute more
+  'training.machine.mesh': (8, 1),  # parameters split as well: a minute more
   'training.held_out.every': 4,  # and at the last step
   'optimizer.decay_steps': 10_000,
   'sampling.batch_size': 12,  # not a multiple of the devices, and in two parts
@@ -46,7 +46,11 @@ def everything(folder):
   """Takes one step; trains, resumes, evaluates and samples; dies."""
   step(folder)
   run = folder / 'run'
-  fields = {'training.num_steps': 2, 'training.profile_steps': (2, 2)}
+  fields = {
+    'training.num_steps': 2,
+    'training.machine.trace.first': 2,
+    'training.machine.trace.steps': 1,
+  }
   MODES['train'](smoke(**FIELDS, **fields), run)
   stop(run)
   MODES['evaluate'](smoke(**FIELDS), run)

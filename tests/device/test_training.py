@@ -18,7 +18,7 @@ LENGTH = {
   'training.num_steps': STEPS,
   'training.log_every': STEPS // 4,
   'training.batch_size': 64,
-  'training.mesh': (1, 1),
+  'training.machine.mesh': (1, 1),
   'training.sample_every': 0,
   'training.held_out': None,
   'training.checkpoints.every': 0,
@@ -61,7 +61,7 @@ def weights(folder):
 
 def test_a_deterministic_training_has_the_same_bits(tmp_path):
   """It runs twice from the start, and once stopped and continued."""
-  config = smoke(**LENGTH, **{'training.deterministic': True})
+  config = smoke(**LENGTH, **{'training.machine.deterministic': True})
   for name in ('once', 'again'):
     MODES['train'](config, tmp_path / name)
   with pytest.raises(Preempted):

@@ -30,7 +30,7 @@ pytestmark = [
 BLOCKS, BATCH, WIDTH, TOKENS = 2, 512, 128, 64
 ACTIVATION = BATCH * TOKENS * WIDTH  # elements, many more than parameters
 DIT = {
-  'training.mesh': (1, 1),
+  'training.machine.mesh': (1, 1),
   'training.batch_size': BATCH,
   'network.channels': WIDTH,
   'network.num_heads': 2,
@@ -117,7 +117,7 @@ def test_the_state_of_a_u_net_is_not_copied_to_other_layouts(h100):
   config = trial(
     'digits',
     **{
-      'training.mesh': (1, 1),
+      'training.machine.mesh': (1, 1),
       'training.batch_size': 64,
       'network.channels': 128,
       'network.num_groups': 32,

@@ -70,7 +70,7 @@ def test_products_are_those_of_the_layers(name):
   config = store.with_flags(
     read(name),
     [
-      ('training.mesh', '1,1'),
+      ('training.machine.mesh', '1,1'),
       ('training.batch_size', '16'),
       ('network.num_blocks', '1'),
       *([] if name == 'digits_dit' else [('network.multipliers', '1,')]),
@@ -114,7 +114,7 @@ def test_products_of_a_loop_and_of_the_longest_branch():
 
 
 def compile_step(config):
-  data, fsdp = config.training.mesh
+  data, fsdp = config.training.machine.mesh
   step, shapes = setup.abstract_step(config, sharding.make_mesh(data, fsdp), 'nowhere')
   return step.lower(*shapes).compile(), shapes[0]
 
@@ -147,7 +147,7 @@ def test_data_parallelism_sums_the_gradients_once():
   """One all-reduce sums each gradient and a few numbers for the metrics."""
   # A table of classes is read twice, so its gradient would be summed twice.
   config = smoke(
-    **{'training.mesh': (8, 1), 'conditioning.labels': False, 'conditioning.dropout': 0.0}
+    **{'training.machine.mesh': (8, 1), 'conditioning.labels': False, 'conditioning.dropout': 0.0}
   )
   step, like = compile_step(config)
   (one,) = hlo.collectives(step.as_text())
@@ -172,7 +172,7 @@ def test_fsdp_sends_weights_of_a_transformer_and_no_tokens(monkeypatch):
   config = trial(
     'digits_dit',
     **{
-      'training.mesh': (1, 8),
+      'training.machine.mesh': (1, 8),
       'network.num_heads': 2,
       'training.batch_size': 64 * 8,  # tokens are many times the weights
     },
@@ -196,7 +196,7 @@ def test_fsdp_sends_each_weight_of_edm2_once_and_its_gradient(monkeypatch):
   config = trial(
     'digits_edm2',
     **{
-      'training.mesh': (1, 8),
+      'training.machine.mesh': (1, 8),
       'network.multipliers': (1,),  # compiles in half of the time
       'network.attention_resolutions': (),
       'training.batch_size': 64 * 8,  # a vector of each example is large

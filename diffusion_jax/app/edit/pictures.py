@@ -20,7 +20,7 @@ from diffusion_jax.core import operators
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.data import drawings, images, npz
 from diffusion_jax.data.spec import ArraySpec
-from diffusion_jax.ranges import Count, Probability, Size
+from diffusion_jax.ranges import Count, Probability, Several, Size
 from diffusion_jax.runtime.per_example import rows
 from diffusion_jax.training import conditions
 
@@ -177,6 +177,7 @@ class Sdedit(Edit):
 class Interpolate(Edit):
   """Interpolates between two pictures along the ODE."""
 
+  num_samples: Several = 4  # from one picture to the other
   image: str = ''
   image2: str = ''
 

@@ -322,7 +322,7 @@ def batches(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the training batches from step `start` on; rows: of this process."""
   c = config.training
-  order = c.batch_size, config.seed, start, c.random_flip, rows, c.num_threads
+  order = c.batch_size, config.seed, start, c.random_flip, rows, c.machine.num_threads
   stream = pipeline.batches(source, *order, text_length(config), facts)
   with from_config('data'):  # a damaged file is noticed when it is read
     yield from stream

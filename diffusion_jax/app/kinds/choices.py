@@ -179,6 +179,13 @@ DATA = {
   'between': between.Between,
 }
 
+
+def _encoder(kind, *idle):
+  # Returns the constructor of an encoder without the fields that it does not read.
+  given = {name: inputs.ContextEncoder._field_defaults[name] for name in idle}
+  return functools.partial(inputs.ContextEncoder, kind=kind, **given)
+
+
 # The constructors of each field that is a choice, by its name at the top,
 # or by its section and its name.
 TABLES = {
@@ -190,8 +197,12 @@ TABLES = {
   'latent': {'autoencoder': sections.Latent},
   'conditioning.text': {'bytes': inputs.Text},
   'conditioning.context': {
-    kind: functools.partial(inputs.ContextEncoder, kind=kind.replace('if_any', 'auto'))
-    for kind in ('auto', 'vector', 'set', 'words', 'channels', 'if_any')
+    'auto': _encoder('auto', 'width', 'layers', 'heads'),
+    'vector': _encoder('vector', 'heads'),
+    'set': _encoder('set', 'heads'),
+    'words': _encoder('words'),
+    'channels': _encoder('channels', 'width', 'layers', 'heads'),
+    'if_any': _encoder('auto', 'width', 'layers', 'heads'),
   },
   'conditioning.image': named(conditions.inpaint, conditions.superres, conditions.colorize),
   'conditioning.known': named(conditions.subsets),

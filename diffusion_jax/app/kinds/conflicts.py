@@ -45,43 +45,64 @@ CONTEXT = Need(
   'give data with one, as data=npz with `context`, or train without, by conditioning.context=None',
   lambda facts: facts.context is not None,
 )
-OBSERVED = CONTEXT._replace(advice='leave it out')
 
 
-def needing(path: str, names: Collection[str], need: Need, modes: tuple[str, ...] = ()) -> Row:
-  """Returns the row of a field whose values `names`, or any, need such data."""
+def needing(need: Need, modes: tuple[str, ...] = (), **paths: Collection[str]) -> Row:
+  """Returns the row of fields whose values, or any for (), need such data.
 
-  def value(c, facts):
-    joint = path == 'sampling.context' and c.at('conditioning.known') is not None
-    if need.has(facts) or joint:
+  paths: the values by the field, with __ for the dot in its path.
+  """
+
+  def found(c, facts):
+    if need.has(facts):
       return None
-    found = c.at(path)
-    name = found.name if isinstance(found, Node) else found
-    values = name if isinstance(name, tuple) else (name,)
-    return next((x for x in values if (x in names if names else x)), None)
+    for name, values in paths.items():
+      path = name.replace('__', '.')
+      given = c.at(path)
+      given = given.name if isinstance(given, Node) else given
+      for value in given if isinstance(given, tuple) else (given,):
+        if value in values if values else value:
+          return f'{path}={value}'
+    return None
 
-  what = f'config.{path}={{it}} needs {need.what}, and these data are {{data}}: {need.advice}'
-  return Row(value, what, modes)
+  what = f'config.{{it}} needs {need.what}, and these data are {{data}}: {need.advice}'
+  return Row(found, what, modes)
 
+
+_CONTEXT = needing(CONTEXT._replace(advice='leave it out'), sampling__context=())
+# Numbers that are known of x are a context of the samples too.
+OBSERVED = _CONTEXT._replace(
+  when=lambda c, facts: c.at('conditioning.known') is None and _CONTEXT.when(c, facts)
+)
 
 DATA = (
-  needing('sampling.bound', ('clip', 'quantile'), LEVELS),
-  needing('conditioning.self_conditioning', (), LEVELS),
-  needing('objective', ('hybrid', 'vlb', 'masked', 'd3pm', 'vae', 'hvae'), LEVELS),
-  needing('objective', ('classifier',), PICTURES),
-  needing('latent', (), PICTURES),
-  needing('training.random_flip', (), PICTURES),
-  needing('conditioning.augment', (), PICTURES),
-  needing('conditioning.image', (), PICTURES),
-  needing('network', ('ddpmpp', 'edm2', 'vdm'), SQUARES),
-  needing('conditioning.context', (), CONTEXT),
-  needing('conditioning.known', (), VECTORS),
-  needing('sampling.context', (), OBSERVED),
-  needing('evaluation.metrics', ('elbo', 'iw', 'independent_pixels'), LEVELS, EVALUATE),
-  needing('evaluation.metrics', ('fid', 'sfid', 'is', 'cmmd'), MEASURED, EVALUATE),
-  needing('evaluation.metrics', ('accuracy',), PICTURES, EVALUATE),
-  needing('edit', ('inpaint', 'sdedit', 'interpolate', 'superres', 'colorize'), EDITED, EDIT),
-  needing('edit.operator', ('blur', 'motion', 'downsample', 'gray', 'hdr', 'phase'), EDITED, EDIT),
+  needing(
+    LEVELS,
+    sampling__bound=('clip', 'quantile'),
+    conditioning__self_conditioning=(),
+    objective=('hybrid', 'vlb', 'masked', 'd3pm', 'vae', 'hvae'),
+  ),
+  needing(
+    PICTURES,
+    objective=('classifier',),
+    latent=(),
+    training__random_flip=(),
+    conditioning__augment=(),
+    conditioning__image=(),
+  ),
+  needing(SQUARES, network=('ddpmpp', 'edm2', 'vdm')),
+  needing(CONTEXT, conditioning__context=()),
+  needing(VECTORS, conditioning__known=()),
+  OBSERVED,
+  needing(LEVELS, EVALUATE, evaluation__metrics=('elbo', 'iw', 'independent_pixels')),
+  needing(MEASURED, EVALUATE, evaluation__metrics=('fid', 'sfid', 'is', 'cmmd')),
+  needing(PICTURES, EVALUATE, evaluation__metrics=('accuracy',)),
+  needing(
+    EDITED,
+    EDIT,
+    edit=('inpaint', 'sdedit', 'interpolate', 'superres', 'colorize'),
+    edit__operator=('blur', 'motion', 'downsample', 'gray', 'hdr', 'phase'),
+  ),
 )
 
 
@@ -125,8 +146,10 @@ GUIDANCE = (
     'another guidance',
   ),
   Row(
-    guidance_of_pairs,
-    'config.{it} has steps of its own, which edits cannot take: take another guidance',
+    lambda c, facts: (
+      guidance_of_pairs(c, facts) or 'sampling.classifier' * bool(c.at('sampling.classifier'))
+    ),
+    'config.{it}: edits cannot be guided by it, take another guidance',
     EDIT,
   ),
 )
@@ -175,11 +198,6 @@ def _change_that_unipc_undoes(c, facts):
 
 EDITS = (
   Row(
-    lambda c, facts: c.sampling.get('classifier') is not None,
-    'config.sampling.classifier: edits cannot be guided by it',
-    EDIT,
-  ),
-  Row(
     lambda c, facts: condition_of(c) and condition_of(c) != c.edit.name,
     'config.edit={c.edit.name}: the network of this run was trained with '
     'conditioning.image={c.conditioning.image.name} and can do only this task',
@@ -208,17 +226,9 @@ EDITS = (
     EDIT,
   ),
   Row(
-    lambda c, facts: c.edit.name == 'interpolate' and c.at('conditioning.self_conditioning'),
-    'config.edit=interpolate: the ODE of a network with self-conditioning cannot be inverted',
-    EDIT,
-  ),
-  Row(
-    lambda c, facts: c.edit.name == 'interpolate' and c.edit.num_samples < 2,
-    'config.edit: num_samples must be at least 2 for an interpolation',
-    EDIT,
-  ),
-  Row(
-    lambda c, facts: c.edit.name in DENOISED and c.at('conditioning.self_conditioning'),
+    lambda c, facts: (
+      c.edit.name in (*DENOISED, 'interpolate') and c.at('conditioning.self_conditioning')
+    ),
     'config.edit={c.edit.name} needs a denoiser, and this run was trained with '
     'conditioning.self_conditioning',
     EDIT,

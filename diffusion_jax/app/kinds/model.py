@@ -170,21 +170,21 @@ def make_encode(model: Model, mesh: Mesh) -> Callable[..., dict]:
 
 
 def make_mesh(config: Node) -> Mesh:
-  """Returns the mesh of config.training.mesh.
+  """Returns the mesh of config.training.machine.mesh.
 
   Raises UserError if its devices do not have what the config chooses.
   """
-  with from_config('training.mesh'):
-    mesh = sharding.make_mesh(*config.training.mesh)
+  with from_config('training.machine.mesh'):
+    mesh = sharding.make_mesh(*config.training.machine.mesh)
   check_attention(config, mesh)
   return mesh
 
 
 def effort(config: Node) -> Effort:
-  """Returns how XLA compiles the programs of a run, by training.compile."""
+  """Returns how XLA compiles the programs of a run, by training.machine.compile."""
   c = config.training
-  if c.compile != 'auto':
-    return c.compile
+  if c.machine.compile != 'auto':
+    return c.machine.compile
   return 'fast' if c.num_steps <= SHORT else 'tuned'
 
 

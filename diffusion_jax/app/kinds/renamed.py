@@ -21,6 +21,14 @@ RENAMED = {
   'training.lora_rank': 'training.start=adapters, with .rank',
   'training.lora_alpha': 'training.start=adapters, with .alpha',
   'training.lora_convolutions': 'training.start=adapters, with .convolutions',
+  **{
+    f'training.{name}': f'training.machine.{name}'
+    for name in (
+      *('accumulate', 'num_threads', 'heartbeat_timeout'),
+      *('deterministic', 'compile', 'compile_ahead'),
+    )
+  },
+  'training.profile_steps': 'training.machine.trace, with .first and .steps',
   'training.evaluate_every': 'training.held_out.every',
   'training.evaluate_batches': 'training.held_out.batches',
   'training.patience': 'training.held_out.patience',

@@ -60,7 +60,7 @@ FREE = (
 
 # Fields that say how the network is computed, which the command line may change
 # for a trained run. Parameters are always float32.
-COMPUTED_BY = ('network.dtype', 'network.attention', 'matmul_precision', 'training.mesh')
+COMPUTED_BY = ('network.dtype', 'network.attention', 'matmul_precision', 'training.machine.mesh')
 
 
 # Sections that name files of one machine. They are not read from a config.json,

@@ -3,7 +3,6 @@
 A field that only the config file sets is left out with a line.
 """
 
-import contextlib
 import functools
 from collections.abc import Collection
 from pathlib import Path
@@ -14,7 +13,6 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import STEPS
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.conflicts import guidance_of_pairs
-from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.paths import is_address
 from diffusion_jax.training import loggers
 
@@ -58,35 +56,17 @@ def _has_no_condition(c):
   return section.get('labels') is not None and not any(section.get(name) for name in names)
 
 
-def _keeps_no_best(c, facts):
-  return c.sampling.checkpoint == 'best' and c.training.checkpoints.best is None
+def _own_steps(c, facts):
+  # The part of an edit that draws by steps of its own.
+  posterior = c.at('edit.posterior')
+  if posterior is not None:
+    return f'edit.posterior={posterior.name}' * bool(posterior.make().unread)
+  return f'edit={c.edit.name}' * (c.edit.name in ('interpolate', 'steer'))
 
 
-def _of_context(kind: str, *names: str) -> Row:
-  """Returns the row of what a kind of conditioning.context does not read."""
-
-  def is_kind(c, facts):
-    section = c.at('conditioning.context')
-    name = '' if section is None else section.name
-    if name == 'auto' and facts is not None and facts.context is not None:
-      with contextlib.suppress(ValueError):  # The model refuses it.
-        inputs = Inputs(context=facts.context.shape)
-        name = inputs.context_kind(facts.x.shape[:-1])
-    return name == kind
-
-  fields = _paths('conditioning.context', *names)
-  return Row(is_kind, f'conditioning.context={kind}', TRAIN, fields=fields)
-
-
-def _of_posterior(field: str) -> Row:
-  """Returns the row of a field of sampling that posteriors may not read."""
-
-  def is_idle(c, facts):
-    posterior = c.at('edit.posterior')
-    return posterior is not None and field in posterior.make().unread
-
-  setting = 'edit.posterior={c.edit.posterior.name}'
-  return Row(is_idle, setting, EDIT, fields=(f'sampling.{field}',))
+def _own_grid(c, facts):
+  posterior = c.at('edit.posterior')
+  return posterior is not None and 'grid' in posterior.make().unread
 
 
 def _is_in_no_bucket(c, facts):
@@ -117,15 +97,6 @@ _ALONE = 'conditioning.labels=False, and no text, image or context'
 _STEPS = _paths('sampling', *STEPS)
 
 IDLE = (
-  _of_context('channels', 'width', 'layers', 'heads'),
-  _of_context('vector', 'heads'),
-  _of_context('set', 'heads'),
-  Row(_keeps_no_best, 'training.checkpoints.best=None', TRAIN, fields=('sampling.checkpoint',)),
-  Row(  # else it follows from labels=False
-    lambda c, facts: _has_no_condition(c) and c.conditioning.dropout,
-    _ALONE,
-    fields=('conditioning.dropout',),
-  ),
   Row(
     lambda c, facts: _has_no_condition(c) and not (c.sampling.get('guidance') or {}).get('run'),
     _ALONE,
@@ -149,18 +120,8 @@ IDLE = (
     EDIT,
     fields=_paths('sampling', 'num_samples', 'labels', 'trajectory', 'profile', 'name'),
   ),
-  Row(
-    lambda c, facts: c.edit.name == 'interpolate',
-    'edit=interpolate, which follows the ODE',
-    EDIT,
-    fields=_STEPS,
-  ),
-  Row(
-    lambda c, facts: c.edit.name == 'steer',
-    'edit=steer, whose particles have steps of their own',
-    EDIT,
-    fields=_STEPS,
-  ),
+  Row(_own_steps, '{it}, which has steps of its own', EDIT, fields=_STEPS),
+  Row(_own_grid, 'edit.posterior={c.edit.posterior.name}', EDIT, fields=('sampling.grid',)),
   Row(
     _is_of_others,
     'convert.to={it}, which writes weights and the schedule',
@@ -171,7 +132,6 @@ IDLE = (
   Row(_is_in_no_bucket, 'data on this machine', fields=('data.cache',)),
   Row(_needs_no_images, 'evaluation.statistics', EVALUATE, fields=('evaluation.reference',)),
   Row(guidance_of_pairs, '{it}, which has steps of its own', fields=_STEPS),
-  *map(_of_posterior, (*STEPS, 'grid')),
 )
 
 
@@ -230,17 +190,7 @@ def _stranger(c, facts):
   return name and (name, ','.join(c.training.log_to))
 
 
-def _is_no_range(c, facts):
-  steps = c.training.profile_steps
-  return steps and not (len(steps) == 2 and steps[0] <= steps[1] <= c.training.num_steps)
-
-
 TRAINING = (
-  Row(
-    _is_no_range,
-    'config.training.profile_steps={c.training.profile_steps} are not the first and the last step '
-    'of a trace, such as 10,15, up to training.num_steps={c.training.num_steps}',
-  ),
   Row(_lost_run, 'config.report.runs: {it} is not a run folder'),
   Row(
     lambda c, facts: next(iter(loggers.missing(c.training.log_to)), None),

@@ -119,4 +119,7 @@ TABLES: dict[str, Table] = {
   'sampling.bound': {'auto': auto, 'clip': clip, 'quantile': quantile},
 }
 # Short forms: (the section, its choice, the field) that they stand for.
-ALIASES = {'sampling.num_steps': ('sampling.grid', 'steps', 'number')}
+ALIASES = {
+  'sampling.num_steps': ('sampling.grid', 'steps', 'number'),
+  'training.mesh': ('training.machine', 'own', 'mesh'),
+}

@@ -232,7 +232,7 @@ class Conditioning:
     given = self.labels, self.text, self.image, self.context
     if self.dropout and not any(given):
       raise ValueError(
-        f'dropout={self.dropout} has no effect without labels, text, image or context'
+        f'dropout={self.dropout} has no effect without labels, text, image or context: set it to 0'
       )
     if self.known is not None and self.context is not None:
       raise ValueError(

@@ -66,19 +66,42 @@ class Checkpoints:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trace:
+  """Traces steps, for xprof (docs/performance.md)."""
+
+  first: Size = 10
+  steps: Size = 5  # their number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+  """Says how the machine computes a training, which its result does not depend on."""
+
+  # devices (data, fsdp): every batch is split over all of them, large
+  # parameters over the second; -1: all that are left
+  mesh: tuple[int, int] = (-1, 1)
+  accumulate: Size = 1  # parts of the batch, evaluated one after the other
+  num_threads: Count = 8  # threads that read ahead, for images on disk
+  # fast: less time to compile, slower steps; tuned: the reverse; auto: fast up
+  # to 2,000 steps
+  compile: Literal['auto', 'fast', 'tuned'] = 'auto'
+  # compiles the test loss and the sampler while the first steps run
+  compile_ahead: bool = True
+  deterministic: bool = False  # the same numbers at every start on GPUs too, which is slower
+  # seconds without a heartbeat after which a process of --multihost is lost
+  heartbeat_timeout: Size = 30
+  trace: Trace | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
   """Says how a model is trained (docs/training.md)."""
 
   num_steps: Free[Size] = 1000
   batch_size: Size = 128  # on all devices and hosts together
-  accumulate: Free[Size] = 1  # parts of the batch, evaluated one after the other
   # steps per dispatch, for small networks; logs and saves keep their steps
   steps_per_call: Free[Size] = 1
-  # devices (data, fsdp): every batch is split over all of them, large
-  # parameters over the second; -1: all that are left
-  mesh: Free[tuple[int, int]] = (-1, 1)
   random_flip: bool = False  # mirrors half of the images
-  num_threads: Free[Count] = 8  # threads that read ahead, for images on disk
   start: Weights | None = None  # the weights that the training begins with; None: random ones
   teacher: str = ''  # folder of the diffusion run that is distilled (docs/few_steps.md)
   average: Node  # of the parameters, which previews, held-out losses and samples use
@@ -90,17 +113,9 @@ class Training:
   metrics: Free[Generated | None] = None
   sample_every: Free[Count] = 1000  # steps between previews; 0: none
   checkpoints: Free[Checkpoints]
-  profile_steps: Free[tuple[Size, ...]] = ()  # first and last of a trace for xprof, as 10,15
-  # seconds without a heartbeat after which a process of --multihost is lost
-  heartbeat_timeout: Free[Size] = 30
+  machine: Free[Machine]
   # steps in a row that may be skipped because loss or gradient is not finite
   skip_nonfinite: Free[Count] = 0
-  deterministic: Free[bool] = False  # the same numbers at every start on GPUs too, which is slower
-  # fast: less time to compile, slower steps; tuned: the reverse; auto: fast up
-  # to 2,000 steps
-  compile: Free[Literal['auto', 'fast', 'tuned']] = 'auto'
-  # compiles the test loss and the sampler while the first steps run
-  compile_ahead: Free[bool] = True
   resume: Free[Literal['auto', 'force']] = 'auto'  # force: continue although the config differs
 
 
@@ -113,4 +128,6 @@ TABLES: dict[str, Table] = {
   'training.metrics': {'generated': Generated},
   'training.checkpoints': {'steps': Checkpoints},
   'checkpoints.best': {'lowest': Best},
+  'training.machine': {'own': Machine},
+  'machine.trace': {'steps': Trace},
 }

@@ -47,7 +47,7 @@ class Run:
 
   @functools.cached_property
   def mesh(self) -> Mesh:
-    """The mesh of training.mesh."""
+    """The mesh of training.machine.mesh."""
     return make_mesh(self.model.config)
 
   @functools.cached_property

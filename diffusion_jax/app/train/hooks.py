@@ -86,6 +86,12 @@ def due(config: Node, hooks: list[Hook], step: int) -> list[Hook]:
   return [x for x in hooks if any(step % n == 0 for n in x.every)]
 
 
+def traced(config: Node) -> tuple[int, ...]:
+  """Returns the first and the last step of training.machine.trace; () without."""
+  trace, total = config.training.machine.trace, config.training.num_steps
+  return (trace.first, min(trace.first + trace.steps - 1, total)) if trace else ()
+
+
 def end_of_call(config: Node, hooks: list[Hook], step: int) -> int:
   """Returns the last step of the call that begins after `step`.
 
@@ -94,7 +100,7 @@ def end_of_call(config: Node, hooks: list[Hook], step: int) -> int:
   """
   c = config.training
   ends = [(step // n + 1) * n for hook in hooks for n in hook.every]
-  first, last = c.profile_steps or (0, 0)
+  first, last = traced(config) or (0, 0)
   ends += [end for end in (first - 1, last) if end > step]
   return min(step + c.steps_per_call, c.num_steps, *ends)
 

@@ -58,7 +58,7 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
   run = begin(parts)
   if run is None:
     return None
-  steps = parts.config.training.profile_steps
+  steps = hooks.traced(parts.config)
   tracing = profiling.trace_steps(run.compute, parts.workdir, steps, run.log.restart_clock)
   with run.log.open(), tracing as run.compute:
     step, following = run.start, None
@@ -119,7 +119,7 @@ class Run:
     start_up.mark('tracing the step', *compiling.source())
     self.log.add(range(step + 1, step + 1 + len(batches)), metrics)
     if step == self.start:
-      if c.compile_ahead:
+      if c.machine.compile_ahead:
         self.ahead = compile_ahead(self.parts.hooks, self.state, self.frozen)
       jax.block_until_ready(metrics)
       n = len(batches)
@@ -310,8 +310,8 @@ def announce(parts: Setup, step: int) -> None:
     )
   elif warning := setup.slow_average(config):
     print(warning)
-  if c.profile_steps and step >= c.profile_steps[1]:
-    print(f'note: no trace is written: step {step} is after training.profile_steps')
+  if c.machine.trace and step >= hooks.traced(config)[1]:
+    print(f'note: no trace is written: step {step} is after training.machine.trace')
   every, saved = c.held_out.every if c.held_out else 0, c.checkpoints.every or total
   if c.checkpoints.best and best_by(config) == held_out_loss(config) and every % saved:
     print(

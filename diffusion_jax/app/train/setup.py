@@ -152,10 +152,10 @@ def batch_rule(mesh: Mesh) -> Row:
   """Returns the rule that the devices can split the batch."""
   several = mesh.size > 1
   over = f' over the {mesh.size} devices of the mesh' if several else ''
-  fewer = ', or fewer devices by --config.training.mesh' if several else ''
+  fewer = ', or fewer devices by --config.training.machine.mesh' if several else ''
 
   def split(c, facts):
-    count = c.training.accumulate
+    count = c.training.machine.accumulate
     parts = f' in {count} parts' if count > 1 else ''
     fits = c.training.batch_size % (mesh.size * count) == 0
     return not fits and f'{over}{parts}: take a multiple of {mesh.size * count}{fewer}'
@@ -208,7 +208,7 @@ def jit_step(
   """
   c = config.training
   averages = averages_of(config, more_steps)
-  how = {'accumulate': c.accumulate, 'skip_nonfinite': c.skip_nonfinite > 0}
+  how = {'accumulate': c.machine.accumulate, 'skip_nonfinite': c.skip_nonfinite > 0}
   step = make_train_step(objective, optimizer, averages.rate, averages.more, **how)
   single = c.steps_per_call == 1
   places = compiling.places_of(mesh, shapes)
@@ -217,7 +217,7 @@ def jit_step(
     donate_argnums=0,
     in_shardings=(places, *[None] * (4 if single else 5)),
     out_shardings=(places, replicated(mesh)),
-    compiler_options=options(mesh, effort(config), c.deterministic),
+    compiler_options=options(mesh, effort(config), c.machine.deterministic),
   )
 
 

@@ -341,7 +341,7 @@ def swept(tmp_path):
     'from configs.digits import get_config, VARIANTS\n'
     'def sweep():\n'
     '  for rate in (0.1, 0.2):\n'
-    "    yield {'optimizer.learning_rate': rate, 'training.mesh': (1, 1)}\n"
+    "    yield {'optimizer.learning_rate': rate, 'training.machine.mesh': (1, 1)}\n"
   )
   return str(path)
 
@@ -350,7 +350,7 @@ def test_a_change_of_a_sweep_is_flags(swept, tmp_path):
   flags = store.sweep(swept, 1, [('seed', '3')])
   config = store.with_flags(read('digits'), flags)
   assert config.optimizer.learning_rate == 0.2
-  assert config.training.mesh == (1, 1)
+  assert config.training.machine.mesh == (1, 1)
   for index in (-1, 2):
     message = f'--sweep_index={index}: .* has 2, 0..1'
     refused(message, store.sweep, swept, index, [])

@@ -141,7 +141,7 @@ def test_each_method_and_operator_as_typed(method, operator, plain, colour, clea
   flags = [f'--config.edit.{name}={value}' for name, value in fields.items()]
   steps = ['edit.posterior.rounds=2', 'edit.posterior.inner_steps=2']
   steps = steps if method == 'gibbs' else ['sampling.num_steps=3']
-  flags += [f'--config.{step}' for step in (*steps, 'training.mesh=1,1')]
+  flags += [f'--config.{step}' for step in (*steps, 'training.machine.mesh=1,1')]
   flags += [f'--config={workdir}', '--mode=edit', '--config.edit=restore']
   assert not command(*flags)
   x = arrays_of(workdir, method, 'edits')['arr_0']

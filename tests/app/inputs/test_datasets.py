@@ -33,7 +33,7 @@ from tests.app.fields import within
 from tests.data import encoded
 
 ROOT = pathlib.Path(__file__).parents[3]
-FEWER = within('training', batch_size=6, mesh=(1, 1), held_out=None, sample_every=0)
+FEWER = within('training', batch_size=6, machine__mesh=(1, 1), held_out=None, sample_every=0)
 
 
 def data(name, config='digits', **fields):

@@ -27,7 +27,7 @@ def test_latents_are_drawn_anew_each_step_on_any_devices(rng):
   batch = {'x': np.float32(rng.uniform(-1, 1, (8, 8, 8, 1))), 'label': np.arange(8)}
   key, draws = jax.random.key(0), {}
   for shape in ((1, 1), (4, 2)):
-    mesh = make_mesh(smoke(**{'training.mesh': shape}))
+    mesh = make_mesh(smoke(**{'training.machine.mesh': shape}))
     encode, frozen = make_encode(model, mesh), replicate(mesh, {'autoencoder': np.float32(0.1)})
     for i in (0, 1):
       encoded = encode(frozen, to_global(mesh, batch), key, i)

@@ -26,7 +26,7 @@ RAW = within('training.average', warmup=False, decay=0.0)
 
 def test_augmentation_is_of_the_training_only(tmp_path):
   """The programs are traced only; the test loss has no augmentation."""
-  changes = FEW | {'conditioning.augment': 0.5, 'training.accumulate': 2}
+  changes = FEW | {'conditioning.augment': 0.5, 'training.machine.accumulate': 2}
   parts = prepare(trial('digits_edm', **changes), tmp_path)
   c, facts = parts.config, parts.model.facts
   batch = next(datasets.batches(c, parts.source, facts, 0))

@@ -59,7 +59,7 @@ def test_other_images_are_another_run(tmp_path):
 @pytest.mark.parametrize('changes', [
   {'training.num_steps': 9}, {'sampling.num_steps': 3},
   {'sampling.sampler': 'heun'}, {'evaluation.metrics': 'ode'},
-  {'training.mesh': (2, 1)}, {'edit': 'sdedit'}, {'report.runs': 'a'},
+  {'training.machine.mesh': (2, 1)}, {'edit': 'sdedit'}, {'report.runs': 'a'},
   {'matmul_precision': 'high'}, {'compilation_cache': 'x'},
   {'training.checkpoints.multiples': 4}, {'sampling.guidance.scale': 2},
 ])  # fmt: skip

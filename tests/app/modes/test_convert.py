@@ -45,7 +45,7 @@ from tests.app.fields import within
 from tests.app.small_network import SmallClassifier
 from tests.interop import literal, test_openai
 
-ONE_DEVICE = {'training.mesh': (1, 1)}
+ONE_DEVICE = {'training.machine.mesh': (1, 1)}
 ONE_LAYER = f'{SmallClassifier.__module__}:SmallClassifier'
 STORED = Path(__file__).parents[2] / 'interop' / 'stored'
 

@@ -26,13 +26,11 @@ TABLES = {}
 TABLES['train'] = """
 mnist data=npz data.path=/nowhere/mnist.npz => config.data: npz file /nowhere/mnist.npz not found
 training.batch_size=12 training.mesh=-1,1 => batch_size=12 cannot be split over the 8 devices of the
-  mesh: take a multiple of 8, or fewer devices by --config.training.mesh
-training.accumulate=8 training.mesh=2,1 => batch_size=8 cannot be split over the 2 devices of the
-  mesh in 8 parts
-training.mesh=16,1 => training.mesh: a mesh of 16x1 needs 16 devices, there are
-training.profile_steps=3,2 => profile_steps=(3, 2) are not the first and the last step of a trace
-training.profile_steps=3,5 => such as 10,15, up to training.num_steps=4
-training.profile_steps=3 => profile_steps=(3,) are not the first
+  mesh: take a multiple of 8, or fewer devices by --config.training.machine.mesh
+training.machine.accumulate=8 training.mesh=2,1 => batch_size=8 cannot be split over the 2 devices
+  of the mesh in 8 parts
+training.mesh=16,1 => training.machine.mesh: a mesh of 16x1 needs 16 devices, there are
+training.machine.trace.steps=0 => training.machine.trace.steps=0 is not an integer of at least 1
 training.skip_nonfinite=1 optimizer.repair_gradients=True => would take: set one
 training.average=powers => config.training.average.widths is not set: powers needs it
 training.average=powers training.average.widths= => widths=() must be one or several different
@@ -41,9 +39,8 @@ training.average=half_life training.average.warmup=false => there is no field
   config.training.average.warmup (did you mean 'rampup'?)
 training.ema_decay=0.9 => config.training.ema_decay is now config.training.average.decay
 training.patience=2 => config.training.patience is now config.training.held_out.patience
-sampling.checkpoint=best => sampling.checkpoint=best is not read with training.checkpoints.best=None
-two_moons conditioning.context.heads=2 => conditioning.context.heads=2 is not read with
-  conditioning.context=vector
+two_moons conditioning.context=vector conditioning.context.heads=2 => there is no field
+  config.conditioning.context.heads; config.conditioning.context=vector has layers, width
 training.start=adapters => config.training.start.run is not set: a model with the same network
 data=npz data.path=az://a/b.npz => config.data: az://a/b.npz: data are read from gs:// and s3://
 data=synthetic data.num_images=4 training.mesh=8,1 training.held_out.every=2 => are fewer than the 8
@@ -114,8 +111,8 @@ digits_classifier data=synthetic data.num_classes=0 network.attention_resolution
 digits_vae network=hierarchical network.num_groups=4 => objective=vae trains one layer of latents,
   and this network has
 digits_vae decoding.decoder=bernoulli => has 2 grey levels, and these images
-digits_vae objective.free_bits=0.1 training.accumulate=2 => free_bits needs the whole batch: set
-  training.accumulate=1
+digits_vae objective.free_bits=0.1 training.machine.accumulate=2 => free_bits needs the whole batch:
+  set training.machine.accumulate=1
 digits_masked transitions=gaussian => needs the betas of a schedule of steps
 digits_masked states.output=logistic => output=logistic:
 digits_masked transitions=uniform => needs a process with a masked state

@@ -20,7 +20,7 @@ def test_a_run_continues_on_other_devices_and_in_parts(digits_run, tmp_path, cap
 
   A sync tool has left its files in every folder.
   """
-  moved = {'training.mesh': (1, 2), 'training.accumulate': 2}
+  moved = {'training.machine.mesh': (1, 2), 'training.machine.accumulate': 2}
   parts = interrupted(digits_run, tmp_path / 'parts')
   for place in [parts, *(path for path in parts.rglob('*') if path.is_dir())]:
     (place / 'desktop.ini').touch()

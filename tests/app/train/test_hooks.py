@@ -35,7 +35,7 @@ def test_a_call_ends_where_something_is_due():
   assert ends(*c, 0) == [8, 10, 18, 20, 25, 30, 38, 40, 48, 50, 58, 60, 63]
   assert ends(*c, 21) == [25, 30, 38, 40, 48, 50, 58, 60, 63]
   assert ends(*made(steps_per_call=1), 59) == [60, 61, 62, 63]
-  traced = made(steps_per_call=8, profile_steps=(14, 16))
+  traced = made(steps_per_call=8, machine__trace__first=14, machine__trace__steps=3)
   assert ends(*traced, 10) == [13, 16, 20, 25, 30, 38, 40, 48, 50, 58, 60, 63]
   last = made(log_every=0, checkpoints__every=0, steps_per_call=50)
   assert ends(*last, 0) == [50, 63]

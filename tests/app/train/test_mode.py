@@ -97,7 +97,9 @@ def assert_same_training(a, b):
 def test_a_finished_run_says_so(run, capsys):
   """Intervals may change; the order of the data may not."""
   before = lines_of(run)
-  free = within('training', log_every=2, checkpoints__every=3, held_out__every=1, num_threads=3)
+  free = within(
+    'training', log_every=2, checkpoints__every=3, held_out__every=1, machine__num_threads=3
+  )
   free |= within('sampling', num_steps=2)
   MODES['train'](smoke(**free), run)
   assert 'this run is finished: it has 4 of 4 steps' in capsys.readouterr().out
@@ -130,7 +132,7 @@ def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path, capsys):
 @pytest.mark.parametrize('coupling', ['exact', 'sinkhorn'])
 def test_pairs_depend_neither_on_devices_nor_on_parts(coupling, tmp_path):
   fields = within('objective', coupling=coupling)
-  parts = within('training', accumulate=2, mesh=(2, 1))
+  parts = within('training', machine__accumulate=2, machine__mesh=(2, 1))
   MODES['train'](trial('digits_flow', small=True, **fields), tmp_path / 'whole')
   MODES['train'](trial('digits_flow', small=True, **fields, **parts), tmp_path / 'parts')
   whole, parts = (lines_of(tmp_path / name, 'loss') for name in ('whole', 'parts'))
@@ -153,7 +155,7 @@ def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
   MODES['train'](smoke(**fields, **six), whole)
   MODES['train'](smoke(**fields, **{'training.num_steps': 3}), parts)
   assert [line['step'] for line in lines_of(parts)] == [1, 2, 3]
-  one = {'training.num_threads': 1}
+  one = {'training.machine.num_threads': 1}
   MODES['train'](smoke(**fields, **six, **one), parts)
   assert_same_training(whole, parts)
 
@@ -165,7 +167,7 @@ def test_a_killed_run_continues_with_other_calls(run, tmp_path):
   """
   copy = interrupted(run, tmp_path / 'copy')
   fields = {'training.steps_per_call': 3, 'training.log_every': 2}
-  MODES['train'](smoke(**fields, **{'training.profile_steps': (2, 4)}), copy)
+  MODES['train'](smoke(**fields, **within('training.machine.trace', first=2, steps=3)), copy)
   assert steps_in(copy, 'steps_3-4') == [3]
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
   jax.tree.map(close, params_of(run), params_of(copy))
@@ -182,7 +184,9 @@ def test_a_line_has_the_products_of_a_dense_network(per_call, accumulate, tmp_pa
   The gradient takes as much for the kernels, and once more for the input of the
   second layer.
   """
-  fields = within('training', steps_per_call=per_call, accumulate=accumulate, mesh=(4, 1))
+  fields = within(
+    'training', steps_per_call=per_call, machine__accumulate=accumulate, machine__mesh=(4, 1)
+  )
   fields |= within('training', log_every=2, sample_every=0)
   fields |= within('conditioning', labels=False, dropout=0)
   network = {'network': f'{toy_parts.__name__}:Network', 'network.width': 8}

@@ -80,6 +80,11 @@ def _has_scales(c):
   return 'high' in (c.objective.get('guidance') or ())
 
 
+def _untrained_scale(c, facts):
+  highest = c.objective.guidance.high if _has_scales(c) else 1.0
+  return not 1.0 <= c.sampling.guidance_scale <= highest and highest
+
+
 def _goes_one_way(c, facts):
   is_one_way = c.objective.constructor.needs.map_kind != 'average_velocity'
   several = c.sampling.grid.get('number') != 1
@@ -113,16 +118,9 @@ _RULES = (
     'conditioning.dropout, 0.1 for instance',
   ),
   Row(
-    lambda c, facts: c.sampling.guidance_scale != 1.0 and not _has_scales(c),
-    'config.sampling.guidance_scale={c.sampling.guidance_scale}: a flow map has the guidance scale '
-    'it was trained with, which is 1 here; objective.guidance=power_law trains several scales',
-  ),
-  Row(
-    lambda c, facts: (
-      _has_scales(c) and not 1.0 <= c.sampling.guidance_scale <= c.objective.guidance.high
-    ),
+    _untrained_scale,
     'config.sampling.guidance_scale={c.sampling.guidance_scale} is outside the scales of the '
-    'training, 1 to {c.objective.guidance.high}',
+    'training, 1 to {it}; objective.guidance=power_law trains several',
   ),
   Row(
     _sees_no_time,

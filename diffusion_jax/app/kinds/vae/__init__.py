@@ -49,8 +49,8 @@ _RULES = (
     'logistic, or --config.data=binarized --config.data.source={c.data.name}',
   ),
   Row(
-    lambda c, facts: c.objective.get('free_bits') and c.training.accumulate > 1,
-    'config.objective.free_bits needs the whole batch: set training.accumulate=1',
+    lambda c, facts: c.objective.get('free_bits') and c.training.machine.accumulate > 1,
+    'config.objective.free_bits needs the whole batch: set training.machine.accumulate=1',
   ),
 )
 
