@@ -537,11 +537,12 @@ metrics/calibration.py
   never_changes: (count + 1) / (count - 1) => 2.0
   equal_numbers_share: (equal + 1) => equal
   draws_that_equal_the_truth: (less + share * (equal + 1)) => (less + share)
-  errors_of_coverage: (np.mean(levels <= mass, axis=1)) => (np.mean(levels <= mass, axis=1)[::2])
-  errors_of_coverage: (log_q, at_truth, seed) => (log_q[::2], at_truth[::2], seed)
   counts_of_lower_draws: (draws.shape[1] + 1) => draws.shape[1]
   masses_of_regions: 1.0 - rank_levels => rank_levels
   draws_in_the_ball: standard_of(truth.reshape(len(truth), -1)).std => 1.0
+metrics/pairs.py metrics/test_calibration.py
+  errors_of_coverage: (np.mean(levels <= mass, axis=1)) => (np.mean(levels <= mass, axis=1)[::2])
+  errors_of_coverage: (log_q, at_truth, seed) => (log_q[::2], at_truth[::2], seed)
 metrics/estimates.py
   divides_by_the_draws: np.std(draws, ddof=1) => np.std(draws)
 metrics/estimates.py metrics/test_refusals.py
