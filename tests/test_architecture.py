@@ -169,9 +169,7 @@ def test_tests_mirror_the_package():
   """
   for path in files_with(r'(?m)^(def|class) ', PACKAGE):
     file = Path(path)
-    mirrors = (
-      file.with_name(f'test_{file.name}'),
-      file.parent.with_name(f'test_{file.parent.name}.py'),
-    )
+    folder = file.parent
+    mirrors = file.with_name(f'test_{file.name}'), folder.parent / f'test_{folder.name}.py'
     has_one = any((ROOT / 'tests' / mirror).is_file() for mirror in mirrors)
     assert file.name == '__init__.py' or has_one, mirrors[0]

@@ -55,5 +55,5 @@ def of_data(model: Model) -> tuple[str, ...]:
     return likelihood
   given = conditions.stored_names(model) - {'context'}
   if model.conditioning.context is not None and held_out >= LEAST_PAIRS and not given:
-    return OF_PAIRS + likelihood
+    return tuple(name for name in OF_PAIRS if name in of_kind) + likelihood
   return OF_SETS + likelihood

@@ -34,6 +34,7 @@ from diffusion_jax.metrics import calibration, plots, real_images, references, s
 from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import Arrays, ModelMetric, as_json, table
 from diffusion_jax.metrics.sweeps import Results, title
+from diffusion_jax.metrics.table import OF_PAIRS
 from diffusion_jax.runtime import buckets, lock, processes
 from diffusion_jax.runtime.compiling import precision_in_use
 from diffusion_jax.runtime.files import make_folder, write_json, write_npz
@@ -249,10 +250,10 @@ def score_pairs(run: Run, metrics: list[scorers.Scored], out: Path) -> Json:
   if not processes.is_first():
     return {}
   enough = draws.shape[1] > 1 and len(index) >= calibration.LEAST_PAIRS
-  if enough and all(x.name != 'contraction' for x in metrics):
+  if enough and (contraction := OF_PAIRS.get('contraction')):
     # Calibrated draws may be as wide as the prior.
-    wide = scorers.Scored('contraction', calibration.contraction(), '', '')
-    metrics = [*metrics, wide]
+    wide = scorers.Scored('contraction', contraction(), '', '')
+    metrics = [*metrics, wide] if all(x.name != wide.name for x in metrics) else metrics
   named = {**reference, **scorers.names_of(model)}
   found = [scorers.compute(each, samples, named) for each in metrics]
   scores = [score for part in found for score in part]

@@ -158,13 +158,9 @@ GUIDANCE = (
 # -- what an edit cannot do ----------------------------------------------------
 
 
-# Edits of measurements, which a denoiser's estimates guide.
-DENOISED = 'restore', 'steer'
-
-
 def _part_that_is_missing(c, facts):
-  path = {'restore': 'operator', 'steer': 'reward'}.get(c.edit.name)
-  if path is None or c.edit[path] is not None:
+  path = c.edit.constructor.part
+  if not path or c.edit[path] is not None:
     return None
   return path, ', '.join(c.schema.table(f'edit.{path}'))
 
@@ -227,7 +223,8 @@ EDITS = (
   ),
   Row(
     lambda c, facts: (
-      c.edit.name in (*DENOISED, 'interpolate') and c.at('conditioning.self_conditioning')
+      (c.edit.constructor.part or c.edit.name == 'interpolate')
+      and c.at('conditioning.self_conditioning')
     ),
     'config.edit={c.edit.name} needs a denoiser, and this run was trained with '
     'conditioning.self_conditioning',

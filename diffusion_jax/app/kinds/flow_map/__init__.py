@@ -9,7 +9,6 @@ from diffusion_jax.app.config.rules import EDIT, Row
 from diffusion_jax.app.edit.methods import condition_of
 from diffusion_jax.app.kinds import choices, diffusion, sampling
 from diffusion_jax.app.kinds.choices import TIMES, deferred, named
-from diffusion_jax.app.kinds.conflicts import DENOISED
 from diffusion_jax.app.kinds.couplings import NOISY_STEP
 from diffusion_jax.app.kinds.diffusion import COMMON, ObjectiveFacts
 from diffusion_jax.app.kinds.sampling import Respaced, Steps
@@ -104,11 +103,9 @@ def _derivative_is_large(c, facts):
 
 
 def _needs_a_denoiser(c, facts):
-  if c.edit.name in DENOISED:
-    return True
   task = c.edit.constructor
   observes = task.observes and condition_of(c) is None
-  return observes or task.inverts or c.edit.at('method.name') == 'reconstruction'
+  return observes or task.part or task.inverts or c.edit.at('method.name') == 'reconstruction'
 
 
 _RULES = (
