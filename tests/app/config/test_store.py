@@ -173,7 +173,7 @@ digits evaluation.name=a/b is not the name of a file
 digits evaluation.elbo.decoder=gausian (did you mean 'gaussian'?) is not one of
 digits sampling.name=.a is not the name of a file
 digits sampling.checkpoint=lates is not latest, best or a step
-digits sampling.weights=width sampling.weights.sigma_rel=0.2887 is not a number in (0, 0.288675]
+digits average.sigma_rel=0.2887 is not a number in (0, 0.288675]
 digits sampling.schedule=learned is not one of linear
 digits sampling.sampler=os:nothing cannot be imported: module 'os' has no attri
 digits sampling.sampler=nowhere:x cannot be imported: No module named 'nowhere'

@@ -163,7 +163,7 @@ NO_PATHS = {  # kept_in and split are not fields
   'categories', 'context_column', 'dataset', 'features', 'format',
   'image_column', 'by', 'kept_in', 'label', 'label_column', 
   'metrics', 'model', 'options', 'prompt', 'revision', 'split',
-  'subset', 'sweep', 'test_split', 'text_column', 'to', 'train_split', 'x',
+  'steps', 'subset', 'sweep', 'test_split', 'text_column', 'to', 'train_split', 'x',
   'x_column',
 }  # fmt: skip
 
