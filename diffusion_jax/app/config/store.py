@@ -107,10 +107,12 @@ def with_fields(registry: Registry, config: Tree, changes: Tree) -> Node:
   lacks are dropped; if the data change, the facts of a run are dropped.
   """
   before = registry.kind_of(config)
-  tree = merge(config, changes, before)
-  kind = registry.kind_of(tree)
+  # What only another kind has are no choices of this one.
+  upper = {path: x for path, x in changes.items() if path.count('.') < 2}
+  kind = registry.kind_of(merge(config, upper, before))
   if kind is not before:
-    tree = merge(of_kind(completed(registry, config, trusted=False), kind), changes, kind)
+    config = of_kind(completed(registry, config, trusted=False), kind)
+  tree = merge(config, changes, kind)
   tops = {path.partition('.')[0] for path in changes}
   if 'facts' in tops:
     raise no_field('facts', completed(registry, config, trusted=False))

@@ -15,6 +15,7 @@ from diffusion_jax.app.inputs.conditions import Conditions
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.kinds.bridge import BridgeSampling
 from diffusion_jax.app.kinds.bridge.model import plan_of
+from diffusion_jax.app.kinds.sampling import Steps
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.weights import checkpoints
@@ -59,7 +60,7 @@ def test_the_plan_is_that_of_the_fields():
   given = mock.Mock(wraps=noisy, diffusion=0.3, given=lambda: mock.Mock(output=output))
   x, pairs = jnp.ones((3, 2)), []
   for back in (False, True):
-    fields = BridgeSampling(num_steps=7, reverse=back, stochastic=back)
+    fields = BridgeSampling(weights=None, grid=Steps(7), reverse=back, stochastic=back)
     plan = plan_of(given, fields, {'network': ()})
     predict = plan.step_function({})
     pairs.append([float(part[0, 0]) for part in predict(x, 0.25)])

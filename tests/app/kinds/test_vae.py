@@ -34,7 +34,7 @@ def made(workdir='nowhere', **fields) -> Any:
   return registry.make(smoke(**fields), workdir)
 
 
-SEEN = within('training', held_out__every=2, checkpoints__best__number=1, checkpoints__every=2)
+SEEN = within('training', held_out__every=2, checkpoints__best='lowest', checkpoints__every=2)
 
 
 @pytest.fixture(scope='module')

@@ -41,7 +41,6 @@ training.ema_decay=0.9 => config.training.ema_decay is now config.training.avera
 training.patience=2 => config.training.patience is now config.training.held_out.patience
 two_moons conditioning.context=vector conditioning.context.heads=2 => there is no field
   config.conditioning.context.heads; config.conditioning.context=vector has layers, width
-training.start=adapters => config.training.start.run is not set: a model with the same network
 data=npz data.path=az://a/b.npz => config.data: az://a/b.npz: data are read from gs:// and s3://
 data=synthetic data.num_images=4 training.mesh=8,1 training.held_out.every=2 => are fewer than the 8
   devices of the mesh: set training.held_out=None
@@ -193,7 +192,7 @@ shapes_text sampling.prompt= => sampling.prompt: each text must have a word
 shapes_text sampling.prompt=a23456789-123456789-123456789-123456789-123456789-1234567 => at most
   text_length=56
 sampling.checkpoint=best => has a metric: train with
-sampling.ema_sigma_rel=0.1 => no snapshot
+sampling.weights=width => config.sampling.weights.sigma_rel is not set: give a relative width
 digits_classifier => is a classifier, which makes no images
 digits_vae sampling.trajectory=True => sampling.trajectory has no effect on a
 digits_masked sampling.guidance.scale=2 => conditioning.dropout

@@ -50,8 +50,8 @@ def test_the_defaults_have_the_fields_of_every_kind_of_model(name):
   """A parameter without a default is None; data and parts have no choice."""
   config = trial(name)
   fields = set(folder.flat(folder.plain(config)))
-  parts = {'data', 'latent', 'conditioning.text', 'sampling.guidance'}
-  optional = {f'{part}.name' for part in parts}
+  parts = {'data', 'latent', 'conditioning.text', 'sampling.guidance', 'training.checkpoints.best'}
+  optional = {f'{part}.name' for part in parts} | {'sampling.bound'}
   assert fields - set(report.defaults(config)) <= optional
 
 
@@ -114,7 +114,9 @@ def test_calls_are_those_of_the_table_of_samplers(calls, fields, tmp_path):
 MANY = {'corrector': 'langevin', 'corrector.steps': 10**9}
 
 
-@pytest.mark.parametrize('fields', [{'num_steps': 10**9}, {'grid.steps': '1000000000'}, MANY])
+@pytest.mark.parametrize(
+  'fields', [{'num_steps': 10**9}, {'grid': 'respaced', 'grid.steps': '1000000000'}, MANY]
+)
 def test_the_calls_of_a_strangers_sampler_are_not_counted(fields, tmp_path):
   run = Run.open(smoke(), tmp_path)
   folder.write_config(tmp_path, run.model.config, run.model.facts)

@@ -162,7 +162,8 @@ def test_the_page_loads_nothing_from_elsewhere(page):
 
 
 def test_a_number_of_steps_replaces_a_respacing(tmp_path):
-  config = smoke(**SIZE | {'sampling.grid': 'respaced', 'sampling.grid.steps': '2'})
+  fields = {'sampling.grid': 'respaced', 'sampling.grid.steps': '2'}
+  config = smoke(**fields, **{'serve.num_images': 4})
   with served(config, untrained(config, tmp_path / 'run')) as page:
     assert draw(page)[-1]['total'] == 2
     assert draw(page, num_steps=5)[-1]['total'] == 5

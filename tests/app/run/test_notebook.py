@@ -71,7 +71,7 @@ def test_errors_name_arguments_of_python(run, tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   monkeypatch.setattr(trust, '_allowed', set())
   refused(rf"pass allow=\['{SMALL}'\]$", dj.open_run, run)
-  refused('^num_steps=0 is not', dj.open_run, run, [SMALL], num_steps=0)
+  refused('^grid.number=0 is not', dj.open_run, run, [SMALL], num_steps=0)
   trust._allowed.clear()
   refused('give the folder of another', dj.open_run, run / 'none')
   guided = {'guidance': {'name': 'classifier_free', 'scale': 2.0}, 'labels': np.array([4, 2])}

@@ -1,0 +1,49 @@
+"""Names of fields of earlier versions, and short names."""
+
+import re
+
+import pytest
+
+from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds.renamed import RENAMED
+from diffusion_jax.app.kinds.sampling import ALIASES
+from diffusion_jax.errors import UserError
+from tests.app.conftest import read, refused
+
+
+@pytest.mark.parametrize('old, new', RENAMED.items())
+def test_an_old_name_hears_the_new_one(old, new):
+  """The new one is a field, of the choice that the line names."""
+  line = refused('', store.with_flags, read('digits'), [(old, '1')])
+  assert line == f'config.{old} is now config.{new}'
+  path, sign, name = re.match(r'([\w.]+)(=?)(\w*)', new).groups()
+  more = re.search(r'with \.(\w+)', new)
+  flags = [(path, name)] * bool(sign)
+  if more or not sign:
+    flags.append((f'{path}.{more[1]}' if more else path, '1'))
+  try:
+    store.with_flags(read('digits'), flags)
+  except UserError as error:  # 1 is no value of every field
+    assert 'no field' not in str(error)
+
+
+def test_a_file_may_use_a_short_name_too():
+  tree = {'sampling': {'num_steps': 7}, 'training': {'mesh': (2, 1)}}
+  config = store.completed(tree)
+  assert config.sampling.grid.number == 7 and config.training.machine.mesh == (2, 1)
+  assert {'sampling.num_steps', 'training.mesh'} == {*ALIASES}
+
+
+def test_a_short_name_chooses_its_section_and_does_not_change_another_choice():
+  digits = read('digits')
+  respaced = store.with_flags(digits, [('sampling.grid', 'respaced'), ('sampling.grid.steps', '9')])
+  again = store.with_flags(respaced, [('sampling.num_steps', '5')])
+  assert again.sampling.grid.to_dict() == {'name': 'steps', 'number': 5, 'spacing': 'uniform'}
+  karras = store.with_flags(digits, [('sampling.grid.spacing', 'karras')])
+  kept = store.with_flags(karras, [('sampling.num_steps', '5')])
+  assert kept.sampling.grid.to_dict() == {'name': 'steps', 'number': 5, 'spacing': 'karras'}
+  both = [('sampling.num_steps', '5'), ('sampling.grid', 'respaced')]
+  for flags in (both, both[::-1]):
+    refused('grid.number; .*grid=respaced has steps', store.with_flags, digits, flags)
+  tree = {'sampling': {'num_steps': 7, 'grid': {'name': 'respaced', 'steps': '9'}}}
+  refused('grid.number; .*grid=respaced has steps', store.completed, tree)
