@@ -1,30 +1,8 @@
-"""Names of fields of earlier versions, and short names."""
-
-import re
-
-import pytest
+"""The parts of the section `sampling`, and short names of fields."""
 
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.renamed import RENAMED
 from diffusion_jax.app.kinds.sampling import ALIASES
-from diffusion_jax.errors import UserError
 from tests.app.conftest import read, refused
-
-
-@pytest.mark.parametrize('old, new', RENAMED.items())
-def test_an_old_name_hears_the_new_one(old, new):
-  """The new one is a field, of the choice that the line names."""
-  line = refused('', store.with_flags, read('digits'), [(old, '1')])
-  assert line == f'config.{old} is now config.{new}'
-  path, sign, name = re.match(r'([\w.]+)(=?)(\w*)', new).groups()
-  more = re.search(r'with \.(\w+)', new)
-  flags = [(path, name)] * bool(sign)
-  if more or not sign:
-    flags.append((f'{path}.{more[1]}' if more else path, '1'))
-  try:
-    store.with_flags(read('digits'), flags)
-  except UserError as error:  # 1 is no value of every field
-    assert 'no field' not in str(error)
 
 
 def test_a_file_may_use_a_short_name_too():
