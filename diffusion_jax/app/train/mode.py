@@ -257,7 +257,7 @@ def announce_length(parts: Setup, step: int) -> None:
   if not np.allclose(old, rates[: len(old)], rtol=1e-5, atol=0.0):
     print(
       f'note: training.num_steps was {total}, and is {len(rates)}: the '
-      f'learning rate decays anew, from {rates[step]:.3g} after '
+      f'learning rate restarts its decay, from {rates[step]:.3g} after '
       f'{old[-1]:.3g} at step {len(old)}'
     )
 
