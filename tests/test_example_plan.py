@@ -69,7 +69,7 @@ def test_the_abstract_step_is_the_step_of_a_training(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   'argv, message',
   [
-    ('configs/none.py cpu:8 8x1', 'there is no config file configs/none.py'),
+    ('configs/none.py cpu:8 8x1', 'the config file configs/none.py does not exist'),
     ('configs/digits.py cpu:8 8', 'invalid literal'),
     ('configs/digits.py cpu:8 16x1', 'a mesh of 16x1 needs 16 devices, there are 8'),
     ('configs/digits.py cpu:8 1x1 --field=netwrk=x', 'there is no field config.netwrk'),

@@ -267,7 +267,7 @@ vdm.vdm(NETWORK, make_schedule=None, num_levels=2, schedule=backwards) => must g
   to noise
 dj.level_grid(STEPS, 1, 'leading') => spacing='leading' of one step is step 1
 dj.level_grid(STEPS, 1, 'linspace', 0.5) => spacing='linspace' of one step
-dj.respaced_steps(100, '1') => '1' keeps step 1 alone, the cleanest
+dj.respaced_steps(100, '1') => '1' keeps only step 1, the cleanest
 LEVELS.take(LEVELS.t.size) => the grid has the levels 0 to
 LEVELS.take(np.array([0, -99])) => index is -99: the grid has the levels 0 to
 dj.observation_guided(denoise, jnp.sum, Y, 1.0, 0) => num_iterations is 0: it must be at least 1

@@ -26,7 +26,7 @@ from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.paths import expanded
 from diffusion_jax.ranges import near
-from diffusion_jax.runtime import buckets, compiling, hosts, processes, sessions, start_up
+from diffusion_jax.runtime import buckets, compiling, hosts, processes, sessions, sharding, start_up
 from diffusion_jax.runtime.files import one_line
 from diffusion_jax.weights import share
 
@@ -187,6 +187,8 @@ def main(argv: list[str]) -> None:
     if command.point:  # Only the first process prints from here on.
       text = ' '.join(f'{name}={value}' for name, value in command.point)
       print(f'sweep {_SWEEP_INDEX.value}: {text}')
+    if note := sharding.unused_gpu():
+      print(note)
     compiling.keep_compilations(config.compilation_cache)
     with buckets.copying(workdir):
       modes.find(_MODE.value)(config, workdir)
@@ -332,7 +334,10 @@ def of_machine(error: Exception) -> str:
   """Returns a line about an error of this machine, '' for any other."""
   text = str(error).strip().partition('\n')[0]
   if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in text:
-    return f'out of memory: {text}. Take smaller batches, or a smaller model'
+    return (
+      f'out of memory: {text}. Try training.accumulate=2, network.remat=True, smaller batches, or '
+      'XLA_PYTHON_CLIENT_MEM_FRACTION=.95 on a GPU; examples/plan.py says what a step needs'
+    )
   try:
     jax.devices()
   except Exception as reason:  # an AssertionError, for instance

@@ -43,7 +43,7 @@ def local(path: str, cache: str | Path = '', suffix: str = '') -> str:
   copies = {place(address, cache): version for address, version in objects.items()}
   wanted = [x for x in copies if x == target or fnmatch.fnmatch(x.name.lower(), f'*{suffix}')]
   if not wanted:
-    raise FileNotFoundError(f'{path}: there is no such object in the bucket, or folder of them')
+    raise FileNotFoundError(f'{path}: the bucket has no object or folder of this name')
   missing = [x for x in wanted if _version(x) != copies[x][1:]]
   if missing:
     size = sum(copies[x][1] for x in missing)
@@ -110,7 +110,7 @@ def _objects(bucket, path):
   # Returns {address: (name, size, ETag)} of an object, or of all in a folder.
   scheme, _, name = path.partition('://')
   if glob.has_magic(name.partition('/')[0]):
-    raise ValueError('the name of a bucket is no pattern')
+    raise ValueError('the name of a bucket cannot be a pattern')
   try:
     objects = bucket.find(name, detail=True)
     if not objects and glob.has_magic(name):

@@ -69,7 +69,7 @@ def _indexed_part(path, row, size, split):
   is_test = np.isin(np.arange(size), indices[row : row + 1] if is_table else [])
   if not 0 < is_test.sum() == indices.shape[-1] < size:
     raise ValueError(
-      f'{path}: test_indices must be int [splits, n], of which row {row} names some of '
+      f'{path}: test_indices must be int [splits, n], whose row {row} names some of '
       f'0..{size - 1}, each once; got {indices.dtype} {list(indices.shape)}'
     )
   return np.flatnonzero(is_test == (split == 'test'))

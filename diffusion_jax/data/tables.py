@@ -78,7 +78,7 @@ def csv_table(
   if tuple(context) == ('rest',) and 'rest' not in cells.columns:
     context = tuple(name for name in cells.columns if name not in (*x, *labels))
     if not context:
-      raise ValueError(f'context=rest: {path} has no columns but those of x and label')
+      raise ValueError(f'context=rest: {path} has no columns besides x and label')
   _check_choice(cells, (*x, *context, *labels), {*categories} - {*context, *labels})
   whole = [n for n in (*x, *context, *labels) if n not in categories]
   cells = _without_gaps(cells, whole) if drop_missing else cells

@@ -108,8 +108,8 @@ def _check_definite(name, covariance):
   except np.linalg.LinAlgError:
     values = np.linalg.eigvalsh(covariance)
     raise ValueError(
-      f'{name} is no covariance: its eigenvalues are {values[0]:.3g} to {values[-1]:.3g}, and none '
-      'of a covariance is negative'
+      f'{name} is not a covariance: its eigenvalues are {values[0]:.3g} to {values[-1]:.3g}, and '
+      'none of a covariance is negative'
     ) from None
 
 

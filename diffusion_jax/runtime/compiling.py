@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -169,8 +170,9 @@ def in_place(
 ) -> Callable:
   """Returns a jitted (state, ...) -> (state, ...) whose first call may convert.
 
-  That call compiles for shapes of the state, and moves the state into the
-  layouts of the program; later calls expect what an earlier one returned.
+  That call compiles for shapes of the state, waits for the state if it is a
+  Future, and moves it into the layouts of the program; later calls expect what
+  an earlier one returned.
   what: the program's name in messages. read: called with its trace.
   """
   compiled = None
@@ -182,6 +184,7 @@ def in_place(
         traced = jitted.trace(shapes, *args)
         read(traced.jaxpr)
         compiled = traced.lower().compile()
+      state = state.result() if isinstance(state, Future) else state
       state = jax.tree.map(_relaid, state, compiled.input_formats[0][0])
     return compiled(state, *args)
 
@@ -236,20 +239,21 @@ _STORED = '/jax/compilation_cache/cache_misses'
 # Of the programs of this process, by JAX's name of the event.
 events: collections.Counter[str] = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: events.update([event]))
-seconds: collections.Counter[str] = collections.Counter()
+# By (thread, event): one may compile beside another.
+seconds: collections.Counter[tuple[int, str]] = collections.Counter()
 jax.monitoring.register_event_duration_secs_listener(
-  lambda event, duration_secs, **_: seconds.update({event: duration_secs})
+  lambda event, took, **_: seconds.update({(threading.get_ident(), event): took})
 )
 
 
 def source(since: collections.Counter | None = None) -> tuple[str, float]:
-  """Returns where the programs in `seconds` came from, and their seconds.
+  """Returns where this thread's programs came from, and their seconds.
 
   since: an earlier copy of `seconds`, whose programs do not count.
   """
-  spent = seconds - (since or collections.Counter())
-  every = spent['/jax/core/compile/backend_compile_duration']
-  reading = spent['/jax/compilation_cache/cache_retrieval_time_sec']
+  spent, thread = seconds.copy() - (since or collections.Counter()), threading.get_ident()
+  every = spent[thread, '/jax/core/compile/backend_compile_duration']
+  reading = spent[thread, '/jax/compilation_cache/cache_retrieval_time_sec']
   return 'from the cache' if reading > every / 2 else 'compilation', every
 
 

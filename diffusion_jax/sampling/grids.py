@@ -254,7 +254,7 @@ def respaced_steps(num_steps: int, spec: str) -> np.ndarray:
   if is_ddim:
     return _strided_steps(num_steps, counts[0])
   if counts == [1] and num_steps > 1:
-    raise ValueError("'1' keeps step 1 alone, the cleanest: take one step of a grid instead")
+    raise ValueError("'1' keeps only step 1, the cleanest: take one step of a grid instead")
   sections = np.array_split(np.arange(1, num_steps + 1), len(counts))
   kept = [_section_steps(*pair) for pair in zip(sections, counts, strict=True)]
   return np.concatenate(kept)

@@ -122,7 +122,7 @@ def test_a_name_with_a_bracket_is_a_name_before_it_is_a_pattern(bucket, tmp_path
   read = lambda name: Path(buckets.local(f'{scheme}/odd/{name}', tmp_path)).read_text()
   assert [read('a1'), read('a[1]'), read('a1')] == ['a1', 'a[1]', 'a1']
   buckets.local(f'{scheme}/odd/a[12]', tmp_path)
-  with refusals.one_line('name of a bucket is no pattern'):
+  with refusals.one_line('name of a bucket cannot be a pattern'):
     buckets.local(f'{scheme[:-1]}*/a', tmp_path)
   place = tmp_path / scheme.replace('://', '/') / 'odd' / 'a1'
   place.unlink()
@@ -194,9 +194,9 @@ def test_what_is_not_there_is_refused_before_anything_is_compiled(bucket, tmp_pa
   top = bucket[0].rpartition('/')[0]
   for name in ('lost.npz', 'tars/lost-*.npz'):
     fields = {'data': 'npz', 'data.path': f'{top}/{name}', 'data.cache': tmp_path / 'cache'}
-    message = f'config.data: .*{re.escape(name)}: there is no such object in the bucket'
+    message = f'config.data: .*{re.escape(name)}: the bucket has no object or folder'
     refused(message, MODES['train'], smoke(**fields), str(tmp_path / 'run'))
-  with refusals.one_line('there is no such object', error=FileNotFoundError):
+  with refusals.one_line('bucket has no object or folder', error=FileNotFoundError):
     npz(f'{top}-of-nobody/a.npz')
   assert not (tmp_path / 'cache').exists()
 

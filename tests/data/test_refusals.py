@@ -159,10 +159,10 @@ npz(saved(x=X, test_x=X, context=X), 'test') => a.npz has test_x and context: it
 npz(saved(x=X, y=X), x='z') => a.npz has no array z, but x, y
 npz(saved(x=X), split_row=2) => split_row=2: a.npz has test_x, or no test_indices [splits, n]
 npz(saved(x=X, test_x=X, test_indices=[[0], [1]]), split_row=1) => split_row=1: a.npz has test_x
-npz(saved(x=X, test_indices=[0, 1])) => a.npz: test_indices must be int [splits, n], of which row 0
+npz(saved(x=X, test_indices=[0, 1])) => a.npz: test_indices must be int [splits, n], whose row 0
   names some of 0..5, each once; got int64 [2]
 npz(saved(x=X, test_indices=X)) => must be int [splits, n], ... got float64 [6, 2]
-npz(saved(x=X, test_indices=[[1]]), split_row=1) => of which row 1 names some of 0..5
+npz(saved(x=X, test_indices=[[1]]), split_row=1) => whose row 1 names some of 0..5
 npz(saved(x=X, test_indices=[[6]])) => row 0 names some of 0..5, each once; got int64 [1, 1]
 npz(saved(x=X, test_indices=[[2, 2]])) => each once; got int64 [1, 2]
 npz(saved(x=X, test_indices=[[*range(6)]])) => row 0 names some of 0..5
@@ -224,7 +224,7 @@ table('a,b\n1,2\n', '') => x is empty: name columns of a.csv
 table('a,b\n1,2\n', 'a b a') => column 'a' is named twice in x, context and label
 table('a,b=c\n1,2\n', context=('rest',)) => a.csv: rename column 'b=c' without '='
 table('a,b\n1,2\n', categories=('b',)) => categories=b is not a column of context
-table('a\n1\n', context=('rest',)) => has no columns but those of x and label
+table('a\n1\n', context=('rest',)) => has no columns besides x and label
 table('a,b\n1,2\n,3\n') => a.csv, row 3, column 'a': the value is missing: fill it in, or leave
 table('a;b\n1;2\n1,5;3\n') => row 3, column 'a': '1,5' is not a number: write a decimal point
 table('a\n1e999\n') => row 2, column 'a': '1e999' is not a number

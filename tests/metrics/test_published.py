@@ -130,12 +130,12 @@ read(mu=np.array([None])) => a.npz is not an npz file of arrays: it contains Pyt
 read(sigma=SIGMA[:3]) => a.npz: mu is [4] and sigma [3, 4], not [D] and [D, D]
 read(sigma=SKEW) => a.npz: sigma is not symmetric, as covariances are: it differs from its transpose
   by up to 1, and its largest number is 4
-read(sigma=SIGMA - 1.01 * np.eye(4)) => a.npz: sigma is no covariance: its eigenvalues are -0.01 to
-  2.99, and none of a covariance is negative
-read(sigma=np.eye(4) - 0.5) => sigma is no covariance: its eigenvalues are -1 to 1
+read(sigma=SIGMA - 1.01 * np.eye(4)) => a.npz: sigma is not a covariance: its eigenvalues are
+  -0.01 to 2.99, and none of a covariance is negative
+read(sigma=np.eye(4) - 0.5) => sigma is not a covariance: its eigenvalues are -1 to 1
 read(sigma=SIGMA + 0j) => a.npz: sigma has numbers of the type complex128, not real ones
 read(mu=MU * 1j) => a.npz: mu has numbers of the type complex128
-read(mu_s=MU[:1], sigma_s=-np.eye(1)) => a.npz: sigma_s is no covariance
+read(mu_s=MU[:1], sigma_s=-np.eye(1)) => a.npz: sigma_s is not a covariance
 of_values() => v.npz does not say the units of mu and sigma: add protocol='{"preprocessing": "raw"}'
   to the file, or "standardised"
 of_values('standardised by 0123') => v.npz was made with preprocessing 'standardised by 0123'

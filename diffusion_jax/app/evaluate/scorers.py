@@ -273,7 +273,7 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
       raise UserError(f'config.{_PATH}: {missing(each.name, need)}{hint}')
     if is_of_pairs(each) and (others := stored & {'labels', 'texts', 'conditions'}):
       raise UserError(
-        f'config.{_PATH}: {each.name} draws x given the context alone, and this run has '
+        f'config.{_PATH}: {each.name} draws x given only the context, and this run has '
         f'{min(others)}, too: train with a context only, which may have a column of classes'
       )
 

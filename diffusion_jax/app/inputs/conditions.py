@@ -128,7 +128,7 @@ class Texts(Kind):
     """Returns the tokens [K, L] of texts."""
     texts = np.ravel(np.asarray(values, object)).tolist()
     if not texts or not all(isinstance(x, str) for x in texts):
-      raise UserError(f'{what}={values!r:.60} is not a text or a list of texts')
+      raise UserError(f'{what}={values!r:.60} is neither text nor a list of texts')
     with as_user_error(f'{what}: '):
       return encode(texts, self._length)[0]
 

@@ -248,8 +248,8 @@ def _check_as_trained(config, split):
     advice = 'leave this as it was' if fields else 'put them back as they were'
     changed = fields or ', '.join(f'{n} {now[n]}, {facts[n]} in the run' for n in names)
     raise UserError(
-      f'config.data={data.name}: the training examples are not those of this run, and the {split} '
-      f'split may be of others: {changed}: {advice}{_elsewhere(data)}'
+      f'config.data={data.name}: this run was trained on different examples, and the {split} split '
+      f'may contain some of them: {changed}: {advice}{_elsewhere(data)}'
     )
 
 

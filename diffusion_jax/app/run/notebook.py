@@ -151,7 +151,7 @@ def training_step(
   """Returns a training step and its shapes; see `diffusion_jax.training_step`."""
   path, _, variant = str(config).partition(':')
   if not Path(path).is_file():
-    raise UserError(f'there is no config file {path}')
+    raise UserError(f'the config file {path} does not exist')
   flags = [(name, store.as_text(value)) for name, value in fields.items()]
   trust.allow(text for _, text in flags)
   node = store.with_flags(store.completed(store.from_file(path, variant)), flags)

@@ -1,11 +1,13 @@
 """Implements --mode=train: trains, or continues a run where it stopped."""
 
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -97,7 +99,7 @@ class Run:
   """
 
   parts: Setup
-  state: TrainState
+  state: Any  # a TrainState; before the first step a Future of it
   frozen: Params
   start: int
   log: StepLog
@@ -114,9 +116,9 @@ class Run:
     """Dispatches the steps after `step`, one for each batch."""
     c, start_up = self.parts.config.training, self.parts.start_up
     start_up.mark('batch')
-    compiling.seconds.clear()
+    before = compiling.seconds.copy()
     self.state, metrics = self.compute(self.state, step, batches, self.frozen)
-    start_up.mark('tracing the step', *compiling.source())
+    start_up.mark('tracing the step', *compiling.source(before))
     self.log.add(range(step + 1, step + 1 + len(batches)), metrics)
     if step == self.start:
       if c.machine.compile_ahead:
@@ -164,13 +166,19 @@ def compile_ahead(todo: list[Hook], state: TrainState, frozen: Params) -> dict[s
   if processes.started():
     return {}
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.format), state)
-  pool = ThreadPoolExecutor(1)
 
   def compile(hook):
     hook.program.compile(*hook.inputs(shapes, frozen))
 
   with_program = [hook for hook in todo if hook.program is not None]
-  futures = {hook.what[0]: pool.submit(compile, hook) for hook in with_program}
+  futures = beside(*(functools.partial(compile, hook) for hook in with_program))
+  return {hook.what[0]: future for hook, future in zip(with_program, futures, strict=True)}
+
+
+def beside(*tasks: Callable[[], object]) -> list[Future]:
+  """Calls functions in order in a thread of their own; returns their results' futures."""
+  pool = ThreadPoolExecutor(1)
+  futures = [pool.submit(task) for task in tasks]
   pool.shutdown(wait=False)
   return futures
 
@@ -202,7 +210,8 @@ def begin(parts: Setup) -> Run | None:
   for hook in parts.hooks:
     hook.prepare()
   log = open_files(parts, manager, start)
-  state = make_state()
+  # Several processes place it together, and so in order.
+  state = make_state() if processes.started() else beside(make_state)[0]
 
   def count(jaxpr):
     log.flop = sum(programs.flops(jaxpr).values()) / mesh.size
@@ -258,7 +267,7 @@ def announce_length(parts: Setup, step: int) -> None:
   if not np.allclose(old, rates[: len(old)], rtol=1e-5, atol=0.0):
     print(
       f'note: training.num_steps was {total}, and is {len(rates)}: the '
-      f'learning rate decays anew, from {rates[step]:.3g} after '
+      f'learning rate restarts its decay, from {rates[step]:.3g} after '
       f'{old[-1]:.3g} at step {len(old)}'
     )
 

@@ -282,7 +282,7 @@ evaluation.sweep='weights.decay=0.5 num_steps=3,4' => num_steps changes samples,
 two_moons evaluation.metrics=sbc sampling.context=y.npy => sampling.context=y.npy is not read with
   evaluation.metrics=sbc
 two_moons data=csv data.path=a.csv data.x=a data.context=b data.label=c conditioning.labels=True
-  evaluation.metrics=sbc => sbc draws x given the context alone, and this run has labels, too
+  evaluation.metrics=sbc => sbc draws x given only the context, and this run has labels, too
 two_moons evaluation.metrics=moments evaluation.num_pairs=9 => evaluation.num_pairs=9 is not read
   with evaluation.metrics=moments
 evaluation.metrics=fd evaluation.num_images=9 => num_images=9 is not read with

@@ -316,7 +316,7 @@ def test_a_rate_that_decays_anew_is_said(run, tmp_path, capsys):
   copy = shutil.copytree(run, tmp_path / 'copy')
   MODES['train'](smoke(**{'training.num_steps': 6}), copy)
   line = (
-    'note: training.num_steps was 4, and is 6: the learning rate decays anew, '
+    'note: training.num_steps was 4, and is 6: the learning rate restarts its decay, '
     'from 0.004 after 0.004 at step 4'
   )
   assert line in capsys.readouterr().out
@@ -324,4 +324,4 @@ def test_a_rate_that_decays_anew_is_said(run, tmp_path, capsys):
   np.testing.assert_allclose(rates[4:], [4e-3, 2e-3], atol=1e-9)
   constant = {'optimizer.decay': 'constant', 'training.resume': 'force'}
   MODES['train'](smoke(**constant, **{'training.num_steps': 7}), copy)
-  assert 'decays anew' not in capsys.readouterr().out
+  assert 'restarts its decay' not in capsys.readouterr().out

@@ -1,0 +1,42 @@
+"""The examples that train have the losses of the program, bit for bit."""
+
+import importlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import diffusion_jax as dj
+from diffusion_jax.app.config import store
+from diffusion_jax.app.modes import MODES
+from examples.own_loss import test_the_loss_of_no_prediction_is_a_mean_of_chi  # noqa: F401
+from tests.app.conftest import lines_of, read
+
+CONFIGS = {'ddpm': 'digits', 'flow': 'digits_dit:flow', 'edm': 'digits_edm'}
+
+
+@pytest.mark.docs
+@pytest.mark.parametrize('steps', [3, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('name', CONFIGS)
+def test_the_losses_are_those_of_launch(name, steps, tmp_path):
+  example = importlib.import_module(f'examples.{name}')
+  fields = {'num_steps': steps, 'log_every': 1, 'sample_every': 0, 'evaluate_every': 0}
+  fields = {f'training.{field}': value for field, value in fields.items()}
+  fields |= {'optimizer.decay_steps': example.STEPS, 'training.mesh': '1,1'}
+  fields |= {'report.after_training': False, 'training.checkpoint_every': 0}
+  config = store.with_flags(read(CONFIGS[name]), [(n, str(x)) for n, x in fields.items()])
+  MODES['train'](config, tmp_path)
+  _, losses = example.train(steps)
+  assert len(losses) == steps
+  np.testing.assert_array_equal(losses, np.float32(lines_of(tmp_path, 'loss')))
+
+
+@pytest.mark.docs
+def test_an_example_draws_its_pictures(tmp_path, monkeypatch):
+  ddpm = importlib.import_module('examples.ddpm')
+  monkeypatch.setattr(
+    dj, 'level_grid', lambda schedule, steps, grid=dj.level_grid: grid(schedule, 2)
+  )
+  ddpm.main(['--steps=1', f'--out={tmp_path / "table.png"}'])
+  with Image.open(tmp_path / 'table.png') as table:
+    assert table.mode == 'L' and np.asarray(table).std() > 20
