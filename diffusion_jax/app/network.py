@@ -129,7 +129,7 @@ class ConfiguredNetwork:
     while isinstance(schedule, dj.ShiftedSchedule):
       schedule = schedule.schedule
     module = getattr(getattr(schedule, 'gamma_fn', None), 'module', None)
-    return module if _declared(module, 'learned', False) else None
+    return module if getattr(module, 'learned', False) else None
 
   @property
   def learns_schedule(self) -> bool:
@@ -140,10 +140,10 @@ class ConfiguredNetwork:
   def needs(self) -> Needs:
     """What the objective, with its guidance, needs of the network."""
     objective = self.config.objective
-    needs = _declared(objective.constructor, 'needs', Needs())
+    needs = getattr(objective.constructor, 'needs', Needs())
     if (guidance := objective.get('guidance')) is None:
       return needs
-    scale = _declared(guidance.constructor, 'needs', Needs()).guidance_scale
+    scale = getattr(guidance.constructor, 'needs', Needs()).guidance_scale
     return needs._replace(guidance_scale=scale)
 
   @functools.cached_property
@@ -271,11 +271,6 @@ class ConfiguredNetwork:
     )
 
 
-def _declared(part, name, default):
-  # What a constructor or a module, which may be a user's, declares of itself.
-  return getattr(part, name, default)
-
-
 def _with_params(schedule, params):
   if isinstance(schedule, dj.ShiftedSchedule):
     inner = _with_params(schedule.schedule, params)
@@ -310,11 +305,11 @@ def _inputs_of(c, facts, needs):
 
 def _build(noisy):
   c, section = noisy.config, noisy.config.network
-  takes = _declared(section.constructor, 'takes', ())
+  takes = getattr(section.constructor, 'takes', ())
   for name, field in _ASKED.items():
     if name in noisy.inputs.names and name not in takes:
       table = noisy.schema.table('network')
-      able = [n for n, c in table.items() if name in _declared(c, 'takes', ())]
+      able = [n for n, c in table.items() if name in getattr(c, 'takes', ())]
       is_own = ':' in section.name
       able = ' or '.join(able) + (', or name it in `takes`' * is_own)
       raise UserError(
@@ -337,7 +332,7 @@ def _build(noisy):
       'gamma_max': c.schedule.get('gamma_max'),
     }
   )
-  needed = _declared(network, 'noise_input', None)
+  needed = getattr(network, 'noise_input', None)
   if needed not in (None, noisy.config.noise_input.name):
     raise UserError(f'network {section.name!r} needs config.noise_input={needed}')
   if noisy.needs.forward_mode and section.get('attention') == 'auto':

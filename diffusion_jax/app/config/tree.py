@@ -128,28 +128,24 @@ class Node(Tree):
       if isinstance(value, Node):
         yield from value.paths(f'{prefix}{name}.')
 
-  def make(self, facts: Mapping[str, object] | None = None) -> Any:
+  def make(self, facts: Tree | None = None, outer: Tree = MappingProxyType({})) -> Any:
     """Calls the constructors of the section and its inner sections.
 
     facts: values for `needs`; None stands for the parameter's default. Without
-    facts, inner choices that need others than this one stay Nodes. Raises
-    UserError if a constructor refuses its arguments.
+    facts, inner choices that need some stay Nodes. outer: the fields of the
+    choices around it. Raises UserError if a constructor refuses its arguments.
     """
-    return self._make({**self.given, **(facts or {})}, {})
-
-  def _make(self, facts, outer):
+    stays = facts is None and not self.given
+    facts = {**self.given, **(facts or {})}
     around = {**outer, **self._fields} if self.choice else {}
     values = {}
     for name, parameter in parameters(self.constructor).items():
-      where, value = below(self.where, name), self._fields.get(name)
+      where, value = below(self.where, name), outer.get(name, self._fields.get(name))
       if name in self.needs:
         value = facts.get(name)
-      elif name in outer:
-        value = outer[name]
-      elif isinstance(value, Node):
-        if facts or not value.needs or value.needs is self.needs:
-          value = value._make(facts, around)
-      elif name in trust.PATHS and value != parameter.default:
+      elif isinstance(value, Node) and not (stays and value.needs):
+        value = value.make(facts, around)
+      elif name in trust.PATHS and name not in outer and value != parameter.default:
         trust.check_paths(where, value)
       if value is not None:
         values[name] = value
