@@ -30,7 +30,6 @@ import numpy as np
 from diffusion_jax.app.config import store, tables
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edits import methods
-from diffusion_jax.app.edits.restoration import errors
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import edit
 from diffusion_jax.app.run import weights
@@ -39,6 +38,7 @@ from diffusion_jax.core.operators import Operator
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features
+from diffusion_jax.metrics.restoration import errors
 from diffusion_jax.runtime.per_example import join_parts, write_parts
 
 OPERATORS = {

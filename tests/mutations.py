@@ -115,8 +115,7 @@ app/edits/posteriors.py
 app/edits/posteriors.py app/modes/test_refusals.py
   proximal: Method(draw, needs_linear=True, unread=STEPS) => Method(draw, needs_linear=True)
 app/edits/restoration.py
-  beyond_the_usual: max(1.0, usual) => max(0.0, usual)
-  hidden_by_a_mask: np.where(seen, y, 0.0) => np.where(seen | True, y, 0.0)
+  hidden_by_a_mask: np.where(damage.seen, y, 0.0) => np.where(damage.seen | True, y, 0.0)
   hidden_by_a_mask: jnp.sqrt(square / damage.seen.mean()) => jnp.sqrt(square)
   units_of_the_measurement: weights = (std / stds) => weights = (stds / stds)
   units_of_the_measurement: float(np.min(stds / np.maximum(gain, 1e-12))) => float(np.min(stds))

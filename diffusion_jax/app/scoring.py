@@ -36,32 +36,34 @@ _PATH = 'evaluation.metrics'
 
 
 class Scored(NamedTuple):
-  """A metric of samples in a feature space, '' if it needs none.
+  """A metric of samples in a feature space, None if it needs none.
 
   suffix: of the names of its scores, such as _dinov2.
   """
 
   name: str
   metric: SampleMetric
-  space: str
-  suffix: str
+  space: str | None = None
+  suffix: str = ''
 
 
 class Space(NamedTuple):
-  """An extractor, and its features of real data with their protocol.
+  """An extractor, and its features of real data with their protocol."""
 
-  The space '' has no extractor: its reference has `values`.
-  """
-
-  extractor: Extractor | None
+  extractor: Extractor
   reference: Arrays
   protocol: Json
 
   def of(self, batches: Iterable[np.ndarray]) -> Arrays:
     """Returns the features of batches of samples."""
-    if self.extractor is None:
-      return {}
     return features.join(features.each(self.extractor, batches))
+
+
+class References(NamedTuple):
+  """What samples are compared to: examples as files have them, and by space."""
+
+  values: Arrays
+  spaces: dict[str, Space]
 
 
 def metrics_of(model: Model, **values: object) -> dict[str, SampleMetric | ModelMetric]:
@@ -103,7 +105,7 @@ def of_samples(model: Model, **values: object) -> list[Scored]:
     if not isinstance(metric, SampleMetric):
       continue
     if EXTRACTED.isdisjoint(metric.needs):
-      scored.append(Scored(name, metric, '', ''))
+      scored.append(Scored(name, metric))
       continue
     for space in metric.features or (usual,):
       check_one_of(features.EXTRACTORS, f'evaluation.{name}.features', space)
@@ -171,18 +173,16 @@ def read_statistics(
     return published.read(path, extractor, here, model.facts.x.shape)
 
 
-def prepare(model: Model, metrics: list[Scored]) -> dict[str, Space]:
+def prepare(model: Model, metrics: list[Scored]) -> References:
   """Makes the extractors of metrics, and reads or computes their references.
 
   Raises UserError as `check`.
   """
-  c, spaces = model.config.evaluation, {}
+  c, values, spaces = model.config.evaluation, names_of(model), {}
   other = 'test' if c.reference == 'train' else 'train'
   extractors = check(model, metrics)
-  names = names_of(model)
   if any({'values', 'images'} & {*x.metric.needs} for x in metrics):
-    values = reference_values(model)
-    spaces[''] = Space(None, {'values': values, 'images': values, **names}, {})
+    values |= dict.fromkeys(('values', 'images'), reference_values(model))
   for name, extractor in extractors.items():
     if name == space_of_statistics(model, metrics):
       images, protocol, lacks = read_statistics(model, extractor, metrics)
@@ -197,11 +197,11 @@ def prepare(model: Model, metrics: list[Scored]) -> dict[str, Space]:
     if c.floor or any('held_out' in metric.needs for metric in here):
       held_out, _ = load_reference(model, extractor, other)
       reference = {**reference, 'held_out': held_out['features']}
-    spaces[name] = Space(extractor, {**reference, **names}, protocol)
-  return spaces
+    spaces[name] = Space(extractor, reference, protocol)
+  return References(values, spaces)
 
 
-def names_of(model: Model) -> Arrays:
+def names_of(model: Model) -> dict[str, np.ndarray]:
   """Returns the names of the columns of x for notes, if they have any."""
   return {'names': np.array(model.facts.x.names)}
 
@@ -264,7 +264,7 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
   if model.conditioning.context is not None:
     given |= {'draws', 'truth', 'context', 'log_q'}
   for each in metrics:
-    arrays = features.ARRAYS.get(each.space, ())
+    arrays = features.ARRAYS.get(each.space or '', ())
     for need in sorted({*each.metric.needs} - given - {*arrays}):
       field = f'{each.name}.features' if each.metric.features else 'features'
       hint = f': set config.evaluation.{field}, now {each.space}'
@@ -279,9 +279,9 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
 
 def score(
   metrics: list[Scored],
-  spaces: Mapping[str, Space],
+  references: References,
   samples: Arrays,
-  extracted: Mapping[str, Arrays],
+  extracted: Mapping[str | None, Arrays],
 ) -> list[Score]:
   """Returns the scores of samples.
 
@@ -290,9 +290,9 @@ def score(
   """
   scores = []
   for each in metrics:
-    arrays, reference = {**samples, **extracted.get(each.space, {})}, {}
-    for space in (x for x in ('', each.space) if x in spaces):
-      reference |= spaces[space].reference
+    arrays, reference = {**samples, **extracted.get(each.space, {})}, references.values
+    if each.space:
+      reference = {**reference, **references.spaces[each.space].reference}
     values = compute(each, arrays, reference)
     scores += [x._replace(name=f'{x.name}{each.suffix}') for x in values]
   return scores
@@ -329,7 +329,7 @@ def kept_in(run: Run, parts: Path, settings: Json) -> Json:
   }
 
 
-def floor(metrics: list[Scored], spaces: Mapping[str, Space], count: int) -> list[Score]:
+def floor(metrics: list[Scored], references: References, count: int) -> list[Score]:
   """Returns the scores of `count` held-out real images in place of samples.
 
   They are of the metrics that compare features with the reference's. The
@@ -337,12 +337,12 @@ def floor(metrics: list[Scored], spaces: Mapping[str, Space], count: int) -> lis
   MNIST's first test images do.
   """
   compared = [x for x in metrics if x.metric.needs == ('features',)]
-  real = {}
-  for name in filter(None, spaces):
-    held_out = spaces[name].reference['held_out']
+  real: dict[str | None, Arrays] = {}
+  for name, space in references.spaces.items():
+    held_out = space.reference['held_out']
     chosen = np.random.default_rng(0).permutation(len(held_out))[:count]
     real[name] = {'features': held_out[chosen]}
-  return score(compared, spaces, {}, real)
+  return score(compared, references, {}, real)
 
 
 def scorer(model: Model) -> tuple[Callable[[], object], Callable[[Arrays], dict[str, float]]]:
@@ -357,12 +357,12 @@ def scorer(model: Model) -> tuple[Callable[[], object], Callable[[Arrays], dict[
   size = model.config.evaluation.batch_size
 
   def values(samples: Arrays) -> dict[str, float]:
-    x, spaces = samples['values'], prepared()
+    x, references = samples['values'], prepared()
     batches = [x[i : i + size] for i in range(0, len(x), size)]
-    extracted = {name: space.of(batches) for name, space in spaces.items()}
+    extracted = {name: space.of(batches) for name, space in references.spaces.items()}
     if model.facts.x.is_picture:
       samples = {**samples, 'images': x}
-    scores = score(metrics, spaces, samples, extracted)
+    scores = score(metrics, references, samples, extracted)
     return {x.name: x.estimate.value for x in scores}
 
   return prepared, values

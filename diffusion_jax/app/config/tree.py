@@ -131,11 +131,10 @@ class Node(Tree):
   def make(self, facts: Tree | None = None, outer: Tree = MappingProxyType({})) -> Any:
     """Calls the constructors of the section and its inner sections.
 
-    facts: values for `needs`; None stands for the parameter's default. Without
-    facts, inner choices that need some stay Nodes. outer: the fields of the
-    choices around it. Raises UserError if a constructor refuses its arguments.
+    facts: values for `needs`; None stands for the parameter's default. Inner
+    choices that need others stay Nodes. outer: the fields of the choices around
+    it. Raises UserError if a constructor refuses its arguments.
     """
-    stays = facts is None and not self.given
     facts = {**self.given, **(facts or {})}
     around = {**outer, **self._fields} if self.choice else {}
     values = {}
@@ -143,7 +142,7 @@ class Node(Tree):
       where, value = below(self.where, name), outer.get(name, self._fields.get(name))
       if name in self.needs:
         value = facts.get(name)
-      elif isinstance(value, Node) and not (stays and value.needs):
+      elif isinstance(value, Node) and {*facts, *self.needs} >= {*value.needs}:
         value = value.make(facts, around)
       elif name in trust.PATHS and name not in outer and value != parameter.default:
         trust.check_paths(where, value)

@@ -7,7 +7,6 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +15,18 @@ import optax
 
 import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits.methods import STEPS, Batch, Method, Run, reconstruction
-from diffusion_jax.app.edits.pictures import Edit, Made
+from diffusion_jax.app.edits.methods import STEPS, Batch, Method, Edited, reconstruction
+from diffusion_jax.app.edits.pictures import Edit, Made, Shown
 from diffusion_jax.app.sampling_plan import few_particles
 from diffusion_jax.core.keys import clone_key, draw_normal, draw_signs, fold_each, split_key
 from diffusion_jax.core.measurements import LogLikelihood
 from diffusion_jax.core.operators import Operator
 from diffusion_jax.errors import UserError
+from diffusion_jax.metrics.restoration import MOST
 from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Several, Size
 from diffusion_jax.sampling.grids import last_noisy_level
 
 Array = jax.Array
-MOST = 3.0  # residual that is not chance: p < 1e-6 for 4 numbers in y or more
 
 
 def moment(iterations: Size = 4) -> Method:
@@ -277,7 +276,7 @@ class Steer(Edit):
   particles: Several = 16
   gradient: bool = True
 
-  def results(self, model: Run, batch: Batch) -> dict[str, jax.Array]:
+  def results(self, model: Edited, batch: Batch) -> dict[str, jax.Array]:
     node, values = self.reward, model.facts.x
     assert node is not None  # else it was refused
 
@@ -297,12 +296,12 @@ class Steer(Edit):
     drawn = steer(batch, reward, None, self.particles, self.gradient)
     return drawn | {'reward': reward(drawn['x'])}
 
-  def write(self, model: Run, path: Path, made: Made) -> None:
-    super().write(model, path, made)
-    numbers = made.numbers
+  def show(self, model: Edited, made: Made) -> Shown:
+    shown, numbers = super().show(model, made), made.numbers
     means = {n: float(x.mean()) for n, x in numbers.items() if n != 'x'}
     means['lowest_ess'] = float(numbers['lowest_ess'].min())
-    print(f'{listed(means)}{warning(**means, particles=self.particles)}')
+    shown.said.append(f'{listed(means)}{warning(**means, particles=self.particles)}')
+    return shown
 
 
 def listed(means: Mapping[str, float]) -> str:

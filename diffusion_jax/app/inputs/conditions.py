@@ -48,10 +48,6 @@ class Kind(abc.ABC):
   name = ''  # its entry of cond
 
   @abc.abstractmethod
-  def choose(self, n: int) -> tuple[Arrays, Arrays]:
-    """Returns cond of the first n samples, and the arrays that are stored."""
-
-  @abc.abstractmethod
   def rows(self, values: Any, what: str) -> np.ndarray:
     """Returns what the user gives, [K, ...]; UserError begins with `what`."""
 
@@ -200,32 +196,15 @@ class Context(Kind):
     reads = self.model.ends[0] or self.model.conditioning.context
     return self.model.facts.context if reads else None
 
-  def choose(self, n: int) -> tuple[Arrays, Arrays]:
-    """Chooses given rows, or else held-out ones, of one sample each."""
-    rows = self.given()
-    if rows is not None:
-      rows = rows[: -(-n // self.model.config.sampling.num_samples)]
-    elif self.name == 'context' and self.values is not None:
-      rows = self.held_out(np.arange(n))
-    else:
-      return {}, {}
-    return self.encode(rows, self.rows_of(n, len(rows))), {'context': rows}
-
-  def rows_of(self, n: int, count: int) -> np.ndarray:
-    """Returns the rows of n samples: num_samples for each, if there are fewer."""
-    index = np.arange(n)
-    return index if count == n else index // self.model.config.sampling.num_samples % count
-
   def held_out(self, index: np.ndarray) -> np.ndarray:
     """Returns rows of held-out examples, of the data where samples start."""
     return _held_out(self.model, self.model.ends[0] or 'context', index)
 
-  def given(self) -> np.ndarray | None:
-    """Returns the rows of sampling.context or .context_row, or None, read once."""
-    return _read_once(self.model)
-
   def read(self) -> np.ndarray | None:
-    """Reads the rows that `given` returns; UserError for unsuitable rows."""
+    """Reads sampling.context and .context_row, None without them.
+
+    Raises UserError for unsuitable rows.
+    """
     path, row = (self.model.config.sampling[n] for n in ('context', 'context_row'))
     if not path and row is None:
       return None
@@ -283,20 +262,27 @@ def shapes(model: Model, size: int) -> Shapes:
   return {n: x for kind in KINDS.values() for n, x in kind(model).shapes(size).items()}
 
 
-def count(model: Model) -> int:
-  """Returns how many samples are drawn: num_samples of each row of context."""
-  rows = Context(model).given()
-  return model.config.sampling.num_samples * (1 if rows is None else len(rows))
+def choose(model: Model, n: int | None = None, rows: Any = None) -> Conditions:
+  """Chooses what the first n samples are conditioned on.
 
-
-def choose(model: Model, n: int) -> Conditions:
-  """Chooses what the first n samples are conditioned on."""
-  cond, stored = {}, {}
-  for kind in KINDS.values():
+  rows: contexts in place of sampling.context. n: None for sampling.num_samples,
+  and as many for each row. Without rows each sample has a held-out context.
+  """
+  context, each = Context(model), model.config.sampling.num_samples
+  rows = context.read() if rows is None else context.rows(rows, 'the context')
+  n = n or each * (1 if rows is None else len(rows))
+  cond, stored, index = {}, {}, np.arange(n)
+  for kind in (Labels, Texts, Images):
     arrays, kept = kind(model).choose(n)
     cond, stored = cond | arrays, stored | kept
-  rows = Context(model).rows_of(n, len(stored['context']) if 'context' in stored else n)
-  return Conditions(cond, stored, rows)
+  if rows is not None:
+    rows = rows[: -(-n // each)]
+    index = index // each % len(rows)
+  elif context.name == 'context' and context.values is not None:
+    rows = context.held_out(index)
+  if rows is None:
+    return Conditions(cond, stored, index)
+  return Conditions(cond | context.encode(rows, index), stored | {'context': rows}, index)
 
 
 def given(model: Model, n: int | None, values: dict[str, Any]) -> Conditions:
@@ -326,11 +312,6 @@ def _held_out(model, name, index):
   source = datasets.unseen(model.config)
   with from_config('data'):
     return source.read(index % len(source))[name]
-
-
-@functools.lru_cache(1)
-def _read_once(model):
-  return Context(model).read()
 
 
 def _check_taken(is_taken, what, without):

@@ -201,7 +201,7 @@ class Seen(list):
 
   def as_scored(self):
     metric = SampleMetric({}, ('draws', 'log_q'), self.compute)
-    return [scoring.Scored('seen', metric, '', '')]
+    return [scoring.Scored('seen', metric)]
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def draws(monkeypatch):
   """Draws from a normal distribution, instead of by the network."""
   drawn = np.random.default_rng(0).normal(0.0, 0.3, (6, 2)).astype(np.float32)
 
-  def draw(run, out, **fields):
+  def draw(run, out, rows, **fields):
     np.savez(out / 'samples.npz', arr_0=drawn)
     return out / 'samples.npz'
 
