@@ -597,6 +597,8 @@ metrics/regression.py
   exact_draws_have: exact_qice(count, number, num_bins) => exact_qice(count, 10**6, num_bins)
   random_ranks: (num_draws - 1) * np.asarray => num_draws * np.asarray
   repeated_sets: square.error / (2.0 * rmse) => square.error / rmse
+metrics/restoration.py
+  beyond_the_usual: max(1.0, usual) => max(0.0, usual)
 metrics/vectors.py
   deviations_of_the_reference: standard = standard_of(y) => standard = standard_of(x)
   constant_but_for_rounding: , std = mean_and_std(x) => , std = x.mean(axis=0), x.std(axis=0)

@@ -320,7 +320,7 @@ def run_mode(monkeypatch, flags):
   monkeypatch.setattr(cli, '_FIELDS', [])
 
   def run_mode(mode):
-    monkeypatch.setattr(train, 'run', mode)
+    monkeypatch.setattr(train, 'main', mode)
     flags(config='configs/digits.py')
     cli.main([])
 

@@ -15,7 +15,7 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.app.config.fields import Suffix
 from diffusion_jax.app.config.tree import from_config
-from diffusion_jax.app.edits.methods import Batch, Known, Method, Edited, fitting
+from diffusion_jax.app.edits.methods import Batch, Edited, Known, Method, fitting
 from diffusion_jax.core import operators
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.data import drawings, images, npz

@@ -15,7 +15,7 @@ import optax
 
 import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits.methods import STEPS, Batch, Method, Edited, reconstruction
+from diffusion_jax.app.edits.methods import STEPS, Batch, Edited, Method, reconstruction
 from diffusion_jax.app.edits.pictures import Edit, Made, Shown
 from diffusion_jax.app.sampling_plan import few_particles
 from diffusion_jax.core.keys import clone_key, draw_normal, draw_signs, fold_each, split_key

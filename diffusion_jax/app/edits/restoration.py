@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.app.edits.methods import Batch, Known, Method, Edited
+from diffusion_jax.app.edits.methods import Batch, Edited, Known, Method
 from diffusion_jax.app.edits.pictures import (
   Edit,
   Encode,

@@ -59,7 +59,7 @@ class Mode(NamedTuple):
 
 
 def _mode(name, *reads, **options):
-  return Mode(name, f'{__name__}.{name}:run', reads=reads, **options)
+  return Mode(name, f'{__name__}.{name}:main', reads=reads, **options)
 
 
 _ROWS = (

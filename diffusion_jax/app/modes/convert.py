@@ -39,7 +39,7 @@ OURS = 'safetensors'
 GIVEN = 'data', 'latent', 'optimizer', 'edit'
 
 
-def run(config: Node, workdir: str | Path) -> None:
+def main(config: Node, workdir: str | Path) -> None:
   """Imports convert.source as the run in workdir, or exports the run."""
   c = config.convert
   if bool(c.source) == bool(c.to):

@@ -34,7 +34,7 @@ class EditInputs(NamedTuple):
   pictures: Pictures
 
 
-def run(run: Run) -> None:
+def main(run: Run) -> None:
   """Writes <name>.png, <name>.npz and single pictures into edits/.
 
   For <name> see `provenance.name_of_edit`.

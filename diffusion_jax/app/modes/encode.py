@@ -26,7 +26,7 @@ from diffusion_jax.runtime.per_example import Arrays, join_parts, per_example, w
 from diffusion_jax.weights import checksums
 
 
-def run(config: Node, workdir: str | Path) -> None:
+def main(config: Node, workdir: str | Path) -> None:
   """Writes the folder latent.path; see `inputs.stored_latents`.
 
   It has both splits and, with training.random_flip, the mirrored images too;

@@ -52,7 +52,7 @@ class Point(NamedTuple):
     return {field: value for field, value in self.changes.items() if field in OF_WEIGHTS}
 
 
-def run(run: Run) -> None:
+def main(run: Run) -> None:
   """Writes evaluation/<metric>-<split>/ for each metric of real images.
 
   Metrics of generated images share evaluation/samples/. A sweep writes a folder

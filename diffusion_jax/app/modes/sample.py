@@ -26,7 +26,7 @@ from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
 _PRINTED = 4  # texts
 
 
-def run(run: Run) -> None:
+def main(run: Run) -> None:
   """Writes <name>.png, <name>.npz and, with trajectories, <name>.gif.
 
   They are in samples/; for <name> see `provenance.name_of`. For a network that

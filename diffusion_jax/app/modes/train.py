@@ -35,7 +35,7 @@ from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import averages, checkpoints, load
 
 
-def run(config: Node, workdir: str | Path) -> None:
+def main(config: Node, workdir: str | Path) -> None:
   """Trains up to training.num_steps; writes into workdir only.
 
   After SIGTERM it saves and raises Preempted, after Ctrl-C KeyboardInterrupt.
@@ -88,7 +88,7 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
 
 
 @dataclasses.dataclass
-class Run:
+class Loop:
   """A running training.
 
   frozen: parameters that are not trained; start: the step it continues from;
@@ -175,7 +175,7 @@ def compile_ahead(todo: list[Hook], state: TrainState, frozen: Params) -> dict[s
   return futures
 
 
-def begin(parts: Setup) -> Run | None:
+def begin(parts: Setup) -> Loop | None:
   """Begins or continues a training; returns None if it is finished.
 
   What can be refused is refused before the first program is compiled.
@@ -214,7 +214,7 @@ def begin(parts: Setup) -> Run | None:
     for step, batch in enumerate(read, start)
   )
   parts.start_up.mark('state')
-  return Run(parts, state, frozen, start, log, compute, batches)
+  return Loop(parts, state, frozen, start, log, compute, batches)
 
 
 def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainState]]:
