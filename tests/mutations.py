@@ -96,7 +96,6 @@ app/config/tree.py app/config/test_trust.py
 app/config/tree.py app/modes/test_refusals.py
   toy_parts: if ':' in self.choice: => if False:
 app/config/trust.py
-  below_the_folder: content.get('folder') == os.getcwd() => 'parts' in content
   folder_of_the_user: [*words, *map(os.path.expanduser, words)] => words
   folder_of_the_user: isinstance(value, tuple): => False:
 app/config/trust.py app/config/test_user_parts.py
@@ -151,7 +150,7 @@ app/inputs/datasets.py
 app/models/bridge.py
   the_plan_is_that: if c.reverse else predict => if False else predict
   the_plan_is_that: level_grid(schedule, c.num_steps) => level_grid(schedule, c.num_steps + 1)
-  the_plan_is_that: noisy.diffusion, c.stochastic) => noisy.diffusion, False)
+  the_plan_is_that: bridge_sampler(diffusion, c.stochastic) => bridge_sampler(diffusion, False)
 app/models/diffusion.py
   without_clipping: functions.append(bound_of(c, noisy.clips)) => functions.append(None)
   networks_own_estimate: c.dynamic_threshold, c.dynamic_threshold_max => c.dynamic_threshold
@@ -176,7 +175,7 @@ app/modes/convert.py
   program_of_numbers: jnp.isnan(known), a + b * x, known => jnp.isnan(known), b * x, known
   program_of_numbers: jnp.where(jnp.isnan(known), a + b * x, known) => a + b * x
 app/modes/edit.py app/config/test_trust.py
-  without_a_context_reads: rows = context.given() => rows = None
+  without_a_context_reads: rows = context.read() => rows = None
 app/modes/evaluate.py
   is_of_its_data: examples = content_sum(source, count) => examples = ''
   own_pair: log_q[:, 1:], log_q[:, 0] => log_q[:, :-1], log_q[:, -1]
@@ -374,6 +373,11 @@ core/vae.py papers/test_vae.py
     => jnp.mean(log_weights, axis=0)
 core/vdm.py
   eq_13_and_14_finite: jnp.expm1(level_s.logsnr - level.logsnr) => (level_s.logsnr - level.logsnr)
+data/code_sums.py
+  below_the_folder: content.get('folder') == os.getcwd() => 'parts' in content
+  below_the_folder: parents[(module.__package__ or '').count('.')] => parents[0]
+  below_the_folder: os.walk(top) => [*os.walk(top)][:1]
+  below_the_folder: ast.dump(ast.parse(code)).encode() => code
 data/between.py
   stay_together: if not self.paired: => if True:
   meets_other_points: other._shift = => other._other =
@@ -438,9 +442,6 @@ data/simulations.py
   runs_once: return arrays, same < size => return arrays, True
   runs_once: else min(size, count) // BLOCK * BLOCK => else min(size, count)
   what_changes: version, code_of(function) => version
-  below_the_folder: parents[(module.__package__ or '').count('.')] => parents[0]
-  below_the_folder: os.walk(top) => [*os.walk(top)][:1]
-  below_the_folder: ast.dump(ast.parse(code)).encode() => code
   another_version: seed, BLOCK, version, => seed, BLOCK,
   not_kept: all(x is not function for x in named) => False
   what_changes: function.__qualname__, fields, seed => function.__qualname__, (), seed

@@ -63,7 +63,8 @@ class ConfiguredNetwork:
   Its parts are made when they are first used; only then are mistakes in their
   sections found.
 
-  state_shape: the shape of what is diffused.
+  state_shape: the shape of what is diffused; outputs: how many of it the
+  network returns, None: 1, and 2 with a learned variance.
   """
 
   schema: Schema
@@ -71,6 +72,7 @@ class ConfiguredNetwork:
   facts: Facts
   conditioning: Conditioning
   state_shape: tuple[int, ...]
+  outputs: int | None = dataclasses.field(default=None, kw_only=True)
 
   @classmethod
   def of(cls, schema: Schema, config: Node, facts: Facts, **more: Any) -> Self:
@@ -83,8 +85,8 @@ class ConfiguredNetwork:
 
   @property
   def out_channels(self) -> int:
-    """The state's channels, and twice as many with a learned variance."""
-    return (1 + self.needs.learned_variance) * self.state_shape[-1]
+    """The state's channels, once for each output."""
+    return (self.outputs or 1 + self.needs.learned_variance) * self.state_shape[-1]
 
   def apply_fn(self, network: nn.Module) -> NetworkFn:
     """Returns the function that is trained, of a Flax module."""
@@ -253,22 +255,22 @@ class ConfiguredNetwork:
     """Returns the network's code of {'context': ...}; {} if it has none."""
     return functional.encode_context(self.network, params['network'], rows, self.state_shape)
 
-  @property
-  def refusals(self) -> tuple[Row, ...]:
-    """The rules about what only the network and its process know."""
-    return (
-      Row(
-        lambda c, facts: not self.learns_schedule and _kind_without_signal(self.process),
-        'config.parametrization={it}: the schedule has no signal at t = 1, where {it} does not '
-        'determine x_0: set parametrization=v or x0',
-      ),
-      Row(
-        lambda c, facts: _absent_height(c.network, self.state_shape),
-        'config.network.attention_resolutions: no feature map has the {it}, and () is attention '
-        'in the middle only',
-        ('train',),
-      ),
-    )
+
+def refusals_of(noisy: ConfiguredNetwork) -> tuple[Row, ...]:
+  """Returns the rules about what only the network and its process know."""
+  return (
+    Row(
+      lambda c, facts: not noisy.learns_schedule and _kind_without_signal(noisy.process),
+      'config.parametrization={it}: the schedule has no signal at t = 1, where {it} does not '
+      'determine x_0: set parametrization=v or x0',
+    ),
+    Row(
+      lambda c, facts: _absent_height(c.network, noisy.state_shape),
+      'config.network.attention_resolutions: no feature map has the {it}, and () is attention '
+      'in the middle only',
+      ('train',),
+    ),
+  )
 
 
 def _with_params(schedule, params):

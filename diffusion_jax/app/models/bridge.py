@@ -24,10 +24,11 @@ from diffusion_jax.training.bridges import predicted
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a bridge; models see the points of the source as they see x."""
   _check_source(facts)
-  noisy = BridgeNetwork.of(kinds.BRIDGE, config, facts._replace(context=facts.x))
+  facts, outputs = facts._replace(context=facts.x), 1 + bool(config.objective.diffusion)
+  noisy = ConfiguredNetwork.of(kinds.BRIDGE, config, facts, outputs=outputs)
   c: BridgeSampling = config.sampling.make()
   model = diffusion.of_network(noisy, workdir, functools.partial(plan_of, noisy, c))
-  return dataclasses.replace(model, ends=c.ends)
+  return dataclasses.replace(model, ends=c.ends, refusals=(*_RULES, *model.refusals))
 
 
 def _check_source(facts):
@@ -39,25 +40,6 @@ def _check_source(facts):
   x, source = (described(facts._replace(x=part)) for part in (facts.x, facts.context))
   if x != source:
     raise UserError(f'config.data: x has {x}, and the source {source}: a bridge needs the same')
-
-
-class BridgeNetwork(ConfiguredNetwork):
-  """A network that predicts a displacement and, with diffusion, the noise."""
-
-  @property
-  def diffusion(self) -> float:
-    """The diffusion of the path."""
-    return self.config.objective.diffusion
-
-  @property
-  def out_channels(self) -> int:
-    """The state's channels, twice as many with diffusion."""
-    return (1 + bool(self.diffusion)) * self.state_shape[-1]
-
-  @property
-  def refusals(self) -> tuple[Row, ...]:
-    """The rules of bridges."""
-    return *_RULES, *super().refusals
 
 
 # What would change one of the two examples that a bridge joins.
@@ -104,23 +86,23 @@ _RULES = (
 
 
 def plan_of(
-  noisy: BridgeNetwork,
+  noisy: ConfiguredNetwork,
   c: BridgeSampling,
   params: Params | None = None,
   guides: Guides | None = None,
 ) -> Plan:
   """Returns the plan of config.sampling, from the source to the data or back."""
-  schedule = noisy.schedule()
+  schedule, diffusion = noisy.schedule(), noisy.config.objective.diffusion
 
   def step_function(cond, **_):
     network, entries = noisy.given(), noisy.inputs.among(cond)
 
     def predict(xt, t):
       output = network.output((params or {})['network'], xt, schedule(t), entries)
-      return predicted(output, noisy.diffusion)
+      return predicted(output, diffusion)
 
     return reversed_bridge(predict) if c.reverse else predict
 
   levels = dj.level_grid(schedule, c.num_steps)
-  sampler = bridge_sampler(noisy.diffusion, c.stochastic)
+  sampler = bridge_sampler(diffusion, c.stochastic)
   return Plan(schedule, levels, sampler, step_function, noisy.prior_sample, starts=True)

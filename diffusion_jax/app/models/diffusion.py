@@ -19,7 +19,7 @@ from diffusion_jax.app.config.kinds import ObjectiveFacts
 from diffusion_jax.app.config.tables import STOCHASTIC
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.model import IDENTITY, Guides, Latents, Model
-from diffusion_jax.app.network import ConfiguredNetwork
+from diffusion_jax.app.network import ConfiguredNetwork, refusals_of
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.app.run.other_runs import Teacher
 from diffusion_jax.app.sampling_plan import Plan, Wrap
@@ -60,7 +60,7 @@ def of_network(
     network=lambda: noisy.network,
     init=noisy.init,
     objective=functools.partial(objective_of, noisy, teacher),
-    refusals=noisy.refusals,
+    refusals=refusals_of(noisy),
     measured=noisy,
     root=lambda: stream(noisy.config.sampling.seed, 'sampling'),
     draw=plan and draw,
