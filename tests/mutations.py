@@ -96,6 +96,7 @@ app/config/tree.py app/config/test_trust.py
 app/config/tree.py app/modes/test_refusals.py
   toy_parts: if ':' in self.choice: => if False:
 app/config/trust.py
+  below_the_folder: content.get('folder') == os.getcwd() => 'parts' in content
   folder_of_the_user: [*words, *map(os.path.expanduser, words)] => words
   folder_of_the_user: isinstance(value, tuple): => False:
 app/config/trust.py app/config/test_user_parts.py
@@ -124,7 +125,7 @@ app/edits/restoration.py
     => @property
       def paths
 app/edits/restoration.py app/modes/test_arrays.py
-  restored_in_their_units: offset = np.asarray(operator(jnp.asarray(x)))[0] => offset = 0.0
+  restored_in_their_units: offset = np.asarray(computed_now(operator, jnp.asarray(x)))[0] => offset = 0.0
 app/inputs/conditions.py
   of_other_runs_get: noisy is None or guided => noisy is None
   of_other_runs_get: c.get('classifier') or by_run => by_run
@@ -374,7 +375,6 @@ core/vae.py papers/test_vae.py
 core/vdm.py
   eq_13_and_14_finite: jnp.expm1(level_s.logsnr - level.logsnr) => (level_s.logsnr - level.logsnr)
 data/code_sums.py
-  below_the_folder: content.get('folder') == os.getcwd() => 'parts' in content
   below_the_folder: parents[(module.__package__ or '').count('.')] => parents[0]
   below_the_folder: os.walk(top) => [*os.walk(top)][:1]
   below_the_folder: ast.dump(ast.parse(code)).encode() => code
