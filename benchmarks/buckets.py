@@ -13,8 +13,7 @@ import tempfile
 
 from benchmarks import turns
 from diffusion_jax.app.config import store
-from diffusion_jax.app.modes import train
-from diffusion_jax.app.train_loop import setup
+from diffusion_jax.app.train import mode as train, setup
 from diffusion_jax.runtime import buckets
 
 STEPS = 200  # between two checkpoints, a fifth of the config's

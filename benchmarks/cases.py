@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion_jax.app import models
 from diffusion_jax.app.config import store
-from diffusion_jax.app.train_loop import setup
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.train import setup
 from diffusion_jax.interop import (
   diffusers,
   diffusers_autoencoder,
@@ -139,7 +139,7 @@ def make_model(case) -> Any:
   path = CONFIGS / f'{network.config}.py'
   config = store.completed(store.from_file(str(path), network.variant))
   config = store.with_flags(config, [*flags.items()])
-  return models.make(config, 'nowhere')
+  return registry.make(config, 'nowhere')
 
 
 def labels_of(model, count):

@@ -47,9 +47,10 @@ from configs import inference, joint
 from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.modes import sample, train
+from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import provenance, weights
-from diffusion_jax.app.train_loop.setup import prepare
+from diffusion_jax.app.train import mode as train
+from diffusion_jax.app.train.setup import prepare
 from diffusion_jax.data import npz
 from diffusion_jax.data.simulated import of_simulator
 from diffusion_jax.demos import simulators

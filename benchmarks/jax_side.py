@@ -14,7 +14,7 @@ import numpy as np
 
 import diffusion_jax
 from benchmarks import cases, flops, turns
-from diffusion_jax.app.model import make_mesh
+from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.planning import programs
 from diffusion_jax.runtime.compiling import options
 from diffusion_jax.runtime.sharding import on_mesh, replicated

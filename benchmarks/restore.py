@@ -27,11 +27,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.app.config import store, tables
+from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edits import methods
+from diffusion_jax.app.edit import methods, mode as edit
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.modes import edit
+from diffusion_jax.app.kinds import choices
 from diffusion_jax.app.run import weights
 from diffusion_jax.core import operators
 from diffusion_jax.core.operators import Operator
@@ -69,7 +69,7 @@ def inpainting(method: str = 'repaint') -> methods.Method:
   def draw(batch, known):
     mask = known.forward(jnp.ones_like(known.y)) > 0
     known = methods.Known(known.y, operators.masked(mask), mask=mask)
-    return tables.TABLES['edit.method'][method]().draw(batch, known)
+    return choices.TABLES['edit.method'][method]().draw(batch, known)
 
   return methods.Method(draw)
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
   from jax.sharding import Mesh
   from jax.stages import Wrapped
 
-  from diffusion_jax.app.notebook import TrainedRun
+  from diffusion_jax.app.run.notebook import TrainedRun
 
 
 def open_run(workdir: str | Path, allow: Sequence[str] = (), **sampling: object) -> 'TrainedRun':
@@ -18,7 +18,7 @@ def open_run(workdir: str | Path, allow: Sequence[str] = (), **sampling: object)
   sampling: fields of config.sampling, such as num_steps=20. Raises
   diffusion_jax.errors.UserError.
   """
-  from diffusion_jax.app import notebook
+  from diffusion_jax.app.run import notebook
 
   return notebook.open_run(workdir, allow, sampling)
 
@@ -33,6 +33,6 @@ def training_step(
   not here, by default `training.mesh` of all devices. `step.lower(*shapes)` lowers
   it; the metrics that it returns are [] float32. Raises diffusion_jax.errors.UserError.
   """
-  from diffusion_jax.app import notebook
+  from diffusion_jax.app.run import notebook
 
   return notebook.training_step(config, fields or {}, mesh)

@@ -24,11 +24,11 @@ from PIL import Image
 
 import diffusion_jax as dj
 from benchmarks import couplings as benchmark
-from diffusion_jax.app import models
 from diffusion_jax.app.config import store
-from diffusion_jax.app.config.fields import BridgeSampling
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.models.bridge import plan_of
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.bridge import plan_of
+from diffusion_jax.app.kinds.sections import BridgeSampling
 from diffusion_jax.app.run import weights
 from diffusion_jax.data import images
 from diffusion_jax.data.spec import ArraySpec
@@ -55,7 +55,7 @@ def run(name):
   if not Path('runs', name, 'checkpoints').exists():
     launch = sys.executable, str(ROOT / 'launch.py')
     subprocess.run([*launch, f'--config=configs/{config}', *flags], check=True)
-  model = models.make(store.open_run(f'runs/{name}'), f'runs/{name}')
+  model = registry.make(store.open_run(f'runs/{name}'), f'runs/{name}')
   return model, weights.restore(model)[0]
 
 

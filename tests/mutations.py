@@ -82,7 +82,7 @@ def rows(table):
 TABLE = r"""
 app/config/folder.py app/inputs/test_datasets.py
   changed_data: stored_form(config, facts), FREE => plain(config) | {'facts': known}, FREE
-app/config/refusals.py app/test_cli.py
+app/kinds/rules.py app/test_cli.py
   flag_makes_idle: if is_flag or not any( => if not any(
   flag_makes_idle: _has_no_condition(c) and c.conditioning.dropout => False
 app/config/store.py
@@ -102,19 +102,19 @@ app/config/trust.py
 app/config/trust.py app/config/test_user_parts.py
   is_data_and_the_source: path in ('data', 'data.source', 'data.target') => path == 'data'
   takes_what_every_network: _call_misfit(part) if more else '' => ''
-app/drawing/generate.py
+app/run/drawing.py
   other_data: if datasets.another_set(config, 'train'): => if False:
-app/drawing/generate.py app/modes/test_refusals.py
+app/run/drawing.py app/modes/test_refusals.py
   toy_parts: jax.jit(run).lower( => jax.eval_shape(run,
-app/edits/posteriors.py
+app/edit/posteriors.py
   compared_with_the_models: (level.alpha**2 + level.sigma**2) / level. => level.sigma / level.
   half_of_the_rounds: math.ceil(rounds / 2) => rounds
   half_of_the_rounds: mode='edge' => mode='constant'
   adds_the_variance_of_x0: dj.spread_twist(known) => dj.pseudoinverse_twist(known, 100)
   adds_the_variance_of_x0: if known.is_linear: => if False:
-app/edits/posteriors.py app/modes/test_refusals.py
+app/edit/posteriors.py app/modes/test_refusals.py
   proximal: Method(draw, needs_linear=True, unread=STEPS) => Method(draw, needs_linear=True)
-app/edits/restoration.py
+app/edit/restoration.py
   hidden_by_a_mask: np.where(damage.seen, y, 0.0) => np.where(damage.seen | True, y, 0.0)
   hidden_by_a_mask: jnp.sqrt(square / damage.seen.mean()) => jnp.sqrt(square)
   units_of_the_measurement: weights = (std / stds) => weights = (stds / stds)
@@ -124,16 +124,16 @@ app/edits/restoration.py
       def paths
     => @property
       def paths
-app/edits/restoration.py app/modes/test_arrays.py
+app/edit/restoration.py app/modes/test_arrays.py
   restored_in_their_units: offset = np.asarray(computed_now(operator, jnp.asarray(x)))[0] => offset = 0.0
 app/inputs/conditions.py
   of_other_runs_get: noisy is None or guided => noisy is None
   of_other_runs_get: c.get('classifier') or by_run => by_run
-app/inputs/conditions.py app/test_notebook.py
+app/inputs/conditions.py app/run/test_notebook.py
   vectors_are_given: self.values.encode(values)[index => values[index
 app/inputs/conditions.py app/modes/test_tables.py
   samples_have: names.index(str(x)) if str(x) in names else x => x
-app/inputs/conditions.py app/models/test_bridge.py
+app/inputs/conditions.py app/kinds/test_bridge.py
   own_images: if len(starts) < => if 2 * len(starts) <
 app/inputs/datasets.py
   data_as_they_were: if not facts.examples or split => if True or split
@@ -148,42 +148,42 @@ app/inputs/datasets.py
   run_keeps_its_classes: if ours.class_names and theirs => if not ours.class_names and theirs
   run_keeps_its_classes: checksum=total, class_names=names, skipped=skipped => checksum=total
   labels_follow_the_data: bool(inner[name]) and inner[name] != default => bool(inner[name])
-app/models/bridge.py
+app/kinds/bridge.py
   the_plan_is_that: if c.reverse else predict => if False else predict
   the_plan_is_that: level_grid(schedule, c.num_steps) => level_grid(schedule, c.num_steps + 1)
   the_plan_is_that: bridge_sampler(diffusion, c.stochastic) => bridge_sampler(diffusion, False)
-app/models/diffusion.py
+app/kinds/diffusion.py
   without_clipping: functions.append(bound_of(c, noisy.clips)) => functions.append(None)
   networks_own_estimate: c.dynamic_threshold, c.dynamic_threshold_max => c.dynamic_threshold
-app/models/diffusion.py app/edits/test_pictures.py
+app/kinds/diffusion.py app/edit/test_pictures.py
   interpolation_is_not_clipped: if clip: => if True:
-app/models/diffusion.py app/run/test_other_runs.py
+app/kinds/diffusion.py app/run/test_other_runs.py
   guidance_by_a_classifier_by_hand: (2 if after_clip else 0, by_classifier) => (0, by_classifier)
 app/inputs/stored_latents.py
   batches_of_latents: '' if split == 'train' else f'{split}_' => ''
-app/models/latent.py
+app/kinds/latent.py
   keeps_its_digits: part - part.mean() => part
   known_where_all_its_pixels: blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
-app/models/latent.py app/modes/test_encode.py
+app/kinds/latent.py app/modes/test_encode.py
   encoding_in_each_step: Normal(mean, std**2) => Normal(mean, std)
-app/models/states.py
+app/kinds/states.py
   guidance_moves: cond | drop => cond
   knows_nothing: num_steps=num_steps) => num_steps=2 * num_steps)
-app/models/vae.py
+app/kinds/vae.py
   a_chain_literally: [t - 2], self.decode(params, t, z) => [t - 1], self.decode(params, t, z)
 app/modes/convert.py
   program_of_numbers: (cond[context.name] - a) / b => cond[name]
   program_of_numbers: jnp.isnan(known), a + b * x, known => jnp.isnan(known), b * x, known
   program_of_numbers: jnp.where(jnp.isnan(known), a + b * x, known) => a + b * x
-app/modes/edit.py app/config/test_trust.py
+app/edit/mode.py app/config/test_trust.py
   without_a_context_reads: rows = context.read() => rows = None
-app/modes/evaluate.py
+app/evaluate/mode.py
   is_of_its_data: examples = content_sum(source, count) => examples = ''
   own_pair: log_q[:, 1:], log_q[:, 0] => log_q[:, :-1], log_q[:, -1]
   own_pair: encoded[index // rows] => encoded[index % len(encoded)]
   own_pair: return -arrays['nats'] => return arrays['nats']
   own_pair: datasets.source_of(model.config, c.split) => datasets.source_of(model.config, 'train')
-app/modes/evaluate.py app/run/test_provenance.py
+app/evaluate/mode.py app/run/test_provenance.py
   splits_that_it_reads: sums[split] = content_sum(data) => pass
 app/modes/serve.py
   compiles_says_so: compiles=not i and key not in programs.ready => compiles=False
@@ -196,13 +196,13 @@ app/modes/serve.py
   two_lines: one_line(str(error)) => str(error)
   other_hosts: allowed_hosts=[HOST, 'localhost'] => allowed_hosts=['*']
   other_hosts: if site not in ('same-origin', 'none') or origin != own: => if False:
-app/modes/train.py
+app/train/mode.py
   decays_anew_is_said: setup.rates_of(parts.config, total)[:step] => rates[:step]
   before_a_program_is_compiled: read = itertools.chain([next(read)], read) => read = iter(read)
-app/modes/train.py app/modes/test_convert.py
+app/train/mode.py app/modes/test_convert.py
   init_from: begin = load.begin_from(shapes.params, c.init_from)
     => begin = lambda x: load.begin_from(shapes.params, c.init_from)(x)
-app/notebook.py
+app/run/notebook.py
   trained_run_by_its_parts: np.arange(first, end) => np.arange(n)
 app/run/other_runs.py
   sees_its_own_levels: return at_levels_of(run, student, denoise) => return denoise
@@ -213,31 +213,31 @@ app/run/provenance.py
   other_latents: 'latents': model.latents.record(model.workdir), =>
   what_was_read: digest([x]) for n, x in read.items() => '' for n, x in read.items()
   its_content: 'checkpoint {step}, weights {weights}, config_hash {config_hash => 'checkpoint {step
-app/run/provenance.py app/modes/test_evaluate.py
+app/run/provenance.py app/evaluate/test_mode.py
   another_name: 'weights': checksums.of_arrays(params) => 'weights': 0
 app/run/sharing.py
   a_bar_in_a_value: .replace('|', '\\|') =>
   kept_autoencoder: / 'config.json', trust.without_folders(stored) => / 'config.json', stored
   is_last: ('latent.json', *reversed(_FILES)) => ('latent.json', *_FILES)
   other_weights_under: here != there or not share.same(source, workdir) => here != there
-app/run/step_log.py
+app/train/step_log.py
   a_plan_that_is_nan: names = 'column_error', 'loss', => names = 'loss',
 app/run/weights.py
   another_network_is_refused: own or folder.differences(stored => own and folder.differences(stored
   of_a_stranger: share.exist(workdir) or load.base_path(workdir).exists() => share.exist(workdir)
-app/scoring.py
+app/evaluate/scorers.py
   standardised_by_the_statistics: np.asarray(x.std)) => np.ones(len(x.std)))
-app/scoring.py app/modes/test_evaluate.py
+app/evaluate/scorers.py app/evaluate/test_mode.py
   own_pair: provenance.check_parts(parts, settings, 'evaluation.name') => pass
 app/smoke.py app/test_cli.py
   trial_of_own: if own or facts is None and not is_folder: => if facts is None and not is_folder:
-app/train_loop/hooks.py
+app/train/hooks.py
   the_lowest_loss_and_the_highest_score: sign = -1.0 if higher else 1.0 => sign = 1.0
   test_loss_sees_the_texts: , size, 0, i, rows=local, text_length=length => , size, 0, i, rows=local
-app/train_loop/setup.py app/modes/test_refusals.py
+app/train/setup.py app/modes/test_refusals.py
   training.accumulate: c.training.batch_size % (mesh.size * count) == 0 => True
   optimizer.decay_steps: 0 < steps < len(rates) - 1 and => 0 < steps < 0 and
-app/train_loop/setup.py app/modes/test_simulator.py
+app/train/setup.py app/modes/test_simulator.py
   another_config: folder.check_same_run(workdir, config) => pass
 atomic_files.py
   through_a_link:
@@ -548,13 +548,13 @@ metrics/estimates.py metrics/test_refusals.py
   what_cannot_be_computed: if bad.any(): => if bad.all():
 metrics/fid.py
   statistics_of_the_whole: (count * len(rows) / total) => len(rows)
-metrics/published.py app/test_scoring.py
+metrics/published.py app/evaluate/test_scorers.py
   statistics_that_do_not_fit: if needs and not count: => if False:
   adm_are_the_reference: batch_size), **arrays} => batch_size)}
 metrics/likelihoods.py
   truncated_density: (drawn >= low[None]) & => (drawn >= -high[None]) &
   truncated_density: jnp.log(share) / math.prod(shape) => jnp.log(share)
-metrics/likelihoods.py app/modes/test_evaluate.py
+metrics/likelihoods.py app/evaluate/test_mode.py
   bound_is_that_of_the_network: if model.clips else denoise => if not model.clips else denoise
 metrics/manifolds.py
   points_on_a_line: =mean(inside(closest, radius)) => =mean(inside_or_on(closest, radius))

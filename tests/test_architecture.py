@@ -83,7 +83,7 @@ def test_no_circle_of_files():
   }
   graph = {module: imports_of(module, path, files) for module, path in files.items()}
   assert 'diffusion_jax.app.run.weights' in graph['diffusion_jax.app.modes']
-  assert 'diffusion_jax.app.modes.train' in graph['diffusion_jax.app.modes']
+  assert 'diffusion_jax.app.train.mode' in graph['diffusion_jax.app.modes']
   graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
 
 

@@ -15,8 +15,9 @@ import pytest
 from absl.testing import flagsaver
 from PIL import Image
 
-from diffusion_jax.app import cli, help, models
+from diffusion_jax.app import cli, help
 from diffusion_jax.app.config import folder, store, trust
+from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
@@ -200,7 +201,7 @@ def check(arguments, keep=True):
   facts = config.data and FACTS.get(config.data.name)
   if config.data and is_address(config.data.get('path') or ''):
     facts = DIGITS
-  model = models.make(config, workdir, None if 'facts' in config else facts)
+  model = registry.make(config, workdir, None if 'facts' in config else facts)
   model.check(mode)
   if keep and mode == 'train' and not (Path(workdir) / 'config.json').exists():
     weights = 'checkpoints/1' if workdir.startswith('runs/') else share.NAME

@@ -8,10 +8,10 @@ import jax
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.train_loop import setup
+from diffusion_jax.app.train import setup
 from diffusion_jax.runtime import compiling, sharding
 from examples import plan
 from tests import hlo
@@ -133,7 +133,7 @@ def test_steps_compile_for_machines_that_are_not_here(name, devices, tmp_path, m
   if config.get('latent'):
     other, run = trial('digits_autoencoder'), tmp_path / 'autoencoder'
     run.mkdir()
-    folder.write_config(run, other, models.make(other, 'none').facts)
+    folder.write_config(run, other, registry.make(other, 'none').facts)
     config = store.with_fields(config, {'latent.run': str(run)})
   step = lambda config, fields, mesh: setup.abstract_step(config, mesh, tmp_path)
   monkeypatch.setattr(dj, 'training_step', step)

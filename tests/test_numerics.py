@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app import models
+from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.measurements import is_linear
 from diffusion_jax.networks import gamma
@@ -419,7 +419,7 @@ def traced(function, *inputs):
 
 def digits_model(**changes) -> Any:
   config = trial('digits', **{'network.multipliers': (1,)} | changes)
-  return models.make(config, 'nowhere')
+  return registry.make(config, 'nowhere')
 
 
 def test_networks_compute_at_their_precision_in_every_gradient():
@@ -454,7 +454,7 @@ def test_the_default_is_that_of_jax():
 
 
 def test_vaes_compute_at_their_precision():
-  model: Any = models.make(trial('digits_vae'), 'nowhere')
+  model: Any = registry.make(trial('digits_vae'), 'nowhere')
   params = model.shapes()['network']
 
   def there_and_back(params, x):
@@ -474,7 +474,7 @@ def test_a_mode_has_the_precision_of_its_config(monkeypatch):
     with ThreadPoolExecutor(1) as pool:
       found.append(pool.submit(compiling.precision_in_use).result())
 
-  monkeypatch.setattr('diffusion_jax.app.modes.train.main', train)
+  monkeypatch.setattr('diffusion_jax.app.train.mode.main', train)
   MODES['train'](trial('digits', matmul_precision='highest'), 'nowhere')
   MODES['train'](trial('digits'), 'nowhere')
   assert found == ['highest', None] and compiling.precision_in_use() is None

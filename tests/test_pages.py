@@ -15,9 +15,10 @@ import pytest
 from scipy.stats import norm
 
 import diffusion_jax as dj
-from diffusion_jax.app import models, smoke
+from diffusion_jax.app import smoke
 from diffusion_jax.app.config import store
-from diffusion_jax.app.config.kinds import DIFFUSION
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.schemas import DIFFUSION
 from diffusion_jax.core.keys import as_one_key
 from diffusion_jax.data.array_record import array_record
 from diffusion_jax.data.small_sets import digits
@@ -257,7 +258,7 @@ def own_parts():
     exec(compile(config, 'mine.py', 'exec'), mine)
     config = smoke.shrunk(store.completed(mine['get_config']()))
     flags = [('network.width', '4'), ('data.size', '4')]
-    yield parts, models.make(store.with_flags(config, flags), '')
+    yield parts, registry.make(store.with_flags(config, flags), '')
 
 
 def test_the_network_and_objective_of_own_parts_are_trained(own_parts):

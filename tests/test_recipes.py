@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store
-from diffusion_jax.app.train_loop import setup
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.train import setup
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.training import optimizer
@@ -48,7 +48,7 @@ RELEASES = {
 
 
 def model_of(name, workdir='x') -> Any:
-  return models.make(read(name), workdir)
+  return registry.make(read(name), workdir)
 
 
 @functools.cache  # tracing takes up to a second
@@ -123,7 +123,7 @@ def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
   if config.data.name in UNREAD:  # Others state their facts.
     facts = UNREAD[config.data.name].as_json()
     config = store.completed(config.to_dict() | {'facts': facts})
-  model: Any = models.make(config, tmp_path)
+  model: Any = registry.make(config, tmp_path)
   params, objective = model.shapes(), model.objective()
   shape = (2, *model.facts.x.shape)
   batch = {
@@ -289,7 +289,7 @@ def test_the_larger_network_of_vdm_and_its_monotone_gamma():
   """cifar10_aug of the release: l1 and l2 have a bias, which does not decay."""
   flags = [('network.channels', '256'), ('schedule.gamma', 'network')]
   config = store.with_flags(read('cifar10_vdm'), flags)
-  params = models.make(config, 'x').shapes()
+  params = registry.make(config, 'x').shapes()
   assert sum(x.size for x in jax.tree.leaves(params)) == 122_140_677
   names, _ = decayed(
     params['schedule'], lambda params: optimizer.not_biases({'schedule': params})['schedule']
@@ -457,5 +457,5 @@ def test_ect_trains_with_the_boundary_of_the_release(key, monkeypatch):
 
 def test_two_calls_of_ect_pass_through_the_published_sigma():
   config = store.with_flags(read('cifar10_ect'), [('sampling.num_steps', '2')])
-  model: Any = models.make(config, 'x')
+  model: Any = registry.make(config, 'x')
   np.testing.assert_allclose(model.plan().levels.sigma, [80.0, 0.821, 1e-6], rtol=1e-3)

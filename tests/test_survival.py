@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_jax.app import models
 from diffusion_jax.app.config import folder
+from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import UserError
 from tests.app.conftest import as_flags, assert_same, params_of, unet_smoke as smoke
@@ -173,7 +173,7 @@ def start_two(workdir, **fields):
 def test_sigterm_ends_other_modes_of_several_processes(tmp_path):
   """jax.distributed would ignore it."""
   config = smoke()
-  facts = models.make(config, tmp_path).facts
+  facts = registry.make(config, tmp_path).facts
   folder.write_config(tmp_path, config, facts)
   code = f"""
 import os, signal, sys, time

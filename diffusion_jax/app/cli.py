@@ -19,8 +19,9 @@ from absl import app, flags, logging
 from absl.flags import DEFINE_integer as integer, DEFINE_string as string
 
 from diffusion_jax.app import help, modes
-from diffusion_jax.app.config import folder, refusals, store, trust
+from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.kinds import rules
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError
 from diffusion_jax.paths import expanded
@@ -140,7 +141,7 @@ class Command:
       # A training reads the facts from the data.
       config = store.with_flags(self.described(facts=mode != 'train'), fields)
     changed = {path for path, _ in fields}
-    return refusals.without_idle(config, changed, workdir, mode)
+    return rules.without_idle(config, changed, workdir, mode)
 
   def described(self, facts: bool = True) -> Node:
     """Returns the config of --config, without the flags; facts: a run's too."""

@@ -15,9 +15,10 @@ from typing import Literal, get_args, get_origin
 from absl import flags
 
 from diffusion_jax.app import modes
-from diffusion_jax.app.config import fields, folder, store
-from diffusion_jax.app.config.fields import COMMON
+from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.tree import Constructor, Node, Schema, below, parameters
+from diffusion_jax.app.kinds import sections
+from diffusion_jax.app.kinds.sections import COMMON
 from diffusion_jax.errors import UserError
 
 
@@ -134,7 +135,7 @@ def _texts(constructor: Constructor) -> dict[str, str]:
     args = inspect.cleandoc(owner.__doc__ or '').partition('\nArgs:\n')[2]
     for name, text in re.findall(r'^  (\w+): (.*(?:\n    .*)*)', args, re.M):
       texts[name] = ' '.join(text.split())
-    if owner.__module__ == fields.__name__:
+    if owner.__module__ == sections.__name__:
       texts |= _comments(owner)
   return texts
 

@@ -12,14 +12,14 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store, trust
-from diffusion_jax.app.drawing.generate import generate
-from diffusion_jax.app.model import make_mesh
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
+from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.app.smoke import shrunk
-from diffusion_jax.app.train_loop import setup
+from diffusion_jax.app.train import setup
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
@@ -99,13 +99,13 @@ def of_run(workdir, **changes):
 
 def restored(workdir, **changes):
   """Returns the parameters that the config of `of_run` chooses."""
-  model = models.make(of_run(workdir, **changes), workdir)
+  model = registry.make(of_run(workdir, **changes), workdir)
   return jax.device_get(weights.restore(model)[0])
 
 
 def drawing_of(config, workdir):
   """Returns (index, cond) -> images, by the parameters that a config chooses."""
-  model = models.make(config, workdir)
+  model = registry.make(config, workdir)
   params, _ = weights.restore(model)
   draw = generate(model, make_mesh(config))
   return lambda index, cond: draw(params, index, cond)[0]
@@ -181,7 +181,7 @@ def normal_params(model, seed=0, deviation=0.2):
 
 def untrained(config, workdir, deviation=0.2):
   """Makes a run folder of normal parameters, without a training."""
-  model = weights.adapted(models.make(config, workdir))
+  model = weights.adapted(registry.make(config, workdir))
   params = normal_params(model, deviation=deviation)
   workdir = make_folder(workdir)
   folder.write_config(workdir, config, model.facts)

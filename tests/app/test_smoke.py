@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import pytest
 
-from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.data.sources import pictures
 from tests.app.config.test_store import ALL
@@ -46,7 +46,7 @@ def test_every_config_shrinks(name, variant):
 def test_data_to_download_are_replaced_by_images_of_their_size(name, facts):
   trial = shrunk(read(name))
   assert trial.data.name == 'synthetic'
-  model: Any = models.make(trial, 'x')
+  model: Any = registry.make(trial, 'x')
   assert model.facts == facts
   assert sum(x.size for x in jax.tree.leaves(model.shapes())) < 400_000
 

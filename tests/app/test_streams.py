@@ -12,10 +12,9 @@ import optax
 
 import diffusion_jax
 import diffusion_jax as dj
-from diffusion_jax.app import models
-from diffusion_jax.app.config import kinds
-from diffusion_jax.app.drawing.generate import frames_of, generate
-from diffusion_jax.app.model import make_mesh
+from diffusion_jax.app.kinds import registry, schemas
+from diffusion_jax.app.kinds.model import make_mesh
+from diffusion_jax.app.run.drawing import frames_of, generate
 from diffusion_jax.core.keys import STREAMS, fold_each, split_key, stream
 from diffusion_jax.training import objectives
 from diffusion_jax.training.state import init_state
@@ -26,7 +25,7 @@ from tests.jitted import level_grid
 SHAPE = (8, 8, 1)
 INDEX = np.arange(4)
 # Metrics of real images have a stream each, by their names.
-OF_METRICS = set().union(*(kind.metrics for kind in kinds.KINDS))
+OF_METRICS = set().union(*(kind.metrics for kind in schemas.KINDS))
 
 
 def test_every_key_is_from_a_stream_with_one_consumer():
@@ -85,7 +84,7 @@ def sampling_noise(model, schedule):
 def test_noise_of_training_and_of_sampling_differs():
   """At seed 0 step 1 of image 1 once had the noise of training step 1."""
   config = smoke(**{'sampling.sampler.eta': 1.0, 'sampling.clip': False})
-  model: Any = models.make(config, 'nowhere')
+  model: Any = registry.make(config, 'nowhere')
   schedule = model.noisy.schedule()
 
   @jax.jit

@@ -11,11 +11,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from diffusion_jax.app import cli, models
-from diffusion_jax.app.drawing.generate import generate
-from diffusion_jax.app.model import make_mesh
-from diffusion_jax.app.modes import MODES, train
+from diffusion_jax.app import cli
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_mesh
+from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
+from diffusion_jax.app.run.drawing import generate
+from diffusion_jax.app.train import mode as train
 from diffusion_jax.errors import Preempted
 from diffusion_jax.runtime import processes, sharding
 from diffusion_jax.training.step import make_train_step
@@ -76,7 +78,7 @@ def stop(run):
 def images(run):
   """Returns samples of a run before they are rounded to grey levels."""
   config = smoke(**FIELDS)
-  mesh, model = make_mesh(config), models.make(config, run)
+  mesh, model = make_mesh(config), registry.make(config, run)
   params = sharding.replicate(mesh, weights.restore(model)[0])
   index = np.arange(12)
   return generate(model, mesh)(params, index, {'label': index % 10})[0]

@@ -78,7 +78,7 @@ def test_the_workaround_is_needed_by_this_jaxlib():
   assert wrong, (
     f'jaxlib {installed} computes the planted patterns rightly. If it does so on a CPU where '
     f'jaxlib {WRONG[-1]} fails, and it is the lowest version that pyproject.toml allows, take '
-    'out core/products.finished and what calls it, the note in app/modes/train.py, its lines in '
+    'out core/products.finished and what calls it, the note in app/train/mode.py, its lines in '
     'docs/performance.md, and tests/fusions.py; else add it here to the versions that are right'
   )
 

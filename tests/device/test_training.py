@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app.modes import MODES, train
-from diffusion_jax.app.train_loop.setup import prepare
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.train import mode as train
+from diffusion_jax.app.train.setup import prepare
 from diffusion_jax.errors import Preempted
 from diffusion_jax.runtime.files import read_json_lines
 from diffusion_jax.training import preemption

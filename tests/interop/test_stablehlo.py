@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models
+from diffusion_jax.app.kinds import registry
 from diffusion_jax.interop import stablehlo
 from diffusion_jax.metrics import features
 from diffusion_jax.metrics.judges import digits_judge
@@ -52,7 +52,7 @@ def test_a_classifier_becomes_features(tmp_path):
   images = digits_judge.real('test')[:7]  # a batch and a half
   extractor = features.make('classifier', str(out))
   found = extractor.extract(images)
-  model: Any = models.make(config, run)
+  model: Any = registry.make(config, run)
   params = params_of(run)
   logits = jax.jit(model.noisy.logits(params))
   level = model.noisy.schedule()(0.0)

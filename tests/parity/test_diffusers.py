@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app import models
 from diffusion_jax.app.config import store
-from diffusion_jax.app.models import diffusion
+from diffusion_jax.app.kinds import diffusion, registry
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.interop import diffusers as interop, files
 from diffusion_jax.sampling import ancestral
@@ -352,7 +351,7 @@ def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):
   x = torch.randn((2, 1, 8, 8), generator=generator.manual_seed(0))
 
   flags = [('sampling.num_steps', '20'), ('sampling.sampler.eta', '0')]
-  model = models.make(store.with_flags(config, flags), run)
+  model = registry.make(store.with_flags(config, flags), run)
   params = load.open(run).params
   assert model.plan is not None
   _, levels, sampler, step_function, *_ = model.plan(params)

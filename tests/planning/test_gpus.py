@@ -13,7 +13,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from diffusion_jax.app.config import store
-from diffusion_jax.app.train_loop import setup
+from diffusion_jax.app.train import setup
 from diffusion_jax.runtime import compiling, sharding
 from examples import plan
 from tests import hlo

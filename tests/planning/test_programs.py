@@ -10,9 +10,9 @@ import pytest
 from flax import linen as nn
 from jax._src.cudnn import fused_attention_stablehlo
 
-from diffusion_jax.app import models
 from diffusion_jax.app.config import store
-from diffusion_jax.app.train_loop import setup
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.train import setup
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.edm2 import EDM2Block, MPConv
 from diffusion_jax.networks.layers import Conv
@@ -80,7 +80,7 @@ def test_products_are_those_of_the_layers(name):
   if name != 'digits_dit':
     config = store.with_fields(config, {'network.attention_resolutions': ()})
   step, shapes = setup.abstract_step(config, sharding.make_mesh(1, 1), 'none')
-  model: Any = models.make(config, 'none')
+  model: Any = registry.make(config, 'none')
   x = jnp.zeros((16, *model.facts.x.shape))
   cond = {'label': jnp.zeros(16, jnp.int32)}
   expected = 3 * forward_flops(model.noisy.network, x, jnp.zeros(16), cond)

@@ -8,13 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion_jax.app.model import make_mesh
-from diffusion_jax.app.train_loop.setup import prepare, state_maker
+from diffusion_jax.app.kinds.model import make_mesh
+from diffusion_jax.app.train.setup import prepare, state_maker
 from diffusion_jax.interop.files import write_safetensors
 from diffusion_jax.training.state import init_state
 from diffusion_jax.weights import checkpoints, load, share
 from tests.app.conftest import assert_same, params_of, trial, untrained
-from tests.app.models.test_flow_map import config_of
+from tests.app.kinds.test_flow_map import config_of
 from tests.refusals import one_line
 from tests.weights.test_checkpoints import equal, saved, state_of
 

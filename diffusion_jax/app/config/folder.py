@@ -18,9 +18,10 @@ from flax import traverse_util
 
 import diffusion_jax
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import fields, trust
-from diffusion_jax.app.config.fields import Training
+from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.kinds import sections
+from diffusion_jax.app.kinds.sections import Training
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime import buckets
@@ -49,7 +50,7 @@ FREE = (
   *(
     f'training.{name}'
     for name, kind in get_type_hints(Training, include_extras=True).items()
-    if fields.FREE in get_args(kind)
+    if sections.FREE in get_args(kind)
   ),
 )
 

@@ -12,9 +12,10 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from diffusion_jax.aliases import Json, Tree
-from diffusion_jax.app.config import folder, kinds, trust
-from diffusion_jax.app.config.fields import Evaluation
+from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import Node, Schema, below, no_field, parameters, resolve
+from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds.sections import Evaluation
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
@@ -54,8 +55,8 @@ def schema_of(tree: Tree) -> Schema:
   These are evaluation.<metric>, for the metrics that it names, and the facts of
   a run.
   """
-  schema, facts = kinds.kind_of(tree), tree.get('facts')
-  parts = {**schema.parts, **kinds.of_metrics(tree, schema)}
+  schema, facts = schemas.kind_of(tree), tree.get('facts')
+  parts = {**schema.parts, **schemas.of_metrics(tree, schema)}
   if facts is not None:
     arrays = (name for name in ('x', 'context') if facts.get(name) is not None)
     parts |= {'facts': Facts, **{f'facts.{name}': ArraySpec for name in arrays}}
@@ -80,9 +81,9 @@ def with_fields(config: Tree, changes: Tree) -> Node:
   another objective needs another kind of model, the sections that this kind
   lacks are dropped; if the data change, the facts of a run are dropped.
   """
-  before = kinds.kind_of(config)
+  before = schemas.kind_of(config)
   tree = merge(config, changes, before)
-  kind = kinds.kind_of(tree)
+  kind = schemas.kind_of(tree)
   if kind is not before:
     tree = merge(of_kind(completed(config, trusted=False), kind), changes, kind)
   tops = {path.partition('.')[0] for path in changes}
@@ -231,7 +232,7 @@ def of_run(workdir: str | Path, config: Node | None, flags: Flags) -> Node:
   tree = {n: tuples(x) for n, x in content.items() if n not in NOT_READ}
   try:
     if config is not None:
-      kind, ours = kinds.kind_of(tree).kind, kinds.kind_of(config).kind
+      kind, ours = schemas.kind_of(tree).kind, schemas.kind_of(config).kind
       if ours != kind:
         raise UserError(
           f'{workdir} holds {kind}, and --config describes {ours}: give --config={workdir}'

@@ -13,7 +13,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.model import Model, make_mesh
+from diffusion_jax.app.kinds.model import Model, make_mesh
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import tables
 from diffusion_jax.data.spec import ArraySpec

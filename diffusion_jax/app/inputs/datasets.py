@@ -11,8 +11,8 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.criterion import held_out
 from diffusion_jax.app.config.tree import Node, from_config, parameters
+from diffusion_jax.app.inputs.criterion import held_out
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.files import say_once
 from diffusion_jax.data.simulations import BLOCK

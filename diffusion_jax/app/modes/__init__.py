@@ -58,15 +58,22 @@ class Mode(NamedTuple):
       raise UserError(f'{error}. When that is resolved, the same command continues') from error
 
 
-def _mode(name, *reads, **options):
-  return Mode(name, f'{__name__}.{name}:main', reads=reads, **options)
+def _mode(name, *reads, module='', **options):
+  module = module or f'{__name__}.{name}'
+  return Mode(name, f'{module}:main', reads=reads, **options)
 
+
+_TRAIN = 'diffusion_jax.app.train.mode'
+_EDIT = 'diffusion_jax.app.edit.mode'
+_EVALUATE = 'diffusion_jax.app.evaluate.mode'
 
 _ROWS = (
-  _mode('train', 'evaluation', 'sampling', 'report', single_host=False),
+  _mode('train', 'evaluation', 'sampling', 'report', module=_TRAIN, single_host=False),
   _mode('sample', 'sampling', uses_a_run=True, single_host=False),
-  _mode('edit', 'edit', 'sampling', uses_a_run=True),
-  _mode('evaluate', 'evaluation', 'sampling', uses_a_run=True, single_host=False),
+  _mode('edit', 'edit', 'sampling', module=_EDIT, uses_a_run=True),
+  _mode(
+    *('evaluate', 'evaluation', 'sampling'), module=_EVALUATE, uses_a_run=True, single_host=False
+  ),
   _mode('average', 'average', uses_a_run=True),
   _mode('report', 'report', 'sampling', uses_a_run=True),
   _mode('encode', 'data', 'latent'),

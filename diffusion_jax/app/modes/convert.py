@@ -12,14 +12,14 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.app import models
-from diffusion_jax.app.config import folder, kinds, store
-from diffusion_jax.app.config.fields import COMMON, Sampling, Top
+from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.tree import Node, check_one_of, check_set, from_config, parameters
-from diffusion_jax.app.drawing.generate import generate
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.model import Model, check_attention
+from diffusion_jax.app.kinds import registry, schemas
+from diffusion_jax.app.kinds.model import Model, check_attention
+from diffusion_jax.app.kinds.sections import COMMON, Sampling, Top
 from diffusion_jax.app.run import other_runs, sharing, weights
+from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import (
@@ -69,7 +69,7 @@ def read(config: Node, workdir: Path) -> None:
   check_given(config, name)
   with from_config('convert.source'):
     config, params = READ[name](config)
-  model = models.make(config, workdir)
+  model = registry.make(config, workdir)
   model.check('convert')
   with from_config('convert.source'):
     what = 'the weights are of another network'
@@ -104,7 +104,7 @@ def config_of(config: Node, imported: Imported) -> Node:
   config: the user's config, for fields that the weights do not decide.
   """
   facts, sections = dict(imported.facts), imported.sections
-  free = kinds.DIFFUSION._replace(parts=COMMON, choices=('data', 'optimizer'))
+  free = schemas.DIFFUSION._replace(parts=COMMON, choices=('data', 'optimizer'))
   tree = store.of_kind(config, free)
   if config.latent is not None:
     tree['latent'] = {**config.latent, 'shape': facts['image_shape']}
@@ -190,7 +190,7 @@ def write(config: Node, workdir: Path) -> None:
   into_folder = c.to == 'huggingface' and out.exists()
   if os.path.lexists(out) and not into_folder:
     raise UserError(f'config.convert.out: {out} exists already')
-  model = models.make(config, workdir)
+  model = registry.make(config, workdir)
   model.check('convert')
   params, step = weights.restore(model, merge=c.to != 'lora')
   params = jax.device_get(params)

@@ -17,18 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import folder, kinds, store
+from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.drawing.generate import (
+from diffusion_jax.app.inputs import conditions, datasets
+from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds.model import Frames, Model
+from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run.drawing import (
   check_numbers,
   first_of,
   frames_of,
   generate,
   training_examples,
 )
-from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.model import Frames, Model
-from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import drawings, image_sets
@@ -114,7 +115,7 @@ def optional(what: str, function: Callable[..., T], *args: object) -> T | None:
 
 def defaults(config: Node) -> dict[str, object]:
   """Returns the defaults of a config's choices, and the default choices."""
-  objective = next(iter(kinds.kind_of(config).table('objective')))
+  objective = next(iter(schemas.kind_of(config).table('objective')))
   usual = store.completed({'objective': objective}, trusted=False)
   choices = {name: x for name, x in usual.flat.items() if name.endswith('.name')}
   return {**store.defaults(config), **choices}

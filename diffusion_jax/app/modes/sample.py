@@ -5,19 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.app.drawing.generate import (
-  check_numbers,
-  draw_sheet,
-  frames_of,
-  generate,
-  in_box,
-)
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.inputs.conditions import Conditions
-from diffusion_jax.app.model import Model
+from diffusion_jax.app.kinds.model import Model
+from diffusion_jax.app.kinds.plan import few_particles
 from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run.drawing import check_numbers, draw_sheet, frames_of, generate, in_box
 from diffusion_jax.app.run.weights import Run
-from diffusion_jax.app.sampling_plan import few_particles
 from diffusion_jax.data import images, tables
 from diffusion_jax.data.text_files import decode_bytes, printable
 from diffusion_jax.runtime import files, processes, profiling

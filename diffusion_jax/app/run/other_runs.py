@@ -13,14 +13,15 @@ import jax
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import kinds, store
-from diffusion_jax.app.config.fields import DenoiserSampling
+from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Schema, from_config, parameters
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import by_run
-from diffusion_jax.app.model import NOTHING, Frozen, Guides, Model, OtherRun
-from diffusion_jax.app.network import ConfiguredNetwork
-from diffusion_jax.app.sampling_plan import Wrap
+from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds.model import NOTHING, Frozen, Guides, Model, OtherRun
+from diffusion_jax.app.kinds.network import ConfiguredNetwork
+from diffusion_jax.app.kinds.plan import Wrap
+from diffusion_jax.app.kinds.sections import DenoiserSampling
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
@@ -40,7 +41,7 @@ def open_run(path: str, run: str, needed: Schema, facts: Facts) -> ConfiguredNet
   Raises UserError for a run of another kind and for other images than `facts`.
   """
   config = store.open_run(run, path)
-  kind = kinds.kind_of(config)
+  kind = schemas.kind_of(config)
   if kind is not needed:
     raise UserError(f'config.{path}: the run in {run} is {kind.kind}, and {needed.kind} is needed')
   noisy = ConfiguredNetwork.of(kind, config, datasets.facts_of(config))
@@ -93,7 +94,7 @@ def guides_of(model: Model) -> Guides:
   c, record = model.config.sampling, model.latents.record
   parts = {'guidance': model.schema} if by_run(c.get('guidance')) else {}
   if c.get('classifier') is not None:
-    parts['classifier'] = kinds.CLASSIFIER
+    parts['classifier'] = schemas.CLASSIFIER
   for part, kind in parts.items():
     path, run = f'sampling.{part}.run', c[part].run
     noisy = open_run(path, run, kind, model.facts)
@@ -200,7 +201,7 @@ def open_teacher(student: ConfiguredNetwork) -> ConfiguredNetwork:
     problem = 'does not use a teacher: leave it empty'
   if problem:
     raise UserError(f'config.{_TEACHER}: objective={name} {problem}')
-  noisy = open_run(_TEACHER, run, kinds.DIFFUSION, student.facts)
+  noisy = open_run(_TEACHER, run, schemas.DIFFUSION, student.facts)
   refuse(_other_conditions(run, noisy, student))
   return noisy
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, store, trust
-from diffusion_jax.app.model import Model
+from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import npz
 from diffusion_jax.data.sums import digest

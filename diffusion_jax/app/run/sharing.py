@@ -18,7 +18,7 @@ import jax
 
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app.config import folder, store, trust
-from diffusion_jax.app.model import Model
+from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.atomic_files import draft, draft_folder
 from diffusion_jax.errors import UserError, as_user_error

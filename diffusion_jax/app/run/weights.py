@@ -8,10 +8,10 @@ from typing import Self
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import models
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.model import Frozen, Model, make_mesh
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import Frozen, Model, make_mesh
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, as_user_error
@@ -33,8 +33,8 @@ class Run:
 
   @classmethod
   def open(cls, config: Node, workdir: str | Path, facts: Facts | None = None) -> Self:
-    """Returns the run of a folder; see `models.make`."""
-    return cls(models.make(config, workdir, facts))
+    """Returns the run of a folder; see `registry.make`."""
+    return cls(registry.make(config, workdir, facts))
 
   def changed(self, config: Node) -> Self:
     """Returns the run with another config of how it is used."""

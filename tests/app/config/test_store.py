@@ -8,8 +8,9 @@ from hypothesis import given, settings, strategies as st
 from ml_collections import ConfigDict
 
 from configs import base
-from diffusion_jax.app.config import fields, folder, kinds, store
+from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.kinds import schemas, sections
 from tests.app.conftest import CONFIGS, DIGITS, read, refused, smoke, stored_run
 from tests.app.fields import within
 
@@ -123,14 +124,14 @@ def test_fields_that_all_choices_have_stay_with_another_choice():
 @pytest.mark.parametrize(
   'name, flags, kind',
   [
-    ('digits', ('objective=mean_flow', 'noise_input=time'), kinds.FLOW_MAP),
-    ('digits', ('latent.run=x',), kinds.LATENT_DIFFUSION),
-    ('digits', ('objective=classifier', 'network=classifier'), kinds.CLASSIFIER),
-    ('digits', ('network=autoencoder', 'network.channels=9', 'objective=vae'), kinds.VAE),
+    ('digits', ('objective=mean_flow', 'noise_input=time'), schemas.FLOW_MAP),
+    ('digits', ('latent.run=x',), schemas.LATENT_DIFFUSION),
+    ('digits', ('objective=classifier', 'network=classifier'), schemas.CLASSIFIER),
+    ('digits', ('network=autoencoder', 'network.channels=9', 'objective=vae'), schemas.VAE),
     # Only the new kind has the field, or the objective.
-    ('digits_meanflow', ('parametrization=v', 'objective=hybrid'), kinds.DIFFUSION),
-    ('digits_latent', ('objective=vdm', 'latent=None'), kinds.DIFFUSION),
-    ('digits_latent', ('objective=vdm', 'latent=none'), kinds.DIFFUSION),
+    ('digits_meanflow', ('parametrization=v', 'objective=hybrid'), schemas.DIFFUSION),
+    ('digits_latent', ('objective=vdm', 'latent=None'), schemas.DIFFUSION),
+    ('digits_latent', ('objective=vdm', 'latent=none'), schemas.DIFFUSION),
   ],
 )
 def test_flags_may_make_another_kind_of_model_in_any_order(name, flags, kind):
@@ -143,8 +144,8 @@ def test_flags_may_make_another_kind_of_model_in_any_order(name, flags, kind):
     message = "config.network='unet' is not one of"
     refused(message, lambda: with_flags(name, *alone))
   config = with_flags(name, *flags)
-  assert kinds.kind_of(config) is kind
-  tops = {*kind.choices, *parameters(fields.Top), *kind.parts} - {''}
+  assert schemas.kind_of(config) is kind
+  tops = {*kind.choices, *parameters(sections.Top), *kind.parts} - {''}
   assert {*config} == tops
   assert config.training == read(name).training
   assert with_flags(name, *reversed(flags)) == config

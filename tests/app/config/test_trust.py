@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models, scoring
-from diffusion_jax.app.config import folder, kinds, store, trust
+from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.config.tree import parameters
+from diffusion_jax.app.edit.mode import choose_cond
+from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import conditions, datasets
+from diffusion_jax.app.kinds import registry, schemas
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.modes.edit import choose_cond
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.errors import UserError
 from tests.app.config.test_user_parts import PLACES, TOY, nothing_is_allowed, plain
@@ -72,8 +73,8 @@ def test_a_run_names_a_metric(evaluation, payload, tmp_path):
   (tmp_path / 'config.json').write_text(text.replace('NAME', payload))
   config = store.open_run(tmp_path)  # used without it; only scoring asks for it
   if payload in config.evaluation.metrics:
-    model = models.make(config, tmp_path)
-    refused(f"'{payload}' would be imported", scoring.metrics_of, model)
+    model = registry.make(config, tmp_path)
+    refused(f"'{payload}' would be imported", scorers.metrics_of, model)
   else:
     assert payload not in json.dumps(folder.plain(config))
 
@@ -103,7 +104,7 @@ def test_other_fields_of_a_run_import_nothing(payload, tmp_path):
 
 
 def guides(config, workdir):
-  return other_runs.guides_of(models.make(config, workdir))
+  return other_runs.guides_of(registry.make(config, workdir))
 
 
 @pytest.mark.parametrize('config, field, more, use', [
@@ -147,9 +148,9 @@ READ = {
   'edit.image': (edit, 'edit=sdedit'),
   'edit.mask': (edit, 'edit=inpaint'),
   'edit.image2': (edit, 'edit=interpolate'),
-  'evaluation.weights': (lambda c: scoring.make_extractor(model(c), 'dinov2'),),
-  'evaluation.reference': (lambda c: scoring.reference_source(model(c), c.evaluation.reference),),
-  'evaluation.statistics': (lambda c: scoring.read_statistics(model(c), None, []),),
+  'evaluation.weights': (lambda c: scorers.make_extractor(model(c), 'dinov2'),),
+  'evaluation.reference': (lambda c: scorers.reference_source(model(c), c.evaluation.reference),),
+  'evaluation.statistics': (lambda c: scorers.read_statistics(model(c), None, []),),
   'sampling.context': (lambda c: conditions.Context(model(c)).read(),),
   'training.teacher': (train,),
   'training.init_from': (train,),
@@ -171,7 +172,7 @@ def test_every_field_of_text_is_known_as_a_path_or_not():
   """A path is in `trust.PATHS`, or checked where it is read."""
   constructors = {
     constructor
-    for kind in (*kinds.KINDS, kinds.LATENT_DIFFUSION)
+    for kind in (*schemas.KINDS, schemas.LATENT_DIFFUSION)
     for table in (*kind.tables.values(), kind.parts, kind.metrics)
     for constructor in table.values()
   }
@@ -279,7 +280,7 @@ def test_an_edit_of_a_network_without_a_context_reads_none(tmp_path):
   flags = [('conditioning.context', 'None'), ('sampling.context', '/secret')]
   config = store.with_flags(read('two_moons'), flags)
   trust._allowed.clear()  # another start of the program
-  choose = lambda: choose_cond(models.make(config, tmp_path), SimpleNamespace(label=None), 1)
+  choose = lambda: choose_cond(registry.make(config, tmp_path), SimpleNamespace(label=None), 1)
   refused("config.sampling.context='/secret' would be read, but", choose)
   trust.allow(['/secret'])
   refused('the network of this run takes no context', choose)

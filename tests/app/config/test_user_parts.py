@@ -16,10 +16,10 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
-from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store, tree, trust
-from diffusion_jax.app.config.refusals import lines
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.rules import lines
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Context
 from tests.app import toy_parts
@@ -93,7 +93,7 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   config = plain(*flags)
   source = datasets.source_of(config)
   assert len(source) == 6 and source.facts.num_classes == 10
-  model: Any = models.make(config, tmp_path)
+  model: Any = registry.make(config, tmp_path)
   assert model.noisy.network == toy_parts.Network(out_channels=1, width=3)
   assert not [*lines(model.refusals, config, 'train', tmp_path, model.facts)]
   (visited, levels, sampler, *_), trained = model.plan(), model.noisy.schedule()

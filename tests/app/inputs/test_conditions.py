@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app import models
 from diffusion_jax.app.config import store
+from diffusion_jax.app.edit import mode as edit
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.modes import MODES, edit
-from diffusion_jax.app.train_loop.setup import jit_step, prepare
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.train.setup import jit_step, prepare
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text import decode
 from tests.app.conftest import arrays_of, as_flags, read, refused, trial, untrained
@@ -27,7 +28,7 @@ def text_config(**changes):
 
 
 def text_model(**changes) -> Any:
-  return models.make(text_config(**changes), 'nowhere')
+  return registry.make(text_config(**changes), 'nowhere')
 
 
 @pytest.fixture(scope='module')

@@ -10,10 +10,11 @@ from PIL import Image
 
 import diffusion_jax as dj
 from diffusion_jax.app import smoke
-from diffusion_jax.app.config import folder, store, tables
+from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds import choices
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.train_loop import setup
+from diffusion_jax.app.train import setup
 from diffusion_jax.data import sources, tfds_sources
 from diffusion_jax.data.spec import ArraySpec
 from tests.app import conftest
@@ -383,7 +384,7 @@ def test_a_damaged_file_ends_training_in_one_line(pictures):
 
 def test_every_source_is_documented():
   text = (ROOT / 'docs' / 'data.md').read_text()
-  assert all(f'`{name}`' in text for name in tables.DATA)
+  assert all(f'`{name}`' in text for name in choices.DATA)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models
+from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES, serve
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.demos import simulators
@@ -116,7 +116,7 @@ def test_a_table_of_ones_own_has_a_context_where_its_file_has_one(trained, tmp_p
     np.savez(tmp_path / 'alone.npz', x=file['x'])
   for path, kind in ((tmp_path / 'alone.npz', None), (trained[1], 'auto')):
     config = trial('vectors', **within('data', 'npz', path=str(path), test_fraction=0.2))
-    context = models.make(config, tmp_path).config.conditioning.context
+    context = registry.make(config, tmp_path).config.conditioning.context
     assert (context and context.name) == kind
 
 

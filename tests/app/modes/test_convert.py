@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from jax import export
 
-from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.modes import MODES, convert, train
-from diffusion_jax.app.train_loop import setup
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.modes import MODES, convert
+from diffusion_jax.app.train import mode as train, setup
 from diffusion_jax.interop import diffusers, edm, edm2, files, names, openai, reader, score_sde
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
@@ -133,7 +133,7 @@ def test_a_config_with_the_sections_builds_the_network(name):
   theirs = THEIRS[name]()
   imported = reader.Imported(theirs.network, None, theirs.sections, theirs.facts)
   config = convert.config_of(without_config(), imported)
-  model: Any = models.make(config, 'none')
+  model: Any = registry.make(config, 'none')
   model.check('convert')
   assert model.noisy.network == theirs.network.clone(dtype='float32')
   model.objective()
@@ -204,7 +204,7 @@ def autoencoder(tmp_path_factory):
 
 def test_an_autoencoder_becomes_a_run_that_encodes(autoencoder, tmp_path):
   config = of_run(autoencoder)
-  model: Any = models.make(config, autoencoder)
+  model: Any = registry.make(config, autoencoder)
   network = model.network()
   expected = arrays_of(STORED, 'expected', 'autoencoder')
   params = params_of(autoencoder)
@@ -288,7 +288,7 @@ def test_a_program_of_numbers_is_in_their_units(name, tmp_path, monkeypatch, cap
     assert "in the data's units" in text and box in text
 
   config = of_run(run, **ONE_DEVICE | changes)
-  model = models.make(config, run)
+  model = registry.make(config, run)
   context = conditions.Context(model)
   rows = np.array([[-0.2, 0.4], [0.1, -0.3], [0.0, 0.2]], np.float32)
   if name == 'joint':

@@ -10,7 +10,7 @@ from diffusion_jax.app.config import trust
 from diffusion_jax.app.modes import MODES, encode
 from tests.app.conftest import lines_of, refuse_to_compile, refused, smoke
 from tests.app.fields import within
-from tests.app.models.test_latent import config_of
+from tests.app.kinds.test_latent import config_of
 
 FLIPPED = within('training', random_flip=True, batch_size=20)
 SEEN = within('training', evaluate_every=2, num_steps=6, log_every=1)

@@ -9,9 +9,9 @@ import optax
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app import models
+from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.train_loop import hooks
+from diffusion_jax.app.train import hooks
 from diffusion_jax.networks.functional import network_fn
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.mlp import MLP
@@ -75,7 +75,7 @@ def test_given_numbers_are_kept_and_others_drawn(run, capsys):
 def test_draws_of_a_training_are_within_the_box(tmp_path, monkeypatch):
   """Metrics and previews see what --mode=sample and evaluate write."""
   seen = []
-  scorer, sheet = hooks.scoring.scorer, hooks.draw_sheet
+  scorer, sheet = hooks.scorers.scorer, hooks.draw_sheet
 
   def recorded(model):
     prepare, score = scorer(model)
@@ -85,7 +85,7 @@ def test_draws_of_a_training_are_within_the_box(tmp_path, monkeypatch):
     seen.append(samples)
     return sheet(model, samples, *args)
 
-  monkeypatch.setattr(hooks.scoring, 'scorer', recorded)
+  monkeypatch.setattr(hooks.scorers, 'scorer', recorded)
   monkeypatch.setattr(hooks, 'draw_sheet', drawn)
   monkeypatch.setattr(hooks, 'FEW', 100)
   fields = within('training', metrics_every=4, metrics_images=20)
@@ -135,7 +135,7 @@ def test_another_row_is_refused(run, row, message):
 )
 def test_what_does_not_fit_is_refused(name, fields, message, tmp_path):
   def train():
-    model = models.make(trial(name, **FEW | {'data.bounds': ()} | fields), tmp_path)
+    model = registry.make(trial(name, **FEW | {'data.bounds': ()} | fields), tmp_path)
     model.check('train')
     model.network()
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.app.config import folder, store
-from diffusion_jax.app.modes import MODES, edit, sample
+from diffusion_jax.app.edit import mode as edit
+from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import lock
 from tests.app.conftest import (

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import report
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
@@ -107,7 +107,7 @@ def test_the_gallery_has_every_file_of_samples(run, tmp_path, capsys):
 def test_calls_are_those_of_the_table_of_samplers(calls, fields, tmp_path):
   """N, or 2N - 1, in docs/samplers.md; a corrector calls at each step too."""
   several = fields and smoke(**within('sampling', **{'num_steps': 3} | fields))
-  model = models.make(several or trial('digits_vae'), tmp_path)
+  model = registry.make(several or trial('digits_vae'), tmp_path)
   assert report.count_calls(model) == calls
 
 
@@ -124,7 +124,7 @@ def test_the_calls_of_a_strangers_sampler_are_not_counted(fields, tmp_path):
 def test_samples_of_the_run_are_compared_with_its_own_images(tmp_path):
   """Training images as samples are their own neighbours."""
   config = smoke()
-  model = models.make(config, tmp_path)
+  model = registry.make(config, tmp_path)
   real = datasets.source_of(config).read(np.arange(12))['x']
   pictures = np.rint(real * (255 / 16)).astype(np.uint8)
   folder.write_config(tmp_path, config, model.facts)

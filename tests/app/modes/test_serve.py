@@ -20,10 +20,10 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from diffusion_jax.app import models
 from diffusion_jax.app.config import store
-from diffusion_jax.app.drawing.generate import draw_sheet
+from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import serve
+from diffusion_jax.app.run.drawing import draw_sheet
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.errors import UserError
 from tests.app.conftest import DIGITS, SMALL, drawing_of, refused, smoke, trial, untrained
@@ -88,7 +88,7 @@ def test_the_last_picture_is_what_sampling_draws(page, run):
   flags = [(f'sampling.{name}', str(x)) for name, x in fields.items()]
   config = store.with_flags(smoke(**SIZE), flags)
   x = drawing_of(config, run)(np.arange(4), {'label': np.full(4, 3)})
-  expected = draw_sheet(models.make(config, run), DIGITS.x.decode(x)).squeeze()
+  expected = draw_sheet(registry.make(config, run), DIGITS.x.decode(x)).squeeze()
   assert np.abs(picture(last).astype(int) - expected).max() <= 16
   assert (picture(last) == expected).mean() > 0.99
   assert np.std(picture(earlier[0]) - picture(last)) > 10
@@ -257,7 +257,7 @@ def test_guidance_with_steps_of_its_own_is_drawn(tmp_path):
     *_, last = emerge(flags)
     changed = store.with_flags(config, flags)
     x = drawing_of(changed, run)(np.arange(4), {'label': np.full(4, 3)})
-    expected = draw_sheet(models.make(changed, run), DIGITS.x.decode(x))
+    expected = draw_sheet(registry.make(changed, run), DIGITS.x.decode(x))
     assert (last.sheet == expected).mean() > 0.99
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from diffusion_jax.app import modes
-from diffusion_jax.app.config.fields import COMMON
 from diffusion_jax.app.config.folder import USES
+from diffusion_jax.app.kinds.sections import COMMON
 from diffusion_jax.errors import UserError
 from tests.app.conftest import smoke, untrained
 

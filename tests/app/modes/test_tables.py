@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes
 
-from diffusion_jax.app import scoring
+from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import Run
@@ -99,7 +99,7 @@ def test_gaps_of_a_table_are_drawn(table, tmp_path, capsys):
   assert [*columns] == ['sample', 'age', 'bmi']
   assert columns['bmi'][:3] == ['25.5'] * 3 and columns['age'][3:] == ['300.0'] * 3
   assert len({*columns['age'][:3]}) == len({*columns['bmi'][3:]}) == 3
-  source: Any = scoring.reference_source(Run.open(of_run(run, **fields), run).model, str(table))
+  source: Any = scorers.reference_source(Run.open(of_run(run, **fields), run).model, str(table))
   np.testing.assert_array_equal(source.x[:, 1], np.float64(columns_of(table)['bmi']))
 
 

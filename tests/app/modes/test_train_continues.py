@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.modes.train import ended
-from diffusion_jax.app.train_loop import setup
+from diffusion_jax.app.train import setup
+from diffusion_jax.app.train.mode import ended
 from tests.app.conftest import interrupted, lines_of, params_of, refused, smoke
 from tests.app.fields import within
 

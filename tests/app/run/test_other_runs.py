@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app import models
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.model import OtherRun
-from diffusion_jax.app.network import ConfiguredNetwork
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import OtherRun
+from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.run import other_runs
 from tests.app.conftest import DIGITS, normal_params, refused, smoke, stored_run, trial
 from tests.app.fields import within
-from tests.app.models.test_classifier import classifier_smoke
-from tests.app.models.test_flow_map import config_of
+from tests.app.kinds.test_classifier import classifier_smoke
+from tests.app.kinds.test_flow_map import config_of
 from tests.jitted import level_at
 
 LABELS = np.array([3, 8])
@@ -27,11 +27,11 @@ X = np.float32(0.5 * np.random.default_rng(5).normal(size=(2, 8, 8, 1)))
 
 def made(config, seed) -> Any:
   """Returns a model with parameters away from the initial zeros."""
-  model: Any = models.make(config, 'nowhere')
+  model: Any = registry.make(config, 'nowhere')
   return model.noisy, normal_params(model, seed)
 
 
-SMOKE: Any = models.make(smoke(), 'nowhere')
+SMOKE: Any = registry.make(smoke(), 'nowhere')
 LEVEL = jax.device_get(level_at(SMOKE.noisy.schedule(), 0.4))
 
 
@@ -51,7 +51,7 @@ def x0_of(eps):
 
 
 def guided_x0(config, params, cond, runs=None):
-  model: Any = models.make(config, 'nowhere')
+  model: Any = registry.make(config, 'nowhere')
 
   @jax.jit
   def ask(params, guides):
@@ -155,7 +155,7 @@ def test_guidance_by_a_classifier_by_hand():
 
   # a classifier that was trained on other noise is asked at the same SNR
   other = {'schedule': 'karras', 'noise_input': 'edm'}
-  other: Any = models.make(classifier_smoke(**other), 'nowhere')
+  other: Any = registry.make(classifier_smoke(**other), 'nowhere')
   guide = OtherRun(other.noisy, guide.params)
   sigma = LEVEL.sigma / LEVEL.alpha
   there = dj.NoiseLevel(np.float32(0.5), np.float32(1.0), sigma)
@@ -173,7 +173,7 @@ def test_other_images_cannot_guide(tmp_path):
   ):
     facts = DIGITS._replace(**changes).as_json()
     run = stored_run(tmp_path, classifier_smoke(), facts=facts)
-    model = models.make(smoke(**{'sampling.classifier.run': run}), 'nowhere')
+    model = registry.make(smoke(**{'sampling.classifier.run': run}), 'nowhere')
     named = model.facts._replace(class_names=names)
     model = dataclasses.replace(model, facts=named)
     refused(f'the data of .* {message}', other_runs.guides_of, model)
@@ -181,12 +181,12 @@ def test_other_images_cannot_guide(tmp_path):
 
 def write(workdir, name='digits_flow', **changes):
   config = trial(name, 'unscaled' * (name == 'digits_flow'), **changes)
-  facts = models.make(config, workdir).facts
+  facts = registry.make(config, workdir).facts
   folder.write_config(workdir, config, facts)
 
 
 def student(teacher, **changes) -> Any:
-  return models.make(config_of(changes, teacher), 'nowhere')
+  return registry.make(config_of(changes, teacher), 'nowhere')
 
 
 NO_LABELS = {'conditioning.labels': False, 'conditioning.dropout': 0.0}

@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models
 from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import images, small_sets
@@ -73,8 +73,8 @@ BASE = {'sampling.sampler': 'heun', 'sampling.guidance.scale': 3.0}
 def test_samples_are_named_by_what_differs_from_the_run(changes, expected, tmp_path):
   """The defaults of another choice are left out; the name is a file's."""
   config = smoke(**BASE)
-  folder.write_config(tmp_path, config, models.make(config, tmp_path).facts)
-  name = lambda config: provenance.name_of(models.make(config, tmp_path))
+  folder.write_config(tmp_path, config, registry.make(config, tmp_path).facts)
+  name = lambda config: provenance.name_of(registry.make(config, tmp_path))
   config = store.with_flags(config, [*as_flags(changes)])
   assert name(config) == f'samples{expected}'
   config = store.with_fields(config, {'sampling.name': 'mine'})
@@ -83,8 +83,8 @@ def test_samples_are_named_by_what_differs_from_the_run(changes, expected, tmp_p
 
 def test_edits_are_named_by_what_is_set(tmp_path):
   config = smoke()
-  folder.write_config(tmp_path, config, models.make(config, tmp_path).facts)
-  name = lambda config: provenance.name_of_edit(models.make(config, tmp_path))
+  folder.write_config(tmp_path, config, registry.make(config, tmp_path).facts)
+  name = lambda config: provenance.name_of_edit(registry.make(config, tmp_path))
   changes = {'edit': 'restore', 'edit.operator': 'blur', 'edit.noise': 5}
   changes |= {'edit.image': 'in/a.png', 'sampling.num_steps': 20}
   config = store.with_flags(config, [*as_flags(changes)])
@@ -157,7 +157,7 @@ def files(tmp_path_factory):
     'texts': trial('shapes_text'),
     'vae': trial('digits_vae'),
   }.items():
-    facts = models.make(config, place / name).facts
+    facts = registry.make(config, place / name).facts
     folder.write_config(make_folder(place / name), config, facts)
   return place
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from diffusion_jax.app import models
 from diffusion_jax.app.config import store, trust
+from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import sharing
 from diffusion_jax.runtime.files import write_json
@@ -150,7 +150,7 @@ def test_a_folder_with_files_is_not_written_into(evaluated, tmp_path, capsys):
 
 
 def test_a_folder_needs_no_pictures(evaluated, tmp_path, capsys):
-  model = models.make(store.open_run(evaluated), evaluated)
+  model = registry.make(store.open_run(evaluated), evaluated)
   other = jax.tree.map(lambda x: x + 1, params_of(evaluated))  # which has drawn nothing
   sharing.write(tmp_path / 'out', model, other, 4)
   assert 'no samples.png: --mode=sample has drawn' in capsys.readouterr().out
@@ -191,7 +191,7 @@ def test_scores_of_other_weights_are_left_out(evaluated, capsys):
 
 
 def test_a_bar_in_a_value_ends_no_cell(evaluated):
-  model = models.make(of_run(evaluated), evaluated)
+  model = registry.make(of_run(evaluated), evaluated)
   stored = sharing.config_of(model) | {'network': {'name': 'a|b'}}
   about = sharing.About('digits', model, stored, 1, 4, '', [])
   assert 'a\\|b' in sharing.card(about)

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app import models
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.model import Model
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
 from diffusion_jax.interop import files
@@ -72,11 +72,11 @@ def test_weights_are_read_when_they_are_needed(tmp_path):
 
 def test_another_network_is_refused_and_the_same_is_not_traced(tmp_path, monkeypatch):
   run = untrained(unet_smoke(), tmp_path)
-  other = models.make(unet_smoke(**{'network.channels': 12}), run)
+  other = registry.make(unet_smoke(**{'network.channels': 12}), run)
   message = r'checkpoint 4 is of another network: network/conv_in/bias is \[8\]'
   refused(message, weights.restore, other)
   monkeypatch.setattr(Model, 'shapes', None)
-  _, step = weights.restore(models.make(unet_smoke(), run))
+  _, step = weights.restore(registry.make(unet_smoke(), run))
   assert step == 4
 
 

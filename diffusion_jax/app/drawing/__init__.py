@@ -1,1 +1,0 @@
-"""Programs that draw samples, and sheets of them."""

@@ -1,0 +1,163 @@
+"""Methods by which an edit fills in what its picture does not show."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
+
+import jax
+
+import diffusion_jax as dj
+from diffusion_jax.aliases import PyTree
+from diffusion_jax.app.config.tree import Node, from_config
+from diffusion_jax.app.kinds.plan import Plan, Wrap
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.ranges import NonNegative, Size
+
+# Fields of sampling that methods with steps of their own do not read.
+STEPS = 'sampler', 'churn', 'ancestral_noise', 'corrector'
+Array = jax.Array
+
+
+class Edited(Protocol):
+  """What an edit reads of a model: its config, and the facts of its data."""
+
+  @property
+  def config(self) -> Node:
+    """The complete config."""
+    ...
+
+  @property
+  def facts(self) -> Facts:
+    """The facts of the data."""
+    ...
+
+
+class Batch(NamedTuple):
+  """A batch of an edit.
+
+  plan: of the run's parameters and guides. keys: [B]; cond: of B images;
+  inputs: the user's pictures in the form that is diffused, for each of them,
+  and weight, of an interpolation. decode: what is diffused -> images.
+  """
+
+  plan: Plan
+  keys: Array
+  cond: dict
+  inputs: Mapping[str, PyTree] = MappingProxyType({})
+  decode: Callable[[Array], Array] = lambda x: x
+
+  def sampled(self, after_guidance: Wrap | None = None, **changes: object) -> dict[str, Array]:
+    """Returns {'x': samples [B, ...]}; changes: of fields of the plan."""
+    plan = self.plan._replace(**changes)
+    return {'x': plan.from_noise(self.keys, self.cond, after_guidance)}
+
+
+@dataclass(frozen=True, eq=False)
+class Known(dj.Measurement):
+  """What is known of x_0, [B, ...].
+
+  is_linear: whether `forward` is. width: the least noise of y, in units of x.
+  mask: where y is x_0 itself. condition: what a network that was trained for
+  the edit sees of y.
+  """
+
+  is_linear: bool = True
+  width: float = 0.0
+  mask: Array | None = None
+  condition: Array | None = None
+
+
+class Method(NamedTuple):
+  """A way to draw images that are known in part.
+
+  draw: batch, known -> x [B, ...], and what else is known of each image, [B].
+  is_trained: it needs a network that was trained for the edit. needs_mask: y
+  must be x_0 itself where it is known. needs_linear: y must be linear in x_0.
+  in_latents: latents can be decoded for it. changes_x: it changes x between
+  steps. takes_white: it takes Cov[x_0 | x_t] for r^2 I. unread: fields of
+  sampling without effect. note: what the user should know.
+  """
+
+  draw: Callable[[Batch, Known], dict[str, Array]]
+  is_trained: bool = False
+  needs_mask: bool = False
+  needs_linear: bool = False
+  in_latents: bool = False
+  changes_x: bool = False
+  takes_white: bool = False
+  unread: tuple[str, ...] = ()
+  note: str = ''
+
+
+def repaint(num_resamples: Size = 10, jump: Size | None = None) -> Method:
+  """Goes back up `jump` steps and down, num_resamples times (RePaint).
+
+  jump: None: 10, or in a short grid all steps but one.
+  """
+
+  def draw(batch, known):
+    plan = batch.plan
+    count = jump or max(1, min(10, len(plan.levels.t) - 2))
+    with from_config('edit.method'):
+      levels = dj.repaint_levels(plan.levels, num_resamples, count)
+    sampler = dj.repaint(plan.sampler, known.y, known.mask)
+    return batch.sampled(sampler=sampler, levels=levels)
+
+  return Method(draw, needs_mask=True, changes_x=True)
+
+
+def replace() -> Method:
+  """Replaces the known pixels after each step, noised to its level."""
+
+  def draw(batch, known):
+    plan = batch.plan
+    sampler = plan.replace_known(plan.sampler, known.y, known.mask)
+    return batch.sampled(sampler=sampler)
+
+  return Method(draw, needs_mask=True, changes_x=True)
+
+
+def reconstruction(scale: NonNegative = 1.0, iterations: Size = 4) -> Method:
+  """Guides by what is known, `scale` times as strongly (1 is Bayes' rule).
+
+  iterations: of conjugate gradients, each a gradient through the network.
+  """
+
+  def draw(batch, known):
+    own = known.forward, known.y, scale, iterations, known.std
+    return batch.sampled(lambda denoise: dj.observation_guided(denoise, *own))
+
+  return Method(draw, needs_linear=True)
+
+
+def palette() -> Method:
+  """Samples a network that was trained on such pictures (Palette)."""
+
+  def draw(batch, known):
+    cond = batch.cond | {'image': known.condition}
+    return batch._replace(cond=cond).sampled()
+
+  return Method(draw, is_trained=True)
+
+
+def condition_of(config: Node) -> str | None:
+  """Returns the edit that the network was trained for, if any."""
+  return config.at('conditioning.image.name')
+
+
+def method_name(config: Node) -> str:
+  """Returns the name of edit.method, or of the method that fits the run."""
+  if name := config.at('edit.method.name'):
+    return name
+  if condition_of(config):
+    return 'palette'
+  if config.edit.constructor.observes:
+    return 'reconstruction'
+  return 'replace' if 'transitions' in config else 'repaint'
+
+
+def fitting(config: Node) -> Method:
+  """Returns the method that fits a run where edit.method is None."""
+  methods = (repaint, replace, reconstruction, palette)
+  return {method.__name__: method for method in methods}[method_name(config)]()

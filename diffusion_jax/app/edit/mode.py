@@ -1,0 +1,193 @@
+"""Implements --mode=edit: edits the user's picture with a trained run."""
+
+import functools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from diffusion_jax.aliases import Params
+from diffusion_jax.app.config.tree import from_config
+from diffusion_jax.app.edit.methods import Batch
+from diffusion_jax.app.edit.pictures import Edit, Encode, Made, Pictures, Shown
+from diffusion_jax.app.inputs import conditions
+from diffusion_jax.app.kinds.model import Guides, Model
+from diffusion_jax.app.run import other_runs, provenance
+from diffusion_jax.app.run.drawing import check_numbers, generate, training_examples
+from diffusion_jax.app.run.weights import Run
+from diffusion_jax.core.keys import stream
+from diffusion_jax.data import images
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.files import make_folder, write_npz
+from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
+
+
+class EditInputs(NamedTuple):
+  """What the user gives for an edit; cond: of its results."""
+
+  edit: Edit
+  cond: dict[str, np.ndarray]
+  guides: Guides
+  pictures: Pictures
+
+
+def main(run: Run) -> None:
+  """Writes <name>.png, <name>.npz and single pictures into edits/.
+
+  For <name> see `provenance.name_of_edit`.
+  """
+  run.check('edit')
+  inputs = inputs_of(run.model)
+  read = inputs.pictures | inputs.cond
+  fields = provenance.edit_fields(run.model)
+  settings = provenance.of_sampling(run, read, edit=fields)
+  name = provenance.name_of_edit(run.model)
+  path = make_folder(run.model.workdir, 'edits') / f'{name}.npz'
+  with provenance.making(path, settings, 'edit.output') as done:
+    if not done:
+      draw(run, inputs, path, provenance.as_array(settings))
+
+
+def draw(run: Run, inputs: EditInputs, path: Path, settings: np.ndarray) -> None:
+  """Draws the results that are missing, and writes all files."""
+  model, (edit, _, _, pictures) = run.model, inputs
+  size, parts = model.config.sampling.batch_size, path.with_suffix('.parts')
+  stored = {'settings': settings}
+  paths = write_parts(drawing(run, inputs), edit.count(), size, parts, 'editing', **stored)
+  numbers = join_parts(paths, {'settings'})
+  x = numbers['x']
+  if edit.loses and not any(np.isfinite(one).all() for one in x):
+    check_numbers(model, x)
+  results = model.facts.x.decode(np.nan_to_num(x))
+  mask = pictures.get('mask')
+  if mask is not None:  # exact, also with other grey levels than the run's
+    results = np.where(mask[None], pictures['image'][None], results)
+  arrays = {'arr_0': results} | numbers | pictures | stored
+  del arrays['x']
+  write_npz(path, arrays)
+  what = 'images' if model.facts.x.is_picture else 'arrays'
+  print(f'wrote {path}: {len(results)} {what} of {model.facts.x.shape}')
+  made = Made(results, numbers, pictures, training_examples(model))
+  write(edit.show(model, made), path.with_suffix(''))
+  shutil.rmtree(parts)
+
+
+def write(shown: Shown, path: Path) -> None:
+  """Writes the pictures of an edit, and prints what it says; path: of the sheet, no suffix."""
+  for line in shown.said:
+    print(line)
+  for end, picture in shown.files.items():
+    images.write_png(path.with_name(f'{path.name}{end}.png'), picture)
+  *each, sheet = shown.files
+  if each:
+    print(f'wrote {path}{each[0]}.png' + (len(each) > 1) * f' to {each[-1]}.png')
+  print(f'wrote {path}{sheet}.png' + (shown.about and f': {shown.about}'))
+
+
+def inputs_of(model: Model) -> EditInputs:
+  """Reads and checks what the user gives for an edit."""
+  edit: Edit = model.config.edit.make({'shape': model.facts.x.shape})
+  with from_config('edit'):
+    n = edit.count()
+  cond = choose_cond(model, edit, n)
+  guides = check_guidance(model, cond)
+  with from_config('edit'):
+    return EditInputs(edit, cond, guides, edit.read(model))
+
+
+def drawing(run: Run, inputs: EditInputs) -> Callable[[np.ndarray], Callable]:
+  """Returns what `write_parts` starts: it makes x, [n, H, W, C], and numbers [n].
+
+  As in --mode=sample, batches are split over the devices, and image i depends
+  on sampling.seed and i only.
+  """
+  model, (edit, cond, guides, pictures) = run.model, inputs
+  n, plan, params = edit.count(), model.plan, run.on_devices
+  assert plan is not None  # other models refuse
+  arrays = {'cond': cond, 'weight': np.linspace(0.0, 1.0, n, dtype=np.float32)}
+  arrays |= edit.inputs(encoder(model, params), pictures)
+
+  def draw(params, guides, keys, inputs):
+    decode = functools.partial(model.latents.decoded, params)
+    own = plan(params, guides), keys, inputs['cond']
+    results = edit.results(model, Batch(*own, inputs, decode))
+    return results | {'x': decode(results['x'])}
+
+  root = stream(model.config.sampling.seed, 'edit')
+  size = min(model.config.sampling.batch_size, n)
+  program = generate(model, run.mesh, size, draw, root, guides)
+
+  def start(index):
+    fetch = program.start(params, index, rows(arrays, index))
+
+    def finish():
+      results = fetch()
+      if not edit.loses:
+        check_numbers(model, results['x'])
+      return results
+
+    return finish
+
+  return start
+
+
+def encoder(model: Model, params: Params) -> Encode:
+  """Returns the function of a picture or mask -> what the model diffuses.
+
+  Pictures uint8 [H, W, C] become x in [-1, 1], or means of z [h, w, c]. Masks
+  are True where all pixels of a latent are known.
+  """
+  encode = jax.jit(model.latents.encode)
+  autoencoder = params.get('autoencoder')
+
+  def encoded(x):
+    if x.dtype == bool:
+      return model.latents.shrink_mask(x)
+    return np.asarray(encode(autoencoder, images.PICTURES.encode(x)[None])[0])
+
+  return encoded
+
+
+def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
+  """Returns the cond of n results: edit.label, sampling.prompt and .context."""
+  c, context, cond = model.conditioning, conditions.Context(model), {}
+  if edit.label is not None:
+    labels = conditions.Labels(model)
+    cond = labels.encode(labels.rows(edit.label, 'config.edit.label'), np.arange(n))
+  elif c.labels:
+    check_optional(model, 'edit.label', f'a class, 0..{model.facts.num_classes - 1}')
+  rows = context.read()
+  if rows is not None:
+    if len(rows) != 1:
+      raise UserError(f'config.sampling.context: {len(rows)} rows are given, and an edit needs one')
+    cond |= context.encode(rows, np.zeros(n, int))
+  elif c.context is not None:
+    check_optional(model, 'sampling.context', 'a context')
+  if c.text is not None and model.config.sampling.prompt is None:
+    check_optional(model, 'sampling.prompt', 'a text')
+    return cond
+  return cond | conditions.Texts(model).choose(n)[0]
+
+
+def check_optional(model: Model, field: str, what: str) -> None:
+  """Raises UserError if the network always needs the condition of a field."""
+  if not model.conditioning.dropout:
+    raise UserError(
+      f'config.{field}: the network of this run needs {what} (it was trained '
+      'without conditioning.dropout)'
+    )
+
+
+def check_guidance(model: Model, cond: dict) -> Guides:
+  """Returns the runs that guide an edit; raises UserError without a condition."""
+  c = model.config.sampling
+  guidance = c.get('guidance')
+  if guidance is not None and guidance.scale != 1.0 and not cond:
+    needed = 'a text: give --config.sampling.prompt'
+    if model.conditioning.text is None:
+      needed = 'a class: give --config.edit.label'
+    raise UserError(f'config.sampling.guidance.scale={guidance.scale} needs {needed}')
+  return other_runs.guides_of(model)

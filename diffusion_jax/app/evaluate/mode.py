@@ -1,0 +1,400 @@
+"""Implements --mode=evaluate: scores a trained run, or its samples.
+
+An interrupted evaluation continues with the samples and batches of real images
+that it has written.
+"""
+
+import contextlib
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion_jax.aliases import Json
+from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config.tree import Node, from_config
+from diffusion_jax.app.evaluate import scorers
+from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds import rules
+from diffusion_jax.app.kinds.model import Model
+from diffusion_jax.app.kinds.schemas import name_of
+from diffusion_jax.app.modes import sample
+from diffusion_jax.app.run import provenance, weights
+from diffusion_jax.app.run.weights import Run
+from diffusion_jax.data import image_sets, npz, pipeline
+from diffusion_jax.data.sources import Source, content_sum
+from diffusion_jax.errors import UserError, refuse
+from diffusion_jax.metrics import calibration, plots, real_images, references as of_real, sweeps
+from diffusion_jax.metrics.likelihoods import ode
+from diffusion_jax.metrics.metric import Arrays, ModelMetric, as_json, table
+from diffusion_jax.metrics.sweeps import Results, title
+from diffusion_jax.runtime import buckets, lock, processes
+from diffusion_jax.runtime.compiling import precision_in_use
+from diffusion_jax.runtime.files import make_folder, write_json
+
+# Fields of config.sampling that change the scores of real images as well.
+OF_WEIGHTS = 'ema_decay', 'ema_sigma_rel'
+
+Fields = Json  # of a sweep, of the scores as JSON, of settings
+
+
+class Point(NamedTuple):
+  """A point of the sweep: {field: value}, and the run as these fields use it."""
+
+  changes: Fields
+  run: Run
+
+  @property
+  def of_weights(self) -> Fields:
+    """The changes that choose other weights."""
+    return {field: value for field, value in self.changes.items() if field in OF_WEIGHTS}
+
+
+def main(run: Run) -> None:
+  """Writes evaluation/<metric>-<split>/ for each metric of real images.
+
+  Metrics of generated images share evaluation/samples/. A sweep writes a folder
+  for each point inside these folders, and a table into the first.
+  """
+  model = scorers.chosen(run.model)
+  c = model.config.evaluation
+  if model is not run.model:
+    print(f'evaluation.metrics={",".join(c.metrics)}')
+    run = Run(model)
+  if not c.metrics:
+    names = ', '.join(model.schema.metrics)
+    raise UserError(f'config.evaluation.metrics is empty: give one of {names}')
+  every, of_images = scorers.of_samples(model), scorers.of_models(model)
+  pairs = [x for x in every if scorers.is_of_pairs(x)]
+  of_samples = [x for x in every if x not in pairs]
+  groups = {'samples': of_samples, 'pairs': pairs, 'examples': of_images}
+  groups = {kind: metrics for kind, metrics in groups.items() if metrics}
+  scorers.check_needs(model, every)
+  points = points_of(run, [*groups])
+  make_folder(model.workdir, 'evaluation')
+  references = scorers.References({}, {})
+  if of_samples:
+    # Missing weights or data are noticed before the images are drawn.
+    if len(groups) > 1:
+      datasets.source_of(model.config, c.split)
+    if processes.is_first():
+      references = scorers.prepare(model, of_samples)
+    processes.wait_for_all('features of real images')
+  results: Results = {}
+  measured: dict[str, Fields] = {}  # by the fields that choose weights
+  for point in points:
+    scores = results[title(point.changes)] = {}
+    if of_samples:
+      with result_folder(model, 'samples', point.changes) as out:
+        scores |= score_samples(references, point.run, of_samples, out)
+    if pairs:
+      with result_folder(model, 'pairs', point.changes) as out:
+        scores |= score_pairs(point.run, pairs, out)
+    processes.wait_for_all(f'scores {title(point.changes)}')
+    weights_of = title(point.of_weights)
+    if of_images and weights_of not in measured:
+      measured[weights_of] = score_point(point.run, of_images, point.of_weights)
+    if weights_of:
+      scores |= measured.get(weights_of, {})
+  if len(points) > 1 and all(results.values()) and processes.is_first():
+    first = next(iter(of_images)) if [*groups] == ['examples'] else next(iter(groups))
+    out = make_folder(model.workdir, folder_of(model, first))
+    sweeps.write(out, [point.changes for point in points], results)
+
+
+def points_of(run: Run, kinds: list[str]) -> list[Point]:
+  """Returns the points of the sweep, checked."""
+  config, points = run.model.config, []
+  for changes, changed in sweep(config):
+    idle = [field for field in changes if field not in OF_WEIGHTS]
+    if idle and kinds == ['examples']:
+      raise UserError(
+        f'config.evaluation.sweep: {idle[0]} changes samples, and no metric of '
+        f'evaluation.metrics={",".join(config.evaluation.metrics)} is of samples'
+      )
+    point = Point(changes, run.changed(changed))
+    point.run.model.check('evaluate')
+    rows = [rules.of_evaluation(kinds)]
+    refuse(rules.lines(rows, changed, 'evaluate', run.model.workdir))
+    if 'samples' in kinds:  # before features of real images are computed
+      weights.restore(point.run.model)
+    points.append(point)
+  return points
+
+
+def folder_of(model: Model, metric: str, changes: dict | None = None) -> Path:
+  """Returns the path in the run of a metric, or 'samples', at a point."""
+  c = model.config.evaluation
+  is_plain = metric == 'samples' or (metric, c.split) == ('pairs', 'test')
+  parts = (metric,) if is_plain else (metric, c.split)
+  name = '-'.join(filter(None, (*parts, c.name)))
+  return Path('evaluation', name, title(changes or {}))
+
+
+@contextlib.contextmanager
+def result_folder(model: Model, metric: str, changes: dict) -> Iterator[Path]:
+  """Yields the folder of `folder_of`, in which no other process evaluates."""
+  if changes:
+    print(f'{title(changes)}:')
+  out = make_folder(model.workdir, folder_of(model, metric, changes))
+  with lock.hold(out, 'result.json', '--config.evaluation.name'):
+    yield out
+
+
+def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
+  """Yields ({field: value}, config) of each point of evaluation.sweep.
+
+  The sweep lists values for fields of config.sampling, 'num_steps=10,20
+  sampler=ddim'; each combination is a point. An empty sweep has one point.
+  """
+  text, lists = config.evaluation.sweep, {}
+  for item in text.split():
+    field, _, values = item.partition('=')
+    if not values:
+      raise UserError(
+        f'config.evaluation.sweep={text!r}: {item} is not field=value,value, '
+        "as in 'num_steps=10,20 sampler=ddim,heun'"
+      )
+    lists[field] = values.split(',')
+  for texts in itertools.product(*lists.values()):
+    flags = [(f'sampling.{f}', x) for f, x in zip(lists, texts, strict=True)]
+    point = store.with_flags(config, flags, trusted=False)
+    values = ((field, point.sampling.at(field)) for field in lists)
+    yield {f: x.name if isinstance(x, Node) else x for f, x in values}, point
+
+
+def score_samples(
+  references: scorers.References, run: Run, metrics: list[scorers.Scored], out: Path
+) -> Fields:
+  """Draws the images of a point, and writes their scores into result.json.
+
+  Images that exist with these settings are kept. Returns the scores as JSON in
+  the first process, {} in the others.
+  """
+  c, is_picture = run.model.config.evaluation, run.model.facts.x.is_picture
+  path = draw(run, out, num_samples=c.num_generated)
+  if not processes.is_first():
+    return {}
+  needs = {need for each in metrics for need in each.metric.needs}
+  stored = image_sets.read(path, needs, any_shape=not is_picture)
+  drawn = provenance.read(path)
+  samples, size = dict(stored.arrays), c.batch_size
+  if not needs.isdisjoint(('images', 'values')):
+    samples['values'] = np.concatenate(list(stored.batches(size)))
+    samples['images'] = samples['values']
+  with from_config('evaluation.metrics'):
+    extracted = {
+      name: of_real.extract(space.extractor, stored, out / f'{name}.npz', drawn, size)
+      for name, space in references.spaces.items()
+    }
+  scores = scorers.score(metrics, references, samples, extracted)
+  floor = scorers.floor(metrics, references, c.num_generated) if c.floor else []
+  protocol = {name: space.protocol for name, space in references.spaces.items()}
+  write_json(
+    out / 'result.json',
+    {
+      'protocol': {'samples': drawn, 'reference': protocol},
+      **of_set(run.model.config, c.reference),
+      'matmul_precision': precision_in_use() or 'default',
+      'metrics': as_json(scores),
+      **({'floor': as_json(floor)} if c.floor else {}),
+    },
+  )
+  print(table(scores))
+  if floor:
+    print('real images of the other split in place of samples:')
+    print(table(floor))
+  what = 'images' if is_picture else 'samples'
+  print(f'{stored.shape[0]:,} {what}; {provenance.describe(drawn)}')
+  for x in protocol.values():
+    of = x.get('origin') or f'{x["images"]:,} {x["split"]} images of {x["data"]["name"]}'
+    print(f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) of {of}')
+  print(out / 'result.json')
+  return as_json(scores)
+
+
+def draw(run: Run, out: Path, rows: np.ndarray | None = None, **fields: object) -> Path:
+  """Draws samples with these fields of config.sampling; returns their file.
+
+  rows: contexts in place of sampling.context.
+  """
+  fields |= {'name': 'samples', 'trajectory': False, 'profile': False}
+  changes = {f'sampling.{name}': x for name, x in fields.items()}
+  drawing = run.changed(store.with_fields(run.model.config, changes))
+  below = out.relative_to(run.model.workdir)
+  return sample.draw(drawing, below, 'evaluation.name', rows)
+
+
+def score_pairs(run: Run, metrics: list[scorers.Scored], out: Path) -> Json:
+  """Draws for held-out pairs; writes the scores and curves of calibration.
+
+  Returns the scores as JSON in the first process, {} in the others.
+  """
+  model = run.model
+  c = model.config.evaluation
+  source = datasets.source_of(model.config, c.split)
+  index = np.arange(min(c.num_pairs, len(source)))
+  with from_config('data'):
+    arrays = source.read(index)
+  fields = {'num_samples': c.draws_per_pair, 'context': '', 'context_row': None}
+  drawn = draw(run, out, arrays['context'], **fields)
+  buckets.share(drawn, 'draws of the pairs')
+  draws = npz.read(drawn, ['arr_0'])['arr_0']
+  draws = draws.reshape(len(index), -1, *draws.shape[1:])
+  truth = of_real.as_written(source, arrays['x'])
+  samples: Arrays = {'draws': draws}
+  reference: Arrays = {'truth': truth, 'context': arrays['context']}
+  if any('log_q' in each.metric.needs for each in metrics):
+    log_q = log_density(run, drawn, draws, reference)
+    samples['log_q'], reference['log_q'] = log_q[:, 1:], log_q[:, 0]
+  if not processes.is_first():
+    return {}
+  enough = draws.shape[1] > 1 and len(index) >= calibration.LEAST_PAIRS
+  if enough and all(x.name != 'contraction' for x in metrics):
+    # Calibrated draws may be as wide as the prior.
+    metrics = [*metrics, scorers.Scored('contraction', calibration.contraction())]
+  named = {**reference, **scorers.names_of(model)}
+  found = [scorers.compute(each, samples, named) for each in metrics]
+  scores = [score for part in found for score in part]
+  levels = calibration.all_levels(samples, reference)
+  plots.plot_ranks(out / 'ranks.png', levels.pop('ranks'))
+  plots.plot_coverage(out / 'coverage.png', levels)
+  write_json(
+    out / 'result.json',
+    {
+      'pairs': len(index),
+      'draws_per_pair': c.draws_per_pair,
+      'split': c.split,
+      **of_set(model.config, c.split),
+      'protocol': {'samples': provenance.read(drawn)},
+      'metrics': as_json(scores),
+    },
+  )
+  print(table(scores), out / 'result.json', sep='\n')
+  return as_json(scores)
+
+
+def log_density(run: Run, drawn: Path, draws: np.ndarray, reference: Arrays) -> np.ndarray:
+  """Returns log q of the truth and its draws, nats, [M, 1 + n].
+
+  By the ODE, up to a constant. drawn: the file of the draws; reference: their
+  truth and context.
+  """
+  model, c, truth = run.model, run.model.config.evaluation, reference['truth']
+  facts = model.facts
+  assert facts.context is not None
+  each = np.concatenate([truth[:, None], draws], axis=1)
+  flat, rows = each.reshape(-1, *truth.shape[1:]), each.shape[1]
+  encoded = facts.context.encode(reference['context'])
+  used = {'evaluation': {'seed': c.seed, 'batch_size': c.batch_size}}
+  settings = provenance.settings(run, used, {'draws': draws, **reference})
+
+  def read(index):
+    return flat[index], {'context': encoded[index // rows]}
+
+  measure = ode(box_draws=0).measure(model.measured)
+  args = measure, 'ode', run.on_devices, read, len(flat)
+  how = scorers.kept_in(run, drawn.with_name('log_q'), settings)
+  arrays = real_images.arrays_of(*args, **how)
+  if arrays is None:
+    return np.zeros(each.shape[:2])
+  return -arrays['nats'].reshape(each.shape[:2]) * math.prod(facts.x.shape)
+
+
+def score_point(run: Run, metrics: dict[str, ModelMetric], changes: Fields) -> Fields:
+  """Scores real images by one set of weights, and writes result.json.
+
+  Returns the scores as JSON in the first process, {} in the others.
+  """
+  config, results = run.model.config, {}
+  source = datasets.source_of(config, config.evaluation.split)
+  count = min(config.evaluation.num_images or len(source), len(source))
+  with from_config('data'):
+    examples = content_sum(source, count)
+  for name, metric in metrics.items():
+    with result_folder(run.model, name, changes) as out:
+      results |= score_images(run, (source, count, examples), name, metric, out)
+  return results
+
+
+def score_images(
+  run: Run, inputs: tuple[Source, int, str], name: str, metric: ModelMetric, out: Path
+) -> Fields:
+  """Writes result.json of one metric; returns its scores as `score_point`.
+
+  inputs: a source, how many of its first examples are scored, and their sum.
+  """
+  model, c = run.model, run.model.config.evaluation
+  source, count, examples = inputs
+  with from_config(f'evaluation.{name}'):
+    watched = Watched(model.measured)
+    measure = metric.measure(watched)
+  settings = settings_of(run, {'examples': examples} | watched.sums, name)
+  length = datasets.text_length(model.config)
+
+  def read(index):
+    return pipeline.examples(source, index, length, model.facts)
+
+  how = scorers.kept_in(run, out / 'parts', settings)
+  how['condition'] = model.conditioning.image
+  with from_config(f'evaluation.{name}'):  # what the metric refuses
+    arrays = real_images.arrays_of(measure, name, run.on_devices, read, count, **how)
+  if arrays is None:
+    return {}
+  scores = metric.compute(arrays)
+  print(table(scores))
+  precision, path = precision_in_use() or 'default', out / 'result.json'
+  report = metric.report
+  more = report(arrays, out) if report else {'metrics': as_json(scores)}
+  write_json(
+    path,
+    {
+      'metric': name,
+      'split': c.split,
+      **of_set(model.config, c.split),
+      'images': count,
+      'matmul_precision': precision,
+      'settings': settings,
+      **more,
+    },
+  )
+  print(f'{count} {c.split} images, matmul_precision={precision}: {path}')
+  return as_json(scores)
+
+
+def of_set(config: Node, split: str) -> Json:
+  """Returns {'other_data': ...} if a split is of another set than the run's."""
+  others = datasets.another_set(config, split)
+  return {'other_data': provenance.by_content(others)} if others else {}
+
+
+class Watched:
+  """What a metric measures; sums has those of the splits that it has read."""
+
+  def __init__(self, measured: Any):
+    self._measured, self.sums = measured, {}
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._measured, name)
+
+  def source(self, split: str = 'train') -> Source:
+    """Returns the images of a split."""
+    source = self._measured.source(split)
+    self.sums[split] = content_sum(source)
+    return source
+
+
+def settings_of(run: Run, read: Json, name: str) -> Json:
+  """Returns all that a metric's numbers of real images depend on."""
+  model = run.model
+  evaluation = folder.plain(model.config)['evaluation']
+  fields = 'metrics', 'split', 'num_images', 'batch_size', 'seed', name
+  used = {n: evaluation[n] for n in fields}
+  used['metrics'] = [x for x in used['metrics'] if name_of(x) == name]
+  sampling = model.config.sampling
+  variance = (sampling.get('sampler') or {}).get('variance', 'fixed_small')
+  drawn = {'variance': variance, 'clip': sampling.get('clip')}
+  return provenance.settings(run, {'evaluation': used, 'sampling': drawn}, read)

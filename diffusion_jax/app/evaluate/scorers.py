@@ -1,0 +1,369 @@
+"""The metrics that config.evaluation names, and the scores of samples."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion_jax.aliases import Json
+from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.config.tree import check_one_of, find, from_config
+from diffusion_jax.app.evaluate.metrics_of_data import chosen
+from diffusion_jax.app.inputs import conditions, datasets
+from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds.model import Model
+from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run.weights import Run
+from diffusion_jax.data import npz, tables
+from diffusion_jax.data.image_sets import ImageSet
+from diffusion_jax.data.sources import Source, some_of
+from diffusion_jax.errors import UserError
+from diffusion_jax.metrics import features, published, references
+from diffusion_jax.metrics.features import Extractor
+from diffusion_jax.metrics.metric import (
+  EXTRACTED,
+  Arrays,
+  ModelMetric,
+  SampleMetric,
+  Score,
+  missing,
+)
+from diffusion_jax.metrics.vectors import Standard, standard_of
+from diffusion_jax.runtime import processes
+
+_PATH = 'evaluation.metrics'
+
+
+class Scored(NamedTuple):
+  """A metric of samples in a feature space, None if it needs none.
+
+  suffix: of the names of its scores, such as _dinov2.
+  """
+
+  name: str
+  metric: SampleMetric
+  space: str | None = None
+  suffix: str = ''
+
+
+class Space(NamedTuple):
+  """An extractor, and its features of real data with their protocol."""
+
+  extractor: Extractor
+  reference: Arrays
+  protocol: Json
+
+  def of(self, batches: Iterable[np.ndarray]) -> Arrays:
+    """Returns the features of batches of samples."""
+    return features.join(features.each(self.extractor, batches))
+
+
+class References(NamedTuple):
+  """What samples are compared to: examples as files have them, and by space."""
+
+  values: Arrays
+  spaces: dict[str, Space]
+
+
+def metrics_of(model: Model, **values: object) -> dict[str, SampleMetric | ModelMetric]:
+  """Makes the metrics that evaluation.metrics names, by their kinds.
+
+  values: for the metrics that have such a parameter.
+  """
+  c, made = chosen(model).config.evaluation, {}
+  for name in c.metrics:
+    if ':' not in name:
+      schemas.check_name(model.schema, name)
+    constructor = find(model.schema.metrics, _PATH, name)
+    section = schemas.name_of(name)
+    fields = {n: x for n, x in c[section].items() if x is not None}
+    fields |= {n: x for n, x in values.items() if n in fields}
+    with from_config(f'evaluation.{section}'):
+      made[section] = constructor(**fields)
+  return made
+
+
+def of_models(model: Model) -> dict[str, ModelMetric]:
+  """Makes the metrics of real images that evaluation.metrics names."""
+  made = metrics_of(model).items()
+  return {name: x for name, x in made if isinstance(x, ModelMetric)}
+
+
+def of_samples(model: Model, **values: object) -> list[Scored]:
+  """Makes the metrics of generated images, one for each feature space.
+
+  A metric whose section has a field `features` is computed in each of them,
+  or in evaluation.features, and its scores are named with them.
+  """
+  model, scored = chosen(model), []
+  c = model.config.evaluation
+  default = 'inception' if model.facts.x.is_picture else 'values'
+  usual = c.features or default
+  check_one_of(features.EXTRACTORS, 'evaluation.features', usual)
+  for name, metric in metrics_of(model, **values).items():
+    if not isinstance(metric, SampleMetric):
+      continue
+    if EXTRACTED.isdisjoint(metric.needs):
+      scored.append(Scored(name, metric))
+      continue
+    for space in metric.features or (usual,):
+      check_one_of(features.EXTRACTORS, f'evaluation.{name}.features', space)
+      suffix = f'_{space}' if 'features' in c[name] else ''
+      scored.append(Scored(name, metric, space, suffix))
+  return scored
+
+
+def is_of_pairs(each: Scored) -> bool:
+  """Returns whether a metric needs several draws for each held-out pair."""
+  return not {'draws', 'log_q'}.isdisjoint(each.metric.needs)
+
+
+def higher_is_better(model: Model) -> dict[str, bool]:
+  """Returns, for each score of generated images, whether more is better."""
+  return {
+    f'{score}{each.suffix}': higher
+    for each in of_samples(model)
+    if not is_of_pairs(each)
+    for score, higher in each.metric.scores.items()
+  }
+
+
+def check(model: Model, metrics: list[Scored]) -> dict[str, Extractor]:
+  """Makes the extractors of metrics, by the names of their spaces.
+
+  Raises UserError for a metric whose inputs are not available.
+  """
+  check_needs(model, metrics)
+  c, space = model.config.evaluation, space_of_statistics(model, metrics)
+  if c.floor or any(x.space != space or 'held_out' in x.metric.needs for x in metrics):
+    reference_source(model, c.reference)
+  names = dict.fromkeys(x.space for x in metrics if x.space)
+  extractors = {name: make_extractor(model, name) for name in names}
+  if space is not None:
+    read_statistics(model, extractors[space], metrics)
+  return extractors
+
+
+def space_of_statistics(model: Model, metrics: list[Scored]) -> str | None:
+  """Returns the feature space of evaluation.statistics, None without them.
+
+  The Frechet distances are in it. Raises UserError if they are in several.
+  """
+  if not (path := model.config.evaluation.statistics):
+    return None
+  spaces = list(dict.fromkeys(x.space for x in metrics if x.metric.by_statistics))
+  if len(spaces) != 1:
+    raise UserError(
+      f'config.evaluation.statistics={path} is of one network, and evaluation.metrics have '
+      f'Frechet distances in {" and ".join(spaces) or "none"}: name fid, or fd in one'
+    )
+  return spaces[0]
+
+
+def read_statistics(
+  model: Model, extractor: Extractor, metrics: list[Scored]
+) -> tuple[ImageSet, Json, set[str]]:
+  """Returns the file of evaluation.statistics, see `published.read`."""
+  path = model.config.evaluation.statistics
+  trust.check_paths('evaluation.statistics', path)
+  space = space_of_statistics(model, metrics)
+  here = {x.name: x.metric for x in metrics if x.space == space}
+  with from_config('evaluation.statistics'):
+    return published.read(path, extractor, here, model.facts.x.shape)
+
+
+def prepare(model: Model, metrics: list[Scored]) -> References:
+  """Makes the extractors of metrics, and reads or computes their references.
+
+  Raises UserError as `check`.
+  """
+  c, values, spaces = model.config.evaluation, names_of(model), {}
+  other = 'test' if c.reference == 'train' else 'train'
+  extractors = check(model, metrics)
+  if any({'values', 'images'} & {*x.metric.needs} for x in metrics):
+    values |= dict.fromkeys(('values', 'images'), reference_values(model))
+  for name, extractor in extractors.items():
+    if name == space_of_statistics(model, metrics):
+      images, protocol, lacks = read_statistics(model, extractor, metrics)
+      black = np.zeros((1, *model.facts.x.shape), np.uint8)
+      with from_config('evaluation.statistics'):
+        published.check_sizes(images, extractor.extract(black))
+        reference = published.arrays_of(images, protocol, extractor, lacks, c.batch_size)
+      print(f'fd and fid are against {protocol["origin"]}')
+    else:
+      reference, protocol = load_reference(model, extractor, c.reference)
+    here = [x.metric for x in metrics if x.space == name]
+    if c.floor or any('held_out' in metric.needs for metric in here):
+      held_out, _ = load_reference(model, extractor, other)
+      reference = {**reference, 'held_out': held_out['features']}
+    spaces[name] = Space(extractor, reference, protocol)
+  return References(values, spaces)
+
+
+def names_of(model: Model) -> dict[str, np.ndarray]:
+  """Returns the names of the columns of x for notes, if they have any."""
+  return {'names': np.array(model.facts.x.names)}
+
+
+def make_extractor(model: Model, name: str) -> Extractor:
+  """Returns the extractor of a name, with the weights of the config."""
+  c = model.config.evaluation
+  trust.check_paths('evaluation.weights', c.weights)
+  with from_config('evaluation'):
+    if name != 'values':
+      return features.make(name, c.weights, c.batch_size)
+    x = model.facts.x
+    standard = Standard(np.asarray(x.mean), np.asarray(x.std))
+    if x.levels:
+      standard = standard_of(reference_values(model))
+    return features.make(name, standard=standard)
+
+
+def reference_values(model: Model) -> np.ndarray:
+  """Returns what samples are compared to, as files have it, [N, ...].
+
+  At most references.LIMIT random examples of evaluation.reference.
+  """
+  source = reference_source(model, model.config.evaluation.reference)
+  index = some_of(source, references.LIMIT)
+  with from_config('data'):
+    return references.as_written(source, source.read(index)['x'])
+
+
+def reference_source(model: Model, name: str) -> Source:
+  """Returns a split of the data, or the examples of a file."""
+  if name in ('train', 'test'):
+    return datasets.source_of(model.config, name)
+  trust.check_paths('evaluation.reference', name)
+  with from_config('evaluation.reference'):
+    x = model.facts.x
+    source = tables.csv_table(name, x.names) if tables.is_csv(name, x) else npz.npz(name)
+  theirs, ours = list(source.facts.x.shape), list(model.facts.x.shape)
+  if theirs != ours:
+    raise UserError(
+      f'config.evaluation.reference: {name} has examples of the shape '
+      f'{theirs}, and {ours} is needed'
+    )
+  return source
+
+
+def load_reference(model: Model, extractor: Extractor, split: str) -> tuple[Arrays, Json]:
+  """Returns the features of real images, and the settings they depend on."""
+  c = model.config
+  about = provenance.by_content({'data': folder.data_of(c), 'split': split})
+  with from_config('evaluation'):
+    source, size = reference_source(model, split), c.evaluation.batch_size
+    return references.load(source, about, extractor, size)
+
+
+def check_needs(model: Model, metrics: list[Scored]) -> None:
+  """Raises UserError for a metric whose inputs these samples do not have."""
+  stored = conditions.stored_names(model)
+  given = {'images', 'held_out', 'values', *stored}
+  if model.conditioning.context is not None:
+    given |= {'draws', 'truth', 'context', 'log_q'}
+  for each in metrics:
+    arrays = features.ARRAYS.get(each.space or '', ())
+    for need in sorted({*each.metric.needs} - given - {*arrays}):
+      field = f'{each.name}.features' if each.metric.features else 'features'
+      hint = f': set config.evaluation.{field}, now {each.space}'
+      hint = hint if need in EXTRACTED else ''
+      raise UserError(f'config.{_PATH}: {missing(each.name, need)}{hint}')
+    if is_of_pairs(each) and (others := stored & {'labels', 'texts', 'conditions'}):
+      raise UserError(
+        f'config.{_PATH}: {each.name} draws x given the context alone, and this run has '
+        f'{min(others)}, too: train with a context only, which may have a column of classes'
+      )
+
+
+def score(
+  metrics: list[Scored],
+  references: References,
+  samples: Arrays,
+  extracted: Mapping[str | None, Arrays],
+) -> list[Score]:
+  """Returns the scores of samples.
+
+  samples: images, labels and so on; extracted: the features of the images, by
+  the name of their space. Raises UserError for what a metric refuses.
+  """
+  scores = []
+  for each in metrics:
+    arrays, reference = {**samples, **extracted.get(each.space, {})}, references.values
+    if each.space:
+      reference = {**reference, **references.spaces[each.space].reference}
+    values = compute(each, arrays, reference)
+    scores += [x._replace(name=f'{x.name}{each.suffix}') for x in values]
+  return scores
+
+
+def compute(each: Scored, samples: Arrays, reference: Arrays) -> list[Score]:
+  """Returns what a metric computes; UserError for what it refuses or lacks."""
+  try:
+    with from_config(_PATH):
+      return each.metric.compute(samples, reference)
+  except KeyError as error:
+    raise UserError(
+      f'config.{_PATH}: {each.name} reads the array {error}; the samples have '
+      f'{", ".join(samples) or "none"}, and the reference '
+      f'{", ".join(reference) or "none"}: name it in `needs` of the metric'
+    ) from error
+
+
+def kept_in(run: Run, parts: Path, settings: Json) -> Json:
+  """Returns how `real_images.arrays_of` keeps a run's arrays in `parts`.
+
+  Raises UserError for parts of other settings.
+  """
+  c, encode = run.model.config.evaluation, run.model.facts.x.encode
+  if processes.is_first():
+    provenance.check_parts(parts, settings, 'evaluation.name')
+  return {
+    'folder': parts,
+    'mesh': run.mesh,
+    'encode': encode,
+    'seed': c.seed,
+    'size': c.batch_size,
+    'settings': provenance.as_array(settings),
+  }
+
+
+def floor(metrics: list[Scored], references: References, count: int) -> list[Score]:
+  """Returns the scores of `count` held-out real images in place of samples.
+
+  They are of the metrics that compare features with the reference's. The
+  images are drawn with a fixed key: the first ones may differ from the rest, as
+  MNIST's first test images do.
+  """
+  compared = [x for x in metrics if x.metric.needs == ('features',)]
+  real: dict[str | None, Arrays] = {}
+  for name, space in references.spaces.items():
+    held_out = space.reference['held_out']
+    chosen = np.random.default_rng(0).permutation(len(held_out))[:count]
+    real[name] = {'features': held_out[chosen]}
+  return score(compared, references, {}, real)
+
+
+def scorer(model: Model) -> tuple[Callable[[], object], Callable[[Arrays], dict[str, float]]]:
+  """Returns (computes references, {'values': samples} -> values of all scores).
+
+  Samples are as files have them. There are no bootstrap errors, which would
+  need many more distances.
+  """
+  metrics = [x for x in of_samples(model, num_draws=0) if not is_of_pairs(x)]
+  check(model, metrics)
+  prepared = functools.cache(lambda: prepare(model, metrics))
+  size = model.config.evaluation.batch_size
+
+  def values(samples: Arrays) -> dict[str, float]:
+    x, references = samples['values'], prepared()
+    batches = [x[i : i + size] for i in range(0, len(x), size)]
+    extracted = {name: space.of(batches) for name, space in references.spaces.items()}
+    if model.facts.x.is_picture:
+      samples = {**samples, 'images': x}
+    scores = score(metrics, references, samples, extracted)
+    return {x.name: x.estimate.value for x in scores}
+
+  return prepared, values

@@ -1,0 +1,327 @@
+"""The constructors that a config can name, by the field that chooses.
+
+Each row is a name and a constructor, whose parameters are the fields of the
+section. The first row of a table is the default.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+
+import diffusion_jax as dj
+from diffusion_jax.app.config.tree import Constructor
+from diffusion_jax.app.edit import methods, pictures, posteriors, restoration
+from diffusion_jax.app.kinds import parts, sections
+from diffusion_jax.core import flow_losses, operators, step_schedules as steps
+from diffusion_jax.core.denoiser import rescaled_step_input
+from diffusion_jax.core.parametrization import Parametrization
+from diffusion_jax.core.transitions import gaussian_steps
+from diffusion_jax.data import (
+  array_record,
+  between,
+  huggingface,
+  image_folder,
+  npz,
+  simulated,
+  small_sets,
+  sources,
+  tfds_sources,
+  webdataset,
+)
+from diffusion_jax.data.tables import csv_table
+from diffusion_jax.data.text_files import text_files
+from diffusion_jax.demos import photos, shapes, simulators
+from diffusion_jax.networks import autoencoder, ddpmpp, edm2, inputs, mlp, transformer, unet
+from diffusion_jax.networks.vdm import ScoreNetwork
+from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
+from diffusion_jax.sampling.guiders import (
+  AdaptiveProjected,
+  CFGPlusPlus,
+  CFGZeroStar,
+  ClassifierFree,
+)
+from diffusion_jax.training import (
+  bridges,
+  conditions,
+  consistency,
+  couplings,
+  discrete_states,
+  distillation,
+  flow_maps,
+  level_pairs,
+  objectives,
+  optimizer,
+  vdm,
+)
+
+
+def deferred(function: Callable, *given: str) -> Constructor:
+  """Returns a constructor of `function`, without a call.
+
+  given: the parameters of a later call; the others are the constructor's.
+  """
+
+  @functools.wraps(function)
+  def constructor(**values):
+    return functools.partial(function, **values) if values else function
+
+  signature = inspect.signature(function, eval_str=True)
+  rest = [x for n, x in signature.parameters.items() if n not in given]
+  vars(constructor)['__signature__'] = signature.replace(parameters=rest)
+  return constructor
+
+
+def named(*constructors: Constructor) -> dict[str, Constructor]:
+  """Returns the constructors by the names of their functions."""
+  return {constructor.__name__: constructor for constructor in constructors}
+
+
+_DRAW = 'key', 'batch_size', 'schedule'  # what a `TimeSampler` is called with
+
+SCHEDULES = {
+  **{
+    name: steps.of_betas(getattr(dj, f'{name}_betas'))
+    for name in (
+      *('linear', 'rescaled_linear', 'quadratic', 'scaled_linear', 'cosine', 'sigmoid'),
+      *('constant', 'warmup', 'reciprocal'),
+    )
+  },
+  'alphas': dj.DiscreteSchedule.from_alphas,
+  'continuous_cosine': dj.CosineSchedule,
+  'continuous_sigmoid': dj.SigmoidSchedule,
+  'linear_vp': dj.LinearVPSchedule,
+  'sub_vp': dj.SubVPSchedule,
+  'geometric_ve': dj.GeometricVESchedule,
+  'karras': dj.KarrasSchedule,
+  'flow': dj.RectifiedFlowSchedule,
+  'learned': parts.learned,
+  'shifted': dj.ShiftedSchedule,
+  'zero_terminal_snr': steps.with_zero_terminal_snr,
+}
+
+NOISE_INPUTS = {
+  'step': functools.partial(dj.step_input, scale=1.0),
+  'rescaled_step': rescaled_step_input,
+  'time': dj.time_input,
+  'logsnr': deferred(dj.logsnr_input, 'level'),
+  'log_sigma': deferred(dj.log_sigma_input, 'level'),
+  'edm': deferred(dj.edm_input, 'level'),
+}
+
+PARAMETRIZATIONS = {
+  kind: functools.partial(Parametrization, kind=kind, sigma_data=0.5)
+  for kind in ('eps', 'x0', 'v', 'score', 'flow')
+} | {'edm': functools.partial(Parametrization, kind='edm')}
+
+TIMES = {
+  'steps': dj.step_times,
+  'uniform': deferred(dj.uniform_times, *_DRAW),
+  'antithetic': deferred(dj.antithetic_times, *_DRAW),
+  'log_normal': dj.log_normal_times,
+  'logit_normal': dj.logit_normal_times,
+}
+
+WEIGHTS = {
+  'snr': deferred(dj.snr_weight, 'level'),
+  'truncated_snr': deferred(dj.truncated_snr_weight, 'level'),
+  'min_snr': dj.min_snr_weight,
+  'edm': dj.edm_weight,
+  'flow': deferred(dj.flow_weight, 'level'),
+  'min_flow': dj.min_flow_weight,
+}
+
+PAIRS = {
+  'improved': level_pairs.improved_pairs,
+  'easy': functools.partial(level_pairs.easy_pairs, k=8.0, b=1.0),
+  'grid': level_pairs.grid_pairs,
+}
+
+DISTANCES = {
+  'pseudo_huber': flow_losses.pseudo_huber,
+  'squared': deferred(flow_losses.squared_error, 'a', 'b'),
+}
+
+SAMPLERS = {
+  'ancestral': functools.partial(dj.ancestral, mean_shift=None),
+  **named(dj.ddim, dj.heun, dj.lms, dj.dpm_solver_2, dj.dpm_solver_pp, dj.dpm_solver_pp_2s),
+  **named(dj.dpm_solver_pp_2s_sde, dj.dpm_solver_pp_sde, dj.adaptive_ode, dj.unipc),
+  **named(dj.euler_maruyama, dj.velocity_heun, dj.velocity_sde, dj.reverse_diffusion),
+  **named(dj.annealed_langevin),
+}
+
+# Samplers that add noise; ddim does so if eta > 0.
+STOCHASTIC = (
+  'ancestral',
+  'euler_maruyama',
+  'dpm_solver_pp_sde',
+  'dpm_solver_pp_2s_sde',
+  'velocity_sde',
+  'reverse_diffusion',
+  'annealed_langevin',
+)
+
+GUIDANCES = {
+  'classifier_free': ClassifierFree,
+  'autoguidance': sections.Autoguidance,
+  'adaptive_projected': AdaptiveProjected,
+  'cfg_zero_star': CFGZeroStar,
+  'cfg_plus_plus': CFGPlusPlus,
+}
+
+DENOISERS = {
+  'unet': unet.UNet,
+  'dit': transformer.DiT,
+  'ddpmpp': ddpmpp.DDPMpp,
+  'edm2': edm2.EDM2,
+  'vdm': ScoreNetwork,
+  'mlp': mlp.MLP,
+}
+CLASSIFIERS = {'classifier': unet.NoisyClassifier}
+AUTOENCODERS = {
+  'autoencoder': autoencoder.Autoencoder,
+  'hierarchical': autoencoder.HierarchicalAutoencoder,
+  'perceptron': autoencoder.PerceptronAutoencoder,
+}
+
+DENOISING = named(
+  objectives.denoising,
+  objectives.hybrid,
+  objectives.vlb,
+  vdm.vdm,
+  distillation.progressive_distillation,
+  parts.reflow,
+)
+FLOW_MAPS = named(
+  flow_maps.mean_flow,
+  flow_maps.lagrangian,
+  flow_maps.progressive,
+  flow_maps.shortcut,
+  consistency.consistency_training,
+  consistency.consistency_distillation,
+  consistency.continuous_consistency,
+)
+
+DATA = {
+  **named(small_sets.digits, shapes.shapes, small_sets.synthetic, photos.photos, npz.npz),
+  'diabetes': small_sets.diabetes,
+  'csv': csv_table,
+  **named(small_sets.eight_gaussians, small_sets.moons),
+  **{n: simulated.simulated(f) for n, f in simulators.BENCHMARK.items()},
+  'gaussian_process': simulated.simulated(simulators.gaussian_process),
+  **named(image_folder.folder, tfds_sources.cifar10, tfds_sources.mnist, tfds_sources.tfds),
+  **named(huggingface.huggingface, webdataset.webdataset, array_record.array_record),
+  'binarized': sources.Binarized,
+  'between': between.Between,
+}
+
+# The constructors of each field that is a choice, by its name at the top,
+# or by its section and its name.
+TABLES = {
+  'schedule': SCHEDULES,
+  'network': DENOISERS,
+  'objective': DENOISING,
+  'noise_input': NOISE_INPUTS,
+  'parametrization': PARAMETRIZATIONS,
+  'latent': {'autoencoder': sections.Latent},
+  'conditioning.text': {'bytes': inputs.Text},
+  'conditioning.context': {
+    kind: functools.partial(inputs.ContextEncoder, kind=kind.replace('if_any', 'auto'))
+    for kind in ('auto', 'vector', 'set', 'words', 'channels', 'if_any')
+  },
+  'conditioning.image': named(conditions.inpaint, conditions.superres, conditions.colorize),
+  'conditioning.known': named(conditions.subsets),
+  'schedule.schedule': SCHEDULES,
+  'objective.times': TIMES,
+  'objective.weight': WEIGHTS,
+  'objective.coupling': {
+    'exact': couplings.exact_coupling,
+    'sinkhorn': couplings.sinkhorn_coupling,
+  },
+  'objective.two_times': {'independent': flow_maps.two_times},
+  'two_times.times': TIMES,
+  'two_times.second': TIMES,
+  'objective.guidance': {
+    'fixed': flow_maps.fixed_guidance,
+    'power_law': flow_maps.power_law_guidance,
+  },
+  'objective.pairs': PAIRS,
+  'pairs.times': TIMES,
+  'objective.distance': DISTANCES,
+  'objective.solver': named(dj.ddim, dj.heun),
+  'objective.uncertainty': {'fourier': parts.LogVariance},
+  'sampling.sampler': SAMPLERS,
+  # a learned one would have no parameters
+  'sampling.schedule': {n: c for n, c in SCHEDULES.items() if n != 'learned'},
+  'sampling.guidance': GUIDANCES,
+  'sampling.classifier': {'run': sections.ClassifierGuidance},
+  'sampling.churn': {'edm': Churn},
+  'sampling.ancestral_noise': {'ddim': AncestralNoise},
+  'sampling.corrector': {'langevin': Langevin},
+  'data': DATA,
+  **dict.fromkeys(
+    ('data.source', 'data.target'),
+    {n: c for n, c in DATA.items() if n not in ('binarized', 'between')},
+  ),
+  'optimizer': optimizer.OPTIMIZERS,
+  'edit': {
+    'inpaint': pictures.Inpaint,
+    'sdedit': pictures.Sdedit,
+    'interpolate': pictures.Interpolate,
+    'superres': pictures.Superres,
+    'colorize': pictures.Colorize,
+    'restore': restoration.Restore,
+    'steer': posteriors.Steer,
+  },
+  'edit.method': named(methods.repaint, methods.replace, methods.reconstruction, methods.palette),
+  'edit.operator': {
+    'mask': restoration.mask,
+    'matrix': restoration.matrix,
+    'blur': operators.gaussian_blur,
+    'motion': operators.motion_blur,
+    'downsample': deferred(operators.pooled, 'x0'),
+    'gray': deferred(operators.luminance, 'x0'),
+    'hdr': operators.high_dynamic_range,
+    'phase': operators.fourier_magnitude,
+  },
+  'edit.posterior': {
+    **named(posteriors.moment, posteriors.pseudoinverse, posteriors.steered, posteriors.decoupled),
+    **named(posteriors.gibbs, posteriors.proximal, posteriors.dps, posteriors.red_diff),
+  },
+  'edit.reward': named(posteriors.brightness),
+}
+
+# What configs of bridges have instead.
+BRIDGES = {
+  'objective': named(bridges.bridge),
+  'objective.coupling': {
+    'exact': couplings.exact_coupling,
+    'schrodinger': bridges.schrodinger_coupling,
+  },
+  'schedule': {'flow': dj.RectifiedFlowSchedule},
+  'noise_input': {'time': dj.time_input},
+}
+
+# What configs of discrete states have instead.
+STATES = {
+  'objective': named(discrete_states.masked, discrete_states.d3pm),
+  'schedule': {
+    'polynomial_masking': dj.PolynomialMasking,
+    'cosine_masking': dj.CosineMasking,
+    'alpha_bar': dj.AlphaBarSchedule,
+  },
+  'schedule.schedule': SCHEDULES,
+  'transitions': {
+    'absorbing': dj.masking_process,
+    'uniform': dj.uniform_process,
+    'gaussian': gaussian_steps,
+  },
+  'sampling.sampler': {
+    'ancestral': dj.ancestral_states,
+    'first_hitting': dj.first_hitting,
+    'confidence': dj.confidence_ordered,
+  },
+  'sampling.guidance': {'classifier_free': sections.StateGuidance},
+  'edit': {'inpaint': pictures.Inpaint},
+  'edit.method': named(methods.replace),
+  'data': {**DATA, 'text': text_files},
+}

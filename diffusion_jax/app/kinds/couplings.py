@@ -1,0 +1,54 @@
+"""What objective.coupling excludes: all that takes noise to be independent of x_0."""
+
+from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds.choices import STOCHASTIC
+from diffusion_jax.app.kinds.rules import EDIT, EVALUATE, Row
+
+
+def _has_coupling(c):
+  return c.at('objective.coupling') is not None
+
+
+def _condition_without_cost(c, facts):
+  names = 'text', 'image', 'known'
+  return _has_coupling(c) and next((x for x in names if c.at(f'conditioning.{x}')), '')
+
+
+def _noisy_step(c, facts):
+  sampler = c.sampling.get('sampler')
+  if not _has_coupling(c):
+    return ''
+  if sampler is not None and (sampler.name in STOCHASTIC or sampler.get('eta')):
+    return f'sampler={sampler.name}'
+  names = 'stochastic', 'churn', 'ancestral_noise', 'corrector', 'classifier'
+  return next((name for name in names if c.sampling.get(name)), '')
+
+
+_REASON = (
+  ' takes noise to be independent of x_0, and objective.coupling={c.objective.coupling.name} '
+  'pairs them: '
+)
+
+COUPLINGS = (
+  Row(
+    _condition_without_cost,
+    'config.conditioning.{it}: objective.coupling={c.objective.coupling.name} has a cost for '
+    'labels and contexts only: set one of the two to None',
+  ),
+  Row(
+    _noisy_step,
+    'config.sampling.{it}' + _REASON + 'take steps of the ODE, such as sampling.sampler=ddim with '
+    'eta=0',
+    kinds=(schemas.DIFFUSION, schemas.LATENT_DIFFUSION, schemas.FLOW_MAP),
+  ),
+  Row(
+    lambda c, facts: _has_coupling(c) and 'elbo' in c.evaluation.metrics,
+    'config.evaluation.metrics=elbo' + _REASON + 'take ode',
+    EVALUATE,
+  ),
+  Row(
+    lambda c, facts: _has_coupling(c) and c.edit.name != 'interpolate',
+    'config.edit={c.edit.name}' + _REASON + 'take interpolate, which follows the ODE',
+    EDIT,
+  ),
+)

@@ -1,0 +1,284 @@
+"""Diffusion models of images: networks that denoise."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+import diffusion_jax as dj
+from diffusion_jax.aliases import Params
+from diffusion_jax.app.config.tree import Node, from_config
+from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds.choices import STOCHASTIC
+from diffusion_jax.app.kinds.model import IDENTITY, Guides, Latents, Model
+from diffusion_jax.app.kinds.network import ConfiguredNetwork, refusals_of
+from diffusion_jax.app.kinds.plan import Plan, Wrap
+from diffusion_jax.app.kinds.schemas import ObjectiveFacts
+from diffusion_jax.app.kinds.sections import DenoiserSampling, MapSampling, StateSampling
+from diffusion_jax.app.run import other_runs
+from diffusion_jax.app.run.other_runs import Teacher
+from diffusion_jax.core.keys import stream
+from diffusion_jax.core.step_schedules import num_steps_of
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.errors import UserError
+from diffusion_jax.training.objectives import Objective
+
+
+def make(config: Node, workdir: Path, facts: Facts) -> Model:
+  """Makes a diffusion model of images."""
+  noisy = ConfiguredNetwork.of(schemas.DIFFUSION, config, facts)
+  plan = functools.partial(plan_of, noisy, config.sampling.make())
+  return of_network(noisy, workdir, plan)
+
+
+def of_network(
+  noisy: ConfiguredNetwork,
+  workdir: Path,
+  plan: Callable[..., Plan] | None = None,
+  latents: Latents = IDENTITY,
+) -> Model:
+  """Makes a model of a network of noisy images, whose images a plan draws."""
+  teacher, frozen = other_runs.teacher_of(noisy, workdir)
+
+  def draw(params, guides, keys, cond):
+    assert plan is not None
+    x, *rest = plan(params, guides).film(keys, cond)
+    return latents.decoded(params, x), *rest
+
+  return Model(
+    schema=noisy.schema,
+    config=noisy.config,
+    workdir=workdir,
+    facts=noisy.facts,
+    state_shape=noisy.state_shape,
+    network=lambda: noisy.network,
+    init=noisy.init,
+    objective=functools.partial(objective_of, noisy, teacher),
+    refusals=refusals_of(noisy),
+    measured=noisy,
+    root=lambda: stream(noisy.config.sampling.seed, 'sampling'),
+    draw=plan and draw,
+    conditioning=noisy.conditioning,
+    noisy=noisy,
+    plan=plan,
+    teacher=frozen,
+    latents=latents,
+  )
+
+
+# -- training -----------------------------------------------------------------
+
+
+def objective_of(
+  noisy: ConfiguredNetwork, teacher: Callable[[], Teacher | None], test: bool = False
+) -> Objective:
+  """Makes the objective; `test`: without dropout and augmentation.
+
+  teacher: see `other_runs.teacher_of`.
+  """
+  section = noisy.config.schedule
+  facts = ObjectiveFacts(
+    network=noisy.trained(test),
+    schedule=None if noisy.learns_schedule else noisy.schedule(),
+    make_schedule=noisy.schedule,
+    schedule_steps=noisy.schedule_steps,
+    total_steps=noisy.config.training.num_steps,
+    num_levels=noisy.facts.x.levels,
+    sigma_data=noisy.process.parametrization.sigma_data,
+    sigma_min=section.get('sigma_min'),
+    sigma_max=section.get('sigma_max'),
+    rho=section.get('rho'),
+    teacher=teacher(),
+  )
+  return constrained(noisy, noisy.config.objective.make(facts))
+
+
+def constrained(noisy: ConfiguredNetwork, objective: Objective) -> Objective:
+  """Returns the objective with the constraints of the network's parameters."""
+  parts = {'network': noisy.network, 'uncertainty': noisy.uncertainty}
+  constraints = {n: x.constrain for n, x in parts.items() if hasattr(x, 'constrain')}
+  if not constraints:
+    return objective
+
+  def constrain(params):
+    params = objective.constrain(params)
+    return params | {n: f(params[n]) for n, f in constraints.items()}
+
+  return dataclasses.replace(objective, constrain=constrain)
+
+
+# -- sampling -----------------------------------------------------------------
+
+
+def denoiser_of(
+  noisy: ConfiguredNetwork,
+  c: DenoiserSampling,
+  params: Params,
+  cond: dict,
+  guides: Guides,
+  after_guidance: Wrap | None = None,
+  clip: bool = True,
+  scale: jax.Array | float | None = None,
+) -> Callable[..., Any]:
+  """Returns the denoiser, guided and clipped, at the levels of the training.
+
+  For guidance with a sampler of pairs it returns the pair, each clipped.
+
+  guides: the runs that guide it, besides its own condition; see `Plan` for the
+  others. Without `clip` no classifier guides it.
+  """
+  denoise, guidance = noisy.denoiser(params, cond), c.guidance
+  if guidance is not None and scale is not None:
+    guidance = dataclasses.replace(guidance, scale=scale)
+  if guidance is not None and is_guided(guidance.scale):
+    pair = _pair(noisy, params, cond, guides, denoise)
+    if sampler_of_pairs(c) is not None:
+      return _bounded_pair(pair, bound_of(c, noisy.clips and clip))
+    denoise = guidance.guide(pair)
+  functions = [after_guidance]
+  if clip:
+    functions.append(bound_of(c, noisy.clips))
+    by_classifier = other_runs.by_classifier(noisy, c, guides, cond)
+    after_clip = c.classifier is not None and c.classifier.after_clip
+    functions.insert(2 if after_clip else 0, by_classifier)
+  for function in filter(None, functions):
+    denoise = function(denoise)
+  return denoise
+
+
+def is_guided(scale: jax.Array | float) -> bool:
+  """Returns whether a scale of guidance may be other than 1."""
+  return isinstance(scale, Tracer) or bool(scale != 1.0)
+
+
+def sampler_of_pairs(c: DenoiserSampling) -> dj.Sampler | None:
+  """Returns the sampler of guidance that calls pairs; None for a denoiser's."""
+  if c.guidance is None or not is_guided(c.guidance.scale):
+    return None
+  return getattr(c.guidance, 'sampler_of_pairs', None)
+
+
+def _bounded_pair(pair, bound):
+  # Both are means of x_0, which are within its bounds.
+  if bound is None:
+    return pair
+
+  def one(i):
+    return bound(lambda xt, level: pair(xt, level)[i])
+
+  return dj.paired(one(0), one(1))
+
+
+def _pair(noisy, params, cond, guides, denoise):
+  if 'guidance' not in guides:
+    network = noisy.given(), params['network'], noisy.inputs.among(cond)
+    return dj.make_paired_denoiser(*network)
+  guide = guides['guidance']
+  worse = guide.noisy.denoiser(guide.params, cond)
+  worse = other_runs.at_levels_of(guide, noisy, worse)
+  return dj.paired(denoise, worse, noisy.process.parametrization)
+
+
+def bound_of(c: DenoiserSampling, clips: bool) -> Wrap | None:
+  """Returns denoiser -> denoiser with bounded x_0, or None without bounds."""
+  if not c.dynamic_threshold:
+    return dj.clip_denoised if clips else None
+
+  def thresholded(denoise):
+    with from_config('sampling.dynamic_threshold'):
+      return dj.dynamic_threshold(denoise, c.dynamic_threshold, c.dynamic_threshold_max)
+
+  return thresholded
+
+
+def plan_of(
+  noisy: ConfiguredNetwork,
+  c: DenoiserSampling,
+  params: Params | None = None,
+  guides: Guides | None = None,
+) -> Plan:
+  """Returns the plan of config.sampling; guides: {} or None without runs.
+
+  params: needed by its step functions, and by a learned schedule.
+  """
+  trained = noisy.schedule(params)
+  visited = c.schedule or trained
+  levels = levels_of(c, visited)
+  sampler = sampler_of_pairs(c)
+  takes_pairs = sampler is not None
+  if sampler is None:
+    sampler = c.sampler.make({'schedule': visited})
+    sampler = corrected(c, sampler, visited, len(levels.t) - 1)
+
+  def denoiser(cond, **options):
+    own = c, params or {}, cond, guides or {}
+    denoise = denoiser_of(noisy, *own, **options)
+    if c.schedule is None:
+      return denoise
+    return dj.at_training_levels(denoise, trained)
+
+  def of_estimate(cond, **options):
+    # The estimate is always clipped in training.
+    clipped = functools.partial(jnp.clip, min=-1.0, max=1.0)
+    return lambda x0: denoiser(cond | {'x0': clipped(x0)}, **options)
+
+  prior = noisy.prior_sample
+  if not noisy.conditioning.self_conditioning:
+    return Plan(visited, levels, sampler, denoiser, prior, denoises=not takes_pairs)
+  sampler = dj.self_conditioned(sampler)
+  return Plan(visited, levels, sampler, of_estimate, prior)
+
+
+_NUMBERS = jax.Array, np.ndarray, float
+_level_grid = jax.jit(dj.level_grid, static_argnames=('num_steps', 'spacing', 'end_clean'))
+
+
+def levels_of(
+  c: DenoiserSampling | MapSampling | StateSampling, schedule: dj.Schedule, end_clean: bool = True
+) -> dj.NoiseLevel:
+  """Returns the levels to visit, [N + 1], the noisiest first."""
+  with from_config('sampling'):
+    if not c.respacing:
+      # A schedule of arrays goes through one program, not 35; others, such as
+      # a user's function, cannot be arguments of a program.
+      arrays = all(isinstance(x, _NUMBERS) for x in jax.tree.leaves(schedule))
+      grid = _level_grid if arrays else dj.level_grid
+      return grid(schedule, c.num_steps, c.spacing, end_clean=end_clean)
+    total = num_steps_of(schedule)
+    if total is None:
+      raise ValueError('respacing needs a schedule of steps')
+    return dj.step_levels(schedule, dj.respaced_steps(total, c.respacing))
+
+
+def corrected(
+  c: DenoiserSampling, sampler: dj.Sampler, schedule: dj.Schedule, num_steps: int
+) -> dj.Sampler:
+  """Returns the sampler with ancestral noise, churn and corrector."""
+  if c.churn is c.ancestral_noise is c.corrector is None:
+    return sampler
+  if jax.tree.leaves(sampler.init(jnp.zeros((1, 1)))):
+    raise UserError(
+      f'config.sampling.sampler={c.sampler.name} uses earlier steps, which '
+      'churn, ancestral_noise and corrector change: set them to None or take '
+      'another sampler'
+    )
+  with from_config('sampling'):
+    if c.ancestral_noise is not None:
+      if c.sampler.name in STOCHASTIC or c.sampler.get('eta'):
+        raise ValueError(
+          f'ancestral_noise adds noise to steps of the ODE, and sampler='
+          f'{c.sampler.name} draws noise already: take a solver of the ODE, as '
+          'ddim with eta=0, or no ancestral_noise'
+        )
+      sampler = c.ancestral_noise.around(sampler, schedule)
+    if c.churn is not None:
+      sampler = c.churn.around(sampler, schedule, num_steps)
+    if c.corrector is not None:
+      sampler = c.corrector.around(sampler)
+  return sampler

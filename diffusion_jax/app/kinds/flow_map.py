@@ -1,0 +1,68 @@
+"""Flow maps: models whose network takes a step of any length in one call."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+import diffusion_jax as dj
+from diffusion_jax.aliases import Params
+from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.kinds import diffusion, schemas
+from diffusion_jax.app.kinds.model import Guides, Model
+from diffusion_jax.app.kinds.network import ConfiguredNetwork
+from diffusion_jax.app.kinds.plan import Plan
+from diffusion_jax.app.kinds.sections import MapSampling
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.sampling.map_sampler import flow_map_sampler
+
+
+def make(config: Node, workdir: Path, facts: Facts) -> Model:
+  """Makes a flow map."""
+  noisy = ConfiguredNetwork.of(schemas.FLOW_MAP, config, facts)
+  plan = functools.partial(plan_of, noisy, config.sampling.make())
+  return diffusion.of_network(noisy, workdir, plan)
+
+
+def flow_map(noisy: ConfiguredNetwork, scale: ArrayLike, params: Params, cond: dict) -> dj.FlowMap:
+  """Returns the `FlowMap` of the network; scale: of the guidance."""
+  sigma_min = noisy.config.schedule.get('sigma_min')
+  own = {} if sigma_min is None else {'sigma_min': sigma_min}
+  cond, kind = noisy.inputs.among(cond), noisy.needs.map_kind
+  assert kind is not None  # the objectives of `schemas.FLOW_MAP` declare it
+  sigma_data = noisy.config.objective.get('sigma_data', 0.5)
+  network = dataclasses.replace(noisy.given(), sigma_data=sigma_data)
+
+  def function(xt, level_t, level_s):
+    given = cond
+    if noisy.inputs.guidance_scale:
+      given = cond | {'guidance_scale': jnp.full(len(xt), scale)}
+    parts = network, params['network'], given
+    return dj.make_flow_map(*parts, kind=kind, **own)(xt, level_t, level_s)
+
+  return function
+
+
+def plan_of(
+  noisy: ConfiguredNetwork,
+  c: MapSampling,
+  params: Params | None = None,
+  guides: Guides | None = None,
+) -> Plan:
+  """Returns the plan of config.sampling, whose step functions are flow maps.
+
+  The levels end at t = 0, even if it has some noise: the network has not
+  learned a step from there to clean data.
+  """
+  schedule = noisy.schedule(params)
+  return Plan(
+    schedule,
+    diffusion.levels_of(c, schedule, end_clean=False),
+    flow_map_sampler(schedule(0.0) if c.stochastic else None),
+    lambda cond, scale=None, **_: flow_map(
+      noisy, c.guidance_scale if scale is None else scale, params or {}, cond
+    ),
+    noisy.prior_sample,
+  )

@@ -1,0 +1,283 @@
+"""Diffusion models of the latents of an autoencoder (Rombach et al. 2022).
+
+The model diffuses z = scale * (a draw of q(z | x)), where scale is latent.scale
+or 1 / std of such draws over the training images. A run keeps a copy of its
+autoencoder: `autoencoder/` is a run folder with the config and the averaged
+weights. `latent.json`, which is written last, holds the scale, its origin and a
+checksum of the weights.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from diffusion_jax.aliases import Params
+from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config.tree import Node, from_config
+from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.inputs.stored_latents import check_record
+from diffusion_jax.app.kinds import diffusion, schemas
+from diffusion_jax.app.kinds.model import Frozen, Latents, Model
+from diffusion_jax.app.kinds.network import ConfiguredNetwork
+from diffusion_jax.app.kinds.sections import DenoiserSampling
+from diffusion_jax.app.kinds.vae import Autoencoder
+from diffusion_jax.app.run.other_runs import check_unchanged, open_weights
+from diffusion_jax.core.keys import abstract_key, stream
+from diffusion_jax.core.normal import Normal
+from diffusion_jax.core.vae import reparameterize
+from diffusion_jax.data.sources import Facts, Source, some_of
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import buckets, processes
+from diffusion_jax.runtime.files import make_folder, read_json, write_json
+from diffusion_jax.runtime.per_example import per_example
+from diffusion_jax.runtime.sharding import replicate
+from diffusion_jax.weights import checkpoints, checksums
+from diffusion_jax.weights.load import Stored
+
+MOST_IMAGES = 10_000  # for the computation of the scale
+_BATCH = 500
+
+
+def make(config: Node, workdir: Path, facts: Facts) -> Model:
+  """Makes a diffusion model of latents."""
+  sampling: DenoiserSampling = config.sampling.make()
+  stored = StoredAutoencoder(config, workdir, facts)
+  own = {'state_shape': stored.shape, 'stored': stored}
+  noisy = LatentNetwork.of(schemas.LATENT_DIFFUSION, config, facts, **own)
+  plan = functools.partial(diffusion.plan_of, noisy, sampling)
+  latents = latents_of(stored)
+  if config.latent.path:
+    latents = latents._replace(draw=stored.draw)
+  model = diffusion.of_network(noisy, workdir, plan, latents)
+  return dataclasses.replace(
+    model,
+    autoencoder=Frozen(stored.prepare, stored.shapes, stored.load),
+    keeps=('autoencoder', 'latent.json'),
+  )
+
+
+def latents_of(stored: 'StoredAutoencoder') -> Latents:
+  """Returns the functions of an autoencoder; its run is opened by their use."""
+  return Latents(
+    stored.encode,
+    stored.decode,
+    functools.partial(shrink_mask, shape=stored.shape),
+    lambda run: [read_record(run)[name] for name in ('checksum', 'scale')],
+  )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredAutoencoder:
+  """The autoencoder of a run, with its latents' scale, in the run folder."""
+
+  config: Node
+  workdir: Path
+  facts: Facts
+
+  @functools.cached_property
+  def autoencoder(self) -> Autoencoder:
+    """The autoencoder: the copy in the run, or latent.run before the start."""
+    if self._record.exists():
+      return self._open(self._copy)
+    return self._open(self.config.latent.run, 'latent.run')
+
+  @functools.cached_property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of the latents."""
+    return self.config.latent.shape or self.autoencoder.latent_shape()
+
+  def _open(self, run: str | Path, named: str = '') -> Autoencoder:
+    config = store.open_run(run, named)
+    facts = datasets.facts_of(config)
+    is_vae = schemas.kind_of(config) is schemas.VAE
+    model = Autoencoder(config, facts)
+    if not is_vae or len(model.latent_shape()) != 3:
+      raise UserError(
+        f'config.latent.run: the run in {run} has no latents with a height and '
+        'a width: give an autoencoder with objective=vae and '
+        'network.latent_dim=0'
+      )
+    if facts.x.shape != self.facts.x.shape:
+      raise UserError(
+        f'config.latent.run: the images in {run} are {facts.x.shape}, and here {self.facts.x.shape}'
+      )
+    return model
+
+  @property
+  def _record(self) -> Path:
+    return self.workdir / 'latent.json'
+
+  @property
+  def _copy(self) -> Path:
+    return self.workdir / 'autoencoder'
+
+  @functools.cached_property
+  def checked(self) -> Autoencoder:
+    """The autoencoder, whose latents have the shape of the config."""
+    shape = self.autoencoder.latent_shape()
+    if shape != self.shape:
+      raise UserError(
+        f'config.latent.shape={self.shape}: the latents of '
+        f'{self.config.latent.run} have the shape {shape}'
+      )
+    return self.autoencoder
+
+  def encode(self, autoencoder: Params, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    """Returns a draw of z for each of the keys, or the mean of q(z | x)."""
+    q = self.checked.encode(autoencoder['network'], 1, x)
+    z = q.mean if keys is None else reparameterize(keys, q)
+    return autoencoder['scale'] * z
+
+  def moments(self, network: Params, x: jax.Array) -> jax.Array:
+    """Returns mean and std of q(z | x), unscaled, [B, h, w, 2c]."""
+    q = self.checked.encode(network, 1, x)
+    return jnp.concatenate(jnp.broadcast_arrays(q.mean, jnp.sqrt(q.variance)), axis=-1)
+
+  def draw(self, autoencoder: Params, moments: jax.Array, keys: jax.Array) -> jax.Array:
+    """Returns a draw of z for each of the keys; see `stored_latents`."""
+    _, *shape = moments[:, :, 0].shape
+    if shape != [*self.shape[:2], 2 * self.shape[2]]:
+      raise UserError(
+        f'config.latent.path: {self.config.latent.path} has means and deviations {shape} of '
+        f'latents {[*self.shape]}: write it again, by --mode=encode'
+      )
+    mean, std = jnp.split(moments[:, :, 0], 2, axis=-1)
+    return autoencoder['scale'] * reparameterize(keys, Normal(mean, std**2))
+
+  def decode(self, autoencoder: Params, z: jax.Array) -> jax.Array:
+    """Returns the images of latents, in [-1, 1]."""
+    model, z = self.checked, z / autoencoder['scale']
+    return model.image(model.decode(autoencoder['network'], 1, z))
+
+  def prepare(self, source: Source | None, mesh: Mesh | None) -> Params:
+    """Returns {'autoencoder': parameters}.
+
+    The first start copies the autoencoder and computes the scale from `source`;
+    later starts read the copy.
+    """
+    if path := self.config.latent.path:
+      check_record(path, {'autoencoder': checksums.of_arrays(self.weights().params)})
+    if not processes.broadcast([self._record.exists()])[0]:
+      self._store(source, mesh)
+      buckets.share(self._record, 'the autoencoder')
+    return self.load()
+
+  def _store(self, source, mesh):
+    run, model = self.config.latent.run, self.autoencoder
+    params, stored, step = open_weights('latent.run', run, model.init)
+    scale, count = self.config.latent.scale or model.decoding.scale, 0
+    if not scale:
+      with from_config('data'):
+        scale, count = inverse_std(self._draws(params, source, mesh))
+    if not np.isfinite(scale):
+      raise UserError(
+        f'config.latent.run: all latents of {run} are equal, or nan: train the autoencoder further'
+      )
+    copy = make_folder(self.workdir, self._copy.name)
+    checkpoints.save_params(copy, step, params, stored)
+    if not processes.is_first():
+      return
+    write_json(copy / 'config.json', {**(folder.read_config(run) or {})})
+    write_json(
+      self._record,
+      {
+        'scale': scale,
+        'images': count,
+        'run': str(run),
+        'step': step,
+        'checksum': checksums.of_arrays(params),
+      },
+    )
+    measured = f'of {count:,} images' if count else 'given'
+    print(f'latents of {run}, step {step}: scale {scale:.4f}, {measured}')
+
+  def _draws(self, params, source, mesh) -> Iterator[np.ndarray]:
+    # Yields unscaled draws of the latents of random images, [n, h, w, c].
+    unscaled = {'network': params['network'], 'scale': jnp.ones(())}
+    autoencoder = replicate(mesh, unscaled)
+
+    def draw(autoencoder, keys, x):
+      return latents_of(self).encode(autoencoder, x, keys)
+
+    key = stream(0, 'latent_scale')
+    compute = per_example(draw, mesh, key, _BATCH, what='the latents')
+    chosen = some_of(source, MOST_IMAGES)
+    for index in (chosen[i : i + _BATCH] for i in range(0, len(chosen), _BATCH)):
+      x0 = self.facts.x.encode(source.read(index)['x'])
+      yield compute(autoencoder, index, x0)
+
+  def shapes(self) -> Params:
+    """Returns the shapes of what `prepare` returns."""
+    scale = jax.ShapeDtypeStruct((), jnp.float32)
+    shapes = jax.eval_shape(self.autoencoder.init, abstract_key())
+    return {'autoencoder': {'network': shapes['network'], 'scale': scale}}
+
+  def load(self) -> Params:
+    """Returns {'autoencoder': parameters} as the run keeps them."""
+    scale = jnp.asarray(read_record(self.workdir)['scale'], jnp.float32)
+    return {'autoencoder': {'network': self.weights().params['network'], 'scale': scale}}
+
+  def weights(self) -> Stored:
+    """Opens the weights: the copy in the run, or latent.run before the start."""
+    if not self._record.exists():
+      return open_weights('latent.run', self.config.latent.run, self.autoencoder.init)
+    record = read_record(self.workdir)
+    weights = open_weights('latent', self._copy, self.autoencoder.init, record['step'])
+    sums = record['checksum'], checksums.of_arrays(weights.params)
+    check_unchanged('latent.run', self._copy, self._record, *sums)
+    return weights
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LatentNetwork(ConfiguredNetwork):
+  """A network of latents, which `likelihoods.LatentDiffusion` measures."""
+
+  stored: StoredAutoencoder
+
+  @property
+  def autoencoder(self) -> Autoencoder:
+    """The autoencoder of the latents."""
+    return self.stored.checked
+
+
+def read_record(workdir: str | Path) -> dict:
+  """Reads the latent.json of a run; raises UserError if it cannot be read."""
+  path = buckets.folder(workdir) / 'latent.json'
+  kinds = {'scale': float, 'step': int, 'checksum': int}
+  try:
+    record = read_json(path)
+    return {name: kind(record[name]) for name, kind in kinds.items()}
+  except (KeyError, OSError, OverflowError, TypeError, ValueError) as error:
+    raise UserError(f'{path} cannot be read: {error}') from error
+
+
+def inverse_std(parts: Iterable[np.ndarray]) -> tuple[float, int]:
+  """Returns (1 / std of all numbers in all parts, count of rows), in float64.
+
+  Rombach et al. 2022, appendix on rescaling. A std of 0 gives inf, nan gives
+  nan.
+  """
+  rows, count, mean, square = 0, 0, 0.0, 0.0
+  with np.errstate(divide='ignore', invalid='ignore'):
+    for part in parts:
+      part = np.asarray(part, np.float64)
+      rows, before, count = rows + len(part), count, count + part.size
+      apart = part.mean() - mean  # Chan et al. 1983: no difference of squares
+      square += np.square(part - part.mean()).sum() + apart**2 * before * part.size / count
+      mean += apart * part.size / count
+    return float(1.0 / np.sqrt(square / count)), rows
+
+
+def shrink_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  """Returns a mask [h, w, 1], True for latents whose pixels are all True."""
+  h, w = shape[:2]
+  blocks = mask.reshape(h, len(mask) // h, w, mask.shape[1] // w, 1)
+  small = np.asarray(blocks.all(axis=(1, 3)))
+  print(f'in latents {small.mean():.0%} are known')
+  return small

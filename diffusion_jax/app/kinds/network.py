@@ -1,0 +1,397 @@
+"""Networks that see a noisy image and its level, with their process."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+import diffusion_jax as dj
+from diffusion_jax.aliases import Params
+from diffusion_jax.app.config.tree import Node, Schema, from_config
+from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds.parts import LogVariance
+from diffusion_jax.app.kinds.rules import Row
+from diffusion_jax.app.kinds.sections import Conditioning
+from diffusion_jax.core.arguments import kind_of
+from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
+from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.core.parametrization import Parametrization
+from diffusion_jax.core.step_schedules import num_steps_of
+from diffusion_jax.data.sources import Facts, Source
+from diffusion_jax.errors import UserError
+from diffusion_jax.networks import functional
+from diffusion_jax.networks.inputs import Inputs
+from diffusion_jax.training import augmentation, conditions
+from diffusion_jax.training.objectives import Needs
+
+# The fields that ask for inputs of the network.
+_ASKED = {
+  'label': 'conditioning.labels',
+  'text': 'conditioning.text',
+  'image': 'conditioning.image',
+  'known': 'conditioning.known',
+  'context': 'conditioning.context',
+  'x0': 'conditioning.self_conditioning',
+  'augment': 'conditioning.augment',
+  'elapsed': 'objective',
+  'guidance_scale': 'objective.guidance',
+}
+
+
+class Process(NamedTuple):
+  """How data are noised, and how a network sees that.
+
+  schedule: without its parameters if it is learned; noise_input: the input of
+  the network for a level, NoiseLevel -> [B]; steps: 1000 in continuous time.
+  """
+
+  schedule: dj.Schedule
+  parametrization: Parametrization
+  noise_input: NoiseInput
+  steps: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ConfiguredNetwork:
+  """A network of noisy images with its process, as a config describes them.
+
+  Its parts are made when they are first used; only then are mistakes in their
+  sections found.
+
+  state_shape: the shape of what is diffused; outputs: how many of it the
+  network returns, None: 1, and 2 with a learned variance.
+  """
+
+  schema: Schema
+  config: Node
+  facts: Facts
+  conditioning: Conditioning
+  state_shape: tuple[int, ...]
+  outputs: int | None = dataclasses.field(default=None, kw_only=True)
+
+  @classmethod
+  def of(cls, schema: Schema, config: Node, facts: Facts, **more: Any) -> Self:
+    """Makes the network of a config, in pixels unless `more` has a shape."""
+    conditioning = Conditioning()
+    if 'conditioning' in schema.parts:
+      conditioning = config.conditioning.make()
+    shape = {'state_shape': facts.x.shape}
+    return cls(schema, config, facts, conditioning, **shape | more)
+
+  @property
+  def out_channels(self) -> int:
+    """The state's channels, once for each output."""
+    return (self.outputs or 1 + self.needs.learned_variance) * self.state_shape[-1]
+
+  def apply_fn(self, network: nn.Module) -> NetworkFn:
+    """Returns the function that is trained, of a Flax module."""
+    return functional.network_fn(network)
+
+  @functools.cached_property
+  def process(self) -> Process:
+    """How the data are noised, and how the network sees that."""
+    schedule = self.config.schedule.make()
+    steps = num_steps_of(schedule) or 1000
+    parametrization = Parametrization('flow')
+    if 'parametrization' in self.config:
+      parametrization = self.config.parametrization.make()
+    noise_input = self.config.noise_input.make({'schedule_steps': steps})
+    return Process(schedule, parametrization, noise_input, steps)
+
+  @property
+  def schedule_steps(self) -> int:
+    """The number of steps of the schedule; 1000 in continuous time."""
+    return self.process.steps
+
+  def schedule(self, params: Params | None = None) -> dj.Schedule:
+    """Returns the schedule, t -> NoiseLevel.
+
+    params: parameters of the run; a learned schedule needs them, and raises
+    UserError without them.
+    """
+    schedule = self.process.schedule
+    if not self.learns_schedule:
+      return schedule
+    if params is None:
+      raise UserError(
+        'config.schedule=learned has values in a trained run only: '
+        'objective=vdm trains it, schedule.gamma=fixed needs no run'
+      )
+    return _with_params(schedule, params['schedule'])
+
+  @functools.cached_property
+  def gamma(self) -> nn.Module | None:
+    """The Flax module of a schedule that is trained, or None."""
+    schedule = self.process.schedule
+    while isinstance(schedule, dj.ShiftedSchedule):
+      schedule = schedule.schedule
+    module = getattr(getattr(schedule, 'gamma_fn', None), 'module', None)
+    return module if getattr(module, 'learned', False) else None
+
+  @property
+  def learns_schedule(self) -> bool:
+    """Whether the parameters have a branch 'schedule'."""
+    return self.gamma is not None
+
+  @functools.cached_property
+  def needs(self) -> Needs:
+    """What the objective, with its guidance, needs of the network."""
+    objective = self.config.objective
+    needs = getattr(objective.constructor, 'needs', Needs())
+    if (guidance := objective.get('guidance')) is None:
+      return needs
+    scale = getattr(guidance.constructor, 'needs', Needs()).guidance_scale
+    return needs._replace(guidance_scale=scale)
+
+  @functools.cached_property
+  def inputs(self) -> Inputs:
+    """What the network takes besides x and its level."""
+    c = self.conditioning
+    if c.labels and not self.facts.num_classes:
+      name = datasets.label_field(self.config.data)
+      raise UserError(
+        'config.conditioning.labels needs data of classes, and these have no '
+        f'labels: set {datasets.LABELS[name]} or conditioning.labels=False'
+      )
+    return _inputs_of(c, self.facts, self.needs)
+
+  @functools.cached_property
+  def network(self) -> nn.Module:
+    """The Flax module, with the inputs that config and objective need."""
+    return _build(self)
+
+  def given(self, network: nn.Module | None = None) -> dj.Network:
+    """Returns the network, with what it predicts and its noise input."""
+    process = self.process
+    return dj.Network(
+      self.apply_fn(network or self.network),
+      process.noise_input,
+      parametrization=process.parametrization.kind,
+      sigma_data=process.parametrization.sigma_data,
+      learned_variance=self.needs.learned_variance,
+      time_scale=self.config.noise_input.get('scale', 1.0),
+    )
+
+  def trained(self, test: bool = False) -> dj.Network:
+    """Returns the network with its conditions and augmentation in training."""
+    c, network = self.conditioning, self.network
+    if test and hasattr(network, 'dropout'):
+      network = functional.clone(network, dropout=0.0)
+    augment = None
+    if c.augment and not test:
+      augment = functools.partial(augmentation.augment, probability=c.augment)
+    dropout = 0.0 if test else c.dropout or 0.0
+    has_text, has_context = c.text is not None, c.context is not None
+    condition = conditions.make_condition(
+      bool(c.labels), dropout, c.image, has_text, has_context, c.known
+    )
+    return dataclasses.replace(
+      self.given(network),
+      condition=condition,
+      augment=augment,
+      self_conditioning=c.self_conditioning,
+      known=c.known is not None,
+      estimate_probability=1.0 if test else 0.5,
+    )
+
+  def denoiser(self, params: Params, cond: dict) -> dj.Denoiser:
+    """Returns the network's denoiser, without guidance and clipping."""
+    return self.given().denoiser(params['network'], self.inputs.among(cond))
+
+  @property
+  def clips(self) -> bool:
+    """Whether sampling clips x_0; by default of levels, but not of latents."""
+    by_default = self.facts.x.levels and self.config.get('latent') is None
+    clip = self.config.sampling.get('clip', False)
+    return bool(by_default) if clip is None else clip
+
+  @property
+  def reverse_variance(self) -> str:
+    """The variance of the reverse process, from the sampler's section."""
+    sampler = self.config.sampling.get('sampler') or {}
+    return sampler.get('variance', 'fixed_small')
+
+  def logits(self, params: Params) -> Callable[..., jax.Array]:
+    """Returns (x_t, level) -> logits [B, num_classes] of a classifier."""
+    network = self.given()
+    return lambda xt, level: network.output(params['network'], xt, level, {})
+
+  def source(self, split: str = 'train') -> Source:
+    """Returns the images of a split."""
+    return datasets.source_of(self.config, split)
+
+  def init(self, key: jax.Array) -> Params:
+    """Returns the first parameters, {'network': ..., ...}; can be traced."""
+    key, gamma_key = jax.random.split(key)
+    params = {'network': _first_weights(self, key)}
+    params |= self.first_schedule(gamma_key)
+    if self.uncertainty is not None:
+      key = jax.random.fold_in(gamma_key, 1)
+      params['uncertainty'] = self.uncertainty.init(key)
+    return params
+
+  @property
+  def uncertainty(self) -> LogVariance | None:
+    """EDM2's u(sigma), which is trained with the network."""
+    section = self.config.objective.get('uncertainty')
+    return None if section is None else section.make()
+
+  def first_schedule(self, key: jax.Array) -> Params:
+    """Returns {'schedule': first parameters}; {} if it is not learned."""
+    if self.gamma is None:
+      return {}
+    return {'schedule': self.gamma.init(key, jnp.zeros(1))['params']}
+
+  def prior_sample(self, keys: jax.Array, level: dj.NoiseLevel) -> jax.Array:
+    """Draws pure noise for each of the keys [B], at the noisiest level."""
+    return dj.prior_sample(keys, (*keys.shape, *self.state_shape), level)
+
+  def context_code(self, params: Params, rows: dict) -> dict:
+    """Returns the network's code of {'context': ...}; {} if it has none."""
+    return functional.encode_context(self.network, params['network'], rows, self.state_shape)
+
+
+def refusals_of(noisy: ConfiguredNetwork) -> tuple[Row, ...]:
+  """Returns the rules about what only the network and its process know."""
+  return (
+    Row(
+      lambda c, facts: not noisy.learns_schedule and _kind_without_signal(noisy.process),
+      'config.parametrization={it}: the schedule has no signal at t = 1, where {it} does not '
+      'determine x_0: set parametrization=v or x0',
+    ),
+    Row(
+      lambda c, facts: _absent_height(c.network, noisy.state_shape),
+      'config.network.attention_resolutions: no feature map has the {it}, and () is attention '
+      'in the middle only',
+      ('train',),
+    ),
+  )
+
+
+def _with_params(schedule, params):
+  if isinstance(schedule, dj.ShiftedSchedule):
+    inner = _with_params(schedule.schedule, params)
+    return dataclasses.replace(schedule, schedule=inner)
+  return dataclasses.replace(schedule, params=params)
+
+
+def _inputs_of(c, facts, needs):
+  x0 = jax.ShapeDtypeStruct((1, *facts.x.shape), jnp.float32)
+  shapes, context = {}, {}
+  # What the network sees of x_0.
+  for name, function in {'image': c.image, 'known': c.known}.items():
+    if function is not None:
+      with from_config(f'conditioning.{name}'):
+        shapes[name] = jax.eval_shape(function, abstract_key(), x0).shape
+  if c.context is not None and facts.context is not None:
+    shape = facts.context.shape
+    context = {'context': shape, 'context_encoder': c.context}
+  return Inputs(
+    num_classes=facts.num_classes if c.labels else 0,
+    null_class=bool(c.dropout),
+    text=c.text,
+    image_channels=shapes['image'][-1] if 'image' in shapes else 0,
+    self_conditioning=c.self_conditioning,
+    augment_dim=augmentation.NUM_LABELS if c.augment else 0,
+    elapsed=needs.map_kind == 'average_velocity',
+    guidance_scale=needs.guidance_scale,
+    known='known' in shapes,
+    **context,
+  )
+
+
+def _build(noisy):
+  c, section = noisy.config, noisy.config.network
+  takes = getattr(section.constructor, 'takes', ())
+  for name, field in _ASKED.items():
+    if name in noisy.inputs.names and name not in takes:
+      table = noisy.schema.table('network')
+      able = [n for n, c in table.items() if name in getattr(c, 'takes', ())]
+      is_own = ':' in section.name
+      able = ' or '.join(able) + (', or name it in `takes`' * is_own)
+      raise UserError(
+        f'config.{field} needs a network with the input {name}, which '
+        f'{section.name} does not have: set network to {able}'
+      )
+  classes = noisy.facts.num_classes
+  if 'num_classes' in section.needs and classes < 2:
+    raise UserError(
+      'config.network=classifier needs images of two or more classes: set '
+      f'{datasets.LABELS[datasets.label_field(c.data)]}'
+    )
+  network = section.make(
+    {
+      'out_channels': noisy.out_channels,
+      'in_channels': noisy.state_shape[-1],
+      'inputs': noisy.inputs,
+      'num_classes': classes,
+      'gamma_min': c.schedule.get('gamma_min'),
+      'gamma_max': c.schedule.get('gamma_max'),
+    }
+  )
+  needed = getattr(network, 'noise_input', None)
+  if needed not in (None, noisy.config.noise_input.name):
+    raise UserError(f'network {section.name!r} needs config.noise_input={needed}')
+  if noisy.needs.forward_mode and section.get('attention') == 'auto':
+    # Others have no forward mode.
+    return functional.clone(network, attention='xla')
+  return network
+
+
+def _first_weights(noisy, key):
+  x = jnp.zeros((1, *noisy.state_shape))
+  rngs = {'params': key, 'dropout': jax.random.fold_in(key, 1)}
+  args = x, jnp.zeros(1), noisy.inputs.example()
+  output, variables = noisy.network.init_with_output(rngs, *args)
+  shape = 1, noisy.facts.num_classes
+  if 'out_channels' in noisy.schema.facts['network']:
+    shape = *x.shape[:-1], noisy.out_channels
+  if not isinstance(output, jax.Array) or output.shape != shape:
+    raise UserError(
+      f'config.network: its output for x of the shape {list(x.shape)} must be '
+      f'an array {list(shape)}, and it is {kind_of(output)}'
+    )
+  if others := variables.keys() - {'params'}:
+    raise UserError(
+      f'config.network={noisy.config.network.name!r} keeps {min(others)}, '
+      'which changes outside training: a network has parameters only'
+    )
+  return variables['params']
+
+
+_at_end = jax.jit(lambda schedule: schedule(1.0))
+
+
+def _kind_without_signal(process):
+  """Returns the parametrization if its schedule ends without a signal, or ''."""
+  kind, schedule = process.parametrization.kind, process.schedule
+  if kind not in ('eps', 'score'):
+    return ''
+  # One program for all runs with such a schedule, unless it is not a pytree.
+  is_leaf = jax.tree_util.all_leaves([schedule])
+  last = jax.jit(lambda: schedule(1.0))() if is_leaf else _at_end(schedule)
+  return kind if last.alpha == 0.0 else ''
+
+
+def _absent_height(section, shape):
+  """Returns which height of attention no feature map has, and those that are."""
+  heights = section.get('attention_resolutions')
+  if not heights or ':' in section.name:
+    return ''
+  levels = range(len(section.get('multipliers', (1,))))
+  sides = shape[:-1]
+  if any(side % 2 ** (len(levels) - 1) for side in sides):
+    return ''  # The network says that they cannot be halved.
+  maps = [[side // 2**level for side in sides] for level in levels]
+  is_flat = len(sides) == 2
+  possible = [m[0] if is_flat else math.prod(m) for m in maps]
+  absent = [h for h in heights if h not in possible]
+  if not absent:
+    return ''
+  what, of = ('height', '') if is_flat else ('number', ' of positions')
+  return f'{what}{of} {absent[0]}; the {what}s are {", ".join(map(str, possible))}'

@@ -1,0 +1,247 @@
+"""Images of a model, on all devices of a run, within its box, and on sheets."""
+
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from diffusion_jax.aliases import Params, PyTree
+from diffusion_jax.app.config.tree import from_config
+from diffusion_jax.app.inputs import conditions, datasets
+from diffusion_jax.app.inputs.conditions import takes_labels
+from diffusion_jax.app.kinds.model import Guides, Model, effort
+from diffusion_jax.app.kinds.plan import FILM
+from diffusion_jax.app.run import other_runs
+from diffusion_jax.core.denoiser import Prediction
+from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.core.step_schedules import num_steps_of
+from diffusion_jax.data import drawings
+from diffusion_jax.data.sources import some_of
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.compiling import program
+from diffusion_jax.runtime.per_example import PerExample, per_example, rows
+from diffusion_jax.runtime.sharding import replicate
+from diffusion_jax.sampling.grids import count_steps
+from diffusion_jax.sampling.rejection import redraw_outside
+from diffusion_jax.sampling.sampler import sample, spread_levels
+
+ATTEMPTS = 500  # at a draw within the box
+_MOST = 2000  # training examples, and points of a sheet
+FEW = 10  # of a model that may still be far from it
+
+
+def generate(
+  model: Model,
+  mesh: Mesh,
+  size: int = 0,
+  draw: Callable[..., PyTree] | None = None,
+  root: jax.Array | None = None,
+  guides: Guides | None = None,
+) -> PerExample:
+  """Returns (params, index [n], inputs) -> what `draw` returns, by one program.
+
+  Image i of a seed is the same in every batch and on any devices. size: batch
+  size, as in `per_example`. draw: as `Model.draw`, which is the default; root:
+  the key from which each image's key is made; guides: the runs that guide it,
+  by default those that config.sampling names.
+  """
+  draw = draw or model.draw
+  if draw is None:
+    model.check('sample')  # It refuses.
+  assert draw is not None
+  guides = other_runs.guides_of(model) if guides is None else guides
+  check_plan(model)
+  root, how = model.root() if root is None else root, effort(model.config)
+  others = (replicate(mesh, guides),)
+  return per_example(draw, mesh, root, size, 'the sampler', how, others)
+
+
+def frames_of(
+  model: Model, mesh: Mesh, params: Params, states: np.ndarray | None
+) -> dict[int, np.ndarray]:
+  """Returns the first images after some steps, {number of steps: [m, ...]}.
+
+  states: of `Model.draw`; {} for a model that takes no steps.
+  """
+  plan = model.plan
+  if states is None or plan is None:
+    return {}
+  decode = program('the decoder', model.latents.decoded, mesh, effort(model.config)).start
+  frames = [decode(params, z) for z in states.swapaxes(0, 1)]
+  levels = jax.eval_shape(lambda params: plan(params).levels, params)
+  steps = spread_levels(len(levels.t) - 1, FILM[0]).tolist()
+  return dict(zip(steps, jax.device_get(frames), strict=True))
+
+
+def check_plan(model: Model) -> None:
+  """Raises UserError for mistakes in the plan, before anything is compiled.
+
+  Prints a note if more levels are visited than the schedule has steps.
+  """
+  plan, noisy = model.plan, model.noisy
+  if plan is None or noisy is None:
+    return
+  learned = noisy.learns_schedule
+  shapes = jax.eval_shape(model.init, abstract_key()) if learned else {}
+  jax.eval_shape(lambda params: plan(params).levels, shapes)
+  c = model.config.sampling
+  if learned:
+    return
+  sampler = c.get('sampler')
+  if sampler and ':' in sampler.name:
+    _rehearse(sampler, plan, noisy.state_shape)
+  if c.get('respacing'):
+    return
+  visited = c.get('schedule')
+  total = num_steps_of(noisy.schedule() if visited is None else visited.make())
+  if total is not None and c.num_steps > total:
+    steps, others = count_steps(plan().levels, total)
+    print(
+      f'note: sampling.num_steps={c.num_steps} is more than the {total:,} '
+      f'steps of the schedule: {steps:,} distinct steps are visited, and '
+      f'{others:,} levels between steps'
+    )
+
+
+def _rehearse(section, plan, shape):
+  # One step of the user's own sampler. What keys of images cannot draw is known
+  # only when it is lowered.
+  def run(key):
+    found = plan()
+    if not found.denoises:
+      return None
+    keys, x = jax.random.split(key, 2), jnp.zeros((2, *shape))
+    sampler = section.make({'schedule': found.schedule})
+    levels = found.levels.take(slice(2))
+    return sample(keys, lambda x, level: Prediction(x), sampler, levels, x)
+
+  with from_config('sampling.sampler'):
+    try:
+      jax.jit(run).lower(abstract_key())
+    except (ArithmeticError, LookupError):  # What draws images reports it.
+      return
+
+
+def in_box(
+  model: Model,
+  inputs: conditions.Conditions,
+  drawing: Callable[..., tuple],
+  params: Params,
+  index: np.ndarray,
+  x: np.ndarray,
+  attempts: int = ATTEMPTS,
+) -> tuple[np.ndarray, int]:
+  """Returns drawn x in the user's units, and how many draws were outside.
+
+  drawing: the function of `generate`, which draws these again; index: of
+  the samples [n]; x: the first draw [n, ...]. After ATTEMPTS outside a sample
+  raises UserError, after fewer `attempts` it stays outside.
+  """
+
+  def decode(index, x):
+    x = model.facts.x.decode(x)
+    return conditions.with_known(model, inputs, index, x)
+
+  def again(index, key):
+    return decode(index, drawing(params, key, rows(inputs.cond, index))[0])
+
+  inside = model.facts.x.inside
+  samples, num_outside, left = redraw_outside(again, inside, decode(index, x), index, attempts)
+  if len(left) and attempts >= ATTEMPTS:
+    raise UserError(
+      f'sample {index[left[0]]}: {ATTEMPTS} draws in a row were outside '
+      'data.bounds, the box of this run: train longer, or train a new run '
+      'with wider data.bounds'
+    )
+  return samples, num_outside
+
+
+def check_numbers(model: Model, x: np.ndarray) -> None:
+  """Raises UserError for NaN, which would look like black pictures."""
+  if np.isnan(x).any():
+    sampler = model.config.sampling.get('sampler')
+    name = sampler.name if sampler else 'the model'
+    raise UserError(
+      f'the samples are nan: {name} may not allow these levels '
+      '(docs/samplers.md), or the training has diverged'
+    )
+
+
+def training_examples(model: Model) -> np.ndarray | None:
+  """Returns training examples [n, ...] to be drawn behind samples.
+
+  Only vectors and sequences of real numbers are drawn so. None if they are not
+  in memory, cannot be read, or if the command names other data than the run's.
+  Of a simulator they are the first 1,000.
+  """
+  x, config = model.facts.x, model.config
+  if x.levels or len(x.shape) > 2 or config.data is None:
+    return None
+  if datasets.another_set(config, 'train'):
+    return None
+  if 'num_examples' in config.data:  # if some of the run's are missing
+    count = min(config.data.num_examples, 1000)
+    config = config.replace(data=config.data.replace(num_examples=count))
+    config = datasets.of_training(config)  # which compares them itself
+  try:
+    source = datasets.source_of(config)
+  except (UserError, OSError):  # Samples need no data.
+    return None
+  if not source.in_memory:
+    return None
+  return source.read(some_of(source, _MOST))[model.ends[1]]
+
+
+def draw_sheet(
+  model: Model,
+  samples: np.ndarray,
+  stored: Mapping[str, np.ndarray] = MappingProxyType({}),
+  groups: int = 1,
+  data: np.ndarray | None = None,
+) -> np.ndarray:
+  """Draws the first samples, as files have them, on one sheet.
+
+  Columns are classes or prompts. stored: of `Conditions`; each picture is drawn
+  between its condition and the original, if they are there. groups: see
+  `drawings.sheet`. data: `training_examples`; None: read once.
+  """
+  values, threes = model.facts.x, 'originals' in stored
+  limit = 400 if values.levels or len(values.shape) > 1 else _MOST
+  if threes:
+    parts = zip(stored['conditions'], samples, stored['originals'], strict=False)
+    samples = np.concatenate([np.stack(three) for three in parts])
+    limit = 399  # whole threes
+  samples = first_of(samples, groups, limit)
+  columns = sheet_columns(model, len(samples), threes)
+  data = _examples_once(model) if data is None else data
+  how = {'data': data, 'each': threes, 'groups': groups}
+  return drawings.sheet(values, samples, columns, **how)
+
+
+_examples_once = functools.lru_cache(1)(training_examples)
+
+
+def first_of(samples: np.ndarray, groups: int, most: int) -> np.ndarray:
+  """Returns the first samples of each group, at most `most` in all."""
+  each = max(1, most // groups)
+  parts = samples.reshape(groups, -1, *samples.shape[1:])[:, :each]
+  return parts.reshape(-1, *samples.shape[1:])[:most]
+
+
+def sheet_columns(model: Model, n: int, threes: bool) -> int:
+  """Returns the number of columns; each class or prompt has its own.
+
+  threes: three pictures at a time belong together.
+  """
+  c, columns = model.config.sampling, int(np.ceil(n**0.5))
+  if threes:
+    return 3 * max(1, columns // 3)
+  group = (c.prompt or '').count('|') + 1
+  if group == 1 and takes_labels(model):
+    group = len(c.labels) or model.facts.num_classes
+  # As near to a square as multiples of the group are.
+  return group * max(1, round(columns / group)) if group <= 20 else 20

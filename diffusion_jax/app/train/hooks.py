@@ -1,0 +1,275 @@
+"""Hooks: what a training does at intervals: log, measure, draw, save."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from diffusion_jax.aliases import Params
+from diffusion_jax.app.config import trust
+from diffusion_jax.app.config.tree import Node, check_one_of, from_config
+from diffusion_jax.app.evaluate import scorers
+from diffusion_jax.app.inputs import conditions, datasets
+from diffusion_jax.app.inputs.criterion import held_out, held_out_loss, keep_best_by
+from diffusion_jax.app.inputs.stored_latents import examples_of
+from diffusion_jax.app.kinds.model import Model, effort, make_encode
+from diffusion_jax.app.run.drawing import FEW, draw_sheet, frames_of, generate, in_box
+from diffusion_jax.app.train.step_log import StepLog, average
+from diffusion_jax.core.keys import stream
+from diffusion_jax.data import images as pixels, pipeline
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import compiling, processes
+from diffusion_jax.runtime.compiling import Program
+from diffusion_jax.runtime.per_example import PerExample, one_ahead, rows
+from diffusion_jax.runtime.sharding import local_rows, to_global
+from diffusion_jax.training.state import TrainState
+from diffusion_jax.training.step import make_eval_step
+from diffusion_jax.weights import averages, checkpoints
+
+Act = Callable[[int, TrainState, Params, StepLog], None]
+
+
+class Hook(NamedTuple):
+  """Work that a training does at multiples of `every`, and at its end.
+
+  act(step, state, frozen, log) writes into the files of the log, and may add to
+  log.results; frozen: parameters that are not trained. program: what it
+  computes, of inputs(state, frozen), which may be shapes. what: its name in
+  messages, and the field that switches it off. test_images: their number.
+  saves: whether it writes the checkpoint. prepare: computes what it needs,
+  once the training can begin.
+  """
+
+  every: tuple[int, ...]
+  act: Act
+  program: Program | PerExample | None = None
+  inputs: Callable[[TrainState, Params], tuple] = lambda state, frozen: ()
+  what: tuple[str, str] = '', ''
+  test_images: int = 0
+  saves: bool = False
+  prepare: Callable[[], object] = lambda: None
+
+  def rehearse(self, state: TrainState, frozen: Params) -> None:
+    """Traces the program on shapes, to find its errors before the first step.
+
+    Nothing is compiled or computed. Raises UserError for errors of the library
+    and of the user's own parts.
+    """
+    if self.program is None:
+      return
+    start, (what, field) = self.program.start, self.what
+
+    def trace(state, frozen):
+      start(*self.inputs(state, frozen))
+
+    try:
+      jax.eval_shape(trace, state, frozen)
+    except Exception as error:
+      place = trust.place_of(error)
+      known = place or isinstance(error, (ValueError, TypeError))
+      if isinstance(error, UserError) or not known:
+        raise
+      kind = f'{type(error).__name__}: ' if place else ''
+      raise UserError(
+        f'{what} cannot be computed: {kind}{error}{place}. --config.{field}=0 trains without it'
+      ) from error
+
+
+def due(config: Node, hooks: list[Hook], step: int) -> list[Hook]:
+  """Returns the hooks that act after a step; after the last step, all hooks."""
+  if step == config.training.num_steps:
+    return hooks
+  return [x for x in hooks if any(step % n == 0 for n in x.every)]
+
+
+def end_of_call(config: Node, hooks: list[Hook], step: int) -> int:
+  """Returns the last step of the call that begins after `step`.
+
+  The call has training.steps_per_call steps, or fewer if a hook is due or a
+  trace begins or ends earlier.
+  """
+  c = config.training
+  ends = [(step // n + 1) * n for hook in hooks for n in hook.every]
+  first, last = c.profile_steps or (0, 0)
+  ends += [end for end in (first - 1, last) if end > step]
+  return min(step + c.steps_per_call, c.num_steps, *ends)
+
+
+def make_hooks(model: Model, mesh: Mesh) -> list[Hook]:
+  """Returns the hooks of a config, in the order in which they act.
+
+  Raises UserError if samples cannot be measured or drawn.
+  """
+  c = model.config.training
+  checkpoints_every = c.checkpoint_every or c.num_steps  # 0: only the last
+  best = checkpoints_every if c.keep_best else 0  # each is compared
+  by_loss = keep_best_by(model.config) == held_out_loss(model.config)
+  losses = intervals(c.evaluate_every, best if by_loss else 0)
+  scores = intervals(c.metrics_every, 0 if by_loss else best)
+  previews = intervals(c.sample_every)
+  widths = intervals(c.snapshot_every if c.ema_sigma_rels else 0)
+  saved = saving(model, (checkpoints_every,))
+  # Steps are saved before hooks that may fail, but after the compared metric.
+  hooks = [
+    Hook(intervals(c.log_every), write_line),
+    keeping(model, widths),
+    None if c.keep_best else saved,
+    evaluating(model, mesh, losses) if losses else None,
+    measuring(model, mesh, scores) if scores else None,
+    Hook((*losses, *scores), write_results),
+    saved if c.keep_best else None,
+    drawing(model, mesh, previews) if previews else None,
+  ]
+  return [hook for hook in hooks if hook is not None and hook.every]
+
+
+def intervals(*every: int) -> tuple[int, ...]:
+  """Returns the intervals that are not 0; 0 means never."""
+  return tuple(filter(None, every))
+
+
+def write_line(step: int, state, frozen, log: StepLog) -> None:
+  """Writes a line with the mean loss, the learning rate and the speed."""
+  log.write_line(step)
+
+
+def write_results(step: int, state, frozen, log: StepLog) -> None:
+  """Writes the results of the hooks at this step."""
+  if log.results:
+    log.write(step, log.results)
+
+
+def keeping(model: Model, every: tuple[int, ...]) -> Hook:
+  """Returns the hook that writes snapshots, before the checkpoint."""
+  c, workdir = model.config.training, model.workdir
+
+  def act(step, state, frozen, log):
+    averages.write(workdir, step, state.more_ema_params)
+    averages.thin(workdir, step, c.snapshot_every, c.keep_snapshots)
+
+  return Hook(every, act)
+
+
+def saving(model: Model, every: tuple[int, ...]) -> Hook:
+  """Returns the hook that saves, with the number that decides on the best."""
+
+  def act(step, state, frozen, log):
+    log.save(state, with_criterion(model, log.results))
+
+  return Hook(every, act, saves=True)
+
+
+def with_criterion(model: Model, results: dict) -> dict | None:
+  """Returns the metrics of a checkpoint, with the one that is compared."""
+  name = keep_best_by(model.config)
+  if name not in results:
+    return results or None
+  higher = name != held_out_loss(model.config) and scorers.higher_is_better(model)[name]
+  sign = -1.0 if higher else 1.0
+  return results | {checkpoints.CRITERION: sign * results[name]}
+
+
+def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
+  """Returns the hook that measures the losses on held-out examples.
+
+  Their noise is fixed, and there is neither dropout nor augmentation.
+  """
+  config, split = model.config, held_out(model.config)
+  images = datasets.source_of(config, split)
+  source, facts = examples_of(config, model.facts, images, split)
+  loss = make_eval_step(model.objective(test=True))
+  loss = compiling.program(f'the {split} loss', loss, mesh, effort(config))
+  size = min(config.training.batch_size, len(source))
+  size -= size % mesh.size
+  if not size:
+    raise UserError(
+      f'the {len(source)} {split} images are fewer than the {mesh.size} devices '
+      'of the mesh: set training.evaluate_every=0'
+    )
+  local, length = local_rows(mesh, size), datasets.text_length(config)
+  encode = make_encode(model, mesh)
+  # The seed of the config is not used, so that runs can be compared.
+  key, latents_key = stream(0, 'test_loss'), stream(0, 'test_latents')
+
+  def inputs(state, frozen, i=0):
+    with from_config('data'):
+      batch = pipeline.batch_at(source, size, 0, i, rows=local, text_length=length, facts=facts)
+    batch = encode(frozen, to_global(mesh, batch), latents_key, i)
+    return state, batch, jax.random.fold_in(key, i), frozen
+
+  def act(step, state, frozen, log):
+    batches = range(config.training.evaluate_batches)
+    means = average([loss.start(*inputs(state, frozen, i)) for i in batches])
+    log.results |= {f'{split}_{name}': x for name, x in means.items()}
+
+  what = f'the loss of {split} images', 'training.evaluate_every'
+  return Hook(every, act, loss, inputs, what, len(source))
+
+
+def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
+  """Returns the hook that measures generated images by evaluation.metrics."""
+  c, sampling, model = model.config.training, model.config.sampling, scorers.chosen(model)
+  names = scorers.higher_is_better(model)
+  if not names:
+    raise UserError(
+      'training.metrics_every and training.keep_best_by measure generated '
+      'images: name a metric of them in config.evaluation.metrics, as fid'
+    )
+  if c.keep_best:
+    known = held_out_loss(model.config), *names
+    check_one_of(known, 'training.keep_best_by', keep_best_by(model.config))
+  n, size = c.metrics_images, sampling.batch_size
+  chosen = conditions.choose(model, n)
+  drawing = generate(model, mesh, min(size, n))
+  prepare, score = scorers.scorer(model)
+
+  def inputs(state, frozen, first=0):
+    index = np.arange(first, min(first + size, n))
+    return state.ema_params | frozen, index, rows(chosen.cond, index)
+
+  def act(step, state, frozen, log):
+    calls = (inputs(state, frozen, first) for first in range(0, n, size))
+    parts = []
+    for call, (x, *_) in one_ahead(lambda call: drawing.start(*call), calls):
+      args = model, chosen, drawing, *call[:2], x
+      parts.append(in_box(*args, attempts=FEW)[0])
+    log.results |= score({'values': np.concatenate(parts), **chosen.stored})
+
+  what = 'a sample', 'training.metrics_every'
+  return Hook(every, act, drawing, inputs, what, prepare=prepare)
+
+
+def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
+  """Returns the hook that draws the first samples of --mode=sample.
+
+  After the last step log.film has the `Frames` of the images.
+  """
+  if model.draw is None:
+    print(f'no samples while it trains: {model.schema.kind} makes no images')
+    return None
+  config = model.config
+  n = min(config.sampling.num_samples, config.sampling.batch_size)
+  chosen = conditions.choose(model, n)
+  drawing = generate(model, mesh)
+
+  def inputs(state, frozen):
+    return state.ema_params | frozen, np.arange(n), chosen.cond
+
+  def act(step, state, frozen, log):
+    call = inputs(state, frozen)
+    x, states, *_ = drawing(*call)
+    args = model, chosen, drawing, *call[:2], x
+    samples, _ = in_box(*args, attempts=FEW)
+    sheet = draw_sheet(model, samples, chosen.stored)
+    if step == config.training.num_steps and states is not None:
+      log.film = functools.partial(frames_of, model, mesh, call[0], states)
+    if processes.is_first():
+      path = model.workdir / 'samples' / f'step_{step:08d}.png'
+      pixels.write_png(path, sheet)
+    log.writer.write_images(step, {'samples': sheet})
+
+  what = 'the preview', 'training.sample_every'
+  return Hook(every, act, drawing, inputs, what)

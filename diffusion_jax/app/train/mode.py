@@ -1,0 +1,340 @@
+"""Implements --mode=train: trains, or continues a run where it stopped."""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import numpy as np
+from orbax.checkpoint import CheckpointManager
+from tqdm import tqdm
+
+from diffusion_jax.aliases import Params
+from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.config.tree import Node, from_config
+from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.inputs.criterion import held_out, held_out_loss, keep_best_by
+from diffusion_jax.app.modes import report
+from diffusion_jax.app.train import hooks, setup
+from diffusion_jax.app.train.hooks import Hook
+from diffusion_jax.app.train.setup import Setup
+from diffusion_jax.app.train.step_log import StepLog
+from diffusion_jax.core.keys import stream
+from diffusion_jax.errors import Preempted, as_user_error
+from diffusion_jax.planning import programs
+from diffusion_jax.report.record import read_curves
+from diffusion_jax.runtime import compiling, hosts, lock, processes, profiling, sessions
+from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
+from diffusion_jax.training import preemption
+from diffusion_jax.training.loggers import MetricWriter
+from diffusion_jax.training.state import TrainState
+from diffusion_jax.weights import averages, checkpoints, load
+
+
+def main(config: Node, workdir: str | Path) -> None:
+  """Trains up to training.num_steps; writes into workdir only.
+
+  After SIGTERM it saves and raises Preempted, after Ctrl-C KeyboardInterrupt.
+  """
+  with preemption.watch() as stop:
+    parts = setup.prepare(config, workdir)  # refuses what cannot be trained
+    hosts.check_same('data', folder.flat(parts.model.facts.as_json()))
+    with lock.hold(make_folder(workdir)):
+      log = train(parts, stop)
+  if log is not None:
+    report.after_training(config, workdir, log.film)
+
+
+def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
+  """Trains, and returns the log, or None if all steps were done before.
+
+  stop: see `preemption.watch`.
+  """
+  run = begin(parts)
+  if run is None:
+    return None
+  patience, steps = parts.config.training.patience, parts.config.training.profile_steps
+  split = held_out(parts.config)
+  tracing = profiling.trace_steps(run.compute, parts.workdir, steps, run.log.restart_clock)
+  with run.log.open(), tracing as run.compute:
+    step, following = run.start, None
+    for call in itertools.count():
+      if why := stop(call):
+        error = Preempted if why == preemption.SIGTERM else KeyboardInterrupt
+        raise error(run.interrupt(step, why))
+      batches = following or run.take(step)
+      run.advance(step, batches)
+      step += len(batches)
+      due = hooks.due(parts.config, parts.hooks, step)
+      # The next batches are read while the devices compute, but not before a
+      # due hook, which a damaged image must not prevent.
+      following = None if due else run.take(step)
+      run.log.read(0 if due else 1)  # 1: all but the call just started
+      run.act(step, due)
+      if step == parts.config.training.num_steps:
+        break
+      if due and (why := ended(parts.workdir, step, patience, split)):
+        run.act(step, [hook for hook in parts.hooks if hook not in due])
+        tqdm.write(f'step {step}: {why}')
+        break
+  if processes.is_first():
+    sessions.write_end(parts.workdir, step)
+  print(f'trained {step} steps: {parts.workdir}')
+  return run.log
+
+
+@dataclasses.dataclass
+class Loop:
+  """A running training.
+
+  frozen: parameters that are not trained; start: the step it continues from;
+  compute: the result of `make_advance`; batches: from the step `start` on, on
+  the devices; ahead: the programs of hooks that compile in a thread.
+  """
+
+  parts: Setup
+  state: TrainState
+  frozen: Params
+  start: int
+  log: StepLog
+  compute: Callable
+  batches: Iterator[dict]
+  ahead: dict[str, Future] = dataclasses.field(default_factory=dict)
+
+  def take(self, step: int) -> list[dict]:
+    """Returns the batches of the next call, after `step`."""
+    end = hooks.end_of_call(self.parts.config, self.parts.hooks, step)
+    return list(itertools.islice(self.batches, end - step))
+
+  def advance(self, step: int, batches: list[dict]) -> None:
+    """Dispatches the steps after `step`, one for each batch."""
+    c, start_up = self.parts.config.training, self.parts.start_up
+    start_up.mark('batch')
+    compiling.seconds.clear()
+    self.state, metrics = self.compute(self.state, step, batches, self.frozen)
+    start_up.mark('tracing the step', *compiling.source())
+    self.log.add(range(step + 1, step + 1 + len(batches)), metrics)
+    if step == self.start:
+      if c.compile_ahead:
+        self.ahead = compile_ahead(self.parts.hooks, self.state, self.frozen)
+      jax.block_until_ready(metrics)
+      n = len(batches)
+      start_up.mark(f'{n} steps' if n > 1 else '1 step')
+      tqdm.write(str(start_up))
+
+  def act(self, step: int, due: list[Hook]) -> None:
+    """Runs the hooks that are due after a step, in order.
+
+    If a hook fails, a checkpoint that waits for a metric is saved anyway, but
+    not with several processes, because they can only save together.
+    """
+    checkpoints.check_written(self.log.manager)
+    self.log.results = {}
+    try:
+      for hook in due:
+        if future := self.ahead.pop(hook.what[0], None):
+          with compiling.announced(hook.what[0]):
+            future.result()
+        hook.act(step, self.state, self.frozen, self.log)
+    except Exception:
+      if any(hook.saves for hook in due) and not processes.started():
+        self.log.save(self.state)
+      raise
+    if due:
+      self.log.restart_clock(step)
+
+  def interrupt(self, step: int, why: str) -> str:
+    """Saves after a signal, and returns a message; why: the signal."""
+    self.log.read()
+    if step > self.start:
+      self.log.save(self.state)
+    saved = 'saved' if step else 'nothing to save yet'
+    return f'stopped by {why} at step {step}, {saved}; the same command continues'
+
+
+def compile_ahead(todo: list[Hook], state: TrainState, frozen: Params) -> dict[str, Future]:
+  """Starts to compile the programs of hooks, in a thread of its own.
+
+  Several processes must compile in the same order, and do without it.
+  """
+  if processes.started():
+    return {}
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.format), state)
+  pool = ThreadPoolExecutor(1)
+
+  def compile(hook):
+    hook.program.compile(*hook.inputs(shapes, frozen))
+
+  with_program = [hook for hook in todo if hook.program is not None]
+  futures = {hook.what[0]: pool.submit(compile, hook) for hook in with_program}
+  pool.shutdown(wait=False)
+  return futures
+
+
+def begin(parts: Setup) -> Loop | None:
+  """Begins or continues a training; returns None if it is finished.
+
+  What can be refused is refused before the first program is compiled.
+  """
+  config, mesh, source = parts.config, parts.mesh, parts.source
+  c = config.training
+  manager, start, make_state = restore(parts)
+  announce(parts, start)
+  if start >= c.num_steps:
+    return None
+  if why := ended(parts.workdir, start, c.patience, held_out(config)):
+    print(f'this run is finished: {why}')
+    return None
+  more_steps = 0.0
+  if c.ema_sigma_rels:
+    more_steps = averages.begin(parts.workdir, start, c.batch_size)
+  make_folder(parts.workdir, 'samples')
+  rows = local_rows(mesh, c.batch_size)
+  read = datasets.batches(config, *parts.examples, start, rows)
+  read = itertools.chain([next(read)], read)
+  teacher, autoencoder = parts.model.teacher, parts.model.autoencoder
+  frozen = teacher.prepare(source, mesh) | autoencoder.prepare(source, mesh)
+  frozen = replicate(mesh, frozen)
+  for hook in parts.hooks:
+    hook.prepare()
+  log = open_files(parts, manager, start)
+  state = make_state()
+
+  def count(jaxpr):
+    log.flop = sum(programs.flops(jaxpr).values()) / mesh.size
+
+  compute = setup.make_advance(parts, more_steps, count)
+  key = stream(config.seed, 'latents')
+  batches = (
+    parts.encode(frozen, to_global(mesh, batch), key, step)
+    for step, batch in enumerate(read, start)
+  )
+  parts.start_up.mark('state')
+  return Loop(parts, state, frozen, start, log, compute, batches)
+
+
+def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainState]]:
+  """Returns (the run's checkpoints, its step, a function that gives its state).
+
+  Without a newest state the function compiles the first one.
+  Raises UserError for a folder of another run, and for damaged checkpoints.
+  """
+  c, workdir, shapes = parts.config.training, parts.workdir, parts.shapes
+  folder.check_same_run(workdir, parts.config, parts.model.facts)
+  with as_user_error():
+    manager = checkpoints.open_manager(
+      workdir,
+      c.keep_checkpoints,
+      keep_every=c.keep_every,
+      keep_best=c.keep_best,
+      more_emas=shapes.more_ema_params,
+    )
+  with as_user_error(f'{workdir}: '):
+    state = checkpoints.restore_latest(manager, shapes)
+  if state is not None:
+    announce_length(parts, int(state.step))
+    return manager, int(state.step), lambda: state
+  if folder.read_config(workdir) is not None:
+    print(f'{workdir} has a config.json but no checkpoint: it begins at step 0')
+  if not c.init_from or c.lora_rank:  # the base of adapters is frozen
+    return manager, 0, parts.make_state
+  with from_config('training.init_from'):
+    begin = load.begin_from(shapes.params, c.init_from)
+  return manager, 0, lambda: begin(parts.make_state())
+
+
+def announce_length(parts: Setup, step: int) -> None:
+  """Prints what another training.num_steps changes for a run at `step`."""
+  before = (folder.read_config(parts.workdir) or {}).get('training', {})
+  rates, total = parts.rates, before.get('num_steps', len(parts.rates))
+  if total == len(rates) or step >= len(rates):
+    return
+  old = setup.rates_of(parts.config, total)[:step]
+  if not np.allclose(old, rates[: len(old)], rtol=1e-5, atol=0.0):
+    print(
+      f'note: training.num_steps was {total}, and is {len(rates)}: the '
+      f'learning rate decays anew, from {rates[step]:.3g} after '
+      f'{old[-1]:.3g} at step {len(old)}'
+    )
+
+
+def open_files(parts: Setup, manager: CheckpointManager, start: int) -> StepLog:
+  """Writes the config and the start of a training, and opens its log."""
+  config, workdir = parts.config, parts.workdir
+  stored = folder.stored_form(config, parts.model.facts)
+  first = processes.is_first()  # of several processes one writes
+  if first:
+    write_json(workdir / 'config.json', stored)
+    sessions.write_start(workdir, start, parts.num_parameters)
+  trust.remember(workdir, config)
+  writer = MetricWriter(workdir, start, first, config.training.log_to)
+  writer.write_config(start, stored, folder.hparams(stored))
+  total = config.training.num_steps
+  bar = tqdm(total=total, initial=start, unit='step', disable=None)
+  files = manager, writer, bar
+  return StepLog(config, workdir, *files, start, parts.rates, stored)
+
+
+def announce(parts: Setup, step: int) -> None:
+  """Prints devices, data and progress of the run, a line each."""
+  config, source, c = parts.config, parts.source, parts.config.training
+  shape = 'x'.join(map(str, source.facts.x.shape))
+  data, fsdp = parts.mesh.shape.values()
+  devices = f'{data}x{fsdp} {jax.devices()[0].device_kind} (data x fsdp)'
+  what = 'adapters' if c.lora_rank else 'network'
+  print(f'devices: {devices}; {what}: {parts.num_parameters:,} parameters')
+  tests = max((hook.test_images for hook in parts.hooks), default=0)
+  what = 'images' if source.facts.x.is_picture else 'examples'
+  data = f'{config.data.name}, {len(source):,} {what} of {shape}'
+  data += f', {parts.model.facts.num_classes or "no"} classes'
+  if config.at('latent.path'):
+    data += f', by their latents in {config.latent.path}'
+  if config.data.get('fresh'):
+    data += ', simulated anew in each epoch and not kept'
+  print(f'data: {data}' + (f', {tests:,} {held_out(config)} {what}' if tests else ''))
+  own = [x for x in (config.data.name, config.objective.name) if ':' in x]
+  flagged = 'ynn_fusion_type' in os.environ.get('XLA_FLAGS', '')
+  if own and jax.default_backend() == 'cpu' and not flagged:
+    print(f'note: XLA:CPU may compile sums over products in {own[0]} wrongly: docs/performance.md')
+  total = c.num_steps
+  print(f'{parts.workdir}: step {step} of {total}')
+  if step >= total:
+    print(
+      f'this run is finished: it has {step} of {total} steps. '
+      'A larger --config.training.num_steps continues it'
+    )
+  elif warning := setup.slow_average(config):
+    print(warning)
+  if c.profile_steps and step >= c.profile_steps[1]:
+    print(f'note: no trace is written: step {step} is after training.profile_steps')
+  every, saved = c.evaluate_every, c.checkpoint_every or total
+  if c.keep_best and keep_best_by(config) == held_out_loss(config) and every % saved:
+    print(
+      f'note: training.keep_best chooses among checkpoints, {saved} steps '
+      f'apart, and not among all losses of training.evaluate_every={every}'
+    )
+
+
+def ended(workdir: Path, step: int, patience: int, split: str) -> str:
+  """Returns why a training has over-fitted at a step, or '' if it goes on.
+
+  patience: training.patience, steps without a lower loss of the split than
+  before; 0: it goes on. The losses are read from metrics.jsonl, so that a
+  continued run ends at the same step.
+  """
+  if not patience:
+    return ''
+  curve = read_curves(workdir / 'metrics.jsonl').get(f'{split}_loss')
+  pairs = zip(curve.steps, curve.values, strict=True) if curve else ()
+  losses = [(loss, at) for at, loss in pairs if at <= step]
+  best, at = min(losses, default=(0.0, step))
+  if not processes.broadcast([step - at >= patience])[0]:
+    return ''
+  return (
+    f'the {split} loss has been lowest at step {at}, {best:.4g}, and not lower '
+    f'for {step - at} steps (training.patience)'
+  )

@@ -1,0 +1,313 @@
+"""The parts of a training, made from its config."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import stages
+from jax.extend.core import ClosedJaxpr
+from jax.sharding import Mesh
+
+from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config.tree import Node, from_config
+from diffusion_jax.app.inputs import conditions, datasets
+from diffusion_jax.app.inputs.stored_latents import examples_of
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import (
+  NOTHING,
+  Model,
+  check_attention,
+  effort,
+  make_encode,
+  make_mesh,
+)
+from diffusion_jax.app.kinds.rules import TRAINING, Row, lines
+from diffusion_jax.app.run import weights
+from diffusion_jax.app.train import hooks
+from diffusion_jax.app.train.hooks import Hook
+from diffusion_jax.core.keys import abstract_key, stream
+from diffusion_jax.data import simulations
+from diffusion_jax.data.sources import Facts, Source
+from diffusion_jax.errors import refuse
+from diffusion_jax.runtime import compiling
+from diffusion_jax.runtime.compiling import announced, options
+from diffusion_jax.runtime.sharding import (
+  batch_sharding,
+  fsdp_sharding,
+  host_mesh,
+  on_mesh,
+  placed,
+  replicated,
+  spread,
+)
+from diffusion_jax.runtime.start_up import StartUp
+from diffusion_jax.training import optimizer as optimizers, power_ema
+from diffusion_jax.training.objectives import Objective
+from diffusion_jax.training.state import TrainState, init_state
+from diffusion_jax.training.step import make_train_step, make_train_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """The parts of a training that depend on its config.
+
+  examples: see `stored_latents.examples_of`; make_state: () -> the first state;
+  shapes: the shapes of the state, on the mesh; rates: the learning rate of each
+  step; hooks: see `hooks.Hook`.
+  """
+
+  config: Node
+  workdir: Path
+  model: Model
+  mesh: Mesh
+  source: Source
+  examples: tuple[Source, Facts]
+  objective: Objective
+  optimizer: optax.GradientTransformation
+  rates: np.ndarray
+  make_state: Callable[[], TrainState]
+  shapes: TrainState
+  encode: Callable
+  hooks: list[Hook]
+  start_up: StartUp
+
+  @property
+  def num_parameters(self) -> int:
+    """The number of parameters that are trained."""
+    return sum(x.size for x in jax.tree.leaves(self.shapes.params))
+
+
+def prepare(config: Node, workdir: str | Path) -> Setup:
+  """Makes the parts of a training; writes nothing but simulations.
+
+  Raises UserError if anything in the config is wrong.
+  """
+  start_up = StartUp()
+  refuse(lines(TRAINING, config, 'train', workdir))
+  mesh = make_mesh(config)
+  refuse(lines([batch_rule(mesh)], config, 'train', workdir))
+  folder.check_same_run(workdir, config)
+  check_before_simulating(config, Path(workdir))
+  source = datasets.source_of(datasets.of_training(datasets.of_run(config, workdir)))
+  start_up.mark('data')
+  model = weights.adapted(registry.make(config, workdir))
+  config = datasets.of_training(model.config)  # with what follows from the data
+  facts = datasets.with_contents(model.facts, source)
+  folder.check_same_run(workdir, config, facts)
+  model = dataclasses.replace(model, config=config, facts=facts)
+  model.check('train')
+  examples = examples_of(config, facts, source)
+  objective = model.objective()
+  total = config.training.num_steps
+  optimizer, _ = config.optimizer.make({'total_steps': total})
+  make_state, shapes = state_maker(model, objective, optimizer, mesh)
+  todo = hooks.make_hooks(model, mesh)
+  frozen = model.teacher.shapes() | model.autoencoder.shapes()
+  for hook in todo:
+    hook.rehearse(shapes, frozen)
+  start_up.mark('tracing')
+  rates = rates_of(config, total)
+  refuse(lines([rate_rule(rates)], config, 'train', workdir))
+  return Setup(
+    config, Path(workdir), model, mesh, source, examples, objective, optimizer, rates,
+    make_state, shapes, make_encode(model, mesh), todo, start_up,
+  )  # fmt: skip
+
+
+def check_before_simulating(config: Node, workdir: Path) -> None:
+  """Raises UserError for what the first simulations of a run show to be wrong.
+
+  They are kept, unless it does.
+  """
+  tried, place = {}, workdir / 'simulations'
+  first = datasets.first_block(config, tried)
+  if first is config or place.exists():
+    return
+  registry.make(first, workdir, datasets.facts_of(first)).check('train')
+  with from_config('data'):
+    simulations.keep(tried, place)
+
+
+def rates_of(config: Node, total: int) -> np.ndarray:
+  """Returns the learning rate of each step of a training of `total` steps."""
+  _, rate = config.optimizer.make({'total_steps': total})
+  return np.asarray(jax.jit(jax.vmap(rate))(np.arange(total)))
+
+
+def rate_rule(rates: np.ndarray) -> Row:
+  """Returns the rule that the last steps have a learning rate above 0."""
+  steps = int(np.max(np.flatnonzero(rates), initial=-1)) + 1
+  return Row(
+    lambda c, facts: 0 < steps < len(rates) - 1 and (len(rates), steps),
+    'config.training.num_steps={it[0]}: the learning rate is 0 from step {it[1]} on: set '
+    'optimizer.decay_steps to {it[0]}, or None',
+  )
+
+
+def batch_rule(mesh: Mesh) -> Row:
+  """Returns the rule that the devices can split the batch."""
+  several = mesh.size > 1
+  over = f' over the {mesh.size} devices of the mesh' if several else ''
+  fewer = ', or fewer devices by --config.training.mesh' if several else ''
+
+  def split(c, facts):
+    count = c.training.accumulate
+    parts = f' in {count} parts' if count > 1 else ''
+    fits = c.training.batch_size % (mesh.size * count) == 0
+    return not fits and f'{over}{parts}: take a multiple of {mesh.size * count}{fewer}'
+
+  return Row(split, 'config.training.batch_size={c.training.batch_size} cannot be split{it}')
+
+
+def state_maker(
+  model: Model, objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> tuple[Callable[[], TrainState], TrainState]:
+  """Returns (a function that makes the first state, its shapes on the mesh)."""
+  key = stream(model.config.seed, 'parameters')
+  _, more_rates = ema_rates(model.config)
+
+  def make_arrays(key):
+    params = model.init(key)
+    return init_state(params, optimizer, objective.init(), more_rates)
+
+  with from_config('network'):
+    shapes = jax.eval_shape(make_arrays, key)
+  places = fsdp_sharding(mesh, shapes)
+  shapes = jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
+  )
+  # Accelerators would compile the many draws of random numbers for longer.
+  host = host_mesh()
+  made = jax.jit(make_arrays, compiler_options=options(host, 'fast'))
+
+  def make_state():
+    with announced('the first state'):
+      state = made(jax.device_put(key, host.devices.flat[0]))
+    return spread(state, places)
+
+  return make_state, shapes
+
+
+def jit_step(
+  config: Node,
+  mesh: Mesh,
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  shapes: TrainState,
+  more_steps: float = 0.0,
+) -> stages.Wrapped:
+  """Returns the jitted (state, batch, key, frozen, rate) -> (state, metrics).
+
+  With training.steps_per_call above 1 it takes a batch and a rate for each
+  step, and their number after the key. The state is donated. more_steps: see
+  `ema_rates`.
+  """
+  c = config.training
+  rates = ema_rates(config, more_steps)
+  how = {'accumulate': c.accumulate, 'skip_nonfinite': c.skip_nonfinite > 0}
+  step = make_train_step(objective, optimizer, *rates, **how)
+  single = c.steps_per_call == 1
+  places = compiling.places_of(mesh, shapes)
+  return jax.jit(
+    on_mesh(mesh, step if single else make_train_steps(step)),
+    donate_argnums=0,
+    in_shardings=(places, *[None] * (4 if single else 5)),
+    out_shardings=(places, replicated(mesh)),
+    compiler_options=options(mesh, effort(config), c.deterministic),
+  )
+
+
+def abstract_step(config: Node, mesh: Mesh, workdir: str | Path) -> tuple[stages.Wrapped, tuple]:
+  """Returns (the jitted training step, the shapes of its arguments).
+
+  It is the step of --mode=train, without arrays and for any devices; it takes
+  one batch. With `latent` the step takes latents.
+  """
+  config = store.with_flags(config, [('training.steps_per_call', '1')])
+  check_attention(config, mesh)
+  refuse(lines((*TRAINING, batch_rule(mesh)), config, 'train', ''))
+  model = weights.adapted(registry.make(config, workdir))
+  model.check('train')
+  objective = model.objective()
+  optimizer, _ = config.optimizer.make({'total_steps': config.training.num_steps})
+  _, state = state_maker(model, objective, optimizer, mesh)
+  facts, size = model.facts, config.training.batch_size
+  shape = facts.x.shape if model.autoencoder is NOTHING else model.state_shape
+  batch = {'x': jax.ShapeDtypeStruct((size, *shape), jnp.float32)}
+  if facts.num_classes:
+    batch['label'] = jax.ShapeDtypeStruct((size,), jnp.int32)
+  if facts.context is not None:
+    batch['context'] = jax.ShapeDtypeStruct((size, *facts.context.shape), jnp.float32)
+  batch |= conditions.Texts(model).shapes(size)
+  batch = placed(batch, batch_sharding(mesh))
+  frozen = placed(model.teacher.shapes(), replicated(mesh))
+  step = jit_step(config, mesh, objective, optimizer, state)
+  return step, (state, batch, abstract_key(), frozen, 1.0)
+
+
+def make_advance(
+  parts: Setup, more_steps: float, count: Callable[[ClosedJaxpr], object]
+) -> Callable:
+  """Returns (state, step, batches, frozen) -> (state, metrics).
+
+  It takes a step for each batch. step: the number of steps before. frozen:
+  parameters that are not trained. Leaves of metrics are [], or
+  [steps_per_call] if training.steps_per_call is above 1. count: called with the
+  trace of a step.
+  """
+  c = parts.config.training
+  key = stream(parts.config.seed, 'training')
+  args = parts.config, parts.mesh, parts.objective, parts.optimizer
+  jitted = jit_step(*args, parts.shapes, more_steps)
+  compiled = compiling.in_place(jitted, parts.shapes, 'the training step', count)
+
+  def advance(state, step, batches, frozen):
+    if c.steps_per_call == 1:
+      return compiled(state, batches[0], key, frozen, parts.rates[step])
+    # Unused batches at the end, so that one program is compiled.
+    n, rates = len(batches), np.zeros(c.steps_per_call, np.float32)
+    rates[:n] = parts.rates[step : step + n]
+    batches = (*batches, *[batches[-1]] * (c.steps_per_call - n))
+    return compiled(state, batches, key, n, frozen, rates)
+
+  return advance
+
+
+def ema_rates(
+  config: Node, more_steps: float = 0.0
+) -> tuple[optimizers.EmaRate, dict[str, optimizers.EmaRate]]:
+  """Returns (rate of the main average, {name: rate} of the other averages).
+
+  A rate is step -> 1 - decay. more_steps: see `optimizer.ema_power`.
+  """
+  c, more = config.training, {}
+  with from_config('training'):
+    for decay in c.more_ema_decays:
+      rate = optimizers.ema_decay(decay, c.ema_warmup)
+      more[power_ema.decay_name(decay)] = rate
+    for width in c.ema_sigma_rels:
+      more[power_ema.width_name(width)] = optimizers.ema_power(width, more_steps)
+    if c.ema_half_life is None:
+      return optimizers.ema_decay(c.ema_decay, c.ema_warmup), more
+    half_life = c.ema_half_life
+    return optimizers.ema_half_life(half_life, c.batch_size, c.ema_rampup), more
+
+
+def slow_average(config: Node) -> str:
+  """Returns a line if the average will keep a tenth of its start, or ''."""
+  c = config.training
+  if c.ema_warmup and c.ema_half_life is None:
+    return ''
+  later = ema_rates(config)[0](jnp.arange(1, c.num_steps))
+  weight = np.prod(1.0 - np.asarray(later, np.float64))
+  if weight <= 0.1:
+    return ''
+  return (
+    f'after {c.num_steps} steps the average of the parameters, which previews '
+    f'and held-out losses use, will still be {weight:.0%} the first ones: shorten '
+    'it by training.ema_warmup=true or a smaller ema_decay or ema_half_life'
+  )

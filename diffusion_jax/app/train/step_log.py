@@ -1,0 +1,197 @@
+"""The open files of a training: metrics of its steps, and checkpoints."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import SupportsFloat
+
+import jax
+import numpy as np
+from orbax.checkpoint import CheckpointManager
+from tqdm import tqdm
+
+from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.kinds.model import Frames
+from diffusion_jax.errors import UserError
+from diffusion_jax.planning import rates
+from diffusion_jax.training.loggers import MetricWriter
+from diffusion_jax.training.objectives import Mean
+from diffusion_jax.training.state import TrainState
+from diffusion_jax.weights import checkpoints
+
+Metrics = dict[str, Mean]
+_EPSILON = 'a larger objective.diffusion, or objective.coupling.epsilon'
+
+
+class StepLog:
+  """Collects metrics of the steps since the last line, and their time.
+
+  manager, writer and bar: checkpoints, `MetricWriter` and progress bar of the
+  run; start: the step it begins after; rates: the learning rate of each step;
+  stored: the config that is stored with checkpoints. results: the metrics that
+  hooks have measured at this step; film: of the last preview; flop: of a step
+  on one device, 0 before the first step.
+  """
+
+  def __init__(
+    self,
+    config: Node,
+    workdir: Path,
+    manager: CheckpointManager,
+    writer: MetricWriter,
+    bar: tqdm,
+    start: int,
+    rates: Sequence[SupportsFloat] | np.ndarray,
+    stored: dict,
+  ):
+    self.manager, self.writer = manager, writer
+    self.results: dict[str, float] = {}
+    self.film: Frames | None = None
+    self.flop = 0.0
+    self._config, self._workdir, self._bar = config, workdir, bar
+    self._rates, self._stored = rates, stored
+    self._unread: list[tuple[range, Metrics]] = []
+    self._kept: list[Metrics] = []  # of the steps that count
+    self._left_out = self._in_a_row = 0
+    self._warned = False  # of the columns of a plan
+    self._first = start + 1
+    self._first_read: float | None = None  # when the first call was read
+    self._since, self._clock = start, time.perf_counter()
+
+  def add(self, steps: range, metrics: Metrics) -> None:
+    """Adds the metrics of a call that has begun; `read` waits for them.
+
+    steps: the range of its steps; leaves of metrics: [], or one for each step.
+    """
+    self._unread.append((steps, metrics))
+    self._bar.update(len(steps))
+    if steps[0] == self._first:  # compilation is not counted as training
+      self.restart_clock(steps[-1])
+
+  def read(self, left: int = 0) -> None:
+    """Waits for all calls but the last `left`; UserError at a bad step."""
+    while len(self._unread) > left:
+      steps, metrics = self._unread.pop(0)
+      metrics = jax.tree.map(np.atleast_1d, jax.device_get(metrics))
+      for i, step in enumerate(steps):
+        of_step = jax.tree.map(lambda x, i=i: x[i], metrics)
+        scalars = average([of_step])
+        if self._counts(step, scalars):
+          self._kept.append(of_step)
+        else:
+          self._left_out += 1
+        self._bar.set_description(f'loss {scalars["loss"]:.4f}', refresh=False)
+      self._warn_of_days(steps)
+
+  def write_line(self, step: int) -> None:
+    """Writes the averages since the last line, the learning rate and speed.
+
+    The line that is printed has the loss, the speed and the time left.
+    """
+    rate = {'learning_rate': float(self._rates[step - 1])}
+    scalars = average(self._kept) | rate
+    training, speed = self._config.training, ''
+    if training.skip_nonfinite:
+      scalars['skipped_steps'] = self._left_out
+    if step > self._since:
+      rate = (step - self._since) / (time.perf_counter() - self._clock)
+      scalars['images_per_second'] = rate * training.batch_size
+      left = tqdm.format_interval((training.num_steps - step) / rate)
+      achieved = rates.achieved(self.flop * rate, jax.devices()[0].device_kind)
+      scalars |= achieved
+      speed = f'({rate:.3g} steps/s, {rates.as_text(achieved)}, {left} left)'
+    self.writer.write_scalars(step, scalars)
+    self._warn_of_columns(step, scalars.get('column_error', 0.0))
+    names = ('loss', 'skipped_steps')[: 2 if self._left_out else 1]
+    self._print(step, {n: scalars[n] for n in names if n in scalars}, speed)
+    self._kept, self._left_out = [], 0
+
+  def write(self, step: int, scalars: dict[str, float]) -> None:
+    """Writes numbers, and prints them if the progress bar is off."""
+    self.writer.write_scalars(step, scalars)
+    self._print(step, scalars)
+
+  def _print(self, step, scalars, *notes):
+    if self._bar.disable:
+      shown = [f'{n} {x:.4g}' for n, x in scalars.items() if x == x]
+      print(f'step {step}:', *shown, *filter(None, notes), flush=True)
+
+  def save(self, state: TrainState, metrics: dict | None = None) -> None:
+    """Starts writing a checkpoint of the state."""
+    checkpoints.save(self.manager, state, self._stored, metrics)
+
+  @contextlib.contextmanager
+  def open(self) -> Iterator[None]:
+    """Finishes all files when the training ends, also after an error."""
+    with contextlib.ExitStack() as ends:
+      ends.callback(checkpoints.finish, self.manager)
+      ends.callback(self.writer.close)
+      ends.callback(self._bar.close)
+      yield
+
+  def restart_clock(self, step: int) -> None:
+    """Excludes the time until now from the speed of training."""
+    self._since, self._clock = step, time.perf_counter()
+
+  def _warn_of_days(self, steps):
+    # The second call of a start says how long its steps take: the first one
+    # was compiled, and its result is read when the second one has begun.
+    c, now = self._config.training, time.monotonic()
+    if steps[0] == self._first:
+      self._first_read = now
+    elif self._first_read is not None:
+      seconds = (now - self._first_read) / len(steps)
+      days = seconds * (c.num_steps - steps[-1]) / 86_400
+      if days > 1.0:
+        self._bar.write(
+          f'this training will take {days:.3g} days, a step {seconds:.3g} s: '
+          'take a GPU, or a smaller network, images, training.batch_size or '
+          'training.num_steps (configs/pictures.py is made for a CPU)'
+        )
+      self._first_read = None
+
+  def _warn_of_columns(self, step, error):
+    if error > 0.05 and not self._warned:
+      self._warned = True
+      self._bar.write(
+        f'step {step}: the plan of objective.coupling is off by {error:.0%} in a column '
+        f'(column_error): raise objective.coupling.num_iterations, or {_EPSILON}'
+      )
+
+  def _counts(self, step, scalars):
+    # A step whose loss or gradient is not finite is skipped, up to
+    # training.skip_nonfinite times in a row; the next one is a UserError. With
+    # optimizer.repair_gradients the optimizer has replaced such a gradient. Of a
+    # plan that is NaN no step can be right.
+    config = self._config
+    names = 'column_error', 'loss', 'grad_norm'
+    wrong = [n for n in names if not np.isfinite(scalars.get(n, 0.0))]
+    of_plan = wrong[:1] == ['column_error']
+    if not wrong or (config.optimizer.get('repair_gradients') and not of_plan):
+      self._in_a_row = 0
+      return True
+    self._in_a_row += 1
+    if self._in_a_row <= config.training.skip_nonfinite:
+      return False
+    last = self.manager.latest_step()
+    kept = 'no checkpoint' if last is None else f'checkpoint {last}'
+    times = f', {self._in_a_row} steps in a row' if self._in_a_row > 1 else ''
+    advice = 'a smaller optimizer.learning_rate or optimizer.clip_norm'
+    if of_plan:
+      times += ', since float32 does not resolve cost / epsilon of the plan of objective.coupling'
+      advice = _EPSILON
+    raise UserError(
+      f'{wrong[0]} is {scalars[wrong[0]]} at step {step}{times}: stopped, '
+      f'{self._workdir} keeps {kept}. Continue with '
+      f'--config.training.resume=force and {advice}'
+    )
+
+
+def average(history: Sequence[Metrics]) -> dict[str, float]:
+  """Averages a list of {name: Mean} to {name: float}; NaN for no count."""
+  if not history:
+    return {}
+  totals = jax.tree.map(lambda *xs: float(np.sum(xs)), *jax.device_get(history))
+  nan = float('nan')
+  return {n: x.total / x.count if x.count else nan for n, x in totals.items()}

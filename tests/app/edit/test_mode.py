@@ -1,0 +1,18 @@
+"""The conditions of --mode=edit."""
+
+import numpy as np
+
+from diffusion_jax.app.edit import mode as edit
+from diffusion_jax.app.kinds import registry
+from tests.app.conftest import smoke
+
+
+def cond_of(**changes):
+  model = registry.make(smoke(**{'edit.num_samples': 2} | changes), 'nowhere')
+  section = model.config.edit.make()
+  return edit.choose_cond(model, section, section.count())
+
+
+def test_the_label_is_that_of_all_samples():
+  np.testing.assert_array_equal(cond_of(**{'edit.label': 3})['label'], [3, 3])
+  assert cond_of() == {}  # the null class

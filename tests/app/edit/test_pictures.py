@@ -1,0 +1,101 @@
+"""Edits of pictures, and what they read from files."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.app.edit import methods, pictures
+from diffusion_jax.app.kinds import registry
+from tests.app.conftest import normal_params, smoke, untrained
+from tests.app.edit.conftest import QUICK, picture, run
+from tests.app.fields import within
+
+COLOUR = within('data', 'synthetic', image_shape=(8, 8, 3))
+COLOUR |= within('conditioning', labels=False, image='colorize')
+
+
+@pytest.fixture(scope='module')
+def colour(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('runs') / 'colour'
+  return untrained(smoke(**QUICK | COLOUR), workdir)
+
+
+def read_mask(file, *channels):
+  """Reads a mask of grey colours and alpha [8, 8], as an editor writes it."""
+  Image.fromarray(np.stack(channels, -1).astype(np.uint8)).save(file)
+  return pictures.read_mask(str(file), (8, 8, 1))[..., 0]
+
+
+NUMBERS, FULL = np.arange(64).reshape(8, 8), np.full((8, 8), 255)
+KNOWN = NUMBERS % 3 == 0
+
+
+def test_a_mask_is_its_alpha_or_its_white(tmp_path):
+  """An alpha of 255 everywhere does not count."""
+  file = tmp_path / 'm.png'
+  # white on transparent, erased, opaque
+  for channels in ((FULL, 255 * KNOWN), (4 * NUMBERS, 255 * KNOWN), (255 * KNOWN, FULL)):
+    np.testing.assert_array_equal(read_mask(file, *channels), KNOWN)
+  Image.fromarray((65535 * KNOWN).astype(np.uint16)).save(file)
+  np.testing.assert_array_equal(pictures.read_mask(str(file), (8, 8, 1))[..., 0], KNOWN)
+  for colours, alpha, message in (
+    (0 * FULL, 255 * KNOWN, 'm.png is black on transparent, which can be read both'),
+    (255 * KNOWN, 0 * FULL + 200, 'm.png is opaque everywhere: opaque pixels stay'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      read_mask(file, colours, alpha)
+
+
+def test_what_is_known_is_what_the_operator_makes_of_the_picture():
+  model = registry.make(smoke(), 'nowhere')
+  x = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1))
+  mask, x = np.arange(64).reshape(1, 8, 8, 1) % 3 == 0, x.astype(np.float32)
+  known = pictures.Inpaint().known(model, {'image': x, 'mask': mask})
+  np.testing.assert_array_equal(known.y, np.where(mask, x, 0.0))
+  np.testing.assert_array_equal(known.forward(x), known.y)
+  small = x.reshape(2, 4, 2, 4, 2, 1).mean(axis=(2, 4))
+  known = pictures.Superres(factor=2).known(model, {'image': small})
+  np.testing.assert_allclose(known.forward(x), known.y, atol=1e-6)
+
+
+def test_sdedit_of_no_strength_is_the_picture(plain, files):
+  changes = {'edit': 'sdedit', 'edit.strength': 0.0}
+  results = run(plain, files, changes, image='digit')['arr_0']
+  given = picture(files, 'digit')
+  np.testing.assert_array_equal(results[1, ..., 0], given)
+  changes = {'edit': 'sdedit', 'edit.strength': 1.0, 'edit.label': 4}
+  results = run(plain, files, changes, image='digit', mask='mask')['arr_0']
+  np.testing.assert_array_equal(results[1, :4, :, 0], given[:4])
+  assert (results[1, 4:, :, 0] != given[4:]).any()
+
+
+def test_an_interpolation_is_not_clipped():
+  """If eps = 30 for any x, x_0 leaves [-1, 1] between the ends."""
+  config = smoke(**QUICK | {'sampling.clip': True, 'edit': 'interpolate'})
+  model: Any = registry.make(config, 'nowhere')
+  params = normal_params(model, deviation=0)
+  params['network']['conv_out']['bias'] += 30.0
+  ends = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1)).astype(np.float32)
+  inputs = {'image': ends[:1], 'image2': ends[1:], 'weight': np.float32([0.0, 1.0])}
+  cond = {'label': np.zeros(2, np.int32)}
+
+  @jax.jit
+  def draw(params, keys):
+    batch = methods.Batch(model.plan(params), keys, cond, inputs)
+    return pictures.Interpolate().results(model, batch)['x']
+
+  results = draw(params, jax.random.split(jax.random.key(0), 2))
+  np.testing.assert_allclose(results, ends, atol=1e-3)
+
+
+def test_colours_by_a_run_that_learned_them(colour, files, capsys):
+  changes = COLOUR | {'edit': 'colorize'}
+  arrays = run(colour, files, changes, image='colours')
+  assert 'its colours are left out' in capsys.readouterr().out
+  assert arrays['image'].shape == (8, 8, 1)
+  assert arrays['arr_0'].shape == (2, 8, 8, 3)
+  other = run(colour, files, changes, image='digit')['arr_0']
+  assert (other != arrays['arr_0']).any()  # the network sees the picture

@@ -1,0 +1,179 @@
+"""Methods of posteriors against closed forms, and rewards."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize
+
+import diffusion_jax as dj
+from diffusion_jax.app.config import trust
+from diffusion_jax.app.edit import methods, posteriors
+from diffusion_jax.app.kinds.choices import TABLES
+from diffusion_jax.app.kinds.plan import Plan
+from diffusion_jax.core import operators
+from diffusion_jax.testing import oracles
+from tests.app.conftest import refused, smoke
+from tests.app.edit.conftest import QUICK, edited
+from tests.app.fields import within
+
+SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+PRIOR = oracles.gaussian(np.array([0.3, -0.2]), np.array([[1.0, 0.5], [0.5, 1]]))
+MATRIX, Y, STD = np.array([[0.6, 0.8]]), np.array([0.5]), 0.4
+
+
+def batch_of(keys, schedule):
+  """Returns a batch of an exact denoiser, 60 ancestral steps."""
+
+  def step_function(cond, after_guidance=None, clip=True):
+    return after_guidance(PRIOR.denoise) if after_guidance else PRIOR.denoise
+
+  plan = Plan(
+    schedule,
+    dj.level_grid(schedule, 60),
+    dj.ancestral(),
+    step_function,
+    lambda keys, level: dj.prior_sample(keys, (*keys.shape, 2), level),
+    denoises=True,
+  )
+  return methods.Batch(plan, keys, {})
+
+
+def draws(method, known, schedule, key):
+  """Returns 1000 draws; the schedule is traced, as one that is learned."""
+  draw = jax.jit(lambda keys, schedule: method.draw(batch_of(keys, schedule), known)['x'])
+  return np.asarray(draw(jax.random.split(key, 1000), schedule), np.float64)
+
+
+# The mean errors that the methods are known for, in standard deviations.
+METHODS = {
+  'moment': ({}, 0.1),
+  'pseudoinverse': ({'iterations': 1}, 0.25),
+  'steered': ({'particles': 8, 'iterations': 1}, 0.15),
+  'decoupled': ({'iterations': 1}, 0.25),
+  'decoupled by steps': ({'step_size': 0.04, 'langevin_steps': 30}, 0.25),
+  'gibbs': ({'iterations': 1}, 0.15),
+  'proximal': ({'iterations': 1}, 0.35),
+  'dps': ({'step_size': 0.1}, 0.5),
+  'red_diff': ({'rate': 0.05}, 0.5),
+}
+assert {name.split()[0] for name in METHODS} == {*TABLES['edit.posterior']}
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_each_method_moves_towards_the_posterior(name, key):
+  fields, most = METHODS[name]
+  method = TABLES['edit.posterior'][name.split()[0]](**fields)
+  forward = lambda x: x @ jnp.asarray(MATRIX.T, jnp.float32)
+  y = jnp.broadcast_to(jnp.asarray(Y, jnp.float32), (1000, 1))
+  x = draws(method, methods.Known(y, forward, STD), SCHEDULE, key)
+  exact = PRIOR.posterior(MATRIX, Y, STD)
+  error = np.linalg.norm(x.mean(axis=0) - exact.mean)
+  assert error / np.sqrt(np.trace(exact.cov)) < most
+
+
+def test_half_of_the_rounds_of_gibbs_have_falling_widths():
+  widths = posteriors.widths_of(5, 4.0, 0.25)
+  np.testing.assert_allclose(widths, [4.0, 1.0, 0.25, 0.25, 0.25], rtol=1e-6)
+  np.testing.assert_allclose(posteriors.widths_of(1, 3.0, 3.0), [3.0])
+
+
+def test_gibbs_reaches_the_noise_of_y_on_a_straight_path(key):
+  """There sigma / alpha falls from infinity; the last width is the noise's."""
+  method = posteriors.gibbs(iterations=1, rounds=20, inner_steps=10)
+  known = methods.Known(jnp.full((1000, 2), 0.5), lambda x: x, 0.2)
+  x = draws(method, known, dj.RectifiedFlowSchedule(), key)
+  exact = PRIOR.posterior(np.eye(2), np.full(2, 0.5), 0.2)
+  # The width adds its own 0.2 to the noise, and 1 would add 25 times as much.
+  assert 0.7 < np.trace(np.cov(x.T)) / np.trace(exact.cov) < 2.5
+
+
+@pytest.mark.parametrize('is_linear, spread', [(True, 25.0), (False, 1.0)])
+def test_a_measurement_adds_the_variance_of_x0(is_linear, spread):
+  """V = r^2 A A^T + s^2 if y = A x, and else r^2 + s^2."""
+  level = dj.NoiseLevel(*(np.full(1, x, np.float32) for x in (0.5, 0.6, 0.8)))
+  forward = lambda x: x @ np.array([[3.0], [4.0]], np.float32)
+  known = methods.Known(np.ones((1, 1), np.float32), forward, STD, is_linear)
+  twist = posteriors._twist(known, 1)(np.zeros((1, 2), np.float32), level)
+  variance = 0.8**2 * spread + STD**2
+  np.testing.assert_allclose(twist, [-0.5 / variance], rtol=1e-4)
+
+
+@pytest.mark.parametrize('width, factor', [(1.0, 1), (3.0, 1), (1.0, 4)])
+def test_the_noise_that_a_picture_needs(width, factor, key):
+  """It is a lower bound on what SciPy's best picture in [-1, 1] needs."""
+  clean = np.sign(jax.random.normal(key, (2, 12, 12, 1)))
+  kernel = operators.gaussian_kernel(width, 2 * math.ceil(3.0 * width) + 1)
+  forward, std = jax.jit(operators.downsampled(kernel, factor)), 1.0 / 127.5
+  y = forward(clean)
+  y += std * jax.random.normal(key, y.shape)
+  other = 3.0 * clean[:, ::factor, ::factor]  # of no picture
+  pixels = np.eye(144, dtype=np.float32).reshape(144, 12, 12, 1)
+  matrix = np.asarray(forward(pixels), np.float64).reshape(144, -1).T
+  for one, share in ((y, -np.inf), (other, 0.6)):
+    found = posteriors.noise_needed(forward, one, clean, std)
+    for i in range(2):
+      picture = matrix, np.ravel(one[i]), (-1.0, 1.0)
+      best = optimize.lsq_linear(*picture, method='bvls')  # exact
+      least = np.sqrt(np.mean(best.fun**2)) / std
+      assert share * least <= found[i] <= 1.001 * least + 1e-6
+
+
+def test_the_variance_that_methods_take_is_compared_with_the_models(key):
+  """The exact covariance, which is the same at all x_t, has this trace."""
+  x0 = PRIOR.sample(key, 4000)
+  share = jax.jit(lambda keys, x0: posteriors.whiteness(batch_of(keys, SCHEDULE), x0))
+  level = SCHEDULE.from_logsnr(jnp.zeros(()))
+  cov = np.asarray(PRIOR.covariance(x0[:1], level), np.float64)[0]
+  found = np.asarray(share(jax.random.split(key, 4000), x0), np.float64)
+  # r^2 is a half, of each of two coordinates
+  error = found.std() / np.sqrt(len(found))
+  assert abs(found.mean() - np.trace(cov)) < 4.0 * error
+  assert 0.8 < np.trace(cov) < 0.95 and error < 0.01
+
+
+def steered(workdir, **fields):
+  changes = within('edit', 'steer', output=fields['reward'].replace(':', '_'), **fields)
+  return edited(smoke(**QUICK | changes), workdir)
+
+
+def test_steering_has_more_reward(plain, tmp_path, monkeypatch, capsys):
+  """The brightness, and a user's function, which wants a dark left."""
+  (tmp_path / 'rewards.py').write_text(
+    'def left(x0, size=3.0):\n'
+    '  return size * x0[:, :, :4].mean(axis=(1, 2, 3))\n'
+    'def whole(x0):\n'
+    '  return x0.mean()\n'
+  )
+  monkeypatch.chdir(tmp_path)
+  trust.allow(['rewards:left', 'rewards:whole'])
+  few = {'num_samples': 8, 'particles': 8}
+  more = steered(plain, reward='brightness', **few, **{'reward.strength': 15.0})
+  less = steered(plain, reward='rewards:left', **few, **{'reward.size': -15.0})
+  assert more['arr_0'].mean() > less['arr_0'][:, :, :4].mean() + 5.0
+  for found, factor, columns in ((more, 15.0, 8), (less, -15.0, 4)):
+    x = found['arr_0'][:, :, :columns] / 127.5 - 1.0
+    expected = factor * x.mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(found['reward'], expected, atol=0.2)
+    assert np.isfinite(found['log_evidence']).all()
+  assert 'reward' in capsys.readouterr().out
+  message = r'its result has the shape \[\], \[2\] is needed'
+  refused(message, steered, plain, reward='rewards:whole')
+
+
+@pytest.mark.parametrize(
+  'found, part',
+  [
+    ({'residual': 1.2}, ''),
+    ({'residual': 3.2}, 'try edit.posterior=decoupled, more posterior.iteration'),
+    ({'residual': 0.2}, 'noise is too large'),
+    ({'residual': 1.0, 'lowest_ess': 1.02}, 'log_evidence are reliable'),
+    ({'reward': 3.0, 'lowest_ess': 4.0}, ''),
+    ({'reward': 3.0, 'lowest_ess': 4.0, 'particles': 50}, 'take more particles, or'),
+  ],
+)
+def test_a_warning_says_what_to_try(found, part):
+  text = posteriors.warning(**found)
+  assert part in text and bool(part) == bool(text)

@@ -1,0 +1,156 @@
+"""evaluation.metrics=auto: what it stands for of each kind of model and data."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffusion_jax.app.evaluate import metrics_of_data, scorers
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.schemas import kind_of
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.smoke import shrunk
+from diffusion_jax.data.splits import NoTestSplit
+from diffusion_jax.errors import UserError
+from tests.app.config.test_store import ALL
+from tests.app.conftest import of_run, read, refused, stored_run, trial, untrained
+from tests.app.fields import within
+
+# Their pictures and simulations take long to make.
+LARGE = 'imagenet', 'photos', 'pictures', 'images64', 'inference:sir', 'inference:lotka_volterra'
+SETS, PAIRS = metrics_of_data.OF_SETS, metrics_of_data.OF_PAIRS
+AUTO = {'evaluation.metrics': 'auto'}
+# By the kinds of models of levels; real numbers are below.
+OF_LEVELS = {
+  'a diffusion model': ('elbo',),
+  'a diffusion model of latents': ('ode',),
+  'a diffusion model of states': ('elbo',),
+  'a VAE': ('elbo',),
+  'a classifier': ('accuracy',),
+  'a flow map': SETS,
+  'a bridge': SETS,
+}
+
+
+def kinds_of_data():
+  """Returns the first config of each kind of model, data and condition."""
+  found = {}
+  for name, variant in ALL:
+    name = f'{name}:{variant}' if variant else name
+    config = read(name)
+    if config.data is not None and not name.startswith(LARGE):
+      asked = config.get('conditioning', {})
+      key = kind_of(config).kind, config.data.name, *(f'{n} {bool(x)}' for n, x in asked.items())
+      found.setdefault(key, name)
+  return sorted({*found.values()})
+
+
+@pytest.mark.parametrize('name', kinds_of_data())
+def test_the_metrics_of_all_configs_are_not_refused(name, tmp_path):
+  """Also with auto in place of what the config names."""
+  config = shrunk(read(name))
+  for change in {}, AUTO:
+    changed = trial(*name.split(':')[:2], **change) if change else config
+    stored_run(tmp_path / 'run', changed)
+    model = scorers.chosen(registry.make(changed, tmp_path / 'run'))
+    model.check('evaluate')
+    scorers.check_needs(model, scorers.of_samples(model))
+    assert scorers.of_samples(model) or scorers.of_models(model)
+  facts = model.facts
+  if facts.x.levels:
+    assert model.config.evaluation.metrics == OF_LEVELS[model.schema.kind]
+  else:
+    numbers = PAIRS if model.conditioning.context is not None else SETS
+    likelihood = ('ode',) if 'ode' in model.schema.metrics else ()
+    assert model.config.evaluation.metrics == numbers + likelihood
+
+
+@pytest.fixture(scope='module')
+def paths(tmp_path_factory):
+  """Writes a table with a column of whole numbers, and one of areas."""
+  rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp('table')
+  rooms, area = rng.integers(1, 5, 80), rng.normal(90.0, 20.0, 80)
+  np.savetxt(
+    folder / 'houses.csv', np.c_[rooms, area], '%.8g', ',', header='rooms,area', comments=''
+  )
+  return folder
+
+
+def table(paths, *x, **changes):
+  fields = within('data', 'csv', path=str(paths / 'houses.csv'), x=x, test_fraction=0.1)
+  return trial(
+    'vectors', **fields | {'training.keep_best': 0, 'sampling.checkpoint': 'latest'} | changes
+  )
+
+
+def chosen(config, folder):
+  return scorers.chosen(registry.make(config, folder)).config.evaluation
+
+
+def test_what_is_held_out_decides(paths, tmp_path):
+  """And as many samples as training examples, unless a number is given."""
+  all_rows = table(paths, 'rooms', 'area', **{'data.test_fraction': 0.0})
+  few = {'data.context': 'area'}
+  assert chosen(all_rows, tmp_path).metrics == SETS
+  assert chosen(table(paths, 'rooms', **few), tmp_path).metrics == (*SETS, 'ode')  # 8 pairs
+  none = few | {'data.test_fraction': 0.0}
+  assert chosen(table(paths, 'rooms', **none), tmp_path).metrics == SETS
+  some = few | {'data.test_fraction': 0.2, 'evaluation.metrics': 'regression,auto,ode'}
+  assert chosen(table(paths, 'rooms', **some), tmp_path).metrics == ('regression', *PAIRS, 'ode')
+  usual = table(paths, 'rooms', 'area', **{'evaluation.num_generated': 50_000})
+  assert chosen(usual, tmp_path).num_generated == 72
+  assert chosen(all_rows, tmp_path).num_generated == 16  # of the trial
+  refused('validation_fraction=0.0 leaves none', chosen, table(
+    paths, 'rooms', 'area', **{'evaluation.split': 'validation'}), tmp_path)  # fmt: skip
+  coupled = trial(**AUTO | {'objective.coupling': 'exact', 'sampling.sampler': 'ddim'})
+  assert chosen(coupled, tmp_path).metrics == ('ode',)
+
+
+def test_the_metrics_of_a_training_are_those_of_its_samples(paths, tmp_path):
+  """Those of pairs need many draws: none is measured while it trains."""
+  pairs = {'data.test_fraction': 0.2, 'data.context': 'area'}
+  for config, few in (
+    (table(paths, 'rooms', 'area'), {'energy'}),
+    (table(paths, 'rooms', **pairs), {}),
+  ):
+    found = {*scorers.higher_is_better(registry.make(config, tmp_path))}
+    assert found >= {*few} and bool(found) == bool(few)
+
+
+def scores_of(config, folder, **fields):
+  """Returns {score: note} of an evaluation without metrics, all finite."""
+  run = untrained(config, folder, deviation=0.05)
+  MODES['evaluate'](of_run(run, **fields), run)
+  found = {}
+  for path in (run / 'evaluation').glob('*/result.json'):
+    result = json.loads(path.read_text())
+    found |= result.get('metrics', {'ode': {'value': result.get('nats_per_dim'), 'note': ''}})
+  assert all(np.isfinite(x['value']) for x in found.values())
+  return {name: x['note'] for name, x in found.items()}
+
+
+def test_a_table_is_evaluated_and_its_whole_numbers_are_named(paths, tmp_path, capsys):
+  notes = scores_of(table(paths, 'rooms', 'area'), tmp_path / 'run')
+  assert 'evaluation.metrics=sliced_w2,energy,moments,ode\n' in capsys.readouterr().out
+  for name in 'sliced_w2', 'energy':
+    assert notes[name].endswith('column rooms has 4 different values in the reference')
+  assert 'ode' in notes and 'rooms' not in notes['moments_mean']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('sides', [(8,), (4, 4)])
+def test_a_sequence_and_a_field_are_evaluated(sides, tmp_path):
+  config = trial('gp_sequences', **within('data', sides=sides, num_examples=40, num_test=16))
+  assert {*scores_of(config, tmp_path / 'run')} >= {'sliced_w2', 'energy', 'moments_std', 'ode'}
+
+
+def test_without_held_out_examples_samples_of_levels_are_compared(monkeypatch):
+  """Distances between bytes of texts would mean nothing."""
+  pictures, text = (registry.make(trial(n, **AUTO), 'x') for n in ('digits_vae', 'text_masked'))
+
+  def source_of(*args):
+    raise UserError('no test split') from NoTestSplit
+
+  monkeypatch.setattr(metrics_of_data.datasets, 'source_of', source_of)
+  assert metrics_of_data.of_data(pictures) == SETS
+  refused('no test split', metrics_of_data.of_data, text)

@@ -1,0 +1,254 @@
+"""--mode=evaluate of real images and of held-out pairs, on tiny runs."""
+
+import dataclasses
+import json
+import shutil
+import types
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import diffusion_jax as dj
+from diffusion_jax.app.evaluate import mode as evaluate, scorers
+from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run.weights import Run
+from diffusion_jax.core.keys import stream
+from diffusion_jax.data import small_sets
+from diffusion_jax.metrics import likelihoods
+from diffusion_jax.metrics.metric import SampleMetric
+from tests.app.conftest import (
+  DIGITS,
+  arrays_of,
+  of_run,
+  printed_by,
+  refused,
+  smoke,
+  trial,
+  untrained,
+)
+from tests.app.fields import within
+
+QUICK = within('evaluation', num_images=12, batch_size=8)
+QUICK |= within('evaluation.elbo', num_steps=5)
+ODE = {'evaluation.metrics': 'ode', 'evaluation.ode.tolerance': 0.1}
+
+
+def run_mode(workdir, **changes):
+  MODES['evaluate'](smoke(**changes), str(workdir))
+
+
+def result(workdir, name):
+  path = workdir / 'evaluation' / name / 'result.json'
+  return json.loads(path.read_text())
+
+
+def parts(workdir, name):
+  folder = workdir / 'evaluation' / name / 'parts'
+  return {path.name: arrays_of(folder, path.stem, '.') for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope='module')
+def printed(run):
+  """Returns what an evaluation of the bound prints."""
+  return printed_by(lambda: run_mode(run, **QUICK))
+
+
+def test_the_parts_of_the_bound_add_up(run, printed):
+  found = result(run, 'elbo-test')
+  assert found['images'] == 12 and found['split'] == 'test'
+  total = found['prior'] + found['diffusion'] + found['reconstruction']
+  np.testing.assert_allclose(found['bits_per_dim'], total, rtol=1e-5)
+  np.testing.assert_allclose(sum(found['terms']) + found['prior'], total, rtol=1e-5)
+  assert len(found['terms']) == len(found['rate']) == 5
+  np.testing.assert_allclose(found['rate'][0], found['prior'])
+  np.testing.assert_allclose(found['rate'][-1] + found['terms'][0], total, rtol=1e-5)
+  value, error = f'{found["bits_per_dim"]:.5g}', f'{found["standard_error"]:.3g}'
+  assert f'{value} +- {error} bits/dim' in ' '.join(printed.split())
+  assert 'L_T ' in printed and 'L_0 ' in printed
+  for name in ('terms', 'rate_distortion'):
+    with Image.open(run / 'evaluation' / 'elbo-test' / f'{name}.png') as image:
+      assert image.size[0] > 300
+
+
+def test_the_bound_is_that_of_the_network(run, printed):
+  """The library's bound of the first two images, in bits, is the same."""
+  config = smoke(**QUICK)
+  model: Any = registry.make(config, run)
+  params, _ = evaluate.weights.restore(model)
+  x0, labels = small_sets.digits('test').read(np.arange(2)).values()
+  root = stream(config.evaluation.seed, 'metrics')
+  root = jax.random.fold_in(root, zlib.crc32(b'elbo'))
+  keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(np.arange(2))
+  nll = lambda x0, last: dj.reconstruction_nll(x0, last, 17)
+  bound = jax.jit(
+    lambda keys, x0, labels: dj.variational_bound(
+      keys,
+      model.plan(params).step_function({'label': labels}),
+      model.noisy.schedule(),
+      x0,
+      num_steps=5,
+      decoder=nll,
+    )
+  )(keys, DIGITS.x.encode(x0), labels)
+  measured = parts(run, 'elbo-test')['00000000.npz']
+  for name in ('total', 'prior', 'reconstruction'):
+    np.testing.assert_allclose(
+      measured[name][:2], bound[name] / (64 * np.log(2)), rtol=1e-4, atol=1e-9
+    )
+
+
+def certain_elbo(num_steps: int = 2):
+  """Returns a user's metric: the bound of a decoder that is always right."""
+  decoder = lambda x0, last, num_levels: jnp.zeros(len(x0))
+  return likelihoods.elbo(decoder, num_steps)
+
+
+def test_a_user_has_metrics_of_real_images_and_decoders(run):
+  metric = {'evaluation.metrics': f'{__name__}:certain_elbo'}
+  run_mode(run, **metric, **{'evaluation.num_images': 3})
+  scores = result(run, 'certain_elbo-test')
+  assert scores['reconstruction'] == 0.0 < scores['diffusion']
+  assert len(scores['terms']) == 2
+  np.testing.assert_allclose(scores['terms'][0], 0.0, atol=1e-6)
+
+
+def test_another_evaluation_needs_another_name(run, printed):
+  other = QUICK | {'evaluation.elbo.num_steps': 4}
+  message = 'elbo.num_steps is 5, 4 now. Delete it, or'
+  refused(message, run_mode, run, **other)
+  large = within('sampling.sampler', 'ancestral', variance='fixed_large')
+  message = 'variance is fixed_small, fixed_large'
+  refused(message, run_mode, run, **QUICK, **large)
+  message = r'other settings: weights is \d+, \d+ now.*by --config.evaluation.n'
+  refused(message, run_mode, run, **QUICK, **{'sampling.ema': False})
+
+
+def test_a_finished_evaluation_is_of_its_data(tmp_path):
+  """Other examples in the same file, after the evaluation has ended."""
+  path, pictures = tmp_path / 'x.npz', small_sets.digits('test')
+  x = pictures.x[:32] * 15
+  np.savez(path, x=x, labels=pictures.label[:32])
+  data = within('data', 'npz', path=str(path), num_classes=10)
+  data |= within('data', test_fraction=0.5)
+  config = smoke(**data, **QUICK)
+  run = untrained(config, tmp_path / 'run', deviation=0.1)
+  MODES['evaluate'](config, run)
+  before = result(run, 'elbo-test')
+  MODES['evaluate'](config, run)
+  assert result(run, 'elbo-test') == before
+  np.savez(path, x=255 - x, labels=pictures.label[:32])
+  message = 'parts has other settings: read.examples is .*Delete it, or'
+  refused(message, MODES['evaluate'], config, run)
+  shutil.rmtree(run / 'evaluation' / 'elbo-test' / 'parts')
+  MODES['evaluate'](config, run)
+  assert result(run, 'elbo-test')['bits_per_dim'] != before['bits_per_dim']
+
+
+def test_what_is_not_a_number_is_not_written(run, monkeypatch):
+  """The solver returns nan after too many steps."""
+  lost = lambda key, denoise, schedule, x, **_: (jnp.full(len(x), jnp.nan), x)
+  monkeypatch.setattr(dj, 'log_likelihood', lost)
+  three = {'evaluation.num_images': 3, 'evaluation.name': 'x2'}
+  message = 'ode is nan on images 0..2: try a larger'
+  refused(message, run_mode, run, **ODE, **three)
+  assert not list((run / 'evaluation' / 'ode-test-x2' / 'parts').iterdir())
+
+
+SPREAD = 0.5
+
+
+@pytest.fixture(scope='module')
+def moons(tmp_path_factory):
+  few = within('data', num_examples=100, num_test=16)
+  few |= {'sampling.checkpoint': 'latest', 'training.keep_best': 0}
+  workdir = tmp_path_factory.mktemp('pairs') / 'run'
+  return untrained(trial('two_moons', **few), workdir)
+
+
+def run_of(moons, **fields):
+  """Returns the run with an exact denoiser of N(standardised context, 1/4)."""
+  few = within('evaluation', metrics='density_coverage', num_pairs=3)
+  few |= within('evaluation', draws_per_pair=2, batch_size=4)
+  model = registry.make(of_run(moons, **few | fields), moons)
+
+  def denoiser(params, cond):
+    def denoise(x, level):
+      at = level.expand_to(x)
+      gain = at.alpha * SPREAD**2 / (at.alpha**2 * SPREAD**2 + at.sigma**2)
+      return dj.Prediction(cond['context'] + gain * (x - at.alpha * cond['context']))
+
+    return denoise
+
+  measured = types.SimpleNamespace(
+    facts=model.facts, schedule=lambda params: dj.KarrasSchedule(2e-3, 40.0), denoiser=denoiser
+  )
+  return Run(dataclasses.replace(model, measured=measured))
+
+
+class Seen(list):
+  """A metric of pairs, and the arrays that it was given."""
+
+  def compute(self, samples, reference):
+    self.append((samples, reference))
+    return []
+
+  def as_scored(self):
+    metric = SampleMetric({}, ('draws', 'log_q'), self.compute)
+    return [scorers.Scored('seen', metric)]
+
+
+@pytest.fixture
+def draws(monkeypatch):
+  """Draws from a normal distribution, instead of by the network."""
+  drawn = np.random.default_rng(0).normal(0.0, 0.3, (6, 2)).astype(np.float32)
+
+  def draw(run, out, rows, **fields):
+    np.savez(out / 'samples.npz', arr_0=drawn)
+    return out / 'samples.npz'
+
+  monkeypatch.setattr(evaluate, 'draw', draw)
+  return drawn.reshape(3, 2, 2)
+
+
+def test_densities_are_of_their_own_pair(moons, draws, tmp_path, monkeypatch):
+  """Draws of an exact denoiser are kept for the same draws and settings."""
+  seen, run = Seen(), run_of(moons)
+  evaluate.score_pairs(run, seen.as_scored(), tmp_path)
+  (samples, reference), facts = seen[0], run.model.facts
+  pairs = datasets.source_of(run.model.config, 'test').read(np.arange(3))
+  np.testing.assert_array_equal(reference['context'], pairs['context'])
+  np.testing.assert_array_equal(reference['truth'], pairs['x'])
+  np.testing.assert_array_equal(samples['draws'], draws)
+  context = facts.context.encode(pairs['context'])
+
+  def log_q(x, context):
+    z = np.linalg.norm(facts.x.encode(x) - context, axis=-1) / SPREAD
+    return -0.5 * z**2 - 2.0 * np.log(SPREAD)
+
+  found = np.c_[reference['log_q'], samples['log_q']]
+  exact = np.c_[log_q(pairs['x'], context), log_q(draws, context[:, None])]
+  assert np.ptp(exact) > 3.0
+  found, exact = found - found.mean(), exact - exact.mean()
+  np.testing.assert_allclose(found, exact, rtol=0.03, atol=0.1)
+  stamps = [x.stat().st_mtime_ns for x in sorted(tmp_path.glob('log_q/*'))]
+  evaluate.score_pairs(run, seen.as_scored(), tmp_path)
+  again = [x.stat().st_mtime_ns for x in sorted(tmp_path.glob('log_q/*'))]
+  assert again == stamps and len(stamps) == 3
+  changed = run_of(moons, **{'evaluation.batch_size': 3})
+  message = 'log_q has other settings: .*{} is .* now.*evaluation.name'
+  args = seen.as_scored(), tmp_path
+  refused(message.format('batch_size'), evaluate.score_pairs, changed, *args)
+  changed = run_of(moons, **{'evaluation.seed': 3})
+  refused(message.format('seed'), evaluate.score_pairs, changed, *args)
+  draws += 1.0
+  refused(message.format('read.draws'), evaluate.score_pairs, run_of(moons), *args)
+  monkeypatch.setattr(provenance.checksums, 'of_arrays', lambda tree: 7)
+  refused(message.format('weights'), evaluate.score_pairs, run_of(moons), *args)

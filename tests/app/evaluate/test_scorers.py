@@ -1,0 +1,318 @@
+"""The scores of generated digits: while training, in evaluate, in sweeps."""
+
+import functools
+import hashlib
+import json
+import shutil
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+from scipy.spatial import distance
+
+from diffusion_jax.app.evaluate import mode as evaluate, scorers
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run import weights
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.metrics import features, fid, manifolds, references
+from diffusion_jax.metrics.estimates import Estimate
+from diffusion_jax.metrics.judges import digits_judge
+from diffusion_jax.metrics.metric import SampleMetric, Score
+from tests.app.conftest import arrays_of, lines_of, of_run, printed_by, refused, smoke, trial
+from tests.app.fields import within
+
+LEVEL = 'tests.app.evaluate.test_scorers:level'
+FD_PR = {'evaluation.metrics': 'fd,pr', 'evaluation.features': 'pixels'}
+QUICK = FD_PR | within('evaluation', num_generated=20)
+QUICK |= within('evaluation.fd', num_draws=2)
+QUICK |= within('sampling', batch_size=8)
+
+
+def halves(weights, batch_size):
+  """Returns test features and logits: the mean levels of four parts."""
+
+  def extract(pictures):
+    x = pictures.reshape(-1, 2, 4, 2, 4).mean(axis=(2, 4)).reshape(-1, 4)
+    return {'features': x, 'logits': x / 64.0, 'spatial': x[:, :2]}
+
+  identity = {'features': 'halves', 'weights': '1', 'preprocessing': 'means'}
+  return features.Extractor(extract, identity)
+
+
+def level(factor: float = 1.0) -> SampleMetric:
+  """Returns a user's metric: the mean grey level."""
+
+  def compute(samples, reference):
+    value = factor * float(np.mean(samples['images']))
+    return [Score('level', Estimate(value))]
+
+  return SampleMetric({'level': True}, ('images',), compute)
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+  """Makes a cache of real features and one more extractor, for this module."""
+  home = tmp_path_factory.mktemp('cache')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CACHE_HOME', str(home))
+    patch.setitem(features.EXTRACTORS, 'halves', halves)
+    arrays = 'features', 'logits', 'spatial'
+    patch.setitem(features.ARRAYS, 'halves', arrays)
+    yield home
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory, cache):
+  """Trains a run that measures its own samples."""
+  workdir = tmp_path_factory.mktemp('runs') / 'digits'
+  fields = within('training', metrics_every=2, metrics_images=12)
+  fields |= within('training', keep_best=1, keep_best_by='fd_pixels')
+  fields |= within('training', keep_checkpoints=1, more_ema_decays=(0.5,))
+  fields |= within('evaluation', metrics=f'fd,pr,{LEVEL}')
+  fields |= within('evaluation.level', factor=2)
+  MODES['train'](smoke(**FD_PR | fields), str(workdir))
+  return workdir
+
+
+def run_mode(workdir, changes=None, **fields):
+  fields = within('evaluation', **fields)
+  quick = {n: x for n, x in QUICK.items() if n != 'evaluation.fd.num_draws'}
+  base = quick if 'evaluation.metrics' in fields else QUICK
+  MODES['evaluate'](smoke(**base | fields | (changes or {})), str(workdir))
+
+
+def test_values_are_standardised_by_the_statistics_of_the_run():
+  mean, std = (5.0, -1.0), (2.0, 1e-3)
+  facts = Facts(ArraySpec((2,), 0, mean, std))
+  model: Any = types.SimpleNamespace(config=trial('two_moons'), facts=facts)
+  x = np.array([[7.0, -1.002], [1.0, -0.999]])
+  found = scorers.make_extractor(model, 'values').extract(x)['features']
+  np.testing.assert_allclose(found, (x - mean) / std)
+
+
+def result(workdir, name='samples'):
+  out = workdir / 'evaluation' / name
+  return json.loads((out / 'result.json').read_text())
+
+
+def drawn(workdir, name='samples'):
+  return arrays_of(workdir / 'evaluation', 'samples', name)['arr_0']
+
+
+def real_pixels():
+  """Returns the test and the training images as vectors [n, 64] in [0, 1]."""
+  splits = map(digits_judge.real, ('test', 'train'))
+  return [images.reshape(-1, 64) / 255.0 for images in splits]
+
+
+def test_training_writes_the_metrics_of_its_samples(run):
+  found = [line for line in lines_of(run) if 'fd_pixels' in line]
+  assert [line['step'] for line in found] == [2, 4]
+  assert 0.0 <= found[0]['recall_pixels'] <= 1.0
+  assert 'test_loss' not in found[0]
+  assert 0.0 < found[0]['level'] < 510.0
+  model = registry.make(smoke(**{'sampling.checkpoint': 'best'}), run)
+  best = min(found, key=lambda line: line['fd_pixels'])
+  assert weights.restore(model)[1] == best['step']
+
+
+@pytest.fixture(scope='module')
+def printed(run):
+  """Returns what an evaluation of 20 samples prints."""
+  return printed_by(run_mode, run)
+
+
+def test_the_result_is_that_of_the_images_and_the_whole_split(run, printed):
+  values = result(run)['metrics']
+  x, y = drawn(run).reshape(-1, 64) / 255.0, real_pixels()[1]
+  assert len(x) == 20
+  expected = fid.frechet_distance(fid.statistics(x), fid.statistics(y))
+  np.testing.assert_allclose(values['fd_pixels']['value'], expected, rtol=1e-5)
+  assert set(values) == {'fd_pixels', 'precision_pixels', 'recall_pixels'}
+  protocol = result(run)['protocol']
+  assert protocol['samples']['sampling']['num_samples'] == 20
+  assert protocol['reference']['pixels']['images'] == 1437
+  assert '20 images; settings: digits, checkpoint 4, ddim, 4 steps' in printed
+  assert 'of 1,437 train images of digits' in printed
+
+
+def test_features_are_kept_and_made_again_for_other_images(run, cache, printed, monkeypatch):
+  out = run / 'evaluation'
+  for name in ('kept', 'other'):
+    shutil.copytree(out / 'samples', out / f'samples-{name}')
+  each = {f'{name}.features': 'halves' for name in ('kid', 'sfd', 'is')}
+  each['kid.features'] = 'halves,pixels'
+  run_mode(run, metrics='kid,sfd,is', name='kept', **each)
+  values = result(run, 'samples-kept')['metrics']
+  assert set(values) == {'kid_halves', 'kid_pixels', 'sfd_halves', 'is_halves'}
+  counted = []
+
+  def counting(weights, batch_size):
+    extractor = halves(weights, batch_size)
+    return extractor._replace(extract=lambda x: counted.append(len(x)) or extractor.extract(x))
+
+  monkeypatch.setitem(features.EXTRACTORS, 'halves', counting)
+  run_mode(run, features='halves', metrics='fd', name='kept')
+  assert counted == []
+  run_mode(run, features='halves', metrics='fd', name='other')
+  assert sum(counted) == 20
+  # a damaged file of the cache is made again
+  for path in references.folder().iterdir():
+    path.write_bytes(b'')
+  counted.clear()
+  run_mode(run, features='halves', metrics='fd', name='kept')
+  assert sum(counted) >= 1437
+
+
+def test_each_point_of_a_sweep_is_kept(run):
+  sweep = {'evaluation.sweep': 'num_steps=2,3 ema_decay=0.5'}
+  run_mode(run, sweep, name='sweep')
+  out = run / 'evaluation' / 'samples-sweep'
+  points = json.loads((out / 'sweep.json').read_text())['points']
+  assert [point['point']['num_steps'] for point in points] == [2, 3]
+  one = result(run, 'samples-sweep/num_steps=2,ema_decay=0.5')
+  assert one['metrics'] == points[0]['metrics']
+  assert points[0]['metrics'] != points[1]['metrics']
+  assert one['protocol']['samples']['sampling']['num_steps'] == 2
+  before = (out / 'num_steps=2,ema_decay=0.5' / 'samples.npz').stat()
+  (out / 'num_steps=3,ema_decay=0.5' / 'samples.npz').unlink()
+  run_mode(run, sweep, name='sweep')
+  after = (out / 'num_steps=2,ema_decay=0.5' / 'samples.npz').stat()
+  assert before.st_mtime_ns == after.st_mtime_ns
+  again = json.loads((out / 'sweep.json').read_text())['points']
+  assert again == points
+
+
+def test_each_point_of_a_sweep_is_a_complete_config():
+  config = smoke(
+    **{'evaluation.sweep': 'sampler=ddim,ancestral guidance.scale=1,2', 'sampling.sampler.eta': 0.5}
+  )
+  points = list(evaluate.sweep(config))
+  assert [changes for changes, _ in points] == [
+    {'sampler': sampler, 'guidance.scale': scale}
+    for sampler in ('ddim', 'ancestral')
+    for scale in (1.0, 2.0)
+  ]
+  samplers = [point.sampling.sampler for _, point in points]
+  assert [x.name for x in samplers] == ['ddim'] * 2 + ['ancestral'] * 2
+  assert [x.get('eta') for x in samplers] == [0.5, 0.5, None, None]
+  guidance = [point.sampling.guidance for _, point in points]
+  assert [x.scale for x in guidance] == [1.0, 2.0, 1.0, 2.0]
+  assert {x.name for x in guidance} == {'classifier_free'}
+
+
+def test_memorisation_is_of_the_other_split(run, printed):
+  run_mode(run, metrics='memorisation')
+  values = result(run)['metrics']
+  kinds = 'closer', 'copied', 'nearest', 'nearest_held_out'
+  assert set(values) == {f'{kind}_pixels' for kind in kinds}
+  test, train = real_pixels()
+  apart = distance.cdist(test, train)
+  found = values['nearest_held_out_pixels']['value']
+  np.testing.assert_allclose(found, np.median(apart.min(axis=1)), rtol=1e-5)
+
+
+def test_the_floor_is_the_score_of_real_images(run, printed, capsys):
+  """It scores 20 random test images, as many as samples, by the reference."""
+  run_mode(run, metrics='fd,pr,memorisation', floor=True)
+  values = result(run)['floor']
+  assert set(values) == {'fd_pixels', 'precision_pixels', 'recall_pixels'}
+  x, y = real_pixels()
+  chosen = np.random.default_rng(0).permutation(360)[:20]
+  means, covariances = zip(
+    *((v.mean(axis=0), np.cov(v, rowvar=False)) for v in (x[chosen], y)), strict=True
+  )
+  product = np.linalg.eigvals(covariances[0] @ covariances[1]).real
+  expected = np.sum((means[0] - means[1]) ** 2)
+  expected += np.trace(covariances[0] + covariances[1])
+  expected -= 2.0 * np.sum(np.sqrt(np.maximum(product, 0.0)))
+  np.testing.assert_allclose(values['fd_pixels']['value'], expected, rtol=1e-3)
+  assert 'the other split in place of samples' in capsys.readouterr().out
+
+
+def frechet(x, mean, covariance):
+  """Transcribes FID (Heusel et al. 2017, Eq. 6) for features x."""
+  ours = np.cov(x, rowvar=False)
+  root = np.real(scipy.linalg.sqrtm(ours @ covariance))
+  return np.sum((x.mean(axis=0) - mean) ** 2) + np.trace(ours + covariance - 2.0 * root)
+
+
+@pytest.fixture
+def adm(run, printed, tmp_path, monkeypatch, rng):
+  """Writes images and statistics, as ADM does, of the features `halves`."""
+  monkeypatch.setitem(features.EXTRACTORS, 'inception', halves)
+  root = rng.normal(size=(4, 4))
+  arrays = {'mu': 30.0 * rng.uniform(size=4), 'sigma': 9.0 * root @ root.T}
+  arrays |= {'mu_s': np.ones(2), 'sigma_s': np.diag([2.0, 3.0])}
+  images = digits_judge.real('train')[:30]
+  np.savez(tmp_path / 'VIRTUAL.npz', arr_0=images, **arrays)
+  np.savez(tmp_path / 'edm.npz', mu=arrays['mu'], sigma=arrays['sigma'])
+  return types.SimpleNamespace(folder=tmp_path, images=images, **arrays)
+
+
+def features_of(x):
+  return halves('', 1).extract(x)['features'].astype(np.float64)
+
+
+def test_published_statistics_replace_the_data(run, adm, monkeypatch, capsys):
+  """They need no data."""
+  monkeypatch.setattr(scorers.datasets, 'source_of', lambda *args: 1 / 0)
+  path = adm.folder / 'edm.npz'
+  fields = within('evaluation', metrics='fid', statistics=path, num_generated=20)
+  MODES['evaluate'](of_run(run, **fields, **within('sampling', batch_size=8)), str(run))
+  found = result(run)['metrics']['fid']['value']
+  expected = frechet(features_of(drawn(run)), adm.mu, adm.sigma)
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  protocol = result(run)['protocol']['reference']['inception']
+  digest = hashlib.sha256(path.read_bytes()).hexdigest()
+  assert protocol['sha256'] == digest
+  line = f'against halves (means; weights 1) of edm.npz (sha256 {digest}), statistics of a network'
+  assert line in capsys.readouterr().out
+
+
+def test_the_images_of_adm_are_the_reference_of_other_metrics(run, adm):
+  fields = {'pr.features': 'inception', 'statistics': adm.folder / 'VIRTUAL.npz'}
+  run_mode(run, metrics='fid,sfid,pr', **fields)
+  values = {name: x['value'] for name, x in result(run)['metrics'].items()}
+  x, y = features_of(drawn(run)), features_of(adm.images)
+  np.testing.assert_allclose(values['fid'], frechet(x, adm.mu, adm.sigma), rtol=1e-6)
+  expected = frechet(x[:, :2], adm.mu_s, adm.sigma_s)
+  np.testing.assert_allclose(values['sfid'], expected, rtol=1e-6)
+  pair = manifolds.precision_recall(x, y)
+  assert values['precision_inception'] == pair.precision.value
+  assert values['recall_inception'] == pair.recall.value
+
+
+def test_a_training_measures_by_published_statistics(run, adm, capsys):
+  fields = within('evaluation', metrics='fid', statistics=adm.folder / 'edm.npz')
+  prepare, score = scorers.scorer(registry.make(smoke(**fields), run))
+  prepare()
+  assert 'fd and fid are against edm.npz (sha256 ' in capsys.readouterr().out
+  expected = frechet(features_of(adm.images), adm.mu, adm.sigma)
+  np.testing.assert_allclose(score({'values': adm.images})['fid'], expected, rtol=1e-6)
+
+
+def test_statistics_that_do_not_fit_are_refused(run, adm, monkeypatch):
+  monkeypatch.setattr(evaluate, 'draw', lambda *args, **kwargs: 1 / 0)
+  path, field = adm.folder / 'edm.npz', 'config.evaluation.statistics'
+  run_mode_of = functools.partial(refused, function=run_mode, workdir=run, statistics=path)
+  run_mode_of(f'{field}=.* is of one network, .* none: name fid', metrics='pr')
+  both = {'metrics': 'fd', 'fd.features': 'halves,pixels'}
+  run_mode_of('distances in halves and pixels: name fid, or fd in one', **both)
+  message = f'{field}: kid needs images, and .*edm.npz has only mu, sigma'
+  run_mode_of(message, metrics='fid,kid', **{'kid.features': 'inception'})
+  message = f'{field}: mu of .* has 4 numbers, and the samples have 64 features'
+  run_mode_of(message, metrics='fd', features='pixels')
+
+
+def test_a_metric_of_a_user_has_its_own_section(run, printed):
+  run_mode(run, metrics=f'pr,{LEVEL}', **{'level.factor': 3})
+  values = result(run)['metrics']
+  expected = 3 * drawn(run).mean()
+  np.testing.assert_allclose(values['level']['value'], expected, rtol=1e-6)
+  message = 'no field config.evaluation.level.facto'
+  refused(message, run_mode, run, metrics=LEVEL, **{'level.factors': 3})

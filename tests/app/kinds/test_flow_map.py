@@ -1,0 +1,118 @@
+"""Flow maps by config: gradients and samples, their teachers, and refusals."""
+
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.training.objectives import Context
+from tests.app.conftest import arrays_of, refused, trial, untrained
+from tests.app.fields import within
+
+MEAN_FLOW = {'objective': 'mean_flow'}
+LAGRANGIAN, PROGRESSIVE = {'objective': 'lagrangian'}, {'objective': 'progressive'}
+CONTINUOUS = {'objective': 'continuous_consistency', 'sampling.stochastic': True}
+DISTILLATION = within('objective', 'consistency_distillation', solver='heun')
+DISTILLATION |= within('objective.pairs', 'grid', num_scales=4)
+DISTILLATION |= within('sampling', stochastic=True)
+TRAINING = within('objective', 'consistency_training', distance='pseudo_huber')
+TRAINING |= within('objective.pairs', 'easy', steps_per_stage=2)
+TRAINING |= within('sampling', stochastic=True)
+IMPROVED = TRAINING | {'objective.pairs': 'improved'}
+del IMPROVED['objective.pairs.steps_per_stage']
+CASES = {
+  'reflow': {},
+  'mean_flow': MEAN_FLOW,
+  'mean_flow, guided': MEAN_FLOW | within('objective.guidance', 'power_law', high=4.0),
+  'lagrangian': LAGRANGIAN,
+  'progressive, guided': PROGRESSIVE | within('objective.guidance', 'fixed', omega=1.0, kappa=0.5),
+  'shortcut': {'objective': 'shortcut'},
+  'distillation': DISTILLATION,
+  'consistency': TRAINING,
+  'consistency, improved': IMPROVED,
+  'continuous': CONTINUOUS,
+  'continuous, taught': CONTINUOUS,
+  'distilled in stages': within('objective', 'progressive_distillation', num_steps=4),
+}
+TAUGHT = 'reflow', 'distillation', 'continuous, taught', 'distilled in stages'
+
+
+def config_of(changes, teacher=''):
+  """Returns digits_distilled:smoke with another objective."""
+  fields = {'training.teacher': teacher, 'training.init_from': ''}
+  return trial('digits_distilled', small=True, **fields | changes)
+
+
+@pytest.fixture(scope='module')
+def teacher(tmp_path_factory):
+  """Makes a tiny run of digits_flow:unscaled_smoke."""
+  config = trial('digits_flow', 'unscaled', small=True)
+  return str(untrained(config, tmp_path_factory.mktemp('runs') / 'teacher'))
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
+  steps = {'sampling.num_steps': 2 if 'sampling.stochastic' in CASES[name] else 1}
+  config = config_of(CASES[name] | steps, teacher if name in TAUGHT else '')
+  model: Any = registry.make(config, 'nowhere')
+  model.check('train')
+  params = model.shapes()
+  objective = model.objective()
+  batch = {
+    'x': jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32),
+    'label': jax.ShapeDtypeStruct((2,), np.int32),
+  }
+  context = Context(ema_params=params, frozen=model.teacher.shapes())
+  assert bool(context.frozen) == (name in TAUGHT)
+  key = jax.random.key(0)
+  gradient = jax.grad(objective.__call__, has_aux=True)
+  gradients, _ = jax.eval_shape(gradient, params, context, key, batch)
+  assert jax.tree.structure(gradients) == jax.tree.structure(params)
+
+  def sample(params, keys, label):
+    return model.plan(params).from_noise(keys, {'label': label})
+
+  keys = jax.random.split(key, 2)
+  assert jax.eval_shape(sample, params, keys, batch['label']).shape == (2, 8, 8, 1)
+
+
+@pytest.mark.parametrize(
+  'changes, expected',
+  [(MEAN_FLOW, 'xla'), (LAGRANGIAN, 'xla'), (PROGRESSIVE, 'auto'), (DISTILLATION, 'auto')],
+)
+def test_a_loss_with_forward_mode_takes_the_attention_that_has_it(changes, expected):
+  model: Any = registry.make(config_of(changes | {'network': 'unet'}), 'nowhere')
+  assert model.noisy.network.attention == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('changes', [LAGRANGIAN, PROGRESSIVE])
+def test_self_distillation_is_trained_and_sampled(changes, tmp_path):
+  MODES['train'](config_of(changes), tmp_path)
+  MODES['sample'](config_of(changes | within('sampling', num_steps=2, name='samples')), tmp_path)
+  assert arrays_of(tmp_path)['arr_0'].shape == (16, 8, 8, 1)
+
+
+def test_a_consistency_function_is_distilled_and_sampled(teacher, tmp_path, capsys):
+  """The modes begin with all weights of the teacher."""
+  run = tmp_path / 'run'
+  config = config_of(DISTILLATION | {'training.init_from': teacher}, teacher)
+  MODES['train'](config, run)
+  assert 'leaves\n' in capsys.readouterr().out  # all weights are taken over
+  record = json.loads((run / 'teacher.json').read_text())
+  assert record['run'] == teacher
+  two = within('sampling', num_steps=2, name='samples')
+  MODES['sample'](config_of(DISTILLATION | two, teacher), run)
+  assert arrays_of(run)['arr_0'].shape == (16, 8, 8, 1)
+  edit = config_of(DISTILLATION | {'edit': 'superres'}, teacher)
+  refused('it can do inpaint by repaint or repla', MODES['edit'], edit, run)
+  # Another teacher would not continue this run.
+  other = json.dumps(record | {'checksum': 'other'})
+  (run / 'teacher.json').write_text(other)
+  more = {'training.num_steps': 5, 'training.resume': 'force'}
+  config = config_of(DISTILLATION | more, teacher)
+  refused('have changed since this run began', MODES['train'], config, run)

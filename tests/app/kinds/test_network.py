@@ -1,0 +1,118 @@
+"""Runs of networks that are trained with more than a denoising loss."""
+
+import math
+from unittest.mock import Mock
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_mesh
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.drawing import generate
+from diffusion_jax.app.train import hooks, setup
+from diffusion_jax.app.train.setup import jit_step, prepare
+from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.state import init_state
+from tests.app.conftest import lines_of, params_of, read, trial
+
+FEW = {'network.multipliers': (1,), 'network.attention_resolutions': ()}
+RAW = {'training.ema_warmup': False, 'training.ema_decay': 0.0}
+
+
+def test_augmentation_is_of_the_training_only(tmp_path):
+  """The programs are traced only; the test loss has no augmentation."""
+  changes = FEW | {'conditioning.augment': 0.5, 'training.accumulate': 2}
+  parts = prepare(trial('digits_edm', **changes), tmp_path)
+  c, facts = parts.config, parts.model.facts
+  batch = next(datasets.batches(c, parts.source, facts, 0))
+  step = jit_step(c, parts.mesh, parts.objective, parts.optimizer, parts.shapes)
+  key = jax.random.key(0)
+  train = step.trace(parts.shapes, batch, key, {}, 1.0).jaxpr
+  params, losses = parts.shapes.params, parts.model.objective(test=True)
+  test = jax.make_jaxpr(losses)(params, Context(), key, batch)
+  # only the warp of the images has products of this precision
+  assert 'Precision.HIGHEST' in str(train)
+  assert 'Precision.HIGHEST' not in str(test)
+
+
+def row_errors(params):
+  """Returns each kernel's relative distance of row norms from sqrt(fan in)."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    if path[-1].key == 'kernel':
+      rows = np.asarray(leaf, np.float64).reshape(-1, leaf.shape[-1]).T
+      norms = np.linalg.norm(rows, axis=1)
+      yield np.abs(norms / math.sqrt(rows.shape[1]) - 1.0).max()
+
+
+def test_rows_of_edm2_are_normalised_at_first_and_by_each_step(tmp_path):
+  config = trial('digits_edm2', **FEW | {'network.num_blocks': 1})
+  parts = prepare(config, tmp_path)
+
+  @jax.jit
+  def at_first_and_after_a_step(key):
+    init = parts.model.init(key)
+    longer = jax.tree.map(lambda x: 3.0 * x + 1.0, init)
+    return init, parts.objective.constrain(longer)
+
+  init, constrained = at_first_and_after_a_step(jax.random.key(0))
+  assert set(init) == {'network', 'uncertainty'}
+  assert init['network']['gain_out'] == 0.0
+  assert max(row_errors(init)) < 1e-5
+  errors = list(row_errors(constrained))
+  assert len(errors) > 10 and max(errors) < 1e-5
+
+
+def test_the_average_of_edm2_is_a_power_function():
+  """The width 0.075 decays by (1 - 1 / (step + 1))^(gamma + 1)."""
+  width = 0.075
+  gamma = 10.2891
+  assert math.isclose(
+    math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))), width, rel_tol=1e-4
+  )
+  rate, _ = setup.ema_rates(read('imagenet64_edm2'))
+  for step in (1000, 100_000, 524_287):
+    expected = (1 - 1 / (step + 1)) ** (gamma + 1)
+    np.testing.assert_allclose(rate(step), 1 - expected, rtol=1e-3)
+
+
+@pytest.fixture(scope='module')
+def learned(tmp_path_factory):
+  """Trains digits_vdm:smoke with a small network."""
+  workdir = tmp_path_factory.mktemp('runs') / 'vdm'
+  fields = RAW | {'training.evaluate_every': 4}
+  MODES['train'](trial('digits_vdm', small=True, **fields), workdir)
+  return workdir
+
+
+def test_it_trains_its_schedule_and_evaluates_the_bound(learned):
+  test = [line for line in lines_of(learned) if 'test_loss' in line][-1]
+  parts = ('prior', 'diffusion', 'reconstruction')
+  total = sum(test[f'test_{name}'] for name in parts)
+  np.testing.assert_allclose(test['test_loss'], total, rtol=1e-5)
+  params = params_of(learned)['schedule']
+  moved = float(params['bias']) - trial('digits_vdm').schedule.gamma_min
+  assert 1e-4 < abs(moved) < 0.1
+  np.testing.assert_allclose(test['test_logsnr_0'], -params['bias'], rtol=1e-5)
+
+
+def test_the_bound_on_the_test_split_is_without_dropout(learned):
+  """Networks that differ in dropout only have the same test loss."""
+  state, losses = init_state(params_of(learned), optax.identity()), []
+  for rate in (0.0, 0.9):
+    model = registry.make(trial('digits_vdm', small=True, **{'network.dropout': rate}), learned)
+    log = Mock(results={})
+    hooks.evaluating(model, make_mesh(model.config), (1,)).act(4, state, {}, log)
+    losses.append(log.results['test_loss'])
+  assert losses[0] == losses[1]
+
+
+def test_its_samples_follow_its_own_schedule(learned):
+  model, params = registry.make(trial('digits_vdm', small=True), learned), params_of(learned)
+  drawing = generate(model, make_mesh(model.config))
+  images, _ = drawing(params, np.arange(2), {})
+  params['schedule']['bias'] = params['schedule']['bias'] + 2.0
+  assert not np.allclose(images, drawing(params, np.arange(2), {})[0])

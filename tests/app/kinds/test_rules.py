@@ -1,0 +1,65 @@
+"""The walk over rows, and fields that are not read.
+
+modes/test_refusals.py has the rules, as a user meets them.
+"""
+
+import pytest
+
+from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds.rules import Row, idle, lines, without_idle
+from diffusion_jax.app.smoke import shrunk
+from diffusion_jax.runtime.files import read_json, write_json
+from tests.app.config.test_store import ALL
+from tests.app.conftest import DIGITS, read
+
+WRONG = Row(lambda c, facts: c.seed, 'seed {it} of {c.network.name}, {data}')
+
+
+@pytest.mark.parametrize('of', [{}, {'modes': ('train',)}, {'kinds': (schemas.DIFFUSION,)}])
+def test_a_rule_is_of_its_modes_and_kinds(of):
+  config = store.with_flags(read('digits'), [('seed', '3')])
+  rows = [WRONG._replace(**of)]
+  found = [*lines(rows, config, 'train', '', DIGITS)]
+  assert found == ['seed 3 of unet, 17 levels [8, 8, 1] without a context']
+  assert not [*lines(rows, read('digits'), 'train', '', DIGITS)]
+  other = {'modes': ('edit',)} if 'modes' in of else {'kinds': (schemas.VAE,)}
+  assert not [*lines([WRONG._replace(**other)], config, 'train', '', DIGITS)]
+
+
+@pytest.mark.parametrize('name, variant', ALL)
+def test_a_config_and_its_trial_set_no_field_that_is_idle(name, variant):
+  """Their sampling has all that it needs."""
+  config = read(f'{name}:{variant}')
+  for each in (config, shrunk(config)):
+    each.sampling.make()
+    assert [*lines(idle(each), each, 'train', 'none')] == []
+
+
+def test_labels_without_a_condition_hear_what_to_do():
+  off = [('conditioning.labels', 'False'), ('conditioning.dropout', '0')]
+  config = store.with_flags(read('digits'), [*off, ('sampling.labels', '3')])
+  (line,) = lines(idle(config), config, 'sample', 'none')
+  assert 'train with conditioning.labels=True, or set sampling.classifier.run' in line
+
+
+def test_what_a_file_sets_is_left_out_until_nothing_is_idle(capsys):
+  """Without the classes of the file its dropout and its guidance are idle."""
+  config = store.with_flags(read('imagenet256_dit'), [('conditioning.labels', 'False')])
+  flags = ['conditioning.labels']
+  rest = without_idle(config, flags, 'none', 'train')
+  assert rest.sampling.guidance is None
+  assert 'note: config.sampling.guidance is not read with' in capsys.readouterr().out
+  assert without_idle(rest, flags, 'none', 'train') is rest
+
+
+def test_a_field_that_a_run_lacks_is_not_set(tmp_path):
+  """An older version wrote the run, without the field."""
+  config = read('digits')
+  folder.write_config(tmp_path, config, DIGITS)
+  path = tmp_path / 'config.json'
+  content = read_json(path)
+  del content['sampling']['profile']
+  write_json(path, content)
+  assert without_idle(config, [], tmp_path, 'edit') is config
+  assert [*lines(idle(config), config, 'edit', tmp_path)] == []

@@ -1,0 +1,22 @@
+"""The schemas of the kinds of models."""
+
+import pytest
+
+from diffusion_jax.app.config import tree
+from diffusion_jax.app.kinds import schemas
+from diffusion_jax.ranges import PLAIN
+
+
+@pytest.mark.parametrize('kind', [*schemas.KINDS, schemas.LATENT_DIFFUSION])
+def test_no_plain_parameter_has_the_name_of_a_table(kind):
+  """A number `weight` would clash with the table of the objectives' weights."""
+  places = [(where, c) for where, t in kind.tables.items() for c in t.values()]
+  places += [*kind.parts.items()]
+  places += [(f'evaluation.{name}', c) for name, c in kind.metrics.items()]
+  plain = [
+    tree.below(where, name)
+    for where, constructor in places
+    for name, parameter in tree.parameters(constructor).items()
+    if isinstance(parameter.default, (*PLAIN,))
+  ]
+  assert not [where for where in plain if kind.table(where)]

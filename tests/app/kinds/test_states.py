@@ -1,0 +1,147 @@
+"""Models of discrete states by config: bounds, samples, texts, edits."""
+
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.modes import MODES
+from tests.app.conftest import DIGITS, arrays_of, normal_params, trial, untrained
+from tests.app.fields import within
+
+FEW = within('sampling', num_samples=3, batch_size=3, num_steps=4)
+FEW |= within('evaluation', num_images=20, batch_size=20)
+TINY = FEW | {'network': 'dit', 'network.channels': 8, 'network.num_heads': 1}
+TINY |= {'network.num_blocks': 1, 'states.features': 4}
+UNIFORM = {'transitions': 'uniform', 'objective': 'd3pm'}
+UNIFORM |= {'states.output': 'logistic', 'schedule': 'alpha_bar'}
+TEXT = FEW | {'data.length': 16, 'network.channels': 8, 'states.features': 4}
+
+
+def states(name='digits_masked', argument='', **changes):
+  return trial(name, argument, **TINY | changes)
+
+
+def made(*names, **changes) -> Any:
+  return registry.make(states(*names, **changes), 'nowhere')
+
+
+@pytest.mark.parametrize(
+  'name, changes, calls',
+  [
+    ('digits_masked', {'evaluation.elbo.num_times': 64}, 64),
+    ('digits_d3pm', {'schedule.schedule.num_steps': 20}, 20),
+  ],
+)
+def test_a_network_that_knows_nothing_needs_all_bits(name, changes, calls, tmp_path):
+  """Its logits are 0. Of uniform data that is exact, and the bound tight."""
+  workdir = untrained(states(name, **changes), tmp_path / 'run', deviation=0)
+  MODES['evaluate'](states(name, **changes), workdir)
+  found = json.loads((workdir / 'evaluation/elbo-test/result.json').read_text())
+  spread = max(found['standard_error'], 0.01)
+  assert abs(found['bits_per_dim'] - np.log2(17)) < 4 * spread < 0.5
+  assert len(found.get('terms', range(calls))) == calls
+
+
+def test_states_and_images_are_inverses():
+  model = made()
+  x = DIGITS.x.encode(model.measured.source().x[:5])
+  latents = model.latents
+  np.testing.assert_allclose(latents.decode(None, latents.encode(None, x)), x)
+  masked = latents.decode(None, np.full((1, 8, 8, 1), 17))
+  np.testing.assert_array_equal(masked, 0.0)
+  # The draw from NaN, which --mode=sample refuses.
+  assert np.isnan(latents.decode(None, np.full((1, 8, 8, 1), -1))).all()
+
+
+def test_texts_are_written_as_texts_and_as_pictures(tmp_path):
+  config = trial('text_masked', **TEXT, **within('sampling', trajectory=True, name='samples'))
+  text_run = untrained(config, tmp_path / 'text')
+  MODES['sample'](config, text_run)
+  samples = arrays_of(text_run)['arr_0']
+  assert samples.shape == (3, 16)
+  text = (text_run / 'samples' / 'samples.txt').read_text()
+  expected = [x.tobytes().decode(errors='replace') for x in samples]
+  assert text == ''.join(f'--- {i}\n{x}\n' for i, x in enumerate(expected))
+  film: Any = Image.open(text_run / 'samples' / 'samples.gif')
+  with film:
+    assert film.n_frames == 5  # noise and four steps
+    first = np.asarray(film.convert('L'))
+  assert (first == 96).mean() > 0.15  # masked cells
+
+
+def test_unmasked_bytes_stay():
+  """They are the same at all later steps of the ancestral sampler."""
+  model: Any = registry.make(trial('text_masked', **TEXT), 'nowhere')
+  params = normal_params(model, deviation=0)
+  keys = jax.random.split(jax.random.key(0), 3)
+  draw = jax.jit(lambda params, keys: model.plan(params).film(keys, {}))
+  _, x = draw(params, keys)
+  x = np.asarray(x).swapaxes(0, 1)
+  assert x.shape == (5, 3, 16) and (x[0] == 256).all() and (x[-1] < 256).all()
+  kept = x[:-1] != 256
+  np.testing.assert_array_equal(x[1:][kept], x[:-1][kept])
+  counts = kept.mean(axis=(1, 2))
+  assert (np.diff(counts) > 0).all() and counts[2] > 0.2
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'sampling.sampler': 'first_hitting', 'sampling.top_p': 0.9},
+    {'sampling.sampler': 'confidence', 'sampling.remasking': 0.3},
+    UNIFORM,
+  ],
+)
+def test_all_samplers_can_be_traced(changes):
+  model = made('digits_masked', 'labels', **changes)
+  guided = made('digits_masked', 'labels', **changes | {'sampling.guidance.scale': 2.0})
+  for each in (model, guided):
+    x = jax.eval_shape(
+      lambda params, keys, label, each=each: each.plan(params).from_noise(keys, {'label': label}),
+      each.shapes(),
+      jax.random.split(jax.random.key(0), 3),
+      np.zeros(3, int),
+    )
+    assert x.shape == (3, 8, 8, 1) and x.dtype == np.int32
+
+
+def test_guidance_moves_the_logits_away_from_the_unconditional_ones():
+  """A scale of 0 is the network without its condition."""
+  plain, none = (
+    made('digits_masked', 'labels', **{'sampling.guidance.scale': scale}) for scale in (2.0, 0.0)
+  )
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape), plain.shapes())
+  x, level = np.full((2, 8, 8, 1), 17), plain.noisy.schedule()(0.5)
+  cond = {'label': np.array([3, 8])}
+
+  @jax.jit
+  def logits(cond, drop):
+    of = plain.measured.state_denoiser
+    functions = of(params, cond), of(params, cond | {'drop': drop})
+    guided = [m.plan(params).step_function(cond) for m in (plain, none)]
+    return [f(x, level) for f in (*functions, *guided)]
+
+  conditional, hidden, guided, unconditional = logits(cond, np.ones(2, bool))
+  np.testing.assert_allclose(unconditional, hidden, rtol=1e-5, atol=1e-4)
+  np.testing.assert_allclose(guided, 2 * conditional - hidden, rtol=1e-5, atol=1e-3)
+  assert np.abs(conditional - hidden)[..., :17].max() > 0.1
+
+
+def test_known_pixels_stay_in_an_edit(tmp_path):
+  files = {f'edit.{x}': tmp_path / f'{x}.png' for x in ('image', 'mask')}
+  config = states(**within('edit', num_samples=2, output='edit'), **files)
+  workdir = untrained(config, tmp_path / 'run')
+  picture = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+  mask = np.repeat(np.array([255, 0], np.uint8), 32).reshape(8, 8)
+  for name, x in (('image', picture), ('mask', mask)):
+    Image.fromarray(x).save(files[f'edit.{name}'])
+  MODES['edit'](config, workdir)
+  results = arrays_of(workdir, 'edit', 'edits')['arr_0'][..., 0]
+  np.testing.assert_array_equal(results[:, :4], [picture[:4]] * 2)
+  assert (results[0, 4:] != results[1, 4:]).any()

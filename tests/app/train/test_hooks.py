@@ -1,0 +1,110 @@
+import dataclasses
+from unittest.mock import Mock
+
+import pytest
+
+from diffusion_jax.app.kinds import diffusion, registry
+from diffusion_jax.app.kinds.model import make_mesh
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.train import hooks
+from diffusion_jax.weights import checkpoints
+from tests.app.conftest import SEEN, smoke, trial
+from tests.app.fields import within
+
+
+def made(**fields):
+  """Returns the config and the hooks of a training with these intervals."""
+  names = {'log_every': 10, 'checkpoint_every': 25, 'num_steps': 63, **fields}
+  config = smoke(**within('training', **names))
+  model = registry.make(config, 'nowhere')
+  return config, hooks.make_hooks(model, make_mesh(config))
+
+
+def ends(config, todo, step):
+  steps = []
+  while step < config.training.num_steps:
+    step = hooks.end_of_call(config, todo, step)
+    steps.append(step)
+  return steps
+
+
+def test_a_call_ends_where_something_is_due():
+  """Calls end at multiples of 10 and 25 and at 63, from any step."""
+  c = made(steps_per_call=8)
+  assert ends(*c, 0) == [8, 10, 18, 20, 25, 30, 38, 40, 48, 50, 58, 60, 63]
+  assert ends(*c, 21) == [25, 30, 38, 40, 48, 50, 58, 60, 63]
+  assert ends(*made(steps_per_call=1), 59) == [60, 61, 62, 63]
+  traced = made(steps_per_call=8, profile_steps=(14, 16))
+  assert ends(*traced, 10) == [13, 16, 20, 25, 30, 38, 40, 48, 50, 58, 60, 63]
+  last = made(log_every=0, checkpoint_every=0, steps_per_call=50)
+  assert ends(*last, 0) == [50, 63]
+
+
+def due(config, todo, step):
+  """Returns the names of the due hooks in order."""
+  names = {hooks.write_line: 'log', hooks.write_results: 'write'}
+  return [
+    'save' if hook.saves else names.get(hook.act) or hook.what[0].rpartition(' ')[2]
+    for hook in hooks.due(config, todo, step)
+  ]
+
+
+def test_everything_is_due_at_its_multiples_and_after_the_last_step():
+  """A checkpoint is saved before hooks that may fail, or with the metric."""
+  c = made(evaluate_every=7, sample_every=14)
+  assert due(*c, 20) == ['log']
+  assert due(*c, 25) == ['save']
+  assert due(*c, 28) == ['images', 'write', 'preview']
+  assert due(*c, 29) == []
+  every = ['log', 'save', 'images', 'write', 'preview']
+  assert due(*c, 63) == due(*c, 350) == every
+  c = made(evaluate_every=7, sample_every=14, keep_best=1)
+  assert due(*c, 25) == ['images', 'write', 'save']
+  assert due(*c, 28) == ['images', 'write', 'preview']
+  assert due(*c, 63) == ['log', 'images', 'write', 'save', 'preview']
+
+
+def test_without_an_interval_the_last_step_is_saved():
+  for keep_best, at_the_end in ((0, ['save']), (1, ['images', 'write', 'save'])):
+    c = made(log_every=0, checkpoint_every=0, keep_best=keep_best)
+    assert [step for step in range(1, 64) if due(*c, step)] == [63]
+    assert due(*c, 63) == at_the_end
+
+
+def test_the_best_is_the_lowest_loss_and_the_highest_score(monkeypatch):
+  signs = lambda model: {'is': True, 'fid': False}
+  monkeypatch.setattr(hooks.scorers, 'higher_is_better', signs)
+  results = {'test_loss': 0.5, 'is': 3.0, 'fid': 2.0}
+  for name, criterion in (('test_loss', 0.5), ('is', -3.0), ('fid', 2.0)):
+    config = smoke(**{'training.keep_best_by': name})
+    model = registry.make(config, 'nowhere')
+    kept = hooks.with_criterion(model, results)
+    assert kept == results | {checkpoints.CRITERION: criterion}
+    assert hooks.with_criterion(model, {'other': 1.0}) == {'other': 1.0}
+    assert hooks.with_criterion(model, {}) is None
+
+
+def test_a_test_loss_that_raises_is_refused_before_the_first_step(tmp_path, monkeypatch):
+  """A bug without a user's part keeps its traceback."""
+  objective = diffusion.objective_of
+
+  def broken(noisy, teacher, test=False):
+    real = objective(noisy, teacher, test)
+    if not test:
+      return real
+    return dataclasses.replace(real, draw=Mock(side_effect=ZeroDivisionError))
+
+  monkeypatch.setattr(diffusion, 'objective_of', broken)
+  with pytest.raises(ZeroDivisionError):
+    MODES['train'](smoke(**SEEN), tmp_path / 'new')
+  assert not (tmp_path / 'new').exists()
+
+
+def test_the_test_loss_sees_the_texts():
+  """Without them the network would be measured at the empty text."""
+  model = registry.make(trial('shapes_text'), 'nowhere')
+  mesh = make_mesh(model.config)
+  _, batch, *_ = hooks.evaluating(model, mesh, (1,)).inputs(None, {})
+  length = model.config.conditioning.text.length
+  assert batch['text'].shape[1:] == batch['text_mask'].shape[1:] == (length,)
+  assert batch['text_mask'].any(axis=1).all()

@@ -1,0 +1,45 @@
+from diffusion_jax.app.config import trust
+from diffusion_jax.app.kinds.model import make_mesh
+from diffusion_jax.app.kinds.rules import TRAINING, lines
+from diffusion_jax.app.train import setup
+from diffusion_jax.errors import refuse
+from diffusion_jax.training import loggers
+from tests.app.conftest import refused, smoke
+
+
+def test_loggers_are_installed_and_wanted(tmp_path, monkeypatch):
+  """A stored config alone sends nothing away."""
+  found = {'wandb': 'json', 'mlflow': 'a_logger_that_is_not_installed'}
+  monkeypatch.setattr(loggers, '_PACKAGES', found)
+  messages = {
+    'wandb': r'log_to=wandb may send the curves .* but only a stored config '
+    r'names it. .* add --config.training.log_to=wandb to the command',
+    'mlflow': r"mlflow is not installed: run pip install -e '.\[mlflow\]'",
+  }
+  for name, message in messages.items():
+    config = smoke(**{'training.log_to': (name,)})
+    monkeypatch.setattr(trust, '_allowed', {'mlflow'})  # as for a stored config
+    refused(message, refuse, lines(TRAINING, config, 'train', tmp_path))
+  config = smoke(**{'training.log_to': ('wandb', 'tensorboard')})
+  monkeypatch.setattr(trust, '_allowed', set())
+  trust.allow(['wandb,tensorboard'])  # as a flag gives it
+  assert not [*lines(TRAINING, config, 'train', tmp_path)]
+
+
+def test_another_rate_or_length_is_the_same_program(tmp_path):
+  """So is another seed; another batch size is another program."""
+
+  def program(**fields):
+    config = smoke(**{f.replace('__', '.'): x for f, x in fields.items()})
+    step, shapes = setup.abstract_step(config, make_mesh(config), tmp_path)
+    return step.lower(*shapes).as_text()
+
+  same = program()
+  assert same == program(
+    optimizer__learning_rate=1e-3,
+    optimizer__decay='cosine',
+    optimizer__warmup_steps=1,
+    training__num_steps=9,
+    seed=5,
+  )
+  assert same != program(training__batch_size=16)

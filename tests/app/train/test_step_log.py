@@ -1,0 +1,141 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from tqdm import tqdm
+
+from diffusion_jax.app.train import step_log
+from diffusion_jax.app.train.step_log import StepLog, average
+from diffusion_jax.training.objectives import Mean
+from tests.app import toy_parts
+from tests.app.conftest import refused, smoke
+from tests.app.fields import within
+
+
+def made(config, manager=None, start=20):
+  bar, rates = tqdm(disable=True), np.full(100, 0.5)
+  return StepLog(config, 'runs/x', manager, Lines(), bar, start, rates, {})
+
+
+def test_averages_weigh_by_counts():
+  """(2 + 9) / (1 + 3); a quarter of the levels that no step drew is NaN."""
+  a = {'loss': Mean(2.0, 1.0), 'loss_quarter_1': Mean(0.0, 0.0)}
+  b = {'loss': Mean(9.0, 3.0), 'loss_quarter_1': Mean(0.0, 0.0)}
+  found = average([a, b])
+  assert found['loss'] == 2.75 and math.isnan(found['loss_quarter_1'])
+  assert average([]) == {}
+
+
+def test_repaired_gradients_do_not_stop_a_run():
+  metrics = {'loss': Mean(float('nan'), 1.0), 'grad_norm': Mean(1.0, 1.0)}
+  manager = type('Manager', (), {'latest_step': lambda self: None})()
+
+  def read(config):
+    log = made(config, manager, start=0)
+    log.add(range(7, 8), metrics)
+    log.read()
+
+  own = smoke(optimizer=f'{toy_parts.__name__}:optimizer')  # has no such field
+  for config in (smoke(), own):
+    refused('loss is nan at step 7', read, config)
+  read(smoke(**{'optimizer.repair_gradients': True}))
+
+
+def test_a_plan_that_is_nan_stops_a_run_and_one_that_is_off_says_so_once(capsys):
+  """Also with repaired gradients, which would train on."""
+  manager = type('Manager', (), {'latest_step': lambda self: None})()
+  log = made(smoke(**{'optimizer.repair_gradients': True}), manager, start=0)
+  for step, error in enumerate((0.04, 0.12, 0.2), 1):
+    metrics = {'loss': 1.0, 'grad_norm': 1.0, 'column_error': error}
+    log.add(range(step, step + 1), {name: Mean(x, 1.0) for name, x in metrics.items()})
+    log.read()
+    log.write_line(step)
+    assert Lines.written.pop()[1]['column_error'] == error
+    printed = capsys.readouterr().out
+    assert ('off by 12% in a column (column_error): raise' in printed) == (step == 2)
+  log.add(range(4, 5), {n: Mean(math.nan, 1.0) for n in metrics})
+  message = (
+    'column_error is nan at step 4, since float32 does not resolve cost / epsilon .* '
+    'and a larger objective.diffusion, or objective.coupling.epsilon'
+  )
+  refused(message, log.read)
+
+
+def test_the_steps_of_a_call_are_counted_one_by_one():
+  """The second and third of four are NaN: one may be left out, not two."""
+  losses = np.array([1.0, float('nan'), float('nan'), 3.0])
+  manager = type('Manager', (), {'latest_step': lambda self: 5})()
+
+  def read(losses):
+    log = made(smoke(**{'training.skip_nonfinite': 1}), manager, start=5)
+    ones = np.ones(4)  # a stack may be longer than the call
+    log.add(range(6, 9), {n: Mean(losses, ones) for n in ('loss', 'grad_norm')})
+    log.read()
+    log.write_line(8)
+    return log
+
+  refused('loss is nan at step 8, 2 steps in a', read, losses)
+  read(losses[[0, 1, 3, 2]])
+  step, scalars = Lines.written.pop()
+  assert step == 8 and scalars['loss'] == 2.0  # of 1 and 3
+  assert scalars['skipped_steps'] == 1
+
+
+def test_speed_is_of_the_images_since_the_clock_was_started(monkeypatch):
+  """Ten steps of eight images in four seconds; compilation is left out."""
+  now = iter([0.0, 100.0, 104.0])
+  monkeypatch.setattr(step_log.time, 'perf_counter', lambda: next(now))
+  config = smoke()
+  log = made(config)
+  log.restart_clock(30)
+  log.write_line(40)
+  step, scalars = Lines.written.pop()
+  assert config.training.batch_size == 8 and step == 40
+  assert scalars['images_per_second'] == 10 * 8 / 4.0
+
+
+@pytest.mark.parametrize('seconds, days', [(800.0, None), (1800.0, '2.04')])
+def test_a_training_of_days_says_so_once(seconds, days, monkeypatch, capsys):
+  """98 steps of 800 or 1800 s are left after the second."""
+  now = itertools.count(0.0, seconds)
+  log = made(smoke(**{'training.num_steps': 100}), start=0)
+  monkeypatch.setattr(step_log.time, 'monotonic', lambda: next(now))
+  ones = {n: Mean(1.0, 1.0) for n in ('loss', 'grad_norm')}
+  log._unread = [(range(i, i + 1), ones) for i in (1, 2, 3, 4)]
+  log.read()
+  printed = capsys.readouterr().out
+  assert printed.count('this training will take') == bool(days)
+  assert days is None or f'take {days} days, a step 1.8e+03 s: take a GPU' in printed
+
+
+@pytest.mark.parametrize('lost, more', [(1.0, ''), (math.nan, ' skipped_steps 1')])
+def test_a_printed_line_has_the_loss_the_speed_and_the_time_left(lost, more, monkeypatch, capsys):
+  """Step 30 of 100 after 4 s for ten steps: 70 steps take 28 s.
+
+  A step of 4 TFLOP on one device.
+  """
+  now = iter([0.0, 0.0, 4.0])
+  monkeypatch.setattr(step_log.time, 'perf_counter', lambda: next(now))
+  log = made(smoke(**within('training', num_steps=100, skip_nonfinite=1)))
+  log.flop = 4e12
+  log.restart_clock(20)
+  for step, x in ((29, lost), (30, 1.0)):
+    names = 'grad_norm', 'loss', 'loss_quarter_1'
+    log.add(range(step, step + 1), {n: Mean(x, 1.0) for n in names})
+  log.read()
+  log.write_line(30)
+  log.write(30, {'test_loss': 2.0, 'other': math.nan})
+  assert capsys.readouterr().out == (
+    f'step 30: loss 1{more} (2.5 steps/s, 10 TFLOP/s, 00:28 left)\nstep 30: test_loss 2\n'
+  )
+  _, scalars = Lines.written[-2]  # metrics.jsonl has all
+  assert {'loss_quarter_1', 'grad_norm', 'learning_rate'} <= scalars.keys()
+  assert scalars['images_per_second'] == 20 and scalars['tflops'] == 10
+
+
+class Lines:
+  written = []
+
+  def write_scalars(self, step, scalars):
+    self.written.append((step, scalars))
