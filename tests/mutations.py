@@ -92,13 +92,14 @@ app/config/store.py app/config/test_tree.py
   replaces_a_choice: if named and old.get('name') != new['name']: => if False:
   for_this_field_and_for_a_part:  or isinstance(node.get(last), dict): => :
 app/config/tree.py app/config/test_trust.py
+  own_part_may_be: READ * (':' in choice => READ * ('?' in choice
+  folder_of_the_user: if isinstance(value, tuple) else texts[0] => if False else texts[0]
   only_a_stored_config: trust.check_paths(where, value) => pass
 app/config/tree.py app/modes/test_refusals.py
   toy_parts: if ':' in self.choice: => if False:
 app/config/trust.py
   below_the_folder: content.get('folder') == os.getcwd() => 'parts' in content
   folder_of_the_user: [*words, *map(os.path.expanduser, words)] => words
-  folder_of_the_user: isinstance(value, tuple): => False:
 app/config/trust.py app/config/test_user_parts.py
   is_data_and_the_source: path in ('data', 'data.source', 'data.target') => path == 'data'
   takes_what_every_network: _call_misfit(part) if more else '' => ''
@@ -217,7 +218,7 @@ app/run/provenance.py app/evaluate/test_mode.py
   another_name: 'weights': checksums.of_arrays(params) => 'weights': 0
 app/run/sharing.py
   a_bar_in_a_value: .replace('|', '\\|') =>
-  kept_autoencoder: / 'config.json', trust.without_folders(stored) => / 'config.json', stored
+  kept_autoencoder: skip=()).without_folders() => skip=())
   is_last: ('latent.json', *reversed(_FILES)) => ('latent.json', *_FILES)
   other_weights_under: here != there or not share.same(source, workdir) => here != there
 app/train/step_log.py

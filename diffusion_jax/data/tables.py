@@ -24,6 +24,7 @@ from diffusion_jax.data.npz import box_of, read_array
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.splits import check_split, random_part
+from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Finite, Rate, near
 
 MOST_CATEGORIES = 200  # of a column
@@ -45,16 +46,16 @@ _MARKED = re.compile(
 
 
 def csv_table(
-  path: str | Path,
+  path: ReadPath | Path,
   x: tuple[str, ...],
   split: str = 'train',
   context: tuple[str, ...] = (),
   categories: tuple[str, ...] = (),
   label: str = '',
-  test_path: str = '',
+  test_path: ReadPath = '',
   test_fraction: Rate = 0.0,
   bounds: tuple[Finite, ...] = (),
-  cache: str = '',
+  cache: ReadPath = '',
   drop_missing: bool = False,
 ) -> ArraySource:
   """Reads columns of numbers x, [N, D], of a CSV file with a header.

@@ -13,7 +13,15 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config import folder, trust
-from diffusion_jax.app.config.tree import Node, Schema, below, no_field, parameters, resolve
+from diffusion_jax.app.config.tree import (
+  Node,
+  Schema,
+  below,
+  no_field,
+  parameters,
+  resolve,
+  texts_in,
+)
 from diffusion_jax.app.kinds import schemas
 from diffusion_jax.app.kinds.sections import Evaluation
 from diffusion_jax.data.sources import Facts
@@ -33,7 +41,7 @@ def completed(tree: Tree | ConfigDict, trusted: bool = True) -> Node:
   """
   tree = tree.to_dict() if isinstance(tree, ConfigDict) else tree
   if trusted:
-    trust.allow(trust.names_in(tree))
+    trust.allow(texts_in(tree))
   schema = schema_of(tree)
   if not trusted:
     section = tree.get('evaluation', {})

@@ -17,6 +17,7 @@ import difflib
 import functools
 import inspect
 import json
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from diffusion_jax import ranges
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config import trust
 from diffusion_jax.errors import UserError
+from diffusion_jax.paths import READ, RUN, WRITTEN, expanded, texts_in, use_of
 from diffusion_jax.ranges import PLAIN, FlagText, near, plain_type
 
 Constructor = Callable[..., Any]
@@ -128,6 +130,31 @@ class Node(Tree):
       if isinstance(value, Node):
         yield from value.paths(f'{prefix}{name}.')
 
+  def paths_read(self) -> set[str]:
+    """Returns the paths, here and below, that are read."""
+    found = {text for name in self if self._is_read(name) for text in texts_in(self[name])}
+    below = (x.paths_read() for x in self.values() if isinstance(x, Node))
+    return found.union(*below) - {'', 'train', 'test'}  # a reference may be a split
+
+  def _is_read(self, name):
+    value = self[name]
+    return not isinstance(value, Node) and self._use(name) in (READ, RUN)
+
+  def _use(self, name):
+    return _use(self.signature.get(name), self.get(name), self.choice)
+
+  def without_folders(self) -> 'Node':
+    """Returns the section with only the names of the files that are read."""
+    return self.replace(**{name: self._bare(name, value) for name, value in self.items()})
+
+  def _bare(self, name, value):
+    if isinstance(value, Node):
+      return value.without_folders()
+    if not value or not self._is_read(name):
+      return value
+    names = tuple(os.path.basename(x.rstrip('/')) for x in texts_in(value))
+    return names if isinstance(value, tuple) else names[0]
+
   def make(self, facts: Tree | None = None, outer: Tree = MappingProxyType({})) -> Any:
     """Calls the constructors of the section and its inner sections.
 
@@ -144,7 +171,7 @@ class Node(Tree):
         value = facts.get(name)
       elif isinstance(value, Node) and {*facts, *self.needs} >= {*value.needs}:
         value = value.make(facts, around)
-      elif name in trust.PATHS and name not in outer and value != parameter.default:
+      elif self.choice and value != parameter.default and self._use(name) == READ:
         trust.check_paths(where, value)
       if value is not None:
         values[name] = value
@@ -161,6 +188,12 @@ class Node(Tree):
       if ':' in self.choice:
         trust.check_made(self.where, self.choice, part)
     return part
+
+
+def _use(parameter, value, choice):
+  # Returns READ also for a text with a / of a user's own part.
+  use = use_of(parameter.annotation) if parameter else ''
+  return use or READ * (':' in choice and any('/' in x for x in texts_in(value)))
 
 
 def _last(path):
@@ -376,11 +409,11 @@ def _fields(schema, given, constructor, path, needs=(), outer=(), choice=''):
       value = given.get(name, None if default is None else {})
       values[name] = _choice(schema, value, where, default is None, default, needs, shared)
     elif is_plain or default is None or default is _EMPTY:
-      values[name] = _value(given.get(name, default), parameter, where)
+      values[name] = _value(given.get(name, default), parameter, where, choice)
   return values
 
 
-def _value(value, parameter, path):
+def _value(value, parameter, path, choice):
   default, kind = parameter.default, _annotation(parameter)
   if isinstance(value, FlagText):
     is_text = default is not None or plain_type(kind) is str
@@ -390,8 +423,11 @@ def _value(value, parameter, path):
   if value is None and (default is None or default is _EMPTY):
     return None
   value = convert(value, kind, path)
+  if not (use := _use(parameter, value, choice)):
+    return value
   with from_config(path):
-    return trust.expanded(_last(path), value)
+    texts = tuple(expanded(text, use == WRITTEN) for text in texts_in(value))
+  return texts if isinstance(value, tuple) else texts[0]
 
 
 def _unknown(schema, given, node):

@@ -16,7 +16,7 @@ import shlex
 import sys
 import traceback
 import types
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 from flax import linen, nnx
 
 import diffusion_jax as dj
-from diffusion_jax.aliases import Json, Tree
+from diffusion_jax.aliases import Json
 from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.levels import check_schedule
@@ -33,21 +33,13 @@ from diffusion_jax.core.parametrization import Kind, Parametrization
 from diffusion_jax.data import simulated
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
-from diffusion_jax.paths import cache_folder, expanded as expanded_path
+from diffusion_jax.paths import cache_folder, texts_in
 from diffusion_jax.ranges import check_value
 from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.files import read_json, sha256, write_json
 from diffusion_jax.training.objectives import Objective
 
 _allowed: set[str] = set()
-
-# The parameters of constructors that are paths of files or folders to read.
-PATHS = 'path', 'test_path', 'paths', 'data_dir', 'cache', 'image', 'image2', 'mask'
-# And other fields that are paths, checked where they are read.
-_OTHERS = 'run', 'teacher', 'init_from', 'weights', 'context', 'reference', 'statistics'
-# Fields that are paths and are not read from a stored config.
-_WRITTEN = 'compilation_cache', 'out'
-_USERS = *_WRITTEN, 'runs', 'source'
 
 
 def allow(names: Iterable[str]) -> None:
@@ -66,26 +58,15 @@ def allow_parts(names: Iterable[str]) -> None:
   allow(word for name in names for word in (name, f'{name}:'))
 
 
-def expanded(name: str, value: Any) -> Any:
-  """Returns the value of a field, with the user's folder for ~ in paths.
-
-  Raises ValueError for an address, gs://..., that would be written.
-  """
-  if isinstance(value, tuple):  # data.context has names of columns
-    return value if name == 'context' else tuple(expanded(name, x) for x in value)
-  is_path = isinstance(value, str) and name in (*PATHS, *_OTHERS, *_USERS)
-  return expanded_path(value, name in _WRITTEN) if is_path else value
-
-
-def remember(workdir: Path, config: Tree) -> None:
+def remember(workdir: Path, config: Any) -> None:
   """Keeps in the user's cache what a run may read and import, as allowed now.
 
   The user gave the paths and parts once; later starts need not name them again,
   as long as the run has the same config.json. Parts are kept for the working
-  folder, whose modules they are.
+  folder, whose modules they are. config: a `Node`.
   """
-  paths = {x for x in _paths(config) & _allowed if ':' not in x or '://' in x}
-  parts = {*filter(is_allowed, names_in(config))}
+  paths = {x for x in config.paths_read() & _allowed if ':' not in x or '://' in x}
+  parts = {*filter(is_allowed, texts_in(config))}
   if not paths | parts:
     return
   with contextlib.suppress(OSError, UserError):  # The next start asks for them instead.
@@ -110,33 +91,6 @@ def recall(workdir: Path) -> None:
 def _recorded(workdir):
   path = _record(workdir)
   return read_json(path) if path.exists() else {}
-
-
-def _paths(tree):
-  # Returns the paths in a config, by the names of their fields.
-  found = set()
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      found |= _paths(value)
-    elif name in (*PATHS, *_OTHERS):
-      found |= names_in(value)
-  return found - {'', 'train', 'test'}  # a reference may be a split
-
-
-def without_folders(tree: Tree) -> Json:
-  """Returns a config whose paths are only the names of their files."""
-
-  def file_name(name, value):
-    if isinstance(value, Mapping):
-      return without_folders(value)
-    is_columns = name == 'context' and not isinstance(value, str)
-    if name not in (*PATHS, *_OTHERS) or is_columns:
-      return value
-    if isinstance(value, str):
-      return os.path.basename(value.rstrip('/'))
-    return [file_name(name, x) for x in value] if value else value
-
-  return {name: file_name(name, value) for name, value in tree.items()}
 
 
 def _record(workdir):
@@ -180,15 +134,6 @@ def _stranger(use, what, word):
     f'{use}, but only a stored config contains this {what}. If you trust it, add '
     f'--allow={shlex.quote(word)} to the command'
   )
-
-
-def names_in(tree: object) -> set[str]:
-  """Returns each string in a config or in a config.json."""
-  if isinstance(tree, Mapping):
-    return names_in([*tree.values()])
-  if isinstance(tree, (tuple, list)):
-    return set().union(*map(names_in, tree))
-  return {tree} if isinstance(tree, str) else set()
 
 
 # A user's own parts.

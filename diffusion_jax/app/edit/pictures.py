@@ -20,6 +20,7 @@ from diffusion_jax.core import operators
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.data import drawings, images, npz
 from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, Probability, Size
 from diffusion_jax.runtime.per_example import rows
 from diffusion_jax.training import conditions
@@ -131,9 +132,9 @@ class Inpaint(Edit):
     method: None: palette for runs with conditioning.image, else repaint
   """
 
-  image: str = ''
+  image: ReadPath = ''
   method: Method | None = None
-  mask: str = ''
+  mask: ReadPath = ''
 
   files: ClassVar = 'image', 'mask'
 
@@ -158,10 +159,10 @@ class Sdedit(Edit):
     mask: a picture whose white pixels stay unchanged
   """
 
-  image: str = ''
+  image: ReadPath = ''
   strength: Probability = 0.5
   repeats: Size = 1
-  mask: str = ''
+  mask: ReadPath = ''
 
   @property
   def files(self) -> tuple[str, ...]:
@@ -181,8 +182,8 @@ class Sdedit(Edit):
 class Interpolate(Edit):
   """Interpolates between two pictures along the ODE."""
 
-  image: str = ''
-  image2: str = ''
+  image: ReadPath = ''
+  image2: ReadPath = ''
 
   files: ClassVar = 'image', 'image2'
   inverts: ClassVar = True
@@ -212,7 +213,7 @@ class Superres(Edit):
     method: None: palette for runs with conditioning.image, else reconstruction
   """
 
-  image: str = ''
+  image: ReadPath = ''
   method: Method | None = None
   factor: Size = 2
 
@@ -249,7 +250,7 @@ class Colorize(Edit):
     method: None: palette for runs with conditioning.image, else reconstruction
   """
 
-  image: str = ''
+  image: ReadPath = ''
   method: Method | None = None
 
   files: ClassVar = ('image',)

@@ -36,6 +36,7 @@ from diffusion_jax.data import images, npz
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import restoration
 from diffusion_jax.metrics.restoration import MOST
+from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Positive
 
 _FILES = '.png', '.jpg', '.jpeg', '.npy'
@@ -43,7 +44,7 @@ _GREY = 127.5  # grey levels of 255 in one unit of x in [-1, 1]
 _ROWS = 16  # of the sheet
 
 
-def mask(mask: str = '', *, shape: tuple[int, ...]) -> Operator:
+def mask(mask: ReadPath = '', *, shape: tuple[int, ...]) -> Operator:
   """Shows the white pixels of the picture `mask`, and 0 elsewhere.
 
   For arrays other than pictures, `mask` is a .npy file of their shape, True or
@@ -59,7 +60,7 @@ def mask(mask: str = '', *, shape: tuple[int, ...]) -> Operator:
   return operators.masked(jnp.asarray(seen, bool))
 
 
-def matrix(path: str = '', *, shape: tuple[int, ...]) -> Operator:
+def matrix(path: ReadPath = '', *, shape: tuple[int, ...]) -> Operator:
   """Multiplies x, flattened, by the matrix [M, D] of a .npy file: [B, M]."""
   rows, size = npz.read_array(path, 'matrix'), math.prod(shape)
   if rows.ndim != 2 or rows.shape[1] != size:
@@ -86,7 +87,7 @@ class Restore(Edit):
     simulate: the pictures are clean, and are damaged first
   """
 
-  image: str = ''
+  image: ReadPath = ''
   operator: Operator | None = None  # made with the shape of the run's images
   posterior: Method
   noise: Positive | tuple[Positive, ...] = 1.0

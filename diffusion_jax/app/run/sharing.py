@@ -17,11 +17,12 @@ from typing import NamedTuple
 import jax
 
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.app.config import folder, store, trust
+from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.atomic_files import draft, draft_folder
 from diffusion_jax.errors import UserError, as_user_error
+from diffusion_jax.paths import texts_in
 from diffusion_jax.report import record, results
 from diffusion_jax.runtime import files
 from diffusion_jax.runtime.files import one_line
@@ -45,9 +46,8 @@ def config_of(model: Model) -> Json:
   machine: paths become the names of their files.
   """
   config = store.with_fields(model.config, _CHOICES)
-  stored = folder.stored_form(config, model.facts)
-  sections = {n: x for n, x in stored.items() if n == 'sampling' or n not in folder.USES}
-  return trust.without_folders(sections)
+  stored = folder.stored_form(config.without_folders(), model.facts)
+  return {n: x for n, x in stored.items() if n == 'sampling' or n not in folder.USES}
 
 
 def write(out: Path, model: Model, params: Params, step: int) -> None:
@@ -80,9 +80,11 @@ def _write_kept(source, target):
     params, stored, step = load.open(source)
     files.make_folder(target)
     share.write(target, params, step)
-    files.write_json(target / 'config.json', trust.without_folders(stored))
+    config = store.stored(stored, source / 'config.json', skip=()).without_folders()
+    files.write_json(target / 'config.json', folder.plain(config))
   else:
-    files.write_json(target, trust.without_folders(files.read_json(source)))
+    record = files.read_json(source)
+    files.write_json(target, record | {'run': Path(record['run']).name})
 
 
 def picture_of(model: Model, weights: int, step: int) -> tuple[Path | None, str]:
@@ -289,7 +291,7 @@ def metadata(about: About) -> Json:
 def _use(about):
   draws = about.model.draw is not None
   mode = 'sample' if draws else 'evaluate'
-  parts = sorted(n for n in trust.names_in(about.config) if _is_own(n))
+  parts = sorted({x for x in texts_in(about.config) if _is_own(x)})
   allow = f' --allow={",".join(parts)}' if parts else ''
   lines = [
     '\n## Use\n',

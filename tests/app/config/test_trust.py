@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from diffusion_jax import paths
 from diffusion_jax.app.config import folder, store, trust
-from diffusion_jax.app.config.tree import parameters
+from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.edit.mode import choose_cond
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import conditions, datasets
@@ -158,9 +159,8 @@ READ = {
   'sampling.guidance.run': (train, 'sampling.guidance=autoguidance', 'sampling.guidance.scale=2'),
   'sampling.classifier.run': (train,),
 }
-NOT_STORED = {'compilation_cache', 'out', 'runs', 'source'}  # store.NOT_READ
 NO_PATHS = {  # kept_in and split are not fields
-  'categories', 'context_column', 'dataset', 'features', 'format',
+  'categories', 'context', 'context_column', 'dataset', 'features', 'format',
   'image_column', 'keep_best_by', 'kept_in', 'label', 'label_column', 
   'metrics', 'model', 'options', 'prompt', 'respacing', 'revision', 'split',
   'subset', 'sweep', 'test_split', 'text_column', 'to', 'train_split', 'x',
@@ -169,24 +169,34 @@ NO_PATHS = {  # kept_in and split are not fields
 
 
 def test_every_field_of_text_is_known_as_a_path_or_not():
-  """A path is in `trust.PATHS`, or checked where it is read."""
+  """The type of a path says that it is read, is a run, or is written."""
   constructors = {
     constructor
     for kind in (*schemas.KINDS, schemas.LATENT_DIFFUSION)
     for table in (*kind.tables.values(), kind.parts, kind.metrics)
     for constructor in table.values()
   }
-  names = {
-    name
-    for constructor in constructors
-    for name, parameter in parameters(constructor).items()
-    if re.search(r'\bstr\b|Path', kind := str(parameter.annotation))
-    and not re.search('Literal|Rule', kind)
-  }
-  paths = {field.rpartition('.')[2] for field in READ}
-  assert names == paths | NOT_STORED | NO_PATHS
-  assert {*trust.PATHS, *trust._OTHERS} == paths
-  assert NOT_STORED == {*trust._USERS}
+  names = {}
+  for constructor in constructors:
+    for name, parameter in parameters(constructor).items():
+      kind = str(parameter.annotation)
+      if re.search(r'\bstr\b|Path', kind) and not re.search('Literal|Rule', kind):
+        names.setdefault(paths.use_of(parameter.annotation), set()).add(name)
+  read = {field.rpartition('.')[2] for field in READ}
+  assert names[paths.READ] | names[paths.RUN] == read | {'source', 'runs'}
+  assert names[paths.WRITTEN] == {'compilation_cache', 'out'}
+  assert names[''] == NO_PATHS
+
+
+@pytest.mark.parametrize('value, is_read', [('/secret', True), ('a/b', True), ('wide', False)])
+def test_a_text_of_an_own_part_may_be_a_path(value, is_read):
+  """Its author need not know `paths.ReadPath`."""
+  config = Node('objective', lambda place='': place, {'place': value}, 'own_text:part')
+  if is_read:
+    refused(f"config.objective.place='{value}' would be read", config.make)
+  else:
+    with pytest.raises(UserError, match='must return an Objective'):
+      config.make()
 
 
 @pytest.mark.parametrize(

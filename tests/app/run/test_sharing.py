@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from diffusion_jax.app.config import store, trust
+from diffusion_jax.app.config import store
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import sharing
@@ -160,9 +160,10 @@ def test_a_folder_needs_no_pictures(evaluated, tmp_path, capsys):
 
 
 def test_paths_become_names():
-  tree = {'data': {'path': '/home/me/x/', 'name': 'a/b', 'paths': ['/c/d'], 'context': ['km/h']}}
-  expected = {'data': {'path': 'x', 'name': 'a/b', 'paths': ['d'], 'context': ['km/h']}}
-  assert trust.without_folders(tree) == expected
+  fields = within('data', 'csv', path='/home/me/x/', x=('a/b',), context=('km/h',))
+  data = smoke(**fields).without_folders().data
+  assert (data.path, data.x, data.context) == ('x', ('a/b',), ('km/h',))
+  assert smoke(**within('data', 'photos', paths=('/c/d',))).without_folders().data.paths == ('d',)
 
 
 def test_the_card_is_what_the_hub_reads(shared):
