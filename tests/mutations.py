@@ -126,7 +126,7 @@ app/edit/restoration.py
     => @property
       def paths
 app/edit/restoration.py app/modes/test_arrays.py
-  restored_in_their_units: offset = np.asarray(computed_now(operator, jnp.asarray(x)))[0] => offset = 0.0
+  restored_in_their_units: offset = np.asarray(computed_now(operator, x))[0] => offset = 0.0
 app/inputs/conditions.py
   of_other_runs_get: noisy is None or guided => noisy is None
   of_other_runs_get: c.get('classifier') or by_run => by_run

@@ -290,7 +290,7 @@ def _damage_of(operator, noise, values):
     # round real numbers that are far from 0.
     with jax.enable_x64(True):
       x = np.broadcast_to(np.float64(values.mean), values.shape)[None]
-      offset = np.asarray(computed_now(operator, jnp.asarray(x)))[0]
+      offset = np.asarray(computed_now(operator, x))[0]
   stds = _checked_noise(noise, y) / (_GREY if values.levels else 1.0)
   std = float(np.exp(np.log(stds).mean()))
   weights = (std / stds).astype(np.float32)
