@@ -20,7 +20,6 @@ from diffusion_jax.app.kinds import schemas
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.paths import is_address
-from diffusion_jax.sampling.guiders import CFGPlusPlus
 from diffusion_jax.training import loggers
 
 Found = Callable[[Node, Any], Any]  # facts may be None
@@ -188,7 +187,7 @@ def guidance_of_pairs(c: Node, facts: Facts | None) -> str:
     return ''
   if guidance.get('correct'):
     return 'sampling.guidance.correct=True'
-  return 'sampling.guidance=cfg_plus_plus' if guidance.constructor is CFGPlusPlus else ''
+  return 'sampling.guidance=cfg_plus_plus' if guidance.name == 'cfg_plus_plus' else ''
 
 
 def _needs_no_images(c, facts):
