@@ -94,7 +94,7 @@ app/config/store.py app/config/test_tree.py
 app/config/tree.py app/config/test_trust.py
   own_part_may_be: READ * (':' in choice => READ * ('?' in choice
   folder_of_the_user: if isinstance(value, tuple) else texts[0] => if False else texts[0]
-  only_a_stored_config: trust.check_paths(where, value) => pass
+  only_a_stored_config: trust.check_paths((where, value)) => pass
 app/config/tree.py app/modes/test_refusals.py
   toy_parts: if ':' in self.choice: => if False:
 app/config/trust.py
@@ -178,6 +178,8 @@ app/modes/convert.py
   program_of_numbers: jnp.where(jnp.isnan(known), a + b * x, known) => a + b * x
 app/edit/mode.py app/config/test_trust.py
   without_a_context_reads: rows = context.read() => rows = None
+app/modes/__init__.py app/config/test_trust.py
+  asked_for_at_once: if section for x in => if False for x in
 app/evaluate/mode.py
   is_of_its_data: examples = content_sum(source, count) => examples = ''
   own_pair: log_q[:, 1:], log_q[:, 0] => log_q[:, :-1], log_q[:, -1]

@@ -23,7 +23,7 @@ from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import rules
 from diffusion_jax.app.smoke import shrunk
-from diffusion_jax.errors import Preempted, UserError
+from diffusion_jax.errors import Preempted, UserError, place_of
 from diffusion_jax.paths import expanded
 from diffusion_jax.ranges import near
 from diffusion_jax.runtime import buckets, compiling, hosts, processes, sessions, start_up
@@ -136,7 +136,6 @@ class Command:
       workdir = self.weights_in(workdir)
       itself = self.is_run and Path(workdir) == Path(self.path)
       config = store.of_run(workdir, None if itself else self.described(), fields)
-      trust.remember(Path(workdir), config)
     else:
       # A training reads the facts from the data.
       config = store.with_flags(self.described(facts=mode != 'train'), fields)
@@ -204,7 +203,7 @@ def main(argv: list[str]) -> None:
   except Exception as error:
     if line := of_machine(error):
       fail(line)
-    if place := trust.place_of(error):  # The user's own part raised it.
+    if place := place_of(error):  # The user's own part raised it.
       fail(f'{type(error).__name__}: {error}{place}')
     if not processes.started():
       raise

@@ -24,7 +24,7 @@ from diffusion_jax.app.kinds import sections
 from diffusion_jax.app.kinds.sections import Training
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
-from diffusion_jax.runtime import buckets
+from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.files import read_json, write_json
 from diffusion_jax.weights import checksums, share
 
@@ -96,8 +96,10 @@ def check_no_run(workdir: Path, flag: str) -> None:
 
 
 def write_config(workdir: Path, config: Node, facts: Facts) -> None:
-  """Writes config.json with the facts of the images, atomically."""
-  write_json(workdir / 'config.json', stored_form(config, facts))
+  """Writes config.json with the facts of the images; keeps what the user has allowed."""
+  if processes.is_first():
+    write_json(workdir / 'config.json', stored_form(config, facts))
+  trust.remember(workdir, config)
 
 
 def stored_form(config: Node, facts: Facts) -> dict:
@@ -234,7 +236,7 @@ def _missing_runs(config, mode, workdir):
     run, section = config.at(field), field.removesuffix('.run')
     if not run and 'run' in (config.at(section) or ()):
       yield f'config.{field} is not set: {PREDECESSORS[field]} is needed'
-    trust.check_paths(field, run)
+    trust.check_paths((field, run))
     place = buckets.folder(run or '')
     if run and not ((place / 'config.json').is_file() and has_checkpoint(place)):
       yield missing(field, run)

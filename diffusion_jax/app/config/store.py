@@ -5,23 +5,16 @@ import functools
 import importlib.util
 import json
 import traceback
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
 from ml_collections import ConfigDict
 
+from diffusion_jax import paths
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config import folder, trust
-from diffusion_jax.app.config.tree import (
-  Node,
-  Schema,
-  below,
-  no_field,
-  parameters,
-  resolve,
-  texts_in,
-)
+from diffusion_jax.app.config.tree import Node, Schema, below, no_field, parameters, resolve
 from diffusion_jax.app.kinds import schemas
 from diffusion_jax.app.kinds.sections import Evaluation
 from diffusion_jax.data.sources import Facts
@@ -41,7 +34,7 @@ def completed(tree: Tree | ConfigDict, trusted: bool = True) -> Node:
   """
   tree = tree.to_dict() if isinstance(tree, ConfigDict) else tree
   if trusted:
-    trust.allow(texts_in(tree))
+    trust.allow(paths.texts_in(tree))
   schema = schema_of(tree)
   if not trusted:
     section = tree.get('evaluation', {})
@@ -79,7 +72,10 @@ def with_flags(config: Node, flags: Flags, trusted: bool = True) -> Node:
   """
   if trusted:
     trust.allow(text for _, text in flags)
-  return with_fields(config, {path: FlagText(text) for path, text in flags})
+  changed = with_fields(config, {path: FlagText(text) for path, text in flags})
+  if not trusted:
+    trust.check_paths(*changed.sampling.paths_read(paths.READ))
+  return changed
 
 
 def with_fields(config: Tree, changes: Tree) -> Node:
@@ -219,7 +215,7 @@ def open_run(workdir: str | Path, path: str = '', skip: Collection[str] = NOT_RE
 def _content(workdir, path=''):
   # Returns the content of a run's config.json; the run's own parts are allowed.
   if path:
-    trust.check_paths(path, str(workdir))
+    trust.check_paths((path, str(workdir)))
   content = folder.read_config(workdir)
   if content is None:
     folder.check_config_kept(workdir)
@@ -228,14 +224,17 @@ def _content(workdir, path=''):
   return content
 
 
-def of_run(workdir: str | Path, config: Node | None, flags: Flags) -> Node:
+def of_run(
+  workdir: str | Path, config: Node | None, flags: Flags, allow: Iterable[str] = ()
+) -> Node:
   """Returns the config for a mode that uses the run in workdir.
 
   The run decides the model and the data; `config`, the user's own file, and the
-  flags decide how they are used; None: the run and the flags. Raises UserError
-  for flags that would change the model.
+  flags decide how they are used; None: the run and the flags. allow: as --allow.
+  Raises UserError for flags that would change the model.
   """
   content = _content(workdir)
+  trust.allow_parts(allow)
   trust.allow(text for _, text in flags)
   tree = {n: tuples(x) for n, x in content.items() if n not in NOT_READ}
   try:
@@ -254,6 +253,7 @@ def of_run(workdir: str | Path, config: Node | None, flags: Flags) -> Node:
     stored(content, f'{workdir}/config.json')  # The run itself may be the reason.
     raise
   _check_model(workdir, changed, flags)
+  trust.remember(Path(workdir), changed)
   return changed
 
 

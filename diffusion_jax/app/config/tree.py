@@ -28,7 +28,7 @@ from flax import traverse_util
 from diffusion_jax import ranges
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config import trust
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, place_of
 from diffusion_jax.paths import READ, RUN, WRITTEN, expanded, texts_in, use_of
 from diffusion_jax.ranges import PLAIN, FlagText, near, plain_type
 
@@ -130,11 +130,13 @@ class Node(Tree):
       if isinstance(value, Node):
         yield from value.paths(f'{prefix}{name}.')
 
-  def paths_read(self) -> set[str]:
-    """Returns the paths, here and below, that are read."""
-    found = {text for name in self if self._is_read(name) for text in texts_in(self[name])}
-    below = (x.paths_read() for x in self.values() if isinstance(x, Node))
-    return found.union(*below) - {'', 'train', 'test'}  # a reference may be a split
+  def paths_read(self, *uses: str) -> Iterator[tuple[str, str | tuple[str, ...]]]:
+    """Yields (field, path or paths) of what is read, here and below; uses: READ, RUN."""
+    for name, value in self.items():
+      if isinstance(value, Node):
+        yield from value.paths_read(*uses)
+      elif value and self._use(name) in uses and value not in ('train', 'test'):  # no splits
+        yield below(self.where, name), value
 
   def _is_read(self, name):
     value = self[name]
@@ -172,7 +174,7 @@ class Node(Tree):
       elif isinstance(value, Node) and {*facts, *self.needs} >= {*value.needs}:
         value = value.make(facts, around)
       elif self.choice and value != parameter.default and self._use(name) == READ:
-        trust.check_paths(where, value)
+        trust.check_paths((where, value))
       if value is not None:
         values[name] = value
       elif parameter.default is _EMPTY:
@@ -217,7 +219,7 @@ def from_config(path: str) -> Iterator[None]:
   try:
     yield
   except (ValueError, TypeError, OSError) as error:
-    if isinstance(error, TypeError) and trust.place_of(error):
+    if isinstance(error, TypeError) and place_of(error):
       raise
     raise UserError(f'config.{path}: {error}') from error
 

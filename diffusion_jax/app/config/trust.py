@@ -14,7 +14,6 @@ import os
 import re
 import shlex
 import sys
-import traceback
 import types
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -31,9 +30,9 @@ from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.levels import check_schedule
 from diffusion_jax.core.parametrization import Kind, Parametrization
 from diffusion_jax.data import simulated
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import OWN, UserError
 from diffusion_jax.networks import functional
-from diffusion_jax.paths import cache_folder, texts_in
+from diffusion_jax.paths import READ, RUN, cache_folder, texts_in
 from diffusion_jax.ranges import check_value
 from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.files import read_json, sha256, write_json
@@ -65,7 +64,8 @@ def remember(workdir: Path, config: Any) -> None:
   as long as the run has the same config.json. Parts are kept for the working
   folder, whose modules they are. config: a `Node`.
   """
-  paths = {x for x in config.paths_read() & _allowed if ':' not in x or '://' in x}
+  texts = _allowed & {*texts_in([value for _, value in config.paths_read(READ, RUN)])}
+  paths = {x for x in texts if ':' not in x or '://' in x}
   parts = {*filter(is_allowed, texts_in(config))}
   if not paths | parts:
     return
@@ -112,14 +112,25 @@ def is_given(word: str) -> bool:
   return word in _allowed
 
 
-def check_paths(field: str, value: str | Iterable[str] | None) -> None:
-  """Raises UserError if only a stored config names a path that would be read.
+def check_paths(*fields: tuple[str, object]) -> None:
+  """Raises UserError if only a stored config names paths that would be read.
 
-  value: of config.<field>, a path or several; '' and None name no path.
+  fields: (name, its path or several).
   """
-  for path in [value] if isinstance(value, str) else value or ():
-    if path and path not in _allowed:
-      raise _stranger(f'config.{field}={path!r} would be read', 'path', path)
+  named = [(name, path) for name, value in fields for path in texts_in(value) if path]
+  if others := {name: path for name, path in named if path not in _allowed}:
+    what = ' and '.join(f'config.{name}={path!r}' for name, path in others.items())
+    raise _stranger(f'{what} would be read', 'path', ','.join(others.values()))
+
+
+def check_senders(field: str, names: Iterable[str]) -> None:
+  """Raises UserError if only a stored config names what a training sends to."""
+  for name in names:
+    if name != 'tensorboard' and name not in _allowed:
+      raise UserError(
+        f'config.{field}={name} may send the curves and previews away, but only a stored config '
+        f'names it. If you want this, add --config.{field}={",".join(names)} to the command'
+      )
 
 
 def check_import(field: str, name: str) -> None:
@@ -156,7 +167,9 @@ def find(path: str, name: str, facts: Collection[str]) -> Callable:
   if os.getcwd() not in sys.path:  # the folder of the user's module
     sys.path.insert(0, os.getcwd())
   try:
-    part = getattr(importlib.import_module(module), attribute)
+    imported = importlib.import_module(module)
+    OWN.add(getattr(imported, '__file__', None))
+    part = getattr(imported, attribute)
   except _UNUSABLE as error:
     where = f'config.{path}={name!r}'
     raise UserError(f'{where} cannot be imported: {error}') from error
@@ -261,11 +274,3 @@ def _shapes(tree):
 
 def _is_array(value, *shapes):
   return isinstance(value, jax.ShapeDtypeStruct) and value.shape in shapes
-
-
-def place_of(error: BaseException) -> str:
-  """Returns ' (<file>, line <n>)' where a user's part raised, or ''."""
-  parts = (sys.modules.get(name.partition(':')[0]) for name in filter(is_allowed, _allowed))
-  sources = {vars(module).get('__file__') for module in parts if module}
-  frames = [x for x in traceback.extract_tb(error.__traceback__) if x.filename in sources]
-  return f' ({frames[-1].filename}, line {frames[-1].lineno})' if frames else ''

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import check_one_of, find, from_config
 from diffusion_jax.app.evaluate.metrics_of_data import chosen
 from diffusion_jax.app.inputs import conditions, datasets
@@ -167,7 +167,6 @@ def read_statistics(
 ) -> tuple[ImageSet, Json, set[str]]:
   """Returns the file of evaluation.statistics, see `published.read`."""
   path = model.config.evaluation.statistics
-  trust.check_paths('evaluation.statistics', path)
   space = space_of_statistics(model, metrics)
   here = {x.name: x.metric for x in metrics if x.space == space}
   with from_config('evaluation.statistics'):
@@ -210,7 +209,6 @@ def names_of(model: Model) -> dict[str, np.ndarray]:
 def make_extractor(model: Model, name: str) -> Extractor:
   """Returns the extractor of a name, with the weights of the config."""
   c = model.config.evaluation
-  trust.check_paths('evaluation.weights', c.weights)
   with from_config('evaluation'):
     if name != 'values':
       return features.make(name, c.weights, c.batch_size)
@@ -236,7 +234,6 @@ def reference_source(model: Model, name: str) -> Source:
   """Returns a split of the data, or the examples of a file."""
   if name in ('train', 'test'):
     return datasets.source_of(model.config, name)
-  trust.check_paths('evaluation.reference', name)
   with from_config('evaluation.reference'):
     x = model.facts.x
     source = tables.csv_table(name, x.names) if tables.is_csv(name, x) else npz.npz(name)

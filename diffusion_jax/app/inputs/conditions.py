@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.model import Model, make_mesh
@@ -208,7 +207,6 @@ class Context(Kind):
     path, row = (self.model.config.sampling[n] for n in ('context', 'context_row'))
     if not path and row is None:
       return None
-    trust.check_paths('sampling.context', path)
     without = 'takes no context (conditioning.context, conditioning.known)'
     field = 'sampling.context' if path else 'sampling.context_row'
     _check_taken(self.values is not None, f'config.{field}', without)

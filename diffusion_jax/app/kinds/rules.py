@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion_jax.app.config import folder, store, trust
+from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.tree import Node, Schema
 from diffusion_jax.app.edit.methods import STEPS
 from diffusion_jax.app.inputs.criterion import held_out_loss, keep_best_by
@@ -338,12 +338,6 @@ def _lost_run(c, facts):
   return next((run for run in runs if folder.read_config(run) is None), None)
 
 
-def _stranger(c, facts):
-  names = (x for x in c.training.log_to if x != 'tensorboard' and not trust.is_given(x))
-  name = next(names, None)
-  return name and (name, ','.join(c.training.log_to))
-
-
 def _is_no_range(c, facts):
   steps = c.training.profile_steps
   return steps and not (len(steps) == 2 and steps[0] <= steps[1] <= c.training.num_steps)
@@ -387,11 +381,6 @@ TRAINING = (
   Row(
     lambda c, facts: next(iter(loggers.missing(c.training.log_to)), None),
     "config.training.log_to: {it} is not installed: run pip install -e '.[{it}]'",
-  ),
-  Row(
-    _stranger,
-    'config.training.log_to={it[0]} may send the curves and previews away, but only a stored '
-    'config names it. If you want this, add --config.training.log_to={it[1]} to the command',
   ),
   Row(
     lambda c, facts: c.training.skip_nonfinite and c.optimizer.get('repair_gradients'),

@@ -13,7 +13,7 @@ from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.criterion import held_out, held_out_loss, keep_best_by
@@ -27,7 +27,7 @@ from diffusion_jax.errors import Preempted, as_user_error
 from diffusion_jax.planning import programs
 from diffusion_jax.report.record import read_curves
 from diffusion_jax.runtime import compiling, hosts, lock, processes, profiling, sessions
-from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
 from diffusion_jax.training import preemption
 from diffusion_jax.training.loggers import MetricWriter
@@ -267,10 +267,9 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int) -> StepLog:
   config, workdir = parts.config, parts.workdir
   stored = folder.stored_form(config, parts.model.facts)
   first = processes.is_first()  # of several processes one writes
+  folder.write_config(workdir, config, parts.model.facts)
   if first:
-    write_json(workdir / 'config.json', stored)
     sessions.write_start(workdir, start, parts.num_parameters)
-  trust.remember(workdir, config)
   writer = MetricWriter(workdir, start, first, config.training.log_to)
   writer.write_config(start, stored, folder.hparams(stored))
   total = config.training.num_steps
