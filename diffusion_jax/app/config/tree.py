@@ -348,10 +348,22 @@ def resolve(tree: Tree, schema: Schema) -> Node:
   Raises UserError for a field that does not exist and for a value of another
   type.
   """
+  trust.check_imports(*_own_parts(schema, tree, ''))
   root = _part(schema, tree, '')
   for path, names, choice in _unknown(schema, tree, root):
     raise no_field(path, names, choice, [*root.paths()])
   return root
+
+
+def _own_parts(schema, given, path):
+  # Yields (path, module:attribute) of the choices of a user's own.
+  for name, value in given.items():
+    where, is_section = below(path, name), isinstance(value, Mapping)
+    chosen = value.get('name') if is_section else value
+    if ':' in str(chosen) and schema.table(where):
+      yield where, str(chosen)
+    if is_section:
+      yield from _own_parts(schema, value, where)
 
 
 def _part(schema, given, path):

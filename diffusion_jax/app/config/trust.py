@@ -118,9 +118,8 @@ def check_paths(*fields: tuple[str, object]) -> None:
   fields: (name, its path or several).
   """
   named = [(name, path) for name, value in fields for path in texts_in(value) if path]
-  if others := {name: path for name, path in named if path not in _allowed}:
-    what = ' and '.join(f'config.{name}={path!r}' for name, path in others.items())
-    raise _stranger(f'{what} would be read', 'path', ','.join(others.values()))
+  others = {name: path for name, path in named if path not in _allowed}
+  _refuse(others, 'would be read', 'path')
 
 
 def check_senders(field: str, names: Iterable[str]) -> None:
@@ -133,18 +132,19 @@ def check_senders(field: str, names: Iterable[str]) -> None:
       )
 
 
-def check_import(field: str, name: str) -> None:
-  """Raises UserError if only a stored config names a 'module:attribute'."""
-  if not is_allowed(name):
-    use = f'config.{field}={name!r} would be imported, which runs its code'
-    raise _stranger(use, 'name', name)
+def check_imports(*fields: tuple[str, str]) -> None:
+  """Raises UserError if only a stored config names these 'module:attribute'."""
+  others = {field: name for field, name in fields if not is_allowed(name)}
+  _refuse(others, 'would be imported, which runs its code', 'name')
 
 
-def _stranger(use, what, word):
-  return UserError(
-    f'{use}, but only a stored config contains this {what}. If you trust it, add '
-    f'--allow={shlex.quote(word)} to the command'
-  )
+def _refuse(fields, use, what):
+  if fields:
+    named = ' and '.join(f'config.{field}={word!r}' for field, word in fields.items())
+    raise UserError(
+      f'{named} {use}, but only a stored config contains this {what}. If you trust it, add '
+      f'--allow={shlex.quote(",".join(fields.values()))} to the command'
+    )
 
 
 # A user's own parts.
@@ -162,7 +162,7 @@ def find(path: str, name: str, facts: Collection[str]) -> Callable:
   Raises UserError before the import if the user did not name it, and after the
   import if it cannot be a constructor of this field.
   """
-  check_import(path, name)
+  check_imports((path, name))
   module, _, attribute = name.partition(':')
   if os.getcwd() not in sys.path:  # the folder of the user's module
     sys.path.insert(0, os.getcwd())

@@ -308,6 +308,15 @@ def test_an_edit_of_a_network_without_a_context_reads_none(tmp_path):
   refused('the network of this run takes no context', choose)
 
 
+def test_all_parts_of_a_stranger_are_asked_for_at_once(payload, tmp_path):
+  schedule, network = (f'{payload}{n}' for n in (1, 2))
+  run = stored_run(tmp_path / 'run', schedule=schedule, **{'network.name': network})
+  with pytest.raises(UserError) as error:
+    store.open_run(run)
+  words = re.search('--allow=(.*) to the command', str(error.value))[1].split(',')
+  assert {*words} == {schedule, network} and 'would be imported' in str(error.value)
+
+
 def test_all_that_a_mode_would_read_is_asked_for_at_once():
   flags = [('evaluation.weights', '/a b'), ('sampling.context', '/c'), ('training.teacher', '/d')]
   config = store.with_flags(read('digits'), flags)
