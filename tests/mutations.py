@@ -118,15 +118,11 @@ app/edit/posteriors.py app/modes/test_refusals.py
 app/edit/restoration.py
   hidden_by_a_mask: np.where(damage.seen, y, 0.0) => np.where(damage.seen | True, y, 0.0)
   hidden_by_a_mask: jnp.sqrt(square / damage.seen.mean()) => jnp.sqrt(square)
-  units_of_the_measurement: weights = (std / stds) => weights = (stds / stds)
-  units_of_the_measurement: float(np.min(stds / np.maximum(gain, 1e-12))) => float(np.min(stds))
   that_were_read:
     @functools.cached_property
       def paths
     => @property
       def paths
-app/edit/restoration.py app/modes/test_arrays.py
-  restored_in_their_units: offset = np.asarray(computed_now(operator, x))[0] => offset = 0.0
 app/inputs/conditions.py
   of_other_runs_get: noisy is None or guided => noisy is None
   of_other_runs_get: c.get('classifier') or by_run => by_run
@@ -218,8 +214,9 @@ app/run/provenance.py
   its_content: 'checkpoint {step}, weights {weights}, config_hash {config_hash => 'checkpoint {step
 app/run/provenance.py app/evaluate/test_mode.py
   another_name: 'weights': checksums.of_arrays(params) => 'weights': 0
-app/run/sharing.py
+report/card.py app/run/test_sharing.py
   a_bar_in_a_value: .replace('|', '\\|') =>
+app/run/sharing.py
   kept_autoencoder: skip=()).without_folders() => skip=())
   is_last: ('latent.json', *reversed(_FILES)) => ('latent.json', *_FILES)
   other_weights_under: here != there or not share.same(source, workdir) => here != there
@@ -700,6 +697,11 @@ runtime/twins.py
   waits_for_a_new_one: if not if_new or files.keys() != self._same.keys(): => if True:
   waits_for_a_new_one: if not if_new or files.keys() != self._same.keys(): => if not if_new:
   is_forbidden: if time.monotonic() > end or 'Forbidden' in str(error): => if time.monotonic() > end:
+sampling/damage.py
+  units_of_the_measurement: weights = (std / stds) => weights = (stds / stds)
+  units_of_the_measurement: float(np.min(stds / np.maximum(gain, 1e-12))) => float(np.min(stds))
+sampling/damage.py app/modes/test_arrays.py
+  restored_in_their_units: offset = np.asarray(computed_now(operator, x))[0] => offset = 0.0
 sampling/ancestral.py
   ddim_1_is_ancestral_fixed_small: jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t))
     => 1.0 - eta**2 + eta**2 * snr_ratio(s, t)

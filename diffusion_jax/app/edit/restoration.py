@@ -5,7 +5,7 @@ import glob
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +28,7 @@ from diffusion_jax.app.edit.pictures import (
 )
 from diffusion_jax.app.edit.posteriors import listed, noise_needed, warning, whiteness
 from diffusion_jax.core import operators
-from diffusion_jax.core.arguments import computed_now
 from diffusion_jax.core.keys import stream
-from diffusion_jax.core.measurements import is_linear
 from diffusion_jax.core.operators import Operator
 from diffusion_jax.data import images, npz
 from diffusion_jax.errors import UserError
@@ -38,9 +36,9 @@ from diffusion_jax.metrics import restoration
 from diffusion_jax.metrics.restoration import MOST
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Positive
+from diffusion_jax.sampling.damage import GREY, damage_of
 
 _FILES = '.png', '.jpg', '.jpeg', '.npy'
-_GREY = 127.5  # grey levels of 255 in one unit of x in [-1, 1]
 _ROWS = 16  # of the sheet
 
 
@@ -103,7 +101,7 @@ class Restore(Edit):
     shape = jax.eval_shape(damage.forward, x).shape[1:]
     if values.levels:
       std = (damage.std / damage.weights).ravel()
-      grey, std = (', '.join(f'{x:.4g}' for x in a) for a in (_GREY * std, std))
+      grey, std = (', '.join(f'{x:.4g}' for x in a) for a in (GREY * std, std))
       print(f'noise: {grey} grey levels of 255, {std} in [-1, 1]')
     print(self.posterior.note, end='')
     if not self.simulate:
@@ -121,7 +119,7 @@ class Restore(Edit):
 
   def _damage(self, model):
     assert self.operator is not None  # else it was refused
-    return _damage_of(self.operator, self.noise, model.facts.x)
+    return damage_of(self.operator, self.noise, model.facts.x)
 
   def _possible(self, model, damage, y):
     # Returns y with 0 where no x_0 can change it, such as at hidden pixels;
@@ -254,66 +252,3 @@ class Restore(Edit):
         'without them. Try more sampling.num_steps, or another edit.posterior'
       )
     return numbers, figures
-
-
-class _Damage(NamedTuple):
-  # weights (y - offset) = forward(x) + std n, of x as the model has it, so that
-  # all channels have one noise. weights: 1 on average, of their logarithms, so
-  # that densities of y do not change. seen: which numbers of y depend on x_0: a
-  # mask's white pixels. The others are 0 for any x_0. All of an operator that
-  # is not linear. width: the least noise, in units of x.
-  forward: Operator
-  offset: np.ndarray | float
-  std: float
-  weights: np.ndarray
-  is_linear: bool
-  seen: np.ndarray
-  width: float
-
-
-def _damage_of(operator, noise, values):
-  draws = 1 if values.levels else 16
-  normal = np.random.default_rng(0).standard_normal((draws, *values.shape))
-  normal, offset = normal.astype(np.float32), 0.0
-  linear = is_linear(operator, normal[:1])
-
-  def in_units(x):
-    if values.levels:
-      return operator(x)
-    mean, unit = values.affine
-    return operator(unit * x if linear else unit * x + mean)
-
-  y = np.asarray(computed_now(in_units, normal))
-  seen = y[:1] != 0.0 if linear else np.ones(1, bool)
-  if linear and not values.levels:
-    # y loses what the operator makes of the mean of the data: float32 would
-    # round real numbers that are far from 0.
-    with jax.enable_x64(True):
-      x = np.broadcast_to(np.float64(values.mean), values.shape)[None]
-      offset = np.asarray(computed_now(operator, x))[0]
-  stds = _checked_noise(noise, y) / (_GREY if values.levels else 1.0)
-  std = float(np.exp(np.log(stds).mean()))
-  weights = (std / stds).astype(np.float32)
-
-  def forward(x):
-    return in_units(x) if stds.size == 1 else weights * in_units(x)
-
-  width = std if values.levels else _width(stds, y)
-  return _Damage(forward, offset, std, weights, linear, seen, width)
-
-
-def _checked_noise(noise, y):
-  noise, channels = np.atleast_1d(noise), y.shape[-1] if y.ndim > 1 else 1
-  if len(noise) not in (1, channels):
-    raise ValueError(
-      f'noise has {len(noise)} values: give one, or one for each of the {channels} channels of y'
-    )
-  return noise.reshape(*[1] * (y.ndim - 1), -1)
-
-
-def _width(stds, y):
-  # The least noise in units of x; y: of several x of variance 1.
-  variance, axes = y.var(axis=0, keepdims=True), tuple(range(y.ndim - 1))
-  count = np.maximum((variance > 0.0).sum(axis=axes), 1)
-  gain = np.sqrt(variance.sum(axis=axes) / count)
-  return float(np.min(stds / np.maximum(gain, 1e-12)))
