@@ -27,9 +27,17 @@ from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import image_sets, npz, pipeline
 from diffusion_jax.data.sources import Source, content_sum
 from diffusion_jax.errors import UserError, refuse
-from diffusion_jax.metrics import calibration, plots, real_images, references as of_real, sweeps
+from diffusion_jax.metrics import (
+  calibration,
+  plots,
+  real_images,
+  references as of_real,
+  scoring,
+  sweeps,
+)
 from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import Arrays, ModelMetric, as_json, table
+from diffusion_jax.metrics.scoring import References, Scored
 from diffusion_jax.metrics.sweeps import Results, title
 from diffusion_jax.runtime import buckets, lock, processes
 from diffusion_jax.runtime.compiling import precision_in_use
@@ -68,14 +76,14 @@ def main(run: Run) -> None:
     names = ', '.join(model.schema.metrics)
     raise UserError(f'config.evaluation.metrics is empty: give one of {names}')
   every, of_images = scorers.of_samples(model), scorers.of_models(model)
-  pairs = [x for x in every if scorers.is_of_pairs(x)]
+  pairs = [x for x in every if scoring.is_of_pairs(x)]
   of_samples = [x for x in every if x not in pairs]
   groups = {'samples': of_samples, 'pairs': pairs, 'examples': of_images}
   groups = {kind: metrics for kind, metrics in groups.items() if metrics}
   scorers.check_needs(model, every)
   points = points_of(run, [*groups])
   make_folder(model.workdir, 'evaluation')
-  references = scorers.References({}, {})
+  references = References({}, {})
   if of_samples:
     # Missing weights or data are noticed before the images are drawn.
     if len(groups) > 1:
@@ -166,9 +174,7 @@ def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
     yield {f: x.name if isinstance(x, Node) else x for f, x in values}, point
 
 
-def score_samples(
-  references: scorers.References, run: Run, metrics: list[scorers.Scored], out: Path
-) -> Fields:
+def score_samples(references: References, run: Run, metrics: list[Scored], out: Path) -> Fields:
   """Draws the images of a point, and writes their scores into result.json.
 
   Images that exist with these settings are kept. Returns the scores as JSON in
@@ -190,8 +196,8 @@ def score_samples(
       name: of_real.extract(space.extractor, stored, out / f'{name}.npz', drawn, size)
       for name, space in references.spaces.items()
     }
-  scores = scorers.score(metrics, references, samples, extracted)
-  floor = scorers.floor(metrics, references, c.num_generated) if c.floor else []
+    scores = scoring.score(metrics, references, samples, extracted)
+    floor = scoring.floor(metrics, references, c.num_generated) if c.floor else []
   protocol = {name: space.protocol for name, space in references.spaces.items()}
   write_json(
     out / 'result.json',
@@ -228,7 +234,7 @@ def draw(run: Run, out: Path, rows: np.ndarray | None = None, **fields: object) 
   return sample.draw(drawing, below, 'evaluation.name', rows)
 
 
-def score_pairs(run: Run, metrics: list[scorers.Scored], out: Path) -> Json:
+def score_pairs(run: Run, metrics: list[Scored], out: Path) -> Json:
   """Draws for held-out pairs; writes the scores and curves of calibration.
 
   Returns the scores as JSON in the first process, {} in the others.
@@ -255,10 +261,10 @@ def score_pairs(run: Run, metrics: list[scorers.Scored], out: Path) -> Json:
   enough = draws.shape[1] > 1 and len(index) >= calibration.LEAST_PAIRS
   if enough and all(x.name != 'contraction' for x in metrics):
     # Calibrated draws may be as wide as the prior.
-    metrics = [*metrics, scorers.Scored('contraction', calibration.contraction())]
+    metrics = [*metrics, Scored('contraction', calibration.contraction())]
   named = {**reference, **scorers.names_of(model)}
-  found = [scorers.compute(each, samples, named) for each in metrics]
-  scores = [score for part in found for score in part]
+  with from_config('evaluation.metrics'):
+    scores = [x for each in metrics for x in scoring.compute(each, samples, named)]
   levels = calibration.all_levels(samples, reference)
   plots.plot_ranks(out / 'ranks.png', levels.pop('ranks'))
   plots.plot_coverage(out / 'coverage.png', levels)

@@ -1,9 +1,8 @@
 """The metrics that config.evaluation names, and the scores of samples."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,51 +19,20 @@ from diffusion_jax.data import npz, tables
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.data.sources import Source, some_of
 from diffusion_jax.errors import UserError
-from diffusion_jax.metrics import features, published, references
+from diffusion_jax.metrics import features, published, references, scoring
 from diffusion_jax.metrics.features import Extractor
 from diffusion_jax.metrics.metric import (
   EXTRACTED,
   Arrays,
   ModelMetric,
   SampleMetric,
-  Score,
   missing,
 )
+from diffusion_jax.metrics.scoring import References, Scored, Space
 from diffusion_jax.metrics.vectors import Standard, standard_of
 from diffusion_jax.runtime import processes
 
 _PATH = 'evaluation.metrics'
-
-
-class Scored(NamedTuple):
-  """A metric of samples in a feature space, None if it needs none.
-
-  suffix: of the names of its scores, such as _dinov2.
-  """
-
-  name: str
-  metric: SampleMetric
-  space: str | None = None
-  suffix: str = ''
-
-
-class Space(NamedTuple):
-  """An extractor, and its features of real data with their protocol."""
-
-  extractor: Extractor
-  reference: Arrays
-  protocol: Json
-
-  def of(self, batches: Iterable[np.ndarray]) -> Arrays:
-    """Returns the features of batches of samples."""
-    return features.join(features.each(self.extractor, batches))
-
-
-class References(NamedTuple):
-  """What samples are compared to: examples as files have them, and by space."""
-
-  values: Arrays
-  spaces: dict[str, Space]
 
 
 def metrics_of(model: Model, **values: object) -> dict[str, SampleMetric | ModelMetric]:
@@ -115,17 +83,12 @@ def of_samples(model: Model, **values: object) -> list[Scored]:
   return scored
 
 
-def is_of_pairs(each: Scored) -> bool:
-  """Returns whether a metric needs several draws for each held-out pair."""
-  return not {'draws', 'log_q'}.isdisjoint(each.metric.needs)
-
-
 def higher_is_better(model: Model) -> dict[str, bool]:
   """Returns, for each score of generated images, whether more is better."""
   return {
     f'{score}{each.suffix}': higher
     for each in of_samples(model)
-    if not is_of_pairs(each)
+    if not scoring.is_of_pairs(each)
     for score, higher in each.metric.scores.items()
   }
 
@@ -268,45 +231,11 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
       hint = f': set config.evaluation.{field}, now {each.space}'
       hint = hint if need in EXTRACTED else ''
       raise UserError(f'config.{_PATH}: {missing(each.name, need)}{hint}')
-    if is_of_pairs(each) and (others := stored & {'labels', 'texts', 'conditions'}):
+    if scoring.is_of_pairs(each) and (others := stored & {'labels', 'texts', 'conditions'}):
       raise UserError(
         f'config.{_PATH}: {each.name} draws x given the context alone, and this run has '
         f'{min(others)}, too: train with a context only, which may have a column of classes'
       )
-
-
-def score(
-  metrics: list[Scored],
-  references: References,
-  samples: Arrays,
-  extracted: Mapping[str | None, Arrays],
-) -> list[Score]:
-  """Returns the scores of samples.
-
-  samples: images, labels and so on; extracted: the features of the images, by
-  the name of their space. Raises UserError for what a metric refuses.
-  """
-  scores = []
-  for each in metrics:
-    arrays, reference = {**samples, **extracted.get(each.space, {})}, references.values
-    if each.space:
-      reference = {**reference, **references.spaces[each.space].reference}
-    values = compute(each, arrays, reference)
-    scores += [x._replace(name=f'{x.name}{each.suffix}') for x in values]
-  return scores
-
-
-def compute(each: Scored, samples: Arrays, reference: Arrays) -> list[Score]:
-  """Returns what a metric computes; UserError for what it refuses or lacks."""
-  try:
-    with from_config(_PATH):
-      return each.metric.compute(samples, reference)
-  except KeyError as error:
-    raise UserError(
-      f'config.{_PATH}: {each.name} reads the array {error}; the samples have '
-      f'{", ".join(samples) or "none"}, and the reference '
-      f'{", ".join(reference) or "none"}: name it in `needs` of the metric'
-    ) from error
 
 
 def kept_in(run: Run, parts: Path, settings: Json) -> Json:
@@ -327,29 +256,13 @@ def kept_in(run: Run, parts: Path, settings: Json) -> Json:
   }
 
 
-def floor(metrics: list[Scored], references: References, count: int) -> list[Score]:
-  """Returns the scores of `count` held-out real images in place of samples.
-
-  They are of the metrics that compare features with the reference's. The
-  images are drawn with a fixed key: the first ones may differ from the rest, as
-  MNIST's first test images do.
-  """
-  compared = [x for x in metrics if x.metric.needs == ('features',)]
-  real: dict[str | None, Arrays] = {}
-  for name, space in references.spaces.items():
-    held_out = space.reference['held_out']
-    chosen = np.random.default_rng(0).permutation(len(held_out))[:count]
-    real[name] = {'features': held_out[chosen]}
-  return score(compared, references, {}, real)
-
-
 def scorer(model: Model) -> tuple[Callable[[], object], Callable[[Arrays], dict[str, float]]]:
   """Returns (computes references, {'values': samples} -> values of all scores).
 
   Samples are as files have them. There are no bootstrap errors, which would
   need many more distances.
   """
-  metrics = [x for x in of_samples(model, num_draws=0) if not is_of_pairs(x)]
+  metrics = [x for x in of_samples(model, num_draws=0) if not scoring.is_of_pairs(x)]
   check(model, metrics)
   prepared = functools.cache(lambda: prepare(model, metrics))
   size = model.config.evaluation.batch_size
@@ -360,7 +273,8 @@ def scorer(model: Model) -> tuple[Callable[[], object], Callable[[Arrays], dict[
     extracted = {name: space.of(batches) for name, space in references.spaces.items()}
     if model.facts.x.is_picture:
       samples = {**samples, 'images': x}
-    scores = score(metrics, references, samples, extracted)
+    with from_config(_PATH):
+      scores = scoring.score(metrics, references, samples, extracted)
     return {x.name: x.estimate.value for x in scores}
 
   return prepared, values
