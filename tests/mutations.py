@@ -93,7 +93,7 @@ app/config/store.py app/config/test_tree.py
   for_this_field_and_for_a_part:  or isinstance(node.get(last), dict): => :
 app/config/tree.py app/config/test_trust.py
   own_part_may_be: READ * (':' in choice => READ * ('?' in choice
-  folder_of_the_user: if isinstance(value, tuple) else texts[0] => if False else texts[0]
+  folder_of_the_user: expanded(text, use == WRITTEN), value => expanded(text, False), value
   only_a_stored_config: trust.check_paths((where, value)) => pass
 app/config/tree.py app/modes/test_refusals.py
   toy_parts: if ':' in self.choice: => if False:

@@ -138,24 +138,18 @@ class Node(Tree):
       elif value and self._use(name) in uses and value not in ('train', 'test'):  # no splits
         yield below(self.where, name), value
 
-  def _is_read(self, name):
-    value = self[name]
-    return not isinstance(value, Node) and self._use(name) in (READ, RUN)
-
   def _use(self, name):
     return _use(self.signature.get(name), self.get(name), self.choice)
 
   def without_folders(self) -> 'Node':
     """Returns the section with only the names of the files that are read."""
-    return self.replace(**{name: self._bare(name, value) for name, value in self.items()})
-
-  def _bare(self, name, value):
-    if isinstance(value, Node):
-      return value.without_folders()
-    if not value or not self._is_read(name):
-      return value
-    names = tuple(os.path.basename(x.rstrip('/')) for x in texts_in(value))
-    return names if isinstance(value, tuple) else names[0]
+    fields: Json = {}
+    for name, value in self.items():
+      if isinstance(value, Node):
+        fields[name] = value.without_folders()
+      elif value and self._use(name) in (READ, RUN):
+        fields[name] = _each(lambda path: os.path.basename(path.rstrip('/')), value)
+    return self.replace(**fields)
 
   def make(self, facts: Tree | None = None, outer: Tree = MappingProxyType({})) -> Any:
     """Calls the constructors of the section and its inner sections.
@@ -196,6 +190,12 @@ def _use(parameter, value, choice):
   # Returns READ also for a text with a / of a user's own part.
   use = use_of(parameter.annotation) if parameter else ''
   return use or READ * (':' in choice and any('/' in x for x in texts_in(value)))
+
+
+def _each(function, value):
+  if isinstance(value, tuple):
+    return tuple(_each(function, x) for x in value)
+  return function(value) if isinstance(value, str) else value
 
 
 def _last(path):
@@ -440,8 +440,7 @@ def _value(value, parameter, path, choice):
   if not (use := _use(parameter, value, choice)):
     return value
   with from_config(path):
-    texts = tuple(expanded(text, use == WRITTEN) for text in texts_in(value))
-  return texts if isinstance(value, tuple) else texts[0]
+    return _each(lambda text: expanded(text, use == WRITTEN), value)
 
 
 def _unknown(schema, given, node):
