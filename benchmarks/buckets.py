@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 from benchmarks import turns
-from diffusion_jax.app.config import store
+from diffusion_jax.app.kinds import store
 from diffusion_jax.app.train import mode as train, setup
 from diffusion_jax.runtime import buckets
 

@@ -44,9 +44,9 @@ import numpy as np
 
 from benchmarks.c2st import c2st
 from configs import inference, joint
-from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions
+from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.train import mode as train

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs import regression
-from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import UserError
 

@@ -27,11 +27,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.app.config import store
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit import methods, mode as edit
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import choices
+from diffusion_jax.app.kinds import choices, roles, store
 from diffusion_jax.app.run import weights
 from diffusion_jax.core import operators
 from diffusion_jax.core.operators import Operator
@@ -89,7 +88,7 @@ def numbers(text: str) -> list[float]:
 def config_of(run: str, flags: list[str]) -> Node:
   """Returns a run's config for --mode=edit with flags 'edit.noise=5'."""
   fields = [(name, text) for name, _, text in (x.partition('=') for x in flags)]
-  config = store.open_run(run, skip=store.NOT_READ)
+  config = store.open_run(run, skip=roles.NOT_READ)
   return store.of_run(run, config, [('edit', 'restore'), *fields])
 
 

@@ -24,11 +24,10 @@ from PIL import Image
 
 import diffusion_jax as dj
 from benchmarks import couplings as benchmark
-from diffusion_jax.app.config import store
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry
-from diffusion_jax.app.kinds.bridge import plan_of
-from diffusion_jax.app.kinds.sections import BridgeSampling
+from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds.bridge import BridgeSampling
+from diffusion_jax.app.kinds.bridge.model import plan_of
 from diffusion_jax.app.run import weights
 from diffusion_jax.data import images
 from diffusion_jax.data.spec import ArraySpec

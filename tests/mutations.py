@@ -80,13 +80,13 @@ def rows(table):
 
 
 TABLE = r"""
-app/config/folder.py app/inputs/test_datasets.py
+app/kinds/roles.py app/inputs/test_datasets.py
   changed_data: stored_form(config, facts), FREE => plain(config) | {'facts': known}, FREE
 app/kinds/rules.py app/test_cli.py
   flag_makes_idle: if is_flag or not any( => if not any(
   flag_makes_idle: _has_no_condition(c) and c.conditioning.dropout => False
 app/config/store.py
-  another_kind_of_model: kind = kinds.kind_of(tree) => kind = before
+  another_kind_of_model: kind = registry.kind_of(tree) => kind = before
   facts_of_a_run_go: tree.pop('facts', None) => pass
 app/config/store.py app/config/test_tree.py
   replaces_a_choice: if named and old.get('name') != new['name']: => if False:
@@ -145,28 +145,28 @@ app/inputs/datasets.py
   run_keeps_its_classes: if ours.class_names and theirs => if not ours.class_names and theirs
   run_keeps_its_classes: checksum=total, class_names=names, skipped=skipped => checksum=total
   labels_follow_the_data: bool(inner[name]) and inner[name] != default => bool(inner[name])
-app/kinds/bridge.py
+app/kinds/bridge/model.py app/kinds/test_bridge.py
   the_plan_is_that: if c.reverse else predict => if False else predict
   the_plan_is_that: level_grid(schedule, c.num_steps) => level_grid(schedule, c.num_steps + 1)
   the_plan_is_that: bridge_sampler(diffusion, c.stochastic) => bridge_sampler(diffusion, False)
-app/kinds/diffusion.py
+app/kinds/diffusion/model.py app/kinds/test_diffusion.py
   without_clipping: functions.append(bound_of(c, noisy.clips)) => functions.append(None)
   networks_own_estimate: c.dynamic_threshold, c.dynamic_threshold_max => c.dynamic_threshold
-app/kinds/diffusion.py app/edit/test_pictures.py
+app/kinds/diffusion/model.py app/edit/test_pictures.py
   interpolation_is_not_clipped: if clip: => if True:
-app/kinds/diffusion.py app/run/test_other_runs.py
+app/kinds/diffusion/model.py app/run/test_other_runs.py
   guidance_by_a_classifier_by_hand: (2 if after_clip else 0, by_classifier) => (0, by_classifier)
 app/inputs/stored_latents.py
   batches_of_latents: '' if split == 'train' else f'{split}_' => ''
-app/kinds/latent.py
+app/kinds/latent/model.py app/kinds/test_latent.py
   keeps_its_digits: part - part.mean() => part
   known_where_all_its_pixels: blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
-app/kinds/latent.py app/modes/test_encode.py
+app/kinds/latent/model.py app/modes/test_encode.py
   encoding_in_each_step: Normal(mean, std**2) => Normal(mean, std)
-app/kinds/states.py
+app/kinds/states/model.py app/kinds/test_states.py
   guidance_moves: cond | drop => cond
   knows_nothing: num_steps=num_steps) => num_steps=2 * num_steps)
-app/kinds/vae.py
+app/kinds/vae/model.py app/kinds/test_vae.py
   a_chain_literally: [t - 2], self.decode(params, t, z) => [t - 1], self.decode(params, t, z)
 app/modes/convert.py
   program_of_numbers: (cond[context.name] - a) / b => cond[name]
@@ -238,7 +238,7 @@ app/train/setup.py app/modes/test_refusals.py
   training.accumulate: c.training.batch_size % (mesh.size * count) == 0 => True
   optimizer.decay_steps: 0 < steps < len(rates) - 1 and => 0 < steps < 0 and
 app/train/setup.py app/modes/test_simulator.py
-  another_config: folder.check_same_run(workdir, config) => pass
+  another_config: roles.check_same_run(workdir, config) => pass
 atomic_files.py
   through_a_link:
     new = Path(f'{path}.{secrets.token_hex(4)}.tmp')
@@ -537,11 +537,12 @@ metrics/calibration.py
   never_changes: (count + 1) / (count - 1) => 2.0
   equal_numbers_share: (equal + 1) => equal
   draws_that_equal_the_truth: (less + share * (equal + 1)) => (less + share)
-  errors_of_coverage: (np.mean(levels <= mass, axis=1)) => (np.mean(levels <= mass, axis=1)[::2])
-  errors_of_coverage: (log_q, at_truth, seed) => (log_q[::2], at_truth[::2], seed)
   counts_of_lower_draws: (draws.shape[1] + 1) => draws.shape[1]
   masses_of_regions: 1.0 - rank_levels => rank_levels
   draws_in_the_ball: standard_of(truth.reshape(len(truth), -1)).std => 1.0
+metrics/pairs.py metrics/test_calibration.py
+  errors_of_coverage: (np.mean(levels <= mass, axis=1)) => (np.mean(levels <= mass, axis=1)[::2])
+  errors_of_coverage: (log_q, at_truth, seed) => (log_q[::2], at_truth[::2], seed)
 metrics/estimates.py
   divides_by_the_draws: np.std(draws, ddof=1) => np.std(draws)
 metrics/estimates.py metrics/test_refusals.py

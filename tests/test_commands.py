@@ -16,8 +16,8 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from diffusion_jax.app import cli, help
-from diffusion_jax.app.config import folder, store, trust
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec

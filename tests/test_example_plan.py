@@ -8,8 +8,8 @@ import jax
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import folder, store
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.config import folder
+from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import setup
 from diffusion_jax.runtime import compiling, sharding

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_jax.app.config import store
+from diffusion_jax.app.kinds import store
 from diffusion_jax.app.smoke import shrunk
 from tests.app.config.test_store import FILES as EXPERIMENTS
 from tests.conftest import HANG_SECONDS

@@ -11,8 +11,8 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.app import help
-from diffusion_jax.app.config import folder, store, tree
-from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.config import folder, tree
+from diffusion_jax.app.kinds import store
 from tests.app.config.test_store import read
 
 ROOT = Path(__file__).parent.parent
@@ -97,7 +97,7 @@ def test_fields_of_the_page_are_set(fields):
 def choices_and_fields():
   """Returns {field: names of its table}, and all fields, of any model."""
   choices, fields = {}, set()
-  for kind in [*schemas.KINDS, schemas.LATENT_DIFFUSION]:
+  for kind in store.KINDS:
     parts = [
       *kind.parts.items(),
       *kind.common.items(),

@@ -16,9 +16,8 @@ from scipy.stats import norm
 
 import diffusion_jax as dj
 from diffusion_jax.app import smoke
-from diffusion_jax.app.config import store
-from diffusion_jax.app.kinds import registry
-from diffusion_jax.app.kinds.schemas import DIFFUSION
+from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds.diffusion import SCHEMA
 from diffusion_jax.core.keys import as_one_key
 from diffusion_jax.data.array_record import array_record
 from diffusion_jax.data.small_sets import digits
@@ -220,7 +219,7 @@ def test_the_page_of_samplers_has_every_schedule_and_grid(capsys):
   lines = run(page_example('samplers.md', 'respaced_steps'), capsys).splitlines()
   assert lines[0].startswith('[1000.  900.') and lines[-1] == '51 981'
   page = (ROOT / 'docs' / 'samplers.md').read_text()
-  schedules = DIFFUSION.tables['schedule']
+  schedules = SCHEMA.tables['schedule']
   continuous = set(schedules) - {n for n in schedules if hasattr(dj, f'{n}_betas')}
   for name in {'linear', *continuous, *SPACINGS, *STEP_CHOICES}:
     assert f'`{name}`' in page, name

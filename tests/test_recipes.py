@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import folder, store
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.config import folder
+from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.train import setup
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.spec import ArraySpec

@@ -19,9 +19,9 @@ from absl import app, flags, logging
 from absl.flags import DEFINE_integer as integer, DEFINE_string as string
 
 from diffusion_jax.app import help, modes
-from diffusion_jax.app.config import folder, store, trust
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds import rules
+from diffusion_jax.app.kinds import roles, rules, store
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError, place_of
 from diffusion_jax.paths import expanded
@@ -125,8 +125,7 @@ class Command:
   def config(self, mode: str, workdir: str) -> Node:
     """Returns the complete config for a mode."""
     fields = self.fields
-    trust.allow_parts(_ALLOW.value)
-    trust.allow(text for _, text in fields)
+    store.allow(_ALLOW.value, fields)
     if _SWEEP_INDEX.value is not None:
       if self.is_run or not self.path:
         raise UserError('--sweep_index needs a config file with a sweep()')
@@ -145,7 +144,7 @@ class Command:
   def described(self, facts: bool = True) -> Node:
     """Returns the config of --config, without the flags; facts: a run's too."""
     if self.is_run:
-      return store.open_run(self.path, skip=(*store.NOT_READ, *([] if facts else ['facts'])))
+      return store.open_run(self.path, skip=(*roles.NOT_READ, *([] if facts else ['facts'])))
     argument, trial = self.argument, False
     if argument == 'smoke' or argument.endswith('_smoke'):
       argument, trial = argument.removesuffix('smoke').rstrip('_'), True
@@ -174,7 +173,7 @@ def main(argv: list[str]) -> None:
     config = command.config(_MODE.value, workdir)
     uses = command.uses_a_run(_MODE.value)
     place = command.weights_in(workdir) if uses else workdir
-    folder.check_predecessors(config, _MODE.value, place)
+    roles.check_predecessors(config, _MODE.value, place)
     join(config)
     check_hosts(config, workdir)
     if uses and command.is_run and share.exist(path):

@@ -15,9 +15,9 @@ from typing import Literal, get_args, get_origin
 from absl import flags
 
 from diffusion_jax.app import modes
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Constructor, Node, Schema, below, parameters
-from diffusion_jax.app.kinds import sections
+from diffusion_jax.app.kinds import sections, store
 from diffusion_jax.app.kinds.sections import COMMON
 from diffusion_jax.errors import UserError
 
@@ -58,7 +58,7 @@ def mode_help(mode: str, config: Node, source: str) -> str:
 
   config: a complete config; source: the file or run of its values, or ''.
   """
-  schema = store.schema_of(config)
+  schema = config.schema
   where = f'those of {source}' if source else 'the defaults'
   blocks = [
     _wrap(f'--mode={mode} {about_modes()[mode]}'),

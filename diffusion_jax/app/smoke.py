@@ -1,8 +1,9 @@
 """`--config=<file>:smoke`: a trial of any experiment, in seconds."""
 
-from diffusion_jax.app.config.store import Flags, completed
+from diffusion_jax.app.config.store import Flags
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds.store import completed
 from diffusion_jax.data import image_folder
 
 # Limits of the parameters of networks.

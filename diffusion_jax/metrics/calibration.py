@@ -7,8 +7,8 @@ distribution. A level is the number of draws below the truth plus a random share
 of those that equal it and of one more, over n + 1, so that it is uniform for
 any n and for numbers that are discrete.
 
-Draws of the prior pass `sbc` and the tests of intervals and densities. `tarp`
-notices them, but hardly anything if its references ignore x. `contraction` says
+Draws of the prior pass `pairs.sbc` and the tests of intervals and densities. `tarp`
+notices them, but hardly anything if its references ignore x. `contractions` say
 how much narrower than the prior the draws are, calibrated or not.
 """
 
@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from diffusion_jax.data.spec import mean_and_std
-from diffusion_jax.metrics import lattices
-from diffusion_jax.metrics.estimates import Estimate, Missing, check_finite, mean
-from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, same_precision, take
+from diffusion_jax.metrics.estimates import Missing, check_finite
+from diffusion_jax.metrics.metric import Arrays, same_precision, take
 from diffusion_jax.metrics.vectors import standard_of
 
 _BINS = 10
@@ -173,88 +172,13 @@ def all_levels(samples: Arrays, reference: Arrays, most: int = 12) -> dict[str, 
   draws, truth = (np.asarray(a) for a in (samples['draws'], reference['truth']))
   centres = regression_references(reference['context'], truth)
   levels = {
-    'ranks': _flat(rank_levels(draws, truth))[:, :most],
-    'intervals': _flat(interval_levels(draws, truth))[:, :most],
+    'ranks': flat(rank_levels(draws, truth))[:, :most],
+    'intervals': flat(interval_levels(draws, truth))[:, :most],
     'balls (TARP)': tarp_levels(draws, truth, centres),
   }
   if 'log_q' in samples:
     levels['densities'] = density_levels(samples['log_q'], reference['log_q'])
   return levels
-
-
-@lattices.named
-def sbc(seed: int = 0) -> SampleMetric:
-  """Ranks of each parameter among its draws (Talts et al. 2018).
-
-  p-values of the Kolmogorov-Smirnov and the chi-squared test that they are
-  uniform: the lowest of all parameters, times their number.
-  """
-
-  def compute(samples, reference):
-    draws, truth = take_pairs('sbc', samples, reference)
-    tests = uniformity(_flat(rank_levels(draws, truth, seed)))
-    return [
-      Score(f'sbc_{name}', Estimate(bonferroni(p)), _note(p, draws))
-      for name, p in tests._asdict().items()
-    ]
-
-  return SampleMetric({'sbc_ks': True, 'sbc_chi2': True}, ('draws', 'truth'), compute)
-
-
-@lattices.named
-def interval_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
-  """Expected coverage of central intervals, and a p-value over all masses.
-
-  The mean over parameters of the fraction, with its error as if they were
-  equal; the p-value is the lowest of the parameters, times their number. mass:
-  of the intervals.
-  """
-
-  def compute(samples, reference):
-    draws, truth = take_pairs('interval_coverage', samples, reference)
-    levels = _flat(interval_levels(draws, truth, seed))
-    inside = mean(np.mean(levels <= mass, axis=1))
-    return _scores('interval', inside, levels, mass, draws)
-
-  names = {'interval_coverage': True, 'interval_p': True}
-  return SampleMetric(names, ('draws', 'truth'), compute)
-
-
-@lattices.named
-def density_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
-  """Expected coverage of regions of highest density (Hermans et al. 2022).
-
-  With a p-value over all masses. It needs log q of the draws [M, n] and of the
-  truth [M], both named `log_q`. mass: of the regions.
-  """
-
-  def compute(samples, reference):
-    log_q = take('density_coverage', samples, 'log_q')
-    at_truth = take('density_coverage', reference, 'log_q', 'reference')
-    levels = density_levels(log_q, at_truth, seed)
-    return _scores('density', _fraction(levels, mass), levels, mass, np.asarray(log_q))
-
-  names = {'density_coverage': True, 'density_p': True}
-  return SampleMetric(names, ('log_q',), compute)
-
-
-@lattices.named
-def tarp(mass: float = 0.9, seed: int = 0) -> SampleMetric:
-  """Coverage of balls about a reference that depends on x (Lemos et al. 2023).
-
-  With a p-value over all masses. The reference is `regression_references`.
-  mass: of the balls.
-  """
-
-  def compute(samples, reference):
-    draws, truth = take_pairs('tarp', samples, reference)
-    context = take('tarp', reference, 'context', 'reference')
-    centres = regression_references(context, truth, seed=seed)
-    levels = tarp_levels(draws, truth, centres, seed)
-    return _scores('tarp', _fraction(levels, mass), levels, mass, draws)
-
-  names = {'tarp_coverage': True, 'tarp_p': True}
-  return SampleMetric(names, ('draws', 'truth', 'context'), compute)
 
 
 def contractions(draws: ArrayLike, truth: ArrayLike) -> np.ndarray:
@@ -265,10 +189,10 @@ def contractions(draws: ArrayLike, truth: ArrayLike) -> np.ndarray:
   number that never changes. The deviation over pairs is of both variances.
   """
   draws, truth = same_precision(draws, truth)
-  centre, std = mean_and_std(_flat(truth))
+  centre, std = mean_and_std(flat(truth))
   std = np.where(std > 0.0, std, np.nan)
   ratios = draws.reshape(*draws.shape[:2], -1).var(axis=1, ddof=1) / std**2
-  square = ((_flat(truth) - centre) / std) ** 2  # 1 on average
+  square = ((flat(truth) - centre) / std) ** 2  # 1 on average
   return 1.0 - ratios + ratios.mean(axis=0) * (square - 1.0)
 
 
@@ -278,42 +202,14 @@ def prior_log_density(truth: ArrayLike) -> float:
   The prior is a Gaussian or a uniform box, whichever fits the truth better. It
   is infinite for a number that never changes.
   """
-  flat = _flat(np.asarray(truth, np.float64))
-  count, size = flat.shape
+  rows = flat(np.asarray(truth, np.float64))
+  count, size = rows.shape
   with np.errstate(divide='ignore'):
-    fits = [-np.log(np.ptp(flat, axis=0) * (count + 1) / (count - 1)).sum()]
+    fits = [-np.log(np.ptp(rows, axis=0) * (count + 1) / (count - 1)).sum()]
   if count > size:
-    cov = 2.0 * np.pi * np.e * np.atleast_2d(np.cov(flat.T))
+    cov = 2.0 * np.pi * np.e * np.atleast_2d(np.cov(rows.T))
     fits.append(-0.5 * np.linalg.slogdet(cov)[1])
   return float(max(fits))
-
-
-def contraction() -> SampleMetric:
-  """How much narrower than the prior the draws are, 1 - a ratio of variances.
-
-  The mean over parameters, with its error over the pairs. If the draws have
-  `log_q`, also the mean log density of the truth, and `prior_log_density`.
-  """
-
-  def compute(samples, reference):
-    draws, truth = take_pairs('contraction', samples, reference)
-    if draws.shape[1] < 2:
-      raise Missing('contraction needs 2 draws for each of the held-out pairs')
-    each = contractions(draws, truth)
-    least = each.mean(axis=0)
-    prior = -3.0 / (len(truth) - 3.0)  # E of a ratio of variances
-    note = f'{prior:.3g} of a Gaussian prior; {np.nanmin(least):.3g} {_note(least, draws)}'
-    scores = [Score('contraction', mean(np.nanmean(each, axis=1)), note)]
-    prior = prior_log_density(truth)
-    if 'log_q' in reference and np.isfinite(prior):
-      own = mean(reference['log_q'])
-      scores += [
-        Score('log_density', own, 'nats, of the truth'),
-        Score('log_density_prior', Estimate(prior), 'of a fitted one'),
-      ]
-    return scores
-
-  return SampleMetric({'contraction': True}, ('draws', 'truth'), compute)
 
 
 def take_pairs(metric: str, samples: Arrays, reference: Arrays) -> tuple[np.ndarray, np.ndarray]:
@@ -325,25 +221,6 @@ def take_pairs(metric: str, samples: Arrays, reference: Arrays) -> tuple[np.ndar
   return draws, truth
 
 
-def _fraction(levels, mass):
-  found = coverage(levels, mass)
-  return Estimate(float(found.fraction), float(found.standard_error))
-
-
-def _scores(name, fraction, levels, mass, draws):
-  p = uniformity(levels).ks
-  return [
-    Score(f'{name}_coverage', fraction, f'{mass:g} at best'),
-    Score(f'{name}_p', Estimate(bonferroni(p)), _note(p, draws)),
-  ]
-
-
-def _flat(levels):
+def flat(levels: np.ndarray) -> np.ndarray:
+  """Returns levels [M, D] of [M, ...]."""
   return levels.reshape(len(levels), -1)
-
-
-def _note(p, draws):
-  pairs = f'{len(draws):,} pairs, {draws.shape[1]:,} draws'
-  if np.size(p) == 1:
-    return pairs
-  return f'lowest of parameter {np.nanargmin(p)} of {np.size(p)}, {pairs}'

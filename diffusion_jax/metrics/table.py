@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 
 from diffusion_jax.metrics import (
   accuracy,
-  calibration,
   fid,
   likelihoods,
   manifolds,
   memorisation,
   mmd,
+  pairs,
   regression,
   vae_bits,
   vectors,
@@ -40,11 +40,11 @@ OF_VALUES: OfSamples = {
 }
 # Metrics of draws for held-out pairs, of models with a condition.
 OF_PAIRS: OfSamples = {
-  'sbc': calibration.sbc,
-  'interval_coverage': calibration.interval_coverage,
-  'density_coverage': calibration.density_coverage,
-  'tarp': calibration.tarp,
-  'contraction': calibration.contraction,
+  'sbc': pairs.sbc,
+  'interval_coverage': pairs.interval_coverage,
+  'density_coverage': pairs.density_coverage,
+  'tarp': pairs.tarp,
+  'contraction': pairs.contraction,
   'regression': regression.regression,
 }
 METRICS: OfSamples = {'fid': fid.fid, 'sfid': fid.sfid, **OF_FILES, **OF_VALUES, **OF_PAIRS}

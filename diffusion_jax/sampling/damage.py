@@ -1,7 +1,7 @@
 """A damaged measurement in the user's units, in the units of a model."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -9,9 +9,32 @@ import numpy as np
 from diffusion_jax.core.arguments import computed_now
 from diffusion_jax.core.measurements import is_linear
 from diffusion_jax.core.operators import Operator
-from diffusion_jax.data.spec import ArraySpec
 
 GREY = 127.5  # grey levels of 255 in one unit of x in [-1, 1]
+
+
+class Values(Protocol):
+  """What the numbers of data are, as `ArraySpec` says it."""
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Of one array."""
+    ...
+
+  @property
+  def levels(self) -> int:
+    """Grey levels, 0 of real numbers."""
+    ...
+
+  @property
+  def mean(self) -> tuple[float, ...]:
+    """Of the last axis, or one for all."""
+    ...
+
+  @property
+  def affine(self) -> tuple[Any, Any]:
+    """(mean, unit) of what models see."""
+    ...
 
 
 class Damage(NamedTuple):
@@ -32,7 +55,7 @@ class Damage(NamedTuple):
   width: float
 
 
-def damage_of(operator: Operator, noise: float | Sequence[float], values: ArraySpec) -> Damage:
+def damage_of(operator: Operator, noise: float | Sequence[float], values: Values) -> Damage:
   """Returns what an operator and noise in y's units are for x as a model has it.
 
   noise: standard deviation, one or one for each channel; of pictures in grey

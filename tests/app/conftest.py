@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app.config import folder, store, trust
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights

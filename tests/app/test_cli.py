@@ -18,8 +18,9 @@ from absl.testing import flagsaver
 
 import diffusion_jax
 from diffusion_jax.app import cli
-from diffusion_jax.app.config import store, trust
-from diffusion_jax.app.kinds import rules
+from diffusion_jax.app.config import trust
+from diffusion_jax.app.config.rules import lines
+from diffusion_jax.app.kinds import rules, store
 from diffusion_jax.app.train import mode as train
 from diffusion_jax.errors import Preempted, UserError
 from tests.app import conftest
@@ -291,7 +292,7 @@ def test_variants_and_trials_join(config_of):
   ],
 )
 def test_what_a_file_sets_and_a_flag_makes_idle_is_left_out(name, flag, field, config_of, capsys):
-  idle = lambda config: [*rules.lines(rules.idle(config), config, 'train', 'new')]
+  idle = lambda config: [*lines(rules.idle(config), config, 'train', 'new')]
   path, value = flag.split('=')
   config = config_of(f'configs/{name}.py', **{path: value})
   assert f'note: config.{field} is not read with ' in capsys.readouterr().out

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from diffusion_jax.app import help
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import parameters
-from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds import diffusion, store
 from diffusion_jax.app.modes import MODES
 from tests.app.conftest import read
 
@@ -35,7 +35,7 @@ def test_fields_have_the_texts_of_their_docstrings():
     'devices (data, fsdp): every batch is split over all of them, large '
     'parameters over the second; -1: all that are left'
   )
-  schema = schemas.DIFFUSION
+  schema = diffusion.SCHEMA
   for table in (schema.parts, *schema.tables.values()):
     for part in table.values():  # no text is left over
       assert {*help._texts(part)} <= {*parameters(part)}

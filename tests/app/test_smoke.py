@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import pytest
 
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.data.sources import pictures
 from tests.app.config.test_store import ALL

@@ -12,7 +12,7 @@ import optax
 
 import diffusion_jax
 import diffusion_jax as dj
-from diffusion_jax.app.kinds import registry, schemas
+from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.run.drawing import frames_of, generate
 from diffusion_jax.core.keys import STREAMS, fold_each, split_key, stream
@@ -25,7 +25,7 @@ from tests.jitted import level_grid
 SHAPE = (8, 8, 1)
 INDEX = np.arange(4)
 # Metrics of real images have a stream each, by their names.
-OF_METRICS = set().union(*(kind.metrics for kind in schemas.KINDS))
+OF_METRICS = set().union(*(kind.metrics for kind in store.KINDS))
 
 
 def test_every_key_is_from_a_stream_with_one_consumer():

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import store
-from diffusion_jax.app.kinds import diffusion, registry
+from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.interop import diffusers as interop, files
 from diffusion_jax.sampling import ancestral

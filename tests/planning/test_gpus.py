@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from diffusion_jax.app.config import store
+from diffusion_jax.app.kinds import store
 from diffusion_jax.app.train import setup
 from diffusion_jax.runtime import compiling, sharding
 from examples import plan

@@ -10,8 +10,7 @@ import pytest
 from flax import linen as nn
 from jax._src.cudnn import fused_attention_stablehlo
 
-from diffusion_jax.app.config import store
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.train import setup
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.edm2 import EDM2Block, MPConv

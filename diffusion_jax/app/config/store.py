@@ -1,24 +1,28 @@
 """Complete configs of files, runs and flags."""
 
 import contextlib
-import functools
 import importlib.util
-import json
+import itertools
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from diffusion_jax import paths
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config import folder, trust
-from diffusion_jax.app.config.tree import Node, Schema, below, no_field, parameters, resolve
-from diffusion_jax.app.kinds import schemas
-from diffusion_jax.app.kinds.sections import Evaluation
-from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.app.config.tree import (
+  Constructor,
+  Node,
+  Schema,
+  below,
+  no_field,
+  parameters,
+  resolve,
+)
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import FlagText, near
 from diffusion_jax.runtime import buckets
@@ -26,7 +30,27 @@ from diffusion_jax.runtime import buckets
 Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
 
 
-def completed(tree: Tree | ConfigDict, trusted: bool = True) -> Node:
+class Registry(NamedTuple):
+  """What the application tells of its configs.
+
+  kind_of: nested dicts -> their schema. more: (tree, schema) -> constructors of
+  the parts that only some configs have, by path; those within the section
+  `growing` may be unknown here, of a stranger's metric for instance. uses: the
+  sections that say how a model is used; free: the beginnings of all fields that
+  a mode may change of a run; not_read: what is not read from a config.json.
+  needed: by fields that name a run, its kind.
+  """
+
+  kind_of: Callable[[Tree], Schema]
+  more: Callable[[Tree, Schema], Mapping[str, Constructor]]
+  growing: str
+  uses: tuple[str, ...]
+  free: tuple[str, ...]
+  not_read: tuple[str, ...]
+  needed: Mapping[str, str]
+
+
+def completed(registry: Registry, tree: Tree | ConfigDict, trusted: bool = True) -> Node:
   """Returns the config with all parameters of its sections.
 
   trusted: the user wrote the config, so the modules that it names may be
@@ -35,12 +59,13 @@ def completed(tree: Tree | ConfigDict, trusted: bool = True) -> Node:
   tree = tree.to_dict() if isinstance(tree, ConfigDict) else tree
   if trusted:
     trust.allow(paths.texts_in(tree))
-  schema = schema_of(tree)
+  schema = registry.kind_of(tree)
+  schema = schema._replace(parts={**schema.parts, **registry.more(tree, schema)})
   if not trusted:
-    section = tree.get('evaluation', {})
-    usable = {*parameters(Evaluation), *(path.removeprefix('evaluation.') for path in schema.parts)}
-    section = {n: x for n, x in section.items() if n in usable or _is_flag(x)}
-    tree = {**tree, 'evaluation': section}
+    path = registry.growing
+    usable = {*parameters(schema.parts[path]), *(x.removeprefix(f'{path}.') for x in schema.parts)}
+    section = {n: x for n, x in tree.get(path, {}).items() if n in usable or _is_flag(x)}
+    tree = {**tree, path: section}
   return resolve(tree, schema)
 
 
@@ -50,21 +75,13 @@ def _is_flag(value):
   return any(isinstance(x, FlagText) for x in values)
 
 
-def schema_of(tree: Tree) -> Schema:
-  """Returns the schema of a config, including its optional sections.
-
-  These are evaluation.<metric>, for the metrics that it names, and the facts of
-  a run.
-  """
-  schema, facts = schemas.kind_of(tree), tree.get('facts')
-  parts = {**schema.parts, **schemas.of_metrics(tree, schema)}
-  if facts is not None:
-    arrays = (name for name in ('x', 'context') if facts.get(name) is not None)
-    parts |= {'facts': Facts, **{f'facts.{name}': ArraySpec for name in arrays}}
-  return schema._replace(parts=parts)
+def allow(names: Iterable[str], flags: Flags) -> None:
+  """Allows what the user names by --allow, and by flags."""
+  trust.allow_parts(names)
+  trust.allow(text for _, text in flags)
 
 
-def with_flags(config: Node, flags: Flags, trusted: bool = True) -> Node:
+def with_flags(registry: Registry, config: Node, flags: Flags, trusted: bool = True) -> Node:
   """Returns the config as the flags change it; their order does not matter.
 
   trusted: the user wrote the flags, so the modules that they name may be
@@ -72,32 +89,35 @@ def with_flags(config: Node, flags: Flags, trusted: bool = True) -> Node:
   """
   if trusted:
     trust.allow(text for _, text in flags)
-  changed = with_fields(config, {path: FlagText(text) for path, text in flags})
+  changed = with_fields(registry, config, {path: FlagText(text) for path, text in flags})
   if not trusted:
-    trust.check_paths(*changed.sampling.paths_read(paths.READ))
+    sections = {path.partition('.')[0] for path, _ in flags}
+    inner = [changed[name] for name in changed if name in sections]
+    read = (x.paths_read(paths.READ) for x in inner if isinstance(x, Node))
+    trust.check_paths(*itertools.chain(*read))
   return changed
 
 
-def with_fields(config: Tree, changes: Tree) -> Node:
+def with_fields(registry: Registry, config: Tree, changes: Tree) -> Node:
   """Returns the config with other values of the fields {path: value}.
 
   An optional part becomes its first choice when one of its fields is set. If
   another objective needs another kind of model, the sections that this kind
   lacks are dropped; if the data change, the facts of a run are dropped.
   """
-  before = schemas.kind_of(config)
+  before = registry.kind_of(config)
   tree = merge(config, changes, before)
-  kind = schemas.kind_of(tree)
+  kind = registry.kind_of(tree)
   if kind is not before:
-    tree = merge(of_kind(completed(config, trusted=False), kind), changes, kind)
+    tree = merge(of_kind(completed(registry, config, trusted=False), kind), changes, kind)
   tops = {path.partition('.')[0] for path in changes}
   if 'facts' in tops:
-    raise no_field('facts', completed(config, trusted=False))
+    raise no_field('facts', completed(registry, config, trusted=False))
   if 'data' in tops:
     tree.pop('facts', None)
-  if 'latent' not in kind.choices:  # None, or of another kind
-    tree.pop('latent', None)
-  return completed(tree, trusted=False)
+  for name in {*kind.optional} - {*kind.choices}:  # None, or of another kind
+    tree.pop(name, None)
+  return completed(registry, tree, trusted=False)
 
 
 def merge(tree: Tree, fields: Tree, schema: Schema) -> Json:
@@ -152,44 +172,22 @@ def of_kind(section: Node, kind: Schema) -> Json:
   }
 
 
-def defaults(config: Node) -> Mapping[str, object]:
-  """Returns the defaults of a config's sections, without the names.
-
-  These are the fields of a config with the same choices and nothing else set.
-  """
-  names = {n: x for n, x in _names(config).items() if n != 'facts'}
-  return _defaults(json.dumps(names))
-
-
-@functools.lru_cache(8)
-def _defaults(names):
-  named = completed(json.loads(names), trusted=False)
-  return {name: x for name, x in named.flat.items() if not name.endswith('.name')}
-
-
-def _names(section):
-  # Returns the sections within a section, with only their names.
-  return {
-    key: _names(x) if isinstance(x, Node) else x
-    for key, x in section.items()
-    if isinstance(x, Node) or key == 'name'
-  }
-
-
-# Sections that name files of one machine. They are not read from a config.json,
-# which may come from a stranger: compiled programs are code too.
-NOT_READ = 'compilation_cache', 'average', 'convert', 'report'
-
-
-def stored(content: Mapping[str, object], path: object, skip: Collection[str] = NOT_READ) -> Node:
+def stored(
+  registry: Registry,
+  content: Mapping[str, object],
+  path: object,
+  skip: Collection[str] | None = None,
+) -> Node:
   """Returns the complete config that a config.json contains.
 
-  path: the file, for messages; skip: sections that are not read. A
+  path: the file, for messages; skip: sections that are not read, by default
+  `not_read`. A
   'module:attribute' is imported only if the user names it; see `own`.
   """
+  skip = registry.not_read if skip is None else skip
   try:
     tree = {n: tuples(x) for n, x in content.items() if n not in skip}
-    return completed(tree, trusted=False)
+    return completed(registry, tree, trusted=False)
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
   except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -203,67 +201,65 @@ def tuples(tree: object) -> object:
   return tuple(map(tuples, tree)) if isinstance(tree, list) else tree
 
 
-def open_run(workdir: str | Path, path: str = '', skip: Collection[str] = NOT_READ) -> Node:
+def open_run(
+  registry: Registry, workdir: str | Path, path: str = '', skip: Collection[str] | None = None
+) -> Node:
   """Returns the complete config of the run in a folder.
 
   path: the field that names the run; skip: sections that are not read. Raises
   UserError for a folder without a run, and if only a stored config names it.
   """
-  return stored(_content(workdir, path), f'{workdir}/config.json', skip)
+  return stored(registry, _content(registry, workdir, path), f'{workdir}/config.json', skip)
 
 
-def _content(workdir, path=''):
+def _content(registry, workdir, path=''):
   # Returns the content of a run's config.json; the run's own parts are allowed.
   if path:
     trust.check_paths((path, str(workdir)))
   content = folder.read_config(workdir)
   if content is None:
     folder.check_config_kept(workdir)
-    raise UserError(folder.missing(path, workdir))
+    raise UserError(folder.missing(path, workdir, registry.needed.get(path, '')))
   trust.recall(buckets.folder(workdir))
   return content
 
 
-def of_run(
-  workdir: str | Path, config: Node | None, flags: Flags, allow: Iterable[str] = ()
-) -> Node:
+def of_run(registry: Registry, workdir: str | Path, config: Node | None, flags: Flags) -> Node:
   """Returns the config for a mode that uses the run in workdir.
 
   The run decides the model and the data; `config`, the user's own file, and the
-  flags decide how they are used; None: the run and the flags. allow: as --allow.
-  Raises UserError for flags that would change the model.
+  flags decide how they are used; None: the run and the flags. Raises UserError
+  for flags that would change the model.
   """
-  content = _content(workdir)
-  trust.allow_parts(allow)
+  content = _content(registry, workdir)
   trust.allow(text for _, text in flags)
-  tree = {n: tuples(x) for n, x in content.items() if n not in NOT_READ}
+  tree = {n: tuples(x) for n, x in content.items() if n not in registry.not_read}
   try:
     if config is not None:
-      kind, ours = schemas.kind_of(tree).kind, schemas.kind_of(config).kind
+      kind, ours = registry.kind_of(tree).kind, config.schema.kind
       if ours != kind:
         raise UserError(
           f'{workdir} holds {kind}, and --config describes {ours}: give --config={workdir}'
         )
-      tree = {n: x for n, x in tree.items() if n not in folder.USES}
-      tree |= {n: x for n, x in config.to_dict().items() if n in folder.USES}
-    changed = with_fields(tree, {path: FlagText(text) for path, text in flags})
+      tree = {n: x for n, x in tree.items() if n not in registry.uses}
+      tree |= {n: x for n, x in config.to_dict().items() if n in registry.uses}
+    changed = with_fields(registry, tree, {path: FlagText(text) for path, text in flags})
     if 'facts' in tree and 'facts' not in changed:  # if the data change
-      changed = changed.replace(facts=completed(tree, trusted=False).facts)
+      changed = changed.replace(facts=completed(registry, tree, trusted=False).facts)
   except (UserError, KeyError, TypeError, AttributeError, ValueError):
-    stored(content, f'{workdir}/config.json')  # The run itself may be the reason.
+    stored(registry, content, f'{workdir}/config.json')  # The run itself may be the reason.
     raise
-  _check_model(workdir, changed, flags)
+  _check_model(registry, workdir, changed, flags)
   trust.remember(Path(workdir), changed)
   return changed
 
 
-def _check_model(workdir, changed, flags):
+def _check_model(registry, workdir, changed, flags):
   # Raises UserError for flags that change the model of a run.
-  free = *folder.FREE, *folder.USES, *folder.COMPUTED_BY, 'data', 'facts'
   before, now = dict(folder.stored_fields(workdir)), changed.flat
   paths = tuple(path for path, _ in flags)
   before |= {n: x for n, x in now.items() if n not in before and not n.startswith(paths)}
-  if fixed := folder.differences(before, now, free):
+  if fixed := folder.differences(before, now, registry.free):
     raise UserError(
       f'config.{fixed}: only a training can change this; the model comes from {workdir}/config.json'
     )

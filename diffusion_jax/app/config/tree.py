@@ -46,7 +46,8 @@ class Schema(NamedTuple):
   parts: the constructors of parts, by path; '' has the fields that are in no
   section. facts: the names of the facts of each choice, which its inner choices
   have too. metrics: constructors of metrics, by name. common: by path,
-  constructors whose parameters are fields of every choice.
+  constructors whose parameters are fields of every choice. rules: what configs
+  of this kind cannot be, a `rules.Row` each.
   """
 
   kind: str
@@ -57,6 +58,7 @@ class Schema(NamedTuple):
   facts: Mapping[str, Collection[str]]
   metrics: Table
   common: Table = MappingProxyType({})
+  rules: tuple[Any, ...] = ()
 
   def table(self, path: str) -> Table:
     """Returns the constructors of a choice; {} if the path is not a choice."""
@@ -69,7 +71,7 @@ class Node(Tree):
 
   A value is plain, a Node, or None. where: the path of the section; choice: the
   name of a choice, '' for a part; needs: the names of its facts; given: facts
-  that every `make` has; common: see `Schema`.
+  that every `make` has; common: see `Schema`; schema: of a part.
   """
 
   where: str
@@ -79,6 +81,7 @@ class Node(Tree):
   needs: Collection[str] = ()
   given: Mapping[str, object] = dataclasses.field(default_factory=dict)
   common: Constructor | None = None
+  schema: Schema = Schema('', {}, (), (), {}, {}, {})
 
   @property
   def signature(self) -> Mapping[str, inspect.Parameter]:
@@ -111,6 +114,16 @@ class Node(Tree):
   def flat(self) -> Mapping[str, object]:
     """{'section.field': value} in JSON's types: lists, numbers, strings."""
     return traverse_util.flatten_dict(json.loads(json.dumps(self.to_dict())), sep='.')
+
+  @functools.cached_property
+  def defaults(self) -> Mapping[str, object]:
+    """The defaults of a config's sections, as `flat`, without the names.
+
+    These are the fields of a config with the same choices and nothing else set.
+    """
+    usual = resolve(_names(self), self.schema).flat
+    kept = (n for n in usual if not n.endswith('.name') and not n.startswith('facts.'))
+    return {name: usual[name] for name in kept}
 
   def replace(self, **fields: object) -> 'Node':
     """Returns the section with other values of its fields."""
@@ -196,6 +209,15 @@ def _each(function, value):
   if isinstance(value, tuple):
     return tuple(_each(function, x) for x in value)
   return function(value) if isinstance(value, str) else value
+
+
+def _names(section):
+  # Returns the sections within a section, with only their names.
+  return {
+    key: _names(x) if isinstance(x, Node) else x
+    for key, x in section.items()
+    if (isinstance(x, Node) or key == 'name') and key != 'facts'
+  }
 
 
 def _last(path):
@@ -380,7 +402,7 @@ def _part(schema, given, path):
     above, _, name = part.rpartition('.')
     if above == path:
       inner[name] = _part(schema, given.get(name, {}), part)
-  return Node(path, constructor, fields | inner)
+  return Node(path, constructor, fields | inner, schema=schema)
 
 
 def _choice(schema, given, path, optional, default=None, needs=(), outer=()):

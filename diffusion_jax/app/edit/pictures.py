@@ -71,6 +71,8 @@ class Edit(abc.ABC):
   files: ClassVar[tuple[str, ...]] = ()  # The fields of pictures and masks.
   observes: ClassVar = False  # The picture has fewer pixels or colours.
   inverts: ClassVar = False  # The ODE is followed from the picture to noise.
+  # The field that says what its denoiser is guided by; '': it needs no denoiser.
+  part: ClassVar = ''
   loses: ClassVar = False  # Single results may be NaN, and `show` says which.
 
   def read(self, model: Edited) -> Pictures:

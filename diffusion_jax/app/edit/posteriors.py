@@ -7,6 +7,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -275,6 +276,8 @@ class Steer(Edit):
   reward: Node | None = None
   particles: Several = 16
   gradient: bool = True
+
+  part: ClassVar = 'reward'
 
   def results(self, model: Edited, batch: Batch) -> dict[str, jax.Array]:
     node, values = self.reward, model.facts.x

@@ -91,6 +91,7 @@ class Restore(Edit):
   noise: Positive | tuple[Positive, ...] = 1.0
   simulate: bool = False
 
+  part: ClassVar = 'operator'
   loses: ClassVar = True
 
   def read(self, model: Edited) -> Pictures:

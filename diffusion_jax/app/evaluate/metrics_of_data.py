@@ -3,9 +3,8 @@
 import dataclasses
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import store
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.sections import Evaluation
 from diffusion_jax.data.splits import NoTestSplit
@@ -23,9 +22,9 @@ def chosen(model: Model) -> Model:
   examples where OF_SETS compare samples with these.
   """
   c, names = model.config, model.config.evaluation.metrics
-  if schemas.AUTO not in names:
+  if store.AUTO not in names:
     return model
-  at, own = names.index(schemas.AUTO), of_data(model)
+  at, own = names.index(store.AUTO), of_data(model)
   names = dict.fromkeys((*names[:at], *own, *names[at + 1 :]))
   changes: Json = {'evaluation.metrics': tuple(names)}
   if own[0] in OF_SETS and c.evaluation.num_generated == Evaluation.num_generated:
@@ -42,8 +41,8 @@ def of_data(model: Model) -> tuple[str, ...]:
   held-out contexts with their truths, or else samples with training examples.
   """
   c, facts, of_kind = model.config, model.facts, model.schema.metrics
-  if model.schema is schemas.CLASSIFIER:
-    return ('accuracy',)
+  if model.draw is None:
+    return (next(iter(of_kind)),)
   bound = 'elbo' in of_kind and facts.x.levels and not c.at('objective.coupling')
   likelihood = ('elbo',) if bound else ('ode',) if 'ode' in of_kind else ()
   try:
@@ -56,5 +55,5 @@ def of_data(model: Model) -> tuple[str, ...]:
     return likelihood
   given = conditions.stored_names(model) - {'context'}
   if model.conditioning.context is not None and held_out >= LEAST_PAIRS and not given:
-    return OF_PAIRS + likelihood
+    return tuple(name for name in OF_PAIRS if name in of_kind) + likelihood
   return OF_SETS + likelihood

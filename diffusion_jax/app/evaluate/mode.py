@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config import folder
+from diffusion_jax.app.config.rules import lines
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import rules
+from diffusion_jax.app.kinds import rules, store
 from diffusion_jax.app.kinds.model import Model
-from diffusion_jax.app.kinds.schemas import name_of
+from diffusion_jax.app.kinds.store import name_of
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.weights import Run
@@ -39,6 +40,7 @@ from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import Arrays, ModelMetric, as_json, table
 from diffusion_jax.metrics.scoring import References, Scored
 from diffusion_jax.metrics.sweeps import Results, title
+from diffusion_jax.metrics.table import OF_PAIRS
 from diffusion_jax.runtime import buckets, lock, processes
 from diffusion_jax.runtime.compiling import precision_in_use
 from diffusion_jax.runtime.files import make_folder, write_json
@@ -126,7 +128,7 @@ def points_of(run: Run, kinds: list[str]) -> list[Point]:
     point = Point(changes, run.changed(changed))
     point.run.model.check('evaluate')
     rows = [rules.of_evaluation(kinds)]
-    refuse(rules.lines(rows, changed, 'evaluate', run.model.workdir))
+    refuse(lines(rows, changed, 'evaluate', run.model.workdir))
     if 'samples' in kinds:  # before features of real images are computed
       weights.restore(point.run.model)
     points.append(point)
@@ -259,9 +261,10 @@ def score_pairs(run: Run, metrics: list[Scored], out: Path) -> Json:
   if not processes.is_first():
     return {}
   enough = draws.shape[1] > 1 and len(index) >= calibration.LEAST_PAIRS
-  if enough and all(x.name != 'contraction' for x in metrics):
+  if enough and (contraction := OF_PAIRS.get('contraction')):
     # Calibrated draws may be as wide as the prior.
-    metrics = [*metrics, Scored('contraction', calibration.contraction())]
+    if all(x.name != 'contraction' for x in metrics):
+      metrics = [*metrics, Scored('contraction', contraction())]
   named = {**reference, **scorers.names_of(model)}
   with from_config('evaluation.metrics'):
     scores = [x for each in metrics for x in scoring.compute(each, samples, named)]

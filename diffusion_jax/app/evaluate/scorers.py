@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import check_one_of, find, from_config
 from diffusion_jax.app.evaluate.metrics_of_data import chosen
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
@@ -43,9 +42,9 @@ def metrics_of(model: Model, **values: object) -> dict[str, SampleMetric | Model
   c, made = chosen(model).config.evaluation, {}
   for name in c.metrics:
     if ':' not in name:
-      schemas.check_name(model.schema, name)
+      store.check_name(model.schema, name)
     constructor = find(model.schema.metrics, _PATH, name)
-    section = schemas.name_of(name)
+    section = store.name_of(name)
     fields = {n: x for n, x in c[section].items() if x is not None}
     fields |= {n: x for n, x in values.items() if n in fields}
     with from_config(f'evaluation.{section}'):
@@ -212,7 +211,7 @@ def reference_source(model: Model, name: str) -> Source:
 def load_reference(model: Model, extractor: Extractor, split: str) -> tuple[Arrays, Json]:
   """Returns the features of real images, and the settings they depend on."""
   c = model.config
-  about = provenance.by_content({'data': folder.data_of(c), 'split': split})
+  about = provenance.by_content({'data': roles.data_of(c), 'split': split})
   with from_config('evaluation'):
     source, size = reference_source(model, split), c.evaluation.batch_size
     return references.load(source, about, extractor, size)

@@ -13,6 +13,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config, parameters
 from diffusion_jax.app.inputs.criterion import held_out
+from diffusion_jax.app.kinds import roles
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.files import say_once
 from diffusion_jax.data.simulations import BLOCK
@@ -45,7 +46,7 @@ def of_training(config: Node) -> Node:
   """Returns the config whose test split is the validation part, if it has one.
 
   So nothing that a training measures or draws is of the test split. It compares
-  its data with the run's itself, by `folder.check_same_run`.
+  its data with the run's itself, by `roles.check_same_run`.
   """
   return _given(config, test=held_out(config), run=None)
 
@@ -204,7 +205,7 @@ def another_set(config: Node, split: str) -> Json:
   fields but those that split it.
   """
   old = folder.flat((config.data and config.data.given.get('run')) or {})
-  now = folder.flat(folder.data_of(config))
+  now = folder.flat(roles.data_of(config))
   last = {name: name.rpartition('.')[2] for name in now}
   places = {n for n in now if last[n] in _PLACES or (last[n], split) == ('test_path', 'test')}
   if {last[n] for n in places} == {'name'}:
@@ -242,8 +243,8 @@ def _check_as_trained(config, split):
     raise
   names = [n for n in ('examples', 'checksum') if now[n] != facts[n]]
   if names:
-    run, fields = {'data': data.given['run']}, {'data': folder.data_of(config)}
-    fields = folder.differences(run, fields, folder.FREE)
+    run, fields = {'data': data.given['run']}, {'data': roles.data_of(config)}
+    fields = folder.differences(run, fields, roles.FREE)
     advice = 'leave this as it was' if fields else 'put them back as they were'
     changed = fields or ', '.join(f'{n} {now[n]}, {facts[n]} in the run' for n in names)
     raise UserError(

@@ -12,10 +12,9 @@ import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Constructor
 from diffusion_jax.app.edit import methods, pictures, posteriors, restoration
 from diffusion_jax.app.kinds import parts, sections
-from diffusion_jax.core import flow_losses, operators, step_schedules as steps
+from diffusion_jax.core import operators, step_schedules as steps
 from diffusion_jax.core.denoiser import rescaled_step_input
 from diffusion_jax.core.parametrization import Parametrization
-from diffusion_jax.core.transitions import gaussian_steps
 from diffusion_jax.data import (
   array_record,
   between,
@@ -29,21 +28,15 @@ from diffusion_jax.data import (
   webdataset,
 )
 from diffusion_jax.data.tables import csv_table
-from diffusion_jax.data.text_files import text_files
 from diffusion_jax.demos import photos, shapes, simulators
-from diffusion_jax.networks import autoencoder, ddpmpp, edm2, inputs, mlp, transformer, unet
+from diffusion_jax.networks import ddpmpp, edm2, inputs, mlp, transformer, unet
 from diffusion_jax.networks.vdm import ScoreNetwork
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.sampling.guiders import ClassifierFree, Guidance
 from diffusion_jax.training import (
-  bridges,
   conditions,
-  consistency,
   couplings,
-  discrete_states,
   distillation,
-  flow_maps,
-  level_pairs,
   objectives,
   optimizer,
   vdm,
@@ -137,17 +130,6 @@ WEIGHTS = {
   'min_flow': dj.min_flow_weight,
 }
 
-PAIRS = {
-  'improved': level_pairs.improved_pairs,
-  'easy': functools.partial(level_pairs.easy_pairs, k=8.0, b=1.0),
-  'grid': level_pairs.grid_pairs,
-}
-
-DISTANCES = {
-  'pseudo_huber': flow_losses.pseudo_huber,
-  'squared': deferred(flow_losses.squared_error, 'a', 'b'),
-}
-
 SAMPLERS = {
   'ancestral': functools.partial(dj.ancestral, mean_shift=None),
   **named(dj.ddim, dj.heun, dj.lms, dj.dpm_solver_2, dj.dpm_solver_pp, dj.dpm_solver_pp_2s),
@@ -181,13 +163,6 @@ DENOISERS = {
   'vdm': ScoreNetwork,
   'mlp': mlp.MLP,
 }
-CLASSIFIERS = {'classifier': unet.NoisyClassifier}
-AUTOENCODERS = {
-  'autoencoder': autoencoder.Autoencoder,
-  'hierarchical': autoencoder.HierarchicalAutoencoder,
-  'perceptron': autoencoder.PerceptronAutoencoder,
-}
-
 DENOISING = named(
   objectives.denoising,
   objectives.hybrid,
@@ -196,16 +171,6 @@ DENOISING = named(
   distillation.progressive_distillation,
   parts.reflow,
 )
-FLOW_MAPS = named(
-  flow_maps.mean_flow,
-  flow_maps.lagrangian,
-  flow_maps.progressive,
-  flow_maps.shortcut,
-  consistency.consistency_training,
-  consistency.consistency_distillation,
-  consistency.continuous_consistency,
-)
-
 DATA = {
   **named(small_sets.digits, shapes.shapes, small_sets.synthetic, photos.photos, npz.npz),
   'diabetes': small_sets.diabetes,
@@ -242,16 +207,6 @@ TABLES = {
     'exact': couplings.exact_coupling,
     'sinkhorn': couplings.sinkhorn_coupling,
   },
-  'objective.two_times': {'independent': flow_maps.two_times},
-  'two_times.times': TIMES,
-  'two_times.second': TIMES,
-  'objective.guidance': {
-    'fixed': flow_maps.fixed_guidance,
-    'power_law': flow_maps.power_law_guidance,
-  },
-  'objective.pairs': PAIRS,
-  'pairs.times': TIMES,
-  'objective.distance': DISTANCES,
   'objective.solver': named(dj.ddim, dj.heun),
   'objective.uncertainty': {'fourier': parts.LogVariance},
   'sampling.sampler': SAMPLERS,
@@ -293,40 +248,4 @@ TABLES = {
     **named(posteriors.gibbs, posteriors.proximal, posteriors.dps, posteriors.red_diff),
   },
   'edit.reward': named(posteriors.brightness),
-}
-
-# What configs of bridges have instead.
-BRIDGES = {
-  'objective': named(bridges.bridge),
-  'objective.coupling': {
-    'exact': couplings.exact_coupling,
-    'schrodinger': bridges.schrodinger_coupling,
-  },
-  'schedule': {'flow': dj.RectifiedFlowSchedule},
-  'noise_input': {'time': dj.time_input},
-}
-
-# What configs of discrete states have instead.
-STATES = {
-  'objective': named(discrete_states.masked, discrete_states.d3pm),
-  'schedule': {
-    'polynomial_masking': dj.PolynomialMasking,
-    'cosine_masking': dj.CosineMasking,
-    'alpha_bar': dj.AlphaBarSchedule,
-  },
-  'schedule.schedule': SCHEDULES,
-  'transitions': {
-    'absorbing': dj.masking_process,
-    'uniform': dj.uniform_process,
-    'gaussian': gaussian_steps,
-  },
-  'sampling.sampler': {
-    'ancestral': dj.ancestral_states,
-    'first_hitting': dj.first_hitting,
-    'confidence': dj.confidence_ordered,
-  },
-  'sampling.guidance': {'classifier_free': sections.StateGuidance},
-  'edit': {'inpaint': pictures.Inpaint},
-  'edit.method': named(methods.replace),
-  'data': {**DATA, 'text': text_files},
 }

@@ -1,8 +1,7 @@
 """What objective.coupling excludes: all that takes noise to be independent of x_0."""
 
-from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.config.rules import EDIT, EVALUATE, Row
 from diffusion_jax.app.kinds.choices import STOCHASTIC
-from diffusion_jax.app.kinds.rules import EDIT, EVALUATE, Row
 
 
 def _has_coupling(c):
@@ -29,17 +28,18 @@ _REASON = (
   'pairs them: '
 )
 
+# Of models that draw by steps of the ODE or of the SDE.
+NOISY_STEP = Row(
+  _noisy_step,
+  'config.sampling.{it}' + _REASON + 'take steps of the ODE, such as sampling.sampler=ddim with '
+  'eta=0',
+)
+
 COUPLINGS = (
   Row(
     _condition_without_cost,
     'config.conditioning.{it}: objective.coupling={c.objective.coupling.name} has a cost for '
     'labels and contexts only: set one of the two to None',
-  ),
-  Row(
-    _noisy_step,
-    'config.sampling.{it}' + _REASON + 'take steps of the ODE, such as sampling.sampler=ddim with '
-    'eta=0',
-    kinds=(schemas.DIFFUSION, schemas.LATENT_DIFFUSION, schemas.FLOW_MAP),
   ),
   Row(
     lambda c, facts: _has_coupling(c) and 'elbo' in c.evaluation.metrics,

@@ -11,11 +11,12 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
+from diffusion_jax.app.config.rules import Row, lines
 from diffusion_jax.app.config.tree import Node, Schema, from_config
 from diffusion_jax.app.kinds.conflicts import CONFLICTS
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.plan import Plan
-from diffusion_jax.app.kinds.rules import Row, idle, lines
+from diffusion_jax.app.kinds.rules import idle
 from diffusion_jax.app.kinds.sections import Conditioning
 from diffusion_jax.core.arguments import pytree_dataclass
 from diffusion_jax.core.keys import abstract_key, key_per_example
@@ -87,7 +88,7 @@ NOTHING = Frozen(lambda source, mesh: {}, dict)
 class Model:
   """What modes need of a model.
 
-  schema: of its configs. state_shape: of what is diffused, or of the images.
+  state_shape: of what is diffused, or of the images.
   network() -> the Flax module. init(key) -> the first parameters, {'network':
   ..., ...}; it can be traced. objective(test=False) -> the loss; `test`:
   without dropout, augmentation and penalties. measured: what its metrics
@@ -108,7 +109,6 @@ class Model:
   of a classifier.
   """
 
-  schema: Schema
   config: Node
   workdir: Path
   facts: Facts
@@ -134,6 +134,11 @@ class Model:
   keeps: tuple[str, ...] = ()
   features: Callable[[Params], Callable[[jax.Array], dict]] | None = None
 
+  @property
+  def schema(self) -> Schema:
+    """The schema of its configs."""
+    return self.config.schema
+
   def shapes(self) -> Params:
     """Returns the shapes of the parameters."""
     with from_config('network'):
@@ -141,7 +146,7 @@ class Model:
 
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""
-    rows = *self.refusals, *CONFLICTS, *idle(self.config)
+    rows = *self.schema.rules, *self.refusals, *CONFLICTS, *idle(self.config)
     refuse(lines(rows, self.config, mode, self.workdir, self.facts))
 
 

@@ -12,10 +12,10 @@ from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config.tree import Node, Schema, from_config
+from diffusion_jax.app.config.rules import Row
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.parts import LogVariance
-from diffusion_jax.app.kinds.rules import Row
 from diffusion_jax.app.kinds.sections import Conditioning
 from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
@@ -67,7 +67,6 @@ class ConfiguredNetwork:
   network returns, None: 1, and 2 with a learned variance.
   """
 
-  schema: Schema
   config: Node
   facts: Facts
   conditioning: Conditioning
@@ -75,13 +74,13 @@ class ConfiguredNetwork:
   outputs: int | None = dataclasses.field(default=None, kw_only=True)
 
   @classmethod
-  def of(cls, schema: Schema, config: Node, facts: Facts, **more: Any) -> Self:
+  def of(cls, config: Node, facts: Facts, **more: Any) -> Self:
     """Makes the network of a config, in pixels unless `more` has a shape."""
     conditioning = Conditioning()
-    if 'conditioning' in schema.parts:
+    if 'conditioning' in config.schema.parts:
       conditioning = config.conditioning.make()
     shape = {'state_shape': facts.x.shape}
-    return cls(schema, config, facts, conditioning, **shape | more)
+    return cls(config, facts, conditioning, **shape | more)
 
   @property
   def out_channels(self) -> int:
@@ -310,7 +309,7 @@ def _build(noisy):
   takes = getattr(section.constructor, 'takes', ())
   for name, field in _ASKED.items():
     if name in noisy.inputs.names and name not in takes:
-      table = noisy.schema.table('network')
+      table = noisy.config.schema.table('network')
       able = [n for n, c in table.items() if name in getattr(c, 'takes', ())]
       is_own = ':' in section.name
       able = ' or '.join(able) + (', or name it in `takes`' * is_own)
@@ -349,7 +348,7 @@ def _first_weights(noisy, key):
   args = x, jnp.zeros(1), noisy.inputs.example()
   output, variables = noisy.network.init_with_output(rngs, *args)
   shape = 1, noisy.facts.num_classes
-  if 'out_channels' in noisy.schema.facts['network']:
+  if 'out_channels' in noisy.config.schema.facts['network']:
     shape = *x.shape[:-1], noisy.out_channels
   if not isinstance(output, jax.Array) or output.shape != shape:
     raise UserError(

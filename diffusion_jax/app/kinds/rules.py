@@ -1,96 +1,23 @@
-"""What a mode refuses of a config: a row for each rule, and a walk over rows.
+"""Fields that a mode does not read, and what a training refuses: a row for each rule.
 
-A row says what cannot be, or which fields are not read. A field that is not
-read is refused if it is set: if it differs from the run's config.json or,
-without a run, from its default. If only the config file sets it, it is left
-out with a line.
+A field that only the config file sets is left out with a line.
 """
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from diffusion_jax.app.config import folder, store
-from diffusion_jax.app.config.tree import Node, Schema
+from diffusion_jax.app.config import folder
+from diffusion_jax.app.config.rules import EDIT, EVALUATE, TRAIN, Row, broken, set_fields
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import STEPS
 from diffusion_jax.app.inputs.criterion import held_out_loss, keep_best_by
-from diffusion_jax.app.kinds import schemas
-from diffusion_jax.data.sources import Facts
+from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds.conflicts import guidance_of_pairs
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.paths import is_address
 from diffusion_jax.training import loggers
-
-Found = Callable[[Node, Any], Any]  # facts may be None
-
-
-class Row(NamedTuple):
-  """A rule.
-
-  when: config, facts -> a true value, `it`, if the rule is broken. sentence: a
-  format with c, the config, facts, data, their description, and it. modes,
-  kinds: the modes and kinds of models that it concerns; empty: any. fields:
-  what is not read then, by the setting that is the sentence; advice: what to
-  do.
-  """
-
-  when: Found
-  sentence: str
-  modes: tuple[str, ...] = ()
-  kinds: tuple[Schema, ...] = ()
-  fields: tuple[str, ...] = ()
-  advice: str = 'leave one of them out'
-
-
-TRAIN, EDIT, EVALUATE = ('train',), ('edit',), ('evaluate',)
-
-
-def lines(
-  rows: Iterable[Row], config: Node, mode: str, workdir: str | Path, facts: Facts | None = None
-) -> Iterator[str]:
-  """Yields a line for each rule that a config breaks.
-
-  workdir: the run folder, whose config says which fields are set; facts: None
-  where no row reads them.
-  """
-  for row, sentence in broken(rows, config, mode, facts):
-    if not row.fields:
-      yield sentence
-    for name, value in _set_fields(config, workdir, row.fields):
-      yield f'config.{name}={value} is not read with {sentence}: {row.advice}'
-
-
-def broken(
-  rows: Iterable[Row], config: Node, mode: str, facts: Facts | None = None
-) -> Iterator[tuple[Row, str]]:
-  """Yields (row, its sentence) for each rule that a config breaks."""
-  kind = schemas.kind_of(config)
-  for row in rows:
-    is_for = (not row.modes or mode in row.modes) and (not row.kinds or kind in row.kinds)
-    if is_for and (it := row.when(config, facts)):
-      yield row, row.sentence.format(c=config, facts=facts, data=facts and described(facts), it=it)
-
-
-def described(facts: Facts) -> str:
-  """Returns the shape and the kind of the data, in words."""
-  kind = f'{facts.x.levels} levels' if facts.x.levels else 'real numbers'
-  more = ' without a context' if facts.context is None else ''
-  return f'{kind} [{", ".join(map(str, facts.x.shape))}]{more}'
-
-
-def _set_fields(config, workdir, fields):
-  # Yields (path, text) of the fields that differ from the run or the defaults.
-  if not fields:
-    return
-  now, run = config.flat, folder.stored_fields(workdir)
-  before = {**store.defaults(config), **run}  # the run may lack a new field
-  for field in fields:
-    for name, value in now.items():
-      is_below = name == field or name.startswith(f'{field}.')
-      # The defaults have no names of choices.
-      if is_below and value != before.get(name, None if run else value):
-        yield name if name == field else name.removesuffix('.name'), store.as_text(value)
 
 
 def without_idle(config: Node, flags: Collection[str], workdir: str | Path, mode: str) -> Node:
@@ -103,7 +30,7 @@ def without_idle(config: Node, flags: Collection[str], workdir: str | Path, mode
   for row, setting in broken(idle(config), config, mode):
     for field in row.fields:
       is_flag = any(f'{path}.'.startswith(f'{field}.') for path in flags)
-      if is_flag or not any(_set_fields(config, workdir, [field])):
+      if is_flag or not any(set_fields(config, workdir, [field])):
         continue
       print(f'note: config.{field} is not read with {setting}, and is left out')
       *parents, name = field.split('.')
@@ -180,18 +107,8 @@ def _is_in_no_bucket(c, facts):
   return not any(is_address(fields.get(x) or '') for x in ('path', 'test_path', 'data_dir'))
 
 
-def guidance_of_pairs(c: Node, facts: Facts | None) -> str:
-  """Returns the setting whose sampler calls pairs of predictions; '' without."""
-  guidance = c.sampling.get('guidance')
-  if guidance is None or guidance.scale == 1.0:
-    return ''
-  if guidance.get('correct'):
-    return 'sampling.guidance.correct=True'
-  return 'sampling.guidance=cfg_plus_plus' if guidance.name == 'cfg_plus_plus' else ''
-
-
 def _needs_no_images(c, facts):
-  metrics = {schemas.name_of(name) for name in c.evaluation.metrics}
+  metrics = {store.name_of(name) for name in c.evaluation.metrics}
   by_statistics = metrics <= {'fd', 'fid', 'sfd', 'sfid'}
   return c.evaluation.statistics and by_statistics and not c.evaluation.floor
 
@@ -291,9 +208,9 @@ IDLE = (
 
 def idle(config: Node) -> tuple[Row, ...]:
   """Returns the rows of fields that are not read, with those of its metrics."""
-  metrics = {schemas.name_of(name) for name in config.evaluation.metrics}
+  metrics = {store.name_of(name) for name in config.evaluation.metrics}
   sections = (name for name, x in config.evaluation.items() if isinstance(x, Node))
-  if schemas.AUTO in metrics:  # they are not chosen yet
+  if store.AUTO in metrics:  # they are not chosen yet
     return IDLE
   return IDLE + tuple(
     _of_metrics(f'evaluation.{name}', advice=f'add {name}, or leave this out')

@@ -1,7 +1,7 @@
 """The sections of a config that have a single constructor."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from diffusion_jax import ranges
 from diffusion_jax.app.config.tree import Node
@@ -186,12 +186,6 @@ class ClassifierGuidance(NamedTuple):
   after_clip: bool = False
 
 
-class StateGuidance(NamedTuple):
-  """Guidance without a classifier, uncond + scale (cond - uncond) of logits."""
-
-  scale: Finite
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
   """Says how many images are drawn, and by which weights (docs/samplers.md)."""
@@ -239,52 +233,6 @@ class DenoiserSampling(Sampling):
     before_clip = self.classifier is not None and self.classifier.after_clip
     if before_clip and self.clip is False and not self.dynamic_threshold:
       raise ValueError('classifier.after_clip needs clip or dynamic_threshold')
-
-
-@dataclass(frozen=True, kw_only=True)
-class StateSampling(Sampling):
-  """Says how images and texts are drawn, as states (docs/samplers.md)."""
-
-  sampler: Node
-  num_steps: Size = 100  # number of levels
-  spacing: Spacing = 'uniform'  # the places of the levels
-  respacing: str = ''  # the steps of the schedule to keep instead
-  guidance: StateGuidance | None = None
-  top_p: Probability = 1.0  # the most probable states that add up to this probability are kept
-  remasking: Probability = 0.0  # eta, how many elements are masked again
-
-  schedule: ClassVar[Schedule | None] = None  # the training's
-
-
-@dataclass(frozen=True, kw_only=True)
-class MapSampling(Sampling):
-  """Says how a flow map draws images, in num_steps calls of its network."""
-
-  num_steps: Size = 1
-  # each step goes to the end and adds noise again, which is the only step of a
-  # consistency function
-  stochastic: bool = False
-  guidance_scale: Finite = 1.0  # scale of the guidance that was trained in; 1: no guidance
-  spacing: Spacing = 'uniform'  # the places of the levels
-  respacing: str = ''  # the steps of the schedule to keep instead
-
-  schedule: ClassVar[Schedule | None] = None  # the training's
-
-
-@dataclass(frozen=True, kw_only=True)
-class BridgeSampling(Sampling):
-  """Says how a bridge takes points of the source to the data (docs/bridges.md)."""
-
-  num_steps: Size = 100
-  stochastic: bool = False  # follows the diffusion instead of the ODE
-  reverse: bool = False  # goes from the data to the source
-
-  schedule: ClassVar[Schedule | None] = None  # the training's
-
-  @property
-  def ends(self) -> tuple[str, str]:
-    """The entries of the data where samples start and end."""
-    return ('x', 'context') if self.reverse else ('context', 'x')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -377,29 +325,6 @@ class Conditioning:
       raise ValueError(
         'augment changes the images that image shows unchanged: set augment=0 or image=None'
       )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decoding:
-  """Says what the decoder's output means."""
-
-  # the distribution p(x | z) of a pixel; unit_gaussian has variance 1, and
-  # bernoulli needs black and white images
-  decoder: Literal['logistic', 'gaussian', 'unit_gaussian', 'bernoulli'] = 'logistic'
-  # factor of the latents for a diffusion model; None: 1 / their standard
-  # deviation
-  scale: Positive | None = None
-
-
-class States(NamedTuple):
-  """What a network of states reads and returns.
-
-  features: width of the embedding of a state. output: logits, or the mean and
-  the log scale of a logistic, which has no masked state.
-  """
-
-  features: Size = 32
-  output: Literal['logits', 'logistic'] = 'logits'
 
 
 # The sections that every config has, by path.

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffusion_jax.app.config import trust
-from diffusion_jax.app.config.folder import USES
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.kinds.roles import USES
 from diffusion_jax.errors import UserError
 from diffusion_jax.paths import READ
 from diffusion_jax.runtime import compiling

@@ -12,10 +12,10 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, check_one_of, check_set, from_config, parameters
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.kinds import registry, schemas
+from diffusion_jax.app.kinds import diffusion, registry, store
 from diffusion_jax.app.kinds.model import Model, check_attention
 from diffusion_jax.app.kinds.sections import COMMON, Sampling, Top
 from diffusion_jax.app.run import other_runs, sharing, weights
@@ -104,7 +104,7 @@ def config_of(config: Node, imported: Imported) -> Node:
   config: the user's config, for fields that the weights do not decide.
   """
   facts, sections = dict(imported.facts), imported.sections
-  free = schemas.DIFFUSION._replace(parts=COMMON, choices=('data', 'optimizer'))
+  free = diffusion.SCHEMA._replace(parts=COMMON, choices=('data', 'optimizer'))
   tree = store.of_kind(config, free)
   if config.latent is not None:
     tree['latent'] = {**config.latent, 'shape': facts['image_shape']}

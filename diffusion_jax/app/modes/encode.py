@@ -11,7 +11,7 @@ from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.stored_latents import RECORD, check_record, contents, prefix_of
-from diffusion_jax.app.kinds.latent import StoredAutoencoder
+from diffusion_jax.app.kinds.latent.model import StoredAutoencoder
 from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.run import provenance
 from diffusion_jax.atomic_files import draft, draft_folder

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.model import Frames, Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.drawing import (
@@ -115,10 +115,10 @@ def optional(what: str, function: Callable[..., T], *args: object) -> T | None:
 
 def defaults(config: Node) -> dict[str, object]:
   """Returns the defaults of a config's choices, and the default choices."""
-  objective = next(iter(schemas.kind_of(config).table('objective')))
+  objective = next(iter(config.schema.table('objective')))
   usual = store.completed({'objective': objective}, trusted=False)
   choices = {name: x for name, x in usual.flat.items() if name.endswith('.name')}
-  return {**store.defaults(config), **choices}
+  return {**config.defaults, **choices}
 
 
 def trajectory(

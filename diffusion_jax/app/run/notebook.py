@@ -17,8 +17,9 @@ from jax.stages import Wrapped
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import modes
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import conditions
+from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import Model, make_mesh
 from diffusion_jax.app.kinds.plan import Plan
 from diffusion_jax.app.run import other_runs
@@ -132,8 +133,9 @@ def open_run(
   path = buckets.folder(workdir).expanduser()
   names = [allow] if isinstance(allow, str) else [*map(str, allow or ())]
   flags = [(n, store.as_text(x)) for n, x in folder.flat({'sampling': sampling}).items()]
-  config = store.of_run(path, None, flags, names)
-  folder.check_predecessors(config, 'sample', path)
+  store.allow(names, flags)
+  config = store.of_run(path, None, flags)
+  roles.check_predecessors(config, 'sample', path)
   modes.find('sample').check_trust(config)
   run = Run.open(config, path)
   run.check('sample')

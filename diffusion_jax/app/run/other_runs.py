@@ -13,11 +13,10 @@ import jax
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import store
-from diffusion_jax.app.config.tree import Schema, from_config, parameters
+from diffusion_jax.app.config.tree import from_config, parameters
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import by_run
-from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds import classifier, diffusion, store
 from diffusion_jax.app.kinds.model import NOTHING, Frozen, Guides, Model, OtherRun
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.plan import Wrap
@@ -35,16 +34,17 @@ _TEACHER = 'training.teacher'
 Teacher = Callable[[Params, dict], dj.Denoiser]
 
 
-def open_run(path: str, run: str, needed: Schema, facts: Facts) -> ConfiguredNetwork:
+def open_run(path: str, run: str, needed: str, facts: Facts) -> ConfiguredNetwork:
   """Returns the network of the run that the field `path` names.
 
   Raises UserError for a run of another kind and for other images than `facts`.
   """
   config = store.open_run(run, path)
-  kind = schemas.kind_of(config)
-  if kind is not needed:
-    raise UserError(f'config.{path}: the run in {run} is {kind.kind}, and {needed.kind} is needed')
-  noisy = ConfiguredNetwork.of(kind, config, datasets.facts_of(config))
+  if config.schema.kind != needed:
+    raise UserError(
+      f'config.{path}: the run in {run} is {config.schema.kind}, and {needed} is needed'
+    )
+  noisy = ConfiguredNetwork.of(config, datasets.facts_of(config))
   refuse(_other_images(path, run, noisy.facts, facts))
   return noisy
 
@@ -92,9 +92,9 @@ def guides_of(model: Model) -> Guides:
   """
   guides: dict[str, OtherRun] = {}
   c, record = model.config.sampling, model.latents.record
-  parts = {'guidance': model.schema} if by_run(c.get('guidance')) else {}
+  parts = {'guidance': model.schema.kind} if by_run(c.get('guidance')) else {}
   if c.get('classifier') is not None:
-    parts['classifier'] = schemas.CLASSIFIER
+    parts['classifier'] = classifier.SCHEMA.kind
   for part, kind in parts.items():
     path, run = f'sampling.{part}.run', c[part].run
     noisy = open_run(path, run, kind, model.facts)
@@ -201,7 +201,7 @@ def open_teacher(student: ConfiguredNetwork) -> ConfiguredNetwork:
     problem = 'does not use a teacher: leave it empty'
   if problem:
     raise UserError(f'config.{_TEACHER}: objective={name} {problem}')
-  noisy = open_run(_TEACHER, run, schemas.DIFFUSION, student.facts)
+  noisy = open_run(_TEACHER, run, diffusion.SCHEMA.kind, student.facts)
   refuse(_other_conditions(run, noisy, student))
   return noisy
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config import folder
+from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import npz
@@ -43,7 +44,7 @@ def settings(run: Run, used: Json, read: Mapping[str, str | np.ndarray]) -> Sett
   model, (params, _) = run.model, run.checkpoint
   content = {
     'run': _base(model.workdir),
-    'config_hash': folder.config_hash(model.workdir),
+    'config_hash': roles.config_hash(model.workdir),
     'weights': checksums.of_arrays(params),
     'latents': model.latents.record(model.workdir),
     **by_content(used),
@@ -83,7 +84,7 @@ def by_content(tree: Any) -> Any:
 def _run(path):
   with as_user_error():
     params, _, step = load.open(path)
-  weights, config_hash = checksums.of_arrays(params), folder.config_hash(path)
+  weights, config_hash = checksums.of_arrays(params), roles.config_hash(path)
   return f'checkpoint {step}, weights {weights}, config_hash {config_hash}'
 
 
@@ -93,7 +94,7 @@ _OF_TRAINING = 'data', 'objective', 'optimizer', 'training'
 
 def _modules(config, used):
   # Returns the SHA-256 of the files of the user's modules.
-  idle = {*folder.USES, *_OF_TRAINING}
+  idle = {*roles.USES, *_OF_TRAINING}
   texts = texts_in([used, *(x for n, x in config.items() if n not in idle)])
   names = {text.partition(':')[0] for text in texts if ':' in text}
   files = {n: getattr(sys.modules.get(n), '__file__', None) for n in names}
@@ -105,7 +106,7 @@ def _computed_by(model):
   stored, now = folder.stored_fields(model.workdir), model.config.flat
   return {
     field: now[field]
-    for field in folder.COMPUTED_BY
+    for field in roles.COMPUTED_BY
     if field in now and now[field] != stored.get(field)
   }
 
@@ -130,7 +131,7 @@ def name_of_edit(model: Model) -> str:
     return edit.output
   fields = folder.flat({'edit': folder.plain(edit.without_folders())})
   del fields['edit.name'], fields['edit.output']
-  defaults = store.defaults(model.config)  # without the names of choices
+  defaults = model.config.defaults  # without the names of choices
   changes = {n: x for n, x in fields.items() if x != defaults.get(n)}
   return _named(edit.name, changes | _sampled_by(model))
 
@@ -138,7 +139,7 @@ def name_of_edit(model: Model) -> str:
 def _sampled_by(model):
   # Returns the fields of sampling that differ from the run's config.
   stored = folder.stored_fields(model.workdir)
-  defaults, changes = store.defaults(model.config), {}
+  defaults, changes = model.config.defaults, {}
   for field, value in model.config.flat.items():
     if field == 'sampling.profile':
       continue

@@ -12,7 +12,8 @@ from pathlib import Path
 import jax
 
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config import folder
+from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.atomic_files import draft, draft_folder
@@ -40,7 +41,7 @@ def config_of(model: Model) -> Json:
   """
   config = store.with_fields(model.config, _CHOICES)
   stored = folder.stored_form(config.without_folders(), model.facts)
-  return {n: x for n, x in stored.items() if n == 'sampling' or n not in folder.USES}
+  return {n: x for n, x in stored.items() if n == 'sampling' or n not in roles.USES}
 
 
 def write(out: Path, model: Model, params: Params, step: int) -> None:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds import registry, roles
 from diffusion_jax.app.kinds.model import Frozen, Model, make_mesh
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.data.sources import Facts
@@ -80,7 +80,7 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
     own = ':' in model.config.network.name
     # The files of a shared folder and base weights may be of other models.
     own = own or share.exist(workdir) or load.base_path(workdir).exists()
-    if merge and (own or folder.differences(stored.config, now, folder.FREE)):
+    if merge and (own or folder.differences(stored.config, now, roles.FREE)):
       what = f'checkpoint {stored.step} is of another network'
       checkpoints.check_fits(stored.params, model.shapes(), what)
     return stored.params, stored.step

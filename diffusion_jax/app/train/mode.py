@@ -17,6 +17,7 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.criterion import held_out, held_out_loss, keep_best_by
+from diffusion_jax.app.kinds import roles
 from diffusion_jax.app.modes import report
 from diffusion_jax.app.train import hooks, setup
 from diffusion_jax.app.train.hooks import Hook
@@ -224,7 +225,7 @@ def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainSta
   Raises UserError for a folder of another run, and for damaged checkpoints.
   """
   c, workdir, shapes = parts.config.training, parts.workdir, parts.shapes
-  folder.check_same_run(workdir, parts.config, parts.model.facts)
+  roles.check_same_run(workdir, parts.config, parts.model.facts)
   with as_user_error():
     manager = checkpoints.open_manager(
       workdir,
@@ -271,7 +272,7 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int) -> StepLog:
   if first:
     sessions.write_start(workdir, start, parts.num_parameters)
   writer = MetricWriter(workdir, start, first, config.training.log_to)
-  writer.write_config(start, stored, folder.hparams(stored))
+  writer.write_config(start, stored, roles.hparams(stored))
   total = config.training.num_steps
   bar = tqdm(total=total, initial=start, unit='step', disable=None)
   files = manager, writer, bar

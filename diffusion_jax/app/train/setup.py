@@ -12,11 +12,11 @@ from jax import stages
 from jax.extend.core import ClosedJaxpr
 from jax.sharding import Mesh
 
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config.rules import Row, lines
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.inputs.stored_latents import examples_of
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds import registry, roles, store
 from diffusion_jax.app.kinds.model import (
   NOTHING,
   Model,
@@ -25,7 +25,7 @@ from diffusion_jax.app.kinds.model import (
   make_encode,
   make_mesh,
 )
-from diffusion_jax.app.kinds.rules import TRAINING, Row, lines
+from diffusion_jax.app.kinds.rules import TRAINING
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.train import hooks
 from diffusion_jax.app.train.hooks import Hook
@@ -90,14 +90,14 @@ def prepare(config: Node, workdir: str | Path) -> Setup:
   refuse(lines(TRAINING, config, 'train', workdir))
   mesh = make_mesh(config)
   refuse(lines([batch_rule(mesh)], config, 'train', workdir))
-  folder.check_same_run(workdir, config)
+  roles.check_same_run(workdir, config)
   check_before_simulating(config, Path(workdir))
   source = datasets.source_of(datasets.of_training(datasets.of_run(config, workdir)))
   start_up.mark('data')
   model = weights.adapted(registry.make(config, workdir))
   config = datasets.of_training(model.config)  # with what follows from the data
   facts = datasets.with_contents(model.facts, source)
-  folder.check_same_run(workdir, config, facts)
+  roles.check_same_run(workdir, config, facts)
   model = dataclasses.replace(model, config=config, facts=facts)
   model.check('train')
   examples = examples_of(config, facts, source)

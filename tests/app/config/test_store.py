@@ -8,9 +8,9 @@ from hypothesis import given, settings, strategies as st
 from ml_collections import ConfigDict
 
 from configs import base
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, parameters
-from diffusion_jax.app.kinds import schemas, sections
+from diffusion_jax.app.kinds import classifier, diffusion, flow_map, latent, sections, store, vae
 from tests.app.conftest import CONFIGS, DIGITS, read, refused, smoke, stored_run
 from tests.app.fields import within
 
@@ -46,7 +46,7 @@ def test_every_config_is_complete_and_comes_back_from_its_json(name, variant):
   assert store.completed(config.to_dict()) == config
   stored = store.stored(json.loads(json.dumps(folder.plain(config))), 'x', ())
   assert stored == config
-  schema = store.schema_of(config)
+  schema = config.schema
   for path, part in choices_of(config, schema):
     taken = parameters(schema.table(path)[part.name])
     common = {'validation_fraction'} if path == 'data' else {}
@@ -124,14 +124,14 @@ def test_fields_that_all_choices_have_stay_with_another_choice():
 @pytest.mark.parametrize(
   'name, flags, kind',
   [
-    ('digits', ('objective=mean_flow', 'noise_input=time'), schemas.FLOW_MAP),
-    ('digits', ('latent.run=x',), schemas.LATENT_DIFFUSION),
-    ('digits', ('objective=classifier', 'network=classifier'), schemas.CLASSIFIER),
-    ('digits', ('network=autoencoder', 'network.channels=9', 'objective=vae'), schemas.VAE),
+    ('digits', ('objective=mean_flow', 'noise_input=time'), flow_map.SCHEMA),
+    ('digits', ('latent.run=x',), latent.SCHEMA),
+    ('digits', ('objective=classifier', 'network=classifier'), classifier.SCHEMA),
+    ('digits', ('network=autoencoder', 'network.channels=9', 'objective=vae'), vae.SCHEMA),
     # Only the new kind has the field, or the objective.
-    ('digits_meanflow', ('parametrization=v', 'objective=hybrid'), schemas.DIFFUSION),
-    ('digits_latent', ('objective=vdm', 'latent=None'), schemas.DIFFUSION),
-    ('digits_latent', ('objective=vdm', 'latent=none'), schemas.DIFFUSION),
+    ('digits_meanflow', ('parametrization=v', 'objective=hybrid'), diffusion.SCHEMA),
+    ('digits_latent', ('objective=vdm', 'latent=None'), diffusion.SCHEMA),
+    ('digits_latent', ('objective=vdm', 'latent=none'), diffusion.SCHEMA),
   ],
 )
 def test_flags_may_make_another_kind_of_model_in_any_order(name, flags, kind):
@@ -144,7 +144,7 @@ def test_flags_may_make_another_kind_of_model_in_any_order(name, flags, kind):
     message = "config.network='unet' is not one of"
     refused(message, lambda: with_flags(name, *alone))
   config = with_flags(name, *flags)
-  assert schemas.kind_of(config) is kind
+  assert store.kind_of(config) is kind
   tops = {*kind.choices, *parameters(sections.Top), *kind.parts} - {''}
   assert {*config} == tops
   assert config.training == read(name).training

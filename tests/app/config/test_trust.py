@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from diffusion_jax import paths
-from diffusion_jax.app.config import folder, store, trust
+from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.edit.mode import choose_cond
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry, schemas
+from diffusion_jax.app.kinds import registry, roles, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.errors import UserError
@@ -52,14 +52,14 @@ def test_a_run_names_a_part_in_any_place(path, payload, tmp_path):
   stored_run(workdir, **{path: payload})  # as a bare name, too
   refused(message, store.open_run, workdir)
   config = smoke()
-  if path.partition('.')[0] in folder.USES:
+  if path.partition('.')[0] in roles.USES:
     used = store.of_run(workdir, config, [])
     assert payload not in json.dumps(folder.plain(used))
   else:
     refused(message, store.of_run, workdir, config, [])
     refused(
       'holds a run with another config',
-      folder.check_same_run,
+      roles.check_same_run,
       workdir,
       config,
       datasets.facts_of(config),
@@ -132,7 +132,7 @@ def test_a_run_that_another_reads(config, field, more, use, payload, tmp_path):
 # -- paths that only a stored config names -------------------------------------
 
 source, edit = datasets.source_of, lambda c: c.edit.make()
-train = lambda c: folder.check_predecessors(c, 'train', 'new')
+train = lambda c: roles.check_predecessors(c, 'train', 'new')
 
 
 def opened(*names):
@@ -187,7 +187,7 @@ def test_every_field_of_text_is_known_as_a_path_or_not():
   """The type of a path says that it is read, is a run, or is written."""
   constructors = {
     constructor
-    for kind in (*schemas.KINDS, schemas.LATENT_DIFFUSION)
+    for kind in store.KINDS
     for table in (*kind.tables.values(), kind.parts, kind.metrics)
     for constructor in table.values()
   }

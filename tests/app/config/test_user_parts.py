@@ -17,10 +17,10 @@ from ml_collections import ConfigDict
 
 import diffusion_jax as dj
 from diffusion_jax import errors
-from diffusion_jax.app.config import folder, store, tree, trust
+from diffusion_jax.app.config import folder, tree, trust
+from diffusion_jax.app.config.rules import lines
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry
-from diffusion_jax.app.kinds.rules import lines
+from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.errors import UserError
 from diffusion_jax.training.objectives import Context
 from tests.app import toy_parts

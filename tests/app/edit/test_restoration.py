@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app.config import store
 from diffusion_jax.app.edit import mode as edit
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.kinds.choices import TABLES
 from diffusion_jax.errors import UserError
 from tests.app.conftest import arrays_of, printed_by, refused, smoke, untrained

@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_jax.app.evaluate import metrics_of_data, scorers
 from diffusion_jax.app.kinds import registry
-from diffusion_jax.app.kinds.schemas import kind_of
+from diffusion_jax.app.kinds.store import kind_of
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.data.splits import NoTestSplit

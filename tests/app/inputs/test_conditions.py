@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app.config import store
 from diffusion_jax.app.edit import mode as edit
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train.setup import jit_step, prepare
 from diffusion_jax.data.spec import ArraySpec

@@ -10,9 +10,9 @@ from PIL import Image
 
 import diffusion_jax as dj
 from diffusion_jax.app import smoke
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import choices
+from diffusion_jax.app.kinds import choices, roles, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import setup
 from diffusion_jax.data import sources, tfds_sources
@@ -220,9 +220,9 @@ def test_a_training_on_changed_data_is_refused(name, pictures):
       refused(message, setup.prepare, again, run)
       assert len(datasets.source_of(again)) <= count
   forced = store.with_fields(config, {'training.resume': 'force'})
-  folder.check_same_run(run, forced, facts._replace(examples=5))
+  roles.check_same_run(run, forced, facts._replace(examples=5))
   folder.write_config(run, config, facts._replace(examples=0, checksum=''))
-  folder.check_same_run(run, config, facts)  # of other projects' weights
+  roles.check_same_run(run, config, facts)  # of other projects' weights
 
 
 TABLE = [f'{i % 3},{i / 7:.3f},{i * i % 11}' for i in range(40)]
@@ -340,7 +340,7 @@ def test_a_run_keeps_its_classes(name, pictures, tmp_path_factory):
   assert facts.class_names == ('a', 'b')
   folder.write_config(run, config, facts)
   checked = store.with_flags(config, [('data.check', 'True')])
-  folder.check_same_run(run, checked, facts)  # changes no result
+  roles.check_same_run(run, checked, facts)  # changes no result
   (pictures / 'a').rename(pictures / 'z')
   refused('facts.class_names', MODES['train'], config, run)
   config = store.of_run(run, store.open_run(run), [])

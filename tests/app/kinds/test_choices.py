@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import store
-from diffusion_jax.app.kinds import choices, diffusion, registry
+from diffusion_jax.app.kinds import choices, registry, store
+from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.errors import UserError
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 from tests.app.conftest import read, refused

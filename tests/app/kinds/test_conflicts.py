@@ -2,10 +2,9 @@
 
 import pytest
 
-from diffusion_jax.app.config import store
+from diffusion_jax.app.config.rules import described, lines
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import conflicts
-from diffusion_jax.app.kinds.rules import described, lines
+from diffusion_jax.app.kinds import conflicts, store
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
 from tests.app.conftest import DIGITS, read

@@ -2,11 +2,11 @@
 
 import pytest
 
-from diffusion_jax.app.config import store
-from diffusion_jax.app.kinds import couplings
-from diffusion_jax.app.kinds.rules import lines
+from diffusion_jax.app.config.rules import lines
+from diffusion_jax.app.kinds import couplings, store
 from tests.app.conftest import read
 
+RULES = *couplings.COUPLINGS, couplings.NOISY_STEP
 PAIRED = [('objective.coupling', 'exact')]
 # Mode, config, flag, and what the line names.
 ROWS = """
@@ -24,7 +24,7 @@ train digits_flow conditioning.image=colorize conditioning.image
 def test_what_needs_independent_noise_is_refused_with_a_coupling(row):
   mode, name, flag, what = row.split()
   flags = [tuple(flag.split('='))]
-  every = lambda flags: [*lines(couplings.COUPLINGS, store.with_flags(read(name), flags), mode, '')]
+  every = lambda flags: [*lines(RULES, store.with_flags(read(name), flags), mode, '')]
   assert not every(flags)
   (line,) = every(flags + PAIRED)
   assert line.startswith(f'config.{what}') and 'objective.coupling=exact' in line
@@ -34,4 +34,4 @@ def test_what_needs_independent_noise_is_refused_with_a_coupling(row):
 @pytest.mark.parametrize('name', ['digits_flow', 'digits_meanflow'])
 def test_steps_of_the_ode_take_any_coupling(name, mode):
   config = store.with_flags(read(name), PAIRED)
-  assert not [*lines(couplings.COUPLINGS, config, mode, '')]
+  assert not [*lines(RULES, config, mode, '')]

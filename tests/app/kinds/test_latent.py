@@ -12,7 +12,8 @@ from PIL import Image
 
 import diffusion_jax as dj
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import latent, registry
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.latent import model as latent
 from diffusion_jax.app.kinds.model import Latents, make_encode, make_mesh
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import other_runs

@@ -5,26 +5,14 @@ modes/test_refusals.py has the rules, as a user meets them.
 
 import pytest
 
-from diffusion_jax.app.config import folder, store
-from diffusion_jax.app.kinds import schemas
-from diffusion_jax.app.kinds.rules import Row, idle, lines, without_idle
+from diffusion_jax.app.config import folder
+from diffusion_jax.app.config.rules import lines
+from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds.rules import idle, without_idle
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.runtime.files import read_json, write_json
 from tests.app.config.test_store import ALL
 from tests.app.conftest import DIGITS, read
-
-WRONG = Row(lambda c, facts: c.seed, 'seed {it} of {c.network.name}, {data}')
-
-
-@pytest.mark.parametrize('of', [{}, {'modes': ('train',)}, {'kinds': (schemas.DIFFUSION,)}])
-def test_a_rule_is_of_its_modes_and_kinds(of):
-  config = store.with_flags(read('digits'), [('seed', '3')])
-  rows = [WRONG._replace(**of)]
-  found = [*lines(rows, config, 'train', '', DIGITS)]
-  assert found == ['seed 3 of unet, 17 levels [8, 8, 1] without a context']
-  assert not [*lines(rows, read('digits'), 'train', '', DIGITS)]
-  other = {'modes': ('edit',)} if 'modes' in of else {'kinds': (schemas.VAE,)}
-  assert not [*lines([WRONG._replace(**other)], config, 'train', '', DIGITS)]
 
 
 @pytest.mark.parametrize('name, variant', ALL)

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from jax import export
 
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds import registry, roles, store
 from diffusion_jax.app.modes import MODES, convert
 from diffusion_jax.app.train import mode as train, setup
 from diffusion_jax.interop import diffusers, edm, edm2, files, names, openai, reader, score_sde
@@ -167,7 +167,7 @@ def test_fields_of_a_users_own_come_back(tmp_path):
   ours, theirs = map(folder.read_config, (run, back))
   assert ours and theirs
   assert theirs['network']['name'] == SMALL
-  for name in (ours.keys() | theirs.keys()) - {*folder.USES}:
+  for name in (ours.keys() | theirs.keys()) - {*roles.USES}:
     assert theirs[name] == ours[name]
   assert_same(*(params_of(path) for path in (run, back)))
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.edit import mode as edit
+from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import lock

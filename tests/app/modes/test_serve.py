@@ -20,8 +20,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from diffusion_jax.app.config import store
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.modes import serve
 from diffusion_jax.app.run.drawing import draw_sheet
 from diffusion_jax.app.run.weights import Run

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_jax.app import modes
-from diffusion_jax.app.config.folder import USES
+from diffusion_jax.app.kinds.roles import USES
 from diffusion_jax.app.kinds.sections import COMMON
 from diffusion_jax.errors import UserError
 from tests.app.conftest import smoke, untrained

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import store, trust
+from diffusion_jax.app.config import trust
+from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import fold_each, stream
 from tests.app.conftest import SMALL, arrays_of, of_run, refused, trial, untrained

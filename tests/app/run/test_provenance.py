@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from diffusion_jax.app.config import folder, store
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.config import folder
+from diffusion_jax.app.kinds import registry, roles, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import images, small_sets
@@ -342,8 +342,8 @@ def test_every_field_of_a_run_is_in_its_hash_or_free(tmp_path):
   """matmul_precision is free to change, and is named by itself."""
   config = smoke()
   path = stored_run(tmp_path / 'run', config)
-  hashed = folder.config_hash(path)
+  hashed = roles.config_hash(path)
   for field, value in folder.flat(folder.plain(config)).items():
-    if not field.startswith(folder.FREE):
+    if not field.startswith(roles.FREE):
       other = stored_run(tmp_path / 'other', config, **{field: [value, 1]})
-      assert folder.config_hash(other) != hashed, field
+      assert roles.config_hash(other) != hashed, field

@@ -9,8 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from diffusion_jax.app.config import store
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import sharing
 from diffusion_jax.report import card

@@ -3,7 +3,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from diffusion_jax.app.kinds import diffusion, registry
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import hooks

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
+from diffusion_jax.app.config.rules import described
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds import diffusion, schemas
+from diffusion_jax.app.kinds.bridge import BridgeSampling
+from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.kinds.model import Guides, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.plan import Plan
-from diffusion_jax.app.kinds.rules import EDIT, EVALUATE, Row, described
-from diffusion_jax.app.kinds.sections import BridgeSampling
 from diffusion_jax.core.bridges import reversed_bridge
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
@@ -24,10 +24,10 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a bridge; models see the points of the source as they see x."""
   _check_source(facts)
   facts, outputs = facts._replace(context=facts.x), 1 + bool(config.objective.diffusion)
-  noisy = ConfiguredNetwork.of(schemas.BRIDGE, config, facts, outputs=outputs)
+  noisy = ConfiguredNetwork.of(config, facts, outputs=outputs)
   c: BridgeSampling = config.sampling.make()
   model = diffusion.of_network(noisy, workdir, functools.partial(plan_of, noisy, c))
-  return dataclasses.replace(model, ends=c.ends, refusals=(*_RULES, *model.refusals))
+  return dataclasses.replace(model, ends=c.ends)
 
 
 def _check_source(facts):
@@ -39,49 +39,6 @@ def _check_source(facts):
   x, source = (described(facts._replace(x=part)) for part in (facts.x, facts.context))
   if x != source:
     raise UserError(f'config.data: x has {x}, and the source {source}: a bridge needs the same')
-
-
-# What would change one of the two examples that a bridge joins.
-_OF_ONE_END = (
-  *(f'conditioning.{x}' for x in ('image', 'known', 'context', 'self_conditioning', 'augment')),
-  'training.random_flip',
-)
-
-_RULES = (
-  Row(
-    lambda c, facts: next((path for path in _OF_ONE_END if c.at(path)), ''),
-    'config.{it} changes one of the two examples that a bridge joins: leave it out',
-  ),
-  Row(
-    lambda c, facts: facts.x.low,
-    'config.data.bounds: the paths of a bridge leave the box: leave bounds out',
-  ),
-  Row(
-    lambda c, facts: c.at('data.paired') and c.objective.coupling,
-    'config.objective.coupling={c.objective.coupling.name} pairs the examples of a '
-    'batch, and data.paired=True has pairs: leave one of them out',
-  ),
-  Row(
-    lambda c, facts: c.at('objective.coupling.name') == 'schrodinger' and not c.objective.diffusion,
-    'config.objective.coupling=schrodinger needs objective.diffusion above 0: take exact',
-  ),
-  Row(
-    lambda c, facts: c.sampling.stochastic and not c.objective.diffusion,
-    'config.sampling.stochastic=True: a bridge of objective.diffusion=0 has the ODE only',
-  ),
-  Row(
-    lambda c, facts: c.sampling.reverse and c.evaluation.reference in ('train', 'test'),
-    'config.sampling.reverse=True draws the source, and evaluation.reference='
-    '{c.evaluation.reference} is x: set it to an npz file with points of the source',
-    EVALUATE,
-  ),
-  Row(
-    lambda c, facts: True,
-    'this run is a bridge, which cannot edit: --mode=sample takes your arrays from one set to the '
-    'other (sampling.context)',
-    EDIT,
-  ),
-)
 
 
 def plan_of(

@@ -10,18 +10,18 @@ from jax.typing import ArrayLike
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds import diffusion, schemas
+from diffusion_jax.app.kinds.diffusion import model as diffusion
+from diffusion_jax.app.kinds.flow_map import MapSampling
 from diffusion_jax.app.kinds.model import Guides, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.plan import Plan
-from diffusion_jax.app.kinds.sections import MapSampling
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.sampling.map_sampler import flow_map_sampler
 
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a flow map."""
-  noisy = ConfiguredNetwork.of(schemas.FLOW_MAP, config, facts)
+  noisy = ConfiguredNetwork.of(config, facts)
   plan = functools.partial(plan_of, noisy, config.sampling.make())
   return diffusion.of_network(noisy, workdir, plan)
 
@@ -31,7 +31,7 @@ def flow_map(noisy: ConfiguredNetwork, scale: ArrayLike, params: Params, cond: d
   sigma_min = noisy.config.schedule.get('sigma_min')
   own = {} if sigma_min is None else {'sigma_min': sigma_min}
   cond, kind = noisy.inputs.among(cond), noisy.needs.map_kind
-  assert kind is not None  # the objectives of `schemas.FLOW_MAP` declare it
+  assert kind is not None  # the objectives of `flow_map.SCHEMA` declare it
   sigma_data = noisy.config.objective.get('sigma_data', 0.5)
   network = dataclasses.replace(noisy.given(), sigma_data=sigma_data)
 

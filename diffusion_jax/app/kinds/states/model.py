@@ -10,14 +10,13 @@ from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
+from diffusion_jax.app.config.rules import Row
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.kinds import diffusion, schemas
+from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.kinds.model import Guides, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.plan import Plan
-from diffusion_jax.app.kinds.rules import Row
-from diffusion_jax.app.kinds.schemas import StateFacts
-from diffusion_jax.app.kinds.sections import States, StateSampling
+from diffusion_jax.app.kinds.states import StateFacts, States, StateSampling
 from diffusion_jax.core.denoiser import NetworkFn
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.core.transitions import StateProcess
@@ -35,7 +34,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   The states are the grey levels of images, or the bytes of texts.
   """
   own = {'states': config.states.make(), 'sampling': config.sampling.make()}
-  model = StateDiffusion.of(schemas.STATES, config, facts, **own)
+  model = StateDiffusion.of(config, facts, **own)
   latents = Latents(model.encode, model.decode)
   made = diffusion.of_network(model, workdir, model.plan, latents)
   is_masked = Row(

@@ -3,11 +3,11 @@
 import pytest
 
 from diffusion_jax.app.config import tree
-from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds import store
 from diffusion_jax.ranges import PLAIN
 
 
-@pytest.mark.parametrize('kind', [*schemas.KINDS, schemas.LATENT_DIFFUSION])
+@pytest.mark.parametrize('kind', store.KINDS)
 def test_no_plain_parameter_has_the_name_of_a_table(kind):
   """A number `weight` would clash with the table of the objectives' weights."""
   places = [(where, c) for where, t in kind.tables.items() for c in t.values()]

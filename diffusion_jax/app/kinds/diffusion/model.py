@@ -14,13 +14,14 @@ from jax.core import Tracer
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.kinds import schemas
 from diffusion_jax.app.kinds.choices import STOCHASTIC
+from diffusion_jax.app.kinds.diffusion import ObjectiveFacts
+from diffusion_jax.app.kinds.flow_map import MapSampling
 from diffusion_jax.app.kinds.model import IDENTITY, Guides, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork, refusals_of
 from diffusion_jax.app.kinds.plan import Plan, Wrap
-from diffusion_jax.app.kinds.schemas import ObjectiveFacts
-from diffusion_jax.app.kinds.sections import DenoiserSampling, MapSampling, StateSampling
+from diffusion_jax.app.kinds.sections import DenoiserSampling
+from diffusion_jax.app.kinds.states import StateSampling
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.app.run.other_runs import Teacher
 from diffusion_jax.core.keys import stream
@@ -32,7 +33,7 @@ from diffusion_jax.training.objectives import Objective
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a diffusion model of images."""
-  noisy = ConfiguredNetwork.of(schemas.DIFFUSION, config, facts)
+  noisy = ConfiguredNetwork.of(config, facts)
   plan = functools.partial(plan_of, noisy, config.sampling.make())
   return of_network(noisy, workdir, plan)
 
@@ -52,7 +53,6 @@ def of_network(
     return latents.decoded(params, x), *rest
 
   return Model(
-    schema=noisy.schema,
     config=noisy.config,
     workdir=workdir,
     facts=noisy.facts,

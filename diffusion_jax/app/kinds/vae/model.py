@@ -12,12 +12,11 @@ from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params, PyTree
+from diffusion_jax.app.config.rules import Row
 from diffusion_jax.app.config.tree import Node, from_config, parameters
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import schemas
 from diffusion_jax.app.kinds.model import Guides, Model
-from diffusion_jax.app.kinds.rules import Row
-from diffusion_jax.app.kinds.sections import Decoding
+from diffusion_jax.app.kinds.vae import Decoding
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
 from diffusion_jax.data import images as pixels
@@ -33,7 +32,6 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a variational autoencoder."""
   model = Autoencoder(config, facts)
   return Model(
-    schema=schemas.VAE,
     config=config,
     workdir=workdir,
     facts=facts,

@@ -18,15 +18,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.stored_latents import check_record
-from diffusion_jax.app.kinds import diffusion, schemas
+from diffusion_jax.app.kinds import store, vae
+from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.kinds.model import Frozen, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.sections import DenoiserSampling
-from diffusion_jax.app.kinds.vae import Autoencoder
+from diffusion_jax.app.kinds.vae.model import Autoencoder
 from diffusion_jax.app.run.other_runs import check_unchanged, open_weights
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.core.normal import Normal
@@ -49,7 +50,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   sampling: DenoiserSampling = config.sampling.make()
   stored = StoredAutoencoder(config, workdir, facts)
   own = {'state_shape': stored.shape, 'stored': stored}
-  noisy = LatentNetwork.of(schemas.LATENT_DIFFUSION, config, facts, **own)
+  noisy = LatentNetwork.of(config, facts, **own)
   plan = functools.partial(diffusion.plan_of, noisy, sampling)
   latents = latents_of(stored)
   if config.latent.path:
@@ -95,7 +96,7 @@ class StoredAutoencoder:
   def _open(self, run: str | Path, named: str = '') -> Autoencoder:
     config = store.open_run(run, named)
     facts = datasets.facts_of(config)
-    is_vae = schemas.kind_of(config) is schemas.VAE
+    is_vae = config.schema.kind == vae.SCHEMA.kind
     model = Autoencoder(config, facts)
     if not is_vae or len(model.latent_shape()) != 3:
       raise UserError(

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds import schemas
-from diffusion_jax.app.kinds.diffusion import of_network
+from diffusion_jax.app.kinds.diffusion.model import of_network
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.data.sources import Facts
@@ -20,7 +19,7 @@ from diffusion_jax.networks.functional import hidden_and_output
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a classifier of noisy images, p(y | x_t)."""
-  noisy = ConfiguredNetwork.of(schemas.CLASSIFIER, config, facts)
+  noisy = ConfiguredNetwork.of(config, facts)
   model = of_network(noisy, workdir)
   of_params = functools.partial(features, noisy)
   return dataclasses.replace(model, features=of_params)

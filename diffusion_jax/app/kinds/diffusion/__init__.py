@@ -1,0 +1,55 @@
+"""Diffusion models of images: their schema, of which other kinds change parts."""
+
+from collections.abc import Callable
+from typing import TypedDict
+
+import diffusion_jax as dj
+from diffusion_jax.app.config.tree import Schema
+from diffusion_jax.app.kinds import choices, sections
+from diffusion_jax.app.kinds.conflicts import GUIDED_ALONE
+from diffusion_jax.app.kinds.couplings import NOISY_STEP
+from diffusion_jax.metrics import table
+
+
+class ObjectiveFacts(TypedDict):
+  """The parameters of objectives that follow from the rest of a config.
+
+  schedule: None for a learned schedule; teacher: (frozen, cond) -> Denoiser.
+  """
+
+  network: dj.Network
+  schedule: dj.Schedule | None
+  make_schedule: Callable[..., dj.Schedule]
+  schedule_steps: int
+  total_steps: int
+  num_levels: int
+  sigma_data: float
+  sigma_min: float | None
+  sigma_max: float | None
+  rho: float | None
+  teacher: Callable[..., dj.Denoiser] | None
+
+
+COMMON = 'data', 'optimizer', 'edit'
+
+SCHEMA = Schema(
+  'a diffusion model',
+  choices.TABLES,
+  ('schedule', 'network', 'noise_input', 'parametrization', 'objective', 'latent', *COMMON),
+  ('latent', 'data'),
+  {**sections.COMMON, 'sampling': sections.DenoiserSampling, 'conditioning': sections.Conditioning},
+  {
+    'network': ('in_channels', 'out_channels', 'inputs', 'gamma_min', 'gamma_max'),
+    'objective': ObjectiveFacts.__annotations__,
+    'noise_input': ('schedule_steps',),
+    'sampler': ('schedule',),
+    'schedule': (),
+    'data': ('split', 'kept_in'),
+    'optimizer': ('total_steps',),
+    'operator': ('shape',),
+    'reward': ('x0',),
+  },
+  {**table.OF_DIFFUSION, **table.METRICS},
+  {'data': sections.Data},
+  (GUIDED_ALONE, NOISY_STEP),
+)

@@ -1,0 +1,166 @@
+"""Flow maps: their sections, choices and rules."""
+
+import functools
+from dataclasses import dataclass
+from typing import ClassVar
+
+import diffusion_jax as dj
+from diffusion_jax.app.config.rules import EDIT, Row
+from diffusion_jax.app.edit.methods import condition_of
+from diffusion_jax.app.kinds import choices, diffusion
+from diffusion_jax.app.kinds.choices import TIMES, deferred, named
+from diffusion_jax.app.kinds.couplings import NOISY_STEP
+from diffusion_jax.app.kinds.diffusion import COMMON, ObjectiveFacts
+from diffusion_jax.app.kinds.sections import Sampling
+from diffusion_jax.core import flow_losses
+from diffusion_jax.core.levels import Schedule
+from diffusion_jax.metrics import table
+from diffusion_jax.ranges import Finite, Size
+from diffusion_jax.sampling.grids import Spacing
+from diffusion_jax.training import (
+  consistency,
+  flow_maps,
+  level_pairs,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapSampling(Sampling):
+  """Says how a flow map draws images, in num_steps calls of its network."""
+
+  num_steps: Size = 1
+  # each step goes to the end and adds noise again, which is the only step of a
+  # consistency function
+  stochastic: bool = False
+  guidance_scale: Finite = 1.0  # scale of the guidance that was trained in; 1: no guidance
+  spacing: Spacing = 'uniform'  # the places of the levels
+  respacing: str = ''  # the steps of the schedule to keep instead
+
+  schedule: ClassVar[Schedule | None] = None  # the training's
+
+
+_OBJECTIVES = named(
+  flow_maps.mean_flow,
+  flow_maps.lagrangian,
+  flow_maps.progressive,
+  flow_maps.shortcut,
+  consistency.consistency_training,
+  consistency.consistency_distillation,
+  consistency.continuous_consistency,
+)
+
+_PAIRS = {
+  'improved': level_pairs.improved_pairs,
+  'easy': functools.partial(level_pairs.easy_pairs, k=8.0, b=1.0),
+  'grid': level_pairs.grid_pairs,
+}
+
+_DISTANCES = {
+  'pseudo_huber': flow_losses.pseudo_huber,
+  'squared': deferred(flow_losses.squared_error, 'a', 'b'),
+}
+
+_TABLES = {
+  **choices.TABLES,
+  'objective': _OBJECTIVES,
+  'objective.two_times': {'independent': flow_maps.two_times},
+  'two_times.times': TIMES,
+  'two_times.second': TIMES,
+  'objective.guidance': {
+    'fixed': flow_maps.fixed_guidance,
+    'power_law': flow_maps.power_law_guidance,
+  },
+  'objective.pairs': _PAIRS,
+  'pairs.times': TIMES,
+  'objective.distance': _DISTANCES,
+}
+
+
+def _has_scales(c):
+  return 'high' in (c.objective.get('guidance') or ())
+
+
+def _goes_one_way(c, facts):
+  is_one_way = c.objective.constructor.needs.map_kind != 'average_velocity'
+  several = c.sampling.num_steps > 1 or c.sampling.respacing
+  return is_one_way and not c.sampling.stochastic and several
+
+
+def _sees_no_time(c, facts):
+  reads_steps = c.objective.constructor.needs.map_kind == 'average_velocity'
+  return reads_steps and c.noise_input.constructor is not dj.time_input
+
+
+def _derivative_is_large(c, facts):
+  section = c.noise_input
+  if not c.objective.constructor.needs.forward_mode or section.name == 'edm':
+    return False
+  return section.constructor is not dj.time_input or section.scale > 10.0
+
+
+def _needs_a_denoiser(c, facts):
+  task = c.edit.constructor
+  observes = task.observes and condition_of(c) is None
+  return observes or task.part or task.inverts or c.edit.at('method.name') == 'reconstruction'
+
+
+_RULES = (
+  Row(
+    lambda c, facts: c.objective.get('guidance') and not c.conditioning.dropout,
+    'config.objective.guidance also trains the network without a condition: set '
+    'conditioning.dropout, 0.1 for instance',
+  ),
+  Row(
+    lambda c, facts: c.sampling.guidance_scale != 1.0 and not _has_scales(c),
+    'config.sampling.guidance_scale={c.sampling.guidance_scale}: a flow map has the guidance scale '
+    'it was trained with, which is 1 here; objective.guidance=power_law trains several scales',
+  ),
+  Row(
+    lambda c, facts: (
+      _has_scales(c) and not 1.0 <= c.sampling.guidance_scale <= c.objective.guidance.high
+    ),
+    'config.sampling.guidance_scale={c.sampling.guidance_scale} is outside the scales of the '
+    'training, 1 to {c.objective.guidance.high}',
+  ),
+  Row(
+    _sees_no_time,
+    'config.noise_input={c.noise_input.name}: the network of objective={c.objective.name} gets t '
+    'and t - s: set it to time',
+  ),
+  Row(
+    _derivative_is_large,
+    'config.noise_input: the loss of objective={c.objective.name} contains the derivative in time, '
+    'which an input that goes to 1000 makes 1000 times too large: set noise_input=time and '
+    'noise_input.scale=1',
+  ),
+  Row(
+    lambda c, facts: (
+      c.objective.constructor.needs.forward_mode and c.network.get('attention') == 'cudnn'
+    ),
+    'config.network.attention=cudnn has no forward-mode derivative, which '
+    'objective={c.objective.name} needs: set it to auto or xla',
+  ),
+  Row(
+    _goes_one_way,
+    'config.sampling.num_steps={c.sampling.num_steps}: a consistency function only reaches the '
+    'clean end: set it to 1, or sampling.stochastic=True',
+  ),
+  Row(
+    _needs_a_denoiser,
+    'config.edit={c.edit.name} needs a denoiser, and this run is a flow map: it can do inpaint by '
+    'repaint or replace, and sdedit',
+    EDIT,
+  ),
+)
+
+# Without a parametrization, sigma_data is a field.
+_FACTS = {*ObjectiveFacts.__annotations__} - {'sigma_data'}
+SCHEMA = diffusion.SCHEMA._replace(
+  kind='a flow map',
+  tables=_TABLES,
+  choices=('schedule', 'network', 'noise_input', 'objective', *COMMON),
+  parts={**diffusion.SCHEMA.parts, 'sampling': MapSampling},
+  facts={**diffusion.SCHEMA.facts, 'objective': _FACTS},
+  metrics={**table.OF_OTHERS, **table.METRICS},
+  rules=(*_RULES, NOISY_STEP),
+)

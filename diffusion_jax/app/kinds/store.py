@@ -1,0 +1,144 @@
+"""The kinds of models, as the schemas of their configs, and the functions of configs with them."""
+
+import functools
+from collections.abc import Mapping
+
+from diffusion_jax.aliases import Tree
+from diffusion_jax.app.config import store, trust
+from diffusion_jax.app.config.store import (
+  Flags,
+  allow,
+  as_text,
+  from_file,
+  merge,
+  module_of,
+  of_kind,
+  sweep,
+  tuples,
+)
+from diffusion_jax.app.config.tree import (
+  Constructor,
+  Schema,
+  check_one_of,
+  check_section,
+  convert,
+  parameters,
+)
+from diffusion_jax.app.kinds import (
+  bridge,
+  classifier,
+  diffusion,
+  flow_map,
+  latent,
+  roles,
+  states,
+  vae,
+)
+from diffusion_jax.app.kinds.sections import Evaluation
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.errors import UserError
+from diffusion_jax.metrics import features
+
+KINDS = (
+  latent.SCHEMA,
+  diffusion.SCHEMA,
+  flow_map.SCHEMA,
+  bridge.SCHEMA,
+  classifier.SCHEMA,
+  vae.SCHEMA,
+  states.SCHEMA,
+)
+
+
+def kind_of(tree: Tree) -> Schema:
+  """Returns the schema of a config, which its objective decides.
+
+  An objective from a user's module belongs to a diffusion model.
+  """
+  name, encoded = tree.get('objective'), tree.get('latent')
+  if isinstance(name, Mapping):
+    name = name.get('name')
+  if isinstance(encoded, Mapping):
+    encoded = encoded.get('name', 'autoencoder')
+  if str(encoded).lower() not in ('', 'none'):
+    return latent.SCHEMA
+  if name is None or ':' in str(name):
+    return diffusion.SCHEMA
+  every = {n: kind for kind in KINDS for n in kind.tables['objective']}
+  check_one_of(list(every), 'objective', name)
+  return every[name]
+
+
+_PATH = 'evaluation.metrics'
+AUTO = 'auto'  # the metrics that follow from the data, see `metrics_of_data.chosen`
+
+
+def of_metrics(tree: Tree, schema: Schema) -> dict[str, Constructor]:
+  """Returns the constructors of the sections evaluation.<metric>, by path.
+
+  Each metric that is named, or whose section exists, has one; with AUTO also
+  the first of the kind. The section of 'module:attribute' is
+  evaluation.<attribute>; it exists if the module may be imported.
+  """
+  section = tree.get('evaluation', {})
+  check_section(section, 'evaluation')
+  names = convert(section.get('metrics', Evaluation.metrics), tuple[str, ...], _PATH)
+  of_any_kind = {AUTO, *(name for kind in KINDS for name in kind.metrics)}
+  for name in names:
+    if ':' not in name and name not in of_any_kind:
+      check_name(schema, name)
+  if AUTO in names:
+    names += (next(iter(schema.metrics)),)
+  constructors = {
+    f'evaluation.{name}': constructor
+    for name, constructor in schema.metrics.items()
+    if name in names or name in section
+  }
+  for name in sorted(filter(trust.is_allowed, {*names})):
+    path = f'evaluation.{name_of(name)}'
+    if path in constructors or name_of(name) in schema.metrics:
+      raise UserError(f'config.{_PATH}: {name} has the name of another metric; rename it')
+    constructors[path] = trust.find(_PATH, name, ())
+  return constructors
+
+
+def check_name(schema: Schema, name: str) -> None:
+  """Raises UserError for a name that is not a metric, such as kid_dinov2."""
+  metric, _, space = name.partition('_')
+  if metric in schema.metrics and space in features.EXTRACTORS:
+    has_own = 'features' in parameters(schema.metrics[metric])
+    field = f'{metric}.features' if has_own else 'features'
+    raise UserError(f'config.{_PATH}: {name} is {metric} with --config.evaluation.{field}={space}')
+  check_one_of(schema.metrics, _PATH, name)
+
+
+def name_of(name: str) -> str:
+  """Returns the name of a metric's section, such as fid or attribute."""
+  return name.rpartition(':')[2]
+
+
+def _more(tree, schema):
+  # Returns the constructors of the parts that only some configs have.
+  parts, facts = of_metrics(tree, schema), tree.get('facts')
+  if facts is not None:
+    arrays = (name for name in ('x', 'context') if facts.get(name) is not None)
+    parts |= {'facts': Facts, **{f'facts.{name}': ArraySpec for name in arrays}}
+  return parts
+
+
+REGISTRY = store.Registry(
+  kind_of,
+  _more,
+  'evaluation',
+  roles.USES,
+  (*roles.FREE, *roles.USES, *roles.COMPUTED_BY, 'data', 'facts'),
+  roles.NOT_READ,
+  roles.PREDECESSORS,
+)
+completed = functools.partial(store.completed, REGISTRY)
+with_flags = functools.partial(store.with_flags, REGISTRY)
+with_fields = functools.partial(store.with_fields, REGISTRY)
+stored = functools.partial(store.stored, REGISTRY)
+open_run = functools.partial(store.open_run, REGISTRY)
+of_run = functools.partial(store.of_run, REGISTRY)

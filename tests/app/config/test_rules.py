@@ -1,0 +1,19 @@
+"""The walk over rows."""
+
+import pytest
+
+from diffusion_jax.app.config.rules import Row, lines
+from diffusion_jax.app.kinds import store
+from tests.app.conftest import DIGITS, read
+
+WRONG = Row(lambda c, facts: c.seed, 'seed {it} of {c.network.name}, {data}')
+
+
+@pytest.mark.parametrize('modes', [(), ('train',)])
+def test_a_rule_is_of_its_modes(modes):
+  config = store.with_flags(read('digits'), [('seed', '3')])
+  rows = [WRONG._replace(modes=modes)]
+  found = [*lines(rows, config, 'train', '', DIGITS)]
+  assert found == ['seed 3 of unet, 17 levels [8, 8, 1] without a context']
+  assert not [*lines(rows, read('digits'), 'train', '', DIGITS)]
+  assert not [*lines([WRONG._replace(modes=('edit',))], config, 'train', '', DIGITS)]
