@@ -92,7 +92,9 @@ app/config/store.py app/config/test_tree.py
   replaces_a_choice: if named and old.get('name') != new['name']: => if False:
   for_this_field_and_for_a_part:  or isinstance(node.get(last), dict): => :
 app/config/tree.py app/config/test_trust.py
-  own_part_may_be: READ * (':' in choice => READ * ('?' in choice
+  own_part_may_be: is_own = ':' in choice => is_own = '?' in choice
+  own_part_may_be: '/' in x or os.path.exists(x) => '/' in x
+  own_part_may_be: '/' in x or os.path.exists(x) => os.path.exists(x)
   folder_of_the_user: expanded(text, use == WRITTEN), value => expanded(text, False), value
   only_a_stored_config: trust.check_paths((where, value)) => pass
 app/config/tree.py app/modes/test_refusals.py

@@ -200,9 +200,10 @@ class Node(Tree):
 
 
 def _use(parameter, value, choice):
-  # Returns READ also for a text with a / of a user's own part.
+  # Returns READ also for a text of a user's own part that may be a path.
   use = use_of(parameter.annotation) if parameter else ''
-  return use or READ * (':' in choice and any('/' in x for x in texts_in(value)))
+  is_own = ':' in choice and any('/' in x or os.path.exists(x) for x in texts_in(value))
+  return use or READ * is_own
 
 
 def _each(function, value):

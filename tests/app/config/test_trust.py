@@ -203,9 +203,13 @@ def test_every_field_of_text_is_known_as_a_path_or_not():
   assert names[''] == NO_PATHS
 
 
-@pytest.mark.parametrize('value, is_read', [('/secret', True), ('a/b', True), ('wide', False)])
-def test_a_text_of_an_own_part_may_be_a_path(value, is_read):
+@pytest.mark.parametrize('value, is_read', [
+  ('/secret', True), ('a/b', True), ('notes.txt', True), ('wide', False)
+])  # fmt: skip
+def test_a_text_of_an_own_part_may_be_a_path(value, is_read, tmp_path, monkeypatch):
   """Its author need not know `paths.ReadPath`."""
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'notes.txt').touch()
   config = Node('objective', lambda place='': place, {'place': value}, 'own_text:part')
   if is_read:
     refused(f"config.objective.place='{value}' would be read", config.make)
