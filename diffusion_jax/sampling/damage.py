@@ -1,14 +1,17 @@
 """A damaged measurement in the user's units, in the units of a model."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.core.arguments import computed_now
-from diffusion_jax.core.measurements import is_linear
+from diffusion_jax.core.measurements import Measurement, is_linear
 from diffusion_jax.core.operators import Operator
+from diffusion_jax.sampling.reconstruction import unexplained
 
 GREY = 127.5  # grey levels of 255 in one unit of x in [-1, 1]
 
@@ -106,3 +109,19 @@ def _width(stds, y):
   count = np.maximum((variance > 0.0).sum(axis=axes), 1)
   gain = np.sqrt(variance.sum(axis=axes) / count)
   return float(np.min(stds / np.maximum(gain, 1e-12)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def noise_needed(forward: Operator, y: jax.Array, x0: jax.Array, std: float) -> jax.Array:
+  """Returns a lower bound of rms(y - A x) / std for pictures x in [-1, 1], [P].
+
+  By Cauchy-Schwarz |r| |y - A x| >= r^T y - x^T A^T r >= r^T y - |A^T r|_1 for
+  any r, here what a picture of unit variance does not explain.
+  """
+  measurement = Measurement(y, forward, std)
+  r = unexplained(measurement, x0, precision=1.0)
+  back = jnp.abs(measurement.transpose(x0)(r))
+  r, y, back = (a.reshape(len(a), -1) for a in (r, y, back))
+  bound = jnp.sum(r * y, axis=1) - jnp.sum(back, axis=1)
+  size = jnp.linalg.norm(r, axis=1) * jnp.sqrt(y.shape[1]) * std
+  return bound / jnp.maximum(size, 1e-12)

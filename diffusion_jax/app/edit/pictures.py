@@ -4,7 +4,6 @@ import abc
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -18,8 +17,8 @@ from diffusion_jax.app.edit.methods import Batch, Edited, Known, Method, fitting
 from diffusion_jax.app.kinds.sections import Suffix
 from diffusion_jax.core import operators
 from diffusion_jax.core.keys import split_key
-from diffusion_jax.data import drawings, images, npz
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data import drawings, images
+from diffusion_jax.data.pictures import as_picture, read_mask, read_picture
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, Probability, Size
 from diffusion_jax.runtime.per_example import rows
@@ -78,10 +77,7 @@ class Edit(abc.ABC):
   def read(self, model: Edited) -> Pictures:
     """Reads the files of the edit; raises ValueError for unsuitable files."""
     shape, paths = self.shape(model), {n: vars(self)[n] for n in self.files}
-    return {
-      n: read_mask(path, shape) if n == 'mask' else read_picture(path, n, shape)
-      for n, path in paths.items()
-    }
+    return {name: read_file(path, name, shape) for name, path in paths.items()}
 
   def shape(self, model: Edited) -> tuple[int, ...]:
     """Returns the shape of the pictures; raises ValueError without one."""
@@ -108,7 +104,7 @@ class Edit(abc.ABC):
     results, pictures = made.results, made.pictures
     if not model.facts.x.is_picture:
       return Shown({'': drawn(model, results, made.data)}, [])
-    row = np.stack([*(as_picture(model, x) for x in pictures.values()), *results])
+    row = np.stack([*(as_picture(x, model.facts.x.shape) for x in pictures.values()), *results])
     count = len(results)
     about = ', '.join([*pictures, f'{count} result{"s" * (count > 1)}'])
     files = {f'_{i}': picture for i, picture in enumerate(results)}
@@ -271,87 +267,14 @@ class Colorize(Edit):
     return Known(image, operators.luminance, condition=image)
 
 
-def read_picture(path: str, field: str, shape: tuple[int, ...], where: str = '') -> np.ndarray:
-  """Reads the file of an edit's field, uint8 of `shape`.
+def read_file(path: str, field: str, shape: tuple[int, ...], where: str = '') -> np.ndarray:
+  """Reads the picture of a field, uint8, or its mask; ValueError without a file.
 
   where: the path of the field in config.edit, if it is another than its name.
-
-  Makes colours grey, or repeats grey, as the run needs it, and prints that.
-  Raises ValueError for a field without a file and for another size.
   """
-  height, width, channels = shape
   if not path:
-    flag = f'--config.edit.{where or field}'
-    raise ValueError(f'{field} is not set: give {flag}=file.png')
-  picture = images.read_image(str(Path(path).expanduser()))
-  h, w = picture.shape[:2]
-  if (h, w) != (height, width):
-    raise ValueError(
-      f'{field} {path} has {w}x{h} pixels (width x height), {width}x{height} '
-      'are needed: scale or crop it'
-    )
-  coloured = (picture != picture[..., :1]).any()
-  if coloured and channels == 1:
-    print(f'{path}: its colours are left out, grey is their luma')
-    return images.with_channels(picture, 1)
-  if not coloured and channels == 3:
-    print(f'{path}: it is grey, each channel is taken to be the same')
-  return picture[..., :channels]
-
-
-def read_mask(path: str, shape: tuple[int, ...], where: str = 'mask') -> np.ndarray:
-  """Reads a mask, bool [H, W, 1]: True, known, where the file is white.
-
-  If it has transparent pixels: where it is opaque, in any colour.
-  """
-  white = read_picture(path, 'mask', (*shape[:2], 1), where) >= 128
-  alpha = images.read_alpha(Path(path).expanduser())
-  mask, word = white, 'white'
-  if alpha is not None:
-    mask, word = alpha >= 128, 'opaque'
-    if mask.any() and not (white & mask).any():
-      raise ValueError(
-        f'mask {path} is black on transparent, which can be read both ways: '
-        'make known pixels white and the others black'
-      )
-  print(f'{path}: {word} is known, {mask.mean():.0%} of the pixels')
-  if mask.all():
-    raise ValueError(
-      f'mask {path} is {word} everywhere: {word} pixels stay unchanged, so '
-      'nothing would be filled in'
-    )
-  return mask
-
-
-def read_array(path: str, shape: tuple[int, ...]) -> np.ndarray:
-  """Reads an array of `shape` from a .npy file; ValueError for any other."""
-  if Path(path).suffix != '.npy':
-    raise ValueError(f'{path} is not a .npy file, which data other than pictures need')
-  x = npz.read_array(path, 'x')
-  if x.shape != tuple(shape):
-    raise ValueError(f'{path} has the shape {x.shape}, {shape} is needed')
-  return x
-
-
-def read_measurement(path: str, shape: tuple[int, ...], values: ArraySpec) -> np.ndarray:
-  """Reads a picture in [-1, 1], or an array in its own units."""
-  if Path(path).suffix == '.npy' or not values.is_picture:
-    return read_array(path, shape)  # refuses other files
-  if len(shape) != 3 or shape[-1] not in (1, 3):
-    raise ValueError(
-      f'{path}: this operator measures an array {shape}, not a '
-      f'picture: give a .npy file, or simulate=True with clean pictures'
-    )
-  return images.PICTURES.encode(read_picture(path, 'image', shape))
-
-
-def as_picture(model: Edited, x: np.ndarray) -> np.ndarray:
-  """Returns a picture or mask in the size and channels of the run, uint8."""
-  height, _, channels = model.facts.x.shape
-  x = np.where(x, np.uint8(255), np.uint8(0)) if x.dtype == bool else x
-  factor = height // x.shape[0]
-  x = x.repeat(factor, axis=0).repeat(factor, axis=1)
-  return np.broadcast_to(x, (*x.shape[:2], channels))
+    raise ValueError(f'{field} is not set: give --config.edit.{where or field}=file.png')
+  return read_mask(path, shape) if field == 'mask' else read_picture(path, field, shape)
 
 
 def drawn(model: Edited, x: np.ndarray, data: np.ndarray | None) -> np.ndarray:

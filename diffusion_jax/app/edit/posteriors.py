@@ -3,7 +3,6 @@
 Each method makes images of a `Plan` from a measurement, by functions of the library.
 """
 
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from diffusion_jax.app.edit.pictures import Edit, Made, Shown
 from diffusion_jax.app.kinds.plan import few_particles
 from diffusion_jax.core.keys import clone_key, draw_normal, draw_signs, fold_each, split_key
 from diffusion_jax.core.measurements import LogLikelihood
-from diffusion_jax.core.operators import Operator
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.restoration import MOST
 from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Several, Size
@@ -204,22 +202,6 @@ def whiteness(batch: Batch, x0: Array) -> Array:
   # Cov = sigma^2 / alpha J, and r^2 = sigma^2 / (alpha^2 + sigma^2).
   scale = (level.alpha**2 + level.sigma**2) / level.alpha
   return scale * jnp.mean(signs * product, axis=tuple(range(1, x0.ndim)))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def noise_needed(forward: Operator, y: Array, x0: Array, std: float) -> Array:
-  """Returns a lower bound of rms(y - A x) / std for pictures x in [-1, 1], [P].
-
-  By Cauchy-Schwarz |r| |y - A x| >= r^T y - x^T A^T r >= r^T y - |A^T r|_1 for
-  any r, here what a picture of unit variance does not explain.
-  """
-  measurement = dj.Measurement(y, forward, std)
-  r = dj.unexplained(measurement, x0, precision=1.0)
-  back = jnp.abs(measurement.transpose(x0)(r))
-  r, y, back = (a.reshape(len(a), -1) for a in (r, y, back))
-  bound = jnp.sum(r * y, axis=1) - jnp.sum(back, axis=1)
-  size = jnp.linalg.norm(r, axis=1) * jnp.sqrt(y.shape[1]) * std
-  return bound / jnp.maximum(size, 1e-12)
 
 
 def steer(

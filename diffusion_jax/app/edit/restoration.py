@@ -18,25 +18,22 @@ from diffusion_jax.app.edit.pictures import (
   Made,
   Pictures,
   Shown,
-  as_picture,
   drawn,
-  read_array,
-  read_mask,
-  read_measurement,
-  read_picture,
+  read_file,
   sheet_of,
 )
-from diffusion_jax.app.edit.posteriors import listed, noise_needed, warning, whiteness
+from diffusion_jax.app.edit.posteriors import listed, warning, whiteness
 from diffusion_jax.core import operators
 from diffusion_jax.core.keys import stream
 from diffusion_jax.core.operators import Operator
 from diffusion_jax.data import images, npz
+from diffusion_jax.data.pictures import as_picture, read_array, read_measurement, read_picture
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import restoration
 from diffusion_jax.metrics.restoration import MOST
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Positive
-from diffusion_jax.sampling.damage import GREY, damage_of
+from diffusion_jax.sampling.damage import GREY, damage_of, noise_needed
 
 _FILES = '.png', '.jpg', '.jpeg', '.npy'
 _ROWS = 16  # of the sheet
@@ -49,7 +46,7 @@ def mask(mask: ReadPath = '', *, shape: tuple[int, ...]) -> Operator:
   1 where numbers are seen.
   """
   if Path(mask).suffix != '.npy':
-    return operators.masked(jnp.asarray(read_mask(mask, shape, 'operator.mask')))
+    return operators.masked(jnp.asarray(read_file(mask, 'mask', shape, 'operator.mask')))
   seen = npz.read_array(mask, 'mask', 'fiub')
   if seen.shape != shape or not np.isin(seen, (0, 1)).all() or not seen.any():
     raise ValueError(
@@ -210,7 +207,7 @@ class Restore(Edit):
       shown.files.update({end + part: picture for part, picture in parts.items()})
       row = [] if clean is None else [clean[i]]
       if has_pictures:
-        row.append(as_picture(model, images.PICTURES.decode(y[i])))
+        row.append(as_picture(images.PICTURES.decode(y[i]), model.facts.x.shape))
       sheet.append([*row, *parts.values()])
     if not sheet:  # Arrays are in the npz file.
       return shown
