@@ -84,3 +84,12 @@ def as_picture(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
   factor = height // x.shape[0]
   x = x.repeat(factor, axis=0).repeat(factor, axis=1)
   return np.broadcast_to(x, (*x.shape[:2], channels))
+
+
+def shrink_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  """Returns a mask [h, w, 1], True for latents whose pixels are all True."""
+  h, w = shape[:2]
+  blocks = mask.reshape(h, len(mask) // h, w, mask.shape[1] // w, 1)
+  small = np.asarray(blocks.all(axis=(1, 3)))
+  print(f'in latents {small.mean():.0%} are known')
+  return small

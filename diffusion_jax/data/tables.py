@@ -10,7 +10,7 @@ import io
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +288,23 @@ def rows_of(values: Any, spec: ArraySpec, what: str, blank: bool = False) -> np.
     needed = f'[{shape}] or [K, {shape}] is needed{also}'
     raise ValueError(f'{what} has the shape {[*array.shape]}, and {needed}')
   return rows
+
+
+def row_problems(what: str, rows: np.ndarray, facts: ArraySpec, joint: bool) -> Iterator[str]:
+  """Yields what is wrong with rows of contexts, or with joint ones, NaN where they are drawn."""
+  if not np.isfinite(rows[~np.isnan(rows)] if joint else rows).all():
+    yield f'{what} has numbers that are not finite'
+  if not joint:
+    return
+  full = np.isfinite(rows).all(axis=1)
+  if full.any():
+    yield f'row {np.argmax(full)} of {what} gives all numbers of x: NaN marks those that are drawn'
+  known = rows.copy()
+  box = known[:, : len(facts.low)]
+  box[:] = np.where(np.isnan(box), facts.low, box)
+  outside = ~facts.inside(known)
+  if outside.any():
+    yield f'row {np.argmax(outside)} of {what} has a number outside data.bounds'
 
 
 def _text(value):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.data.pictures import read_mask as read
+from diffusion_jax.data.pictures import read_mask as read, shrink_mask
 
 
 def read_mask(file, *channels):
@@ -31,3 +31,10 @@ def test_a_mask_is_its_alpha_or_its_white(tmp_path):
   ):
     with pytest.raises(ValueError, match=message):
       read_mask(file, colours, alpha)
+
+
+def test_a_latent_is_known_where_all_its_pixels_are():
+  mask = np.ones((6, 4, 1), bool)
+  mask[0, 3] = mask[5, 0] = False
+  small = shrink_mask(mask, (3, 2, 7))
+  np.testing.assert_array_equal(small[..., 0], [[1, 0], [1, 1], [0, 1]])

@@ -231,7 +231,7 @@ class Context(Kind):
     assert spec is not None  # others take no rows
     with as_user_error():
       rows = tables.rows_of(values, spec, what, joint)
-    refuse(_row_problems(what, rows, spec, joint))
+    refuse(tables.row_problems(what, rows, spec, joint))
     return rows
 
   def encode(self, rows: np.ndarray, index: np.ndarray) -> Arrays:
@@ -322,22 +322,6 @@ def _check_row(row, count, where):
     raise UserError(
       f'config.sampling.context_row={row} is out of range: {where} has the rows 0..{count - 1}'
     )
-
-
-def _row_problems(what, rows, facts, joint):
-  if not np.isfinite(rows[~np.isnan(rows)] if joint else rows).all():
-    yield f'{what} has numbers that are not finite'
-  if not joint:
-    return
-  full = np.isfinite(rows).all(axis=1)
-  if full.any():
-    yield f'row {np.argmax(full)} of {what} gives all numbers of x: NaN marks those that are drawn'
-  known = rows.copy()
-  box = known[:, : len(facts.low)]
-  box[:] = np.where(np.isnan(box), facts.low, box)
-  outside = ~facts.inside(known)
-  if outside.any():
-    yield f'row {np.argmax(outside)} of {what} has a number outside data.bounds'
 
 
 def with_known(model: Model, inputs: Conditions, index: np.ndarray, x: np.ndarray) -> np.ndarray:

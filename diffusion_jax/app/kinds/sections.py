@@ -76,9 +76,8 @@ class Training:
   mesh: Free[tuple[int, int]] = (-1, 1)
   random_flip: bool = False  # mirrors half of the images
   num_threads: Free[Count] = 8  # threads that read ahead, for images on disk
-  init_from: RunPath = (
-    ''  # folder of the run whose weights the training begins with (docs/weights.md)
-  )
+  # folder of the run whose weights the training begins with (docs/weights.md)
+  init_from: RunPath = ''
   # trains adapters of this rank, of the weights of init_from, and nothing else
   # (docs/training.md); 0: trains all weights
   lora_rank: Count = 0
@@ -152,9 +151,8 @@ class Evaluation:
   weights: ReadPath = ''
   # train, test, or an npz file with x, which samples are compared to
   reference: ReadPath = 'train'
-  statistics: ReadPath = (
-    ''  # npz file of published mu and sigma, for fd and fid (docs/evaluation.md)
-  )
+  # npz file of published mu and sigma, for fd and fid (docs/evaluation.md)
+  statistics: ReadPath = ''
   num_pairs: Size = 300  # held-out examples with a context, for the metrics of calibration
   draws_per_pair: Size = 49  # samples for the context of each
   floor: bool = False  # also scores as many real images of the other split than reference
