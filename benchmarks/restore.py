@@ -29,7 +29,6 @@ import numpy as np
 
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit import methods, mode as edit
-from diffusion_jax.app.edit.restoration import errors
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import choices, roles, store
 from diffusion_jax.app.run import weights
@@ -38,6 +37,7 @@ from diffusion_jax.core.operators import Operator
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features
+from diffusion_jax.metrics.restoration import errors
 from diffusion_jax.runtime.per_example import join_parts, write_parts
 
 OPERATORS = {

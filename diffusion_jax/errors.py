@@ -1,7 +1,10 @@
 """The two exceptions that the command line reports without a traceback."""
 
 import contextlib
+import traceback
 from collections.abc import Iterable, Iterator
+
+OWN: set[str | None] = set()  # the files of parts of the user's own
 
 
 class UserError(Exception):
@@ -21,6 +24,12 @@ def as_user_error(start: str = '') -> Iterator[None]:
     yield
   except (FileNotFoundError, ValueError) as error:
     raise UserError(f'{start}{error}') from error
+
+
+def place_of(error: BaseException) -> str:
+  """Returns ' (<file>, line <n>)' where a part of the user's own raised, or ''."""
+  frames = [x for x in traceback.extract_tb(error.__traceback__) if x.filename in OWN]
+  return f' ({frames[-1].filename}, line {frames[-1].lineno})' if frames else ''
 
 
 class Preempted(Exception):

@@ -1,9 +1,31 @@
-"""Paths of this machine, and addresses of buckets."""
+"""Paths of this machine, and addresses of buckets; types of parameters that are paths."""
 
 import os
 import re
+from collections.abc import Mapping
 from errno import ENOENT
 from pathlib import Path
+from typing import Annotated, get_args
+
+READ, RUN, WRITTEN = 'is read', 'is a run that is read', 'is written'
+ReadPath = Annotated[str, READ]  # of a file or folder that the constructor reads
+RunPath = Annotated[str, RUN]  # of what others read, such as the folder of a run
+WritePath = Annotated[str, WRITTEN]
+
+
+def use_of(annotation: object) -> str:
+  """Returns READ, RUN or WRITTEN for the type of a path or of several, '' for others."""
+  uses = (x for x in (READ, RUN, WRITTEN) if annotation == x)
+  return next(uses, '') or next(filter(None, map(use_of, get_args(annotation))), '')
+
+
+def texts_in(tree: object) -> list[str]:
+  """Returns each string in a config or in a config.json."""
+  if isinstance(tree, Mapping):
+    tree = [*tree.values()]
+  if isinstance(tree, (tuple, list)):
+    return [text for part in tree for text in texts_in(part)]
+  return [tree] if isinstance(tree, str) else []
 
 
 def is_address(path: object) -> bool:

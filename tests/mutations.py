@@ -92,13 +92,16 @@ app/config/store.py app/config/test_tree.py
   replaces_a_choice: if named and old.get('name') != new['name']: => if False:
   for_this_field_and_for_a_part:  or isinstance(node.get(last), dict): => :
 app/config/tree.py app/config/test_trust.py
-  only_a_stored_config: trust.check_paths(where, value) => pass
+  own_part_may_be: is_own = ':' in choice => is_own = '?' in choice
+  own_part_may_be: '/' in x or os.path.exists(x) => '/' in x
+  own_part_may_be: '/' in x or os.path.exists(x) => os.path.exists(x)
+  folder_of_the_user: expanded(text, use == WRITTEN), value => expanded(text, False), value
+  only_a_stored_config: trust.check_paths((where, value)) => pass
 app/config/tree.py app/modes/test_refusals.py
   toy_parts: if ':' in self.choice: => if False:
 app/config/trust.py
   below_the_folder: content.get('folder') == os.getcwd() => 'parts' in content
   folder_of_the_user: [*words, *map(os.path.expanduser, words)] => words
-  folder_of_the_user: isinstance(value, tuple): => False:
 app/config/trust.py app/config/test_user_parts.py
   is_data_and_the_source: path in ('data', 'data.source', 'data.target') => path == 'data'
   takes_what_every_network: _call_misfit(part) if more else '' => ''
@@ -115,18 +118,13 @@ app/edit/posteriors.py
 app/edit/posteriors.py app/modes/test_refusals.py
   proximal: Method(draw, needs_linear=True, unread=STEPS) => Method(draw, needs_linear=True)
 app/edit/restoration.py
-  beyond_the_usual: max(1.0, usual) => max(0.0, usual)
-  hidden_by_a_mask: np.where(seen, y, 0.0) => np.where(seen | True, y, 0.0)
+  hidden_by_a_mask: np.where(damage.seen, y, 0.0) => np.where(damage.seen | True, y, 0.0)
   hidden_by_a_mask: jnp.sqrt(square / damage.seen.mean()) => jnp.sqrt(square)
-  units_of_the_measurement: weights = (std / stds) => weights = (stds / stds)
-  units_of_the_measurement: float(np.min(stds / np.maximum(gain, 1e-12))) => float(np.min(stds))
   that_were_read:
     @functools.cached_property
       def paths
     => @property
       def paths
-app/edit/restoration.py app/modes/test_arrays.py
-  restored_in_their_units: offset = np.asarray(operator(jnp.asarray(x)))[0] => offset = 0.0
 app/inputs/conditions.py
   of_other_runs_get: noisy is None or guided => noisy is None
   of_other_runs_get: c.get('classifier') or by_run => by_run
@@ -152,7 +150,7 @@ app/inputs/datasets.py
 app/kinds/bridge/model.py app/kinds/test_bridge.py
   the_plan_is_that: if c.reverse else predict => if False else predict
   the_plan_is_that: level_grid(schedule, c.grid.number) => level_grid(schedule, c.grid.number + 1)
-  the_plan_is_that: noisy.diffusion, c.stochastic) => noisy.diffusion, False)
+  the_plan_is_that: bridge_sampler(diffusion, c.stochastic) => bridge_sampler(diffusion, False)
 app/kinds/diffusion/model.py app/kinds/test_diffusion.py
   without_clipping: functions.append(bound_of(c, noisy.clips)) => functions.append(None)
   networks_own_estimate: return c.bound if clips else None => return dj.clip_denoised
@@ -177,7 +175,9 @@ app/modes/convert.py
   program_of_numbers: jnp.isnan(known), a + b * x, known => jnp.isnan(known), b * x, known
   program_of_numbers: jnp.where(jnp.isnan(known), a + b * x, known) => a + b * x
 app/edit/mode.py app/config/test_trust.py
-  without_a_context_reads: rows = context.given() => rows = None
+  without_a_context_reads: rows = context.read() => rows = None
+app/modes/__init__.py app/config/test_trust.py
+  asked_for_at_once: if section for x in => if False for x in
 app/evaluate/mode.py
   is_of_its_data: examples = content_sum(source, count) => examples = ''
   own_pair: log_q[:, 1:], log_q[:, 0] => log_q[:, :-1], log_q[:, -1]
@@ -215,9 +215,10 @@ app/run/provenance.py
   its_content: 'checkpoint {step}, weights {weights}, config_hash {config_hash => 'checkpoint {step
 app/run/provenance.py app/evaluate/test_mode.py
   another_name: 'weights': checksums.of_arrays(params) => 'weights': 0
-app/run/sharing.py
+report/card.py app/run/test_sharing.py
   a_bar_in_a_value: .replace('|', '\\|') =>
-  kept_autoencoder: / 'config.json', trust.without_folders(stored) => / 'config.json', stored
+app/run/sharing.py
+  kept_autoencoder: skip=()).without_folders() => skip=())
   is_last: ('latent.json', *reversed(_FILES)) => ('latent.json', *_FILES)
   other_weights_under: here != there or not share.same(source, workdir) => here != there
 app/train/step_log.py
@@ -374,6 +375,10 @@ core/vae.py papers/test_vae.py
     => jnp.mean(log_weights, axis=0)
 core/vdm.py
   eq_13_and_14_finite: jnp.expm1(level_s.logsnr - level.logsnr) => (level_s.logsnr - level.logsnr)
+data/code_sums.py
+  below_the_folder: parents[(module.__package__ or '').count('.')] => parents[0]
+  below_the_folder: os.walk(top) => [*os.walk(top)][:1]
+  below_the_folder: ast.dump(ast.parse(code)).encode() => code
 data/between.py
   stay_together: if not self.paired: => if True:
   meets_other_points: other._shift = => other._other =
@@ -438,9 +443,6 @@ data/simulations.py
   runs_once: return arrays, same < size => return arrays, True
   runs_once: else min(size, count) // BLOCK * BLOCK => else min(size, count)
   what_changes: version, code_of(function) => version
-  below_the_folder: parents[(module.__package__ or '').count('.')] => parents[0]
-  below_the_folder: os.walk(top) => [*os.walk(top)][:1]
-  below_the_folder: ast.dump(ast.parse(code)).encode() => code
   another_version: seed, BLOCK, version, => seed, BLOCK,
   not_kept: all(x is not function for x in named) => False
   what_changes: function.__qualname__, fields, seed => function.__qualname__, (), seed
@@ -598,6 +600,8 @@ metrics/regression.py
   exact_draws_have: exact_qice(count, number, num_bins) => exact_qice(count, 10**6, num_bins)
   random_ranks: (num_draws - 1) * np.asarray => num_draws * np.asarray
   repeated_sets: square.error / (2.0 * rmse) => square.error / rmse
+metrics/restoration.py
+  beyond_the_usual: max(1.0, usual) => max(0.0, usual)
 metrics/vectors.py
   deviations_of_the_reference: standard = standard_of(y) => standard = standard_of(x)
   constant_but_for_rounding: , std = mean_and_std(x) => , std = x.mean(axis=0), x.std(axis=0)
@@ -695,6 +699,11 @@ runtime/twins.py
   waits_for_a_new_one: if not if_new or files.keys() != self._same.keys(): => if True:
   waits_for_a_new_one: if not if_new or files.keys() != self._same.keys(): => if not if_new:
   is_forbidden: if time.monotonic() > end or 'Forbidden' in str(error): => if time.monotonic() > end:
+sampling/damage.py
+  units_of_the_measurement: weights = (std / stds) => weights = (stds / stds)
+  units_of_the_measurement: float(np.min(stds / np.maximum(gain, 1e-12))) => float(np.min(stds))
+sampling/damage.py app/modes/test_arrays.py
+  restored_in_their_units: offset = np.asarray(computed_now(operator, x))[0] => offset = 0.0
 sampling/ancestral.py
   ddim_1_is_ancestral_fixed_small: jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t))
     => 1.0 - eta**2 + eta**2 * snr_ratio(s, t)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import store
+from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES
 from examples.own_loss import test_the_loss_of_no_prediction_is_a_mean_of_chi  # noqa: F401
 from tests.app.conftest import lines_of, read
@@ -20,10 +20,10 @@ CONFIGS = {'ddpm': 'digits', 'flow': 'digits_dit:flow', 'edm': 'digits_edm'}
 @pytest.mark.parametrize('name', CONFIGS)
 def test_the_losses_are_those_of_launch(name, steps, tmp_path):
   example = importlib.import_module(f'examples.{name}')
-  fields = {'num_steps': steps, 'log_every': 1, 'sample_every': 0, 'evaluate_every': 0}
+  fields = {'num_steps': steps, 'log_every': 1, 'sample_every': 0, 'held_out': None}
+  fields |= {'mesh': '1,1', 'checkpoints.every': 0}
   fields = {f'training.{field}': value for field, value in fields.items()}
-  fields |= {'optimizer.decay_steps': example.STEPS, 'training.mesh': '1,1'}
-  fields |= {'report.after_training': False, 'training.checkpoint_every': 0}
+  fields |= {'optimizer.decay_steps': example.STEPS, 'report.after_training': False}
   config = store.with_flags(read(CONFIGS[name]), [(n, str(x)) for n, x in fields.items()])
   MODES['train'](config, tmp_path)
   _, losses = example.train(steps)

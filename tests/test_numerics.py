@@ -474,7 +474,7 @@ def test_a_mode_has_the_precision_of_its_config(monkeypatch):
     with ThreadPoolExecutor(1) as pool:
       found.append(pool.submit(compiling.precision_in_use).result())
 
-  monkeypatch.setattr('diffusion_jax.app.train.mode.run', train)
+  monkeypatch.setattr('diffusion_jax.app.train.mode.main', train)
   MODES['train'](trial('digits', matmul_precision='highest'), 'nowhere')
   MODES['train'](trial('digits'), 'nowhere')
   assert found == ['highest', None] and compiling.precision_in_use() is None

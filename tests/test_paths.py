@@ -1,6 +1,7 @@
 """Paths of this machine, and addresses."""
 
 import pwd
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -20,7 +21,7 @@ def test_a_container_without_a_home(tmp_path, monkeypatch, capsys):
   with pytest.raises(ValueError, match='~/a: no home folder is known: write'):
     paths.expanded('~/a')
   monkeypatch.setattr(trust, '_allowed', {'/a'})
-  trust.remember(tmp_path, {'path': '/a'})
+  trust.remember(tmp_path, SimpleNamespace(paths_read=lambda *uses: [('data.path', '/a')]))
   trust.recall(tmp_path)
   before = jax.config.values['jax_compilation_cache_dir']
   jax.config.update('jax_compilation_cache_dir', None)

@@ -184,7 +184,7 @@ def program(run):
   os.kill(os.getpid(), signal.SIGTERM)
   time.sleep(30)
 
-sample.run = program
+sample.main = program
 args = ['--config={ROOT}/configs/digits.py:smoke', '--mode=sample']
 args += ['--workdir={tmp_path}', '--multihost', '--num_hosts=1', '--host=0']
 args += ['--coordinator=localhost:{free_port()}']

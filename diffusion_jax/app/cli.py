@@ -19,11 +19,11 @@ from absl import app, flags, logging
 from absl.flags import DEFINE_integer as integer, DEFINE_string as string
 
 from diffusion_jax.app import help, modes
-from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import roles, rules, store
 from diffusion_jax.app.smoke import shrunk
-from diffusion_jax.errors import Preempted, UserError
+from diffusion_jax.errors import Preempted, UserError, place_of
 from diffusion_jax.paths import expanded
 from diffusion_jax.ranges import near
 from diffusion_jax.runtime import buckets, compiling, hosts, processes, sessions, sharding, start_up
@@ -125,8 +125,7 @@ class Command:
   def config(self, mode: str, workdir: str) -> Node:
     """Returns the complete config for a mode."""
     fields = self.fields
-    trust.allow_parts(_ALLOW.value)
-    trust.allow(text for _, text in fields)
+    store.allow(_ALLOW.value, fields)
     if _SWEEP_INDEX.value is not None:
       if self.is_run or not self.path:
         raise UserError('--sweep_index needs a config file with a sweep()')
@@ -136,7 +135,6 @@ class Command:
       workdir = self.weights_in(workdir)
       itself = self.is_run and Path(workdir) == Path(self.path)
       config = store.of_run(workdir, None if itself else self.described(), fields)
-      trust.remember(Path(workdir), config)
     else:
       # A training reads the facts from the data.
       config = store.with_flags(self.described(facts=mode != 'train'), fields)
@@ -206,7 +204,7 @@ def main(argv: list[str]) -> None:
   except Exception as error:
     if line := of_machine(error):
       fail(line)
-    if place := trust.place_of(error):  # The user's own part raised it.
+    if place := place_of(error):  # The user's own part raised it.
       fail(f'{type(error).__name__}: {error}{place}')
     if not processes.started():
       raise
@@ -335,7 +333,7 @@ def of_machine(error: Exception) -> str:
   text = str(error).strip().partition('\n')[0]
   if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in text:
     return (
-      f'out of memory: {text}. Try training.accumulate=2, network.remat=True, smaller batches, or '
+      f'out of memory: {text}. Try training.machine.accumulate=2, network.remat=True, smaller batches, or '
       'XLA_PYTHON_CLIENT_MEM_FRACTION=.95 on a GPU; examples/plan.py says what a step needs'
     )
   try:

@@ -22,6 +22,7 @@ from diffusion_jax.data.image_folder import SUFFIXES
 from diffusion_jax.data.parquet import image_bytes, open_parquet
 from diffusion_jax.data.sources import facts_of_fields, pictures, states
 from diffusion_jax.data.splits import NoTestSplit, check_split
+from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, ImageShape
 
 # Formats that contain no pickles.
@@ -70,7 +71,7 @@ class Rows:
 
 @states(facts_of_fields)
 def huggingface(
-  path: str,
+  path: ReadPath,
   split: str = 'train',
   image_shape: ImageShape = (64, 64, 3),
   num_classes: Count = 0,
@@ -86,7 +87,7 @@ def huggingface(
   streaming: Count = 0,
   check: bool = False,
   skip_damaged: bool = False,
-  cache: str = '',
+  cache: ReadPath = '',
 ) -> ColumnSource:
   """Returns images of the Hugging Face hub or of a local folder.
 

@@ -17,6 +17,7 @@ from diffusion_jax.data.images import check_picture, existing, read_image, resiz
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.splits import check_fraction, check_part, check_split
 from diffusion_jax.data.sums import digest, of_files
+from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import ImageShape, Rate
 
 _EXAMPLE = '{"file_name": "cats/1.png", "text": "a cat"}'
@@ -94,7 +95,7 @@ def _caption(place, line):
 
 
 def folder(
-  path: str | Path,
+  path: ReadPath | Path,
   split: str = 'train',
   image_shape: ImageShape = (64, 64, 3),
   labelled: bool = False,

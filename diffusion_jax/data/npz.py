@@ -10,6 +10,7 @@ from diffusion_jax.data import buckets
 from diffusion_jax.data.images import existing
 from diffusion_jax.data.sources import ADVICE, ArraySource, check_finite
 from diffusion_jax.data.splits import check_split, random_part
+from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, Finite, Rate
 
 # The names that an array may have in a file.
@@ -17,12 +18,12 @@ NAMES = {'x': ('x', 'images', 'arr_0'), 'label': ('label', 'labels'), 'context':
 
 
 def npz(
-  path: str | Path,
+  path: ReadPath | Path,
   split: str = 'train',
   num_classes: Count = 0,
   test_fraction: Rate = 0.0,
   bounds: tuple[Finite, ...] = (),
-  cache: str = '',
+  cache: ReadPath = '',
   x: str = '',
   context: str = '',
   split_row: Count = 0,

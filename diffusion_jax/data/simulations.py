@@ -1,6 +1,5 @@
 """Simulations that run once and are kept in a folder."""
 
-import ast
 import contextlib
 import functools
 import inspect
@@ -10,7 +9,6 @@ import pickle
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, process
 from pathlib import Path
@@ -20,15 +18,14 @@ from tqdm import tqdm
 
 from diffusion_jax.atomic_files import draft, own_folder
 from diffusion_jax.data import npz
-from diffusion_jax.data.files import say_once
-from diffusion_jax.data.sums import digest, kept
+from diffusion_jax.data.code_sums import code_of
+from diffusion_jax.data.sums import digest
 
 # (rng, n) -> {'x': [n, ...], 'context': [n, ...]}; 'label' [n] is optional.
 Simulator = Callable[[np.random.Generator, int], dict[str, np.ndarray]]
 Arrays = dict[str, np.ndarray]
 BLOCK = 100  # simulations at a time; each block has its own random numbers
 MOST_KEPT = 2**32  # bytes of a split
-MOST_FILES, MOST_ENTRIES = 500, 20_000  # of code, and of all in its folder
 
 
 def simulations(
@@ -189,52 +186,6 @@ def _name(simulate, seed, version):
     return ''
   about = function.__qualname__, fields, seed, BLOCK, version, code_of(function)
   return f'{"test" if seed[1] else "train"}-{digest([repr(about).encode()])}'
-
-
-@functools.cache  # the imported code, even if its file changes later
-def code_of(function: Callable) -> str:
-  """Returns a sum of the code around a function, without comments and layout.
-
-  It is of the .py files below the folder of its module or, in a package, of the
-  outermost package. Hidden folders and virtual environments are left out, and
-  of a folder with more than MOST_FILES all but the files next to the module.
-  """
-  module = inspect.getmodule(function)
-  if not (file := getattr(module, '__file__', None)):
-    with contextlib.suppress(OSError, TypeError):  # a console
-      return digest([inspect.getsource(function).encode()])
-    return ''
-  place = Path(file).resolve()
-  top = place.parents[(getattr(module, '__package__', '') or '').count('.')]
-  files = _python_files(top)
-  if files is None:
-    files = sorted(place.parent.glob('*.py'))
-    say_once(
-      f'{top} has many files: simulations run again after a change of those next to {place}; '
-      'after a change of others set another data.version'
-    )
-  return kept(files, lambda: digest(x for file in files for x in _code(file, top)), str(top))
-
-
-def _python_files(top):
-  # Returns the .py files below a folder, None if it has too many files.
-  files, count = [], 0
-  for place, folders, names in os.walk(top):
-    skipped = {x for x in folders if (Path(place, x) / 'pyvenv.cfg').exists()} | {'site-packages'}
-    folders[:] = sorted(x for x in folders if x[0] != '.' and x not in skipped)
-    files += [Path(place, x) for x in sorted(names) if x.endswith('.py')]
-    count += len(folders) + len(names)
-    if count > MOST_ENTRIES or len(files) > MOST_FILES:
-      return None
-  return files
-
-
-def _code(file, top):
-  code = file.read_bytes()
-  with contextlib.suppress(SyntaxError, ValueError, RecursionError), warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # of the user's code
-    code = ast.dump(ast.parse(code)).encode()
-  return os.fsencode(file.relative_to(top)), code
 
 
 def check_shapes(arrays: Arrays, first: Arrays) -> None:

@@ -10,7 +10,7 @@ import io
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from diffusion_jax.data.npz import box_of, read_array
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.splits import check_split, random_part
+from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Finite, Rate, near
 
 MOST_CATEGORIES = 200  # of a column
@@ -45,16 +46,16 @@ _MARKED = re.compile(
 
 
 def csv_table(
-  path: str | Path,
+  path: ReadPath | Path,
   x: tuple[str, ...],
   split: str = 'train',
   context: tuple[str, ...] = (),
   categories: tuple[str, ...] = (),
   label: str = '',
-  test_path: str = '',
+  test_path: ReadPath = '',
   test_fraction: Rate = 0.0,
   bounds: tuple[Finite, ...] = (),
-  cache: str = '',
+  cache: ReadPath = '',
   drop_missing: bool = False,
 ) -> ArraySource:
   """Reads columns of numbers x, [N, D], of a CSV file with a header.
@@ -287,6 +288,23 @@ def rows_of(values: Any, spec: ArraySpec, what: str, blank: bool = False) -> np.
     needed = f'[{shape}] or [K, {shape}] is needed{also}'
     raise ValueError(f'{what} has the shape {[*array.shape]}, and {needed}')
   return rows
+
+
+def row_problems(what: str, rows: np.ndarray, facts: ArraySpec, joint: bool) -> Iterator[str]:
+  """Yields what is wrong with rows of contexts, or with joint ones, NaN where they are drawn."""
+  if not np.isfinite(rows[~np.isnan(rows)] if joint else rows).all():
+    yield f'{what} has numbers that are not finite'
+  if not joint:
+    return
+  full = np.isfinite(rows).all(axis=1)
+  if full.any():
+    yield f'row {np.argmax(full)} of {what} gives all numbers of x: NaN marks those that are drawn'
+  known = rows.copy()
+  box = known[:, : len(facts.low)]
+  box[:] = np.where(np.isnan(box), facts.low, box)
+  outside = ~facts.inside(known)
+  if outside.any():
+    yield f'row {np.argmax(outside)} of {what} has a number outside data.bounds'
 
 
 def _text(value):

@@ -10,6 +10,7 @@ import numpy as np
 from diffusion_jax.data.files import files_below
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.data.splits import check_fraction, check_split
+from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Rate, Size
 
 SUFFIXES = '.txt', '.md', '.rst', '.py'
@@ -18,7 +19,7 @@ _HEIGHT, _WIDTH = 12, 7  # of a drawn character
 
 
 def text_files(
-  split: str = 'train', path: str = '', length: Size = 128, test_fraction: Rate = 0.1
+  split: str = 'train', path: ReadPath = '', length: Size = 128, test_fraction: Rate = 0.1
 ) -> ArraySource:
   """Reads text files as sequences of bytes, uint8 [length].
 

@@ -17,13 +17,14 @@ from diffusion_jax.data.files import naming
 from diffusion_jax.data.sources import ArraySource, facts_of_fields, pictures, states
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.data.sums import digest, of_files
+from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, ImageShape
 
 CIFAR10_CLASSES = (*'airplane automobile bird cat deer dog frog horse ship truck'.split(),)
 
 
 @states(lambda **_: pictures((32, 32, 3), 10, CIFAR10_CLASSES))
-def cifar10(split: str = 'train', data_dir: str | Path = '') -> ArraySource:
+def cifar10(split: str = 'train', data_dir: ReadPath | Path = '') -> ArraySource:
   """Returns CIFAR-10: 50,000 and 10,000 images 32x32x3, labels 0..9.
 
   Downloads and prepares the set if necessary. Raises ValueError or OSError.
@@ -32,7 +33,7 @@ def cifar10(split: str = 'train', data_dir: str | Path = '') -> ArraySource:
 
 
 @states(lambda **_: pictures((28, 28, 1), 10))
-def mnist(split: str = 'train', data_dir: str | Path = '') -> ArraySource:
+def mnist(split: str = 'train', data_dir: ReadPath | Path = '') -> ArraySource:
   """Returns MNIST: 60,000 and 10,000 images 28x28x1, labels 0..9.
 
   Downloads and prepares the set if necessary. Raises ValueError or OSError.
@@ -62,10 +63,10 @@ def tfds(
   dataset: str,
   image_shape: ImageShape = (64, 64, 3),
   num_classes: Count = 0,
-  data_dir: str = '',
+  data_dir: ReadPath = '',
   train_split: str = 'train',
   test_split: str = 'test',
-  cache: str = '',
+  cache: ReadPath = '',
 ) -> ColumnSource:
   """Returns images of TensorFlow Datasets, prepared as array_record.
 

@@ -13,6 +13,7 @@ import numpy as np
 from diffusion_jax.data.columns import Columns, ColumnSource, files_at, of_files
 from diffusion_jax.data.files import naming, say_once
 from diffusion_jax.data.sources import facts_of_fields, states
+from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, ImageShape, Rate
 
 # Members that are whole numbers, as in the library webdataset.
@@ -67,18 +68,18 @@ class Tars:
 
 @states(facts_of_fields)
 def webdataset(
-  path: str,
+  path: ReadPath,
   split: str = 'train',
   image_shape: ImageShape = (64, 64, 3),
   num_classes: Count = 0,
   image_column: str = 'jpg;jpeg;png;webp',
   label_column: str = 'cls',
   text_column: str = '',
-  test_path: str = '',
+  test_path: ReadPath = '',
   test_fraction: Rate = 0.0,
   check: bool = False,
   skip_damaged: bool = False,
-  cache: str = '',
+  cache: ReadPath = '',
 ) -> ColumnSource:
   """Returns the images of uncompressed tars in the WebDataset format.
 

@@ -7,6 +7,7 @@ import numpy as np
 from diffusion_jax.data.images import photo_path, read_image, with_channels
 from diffusion_jax.data.sources import pictures
 from diffusion_jax.data.splits import check_fraction, check_split
+from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import ImageShape, Rate, Size
 
 
@@ -45,7 +46,7 @@ class CropSource:
 
 
 def photos(
-  paths: Sequence[str] = (),
+  paths: Sequence[ReadPath] = (),
   split: str = 'train',
   image_shape: ImageShape = (32, 32, 3),
   shrink: Size = 1,

@@ -12,7 +12,7 @@ from pathlib import Path
 from diffusion_jax.report import charts, pictures, results
 from diffusion_jax.report.charts import Chart, Line
 from diffusion_jax.report.pictures import Film
-from diffusion_jax.report.record import Run
+from diffusion_jax.report.record import Record
 from diffusion_jax.report.results import Table, in_words
 from diffusion_jax.runtime import sessions
 from diffusion_jax.runtime.files import one_line
@@ -22,7 +22,7 @@ DAMAGE = ArithmeticError, AttributeError, LookupError, TypeError, ValueError
 
 
 def render(
-  runs: Sequence[Run],
+  runs: Sequence[Record],
   defaults: Mapping[str, object] | None = None,
   trajectory: Film | None = None,
   neighbours: Film | None = None,
@@ -60,7 +60,7 @@ def render(
   )
 
 
-def readable(run: Run) -> Run:
+def readable(run: Record) -> Record:
   """Returns a run without the results and sessions that cannot be shown."""
 
   def shows(found, entries):
@@ -99,7 +99,7 @@ def _sha(script):
   return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def summary(run: Run) -> str:
+def summary(run: Record) -> str:
   """Returns a line about what was trained."""
   shape = 'x'.join(map(str, run.fields.get('facts.x.shape') or ()))
   words = [f'{run.fields.get("data.name") or ""} {shape}'.strip()]
@@ -109,7 +109,7 @@ def summary(run: Run) -> str:
   return ' · '.join(filter(None, words))
 
 
-def tiles(run: Run) -> list[tuple[str, str]]:
+def tiles(run: Record) -> list[tuple[str, str]]:
   """Returns (name, value) of each number at the top of the page."""
   counts = [x['parameters'] for x in run.sessions if 'parameters' in x]
   seconds = sessions.seconds(run.sessions)
@@ -128,7 +128,7 @@ def _last_step(run):
   return f'{run.curves["loss"].steps[-1]:,}' if 'loss' in run.curves else ''
 
 
-def films_of(runs: Sequence[Run]) -> Iterator[Film | None]:
+def films_of(runs: Sequence[Record]) -> Iterator[Film | None]:
   """Yields a film of each run's sheets of samples."""
   for run in runs:
     title = run.name if len(runs) > 1 else 'The same noise at every step'
@@ -140,7 +140,7 @@ def films_of(runs: Sequence[Run]) -> Iterator[Film | None]:
     yield pictures.film(title, about, sheets, 1_500_000 // len(runs))
 
 
-def evaluation(run: Run) -> Iterator[Table | Chart | Film | None]:
+def evaluation(run: Record) -> Iterator[Table | Chart | Film | None]:
   """Yields the tables and charts of results, then figures of calibration."""
   yield from results.parts(run.results)
   titles = {
@@ -152,7 +152,7 @@ def evaluation(run: Run) -> Iterator[Table | Chart | Film | None]:
     yield pictures.film(title, title, [('', path)])
 
 
-def curve_charts(runs: Sequence[Run]) -> Iterator[Chart]:
+def curve_charts(runs: Sequence[Record]) -> Iterator[Chart]:
   """Yields a chart for each metric, with its values on held-out examples.
 
   Each of several runs has a colour. A single run also gets charts of the loss
@@ -201,7 +201,7 @@ def _curves(title, lines):
   return charts.draw(title, lines, log='y' if log else '')
 
 
-def comparison(runs: Sequence[Run]) -> Iterator[Table | str]:
+def comparison(runs: Sequence[Record]) -> Iterator[Table | str]:
   """Yields a table of the last values of several runs."""
   if len(runs) < 2:
     return
@@ -232,7 +232,7 @@ _APART = (
 )
 
 
-def config_tables(runs: Sequence[Run], defaults: Mapping[str, object] | None) -> Iterator[Table]:
+def config_tables(runs: Sequence[Record], defaults: Mapping[str, object] | None) -> Iterator[Table]:
   """Yields a table of fields that differ, and all fields of the first run."""
   columns: dict[str, Mapping] = {run.name: run.fields for run in runs}
   if defaults:

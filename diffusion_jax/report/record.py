@@ -20,7 +20,7 @@ class Curve(NamedTuple):
   values: list[float]
 
 
-class Run(NamedTuple):
+class Record(NamedTuple):
   """The content of a run folder; missing parts are empty.
 
   fields: {'section.field': value} of the config. curves: by name of the metric.
@@ -39,9 +39,9 @@ class Run(NamedTuple):
   traces: Sequence[Path] = ()
 
 
-def read(name: str, folder: Path, fields: Json) -> Run:
+def read(name: str, folder: Path, fields: Json) -> Record:
   """Reads a run folder; fields: its config by dotted names."""
-  return Run(
+  return Record(
     name,
     fields,
     read_curves(folder / 'metrics.jsonl'),

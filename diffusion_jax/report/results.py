@@ -9,7 +9,7 @@ from typing import NamedTuple
 from diffusion_jax.aliases import Json
 from diffusion_jax.report import charts
 from diffusion_jax.report.charts import Chart, Line
-from diffusion_jax.report.record import Run
+from diffusion_jax.report.record import Record
 
 _SPEEDS = 'images_per_second', 'tflops', 'mfu'
 # The units of a likelihood, and what is measured in them.
@@ -125,7 +125,7 @@ def _charts(name, x):
     yield charts.draw(f'Accuracy by t, {name}', [line], 't')
 
 
-def final(run: Run) -> dict[str, str]:
+def final(run: Record) -> dict[str, str]:
   """Returns the scores of a run, and the last value of each curve, in words."""
   hidden = 'learning_rate', 'grad_norm', 'skipped_steps'
   values = {}

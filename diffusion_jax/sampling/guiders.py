@@ -1,9 +1,10 @@
 """Other uses of a conditional and an unconditional prediction than their sum.
 
-`ClassifierFree` and the classes below are the choices of a config.
+`ClassifierFree` and `Guidance` are what a config makes of them.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +29,9 @@ Array = jax.Array
 
 def adaptive_projected(
   pair: PairedDenoiser,
-  scale: Array | float,
-  parallel: float = 0.0,
-  max_norm: float | None = None,
+  scale: Array | Finite,
+  parallel: Finite = 0.0,
+  max_norm: Positive | None = None,
 ) -> Denoiser:
   """Guides by the part of cond - uncond that is orthogonal to cond (APG).
 
@@ -62,7 +63,7 @@ def adaptive_projected(
 
 
 def cfg_zero_star(
-  pair: PairedDenoiser, scale: Array | float, zero_above: float = float('inf')
+  pair: PairedDenoiser, scale: Array | Finite, zero_above: NoiseRatio = float('inf')
 ) -> Denoiser:
   """Guides with an optimized scale of the unconditional output (CFG-Zero*).
 
@@ -91,7 +92,7 @@ def cfg_zero_star(
   return denoise
 
 
-def cfg_plus_plus(scale: Array | float) -> Sampler:
+def cfg_plus_plus(scale: Array | Rate) -> Sampler:
   """Makes DDIM with the guided x_0 and the unconditional eps (CFG++).
 
   Chung et al. 2024, Alg. 2. It calls a `PairedDenoiser` in place of a denoiser.
@@ -162,60 +163,26 @@ class ClassifierFree:
     return one_of(feynman_kac((self.scale, 1.0 - self.scale)), self.particles)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaptiveProjected:
-  """Guides by a projection of cond - uncond (APG, Sadat et al. 2024).
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+  """Another guidance of a config: by a function of a pair and the scale.
 
-  See `adaptive_projected`.
-
-  Args:
-    parallel: eta, the share of the part along cond
-    max_norm: to which longer differences are scaled; None: any
+  takes_pair: False of a function of the scale, which returns a sampler that calls
+  a `PairedDenoiser`.
   """
 
-  scale: Finite
-  parallel: Finite = 0.0
-  max_norm: Positive | None = None
+  scale: Array | float
+  function: Callable
+  takes_pair: bool = True
 
   def guide(self, pair: PairedDenoiser) -> Denoiser:
     """Returns the guided denoiser of a `PairedDenoiser`."""
-    return adaptive_projected(pair, self.scale, self.parallel, self.max_norm)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CFGZeroStar:
-  """Guides with an optimized scale of uncond (CFG-Zero*, Fan et al. 2025).
-
-  See `cfg_zero_star`.
-
-  Args:
-    zero_above: sigma / alpha above which the output is 0
-  """
-
-  scale: Finite
-  zero_above: NoiseRatio = float('inf')
-
-  def guide(self, pair: PairedDenoiser) -> Denoiser:
-    """Returns the guided denoiser of a `PairedDenoiser`."""
-    return cfg_zero_star(pair, self.scale, self.zero_above)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CFGPlusPlus:
-  """Guides steps of DDIM with the unconditional eps (CFG++, Chung et al. 2024).
-
-  See `cfg_plus_plus`.
-
-  Args:
-    scale: lambda, below 1
-  """
-
-  scale: Rate
+    return self.function(pair, self.scale)
 
   @property
-  def sampler_of_pairs(self) -> Sampler:
-    """The sampler that calls a `PairedDenoiser`."""
-    return cfg_plus_plus(self.scale)
+  def sampler_of_pairs(self) -> Sampler | None:
+    """The sampler that calls a `PairedDenoiser`; None for one of a denoiser."""
+    return None if self.takes_pair else self.function(self.scale)
 
 
 def _dot(a, b):

@@ -24,6 +24,7 @@ from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import references
+from diffusion_jax.paths import texts_in
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.weights import checkpoints, load
@@ -148,7 +149,7 @@ def trial(name='digits', argument='', small=False, **changes) -> Any:
   it trains (`SEEN` has them).
   """
   config = _shrunk(name, argument, small)
-  trust.allow(trust.names_in(config))
+  trust.allow(texts_in(config))
   return store.with_flags(config, [*as_flags(changes)])
 
 

@@ -320,7 +320,7 @@ def run_mode(monkeypatch, flags):
   monkeypatch.setattr(cli, '_FIELDS', [])
 
   def run_mode(mode):
-    monkeypatch.setattr(train, 'run', mode)
+    monkeypatch.setattr(train, 'main', mode)
     flags(config='configs/digits.py')
     cli.main([])
 
@@ -353,7 +353,7 @@ FULL = 'RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\n[tf-alloc]'
     (KeyboardInterrupt('stopped at step 3'), 130, 'stopped at step 3\n'),
     (ZeroDivisionError(), None, ''),  # an internal error
     (MemoryError('Unable to allocate 9 GiB'), 2, 'error: out of memory: Unable to '),
-    (jax.errors.JaxRuntimeError(FULL), 2, 'allocating 9 bytes.. Try training.accumulate=2'),
+    (jax.errors.JaxRuntimeError(FULL), 2, 'allocating 9 bytes.. Try training.machine.accumulate=2'),
     # no such device
     (RuntimeError("no 'cuda'\nso"), 2, 'error: JAX_PLATFORMS='),
     (AssertionError(), 2, 'error: JAX_PLATFORMS='),

@@ -125,7 +125,7 @@ def fail(folder):
       raise RuntimeError('a bug')
     time.sleep(IDLE)
 
-  train.run = program
+  train.main = program
   _, _, host, port, _ = sys.argv
   sys.argv = [
     'launch.py',

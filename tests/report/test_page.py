@@ -247,13 +247,13 @@ def test_the_slider_has_the_sheets_in_order(found):
 def test_held_out_losses_share_the_chart_of_the_loss(split):
   names = 'loss', f'{split}_loss', f'{split}_loss_quarter_1'
   curves = {name: record.Curve([1, 2], [3.0, 2.0]) for name in names}
-  loss, quarters = page.curve_charts([record.Run('a', CONFIG, curves, [], [], [])])
+  loss, quarters = page.curve_charts([record.Record('a', CONFIG, curves, [], [], [])])
   assert (loss.title, quarters.title) == ('loss', f'{split.title()} loss by quarter of t')
   assert loss.rows[0] == ['step', 'loss', f'{split} loss']
 
 
 def test_losses_of_different_objectives_are_not_compared():
-  run = record.Run('a', CONFIG, {}, [], [], [])
+  run = record.Record('a', CONFIG, {}, [], [], [])
   same, other = (
     run._replace(fields=CONFIG | fields) for fields in ({'seed': 1}, {'parametrization.name': 'v'})
   )

@@ -1,7 +1,7 @@
 import pytest
 
 from diffusion_jax.report import results
-from diffusion_jax.report.record import Curve, Run
+from diffusion_jax.report.record import Curve, Record
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_run_ends_with_its_last_values_and_results():
   scores = {'metrics': {'fid': score(3.0), 'loss': score(1.0)}}
   found = [('elbo-test', bits), ('samples', scores), ('samples-a', scores)]
   found += [('ode-test', nats)]
-  run = Run('a', {}, curves, [], found, [])
+  run = Record('a', {}, curves, [], found, [])
   assert results.final(run) == {
     'bits/dim, ELBO test': '2.50\xa0±\xa00.10',
     'nats/dim, ODE test': '-0.25',

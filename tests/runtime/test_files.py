@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,7 +122,7 @@ def test_a_name_that_is_not_utf_8(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   workdir = files.make_folder(tmp_path / os.fsdecode(b'caf\xe9'))
   monkeypatch.setattr(trust, '_allowed', {'/a'})
-  trust.remember(workdir, {'path': '/a'})
+  trust.remember(workdir, SimpleNamespace(paths_read=lambda *uses: [('data.path', '/a')]))
   trust._allowed.clear()
   trust.recall(workdir)
   assert trust.is_given('/a')

@@ -11,10 +11,11 @@ from flax import traverse_util
 
 import diffusion_jax
 from diffusion_jax.aliases import Json
+from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import buckets
+from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.files import read_json, write_json
 from diffusion_jax.weights import checksums, share
 
@@ -56,8 +57,10 @@ def check_no_run(workdir: Path, flag: str) -> None:
 
 
 def write_config(workdir: Path, config: Node, facts: Facts) -> None:
-  """Writes config.json with the facts of the images, atomically."""
-  write_json(workdir / 'config.json', stored_form(config, facts))
+  """Writes config.json with the facts of the images; keeps what the user has allowed."""
+  if processes.is_first():
+    write_json(workdir / 'config.json', stored_form(config, facts))
+  trust.remember(workdir, config)
 
 
 def stored_form(config: Node, facts: Facts) -> dict:

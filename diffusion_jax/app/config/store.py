@@ -2,14 +2,16 @@
 
 import contextlib
 import importlib.util
+import itertools
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from diffusion_jax import paths
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import (
@@ -56,7 +58,7 @@ def completed(registry: Registry, tree: Tree | ConfigDict, trusted: bool = True)
   """
   tree = tree.to_dict() if isinstance(tree, ConfigDict) else tree
   if trusted:
-    trust.allow(trust.names_in(tree))
+    trust.allow(paths.texts_in(tree))
   schema = registry.kind_of(tree)
   tree = _spelled_out(tree, schema)
   schema = schema._replace(parts={**schema.parts, **registry.more(tree, schema)})
@@ -88,6 +90,12 @@ def _is_flag(value):
   return any(isinstance(x, FlagText) for x in values)
 
 
+def allow(names: Iterable[str], flags: Flags) -> None:
+  """Allows what the user names by --allow, and by flags."""
+  trust.allow_parts(names)
+  trust.allow(text for _, text in flags)
+
+
 def with_flags(registry: Registry, config: Node, flags: Flags, trusted: bool = True) -> Node:
   """Returns the config as the flags change it; their order does not matter.
 
@@ -96,7 +104,13 @@ def with_flags(registry: Registry, config: Node, flags: Flags, trusted: bool = T
   """
   if trusted:
     trust.allow(text for _, text in flags)
-  return with_fields(registry, config, {path: FlagText(text) for path, text in flags})
+  changed = with_fields(registry, config, {path: FlagText(text) for path, text in flags})
+  if not trusted:
+    sections = {path.partition('.')[0] for path, _ in flags}
+    inner = [changed[name] for name in changed if name in sections]
+    read = (x.paths_read(paths.READ) for x in inner if isinstance(x, Node))
+    trust.check_paths(*itertools.chain(*read))
+  return changed
 
 
 def with_fields(registry: Registry, config: Tree, changes: Tree) -> Node:
@@ -228,7 +242,7 @@ def open_run(
 def _content(registry, workdir, path=''):
   # Returns the content of a run's config.json; the run's own parts are allowed.
   if path:
-    trust.check_paths(path, str(workdir))
+    trust.check_paths((path, str(workdir)))
   content = folder.read_config(workdir)
   if content is None:
     folder.check_config_kept(workdir)
@@ -263,6 +277,7 @@ def of_run(registry: Registry, workdir: str | Path, config: Node | None, flags: 
     stored(registry, content, f'{workdir}/config.json')  # The run itself may be the reason.
     raise
   _check_model(registry, workdir, changed, flags)
+  trust.remember(Path(workdir), changed)
   return changed
 
 

@@ -17,6 +17,7 @@ import difflib
 import functools
 import inspect
 import json
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
@@ -27,7 +28,8 @@ from flax import traverse_util
 from diffusion_jax import ranges
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config import trust
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, place_of
+from diffusion_jax.paths import READ, RUN, WRITTEN, expanded, texts_in, use_of
 from diffusion_jax.ranges import PLAIN, FlagText, near, plain_type
 
 Constructor = Callable[..., Any]
@@ -145,29 +147,45 @@ class Node(Tree):
       if isinstance(value, Node):
         yield from value.paths(f'{prefix}{name}.')
 
-  def make(self, facts: Mapping[str, object] | None = None) -> Any:
+  def paths_read(self, *uses: str) -> Iterator[tuple[str, str | tuple[str, ...]]]:
+    """Yields (field, path or paths) of what is read, here and below; uses: READ, RUN."""
+    for name, value in self.items():
+      if isinstance(value, Node):
+        yield from value.paths_read(*uses)
+      elif value and self._use(name) in uses and value not in ('train', 'test'):  # no splits
+        yield below(self.where, name), value
+
+  def _use(self, name):
+    return _use(self.signature.get(name), self.get(name), self.choice)
+
+  def without_folders(self) -> 'Node':
+    """Returns the section with only the names of the files that are read."""
+    fields: Json = {}
+    for name, value in self.items():
+      if isinstance(value, Node):
+        fields[name] = value.without_folders()
+      elif value and self._use(name) in (READ, RUN):
+        fields[name] = _each(lambda path: os.path.basename(path.rstrip('/')), value)
+    return self.replace(**fields)
+
+  def make(self, facts: Tree | None = None, outer: Tree = MappingProxyType({})) -> Any:
     """Calls the constructors of the section and its inner sections.
 
-    facts: values for `needs`; None stands for the parameter's default. Without
-    facts, inner choices that need others than this one stay Nodes. Raises
-    UserError if a constructor refuses its arguments.
+    facts: values for `needs`; None stands for the parameter's default. Inner
+    choices that need others stay Nodes. outer: the fields of the choices around
+    it. Raises UserError if a constructor refuses its arguments.
     """
-    return self._make({**self.given, **(facts or {})}, {})
-
-  def _make(self, facts, outer):
+    facts = {**self.given, **(facts or {})}
     around = {**outer, **self._fields} if self.choice else {}
     values = {}
     for name, parameter in parameters(self.constructor).items():
-      where, value = below(self.where, name), self._fields.get(name)
+      where, value = below(self.where, name), outer.get(name, self._fields.get(name))
       if name in self.needs:
         value = facts.get(name)
-      elif name in outer:
-        value = outer[name]
-      elif isinstance(value, Node):
-        if facts or not value.needs or value.needs is self.needs:
-          value = value._make(facts, around)
-      elif name in trust.PATHS and value != parameter.default:
-        trust.check_paths(where, value)
+      elif isinstance(value, Node) and {*facts, *self.needs} >= {*value.needs}:
+        value = value.make(facts, around)
+      elif self.choice and value != parameter.default and self._use(name) == READ:
+        trust.check_paths((where, value))
       if value is not None:
         values[name] = value
       elif parameter.default is _EMPTY:
@@ -183,6 +201,19 @@ class Node(Tree):
       if ':' in self.choice:
         trust.check_made(self.where, self.choice, part)
     return part
+
+
+def _use(parameter, value, choice):
+  # Returns READ also for a text of a user's own part that may be a path.
+  use = use_of(parameter.annotation) if parameter else ''
+  is_own = ':' in choice and any('/' in x or os.path.exists(x) for x in texts_in(value))
+  return use or READ * is_own
+
+
+def _each(function, value):
+  if isinstance(value, tuple):
+    return tuple(_each(function, x) for x in value)
+  return function(value) if isinstance(value, str) else value
 
 
 def _names(section):
@@ -215,7 +246,7 @@ def from_config(path: str) -> Iterator[None]:
   try:
     yield
   except (ValueError, TypeError, OSError) as error:
-    if isinstance(error, TypeError) and trust.place_of(error):
+    if isinstance(error, TypeError) and place_of(error):
       raise
     raise UserError(f'config.{path}: {error}') from error
 
@@ -344,12 +375,24 @@ def resolve(tree: Tree, schema: Schema) -> Node:
   Raises UserError for a field that does not exist and for a value of another
   type.
   """
+  trust.check_imports(*_own_parts(schema, tree, ''))
   root = _part(schema, tree, '')
   for path, names, choice in _unknown(schema, tree, root):
     if path in schema.renamed:
       raise UserError(f'config.{path} is now config.{schema.renamed[path]}')
     raise no_field(path, names, choice, [*root.paths()])
   return root
+
+
+def _own_parts(schema, given, path):
+  # Yields (path, module:attribute) of the choices of a user's own.
+  for name, value in given.items():
+    where, is_section = below(path, name), isinstance(value, Mapping)
+    chosen = value.get('name') if is_section else value
+    if ':' in str(chosen) and schema.table(where):
+      yield where, str(chosen)
+    if is_section:
+      yield from _own_parts(schema, value, where)
 
 
 def _part(schema, given, path):
@@ -410,11 +453,11 @@ def _fields(schema, given, constructor, path, needs=(), outer=(), choice=''):
       optional = default is None or type(None) in get_args(parameter.annotation)
       values[name] = _choice(schema, value, where, optional, default, needs, shared)
     elif is_plain or default is None or default is _EMPTY:
-      values[name] = _value(given.get(name, default), parameter, where)
+      values[name] = _value(given.get(name, default), parameter, where, choice)
   return values
 
 
-def _value(value, parameter, path):
+def _value(value, parameter, path, choice):
   default, kind = parameter.default, _annotation(parameter)
   if isinstance(value, FlagText):
     is_text = default is not None or plain_type(kind) is str
@@ -424,8 +467,10 @@ def _value(value, parameter, path):
   if value is None and (default is None or default is _EMPTY):
     return None
   value = convert(value, kind, path)
+  if not (use := _use(parameter, value, choice)):
+    return value
   with from_config(path):
-    return trust.expanded(_last(path), value)
+    return _each(lambda text: expanded(text, use == WRITTEN), value)
 
 
 def _unknown(schema, given, node):

@@ -14,9 +14,8 @@ import os
 import re
 import shlex
 import sys
-import traceback
 import types
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +24,21 @@ import numpy as np
 from flax import linen, nnx
 
 import diffusion_jax as dj
-from diffusion_jax.aliases import Json, Tree
+from diffusion_jax.aliases import Json
 from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.levels import check_schedule
 from diffusion_jax.core.parametrization import Kind, Parametrization
 from diffusion_jax.data import simulated
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import OWN, UserError
 from diffusion_jax.networks import functional
-from diffusion_jax.paths import cache_folder, expanded as expanded_path
+from diffusion_jax.paths import READ, RUN, cache_folder, texts_in
 from diffusion_jax.ranges import check_value
 from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.files import read_json, sha256, write_json
 from diffusion_jax.training.objectives import Objective
 
 _allowed: set[str] = set()
-
-# The parameters of constructors that are paths of files or folders to read.
-PATHS = 'path', 'test_path', 'paths', 'data_dir', 'cache', 'image', 'image2', 'mask'
-# And other fields that are paths, checked where they are read.
-_OTHERS = 'run', 'teacher', 'weights', 'context', 'reference', 'statistics'
-# Fields that are paths and are not read from a stored config.
-_WRITTEN = 'compilation_cache', 'out'
-_USERS = *_WRITTEN, 'runs', 'source'
 
 
 def allow(names: Iterable[str]) -> None:
@@ -66,26 +57,16 @@ def allow_parts(names: Iterable[str]) -> None:
   allow(word for name in names for word in (name, f'{name}:'))
 
 
-def expanded(name: str, value: Any) -> Any:
-  """Returns the value of a field, with the user's folder for ~ in paths.
-
-  Raises ValueError for an address, gs://..., that would be written.
-  """
-  if isinstance(value, tuple):  # data.context has names of columns
-    return value if name == 'context' else tuple(expanded(name, x) for x in value)
-  is_path = isinstance(value, str) and name in (*PATHS, *_OTHERS, *_USERS)
-  return expanded_path(value, name in _WRITTEN) if is_path else value
-
-
-def remember(workdir: Path, config: Tree) -> None:
+def remember(workdir: Path, config: Any) -> None:
   """Keeps in the user's cache what a run may read and import, as allowed now.
 
   The user gave the paths and parts once; later starts need not name them again,
   as long as the run has the same config.json. Parts are kept for the working
-  folder, whose modules they are.
+  folder, whose modules they are. config: a `Node`.
   """
-  paths = {x for x in _paths(config) & _allowed if ':' not in x or '://' in x}
-  parts = {*filter(is_allowed, names_in(config))}
+  texts = _allowed & {*texts_in([value for _, value in config.paths_read(READ, RUN)])}
+  paths = {x for x in texts if ':' not in x or '://' in x}
+  parts = {*filter(is_allowed, texts_in(config))}
   if not paths | parts:
     return
   with contextlib.suppress(OSError, UserError):  # The next start asks for them instead.
@@ -112,33 +93,6 @@ def _recorded(workdir):
   return read_json(path) if path.exists() else {}
 
 
-def _paths(tree):
-  # Returns the paths in a config, by the names of their fields.
-  found = set()
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      found |= _paths(value)
-    elif name in (*PATHS, *_OTHERS):
-      found |= names_in(value)
-  return found - {'', 'train', 'test'}  # a reference may be a split
-
-
-def without_folders(tree: Tree) -> Json:
-  """Returns a config whose paths are only the names of their files."""
-
-  def file_name(name, value):
-    if isinstance(value, Mapping):
-      return without_folders(value)
-    is_columns = name == 'context' and not isinstance(value, str)
-    if name not in (*PATHS, *_OTHERS) or is_columns:
-      return value
-    if isinstance(value, str):
-      return os.path.basename(value.rstrip('/'))
-    return [file_name(name, x) for x in value] if value else value
-
-  return {name: file_name(name, value) for name, value in tree.items()}
-
-
 def _record(workdir):
   # Another run at the same place, such as a stranger's, has another record.
   config = workdir / 'config.json'
@@ -158,37 +112,39 @@ def is_given(word: str) -> bool:
   return word in _allowed
 
 
-def check_paths(field: str, value: str | Iterable[str] | None) -> None:
-  """Raises UserError if only a stored config names a path that would be read.
+def check_paths(*fields: tuple[str, object]) -> None:
+  """Raises UserError if only a stored config names paths that would be read.
 
-  value: of config.<field>, a path or several; '' and None name no path.
+  fields: (name, its path or several).
   """
-  for path in [value] if isinstance(value, str) else value or ():
-    if path and path not in _allowed:
-      raise _stranger(f'config.{field}={path!r} would be read', 'path', path)
+  named = [(name, path) for name, value in fields for path in texts_in(value) if path]
+  others = {name: path for name, path in named if path not in _allowed}
+  _refuse(others, 'would be read', 'path')
 
 
-def check_import(field: str, name: str) -> None:
-  """Raises UserError if only a stored config names a 'module:attribute'."""
-  if not is_allowed(name):
-    use = f'config.{field}={name!r} would be imported, which runs its code'
-    raise _stranger(use, 'name', name)
+def check_senders(field: str, names: Iterable[str]) -> None:
+  """Raises UserError if only a stored config names what a training sends to."""
+  for name in names:
+    if name != 'tensorboard' and name not in _allowed:
+      raise UserError(
+        f'config.{field}={name} may send the curves and previews away, but only a stored config '
+        f'names it. If you want this, add --config.{field}={",".join(names)} to the command'
+      )
 
 
-def _stranger(use, what, word):
-  return UserError(
-    f'{use}, but only a stored config contains this {what}. If you trust it, add '
-    f'--allow={shlex.quote(word)} to the command'
-  )
+def check_imports(*fields: tuple[str, str]) -> None:
+  """Raises UserError if only a stored config names these 'module:attribute'."""
+  others = {field: name for field, name in fields if not is_allowed(name)}
+  _refuse(others, 'would be imported, which runs its code', 'name')
 
 
-def names_in(tree: object) -> set[str]:
-  """Returns each string in a config or in a config.json."""
-  if isinstance(tree, Mapping):
-    return names_in([*tree.values()])
-  if isinstance(tree, (tuple, list)):
-    return set().union(*map(names_in, tree))
-  return {tree} if isinstance(tree, str) else set()
+def _refuse(fields, use, what):
+  if fields:
+    named = ' and '.join(f'config.{field}={word!r}' for field, word in fields.items())
+    raise UserError(
+      f'{named} {use}, but only a stored config contains this {what}. If you trust it, add '
+      f'--allow={shlex.quote(",".join(fields.values()))} to the command'
+    )
 
 
 # A user's own parts.
@@ -206,12 +162,14 @@ def find(path: str, name: str, facts: Collection[str]) -> Callable:
   Raises UserError before the import if the user did not name it, and after the
   import if it cannot be a constructor of this field.
   """
-  check_import(path, name)
+  check_imports((path, name))
   module, _, attribute = name.partition(':')
   if os.getcwd() not in sys.path:  # the folder of the user's module
     sys.path.insert(0, os.getcwd())
   try:
-    part = getattr(importlib.import_module(module), attribute)
+    imported = importlib.import_module(module)
+    OWN.add(getattr(imported, '__file__', None))
+    part = getattr(imported, attribute)
   except _UNUSABLE as error:
     where = f'config.{path}={name!r}'
     raise UserError(f'{where} cannot be imported: {error}') from error
@@ -316,11 +274,3 @@ def _shapes(tree):
 
 def _is_array(value, *shapes):
   return isinstance(value, jax.ShapeDtypeStruct) and value.shape in shapes
-
-
-def place_of(error: BaseException) -> str:
-  """Returns ' (<file>, line <n>)' where a user's part raised, or ''."""
-  parts = (sys.modules.get(name.partition(':')[0]) for name in filter(is_allowed, _allowed))
-  sources = {vars(module).get('__file__') for module in parts if module}
-  frames = [x for x in traceback.extract_tb(error.__traceback__) if x.filename in sources]
-  return f' ({frames[-1].filename}, line {frames[-1].lineno})' if frames else ''

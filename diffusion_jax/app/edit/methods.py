@@ -19,7 +19,7 @@ STEPS = 'sampler', 'churn', 'ancestral_noise', 'corrector'
 Array = jax.Array
 
 
-class Run(Protocol):
+class Edited(Protocol):
   """What an edit reads of a model: its config, and the facts of its data."""
 
   @property

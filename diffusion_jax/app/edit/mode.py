@@ -12,7 +12,7 @@ import numpy as np
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.edit.methods import Batch
-from diffusion_jax.app.edit.pictures import Edit, Encode, Made, Pictures
+from diffusion_jax.app.edit.pictures import Edit, Encode, Made, Pictures, Shown
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds.model import Guides, Model
 from diffusion_jax.app.run import other_runs, provenance
@@ -34,7 +34,7 @@ class EditInputs(NamedTuple):
   pictures: Pictures
 
 
-def run(run: Run) -> None:
+def main(run: Run) -> None:
   """Writes <name>.png, <name>.npz and single pictures into edits/.
 
   For <name> see `provenance.name_of_edit`.
@@ -71,13 +71,25 @@ def draw(run: Run, inputs: EditInputs, path: Path, settings: np.ndarray) -> None
   what = 'images' if model.facts.x.is_picture else 'arrays'
   print(f'wrote {path}: {len(results)} {what} of {model.facts.x.shape}')
   made = Made(results, numbers, pictures, training_examples(model))
-  edit.write(model, path.with_name(path.stem), made)
+  write(edit.show(model, made), path.with_suffix(''))
   shutil.rmtree(parts)
+
+
+def write(shown: Shown, path: Path) -> None:
+  """Writes the pictures of an edit, and prints what it says; path: of the sheet, no suffix."""
+  for line in shown.said:
+    print(line)
+  for end, picture in shown.files.items():
+    images.write_png(path.with_name(f'{path.name}{end}.png'), picture)
+  *each, sheet = shown.files
+  if each:
+    print(f'wrote {path}{each[0]}.png' + (len(each) > 1) * f' to {each[-1]}.png')
+  print(f'wrote {path}{sheet}.png' + (shown.about and f': {shown.about}'))
 
 
 def inputs_of(model: Model) -> EditInputs:
   """Reads and checks what the user gives for an edit."""
-  edit: Edit = model.config.edit.make()
+  edit: Edit = model.config.edit.make({'shape': model.facts.x.shape})
   with from_config('edit'):
     n = edit.count()
   cond = choose_cond(model, edit, n)
@@ -147,7 +159,7 @@ def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
     cond = labels.encode(labels.rows(edit.label, 'config.edit.label'), np.arange(n))
   elif c.labels:
     check_optional(model, 'edit.label', f'a class, 0..{model.facts.num_classes - 1}')
-  rows = context.given()
+  rows = context.read()
   if rows is not None:
     if len(rows) != 1:
       raise UserError(f'config.sampling.context: {len(rows)} rows are given, and an edit needs one')

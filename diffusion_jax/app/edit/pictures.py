@@ -4,8 +4,7 @@ import abc
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +13,13 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.app.config.tree import from_config
-from diffusion_jax.app.edit.methods import Batch, Known, Method, Run, fitting
+from diffusion_jax.app.edit.methods import Batch, Edited, Known, Method, fitting
 from diffusion_jax.app.kinds.sections import Suffix
 from diffusion_jax.core import operators
 from diffusion_jax.core.keys import split_key
-from diffusion_jax.data import drawings, images, npz
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data import drawings, images
+from diffusion_jax.data.pictures import as_picture, read_mask, read_picture
+from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, Probability, Several, Size
 from diffusion_jax.runtime.per_example import rows
 from diffusion_jax.training import conditions
@@ -41,6 +41,18 @@ class Made(NamedTuple):
   data: np.ndarray | None = None
 
 
+class Shown(NamedTuple):
+  """What an edit shows.
+
+  files: pictures uint8, by the end of their file's name, '' for the sheet of
+  all; said: lines about the results; about: what the sheet has.
+  """
+
+  files: dict[str, np.ndarray]
+  said: list[str]
+  about: str = ''
+
+
 @dataclass(frozen=True, kw_only=True)
 class Edit(abc.ABC):
   """Holds what all edits have.
@@ -60,17 +72,14 @@ class Edit(abc.ABC):
   inverts: ClassVar = False  # The ODE is followed from the picture to noise.
   # The field that says what its denoiser is guided by; '': it needs no denoiser.
   part: ClassVar = ''
-  loses: ClassVar = False  # Single results may be NaN, and `write` says which.
+  loses: ClassVar = False  # Single results may be NaN, and `show` says which.
 
-  def read(self, model: Run) -> Pictures:
+  def read(self, model: Edited) -> Pictures:
     """Reads the files of the edit; raises ValueError for unsuitable files."""
     shape, paths = self.shape(model), {n: vars(self)[n] for n in self.files}
-    return {
-      n: read_mask(path, shape) if n == 'mask' else read_picture(path, n, shape)
-      for n, path in paths.items()
-    }
+    return {name: read_file(path, name, shape) for name, path in paths.items()}
 
-  def shape(self, model: Run) -> tuple[int, ...]:
+  def shape(self, model: Edited) -> tuple[int, ...]:
     """Returns the shape of the pictures; raises ValueError without one."""
     return model.facts.x.shape
 
@@ -84,61 +93,53 @@ class Edit(abc.ABC):
     return {f: np.broadcast_to(x, (n, *x.shape)) for f, x in each.items()}
 
   @abc.abstractmethod
-  def results(self, model: Run, batch: Batch) -> dict[str, jax.Array]:
+  def results(self, model: Edited, batch: Batch) -> dict[str, jax.Array]:
     """Returns x, what the model diffuses, and numbers [B], of a batch."""
 
-  def write(self, model: Run, path: Path, made: Made) -> None:
-    """Writes each result, and a row with the user's pictures and all results.
+  def show(self, model: Edited, made: Made) -> Shown:
+    """Returns each result, and a row with the user's pictures and all results.
 
-    Of arrays it writes a drawing. path: without a suffix.
+    Of arrays it is a drawing.
     """
     results, pictures = made.results, made.pictures
     if not model.facts.x.is_picture:
-      write_drawing(model, path, results, made.data)
-      return
-    for i, picture in enumerate(results):
-      images.write_png(path.with_name(f'{path.name}_{i}.png'), picture)
+      return Shown({'': drawn(model, results, made.data)}, [])
+    row = np.stack([*(as_picture(x, model.facts.x.shape) for x in pictures.values()), *results])
     count = len(results)
-    print(f'wrote {path}_0.png' + (count > 1) * f' to _{count - 1}.png')
-    row = [*(as_picture(model, x) for x in pictures.values()), *results]
-    shown = ', '.join([*pictures, f'{count} result{"s" * (count > 1)}'])
-    shown = ' and '.join(shown.rsplit(', ', 1))
-    write_grid(path, np.stack(row), len(row), shown)
+    about = ', '.join([*pictures, f'{count} result{"s" * (count > 1)}'])
+    files = {f'_{i}': picture for i, picture in enumerate(results)}
+    return Shown(files | {'': sheet_of(row, len(row))}, [], ' and '.join(about.rsplit(', ', 1)))
+
+
+def fill_in(edit: Any, model: Edited, batch: Batch) -> dict[str, jax.Array]:
+  """Returns `Edit.results` of an edit that draws what its picture does not show.
+
+  edit: has known(model, inputs) and a method. None: palette for runs with
+  conditioning.image, else repaint, or reconstruction without a mask.
+  """
+  known = edit.known(model, batch.inputs)
+  return (edit.method or fitting(model.config)).draw(batch, known)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FillIn(Edit):
-  """Draws what a picture does not show.
+class Inpaint(Edit):
+  """Fills in the pixels that are not white in the picture `mask`.
 
   Args:
     image: the file of the picture
-    method: None: palette for runs with conditioning.image, else repaint, or
-      reconstruction without a mask
+    method: None: palette for runs with conditioning.image, else repaint
   """
 
-  image: str = ''
+  image: ReadPath = ''
   method: Method | None = None
-
-  files: ClassVar = ('image',)
-
-  @abc.abstractmethod
-  def known(self, model: Run, inputs: Mapping[str, PyTree]) -> Known:
-    """Returns what the pictures of a batch show."""
-
-  def results(self, model: Run, batch: Batch) -> dict[str, jax.Array]:
-    method = self.method or fitting(model.config)
-    return method.draw(batch, self.known(model, batch.inputs))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inpaint(FillIn):
-  """Fills in the pixels that are not white in the picture `mask`."""
-
-  mask: str = ''
+  mask: ReadPath = ''
 
   files: ClassVar = 'image', 'mask'
 
-  def known(self, model: Run, inputs: Mapping[str, PyTree]) -> Known:
+  results = fill_in
+
+  def known(self, model: Edited, inputs: Mapping[str, PyTree]) -> Known:
+    """Returns what the pictures of a batch show."""
     mask = inputs['mask']
     y = jnp.where(mask, inputs['image'], 0)
     shown = conditions.known_pixels(y, mask)
@@ -156,17 +157,17 @@ class Sdedit(Edit):
     mask: a picture whose white pixels stay unchanged
   """
 
-  image: str = ''
+  image: ReadPath = ''
   strength: Probability = 0.5
   repeats: Size = 1
-  mask: str = ''
+  mask: ReadPath = ''
 
   @property
   def files(self) -> tuple[str, ...]:
     """The picture, and the mask if it is given."""
     return ('image', 'mask') if self.mask else ('image',)
 
-  def results(self, model: Run, batch: Batch) -> dict[str, jax.Array]:
+  def results(self, model: Edited, batch: Batch) -> dict[str, jax.Array]:
     plan, inputs = batch.plan, batch.inputs
     key, image = split_key(batch.keys, 2)[1], inputs['image']
     more = {'repeats': self.repeats, 'mask': inputs.get('mask')}
@@ -180,13 +181,13 @@ class Interpolate(Edit):
   """Interpolates between two pictures along the ODE."""
 
   num_samples: Several = 4  # from one picture to the other
-  image: str = ''
-  image2: str = ''
+  image: ReadPath = ''
+  image2: ReadPath = ''
 
   files: ClassVar = 'image', 'image2'
   inverts: ClassVar = True
 
-  def results(self, model: Run, batch: Batch) -> dict[str, jax.Array]:
+  def results(self, model: Edited, batch: Batch) -> dict[str, jax.Array]:
     """Goes from one picture to the other along the ODE, for any sampler.
 
     Image i has the weight i / (N - 1), and all have the condition of the first.
@@ -203,14 +204,23 @@ class Interpolate(Edit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Superres(FillIn):
-  """Enlarges a picture `factor` times, to the size of the run's images."""
+class Superres(Edit):
+  """Enlarges a picture `factor` times, to the size of the run's images.
 
+  Args:
+    image: the file of the picture
+    method: None: palette for runs with conditioning.image, else reconstruction
+  """
+
+  image: ReadPath = ''
+  method: Method | None = None
   factor: Size = 2
 
+  files: ClassVar = ('image',)
   observes: ClassVar = True
+  results = fill_in
 
-  def shape(self, model: Run) -> tuple[int, ...]:
+  def shape(self, model: Edited) -> tuple[int, ...]:
     height, width, channels = model.facts.x.shape
     factor = self._factor(model)
     if height % factor or width % factor:
@@ -218,7 +228,8 @@ class Superres(FillIn):
       raise ValueError(f'factor={factor} does not divide {size} pixels')
     return height // factor, width // factor, channels
 
-  def known(self, model: Run, inputs: Mapping[str, PyTree]) -> Known:
+  def known(self, model: Edited, inputs: Mapping[str, PyTree]) -> Known:
+    """Returns what the pictures of a batch show."""
     factor, image = self._factor(model), inputs['image']
     forward = functools.partial(operators.pooled, factor=factor)
     return Known(image, forward, condition=conditions.enlarged(image, factor))
@@ -230,115 +241,48 @@ class Superres(FillIn):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Colorize(FillIn):
-  """Colours a grey picture."""
+class Colorize(Edit):
+  """Colours a grey picture.
 
+  Args:
+    image: the file of the picture
+    method: None: palette for runs with conditioning.image, else reconstruction
+  """
+
+  image: ReadPath = ''
+  method: Method | None = None
+
+  files: ClassVar = ('image',)
   observes: ClassVar = True
+  results = fill_in
 
-  def shape(self, model: Run) -> tuple[int, ...]:
+  def shape(self, model: Edited) -> tuple[int, ...]:
     height, width, channels = model.facts.x.shape
     if channels != 3:
       raise ValueError('the images of this run have no colours')
     return height, width, 1
 
-  def known(self, model: Run, inputs: Mapping[str, PyTree]) -> Known:
+  def known(self, model: Edited, inputs: Mapping[str, PyTree]) -> Known:
+    """Returns what the pictures of a batch show."""
     image = inputs['image']
     return Known(image, operators.luminance, condition=image)
 
 
-def read_picture(path: str, field: str, shape: tuple[int, ...], where: str = '') -> np.ndarray:
-  """Reads the file of an edit's field, uint8 of `shape`.
+def read_file(path: str, field: str, shape: tuple[int, ...], where: str = '') -> np.ndarray:
+  """Reads the picture of a field, uint8, or its mask; ValueError without a file.
 
   where: the path of the field in config.edit, if it is another than its name.
-
-  Makes colours grey, or repeats grey, as the run needs it, and prints that.
-  Raises ValueError for a field without a file and for another size.
   """
-  height, width, channels = shape
   if not path:
-    flag = f'--config.edit.{where or field}'
-    raise ValueError(f'{field} is not set: give {flag}=file.png')
-  picture = images.read_image(str(Path(path).expanduser()))
-  h, w = picture.shape[:2]
-  if (h, w) != (height, width):
-    raise ValueError(
-      f'{field} {path} has {w}x{h} pixels (width x height), {width}x{height} '
-      'are needed: scale or crop it'
-    )
-  coloured = (picture != picture[..., :1]).any()
-  if coloured and channels == 1:
-    print(f'{path}: its colours are left out, grey is their luma')
-    return images.with_channels(picture, 1)
-  if not coloured and channels == 3:
-    print(f'{path}: it is grey, each channel is taken to be the same')
-  return picture[..., :channels]
+    raise ValueError(f'{field} is not set: give --config.edit.{where or field}=file.png')
+  return read_mask(path, shape) if field == 'mask' else read_picture(path, field, shape)
 
 
-def read_mask(path: str, shape: tuple[int, ...], where: str = 'mask') -> np.ndarray:
-  """Reads a mask, bool [H, W, 1]: True, known, where the file is white.
-
-  If it has transparent pixels: where it is opaque, in any colour.
-  """
-  white = read_picture(path, 'mask', (*shape[:2], 1), where) >= 128
-  alpha = images.read_alpha(Path(path).expanduser())
-  mask, word = white, 'white'
-  if alpha is not None:
-    mask, word = alpha >= 128, 'opaque'
-    if mask.any() and not (white & mask).any():
-      raise ValueError(
-        f'mask {path} is black on transparent, which can be read both ways: '
-        'make known pixels white and the others black'
-      )
-  print(f'{path}: {word} is known, {mask.mean():.0%} of the pixels')
-  if mask.all():
-    raise ValueError(
-      f'mask {path} is {word} everywhere: {word} pixels stay unchanged, so '
-      'nothing would be filled in'
-    )
-  return mask
-
-
-def read_array(path: str, shape: tuple[int, ...]) -> np.ndarray:
-  """Reads an array of `shape` from a .npy file; ValueError for any other."""
-  if Path(path).suffix != '.npy':
-    raise ValueError(f'{path} is not a .npy file, which data other than pictures need')
-  x = npz.read_array(path, 'x')
-  if x.shape != tuple(shape):
-    raise ValueError(f'{path} has the shape {x.shape}, {shape} is needed')
-  return x
-
-
-def read_measurement(path: str, shape: tuple[int, ...], values: ArraySpec) -> np.ndarray:
-  """Reads a picture in [-1, 1], or an array in its own units."""
-  if Path(path).suffix == '.npy' or not values.is_picture:
-    return read_array(path, shape)  # refuses other files
-  if len(shape) != 3 or shape[-1] not in (1, 3):
-    raise ValueError(
-      f'{path}: this operator measures an array {shape}, not a '
-      f'picture: give a .npy file, or simulate=True with clean pictures'
-    )
-  return images.PICTURES.encode(read_picture(path, 'image', shape))
-
-
-def as_picture(model: Run, x: np.ndarray) -> np.ndarray:
-  """Returns a picture or mask in the size and channels of the run, uint8."""
-  height, _, channels = model.facts.x.shape
-  x = np.where(x, np.uint8(255), np.uint8(0)) if x.dtype == bool else x
-  factor = height // x.shape[0]
-  x = x.repeat(factor, axis=0).repeat(factor, axis=1)
-  return np.broadcast_to(x, (*x.shape[:2], channels))
-
-
-def write_drawing(model: Run, path: Path, x: np.ndarray, data: np.ndarray | None) -> None:
+def drawn(model: Edited, x: np.ndarray, data: np.ndarray | None) -> np.ndarray:
   """Draws arrays [n, ...], as files have them, in front of data."""
-  path = path.with_name(f'{path.name}.png')
-  images.write_png(path, drawings.sheet(model.facts.x, x, 10, data=data))
-  print(f'wrote {path}')
+  return drawings.sheet(model.facts.x, x, 10, data=data)
 
 
-def write_grid(path: Path, x: np.ndarray, columns: int, what: str) -> None:
-  """Writes pictures [n, H, W, C] as a table, and prints what they are."""
-  path = path.with_name(f'{path.name}.png')
-  zoom = max(1, round(96 / x.shape[1]))
-  images.write_png(path, images.grid(x, columns, zoom))
-  print(f'wrote {path}: {what}')
+def sheet_of(x: np.ndarray, columns: int) -> np.ndarray:
+  """Returns pictures [n, H, W, C] as a table."""
+  return images.grid(x, columns, max(1, round(96 / x.shape[1])))

@@ -3,11 +3,9 @@
 Each method makes images of a `Plan` from a measurement, by functions of the library.
 """
 
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import jax
@@ -17,18 +15,17 @@ import optax
 
 import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edit.methods import STEPS, Batch, Method, Run, reconstruction
-from diffusion_jax.app.edit.pictures import Edit, Made
+from diffusion_jax.app.edit.methods import STEPS, Batch, Edited, Method, reconstruction
+from diffusion_jax.app.edit.pictures import Edit, Made, Shown
 from diffusion_jax.app.kinds.plan import few_particles
 from diffusion_jax.core.keys import clone_key, draw_normal, draw_signs, fold_each, split_key
 from diffusion_jax.core.measurements import LogLikelihood
-from diffusion_jax.core.operators import Operator
 from diffusion_jax.errors import UserError
+from diffusion_jax.metrics.restoration import MOST
 from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Several, Size
 from diffusion_jax.sampling.grids import last_noisy_level
 
 Array = jax.Array
-MOST = 3.0  # residual that is not chance: p < 1e-6 for 4 numbers in y or more
 
 
 def moment(iterations: Size = 4) -> Method:
@@ -206,22 +203,6 @@ def whiteness(batch: Batch, x0: Array) -> Array:
   return scale * jnp.mean(signs * product, axis=tuple(range(1, x0.ndim)))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def noise_needed(forward: Operator, y: Array, x0: Array, std: float) -> Array:
-  """Returns a lower bound of rms(y - A x) / std for pictures x in [-1, 1], [P].
-
-  By Cauchy-Schwarz |r| |y - A x| >= r^T y - x^T A^T r >= r^T y - |A^T r|_1 for
-  any r, here what a picture of unit variance does not explain.
-  """
-  measurement = dj.Measurement(y, forward, std)
-  r = dj.unexplained(measurement, x0, precision=1.0)
-  back = jnp.abs(measurement.transpose(x0)(r))
-  r, y, back = (a.reshape(len(a), -1) for a in (r, y, back))
-  bound = jnp.sum(r * y, axis=1) - jnp.sum(back, axis=1)
-  size = jnp.linalg.norm(r, axis=1) * jnp.sqrt(y.shape[1]) * std
-  return bound / jnp.maximum(size, 1e-12)
-
-
 def steer(
   batch: Batch,
   log_likelihood: LogLikelihood,
@@ -279,7 +260,7 @@ class Steer(Edit):
 
   part: ClassVar = 'reward'
 
-  def results(self, model: Run, batch: Batch) -> dict[str, jax.Array]:
+  def results(self, model: Edited, batch: Batch) -> dict[str, jax.Array]:
     node, values = self.reward, model.facts.x
     assert node is not None  # else it was refused
 
@@ -299,12 +280,12 @@ class Steer(Edit):
     drawn = steer(batch, reward, None, self.particles, self.gradient)
     return drawn | {'reward': reward(drawn['x'])}
 
-  def write(self, model: Run, path: Path, made: Made) -> None:
-    super().write(model, path, made)
-    numbers = made.numbers
+  def show(self, model: Edited, made: Made) -> Shown:
+    shown, numbers = super().show(model, made), made.numbers
     means = {n: float(x.mean()) for n, x in numbers.items() if n != 'x'}
     means['lowest_ess'] = float(numbers['lowest_ess'].min())
-    print(f'{listed(means)}{warning(**means, particles=self.particles)}')
+    shown.said.append(f'{listed(means)}{warning(**means, particles=self.particles)}')
+    return shown
 
 
 def listed(means: Mapping[str, float]) -> str:

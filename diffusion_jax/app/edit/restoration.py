@@ -3,53 +3,50 @@
 import functools
 import glob
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edit.methods import Batch, Known, Method, Run
+from diffusion_jax.app.edit.methods import Batch, Edited, Known, Method
 from diffusion_jax.app.edit.pictures import (
   Edit,
   Encode,
   Made,
   Pictures,
-  as_picture,
-  read_array,
-  read_mask,
-  read_measurement,
-  read_picture,
-  write_drawing,
-  write_grid,
+  Shown,
+  drawn,
+  read_file,
+  sheet_of,
 )
-from diffusion_jax.app.edit.posteriors import MOST, listed, noise_needed, warning, whiteness
+from diffusion_jax.app.edit.posteriors import listed, warning, whiteness
 from diffusion_jax.core import operators
-from diffusion_jax.core.arguments import computed_now
 from diffusion_jax.core.keys import stream
-from diffusion_jax.core.measurements import is_linear
 from diffusion_jax.core.operators import Operator
 from diffusion_jax.data import images, npz
+from diffusion_jax.data.pictures import as_picture, read_array, read_measurement, read_picture
 from diffusion_jax.errors import UserError
+from diffusion_jax.metrics import restoration
+from diffusion_jax.metrics.restoration import MOST
+from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Positive
+from diffusion_jax.sampling.damage import GREY, damage_of, noise_needed
 
 _FILES = '.png', '.jpg', '.jpeg', '.npy'
-_GREY = 127.5  # grey levels of 255 in one unit of x in [-1, 1]
 _ROWS = 16  # of the sheet
 
 
-def mask(mask: str = '', *, shape: tuple[int, ...]) -> Operator:
+def mask(mask: ReadPath = '', *, shape: tuple[int, ...]) -> Operator:
   """Shows the white pixels of the picture `mask`, and 0 elsewhere.
 
   For arrays other than pictures, `mask` is a .npy file of their shape, True or
   1 where numbers are seen.
   """
   if Path(mask).suffix != '.npy':
-    return operators.masked(jnp.asarray(read_mask(mask, shape, 'operator.mask')))
+    return operators.masked(jnp.asarray(read_file(mask, 'mask', shape, 'operator.mask')))
   seen = npz.read_array(mask, 'mask', 'fiub')
   if seen.shape != shape or not np.isin(seen, (0, 1)).all() or not seen.any():
     raise ValueError(
@@ -58,7 +55,7 @@ def mask(mask: str = '', *, shape: tuple[int, ...]) -> Operator:
   return operators.masked(jnp.asarray(seen, bool))
 
 
-def matrix(path: str = '', *, shape: tuple[int, ...]) -> Operator:
+def matrix(path: ReadPath = '', *, shape: tuple[int, ...]) -> Operator:
   """Multiplies x, flattened, by the matrix [M, D] of a .npy file: [B, M]."""
   rows, size = npz.read_array(path, 'matrix'), math.prod(shape)
   if rows.ndim != 2 or rows.shape[1] != size:
@@ -85,8 +82,8 @@ class Restore(Edit):
     simulate: the pictures are clean, and are damaged first
   """
 
-  image: str = ''
-  operator: Node | None = None  # made with the shape of the run's images
+  image: ReadPath = ''
+  operator: Operator | None = None  # made with the shape of the run's images
   posterior: Method
   noise: Positive | tuple[Positive, ...] = 1.0
   simulate: bool = False
@@ -94,7 +91,7 @@ class Restore(Edit):
   part: ClassVar = 'operator'
   loses: ClassVar = True
 
-  def read(self, model: Run) -> Pictures:
+  def read(self, model: Edited) -> Pictures:
     """Reads y [P, ...] and the files' names; `simulate`: and clean pictures."""
     damage, values = self._damage(model), model.facts.x
     names = {'names': np.array([Path(path).name for path in self.paths])}
@@ -102,12 +99,12 @@ class Restore(Edit):
     shape = jax.eval_shape(damage.forward, x).shape[1:]
     if values.levels:
       std = (damage.std / damage.weights).ravel()
-      grey, std = (', '.join(f'{x:.4g}' for x in a) for a in (_GREY * std, std))
+      grey, std = (', '.join(f'{x:.4g}' for x in a) for a in (GREY * std, std))
       print(f'noise: {grey} grey levels of 255, {std} in [-1, 1]')
     print(self.posterior.note, end='')
     if not self.simulate:
       y = np.stack([read_measurement(path, shape, values) for path in self.paths])
-      return names | {'y': self._possible(model, y - damage.offset)}
+      return names | {'y': self._possible(model, damage, y - damage.offset)}
     if values.is_picture:
       clean = np.stack([read_picture(path, 'image', values.shape) for path in self.paths])
     else:
@@ -116,24 +113,16 @@ class Restore(Edit):
     key = stream(model.config.sampling.seed, 'measurement')
     y += damage.std * jax.random.normal(key, y.shape)
     y /= damage.weights
-    return names | {'y': self._possible(model, y), 'clean': clean}
+    return names | {'y': self._possible(model, damage, y), 'clean': clean}
 
-  @functools.cached_property
-  def _damage(self) -> Callable[[Run], '_Damage']:
-    # A mask is read, and described, once.
-    @functools.cache
-    def damage(model):
-      assert self.operator is not None  # else it was refused
-      operator = self.operator.make({'shape': model.facts.x.shape})
-      return _damage_of(operator, self.noise, model.facts.x)
+  def _damage(self, model):
+    assert self.operator is not None  # else it was refused
+    return damage_of(self.operator, self.noise, model.facts.x)
 
-    return damage
-
-  def _possible(self, model, y):
+  def _possible(self, model, damage, y):
     # Returns y with 0 where no x_0 can change it, such as at hidden pixels;
     # says which pictures have more that no x_0 explains.
-    damage, seen = self._damage(model), self._damage(model).seen
-    y = np.where(seen, y, 0.0).astype(np.float32)
+    y = np.where(damage.seen, y, 0.0).astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(y).reshape(len(y), -1).all(axis=1))
     if len(bad):
       raise ValueError(
@@ -143,7 +132,7 @@ class Restore(Edit):
       return y
     x0 = np.zeros((len(y), *model.facts.x.shape), np.float32)
     needed = noise_needed(damage.forward, y * damage.weights, x0, damage.std)
-    needed /= np.sqrt(seen.mean())
+    needed /= np.sqrt(damage.seen.mean())
     beyond = needed > MOST
     if beyond.any():
       worst = Path(self.paths[np.argmax(needed)]).name
@@ -179,7 +168,7 @@ class Restore(Edit):
   def inputs(self, encode: Encode, pictures: Pictures) -> dict[str, np.ndarray]:
     return {'y': pictures['y'].repeat(self.num_samples, axis=0)}
 
-  def results(self, model: Run, batch: Batch) -> dict[str, jax.Array]:
+  def results(self, model: Edited, batch: Batch) -> dict[str, jax.Array]:
     damage = self._damage(model)
     linear = damage.is_linear and model.config.get('latent') is None
     if self.posterior.needs_linear and not linear:
@@ -191,186 +180,73 @@ class Restore(Edit):
       )
     y, how = batch.inputs['y'] * damage.weights, {'is_linear': linear, 'width': damage.width}
     known = Known(y, lambda x: damage.forward(batch.decode(x)), damage.std, **how)
-    drawn = self.posterior.draw(batch, known)
-    residual = known.residual(drawn['x']) / damage.std
+    made = self.posterior.draw(batch, known)
+    residual = known.residual(made['x']) / damage.std
     square = jnp.mean(residual**2, axis=tuple(range(1, residual.ndim)))
-    drawn['residual'] = jnp.sqrt(square / damage.seen.mean())
+    made['residual'] = jnp.sqrt(square / damage.seen.mean())
     if self.posterior.takes_white:
-      drawn['whiteness'] = whiteness(batch, drawn['x'])
-    return drawn
+      made['whiteness'] = whiteness(batch, made['x'])
+    return made
 
-  def write(self, model: Run, path: Path, made: Made) -> None:
+  def show(self, model: Edited, made: Made) -> Shown:
     y, clean = made.pictures['y'], made.pictures.get('clean')
     has_pictures = y.ndim == 4 and y.shape[-1] in (1, 3)
     samples = made.results.reshape(len(y), -1, *made.results.shape[1:])
-    sheet, every = [], []
+    shown, sheet, every = Shown({}, []), [], []
     for i, file in enumerate(self.paths):
-      name = path.with_name(f'{path.name}_{Path(file).stem}')
-      mine, figures = self._summarized(model, made, i)
+      end = f'_{Path(file).stem}'
+      mine, figures = self._summarized(model, made, i, shown.said)
       if not model.facts.x.is_picture:
-        write_drawing(model, name, samples[i], made.data)
+        shown.files[end] = drawn(model, samples[i], made.data)
         continue
       every += [figures] if figures else []
       x = np.nan_to_num(mine['x'])
-      parts = {str(j): one for j, one in enumerate(samples[i])}
-      parts['mean'] = images.PICTURES.decode(x.mean(axis=0))
-      parts['std'] = images.PICTURES.decode(2.0 * x.std(axis=0) - 1.0)
-      for part, picture in parts.items():
-        images.write_png(name.with_name(f'{name.name}_{part}.png'), picture)
+      parts = {f'_{j}': one for j, one in enumerate(samples[i])}
+      parts['_mean'] = images.PICTURES.decode(x.mean(axis=0))
+      parts['_std'] = images.PICTURES.decode(2.0 * x.std(axis=0) - 1.0)
+      shown.files.update({end + part: picture for part, picture in parts.items()})
       row = [] if clean is None else [clean[i]]
       if has_pictures:
-        row.append(as_picture(model, images.PICTURES.decode(y[i])))
+        row.append(as_picture(images.PICTURES.decode(y[i]), model.facts.x.shape))
       sheet.append([*row, *parts.values()])
     if not sheet:  # Arrays are in the npz file.
-      return
+      return shown
     means = {n: float(np.mean([f[n] for f in every])) for n in every[0]}
     white = means.pop('whiteness', 1.0)
     if len(y) > 1:
-      print(f'mean of {len(y)} pictures: {listed(means)}')
+      shown.said.append(f'mean of {len(y)} pictures: {listed(means)}')
     if white < 0.5:
-      print(
+      shown.said.append(
         f'where sigma = alpha, x_0 has {white:.2g} of the variance that '
         f'edit.posterior={model.config.edit.posterior.name} takes it to have, '
         'so its samples may vary too much: compare with posterior=moment, or '
         'with more particles of steered'
       )
-    print(f'wrote {path}_<picture>_0.png and others, _mean.png, _std.png')
     rows = np.concatenate([np.stack(row) for row in sheet[:_ROWS]])
+    shown.files[''] = sheet_of(rows, len(sheet[0]))
     first = 'clean, ' * (clean is not None) + 'y, ' * has_pictures
-    write_grid(path, rows, len(sheet[0]), f'{first}samples, their mean and standard deviation')
+    return shown._replace(about=f'{first}samples, their mean and standard deviation')
 
-  def _summarized(self, model, made, i):
-    # Prints the figures of measurement i; returns the numbers of its samples
-    # without those that are left out, and the figures, {} without a sample.
+  def _summarized(self, model, made, i, said):
+    # Returns the numbers of measurement i's samples without those that are left
+    # out, and their figures, {} without a sample; appends lines to `said`.
     name, clean = Path(self.paths[i]).name, made.pictures.get('clean')
     size, values, figures = len(made.pictures['y']), model.facts.x, {}
     numbers = {n: a.reshape(size, -1, *a.shape[1:])[i] for n, a in made.numbers.items()}
-    kept = _kept(numbers['x'], numbers['residual'])
+    kept = restoration.kept(numbers['x'], numbers['residual'])
     if kept.any():
       numbers = {n: a[kept] for n, a in numbers.items()}
       truth = None if clean is None else values.written.encode(clean[i])
-      figures = _figures(numbers, truth)
+      figures = restoration.figures(numbers, truth)
       hidden = ('whiteness',) if values.is_picture else ('psnr', 'psnr_of_mean')
       shown = {n: x for n, x in figures.items() if n not in hidden}
       count = model.config.edit.posterior.get('particles', 0)
-      print(f'{name}: {listed(shown)}{warning(**shown, particles=count)}')
-    print(_left(name, kept), end='')
+      said.append(f'{name}: {listed(shown)}{warning(**shown, particles=count)}')
+    if not kept.all():
+      lost = ', '.join(map(str, np.flatnonzero(~kept)))
+      said.append(
+        f'{name}: {(~kept).sum()} of {len(kept)} samples are left out ({lost}): not finite, or '
+        f'with a residual above {MOST:g} times the usual one. The mean, std and figures are '
+        'without them. Try more sampling.num_steps, or another edit.posterior'
+      )
     return numbers, figures
-
-
-class _Damage(NamedTuple):
-  # weights (y - offset) = forward(x) + std n, of x as the model has it, so that
-  # all channels have one noise. weights: 1 on average, of their logarithms, so
-  # that densities of y do not change. seen: which numbers of y depend on x_0: a
-  # mask's white pixels. The others are 0 for any x_0. All of an operator that
-  # is not linear. width: the least noise, in units of x.
-  forward: Operator
-  offset: np.ndarray | float
-  std: float
-  weights: np.ndarray
-  is_linear: bool
-  seen: np.ndarray
-  width: float
-
-
-def _damage_of(operator, noise, values):
-  draws = 1 if values.levels else 16
-  normal = np.random.default_rng(0).standard_normal((draws, *values.shape))
-  normal, offset = normal.astype(np.float32), 0.0
-  linear = is_linear(operator, normal[:1])
-
-  def in_units(x):
-    if values.levels:
-      return operator(x)
-    mean, unit = values.affine
-    return operator(unit * x if linear else unit * x + mean)
-
-  y = np.asarray(computed_now(in_units, normal))
-  seen = y[:1] != 0.0 if linear else np.ones(1, bool)
-  if linear and not values.levels:
-    # y loses what the operator makes of the mean of the data: float32 would
-    # round real numbers that are far from 0.
-    with jax.enable_x64(True):
-      x = np.broadcast_to(np.float64(values.mean), values.shape)[None]
-      offset = np.asarray(operator(jnp.asarray(x)))[0]
-  stds = _checked_noise(noise, y) / (_GREY if values.levels else 1.0)
-  std = float(np.exp(np.log(stds).mean()))
-  weights = (std / stds).astype(np.float32)
-
-  def forward(x):
-    return in_units(x) if stds.size == 1 else weights * in_units(x)
-
-  width = std if values.levels else _width(stds, y)
-  return _Damage(forward, offset, std, weights, linear, seen, width)
-
-
-def _checked_noise(noise, y):
-  noise, channels = np.atleast_1d(noise), y.shape[-1] if y.ndim > 1 else 1
-  if len(noise) not in (1, channels):
-    raise ValueError(
-      f'noise has {len(noise)} values: give one, or one for each of the {channels} channels of y'
-    )
-  return noise.reshape(*[1] * (y.ndim - 1), -1)
-
-
-def _width(stds, y):
-  # The least noise in units of x; y: of several x of variance 1.
-  variance, axes = y.var(axis=0, keepdims=True), tuple(range(y.ndim - 1))
-  count = np.maximum((variance > 0.0).sum(axis=axes), 1)
-  gain = np.sqrt(variance.sum(axis=axes) / count)
-  return float(np.min(stds / np.maximum(gain, 1e-12)))
-
-
-def errors(x: np.ndarray, clean: np.ndarray) -> dict[str, float]:
-  """Compares samples x [S, ...] with the clean picture, in [-1, 1].
-
-  Returns PSNR in dB of their mean and of single samples, and the percentage of
-  pixels whose truth is between the lowest and the highest sample; (S - 1) / (S
-  + 1) of them are if the truth is another draw.
-  """
-  between = (x.min(axis=0) <= clean) & (clean <= x.max(axis=0))
-  return {
-    'psnr_of_mean': _psnr(x.mean(axis=0) - clean),
-    'psnr': float(np.mean([_psnr(one - clean) for one in x])),
-    'between': 100.0 * float(between.mean()),
-  }
-
-
-def _psnr(error):
-  return 20.0 * math.log10(2.0 / max(_rms(error), 1e-9))
-
-
-def _rms(x):
-  return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
-
-
-def _kept(x, residual):
-  # Which samples [S, ...] of a picture are finite, with a residual [S] at most
-  # 3 times the usual one, their median, or 1 if that is less.
-  finite = np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
-  finite &= np.isfinite(residual)
-  if not finite.any():
-    return finite
-  usual = np.quantile(residual[finite], 0.5, method='lower')
-  return finite & (residual <= MOST * max(1.0, usual))
-
-
-def _left(file, kept):
-  lost = ', '.join(map(str, np.flatnonzero(~kept)))
-  return lost and (
-    f'{file}: {(~kept).sum()} of {len(kept)} samples are left out ({lost}): '
-    f'not finite, or with a residual above {MOST:g} times the usual one. The '
-    'mean, std and figures are without them. Try more sampling.num_steps, or '
-    'another edit.posterior\n'
-  )
-
-
-def _figures(numbers, clean):
-  # Summarizes numbers [S] and x of a picture's samples.
-  x, residual = numbers['x'], numbers['residual']
-  summary = {'residual': _rms(residual), 'spread': float(x.std(axis=0).mean())}
-  summary |= {} if clean is None else errors(x, clean)
-  for key, of in numbers.items():
-    if key not in ('x', 'residual'):
-      summary[key] = float(of.min() if key == 'lowest_ess' else of.mean())
-  return summary

@@ -5,18 +5,16 @@ that it has written.
 """
 
 import contextlib
-import copy
-import functools
 import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.rules import lines
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.evaluate import scorers
@@ -30,14 +28,22 @@ from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import image_sets, npz, pipeline
 from diffusion_jax.data.sources import Source, content_sum
 from diffusion_jax.errors import UserError, refuse
-from diffusion_jax.metrics import calibration, plots, real_images, references, sweeps
+from diffusion_jax.metrics import (
+  calibration,
+  plots,
+  real_images,
+  references as of_real,
+  scoring,
+  sweeps,
+)
 from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import Arrays, ModelMetric, as_json, table
+from diffusion_jax.metrics.scoring import References, Scored
 from diffusion_jax.metrics.sweeps import Results, title
 from diffusion_jax.metrics.table import OF_PAIRS
 from diffusion_jax.runtime import buckets, lock, processes
 from diffusion_jax.runtime.compiling import precision_in_use
-from diffusion_jax.runtime.files import make_folder, write_json, write_npz
+from diffusion_jax.runtime.files import make_folder, write_json
 
 # The section of config.sampling that changes the scores of real images as well.
 OF_WEIGHTS = 'weights'
@@ -45,60 +51,72 @@ OF_WEIGHTS = 'weights'
 Fields = Json  # of a sweep, of the scores as JSON, of settings
 
 
-def run(run: Run) -> None:
+class Point(NamedTuple):
+  """A point of the sweep: {field: value}, and the run as these fields use it."""
+
+  changes: Fields
+  run: Run
+
+  @property
+  def of_weights(self) -> Fields:
+    """The changes that choose other weights."""
+    return {field: value for field, value in self.changes.items() if field.startswith(OF_WEIGHTS)}
+
+
+def main(run: Run) -> None:
   """Writes evaluation/<metric>-<split>/ for each metric of real images.
 
   Metrics of generated images share evaluation/samples/. A sweep writes a folder
   for each point inside these folders, and a table into the first.
   """
   model = scorers.chosen(run.model)
-  config = model.config
+  c = model.config.evaluation
   if model is not run.model:
-    print(f'evaluation.metrics={",".join(config.evaluation.metrics)}')
+    print(f'evaluation.metrics={",".join(c.metrics)}')
     run = Run(model)
-  if not config.evaluation.metrics:
+  if not c.metrics:
     names = ', '.join(model.schema.metrics)
     raise UserError(f'config.evaluation.metrics is empty: give one of {names}')
-  every = scorers.of_samples(model)
-  groups: dict[str, Any] = {
-    'samples': [x for x in every if not scorers.is_of_pairs(x)],
-    'pairs': [x for x in every if scorers.is_of_pairs(x)],
-    'examples': scorers.of_models(model),
-  }
-  kinds = [kind for kind, metrics in groups.items() if metrics]
+  every, of_images = scorers.of_samples(model), scorers.of_models(model)
+  pairs = [x for x in every if scoring.is_of_pairs(x)]
+  of_samples = [x for x in every if x not in pairs]
+  groups = {'samples': of_samples, 'pairs': pairs, 'examples': of_images}
+  groups = {kind: metrics for kind, metrics in groups.items() if metrics}
   scorers.check_needs(model, every)
-  points = points_of(run, kinds)
+  points = points_of(run, [*groups])
   make_folder(model.workdir, 'evaluation')
-  spaces: dict[str, scorers.Space] = {}
-  if 'samples' in kinds:
+  references = References({}, {})
+  if of_samples:
     # Missing weights or data are noticed before the images are drawn.
-    if len(kinds) > 1:
-      datasets.source_of(config, config.evaluation.split)
+    if len(groups) > 1:
+      datasets.source_of(model.config, c.split)
     if processes.is_first():
-      spaces = scorers.prepare(model, groups['samples'])
+      references = scorers.prepare(model, of_samples)
     processes.wait_for_all('features of real images')
-  results: Results = {title(changes): {} for changes, _ in points}
-  score = {'samples': functools.partial(score_samples, spaces), 'pairs': score_pairs}
-  for kind, (changes, point) in itertools.product(kinds, points):
-    if kind in score:
-      with result_folder(point, kind, changes) as out:
-        results[title(changes)] |= score[kind](Run(point), groups[kind], out)
-      processes.wait_for_all(f'{kind} {title(changes)}')
+  results: Results = {}
   measured: dict[str, Fields] = {}  # by the fields that choose weights
-  for changes, point in points if groups['examples'] else ():
-    own = {f: value for f, value in changes.items() if f.startswith(OF_WEIGHTS)}
-    if title(own) not in measured:
-      measured[title(own)] = score_point(Run(point), groups['examples'], own)
-    if own:
-      results[title(changes)] |= measured[title(own)]
+  for point in points:
+    scores = results[title(point.changes)] = {}
+    if of_samples:
+      with result_folder(model, 'samples', point.changes) as out:
+        scores |= score_samples(references, point.run, of_samples, out)
+    if pairs:
+      with result_folder(model, 'pairs', point.changes) as out:
+        scores |= score_pairs(point.run, pairs, out)
+    processes.wait_for_all(f'scores {title(point.changes)}')
+    weights_of = title(point.of_weights)
+    if of_images and weights_of not in measured:
+      measured[weights_of] = score_point(point.run, of_images, point.of_weights)
+    if weights_of:
+      scores |= measured.get(weights_of, {})
   if len(points) > 1 and all(results.values()) and processes.is_first():
-    first = kinds[0] if kinds[0] in score else next(iter(groups['examples']))
+    first = next(iter(of_images)) if [*groups] == ['examples'] else next(iter(groups))
     out = make_folder(model.workdir, folder_of(model, first))
-    sweeps.write(out, [changes for changes, _ in points], results)
+    sweeps.write(out, [point.changes for point in points], results)
 
 
-def points_of(run: Run, kinds: list[str]) -> list[tuple[Fields, Model]]:
-  """Returns ({field: value}, model) of each point of the sweep, checked."""
+def points_of(run: Run, kinds: list[str]) -> list[Point]:
+  """Returns the points of the sweep, checked."""
   config, points = run.model.config, []
   for changes, changed in sweep(config):
     idle = [field for field in changes if not field.startswith(OF_WEIGHTS)]
@@ -107,13 +125,13 @@ def points_of(run: Run, kinds: list[str]) -> list[tuple[Fields, Model]]:
         f'config.evaluation.sweep: {idle[0]} changes samples, and no metric of '
         f'evaluation.metrics={",".join(config.evaluation.metrics)} is of samples'
       )
-    point = run.changed(changed).model
-    point.check('evaluate')
+    point = Point(changes, run.changed(changed))
+    point.run.model.check('evaluate')
     rows = [rules.of_evaluation(kinds)]
     refuse(lines(rows, changed, 'evaluate', run.model.workdir))
     if 'samples' in kinds:  # before features of real images are computed
-      weights.restore(point)
-    points.append((changes, point))
+      weights.restore(point.run.model)
+    points.append(point)
   return points
 
 
@@ -160,9 +178,7 @@ def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
     yield {f: x.name if isinstance(x, Node) else x for f, x in values}, point
 
 
-def score_samples(
-  spaces: dict[str, scorers.Space], run: Run, metrics: list[scorers.Scored], out: Path
-) -> Fields:
+def score_samples(references: References, run: Run, metrics: list[Scored], out: Path) -> Fields:
   """Draws the images of a point, and writes their scores into result.json.
 
   Images that exist with these settings are kept. Returns the scores as JSON in
@@ -179,15 +195,14 @@ def score_samples(
   if not needs.isdisjoint(('images', 'values')):
     samples['values'] = np.concatenate(list(stored.batches(size)))
     samples['images'] = samples['values']
-  extracted = {}
   with from_config('evaluation.metrics'):
-    for name, space in spaces.items():
-      if space.extractor is not None:
-        args = space.extractor, stored, out / f'{name}.npz', drawn, size
-        extracted[name] = references.extract(*args)
-  scores = scorers.score(metrics, spaces, samples, extracted)
-  floor = scorers.floor(metrics, spaces, c.num_generated) if c.floor else []
-  protocol = {n: space.protocol for n, space in spaces.items() if n}
+    extracted = {
+      name: of_real.extract(space.extractor, stored, out / f'{name}.npz', drawn, size)
+      for name, space in references.spaces.items()
+    }
+    scores = scoring.score(metrics, references, samples, extracted)
+    floor = scoring.floor(metrics, references, c.num_generated) if c.floor else []
+  protocol = {name: space.protocol for name, space in references.spaces.items()}
   write_json(
     out / 'result.json',
     {
@@ -211,16 +226,19 @@ def score_samples(
   return as_json(scores)
 
 
-def draw(run: Run, out: Path, **fields: object) -> Path:
-  """Draws samples with these fields of config.sampling; returns their file."""
+def draw(run: Run, out: Path, rows: np.ndarray | None = None, **fields: object) -> Path:
+  """Draws samples with these fields of config.sampling; returns their file.
+
+  rows: contexts in place of sampling.context.
+  """
   fields |= {'name': 'samples', 'trajectory': False, 'profile': False}
   changes = {f'sampling.{name}': x for name, x in fields.items()}
   drawing = run.changed(store.with_fields(run.model.config, changes))
   below = out.relative_to(run.model.workdir)
-  return sample.draw(drawing, below, 'evaluation.name')
+  return sample.draw(drawing, below, 'evaluation.name', rows)
 
 
-def score_pairs(run: Run, metrics: list[scorers.Scored], out: Path) -> Json:
+def score_pairs(run: Run, metrics: list[Scored], out: Path) -> Json:
   """Draws for held-out pairs; writes the scores and curves of calibration.
 
   Returns the scores as JSON in the first process, {} in the others.
@@ -231,17 +249,12 @@ def score_pairs(run: Run, metrics: list[scorers.Scored], out: Path) -> Json:
   index = np.arange(min(c.num_pairs, len(source)))
   with from_config('data'):
     arrays = source.read(index)
-  path = out / 'context.npz'
-  if processes.is_first():
-    write_npz(path, {'context': arrays['context']})
-  buckets.share(path, 'held-out pairs')
-  trust.allow([str(path)])
-  fields = {'context': str(path), 'context_row': None}
-  drawn = draw(run, out, num_samples=c.draws_per_pair, **fields)
+  fields = {'num_samples': c.draws_per_pair, 'context': '', 'context_row': None}
+  drawn = draw(run, out, arrays['context'], **fields)
   buckets.share(drawn, 'draws of the pairs')
   draws = npz.read(drawn, ['arr_0'])['arr_0']
   draws = draws.reshape(len(index), -1, *draws.shape[1:])
-  truth = references.as_written(source, arrays['x'])
+  truth = of_real.as_written(source, arrays['x'])
   samples: Arrays = {'draws': draws}
   reference: Arrays = {'truth': truth, 'context': arrays['context']}
   if any('log_q' in each.metric.needs for each in metrics):
@@ -252,11 +265,11 @@ def score_pairs(run: Run, metrics: list[scorers.Scored], out: Path) -> Json:
   enough = draws.shape[1] > 1 and len(index) >= calibration.LEAST_PAIRS
   if enough and (contraction := OF_PAIRS.get('contraction')):
     # Calibrated draws may be as wide as the prior.
-    wide = scorers.Scored('contraction', contraction(), '', '')
-    metrics = [*metrics, wide] if all(x.name != wide.name for x in metrics) else metrics
+    if all(x.name != 'contraction' for x in metrics):
+      metrics = [*metrics, Scored('contraction', contraction())]
   named = {**reference, **scorers.names_of(model)}
-  found = [scorers.compute(each, samples, named) for each in metrics]
-  scores = [score for part in found for score in part]
+  with from_config('evaluation.metrics'):
+    scores = [x for each in metrics for x in scoring.compute(each, samples, named)]
   levels = calibration.all_levels(samples, reference)
   plots.plot_ranks(out / 'ranks.png', levels.pop('ranks'))
   plots.plot_coverage(out / 'coverage.png', levels)
@@ -328,9 +341,9 @@ def score_images(
   model, c = run.model, run.model.config.evaluation
   source, count, examples = inputs
   with from_config(f'evaluation.{name}'):
-    watched, sums = watch(model.measured)
+    watched = Watched(model.measured)
     measure = metric.measure(watched)
-  settings = settings_of(run, {'examples': examples} | sums, name)
+  settings = settings_of(run, {'examples': examples} | watched.sums, name)
   length = datasets.text_length(model.config)
 
   def read(index):
@@ -369,20 +382,20 @@ def of_set(config: Node, split: str) -> Json:
   return {'other_data': provenance.by_content(others)} if others else {}
 
 
-def watch(measured: Any) -> tuple[Any, dict[str, str]]:
-  """Returns what a metric measures, and a dict of sums of the splits it reads.
+class Watched:
+  """What a metric measures; sums has those of the splits that it has read."""
 
-  The dict is filled while the metric reads them.
-  """
-  watched, sums = copy.copy(measured), {}
+  def __init__(self, measured: Any):
+    self._measured, self.sums = measured, {}
 
-  def source(split='train'):
-    data = measured.source(split)
-    sums[split] = content_sum(data)
-    return data
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._measured, name)
 
-  object.__setattr__(watched, 'source', source)  # of a frozen dataclass
-  return watched, sums
+  def source(self, split: str = 'train') -> Source:
+    """Returns the images of a split."""
+    source = self._measured.source(split)
+    self.sums[split] = content_sum(source)
+    return source
 
 
 def settings_of(run: Run, read: Json, name: str) -> Json:

@@ -1,14 +1,12 @@
 """The metrics that config.evaluation names, and the scores of samples."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import check_one_of, find, from_config
 from diffusion_jax.app.evaluate.metrics_of_data import chosen
 from diffusion_jax.app.inputs import conditions, datasets
@@ -20,49 +18,20 @@ from diffusion_jax.data import npz, tables
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.data.sources import Source, some_of
 from diffusion_jax.errors import UserError
-from diffusion_jax.metrics import features, published, references
+from diffusion_jax.metrics import features, published, references, scoring
 from diffusion_jax.metrics.features import Extractor
 from diffusion_jax.metrics.metric import (
   EXTRACTED,
   Arrays,
   ModelMetric,
   SampleMetric,
-  Score,
   missing,
 )
+from diffusion_jax.metrics.scoring import References, Scored, Space
 from diffusion_jax.metrics.vectors import Standard, standard_of
 from diffusion_jax.runtime import processes
 
 _PATH = 'evaluation.metrics'
-
-
-class Scored(NamedTuple):
-  """A metric of samples in a feature space, '' if it needs none.
-
-  suffix: of the names of its scores, such as _dinov2.
-  """
-
-  name: str
-  metric: SampleMetric
-  space: str
-  suffix: str
-
-
-class Space(NamedTuple):
-  """An extractor, and its features of real data with their protocol.
-
-  The space '' has no extractor: its reference has `values`.
-  """
-
-  extractor: Extractor | None
-  reference: Arrays
-  protocol: Json
-
-  def of(self, batches: Iterable[np.ndarray]) -> Arrays:
-    """Returns the features of batches of samples."""
-    if self.extractor is None:
-      return {}
-    return features.join(features.each(self.extractor, batches))
 
 
 def metrics_of(model: Model, **values: object) -> dict[str, SampleMetric | ModelMetric]:
@@ -104,7 +73,7 @@ def of_samples(model: Model, **values: object) -> list[Scored]:
     if not isinstance(metric, SampleMetric):
       continue
     if EXTRACTED.isdisjoint(metric.needs):
-      scored.append(Scored(name, metric, '', ''))
+      scored.append(Scored(name, metric))
       continue
     for space in metric.features or (usual,):
       check_one_of(features.EXTRACTORS, f'evaluation.{name}.features', space)
@@ -113,17 +82,12 @@ def of_samples(model: Model, **values: object) -> list[Scored]:
   return scored
 
 
-def is_of_pairs(each: Scored) -> bool:
-  """Returns whether a metric needs several draws for each held-out pair."""
-  return not {'draws', 'log_q'}.isdisjoint(each.metric.needs)
-
-
 def higher_is_better(model: Model) -> dict[str, bool]:
   """Returns, for each score of generated images, whether more is better."""
   return {
     f'{score}{each.suffix}': higher
     for each in of_samples(model)
-    if not is_of_pairs(each)
+    if not scoring.is_of_pairs(each)
     for score, higher in each.metric.scores.items()
   }
 
@@ -165,25 +129,22 @@ def read_statistics(
 ) -> tuple[ImageSet, Json, set[str]]:
   """Returns the file of evaluation.statistics, see `published.read`."""
   path = model.config.evaluation.statistics
-  trust.check_paths('evaluation.statistics', path)
   space = space_of_statistics(model, metrics)
   here = {x.name: x.metric for x in metrics if x.space == space}
   with from_config('evaluation.statistics'):
     return published.read(path, extractor, here, model.facts.x.shape)
 
 
-def prepare(model: Model, metrics: list[Scored]) -> dict[str, Space]:
+def prepare(model: Model, metrics: list[Scored]) -> References:
   """Makes the extractors of metrics, and reads or computes their references.
 
   Raises UserError as `check`.
   """
-  c, spaces = model.config.evaluation, {}
+  c, values, spaces = model.config.evaluation, names_of(model), {}
   other = 'test' if c.reference == 'train' else 'train'
   extractors = check(model, metrics)
-  names = names_of(model)
   if any({'values', 'images'} & {*x.metric.needs} for x in metrics):
-    values = reference_values(model)
-    spaces[''] = Space(None, {'values': values, 'images': values, **names}, {})
+    values |= dict.fromkeys(('values', 'images'), reference_values(model))
   for name, extractor in extractors.items():
     if name == space_of_statistics(model, metrics):
       images, protocol, lacks = read_statistics(model, extractor, metrics)
@@ -198,11 +159,11 @@ def prepare(model: Model, metrics: list[Scored]) -> dict[str, Space]:
     if c.floor or any('held_out' in metric.needs for metric in here):
       held_out, _ = load_reference(model, extractor, other)
       reference = {**reference, 'held_out': held_out['features']}
-    spaces[name] = Space(extractor, {**reference, **names}, protocol)
-  return spaces
+    spaces[name] = Space(extractor, reference, protocol)
+  return References(values, spaces)
 
 
-def names_of(model: Model) -> Arrays:
+def names_of(model: Model) -> dict[str, np.ndarray]:
   """Returns the names of the columns of x for notes, if they have any."""
   return {'names': np.array(model.facts.x.names)}
 
@@ -210,7 +171,6 @@ def names_of(model: Model) -> Arrays:
 def make_extractor(model: Model, name: str) -> Extractor:
   """Returns the extractor of a name, with the weights of the config."""
   c = model.config.evaluation
-  trust.check_paths('evaluation.weights', c.weights)
   with from_config('evaluation'):
     if name != 'values':
       return features.make(name, c.weights, c.batch_size)
@@ -236,7 +196,6 @@ def reference_source(model: Model, name: str) -> Source:
   """Returns a split of the data, or the examples of a file."""
   if name in ('train', 'test'):
     return datasets.source_of(model.config, name)
-  trust.check_paths('evaluation.reference', name)
   with from_config('evaluation.reference'):
     x = model.facts.x
     source = tables.csv_table(name, x.names) if tables.is_csv(name, x) else npz.npz(name)
@@ -265,51 +224,17 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
   if model.conditioning.context is not None:
     given |= {'draws', 'truth', 'context', 'log_q'}
   for each in metrics:
-    arrays = features.ARRAYS.get(each.space, ())
+    arrays = features.ARRAYS.get(each.space or '', ())
     for need in sorted({*each.metric.needs} - given - {*arrays}):
       field = f'{each.name}.features' if each.metric.features else 'features'
       hint = f': set config.evaluation.{field}, now {each.space}'
       hint = hint if need in EXTRACTED else ''
       raise UserError(f'config.{_PATH}: {missing(each.name, need)}{hint}')
-    if is_of_pairs(each) and (others := stored & {'labels', 'texts', 'conditions'}):
+    if scoring.is_of_pairs(each) and (others := stored & {'labels', 'texts', 'conditions'}):
       raise UserError(
         f'config.{_PATH}: {each.name} draws x given only the context, and this run has '
         f'{min(others)}, too: train with a context only, which may have a column of classes'
       )
-
-
-def score(
-  metrics: list[Scored],
-  spaces: Mapping[str, Space],
-  samples: Arrays,
-  extracted: Mapping[str, Arrays],
-) -> list[Score]:
-  """Returns the scores of samples.
-
-  samples: images, labels and so on; extracted: the features of the images, by
-  the name of their space. Raises UserError for what a metric refuses.
-  """
-  scores = []
-  for each in metrics:
-    arrays, reference = {**samples, **extracted.get(each.space, {})}, {}
-    for space in (x for x in ('', each.space) if x in spaces):
-      reference |= spaces[space].reference
-    values = compute(each, arrays, reference)
-    scores += [x._replace(name=f'{x.name}{each.suffix}') for x in values]
-  return scores
-
-
-def compute(each: Scored, samples: Arrays, reference: Arrays) -> list[Score]:
-  """Returns what a metric computes; UserError for what it refuses or lacks."""
-  try:
-    with from_config(_PATH):
-      return each.metric.compute(samples, reference)
-  except KeyError as error:
-    raise UserError(
-      f'config.{_PATH}: {each.name} reads the array {error}; the samples have '
-      f'{", ".join(samples) or "none"}, and the reference '
-      f'{", ".join(reference) or "none"}: name it in `needs` of the metric'
-    ) from error
 
 
 def kept_in(run: Run, parts: Path, settings: Json) -> Json:
@@ -330,40 +255,25 @@ def kept_in(run: Run, parts: Path, settings: Json) -> Json:
   }
 
 
-def floor(metrics: list[Scored], spaces: Mapping[str, Space], count: int) -> list[Score]:
-  """Returns the scores of `count` held-out real images in place of samples.
-
-  They are of the metrics that compare features with the reference's. The
-  images are drawn with a fixed key: the first ones may differ from the rest, as
-  MNIST's first test images do.
-  """
-  compared = [x for x in metrics if x.metric.needs == ('features',)]
-  real = {}
-  for name in filter(None, spaces):
-    held_out = spaces[name].reference['held_out']
-    chosen = np.random.default_rng(0).permutation(len(held_out))[:count]
-    real[name] = {'features': held_out[chosen]}
-  return score(compared, spaces, {}, real)
-
-
 def scorer(model: Model) -> tuple[Callable[[], object], Callable[[Arrays], dict[str, float]]]:
   """Returns (computes references, {'values': samples} -> values of all scores).
 
   Samples are as files have them. There are no bootstrap errors, which would
   need many more distances.
   """
-  metrics = [x for x in of_samples(model, num_draws=0) if not is_of_pairs(x)]
+  metrics = [x for x in of_samples(model, num_draws=0) if not scoring.is_of_pairs(x)]
   check(model, metrics)
   prepared = functools.cache(lambda: prepare(model, metrics))
   size = model.config.evaluation.batch_size
 
   def values(samples: Arrays) -> dict[str, float]:
-    x, spaces = samples['values'], prepared()
+    x, references = samples['values'], prepared()
     batches = [x[i : i + size] for i in range(0, len(x), size)]
-    extracted = {name: space.of(batches) for name, space in spaces.items()}
+    extracted = {name: space.of(batches) for name, space in references.spaces.items()}
     if model.facts.x.is_picture:
       samples = {**samples, 'images': x}
-    scores = score(metrics, spaces, samples, extracted)
+    with from_config(_PATH):
+      scores = scoring.score(metrics, references, samples, extracted)
     return {x.name: x.estimate.value for x in scores}
 
   return prepared, values

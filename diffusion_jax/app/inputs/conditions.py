@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.model import Model, make_mesh
@@ -46,10 +45,6 @@ class Kind(abc.ABC):
   model: Model
   names: ClassVar[tuple[str, ...]]
   name = ''  # its entry of cond
-
-  @abc.abstractmethod
-  def choose(self, n: int) -> tuple[Arrays, Arrays]:
-    """Returns cond of the first n samples, and the arrays that are stored."""
 
   @abc.abstractmethod
   def rows(self, values: Any, what: str) -> np.ndarray:
@@ -200,36 +195,18 @@ class Context(Kind):
     reads = self.model.ends[0] or self.model.conditioning.context
     return self.model.facts.context if reads else None
 
-  def choose(self, n: int) -> tuple[Arrays, Arrays]:
-    """Chooses given rows, or else held-out ones, of one sample each."""
-    rows = self.given()
-    if rows is not None:
-      rows = rows[: -(-n // self.model.config.sampling.num_samples)]
-    elif self.name == 'context' and self.values is not None:
-      rows = self.held_out(np.arange(n))
-    else:
-      return {}, {}
-    return self.encode(rows, self.rows_of(n, len(rows))), {'context': rows}
-
-  def rows_of(self, n: int, count: int) -> np.ndarray:
-    """Returns the rows of n samples: num_samples for each, if there are fewer."""
-    index = np.arange(n)
-    return index if count == n else index // self.model.config.sampling.num_samples % count
-
   def held_out(self, index: np.ndarray) -> np.ndarray:
     """Returns rows of held-out examples, of the data where samples start."""
     return _held_out(self.model, self.model.ends[0] or 'context', index)
 
-  def given(self) -> np.ndarray | None:
-    """Returns the rows of sampling.context or .context_row, or None, read once."""
-    return _read_once(self.model)
-
   def read(self) -> np.ndarray | None:
-    """Reads the rows that `given` returns; UserError for unsuitable rows."""
+    """Reads sampling.context and .context_row, None without them.
+
+    Raises UserError for unsuitable rows.
+    """
     path, row = (self.model.config.sampling[n] for n in ('context', 'context_row'))
     if not path and row is None:
       return None
-    trust.check_paths('sampling.context', path)
     without = 'takes no context (conditioning.context, conditioning.known)'
     field = 'sampling.context' if path else 'sampling.context_row'
     _check_taken(self.values is not None, f'config.{field}', without)
@@ -254,7 +231,7 @@ class Context(Kind):
     assert spec is not None  # others take no rows
     with as_user_error():
       rows = tables.rows_of(values, spec, what, joint)
-    refuse(_row_problems(what, rows, spec, joint))
+    refuse(tables.row_problems(what, rows, spec, joint))
     return rows
 
   def encode(self, rows: np.ndarray, index: np.ndarray) -> Arrays:
@@ -283,20 +260,27 @@ def shapes(model: Model, size: int) -> Shapes:
   return {n: x for kind in KINDS.values() for n, x in kind(model).shapes(size).items()}
 
 
-def count(model: Model) -> int:
-  """Returns how many samples are drawn: num_samples of each row of context."""
-  rows = Context(model).given()
-  return model.config.sampling.num_samples * (1 if rows is None else len(rows))
+def choose(model: Model, n: int | None = None, rows: Any = None) -> Conditions:
+  """Chooses what the first n samples are conditioned on.
 
-
-def choose(model: Model, n: int) -> Conditions:
-  """Chooses what the first n samples are conditioned on."""
-  cond, stored = {}, {}
-  for kind in KINDS.values():
+  rows: contexts in place of sampling.context. n: None for sampling.num_samples,
+  and as many for each row. Without rows each sample has a held-out context.
+  """
+  context, each = Context(model), model.config.sampling.num_samples
+  rows = context.read() if rows is None else context.rows(rows, 'the context')
+  n = n or each * (1 if rows is None else len(rows))
+  cond, stored, index = {}, {}, np.arange(n)
+  for kind in (Labels, Texts, Images):
     arrays, kept = kind(model).choose(n)
     cond, stored = cond | arrays, stored | kept
-  rows = Context(model).rows_of(n, len(stored['context']) if 'context' in stored else n)
-  return Conditions(cond, stored, rows)
+  if rows is not None:
+    rows = rows[: -(-n // each)]
+    index = index // each % len(rows)
+  elif context.name == 'context' and context.values is not None:
+    rows = context.held_out(index)
+  if rows is None:
+    return Conditions(cond, stored, index)
+  return Conditions(cond | context.encode(rows, index), stored | {'context': rows}, index)
 
 
 def given(model: Model, n: int | None, values: dict[str, Any]) -> Conditions:
@@ -328,11 +312,6 @@ def _held_out(model, name, index):
     return source.read(index % len(source))[name]
 
 
-@functools.lru_cache(1)
-def _read_once(model):
-  return Context(model).read()
-
-
 def _check_taken(is_taken, what, without):
   if not is_taken:
     raise UserError(f'{what}: the network of this run {without}')
@@ -343,22 +322,6 @@ def _check_row(row, count, where):
     raise UserError(
       f'config.sampling.context_row={row} is out of range: {where} has the rows 0..{count - 1}'
     )
-
-
-def _row_problems(what, rows, facts, joint):
-  if not np.isfinite(rows[~np.isnan(rows)] if joint else rows).all():
-    yield f'{what} has numbers that are not finite'
-  if not joint:
-    return
-  full = np.isfinite(rows).all(axis=1)
-  if full.any():
-    yield f'row {np.argmax(full)} of {what} gives all numbers of x: NaN marks those that are drawn'
-  known = rows.copy()
-  box = known[:, : len(facts.low)]
-  box[:] = np.where(np.isnan(box), facts.low, box)
-  outside = ~facts.inside(known)
-  if outside.any():
-    yield f'row {np.argmax(outside)} of {what} has a number outside data.bounds'
 
 
 def with_known(model: Model, inputs: Conditions, index: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ mirrored one. So `pipeline.mirrored` swaps the two.
 from pathlib import Path
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.data import npz
@@ -30,7 +30,6 @@ def examples_of(
   path = config.at('latent.path')
   if not path:
     return images, facts
-  trust.check_paths('latent.path', path)
   mirrored = {'mirrored': True} if config.training.random_flip else {}
   check_record(path, {split: contents(config, facts, images)} | mirrored)
   prefix, count = prefix_of(split), len(images)

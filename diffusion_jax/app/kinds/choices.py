@@ -32,12 +32,7 @@ from diffusion_jax.demos import photos, shapes, simulators
 from diffusion_jax.networks import ddpmpp, edm2, inputs, mlp, transformer, unet
 from diffusion_jax.networks.vdm import ScoreNetwork
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
-from diffusion_jax.sampling.guiders import (
-  AdaptiveProjected,
-  CFGPlusPlus,
-  CFGZeroStar,
-  ClassifierFree,
-)
+from diffusion_jax.sampling.guiders import ClassifierFree, Guidance
 from diffusion_jax.training import (
   conditions,
   couplings,
@@ -62,6 +57,18 @@ def deferred(function: Callable, *given: str) -> Constructor:
   rest = [x for n, x in signature.parameters.items() if n not in given]
   vars(constructor)['__signature__'] = signature.replace(parameters=rest)
   return constructor
+
+
+def guidance(function: Callable) -> Constructor:
+  """Returns the constructor of the `Guidance` by a function of a pair or of a scale."""
+  constructor = deferred(function, 'pair')
+
+  @functools.wraps(constructor)
+  def made(scale, **values):
+    takes_pair = 'pair' in inspect.signature(function).parameters
+    return Guidance(scale, constructor(**values), takes_pair)
+
+  return made
 
 
 def named(*constructors: Constructor) -> dict[str, Constructor]:
@@ -145,9 +152,7 @@ STOCHASTIC = (
 GUIDANCES = {
   'classifier_free': ClassifierFree,
   'autoguidance': sections.Autoguidance,
-  'adaptive_projected': AdaptiveProjected,
-  'cfg_zero_star': CFGZeroStar,
-  'cfg_plus_plus': CFGPlusPlus,
+  **{f.__name__: guidance(f) for f in (dj.adaptive_projected, dj.cfg_zero_star, dj.cfg_plus_plus)},
 }
 
 DENOISERS = {

@@ -9,7 +9,6 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import condition_of, fitting, method_name
 from diffusion_jax.app.kinds.couplings import COUPLINGS
 from diffusion_jax.data.sources import Facts
-from diffusion_jax.sampling.guiders import CFGPlusPlus
 
 # -- what needs which data -----------------------------------------------------
 
@@ -116,7 +115,7 @@ def guidance_of_pairs(c: Node, facts: Facts | None) -> str:
     return ''
   if guidance.get('correct'):
     return 'sampling.guidance.correct=True'
-  return 'sampling.guidance=cfg_plus_plus' if guidance.constructor is CFGPlusPlus else ''
+  return 'sampling.guidance=cfg_plus_plus' if guidance.name == 'cfg_plus_plus' else ''
 
 
 def _is_guided_alone(c, facts):

@@ -63,13 +63,15 @@ class ConfiguredNetwork:
   Its parts are made when they are first used; only then are mistakes in their
   sections found.
 
-  state_shape: the shape of what is diffused.
+  state_shape: the shape of what is diffused; outputs: how many of it the
+  network returns, None: 1, and 2 with a learned variance.
   """
 
   config: Node
   facts: Facts
   conditioning: Conditioning
   state_shape: tuple[int, ...]
+  outputs: int | None = dataclasses.field(default=None, kw_only=True)
 
   @classmethod
   def of(cls, config: Node, facts: Facts, **more: Any) -> Self:
@@ -82,8 +84,8 @@ class ConfiguredNetwork:
 
   @property
   def out_channels(self) -> int:
-    """The state's channels, and twice as many with a learned variance."""
-    return (1 + self.needs.learned_variance) * self.state_shape[-1]
+    """The state's channels, once for each output."""
+    return (self.outputs or 1 + self.needs.learned_variance) * self.state_shape[-1]
 
   def apply_fn(self, network: nn.Module) -> NetworkFn:
     """Returns the function that is trained, of a Flax module."""
@@ -128,7 +130,7 @@ class ConfiguredNetwork:
     while isinstance(schedule, dj.ShiftedSchedule):
       schedule = schedule.schedule
     module = getattr(getattr(schedule, 'gamma_fn', None), 'module', None)
-    return module if _declared(module, 'learned', False) else None
+    return module if getattr(module, 'learned', False) else None
 
   @property
   def learns_schedule(self) -> bool:
@@ -139,10 +141,10 @@ class ConfiguredNetwork:
   def needs(self) -> Needs:
     """What the objective, with its guidance, needs of the network."""
     objective = self.config.objective
-    needs = _declared(objective.constructor, 'needs', Needs())
+    needs = getattr(objective.constructor, 'needs', Needs())
     if (guidance := objective.get('guidance')) is None:
       return needs
-    scale = _declared(guidance.constructor, 'needs', Needs()).guidance_scale
+    scale = getattr(guidance.constructor, 'needs', Needs()).guidance_scale
     return needs._replace(guidance_scale=scale)
 
   @functools.cached_property
@@ -252,27 +254,22 @@ class ConfiguredNetwork:
     """Returns the network's code of {'context': ...}; {} if it has none."""
     return functional.encode_context(self.network, params['network'], rows, self.state_shape)
 
-  @property
-  def refusals(self) -> tuple[Row, ...]:
-    """The rules about what only the network and its process know."""
-    return (
-      Row(
-        lambda c, facts: not self.learns_schedule and _kind_without_signal(self.process),
-        'config.parametrization={it}: the schedule has no signal at t = 1, where {it} does not '
-        'determine x_0: set parametrization=v or x0',
-      ),
-      Row(
-        lambda c, facts: _absent_height(c.network, self.state_shape),
-        'config.network.attention_resolutions: no feature map has the {it}, and () is attention '
-        'in the middle only',
-        ('train',),
-      ),
-    )
 
-
-def _declared(part, name, default):
-  # What a constructor or a module, which may be a user's, declares of itself.
-  return getattr(part, name, default)
+def refusals_of(noisy: ConfiguredNetwork) -> tuple[Row, ...]:
+  """Returns the rules about what only the network and its process know."""
+  return (
+    Row(
+      lambda c, facts: not noisy.learns_schedule and _kind_without_signal(noisy.process),
+      'config.parametrization={it}: the schedule has no signal at t = 1, where {it} does not '
+      'determine x_0: set parametrization=v or x0',
+    ),
+    Row(
+      lambda c, facts: _absent_height(c.network, noisy.state_shape),
+      'config.network.attention_resolutions: no feature map has the {it}, and () is attention '
+      'in the middle only',
+      ('train',),
+    ),
+  )
 
 
 def _with_params(schedule, params):
@@ -309,11 +306,11 @@ def _inputs_of(c, facts, needs):
 
 def _build(noisy):
   c, section = noisy.config, noisy.config.network
-  takes = _declared(section.constructor, 'takes', ())
+  takes = getattr(section.constructor, 'takes', ())
   for name, field in _ASKED.items():
     if name in noisy.inputs.names and name not in takes:
       table = noisy.config.schema.table('network')
-      able = [n for n, c in table.items() if name in _declared(c, 'takes', ())]
+      able = [n for n, c in table.items() if name in getattr(c, 'takes', ())]
       is_own = ':' in section.name
       able = ' or '.join(able) + (', or name it in `takes`' * is_own)
       raise UserError(
@@ -336,7 +333,7 @@ def _build(noisy):
       'gamma_max': c.schedule.get('gamma_max'),
     }
   )
-  needed = _declared(network, 'noise_input', None)
+  needed = getattr(network, 'noise_input', None)
   if needed not in (None, noisy.config.noise_input.name):
     raise UserError(f'network {section.name!r} needs config.noise_input={needed}')
   if noisy.needs.forward_mode and section.get('attention') == 'auto':

@@ -161,7 +161,7 @@ def _missing_runs(config, mode, workdir):
     run, section = config.at(field), field.removesuffix('.run')
     if not run and 'run' in (config.at(section) or ()):
       yield f'config.{field} is not set: {PREDECESSORS[field]} is needed'
-    trust.check_paths(field, run)
+    trust.check_paths((field, run))
     place = buckets.folder(run or '')
     if run and not ((place / 'config.json').is_file() and has_checkpoint(place)):
       yield missing(field, run, PREDECESSORS[field])

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Collection
 from pathlib import Path
 
-from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.rules import EDIT, EVALUATE, TRAIN, Row, broken, set_fields
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import STEPS
@@ -184,22 +184,11 @@ def _lost_run(c, facts):
   return next((run for run in runs if folder.read_config(run) is None), None)
 
 
-def _stranger(c, facts):
-  names = (x for x in c.training.log_to if x != 'tensorboard' and not trust.is_given(x))
-  name = next(names, None)
-  return name and (name, ','.join(c.training.log_to))
-
-
 TRAINING = (
   Row(_lost_run, 'config.report.runs: {it} is not a run folder'),
   Row(
     lambda c, facts: next(iter(loggers.missing(c.training.log_to)), None),
     "config.training.log_to: {it} is not installed: run pip install -e '.[{it}]'",
-  ),
-  Row(
-    _stranger,
-    'config.training.log_to={it[0]} may send the curves and previews away, but only a stored '
-    'config names it. If you want this, add --config.training.log_to={it[1]} to the command',
   ),
   Row(
     lambda c, facts: c.training.skip_nonfinite and c.optimizer.get('repair_gradients'),

@@ -9,6 +9,7 @@ from diffusion_jax.app.kinds.sampling import Bound, Respaced, Steps, auto
 from diffusion_jax.app.kinds.training import Training
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.networks.inputs import ContextEncoder, Text
+from diffusion_jax.paths import ReadPath, RunPath, WritePath
 from diffusion_jax.ranges import (
   Count,
   Finite,
@@ -40,7 +41,7 @@ class Top:
   seed: Seed = 0  # for parameters, noise and the order of the data
   # folder of compiled programs, for faster starts; None:
   # $XDG_CACHE_HOME/diffusion_jax/compiled; '': they are not kept
-  compilation_cache: str | None = None
+  compilation_cache: WritePath | None = None
   # precision of float32 products (docs/performance.md)
   matmul_precision: Literal['default', 'high', 'highest'] = 'default'
 
@@ -76,9 +77,11 @@ class Evaluation:
   features: str = ''
   # file with the weights of inception or dinov2, or a folder with both, '':
   # $DIFFUSION_JAX_WEIGHTS; of classifier: a file of convert.to=stablehlo
-  weights: str = ''
-  reference: str = 'train'  # train, test, or an npz file with x, which samples are compared to
-  statistics: str = ''  # npz file of published mu and sigma, for fd and fid (docs/evaluation.md)
+  weights: ReadPath = ''
+  # train, test, or an npz file with x, which samples are compared to
+  reference: ReadPath = 'train'
+  # npz file of published mu and sigma, for fd and fid (docs/evaluation.md)
+  statistics: ReadPath = ''
   num_pairs: Size = 300  # held-out examples with a context, for the metrics of calibration
   draws_per_pair: Size = 49  # samples for the context of each
   floor: bool = False  # also scores as many real images of the other split than reference
@@ -95,7 +98,7 @@ class Autoguidance(ClassifierFree):
   Karras et al. 2024.
   """
 
-  run: str  # the worse model's run folder
+  run: RunPath  # the worse model's run folder
 
 
 class ClassifierGuidance(NamedTuple):
@@ -105,7 +108,7 @@ class ClassifierGuidance(NamedTuple):
   guides and not after, as in their code.
   """
 
-  run: str
+  run: RunPath
   scale: Finite = 1.0
   after_clip: bool = False
 
@@ -121,7 +124,7 @@ class Sampling:
   prompt: str | None = None
   # npy or npz file of real numbers, each row a condition of num_samples
   # samples; '': of held-out examples
-  context: str = ''
+  context: ReadPath = ''
   context_row: Count | None = None  # the only row that is taken, from 0; None: all
   weights: Node  # averaged parameters, or those of the last step
   checkpoint: Checkpoint = 'latest'  # latest, best, or a step
@@ -158,21 +161,21 @@ class Average:
 
   sigma_rel: Width | None = None  # the width
   step: Count | None = None  # step of a snapshot; None: the latest
-  out: str = ''  # the run folder to write; '': averages/<sigma_rel>-<step> of the run
+  out: WritePath = ''  # the run folder to write; '': averages/<sigma_rel>-<step> of the run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
   """Says which weights --mode=convert reads or writes (docs/weights.md)."""
 
-  source: str = ''  # the folder or file of weights that become a run
+  source: ReadPath = ''  # the folder or file of weights that become a run
   format: str = ''  # diffusers, openai, score_sde, edm, edm2, safetensors; '': recognised
   model: str = ''  # openai, score_sde: the name of a published model
   options: str = ''  # options of the format: 'image_size=64 class_cond=True'
   # exports the run as diffusers, safetensors, stablehlo or huggingface; lora:
   # only its adapters
   to: str = ''
-  out: str = ''  # the folder or file to write
+  out: WritePath = ''  # the folder or file to write
   label: int | None = None  # diffusers: the class to build in; -1: none
 
 
@@ -180,7 +183,7 @@ class Convert:
 class Report:
   """Says what report.html compares and draws (docs/training.md)."""
 
-  runs: tuple[str, ...] = ()  # folders of further runs, for comparison
+  runs: tuple[RunPath, ...] = ()  # folders of further runs, for comparison
   after_training: bool = True  # write report.html when a training ends
   trajectory: bool = True  # draw ten images step by step
 
@@ -202,10 +205,10 @@ class Latent(NamedTuple):
   each step encodes its images.
   """
 
-  run: str
+  run: RunPath
   shape: ImageShape | None = None
   scale: Positive | None = None
-  path: str = ''
+  path: ReadPath = ''
 
 
 @dataclass(frozen=True, kw_only=True)

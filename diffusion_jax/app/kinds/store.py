@@ -7,6 +7,7 @@ from diffusion_jax.aliases import Tree
 from diffusion_jax.app.config import store, trust
 from diffusion_jax.app.config.store import (
   Flags,
+  allow,
   as_text,
   from_file,
   merge,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
 from diffusion_jax.app.config.tree import Node, Table
+from diffusion_jax.paths import RunPath
 from diffusion_jax.ranges import Count, Positive, Size
 from diffusion_jax.training import averaging, loggers
 
@@ -18,7 +19,7 @@ Free = Annotated[T, FREE]
 class Weights:
   """Begins with the averaged weights of a run (docs/weights.md)."""
 
-  run: str  # its folder
+  run: RunPath  # its folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ class Training:
   steps_per_call: Free[Size] = 1
   random_flip: bool = False  # mirrors half of the images
   start: Weights | None = None  # the weights that the training begins with; None: random ones
-  teacher: str = ''  # folder of the diffusion run that is distilled (docs/few_steps.md)
+  teacher: RunPath = ''  # folder of the diffusion run that is distilled (docs/few_steps.md)
   average: Node  # of the parameters, which previews, held-out losses and samples use
   log_every: Free[Count] = 100  # steps; 0: never
   # tensorboard, wandb, mlflow, or several; metrics.jsonl is written anyway

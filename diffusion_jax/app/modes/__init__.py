@@ -8,9 +8,11 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import NamedTuple
 
+from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds.roles import USES
 from diffusion_jax.errors import UserError
+from diffusion_jax.paths import READ
 from diffusion_jax.runtime import compiling
 
 GROUP = 'diffusion_jax.modes'
@@ -38,10 +40,22 @@ class Mode(NamedTuple):
     """The module of `run`, whose docstring begins with what the mode does."""
     return self.run.partition(':')[0]
 
+  def check_trust(self, config: Node) -> None:
+    """Raises UserError for what only a stored config names, and the mode would read or send to.
+
+    A run that another one names is asked for where it is opened, and data where
+    they are read: most modes need none.
+    """
+    sections = [config.get(name) for name in self.reads if name != 'data']
+    trust.check_paths(*(x for section in sections if section for x in section.paths_read(READ)))
+    if self.name == 'train':
+      trust.check_senders('training.log_to', config.training.log_to)
+
   def __call__(self, config: Node, workdir: str | Path) -> None:
     """Runs the mode; imports its module."""
     try:
       function = EntryPoint(self.name, self.run, GROUP).load()
+      self.check_trust(config)
       with compiling.products_at(config.matmul_precision):
         if self.uses_a_run:
           from diffusion_jax.app.run.weights import Run
@@ -60,7 +74,7 @@ class Mode(NamedTuple):
 
 def _mode(name, *reads, module='', **options):
   module = module or f'{__name__}.{name}'
-  return Mode(name, f'{module}:run', reads=reads, **options)
+  return Mode(name, f'{module}:main', reads=reads, **options)
 
 
 _TRAIN = 'diffusion_jax.app.train.mode'
@@ -68,7 +82,7 @@ _EDIT = 'diffusion_jax.app.edit.mode'
 _EVALUATE = 'diffusion_jax.app.evaluate.mode'
 
 _ROWS = (
-  _mode('train', 'evaluation', 'sampling', 'report', module=_TRAIN, single_host=False),
+  _mode('train', 'evaluation', 'sampling', 'report', 'latent', module=_TRAIN, single_host=False),
   _mode('sample', 'sampling', uses_a_run=True, single_host=False),
   _mode('edit', 'edit', 'sampling', module=_EDIT, uses_a_run=True),
   _mode(

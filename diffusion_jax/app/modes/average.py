@@ -13,7 +13,7 @@ from diffusion_jax.weights import averages, checkpoints
 from diffusion_jax.weights.checkpoints import AVERAGE, RAW
 
 
-def run(run: Run) -> None:
+def main(run: Run) -> None:
   """Writes average.out, a run folder that holds only the average.
 
   Every mode reads it like the run itself; average.json describes it.

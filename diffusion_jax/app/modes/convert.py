@@ -1,11 +1,8 @@
 """Implements --mode=convert: imports or exports the weights of a run."""
 
-import ast
-import importlib
 import json
 import os
-import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,23 +20,27 @@ from diffusion_jax.app.kinds.model import Model, check_attention
 from diffusion_jax.app.kinds.sections import COMMON, Sampling, Top
 from diffusion_jax.app.run import other_runs, sharing, weights
 from diffusion_jax.app.run.drawing import generate
-from diffusion_jax.data import npz
-from diffusion_jax.data.images import existing
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.errors import UserError
-from diffusion_jax.interop import diffusers, diffusers_schedulers as schedulers, files, stablehlo
+from diffusion_jax.interop import (
+  diffusers,
+  diffusers_schedulers as schedulers,
+  files,
+  formats,
+  stablehlo,
+)
+from diffusion_jax.interop.formats import OURS
 from diffusion_jax.interop.reader import Imported
 from diffusion_jax.runtime.files import make_folder, parse_json
 from diffusion_jax.runtime.sharding import host_mesh
 from diffusion_jax.weights import checkpoints, load, share
 from diffusion_jax.weights.checkpoints import AVERAGE, RAW
 
-OURS = 'safetensors'
 # Sections that a user may set for weights, besides the common ones.
 GIVEN = 'data', 'latent', 'optimizer', 'edit'
 
 
-def run(config: Node, workdir: str | Path) -> None:
+def main(config: Node, workdir: str | Path) -> None:
   """Imports convert.source as the run in workdir, or exports the run."""
   c = config.convert
   if bool(c.source) == bool(c.to):
@@ -59,8 +60,11 @@ def read(config: Node, workdir: Path) -> None:
   folder.check_no_run(workdir, '--workdir')
   folder.check_config_kept(workdir)
   with from_config('convert.source'):
-    check_no_adapters(Path(c.source))
-    name = c.format or recognise(Path(c.source))
+    if share.exist(c.source):
+      raise ValueError(
+        f'{c.source} needs no conversion: --config={c.source} reads it in every mode'
+      )
+    name = c.format or formats.recognise(Path(c.source))
   check_one_of(READ, 'convert.format', name)
   check_given(config, name)
   with from_config('convert.source'):
@@ -149,14 +153,9 @@ def facts_of(config: Node, given: Json) -> Facts:
 def read_others(name: str, config: Node) -> tuple[Node, Params]:
   """Reads (config, params) with the module of a format."""
   c = config.convert
-  module = importlib.import_module(f'diffusion_jax.interop.{name}')
-  options = options_of(c.options)
-  if c.model:
-    options = {'model': c.model} | options
-  try:
-    imported: Imported = module.load(Path(c.source), **options)
-  except TypeError as error:  # an unknown option
-    raise ValueError(f'format={name}: {error}') from error
+  with from_config('convert.options'):
+    options = formats.options_of(c.options)
+  imported = formats.load(name, Path(c.source), c.model, options)
   for note in imported.notes:
     print(f'note: {note}')
   params = {'network': imported.params, **imported.more}
@@ -293,9 +292,7 @@ def export_sections(model: Model) -> Json:
 
 
 # config -> (config of the run, parameters), by format.
-READ = {
-  name: partial(read_others, name) for name in ('diffusers', 'openai', 'score_sde', 'edm', 'edm2')
-} | {OURS: read_ours}
+READ = {name: partial(read_others, name) for name in formats.OTHERS} | {OURS: read_ours}
 # (out, model, params, step) writes a format.
 WRITE = {
   'diffusers': write_diffusers,
@@ -304,76 +301,6 @@ WRITE = {
   'lora': write_adapters,
   'huggingface': sharing.write,
 }
-
-
-def recognise(source: Path) -> str:
-  """Recognises the format of a folder or file; ValueError for any other."""
-  existing(source, 'file or folder')
-  if source.is_dir():
-    if share.exist(source):
-      raise ValueError(f'{source} needs no conversion: --config={source} reads it in every mode')
-    if diffusers.find_model(source) or (source / diffusers.INDEX).is_file():
-      return 'diffusers'
-    raise ValueError(
-      f'{source} is not a folder of diffusers, which has a model_index.json or a config.json: '
-      'give such a folder or a file of weights'
-    )
-  if source.name.startswith('diffusion_pytorch_model'):
-    return 'diffusers'
-  if source.suffix == '.safetensors':
-    if 'config' in files.read_metadata(source):
-      return OURS
-    if source.with_suffix('.json').is_file():
-      is_edm2 = 'unet.out_gain' in files.open_tensors(source)
-      return 'edm2' if is_edm2 else 'edm'
-  files.check_kind(source)
-  check_no_graph(source)
-  raise ValueError(
-    f'the format of {source} is ambiguous: give --config.convert.format={"|".join(READ)}'
-  )
-
-
-def check_no_adapters(source: Path) -> None:
-  """Raises ValueError for a file of adapters (LoRA), or a folder of one."""
-  names: Iterable[str] = ()
-  if source.is_dir() and diffusers.find_model(source) is None:
-    names = (path.name for path in source.iterdir())
-  elif source.suffix == '.safetensors' and source.is_file():
-    names = files.open_tensors(source)
-  if any('lora_' in n or n.startswith('adapter_model.') for n in names):
-    raise ValueError(
-      f'{source} holds adapters (LoRA), which are not read: merge them into '
-      "their network first (PEFT's merge_and_unload, diffusers' fuse_lora), "
-      'and convert that'
-    )
-
-
-def check_no_graph(source: Path) -> None:
-  """Raises ValueError for an npz of the variables of Ho et al.'s graph."""
-  is_npz = files.kind_of(source) == 'npz'
-  if is_npz and any(n.endswith('conv_in/W') for n in npz.names_of(source)):
-    raise ValueError(
-      f'{source} has the variables of a TensorFlow graph of Ho et al., which '
-      'are not read: give a folder of diffusers with the same weights, such as '
-      'google/ddpm-cifar10-32'
-    )
-
-
-def options_of(text: str) -> Json:
-  """Parses 'a=1 b=x' to {'a': 1, 'b': 'x'}."""
-  options = {}
-  for part in shlex.split(text):
-    name, sign, value = part.lstrip('-').partition('=')
-    if not sign or not name.isidentifier():
-      raise UserError(
-        f'config.convert.options: {part!r} is not name=value; several are '
-        "separated by spaces: 'image_size=64 class_cond=True'"
-      )
-    try:
-      options[name] = ast.literal_eval(value)
-    except (ValueError, SyntaxError):  # a word
-      options[name] = value
-  return options
 
 
 def describe(model: Model, params: Params) -> str:

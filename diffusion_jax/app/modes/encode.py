@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.stored_latents import RECORD, check_record, contents, prefix_of
@@ -26,7 +25,7 @@ from diffusion_jax.runtime.per_example import Arrays, join_parts, per_example, w
 from diffusion_jax.weights import checksums
 
 
-def run(config: Node, workdir: str | Path) -> None:
+def main(config: Node, workdir: str | Path) -> None:
   """Writes the folder latent.path; see `inputs.stored_latents`.
 
   It has both splits and, with training.random_flip, the mirrored images too;
@@ -37,7 +36,6 @@ def run(config: Node, workdir: str | Path) -> None:
     needs = ' needs a config that diffuses latents, as configs/digits_latent.py'
     needs *= config.at('latent') is None
     raise UserError(f'--mode=encode{needs}: set its config.latent.path to the folder to write')
-  trust.check_paths('latent.path', config.latent.path)
   with from_config('latent.path'):
     path = Path(expanded(config.latent.path, written=True))
   config = datasets.of_run(config, workdir)

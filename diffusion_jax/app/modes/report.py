@@ -50,7 +50,7 @@ _TEST_IMAGES = 200  # for comparison with the distances of samples
 _MOST_PIXELS = 300_000_000
 
 
-def run(run: Run) -> None:
+def main(run: Run) -> None:
   """Writes report.html in the workdir."""
   print(f'wrote {write(run)}')
 
@@ -87,7 +87,7 @@ def write(run: Run, frames: Frames | None = None) -> Path:
   return path
 
 
-def read_runs(workdirs: Sequence[str]) -> list[record.Run]:
+def read_runs(workdirs: Sequence[str]) -> list[record.Record]:
   """Reads runs, named by their folders or, if two agree, by their paths."""
   names = [Path(workdir).absolute().name for workdir in workdirs]
   if len(set(names)) < len(names):

@@ -20,7 +20,7 @@ from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
 _PRINTED = 4  # texts
 
 
-def run(run: Run) -> None:
+def main(run: Run) -> None:
   """Writes <name>.png, <name>.npz and, with trajectories, <name>.gif.
 
   They are in samples/; for <name> see `provenance.name_of`. For a network that
@@ -30,14 +30,16 @@ def run(run: Run) -> None:
   draw(run, Path('samples'), 'sampling.name')
 
 
-def draw(run: Run, below: Path, field: str) -> Path:
+def draw(run: Run, below: Path, field: str, rows: np.ndarray | None = None) -> Path:
   """Writes the samples into a folder of the run; returns the npz file's path.
 
   below: the folder's path in the run; field: the field of the config that
-  renames the folder or the files.
+  renames the folder or the files; rows: contexts in place of sampling.context.
   """
   run.check('sample')
-  model, inputs = run.model, inputs_of(run.model)
+  model, inputs = run.model, conditions.choose(run.model, rows=rows)
+  conditions.warn_if_far(model, inputs)
+  conditions.note_equal_starts(model, inputs)
   read = inputs.stored | model.shown()
   read.pop('conditions', None)  # computed of the originals
   settings = provenance.of_sampling(run, read)
@@ -57,14 +59,6 @@ def draw(run: Run, below: Path, field: str) -> Path:
       write(run, inputs, paths, path, stored)
       shutil.rmtree(path.with_suffix('.parts'))
   return path
-
-
-def inputs_of(model: Model) -> Conditions:
-  """Returns what the samples are conditioned on."""
-  inputs = conditions.choose(model, conditions.count(model))
-  conditions.warn_if_far(model, inputs)
-  conditions.note_equal_starts(model, inputs)
-  return inputs
 
 
 def trace_a_batch(run: Run, inputs: Conditions, name: str) -> None:

@@ -78,7 +78,7 @@ class Frame(NamedTuple):
 Emerge = Callable[[store.Flags], Iterator[Frame]]
 
 
-def run(run: Run) -> None:
+def main(run: Run) -> None:
   """Serves the page until Ctrl-C."""
   import uvicorn
 

@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 from jax.stages import Wrapped
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app import modes
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import Model, make_mesh
@@ -130,11 +131,12 @@ def open_run(
   """Opens the run in a folder; see `diffusion_jax.open_run`."""
   logging.set_verbosity(logging.FATAL)  # Orbax, as on the command line
   path = buckets.folder(workdir).expanduser()
-  trust.allow_parts([allow] if isinstance(allow, str) else map(str, allow or ()))
+  names = [allow] if isinstance(allow, str) else [*map(str, allow or ())]
   flags = [(n, store.as_text(x)) for n, x in folder.flat({'sampling': sampling}).items()]
-  config = store.of_run(path, store.open_run(path), flags)
-  trust.remember(path, config)
+  store.allow(names, flags)
+  config = store.of_run(path, None, flags)
   roles.check_predecessors(config, 'sample', path)
+  modes.find('sample').check_trust(config)
   run = Run.open(config, path)
   run.check('sample')
   model, params, mesh = run.model, run.on_devices, run.mesh
@@ -153,6 +155,5 @@ def training_step(
   if not Path(path).is_file():
     raise UserError(f'the config file {path} does not exist')
   flags = [(name, store.as_text(value)) for name, value in fields.items()]
-  trust.allow(text for _, text in flags)
   node = store.with_flags(store.completed(store.from_file(path, variant)), flags)
   return setup.abstract_step(node, mesh or make_mesh(node), '')

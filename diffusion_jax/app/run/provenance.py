@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.sampling import ALIASES
@@ -25,6 +25,7 @@ from diffusion_jax.data import npz
 from diffusion_jax.data.sums import digest
 from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.metrics.sweeps import title
+from diffusion_jax.paths import texts_in
 from diffusion_jax.report import results
 from diffusion_jax.runtime import lock, processes, sessions
 from diffusion_jax.runtime.files import parse_json, sha256
@@ -96,8 +97,8 @@ _OF_TRAINING = 'data', 'objective', 'optimizer', 'training'
 def _modules(config, used):
   # Returns the SHA-256 of the files of the user's modules.
   idle = {*roles.USES, *_OF_TRAINING}
-  names = trust.names_in({n: x for n, x in config.items() if n not in idle})
-  names = {n.partition(':')[0] for n in names | trust.names_in(used) if ':' in n}
+  texts = texts_in([used, *(x for n, x in config.items() if n not in idle)])
+  names = {text.partition(':')[0] for text in texts if ':' in text}
   files = {n: getattr(sys.modules.get(n), '__file__', None) for n in names}
   return {n: sha256(x)[:16] for n, x in sorted(files.items()) if x}
 
@@ -130,8 +131,8 @@ def name_of_edit(model: Model) -> str:
   edit = model.config.edit
   if edit.output:
     return edit.output
-  fields = folder.flat({'edit': trust.without_folders(edit_fields(model))})
-  del fields['edit.name']
+  fields = folder.flat({'edit': folder.plain(edit.without_folders())})
+  del fields['edit.name'], fields['edit.output']
   defaults = model.config.defaults  # without the names of choices
   changes = {n: x for n, x in fields.items() if x != defaults.get(n)}
   return _named(edit.name, changes | _sampled_by(model))

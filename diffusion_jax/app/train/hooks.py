@@ -9,7 +9,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node, check_one_of, from_config
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import conditions, datasets
@@ -21,7 +20,7 @@ from diffusion_jax.app.run.drawing import FEW, draw_sheet, frames_of, generate, 
 from diffusion_jax.app.train.step_log import StepLog, average
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels, pipeline
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, place_of
 from diffusion_jax.runtime import compiling, processes
 from diffusion_jax.runtime.compiling import Program
 from diffusion_jax.runtime.per_example import PerExample, one_ahead, rows
@@ -69,7 +68,7 @@ class Hook(NamedTuple):
     try:
       jax.eval_shape(trace, state, frozen)
     except Exception as error:
-      place = trust.place_of(error)
+      place = place_of(error)
       known = place or isinstance(error, (ValueError, TypeError))
       if isinstance(error, UserError) or not known:
         raise

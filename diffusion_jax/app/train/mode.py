@@ -15,7 +15,7 @@ from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.criterion import best_by, held_out, held_out_loss
@@ -30,7 +30,7 @@ from diffusion_jax.errors import Preempted, as_user_error
 from diffusion_jax.planning import programs
 from diffusion_jax.report.record import read_curves
 from diffusion_jax.runtime import compiling, hosts, lock, processes, profiling, sessions
-from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
 from diffusion_jax.training import preemption
 from diffusion_jax.training.loggers import MetricWriter
@@ -38,7 +38,7 @@ from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import averages, checkpoints, load
 
 
-def run(config: Node, workdir: str | Path) -> None:
+def main(config: Node, workdir: str | Path) -> None:
   """Trains up to training.num_steps; writes into workdir only.
 
   After SIGTERM it saves and raises Preempted, after Ctrl-C KeyboardInterrupt.
@@ -90,7 +90,7 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
 
 
 @dataclasses.dataclass
-class Run:
+class Loop:
   """A running training.
 
   frozen: parameters that are not trained; start: the step it continues from;
@@ -183,7 +183,7 @@ def beside(*tasks: Callable[[], object]) -> list[Future]:
   return futures
 
 
-def begin(parts: Setup) -> Run | None:
+def begin(parts: Setup) -> Loop | None:
   """Begins or continues a training; returns None if it is finished.
 
   What can be refused is refused before the first program is compiled.
@@ -223,7 +223,7 @@ def begin(parts: Setup) -> Run | None:
     for step, batch in enumerate(read, start)
   )
   parts.start_up.mark('state')
-  return Run(parts, state, frozen, start, log, compute, batches)
+  return Loop(parts, state, frozen, start, log, compute, batches)
 
 
 def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainState]]:
@@ -277,10 +277,9 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int) -> StepLog:
   config, workdir = parts.config, parts.workdir
   stored = folder.stored_form(config, parts.model.facts)
   first = processes.is_first()  # of several processes one writes
+  folder.write_config(workdir, config, parts.model.facts)
   if first:
-    write_json(workdir / 'config.json', stored)
     sessions.write_start(workdir, start, parts.num_parameters)
-  trust.remember(workdir, config)
   writer = MetricWriter(workdir, start, first, config.training.log_to)
   writer.write_config(start, stored, roles.hparams(stored))
   total = config.training.num_steps

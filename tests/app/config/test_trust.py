@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from diffusion_jax import paths
 from diffusion_jax.app.config import folder, trust
-from diffusion_jax.app.config.tree import parameters
+from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.edit.mode import choose_cond
 from diffusion_jax.app.evaluate import scorers
-from diffusion_jax.app.inputs import conditions, datasets
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import registry, roles, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import other_runs
@@ -132,7 +133,21 @@ def test_a_run_that_another_reads(config, field, more, use, payload, tmp_path):
 
 source, edit = datasets.source_of, lambda c: c.edit.make()
 train = lambda c: roles.check_predecessors(c, 'train', 'new')
-model = lambda c: SimpleNamespace(config=c)
+
+
+def opened(*names):
+  """Returns what refuses the paths of the sections that each of these modes reads."""
+
+  def ask(config):
+    *others, last = names
+    for name in others:
+      with pytest.raises(UserError):
+        MODES[name].check_trust(config)
+    MODES[last].check_trust(config)
+
+  return ask
+
+
 # Fields with paths that are read -> (the function that reads them, flags).
 READ = {
   'data.path': (source, 'data=text'),
@@ -148,19 +163,19 @@ READ = {
   'edit.image': (edit, 'edit=sdedit'),
   'edit.mask': (edit, 'edit=inpaint'),
   'edit.image2': (edit, 'edit=interpolate'),
-  'evaluation.weights': (lambda c: scorers.make_extractor(model(c), 'dinov2'),),
-  'evaluation.reference': (lambda c: scorers.reference_source(model(c), c.evaluation.reference),),
-  'evaluation.statistics': (lambda c: scorers.read_statistics(model(c), None, []),),
-  'sampling.context': (lambda c: conditions.Context(model(c)).read(),),
+  'evaluation.weights': (opened('train', 'evaluate'),),
+  'evaluation.reference': (opened('train', 'evaluate'),),
+  'evaluation.statistics': (opened('train', 'evaluate'),),
+  'sampling.context': (opened('train', 'sample', 'edit', 'evaluate', 'report', 'serve'),),
+  'latent.path': (opened('train', 'encode'), 'latent=autoencoder', 'latent.run=runs/a'),
   'training.teacher': (train,),
   'training.start.run': (train, 'training.start=weights'),
   'latent.run': (train, 'latent=autoencoder'),
   'sampling.guidance.run': (train, 'sampling.guidance=autoguidance', 'sampling.guidance.scale=2'),
   'sampling.classifier.run': (train,),
 }
-NOT_STORED = {'compilation_cache', 'out', 'runs', 'source'}  # roles.NOT_READ
 NO_PATHS = {  # kept_in and split are not fields
-  'categories', 'context_column', 'dataset', 'features', 'format',
+  'categories', 'context', 'context_column', 'dataset', 'features', 'format',
   'image_column', 'by', 'kept_in', 'label', 'label_column', 
   'metrics', 'model', 'options', 'prompt', 'revision', 'split',
   'steps', 'subset', 'sweep', 'test_split', 'text_column', 'to', 'train_split', 'x',
@@ -169,24 +184,38 @@ NO_PATHS = {  # kept_in and split are not fields
 
 
 def test_every_field_of_text_is_known_as_a_path_or_not():
-  """A path is in `trust.PATHS`, or checked where it is read."""
+  """The type of a path says that it is read, is a run, or is written."""
   constructors = {
     constructor
     for kind in store.KINDS
     for table in (*kind.tables.values(), kind.parts, kind.metrics)
     for constructor in table.values()
   }
-  names = {
-    name
-    for constructor in constructors
-    for name, parameter in parameters(constructor).items()
-    if re.search(r'\bstr\b|Path', kind := str(parameter.annotation))
-    and not re.search('Literal|Rule', kind)
-  }
-  paths = {field.rpartition('.')[2] for field in READ}
-  assert names == paths | NOT_STORED | NO_PATHS
-  assert {*trust.PATHS, *trust._OTHERS} == paths
-  assert NOT_STORED == {*trust._USERS}
+  names = {}
+  for constructor in constructors:
+    for name, parameter in parameters(constructor).items():
+      kind = str(parameter.annotation)
+      if re.search(r'\bstr\b|Path', kind) and not re.search('Literal|Rule', kind):
+        names.setdefault(paths.use_of(parameter.annotation), set()).add(name)
+  read = {field.rpartition('.')[2] for field in READ}
+  assert names[paths.READ] | names[paths.RUN] == read | {'source', 'runs'}
+  assert names[paths.WRITTEN] == {'compilation_cache', 'out'}
+  assert names[''] == NO_PATHS
+
+
+@pytest.mark.parametrize('value, is_read', [
+  ('/secret', True), ('a/b', True), ('notes.txt', True), ('wide', False)
+])  # fmt: skip
+def test_a_text_of_an_own_part_may_be_a_path(value, is_read, tmp_path, monkeypatch):
+  """Its author need not know `paths.ReadPath`."""
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'notes.txt').touch()
+  config = Node('objective', lambda place='': place, {'place': value}, 'own_text:part')
+  if is_read:
+    refused(f"config.objective.place='{value}' would be read", config.make)
+  else:
+    with pytest.raises(UserError, match='must return an Objective'):
+      config.make()
 
 
 @pytest.mark.parametrize(
@@ -204,7 +233,7 @@ def test_the_folder_of_the_user_is_found_in_every_path(field, monkeypatch):
     many = isinstance(config.at(field), tuple) or field == 'data.paths'
     expected, trust._allowed = (path,) if many else path, set()
     assert store.with_flags(config, [(field, text)]).at(field) == expected
-    trust.check_paths(field, path)
+    trust.check_paths((field, path))
     given = store.with_fields(config, {field: (text,) if many else text})
     assert given.at(field) == expected
 
@@ -227,7 +256,7 @@ def test_a_path_that_only_a_stored_config_names(field, tmp_path):
   )
   refused(message, reading, config)
   trust.allow([str(secret)])  # by --allow, a flag or the config file
-  trust.check_paths(field, str(secret))
+  trust.check_paths((field, str(secret)))
 
 
 def test_a_run_keeps_what_the_user_has_allowed(tmp_path, monkeypatch):
@@ -279,11 +308,30 @@ def test_an_edit_of_a_network_without_a_context_reads_none(tmp_path):
   """The data have contexts, so that the field is one of this run."""
   flags = [('conditioning.context', 'None'), ('sampling.context', '/secret')]
   config = store.with_flags(read('two_moons'), flags)
-  trust._allowed.clear()  # another start of the program
   choose = lambda: choose_cond(registry.make(config, tmp_path), SimpleNamespace(label=None), 1)
-  refused("config.sampling.context='/secret' would be read, but", choose)
-  trust.allow(['/secret'])
   refused('the network of this run takes no context', choose)
+
+
+def test_all_parts_of_a_stranger_are_asked_for_at_once(payload, tmp_path):
+  schedule, network = (f'{payload}{n}' for n in (1, 2))
+  run = stored_run(tmp_path / 'run', schedule=schedule, **{'network.name': network})
+  with pytest.raises(UserError) as error:
+    store.open_run(run)
+  words = re.search('--allow=(.*) to the command', str(error.value))[1].split(',')
+  assert {*words} == {schedule, network} and 'would be imported' in str(error.value)
+
+
+def test_all_that_a_mode_would_read_is_asked_for_at_once():
+  flags = [('evaluation.weights', '/a b'), ('sampling.context', '/c'), ('training.teacher', '/d')]
+  config = store.with_flags(read('digits'), flags)
+  trust._allowed.clear()  # another start of the program
+  named = "config.evaluation.weights='/a b' and config.sampling.context='/c' would be read, but"
+  refused(f"{named} .* --allow='/a b,/c' to the command", MODES['evaluate'], config, 'nowhere')
+  of_a_page = lambda: store.with_flags(config, [('sampling.seed', '1')], trusted=False)
+  refused("config.sampling.context='/c' would be read, but", of_a_page)
+  trust.allow(['/a b,/c'])
+  MODES['evaluate'].check_trust(config)
+  of_a_page()
 
 
 def test_a_path_that_the_user_has_given_is_read(tmp_path, monkeypatch):
@@ -321,4 +369,4 @@ def test_a_path_that_the_user_has_given_is_read(tmp_path, monkeypatch):
       refused('config.data.path=', datasets.source_of, config)
   trust._allowed.clear()
   trust.allow(['num_steps=3 guidance.run=runs/a b,runs/c'])
-  trust.check_paths('sampling.guidance.run', ('runs/c', 'runs/a'))
+  trust.check_paths(('sampling.guidance.run', ('runs/c', 'runs/a')))

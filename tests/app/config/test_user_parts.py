@@ -16,6 +16,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 import diffusion_jax as dj
+from diffusion_jax import errors
 from diffusion_jax.app.config import folder, tree, trust
 from diffusion_jax.app.config.rules import lines
 from diffusion_jax.app.inputs import datasets
@@ -58,6 +59,7 @@ PLACES = (
 def nothing_is_allowed(monkeypatch):
   """Forgets the names that other tests have allowed."""
   monkeypatch.setattr(trust, '_allowed', set())
+  errors.OWN.clear()
 
 
 def plain(*flags):

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from diffusion_jax.app.edit import methods, pictures
 from diffusion_jax.app.kinds import registry
@@ -21,32 +20,6 @@ COLOUR |= within('conditioning', labels=False, image='colorize')
 def colour(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'colour'
   return untrained(smoke(**QUICK | COLOUR), workdir)
-
-
-def read_mask(file, *channels):
-  """Reads a mask of grey colours and alpha [8, 8], as an editor writes it."""
-  Image.fromarray(np.stack(channels, -1).astype(np.uint8)).save(file)
-  return pictures.read_mask(str(file), (8, 8, 1))[..., 0]
-
-
-NUMBERS, FULL = np.arange(64).reshape(8, 8), np.full((8, 8), 255)
-KNOWN = NUMBERS % 3 == 0
-
-
-def test_a_mask_is_its_alpha_or_its_white(tmp_path):
-  """An alpha of 255 everywhere does not count."""
-  file = tmp_path / 'm.png'
-  # white on transparent, erased, opaque
-  for channels in ((FULL, 255 * KNOWN), (4 * NUMBERS, 255 * KNOWN), (255 * KNOWN, FULL)):
-    np.testing.assert_array_equal(read_mask(file, *channels), KNOWN)
-  Image.fromarray((65535 * KNOWN).astype(np.uint16)).save(file)
-  np.testing.assert_array_equal(pictures.read_mask(str(file), (8, 8, 1))[..., 0], KNOWN)
-  for colours, alpha, message in (
-    (0 * FULL, 255 * KNOWN, 'm.png is black on transparent, which can be read both'),
-    (255 * KNOWN, 0 * FULL + 200, 'm.png is opaque everywhere: opaque pixels stay'),
-  ):
-    with pytest.raises(ValueError, match=message):
-      read_mask(file, colours, alpha)
 
 
 def test_what_is_known_is_what_the_operator_makes_of_the_picture():

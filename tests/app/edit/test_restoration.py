@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app.edit import mode as edit, restoration
+from diffusion_jax.app.edit import mode as edit
 from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.kinds.choices import TABLES
-from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from tests.app.conftest import arrays_of, printed_by, refused, smoke, untrained
 from tests.app.edit.conftest import QUICK, edited
@@ -51,23 +50,6 @@ def pictures_of(config, workdir):
   model = registry.make(config, workdir)
   model.check('edit')
   return edit.inputs_of(model).pictures
-
-
-@pytest.mark.parametrize('noise', [(0.02, 3.0), 0.02])
-def test_noise_is_in_the_units_of_the_measurement(noise):
-  """Channels get one noise by factors of product 1; width is in units of x."""
-  values = ArraySpec((4, 2), 0, (20.0, -1.0), (1e-3, 50.0))
-  damage = restoration._damage_of(lambda x: 3.0 * x[:, :2], noise, values)
-  x = np.random.default_rng(0).standard_normal((5, 4, 2)).astype(np.float32)
-  y = 3.0 * values.decode(x)[:, :2].astype(np.float64)
-  whitened = damage.weights * (y - damage.offset)
-  np.testing.assert_allclose(whitened, damage.forward(x), rtol=1e-2)
-  stds = np.broadcast_to(damage.weights * np.atleast_1d(noise), (1, 1, 2))
-  np.testing.assert_allclose(stds, damage.std, rtol=1e-5)
-  weights = np.broadcast_to(damage.weights, (1, 1, 2))
-  np.testing.assert_allclose(np.log(weights).sum(), 0.0, atol=1e-5)
-  least = np.min(np.broadcast_to(noise, 2) / (3.0 * np.array(values.std)))
-  assert 0.7 < damage.width / least < 1.4
 
 
 def test_results_have_the_names_of_the_files_that_were_read(clean, tmp_path, monkeypatch):
@@ -170,25 +152,6 @@ def test_samples_that_leave_are_counted(plain, clean, capsys, monkeypatch):
   refused('the samples are nan', run, plain, 'none', **given)
 
 
-@pytest.mark.parametrize(
-  'residual, lost',
-  [
-    ([1.0, 1.1, 0.9, 2.9], []),
-    ([1.0, 1.1, 0.9, 3.1], [3]),
-    ([9.0, 5.0, 16.0, 5.0], [2]),  # a method that misses y
-    ([1.0, 50.0], [1]),
-    ([0.1, 0.2, 2.5], []),  # within the noise
-    ([np.nan, 0.9, np.inf], [0, 2]),
-    ([np.nan, np.nan], [0, 1]),
-  ],
-)
-def test_a_sample_leaves_beyond_the_usual_residual(residual, lost):
-  x = np.zeros((len(residual), 2, 2, 1))
-  assert [*np.flatnonzero(~restoration._kept(x, np.array(residual)))] == lost
-  x[0] = np.inf
-  assert not restoration._kept(x, np.ones(len(residual)))[0]
-
-
 def test_what_is_hidden_by_a_mask_does_not_matter(plain, clean, tmp_path, capsys):
   """Guidance once followed hidden pixels, and the residual included them."""
   picture = np.array(Image.open(clean / 'a.png'))
@@ -221,17 +184,6 @@ def test_a_picture_that_the_operator_cannot_make(plain, clean, capsys):
   assert part in capsys.readouterr().out
   pictures_of(config_of(simulate=True, **given), plain)
   assert 'are not what' not in capsys.readouterr().out
-
-
-def test_errors_of_known_samples():
-  clean = np.zeros((2, 2, 1))
-  x = np.stack([clean + 0.1, clean - 0.3])
-  found = restoration.errors(x, clean)
-  np.testing.assert_allclose(found['psnr_of_mean'], 20 * np.log10(2 / 0.1))
-  each = [20 * np.log10(2 / 0.1), 20 * np.log10(2 / 0.3)]
-  np.testing.assert_allclose(found['psnr'], np.mean(each))
-  assert found['between'] == 100.0
-  assert restoration.errors(np.abs(x), clean)['between'] == 0.0
 
 
 ODD = np.array([1e3, -5.0, 2e-4]), np.array([1e-3, 4.0, 1e-5])

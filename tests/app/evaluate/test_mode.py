@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax.app.evaluate import mode as evaluate, scorers
+from diffusion_jax.app.evaluate import mode as evaluate
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
@@ -22,7 +22,7 @@ from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import small_sets
-from diffusion_jax.metrics import likelihoods
+from diffusion_jax.metrics import likelihoods, scoring
 from diffusion_jax.metrics.metric import SampleMetric
 from tests.app.conftest import (
   DIGITS,
@@ -202,7 +202,7 @@ class Seen(list):
 
   def as_scored(self):
     metric = SampleMetric({}, ('draws', 'log_q'), self.compute)
-    return [scorers.Scored('seen', metric, '', '')]
+    return [scoring.Scored('seen', metric)]
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def draws(monkeypatch):
   """Draws from a normal distribution, instead of by the network."""
   drawn = np.random.default_rng(0).normal(0.0, 0.3, (6, 2)).astype(np.float32)
 
-  def draw(run, out, **fields):
+  def draw(run, out, rows, **fields):
     np.savez(out / 'samples.npz', arr_0=drawn)
     return out / 'samples.npz'
 

@@ -55,9 +55,10 @@ def still(tmp_path_factory):
 
 def test_the_plan_is_that_of_the_fields():
   """Its number of steps, its direction, and noise only if it is stochastic."""
-  noisy = registry.make(trial('moons_bridge'), 'nowhere').noisy
+  config = trial('moons_bridge', **{'objective.diffusion': 0.3})
+  noisy = registry.make(config, 'nowhere').noisy
   output = lambda params, x, level, cond: jnp.concatenate([x, x + level.t], axis=1)
-  given = mock.Mock(wraps=noisy, diffusion=0.3, given=lambda: mock.Mock(output=output))
+  given = mock.Mock(wraps=noisy, config=config, given=lambda: mock.Mock(output=output))
   x, pairs = jnp.ones((3, 2)), []
   for back in (False, True):
     fields = BridgeSampling(weights=None, grid=Steps(7), reverse=back, stochastic=back)

@@ -251,13 +251,6 @@ def test_edits_of_no_strength_are_what_the_autoencoder_makes_of_it(run, files):
     assert np.abs(results[end].astype(float) - expected[end]).mean() < 4.0
 
 
-def test_a_latent_is_known_where_all_its_pixels_are():
-  mask = np.ones((6, 4, 1), bool)
-  mask[0, 3] = mask[5, 0] = False
-  small = latent.shrink_mask(mask, (3, 2, 7))
-  np.testing.assert_array_equal(small[..., 0], [[1, 0], [1, 1], [0, 1]])
-
-
 def test_latents_of_another_shape_are_refused(autoencoder, tmp_path):
   config = config_of(autoencoder, **{'latent.shape': (4, 4, 2)})
   refused('shape=.* have the shape .4, 4, 4.', MODES['train'], config, tmp_path)

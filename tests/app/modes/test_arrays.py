@@ -204,7 +204,7 @@ def test_metrics_of_numbers_and_of_pairs_as_typed(trained):
   MODES['report'](config, run)
   page = (run / 'report.html').read_text()
   assert 'Ranks of the truth among' in page and 'Expected coverage: ' in page
-  pairs = np.load(run / 'evaluation' / 'pairs' / 'context.npz')['context']
+  pairs = np.load(run / 'evaluation' / 'pairs' / 'samples.npz')['context']
   np.testing.assert_array_equal(pairs, np.load(path)['test_context'][:12])
 
 

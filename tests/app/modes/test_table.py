@@ -74,7 +74,7 @@ def test_a_mode_whose_extra_is_missing(monkeypatch):
   class Config:
     matmul_precision = 'default'
 
-  monkeypatch.setattr('diffusion_jax.app.modes.serve.run', run)
+  monkeypatch.setattr('diffusion_jax.app.modes.serve.main', run)
   serve = modes.find('serve')._replace(uses_a_run=False)
   with pytest.raises(UserError, match=r"--mode=serve needs uvicorn: pip install -e '.\[serve\]'"):
     serve(Config(), '')

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from diffusion_jax.app.config import trust
 from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import sharing
+from diffusion_jax.report import card
 from diffusion_jax.runtime.files import write_json
 from diffusion_jax.weights import checksums, load, share
 from tests.app.conftest import arrays_of, assert_same, of_run, params_of, refused, smoke
@@ -160,9 +160,12 @@ def test_a_folder_needs_no_pictures(evaluated, tmp_path, capsys):
 
 
 def test_paths_become_names():
-  tree = {'data': {'path': '/home/me/x/', 'name': 'a/b', 'paths': ['/c/d'], 'context': ['km/h']}}
-  expected = {'data': {'path': 'x', 'name': 'a/b', 'paths': ['d'], 'context': ['km/h']}}
-  assert trust.without_folders(tree) == expected
+  fields = within('data', 'csv', path='/home/me/x/', x=('a/b',), context=('km/h',))
+  data = smoke(**fields).without_folders().data
+  assert (data.path, data.x, data.context) == ('x', ('a/b',), ('km/h',))
+  assert smoke(**within('data', 'photos', paths=('/c/d',))).without_folders().data['paths'] == (
+    'd',
+  )
 
 
 def test_the_card_is_what_the_hub_reads(shared):
@@ -185,7 +188,7 @@ def test_the_card_is_what_the_hub_reads(shared):
 
 
 def test_scores_of_other_weights_are_left_out(evaluated, capsys):
-  assert not [*sharing.scores_of(evaluated, 1)]
+  assert not [*card.scores_of(evaluated, 1)]
   said = capsys.readouterr().out.splitlines()
   assert len(said) == 2 and 'elbo-test is of other weights' in said[0]
 
@@ -193,5 +196,5 @@ def test_scores_of_other_weights_are_left_out(evaluated, capsys):
 def test_a_bar_in_a_value_ends_no_cell(evaluated):
   model = registry.make(of_run(evaluated), evaluated)
   stored = sharing.config_of(model) | {'network': {'name': 'a|b'}}
-  about = sharing.About('digits', model, stored, 1, 4, '', [])
-  assert 'a\\|b' in sharing.card(about)
+  about = card.About('digits', 'a model', model.facts, True, False, stored, 1, 4, '', [])
+  assert 'a\\|b' in card.card(about)

@@ -2,6 +2,7 @@ from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.rules import lines
 from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.kinds.rules import TRAINING
+from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import setup
 from diffusion_jax.errors import refuse
 from diffusion_jax.training import loggers
@@ -12,6 +13,11 @@ def test_loggers_are_installed_and_wanted(tmp_path, monkeypatch):
   """A stored config alone sends nothing away."""
   found = {'wandb': 'json', 'mlflow': 'a_logger_that_is_not_installed'}
   monkeypatch.setattr(loggers, '_PACKAGES', found)
+
+  def refused_by(config):
+    MODES['train'].check_trust(config)
+    refuse(lines(TRAINING, config, 'train', tmp_path))
+
   messages = {
     'wandb': r'log_to=wandb may send the curves .* but only a stored config '
     r'names it. .* add --config.training.log_to=wandb to the command',
@@ -20,11 +26,11 @@ def test_loggers_are_installed_and_wanted(tmp_path, monkeypatch):
   for name, message in messages.items():
     config = smoke(**{'training.log_to': (name,)})
     monkeypatch.setattr(trust, '_allowed', {'mlflow'})  # as for a stored config
-    refused(message, refuse, lines(TRAINING, config, 'train', tmp_path))
+    refused(message, refused_by, config)
   config = smoke(**{'training.log_to': ('wandb', 'tensorboard')})
   monkeypatch.setattr(trust, '_allowed', set())
   trust.allow(['wandb,tensorboard'])  # as a flag gives it
-  assert not [*lines(TRAINING, config, 'train', tmp_path)]
+  refused_by(config)
 
 
 def test_another_rate_or_length_is_the_same_program(tmp_path):

@@ -23,7 +23,8 @@ from diffusion_jax.training.bridges import predicted
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a bridge; models see the points of the source as they see x."""
   _check_source(facts)
-  noisy = BridgeNetwork.of(config, facts._replace(context=facts.x))
+  facts, outputs = facts._replace(context=facts.x), 1 + bool(config.objective.diffusion)
+  noisy = ConfiguredNetwork.of(config, facts, outputs=outputs)
   c: BridgeSampling = config.sampling.make()
   model = diffusion.of_network(noisy, workdir, functools.partial(plan_of, noisy, c))
   return dataclasses.replace(model, ends=c.ends)
@@ -40,38 +41,24 @@ def _check_source(facts):
     raise UserError(f'config.data: x has {x}, and the source {source}: a bridge needs the same')
 
 
-class BridgeNetwork(ConfiguredNetwork):
-  """A network that predicts a displacement and, with diffusion, the noise."""
-
-  @property
-  def diffusion(self) -> float:
-    """The diffusion of the path."""
-    return self.config.objective.diffusion
-
-  @property
-  def out_channels(self) -> int:
-    """The state's channels, twice as many with diffusion."""
-    return (1 + bool(self.diffusion)) * self.state_shape[-1]
-
-
 def plan_of(
-  noisy: BridgeNetwork,
+  noisy: ConfiguredNetwork,
   c: BridgeSampling,
   params: Params | None = None,
   guides: Guides | None = None,
 ) -> Plan:
   """Returns the plan of config.sampling, from the source to the data or back."""
-  schedule = noisy.schedule()
+  schedule, diffusion = noisy.schedule(), noisy.config.objective.diffusion
 
   def step_function(cond, **_):
     network, entries = noisy.given(), noisy.inputs.among(cond)
 
     def predict(xt, t):
       output = network.output((params or {})['network'], xt, schedule(t), entries)
-      return predicted(output, noisy.diffusion)
+      return predicted(output, diffusion)
 
     return reversed_bridge(predict) if c.reverse else predict
 
   levels = dj.level_grid(schedule, c.grid.number)
-  sampler = bridge_sampler(noisy.diffusion, c.stochastic)
+  sampler = bridge_sampler(diffusion, c.stochastic)
   return Plan(schedule, levels, sampler, step_function, noisy.prior_sample, starts=True)

@@ -17,7 +17,7 @@ from diffusion_jax.app.kinds.choices import STOCHASTIC
 from diffusion_jax.app.kinds.diffusion import ObjectiveFacts
 from diffusion_jax.app.kinds.flow_map import MapSampling
 from diffusion_jax.app.kinds.model import IDENTITY, Guides, Latents, Model
-from diffusion_jax.app.kinds.network import ConfiguredNetwork
+from diffusion_jax.app.kinds.network import ConfiguredNetwork, refusals_of
 from diffusion_jax.app.kinds.plan import Plan, Wrap
 from diffusion_jax.app.kinds.sections import DenoiserSampling
 from diffusion_jax.app.kinds.states import StateSampling
@@ -58,7 +58,7 @@ def of_network(
     network=lambda: noisy.network,
     init=noisy.init,
     objective=functools.partial(objective_of, noisy, teacher),
-    refusals=noisy.refusals,
+    refusals=refusals_of(noisy),
     measured=noisy,
     root=lambda: stream(noisy.config.sampling.seed, 'sampling'),
     draw=plan and draw,

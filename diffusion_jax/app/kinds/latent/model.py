@@ -32,6 +32,7 @@ from diffusion_jax.app.run.other_runs import check_unchanged, open_weights
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.core.normal import Normal
 from diffusion_jax.core.vae import reparameterize
+from diffusion_jax.data.pictures import shrink_mask
 from diffusion_jax.data.sources import Facts, Source, some_of
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import buckets, processes
@@ -273,12 +274,3 @@ def inverse_std(parts: Iterable[np.ndarray]) -> tuple[float, int]:
       square += np.square(part - part.mean()).sum() + apart**2 * before * part.size / count
       mean += apart * part.size / count
     return float(1.0 / np.sqrt(square / count)), rows
-
-
-def shrink_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-  """Returns a mask [h, w, 1], True for latents whose pixels are all True."""
-  h, w = shape[:2]
-  blocks = mask.reshape(h, len(mask) // h, w, mask.shape[1] // w, 1)
-  small = np.asarray(blocks.all(axis=(1, 3)))
-  print(f'in latents {small.mean():.0%} are known')
-  return small

@@ -37,7 +37,13 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   model = StateDiffusion.of(config, facts, **own)
   latents = Latents(model.encode, model.decode)
   made = diffusion.of_network(model, workdir, model.plan, latents)
-  return dataclasses.replace(made, objective=model.objective)
+  is_masked = Row(
+    lambda c, facts: c.states.output == 'logistic' and model.transitions.mask is not None,
+    'config.states.output=logistic: it has no masked state: set transitions=uniform, '
+    'transitions=gaussian or states.output=logits',
+  )
+  rules = *made.refusals, is_masked
+  return dataclasses.replace(made, objective=model.objective, refusals=rules)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,16 +64,6 @@ class StateDiffusion(ConfiguredNetwork):
   def decode(self, autoencoder: Params | None, states: Array) -> Array:
     """Returns examples in [-1, 1]; masked states are grey, 0."""
     return dj.values_of(states, self.facts.x.levels)
-
-  @property
-  def refusals(self) -> tuple[Row, ...]:
-    """The rules about what only the model knows."""
-    is_masked = Row(
-      lambda c, facts: self.states.output == 'logistic' and self.transitions.mask is not None,
-      'config.states.output=logistic: it has no masked state: set transitions=uniform, '
-      'transitions=gaussian or states.output=logits',
-    )
-    return *super().refusals, is_masked
 
   # -- the network ------------------------------------------------------------
 

@@ -1,0 +1,95 @@
+"""The formats of other projects' weights: which one a file has, and its reader."""
+
+import ast
+import importlib
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from diffusion_jax.aliases import Json
+from diffusion_jax.data import npz
+from diffusion_jax.data.images import existing
+from diffusion_jax.interop import diffusers, files
+from diffusion_jax.interop.reader import Imported
+
+OURS = 'safetensors'  # with a config in its metadata
+OTHERS = 'diffusers', 'openai', 'score_sde', 'edm', 'edm2'  # a module each
+
+
+def load(name: str, source: Path, model: str, options: Json) -> Imported:
+  """Reads weights by the module of a format; ValueError for an unknown option."""
+  _check_no_adapters(source)
+  module = importlib.import_module(f'diffusion_jax.interop.{name}')
+  if model:
+    options = {'model': model} | options
+  try:
+    return module.load(source, **options)
+  except TypeError as error:  # an unknown option
+    raise ValueError(f'format={name}: {error}') from error
+
+
+def recognise(source: Path) -> str:
+  """Recognises the format of a folder or file; ValueError for any other."""
+  existing(source, 'file or folder')
+  _check_no_adapters(source)
+  if source.is_dir():
+    if diffusers.find_model(source) or (source / diffusers.INDEX).is_file():
+      return 'diffusers'
+    raise ValueError(
+      f'{source} is not a folder of diffusers, which has a model_index.json or a config.json: '
+      'give such a folder or a file of weights'
+    )
+  if source.name.startswith('diffusion_pytorch_model'):
+    return 'diffusers'
+  if source.suffix == '.safetensors':
+    if 'config' in files.read_metadata(source):
+      return OURS
+    if source.with_suffix('.json').is_file():
+      is_edm2 = 'unet.out_gain' in files.open_tensors(source)
+      return 'edm2' if is_edm2 else 'edm'
+  files.check_kind(source)
+  _check_no_graph(source)
+  every = '|'.join((*OTHERS, OURS))
+  raise ValueError(f'the format of {source} is ambiguous: give --config.convert.format={every}')
+
+
+def _check_no_adapters(source):
+  names: Iterable[str] = ()
+  if source.is_dir() and diffusers.find_model(source) is None:
+    names = (path.name for path in source.iterdir())
+  elif source.suffix == '.safetensors' and source.is_file():
+    names = files.open_tensors(source)
+  if any('lora_' in n or n.startswith('adapter_model.') for n in names):
+    raise ValueError(
+      f'{source} holds adapters (LoRA), which are not read: merge them into '
+      "their network first (PEFT's merge_and_unload, diffusers' fuse_lora), "
+      'and convert that'
+    )
+
+
+def _check_no_graph(source):
+  # The variables of Ho et al.'s graph.
+  is_npz = files.kind_of(source) == 'npz'
+  if is_npz and any(n.endswith('conv_in/W') for n in npz.names_of(source)):
+    raise ValueError(
+      f'{source} has the variables of a TensorFlow graph of Ho et al., which '
+      'are not read: give a folder of diffusers with the same weights, such as '
+      'google/ddpm-cifar10-32'
+    )
+
+
+def options_of(text: str) -> Json:
+  """Parses 'a=1 b=x' to {'a': 1, 'b': 'x'}; raises ValueError."""
+  options = {}
+  for part in shlex.split(text):
+    name, sign, value = part.lstrip('-').partition('=')
+    if not sign or not name.isidentifier():
+      raise ValueError(
+        f'{part!r} is not name=value; several are separated by spaces: '
+        "'image_size=64 class_cond=True'"
+      )
+    try:
+      options[name] = ast.literal_eval(value)
+    except (ValueError, SyntaxError):  # a word
+      options[name] = value
+  return options

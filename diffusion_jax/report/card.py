@@ -1,0 +1,204 @@
+"""The card of weights that are shared: README.md in the form of the Hugging Face Hub.
+
+Its head is between lines of ---, and JSON, which YAML contains.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from diffusion_jax.aliases import Json
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.paths import texts_in
+from diffusion_jax.report import record, results
+from diffusion_jax.runtime.files import one_line
+
+# The sections that say what was trained, in the order of the card.
+_SECTIONS = (
+  'data',
+  'network',
+  'latent',
+  'schedule',
+  'transitions',
+  'parametrization',
+  'objective',
+  'conditioning',
+  'optimizer',
+)
+
+
+class Score(NamedTuple):
+  """A number of an evaluation, with its standard error if it is known."""
+
+  metric: str
+  value: float
+  error: float | None
+  about: str
+
+  @property
+  def shown(self) -> str:
+    """The value and ± its error."""
+    return results.with_error(self.value, self.error)
+
+
+class About(NamedTuple):
+  """What a card tells.
+
+  kind: of the model; draws: whether it makes images, reads_text: of texts.
+  config: as in config.json; parameters: their number; caption: how samples.png
+  was drawn, '' without it.
+  """
+
+  name: str
+  kind: str
+  facts: Facts
+  draws: bool
+  reads_text: bool
+  config: Json
+  parameters: int
+  step: int
+  caption: str
+  scores: Sequence[Score]
+
+
+def scores_of(workdir: Path, weights: int) -> Iterator[Score]:
+  """Yields the scores of a run's evaluations of the weights of a checksum."""
+  for path, content in dict(record.read_json_files(workdir / 'evaluation')).items():
+    if path.name != 'result.json':
+      continue
+    samples = content.get('protocol', {}).get('samples')
+    made = samples or content.get('settings', {})
+    if made.get('weights') != weights:
+      print(f'{path.parent} is of other weights: the card leaves it out')
+      continue
+    about = path.parent.relative_to(workdir / 'evaluation').as_posix()
+    if samples:
+      about = f'{about}: {results.about(samples.get("sampling", {}))}'
+    elif 'images' in content:
+      about = f'{about}: {content["images"]:,} {content.get("split")} images'
+    scores = content.get('metrics', {})
+    for name in (f'{unit}_per_dim' for unit in results.UNITS):
+      if name in content:
+        error = content.get('standard_error')
+        scores = {name: {'value': content[name], 'error': error}} | scores
+    for metric, score in scores.items():
+      value, error, note = map(score.get, ('value', 'error', 'note'))
+      if isinstance(value, (int, float)) and math.isfinite(value):
+        yield Score(metric, value, error, f'{about}; {note}' if note else about)
+
+
+def card(about: About) -> str:
+  """Returns the content of README.md."""
+  head = ''.join(
+    f'{key}: {json.dumps(value, ensure_ascii=False)}\n' for key, value in metadata(about).items()
+  )
+  facts, c = about.facts, about.config
+  shape, classes = 'x'.join(map(str, facts.x.shape)), facts.num_classes
+  size = c['training']['batch_size']
+  rows = {
+    'images': f'{shape}, {classes or "no"} classes',
+    'parameters': f'{about.parameters:,}',
+    'training': f'{about.step:,} steps, {size} images each',
+  }
+  if not about.step:
+    rows['training'] = 'not here: these are converted weights'
+  rows |= {n: _in_words(c[n]) for n in _SECTIONS if c.get(n)}
+  lines = [
+    f'---\n{head}---\n\n# {about.name}\n',
+    f'{about.kind.capitalize()}, trained with diffusion_jax (JAX and '
+    'Flax). `config.json` has every field.\n',
+    _table(('', ''), rows.items()),
+  ]
+  if about.caption:
+    lines.append(f'\n![samples](samples.png)\n\n*{one_line(about.caption)}*')
+  lines.append('\n## Evaluation\n')
+  if about.scores:
+    words = results.in_words
+    shown = [(words(x.metric), x.shown, x.about) for x in about.scores]
+    lines.append(_table(('metric', 'value', 'of'), shown))
+    lines.append('\n± is a standard error.\n')
+  else:
+    lines.append('These weights have not been evaluated.\n')
+  lines.append(_use(about))
+  lines.append(
+    '\n## Licence\n\nTo be filled in by the author: here, and as `license` in '
+    'the first lines of this file. The licence of the data may limit it.\n'
+  )
+  return '\n'.join(lines)
+
+
+def metadata(about: About) -> Json:
+  """Returns the head of the card; fields of the Hugging Face Hub."""
+  data = about.config.get('data')
+  head: Json = {
+    'license': 'unknown',
+    'library_name': 'diffusion_jax',
+    'tags': ['diffusion', 'jax', 'flax', about.config['objective']['name']],
+  }
+  task = 'other'
+  if about.draws:
+    task = 'text-to-image' if about.reads_text else 'unconditional-image-generation'
+    head['pipeline_tag'] = task
+  if data:
+    head['datasets'] = [data['name']]
+  if about.scores:
+    name, metrics = data['name'] if data else 'unknown', []
+    for x in about.scores:
+      shown = f'{results.in_words(x.metric)}, {x.shown} ({x.about})'
+      metrics.append({'type': x.metric, 'value': x.value, 'name': shown})
+    head['model-index'] = [
+      {
+        'name': about.name,
+        'results': [
+          {'task': {'type': task}, 'dataset': {'type': name, 'name': name}, 'metrics': metrics}
+        ],
+      }
+    ]
+  return head
+
+
+def _use(about):
+  mode = 'sample' if about.draws else 'evaluate'
+  parts = sorted({x for x in texts_in(about.config) if _is_own(x)})
+  allow = f' --allow={",".join(parts)}' if parts else ''
+  lines = [
+    '\n## Use\n',
+    'With diffusion_jax installed, and this folder at `<folder>`:\n',
+    f'    diffusion-jax --mode={mode} --config=<folder> --workdir=out{allow}',
+    '    diffusion-jax --config=<folder> --config.training.start.run=<folder> '
+    f'--workdir=finetuned{allow}\n',
+    'The second trains on from these weights. No code of this folder is run: '
+    'it has JSON, safetensors and a picture.',
+  ]
+  if parts:
+    lines.append(
+      f'\nIts parts {", ".join(parts)} are code of the author, which is not in this folder.'
+    )
+  return '\n'.join(lines)
+
+
+def _is_own(name):
+  module, _, attribute = name.partition(':')
+  return attribute.isidentifier() and module.replace('.', '').isidentifier()
+
+
+def _in_words(section: Mapping) -> str:
+  # Returns 'unet: channels=64', or the fields alone without a name.
+  rest = {n: x for n, x in section.items() if n != 'name' and x is not None}
+  fields = ', '.join(f'{n}={_value(x)}' for n, x in rest.items())
+  return ': '.join(x for x in (section.get('name', ''), fields) if x)
+
+
+def _value(x):
+  return f'({_in_words(x)})' if isinstance(x, Mapping) else str(x)
+
+
+def _table(head, rows):
+  lines = [head, ['---'] * len(head), *rows]
+  return '\n'.join(f'| {" | ".join(map(_cell, line))} |' for line in lines)
+
+
+def _cell(text):
+  return one_line(text).replace('|', '\\|')
