@@ -91,7 +91,6 @@ def test_the_application_names_modules_of_the_user_in_one_place():
   """Only these files run code by its name."""
   assert files_with(r'importlib\.import_module|\b(exec|eval)\(', PACKAGE / 'app') == {
     'config/trust.py',  # asks for permission
-    'modes/convert.py',  # a reader of interop
   }
 
 
