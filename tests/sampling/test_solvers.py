@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
@@ -75,7 +76,7 @@ def test_observed_order_of_convergence(name, path):
   found = np.log2(errors[:-1]) - np.log2(errors[1:])
   # The first steps of lms_4, of order 1 to 3, still cost something.
   atol = 0.15 if name == 'lms_4' else 0.1
-  np.testing.assert_allclose(found, ORDERS[name], atol=atol)
+  assert_allclose(found, ORDERS[name], atol=atol)
 
 
 def in_pairs(denoise):
@@ -210,7 +211,7 @@ def test_an_example_has_its_own_levels_and_key(name):
   for i in range(3):
     copies = np.full(3, i)
     alone = run(times[:, copies], keys=KEYS[copies], x=X[copies])[0][-1]
-    np.testing.assert_allclose(alone, batch[copies], atol=1e-5)
+    assert_allclose(alone, batch[copies], atol=1e-5)
   other = run(times, keys=KEYS[np.array([0, 0, 2])])[0][-1]
   changed = np.abs(other - batch).max(axis=1) > 1e-4
   assert changed.tolist() == [False, name in moments.STOCHASTIC, False]
@@ -225,7 +226,7 @@ def test_a_single_step_from_pure_noise_returns_x0(name):
   # The first two move x, and the third takes more steps of the ODE.
   if name not in ('annealed_langevin', 'corrected_ddim', 'adaptive_ode'):
     expected = X if name == 'reverse_diffusion' else 0.5  # 2 x - eps
-    np.testing.assert_allclose(first - expected, 0.0, atol=1e-6)
+    assert_allclose(first - expected, 0.0, atol=1e-6)
 
 
 @functools.cache
@@ -251,10 +252,10 @@ def test_a_step_between_equal_levels_leaves_x_unchanged(name):
     with jax.debug_nans(False):
       xs = eight_steps(name)(levels, schedule, x=x)[0]
       assert np.isfinite(xs).all(), schedule
-      np.testing.assert_array_equal(xs[[1, 3, 4, 8]], xs[[0, 2, 2, 7]])
+      assert_array_equal(xs[[1, 3, 4, 8]], xs[[0, 2, 2, 7]])
       if name in moments.DETERMINISTIC:
         last = eight_steps(name)(once, schedule, x=x)[0][-1]
-        np.testing.assert_allclose(xs[-1], last, atol=1e-3)
+        assert_allclose(xs[-1], last, atol=1e-3)
 
 
 def test_one_compilation_for_all_levels_and_keys():
