@@ -3,6 +3,7 @@
 `-m docs` also runs commands of some pages, shortened.
 """
 
+import contextlib
 import importlib.util
 import re
 import shlex
@@ -18,6 +19,7 @@ from PIL import Image
 from diffusion_jax.app import cli, help, models
 from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.data import simulations
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
@@ -144,6 +146,8 @@ def place(tmp_path_factory):
     patch.syspath_prepend(folder)
     patch.setattr(trust, '_allowed', set())
     patch.setattr(cli, 'fail', refuse)
+    # Commands with workers simulate in this process, which takes a tenth of the time.
+    patch.setattr(simulations, '_mapped', lambda job, workers: contextlib.nullcontext(map))
     files_of_the_reader(np.random.default_rng(0))
     yield folder
   for name in ('my_parts', 'decay', 'my_module', 'my_rewards'):
