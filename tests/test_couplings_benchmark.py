@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from benchmarks import couplings as benchmark
 
@@ -21,10 +22,10 @@ def test_figures_of_a_translation(monkeypatch):
   data_key = jax.random.split(jax.random.key(99), 3)[0]
   shifted = lambda key, count: benchmark.moons(data_key, count)[0] + SHIFT
   table, energy = benchmark.figures((), shifted, False)
-  np.testing.assert_allclose([table[n] for n in benchmark.STEPS], table['floor'], rtol=1e-4)
-  np.testing.assert_allclose(energy, 0.0, atol=1e-4)
+  assert_allclose([table[n] for n in benchmark.STEPS], table['floor'], rtol=1e-4)
+  assert_allclose(energy, 0.0, atol=1e-4)
   x0 = shifted(None, 50)
-  np.testing.assert_allclose(benchmark.wasserstein(x0, x0 - SHIFT), 5.0, rtol=1e-5)
+  assert_allclose(benchmark.wasserstein(x0, x0 - SHIFT), 5.0, rtol=1e-5)
 
 
 def test_the_moons_and_the_circle_have_the_published_sizes(key):
@@ -36,7 +37,7 @@ def test_the_moons_and_the_circle_have_the_published_sizes(key):
   assert np.min(np.abs(0.5 * roots - 0.3), axis=0).max() < 0.3 + 1e-4
   y = np.asarray(benchmark.gaussians(key, 4000))
   square = 25.0 + 2.0 * 0.1**0.5
-  np.testing.assert_allclose(np.mean(np.sum(y**2, axis=1)), square, rtol=0.02)
+  assert_allclose(np.mean(np.sum(y**2, axis=1)), square, rtol=0.02)
 
 
 @pytest.mark.parametrize('method, rows', [('exact_of_class', 1), ('schrodinger', 2)])

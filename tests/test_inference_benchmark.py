@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from benchmarks import inference as benchmark
 from benchmarks.c2st import c2st
@@ -227,11 +228,11 @@ OURS |= {'weight_decay': 0.2, 'outside': 0.0, 'best_step': 1}
 def test_units_of_the_benchmark_are_those_of_its_tables():
   """Rates by exp; populations and the last nine counts by logarithms."""
   y = np.arange(1.0, 11.0)
-  np.testing.assert_array_equal(benchmark.context_of('slcp', y), y)
-  np.testing.assert_allclose(np.expm1(benchmark.context_of('sir', y - 1)), y[1:] - 1)
-  np.testing.assert_allclose(np.exp(benchmark.context_of('lotka_volterra', y)), y)
+  assert_array_equal(benchmark.context_of('slcp', y), y)
+  assert_allclose(np.expm1(benchmark.context_of('sir', y - 1)), y[1:] - 1)
+  assert_allclose(np.exp(benchmark.context_of('lotka_volterra', y)), y)
   for task in ('sir', 'lotka_volterra'):
     x = simulators.BENCHMARK[task](np.random.default_rng(0), 4000)['x']
     median = np.median(benchmark.parameters_of(task, x), axis=0)
     known = {'sir': [0.4, 0.125], 'lotka_volterra': np.exp([-0.125, -3] * 2)}
-    np.testing.assert_allclose(median, known[task], rtol=0.06)
+    assert_allclose(median, known[task], rtol=0.06)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import norm
 
 import diffusion_jax as dj
@@ -146,8 +147,8 @@ def test_the_composition_of_the_evaluation_page_is_the_posterior(capsys):
   out = run(page_example('evaluation.md', 'gauss_composed'), capsys)
   found = np.array([float(x) for x in re.findall(r'-?\d+\.\d+', out)])
   means, exact, variances = found.reshape(3, 2)
-  np.testing.assert_allclose(means, exact, atol=0.05)
-  np.testing.assert_allclose(variances, 1 / 9, rtol=0.2)
+  assert_allclose(means, exact, atol=0.05)
+  assert_allclose(variances, 1 / 9, rtol=0.2)
 
 
 def test_the_bound_of_the_evaluation_page_is_of_17_levels(capsys):
@@ -199,20 +200,20 @@ def test_the_records_of_the_data_page_are_the_digits(tmp_path, monkeypatch):
   exec(page_example('data.md', 'ArrayRecordWriter'), {})
   source = array_record('digits.array_record', 'train', (8, 8, 1), 10)
   found, expected = (s.read(np.arange(len(s))) for s in (source, digits()))
-  np.testing.assert_array_equal(found['x'], 15 * expected['x'])
-  np.testing.assert_array_equal(found['label'], expected['label'])
+  assert_array_equal(found['x'], 15 * expected['x'])
+  assert_array_equal(found['label'], expected['label'])
 
 
 def test_the_page_of_measurements_meets_the_posterior(capsys):
   out = run(page_example('posterior.md', 'Measurement'), capsys)
   found, exact, estimate, evidence = re.findall(r'\[(.*?)\] \[(.*?)\]\n(\S+) (\S+)', out)[0]
   found, exact = (np.array(x.split(), float) for x in (found, exact))
-  np.testing.assert_allclose(found, exact, atol=0.1)
+  assert_allclose(found, exact, atol=0.1)
   # y ~ 0.5 N(0.2, v) + 0.5 N(0.3, v), v = 0.1 |a|^2 + s^2
   density = np.mean(norm.pdf(0.1, [0.2, 0.3], (0.1 * 1.09 + 0.04) ** 0.5))
-  np.testing.assert_allclose(float(evidence), np.log(density), rtol=1e-5)
+  assert_allclose(float(evidence), np.log(density), rtol=1e-5)
   # the law of a chain of 100 steps
-  np.testing.assert_allclose(float(estimate), float(evidence), atol=0.15)
+  assert_allclose(float(estimate), float(evidence), atol=0.15)
 
 
 def test_the_page_of_samplers_has_every_schedule_and_grid(capsys):
@@ -269,7 +270,7 @@ def test_the_network_and_objective_of_own_parts_are_trained(own_parts):
   params = jax.jit(model.init)(jax.random.key(0))
   gradient = jax.jit(jax.value_and_grad(objective.__call__, has_aux=True))
   (loss, (metrics, _)), grads = gradient(params, Context(), key, batch)
-  np.testing.assert_allclose(loss, metrics['loss'].total / metrics['loss'].count)
+  assert_allclose(loss, metrics['loss'].total / metrics['loss'].count)
   for path, leaf in jax.tree.leaves_with_path(grads):
     assert np.any(leaf != 0), path  # the label and the level have an effect
   zeros = dj.Network(
@@ -278,15 +279,15 @@ def test_the_network_and_objective_of_own_parts_are_trained(own_parts):
     parametrization='x0',
   )
   plain, _ = parts.objective(zeros, model.noisy.schedule())({'network': {}}, Context(), key, batch)
-  np.testing.assert_allclose(plain, np.abs(batch['x']).mean(dtype=np.float64), rtol=1e-5)
+  assert_allclose(plain, np.abs(batch['x']).mean(dtype=np.float64), rtol=1e-5)
 
 
 def test_the_schedule_of_own_parts_and_its_inverse(own_parts):
   schedule = own_parts[1].noisy.schedule()
   levels = schedule(np.linspace(0, 1, 5))
   angle = 0.05 + np.linspace(0, 1, 5) * (np.pi / 2 - 0.1)
-  np.testing.assert_allclose(levels.snr, np.tan(angle) ** -2, rtol=1e-5)
-  np.testing.assert_allclose(schedule.from_logsnr(levels.logsnr).t, levels.t, atol=1e-6)
+  assert_allclose(levels.snr, np.tan(angle) ** -2, rtol=1e-5)
+  assert_allclose(schedule.from_logsnr(levels.logsnr).t, levels.t, atol=1e-6)
 
 
 def test_the_sampler_of_own_parts_draws_for_each_image(own_parts):
@@ -304,9 +305,9 @@ def test_the_sampler_of_own_parts_draws_for_each_image(own_parts):
     return jax.jit(take)(keys, x)[0]
 
   old = step(dj.ddim(), keys, x)
-  np.testing.assert_allclose(step(parts.sampler(), keys, x), old, atol=1e-6)
+  assert_allclose(step(parts.sampler(), keys, x), old, atol=1e-6)
   new = step(parts.sampler(0.3), keys, x)
-  np.testing.assert_allclose(step(parts.sampler(0.3), keys[3:4], x[3:4])[0], new[3], atol=1e-6)
+  assert_allclose(step(parts.sampler(0.3), keys[3:4], x[3:4])[0], new[3], atol=1e-6)
   error = (2 / x.size) ** 0.5  # of a sample variance of normal numbers
   assert np.var(new) / s.sigma**2 == pytest.approx(1, abs=5 * error)
   correlation = np.corrcoef(np.ravel(old), np.ravel(new))[0, 1]

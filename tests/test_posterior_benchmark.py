@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from benchmarks import posterior, problems
 
@@ -22,13 +23,13 @@ def test_the_posterior_is_that_of_the_kernel(process):
   scaled = np.sqrt(3.0) * np.abs(at[:, None] - at[None]) / 0.2
   kernel = (1.0 + scaled) * np.exp(-scaled)
   seen = process.matrix.argmax(axis=1)
-  np.testing.assert_array_equal(process.matrix, np.eye(64)[seen])
+  assert_array_equal(process.matrix, np.eye(64)[seen])
   inverse = np.linalg.inv(kernel[np.ix_(seen, seen)] + 0.01 * np.eye(8))
   gain = kernel[:, seen] @ inverse
   exact = process.exact
-  np.testing.assert_allclose(exact.mean, gain @ process.y, atol=1e-4)
+  assert_allclose(exact.mean, gain @ process.y, atol=1e-4)
   expected = kernel - gain @ kernel[seen]
-  np.testing.assert_allclose(exact.cov, expected, atol=1e-4)
+  assert_allclose(exact.cov, expected, atol=1e-4)
 
 
 def test_errors_of_known_draws(process, key):
@@ -37,12 +38,12 @@ def test_errors_of_known_draws(process, key):
   mean = np.asarray(exact.mean)
   x = np.array(exact.sample(key, 4000))
   first = posterior.gaussian_errors(x, exact)
-  np.testing.assert_allclose(first, (0, 1, 0, 0), atol=0.1)
+  assert_allclose(first, (0, 1, 0, 0), atol=0.1)
   variance = posterior.gaussian_errors(mean + 1.5 * (x - mean), exact)[1]
-  np.testing.assert_allclose(variance, 2.25 * first[1], rtol=1e-4)
+  assert_allclose(variance, 2.25 * first[1], rtol=1e-4)
   lost = np.stack([mean + 1e3, np.full(64, np.nan)])
   *same, beyond = posterior.gaussian_errors(np.concatenate([lost, x]), exact)
-  np.testing.assert_allclose(same, first[:3])
+  assert_allclose(same, first[:3])
   assert beyond == 2
   *nothing, beyond = posterior.gaussian_errors(lost, exact)
   assert np.isnan(nothing).all() and beyond == 2

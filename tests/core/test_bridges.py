@@ -3,10 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.core import bridges
 from diffusion_jax.core.bridges import BridgePrediction
 from diffusion_jax.testing.bridges import GaussianBridge
+from tests.jitted import jitted
 from tests.testing.test_bridges import COVS, MEANS, cubature
 
 
@@ -29,12 +31,12 @@ def test_samples_velocity_and_score_literally(draws):
   pair = BridgePrediction(*(np.float32(a) for a in (y - x0, z)))
   x0, y, z = (np.float32(a) for a in draws)
   found = (
-    bridges.bridge_sample(x0, y, z, t, diffusion),
-    bridges.bridge_velocity(pair, t, diffusion),
-    bridges.bridge_score(pair, t, diffusion),
+    jitted(bridges.bridge_sample)(x0, y, z, t, diffusion),
+    jitted(bridges.bridge_velocity)(pair, t, diffusion),
+    jitted(bridges.bridge_score)(pair, t, diffusion),
   )
   for array, expected in zip(found, (xt, velocity, score), strict=True):
-    np.testing.assert_allclose(array, expected, rtol=2e-5, atol=2e-5)
+    assert_allclose(array, expected, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize('diffusion', [0.0, 0.7])
@@ -42,16 +44,16 @@ def test_a_path_of_one_pair_ends_at_its_points(draws, diffusion):
   """Any step along it is exact, also from and to an end."""
   x0, y, z = (np.float32(a) for a in draws)
   pair = BridgePrediction(y - x0, z)
-  at = lambda t: bridges.bridge_sample(x0, y, z, t, diffusion)
-  np.testing.assert_array_equal(at(0.0), x0)
-  np.testing.assert_array_equal(at(1.0), y)
+  at = lambda t: jitted(bridges.bridge_sample)(x0, y, z, t, diffusion)
+  assert_array_equal(at(0.0), x0)
+  assert_array_equal(at(1.0), y)
   for t, s in [(1.0, 0.4), (0.4, 0.0), (1.0, 0.0), (0.0, 0.7)]:
-    found = bridges.bridge_ode_step(at(t), pair, t, s, diffusion)
-    np.testing.assert_allclose(found, at(s), atol=1e-6)
+    found = jitted(bridges.bridge_ode_step)(at(t), pair, t, s, diffusion)
+    assert_allclose(found, at(s), atol=1e-6)
   assert bridges.bridge_width(np.float32(1.0 + 1e-6), diffusion) == 0.0
   for t in (1.0, 0.4):
-    mean, variance = bridges.bridge_posterior(at(t), pair, t, 0.0, diffusion)
-    np.testing.assert_allclose(mean, x0, atol=1e-6)
+    mean, variance = jitted(bridges.bridge_posterior)(at(t), pair, t, 0.0, diffusion)
+    assert_allclose(mean, x0, atol=1e-6)
     assert not np.any(variance)
 
 
@@ -61,11 +63,11 @@ def test_the_diffusion_steps_by_its_drift(draws):
   t, s, diffusion = 0.6, 0.599, 0.7
   with jax.enable_x64(True):
     pair = BridgePrediction(displacement, z)
-    drift = bridges.bridge_velocity(pair, t, diffusion)
-    drift -= diffusion**2 / 2 * bridges.bridge_score(pair, t, diffusion)
-    mean, variance = bridges.bridge_posterior(x, pair, t, s, diffusion)
-    np.testing.assert_allclose(mean, x + (s - t) * drift, rtol=1e-9)
-    np.testing.assert_allclose(variance, diffusion**2 * (t - s), rtol=2e-3)
+    drift = jitted(bridges.bridge_velocity)(pair, t, diffusion)
+    drift -= diffusion**2 / 2 * jitted(bridges.bridge_score)(pair, t, diffusion)
+    mean, variance = jitted(bridges.bridge_posterior)(x, pair, t, s, diffusion)
+    assert_allclose(mean, x + (s - t) * drift, rtol=1e-9)
+    assert_allclose(variance, diffusion**2 * (t - s), rtol=2e-3)
 
 
 @pytest.mark.parametrize('coupled', [False, True])
@@ -78,12 +80,12 @@ def test_the_best_prediction_is_the_regression_of_the_pairs(coupled):
   points = cubature(np.concatenate([*MEANS, np.zeros(2)]), cov)
   x0, y, z = np.split(points, 3, axis=1)
   with jax.enable_x64(True):
-    xt = bridges.bridge_sample(x0, y, z, 0.3, 0.7)
+    xt = jitted(bridges.bridge_sample)(x0, y, z, 0.3, 0.7)
     design = np.column_stack([xt, np.ones(len(xt))])
     fitted = [design @ np.linalg.lstsq(design, a)[0] for a in (y - x0, z)]
     prediction = bridge.predict(xt, 0.3)
     for found, expected in zip(prediction, fitted, strict=True):
-      np.testing.assert_allclose(found, expected, atol=1e-12)
+      assert_allclose(found, expected, atol=1e-12)
     residual = [np.mean((a - b) ** 2) for a, b in zip(fitted, (y - x0, z), strict=True)]
-    error = bridges.bridge_error(prediction, x0, y, z).mean()
-    np.testing.assert_allclose(error, sum(residual), rtol=1e-12)
+    error = np.mean(jitted(bridges.bridge_error)(prediction, x0, y, z))
+    assert_allclose(error, sum(residual), rtol=1e-12)

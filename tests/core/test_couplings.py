@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import linprog
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
@@ -22,7 +23,7 @@ def test_squared_distances_of_images_and_of_equal_points():
   y[1] = x0[3]
   expected = np.square(x0.astype(np.float64)[:, None] - y[None]).sum(axis=(2, 3, 4))
   distances = jitted(couplings.squared_distances)(x0, y)
-  np.testing.assert_allclose(distances, expected, rtol=1e-5, atol=1e-6)
+  assert_allclose(distances, expected, rtol=1e-5, atol=1e-6)
   assert distances[3, 1] == 0.0
 
 
@@ -35,7 +36,7 @@ def test_distances_keep_their_digits_wherever_the_points_are(size):
   sets = (x0, y), (x0 + 1000, y + 1000), (x0 - 3e4, y + 3e4), (x0 + 1000 * sign, y - 1000 * sign)
   for a, b in (*sets, (x0, near), (x0 + 100, near + 100)):
     expected = cdist(a.astype(np.float64), b.astype(np.float64), 'sqeuclidean')
-    np.testing.assert_allclose(jitted(couplings.squared_distances)(a, b), expected, rtol=1e-3)
+    assert_allclose(jitted(couplings.squared_distances)(a, b), expected, rtol=1e-3)
 
 
 def linear_program(cost):
@@ -61,10 +62,10 @@ def test_the_entropic_plan_is_optimal():
   (cost,) = normals((5, 7))
   log_plan = np.asarray(jitted(couplings.sinkhorn)(cost, 0.5, num_iterations=200), np.float64)
   plan, potentials = np.exp(log_plan), log_plan + cost / 0.5
-  np.testing.assert_allclose(plan.sum(axis=0), 1 / 7, rtol=1e-5)
-  np.testing.assert_allclose(plan.sum(axis=1), 1 / 5, rtol=1e-5)
+  assert_allclose(plan.sum(axis=0), 1 / 7, rtol=1e-5)
+  assert_allclose(plan.sum(axis=1), 1 / 5, rtol=1e-5)
   additive = potentials[:, :1] + potentials[:1] - potentials[0, 0]
-  np.testing.assert_allclose(potentials, additive, atol=1e-5)
+  assert_allclose(potentials, additive, atol=1e-5)
 
 
 def test_the_gradient_of_the_entropic_cost_is_the_plan():
@@ -83,7 +84,7 @@ def test_the_gradient_of_the_entropic_cost_is_the_plan():
   gradient = jax.jit(jax.grad(least, has_aux=True))
   for among in (allowed, np.ones_like(allowed)):
     found, plan = gradient(cost, among)
-    np.testing.assert_allclose(found, plan, atol=1e-6)
+    assert_allclose(found, plan, atol=1e-6)
 
 
 def literal(cost, epsilon, num_iterations):
@@ -107,7 +108,7 @@ def test_every_column_of_the_plan_holds_however_small_epsilon():
     error = np.abs(32.0 * plan.sum(axis=0) - 1.0).max()
     assert jitted(couplings.column_error)(np.float32(log_plan)) == pytest.approx(error, abs=1e-4)
     assert error < 0.0101
-    np.testing.assert_allclose(32.0 * plan.sum(axis=1), 1.0, atol=3e-3)
+    assert_allclose(32.0 * plan.sum(axis=1), 1.0, atol=3e-3)
     assert np.abs(plan - literal(cost, eps, 1000)).sum() < 0.02
   few = jitted(couplings.sinkhorn)(np.float32(near), epsilon[0], num_iterations=12)
   assert couplings.column_error(few) > 0.1
@@ -144,13 +145,13 @@ def test_the_weight_of_contexts_leaves_a_share_of_pairs():
   for ratio in (0.3, 0.05):
     cost = jitted(couplings.conditional_cost)(jnp.float32(distances), cond, ratio)
     weight = bisected(distances, gaps, ratio)
-    np.testing.assert_allclose(cost, distances + weight * gaps, rtol=1e-4)
+    assert_allclose(cost, distances + weight * gaps, rtol=1e-4)
 
 
 def test_pairs_of_two_labels_are_forbidden():
   cost = couplings.conditional_cost(jnp.ones((3, 3)), {'label': jnp.array([1, 0, 1])})
-  np.testing.assert_array_equal(cost[0], [1.0, np.inf, 1.0])
+  assert_array_equal(cost[0], [1.0, np.inf, 1.0])
   log_plan = jitted(couplings.sinkhorn)(cost, 0.5)
-  np.testing.assert_allclose(np.exp(log_plan)[0], [1 / 6, 0.0, 1 / 6], rtol=1e-6)
+  assert_allclose(np.exp(log_plan)[0], [1 / 6, 0.0, 1 / 6], rtol=1e-6)
   with pytest.raises(ValueError, match="not the condition 'text'"):
     couplings.conditional_cost(cost, {'text': jnp.zeros((3, 2))})

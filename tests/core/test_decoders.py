@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from hypothesis import given, strategies as st
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from tests.schedules import anything
@@ -39,7 +40,7 @@ def test_the_logistic_is_a_difference_of_cdfs(num_levels):
       mean32 = jnp.full(x.shape, mean, jnp.float32)
       found = log_prob(mean32, log_scale, x.astype(np.float32), num_levels)
       expected = literal(mean, log_scale, x, num_levels)
-      np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
+      assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
 
 
 def of_normal(mean, log_scale, x, num_levels, cdf):
@@ -74,18 +75,18 @@ def test_masses_are_a_distribution(name, num_levels, mean, log_scale):
   atol = 1e-4 + 3e-7 / scale  # float32 resolves x - mean to 1e-7.
   mass = np.asarray(masses(name, num_levels, mean, log_scale), np.float64)
   assert (mass >= 0.0).all()
-  np.testing.assert_allclose(mass.sum(), 1.0, atol=atol)
+  assert_allclose(mass.sum(), 1.0, atol=atol)
   mirrored = masses(name, num_levels, -mean, log_scale)
-  np.testing.assert_allclose(mass[::-1], mirrored, atol=atol)
+  assert_allclose(mass[::-1], mirrored, atol=atol)
   nearest = np.abs(x - mean).argmin()
   to_edge = 1 / (num_levels - 1) - np.abs(x[nearest] - mean)
   if to_edge > 20.0 * scale:
-    np.testing.assert_allclose(mass, np.eye(num_levels)[nearest], atol=atol)
+    assert_allclose(mass, np.eye(num_levels)[nearest], atol=atol)
   elif scale > 1e4:
     flat = np.full(num_levels, 1 / num_levels)
     if name != 'truncated':  # The outer bins reach to infinity.
       flat = 0.5 * (np.arange(num_levels) % (num_levels - 1) == 0)
-    np.testing.assert_allclose(mass, flat, atol=1e-3)
+    assert_allclose(mass, flat, atol=1e-3)
 
 
 def test_the_logistic_far_away_is_an_exponential():
@@ -95,7 +96,7 @@ def test_the_logistic_far_away_is_an_exponential():
   found = log_prob(jnp.ones(3), -7.0, x, 256)
   expected = (np.float64(x) + half - 1.0) / scale
   expected[:2] += np.log(-np.expm1(-2 * half / scale))
-  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_the_logistic_is_finite_with_its_gradients():
@@ -114,16 +115,16 @@ def test_the_slopes_of_a_logistic_of_extreme_scale():
   x = np.linspace(-1.0, 1.0, 256, dtype=np.float32)[[100]]
   value, _, slope = value_and_slopes(jnp.zeros(1), jnp.array([20.0]), x)
   # The density in the middle is 1 / (4 scale).
-  np.testing.assert_allclose(value, np.log(2 / 255 / 4) - 20.0, rtol=1e-6)
-  np.testing.assert_allclose(slope, -1.0, rtol=1e-6)
+  assert_allclose(value, np.log(2 / 255 / 4) - 20.0, rtol=1e-6)
+  assert_allclose(slope, -1.0, rtol=1e-6)
   _, slope, _ = value_and_slopes(jnp.ones(1), jnp.array([-20.0]), x)
-  np.testing.assert_allclose(slope, -np.exp(20.0), rtol=1e-5)
+  assert_allclose(slope, -np.exp(20.0), rtol=1e-5)
 
 
 def test_rounding_of_x_does_not_matter_at_the_outer_bins():
   x = jnp.array([-1.0, -1.0 + 1e-5, 1.0 - 1e-5, 1.0])
   nats = log_prob(jnp.full(4, 0.5), -1.0, x, 17)
-  np.testing.assert_allclose(nats[1:3], nats[::3], atol=1e-4)
+  assert_allclose(nats[1:3], nats[::3], atol=1e-4)
 
 
 def test_the_bernoulli_is_scipys():
@@ -135,10 +136,10 @@ def test_the_bernoulli_is_scipys():
     (-1.0, scipy.special.log_expit(-np.float64(logits))),
   ):
     found = bernoulli(logits, np.full(5, x, np.float32))
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert_allclose(found, expected, rtol=1e-6)
     mass = scipy.stats.bernoulli.pmf((x + 1) / 2, p)
-    np.testing.assert_allclose(np.exp(found), mass, rtol=1e-6, atol=1e-15)
+    assert_allclose(np.exp(found), mass, rtol=1e-6, atol=1e-15)
   slope = jax.jit(jax.grad(dj.bernoulli_log_prob))  # x - p, with x in {0, 1}
-  np.testing.assert_allclose(slope(0.7, 1.0), 1 - p[3], rtol=1e-6)
-  np.testing.assert_allclose(slope(-1e30, 1.0), 1.0)
-  np.testing.assert_allclose(slope(0.7, -1.0), -p[3], rtol=1e-6)
+  assert_allclose(slope(0.7, 1.0), 1 - p[3], rtol=1e-6)
+  assert_allclose(slope(-1e30, 1.0), 1.0)
+  assert_allclose(slope(0.7, -1.0), -p[3], rtol=1e-6)

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS
@@ -46,7 +47,7 @@ def test_every_parametrization_is_the_same_denoiser(key):
     level = at_step(SCHEDULE, step)
     found, truth = estimates(key, level)
     for x0 in found:
-      np.testing.assert_allclose(level.expand_to(x0).alpha * (x0 - truth), 0.0, atol=5e-6)
+      assert_allclose(level.expand_to(x0).alpha * (x0 - truth), 0.0, atol=5e-6)
 
 
 @pytest.mark.parametrize('num_steps', [1, 1000, 4000])
@@ -62,16 +63,16 @@ def test_step_input_gives_the_published_integers(num_steps):
     return dj.step_input(num_steps)(level), rescaled(level)
 
   found, rescaled = inputs(steps)
-  np.testing.assert_array_equal(found, np.maximum(steps - 1, 0))
+  assert_array_equal(found, np.maximum(steps - 1, 0))
   expected = np.maximum(steps - 1, 0) * scale
-  np.testing.assert_allclose(rescaled, expected, rtol=1e-6)
+  assert_allclose(rescaled, expected, rtol=1e-6)
 
 
 def test_noise_inputs():
   level = dj.NoiseLevel(*(jnp.asarray(v) for v in (0.5, 1.0, 2.0)))
-  np.testing.assert_allclose(dj.logsnr_input(level), -2 * np.log(2), rtol=1e-6)
-  np.testing.assert_allclose(dj.edm_input(level), np.log(2) / 4, rtol=1e-6)
-  np.testing.assert_allclose(dj.log_sigma_input(level), np.log(2), rtol=1e-6)
+  assert_allclose(dj.logsnr_input(level), -2 * np.log(2), rtol=1e-6)
+  assert_allclose(dj.edm_input(level), np.log(2) / 4, rtol=1e-6)
+  assert_allclose(dj.log_sigma_input(level), np.log(2), rtol=1e-6)
   assert dj.time_input()(level) == 500.0
   assert dj.time_input(999.0)(level) == 499.5
 
@@ -83,8 +84,8 @@ def test_learned_variance_is_split_off_the_channels(key):
   denoise = denoiser(network_fn, 'x0', learned_variance=True)
   x = jnp.ones((2, 4, 4, 3))
   prediction = jax.jit(denoise)(x, at_step(SCHEDULE, 10))
-  np.testing.assert_allclose(prediction.x0, x, rtol=1e-6)
-  np.testing.assert_array_equal(prediction.var_frac, 0.75 * x)
+  assert_allclose(prediction.x0, x, rtol=1e-6)
+  assert_array_equal(prediction.var_frac, 0.75 * x)
 
 
 def test_params_cond_and_key_reach_the_network():
@@ -134,8 +135,8 @@ def test_at_training_levels_asks_at_equal_snr(schedule, trained, key):
 
   x, level, expected = inputs_and_truth(key)
   found, (_, level_used) = at_training_levels(trained, x, level)
-  np.testing.assert_allclose(found, expected, atol=1e-5)
-  np.testing.assert_allclose(level_used.sigma, level_at(trained, level_used.t).sigma, atol=1e-5)
+  assert_allclose(found, expected, atol=1e-5)
+  assert_allclose(level_used.sigma, level_at(trained, level_used.t).sigma, atol=1e-5)
 
 
 def test_at_training_levels_beyond_the_trained_range():
@@ -143,9 +144,9 @@ def test_at_training_levels_beyond_the_trained_range():
   level = dj.NoiseLevel(jnp.zeros(2), jnp.ones(2), jnp.array([1e4, 1e-6]))
   _, (x, level_used) = at_training_levels(SCHEDULE, jnp.ones((2, 2)), level)
   last = at_step(SCHEDULE, 1000)
-  np.testing.assert_allclose(level_used.t, [1.0, 0.0], atol=1e-6)
-  np.testing.assert_allclose(level_used.sigma[0], last.sigma, rtol=1e-6)
-  np.testing.assert_allclose(x[:, 0], [float(last.sigma) / 1e4, 1.0], rtol=1e-6)
+  assert_allclose(level_used.t, [1.0, 0.0], atol=1e-6)
+  assert_allclose(level_used.sigma[0], last.sigma, rtol=1e-6)
+  assert_allclose(x[:, 0], [float(last.sigma) / 1e4, 1.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize('trained', [SCHEDULE, ZERO_SNR, KARRAS, FLOW])
@@ -163,7 +164,7 @@ def test_at_training_levels_without_signal(trained, rng):
     level = dj.NoiseLevel(*map(jnp.asarray, (1.0, 0.0, sigma)))
     x0, (seen, level_used) = at_training_levels(trained, sigma * x, level)
     assert np.isfinite(x0).all()
-    np.testing.assert_allclose(seen, last_sigma * x, rtol=1e-5)
+    assert_allclose(seen, last_sigma * x, rtol=1e-5)
     assert level_used.t == 1.0
     for slope in jax.tree.leaves(slopes(sigma * x, level)):
       assert np.isfinite(slope).all()
@@ -174,4 +175,4 @@ def test_at_training_levels_of_clean_data(rng):
   level = dj.clean_level()._replace(alpha=jnp.asarray(2.0))
   found, _ = at_training_levels(KARRAS, 2.0 * x, level)
   expected = jax.jit(GAUSSIAN.denoise)(x, KARRAS(0.0)).x0
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert_allclose(found, expected, rtol=1e-5)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.core import elbo
@@ -27,7 +28,7 @@ def test_the_categorical_decoder_literally(num_levels):
   level = dj.NoiseLevel(alpha, alpha, sigma)
   nll = jax.jit(elbo.categorical_nll, static_argnums=3)
   found = nll(x0, z0, level, num_levels)
-  np.testing.assert_allclose(found, expected, rtol=2e-5)
+  assert_allclose(found, expected, rtol=2e-5)
 
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
@@ -40,7 +41,7 @@ def test_prior_kl_in_float64():
     alpha_bar = np.prod(1.0 - dj.linear_betas(1000)[:step])
     each = alpha_bar * x0**2 - alpha_bar - np.log1p(-alpha_bar)
     found = jitted(dj.prior_kl)(np.float32(x0), at_step(SCHEDULE, step))
-    np.testing.assert_allclose(found, 0.5 * each.sum(axis=1), rtol=rtol)
+    assert_allclose(found, 0.5 * each.sum(axis=1), rtol=rtol)
 
 
 def test_levels_that_are_equal_lose_nothing(key):
@@ -59,8 +60,8 @@ def test_levels_that_are_equal_lose_nothing(key):
 
     terms, loss = run(x0)
     assert np.isfinite(terms['total']).all()
-    np.testing.assert_array_equal(terms['diffusion'][:, 2], 0.0)
-    np.testing.assert_array_equal(loss, 0.0)
+    assert_array_equal(terms['diffusion'][:, 2], 0.0)
+    assert_array_equal(loss, 0.0)
 
 
 def test_prior_kl_of_a_schedule_that_explodes_the_variance():
@@ -69,7 +70,7 @@ def test_prior_kl_of_a_schedule_that_explodes_the_variance():
   u = 25.0 / 26.0
   expected = 0.5 * 2 * (u - 1.0 - np.log(u) + 0.25 / 26.0)
   found = jitted(dj.prior_kl)(np.full((1, 2), 0.5), level)
-  np.testing.assert_allclose(found, [expected], rtol=1e-5)
+  assert_allclose(found, [expected], rtol=1e-5)
 
 
 def test_a_step_to_noise_at_time_0_is_a_transition():
@@ -87,7 +88,7 @@ def test_a_step_to_noise_at_time_0_is_a_transition():
     return found, elbo.reconstruction_nll(x0, model), kl
 
   found, decoded, kl = run(x0, xt, np.array([0.0, 0.4]))
-  np.testing.assert_allclose(found, [decoded[0], kl[1]], rtol=1e-5)
+  assert_allclose(found, [decoded[0], kl[1]], rtol=1e-5)
 
 
 @pytest.mark.parametrize('schedule', [dj.CosineSchedule(-2.0, 3.0), dj.RectifiedFlowSchedule()])
@@ -102,7 +103,7 @@ def test_squared_errors_are_those_of_the_levels_of_their_steps(schedule, key):
   )
   t = np.arange(1, 5) / 4
   expected = np.broadcast_to(3 * t**2, (2, 4))
-  np.testing.assert_allclose(bound['squared_error'], expected, rtol=1e-5)
+  assert_allclose(bound['squared_error'], expected, rtol=1e-5)
 
 
 def test_the_bound_of_an_image_is_that_of_its_numbers(key):
@@ -111,7 +112,7 @@ def test_the_bound_of_an_image_is_that_of_its_numbers(key):
   x0 = np.linspace(-1.0, 1.0, 12, dtype=np.float32)
   flat, image = bound(x0.reshape(3, 4)), bound(x0.reshape(3, 2, 2, 1))
   assert image['diffusion'].shape == (3, 4) and image['total'].shape == (3,)
-  np.testing.assert_allclose(flat['total'], image['total'], rtol=1e-6)
+  assert_allclose(flat['total'], image['total'], rtol=1e-6)
 
 
 @pytest.mark.parametrize('steps', [1, 4, 39])
@@ -125,7 +126,7 @@ def test_each_step_is_drawn_as_often_as_expected(steps):
   with mock.patch.object(jax.random, 'uniform', lambda u: u):
     draw = jax.jit(elbo._draw_steps, static_argnums=2)
     drawn, expected = map(np.asarray, draw(grid, levels, steps))
-  np.testing.assert_allclose(expected, steps * share, rtol=1e-4)
+  assert_allclose(expected, steps * share, rtol=1e-4)
   assert drawn.shape == (steps, 2000) and (np.diff(drawn, axis=0) >= 0).all()
   often = np.bincount(drawn.ravel(), minlength=41)[2:] / 2000
-  np.testing.assert_allclose(often, steps * share, atol=1.1e-3)
+  assert_allclose(often, steps * share, atol=1.1e-3)

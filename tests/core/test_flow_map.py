@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.core import flow_map as maps
@@ -31,18 +32,18 @@ def test_the_three_kinds_have_their_boundaries_exactly():
   """x_s = x_t at s = t; f = x at sigma_min and at angle 0."""
   level = level_at(STRAIGHT, T)
   u = flow_map('average_velocity', noise_input=dj.time_input(1.0))
-  np.testing.assert_array_equal(jax.jit(u)(X, level, level), X)
+  assert_array_equal(jax.jit(u)(X, level, level), X)
 
   f = flow_map('consistency', noise_input=dj.edm_input, sigma_min=0.25)
   level = dj.NoiseLevel(jnp.zeros(()), jnp.ones(()), jnp.array(0.25))
   f = jax.jit(f)
-  np.testing.assert_array_equal(f(X, level, level), X)
+  assert_array_equal(f(X, level, level), X)
   half = dj.NoiseLevel(level.t, jnp.array(0.5), jnp.array(0.125))
-  np.testing.assert_array_equal(f(0.5 * X, half, level), X)
+  assert_array_equal(f(0.5 * X, half, level), X)
 
   g = flow_map('trigflow', noise_input=dj.time_input(1.0))
   clean = dj.clean_level()
-  np.testing.assert_array_equal(jax.jit(g)(X, clean, clean), X)
+  assert_array_equal(jax.jit(g)(X, clean, clean), X)
 
 
 def test_average_velocity_by_hand():
@@ -52,7 +53,7 @@ def test_average_velocity_by_hand():
   x = np.asarray(X, np.float64)
   expected = x - (t - s) * (1.3 + x + t + 10.0 * (t - s))
   found = jax.jit(u)(X, level_at(STRAIGHT, T), level_at(STRAIGHT, S))
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize('schedule', [STRAIGHT, EDM])
@@ -73,20 +74,20 @@ def test_consistency_and_trigflow_by_the_papers_formulas(schedule):
   f = flow_map('consistency', noise_input=dj.edm_input, **options)
   found = np.asarray(jax.jit(f)(X, level, dj.clean_level()))[1:]
   expected = skip * x + out * output(scaled, noise)
-  np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
+  assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
 
   angle = np.arctan(sigma / s_d)
   g = flow_map('trigflow', noise_input=dj.time_input(0.5 * np.pi), **options)
   found = np.asarray(jax.jit(g)(X, level, dj.clean_level()))[1:]
   x = np.cos(angle) * x
   expected = np.cos(angle) * x - np.sin(angle) * s_d * output(x / s_d, angle)
-  np.testing.assert_allclose(found, expected, rtol=2e-5)
+  assert_allclose(found, expected, rtol=2e-5)
 
 
 def test_without_signal_the_consistency_function_is_finite():
   f = flow_map('consistency', noise_input=dj.time_input(1.0))
   found = jax.jit(f)(X, level_at(STRAIGHT, 1.0), dj.clean_level())
-  np.testing.assert_allclose(found, 0.5 * network((), X, jnp.ones(4), None))
+  assert_allclose(found, 0.5 * network((), X, jnp.ones(4), None))
 
 
 def test_maps_to_the_clean_end_are_nan_elsewhere():
@@ -94,7 +95,7 @@ def test_maps_to_the_clean_end_are_nan_elsewhere():
   with jax.debug_nans(False):
     ends = level_at(EDM, 0.9), level_at(EDM, np.array([0, 0.1, 0, 0]))
     found = jax.jit(f)(X, *ends)
-  np.testing.assert_array_equal(np.isnan(found)[:, 0], [0, 1, 0, 0])
+  assert_array_equal(np.isnan(found)[:, 0], [0, 1, 0, 0])
   # float32 rounds this end up.
   f = flow_map('consistency', noise_input=dj.edm_input, sigma_min=0.01)
   end = dj.KarrasSchedule(0.01)(0.0)
@@ -123,8 +124,8 @@ def test_conversions_of_the_exact_map():
     )
 
   xs, u, v, found = run(X)
-  np.testing.assert_allclose(found['u'], u, rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(found['x_s'], xs, rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(found['shortcut'], u, rtol=1e-4, atol=1e-5)
-  np.testing.assert_array_equal(found['consistency'], xs)
-  np.testing.assert_allclose(found['v'], v, rtol=1e-4, atol=1e-5)
+  assert_allclose(found['u'], u, rtol=1e-5, atol=1e-6)
+  assert_allclose(found['x_s'], xs, rtol=1e-5, atol=1e-6)
+  assert_allclose(found['shortcut'], u, rtol=1e-4, atol=1e-5)
+  assert_array_equal(found['consistency'], xs)
+  assert_allclose(found['v'], v, rtol=1e-4, atol=1e-5)

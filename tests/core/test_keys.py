@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.core.keys import (
   STREAMS,
@@ -20,10 +21,10 @@ def test_noise_of_a_key_is_the_same_bit_for_bit_in_any_batch(key):
   whole = np.asarray(draw(keys))
   for i in (0, 3, 7):
     alone = np.asarray(draw(keys[i : i + 1]))
-    np.testing.assert_array_equal(alone[0], whole[i])
+    assert_array_equal(alone[0], whole[i])
   later = split_key(keys, 5)
   assert later.shape == (5, 8)
-  np.testing.assert_array_equal(
+  assert_array_equal(
     jax.random.key_data(split_key(keys[3:4], 5)[:, 0]), jax.random.key_data(later[:, 3])
   )
 
@@ -31,10 +32,10 @@ def test_noise_of_a_key_is_the_same_bit_for_bit_in_any_batch(key):
 def test_keys_of_either_style():
   old, new = jax.random.PRNGKey(3), jax.random.key(3)
   x = jnp.zeros((4, 2))
-  np.testing.assert_array_equal(draw_normal(old, x), draw_normal(new, x))
+  assert_array_equal(draw_normal(old, x), draw_normal(new, x))
   olds = jax.random.split(old, 4)
   news = jax.random.split(new, 4)
-  np.testing.assert_array_equal(draw_normal(olds, x), draw_normal(news, x))
+  assert_array_equal(draw_normal(olds, x), draw_normal(news, x))
 
 
 def test_one_key_becomes_one_per_example(key):
@@ -68,8 +69,8 @@ def test_one_key_of_many_draws_row_i_from_key_i(key):
 
   found, expected, again = both(keys)
   for a, b in zip(found, (*expected, expected[0]), strict=True):
-    np.testing.assert_array_equal(a, b)
-  np.testing.assert_array_equal(*map(jax.random.key_data, (again, keys)))
+    assert_array_equal(a, b)
+  assert_array_equal(*map(jax.random.key_data, (again, keys)))
   for shape in ((), (3,), (5, 4)):
     with pytest.raises(ValueError, match=r'draw arrays \[B, ...\]'):
       jax.random.normal(as_one_key(keys), shape)
@@ -95,6 +96,6 @@ def test_no_two_consumers_of_a_seed_share_a_key():
 def test_a_stream_is_its_tag_folded_into_the_key_of_the_seed():
   found = jax.random.key_data(stream(7, 'training'))
   expected = jax.random.fold_in(jax.random.key(7), 0xD5128A8F)
-  np.testing.assert_array_equal(found, jax.random.key_data(expected))
+  assert_array_equal(found, jax.random.key_data(expected))
   with pytest.raises(KeyError):
     stream(7, 'drawing')

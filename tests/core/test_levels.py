@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.core.levels import round_near_step
@@ -12,8 +13,8 @@ from tests.jitted import jitted
 def test_logsnr_and_snr():
   level = dj.NoiseLevel(0.5, np.float32(0.8), np.float32(0.6))
   snr, logsnr = jax.jit(lambda level: (level.snr, level.logsnr))(level)
-  np.testing.assert_allclose(snr, 16 / 9, rtol=1e-6)
-  np.testing.assert_allclose(logsnr, np.log(16 / 9), rtol=1e-6)
+  assert_allclose(snr, 16 / 9, rtol=1e-6)
+  assert_allclose(logsnr, np.log(16 / 9), rtol=1e-6)
 
 
 def test_logsnr_is_infinite_where_clean_and_where_all_is_noise():
@@ -54,8 +55,8 @@ def test_the_error_of_log_snr_in_float32(schedule):
 def check_log_snr(level, truth, bound):
   alpha, sigma = (np.asarray(a, np.float64) for a in level[1:])
   stored = 2 * (np.log(alpha) - np.log(sigma))
-  np.testing.assert_allclose(stored, truth, rtol=0, atol=bound)
-  np.testing.assert_allclose(level.logsnr, truth, rtol=0, atol=2.5e-6)
+  assert_allclose(stored, truth, rtol=0, atol=bound)
+  assert_allclose(level.logsnr, truth, rtol=0, atol=2.5e-6)
 
 
 def test_take_selects_from_a_grid():
@@ -69,7 +70,7 @@ def test_rounding_finds_every_step_in_float32(num_steps):
   steps = np.arange(num_steps + 1)
   t = (steps / num_steps).astype(np.float32)
   found = jitted(round_near_step)(t * np.float32(num_steps), num_steps)
-  np.testing.assert_array_equal(found, steps)
+  assert_array_equal(found, steps)
 
 
 def test_rounding_keeps_other_positions_and_the_slope():

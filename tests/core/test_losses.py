@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.core import losses
@@ -43,7 +44,7 @@ def test_every_parametrization_has_the_same_loss(rng):
   level = at_step(np.array([100, 300, 500, 700]))
   for found, weight in losses_and_weights(x0, eps, x0_hat, level):
     expected = weight * np.sum((x0 - x0_hat) ** 2, axis=1)
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    assert_allclose(found, expected, rtol=1e-3)
 
 
 def test_weights():
@@ -63,9 +64,9 @@ def test_weights():
     [100, 0.25], [100, 1], [5, 0.25], [104, 4.25], [121, 2.25],
     [400, 400, 1 / 0.3**2, 1], [9, 9, 9, 1],  # 1 / max(t, 0.05)^2, and 9
   ), strict=True):  # fmt: skip
-    np.testing.assert_allclose(weight, expected, rtol=1e-5)
+    assert_allclose(weight, expected, rtol=1e-5)
   # At twice the noise of data twice as wide, 1 / c_out^2 is a quarter.
-  np.testing.assert_allclose(twice, once / 4.0, rtol=1e-5)
+  assert_allclose(twice, once / 4.0, rtol=1e-5)
 
 
 def test_flow_loss_is_the_squared_error_of_the_velocity(rng):
@@ -80,8 +81,8 @@ def test_flow_loss_is_the_squared_error_of_the_velocity(rng):
 
   found, weight = loss(output, x0, eps)
   expected = np.sum((eps - x0 - output) ** 2, axis=1)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
-  np.testing.assert_allclose(weight, 1.0 / t**2, rtol=1e-6)
+  assert_allclose(found, expected, rtol=1e-5)
+  assert_allclose(weight, 1.0 / t**2, rtol=1e-6)
 
 
 @pytest.mark.parametrize('kind', ['eps', 'x0', 'v'])
@@ -93,7 +94,7 @@ def test_loss_and_gradient_are_finite_at_zero_snr(kind, rng):
   value, grad = jax.jit(jax.value_and_grad(loss))(y)
   assert np.isfinite(value) and np.isfinite(grad).all()
   expected = np.sum((y - eps) ** 2) if kind == 'eps' else 0.0
-  np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-20)
+  assert_allclose(value, expected, rtol=1e-5, atol=1e-20)
 
 
 def drawn(times, *args, **options):
@@ -149,14 +150,14 @@ def test_the_ends_of_times_are_noisy(times, u, key, monkeypatch):
 def test_antithetic_times_are_evenly_spread(key):
   level, _ = drawn(dj.antithetic_times, 16, VP)(key)
   t = np.sort(np.asarray(level.t))
-  np.testing.assert_allclose(np.diff(t), 1 / 16, atol=1e-6)
+  assert_allclose(np.diff(t), 1 / 16, atol=1e-6)
 
 
 def test_step_times_are_all_the_steps(key):
   schedule = dj.DiscreteSchedule.from_betas(dj.linear_betas(5))
   level, weight = drawn(dj.step_times(5), 1000, schedule)(key)
   steps, counts = np.unique(np.asarray(level.t) * 5, return_counts=True)
-  np.testing.assert_allclose(steps, [1, 2, 3, 4, 5], rtol=1e-6)
+  assert_allclose(steps, [1, 2, 3, 4, 5], rtol=1e-6)
   assert np.abs(counts - 200).max() < 5 * (1000 * 0.2 * 0.8) ** 0.5
   assert (weight == 1.0).all()
 
@@ -171,8 +172,8 @@ def test_a_part_of_times_is_at_the_start(key):
   times = drawn(losses.with_start(halves, 0.25), 4096, VP)
   level, weight = jax.device_get(times(key))
   first = level.t == 1.0
-  np.testing.assert_array_equal(weight, np.where(first, 1.0, 3.0))
+  assert_array_equal(weight, np.where(first, 1.0, 3.0))
   assert abs(first.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 4096)
-  np.testing.assert_allclose(level.sigma, level_at(VP, level.t).sigma, rtol=1e-5)
+  assert_allclose(level.sigma, level_at(VP, level.t).sigma, rtol=1e-5)
   uniform = scipy.stats.uniform(0.0, 0.5)
   assert scipy.stats.kstest(level.t[~first], uniform.cdf).pvalue > 1e-5

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.core import masked
@@ -68,11 +69,11 @@ def test_weights(name):
   schedule = SCHEDULES[name]
   continuous, weight = jax.device_get(weights(schedule, t))
   expected = -slope / (1 - alpha(t))
-  np.testing.assert_allclose(continuous, expected, rtol=1e-5, atol=1e-6)
+  assert_allclose(continuous, expected, rtol=1e-5, atol=1e-6)
   steps = alpha(t - 1e-3) - alpha(t)
-  np.testing.assert_allclose(weight, 1000 * steps / (1 - alpha(t)), rtol=1e-3, atol=1e-4)
+  assert_allclose(weight, 1000 * steps / (1 - alpha(t)), rtol=1e-3, atol=1e-4)
   late = slice(249, None)
-  np.testing.assert_allclose(weight[late], expected[late], rtol=0.01, atol=2e-3)
+  assert_allclose(weight[late], expected[late], rtol=0.01, atol=2e-3)
 
 
 def test_times_are_antithetic_and_their_masks_independent(monkeypatch):
@@ -92,7 +93,7 @@ def test_times_are_antithetic_and_their_masks_independent(monkeypatch):
   jax.effects_barrier()
   t, hidden = map(np.array, zip(*seen, strict=True))
   assert t.shape == (4, 3) and (t > 0).all() and (t <= 1).all()
-  np.testing.assert_allclose(np.diff(np.sort(t, 0), axis=0), 0.25, atol=1e-6)
+  assert_allclose(np.diff(np.sort(t, 0), axis=0), 0.25, atol=1e-6)
   assert len(np.unique(t.min(axis=0))) == 3  # Each example has its own u.
   both = np.mean(hidden[:, None] & hidden, axis=-1)  # [4, 4, 3]
   expected = np.where(np.eye(4)[..., None], t, t[:, None] * t)

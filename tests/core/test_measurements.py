@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import norm, poisson
 
 import diffusion_jax as dj
@@ -48,7 +49,7 @@ def test_a_function_is_asked_for_each_shape_whether_it_is_linear():
       m = dj.Measurement(np.zeros((1, size)), forward)
       x = np.zeros((1, size), np.float32)
       if size == 2:
-        np.testing.assert_array_equal(m.transpose(x)(x), x)
+        assert_array_equal(m.transpose(x)(x), x)
       else:
         with pytest.raises(TypeError, match='forward is not linear'):
           m.transpose(x)
@@ -76,10 +77,10 @@ def test_log_prob_is_scipys(key):
   mean = np.asarray(x, np.float64) @ MATRIX.T
   expected = norm.logpdf(Y[None], mean, std[:, None].astype(float)).sum(axis=1)
   found = jax.jit(lambda std: measured(std).log_prob(x))(std)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert_allclose(found, expected, rtol=1e-5)
 
   counts = np.array([[3, 0, 7, 1]] * 3)
   log_prob = dj.poisson_log_prob(jnp.asarray(counts), lambda x: x, 20.0)
   rate = 10.0 * (np.asarray(x, np.float64) + 1.0)
   expected = poisson.logpmf(counts, rate).sum(axis=1)
-  np.testing.assert_allclose(jitted(log_prob)(x), expected, rtol=1e-4)
+  assert_allclose(jitted(log_prob)(x), expected, rtol=1e-4)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from hypothesis import given, strategies as st
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from tests.jitted import jitted
@@ -14,7 +15,7 @@ def test_log_prob_is_scipys():
   x, mean, variance = np.random.default_rng(0).uniform(0.1, 2.0, (3, 7))
   found = jitted(dj.log_prob)(dj.Normal(mean, variance), x)
   expected = scipy.stats.norm.logpdf(x, mean, np.sqrt(variance))
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize('ratio', [1e-8, 0.3, 0.9, 0.999, 1, 1.001, 1.7, 1e8])
@@ -24,7 +25,7 @@ def test_kl_of_variances_alone_in_float64(ratio):
   u = np.float64(q) / 3.0
   expected = 0.5 * (u - 1.0 - np.log(u))
   found = jitted(dj.kl)(dj.Normal(0.0, q), dj.Normal(0.0, 3.0))
-  np.testing.assert_allclose(found, expected, rtol=2e-4)
+  assert_allclose(found, expected, rtol=2e-4)
 
 
 LEVELS = (2, 17, 256)
@@ -54,7 +55,7 @@ def test_discretized_log_prob_is_the_mass_of_the_bin(num_levels, scale, mean):
   found = jitted(dj.discretized_log_prob)(
     dj.Normal(mean, scale**2), jnp.asarray(x, jnp.float32), num_levels
   )
-  np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-4)
+  assert_allclose(found, expected, rtol=2e-3, atol=2e-4)
 
 
 def test_discretized_tanh_is_ho_et_als_approximation():
@@ -72,8 +73,8 @@ def test_discretized_tanh_is_ho_et_als_approximation():
     dj.Normal(mean, scale**2), jnp.asarray(x, jnp.float32), cdf='tanh'
   )
   near = np.abs(x - mean) < 4 * scale  # float32 loses 1 - cdf beyond this.
-  np.testing.assert_allclose(found[near], expected[near], atol=5e-3)
-  np.testing.assert_allclose(found[-1], np.log(1e-12), rtol=1e-5)
+  assert_allclose(found[near], expected[near], atol=5e-3)
+  assert_allclose(found[-1], np.log(1e-12), rtol=1e-5)
 
 
 @pytest.mark.parametrize('scale', [30.0, 1e3, 1e6])
@@ -85,7 +86,7 @@ def test_discretized_log_prob_of_narrow_bins(scale):
   )
   found = log_mass(mean, x)
   expected = scipy.stats.norm.logpdf(x, mean, scale) + np.log(width)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert_allclose(found, expected, rtol=1e-5)
   slope = jax.vmap(jax.grad(lambda m, x: log_mass(m, x[None])[0]), (None, 0))
   expected = (np.asarray(x, np.float64) - mean) / scale**2
-  np.testing.assert_allclose(slope(mean, x) * scale**2, expected * scale**2, atol=1e-3)
+  assert_allclose(slope(mean, x) * scale**2, expected * scale**2, atol=1e-3)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 import diffusion_jax as dj
@@ -42,7 +43,7 @@ def test_the_adjoint(name):
   ys = {k: np.float32(rng.normal(size=x.shape)) for k, x in images.items()}
   left = np.sum(images[name] * ys[name], dtype=np.float64)
   right = np.sum(X * np.asarray(transposed(ys)[name]), dtype=np.float64)
-  np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4)
+  assert_allclose(left, right, rtol=1e-4, atol=1e-4)
 
 
 def test_a_blur_is_scipys_circular_convolution():
@@ -56,17 +57,17 @@ def test_a_blur_is_scipys_circular_convolution():
   for image, kernel, blurred in cases:
     for c in range(3):
       expected = scipy.ndimage.convolve(image[..., c], kernel, mode='wrap')
-      np.testing.assert_allclose(blurred[..., c], expected, atol=1e-5)
+      assert_allclose(blurred[..., c], expected, atol=1e-5)
   few = jax.jit(lambda k, x: operators.downsampled(k, 2)(x))(kernels, X)
-  np.testing.assert_allclose(few, found[:, ::2, ::2], atol=1e-6)
+  assert_allclose(few, found[:, ::2, ::2], atol=1e-6)
 
 
 def test_a_gaussian_kernel():
   kernel = jax.jit(lambda std: operators.gaussian_kernel(std, 9))(1.5)
   kernel = np.asarray(kernel, np.float64)
-  np.testing.assert_allclose(kernel.sum(), 1.0, rtol=1e-6)
+  assert_allclose(kernel.sum(), 1.0, rtol=1e-6)
   ratio = np.exp(-0.5 * (1 + 4) / 1.5**2)
-  np.testing.assert_allclose(kernel[5, 6] / kernel[4, 4], ratio, rtol=1e-5)
+  assert_allclose(kernel[5, 6] / kernel[4, 4], ratio, rtol=1e-5)
 
 
 def test_a_motion_blur_is_a_mean_along_a_line():
@@ -76,11 +77,11 @@ def test_a_motion_blur_is_a_mean_along_a_line():
   lines = (4.0,), (4.0, 90.0), (6.0, 45.0)
   run = jax.jit(lambda x: [operators.motion_blur(*line)(x) for line in lines])
   flat, upright, tilted = np.asarray(run(dot))[:, 0, :, :, 0]
-  np.testing.assert_allclose(flat.sum(), 1.0, rtol=1e-5)
+  assert_allclose(flat.sum(), 1.0, rtol=1e-5)
   # 4 pixels long, so three pixels are covered and two by half, interpolated.
   expected = [0, 0, 0.125, 0.25, 0.25, 0.25, 0.125, 0, 0]
-  np.testing.assert_allclose(flat[4], expected, atol=3e-3)
-  np.testing.assert_allclose(upright, flat.T, atol=1e-5)
+  assert_allclose(flat[4], expected, atol=3e-3)
+  assert_allclose(upright, flat.T, atol=1e-5)
   # Counterclockwise: to the right it goes up, to smaller rows.
   assert tilted[3, 5] > 0.05 > tilted[5, 5]
 
@@ -89,21 +90,21 @@ def test_fourier_coefficients_and_magnitudes_are_numpys():
   spectrum = np.fft.fft2(X.astype(np.float64), axes=(1, 2), norm='ortho')
   real, imag = np.split(np.asarray(of_each(X)['fourier']), 2, axis=-1)
   expected = np.where(MASK[None, :, :, None], spectrum, 0.0)
-  np.testing.assert_allclose(real + 1j * imag, expected, atol=1e-5)
+  assert_allclose(real + 1j * imag, expected, atol=1e-5)
   padded = np.pad(X.astype(np.float64), ((0, 0), (2, 2), (2, 2), (0, 0)))
   expected = np.abs(np.fft.fft2(padded, axes=(1, 2), norm='ortho'))
   total = lambda x: operators.fourier_magnitude()(x).sum()
   run = jax.jit(lambda x: (operators.fourier_magnitude(2)(x), jax.grad(total)(0 * x)))
   found, slope = run(X)
-  np.testing.assert_allclose(found, expected, atol=1e-5)
+  assert_allclose(found, expected, atol=1e-5)
   assert np.isfinite(slope).all()
 
 
 def test_masks_and_overexposure():
   found = LINEAR['masked'](X)
-  np.testing.assert_array_equal(found, np.where(MASK[None, :, :, None], X, 0))
+  assert_array_equal(found, np.where(MASK[None, :, :, None], X, 0))
   found = operators.high_dynamic_range()(X)
-  np.testing.assert_array_equal(found, np.clip(2 * X, -1, 1))
+  assert_array_equal(found, np.clip(2 * X, -1, 1))
 
 
 def test_luminance_is_that_of_pillow():
@@ -111,7 +112,7 @@ def test_luminance_is_that_of_pillow():
   expected = np.asarray(Image.fromarray(levels).convert('L'))
   found = np.asarray(jax.jit(operators.luminance)(np.float32(levels[None])))
   assert found.shape == (1, 4, 6, 1)
-  np.testing.assert_allclose(found[0, ..., 0], expected, atol=1.0)
+  assert_allclose(found[0, ..., 0], expected, atol=1.0)
 
 
 def test_the_middle_of_a_kernel_is_the_pixel_itself():
@@ -119,7 +120,7 @@ def test_the_middle_of_a_kernel_is_the_pixel_itself():
   kernel = np.zeros((4, 6), np.float32)
   kernel[2, 3] = 1.0
   blurred = jax.jit(operators.blurred(kernel))(X)
-  np.testing.assert_allclose(blurred, X, atol=1e-6)
+  assert_allclose(blurred, X, atol=1e-6)
 
 
 def test_the_gaussian_blur_is_scipys():
@@ -127,4 +128,4 @@ def test_the_gaussian_blur_is_scipys():
   found = of_each(X)['gaussian_blur']
   sigmas, options = (0.0, 0.8, 0.8, 0.0), {'mode': 'wrap', 'truncate': 3.75}
   expected = scipy.ndimage.gaussian_filter(X, sigmas, **options)
-  np.testing.assert_allclose(found, expected, atol=1e-5)
+  assert_allclose(found, expected, atol=1e-5)

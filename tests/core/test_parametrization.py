@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from tests.jitted import jitted
@@ -30,7 +31,7 @@ def test_the_rows_are_the_published_targets(data):
   }
   for kind, value in expected.items():
     found = jitted(dj.target)(kind, x0, eps, level)
-    np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-6)
+    assert_allclose(found, value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('kind', ['x0', 'v', 'flow', 'edm'])
@@ -38,4 +39,4 @@ def test_no_signal_left_is_no_problem(kind, rng):
   x0, eps = rng.standard_normal((2, 3, 2), np.float32)
   level = dj.NoiseLevel(*(jnp.asarray(v) for v in (1.0, 0.0, 1.0)))
   y = jitted(dj.target)(kind, x0, eps, level)
-  np.testing.assert_allclose(jitted(dj.to_x0)(kind, y, eps, level), x0, atol=1e-6)
+  assert_allclose(jitted(dj.to_x0)(kind, y, eps, level), x0, atol=1e-6)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.core import process
@@ -41,8 +42,8 @@ def test_chapman_kolmogorov(seed):
   a, v = step_moments(r, s)
   b, w = step_moments(s, t)
   c, u = step_moments(r, t)
-  np.testing.assert_allclose(a * b, c, rtol=1e-5)
-  np.testing.assert_allclose(b**2 * v + w, u, rtol=2e-4, atol=1e-6)
+  assert_allclose(a * b, c, rtol=1e-5)
+  assert_allclose(b**2 * v + w, u, rtol=2e-4, atol=1e-6)
 
 
 @anything
@@ -56,8 +57,8 @@ def test_posterior_is_bayes_rule(seed):
   x0, xt = jnp.array([[0.3]]), jnp.array([[-0.7]])
   mean = variance * (a * -0.7 / w + float(s.alpha) * 0.3 / sigma2)
   found = jitted(dj.q_posterior)(x0, xt, s, t)
-  np.testing.assert_allclose(found.variance[0, 0], variance, rtol=1e-3)
-  np.testing.assert_allclose(found.mean[0, 0], mean, rtol=1e-3, atol=1e-4)
+  assert_allclose(found.variance[0, 0], variance, rtol=1e-3)
+  assert_allclose(found.mean[0, 0], mean, rtol=1e-3, atol=1e-4)
 
 
 def test_levels_that_are_equal_but_for_rounding_have_no_noise_between():
@@ -67,10 +68,10 @@ def test_levels_that_are_equal_but_for_rounding_have_no_noise_between():
   for _ in range(9):
     s = t._replace(alpha=jnp.asarray(alpha))
     q = jitted(dj.q_posterior)(0.5 * x, x, s, t)
-    np.testing.assert_array_equal(q.variance, 0.0)
-    np.testing.assert_allclose(q.mean, x, rtol=1e-6)
+    assert_array_equal(q.variance, 0.0)
+    assert_allclose(q.mean, x, rtol=1e-6)
     x_t = jitted(dj.forward_step)(x, 9.0 * x, s, t)
-    np.testing.assert_allclose(x_t, x, rtol=2e-6)
+    assert_allclose(x_t, x, rtol=2e-6)
     alpha = np.nextafter(alpha, np.float32(0.0))
 
 
@@ -79,11 +80,11 @@ def test_no_signal_left_is_finite_everywhere(rng):
   x0, xt = rng.standard_normal((2, 3, 4), np.float32)
   s, t = map(jax.jit(ZERO_SNR.at_step), (2, 3))
   q = jitted(dj.q_posterior)(x0, xt, s, t)
-  np.testing.assert_allclose(q.mean, s.alpha * x0, rtol=1e-6)
-  np.testing.assert_allclose(q.variance, [[s.sigma**2]], rtol=1e-6)
+  assert_allclose(q.mean, s.alpha * x0, rtol=1e-6)
+  assert_allclose(q.variance, [[s.sigma**2]], rtol=1e-6)
   forward = jitted(dj.forward_step)(x0, xt, s, t)
-  np.testing.assert_allclose(forward, xt, rtol=1e-6)
-  np.testing.assert_allclose(jitted(dj.q_sample)(x0, xt, t), xt)
+  assert_allclose(forward, xt, rtol=1e-6)
+  assert_allclose(jitted(dj.q_sample)(x0, xt, t), xt)
   for kind in ('fixed_small', 'fixed_large'):
     assert np.isfinite(jitted(dj.reverse_variance)(kind, s, t))
 
@@ -106,9 +107,9 @@ def test_a_list_that_outruns_float32_ends_in_white_noise(key):
 
   forward, q = run(key)
   std = np.std(np.asarray(forward), axis=1)
-  np.testing.assert_allclose(std, 1.0, atol=5 / 400**0.5)
+  assert_allclose(std, 1.0, atol=5 / 400**0.5)
   assert np.isfinite(q.mean).all() and np.isfinite(q.variance).all()
-  np.testing.assert_allclose(q.variance[-1], 1.0)
+  assert_allclose(q.variance[-1], 1.0)
 
 
 def test_fixed_large_is_exact_for_white_data():
@@ -120,7 +121,7 @@ def test_fixed_large_is_exact_for_white_data():
     var_t = float(t.alpha**2 + t.sigma**2)
     expected = var_s - (a * var_s) ** 2 / var_t
     found = jitted(dj.reverse_variance)('fixed_large', s, t)
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    assert_allclose(found, expected, rtol=1e-3)
 
 
 SCHEDULES = {
@@ -149,5 +150,5 @@ def test_the_velocity_is_the_slope_of_the_path(name, key):
 
   with jax.enable_x64(True):
     found, slope, of_sde = velocities(key)
-  np.testing.assert_allclose(found, slope, rtol=1e-6)
-  np.testing.assert_allclose(found, of_sde, rtol=1e-9)
+  assert_allclose(found, slope, rtol=1e-6)
+  assert_allclose(found, of_sde, rtol=1e-9)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from tests.jitted import level_at, level_grid
@@ -31,12 +32,12 @@ def test_every_schedule_keeps_the_contract(schedule):
   with np.errstate(divide='ignore'):  # The ends may be infinite.
     logsnr = 2.0 * (np.log(level.alpha) - np.log(level.sigma))
   assert (np.diff(logsnr) < 0.0).all()
-  jax.tree.map(np.testing.assert_array_equal, copy.copy(schedule), schedule)
+  jax.tree.map(assert_array_equal, copy.copy(schedule), schedule)
 
   inside, found, slopes = everything(schedule, np.asarray(level.t)[1:-1])
-  np.testing.assert_allclose(found.t, inside.t, atol=2e-4)
-  np.testing.assert_allclose(found.alpha, inside.alpha, rtol=1e-5)
-  np.testing.assert_allclose(found.sigma, inside.sigma, rtol=1e-5)
+  assert_allclose(found.t, inside.t, atol=2e-4)
+  assert_allclose(found.alpha, inside.alpha, rtol=1e-5)
+  assert_allclose(found.sigma, inside.sigma, rtol=1e-5)
   assert np.isfinite(slopes).all()
 
 
@@ -45,7 +46,7 @@ def test_every_schedule_keeps_the_contract(schedule):
 def test_schedules_are_variance_preserving_and_lose_signal(schedule):
   level = level_at(schedule, np.linspace(0.0, 1.0, 101, dtype=np.float32))
   level = jax.tree.map(np.asarray, level)
-  np.testing.assert_allclose(level.alpha**2 + level.sigma**2, 1.0, atol=2e-6)
+  assert_allclose(level.alpha**2 + level.sigma**2, 1.0, atol=2e-6)
   rounding = 3e-7
   assert (np.diff(level.alpha) <= rounding).all()
   assert (np.diff(level.sigma) >= -rounding).all()
@@ -57,10 +58,10 @@ def test_from_logsnr_clips_to_the_range(schedule):
   noisiest, cleanest = (level_at(schedule, np.float32(t)) for t in (1, 0))
   beyond = 90.0 if noisiest.alpha > 0.0 else jnp.inf
   below, above = find(schedule, -beyond), find(schedule, beyond)
-  np.testing.assert_allclose(below.t, 1.0, atol=1e-6)
-  np.testing.assert_allclose(below.alpha, noisiest.alpha, rtol=1e-5, atol=1e-30)
-  np.testing.assert_allclose(above.t, 0.0, atol=1e-6)
-  np.testing.assert_allclose(above.sigma, cleanest.sigma, atol=1e-6)
+  assert_allclose(below.t, 1.0, atol=1e-6)
+  assert_allclose(below.alpha, noisiest.alpha, rtol=1e-5, atol=1e-30)
+  assert_allclose(above.t, 0.0, atol=1e-6)
+  assert_allclose(above.sigma, cleanest.sigma, atol=1e-6)
 
 
 def test_a_learned_schedule_is_accurate_at_both_ends():
@@ -69,24 +70,24 @@ def test_a_learned_schedule_is_accurate_at_both_ends():
   schedule = dj.LearnedSchedule((), lambda _, t: 120.0 * t - 60.0)
   level = level_at(schedule, gamma / 120.0 + 0.5)
   # float32 resolves gamma itself to 4e-6 here.
-  np.testing.assert_allclose(level.alpha, (1.0 + np.exp(gamma)) ** -0.5, rtol=1e-5)
-  np.testing.assert_allclose(level.sigma, (1.0 + np.exp(-gamma)) ** -0.5, rtol=1e-5)
-  np.testing.assert_allclose(level.logsnr, -gamma, atol=2e-5)
+  assert_allclose(level.alpha, (1.0 + np.exp(gamma)) ** -0.5, rtol=1e-5)
+  assert_allclose(level.sigma, (1.0 + np.exp(-gamma)) ** -0.5, rtol=1e-5)
+  assert_allclose(level.logsnr, -gamma, atol=2e-5)
 
 
 def test_gradients_reach_the_parameters_of_a_learned_schedule():
   """d logsnr / d params = -d gamma / d params, at every noise level."""
   t = jnp.array([0.0, 0.3, 1.0])
   rows = jax.jit(jax.jacrev(lambda schedule: schedule(t).logsnr))(LEARNED).params
-  np.testing.assert_allclose(rows['low'], [-1.0] * 3, rtol=1e-5)
-  np.testing.assert_allclose(rows['slope'], -np.asarray(t), rtol=1e-5)
-  np.testing.assert_allclose(rows['span'], -(np.asarray(t) ** 3), rtol=1e-5)
+  assert_allclose(rows['low'], [-1.0] * 3, rtol=1e-5)
+  assert_allclose(rows['slope'], -np.asarray(t), rtol=1e-5)
+  assert_allclose(rows['span'], -(np.asarray(t) ** 3), rtol=1e-5)
 
 
 def test_from_logsnr_of_a_learned_schedule_for_infinity():
   found = find(LEARNED, jnp.array([jnp.inf, 10.0 - 9.0 * 0.5 - 0.75, -jnp.inf]))
-  np.testing.assert_allclose(found.t, [0.0, 0.5, 1.0], atol=1e-6)
-  np.testing.assert_allclose(found.logsnr, [10.0, 4.75, -5.0], rtol=1e-6)
+  assert_allclose(found.t, [0.0, 0.5, 1.0], atol=1e-6)
+  assert_allclose(found.logsnr, [10.0, 4.75, -5.0], rtol=1e-6)
 
 
 # The functions t -> (alpha, sigma) of the papers, in float64.
@@ -152,11 +153,11 @@ def test_marginals_in_float32_close_to_both_ends(schedule, marginal, options):
   t = np.asarray(t, np.float32)
   level, found, _ = everything(schedule(*options), t)
   alpha, sigma = marginal(np.float64(t), *options)
-  np.testing.assert_allclose(level.alpha, alpha, rtol=2e-6)
-  np.testing.assert_allclose(level.sigma, sigma, rtol=2e-6)
-  np.testing.assert_allclose(found.t, level.t, rtol=1e-4, atol=1e-6)
-  np.testing.assert_allclose(found.alpha, level.alpha, rtol=3e-6)
-  np.testing.assert_allclose(found.sigma, level.sigma, rtol=3e-6)
+  assert_allclose(level.alpha, alpha, rtol=2e-6)
+  assert_allclose(level.sigma, sigma, rtol=2e-6)
+  assert_allclose(found.t, level.t, rtol=1e-4, atol=1e-6)
+  assert_allclose(found.alpha, level.alpha, rtol=3e-6)
+  assert_allclose(found.sigma, level.sigma, rtol=3e-6)
 
 
 @pytest.mark.parametrize('shift', [0.25, 4.0])
@@ -165,8 +166,8 @@ def test_a_shift_of_a_cosine(shift):
   schedule = dj.ShiftedSchedule(dj.CosineSchedule(), shift)
   level = level_at(schedule, np.linspace(0, 1, 101))
   alpha, sigma = cosine(np.asarray(level.t, np.float64), -20, 20, shift)
-  np.testing.assert_allclose(level.alpha, alpha, rtol=2e-5)
-  np.testing.assert_allclose(level.sigma, sigma, rtol=2e-5)
+  assert_allclose(level.alpha, alpha, rtol=2e-5)
+  assert_allclose(level.sigma, sigma, rtol=2e-5)
 
 
 def test_a_shift_keeps_the_steps():
@@ -181,10 +182,10 @@ def test_simple_diffusion_and_input_scaling_are_shifts():
   # Hoogeboom et al. 2023: logsnr + 2 log(64 / d) for images of d x d pixels.
   found = level_at(dj.ShiftedSchedule(inner, 256 / 64), t).logsnr
   expected = np.asarray(plain.logsnr) + 2 * np.log(64 / 256)
-  np.testing.assert_allclose(found, expected, atol=2e-5)
+  assert_allclose(found, expected, atol=2e-5)
   # Chen 2023: x_t = sqrt(abar) b x_0 + sqrt(1 - abar) eps has SNR times b^2.
   found = level_at(dj.ShiftedSchedule(inner, 1 / 0.3), t).snr
-  np.testing.assert_allclose(found, 0.3**2 * np.asarray(plain.snr), rtol=1e-5)
+  assert_allclose(found, 0.3**2 * np.asarray(plain.snr), rtol=1e-5)
 
 
 @pytest.mark.parametrize('n', [2, 18, 256])
@@ -197,7 +198,7 @@ def test_a_uniform_grid_of_karras_is_edms_grid(n):
   # float32 resolves t to 6e-8; the relative error of sigma is up to 25 times.
   rtol = 1e-6 if n < 100 else 3e-6
   sigma = np.asarray(levels.sigma)
-  np.testing.assert_allclose(sigma[:-1], expected, rtol=rtol)
+  assert_allclose(sigma[:-1], expected, rtol=rtol)
   assert sigma[-1] == 0.0 and (np.asarray(levels.alpha) == 1.0).all()
 
 
@@ -212,9 +213,9 @@ def test_schedules_without_an_end_continue_beyond_it(schedule, transform):
   """The clean end is clipped; f(sigma) stays linear in t beyond the other."""
   cleanest = schedule.from_logsnr(jnp.inf)
   assert cleanest.t == 0.0
-  np.testing.assert_allclose(cleanest.sigma, 0.002, rtol=1e-6)
+  assert_allclose(cleanest.sigma, 0.002, rtol=1e-6)
   noisier = schedule.from_logsnr(-2.0 * np.log(100.0))
-  np.testing.assert_allclose(noisier.sigma, 100.0, rtol=1e-6)
+  assert_allclose(noisier.sigma, 100.0, rtol=1e-6)
   first, last, beyond = transform(np.array([0.002, 80.0, 100.0]))
   expected = (beyond - first) / (last - first)
-  np.testing.assert_allclose(noisier.t, expected, rtol=1e-6)
+  assert_allclose(noisier.t, expected, rtol=1e-6)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 
@@ -82,14 +83,14 @@ def test_sde_coefficients_of_score_sde(name):
   with jax.enable_x64(True):
     f, g2 = jax.jit(lambda t: dj.sde_coefficients(schedule, t))(t)
     assert f.dtype == jnp.float64
-  np.testing.assert_allclose(f, drift(t), rtol=1e-9)
-  np.testing.assert_allclose(g2, diffusion(t), rtol=1e-9)
+  assert_allclose(f, drift(t), rtol=1e-9)
+  assert_allclose(g2, diffusion(t), rtol=1e-9)
   t = jnp.asarray(t[1:], jnp.float32)
   f, g2 = jax.jit(dj.sde_coefficients)(schedule, t)
   assert f.shape == g2.shape == t.shape
   t = np.asarray(t, np.float64)
-  np.testing.assert_allclose(f, drift(t), rtol=1e-5)
-  np.testing.assert_allclose(g2, diffusion(t), rtol=1e-5)
+  assert_allclose(f, drift(t), rtol=1e-5)
+  assert_allclose(g2, diffusion(t), rtol=1e-5)
 
 
 @pytest.mark.parametrize('T', [5, 1000, 4000])
@@ -102,5 +103,5 @@ def test_sde_at_step_i_is_that_of_beta_i(T):
   # Between steps -log(alpha_bar) is linear.
   rate = -(T - 1) * np.log1p(-betas)
   # g^2 loses as many digits as sigma^2: 1e-5 at the first of 4000 steps.
-  np.testing.assert_allclose(f, -rate / 2, rtol=1e-5)
-  np.testing.assert_allclose(g2, rate, rtol=1e-4)
+  assert_allclose(f, -rate / 2, rtol=1e-5)
+  assert_allclose(g2, rate, rtol=1e-4)

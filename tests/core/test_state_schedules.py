@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 
@@ -26,14 +27,14 @@ def test_masking_schedules(schedule):
     return level, again, schedule(0.0), schedule(1.0)
 
   level, again, first, last = jax.device_get(levels(np.float32(T)))
-  np.testing.assert_allclose(level.alpha, alpha, rtol=2e-3, atol=1e-9)
-  np.testing.assert_allclose(level.alpha[1:4], alpha[1:4], rtol=1e-6)
-  np.testing.assert_allclose(level.sigma[1:], 1 - alpha[1:], rtol=1e-6)
-  np.testing.assert_allclose(first.alpha, 1.0, rtol=1e-7)
+  assert_allclose(level.alpha, alpha, rtol=2e-3, atol=1e-9)
+  assert_allclose(level.alpha[1:4], alpha[1:4], rtol=1e-6)
+  assert_allclose(level.sigma[1:], 1 - alpha[1:], rtol=1e-6)
+  assert_allclose(first.alpha, 1.0, rtol=1e-7)
   assert first.sigma == 0.0
   assert (last.alpha, last.sigma) == (0.0, 1.0)
   for a, b in zip(again, level.take(slice(1, 4)), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-5)
+    assert_allclose(a, b, rtol=1e-5)
 
 
 def test_the_alpha_of_d3pm_is_the_product_of_1_minus_beta():
@@ -49,9 +50,9 @@ def test_the_alpha_of_d3pm_is_the_product_of_1_minus_beta():
 
   level, again = level_and_inverse(np.arange(1, 11) / 10)
   alpha = np.cumprod(1 - betas)
-  np.testing.assert_allclose(level.alpha, alpha, rtol=2e-6)
-  np.testing.assert_allclose(level.sigma, 1 - alpha, rtol=2e-6)
-  np.testing.assert_allclose(again.alpha, alpha, rtol=1e-5)
+  assert_allclose(level.alpha, alpha, rtol=2e-6)
+  assert_allclose(level.sigma, 1 - alpha, rtol=2e-6)
+  assert_allclose(again.alpha, alpha, rtol=1e-5)
   assert schedule.num_steps == 10
   with pytest.raises(AttributeError):
     _ = dj.AlphaBarSchedule(dj.CosineSchedule()).num_steps

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from tests.jitted import at_step, level_at
@@ -19,11 +20,11 @@ def test_any_sequence_of_alphas_is_a_schedule(alphas):
   assert schedule.num_steps == T
   level, found = jax.jit(lambda i: (schedule.at_step(i), schedule.alphas))(np.arange(T + 1))
   alpha_bars = np.append(1.0, np.cumprod(alphas))
-  np.testing.assert_allclose(level.alpha, np.sqrt(alpha_bars), rtol=1e-5)
-  np.testing.assert_allclose(level.sigma, np.sqrt(1 - alpha_bars), rtol=1e-5)
-  np.testing.assert_allclose(found, alphas, rtol=1e-6)
+  assert_allclose(level.alpha, np.sqrt(alpha_bars), rtol=1e-5)
+  assert_allclose(level.sigma, np.sqrt(1 - alpha_bars), rtol=1e-5)
+  assert_allclose(found, alphas, rtol=1e-6)
   same = dj.DiscreteSchedule.from_betas(1 - np.array(alphas))
-  np.testing.assert_allclose(same.neg_log_alpha_bar, schedule.neg_log_alpha_bar)
+  assert_allclose(same.neg_log_alpha_bar, schedule.neg_log_alpha_bar)
 
 
 def test_zero_as_the_last_alpha_leaves_no_signal():
@@ -32,7 +33,7 @@ def test_zero_as_the_last_alpha_leaves_no_signal():
   assert last.alpha == 0.0 and last.sigma == 1.0
   between = level_at(schedule, np.linspace(2 / 3, 1.0, 20))
   assert np.isfinite(between.alpha).all() and np.isfinite(between.sigma).all()
-  np.testing.assert_allclose(schedule.alphas, [0.9, 0.5, 0.0], rtol=1e-6)
+  assert_allclose(schedule.alphas, [0.9, 0.5, 0.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize('T', [1, 3, 1000, 4000])
@@ -40,9 +41,9 @@ def test_at_step_is_the_table_itself(T):
   schedule = dj.DiscreteSchedule.from_betas(dj.cosine_betas(T))
   steps = np.arange(T + 1)
   a, b = jax.jit(lambda i, t: (schedule.at_step(i), schedule(t)))(steps, steps / T)
-  np.testing.assert_array_equal(a.alpha, b.alpha)
+  assert_array_equal(a.alpha, b.alpha)
   exact = np.exp(-0.5 * schedule.neg_log_alpha_bar).astype(np.float32)
-  np.testing.assert_array_equal(a.alpha, exact)
+  assert_array_equal(a.alpha, exact)
 
 
 def test_between_steps_log_alpha_bar_is_linear():
@@ -51,7 +52,7 @@ def test_between_steps_log_alpha_bar_is_linear():
   t = np.linspace(0, 1, 41)
   expected = np.exp(0.5 * np.interp(t, np.linspace(0, 1, 6), log))
   level = level_at(schedule, t)
-  np.testing.assert_allclose(level.alpha, expected, rtol=1e-6)
+  assert_allclose(level.alpha, expected, rtol=1e-6)
 
 
 def test_gradients_flow_through_the_table():
@@ -60,7 +61,7 @@ def test_gradients_flow_through_the_table():
   # alpha = exp(-L_2 / 2) at step 2, so d alpha / d L_2 = -alpha / 2
   expected = np.zeros(6)
   expected[2] = -0.5 * np.sqrt(0.99 * 0.98)
-  np.testing.assert_allclose(grad.neg_log_alpha_bar, expected, atol=1e-6)
+  assert_allclose(grad.neg_log_alpha_bar, expected, atol=1e-6)
 
 
 NAMED = {
@@ -82,7 +83,7 @@ def test_every_sequence_makes_a_schedule(name, T):
   betas = NAMED[name](T)
   assert betas.shape == (T,) and betas.dtype == np.float64
   schedule = dj.DiscreteSchedule.from_betas(betas)
-  np.testing.assert_allclose(schedule.betas, betas, rtol=1e-5)
+  assert_allclose(schedule.betas, betas, rtol=1e-5)
 
 
 @pytest.mark.parametrize('name', NAMED)
@@ -95,9 +96,9 @@ def test_one_step_is_allowed_none_is_not(name):
 def test_linear_is_ddpms():
   betas = dj.linear_betas(1000)
   assert betas[0] == 1e-4 and betas[-1] == 0.02
-  np.testing.assert_allclose(np.diff(betas), 0.0199 / 999, rtol=1e-9)
+  assert_allclose(np.diff(betas), 0.0199 / 999, rtol=1e-9)
   # "L_T ~ 1e-5 bits per dimension": alpha_bar_T = 4.04e-5 (DDPM section 4)
-  np.testing.assert_allclose(np.prod(1 - betas), 4.04e-5, rtol=1e-2)
+  assert_allclose(np.prod(1 - betas), 4.04e-5, rtol=1e-2)
 
 
 @pytest.mark.parametrize('T', [100, 250, 4000])
@@ -116,15 +117,15 @@ def test_rescaled_linear_keeps_the_end(T):
   ],
 )
 def test_formulas(found, expected):
-  np.testing.assert_allclose(found, expected, rtol=1e-9)
+  assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_warmup_climbs_then_stays():
   betas = dj.warmup_betas(100, 0.1, 0.001, 0.02)
-  np.testing.assert_allclose(betas[:10], np.linspace(0.001, 0.02, 10))
-  np.testing.assert_array_equal(betas[10:], 0.02)
+  assert_allclose(betas[:10], np.linspace(0.001, 0.02, 10))
+  assert_array_equal(betas[10:], 0.02)
   # Ho et al.'s code takes int(T * fraction) steps, here int(2.9).
-  np.testing.assert_array_equal(dj.warmup_betas(29, 0.1)[1:], 0.02)
+  assert_array_equal(dj.warmup_betas(29, 0.1)[1:], 0.02)
 
 
 def test_cosine_cap_can_be_chosen():

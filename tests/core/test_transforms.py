@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.runtime.sharding import make_mesh
@@ -45,7 +46,7 @@ JITTED, MAPPED = of_each(lambda f: f), of_each(jax.vmap)
 @pytest.mark.parametrize('name', FUNCTIONS)
 def test_jit_and_vmap(name, xy):
   expected = FUNCTIONS[name](*xy)
-  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+  close = functools.partial(assert_allclose, rtol=1e-5, atol=1e-6)
   close(JITTED(*xy)[name], expected)
   found = MAPPED(*np.reshape(xy, (2, 2, 4, 4)))[name]
   close(found, np.reshape(expected, found.shape))
@@ -55,4 +56,4 @@ def test_shard_map_over_eight_devices(xy):
   spec = jax.sharding.PartitionSpec('data')
   f = FUNCTIONS['q_posterior']
   mapped = jax.shard_map(f, mesh=make_mesh(8), in_specs=(spec, spec), out_specs=spec)
-  np.testing.assert_allclose(jax.jit(mapped)(*xy), f(*xy), rtol=1e-6)
+  assert_allclose(jax.jit(mapped)(*xy), f(*xy), rtol=1e-6)

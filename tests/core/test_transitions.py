@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from tests.states import BETAS, EACH, LINEAR, NUM_STEPS, PROCESSES, at, between, gaussian_matrices
@@ -20,7 +21,7 @@ def test_any_two_levels_have_the_product_of_the_steps_between(name, steps):
   if s == NUM_STEPS:  # No step is left.
     return
   q = matrix(PROCESSES[name], at(s), at(t))
-  np.testing.assert_allclose(q, between(name, s, t), rtol=2e-6, atol=3e-7)
+  assert_allclose(q, between(name, s, t), rtol=2e-6, atol=3e-7)
 
 
 @pytest.mark.parametrize('name', ['uniform', 'masking'])
@@ -33,8 +34,8 @@ def test_chapman_kolmogorov_at_any_times(name, times):
   first, second, both = (
     np.asarray(matrix(process, *levels), np.float64) for levels in ((s, t), (t, u), (s, u))
   )
-  np.testing.assert_allclose(first @ second, both, atol=1e-5)
-  np.testing.assert_allclose(both.sum(axis=1), 1.0, rtol=2e-5)
+  assert_allclose(first @ second, both, atol=1e-5)
+  assert_allclose(both.sum(axis=1), 1.0, rtol=2e-5)
   assert (both >= 0.0).all()
 
 
@@ -51,14 +52,14 @@ def test_levels_differ_between_examples(name):
     for i, pair in enumerate(steps):
       q = between(name, *pair)
       expected = probs[i] @ (q.T if transpose else q)
-      np.testing.assert_allclose(result[i], expected, rtol=3e-6, atol=3e-7)
+      assert_allclose(result[i], expected, rtol=3e-6, atol=3e-7)
 
 
 def test_the_gaussian_is_the_papers():
   matrices = [dj.gaussian_matrix(5, beta) for beta in BETAS]
-  np.testing.assert_allclose(matrices, gaussian_matrices(5, BETAS), rtol=1e-12)
+  assert_allclose(matrices, gaussian_matrices(5, BETAS), rtol=1e-12)
   # It is doubly stochastic, so the uniform distribution is stationary.
-  np.testing.assert_allclose(np.sum(matrices, axis=1), 1.0, rtol=1e-12)
+  assert_allclose(np.sum(matrices, axis=1), 1.0, rtol=1e-12)
 
 
 def test_a_time_in_float32_is_the_nearest_step():
@@ -69,4 +70,4 @@ def test_a_time_in_float32_is_the_nearest_step():
   x0 = jnp.tile(jnp.array([1.0, 0.0]), (48, 1))
   q = jax.jit(process.multiply)(x0, LINEAR(0.0), LINEAR(steps / 47))
   expected = 0.5 - 0.5 * (1 - 2 * beta) ** steps
-  np.testing.assert_allclose(q[:, 1], expected, rtol=1e-5, atol=1e-7)
+  assert_allclose(q[:, 1], expected, rtol=1e-5, atol=1e-7)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 
@@ -37,8 +38,8 @@ def test_reparameterize_has_the_moments_and_the_gradient(key):
   mean = lambda m, v: dj.reparameterize(key, dj.Normal(m, v))[0, 0]
   slopes = jax.jit(jax.grad(mean, (0, 1)))(q.mean, q.variance)
   eps = (np.asarray(z)[0, 0] - 2.0) / 3.0
-  np.testing.assert_allclose(slopes[0].sum(), 1.0)
-  np.testing.assert_allclose(slopes[1], eps / 6.0, rtol=1e-5)
+  assert_allclose(slopes[0].sum(), 1.0)
+  assert_allclose(slopes[1], eps / 6.0, rtol=1e-5)
 
 
 def chain(key, x, form=dj.hierarchical_elbo):
@@ -80,7 +81,7 @@ def test_an_image_has_the_bound_of_its_own_key(form, key):
   found = form(keys[other], X[other])
   for a, b in zip(*map(jax.tree.leaves, (found, whole)), strict=True):
     assert a.shape[:1] == (3,) and np.isfinite(a).all()
-    np.testing.assert_allclose(a, b[other], rtol=1e-6)
+    assert_allclose(a, b[other], rtol=1e-6)
   one_key = jax.eval_shape(form, key, X)
   assert jax.tree.map(jnp.shape, one_key) == jax.tree.map(jnp.shape, whole)
   with pytest.raises(ValueError, match=r'\[2\] keys for a batch of 3'):
@@ -93,7 +94,7 @@ def test_another_prior(key):
   q, found = encode(X), jax.jit(run)(key)
   u = 0.1  # KL(N(m, 0.2) || N(1, 2)) = (u - 1 - log u + (m - 1)^2 / 2) / 2
   kl = 0.5 * (u - 1 - np.log(u) + (np.float64(q.mean) - 1) ** 2 / 2)
-  np.testing.assert_allclose(found['kl'], kl.sum(axis=1), rtol=1e-5)
+  assert_allclose(found['kl'], kl.sum(axis=1), rtol=1e-5)
 
 
 def test_more_samples_come_closer_to_log_p(key):
@@ -117,15 +118,15 @@ def test_free_bits_by_the_formula():
   found = jax.jit(dj.free_bits)(jnp.asarray(kl, jnp.float32), 0.2)
   expected = np.maximum(0.2, [np.mean(kl[:, g]) for g in range(3)])
   assert expected[0] == 0.2 < expected[1]
-  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  assert_allclose(found, expected, rtol=1e-6)
   total = lambda kl: jnp.sum(dj.free_bits(kl, 0.2))
   slopes = jax.jit(jax.grad(total))(jnp.asarray(kl, jnp.float32))
-  np.testing.assert_allclose(slopes, [[0.0, 1 / 16, 1 / 16]] * 16)
+  assert_allclose(slopes, [[0.0, 1 / 16, 1 / 16]] * 16)
   nothing = jax.jit(dj.free_bits)(np.float32(kl), 0.0)
-  np.testing.assert_allclose(nothing, kl.mean(axis=0), rtol=1e-6)
+  assert_allclose(nothing, kl.mean(axis=0), rtol=1e-6)
 
 
 def test_kl_warmup_is_a_line_from_0_to_1():
   found = jax.vmap(lambda step: dj.kl_warmup(step, 4))(jnp.arange(7))
-  np.testing.assert_array_equal(found, [0, 0.25, 0.5, 0.75, 1, 1, 1])
+  assert_array_equal(found, [0, 0.25, 0.5, 0.75, 1, 1, 1])
   assert dj.kl_warmup(0, 0) == 1.0 and dj.kl_warmup(3, 12) == 0.25

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
@@ -74,14 +75,14 @@ def test_eq_13_and_14_finite_diffusion_loss(T):
   x, x_hat, eps, eps_hat = errors(t)
   expected = T / 2.0 * (snr(s) - snr(t)) * squares(x, x_hat)
   eq_14 = T / 2.0 * np.expm1(gamma(t) - gamma(s)) * squares(eps, eps_hat)
-  np.testing.assert_allclose(expected, eq_14)
+  assert_allclose(expected, eq_14)
   # float32 resolves gamma to 1e-6; a step of 1000 changes it by 0.014.
   rtol = 3e-4 if T == 1000 else 1e-5
   found = eps_loss(*f32(eps, eps_hat), VDM, *f32(t), T)
-  np.testing.assert_allclose(found, expected, rtol=rtol)
+  assert_allclose(found, expected, rtol=rtol)
   # Near t = 0 x - x_hat is 1e-3 of x.
   found = diffusion_loss(*f32(x, x_hat), VDM, *f32(t), T)
-  np.testing.assert_allclose(found, expected, rtol=rtol + 1e-4)
+  assert_allclose(found, expected, rtol=rtol + 1e-4)
 
 
 def test_eq_15_and_17_continuous_diffusion_loss():
@@ -90,11 +91,11 @@ def test_eq_15_and_17_continuous_diffusion_loss():
   snr_slope = -gamma_slope(t) * snr(t)
   expected = -0.5 * snr_slope * squares(x, x_hat)
   eq_17 = 0.5 * gamma_slope(t) * squares(eps, eps_hat)
-  np.testing.assert_allclose(expected, eq_17)
+  assert_allclose(expected, eq_17)
   found = eps_loss(*f32(eps, eps_hat), VDM, *f32(t))
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert_allclose(found, expected, rtol=1e-5)
   found = diffusion_loss(*f32(x, x_hat), VDM, *f32(t))
-  np.testing.assert_allclose(found, expected, rtol=2e-4)
+  assert_allclose(found, expected, rtol=2e-4)
 
 
 def test_the_posterior_in_sigmoids_and_expm1():
@@ -110,8 +111,8 @@ def test_the_posterior_in_sigmoids_and_expm1():
   variance = (1.0 - sigmoid(-g_s)) * c
   levels = [level_at(VDM, np.float32(a)) for a in (s, t)]
   found = jitted(dj.q_posterior)(*f32(x, z), *levels)
-  np.testing.assert_allclose(found.mean, mean, atol=3e-6)
-  np.testing.assert_allclose(found.variance, variance, rtol=2e-4)
+  assert_allclose(found.mean, mean, atol=3e-6)
+  assert_allclose(found.variance, variance, rtol=2e-4)
 
 
 # For Gaussian data and the exact denoiser everything is known.

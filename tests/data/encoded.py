@@ -7,6 +7,7 @@ import zlib
 from typing import Any
 
 import numpy as np
+from numpy.testing import assert_array_equal
 from PIL import Image
 
 from diffusion_jax.data import pipeline
@@ -67,7 +68,7 @@ def assert_batches_of(source, expected, **options):
     parts = [next(host) for host in hosts]
     assert whole.keys() == parts[0].keys()
     for name, rows in whole.items():
-      np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), rows)
+      assert_array_equal(np.concatenate([part[name] for part in parts]), rows)
   for host in hosts:
     host.close()
 
@@ -85,7 +86,7 @@ def read_files(constructor, folder, split='train', **options):
 def assert_splits(read, text_column, **options):
   assert_batches_of(read('train', **options), train_set())
   images, found = read('test', **options).read(np.arange(5)).values()
-  np.testing.assert_array_equal(images, PICTURES[25:])
+  assert_array_equal(images, PICTURES[25:])
   assert found.tolist() == LABELS[25:].tolist()
   texts = read('train', text_column=text_column, **options).read(np.array([14, 3]))['text']
   assert texts.tolist() == ['text 14', 'text 3']

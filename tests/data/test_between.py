@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.between import Between
@@ -16,7 +17,7 @@ def points(n, shift=0.0):
 def test_pairs_stay_together_in_every_epoch():
   joined = Between(points(6), points(6, 100.0), paired=True)
   batch = pipeline.batch_at(joined, 4, 0, 2)
-  np.testing.assert_array_equal(batch['context'], batch['x'] + 100.0)
+  assert_array_equal(batch['context'], batch['x'] + 100.0)
   with pytest.raises(ValueError, match='the target has 6 examples and the source 5'):
     Between(points(6), points(5), paired=True)
 
@@ -26,7 +27,7 @@ def test_each_epoch_meets_other_points_of_the_source():
   joined = Between(points(6), points(3))
   epochs = [pipeline.batch_at(joined, 6, 0, i) for i in range(20)]
   for batch in epochs:
-    np.testing.assert_array_equal(np.sort(batch['context'].ravel()), np.repeat([0, 1, 2], 2))
+    assert_array_equal(np.sort(batch['context'].ravel()), np.repeat([0, 1, 2], 2))
   pairs = {tuple(pair) for b in epochs for pair in zip(b['x'].flat, b['context'].flat, strict=True)}
   assert len(pairs) == 18
 
@@ -53,11 +54,11 @@ def test_columns_of_tables_are_joined_by_name(tmp_path):
   of = lambda *x: csv_table(path, x)
   joined = Between(of('a', 'b', 'c'), of('c', 'a', 'b'), paired=True)
   batch = joined.read(np.arange(3))
-  np.testing.assert_array_equal(batch['context'], batch['x'])
+  assert_array_equal(batch['context'], batch['x'])
   facts = measured(joined)
   assert facts.context == facts.x and facts.x.names == ('a', 'b', 'c')
   by_place = Between(of('a', 'b'), of('d', 'c'), paired=True)
-  np.testing.assert_array_equal(by_place.read(np.arange(1))['context'], [[4.0, 3.0]])
+  assert_array_equal(by_place.read(np.arange(1))['context'], [[4.0, 3.0]])
   for names in (('b', 'c'), ('a', 'b', 'c')):
     with pytest.raises(ValueError, match='the target has the columns a, b, and the source .*, c'):
       Between(of('a', 'b'), of(*names))

@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 import pyarrow
 import pytest
+from numpy.testing import assert_equal
 from pyarrow import parquet
 
 from diffusion_jax.app.config import trust
@@ -79,7 +80,7 @@ def test_data_in_a_bucket_are_those_of_the_files(bucket, files, tmp_path, name, 
   monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path / 'arrow')
   source = SETS[name](f'{bucket[0]}/{name}', cache=str(tmp_path / 'cache'))
   expected = SETS[name](f'{files}/{name}')
-  np.testing.assert_equal(arrays_of(source), arrays_of(expected))
+  assert_equal(arrays_of(source), arrays_of(expected))
   assert source.facts == expected.facts
 
 
@@ -89,7 +90,7 @@ def test_a_set_of_tfds_in_a_bucket(bucket, files, tmp_path):
   for name in ('cifar10', 'cifar10:3.0.2'):
     cache = str(tmp_path / name)
     source = read(name, data_dir=f'{bucket[0]}/tfds', cache=cache)
-    np.testing.assert_equal(arrays_of(source), expected)
+    assert_equal(arrays_of(source), expected)
 
 
 def test_an_object_is_copied_once_and_again_if_it_changes(bucket, tmp_path, capsys):

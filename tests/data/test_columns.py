@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow
+from numpy.testing import assert_array_equal
 from pyarrow import parquet
 
 from diffusion_jax.data.columns import Columns, of_numbers
@@ -16,5 +17,5 @@ def test_lists_of_numbers_are_x_and_the_context(tmp_path):
   table = open_parquet('set', [str(tmp_path / 'a.parquet')], [*arrays], 8)
   for x, context in ('a', 'b'), ('b', 'a'):
     found = of_numbers(table, Columns(x=x, context=context), np.arange(6)).read(np.array([4, 1]))
-    np.testing.assert_array_equal(found['x'], arrays[x][[4, 1]])
-    np.testing.assert_array_equal(found['context'], arrays[context][[4, 1]])
+    assert_array_equal(found['x'], arrays[x][[4, 1]])
+    assert_array_equal(found['context'], arrays[context][[4, 1]])

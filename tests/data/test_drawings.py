@@ -5,6 +5,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy import ndimage
 
 from diffusion_jax.data import drawings, images
@@ -17,9 +18,9 @@ RNG = np.random.default_rng(0)
 def test_pictures_are_a_grid_of_themselves():
   values = ArraySpec((8, 6, 3), 17)
   x = RNG.integers(0, 256, (5, 8, 6, 3), np.uint8)
-  np.testing.assert_array_equal(drawings.pictures(values, x), x)
+  assert_array_equal(drawings.pictures(values, x), x)
   sheet = drawings.sheet(values, x, 2, height=16)  # enlarged twice
-  np.testing.assert_array_equal(sheet, images.grid(x, 2, 2))
+  assert_array_equal(sheet, images.grid(x, 2, 2))
   assert drawings.sheet(values, x, 9, 8).shape == images.grid(x, 5).shape
 
 
@@ -27,8 +28,8 @@ def test_texts_are_drawn_as_letters():
   values = ArraySpec((70,), 256)
   x = RNG.integers(32, 127, (4, 70), np.uint8)
   letters = draw_bytes(x)
-  np.testing.assert_array_equal(drawings.pictures(values, x), letters)
-  np.testing.assert_array_equal(drawings.sheet(values, x, 4), images.grid(letters, 4))
+  assert_array_equal(drawings.pictures(values, x), letters)
+  assert_array_equal(drawings.sheet(values, x, 4), images.grid(letters, 4))
 
 
 def standard(*shape, **box):
@@ -73,7 +74,7 @@ def test_a_vector_is_a_point_in_each_pair_of_the_first_coordinates(size):
   for (i, j), panel in zip(pairs, drawn, strict=True):
     if i != j:
       expected = (z[j] + 3.0) / 6.0, (z[i] + 3.0) / 6.0
-      np.testing.assert_allclose(place(panel, blue(panel)), expected, atol=2.0 / len(panel))
+      assert_allclose(place(panel, blue(panel)), expected, atol=2.0 / len(panel))
 
 
 def test_numbers_are_a_histogram_in_front_of_the_data():
@@ -81,7 +82,7 @@ def test_numbers_are_a_histogram_in_front_of_the_data():
   data = np.array([[-1.0], [1.0]]).repeat(500, axis=0)
   (panel,) = panels(drawings.sheet(standard(1), np.ones((100, 1)), 10, data=data))
   low, high = drawings.limits(standard(1), data)
-  np.testing.assert_allclose([low[0], high[0]], [-1.5, 1.5])
+  assert_allclose([low[0], high[0]], [-1.5, 1.5])
   left, right = np.split(panel, [panel.shape[1] // 2], axis=1)
   assert grey(left).sum() > 100 < grey(right).sum()
   assert not blue(left[: len(left) // 2]).any() and blue(right).any()
@@ -97,13 +98,13 @@ def test_training_data_are_grey_behind_the_samples():
   x = np.array([[3.0, -1.0]])
   (panel,) = panels(drawings.sheet(standard(2), x, 10, data=data))
   low, high = drawings.limits(standard(2), data)
-  np.testing.assert_allclose(low, -6.0)  # a quarter more than -4..4
-  np.testing.assert_allclose(high, 6.0)
+  assert_allclose(low, -6.0)  # a quarter more than -4..4
+  assert_allclose(high, 6.0)
   middle = panel[len(panel) // 4 : -len(panel) // 4]  # without `far`
   spot = np.zeros(panel.shape[:2], bool)
   spot[len(panel) // 4 : -len(panel) // 4] = grey(middle)
-  np.testing.assert_allclose(place(panel, spot), [4 / 12, 7 / 12], atol=0.01)
-  np.testing.assert_allclose(place(panel, blue(panel)), [9 / 12, 5 / 12], atol=0.01)
+  assert_allclose(place(panel, spot), [4 / 12, 7 / 12], atol=0.01)
+  assert_allclose(place(panel, blue(panel)), [9 / 12, 5 / 12], atol=0.01)
 
 
 def test_draws_of_each_given_row_have_a_colour():
@@ -112,7 +113,7 @@ def test_draws_of_each_given_row_have_a_colour():
   (panel,) = panels(drawings.sheet(standard(2), x, 10, groups=2))
   red, _, low = np.moveaxis(panel.astype(int), -1, 0)
   found = place(panel, blue(panel)), place(panel, red > low + 60)
-  np.testing.assert_allclose(found, [[2 / 6, 2 / 6], [5 / 6, 4 / 6]], atol=0.01)
+  assert_allclose(found, [[2 / 6, 2 / 6], [5 / 6, 4 / 6]], atol=0.01)
 
 
 def test_axes_have_the_names_of_a_table(monkeypatch):
@@ -130,7 +131,7 @@ def test_axes_end_at_the_box_of_the_data():
   data = RNG.uniform(0.0, 2.0, (2000, 2))
   low, high = drawings.limits(standard(2, low=(0.0, -50.0), high=(2.0, 50.0)), data)
   assert (low[0], high[0]) == (0.0, 2.0)
-  np.testing.assert_allclose([low[1], high[1]], [-0.5, 2.5], atol=0.05)
+  assert_allclose([low[1], high[1]], [-0.5, 2.5], atol=0.05)
 
 
 @pytest.mark.parametrize('shape', [(1,), (5,), (6, 2), (6, 6, 2), (6, 5, 4, 1)])
@@ -146,11 +147,11 @@ def test_axes_and_sizes_do_not_depend_on_the_samples(shape):
   if len(shape) > 2:  # the bar of colours
     edges = [(slice(-25, None),)]
   for edge in edges:
-    np.testing.assert_array_equal(one[edge], two[edge])
-    np.testing.assert_array_equal(one[edge], far[edge])
+    assert_array_equal(one[edge], two[edge])
+    assert_array_equal(one[edge], far[edge])
     assert np.ptp(one[edge]) > 100
   if len(shape) < 3:  # The legend says how many are outside.
-    np.testing.assert_array_equal(one[:22], two[:22])
+    assert_array_equal(one[:22], two[:22])
     assert not np.array_equal(one[:22], far[:22])
 
 
@@ -174,7 +175,7 @@ def test_curves_are_at_their_heights_in_front_of_the_band():
     band = np.nonzero(grey(panel[5:-5, 5:9]))[0] + 5
     ends = 1.0 - (np.array([0.9, -0.9]) - low[c]) / (high[c] - low[c])
     found = np.array([band.min(), band.max()]) / len(panel)
-    np.testing.assert_allclose(found, ends, atol=2.0 / len(panel))
+    assert_allclose(found, ends, atol=2.0 / len(panel))
 
 
 def colours(name, z):
@@ -185,12 +186,12 @@ def colours(name, z):
 def test_fields_have_a_colour_map_for_each_channel():
   x = RNG.standard_normal((4, 16, 12, 2))
   drawn = drawings.pictures(standard(16, 12, 2), x)
-  np.testing.assert_array_equal(drawn[:, :16, :12], colours('viridis', x[..., 0]))
-  np.testing.assert_array_equal(drawn[:, 17:33, :12], colours('magma', x[..., 1]))
+  assert_array_equal(drawn[:, :16, :12], colours('viridis', x[..., 0]))
+  assert_array_equal(drawn[:, 17:33, :12], colours('magma', x[..., 1]))
   sheet = drawings.sheet(standard(16, 12, 2), x, 2, height=32)
   table = images.grid(drawn, 2, 2)
   height, width = table.shape[:2]
-  np.testing.assert_array_equal(sheet[:height, :width], table)
+  assert_array_equal(sheet[:height, :width], table)
   bars = sheet[height:]
   ends = colours('magma', np.array([-3.0, 0.0, 3.0]))
   right = bars[:, bars.shape[1] // 2 :].reshape(-1, 3).astype(int)
@@ -207,23 +208,23 @@ def test_volumes_are_their_middle_slices():
   ]:
     drawn = drawings.pictures(values, array)
     assert drawn.shape == (2, 7, 5 + 1 + 4 + 1 + 4 + 1, 3)
-    np.testing.assert_array_equal(drawn[:, :6, :5, 0], x[:, :, :, 2, 0])
-    np.testing.assert_array_equal(drawn[:, :6, 6:10, 1], x[:, :, 2, :, 0])
-    np.testing.assert_array_equal(drawn[:, :5, 11:15, 2], x[:, 3, :, :, 0])
-    np.testing.assert_array_equal(drawings.sheet(values, array, 2, 6), images.grid(drawn, 2))
+    assert_array_equal(drawn[:, :6, :5, 0], x[:, :, :, 2, 0])
+    assert_array_equal(drawn[:, :6, 6:10, 1], x[:, :, 2, :, 0])
+    assert_array_equal(drawn[:, :5, 11:15, 2], x[:, 3, :, :, 0])
+    assert_array_equal(drawings.sheet(values, array, 2, 6), images.grid(drawn, 2))
 
 
 def test_levels_of_other_channels_are_grey_pictures():
   x = RNG.integers(0, 256, (2, 8, 8, 2), np.uint8)
   drawn = drawings.pictures(ArraySpec((8, 8, 2), 4), x)
-  np.testing.assert_array_equal(drawn[:, :8, :8, 0], x[..., 0])
-  np.testing.assert_array_equal(drawn[:, 9:17, :8, 0], x[..., 1])
+  assert_array_equal(drawn[:, :8, :8, 0], x[..., 0])
+  assert_array_equal(drawn[:, 9:17, :8, 0], x[..., 1])
 
 
 def test_large_fields_are_drawn_smaller():
   x = RNG.standard_normal((1, 600, 300, 1))
   (drawn,) = drawings.pictures(standard(600, 300, 1), x)
-  np.testing.assert_array_equal(drawn, colours('viridis', x[0, ::3, ::3, 0]))
+  assert_array_equal(drawn, colours('viridis', x[0, ::3, ::3, 0]))
 
 
 def test_each_vector_and_curve_has_a_small_picture():
@@ -239,4 +240,4 @@ def test_each_vector_and_curve_has_a_small_picture():
   assert blue(picture[60:, :4]).any() and blue(picture[:4, -4:]).any()
   two = np.concatenate([curve, -curve])
   sheet = drawings.sheet(standard(20, 1), two, 2, 64, each=True)
-  np.testing.assert_array_equal(sheet, images.grid(drawings.pictures(standard(20, 1), two), 2))
+  assert_array_equal(sheet, images.grid(drawings.pictures(standard(20, 1), two), 2))

@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.data import files, pipeline
 from diffusion_jax.data.huggingface import Rows, huggingface
@@ -65,7 +66,7 @@ def test_a_small_buffer_permutes_row_groups(folder):
 
   expected = encoded.train_set(functools.partial(ArraySource, order=source.order))
   encoded.assert_batches_of(source, expected)
-  np.testing.assert_array_equal(pipeline.batch_at(source, 8, 3, 0)['label'], order[:8] % 3)
+  assert_array_equal(pipeline.batch_at(source, 8, 3, 0)['label'], order[:8] % 3)
   assert Binarized(source).order is source.order
 
 
@@ -75,7 +76,7 @@ def test_splits_may_be_parts(folder):
   train, test = (read(folder, split, **parts) for split in ('train', 'test'))
   assert test.read(np.arange(2)).keys() == {'x'}
   assert (len(train), len(test)) == (20, 5)
-  np.testing.assert_array_equal(test.read(np.arange(5))['x'], PICTURES[20:25])
+  assert_array_equal(test.read(np.arange(5))['x'], PICTURES[20:25])
   with pytest.raises(ValueError, match='streaming reads whole splits'):
     read(folder, streaming=4000, **parts)
 
@@ -148,7 +149,7 @@ def test_a_picture_cut_short_is_named(tmp_path):
     read(tmp_path / 'set', check=True, **fields)
   source = read(tmp_path / 'set', skip_damaged=True, **fields)
   assert source.facts.skipped == (f'{tmp_path}/set, row 1',)
-  np.testing.assert_array_equal(source.read(np.arange(2))['x'], PICTURES[[0, 2]])
+  assert_array_equal(source.read(np.arange(2))['x'], PICTURES[[0, 2]])
   with one_line('check and skip_damaged are for pictures without streaming'):
     read(tmp_path / 'set', check=True, streaming=9, **fields)
 
@@ -168,7 +169,7 @@ def test_folders_of_other_kinds(tmp_path):
   for i in range(2):
     (cats / f'{i}.png').write_bytes(encoded.png(PICTURES[i]))
   source = read(cats.parent, num_classes=0)
-  np.testing.assert_array_equal(source.read(np.arange(2))['x'], PICTURES[:2])
+  assert_array_equal(source.read(np.arange(2))['x'], PICTURES[:2])
 
 
 def test_files_outside_of_the_splits_are_counted(folder, capsys, monkeypatch):
@@ -192,7 +193,7 @@ def test_a_path_may_be_one_file(folder, streaming):
   path = folder / 'data' / 'train-00000-of-00002.parquet'
   one = path.rename(path.with_name('One.PARQUET'))
   source = read(one, streaming=streaming)
-  np.testing.assert_array_equal(source.read(np.arange(12))['x'], PICTURES[:12])
+  assert_array_equal(source.read(np.arange(12))['x'], PICTURES[:12])
   other = one.rename(one.with_suffix('.pkl'))
   with pytest.raises(ValueError, match='neither a folder nor a .parquet file'):
     read(other)
@@ -241,7 +242,7 @@ def test_a_set_of_the_hub_reads_its_own_part_of_the_cache(tmp_path, monkeypatch)
   next_made = lambda *args, **options: next(made)
   monkeypatch.setattr(datasets, 'load_dataset_builder', next_made)
   source = read('someone/pictures', num_classes=0)
-  np.testing.assert_array_equal(source.read(np.arange(2))['x'], PICTURES[:2])
+  assert_array_equal(source.read(np.arange(2))['x'], PICTURES[:2])
   with pytest.raises(ValueError, match='row 0'):
     read('someone/pictures', num_classes=0).read(np.arange(1))
 
@@ -259,8 +260,8 @@ def test_lists_of_numbers_are_arrays_with_a_context(tmp_path, streaming):
   source = huggingface(str(top), context_column='seen', **fields)
   assert source.facts.x.shape == (3,) and source.facts.context.shape == (2,)
   found = source.read(np.array([7, 0]))
-  np.testing.assert_array_equal(found['x'], theta[[7, 0]])
-  np.testing.assert_array_equal(found['context'], seen[[7, 0]])
+  assert_array_equal(found['x'], theta[[7, 0]])
+  assert_array_equal(found['context'], seen[[7, 0]])
   assert set(huggingface(str(top), **fields).read(np.arange(1))) == {'x'}
   with pytest.raises(ValueError, match="no column 'lost', but theta"):
     huggingface(str(top), context_column='lost', **fields)

@@ -4,6 +4,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal, assert_equal
 
 from diffusion_jax.data import image_sets
 from diffusion_jax.data.images import write_png
@@ -25,10 +26,10 @@ def test_samples_are_read_in_batches(tmp_path, pictures, save):
   found = image_sets.read(path)
   assert found.shape == (7, 4, 5, 3) and found.protocol == {}
   assert [len(batch) for batch in found.batches(3)] == [3, 3, 1]
-  np.testing.assert_array_equal(whole(found), pictures)
-  np.testing.assert_array_equal(found.arrays['labels'], np.arange(7))
+  assert_array_equal(whole(found), pictures)
+  assert_array_equal(found.arrays['labels'], np.arange(7))
   index = np.array([6, 0, 0, 4])
-  np.testing.assert_array_equal(image_sets.take(found, index, 2), pictures[index])
+  assert_array_equal(image_sets.take(found, index, 2), pictures[index])
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.int32])
@@ -40,7 +41,7 @@ def test_levels_of_another_type_are_levels(tmp_path, pictures, dtype, size):
   np.savez(path, arr_0=pictures[..., 0].astype(dtype))
   found = image_sets.read(path)
   assert found.shape == (7, 4, 5, 1)
-  np.testing.assert_array_equal(whole(found, size), pictures[..., :1])
+  assert_array_equal(whole(found, size), pictures[..., :1])
   np.savez(path, arr_0=(pictures[..., 0] > 9).astype(dtype))
   with pytest.raises(ValueError, match='must have levels 0..255, got .* to 1:'):
     whole(image_sets.read(path), size)
@@ -54,7 +55,7 @@ def test_folders_are_read_in_the_order_of_names(tmp_path, pictures, channels):
     write_png(tmp_path / name, picture)
   found = image_sets.read(tmp_path)
   assert found.shape == (3, 4, 5, channels)
-  np.testing.assert_array_equal(whole(found, 2), pictures[:3])
+  assert_array_equal(whole(found, 2), pictures[:3])
   write_png(tmp_path / 'b' / '2.png', pictures[0, :3])
   with pytest.raises(ValueError, match=r'2\.png is 3x5, .*a\.png is 4x5'):
     whole(image_sets.read(tmp_path))
@@ -67,7 +68,7 @@ def test_statistics_are_read(tmp_path):
   found = image_sets.read(path)
   assert found.shape == (0,) and found.protocol == {'features': 'digits'}
   assert not list(found.batches(3))
-  np.testing.assert_equal(found.arrays, arrays)
+  assert_equal(found.arrays, arrays)
 
 
 @pytest.mark.parametrize('shape', [(-5, 2), (5, -2), (0, 2), (5, 0)])
@@ -86,7 +87,7 @@ def test_further_arrays_are_read_by_name(tmp_path, pictures):
   np.savez(path, arr_0=pictures, scores=scores, others=scores)
   assert not image_sets.read(path).arrays
   found = image_sets.read(path, ('scores', 'images', 'arr_0', 'absent'))
-  np.testing.assert_equal(found.arrays, {'scores': scores})
+  assert_equal(found.arrays, {'scores': scores})
 
 
 def test_sets_of_one_size_are_needed(pictures):

@@ -4,6 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from diffusion_jax.data import files, images
@@ -13,10 +14,10 @@ from tests.data import encoded
 def test_png_and_back(tmp_path):
   picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
   images.write_png(tmp_path / 'a.png', picture)
-  np.testing.assert_array_equal(images.read_image(tmp_path / 'a.png'), picture)
+  assert_array_equal(images.read_image(tmp_path / 'a.png'), picture)
   grey = picture[..., :1]
   images.write_png(tmp_path / 'b.png', grey)
-  np.testing.assert_array_equal(images.read_image(tmp_path / 'b.png'), np.repeat(grey, 3, axis=-1))
+  assert_array_equal(images.read_image(tmp_path / 'b.png'), np.repeat(grey, 3, axis=-1))
 
 
 def test_photos_are_turned_as_their_exif_says(tmp_path):
@@ -45,20 +46,20 @@ def read_grey(path):
 def test_grey_of_16_bits_is_scaled_to_8(name, tmp_path):
   levels = LEVELS.astype('>u2') if name.startswith('big') else LEVELS
   Image.fromarray(levels).save(tmp_path / name)
-  np.testing.assert_array_equal(read_grey(tmp_path / name), GREY)
+  assert_array_equal(read_grey(tmp_path / name), GREY)
 
 
 def test_grey_is_scaled_by_its_depth_and_meaning(tmp_path):
   """Files are PGM of 10 bits, TIFF with white as 0, and transparent grey."""
   values = LEVELS >> 6
   (tmp_path / 'ten.pgm').write_bytes(b'P5 3 2 1023\n' + values.astype('>u2').tobytes())
-  np.testing.assert_allclose(read_grey(tmp_path / 'ten.pgm'), values * (255 / 1023), atol=0.51)
+  assert_allclose(read_grey(tmp_path / 'ten.pgm'), values * (255 / 1023), atol=0.51)
   path = tmp_path / 'negative.tif'
   Image.fromarray(LEVELS).save(path, tiffinfo={262: 0})
-  np.testing.assert_array_equal(read_grey(path), np.rint(255 - LEVELS / 257))
+  assert_array_equal(read_grey(path), np.rint(255 - LEVELS / 257))
   Image.fromarray(LEVELS).save(tmp_path / 'clear.png', transparency=1000)
   expected = np.where(LEVELS == 1000, 255, GREY)
-  np.testing.assert_array_equal(read_grey(tmp_path / 'clear.png'), expected)
+  assert_array_equal(read_grey(tmp_path / 'clear.png'), expected)
 
 
 def twelve_bits(values):
@@ -76,9 +77,7 @@ def twelve_bits(values):
 def test_grey_of_12_bits_is_scaled_to_8(tmp_path):
   values = [0, 4095, 2048, 16]
   (tmp_path / 'a.tif').write_bytes(twelve_bits(values))
-  np.testing.assert_array_equal(
-    read_grey(tmp_path / 'a.tif'), [np.rint(np.array(values) * (255 / 4095))]
-  )
+  assert_array_equal(read_grey(tmp_path / 'a.tif'), [np.rint(np.array(values) * (255 / 4095))])
 
 
 @pytest.mark.parametrize('name', ['grey.png', 'grey.tif', 'colour.png'])
@@ -91,7 +90,7 @@ def test_a_part_of_16_bits_is_nearly_one_colour(name, tmp_path, capsys, monkeypa
       (tmp_path / name).write_bytes(encoded.png_of(np.repeat(levels[..., None], 3, axis=-1)))
     else:
       Image.fromarray(levels).save(tmp_path / name)
-    np.testing.assert_allclose(read_grey(tmp_path / name), levels / 257, atol=1)
+    assert_allclose(read_grey(tmp_path / name), levels / 257, atol=1)
     line = f'{tmp_path / name} has 16 bits and keeps levels 0..1[56] of 0..255'
     assert len(re.findall(line, capsys.readouterr().out)) == printed
 
@@ -107,10 +106,10 @@ def test_transparent_pixels_lie_on_white(mode, name, tmp_path):
   colours = np.asarray(picture.convert('RGBA'))[..., :3]
   found = images.read_image(tmp_path / name)
   weight = OPAQUE[..., None] / 255
-  np.testing.assert_allclose(found, colours * weight + 255 * (1 - weight), atol=1)
+  assert_allclose(found, colours * weight + 255 * (1 - weight), atol=1)
   assert (found[OPAQUE == 0] == 255).all()
-  np.testing.assert_array_equal(found[OPAQUE == 255], colours[OPAQUE == 255])
-  np.testing.assert_array_equal(images.read_alpha(tmp_path / name), OPAQUE[..., None])
+  assert_array_equal(found[OPAQUE == 255], colours[OPAQUE == 255])
+  assert_array_equal(images.read_alpha(tmp_path / name), OPAQUE[..., None])
 
 
 @pytest.mark.parametrize('name', ['a.png', 'a.gif'])
@@ -120,26 +119,26 @@ def test_palettes_have_their_colours_and_a_clear_one(name, tmp_path):
   picture.putpalette(palette.astype(np.uint8).tobytes())
   picture.save(tmp_path / name)
   expected = palette[[[0, 1, 2], [3, 0, 1]]]
-  np.testing.assert_array_equal(images.read_image(tmp_path / name), expected)
+  assert_array_equal(images.read_image(tmp_path / name), expected)
   assert images.read_alpha(tmp_path / name) is None
   picture.save(tmp_path / name, transparency=1)
   expected[[0, 1], [1, 2]] = 255
-  np.testing.assert_array_equal(images.read_image(tmp_path / name), expected)
+  assert_array_equal(images.read_image(tmp_path / name), expected)
   clear = images.read_alpha(tmp_path / name)[..., 0] == 0
-  np.testing.assert_array_equal(clear, [[0, 1, 0], [0, 0, 1]])
+  assert_array_equal(clear, [[0, 1, 0], [0, 0, 1]])
 
 
 def test_black_and_white_and_cmyk(tmp_path):
   bits = np.array([[True, False, True], [False, False, True]])
   for name in ('bits.png', 'bits.tif', 'bits.bmp'):
     Image.fromarray(bits).save(tmp_path / name)
-    np.testing.assert_array_equal(read_grey(tmp_path / name), bits * 255)
+    assert_array_equal(read_grey(tmp_path / name), bits * 255)
   inks = np.array([[[0, 0, 0, 0], [255, 0, 0, 0], [0, 255, 0, 0]]], np.uint8)
   for name in ('inks.tif', 'inks.jpg'):
     Image.fromarray(inks.repeat(8, 0).repeat(8, 1), 'CMYK').save(tmp_path / name)
     found = images.read_image(tmp_path / name)[4, 4::8].astype(int)
     expected = [[255, 255, 255], [0, 255, 255], [255, 0, 255]]
-    np.testing.assert_allclose(found, expected, atol=12 if 'jpg' in name else 0)
+    assert_allclose(found, expected, atol=12 if 'jpg' in name else 0)
 
 
 def test_large_pictures_are_silent_or_refused(tmp_path, monkeypatch, recwarn):
@@ -160,7 +159,7 @@ def test_intact_pngs_with_large_texts_are_read(kind, tmp_path):
   data = encoded.png_of(COLOURS, (kind, head[kind] + text))
   (tmp_path / 'a.png').write_bytes(data)
   for found in (images.read_image(tmp_path / 'a.png'), images.decode_image(data, 'a')):
-    np.testing.assert_array_equal(found, COLOURS)
+    assert_array_equal(found, COLOURS)
   bomb = zlib.compress(bytes(2**27))  # of 128 KiB
   data = encoded.png_of(COLOURS, (kind, head[kind] + bomb))
   with pytest.raises(ValueError, match='a cannot be read as an image: .*arge'):
@@ -186,15 +185,15 @@ def test_colours_become_grey_as_luma_and_grey_is_repeated():
     grey = images.resized([picture], (8, 8, 1))
     assert grey.shape == (1, 8, 8, 1) and (grey == level).all()
   found = images.resized([colours[..., :1], colours], (8, 8, 3))
-  np.testing.assert_array_equal(found[0], np.full((8, 8, 3), 10))
-  np.testing.assert_array_equal(found[1], colours[:, :8])
+  assert_array_equal(found[0], np.full((8, 8, 3), 10))
+  assert_array_equal(found[1], colours[:, :8])
 
 
 def test_grid_places_images_row_by_row():
   pictures = np.arange(1, 6, dtype=np.uint8).reshape(5, 1, 1, 1) * 40
   sheet = images.grid(np.broadcast_to(pictures, (5, 2, 2, 1)), 3)
   assert sheet.shape == (1 + 2 * 3, 1 + 3 * 3, 1)
-  np.testing.assert_array_equal(sheet[1::3, 1::3, 0], [[40, 80, 120], [160, 200, 32]])
+  assert_array_equal(sheet[1::3, 1::3, 0], [[40, 80, 120], [160, 200, 32]])
   assert images.grid(pictures, 5, zoom=4).shape == (12, 44, 1)
 
 

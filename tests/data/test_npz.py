@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.data.npz import npz
 from diffusion_jax.data.sources import Facts
@@ -47,17 +48,17 @@ def test_arrays_of_any_rank(tmp_path, shape, dtype):
     arrays = npz(path, split, 3, test_fraction=0.3).read(np.arange(len(rows)))
     assert arrays.keys() == whole.keys() and arrays['x'].dtype == dtype
     for name, array in whole.items():
-      np.testing.assert_array_equal(arrays[name], array[rows])
+      assert_array_equal(arrays[name], array[rows])
 
 
 def test_the_own_test_split_has_a_context_and_labels(tmp_path):
   tests = {'test_x': X[:2] + 50, 'test_context': X[:2], 'test_labels': [2, 1]}
   path = save(tmp_path / 'a.npz', x=X, context=2 * X, labels=np.arange(6) % 3, **tests)
-  np.testing.assert_array_equal(npz(path).context, 2 * X)
+  assert_array_equal(npz(path).context, 2 * X)
   test = npz(path, 'test', 3)
   assert test.label.tolist() == [2, 1]
-  np.testing.assert_array_equal(test.x, X[:2] + 50)
-  np.testing.assert_array_equal(test.context, X[:2])
+  assert_array_equal(test.x, X[:2] + 50)
+  assert_array_equal(test.context, X[:2])
 
 
 def test_a_row_of_indices_is_the_test_split(tmp_path):
@@ -67,12 +68,12 @@ def test_a_row_of_indices_is_the_test_split(tmp_path):
   for row, test in enumerate(table['test_indices']):
     for split, rows in (('test', sorted(test)), ('train', [*{*range(6)} - {*test}])):
       source = npz(path, split, x='target', context='features', split_row=row)
-      np.testing.assert_array_equal(source.x, X[rows, 1:])
-      np.testing.assert_array_equal(source.context, 2 * X[rows])
+      assert_array_equal(source.x, X[rows, 1:])
+      assert_array_equal(source.context, 2 * X[rows])
   assert npz(path, x='features').context is None
   both = save(tmp_path / 'b.npz', **table, test_target=X[:2, 0], test_features=X[:2])
   source = npz(both, 'test', x='target', context='features')  # a split of its own goes first
-  np.testing.assert_array_equal(source.x, X[:2, :1])
+  assert_array_equal(source.x, X[:2, :1])
 
 
 def test_bounds_are_a_box(tmp_path):
@@ -90,7 +91,7 @@ def test_a_folder_of_npy_files_stays_on_disk(tmp_path):
   source = npz(tmp_path, num_classes=3)
   assert isinstance(source.x, np.memmap) and not source.in_memory
   images, labels = source.read(np.array([3, 1])).values()
-  np.testing.assert_array_equal(images, ARRAYS['images'][[3, 1]])
+  assert_array_equal(images, ARRAYS['images'][[3, 1]])
   assert labels.tolist() == [0, 1]
   assert len(npz(tmp_path, 'test')) == 2
   (tmp_path / 'test_images.npy').unlink()

@@ -2,6 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.data import pipeline, sources
 
@@ -31,7 +32,7 @@ class OnDisk:
 def assert_same(a, b):
   assert a.keys() == b.keys()
   for name in a:
-    np.testing.assert_array_equal(a[name], b[name])
+    assert_array_equal(a[name], b[name])
 
 
 def test_only_the_rows_of_a_host_are_read(numbered):
@@ -62,5 +63,5 @@ def test_batches_are_those_of_a_literal_transcription(size):
     expected = pictures[index] / 127.5 - 1.0
     expected[flips] = expected[flips][:, :, ::-1]
     assert batch['x'].dtype == np.float32
-    np.testing.assert_allclose(batch['x'], expected, atol=1e-6)
-    np.testing.assert_array_equal(batch['label'], index)
+    assert_allclose(batch['x'], expected, atol=1e-6)
+    assert_array_equal(batch['label'], index)

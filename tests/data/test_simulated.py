@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.simulated import Simulated, is_simulator, of_simulator, simulated
@@ -41,8 +42,8 @@ def test_draws_follow_from_the_seed_the_split_and_the_index():
   index = np.array([1700, 3, 999, 1000])
   read = lambda **fields: of_simulator(gaussian, **fields).read(index)['x']
   x = read(num_examples=3000)
-  np.testing.assert_array_equal(x, read(num_examples=4000))
-  np.testing.assert_array_equal(x, Simulated(gaussian, 3000, (0, False)).read(index)['x'])
+  assert_array_equal(x, read(num_examples=4000))
+  assert_array_equal(x, Simulated(gaussian, 3000, (0, False)).read(index)['x'])
   others = [
     read(num_examples=3000, draws=1),
     read(split='test', num_test=3000),
@@ -60,9 +61,9 @@ def test_fresh_batches_are_the_same_for_any_hosts_and_after_a_resume(size):
   """A batch may need several blocks and epochs; no draw comes twice."""
   make = functools.partial(of_simulator, gaussian, num_examples=size)
   whole = batches(make(fresh=True), slice(None), range(6))
-  np.testing.assert_array_equal(whole[3:], batches(make(fresh=True), slice(None), range(3, 6)))
+  assert_array_equal(whole[3:], batches(make(fresh=True), slice(None), range(3, 6)))
   hosts = [batches(make(fresh=True), rows, range(6)) for rows in (slice(350), slice(350, 700))]
-  np.testing.assert_array_equal(np.concatenate(hosts, axis=1), whole)
+  assert_array_equal(np.concatenate(hosts, axis=1), whole)
   drawn = np.concatenate(whole)
   assert len(np.unique(drawn[:, 0])) == 4200
   assert not np.isin(pipeline.batch_at(make(fresh=True), 700, 6, 0)['x'], drawn).any()
@@ -120,7 +121,7 @@ def test_joint_simulations_are_one_vector():
     both = np.concatenate([arrays['x'], arrays['context']], axis=1)
     found = joint.read(np.arange(1500))
     assert [*found] == ['x']
-    np.testing.assert_array_equal(found['x'], both)
+    assert_array_equal(found['x'], both)
     low, high = (-9.0, -9.0), (9.0, 9.0)
     assert joint.facts == Facts(ArraySpec((3,), low=low, high=high))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.data import simulations as kept
 from diffusion_jax.data.simulated import of_simulator
@@ -62,7 +63,7 @@ def read(module, folder, simulate=None, **fields):
 
 def assert_same(a, b):
   for name in a:
-    np.testing.assert_array_equal(a[name], b[name])
+    assert_array_equal(a[name], b[name])
 
 
 def test_each_simulation_runs_once(module, tmp_path, capsys):
@@ -74,7 +75,7 @@ def test_each_simulation_runs_once(module, tmp_path, capsys):
   assert_same(first, read(decay, tmp_path))
   assert_same(read(decay, tmp_path, num_examples=200), {name: x[:180] for name, x in first.items()})
   joint = read(decay, tmp_path, joint=True)['x']
-  np.testing.assert_array_equal(joint, np.concatenate([*first.values()], 1))
+  assert_array_equal(joint, np.concatenate([*first.values()], 1))
   assert 'NaN' not in capsys.readouterr().out
   assert len(calls_of(tmp_path / 'calls')) == 3
   more = read(decay, tmp_path, num_examples=300)  # the last block had 50
@@ -121,7 +122,7 @@ def test_functions_that_one_function_returns_are_not_kept(tmp_path):
     return of_simulator(shifted(by), num_examples=90, kept_in=tmp_path).read(np.arange(90))['x']
 
   assert abs(read(0.0).mean()) < 1.0 < read(9.0).mean()
-  np.testing.assert_array_equal(read(9.0), read(9.0))
+  assert_array_equal(read(9.0), read(9.0))
   assert not [*tmp_path.iterdir()]
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_diabetes, load_digits
 
 from diffusion_jax.data import small_sets
@@ -29,15 +30,15 @@ def test_diabetes_is_scikit_learns_in_its_own_units():
   context, x = load_diabetes(return_X_y=True, scaled=False)
   for split in ('train', 'test'):
     rows, source = random_part(442, split, 0.1, ''), small_sets.diabetes(split)
-    np.testing.assert_array_equal(source.x[:, 0], x[rows])
-    np.testing.assert_array_equal(source.context, context[rows])
+    assert_array_equal(source.x[:, 0], x[rows])
+    assert_array_equal(source.context, context[rows])
 
 
 def test_turned_digits_are_a_quarter_further_anticlockwise():
   """The top row becomes the left column, from the bottom to the top."""
   upright, turned = small_sets.digits(), small_sets.digits(quarter_turns=1)
-  np.testing.assert_array_equal(turned.x[:, ::-1, 0], upright.x[:, 0])
-  np.testing.assert_array_equal(turned.label, upright.label)
+  assert_array_equal(turned.x[:, ::-1, 0], upright.x[:, 0])
+  assert_array_equal(turned.label, upright.label)
 
 
 @pytest.mark.parametrize('shape', [(32, 32, 3), (8, 16, 1)])
@@ -45,7 +46,7 @@ def test_synthetic_pictures(shape):
   train, test = (small_sets.synthetic(s, shape, 4, 40) for s in ('train', 'test'))
   assert train.x.shape == (40, *shape) and train.x.dtype == np.uint8
   assert np.bincount(train.label).tolist() == [10] * 4
-  np.testing.assert_array_equal(train.x, small_sets.synthetic('train', shape, 4, 40).x)
+  assert_array_equal(train.x, small_sets.synthetic('train', shape, 4, 40).x)
   assert (train.x != test.x).any()
 
 
@@ -68,5 +69,5 @@ def test_points_of_a_plane_have_their_moments(points, mean, variance):
   train, test = (points(split, 40_000).x for split in ('train', 'test'))
   spread = 5.0 * np.sqrt(np.array(variance) / len(train))
   assert np.all(np.abs(train.mean(axis=0) - mean) < spread)
-  np.testing.assert_allclose(train.var(axis=0), variance, rtol=0.03)
+  assert_allclose(train.var(axis=0), variance, rtol=0.03)
   assert not np.array_equal(train, test)

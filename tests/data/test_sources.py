@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.data import npz, pipeline, small_sets, sources, splits
 from diffusion_jax.data.spec import ArraySpec
@@ -11,13 +12,13 @@ def test_two_levels_are_the_halves_of_any_others():
   index = np.array([5, 0, 7])
   images, labels = halves.read(index).values()
   expected, same = whole.read(index).values()
-  np.testing.assert_array_equal(images, np.where(expected > 8, 1, 0))
-  np.testing.assert_array_equal(labels, same)
+  assert_array_equal(images, np.where(expected > 8, 1, 0))
+  assert_array_equal(labels, same)
   assert images.dtype == np.uint8 and halves.in_memory
   assert halves.facts == sources.Facts(ArraySpec((8, 8, 1), 2), 10) and len(halves) == 360
   every = sources.ArraySource(np.arange(256, dtype=np.uint8).reshape(-1, 1, 1, 1))
   images = sources.Binarized(every, 'threshold').read(np.arange(256))['x']
-  np.testing.assert_array_equal(images.ravel(), np.repeat([0, 1], 128))
+  assert_array_equal(images.ravel(), np.repeat([0, 1], 128))
 
 
 def test_binarized_images_are_drawn_once_and_anew_in_each_epoch():
@@ -26,9 +27,9 @@ def test_binarized_images_are_drawn_once_and_anew_in_each_epoch():
   source = sources.Binarized(whole)
   index = np.array([5, 0, 7, 5])
   x, labels = source.read(index).values()
-  np.testing.assert_array_equal(x, source.read(index)['x'])
-  np.testing.assert_array_equal(x[0], x[3])
-  np.testing.assert_array_equal(labels, whole.read(index)['label'])
+  assert_array_equal(x, source.read(index)['x'])
+  assert_array_equal(x[0], x[3])
+  assert_array_equal(labels, whole.read(index)['label'])
   draws = 4000
   rows = np.full(draws, 7)
   drawn = source.redrawn(3, np.arange(draws)).read(rows)['x']
@@ -47,7 +48,7 @@ def test_batches_of_binarized_images_follow_from_seed_and_epoch():
   whole = pipeline.batch_at(source, 100, 0, 3)['x']
   assert set(np.unique(whole)) == {-1, 1}
   part = pipeline.batch_at(source, 100, 0, 3, rows=slice(50, 75))['x']
-  np.testing.assert_array_equal(part, whole[50:75])
+  assert_array_equal(part, whole[50:75])
   first, second = (np.sum(pipeline.batch_at(source, 360, 0, epoch)['x']) for epoch in range(2))
   assert first != second
 
@@ -64,10 +65,10 @@ def test_statistics_are_those_of_the_last_axis():
   assert source.facts.x == ArraySpec((3,))  # not yet measured
   facts = sources.measured(source)
   x, context = np.float64(source.x), source.context.reshape(-1, 2)
-  np.testing.assert_allclose(facts.x.mean, x.mean(axis=0), rtol=1e-12)
-  np.testing.assert_allclose(facts.x.std, x.std(axis=0), rtol=1e-6)
-  np.testing.assert_allclose(facts.context.mean, context.mean(axis=0))
-  np.testing.assert_allclose(facts.context.std, context.std(axis=0))
+  assert_allclose(facts.x.mean, x.mean(axis=0), rtol=1e-12)
+  assert_allclose(facts.x.std, x.std(axis=0), rtol=1e-6)
+  assert_allclose(facts.context.mean, context.mean(axis=0))
+  assert_allclose(facts.context.std, context.std(axis=0))
   digits = small_sets.digits()
   assert sources.measured(digits) == digits.facts  # levels need no statistics
 
@@ -88,17 +89,17 @@ def test_statistics_see_rows_that_come_in_turn(period, wrap, tmp_path):
     source = source if wrap == 'memory' else splits.Part(source, np.arange(len(x)))
   facts = sources.measured(source)
   atol = 2.5 if wrap == 'disk' else 1e-9  # 5 standard errors of 10,000 rows
-  np.testing.assert_allclose([*facts.x.mean, *facts.x.std], [x.mean(), x.std()], 0, atol)
+  assert_allclose([*facts.x.mean, *facts.x.std], [x.mean(), x.std()], 0, atol)
   index = sources.some_of(source, 10_000)
   assert len({*index}) == 10_000 and np.all(np.diff(index) > 0) and index[-1] > 0.99 * len(x)
   assert abs(np.mean(index % period == 0) - 1 / period) < 4.5 * 0.005
-  np.testing.assert_array_equal(index, sources.some_of(source, 10_000))
+  assert_array_equal(index, sources.some_of(source, 10_000))
 
 
 def test_numbers_that_change_in_one_row_change():
   x = np.zeros((20_001, 2))
   x[:, 0], x[1, 1] = np.arange(20_001), 1.0
-  np.testing.assert_allclose(sources.measured(sources.ArraySource(x)).x.std, x.std(axis=0))
+  assert_allclose(sources.measured(sources.ArraySource(x)).x.std, x.std(axis=0))
   x[1, 1] = np.nan
   with pytest.raises(ValueError, match='x has numbers that are not finite'):
     sources.measured(sources.ArraySource(x))
@@ -147,10 +148,10 @@ def test_batches_of_numbers_are_standardised_by_the_facts():
   assert batch['x'].dtype == batch['context'].dtype == np.float32
   index = np.random.default_rng((0, 0, 0)).permutation(200)[24:32]
   x, context = source.x[index], source.context[index]
-  np.testing.assert_allclose(batch['x'], (x - facts.x.mean) / facts.x.std, atol=2e-6)
-  np.testing.assert_allclose(
+  assert_allclose(batch['x'], (x - facts.x.mean) / facts.x.std, atol=2e-6)
+  assert_allclose(
     batch['context'], (context - facts.context.mean) / facts.context.std, rtol=1e-5, atol=1e-6
   )
-  np.testing.assert_array_equal(plain['context'], np.float32(context))
+  assert_array_equal(plain['context'], np.float32(context))
   half = pipeline.batch_at(source, 8, 0, 3, rows=slice(2, 4), facts=facts)
-  np.testing.assert_array_equal(half['x'], batch['x'][2:4])
+  assert_array_equal(half['x'], batch['x'][2:4])

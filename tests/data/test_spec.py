@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.data.spec import ArraySpec
 
@@ -17,19 +18,19 @@ def test_levels_fill_minus_one_to_one_and_are_written_in_0_to_255(levels):
   level = np.arange(levels, dtype=np.uint8)
   x = values.encode(level)
   assert x.dtype == np.float32
-  np.testing.assert_allclose(x, np.linspace(-1.0, 1.0, levels), atol=1e-6)
+  assert_allclose(x, np.linspace(-1.0, 1.0, levels), atol=1e-6)
   shown = values.decode(x)
   assert shown.dtype == np.uint8
-  np.testing.assert_array_equal(shown, np.rint(level * (255 / (levels - 1))))
+  assert_array_equal(shown, np.rint(level * (255 / (levels - 1))))
   again = values.decode(values.written.encode(shown))
-  np.testing.assert_array_equal(again, shown)  # what files have
+  assert_array_equal(again, shown)  # what files have
   assert values.log_det == 0.0 and values.written.levels == 256
 
 
 def test_levels_are_rounded_to_the_nearest_and_clipped():
   x = np.array([-3.0, -0.9, -0.06, 0.06, 0.95, 7.0])
   expected = np.array([0, 0, 1, 1, 2, 2]) * 127.5
-  np.testing.assert_array_equal(ArraySpec((6,), 3).decode(x), np.rint(expected))
+  assert_array_equal(ArraySpec((6,), 3).decode(x), np.rint(expected))
 
 
 def test_pictures_and_texts():
@@ -51,7 +52,7 @@ def test_a_program_has_the_same_units(values):
   data = np.full((3, *values.shape), 5.0)
   a, b = values.affine
   assert a.ndim == b.ndim == data.ndim  # for strict promotion of ranks
-  np.testing.assert_allclose(a + b * values.encode(data), data, rtol=1e-5)
+  assert_allclose(a + b * values.encode(data), data, rtol=1e-5)
 
 
 @given(st.integers(0, 2**31), st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
@@ -61,26 +62,26 @@ def test_real_numbers_come_back_in_their_units(seed, mean, std):
   x = mean + std * np.random.default_rng(seed).normal(size=(3, 5, 1))
   z = values.encode(x)
   assert z.dtype == np.float32
-  np.testing.assert_allclose(z, (x - mean) / std, rtol=1e-6, atol=1e-6)
+  assert_allclose(z, (x - mean) / std, rtol=1e-6, atol=1e-6)
   found = values.decode(z)
   if abs(mean) > 1e3 * std:
     assert found.dtype == np.float64
-    np.testing.assert_allclose(found, x, rtol=0, atol=1e-6 * std)
+    assert_allclose(found, x, rtol=0, atol=1e-6 * std)
   else:
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, x, rtol=1e-6, atol=1e-6 * std)
+    assert_allclose(found, x, rtol=1e-6, atol=1e-6 * std)
 
 
 def test_each_number_of_the_last_axis_has_its_unit():
   x = np.random.default_rng(0).normal(size=(1000, 4, 2))
   x = x * ODD.std + ODD.mean
   z = ODD.encode(x)
-  np.testing.assert_allclose(z.mean(axis=(0, 1)), 0.0, atol=0.06)
-  np.testing.assert_allclose(z.std(axis=(0, 1)), 1.0, atol=0.05)
+  assert_allclose(z.mean(axis=(0, 1)), 0.0, atol=0.06)
+  assert_allclose(z.std(axis=(0, 1)), 1.0, atol=0.05)
   assert (np.abs(ODD.decode(z) - x) / ODD.std).max() < 1e-6
   plain = ArraySpec((4, 2))  # no statistics: as it is
-  np.testing.assert_array_equal(plain.encode(x), x.astype(np.float32))
-  np.testing.assert_array_equal(plain.decode(plain.encode(x)), np.float32(x))
+  assert_array_equal(plain.encode(x), x.astype(np.float32))
+  assert_array_equal(plain.decode(plain.encode(x)), np.float32(x))
   assert plain.written == plain and plain.log_det == 0.0
 
 
@@ -90,11 +91,11 @@ def test_log_det_is_that_of_decode():
   jacobian = jax.jacobian(lambda z: z * std + mean)(jnp.zeros(6))
   ours = [values.decode(z.reshape(3, 2)).ravel() for z in np.eye(6)]
   found = np.stack(ours, axis=1) - values.decode(np.zeros((3, 2))).ravel()[:, None]
-  np.testing.assert_allclose(found, jacobian, rtol=1e-4)
+  assert_allclose(found, jacobian, rtol=1e-4)
   _, expected = np.linalg.slogdet(np.asarray(jacobian, np.float64))
-  np.testing.assert_allclose(values.log_det, expected, rtol=1e-6)
+  assert_allclose(values.log_det, expected, rtol=1e-6)
   one, two = (ArraySpec((3, 2), 0, n * (0.3,), n * (0.02,)) for n in (1, 2))
-  np.testing.assert_allclose(one.log_det, two.log_det)  # one number for all
+  assert_allclose(one.log_det, two.log_det)  # one number for all
 
 
 def test_inside_is_a_closed_box_of_the_last_axis():

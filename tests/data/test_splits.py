@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.data import pipeline, small_sets, sources
 from diffusion_jax.data.splits import Part, random_part, validation_part
@@ -13,14 +14,14 @@ def test_a_fraction_of_a_permutation_is_for_tests():
   """The order is that of docs/data.md, and no row is lost."""
   train, test = (random_part(30, split, 0.2, 'a set') for split in ('train', 'test'))
   order = np.random.default_rng(0).permutation(30)
-  np.testing.assert_array_equal(test, np.sort(order[:6]))
-  np.testing.assert_array_equal(train, np.sort(order[6:]))
+  assert_array_equal(test, np.sort(order[:6]))
+  assert_array_equal(train, np.sort(order[6:]))
 
 
 def test_the_seed_draws_the_validation_part():
   parts = [validation_part(30, split, 0.2, 0) for split in ('validation', 'train')]
   assert [*map(len, parts)] == [6, 24]
-  np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(30))
+  assert_array_equal(np.sort(np.concatenate(parts)), np.arange(30))
   others = [validation_part(30, 'validation', 0.2, seed) for seed in range(1000)]
   counts = np.bincount(np.ravel(others), minlength=30)  # binomial, of 1000 and 0.2
   assert np.abs(counts - 200).max() < 5 * np.sqrt(160)
@@ -32,10 +33,10 @@ def test_a_part_reads_its_rows_and_has_a_sum_of_its_own():
   assert part.facts == DIGITS.facts and part.in_memory and len(part) == 3
   read, whole = part.read(np.array([2, 0])), DIGITS.read(np.array([8, 3]))
   for name, array in whole.items():
-    np.testing.assert_array_equal(read[name], array)
+    assert_array_equal(read[name], array)
   assert part.checksum() != Part(DIGITS, rows[:2]).checksum() != DIGITS.checksum()
   assert not Part(object(), rows).checksum()
-  np.testing.assert_array_equal(
+  assert_array_equal(
     pipeline.batch_at(part, 3, 0, 2)['label'],
     DIGITS.label[rows[np.random.default_rng((0, 0, 2)).permutation(3)]],
   )
@@ -47,12 +48,12 @@ def test_a_part_keeps_the_order_and_the_draws_of_its_source():
   source = sources.Binarized(DIGITS)
   source.order = lambda rng: np.arange(360)[::-1]
   part = Part(source, rows)
-  np.testing.assert_array_equal(part.order(None), np.arange(180)[::-1])
+  assert_array_equal(part.order(None), np.arange(180)[::-1])
   assert part.order is part.order  # `pipeline` keeps permutations by it
   batch = pipeline.batch_at(part, 180, 5, 3)
   redrawn = source.redrawn(5, np.full(180, 3)).read(rows[::-1])
-  np.testing.assert_array_equal(batch['x'], 2.0 * redrawn['x'] - 1.0)
-  np.testing.assert_array_equal(batch['label'], redrawn['label'])
+  assert_array_equal(batch['x'], 2.0 * redrawn['x'] - 1.0)
+  assert_array_equal(batch['label'], redrawn['label'])
 
 
 @pytest.mark.parametrize('fraction, part', [(0.0, 'validation part'), (0.9, 'training')])

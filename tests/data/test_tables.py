@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from numpy.testing import assert_array_equal
 from sklearn.datasets import load_wine
 
 from diffusion_jax.data import tables
@@ -47,7 +48,7 @@ def delimited(text, mark):
 def test_columns_are_numbers_categories_and_classes(tmp_path, mark, encoding):
   path = write(tmp_path / 'a.csv', delimited(HOUSES, mark), encoding=encoding)
   source = csv_table(path, ('price', 'rooms'), label='kind')
-  np.testing.assert_array_equal(source.x, [[1.5, 3], [-2000, 4], [0.25, 5], [7, 6]])
+  assert_array_equal(source.x, [[1.5, 3], [-2000, 4], [0.25, 5], [7, 6]])
   assert source.context is None and source.facts.x.names == ('price', 'rooms')
   source = csv_table(path, ('price',), **FIELDS)
   assert source.facts.class_names == ('flat', 'house') and source.label.tolist() == [0, 1, 0, 0]
@@ -56,7 +57,7 @@ def test_columns_are_numbers_categories_and_classes(tmp_path, mark, encoding):
     *('zip, code=9', 'zip, code=10', 'zip, code=100'),
   )
   one_hot = [[3, 0, 1, 0, 0, 1, 0], [4, 1, 0, 0, 1, 0, 0], [5, 0, 0, 1, 0, 1, 0]]
-  np.testing.assert_array_equal(source.context, [*one_hot, [6, 0, 1, 0, 0, 0, 1]])
+  assert_array_equal(source.context, [*one_hot, [6, 0, 1, 0, 0, 0, 1]])
   facts = measured(source)
   assert facts.context.mean == (4.5, *6 * (0.0,)) and facts.context.std[1:] == 6 * (1.0,)
 
@@ -70,13 +71,13 @@ def test_the_rest_and_the_splits(tmp_path):
   ]
   test = csv_table(path, ('price',), 'test', **FIELDS, test_fraction=0.5)
   whole = csv_table(path, ('price',), **FIELDS)
-  np.testing.assert_array_equal(test.context, whole.context[random_part(4, 'test', 0.5, '')])
+  assert_array_equal(test.context, whole.context[random_part(4, 'test', 0.5, '')])
   other = write(tmp_path / 'b.csv', 'kind;zip, code;price;city;rooms\nhouse;9;1;Chur;2\n')
   fields = {**FIELDS, 'test_path': str(other)}
   assert len(csv_table(path, ('price',), **fields)) == 4
   test = csv_table(path, ('price',), 'test', **fields)
   assert test.x == [[1]] and test.label == [1] and test.facts.class_names == ('flat', 'house')
-  np.testing.assert_array_equal(test.context, [[2, 0, 0, 1, 1, 0, 0]])
+  assert_array_equal(test.context, [[2, 0, 0, 1, 1, 0, 0]])
 
 
 def test_a_table_of_scikit_learn(tmp_path):
@@ -89,8 +90,8 @@ def test_a_table_of_scikit_learn(tmp_path):
     writer.writerows([i, *map(float, row), kind] for i, (row, kind) in enumerate(rows))
   source = csv_table(tmp_path / 'wine.csv', ('alcohol',), context=('rest',), label='class')
   assert source.context is not None
-  np.testing.assert_array_equal(np.hstack([source.x, source.context]), wine.data)
-  np.testing.assert_array_equal(source.label, wine.target)
+  assert_array_equal(np.hstack([source.x, source.context]), wine.data)
+  assert_array_equal(source.label, wine.target)
   assert source.facts.class_names == tuple(wine.target_names)
 
 
@@ -106,7 +107,7 @@ def test_numbers_and_names_come_back(tmp_path_factory, columns):
   write(path, as_csv(texts_of(columns, x)))
   cells = read_cells(path)
   assert [*cells.columns] == [*columns]
-  np.testing.assert_array_equal(numbers(cells, [*columns]), x)
+  assert_array_equal(numbers(cells, [*columns]), x)
 
 
 MARKS = r"""
@@ -184,7 +185,7 @@ def test_missing_values(tmp_path, capsys, text):
   assert 'a.csv: 3 of 5 rows lack a value and are left out' in capsys.readouterr().out
   own = csv_table(path, ('x',), context=('k',), categories=('k',), drop_missing=True)
   assert own.facts.context.names == ('k=NA', 'k=u', 'k=v')
-  np.testing.assert_array_equal(own.context, np.eye(3)[[1, 0, 2, 0]])
+  assert_array_equal(own.context, np.eye(3)[[1, 0, 2, 0]])
   assert np.isnan(numbers(read_cells(path), ['x'], blank=True)[:, 0]).tolist() == [0, 0, 0, 1, 0]
 
 
@@ -194,9 +195,9 @@ def test_spellings_of_a_value_are_one_class(tmp_path, capsys):
   fields = {'context': ('c',), 'label': 'b', 'test_path': str(other)}
   train, test = (csv_table(path, ('a',), split, **fields) for split in ('train', 'test'))
   assert train.facts.class_names == ('0', '1') and train.label.tolist() == [0, 1, 0, 1]
-  np.testing.assert_array_equal(train.context, np.eye(2)[[1, 1, 0, 0]])
+  assert_array_equal(train.context, np.eye(2)[[1, 1, 0, 0]])
   assert test.label.tolist() == [1, 0]
-  np.testing.assert_array_equal(test.context, np.eye(2)[[1, 0]])
+  assert_array_equal(test.context, np.eye(2)[[1, 0]])
   assert f"{path}: column 'b' has 2 categories: 0, 1\n" in capsys.readouterr().out
 
 
@@ -208,13 +209,13 @@ def test_points_between_thousands(tmp_path, texts, is_ambiguous):
   columns = {'a': texts.split(), 'b': range(len(texts.split()))}
   path = write(tmp_path / 'a.csv', as_csv(columns))
   exact = np.array(texts.split(), float)
-  np.testing.assert_array_equal(numbers(read_cells(path), ['a'])[:, 0], exact)
+  assert_array_equal(numbers(read_cells(path), ['a'])[:, 0], exact)
   write(path, as_csv(columns).replace(',', ';'))
   if is_ambiguous:
     with one_line("row 2, column 'a': '1.250' may be 1250 or 1.25, since"):
       numbers(read_cells(path), ['a'])
   else:
-    np.testing.assert_array_equal(numbers(read_cells(path), ['a'])[:, 0], exact)
+    assert_array_equal(numbers(read_cells(path), ['a'])[:, 0], exact)
 
 
 def test_a_category_for_almost_every_row_is_refused(tmp_path):
@@ -244,18 +245,16 @@ def test_rows_in_memory_are_read_as_those_of_a_file(tmp_path):
   """By the names of their columns, in any order; another column is left out."""
   (tmp_path / 'a.csv').write_text('rooms,floor area,city,x\n3,80.5,Old Town,1\n2,60,Old Town,2\n')
   expected = tables.read_rows(tmp_path / 'a.csv', SPEC)
-  np.testing.assert_array_equal(expected, WANTED)
+  assert_array_equal(expected, WANTED)
   cells = {'rooms': np.array([3, 2]), 'x': 'a', 'floor area': [80.5, 60.0], 'city': 'Old Town'}
   kinds = [('floor area', float), ('city', 'U8'), ('rooms', int)]
   array = np.array([(80.5, 'Old Town', 3), (60.0, 'Old Town', 2)], kinds)
   for rows in (cells, Frame(cells), array, WANTED, np.float32(WANTED)):
-    np.testing.assert_array_equal(tables.rows_of(rows, SPEC, 'y'), expected)
+    assert_array_equal(tables.rows_of(rows, SPEC, 'y'), expected)
   for row in (array[0], WANTED[0], {**cells, 'rooms': 3, 'floor area': np.float32(80.5)}):
-    np.testing.assert_array_equal(tables.rows_of(row, SPEC, 'y'), expected[:1])
+    assert_array_equal(tables.rows_of(row, SPEC, 'y'), expected[:1])
   numbers, one = SPEC._replace(shape=(1,), names=('a',)), {'a': [1.5, None, np.nan]}
-  np.testing.assert_array_equal(
-    tables.rows_of(one, numbers, 'y', blank=True), [[1.5], [np.nan], [np.nan]]
-  )
+  assert_array_equal(tables.rows_of(one, numbers, 'y', blank=True), [[1.5], [np.nan], [np.nan]])
 
 
 def test_unsuitable_rows_in_memory():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.data import prepare, tfds_sources
 from tests.data import archives
@@ -25,8 +26,8 @@ def test_what_tfds_prepared_is_read_and_gives_the_same_batches(by_tfds, tmp_path
   source = tfds_sources.cifar10('train', by_tfds[0])
   assert pairs(source.x, source.label) == pairs(*written['train'])
   ours = tfds_sources.cifar10('train', tmp_path)
-  np.testing.assert_array_equal(ours.x, source.x)
-  np.testing.assert_array_equal(ours.label, source.label)
+  assert_array_equal(ours.x, source.x)
+  assert_array_equal(ours.label, source.label)
 
 
 def test_tensorflow_is_not_needed(by_tfds, tmp_path, manual):
@@ -104,7 +105,7 @@ def test_a_damaged_record_file_is_named(by_tfds, tmp_path):
     source = tfds_sources.tfds('train', 'cifar10', (32, 32, 3), data_dir=tmp_path)
     try:
       source.read(np.arange(15))
-      np.testing.assert_array_equal(tfds_sources.cifar10('train', tmp_path).x, whole)
+      assert_array_equal(tfds_sources.cifar10('train', tmp_path).x, whole)
     except ValueError as error:
       assert 'cifar10/3.0.2 is damaged; delete it' in str(error)
       named += 1

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.testing import assert_array_equal
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
@@ -33,7 +34,7 @@ def test_every_crop_of_every_photo_once(two):
   order = np.random.default_rng(1).permutation(len(source))
   (images,) = source.read(order).values()
   assert images.dtype == np.uint8
-  np.testing.assert_array_equal(images, expected[order])
+  assert_array_equal(images, expected[order])
 
 
 def test_the_photos_of_scikit_learn_are_the_default():
@@ -42,8 +43,8 @@ def test_the_photos_of_scikit_learn_are_the_default():
   china = load_sample_image('china.jpg')
   flower = load_sample_image('flower.jpg')
   first, last = source.read(np.array([0, len(source) - 1]))['x']
-  np.testing.assert_array_equal(first, china[:32, :32])
-  np.testing.assert_array_equal(last, flower[-32:, -32:])
+  assert_array_equal(first, china[:32, :32])
+  assert_array_equal(last, flower[-32:, -32:])
 
 
 def test_the_test_split_is_the_right_hand_part(two):
@@ -55,7 +56,7 @@ def test_the_test_split_is_the_right_hand_part(two):
   right = [arrays[0][:, 8:], arrays[1][:, 4:]]
   for source, parts in ((train, left), (test, right)):
     found = source.read(np.arange(len(source)))['x']
-    np.testing.assert_array_equal(found, cut_by_hand(parts, 4, 2))
+    assert_array_equal(found, cut_by_hand(parts, 4, 2))
 
 
 def test_shrinking_averages_squares(tmp_path):
@@ -67,7 +68,7 @@ def test_shrinking_averages_squares(tmp_path):
     source = photos.photos([str(tmp_path / 'a.png')], 'train', (3, 4, channels), shrink=2)
     assert len(source) == 1
     image = source.read(np.array([0]))['x'][0]
-    np.testing.assert_array_equal(image, np.repeat(blocks + 2, channels, -1))
+    assert_array_equal(image, np.repeat(blocks + 2, channels, -1))
 
 
 def test_mistakes_are_one_line_each(two, tmp_path):

@@ -3,6 +3,7 @@ import re
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.data import pipeline, text
 from diffusion_jax.demos import shapes
@@ -38,7 +39,7 @@ def test_a_picture_is_a_function_of_its_index():
   assert (images.shape, images.dtype) == ((4, 16, 16, 3), np.uint8)
   for i, image, sentence in zip(index, images, texts, strict=True):
     other = again.read(np.array([i]))
-    np.testing.assert_array_equal(image, other['x'][0])
+    assert_array_equal(image, other['x'][0])
     assert other['text'] == [sentence]
   assert not (images[0] == images[1]).all()
   test = shapes.shapes('test', num_pictures=100).read(np.array([3]))['x']
@@ -105,5 +106,5 @@ def test_a_batch_has_the_tokens_of_its_pictures():
     (i,) = np.flatnonzero(np.abs(scaled - image).max(axis=(1, 2, 3)) < 1e-6)
     assert texts[i] == sentence
   part = pipeline.batch_at(source, 8, 0, 3, rows=slice(4, 6), text_length=50)
-  np.testing.assert_array_equal(part['text'], batch['text'][4:6])
+  assert_array_equal(part['text'], batch['text'][4:6])
   assert 'text' not in pipeline.batch_at(source, 8, 0, 3)

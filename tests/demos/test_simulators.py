@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.integrate import solve_ivp
 from scipy.linalg import block_diag
 from scipy.stats import binom, norm
@@ -53,7 +54,7 @@ def test_two_moons_simulates_what_its_posterior_is_of():
   assert len(x) > 500
   error = np.abs(x.mean(0) - exact.mean(0)) / (exact.std(0) / len(x) ** 0.5)
   assert error.max() < 5
-  np.testing.assert_allclose(x.std(0), exact.std(0), rtol=0.1)
+  assert_allclose(x.std(0), exact.std(0), rtol=0.1)
 
 
 @pytest.mark.parametrize('sides', [(5,), (3, 4), (2, 3, 2)])
@@ -103,7 +104,7 @@ def test_a_uniform_prior_fills_its_box(name, high):
   assert np.abs(x).max() <= high
   assert_normal(x * 3**0.5 / high)  # of variance 1, and flat
   low, top = np.quantile(x / high, [0.01, 0.99], axis=0)
-  np.testing.assert_allclose([-low, top], 0.98, atol=0.01)
+  assert_allclose([-low, top], 0.98, atol=0.01)
 
 
 def test_the_noise_of_vectors_is_what_the_benchmark_says():
@@ -130,14 +131,14 @@ def test_a_spike_has_the_log_odds_of_its_filter():
   assert_normal(x @ block_diag(0.5**0.5, f).T)
   v = simulators.stimulus_matrix()
   noise = v[:, 1]
-  np.testing.assert_array_equal(v[:, 0], 1.0)
+  assert_array_equal(v[:, 0], 1.0)
   for delay in range(9):
-    np.testing.assert_array_equal(v[delay:, 1 + delay], noise[: 100 - delay])
+    assert_array_equal(v[delay:, 1 + delay], noise[: 100 - delay])
     assert not v[:delay, 1 + delay].any()
   p = 1 / (1 + np.exp(-x @ v.T))
   error = (y - p @ v) / np.sqrt((p * (1 - p)) @ v**2)
   assert np.abs(error.mean(axis=0)).max() < 5 / N**0.5
-  np.testing.assert_allclose((error**2).mean(axis=0), 1.0, atol=0.06)
+  assert_allclose((error**2).mean(axis=0), 1.0, atol=0.06)
   assert np.all(y[:, 0] == np.rint(y[:, 0])) and 0 <= y[:, 0].min()
 
 
@@ -157,7 +158,7 @@ def test_the_solutions_are_those_of_scipy():
       return [a * y[0] - b * y[0] * y[1], d * y[0] * y[1] - c * y[1]]
 
     exact = scipy_solution(predation, [30, 1], 2.1 * np.arange(10))
-    np.testing.assert_allclose(curve, exact, rtol=5e-3, atol=1e-4)
+    assert_allclose(curve, exact, rtol=5e-3, atol=1e-4)
   x = simulated('sir', FEW)[0]
   found = np.exp(simulators.infected(x))[:4]
   for (b, g), curve in zip(np.exp(x[:4]), found, strict=True):
@@ -166,7 +167,7 @@ def test_the_solutions_are_those_of_scipy():
       return [-b * y[0] * y[1] / 1e6, b * y[0] * y[1] / 1e6 - g * y[1]]
 
     exact = scipy_solution(epidemic, [1e6 - 1, 1], np.arange(0, 154, 17))
-    np.testing.assert_allclose(curve, exact[1, 1:] / 1e6, rtol=1e-3)
+    assert_allclose(curve, exact[1, 1:] / 1e6, rtol=1e-3)
 
 
 def test_epidemics_and_populations_are_observed_with_noise():
@@ -178,7 +179,7 @@ def test_epidemics_and_populations_are_observed_with_noise():
   x, y = simulated('sir', n)
   assert_normal((x - np.log([0.4, 0.125])) / [0.5, 0.2])
   counts, p = np.expm1(y), np.exp(simulators.infected(x))
-  np.testing.assert_allclose(counts, np.rint(counts), atol=1e-9)
+  assert_allclose(counts, np.rint(counts), atol=1e-9)
   below = binom.cdf(np.rint(counts) - 1, 1000, p)
   at = binom.pmf(np.rint(counts), 1000, p)
   level = below + at * np.random.default_rng(1).uniform(size=at.shape)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.demos import whiteness
 
@@ -23,7 +24,7 @@ def test_a_wave_has_its_power_at_its_frequency():
   waves = np.bincount(
     np.rint(np.hypot(*np.meshgrid(*[np.fft.fftfreq(64) * 64] * 2))).astype(int).ravel()
   )
-  np.testing.assert_allclose(power[peak] * waves[8], 2 * 64**2 / 4)
+  assert_allclose(power[peak] * waves[8], 2 * 64**2 / 4)
   assert power[peak] > 1e6 * np.delete(power, peak).max()
 
 
@@ -31,11 +32,11 @@ def test_distance_is_within_its_error_of_the_closed_form():
   z = np.random.default_rng(1).uniform(-1, 1, (20, 20))
   found = whiteness.distance_to_noise(z, 400)
   exact = np.sum(z**2) + 400
-  np.testing.assert_allclose(found['closed_form'], exact)
+  assert_allclose(found['closed_form'], exact)
   assert abs(found['mean'] - exact) < 5 * found['standard_error']
   # Var |eps - z|^2 = 2 D + 4 |z|^2
   expected = np.sqrt((2 * 400 + 4 * np.sum(z**2)) / 400)
-  np.testing.assert_allclose(found['standard_error'], expected, rtol=0.2)
+  assert_allclose(found['standard_error'], expected, rtol=0.2)
 
 
 def test_correlation_is_numpys():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.interop import dinov2, features
 from diffusion_jax.interop.features import Features, load_features
@@ -31,8 +32,8 @@ def toy(params, x):
 def test_features_of_any_number_of_images_in_order(count, batch_size):
   found = Features(toy, np.float32(2.0), {}, batch_size)(images(count))
   x = images(count).astype(np.float64)
-  np.testing.assert_allclose(found['features'], 2.0 * x.mean(axis=(1, 2)), rtol=1e-6)
-  np.testing.assert_array_equal(found['logits'], x[:, 0, 0])
+  assert_allclose(found['features'], 2.0 * x.mean(axis=(1, 2)), rtol=1e-6)
+  assert_array_equal(found['logits'], x[:, 0, 0])
   assert {a.dtype for a in found.values()} == {np.dtype(np.float32)}
 
 
@@ -92,7 +93,7 @@ def test_features_of_a_file_and_their_protocol(folder, monkeypatch):
     return network.apply({'params': params}, x)
 
   expected = apply(params, images(4, 1))['features']
-  np.testing.assert_allclose(found(images(4, 1))['features'], expected, atol=1e-4)
+  assert_allclose(found(images(4, 1))['features'], expected, atol=1e-4)
 
 
 def test_files_are_checked_and_converted(folder, capsys):
@@ -101,7 +102,7 @@ def test_files_are_checked_and_converted(folder, capsys):
   assert f'{file}: dinov2, ' in capsys.readouterr().out
   before, after = map(safetensors.numpy.load_file, (file, target))
   assert set(before) == set(after) == set(SHAPES)
-  jax.tree.map(np.testing.assert_array_equal, before, after)
+  jax.tree.map(assert_array_equal, before, after)
 
 
 def test_a_wrong_file_ends_the_command_with_2():

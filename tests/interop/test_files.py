@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import serialization
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.interop import files
 from tests.damage import full_disk
@@ -27,7 +28,7 @@ ARRAYS = {
 def same(found, expected=ARRAYS):
   assert set(found) == set(expected)
   for name, array in expected.items():
-    np.testing.assert_array_equal(found[name], array)
+    assert_array_equal(found[name], array)
     assert np.asarray(found[name]).dtype == np.asarray(array).dtype
 
 
@@ -103,7 +104,7 @@ def test_a_header_of_any_length_is_safetensors(tmp_path, suffix):
   assert {n % 256 for n in lengths} == set(range(0, 256, 8))
   for length in lengths:
     path.write_bytes(header(text.ljust(length), b'\0\0\x80?\0\0\0\xc0'))
-    np.testing.assert_array_equal(files.read_tensors(path)['a'], [1.0, -2.0])
+    assert_array_equal(files.read_tensors(path)['a'], [1.0, -2.0])
 
 
 OTHER = ' cannot be read as | is a pickle that torch.save did not write'

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.interop import inception
 from diffusion_jax.interop.inception import is_graph, read_constants
@@ -56,7 +57,7 @@ NORM = {
   'running_mean': 'moving_mean',
   'running_var': 'moving_variance',
 }
-same = np.testing.assert_array_equal
+same = assert_array_equal
 
 
 @pytest.fixture(scope='module')
@@ -144,7 +145,7 @@ def test_a_short_list_ends_in_its_last_number(tmp_path, values, expected):
   message += wire.data(5, content) if values else b''
   (tmp_path / 'a').write_bytes(wire.constant('gamma', message))
   found = read_constants(tmp_path / 'a')['gamma']
-  np.testing.assert_array_equal(found, np.broadcast_to(expected, (2, 3)))
+  assert_array_equal(found, np.broadcast_to(expected, (2, 3)))
 
 
 def test_a_cut_file_is_refused_in_one_line(path):

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.interop import names
 from diffusion_jax.interop.names import CONV, LINEAR, SAME, Entry
@@ -35,14 +36,14 @@ def test_every_number_is_where_flax_has_it():
   assert k[4, 3, 2, 1] == theirs['conv.weight'][1, 2, 4, 3]
   back = names.write(TABLE, found)
   assert list(back) == [entry.theirs for entry in TABLE]
-  jax.tree.map(np.testing.assert_array_equal, back, theirs)
+  jax.tree.map(assert_array_equal, back, theirs)
 
 
 def test_a_convolution_of_one_pixel_is_read_as_a_linear_layer():
   theirs = tensors()
   expected = names.read(TABLE, theirs, SHAPES)
   theirs['fc.weight'] = theirs['fc.weight'][:, :, None, None]
-  jax.tree.map(np.testing.assert_array_equal, names.read(TABLE, theirs, SHAPES), expected)
+  jax.tree.map(assert_array_equal, names.read(TABLE, theirs, SHAPES), expected)
 
 
 def test_tensors_that_no_row_of_the_table_names():

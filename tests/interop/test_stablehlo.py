@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.interop import stablehlo
@@ -26,7 +27,7 @@ def test_a_sampler_is_run_by_its_script(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'argv', ['run.py', '4'])
   runpy.run_path('out/run.py')
-  np.testing.assert_array_equal(np.load('images.npy'), np.outer([4, 5, 6], [2.0, 3.0]))
+  assert_array_equal(np.load('images.npy'), np.outer([4, 5, 6], [2.0, 3.0]))
 
 
 def test_a_classifier_is_features_of_any_number_of_images(tmp_path):
@@ -35,7 +36,7 @@ def test_a_classifier_is_features_of_any_number_of_images(tmp_path):
   stablehlo.save_features(path, compute, (4, 2, 2, 3))
   images = np.arange(5 * 12, dtype=np.uint8).reshape(5, 2, 2, 3)
   found = stablehlo.load_features(path)(images)['features']
-  np.testing.assert_allclose(found, images.mean(axis=(1, 2)))
+  assert_allclose(found, images.mean(axis=(1, 2)))
   with pytest.raises(ValueError, match='reads images of 2x2x3, and these are 1x2x3'):
     stablehlo.load_features(path)(images[:, :1])
   path.write_bytes(path.read_bytes()[:-100])
@@ -58,11 +59,11 @@ def test_a_classifier_becomes_features(tmp_path):
   level = model.noisy.schedule()(0.0)
   expected = logits(level.alpha * (images / 127.5 - 1.0), level)
   assert np.ptp(expected) > 0.01
-  np.testing.assert_allclose(found['logits'], expected, rtol=1e-4, atol=1e-5)
+  assert_allclose(found['logits'], expected, rtol=1e-4, atol=1e-5)
   last = jax.device_get(params['network']['pool']['proj_out'])
   linear = found['features'] @ last['kernel'] + last['bias']
-  np.testing.assert_allclose(linear, expected, rtol=1e-4, atol=1e-5)
-  np.testing.assert_array_equal(found['predicted'], expected.argmax(axis=1))
+  assert_allclose(linear, expected, rtol=1e-4, atol=1e-5)
+  assert_array_equal(found['predicted'], expected.argmax(axis=1))
   digest = hashlib.sha256(out.read_bytes()).hexdigest()
   assert extractor.identity['weights'] == digest
   with pytest.raises(ValueError, match='reads images of 8x8x1, and .* 6x8x1'):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import norm
 
 import diffusion_jax as dj
@@ -43,14 +44,14 @@ def test_of_a_classifier_it_falls_with_the_noise(tmp_path):
   exact = norm.cdf(level.alpha / level.sigma)
   parts = {'right': arrays['right'].reshape(2, -1, 11).sum(axis=1)}
   found = metric.report(parts | {'chance': arrays['chance']}, tmp_path)
-  np.testing.assert_allclose(found['t'], times)
+  assert_allclose(found['t'], times)
   error = np.sqrt(exact * (1 - exact) / n)
   assert (np.abs(found['accuracy'] - exact) < 4.5 * error + 1e-9).all()
-  np.testing.assert_allclose(found['standard_error'][-1], error[-1], rtol=0.01)
+  assert_allclose(found['standard_error'][-1], error[-1], rtol=0.01)
   assert (tmp_path / 'accuracy.png').stat().st_size > 1000
   [score] = metric.compute(parts | {'chance': arrays['chance']})
   assert score.estimate.value == found['accuracy'][0]
-  np.testing.assert_array_equal(arrays['chance'], np.full(n, 0.5))
+  assert_array_equal(arrays['chance'], np.full(n, 0.5))
 
 
 def test_it_is_the_formula_of_each_split():
@@ -63,5 +64,5 @@ def test_it_is_the_formula_of_each_split():
     kl = (part * np.log(part / part.mean(axis=0))).sum(axis=1)
     scores.append(np.exp(kl.mean()))
   found = inception_score(logits, 2, seed=None)
-  np.testing.assert_allclose(found.value, np.mean(scores), rtol=1e-6)
-  np.testing.assert_allclose(found.error, np.std(scores), rtol=1e-4)
+  assert_allclose(found.value, np.mean(scores), rtol=1e-6)
+  assert_allclose(found.error, np.std(scores), rtol=1e-4)

@@ -1,5 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
+from numpy.testing import assert_allclose
 
 from diffusion_jax.metrics import bits
 
@@ -9,8 +10,8 @@ def test_rate_and_distortion_by_hand():
   rate, distortion = bits.rate_distortion(
     0.5, np.array([0.1, 0.2, 0.4]), np.array([0.0001, 0.0004, 0.01])
   )
-  np.testing.assert_allclose(rate, [0.5, 0.9, 1.1])
-  np.testing.assert_allclose(distortion, [12.75, 2.55, 1.275])
+  assert_allclose(rate, [0.5, 0.9, 1.1])
+  assert_allclose(distortion, [12.75, 2.55, 1.275])
 
 
 def test_a_histogram_counts_one_of_each_level_more():
@@ -18,7 +19,7 @@ def test_a_histogram_counts_one_of_each_level_more():
   batches = [np.array([[[[0]]], [[[2]]]]), np.array([[[[2]]]])]
   log_prob = bits.pixel_histogram(batches, 3)
   assert log_prob.shape == (1, 1, 1, 3)
-  np.testing.assert_allclose(np.exp(log_prob[0, 0, 0]), [2 / 6, 1 / 6, 3 / 6], rtol=1e-6)
+  assert_allclose(np.exp(log_prob[0, 0, 0]), [2 / 6, 1 / 6, 3 / 6], rtol=1e-6)
   x0 = jnp.array([-1.0, 0.0, 1.0]).reshape(3, 1, 1, 1)
   found = bits.independent_pixels_nll(x0, jnp.asarray(log_prob))
-  np.testing.assert_allclose(found, np.log([3.0, 6.0, 2.0]), rtol=1e-6)
+  assert_allclose(found, np.log([3.0, 6.0, 2.0]), rtol=1e-6)

@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
 from diffusion_jax.metrics import calibration, pairs, table
@@ -44,7 +45,7 @@ def test_contraction_and_densities_have_closed_forms(defect):
   exact = CONTRACTIONS[defect]
   value, error = contraction.estimate
   assert abs(value - exact) < 4.5 * error < 0.1
-  np.testing.assert_allclose(posterior.estimate.value, arrays_with(defect)[1]['log_q'].mean())
+  assert_allclose(posterior.estimate.value, arrays_with(defect)[1]['log_q'].mean())
   # The fitted covariance of 1,000 draws is D (D + 3) / 4,000 too good.
   entropy = 0.5 * D * np.log(2.0 * np.pi * np.e * VARIANCE)
   error = (D / 2 / 1000) ** 0.5
@@ -62,20 +63,20 @@ def test_the_error_of_contraction_is_its_deviation_over_sets():
     [score, *_] = pairs.contraction().compute(samples, reference)
     found.append(score.estimate)
   values, errors = np.array(found).T
-  np.testing.assert_allclose(errors.mean(), values.std(), rtol=0.3)
+  assert_allclose(errors.mean(), values.std(), rtol=0.3)
 
 
 def test_contraction_leaves_out_what_never_changes(rng):
   """A box has the density 1 / volume; a constant has no density."""
   truth = rng.uniform(-3.0, 3.0, (2000, 2))
-  np.testing.assert_allclose(calibration.prior_log_density(truth), -2 * np.log(6.0), atol=0.01)
+  assert_allclose(calibration.prior_log_density(truth), -2 * np.log(6.0), atol=0.01)
   truth = np.insert(truth, 1, 0.1, axis=1)
   draws = truth[:, None] + rng.normal(size=(2000, 9, 3)) * [1.0, 0.0, 0.5]
   each = calibration.contractions(draws, truth).mean(axis=0)
-  np.testing.assert_allclose(each, [2 / 3, np.nan, 11 / 12], atol=0.05)
+  assert_allclose(each, [2 / 3, np.nan, 11 / 12], atol=0.05)
   [score] = pairs.contraction().compute({'draws': draws}, {'truth': truth})
   assert 'of parameter 0 of 3' in score.note
-  np.testing.assert_allclose(score.estimate.value, np.nanmean(each))
+  assert_allclose(score.estimate.value, np.nanmean(each))
 
 
 def bernoulli(rng, x):
@@ -127,7 +128,7 @@ def test_a_parameter_that_is_the_same_in_all_pairs_changes_no_ball(rng, constant
     return np.append(a, np.full_like(a, constant), axis=-1)
 
   found = calibration.tarp_levels(more(np.float32(draws)), more(truth), more(x))
-  np.testing.assert_array_equal(found, plain)
+  assert_array_equal(found, plain)
 
 
 def test_errors_of_coverage_are_of_all_pairs(rng):
@@ -138,7 +139,7 @@ def test_errors_of_coverage_are_of_all_pairs(rng):
   for metric, count in (('interval', 199), ('density', 200)):
     score, p = table.OF_PAIRS[f'{metric}_coverage']().compute(samples, reference)
     share, error = score.estimate
-    np.testing.assert_allclose(error, (share * (1.0 - share) / count) ** 0.5)
+    assert_allclose(error, (share * (1.0 - share) / count) ** 0.5)
     assert 0.5 < share < 0.9 and p.note.startswith('200 pairs')
 
 
@@ -148,8 +149,8 @@ def test_ranks_are_counts_of_lower_draws(rng):
   counts = [
     [sum(draws[i, k, j] < truth[i, j] for k in range(4)) for j in range(2)] for i in range(7)
   ]
-  np.testing.assert_array_equal(np.floor(found * 5), counts)
-  np.testing.assert_allclose(calibration.interval_levels(draws, truth), np.abs(2.0 * found - 1.0))
+  assert_array_equal(np.floor(found * 5), counts)
+  assert_allclose(calibration.interval_levels(draws, truth), np.abs(2.0 * found - 1.0))
 
 
 def test_levels_of_exact_draws_are_masses_of_regions():
@@ -163,7 +164,7 @@ def test_levels_of_exact_draws_are_masses_of_regions():
     calibration.tarp_levels(draws[..., None], truth[:, None], np.zeros((1, 1))),
   )
   for level in found:
-    np.testing.assert_allclose(level, mass, atol=0.005)
+    assert_allclose(level, mass, atol=0.005)
 
 
 def test_tarp_counts_draws_in_the_ball(rng):
@@ -187,30 +188,30 @@ def test_a_reference_does_not_know_the_truth_of_its_pair(rng):
   assert np.abs(found - truth).max() < 0.6
   truth[17] += 100.0
   again = calibration.regression_references(x, truth)
-  np.testing.assert_array_equal(again[17], found[17])
+  assert_array_equal(again[17], found[17])
   assert np.any(again != found)
 
 
 def test_coverage_is_a_share_with_a_binomial_band():
   levels = (np.arange(1000) + 0.5) / 1000
   found = calibration.coverage(levels, [0.1, 0.5, 0.9])
-  np.testing.assert_allclose(found.fraction, [0.1, 0.5, 0.9])
-  np.testing.assert_allclose(found.standard_error[1], 0.5 / 1000**0.5)
+  assert_allclose(found.fraction, [0.1, 0.5, 0.9])
+  assert_allclose(found.standard_error[1], 0.5 / 1000**0.5)
   # The normal approximation, 1.96 deviations.
   half = 1.96 * np.sqrt(found.mass * (1.0 - found.mass) / 1000)
-  np.testing.assert_allclose(found.high - found.mass, half, atol=6e-4)
-  np.testing.assert_allclose(found.mass - found.low, half, atol=6e-4)
+  assert_allclose(found.high - found.mass, half, atol=6e-4)
+  assert_allclose(found.mass - found.low, half, atol=6e-4)
   shares = calibration.coverage(np.stack([levels, levels**2], axis=1), [0.25, 0.81]).fraction
-  np.testing.assert_allclose(shares, [[0.25, 0.5], [0.81, 0.9]])
+  assert_allclose(shares, [[0.25, 0.5], [0.81, 0.9]])
 
 
 def test_uniformity_is_of_each_parameter(rng):
   good, bad = rng.uniform(size=500), rng.beta(0.5, 0.5, size=500)
   found = calibration.uniformity(np.stack([good, bad], axis=1))
   expected = [stats.kstest(a, 'uniform').pvalue for a in (good, bad)]
-  np.testing.assert_allclose(found.ks, expected)
+  assert_allclose(found.ks, expected)
   counts = [np.histogram(a, np.linspace(0, 1, 11))[0] for a in (good, bad)]
   expected = [stats.chisquare(c).pvalue for c in counts]
-  np.testing.assert_allclose(found.chi2, expected)
+  assert_allclose(found.chi2, expected)
   assert calibration.bonferroni([0.01, 0.2]) == 0.02
   assert calibration.bonferroni([0.9, 0.8]) == 1.0

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.data import image_sets
 from diffusion_jax.data.images import write_png
@@ -36,11 +37,9 @@ def test_the_reference_of_adm(files, capsys, tmp_path):
   found = json.loads(written.read_text())
   x, y = (v.reshape(len(v), -1) / 255.0 for v in (samples, reference))
   expected = fid.frechet_distance(fid.statistics(x), statistics)
-  np.testing.assert_allclose(found['metrics']['fd']['value'], expected)
+  assert_allclose(found['metrics']['fd']['value'], expected)
   assert found['metrics']['fd']['error'] > 0.0
-  np.testing.assert_allclose(
-    found['metrics']['recall']['value'], precision_recall(x, y).recall.value
-  )
+  assert_allclose(found['metrics']['recall']['value'], precision_recall(x, y).recall.value)
   # neither logits nor spatial features, labels nor held-out images
   assert set(found['metrics']) == {*'fd kid precision recall density coverage cmmd'.split()}
   assert found['protocol']['features'] == 'pixels'
@@ -69,7 +68,7 @@ def test_folders_and_statistics_of_ones_own(files, capsys, tmp_path):
   out = run(capsys, paths[0], tmp_path / 'images', *options, f'--statistics={own}')
   assert out.splitlines()[0] == run(capsys, paths[0], own, *options).splitlines()[0]
   x = reference.reshape(50, -1) / 255.0
-  np.testing.assert_allclose(fid.given(image_sets.read(own).arrays).mean, x.mean(axis=0), rtol=1e-5)
+  assert_allclose(fid.given(image_sets.read(own).arrays).mean, x.mean(axis=0), rtol=1e-5)
   with np.load(own) as stored:
     content = dict(stored)
   protocol = json.loads(str(content.pop('protocol')))
@@ -230,10 +229,10 @@ def test_values_are_standardised_by_the_reference(files, capsys, tmp_path):
   mean, std = reference.mean(axis=(0, 1, 2)), reference.std(axis=(0, 1, 2))
   x, y = (((a - mean) / std).reshape(len(a), -1) for a in (samples, reference))
   expected = fid.frechet_distance(fid.statistics(x), fid.statistics(y))
-  np.testing.assert_allclose(found['metrics']['fd']['value'], expected)
+  assert_allclose(found['metrics']['fd']['value'], expected)
   assert found['protocol']['preprocessing'].startswith('standardised by ')
 
   run(capsys, paths[0], own, '--metrics=c2st,sliced_w2,energy,moments', *options)
   found = json.loads(written.read_text())['metrics']
   assert {*found} == {*'c2st sliced_w2 energy moments_mean moments_std moments_correlation'.split()}
-  np.testing.assert_allclose(found['energy']['value'], mmd.energy_distance(x, y).value)
+  assert_allclose(found['energy']['value'], mmd.energy_distance(x, y).value)

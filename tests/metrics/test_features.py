@@ -2,6 +2,7 @@ import threading
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.interop import features as published
 from diffusion_jax.interop.features import Features
@@ -25,7 +26,7 @@ def test_batches_are_joined_and_counted(pictures):
   counts = []
   batches = (pictures[a:b] for a, b in ((0, 3), (3, 6), (6, 7)))
   found = features.join(features.each(extractor, batches, counts.append))
-  np.testing.assert_array_equal(found['features'], extractor.extract(pictures)['features'])
+  assert_array_equal(found['features'], extractor.extract(pictures)['features'])
   assert counts == [3, 3, 1]
 
 
@@ -66,7 +67,7 @@ def test_a_stream_may_begin_a_batch_before_it_gives_the_last(pictures):
       lambda count: events.append(('done', count)),
     )
   )['features']
-  np.testing.assert_array_equal(found, plain.extract(pictures)['features'])
+  assert_array_equal(found, plain.extract(pictures)['features'])
   steps = [('begun', 3), ('begun', 2), ('done', 3), ('begun', 2)]
   assert events == [*steps, ('done', 2), ('done', 2)]
 

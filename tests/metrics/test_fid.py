@@ -2,6 +2,7 @@
 
 import numpy as np
 import scipy.linalg
+from numpy.testing import assert_allclose
 
 from diffusion_jax.metrics import fid
 
@@ -15,8 +16,8 @@ def test_it_is_the_formula_with_a_matrix_root(rng):
   p, q = random_statistics(rng), random_statistics(rng)
   root = np.real(scipy.linalg.sqrtm(p.covariance @ q.covariance))
   expected = np.sum((p.mean - q.mean) ** 2) + np.trace(p.covariance + q.covariance - 2 * root)
-  np.testing.assert_allclose(fid.frechet_distance(p, q), expected, rtol=1e-9)
-  np.testing.assert_allclose(fid.frechet_distance(q, p), expected, rtol=1e-9)
+  assert_allclose(fid.frechet_distance(p, q), expected, rtol=1e-9)
+  assert_allclose(fid.frechet_distance(q, p), expected, rtol=1e-9)
 
 
 def test_parts_have_the_statistics_of_the_whole(rng):
@@ -27,8 +28,8 @@ def test_parts_have_the_statistics_of_the_whole(rng):
   for start, end in ((0, 1), (1, 20), (20, 50)):
     moments = fid.add(moments, features[start:end])
   for found in (whole, fid.statistics(moments)):
-    np.testing.assert_allclose(found.mean, features.mean(axis=0), rtol=1e-14)
-    np.testing.assert_allclose(found.covariance, np.cov(features.T), rtol=1e-9)
+    assert_allclose(found.mean, features.mean(axis=0), rtol=1e-14)
+    assert_allclose(found.covariance, np.cov(features.T), rtol=1e-9)
 
 
 def test_fewer_images_than_features_are_exact(rng):
@@ -42,5 +43,5 @@ def test_fewer_images_than_features_are_exact(rng):
     - 2 * np.linalg.norm(a @ b.T, 'nuc')
   )
   p, q = fid.statistics(x), fid.statistics(y)
-  np.testing.assert_allclose(fid.frechet_distance(p, q), expected, rtol=1e-12)
-  np.testing.assert_allclose(fid.frechet_distance(p, p), 0.0, atol=1e-11)
+  assert_allclose(fid.frechet_distance(p, q), expected, rtol=1e-12)
+  assert_allclose(fid.frechet_distance(p, p), 0.0, atol=1e-11)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.metrics.manifolds import density_coverage, precision_recall
 
@@ -32,7 +33,7 @@ def test_a_set_is_within_its_own_manifold(rng, dim, n):
   same = precision_recall(x, x.copy())
   assert same.precision.value == same.recall.value == 1.0
   found = density_coverage(x, x.copy())
-  np.testing.assert_allclose(found.density.value, 1.0, rtol=1e-12)
+  assert_allclose(found.density.value, 1.0, rtol=1e-12)
   assert found.coverage.value == 1.0
 
 
@@ -41,7 +42,7 @@ def test_the_errors_are_those_of_fractions(rng):
   found = precision_recall(x, y)
   p = found.precision.value
   assert 0.0 < p < 1.0
-  np.testing.assert_allclose(found.precision.error, (p * (1 - p) / 49) ** 0.5, rtol=1e-9)
+  assert_allclose(found.precision.error, (p * (1 - p) / 49) ** 0.5, rtol=1e-9)
 
 
 def test_single_precision_features_count_as_double_ones(rng):
@@ -63,7 +64,7 @@ def test_copies_are_on_the_sphere(rng, dim, mean):
     found, both = density_coverage(x, y), precision_recall(x, y)
     shares = 20 / len(x), 30 / len(y)
     assert found.density.value == found.coverage.value == 0.0
-    np.testing.assert_allclose((both.precision.value, both.recall.value), shares)
+    assert_allclose((both.precision.value, both.recall.value), shares)
 
 
 def test_tight_clusters_touch_their_own_balls(rng):
@@ -71,5 +72,5 @@ def test_tight_clusters_touch_their_own_balls(rng):
   x = np.repeat(1e3 * np.eye(4), 10, axis=0) + 1e-3 * rng.standard_normal((40, 4))
   both, found = precision_recall(x, x.copy()), density_coverage(x, x.copy())
   assert both.precision.value == both.recall.value == 1.0
-  np.testing.assert_allclose(found.density.value, 1.0)
+  assert_allclose(found.density.value, 1.0)
   assert found.coverage.value == 1.0

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.metrics.estimates import Missing
 from diffusion_jax.metrics.memorisation import (
@@ -15,15 +16,13 @@ def test_copies_are_noticed_and_their_sources_named(rng):
   fresh = rng.standard_normal((100, 8))
   copies = train[:50] + 1e-3 * rng.standard_normal((50, 8))
   found = memorisation(np.concatenate([copies, fresh]), train, test)
-  np.testing.assert_array_equal(found.index[:50], np.arange(50))
-  np.testing.assert_allclose(
-    found.samples[:50], np.linalg.norm(copies - train[:50], axis=1), rtol=1e-6
-  )
+  assert_array_equal(found.index[:50], np.arange(50))
+  assert_allclose(found.samples[:50], np.linalg.norm(copies - train[:50], axis=1), rtol=1e-6)
   # copies are closer than any test image, other samples than half of them
   alone = memorisation(fresh, train, test)
   assert alone.expected == expected_fraction(200)
-  np.testing.assert_allclose(found.closer.value, 1 / 3 + alone.closer.value * 2 / 3)
-  np.testing.assert_allclose(found.copied.value, 1 / 3 + alone.copied.value * 2 / 3)
+  assert_allclose(found.closer.value, 1 / 3 + alone.closer.value * 2 / 3)
+  assert_allclose(found.copied.value, 1 / 3 + alone.copied.value * 2 / 3)
 
 
 def null(m):
@@ -78,7 +77,7 @@ def test_held_out_images_of_the_training_set_are_left_out(rng):
     rounded = train[-count:] * (1.0 + 1e-7 * rng.standard_normal((count, 8)))
     found = memorisation(samples, train, np.concatenate([test, rounded]))
     assert found.overlap == count
-    np.testing.assert_array_equal(found.test, expected.test)
+    assert_array_equal(found.test, expected.test)
     assert found[2:5] == expected[2:5]
   with pytest.raises(Missing, match='not in the reference: all 300 are'):
     memorisation(samples, train, train)
@@ -94,7 +93,7 @@ def test_the_error_of_closer_is_of_samples_and_test_images(rng):
   )
   less = np.array([[a < b for b in usual] for a in near], float)
   variance = less.mean(axis=1).var() / 8 + less.mean(axis=0).var() / 5
-  np.testing.assert_allclose(found.closer, (less.mean(), variance**0.5))
+  assert_allclose(found.closer, (less.mean(), variance**0.5))
 
 
 def test_copied_are_the_samples_below_the_first_percentile_of_test_images():

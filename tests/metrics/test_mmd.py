@@ -1,6 +1,7 @@
 """MMDs against double sums and closed forms."""
 
 import numpy as np
+from numpy.testing import assert_allclose
 from scipy import stats
 
 from diffusion_jax.metrics import mmd
@@ -18,15 +19,15 @@ def test_the_unbiased_mmd_is_its_double_sums(rng, monkeypatch):
   x, y = rng.standard_normal((7, 3)), rng.standard_normal((5, 3)) + 1.0
   xx, yy, xy = double_sums(x, y, lambda a, b: (a @ b / 3 + 1) ** 3)
   expected = xx + yy - 2 * xy
-  np.testing.assert_allclose(mmd.unbiased_mmd(x, y, mmd.cubic), expected)
+  assert_allclose(mmd.unbiased_mmd(x, y, mmd.cubic), expected)
   monkeypatch.setattr(mmd, 'ENTRIES', 14)  # two or three rows at a time
-  np.testing.assert_allclose(mmd.unbiased_mmd(x, y, mmd.cubic), expected)
+  assert_allclose(mmd.unbiased_mmd(x, y, mmd.cubic), expected)
 
 
 def test_subsets_as_large_as_the_sets_are_the_sets(rng):
   x, y = rng.standard_normal((9, 4)), rng.standard_normal((9, 4)) + 1.0
   found = mmd.kernel_distance(x, y, num_subsets=3, subset_size=1000)
-  np.testing.assert_allclose(found, (mmd.unbiased_mmd(x, y, mmd.cubic), 0.0), atol=1e-12)
+  assert_allclose(found, (mmd.unbiased_mmd(x, y, mmd.cubic), 0.0), atol=1e-12)
 
 
 def test_the_kernel_distance_is_mean_and_deviation_over_subsets(rng):
@@ -39,7 +40,7 @@ def test_the_kernel_distance_is_mean_and_deviation_over_subsets(rng):
     b = y[state.choice(7, 4, replace=False)]
     xx, yy, xy = double_sums(a, b, lambda p, q: (p @ q / 4 + 1) ** 3)
     draws.append(xx + yy - 2 * xy)
-  np.testing.assert_allclose(found, (np.mean(draws), np.std(draws)))
+  assert_allclose(found, (np.mean(draws), np.std(draws)))
 
 
 def test_cmmd_is_the_biased_mmd_of_directions(rng):
@@ -49,9 +50,9 @@ def test_cmmd_is_the_biased_mmd_of_directions(rng):
   xx, yy, xy = double_sums(a, b, kernel)
   # with the pairs of an image with itself, whose kernel is 1
   expected = (xx * 5 + 1) / 6 + (yy * 4 + 1) / 5 - 2 * xy
-  np.testing.assert_allclose(mmd.cmmd(x, y).value, 1e3 * expected, rtol=1e-9)
-  np.testing.assert_allclose(mmd.cmmd(5 * x, y).value, 1e3 * expected)
-  np.testing.assert_allclose(mmd.cmmd(x, x).value, 0.0, atol=1e-10)
+  assert_allclose(mmd.cmmd(x, y).value, 1e3 * expected, rtol=1e-9)
+  assert_allclose(mmd.cmmd(5 * x, y).value, 1e3 * expected)
+  assert_allclose(mmd.cmmd(x, x).value, 0.0, atol=1e-10)
 
 
 def test_the_error_of_cmmd_is_its_deviation_over_sets(rng):
@@ -60,7 +61,7 @@ def test_the_error_of_cmmd_is_its_deviation_over_sets(rng):
 
   for sizes in ((20, 120), (120, 20)):
     values, errors = np.array([mmd.cmmd(*draw(*sizes)) for _ in range(200)]).T
-    np.testing.assert_allclose(errors.mean(), values.std(), rtol=0.25)
+    assert_allclose(errors.mean(), values.std(), rtol=0.25)
 
 
 def test_one_image_has_no_known_error():
@@ -76,13 +77,13 @@ def test_the_energy_distance_is_scipys_in_one_dimension(rng):
     for a in (x, y)
   )
   expected = stats.energy_distance(x[:, 0], y[:, 0]) ** 2 - within
-  np.testing.assert_allclose(mmd.energy_distance(x, y).value, expected)
+  assert_allclose(mmd.energy_distance(x, y).value, expected)
 
 
 def test_the_energy_distance_is_its_double_sums(rng):
   x, y = rng.standard_normal((7, 3)), rng.standard_normal((5, 3)) + 1.0
   xx, yy, xy = double_sums(x, y, lambda a, b: np.linalg.norm(a - b))
-  np.testing.assert_allclose(mmd.energy_distance(x, y).value, 2 * xy - xx - yy)
+  assert_allclose(mmd.energy_distance(x, y).value, 2 * xy - xx - yy)
 
 
 def test_the_error_of_the_energy_distance_is_its_deviation_over_sets(rng):
@@ -92,4 +93,4 @@ def test_the_error_of_the_energy_distance_is_its_deviation_over_sets(rng):
       for _ in range(200)
     ]
   )
-  np.testing.assert_allclose(found[:, 1].mean(), found[:, 0].std(), rtol=0.25)
+  assert_allclose(found[:, 1].mean(), found[:, 0].std(), rtol=0.25)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.metrics import neighbours
@@ -8,11 +9,11 @@ LINE = np.array([[0.0], [1.0], [3.0], [7.0]])
 
 
 def test_radii_of_points_on_a_line():
-  np.testing.assert_allclose(neighbours.radii(LINE, 1), [1.0, 1.0, 2.0, 4.0])
-  np.testing.assert_allclose(neighbours.radii(LINE, 3), [7.0, 6.0, 4.0, 7.0])
+  assert_allclose(neighbours.radii(LINE, 1), [1.0, 1.0, 2.0, 4.0])
+  assert_allclose(neighbours.radii(LINE, 3), [7.0, 6.0, 4.0, 7.0])
   # A copy is a neighbour, and the point itself is not.
   copies = np.array([[2.0], [2.0], [5.0]])
-  np.testing.assert_array_equal(neighbours.radii(copies, 1), [0.0, 0.0, 3.0])
+  assert_array_equal(neighbours.radii(copies, 1), [0.0, 0.0, 3.0])
   with pytest.raises(ValueError, match='4 images have no neighbour number 4'):
     neighbours.radii(LINE, 4)
 
@@ -20,10 +21,10 @@ def test_radii_of_points_on_a_line():
 def test_nearest_rows_of_points_on_a_line():
   """Also far from the origin, where the squares of a float64 lose the gaps."""
   far = 2.0**27 + LINE.repeat(3, axis=1)
-  np.testing.assert_array_equal(neighbours.nearest(far + 0.25, far)[1], [0, 1, 2, 3])
+  assert_array_equal(neighbours.nearest(far + 0.25, far)[1], [0, 1, 2, 3])
   distance, index = neighbours.nearest(np.array([[2.9], [100.0]]), LINE)
-  np.testing.assert_allclose(distance, [0.1, 93.0])
-  np.testing.assert_array_equal(index, [2, 3])
+  assert_allclose(distance, [0.1, 93.0])
+  assert_array_equal(index, [2, 3])
 
 
 def test_neighbours_are_the_nearest_of_all_parts():
@@ -38,8 +39,8 @@ def test_neighbours_are_the_nearest_of_all_parts():
   pairs = ((samples[:, None] - b[None]) ** 2).mean(axis=(2, 3, 4)) ** 0.5
   index = pairs.argmin(axis=1)
   assert index[0] == 33
-  np.testing.assert_allclose(distance, pairs.min(axis=1), atol=1e-6)
-  np.testing.assert_array_equal(found, np.rint(levels[index] * (255 / 16)))
+  assert_allclose(distance, pairs.min(axis=1), atol=1e-6)
+  assert_array_equal(found, np.rint(levels[index] * (255 / 16)))
 
 
 def test_blocks_are_joined_in_order(monkeypatch):
@@ -52,7 +53,7 @@ def test_blocks_are_joined_in_order(monkeypatch):
     sizes.append(len(block))
     return block.sum(axis=1)
 
-  np.testing.assert_allclose(neighbours.each_block(x, LINE, sums), np.abs(x - LINE.T).sum(axis=1))
+  assert_allclose(neighbours.each_block(x, LINE, sums), np.abs(x - LINE.T).sum(axis=1))
   assert len(sizes) > 2
 
 

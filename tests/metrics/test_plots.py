@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.metrics import plots
 
@@ -32,8 +33,8 @@ def test_one_term_of_nearly_nothing_does_not_flatten_the_others(axes):
   low, high = ax.get_ylim()
   assert ax.get_yscale() == 'log' and 0.01 < low < 0.1 and 0.5 < high < 2.0
   curve, marks = (line.get_ydata() for line in ax.lines)
-  np.testing.assert_array_equal(curve, [0.5, np.nan, 0.25, np.nan, 0.1, np.nan])
-  np.testing.assert_array_equal(np.isnan(marks), ~np.isnan(curve))
+  assert_array_equal(curve, [0.5, np.nan, 0.25, np.nan, 0.1, np.nan])
+  assert_array_equal(np.isnan(marks), ~np.isnan(curve))
   assert (marks[[1, 3, 5]] > low).all()
   assert ax.get_legend().get_texts()[0].get_text() == '3 below 5e-07'
 
@@ -42,7 +43,7 @@ def test_terms_within_six_decades_are_all_drawn(axes):
   terms = np.logspace(-5.9, 0, 50)
   (ax,) = axes(plots.plot_terms, terms)
   (curve,) = ax.lines
-  np.testing.assert_array_equal(curve.get_ydata(), terms)
+  assert_array_equal(curve.get_ydata(), terms)
   assert ax.get_ylim()[0] < terms[0] and ax.get_legend() is None
   axes(plots.plot_terms, np.zeros(3))  # an empty plot is drawn
 
@@ -53,8 +54,8 @@ def test_rate_and_distortion_have_units(axes):
   units = {'rate': 'bits/dim', 'distortion': '0..255', 'steps': 'T - t'}
   for label in sum([(ax.get_xlabel(), ax.get_ylabel()) for ax in found], ()):
     assert units[label.partition(' ')[0].rstrip(',')] in label
-  np.testing.assert_array_equal(found[2].lines[0].get_xdata(), rate)
-  np.testing.assert_array_equal(found[2].lines[0].get_ydata(), distortion)
+  assert_array_equal(found[2].lines[0].get_xdata(), rate)
+  assert_array_equal(found[2].lines[0].get_ydata(), distortion)
 
 
 def test_scores_are_drawn_against_the_width_in_its_order(axes):
@@ -65,8 +66,8 @@ def test_scores_are_drawn_against_the_width_in_its_order(axes):
   for ax, name in zip(found[:4], 'abcd', strict=True):
     assert ax.get_ylabel() == name and 'width' in ax.get_xlabel()
     line = ax.lines[0]
-    np.testing.assert_array_equal(line.get_xdata(), [0.05, 0.1, 0.2])
-    np.testing.assert_array_equal(line.get_ydata(), [1.0, 3.0, 2.0])
+    assert_array_equal(line.get_xdata(), [0.05, 0.1, 0.2])
+    assert_array_equal(line.get_ydata(), [1.0, 3.0, 2.0])
 
 
 def test_ranks_have_a_histogram_for_each_parameter(axes):
@@ -77,7 +78,7 @@ def test_ranks_have_a_histogram_for_each_parameter(axes):
   # 20 pairs a bin, and 1.96 times their deviation sqrt(20 * 0.95).
   low, high = found[0].patches[0].get_extents().intervaly
   edges = found[0].transData.inverted().transform([[0, low], [0, high]])[:, 1]
-  np.testing.assert_allclose(edges, [20 - 8.5, 20 + 8.5], atol=1.0)
+  assert_allclose(edges, [20 - 8.5, 20 + 8.5], atol=1.0)
 
 
 def test_coverage_is_drawn_with_its_diagonal(axes):
@@ -86,8 +87,8 @@ def test_coverage_is_drawn_with_its_diagonal(axes):
   (ax,) = axes(plots.plot_coverage, curves)
   narrow, first, second, diagonal = ax.lines
   mass = narrow.get_xdata()
-  np.testing.assert_allclose(narrow.get_ydata(), mass**2, atol=0.01)
-  np.testing.assert_allclose(first.get_ydata(), mass, atol=0.01)
-  np.testing.assert_array_equal(first.get_ydata(), second.get_ydata())
+  assert_allclose(narrow.get_ydata(), mass**2, atol=0.01)
+  assert_allclose(first.get_ydata(), mass, atol=0.01)
+  assert_array_equal(first.get_ydata(), second.get_ydata())
   texts = [text.get_text() for text in ax.get_legend().get_texts()]
   assert texts == ['narrow', 'each'] and diagonal.get_linestyle() == '--'

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy.stats import norm
 
 from diffusion_jax.metrics import calibration, posterior
@@ -35,23 +36,23 @@ def test_exact_draws_have_the_least_errors(drawn):
   # (y - A x)^2 of the posterior, in closed form.
   mean, cov = np.asarray(EXACT.mean), np.asarray(EXACT.cov)
   expected = np.sqrt(((MATRIX @ mean - Y) ** 2 + MATRIX @ cov @ MATRIX.T).item()) / STD
-  np.testing.assert_allclose(found.residual, expected, rtol=0.04)
+  assert_allclose(found.residual, expected, rtol=0.04)
 
 
 def test_a_shift_is_the_error_of_the_mean(drawn):
   x, unshifted = drawn
   shift, trace = np.array([0.3, -0.4]), np.trace(EXACT.cov)
   shifted = errors(x + shift[None])
-  np.testing.assert_allclose(shifted.mean, 0.5 / np.sqrt(trace), atol=0.03)
+  assert_allclose(shifted.mean, 0.5 / np.sqrt(trace), atol=0.03)
   # Along a random direction the square of the shift is half of 0.5^2.
-  np.testing.assert_allclose(shifted.sliced_w2, np.sqrt(0.125 / (trace / 2.0)), atol=0.05)
-  np.testing.assert_allclose(shifted.cov, unshifted.cov, atol=1e-6)
+  assert_allclose(shifted.sliced_w2, np.sqrt(0.125 / (trace / 2.0)), atol=0.05)
+  assert_allclose(shifted.cov, unshifted.cov, atol=1e-6)
 
 
 def test_a_missing_mode_is_the_error_of_the_modes(key):
   """The components hardly overlap, so one of them has all the weight."""
   x = EXACT.component(0).sample(key, N)
-  np.testing.assert_allclose(errors(x).modes, 1.0 - float(EXACT.weights[0]), atol=0.06)
+  assert_allclose(errors(x).modes, 1.0 - float(EXACT.weights[0]), atol=0.06)
 
 
 def test_quantiles_are_those_of_the_distribution():
@@ -64,7 +65,7 @@ def test_quantiles_are_those_of_the_distribution():
     mean = np.asarray(part.mean, np.float64) @ direction
     std = np.sqrt(direction @ np.asarray(part.cov, np.float64) @ direction)
     cdf = cdf + w[k] * norm.cdf(found, mean, std)
-  np.testing.assert_allclose(cdf, levels, atol=1e-4)
+  assert_allclose(cdf, levels, atol=1e-4)
 
 
 def test_levels_of_exact_draws_are_uniform_and_of_others_not(key):
@@ -91,7 +92,7 @@ def test_levels_of_exact_draws_are_uniform_and_of_others_not(key):
   found = calibration.coverage(exact)
   assert calibration.uniformity(exact).chi2 > 1e-3
   assert abs(found.fraction - 0.9) < 4.0 * found.standard_error
-  np.testing.assert_allclose(found.standard_error, 0.0122, atol=0.003)
+  assert_allclose(found.standard_error, 0.0122, atol=0.003)
 
   narrow = levels(0.5)
   assert calibration.uniformity(narrow).chi2 < 1e-6
@@ -100,7 +101,7 @@ def test_levels_of_exact_draws_are_uniform_and_of_others_not(key):
 
 def test_the_errors_of_evidence():
   found = posterior.evidence_errors(np.log([1.0, 3.0]) + 5.0, 5.0)
-  np.testing.assert_allclose(found, (2.0, 1.0, 0.5 * np.log(3.0)), rtol=1e-12)
+  assert_allclose(found, (2.0, 1.0, 0.5 * np.log(3.0)), rtol=1e-12)
 
 
 def test_samples_at_the_quantiles_have_no_distance():
@@ -114,5 +115,5 @@ def test_the_error_of_the_covariance_is_in_its_norm():
   exact = oracles.gaussian(np.zeros(2), np.eye(2))
   x = np.sqrt(3.0) * np.array([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
   found = posterior.posterior_errors(x, exact, MATRIX, Y, STD)
-  np.testing.assert_allclose(np.cov(x.T), 4.0 * np.eye(2), atol=1e-12)
-  np.testing.assert_allclose(found.cov, 3.0, rtol=1e-5)
+  assert_allclose(np.cov(x.T), 4.0 * np.eye(2), atol=1e-12)
+  assert_allclose(found.cov, 3.0, rtol=1e-5)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.metrics import features, fid, mmd, published, vectors
 from tests import refusals
@@ -77,7 +78,7 @@ def test_a_file_or_its_name_says_of_which_network_it_is(name, arrays, origin):
   images, facts, lacks = read(name, **arrays)
   assert facts['origin'].startswith(f'{name} (sha256 ') and origin in facts['origin']
   assert not lacks
-  np.testing.assert_array_equal(fid.given(images.arrays).covariance, SIGMA)
+  assert_array_equal(fid.given(images.arrays).covariance, SIGMA)
 
 
 def test_covariances_of_float32_are_symmetric_up_to_rounding(rng):
@@ -85,7 +86,7 @@ def test_covariances_of_float32_are_symmetric_up_to_rounding(rng):
   sigma = root @ root.T
   sigma[0, 1] = np.nextafter(sigma[0, 1], np.float32(9.0))
   assert (sigma != sigma.T).any()
-  np.testing.assert_array_equal(fid.given({'mu': MU, 'sigma': sigma}).covariance, sigma)
+  assert_array_equal(fid.given({'mu': MU, 'sigma': sigma}).covariance, sigma)
 
 
 VALUES = features.of_values(vectors.Standard(np.array([5.0, -1.0]), np.array([2.0, 10.0])))
@@ -103,15 +104,15 @@ def test_statistics_of_values_are_in_the_units_that_the_file_says(rng):
   x = rng.multivariate_normal(MU, SIGMA, 50).reshape(50, 2, 2)
   centre, scale = np.tile([5.0, -1.0], 2), np.tile([2.0, 10.0], 2)
   raw = of_values('raw')
-  np.testing.assert_allclose(raw.mean, (MU - centre) / scale)
-  np.testing.assert_allclose(raw.covariance, np.diag(np.diag(SIGMA) / scale**2))
+  assert_allclose(raw.mean, (MU - centre) / scale)
+  assert_allclose(raw.covariance, np.diag(np.diag(SIGMA) / scale**2))
   here = fid.statistics(VALUES.extract(x)['features'])
   there = fid.statistics(x.reshape(50, 4))
   np.savez('v.npz', mu=there.mean, sigma=there.covariance, protocol='{"preprocessing": "raw"}')
   images, *_ = published.read('v.npz', VALUES, {}, (2, 2))
   assert fid.frechet_distance(here, fid.given(images.arrays)) < 1e-9
   for units in ('standardised', VALUES.identity['preprocessing']):
-    np.testing.assert_array_equal(of_values(units).covariance, SIGMA)
+    assert_array_equal(of_values(units).covariance, SIGMA)
 
 
 def test_eigenvalues_may_be_negative_by_rounding(rng):

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_equal
 
 from diffusion_jax.data import small_sets
 from diffusion_jax.metrics import features, fid, references
@@ -29,8 +30,8 @@ def test_the_statistics_are_of_all_and_some_features_are_kept(cache, monkeypatch
   whole = digits_judge.real('test').reshape(-1, 64) / 255.0
   assert protocol['images'] == len(whole) == 360
   expected = fid.statistics(whole)
-  np.testing.assert_allclose(found['mu'], expected.mean, rtol=1e-5)
-  np.testing.assert_allclose(found['sigma'], expected.covariance, atol=1e-6)
+  assert_allclose(found['mu'], expected.mean, rtol=1e-5)
+  assert_allclose(found['sigma'], expected.covariance, atol=1e-6)
   kept = found['features']
   assert len(kept) == 100
   distances = np.abs(kept[:, None] - whole[None]).max(axis=-1)
@@ -38,7 +39,7 @@ def test_the_statistics_are_of_all_and_some_features_are_kept(cache, monkeypatch
   assert not np.allclose(kept, whole[:100])  # but not the first ones
   # again from the cache, bit for bit
   again, _ = load(extractor._replace(extract=lambda x: 1 / 0))
-  np.testing.assert_equal(dict(again), dict(found))
+  assert_equal(dict(again), dict(found))
 
 
 def test_the_name_in_the_cache_depends_on_all_that_the_features_do():

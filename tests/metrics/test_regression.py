@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy import stats
 
 from diffusion_jax.metrics import regression
@@ -25,14 +26,14 @@ def test_scores_of_gaussian_draws_are_closed_forms(width, shift):
   draws = MEANS[:, None] + STD * (shift + width * gaussian(DRAWS))
   scores = regression.regression().compute({'draws': draws[..., None]}, {'truth': truth[:, None]})
   rmse, nll, picp, qice = (score.estimate.value for score in scores)
-  np.testing.assert_allclose(rmse, STD * np.hypot(1.0, shift), rtol=3e-3)
+  assert_allclose(rmse, STD * np.hypot(1.0, shift), rtol=3e-3)
   kernels = 2.0 * (width * STD) ** 2  # the variance of draws and kernels
   exact = 0.5 * np.log(2.0 * np.pi * kernels) + 0.5 * STD**2 * (1.0 + shift**2) / kernels
-  np.testing.assert_allclose(nll, exact, atol=0.02)
+  assert_allclose(nll, exact, atol=0.02)
   edges = shift + width * stats.norm.ppf([0.025, 0.975])
-  np.testing.assert_allclose(picp, np.diff(stats.norm.cdf(edges))[0], atol=3e-3)
+  assert_allclose(picp, np.diff(stats.norm.cdf(edges))[0], atol=3e-3)
   bins = stats.norm.cdf(shift + width * stats.norm.ppf(np.arange(11) / 10))
-  np.testing.assert_allclose(qice, np.mean(np.abs(np.diff(bins) - 0.1)), atol=2e-3)
+  assert_allclose(qice, np.mean(np.abs(np.diff(bins) - 0.1)), atol=2e-3)
 
 
 def literally(draws, truth, num_bins, mass):
@@ -60,7 +61,7 @@ def test_scores_are_the_papers_literally():
   each = [literally(draws[..., i], truth[:, i], 5, 0.8) for i in range(3)]
   squares = (draws.mean(axis=1) - truth) ** 2
   expected = [np.sqrt(squares.mean()), *np.mean(each, axis=0)]
-  np.testing.assert_allclose([score.estimate.value for score in scores], expected, rtol=1e-12)
+  assert_allclose([score.estimate.value for score in scores], expected, rtol=1e-12)
 
 
 LAWS = {
@@ -110,7 +111,7 @@ def test_errors_are_those_of_repeated_sets():
     )
     found.append([score.estimate for score in scores[:3]])
   values, errors = np.moveaxis(np.array(found), -1, 0)
-  np.testing.assert_allclose(errors.mean(axis=0), values.std(axis=0), rtol=0.25)
+  assert_allclose(errors.mean(axis=0), values.std(axis=0), rtol=0.25)
 
 
 def test_draws_without_a_density_are_refused():

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.metrics import fid, table
 
@@ -22,11 +23,11 @@ def test_statistics_come_before_images(sets):
   x, y = (fid.statistics(each['features']) for each in sets)
   other = fid.Statistics(y.mean + 1.0, y.covariance)
   found = value('fd', samples, reference | fid.as_arrays({'features': other}))
-  np.testing.assert_allclose(found, fid.frechet_distance(x, other))
+  assert_allclose(found, fid.frechet_distance(x, other))
   alone = fid.as_arrays({'features': x})
-  np.testing.assert_allclose(value('fd', alone, reference), fid.frechet_distance(x, y))
+  assert_allclose(value('fd', alone, reference), fid.frechet_distance(x, y))
   spatial = {'spatial': samples['features']}
-  np.testing.assert_allclose(
+  assert_allclose(
     value('sfd', spatial, fid.as_arrays({'spatial': other})), fid.frechet_distance(x, other)
   )
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy import optimize
 from scipy.spatial.distance import cdist
 from sklearn.model_selection import KFold, cross_val_score
@@ -14,12 +15,12 @@ def test_features_are_standardised_by_each_channel_of_the_reference(rng):
   """Values of 1000 +- 0.001 keep their digits, which float32 would lose."""
   reference = 1e3 + 1e-3 * rng.standard_normal((500, 6, 2)) * [1.0, 3.0]
   standard = vectors.standard_of(reference)
-  np.testing.assert_allclose(standard.std, reference.reshape(-1, 2).std(axis=0))
+  assert_allclose(standard.std, reference.reshape(-1, 2).std(axis=0))
   flat = standard.features(reference)
   assert flat.shape == (500, 12)
   shaped = flat.reshape(-1, 2)
-  np.testing.assert_allclose(shaped.mean(axis=0), 0.0, atol=1e-6)
-  np.testing.assert_allclose(shaped.std(axis=0), 1.0)
+  assert_allclose(shaped.mean(axis=0), 0.0, atol=1e-6)
+  assert_allclose(shaped.std(axis=0), 1.0)
 
 
 @pytest.mark.parametrize('constant', [7.0, 0.1, -1e5 / 3.0])
@@ -29,10 +30,10 @@ def test_a_constant_channel_is_only_centred(constant):
   x = np.stack([np.arange(200.0), same, rounded], axis=1)
   x = np.tile(x, (500, 1))  # as many that rounding adds up in a plain mean
   standard = vectors.standard_of(x)
-  np.testing.assert_array_equal(standard.std[1:], 1.0)
+  assert_array_equal(standard.std[1:], 1.0)
   found = standard.features(x)
-  np.testing.assert_array_equal(found[:, 1], 0.0)
-  np.testing.assert_allclose(found[:, 2], 0.0, atol=1e-10)
+  assert_array_equal(found[:, 1], 0.0)
+  assert_allclose(found[:, 2], 0.0, atol=1e-10)
 
 
 def test_a_constant_number_changes_no_score(rng):
@@ -50,10 +51,10 @@ def test_a_constant_number_changes_no_score(rng):
 
   *plain, accuracy, w2 = scores()
   *found, other, w2_of_six = scores(0.1, 1.0 / 3.0, 123456.7, 1e9 / 7.0)
-  np.testing.assert_allclose(found, plain, rtol=1e-5)
+  assert_allclose(found, plain, rtol=1e-5)
   assert abs(other - accuracy) < 0.15  # another classifier
   # W2 along directions of six dimensions: the mean square is 2 / 6.
-  np.testing.assert_allclose(w2_of_six * 3**0.5, w2, rtol=0.1)
+  assert_allclose(w2_of_six * 3**0.5, w2, rtol=0.1)
 
 
 def test_constant_but_for_rounding_has_no_correlation(rng):
@@ -61,15 +62,15 @@ def test_constant_but_for_rounding_has_no_correlation(rng):
   y = rng.standard_normal((300, 2))
   found = vectors.moment_errors(np.stack([y[:, 0], np.full(300, 0.1)], axis=1), y)
   correlation = abs(np.corrcoef(y.T)[0, 1])
-  np.testing.assert_allclose(found.std, 1.0)
-  np.testing.assert_allclose(found.correlation, max(correlation, 1.0))
+  assert_allclose(found.std, 1.0)
+  assert_allclose(found.correlation, max(correlation, 1.0))
 
 
 def test_the_extractor_of_values_names_its_statistics(rng):
   x, y = rng.standard_normal((2, 30, 3))
   made = [vectors.standard_of(array) for array in (x, y)]
   first, other = (features.make('values', standard=s) for s in made)
-  np.testing.assert_allclose(first.extract(y)['features'], (y - x.mean(axis=0)) / x.std(axis=0))
+  assert_allclose(first.extract(y)['features'], (y - x.mean(axis=0)) / x.std(axis=0))
   assert first.identity['features'] == 'values'
   assert first.identity != other.identity
   assert first.identity == features.make('values', standard=made[0]).identity
@@ -82,9 +83,9 @@ def test_errors_of_moments_that_are_known(rng):
   y = rng.standard_normal((400, 2)) @ [[2.0, 1.0], [0.0, 3.0]]
   std, correlation = y.std(axis=0), np.corrcoef(y.T)[0, 1]
   x = y * [1.0, 1.3] + [0.2 * std[0], -0.1 * std[1] - 0.3 * y[:, 1].mean()]
-  np.testing.assert_allclose(vectors.moment_errors(x, y), (0.2, 0.3, 0.0), atol=1e-9)
+  assert_allclose(vectors.moment_errors(x, y), (0.2, 0.3, 0.0), atol=1e-9)
   flipped = vectors.moment_errors(y * [1.0, -1.0], y)
-  np.testing.assert_allclose(flipped.correlation, 2.0 * abs(correlation))
+  assert_allclose(flipped.correlation, 2.0 * abs(correlation))
 
 
 def test_the_errors_of_moments_are_deviations_over_sets(rng):
@@ -92,7 +93,7 @@ def test_the_errors_of_moments_are_deviations_over_sets(rng):
   x = 1.0 + rng.standard_normal((500, 1))
   scores = vectors.moments(num_draws=200).compute({'values': x}, {'values': y})
   assert [s.name for s in scores] == ['moments_mean', 'moments_std', 'moments_correlation']
-  np.testing.assert_allclose(scores[0].estimate.error, 500**-0.5, rtol=0.2)
+  assert_allclose(scores[0].estimate.error, 500**-0.5, rtol=0.2)
 
 
 def test_the_accuracy_is_that_of_sbibm(rng):
@@ -108,10 +109,10 @@ def test_the_accuracy_is_that_of_sbibm(rng):
   folds = KFold(n_splits=5, shuffle=True, random_state=1)
   scores = cross_val_score(network, data, target, cv=folds, scoring='accuracy')
   found = vectors.classifier_accuracy(samples, reference)
-  np.testing.assert_allclose(found, (scores.mean(), scores.std()))
+  assert_allclose(found, (scores.mean(), scores.std()))
   [score] = vectors.c2st().compute({'values': samples}, {'values': reference})
   assert score.name == 'c2st' and '150 against 150' in score.note
-  np.testing.assert_allclose(score.estimate.value, scores.mean(), atol=0.02)
+  assert_allclose(score.estimate.value, scores.mean(), atol=0.02)
 
 
 def test_the_larger_set_is_cut():
@@ -127,16 +128,16 @@ def test_one_dimension_is_optimal_transport(rng):
   x, y = rng.standard_normal((6, 1)), rng.standard_normal((4, 1)) + 1.0
   cost = cdist(np.repeat(x, 2, axis=0), np.repeat(y, 3, axis=0)) ** 2
   expected = cost[optimize.linear_sum_assignment(cost)].mean()
-  np.testing.assert_allclose(vectors.wasserstein_2(x, y), [expected])
+  assert_allclose(vectors.wasserstein_2(x, y), [expected])
 
 
 def test_a_shift_is_its_length_along_the_directions(rng):
   """The W2 of a shift is its projection, whose mean square is |s|^2 / D."""
   x, shift = rng.standard_normal((50, 3)), np.array([1.0, 2.0, -2.0])
   expected = np.sqrt(np.mean((vectors.directions(100, 3) @ shift) ** 2))
-  np.testing.assert_allclose(vectors.sliced_w2(x + shift, x), expected)
+  assert_allclose(vectors.sliced_w2(x + shift, x), expected)
   many = vectors.sliced_w2(x + shift, x, num_directions=20_000)
-  np.testing.assert_allclose(many, 3.0 / 3**0.5, rtol=0.02)
+  assert_allclose(many, 3.0 / 3**0.5, rtol=0.02)
 
 
 def test_the_metric_is_in_deviations_of_the_reference(rng):
@@ -144,5 +145,5 @@ def test_the_metric_is_in_deviations_of_the_reference(rng):
   [score] = vectors.sliced(num_draws=0).compute({'values': y + y.std(axis=0)}, {'values': y})
   # A shift by 1 in both numbers.
   expected = np.sqrt(np.mean(vectors.directions(100, 2).sum(axis=1) ** 2))
-  np.testing.assert_allclose(score.estimate.value, expected)
+  assert_allclose(score.estimate.value, expected)
   assert np.isnan(score.estimate.error)

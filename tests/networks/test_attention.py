@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.networks.attention import attend
 from tests.networks import literal
@@ -21,7 +22,7 @@ def test_attention_is_a_weighted_mean_of_what_the_mask_leaves(key):
   found = jax.jit(attend)(q, k, v, mask)
   q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
   expected = literal.attend(q, k, v, mask)
-  np.testing.assert_allclose(found, expected, atol=1e-6)
+  assert_allclose(found, expected, atol=1e-6)
 
 
 def test_images_two_at_a_time_are_as_all_at_once(rng):
@@ -31,7 +32,7 @@ def test_images_two_at_a_time_are_as_all_at_once(rng):
   mask = rng.random((4, 256)) < 0.5
   masked = jax.jit(attend)(q, k, v, mask).reshape(shape)
   expected = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None])
-  np.testing.assert_allclose(masked, expected, rtol=1e-5, atol=1e-5)
+  assert_allclose(masked, expected, rtol=1e-5, atol=1e-5)
 
   @functools.partial(jax.jit, static_argnums=0)
   def both(attention, q, k, v, tangent):
@@ -50,7 +51,7 @@ def test_images_two_at_a_time_are_as_all_at_once(rng):
     assert 'scan' not in str(jax.make_jaxpr(attend)(q, k, v))
   found = both(attend, q, k, v, tangent)
   expected = both(jax.nn.dot_product_attention, q, k, v, tangent)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
+  jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
 
 
 @pytest.fixture

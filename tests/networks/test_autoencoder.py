@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.networks.autoencoder import (
   Autoencoder,
@@ -90,7 +91,7 @@ def test_dropout_of_perceptrons_is_drawn_in_training_only(key):
 
   other = jax.random.fold_in(key, 1)
   assert not np.allclose(mean(True, key), mean(True, other))
-  np.testing.assert_array_equal(mean(False, key), mean(False, other))
+  assert_array_equal(mean(False, key), mean(False, other))
 
 
 def test_the_chain_literally():
@@ -117,5 +118,5 @@ def test_a_new_chain_hands_its_latent_on(key):
   z = np.random.default_rng(1).standard_normal((2, 2, 2, 3), np.float32)
   init = jax.jit(lambda key: module.init_with_output(key, z, False)[0])
   mean, log_variance = init(key)
-  np.testing.assert_allclose(mean, z, atol=1e-4)
-  np.testing.assert_allclose(log_variance, 0.0, atol=1e-4)
+  assert_allclose(mean, z, atol=1e-4)
+  assert_allclose(log_variance, 0.0, atol=1e-4)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from scipy.special import erf
 
@@ -28,12 +29,12 @@ def test_images_are_resized_as_by_pil_without_rounding(side):
   mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
   expected = (resized / 255.0 - mean) / deviation
   found = preprocess(images)
-  np.testing.assert_allclose(found[0], expected, atol=1e-4)
+  assert_allclose(found[0], expected, atol=1e-4)
 
 
 def test_grey_images_are_repeated():
   grey = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 1), np.uint8)
-  np.testing.assert_array_equal(preprocess(grey), preprocess(np.repeat(grey, 3, axis=3)))
+  assert_array_equal(preprocess(grey), preprocess(np.repeat(grey, 3, axis=3)))
 
 
 def block(x, p, num_heads):
@@ -64,7 +65,7 @@ def test_features_are_the_class_token_after_the_last_norm():
       h = np.einsum('nhwc,hwco->no', patch, p['patches']['kernel'])
       tokens[:, 1 + 3 * i + j] = h + p['patches']['bias'] + places[i, j]
   expected = layer_norm(block(tokens, p['block_0'], 2)[:, 0], p['norm'])
-  np.testing.assert_allclose(found, expected, atol=5e-5)
+  assert_allclose(found, expected, atol=5e-5)
 
 
 def interpolate(x, count, axis=0, offset=0.1):
@@ -88,7 +89,7 @@ def test_positions_are_interpolated_with_and_without_the_offset(offset):
   grid = np.random.default_rng(0).standard_normal((37, 37, 3))
   expected = interpolate(interpolate(grid, 16, 0, offset), 9, 1, offset)
   found = dinov2.interpolate_positions(np.float32(grid), (16, 9), offset)
-  np.testing.assert_allclose(found, expected, atol=1e-5)
+  assert_allclose(found, expected, atol=1e-5)
 
 
 def test_positions_of_the_size_of_training_are_kept():

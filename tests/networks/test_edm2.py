@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.networks.edm2 import (
   EDM2,
@@ -33,8 +34,8 @@ def test_a_sum_of_independent_inputs_keeps_their_magnitude(t):
   """The norm of a sum of the orthogonal (1, 0) and (0, 1) is 1."""
   a, b = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
   found = np.asarray(mp_sum(a, b, t))
-  np.testing.assert_allclose(np.linalg.norm(found), 1.0, rtol=1e-6)
-  np.testing.assert_allclose(found[1] * (1 - t), found[0] * t, atol=1e-6)
+  assert_allclose(np.linalg.norm(found), 1.0, rtol=1e-6)
+  assert_allclose(found[1] * (1 - t), found[0] * t, atol=1e-6)
 
 
 @pytest.mark.parametrize('t', [0.5, 0.25])
@@ -42,9 +43,9 @@ def test_a_concatenation_weighs_its_parts_whatever_their_widths(t):
   """5 and 3 channels become 8 of magnitude 1, weighted (1-t)^2 to t^2."""
   a = jnp.array([1.0, -1.0, 1.0, 1.0, -1.0])
   found = np.asarray(mp_cat(a, a[:3], t))
-  np.testing.assert_allclose(np.mean(found**2), 1.0, rtol=1e-6)
+  assert_allclose(np.mean(found**2), 1.0, rtol=1e-6)
   shares = np.sum(found[:5] ** 2), np.sum(found[5:] ** 2)
-  np.testing.assert_allclose(shares[1] / shares[0], (t / (1 - t)) ** 2, 1e-6)
+  assert_allclose(shares[1] / shares[0], (t / (1 - t)) ** 2, 1e-6)
 
 
 def test_normalisation_literally_and_at_0():
@@ -52,7 +53,7 @@ def test_normalisation_literally_and_at_0():
   x[1, 1] = 0.0
   wide = np.asarray(x, np.float64)
   expected = wide / (1e-4 + np.sqrt(np.mean(wide**2, axis=-1, keepdims=True)))
-  np.testing.assert_allclose(jax.jit(normalize)(x), expected, atol=1e-6)
+  assert_allclose(jax.jit(normalize)(x), expected, atol=1e-6)
   gradient = jax.jit(jax.grad(lambda x: normalize(x).sum()))(x)
   assert np.isfinite(gradient).all()
 
@@ -70,12 +71,12 @@ def test_kernels_get_rows_of_exactly_one_norm():
   for name, fan_in in (('conv', 36), ('linear', 6)):
     kernel = np.asarray(found[name]['kernel'], np.float64).reshape(fan_in, 5)
     norms = np.linalg.norm(kernel, axis=0)
-    np.testing.assert_allclose(norms, math.sqrt(fan_in), rtol=1e-6)
+    assert_allclose(norms, math.sqrt(fan_in), rtol=1e-6)
     before = np.asarray(params[name]['kernel']).reshape(fan_in, 5)
     ratio = kernel / before  # one factor per output channel
-    np.testing.assert_allclose(ratio, ratio[:1] + 0 * ratio, rtol=1e-5)
+    assert_allclose(ratio, ratio[:1] + 0 * ratio, rtol=1e-5)
   assert found['linear']['gain'] == 1.0
-  np.testing.assert_array_equal(found['frequencies'], params['frequencies'])
+  assert_array_equal(found['frequencies'], params['frequencies'])
 
 
 def test_fourier_features_have_magnitude_1_and_are_not_trained(key):
@@ -85,9 +86,9 @@ def test_fourier_features_have_magnitude_1_and_are_not_trained(key):
   params = variables['params']
   f, p = (np.asarray(params[n], float) for n in ('frequencies', 'phases'))
   angles = 2 * np.pi * (f * np.asarray(noise, float)[:, None] + p)
-  np.testing.assert_allclose(found, np.sqrt(2) * np.cos(angles), atol=2e-5)
+  assert_allclose(found, np.sqrt(2) * np.cos(angles), atol=2e-5)
   squares = np.mean(np.square(found), axis=1)  # +- 1 / sqrt(2 * 4096) each
-  np.testing.assert_allclose(squares, 1.0, atol=0.05)
+  assert_allclose(squares, 1.0, atol=0.05)
   assert 0.0 <= p.min() and p.max() <= 1.0 and abs(f.std() - 1.0) < 0.05
   loss = lambda v: jnp.sum(jnp.asarray(layer.apply(v, noise)))
   gradient = jax.jit(jax.grad(loss))(variables)

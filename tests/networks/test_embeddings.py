@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.networks.embeddings import LabelEmbedding, fourier_features, of_step, sinusoidal
 from diffusion_jax.networks.inputs import Inputs
@@ -24,7 +25,7 @@ def test_sinusoids_literally(kind, features):
   expected = np.concatenate(waves if kind == 'ho' else waves[::-1], axis=1)
   expected = np.pad(expected, ((0, 0), (0, features % 2)))
   found = jax.jit(lambda t: sinusoidal(t, features, kind=kind))(t)
-  np.testing.assert_allclose(found, expected, atol=1e-4)
+  assert_allclose(found, expected, atol=1e-4)
 
 
 def test_fourier_features_literally(rng):
@@ -35,7 +36,7 @@ def test_fourier_features_literally(rng):
   z = np.asarray(z, np.float64)
   angles = np.concatenate([2 * np.pi * 2.0**k * z for k in (6, 7)], axis=-1)
   expected = np.concatenate([z, np.sin(angles), np.cos(angles)], axis=-1)
-  np.testing.assert_allclose(found, expected, atol=2e-6)
+  assert_allclose(found, expected, atol=2e-6)
 
 
 @pytest.fixture(scope='module')
@@ -59,7 +60,7 @@ def embed():
 )
 def test_labels_pick_rows_and_a_dropped_or_missing_one_the_null_row(embed, cond, expected):
   apply, table = embed
-  np.testing.assert_array_equal(apply(cond, 3), table[expected])
+  assert_array_equal(apply(cond, 3), table[expected])
 
 
 @pytest.mark.parametrize('label', [-1, 3, 7])
@@ -75,7 +76,7 @@ def test_labels_begin_normal(kind, std, key):
   init = jax.jit(module.init, static_argnums=2)
   variables = init(key, {'label': np.zeros(1, int)}, 1)
   table = np.asarray(variables['params']['table']['embedding'])
-  np.testing.assert_allclose(table.std(), std, rtol=0.03)
+  assert_allclose(table.std(), std, rtol=0.03)
 
 
 STEPS = Inputs(elapsed=True, guidance_scale=True)
@@ -116,7 +117,7 @@ def test_the_embedding_of_a_step_literally_and_at_first(key):
   """It begins at 0, so a new network ignores these inputs."""
   cond = {'elapsed': jnp.array([0.1, 0.3]), 'guidance_scale': jnp.ones(2)}
   first, variables = jax.jit(Steps().init_with_output)(key, cond)
-  np.testing.assert_array_equal(first, np.zeros((2, 5)))
+  assert_array_equal(first, np.zeros((2, 5)))
   p = randomised(variables['params'])
   found = jax.jit(Steps().apply)({'params': p}, cond)
   expected = 0.0
@@ -126,4 +127,4 @@ def test_the_embedding_of_a_step_literally_and_at_first(key):
     h = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
     h = swish(dense(p[f'{name}_dense_1'], h))
     expected += dense(p[f'{name}_dense_2'], h)
-  np.testing.assert_allclose(found, expected, atol=1e-5)
+  assert_allclose(found, expected, atol=1e-5)

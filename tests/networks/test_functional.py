@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 from flax import nnx
+from numpy.testing import assert_allclose
 
 from diffusion_jax.networks import functional
 
@@ -35,6 +36,6 @@ def test_a_module_of_nnx_is_the_same_function(key):
     )
 
   found, merged, rest, a, b = jax.device_get(outputs(key))
-  np.testing.assert_allclose(found, merged, rtol=1e-6)
-  np.testing.assert_allclose(rest, found, rtol=1e-6)
+  assert_allclose(found, merged, rtol=1e-6)
+  assert_allclose(rest, found, rtol=1e-6)
   assert np.any(a != b) and np.any(a == 0.0)

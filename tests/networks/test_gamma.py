@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.networks.gamma import GammaFn, LinearGamma, MonotoneGamma
@@ -29,7 +30,7 @@ def test_the_line_begins_and_ends_at_gamma_min_and_max(learned, key):
   line = LinearGamma(-13.3, 5.0, learned)
   t = np.float32([0.0, 0.25, 1.0])
   found, _ = jax.jit(line.init_with_output)(key, t)
-  np.testing.assert_allclose(found, [-13.3, -8.725, 5.0], rtol=1e-6)
+  assert_allclose(found, [-13.3, -8.725, 5.0], rtol=1e-6)
 
 
 def literal(p, t):
@@ -44,10 +45,10 @@ def literal(p, t):
 def test_the_network_literally():
   params, t = randomised(ABSTRACT, 0, 3.0), np.linspace(0.0, 1.0, 9)
   found = APPLY(params, jnp.asarray(t))
-  np.testing.assert_allclose(found, literal(params, t), rtol=1e-5, atol=1e-5)
+  assert_allclose(found, literal(params, t), rtol=1e-5, atol=1e-5)
   one = APPLY(params, jnp.asarray(t[3]))
   assert one.shape == ()
-  np.testing.assert_allclose(one, found[3], rtol=1e-5)
+  assert_allclose(one, found[3], rtol=1e-5)
 
 
 def test_gamma_fn_is_the_function_of_a_learned_schedule():
@@ -64,7 +65,7 @@ def test_gamma_fn_is_the_function_of_a_learned_schedule():
     schedule = dj.LearnedSchedule(params, GammaFn(module))
     found = logsnr(schedule, jnp.asarray(t))
     expected = -literal(params, t)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
   assert len(programs) == 1
 
 

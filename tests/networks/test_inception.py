@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from flax import linen as nn
+from numpy.testing import assert_allclose
 
 from diffusion_jax.metrics.features import ARRAYS
 from diffusion_jax.networks import inception
@@ -40,7 +41,7 @@ def resize_tf1(x, side):
 def test_images_are_resized_as_by_tensorflow_1(shape, side):
   x = np.random.default_rng(0).uniform(0.0, 255.0, (2, *shape, 3))
   found = inception.resize_bilinear(x.astype(np.float32), side)
-  np.testing.assert_allclose(found, resize_tf1(x, side), atol=1e-3)
+  assert_allclose(found, resize_tf1(x, side), atol=1e-3)
 
 
 def test_preprocessing_scales_once_and_repeats_grey():
@@ -48,7 +49,7 @@ def test_preprocessing_scales_once_and_repeats_grey():
   found = jax.jit(inception.preprocess)(grey)
   assert found.shape == (1, 299, 299, 3)
   expected = (resize_tf1(np.float64(grey), 299) - 128.0) / 128.0
-  np.testing.assert_allclose(found, np.tile(expected, 3), atol=1e-5)
+  assert_allclose(found, np.tile(expected, 3), atol=1e-5)
 
 
 def convolve(x, kernel, pad, stride=1):
@@ -87,7 +88,7 @@ def test_a_unit_is_convolution_norm_and_relu(size, stride, padding, pad):
   wide = jax.tree.map(np.float64, params)
   expected = normalise(convolve(x, wide['kernel'], pad, stride), wide)
   assert (expected < 0).any()
-  np.testing.assert_allclose(found, np.maximum(expected, 0.0), atol=1e-5)
+  assert_allclose(found, np.maximum(expected, 0.0), atol=1e-5)
 
 
 def pooled(x, reduce):
@@ -117,13 +118,13 @@ def test_the_pool_branch_averages_without_the_padding():
   found = jax.jit(network.apply)({'params': params}, np.float32(x))
   unit = jax.tree.map(np.float64, params['Mixed_5b.branch_pool'])
   h = convolve(pooled(x, np.mean), unit['kernel'], (0, 0))
-  np.testing.assert_allclose(found, np.maximum(normalise(h, unit), 0.0), atol=1e-5)
+  assert_allclose(found, np.maximum(normalise(h, unit), 0.0), atol=1e-5)
 
 
 def test_the_maximum_is_over_pixels_inside():
   x = -1.0 - np.random.default_rng(0).uniform(size=(1, 4, 5, 2))
   found = inception.max_pool(np.float32(x))
-  np.testing.assert_allclose(found, pooled(x, np.max), rtol=1e-6)
+  assert_allclose(found, pooled(x, np.max), rtol=1e-6)
 
 
 def test_the_graph_has_the_published_parameters_and_outputs(shapes, traced):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.networks import layers
 from diffusion_jax.networks.layers import Conv, GroupNorm, initializers
@@ -33,7 +34,7 @@ def test_the_place_of_the_window_of_a_resampling(module, place, expected):
   kernel[place] = 1.0
   params = {'conv': {'kernel': kernel, 'bias': np.zeros(1, np.float32)}}
   found: Any = jax.jit(module.apply)({'params': params}, X[None, :, :, None])
-  np.testing.assert_array_equal(found[0, :, :, 0], expected)
+  assert_array_equal(found[0, :, :, 0], expected)
 
 
 def conv_params(key, **options):
@@ -47,7 +48,7 @@ def test_initialisers_are_variance_scaling_over_fan_avg(key):
   limit = np.sqrt(3.0 / (9 * (64 + 128) / 2))
   w, bias = conv_params(key)
   assert 0.99 * limit < np.abs(w).max() <= limit
-  np.testing.assert_allclose(w.var(), limit**2 / 3, rtol=0.02)
+  assert_allclose(w.var(), limit**2 / 3, rtol=0.02)
   assert not bias.any()
   w, bias = conv_params(key, zero=True)
   assert 0.0 < np.abs(w).max() <= 1e-5 * limit * 1.001
@@ -59,7 +60,7 @@ def test_torch_initialisers_are_uniform_over_fan_in(key):
   limit = 1.0 / np.sqrt(9 * 64)
   for values, rtol in zip(conv_params(key, initializer='torch'), (0.02, 0.4), strict=True):
     assert 0.9 * limit < np.abs(values).max() <= limit
-    np.testing.assert_allclose(values.var(), limit**2 / 3, rtol=rtol)
+    assert_allclose(values.var(), limit**2 / 3, rtol=rtol)
   for values in conv_params(key, initializer='torch', zero=True):
     assert not values.any()
 
@@ -67,7 +68,7 @@ def test_torch_initialisers_are_uniform_over_fan_in(key):
 def test_lecun_initialisers_are_flaxs(key):
   """The variance is 1 / fan_in, truncated at 2 deviations; 0 at the ends."""
   w, bias = conv_params(key, initializer='lecun')
-  np.testing.assert_allclose(w.var(), 1.0 / (9 * 64), rtol=0.02)
+  assert_allclose(w.var(), 1.0 / (9 * 64), rtol=0.02)
   assert 2.0 < np.abs(w).max() * np.sqrt(9 * 64) < 2.3 and not bias.any()
   for values in conv_params(key, initializer='lecun', zero=True):
     assert not values.any()
@@ -78,8 +79,8 @@ def test_a_scale_multiplies_the_variance_of_kernels_only(kind, key):
   draw = lambda init: np.asarray(init(key, (64, 128), jnp.float32))
   kernel, bias = initializers(kind, 64)
   scaled, same = initializers(kind, 64, scale=0.25)
-  np.testing.assert_allclose(draw(scaled), 0.5 * draw(kernel), rtol=1e-5)
-  np.testing.assert_array_equal(draw(same), draw(bias))
+  assert_allclose(draw(scaled), 0.5 * draw(kernel), rtol=1e-5)
+  assert_array_equal(draw(same), draw(bias))
 
 
 @pytest.mark.parametrize('groups', [1, 4, 8])
@@ -92,4 +93,4 @@ def test_group_norm_literally_with_float32_statistics(groups, dtype, rng):
   assert found.dtype == dtype
   expected = norm(p, np.asarray(x, np.float64), groups)
   atol = 1e-3 if dtype == jnp.float32 else 0.02  # a last place of bfloat16
-  np.testing.assert_allclose(np.asarray(found, np.float64), expected, atol=atol)
+  assert_allclose(np.asarray(found, np.float64), expected, atol=atol)

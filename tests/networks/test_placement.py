@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.networks.placement import has_cudnn_attention, on_gpu, whole_weights
 from diffusion_jax.runtime.sharding import make_mesh, on_mesh
@@ -24,7 +25,7 @@ def test_weights_are_gathered_in_the_type_of_the_layer():
   assert one == ('all-gather', 2 * 64, 8)
   found = step(parts)['w']
   assert found.sharding.is_fully_replicated
-  np.testing.assert_array_equal(found, w)
+  assert_array_equal(found, w)
 
 
 def test_without_a_mesh_nothing_is_moved():
@@ -45,7 +46,7 @@ def test_only_the_forward_pass_gathers_and_gradients_may_stay_in_parts():
   push = lambda w: jax.jvp(loss, (w,), (w,))
   assert count(push) == 2
   gradient = jax.jit(on_mesh(mesh, jax.grad(loss)))(w)
-  np.testing.assert_array_equal(gradient, 2 * w)
+  assert_array_equal(gradient, 2 * w)
 
 
 def answers():

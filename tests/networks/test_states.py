@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.testing import assert_allclose
 
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.states import StateNetwork
@@ -24,7 +25,7 @@ def test_logits_are_those_of_the_embedded_states():
   table = np.asarray(params['embedding']['embedding'])
   h = np.concatenate([table[X[..., 0]], table[X[..., 1]]], axis=-1)
   output = jax.jit(DIT.apply)({'params': params['network']}, h, NOISE, COND)
-  np.testing.assert_allclose(logits, output.reshape(2, 4, 4, 2, 5), rtol=1e-5, atol=1e-6)
+  assert_allclose(logits, output.reshape(2, 4, 4, 2, 5), rtol=1e-5, atol=1e-6)
 
 
 def test_shapes_of_a_u_net_with_means_and_log_scales():
@@ -43,4 +44,4 @@ def test_a_sequence_is_an_image_of_one_row_without_positions():
   found = apply(params, x, NOISE, COND)
   image = apply(params, x[:, None, :, None], NOISE, COND)[:, 0, :, 0]
   assert found.shape == (2, 4, 5) and np.std(found) > 0.01
-  np.testing.assert_allclose(found, image, rtol=1e-5, atol=1e-5)
+  assert_allclose(found, image, rtol=1e-5, atol=1e-5)

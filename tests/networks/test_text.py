@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.data import text
 from diffusion_jax.networks.attention import CrossAttention
@@ -47,7 +48,7 @@ def test_the_encoder_is_the_papers():
     h = h + linear(literal.attend(q, k, v, mask), f'attention_{i}_out')
     inner = linear(norm(h, f'mlp_{i}_norm'), f'mlp_{i}_in')
     h = h + linear(literal.gelu(inner), f'mlp_{i}_out')
-  np.testing.assert_allclose(found[mask], norm(h, 'norm_out')[mask], atol=2e-4)
+  assert_allclose(found[mask], norm(h, 'norm_out')[mask], atol=2e-4)
 
 
 def test_cross_attention_is_its_formula(rng):
@@ -62,14 +63,14 @@ def test_cross_attention_is_its_formula(rng):
   q = literal.heads(linear(h, 'query'), 2)
   k, v = (literal.heads(linear(np.float64(words), name), 2) for name in ('key', 'value'))
   out = linear(literal.attend(q, k, v, mask), 'proj_out').reshape(x.shape)
-  np.testing.assert_allclose(found, x + out, atol=1e-5)
+  assert_allclose(found, x + out, atol=1e-5)
 
 
 def test_the_mean_of_words_leaves_out_the_padding():
   words = jnp.arange(12.0).reshape(2, 3, 2)
   mask = jnp.array([[True, True, False], [True, False, False]])
   expected = [[1.0, 2.0], [6.0, 7.0]]
-  np.testing.assert_allclose(mean_of_words(words, mask), expected)
+  assert_allclose(mean_of_words(words, mask), expected)
 
 
 X = np.random.default_rng(3).standard_normal((3, 4, 4, 3), np.float32)
@@ -101,10 +102,10 @@ def test_a_picture_knows_its_own_text_and_label(network):
   other = TOKENS.copy()
   other[1, 3] = 50
   changed = network(LABELLED | {'text': other})
-  np.testing.assert_array_equal(found[::2], changed[::2])
+  assert_array_equal(found[::2], changed[::2])
   assert np.abs(found - changed)[1].max() > 1e-3
   same = network(LABELLED | {'text': np.where(MASK, TOKENS, 77)})
-  np.testing.assert_array_equal(found, same)
+  assert_array_equal(found, same)
   changed = network(LABELLED | {'label': np.array([0, 3, 2])})
   assert np.abs(found - changed)[1].max() > 1e-3
 
@@ -115,8 +116,8 @@ def test_a_dropped_text_is_a_missing_text(network):
   mask = MASK & np.array([[False], [True], [True]])
   found = network(LABELLED | {'text_mask': mask, 'drop': drop})
   said, nothing = network(LABELLED), network({})
-  np.testing.assert_allclose(found[1], said[1], atol=1e-5)
-  np.testing.assert_allclose(found[::2], nothing[::2], atol=1e-4)
+  assert_allclose(found[1], said[1], atol=1e-5)
+  assert_allclose(found[::2], nothing[::2], atol=1e-4)
   assert np.abs(said[0] - nothing[0]).max() > 1e-2
 
 
@@ -132,6 +133,6 @@ def test_vectors_of_another_encoder_take_the_place_of_tokens():
   p = variables['params']
   words, mask_out = jax.device_get(jax.jit(lambda cond: module.apply(variables, cond, 3))(dropped))
   expected = vectors @ p['linear']['kernel'] + p['linear']['bias']
-  np.testing.assert_allclose(words[:2], expected[:2], atol=1e-5)
-  np.testing.assert_array_equal(mask_out[:2], mask[:2])
-  np.testing.assert_allclose(mean_of_words(words, mask_out)[2], np.ravel(p['null']), rtol=1e-5)
+  assert_allclose(words[:2], expected[:2], atol=1e-5)
+  assert_array_equal(mask_out[:2], mask[:2])
+  assert_allclose(mean_of_words(words, mask_out)[2], np.ravel(p['null']), rtol=1e-5)

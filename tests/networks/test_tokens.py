@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.networks import tokens
 from diffusion_jax.networks.tokens import rotary_angles
@@ -32,8 +33,8 @@ def test_patches_are_cubes_row_by_row_and_go_back(sides, size, token, place):
   patches, again = jax.device_get(both(x))
   width = 3 * size ** len(sides)
   assert patches.shape == (2, x[0].size // width, width)
-  np.testing.assert_array_equal(patches[1, token], x[1][place].reshape(-1))
-  np.testing.assert_array_equal(again, x)
+  assert_array_equal(patches[1, token], x[1][place].reshape(-1))
+  assert_array_equal(again, x)
 
 
 def test_grid_positions_have_the_column_first():
@@ -46,19 +47,19 @@ def test_grid_positions_have_the_column_first():
       for place in (j, i):
         angles = [place / 10000 ** (k / quarter) for k in range(quarter)]
         expected += [np.sin(a) for a in angles] + [np.cos(a) for a in angles]
-      np.testing.assert_allclose(found[i * columns + j], expected, atol=1e-7)
+      assert_allclose(found[i * columns + j], expected, atol=1e-7)
 
 
 def test_pairs_are_turned_by_row_then_column(rng):
   """Pairs are complex numbers (Su et al. 2021 Eq. 16) on two axes."""
   x = rng.standard_normal((2, 6, 3, 8))
   found = np.asarray(rotate(np.float32(x), rotary_angles((2, 3), 8)))
-  np.testing.assert_allclose(found, turn(x), atol=1e-6)
+  assert_allclose(found, turn(x), atol=1e-6)
 
 
 def test_angles_of_a_sequence_are_those_of_su_et_al():
   angles = [[p * 10000 ** (-2 * i / 8) for i in range(4)] for p in range(5)]
-  np.testing.assert_allclose(rotary_angles((5,), 8), angles, rtol=1e-6)
+  assert_allclose(rotary_angles((5,), 8), angles, rtol=1e-6)
 
 
 def test_the_type_is_kept():

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.tokens import grid_positions
@@ -93,9 +94,9 @@ def test_the_output_begins_at_zero(key):
 
   patch_out, kernels = jax.device_get(layers(key))
   for leaf in jax.tree.leaves(patch_out):
-    np.testing.assert_array_equal(leaf, 0.0)
+    assert_array_equal(leaf, 0.0)
   for modulation, qkv in kernels:
-    np.testing.assert_array_equal(modulation, 0.0)
+    assert_array_equal(modulation, 0.0)
     assert np.std(qkv) > 0.1  # the others are not 0
 
 
@@ -211,7 +212,7 @@ def test_what_is_computed_on_gpus_is_the_same(key):
 
 
 def close(found, expected, atol):
-  np.testing.assert_allclose(found, expected, atol=atol, rtol=1e-5)
+  assert_allclose(found, expected, atol=atol, rtol=1e-5)
 
 
 def test_a_vector_is_a_sequence_of_its_numbers():
@@ -229,12 +230,12 @@ def test_a_vector_is_a_sequence_of_its_numbers():
 
   found = apply(network, x, known)
   y = apply(sequence, x[..., None], known[..., None])
-  np.testing.assert_allclose(found, np.concatenate([y[..., 0], y[..., 1]], 1))
+  assert_allclose(found, np.concatenate([y[..., 0], y[..., 1]], 1))
   # What x is where it is known does not matter, and order does.
   other = np.where(np.isnan(known), x, 9.0)
-  np.testing.assert_array_equal(found, apply(network, other, known))
+  assert_array_equal(found, apply(network, other, known))
   turned, whole = apply(network, x[:, ::-1]), apply(network, x)
   assert np.abs(turned[:, 2::-1] - whole[:, :3]).max() > 1e-3
-  np.testing.assert_array_equal(apply(network, x, x * np.nan), whole)
+  assert_array_equal(apply(network, x, x * np.nan), whole)
   with pytest.raises(ValueError, match='out_channels=2 must be a multiple of'):
     shapes(sequence, (1, 3))

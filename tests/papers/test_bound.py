@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.core import elbo
@@ -61,12 +62,12 @@ def test_eq_5_every_term_of_the_bound(variance, clip, name, key):
   found = {name: value[:FEW] for name, value in jax.device_get(found).items()}
   eps = draws(keys)[:, :FEW]
   L_T, L, L_0 = bound_terms(p, MANY[:FEW], eps, variance, clip)
-  np.testing.assert_allclose(found['prior'], L_T, rtol=1e-5)
-  np.testing.assert_array_equal(found['diffusion'][:, 0], 0.0)
-  np.testing.assert_allclose(found['diffusion'][:, 1:], L, rtol=1e-4)
-  np.testing.assert_allclose(found['reconstruction'], L_0, rtol=1e-4)
+  assert_allclose(found['prior'], L_T, rtol=1e-5)
+  assert_array_equal(found['diffusion'][:, 0], 0.0)
+  assert_allclose(found['diffusion'][:, 1:], L, rtol=1e-4)
+  assert_allclose(found['reconstruction'], L_0, rtol=1e-4)
   total = L_T + L.sum(axis=1) + L_0
-  np.testing.assert_allclose(found['total'], total, rtol=1e-4)
+  assert_allclose(found['total'], total, rtol=1e-4)
 
 
 def test_some_of_the_steps_are_terms_of_the_whole(key):
@@ -79,9 +80,9 @@ def test_some_of_the_steps_are_terms_of_the_whole(key):
   _, expected = draw(keys, p.at_step(p.steps), 5)
   draws = some['diffusion'][:, 1:] / whole['diffusion'][:, 1:]
   draws *= np.asarray(expected)
-  np.testing.assert_allclose(draws, np.rint(draws), atol=1e-4)
+  assert_allclose(draws, np.rint(draws), atol=1e-4)
   assert (np.rint(draws).sum(axis=1) == 5).all()
-  np.testing.assert_array_equal(some['reconstruction'], whole['reconstruction'])
+  assert_array_equal(some['reconstruction'], whole['reconstruction'])
   difference = some['total'].astype(np.float64) - whole['total']
   assert abs(difference.mean()) < 4.5 * difference.std() / n**0.5
   equal = 19**2 / 5 * (1 - 5 / 19) * whole['diffusion'][:, 1:].var(1, ddof=1)
@@ -96,7 +97,7 @@ def test_an_image_has_the_bound_of_its_own_key(key):
   x0 = f32(MANY[other])[0]
   found = bound(keys[other], schedule, x0, 'learned', True, steps=5)
   for name, value in found.items():
-    np.testing.assert_allclose(value, whole[name][other], rtol=1e-5)
+    assert_allclose(value, whole[name][other], rtol=1e-5)
 
 
 # In the exact model of x_0 ~ N(0, I), E[x_0 | x_t] = alpha x_t and fixed_large

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from tests.jitted import jitted
@@ -33,7 +34,7 @@ def test_eq_2_one_step_forward(p):
   beta = column(p.beta[p.steps], eps)
   expected = np.sqrt(1.0 - beta) * x_previous + np.sqrt(beta) * eps
   found = jitted(dj.forward_step)(*f32(x_previous, eps), *levels(p))
-  np.testing.assert_allclose(found, expected, atol=2e-5)
+  assert_allclose(found, expected, atol=2e-5)
 
 
 @each_schedule
@@ -41,7 +42,7 @@ def test_eq_4_marginal(p):
   """q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I)."""
   x0, eps, xt = pictures(p)
   found = jitted(dj.q_sample)(*f32(x0, eps), levels(p)[1])
-  np.testing.assert_allclose(found, xt, atol=1e-6)
+  assert_allclose(found, xt, atol=1e-6)
 
 
 def eq_7(p, x0, xt):
@@ -74,10 +75,10 @@ def test_eq_6_and_7_posterior_at_every_step(name, T):
   if T <= 1000:
     results.append(traced_posterior(p.schedule, p.steps, x0, xt))
   for found in jax.device_get(results):
-    np.testing.assert_allclose(found.mean, mean, atol=2e-6)
+    assert_allclose(found.mean, mean, atol=2e-6)
     assert found.variance[0, 0] == variance[0] == 0.0
     rtol = 1e-4 if T <= 1000 else 6e-4
-    np.testing.assert_allclose(found.variance[:, 0], variance, rtol=rtol)
+    assert_allclose(found.variance[:, 0], variance, rtol=rtol)
 
 
 def sigma_squared(p, variance):
@@ -91,7 +92,7 @@ def sigma_squared(p, variance):
 @pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large'])
 def test_section_3_2_variances(p, variance):
   found = jitted(dj.reverse_variance)(variance, *levels(p))
-  np.testing.assert_allclose(found, sigma_squared(p, variance), rtol=1e-4)
+  assert_allclose(found, sigma_squared(p, variance), rtol=1e-4)
 
 
 @pytest.mark.parametrize('T', [3, 1000])
@@ -109,7 +110,7 @@ def test_eq_8_mean_matching(T):
   q, model = (jitted(dj.q_posterior)(x0, xt, s, t), jitted(dj.p_reverse)(x0_hat, xt, s, t))
   found = np.sum(jitted(dj.kl)(q, model), axis=1)
   # The two means nearly cancel if the loss is 1e-6 nats.
-  np.testing.assert_allclose(found, expected, rtol=3e-4, atol=1e-8)
+  assert_allclose(found, expected, rtol=3e-4, atol=1e-8)
 
 
 def eq_10(p, eps, xt):
@@ -123,9 +124,9 @@ def test_eq_10_posterior_mean_of_eps(p):
   """mu-tilde_t = (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t)."""
   x0, eps, xt = pictures(p)
   expected = eq_10(p, eps, xt)
-  np.testing.assert_allclose(eq_7(p, x0, xt)[0], expected, atol=1e-9)
+  assert_allclose(eq_7(p, x0, xt)[0], expected, atol=1e-9)
   found = jitted(dj.q_posterior)(*f32(x0, xt), *levels(p)).mean
-  np.testing.assert_allclose(found, expected, atol=2e-6)
+  assert_allclose(found, expected, atol=2e-6)
 
 
 @each_schedule
@@ -139,9 +140,9 @@ def test_eq_1_and_11_reverse_transition(p):
   x0_hat = jitted(dj.to_x0)('eps', eps_hat, xt, t)
   model = jitted(dj.p_reverse)(x0_hat, xt, s, t, 'fixed_large')
   # |x_0| reaches 1 / sqrt(alpha_bar_T) before it is scaled back.
-  np.testing.assert_allclose(model.mean, expected, atol=1e-5)
+  assert_allclose(model.mean, expected, atol=1e-5)
   variance = sigma_squared(p, 'fixed_large')
-  np.testing.assert_allclose(model.variance[:, 0], variance, rtol=1e-4)
+  assert_allclose(model.variance[:, 0], variance, rtol=1e-4)
 
 
 @pytest.mark.parametrize('T', [3, 1000])
@@ -162,7 +163,7 @@ def test_eq_12_weighted_loss(T, variance):
   s, t = (level.take(kept) for level in levels(p))
   arrays = f32(eps[kept], eps_hat[kept])
   found = jitted(dj.weighted_eps_loss)(*arrays, s, t, kind, first)
-  np.testing.assert_allclose(found, expected, rtol=2e-4)
+  assert_allclose(found, expected, rtol=2e-4)
 
 
 @each_schedule
@@ -172,7 +173,7 @@ def test_eq_14_simple_loss(p):
   _, eps_hat, _ = pictures(p, (4, 4, 2), seed=1)
   expected = np.mean((eps - eps_hat) ** 2, axis=(1, 2, 3))
   found = jitted(dj.simple_loss)(*f32(eps, eps_hat))
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert_allclose(found, expected, rtol=1e-5)
 
 
 @each_schedule

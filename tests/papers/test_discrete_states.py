@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from tests.jitted import jitted, level_at
@@ -79,9 +80,9 @@ def test_d3pm_eq_3_and_4_and_the_term_of_the_bound(name, t):
   kl = jitted(dj.transition_kl_states)(denoised, x0, xt, process, level_s, level_t)
   steps = [d3pm_step(name, t, x0[0, i], xt[0, i], logits[0, i]) for i in range(D)]
   posterior, reverse, terms = map(np.array, zip(*steps, strict=True))
-  np.testing.assert_allclose(q[0], posterior, rtol=1e-4, atol=1e-6)
-  np.testing.assert_allclose(p[0], reverse, rtol=1e-4, atol=1e-6)
-  np.testing.assert_allclose(kl[0], terms.sum(), rtol=1e-4)
+  assert_allclose(q[0], posterior, rtol=1e-4, atol=1e-6)
+  assert_allclose(p[0], reverse, rtol=1e-4, atol=1e-6)
+  assert_allclose(kl[0], terms.sum(), rtol=1e-4)
 
 
 def mdlm_reverse(x, xt, alpha_s, alpha_t):
@@ -121,14 +122,14 @@ def test_mdlm_eq_7_and_the_loss_of_md4(name):
   p = jitted(dj.p_reverse_states)(denoised, jnp.asarray(xt), process, level_s, level_t)
   for i in range(D):
     expected = mdlm_reverse(x[0, i], xt[0, i], alpha(s), alpha(t))
-    np.testing.assert_allclose(p[0, i], expected, rtol=1e-5, atol=1e-7)
+    assert_allclose(p[0, i], expected, rtol=1e-5, atol=1e-7)
   loss = 0.0
   for i in range(D):
     if xt[0, i] == K - 1:
       loss += slope(t) / (1 - alpha(t)) * np.log(x[0, i, x0[0, i]])
   nll = jitted(dj.state_nll)(denoised, x0, xt == K - 1)
   result = jax.jit(dj.masked_weight(schedule))(level_t) * nll[0]
-  np.testing.assert_allclose(result, loss, rtol=1e-5)
+  assert_allclose(result, loss, rtol=1e-5)
 
 
 def test_remdm_one_step():

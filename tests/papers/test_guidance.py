@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal
@@ -106,7 +107,7 @@ def test_algorithm_1_shifts_the_mean_by_the_variance(t, variance, key):
   noise = np.float64(draw_normal(key, x32))
   expected = mean + np.sqrt(sigma[variance]) * noise
   found = step('algorithm 1', variance, key, x32, level_s, level_t)
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('t', STEPS)
@@ -118,10 +119,10 @@ def test_algorithm_2_is_ddim_with_another_eps(t, key):
   x0 = (x - np.sqrt(1 - alpha_bar) * eps) / np.sqrt(alpha_bar)
   expected = np.sqrt(previous) * x0 + np.sqrt(1 - previous) * eps
   found = step('algorithm 2', None, key, x32, level_s, level_t)
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
   scale = np.sqrt(alpha_bar)  # Errors of x_0 grow with 1 / alpha.
   found = np.asarray(guided(x32, level_t).x0)
-  np.testing.assert_allclose(scale * found, scale * x0, rtol=1e-4, atol=1e-4)
+  assert_allclose(scale * found, scale * x0, rtol=1e-4, atol=1e-4)
 
 
 def test_ho_and_salimans_eq_6():
@@ -134,4 +135,4 @@ def test_ho_and_salimans_eq_6():
   pair = dj.paired(CLASSES.component(Y).denoise, CLASSES.denoise)
   x0 = jax.jit(dj.classifier_free(pair, 1 + w))(x32, level).x0
   found = jax.jit(dj.eps_from_x0)(x0, x32, level)
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+  assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.training import objectives
@@ -22,7 +23,7 @@ def test_iddpm_eq_17_cosine_alpha_bar():
 
   steps = np.arange(1, T)  # The last beta is clipped.
   schedule = dj.DiscreteSchedule.from_betas(dj.cosine_betas(T))
-  np.testing.assert_allclose(schedule.alpha_bars[:-1], f(steps) / f(0), rtol=1e-5)
+  assert_allclose(schedule.alpha_bars[:-1], f(steps) / f(0), rtol=1e-5)
   assert dj.cosine_betas(T)[-1] == 0.999
 
 
@@ -36,10 +37,10 @@ def test_iddpm_eq_15_learned_variance():
   expected = np.exp(v * np.log(beta) + (1 - v) * np.log(small))
   variance = jitted(dj.reverse_variance)
   found = variance('learned', *levels(p), *f32(v), first)
-  np.testing.assert_allclose(found, expected, rtol=1e-4)
+  assert_allclose(found, expected, rtol=1e-4)
   without = np.asarray(variance('learned', *levels(p), *f32(v)))
   assert (without[0] == 0.0).all()
-  np.testing.assert_array_equal(without[1:], np.asarray(found)[1:])
+  assert_array_equal(without[1:], np.asarray(found)[1:])
 
 
 @pytest.mark.parametrize('eta', [0.0, 0.5, 1.0])
@@ -63,7 +64,7 @@ def test_ddim_eq_12_and_16(eta):
   t, s = p.at_step(800), p.at_step(500)
   step = dj.ddim(eta).step
   found = jax.jit(lambda x: step(key, x, (), denoise, level_s=s, level_t=t)[0])(*f32(xt))
-  np.testing.assert_allclose(found, expected, atol=2e-5)
+  assert_allclose(found, expected, atol=2e-5)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -98,9 +99,9 @@ def test_edm_table_1_to_1e_6(sigma, sd):
   c_in, c_noise = 1 / np.sqrt(sigma**2 + sd**2), np.log(sigma) / 4
   weight = (sigma**2 + sd**2) / (sigma * sd) ** 2
   for a, b in zip(found, (c_out, c_skip, c_in, c_noise, weight), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * (b is c_noise))
+    assert_allclose(a, b, rtol=1e-6, atol=1e-6 * (b is c_noise))
   expected = (y - c_skip * (y + sigma * eps)) / c_out
-  np.testing.assert_allclose(target, expected, rtol=2e-5, atol=2e-6)
+  assert_allclose(target, expected, rtol=2e-5, atol=2e-6)
 
 
 def test_zero_terminal_snr_algorithm_1():
@@ -113,10 +114,10 @@ def test_zero_terminal_snr_algorithm_1():
   alphas_bar = alphas_bar_sqrt**2
   alphas = np.concatenate([alphas_bar[0:1], alphas_bar[1:] / alphas_bar[:-1]])
   found = dj.zero_terminal_snr(betas)
-  np.testing.assert_allclose(found, 1 - alphas, rtol=1e-9, atol=1e-12)
+  assert_allclose(found, 1 - alphas, rtol=1e-9, atol=1e-12)
   schedule = dj.DiscreteSchedule.from_betas(found)
   assert at_step(schedule, 1000)[1:] == (0.0, 1.0)
-  np.testing.assert_allclose(schedule.alpha_bars[0], 1 - betas[0], rtol=1e-6)
+  assert_allclose(schedule.alpha_bars[0], 1 - betas[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize('sd', [0.5, 0.75])
@@ -152,8 +153,8 @@ def test_edm_training_loss_literally(sd, key):
   c_out = sigma * sd / np.sqrt(sigma**2 + sd**2)
   D = c_skip * x + c_out * F
   weight = (sigma**2 + sd**2) / (sigma * sd) ** 2
-  np.testing.assert_allclose(found, np.mean(weight * (D - y) ** 2), rtol=1e-4)
-  np.testing.assert_allclose(total, found)
+  assert_allclose(found, np.mean(weight * (D - y) ** 2), rtol=1e-4)
+  assert_allclose(total, found)
   # The noise is standard normal, log sigma N(-1.2, 1.2^2).
   n = (x - y) / sigma
   assert abs(n.std() - 1) < 0.15 and abs(n.mean()) < 0.2

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
@@ -18,7 +19,7 @@ def test_the_closest_gaussian_has_the_moments_of_the_data():
   x = np.linspace(-8.0, 10.0, 4001, dtype=np.float32)
   log_q = np.asarray(jax.jit(q.log_prob)(x[:, None], dj.clean_level()))
   mass = np.exp(log_q) * np.float32(18 / 4000)
-  np.testing.assert_allclose(mass.sum(), 1.0, atol=1e-5)
+  assert_allclose(mass.sum(), 1.0, atol=1e-5)
 
   @jax.jit
   def divergence(mean, log_variance):
@@ -28,7 +29,7 @@ def test_the_closest_gaussian_has_the_moments_of_the_data():
   mean, cov = jax.jit(lambda: (q.mean, q.cov))()
   best = np.asarray(mean)[0], np.log(np.asarray(cov)[0, 0])
   slopes = jax.jit(jax.grad(divergence, argnums=(0, 1)))(*best)
-  np.testing.assert_allclose(slopes, 0.0, atol=1e-5)
+  assert_allclose(slopes, 0.0, atol=1e-5)
   least = divergence(*best)
   assert least > 0.01  # A mixture is not a Gaussian.
   for step in np.random.default_rng(0).normal(scale=0.3, size=(10, 2)):

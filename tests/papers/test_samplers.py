@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 
@@ -75,7 +76,7 @@ def noises(first=False):
 def close(found, expected):
   assert found.dtype == np.float64
   scale = np.abs(expected).max()
-  np.testing.assert_allclose(found, expected, atol=1e-10 * scale)
+  assert_allclose(found, expected, atol=1e-10 * scale)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +289,7 @@ def test_the_corrector_comes_before_the_predictor():
 
   found = run(dj.with_corrector(dj.ddim(), corrector, 2), alpha, sigma, x)
   jax.effects_barrier()
-  np.testing.assert_allclose(corrected, np.repeat(sigma[:-1], 2))
+  assert_allclose(corrected, np.repeat(sigma[:-1], 2))
   expected = np.asarray(x)
   for i in range(3):
     expected = expected + 2.0

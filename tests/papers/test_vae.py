@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.core import vae
@@ -118,7 +119,7 @@ def test_with_the_exact_posterior_every_draw_weighs_log_p(key):
   q = as_normal(*approximation(W, 'exact'), copies=50)
   weigh = lambda k, x, q: dj.vae_log_weight(k, x, q, decoder(*f32(W)))
   found = jax.jit(weigh)(key, *f32(x), q)
-  np.testing.assert_allclose(found, np.repeat(log_p(W), 50), rtol=1e-5)
+  assert_allclose(found, np.repeat(log_p(W), 50), rtol=1e-5)
 
 
 @pytest.mark.parametrize('how', ['exact', 'mean field', 'another'])
@@ -131,7 +132,7 @@ def test_log_p_is_the_elbo_and_the_kl_to_the_posterior(name, how, signs, key):
   found = signs(each_entry)(elbo, key, *f32(repeated(X), W), q)
   gap = log_p(W) - mean_of_8(found['elbo'])
   expected = lg.kl(mean, np.diag(variance), *posterior(W))
-  np.testing.assert_allclose(gap, expected, rtol=1e-4, atol=2e-5)
+  assert_allclose(gap, expected, rtol=1e-4, atol=2e-5)
   exact = how != 'another' and name == 'orthogonal'
   assert (expected < 1e-9).all() if exact else (expected > 0.1).all()
 
@@ -152,10 +153,10 @@ def test_the_monte_carlo_estimate_literally(key):
   divergence = normal_kl(mean, variance, 0.0, 1.0)
   q = as_normal(mean, variance)
   found = jax.jit(elbo, static_argnums=4)(keys, *f32(X, W), q, L)
-  np.testing.assert_allclose(found['reconstruction'], reconstruction, rtol=1e-5)
-  np.testing.assert_allclose(found['kl'], divergence, rtol=1e-5)
+  assert_allclose(found['reconstruction'], reconstruction, rtol=1e-5)
+  assert_allclose(found['kl'], divergence, rtol=1e-5)
   total = reconstruction - divergence
-  np.testing.assert_allclose(found['elbo'], total, rtol=1e-5)
+  assert_allclose(found['elbo'], total, rtol=1e-5)
 
 
 def test_the_importance_weighted_bound_literally(key):
@@ -171,7 +172,7 @@ def test_the_importance_weighted_bound_literally(key):
   weight = lambda key: dj.vae_log_weight(key, f32(X)[0], q, decoder(*f32(W)))
   bound = lambda key: dj.importance_weighted_elbo(key, weight, k)
   found = jax.jit(bound)(keys)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert_allclose(found, expected, rtol=1e-5)
 
 
 # --- a Markov chain of three layers ------------------------------------------
@@ -226,7 +227,7 @@ def many(x):
 def test_with_the_exact_encoder_every_draw_of_a_is_log_p(key):
   found = jax.jit(sampled)(key, many(POINTS[:1]), EXACT)['elbo']
   expected = np.broadcast_to(log_p_of_chain(POINTS[:1]), found.shape)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize('form', [sampled, rearranged])
@@ -235,9 +236,9 @@ def test_both_forms_are_log_p_less_the_kl_of_the_chains(form, signs, key):
     x = f32(repeated(POINTS))
     found = signs(each_layer)(form, key, *x, encoder)['elbo']
     expected = log_p_of_chain(POINTS) - gap(encoder, POINTS)
-    np.testing.assert_allclose(mean_of_8(found), expected, rtol=1e-5)
+    assert_allclose(mean_of_8(found), expected, rtol=1e-5)
     difference = log_p_of_chain(POINTS) - mean_of_8(found)
-    np.testing.assert_allclose(difference, gap(encoder, POINTS), rtol=1e-4, atol=2e-5)
+    assert_allclose(difference, gap(encoder, POINTS), rtol=1e-4, atol=2e-5)
 
 
 def layer_noise(keys):
@@ -267,10 +268,10 @@ def test_form_a_literally(key):
 
   ratios = np.stack([log_q(t) - log_p(t) for t in (1, 2, 3)], axis=1)
   found = jax.jit(sampled)(keys, *f32(POINTS), ANOTHER)
-  np.testing.assert_allclose(found['reconstruction'], log_p(0), rtol=1e-5)
-  np.testing.assert_allclose(found['log_ratio'], ratios, rtol=1e-5, atol=1e-6)
+  assert_allclose(found['reconstruction'], log_p(0), rtol=1e-5)
+  assert_allclose(found['log_ratio'], ratios, rtol=1e-5, atol=1e-6)
   elbo = log_p(0) - ratios.sum(axis=1)
-  np.testing.assert_allclose(found['elbo'], elbo, rtol=1e-5)
+  assert_allclose(found['elbo'], elbo, rtol=1e-5)
 
 
 def test_form_b_literally(key):
@@ -291,11 +292,11 @@ def test_form_b_literally(key):
       p_mean = gain * z[:, t - 1 : t] + offset
       transitions[:, t - 2] += normal_kl(q_mean, q_cov[0], p_mean, variance)
   found = jax.jit(rearranged)(keys, *f32(POINTS), ANOTHER)
-  np.testing.assert_allclose(found['reconstruction'], reconstruction, rtol=1e-5)
-  np.testing.assert_allclose(found['transitions'], transitions, rtol=1e-5)
-  np.testing.assert_allclose(found['prior'], prior, rtol=1e-5)
+  assert_allclose(found['reconstruction'], reconstruction, rtol=1e-5)
+  assert_allclose(found['transitions'], transitions, rtol=1e-5)
+  assert_allclose(found['prior'], prior, rtol=1e-5)
   elbo = reconstruction - transitions.sum(axis=1) - prior
-  np.testing.assert_allclose(found['elbo'], elbo, rtol=1e-5)
+  assert_allclose(found['elbo'], elbo, rtol=1e-5)
 
 
 def test_the_terms_of_b_vary_less(key):
@@ -379,4 +380,4 @@ def test_ddpm_is_a_hierarchical_vae(T, variance, key):
     ('elbo', np.negative(bound['total'])),
   ):
     assert found[name].dtype == np.float64
-    np.testing.assert_allclose(found[name], expected, rtol=1e-9)
+    assert_allclose(found[name], expected, rtol=1e-9)

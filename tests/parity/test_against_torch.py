@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from benchmarks import against_torch, cases, curves
 from benchmarks.turns import Case
@@ -52,9 +53,9 @@ def test_both_sides_learn_the_same_from_the_same_weights_and_images(folder):
   ours, theirs = (np.array(found[name]) for name in ('ours', 'diffusers'))
   for losses in (ours, theirs):
     assert losses.shape == (2, 40)
-    np.testing.assert_allclose(losses[:, 0], 1.0, atol=0.03)
+    assert_allclose(losses[:, 0], 1.0, atol=0.03)
     assert losses[:, -10:].mean() < 0.8
-  np.testing.assert_allclose(ours[:, -10:].mean(), theirs[:, -10:].mean(), rtol=0.1)
+  assert_allclose(ours[:, -10:].mean(), theirs[:, -10:].mean(), rtol=0.1)
 
 
 def test_every_task_is_measured_on_both_sides(measured):

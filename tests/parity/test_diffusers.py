@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.app.kinds import registry, store
@@ -76,7 +77,7 @@ def nhwc(x):
 def close(ours, expected):
   assert ours.shape == expected.shape
   scale = np.abs(expected).max()
-  np.testing.assert_allclose(ours, expected, rtol=0, atol=TOLERANCE * scale)
+  assert_allclose(ours, expected, rtol=0, atol=TOLERANCE * scale)
   return scale
 
 
@@ -116,7 +117,7 @@ def test_the_unet(name, tmp_path):
       assert torch.equal(again.state_dict()[key], tensor), key
     assert options(tmp_path / 'ours' / 'unet') == options(tmp_path / 'given')
   once_more = interop.load(tmp_path / 'ours')
-  jax.tree.map(np.testing.assert_array_equal, once_more.params, found.params)
+  jax.tree.map(assert_array_equal, once_more.params, found.params)
   assert once_more.network == found.network
 
 
@@ -144,7 +145,7 @@ def test_the_autoencoder(name, tmp_path):
   for key, tensor in model.state_dict().items():
     assert torch.equal(again.state_dict()[key], tensor), key
   once_more = interop.load(tmp_path / 'ours')
-  jax.tree.map(np.testing.assert_array_equal, once_more.params, found.params)
+  jax.tree.map(assert_array_equal, once_more.params, found.params)
   assert once_more.network == network
   assert once_more.sections == found.sections
 
@@ -183,10 +184,10 @@ def test_the_betas_of_schedulers(options, tmp_path):
   sections, notes = interop.schedulers.read_sections(config)
   assert not notes
   expected = scheduler.alphas_cumprod.numpy()
-  np.testing.assert_allclose(alpha_bars(sections['schedule']), expected, rtol=2e-3, atol=1e-7)
+  assert_allclose(alpha_bars(sections['schedule']), expected, rtol=2e-3, atol=1e-7)
   sections['objective'] = {'name': 'denoising'}
   again = theirs.DDPMScheduler.from_config(interop.schedulers.write_config(sections))
-  np.testing.assert_allclose(again.alphas_cumprod, expected, rtol=1e-6)
+  assert_allclose(again.alphas_cumprod, expected, rtol=1e-6)
   assert again.config.prediction_type == scheduler.config.prediction_type
 
 
@@ -267,7 +268,7 @@ def test_every_option_of_a_scheduler(name, option):
     return
   scheduler = getattr(theirs, name)(**options)
   expected = scheduler.alphas_cumprod.numpy()
-  np.testing.assert_allclose(alpha_bars(sections['schedule']), expected, rtol=2e-3, atol=1e-7)
+  assert_allclose(alpha_bars(sections['schedule']), expected, rtol=2e-3, atol=1e-7)
   assert sections['sampling']['grid']['spacing'] == scheduler.config.get(
     'timestep_spacing', 'linspace'
   )
@@ -287,7 +288,7 @@ def test_every_option_of_a_scheduler(name, option):
     found = (x - sigma * found) / alpha
   denoise = bound_of(sections)(lambda xt, level: dj.Prediction(jnp.asarray(x0.numpy())))
   bounded = denoise(jnp.asarray(x.numpy()), dj.LinearVPSchedule()(0.5)).x0
-  np.testing.assert_allclose(bounded, found.numpy(), rtol=1e-3, atol=2e-3)
+  assert_allclose(bounded, found.numpy(), rtol=1e-3, atol=2e-3)
   assert np.std(bounded) > 0.4
 
 
@@ -329,7 +330,7 @@ def test_a_scheduler_draws_what_it_is_read_as(name, options, monkeypatch):
   denoise = bound_of(sections)(lambda xt, level: dj.Prediction(2.0 * jnp.tanh(xt)))
   ours = jax.jit(lambda x: dj.sample(jax.random.key(0), denoise, sampler, levels, x))(z[0])
   assert np.std(ours) > 0.4
-  np.testing.assert_allclose(ours, y.numpy(), rtol=0, atol=2e-4)
+  assert_allclose(ours, y.numpy(), rtol=0, atol=2e-4)
 
 
 def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):
@@ -362,7 +363,7 @@ def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):
   sample = jax.jit(lambda x: dj.sample(keys, denoise, sampler, levels, x))
   ours = np.clip(np.asarray(sample(jnp.asarray(nhwc(x)))) / 2 + 0.5, 0, 1)
   assert np.std(ours) > 0.1
-  np.testing.assert_allclose(ours, pictures, rtol=0, atol=1e-4)
+  assert_allclose(ours, pictures, rtol=0, atol=1e-4)
 
 
 def test_a_class_becomes_part_of_the_weights(tmp_path):
@@ -393,10 +394,10 @@ def test_weights_of_torch(tmp_path):
   path = tmp_path / 'diffusion_pytorch_model.bin'
   assert any('proj_attn' in name for name in old)
   torch.save(old, path)
-  jax.tree.map(np.testing.assert_array_equal, interop.load(tmp_path).params, expected)
+  jax.tree.map(assert_array_equal, interop.load(tmp_path).params, expected)
   torch.save({n: x.bfloat16() for n, x in old.items()}, path)
   halved = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(np.float32), expected)
-  jax.tree.map(np.testing.assert_array_equal, interop.load(tmp_path).params, halved)
+  jax.tree.map(assert_array_equal, interop.load(tmp_path).params, halved)
 
 
 @pytest.mark.parametrize('new_format', [True, False])

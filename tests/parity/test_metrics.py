@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.metrics.accuracy import inception_score
 from diffusion_jax.metrics.fid import frechet_distance, statistics
@@ -39,12 +40,12 @@ def fid(package, x, y):
 def test_frechet_distance(features, package):
   x, y = features
   found = frechet_distance(statistics(x), statistics(y))
-  np.testing.assert_allclose(found, fid(package, x, y), rtol=1e-6)
+  assert_allclose(found, fid(package, x, y), rtol=1e-6)
   # the other is 0 up to the root of the rounding error
   same = frechet_distance(statistics(x), statistics(x.copy()))
   scale = np.trace(statistics(x).covariance)
-  np.testing.assert_allclose(same, 0.0, atol=1e-12 * scale)
-  np.testing.assert_allclose(same, fid(package, x, x), atol=1e-5 * scale)
+  assert_allclose(same, 0.0, atol=1e-12 * scale)
+  assert_allclose(same, fid(package, x, x), atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize('seed', [2020, 1])
@@ -63,7 +64,7 @@ def test_kernel_distance(features, seed):
     verbose=False,
   )
   found = kernel_distance(x, y, num_subsets=7, subset_size=size, seed=seed)
-  np.testing.assert_allclose(found, list(expected.values()), rtol=1e-6, atol=1e-14)
+  assert_allclose(found, list(expected.values()), rtol=1e-6, atol=1e-14)
 
 
 @pytest.mark.parametrize('splits', [1, 10])
@@ -73,7 +74,7 @@ def test_inception_score(features, splits):
   logits = 4.0 * features[0]
   expected = module.isc_features_to_metric(torch.tensor(logits), splits)
   found = inception_score(logits, splits)
-  np.testing.assert_allclose(found, list(expected.values()), rtol=1e-6, atol=1e-12)
+  assert_allclose(found, list(expected.values()), rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize('k', [1, 3, 5])
@@ -88,7 +89,7 @@ def test_precision_recall_density_coverage(features, k):
   for name, estimate in found.items():
     size = sizes.get(name, len(y))
     assert round(size * estimate.value) == round(size * expected[name]), name
-    np.testing.assert_allclose(estimate.value, expected[name], rtol=1e-12)
+    assert_allclose(estimate.value, expected[name], rtol=1e-12)
 
 
 def test_equal_sets():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.sampling import ancestral, correctors, solvers
@@ -132,7 +133,7 @@ def test_a_sampler_of_the_table(name, options, step, sampler, monkeypatch):
   sample = jax.jit(lambda x: dj.sample(jax.random.key(0), denoise, sampler, levels, x))
   ours = sample(jnp.asarray(x, jnp.float32))
   assert np.std(ours) > 0.5
-  np.testing.assert_allclose(ours, y, rtol=0, atol=TOLERANCE)
+  assert_allclose(ours, y, rtol=0, atol=TOLERANCE)
 
 
 def timesteps(name, n, **options):
@@ -154,7 +155,7 @@ def test_the_steps_of_timestep_spacing():
       t = dj.level_grid(DDPM, n, spacing).t[:-1]
       for name in classes:
         expected = timesteps(name, n, timestep_spacing=spacing)
-        np.testing.assert_allclose(1000 * t - 1, expected, atol=1e-3)
+        assert_allclose(1000 * t - 1, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -173,4 +174,4 @@ def test_the_levels_of_options(name, option, spacing):
   scheduler.set_timesteps(N)
   levels = dj.level_grid(DDPM, N, spacing)
   ours = (levels.sigma / levels.alpha)[::-1]
-  np.testing.assert_allclose(ours, np.unique(scheduler.sigmas), rtol=1e-4)
+  assert_allclose(ours, np.unique(scheduler.sigmas), rtol=1e-4)

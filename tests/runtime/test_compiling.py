@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jax._src.lru_cache import LRUCache
 from jax.experimental.layout import Format, Layout
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.sharding import make_mesh, replicated
@@ -132,8 +133,8 @@ def test_a_state_takes_the_layouts_of_its_program_and_keeps_them():
     assert total == expected.sum()
     expected = 0.5 * expected + x @ expected
     assert state['w'].format.layout.major_to_minor == (1, 0)
-    np.testing.assert_array_equal(state['w'], expected)
-  np.testing.assert_array_equal(jax.jit(lambda state: 2.0 * state['w'])(state), 2.0 * expected)
+    assert_array_equal(state['w'], expected)
+  assert_array_equal(jax.jit(lambda state: 2.0 * state['w'])(state), 2.0 * expected)
 
 
 def test_only_on_gpus_xla_chooses_the_layouts(monkeypatch):

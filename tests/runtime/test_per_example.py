@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.runtime.per_example import join_parts, one_ahead, per_example, write_parts
 from diffusion_jax.runtime.sharding import make_mesh
@@ -24,8 +25,8 @@ def test_an_image_has_its_own_key_in_any_batch(size):
   a, b = (
     [jax.random.uniform(jax.random.fold_in(root, int(i))) for i in index] for root in roots.values()
   )
-  np.testing.assert_allclose(found[0], 10.0 * inputs + np.array(a), rtol=1e-6)
-  np.testing.assert_allclose(found[1], np.array(b), rtol=1e-6)
+  assert_allclose(found[0], 10.0 * inputs + np.array(a), rtol=1e-6)
+  assert_allclose(found[1], np.array(b), rtol=1e-6)
 
 
 def test_a_function_is_traced_with_the_mesh_in_use():
@@ -102,8 +103,8 @@ def test_a_killed_computation_goes_on(tmp_path):
   paths = write_parts(again.start, 7, 3, folder, 'squares')
   assert again.started == [[3, 4, 5], [6]]
   arrays = join_parts(paths)
-  np.testing.assert_array_equal(arrays['square'], np.arange(7) ** 2)
-  np.testing.assert_array_equal(arrays['pair'][:, 1], -np.arange(7))
+  assert_array_equal(arrays['square'], np.arange(7) ** 2)
+  assert_array_equal(arrays['pair'][:, 1], -np.arange(7))
   assert join_parts(paths, without=['pair']).keys() == {'square'}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.networks.attention import Attention
@@ -112,7 +113,7 @@ def stepped(mesh_shape, accumulate):
 
 
 def assert_close(a, b, atol=1e-6):
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=atol), a, b)
+  jax.tree.map(lambda x, y: assert_allclose(x, y, rtol=0, atol=atol), a, b)
 
 
 @functools.cache
@@ -128,7 +129,7 @@ def test_loss_and_gradients_are_those_of_one_device(shape, accumulate):
     assert_close(metrics['loss'], expected_metrics['loss'])
   for name, mean in metrics.items():
     other = expected_metrics[name]
-    np.testing.assert_allclose(mean.total / mean.count, other.total / other.count, rtol=1e-5)
+    assert_allclose(mean.total / mean.count, other.total / other.count, rtol=1e-5)
   moved = jax.tree.map(np.subtract, expected.params, first_state().params)
   assert max(np.abs(x).max() for x in jax.tree.leaves(moved)) > 0.1
   assert_close(state.params, expected.params)  # parameters - gradient

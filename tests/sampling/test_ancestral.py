@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from tests.jitted import level_grid
@@ -53,7 +54,7 @@ def test_eta_may_be_traced(eta, key):
   levels = dj.level_grid(dj.LinearVPSchedule(), 4)
   x = dj.prior_sample(key, (8, 2), levels.take(0))
   draw = lambda eta: dj.sample(key, GAUSSIAN.denoise, dj.ddim(eta), levels, x)
-  np.testing.assert_allclose(jax.jit(draw)(eta), draw(eta), rtol=1e-5, atol=1e-6)
+  assert_allclose(jax.jit(draw)(eta), draw(eta), rtol=1e-5, atol=1e-6)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -79,7 +80,7 @@ def test_inversion_is_of_first_order(name, key):
   x0 = jax.jit(GAUSSIAN.sample, static_argnums=1)(key, 64)
   errors = np.array([inversion_errors(n, SCHEDULES[name], x0) for n in (200, 400, 800)])
   found = np.log2(errors[:-1]) - np.log2(errors[1:])
-  np.testing.assert_allclose(found, 1.0, atol=0.15)
+  assert_allclose(found, 1.0, atol=0.15)
 
 
 def test_inversion_of_clean_data_takes_eps_at_the_level_reached():
@@ -92,4 +93,4 @@ def test_inversion_of_clean_data_takes_eps_at_the_level_reached():
   x = alpha * np.float64(x0)
   marginal = alpha**2 * cov + sigma**2 * np.eye(2)
   eps = sigma * np.linalg.solve(marginal, (x - alpha * mean).T).T
-  np.testing.assert_allclose(found, x + sigma * eps, atol=1e-5)
+  assert_allclose(found, x + sigma * eps, atol=1e-5)

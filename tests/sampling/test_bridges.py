@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.core.bridges import bridge_posterior, reversed_bridge
@@ -42,7 +43,7 @@ def errors(diffusion, steps, way, stochastic):
   with jax.enable_x64(True):
     moments = [carried(diffusion, n, way, stochastic) for n in steps]
   for mean, _ in moments:
-    np.testing.assert_allclose(mean, MEANS[way], atol=1e-5)
+    assert_allclose(mean, MEANS[way], atol=1e-5)
   return [np.abs(cov - COVS[way]).max() for _, cov in moments]
 
 
@@ -51,7 +52,7 @@ def errors(diffusion, steps, way, stochastic):
 def test_both_ways_are_of_first_order(stochastic, way):
   coarse, fine = errors(0.7, (40, 80), way, stochastic)
   assert fine < 0.07
-  np.testing.assert_allclose(coarse / fine, 2.0, atol=0.3)
+  assert_allclose(coarse / fine, 2.0, atol=0.3)
 
 
 @pytest.mark.parametrize('way', [0, 1])
@@ -65,4 +66,4 @@ def test_the_diffusion_draws_from_its_posterior(key):
   found, _ = sampler.step(key, x, (), b.predict, level_s=TIMES(0.3), level_t=TIMES(0.6))
   mean, variance = bridge_posterior(x, b.predict(x, 0.6), 0.6, 0.3, 0.7)
   expected = mean + jnp.sqrt(variance) * draw_normal(key, x)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert_allclose(found, expected, rtol=1e-5)

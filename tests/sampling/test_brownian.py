@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal, repeat_key
@@ -40,10 +41,10 @@ def noise_of_steps():
 def test_steps_of_a_path_are_independent_and_standard_normal():
   z, _ = noise_of_steps()
   error = 5 / np.sqrt(N)
-  np.testing.assert_allclose(z.mean(axis=1), 0.0, atol=error)
+  assert_allclose(z.mean(axis=1), 0.0, atol=error)
   covariance = z @ z.T / N
-  np.testing.assert_allclose(covariance, np.eye(6), atol=error * np.sqrt(1 + np.eye(6)).max())
-  np.testing.assert_allclose((z**4).mean(axis=1), 3.0, atol=error * 96**0.5)
+  assert_allclose(covariance, np.eye(6), atol=error * np.sqrt(1 + np.eye(6)).max())
+  assert_allclose((z**4).mean(axis=1), 3.0, atol=error * 96**0.5)
 
 
 def test_a_step_is_made_of_its_parts():
@@ -52,7 +53,7 @@ def test_a_step_is_made_of_its_parts():
   snr = np.exp(2.0 * (PLACES - PLACES[-1]))
   parts = np.sqrt(np.diff(snr))[:, None] * z
   expected = np.sqrt(snr[-1] - snr[0]) * whole
-  np.testing.assert_allclose(parts.sum(axis=0), expected, atol=2e-5)
+  assert_allclose(parts.sum(axis=0), expected, atol=2e-5)
 
 
 def test_steps_below_the_resolution_keep_their_variance():
@@ -88,7 +89,7 @@ def test_a_sampler_chooses_the_keys_of_its_steps():
     run = lambda key: dj.sample(key, denoise, sampler, levels, jnp.zeros((2, 3)))
     x = jax.jit(run)(key)
     expected = 3.0 * draw_normal(key, jnp.zeros((2, 3)))
-    np.testing.assert_allclose(x, expected, rtol=1e-6)
+    assert_allclose(x, expected, rtol=1e-6)
   for brownian in (False, True):
     sampler = dj.dpm_solver_pp_sde(brownian=brownian)
     assert (sampler.keys is repeat_key) == brownian

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
@@ -50,7 +51,7 @@ def test_the_denoiser_given_an_observation_is_the_posteriors():
   ):
     found = given(x, level)
     expected = jitted(exact.denoise)(x, level).x0
-    np.testing.assert_allclose(found.x0, expected, atol=1e-5)
+    assert_allclose(found.x0, expected, atol=1e-5)
 
 
 CORRELATED = oracles.gaussian(np.ones(2), [[1.0, 0.8], [0.8, 1.5]])
@@ -77,7 +78,7 @@ def test_the_composition_of_gaussians_is_exact(n, prior):
 
   expected, found = estimates(jax.random.key(0))
   deviation = float(exact.cov[0, 0]) ** 0.5
-  np.testing.assert_allclose(found, expected, atol=1e-4 * deviation)
+  assert_allclose(found, expected, atol=1e-4 * deviation)
 
 
 def test_an_observation_never_adds_uncertainty():
@@ -97,7 +98,7 @@ def test_an_observation_never_adds_uncertainty():
   base = 10.0 + float(level.snr)
   # The second has the precision of the prior, and a mean of its own.
   expected = x0 + (one - x0) + (two - x0) * base / (base + 10.0)
-  np.testing.assert_allclose(found, expected, atol=1e-5)
+  assert_allclose(found, expected, atol=1e-5)
 
 
 def test_the_bridge_is_its_sum_of_scores():
@@ -117,4 +118,4 @@ def test_the_bridge_is_its_sum_of_scores():
   x = np.asarray(x, np.float64)
   scores = [(alpha * x0 - x) / sigma**2 for x0 in estimates]
   expected = sum(scores) + (1 - 3) * (1 - t) * -x / 0.1
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+  assert_allclose(found, expected, rtol=1e-4, atol=1e-3)

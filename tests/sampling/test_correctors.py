@@ -6,16 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from tests.jitted import level_at
-from tests.sampling.moments import GAUSSIAN, SCHEDULES
+from tests.sampling.moments import GAUSSIAN, SCHEDULES, OneOf
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def compare(name, level_t, key, limits=(0.0, float('inf'))):
+def compare(name, level_t, key, limits=(0.0, np.inf)):
   """Returns how far churn moves a step of DDIM."""
-  schedule, x = SCHEDULES[name], jnp.linspace(-2.0, 2.0, 8).reshape(4, 2)
+  return float(moved_by_churn([*SCHEDULES].index(name), level_t, key, limits))
+
+
+@jax.jit
+def moved_by_churn(number, level_t, key, limits):
+  schedule = OneOf(number, (*SCHEDULES.values(),))
+  x = jnp.linspace(-2.0, 2.0, 8).reshape(4, 2)
   levels = {'level_s': schedule(0.4), 'level_t': level_t}
   plain, churned = (
     sampler.step(key, x, (), GAUSSIAN.denoise, **levels)[0]
@@ -49,11 +55,11 @@ def test_churn_adds_the_noise_between_the_two_levels(key):
     step_of = functools.partial(sampler.step, state=(), denoise=None, **levels)
     raised, hat = jax.jit(step_of)(jax.random.key(1), x)[1]
     ratio = hat.sigma / hat.alpha
-    np.testing.assert_allclose(ratio, 1.3 * level.sigma / level.alpha, 1e-5)
+    assert_allclose(ratio, 1.3 * level.sigma / level.alpha, 1e-5)
     shrunk = np.float64(hat.alpha / level.alpha) ** 2
     added = np.float64(hat.sigma) ** 2 - shrunk * np.float64(level.sigma) ** 2
     expected = shrunk + s_noise**2 * added
-    np.testing.assert_allclose(np.var(raised), expected, rtol=0.015)
+    assert_allclose(np.var(raised), expected, rtol=0.015)
 
 
 def test_churn_is_limited_in_sigma_over_alpha(key):
@@ -88,24 +94,24 @@ def test_ancestral_noise_is_that_of_ddim_at_every_level(name, key):
   zero = lambda x, level: dj.Prediction(jnp.zeros_like(x))
 
   @jax.jit
-  def step(schedule, level_s, level_t, x):
-    ode = ODES[name]
+  def step(number, level_s, level_t, x):
+    ode, schedule = ODES[name], OneOf(number, (*ENDS.values(),))
     sampler = ode if isinstance(ode, dj.Sampler) else ode(schedule)
     sampler = dj.with_ancestral_noise(sampler, schedule)
     levels = {'level_s': level_s, 'level_t': level_t}
     return sampler.step(key, x, (), zero, **levels)[0]
 
   x = np.random.default_rng(0).standard_normal((50_000, 1))
-  for schedule in ENDS.values():
+  for number, schedule in enumerate(ENDS.values()):
     for times in ((0.0, 0.03), (0.03, 0.06)):
       s, t = (level_at(schedule, time) for time in times)
-      moved = step(schedule, s, t, np.float32(t.sigma * x))
+      moved = step(number, s, t, np.float32(t.sigma * x))
       a_s, s_s, a_t, s_t = map(float, (*s[1:], *t[1:]))
       share = (a_t * s_s / (a_s * s_t)) ** 2
       old = np.vdot(x, moved) / np.vdot(x, x)
       rtol = 0.1 if name == 'velocity_heun' else 0.03  # of its own steps
-      np.testing.assert_allclose(old, share**0.5 * s_s, rtol=rtol)
-      np.testing.assert_allclose(np.std(moved - old * x), (1.0 - share) ** 0.5 * s_s, rtol=0.03)
+      assert_allclose(old, share**0.5 * s_s, rtol=rtol)
+      assert_allclose(np.std(moved - old * x), (1.0 - share) ** 0.5 * s_s, rtol=0.03)
 
 
 def test_gamma_of_churn():

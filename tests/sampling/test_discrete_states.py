@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.core.discrete_states import NEVER
@@ -37,7 +38,7 @@ def drawn(sampler, levels, process=MASKING, denoise=exact):
 
   keys = jax.random.split(jax.random.key(0), N)
   x = run(keys)
-  np.testing.assert_array_equal(run(keys[::-1])[::-1], x)
+  assert_array_equal(run(keys[::-1])[::-1], x)
   return shares_of(x)
 
 
@@ -45,7 +46,7 @@ def check_law(shares, expected):
   error = np.sqrt(expected * (1 - expected) / N)
   # A rare value is drawn once or not at all.
   assert (np.abs(shares - expected) < 4.5 * error + 5 / N).all()
-  np.testing.assert_allclose(expected.sum(), 1.0, rtol=1e-6)
+  assert_allclose(expected.sum(), 1.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize('name', PROCESSES)
@@ -77,13 +78,13 @@ def test_first_hitting_is_exact_on_any_grid():
   nothing = np.zeros(3, int), np.zeros(3, bool)
   x = np.asarray(first_hits(keys, *nothing))
   again = first_hits(keys[::-1], *nothing)
-  np.testing.assert_array_equal(again[:, ::-1], x)  # A key per example.
+  assert_array_equal(again[:, ::-1], x)  # A key per example.
   check_law(shares_of(x[-1]), TABLE.probs)
   for i in (1, 2):
     p = np.cos(np.pi / 6 * i)
     shares = np.bincount((x[i] == 3).sum(axis=1), minlength=4) / N
     expected = [(1 - p) ** 3, 3 * p * (1 - p) ** 2, 3 * p**2 * (1 - p), p**3]
-    np.testing.assert_allclose(shares, expected, atol=4.5 * 0.007)
+    assert_allclose(shares, expected, atol=4.5 * 0.007)
 
 
 def most_confident_law(x, p=1.0):
@@ -131,7 +132,7 @@ def test_confidence_ordered_counts():
   run = jax.jit(lambda key, x: dj.trajectory(key, denoise, sampler, levels, x))
   masked = np.asarray(run(jax.random.key(0), known + 3)) == 3
   counts = np.broadcast_to([[15], [7], [4]], (3, 100))
-  np.testing.assert_array_equal(masked.sum(axis=2), counts)
+  assert_array_equal(masked.sum(axis=2), counts)
   assert not masked[1, :, 7].any()  # The surest element comes first.
 
 
@@ -187,7 +188,7 @@ def test_guidance_and_top_p():
     ]
   )
   expected /= expected.sum(axis=1, keepdims=True)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_top_p_keeps_what_rounding_would_lose():
@@ -199,7 +200,7 @@ def test_top_p_keeps_what_rounding_would_lose():
   kept = [np.sum(dj.top_p(denoise, p)(None, None) > NEVER) for p in (1.0, 1.0 - 1e-6)]
   before = np.append(0.0, np.cumsum(probs))
   assert kept[0] == logits.size
-  np.testing.assert_allclose(kept[1], np.sum(before < 1.0 - 1e-6), rtol=0.05)
+  assert_allclose(kept[1], np.sum(before < 1.0 - 1e-6), rtol=0.05)
 
 
 @pytest.mark.parametrize('make', [dj.ancestral_states, dj.confidence_ordered])
@@ -231,5 +232,5 @@ def test_nan_logits_stay_visible():
   with jax.debug_nans(False):
     found = run(jnp.full((50, 3), 3))
   for x in map(np.asarray, found):
-    np.testing.assert_array_equal(x[:, 1], -1)
+    assert_array_equal(x[:, 1], -1)
     assert (x[:, ::2] >= 0).all() and (x < 3).all()

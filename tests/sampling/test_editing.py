@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
@@ -16,13 +17,13 @@ def test_each_frame_adds_noise_of_its_own_to_the_one_before(key):
   image = jnp.full((200, 200, 1), 0.5)
   steps = [0, 1, 10, 11, 50]
   z = np.asarray(jax.jit(lambda key: dj.noise_image(key, image, SCHEDULE, steps))(key))
-  np.testing.assert_array_equal(z[0], image)
+  assert_array_equal(z[0], image)
   alphas = np.asarray(at_step(SCHEDULE, np.array(steps)).alpha, np.float64)
   error = 5 / image.size**0.5
   for a, b, ratio in zip(z[:-1], z[1:], alphas[1:] / alphas[:-1], strict=True):
     noise = (b - ratio * a) / np.sqrt(1 - ratio**2)
     assert abs(noise.mean()) < error
-    np.testing.assert_allclose(noise.std(), 1.0, rtol=error)
+    assert_allclose(noise.std(), 1.0, rtol=error)
     assert abs(np.mean((a - a.mean()) * noise)) < error
 
 
@@ -31,7 +32,7 @@ def test_noise_of_a_step_that_adds_almost_none(key):
   schedule = dj.DiscreteSchedule.from_alphas([0.5, 1.0 - 1e-8, 0.9])
   z = np.asarray(dj.noise_image(key, jnp.ones(6), schedule, [1, 2, 3]))
   assert np.isfinite(z).all()
-  np.testing.assert_allclose(z[1], z[0], atol=1e-3)
+  assert_allclose(z[1], z[0], atol=1e-3)
 
 
 def test_other_frames_do_not_change_the_noise(key):
@@ -40,7 +41,7 @@ def test_other_frames_do_not_change_the_noise(key):
     jax.jit(lambda x, steps=steps: dj.noise_image(key, x, SCHEDULE, steps))
     for steps in ([50], range(51))
   )
-  np.testing.assert_allclose(few(image)[0], many(image)[-1], rtol=1e-6)
+  assert_allclose(few(image)[0], many(image)[-1], rtol=1e-6)
 
 
 def law_of_sdedit(sampler, guide, level):
@@ -80,10 +81,10 @@ def test_the_law_of_sdedit(name, strength, key):
   mean, cov = law_of_sdedit(name, guide, level_at(DDPM, strength))
   error = 5 * np.sqrt(np.diag(cov) / len(x))
   assert (np.abs(x.mean(0) - mean) < error + 0.02).all()
-  np.testing.assert_allclose(np.cov(x.T), cov, atol=0.06)
+  assert_allclose(np.cov(x.T), cov, atol=0.06)
   if strength == 1.0:
-    np.testing.assert_allclose(mean, GAUSSIAN.mean, atol=0.02)
-    np.testing.assert_allclose(cov, GAUSSIAN.cov, atol=0.01)
+    assert_allclose(mean, GAUSSIAN.mean, atol=0.02)
+    assert_allclose(cov, GAUSSIAN.cov, atol=0.01)
 
 
 def test_every_repeat_has_noise_of_its_own(key):
@@ -119,9 +120,9 @@ def test_no_strength_is_no_change_and_known_pixels_stay(key):
     return edit(0.0), edit(0.37), edit(0.4), masked
 
   none, a, b, found = map(np.asarray, edits())
-  np.testing.assert_array_equal(none, guide)
-  np.testing.assert_allclose(a, b, rtol=1e-6)
-  np.testing.assert_array_equal(found[:, 0], guide[:, 0])
+  assert_array_equal(none, guide)
+  assert_allclose(a, b, rtol=1e-6)
+  assert_array_equal(found[:, 0], guide[:, 0])
   assert (np.abs(found[:, 1] - guide[:, 1]) > 1e-3).all()
 
 
@@ -139,14 +140,14 @@ def test_interpolation_of_white_data_is_slerp(key):
 
   found = np.asarray(interpolate(*np.asarray([a, b], np.float32)))
   assert found.shape == (3, 3, 4)
-  np.testing.assert_allclose(found[0], a, atol=0.03)
-  np.testing.assert_allclose(found[2], b, atol=0.03)
+  assert_allclose(found[0], a, atol=0.03)
+  assert_allclose(found[2], b, atol=0.03)
   lengths = np.linalg.norm(found[1], axis=1)
-  np.testing.assert_allclose(lengths, np.linalg.norm(a, axis=1), rtol=0.01)
+  assert_allclose(lengths, np.linalg.norm(a, axis=1), rtol=0.01)
   unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
   whole = np.arccos(np.sum(unit(a) * unit(b), axis=1))
   part = np.arccos(np.sum(unit(a) * unit(found[1]), axis=1))
-  np.testing.assert_allclose(part, 0.3 * whole, atol=0.01)
+  assert_allclose(part, 0.3 * whole, atol=0.01)
 
 
 def test_slerp_of_parallel_images_is_a_line():
@@ -154,4 +155,4 @@ def test_slerp_of_parallel_images_is_a_line():
   slerp = jax.jit(dj.slerp)
   for b in (3.0 * a, 0.0 * a):
     found = slerp(a, b, 0.25)
-    np.testing.assert_allclose(found, 0.75 * a + 0.25 * b, rtol=1e-5)
+    assert_allclose(found, 0.75 * a + 0.25 * b, rtol=1e-5)

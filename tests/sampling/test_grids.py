@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.sampling.grids import count_steps, last_noisy_level
@@ -49,7 +50,7 @@ def test_grids_fall_from_noise_to_clean(schedule, t_start):
   found, exact, (first, last, noisy) = jax.device_get(grids(schedule, t_start))
   starts = np.cumsum([n + 1 for _, (n, _) in CASES])[:-1]
   exact = zip(*(np.split(field, starts) for field in exact), strict=True)
-  close = functools.partial(np.testing.assert_allclose, atol=1e-7)
+  close = functools.partial(assert_allclose, atol=1e-7)
   karras = found[CASES.index(('karras', (9, True)))]
   close([x[-2] for x in karras], noisy, rtol=1e-3)
   first_noisy = 1 / getattr(schedule, 'num_steps', 1000)
@@ -68,14 +69,14 @@ def test_grids_fall_from_noise_to_clean(schedule, t_start):
       end = t_start / n
     if last.sigma > 0.0 or (not clean and spacing in ('uniform', 'quadratic')):
       end = 0.0
-    np.testing.assert_allclose(levels.t[-1], end, rtol=1e-3, atol=1e-5)
+    assert_allclose(levels.t[-1], end, rtol=1e-3, atol=1e-5)
     if first.alpha == 0.0 and spacing in ('karras', 'logsnr'):
       levels = jax.tree.map(lambda field: field[1:], levels)
     t, alpha, sigma = map(np.float64, levels)
     with np.errstate(divide='ignore'):  # alpha may be 0.
       place = SPACED[spacing](t, sigma / alpha)
     even = np.linspace(place[0], place[-1], len(place))
-    np.testing.assert_allclose(place, even, rtol=1e-4, atol=2e-5)
+    assert_allclose(place, even, rtol=1e-4, atol=2e-5)
 
 
 def test_steps_that_a_grid_visits_are_counted():
@@ -102,7 +103,7 @@ def test_a_start_at_a_step_is_that_step():
   """1 / 49 * 49 is below 1."""
   schedule = dj.DiscreteSchedule.from_betas(dj.linear_betas(49))
   levels = grid(schedule, 1, 'trailing', t_start=1 / 49)
-  np.testing.assert_allclose(levels.t, [1 / 49, 0.0], rtol=1e-6)
+  assert_allclose(levels.t, [1 / 49, 0.0], rtol=1e-6)
 
 
 def ratio(levels):
@@ -116,11 +117,11 @@ def test_karras_spacing_of_ddpm():
   first, last = ((1 - bars[[-1, 0]]) / bars[[-1, 0]]) ** (1 / 14)
   expected = (first + np.arange(n) / (n - 1) * (last - first)) ** 7
   levels = grid(DDPM, n, 'karras')
-  np.testing.assert_allclose(ratio(levels), expected, rtol=2e-5)
+  assert_allclose(ratio(levels), expected, rtol=2e-5)
   # The levels are on the schedule.
   sigma = compiled(lambda: DDPM(levels.t).sigma)
-  np.testing.assert_allclose(sigma[:-1], levels.sigma[:-1], rtol=2e-4)
-  np.testing.assert_allclose(levels.t[[0, -2]], [1.0, 1e-3], rtol=1e-5)
+  assert_allclose(sigma[:-1], levels.sigma[:-1], rtol=2e-4)
+  assert_allclose(levels.t[[0, -2]], [1.0, 1e-3], rtol=1e-5)
 
 
 def test_grids_of_a_long_list_of_small_alphas_are_finite():
@@ -139,11 +140,11 @@ def test_where_the_noisy_levels_end():
     )
   )
   for levels in clean:
-    np.testing.assert_allclose(levels.t[0], 0.8, rtol=1e-6)
-    np.testing.assert_allclose(levels.t[-2:], [0.1, 0.0], rtol=1e-4)
+    assert_allclose(levels.t[0], 0.8, rtol=1e-6)
+    assert_allclose(levels.t[-2:], [0.1, 0.0], rtol=1e-4)
   for levels in noisy:
     assert levels.t.shape == (6,)
-    np.testing.assert_allclose(levels.t[-1], 0.1, rtol=1e-4)
+    assert_allclose(levels.t[-1], 0.1, rtol=1e-4)
 
 
 # recipes 2.4, literally; index i of diffusers is step i + 1.
@@ -165,8 +166,8 @@ def test_step_choices_of_lin_et_al(spacing):
     )
   )
   for levels, chosen, value in zip(grids, steps, expected, strict=True):
-    np.testing.assert_array_equal(np.rint(levels.t * 1000), chosen)
-    np.testing.assert_array_equal(levels.sigma, value.sigma)
+    assert_array_equal(np.rint(levels.t * 1000), chosen)
+    assert_array_equal(levels.sigma, value.sigma)
 
 
 def paper_sections(T, counts):
@@ -202,7 +203,7 @@ SECTIONS = (
 def test_respaced_sections(case):
   T, counts = case
   found = dj.respaced_steps(T, ', '.join(map(str, counts)))
-  np.testing.assert_array_equal(found - 1, paper_sections(T, counts))
+  assert_array_equal(found - 1, paper_sections(T, counts))
   assert len(found) == sum(counts)
 
 
@@ -213,7 +214,7 @@ def test_respaced_with_an_integer_stride(T, stride):
   n = len(range(0, T, stride))
   found = dj.respaced_steps(T, f'ddim{n}')
   smallest = next(k for k in range(1, T) if len(range(0, T, k)) == n)
-  np.testing.assert_array_equal(found - 1, range(0, T, smallest))
+  assert_array_equal(found - 1, range(0, T, smallest))
 
 
 @anything
@@ -221,9 +222,9 @@ def test_respaced_with_an_integer_stride(T, stride):
 def test_a_grid_of_given_steps(steps):
   levels = dj.step_levels(DDPM, steps)
   index = np.sort([0, *steps])[::-1]
-  np.testing.assert_array_equal(np.rint(levels.t * 1000), index)
+  assert_array_equal(np.rint(levels.t * 1000), index)
   alpha = np.exp(-0.5 * DDPM.neg_log_alpha_bar)[index]
-  np.testing.assert_allclose(levels.alpha, alpha, rtol=1e-6)
+  assert_allclose(levels.alpha, alpha, rtol=1e-6)
 
 
 def test_levels_of_respaced_steps():
@@ -235,5 +236,5 @@ def test_levels_of_respaced_steps():
   bars = np.cumprod(1 - dj.linear_betas(1000))[steps - 1]
   betas = 1 - bars / np.append(1.0, bars[:-1])
   found = levels.alpha[:-1] / levels.alpha[1:]  # sqrt(1 - beta), falling
-  np.testing.assert_allclose(found[::-1] ** 2, 1 - betas, rtol=1e-6)
-  np.testing.assert_array_equal(levels.sigma, kept.sigma)
+  assert_allclose(found[::-1] ** 2, 1 - betas, rtol=1e-6)
+  assert_array_equal(levels.sigma, kept.sigma)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.core.parametrization import Parametrization
@@ -41,10 +42,10 @@ def test_clip_denoised_clips_x0_and_nothing_else():
 
   x = jnp.array([[-2.0, -0.3, 0.4, 3.0]])
   found = dj.clip_denoised(denoise)(x, LEVEL)
-  np.testing.assert_allclose(found.x0, [[-1.0, -0.6, 0.8, 1.0]])
-  np.testing.assert_array_equal(found.var_frac, x)
+  assert_allclose(found.x0, [[-1.0, -0.6, 0.8, 1.0]])
+  assert_array_equal(found.var_frac, x)
   narrow = dj.clip_denoised(denoise, 0.0, 0.5)(x, LEVEL)
-  np.testing.assert_allclose(narrow.x0, [[0.0, 0.0, 0.5, 0.5]])
+  assert_allclose(narrow.x0, [[0.0, 0.0, 0.5, 0.5]])
 
 
 @jax.jit
@@ -68,7 +69,7 @@ def test_guidance_has_the_score_of_the_tilted_density(level, scale):
   """It is grad log [p(x_t) p(y | x_t)^w], with and without a classifier."""
   found, truth = scores_and_truth(level, scale)
   for score in found:
-    np.testing.assert_allclose(score, truth, rtol=1e-4, atol=1e-4)
+    assert_allclose(score, truth, rtol=1e-4, atol=1e-4)
 
 
 def images(seed, scale=1.0):
@@ -111,7 +112,7 @@ def test_rescale_literally(output):
 
   found, same = guide(np.float32(pos), np.float32(neg))
   assert same
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+  assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize('shape', [(3, 4, 4, 2), (3, 1)])
@@ -122,7 +123,7 @@ def test_a_flat_output_is_not_rescaled(shape, value):
   neg = 0.75 * neg
   denoise = dj.classifier_free(dj.paired(fixed(pos), fixed(neg)), 2.0, 0.7)
   found = jax.jit(denoise)(jnp.zeros(shape), LEVEL)
-  np.testing.assert_allclose(found.x0, 2.0 * pos - neg, rtol=1e-6)
+  assert_allclose(found.x0, 2.0 * pos - neg, rtol=1e-6)
 
 
 def test_guidance_in_an_interval_only():
@@ -139,8 +140,8 @@ def test_guidance_in_an_interval_only():
   ]:
     guided = dj.classifier_free(pair, 3.0, interval=interval)
     found: Any = jax.jit(guided)(pos, level)
-    np.testing.assert_array_equal(found.x0[:, 0], expected)
-    np.testing.assert_array_equal(found.var_frac, 0.3 * pos)  # conditional
+    assert_array_equal(found.x0[:, 0], expected)
+    assert_array_equal(found.var_frac, 0.3 * pos)  # conditional
 
 
 def test_guidance_of_the_first_channels_only():
@@ -151,8 +152,8 @@ def test_guidance_of_the_first_channels_only():
   found: Any = jax.jit(guided)(jnp.zeros(pos.shape), LEVEL)
   expected = np.copy(pos)
   expected[..., 0] = neg[..., 0] + 4.0 * (pos - neg)[..., 0]
-  np.testing.assert_allclose(found.x0, expected, rtol=1e-5, atol=1e-5)
-  np.testing.assert_allclose(found.var_frac, 0.3 * pos, rtol=1e-6)
+  assert_allclose(found.x0, expected, rtol=1e-5, atol=1e-5)
+  assert_allclose(found.var_frac, 0.3 * pos, rtol=1e-6)
 
 
 def test_dynamic_threshold_literally():
@@ -167,9 +168,9 @@ def test_dynamic_threshold_literally():
       expected[i] = np.clip(x0[i], -s, s) / s
     denoise = dj.dynamic_threshold(fixed(x0), quantile, largest)
     found = jax.jit(denoise)(jnp.zeros((3, 4, 4, 2)), LEVEL).x0
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     if largest is None or largest >= 1.0:
-      np.testing.assert_allclose(found[1], x0[1], rtol=1e-6)
+      assert_allclose(found[1], x0[1], rtol=1e-6)
 
 
 def network_fn(params, x, noise, cond, *, key=None):
@@ -193,8 +194,8 @@ def test_one_call_for_two_is_two_calls(t):
     with_drop = cond | {'drop': jnp.full(4, drop)}
     denoise = network.denoiser(0.7, with_drop)
     expected: Any = jax.jit(denoise)(x, level)
-    np.testing.assert_allclose(prediction.x0, expected.x0, atol=1e-6)
-    np.testing.assert_allclose(prediction.var_frac, expected.var_frac, atol=1e-6)
+    assert_allclose(prediction.x0, expected.x0, atol=1e-6)
+    assert_allclose(prediction.var_frac, expected.var_frac, atol=1e-6)
   assert np.abs(found[0].x0 - found[1].x0).max() > 0.1
 
 
@@ -211,11 +212,11 @@ def test_the_exact_classifier_makes_the_exact_conditional(level):
     ]
 
   for found, expected in found_and_expected(level):
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert_allclose(found, expected, atol=1e-5)
 
 
 def test_without_signal_a_classifier_adds_nothing():
   level = dj.NoiseLevel(jnp.array(1.0), jnp.array(0.0), jnp.array(1.0))
   guided = dj.classifier_guided(CLASSES.denoise, log_prob_of(0), 5.0)
   found, plain = jax.jit(lambda x: (guided(x, level).x0, CLASSES.denoise(x, level).x0))(X)
-  np.testing.assert_array_equal(found, plain)
+  assert_array_equal(found, plain)

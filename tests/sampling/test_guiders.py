@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS, Parametrization
@@ -37,10 +38,10 @@ def test_adaptive_projected_guidance_literally(parallel, max_norm):
     expected[i] = cond + (w - 1.0) * (change - along + parallel * along)
   guided = dj.adaptive_projected(pair_of(), w, parallel, max_norm)
   found = jax.jit(guided)(np.float32(X), level_at(FLOW, 0.5))
-  np.testing.assert_allclose(found.x0, expected, rtol=1e-4, atol=1e-4)
-  np.testing.assert_allclose(found.var_frac, 0.3 * COND, rtol=1e-5)
+  assert_allclose(found.x0, expected, rtol=1e-4, atol=1e-4)
+  assert_allclose(found.var_frac, 0.3 * COND, rtol=1e-5)
   if parallel == 1.0:
-    np.testing.assert_allclose(expected, UNCOND + w * (COND - UNCOND))
+    assert_allclose(expected, UNCOND + w * (COND - UNCOND))
 
 
 @pytest.mark.parametrize('output', ['flow', 'eps', 'x0'])
@@ -58,14 +59,14 @@ def test_cfg_zero_star_literally(output):
     x0 = guided(x, level).x0
     return dj.target(output, x0, dj.eps_from_x0(x0, x, level), level)
 
-  np.testing.assert_allclose(outputs(x), expected, rtol=1e-4, atol=1e-4)
+  assert_allclose(outputs(x), expected, rtol=1e-4, atol=1e-4)
   if output != 'flow':
     return
   levels = level_grid(FLOW, 4)
   idle = dj.cfg_zero_star(pair_of(output=output), w, zero_above=100.0)
   xs = jax.jit(lambda x: dj.trajectory(jax.random.key(0), idle, dj.ddim(), levels, x))(x)
-  np.testing.assert_allclose(xs[1], X, atol=1e-5)
-  np.testing.assert_allclose(xs[2] - xs[1], -0.25 * expected, atol=1e-4)
+  assert_allclose(xs[1], X, atol=1e-5)
+  assert_allclose(xs[2] - xs[1], -0.25 * expected, atol=1e-4)
 
 
 def test_cfg_plus_plus_literally():
@@ -79,11 +80,11 @@ def test_cfg_plus_plus_literally():
   (_, alpha_t, sigma_t), (_, alpha_s, sigma_s) = (map(float, level) for level in (t, s))
   eps = UNCOND + scale * (COND - UNCOND)
   x0 = (X - sigma_t * eps) / alpha_t
-  np.testing.assert_allclose(found, alpha_s * x0 + sigma_s * UNCOND, rtol=1e-4, atol=1e-5)
+  assert_allclose(found, alpha_s * x0 + sigma_s * UNCOND, rtol=1e-4, atol=1e-5)
   same = scale / (1.0 - alpha_t * sigma_s / (sigma_t * alpha_s))
   guided = dj.classifier_free(pair, same)
   by_ddim = jax.jit(lambda x: dj.ddim().step(key, x, (), guided, **rest)[0])(x)
-  np.testing.assert_allclose(found, by_ddim, rtol=1e-4, atol=1e-4)
+  assert_allclose(found, by_ddim, rtol=1e-4, atol=1e-4)
 
 
 SMALL = (2, 4, 4, 2)
@@ -143,9 +144,9 @@ def test_every_guider_is_finite_at_both_ends(dtype):
     found, gradients = at_all_levels(*rounded)
     assert all(jnp.isfinite(a).all() for a in (found, *gradients)), name
     exact, _ = at_all_levels(*(a.astype(jnp.float32) for a in rounded))
-    np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-5 * np.abs(exact).max())
+    assert_allclose(found, exact, rtol=1e-4, atol=1e-5 * np.abs(exact).max())
     if name in ('equal', 0.0):  # nothing is guided, by any pair
-      np.testing.assert_allclose(found[:, :14], np.broadcast_to(rounded[0], (5, 14, *SMALL)), 1e-5)
+      assert_allclose(found[:, :14], np.broadcast_to(rounded[0], (5, 14, *SMALL)), 1e-5)
     # At sigma = 0 it has the limit, but for the step of CFG++, which is over.
     size = np.abs(exact[1, :-1]).max()
-    np.testing.assert_allclose(found[0, :-1], exact[1, :-1], rtol=1e-3, atol=1e-3 * size)
+    assert_allclose(found[0, :-1], exact[1, :-1], rtol=1e-3, atol=1e-3 * size)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal
@@ -37,7 +38,7 @@ def test_dps_descends_along_the_norm_of_the_residual(sampler, key):
   residual = Y[None] - x0 @ MATRIX.T
   norm = np.linalg.norm(residual, axis=1, keepdims=True)
   gradient = -(residual / norm) @ MATRIX @ j
-  np.testing.assert_allclose(found - plain, -0.7 * gradient, atol=1e-5)
+  assert_allclose(found - plain, -0.7 * gradient, atol=1e-5)
 
 
 def test_a_sampler_of_several_calls_has_each_of_them(key):
@@ -59,7 +60,7 @@ def test_a_sampler_of_several_calls_has_each_of_them(key):
 
   found, expected = steps(x)
   assert len(calls) == 2
-  np.testing.assert_allclose(found, expected, atol=1e-6)
+  assert_allclose(found, expected, atol=1e-6)
 
 
 def test_renoised_has_its_share_of_new_noise(key):
@@ -72,7 +73,7 @@ def test_renoised_has_its_share_of_new_noise(key):
     step = jax.jit(dj.renoised(share).step, static_argnums=(2, 3))
     found, _ = step(key, x, (), DATA.denoise, **ENDS)
     noise = (1 - share) ** 0.5 * eps + share**0.5 * draw_normal(key, x)
-    np.testing.assert_allclose(found, s.alpha * x0 + s.sigma * noise, atol=1e-5)
+    assert_allclose(found, s.alpha * x0 + s.sigma * noise, atol=1e-5)
 
 
 def test_red_diff_stops_where_its_mean_gradient_is_zero(key):
@@ -97,4 +98,4 @@ def test_red_diff_stops_where_its_mean_gradient_is_zero(key):
   kept = weight * (np.eye(4) - float(level.alpha) * gain(level))
   system = MATRIX.T @ MATRIX + kept
   expected = np.linalg.solve(system, MATRIX.T @ Y + kept @ MEAN)
-  np.testing.assert_allclose(found, expected, atol=0.03)
+  assert_allclose(found, expected, atol=0.03)

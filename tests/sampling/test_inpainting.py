@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
@@ -44,7 +45,7 @@ def test_the_grid_of_repaint_is_that_of_the_released_code(steps, jump, n, down, 
   times = chains.times(steps, jump, n)
   # Their time -1 is clean data, the last entry of our grid.
   t = (1.0 + times) / steps
-  np.testing.assert_allclose(levels.t, t, rtol=1e-6, atol=0.0)
+  assert_allclose(levels.t, t, rtol=1e-6, atol=0.0)
   change = np.diff(levels.t)
   assert ((change < 0).sum(), (change > 0).sum()) == (down, up)
   assert levels.sigma[-1] == 0.0
@@ -57,22 +58,22 @@ def test_only_steps_down_call_the_network():
   assert calls == 26
 
 
-@pytest.mark.parametrize('method', METHODS)
-@pytest.mark.parametrize('sampler', [dj.ddim(), dj.ancestral(), dj.heun()])
+@pytest.mark.parametrize(
+  'method, sampler', [('replace', dj.ancestral()), ('replace', dj.heun()), ('repaint', dj.ddim())]
+)
 def test_known_pixels_come_back_to_the_bit(method, sampler, key):
   wrap, resampling = METHODS[method]
-  known = jax.random.uniform(key, (3, 4, 4, 2), minval=-1.0) / 3.0
-  mask = jax.random.bernoulli(key, 0.5, (3, 4, 4, 1))
+  rng = np.random.default_rng(0)
+  known = np.float32(rng.uniform(-1.0, 1.0, (3, 4, 4, 2)) / 3.0)
+  mask = rng.uniform(size=(3, 4, 4, 1)) < 0.5
 
   def denoise(x, level):
     return dj.Prediction(jnp.tanh(x))
 
-  wrapped = wrap(sampler, jnp.where(mask, known, 99.0), mask)
-  x = jax.jit(lambda x: dj.sample(key, denoise, wrapped, resampling(LEVELS), x))(
-    jax.random.normal(key, known.shape)
-  )
+  wrapped = wrap(sampler, np.where(mask, known, np.float32(99.0)), mask)
+  run = jax.jit(lambda x: dj.sample(key, denoise, wrapped, resampling(LEVELS), x))
+  found = np.asarray(run(rng.standard_normal(known.shape, np.float32)))
   mask = np.broadcast_to(mask, known.shape)
-  found, known = np.asarray(x), np.asarray(known)
   assert (found.view(np.uint32) == known.view(np.uint32))[mask].all()
   assert np.isfinite(found).all()
   assert (found != known)[~mask].all()
@@ -80,7 +81,7 @@ def test_known_pixels_come_back_to_the_bit(method, sampler, key):
 
 def check_noised(dark, bright, level):
   """Known pixels are alpha known + sigma eps, for 0 and 1 in n images."""
-  np.testing.assert_allclose(bright - dark, 0 * dark + level.alpha, atol=1e-5)
+  assert_allclose(bright - dark, 0 * dark + level.alpha, atol=1e-5)
   square = np.mean(np.float64(dark) ** 2) / float(level.sigma) ** 2
   assert abs(square - 1.0) * np.sqrt(len(dark) / 2) < 4.5
 
@@ -154,7 +155,7 @@ def test_the_law_of_what_is_filled_in(method):
   found = np.cov(x1, x2)[0, 1] / np.var(x1)
   assert abs(found - slope) < 5 * std / NUM_PARTICLES**0.5
   rest = np.std(x2 - found * x1)
-  np.testing.assert_allclose(rest, std, rtol=5 / (2 * NUM_PARTICLES) ** 0.5)
+  assert_allclose(rest, std, rtol=5 / (2 * NUM_PARTICLES) ** 0.5)
 
 
 def test_a_sampler_forgets_on_the_way_up(key):
@@ -175,8 +176,10 @@ def test_a_sampler_forgets_on_the_way_up(key):
   assert states == [1, 2, 3, 0, 0, 1, 2, 3]
 
 
-@pytest.mark.parametrize('wrap', [dj.replace_known, dj.repaint])
-@pytest.mark.parametrize('sampler', [dj.dpm_solver_pp(3), dj.dpm_solver_pp_sde()])
+@pytest.mark.parametrize(
+  'wrap, sampler',
+  [(dj.replace_known, dj.dpm_solver_pp_sde()), (dj.repaint, dj.dpm_solver_pp(3))],
+)
 def test_samplers_with_a_memory_and_keys_per_example(wrap, sampler, key):
   known = jnp.linspace(-1.0, 1.0, 8).reshape(4, 2)
   levels = resampled(20, 2, 3) if wrap is dj.repaint else LEVELS

@@ -1,6 +1,7 @@
 """The ODE's log-likelihood on data whose density is known; dequantisation."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,11 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings, strategies as st
 from jax.experimental import io_callback
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
-from tests.jitted import level_at, level_grid
+from tests.jitted import jitted, level_at, level_grid
 from tests.sampling.moments import OneOf
 from tests.schedules import anything
 
@@ -105,16 +107,16 @@ def test_log_likelihood_of_a_mixture(schedule_name):
   truth = log_prob(x, level)
   last = level_at(SCHEDULES[schedule_name], 1.0)
   corrected = with_exact_prior(found, last)
-  np.testing.assert_allclose(corrected, truth, atol=5e-4 * D)
+  assert_allclose(corrected, truth, atol=5e-4 * D)
   if schedule_name != 'five_steps':  # alpha_bar_T is 2e-4.
-    np.testing.assert_allclose(found.log_prob, truth, atol=1e-3 * D)
+    assert_allclose(found.log_prob, truth, atol=1e-3 * D)
 
 
 def test_the_density_at_a_noisy_time_is_that_of_the_marginal():
   """The flow has no signal at t = 1, so the model's prior is exact."""
   x, level = draws('flow', t=0.3)
   found = exact('flow', 1e-5, x, t_min=0.3)
-  np.testing.assert_allclose(found.log_prob, log_prob(x, level), atol=5e-4 * D)
+  assert_allclose(found.log_prob, log_prob(x, level), atol=5e-4 * D)
 
 
 def counting(denoise, calls):
@@ -160,7 +162,7 @@ def test_the_error_falls_with_the_tolerance():
   alone, among_others = (
     flow(np.where(first, x, others), 1e-3)[0] for others in (x[0], np.zeros(D, np.float32))
   )
-  np.testing.assert_allclose(among_others, alone, atol=1e-5)
+  assert_allclose(among_others, alone, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -189,9 +191,9 @@ def test_rademacher_is_exact_for_a_diagonal_jacobian():
     return found.log_prob
 
   a, b = map(log_likelihood, jax.random.split(jax.random.key(1)))
-  np.testing.assert_allclose(a, b, atol=1e-4)
+  assert_allclose(a, b, atol=1e-4)
   truth = scipy.stats.norm.logpdf(x, scale=np.sqrt([0.2, 1.0, 3.0])).sum(1)
-  np.testing.assert_allclose(a, truth, atol=2e-3)
+  assert_allclose(a, truth, atol=2e-3)
 
 
 def test_a_value_depends_only_on_its_own_key():
@@ -204,9 +206,9 @@ def test_a_value_depends_only_on_its_own_key():
   repeated = np.arange(256) % 4
   together, few = log_prob(keys, x), log_prob(keys[repeated], x[repeated])
   # The whole batch determines the steps: the values agree to the tolerance.
-  np.testing.assert_allclose(together[repeated], few, atol=5e-4 * D)
+  assert_allclose(together[repeated], few, atol=5e-4 * D)
   turned = log_prob(keys[::-1], x[::-1])
-  np.testing.assert_allclose(together, turned[::-1], atol=1e-4)
+  assert_allclose(together, turned[::-1], atol=1e-4)
   other = log_prob(keys[::-1], x)
   assert np.mean(np.abs(other - together) > 1e-2) > 0.9
 
@@ -227,18 +229,23 @@ def test_images_have_the_likelihood_of_vectors():
   x = x[:3]
   found = jax.jit(images_log_prob)(x.reshape(3, 2, 2, 2))
   truth = log_prob(x, level)
-  np.testing.assert_allclose(found, truth, atol=1e-3 * D)
+  assert_allclose(found, truth, atol=1e-3 * D)
 
 
-@pytest.mark.parametrize('name', ['linear_vp', 'sub_vp', 've'])
-def test_probability_flow_there_and_back(name):
-  schedule = SCHEDULES[name]
-  x, level = jax.random.normal(jax.random.key(0), (16, D)), level_at(schedule, T_MIN)
-  flow = jax.jit(functools.partial(dj.probability_flow, GAUSSIAN.denoise, schedule))
-  latent = flow(x, T_MIN, 1.0)
-  expected = jax.jit(GAUSSIAN.ode_map)(x, level, schedule(jnp.float32(1.0)))
-  np.testing.assert_allclose(latent, expected, rtol=1e-3, atol=0.01)
-  np.testing.assert_allclose(flow(latent, 1.0, T_MIN), x, atol=1e-3)
+def test_probability_flow_there_and_back():
+  x = np.random.default_rng(0).standard_normal((16, D)).astype(np.float32)
+
+  @jax.jit
+  def flow(number, x, start, end):
+    schedule = OneOf(number, (*SCHEDULES.values(),))
+    return dj.probability_flow(GAUSSIAN.denoise, schedule, x, start, end)
+
+  for name in ('linear_vp', 'sub_vp', 've'):
+    number, ends = [*SCHEDULES].index(name), (level_at(SCHEDULES[name], t) for t in (T_MIN, 1.0))
+    latent = flow(number, x, T_MIN, 1.0)
+    expected = jitted(GAUSSIAN.ode_map)(x, *ends)
+    assert_allclose(latent, expected, rtol=1e-3, atol=0.01, err_msg=name)
+    assert_allclose(flow(number, latent, 1.0, T_MIN), x, atol=1e-3, err_msg=name)
 
 
 def test_too_few_steps_are_nan():
@@ -269,18 +276,23 @@ def test_the_adaptive_sampler_meets_its_tolerance():
   assert 10.0 * fine < loose < 1e-1
 
 
-@pytest.mark.parametrize('num_steps', [1, 2])
-@pytest.mark.parametrize('schedule', [dj.RectifiedFlowSchedule(), dj.CosineSchedule()])
-def test_the_adaptive_sampler_solves_the_ode_in_one_step(schedule, num_steps):
+def test_the_adaptive_sampler_solves_the_ode_in_one_step():
   """The docstring's level_grid(schedule, 1), whose step goes to clean data."""
   oracle = oracles.gaussian([0.5, -0.3], [[0.1, 0.08], [0.08, 0.15]])
-  levels = level_grid(schedule, num_steps)
-  x = jax.random.normal(jax.random.key(0), (16, 2))
-  near = levels.take(0)._replace(alpha=jnp.maximum(levels.alpha[0], 1e-6))
-  truth = jax.jit(oracle.ode_map)(x, near, schedule(jnp.float32(1e-4)))
-  sampler = dj.adaptive_ode(schedule, 1e-5, 1e-5)
-  found = jax.jit(lambda x: dj.sample(jax.random.key(1), oracle.denoise, sampler, levels, x))(x)
-  np.testing.assert_allclose(found, truth, atol=3e-3)
+  x = np.random.default_rng(0).standard_normal((16, 2)).astype(np.float32)
+
+  @jax.jit
+  def draw(number, levels):
+    sampler = dj.adaptive_ode(OneOf(number, (*SCHEDULES.values(),)), 1e-5, 1e-5)
+    return dj.sample(jax.random.key(1), oracle.denoise, sampler, levels, x)
+
+  for name, num_steps in itertools.product(('flow', 'cosine'), (1, 2)):
+    levels = jax.device_get(level_grid(SCHEDULES[name], num_steps))
+    first = levels.take(0)._replace(alpha=np.maximum(levels.alpha[0], np.float32(1e-6)))
+    truth = jitted(oracle.ode_map)(x, first, level_at(SCHEDULES[name], 1e-4))
+    # A second step of the grid of one is from clean to clean data.
+    found = draw([*SCHEDULES].index(name), levels.take(np.minimum(np.arange(3), num_steps)))
+    assert_allclose(found, truth, atol=3e-3, err_msg=f'{name}, {num_steps} steps')
 
 
 @settings(anything, max_examples=15)
@@ -301,7 +313,7 @@ def test_bits_of_a_histogram_are_exact(num_levels, seed):
   log_p = np.log(mass[index] / width).sum(axis=1)
   found = dj.ode_bits_per_dim(jnp.asarray(log_p), (12,), num_levels)
   expected = -np.log2(mass[index]).mean(axis=1)
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_dequantised_data_fill_their_bins(key):
@@ -311,7 +323,7 @@ def test_dequantised_data_fill_their_bins(key):
   assert x.min() >= -0.5 and x.max() <= 0.5
   assert scipy.stats.kstest(x.ravel() + 0.5, 'uniform').pvalue > 1e-5
   alone = np.asarray(dequantize(keys[2:3], x0[:1], 17))
-  np.testing.assert_array_equal(alone[0] * 8.0, x[2])
+  assert_array_equal(alone[0] * 8.0, x[2])
 
 
 def test_gaussian_dequantisation_of_independent_levels_is_exact(key):
@@ -325,10 +337,10 @@ def test_gaussian_dequantisation_of_independent_levels_is_exact(key):
   z, log_weight = dequantize(key, x0, level, num_levels)
   densities = scipy.stats.norm.pdf(np.asarray(z, np.float64)[..., None], alpha * values, sigma)
   log_p = np.log(densities.mean(axis=-1)).sum(axis=-1)  # of z, [B]
-  np.testing.assert_allclose(log_p + log_weight, -3 * np.log(5), rtol=1e-5)
+  assert_allclose(log_p + log_weight, -3 * np.log(5), rtol=1e-5)
   keys, x0 = jax.random.split(key, 16), np.asarray(x0)
   z = np.asarray(dequantize(keys, x0, level, num_levels)[0])
   alone, _ = dequantize(keys[3:4], x0[3:4], level, num_levels)
-  np.testing.assert_allclose(np.asarray(alone)[0], z[3], rtol=1e-6)
+  assert_allclose(np.asarray(alone)[0], z[3], rtol=1e-6)
   noise = (z - alpha * x0).ravel() / sigma
   assert scipy.stats.kstest(noise, 'norm').pvalue > 1e-5

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import split_key
@@ -24,7 +25,7 @@ def test_the_exact_map_is_the_same_in_any_number_of_steps(key):
     levels = level_grid(SCHEDULE, n)
     sample = jax.jit(functools.partial(dj.sample_map, flow_map=GAUSSIAN.flow_map))
     found = sample(jax.random.key(n), levels=levels, x=x)
-    np.testing.assert_allclose(found, exact, atol=2e-6)
+    assert_allclose(found, exact, atol=2e-6)
 
 
 def test_multistep_consistency_sampling_by_hand(key):
@@ -42,7 +43,7 @@ def test_multistep_consistency_sampling_by_hand(key):
     levels = level_grid(schedule, 3, end_clean=False)
     sigma = np.asarray(levels.sigma, np.float64)
     alpha = np.asarray(levels.alpha, np.float64)
-    np.testing.assert_allclose(sigma[-1], end, rtol=1e-5)
+    assert_allclose(sigma[-1], end, rtol=1e-5)
     expected = np.asarray(x, np.float64)
     for i, step_key in enumerate(split_key(key, 3)):
       expected = 0.5 * expected + sigma[i]
@@ -51,7 +52,7 @@ def test_multistep_consistency_sampling_by_hand(key):
         ratio = alpha[i + 1] / alpha[-1]
         noise = np.sqrt(sigma[i + 1] ** 2 - (ratio * sigma[-1]) ** 2)
         expected = ratio * expected + noise * z
-    np.testing.assert_allclose(sample(levels, x), expected, rtol=1e-5)
+    assert_allclose(sample(levels, x), expected, rtol=1e-5)
 
 
 def test_a_grid_whose_last_call_would_do_nothing_is_refused(key):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
@@ -67,8 +68,8 @@ def test_it_is_bayes_rule_for_known_coordinates(t, num_known, key):
   a = np.eye(4)[:num_known]
   y = np.asarray(known, np.float64)[:, :num_known]
   expected = posterior_mean(a, y, x, level)
-  np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-3)
-  np.testing.assert_allclose(found[:, :num_known], y, atol=2e-3)
+  assert_allclose(found, expected, rtol=1e-3, atol=2e-3)
+  assert_allclose(found[:, :num_known], y, atol=2e-3)
 
 
 def test_any_linear_observation(key):
@@ -85,7 +86,7 @@ def test_any_linear_observation(key):
 
   y = np.asarray(truth, np.float64) @ POOL.T
   expected = posterior_mean(POOL, y, x, level)
-  np.testing.assert_allclose(guided(x).x0, expected, atol=2e-3)
+  assert_allclose(guided(x).x0, expected, atol=2e-3)
 
 
 def test_scale_and_the_first_iteration_go_along_the_gradient(key):
@@ -107,7 +108,7 @@ def test_scale_and_the_first_iteration_go_along_the_gradient(key):
   along = -np.asarray(jax.jit(jax.grad(misfit))(x))
   for a, b in zip(change, along, strict=True):
     assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 1 - 1e-5
-  np.testing.assert_allclose(half, 0.5 * change, atol=1e-5)
+  assert_allclose(half, 0.5 * change, atol=1e-5)
 
 
 def test_a_denoiser_without_a_gradient_is_not_changed(key):
@@ -118,7 +119,7 @@ def test_a_denoiser_without_a_gradient_is_not_changed(key):
   mask = jnp.array([[True, False, True]])
   for known in (jnp.ones((2, 3)), jnp.full((2, 3), 0.25)):
     guided = dj.reconstruction_guided(deaf, known, mask, num_iterations=3)
-    np.testing.assert_array_equal(jax.jit(guided)(x, level).x0, 0.25)
+    assert_array_equal(jax.jit(guided)(x, level).x0, 0.25)
 
 
 def smooth(num):
@@ -187,7 +188,7 @@ def test_noise_in_y_counts_at_low_levels(key):
     return guided(x, level).x0, exact.denoise(x, level).x0
 
   found, expected = estimates(key)
-  np.testing.assert_allclose(found, expected, atol=2e-4)
+  assert_allclose(found, expected, atol=2e-4)
 
 
 @pytest.mark.parametrize('std', [0.0, 0.1])
@@ -202,15 +203,15 @@ def test_what_no_image_explains_is_outside_the_range(std):
   found = jax.jit(lambda x0: dj.unexplained(m, x0))(x0)
   expected = y - y @ (a @ np.linalg.pinv(a)).T
   assert np.abs(expected).max() > 0.5
-  np.testing.assert_allclose(found, expected, atol=1e-5)
+  assert_allclose(found, expected, atol=1e-5)
   inverse = np.linalg.inv(a.T @ a / 0.01 + 2.0 * np.eye(4))  # prior N(0, I / 2)
   expected = y - (y @ a / 0.01) @ inverse.T @ a.T
   noisy = dj.Measurement(m.y, forward, 0.1)
   found = jax.jit(lambda x0: dj.unexplained(noisy, x0, precision=2.0))(x0)
-  np.testing.assert_allclose(found, expected, atol=1e-5)
+  assert_allclose(found, expected, atol=1e-5)
   inside = dj.Measurement(forward(x0[:1]), forward, std)
   nothing = jax.jit(lambda x0: dj.unexplained(inside, x0))(x0[:1])
-  np.testing.assert_allclose(nothing, 0.0, atol=1e-5)
+  assert_allclose(nothing, 0.0, atol=1e-5)
   with pytest.raises(TypeError, match='not linear'):
     dj.unexplained(dj.Measurement(m.y, jax.jit(jnp.square), std), x0)
 
@@ -242,7 +243,7 @@ def estimates(prior, make, std, key):
 )
 def test_gaussian_data_have_the_exact_posterior_at_every_level(prior, make, std, key):
   found, expected = estimates(prior, make, std, key)
-  np.testing.assert_allclose(found, expected, atol=2e-3)
+  assert_allclose(found, expected, atol=2e-3)
 
 
 def test_an_assumed_variance_is_not_that_of_correlated_data(key):
@@ -255,7 +256,7 @@ def test_much_noise_leaves_the_prior(make, key):
   x = jax.random.normal(key, (4, 4))
   found = jax.jit(make(DATA.denoise, measured(1e4)))(x, LEVELS).x0
   expected = jitted(DATA.denoise)(x, LEVELS).x0
-  np.testing.assert_allclose(found, expected, atol=1e-4)
+  assert_allclose(found, expected, atol=1e-4)
 
 
 @jax.jit
@@ -283,7 +284,7 @@ def test_a_proximal_point_without_noise_is_the_projection(key):
   x0 = np.asarray(jitted(DATA.denoise)(x, LEVELS).x0, np.float64)
   inverse = np.linalg.pinv(MATRIX)
   expected = x0 + (Y[None] - x0 @ MATRIX.T) @ inverse.T
-  np.testing.assert_allclose(found, expected, atol=1e-4)
+  assert_allclose(found, expected, atol=1e-4)
 
 
 def test_no_signal_no_guidance(key):
@@ -293,4 +294,4 @@ def test_no_signal_no_guidance(key):
   expected = jitted(DATA.denoise)(x, level).x0
   for make in (by_moments, by_pseudoinverse):
     found = jax.jit(make(DATA.denoise, measured(0.1)))(x, level).x0
-    np.testing.assert_array_equal(found, expected)
+    assert_array_equal(found, expected)

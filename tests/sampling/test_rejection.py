@@ -1,6 +1,7 @@
 """Draws within the support of the data."""
 
 import numpy as np
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.sampling.rejection import redraw_outside
 
@@ -19,7 +20,7 @@ def test_draws_again_have_keys_of_their_own():
     return np.where(accepted, i / 100.0, 2.0)[:, None]
 
   samples, _, left = redraw_outside(draw, inside, x, index, 500)
-  np.testing.assert_array_equal(samples[:, 0], index / 100.0)
+  assert_array_equal(samples[:, 0], index / 100.0)
   assert len({*keys, *range(20)}) == len(keys) + 20 and not len(left)
 
 
@@ -31,5 +32,5 @@ def test_the_draws_outside_are_counted_and_their_number_is_limited():
     return np.where(i == 0, 4.0, 0.25)[:, None]
 
   samples, num_outside, left = redraw_outside(draw, inside, x, np.arange(3), 5)
-  np.testing.assert_array_equal(samples, [[2.0], [0.5], [0.25]])
+  assert_array_equal(samples, [[2.0], [0.5], [0.25]])
   assert num_outside == 2 + 4 and left.tolist() == [0]

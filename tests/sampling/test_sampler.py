@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import split_key
@@ -22,7 +23,7 @@ def test_prior(key):
     (lecture, True, 1 - 0.99 * 0.98 * 0.97),
   ]:
     x = draw(key, (50_000, 2), level, exact)
-    np.testing.assert_allclose(np.var(x), expected, rtol=0.03)
+    assert_allclose(np.var(x), expected, rtol=0.03)
 
 
 def test_the_loop_is_step_by_step(key):
@@ -38,8 +39,8 @@ def test_the_loop_is_step_by_step(key):
 
   path, last = run(key, x)
   assert path.shape == (11, 4, 2)
-  np.testing.assert_array_equal(path[0], x)
-  np.testing.assert_allclose(path[-1], last, rtol=1e-6)
+  assert_array_equal(path[0], x)
+  assert_allclose(path[-1], last, rtol=1e-6)
   state = sampler.init(x)
   keys = split_key(key, 10)
 
@@ -50,7 +51,7 @@ def test_the_loop_is_step_by_step(key):
 
   for i in range(10):
     x, state = step(i, x, state)
-    np.testing.assert_allclose(path[i + 1], x, atol=1e-5)
+    assert_allclose(path[i + 1], x, atol=1e-5)
 
 
 def test_frames_are_evenly_spread_states_of_the_trajectory(key):
@@ -67,9 +68,9 @@ def test_frames_are_evenly_spread_states_of_the_trajectory(key):
 
   path, found = jax.device_get(run(x))
   for n, (last, frames) in zip(numbers, found, strict=True):
-    np.testing.assert_array_equal(last, path[-1])
+    assert_array_equal(last, path[-1])
     shown = spread_levels(10, n)
-    np.testing.assert_array_equal(frames, path[shown, :3])
+    assert_array_equal(frames, path[shown, :3])
     assert len(shown) == min(n, 11) and shown[0] == 0
     if n > 1:
       gaps = np.diff(shown)
@@ -96,7 +97,7 @@ def test_levels_are_passed_to_a_step_by_name(key):
   levels = dj.NoiseLevel(*(jnp.array([1.0, 0.5, 0.0]) for _ in range(3)))
   sampler = dj.Sampler(lambda x: (), step)
   x = dj.sample(key, None, sampler, levels, jnp.zeros((1, 2)))
-  np.testing.assert_allclose(x, 1.0)
+  assert_allclose(x, 1.0)
 
 
 MASKING, DDIM = PROCESSES['masking'], dj.ddim(1.0)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 
@@ -38,7 +39,7 @@ def test_the_step_of_sit_literally(diffusion, w, key):
   u, score = X0 - noise, -noise / 0.7
   mean = X + 0.1 * (u + 0.25 * w * score)
   expected = mean + np.sqrt(0.5 * w * 0.1) * z
-  np.testing.assert_allclose(found, expected, rtol=5e-6)
+  assert_allclose(found, expected, rtol=5e-6)
 
 
 def variance_at_the_end(sampler, w, num_steps, data_variance=0.4):
@@ -75,4 +76,4 @@ def test_every_diffusion_has_the_marginals_to_first_order(diffusion, scale, w):
     errors = [float(run(sampler, w, n)) - 0.4 for n in (200, 400, 800)]
   errors = np.abs(errors)
   assert errors[-1] < 4e-3
-  np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), 1.0, atol=0.15)
+  assert_allclose(np.log2(errors[:-1] / errors[1:]), 1.0, atol=0.15)

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from tests.jitted import level_at, level_grid
@@ -25,7 +26,7 @@ def test_a_chain_by_hand(key):
     x0 = 0.5 * x + 0.25 * x0 + 0.1
     eps = (x - alpha[i] * x0) / sigma[i]
     x = alpha[i + 1] * x0 + sigma[i + 1] * eps
-  np.testing.assert_allclose(found, x, rtol=1e-5, atol=1e-6)
+  assert_allclose(found, x, rtol=1e-5, atol=1e-6)
 
 
 def twice():
@@ -54,12 +55,12 @@ def test_the_network_is_not_called_more_often(sampler, calls, key):
   x = jnp.ones((2, 3))
   t, s = level_at(SCHEDULE, 0.8), level_at(SCHEDULE, 0.4)
   state = wrapped.init(x)
-  np.testing.assert_array_equal(state[1], jnp.zeros((2, 3)))
+  assert_array_equal(state[1], jnp.zeros((2, 3)))
   step = lambda x, state: wrapped.step(key, x, state, counted, level_s=s, level_t=t)
   x, state = jax.jit(step)(x, state)
   assert len(count) == calls
   # The next step gets the estimate at x, not the one elsewhere.
-  np.testing.assert_allclose(state[1], 0.6, rtol=1e-6)
+  assert_allclose(state[1], 0.6, rtol=1e-6)
   if calls == 2:
     assert state[0] == 1  # The sampler's own state.
-    np.testing.assert_allclose(x, 0.6 + 0.5 * 0.6 + 0.1, rtol=1e-6)
+    assert_allclose(x, 0.6 + 0.5 * 0.6 + 0.1, rtol=1e-6)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
@@ -75,7 +76,7 @@ def test_observed_order_of_convergence(name, path):
   found = np.log2(errors[:-1]) - np.log2(errors[1:])
   # The first steps of lms_4, of order 1 to 3, still cost something.
   atol = 0.15 if name == 'lms_4' else 0.1
-  np.testing.assert_allclose(found, ORDERS[name], atol=atol)
+  assert_allclose(found, ORDERS[name], atol=atol)
 
 
 def in_pairs(denoise):
@@ -157,33 +158,45 @@ def test_heun_is_euler_where_there_is_no_signal():
     assert moments.counted_calls(denoise, sampler, levels) == calls
 
 
+# Grids of 8 steps, which visit 4 different noisy levels, or one.
+ONE_STEP = {'one_step': dj.DiscreteSchedule.from_alphas([0.3])}
+SCHEDULES = moments.SCHEDULES | ONE_STEP | {'own': FLOW}
+REPEATED = np.array([0, 0, 1, 1, 1, 2, 3, 4, 4])
+ONCE = np.array([0, 1, 2, 3, 4, 4, 4, 4, 4])
+
+
 @functools.cache
-def three_steps(name):
-  """Returns x at the times [4, B], and the gradients of the last one's sum."""
-  sampler = moments.build(name, FLOW)
+def eight_steps(name):
+  """Returns x at the levels [9, B], and the gradients of the last one's sum."""
 
   @jax.jit
-  def run(keys, x, times):
+  def run(number, keys, x, levels):
+    sampler = moments.build(name, moments.OneOf(number, (*SCHEDULES.values(),)))
+
     def loss(scale, x):
       predict = functools.partial(network, scale)
-      xs = dj.trajectory(keys, predict, sampler, FLOW(times), x)
+      xs = dj.trajectory(keys, predict, sampler, levels, x)
       return jnp.sum(xs[-1] ** 2), xs
 
     slopes, xs = jax.grad(loss, argnums=(0, 1), has_aux=True)(1.0, x)
     return xs, slopes
 
-  return lambda *args: jax.device_get(run(*args))
+  def of(levels, schedule='own', keys=KEYS, x=X):
+    if not isinstance(levels, dj.NoiseLevel):
+      levels = FLOW(np.float32(levels))
+    number = [*SCHEDULES].index(schedule)
+    return jax.device_get(run(number, keys, x, levels))
+
+  return of
 
 
-def three_examples():
-  keys = jax.random.split(jax.random.key(0), 3)
-  return keys, jax.random.normal(jax.random.key(1), (3, 2))
+KEYS = jax.random.split(jax.random.key(0), 3)
+X = np.random.default_rng(1).standard_normal((3, 2)).astype(np.float32)
 
 
 @pytest.mark.parametrize('name', FINITE)
 def test_samples_from_pure_noise_and_their_gradients_are_finite(name):
-  times = np.linspace(np.ones(3), np.zeros(3), 4, dtype=np.float32)
-  xs, slopes = three_steps(name)(*three_examples(), times)
+  xs, slopes = eight_steps(name)(np.linspace(np.ones(3), np.zeros(3), 9))
   for array in (xs, *slopes):
     assert np.isfinite(array).all()
   assert slopes[0] != 0.0
@@ -193,66 +206,56 @@ def test_samples_from_pure_noise_and_their_gradients_are_finite(name):
 def test_an_example_has_its_own_levels_and_key(name):
   """A row of a batch with levels and keys [B] equals a row of copies."""
   first = 0.9 if name == 'euler_maruyama' else 1.0
-  times = np.linspace([first, 0.5, 0.2], [0.7, 0.1, 0.0], 4, dtype=np.float32)
-  run, (keys, x) = three_steps(name), three_examples()
-  batch = run(keys, x, times)[0][-1]
+  times, run = np.linspace([first, 0.5, 0.2], [0.7, 0.1, 0.0], 9), eight_steps(name)
+  batch = run(times)[0][-1]
   for i in range(3):
     copies = np.full(3, i)
-    alone = run(keys[copies], x[copies], times[:, copies])[0][-1]
-    np.testing.assert_allclose(alone, batch[copies], atol=1e-5)
-  other = run(keys[np.array([0, 0, 2])], x, times)[0][-1]
+    alone = run(times[:, copies], keys=KEYS[copies], x=X[copies])[0][-1]
+    assert_allclose(alone, batch[copies], atol=1e-5)
+  other = run(times, keys=KEYS[np.array([0, 0, 2])])[0][-1]
   changed = np.abs(other - batch).max(axis=1) > 1e-4
   assert changed.tolist() == [False, name in moments.STOCHASTIC, False]
 
 
 @pytest.mark.parametrize('name', FINITE)
 def test_a_single_step_from_pure_noise_returns_x0(name):
-  times = np.zeros((4, 3), np.float32)
-  times[0] = 1.0
-  keys, x = three_examples()
+  times = np.eye(9, 1) * np.ones(3)
   with jax.debug_nans(False):  # The other steps stay at sigma = 0.
-    first = three_steps(name)(keys, x, times)[0][1]
+    first = eight_steps(name)(times)[0][1]
   assert np.isfinite(first).all()
   # The first two move x, and the third takes more steps of the ODE.
   if name not in ('annealed_langevin', 'corrected_ddim', 'adaptive_ode'):
-    expected = x if name == 'reverse_diffusion' else 0.5  # 2 x - eps
-    np.testing.assert_allclose(first - expected, 0.0, atol=1e-6)
+    expected = X if name == 'reverse_diffusion' else 0.5  # 2 x - eps
+    assert_allclose(first - expected, 0.0, atol=1e-6)
 
 
-# Grids of 8 steps, which visit 4 different noisy levels, or one.
-ONE_STEP = {'one_step': dj.DiscreteSchedule.from_alphas([0.3])}
-REPEATED = np.array([0, 0, 1, 1, 1, 2, 3, 4, 4])
-ONCE = np.array([0, 1, 2, 3, 4, 4, 4, 4, 4])
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def path_of(name, schedule, levels):
-  """Returns the samples at all levels of a grid."""
-  sampler = moments.build(name, schedule)
-  x = dj.prior_sample(jax.random.key(2), (3, 2), levels.take(0))
-  denoise = moments.GAUSSIAN.denoise
-  return dj.trajectory(jax.random.key(0), denoise, sampler, levels, x)
+@functools.cache
+def repeated_levels(schedule):
+  """Returns levels [9, 3] with repetitions, also up to rounding, and without."""
+  spacing = {'one_step': 'karras', 'flow': 'uniform'}.get(schedule, 'logsnr')
+  start = 0.9 if schedule == 'flow' else 1.0  # euler_maruyama
+  grid = jax.device_get(level_grid(SCHEDULES[schedule], 4, spacing, t_start=start))
+  levels, once = (
+    dj.NoiseLevel(*(np.repeat(a[rows, None], 3, axis=1) for a in grid)) for rows in (REPEATED, ONCE)
+  )
+  rounded = np.where(REPEATED == np.roll(REPEATED, 1), 1e-6, 0.0)
+  rounded *= [1, 1, 1, -1, 1, 1, 1, 1, 1]
+  return levels._replace(alpha=levels.alpha * np.float32(1.0 - rounded[:, None])), once
 
 
 @pytest.mark.parametrize('name', moments.SAMPLERS)
 def test_a_step_between_equal_levels_leaves_x_unchanged(name):
   """Levels are repeated, also up to rounding; the solvers do not notice."""
-  schedules = moments.SCHEDULES | ONE_STEP
-  path = functools.partial(path_of, name)
-  for key, schedule in schedules.items():
-    own = moments.one_of(key, schedules)
-    spacing = {'one_step': 'karras', 'flow': 'uniform'}.get(key, 'logsnr')
-    start = 0.9 if key == 'flow' else 1.0  # euler_maruyama
-    levels = level_grid(schedule, 4, spacing, t_start=start).take(REPEATED)
-    rounded = np.where(REPEATED == np.roll(REPEATED, 1), 1e-6, 0.0)
-    rounded *= [1, 1, 1, -1, 1, 1, 1, 1, 1]
-    levels = levels._replace(alpha=levels.alpha * np.float32(1.0 - rounded))
-    xs = np.asarray(path(own, levels))
-    assert np.isfinite(xs).all(), key
-    np.testing.assert_array_equal(xs[[1, 3, 4, 8]], xs[[0, 2, 2, 7]])
-    if name in moments.DETERMINISTIC:
-      once = path(own, levels.take(np.searchsorted(REPEATED, ONCE)))
-      np.testing.assert_allclose(xs[-1], once[-1], atol=1e-3)
+  for schedule in moments.SCHEDULES | ONE_STEP:
+    levels, once = repeated_levels(schedule)
+    x = X * np.hypot(levels.alpha[0, 0], levels.sigma[0, 0])
+    with jax.debug_nans(False):
+      xs = eight_steps(name)(levels, schedule, x=x)[0]
+      assert np.isfinite(xs).all(), schedule
+      assert_array_equal(xs[[1, 3, 4, 8]], xs[[0, 2, 2, 7]])
+      if name in moments.DETERMINISTIC:
+        last = eight_steps(name)(once, schedule, x=x)[0][-1]
+        assert_allclose(xs[-1], last, atol=1e-3)
 
 
 def test_one_compilation_for_all_levels_and_keys():

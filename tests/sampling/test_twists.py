@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from tests.jitted import level_at
@@ -31,5 +32,5 @@ def test_a_twist_is_a_normal_density_without_its_constant(make, key):
     v = s**2 / (a**2 + s**2) * spread + STD**2 * np.eye(2)
     residual = Y - MATRIX @ x0[i].astype(np.float64)
     solved = np.linalg.solve(v, residual)
-    np.testing.assert_allclose(found[i], -0.5 * residual @ solved, rtol=1e-4)
-    np.testing.assert_allclose(gradient[i], MATRIX.T @ solved, rtol=2e-3)
+    assert_allclose(found[i], -0.5 * residual @ solved, rtol=1e-4)
+    assert_allclose(gradient[i], MATRIX.T @ solved, rtol=2e-3)

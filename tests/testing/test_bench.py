@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.testing import bench, oracles
@@ -25,16 +26,16 @@ def noisy(problem, sigma, alpha=1.0, n=5):
 def test_estimates_are_the_oracles(problem):
   """In both conventions: alpha = 1 and alpha^2 + sigma^2 = 1."""
   oracle = oracles.mixture(problem.weights, problem.means, problem.covs)
+  exact = jax.jit(lambda x, level: (oracle.denoise(x, level).x0, oracle.score(x, level)))
   for alpha, sigma in ((1.0, 3.0), (0.8, 0.6), (0.0, 1.0)):
-    x, level = noisy(problem, sigma, alpha), dj.NoiseLevel(*map(jnp.float32, (0, alpha, sigma)))
-    rows = jnp.asarray(x.reshape(5, -1), jnp.float32)
-    x0 = oracle.denoise(rows, level).x0.reshape(x.shape)
-    score = oracle.score(rows, level).reshape(x.shape)
+    x, level = noisy(problem, sigma, alpha), dj.NoiseLevel(*np.float32([0, alpha, sigma]))
+    found = exact(x.reshape(5, -1).astype(np.float32), level)
+    x0, score = (np.asarray(a).reshape(x.shape) for a in found)
     eps, v = -sigma * score, -sigma * alpha * score - sigma * x0
-    np.testing.assert_allclose(problem.denoise(x, np.full(5, sigma), alpha), x0, atol=1e-5)
-    np.testing.assert_allclose(problem.score(x, sigma, alpha), score, atol=1e-5)
-    np.testing.assert_allclose(problem.eps(x, sigma, alpha), eps, atol=1e-5)
-    np.testing.assert_allclose(problem.v(x, sigma, alpha), v, atol=1e-5)
+    assert_allclose(problem.denoise(x, np.full(5, sigma), alpha), x0, atol=1e-5)
+    assert_allclose(problem.score(x, sigma, alpha), score, atol=1e-5)
+    assert_allclose(problem.eps(x, sigma, alpha), eps, atol=1e-5)
+    assert_allclose(problem.v(x, sigma, alpha), v, atol=1e-5)
 
 
 @PROBLEMS
@@ -43,25 +44,25 @@ def test_velocity_and_jacobian_product_are_differences(problem):
   x, h = noisy(problem, 0.5, 0.5), 1e-4
   times = 0.5 + h, 0.5 - h  # sigma / alpha is t / (1 - t), 1 at x
   later, earlier = ((1 - t) * problem.flow_map(2 * x, 1.0, t / (1 - t)) for t in times)
-  np.testing.assert_allclose(problem.velocity(x, 0.5), (later - earlier) / (2 * h), atol=1e-4)
+  assert_allclose(problem.velocity(x, 0.5), (later - earlier) / (2 * h), atol=1e-4)
   vector = np.random.default_rng(1).normal(size=x.shape)
   ahead, behind = (problem.denoise(x + s * vector, 0.5, 0.9) for s in (1e-5, -1e-5))
   product = problem.jacobian_product(x, vector, 0.5, 0.9)
-  np.testing.assert_allclose(product, (ahead - behind) / 2e-5, atol=1e-7)
+  assert_allclose(product, (ahead - behind) / 2e-5, atol=1e-7)
 
 
 @PROBLEMS
 def test_draws_have_mean_and_covariance(problem):
   x = problem.draw(np.random.default_rng(0), 100_000).reshape(100_000, -1)
-  np.testing.assert_allclose(x.mean(axis=0), problem.mean, atol=0.02)
-  np.testing.assert_allclose(np.cov(x.T), problem.covariance, atol=0.05)
+  assert_allclose(x.mean(axis=0), problem.mean, atol=0.02)
+  assert_allclose(np.cov(x.T), problem.covariance, atol=0.05)
   assert x.std() == pytest.approx(np.sqrt(problem.covariance.trace() / x.shape[1]), rel=0.2)
 
 
 def test_the_covariance_of_images_is_stationary():
   """A shift of the torus leaves it; its spectrum is 1 / (1 + f^2)."""
   cov = bench.image(8).covariance.reshape(8, 8, 8, 8)
-  np.testing.assert_allclose(np.roll(cov, (1, 3, 1, 3), (0, 1, 2, 3)), cov, atol=1e-12)
+  assert_allclose(np.roll(cov, (1, 3, 1, 3), (0, 1, 2, 3)), cov, atol=1e-12)
   spectrum = np.fft.fft2(cov[0, 0]).real
   assert cov[0, 0, 0, 0] == pytest.approx(0.25)
   assert spectrum[0, 0] / spectrum[2, 1] == pytest.approx(6.0)
@@ -82,11 +83,11 @@ def test_the_posterior_is_gaussian_regression():
   matrix, y, std = problem.measurement
   gain = data.covariance @ matrix.T
   gain @= np.linalg.inv(matrix @ data.covariance @ matrix.T + std**2 * np.eye(len(y)))
-  np.testing.assert_allclose(problem.posterior.mean, gain @ y, atol=1e-12)
+  assert_allclose(problem.posterior.mean, gain @ y, atol=1e-12)
   expected = data.covariance - gain @ matrix @ data.covariance
-  np.testing.assert_allclose(problem.posterior.covariance, expected, atol=1e-12)
+  assert_allclose(problem.posterior.covariance, expected, atol=1e-12)
   x = noisy(data, 1.0)
-  np.testing.assert_array_equal(problem.denoise(x, 1.0), data.denoise(x, 1.0))
+  assert_array_equal(problem.denoise(x, 1.0), data.denoise(x, 1.0))
 
 
 def test_the_denoiser_may_be_called_back():
@@ -99,7 +100,7 @@ def test_the_denoiser_may_be_called_back():
   def denoise(x):
     return jax.pure_callback(lambda x: np.float32(problem.denoise(x, 1.0)), shape, x)
 
-  np.testing.assert_allclose(denoise(x), problem.denoise(x, 1.0), atol=1e-5)
+  assert_allclose(denoise(x), problem.denoise(x, 1.0), atol=1e-5)
 
 
 def test_other_shapes_and_levels_are_refused():

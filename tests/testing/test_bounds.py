@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.testing import bounds, oracles
@@ -59,8 +60,8 @@ def test_the_bound_of_the_exact_denoiser_is_its_closed_form(schedule, num_steps,
   terms = np.asarray(terms_at(variance, levels, *arrays), np.float64) @ weight
   found = bounds.expected_bound(GAUSSIAN, levels, variance)
   expected = [found['prior'], *found['diffusion'], found['reconstruction']]
-  np.testing.assert_allclose(terms, expected, rtol=1e-4, atol=1e-6)
-  np.testing.assert_allclose(terms.sum(), found['total'], rtol=1e-4)
+  assert_allclose(terms, expected, rtol=1e-4, atol=1e-6)
+  assert_allclose(terms.sum(), found['total'], rtol=1e-4)
 
 
 @pytest.mark.parametrize('schedule', [DDPM, dj.CosineSchedule(-12.0, 12.0)])
@@ -87,7 +88,7 @@ def test_diffusion_terms_are_a_difference_of_mutual_information(variance):
   found = bounds.expected_bound(GAUSSIAN, levels, variance)['diffusion']
   v = np.linalg.eigvalsh(GAUSSIAN.cov)
   low, high = (0.5 * np.log1p(np.exp(s) * v).sum() for s in (-8.0, 8.0))
-  np.testing.assert_allclose(found.sum(), high - low, rtol=5e-3)
+  assert_allclose(found.sum(), high - low, rtol=5e-3)
 
 
 def test_fixed_large_is_exact_for_standard_normal_data():
@@ -95,4 +96,4 @@ def test_fixed_large_is_exact_for_standard_normal_data():
   oracle = oracles.gaussian(np.zeros(3), np.eye(3))
   found = bounds.expected_bound(oracle, level_grid(DDPM, 5), 'fixed_large')
   entropy = jax.jit(oracle.entropy)()
-  np.testing.assert_allclose(found['total'], entropy, rtol=1e-5)
+  assert_allclose(found['total'], entropy, rtol=1e-5)

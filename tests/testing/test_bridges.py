@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy.integrate import solve_ivp
 
 from diffusion_jax.core.bridges import bridge_score, bridge_velocity
@@ -31,16 +32,16 @@ def test_the_pairs_are_the_entropic_plan(diffusion):
   b = between(diffusion)
   joint = np.block([[b.data_cov, b.cross], [b.cross.T, b.source_cov]])
   precision = np.linalg.inv(joint)
-  np.testing.assert_allclose(precision[:2, 2:], -np.eye(2) / diffusion**2, atol=1e-5)
+  assert_allclose(precision[:2, 2:], -np.eye(2) / diffusion**2, atol=1e-5)
 
 
 def test_without_diffusion_the_pairs_are_the_optimal_transport():
   """The map y(x_0) is the gradient of a convex function."""
   b = between(0.0)
   slope = np.linalg.solve(b.data_cov, b.cross).T
-  np.testing.assert_allclose(slope, slope.T, atol=1e-6)
+  assert_allclose(slope, slope.T, atol=1e-6)
   assert np.linalg.eigvalsh(slope).min() > 0.0
-  np.testing.assert_allclose(slope @ b.data_cov @ slope, b.source_cov, atol=1e-6)
+  assert_allclose(slope @ b.data_cov @ slope, b.source_cov, atol=1e-6)
 
 
 def drift(b, t, direction):
@@ -60,9 +61,9 @@ def test_ode_and_diffusions_keep_the_marginals(direction):
     cov, slope = np.asarray(b.cov(t)), np.asarray(b.cov(t + h) - b.cov(t - h)) / (2 * h)
     matrix = drift(b, t, direction)
     found = matrix @ cov + cov @ matrix.T + direction * b.diffusion**2 * np.eye(2)
-    np.testing.assert_allclose(found, slope, atol=1e-7)
+    assert_allclose(found, slope, atol=1e-7)
   ends = [b.cov(0.0), b.cov(1.0)]
-  np.testing.assert_allclose(ends, COVS, atol=1e-6)
+  assert_allclose(ends, COVS, atol=1e-6)
 
 
 def test_the_diffusion_makes_the_pairs():
@@ -72,4 +73,4 @@ def test_the_diffusion_makes_the_pairs():
     field = lambda t, cross: (cross.reshape(2, 2) @ drift(b, t, 1.0).T).ravel()
     ends = 1e-6, 1 - 1e-6
     solution = solve_ivp(field, ends, COVS[0].ravel(), rtol=1e-8, atol=1e-8)
-  np.testing.assert_allclose(solution.y[:, -1].reshape(2, 2), b.cross, atol=1e-5)
+  assert_allclose(solution.y[:, -1].reshape(2, 2), b.cross, atol=1e-5)

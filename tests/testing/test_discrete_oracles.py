@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.testing import discrete_oracles
 from tests.states import LINEAR, PROCESSES, TABLE, matrices_of, prior_of, replacement_matrices
@@ -53,10 +54,10 @@ def test_the_bound_is_the_entropy_and_total_correlations(name):
   matrices = matrices_of(name)
   found = discrete_oracles.expected_bound(TABLE, matrices, prior_of(name))
   expected = bound_by_total_correlations(name, matrices)
-  np.testing.assert_allclose(found['total'], expected, rtol=1e-12)
+  assert_allclose(found['total'], expected, rtol=1e-12)
   assert found['total'] > TABLE.entropy()
   parts = found['prior'] + found['diffusion'].sum()
-  np.testing.assert_allclose(found['total'], parts, rtol=1e-12)
+  assert_allclose(found['total'], parts, rtol=1e-12)
 
 
 @pytest.mark.parametrize('name', ['uniform', 'masking'])
@@ -66,9 +67,9 @@ def test_a_single_variable_has_a_tight_bound(name):
   for num_steps in (1, 3):
     arguments = matrices_of(name, num_steps), prior_of(name)
     found = discrete_oracles.expected_bound(oracle, *arguments)
-    np.testing.assert_allclose(found['total'], oracle.entropy(), rtol=1e-12)
+    assert_allclose(found['total'], oracle.entropy(), rtol=1e-12)
     law = discrete_oracles.ancestral_law(oracle, *arguments)
-    np.testing.assert_allclose(law, oracle.probs, rtol=1e-12)
+    assert_allclose(law, oracle.probs, rtol=1e-12)
 
 
 @pytest.mark.parametrize('name', ['uniform', 'masking'])
@@ -79,7 +80,7 @@ def test_the_bound_falls_to_the_entropy(name):
     arguments = matrices_of(name, num_steps), prior_of(name)
     found = discrete_oracles.expected_bound(TABLE, *arguments)
     law = discrete_oracles.ancestral_law(TABLE, *arguments)
-    np.testing.assert_allclose(law.sum(), 1.0, rtol=1e-12)
+    assert_allclose(law.sum(), 1.0, rtol=1e-12)
     gaps.append(found['total'] - TABLE.entropy())
     assert 0.0 < np.sum(TABLE.probs * np.log(TABLE.probs / law)) < gaps[-1]
     t = np.arange(num_steps + 1) / num_steps
@@ -122,7 +123,7 @@ def test_the_denoiser_is_bayes_rule(name):
   logits = denoise(jnp.asarray(xt), LINEAR(steps / 6))
   expected = expected[possible] / total[possible]
   found = np.exp(np.asarray(logits))[possible]
-  np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
+  assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
 
 
 def test_samples_and_conditionals():
@@ -135,4 +136,4 @@ def test_samples_and_conditionals():
   found = TABLE.conditional(np.array([0, 2, 1]), np.array([False, True, True]))
   expected = np.zeros((3, 3, 3))
   expected[:, 2, 1] = TABLE.probs[:, 2, 1] / TABLE.probs[:, 2, 1].sum()
-  np.testing.assert_allclose(found.probs, expected, rtol=1e-12)
+  assert_allclose(found.probs, expected, rtol=1e-12)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
@@ -45,9 +46,9 @@ def test_density_score_denoiser_and_covariance_belong_together(oracle, key):
     return score, slope, by_tweedie, oracle.covariance(x, LEVEL), jacobian
 
   score, slope, by_tweedie, covariance, jacobian = run(points(oracle, key))
-  np.testing.assert_allclose(score, slope, atol=1e-5)
-  np.testing.assert_allclose(by_tweedie, score, atol=2e-5)
-  np.testing.assert_allclose(covariance, jacobian, rtol=2e-4, atol=2e-6)
+  assert_allclose(score, slope, atol=1e-5)
+  assert_allclose(by_tweedie, score, atol=2e-5)
+  assert_allclose(covariance, jacobian, rtol=2e-4, atol=2e-6)
 
 
 def test_gaussian_log_prob_is_scipys(key):
@@ -55,25 +56,25 @@ def test_gaussian_log_prob_is_scipys(key):
   cov = LEVEL.alpha**2 * np.array(COV) + LEVEL.sigma**2 * np.eye(2)
   expected = normal(LEVEL.alpha * np.array(MEAN), cov).logpdf(x)
   found = jax.jit(GAUSSIAN.log_prob)(x, LEVEL)
-  np.testing.assert_allclose(found, expected, rtol=1e-4)
+  assert_allclose(found, expected, rtol=1e-4)
 
 
 @ORACLES
 def test_samples_have_mean_and_cov(oracle, key):
   x = np.asarray(jax.jit(oracle.sample, static_argnums=1)(key, 100_000))
-  np.testing.assert_allclose(x.mean(0), oracle.mean, atol=0.02)
-  np.testing.assert_allclose(np.cov(x.T), oracle.cov, atol=0.04)
+  assert_allclose(x.mean(0), oracle.mean, atol=0.02)
+  assert_allclose(np.cov(x.T), oracle.cov, atol=0.04)
 
 
 def test_entropy_is_scipys():
   """It is the entropy of x_0, and of x_t at several levels."""
   levels = jax.jit(dj.LinearVPSchedule())(np.array([0.1, 0.5, 1.0]))
   data, found = jax.jit(lambda: (GAUSSIAN.entropy(), GAUSSIAN.entropy(levels)))()
-  np.testing.assert_allclose(data, normal(MEAN, COV).entropy(), rtol=1e-5)
+  assert_allclose(data, normal(MEAN, COV).entropy(), rtol=1e-5)
   for i in range(3):
     level = levels.take(i)
     cov = level.alpha**2 * np.array(COV) + level.sigma**2 * np.eye(2)
-    np.testing.assert_allclose(found[i], normal(MEAN, cov).entropy(), rtol=1e-5)
+    assert_allclose(found[i], normal(MEAN, cov).entropy(), rtol=1e-5)
 
 
 @pytest.mark.parametrize('schedule', [dj.LinearVPSchedule(), dj.SubVPSchedule()])
@@ -91,7 +92,7 @@ def test_ode_map_solves_the_ode(schedule):
 
   with jax.enable_x64(True):
     slope, field = slope_and_field(0.3, 1e-3)
-  np.testing.assert_allclose(slope, field, rtol=1e-3)
+  assert_allclose(slope, field, rtol=1e-3)
 
 
 def three_dimensions():
@@ -124,7 +125,7 @@ def test_conditional_density_is_joint_over_marginal(mask):
     expected -= np.log(density(known[mask], mask))
   at = x[:, ~mask].astype(np.float32)
   log_prob = jax.jit(found.log_prob)(at, dj.clean_level())
-  np.testing.assert_allclose(log_prob, expected, rtol=1e-4, atol=1e-4)
+  assert_allclose(log_prob, expected, rtol=1e-4, atol=1e-4)
 
 
 STRAIGHT = dj.RectifiedFlowSchedule()
@@ -161,12 +162,12 @@ def test_the_flow_map_of_a_mixture_is_scipys(key):
 
   args = (jnp.asarray(a, jnp.float32) for a in (x, t, s))
   found, u, v = all_three(*args)
-  np.testing.assert_allclose(found, expected, atol=2e-5)
+  assert_allclose(found, expected, atol=2e-5)
   velocity = np.stack([straight_velocity(x[i : i + 1], t[i])[0] for i in range(3)])
-  np.testing.assert_allclose(v, velocity, atol=2e-5)
+  assert_allclose(v, velocity, atol=2e-5)
   expected_u = velocity.copy()
   expected_u[:2] = ((x - expected)[:2].T / (t - s)[:2]).T
-  np.testing.assert_allclose(u, expected_u, atol=5e-5)
+  assert_allclose(u, expected_u, atol=5e-5)
 
 
 def residuals(oracle, x, t, s):
@@ -228,7 +229,7 @@ def test_posterior_and_evidence_by_bayes_rule(matrix, std, on_a_grid):
   cov = (x - mean).T @ (joint[:, None] * (x - mean)) / evidence
 
   found = MIXTURE.posterior(matrix, y, std)
-  np.testing.assert_allclose(found.mean, mean, atol=2e-5)
-  np.testing.assert_allclose(found.cov, cov, atol=2e-5)
+  assert_allclose(found.mean, mean, atol=2e-5)
+  assert_allclose(found.cov, cov, atol=2e-5)
   log_evidence = MIXTURE.log_evidence(matrix, y, std)
-  np.testing.assert_allclose(log_evidence, np.log(evidence), atol=2e-5)
+  assert_allclose(log_evidence, np.log(evidence), atol=2e-5)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 
@@ -81,7 +82,7 @@ def check_literally(found, literal, rtol=1e-9):
   """Compares them with literal(net, fixed), where `fixed` has no gradient."""
   fixed, step = Literal(WEIGHTS), 1e-5
   loss, gradient = found
-  np.testing.assert_allclose(loss, literal(fixed, fixed), rtol=rtol)
+  assert_allclose(loss, literal(fixed, fixed), rtol=rtol)
 
   def slope(direction):
     ends = (WEIGHTS + sign * step * direction for sign in (1.0, -1.0))
@@ -89,7 +90,7 @@ def check_literally(found, literal, rtol=1e-9):
     return (above - below) / (2.0 * step)
 
   slopes = [slope(direction) for direction in np.eye(len(WEIGHTS))]
-  np.testing.assert_allclose(gradient, slopes, rtol=1e-6, atol=1e-8)
+  assert_allclose(gradient, slopes, rtol=1e-6, atol=1e-8)
 
 
 def exact_consistency(params, x, noise, cond, *, key=None):

@@ -4,6 +4,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.training import augmentation
 
@@ -40,23 +41,23 @@ def changed(**changes):
 def test_sym6_is_the_wavelet_of_its_name():
   """It is orthonormal to its even shifts, and has six vanishing moments."""
   h = augmentation.SYM6
-  np.testing.assert_allclose(h.sum(), np.sqrt(2), rtol=1e-11)
+  assert_allclose(h.sum(), np.sqrt(2), rtol=1e-11)
   for shift in range(0, 12, 2):
     product = h[shift:] @ h[: 12 - shift]
-    np.testing.assert_allclose(product, shift == 0, atol=1e-11)
+    assert_allclose(product, shift == 0, atol=1e-11)
   high_pass = h * (-1.0) ** np.arange(12)
   places = np.arange(12) - 5.5
   moments = [(high_pass * places**i).sum() for i in range(7)]
-  np.testing.assert_allclose(moments[:6], 0.0, atol=1e-7)
+  assert_allclose(moments[:6], 0.0, atol=1e-7)
   assert abs(moments[6]) > 1.0
   # sym6 is the least asymmetric; the centre of db6 is 4.1 taps away
   assert abs((np.arange(12) - 5.5) @ h / h.sum()) < 0.5
 
 
 def test_flips_are_exact():
-  np.testing.assert_array_equal(changed(), IMAGE)
-  np.testing.assert_array_equal(changed(x_flip=True), IMAGE[:, ::-1])
-  np.testing.assert_array_equal(changed(y_flip=True), IMAGE[::-1])
+  assert_array_equal(changed(), IMAGE)
+  assert_array_equal(changed(x_flip=True), IMAGE[:, ::-1])
+  assert_array_equal(changed(y_flip=True), IMAGE[::-1])
 
 
 def test_a_warp_by_nothing_changes_nothing(key):
@@ -64,7 +65,7 @@ def test_a_warp_by_nothing_changes_nothing(key):
   image = jax.random.normal(key, (7, 10, 3))
   still = np.eye(2, dtype=np.float32), np.zeros(2, np.float32)
   found = jax.jit(augmentation.warp)(image, *still)
-  np.testing.assert_allclose(found, image, atol=1e-5)
+  assert_allclose(found, image, atol=1e-5)
 
 
 def test_a_shift_by_whole_pixels_is_a_shift():
@@ -72,9 +73,9 @@ def test_a_shift_by_whole_pixels_is_a_shift():
   found = changed(shift=[1.0, -2.0])
   expected = np.roll(IMAGE, (-6, 3), axis=(0, 1))
   inside = (MIDDLE, MIDDLE)
-  np.testing.assert_allclose(found[inside], expected[inside], atol=1e-5)
+  assert_allclose(found[inside], expected[inside], atol=1e-5)
   # pixels beyond the left edge are mirror images
-  np.testing.assert_allclose(found[6:-6, 0], IMAGE[12:, 3], atol=0.1)
+  assert_allclose(found[6:-6, 0], IMAGE[12:, 3], atol=0.1)
 
 
 @pytest.mark.parametrize('turns', [1, 2, -1])
@@ -113,7 +114,7 @@ def test_beyond_the_edges_there_are_mirrors():
   assert np.isfinite(found).all() and np.abs(found).max() < 1.5
   low = np.full((SIZE, SIZE, 2), 0.7, np.float32)
   changes = NOTHING._replace(angle=np.float32(0.3), scale=np.float32(-10.0))
-  np.testing.assert_allclose(apply(low, changes), low, atol=1e-5)
+  assert_allclose(apply(low, changes), low, atol=1e-5)
 
 
 IMAGES = np.repeat(IMAGE[None], 48, axis=0)
@@ -124,8 +125,8 @@ def test_probability_0_mirrors_at_most(key):
   found, labels = jax.device_get(augment(keys, IMAGES, 0.0))
   flipped = labels[:, 0].astype(bool)
   assert 9 < flipped.sum() < 39
-  np.testing.assert_array_equal(found[~flipped], IMAGES[~flipped])
-  np.testing.assert_array_equal(found[flipped], IMAGES[flipped][:, :, ::-1])
+  assert_array_equal(found[~flipped], IMAGES[~flipped])
+  assert_array_equal(found[flipped], IMAGES[flipped][:, :, ::-1])
   assert labels.shape == (48, 9) and not labels[:, 1:].any()
 
 
@@ -177,8 +178,8 @@ def test_the_changes_have_their_distributions(drawn):
   for name in ('scale', 'stretch', 'shift'):
     values = getattr(drawn, name)
     values = values[values != 0]
-    np.testing.assert_allclose(values.mean(), 0.0, atol=0.09)
-    np.testing.assert_allclose(values.std(), 1.0, atol=0.06)
+    assert_allclose(values.mean(), 0.0, atol=0.09)
+    assert_allclose(values.std(), 1.0, atol=0.06)
   for name in ('angle', 'axis'):
     values = getattr(drawn, name)
     values = np.sort(values[values != 0])
@@ -200,7 +201,7 @@ def test_no_two_values_of_a_change_are_related(drawn):
 def test_an_example_depends_only_on_its_own_key(key):
   keys = jax.random.split(key, 48)
   found, turned = (augment(k, IMAGES, 0.9) for k in (keys, keys[::-1]))
-  close = lambda a, b: np.testing.assert_allclose(a, b[::-1], atol=1e-6)
+  close = lambda a, b: assert_allclose(a, b[::-1], atol=1e-6)
   jax.tree.map(close, found, turned)
   assert len({label.tobytes() for label in np.asarray(found[1])}) == 48
 
@@ -210,7 +211,7 @@ def test_changes_are_made_in_their_order(key):
   keys = jax.random.split(key, 48)
   changes = jax.device_get(draw_changes(keys, 0.6))
   found, labels = jax.device_get(augment(keys, IMAGES, 0.6))
-  np.testing.assert_allclose(labels, literal_labels(changes), atol=1e-6)
+  assert_allclose(labels, literal_labels(changes), atol=1e-6)
   assert (labels[:, 1:] != 0).any(axis=0).all()
   turn = lambda a: np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
   checked = 0

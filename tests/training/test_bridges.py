@@ -32,10 +32,15 @@ def test_the_loss_literally(diffusion, key):
   rng = np.random.default_rng(0)
   batch = {name: rng.normal(size=(8, 2)) for name in ('x', 'context')}
   batch['label'] = labels = rng.integers(3, size=8)
-  with jax.enable_x64(True):
+
+  @jax.jit
+  def run(key):
     inputs, keys = objective.draw(key, batch, Context())
-    loss, _ = objective.loss({'network': 0.4}, Context(), inputs, keys)
-  z, t = np.asarray(inputs[0].eps), np.asarray(inputs[0].level.t)[:, None]
+    return objective.loss({'network': 0.4}, Context(), inputs, keys)[0], inputs[0]
+
+  with jax.enable_x64(True):
+    loss, inputs = jax.device_get(run(key))
+  z, t = inputs.eps, inputs.level.t[:, None]
   x0, y = batch['x'], batch['context']
   if double:
     y = y[np.argsort(x0[:, 0] + 10.0 * labels)]

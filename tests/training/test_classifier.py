@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy.special import log_softmax
 
 import diffusion_jax as dj
@@ -64,9 +65,9 @@ def test_the_loss_is_the_cross_entropy_of_noised_images(key):
   log_p = np.asarray(log_p, np.float64)
   label, every = data['label'], np.arange(2000)
   log_q = log_softmax(0.5 * log_p + 0.1 * noise, axis=1)
-  np.testing.assert_allclose(loss, -log_q[every, label].mean(), rtol=1e-4)
+  assert_allclose(loss, -log_q[every, label].mean(), rtol=1e-4)
   slope = np.sum(np.exp(log_q) * log_p, axis=1) - log_p[every, label]
-  np.testing.assert_allclose(gradient['network'], slope.mean(), rtol=1e-4)
+  assert_allclose(gradient['network'], slope.mean(), rtol=1e-4)
   right = log_q.argmax(axis=1) == label
   assert state == () and float(metrics['accuracy'].total) == pytest.approx(right.mean(), abs=2e-3)
   quarter = np.clip(np.ceil(4 * np.asarray(level.t)), 1, 4)

@@ -3,6 +3,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.training import conditions
 
@@ -14,10 +15,10 @@ def test_known_pixels_and_where_they_are(key):
   mask = jax.random.bernoulli(key, 0.5, (5, 4, 6, 1))
   found = np.asarray(conditions.known_pixels(X0, mask))
   assert found.shape == (5, 4, 6, 4)
-  np.testing.assert_array_equal(found[..., 3], np.asarray(mask)[..., 0])
+  assert_array_equal(found[..., 3], np.asarray(mask)[..., 0])
   for c in range(3):
     expected = np.asarray(X0)[..., c] * np.asarray(mask)[..., 0]
-    np.testing.assert_array_equal(found[..., c], expected)
+    assert_array_equal(found[..., c], expected)
 
 
 def test_superres_is_conditioned_on_means_over_blocks():
@@ -27,7 +28,7 @@ def test_superres_is_conditioned_on_means_over_blocks():
   for i in range(4):
     for j in range(6):
       block = x[:, i // 2 * 2 :, j // 2 * 2 :][:, :2, :2].mean(axis=(1, 2))
-      np.testing.assert_allclose(found[:, i, j], block, atol=1e-6)
+      assert_allclose(found[:, i, j], block, atol=1e-6)
 
 
 def test_an_image_condition_is_of_the_example_itself(key):
@@ -44,11 +45,11 @@ def test_an_image_condition_is_of_the_example_itself(key):
   cond, drawn, plain = jax.device_get(run(key, batch))
   assert set(cond) == {'label', 'image', 'drop'}
   mask = cond['image'][..., 3:] == 1.0
-  np.testing.assert_array_equal(mask, drawn)
+  assert_array_equal(mask, drawn)
   known = conditions.known_pixels(X0, mask)
-  np.testing.assert_array_equal(cond['image'], known)
+  assert_array_equal(cond['image'], known)
   # labels and drops are the same as without it
-  np.testing.assert_array_equal(cond['drop'], plain['drop'])
+  assert_array_equal(cond['drop'], plain['drop'])
 
 
 def test_conditions_are_dropped_with_the_probability(key):
@@ -103,7 +104,7 @@ def test_a_stroke_is_what_lies_near_the_lines_between_its_corners():
     pixels = (np.indices((16, 16)).transpose(1, 2, 0) + 0.5) / 16
     gaps = np.linalg.norm(pixels[:, :, None] - line, axis=-1).min(axis=-1)
     sure = np.abs(gaps - radius) > 1e-3
-    np.testing.assert_array_equal(known[sure], (gaps > radius)[sure])
+    assert_array_equal(known[sure], (gaps > radius)[sure])
     assert 0.05 < 1.0 - known.mean() < 0.9
 
 
@@ -118,7 +119,7 @@ def test_every_image_has_a_mask_of_its_own(key):
   # a mask depends only on its own key
   alone = np.asarray(draw_masks(KEYS[7:8], (1, 8, 12, 3)))
   whole = np.asarray(draw_masks(KEYS, (200, 8, 12, 3)))
-  np.testing.assert_array_equal(alone[0], whole[7])
+  assert_array_equal(alone[0], whole[7])
 
 
 @pytest.mark.parametrize('parameters', [3, 0])

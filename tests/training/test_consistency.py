@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.core.flow_losses import pseudo_huber
@@ -73,7 +74,7 @@ def test_ect_literally_where_r_is_clean(key):
   t = inputs.level.sigma / inputs.level.alpha
   label, weight = inputs.cond['label'], 1.0 + inputs.level.t
   exact_r = t * np.maximum(0, 1 - (1 + 8 / (1 + np.exp(t))) / 2)
-  np.testing.assert_allclose(r.sigma / r.alpha, exact_r, atol=1e-9)
+  assert_allclose(r.sigma / r.alpha, exact_r, atol=1e-9)
   clean = exact_r == 0.0
   assert 0 < clean.sum() < 12
   # x / alpha lies on EDM's path
@@ -119,7 +120,7 @@ def test_consistency_distillation_literally(key):
   i = np.arange(18) / 17
   grid = (0.002 ** (1 / 7) + i * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7
   index = np.abs(np.log(grid)[None] - np.log(column(t))).argmin(1)
-  np.testing.assert_allclose(r.sigma, grid[index - 1], rtol=1e-6)
+  assert_allclose(r.sigma, grid[index - 1], rtol=1e-6)
 
 
 @pytest.mark.parametrize('step, distilled', [(50, True), (300, False)])
@@ -175,7 +176,7 @@ def test_continuous_consistency_literally(step, distilled, key):
   few_step.check_literally(found, literal, rtol=1e-8)
   norm = np.linalg.norm(tangent(Literal(few_step.WEIGHTS)), axis=1)
   mean = np.mean(norm) / np.sqrt(2)
-  np.testing.assert_allclose(metrics['tangent'].total, mean, rtol=1e-8)
+  assert_allclose(metrics['tangent'].total, mean, rtol=1e-8)
 
 
 # The exact consistency functions of N(0, C^2 I) have no gradient.

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.training import objectives
@@ -66,7 +67,7 @@ def test_the_network_sees_the_changed_image_and_its_labels(key):
   labels = seen['augment']
   assert labels.shape == (32, 2) and len(np.unique(labels)) == 64
   changed = BATCH['x'] * labels[:, :1, None, None]
-  np.testing.assert_allclose(seen['x'], changed, atol=1e-4)
+  assert_allclose(seen['x'], changed, atol=1e-4)
 
 
 @pytest.mark.parametrize('learned_variance', [False, True])
@@ -91,7 +92,7 @@ def test_half_of_the_images_are_seen_with_a_first_estimate(learned_variance, key
   (x, without, first_key), (again, x0, second_key) = calls
   assert without is None
   assert (first_key != second_key).any()
-  np.testing.assert_array_equal(x, again)
+  assert_array_equal(x, again)
   estimated = (x0 != 0.0).any(axis=(1, 2, 3))
   assert 6 < estimated.sum() < 26
   assert np.abs(x0).max() <= 1.0
@@ -101,7 +102,7 @@ def test_half_of_the_images_are_seen_with_a_first_estimate(learned_variance, key
   output = 0.4 * np.asarray(x, np.float64) + 0.1 * np.log(s) / 4
   estimate = sd**2 / norm**2 * (norm * np.asarray(x)) + s * sd / norm * output
   expected = np.clip(estimate, -1, 1)[estimated]
-  np.testing.assert_allclose(np.asarray(x0)[estimated], expected, atol=2e-5)
+  assert_allclose(np.asarray(x0)[estimated], expected, atol=2e-5)
 
 
 def test_no_gradient_flows_through_the_first_estimate(key):
@@ -122,7 +123,7 @@ def test_no_gradient_flows_through_the_first_estimate(key):
     grad = lambda loss: jax.grad(lambda p: loss(p, Context(), key, BATCH)[0])(params)
     return grad(objective(**SELF_CONDITIONED)), grad(objective(fixed))
 
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *gradients(PARAMS))
+  jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-5), *gradients(PARAMS))
 
 
 def test_the_uncertainty_weighs_each_level_by_its_own_error(key):
@@ -137,14 +138,14 @@ def test_the_uncertainty_weighs_each_level_by_its_own_error(key):
   loss_at = lambda u: run(PARAMS | {'u': jnp.array(u)}, Context(), key, BATCH)
   error = float(jax.jit(objective().__call__)(PARAMS, Context(), key, BATCH)[0])
   (loss, (metrics, _)), grads = loss_at(0.3)
-  np.testing.assert_allclose(loss, 2 * (error / np.exp(0.3) + 0.3), rtol=1e-5)
-  np.testing.assert_allclose(metrics['error'].total, 2 * error, rtol=1e-5)
+  assert_allclose(loss, 2 * (error / np.exp(0.3) + 0.3), rtol=1e-5)
+  assert_allclose(metrics['error'].total, 2 * error, rtol=1e-5)
   assert metrics['loss'].total == loss
   slope = 2 * (1 - error / np.exp(0.3))
-  np.testing.assert_allclose(grads['u'], slope, rtol=1e-5)
+  assert_allclose(grads['u'], slope, rtol=1e-5)
   (loss, _), grads = loss_at(float(np.log(error)))
-  np.testing.assert_allclose(loss, 2 * (1 + np.log(error)), rtol=1e-5)
-  np.testing.assert_allclose(grads['u'], 0.0, atol=1e-5)
+  assert_allclose(loss, 2 * (1 + np.log(error)), rtol=1e-5)
+  assert_allclose(grads['u'], 0.0, atol=1e-5)
 
 
 def test_the_loss_is_of_what_is_unknown(key):
@@ -165,4 +166,4 @@ def test_the_loss_is_of_what_is_unknown(key):
   )
   found, _ = jax.jit(loss)({'network': {}}, Context(), key, {'x': x})
   error = np.where(np.isnan(known), (0.4 - x) ** 2, 0.0)
-  np.testing.assert_allclose(found, error.sum(axis=1).mean() / 3, rtol=1e-5)
+  assert_allclose(found, error.sum(axis=1).mean() / 3, rtol=1e-5)

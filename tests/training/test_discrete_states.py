@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.training import discrete_states
@@ -41,7 +42,7 @@ def drawn(objective, key):
   loss, _ = loss_of(PARAMS, Context(), *draw(key, BATCH | no_data, Context()))
   assert np.isnan(loss)  # 3 is the mask, or too large
   x0, xt = (np.asarray(x).reshape(8, 4) for x in (inputs.x0, inputs.xt))
-  np.testing.assert_array_equal(inputs.x0, BATCH['states'])
+  assert_array_equal(inputs.x0, BATCH['states'])
   return metrics, x0, xt, np.asarray(inputs.level.t, np.float64)
 
 
@@ -65,12 +66,12 @@ def test_masked_literally(num_steps, key):
   assert (xt == 3).any() and (xt < 3).any()
   gaps = np.diff(np.sort(t))
   if num_steps is None:
-    np.testing.assert_allclose(gaps, 1 / 8, atol=1e-6)  # antithetic
+    assert_allclose(gaps, 1 / 8, atol=1e-6)  # antithetic
   else:
-    np.testing.assert_allclose(t * 6, np.rint(t * 6), atol=1e-5)
+    assert_allclose(t * 6, np.rint(t * 6), atol=1e-5)
   losses = [masked_nats(*row) / row[2] for row in zip(x0, xt, t, strict=True)]
   expected = np.mean(losses) / 4 / np.log(2)
-  np.testing.assert_allclose(metrics['loss'].total, expected, rtol=1e-5)
+  assert_allclose(metrics['loss'].total, expected, rtol=1e-5)
 
 
 def d3pm_nats(matrices, x0, xt, step):
@@ -104,7 +105,7 @@ def test_d3pm_literally(key):
   )
   metrics, x0, xt, t = drawn(objective, key)
   steps = np.rint(t * NUM_STEPS).astype(int)
-  np.testing.assert_allclose(steps, t * NUM_STEPS, atol=1e-5)
+  assert_allclose(steps, t * NUM_STEPS, atol=1e-5)
   assert set(steps) == set(range(1, NUM_STEPS + 1))
   matrices = gaussian_matrices(3, BETAS)
   terms = [d3pm_nats(matrices, *row) for row in zip(x0, xt, steps, strict=True)]
@@ -114,4 +115,4 @@ def test_d3pm_literally(key):
     'cross_entropy': nll,
     'loss': kl + 0.25 * nll,
   }.items():
-    np.testing.assert_allclose(metrics[name].total, expected, rtol=1e-4)
+    assert_allclose(metrics[name].total, expected, rtol=1e-4)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.core.flow_losses import two_step_target
@@ -43,7 +44,7 @@ def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(schedule, key
 
   found = jax.device_get(run(key, np.zeros((32, 2))))
   loss, t, xt, (lt, ls), tangent = found
-  np.testing.assert_allclose(t * N, np.rint(t * N), atol=1e-6)
+  assert_allclose(t * N, np.rint(t * N), atol=1e-6)
   assert (ls.t < 1e-6).any() and (tangent == 0.0).all()
 
   def two_steps(x, t):
@@ -59,7 +60,7 @@ def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(schedule, key
   # v = 0 is x_0 = alpha x_t / (alpha^2 + sigma^2)
   at_0 = a_t * xt / (a_t**2 + s_t**2)
   expected = np.mean(weight * (target - at_0) ** 2)
-  np.testing.assert_allclose(loss, expected, rtol=1e-4)
+  assert_allclose(loss, expected, rtol=1e-4)
   v = a_t * (xt - a_t * target) / s_t - s_t * target
   assert run(key, np.float32(v))[0] < 1e-8 * expected
 
@@ -89,7 +90,7 @@ def test_reflow_literally(key):
     image = make_image(noise)
     u = 0.3 * ((1 - t) * image + t * noise) + t
     expected = np.mean((u - (noise - image)) ** 2)
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert_allclose(loss, expected, rtol=1e-5)
 
   plain = distillation.reflow(flow, STRAIGHT)
   check(plain, pairs, noise, lambda noise: image)
@@ -120,4 +121,4 @@ def test_the_teacher_of_reflow_starts_from_the_noise_of_the_schedule(key):
       return loss, oracle.ode_map(x1, first, dj.clean_level())
 
     loss, exact = jax.device_get(run(key))
-    np.testing.assert_allclose(loss, np.mean(exact**2), rtol=0.01)
+    assert_allclose(loss, np.mean(exact**2), rtol=0.01)

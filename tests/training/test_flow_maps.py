@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.training import flow_maps
@@ -70,7 +71,7 @@ def test_mean_flow_literally(power, key):
   few_step.check_literally(found, literal)
   fixed = Literal(few_step.WEIGHTS)
   error = squares(fixed, fixed).mean() / 2
-  np.testing.assert_allclose(metrics['error'].total, error, rtol=1e-9)
+  assert_allclose(metrics['error'].total, error, rtol=1e-9)
   assert 0 < drop.sum() < 12 and 0 < (s == t).sum() < 12
 
 
@@ -101,7 +102,7 @@ def test_improved_mean_flow_literally(key):
   few_step.check_literally(found, lambda *nets: sum(errors(*nets)))
   fixed = Literal(few_step.WEIGHTS)
   parts = metrics['error'].total, metrics['error_velocity'].total
-  np.testing.assert_allclose(parts, errors(fixed, fixed), rtol=1e-9)
+  assert_allclose(parts, errors(fixed, fixed), rtol=1e-9)
 
 
 @pytest.mark.parametrize('name', ['lagrangian', 'progressive', 'midpoint'])
@@ -137,7 +138,7 @@ def test_self_distillation_literally(name, key):
   few_step.check_literally(found, lambda *nets: sum(errors(*nets)))
   fixed = Literal(few_step.WEIGHTS)
   parts = metrics['error'].total, metrics['error_velocity'].total
-  np.testing.assert_allclose(parts, errors(fixed, fixed), rtol=1e-9)
+  assert_allclose(parts, errors(fixed, fixed), rtol=1e-9)
   assert (s < t).all() and len(set(share)) == (1 if midpoint else 12)
 
 
@@ -166,7 +167,7 @@ def test_shortcut_literally(ema_target, key):
 
   few_step.check_literally(found, literal)
   assert set(d[steps > 0]) == {1.0, 0.5, 0.25} and set(d[steps == 0]) == {1 / 8}
-  np.testing.assert_allclose(t / d, np.rint(t / d), atol=1e-12)
+  assert_allclose(t / d, np.rint(t / d), atol=1e-12)
   assert (s >= 0.0).all()
 
 
@@ -196,15 +197,15 @@ def test_two_times_have_the_moments_of_their_laws(key):
   draw = lambda times: jax.device_get(jax.jit(lambda key: times(key, n, STRAIGHT))(key))
   # the larger of two uniform draws has mean 2/3, the smaller 1/3
   t, s = draw(flow_maps.two_times(p_equal=0.0))
-  np.testing.assert_allclose([t.mean(), s.mean()], [2 / 3, 1 / 3], atol=0.01)
+  assert_allclose([t.mean(), s.mean()], [2 / 3, 1 / 3], atol=0.01)
   # with a second law s is the smaller of t and a draw of it: E min = 1/8
   low = functools.partial(dj.uniform_times, t_min=0.75)
   t, s = draw(flow_maps.two_times(low, dj.uniform_times, p_equal=0.0))
   assert t.min() >= 0.75
-  np.testing.assert_allclose(t.mean(), 0.875, atol=0.01)  # t is not the larger
+  assert_allclose(t.mean(), 0.875, atol=0.01)  # t is not the larger
   # E min(t, u) = E[t - t^2 / 2] for u uniform
   exact = 0.875 - 0.5 * (1 - 0.75**3) / 3 / 0.25
-  np.testing.assert_allclose(s.mean(), exact, atol=0.01)
+  assert_allclose(s.mean(), exact, atol=0.01)
 
 
 def test_two_times_of_antithetic_draws_are_independent(key):
@@ -214,7 +215,7 @@ def test_two_times_of_antithetic_draws_are_independent(key):
   t, s = jax.device_get(jax.jit(lambda key: times(key, n, STRAIGHT))(key))
   both = np.sort(np.concatenate([t, s]))
   even = (np.arange(2 * n) + 0.5) / (2 * n)
-  np.testing.assert_allclose(both, even, atol=1e-3)
+  assert_allclose(both, even, atol=1e-3)
   # P(t - s < x) = 1 - (1 - x)^2, to Kolmogorov's bound
   share = 1.0 - (1.0 - np.sort(t - s)) ** 2
   assert np.abs(share - (np.arange(n) + 0.5) / n).max() < 1.95 / np.sqrt(n)

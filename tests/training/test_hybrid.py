@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.training import objectives
@@ -62,9 +63,9 @@ def test_iddpm_eq_16_hybrid_loss(key):
   """The loss is L_simple + 0.001 L_vlb."""
   (loss, (metrics, state)), _ = HYBRID(PARAMS, Context(), key, BATCH)
   simple, vlb = literal(key, (0.9, 1.1))
-  np.testing.assert_allclose(metrics['simple'].total, simple, rtol=1e-5)
-  np.testing.assert_allclose(metrics['vlb'].total, vlb, rtol=1e-4)
-  np.testing.assert_allclose(loss, simple + 0.001 * vlb, rtol=1e-5)
+  assert_allclose(metrics['simple'].total, simple, rtol=1e-5)
+  assert_allclose(metrics['vlb'].total, vlb, rtol=1e-4)
+  assert_allclose(loss, simple + 0.001 * vlb, rtol=1e-5)
   assert state == ()
 
 
@@ -74,18 +75,18 @@ def test_the_bound_trains_the_variance_alone(key):
   of_simple, of_hybrid = (
     run(PARAMS, Context(), key, BATCH)[1]['network'] for run in (value_and_grad(simple), HYBRID)
   )
-  np.testing.assert_allclose(of_hybrid[0], of_simple[0], rtol=1e-5)
+  assert_allclose(of_hybrid[0], of_simple[0], rtol=1e-5)
   assert of_simple[1] == 0.0
   h = 1e-4
   slope = (literal(key, (0.9, 1.1 + h))[1] - literal(key, (0.9, 1.1 - h))[1]) / (2 * h)
-  np.testing.assert_allclose(of_hybrid[1], 0.001 * slope, rtol=1e-4)
+  assert_allclose(of_hybrid[1], 0.001 * slope, rtol=1e-4)
 
 
 def test_the_pure_bound_trains_mean_and_variance(key):
   (loss, _), grads = value_and_grad(VLB)(PARAMS, Context(), key, BATCH)
-  np.testing.assert_allclose(loss, literal(key, (0.9, 1.1))[1], rtol=1e-4)
+  assert_allclose(loss, literal(key, (0.9, 1.1))[1], rtol=1e-4)
   h = 1e-4
   for i, found in enumerate(grads['network']):
     step = h * np.eye(2)[i]
     up, down = (literal(key, tuple((0.9, 1.1) + d))[1] for d in (step, -step))
-    np.testing.assert_allclose(found, (up - down) / (2 * h), rtol=1e-3)
+    assert_allclose(found, (up - down) / (2 * h), rtol=1e-3)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import example, given, strategies as st
+from numpy.testing import assert_allclose
 from scipy.stats import norm
 
 import diffusion_jax as dj
@@ -32,10 +33,10 @@ def test_improved_pairs_are_neighbours_with_the_mass_of_their_interval(key):
   i = np.arange(11) / 10
   grid = (0.002 ** (1 / 7) + i * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7
   index = np.searchsorted(grid, 1.01 * np.asarray(level_t.sigma)) - 1
-  np.testing.assert_allclose(level_t.sigma, grid[index], rtol=1e-4)
-  np.testing.assert_allclose(level_r.sigma, grid[index - 1], rtol=1e-4)
+  assert_allclose(level_t.sigma, grid[index], rtol=1e-4)
+  assert_allclose(level_r.sigma, grid[index - 1], rtol=1e-4)
   gap = grid[index] - grid[index - 1]
-  np.testing.assert_allclose(weight, 1 / gap, rtol=1e-3)
+  assert_allclose(weight, 1 / gap, rtol=1e-3)
   normal = norm.cdf((np.log(grid) + 1.1) / 2.0)
   mass = np.diff(normal) / (normal[-1] - normal[0])
   shares = np.bincount(index, minlength=11)[1:] / n
@@ -80,14 +81,14 @@ def test_pairs_are_cleaner_neighbours(seed, schedule, step, law):
   for (t, r, _), count in ((improved, num_levels), (grid, 18)):
     index = np.rint((count - 1) * t.t)
     assert index.min() >= 1 and index.max() <= count - 1
-    np.testing.assert_allclose((count - 1) * t.t, index, atol=2e-3)
-    np.testing.assert_allclose((count - 1) * r.t, index - 1, atol=2e-3)
+    assert_allclose((count - 1) * t.t, index, atol=2e-3)
+    assert_allclose((count - 1) * r.t, index - 1, atol=2e-3)
   lowest = np.where(ratio > 0.0, schedule.sigma_min, 0.0)
   for (t, r, weight), low, of_r in ((improved, 0.0, improved[1].sigma), (easy, lowest, ratio)):
     assert (r.sigma <= t.sigma).all() and (of_r < t.sigma).all()
-    np.testing.assert_allclose(r.sigma, np.maximum(of_r, low), rtol=1e-4)
+    assert_allclose(r.sigma, np.maximum(of_r, low), rtol=1e-4)
     gap = np.float64(t.sigma) - of_r
-    np.testing.assert_allclose(weight * gap, 1.0, rtol=2e-3)
+    assert_allclose(weight * gap, 1.0, rtol=2e-3)
   assert (grid[2] == 1.0).all()
 
 
@@ -106,9 +107,9 @@ def test_easy_pairs_by_hand(k, b, q, key):
     n = 1 + k / (1 + np.exp(b * t))
     r = t * np.maximum(0, 1 - n / q ** (stage + 1))
     level_t, level_r, found = run(key, step)
-    np.testing.assert_allclose(level_t.sigma, t, rtol=1e-5)
-    np.testing.assert_allclose(level_r.sigma, r, rtol=1e-5)
-    np.testing.assert_allclose(found, weight / (t - r), rtol=1e-5)
+    assert_allclose(level_t.sigma, t, rtol=1e-5)
+    assert_allclose(level_r.sigma, r, rtol=1e-5)
+    assert_allclose(found, weight / (t - r), rtol=1e-5)
 
 
 def test_every_pair_of_a_grid_is_as_likely(key):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.training.lora import lora_init, lora_merge, lora_objective, merge_network
 from diffusion_jax.training.objectives import Context, Mean, Objective
@@ -40,7 +41,7 @@ def test_new_adapters_change_nothing_and_have_the_rank_by_inputs_and_outputs():
   params = normal(SHAPES)
   found = init(jax.random.key(0), params, 2, convolutions=True)
   merged = jax.jit(lora_merge)(params, found, 0.5)
-  jax.tree.map(np.testing.assert_array_equal, merged, params)
+  jax.tree.map(assert_array_equal, merged, params)
   down = {'dense': {'kernel': (5, 2)}, 'blocks': {'qkv': {'kernel': (3, 4, 2)}}}
   up = {'dense': {'kernel': (2, 7)}, 'blocks': {'qkv': {'kernel': (3, 2, 12)}}}
   conv = {'conv': {'kernel': (3, 3, 2, 2)}}, {'conv': {'kernel': (2, 6)}}
@@ -77,7 +78,7 @@ def test_merging_is_the_papers_equation():
   def check(x, kernels, product=np.matmul):
     kernel, a, b, found = kernels
     expected = product(x, kernel) + 0.7 * product(x, a) @ b
-    np.testing.assert_allclose(product(x, found), expected, 1e-5, 1e-5)
+    assert_allclose(product(x, found), expected, 1e-5, 1e-5)
 
   trees = w, down, up, merged
   check(RNG.standard_normal((4, 5)), [t['dense']['kernel'] for t in trees])
@@ -127,5 +128,5 @@ def test_only_adapters_have_gradients_which_are_those_of_the_merged_kernel():
   kernels = lambda tree: [tree[f'lora_{n}']['dense']['kernel'] for n in 'AB']
   a, b = map(np.float64, kernels(adapters))
   of_a, of_b = kernels(gradient['network'])
-  np.testing.assert_allclose(of_a, 0.7 * of_kernel @ b.T, rtol=1e-5)
-  np.testing.assert_allclose(of_b, 0.7 * a.T @ of_kernel, rtol=1e-5)
+  assert_allclose(of_a, 0.7 * of_kernel @ b.T, rtol=1e-5)
+  assert_allclose(of_b, 0.7 * a.T @ of_kernel, rtol=1e-5)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.training.loss_aware import init_loss_history, loss_aware_times, record
@@ -35,12 +36,12 @@ def test_iddpm_eq_18_probabilities_literally():
     for step, loss in zip(steps, losses, strict=True):
       lists[step - 1].append(loss)
     history = record_jit(history, jnp.asarray(steps), jnp.asarray(losses))
-    np.testing.assert_allclose(history.probs, probabilities(lists), rtol=1e-5)
+    assert_allclose(history.probs, probabilities(lists), rtol=1e-5)
     assert history.count.tolist() == list(map(len, lists))
     least.append(min(map(len, lists)))
   assert least[0] < 10 and 10 in least and least[-1] > 10
   for row, values in zip(history.losses, lists, strict=True):
-    np.testing.assert_array_equal(np.sort(row), np.sort(values[-10:]))
+    assert_array_equal(np.sort(row), np.sort(values[-10:]))
 
 
 def test_a_history_keeps_its_type():
@@ -59,4 +60,4 @@ def test_steps_are_drawn_and_weighted_by_the_probabilities(key):
   share = np.bincount(step, minlength=T + 1)[1:] / 20_000
   error = np.sqrt(probs * (1 - probs) / 20_000)
   assert (np.abs(share - probs) < 4 * error).all()
-  np.testing.assert_allclose(weight, 1 / (T * probs[step - 1]), rtol=1e-5)
+  assert_allclose(weight, 1 / (T * probs[step - 1]), rtol=1e-5)

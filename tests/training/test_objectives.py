@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.core.arguments import expand_to
@@ -51,11 +52,11 @@ def test_times_with_weights_are_importance_sampling(key):
   batch = {'x': np.float32(x0)}
   loss, (metrics, _) = run({'network': ()}, Context(), key, batch)
   each = weight * np.mean(x0**2, axis=(1, 2, 3))
-  np.testing.assert_allclose(loss, each.mean(), rtol=1e-5)
-  np.testing.assert_allclose(metrics['loss'].total, each.mean(), rtol=1e-5)
+  assert_allclose(loss, each.mean(), rtol=1e-5)
+  assert_allclose(metrics['loss'].total, each.mean(), rtol=1e-5)
   quarters = [metrics[f'loss_quarter_{q}'].total for q in range(1, 5)]
   expected = [each[0] + each[1], 0.0, each[2], each[3]]
-  np.testing.assert_allclose(quarters, expected, rtol=1e-5)
+  assert_allclose(quarters, expected, rtol=1e-5)
 
 
 def test_no_two_draws_of_an_objective_are_related(key):
@@ -219,10 +220,10 @@ def test_parts_of_a_batch_are_the_batch(make, key):
 
   label = np.arange(6) % 3
   whole, parts, seen = jax.device_get(run(key, label))
-  np.testing.assert_allclose(parts[0].mean(), whole[0], rtol=1e-5)
+  assert_allclose(parts[0].mean(), whole[0], rtol=1e-5)
   records = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1), parts[1][1])
   metrics = jax.tree.map(lambda x: x.sum(axis=0), parts[1][0])
-  close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+  close = functools.partial(assert_allclose, rtol=1e-4, atol=1e-6)
   jax.tree.map(close, records, whole[1][1])
   for name, mean in whole[1][0].items():
     close(metrics[name].total * mean.count, mean.total * metrics[name].count)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.training import optimizer
 
@@ -43,7 +44,7 @@ def test_learning_rates(arguments, expected):
   rate = optimizer.learning_rate_schedule(*arguments)
   steps = np.resize([*expected], 6)  # one shape: it is compiled once
   rates = np.asarray(rate(steps))[: len(expected)]
-  np.testing.assert_allclose(rates, [*expected.values()], rtol=1e-4, atol=1e-9)
+  assert_allclose(rates, [*expected.values()], rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize('decay_steps, end', [(None, 10), (8, 8)])
@@ -52,7 +53,7 @@ def test_a_decay_ends_with_the_training_or_at_its_own_step(decay_steps, end):
     10, learning_rate=1.0, decay='linear', decay_steps=decay_steps
   )
   last, after = jax.jit(jax.vmap(rate))(np.array([end - 1, end]))
-  np.testing.assert_allclose(last, 1 / end, rtol=1e-6)
+  assert_allclose(last, 1 / end, rtol=1e-6)
   assert after == 0.0
 
 
@@ -77,7 +78,7 @@ def test_weight_decay_shrinks_what_its_mask_names(kind, options, decayed):
   updates = first_update(decaying, zero, params)['network']['layer']
   for name, update in updates.items():
     expected = -0.5 if name in decayed else 0.0
-    np.testing.assert_allclose(update, expected, rtol=1e-5)
+    assert_allclose(update, expected, rtol=1e-5)
 
 
 def run(made, x, grads, rate=0.01):
@@ -109,7 +110,7 @@ def test_adam_with_clipping_literally(clip_norm):
     m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
     step = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
     x = x - 0.01 * step
-  np.testing.assert_allclose(found, x, rtol=1e-5)
+  assert_allclose(found, x, rtol=1e-5)
 
 
 @pytest.mark.parametrize('weight_decay', [0.0, 0.1])
@@ -131,7 +132,7 @@ def test_radam_literally(weight_decay):
       step = np.sqrt(r) * step / (np.sqrt(v / (1 - 0.9**t)) + 1e-8)
     x = x - 0.01 * (step + decay * x)
   assert rho >= 5  # both branches were taken
-  np.testing.assert_allclose(found, x, rtol=2e-5, atol=1e-6)
+  assert_allclose(found, x, rtol=2e-5, atol=1e-6)
 
 
 def test_muon_makes_every_matrix_orthogonal():
@@ -163,7 +164,7 @@ def test_edm_repairs_gradients_before_all_else():
   """NaN becomes 0 and inf 1e5 before clipping and Adam."""
   broken = {'a': np.float32([1.0, np.nan]), 'b': np.float32([np.inf, -np.inf])}
   repaired = {'a': np.float32([1.0, 0.0]), 'b': np.float32([1e5, -1e5])}
-  jax.tree.map(np.testing.assert_array_equal, jax.jit(optimizer.repair)(broken), repaired)
+  jax.tree.map(assert_array_equal, jax.jit(optimizer.repair)(broken), repaired)
   for clip_norm in (0.0, 0.5):
     safe, plain = (make('adamw', clip_norm=clip_norm, repair_gradients=on) for on in (True, False))
     updates = lambda broken, repaired, safe=safe, plain=plain: (
@@ -172,7 +173,7 @@ def test_edm_repairs_gradients_before_all_else():
       first_update(plain, broken),
     )
     found, expected, spoilt = jax.jit(updates)(broken, repaired)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    jax.tree.map(assert_array_equal, found, expected)
     assert not np.isfinite(spoilt['a']).all()
 
 
@@ -183,10 +184,10 @@ def test_the_half_life_of_edm():
   for step in (0, 1, 10, 5000, 19_531, 19_532, 390_625):
     seen = step * batch  # before the update
     beta = 0.5 ** (batch / max(min(half_life, 0.05 * seen), 1e-8))
-    np.testing.assert_allclose(rate(step), 1 - beta, rtol=1e-6)
+    assert_allclose(rate(step), 1 - beta, rtol=1e-6)
   constant = optimizer.ema_half_life(half_life, batch)
   expected = 1 - 0.5 ** (512 / 500_000)
-  np.testing.assert_allclose(constant(jnp.array(5)), expected, rtol=1e-6)
+  assert_allclose(constant(jnp.array(5)), expected, rtol=1e-6)
   assert constant(jnp.array(0)) == 1.0  # as `ema_decay`
 
 
@@ -195,6 +196,6 @@ def test_ema_decays():
   assert constant(jnp.array(0)) == 1.0  # the average starts at the first update
   assert constant(jnp.array(1)) == jnp.float32(1e-4)
   ramp = optimizer.ema_decay(0.999, warmup=True)
-  np.testing.assert_allclose(ramp(jnp.array(0)), 0.9)
-  np.testing.assert_allclose(ramp(jnp.array(90)), 0.09)
-  np.testing.assert_allclose(ramp(jnp.array(10**6)), 0.001)
+  assert_allclose(ramp(jnp.array(0)), 0.9)
+  assert_allclose(ramp(jnp.array(90)), 0.09)
+  assert_allclose(ramp(jnp.array(10**6)), 0.001)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.training import optimizer, power_ema
 from diffusion_jax.training.objectives import Objective
@@ -30,7 +31,7 @@ def test_width_and_exponent_are_inverse():
   for sigma_rel in (1e-3, 0.01, 0.05, 0.0777, 0.1, 0.2, 0.288, 0.2886751345):
     gamma = power_ema.exponent(sigma_rel)
     found = power_ema.relative_width(gamma)
-    np.testing.assert_allclose(found, sigma_rel, rtol=1e-10)
+    assert_allclose(found, sigma_rel, rtol=1e-10)
   # the standard deviation of a density, by the trapezoidal rule
   tau = np.linspace(0.0, 1.0, 200_001)
   for gamma in (0.0, 2.5, 16.97):
@@ -38,9 +39,9 @@ def test_width_and_exponent_are_inverse():
     mean = np.trapezoid(p * tau, tau)
     deviation = np.sqrt(np.trapezoid(p * (tau - mean) ** 2, tau))
     found = power_ema.relative_width(gamma)
-    np.testing.assert_allclose(found, deviation, rtol=1e-6)
-  np.testing.assert_allclose(power_ema.exponent(0.05), 16.972198602303447)
-  np.testing.assert_allclose(power_ema.exponent(0.10), 6.937203937601809)
+    assert_allclose(found, deviation, rtol=1e-6)
+  assert_allclose(power_ema.exponent(0.05), 16.972198602303447)
+  assert_allclose(power_ema.exponent(0.10), 6.937203937601809)
 
 
 def test_products_of_profiles_are_their_integrals():
@@ -54,7 +55,7 @@ def test_products_of_profiles_are_their_integrals():
   for a, b in (first, other), (other, first), same_time:
     expected = np.trapezoid(profile(*a) * profile(*b), tau)
     found = power_ema.inner_product(*a, *b)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_a_late_step_moves_the_average_by_its_exact_rate(key):
@@ -75,7 +76,7 @@ def test_a_late_step_moves_the_average_by_its_exact_rate(key):
       power = power_ema.exponent(width) + 1.0
       expected = -np.expm1(power * np.log1p(-1.0 / t))
       found = after.more_ema_params[str(width)]
-      np.testing.assert_allclose(found, expected, rtol=1e-6)
+      assert_allclose(found, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize('more', [0.0, 1000.0])
@@ -91,13 +92,13 @@ def test_decays_make_averages_of_that_width(more):
     for i, rate in enumerate(np.float64(rates), start):
       weights *= 1.0 - rate
       weights[i] = rate
-    np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-5)
+    assert_allclose(weights.sum(), 1.0, rtol=1e-5)
     mean = weights @ time
     deviation = np.sqrt(weights @ (time - mean) ** 2)
-    np.testing.assert_allclose(deviation, sigma_rel, rtol=2e-4)
+    assert_allclose(deviation, sigma_rel, rtol=2e-4)
     # the trajectory theta = t has the average (gamma + 1) / (gamma + 2) t
     gamma = power_ema.exponent(sigma_rel)
-    np.testing.assert_allclose(mean, (gamma + 1) / (gamma + 2), atol=3e-4)
+    assert_allclose(mean, (gamma + 1) / (gamma + 2), atol=3e-4)
   assert optimizer.ema_power(0.05)(jnp.array(0)) == 1.0
 
 
@@ -126,7 +127,7 @@ def made(averages, steps, sigma_rel, batch_size=64):
   t = np.repeat(batch_size * np.array(steps), len(TRACKED))
   gamma = np.tile([power_ema.exponent(w) for w in TRACKED], len(steps))
   solution = power_ema.solve(t, gamma, t[-1], power_ema.exponent(sigma_rel))
-  np.testing.assert_allclose(solution.weights.sum(), 1.0, rtol=1e-9)
+  assert_allclose(solution.weights.sum(), 1.0, rtol=1e-9)
   arrays = [{'x': averages[w][s - 1]} for s in steps for w in TRACKED]
   parts = zip(solution.weights, arrays, strict=True)
   return power_ema.combine(parts)['x'], solution
@@ -138,7 +139,7 @@ def test_averages_are_made_of_snapshots(trajectory):
     steps = [STEPS * (k + 1) // count for k in range(count)]
     for sigma_rel in TRACKED:
       found, solution = made(averages, steps, sigma_rel)
-      np.testing.assert_allclose(found, averages[sigma_rel][-1], rtol=1e-12)
+      assert_allclose(found, averages[sigma_rel][-1], rtol=1e-12)
       assert np.count_nonzero(solution.weights) == 1
       assert solution.residual < 1e-7
     for sigma_rel, bounds in BOUNDS.items():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal, assert_equal
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
@@ -87,8 +88,8 @@ def test_a_trained_network_samples_the_data(key):
     return dj.sample(key, denoise, dj.ddim(1.0), levels, x)
 
   x = np.asarray(train_and_sample(init(), key))
-  np.testing.assert_allclose(x.mean(0), MIXTURE.mean, atol=0.15)
-  np.testing.assert_allclose(np.cov(x.T), MIXTURE.cov, atol=0.2)
+  assert_allclose(x.mean(0), MIXTURE.mean, atol=0.15)
+  assert_allclose(np.cov(x.T), MIXTURE.cov, atol=0.2)
 
 
 def test_one_step_is_gradient_update_and_average(key):
@@ -101,12 +102,12 @@ def test_one_step_is_gradient_update_and_average(key):
   grads = jax.device_get(jax.jit(jax.grad(loss))(state.params))
   params = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
   assert after.step == 1
-  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  close = lambda a, b: assert_allclose(a, b, rtol=1e-4, atol=1e-6)
   jax.tree.map(close, after.params, params)
   average = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * p, state.params, params)
   jax.tree.map(close, after.ema_params, average)
   norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(grads)))
-  np.testing.assert_allclose(metrics['grad_norm'].total, norm, rtol=1e-4)
+  assert_allclose(metrics['grad_norm'].total, norm, rtol=1e-4)
   _, later = step(state._replace(step=state.step + 1), batch_at(0), key)
   assert later['loss'].total.item() != metrics['loss'].total.item()
 
@@ -133,8 +134,8 @@ def test_a_step_that_is_not_finite_may_change_nothing_but_the_step(key):
     after, metrics = safe(state, {}, key)
     taken, _ = plain(state, {}, key)
     expected = taken if w == 4.0 else state._replace(step=jnp.array(8))
-    jax.tree.map(np.testing.assert_array_equal, after, expected)
-    np.testing.assert_equal(np.float32(metrics['grad_norm'].total), norm)
+    jax.tree.map(assert_array_equal, after, expected)
+    assert_equal(np.float32(metrics['grad_norm'].total), norm)
     assert float(taken.params['w']) != w  # it moves, or becomes NaN
 
 
@@ -177,11 +178,11 @@ def test_steps_of_one_call_are_single_steps(key):
 
   after, losses = in_calls(4, 4, 2)
   assert after.step == 10
-  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
+  close = lambda a, b: assert_allclose(a, b, rtol=1e-6, atol=1e-8)
   close(losses, expected)
   jax.tree.map(close, after, alone)
   other = in_calls(1, 4, 3, 2)
-  jax.tree.map(np.testing.assert_array_equal, other, (after, losses))
+  jax.tree.map(assert_array_equal, other, (after, losses))
 
 
 @pytest.mark.parametrize('accumulate', [1, 2])
@@ -203,8 +204,8 @@ def test_a_constraint_comes_after_the_update_and_before_averages(accumulate, key
   images = jnp.array([[0.0, 1.0], [2.0, 5.0]])  # the gradient is [1, 3]
   after, _ = jax.jit(step)(state, {'x': images}, key)
   w = np.array([3.0, -3.0]) / np.sqrt(18.0)
-  np.testing.assert_allclose(after.params['w'], w, rtol=1e-6)
-  np.testing.assert_allclose(after.ema_params['w'], [2 + w[0] / 2, w[1] / 2])
+  assert_allclose(after.params['w'], w, rtol=1e-6)
+  assert_allclose(after.ema_params['w'], [2 + w[0] / 2, w[1] / 2])
 
 
 def test_the_state_of_an_accumulated_objective_is_that_of_the_batch(key):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy import stats
 
 import diffusion_jax as dj
@@ -143,10 +144,10 @@ def test_the_bound_of_a_markov_chain(key):
   loss, (metrics, state) = CHAIN(PARAMS, START, key, BATCH)
   reconstruction, ratios = literal_chain(key)
   expected = bits(reconstruction + ratios.sum(axis=1))
-  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  assert_allclose(loss, expected, rtol=1e-5)
   for t in (1, 2):
     found = metrics[f'kl_{t}'].total
-    np.testing.assert_allclose(found, bits(ratios[:, t - 1]), rtol=1e-4)
+    assert_allclose(found, bits(ratios[:, t - 1]), rtol=1e-4)
   assert state == 1
 
 
@@ -163,7 +164,7 @@ def test_the_gradient_is_that_of_the_literal_loss(key):
       W[name][place] -= step
     slope = (values[0] - values[1]) / 2e-5
     found = gradient['network'][name][place]
-    np.testing.assert_allclose(found, slope, rtol=1e-3)
+    assert_allclose(found, slope, rtol=1e-3)
 
 
 def test_parts_of_a_batch_are_the_batch(key):
@@ -176,7 +177,7 @@ def test_parts_of_a_batch_are_the_batch(key):
 
   parts = [part(key, index) for index in range(3)]
   found = np.mean([(loss, m['kl'].total) for loss, (m, _) in parts], axis=0)
-  np.testing.assert_allclose(found, (whole, metrics['kl'].total), rtol=1e-6)
+  assert_allclose(found, (whole, metrics['kl'].total), rtol=1e-6)
 
 
 def test_beta_and_warm_up_weigh_the_divergence(key):
@@ -186,10 +187,10 @@ def test_beta_and_warm_up_weigh_the_divergence(key):
   for step, weight in ((0, 0.0), (1, 0.125), (4, 0.5), (9, 0.5)):
     context = Context(state=jnp.int32(step))
     loss, (metrics, state) = objective(PARAMS, context, key, BATCH)
-    np.testing.assert_allclose(loss, reconstruction + weight * kl, rtol=1e-5)
-    np.testing.assert_allclose(metrics['beta'].total, weight)
+    assert_allclose(loss, reconstruction + weight * kl, rtol=1e-5)
+    assert_allclose(metrics['beta'].total, weight)
     found = metrics['bits_per_dim'].total
-    np.testing.assert_allclose(found, reconstruction + kl, rtol=1e-5)
+    assert_allclose(found, reconstruction + kl, rtol=1e-5)
     assert state == step + 1
 
 
@@ -203,11 +204,11 @@ def test_free_bits_are_of_channels_and_of_layers(key):
     price = np.maximum(means, least).sum()
     loss, (metrics, _) = objective(PARAMS, START, key, BATCH)
     expected = bits(reconstruction.mean() + price)
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert_allclose(loss, expected, rtol=1e-5)
     plain = bits(reconstruction + groups.sum(axis=1))
-    np.testing.assert_allclose(metrics['bits_per_dim'].total, plain, rtol=1e-5)
+    assert_allclose(metrics['bits_per_dim'].total, plain, rtol=1e-5)
     kl = bits(groups.sum(axis=1))
-    np.testing.assert_allclose(metrics['kl'].total, kl, rtol=1e-5)
+    assert_allclose(metrics['kl'].total, kl, rtol=1e-5)
 
 
 def test_decoders_literally():
@@ -217,15 +218,15 @@ def test_decoders_literally():
   )
   found = log_likelihood('gaussian', LEVELS, h, BATCH['x'])
   expected = literal_decoder(h.reshape(B, 8), stats.norm.cdf)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert_allclose(found, expected, rtol=1e-5)
   mean, image = np.float64(h[..., :1]), np.float64(BATCH['x'])
   expected = np.log(mass(stats.norm.cdf, mean, 1.0, image)).sum((1, 2, 3))
   found = log_likelihood('unit_gaussian', LEVELS, mean, image)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert_allclose(found, expected, rtol=1e-5)
   x, logits = np.sign(h[..., :1]), h[..., 1:]
   p = 1.0 / (1.0 + np.exp(-logits))
   expected = np.log(np.where(x > 0, p, 1.0 - p)).sum((1, 2, 3))
   found = log_likelihood('bernoulli', 2, logits, x)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert_allclose(found, expected, rtol=1e-5)
   mean = vae.DECODERS['bernoulli'][2](jnp.float32(logits))
-  np.testing.assert_allclose(mean, 2 * p - 1, rtol=1e-5)
+  assert_allclose(mean, 2 * p - 1, rtol=1e-5)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.training import vdm
@@ -106,21 +107,21 @@ def test_the_loss_of_its_draws_literally(name, key):
   metrics, x, eps, gamma = drawn(key, make_schedule=make_schedule)
   t = time(gamma)
   each = 0.5 * slope(t) * in_bits(eps_error(x, eps, gamma[:, None, None, None]))
-  np.testing.assert_allclose(metrics['diffusion'].total, each.mean(), rtol=2e-3)
+  assert_allclose(metrics['diffusion'].total, each.mean(), rtol=2e-3)
   prior = -0.5 * np.log2(sigmoid(7.0))
-  np.testing.assert_allclose(metrics['prior'].total, prior, rtol=1e-2)
+  assert_allclose(metrics['prior'].total, prior, rtol=1e-2)
   assert abs(metrics['reconstruction'].total) < 1e-6
   parts = ('prior', 'diffusion', 'reconstruction')
   total = sum(float(metrics[part].total) for part in parts)
-  np.testing.assert_allclose(metrics['loss'].total, total, rtol=1e-5)
-  np.testing.assert_allclose(metrics['logsnr_0'].total, 7.0, rtol=1e-5)
-  np.testing.assert_allclose(metrics['logsnr_1'].total, -7.0, rtol=1e-5)
+  assert_allclose(metrics['loss'].total, total, rtol=1e-5)
+  assert_allclose(metrics['logsnr_0'].total, 7.0, rtol=1e-5)
+  assert_allclose(metrics['logsnr_1'].total, -7.0, rtol=1e-5)
   quarters = [metrics[f'loss_quarter_{q}'] for q in range(1, 5)]
   total = sum(float(q.total) for q in quarters) / 64
-  np.testing.assert_allclose(total, metrics['diffusion'].total, rtol=1e-4)
+  assert_allclose(total, metrics['diffusion'].total, rtol=1e-4)
   # the times are evenly spaced, the noise is standard normal: five errors
   spacing: Any = np.diff(np.sort(t))
-  np.testing.assert_allclose(spacing, 1 / 64, atol=1e-4)
+  assert_allclose(spacing, 1 / 64, atol=1e-4)
   assert abs(eps.mean()) < 5 / 32
   assert abs(eps.var() - 1.0) < 5 * 2**0.5 / 32
 
@@ -137,7 +138,7 @@ def test_the_prior_and_the_reconstruction_are_closed_forms(key):
   run = jax.jit(objective())
   _, (metrics, _) = jax.device_get(run(params, Context(), key, batch(20_000)))
   expected = -0.5 * np.log2(sigmoid(1.5))
-  np.testing.assert_allclose(metrics['prior'].total, expected, rtol=1e-4)
+  assert_allclose(metrics['prior'].total, expected, rtol=1e-4)
   nodes, weights = np.polynomial.hermite_e.hermegauss(60)
   weights = weights / np.sqrt(2 * np.pi)
   alpha, variance = np.sqrt(sigmoid(-0.5)), sigmoid(0.5)
@@ -154,11 +155,11 @@ def test_the_times_and_weights_of_finite_time(key):
   T = 8
   metrics, x, eps, gamma = drawn(key, num_steps=T)
   step = (gamma + 7.0) / 14.0 * T
-  np.testing.assert_allclose(step, np.rint(step), atol=1e-4)
+  assert_allclose(step, np.rint(step), atol=1e-4)
   assert (np.bincount(np.rint(step).astype(int))[1:] == 64 // T).all()
   weight = 0.5 * T * np.expm1(14.0 / T)
   each = weight * in_bits(eps_error(x, eps, gamma[:, None, None, None]))
-  np.testing.assert_allclose(metrics['diffusion'].total, each.mean(), rtol=2e-3)
+  assert_allclose(metrics['diffusion'].total, each.mean(), rtol=2e-3)
   counts = [metrics[f'loss_quarter_{q}'].count for q in range(1, 5)]
   assert counts == [16] * 4
 
@@ -178,4 +179,4 @@ def test_gradients_reach_both_branches(key):
       moved = leaves[:i] + [leaves[i] + by] + leaves[i + 1 :]
       ends.append(np.asarray(both(tree.unflatten(moved), data)[0]))
     difference = (ends[0] - ends[1]) / (2 * h)
-    np.testing.assert_allclose(found, difference, rtol=0.02, atol=1e-4)
+    assert_allclose(found, difference, rtol=0.02, atol=1e-4)

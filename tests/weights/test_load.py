@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.train.setup import prepare, state_maker
@@ -34,7 +35,7 @@ def test_adapters_are_merged_unless_they_are_wanted(tmp_path):
     load.open(tmp_path)
   load.write_base(tmp_path, BASE, 1.0)
   kernel = load.open(tmp_path).params['network']['dense']['kernel']
-  np.testing.assert_array_equal(kernel, [[1, 1, 1], [4, 4, 4]])
+  assert_array_equal(kernel, [[1, 1, 1], [4, 4, 4]])
 
 
 KERNEL = np.array([[0, 1, 2], [3, 4, 5]], np.float32)
@@ -46,8 +47,8 @@ ADAPTERS = {'network': {'lora_A': {'dense': {'kernel': DOWN}}, 'lora_B': {'dense
 def test_adapters_are_merged_with_the_base_of_their_run(tmp_path):
   load.write_base(tmp_path, BASE, 1.5)
   merged = load.merged(tmp_path, ADAPTERS)['network']['dense']
-  np.testing.assert_allclose(merged['kernel'], KERNEL + 1.5 * DOWN @ UP)
-  np.testing.assert_array_equal(merged['bias'], np.ones(3))
+  assert_allclose(merged['kernel'], KERNEL + 1.5 * DOWN @ UP)
+  assert_array_equal(merged['bias'], np.ones(3))
   assert load.merged(tmp_path / 'none', BASE) is BASE
 
 
@@ -97,8 +98,8 @@ def test_leaves_that_fit_are_taken_and_the_others_are_named(run, capsys):
   state = init_state(params, optax.sgd(1.0))
   state = load.begin_from(params, run)(state)
   for tree in (state.params, state.ema_params):
-    np.testing.assert_array_equal(tree['network']['a'], [1, 1])
-    np.testing.assert_array_equal(tree['network']['b'], [0, 0, 0])
+    assert_array_equal(tree['network']['a'], [1, 1])
+    assert_array_equal(tree['network']['b'], [0, 0, 0])
   said = '1 of 2 leaves; initialized: network/b [3] ([2] there); not used: network/old\n'
   assert capsys.readouterr().out.endswith(said)
 

@@ -4,67 +4,57 @@ import os
 import re
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
-from diffusion_jax.app import modes
+from diffusion_jax.app import help, modes
 from diffusion_jax.app.kinds.roles import USES
 from diffusion_jax.app.kinds.sections import COMMON
 from diffusion_jax.errors import UserError
-from tests.app.conftest import smoke, untrained
+from tests.app.conftest import refused, smoke, untrained
 
 ROOT = Path(__file__).parents[3]
+DIGITS = '--config=configs/digits.py'
 (COUNT,) = re.findall(
   r'```python\n([^`]*Mode\([^`]*)```', (ROOT / 'docs' / 'program.md').read_text()
 )
 
 
-@pytest.fixture(scope='module')
-def installed(tmp_path_factory):
-  """Builds the wheel of the page's mode, and installs it in a folder."""
-  folder = tmp_path_factory.mktemp('wheel')
-  wheel, info = folder / 'counts-1.0-py3-none-any.whl', 'counts-1.0.dist-info'
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+  """Makes a folder as pip installs the page's mode, which Python searches."""
+  site = tmp_path / 'site'
   points = 'count = my_modes:COUNT\nbroken = my_modes:NOTHING\nother = my_modes:COUNT\n'
-  files = {
+  for name, text in {
     'my_modes.py': COUNT,
-    f'{info}/METADATA': 'Metadata-Version: 2.1\nName: counts\nVersion: 1.0\n',
-    f'{info}/WHEEL': 'Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\n',
-    f'{info}/entry_points.txt': f'[{modes.GROUP}]\n{points}',
-  }
-  record = ''.join(f'{name},,\n' for name in (*files, f'{info}/RECORD'))
-  with zipfile.ZipFile(wheel, 'w') as archive:
-    for name, text in (files | {f'{info}/RECORD': record}).items():
-      archive.writestr(name, text)
-  command = [sys.executable, '-m', 'pip', 'install', '-q', '--no-index', '--no-deps']
-  subprocess.run([*command, f'--target={folder / "site"}', wheel], check=True)
-  return folder / 'site'
-
-
-def launch(site, *arguments):
-  """Runs launch.py with an installed package; returns the process."""
-  command = [sys.executable, ROOT / 'launch.py', *arguments]
-  path = os.pathsep.join([str(site), os.environ.get('PYTHONPATH', '')])
-  env = os.environ | {'PYTHONPATH': path}
-  return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    'counts-1.0.dist-info/METADATA': 'Metadata-Version: 2.1\nName: counts\nVersion: 1.0\n',
+    'counts-1.0.dist-info/entry_points.txt': f'[{modes.GROUP}]\n{points}',
+  }.items():
+    (site / name).parent.mkdir(parents=True, exist_ok=True)
+    (site / name).write_text(text)
+  monkeypatch.syspath_prepend(site)
+  monkeypatch.delitem(sys.modules, 'my_modes', raising=False)
+  return site
 
 
 def test_another_package_adds_a_mode(installed, tmp_path):
   """It runs, has its line in --help, and its mistakes are one line."""
-  where = '--config=configs/digits.py', f'--workdir={tmp_path}'
-  result = launch(installed, *where, '--mode=count')
+  path = os.pathsep.join([str(installed), os.environ.get('PYTHONPATH', '')])
+  result = subprocess.run(
+    [sys.executable, 'launch.py', DIGITS, f'--workdir={tmp_path}/run', '--mode=count'],
+    cwd=ROOT,
+    env=os.environ | {'PYTHONPATH': path},
+    capture_output=True,
+    text=True,
+  )
   assert result.stdout == 'digits has 1437 examples\n', result.stderr
-  shown = launch(installed, '--help').stdout
-  assert "count         prints the number of the data's examples." in shown
-  assert '--mode=broken of counts cannot be imported' in shown
-  for name, message in (
-    ('broken', '--mode=broken of counts cannot be imported: module '),
-    ('other', 'my_modes:COUNT must be a diffusion_jax.app.modes.Mode with the name '),
-  ):
-    result = launch(installed, *where, f'--mode={name}')
-    assert result.returncode == 2 and message in result.stderr
-    assert result.stderr.count('\n') == 1
+  assert help.about_modes()['count'] == "prints the number of the data's examples."
+  broken = '--mode=broken of counts cannot be imported: module '
+  assert broken in help.about_modes()['broken']
+  refused(broken, modes.find, 'broken')
+  must = 'my_modes:COUNT must be a diffusion_jax.app.modes.Mode with the name '
+  refused(must, modes.find, 'other')
 
 
 def test_a_mode_whose_extra_is_missing(monkeypatch):

@@ -24,11 +24,15 @@ def sampled(workdir, **fields):
 
 def by_parts(run, n=9, **given):
   """Draws the first samples of the seed by the parts of a run."""
-  keys = fold_each(stream(0, 'sampling'), np.arange(n))
-  prior, keys = np.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-  noise = run._plan.prior_sample(prior, run.levels.take(0))
-  draw = jax.jit(lambda keys, x: dj.sample(keys, run.denoiser(**given), run.sampler, run.levels, x))
-  return run.decode(draw(keys, noise))
+  denoise, levels = run.denoiser(**given), run.levels
+
+  @jax.jit
+  def draw():
+    keys = jax.vmap(jax.random.split)(fold_each(stream(0, 'sampling'), np.arange(n)))
+    noise = run._plan.prior_sample(keys[:, 0], levels.take(0))
+    return dj.sample(keys[:, 1], denoise, run.sampler, levels, noise)
+
+  return run.decode(draw())
 
 
 def test_a_trained_run_by_its_parts(run):
@@ -42,7 +46,7 @@ def test_a_trained_run_by_its_parts(run):
   assert np.abs(by_parts(opened, label=labels) - 1.0 * expected).max() <= 16
 
   denoise, level = opened.denoiser(label=labels), opened.schedule(0.5)
-  x0 = denoise(opened.encode(expected), level).x0
+  x0 = jax.jit(denoise)(opened.encode(expected), level).x0
   assert x0.shape == (9, *opened.shape) and np.abs(x0).max() <= 1.0
   # 17 levels of pixels, in files 0..255
   again = opened.decode(opened.encode(expected))

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.data import small_sets
 from diffusion_jax.metrics.judges import digits_judge
@@ -19,7 +20,7 @@ def test_real_digits_are_read_and_the_figure_is_the_svms_own(test_split):
   assert result['accuracy'] == result['real']  # nothing is lost in the file
   assert result['real'] > 0.98
   p = result['real']
-  np.testing.assert_allclose(result['error'], (p * (1 - p) / 360) ** 0.5)
+  assert_allclose(result['error'], (p * (1 - p) / 360) ** 0.5)
 
 
 def test_wrong_labels_and_noise_are_noticed(test_split):
@@ -37,7 +38,7 @@ def test_diversity_is_the_mean_distance_within_classes(test_split):
   apart = [
     np.linalg.norm(x[i] - x[j]) for i in range(9) for j in range(i) if labels[i] == labels[j]
   ]
-  np.testing.assert_allclose(diversity(pictures, labels), np.mean(apart))
+  assert_allclose(diversity(pictures, labels), np.mean(apart))
   assert diversity(np.repeat(pictures[:1], 4, 0), np.zeros(4)) < 1e-6
   assert np.isnan(diversity(pictures, np.arange(9)))
   # real digits of a class are closer than digits of any

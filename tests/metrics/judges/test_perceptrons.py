@@ -3,6 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 import safetensors.numpy
+from numpy.testing import assert_allclose
 
 from diffusion_jax.data import small_sets, sources
 from diffusion_jax.metrics import features
@@ -24,8 +25,8 @@ def test_features_are_those_of_the_file(name, highest, right):
   kernel, bias, last, shift = (np.float64(arrays[name]) for name in names)
   levels = np.rint(x.reshape(360, 64) / 255.0 * highest) / highest
   hidden = np.maximum(levels @ kernel + bias, 0.0)
-  np.testing.assert_allclose(found['features'], hidden, atol=1e-12)
-  np.testing.assert_allclose(found['logits'], hidden @ last + shift, atol=1e-12)
+  assert_allclose(found['features'], hidden, atol=1e-12)
+  assert_allclose(found['logits'], hidden @ last + shift, atol=1e-12)
   assert np.mean(found['predicted'] == labels) > right
   assert np.mean(np.argmax(found['logits'], axis=1) == labels) > right
   digest = hashlib.sha256(path.read_bytes()).hexdigest()

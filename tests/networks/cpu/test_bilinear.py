@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from jax import export, lax
+from numpy.testing import assert_allclose
 
 from diffusion_jax.networks import edm2, layers, transformer_block
 from diffusion_jax.networks.blocks import ResnetBlock
@@ -91,7 +92,7 @@ def test_one_exported_program_runs_on_three_platforms(rng):
   found = exported.call(params, x, embedding)
   expected = apply(params, x, embedding)
   assert np.abs(expected).max() > 0.0
-  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+  assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def derivatives(function, x, w):
@@ -153,7 +154,7 @@ def test_shard_map_sums_the_gradient_of_shared_weights(rng):
     mapped = jax.shard_map(loss, mesh=mesh, in_specs=specs, out_specs=spec())
     return jax.jit(jax.grad(mapped))(kernel, x)
 
-  np.testing.assert_allclose(gradient(conv2d), gradient(jax_conv), rtol=1e-4, atol=1e-4)
+  assert_allclose(gradient(conv2d), gradient(jax_conv), rtol=1e-4, atol=1e-4)
 
 
 class Layers(nn.Module):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.networks.cpu.convolution import conv2d, convolve
 from tests.networks.cpu.test_bilinear import jax_conv
@@ -48,7 +49,7 @@ def test_first_and_second_derivatives_in_both_modes(convs):
   found, expected = jax.jit(lambda *a: [derivatives(conv, *a) for conv in both])(x, kernel)
   for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
     scale = np.abs(b).max()
-    np.testing.assert_allclose(a / scale, b / scale, rtol=0, atol=5e-5)
+    assert_allclose(a / scale, b / scale, rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize('stride, padding', [(1, (1, 1)), (2, (0, 1))])
@@ -75,7 +76,7 @@ def test_sequences_and_volumes_are_convolved_as_by_xla(sides, stride, padding):
 
   ours = lambda x, kernel: convolve(x, kernel, stride, padding)
   for a, b in zip(*jax.jit(lambda: (of(ours), of(whole)))(), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_conv_in_bfloat16_has_bfloat16_gradients(key):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from numpy.testing import assert_allclose
 
 from diffusion_jax.networks.cpu import convolution, winograd
 from tests.networks.cpu.test_bilinear import jax_conv
@@ -50,7 +51,7 @@ def test_in_float64_it_is_the_convolution(case):
     found = conv(x, kernel, padding, None)
   expected = direct(x, kernel, padding)
   assert found.shape == expected.shape
-  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
+  assert_allclose(found, expected, rtol=0, atol=1e-11)
 
 
 def test_the_kernel_gradient_is_the_transpose(case):
@@ -66,9 +67,9 @@ def test_the_kernel_gradient_is_the_transpose(case):
     basis[index] = 1.0
     expected = np.sum(g * direct(x, basis, padding))
     basis[index] = 0.0
-    np.testing.assert_allclose(found[index], expected, rtol=1e-4, atol=1e-4)
+    assert_allclose(found[index], expected, rtol=1e-4, atol=1e-4)
   total = np.sum(found * kernel)
-  np.testing.assert_allclose(total, np.sum(g * y), rtol=1e-4, atol=1e-3)
+  assert_allclose(total, np.sum(g * y), rtol=1e-4, atol=1e-3)
 
 
 def test_the_error_in_float32_is_a_few_millionths(seeds):
