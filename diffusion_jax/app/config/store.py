@@ -18,6 +18,7 @@ from diffusion_jax.app.config.tree import (
   Constructor,
   Node,
   Schema,
+  Table,
   below,
   no_field,
   parameters,
@@ -33,15 +34,17 @@ Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
 class Registry(NamedTuple):
   """What the application tells of its configs.
 
-  kind_of: nested dicts -> their schema. more: (tree, schema) -> constructors of
-  the parts that only some configs have, by path; those within the section
-  `growing` may be unknown here, of a stranger's metric for instance. uses: the
-  sections that say how a model is used; free: the beginnings of all fields that
-  a mode may change of a run; not_read: what is not read from a config.json.
-  needed: by fields that name a run, its kind.
+  kind_of: nested dicts -> their schema. tables: the choices of all kinds.
+  more: (tree, schema) -> constructors of the parts that only some configs have,
+  by path; those within the section `growing` may be unknown here, of a
+  stranger's metric for instance. uses: the sections that say how a model is
+  used; free: the beginnings of all fields that a mode may change of a run;
+  not_read: what is not read from a config.json. needed: by fields that name a
+  run, its kind.
   """
 
   kind_of: Callable[[Tree], Schema]
+  tables: Mapping[str, Table]
   more: Callable[[Tree, Schema], Mapping[str, Constructor]]
   growing: str
   uses: tuple[str, ...]
