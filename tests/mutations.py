@@ -154,8 +154,8 @@ app/kinds/bridge/model.py app/kinds/test_bridge.py
   the_plan_is_that: level_grid(schedule, c.grid.number) => level_grid(schedule, c.grid.number + 1)
   the_plan_is_that: noisy.diffusion, c.stochastic) => noisy.diffusion, False)
 app/kinds/diffusion/model.py app/kinds/test_diffusion.py
-  without_clipping: functions.append(bound_of(c, noisy.clips)) => functions.append(None)
-  networks_own_estimate: return c.bound if clips else None => return dj.clip_denoised
+  without_clipping: functions.append(c.bound if noisy.clips else None) => functions.append(None)
+  networks_own_estimate: (c.bound if noisy.clips => (dj.clip_denoised if noisy.clips
 app/kinds/diffusion/model.py app/edit/test_pictures.py
   interpolation_is_not_clipped: if clip: => if True:
 app/kinds/diffusion/model.py app/run/test_other_runs.py
