@@ -84,10 +84,18 @@ app/kinds/roles.py app/inputs/test_datasets.py
   changed_data: stored_form(config, facts), FREE => plain(config) | {'facts': known}, FREE
 app/kinds/rules.py app/test_cli.py
   flag_makes_idle: if is_flag or not any( => if not any(
-  flag_makes_idle: _has_no_condition(c) and c.conditioning.dropout => False
 app/config/store.py
-  another_kind_of_model: kind = registry.kind_of(tree) => kind = before
+  another_kind_of_model: kind = registry.kind_of(merge(config, upper, before)) => kind = before
   facts_of_a_run_go: tree.pop('facts', None) => pass
+app/config/store.py app/kinds/test_sampling.py
+  short_name: fields = {path: choice, **rest, => fields = {**rest, path: choice,
+  short_name: tree = _spelled_out(tree, schema) => tree = dict(tree)
+app/config/tree.py app/kinds/test_training.py
+  parts_that_are_off: default is None or type(None) in get_args(parameter.annotation) => False
+training/averaging.py
+  first_width: first, *others = rates => *others, first = rates
+  first_width: every or max(total_steps // 32, 1) => every or total_steps // 32
+  widths_are_different: not widths or len({*widths}) < len(widths) => not widths
 app/config/store.py app/config/test_tree.py
   replaces_a_choice: if named and old.get('name') != new['name']: => if False:
   for_this_field_and_for_a_part:  or isinstance(node.get(last), dict): => :
