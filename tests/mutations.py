@@ -84,10 +84,18 @@ app/kinds/roles.py app/inputs/test_datasets.py
   changed_data: stored_form(config, facts), FREE => plain(config) | {'facts': known}, FREE
 app/kinds/rules.py app/test_cli.py
   flag_makes_idle: if is_flag or not any( => if not any(
-  flag_makes_idle: _has_no_condition(c) and c.conditioning.dropout => False
 app/config/store.py
-  another_kind_of_model: kind = registry.kind_of(tree) => kind = before
+  another_kind_of_model: kind = registry.kind_of(merge(config, upper, before)) => kind = before
   facts_of_a_run_go: tree.pop('facts', None) => pass
+app/config/store.py app/kinds/test_sampling.py
+  short_name: fields = {path: choice, **rest, => fields = {**rest, path: choice,
+  short_name: tree = _spelled_out(tree, schema) => tree = dict(tree)
+app/config/tree.py app/kinds/test_training.py
+  parts_that_are_off: default is None or type(None) in get_args(parameter.annotation) => False
+training/averaging.py
+  first_width: first, *others = rates => *others, first = rates
+  first_width: every or max(total_steps // 32, 1) => every or total_steps // 32
+  widths_are_different: not widths or len({*widths}) < len(widths) => not widths
 app/config/store.py app/config/test_tree.py
   replaces_a_choice: if named and old.get('name') != new['name']: => if False:
   for_this_field_and_for_a_part:  or isinstance(node.get(last), dict): => :
@@ -152,8 +160,8 @@ app/kinds/bridge/model.py app/kinds/test_bridge.py
   the_plan_is_that: level_grid(schedule, c.grid.number) => level_grid(schedule, c.grid.number + 1)
   the_plan_is_that: bridge_sampler(diffusion, c.stochastic) => bridge_sampler(diffusion, False)
 app/kinds/diffusion/model.py app/kinds/test_diffusion.py
-  without_clipping: functions.append(bound_of(c, noisy.clips)) => functions.append(None)
-  networks_own_estimate: return c.bound if clips else None => return dj.clip_denoised
+  without_clipping: functions.append(c.bound if noisy.clips else None) => functions.append(None)
+  networks_own_estimate: (c.bound if noisy.clips => (dj.clip_denoised if noisy.clips
 app/kinds/diffusion/model.py app/edit/test_pictures.py
   interpolation_is_not_clipped: if clip: => if True:
 app/kinds/diffusion/model.py app/run/test_other_runs.py

@@ -1,11 +1,9 @@
 """`--config=<file>:smoke`: a trial of any experiment, in seconds."""
 
-import functools
-
 from diffusion_jax.app.config.store import Flags
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds.store import completed
+from diffusion_jax.app.kinds.store import completed, with_fields
 from diffusion_jax.data import image_folder
 
 # Limits of the parameters of networks.
@@ -21,12 +19,32 @@ SIZES = {
   'class_tokens': 2,
   'class_tokens_at': 0,
 }
-TRAINING = {
-  'num_steps': 4,
-  'batch_size': 8,
-  'log_every': 1,
-  'steps_per_call': 1,  # every step is logged
-  'sample_every': 4,
+FIELDS = {
+  'training.num_steps': 4,
+  'training.batch_size': 8,
+  'training.log_every': 1,
+  'training.steps_per_call': 1,  # every step is logged
+  'training.sample_every': 4,
+  'training.checkpoints.every': 2,
+  'training.mesh': (-1, 1),
+  'evaluation.num_generated': 16,
+  'evaluation.num_pairs': 16,
+  'evaluation.draws_per_pair': 9,
+  'report.after_training': False,
+  'sampling.num_samples': 16,
+  'sampling.batch_size': 16,
+}
+# Of the sections that a config has.
+OPTIONAL = {
+  'training.average.warmup': True,  # else four steps show the first parameters
+  'training.held_out.batches': 1,
+  'training.metrics.images': 16,
+  'optimizer.warmup_steps': 2,
+  'evaluation.iw.num_samples': 4,
+  'sampling.grid.steps': '4',
+  # A Langevin step is proportional to the inverse square of the score, which is
+  # almost 0 for an untrained network.
+  'sampling.corrector': None,
 }
 
 
@@ -50,26 +68,13 @@ def shrunk(config: Node, flags: Flags = ()) -> Node:
     for name, value in tree['network'].items()
     if name in SIZES and isinstance(value, int)
   }
-  for section, field in (('latent', 'run'), ('training.start', 'run'), ('training', 'teacher')):
-    if run := config.at(f'{section}.{field}'):
-      place = functools.reduce(dict.__getitem__, section.split('.'), tree)
-      place[field] = run + ('_smoke' if '-' in run else '-smoke')
-  if 'warmup_steps' in config.optimizer:
-    tree['optimizer']['warmup_steps'] = 2
-  tree['training'] |= TRAINING
-  if 'warmup' in config.training.average:  # else four steps show the first parameters
-    tree['training']['average']['warmup'] = True
-  tree['training']['checkpoints']['every'] = 2
-  tree['training']['machine']['mesh'] = (-1, 1)
-  for name, field, number in (('held_out', 'batches', 1), ('metrics', 'images', 16)):
-    if tree['training'][name] is not None:
-      tree['training'][name][field] = number
-  tree['evaluation'] |= {'num_generated': 16, 'num_pairs': 16, 'draws_per_pair': 9}
-  if 'iw' in config.evaluation:
-    tree['evaluation']['iw']['num_samples'] = 4
-  tree['report']['after_training'] = False
-  tree['sampling'] |= _small_sampling(config.sampling)
-  return completed(tree)
+  fields = FIELDS | {path: x for path, x in OPTIONAL.items() if config.at(path) is not None}
+  for path in ('latent.run', 'training.start.run', 'training.teacher'):
+    if run := config.at(path):
+      fields[path] = run + ('_smoke' if '-' in run else '-smoke')
+  if number := config.at('sampling.grid.number'):
+    fields['sampling.num_steps'] = min(number, 4)
+  return with_fields(completed(tree), fields)
 
 
 def _small_data(section, has_texts, own):
@@ -93,15 +98,3 @@ def _small_data(section, has_texts, own):
   count = 10 if facts is None else facts.num_classes
   count *= section.get('labelled', True)
   return {'name': 'synthetic', 'image_shape': shape, 'num_classes': count}
-
-
-def _small_sampling(section):
-  fields: dict[str, object] = {'num_samples': 16, 'batch_size': 16}
-  if grid := section.get('grid'):
-    few = {'number': min(grid.number, 4)} if 'number' in grid else {'steps': '4'}
-    fields['grid'] = {**grid.to_dict(), **few}
-  # A Langevin step is proportional to the inverse square of the score, which is
-  # almost 0 for an untrained network.
-  if section.get('corrector'):
-    fields['corrector'] = None
-  return fields

@@ -243,7 +243,7 @@ def their_x0(scheduler, output, t, x):
 def bound_of(sections):
   """Returns denoiser -> denoiser, as the config of sections bounds x_0."""
   c = store.completed(sections | {'objective': {'name': 'denoising'}}).sampling.make()
-  return diffusion.bound_of(c, c.clip) or (lambda denoise: denoise)
+  return c.bound or (lambda denoise: denoise)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, trust
@@ -23,8 +22,8 @@ from diffusion_jax.app.config.folder import (
   stored_fields,
   stored_form,
 )
-from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds import training
+from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.kinds.training import Training
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime import buckets
@@ -37,6 +36,8 @@ USES = (
   'compilation_cache',
 )
 
+# The fields of a training that change its result.
+_OF_RESULT = 'batch_size', 'random_flip', 'start', 'teacher', 'average'
 # Fields that may change between two starts of a training, as they do not change
 # its result.
 FREE = (
@@ -51,11 +52,7 @@ FREE = (
   'network.remat',
   'training.average.every',
   'training.average.keep',
-  *(
-    f'training.{name}'
-    for name, kind in get_type_hints(training.Training, include_extras=True).items()
-    if training.FREE in get_args(kind)
-  ),
+  *(f'training.{name}' for name in parameters(Training) if name not in _OF_RESULT),
 )
 
 # Fields that say how the network is computed, which the command line may change

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from diffusion_jax import ranges
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds.sampling import Bound, Respaced, Steps, auto
+from diffusion_jax.app.kinds.sampling import Bound, Respaced, Steps
 from diffusion_jax.app.kinds.training import Training
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.networks.inputs import ContextEncoder, Text
@@ -21,6 +21,7 @@ from diffusion_jax.ranges import (
   Size,
 )
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
+from diffusion_jax.sampling.guidance import clip_denoised
 from diffusion_jax.sampling.guiders import ClassifierFree
 from diffusion_jax.training.averaging import Width
 from diffusion_jax.training.conditions import ImageCondition
@@ -144,7 +145,7 @@ class DenoiserSampling(Sampling):
   schedule: Schedule | None = None  # another schedule whose levels are visited
   guidance: ClassifierFree | None = None  # by the condition, or by a worse run
   classifier: ClassifierGuidance | None = None  # guidance by a classifier
-  bound: Bound | None = auto  # of estimates of x_0
+  bound: Bound | None = clip_denoised  # of estimates of x_0
   churn: Churn | None = None  # noise before each step
   ancestral_noise: AncestralNoise | None = None  # noise after each step of a solver of the ODE
   corrector: Langevin | None = None  # Langevin steps before each step

@@ -1,18 +1,12 @@
 """The section `training` and the parts within it (docs/training.md)."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import Literal
 
 from diffusion_jax.app.config.tree import Node, Table
 from diffusion_jax.paths import RunPath
 from diffusion_jax.ranges import Count, Positive, Size
 from diffusion_jax.training import averaging, loggers
-
-T = TypeVar('T')
-# A field of a training that does not change its result, so that it may change
-# between two starts.
-FREE = 'free'
-Free = Annotated[T, FREE]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,26 +92,26 @@ class Machine:
 class Training:
   """Says how a model is trained (docs/training.md)."""
 
-  num_steps: Free[Size] = 1000
+  num_steps: Size = 1000
   batch_size: Size = 128  # on all devices and hosts together
   # steps per dispatch, for small networks; logs and saves keep their steps
-  steps_per_call: Free[Size] = 1
+  steps_per_call: Size = 1
   random_flip: bool = False  # mirrors half of the images
   start: Weights | None = None  # the weights that the training begins with; None: random ones
   teacher: RunPath = ''  # folder of the diffusion run that is distilled (docs/few_steps.md)
   average: Node  # of the parameters, which previews, held-out losses and samples use
-  log_every: Free[Count] = 100  # steps; 0: never
+  log_every: Count = 100  # steps; 0: never
   # tensorboard, wandb, mlflow, or several; metrics.jsonl is written anyway
   # (docs/training.md)
-  log_to: Free[tuple[loggers.Name, ...]] = ('tensorboard',)
-  held_out: Free[HeldOut | None] = None
-  metrics: Free[Generated | None] = None
-  sample_every: Free[Count] = 1000  # steps between previews; 0: none
-  checkpoints: Free[Checkpoints]
-  machine: Free[Machine]
+  log_to: tuple[loggers.Name, ...] = ('tensorboard',)
+  held_out: HeldOut | None = None
+  metrics: Generated | None = None
+  sample_every: Count = 1000  # steps between previews; 0: none
+  checkpoints: Checkpoints
+  machine: Machine
   # steps in a row that may be skipped because loss or gradient is not finite
-  skip_nonfinite: Free[Count] = 0
-  resume: Free[Literal['auto', 'force']] = 'auto'  # force: continue although the config differs
+  skip_nonfinite: Count = 0
+  resume: Literal['auto', 'force'] = 'auto'  # force: continue although the config differs
 
 
 TABLES: dict[str, Table] = {

@@ -159,7 +159,7 @@ _SHORT = {f'{path}.{field}': short for short, (path, _, field) in ALIASES.items(
 def _named(first, changes):
   texts = {}
   for field, value in sorted(changes.items()):
-    short = re.sub(r'^(edit|sampling)\.|\.name$', '', _SHORT.get(field, field))
+    short = re.sub(r'^(edit|sampling)\.|\.name$', '', _SHORT[field] if field in _SHORT else field)
     texts[short] = store.as_text(value)
   name = f'{first}-{title(dict(sorted(texts.items())))}' if texts else first
   return re.sub(r'[^\w.,=+-]', '_', name, flags=re.ASCII)[:150]

@@ -137,11 +137,11 @@ def denoiser_of(
   if guidance is not None and is_guided(guidance.scale):
     pair = _pair(noisy, params, cond, guides, denoise)
     if sampler_of_pairs(c) is not None:
-      return _bounded_pair(pair, bound_of(c, noisy.clips and clip))
+      return _bounded_pair(pair, c.bound if noisy.clips and clip else None)
     denoise = guidance.guide(pair)
   functions = [after_guidance]
   if clip:
-    functions.append(bound_of(c, noisy.clips))
+    functions.append(c.bound if noisy.clips else None)
     by_classifier = other_runs.by_classifier(noisy, c, guides, cond)
     after_clip = c.classifier is not None and c.classifier.after_clip
     functions.insert(2 if after_clip else 0, by_classifier)
@@ -181,11 +181,6 @@ def _pair(noisy, params, cond, guides, denoise):
   worse = guide.noisy.denoiser(guide.params, cond)
   worse = other_runs.at_levels_of(guide, noisy, worse)
   return dj.paired(denoise, worse, noisy.process.parametrization)
-
-
-def bound_of(c: DenoiserSampling, clips: bool) -> Wrap | None:
-  """Returns denoiser -> denoiser with bounded x_0, or None without bounds."""
-  return c.bound if clips else None
 
 
 def plan_of(
