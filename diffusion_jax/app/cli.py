@@ -333,8 +333,8 @@ def of_machine(error: Exception) -> str:
   text = str(error).strip().partition('\n')[0]
   if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in text:
     return (
-      f'out of memory: {text}. Try training.machine.accumulate=2, network.remat=True, '
-      'smaller batches, or XLA_PYTHON_CLIENT_MEM_FRACTION=.95 on a GPU; examples/plan.py says what a step needs'
+      f'out of memory: {text}. Try training.machine.accumulate=2, network.remat=True, smaller '
+      'batches, or XLA_PYTHON_CLIENT_MEM_FRACTION=.95 on a GPU; examples/plan.py measures a step'
     )
   try:
     jax.devices()
