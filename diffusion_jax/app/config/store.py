@@ -31,12 +31,13 @@ Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
 class Registry(NamedTuple):
   """What the application tells of its configs.
 
-  kind_of: nested dicts -> their schema. more: (tree, schema) -> constructors of
-  the parts that only some configs have, by path; those within the section
-  `growing` may be unknown here, of a stranger's metric for instance. uses: the
-  sections that say how a model is used; free: the beginnings of all fields that
-  a mode may change of a run; not_read: what is not read from a config.json.
-  needed: by fields that name a run, its kind.
+  kind_of: nested dicts -> their schema.
+  more: (tree, schema) -> constructors of the parts that only some configs have,
+  by path; those within the section `growing` may be unknown here, of a
+  stranger's metric for instance. uses: the sections that say how a model is
+  used; free: the beginnings of all fields that a mode may change of a run;
+  not_read: what is not read from a config.json. needed: by fields that name a
+  run, its kind.
   """
 
   kind_of: Callable[[Tree], Schema]
