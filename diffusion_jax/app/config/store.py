@@ -18,7 +18,6 @@ from diffusion_jax.app.config.tree import (
   Constructor,
   Node,
   Schema,
-  Table,
   below,
   no_field,
   parameters,
@@ -34,7 +33,7 @@ Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
 class Registry(NamedTuple):
   """What the application tells of its configs.
 
-  kind_of: nested dicts -> their schema. tables: the choices of all kinds.
+  kind_of: nested dicts -> their schema.
   more: (tree, schema) -> constructors of the parts that only some configs have,
   by path; those within the section `growing` may be unknown here, of a
   stranger's metric for instance. uses: the sections that say how a model is
@@ -44,7 +43,6 @@ class Registry(NamedTuple):
   """
 
   kind_of: Callable[[Tree], Schema]
-  tables: Mapping[str, Table]
   more: Callable[[Tree, Schema], Mapping[str, Constructor]]
   growing: str
   uses: tuple[str, ...]
