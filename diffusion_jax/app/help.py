@@ -135,7 +135,7 @@ def _texts(constructor: Constructor) -> dict[str, str]:
     args = inspect.cleandoc(owner.__doc__ or '').partition('\nArgs:\n')[2]
     for name, text in re.findall(r'^  (\w+): (.*(?:\n    .*)*)', args, re.M):
       texts[name] = ' '.join(text.split())
-    if owner.__module__ == sections.__name__:
+    if owner.__module__.startswith(str(sections.__package__)):
       texts |= _comments(owner)
   return texts
 

@@ -39,6 +39,9 @@ def test_fields_have_the_texts_of_their_docstrings():
   for table in (schema.parts, *schema.tables.values()):
     for part in table.values():  # no text is left over
       assert {*help._texts(part)} <= {*parameters(part)}
+  for kind in store.KINDS:  # wherever their sections are
+    part = kind.parts['sampling']
+    assert {*help._texts(part)} == {*parameters(part)}, kind.kind
 
 
 @pytest.mark.parametrize('name', ['digits_dit', 'digits_vae', 'digits_meanflow'])

@@ -18,6 +18,7 @@ from diffusion_jax.app.config.tree import (
   Constructor,
   Node,
   Schema,
+  Table,
   below,
   no_field,
   parameters,
@@ -33,15 +34,17 @@ Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
 class Registry(NamedTuple):
   """What the application tells of its configs.
 
-  kind_of: nested dicts -> their schema. more: (tree, schema) -> constructors of
-  the parts that only some configs have, by path; those within the section
-  `growing` may be unknown here, of a stranger's metric for instance. uses: the
-  sections that say how a model is used; free: the beginnings of all fields that
-  a mode may change of a run; not_read: what is not read from a config.json.
-  needed: by fields that name a run, its kind.
+  kind_of: nested dicts -> their schema. tables: the choices of all kinds.
+  more: (tree, schema) -> constructors of the parts that only some configs have,
+  by path; those within the section `growing` may be unknown here, of a
+  stranger's metric for instance. uses: the sections that say how a model is
+  used; free: the beginnings of all fields that a mode may change of a run;
+  not_read: what is not read from a config.json. needed: by fields that name a
+  run, its kind.
   """
 
   kind_of: Callable[[Tree], Schema]
+  tables: Mapping[str, Table]
   more: Callable[[Tree, Schema], Mapping[str, Constructor]]
   growing: str
   uses: tuple[str, ...]
@@ -106,7 +109,8 @@ def with_fields(registry: Registry, config: Tree, changes: Tree) -> Node:
   lacks are dropped; if the data change, the facts of a run are dropped.
   """
   before = registry.kind_of(config)
-  tree = merge(config, changes, before)
+  # The changes may name another kind, and its choices.
+  tree = merge(config, changes, before._replace(tables={**registry.tables, **before.tables}))
   kind = registry.kind_of(tree)
   if kind is not before:
     tree = merge(of_kind(completed(registry, config, trusted=False), kind), changes, kind)

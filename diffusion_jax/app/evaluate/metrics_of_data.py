@@ -30,8 +30,9 @@ def chosen(model: Model) -> Model:
   if own[0] in OF_SETS and c.evaluation.num_generated == Evaluation.num_generated:
     most = len(datasets.source_of(c))
     changes['evaluation.num_generated'] = min(most, Evaluation.num_generated)
-  section = store.with_fields(c, changes).evaluation
-  return dataclasses.replace(model, config=c.replace(evaluation=section))
+  changed = store.with_fields(c, changes)
+  config = dataclasses.replace(c.replace(evaluation=changed.evaluation), schema=changed.schema)
+  return dataclasses.replace(model, config=config)
 
 
 def of_data(model: Model) -> tuple[str, ...]:

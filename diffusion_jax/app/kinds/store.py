@@ -129,6 +129,7 @@ def _more(tree, schema):
 
 REGISTRY = store.Registry(
   kind_of,
+  {path: table for kind in KINDS for path, table in kind.tables.items()},
   _more,
   'evaluation',
   roles.USES,
