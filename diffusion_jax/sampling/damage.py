@@ -69,7 +69,7 @@ def damage_of(operator: Operator, noise: float | Sequence[float], values: Values
   normal, offset = normal.astype(np.float32), 0.0
   linear = is_linear(operator, normal[:1])
 
-  def in_units(x):
+  def in_units(x: jax.Array) -> jax.Array:
     if values.levels:
       return operator(x)
     mean, unit = values.affine
@@ -81,14 +81,14 @@ def damage_of(operator: Operator, noise: float | Sequence[float], values: Values
     # y loses what the operator makes of the mean of the data: float32 would
     # round real numbers that are far from 0.
     with jax.enable_x64(True):
-      x = np.broadcast_to(np.float64(values.mean), values.shape)[None]
+      x = np.broadcast_to(np.asarray(values.mean, np.float64), values.shape)[None]
       offset = np.asarray(computed_now(operator, x))[0]
   stds = _checked_noise(noise, y) / (GREY if values.levels else 1.0)
   std = float(np.exp(np.log(stds).mean()))
   weights = (std / stds).astype(np.float32)
 
-  def forward(x):
-    return in_units(x) if stds.size == 1 else weights * in_units(x)
+  def forward(x: jax.Array) -> jax.Array:
+    return in_units(x) if stds.size == 1 else jnp.asarray(weights) * in_units(x)
 
   width = std if values.levels else _width(stds, y)
   return Damage(forward, offset, std, weights, linear, seen, width)
