@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,30 +14,6 @@ from diffusion_jax.core.operators import Operator
 from diffusion_jax.sampling.reconstruction import unexplained
 
 GREY = 127.5  # grey levels of 255 in one unit of x in [-1, 1]
-
-
-class Values(Protocol):
-  """What the numbers of data are, as `ArraySpec` says it."""
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    """Of one array."""
-    ...
-
-  @property
-  def levels(self) -> int:
-    """Grey levels, 0 of real numbers."""
-    ...
-
-  @property
-  def mean(self) -> tuple[float, ...]:
-    """Of the last axis, or one for all."""
-    ...
-
-  @property
-  def affine(self) -> tuple[Any, Any]:
-    """(mean, unit) of what models see."""
-    ...
 
 
 class Damage(NamedTuple):
@@ -58,10 +34,10 @@ class Damage(NamedTuple):
   width: float
 
 
-def damage_of(operator: Operator, noise: float | Sequence[float], values: Values) -> Damage:
+def damage_of(operator: Operator, noise: float | Sequence[float], values: Any) -> Damage:
   """Returns what an operator and noise in y's units are for x as a model has it.
 
-  noise: standard deviation, one or one for each channel; of pictures in grey
+  values: an `ArraySpec`. noise: standard deviation, one or one for each channel; of pictures in grey
   levels of 255. Raises ValueError for another number of channels.
   """
   draws = 1 if values.levels else 16
@@ -69,7 +45,7 @@ def damage_of(operator: Operator, noise: float | Sequence[float], values: Values
   normal, offset = normal.astype(np.float32), 0.0
   linear = is_linear(operator, normal[:1])
 
-  def in_units(x):
+  def in_units(x: jax.Array) -> jax.Array:
     if values.levels:
       return operator(x)
     mean, unit = values.affine
@@ -81,14 +57,14 @@ def damage_of(operator: Operator, noise: float | Sequence[float], values: Values
     # y loses what the operator makes of the mean of the data: float32 would
     # round real numbers that are far from 0.
     with jax.enable_x64(True):
-      x = np.broadcast_to(np.float64(values.mean), values.shape)[None]
+      x = np.broadcast_to(np.asarray(values.mean, np.float64), values.shape)[None]
       offset = np.asarray(computed_now(operator, x))[0]
   stds = _checked_noise(noise, y) / (GREY if values.levels else 1.0)
   std = float(np.exp(np.log(stds).mean()))
   weights = (std / stds).astype(np.float32)
 
-  def forward(x):
-    return in_units(x) if stds.size == 1 else weights * in_units(x)
+  def forward(x: jax.Array) -> jax.Array:
+    return in_units(x) if stds.size == 1 else jnp.asarray(weights) * in_units(x)
 
   width = std if values.levels else _width(stds, y)
   return Damage(forward, offset, std, weights, linear, seen, width)

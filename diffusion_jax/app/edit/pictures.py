@@ -111,14 +111,14 @@ class Edit(abc.ABC):
     return Shown(files | {'': sheet_of(row, len(row))}, [], ' and '.join(about.rsplit(', ', 1)))
 
 
-def fill_in(edit: Any, model: Edited, batch: Batch) -> dict[str, jax.Array]:
+def fill_in(self: Any, model: Edited, batch: Batch) -> dict[str, jax.Array]:
   """Returns `Edit.results` of an edit that draws what its picture does not show.
 
-  edit: has known(model, inputs) and a method. None: palette for runs with
+  self: has known(model, inputs) and a method. None: palette for runs with
   conditioning.image, else repaint, or reconstruction without a mask.
   """
-  known = edit.known(model, batch.inputs)
-  return (edit.method or fitting(model.config)).draw(batch, known)
+  known = self.known(model, batch.inputs)
+  return (self.method or fitting(model.config)).draw(batch, known)
 
 
 @dataclass(frozen=True, kw_only=True)

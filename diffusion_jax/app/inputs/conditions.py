@@ -268,13 +268,13 @@ def choose(model: Model, n: int | None = None, rows: Any = None) -> Conditions:
   """
   context, each = Context(model), model.config.sampling.num_samples
   rows = context.read() if rows is None else context.rows(rows, 'the context')
-  n = n or each * (1 if rows is None else len(rows))
-  cond, stored, index = {}, {}, np.arange(n)
+  count = n or each * (1 if rows is None else len(rows))
+  cond, stored, index = {}, {}, np.arange(count)
   for kind in (Labels, Texts, Images):
-    arrays, kept = kind(model).choose(n)
+    arrays, kept = kind(model).choose(count)
     cond, stored = cond | arrays, stored | kept
   if rows is not None:
-    rows = rows[: -(-n // each)]
+    rows = rows[: -(-count // each)]
     index = index // each % len(rows)
   elif context.name == 'context' and context.values is not None:
     rows = context.held_out(index)
