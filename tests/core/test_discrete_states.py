@@ -15,7 +15,6 @@ from diffusion_jax.core import discrete_states
 from diffusion_jax.core.discrete_states import NEVER, levels_of_step
 from diffusion_jax.testing import discrete_oracles
 from tests.jitted import jitted
-from tests.sampling.moments import jit_long
 from tests.states import (
   EACH,
   LINEAR,
@@ -236,7 +235,7 @@ def test_the_bound_has_the_mean_of_the_oracle(name):
   draw = jax.jit(TABLE.sample, static_argnums=1)
   x0 = np.asarray(draw(jax.random.key(1), n))
   process, matrices = PROCESSES[name], matrices_of(name)
-  bound = jit_long(dj.state_bound, static_argnames=('denoise', 'num_steps'))
+  bound = jax.jit(dj.state_bound, static_argnames=('denoise', 'num_steps'))
   args = jax.random.key(2), TABLE.denoiser(process), process, LINEAR, x0
   terms = bound(*args, num_steps=NUM_STEPS)
   expected = discrete_oracles.expected_bound(TABLE, matrices, prior_of(name))

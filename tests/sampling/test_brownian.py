@@ -10,7 +10,6 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal, repeat_key
 from tests.jitted import jitted, level_grid
-from tests.sampling.moments import jit_long
 
 SCHEDULE = dj.CosineSchedule(-30.0, 30.0)
 PLACES = np.array([-14.0, -3.0, -2.99, 0.0, 0.7, 5.0, 14.0])  # of lambda
@@ -21,7 +20,7 @@ N = 20_000
 def noise_of_steps():
   """Returns the noise between PLACES, [6, N], and from first to last."""
 
-  @jit_long
+  @jax.jit
   def noise(lambdas):
     x = jnp.zeros((100, N // 200))
     keys = jax.random.split(jax.random.key(1), 100)

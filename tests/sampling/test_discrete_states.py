@@ -13,7 +13,6 @@ import diffusion_jax as dj
 from diffusion_jax.core.discrete_states import NEVER
 from diffusion_jax.testing import discrete_oracles
 from tests.jitted import level_at
-from tests.sampling.moments import jit_long
 from tests.states import LINEAR, NUM_STEPS, PROCESSES, TABLE, matrices_of, prior_of
 
 N = 5000
@@ -31,7 +30,7 @@ def shares_of(x):
 def drawn(sampler, levels, process=MASKING, denoise=exact):
   """Returns the shares of N samples; each depends on its own key only."""
 
-  @jit_long
+  @jax.jit
   def run(keys):
     x_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     x = dj.prior_sample_states(x_keys, (N, 3), process)
@@ -62,7 +61,7 @@ def test_ancestral_samples_have_the_law_of_the_oracle(name):
   assert np.abs(expected - TABLE.probs).max() > 0.01
 
 
-@jit_long
+@jax.jit
 def first_hits(keys, known, mask):
   """Returns x at t = 1, 2/3, 1/3 and 0 on another schedule, [4, N, 3]."""
   levels = dj.CosineMasking()(jnp.linspace(1.0, 0.0, 4))
