@@ -94,8 +94,10 @@ NETWORKS: Any = {
 
 
 @pytest.mark.usefixtures('x64')
-@pytest.mark.parametrize('initializer, dtype', [('ho', jnp.float32), ('torch', jnp.bfloat16)])
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize(
+  'name, initializer, dtype',
+  [*((name, 'torch', jnp.bfloat16) for name in NETWORKS), ('unet', 'ho', jnp.float32)],
+)
 def test_networks_have_float32_parameters_and_outputs(name, initializer, dtype):
   options, *inputs = NETWORKS[name]
   network = test_options.NETWORKS[name.partition(',')[0]]().clone(dtype=dtype, **options)
@@ -388,6 +390,7 @@ KEEP = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures('x64')  # The next test shares its small programs.
 @pytest.mark.parametrize('name', sorted(PUBLIC - OTHERS))
 def test_images_of_half_precision_are_taken_in_float32(name):
   _, found = traced_call(name, of(dtype=jnp.bfloat16))
