@@ -390,7 +390,6 @@ KEEP = {
 }  # fmt: skip
 
 
-@pytest.mark.usefixtures('x64')  # The next test shares its small programs.
 @pytest.mark.parametrize('name', sorted(PUBLIC - OTHERS))
 def test_images_of_half_precision_are_taken_in_float32(name):
   _, found = traced_call(name, of(dtype=jnp.bfloat16))
