@@ -94,8 +94,10 @@ NETWORKS: Any = {
 
 
 @pytest.mark.usefixtures('x64')
-@pytest.mark.parametrize('initializer, dtype', [('ho', jnp.float32), ('torch', jnp.bfloat16)])
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize(
+  'name, initializer, dtype',
+  [*((name, 'torch', jnp.bfloat16) for name in NETWORKS), ('unet', 'ho', jnp.float32)],
+)
 def test_networks_have_float32_parameters_and_outputs(name, initializer, dtype):
   options, *inputs = NETWORKS[name]
   network = test_options.NETWORKS[name.partition(',')[0]]().clone(dtype=dtype, **options)

@@ -40,7 +40,8 @@ def draw(*shape, seed=0):
 
 @pytest.mark.parametrize('name, kind, encoded', [
   ('unet', 'vector', True), ('unet', 'words', False), ('dit', 'set', False),
-  ('dit', 'channels', False), ('cross', 'words', True), ('mlp', 'channels', True),
+  ('dit', 'words', False), ('dit', 'channels', False), ('cross', 'words', True),
+  ('mlp', 'channels', True),
 ])  # fmt: skip
 def test_a_context_matters_to_its_row_and_its_null_is_no_context(name, kind, encoded):
   """Two rows have their contexts, also encoded ones; the third's is hidden."""

@@ -136,7 +136,6 @@ def method(function, **faults):
 
 
 PATHS = bench.mixture(), 1500
-LAW = bench.image(4), 10_000
 
 
 @pytest.mark.parametrize(
@@ -159,7 +158,6 @@ def test_samplers_converge_with_the_papers_order(sampler, problem, draws, order)
     (method(heun, shift=1), *PATHS, 'lower order', r'order of the path is [01]\..*, not 2'),
     (method(euler, scale=1.1), *PATHS, 'does not converge', 'the variance is 1.'),
     (without_the_last_step, *PATHS, 'does not converge', 'the path error stays at 4'),
-    (method(sde, noise=1.03), *LAW, 'biased', r'the variance is 1\.0[456]'),
     (method(sde, factor=1.0), bench.image(4), 1000, 'biased', r'the variance is \d\d?\.'),
     (with_an_infinity, bench.gaussian(), 1000, 'not finite', 'beyond'),
     (lambda problem, x, *_: 1e200 * x, bench.gaussian(), 1000, 'not finite', r'beyond 1e\+100'),
@@ -190,13 +188,11 @@ FAULTS = {
   'first rows only': (method(on_rows, sampler=heun, rows=slice(1000)), bench.gaussian()),
   'not the last': (method(on_rows, sampler=euler, rows=slice(-5)), MIXTURE),
   'not the last, with noise': (method(on_rows, sampler=sde, rows=slice(-5)), bench.gaussian()),
-  'every other row': (method(on_rows, sampler=ancestral, rows=slice(0, None, 2)), MIXTURE),
   'repeated': (lambda p, x, *rest: ancestral(p, x[:1000], *rest)[np.arange(2000) // 2], MIXTURE),
   'repeated in 1-D': (lambda p, x, n, rng: np.tile(p.draw(rng, 1000), (2, 1)), bench.mixture(1)),
   'told 1.02 sigma': (method(euler, told=1.02), bench.gaussian()),
   'told 1.02 sigma, heun': (method(heun, told=1.02), MIXTURE),
   'more noise': (method(ancestral, noise=1.2), bench.gaussian()),
-  'less noise': (method(ancestral, noise=0.8), bench.image(4)),
   'shared noise': (method(ancestral, shared=True), MIXTURE),
   'noise at the end': (noise_after_the_last_step, MIXTURE),
   'without y': (heun, bench.inpainting(4)),
@@ -310,10 +306,7 @@ def of_library(sampler):
   return method
 
 
-@pytest.mark.parametrize(
-  ('sampler', 'order'),
-  [(dj.ddim(), 1), (dj.heun(), 2), (dj.dpm_solver_pp(2), 2), (dj.ancestral(), 1)],
-)
+@pytest.mark.parametrize(('sampler', 'order'), [(dj.heun(), 2), (dj.ancestral(), 1)])
 def test_samplers_of_the_library_have_their_order(sampler, order):
   steps, draws = (16, 32, 64), 8000 if order == 1 else 1000
   found = certify(of_library(sampler), bench.gaussian(), order=order, steps=steps, draws=draws)
