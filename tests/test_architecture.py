@@ -89,10 +89,8 @@ def test_no_circle_of_files():
 
 def test_the_application_names_modules_of_the_user_in_one_place():
   """Only these files run code by its name."""
-  assert files_with(r'importlib\.import_module|\b(exec|eval)\(', PACKAGE / 'app') == {
-    'config/trust.py',  # asks for permission
-    'modes/convert.py',  # a reader of interop
-  }
+  named = r'importlib\.import_module|\b(exec|eval)\('
+  assert files_with(named, PACKAGE / 'app') == {'config/trust.py'}  # asks for permission
 
 
 def test_files_are_written_by_drafts():
