@@ -223,7 +223,7 @@ app/run/provenance.py
   its_content: 'checkpoint {step}, weights {weights}, config_hash {config_hash => 'checkpoint {step
 app/run/provenance.py app/evaluate/test_mode.py
   another_name: 'weights': checksums.of_arrays(params) => 'weights': 0
-report/card.py app/run/test_sharing.py
+report/card.py
   a_bar_in_a_value: .replace('|', '\\|') =>
 app/run/sharing.py
   kept_autoencoder: skip=()).without_folders() => skip=())

@@ -89,9 +89,8 @@ def test_no_circle_of_files():
 
 def test_the_application_names_modules_of_the_user_in_one_place():
   """Only these files run code by its name."""
-  assert files_with(r'importlib\.import_module|\b(exec|eval)\(', PACKAGE / 'app') == {
-    'config/trust.py',  # asks for permission
-  }
+  named = r'importlib\.import_module|\b(exec|eval)\('
+  assert files_with(named, PACKAGE / 'app') == {'config/trust.py'}  # asks for permission
 
 
 def test_files_are_written_by_drafts():
@@ -150,8 +149,6 @@ def test_the_version_is_written_once():
   assert project['tool']['hatch']['version'] == {'path': 'diffusion_jax/__init__.py'}
   assert re.search('^## (\\S+)', (ROOT / 'CHANGELOG.md').read_text(), re.M)[1] == dj.__version__
   assert f'\nversion: {dj.__version__}\n' in (ROOT / 'CITATION.cff').read_text()
-  for name in ('Dockerfile', 'cluster/jobset.yaml', 'cluster/jobset_tpu.yaml'):
-    assert {*re.findall(r'diffusion_jax:([\d.]+)', (ROOT / name).read_text())} == {dj.__version__}
 
 
 def test_every_folder_of_tests_is_collected(request):

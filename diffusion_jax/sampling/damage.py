@@ -38,7 +38,7 @@ def damage_of(operator: Operator, noise: float | Sequence[float], values: Any) -
   """Returns what an operator and noise in y's units are for x as a model has it.
 
   values: an `ArraySpec`. noise: standard deviation, one or one for each channel;
-  of pictures in grey levels of 255. Raises ValueError for another number of channels.
+  of pictures in grey levels of 255. Raises ValueError for another number of them.
   """
   draws = 1 if values.levels else 16
   normal = np.random.default_rng(0).standard_normal((draws, *values.shape))

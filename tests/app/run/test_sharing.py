@@ -15,7 +15,7 @@ from diffusion_jax.app.run import sharing
 from diffusion_jax.report import card
 from diffusion_jax.runtime.files import write_json
 from diffusion_jax.weights import checksums, load, share
-from tests.app.conftest import arrays_of, assert_same, of_run, params_of, refused, smoke
+from tests.app.conftest import arrays_of, assert_same, params_of, refused, smoke
 from tests.app.fields import within
 from tests.app.run.conftest import QUICK, command, sample, write
 
@@ -191,10 +191,3 @@ def test_scores_of_other_weights_are_left_out(evaluated, capsys):
   assert not [*card.scores_of(evaluated, 1)]
   said = capsys.readouterr().out.splitlines()
   assert len(said) == 2 and 'elbo-test is of other weights' in said[0]
-
-
-def test_a_bar_in_a_value_ends_no_cell(evaluated):
-  model = registry.make(of_run(evaluated), evaluated)
-  stored = sharing.config_of(model) | {'network': {'name': 'a|b'}}
-  about = card.About('digits', 'a model', model.facts, True, False, stored, 1, 4, '', [])
-  assert 'a\\|b' in card.card(about)

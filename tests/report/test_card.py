@@ -1,0 +1,12 @@
+"""The card of shared weights."""
+
+from diffusion_jax.data.sources import pictures
+from diffusion_jax.report import card
+
+
+def test_a_bar_in_a_value_ends_no_cell():
+  config = {'training': {'batch_size': 4}, 'objective': {'name': 'x'}, 'network': {'name': 'a|b'}}
+  facts = pictures((8, 8, 1), 10)
+  about = card.About('digits', 'a model', facts, True, False, config, 1234, 4, '', [])
+  text = card.card(about)
+  assert 'a\\|b' in text and '| images | 8x8x1, 10 classes |' in text and '1,234' in text
