@@ -289,7 +289,8 @@ def _hint(name):
   ours = flags.FLAGS.get_key_flags_for_module(__name__)
   like = get_close_matches(name, [flag.name for flag in ours], 1, 0.85)
   if not like:
-    fields = [*store.completed({}).paths()]
+    usual = store.completed({})
+    fields = [*usual.paths(), *usual.schema.aliases]
     ends = [field for field in fields if field.endswith(f'.{name}')]
     like = [name] if name.partition('.')[0] in fields else ends
     like = [f'config.{field}' for field in sorted(like, key=lambda field: field.count('.'))[:3]]

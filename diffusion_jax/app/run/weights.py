@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.tree import Node, check_set, from_config
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds import registry, roles
 from diffusion_jax.app.kinds.model import Frozen, Model, make_mesh
 from diffusion_jax.app.run import other_runs
@@ -89,7 +89,6 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
 
 def _restore_average(model, step):
   width, workdir = model.config.sampling.weights.sigma_rel, model.workdir
-  check_set('sampling.weights.sigma_rel', width, 'give a relative width, such as 0.1')
   if step == 'best':
     step = checkpoints.find_step(workdir, step)
   snapshot = None if step == 'latest' else step

@@ -100,7 +100,8 @@ def test_self_distillation_is_trained_and_sampled(changes, tmp_path):
 def test_a_consistency_function_is_distilled_and_sampled(teacher, tmp_path, capsys):
   """The modes begin with all weights of the teacher."""
   run = tmp_path / 'run'
-  config = config_of(DISTILLATION | {'training.start.run': teacher}, teacher)
+  begun = {'training.start': 'weights', 'training.start.run': teacher}
+  config = config_of(DISTILLATION | begun, teacher)
   MODES['train'](config, run)
   assert 'leaves\n' in capsys.readouterr().out  # all weights are taken over
   record = json.loads((run / 'teacher.json').read_text())

@@ -52,8 +52,8 @@ def test_a_model_without_an_autoencoder_encodes_nothing():
   [
     ({'num_steps': 2000}, 'fast'),
     ({'num_steps': 2001}, 'tuned'),
-    ({'num_steps': 2001, 'compile': 'fast'}, 'fast'),
-    ({'num_steps': 1, 'compile': 'tuned'}, 'tuned'),
+    ({'num_steps': 2001, 'machine__compile': 'fast'}, 'fast'),
+    ({'num_steps': 1, 'machine__compile': 'tuned'}, 'tuned'),
   ],
 )
 def test_a_long_training_is_tuned(fields, expected):

@@ -192,11 +192,11 @@ shapes_text sampling.prompt= => sampling.prompt: each text must have a word
 shapes_text sampling.prompt=a23456789-123456789-123456789-123456789-123456789-1234567 => at most
   text_length=56
 sampling.checkpoint=best => has a metric: train with
-sampling.weights=width => config.sampling.weights.sigma_rel is not set: give a relative width
+sampling.weights=width => config.sampling.weights.sigma_rel is not set: width needs it
 digits_classifier => is a classifier, which makes no images
 digits_vae sampling.trajectory=True => sampling.trajectory has no effect on a
 digits_masked sampling.guidance.scale=2 => conditioning.dropout
-digits_meanflow sampling.guidance_scale=2 => trained with, which is 1 here
+digits_meanflow sampling.guidance_scale=2 => is outside the scales of the training, 1 to 1.0
 digits_meanflow objective.guidance=power_law objective.guidance.high=4 sampling.guidance_scale=5 =>
   is outside the scales of the training, 1 to 4.0
 digits_consistency sampling.stochastic=False sampling.num_steps=2 => set sampling.num_steps=1, or
@@ -222,14 +222,13 @@ sampling.sampler=unipc => which sampling.sampler=unipc would
 edit=sdedit {INPAINT} sampling.sampler=unipc => config.edit.mask changes x between steps, which
   sampling.sampler=unipc
 edit=colorize edit.image=digit.png => this run have no colours
-edit=interpolate edit.num_samples=1 => config.edit: num_samples must be at least 2 for an
-  interpolation
-edit=interpolate conditioning.self_conditioning=True => the ODE of a network with self-conditioning
-  cannot be inverted
+edit=interpolate edit.num_samples=1 => config.edit.num_samples=1 is not an integer of at least 2
+edit=interpolate conditioning.self_conditioning=True => was trained with
+  conditioning.self_conditioning
 sampling.guidance.scale=2 => guidance.scale=2.0 needs a class: give --config
 sampling.classifier.run=x => config.sampling.classifier: edits cannot be guided
-edit.label=1 sampling.guidance.scale=2 sampling.guidance.correct=True => correct=True has steps of
-  its own, which edits cannot take
+edit.label=1 sampling.guidance.scale=2 sampling.guidance.correct=True => correct=True: edits
+  cannot be guided by it
 conditioning.labels=False conditioning.dropout=0 edit.label=1 => takes no labels
 conditioning.image=inpaint edit=sdedit => trained with conditioning.image=inpaint
 conditioning.image=inpaint edit.method=reconstruction => conditioning.image=None
@@ -241,7 +240,7 @@ text_masked => config.edit=inpaint needs pictures, uint8 [H, W, C], and these da
 {INPAINT} sampling.num_samples=2 => config.sampling.num_samples=2 is not read with --mode=edit,
   which reads edit.num_samples, label and output: leave one
 edit=interpolate sampling.sampler=heun => sampling.sampler=heun is not read with edit=interpolate,
-  which follows the ODE
+  which has steps of its own
 edit=restore edit.image=digit.png => config.edit.operator is not set: restore needs one of mask,
   matrix, blur, motion, downsample, gray, hdr, phase, or your own
 edit=restore edit.operator=mask edit.image=digit.png => mask is not set: give
