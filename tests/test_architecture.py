@@ -149,6 +149,8 @@ def test_the_version_is_written_once():
   assert project['tool']['hatch']['version'] == {'path': 'diffusion_jax/__init__.py'}
   assert re.search('^## (\\S+)', (ROOT / 'CHANGELOG.md').read_text(), re.M)[1] == dj.__version__
   assert f'\nversion: {dj.__version__}\n' in (ROOT / 'CITATION.cff').read_text()
+  for name in ('Dockerfile', 'cluster/jobset.yaml', 'cluster/jobset_tpu.yaml'):
+    assert {*re.findall(r'diffusion_jax:([\d.]+)', (ROOT / name).read_text())} == {dj.__version__}
 
 
 def test_every_folder_of_tests_is_collected(request):
