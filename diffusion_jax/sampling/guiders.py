@@ -36,10 +36,9 @@ def adaptive_projected(
   """Guides by the part of cond - uncond that is orthogonal to cond (APG).
 
   Sadat et al. 2024, Alg. 1, without its momentum: x_0 = cond + (scale - 1)
-  (orthogonal + parallel * (the rest)).
+  (orthogonal + parallel * (the rest)). pair: as in `classifier_free`.
 
   Args:
-    pair: As in `classifier_free`.
     scale: [] or [B].
     parallel: eta, the share of the part along cond; 1 and no max_norm is
       `classifier_free`.
@@ -69,10 +68,9 @@ def cfg_zero_star(
 
   Fan et al. 2025: y = s uncond + scale (cond - s uncond) of the network's
   outputs, such as velocities, with s = <cond, uncond> / |uncond|^2, example by
-  example.
+  example. pair: as in `classifier_free`; without pair.output x_0 is the output.
 
   Args:
-    pair: As in `classifier_free`; without pair.output x_0 is the output.
     scale: [] or [B].
     zero_above: The sigma / alpha above which the output is 0 ("zero-init"). 100
       makes the first step of a rectified flow idle.
