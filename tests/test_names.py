@@ -88,8 +88,10 @@ def test_fields_of_the_page_are_set(fields):
   base = {}
   if any(path.startswith('sampling.schedule.') for path in flags):
     base = {'sampling.schedule': 'karras'}
-  found = folder.flat(store.with_flags(read('digits'), [*(base | flags).items()]).to_dict())
+  config = store.with_flags(read('digits'), [*(base | flags).items()])
+  found = folder.flat(config.to_dict())
   for path, text in flags.items():
+    path = store.spelled(path, config.schema)
     expected = str(found.get(path, found.get(f'{path}.name'))).strip('(),[]').removesuffix('.0')
     assert expected == text.removesuffix('.0'), path
 
@@ -108,6 +110,7 @@ def choices_and_fields():
       parts += [(where, constructor) for constructor in table.values()]
     for where, constructor in parts:
       fields |= {where, *(tree.below(where, name) for name in tree.parameters(constructor))}
+      fields |= {*kind.aliases}
   return choices, fields
 
 

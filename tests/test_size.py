@@ -19,7 +19,7 @@ TOKENS = {
   'training': 21_025,
   'weights': 5_806,
   'runtime': 11_120,
-  'report': 5_571,
+  'report': 5_596,
   'planning': 766,
   'testing': 10_758,
   'demos': 4_367,
