@@ -59,7 +59,8 @@ def known_fault():
   """Returns the planted patterns that this jaxlib computes wrongly here."""
   found = []
   for name, (function, *arrays) in PLANTED.items():
-    got = jax.device_get(jax.jit(function)(*arrays))
+    with jax.debug_nans(False):  # which a wrong program may give
+      got = jax.device_get(jax.jit(function)(*arrays))
     with jax.disable_jit():
       right = np.asarray(function(*arrays))
     if not np.allclose(got, right, rtol=1e-4, atol=1e-4 * np.abs(right).max()):
