@@ -86,4 +86,5 @@ def test_every_section_has_a_reader():
   for section in (*USES[:-1], 'training', 'network', 'schedule'):
     readers = [name for name, row in modes.MODES.items() if modes.reads(row, section)]
     assert readers and (section not in modes.MODES or section in readers)
-  assert all(row.module.endswith(f'.{name}') for name, row in modes.MODES.items())
+  ends = {name: (f'.{name}', f'.{name}.mode') for name in modes.MODES}
+  assert all(row.module.endswith(ends[name]) for name, row in modes.MODES.items())
