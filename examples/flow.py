@@ -93,7 +93,8 @@ def draw(params, label, key):
   x_key, key = jax.random.split(key)
   levels = dj.level_grid(schedule, 25)
   x = dj.prior_sample(x_key, (len(label), 8, 8, 1), levels.take(0))
-  return dj.sample(key, network.denoiser(params, {'label': label}), dj.velocity_heun(), levels, x)
+  denoise = network.denoiser(params, {'label': label})
+  return dj.sample(key, denoise, dj.velocity_heun(schedule), levels, x)
 
 
 def main(argv=None):

@@ -32,11 +32,12 @@ def test_the_losses_are_those_of_launch(name, steps, tmp_path):
 
 
 @pytest.mark.docs
-def test_an_example_draws_its_pictures(tmp_path, monkeypatch):
-  ddpm = importlib.import_module('examples.ddpm')
+@pytest.mark.parametrize('name', CONFIGS)
+def test_an_example_draws_its_pictures(name, tmp_path, monkeypatch):
+  example = importlib.import_module(f'examples.{name}')
   monkeypatch.setattr(
     dj, 'level_grid', lambda schedule, steps, grid=dj.level_grid: grid(schedule, 2)
   )
-  ddpm.main(['--steps=1', f'--out={tmp_path / "table.png"}'])
+  example.main(['--steps=1', f'--out={tmp_path / "table.png"}'])
   with Image.open(tmp_path / 'table.png') as table:
     assert table.mode == 'L' and np.asarray(table).std() > 20

@@ -51,7 +51,7 @@ def score(
   metrics: list[Scored],
   references: References,
   samples: Arrays,
-  extracted: Mapping[str | None, Arrays],
+  extracted: Mapping,
 ) -> list[Score]:
   """Returns the scores of samples.
 

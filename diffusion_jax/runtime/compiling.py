@@ -242,7 +242,7 @@ jax.monitoring.register_event_listener(lambda event, **_: events.update([event])
 # By (thread, event): one may compile beside another.
 seconds: collections.Counter[tuple[int, str]] = collections.Counter()
 jax.monitoring.register_event_duration_secs_listener(
-  lambda event, took, **_: seconds.update({(threading.get_ident(), event): took})
+  lambda event, duration_secs, **_: seconds.update({(threading.get_ident(), event): duration_secs})
 )
 
 

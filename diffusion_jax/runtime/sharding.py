@@ -35,8 +35,9 @@ def unused_gpu() -> str:
   except (OSError, subprocess.TimeoutExpired):
     return ''
   name = re.match('GPU 0: (.*?) *(?:\\(|$)', listed.stdout)
-  found = name and not listed.returncode
-  return f"note: JAX uses the CPU, not the {name[1]}: pip install -e '.[cuda]'" if found else ''
+  if listed.returncode or not name:
+    return ''
+  return f"note: JAX uses the CPU, not the {name[1]}: pip install -e '.[cuda]'"
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence | None = None) -> Mesh:

@@ -28,7 +28,7 @@ def test_estimates_are_the_oracles(problem):
   oracle = oracles.mixture(problem.weights, problem.means, problem.covs)
   exact = jax.jit(lambda x, level: (oracle.denoise(x, level).x0, oracle.score(x, level)))
   for alpha, sigma in ((1.0, 3.0), (0.8, 0.6), (0.0, 1.0)):
-    x, level = noisy(problem, sigma, alpha), dj.NoiseLevel(*np.float32([0, alpha, sigma]))
+    x, level = noisy(problem, sigma, alpha), dj.NoiseLevel(*np.array([0, alpha, sigma], np.float32))
     found = exact(x.reshape(5, -1).astype(np.float32), level)
     x0, score = (np.asarray(a).reshape(x.shape) for a in found)
     eps, v = -sigma * score, -sigma * alpha * score - sigma * x0

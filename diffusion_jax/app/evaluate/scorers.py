@@ -119,7 +119,7 @@ def space_of_statistics(model: Model, metrics: list[Scored]) -> str | None:
   if len(spaces) != 1:
     raise UserError(
       f'config.evaluation.statistics={path} is of one network, and evaluation.metrics have '
-      f'Frechet distances in {" and ".join(spaces) or "none"}: name fid, or fd in one'
+      f'Frechet distances in {" and ".join(map(str, spaces)) or "none"}: name fid, or fd in one'
     )
   return spaces[0]
 

@@ -79,7 +79,7 @@ class ConfiguredNetwork:
     conditioning = Conditioning()
     if 'conditioning' in config.schema.parts:
       conditioning = config.conditioning.make()
-    shape = {'state_shape': facts.x.shape}
+    shape: dict[str, Any] = {'state_shape': facts.x.shape}
     return cls(config, facts, conditioning, **shape | more)
 
   @property
