@@ -15,7 +15,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -170,9 +169,8 @@ def in_place(
 ) -> Callable:
   """Returns a jitted (state, ...) -> (state, ...) whose first call may convert.
 
-  That call compiles for shapes of the state, waits for the state if it is a
-  Future, and moves it into the layouts of the program; later calls expect what
-  an earlier one returned.
+  That call compiles for shapes of the state, and moves the state into the
+  layouts of the program; later calls expect what an earlier one returned.
   what: the program's name in messages. read: called with its trace.
   """
   compiled = None
@@ -184,7 +182,6 @@ def in_place(
         traced = jitted.trace(shapes, *args)
         read(traced.jaxpr)
         compiled = traced.lower().compile()
-      state = state.result() if isinstance(state, Future) else state
       state = jax.tree.map(_relaid, state, compiled.input_formats[0][0])
     return compiled(state, *args)
 
@@ -239,21 +236,20 @@ _STORED = '/jax/compilation_cache/cache_misses'
 # Of the programs of this process, by JAX's name of the event.
 events: collections.Counter[str] = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: events.update([event]))
-# By (thread, event): one may compile beside another.
-seconds: collections.Counter[tuple[int, str]] = collections.Counter()
+seconds: collections.Counter[str] = collections.Counter()
 jax.monitoring.register_event_duration_secs_listener(
-  lambda event, duration_secs, **_: seconds.update({(threading.get_ident(), event): duration_secs})
+  lambda event, duration_secs, **_: seconds.update({event: duration_secs})
 )
 
 
 def source(since: collections.Counter | None = None) -> tuple[str, float]:
-  """Returns where this thread's programs came from, and their seconds.
+  """Returns where the programs in `seconds` came from, and their seconds.
 
   since: an earlier copy of `seconds`, whose programs do not count.
   """
-  spent, thread = seconds.copy() - (since or collections.Counter()), threading.get_ident()
-  every = spent[thread, '/jax/core/compile/backend_compile_duration']
-  reading = spent[thread, '/jax/compilation_cache/cache_retrieval_time_sec']
+  spent = seconds - (since or collections.Counter())
+  every = spent['/jax/core/compile/backend_compile_duration']
+  reading = spent['/jax/compilation_cache/cache_retrieval_time_sec']
   return 'from the cache' if reading > every / 2 else 'compilation', every
 
 

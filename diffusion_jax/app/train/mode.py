@@ -1,13 +1,11 @@
 """Implements --mode=train: trains, or continues a run where it stopped."""
 
 import dataclasses
-import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -99,7 +97,7 @@ class Loop:
   """
 
   parts: Setup
-  state: Any  # a TrainState; before the first step a Future of it
+  state: TrainState
   frozen: Params
   start: int
   log: StepLog
@@ -116,9 +114,9 @@ class Loop:
     """Dispatches the steps after `step`, one for each batch."""
     c, start_up = self.parts.config.training, self.parts.start_up
     start_up.mark('batch')
-    before = compiling.seconds.copy()
+    compiling.seconds.clear()
     self.state, metrics = self.compute(self.state, step, batches, self.frozen)
-    start_up.mark('tracing the step', *compiling.source(before))
+    start_up.mark('tracing the step', *compiling.source())
     self.log.add(range(step + 1, step + 1 + len(batches)), metrics)
     if step == self.start:
       if c.machine.compile_ahead:
@@ -166,19 +164,13 @@ def compile_ahead(todo: list[Hook], state: TrainState, frozen: Params) -> dict[s
   if processes.started():
     return {}
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.format), state)
+  pool = ThreadPoolExecutor(1)
 
   def compile(hook):
     hook.program.compile(*hook.inputs(shapes, frozen))
 
   with_program = [hook for hook in todo if hook.program is not None]
-  futures = beside(*(functools.partial(compile, hook) for hook in with_program))
-  return {hook.what[0]: future for hook, future in zip(with_program, futures, strict=True)}
-
-
-def beside(*tasks: Callable[[], object]) -> list[Future]:
-  """Calls functions in order in a thread of their own; returns their results' futures."""
-  pool = ThreadPoolExecutor(1)
-  futures = [pool.submit(task) for task in tasks]
+  futures = {hook.what[0]: pool.submit(compile, hook) for hook in with_program}
   pool.shutdown(wait=False)
   return futures
 
@@ -210,8 +202,7 @@ def begin(parts: Setup) -> Loop | None:
   for hook in parts.hooks:
     hook.prepare()
   log = open_files(parts, manager, start)
-  # Several processes place it together, and so in order.
-  state = make_state() if processes.started() else beside(make_state)[0]
+  state = make_state()
 
   def count(jaxpr):
     log.flop = sum(programs.flops(jaxpr).values()) / mesh.size

@@ -61,13 +61,10 @@ def test_a_mode_whose_extra_is_missing(monkeypatch):
   def run(config, workdir):
     raise ModuleNotFoundError('no', name='uvicorn')
 
-  class Config:
-    matmul_precision = 'default'
-
   monkeypatch.setattr('diffusion_jax.app.modes.serve.main', run)
   serve = modes.find('serve')._replace(uses_a_run=False)
   with pytest.raises(UserError, match=r"--mode=serve needs uvicorn: pip install -e '.\[serve\]'"):
-    serve(Config(), '')
+    serve(smoke(), '')
 
 
 def steps_of(run):
