@@ -108,7 +108,7 @@ app/config/tree.py app/config/test_trust.py
 app/config/tree.py app/modes/test_refusals.py
   toy_parts: if ':' in self.choice: => if False:
 app/config/trust.py
-  below_the_folder: content.get('folder') == os.getcwd() => 'parts' in content
+  below_the_folder: content.get('parts', {}).get(os.getcwd(), ()) => sum(content.get('parts', {}).values(), [])
   folder_of_the_user: [*words, *map(os.path.expanduser, words)] => words
 app/config/trust.py app/config/test_user_parts.py
   is_data_and_the_source: path in ('data', 'data.source', 'data.target') => path == 'data'
@@ -137,9 +137,8 @@ app/inputs/conditions.py
   of_other_runs_get: noisy is None or guided => noisy is None
   of_other_runs_get: c.get('classifier') or by_run => by_run
 app/inputs/conditions.py app/run/test_notebook.py
-  vectors_are_given: self.values.encode(values)[index => values[index
+  vectors_are_given: self.values.encode(rows), index => rows, index
 app/inputs/conditions.py app/modes/test_tables.py
-  samples_have: names.index(str(x)) if str(x) in names else x => x
 app/inputs/conditions.py app/kinds/test_bridge.py
   own_images: if len(starts) < => if 2 * len(starts) <
 app/inputs/datasets.py
@@ -170,7 +169,6 @@ app/inputs/stored_latents.py
   batches_of_latents: '' if split == 'train' else f'{split}_' => ''
 app/kinds/latent/model.py app/kinds/test_latent.py
   keeps_its_digits: part - part.mean() => part
-  known_where_all_its_pixels: blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
 app/kinds/latent/model.py app/modes/test_encode.py
   encoding_in_each_step: Normal(mean, std**2) => Normal(mean, std)
 app/kinds/states/model.py app/kinds/test_states.py
@@ -191,9 +189,9 @@ app/evaluate/mode.py
   own_pair: log_q[:, 1:], log_q[:, 0] => log_q[:, :-1], log_q[:, -1]
   own_pair: encoded[index // rows] => encoded[index % len(encoded)]
   own_pair: return -arrays['nats'] => return arrays['nats']
-  own_pair: datasets.source_of(model.config, c.split) => datasets.source_of(model.config, 'train')
+  own_pair: source = datasets.source_of(model.config, c.split) => source = datasets.source_of(model.config, 'train')
 app/evaluate/mode.py app/run/test_provenance.py
-  splits_that_it_reads: sums[split] = content_sum(data) => pass
+  splits_that_it_reads: self.sums[split] = content_sum(source) => pass
 app/modes/serve.py
   compiles_says_so: compiles=not i and key not in programs.ready => compiles=False
   bad_value: trusted=False => trusted=True
@@ -383,8 +381,10 @@ core/vae.py papers/test_vae.py
     => jnp.mean(log_weights, axis=0)
 core/vdm.py
   eq_13_and_14_finite: jnp.expm1(level_s.logsnr - level.logsnr) => (level_s.logsnr - level.logsnr)
+data/pictures.py
+  known_where_all: blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
 data/code_sums.py
-  below_the_folder: parents[(module.__package__ or '').count('.')] => parents[0]
+  below_the_folder: place.parents[(getattr(module, '__package__', '') or '').count('.')] => place.parents[0]
   below_the_folder: os.walk(top) => [*os.walk(top)][:1]
   below_the_folder: ast.dump(ast.parse(code)).encode() => code
 data/between.py
@@ -470,7 +470,7 @@ data/spec.py
 data/sums.py
   computed_once: x.st_ctime_ns, x.st_ino => x.st_ino
   computed_once: if not total: => if True:
-  of_those_in_memory: == array.offset + array.nbytes: => > 0:
+  of_those_in_memory: == array.offset + array.nbytes => > 0
   bytes_in_order: path in paths[start : start + _FILES] => path in paths[start : start + 1]
 data/tables.py
   columns_are: (isinstance(x, str), x) => str(x)

@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import diffusion_jax as dj
+from tests.mutations import MUTATIONS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / 'diffusion_jax'
@@ -173,3 +174,15 @@ def test_tests_mirror_the_package():
     mirrors = file.with_name(f'test_{file.name}'), folder.parent / f'test_{folder.name}.py'
     has_one = any((ROOT / 'tests' / mirror).is_file() for mirror in mirrors)
     assert file.name == '__init__.py' or has_one, mirrors[0]
+
+
+def test_planted_faults_are_of_code_that_is_there():
+  """`python -m tests.mutations` replaces the text of each row, which is in its file once."""
+  places = [
+    (ROOT / 'diffusion_jax' / file, ROOT / 'tests' / test) for file, _, _, test, _ in MUTATIONS
+  ]
+  counts = [
+    file.read_text().count(row[1]) for (file, _), row in zip(places, MUTATIONS, strict=True)
+  ]
+  assert [row for row, n in zip(MUTATIONS, counts, strict=True) if n != 1] == []
+  assert all(test.is_file() for _, test in places)
