@@ -4,6 +4,7 @@ import importlib
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 from PIL import Image
 
 import diffusion_jax as dj
@@ -28,7 +29,7 @@ def test_the_losses_are_those_of_launch(name, steps, tmp_path):
   MODES['train'](config, tmp_path)
   _, losses = example.train(steps)
   assert len(losses) == steps
-  np.testing.assert_array_equal(losses, np.float32(lines_of(tmp_path, 'loss')))
+  assert_array_equal(losses, np.float32(lines_of(tmp_path, 'loss')))
 
 
 @pytest.mark.docs

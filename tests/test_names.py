@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.app import help
@@ -76,7 +77,7 @@ def test_a_grid_of_the_page_has_its_levels(code):
   ratio = levels.sigma / levels.alpha
   assert (np.diff(ratio) < 0).all()
   if re.search(r'\blow\b', code):  # the ends that get_sigmas_* has
-    np.testing.assert_allclose(ratio[jnp.array([0, -2])], [50.0, 0.02], 1e-5)
+    assert_allclose(ratio[jnp.array([0, -2])], [50.0, 0.02], 1e-5)
 
 
 FIELDS = rows('Pipelines of diffusers') + rows('Options of EDM and EDM2')

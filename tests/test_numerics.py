@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.app.kinds import registry
@@ -503,4 +504,4 @@ def test_the_warp_of_bfloat16_images_is_computed_in_float32(key):
   exact = warp(image.astype(jnp.float32), inverse, shift)
   assert found.dtype == jnp.bfloat16
   # One rounding is half of the last of 8 binary digits.
-  np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=2**-8)
+  assert_allclose(found.astype(jnp.float32), exact, rtol=2**-8)

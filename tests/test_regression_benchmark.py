@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from benchmarks import regression as benchmark
 from tests.app.conftest import arrays_of
@@ -30,7 +31,7 @@ def test_the_splits_of_a_file(tmp_path, monkeypatch, capsys):
   error = draws.mean(axis=1) - features.sum(axis=1)[np.sort(indices[0])]
   scores = json.loads((run / 'scores.json').read_text())
   assert np.isfinite([*scores.values()]).all()
-  np.testing.assert_allclose(scores['rmse'], np.sqrt(np.mean(error**2)), rtol=1e-5)
+  assert_allclose(scores['rmse'], np.sqrt(np.mean(error**2)), rtol=1e-5)
   monkeypatch.setattr(benchmark, 'MODES', {})
   benchmark.main()
   assert capsys.readouterr().out == first

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.kinds import registry, store
@@ -89,7 +90,7 @@ def params_of(workdir, which='average', **fields):
 
 def assert_same(a, b):
   """Checks that two trees of arrays are equal bit for bit."""
-  jax.tree.map(np.testing.assert_array_equal, a, b)
+  jax.tree.map(assert_array_equal, a, b)
 
 
 def of_run(workdir, **changes):

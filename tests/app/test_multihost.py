@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.runtime import profiling, sharding
@@ -92,7 +93,7 @@ def test_loss_and_gradients_are_those_of_one_device(folder):
   expected, metrics = plain.alone()
   assert largest_difference(params, expected.params) < 1e-6  # the gradients
   loss = metrics['loss'].total / metrics['loss'].count
-  np.testing.assert_allclose(stored['loss'], loss, rtol=0, atol=1e-6)
+  assert_allclose(stored['loss'], loss, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize('shape', [(1, 8), (2, 1), (1, 1)])
@@ -122,7 +123,7 @@ def test_a_run_of_two_processes_is_that_of_one(folder):
     ]
     expected = values(one)
     found = values(two)[-len(expected) :]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    assert_allclose(found, expected, rtol=0, atol=1e-6)
   difference = largest_difference(*(params_of(folder / which / 'run') for which in ('one', 'two')))
   assert difference < 1e-4  # Adam's, whose sign of a gradient of 0 is noise
 
@@ -137,7 +138,7 @@ def test_an_image_of_two_processes_is_that_of_one(folder):
   """The checkpoint is the same; images are not rounded to grey levels."""
   two = np.load(folder / 'two' / 'images.npy')
   one = two_processes.images(folder / 'two' / 'run')
-  np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
+  assert_allclose(two, one, rtol=0, atol=1e-5)
   assert np.abs(two[0] - two[1]).max() > 0.1
 
 
@@ -148,7 +149,7 @@ def test_samples_and_bounds_of_two_processes_are_those_of_one(folder):
   assert (one != two).mean() < 0.01  # of 17 grey levels
   one, two = (json.loads((x / 'elbo-test/result.json').read_text()) for x in evaluations)
   assert one['images'] == two['images'] == 20
-  np.testing.assert_allclose(one['bits_per_dim'], two['bits_per_dim'], rtol=1e-4)
+  assert_allclose(one['bits_per_dim'], two['bits_per_dim'], rtol=1e-4)
 
 
 def test_sigterm_to_one_process_stops_both_and_a_lost_one_is_named(folder):

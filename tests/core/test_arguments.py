@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.core.arguments import (
@@ -69,7 +70,7 @@ def test_expand_to_broadcasts_against_any_trailing_axes(shape, batched):
   x = jnp.ones(shape)
   level = dj.NoiseLevel(sigma, sigma, sigma).expand_to(x)
   expected = np.broadcast_to(np.asarray(sigma).reshape(-1, *[1] * (len(shape) - 1)), shape)
-  np.testing.assert_array_equal(x * level.sigma, expected)
+  assert_array_equal(x * level.sigma, expected)
 
 
 @dj.pytree_dataclass

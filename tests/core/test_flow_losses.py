@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.core import flow_losses
@@ -17,7 +18,7 @@ def test_the_adaptive_loss_has_the_gradient_of_a_power():
   gradients = jax.jit(lambda e: [jax.grad(loss)(e, p) for p in powers])(e)
   for gradient, power in zip(gradients, powers, strict=True):
     expected = (np.float64(e) + c) ** -power
-    np.testing.assert_allclose(gradient, expected, rtol=1e-5)
+    assert_allclose(gradient, expected, rtol=1e-5)
 
 
 def test_exact_flow_maps_have_no_error_of_self_distillation():

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.data.array_record import array_record
 from tests.data import encoded
@@ -64,7 +65,7 @@ def test_records_of_tfds_are_read(tmp_path):
   data = serializer.serialize_example({'image': encoded.png(picture), 'label': 2})
   path = write(tmp_path / 'a.array_record', [data])
   images, labels = read(tmp_path, path=str(path)).read(np.arange(1)).values()
-  np.testing.assert_array_equal(images[0], picture)
+  assert_array_equal(images[0], picture)
   assert labels.tolist() == [2]
 
 

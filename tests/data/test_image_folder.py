@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 from PIL import Image
 
 from diffusion_jax.data import image_folder, pipeline
@@ -35,7 +36,7 @@ def test_sub_folders_are_classes_in_the_order_of_their_names(classes):
   assert images.dtype == np.uint8 and labels.dtype == np.int32
   assert labels.tolist() == [0, 1, 2, 2]  # blue, green, red, red
   for image, label in zip(images, labels, strict=True):
-    np.testing.assert_array_equal(image, np.broadcast_to(PLAIN[sorted(PLAIN)[label]], (16, 8, 3)))
+    assert_array_equal(image, np.broadcast_to(PLAIN[sorted(PLAIN)[label]], (16, 8, 3)))
 
 
 def test_without_labels_everything_below_is_taken(classes):

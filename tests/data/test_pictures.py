@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 from PIL import Image
 
 from diffusion_jax.data.pictures import read_mask as read, shrink_mask
@@ -22,9 +23,9 @@ def test_a_mask_is_its_alpha_or_its_white(tmp_path):
   file = tmp_path / 'm.png'
   # white on transparent, erased, opaque
   for channels in ((FULL, 255 * KNOWN), (4 * NUMBERS, 255 * KNOWN), (255 * KNOWN, FULL)):
-    np.testing.assert_array_equal(read_mask(file, *channels), KNOWN)
+    assert_array_equal(read_mask(file, *channels), KNOWN)
   Image.fromarray((65535 * KNOWN).astype(np.uint16)).save(file)
-  np.testing.assert_array_equal(read(str(file), (8, 8, 1))[..., 0], KNOWN)
+  assert_array_equal(read(str(file), (8, 8, 1))[..., 0], KNOWN)
   for colours, alpha, message in (
     (0 * FULL, 255 * KNOWN, 'm.png is black on transparent, which can be read both'),
     (255 * KNOWN, 0 * FULL + 200, 'm.png is opaque everywhere: opaque pixels stay'),
@@ -37,4 +38,4 @@ def test_a_latent_is_known_where_all_its_pixels_are():
   mask = np.ones((6, 4, 1), bool)
   mask[0, 3] = mask[5, 0] = False
   small = shrink_mask(mask, (3, 2, 7))
-  np.testing.assert_array_equal(small[..., 0], [[1, 0], [1, 1], [0, 1]])
+  assert_array_equal(small[..., 0], [[1, 0], [1, 1], [0, 1]])

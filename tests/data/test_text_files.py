@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.data.text_files import UNKNOWN, draw_bytes, printable, text_files
 
@@ -40,7 +41,7 @@ def test_drawn_bytes():
   a, b, space, unknown, again, padding = (
     pictures[0, i : i + 12, j : j + 7, 0] for i in (0, 12, 24) for j in (0, 7)
   )
-  np.testing.assert_array_equal(b, again)
+  assert_array_equal(b, again)
   assert a.max() > 100 and (a != b).any()
   assert not space.any() and not padding.any()
   assert (unknown[1:-1, 1:-1] == 96).all()

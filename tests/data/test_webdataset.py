@@ -7,6 +7,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.data import files
 from diffusion_jax.data.splits import NoTestSplit
@@ -125,7 +126,7 @@ def test_links_are_read_or_counted(tmp_path, capsys, monkeypatch):
     for path in sorted(top.iterdir()):
       tar.add(path, path.name)
   source = read(tmp_path, path=str(tmp_path / 'a.tar'), num_classes=0)
-  np.testing.assert_array_equal(source.read(np.arange(len(source)))['x'], PICTURES[[0, 1, 1]])
+  assert_array_equal(source.read(np.arange(len(source)))['x'], PICTURES[[0, 1, 1]])
   assert 'a.tar: 1 members, no plain files, are' in capsys.readouterr().out
 
 

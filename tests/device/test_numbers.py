@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.networks.cpu.convolution import conv2d
@@ -220,4 +221,4 @@ def test_numbers(name, dtype):
     assert np.isfinite(a).all() and a.shape == b.shape
     scale = np.abs(b).max()
     assert scale > 0.0
-    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
+    assert_allclose(a, b, rtol=0, atol=tolerance * scale)

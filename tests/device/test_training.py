@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import mode as train
@@ -51,7 +52,7 @@ def test_attention_by_cudnn_trains_as_by_xla(tmp_path):
     losses(trial('digits_dit', **own, **{'network.attention': x}), tmp_path / x)
     for x in ('auto', 'xla')
   ]
-  np.testing.assert_allclose(found[0][-2:], found[1][-2:], rtol=0.03)
+  assert_allclose(found[0][-2:], found[1][-2:], rtol=0.03)
 
 
 def weights(folder):
@@ -72,4 +73,4 @@ def test_a_deterministic_training_has_the_same_bits(tmp_path):
   once = weights(tmp_path / 'once')
   for name in ('again', 'stopped'):
     for a, b in zip(once, weights(tmp_path / name), strict=True):
-      np.testing.assert_array_equal(a, b)
+      assert_array_equal(a, b)

@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import safetensors.numpy
+from numpy.testing import assert_allclose
 
 from tests.networks.literal import softmax, swish
 
@@ -188,4 +189,4 @@ def assert_close(found, expected):
   assert found.shape == expected.shape
   largest = np.abs(expected).max()
   assert largest > 0.1
-  np.testing.assert_allclose(found, expected, rtol=0.0, atol=1e-5 * largest)
+  assert_allclose(found, expected, rtol=0.0, atol=1e-5 * largest)

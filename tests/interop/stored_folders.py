@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.interop import diffusers
 from tests.refusals import one_line
@@ -21,7 +22,7 @@ def loaded(name):
 
 
 def same(ours, expected):
-  jax.tree.map(np.testing.assert_array_equal, ours, expected)
+  jax.tree.map(assert_array_equal, ours, expected)
 
 
 def refused(path, message, **options):

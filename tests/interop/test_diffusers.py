@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.interop import diffusers, files
 from diffusion_jax.networks.autoencoder import Autoencoder
@@ -65,14 +66,14 @@ def test_adapters_in_their_names_are_the_difference_of_merged_weights(name):
   for weight, w in before.items():
     module = prefix + weight.removesuffix('weight')
     if f'{module}lora_A.weight' not in written:
-      np.testing.assert_array_equal(after[weight], w)
+      assert_array_equal(after[weight], w)
       continue
     a = written.pop(f'{module}lora_A.weight')
     b = written.pop(f'{module}lora_B.weight')
     assert a.shape == (2, *w.shape[1:])
     assert b.shape == (len(w), 2, *[1] * (w.ndim - 2))
     product = np.tensordot(b.reshape(len(w), 2), a, axes=1)
-    np.testing.assert_allclose(after[weight], w + product, rtol=0, atol=1e-5)
+    assert_allclose(after[weight], w + product, rtol=0, atol=1e-5)
   assert not written
   other = Autoencoder(image_size=(8, 8), out_channels=1)
   with pytest.raises(ValueError, match='adapters of Autoencoder have no names'):

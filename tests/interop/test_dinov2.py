@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.interop import dinov2
 from tests.refusals import one_line
@@ -65,7 +66,7 @@ def test_a_file_of_transformers_is_read(tensors, tmp_path):
     pairs.append((block[f'norm_{n}']['scale'], layer(f'norm{n}.weight')))
     pairs.append((block[f'scale_{n}'], layer(f'layer_scale{n}.lambda1')))
   for found, expected in pairs:
-    np.testing.assert_array_equal(found, expected)
+    assert_array_equal(found, expected)
 
 
 PLACES = 'embeddings.position_embeddings'

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from flax import serialization
+from numpy.testing import assert_allclose
 
 from diffusion_jax.interop import files, score_sde
 from tests.interop import literal as nn
@@ -240,7 +241,7 @@ def test_the_discrete_network_has_the_steps_of_ddpm():
   sections = describe(score_sde.TORCH, 'vp/cifar10_ddpmpp', **TINY).sections
   assert sections['noise_input'] == {'name': 'step'}
   ends = sections['schedule']['start'], sections['schedule']['end']
-  np.testing.assert_allclose(ends, (1e-4, 2e-2), rtol=1e-12)
+  assert_allclose(ends, (1e-4, 2e-2), rtol=1e-12)
 
 
 def test_averages_of_another_network_are_refused(theirs):

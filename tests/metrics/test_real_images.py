@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import pipeline, small_sets
@@ -31,9 +32,9 @@ def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):
     condition=lambda keys, x0: x0 + noise(keys),
   )
   x0, labels = source.read(index).values()
-  np.testing.assert_array_equal(found['label'], labels)
+  assert_array_equal(found['label'], labels)
   root = stream(2, 'evaluation_images')
   keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(index)
   images = encode(x0) + noise(keys)
   sums = [images[:2].sum(axis=0), images[2]]  # of each batch
-  np.testing.assert_allclose(found['image'], sums, atol=1e-5)
+  assert_allclose(found['image'], sums, atol=1e-5)

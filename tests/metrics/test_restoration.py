@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.metrics import restoration
 
@@ -29,8 +30,8 @@ def test_errors_of_known_samples():
   clean = np.zeros((2, 2, 1))
   x = np.stack([clean + 0.1, clean - 0.3])
   found = restoration.errors(x, clean)
-  np.testing.assert_allclose(found['psnr_of_mean'], 20 * np.log10(2 / 0.1))
+  assert_allclose(found['psnr_of_mean'], 20 * np.log10(2 / 0.1))
   each = [20 * np.log10(2 / 0.1), 20 * np.log10(2 / 0.3)]
-  np.testing.assert_allclose(found['psnr'], np.mean(each))
+  assert_allclose(found['psnr'], np.mean(each))
   assert found['between'] == 100.0
   assert restoration.errors(np.abs(x), clean)['between'] == 0.0

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.testing import assert_allclose
 
 
 def shapes(network, size=8, channels=3, cond=None):
@@ -19,7 +20,7 @@ def count(tree):
 def close(found, expected, rtol=2e-4, atol=2e-4):
   """Compares two trees of arrays."""
   for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-    np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+    assert_allclose(a, b, rtol=rtol, atol=atol)
 
 
 def dense(p, x):

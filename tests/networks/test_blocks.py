@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from numpy.testing import assert_allclose
 
 from diffusion_jax.networks.blocks import ResnetBlock
 from tests.networks.literal import conv3x3, dense, norm, random_params, swish
@@ -34,4 +35,4 @@ def test_resnet_block_in_training_literally(key, rng):
   e = dense(p['embedding_proj'], swish(embedding))[:, None, None]
   h = swish(norm(p['norm_2'], h + e, 4)) * mask / 0.6
   expected = x + conv3x3(p['conv_2'], h)
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy.signal import upfirdn
 
 from diffusion_jax.networks import ddpmpp
@@ -59,7 +60,7 @@ def test_filters_are_upfirdn(weights):
   m = len(weights) // 2
   x = jnp.float32(X)
   turned = weights[::-1]  # a correlation is the convolution of the reverse
-  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
+  close = lambda a, b: assert_allclose(a, b, rtol=0, atol=2e-6)
   f = ddpmpp
   run = lambda x: [g(x, weights) for g in (f.downsample, f.upsample, f.blur)]
   down, up, blurred = jax.jit(run)(x)

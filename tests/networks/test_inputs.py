@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.networks.embeddings import with_inputs
 from diffusion_jax.networks.inputs import Inputs, Text
@@ -67,8 +68,8 @@ def test_estimate_and_image_are_more_channels(name):
     return found, wide.apply(variables, every, noise)
 
   found, expected = both({'params': p})
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
   none = np.concatenate([x, 0 * x, 0 * image], axis=-1)
-  np.testing.assert_array_equal(with_inputs(inputs, x, {}), none)
+  assert_array_equal(with_inputs(inputs, x, {}), none)
   with pytest.raises(ValueError, match=r'has shape \[1, 2, 2, 2\], but'):
     shapes(network, 4, cond={'image': np.ones((1, 2, 2, 2))})

@@ -3,6 +3,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.mlp import MLP
@@ -43,7 +44,7 @@ def test_the_whole_network_in_numpy():
     h = h + dense(p[f'block_{i}_dense_2'], r)
   expected = dense(p['dense_out'], norm(h, 'out'))
   assert np.std(expected) > 0.2
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('sides', [(), (4,), (4, 3)])
@@ -59,7 +60,7 @@ def test_an_array_is_flattened(sides):
 
   found, flat = jax.device_get(both(small_params(network, x, NOISE)))
   assert found.shape == (3, *sides, 4) and np.abs(found).max() > 0.1
-  np.testing.assert_array_equal(found, flat.reshape(found.shape))
+  assert_array_equal(found, flat.reshape(found.shape))
 
 
 def test_the_output_begins_at_0(key):

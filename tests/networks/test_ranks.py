@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from numpy.testing import assert_allclose
 
 from diffusion_jax.networks.layers import Downsample, Upsample
 from diffusion_jax.networks.transformer import DiT
@@ -71,7 +72,7 @@ def test_a_network_is_the_one_with_a_further_axis_on_which_nothing_depends(rank,
   run, wide_params = applied(network), with_a_further_axis(params, rank)
   found, wide = run(params, x), run(wide_params, repeated(x))
   assert found.shape == x.shape and np.std(found) > 0.1
-  np.testing.assert_allclose(wide, repeated(found), rtol=2e-3, atol=2e-4)
+  assert_allclose(wide, repeated(found), rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize('rank, size, count', [(1, 4, 3), (2, 4, 3), (3, 16, 3), (3, 4, 0)])

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.networks.tokens import rotary_angles
 from diffusion_jax.networks.transformer_block import Block
@@ -147,4 +148,4 @@ def test_a_block_begins_as_the_identity(kind):
   text, words = (None, words) if kind == 'cross' else (text, None)
   call = (*jax.tree.map(np.float32, ((x, text), c, None, words)), MASK)
   (found, _), _ = jax.jit(Block(HEADS, text=kind).init_with_output)(jax.random.key(0), *call)
-  jax.tree.map(np.testing.assert_array_equal, found, call[0])
+  jax.tree.map(assert_array_equal, found, call[0])

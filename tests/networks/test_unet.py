@@ -4,6 +4,7 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
+from numpy.testing import assert_allclose
 
 from diffusion_jax.networks.unet import AttentionPool, UNet
 from tests.networks.jaxprs import equations
@@ -47,7 +48,7 @@ def test_places_begin_small_and_pixels_have_places(key):
   init: Any = jax.jit(pool.init)
   params = jax.device_get(init(key, x)['params'])
   assert params['places'].shape == (65, 64)
-  np.testing.assert_allclose(np.std(params['places']), 1 / 8, rtol=0.1)
+  assert_allclose(np.std(params['places']), 1 / 8, rtol=0.1)
   apply = jax.jit(pool.apply)
   out, moved = (np.asarray(apply({'params': params}, a)) for a in (x, x[:, ::-1]))
   assert np.abs(moved - out).max() > 1e-4

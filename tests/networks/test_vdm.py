@@ -2,6 +2,7 @@ import functools
 
 import jax
 import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.vdm import ScoreNetwork
@@ -61,7 +62,7 @@ def test_the_score_network_literally():
   arrays = (np.asarray(a, np.float64) for a in (z, gamma, flag))
   expected = score(p, *arrays, label=label)
   scale = np.abs(expected).max()
-  np.testing.assert_allclose(found / scale, expected / scale, atol=2e-4)
+  assert_allclose(found / scale, expected / scale, atol=2e-4)
   # gamma may be outside of gamma_min..gamma_max
   out = apply(z, np.full(2, -6.0, np.float32), cond)
   assert np.isfinite(out).all()
@@ -73,4 +74,4 @@ def test_at_first_the_network_says_z(key):
   args = np.zeros((2, 4, 4, 1), np.float32), np.zeros(2)
   last = jax.jit(lambda key: network.init(key, *args)['params']['conv_out'])
   for leaf in jax.tree.leaves(last(key)):
-    np.testing.assert_array_equal(leaf, 0.0)
+    assert_array_equal(leaf, 0.0)

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.interop import dinov2
 from diffusion_jax.networks.dinov2 import interpolate_positions, preprocess
@@ -59,4 +60,4 @@ def test_positions_are_interpolated_as_by_torch(offset):
     torch.from_numpy(grid).permute(2, 0, 1)[None], mode='bicubic', align_corners=False, **how
   )[0]
   found = interpolate_positions(grid, (16, 12), offset)
-  np.testing.assert_allclose(found, expected.permute(1, 2, 0), atol=1e-5)
+  assert_allclose(found, expected.permute(1, 2, 0), atol=1e-5)

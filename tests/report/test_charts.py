@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.report import charts
 from diffusion_jax.report.charts import Line
@@ -41,7 +42,7 @@ def test_a_logarithmic_axis_names_many_numbers(log, ticks):
     kind = 'LogScale' if axis in log else 'LinearScale'
     assert found[f'{axis}_scale']['name'] == kind
   tickers = [*named('FixedTicker', found), {'ticks': []}]
-  np.testing.assert_allclose(tickers[0]['ticks'], ticks)
+  assert_allclose(tickers[0]['ticks'], ticks)
 
 
 def test_long_lines_keep_their_ends():

@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 from PIL import Image
 
 from diffusion_jax.data import images
@@ -18,7 +19,7 @@ def test_a_picture_comes_back_from_its_uri():
   source, width = pictures.source(grey)
   assert source.startswith('data:image/png;base64,') and width == 8
   file = io.BytesIO(base64.b64decode(source.partition(',')[2]))
-  np.testing.assert_array_equal(Image.open(file), grey[..., 0])
+  assert_array_equal(Image.open(file), grey[..., 0])
 
 
 def test_a_large_photo_becomes_small(tmp_path):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
@@ -105,7 +106,7 @@ def assert_own_keys(run, keys, *arrays, **tolerance):
   for rows in (np.arange(len(keys))[::-1], np.full(len(keys), 2)):
     some = run(_WRAPPED(keys[rows]), *(x[rows] for x in arrays))
     for a, b in zip(*map(jax.tree.leaves, (whole, some)), strict=True):
-      np.testing.assert_allclose(np.asarray(a)[rows], b, **tolerance)
+      assert_allclose(np.asarray(a)[rows], b, **tolerance)
 
 
 def counted_calls(denoise, sampler, levels, shape=(2, 2)):

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.sampling.conjugate_gradients import least_squares
@@ -20,7 +21,7 @@ def test_a_direction_of_negative_curvature_is_not_taken():
   x = jnp.full((2, 3), 0.3)
   guided = dj.reconstruction_guided(fall, known, mask, num_iterations=3)
   found = jax.jit(guided)(x, level).x0
-  np.testing.assert_allclose(found, -0.15, rtol=1e-6)
+  assert_allclose(found, -0.15, rtol=1e-6)
 
 
 def test_rounding_does_not_throw_least_squares_away():

@@ -5,6 +5,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy import optimize
 
 from diffusion_jax.core import operators
@@ -20,11 +21,11 @@ def test_noise_is_in_the_units_of_the_measurement(noise):
   x = np.random.default_rng(0).standard_normal((5, 4, 2)).astype(np.float32)
   y = 3.0 * values.decode(x)[:, :2].astype(np.float64)
   whitened = damage.weights * (y - damage.offset)
-  np.testing.assert_allclose(whitened, damage.forward(x), rtol=1e-2)
+  assert_allclose(whitened, damage.forward(x), rtol=1e-2)
   stds = np.broadcast_to(damage.weights * np.atleast_1d(noise), (1, 1, 2))
-  np.testing.assert_allclose(stds, damage.std, rtol=1e-5)
+  assert_allclose(stds, damage.std, rtol=1e-5)
   weights = np.broadcast_to(damage.weights, (1, 1, 2))
-  np.testing.assert_allclose(np.log(weights).sum(), 0.0, atol=1e-5)
+  assert_allclose(np.log(weights).sum(), 0.0, atol=1e-5)
   least = np.min(np.broadcast_to(noise, 2) / (3.0 * np.array(values.std)))
   assert 0.7 < damage.width / least < 1.4
 

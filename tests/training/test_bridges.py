@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy.stats import norm
 
 import diffusion_jax as dj
@@ -50,7 +51,7 @@ def test_the_loss_literally(diffusion, key):
   if double:
     error += (2.0 * output - z) ** 2
   expected = np.mean(np.arange(8) * error.mean(axis=1))
-  np.testing.assert_allclose(loss, expected, rtol=1e-9)
+  assert_allclose(loss, expected, rtol=1e-9)
 
 
 def test_pairs_are_those_of_the_schrodinger_bridge(key):

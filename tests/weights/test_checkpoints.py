@@ -1,8 +1,8 @@
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.runtime.sharding import make_mesh
 from diffusion_jax.training.loss_aware import init_loss_history
@@ -35,7 +35,7 @@ def restored(tmp_path, target, **kw):
 
 def equal(a, b):
   assert jax.tree.structure(a) == jax.tree.structure(b)
-  jax.tree.map(np.testing.assert_array_equal, a, b)
+  jax.tree.map(assert_array_equal, a, b)
 
 
 def test_a_state_comes_back_as_itself(tmp_path):

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.weights import checksums, load, share
 from tests import damage
@@ -31,7 +32,7 @@ def test_the_weights_are_read_as_a_checkpoint(folder):
     assert file.metadata() == {'step': '70'}
   for step in ('latest', 70):
     params, config, found = load.open(folder, step=step, target=SHAPES)
-    jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
+    jax.tree.map(assert_array_equal, params, PARAMS)
     assert config == {'seed': 3} and found == 70
 
 

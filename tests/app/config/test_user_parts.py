@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from ml_collections import ConfigDict
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax import errors
@@ -103,14 +104,14 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   assert config.sampling.schedule is not None
   assert len(levels.t) == config.sampling.grid.number + 1
   level = trained(np.float32([0.5]))
-  np.testing.assert_allclose(model.noisy.process.noise_input(level), [1.0])
+  assert_allclose(model.noisy.process.noise_input(level), [1.0])
   made: Any = config.optimizer.make({'total_steps': 10})
   optimizer, rate = made
   assert rate(5) == 0.25
   # sgd, whose rate the training step multiplies
   state = optimizer.init({'a': 0.0})
   updates: Any = optimizer.update({'a': jnp.ones(2)}, state)[0]
-  np.testing.assert_allclose(updates['a'], -1.0)
+  assert_allclose(updates['a'], -1.0)
 
   @jax.jit
   def steps_and_losses(key, x):
@@ -125,8 +126,8 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
     return take(sampler), take(toy_parts.sampler()), *losses
 
   found, once, loss, expected = steps_and_losses(key, np.ones((1, 8, 8, 1)))
-  np.testing.assert_allclose(found, 0.5 * once, rtol=1e-6)
-  np.testing.assert_allclose(loss, 2 * expected, rtol=1e-6)
+  assert_allclose(found, 0.5 * once, rtol=1e-6)
+  assert_allclose(loss, 2 * expected, rtol=1e-6)
 
 
 NO_PARTS = (

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import registry
@@ -42,8 +43,8 @@ def test_known_pixels_are_the_same_in_the_files_written(plain, files, method, na
   given = picture(files, name)
   for i in range(2):
     result = picture(plain / 'edits', f'{output}_{i}')
-    np.testing.assert_array_equal(result[:4], given[:4])
-    np.testing.assert_array_equal(result, arrays['arr_0'][i, ..., 0])
+    assert_array_equal(result[:4], given[:4])
+    assert_array_equal(result, arrays['arr_0'][i, ..., 0])
     assert (result[4:] != given[4:]).any()
   assert (arrays['arr_0'][0] != arrays['arr_0'][1]).any()
   # image, mask, two results
@@ -54,7 +55,7 @@ def test_palette_fills_in_unknown_pixels(palette, files):
   changes = INPAINTING | {'edit.label': 3}
   results = run(palette, files, changes, image='digit', mask='mask')['arr_0']
   given = picture(files, 'digit')
-  np.testing.assert_array_equal(results[:, :4, :, 0], given[None, :4].repeat(2, 0))
+  assert_array_equal(results[:, :4, :, 0], given[None, :4].repeat(2, 0))
 
 
 def test_superres_by_reconstruction_has_the_means_asked_for(plain, files):
@@ -77,8 +78,8 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   arrays = arrays_of(palette)
   test = small_sets.digits('test')
   truth = DIGITS.x.decode(DIGITS.x.encode(test.x[:4]))
-  np.testing.assert_array_equal(arrays['originals'], truth)
-  np.testing.assert_array_equal(arrays['labels'], test.label[:4])
+  assert_array_equal(arrays['originals'], truth)
+  assert_array_equal(arrays['labels'], test.label[:4])
   known = arrays['conditions'] == truth
   assert 0.1 < known.mean() < 1.0
   assert set(np.unique(arrays['conditions'][~known])) == {128}
@@ -91,4 +92,4 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   # the condition depends on the seed and the number only
   for n in (4, 2):
     image = conditions.Images(model).choose(n)[0]['image']
-    np.testing.assert_array_equal(image, expected[:n])
+    assert_array_equal(image, expected[:n])

@@ -1,6 +1,6 @@
 """The conditions of --mode=edit."""
 
-import numpy as np
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.app.edit import mode as edit
 from diffusion_jax.app.kinds import registry
@@ -14,5 +14,5 @@ def cond_of(**changes):
 
 
 def test_the_label_is_that_of_all_samples():
-  np.testing.assert_array_equal(cond_of(**{'edit.label': 3})['label'], [3, 3])
+  assert_array_equal(cond_of(**{'edit.label': 3})['label'], [3, 3])
   assert cond_of() == {}  # the null class

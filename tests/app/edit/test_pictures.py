@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.edit import methods, pictures
 from diffusion_jax.app.kinds import registry
@@ -27,21 +28,21 @@ def test_what_is_known_is_what_the_operator_makes_of_the_picture():
   x = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1))
   mask, x = np.arange(64).reshape(1, 8, 8, 1) % 3 == 0, x.astype(np.float32)
   known = pictures.Inpaint().known(model, {'image': x, 'mask': mask})
-  np.testing.assert_array_equal(known.y, np.where(mask, x, 0.0))
-  np.testing.assert_array_equal(known.forward(x), known.y)
+  assert_array_equal(known.y, np.where(mask, x, 0.0))
+  assert_array_equal(known.forward(x), known.y)
   small = x.reshape(2, 4, 2, 4, 2, 1).mean(axis=(2, 4))
   known = pictures.Superres(factor=2).known(model, {'image': small})
-  np.testing.assert_allclose(known.forward(x), known.y, atol=1e-6)
+  assert_allclose(known.forward(x), known.y, atol=1e-6)
 
 
 def test_sdedit_of_no_strength_is_the_picture(plain, files):
   changes = {'edit': 'sdedit', 'edit.strength': 0.0}
   results = run(plain, files, changes, image='digit')['arr_0']
   given = picture(files, 'digit')
-  np.testing.assert_array_equal(results[1, ..., 0], given)
+  assert_array_equal(results[1, ..., 0], given)
   changes = {'edit': 'sdedit', 'edit.strength': 1.0, 'edit.label': 4}
   results = run(plain, files, changes, image='digit', mask='mask')['arr_0']
-  np.testing.assert_array_equal(results[1, :4, :, 0], given[:4])
+  assert_array_equal(results[1, :4, :, 0], given[:4])
   assert (results[1, 4:, :, 0] != given[4:]).any()
 
 
@@ -61,7 +62,7 @@ def test_an_interpolation_is_not_clipped():
     return pictures.Interpolate().results(model, batch)['x']
 
   results = draw(params, jax.random.split(jax.random.key(0), 2))
-  np.testing.assert_allclose(results, ends, atol=1e-3)
+  assert_allclose(results, ends, atol=1e-3)
 
 
 def test_colours_by_a_run_that_learned_them(colour, files, capsys):

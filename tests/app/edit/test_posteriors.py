@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import trust
@@ -72,8 +73,8 @@ def test_each_method_moves_towards_the_posterior(name, key):
 
 def test_half_of_the_rounds_of_gibbs_have_falling_widths():
   widths = posteriors.widths_of(5, 4.0, 0.25)
-  np.testing.assert_allclose(widths, [4.0, 1.0, 0.25, 0.25, 0.25], rtol=1e-6)
-  np.testing.assert_allclose(posteriors.widths_of(1, 3.0, 3.0), [3.0])
+  assert_allclose(widths, [4.0, 1.0, 0.25, 0.25, 0.25], rtol=1e-6)
+  assert_allclose(posteriors.widths_of(1, 3.0, 3.0), [3.0])
 
 
 def test_gibbs_reaches_the_noise_of_y_on_a_straight_path(key):
@@ -94,7 +95,7 @@ def test_a_measurement_adds_the_variance_of_x0(is_linear, spread):
   known = methods.Known(np.ones((1, 1), np.float32), forward, STD, is_linear)
   twist = posteriors._twist(known, 1)(np.zeros((1, 2), np.float32), level)
   variance = 0.8**2 * spread + STD**2
-  np.testing.assert_allclose(twist, [-0.5 / variance], rtol=1e-4)
+  assert_allclose(twist, [-0.5 / variance], rtol=1e-4)
 
 
 def test_the_variance_that_methods_take_is_compared_with_the_models(key):
@@ -132,7 +133,7 @@ def test_steering_has_more_reward(plain, tmp_path, monkeypatch, capsys):
   for found, factor, columns in ((more, 15.0, 8), (less, -15.0, 4)):
     x = found['arr_0'][:, :, :columns] / 127.5 - 1.0
     expected = factor * x.mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(found['reward'], expected, atol=0.2)
+    assert_allclose(found['reward'], expected, atol=0.2)
     assert np.isfinite(found['log_evidence']).all()
   assert 'reward' in capsys.readouterr().out
   message = r'its result has the shape \[\], \[2\] is needed'

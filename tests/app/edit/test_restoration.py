@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from diffusion_jax.app.edit import mode as edit
@@ -101,7 +102,7 @@ def test_pictures_are_damaged_and_restored(plain, two):
     samples = [np.asarray(Image.open(plain / 'edits' / f'two_{name}_{i}.png')) for i in range(2)]
     mean = np.asarray(Image.open(plain / 'edits' / f'two_{name}_mean.png'))
     # samples have 17 grey levels, and their mean 255
-    np.testing.assert_allclose(mean, np.mean(samples, axis=0), atol=9)
+    assert_allclose(mean, np.mean(samples, axis=0), atol=9)
 
 
 OPERATORS = ('blur', 'mask', 'hdr', 'downsample', 'motion', 'gray', 'phase', 'matrix')
@@ -146,7 +147,7 @@ def test_samples_that_leave_are_counted(plain, clean, capsys, monkeypatch):
   assert 'residual 1, spread' in out and 'nan' not in out
   mean = np.asarray(Image.open(plain / 'edits' / 'lost_a_mean.png'), float)
   expected = found['arr_0'][[0, 3, 4], ..., 0].mean(axis=0)
-  np.testing.assert_allclose(mean, expected, atol=9)  # of 17 grey levels
+  assert_allclose(mean, expected, atol=9)  # of 17 grey levels
 
   drawn['x'] = np.full_like(x, np.nan)
   refused('the samples are nan', run, plain, 'none', **given)
@@ -163,8 +164,8 @@ def test_what_is_hidden_by_a_mask_does_not_matter(plain, clean, tmp_path, capsys
     run(plain, f'hidden{i}', image=str(folder / 'a.png'), **given)
     for i, folder in enumerate((clean, tmp_path))
   )
-  np.testing.assert_array_equal(first['arr_0'], second['arr_0'])
-  np.testing.assert_array_equal(first['residual'], second['residual'])
+  assert_array_equal(first['arr_0'], second['arr_0'])
+  assert_array_equal(first['residual'], second['residual'])
   assert (first['y'][0, hidden] == 0.0).all()
   assert 'psnr' not in capsys.readouterr().out  # of a damaged picture
   # The residual is of the seen pixels; these samples do not depend on y.
@@ -174,7 +175,7 @@ def test_what_is_hidden_by_a_mask_does_not_matter(plain, clean, tmp_path, capsys
   error = (x - found['y'][..., 0])[:, ~hidden]
   residual = 127.5 * np.sqrt(np.mean(error**2, axis=1))  # noise is 1
   # of samples rounded to 17 grey levels
-  np.testing.assert_allclose(found['residual'], residual, rtol=0.02)
+  assert_allclose(found['residual'], residual, rtol=0.02)
 
 
 def test_a_picture_that_the_operator_cannot_make(plain, clean, capsys):
@@ -238,7 +239,7 @@ def test_numbers_are_measured_in_their_own_units(numbers, capsys):
   config = config_of_numbers(numbers, output='units', **fields, **MATRIX_FILE)
   made = edited(config, numbers[0] / 'run')
   x, std = np.load(numbers[0] / 'clean.npy'), ODD[1]
-  np.testing.assert_allclose(made['clean'][0], x, rtol=1e-12)
+  assert_allclose(made['clean'][0], x, rtol=1e-12)
   with np.load(numbers[0] / 'x.npz') as data:
     z = (x - data['x'].mean(axis=0)) / std
   y = made['y'][0]
@@ -247,7 +248,7 @@ def test_numbers_are_measured_in_their_own_units(numbers, capsys):
   mean = np.append(y / [1.25, 2.0], 0.0)  # of N(0, 1) given y
   deviation = np.sqrt([0.2, 0.5, 1.0])
   assert np.abs((drawn.mean(axis=0) - mean) / deviation).max() < 0.4
-  np.testing.assert_allclose(drawn.std(axis=0), deviation, rtol=0.25)
+  assert_allclose(drawn.std(axis=0), deviation, rtol=0.25)
   out = capsys.readouterr().out
   assert 'grey levels' not in out and 'psnr' not in out
   assert (numbers[0] / 'run' / 'edits' / 'units_clean.png').exists()
@@ -261,12 +262,12 @@ def test_a_file_of_y_is_what_simulate_makes(numbers):
   given = {'noise': 1e-9, **MATRIX_FILE}
   y = y_of(numbers, image='y.npy', **given)
   theirs = y_of(numbers, simulate=True, **given)
-  np.testing.assert_allclose(y, theirs, atol=2e-5)
+  assert_allclose(y, theirs, atol=2e-5)
   seen = {'operator': 'mask', 'operator.mask': 'mask.npy', 'noise': 1e-9}
   y = y_of(numbers, simulate=True, **seen)[0]
   with np.load(folder / 'x.npz') as data:
     expected = (x - data['x'].mean(axis=0)) * [1, 0, 1]
-  np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-12)
+  assert_allclose(y, expected, rtol=1e-3, atol=1e-12)
 
 
 @pytest.mark.parametrize(

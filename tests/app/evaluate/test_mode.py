@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 import diffusion_jax as dj
@@ -65,11 +66,11 @@ def test_the_parts_of_the_bound_add_up(run, printed):
   found = result(run, 'elbo-test')
   assert found['images'] == 12 and found['split'] == 'test'
   total = found['prior'] + found['diffusion'] + found['reconstruction']
-  np.testing.assert_allclose(found['bits_per_dim'], total, rtol=1e-5)
-  np.testing.assert_allclose(sum(found['terms']) + found['prior'], total, rtol=1e-5)
+  assert_allclose(found['bits_per_dim'], total, rtol=1e-5)
+  assert_allclose(sum(found['terms']) + found['prior'], total, rtol=1e-5)
   assert len(found['terms']) == len(found['rate']) == 5
-  np.testing.assert_allclose(found['rate'][0], found['prior'])
-  np.testing.assert_allclose(found['rate'][-1] + found['terms'][0], total, rtol=1e-5)
+  assert_allclose(found['rate'][0], found['prior'])
+  assert_allclose(found['rate'][-1] + found['terms'][0], total, rtol=1e-5)
   value, error = f'{found["bits_per_dim"]:.5g}', f'{found["standard_error"]:.3g}'
   assert f'{value} +- {error} bits/dim' in ' '.join(printed.split())
   assert 'L_T ' in printed and 'L_0 ' in printed
@@ -100,9 +101,7 @@ def test_the_bound_is_that_of_the_network(run, printed):
   )(keys, DIGITS.x.encode(x0), labels)
   measured = parts(run, 'elbo-test')['00000000.npz']
   for name in ('total', 'prior', 'reconstruction'):
-    np.testing.assert_allclose(
-      measured[name][:2], bound[name] / (64 * np.log(2)), rtol=1e-4, atol=1e-9
-    )
+    assert_allclose(measured[name][:2], bound[name] / (64 * np.log(2)), rtol=1e-4, atol=1e-9)
 
 
 def certain_elbo(num_steps: int = 2):
@@ -117,7 +116,7 @@ def test_a_user_has_metrics_of_real_images_and_decoders(run):
   scores = result(run, 'certain_elbo-test')
   assert scores['reconstruction'] == 0.0 < scores['diffusion']
   assert len(scores['terms']) == 2
-  np.testing.assert_allclose(scores['terms'][0], 0.0, atol=1e-6)
+  assert_allclose(scores['terms'][0], 0.0, atol=1e-6)
 
 
 def test_another_evaluation_needs_another_name(run, printed):
@@ -224,9 +223,9 @@ def test_densities_are_of_their_own_pair(moons, draws, tmp_path, monkeypatch):
   evaluate.score_pairs(run, seen.as_scored(), tmp_path)
   (samples, reference), facts = seen[0], run.model.facts
   pairs = datasets.source_of(run.model.config, 'test').read(np.arange(3))
-  np.testing.assert_array_equal(reference['context'], pairs['context'])
-  np.testing.assert_array_equal(reference['truth'], pairs['x'])
-  np.testing.assert_array_equal(samples['draws'], draws)
+  assert_array_equal(reference['context'], pairs['context'])
+  assert_array_equal(reference['truth'], pairs['x'])
+  assert_array_equal(samples['draws'], draws)
   context = facts.context.encode(pairs['context'])
 
   def log_q(x, context):
@@ -237,7 +236,7 @@ def test_densities_are_of_their_own_pair(moons, draws, tmp_path, monkeypatch):
   exact = np.c_[log_q(pairs['x'], context), log_q(draws, context[:, None])]
   assert np.ptp(exact) > 3.0
   found, exact = found - found.mean(), exact - exact.mean()
-  np.testing.assert_allclose(found, exact, rtol=0.03, atol=0.1)
+  assert_allclose(found, exact, rtol=0.03, atol=0.1)
   stamps = [x.stat().st_mtime_ns for x in sorted(tmp_path.glob('log_q/*'))]
   evaluate.score_pairs(run, seen.as_scored(), tmp_path)
   again = [x.stat().st_mtime_ns for x in sorted(tmp_path.glob('log_q/*'))]

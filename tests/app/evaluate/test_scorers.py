@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.linalg
+from numpy.testing import assert_allclose
 from scipy.spatial import distance
 
 from diffusion_jax.app.evaluate import mode as evaluate, scorers
@@ -92,7 +93,7 @@ def test_values_are_standardised_by_the_statistics_of_the_run():
   model: Any = types.SimpleNamespace(config=trial('two_moons'), facts=facts)
   x = np.array([[7.0, -1.002], [1.0, -0.999]])
   found = scorers.make_extractor(model, 'values').extract(x)['features']
-  np.testing.assert_allclose(found, (x - mean) / std)
+  assert_allclose(found, (x - mean) / std)
 
 
 def result(workdir, name='samples'):
@@ -132,7 +133,7 @@ def test_the_result_is_that_of_the_images_and_the_whole_split(run, printed):
   x, y = drawn(run).reshape(-1, 64) / 255.0, real_pixels()[1]
   assert len(x) == 20
   expected = fid.frechet_distance(fid.statistics(x), fid.statistics(y))
-  np.testing.assert_allclose(values['fd_pixels']['value'], expected, rtol=1e-5)
+  assert_allclose(values['fd_pixels']['value'], expected, rtol=1e-5)
   assert set(values) == {'fd_pixels', 'precision_pixels', 'recall_pixels'}
   protocol = result(run)['protocol']
   assert protocol['samples']['sampling']['num_samples'] == 20
@@ -214,7 +215,7 @@ def test_memorisation_is_of_the_other_split(run, printed):
   test, train = real_pixels()
   apart = distance.cdist(test, train)
   found = values['nearest_held_out_pixels']['value']
-  np.testing.assert_allclose(found, np.median(apart.min(axis=1)), rtol=1e-5)
+  assert_allclose(found, np.median(apart.min(axis=1)), rtol=1e-5)
 
 
 def test_the_floor_is_the_score_of_real_images(run, printed, capsys):
@@ -231,7 +232,7 @@ def test_the_floor_is_the_score_of_real_images(run, printed, capsys):
   expected = np.sum((means[0] - means[1]) ** 2)
   expected += np.trace(covariances[0] + covariances[1])
   expected -= 2.0 * np.sum(np.sqrt(np.maximum(product, 0.0)))
-  np.testing.assert_allclose(values['fd_pixels']['value'], expected, rtol=1e-3)
+  assert_allclose(values['fd_pixels']['value'], expected, rtol=1e-3)
   assert 'the other split in place of samples' in capsys.readouterr().out
 
 
@@ -267,7 +268,7 @@ def test_published_statistics_replace_the_data(run, adm, monkeypatch, capsys):
   MODES['evaluate'](of_run(run, **fields, **within('sampling', batch_size=8)), str(run))
   found = result(run)['metrics']['fid']['value']
   expected = frechet(features_of(drawn(run)), adm.mu, adm.sigma)
-  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  assert_allclose(found, expected, rtol=1e-6)
   protocol = result(run)['protocol']['reference']['inception']
   digest = hashlib.sha256(path.read_bytes()).hexdigest()
   assert protocol['sha256'] == digest
@@ -280,9 +281,9 @@ def test_the_images_of_adm_are_the_reference_of_other_metrics(run, adm):
   run_mode(run, metrics='fid,sfid,pr', **fields)
   values = {name: x['value'] for name, x in result(run)['metrics'].items()}
   x, y = features_of(drawn(run)), features_of(adm.images)
-  np.testing.assert_allclose(values['fid'], frechet(x, adm.mu, adm.sigma), rtol=1e-6)
+  assert_allclose(values['fid'], frechet(x, adm.mu, adm.sigma), rtol=1e-6)
   expected = frechet(x[:, :2], adm.mu_s, adm.sigma_s)
-  np.testing.assert_allclose(values['sfid'], expected, rtol=1e-6)
+  assert_allclose(values['sfid'], expected, rtol=1e-6)
   pair = manifolds.precision_recall(x, y)
   assert values['precision_inception'] == pair.precision.value
   assert values['recall_inception'] == pair.recall.value
@@ -294,7 +295,7 @@ def test_a_training_measures_by_published_statistics(run, adm, capsys):
   prepare()
   assert 'fd and fid are against edm.npz (sha256 ' in capsys.readouterr().out
   expected = frechet(features_of(adm.images), adm.mu, adm.sigma)
-  np.testing.assert_allclose(score({'values': adm.images})['fid'], expected, rtol=1e-6)
+  assert_allclose(score({'values': adm.images})['fid'], expected, rtol=1e-6)
 
 
 def test_statistics_that_do_not_fit_are_refused(run, adm, monkeypatch):
@@ -314,6 +315,6 @@ def test_a_metric_of_a_user_has_its_own_section(run, printed):
   run_mode(run, metrics=f'pr,{LEVEL}', **{'level.factor': 3})
   values = result(run)['metrics']
   expected = 3 * drawn(run).mean()
-  np.testing.assert_allclose(values['level']['value'], expected, rtol=1e-6)
+  assert_allclose(values['level']['value'], expected, rtol=1e-6)
   message = 'no field config.evaluation.level.facto'
   refused(message, run_mode, run, metrics=LEVEL, **{'level.factors': 3})

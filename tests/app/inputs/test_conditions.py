@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 from PIL import Image
 
 from diffusion_jax.app.edit import mode as edit
@@ -71,7 +72,7 @@ def test_networks_of_other_runs_get_the_context_itself(guided, flags):
   cond = conditions.encoded(model, {}, inputs).cond
   assert [*cond] == ['context' if guided else 'context_code']
   found = cond['context'] if guided else cond['context_code'] / 10.0
-  np.testing.assert_array_equal(found, [[1.0, 2.0], [3.0, 4.0], [3.0, 4.0]])
+  assert_array_equal(found, [[1.0, 2.0], [3.0, 4.0], [3.0, 4.0]])
 
 
 def test_a_training_sees_texts(tmp_path):
@@ -94,7 +95,7 @@ def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):
   assert lines == prompts * 2
   one, lines = samples(run, 'one', **{'sampling.prompt': prompts[0]})
   assert lines == prompts[:1] * 4
-  np.testing.assert_array_equal(one[::2], two[::2])  # image i: seed, i, prompt
+  assert_array_equal(one[::2], two[::2])  # image i: seed, i, prompt
   assert (one[1::2] != two[1::2]).any()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 import diffusion_jax as dj
@@ -74,9 +75,9 @@ def test_every_source_has_a_validation_part(pictures):
   whole: Any = source('two_moons', config='two_moons', num_examples=50)
   assert (len(train), len(held_out)) == (40, 10)
   both = np.concatenate([part.read(slice(None))['x'] for part in (train, held_out)])
-  np.testing.assert_array_equal(np.sort(both, axis=0), np.sort(whole.x, axis=0))
+  assert_array_equal(np.sort(both, axis=0), np.sort(whole.x, axis=0))
   mean = train.read(slice(None))['x'].mean(axis=0)
-  np.testing.assert_allclose(datasets.facts_of(config).x.mean, mean)
+  assert_allclose(datasets.facts_of(config).x.mean, mean)
   assert len(datasets.source_of(config, 'test')) == 7
   assert len(datasets.source_of(datasets.of_training(config), 'test')) == 10
   (pictures / 'a.csv').write_text('a,b\n' + '1,2\n3,4\n' * 4)
@@ -424,7 +425,7 @@ def test_labels_of_sub_folders_are_trained_and_drawn(pictures):
   # names of classes, as numbers
   opened = lambda **fields: dj.open_run(run, allow=[SMALL], **fields)
   expected = opened().draw(4, label='b')
-  np.testing.assert_array_equal(opened(labels=('b', '1', 1, 'b')).draw(4), expected)
+  assert_array_equal(opened(labels=('b', '1', 1, 'b')).draw(4), expected)
   message = r"labels=bb \(did you mean 'b'\?\) is out of range"
   refused(message, opened(labels='bb').draw, 4)
 

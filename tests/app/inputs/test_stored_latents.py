@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.app.inputs import datasets, stored_latents
 from diffusion_jax.data import pipeline
@@ -54,8 +55,8 @@ def test_batches_of_latents_are_those_of_the_images(stored, split):
     flip = mirrored == 0.5
     assert 0 < flip.sum() < 30
     expected[flip] = expected[flip, :, ::-1]
-    np.testing.assert_array_equal(batch['x'], expected)
-    np.testing.assert_array_equal(ours['label'], batch['label'])
+    assert_array_equal(batch['x'], expected)
+    assert_array_equal(ours['label'], batch['label'])
     assert (ours['x'][..., 1] == 2.0).all()
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import folder
@@ -33,7 +34,7 @@ def test_points_are_trained_sampled_both_ways_and_evaluated(tmp_path):
   source = datasets.source_of(trial('moons_bridge'), 'test').read(np.arange(16))
   for name, start in (('samples', 'context'), ('back', 'x')):
     arrays = arrays_of(tmp_path, name)
-    np.testing.assert_array_equal(arrays['context'], source[start])
+    assert_array_equal(arrays['context'], source[start])
     assert np.isfinite(arrays['arr_0']).all() and np.ptp(arrays['arr_0'] - arrays['context']) > 1e-3
   MODES['evaluate'](trial('moons_bridge', **config), tmp_path)
   scores = json.loads((tmp_path / 'evaluation/samples/result.json').read_text())['metrics']
@@ -79,9 +80,9 @@ def test_without_a_displacement_images_stay_where_they_start(back, still):
   arrays = arrays_of(still, more['sampling.name'])
   digits = datasets.source_of(trial('moons_bridge', 'digits'), 'test').read(np.arange(16))
   upright, turned = digits['x'], digits['context']
-  np.testing.assert_array_equal(np.rot90(upright, 1, (1, 2)), turned)
-  np.testing.assert_array_equal(arrays['context'], upright if back else turned)
-  np.testing.assert_array_equal(arrays['arr_0'], np.rint(arrays['context'] * (255 / 16)))
+  assert_array_equal(np.rot90(upright, 1, (1, 2)), turned)
+  assert_array_equal(arrays['context'], upright if back else turned)
+  assert_array_equal(arrays['arr_0'], np.rint(arrays['context'] * (255 / 16)))
 
 
 def test_own_images_are_taken_along(still, tmp_path, capsys):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.app.kinds import choices, registry, store
@@ -55,8 +56,8 @@ def test_explicit_alphas_count_the_steps():
     return schedule.alphas, noisy.process.noise_input(levels)
 
   alphas, steps = alphas_and_steps()
-  np.testing.assert_allclose(alphas, [0.9, 0.8, 0.7], rtol=1e-6)
-  np.testing.assert_array_equal(steps, [0, 0, 1, 2])
+  assert_allclose(alphas, [0.9, 0.8, 0.7], rtol=1e-6)
+  assert_array_equal(steps, [0, 0, 1, 2])
 
 
 def test_what_a_network_sees_of_a_level():
@@ -82,7 +83,7 @@ def test_what_a_network_sees_of_a_level():
 
   expected = [*of_ends.values(), *of_level.values()]
   for found, value in zip(seen(), expected, strict=True):
-    np.testing.assert_allclose(found, value, rtol=1e-6)
+    assert_allclose(found, value, rtol=1e-6)
 
 
 def section(path, name):
@@ -102,7 +103,7 @@ def test_every_distribution_of_times(name, key):
   assert level.t.shape == weight.shape == (64,)
   assert 0 <= level.t.min() and level.t.max() <= 1
   if name == 'steps':
-    np.testing.assert_allclose(10 * level.t, np.rint(10 * level.t), atol=1e-5)
+    assert_allclose(10 * level.t, np.rint(10 * level.t), atol=1e-5)
 
 
 def test_every_weight():
@@ -138,7 +139,7 @@ def levels_of(*flags):
 
 
 def test_every_spacing_and_respacing():
-  equal = functools.partial(np.testing.assert_allclose, rtol=1e-6)
+  equal = functools.partial(assert_allclose, rtol=1e-6)
 
   @jax.jit
   def both():
@@ -227,7 +228,7 @@ def test_the_levels_of_another_schedule_may_be_visited(name):
   expected = {'linear': lambda: DDPM, 'karras': dj.KarrasSchedule}[name]()
   model, t = model_of(*flags), np.linspace(0.0, 1.0, 5, dtype=np.float32)
   both = jax.jit(lambda: (model.plan().schedule(t), expected(t)))()
-  jax.tree.map(np.testing.assert_array_equal, *both)
+  jax.tree.map(assert_array_equal, *both)
   assert model_of('sampling.num_steps=9').config.sampling.schedule is None
 
 
@@ -249,7 +250,7 @@ def test_every_gamma_is_its_line_before_training(gamma, key):
   params, logsnr = first(key)
   assert model.noisy.learns_schedule == (gamma != 'fixed') == bool(params)
   # the small random part of 'network' is far below a tenth
-  np.testing.assert_allclose(-logsnr, [-6.0, -1.0, 4.0], atol=0.02)
+  assert_allclose(-logsnr, [-6.0, -1.0, 4.0], atol=0.02)
 
 
 def test_a_learned_schedule_has_values_in_a_trained_run_only():

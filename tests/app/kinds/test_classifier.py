@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
@@ -56,4 +57,4 @@ def test_accuracy_literally(classifier):
     at = np.full(4, t - 1.0, np.float32)
     logits = ask({'params': params['network']}, x, at)
     guess = np.asarray(logits).argmax(axis=1)
-    np.testing.assert_array_equal(right[:, i], guess == labels)
+    assert_array_equal(right[:, i], guess == labels)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.app.kinds import registry
@@ -35,7 +36,7 @@ def test_at_levels_of_another_schedule_the_network_sees_its_own():
     return own, denoise(x / level.alpha, there).x0, denoise(x, there).x0
 
   own, same, other = both(params, X)
-  np.testing.assert_allclose(same, own, atol=1e-4)
+  assert_allclose(same, own, atol=1e-4)
   assert np.abs(other - own).max() > 0.01
 
 
@@ -53,7 +54,7 @@ def test_a_sampler_of_pairs_gets_both_predictions_clipped():
 
   alone, pair = both(params, 3.0 * X)
   assert np.abs(alone).max() > 1.0
-  np.testing.assert_allclose(pair, np.clip(alone, -1.0, 1.0), atol=1e-5)
+  assert_allclose(pair, np.clip(alone, -1.0, 1.0), atol=1e-5)
 
 
 def test_the_likelihood_of_a_network_that_sees_no_noise():
@@ -74,7 +75,7 @@ def test_the_likelihood_of_a_network_that_sees_no_noise():
   assert r < 0.02  # r x is small compared with the prior's deviation
   normal = -0.5 * 64 * np.log(2 * np.pi * last.sigma**2)
   log_p = normal + 64 * np.log(r) + 64 * np.log(2 / 16)
-  np.testing.assert_allclose(bits, -log_p / 64 / np.log(2), rtol=1e-3)
+  assert_allclose(bits, -log_p / 64 / np.log(2), rtol=1e-3)
 
 
 def test_without_clipping_a_step_is_the_networks_own_estimate():
@@ -90,8 +91,8 @@ def test_without_clipping_a_step_is_the_networks_own_estimate():
     return [f(x, level).x0 for f in (*plain, step_function(cond))]
 
   expected, free, bounded = jax.device_get(estimates(params, x))
-  np.testing.assert_array_equal(free, expected)
+  assert_array_equal(free, expected)
   assert np.abs(free).max() > 1.0 >= np.abs(bounded).max()
   s = np.clip(np.quantile(np.abs(free), 0.9), 1.0, 1.5)
   assert s == 1.5
-  np.testing.assert_allclose(bounded, np.clip(free, -s, s) / s, rtol=1e-6)
+  assert_allclose(bounded, np.clip(free, -s, s) / s, rtol=1e-6)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 import diffusion_jax as dj
@@ -117,7 +118,7 @@ def test_latents_that_are_pixels_are_diffused_as_pixels(linear, key):
 
   ours, theirs, *tests = losses(normal_params(pixels), (z, batch))
   for a, b in ((ours, theirs), tests):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4), a, b)
+    jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-4), a, b)
   assert ours[0][0] > 0.0
 
 
@@ -125,7 +126,7 @@ def test_the_measured_scale_is_one_over_the_deviation(linear):
   *_, record = linear
   x = DIGITS.x.encode(small_sets.digits('train').x).astype(np.float64)
   assert record['images'] == len(x)
-  np.testing.assert_allclose(record['scale'], 1.0 / (x / 2.0).std(), rtol=1e-6)
+  assert_allclose(record['scale'], 1.0 / (x / 2.0).std(), rtol=1e-6)
 
 
 def test_the_scale_of_numbers_far_from_zero_keeps_its_digits():
@@ -150,10 +151,10 @@ def test_the_scale_is_that_of_draws_over_the_training_set(run):
 
   drawn, z, tripled, decoded, of_tripled = numbers(kept)
   assert drawn.shape == (len(x), 4, 4, 4)
-  np.testing.assert_allclose(np.std(drawn), 1.0, atol=0.02)
+  assert_allclose(np.std(drawn), 1.0, atol=0.02)
   # latents are multiplied by any scale, and the decoder divides by it
-  np.testing.assert_allclose(tripled, 3.0 * z, rtol=1e-5)
-  np.testing.assert_allclose(of_tripled, decoded, atol=1e-5)
+  assert_allclose(tripled, 3.0 * z, rtol=1e-5)
+  assert_allclose(of_tripled, decoded, atol=1e-5)
 
 
 def test_a_run_continues_exactly_without_its_autoencoder(trained, tmp_path, capsys):
@@ -191,7 +192,7 @@ def test_samples_need_only_the_run_folder(run, tmp_path):
   with Image.open(copy / 'samples' / 'guided.gif') as frames:
     assert frames.n_frames > 2  # pyright: ignore[reportAttributeAccessIssue]
   MODES['sample'](config_of(''), copy)
-  np.testing.assert_array_equal(arrays_of(copy)['arr_0'], guided)
+  assert_array_equal(arrays_of(copy)['arr_0'], guided)
 
 
 def test_the_bound_of_a_run_is_measured(run, capsys):
@@ -233,7 +234,7 @@ def test_known_pixels_stay_to_the_bit(run, files, method, capsys):
   assert 'in latents 50% are known' in capsys.readouterr().out
   given = np.asarray(Image.open(files / 'image.png'))
   kept = given[None, :, :5].repeat(2, 0)
-  np.testing.assert_array_equal(results[:, :, :5], kept)
+  assert_array_equal(results[:, :, :5], kept)
   assert (results[0, :, 5:] != results[1, :, 5:]).any()
 
 
@@ -245,7 +246,7 @@ def test_edits_of_no_strength_are_what_the_autoencoder_makes_of_it(run, files):
   round_trip = lambda kept, x: latents.decode(kept, latents.encode(kept, x))
   expected = DIGITS.x.decode(jax.jit(round_trip)(kept, x))[..., 0]
   results = edited(run, files, 'sdedit', **{'edit.strength': 0.0})
-  np.testing.assert_array_equal(results[0], expected[0])
+  assert_array_equal(results[0], expected[0])
   results = edited(run, files, 'interpolate', **{'sampling.num_steps': 200})
   for end in (0, 1):
     assert np.abs(results[end].astype(float) - expected[end]).mean() < 4.0

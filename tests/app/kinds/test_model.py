@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.kinds.model import Frozen, Latents, effort, make_encode, make_mesh
@@ -32,9 +33,9 @@ def test_latents_are_drawn_anew_each_step_on_any_devices(rng):
     for i in (0, 1):
       encoded = encode(frozen, to_global(mesh, batch), key, i)
       assert len(encoded['x'].sharding.device_set) == mesh.size
-      np.testing.assert_array_equal(encoded['label'], batch['label'])
+      assert_array_equal(encoded['label'], batch['label'])
       draws[shape, i] = np.asarray(encoded['x'])
-  np.testing.assert_allclose(draws[(4, 2), 1], draws[(1, 1), 1], atol=1e-5)
+  assert_allclose(draws[(4, 2), 1], draws[(1, 1), 1], atol=1e-5)
   # The steps have one distribution: only the noise differs.
   noise = [draws[(1, 1), i] - batch['x'] / 2.0 for i in (0, 1)]
   assert 0.08 < np.std(noise) < 0.12

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import registry
@@ -77,7 +78,7 @@ def test_the_average_of_edm2_is_a_power_function():
   rate = setup.averages_of(read('imagenet64_edm2')).rate
   for step in (1000, 100_000, 524_287):
     expected = (1 - 1 / (step + 1)) ** (gamma + 1)
-    np.testing.assert_allclose(rate(step), 1 - expected, rtol=1e-4)
+    assert_allclose(rate(step), 1 - expected, rtol=1e-4)
 
 
 @pytest.fixture(scope='module')
@@ -93,11 +94,11 @@ def test_it_trains_its_schedule_and_evaluates_the_bound(learned):
   test = [line for line in lines_of(learned) if 'test_loss' in line][-1]
   parts = ('prior', 'diffusion', 'reconstruction')
   total = sum(test[f'test_{name}'] for name in parts)
-  np.testing.assert_allclose(test['test_loss'], total, rtol=1e-5)
+  assert_allclose(test['test_loss'], total, rtol=1e-5)
   params = params_of(learned)['schedule']
   moved = float(params['bias']) - trial('digits_vdm').schedule.gamma_min
   assert 1e-4 < abs(moved) < 0.1
-  np.testing.assert_allclose(test['test_logsnr_0'], -params['bias'], rtol=1e-5)
+  assert_allclose(test['test_logsnr_0'], -params['bias'], rtol=1e-5)
 
 
 def test_the_bound_on_the_test_split_is_without_dropout(learned):

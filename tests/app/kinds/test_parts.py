@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.app.kinds import parts
@@ -16,7 +17,7 @@ def test_a_learned_schedule_begins_with_its_ends(gamma):
   variables = schedule.gamma_fn.module.init(jax.random.key(0), np.zeros(1, np.float32))
   params = variables.get('params', {})
   ends = -schedule.gamma_fn(params, np.array([0.0, 1.0], np.float32))
-  np.testing.assert_allclose(ends, [8.0, -3.0], atol=1e-4)
+  assert_allclose(ends, [8.0, -3.0], atol=1e-4)
 
 
 def test_ends_of_a_schedule_in_the_wrong_order_are_refused():
@@ -37,4 +38,4 @@ def test_reflow_regresses_on_what_unipc_makes_of_the_noise(key):
   loss, _ = objective.loss({'network': ()}, Context(), inputs, keys)
   levels = dj.level_grid(schedule, 8)
   x0 = dj.sample(key, normal.denoise, dj.unipc(), levels, inputs.eps)
-  np.testing.assert_allclose(loss, np.mean((inputs.eps - x0) ** 2), rtol=1e-5)
+  assert_allclose(loss, np.mean((inputs.eps - x0) ** 2), rtol=1e-5)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.testing import assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.app.kinds.plan import FILM, Plan
@@ -25,7 +26,7 @@ def test_a_film_ends_with_the_samples():
     return plan.from_noise(keys, {}), plan.film(keys, {})
 
   samples, (x, frames) = both(jax.random.split(jax.random.key(0), 3))
-  np.testing.assert_array_equal(x, samples)
+  assert_array_equal(x, samples)
   assert frames.shape[0] == 3 and frames.shape[1] <= FILM[0] + 1
-  np.testing.assert_array_equal(frames[:, -1], x)
+  assert_array_equal(frames[:, -1], x)
   assert jnp.isfinite(frames).all()

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from diffusion_jax.app.kinds import registry
@@ -51,9 +52,9 @@ def test_states_and_images_are_inverses():
   model = made()
   x = DIGITS.x.encode(model.measured.source().x[:5])
   latents = model.latents
-  np.testing.assert_allclose(latents.decode(None, latents.encode(None, x)), x)
+  assert_allclose(latents.decode(None, latents.encode(None, x)), x)
   masked = latents.decode(None, np.full((1, 8, 8, 1), 17))
-  np.testing.assert_array_equal(masked, 0.0)
+  assert_array_equal(masked, 0.0)
   # The draw from NaN, which --mode=sample refuses.
   assert np.isnan(latents.decode(None, np.full((1, 8, 8, 1), -1))).all()
 
@@ -84,7 +85,7 @@ def test_unmasked_bytes_stay():
   x = np.asarray(x).swapaxes(0, 1)
   assert x.shape == (5, 3, 16) and (x[0] == 256).all() and (x[-1] < 256).all()
   kept = x[:-1] != 256
-  np.testing.assert_array_equal(x[1:][kept], x[:-1][kept])
+  assert_array_equal(x[1:][kept], x[:-1][kept])
   counts = kept.mean(axis=(1, 2))
   assert (np.diff(counts) > 0).all() and counts[2] > 0.2
 
@@ -128,8 +129,8 @@ def test_guidance_moves_the_logits_away_from_the_unconditional_ones():
     return [f(x, level) for f in (*functions, *guided)]
 
   conditional, hidden, guided, unconditional = logits(cond, np.ones(2, bool))
-  np.testing.assert_allclose(unconditional, hidden, rtol=1e-5, atol=1e-4)
-  np.testing.assert_allclose(guided, 2 * conditional - hidden, rtol=1e-5, atol=1e-3)
+  assert_allclose(unconditional, hidden, rtol=1e-5, atol=1e-4)
+  assert_allclose(guided, 2 * conditional - hidden, rtol=1e-5, atol=1e-3)
   assert np.abs(conditional - hidden)[..., :17].max() > 0.1
 
 
@@ -143,5 +144,5 @@ def test_known_pixels_stay_in_an_edit(tmp_path):
     Image.fromarray(x).save(files[f'edit.{name}'])
   MODES['edit'](config, workdir)
   results = arrays_of(workdir, 'edit', 'edits')['arr_0'][..., 0]
-  np.testing.assert_array_equal(results[:, :4], [picture[:4]] * 2)
+  assert_array_equal(results[:, :4], [picture[:4]] * 2)
   assert (results[0, 4:] != results[1, 4:]).any()

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import registry
@@ -68,7 +69,7 @@ def test_it_writes_samples_reconstructions_and_ways_between(hvae):
     assert difference.max() <= 16  # one grey level, by rounding
   test = datasets.source_of(smoke('hvae'), 'test').read(np.arange(4))['x']
   levels = np.rint(arrays['originals'] * (16 / 255))
-  np.testing.assert_array_equal(levels, test)
+  assert_array_equal(levels, test)
 
 
 def test_samples_are_draws_of_the_prior_decoded():
@@ -77,7 +78,7 @@ def test_samples_are_draws_of_the_prior_decoded():
   params = normal_params(model)
   drawing = generate(model, make_mesh(model.config))
   whole, _ = drawing(params, np.arange(4), {})
-  np.testing.assert_allclose(drawing(params, np.arange(2, 4), {})[0], whole[2:], atol=1e-5)
+  assert_allclose(drawing(params, np.arange(2, 4), {})[0], whole[2:], atol=1e-5)
   assert np.ptp(whole, axis=0).max() > 1e-4
   key = jax.random.fold_in(stream(0, 'vae_sampling'), 3)
   own = model.measured
@@ -85,7 +86,7 @@ def test_samples_are_draws_of_the_prior_decoded():
   z = jax.random.normal(jax.random.split(key, 1)[0], shape)[None]
   decode = jax.jit(lambda p, z: own.image(own.decode(p, 1, z)))
   expected = decode(params['network'], z)
-  np.testing.assert_allclose(whole[3:], expected, atol=1e-5)
+  assert_allclose(whole[3:], expected, atol=1e-5)
 
 
 def test_a_chain_literally():
@@ -122,13 +123,13 @@ def test_a_chain_literally():
 
   rows, ends, drawn, ours, ways = literally(params['network'], x)
   assert np.ptp(rows, axis=1).max() > 0.1  # the layers tell apart
-  np.testing.assert_allclose(ours, rows, atol=1e-5)
+  assert_allclose(ours, rows, atol=1e-5)
   assert np.abs(ends[0] - ends[2]).max() > 0.1
   for i, end in zip((0, 1, -1), ends, strict=True):
-    np.testing.assert_allclose(ways[:, i], end, atol=1e-5)
+    assert_allclose(ways[:, i], end, atol=1e-5)
   drawing = generate(model, make_mesh(model.config))
   sample, _ = drawing(params, np.arange(5, 6), {})
-  np.testing.assert_allclose(sample, drawn, atol=1e-5)
+  assert_allclose(sample, drawn, atol=1e-5)
 
 
 def measured(model, name, params, index, **fields):
@@ -149,11 +150,11 @@ def test_its_bounds_and_those_of_more_draws(kind):
   kl = elbo['kl_of_layers' if kind == 'hvae' else 'kl_of_channels']
   assert kl.shape == (5, 3 if kind == 'hvae' else 4)
   total = elbo['reconstruction'] + kl.sum(axis=1) / (64 * np.log(2))
-  np.testing.assert_allclose(elbo['total'], total, rtol=1e-5)
+  assert_allclose(elbo['total'], total, rtol=1e-5)
   many = measured(model, 'iw', params, index, num_samples=40)['total']
   assert many.mean() < elbo['total'].mean()
   alone = measured(model, 'iw', params, index[3:], num_samples=40)['total']
-  np.testing.assert_allclose(alone, many[3:], rtol=1e-5)
+  assert_allclose(alone, many[3:], rtol=1e-5)
 
 
 @pytest.mark.parametrize('how', ['threshold', 'drawn'])

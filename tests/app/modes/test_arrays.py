@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES, serve
@@ -63,8 +64,8 @@ def test_a_run_keeps_the_statistics_of_its_file(trained):
   for name, array in (('x', x), ('context', context)):
     assert facts[name]['shape'] == [array.shape[1]]
     assert facts[name]['levels'] == 0
-    np.testing.assert_allclose(facts[name]['mean'], array.mean(axis=0), 1e-12)
-    np.testing.assert_allclose(facts[name]['std'], array.std(axis=0), 1e-9)
+    assert_allclose(facts[name]['mean'], array.mean(axis=0), 1e-12)
+    assert_allclose(facts[name]['std'], array.std(axis=0), 1e-9)
   assert len(lines_of(run, 'test_loss')) == 2
 
 
@@ -98,7 +99,7 @@ def test_draws_given_rows_of_a_file(trained, tmp_path, capsys):
   found = arrays_of(run, 'given')
   assert found['arr_0'].shape == (6, 2)
   assert found['arr_0'].dtype == np.float64  # float32 has no 1e3 +- 1e-3
-  np.testing.assert_array_equal(found['context'], y)
+  assert_array_equal(found['context'], y)
   z = (found['arr_0'] - MEAN) / STD
   assert np.abs(z).max() < 20
   assert (run / 'samples' / 'given.png').exists()
@@ -109,7 +110,7 @@ def test_draws_given_rows_of_a_file(trained, tmp_path, capsys):
   again = fields | {'sampling.name': 'again', 'data.path': other}
   MODES['sample'](of_run(run, **again), run)
   again = arrays_of(run, 'again')
-  np.testing.assert_array_equal(again['arr_0'], found['arr_0'])
+  assert_array_equal(again['arr_0'], found['arr_0'])
 
 
 def test_a_table_of_ones_own_has_a_context_where_its_file_has_one(trained, tmp_path):
@@ -205,7 +206,7 @@ def test_metrics_of_numbers_and_of_pairs_as_typed(trained):
   page = (run / 'report.html').read_text()
   assert 'Ranks of the truth among' in page and 'Expected coverage: ' in page
   pairs = np.load(run / 'evaluation' / 'pairs' / 'samples.npz')['context']
-  np.testing.assert_array_equal(pairs, np.load(path)['test_context'][:12])
+  assert_array_equal(pairs, np.load(path)['test_context'][:12])
 
 
 # -- restore -----------------------------------------------------------------
@@ -262,7 +263,7 @@ def test_sequences_are_restored_in_their_units(curves, seen, capsys):
       error = x.reshape(2, 2, 4).mean(axis=-1) - arrays['means']
     # The residual of y is in the user's units.
     rms = np.sqrt(np.mean(error**2, axis=1)) / 0.5
-    np.testing.assert_allclose(found[name]['residual'], rms, rtol=2e-3)
+    assert_allclose(found[name]['residual'], rms, rtol=2e-3)
     out = capsys.readouterr().out
     assert f'{image}.npy: residual' in out and 'grey levels' not in out
     assert (curves / 'edits' / f'{name}_{image}.png').exists()

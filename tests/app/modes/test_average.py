@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.interop import files
@@ -35,7 +36,7 @@ def test_an_average_is_a_run_that_all_modes_read(averaged, capsys):
   average(averaged, sigma_rel=0.10, step=3, out=str(averaged / 'third'))
   expected = files.read_tensors(averages.path_of(averaged, 3))
   third = expected['sigma_rel_0.1/network/conv_in/bias']
-  np.testing.assert_array_equal(bias(averaged / 'third'), third)
+  assert_array_equal(bias(averaged / 'third'), third)
 
 
 def test_mistakes_of_averages_are_one_clear_line(averaged, tmp_path):

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import conditions
@@ -210,7 +211,7 @@ def test_an_autoencoder_becomes_a_run_that_encodes(autoencoder, tmp_path):
   params = params_of(autoencoder)
   encode = jax.jit(functools.partial(network.apply, method='encode'))
   mean, _ = encode({'params': params['network']}, expected['x'])
-  np.testing.assert_allclose(mean, expected['mean'], rtol=1e-4, atol=1e-4)
+  assert_allclose(mean, expected['mean'], rtol=1e-4, atol=1e-4)
   assert config.decoding.scale == 0.18215
   write(autoencoder, 'diffusers', tmp_path / 'out')
   name = 'diffusion_pytorch_model.safetensors'
@@ -267,7 +268,7 @@ def test_a_sampler_runs_without_this_package(plain, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'argv', ['run.py', '4'])
   runpy.run_path(str(out / 'run.py'))
-  np.testing.assert_allclose(np.load('images.npy'), expected, atol=1e-5)
+  assert_allclose(np.load('images.npy'), expected, atol=1e-5)
   assert np.ptp(expected) > 0.1
   stored = bytearray((out / 'sampler.stablehlo').read_bytes())
   program = export.deserialize(stored)
@@ -302,9 +303,9 @@ def test_a_program_of_numbers_is_in_their_units(name, tmp_path, monkeypatch, cap
   stored = bytearray((tmp_path / 'out/sampler.stablehlo').read_bytes())
   saved = files.read_tensors(tmp_path / 'out/weights.safetensors')
   found = export.deserialize(stored).call(saved, np.int32(index), {context.name: rows})
-  np.testing.assert_allclose(found, expected, atol=1e-5)
+  assert_allclose(found, expected, atol=1e-5)
   if name == 'joint':  # exact, not to the rounding of the units
-    np.testing.assert_array_equal(found[:, 2:], rows[:, 2:])
+    assert_array_equal(found[:, 2:], rows[:, 2:])
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'argv', ['run.py'])
   runpy.run_path(str(tmp_path / 'out/run.py'))  # at the context 0, or nothing known

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.modes import MODES, encode
@@ -41,7 +42,7 @@ def test_losses_are_those_of_encoding_in_each_step(autoencoder, stored, tmp_path
   for name, count in (('loss', 6), ('test_loss', 3)):
     ours, theirs = lines_of(latents, name), lines_of(images, name)
     assert len(ours) == count
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    assert_allclose(ours, theirs, rtol=1e-5)
   MODES['sample'](config_of('', **within('sampling', num_samples=2, batch_size=2)), latents)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.app.kinds import registry
@@ -53,7 +54,7 @@ def test_tokens_of_numbers_are_trained_and_drawn(tmp_path):
   MODES['train'](trial('joint', **FEW | TOKENS), tmp_path)
   x = draw(tmp_path, ROWS)['arr_0'].reshape(4, 5, 4)
   known = ~np.isnan(ROWS)
-  np.testing.assert_array_equal(x.swapaxes(0, 1)[:, known], [np.float32(ROWS[known])] * 5)
+  assert_array_equal(x.swapaxes(0, 1)[:, known], [np.float32(ROWS[known])] * 5)
   assert np.isfinite(x).all()
 
 
@@ -63,7 +64,7 @@ def test_given_numbers_are_kept_and_others_drawn(run, capsys):
   for row, each in zip(ROWS, x, strict=True):
     known = ~np.isnan(row)
     kept = np.broadcast_to(np.float32(row[known]), (5, known.sum()))
-    np.testing.assert_array_equal(each[:, known], kept)
+    assert_array_equal(each[:, known], kept)
     assert (each[:, ~known].std(axis=0) > 1e-3).all()
   assert (np.abs(x[:, :, :2]) <= 1.0).all()  # the box of the parameters
   assert 'of the draws were outside data.bounds' in capsys.readouterr().out
@@ -107,7 +108,7 @@ def test_a_restored_vector_keeps_what_is_known(run):
   fields |= within('sampling', context=str(run / 'row.npy'))
   MODES['edit'](of_run(run, **fields), run)
   x = arrays_of(run, 'restored', 'edits')['arr_0']
-  np.testing.assert_allclose(x[:, 2], 0.2, atol=1e-5)
+  assert_allclose(x[:, 2], 0.2, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -205,10 +206,10 @@ def test_each_conditional_of_a_gaussian_is_learnt():
   for row, each in zip(rows, x, strict=True):
     hidden = np.isnan(row)
     kept = np.broadcast_to(row[~hidden], (draws, 3 - hidden.sum()))
-    np.testing.assert_allclose(each[:, ~hidden], kept, atol=1e-5)
+    assert_allclose(each[:, ~hidden], kept, atol=1e-5)
     mean, cov = conditional(row)
     inverse = np.linalg.inv(np.linalg.cholesky(cov))
     z = (each[:, hidden] - mean) @ inverse.T  # exact draws are N(0, I)
-    np.testing.assert_allclose(z.mean(axis=0), 0.0, atol=0.3)
+    assert_allclose(z.mean(axis=0), 0.0, atol=0.3)
     found = np.cov(z.T).reshape(len(cov), -1)
-    np.testing.assert_allclose(found, np.eye(len(cov)), atol=0.4)
+    assert_allclose(found, np.eye(len(cov)), atol=0.4)

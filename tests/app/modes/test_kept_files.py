@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_equal
 from PIL import Image
 
 from diffusion_jax.app.config import folder
@@ -136,7 +137,7 @@ def test_images_go_on_where_they_were_interrupted(
   (folder / 'samples.npz').unlink()
   MODES[mode](config, str(copy))
   assert len(joined['arr_0']) == 6 and batches.made == 4
-  np.testing.assert_equal(arrays_of(copy, 'samples', folder.name), joined)
+  assert_equal(arrays_of(copy, 'samples', folder.name), joined)
   MODES[mode](config, str(copy))
   assert 'samples.npz is there already' in capsys.readouterr().out
 

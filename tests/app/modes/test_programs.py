@@ -4,8 +4,8 @@ import collections
 import threading
 
 import jax
-import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.app.modes import MODES
@@ -74,4 +74,4 @@ def test_programs_can_be_compiled_one_after_the_other(digits_run, tmp_path, prog
   assert not any(beside for _, beside in programs)
   for name in ('loss', 'grad_norm', 'test_loss'):
     expected = lines_of(digits_run, name)
-    np.testing.assert_allclose(lines_of(tmp_path, name), expected, rtol=1e-5)
+    assert_allclose(lines_of(tmp_path, name), expected, rtol=1e-5)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from jax.profiler import ProfileData
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from diffusion_jax.app.modes import MODES
@@ -37,10 +38,10 @@ def test_sample_writes_images_of_all_classes_in_turn(run, printed):
   arrays = arrays_of(run)
   assert arrays['arr_0'].shape == (23, 8, 8, 1)
   assert arrays['arr_0'].dtype == np.uint8
-  np.testing.assert_array_equal(arrays['labels'], np.arange(23) % 10)
+  assert_array_equal(arrays['labels'], np.arange(23) % 10)
   # 17 grey levels stretched over 0..255
   levels = arrays['arr_0'] * (16 / 255)
-  np.testing.assert_allclose(levels, np.rint(levels), atol=0.04)
+  assert_allclose(levels, np.rint(levels), atol=0.04)
   assert (run / 'samples' / 'samples.png').exists()
   assert 'samples.npz: 23 images of 8x8x1' in printed
 
@@ -56,7 +57,7 @@ def test_every_image_is_of_its_own_label(tmp_path):
     DIGITS.x.decode(drawing(np.array([5]), {'label': np.array([label])}))[0] for label in (5, 6)
   )
   assert arrays['labels'][5] == 5 and (own != other).any()
-  np.testing.assert_array_equal(arrays['arr_0'][5], own)
+  assert_array_equal(arrays['arr_0'][5], own)
 
 
 def test_sample_by_label_seed_and_sampler(run):
@@ -89,7 +90,7 @@ def test_each_guidance_draws_an_image_of_its_own_label(name, fields, tmp_path, c
     DIGITS.x.decode(f(np.array([5]), {'label': np.array([5])}))[0] for f in (drawing, plain)
   )
   arrays = arrays_of(run)
-  np.testing.assert_array_equal(arrays['arr_0'][5], own)
+  assert_array_equal(arrays['arr_0'][5], own)
   assert (own != other).any()
   assert ('lowest_ess' in arrays) == (name == 'classifier_free')
   if name == 'classifier_free':  # of an untrained network, in both parts
@@ -110,8 +111,8 @@ def test_a_sampler_of_ones_own_draws_by_jax_random(run):
     MODES['sample'](of_sampling(**own | fields), run)
     images.append(arrays_of(run, name)['arr_0'])
   assert len({image.tobytes() for image in images[0]}) == 7
-  np.testing.assert_array_equal(images[0], images[1])
-  np.testing.assert_array_equal(images[1], images[2])
+  assert_array_equal(images[0], images[1])
+  assert_array_equal(images[1], images[2])
 
 
 def test_any_sampler_takes_the_levels_of_any_schedule(run, printed):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 from sklearn.datasets import load_diabetes
 
 from diffusion_jax.app.evaluate import scorers
@@ -61,10 +62,10 @@ def test_samples_have_the_names_of_the_table(run, table, tmp_path):
   MODES['sample'](of_run(run, **within('sampling', context=str(path), labels=(2, 1))), run)
   name = 'samples-context=given,labels=2,1'
   arrays, columns = arrays_of(run, name), columns_of(run / 'samples' / f'{name}.csv')
-  np.testing.assert_array_equal(arrays['context'], [[40, 21.5, 0, 1, 0], [61, 30, 0, 0, 1]])
+  assert_array_equal(arrays['context'], [[40, 21.5, 0, 1, 0], [61, 30, 0, 0, 1]])
   assert columns.pop('sample') == [*'012345']
   x = np.float32(columns.pop('progress (a.u.)'))
-  np.testing.assert_array_equal(x, arrays['arr_0'][:, 0])
+  assert_array_equal(x, arrays['arr_0'][:, 0])
   assert columns == {
     'age': ['40.0'] * 3 + ['61.0'] * 3,
     'bmi': ['21.5'] * 3 + ['30.0'] * 3,
@@ -100,7 +101,7 @@ def test_gaps_of_a_table_are_drawn(table, tmp_path, capsys):
   assert columns['bmi'][:3] == ['25.5'] * 3 and columns['age'][3:] == ['300.0'] * 3
   assert len({*columns['age'][:3]}) == len({*columns['bmi'][3:]}) == 3
   source: Any = scorers.reference_source(Run.open(of_run(run, **fields), run).model, str(table))
-  np.testing.assert_array_equal(source.x[:, 1], np.float64(columns_of(table)['bmi']))
+  assert_array_equal(source.x[:, 1], np.float64(columns_of(table)['bmi']))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import setup
@@ -31,7 +32,7 @@ def test_a_run_continues_on_other_devices_and_in_parts(digits_run, tmp_path, cap
   assert (parts / 'checkpoints' / '4').is_dir()
   moved, stayed = (lines_of(r, 'loss') for r in (parts, digits_run))
   assert len(moved) == 4
-  np.testing.assert_allclose(moved, stayed, rtol=1e-5)
+  assert_allclose(moved, stayed, rtol=1e-5)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 from PIL import Image, ImageSequence
 
 from diffusion_jax.app.config import folder
@@ -55,7 +56,7 @@ def test_a_sample_always_outside_is_an_error_after_many_attempts():
   index, x = np.array([0, 1]), np.array([[9.0], [9.0]], np.float32)
   params: Any = 0.0
   samples, outside = in_box(model, inputs, drawing, params, index, x, FEW)
-  np.testing.assert_array_equal(samples, [[0.5], [18.0]])
+  assert_array_equal(samples, [[0.5], [18.0]])
   assert outside == 1 + FEW
   with pytest.raises(UserError, match=f'sample 1: {ATTEMPTS} draws'):
     in_box(model, inputs, drawing, params, index, x)
@@ -132,7 +133,7 @@ def test_a_run_of_vectors_is_drawn_with_its_data(tmp_path, capsys):
   data, x = training_examples(model), np.load(place / 'three.npz')['arr_0']
   assert x.shape == (30, 3)
   expected = drawings.sheet(model.facts.x, x, 1, data=data)
-  np.testing.assert_array_equal(Image.open(place / 'three.png'), expected)
+  assert_array_equal(Image.open(place / 'three.png'), expected)
   with Image.open(place / 'three.gif') as film:
     assert len([*ImageSequence.Iterator(film)]) > 2
     assert film.size == expected.shape[1::-1]

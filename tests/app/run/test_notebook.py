@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import trust
@@ -40,9 +41,9 @@ def test_a_trained_run_by_its_parts(run):
   opened = dj.open_run(run, allow=[SMALL], batch_size=4)
   expected = sampled(run)
   labels = np.arange(9) % 10
-  np.testing.assert_array_equal(opened.draw(9), expected)
-  np.testing.assert_array_equal(opened.draw(9, label=range(10)), expected)
-  np.testing.assert_array_equal(opened.draw(4, first=5), expected[5:])
+  assert_array_equal(opened.draw(9), expected)
+  assert_array_equal(opened.draw(9, label=range(10)), expected)
+  assert_array_equal(opened.draw(4, first=5), expected[5:])
   assert np.abs(by_parts(opened, label=labels) - 1.0 * expected).max() <= 16
 
   denoise, level = opened.denoiser(label=labels), opened.schedule(0.5)
@@ -50,7 +51,7 @@ def test_a_trained_run_by_its_parts(run):
   assert x0.shape == (9, *opened.shape) and np.abs(x0).max() <= 1.0
   # 17 levels of pixels, in files 0..255
   again = opened.decode(opened.encode(expected))
-  np.testing.assert_array_equal(again, expected)
+  assert_array_equal(again, expected)
   assert opened.facts.num_classes == 10
 
   refused('network takes label, and nothing is given', opened.denoiser)
@@ -59,7 +60,7 @@ def test_a_trained_run_by_its_parts(run):
   for label in (-1, 0.7, True, 10, [3, 12], None, [None], [], {}, 'x', b'3', np.nan, np.eye(10)):
     refused('^label|takes label, and nothing', opened.draw, 2, label=label)
   for label in (3, '3', np.int64(3), np.float32(3.0), [3], np.array([3]), jax.numpy.int32(3)):
-    np.testing.assert_array_equal(opened.draw(1, first=3, label=label), expected[3:4])
+    assert_array_equal(opened.draw(1, first=3, label=label), expected[3:4])
   for n in (0, -1, 2.5, None, True, '3', [2]):
     refused(r'^n must be an integer', opened.draw, n, label=1)
     if n != 0:
@@ -104,14 +105,14 @@ def test_vectors_are_given_a_context_in_its_units(table, tmp_path):
   expected = sampled(table, num_samples=3, context=str(tmp_path / 'y.npy'))
   run, path = dj.open_run(table, batch_size=4), str(tmp_path / 'y.npy')
   given = {'context': rows.repeat(3, axis=0)}
-  np.testing.assert_array_equal(run.draw(9, **given), expected)
+  assert_array_equal(run.draw(9, **given), expected)
   of_file = dj.open_run(table, num_samples=3, batch_size=4, context=path)
-  np.testing.assert_array_equal(of_file.draw(9), expected)
+  assert_array_equal(of_file.draw(9), expected)
   # differences of the programs, of sums in float32
   error = np.abs(by_parts(run, **given) - expected) / [1e-3, 50.0]
   assert error.max() < 1e-4
   assert run.decode(run.encode(expected)).dtype == np.float64
-  np.testing.assert_allclose(run.decode(run.encode(expected)), expected, 1e-7)
+  assert_allclose(run.decode(run.encode(expected)), expected, 1e-7)
   message = r'has the shape \[2\], and \[3\] or \[K, 3\] is needed'
   refused(message, run.draw, 2, context=[1.0, 2.0])
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import folder
@@ -61,7 +62,7 @@ def guided_x0(config, params, cond, runs=None):
 
 
 def close(x, expected):
-  np.testing.assert_allclose(x, expected, rtol=1e-3, atol=1e-4)
+  assert_allclose(x, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.fixture(scope='module')
@@ -74,7 +75,7 @@ def loud():
     x0_of(ask(X, LEVEL, {'label': labels, 'drop': np.ones(2, bool)}))
     for labels in (LABELS, LABELS - 1)
   )
-  np.testing.assert_array_equal(uncond, same)  # the labels do not matter
+  assert_array_equal(uncond, same)  # the labels do not matter
   return params, cond, uncond
 
 
@@ -242,7 +243,7 @@ def test_a_teacher_of_another_schedule_sees_its_own_levels(tmp_path, monkeypatch
 
   found = jax.device_get(run(np.array([0.25, 0.5])))
   x0, expected, logsnr, there, logsnr_there = found
-  np.testing.assert_allclose(logsnr_there, logsnr, rtol=1e-5)
+  assert_allclose(logsnr_there, logsnr, rtol=1e-5)
   power = there.alpha**2 + there.sigma**2
-  np.testing.assert_allclose(power, 1, rtol=1e-5)
-  np.testing.assert_allclose(x0, expected, rtol=1e-5)
+  assert_allclose(power, 1, rtol=1e-5)
+  assert_allclose(x0, expected, rtol=1e-5)

@@ -4,9 +4,9 @@ import json
 import shutil
 
 import jax
-import numpy as np
 import pytest
 import yaml
+from numpy.testing import assert_array_equal
 from PIL import Image
 
 from diffusion_jax.app.kinds import registry, store
@@ -43,10 +43,10 @@ def test_a_copy_samples_the_same_pictures(evaluated, copy, tmp_path, capsys):
   for _ in range(2):
     sample(copy, f'--workdir={workdir}')
   assert 'is there already, made with these settings' in capsys.readouterr().out
-  np.testing.assert_array_equal(pictures(workdir), pictures(evaluated))
+  assert_array_equal(pictures(workdir), pictures(evaluated))
   assert pictures(evaluated).std() > 0
   sample(copy)  # in the folder itself
-  np.testing.assert_array_equal(pictures(copy), pictures(evaluated))
+  assert_array_equal(pictures(copy), pictures(evaluated))
 
 
 def test_the_folder_names_no_place(evaluated, shared):

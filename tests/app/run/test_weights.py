@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.kinds import registry
@@ -55,10 +56,10 @@ def test_any_average_and_checkpoint_can_be_sampled_from(averaged, two_decays):
   choices = {'weights': 'raw'}, {}, {'weights.decay': 0.5}
   raw, slow, half = (bias(two_decays, checkpoint='2', **fields) for fields in choices)
   # steps 1 and 2 of the warm-up: decays 0.1 and 2/11, for any rate
-  np.testing.assert_allclose(half, slow, rtol=1e-5)
+  assert_allclose(half, slow, rtol=1e-5)
   assert (raw != slow).any()
   expected = params_of(two_decays, 'raw', step=2)['network']['conv_in']['bias']
-  np.testing.assert_array_equal(raw, expected)
+  assert_array_equal(raw, expected)
   latest = bias(averaged)
   assert (latest == bias(averaged, checkpoint='4')).all()
   assert (latest != bias(averaged, checkpoint='2')).any()
@@ -100,7 +101,7 @@ def test_snapshots_hold_the_averages_of_the_training(averaged):
       )
     stored = files.read_tensors(averages.path_of(averaged, 4))
     for path, x in files.flatten(expected).items():
-      np.testing.assert_allclose(stored[f'sigma_rel_{sigma_rel}/{path}'], x, rtol=1e-4, atol=1e-6)
+      assert_allclose(stored[f'sigma_rel_{sigma_rel}/{path}'], x, rtol=1e-4, atol=1e-6)
     assert_same(
       restore(averaged, weights='width', weights__sigma_rel=sigma_rel), params_of(averaged, name)
     )
@@ -159,7 +160,7 @@ def test_every_reader_gets_merged_weights(base, run):
     )
     expected = np.float64(network['noise_dense_1']['kernel']) + 1.5 * a @ b
     found = merged['network']['noise_dense_1']['kernel']
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert_same(merged['network']['conv_in'], network['conv_in'])
 
   check(restored(run), unmerged(run))
@@ -198,7 +199,7 @@ def test_adapters_are_exported_alone_and_merged(tmp_path):
   )
   a, b = (own[f'unet.time_embedding.linear_2.lora_{x}.weight'] for x in 'AB')
   name = 'time_embedding.linear_2.weight'
-  np.testing.assert_allclose(merged[name], before[name] + b @ a, atol=1e-5)
+  assert_allclose(merged[name], before[name] + b @ a, atol=1e-5)
   # As one file it is a run without adapters.
   export(run, 'safetensors', 'ours.safetensors')
   source = {'convert.source': tmp_path / 'ours.safetensors'}

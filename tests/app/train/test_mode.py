@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from numpy.testing import assert_allclose
 from PIL import Image
 
 import diffusion_jax as dj
@@ -58,7 +59,7 @@ def test_a_run_leaves_what_the_docs_promise(run):
     assert any(f'loss_quarter_{q}' in line for q in range(1, 5))
   # the rate of the step: two of warm-up, then a line to 0 after four
   rates = [line['learning_rate'] for line in trained]
-  np.testing.assert_allclose(rates, [0.0, 4e-3, 8e-3, 4e-3], atol=1e-9)
+  assert_allclose(rates, [0.0, 4e-3, 8e-3, 4e-3], atol=1e-9)
   assert 'images_per_second' in trained[-1]
   assert lines[-1]['test_loss'] > 0
 
@@ -136,7 +137,7 @@ def test_pairs_depend_neither_on_devices_nor_on_parts(coupling, tmp_path):
   MODES['train'](trial('digits_flow', small=True, **fields), tmp_path / 'whole')
   MODES['train'](trial('digits_flow', small=True, **fields, **parts), tmp_path / 'parts')
   whole, parts = (lines_of(tmp_path / name, 'loss') for name in ('whole', 'parts'))
-  np.testing.assert_allclose(parts, whole, rtol=1e-5)
+  assert_allclose(parts, whole, rtol=1e-5)
 
 
 def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
@@ -169,12 +170,12 @@ def test_a_killed_run_continues_with_other_calls(run, tmp_path):
   fields = {'training.steps_per_call': 3, 'training.log_every': 2}
   MODES['train'](smoke(**fields, **within('training.machine.trace', first=2, steps=3)), copy)
   assert steps_in(copy, 'steps_3-4') == [3]
-  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  close = lambda a, b: assert_allclose(a, b, rtol=1e-4, atol=1e-6)
   jax.tree.map(close, params_of(run), params_of(copy))
   assert [x['step'] for x in lines_of(copy) if 'loss' in x] == [1, 2, 4]
   for name in ('loss', 'grad_norm'):
     mean = np.mean(lines_of(run, name)[2:4])
-    np.testing.assert_allclose(lines_of(copy, name)[2], mean, rtol=1e-4)
+    assert_allclose(lines_of(copy, name)[2], mean, rtol=1e-4)
 
 
 @pytest.mark.parametrize('per_call, accumulate', [(1, 1), (2, 2)])
@@ -194,7 +195,7 @@ def test_a_line_has_the_products_of_a_dense_network(per_call, accumulate, tmp_pa
   line = lines_of(tmp_path)[-1]
   seconds = 8 / line['images_per_second']
   flop = 2 * (8 * 64) * (2 * (2 * 8 + 8 * 1) + 8 * 1)
-  np.testing.assert_allclose(line['tflops'] * 1e12 * seconds, flop / 4)
+  assert_allclose(line['tflops'] * 1e12 * seconds, flop / 4)
   assert 'mfu' not in line  # a CPU has no published rate
 
 
@@ -321,7 +322,7 @@ def test_a_rate_that_decays_anew_is_said(run, tmp_path, capsys):
   )
   assert line in capsys.readouterr().out
   rates = lines_of(copy, 'learning_rate')
-  np.testing.assert_allclose(rates[4:], [4e-3, 2e-3], atol=1e-9)
+  assert_allclose(rates[4:], [4e-3, 2e-3], atol=1e-9)
   constant = {'optimizer.decay': 'constant', 'training.resume': 'force'}
   MODES['train'](smoke(**constant, **{'training.num_steps': 7}), copy)
   assert 'restarts its decay' not in capsys.readouterr().out
