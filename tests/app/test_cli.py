@@ -293,7 +293,7 @@ def test_what_a_file_sets_and_a_flag_makes_idle_is_left_out(name, flag, field, c
   idle = lambda config: [*lines(rules.idle(config), config, 'train', 'new')]
   path, value = flag.split('=')
   config = config_of(f'configs/{name}.py', **{path: value})
-  assert f'note: config.{field} is not read with ' in capsys.readouterr().out
+  assert f'note: config.{field} has no effect with ' in capsys.readouterr().out
   assert not idle(config) and not config.at(field)
   # what the command line sets stays, and is refused
   config = store.with_flags(read(name), [(path, value)])

@@ -160,7 +160,7 @@ def test_a_training_on_a_bucket(bucket, files, tmp_path, monkeypatch):
   MODES['train'](smoke(**fields | there | other), str(tmp_path / 'run'))
   assert (tmp_path / 'other').is_dir() and len(lines_of(tmp_path / 'run', 'loss')) == 6
   here = {'data.path': files / 'set.npz'}
-  line = 'config.data.cache=.* is not read with data on this machine'
+  line = 'config.data.cache=.* has no effect with data on this machine'
   refused(line, MODES['train'], smoke(**fields | there | here), str(tmp_path / 'new'))
 
 

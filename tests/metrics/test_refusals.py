@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.metrics import calibration, features, fid, manifolds, memorisation, mmd, vectors
+from diffusion_jax.metrics import (
+  calibration,
+  features,
+  fid,
+  manifolds,
+  memorisation,
+  mmd,
+  pairs as of_pairs,
+  vectors,
+)
 from diffusion_jax.metrics.accuracy import inception_score
 from diffusion_jax.metrics.estimates import check_pair
 from diffusion_jax.metrics.metric import Missing
@@ -24,7 +33,7 @@ def energy(samples, reference):
 
 def pairs(metric, *draws):
   reference = {'truth': np.zeros((draws[0], 1))}
-  return getattr(calibration, metric)().compute({'draws': np.zeros((*draws, 1))}, reference)
+  return getattr(of_pairs, metric)().compute({'draws': np.zeros((*draws, 1))}, reference)
 
 
 WRONG = """

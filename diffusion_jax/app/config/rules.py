@@ -48,7 +48,7 @@ def lines(
     if not row.fields:
       yield sentence
     for name, value in set_fields(config, workdir, row.fields):
-      yield f'config.{name}={value} is not read with {sentence}: {row.advice}'
+      yield f'config.{name}={value} has no effect with {sentence}: {row.advice}'
 
 
 def broken(

@@ -64,7 +64,7 @@ def needing(need: Need, modes: tuple[str, ...] = (), **paths: Collection[str]) -
           return f'{path}={value}'
     return None
 
-  what = f'config.{{it}} needs {need.what}, and these data are {{data}}: {need.advice}'
+  what = f'config.{{it}} needs {need.what}, and your data are {{data}}: {need.advice}'
   return Row(found, what, modes)
 
 

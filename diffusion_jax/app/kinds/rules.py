@@ -29,7 +29,7 @@ def without_idle(config: Node, flags: Collection[str], workdir: str | Path, mode
       is_flag = any(f'{path}.'.startswith(f'{field}.') for path in flags)
       if is_flag or not any(set_fields(config, workdir, [field])):
         continue
-      print(f'note: config.{field} is not read with {setting}, and is left out')
+      print(f'note: config.{field} has no effect with {setting}, and is left out')
       *parents, name = field.split('.')
       section = functools.reduce(dict.__getitem__, parents, tree)
       del section[name]

@@ -73,7 +73,7 @@ def test_what_needs_other_data_says_so_in_one_line(row):
 
   assert not found(VECTORS if what == 'vectors' else OBSERVED)
   (line,) = found(WITHOUT[what])
-  data = f' and these data are {described(WITHOUT[what])}: '
+  data = f' and your data are {described(WITHOUT[what])}: '
   assert f' needs {what}' in line and data in line and '\n' not in line
 
 

@@ -37,7 +37,7 @@ def test_what_a_file_sets_is_left_out_until_nothing_is_idle(capsys):
   flags = ['conditioning.labels']
   rest = without_idle(config, flags, 'none', 'train')
   assert rest.sampling.guidance is None
-  assert 'note: config.sampling.guidance is not read with' in capsys.readouterr().out
+  assert 'note: config.sampling.guidance has no effect with' in capsys.readouterr().out
   assert without_idle(rest, flags, 'none', 'train') is rest
 
 

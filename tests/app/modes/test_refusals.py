@@ -173,7 +173,7 @@ sampling.guidance=autoguidance sampling.guidance.run=runs/digits_classifier
   classifier, and a diffusion model is
 sampling.guidance=cfg_plus_plus sampling.guidance.scale=1 => a number in [0, 1)
 sampling.guidance=cfg_plus_plus sampling.guidance.scale=0.5 sampling.sampler=heun =>
-  sampling.sampler=heun is not read with sampling.guidance=cfg_plus_plus, which has steps of its own
+  sampling.sampler=heun has no effect with sampling.guidance=cfg_plus_plus, which has steps of its own
 sampling.guidance.scale=2 sampling.guidance.correct=True sampling.guidance.rescale=0.5 =>
   correct=True draws from cond^scale uncond^(1 - scale), which rescale
 sampling.guidance.scale=2 sampling.guidance.particles=4 => no effect without correct=True
@@ -183,8 +183,8 @@ sampling.guidance.scale=2 sampling.guidance.correct=True sampling.classifier.run
   sampling.guidance.correct=True needs two predictions of x_0 at each step, and sampling.classifier
 sampling.classifier.run=runs/digits => sampling.classifier.run: the run in runs/digits is a
   diffusion model, and a classifier is
-conditioning.labels=False conditioning.dropout=0 sampling.labels=3 => config.sampling.labels=3 is
-  not read with conditioning.labels=False
+conditioning.labels=False conditioning.dropout=0 sampling.labels=3 => config.sampling.labels=3 has no
+  effect with conditioning.labels=False
 conditioning.image=inpaint sampling.labels=3 => samples of this run continue test images
 sampling.labels=3,10 => 10 is out of range, the classes are 0..9
 sampling.prompt=circle => sampling.prompt: the network of this run reads no text
@@ -236,10 +236,10 @@ shapes_text conditioning.dropout=0 sampling.guidance=None sampling.num_samples=1
   sampling.prompt
 digits_classifier => is a classifier, which makes no images
 digits_vae => is a VAE, which cannot edit pictures
-text_masked => config.edit=inpaint needs pictures, uint8 [H, W, C], and these data are
-{INPAINT} sampling.num_samples=2 => config.sampling.num_samples=2 is not read with --mode=edit,
+text_masked => config.edit=inpaint needs pictures, uint8 [H, W, C], and your data are
+{INPAINT} sampling.num_samples=2 => config.sampling.num_samples=2 has no effect with --mode=edit,
   which reads edit.num_samples, label and output: leave one
-edit=interpolate sampling.sampler=heun => sampling.sampler=heun is not read with edit=interpolate,
+edit=interpolate sampling.sampler=heun => sampling.sampler=heun has no effect with edit=interpolate,
   which has steps of its own
 edit=restore edit.image=digit.png => config.edit.operator is not set: restore needs one of mask,
   matrix, blur, motion, downsample, gray, hdr, phase, or your own
@@ -247,11 +247,11 @@ edit=restore edit.operator=mask edit.image=digit.png => mask is not set: give
   --config.edit.operator.mask=file.png
 edit=steer => config.edit.reward is not set: steer needs one of brightness, or
 edit=restore edit.operator=blur edit.posterior=decoupled sampling.sampler=heun =>
-  sampling.sampler=heun is not read with edit.posterior=decoupled
-edit=restore edit.operator=blur edit.posterior=proximal sampling.sampler=heun => is not read with
+  sampling.sampler=heun has no effect with edit.posterior=decoupled
+edit=restore edit.operator=blur edit.posterior=proximal sampling.sampler=heun => has no effect with
   edit.posterior=proximal
 edit=restore edit.operator=blur edit.posterior=gibbs sampling.num_steps=2 =>
-  sampling.grid.number=2 is not read with edit.posterior=gibbs
+  sampling.grid.number=2 has no effect with edit.posterior=gibbs
 edit=restore edit.operator=downsample => image is not set: give --config.edit.image='in/*.png'
 edit=restore edit.operator=downsample edit.image=none/*.png => image=none/*.png: no picture was
   found
@@ -267,24 +267,24 @@ TABLES['evaluate'] = """
 evaluation.metrics= => metrics is empty: give one of elbo, ode
 evaluation.elbo.random_steps=9 evaluation.elbo.num_steps=5 => config.evaluation.elbo: steps is 9: it
   must
-evaluation.fid.num_draws=3 => config.evaluation.fid.num_draws=3 is not read with
+evaluation.fid.num_draws=3 => config.evaluation.fid.num_draws=3 has no effect with
   evaluation.metrics=elbo: add fid, or leave this out
-evaluation.metrics=elbo evaluation.statistics=a.npz => evaluation.statistics=a.npz is not read with
+evaluation.metrics=elbo evaluation.statistics=a.npz => evaluation.statistics=a.npz has no effect with
   evaluation.metrics=elbo
 evaluation.metrics=fd evaluation.statistics=a.npz evaluation.reference=test =>
-  config.evaluation.reference=test is not read with evaluation.statistics
+  config.evaluation.reference=test has no effect with evaluation.statistics
 evaluation.metrics=fd evaluation.features=pixels evaluation.statistics=lost.npz =>
   config.evaluation.statistics: file or folder lost.npz not found
 evaluation.sweep=num_steps => num_steps is not field=value,value
 evaluation.sweep='weights.decay=0.5 num_steps=3,4' => num_steps changes samples, and no metric of
   evaluation.metrics=elbo is of samples
-two_moons evaluation.metrics=sbc sampling.context=y.npy => sampling.context=y.npy is not read with
+two_moons evaluation.metrics=sbc sampling.context=y.npy => sampling.context=y.npy has no effect with
   evaluation.metrics=sbc
 two_moons data=csv data.path=a.csv data.x=a data.context=b data.label=c conditioning.labels=True
   evaluation.metrics=sbc => sbc draws x given only the context, and this run has labels, too
-two_moons evaluation.metrics=moments evaluation.num_pairs=9 => evaluation.num_pairs=9 is not read
-  with evaluation.metrics=moments
-evaluation.metrics=fd evaluation.num_images=9 => num_images=9 is not read with
+two_moons evaluation.metrics=moments evaluation.num_pairs=9 => evaluation.num_pairs=9 has no
+  effect with evaluation.metrics=moments
+evaluation.metrics=fd evaluation.num_images=9 => num_images=9 has no effect with
 evaluation.sweep=num_stps=3 => config.sampling.num_stps (did you mean
 evaluation.metrics=accuracy evaluation.features=pixels => these classes, as digits has: set
   config.evaluation.features, now
@@ -325,10 +325,10 @@ digits convert.source=stored/labels => holds a run: give another --workdir
 none convert.to=diffusers => convert.out is not set: give the file
 none convert.to=safetensors convert.out=x convert.label=1 => convert.label is for
   convert.to=diffusers only
-convert.to=diffusers convert.out=x sampling.num_steps=3 => sampling.grid.number=3 is not read with
+convert.to=diffusers convert.out=x sampling.num_steps=3 => sampling.grid.number=3 has no effect with
   convert.to=diffusers, which writes weights and the schedule
-convert.to=lora convert.out=x sampling.guidance.scale=3 => sampling.guidance=classifier_free is
-  not read with convert.to=lora
+convert.to=lora convert.out=x sampling.guidance.scale=3 => sampling.guidance=classifier_free has no
+  effect with convert.to=lora
 convert.to=lora convert.out=x => to=lora exports adapters: train
 convert.to=safetensors convert.out=digit.png => digit.png exists already
 convert.to=stablehlo convert.out=x sampling.classifier.run=runs/digits_classifier => cannot export
