@@ -173,7 +173,8 @@ sampling.guidance=autoguidance sampling.guidance.run=runs/digits_classifier
   classifier, and a diffusion model is
 sampling.guidance=cfg_plus_plus sampling.guidance.scale=1 => a number in [0, 1)
 sampling.guidance=cfg_plus_plus sampling.guidance.scale=0.5 sampling.sampler=heun =>
-  sampling.sampler=heun has no effect with sampling.guidance=cfg_plus_plus, which has steps of its own
+  sampling.sampler=heun has no effect with sampling.guidance=cfg_plus_plus, which has steps of its
+  own
 sampling.guidance.scale=2 sampling.guidance.correct=True sampling.guidance.rescale=0.5 =>
   correct=True draws from cond^scale uncond^(1 - scale), which rescale
 sampling.guidance.scale=2 sampling.guidance.particles=4 => no effect without correct=True
@@ -183,8 +184,8 @@ sampling.guidance.scale=2 sampling.guidance.correct=True sampling.classifier.run
   sampling.guidance.correct=True needs two predictions of x_0 at each step, and sampling.classifier
 sampling.classifier.run=runs/digits => sampling.classifier.run: the run in runs/digits is a
   diffusion model, and a classifier is
-conditioning.labels=False conditioning.dropout=0 sampling.labels=3 => config.sampling.labels=3 has no
-  effect with conditioning.labels=False
+conditioning.labels=False conditioning.dropout=0 sampling.labels=3 => config.sampling.labels=3 has
+  no effect with conditioning.labels=False
 conditioning.image=inpaint sampling.labels=3 => samples of this run continue test images
 sampling.labels=3,10 => 10 is out of range, the classes are 0..9
 sampling.prompt=circle => sampling.prompt: the network of this run reads no text
@@ -269,8 +270,8 @@ evaluation.elbo.random_steps=9 evaluation.elbo.num_steps=5 => config.evaluation.
   must
 evaluation.fid.num_draws=3 => config.evaluation.fid.num_draws=3 has no effect with
   evaluation.metrics=elbo: add fid, or leave this out
-evaluation.metrics=elbo evaluation.statistics=a.npz => evaluation.statistics=a.npz has no effect with
-  evaluation.metrics=elbo
+evaluation.metrics=elbo evaluation.statistics=a.npz => evaluation.statistics=a.npz has no effect
+  with evaluation.metrics=elbo
 evaluation.metrics=fd evaluation.statistics=a.npz evaluation.reference=test =>
   config.evaluation.reference=test has no effect with evaluation.statistics
 evaluation.metrics=fd evaluation.features=pixels evaluation.statistics=lost.npz =>
