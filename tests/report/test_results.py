@@ -29,7 +29,7 @@ def test_scores_are_one_table_with_how_they_were_made():
   sampling = {
     'num_samples': 1437,
     'checkpoint': '9',
-    'num_steps': 4,
+    'grid': {'name': 'steps', 'number': 4, 'spacing': 'uniform'},
     'seed': 0,
     'sampler': {'name': 'ddim'},
     'guidance': {'scale': 2.0},
