@@ -110,7 +110,7 @@ MORE = STATE._replace(more_ema_params={'0.5': STATE.params})
   (lambda run: load.open(run / 'none'), FileNotFoundError,
    'no checkpoint: train first'),
   (lambda run: load.open(run, step='best'), FileNotFoundError,
-   'has a metric: train with keep'),
+   'has a metric: train with --config'),
   (lambda run: load.open(run, target=state_of(4).params), ValueError, BIAS),
   (lambda run: load.open(run, target=OTHER), ValueError,
    'conv/kernel is missing there'),
