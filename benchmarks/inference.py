@@ -172,7 +172,7 @@ def draw(run: Path, contexts: np.ndarray, seed: int) -> tuple[np.ndarray, Row]:
   config = store.of_run(run, store.open_run(run), flags)
   opened = weights.Run.open(config, run)
   opened.check('sample')
-  inputs = sample.inputs_of(opened.model)
+  inputs = conditions.choose(opened.model)
   stored = provenance.as_array(provenance.of_sampling(opened, inputs.stored))
   inputs = conditions.encoded(opened.model, opened.checkpoint[0], inputs)
   out, printed = run / 'draws' / f'{seed}.parts', io.StringIO()
