@@ -16,9 +16,12 @@ from tests.app.conftest import lines_of, read
 CONFIGS = {'ddpm': 'digits', 'flow': 'digits_dit:flow', 'edm': 'digits_edm'}
 
 
+CASES = [('ddpm', 3)]
+CASES += [pytest.param(name, 100, marks=pytest.mark.slow) for name in CONFIGS]
+
+
 @pytest.mark.docs
-@pytest.mark.parametrize('steps', [3, pytest.param(100, marks=pytest.mark.slow)])
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name, steps', CASES)
 def test_the_losses_are_those_of_launch(name, steps, tmp_path):
   example = importlib.import_module(f'examples.{name}')
   fields = {'num_steps': steps, 'log_every': 1, 'sample_every': 0, 'held_out': None}
@@ -33,7 +36,9 @@ def test_the_losses_are_those_of_launch(name, steps, tmp_path):
 
 
 @pytest.mark.docs
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize(
+  'name', ['ddpm', *(pytest.param(x, marks=pytest.mark.slow) for x in ('flow', 'edm'))]
+)
 def test_an_example_draws_its_pictures(name, tmp_path, monkeypatch):
   example = importlib.import_module(f'examples.{name}')
   monkeypatch.setattr(

@@ -179,7 +179,15 @@ def as_for_users():
 
 
 # Others train and sample in the same way.
-SLOW = '4_guidance', '7_own_network', '10_epidemic'
+SLOW = (
+  '3_samplers',
+  '4_guidance',
+  '5_likelihood',
+  '7_own_network',
+  '8_posterior',
+  '9_simulator',
+  '10_epidemic',
+)
 
 
 @pytest.mark.tutorials
