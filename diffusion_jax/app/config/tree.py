@@ -186,7 +186,8 @@ class Node(Tree):
         value = value.make(facts, around)
       elif self.choice and value != parameter.default and self._use(name) == READ:
         trust.check_paths((where, value))
-      if value is not None:
+      is_set = name in self._fields and name not in self.needs  # to None, if that is no default
+      if value is not None or (is_set and parameter.default is not _EMPTY):
         values[name] = value
       elif parameter.default is _EMPTY:
         owner = self.choice or _last(self.where)

@@ -1,5 +1,9 @@
 """The parts of the section `sampling`, and short names of fields."""
 
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.sampling import ALIASES
 from tests.app.conftest import read, refused
@@ -25,3 +29,12 @@ def test_a_short_name_chooses_its_section_and_does_not_change_another_choice():
     refused('grid.number; .*grid=respaced has steps', store.with_flags, digits, flags)
   tree = {'sampling': {'num_steps': 7, 'grid': {'name': 'respaced', 'steps': '9'}}}
   refused('grid.number; .*grid=respaced has steps', store.completed, tree)
+
+
+@pytest.mark.parametrize('bound, lowest', [('None', -3.0), ('clip', -1.0)])
+def test_a_bound_of_none_is_none(bound, lowest):
+  """Its default is another, which a part must not fall back to."""
+  c = store.with_flags(read('digits'), [('sampling.bound', bound)]).sampling.make()
+  denoise = (c.bound or (lambda f: f))(lambda xt, level: dj.Prediction(xt))
+  level = dj.CosineSchedule()(0.5)
+  assert denoise(np.full((1, 2), -3.0, np.float32), level).x0.min() == lowest
