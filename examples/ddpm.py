@@ -1,6 +1,6 @@
 """DDPM on handwritten digits: all that `python launch.py` does with its network, in one file.
 
-  python examples/ddpm.py    # four minutes on two CPU cores; draws ddpm.png, ten of each digit
+  python examples/ddpm.py    # draws ddpm.png, ten of each digit
 
 Comments name the fields of configs/digits.py; the losses are those of launch.py, bit for bit. For
 v-prediction: PREDICTS = 'v', schedule = dj.CosineSchedule(), and dj.truncated_snr_weight.

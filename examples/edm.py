@@ -1,6 +1,6 @@
 """EDM (Karras et al. 2022) on handwritten digits: what configs/digits_edm.py trains.
 
-  python examples/edm.py    # seven minutes on two CPU cores; draws edm.png, ten of each digit
+  python examples/edm.py    # draws edm.png, ten of each digit
 
 Comments name the fields of the config; the losses are those of launch.py, bit for bit.
 """

@@ -1,6 +1,6 @@
 """Rectified flow with a DiT on handwritten digits: what configs/digits_dit.py:flow trains.
 
-  python examples/flow.py    # five minutes on two CPU cores; draws flow.png, ten of each digit
+  python examples/flow.py    # draws flow.png, ten of each digit
 
 Comments name the fields of the config; the losses are those of launch.py, bit for bit.
 """

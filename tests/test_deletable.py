@@ -47,7 +47,7 @@ FEATURES = {
   ),
   'a format, score_sde': (
     ['diffusion_jax/interop/score_sde.py'],
-    {f'{_APP}/modes/convert.py': ["'score_sde', "]},
+    {'diffusion_jax/interop/formats.py': ["'score_sde', "]},
   ),
   'metrics of calibration': (
     ['diffusion_jax/metrics/pairs.py'],
@@ -100,6 +100,16 @@ def without(text, row):
   if row.endswith(':'):
     start, end = text.rindex('\n\n\n', 0, start), text.index('\n\n\n', start)
   return text[:start] + text[end:]
+
+
+@pytest.mark.parametrize('feature', FEATURES)
+def test_the_files_and_rows_of_a_feature_are_there(feature):
+  """The next test takes a minute and is seldom run."""
+  files, rows = FEATURES[feature]
+  assert all((ROOT / file).exists() for file in files)
+  for file, texts in rows.items():
+    for row in texts:
+      assert without((ROOT / file).read_text(), row)
 
 
 @pytest.mark.slow
