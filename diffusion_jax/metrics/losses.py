@@ -1,6 +1,6 @@
 """The loss of the training on real images, beside those of exact denoisers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -11,13 +11,14 @@ import numpy as np
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.metrics.estimates import Estimate, mean
-from diffusion_jax.metrics.metric import Arrays, ModelMetric, PerExample, Score
+from diffusion_jax.metrics.metric import Arrays, ModelMetric, PerExample, Score, as_json
 from diffusion_jax.ranges import Size
 from diffusion_jax.testing import floors
 from diffusion_jax.testing.floors import MOST_EXAMPLES
 
 Array = jax.Array
-# The rows of the table.
+QUARTERS = 't 0 to 1/4', 't 1/4 to 1/2', 't 1/2 to 3/4', 't 3/4 to 1'
+MOST_CLASSES = 20  # that are printed
 ROWS = {
   'network': 'the network',
   'nothing_learnt': 'the mean of the data, and no noise',
@@ -109,21 +110,20 @@ def _values(metrics):
 
 def report(arrays: Arrays, out: Path) -> Json:
   """Prints and returns the losses per quarter of t, and per class."""
-  lines = [line for line in ROWS if f'{line} all' in arrays]
   classes = np.unique(arrays['label']) if 'label' in arrays else []
   losses: dict[str, Json] = {}
-  for line in lines:
-    by_class = {str(c): mean(arrays[f'{line} all'][arrays['label'] == c]) for c in classes}
-    losses[line] = {
-      'all': mean(arrays[f'{line} all'])._asdict(),
-      'quarters': [_quarter(arrays, line, q)._asdict() for q in range(1, 5)],
-      'classes': {name: x._asdict() for name, x in by_class.items()},
-    }
-  print('by quarter of t, from clean images to noise:')
-  print(columns(losses, 'quarters', ['0 to 1/4', '1/4 to 1/2', '1/2 to 3/4', '3/4 to 1']))
-  if len(classes) > 1:
-    print('by class (the exact denoisers do not know it):')
-    print(columns(losses, 'classes', [str(c) for c in classes]))
+  for line in ROWS:
+    if (values := arrays.get(f'{line} all')) is not None:
+      quarters = {name: _quarter(arrays, line, q) for q, name in enumerate(QUARTERS, 1)}
+      by_class = {f'class {c}': mean(values[arrays['label'] == c]) for c in classes}
+      parts = {'all': mean(values), **quarters, **by_class}
+      losses[line] = as_json([Score(name, x) for name, x in parts.items()])
+  print(' ' * 13 + ''.join(f'{line:>{max(9, len(line)) + 2}}' for line in losses))
+  for name in ('all', *QUARTERS, *(f'class {c}' for c in classes[:MOST_CLASSES])):
+    row = (f'{x[name]["value"]:>{max(9, len(line)) + 2}.4g}' for line, x in losses.items())
+    print(f'{name:13}' + ''.join(row))
+  if len(classes):
+    print('the exact denoisers read no class, nor any other condition')
   return {'losses': losses}
 
 
@@ -134,13 +134,3 @@ def _quarter(arrays, line, q):
     return Estimate(float('nan'))
   value = total.sum() / count.sum()
   return Estimate(float(value), mean((total - value * count) / count.mean()).error)
-
-
-def columns(losses: Mapping[str, Json], part: str, heads: Sequence[str]) -> str:
-  """Returns lines of the losses of each denoiser, in columns with heads."""
-  rows = [['', *heads]]
-  for line, x in losses.items():
-    values = x[part].values() if isinstance(x[part], dict) else x[part]
-    rows.append([line, *(f'{v["value"]:.4g}' for v in values)])
-  width = max(len(row[0]) for row in rows)
-  return '\n'.join(f'  {row[0]:{width}}' + ''.join(f'{x:>12}' for x in row[1:]) for row in rows)

@@ -93,7 +93,8 @@ class Model:
   ..., ...}; it can be traced. objective(test=False) -> the loss; `test`:
   without dropout, augmentation and penalties. losses(line) -> (params, key,
   batch) -> the metrics of this loss with a denoiser of `testing.floors`; None:
-  it has none. measured: what its metrics measure. refusals: rows about what only the model computes.
+  it has none. measured: what its metrics measure. refusals: rows about what
+  only the model computes.
 
   draw(params, guides, keys [B], cond) -> (images [B, ...] in [-1, 1], states
   of the first images, or None, as `Plan.film`); None: it makes no images. root()

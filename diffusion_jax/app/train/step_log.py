@@ -30,8 +30,8 @@ class StepLog:
   manager, writer and bar: checkpoints, `MetricWriter` and progress bar of the
   run; start: the step it begins after; rates: the learning rate of each step;
   stored: the config that is stored with checkpoints. results: the metrics that
-  hooks have measured at this step; notes: what is printed after a metric; film: of the last preview; flop: of a step
-  on one device, 0 before the first step.
+  hooks have measured at this step; notes: what is printed after a metric; film:
+  of the last preview; flop: of a step on one device, 0 before the first step.
   """
 
   def __init__(

@@ -57,9 +57,7 @@ class DiffusionNetwork(ConfiguredNetwork):
       return f'objective.coupling={c.coupling.name} pairs data and noise'
     return ''
 
-  def losses(
-    self, line: Line | None = None
-  ) -> Callable[[Params, jax.Array, dict], dict[str, Mean]]:
+  def losses(self, line: Line | None = None) -> Callable[..., dict[str, Mean]]:
     """Returns (params, key, batch) -> the metrics of the objective, without dropout.
 
     line: of `floors.exact`, whose `Fit` is params['network'] then.
