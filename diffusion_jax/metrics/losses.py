@@ -114,12 +114,16 @@ def report(arrays: Arrays, out: Path) -> Json:
   losses: dict[str, Json] = {}
   for line in ROWS:
     if (values := arrays.get(f'{line} all')) is not None:
-      quarters = {name: _quarter(arrays, line, q) for q, name in enumerate(QUARTERS, 1)}
+      quarters = {
+        name: _quarter(arrays, line, q)
+        for q, name in enumerate(QUARTERS, 1)
+        if arrays[f'{line} count_{q}'].any()
+      }
       by_class = {f'class {c}': mean(values[arrays['label'] == c]) for c in classes}
       parts = {'all': mean(values), **quarters, **by_class}
       losses[line] = as_json([Score(name, x) for name, x in parts.items()])
   print(' ' * 13 + ''.join(f'{line:>{max(9, len(line)) + 2}}' for line in losses))
-  for name in ('all', *QUARTERS, *(f'class {c}' for c in classes[:MOST_CLASSES])):
+  for name in [*losses['network']][: 1 + len(QUARTERS) + MOST_CLASSES]:
     row = (f'{x[name]["value"]:>{max(9, len(line)) + 2}.4g}' for line, x in losses.items())
     print(f'{name:13}' + ''.join(row))
   if len(classes):
@@ -130,7 +134,5 @@ def report(arrays: Arrays, out: Path) -> Json:
 def _quarter(arrays, line, q):
   # A ratio of means over the images, with its error to first order.
   total, count = (arrays[f'{line} {name}_{q}'].astype(np.float64) for name in ('total', 'count'))
-  if not count.any():
-    return Estimate(float('nan'))
   value = total.sum() / count.sum()
   return Estimate(float(value), mean((total - value * count) / count.mean()).error)

@@ -102,7 +102,8 @@ def measure(
     chosen = rng.integers(0, len(known.examples), len(batch['x']))
     trained = known.examples[chosen].reshape(batch['x'].shape)
     results.append(compute(known, jax.random.fold_in(key, i), batch, trained))
-  return {line: average([x[line] for x in results]) for line in results[0]}
+  means = {line: average([x[line] for x in results]) for line in results[0]}
+  return {line: {n: v for n, v in x.items() if v == v} for line, x in means.items()}
 
 
 def described(content: Json) -> tuple[str, str]:
