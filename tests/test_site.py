@@ -70,7 +70,7 @@ def test_notebooks_show_what_their_code_printed_and_drew():
 
   A changed notebook needs `pytest -m tutorials -n 0 --save_outputs`.
   """
-  assert len(NOTEBOOKS) == 10
+  assert len(NOTEBOOKS) == 11
   menu = (ROOT / 'mkdocs.yml').read_text()
   for path in NOTEBOOKS:
     assert f'tutorials/{path.stem}.md' in menu
@@ -168,6 +168,11 @@ RESULTS = {
     'assert c2st.value < 0.6\n'
     'assert np.abs(error).max() < 0.8\n'
     'assert 0.6 < ratio.min() and ratio.max() < 1.8'
+  ),
+  '11_exercises': (
+    'assert abs(np.mean(x < 0) - 0.3) < 4.5 * 0.0046\n'
+    'assert len(printed_sizes) < 50 and sizes[-1] < 2\n'
+    'assert gaps[0] > 0.1 and gaps[-1] < 2e-5'
   ),
 }
 
