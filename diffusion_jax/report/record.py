@@ -3,7 +3,7 @@
 import contextlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ class Record(NamedTuple):
   sheets: (step, file) of samples during training. results: (folder, content) of
   evaluations. sessions: starts and ends of the training. calibration: figures
   of evaluations. traces: the files of traces for xprof, one for each host.
+  floors: see `read_floors`.
   """
 
   name: str
@@ -37,6 +38,7 @@ class Record(NamedTuple):
   sessions: list[dict]
   calibration: Sequence[Path] = ()
   traces: Sequence[Path] = ()
+  floors: Mapping[str, Mapping[str, float]] = {}
 
 
 def read(name: str, folder: Path, fields: Json) -> Record:
@@ -54,6 +56,7 @@ def read(name: str, folder: Path, fields: Json) -> Record:
       for x in sorted(files_of(folder / 'evaluation', f'**/{n}.png'))
     ],
     sorted(files_of(folder / 'traces', '**/*.xplane.pb')),
+    read_floors(folder / 'loss_floors.json'),
   )
 
 
@@ -68,6 +71,16 @@ def read_curves(path: Path) -> dict[str, Curve]:
         curve.steps.append(step)
         curve.values.append(value)
   return curves
+
+
+def read_floors(path: Path) -> dict[str, dict[str, float]]:
+  """Returns {name of the loss: {exact denoiser: its loss}}; {} without the file."""
+  try:
+    content = read_json(path)
+    name = content['metric']
+    return {name: {line: float(x[name]) for line, x in content['losses'].items()}}
+  except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, UserError):
+    return {}
 
 
 def read_sheets(folder: Path) -> list[tuple[int, Path]]:

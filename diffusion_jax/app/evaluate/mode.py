@@ -44,6 +44,7 @@ from diffusion_jax.metrics.table import OF_PAIRS
 from diffusion_jax.runtime import buckets, lock, processes
 from diffusion_jax.runtime.compiling import precision_in_use
 from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.runtime.sharding import replicate
 
 # The section of config.sampling that changes the scores of real images as well.
 OF_WEIGHTS = 'weights'
@@ -342,7 +343,7 @@ def score_images(
   source, count, examples = inputs
   with from_config(f'evaluation.{name}'):
     watched = Watched(model.measured)
-    measure = metric.measure(watched)
+    measure, more = metric.measure(watched), metric.more(watched) if metric.more else {}
   settings = settings_of(run, {'examples': examples} | watched.sums, name)
   length = datasets.text_length(model.config)
 
@@ -351,8 +352,9 @@ def score_images(
 
   how = scorers.kept_in(run, out / 'parts', settings)
   how['condition'] = model.conditioning.image
+  params = run.on_devices | replicate(run.mesh, more)
   with from_config(f'evaluation.{name}'):  # what the metric refuses
-    arrays = real_images.arrays_of(measure, name, run.on_devices, read, count, **how)
+    arrays = real_images.arrays_of(measure, name, params, read, count, **how)
   if arrays is None:
     return {}
   scores = metric.compute(arrays)
