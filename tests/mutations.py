@@ -882,6 +882,14 @@ testing/floors.py
   of_all_rows: - np.outer(apart, apart) => - 0.5 * np.outer(apart, apart)
   of_all_rows: np.maximum(values, 0.0) => values - 1e-3
   all_its_rows: if source.in_memory: => if False:
+testing/exercises/formulas.py testing/test_exercises.py
+  right_answers[noise_photo]: x = sqrt(1 - beta) * x => x = (1 - beta) * x
+  right_answers: m, v = sqrt(bar_s) * means => m, v = bar_s * means
+testing/exercises/inputs.py testing/test_exercises.py
+  typed_misprint: later = => later = {} and
+testing/exercises/__init__.py testing/test_exercises.py
+  typed_misprint: for cut in (0, 1) => for cut in (0,)
+  mistake: if not np.array_equal(value, case[argument]): => if False:
 testing/oracles.py
   entropy_is_scipys: jnp.log(2.0 * jnp.pi * jnp.e * variance) => jnp.log(2.0 * jnp.pi * variance)
 training/augmentation.py
