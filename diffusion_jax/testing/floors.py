@@ -14,6 +14,7 @@ E[x_0 | x_t] of the training examples themselves, the least loss on them.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Container, Iterable
 from typing import Literal, NamedTuple, get_args
 
@@ -89,12 +90,13 @@ def metric_of(metrics: Container[str]) -> str:
 
 def fit_moments(mean: np.ndarray, cov: np.ndarray | None, examples: np.ndarray) -> Fit:
   """Returns the `Fit` of `moments` and of the examples of `memorised`, [N, ...]."""
+  array = functools.partial(jnp.asarray, dtype=jnp.float32)
   values = vectors = None
   if cov is not None:
     values, vectors = np.linalg.eigh(cov)
-    values = np.maximum(values, 0.0)  # Rounding may leave less than 0.
-  arrays = mean, values, vectors, np.reshape(examples, (len(examples), -1))
-  return Fit(*(None if a is None else jnp.asarray(a, jnp.float32) for a in arrays))
+    # Rounding may leave eigenvalues below 0.
+    values, vectors = array(np.maximum(values, 0.0)), array(vectors)
+  return Fit(array(mean), values, vectors, array(np.reshape(examples, (len(examples), -1))))
 
 
 def moments(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
