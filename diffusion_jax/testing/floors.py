@@ -15,6 +15,7 @@ E[x_0 | x_t] of the training examples themselves, the least loss on them.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Container, Iterable
 from typing import Literal, NamedTuple, get_args
 
@@ -37,6 +38,7 @@ Line = Literal['nothing_learnt', 'linear', 'memorised']
 LINES: tuple[Line, ...] = get_args(Line)
 MOST_NUMBERS = 4096  # of an example whose covariance is computed
 MOST_EXAMPLES = 20_000  # that 'memorised' knows
+MOST_VALUES = 64_000_000  # of all these examples together, 256 MB
 
 
 class Fit(NamedTuple):
@@ -73,9 +75,10 @@ def of_source(
   """Returns the `Fit` of a source, whose examples `encode` brings into the model's units.
 
   Mean and covariance are of all examples in memory, and of the random ones that
-  `memorised` knows, at most `most`, of others.
+  `memorised` knows, at most `most` and MOST_VALUES numbers, of others.
   """
-  rows = [some_of(source, most)]
+  count = max(1, MOST_VALUES // math.prod(source.facts.x.shape))
+  rows = [some_of(source, min(most, count))]
   examples = encode(source.read(rows[0])['x'])
   if source.in_memory:
     rows = blocks(len(source))

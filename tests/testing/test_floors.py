@@ -128,11 +128,13 @@ def test_moments_are_of_all_rows(count, shift):
   assert (v >= 0.0).all()
 
 
-def test_a_source_gives_all_its_rows_and_some_examples():
+def test_a_source_gives_all_its_rows_and_some_examples(monkeypatch):
   x = RNG.integers(0, 256, (2300, 2, 2, 1)).astype(np.uint8)
   known = floors.of_source(ArraySource(x), lambda x: x / 127.5 - 1.0, 100)
   assert known.examples.shape == (100, 4)
   assert_allclose(known.mean, (x / 127.5 - 1.0).mean(axis=0).ravel(), atol=1e-6)
+  monkeypatch.setattr(floors, 'MOST_VALUES', 100)
+  assert floors.of_source(ArraySource(x), lambda x: x / 127.5).examples.shape == (25, 4)
 
 
 def test_the_loss_of_constant_data_is_0_in_one_channel_or_row(key):
