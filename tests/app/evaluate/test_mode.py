@@ -23,7 +23,7 @@ from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import small_sets
-from diffusion_jax.metrics import likelihoods, scoring
+from diffusion_jax.metrics import likelihoods, losses, scoring
 from diffusion_jax.metrics.metric import SampleMetric
 from tests.app.conftest import (
   DIGITS,
@@ -77,6 +77,18 @@ def test_the_parts_of_the_bound_add_up(run, printed):
   for name in ('terms', 'rate_distortion'):
     with Image.open(run / 'evaluation' / 'elbo-test' / f'{name}.png') as image:
       assert image.size[0] > 300
+
+
+def test_the_loss_is_beside_those_of_exact_denoisers(run):
+  """It depends on the training examples, whose sum is in the settings."""
+  fields = within('evaluation', num_images=12, batch_size=8, metrics='loss', loss__draws=2)
+  text = printed_by(lambda: run_mode(run, **fields))
+  found = result(run, 'loss-test')
+  assert found['images'] == 12 and {'train', 'examples'} <= {*found['settings']['read']}
+  assert [*found['losses']] == [*losses.ROWS]
+  value = {line: x['all']['value'] for line, x in found['losses'].items()}
+  assert value['linear'] < 0.5 < value['nothing_learnt'] and value['network'] > 0.5
+  assert f'loss {value["network"]:.5g} +- ' in ' '.join(text.split())
 
 
 def test_the_bound_is_that_of_the_network(run, printed):
