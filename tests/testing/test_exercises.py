@@ -543,13 +543,14 @@ def test_a_statement_says_each_argument_and_no_answer(capsys):
 def test_the_command(tmp_path, capsys):
   assert program.main() == 0 and '\n24. guidance' in capsys.readouterr().out
   assert program.main('kl') == 0 and 'KL(q ‖ p)' in capsys.readouterr().out
-  assert "did you mean 'kl'" in program.main('kll')
+  assert "did you mean 'kl'" in str(program.main('kll'))
   assert program.main('none.py') == 'there is no file none.py'
   file = tmp_path / 'mine.py'
   file.write_text('x = 1')
-  assert 'no function' in program.main(str(file))
+  assert 'no function' in str(program.main(str(file)))
   file.write_text('x = 1\ny = z')
-  assert program.main(str(file)).endswith(f"NameError: name 'z' is not defined ({file}, line 2)")
+  said = str(program.main(str(file)))
+  assert said.endswith(f"raises NameError: name 'z' is not defined ({file}, line 2)")
   file.write_text('def alpha_bar(t, betas):\n  return 1 - betas[t - 1]\nposterior_variance = 3\n')
   assert program.main(str(file)) == 1
   assert re.fullmatch(
