@@ -873,14 +873,13 @@ testing/certify.py
   twice_what_is_unseen: chance = _limit_factor(steps) * => chance = 0.1 *
 testing/discrete_oracles.py
   entropy_and_total_correlations: = last * (_log(last) - _log(prior)) => = last * _log(last)
-testing/exercises/formulas.py testing/test_exercises.py
-  right_answers[noise_photo]: x = sqrt(1 - beta) * x => x = (1 - beta) * x
-  right_answers: m, v = sqrt(bar_s) * means => m, v = bar_s * means
-testing/exercises/inputs.py testing/test_exercises.py
-  typed_misprint: later = => later = {} and
 testing/exercises/__init__.py testing/test_exercises.py
-  typed_misprint: for cut in (0, 1) => for cut in (0,)
-  mistake: if not np.array_equal(value, case[argument]): => if False:
+  typed_misprint: for cut in (0, 1) if finite => for cut in (0,) if finite
+  one_sentence: if not np.array_equal(value, case[argument]): => if False:
+testing/exercises/formulas.py testing/test_exercises.py
+  right_answers: x = sqrt(1 - beta) * x => x = (1 - beta) * x
+testing/exercises/inputs.py testing/test_exercises.py
+  typed_misprint: bars[s or -1] => bars[s]
 testing/floors.py
   float64_numpy: values, vectors = known.eigenvalues[None] => values, vectors = 1.01 * known.eigenvalues[None]
   the_least_loss: Mixture(jnp.ones(1), known.mean[None] => Mixture(jnp.ones(1), 0.0 * known.mean[None]
