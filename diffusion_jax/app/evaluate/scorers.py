@@ -29,7 +29,6 @@ from diffusion_jax.metrics.metric import (
 )
 from diffusion_jax.metrics.scoring import References, Scored, Space
 from diffusion_jax.metrics.vectors import Standard, standard_of
-from diffusion_jax.runtime import processes
 
 _PATH = 'evaluation.metrics'
 
@@ -157,8 +156,9 @@ def prepare(model: Model, metrics: list[Scored]) -> References:
       reference, protocol = load_reference(model, extractor, c.reference)
     here = [x.metric for x in metrics if x.space == name]
     if c.floor or any('held_out' in metric.needs for metric in here):
-      held_out, _ = load_reference(model, extractor, other)
+      held_out, its = load_reference(model, extractor, other)
       reference = {**reference, 'held_out': held_out['features']}
+      protocol = {**protocol, 'held_out': its}
     spaces[name] = Space(extractor, reference, protocol)
   return References(values, spaces)
 
@@ -237,21 +237,15 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
       )
 
 
-def kept_in(run: Run, parts: Path, settings: Json) -> Json:
-  """Returns how `real_images.arrays_of` keeps a run's arrays in `parts`.
-
-  Raises UserError for parts of other settings.
-  """
+def kept_in(run: Run, parts: Path) -> Json:
+  """Returns how `real_images.arrays_of` keeps a run's arrays in `parts`."""
   c, encode = run.model.config.evaluation, run.model.facts.x.encode
-  if processes.is_first():
-    provenance.check_parts(parts, settings, 'evaluation.name')
   return {
     'folder': parts,
     'mesh': run.mesh,
     'encode': encode,
     'seed': c.seed,
     'size': c.batch_size,
-    'settings': provenance.as_array(settings),
   }
 
 
