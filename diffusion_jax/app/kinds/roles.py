@@ -44,7 +44,6 @@ FREE = (
   *(f'{section}.' for section in USES),
   'compilation_cache',
   'matmul_precision',
-  'data.cache',
   'data.check',
   'data.data_dir',
   'data.workers',

@@ -13,7 +13,6 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import STEPS
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.conflicts import guidance_of_pairs
-from diffusion_jax.paths import is_address
 from diffusion_jax.training import loggers
 
 
@@ -67,11 +66,6 @@ def _own_steps(c, facts):
 def _own_grid(c, facts):
   posterior = c.at('edit.posterior')
   return posterior is not None and 'grid' in posterior.make().unread
-
-
-def _is_in_no_bucket(c, facts):
-  fields = c.data or {}
-  return not any(is_address(fields.get(x) or '') for x in ('path', 'test_path', 'data_dir'))
 
 
 def _needs_no_images(c, facts):
@@ -129,7 +123,6 @@ IDLE = (
     fields=_paths('sampling', *_OF_DRAWING),
     advice='leave it out',
   ),
-  Row(_is_in_no_bucket, 'data on this machine', fields=('data.cache',)),
   Row(_needs_no_images, 'evaluation.statistics', EVALUATE, fields=('evaluation.reference',)),
   Row(guidance_of_pairs, '{it}, which has steps of its own', fields=_STEPS),
 )

@@ -156,7 +156,6 @@ READ = {
     'data=webdataset',
     'data.path=a.tar',
   ),
-  'data.cache': (lambda c: trust.allow(['a.npz']) or source(c), 'data=npz', 'data.path=a.npz'),
   'data.paths': (source, 'data=photos'),
   'data.data_dir': (source, 'data=cifar10'),
   'data.source.path': (datasets.facts_of, 'data=binarized', 'data.source=npz'),
