@@ -160,7 +160,7 @@ def kept(
 
 
 # The fields of the section evaluation, beside those of each metric, that scores depend on.
-_OF_SAMPLES = 'features', 'weights', 'statistics', 'reference', 'floor', 'num_generated'
+_OF_SAMPLES = 'features', 'weights', 'reference', 'floor', 'num_generated'
 _OF_PAIRS = 'split', 'num_pairs', 'draws_per_pair', 'seed'
 _OF_IMAGES = 'split', 'num_images', 'seed'
 
@@ -246,7 +246,7 @@ def write_scores(
     {
       'settings': settings,
       'protocol': {'samples': drawn, 'reference': protocol},
-      **of_set(run.model.config, c.reference),
+      **of_set(run.model.config, scorers.examples(c)),
       'matmul_precision': precision_in_use() or 'default',
       'metrics': as_json(scores),
       **({'floor': as_json(floor)} if c.floor else {}),

@@ -164,7 +164,6 @@ READ = {
   'edit.image2': (edit, 'edit=interpolate'),
   'evaluation.weights': (opened('train', 'evaluate'),),
   'evaluation.reference': (opened('train', 'evaluate'),),
-  'evaluation.statistics': (opened('train', 'evaluate'),),
   'sampling.context': (opened('train', 'sample', 'edit', 'evaluate', 'report', 'serve'),),
   'latent.path': (opened('train', 'encode'), 'latent=autoencoder', 'latent.run=runs/a'),
   'training.teacher': (train,),

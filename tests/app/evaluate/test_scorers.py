@@ -263,7 +263,7 @@ def test_published_statistics_replace_the_data(run, adm, monkeypatch, capsys):
   """They need no data."""
   monkeypatch.setattr(scorers.datasets, 'source_of', lambda *args: 1 / 0)
   path = adm.folder / 'edm.npz'
-  fields = within('evaluation', metrics='fid', statistics=path, num_generated=20)
+  fields = within('evaluation', metrics='fid', reference=path, num_generated=20)
   MODES['evaluate'](of_run(run, **fields, **within('sampling', batch_size=8)), str(run))
   found = result(run)['metrics']['fid']['value']
   expected = frechet(features_of(drawn(run)), adm.mu, adm.sigma)
@@ -276,7 +276,7 @@ def test_published_statistics_replace_the_data(run, adm, monkeypatch, capsys):
 
 
 def test_the_images_of_adm_are_the_reference_of_other_metrics(run, adm):
-  fields = {'pr.features': 'inception', 'statistics': adm.folder / 'VIRTUAL.npz'}
+  fields = {'pr.features': 'inception', 'reference': adm.folder / 'VIRTUAL.npz'}
   run_mode(run, metrics='fid,sfid,pr', **fields)
   values = {name: x['value'] for name, x in result(run)['metrics'].items()}
   x, y = features_of(drawn(run)), features_of(adm.images)
@@ -289,7 +289,7 @@ def test_the_images_of_adm_are_the_reference_of_other_metrics(run, adm):
 
 
 def test_a_training_measures_by_published_statistics(run, adm, capsys):
-  fields = within('evaluation', metrics='fid', statistics=adm.folder / 'edm.npz')
+  fields = within('evaluation', metrics='fid', reference=adm.folder / 'edm.npz')
   prepare, score = scorers.scorer(registry.make(smoke(**fields), run))
   prepare()
   assert 'fd and fid are against edm.npz (sha256 ' in capsys.readouterr().out
@@ -299,8 +299,8 @@ def test_a_training_measures_by_published_statistics(run, adm, capsys):
 
 def test_statistics_that_do_not_fit_are_refused(run, adm, monkeypatch):
   monkeypatch.setattr(evaluate, 'draw', lambda *args, **kwargs: 1 / 0)
-  path, field = adm.folder / 'edm.npz', 'config.evaluation.statistics'
-  run_mode_of = functools.partial(refused, function=run_mode, workdir=run, statistics=path)
+  path, field = adm.folder / 'edm.npz', 'config.evaluation.reference'
+  run_mode_of = functools.partial(refused, function=run_mode, workdir=run, reference=path)
   run_mode_of(f'{field}=.* is of one network, .* none: name fid', metrics='pr')
   both = {'metrics': 'fd', 'fd.features': 'halves,pixels'}
   run_mode_of('distances in halves and pixels: name fid, or fd in one', **both)
