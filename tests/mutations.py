@@ -864,6 +864,14 @@ testing/certify.py
   twice_what_is_unseen: chance = _limit_factor(steps) * => chance = 0.1 *
 testing/discrete_oracles.py
   entropy_and_total_correlations: = last * (_log(last) - _log(prior)) => = last * _log(last)
+testing/exercises/formulas.py testing/test_exercises.py
+  right_answers[noise_photo]: x = sqrt(1 - beta) * x => x = (1 - beta) * x
+  right_answers: m, v = sqrt(bar_s) * means => m, v = bar_s * means
+testing/exercises/inputs.py testing/test_exercises.py
+  typed_misprint: later = => later = {} and
+testing/exercises/__init__.py testing/test_exercises.py
+  typed_misprint: for cut in (0, 1) => for cut in (0,)
+  mistake: if not np.array_equal(value, case[argument]): => if False:
 testing/oracles.py
   entropy_is_scipys: jnp.log(2.0 * jnp.pi * jnp.e * variance) => jnp.log(2.0 * jnp.pi * variance)
 training/augmentation.py

@@ -4,7 +4,7 @@ import contextlib
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ class Record(NamedTuple):
   sheets: (step, file) of samples during training. results: (folder, content) of
   evaluations. sessions: starts and ends of the training. calibration: figures
   of evaluations. traces: the files of traces for xprof, one for each host.
+  floors: see `read_floors`.
   """
 
   name: str
@@ -38,6 +39,7 @@ class Record(NamedTuple):
   sessions: list[dict]
   calibration: Sequence[Path] = ()
   traces: Sequence[Path] = ()
+  floors: Mapping[str, Mapping[str, float]] = {}
 
 
 def read(name: str, folder: Path, fields: Json) -> Record:
@@ -55,6 +57,7 @@ def read(name: str, folder: Path, fields: Json) -> Record:
       for x in sorted(files_of(folder / 'evaluation', f'**/{n}.png'))
     ],
     sorted(files_of(folder / 'traces', '**/*.xplane.pb')),
+    read_floors(folder / 'loss_floors.json'),
   )
 
 
@@ -69,6 +72,16 @@ def read_curves(path: Path) -> dict[str, Curve]:
         curve.steps.append(step)
         curve.values.append(value)
   return curves
+
+
+def read_floors(path: Path) -> dict[str, dict[str, float]]:
+  """Returns {name of the loss: {exact denoiser: its loss}}; {} without the file."""
+  try:
+    content = read_json(path)
+    name = content['metric']
+    return {name: {line: float(x[name]) for line, x in content['losses'].items()}}
+  except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, UserError):
+    return {}
 
 
 def read_sheets(folder: Path) -> list[tuple[int, Path]]:

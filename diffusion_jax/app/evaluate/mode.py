@@ -43,6 +43,7 @@ from diffusion_jax.metrics.table import OF_PAIRS
 from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.compiling import precision_in_use
 from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.runtime.sharding import replicate
 
 # The section of config.sampling that changes the scores of real images as well.
 OF_WEIGHTS = 'weights'
@@ -384,7 +385,7 @@ def score_images(
   source, count, examples = inputs
   with from_config(f'evaluation.{name}'):
     watched = Watched(model.measured)
-    measure = metric.measure(watched)
+    measure, more = metric.measure(watched), metric.more(watched) if metric.more else {}
   settings = settings_of(run, {'examples': examples} | watched.sums, name)
   length = datasets.text_length(model.config)
 
@@ -393,8 +394,9 @@ def score_images(
 
   with kept(point, name, settings) as place:
     how = scorers.kept_in(run, place.parts) | {'condition': model.conditioning.image}
+    params = run.on_devices | replicate(run.mesh, more)
     with from_config(f'evaluation.{name}'):  # what the metric refuses
-      arrays = real_images.arrays_of(measure, name, run.on_devices, read, count, **how)
+      arrays = real_images.arrays_of(measure, name, params, read, count, **how)
     if arrays is None:
       return {}
     scores, path = metric.compute(arrays), place.path

@@ -60,7 +60,7 @@ class Data:
 class Evaluation:
   """Says what is measured, and on which images (docs/evaluation.md)."""
 
-  # for real data: elbo, ode, independent_pixels, for a VAE also iw, for a
+  # for real data: elbo, ode, loss, independent_pixels, for a VAE also iw, for a
   # classifier accuracy; for samples: fid, sfid, fd, kid, is, pr (precision,
   # recall), dc (density, coverage), cmmd, accuracy, memorisation, c2st,
   # sliced_w2, energy, moments; with a context: sbc, interval_coverage,
