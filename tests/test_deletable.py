@@ -16,12 +16,7 @@ FEATURES = {
   'a kind of model, bridge': (
     [f'{_KINDS}/bridge', 'diffusion_jax/sampling/bridges.py', 'diffusion_jax/training/bridges.py'],
     {
-      f'{_KINDS}/registry.py': [
-        'bridge, ',
-        'from diffusion_jax.app.kinds.bridge.model import make as make_bridge\n',
-        '  bridge.SCHEMA.kind: make_bridge,\n',
-      ],
-      f'{_KINDS}/store.py': ['  bridge,\n', '  bridge.SCHEMA,\n'],
+      f'{_KINDS}/store.py': ['  bridge,\n', 'bridge, '],
     },
   ),
   'an edit, restore': (
