@@ -220,7 +220,15 @@ app/run/provenance.py
   what_was_read: digest([x]) for n, x in read.items() => '' for n, x in read.items()
   its_content: 'checkpoint {step}, weights {weights}, config_hash {config_hash => 'checkpoint {step
 app/run/provenance.py app/evaluate/test_mode.py
-  another_name: 'weights': checksums.of_arrays(params) => 'weights': 0
+  is_another_file: 'weights': checksums.of_arrays(params) => 'weights': 0
+app/run/provenance.py app/run/test_provenance.py
+  named_by_their_settings: settings.items() if n != 'run'} => settings.items()}
+  users_is_refused: done = processes.is_first() and path.exists() => done = False
+  users_is_refused: f'.{code}.parts' if given else => '.parts' if given else
+data/sums.py app/run/test_provenance.py
+  named_by_their_settings: int(x) if isinstance(x, float) and x.is_integer() else x => x
+app/modes/sample.py app/modes/test_kept_files.py
+  go_on_where_they_were: shutil.rmtree(place.parts) => pass
 report/card.py
   a_bar_in_a_value: .replace('|', '\\|') =>
 app/run/sharing.py
@@ -242,8 +250,6 @@ app/run/weights.py
   of_a_stranger: share.exist(workdir) or load.base_path(workdir).exists() => share.exist(workdir)
 app/evaluate/scorers.py
   standardised_by_the_statistics: np.asarray(x.std)) => np.ones(len(x.std)))
-app/evaluate/scorers.py app/evaluate/test_mode.py
-  own_pair: provenance.check_parts(parts, settings, 'evaluation.name') => pass
 app/smoke.py app/test_cli.py
   trial_of_own: if own or facts is None and not is_folder: => if facts is None and not is_folder:
 app/train/hooks.py
