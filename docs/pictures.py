@@ -343,7 +343,7 @@ def bridge():
 
 def posterior_errors():
   """Draws the table of mixtures: errors against the calls of the network."""
-  page = (ROOT / 'docs' / 'posterior_measurements.md').read_text()
+  page = (ROOT / 'docs' / 'results.md').read_text().split('## Speed against')[0]
   rows = [x.split('|') for x in page.split('## Mixtures')[1].splitlines()]
   rows = [x for x in rows if len(x) == 6 and '**0.' in x[-2]]
   (exact, *rows) = rows
