@@ -314,7 +314,7 @@ def test_misprints_differ_and_are_named(name):
   tables = [outcomes(exercise, case) for case in exercises.inputs(name)]
   values = {text: np.stack([table[text] for table in tables]) for text in tables[0]}
   error = 1e-4 * abs(values['']).max() + exercise.error
-  away = lambda a, b: ~(abs(values[a] - values[b]).max() < 10 * error)  # or NaN
+  away = lambda a, b: ~(abs(values[a] - values[b]).max() < 5 * error)  # or NaN
   assert all(away(text, '') for text in exercise.misprints)
   assert all(
     away(a, b) for a, b in itertools.combinations(values, 2) if away(a, '') and away(b, '')
