@@ -237,7 +237,7 @@ app/run/sharing.py
   other_weights_under: here != there or not share.same(source, workdir) => here != there
 app/train/floors.py
   until_data_or_objective_change: kept.get('settings') == settings: => kept.get('settings'):
-  in_float64: of['memorised'](params, key, batch | {'x': trained}) => found['memorised_held_out']
+  in_float64: of['memorised'](params, key, batch | {'x': trained}) => by_line['memorised_held_out']
   in_float64: jax.random.fold_in(key, i), batch => key, batch
 app/kinds/diffusion/model.py app/train/test_floors.py
   more_than_denoise: c.get('coupling') is not None => False
@@ -887,8 +887,8 @@ testing/exercises/formulas.py testing/test_exercises.py
 testing/exercises/inputs.py testing/test_exercises.py
   typed_misprint: bars[s or -1] => bars[s]
 testing/floors.py
-  float64_numpy: values, vectors = known.eigenvalues[None] => values, vectors = 1.01 * known.eigenvalues[None]
-  the_least_loss: Mixture(jnp.ones(1), known.mean[None] => Mixture(jnp.ones(1), 0.0 * known.mean[None]
+  float64_numpy: values, vectors = fitted.eigenvalues[None] => values, vectors = 1.01 * fitted.eigenvalues[None]
+  the_least_loss: Mixture(jnp.ones(1), fitted.mean[None] => Mixture(jnp.ones(1), 0.0 * fitted.mean[None]
   memorised_line_is: - at.alpha * squares) => - squares)
   memorised_line_is: jnp.square(at.sigma), axis=1 => (2.0 * jnp.square(at.sigma)), axis=1
   nothing_learnt_predicts: return x0, jnp.zeros_like(xt) => return x0, eps_from_x0(x0, xt, level)
