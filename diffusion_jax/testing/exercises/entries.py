@@ -68,6 +68,7 @@ variance 1, after t steps of exercise 1.""",
     'Return the draw x_t of q(x_t | x_0), [D], in one step from x_0, with the noise eps.',
     f.q_sample,
     {
+      'your draw has no noise: it is random, + √(1 − ᾱ_t) ε': {'eps': 0},
       '1 − ᾱ_t is the variance of the noise: its factor is √(1 − ᾱ_t)': (
         lambda x0, eps, bar: sqrt(bar) * x0 + (1 - bar) * eps
       ),
