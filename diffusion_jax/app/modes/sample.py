@@ -111,7 +111,7 @@ def write_film(model: Model, frames: dict[int, np.ndarray], parts: Path) -> None
 def write(
   run: Run, inputs: Conditions, paths: list[Path], path: Path, settings: np.ndarray
 ) -> None:
-  """Writes the npz file of all parts, the sheet, the table, and the texts."""
+  """Writes the npz file of all parts, the sheet, the table, and the prompts."""
   model = run.model
   arrays = join_parts(paths, {'settings'})
   samples = arrays['arr_0']
