@@ -314,6 +314,6 @@ def test_own_parts_are_trained_sampled_and_evaluated(tmp_path):
 
   said = [launch(f'--mode={mode}') for mode in ('train', 'sample', 'evaluate')]
   assert 'elbo' in said[-1] and 'brightness' in said[-1]
-  assert (tmp_path / 'run/samples/samples.npz').exists()
+  assert [*tmp_path.glob('run/samples/samples-*.npz')]
   steer = '--config.edit=steer', '--config.edit.reward=my_parts:symmetric'
   assert 'reward' in launch('--mode=edit', *steer, '--config.edit.label=1')
