@@ -235,9 +235,9 @@ def write_scores(
     samples['images'] = samples['values']
   with from_config('evaluation.metrics'):
     extracted = {
-      name: of_real.extract(space.extractor, stored, kept, drawn, size)
+      name: of_real.extract(space.extractor, stored, file, drawn, size)
       for name, space in references.spaces.items()
-      for kept in [path.with_name(f'{path.stem}.{name}.npz')]
+      for file in [path.with_name(f'{path.stem}.{name}.npz')]
     }
     scores = scoring.score(metrics, references, samples, extracted)
     floor = scoring.floor(metrics, references, c.num_generated) if c.floor else []
