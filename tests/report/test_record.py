@@ -64,3 +64,18 @@ def test_results_are_found_at_any_depth(tmp_path):
     'two-0123abcd': {'n': 2},
     'two-89abcdef': {'n': 3},
   }
+
+
+def test_losses_of_exact_denoisers_are_read_or_left_out(tmp_path):
+  path = tmp_path / 'loss_floors.json'
+  losses = {'linear': {'loss': 0.12, 'simple': 0.1}, 'memorised': {'loss': 0.02, 'simple': 0.01}}
+  path.write_text(json.dumps({'metric': 'simple', 'losses': losses}))
+  assert record.read('run', tmp_path, {}).floors == {'simple': {'linear': 0.1, 'memorised': 0.01}}
+  damaged = '{"half', '[]', '{"metric": "loss"}', '{"metric": "loss", "losses": {"linear": 3}}'
+  for text in (
+    *damaged,
+    '{"metric": [], "losses": {}}',
+    '{"metric": "x", "losses": {"a": {"x": "?"}}}',
+  ):
+    path.write_text(text)
+    assert record.read('run', tmp_path, {}).floors == {}

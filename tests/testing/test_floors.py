@@ -91,6 +91,19 @@ def test_of_20_points_the_memorised_line_is_the_mean_given_x_t():
   assert_allclose(eps * s, xt - a * right, atol=2e-4)
 
 
+def test_linear_is_the_regression_of_float64_numpy():
+  """m + alpha C (alpha^2 C + sigma^2)^-1 (x_t - alpha m), at levels [] too."""
+  x = (RNG.normal(size=(400, 3)) @ np.linalg.cholesky(COV).T + MEAN).astype(np.float32)
+  m, c = x.mean(axis=0, dtype=np.float64), np.cov(x.T, bias=True)
+  xt = RNG.normal(size=(5, 3)).astype(np.float32)
+  for t in 0.01, 0.3, 1.0:
+    level = level_of(DDPM, t)
+    alpha, sigma = (float(a) for a in level[1:])
+    gain = alpha * c @ np.linalg.inv(alpha**2 * c + sigma**2 * np.eye(3))
+    right = m + (xt - alpha * m) @ gain.T
+    assert_allclose(estimates(floors.fit(x), 'linear', xt, level)[0], right, atol=3e-5)
+
+
 @pytest.mark.parametrize('kind', parametrization.KINDS)
 def test_nothing_learnt_predicts_the_mean_of_the_target(kind):
   """Of eps it is 0, so that the loss is 1; a learned variance is the smaller one."""

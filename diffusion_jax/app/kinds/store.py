@@ -105,6 +105,9 @@ def check_name(schema: Schema, name: str) -> None:
     has_own = 'features' in parameters(schema.metrics[metric])
     field = f'{metric}.features' if has_own else 'features'
     raise UserError(f'config.{_PATH}: {name} is {metric} with --config.evaluation.{field}={space}')
+  if name not in schema.metrics and any(name in kind.metrics for kind in KINDS):
+    names = ', '.join(schema.metrics)
+    raise UserError(f'config.{_PATH}: {schema.kind} has no metric {name!r}: give one of {names}')
   check_one_of(schema.metrics, _PATH, name)
 
 

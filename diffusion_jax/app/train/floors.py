@@ -20,7 +20,7 @@ from diffusion_jax.testing import floors
 from diffusion_jax.testing.floors import Fit
 
 FILE = 'loss_floors.json'
-MOST_PRODUCTS = 8e9  # of `memorised`, a few seconds of two cores
+MOST_PRODUCTS = 6e9  # of `memorised`, a few seconds of two cores
 # The sections on which the losses depend besides the data.
 _SECTIONS = 'objective', 'schedule', 'parametrization', 'conditioning', 'data'
 

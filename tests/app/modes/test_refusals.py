@@ -288,6 +288,10 @@ evaluation.metrics=accuracy evaluation.features=pixels => these classes, as digi
 evaluation.metrics=accuracy evaluation.features=digits conditioning.labels=False
   conditioning.dropout=0 => accuracy needs labels of the samples
 evaluation.metrics=fd evaluation.features=x => features='x' is not one of
+evaluation.metrics=loss objective=vlb => config.evaluation.loss: objective=vlb does not only denoise
+evaluation.metrics=loss objective=tests.app.toy_parts:objective => is your own: diffusion_jax.tes
+digits_classifier evaluation.metrics=loss => config.evaluation.metrics: a classifier has no metric
+  'loss': give one of accuracy, independent_pixels
 evaluation.metrics=fd_pixels => fd with --config.evaluation.fd.features=pixels
 evaluation.metrics=tests.app.toy_parts:no => has no attribute 'no'
 evaluation.metrics=nowhere:fd => has the name of another metric

@@ -82,18 +82,16 @@ def test_they_are_kept_until_data_or_objective_change(tmp_path, monkeypatch):
   assert computed(model_of(tmp_path, smoke(**SEEN)))['settings'] == first['settings']
 
 
-def test_a_training_prints_them_and_is_not_changed(tmp_path, capsys):
-  """Bit for bit, with and without them."""
-  MODES['train'](smoke(**SEEN), str(tmp_path / 'with'))
-  printed = capsys.readouterr().out
-  content = json.loads((tmp_path / 'with' / floors.FILE).read_text())
-  value = {line: x['loss'] for line, x in content['losses'].items()}
-  assert printed.count('of exact denoisers') == 1
-  shown = f'(linear {value["linear"]:.3g}, memorised {value["memorised"]:.3g}) test_loss_quarter_1'
-  assert shown in printed
-  MODES['train'](smoke(), str(tmp_path / 'without'))
-  assert not (tmp_path / 'without' / floors.FILE).exists()
-  assert_same(*(params_of(tmp_path / name) for name in ('with', 'without')))
+def test_a_training_has_them_and_is_not_changed(digits_run, tmp_path):
+  """Bit for bit, with held-out losses and without."""
+  content = json.loads((digits_run / floors.FILE).read_text())
+  value = {line: f'{x["loss"]:.3g}' for line, x in content['losses'].items()}
+  note, text = floors.described(content)
+  assert note == f' (linear {value["linear"]}, memorised {value["memorised"]})'
+  assert f'{value["memorised_held_out"]} on test examples' in text and '\n' not in text
+  MODES['train'](smoke(), str(tmp_path))
+  assert not (tmp_path / floors.FILE).exists()
+  assert_same(*(params_of(x) for x in (digits_run, tmp_path)))
 
 
 @pytest.mark.parametrize(
