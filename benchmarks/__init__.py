@@ -1,1 +1,1 @@
-"""Side-by-side timings; figures and machines in docs/performance.md."""
+"""Side-by-side timings; figures and machines in docs/results.md."""

@@ -3,7 +3,7 @@ r"""Class-conditional DDPM on the real digits that ship with scikit-learn.
 T = 1000, linear beta, L_simple; a U-Net of 702,753 parameters. Measured: 3 to 4
 minutes on two CPU cores. A classifier assigns 98.5 % +- 0.3 of 2000 samples to
 the requested class, and 99.4 % of the real test digits to theirs. :long trains
-2,500 steps, as for the guides' figures (docs/performance.md).
+2,500 steps, as for the guides' figures (docs/results.md).
 
   python launch.py --config=configs/digits.py
   python launch.py --config=configs/digits.py --mode=sample
@@ -14,7 +14,7 @@ the requested class, and 99.4 % of the real test digits to theirs. :long trains
 Saharia et al. 2022), 701,921 parameters. Measured: the lower half of each of
 the 360 test digits was filled in, and a classifier assigns 81.7 % +- 2.0 of the
 results to the original class, and 99.4 % of the digits themselves to theirs
-(docs/posterior_measurements.md). :superres gets the means over 2x2 pixels (SR3,
+(docs/results.md). :superres gets the means over 2x2 pixels (SR3,
 Saharia et al. 2021): 4x4 -> 8x8.
 
   python launch.py --config=configs/digits.py:inpainting --mode=edit \

@@ -11,7 +11,7 @@ pixels. The first command is optional: training downloads the set, 12 MB.
 Measured on two cores of an EPYC: 24 min, cold, 35 min of processor time; the
 classifier of mnist_classifier.py assigns 98.7 % +- 0.3 of 2,000 samples to the
 requested class with the guidance of scale 1.5, 93 % without (docs/results.md).
-Other networks at equal time: docs/performance.md.
+Other networks at equal time: docs/results.md.
 
 :unconditional has no labels. :jit is a transformer of 727,984 parameters that
 predicts x_0 (Li & He 2025): 12 min of processor time on one core, 99.1 % +- 0.2

@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: notebooks become pages, and names of `dj` become links."""
+"""Hooks of mkdocs: notebooks become pages, names of `dj` links, and its docstrings a table."""
 
 import ast
 import base64
@@ -6,13 +6,13 @@ import json
 import re
 from pathlib import Path
 
-from mkdocs.structure.files import File
-
 ROOT = Path(__file__).parent.parent
 
 
 def on_files(files, config):
   """Adds a page for each notebook; the notebook itself can be downloaded."""
+  from mkdocs.structure.files import File  # tests of the table have no mkdocs
+
   for notebook in [f for f in files if f.src_uri.endswith('.ipynb')]:
     cells = json.loads(notebook.content_string)['cells']
     name = Path(notebook.src_uri).stem
@@ -66,6 +66,54 @@ def modules():
 
 
 NAMES = modules()
+TABLE = '<!-- the names of dj: docs/hooks.py -->'
+
+
+def signature(node):
+  """Returns how a function or a class is called, and the type that a function returns."""
+  if isinstance(node, ast.ClassDef):
+    own = [n for n in node.body if isinstance(n, ast.AnnAssign)]
+    fields = (f'{n.target.id}={ast.unparse(n.value)}' if n.value else n.target.id for n in own)
+    return f'{node.name}({", ".join(fields)})' if own else node.name
+  if not isinstance(node, ast.FunctionDef):
+    return node.targets[0].id
+  for argument in ast.walk(node.args):
+    if isinstance(argument, ast.arg):
+      argument.annotation = None
+  returned = ast.unparse(node.returns).strip("'")
+  return f'{node.name}({ast.unparse(node.args)}) -> {returned}'
+
+
+def summary(path):
+  """Yields the name, the call and the first sentence of what a module defines for `dj`."""
+  body = ast.parse(path.read_text()).body
+  for node, following in zip(body, [*body[1:], None], strict=True):
+    aliased = isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '')
+    name = aliased or getattr(node, 'name', '')
+    if name not in NAMES or not str(path).endswith(f'{NAMES[name].replace(".", "/")}.py'):
+      continue
+    text = following.value.value if aliased else ast.get_docstring(node)
+    yield name, signature(node), ' '.join(text.split('\n\n')[0].split())
+
+
+def names_table():
+  """Returns the public names of `dj`, a table for each page of docs/api."""
+  menu = (ROOT / 'mkdocs.yml').read_text()
+  lines = []
+  for page in re.findall(r'api/(\w+)\.md', menu):
+    text = (ROOT / 'docs' / 'api' / f'{page}.md').read_text()
+    rows = []
+    for module in re.findall(r'^::: (\S+)$', text, re.M):
+      path = ROOT / f'{module.replace(".", "/")}.py'
+      for name, call, sentence in summary(path) if path.exists() else ():
+        cells = f'`{call}`'.replace('|', r'\|'), sentence.replace('|', r'\|')
+        rows.append(f'| [{cells[0]}][{module}.{name}] | {cells[1]} |')
+    if rows:
+      title = re.search('^# (.*)$', text, re.M)[1]
+      lines += [f'\n## [{title}](api/{page}.md)\n', '| call | what it is |', '|---|---|', *rows]
+  return '\n'.join(lines)
+
+
 FENCED = re.compile(r'^( *```.*?^ *```)', re.DOTALL | re.MULTILINE)
 CODE = re.compile(r'(?<![`\[])`(dj\.)?([\w.]+)(?:\([^`]*)?`(?![`\]])')
 MODULES = 'training.', 'networks.', 'metrics.', 'testing.', 'interop.'
@@ -91,7 +139,7 @@ def on_page_markdown(markdown, page, **_):
   markdown = re.sub(r'(\]\((?:tutorials/)?\d\w+)\.ipynb\)', r'\1.md)', markdown)
   parts = FENCED.split(markdown)
   parts[::2] = [CODE.sub(link, part) for part in parts[::2]]
-  return ''.join(parts)
+  return ''.join(parts).replace(TABLE, names_table())
 
 
 def on_page_content(html, **_):

@@ -33,6 +33,7 @@ from diffusion_jax.data import images
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.metrics.judges import digits_judge
 from diffusion_jax.testing import oracles
+from diffusion_jax.testing.exercises import formulas
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402
@@ -342,7 +343,7 @@ def bridge():
 
 def posterior_errors():
   """Draws the table of mixtures: errors against the calls of the network."""
-  page = (ROOT / 'docs' / 'posterior_measurements.md').read_text()
+  page = (ROOT / 'docs' / 'results.md').read_text().split('## Speed against')[0]
   rows = [x.split('|') for x in page.split('## Mixtures')[1].splitlines()]
   rows = [x for x in rows if len(x) == 6 and '**0.' in x[-2]]
   (exact, *rows) = rows
@@ -382,8 +383,36 @@ def couplings():
   save(figure, 'couplings')
 
 
+def feller():
+  """Draws exact reverse steps of a mixture for three T, and their distance from a Gaussian."""
+  weights, means, variances = np.array([0.4, 0.6]), np.array([-1.0, 1.0]), np.full(2, 0.05)
+
+  def step(num_steps, time=0.4, z=0.2):
+    bars = [np.exp(-0.1 * u - 9.95 * u**2) for u in (time, time - 1 / num_steps)]
+    return formulas.reverse_law(z, weights, means, variances, *bars)
+
+  figure, axes = plt.subplots(1, 4, figsize=(11, 2.5))
+  for axis, num_steps in zip(axes, (5, 50, 1000), strict=False):
+    w, m, v = step(num_steps).values()
+    mean = w @ m
+    variance = w @ (v + (m - mean) ** 2)
+    x = mean + np.sqrt(variance) * np.linspace(-4, 4, 401)
+    axis.plot(x, np.exp(formulas.log_normal(x[:, None], m, v)) @ w, label='exact')
+    axis.plot(x, np.exp(formulas.log_normal(x, mean, variance)), 'k--', lw=1, label='Gaussian')
+    axis.set(xlabel='$z_{t-1}$', yticks=[], title=f'T = {num_steps}')
+  axes[1].legend(fontsize=7)
+  figure.subplots_adjust(wspace=0.25)
+  counts = np.array([5, 10, 20, 50, 100, 200, 500, 1000])
+  gaps = [formulas.reverse_gap(*step(n).values()) for n in counts]
+  print(dict(zip(counts.tolist(), gaps, strict=True)))
+  axes[3].loglog(counts, gaps, 'o-', ms=3)
+  axes[3].set(xlabel='T', title='total variation')
+  axes[3].grid(alpha=0.3)
+  save(figure, 'feller')
+
+
 PICTURES = noise, paths, samplers, guidance, inpainting, few_steps, bound
-PICTURES += posterior_errors, guidance_law, couplings, bridge
+PICTURES += posterior_errors, guidance_law, couplings, bridge, feller
 
 
 if __name__ == '__main__':

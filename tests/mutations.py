@@ -219,22 +219,36 @@ app/run/provenance.py
   what_was_read: digest([x]) for n, x in read.items() => '' for n, x in read.items()
   its_content: 'checkpoint {step}, weights {weights}, config_hash {config_hash => 'checkpoint {step
 app/run/provenance.py app/evaluate/test_mode.py
-  another_name: 'weights': checksums.of_arrays(params) => 'weights': 0
+  is_another_file: 'weights': checksums.of_arrays(params) => 'weights': 0
+app/run/provenance.py app/run/test_provenance.py
+  named_by_their_settings: settings.items() if n != 'run'} => settings.items()}
+  users_is_refused: done = processes.is_first() and path.exists() => done = False
+  users_is_refused: f'.{code}.parts' if given else => '.parts' if given else
+data/sums.py app/run/test_provenance.py
+  named_by_their_settings: int(x) if isinstance(x, float) and x.is_integer() else x => x
+app/modes/sample.py app/modes/test_kept_files.py
+  go_on_where_they_were: shutil.rmtree(place.parts) => pass
 report/card.py
   a_bar_in_a_value: .replace('|', '\\|') =>
 app/run/sharing.py
   kept_autoencoder: skip=()).without_folders() => skip=())
   is_last: ('latent.json', *reversed(_FILES)) => ('latent.json', *_FILES)
   other_weights_under: here != there or not share.same(source, workdir) => here != there
+app/train/floors.py
+  until_data_or_objective_change: kept.get('settings') == settings: => kept.get('settings'):
+  in_float64: of['memorised'](params, key, batch | {'x': trained}) => found['memorised_held_out']
+  in_float64: jax.random.fold_in(key, i), batch => key, batch
+app/kinds/diffusion/model.py app/train/test_floors.py
+  more_than_denoise: c.get('coupling') is not None => False
+  more_than_denoise: ('denoising', 'hybrid', 'vdm') => ('denoising', 'hybrid', 'vdm', 'vlb')
 app/train/step_log.py
+  note_follows: {x:.4g}{self.notes.get(n, "")} => {x:.4g}
   a_plan_that_is_nan: names = 'column_error', 'loss', => names = 'loss',
 app/run/weights.py
   another_network_is_refused: own or folder.differences(stored => own and folder.differences(stored
   of_a_stranger: share.exist(workdir) or load.base_path(workdir).exists() => share.exist(workdir)
 app/evaluate/scorers.py
   standardised_by_the_statistics: np.asarray(x.std)) => np.ones(len(x.std)))
-app/evaluate/scorers.py app/evaluate/test_mode.py
-  own_pair: provenance.check_parts(parts, settings, 'evaluation.name') => pass
 app/smoke.py app/test_cli.py
   trial_of_own: if own or facts is None and not is_folder: => if facts is None and not is_folder:
 app/train/hooks.py
@@ -565,6 +579,10 @@ metrics/likelihoods.py
   truncated_density: jnp.log(share) / math.prod(shape) => jnp.log(share)
 metrics/likelihoods.py app/evaluate/test_mode.py
   bound_is_that_of_the_network: if model.clips else denoise => if not model.clips else denoise
+metrics/losses.py
+  closed_forms: of['memorised'](exact, key, trained) => of['memorised'](exact, key, batch)
+  quarters_and_classes: if name == 'loss' else value * count => if name != 'loss' else value
+  error_of_a_quarter: (total - value * count) => (total)
 metrics/manifolds.py
   points_on_a_line: =mean(inside(closest, radius)) => =mean(inside_or_on(closest, radius))
   points_on_a_line: (_in_manifold(samples, reference, k)) => (_in_manifold(reference, samples, k))
@@ -671,7 +689,10 @@ ranges.py
   does_not_fit: is_number = not isinstance(value, bool) or kind is bool => is_number = True
 report/charts.py
   cannot_be_drawn: kept &= (y > 0) | ('y' not in log) => pass
+report/page.py
+  level_lines_of_exact: max(1, len(steps) - 1) => len(steps)
 report/record.py
+  left_out: float(x[name]) => float(x['loss'])
   order_of_their_steps: (int(match[1]), path) => (-int(match[1]), path)
 runtime/compiling.py
   is_written_whole: draft(self.path / f'{key}-cache') => open(self.path / f'{key}-cache', 'wb')
@@ -857,6 +878,22 @@ testing/certify.py
   twice_what_is_unseen: chance = _limit_factor(steps) * => chance = 0.1 *
 testing/discrete_oracles.py
   entropy_and_total_correlations: = last * (_log(last) - _log(prior)) => = last * _log(last)
+testing/exercises/__init__.py testing/test_exercises.py
+  typed_misprint: for cut in (0, 1) if finite => for cut in (0,) if finite
+  one_sentence: if not np.array_equal(value, case[argument]): => if False:
+testing/exercises/formulas.py testing/test_exercises.py
+  right_answers: x = sqrt(1 - beta) * x => x = (1 - beta) * x
+testing/exercises/inputs.py testing/test_exercises.py
+  typed_misprint: bars[s or -1] => bars[s]
+testing/floors.py
+  float64_numpy: values, vectors = known.eigenvalues[None] => values, vectors = 1.01 * known.eigenvalues[None]
+  the_least_loss: Mixture(jnp.ones(1), known.mean[None] => Mixture(jnp.ones(1), 0.0 * known.mean[None]
+  memorised_line_is: - at.alpha * squares) => - squares)
+  memorised_line_is: jnp.square(at.sigma), axis=1 => (2.0 * jnp.square(at.sigma)), axis=1
+  nothing_learnt_predicts: return x0, jnp.zeros_like(xt) => return x0, eps_from_x0(x0, xt, level)
+  of_all_rows: - np.outer(apart, apart) => - 0.5 * np.outer(apart, apart)
+  of_all_rows: np.maximum(values, 0.0) => values - 1e-3
+  all_its_rows: if source.in_memory: => if False:
 testing/oracles.py
   entropy_is_scipys: jnp.log(2.0 * jnp.pi * jnp.e * variance) => jnp.log(2.0 * jnp.pi * variance)
 training/augmentation.py

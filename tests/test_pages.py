@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -168,25 +167,6 @@ def test_the_bound_of_the_evaluation_page_is_of_17_levels(capsys):
   assert wrong - ddpm == pytest.approx(excess, abs=2e-3)
 
 
-def test_the_training_loop_of_its_page_learns(capsys, tmp_path, monkeypatch):
-  """The snippet runs as printed, with fewer steps; it has at most 60 lines."""
-  monkeypatch.chdir(tmp_path)
-  code = page_example('library.md', 'load_digits')
-  assert len(code.splitlines()) <= 60
-  short = code.replace('width = 10_000', 'width = 300')
-  assert short != code
-  found = {}
-  with jax.numpy_rank_promotion('allow'):  # as users have it
-    exec(compile(short, 'library.md', 'exec'), found)
-  assert found['loss'] < 0.5 * float(capsys.readouterr().out.split()[1])
-  with np.load('digits.npz') as samples:
-    assert samples['arr_0'].shape == (500, 8, 8, 1)
-    assert samples['labels'].tolist() == 50 * list(range(10))
-  x = np.asarray(found['x'])
-  assert np.isfinite(x).all() and x.std() > 0.1
-  assert Path('digits.png').is_file()
-
-
 def test_the_guidance_page_guides_as_printed(capsys):
   lines = run(page_example('guidance.md'), capsys).splitlines()
   for line, expected in zip(lines, (0.0, 1.0, None), strict=True):
@@ -337,6 +317,6 @@ def test_own_parts_are_trained_sampled_and_evaluated(tmp_path):
 
   said = [launch(f'--mode={mode}') for mode in ('train', 'sample', 'evaluate')]
   assert 'elbo' in said[-1] and 'brightness' in said[-1]
-  assert (tmp_path / 'run/samples/samples.npz').exists()
+  assert [*tmp_path.glob('run/samples/samples-*.npz')]
   steer = '--config.edit=steer', '--config.edit.reward=my_parts:symmetric'
   assert 'reward' in launch('--mode=edit', *steer, '--config.edit.label=1')

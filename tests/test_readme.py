@@ -32,9 +32,9 @@ def check_means(printed):
 
 
 def test_the_time_of_the_main_job_is_the_same_everywhere():
-  """docs/performance.md has the measurements."""
-  performance = (ROOT / 'docs' / 'performance.md').read_text()
-  time = re.search(r'^\*\*(\d to \d minutes .+?)\*\*', performance, re.M)[1]
+  """docs/results.md has the measurements."""
+  results = (ROOT / 'docs' / 'results.md').read_text()
+  time = re.search(r'^\*\*(\d to \d minutes .+?)\*\*', results, re.M)[1]
   for page in 'README.md', 'docs/index.md', 'configs/digits.py':
     assert time in ' '.join((ROOT / page).read_text().split()), page
 

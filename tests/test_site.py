@@ -4,6 +4,7 @@ import base64
 import copy
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import io
 import json
@@ -20,12 +21,7 @@ from tests.test_architecture import tracked_files
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / 'docs' / 'tutorials').glob('*.ipynb'))
-API = (ROOT / 'docs' / 'api.md').read_text()
-# A shape, or an interface whose own row has the shapes.
-SHAPE = re.compile(
-  r'\[(?:[A-Z][^\]]*|\.\.\.|\]*)\]|Sampler|Denoiser|Prediction|schedule|float'
-  r'|corrector|the class|like the level'
-)
+SHAPE = re.compile(r'\[(?:[A-Z][^\]]*|\.\.\.|)\]|shape')
 
 
 def public_names():
@@ -38,17 +34,31 @@ def shown_modules():
   return re.findall(r'^::: (\S+)$', '\n'.join(pages), re.M)
 
 
+def hooks():
+  """Imports docs/hooks.py, which is in no package."""
+  spec = importlib.util.spec_from_file_location('hooks', ROOT / 'docs' / 'hooks.py')
+  assert spec and spec.loader
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
 def test_every_public_name_has_an_entry_with_shapes():
-  """It has a row in the overview, and the page of its module."""
-  shown = shown_modules()
+  """It is on the page of its module, and its row has its call and its first sentence."""
+  shown, made = shown_modules(), hooks()
   assert len(shown) == len(set(shown))
-  rows = [line for line in API.splitlines() if line.startswith('| `')]
-  for name in public_names():
-    assert getattr(dj, name).__module__ in shown, name
-    own = [row for row in rows if re.search(rf'[`. ]{name}\b', row)]
-    assert own, f'{name} has no row in docs/api.md'
-    documented = own + [getattr(dj, name).__doc__]
-    assert any(SHAPE.search(text) for text in documented), name
+  assert made.TABLE in (ROOT / 'docs' / 'api.md').read_text()
+  row = re.compile(r'^\| \[`(\w+)(.*?)`\]\[([\w.]+)\.\1\] \| (.*) \|$', re.M)
+  rows = {name: rest for name, *rest in row.findall(made.names_table())}
+  assert rows.keys() == set(public_names())
+  for name, (call, module, sentence) in rows.items():
+    value = getattr(dj, name)
+    assert value.__module__ == module and module in shown, name
+    assert ' '.join(value.__doc__.split()).startswith(sentence.replace('\\|', '|')), name
+    if inspect.isfunction(value):
+      named = set(re.findall(r'\w+', call))
+      assert named >= inspect.signature(value).parameters.keys(), name
+      assert not call.endswith('-> Array') or SHAPE.search(value.__doc__), name
 
 
 def test_the_index_of_equations_names_what_the_api_shows():
@@ -70,7 +80,7 @@ def test_notebooks_show_what_their_code_printed_and_drew():
 
   A changed notebook needs `pytest -m tutorials -n 0 --save_outputs`.
   """
-  assert len(NOTEBOOKS) == 10
+  assert len(NOTEBOOKS) == 11
   menu = (ROOT / 'mkdocs.yml').read_text()
   for path in NOTEBOOKS:
     assert f'tutorials/{path.stem}.md' in menu
@@ -168,6 +178,11 @@ RESULTS = {
     'assert c2st.value < 0.6\n'
     'assert np.abs(error).max() < 0.8\n'
     'assert 0.6 < ratio.min() and ratio.max() < 1.8'
+  ),
+  '11_exercises': (
+    'assert abs(np.mean(x < 0) - 0.3) < 4.5 * 0.0046\n'
+    'assert len(printed_sizes) < 50 and sizes[-1] < 2\n'
+    'assert gaps[0] > 0.1 and gaps[-1] < 2e-5'
   ),
 }
 

@@ -1,7 +1,7 @@
 """Certifies methods of other projects, and ours, with exact denoisers.
 
   pip install -e '.[peers]' && pip install --no-deps k-diffusion==0.1.1.post1
-  python -m benchmarks.peers --write          # the table of docs/bench.md
+  python -m benchmarks.peers --write          # the table of README.md here
   python -m benchmarks.peers --projects=azula --methods=REAB --draws=40000
 
 A project that is not installed is skipped. Seeds, draws and steps are fixed:
@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.peers.methods import Method
 from diffusion_jax.testing import certify
 
-PAGE = Path(__file__).parents[2] / 'docs' / 'bench.md'
+PAGE = Path(__file__).parent / 'README.md'
 MARKERS = '<!-- peers -->\n', '<!-- /peers -->'
 PROJECTS = 'diffusion_jax', 'azula', 'k-diffusion', 'diffusers', 'deepinv', 'torchcfm'
 HEAD = (
@@ -66,7 +66,7 @@ def row(project: str, method: Method, draws: int | None) -> str:
 
 
 def write(lines: list[str]) -> None:
-  """Replaces the table between the markers of docs/bench.md."""
+  """Replaces the table between the markers of README.md."""
   start, end = map(re.escape, MARKERS)
   table = MARKERS[0] + HEAD + '\n'.join(lines) + '\n' + MARKERS[1]
   page = re.sub(f'{start}.*{end}', lambda _: table, PAGE.read_text(), flags=re.DOTALL)
@@ -79,7 +79,7 @@ def main() -> None:
   parser.add_argument('--projects', default=','.join(PROJECTS), help='their names')
   parser.add_argument('--methods', default='', help='a part of their names')
   parser.add_argument('--draws', type=int, help='instead of those of the table')
-  parser.add_argument('--write', action='store_true', help='write the table of docs/bench.md')
+  parser.add_argument('--write', action='store_true', help='write the table of README.md here')
   args = parser.parse_args()
   projects = args.projects.split(',')
   if unknown := {*projects} - {*PROJECTS}:
@@ -92,7 +92,7 @@ def main() -> None:
     parser.error(f'--methods={args.methods} is in no name of an installed project')
   print(HEAD + '\n'.join(lines))
   if args.write and (args.methods or not all(rows.get(project) for project in PROJECTS)):
-    parser.error('--write needs all methods of all projects: docs/bench.md is unchanged')
+    parser.error('--write needs all methods of all projects: README.md is unchanged')
   if args.write:
     write(lines)
 

@@ -34,7 +34,6 @@ PREEMPTED = 42  # the exit code after which a job must be started again
 # Fields that may differ between the processes of --multihost.
 _OF_HOST = (
   'compilation_cache',
-  'data.cache',
   'data.check',
   'data.data_dir',
   'data.workers',

@@ -38,12 +38,12 @@ class StateDenoiser(Protocol):
 
 
 def states_of(x: Array, num_values: int) -> Array:
-  """Converts values evenly spaced on [-1, 1] to states 0..num_values-1."""
+  """Converts values x [...] evenly spaced on [-1, 1] to states 0..num_values-1."""
   return jnp.rint((x + 1.0) * (num_values - 1) / 2.0).astype(int)
 
 
 def values_of(states: Array, num_values: int) -> Array:
-  """Returns the values in [-1, 1] of states, 0 for masked ones, NaN for -1."""
+  """Returns the values in [-1, 1] of states [...]: 0 if masked, NaN for -1."""
   values = states * (2.0 / (num_values - 1)) - 1.0
   values = jnp.where(states < num_values, values, 0.0)
   return jnp.where(states < 0, jnp.nan, values)

@@ -53,12 +53,14 @@ class ModelMetric(NamedTuple, Generic[_Measured]):
 
   measure: model -> `PerExample`. compute: its arrays -> scores: arrays [B] of
   all images, and arrays [B, T] summed over the images of each batch. report:
-  (these arrays, folder) -> further numbers; it may print and draw.
+  (these arrays, folder) -> further numbers; it may print and draw. more: model ->
+  further parameters that `measure` reads.
   """
 
   measure: Callable[[_Measured], PerExample]
   compute: Callable[[Arrays], list[Score]]
   report: Callable[[Arrays, Path], Json] | None = None
+  more: Callable[[_Measured], Params] | None = None
 
 
 # The arrays that feature extractors make.

@@ -6,6 +6,7 @@ from diffusion_jax.metrics import (
   accuracy,
   fid,
   likelihoods,
+  losses,
   manifolds,
   memorisation,
   mmd,
@@ -51,7 +52,12 @@ METRICS: OfSamples = {'fid': fid.fid, 'sfid': fid.sfid, **OF_FILES, **OF_VALUES,
 
 # Metrics of a model on real images.
 _PIXELS = {'independent_pixels': likelihoods.independent_pixels}
-OF_DIFFUSION: OfModels = {'elbo': likelihoods.elbo, 'ode': likelihoods.ode, **_PIXELS}
+OF_DIFFUSION: OfModels = {
+  'elbo': likelihoods.elbo,
+  'ode': likelihoods.ode,
+  'loss': losses.loss,
+  **_PIXELS,
+}
 OF_STATES: OfModels = {'elbo': likelihoods.state_elbo, **_PIXELS}
 OF_LATENTS: OfModels = {'ode': likelihoods.latent_ode, **_PIXELS}
 OF_OTHERS: OfModels = _PIXELS

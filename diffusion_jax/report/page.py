@@ -17,6 +17,8 @@ from diffusion_jax.report.results import Table, in_words
 from diffusion_jax.runtime import sessions
 from diffusion_jax.runtime.files import one_line
 
+# The exact denoisers whose losses are drawn (docs/training.md).
+FLOORS = 'nothing_learnt', 'linear', 'memorised'
 # What is raised where a file has other types than were written.
 DAMAGE = ArithmeticError, AttributeError, LookupError, TypeError, ValueError
 
@@ -177,9 +179,23 @@ def curve_charts(runs: Sequence[Record]) -> Iterator[Chart]:
       for test, which in enumerate((name, f'test_{name}', f'validation_{name}'))
       if which in run.curves
     ]
+    if single:
+      lines += floors_of(runs[0], name)
     yield _curves(in_words(name), lines)
     if name == 'loss' and single:
       yield from _quarter_charts(runs[0].curves)
+
+
+def floors_of(run: Record, name: str) -> list[Line]:
+  """Returns a level line for the loss of each exact denoiser, if it is this metric."""
+  steps = run.curves[name].steps if name in run.curves else []
+  ends = steps[:: max(1, len(steps) - 1)]
+  losses = run.floors.get(name, {})
+  return [
+    Line(in_words(line), ends, [losses[line]] * len(ends), colour, 'dotted')
+    for line, colour in zip(FLOORS, charts.COLOURS[2:], strict=False)
+    if line in losses
+  ]
 
 
 def _quarter_charts(curves):

@@ -3,7 +3,8 @@
 import contextlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ class Record(NamedTuple):
   sheets: (step, file) of samples during training. results: (folder, content) of
   evaluations. sessions: starts and ends of the training. calibration: figures
   of evaluations. traces: the files of traces for xprof, one for each host.
+  floors: see `read_floors`.
   """
 
   name: str
@@ -37,6 +39,7 @@ class Record(NamedTuple):
   sessions: list[dict]
   calibration: Sequence[Path] = ()
   traces: Sequence[Path] = ()
+  floors: Mapping[str, Mapping[str, float]] = {}
 
 
 def read(name: str, folder: Path, fields: Json) -> Record:
@@ -54,6 +57,7 @@ def read(name: str, folder: Path, fields: Json) -> Record:
       for x in sorted(files_of(folder / 'evaluation', f'**/{n}.png'))
     ],
     sorted(files_of(folder / 'traces', '**/*.xplane.pb')),
+    read_floors(folder / 'loss_floors.json'),
   )
 
 
@@ -70,6 +74,16 @@ def read_curves(path: Path) -> dict[str, Curve]:
   return curves
 
 
+def read_floors(path: Path) -> dict[str, dict[str, float]]:
+  """Returns {name of the loss: {exact denoiser: its loss}}; {} without the file."""
+  try:
+    content = read_json(path)
+    name = content['metric']
+    return {name: {line: float(x[name]) for line, x in content['losses'].items()}}
+  except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, UserError):
+    return {}
+
+
 def read_sheets(folder: Path) -> list[tuple[int, Path]]:
   """Returns the files step_<step>.png of a folder, sorted by step."""
   return sorted(
@@ -80,10 +94,21 @@ def read_sheets(folder: Path) -> list[tuple[int, Path]]:
 
 
 def read_results(folder: Path) -> Iterator[tuple[str, dict]]:
-  """Yields the folder and content of each result.json and sweep.json."""
-  for path, content in read_json_files(folder):
-    if path.name in ('result.json', 'sweep.json'):
-      yield path.parent.relative_to(folder).as_posix(), content
+  """Yields the folder, as `short` has it, and content of each result.json and sweep.json."""
+  results = [
+    (path.parent.relative_to(folder).as_posix(), content)
+    for path, content in read_json_files(folder)
+    if path.name in ('result.json', 'sweep.json')
+  ]
+  names = short({name for name, _ in results})
+  yield from ((names[name], content) for name, content in results)
+
+
+def short(names: Iterable[str]) -> dict[str, str]:
+  """Returns names of results without their hashes, which only equal names keep."""
+  ends = {name: re.sub('-[0-9a-f]{8}$', '', name) for name in names}
+  count = Counter(ends.values())
+  return {name: end if count[end] == 1 else name for name, end in ends.items()}
 
 
 def read_json_files(folder: Path) -> Iterator[tuple[Path, dict]]:

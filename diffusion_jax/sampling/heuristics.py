@@ -1,7 +1,7 @@
 """Heuristic methods for measurements, as baselines.
 
 More steps do not bring them to p(x_0 | y), and their settings depend on the
-number of steps and pixels (docs/posterior_measurements.md has their errors).
+number of steps and pixels (docs/results.md has their errors).
 """
 
 from collections.abc import Callable

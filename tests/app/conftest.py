@@ -4,6 +4,8 @@ import contextlib
 import functools
 import io
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -118,8 +120,14 @@ def lines_of(workdir, name=''):
 
 def arrays_of(workdir, name='samples', folder='samples'):
   """Returns the arrays of an npz file in a folder of a run."""
-  with np.load(workdir / folder / f'{name}.npz') as arrays:
+  with np.load(kept(workdir / folder, name, '.npz')) as arrays:
     return dict(arrays)
+
+
+def kept(folder, name, end=''):
+  """Returns the newest path of a name, or of this name with a hash, in a folder."""
+  name = re.compile(re.escape(name) + '(-[0-9a-f]{8})?' + re.escape(end))
+  return max(filter(lambda x: name.fullmatch(x.name), folder.iterdir()), key=os.path.getmtime)
 
 
 def params_of(workdir, which='average', **fields):

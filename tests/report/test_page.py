@@ -252,6 +252,24 @@ def test_held_out_losses_share_the_chart_of_the_loss(split):
   assert loss.rows[0] == ['step', 'loss', f'{split} loss']
 
 
+def test_the_chart_of_the_loss_has_level_lines_of_exact_denoisers():
+  """From its first step to its last; other metrics and several runs have none."""
+  curves = {name: record.Curve([10, 20, 30], [0.5, 0.25, 0.2]) for name in ('loss', 'error')}
+  losses = {'memorised': 0.0123, 'linear': 0.0456, 'memorised_held_out': 9.0}
+  run = record.Record('a', CONFIG, curves, [], [], [], floors={'loss': losses})
+  loss, error = page.curve_charts([run])
+  assert loss.rows[0] == ['step', 'loss', 'linear', 'memorised']
+  assert [row[2:] for row in loss.rows[1:]] == [
+    ['0.0456', '0.0123'],
+    ['', ''],
+    ['0.0456', '0.0123'],
+  ]
+  assert error.rows[0] == ['step', 'error']
+  for chart in page.curve_charts([run, run]):
+    assert len(chart.rows[0]) == 3
+  assert page.floors_of(run._replace(curves={'loss': record.Curve([7], [1.0])}), 'loss')[0].x == [7]
+
+
 def test_losses_of_different_objectives_are_not_compared():
   run = record.Record('a', CONFIG, {}, [], [], [])
   same, other = (

@@ -49,6 +49,9 @@ def test_results_are_found_at_any_depth(tmp_path):
     'samples-a/sweep.json': json.dumps({'points': []}),
     'samples-a/num_steps=4/result.json': json.dumps({'metrics': {}}),
     'samples-b/result.json': '{"half',
+    'one-0123abcd/result.json': json.dumps({'n': 1}),
+    'two-0123abcd/result.json': json.dumps({'n': 2}),  # a name of two is not short
+    'two-89abcdef/result.json': json.dumps({'n': 3}),
     'elbo-test/settings.json': '{"not": "a result"}',
   }.items():
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -57,4 +60,22 @@ def test_results_are_found_at_any_depth(tmp_path):
     'elbo-test': {'metric': 'elbo'},
     'samples-a': {'points': []},
     'samples-a/num_steps=4': {'metrics': {}},
+    'one': {'n': 1},
+    'two-0123abcd': {'n': 2},
+    'two-89abcdef': {'n': 3},
   }
+
+
+def test_losses_of_exact_denoisers_are_read_or_left_out(tmp_path):
+  path = tmp_path / 'loss_floors.json'
+  losses = {'linear': {'loss': 0.12, 'simple': 0.1}, 'memorised': {'loss': 0.02, 'simple': 0.01}}
+  path.write_text(json.dumps({'metric': 'simple', 'losses': losses}))
+  assert record.read('run', tmp_path, {}).floors == {'simple': {'linear': 0.1, 'memorised': 0.01}}
+  damaged = '{"half', '[]', '{"metric": "loss"}', '{"metric": "loss", "losses": {"linear": 3}}'
+  for text in (
+    *damaged,
+    '{"metric": [], "losses": {}}',
+    '{"metric": "x", "losses": {"a": {"x": "?"}}}',
+  ):
+    path.write_text(text)
+    assert record.read('run', tmp_path, {}).floors == {}

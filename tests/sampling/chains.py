@@ -3,7 +3,7 @@
 With the denoiser of Gaussian data every step of every method is linear, so x_2
 given x_1 is a Gaussian whose slope and variance follow step by step.
 
-  python -m tests.sampling.chains     # of docs/posterior_measurements.md
+  python -m tests.sampling.chains     # of docs/results.md
 """
 
 from typing import Any

@@ -91,8 +91,10 @@ class Model:
   state_shape: of what is diffused, or of the images.
   network() -> the Flax module. init(key) -> the first parameters, {'network':
   ..., ...}; it can be traced. objective(test=False) -> the loss; `test`:
-  without dropout, augmentation and penalties. measured: what its metrics
-  measure. refusals: rows about what only the model computes.
+  without dropout, augmentation and penalties. losses(line) -> (params, key,
+  batch) -> the metrics of this loss with a denoiser of `testing.floors`; None:
+  it has none. measured: what its metrics measure. refusals: rows about what
+  only the model computes.
 
   draw(params, guides, keys [B], cond) -> (images [B, ...] in [-1, 1], states
   of the first images, or None, as `Plan.film`); None: it makes no images. root()
@@ -119,6 +121,7 @@ class Model:
   measured: object
   root: Callable[[], jax.Array]
   draw: Callable[..., tuple[Any, ...]] | None = None
+  losses: Callable[..., Callable[..., dict]] | None = None
   refusals: tuple[Row, ...] = ()
   conditioning: Conditioning = Conditioning()
   noisy: ConfiguredNetwork | None = None

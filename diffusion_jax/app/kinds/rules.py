@@ -13,7 +13,6 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import STEPS
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.conflicts import guidance_of_pairs
-from diffusion_jax.paths import is_address
 from diffusion_jax.training import loggers
 
 
@@ -69,17 +68,6 @@ def _own_grid(c, facts):
   return posterior is not None and 'grid' in posterior.make().unread
 
 
-def _is_in_no_bucket(c, facts):
-  fields = c.data or {}
-  return not any(is_address(fields.get(x) or '') for x in ('path', 'test_path', 'data_dir'))
-
-
-def _needs_no_images(c, facts):
-  metrics = {store.name_of(name) for name in c.evaluation.metrics}
-  by_statistics = metrics <= {'fd', 'fid', 'sfd', 'sfid'}
-  return c.evaluation.statistics and by_statistics and not c.evaluation.floor
-
-
 # What other projects' files do not say of how images are drawn.
 _OF_DRAWING = (
   *('num_samples', 'batch_size', 'labels', 'prompt', 'context', 'context_row', 'seed'),
@@ -129,8 +117,6 @@ IDLE = (
     fields=_paths('sampling', *_OF_DRAWING),
     advice='leave it out',
   ),
-  Row(_is_in_no_bucket, 'data on this machine', fields=('data.cache',)),
-  Row(_needs_no_images, 'evaluation.statistics', EVALUATE, fields=('evaluation.reference',)),
   Row(guidance_of_pairs, '{it}, which has steps of its own', fields=_STEPS),
 )
 
@@ -161,7 +147,6 @@ def _of_metrics(*fields, **more):
 _READ = {
   'samples': (
     *_paths('evaluation', 'num_generated', 'features', 'weights', 'reference', 'floor'),
-    'evaluation.statistics',
     *_paths('sampling', 'context', 'context_row'),
   ),
   'pairs': _paths('evaluation', 'num_pairs', 'draws_per_pair', 'split'),

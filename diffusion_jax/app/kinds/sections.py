@@ -60,7 +60,7 @@ class Data:
 class Evaluation:
   """Says what is measured, and on which images (docs/evaluation.md)."""
 
-  # for real data: elbo, ode, independent_pixels, for a VAE also iw, for a
+  # for real data: elbo, ode, loss, independent_pixels, for a VAE also iw, for a
   # classifier accuracy; for samples: fid, sfid, fd, kid, is, pr (precision,
   # recall), dc (density, coverage), cmmd, accuracy, memorisation, c2st,
   # sliced_w2, energy, moments; with a context: sbc, interval_coverage,
@@ -79,10 +79,9 @@ class Evaluation:
   # file with the weights of inception or dinov2, or a folder with both, '':
   # $DIFFUSION_JAX_WEIGHTS; of classifier: a file of convert.to=stablehlo
   weights: ReadPath = ''
-  # train, test, or an npz file with x, which samples are compared to
+  # what samples are compared to: train, test, an npz file with x, or one of
+  # published mu and sigma, for fd and fid; others take train (docs/evaluation.md)
   reference: ReadPath = 'train'
-  # npz file of published mu and sigma, for fd and fid (docs/evaluation.md)
-  statistics: ReadPath = ''
   num_pairs: Size = 300  # held-out examples with a context, for the metrics of calibration
   draws_per_pair: Size = 49  # samples for the context of each
   floor: bool = False  # also scores as many real images of the other split than reference

@@ -41,15 +41,9 @@ from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features
 
-KINDS = (
-  latent.SCHEMA,
-  diffusion.SCHEMA,
-  flow_map.SCHEMA,
-  bridge.SCHEMA,
-  classifier.SCHEMA,
-  vae.SCHEMA,
-  states.SCHEMA,
-)
+# A module for each kind; its `model` has the maker (`registry.make`).
+MODULES = latent, diffusion, flow_map, bridge, classifier, vae, states
+KINDS = tuple(module.SCHEMA for module in MODULES)
 
 
 def kind_of(tree: Tree) -> Schema:
@@ -111,6 +105,9 @@ def check_name(schema: Schema, name: str) -> None:
     has_own = 'features' in parameters(schema.metrics[metric])
     field = f'{metric}.features' if has_own else 'features'
     raise UserError(f'config.{_PATH}: {name} is {metric} with --config.evaluation.{field}={space}')
+  if name not in schema.metrics and any(name in kind.metrics for kind in KINDS):
+    names = ', '.join(schema.metrics)
+    raise UserError(f'config.{_PATH}: {schema.kind} has no metric {name!r}: give one of {names}')
   check_one_of(schema.metrics, _PATH, name)
 
 

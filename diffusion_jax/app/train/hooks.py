@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node, check_one_of, from_config
@@ -17,6 +18,7 @@ from diffusion_jax.app.inputs.stored_latents import examples_of
 from diffusion_jax.app.kinds.model import Model, effort, make_encode
 from diffusion_jax.app.kinds.training import Generated, HeldOut
 from diffusion_jax.app.run.drawing import FEW, draw_sheet, frames_of, generate, in_box
+from diffusion_jax.app.train import floors
 from diffusion_jax.app.train.step_log import StepLog, average
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels, pipeline
@@ -206,10 +208,19 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     batch = encode(frozen, to_global(mesh, batch), latents_key, i)
     return state, batch, jax.random.fold_in(key, i), frozen
 
+  def whole(i):
+    return pipeline.batch_at(source, size, 0, i, text_length=length, facts=facts)
+
   def act(step, state, frozen, log):
     batches = range((config.training.held_out or HeldOut()).batches)
     means = average([loss.start(*inputs(state, frozen, i)) for i in batches])
     log.results |= {f'{split}_{name}': x for name, x in means.items()}
+    if model.losses is not None and processes.is_first() and not log.notes:
+      # Once in a start, and after the first steps: they need no other process.
+      content = floors.of_run(model, split, size, whole)
+      note, text = floors.described(content)
+      log.notes[f'{split}_{content["metric"]}'] = note
+      tqdm.write(text)
 
   what = f'the loss of {split} images', 'training.held_out=None'
   return Hook(every, act, loss, inputs, what, len(source))

@@ -30,8 +30,8 @@ class StepLog:
   manager, writer and bar: checkpoints, `MetricWriter` and progress bar of the
   run; start: the step it begins after; rates: the learning rate of each step;
   stored: the config that is stored with checkpoints. results: the metrics that
-  hooks have measured at this step; film: of the last preview; flop: of a step
-  on one device, 0 before the first step.
+  hooks have measured at this step; notes: what is printed after a metric; film:
+  of the last preview; flop: of a step on one device, 0 before the first step.
   """
 
   def __init__(
@@ -47,6 +47,7 @@ class StepLog:
   ):
     self.manager, self.writer = manager, writer
     self.results: dict[str, float] = {}
+    self.notes: dict[str, str] = {}
     self.film: Frames | None = None
     self.flop = 0.0
     self._config, self._workdir, self._bar = config, workdir, bar
@@ -114,7 +115,7 @@ class StepLog:
 
   def _print(self, step, scalars, *notes):
     if self._bar.disable:
-      shown = [f'{n} {x:.4g}' for n, x in scalars.items() if x == x]
+      shown = [f'{n} {x:.4g}{self.notes.get(n, "")}' for n, x in scalars.items() if x == x]
       print(f'step {step}:', *shown, *filter(None, notes), flush=True)
 
   def save(self, state: TrainState, metrics: dict | None = None) -> None:

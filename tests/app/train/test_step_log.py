@@ -27,6 +27,15 @@ def test_averages_weigh_by_counts():
   assert average([]) == {}
 
 
+def test_a_note_follows_its_metric(capsys):
+  log = made(smoke())
+  log.notes['test_loss'] = ' (linear 0.12)'
+  log.write(20, {'test_loss': 0.5, 'test_loss_quarter_1': 0.25})
+  assert capsys.readouterr().out == (
+    'step 20: test_loss 0.5 (linear 0.12) test_loss_quarter_1 0.25\n'
+  )
+
+
 def test_repaired_gradients_do_not_stop_a_run():
   metrics = {'loss': Mean(float('nan'), 1.0), 'grad_norm': Mean(1.0, 1.0)}
   manager = type('Manager', (), {'latest_step': lambda self: None})()

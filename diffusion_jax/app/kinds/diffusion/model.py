@@ -26,14 +26,56 @@ from diffusion_jax.app.run.other_runs import Teacher
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
-from diffusion_jax.training.objectives import Objective
+from diffusion_jax.testing import floors
+from diffusion_jax.testing.floors import Line
+from diffusion_jax.training.objectives import Context, Mean, Objective
 
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a diffusion model of images."""
-  noisy = ConfiguredNetwork.of(config, facts)
+  noisy = DiffusionNetwork.of(config, facts)
   plan = functools.partial(plan_of, noisy, config.sampling.make())
-  return of_network(noisy, workdir, plan)
+  model = of_network(noisy, workdir, plan)
+  if noisy.no_floor or noisy.learns_schedule:
+    return model
+  return dataclasses.replace(model, losses=noisy.losses)
+
+
+class DiffusionNetwork(ConfiguredNetwork):
+  """A network of noisy images, whose loss exact denoisers can have as well."""
+
+  @property
+  def no_floor(self) -> str:
+    """Why the loss says nothing of exact denoisers; '' if it does."""
+    c = self.config.objective
+    name = f'objective={c.name}'
+    if ':' in c.name:
+      return f'{name} is your own: diffusion_jax.testing.floors makes networks to call it with'
+    if c.name not in ('denoising', 'hybrid', 'vdm'):
+      return f'{name} does not only denoise the data'
+    if c.get('coupling') is not None:
+      return f'objective.coupling={c.coupling.name} pairs data and noise'
+    return ''
+
+  def losses(self, line: Line | None = None) -> Callable[..., dict[str, Mean]]:
+    """Returns (params, key, batch) -> the metrics of the objective, without dropout.
+
+    line: of `floors.exact`, whose `Fit` is params['network'] then.
+    """
+    if self.no_floor:
+      raise ValueError(f'{self.no_floor}, so that its loss has no floor: leave loss out')
+    network = self.trained(test=True)
+    network = floors.exact(network, line) if line else network
+    objective = objective_of(self, lambda: None, test=True, network=network)
+    start = {}
+    if self.uncertainty is not None:  # The metric `error` is without it.
+      start['uncertainty'] = self.uncertainty.init(jax.random.key(0))
+
+    def losses(params, key, batch):
+      context = Context(state=objective.init())
+      return objective({**start, **params}, context, key, batch)[1][0]
+
+    return losses
 
 
 def of_network(
@@ -74,15 +116,18 @@ def of_network(
 
 
 def objective_of(
-  noisy: ConfiguredNetwork, teacher: Callable[[], Teacher | None], test: bool = False
+  noisy: ConfiguredNetwork,
+  teacher: Callable[[], Teacher | None],
+  test: bool = False,
+  network: dj.Network | None = None,
 ) -> Objective:
   """Makes the objective; `test`: without dropout and augmentation.
 
-  teacher: see `other_runs.teacher_of`.
+  teacher: see `other_runs.teacher_of`; network: in place of the one that is trained.
   """
   section = noisy.config.schedule
   facts = ObjectiveFacts(
-    network=noisy.trained(test),
+    network=network or noisy.trained(test),
     schedule=None if noisy.learns_schedule else noisy.schedule(),
     make_schedule=noisy.schedule,
     schedule_steps=noisy.schedule_steps,

@@ -1,0 +1,121 @@
+"""Losses of exact denoisers, which say whether the loss of a training is good."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from diffusion_jax.aliases import Json
+from diffusion_jax.app.config import folder
+from diffusion_jax.app.config.tree import from_config
+from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds.model import Model
+from diffusion_jax.app.train.step_log import average
+from diffusion_jax.core.keys import stream
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.files import read_json, write_json
+from diffusion_jax.testing import floors
+from diffusion_jax.testing.floors import Fit
+
+FILE = 'loss_floors.json'
+MOST_PRODUCTS = 6e9  # of `memorised`, a few seconds of two cores
+# The sections on which the losses depend besides the data.
+_SECTIONS = 'objective', 'schedule', 'parametrization', 'conditioning', 'data'
+
+
+def of_run(model: Model, split: str, size: int, batch_at: Callable[[int], dict]) -> Json:
+  """Returns the losses of exact denoisers, as loss_floors.json has them.
+
+  They are on the first batches of `split`, of `size` examples, with the levels
+  and the noise of the held-out loss, and 'memorised' also on the training
+  examples. The file is written again only if data or objective have changed.
+  """
+  path, settings = model.workdir / FILE, settings_of(model, split, size)
+  kept = read(path)
+  if settings['checksum'] and kept.get('settings') == settings:
+    return kept
+  begun = time.monotonic()
+  source = datasets.source_of(model.config)
+  with from_config('data'):
+    known = floors.of_source(source, model.facts.x.encode)
+  most = int(MOST_PRODUCTS // (size * known.examples.size))
+  count = min(settings['batches'], max(1, most))
+  losses = measure(model, known, count, batch_at)
+  content = {
+    'settings': settings,
+    'metric': floors.metric_of(losses['nothing_learnt']),
+    'losses': losses,
+    'examples': len(known.examples),
+    'held_out': count * size,
+    'seconds': round(time.monotonic() - begun, 2),
+  }
+  write_json(path, content)
+  return content
+
+
+def settings_of(model: Model, split: str, size: int) -> Json:
+  """Returns all that the losses depend on."""
+  fields, facts = folder.plain(model.config), model.facts
+  held_out = model.config.training.held_out
+  return {
+    'split': split,
+    'batches': held_out.batches if held_out else 1,
+    'batch_size': size,
+    'seed': model.config.seed,
+    'examples': facts.examples,
+    'checksum': facts.checksum,
+    **{name: fields[name] for name in _SECTIONS if name in fields},
+  }
+
+
+def read(path: Path) -> Json:
+  """Reads loss_floors.json; {} if it is missing or damaged."""
+  try:
+    return read_json(path)
+  except (OSError, UserError):
+    return {}
+
+
+def measure(
+  model: Model, known: Fit, count: int, batch_at: Callable[[int], dict]
+) -> dict[str, dict[str, float]]:
+  """Returns {denoiser: {metric: mean}} on `count` batches.
+
+  'memorised' is on the training examples, 'memorised_held_out' on the batches.
+  """
+  assert model.losses is not None
+  of = {line: model.losses(line) for line in known.lines}
+
+  @jax.jit
+  def compute(known, key, batch, trained):
+    params = {'network': known}
+    found = {line: losses(params, key, batch) for line, losses in of.items()}
+    found['memorised_held_out'] = found['memorised']
+    found['memorised'] = of['memorised'](params, key, batch | {'x': trained})
+    return found
+
+  key, rng, results = stream(0, 'test_loss'), np.random.default_rng(0), []
+  for i in range(count):
+    batch = batch_at(i)
+    chosen = rng.integers(0, len(known.examples), len(batch['x']))
+    trained = known.examples[chosen].reshape(batch['x'].shape)
+    results.append(compute(known, jax.random.fold_in(key, i), batch, trained))
+  means = {line: average([x[line] for x in results]) for line in results[0]}
+  return {line: {n: v for n, v in x.items() if v == v} for line, x in means.items()}
+
+
+def described(content: Json) -> tuple[str, str]:
+  """Returns what follows a held-out loss, and a line about the lines."""
+  name, split = content['metric'], content['settings']['split']
+  value = {line: f'{x[name]:.3g}' for line, x in content['losses'].items()}
+  shown = [f'{line} {value[line]}' for line in ('linear', 'memorised') if line in value]
+  text = (
+    f'{split}_{name} of exact denoisers: nothing learnt {value["nothing_learnt"]}, '
+    f'linear {value.get("linear", f"none above {floors.MOST_NUMBERS:,} numbers")}, '
+    f'memorised {value["memorised"]} on its {content["examples"]:,} training examples, '
+    f'{value["memorised_held_out"]} on {split} examples; none reads a condition '
+    f'({content["seconds"]:.1f} s, {FILE})'
+  )
+  return f' ({", ".join(shown)})', text

@@ -1,0 +1,98 @@
+"""The loss of a network of Gaussian data, beside those of exact denoisers."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import diffusion_jax as dj
+from diffusion_jax.core.losses import step_times
+from diffusion_jax.data.sources import ArraySource
+from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.metrics import losses
+from diffusion_jax.testing import floors
+from diffusion_jax.training.objectives import Context, denoising
+
+SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
+STD = np.array([1.0, 0.3])
+RNG = np.random.default_rng(0)
+TRAIN = (RNG.normal(size=(3000, 2)) * STD).astype(np.float32)
+TEST = (RNG.normal(size=(400, 2)) * STD).astype(np.float32)
+
+
+def zero(params, x, noise, cond, *, key=None):
+  return params['zero'] * x
+
+
+def model() -> Any:
+  network = dj.Network(zero, lambda level: level.t)
+
+  def of(line=None):
+    used = floors.exact(network, line) if line else network
+    objective = denoising(used, SCHEDULE, times=step_times(1000))
+
+    def metrics(params, key, batch):
+      params = params if line else {'network': params}
+      return objective(params, Context(), key, batch)[1][0]
+
+    return metrics
+
+  facts = SimpleNamespace(x=ArraySpec((2,), mean=(0.0, 0.0), std=(1.0, 1.0)))
+  return SimpleNamespace(facts=facts, source=lambda: ArraySource(TRAIN), losses=of)
+
+
+@pytest.fixture(scope='module')
+def arrays():
+  metric = losses.loss(draws=16, examples=200)
+  params = {'zero': np.float32(0.0), **metric.more(model())}
+  keys = jax.random.split(jax.random.key(0), len(TEST))
+  cond = {'label': np.arange(len(TEST)) % 2, 'image': TEST}
+  return jax.device_get(jax.jit(metric.measure(model()))(params, keys, TEST, cond))
+
+
+def test_lines_are_those_of_the_closed_forms(arrays):
+  """The network predicts no noise, as 'nothing_learnt' does at the same draws."""
+  assert_allclose(arrays['network all'], arrays['nothing_learnt all'], rtol=1e-6)
+  found = {x.name: x.estimate for x in losses.loss().compute(arrays)}
+  levels = jax.jit(SCHEDULE)(np.arange(1, 1001) / 1000)
+  alpha, sigma = (np.asarray(a, np.float64)[:, None] for a in levels[1:])
+  v = TRAIN.var(axis=0, dtype=np.float64)
+  right = {'loss': 1.0, 'linear': (alpha**2 * v / (alpha**2 * v + sigma**2)).mean()}
+  for name, value in right.items():
+    assert found[name].error < 0.03
+    assert abs(found[name].value - value) < 4.5 * found[name].error
+  # By heart, 200 points of the plane are known better than by their law, and others worse.
+  assert found['memorised'].value < found['linear'].value < found['memorised_held_out'].value
+
+
+def test_quarters_and_classes_add_up(arrays, tmp_path, capsys):
+  found = losses.report(arrays, tmp_path)['losses']
+  json.dumps(found, allow_nan=False)
+  counts = [arrays[f'linear count_{q}'].sum() for q in range(1, 5)]
+  for line in losses.ROWS:
+    of = {name: x['value'] for name, x in found[line].items()}
+    values = [of[name] for name in losses.QUARTERS]
+    assert_allclose(np.average(values, weights=counts), of['all'], rtol=1e-5)
+    assert_allclose((of['class 0'] + of['class 1']) / 2, of['all'], rtol=1e-5)
+  printed = capsys.readouterr().out.splitlines()
+  assert printed[0].split() == [*losses.ROWS]
+  assert [float(x) for x in printed[1].split()[1:]] == [
+    float(f'{x["all"]["value"]:.4g}') for x in found.values()
+  ]
+
+
+def test_the_error_of_a_quarter_is_that_of_its_mean(arrays):
+  """Of a quarter with one draw for each image, it is the error of a mean."""
+  values = RNG.normal(size=50)
+  one = {'x total_1': values, 'x count_1': np.ones(50)}
+  found = losses._quarter(one, 'x', 1)
+  assert_allclose(found, (values.mean(), values.std(ddof=1) / 50**0.5))
+
+
+def test_levels_that_are_never_drawn_are_left_out(arrays, tmp_path):
+  never = {n: 0.0 * x if n.endswith('_4') else x for n, x in arrays.items() if n != 'label'}
+  assert [*losses.report(never, tmp_path)['losses']['linear']] == ['all', *losses.QUARTERS[:3]]
