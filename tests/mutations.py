@@ -10,7 +10,6 @@ file, head a group of rows: a keyword of the tests, and the exact text => its
 replacement.
 """
 
-import os
 import re
 import shutil
 import subprocess
@@ -25,9 +24,7 @@ def run_tests(tree, files, keyword):
   """Returns the exit code of pytest and what it printed."""
   command = [sys.executable, '-m', 'pytest', '-x', '-q', '-n', '0']
   command += ['-k', keyword, *(f'tests/{file}' for file in files)]
-  # Bytecode of a file of the same size and second would be taken for its own.
-  env = os.environ | {'PYTHONDONTWRITEBYTECODE': '1'}
-  result = subprocess.run(command, cwd=tree, env=env, capture_output=True)
+  result = subprocess.run(command, cwd=tree, capture_output=True)
   return result.returncode, result.stdout.decode()
 
 
@@ -35,6 +32,8 @@ def attempt(tree, file, text, replacement, test, keyword):
   """Returns what becomes of a mutation; the file is restored."""
   path = tree / 'diffusion_jax' / file
   original = path.read_text()
+  # Bytecode of a file of the same size and second would be taken for its own.
+  shutil.rmtree(path.parent / '__pycache__', ignore_errors=True)
   if original.count(text) != 1:
     return f'is there {original.count(text)} times'
   path.write_text(original.replace(text, replacement))
