@@ -47,8 +47,10 @@ def scores_of(config: Node, run: Path) -> dict[str, float]:
   MODES['train'](config, run)
   seconds = time.process_time() - start
   MODES['evaluate'](store.of_run(run, config, []), run)
-  pairs = json.loads((run / 'evaluation' / 'pairs' / 'result.json').read_text())
-  ode = json.loads((run / 'evaluation' / 'ode-test' / 'result.json').read_text())
+  pairs, ode = (
+    json.loads(next(run.glob(f'evaluation/{name}-*/result.json')).read_text())
+    for name in ('pairs', 'ode-test')
+  )
   scores = {name: score['value'] for name, score in pairs['metrics'].items()}
   scores |= {'ode': ode['nats_per_dim'], 'seconds': seconds}
   path.write_text(json.dumps(scores))

@@ -4,6 +4,7 @@
 """
 
 import ctypes
+import functools
 import gc
 import os
 import signal
@@ -32,6 +33,10 @@ os.environ['XDG_CACHE_HOME'] = str(_CACHE / 'user')
 # Also stores single operations, for the other worker and processes of tests.
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 
+# Without bytecode each process that tests start takes 5 s more to import.
+os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
+sys.dont_write_bytecode = False
+
 # Imports and traces make many permanent objects. Searching them for garbage
 # takes a quarter of the collection of tests, and later a sixth of the CPU time.
 gc.disable()
@@ -39,6 +44,7 @@ gc.disable()
 import jax
 import numpy as np
 import pytest
+from jax._src.interpreters import mlir
 
 from diffusion_jax.runtime import compiling
 
@@ -47,10 +53,13 @@ from diffusion_jax.runtime import compiling
 HANG_SECONDS = 1800
 
 # Of a worker of the tests, in bytes, between two files.
-MOST_MEMORY = 1.2e9
+MOST_MEMORY = 2e9
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 compiling.write_whole()  # Workers compile the same programs at once.
+# JAX makes an MLIR context for each program, which takes two thirds of the
+# lowering of a small one.
+mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 
 def pytest_addoption(parser):
@@ -104,6 +113,7 @@ def bounded_memory(most_memory):
   yield
   if memory_in_use() > most_memory['bytes']:
     jax.clear_caches()
+    mlir.make_ir_context.cache_clear()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     most_memory['bytes'] = max(MOST_MEMORY, memory_in_use() + 3e8)

@@ -10,7 +10,6 @@ file, head a group of rows: a keyword of the tests, and the exact text => its
 replacement.
 """
 
-import os
 import re
 import shutil
 import subprocess
@@ -25,9 +24,7 @@ def run_tests(tree, files, keyword):
   """Returns the exit code of pytest and what it printed."""
   command = [sys.executable, '-m', 'pytest', '-x', '-q', '-n', '0']
   command += ['-k', keyword, *(f'tests/{file}' for file in files)]
-  # Bytecode of a file of the same size and second would be taken for its own.
-  env = os.environ | {'PYTHONDONTWRITEBYTECODE': '1'}
-  result = subprocess.run(command, cwd=tree, env=env, capture_output=True)
+  result = subprocess.run(command, cwd=tree, capture_output=True)
   return result.returncode, result.stdout.decode()
 
 
@@ -35,6 +32,8 @@ def attempt(tree, file, text, replacement, test, keyword):
   """Returns what becomes of a mutation; the file is restored."""
   path = tree / 'diffusion_jax' / file
   original = path.read_text()
+  # Bytecode of a file of the same size and second would be taken for its own.
+  shutil.rmtree(path.parent / '__pycache__', ignore_errors=True)
   if original.count(text) != 1:
     return f'is there {original.count(text)} times'
   path.write_text(original.replace(text, replacement))
@@ -220,7 +219,15 @@ app/run/provenance.py
   what_was_read: digest([x]) for n, x in read.items() => '' for n, x in read.items()
   its_content: 'checkpoint {step}, weights {weights}, config_hash {config_hash => 'checkpoint {step
 app/run/provenance.py app/evaluate/test_mode.py
-  another_name: 'weights': checksums.of_arrays(params) => 'weights': 0
+  is_another_file: 'weights': checksums.of_arrays(params) => 'weights': 0
+app/run/provenance.py app/run/test_provenance.py
+  named_by_their_settings: settings.items() if n != 'run'} => settings.items()}
+  users_is_refused: done = processes.is_first() and path.exists() => done = False
+  users_is_refused: f'.{code}.parts' if given else => '.parts' if given else
+data/sums.py app/run/test_provenance.py
+  named_by_their_settings: int(x) if isinstance(x, float) and x.is_integer() else x => x
+app/modes/sample.py app/modes/test_kept_files.py
+  go_on_where_they_were: shutil.rmtree(place.parts) => pass
 report/card.py
   a_bar_in_a_value: .replace('|', '\\|') =>
 app/run/sharing.py
@@ -242,8 +249,6 @@ app/run/weights.py
   of_a_stranger: share.exist(workdir) or load.base_path(workdir).exists() => share.exist(workdir)
 app/evaluate/scorers.py
   standardised_by_the_statistics: np.asarray(x.std)) => np.ones(len(x.std)))
-app/evaluate/scorers.py app/evaluate/test_mode.py
-  own_pair: provenance.check_parts(parts, settings, 'evaluation.name') => pass
 app/smoke.py app/test_cli.py
   trial_of_own: if own or facts is None and not is_folder: => if facts is None and not is_folder:
 app/train/hooks.py
@@ -873,6 +878,13 @@ testing/certify.py
   twice_what_is_unseen: chance = _limit_factor(steps) * => chance = 0.1 *
 testing/discrete_oracles.py
   entropy_and_total_correlations: = last * (_log(last) - _log(prior)) => = last * _log(last)
+testing/exercises/__init__.py testing/test_exercises.py
+  typed_misprint: for cut in (0, 1) if finite => for cut in (0,) if finite
+  one_sentence: if not np.array_equal(value, case[argument]): => if False:
+testing/exercises/formulas.py testing/test_exercises.py
+  right_answers: x = sqrt(1 - beta) * x => x = (1 - beta) * x
+testing/exercises/inputs.py testing/test_exercises.py
+  typed_misprint: bars[s or -1] => bars[s]
 testing/floors.py
   float64_numpy: values, vectors = fitted.eigenvalues[None] => values, vectors = 1.01 * fitted.eigenvalues[None]
   the_least_loss: Mixture(jnp.ones(1), fitted.mean[None] => Mixture(jnp.ones(1), 0.0 * fitted.mean[None]
@@ -882,14 +894,6 @@ testing/floors.py
   of_all_rows: - np.outer(apart, apart) => - 0.5 * np.outer(apart, apart)
   of_all_rows: np.maximum(values, 0.0) => values - 1e-3
   all_its_rows: if source.in_memory: => if False:
-testing/exercises/formulas.py testing/test_exercises.py
-  right_answers[noise_photo]: x = sqrt(1 - beta) * x => x = (1 - beta) * x
-  right_answers: m, v = sqrt(bar_s) * means => m, v = bar_s * means
-testing/exercises/inputs.py testing/test_exercises.py
-  typed_misprint: later = => later = {} and
-testing/exercises/__init__.py testing/test_exercises.py
-  typed_misprint: for cut in (0, 1) => for cut in (0,)
-  mistake: if not np.array_equal(value, case[argument]): => if False:
 testing/oracles.py
   entropy_is_scipys: jnp.log(2.0 * jnp.pi * jnp.e * variance) => jnp.log(2.0 * jnp.pi * variance)
 training/augmentation.py

@@ -391,10 +391,10 @@ KEEP = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('name', sorted(PUBLIC - OTHERS))
-def test_images_of_half_precision_are_taken_in_float32(name):
+@pytest.mark.parametrize('name', sorted(KEEP))
+def test_the_type_of_images_is_kept(name):
   _, found = traced_call(name, of(dtype=jnp.bfloat16))
-  assert float_types(found) <= {'float32'} | ({'bfloat16'} if name in KEEP else set())
+  assert float_types(found) <= {'float32', 'bfloat16'}
 
 
 @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
@@ -410,8 +410,9 @@ def test_an_operator_of_half_precision_is_linear(dtype):
 
 @pytest.mark.usefixtures('x64')
 @pytest.mark.parametrize('name', sorted(PUBLIC - OTHERS))
-def test_float32_images_stay_float32_at_full_precision(name):
-  jaxpr, found = traced_call(name, X)
+def test_images_are_taken_in_float32_at_full_precision(name):
+  """Those of half precision, but where a function keeps the type."""
+  jaxpr, found = traced_call(name, of(dtype=F32 if name in KEEP else jnp.bfloat16))
   assert float_types(found) == {'float32'}
   assert set(precisions(jaxpr.jaxpr)) <= {HIGHEST}  # Most have no products.
 

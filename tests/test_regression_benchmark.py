@@ -8,7 +8,6 @@ import pytest
 from numpy.testing import assert_allclose
 
 from benchmarks import regression as benchmark
-from tests.app.conftest import arrays_of
 
 pytestmark = pytest.mark.benchmarks
 
@@ -27,7 +26,7 @@ def test_the_splits_of_a_file(tmp_path, monkeypatch, capsys):
   first = capsys.readouterr().out
   assert first.count('\n') == 7 and '1 splits; median of a training: ' in first
   (run,) = (tmp_path / 'runs').glob('a-0-*')
-  draws = arrays_of(run / 'evaluation', 'samples', 'pairs')['arr_0'].reshape(12, 4)
+  draws = np.load(next(run.glob('evaluation/drawn/samples-*.npz')))['arr_0'].reshape(12, 4)
   error = draws.mean(axis=1) - features.sum(axis=1)[np.sort(indices[0])]
   scores = json.loads((run / 'scores.json').read_text())
   assert np.isfinite([*scores.values()]).all()

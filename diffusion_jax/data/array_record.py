@@ -1,7 +1,6 @@
 """ArrayRecord files whose records are tf.train.Example, without TensorFlow."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,27 +50,25 @@ def array_record(
   test_fraction: Rate = 0.0,
   check: bool = False,
   skip_damaged: bool = False,
-  cache: ReadPath = '',
 ) -> ColumnSource:
   """Returns the images of ArrayRecord files of tf.train.Example.
 
   path: a file, a folder, or a pattern such as 'train-*'; test_path: the same
   for the test split, by default a fixed random test_fraction. Columns are
   features: the bytes of an image file, an integer (read if num_classes is not
-  0), a text. check, skip_damaged: see `columns.checked`; cache: see
-  `buckets.local`. Raises ValueError or FileNotFoundError.
+  0), a text. check, skip_damaged: see `columns.checked`. Raises
+  ValueError or FileNotFoundError.
   """
   columns = Columns(image_column, label_column, text_column)
   fields = split, path, test_path, test_fraction, image_shape, num_classes
-  open_table = functools.partial(_open, cache=cache)
-  return of_files(open_table, columns, *fields, check, skip_damaged)
+  return of_files(_open, columns, *fields, check, skip_damaged)
 
 
-def _open(path, columns, cache):
+def _open(path, columns):
   # Returns the records of files, all columns; ValueError names a damaged file.
   from grain.sources import ArrayRecordDataSource
 
-  files = files_at(path, '.array_record*', cache)
+  files = files_at(path, '.array_record*')
   for file in files:
     what = f'{file} is cut short or no ArrayRecord file'
     with naming(what, RuntimeError, OSError):

@@ -1,7 +1,7 @@
 """Data in a bucket, gs:// or s3://, copied once into a folder of this machine.
 
-The copy of gs://bucket/a/b is <cache>/gs/bucket/a/b. A hidden file next to it has
-the ETag of the object, which is copied again if its ETag or size changes.
+The copy of gs://bucket/a/b is gs/bucket/a/b in data/ of `paths.cache_folder`. A hidden file next
+to it has the ETag of the object, which is copied again if its ETag or size changes.
 """
 
 import contextlib
@@ -20,27 +20,27 @@ from typing import Any
 
 from diffusion_jax.atomic_files import draft, own_folder
 from diffusion_jax.data.files import naming
-from diffusion_jax.paths import cache_folder, expanded, is_address
+from diffusion_jax.paths import cache_folder, is_address
 
 LIBRARIES = {'gs': ('gcsfs', 'gcs'), 's3': ('s3fs', 's3')}  # and their extras
 _THREADS = 8  # objects that are copied at the same time
 
 
-def local(path: str, cache: str | Path = '', suffix: str = '') -> str:
+def local(path: str, suffix: str = '') -> str:
   """Returns the path of the copy of data in a bucket, which is made if needed.
 
   path: the address of an object, a folder or a pattern; other paths are
-  returned as they are. cache: the folder of copies, see `place`; suffix: of the
-  objects of a folder, such as '.tar'. Raises ValueError or OSError in one line.
+  returned as they are. suffix: of the objects of a folder, such as '.tar'. Raises
+  ValueError or OSError in one line.
   """
   if not is_address(path):
     return path
-  target = place(path, cache)
+  target = place(path)
   with waiting(path):
     bucket = open_bucket(path)
     with naming(f'{path} cannot be read with your credentials', Exception):
       objects = _objects(bucket, path.rstrip('/'))
-  copies = {place(address, cache): version for address, version in objects.items()}
+  copies = {place(address): version for address, version in objects.items()}
   wanted = [x for x in copies if x == target or fnmatch.fnmatch(x.name.lower(), f'*{suffix}')]
   if not wanted:
     raise FileNotFoundError(f'{path}: the bucket has no object or folder of this name')
@@ -58,18 +58,13 @@ def local(path: str, cache: str | Path = '', suffix: str = '') -> str:
   return str(target)
 
 
-def place(path: str, cache: str | Path = '') -> Path:
-  """Returns where the copy of an address is.
-
-  cache: a folder, by default data/ in `paths.cache_folder`. Raises ValueError
-  for a name that leads out of the folder, and for an address as the cache.
-  """
+def place(path: str) -> Path:
+  """Returns where the copy of an address is; ValueError for a name that leads out of it."""
   scheme, _, name = path.partition('://')
   parts = name.rstrip('/').split('/')
   if {'', '.', '..'} & {*parts}:
     raise ValueError(f'{path}: a name with an empty part, . or .. cannot be copied to a folder')
-  folder = expanded(str(cache), written=True) if cache else cache_folder() / 'data'
-  return Path(folder, scheme, *parts)
+  return Path(cache_folder(), 'data', scheme, *parts)
 
 
 def open_bucket(path: str, **options: object) -> Any:

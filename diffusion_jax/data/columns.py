@@ -223,14 +223,13 @@ def check_columns(
       raise ValueError(f'{name} has no column {column!r}, but {names}{hint}')
 
 
-def files_at(path: str | Path, suffix: str, cache: str = '') -> list[Path]:
+def files_at(path: str | Path, suffix: str) -> list[Path]:
   """Returns a file, the files below a folder, or the matches of a pattern.
 
   Files below a folder have a suffix such as '.tar', see `files_below`; a
-  pattern has *, ? or [. They are sorted by name. cache: see `buckets.local`.
-  Raises ValueError or FileNotFoundError.
+  pattern has *, ? or [. They are sorted by name. Raises ValueError or FileNotFoundError.
   """
-  path = Path(buckets.local(str(path), cache, suffix)).expanduser()
+  path = Path(buckets.local(str(path), suffix)).expanduser()
   if path.is_file():
     return [path]
   if path.is_dir():

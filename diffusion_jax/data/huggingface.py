@@ -87,7 +87,6 @@ def huggingface(
   streaming: Count = 0,
   check: bool = False,
   skip_damaged: bool = False,
-  cache: ReadPath = '',
 ) -> ColumnSource:
   """Returns images of the Hugging Face hub or of a local folder.
 
@@ -96,8 +95,8 @@ def huggingface(
   images, and context_column a condition; train_split, test_split: such as
   'train[:90%]'; streaming: 0, or the images in a buffer, such as 4000: parquet
   files are read where they are, row groups are permuted, and the images of a
-  buffer; check, skip_damaged: see `columns.checked`; cache: see
-  `buckets.local`. Raises ValueError or OSError.
+  buffer; check, skip_damaged: see `columns.checked`. Raises
+  ValueError or OSError.
   """
   check_split(split)
   if (check or skip_damaged) and (streaming or x_column):
@@ -107,7 +106,7 @@ def huggingface(
   columns = Columns(image_column, label, text_column)
   if x_column:
     columns = Columns(x=x_column, context=context_column)
-  path = path if streaming else buckets.local(path, cache)
+  path = path if streaming else buckets.local(path)
   builder = _builder(path, subset, revision)
   _check_part(path, name, builder, split)
   if streaming:

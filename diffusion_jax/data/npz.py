@@ -23,7 +23,6 @@ def npz(
   num_classes: Count = 0,
   test_fraction: Rate = 0.0,
   bounds: tuple[Finite, ...] = (),
-  cache: ReadPath = '',
   x: str = '',
   context: str = '',
   split_row: Count = 0,
@@ -36,11 +35,10 @@ def npz(
   `test_x` and so on if the file has them, or the examples in row split_row of
   `test_indices`, int [splits, n], otherwise a fixed random test_fraction, which
   'train' does not contain. bounds: low and high of x, or of each of its last
-  axis in turn. cache: see `buckets.local`. x, context: other names of these
-  arrays. Raises ValueError or FileNotFoundError.
+  axis in turn. x, context: other names of these arrays. Raises ValueError or FileNotFoundError.
   """
   check_split(split)
-  path = Path(buckets.local(str(path), cache)).expanduser()
+  path = Path(buckets.local(str(path))).expanduser()
   names = names_of(path)
   for name in filter(None, (x, context)):
     if name not in names:

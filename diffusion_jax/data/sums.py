@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -34,6 +35,19 @@ def digest(parts: Iterable[bytes | np.ndarray]) -> str:
     for block in blocks:
       total.update(block)
   return total.hexdigest()[:16]
+
+
+def of_json(content: object) -> str:
+  """Returns the `digest` of JSON values; orders of keys and 1.0 or 1 are the same."""
+
+  def canonical(x):
+    if isinstance(x, dict):
+      return {name: canonical(value) for name, value in x.items()}
+    if isinstance(x, (list, tuple)):
+      return [canonical(value) for value in x]
+    return int(x) if isinstance(x, float) and x.is_integer() else x
+
+  return digest([json.dumps(canonical(content), sort_keys=True).encode()])
 
 
 def of_array(array: np.ndarray) -> str:

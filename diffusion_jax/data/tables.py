@@ -55,7 +55,6 @@ def csv_table(
   test_path: ReadPath = '',
   test_fraction: Rate = 0.0,
   bounds: tuple[Finite, ...] = (),
-  cache: ReadPath = '',
   drop_missing: bool = False,
 ) -> ArraySource:
   """Reads columns of numbers x, [N, D], of a CSV file with a header.
@@ -65,7 +64,7 @@ def csv_table(
   label: the column of classes. Missing values (NA, NULL, NaN, …) are a category
   of their own in `categories`, and refused elsewhere; drop_missing leaves their
   rows out. The test split is test_path, or else a fixed random test_fraction,
-  which 'train' does not contain. bounds, cache: as in `npz`. Raises ValueError
+  which 'train' does not contain. bounds: as in `npz`. Raises ValueError
   that names row and column, or FileNotFoundError.
   """
   check_split(split)
@@ -75,7 +74,7 @@ def csv_table(
   x, context, categories, labels = (
     tuple(map(single_line, names)) for names in (x, context, categories, labels)
   )
-  cells = read_cells(buckets.local(str(path), cache))
+  cells = read_cells(buckets.local(str(path)))
   if tuple(context) == ('rest',) and 'rest' not in cells.columns:
     context = tuple(name for name in cells.columns if name not in (*x, *labels))
     if not context:
@@ -89,7 +88,7 @@ def csv_table(
     'label': [n for c in labels for n in _names(cells, c, c in categories, True)],
   }
   if test_path and split == 'test':
-    cells = read_cells(buckets.local(test_path, cache))
+    cells = read_cells(buckets.local(test_path))
     cells = _without_gaps(cells, whole) if drop_missing else cells
   size = len(cells.rows)
   index = np.arange(size) if test_path else random_part(size, split, test_fraction, path)
@@ -263,7 +262,7 @@ def rows_of(values: Any, spec: ArraySpec, what: str, blank: bool = False) -> np.
   """Returns what a user gives as rows of arrays, float64 [K, *spec.shape].
 
   values: one array or several, or a dict, data frame or structured array with
-  the columns of spec.names, whose cells are read as those of a CSV file; one
+  the columns of spec.names, whose cells are read like cells of a CSV file; one
   cell is for all rows. blank: None and NaN are NaN. Raises ValueError.
   """
   names = getattr(getattr(values, 'dtype', None), 'names', None)

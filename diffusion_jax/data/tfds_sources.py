@@ -66,18 +66,17 @@ def tfds(
   data_dir: ReadPath = '',
   train_split: str = 'train',
   test_split: str = 'test',
-  cache: ReadPath = '',
 ) -> ColumnSource:
   """Returns images of TensorFlow Datasets, prepared as array_record.
 
   dataset: `name[/config][:version]`; num_classes: 0 for no labels; data_dir: by
   default $TFDS_DATA_DIR or tfds' own folder; train_split, test_split: such as
-  'train[:90%]'; cache: see `buckets.local`. Raises ValueError or
+  'train[:90%]'. Raises ValueError or
   FileNotFoundError with one line that says what to do.
   """
   if buckets.is_address(data_dir):
-    buckets.local(f'{data_dir.rstrip("/")}/{dataset.replace(":", "/")}', cache)
-    data_dir = str(buckets.place(data_dir, cache))
+    buckets.local(f'{data_dir.rstrip("/")}/{dataset.replace(":", "/")}')
+    data_dir = str(buckets.place(data_dir))
   folder = prepare.prepared_by_tfds(dataset, data_dir)
   if folder is None:
     raise _not_prepared(dataset, data_dir)

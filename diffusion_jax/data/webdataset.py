@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import functools
 import json
 import tarfile
 from collections.abc import Sequence
@@ -79,28 +78,26 @@ def webdataset(
   test_fraction: Rate = 0.0,
   check: bool = False,
   skip_damaged: bool = False,
-  cache: ReadPath = '',
 ) -> ColumnSource:
   """Returns the images of uncompressed tars in the WebDataset format.
 
   path: a tar, a folder, or a pattern such as 'train-*.tar'; test_path: the same
   for the test split, by default a fixed random test_fraction. Columns are
   extensions; 'jpg;png': either; 'json:label': a value in a JSON file.
-  num_classes: 0 for no labels. check, skip_damaged: see `columns.checked`;
-  cache: see `buckets.local`. Raises ValueError or FileNotFoundError.
+  num_classes: 0 for no labels. check, skip_damaged: see `columns.checked`.
+  Raises ValueError or FileNotFoundError.
   """
   columns = Columns(image_column, label_column, text_column)
   fields = split, path, test_path, test_fraction, image_shape, num_classes
-  open_table = functools.partial(open_tars, cache=cache)
-  return of_files(open_table, columns, *fields, check, skip_damaged)
+  return of_files(open_tars, columns, *fields, check, skip_damaged)
 
 
-def open_tars(path: str, columns: Sequence[str], cache: str = '') -> Tars:
+def open_tars(path: str, columns: Sequence[str]) -> Tars:
   """Returns tars, whose headers are read once.
 
   Raises ValueError for a damaged tar and for an example without a column.
   """
-  paths = files_at(path, '.tar', cache)
+  paths = files_at(path, '.tar')
   wanted = [c.partition(':')[0].lower().split(';') for c in columns]
   seen: dict[str, None] = {}
   numbers, parts = [], []

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.data import image_sets
+from diffusion_jax.data import image_sets, sums
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.metrics import fid, references
 from diffusion_jax.metrics.features import Extractor
@@ -89,7 +89,7 @@ def arrays_of(
   arrays = {name: x for name, x in images.arrays.items() if name in names}
   if not lacks:
     return arrays
-  path = references.folder() / f'{references.digest(facts)}.npz'
+  path = references.folder() / f'{sums.of_json(facts)}.npz'
   return {**references.extract(extractor, images, path, facts, batch_size), **arrays}
 
 

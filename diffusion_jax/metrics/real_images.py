@@ -35,16 +35,15 @@ def arrays_of(
   seed: int,
   size: int,
   condition: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
-  **more: np.ndarray,
 ) -> Arrays | None:
   """Computes a metric's arrays of images 0..count - 1, a file for each batch.
 
   Arrays [n, T] are summed over the images of a batch, to [1, T]. The result for
   an image depends on seed, name and its index, not on its batch. encode:
   examples -> x0, `ArraySpec.encode`. condition: (keys, x0) -> cond['image'], for
-  networks that need it. Files in the folder are kept; more: further arrays of
-  each file, such as settings. Returns the arrays of all batches joined in the
-  first process, None in others. Raises ValueError for NaN before it is written.
+  networks that need it. Files in the folder are kept. Returns the arrays of all
+  batches joined in the first process, None in others. Raises ValueError for NaN
+  before it is written.
   """
   own = jax.random.fold_in(stream(seed, 'metrics'), zlib.crc32(name.encode()))
   roots = stream(seed, 'evaluation_images'), own
@@ -70,5 +69,5 @@ def arrays_of(
 
     return finish
 
-  paths = write_parts(start, count, size, folder, name, **more)
-  return join_parts(paths, more) if processes.is_first() else None
+  paths = write_parts(start, count, size, folder, name)
+  return join_parts(paths) if processes.is_first() else None

@@ -1,7 +1,6 @@
 """Features of real images and of samples, kept in files between evaluations."""
 
 import contextlib
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.data import image_sets
+from diffusion_jax.data import image_sets, sums
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.data.sources import Source, content_sum, in_batches
 from diffusion_jax.metrics import features, fid
@@ -35,7 +34,7 @@ def load(
   weights, and its hash is the name of the file.
   """
   protocol = describe(source, about, extractor)
-  path = folder() / f'{digest(protocol)}.npz'
+  path = folder() / f'{sums.of_json(protocol)}.npz'
   arrays = load_or_compute(path, protocol, lambda: compute(source, extractor, batch_size))
   return arrays, protocol
 
@@ -104,8 +103,3 @@ def compute(source: Source, extractor: Extractor, batch_size: int) -> dict[str, 
 def folder() -> Path:
   """Returns the folder of the cache, $XDG_CACHE_HOME/diffusion_jax/features."""
   return cache_folder() / 'features'
-
-
-def digest(protocol: Json) -> str:
-  """Returns the name of a protocol in the cache."""
-  return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:24]

@@ -18,17 +18,17 @@ def title(changes: Mapping[str, object]) -> str:
   return ','.join(f'{field}={value}' for field, value in changes.items())
 
 
-def write(out: Path, points: list[Json], results: Results) -> None:
+def write(out: Path, points: list[Json], results: Results, settings: Json) -> None:
   """Writes sweep.json and sweep.png, and prints a table of all points.
 
-  points: {field: value} of each setting, in the order of results. If only the
-  widths of averages differ, the plot is against the width.
+  points: {field: value} of each setting, in the order of results; settings: what all depend on. If
+  only the widths of averages differ, the plot is against the width.
   """
   rows = [
     {'point': changes, 'metrics': scores}
     for changes, scores in zip(points, results.values(), strict=True)
   ]
-  write_json(out / 'sweep.json', {'points': rows})
+  write_json(out / 'sweep.json', {'points': rows, 'settings': settings})
   shown = list(rows[0]['metrics'])
   width = max(map(len, results))
   print(f'{"":{width}} ' + ' '.join(f'{name:>17}' for name in shown))

@@ -65,15 +65,14 @@ class About(NamedTuple):
 
 def scores_of(workdir: Path, weights: int) -> Iterator[Score]:
   """Yields the scores of a run's evaluations of the weights of a checksum."""
-  for path, content in dict(record.read_json_files(workdir / 'evaluation')).items():
-    if path.name != 'result.json':
+  for about, content in record.read_results(workdir / 'evaluation'):
+    if 'points' in content:  # of a sweep
       continue
     samples = content.get('protocol', {}).get('samples')
     made = samples or content.get('settings', {})
     if made.get('weights') != weights:
-      print(f'{path.parent} is of other weights: the card leaves it out')
+      print(f'evaluation {about} is of other weights: the card leaves it out')
       continue
-    about = path.parent.relative_to(workdir / 'evaluation').as_posix()
     if samples:
       about = f'{about}: {results.about(samples.get("sampling", {}))}'
     elif 'images' in content:

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -93,10 +94,21 @@ def read_sheets(folder: Path) -> list[tuple[int, Path]]:
 
 
 def read_results(folder: Path) -> Iterator[tuple[str, dict]]:
-  """Yields the folder and content of each result.json and sweep.json."""
-  for path, content in read_json_files(folder):
-    if path.name in ('result.json', 'sweep.json'):
-      yield path.parent.relative_to(folder).as_posix(), content
+  """Yields the folder, as `short` has it, and content of each result.json and sweep.json."""
+  results = [
+    (path.parent.relative_to(folder).as_posix(), content)
+    for path, content in read_json_files(folder)
+    if path.name in ('result.json', 'sweep.json')
+  ]
+  names = short({name for name, _ in results})
+  yield from ((names[name], content) for name, content in results)
+
+
+def short(names: Iterable[str]) -> dict[str, str]:
+  """Returns names of results without their hashes, which only equal names keep."""
+  ends = {name: re.sub('-[0-9a-f]{8}$', '', name) for name in names}
+  count = Counter(ends.values())
+  return {name: end if count[end] == 1 else name for name, end in ends.items()}
 
 
 def read_json_files(folder: Path) -> Iterator[tuple[Path, dict]]:

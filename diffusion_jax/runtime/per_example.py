@@ -6,7 +6,7 @@ Batches are kept in files until all are there.
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -123,15 +123,13 @@ def write_parts(
   size: int,
   folder: Path,
   what: str,
-  **more: np.ndarray,
 ) -> list[Path]:
   """Computes items 0..count - 1, with a file for each batch; returns the files.
 
   start: dispatches the work of items [n], and returns a function () -> their
   arrays, which waits for them. Files that are in the folder are kept, so an
   interrupted computation continues. All processes compute what the first one
-  lacks, and it writes. what: a word for the progress bar; more: further arrays
-  of each file.
+  lacks, and it writes. what: a word for the progress bar.
   """
   batches = np.split(np.arange(count), range(size, count, size))
   paths = [folder / f'{index[0]:08d}.npz' for index in batches]
@@ -143,12 +141,12 @@ def write_parts(
   with tqdm(total=count, initial=before, desc=what, unit='image', disable=None) as bar:
     for i, arrays in one_ahead(lambda i: start(batches[i]), todo):
       if processes.is_first():
-        write_npz(paths[i], arrays | more)
+        write_npz(paths[i], arrays)
       bar.update(len(batches[i]))
   return paths
 
 
-def join_parts(paths: list[Path], without: Collection[str] = ()) -> Arrays:
+def join_parts(paths: list[Path]) -> Arrays:
   """Joins the arrays of all files, in memory-mapped files without a name.
 
   Raises UserError for a file that is damaged.
@@ -158,8 +156,7 @@ def join_parts(paths: list[Path], without: Collection[str] = ()) -> Arrays:
   with contextlib.ExitStack() as stack:
     for path in paths:
       try:
-        names = [n for n in npz.names_of(path) if n not in without]
-        for name, part in npz.read(path, [*firsts] or names).items():
+        for name, part in npz.read(path, [*firsts] or npz.names_of(path)).items():
           if name not in files:
             files[name] = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
           first = firsts.setdefault(name, part[:1])

@@ -113,7 +113,7 @@ def exit_all(code: int) -> NoReturn:
   os._exit(code)
 
 
-def broadcast(values: Sequence[bool]) -> np.ndarray:
+def broadcast(values: Sequence[int]) -> np.ndarray:
   """Returns the first process's values in all processes."""
   return np.asarray(multihost_utils.broadcast_one_to_all(np.array(values)))
 

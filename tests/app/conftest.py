@@ -4,6 +4,8 @@ import contextlib
 import functools
 import io
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 from numpy.testing import assert_array_equal
 
 from diffusion_jax.app.config import folder, trust
-from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.kinds import registry, roles, store
 from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
@@ -28,6 +32,7 @@ from diffusion_jax.metrics import references
 from diffusion_jax.paths import texts_in
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import checkpoints, load
 from tests.app.fields import within
 from tests.app.small_network import SmallAutoencoder, SmallNetwork
@@ -39,6 +44,42 @@ SEEN = within('training', sample_every=4, held_out__every=2)
 SEEN |= within('report', after_training=True)
 TRACKED = within('training.average', 'powers', widths=(0.05, 0.10), every=1)
 TRACKED |= within('training', checkpoints__every=1, checkpoints__keep=4)
+
+
+# Fields that neither the step nor the first state of a training depends on.
+_NOT_IN_STEPS = (
+  *(name for name in roles.FREE if not name.startswith(('network.', 'training.', 'matmul'))),
+  *(f'training.{name}' for name in ('checkpoints', 'held_out', 'log_every', 'log_to')),
+  *(f'training.{name}' for name in ('metrics', 'resume', 'sample_every')),
+  *(f'training.machine.{name}' for name in ('compile_ahead', 'num_threads', 'trace')),
+)
+
+
+def once(function):
+  """Makes a function of `setup` return one program to trainings that share it.
+
+  Each of them would trace it anew. tests/app/train/test_setup.py shows that
+  the rates and the length of a training are not in its step.
+  """
+  made = {}
+
+  def shared(*args):
+    config = args[0] if isinstance(args[0], Node) else args[0].config
+    left_out = _NOT_IN_STEPS
+    if config.objective.name == 'denoising':
+      left_out += ('training.num_steps',)
+    fields = folder.flat(folder.plain(config)).items()
+    fields = {name: x for name, x in fields if not name.startswith(left_out)}
+    key = json.dumps(fields), str([x for x in args if isinstance(x, (Mesh, TrainState, float))])
+    if key not in made:
+      made[key] = function(*args)
+    return made[key]
+
+  return shared
+
+
+for _name in ('jit_step', 'state_maker'):
+  setattr(setup, _name, once(getattr(setup, _name)))
 
 
 def printed_by(function, *args):
@@ -79,8 +120,14 @@ def lines_of(workdir, name=''):
 
 def arrays_of(workdir, name='samples', folder='samples'):
   """Returns the arrays of an npz file in a folder of a run."""
-  with np.load(workdir / folder / f'{name}.npz') as arrays:
+  with np.load(kept(workdir / folder, name, '.npz')) as arrays:
     return dict(arrays)
+
+
+def kept(folder, name, end=''):
+  """Returns the newest path of a name, or of this name with a hash, in a folder."""
+  name = re.compile(re.escape(name) + '(-[0-9a-f]{8})?' + re.escape(end))
+  return max(filter(lambda x: name.fullmatch(x.name), folder.iterdir()), key=os.path.getmtime)
 
 
 def params_of(workdir, which='average', **fields):

@@ -16,7 +16,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.runtime import profiling, sharding
 from diffusion_jax.weights import checkpoints, load
 from tests.app import two_processes
-from tests.app.conftest import arrays_of, lines_of, params_of, smoke
+from tests.app.conftest import kept, lines_of, params_of, smoke
 from tests.conftest import HANG_SECONDS
 from tests.runtime import test_sharding as plain
 
@@ -144,10 +144,10 @@ def test_an_image_of_two_processes_is_that_of_one(folder):
 
 def test_samples_and_bounds_of_two_processes_are_those_of_one(folder):
   evaluations = [folder / which / 'run/evaluation' for which in ('one', 'two')]
-  one, two = (arrays_of(x, 'samples', 'samples')['arr_0'] for x in evaluations)
+  one, two = (np.load(*x.glob('drawn/samples-????????.npz'))['arr_0'] for x in evaluations)
   assert one.shape == (16, 8, 8, 1)
   assert (one != two).mean() < 0.01  # of 17 grey levels
-  one, two = (json.loads((x / 'elbo-test/result.json').read_text()) for x in evaluations)
+  one, two = (json.loads((kept(x, 'elbo-test') / 'result.json').read_text()) for x in evaluations)
   assert one['images'] == two['images'] == 20
   assert_allclose(one['bits_per_dim'], two['bits_per_dim'], rtol=1e-4)
 

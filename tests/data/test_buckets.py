@@ -70,6 +70,12 @@ def bucket(request, files, tmp_path_factory):
     yield f'{server.scheme}://bucket/data', system
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  return tmp_path / 'cache' / 'diffusion_jax' / 'data'
+
+
 def arrays_of(source):
   return source.read(np.arange(len(source)))
 
@@ -78,30 +84,29 @@ def arrays_of(source):
 def test_data_in_a_bucket_are_those_of_the_files(bucket, files, tmp_path, name, monkeypatch):
   datasets = pytest.importorskip('datasets')
   monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path / 'arrow')
-  source = SETS[name](f'{bucket[0]}/{name}', cache=str(tmp_path / 'cache'))
+  source = SETS[name](f'{bucket[0]}/{name}')
   expected = SETS[name](f'{files}/{name}')
   assert_equal(arrays_of(source), arrays_of(expected))
   assert source.facts == expected.facts
 
 
-def test_a_set_of_tfds_in_a_bucket(bucket, files, tmp_path):
+def test_a_set_of_tfds_in_a_bucket(bucket, files):
   read = functools.partial(tfds, 'test', image_shape=(32, 32, 3), num_classes=10)
   expected = arrays_of(read('cifar10', data_dir=str(files / 'tfds')))
   for name in ('cifar10', 'cifar10:3.0.2'):
-    cache = str(tmp_path / name)
-    source = read(name, data_dir=f'{bucket[0]}/tfds', cache=cache)
+    source = read(name, data_dir=f'{bucket[0]}/tfds')
     assert_equal(arrays_of(source), expected)
 
 
-def test_an_object_is_copied_once_and_again_if_it_changes(bucket, tmp_path, capsys):
+def test_an_object_is_copied_once_and_again_if_it_changes(bucket, capsys):
   address, system = bucket
   system.pipe({f'bucket/parts/{name}.tar': name.encode() for name in 'abc'})
   system.pipe('bucket/parts/note.txt', b'not a tar')
-  pattern, cache = f'{address.rpartition("/")[0]}/parts/*.tar', tmp_path / 'cache'
-  place = buckets.place(pattern, cache).parent
+  pattern = f'{address.rpartition("/")[0]}/parts/*.tar'
+  place = buckets.place(pattern).parent
 
   def contents():
-    buckets.local(pattern, cache)
+    buckets.local(pattern)
     return {path.name: path.read_bytes() for path in sorted(place.glob('[!.]*'))}, [
       line.split()[1] for line in capsys.readouterr().out.splitlines()
     ]
@@ -117,15 +122,15 @@ def test_an_object_is_copied_once_and_again_if_it_changes(bucket, tmp_path, caps
   assert contents() == ({'a.tar': b'x', 'b.tar': b'b'}, [])
 
 
-def test_a_name_with_a_bracket_is_a_name_before_it_is_a_pattern(bucket, tmp_path):
+def test_a_name_with_a_bracket_is_a_name_before_it_is_a_pattern(bucket, cache):
   system, scheme = bucket[1], bucket[0].partition('/data')[0]
   system.pipe({f'bucket/odd/{name}': name.encode() for name in ('a1', 'a[1]')})
-  read = lambda name: Path(buckets.local(f'{scheme}/odd/{name}', tmp_path)).read_text()
+  read = lambda name: Path(buckets.local(f'{scheme}/odd/{name}')).read_text()
   assert [read('a1'), read('a[1]'), read('a1')] == ['a1', 'a[1]', 'a1']
-  buckets.local(f'{scheme}/odd/a[12]', tmp_path)
+  buckets.local(f'{scheme}/odd/a[12]')
   with refusals.one_line('name of a bucket cannot be a pattern'):
-    buckets.local(f'{scheme[:-1]}*/a', tmp_path)
-  place = tmp_path / scheme.replace('://', '/') / 'odd' / 'a1'
+    buckets.local(f'{scheme[:-1]}*/a')
+  place = cache / scheme.replace('://', '/') / 'odd' / 'a1'
   place.unlink()
   (place / 'b').mkdir(parents=True)  # An object has the name of what was a folder.
   assert read('a1') == 'a1'
@@ -134,7 +139,7 @@ def test_a_name_with_a_bracket_is_a_name_before_it_is_a_pattern(bucket, tmp_path
   assert read('a1/b') == 'a1/b'
 
 
-def test_a_copy_is_whole_or_not_there(bucket, tmp_path, monkeypatch):
+def test_a_copy_is_whole_or_not_there(bucket, cache, monkeypatch):
   address, system = bucket
 
   def stops(name, path):
@@ -142,26 +147,23 @@ def test_a_copy_is_whole_or_not_there(bucket, tmp_path, monkeypatch):
 
   monkeypatch.setattr(system, 'get_file', stops)
   with refusals.one_line('set.npz cannot be copied to ', '4 of the ', ' bytes of bucket/data/'):
-    buckets.local(f'{address}/set.npz', tmp_path)
-  assert not [path for path in tmp_path.rglob('*') if path.is_file()]
+    buckets.local(f'{address}/set.npz')
+  assert not [path for path in cache.rglob('*') if path.is_file()]
 
 
 @pytest.mark.parametrize('bucket', [Google], indirect=True)
-def test_a_training_on_a_bucket(bucket, files, tmp_path, monkeypatch):
-  """Another cache may be given to continue it, and the address need not be."""
+def test_a_training_on_a_bucket(bucket, cache, tmp_path, monkeypatch):
+  """The address need not be given again."""
   monkeypatch.setattr(trust, '_allowed', set())
   fields = {'data': 'npz', 'data.num_classes': 3, 'network.channels': 8, 'data.test_fraction': 0.2}
-  there = {'data.path': f'{bucket[0]}/set.npz', 'data.cache': tmp_path / 'cache'}
+  there = {'data.path': f'{bucket[0]}/set.npz'}
   MODES['train'](smoke(**fields | there), str(tmp_path / 'run'))
   trust._allowed.clear()
   trust.recall(tmp_path / 'run')
   assert trust.is_given(there['data.path'])
-  other = {'data.cache': tmp_path / 'other', 'training.num_steps': 6}
+  other = {'training.num_steps': 6}
   MODES['train'](smoke(**fields | there | other), str(tmp_path / 'run'))
-  assert (tmp_path / 'other').is_dir() and len(lines_of(tmp_path / 'run', 'loss')) == 6
-  here = {'data.path': files / 'set.npz'}
-  line = 'config.data.cache=.* has no effect with data on this machine'
-  refused(line, MODES['train'], smoke(**fields | there | here), str(tmp_path / 'new'))
+  assert cache.is_dir() and len(lines_of(tmp_path / 'run', 'loss')) == 6
 
 
 def without_home(address):
@@ -173,7 +175,6 @@ NO_HOME = "without_home('gs://bucket/a.npz') => HOME and XDG_CACHE_HOME are not 
 WRONG = """
 npz('az://bucket/a.npz') => az://bucket/a.npz: data are read from gs:// and s3://, not from az://
 npz('gs://bucket/../a.npz') => a name with an empty part, . or .. cannot be copied to a folder
-npz('gs://bucket/a.npz', cache='s3://a') => s3://a is an address, and only folders of this
 npz('gs://bucket/a.npz') => gs://bucket/a.npz needs the library gcsfs: pip install -e '.[gcs]'
 tfds('train', 'cifar10', data_dir='s3://b') => s3://b/cifar10 needs the library s3fs
 cifar10(data_dir='gs://b') => gs://b: cifar10 is prepared in a folder of this machine
@@ -190,16 +191,18 @@ def test_other_addresses_are_refused(error, call, message, monkeypatch):
     eval(call)  # The rows are our own.
 
 
-def test_what_is_not_there_is_refused_before_anything_is_compiled(bucket, tmp_path, monkeypatch):
+def test_what_is_not_there_is_refused_before_anything_is_compiled(
+  bucket, cache, tmp_path, monkeypatch
+):
   refuse_to_compile(monkeypatch)
   top = bucket[0].rpartition('/')[0]
   for name in ('lost.npz', 'tars/lost-*.npz'):
-    fields = {'data': 'npz', 'data.path': f'{top}/{name}', 'data.cache': tmp_path / 'cache'}
+    fields = {'data': 'npz', 'data.path': f'{top}/{name}'}
     message = f'config.data: .*{re.escape(name)}: the bucket has no object or folder'
     refused(message, MODES['train'], smoke(**fields), str(tmp_path / 'run'))
   with refusals.one_line('bucket has no object or folder', error=FileNotFoundError):
     npz(f'{top}-of-nobody/a.npz')
-  assert not (tmp_path / 'cache').exists()
+  assert not cache.exists()
 
 
 def test_without_credentials(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_equal
 
-from diffusion_jax.data import small_sets
+from diffusion_jax.data import small_sets, sums
 from diffusion_jax.metrics import features, fid, references
 from diffusion_jax.metrics.judges import digits_judge
 
@@ -53,7 +53,7 @@ def test_the_name_in_the_cache_depends_on_all_that_the_features_do():
     found.append(references.describe(source, ABOUT, other))
   black = dataclasses.replace(source, x=np.zeros_like(source.x))
   found.append(references.describe(black, ABOUT, extractor))
-  assert len({references.digest(protocol) for protocol in found}) == len(found)
+  assert len({sums.of_json(protocol) for protocol in found}) == len(found)
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(cache):

@@ -49,6 +49,9 @@ def test_results_are_found_at_any_depth(tmp_path):
     'samples-a/sweep.json': json.dumps({'points': []}),
     'samples-a/num_steps=4/result.json': json.dumps({'metrics': {}}),
     'samples-b/result.json': '{"half',
+    'one-0123abcd/result.json': json.dumps({'n': 1}),
+    'two-0123abcd/result.json': json.dumps({'n': 2}),  # a name of two is not short
+    'two-89abcdef/result.json': json.dumps({'n': 3}),
     'elbo-test/settings.json': '{"not": "a result"}',
   }.items():
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +60,9 @@ def test_results_are_found_at_any_depth(tmp_path):
     'elbo-test': {'metric': 'elbo'},
     'samples-a': {'points': []},
     'samples-a/num_steps=4': {'metrics': {}},
+    'one': {'n': 1},
+    'two-0123abcd': {'n': 2},
+    'two-89abcdef': {'n': 3},
   }
 
 

@@ -59,6 +59,18 @@ def test_one_process_locks_a_path(address, monkeypatch, capsys):
   assert twin.bucket.exists(twin.place('train.lock'))
 
 
+def test_a_lock_is_read_while_its_owner_writes(address, monkeypatch):
+  """An open file of s3fs is lost when the object is written anew."""
+  run = buckets.folder(address)
+  twin = buckets.twin_of(run)
+  theirs, ours = (lock._Object(twin, 'train.lock') for _ in range(2))
+  theirs._write()
+  monkeypatch.setattr(lock, 'LEASE', 0.0)
+  with buckets.beside(theirs.renew):
+    texts = {ours._read() for _ in range(100)}
+  assert all(text.startswith(f'{os.getpid()} on '.encode()) for text in texts) and len(texts) > 1
+
+
 def test_only_its_owner_releases_a_lock(address, monkeypatch):
   """Another process may take over, or release, between two looks."""
   monkeypatch.setattr(lock, 'LEASE', 40.0)

@@ -21,7 +21,7 @@ from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime.files import make_folder, write_npz
+from diffusion_jax.runtime.files import write_npz
 from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
 
 
@@ -37,27 +37,27 @@ class EditInputs(NamedTuple):
 def main(run: Run) -> None:
   """Writes <name>.png, <name>.npz and single pictures into edits/.
 
-  For <name> see `provenance.name_of_edit`.
+  <name> is edit.output, or see `provenance.making`.
   """
   run.check('edit')
   inputs = inputs_of(run.model)
   read = inputs.pictures | inputs.cond
   fields = provenance.edit_fields(run.model)
   settings = provenance.of_sampling(run, read, edit=fields)
-  name = provenance.name_of_edit(run.model)
-  path = make_folder(run.model.workdir, 'edits') / f'{name}.npz'
-  with provenance.making(path, settings, 'edit.output') as done:
-    if not done:
-      draw(run, inputs, path, provenance.as_array(settings))
+  given = run.model.config.edit.output
+  name = Path('edits', given or provenance.name_of_edit(run.model))
+  args = run.model.workdir, name, settings, 'edit.output', bool(given)
+  with provenance.drawing(*args) as place:
+    if not place.done:
+      draw(run, inputs, place.path, place.parts, provenance.as_array(settings))
 
 
-def draw(run: Run, inputs: EditInputs, path: Path, settings: np.ndarray) -> None:
-  """Draws the results that are missing, and writes all files."""
+def draw(run: Run, inputs: EditInputs, path: Path, parts: Path, settings: np.ndarray) -> None:
+  """Draws the results that are missing, and writes all files, the npz file last."""
   model, (edit, _, _, pictures) = run.model, inputs
-  size, parts = model.config.sampling.batch_size, path.with_suffix('.parts')
-  stored = {'settings': settings}
-  paths = write_parts(drawing(run, inputs), edit.count(), size, parts, 'editing', **stored)
-  numbers = join_parts(paths, {'settings'})
+  size = model.config.sampling.batch_size
+  paths = write_parts(drawing(run, inputs), edit.count(), size, parts, 'editing')
+  numbers = join_parts(paths)
   x = numbers['x']
   if edit.loses and not any(np.isfinite(one).all() for one in x):
     check_numbers(model, x)
@@ -65,13 +65,13 @@ def draw(run: Run, inputs: EditInputs, path: Path, settings: np.ndarray) -> None
   mask = pictures.get('mask')
   if mask is not None:  # exact, also with other grey levels than the run's
     results = np.where(mask[None], pictures['image'][None], results)
-  arrays = {'arr_0': results} | numbers | pictures | stored
+  made = Made(results, numbers, pictures, training_examples(model))
+  write(edit.show(model, made), path.with_suffix(''))
+  arrays = {'arr_0': results} | numbers | pictures | {'settings': settings}
   del arrays['x']
   write_npz(path, arrays)
   what = 'images' if model.facts.x.is_picture else 'arrays'
   print(f'wrote {path}: {len(results)} {what} of {model.facts.x.shape}')
-  made = Made(results, numbers, pictures, training_examples(model))
-  write(edit.show(model, made), path.with_suffix(''))
   shutil.rmtree(parts)
 
 

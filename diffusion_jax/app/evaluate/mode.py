@@ -7,7 +7,7 @@ that it has written.
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,6 @@ from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import rules, store
-from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.store import name_of
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import provenance, weights
@@ -41,13 +40,14 @@ from diffusion_jax.metrics.metric import Arrays, ModelMetric, as_json, table
 from diffusion_jax.metrics.scoring import References, Scored
 from diffusion_jax.metrics.sweeps import Results, title
 from diffusion_jax.metrics.table import OF_PAIRS
-from diffusion_jax.runtime import buckets, lock, processes
+from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.compiling import precision_in_use
 from diffusion_jax.runtime.files import make_folder, write_json
 from diffusion_jax.runtime.sharding import replicate
 
 # The section of config.sampling that changes the scores of real images as well.
 OF_WEIGHTS = 'weights'
+_DRAWN = Path('evaluation', 'drawn')
 
 Fields = Json  # of a sweep, of the scores as JSON, of settings
 
@@ -65,10 +65,11 @@ class Point(NamedTuple):
 
 
 def main(run: Run) -> None:
-  """Writes evaluation/<metric>-<split>/ for each metric of real images.
+  """Writes evaluation/<metric>-<split>-<hash>/result.json for each metric of real images.
 
-  Metrics of generated images share evaluation/samples/. A sweep writes a folder
-  for each point inside these folders, and a table into the first.
+  Metrics of generated images share evaluation/samples-<hash>/; see `provenance.making`. A
+  sweep writes a folder for each point, and a table into another. The samples are in
+  evaluation/drawn/.
   """
   model = scorers.chosen(run.model)
   c = model.config.evaluation
@@ -98,22 +99,27 @@ def main(run: Run) -> None:
   measured: dict[str, Fields] = {}  # by the fields that choose weights
   for point in points:
     scores = results[title(point.changes)] = {}
+    if point.changes:
+      print(f'{title(point.changes)}:')
     if of_samples:
-      with result_folder(model, 'samples', point.changes) as out:
-        scores |= score_samples(references, point.run, of_samples, out)
+      scores |= score_samples(references, point, of_samples)
     if pairs:
-      with result_folder(model, 'pairs', point.changes) as out:
-        scores |= score_pairs(point.run, pairs, out)
+      scores |= score_pairs(point, pairs)
     processes.wait_for_all(f'scores {title(point.changes)}')
     weights_of = title(point.of_weights)
     if of_images and weights_of not in measured:
-      measured[weights_of] = score_point(point.run, of_images, point.of_weights)
+      measured[weights_of] = score_point(point, of_images)
     if weights_of:
       scores |= measured.get(weights_of, {})
-  if len(points) > 1 and all(results.values()) and processes.is_first():
+  if len(points) > 1:
     first = next(iter(of_images)) if [*groups] == ['examples'] else next(iter(groups))
-    out = make_folder(model.workdir, folder_of(model, first))
-    sweeps.write(out, [point.changes for point in points], results)
+    fields = {x for group in groups for x in rules.READ[group]}
+    about = used(c, {*map(name_of, c.metrics)}, 'sweep', *fields)
+    settings = provenance.of_sampling(points[0].run, {}, evaluation=about)
+    with kept(Point({}, run), first, settings, 'sweep') as place:
+      if all(results.values()) and processes.is_first():
+        changes = [point.changes for point in points]
+        sweeps.write(place.path.parent, changes, results, settings)
 
 
 def points_of(run: Run, kinds: list[str]) -> list[Point]:
@@ -136,23 +142,29 @@ def points_of(run: Run, kinds: list[str]) -> list[Point]:
   return points
 
 
-def folder_of(model: Model, metric: str, changes: dict | None = None) -> Path:
-  """Returns the path in the run of a metric, or 'samples', at a point."""
-  c = model.config.evaluation
+def kept(
+  point: Point, metric: str, settings: Json, end: str = 'result'
+) -> contextlib.AbstractContextManager[provenance.Place]:
+  """Returns `provenance.making` of a metric, or 'samples' or 'pairs', at a point."""
+  model = point.run.model
+  c, of_samples = model.config.evaluation, metric in ('samples', 'pairs')
   is_plain = metric == 'samples' or (metric, c.split) == ('pairs', 'test')
-  parts = (metric,) if is_plain else (metric, c.split)
-  name = '-'.join(filter(None, (*parts, c.name)))
-  return Path('evaluation', name, title(changes or {}))
+  name = metric if is_plain else f'{metric}-{c.split}'
+  if c.name:
+    changes = point.changes if of_samples else point.of_weights
+    path = Path(f'{name}-{c.name}', title(changes))
+  else:
+    fields = 'sampling.' if of_samples else f'sampling.{OF_WEIGHTS}'
+    path = Path(provenance.name_of(model, name, fields))
+  args = Path('evaluation', path), settings, 'evaluation.name', bool(c.name), f'/{end}.json'
+  return provenance.making(model.workdir, *args)
 
 
-@contextlib.contextmanager
-def result_folder(model: Model, metric: str, changes: dict) -> Iterator[Path]:
-  """Yields the folder of `folder_of`, in which no other process evaluates."""
-  if changes:
-    print(f'{title(changes)}:')
-  out = make_folder(model.workdir, folder_of(model, metric, changes))
-  with lock.hold(out, 'result.json', '--config.evaluation.name'):
-    yield out
+def used(c: Node, metrics: Collection[str], *fields: str) -> Json:
+  """Returns the section evaluation, as scores of some metrics depend on it."""
+  plain, named = folder.plain(c), [x for x in c.metrics if name_of(x) in metrics]
+  fields = *fields, *metrics, 'batch_size', 'seed'
+  return {n: plain[n] for n in fields} | {'metrics': named}
 
 
 def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
@@ -179,16 +191,35 @@ def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
     yield {f: x.name if isinstance(x, Node) else x for f, x in values}, point
 
 
-def score_samples(references: References, run: Run, metrics: list[Scored], out: Path) -> Fields:
+def score_samples(references: References, point: Point, metrics: list[Scored]) -> Fields:
   """Draws the images of a point, and writes their scores into result.json.
 
   Images that exist with these settings are kept. Returns the scores as JSON in
   the first process, {} in the others.
   """
+  c = point.run.model.config.evaluation
+  path = draw(point.run, num_samples=c.num_generated)
+  about = {
+    'evaluation': used(c, {x.name for x in metrics}, *rules.READ['samples']),
+    'reference': {name: space.protocol for name, space in references.spaces.items()},
+  }
+  settings = provenance.of_scores(path, about, references.values)
+  with kept(point, 'samples', settings) as place:
+    if not processes.is_first():
+      return {}
+    return write_scores(references, point.run, metrics, path, place.path, settings)
+
+
+def write_scores(
+  references: References,
+  run: Run,
+  metrics: list[Scored],
+  path: Path,
+  out: Path,
+  settings: Json,
+) -> Fields:
+  """Writes the scores of a file of samples, and prints them; returns them as JSON."""
   c, is_picture = run.model.config.evaluation, run.model.facts.x.is_picture
-  path = draw(run, out, num_samples=c.num_generated)
-  if not processes.is_first():
-    return {}
   needs = {need for each in metrics for need in each.metric.needs}
   stored = image_sets.read(path, needs, any_shape=not is_picture)
   drawn = provenance.read(path)
@@ -198,17 +229,19 @@ def score_samples(references: References, run: Run, metrics: list[Scored], out: 
     samples['images'] = samples['values']
   with from_config('evaluation.metrics'):
     extracted = {
-      name: of_real.extract(space.extractor, stored, out / f'{name}.npz', drawn, size)
+      name: of_real.extract(space.extractor, stored, file, drawn, size)
       for name, space in references.spaces.items()
+      for file in [path.with_name(f'{path.stem}.{name}.npz')]
     }
     scores = scoring.score(metrics, references, samples, extracted)
     floor = scoring.floor(metrics, references, c.num_generated) if c.floor else []
   protocol = {name: space.protocol for name, space in references.spaces.items()}
   write_json(
-    out / 'result.json',
+    out,
     {
+      'settings': settings,
       'protocol': {'samples': drawn, 'reference': protocol},
-      **of_set(run.model.config, c.reference),
+      **of_set(run.model.config, scorers.examples(c)),
       'matmul_precision': precision_in_use() or 'default',
       'metrics': as_json(scores),
       **({'floor': as_json(floor)} if c.floor else {}),
@@ -223,35 +256,34 @@ def score_samples(references: References, run: Run, metrics: list[Scored], out: 
   for x in protocol.values():
     of = x.get('origin') or f'{x["images"]:,} {x["split"]} images of {x["data"]["name"]}'
     print(f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) of {of}')
-  print(out / 'result.json')
+  print(out)
   return as_json(scores)
 
 
-def draw(run: Run, out: Path, rows: np.ndarray | None = None, **fields: object) -> Path:
+def draw(run: Run, rows: np.ndarray | None = None, **fields: object) -> Path:
   """Draws samples with these fields of config.sampling; returns their file.
 
   rows: contexts in place of sampling.context.
   """
-  fields |= {'name': 'samples', 'trajectory': False, 'profile': False}
+  fields |= {'name': '', 'trajectory': False, 'profile': False}
   changes = {f'sampling.{name}': x for name, x in fields.items()}
   drawing = run.changed(store.with_fields(run.model.config, changes))
-  below = out.relative_to(run.model.workdir)
-  return sample.draw(drawing, below, 'evaluation.name', rows)
+  return sample.draw(drawing, _DRAWN, rows)
 
 
-def score_pairs(run: Run, metrics: list[Scored], out: Path) -> Json:
+def score_pairs(point: Point, metrics: list[Scored]) -> Json:
   """Draws for held-out pairs; writes the scores and curves of calibration.
 
   Returns the scores as JSON in the first process, {} in the others.
   """
-  model = run.model
+  run, model = point.run, point.run.model
   c = model.config.evaluation
   source = datasets.source_of(model.config, c.split)
   index = np.arange(min(c.num_pairs, len(source)))
   with from_config('data'):
     arrays = source.read(index)
   fields = {'num_samples': c.draws_per_pair, 'context': '', 'context_row': None}
-  drawn = draw(run, out, arrays['context'], **fields)
+  drawn = draw(run, arrays['context'], **fields)
   buckets.share(drawn, 'draws of the pairs')
   draws = npz.read(drawn, ['arr_0'])['arr_0']
   draws = draws.reshape(len(index), -1, *draws.shape[1:])
@@ -259,41 +291,45 @@ def score_pairs(run: Run, metrics: list[Scored], out: Path) -> Json:
   samples: Arrays = {'draws': draws}
   reference: Arrays = {'truth': truth, 'context': arrays['context']}
   if any('log_q' in each.metric.needs for each in metrics):
-    log_q = log_density(run, drawn, draws, reference)
+    log_q = log_density(run, draws, reference)
     samples['log_q'], reference['log_q'] = log_q[:, 1:], log_q[:, 0]
-  if not processes.is_first():
-    return {}
-  enough = draws.shape[1] > 1 and len(index) >= calibration.LEAST_PAIRS
-  if enough and (contraction := OF_PAIRS.get('contraction')):
-    # Calibrated draws may be as wide as the prior.
-    if all(x.name != 'contraction' for x in metrics):
-      metrics = [*metrics, Scored('contraction', contraction())]
-  named = {**reference, **scorers.names_of(model)}
-  with from_config('evaluation.metrics'):
-    scores = [x for each in metrics for x in scoring.compute(each, samples, named)]
-  levels = calibration.all_levels(samples, reference)
-  plots.plot_ranks(out / 'ranks.png', levels.pop('ranks'))
-  plots.plot_coverage(out / 'coverage.png', levels)
-  write_json(
-    out / 'result.json',
-    {
-      'pairs': len(index),
-      'draws_per_pair': c.draws_per_pair,
-      'split': c.split,
-      **of_set(model.config, c.split),
-      'protocol': {'samples': provenance.read(drawn)},
-      'metrics': as_json(scores),
-    },
-  )
-  print(table(scores), out / 'result.json', sep='\n')
-  return as_json(scores)
+  about = {'evaluation': used(c, {x.name for x in metrics}, *rules.READ['pairs'])}
+  settings = provenance.of_scores(drawn, about, {'truth': truth, 'rows': arrays['context']})
+  with kept(point, 'pairs', settings) as place:
+    if not processes.is_first():
+      return {}
+    out = place.path
+    enough = draws.shape[1] > 1 and len(index) >= calibration.LEAST_PAIRS
+    if enough and (contraction := OF_PAIRS.get('contraction')):
+      # Calibrated draws may be as wide as the prior.
+      if all(x.name != 'contraction' for x in metrics):
+        metrics = [*metrics, Scored('contraction', contraction())]
+    named = {**reference, **scorers.names_of(model)}
+    with from_config('evaluation.metrics'):
+      scores = [x for each in metrics for x in scoring.compute(each, samples, named)]
+    levels = calibration.all_levels(samples, reference)
+    plots.plot_ranks(out.with_name('ranks.png'), levels.pop('ranks'))
+    plots.plot_coverage(out.with_name('coverage.png'), levels)
+    write_json(
+      out,
+      {
+        'settings': settings,
+        'pairs': len(index),
+        'draws_per_pair': c.draws_per_pair,
+        'split': c.split,
+        **of_set(model.config, c.split),
+        'protocol': {'samples': provenance.read(drawn)},
+        'metrics': as_json(scores),
+      },
+    )
+    print(table(scores), out, sep='\n')
+    return as_json(scores)
 
 
-def log_density(run: Run, drawn: Path, draws: np.ndarray, reference: Arrays) -> np.ndarray:
+def log_density(run: Run, draws: np.ndarray, reference: Arrays) -> np.ndarray:
   """Returns log q of the truth and its draws, nats, [M, 1 + n].
 
-  By the ODE, up to a constant. drawn: the file of the draws; reference: their
-  truth and context.
+  By the ODE, up to a constant. reference: the truth and context of the draws.
   """
   model, c, truth = run.model, run.model.config.evaluation, reference['truth']
   facts = model.facts
@@ -301,45 +337,45 @@ def log_density(run: Run, drawn: Path, draws: np.ndarray, reference: Arrays) -> 
   each = np.concatenate([truth[:, None], draws], axis=1)
   flat, rows = each.reshape(-1, *truth.shape[1:]), each.shape[1]
   encoded = facts.context.encode(reference['context'])
-  used = {'evaluation': {'seed': c.seed, 'batch_size': c.batch_size}}
-  settings = provenance.settings(run, used, {'draws': draws, **reference})
+  about = {'evaluation': {'seed': c.seed, 'batch_size': c.batch_size}}
+  settings = provenance.settings(run, about, {'draws': draws, **reference})
 
   def read(index):
     return flat[index], {'context': encoded[index // rows]}
 
   measure = ode(box_draws=0).measure(model.measured)
   args = measure, 'ode', run.on_devices, read, len(flat)
-  how = scorers.kept_in(run, drawn.with_name('log_q'), settings)
-  arrays = real_images.arrays_of(*args, **how)
+  place = model.workdir, _DRAWN / 'log_q', settings, 'evaluation.name', False
+  with provenance.making(*place) as place:
+    arrays = real_images.arrays_of(*args, **scorers.kept_in(run, place.parts))
   if arrays is None:
     return np.zeros(each.shape[:2])
   return -arrays['nats'].reshape(each.shape[:2]) * math.prod(facts.x.shape)
 
 
-def score_point(run: Run, metrics: dict[str, ModelMetric], changes: Fields) -> Fields:
+def score_point(point: Point, metrics: dict[str, ModelMetric]) -> Fields:
   """Scores real images by one set of weights, and writes result.json.
 
   Returns the scores as JSON in the first process, {} in the others.
   """
-  config, results = run.model.config, {}
+  config, results = point.run.model.config, {}
   source = datasets.source_of(config, config.evaluation.split)
   count = min(config.evaluation.num_images or len(source), len(source))
   with from_config('data'):
     examples = content_sum(source, count)
   for name, metric in metrics.items():
-    with result_folder(run.model, name, changes) as out:
-      results |= score_images(run, (source, count, examples), name, metric, out)
+    results |= score_images(point, (source, count, examples), name, metric)
   return results
 
 
 def score_images(
-  run: Run, inputs: tuple[Source, int, str], name: str, metric: ModelMetric, out: Path
+  point: Point, inputs: tuple[Source, int, str], name: str, metric: ModelMetric
 ) -> Fields:
   """Writes result.json of one metric; returns its scores as `score_point`.
 
   inputs: a source, how many of its first examples are scored, and their sum.
   """
-  model, c = run.model, run.model.config.evaluation
+  run, model, c = point.run, point.run.model, point.run.model.config.evaluation
   source, count, examples = inputs
   with from_config(f'evaluation.{name}'):
     watched = Watched(model.measured)
@@ -350,30 +386,29 @@ def score_images(
   def read(index):
     return pipeline.examples(source, index, length, model.facts)
 
-  how = scorers.kept_in(run, out / 'parts', settings)
-  how['condition'] = model.conditioning.image
-  params = run.on_devices | replicate(run.mesh, more)
-  with from_config(f'evaluation.{name}'):  # what the metric refuses
-    arrays = real_images.arrays_of(measure, name, params, read, count, **how)
-  if arrays is None:
-    return {}
-  scores = metric.compute(arrays)
-  print(table(scores))
-  precision, path = precision_in_use() or 'default', out / 'result.json'
-  report = metric.report
-  more = report(arrays, out) if report else {'metrics': as_json(scores)}
-  write_json(
-    path,
-    {
-      'metric': name,
-      'split': c.split,
-      **of_set(model.config, c.split),
-      'images': count,
-      'matmul_precision': precision,
-      'settings': settings,
-      **more,
-    },
-  )
+  with kept(point, name, settings) as place:
+    how = scorers.kept_in(run, place.parts) | {'condition': model.conditioning.image}
+    params = run.on_devices | replicate(run.mesh, more)
+    with from_config(f'evaluation.{name}'):  # what the metric refuses
+      arrays = real_images.arrays_of(measure, name, params, read, count, **how)
+    if arrays is None:
+      return {}
+    scores, path = metric.compute(arrays), place.path
+    print(table(scores))
+    precision, report = precision_in_use() or 'default', metric.report
+    more = report(arrays, path.parent) if report else {'metrics': as_json(scores)}
+    write_json(
+      path,
+      {
+        'metric': name,
+        'split': c.split,
+        **of_set(model.config, c.split),
+        'images': count,
+        'matmul_precision': precision,
+        'settings': settings,
+        **more,
+      },
+    )
   print(f'{count} {c.split} images, matmul_precision={precision}: {path}')
   return as_json(scores)
 
@@ -385,7 +420,7 @@ def of_set(config: Node, split: str) -> Json:
 
 
 class Watched:
-  """What a metric measures; sums has those of the splits that it has read."""
+  """What a metric measures; sums has the sums of each split that it has read."""
 
   def __init__(self, measured: Any):
     self._measured, self.sums = measured, {}
@@ -402,12 +437,8 @@ class Watched:
 
 def settings_of(run: Run, read: Json, name: str) -> Json:
   """Returns all that a metric's numbers of real images depend on."""
-  model = run.model
-  evaluation = folder.plain(model.config)['evaluation']
-  fields = 'metrics', 'split', 'num_images', 'batch_size', 'seed', name
-  used = {n: evaluation[n] for n in fields}
-  used['metrics'] = [x for x in used['metrics'] if name_of(x) == name]
-  sampling = model.config.sampling
+  model, sampling = run.model, run.model.config.sampling
+  about = used(model.config.evaluation, {name}, *rules.READ['examples'])
   variance = (sampling.get('sampler') or {}).get('variance', 'fixed_small')
   drawn = {'variance': variance, 'bound': folder.plain(model.config)['sampling'].get('bound')}
-  return provenance.settings(run, {'evaluation': used, 'sampling': drawn}, read)
+  return provenance.settings(run, {'evaluation': about, 'sampling': drawn}, read)

@@ -1,5 +1,6 @@
 """The metrics that config.evaluation names, and the scores of samples."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config.tree import check_one_of, find, from_config
+from diffusion_jax.app.config.tree import Node, check_one_of, find, from_config
 from diffusion_jax.app.evaluate.metrics_of_data import chosen
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.kinds import roles, store
@@ -29,7 +30,6 @@ from diffusion_jax.metrics.metric import (
 )
 from diffusion_jax.metrics.scoring import References, Scored, Space
 from diffusion_jax.metrics.vectors import Standard, standard_of
-from diffusion_jax.runtime import processes
 
 _PATH = 'evaluation.metrics'
 
@@ -100,7 +100,7 @@ def check(model: Model, metrics: list[Scored]) -> dict[str, Extractor]:
   check_needs(model, metrics)
   c, space = model.config.evaluation, space_of_statistics(model, metrics)
   if c.floor or any(x.space != space or 'held_out' in x.metric.needs for x in metrics):
-    reference_source(model, c.reference)
+    reference_source(model, examples(c))
   names = dict.fromkeys(x.space for x in metrics if x.space)
   extractors = {name: make_extractor(model, name) for name in names}
   if space is not None:
@@ -108,17 +108,33 @@ def check(model: Model, metrics: list[Scored]) -> dict[str, Extractor]:
   return extractors
 
 
+def has_statistics(c: Node) -> bool:
+  """Returns whether evaluation.reference is a file of published mu and sigma."""
+  if c.reference in ('train', 'test'):
+    return False
+  with contextlib.suppress(OSError, ValueError):
+    names = {*npz.names_of(c.reference)}
+    return {'mu', 'sigma'} <= names and 'x' not in names
+  return False
+
+
+def examples(c: Node) -> str:
+  """Returns the split or the file of examples that samples are compared to."""
+  return 'train' if has_statistics(c) else c.reference
+
+
 def space_of_statistics(model: Model, metrics: list[Scored]) -> str | None:
-  """Returns the feature space of evaluation.statistics, None without them.
+  """Returns the feature space of published statistics, None without them.
 
   The Frechet distances are in it. Raises UserError if they are in several.
   """
-  if not (path := model.config.evaluation.statistics):
+  c = model.config.evaluation
+  if not has_statistics(c):
     return None
   spaces = list(dict.fromkeys(x.space for x in metrics if x.metric.by_statistics))
   if len(spaces) != 1:
     raise UserError(
-      f'config.evaluation.statistics={path} is of one network, and evaluation.metrics have '
+      f'config.evaluation.reference={c.reference} is of one network, and evaluation.metrics have '
       f'Frechet distances in {" and ".join(map(str, spaces)) or "none"}: name fid, or fd in one'
     )
   return spaces[0]
@@ -127,11 +143,11 @@ def space_of_statistics(model: Model, metrics: list[Scored]) -> str | None:
 def read_statistics(
   model: Model, extractor: Extractor, metrics: list[Scored]
 ) -> tuple[ImageSet, Json, set[str]]:
-  """Returns the file of evaluation.statistics, see `published.read`."""
-  path = model.config.evaluation.statistics
+  """Returns the file of published statistics, see `published.read`."""
+  path = model.config.evaluation.reference
   space = space_of_statistics(model, metrics)
   here = {x.name: x.metric for x in metrics if x.space == space}
-  with from_config('evaluation.statistics'):
+  with from_config('evaluation.reference'):
     return published.read(path, extractor, here, model.facts.x.shape)
 
 
@@ -141,7 +157,7 @@ def prepare(model: Model, metrics: list[Scored]) -> References:
   Raises UserError as `check`.
   """
   c, values, spaces = model.config.evaluation, names_of(model), {}
-  other = 'test' if c.reference == 'train' else 'train'
+  other = 'test' if examples(c) == 'train' else 'train'
   extractors = check(model, metrics)
   if any({'values', 'images'} & {*x.metric.needs} for x in metrics):
     values |= dict.fromkeys(('values', 'images'), reference_values(model))
@@ -149,16 +165,17 @@ def prepare(model: Model, metrics: list[Scored]) -> References:
     if name == space_of_statistics(model, metrics):
       images, protocol, lacks = read_statistics(model, extractor, metrics)
       black = np.zeros((1, *model.facts.x.shape), np.uint8)
-      with from_config('evaluation.statistics'):
+      with from_config('evaluation.reference'):
         published.check_sizes(images, extractor.extract(black))
         reference = published.arrays_of(images, protocol, extractor, lacks, c.batch_size)
       print(f'fd and fid are against {protocol["origin"]}')
     else:
-      reference, protocol = load_reference(model, extractor, c.reference)
+      reference, protocol = load_reference(model, extractor, examples(c))
     here = [x.metric for x in metrics if x.space == name]
     if c.floor or any('held_out' in metric.needs for metric in here):
-      held_out, _ = load_reference(model, extractor, other)
+      held_out, its = load_reference(model, extractor, other)
       reference = {**reference, 'held_out': held_out['features']}
+      protocol = {**protocol, 'held_out': its}
     spaces[name] = Space(extractor, reference, protocol)
   return References(values, spaces)
 
@@ -186,7 +203,7 @@ def reference_values(model: Model) -> np.ndarray:
 
   At most references.LIMIT random examples of evaluation.reference.
   """
-  source = reference_source(model, model.config.evaluation.reference)
+  source = reference_source(model, examples(model.config.evaluation))
   index = some_of(source, references.LIMIT)
   with from_config('data'):
     return references.as_written(source, source.read(index)['x'])
@@ -237,29 +254,23 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
       )
 
 
-def kept_in(run: Run, parts: Path, settings: Json) -> Json:
-  """Returns how `real_images.arrays_of` keeps a run's arrays in `parts`.
-
-  Raises UserError for parts of other settings.
-  """
+def kept_in(run: Run, parts: Path) -> Json:
+  """Returns how `real_images.arrays_of` keeps a run's arrays in `parts`."""
   c, encode = run.model.config.evaluation, run.model.facts.x.encode
-  if processes.is_first():
-    provenance.check_parts(parts, settings, 'evaluation.name')
   return {
     'folder': parts,
     'mesh': run.mesh,
     'encode': encode,
     'seed': c.seed,
     'size': c.batch_size,
-    'settings': provenance.as_array(settings),
   }
 
 
 def scorer(model: Model) -> tuple[Callable[[], object], Callable[[Arrays], dict[str, float]]]:
   """Returns (computes references, {'values': samples} -> values of all scores).
 
-  Samples are as files have them. There are no bootstrap errors, which would
-  need many more distances.
+  Samples are as files have them. Bootstrap errors are left out: they need many
+  more distances.
   """
   metrics = [x for x in of_samples(model, num_draws=0) if not scoring.is_of_pairs(x)]
   check(model, metrics)

@@ -1,6 +1,7 @@
 """What fields of earlier versions are called now, for the message that refuses them."""
 
 RENAMED = {
+  'evaluation.statistics': 'evaluation.reference',
   'sampling.ema': 'sampling.weights=raw, or average',
   'sampling.ema_decay': 'sampling.weights.decay',
   'sampling.ema_sigma_rel': 'sampling.weights=width, with .sigma_rel',

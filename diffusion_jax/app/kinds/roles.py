@@ -5,7 +5,6 @@ All other modes take the model from the run; the command line says how it is
 used.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from diffusion_jax.app.config.folder import (
 )
 from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.kinds.training import Training
+from diffusion_jax.data import sums
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime import buckets
@@ -44,7 +44,6 @@ FREE = (
   *(f'{section}.' for section in USES),
   'compilation_cache',
   'matmul_precision',
-  'data.cache',
   'data.check',
   'data.data_dir',
   'data.workers',
@@ -77,8 +76,7 @@ def hparams(stored: dict) -> Json:
 def config_hash(workdir: str | Path) -> str:
   """Hashes the fields of a run's config that change its result."""
   fields = {k: x for k, x in stored_fields(workdir).items() if not k.startswith(FREE)}
-  text = json.dumps(fields, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
+  return sums.of_json(fields)
 
 
 def data_of(config: Node) -> dict:

@@ -13,7 +13,6 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import STEPS
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.conflicts import guidance_of_pairs
-from diffusion_jax.paths import is_address
 from diffusion_jax.training import loggers
 
 
@@ -69,17 +68,6 @@ def _own_grid(c, facts):
   return posterior is not None and 'grid' in posterior.make().unread
 
 
-def _is_in_no_bucket(c, facts):
-  fields = c.data or {}
-  return not any(is_address(fields.get(x) or '') for x in ('path', 'test_path', 'data_dir'))
-
-
-def _needs_no_images(c, facts):
-  metrics = {store.name_of(name) for name in c.evaluation.metrics}
-  by_statistics = metrics <= {'fd', 'fid', 'sfd', 'sfid'}
-  return c.evaluation.statistics and by_statistics and not c.evaluation.floor
-
-
 # What other projects' files do not say of how images are drawn.
 _OF_DRAWING = (
   *('num_samples', 'batch_size', 'labels', 'prompt', 'context', 'context_row', 'seed'),
@@ -129,14 +117,12 @@ IDLE = (
     fields=_paths('sampling', *_OF_DRAWING),
     advice='leave it out',
   ),
-  Row(_is_in_no_bucket, 'data on this machine', fields=('data.cache',)),
-  Row(_needs_no_images, 'evaluation.statistics', EVALUATE, fields=('evaluation.reference',)),
   Row(guidance_of_pairs, '{it}, which has steps of its own', fields=_STEPS),
 )
 
 
 def idle(config: Node) -> tuple[Row, ...]:
-  """Returns the rows of fields that are not read, with those of its metrics."""
+  """Returns the rows of fields that are not read, also of its metrics."""
   metrics = {store.name_of(name) for name in config.evaluation.metrics}
   sections = (name for name, x in config.evaluation.items() if isinstance(x, Node))
   if store.AUTO in metrics:  # they are not chosen yet
@@ -157,23 +143,22 @@ def _of_metrics(*fields, **more):
   return Row(_metrics, 'evaluation.metrics={it}', EVALUATE, fields=fields, **more)
 
 
-# What metrics of samples, pairs and examples read of an evaluation.
-_READ = {
-  'samples': (
-    *_paths('evaluation', 'num_generated', 'features', 'weights', 'reference', 'floor'),
-    'evaluation.statistics',
-    *_paths('sampling', 'context', 'context_row'),
-  ),
-  'pairs': _paths('evaluation', 'num_pairs', 'draws_per_pair', 'split'),
-  'examples': _paths('evaluation', 'num_images', 'split'),
-  '': _paths('sampling', 'num_samples', 'name', 'trajectory', 'profile'),
+# What metrics of samples, pairs and examples read of the section evaluation.
+READ = {
+  'samples': ('num_generated', 'features', 'weights', 'reference', 'floor'),
+  'pairs': ('num_pairs', 'draws_per_pair', 'split'),
+  'examples': ('num_images', 'split'),
 }
+_OF_SAMPLES = _paths('sampling', 'context', 'context_row')
+_UNREAD = _paths('sampling', 'num_samples', 'name', 'trajectory', 'profile')
 
 
 def of_evaluation(groups: Collection[str]) -> Row:
   """Returns the row of what metrics of these groups do not read."""
-  read = {field for group in groups for field in _READ[group]}
-  return _of_metrics(*sorted({x for fields in _READ.values() for x in fields} - read))
+  read = {field for group in groups for field in READ[group]}
+  others = {x for fields in READ.values() for x in fields} - read
+  of_samples = () if 'samples' in groups else _OF_SAMPLES
+  return _of_metrics(*_paths('evaluation', *sorted(others)), *of_samples, *_UNREAD)
 
 
 # -- a training ----------------------------------------------------------------

@@ -79,10 +79,9 @@ class Evaluation:
   # file with the weights of inception or dinov2, or a folder with both, '':
   # $DIFFUSION_JAX_WEIGHTS; of classifier: a file of convert.to=stablehlo
   weights: ReadPath = ''
-  # train, test, or an npz file with x, which samples are compared to
+  # what samples are compared to: train, test, an npz file with x, or one of
+  # published mu and sigma, for fd and fid; others take train (docs/evaluation.md)
   reference: ReadPath = 'train'
-  # npz file of published mu and sigma, for fd and fid (docs/evaluation.md)
-  statistics: ReadPath = ''
   num_pairs: Size = 300  # held-out examples with a context, for the metrics of calibration
   draws_per_pair: Size = 49  # samples for the context of each
   floor: bool = False  # also scores as many real images of the other split than reference

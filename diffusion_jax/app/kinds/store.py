@@ -41,15 +41,9 @@ from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features
 
-KINDS = (
-  latent.SCHEMA,
-  diffusion.SCHEMA,
-  flow_map.SCHEMA,
-  bridge.SCHEMA,
-  classifier.SCHEMA,
-  vae.SCHEMA,
-  states.SCHEMA,
-)
+# A module for each kind; its `model` has the maker (`registry.make`).
+MODULES = latent, diffusion, flow_map, bridge, classifier, vae, states
+KINDS = tuple(module.SCHEMA for module in MODULES)
 
 
 def kind_of(tree: Tree) -> Schema:

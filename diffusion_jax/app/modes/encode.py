@@ -13,8 +13,8 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.stored_latents import RECORD, check_record, contents, prefix_of
 from diffusion_jax.app.kinds.latent.model import StoredAutoencoder
 from diffusion_jax.app.kinds.model import make_mesh
-from diffusion_jax.app.run import provenance
 from diffusion_jax.atomic_files import draft, draft_folder
+from diffusion_jax.data import sums
 from diffusion_jax.data.sources import Source, check_examples
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.errors import UserError
@@ -29,8 +29,8 @@ def main(config: Node, workdir: str | Path) -> None:
   """Writes the folder latent.path; see `inputs.stored_latents`.
 
   It has both splits and, with training.random_flip, the mirrored images too;
-  training.batch_size images are encoded at a time. <latent.path>.parts keeps
-  the batches until all are there.
+  training.batch_size images are encoded at a time. <latent.path>-<hash>.parts
+  keeps the batches until all are there.
   """
   if not config.at('latent.path'):
     needs = ' needs a config that diffuses latents, as configs/digits_latent.py'
@@ -49,15 +49,12 @@ def main(config: Node, workdir: str | Path) -> None:
       check_record(path, record)
       print(f'{path} is there already, with these latents')
       return
-    parts = path.with_name(f'{path.name}.parts')
     size, files = config.training.batch_size, {}
+    code = sums.of_json(record | {'batch_size': size})
+    parts = path.with_name(f'{path.name}-{code}.parts')
     for split, images in splits.items():
-      settings = record | {'split': split, 'batch_size': size}
-      if provenance.check_parts(parts / split, settings, 'latent.path'):
-        print(f'{parts / split} has batches, and is continued')
       start = encoder(autoencoder, params['network'], images)
-      args = len(images), size, parts / split, f'encoding {split}'
-      files[split] = write_parts(start, *args, settings=provenance.as_array(settings))
+      files[split] = write_parts(start, len(images), size, parts / split, f'encoding {split}')
     write(path, files, record)
     shutil.rmtree(parts)
 
@@ -102,7 +99,7 @@ def write(path: Path, files: dict[str, list[Path]], record: Json) -> None:
   with draft_folder(path) as new:
     for split, parts in files.items():
       prefix = prefix_of(split)
-      for name, array in join_parts(parts, {'settings'}).items():
+      for name, array in join_parts(parts).items():
         with draft(new / f'{prefix}{name}.npy') as file:
           np.save(file, array)
     write_json(new / RECORD, record)

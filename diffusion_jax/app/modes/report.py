@@ -40,6 +40,7 @@ from diffusion_jax.report.pictures import Film
 from diffusion_jax.report.results import Table
 from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.files import one_line, write_text
+from diffusion_jax.weights import checksums
 
 T = TypeVar('T')
 _PICTURES = 10  # in the trajectory, and with their neighbours
@@ -77,7 +78,7 @@ def write(run: Run, frames: Frames | None = None) -> Path:
   data = optional('training examples', training_examples, model)
   drawn = optional('trajectory', trajectory, run, frames, data)
   film, final = drawn or (None, None)
-  near = optional('neighbours', neighbours, model, final)
+  near = optional('neighbours', neighbours, run, final)
   path = workdir / 'report.html'
   try:
     films = gallery(run, data)
@@ -163,13 +164,16 @@ def gallery(run: Run, data: np.ndarray | None = None) -> list[Film | Table | Non
   """Returns pictures of the files of --mode=sample, and how these differ."""
   paths = record.files_of(run.model.workdir / 'samples', '*.npz')
   newest = sorted(paths, key=lambda path: path.lstat().st_mtime)[-_FILES:]
-  drawn = [optional(x.name, drawn_by, run, x, data) for x in newest]
+  names = record.short(x.stem for x in newest)
+  drawn = [optional(x.name, drawn_by, run, x, names[x.stem], data) for x in newest]
   films = [*filter(None, drawn)]
   table = page.differing({name: fields for name, _, fields in films})
   return [*(film for _, film, _ in films), *table]
 
 
-def drawn_by(run: Run, path: Path, data: np.ndarray | None = None) -> tuple[str, Film | None, dict]:
+def drawn_by(
+  run: Run, path: Path, name: str, data: np.ndarray | None = None
+) -> tuple[str, Film | None, dict]:
   """Returns the name, a picture and the settings of a file of --mode=sample."""
   model, stored = run.model, provenance.read(path).get('sampling', {})
   content = {**(folder.read_config(model.workdir) or {}), 'sampling': stored}
@@ -185,7 +189,7 @@ def drawn_by(run: Run, path: Path, data: np.ndarray | None = None) -> tuple[str,
     groups = len(x) // stored['num_samples']
     x = first_of(x, groups, most)
   sheet = drawings.sheet(values, x, _PICTURES, data=data, groups=groups)
-  name = results.in_words(path.stem)
+  name = results.in_words(name)
   frame = results.about(stored, note), sheet
   film = pictures.film(name, f'Images: {name}', [frame])
   return name, film, {'calls': calls} | folder.flat(stored)
@@ -230,15 +234,15 @@ def count_calls(model: Model) -> int | None:
   return len(calls)
 
 
-def neighbours(model: Model, samples: np.ndarray | None) -> Film | None:
+def neighbours(run: Run, samples: np.ndarray | None) -> Film | None:
   """Returns a picture of samples and the nearest training images.
 
-  samples: uint8 [n, H, W, C], used if --mode=sample has written no file.
+  samples: uint8 [n, H, W, C]; None takes those of the newest file of these weights.
   """
-  values, name = model.facts.x, f'{provenance.name_of(model)}.npz'
-  path = Path(model.workdir) / 'samples' / name
-  if samples is None and path.is_file():
-    samples = read_first(model, path, _PICTURES)
+  model, values = run.model, run.model.facts.x
+  if samples is None:
+    drawn = provenance.newest(model.workdir, checksums.of_arrays(run.checkpoint[0]))
+    samples = next((read_first(model, path, _PICTURES) for path in drawn), None)
   source = datasets.source_of(model.config)
   size = len(source) * math.prod(source.facts.x.shape)
   if samples is None or size > _MOST_PIXELS:

@@ -18,23 +18,23 @@ from diffusion_jax.runtime import files, processes, profiling
 from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
 
 _PRINTED = 4  # texts
+_FILM = 'film.gif'
 
 
 def main(run: Run) -> None:
   """Writes <name>.png, <name>.npz and, with trajectories, <name>.gif.
 
-  They are in samples/; for <name> see `provenance.name_of`. For a network that
-  reads texts, <name>.txt has one text per line; for a table, <name>.csv has its
-  columns. <name>.parts/ keeps the batches until all are drawn.
+  They are in samples/; <name> is sampling.name, or see `provenance.making`. For a
+  network that reads texts, <name>.txt has one text per line; for a table,
+  <name>.csv has its columns. <name>.parts/ keeps the batches until all are drawn.
   """
-  draw(run, Path('samples'), 'sampling.name')
+  draw(run, Path('samples'))
 
 
-def draw(run: Run, below: Path, field: str, rows: np.ndarray | None = None) -> Path:
+def draw(run: Run, below: Path, rows: np.ndarray | None = None) -> Path:
   """Writes the samples into a folder of the run; returns the npz file's path.
 
-  below: the folder's path in the run; field: the field of the config that
-  renames the folder or the files; rows: contexts in place of sampling.context.
+  below: the folder's path in the run; rows: contexts in place of sampling.context.
   """
   run.check('sample')
   model, inputs = run.model, conditions.choose(run.model, rows=rows)
@@ -43,22 +43,19 @@ def draw(run: Run, below: Path, field: str, rows: np.ndarray | None = None) -> P
   read = inputs.stored | model.shown()
   read.pop('conditions', None)  # computed of the originals
   settings = provenance.of_sampling(run, read)
-  path = files.make_folder(model.workdir, below) / f'{provenance.name_of(model)}.npz'
-  is_traced = model.config.sampling.profile
-  with provenance.making(path, settings, field) as done:
-    if done and not is_traced:
-      return path
-    inputs = conditions.encoded(model, run.checkpoint[0], inputs)
+  given, is_traced = model.config.sampling.name, model.config.sampling.profile
+  name = below / (given or provenance.name_of(model))
+  with provenance.drawing(model.workdir, name, settings, 'sampling.name', bool(given)) as place:
+    if is_traced or not place.done:
+      inputs = conditions.encoded(model, run.checkpoint[0], inputs)
     if is_traced:
-      trace_a_batch(run, inputs, path.stem)
-    if done:
-      return path
-    stored = provenance.as_array(settings)
-    paths = draw_parts(run, inputs, path.with_suffix('.parts'), stored)
-    if processes.is_first():
-      write(run, inputs, paths, path, stored)
-      shutil.rmtree(path.with_suffix('.parts'))
-  return path
+      trace_a_batch(run, inputs, place.path.stem)
+    if not place.done:
+      paths = draw_parts(run, inputs, place.parts)
+      if processes.is_first():
+        write(run, inputs, paths, place.path, provenance.as_array(settings))
+        shutil.rmtree(place.parts)
+  return place.path
 
 
 def trace_a_batch(run: Run, inputs: Conditions, name: str) -> None:
@@ -70,7 +67,7 @@ def trace_a_batch(run: Run, inputs: Conditions, name: str) -> None:
     drawing(run.on_devices, *batch)
 
 
-def draw_parts(run: Run, inputs: Conditions, parts: Path, settings: np.ndarray) -> list[Path]:
+def draw_parts(run: Run, inputs: Conditions, parts: Path) -> list[Path]:
   """Draws the batches that are missing in `parts`; returns all files."""
   model, params, n = run.model, run.on_devices, len(inputs.rows)
   c = model.config.sampling
@@ -92,7 +89,7 @@ def draw_parts(run: Run, inputs: Conditions, parts: Path, settings: np.ndarray) 
 
     return finish
 
-  paths = write_parts(start, n, c.batch_size, parts, 'sampling', settings=settings)
+  paths = write_parts(start, n, c.batch_size, parts, 'sampling')
   if model.facts.x.low and drawn:
     share = outside / (drawn + outside)
     print(f'{share:.1%} of the draws were outside data.bounds')
@@ -100,20 +97,19 @@ def draw_parts(run: Run, inputs: Conditions, parts: Path, settings: np.ndarray) 
 
 
 def write_film(model: Model, frames: dict[int, np.ndarray], parts: Path) -> None:
-  """Writes the GIF of the first images."""
+  """Writes the GIF of the first images beside their batches."""
   if processes.is_first():
-    path = parts.with_suffix('.gif')
+    path = files.make_folder(parts.parent, parts.name) / _FILM
     drawn = [model.facts.x.decode(x) for x in frames.values()]
     images.write_gif(path, [draw_sheet(model, x) for x in drawn])
-    print(f'wrote {path}')
 
 
 def write(
   run: Run, inputs: Conditions, paths: list[Path], path: Path, settings: np.ndarray
 ) -> None:
-  """Writes the npz file of all parts, the sheet, the table, and the texts."""
+  """Writes the film, the sheet, the table and the prompts of all parts, and last the npz file."""
   model = run.model
-  arrays = join_parts(paths, {'settings'})
+  arrays = join_parts(paths)
   samples = arrays['arr_0']
   if 'lowest_ess' in arrays:
     least, count = arrays['lowest_ess'].min(), model.config.sampling.guidance.particles
@@ -121,12 +117,10 @@ def write(
     print(f'least effective number of particles: {least:.3g} of {count}{warning}')
   arrays |= {'settings': settings, **inputs.stored}
   arrays |= model.write_more(run.on_devices, path, samples)
-  files.write_npz(path, arrays)
+  if (film := paths[0].with_name(_FILM)).exists():
+    print(f'wrote {film.rename(path.with_suffix(".gif"))}')
   if model.facts.x.names:
     write_table(path.with_suffix('.csv'), model, inputs, samples)
-  shape = 'x'.join(map(str, samples.shape[1:]))
-  what = 'images' if model.facts.x.is_picture else 'arrays'
-  print(f'wrote {path}: {len(samples)} {what} of {shape}')
   sheet, texts = path.with_suffix('.png'), path.with_suffix('.txt')
   groups = len(samples) // model.config.sampling.num_samples  # rows of a given context
   images.write_png(sheet, draw_sheet(model, samples, inputs.stored, groups))
@@ -137,6 +131,10 @@ def write(
     lines = [f'{files.one_line(text)}\n' for text in inputs.stored['texts']]
     files.write_text(texts, ''.join(lines))
     print(f'wrote {texts}: what the images should show, one text a line')
+  files.write_npz(path, arrays)
+  shape = 'x'.join(map(str, samples.shape[1:]))
+  what = 'images' if model.facts.x.is_picture else 'arrays'
+  print(f'wrote {path}: {len(samples)} {what} of {shape}')
 
 
 def write_table(path: Path, model: Model, inputs: Conditions, samples: np.ndarray) -> None:

@@ -1,7 +1,7 @@
-"""The settings that kept results depend on, stored in their files as JSON.
+"""What kept results depend on, their settings, and where files have their names from them.
 
-Results are samples, edits, and batches of scores. `settings` is the one rule
-for all of them: a result is kept only while all that it depends on is the same.
+Results are samples, edits and scores. Their files store the settings as JSON, and the names of the
+files end in a hash of them, so that results of other settings have other files.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,14 +21,14 @@ from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.sampling import ALIASES
 from diffusion_jax.app.run.weights import Run
-from diffusion_jax.data import npz
+from diffusion_jax.data import npz, sums
 from diffusion_jax.data.sums import digest
 from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.metrics.sweeps import title
 from diffusion_jax.paths import texts_in
-from diffusion_jax.report import results
+from diffusion_jax.report import record, results
 from diffusion_jax.runtime import lock, processes, sessions
-from diffusion_jax.runtime.files import parse_json, sha256
+from diffusion_jax.runtime.files import make_folder, parse_json, read_json, sha256
 from diffusion_jax.weights import checksums, load
 
 Settings = Json
@@ -39,7 +39,7 @@ def settings(run: Run, used: Json, read: Mapping[str, str | np.ndarray]) -> Sett
   """Returns all that a result depends on: the run, its weights, and the rest.
 
   used: other fields of the config, by section; a file is named with its
-  SHA-256, a run with that of its weights, and neither with its folder. read:
+  SHA-256, a run with the SHA-256 of its weights, and neither with its folder. read:
   the arrays that were read, or their sums, by name; fields that only choose
   them, such as `data`, need not be in `used`.
   """
@@ -65,6 +65,14 @@ def of_sampling(run: Run, read: Mapping[str, str | np.ndarray], **used: Json) ->
   del sampling['name'], sampling['profile']
   sampling['checkpoint'] = str(run.checkpoint[1])
   return settings(run, {'sampling': sampling, **used}, read)
+
+
+def of_scores(drawn: Path, used: Json, arrays: Mapping[str, np.ndarray]) -> Settings:
+  """Returns the `settings` of scores of a file of samples; used, arrays: what they add."""
+  content = read(drawn)
+  sums = content.get('read', {}) | {n: digest([x]) for n, x in arrays.items()}
+  modules = content.get('modules', {}) | _modules({}, used)
+  return {**content, **by_content(used), 'read': sums, 'modules': modules}
 
 
 def by_content(tree: Any) -> Any:
@@ -113,24 +121,21 @@ def _computed_by(model):
   }
 
 
-def name_of(model: Model) -> str:
-  """Returns sampling.name, or 'samples' and what differs from the run's config.
+def name_of(model: Model, first: str = 'samples', fields: str = '') -> str:
+  """Returns `first` and what differs from the run's config, in fields that begin so.
 
   This is samples-num_steps=20,sampler=heun, for instance.
   """
-  if model.config.sampling.name:
-    return model.config.sampling.name
-  return _named('samples', _sampled_by(model) | _computed_by(model))
+  changes = _sampled_by(model) | _computed_by(model)
+  return _named(first, {n: x for n, x in changes.items() if n.startswith(fields)})
 
 
 def name_of_edit(model: Model) -> str:
-  """Returns edit.output, or the edit's name and the fields that are set.
+  """Returns an edit's name and the fields that are set.
 
   This is restore-image=a,noise=5.0,operator=blur, for instance.
   """
   edit = model.config.edit
-  if edit.output:
-    return edit.output
   fields = folder.flat({'edit': folder.plain(edit.without_folders())})
   del fields['edit.name'], fields['edit.output']
   defaults = model.config.defaults  # without the names of choices
@@ -198,59 +203,67 @@ def as_array(content: Settings) -> np.ndarray:
 
 
 def read(path: Path) -> Settings:
-  """Reads the settings in an npz file; {} if they are missing or damaged."""
+  """Reads the settings in an npz or a JSON file; {} if they are missing or damaged."""
   try:
-    text = npz.read(path, ['settings'])['settings'].item()
-    return dict(parse_json(text))
-  except (OSError, TypeError, ValueError):
+    if path.suffix == '.json':
+      return dict(read_json(path)['settings'])
+    return dict(parse_json(npz.read(path, ['settings'])['settings'].item()))
+  except (OSError, KeyError, TypeError, ValueError, UserError):
     return {}
 
 
-def check_same(path: Path, now: Settings, what: Path, field: str) -> None:
-  """Raises UserError, about `what`, if the file at `path` has other settings.
+class Place(NamedTuple):
+  """Where results are kept: a file, a folder of their batches, and whether the file is there."""
 
-  field: of the config, with the name of the file.
-  """
-  before = read(path)
-  changed = folder.differences(before, now, free=('run',))
-  if changed:
-    raise UserError(
-      f'{what} has other settings: {changed if before else "it names none"}. '
-      f'Delete it, or give the new one another name by --config.{field}'
-    )
-
-
-def check_parts(parts: Path, settings: Settings, field: str) -> bool:
-  """Returns whether a folder has batches; raises as `check_same` does."""
-  # A copy that a program of synchronisation made has another name.
-  files = [x for x in sorted(parts.glob('*.npz')) if x.stem.isdecimal()]
-  for file in files:
-    check_same(file, settings, parts, field)
-  return bool(files)
+  path: Path
+  parts: Path
+  done: bool
 
 
 @contextlib.contextmanager
-def making(path: Path, settings: Settings, field: str) -> Iterator[bool]:
-  """Yields, in all processes, whether a file has all results; prints it.
+def making(
+  workdir: Path, name: Path, settings: Settings, field: str, given: bool, end: str = '.npz'
+) -> Iterator[Place]:
+  """Yields, in all processes, the place of the results of these settings.
 
-  The file is locked meanwhile. Raises UserError, about `field` as in
-  `check_same`, if another process makes it, and if the file or the batches in
-  <name>.parts have other settings.
+  It is <name>-<hash><end> in the run folder, or <name><end> if the user has `given` the
+  name; the hash is of the settings. The file is locked meanwhile. Raises
+  UserError, about the config's field of the name, if another process makes the
+  file, and if it has other settings.
   """
-  print(describe(settings))
+  code = sums.of_json({n: x for n, x in settings.items() if n != 'run'})[:8]
+  code = bytes(processes.broadcast([*bytes.fromhex(code)]).tolist()).hex()
+  file = name.parent / f'{name.name}{"" if given else f"-{code}"}{end}'
+  path = make_folder(workdir, file.parent) / file.name
   with lock.hold(path.parent, path.name, f'--config.{field}'):
-    done = processes.is_first() and _is_done(path, settings, field)
-    yield bool(processes.broadcast([done])[0])
+    done = processes.is_first() and path.exists()
+    if done:
+      before = read(path)
+      if changed := folder.differences(before, settings, free=('run',)):
+        raise UserError(
+          f'{path} has other settings: {changed if before else "it names none"}. '
+          f'Delete it, or give another --config.{field}'
+        )
+    parts = path.with_suffix(f'.{code}.parts' if given else '.parts')
+    yield Place(path, parts, bool(processes.broadcast([done])[0]))
 
 
-def _is_done(path, settings, field):
-  if path.exists():
-    check_same(path, settings, path, field)
-  if check_parts(path.with_suffix('.parts'), settings, field):
-    return False
-  if path.exists():
-    print(f'{path} is there already, made with these settings')
-  return path.exists()
+@contextlib.contextmanager
+def drawing(workdir: Path, name: Path, settings: Settings, *args: Any) -> Iterator[Place]:
+  """Yields the place of drawn results as `making`, and prints what they are."""
+  print(describe(settings))
+  with making(workdir, name, settings, *args) as place:
+    yield place
+    if place.done:
+      print(f'{place.path} is there already, made with these settings')
+
+
+def newest(workdir: Path, weights: int) -> Iterator[Path]:
+  """Yields the files of samples that the weights of a checksum have drawn, the newest first."""
+  paths = record.files_of(workdir / 'samples', '*.npz')
+  for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+    if read(path).get('weights') == weights:
+      yield path
 
 
 def _base(workdir):

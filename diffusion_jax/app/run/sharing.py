@@ -87,17 +87,12 @@ def picture_of(model: Model, weights: int, step: int) -> tuple[Path | None, str]
 
   The newest of --mode=sample, or else the preview of the step.
   """
-  place = model.workdir / 'samples'
-  paths = sorted(place.glob('*.npz'), key=lambda x: x.stat().st_mtime)
-  for path in reversed(paths):
-    sheet = path.with_suffix('.png')
-    if files.is_regular(path) and files.is_regular(sheet):
-      about = provenance.read(path)
-      if about.get('weights') == weights:
-        return sheet, provenance.describe(about)
+  for path in provenance.newest(model.workdir, weights):
+    if files.is_regular(sheet := path.with_suffix('.png')):
+      return sheet, provenance.describe(provenance.read(path))
   c = model.config.sampling
   if c.weights.get('decay') == 0.0:
-    for at, path in record.read_sheets(place):
+    for at, path in record.read_sheets(model.workdir / 'samples'):
       if at == step:
         return path, f'the preview of step {step}'
   return None, ''

@@ -1,6 +1,6 @@
 """Accuracy of a classifier on generated digits, and their diversity.
 
-python -m diffusion_jax.metrics.judges.digits_judge runs/digits/samples/samples.npz
+python -m diffusion_jax.metrics.judges.digits_judge runs/digits/samples/NAME.npz
 
 The file has images, uint8 [N, 8, 8, 1], as arr_0 or images, and their classes
 as labels.

@@ -1,6 +1,6 @@
 """Fraction of images of coloured shapes that agree with their sentences.
 
-python -m diffusion_jax.metrics.judges.shapes_judge runs/shapes_text/samples/samples.npz
+python -m diffusion_jax.metrics.judges.shapes_judge runs/shapes_text/samples/NAME.npz
 
 The file has images, uint8 [N, H, W, 3], as arr_0 or images, and the sentences
 that they should show as texts.

@@ -4,6 +4,7 @@ import runpy
 import sys
 from pathlib import Path
 
+from diffusion_jax.errors import OWN, place_of
 from diffusion_jax.testing import exercises
 
 
@@ -19,7 +20,11 @@ def main(*words: str) -> int | str:
     elif not Path(word).is_file():
       return f'there is no file {word}'
     else:
-      own = runpy.run_path(word)
+      OWN.add(word)
+      try:
+        own = runpy.run_path(word)
+      except Exception as error:
+        return f'{word} raises {type(error).__name__}: {error}{place_of(error)}'
       written = [name for name in exercises.names() if name in own]
       if not written:
         return f'{word} has no function with the name of an exercise'

@@ -9,33 +9,20 @@ another number's name, a function of the number, or a value.
 import numpy as np
 from numpy import log, sqrt
 
-from diffusion_jax.testing.exercises.formulas import (
-  chain_terms,
-  decode,
-  density,
-  grey_nll,
-  kl_of,
-  log_normal,
-  mean_by_eps,
-  moments,
-  noise_photo,
-  posterior_mean,
-  posterior_variance,
-  q_sample,
-  reverse_gap,
-  reverse_law,
-  x0_of,
-)
+from diffusion_jax.testing.exercises import formulas as f
 from diffusion_jax.testing.exercises.inputs import Exercise
 
 _BY_ALPHA = {'you divide by α_t: it is √α_t': {'alpha': np.square}}
 _BY_BAR = {'you divide by √ᾱ_t: it is √α_t, for one step and not for t': {'alpha': 'bar'}}
 _REVERSED = {
   'you computed KL(p ‖ q): it is KL(q ‖ p), a mean under q': {
-    **{'mean_q': 'mean_p', 'var_q': 'var_p'},
-    **{'mean_p': 'mean_q', 'var_p': 'var_q'},
+    'mean_q': 'mean_p',
+    'var_q': 'var_p',
+    'mean_p': 'mean_q',
+    'var_p': 'var_q',
   }
 }
+_ONCE = {'the part of the variances is there once: it counts for each of D numbers': f.kl_once}
 EXERCISES = (
   Exercise(
     'forward_step(x_prev, eps, t, betas)',
@@ -57,13 +44,14 @@ say how far x_T is from fresh white noise n ~ N(0, I): return the expectation ov
 of (n − x_T)² over all numbers of the photo, a number. It needs no draws of n.""",
     lambda x: 1 + np.mean(x**2),
     {
-      'you did not scale the photo from [0, 255] to [−1, 1]': {'x': 'unscaled'},
+      'you did not scale the photo: it is from [0, 255] to [−1, 1]': {'x': 'unscaled'},
+      'you scaled the photo to [0, 1]: it is from [0, 255] to [−1, 1]': {'x': 'positive'},
       "fresh noise's own variance is missing: E|n − x|² = |x|² + D": lambda x: np.mean(x**2),
       'you compare x_T with the last noise, which is part of it: fresh noise is independent': (
         lambda x, noises: np.mean((noises[-1] - x) ** 2)
       ),
     },
-    noise_photo,
+    f.noise_photo,
     steps=(500,),
   ),
   Exercise(
@@ -72,7 +60,6 @@ of (n − x_T)² over all numbers of the photo, a number. It needs no draws of n
 variance 1, after t steps of exercise 1.""",
     lambda bar: bar,
     {
-      'your ᾱ_t is a sum: it is a product, Π(1 − β_s)': lambda t, betas: np.sum(1 - betas[:t]),
       'you multiply the β_s: it is Π(1 − β_s)': lambda t, betas: np.prod(betas[:t]),
       'you return √ᾱ_t, the factor of x_0': {'bar': np.sqrt},
     },
@@ -80,8 +67,9 @@ variance 1, after t steps of exercise 1.""",
   Exercise(
     'q_sample(x0, eps, t, betas)',
     'Return the draw x_t of q(x_t | x_0), [D], in one step from x_0, with the noise eps.',
-    q_sample,
+    f.q_sample,
     {
+      'your draw has no noise: it is random, + √(1 − ᾱ_t) ε': {'eps': 0},
       '1 − ᾱ_t is the variance of the noise: its factor is √(1 − ᾱ_t)': (
         lambda x0, eps, bar: sqrt(bar) * x0 + (1 - bar) * eps
       ),
@@ -92,9 +80,8 @@ variance 1, after t steps of exercise 1.""",
   ),
   Exercise(
     'density(z, weights, means, variances, t, betas)',
-    """The data are numbers x_0 from a mixture of K Gaussians. Return the density of x_t at z,
-a number.""",
-    density,
+    'The data are numbers x_0 from a mixture of K Gaussians. Return the density of x_t at z.',
+    f.density,
     {
       """yours is the density of √ᾱ_t x_0: it is convolved with the noise's, which adds 1 − ᾱ_t
 to each variance""": {'added': 0},
@@ -109,15 +96,14 @@ to each variance""": {'added': 0},
   ),
   Exercise(
     'kl(mean_q, var_q, mean_p, var_p)',
-    """Return KL(q ‖ p) of two Gaussians of D independent numbers, summed over D, in nats:
-a number.""",
-    kl_of,
+    'Return KL(q ‖ p) of two Gaussians of D independent numbers, summed over D, in nats, a number.',
+    f.kl_of,
     _REVERSED
     | {
       'you took variances for standard deviations': {'var_q': np.square, 'var_p': np.square},
       'the logarithm is missing: it has − ½ log(var_q / var_p)': (
         lambda mean_q, var_q, mean_p, var_p: (
-          kl_of(mean_q, var_q, mean_p, var_p) + np.sum(log(var_q / var_p)) / 2
+          f.kl_of(mean_q, var_q, mean_p, var_p) + np.sum(log(var_q / var_p)) / 2
         )
       ),
     },
@@ -133,7 +119,7 @@ the Gaussian N(m, v) for which KL(q ‖ N(m, v)) is least.""",
         lambda m, within, between: (m, within + between + m**2)
       ),
     },
-    moments,
+    f.moments,
   ),
   Exercise(
     'vae_elbo(pixels, decoded, decoder_var, mean_q, var_q)',
@@ -150,17 +136,18 @@ the closed form of the KL.""",
       'you add the KL: the ELBO is E_q[log p(x | z)] − KL': {'kl': np.negative},
       'your Gaussian lacks its constant, − ½ log(2π variance) for each pixel': {'log_px': 'bare'},
     },
-    decode,
+    f.decode,
   ),
   Exercise(
     'elbo_gap(x0, a, variance, mean_q, var_q)',
     """p(z) = N(0, I) and p(x | z) = N(a z, variance I), so that p(z | x) is known. For x = x0 and
 the encoder q(z | x) = N(mean_q, var_q) return log p(x) − ELBO in nats, a number.""",
-    kl_of,
+    f.kl_of,
     _REVERSED
     | {
       "you took the KL to the prior: the gap is q's KL to the posterior p(z | x)": {
-        **{'mean_p': 0, 'var_p': 1}
+        'mean_p': 0,
+        'var_p': 1,
       }
     },
     lambda x0, a, variance: {
@@ -184,12 +171,12 @@ it is t > 1""": {'log_p': 'twice'},
       'you took p for q in the chain: the encoder is Π q(z_t | z_{t−1})': {'log_q': 'by_p'},
       'the prior log p(z_T) is missing in the first number': {'prior': 0},
     },
-    chain_terms,
+    f.chain_terms,
   ),
   Exercise(
     'posterior_mean(x0, xt, t, betas)',
     'q(x_{t−1} | x_t, x_0) is a Gaussian. Return its mean, [D]. At t = 1 it is x_0.',
-    posterior_mean,
+    f.posterior_mean,
     {
       """your roots are over β_t and 1 − α_t, and the bars are missing: the factors are
 √ᾱ_{t−1} β_t / (1 − ᾱ_t) and √α_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t)""": (
@@ -203,7 +190,7 @@ it is t > 1""": {'log_p': 'twice'},
   Exercise(
     'posterior_variance(t, betas)',
     'Return the variance of q(x_{t−1} | x_t, x_0), a number. At t = 1 it is 0.',
-    posterior_variance,
+    f.posterior_variance,
     {
       'β_t and the bars are missing: it is (1 − ᾱ_{t−1}) / (1 − ᾱ_t) β_t': (
         lambda beta, alpha_s: (1 - alpha_s) / beta
@@ -215,46 +202,50 @@ it is t > 1""": {'log_p': 'twice'},
   Exercise(
     'posterior_mean_by_eps(xt, eps, t, betas)',
     'Return the mean of q(x_{t−1} | x_t, x_0), [D], from x_t and the noise eps in it, without x_0.',
-    mean_by_eps,
+    f.mean_by_eps,
     _BY_ALPHA | _BY_BAR | {'you add the noise: it is subtracted': {'eps': np.negative}},
   ),
   Exercise(
     'x0_from_eps(xt, eps, t, betas)',
     'Return x_0, [D], from x_t and the noise eps in it.',
-    x0_of,
-    {'you divide by ᾱ_t: it is √ᾱ_t': lambda xt, eps, bar: x0_of(xt, eps, bar) / sqrt(bar)},
+    f.x0_of,
+    {'you divide by ᾱ_t: it is √ᾱ_t': lambda xt, eps, bar: f.x0_of(xt, eps, bar) / sqrt(bar)},
   ),
   Exercise(
     'prior_loss(x0, betas)',
-    """Return L_T = KL(q(x_T | x_0) ‖ p(x_T)) with p(x_T) = N(0, I), summed over D, in nats:
-a number.""",
-    kl_of,
+    'Return L_T = KL(q(x_T | x_0) ‖ p(x_T)), p(x_T) = N(0, I), summed over D, in nats, a number.',
+    f.kl_of,
     _REVERSED
+    | _ONCE
     | {
       'the part of the variances is missing, − ½ (ᾱ_T + log(1 − ᾱ_T)) for each number': {
         'var_q': np.ones_like
       }
     },
     lambda x0, bar: {
-      **{'mean_q': sqrt(bar) * x0, 'var_q': (1 - bar) * np.ones(3)},
-      **{'mean_p': np.zeros(3), 'var_p': np.ones(3)},
+      'mean_q': sqrt(bar) * x0,
+      'var_q': (1 - bar) * np.ones(3),
+      'mean_p': np.zeros(3),
+      'var_p': np.ones(3),
     },
   ),
   Exercise(
     'transition_loss(x0, xt, mean_p, t, betas)',
-    """Return L_{t−1} = KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) for t ≥ 2, in nats, a number.
-p(x_{t−1} | x_t) is N(mean_p, β_t I).""",
-    kl_of,
+    """Return L_{t−1} = KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) for t ≥ 2, summed over D, in
+nats: a number. p(x_{t−1} | x_t) is N(mean_p, β_t I).""",
+    f.kl_of,
     _REVERSED
+    | _ONCE
     | {
       'your q(x_{t−1} | x_t) lacks x_0, and is known for data from N(0, I) only': {
-        **{'mean_q': 'free', 'var_q': 'var_p'}
+        'mean_q': 'free',
+        'var_q': 'var_p',
       },
       "you left out the variances: q's is β̃_t and p's β_t": {'var_q': 'var_p'},
     },
     lambda x0, xt, beta, alpha, bar, bar_s: {
-      'mean_q': posterior_mean(x0, xt, beta, alpha, bar, bar_s),
-      'var_q': posterior_variance(beta, bar, bar_s) * np.ones(3),
+      'mean_q': f.posterior_mean(x0, xt, beta, alpha, bar, bar_s),
+      'var_q': f.posterior_variance(beta, bar, bar_s) * np.ones(3),
       'var_p': beta * np.ones(3),
       'free': sqrt(alpha) * xt,
     },
@@ -265,12 +256,12 @@ p(x_{t−1} | x_t) is N(mean_p, β_t I).""",
     """Return L_0 = −log p(x_0 | x_1) of DDPM's discrete decoder, summed over D, in nats: a number.
 The probability of a grey level is the mass of N(grey_mean, std²) in its bin, which reaches half
 a level to either side; the two outer bins reach to infinity.""",
-    grey_nll,
+    f.grey_nll,
     {
       'your outer bins end: those of 0 and 255 reach to infinity': {'open_ends': False},
       'your bins are too wide: levels are 2/255 apart, so that a bin is ± 1/255': {'half': 2 / 255},
       'you took the density: a grey level has a probability, the mass of its bin': (
-        lambda grey, grey_mean, std: -np.sum(log_normal(grey, grey_mean, std**2))
+        lambda grey, grey_mean, std: -np.sum(f.log_normal(grey, grey_mean, std**2))
       ),
       'you took the standard deviation for the variance': {'std': np.sqrt},
     },
@@ -302,7 +293,7 @@ model for the noise, and take the mean over D of the squared error.""",
       'your model sees x_0: it must see x_t': {'hat': 'of_x0'},
     },
     lambda model, x0, eps, t, bar: {
-      'hat': model(q_sample(x0, eps, bar), t),
+      'hat': model(f.q_sample(x0, eps, bar), t),
       'of_x0': model(x0, t),
     },
   ),
@@ -310,16 +301,20 @@ model for the noise, and take the mean over D of the squared error.""",
     'ancestral_step(xt, eps_hat, noise, t, betas)',
     """Take one step of DDPM's sampler (Algorithm 2) with the variance β_t: return x_{t−1}, [D].
 The last step, t = 1, adds no noise.""",
-    mean_by_eps,
+    f.mean_by_eps,
     _BY_ALPHA
     | _BY_BAR
     | {
       'you add noise at t ≥ 1: it is t > 1, so that x_0 is the mean': {'added': 'each'},
       'the noise has the variance β_t: its factor is √β_t': {'added': 'by_beta'},
+      'your noise has the variance β̃_t of q(x_{t−1} | x_t, x_0): here it is β_t': {
+        'added': 'small'
+      },
     },
-    lambda eps_hat, noise, t, beta: {
+    lambda eps_hat, noise, t, beta, bar, bar_s: {
       'eps': eps_hat,
       'each': sqrt(beta) * noise,
+      'small': sqrt(f.posterior_variance(beta, bar, bar_s)) * noise,
       'added': (t > 1) * sqrt(beta) * noise,
       'by_beta': (t > 1) * beta * noise,
     },
@@ -335,8 +330,8 @@ return x_s, [D]. At s = 0 it is the estimate of x_0.""",
       'the factor of ε̂ is √(1 − ᾱ_s): yours lacks the root': {'rest': np.square},
     },
     lambda xt, eps_hat, bar, bar_s: {
-      'hat': x0_of(xt, eps_hat, bar),
-      'whole': sqrt(bar) * x0_of(xt, eps_hat, bar),
+      'hat': f.x0_of(xt, eps_hat, bar),
+      'whole': sqrt(bar) * f.x0_of(xt, eps_hat, bar),
       'rest': 1 - bar_s,
       'before': 1 - bar,
     },
@@ -347,14 +342,14 @@ return x_s, [D]. At s = 0 it is the estimate of x_0.""",
 q(x_{t−1} | x_t = z), without x_0. Return its total variation ½ ∫ |q − g| dx from the Gaussian g
 with the same mean and variance, a number, to 2e-5: a grid of 2,000 points over ± 8 standard
 deviations will do. T is 5, 50 or 1000, and the distance falls with T (Feller 1949).""",
-    reverse_gap,
+    f.reverse_gap,
     {
       'your components keep the weights of the data: multiply by the density of x_t = z': {
         'w': 'weights'
       },
       "your Gaussian's variance lacks the spread of the components' means": {'spread': 0},
     },
-    reverse_law,
+    f.reverse_law,
     steps=(5, 50, 1000),
     error=2e-5,
   ),
@@ -363,12 +358,12 @@ deviations will do. T is 5, 50 or 1000, and the distance falls with T (Feller 19
     """The data are numbers with the law N(mean, variance). Average q(x_t | x_0) over them: return
 three numbers, the mean and the variance of this aggregate, and its KL in nats from the prior
 N(0, 1), KL(aggregate ‖ prior).""",
-    lambda m, v: (m, v, kl_of(m, v)),
+    lambda m, v: (m, v, f.kl_of(m, v)),
     {
       "your variance is that of q(x_t | x_0) alone: add ᾱ_t times the data's": {'v': 'added'},
       'your variance is β_t alone, even where t = 1 it lacks that of the data': {'v': 'beta'},
       'you averaged KL(q(x_t | x_0) ‖ p), which is L_T: average q first': (
-        lambda m, v, added: (m, v, kl_of(m, added) + (v - added) / 2)
+        lambda m, v, added: (m, v, f.kl_of(m, added) + (v - added) / 2)
       ),
     },
     lambda mean, variance, bar: {

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ class Exercise(NamedTuple):
   signature: str
   statement: str
   answer: Formula
-  misprints: dict[str, Formula | dict[str, Any]]
+  misprints: Mapping[str, Formula | Mapping[str, Any]]
   also: Formula = lambda: {}
   steps: tuple[int, ...] = (12,)
   first: int = 1
@@ -81,17 +81,24 @@ _DRAWS: dict[str, Callable[[np.random.Generator], Any]] = {
   'means': lambda rng: np.array([-1.5, 1.5]) + 0.3 * rng.normal(size=2),
   'variances': lambda rng: rng.uniform(0.1, 0.5, 2),
   'pixels': lambda rng: rng.integers(0, 2, 3).astype(float),
-  'decoder_var': lambda rng: rng.choice([None, 0.4, 0.7]),
+  'decoder_var': lambda rng: (None, 0.4, 0.7)[rng.integers(3)],
   'grey': lambda rng: np.array([-1, 1, 2 * rng.integers(99, 156) / 255 - 1]),
   'grey_mean': lambda rng: rng.uniform(-1, 1, 3),
   'model': lambda rng: lambda x, t: 0.4 * x + 0.1 * t,
   'w': lambda rng: float(rng.uniform(1.5, 3)),
   'var_u': lambda rng: float(rng.uniform(0.9, 1.2)),
 }
-TAKES_ALPHA = 'you take α_t where ᾱ_t = α_1 ⋯ α_t belongs: t steps lead from x_0 to x_t, not one'
-TAKES_NEXT = """your levels are those of step t + 1: betas[0] is β_1, so that β_t is betas[t − 1]
-and ᾱ_t has the t factors α_1 … α_t, without an α_0"""
-TAKES_LAST = 'your ᾱ_0 is the last entry of a list, index −1: ᾱ_0 = 1, the empty product'
+# Mistakes with levels, of all exercises that have them; numbers are changed as by a misprint.
+_SLIPS = {
+  'you take α_t where ᾱ_t = α_1 ⋯ α_t belongs: t steps lead from x_0 to x_t, not one': {
+    'bar': 'alpha',
+    'bar_s': 'alpha_s',
+  },
+  'your ᾱ_t is a sum: it is a product, Π(1 − β_s)': {'bar': 'sum', 'bar_s': 'sum_s'},
+  'your ᾱ_0 is the last entry of a list, index −1: ᾱ_0 = 1, the empty product': {'bar_s': 'last_s'},
+}
+_NEXT = """your levels are those of step t + 1: betas[0] is β_1, so that β_t is betas[t − 1] and
+ᾱ_t has the t factors α_1 … α_t, without an α_0"""
 
 
 def draw(exercise: Exercise, case: int) -> dict[str, Any]:
@@ -101,56 +108,57 @@ def draw(exercise: Exercise, case: int) -> dict[str, Any]:
   t = exercise.first + case if case < 2 else int(rng.integers(3, num_steps))
   s = t - 1 if case < 2 else int(rng.integers(1, t))
   drawn = {'t': t, 's': s, 'betas': rng.uniform(0.24, 3.6, num_steps) / num_steps}
-  for name in re.findall(r'\w+', exercise.signature)[1:]:
+  arguments = re.findall(r'\w+', exercise.signature)[1:]
+  for name in arguments:
     if name not in drawn:
-      kind = name if name in _DRAWS else ARGUMENTS[name].partition(',')[0]
-      drawn[name] = _DRAWS[kind](rng)
-  return {name: drawn[name] for name in re.findall(r'\w+', exercise.signature)[1:]}
+      drawn[name] = _DRAWS[name if name in _DRAWS else ARGUMENTS[name].partition(',')[0]](rng)
+  return {name: drawn[name] for name in arguments}
 
 
 def outcomes(exercise: Exercise, case: dict[str, Any]) -> dict[str, np.ndarray]:
   """Returns the answer, under '', and what each misprint gives, under its message."""
-  level, slips = {}, {}
-  if 'betas' in case:
-    steps = {name: case[name] for name in ('t', 's') if name in case}
-    level = levels(case['betas'], **steps)
-    slips[TAKES_ALPHA] = {'bar': level['alpha'], 'bar_s': level['alpha_s']}
-    if steps:
-      slips[TAKES_NEXT] = levels(case['betas'], **{name: n + 1 for name, n in steps.items()})
-      clean = level['bar_s'] == 1
-      slips[TAKES_LAST] = {'bar_s': np.prod(1 - case['betas'])} if clean else {}
-  numbers = _numbers(exercise, case | level)
+  given = case | levels(case)
+  numbers = given | _apply(exercise.also, given)
   table = {'': _apply(exercise.answer, numbers)}
   for text, misprint in exercise.misprints.items():
     if callable(misprint):
       table[text] = _apply(misprint, numbers)
     else:
-      changes = {name: _changed(change, name, numbers) for name, change in misprint.items()}
-      table[text] = _apply(exercise.answer, numbers | changes)
-  with np.errstate(invalid='ignore'):
-    for text, slip in slips.items():
-      table[text] = _apply(exercise.answer, _numbers(exercise, case | level | slip))
+      table[text] = _apply(exercise.answer, _changed(numbers, misprint))
+  slips = {text: _changed(given, slip) for text, slip in _SLIPS.items() if 'betas' in case}
+  if 't' in case:
+    slips[_NEXT] = given | levels(case, late=1)
+  with np.errstate(all='ignore'):
+    for text, other in slips.items():
+      table[text] = _apply(exercise.answer, other | _apply(exercise.also, other))
   return {text: np.asarray(value, np.float64) for text, value in table.items()}
 
 
-def levels(betas: np.ndarray, t: int | None = None, s: int | None = None) -> dict[str, float]:
-  """Returns β_t, α_t, α_s, ᾱ_t and ᾱ_s as numbers of formulas; t = T and s = t - 1 by default."""
-  alphas = np.append(1.0, 1.0 - betas)
-  bars = np.cumprod(alphas)
-  t = len(betas) if t is None else t
-  s = t - 1 if s is None else s
-  level = {'beta': 1.0 - alphas[t], 'alpha': alphas[t], 'alpha_s': alphas[s]}
-  return level | {'bar': bars[t], 'bar_s': bars[s]}
+def levels(case: dict[str, Any], late: int = 0) -> dict[str, Any]:
+  """Returns β_t, α_t, α_s, ᾱ_t and ᾱ_s as numbers of formulas, and what slips put for them.
+
+  Where the case has none, t = T and s = t - 1. late: what is added to t and s.
+  """
+  if 'betas' not in case:
+    return {}
+  alphas = np.append(1.0, 1.0 - case['betas'])
+  bars, sums = np.cumprod(alphas), np.cumsum(alphas) - 1
+  t = case.get('t', len(bars) - 1) + late
+  s = case['s'] + late if 's' in case else t - 1
+  return {
+    **{'beta': 1.0 - alphas[t], 'alpha': alphas[t], 'alpha_s': alphas[s], 'bar': bars[t]},
+    **{'bar_s': bars[s], 'last_s': bars[s or -1], 'sum': sums[t], 'sum_s': sums[s]},
+  }
 
 
-def _numbers(exercise, values):
-  return values | _apply(exercise.also, values)
-
-
-def _changed(change, name, numbers):
-  if isinstance(change, str):
-    return numbers[change]
-  return change(numbers[name]) if callable(change) else change
+def _changed(numbers, changes):
+  new = dict(numbers)
+  for name, change in changes.items():
+    if isinstance(change, str):
+      new[name] = numbers[change]
+    else:
+      new[name] = change(numbers[name]) if callable(change) else change
+  return new
 
 
 def _apply(formula, numbers):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 import types
 import zlib
 from typing import Any
@@ -28,6 +27,7 @@ from diffusion_jax.metrics.metric import SampleMetric
 from tests.app.conftest import (
   DIGITS,
   arrays_of,
+  kept,
   of_run,
   printed_by,
   refused,
@@ -47,12 +47,12 @@ def run_mode(workdir, **changes):
 
 
 def result(workdir, name):
-  path = workdir / 'evaluation' / name / 'result.json'
+  path = kept(workdir / 'evaluation', name) / 'result.json'
   return json.loads(path.read_text())
 
 
 def parts(workdir, name):
-  folder = workdir / 'evaluation' / name / 'parts'
+  [folder] = kept(workdir / 'evaluation', name).glob('result*.parts')
   return {path.name: arrays_of(folder, path.stem, '.') for path in sorted(folder.iterdir())}
 
 
@@ -75,7 +75,7 @@ def test_the_parts_of_the_bound_add_up(run, printed):
   assert f'{value} +- {error} bits/dim' in ' '.join(printed.split())
   assert 'L_T ' in printed and 'L_0 ' in printed
   for name in ('terms', 'rate_distortion'):
-    with Image.open(run / 'evaluation' / 'elbo-test' / f'{name}.png') as image:
+    with Image.open(kept(run / 'evaluation', 'elbo-test') / f'{name}.png') as image:
       assert image.size[0] > 300
 
 
@@ -131,15 +131,22 @@ def test_a_user_has_metrics_of_real_images_and_decoders(run):
   assert_allclose(scores['terms'][0], 0.0, atol=1e-6)
 
 
-def test_another_evaluation_needs_another_name(run, printed):
-  other = QUICK | {'evaluation.elbo.num_steps': 4}
-  message = 'elbo.num_steps is 5, 4 now. Delete it, or'
-  refused(message, run_mode, run, **other)
-  large = within('sampling.sampler', 'ancestral', variance='fixed_large')
-  message = 'variance is fixed_small, fixed_large'
-  refused(message, run_mode, run, **QUICK, **large)
-  message = r'other settings: weights is \d+, \d+ now.*by --config.evaluation.n'
-  refused(message, run_mode, run, **QUICK, **{'sampling.weights': 'raw'})
+def test_another_evaluation_is_another_file(run, printed):
+  """With a name of the user's it is refused."""
+  mine = QUICK | {'evaluation.name': 'mine'}
+  run_mode(run, **mine)
+  for change, message in (
+    ({'evaluation.elbo.num_steps': 4}, 'elbo.num_steps is 5, 4 now. Delete it, or'),
+    (within('sampling.sampler', 'ancestral', variance='fixed_large'), 'variance is fixed_small, '),
+    ({'sampling.weights': 'raw'}, r'weights is \d+, \d+ now.* another --config.evaluation.name'),
+  ):
+    refused(
+      f'elbo-test-mine/result.json has other settings: .*{message}', run_mode, run, **mine | change
+    )
+  before = {*(run / 'evaluation').glob('elbo-test*/result.json')}
+  run_mode(run, **QUICK | {'sampling.weights': 'raw'})
+  [path] = {*(run / 'evaluation').glob('elbo-test*/result.json')} - before
+  assert path.parent.name.startswith('elbo-test-weights=raw-')
 
 
 def test_a_finished_evaluation_is_of_its_data(tmp_path):
@@ -156,10 +163,9 @@ def test_a_finished_evaluation_is_of_its_data(tmp_path):
   MODES['evaluate'](config, run)
   assert result(run, 'elbo-test') == before
   np.savez(path, x=255 - x, labels=pictures.label[:32])
-  message = 'parts has other settings: read.examples is .*Delete it, or'
-  refused(message, MODES['evaluate'], config, run)
-  shutil.rmtree(run / 'evaluation' / 'elbo-test' / 'parts')
+  first = kept(run / 'evaluation', 'elbo-test')
   MODES['evaluate'](config, run)
+  first.rename(tmp_path / 'first')
   assert result(run, 'elbo-test')['bits_per_dim'] != before['bits_per_dim']
 
 
@@ -170,7 +176,7 @@ def test_what_is_not_a_number_is_not_written(run, monkeypatch):
   three = {'evaluation.num_images': 3, 'evaluation.name': 'x2'}
   message = 'ode is nan on images 0..2: try a larger'
   refused(message, run_mode, run, **ODE, **three)
-  assert not list((run / 'evaluation' / 'ode-test-x2' / 'parts').iterdir())
+  assert not parts(run, 'ode-test-x2')
 
 
 SPREAD = 0.5
@@ -213,26 +219,28 @@ class Seen(list):
 
   def as_scored(self):
     metric = SampleMetric({}, ('draws', 'log_q'), self.compute)
-    return [scoring.Scored('seen', metric)]
+    return [scoring.Scored('density_coverage', metric)]
 
 
 @pytest.fixture
-def draws(monkeypatch):
+def draws(monkeypatch, tmp_path):
   """Draws from a normal distribution, instead of by the network."""
   drawn = np.random.default_rng(0).normal(0.0, 0.3, (6, 2)).astype(np.float32)
 
-  def draw(run, out, rows, **fields):
-    np.savez(out / 'samples.npz', arr_0=drawn)
-    return out / 'samples.npz'
+  def draw(run, rows, **fields):
+    settings = {'sampling': {'checkpoint': 0}, 'draws': drawn.tolist()}
+    np.savez(tmp_path / 'samples.npz', arr_0=drawn, settings=provenance.as_array(settings))
+    return tmp_path / 'samples.npz'
 
   monkeypatch.setattr(evaluate, 'draw', draw)
   return drawn.reshape(3, 2, 2)
 
 
-def test_densities_are_of_their_own_pair(moons, draws, tmp_path, monkeypatch):
+def test_densities_are_of_their_own_pair(moons, draws):
   """Draws of an exact denoiser are kept for the same draws and settings."""
   seen, run = Seen(), run_of(moons)
-  evaluate.score_pairs(run, seen.as_scored(), tmp_path)
+  point = evaluate.Point({}, run)
+  evaluate.score_pairs(point, seen.as_scored())
   (samples, reference), facts = seen[0], run.model.facts
   pairs = datasets.source_of(run.model.config, 'test').read(np.arange(3))
   assert_array_equal(reference['context'], pairs['context'])
@@ -249,17 +257,12 @@ def test_densities_are_of_their_own_pair(moons, draws, tmp_path, monkeypatch):
   assert np.ptp(exact) > 3.0
   found, exact = found - found.mean(), exact - exact.mean()
   assert_allclose(found, exact, rtol=0.03, atol=0.1)
-  stamps = [x.stat().st_mtime_ns for x in sorted(tmp_path.glob('log_q/*'))]
-  evaluate.score_pairs(run, seen.as_scored(), tmp_path)
-  again = [x.stat().st_mtime_ns for x in sorted(tmp_path.glob('log_q/*'))]
-  assert again == stamps and len(stamps) == 3
-  changed = run_of(moons, **{'evaluation.batch_size': 3})
-  message = 'log_q has other settings: .*{} is .* now.*evaluation.name'
-  args = seen.as_scored(), tmp_path
-  refused(message.format('batch_size'), evaluate.score_pairs, changed, *args)
-  changed = run_of(moons, **{'evaluation.seed': 3})
-  refused(message.format('seed'), evaluate.score_pairs, changed, *args)
-  draws += 1.0
-  refused(message.format('read.draws'), evaluate.score_pairs, run_of(moons), *args)
-  monkeypatch.setattr(provenance.checksums, 'of_arrays', lambda tree: 7)
-  refused(message.format('weights'), evaluate.score_pairs, run_of(moons), *args)
+  place = moons / 'evaluation' / 'drawn'
+  stamps = lambda: [x.stat().st_mtime_ns for x in sorted(place.glob('log_q*.parts/*'))]
+  before = stamps()
+  evaluate.score_pairs(point, seen.as_scored())
+  assert stamps() == before and len(before) == 3
+  for count, (change, shift) in enumerate((({'evaluation.batch_size': 3}, 0.0), ({}, 1.0)), 2):
+    draws += shift
+    evaluate.score_pairs(evaluate.Point({}, run_of(moons, **change)), seen.as_scored())
+    assert len([*place.glob('log_q*.parts')]) == count

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-import shutil
+import os
 import types
 from typing import Any
 
@@ -23,7 +23,7 @@ from diffusion_jax.metrics import features, fid, manifolds, references
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.judges import digits_judge
 from diffusion_jax.metrics.metric import SampleMetric, Score
-from tests.app.conftest import arrays_of, lines_of, of_run, printed_by, refused, smoke, trial
+from tests.app.conftest import arrays_of, kept, lines_of, of_run, printed_by, refused, smoke, trial
 from tests.app.fields import within
 
 LEVEL = 'tests.app.evaluate.test_scorers:level'
@@ -97,12 +97,12 @@ def test_values_are_standardised_by_the_statistics_of_the_run():
 
 
 def result(workdir, name='samples'):
-  out = workdir / 'evaluation' / name
-  return json.loads((out / 'result.json').read_text())
+  newest = max((workdir / 'evaluation').glob(f'{name}*/result.json'), key=os.path.getmtime)
+  return json.loads(newest.read_text())
 
 
-def drawn(workdir, name='samples'):
-  return arrays_of(workdir / 'evaluation', 'samples', name)['arr_0']
+def drawn(workdir):
+  return arrays_of(workdir / 'evaluation', 'samples-batch_size=8,num_samples=20', 'drawn')['arr_0']
 
 
 def real_pixels():
@@ -143,14 +143,12 @@ def test_the_result_is_that_of_the_images_and_the_whole_split(run, printed):
 
 
 def test_features_are_kept_and_made_again_for_other_images(run, cache, printed, monkeypatch):
-  out = run / 'evaluation'
-  for name in ('kept', 'other'):
-    shutil.copytree(out / 'samples', out / f'samples-{name}')
   each = {f'{name}.features': 'halves' for name in ('kid', 'sfd', 'is')}
   each['kid.features'] = 'halves,pixels'
   run_mode(run, metrics='kid,sfd,is', name='kept', **each)
   values = result(run, 'samples-kept')['metrics']
   assert set(values) == {'kid_halves', 'kid_pixels', 'sfd_halves', 'is_halves'}
+  assert [*(run / 'evaluation' / 'drawn').glob('*.pixels.npz')]
   counted = []
 
   def counting(weights, batch_size):
@@ -158,15 +156,15 @@ def test_features_are_kept_and_made_again_for_other_images(run, cache, printed, 
     return extractor._replace(extract=lambda x: counted.append(len(x)) or extractor.extract(x))
 
   monkeypatch.setitem(features.EXTRACTORS, 'halves', counting)
-  run_mode(run, features='halves', metrics='fd', name='kept')
+  run_mode(run, features='halves', metrics='fd')
   assert counted == []
-  run_mode(run, features='halves', metrics='fd', name='other')
+  run_mode(run, {'sampling.seed': 1}, features='halves', metrics='fd')
   assert sum(counted) == 20
   # a damaged file of the cache is made again
   for path in references.folder().iterdir():
     path.write_bytes(b'')
   counted.clear()
-  run_mode(run, features='halves', metrics='fd', name='kept')
+  run_mode(run, features='halves', metrics='fd')
   assert sum(counted) >= 1437
 
 
@@ -176,15 +174,16 @@ def test_each_point_of_a_sweep_is_kept(run):
   out = run / 'evaluation' / 'samples-sweep'
   points = json.loads((out / 'sweep.json').read_text())['points']
   assert [point['point']['num_steps'] for point in points] == [2, 3]
-  one = result(run, 'samples-sweep/num_steps=2,weights.decay=0.5')
+  one = json.loads((out / 'num_steps=2,weights.decay=0.5' / 'result.json').read_text())
   assert one['metrics'] == points[0]['metrics']
   assert points[0]['metrics'] != points[1]['metrics']
   assert one['protocol']['samples']['sampling']['grid']['number'] == 2
-  before = (out / 'num_steps=2,weights.decay=0.5' / 'samples.npz').stat()
-  (out / 'num_steps=3,weights.decay=0.5' / 'samples.npz').unlink()
+  place = run / 'evaluation' / 'drawn'
+  name = 'samples-batch_size=8,num_samples=20,num_steps={},weights.decay=0.5'
+  before = (path := kept(place, name.format(2), '.npz')).stat()
+  kept(place, name.format(3), '.npz').unlink()
   run_mode(run, sweep, name='sweep')
-  after = (out / 'num_steps=2,weights.decay=0.5' / 'samples.npz').stat()
-  assert before.st_mtime_ns == after.st_mtime_ns
+  assert path.stat().st_mtime_ns == before.st_mtime_ns
   again = json.loads((out / 'sweep.json').read_text())['points']
   assert again == points
 
@@ -264,7 +263,7 @@ def test_published_statistics_replace_the_data(run, adm, monkeypatch, capsys):
   """They need no data."""
   monkeypatch.setattr(scorers.datasets, 'source_of', lambda *args: 1 / 0)
   path = adm.folder / 'edm.npz'
-  fields = within('evaluation', metrics='fid', statistics=path, num_generated=20)
+  fields = within('evaluation', metrics='fid', reference=path, num_generated=20)
   MODES['evaluate'](of_run(run, **fields, **within('sampling', batch_size=8)), str(run))
   found = result(run)['metrics']['fid']['value']
   expected = frechet(features_of(drawn(run)), adm.mu, adm.sigma)
@@ -277,7 +276,7 @@ def test_published_statistics_replace_the_data(run, adm, monkeypatch, capsys):
 
 
 def test_the_images_of_adm_are_the_reference_of_other_metrics(run, adm):
-  fields = {'pr.features': 'inception', 'statistics': adm.folder / 'VIRTUAL.npz'}
+  fields = {'pr.features': 'inception', 'reference': adm.folder / 'VIRTUAL.npz'}
   run_mode(run, metrics='fid,sfid,pr', **fields)
   values = {name: x['value'] for name, x in result(run)['metrics'].items()}
   x, y = features_of(drawn(run)), features_of(adm.images)
@@ -290,7 +289,7 @@ def test_the_images_of_adm_are_the_reference_of_other_metrics(run, adm):
 
 
 def test_a_training_measures_by_published_statistics(run, adm, capsys):
-  fields = within('evaluation', metrics='fid', statistics=adm.folder / 'edm.npz')
+  fields = within('evaluation', metrics='fid', reference=adm.folder / 'edm.npz')
   prepare, score = scorers.scorer(registry.make(smoke(**fields), run))
   prepare()
   assert 'fd and fid are against edm.npz (sha256 ' in capsys.readouterr().out
@@ -300,8 +299,8 @@ def test_a_training_measures_by_published_statistics(run, adm, capsys):
 
 def test_statistics_that_do_not_fit_are_refused(run, adm, monkeypatch):
   monkeypatch.setattr(evaluate, 'draw', lambda *args, **kwargs: 1 / 0)
-  path, field = adm.folder / 'edm.npz', 'config.evaluation.statistics'
-  run_mode_of = functools.partial(refused, function=run_mode, workdir=run, statistics=path)
+  path, field = adm.folder / 'edm.npz', 'config.evaluation.reference'
+  run_mode_of = functools.partial(refused, function=run_mode, workdir=run, reference=path)
   run_mode_of(f'{field}=.* is of one network, .* none: name fid', metrics='pr')
   both = {'metrics': 'fd', 'fd.features': 'halves,pixels'}
   run_mode_of('distances in halves and pixels: name fid, or fd in one', **both)

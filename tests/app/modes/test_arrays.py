@@ -205,7 +205,7 @@ def test_metrics_of_numbers_and_of_pairs_as_typed(trained):
   MODES['report'](config, run)
   page = (run / 'report.html').read_text()
   assert 'Ranks of the truth among' in page and 'Expected coverage: ' in page
-  pairs = np.load(run / 'evaluation' / 'pairs' / 'samples.npz')['context']
+  pairs = np.load(*run.glob('evaluation/drawn/*num_samples=3-????????.npz'))['context']
   assert_array_equal(pairs, np.load(path)['test_context'][:12])
 
 

@@ -270,12 +270,8 @@ evaluation.elbo.random_steps=9 evaluation.elbo.num_steps=5 => config.evaluation.
   must
 evaluation.fid.num_draws=3 => config.evaluation.fid.num_draws=3 has no effect with
   evaluation.metrics=elbo: add fid, or leave this out
-evaluation.metrics=elbo evaluation.statistics=a.npz => evaluation.statistics=a.npz has no effect
+evaluation.metrics=elbo evaluation.reference=a.npz => evaluation.reference=a.npz has no effect
   with evaluation.metrics=elbo
-evaluation.metrics=fd evaluation.statistics=a.npz evaluation.reference=test =>
-  config.evaluation.reference=test has no effect with evaluation.statistics
-evaluation.metrics=fd evaluation.features=pixels evaluation.statistics=lost.npz =>
-  config.evaluation.statistics: file or folder lost.npz not found
 evaluation.sweep=num_steps => num_steps is not field=value,value
 evaluation.sweep='weights.decay=0.5 num_steps=3,4' => num_steps changes samples, and no metric of
   evaluation.metrics=elbo is of samples

@@ -14,6 +14,7 @@ from diffusion_jax.app.modes import report
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.report import page
+from diffusion_jax.weights import checksums
 from tests.app.conftest import smoke, stored_run, trial
 from tests.app.fields import within
 from tests.report.test_page import Page
@@ -120,7 +121,7 @@ MANY = {'corrector': 'langevin', 'corrector.steps': 10**9}
 def test_the_calls_of_a_strangers_sampler_are_not_counted(fields, tmp_path):
   run = Run.open(smoke(), tmp_path)
   folder.write_config(tmp_path, run.model.config, run.model.facts)
-  assert report.drawn_by(run, made(tmp_path, 'a', **fields))[2]['calls'] is None
+  assert report.drawn_by(run, made(tmp_path, 'a', **fields), 'a')[2]['calls'] is None
 
 
 def test_samples_of_the_run_are_compared_with_its_own_images(tmp_path):
@@ -131,8 +132,12 @@ def test_samples_of_the_run_are_compared_with_its_own_images(tmp_path):
   pictures = np.rint(real * (255 / 16)).astype(np.uint8)
   folder.write_config(tmp_path, config, model.facts)
   (tmp_path / 'samples').mkdir()
-  np.savez(tmp_path / 'samples' / 'samples.npz', arr_0=pictures)
-  film = report.neighbours(model, None)
+  of_ours = provenance.as_array({'weights': checksums.of_arrays({'a': np.zeros(1)})})
+  np.savez(tmp_path / 'samples' / 'a.npz', arr_0=pictures, settings=of_ours)
+  np.savez(tmp_path / 'samples' / 'b.npz', arr_0=255 - pictures)  # of other weights, newer
+  run = Run(model)
+  vars(run)['checkpoint'] = {'a': np.zeros(1)}, 4
+  film = report.neighbours(run, None)
   near, far = map(float, re.findall(r' (\d\.\d+)', film.frames[0][1]))
   assert near < 1 / 255 and far > 0.1  # rounded to 256 levels
 

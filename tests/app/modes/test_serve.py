@@ -218,9 +218,6 @@ def test_the_page_draws_in_a_browser(page):
 VAE = f'{SmallAutoencoder.__module__}:SmallAutoencoder'
 
 
-TINY = {'network.channels': 8, 'network.num_heads': 1, 'network.num_blocks': 1}
-
-
 @pytest.mark.parametrize(
   'name, changes, names',
   [
@@ -228,7 +225,7 @@ TINY = {'network.channels': 8, 'network.num_heads': 1, 'network.num_blocks': 1}
     ('digits_meanflow', {'network': SMALL}, 'labels num_steps seed'),
     (
       'digits_masked',
-      {'conditioning.labels': True, 'conditioning.dropout': 0.1} | TINY,
+      {'conditioning.labels': True, 'conditioning.dropout': 0.1, 'network': SMALL},
       'labels sampler num_steps guidance.scale seed',
     ),
   ],

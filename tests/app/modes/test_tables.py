@@ -13,7 +13,7 @@ from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import Run
-from tests.app.conftest import arrays_of, of_run, refused, trial, untrained
+from tests.app.conftest import arrays_of, kept, of_run, refused, trial, untrained
 from tests.app.fields import within
 
 GIVEN = """bmi;note;city;age
@@ -61,7 +61,7 @@ def test_samples_have_the_names_of_the_table(run, table, tmp_path):
   path.write_text(GIVEN)
   MODES['sample'](of_run(run, **within('sampling', context=str(path), labels=(2, 1))), run)
   name = 'samples-context=given,labels=2,1'
-  arrays, columns = arrays_of(run, name), columns_of(run / 'samples' / f'{name}.csv')
+  arrays, columns = arrays_of(run, name), columns_of(kept(run / 'samples', name, '.csv'))
   assert_array_equal(arrays['context'], [[40, 21.5, 0, 1, 0], [61, 30, 0, 0, 1]])
   assert columns.pop('sample') == [*'012345']
   x = np.float32(columns.pop('progress (a.u.)'))
@@ -96,7 +96,7 @@ def test_gaps_of_a_table_are_drawn(table, tmp_path, capsys):
   fields = {'sampling.context': str(path), 'evaluation.reference': str(table)}
   MODES['sample'](of_run(run, **fields), run)
   assert "note: 'age' of row 1 of the context is" in capsys.readouterr().out
-  columns = columns_of(run / 'samples' / 'samples-context=given.csv')
+  columns = columns_of(kept(run / 'samples', 'samples-context=given', '.csv'))
   assert [*columns] == ['sample', 'age', 'bmi']
   assert columns['bmi'][:3] == ['25.5'] * 3 and columns['age'][3:] == ['300.0'] * 3
   assert len({*columns['age'][:3]}) == len({*columns['bmi'][3:]}) == 3

@@ -1,8 +1,10 @@
 import contextlib
 import dataclasses
+import hashlib
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,6 @@ from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import images, small_sets
 from diffusion_jax.data.sources import content_sum
 from diffusion_jax.errors import UserError
-from diffusion_jax.metrics import real_images
 from diffusion_jax.runtime.files import make_folder
 from tests.app.conftest import as_flags, of_run, refused, smoke, stored_run, trial, untrained
 from tests.app.fields import within
@@ -41,14 +42,45 @@ def test_a_line_has_what_differs_from_the_plain_case():
   assert provenance.describe(corrected) == f'{line} corrected'
 
 
-def test_settings_are_kept_and_compared(tmp_path):
-  path = tmp_path / 'samples.npz'
-  np.savez(path, settings=provenance.as_array(SETTINGS))
-  assert provenance.read(path) == SETTINGS
-  provenance.check_same(path, SETTINGS | {'run': 'moved'}, 'x', 'sampling.name')
+def place_of(workdir, settings, given=False, end='.npz'):
+  with provenance.making(workdir, Path('x/a=0.5'), settings, 'f.name', given, end) as place:
+    return place
+
+
+@pytest.mark.parametrize('end', ['.npz', '/result.json'])
+def test_results_are_named_by_their_settings(tmp_path, end):
+  """The hash is a SHA-256 of canonical JSON, with other tools too: printf | sha256sum."""
+  path, parts, done = place_of(tmp_path, {'b': 1.0, 'a': [0.5, None, 'é'], 'run': 'a'}, end=end)
+  text = '{"a": [0.5, null, "\\u00e9"], "b": 1}'
+  code = hashlib.sha256(f'{len(text)}:{text}'.encode()).hexdigest()[:8]
+  assert path == tmp_path / f'x/a=0.5-{code}{end}' and not done
+  assert parts == path.with_suffix('.parts')
+  same = {'run': 'moved', 'a': (0.5, None, 'é'), 'b': 1}
+  assert place_of(tmp_path, same, end=end).path == path
+  others = {'a': [0.25, None, 'é'], 'b': 1}, {'a': [None, 0.5, 'é'], 'b': 1}, {'b': 1}, {}
+  assert len({path, *(place_of(tmp_path, x, end=end).path for x in others)}) == 5
+
+
+def test_all_hosts_take_the_name_of_the_first(tmp_path, monkeypatch):
+  first = np.arange(4)
+  monkeypatch.setattr(provenance.processes, 'broadcast', lambda x: first[: len(x)])
+  assert place_of(tmp_path, SETTINGS).path.name == 'a=0.5-00010203.npz'
+
+
+@pytest.mark.parametrize('end', ['.npz', '/result.json'])
+def test_a_name_of_the_users_is_refused_for_other_settings(tmp_path, end):
+  path, parts, _ = place_of(tmp_path, SETTINGS, True, end)
+  assert path == tmp_path / f'x/a=0.5{end}'
   other = SETTINGS | {'sampling': SETTINGS['sampling'] | {'seed': 2}}
-  message = r'x has other .*seed.*sampling\.name'
-  refused(message, provenance.check_same, path, other, 'x', 'sampling.name')
+  assert place_of(tmp_path, other, True, end).parts != parts  # both may be continued
+  if end == '.npz':
+    np.savez(path, settings=provenance.as_array(SETTINGS))
+  else:
+    path.write_text(json.dumps({'settings': SETTINGS}))
+  assert provenance.read(path) == SETTINGS
+  assert place_of(tmp_path, SETTINGS | {'run': 'moved'}, True, end).done
+  message = r'other settings: sampling.seed is 1, 2 now. Delete it, .*--config.f\.name'
+  refused(message, place_of, tmp_path, other, True, end)
 
 
 BASE = {'sampling.sampler': 'heun', 'sampling.guidance.scale': 3.0}
@@ -76,8 +108,6 @@ def test_samples_are_named_by_what_differs_from_the_run(changes, expected, tmp_p
   name = lambda config: provenance.name_of(registry.make(config, tmp_path))
   config = store.with_flags(config, [*as_flags(changes)])
   assert name(config) == f'samples{expected}'
-  config = store.with_fields(config, {'sampling.name': 'mine'})
-  assert name(config) == 'mine'
 
 
 def test_edits_are_named_by_what_is_set(tmp_path):
@@ -90,8 +120,6 @@ def test_edits_are_named_by_what_is_set(tmp_path):
   assert name(config) == (
     'restore-image=a.png,noise=5.0,num_steps=20,operator=blur,posterior=moment'
   )
-  config = store.with_fields(config, {'edit.output': 'mine'})
-  assert name(config) == 'mine'
 
 
 @pytest.mark.parametrize('content', [b'', b'PK damaged', None])
@@ -115,8 +143,8 @@ class Found(Exception):
 def settings(monkeypatch):
   """Returns (mode, config, run) -> the settings of what the mode keeps."""
 
-  def found(*args, settings=None, **others):
-    raise Found(args[1] if settings is None else json.loads(settings.item()))
+  def found(workdir, name, settings, *args):
+    raise Found(settings)
 
   def restored(model):
     return {'network': np.ones(2)}, model.config.sampling.checkpoint
@@ -124,7 +152,6 @@ def settings(monkeypatch):
   monkeypatch.setattr(weights, 'restore', restored)
   monkeypatch.setattr(weights.Run, 'on_devices', {})
   monkeypatch.setattr(provenance, 'making', found)
-  monkeypatch.setattr(real_images, 'arrays_of', found)
 
   def of(mode, config, run):
     with pytest.raises(Found) as error:
