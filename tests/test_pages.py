@@ -221,6 +221,12 @@ def test_the_page_from_vae_to_diffusion_proves_what_it_says(capsys):
   assert max(max(row) for row in rows[9:]) < 1e-5
 
 
+def test_the_page_of_exercises_prints_its_sentence(capsys):
+  said = run(page_example('exercises.md'), capsys).splitlines()
+  assert said[0].startswith('3. alpha_bar(t, betas)')
+  assert f'prints `{said[-1]}`' in (ROOT / 'docs' / 'exercises.md').read_text()
+
+
 def pairs(rows):
   return zip(rows[::2], rows[1::2], strict=True)
 

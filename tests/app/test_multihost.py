@@ -144,7 +144,7 @@ def test_an_image_of_two_processes_is_that_of_one(folder):
 
 def test_samples_and_bounds_of_two_processes_are_those_of_one(folder):
   evaluations = [folder / which / 'run/evaluation' for which in ('one', 'two')]
-  one, two = (np.load(*x.glob('drawn/*.npz'))['arr_0'] for x in evaluations)
+  one, two = (np.load(*x.glob('drawn/samples-????????.npz'))['arr_0'] for x in evaluations)
   assert one.shape == (16, 8, 8, 1)
   assert (one != two).mean() < 0.01  # of 17 grey levels
   one, two = (json.loads((kept(x, 'elbo-test') / 'result.json').read_text()) for x in evaluations)

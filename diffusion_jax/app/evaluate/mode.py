@@ -7,7 +7,7 @@ that it has written.
 import contextlib
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,8 +113,8 @@ def main(run: Run) -> None:
       scores |= measured.get(weights_of, {})
   if len(points) > 1:
     first = next(iter(of_images)) if [*groups] == ['examples'] else next(iter(groups))
-    fields = 'sweep', *_OF_SAMPLES, *_OF_PAIRS, *_OF_IMAGES
-    about = used(c, map(name_of, c.metrics), fields)
+    fields = {x for group in groups for x in rules.READ[group]}
+    about = used(c, {*map(name_of, c.metrics)}, 'sweep', *fields)
     settings = provenance.of_sampling(points[0].run, {}, evaluation=about)
     with kept(Point({}, run), first, settings, 'sweep') as place:
       if all(results.values()) and processes.is_first():
@@ -160,17 +160,11 @@ def kept(
   return provenance.making(model.workdir, *args)
 
 
-# The fields of the section evaluation, beside those of each metric, that scores depend on.
-_OF_SAMPLES = 'features', 'weights', 'reference', 'floor', 'num_generated'
-_OF_PAIRS = 'split', 'num_pairs', 'draws_per_pair', 'seed'
-_OF_IMAGES = 'split', 'num_images', 'seed'
-
-
-def used(c: Node, metrics: Iterable[str], fields: Iterable[str]) -> Json:
+def used(c: Node, metrics: Collection[str], *fields: str) -> Json:
   """Returns the section evaluation, as scores of some metrics depend on it."""
-  plain, metrics = folder.plain(c), [*metrics]
-  named = [x for x in c.metrics if name_of(x) in metrics]
-  return {n: plain[n] for n in (*fields, *metrics, 'batch_size')} | {'metrics': named}
+  plain, named = folder.plain(c), [x for x in c.metrics if name_of(x) in metrics]
+  fields = *fields, *metrics, 'batch_size', 'seed'
+  return {n: plain[n] for n in fields} | {'metrics': named}
 
 
 def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
@@ -206,7 +200,7 @@ def score_samples(references: References, point: Point, metrics: list[Scored]) -
   c = point.run.model.config.evaluation
   path = draw(point.run, num_samples=c.num_generated)
   about = {
-    'evaluation': used(c, dict.fromkeys(x.name for x in metrics), _OF_SAMPLES),
+    'evaluation': used(c, {x.name for x in metrics}, *rules.READ['samples']),
     'reference': {name: space.protocol for name, space in references.spaces.items()},
   }
   settings = provenance.of_scores(path, about, references.values)
@@ -235,9 +229,9 @@ def write_scores(
     samples['images'] = samples['values']
   with from_config('evaluation.metrics'):
     extracted = {
-      name: of_real.extract(space.extractor, stored, kept, drawn, size)
+      name: of_real.extract(space.extractor, stored, file, drawn, size)
       for name, space in references.spaces.items()
-      for kept in [path.with_name(f'{path.stem}.{name}.npz')]
+      for file in [path.with_name(f'{path.stem}.{name}.npz')]
     }
     scores = scoring.score(metrics, references, samples, extracted)
     floor = scoring.floor(metrics, references, c.num_generated) if c.floor else []
@@ -299,7 +293,7 @@ def score_pairs(point: Point, metrics: list[Scored]) -> Json:
   if any('log_q' in each.metric.needs for each in metrics):
     log_q = log_density(run, draws, reference)
     samples['log_q'], reference['log_q'] = log_q[:, 1:], log_q[:, 0]
-  about = {'evaluation': used(c, dict.fromkeys(x.name for x in metrics), _OF_PAIRS)}
+  about = {'evaluation': used(c, {x.name for x in metrics}, *rules.READ['pairs'])}
   settings = provenance.of_scores(drawn, about, {'truth': truth, 'rows': arrays['context']})
   with kept(point, 'pairs', settings) as place:
     if not processes.is_first():
@@ -443,8 +437,8 @@ class Watched:
 
 def settings_of(run: Run, read: Json, name: str) -> Json:
   """Returns all that a metric's numbers of real images depend on."""
-  model = run.model
-  about, sampling = used(model.config.evaluation, [name], _OF_IMAGES), model.config.sampling
+  model, sampling = run.model, run.model.config.sampling
+  about = used(model.config.evaluation, {name}, *rules.READ['examples'])
   variance = (sampling.get('sampler') or {}).get('variance', 'fixed_small')
   drawn = {'variance': variance, 'bound': folder.plain(model.config)['sampling'].get('bound')}
   return provenance.settings(run, {'evaluation': about, 'sampling': drawn}, read)

@@ -64,7 +64,8 @@ class ConfiguredNetwork:
   sections found.
 
   state_shape: the shape of what is diffused; outputs: how many of it the
-  network returns, None: 1, and 2 with a learned variance.
+  network returns, None: 1, and 2 with a learned variance. stored: of latents,
+  the `StoredAutoencoder`.
   """
 
   config: Node
@@ -72,6 +73,7 @@ class ConfiguredNetwork:
   conditioning: Conditioning
   state_shape: tuple[int, ...]
   outputs: int | None = dataclasses.field(default=None, kw_only=True)
+  stored: Any = dataclasses.field(default=None, kw_only=True)
 
   @classmethod
   def of(cls, config: Node, facts: Facts, **more: Any) -> Self:
@@ -86,6 +88,11 @@ class ConfiguredNetwork:
   def out_channels(self) -> int:
     """The state's channels, once for each output."""
     return (self.outputs or 1 + self.needs.learned_variance) * self.state_shape[-1]
+
+  @property
+  def autoencoder(self) -> Any:
+    """The autoencoder of the latents, for `likelihoods.LatentDiffusion`."""
+    return self.stored.checked
 
   def apply_fn(self, network: nn.Module) -> NetworkFn:
     """Returns the function that is trained, of a Flax module."""

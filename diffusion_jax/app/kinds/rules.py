@@ -143,22 +143,22 @@ def _of_metrics(*fields, **more):
   return Row(_metrics, 'evaluation.metrics={it}', EVALUATE, fields=fields, **more)
 
 
-# What metrics of samples, pairs and examples read of an evaluation.
-_READ = {
-  'samples': (
-    *_paths('evaluation', 'num_generated', 'features', 'weights', 'reference', 'floor'),
-    *_paths('sampling', 'context', 'context_row'),
-  ),
-  'pairs': _paths('evaluation', 'num_pairs', 'draws_per_pair', 'split'),
-  'examples': _paths('evaluation', 'num_images', 'split'),
-  '': _paths('sampling', 'num_samples', 'name', 'trajectory', 'profile'),
+# What metrics of samples, pairs and examples read of the section evaluation.
+READ = {
+  'samples': ('num_generated', 'features', 'weights', 'reference', 'floor'),
+  'pairs': ('num_pairs', 'draws_per_pair', 'split'),
+  'examples': ('num_images', 'split'),
 }
+_OF_SAMPLES = _paths('sampling', 'context', 'context_row')
+_UNREAD = _paths('sampling', 'num_samples', 'name', 'trajectory', 'profile')
 
 
 def of_evaluation(groups: Collection[str]) -> Row:
   """Returns the row of what metrics of these groups do not read."""
-  read = {field for group in groups for field in _READ[group]}
-  return _of_metrics(*sorted({x for fields in _READ.values() for x in fields} - read))
+  read = {field for group in groups for field in READ[group]}
+  others = {x for fields in READ.values() for x in fields} - read
+  of_samples = () if 'samples' in groups else _OF_SAMPLES
+  return _of_metrics(*_paths('evaluation', *sorted(others)), *of_samples, *_UNREAD)
 
 
 # -- a training ----------------------------------------------------------------

@@ -61,6 +61,12 @@ def test_results_are_named_by_their_settings(tmp_path, end):
   assert len({path, *(place_of(tmp_path, x, end=end).path for x in others)}) == 5
 
 
+def test_all_hosts_take_the_name_of_the_first(tmp_path, monkeypatch):
+  first = np.arange(4)
+  monkeypatch.setattr(provenance.processes, 'broadcast', lambda x: first[: len(x)])
+  assert place_of(tmp_path, SETTINGS).path.name == 'a=0.5-00010203.npz'
+
+
 @pytest.mark.parametrize('end', ['.npz', '/result.json'])
 def test_a_name_of_the_users_is_refused_for_other_settings(tmp_path, end):
   path, parts, _ = place_of(tmp_path, SETTINGS, True, end)

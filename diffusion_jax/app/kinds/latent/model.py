@@ -50,8 +50,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a diffusion model of latents."""
   sampling: DenoiserSampling = config.sampling.make()
   stored = StoredAutoencoder(config, workdir, facts)
-  own = {'state_shape': stored.shape, 'stored': stored}
-  noisy = LatentNetwork.of(config, facts, **own)
+  noisy = ConfiguredNetwork.of(config, facts, state_shape=stored.shape, stored=stored)
   plan = functools.partial(diffusion.plan_of, noisy, sampling)
   latents = latents_of(stored)
   if config.latent.path:
@@ -234,18 +233,6 @@ class StoredAutoencoder:
     sums = record['checksum'], checksums.of_arrays(weights.params)
     check_unchanged('latent.run', self._copy, self._record, *sums)
     return weights
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LatentNetwork(ConfiguredNetwork):
-  """A network of latents, which `likelihoods.LatentDiffusion` measures."""
-
-  stored: StoredAutoencoder
-
-  @property
-  def autoencoder(self) -> Autoencoder:
-    """The autoencoder of the latents."""
-    return self.stored.checked
 
 
 def read_record(workdir: str | Path) -> dict:
