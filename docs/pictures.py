@@ -400,7 +400,7 @@ def feller():
     axis.plot(x, np.exp(formulas.log_normal(x[:, None], m, v)) @ w, label='exact')
     axis.plot(x, np.exp(formulas.log_normal(x, mean, variance)), 'k--', lw=1, label='Gaussian')
     axis.set(xlabel='$z_{t-1}$', yticks=[], title=f'T = {num_steps}')
-  axes[1].legend(fontsize=7)
+  axes[1].legend(fontsize=7, loc='center')
   figure.subplots_adjust(wspace=0.25)
   counts = np.array([5, 10, 20, 50, 100, 200, 500, 1000])
   gaps = [formulas.reverse_gap(*step(n).values()) for n in counts]

@@ -10,7 +10,6 @@ file, head a group of rows: a keyword of the tests, and the exact text => its
 replacement.
 """
 
-import os
 import re
 import shutil
 import subprocess
@@ -25,9 +24,7 @@ def run_tests(tree, files, keyword):
   """Returns the exit code of pytest and what it printed."""
   command = [sys.executable, '-m', 'pytest', '-x', '-q', '-n', '0']
   command += ['-k', keyword, *(f'tests/{file}' for file in files)]
-  # Bytecode of a file of the same size and second would be taken for its own.
-  env = os.environ | {'PYTHONDONTWRITEBYTECODE': '1'}
-  result = subprocess.run(command, cwd=tree, env=env, capture_output=True)
+  result = subprocess.run(command, cwd=tree, capture_output=True)
   return result.returncode, result.stdout.decode()
 
 
@@ -35,6 +32,8 @@ def attempt(tree, file, text, replacement, test, keyword):
   """Returns what becomes of a mutation; the file is restored."""
   path = tree / 'diffusion_jax' / file
   original = path.read_text()
+  # Bytecode of a file of the same size and second would be taken for its own.
+  shutil.rmtree(path.parent / '__pycache__', ignore_errors=True)
   if original.count(text) != 1:
     return f'is there {original.count(text)} times'
   path.write_text(original.replace(text, replacement))
@@ -237,7 +236,7 @@ app/run/sharing.py
   other_weights_under: here != there or not share.same(source, workdir) => here != there
 app/train/floors.py
   until_data_or_objective_change: kept.get('settings') == settings: => kept.get('settings'):
-  in_float64: of['memorised'](params, key, batch | {'x': trained}) => found['memorised_held_out']
+  in_float64: of['memorised'](params, key, batch | {'x': trained}) => by_line['memorised_held_out']
   in_float64: jax.random.fold_in(key, i), batch => key, batch
 app/kinds/diffusion/model.py app/train/test_floors.py
   more_than_denoise: c.get('coupling') is not None => False
@@ -887,8 +886,8 @@ testing/exercises/formulas.py testing/test_exercises.py
 testing/exercises/inputs.py testing/test_exercises.py
   typed_misprint: bars[s or -1] => bars[s]
 testing/floors.py
-  float64_numpy: values, vectors = known.eigenvalues[None] => values, vectors = 1.01 * known.eigenvalues[None]
-  the_least_loss: Mixture(jnp.ones(1), known.mean[None] => Mixture(jnp.ones(1), 0.0 * known.mean[None]
+  float64_numpy: values, vectors = fitted.eigenvalues[None] => values, vectors = 1.01 * fitted.eigenvalues[None]
+  the_least_loss: Mixture(jnp.ones(1), fitted.mean[None] => Mixture(jnp.ones(1), 0.0 * fitted.mean[None]
   memorised_line_is: - at.alpha * squares) => - squares)
   memorised_line_is: jnp.square(at.sigma), axis=1 => (2.0 * jnp.square(at.sigma)), axis=1
   nothing_learnt_predicts: return x0, jnp.zeros_like(xt) => return x0, eps_from_x0(x0, xt, level)

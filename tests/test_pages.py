@@ -46,15 +46,12 @@ def numbers(name, word, capsys):
 SIGNAL = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[:100])
 SIGNAL *= np.var(np.linspace(-1, 1, 64)) / (1 - SIGNAL)
 CORRELATION = (SIGNAL / (SIGNAL + 1)) ** 0.5
-# x_0 = (1, 1), alpha^2 = 0.1^(2 power): KL = -log(1 - alpha^2).
-PRIOR_KL = [-np.log1p(-1e-4), 2 * np.log(0.1) * 1e-4 / (1 - 1e-4)]
 # (page, a word of the example) => (the numbers that it prints, their error).
 PRINTED = {
   # corr(x_0, x_t) = alpha std(x_0) / sqrt(alpha^2 var(x_0) + sigma^2), three
   # standard errors of the correlation of 64 pairs
   ('index.md', ''): ([CORRELATION], 3 * (1 - CORRELATION**2) / 8),
   ('few_steps.md', ''): ([1, 0.8, 0.8, 1.5], 0.1),
-  ('samplers.md', 'Quadratic'): (PRIOR_KL, 1e-7),
   ('posterior.md', 'repaint_levels'): ([0.61, 0.83, 0.90], 0.04),
 }
 
@@ -222,6 +219,12 @@ def test_the_page_from_vae_to_diffusion_proves_what_it_says(capsys):
   (_, _, exact_a), (_, _, exact_b) = forms[1.0]
   assert exact_a < 1e-6 < 1.0 < exact_b
   assert max(max(row) for row in rows[9:]) < 1e-5
+
+
+def test_the_page_of_exercises_prints_its_sentence(capsys):
+  said = run(page_example('exercises.md'), capsys).splitlines()
+  assert said[0].startswith('3. alpha_bar(t, betas)')
+  assert f'prints `{said[-1]}`' in (ROOT / 'docs' / 'exercises.md').read_text()
 
 
 def pairs(rows):

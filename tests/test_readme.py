@@ -3,7 +3,10 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.testing import assert_allclose
+from scipy.spatial import cKDTree
 
 import diffusion_jax as dj
 
@@ -17,11 +20,38 @@ def run(code, capsys):
   return capsys.readouterr().out
 
 
-def test_the_readme_is_short_and_its_ten_lines_meet_the_mean(capsys):
+def test_the_readme_is_short_and_its_ten_lines_train_a_network():
+  """The points that they draw have the moments of two moons, and lie on them."""
   assert len(README.splitlines()) <= 120
   (code,) = EXAMPLE.findall(README)
-  assert len([line for line in code.splitlines() if line.strip()]) <= 10
-  check_means(run(code, capsys))
+  lines = [line for line in code.splitlines() if line.strip()]
+  assert len([line for line in lines if not re.match('import |from ', line)]) <= 10
+  found = {}
+  exec(compile(code, 'README.md', 'exec'), found)
+  x, moons = (np.asarray(found[name]) for name in ('x', 'moons'))
+  assert x.shape == (1000, 2)
+  assert_allclose(x.mean(axis=0), moons.mean(axis=0), atol=0.1)
+  assert_allclose(x.std(axis=0), moons.std(axis=0), atol=0.1)
+  distance, _ = cKDTree(moons).query(x)
+  assert np.quantile(distance, 0.9) < 0.1
+
+
+def words(page):
+  return len((ROOT / page).read_text().split())
+
+
+def test_a_newcomer_reads_12000_words_and_all_pages_have_40000():
+  index = (ROOT / 'docs' / 'index.md').read_text()
+  path = re.search(r'\*\*The path of a newcomer\*\*(.*?)\n\n', index, re.S)
+  assert path
+  pages = [
+    'README.md',
+    'docs/index.md',
+    *(f'docs/{p}' for p in re.findall(r'\]\((.*?)\)', path[1])),
+  ]
+  assert len(pages) == 9 and sum(map(words, pages)) <= 12_000
+  pages = [*(str(p.relative_to(ROOT)) for p in ROOT.glob('docs/**/*.md'))]
+  assert sum(map(words, ['README.md', 'examples/README.md', *pages])) <= 40_000
 
 
 def check_means(printed):

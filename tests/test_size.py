@@ -2,7 +2,7 @@
 
 import ast
 import collections
-import io
+import re
 import tokenize
 from pathlib import Path
 
@@ -29,22 +29,21 @@ TOKENS = {
   'tests': 448_520,
   'benchmarks': 35_571,
 }
-_LAYOUT = {
-  *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE),
-  *(tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER),
-}
+# The module's own expressions, a fifth of its time. Strings begin with a quote
+# or as names do.
+_STRING = tokenize.StringPrefix + r'''(?P<quote>"""|\'\'\'|"|\')(?s:\\.|.)*?(?P=quote)'''
+_NAME = r'[^\W\d]\w*+(?!["\'])'
+_TOKEN = re.compile('|'.join((_NAME, tokenize.Comment, _STRING, tokenize.Number, tokenize.Special)))
 _WITH_DOCSTRING = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
 
 
 def tokens(text):
   """Returns the number of tokens of a file."""
-  docstrings = {
-    (node.body[0].lineno, node.body[0].col_offset)
+  docstrings = sum(
+    isinstance(node, _WITH_DOCSTRING) and ast.get_docstring(node, clean=False) is not None
     for node in ast.walk(ast.parse(text))
-    if isinstance(node, _WITH_DOCSTRING) and ast.get_docstring(node)
-  }
-  found = tokenize.generate_tokens(io.StringIO(text).readline)
-  return sum(x.type not in _LAYOUT and x.start not in docstrings for x in found)
+  )
+  return sum(x[0][0] != '#' for x in _TOKEN.finditer(text)) - docstrings
 
 
 def measured():

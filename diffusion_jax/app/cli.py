@@ -79,7 +79,7 @@ def split_flags(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def text_of(text: str) -> str:
-  """Returns the text of a field, of @file the list in the file.
+  """Returns what a flag gives a field: for @file the list in the file.
 
   Each line is one of the list, or has several with commas; numbers in a line may
   have spaces between them.

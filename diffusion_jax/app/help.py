@@ -23,7 +23,7 @@ from diffusion_jax.errors import UserError
 
 
 def main_help(program: str, known: Iterable[flags.Flag]) -> str:
-  """Returns the text of --help: the modes and the flags."""
+  """Returns what --help prints: the modes and the flags."""
   name = Path(program).name
   program = f'python {name}' if name.endswith('.py') else name
   return '\n'.join(
@@ -54,7 +54,7 @@ def about_modes() -> dict[str, str]:
 
 
 def mode_help(mode: str, config: Node, source: str) -> str:
-  """Returns the text of --help_mode: the fields that a mode reads.
+  """Returns what --help_mode prints: the fields that a mode reads.
 
   config: a complete config; source: the file or run of its values, or ''.
   """
@@ -141,7 +141,7 @@ def _texts(constructor: Constructor) -> dict[str, str]:
 
 
 def _comments(section):
-  """Returns the comments above the fields of a class, or else beside them."""
+  """Returns the comments above the fields of a class, or after them in the same line."""
   texts, above = {}, []
   for line in inspect.getsource(section).splitlines():
     if comment := re.match(r'  # (.*)', line):
@@ -158,7 +158,7 @@ def _others(table, name=None):
 
 
 def list_configs() -> str:
-  """Returns the text of --mode=list: all configs and what they need."""
+  """Returns what --mode=list prints: all configs and what they need."""
   lines = [
     _wrap(
       'Every config has the variant :smoke, a trial of seconds, such as '

@@ -155,7 +155,7 @@ def centred_cost(x0: Array, y: Array, cond: dict, ratio: float = 0.05) -> Array:
   """Computes `conditional_cost` with x_0 and y centred, [B, B].
 
   A shift of all y adds a number to each row and each column, which changes no
-  plan, and costs digits. `condition_weight` is that of the distances as they
+  plan, and costs digits. `condition_weight` comes from the distances as they
   are, as in the release.
   """
   distances = squared_distances(*(v - jnp.mean(v, axis=0, keepdims=True) for v in (x0, y)))

@@ -195,7 +195,7 @@ LARGEST = 1e37  # samples, which may be larger, are float32
 def measured(source: Source) -> Facts:
   """Returns the facts of a source with mean and std of its real numbers.
 
-  They are of all examples in memory, and of MOST_MEASURED random ones of others.
+  All examples in memory are measured, or MOST_MEASURED random ones of a larger set.
   Raises ValueError for numbers that are not finite, a coordinate that never
   changes, and an example outside the box.
   """

@@ -262,7 +262,7 @@ def rows_of(values: Any, spec: ArraySpec, what: str, blank: bool = False) -> np.
   """Returns what a user gives as rows of arrays, float64 [K, *spec.shape].
 
   values: one array or several, or a dict, data frame or structured array with
-  the columns of spec.names, whose cells are read as those of a CSV file; one
+  the columns of spec.names, whose cells are read like cells of a CSV file; one
   cell is for all rows. blank: None and NaN are NaN. Raises ValueError.
   """
   names = getattr(getattr(values, 'dtype', None), 'names', None)

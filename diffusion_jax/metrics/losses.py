@@ -60,28 +60,28 @@ def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
     of = {line: model.losses(line) for line in (None, *floors.LINES)}
 
     def function(params, keys, x0, cond):
-      known = params['floors']
+      fitted = params['floors']
       cond = {n: x for n, x in cond.items() if n != 'image'}  # The loss draws its own.
 
       def one(key, x0, cond):
         # Of one draw of one image: every line has the same level and noise.
         key, row_key = jax.random.split(key)
         batch = jax.tree.map(lambda x: x[None], {'x': x0, **cond})
-        row = jax.random.randint(row_key, (), 0, len(known.examples))
-        trained = batch | {'x': known.examples[row].reshape(batch['x'].shape)}
-        exact = params | {'network': known}
-        found = {'network': of[None](params, key, batch)}
-        found |= {line: of[line](exact, key, batch) for line in known.lines}
-        found['memorised_held_out'] = found['memorised']
-        found['memorised'] = of['memorised'](exact, key, trained)
-        return {line: _values(metrics) for line, metrics in found.items()}
+        row = jax.random.randint(row_key, (), 0, len(fitted.examples))
+        trained = batch | {'x': fitted.examples[row].reshape(batch['x'].shape)}
+        exact = params | {'network': fitted}
+        by_line = {'network': of[None](params, key, batch)}
+        by_line |= {line: of[line](exact, key, batch) for line in fitted.lines}
+        by_line['memorised_held_out'] = by_line['memorised']
+        by_line['memorised'] = of['memorised'](exact, key, trained)
+        return {line: _values(metrics) for line, metrics in by_line.items()}
 
       def of_image(key, x0, cond):
-        found = jax.vmap(one, (0, None, None))(jax.random.split(key, draws), x0, cond)
-        return jax.tree.map(lambda x: jnp.mean(x, axis=0), found)
+        by_line = jax.vmap(one, (0, None, None))(jax.random.split(key, draws), x0, cond)
+        return jax.tree.map(lambda x: jnp.mean(x, axis=0), by_line)
 
-      found = jax.vmap(of_image)(keys, x0, cond)
-      arrays = {f'{line} {name}': x for line, part in found.items() for name, x in part.items()}
+      by_line = jax.vmap(of_image)(keys, x0, cond)
+      arrays = {f'{line} {name}': x for line, part in by_line.items() for name, x in part.items()}
       return arrays | ({'label': cond['label']} if 'label' in cond else {})
 
     return function

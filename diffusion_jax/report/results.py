@@ -84,6 +84,13 @@ def parts(results: Sequence[tuple[str, dict]]) -> Iterator[Table | Chart]:
     ]
     yield Table('Generated images', [head, *rows])
   for name, x in results:
+    if losses := x.get('losses'):
+      heads = [part for part in losses['network'] if not part.startswith('class ')]
+      rows = [
+        [in_words(line), *(_score(of.get(part, {})) for part in heads)]
+        for line, of in losses.items()
+      ]
+      yield Table(f'The loss and those of exact denoisers, {_folder(name)}', [['', *heads], *rows])
     yield from _charts(_folder(name), x)
 
 

@@ -46,7 +46,7 @@ def twin_of(path: str | Path) -> Twin | None:
 
 
 def named(text: object) -> str:
-  """Returns a text with addresses for the paths of twins."""
+  """Returns a message with addresses for the paths of twins."""
   text = str(text)
   for twin in _twins.values():
     text = text.replace(str(twin.path), twin.address)

@@ -32,7 +32,7 @@ class _Pipe(io.FileIO):
 def open_streams() -> None:
   """Opens stdout and stderr so that no write fails.
 
-  What nobody reads is dropped, as of `--help | true` or `>&-`; what the encoding
+  What nobody reads (`--help | true`, `>&-`) is dropped; what the encoding
   lacks, as in a path, is escaped.
   """
   for name in ('stdout', 'stderr'):

@@ -119,38 +119,38 @@ def moments(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray | Non
   return shift + apart, cov
 
 
-def estimate(known: Fit, line: Line, xt: Array, level: NoiseLevel) -> tuple[Array, Array]:
+def estimate(fitted: Fit, line: Line, xt: Array, level: NoiseLevel) -> tuple[Array, Array]:
   """Computes a denoiser's x_0 and eps, [B, ...], of x_t [B, ...] at a level [] or [B]."""
   check_value('line', line, Line)
   flat = xt.reshape(len(xt), -1)
   if line == 'nothing_learnt':
-    x0 = jnp.broadcast_to(known.mean[None], flat.shape).reshape(xt.shape)
+    x0 = jnp.broadcast_to(fitted.mean[None], flat.shape).reshape(xt.shape)
     return x0, jnp.zeros_like(xt)
   if line == 'memorised':
-    x0 = memorised(known, flat, level)
-  elif known.eigenvalues is None or known.eigenvectors is None:
+    x0 = memorised(fitted, flat, level)
+  elif fitted.eigenvalues is None or fitted.eigenvectors is None:
     raise ValueError(f'linear needs a covariance, which {flat.shape[1]} numbers do not have here')
   else:
-    values, vectors = known.eigenvalues[None], known.eigenvectors[None]
-    oracle = Mixture(jnp.ones(1), known.mean[None], values, vectors)
+    values, vectors = fitted.eigenvalues[None], fitted.eigenvectors[None]
+    oracle = Mixture(jnp.ones(1), fitted.mean[None], values, vectors)
     x0 = oracle.denoise(flat, level).x0
   x0 = x0.reshape(xt.shape)
   return x0, eps_from_x0(x0, xt, level)
 
 
-def memorised(known: Fit, xt: Array, level: NoiseLevel) -> Array:
+def memorised(fitted: Fit, xt: Array, level: NoiseLevel) -> Array:
   """Computes sum_i w_i x_i, [B, D], the mean of the examples given x_t [B, D].
 
   w is the softmax over i of -|x_t - alpha x_i|^2 / (2 sigma^2).
   """
   at = level.expand_to(xt)
   # The squares of differences from the mean are smaller, and lose fewer digits.
-  apart = known.examples - known.mean[None]
-  residual = xt - at.alpha * known.mean[None]
+  apart = fitted.examples - fitted.mean[None]
+  residual = xt - at.alpha * fitted.mean[None]
   squares = 0.5 * jnp.sum(jnp.square(apart), axis=1)[None]
   logits = at.alpha * (einsum('bd,nd->bn', residual, apart) - at.alpha * squares)
   weights = jax.nn.softmax(logits / jnp.square(at.sigma), axis=1)
-  return known.mean[None] + einsum('bn,nd->bd', weights, apart)
+  return fitted.mean[None] + einsum('bn,nd->bd', weights, apart)
 
 
 def exact(network: Network, line: Line) -> Network:

@@ -152,7 +152,7 @@ def check(folder: Path, step: int, items: Collection[str] | None = None) -> None
 
 
 def latest(folder: Path, steps: Sequence[int]) -> int:
-  """Returns the last step, before those of which a removal has left no arrays."""
+  """Returns the last step whose checkpoint still has arrays, after interrupted removals."""
   for step in reversed(steps):
     path = folder / str(step)
     buckets.fetch(path)

@@ -85,12 +85,15 @@ def test_quarters_and_classes_add_up(arrays, tmp_path, capsys):
   ]
 
 
-def test_the_error_of_a_quarter_is_that_of_its_mean(arrays):
-  """Of a quarter with one draw for each image, it is the error of a mean."""
+def test_the_error_of_a_quarter_is_that_of_its_mean():
+  """Of one draw for each image it is that of a mean, of equal losses it is 0."""
   values = RNG.normal(size=50)
   one = {'x total_1': values, 'x count_1': np.ones(50)}
   found = losses._quarter(one, 'x', 1)
   assert_allclose(found, (values.mean(), values.std(ddof=1) / 50**0.5))
+  counts = np.arange(50) % 3
+  equal = losses._quarter({'x total_1': 3.0 * counts, 'x count_1': counts}, 'x', 1)
+  assert_allclose(equal, (3.0, 0.0), atol=1e-12)
 
 
 def test_levels_that_are_never_drawn_are_left_out(arrays, tmp_path):

@@ -421,7 +421,7 @@ def of_set(config: Node, split: str) -> Json:
 
 
 class Watched:
-  """What a metric measures; sums has those of the splits that it has read."""
+  """What a metric measures; sums has the sums of each split that it has read."""
 
   def __init__(self, measured: Any):
     self._measured, self.sums = measured, {}

@@ -269,8 +269,8 @@ def kept_in(run: Run, parts: Path) -> Json:
 def scorer(model: Model) -> tuple[Callable[[], object], Callable[[Arrays], dict[str, float]]]:
   """Returns (computes references, {'values': samples} -> values of all scores).
 
-  Samples are as files have them. There are no bootstrap errors, which would
-  need many more distances.
+  Samples are as files have them. Bootstrap errors are left out: they need many
+  more distances.
   """
   metrics = [x for x in of_samples(model, num_draws=0) if not scoring.is_of_pairs(x)]
   check(model, metrics)

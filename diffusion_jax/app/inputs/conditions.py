@@ -60,7 +60,7 @@ class Kind(abc.ABC):
 
 
 class Labels(Kind):
-  """Classes: those of config.sampling, or all, in turn."""
+  """Classes: the labels of config.sampling, or all classes, in turn."""
 
   name, names = 'label', ('labels',)
 

@@ -312,7 +312,7 @@ def unseen(config: Node) -> Source:
 
 
 def text_length(config: Node) -> int:
-  """Returns the number of tokens of a text; 0 if the network reads no text."""
+  """Returns the number of tokens of a prompt; 0 if the network reads no prompts."""
   text = config.conditioning.text if 'conditioning' in config else None
   return text.length if text else 0
 

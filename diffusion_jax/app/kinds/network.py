@@ -258,7 +258,7 @@ class ConfiguredNetwork:
     return dj.prior_sample(keys, (*keys.shape, *self.state_shape), level)
 
   def context_code(self, params: Params, rows: dict) -> dict:
-    """Returns the network's code of {'context': ...}; {} if it has none."""
+    """Returns the network's code of {'context': ...}; {} without an encoder."""
     return functional.encode_context(self.network, params['network'], rows, self.state_shape)
 
 

@@ -122,7 +122,7 @@ IDLE = (
 
 
 def idle(config: Node) -> tuple[Row, ...]:
-  """Returns the rows of fields that are not read, with those of its metrics."""
+  """Returns the rows of fields that are not read, also of its metrics."""
   metrics = {store.name_of(name) for name in config.evaluation.metrics}
   sections = (name for name, x in config.evaluation.items() if isinstance(x, Node))
   if store.AUTO in metrics:  # they are not chosen yet

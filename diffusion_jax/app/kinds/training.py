@@ -44,7 +44,7 @@ class Generated:
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-  """Also keeps the best checkpoints, each of which is measured."""
+  """Also keeps the best checkpoints, and measures each."""
 
   number: Size = 1
   by: str | None = None  # a metric, such as fid; None: the held-out loss

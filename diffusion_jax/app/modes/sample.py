@@ -107,7 +107,7 @@ def write_film(model: Model, frames: dict[int, np.ndarray], parts: Path) -> None
 def write(
   run: Run, inputs: Conditions, paths: list[Path], path: Path, settings: np.ndarray
 ) -> None:
-  """Writes the film, the sheet, the table and the texts of all parts, and last the npz file."""
+  """Writes the film, the sheet, the table and the prompts of all parts, and last the npz file."""
   model = run.model
   arrays = join_parts(paths)
   samples = arrays['arr_0']

@@ -72,7 +72,7 @@ class TrainedRun:
 
     It is what `dj.sample` calls: of states a `StateDenoiser`, of a flow map a
     `FlowMap`, with self-conditioning a function x_0 -> denoiser, with some
-    guidance a `PairedDenoiser`. Raises UserError if the model has none.
+    guidance a `PairedDenoiser`. Raises UserError for a model without a denoiser.
     """
     if self._plan is None:
       raise UserError(

@@ -39,7 +39,7 @@ def settings(run: Run, used: Json, read: Mapping[str, str | np.ndarray]) -> Sett
   """Returns all that a result depends on: the run, its weights, and the rest.
 
   used: other fields of the config, by section; a file is named with its
-  SHA-256, a run with that of its weights, and neither with its folder. read:
+  SHA-256, a run with the SHA-256 of its weights, and neither with its folder. read:
   the arrays that were read, or their sums, by name; fields that only choose
   them, such as `data`, need not be in `used`.
   """

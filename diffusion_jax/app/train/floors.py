@@ -39,15 +39,15 @@ def of_run(model: Model, split: str, size: int, batch_at: Callable[[int], dict])
   begun = time.monotonic()
   source = datasets.source_of(model.config)
   with from_config('data'):
-    known = floors.of_source(source, model.facts.x.encode)
-  most = int(MOST_PRODUCTS // (size * known.examples.size))
+    fitted = floors.of_source(source, model.facts.x.encode)
+  most = int(MOST_PRODUCTS // (size * fitted.examples.size))
   count = min(settings['batches'], max(1, most))
-  losses = measure(model, known, count, batch_at)
+  losses = measure(model, fitted, count, batch_at)
   content = {
     'settings': settings,
     'metric': floors.metric_of(losses['nothing_learnt']),
     'losses': losses,
-    'examples': len(known.examples),
+    'examples': len(fitted.examples),
     'held_out': count * size,
     'seconds': round(time.monotonic() - begun, 2),
   }
@@ -79,29 +79,29 @@ def read(path: Path) -> Json:
 
 
 def measure(
-  model: Model, known: Fit, count: int, batch_at: Callable[[int], dict]
+  model: Model, fitted: Fit, count: int, batch_at: Callable[[int], dict]
 ) -> dict[str, dict[str, float]]:
   """Returns {denoiser: {metric: mean}} on `count` batches.
 
   'memorised' is on the training examples, 'memorised_held_out' on the batches.
   """
   assert model.losses is not None
-  of = {line: model.losses(line) for line in known.lines}
+  of = {line: model.losses(line) for line in fitted.lines}
 
   @jax.jit
-  def compute(known, key, batch, trained):
-    params = {'network': known}
-    found = {line: losses(params, key, batch) for line, losses in of.items()}
-    found['memorised_held_out'] = found['memorised']
-    found['memorised'] = of['memorised'](params, key, batch | {'x': trained})
-    return found
+  def compute(fitted, key, batch, trained):
+    params = {'network': fitted}
+    by_line = {line: losses(params, key, batch) for line, losses in of.items()}
+    by_line['memorised_held_out'] = by_line['memorised']
+    by_line['memorised'] = of['memorised'](params, key, batch | {'x': trained})
+    return by_line
 
   key, rng, results = stream(0, 'test_loss'), np.random.default_rng(0), []
   for i in range(count):
     batch = batch_at(i)
-    chosen = rng.integers(0, len(known.examples), len(batch['x']))
-    trained = known.examples[chosen].reshape(batch['x'].shape)
-    results.append(compute(known, jax.random.fold_in(key, i), batch, trained))
+    chosen = rng.integers(0, len(fitted.examples), len(batch['x']))
+    trained = fitted.examples[chosen].reshape(batch['x'].shape)
+    results.append(compute(fitted, jax.random.fold_in(key, i), batch, trained))
   means = {line: average([x[line] for x in results]) for line in results[0]}
   return {line: {n: v for n, v in x.items() if v == v} for line, x in means.items()}
 

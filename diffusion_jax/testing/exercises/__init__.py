@@ -56,7 +56,7 @@ def ask(name: str) -> None:
   print(f'{names().index(name) + 1}. {exercise.signature}\n\n{exercise.statement}\n')
   for argument in draw(exercise, 0):
     print(f'  {argument}: {ARGUMENTS[argument]}')
-  print(f'\n[D] is an array of D numbers. Check yours: exercises.check({name!r}, f)')
+  print(f'\nArrays are NumPy arrays, [D] of D numbers. Check yours: exercises.check({name!r}, f)')
 
 
 def inputs(name: str) -> list[dict[str, Any]]:
@@ -86,7 +86,7 @@ def check(name: str, function: Callable[..., Any]) -> Verdict:
 
 
 def _exercise(name):
-  if name not in _OF_NAME:
+  if name not in names():
     raise ValueError(f'no exercise has the name {name!r}{near(name, names())}')
   return _OF_NAME[name]
 

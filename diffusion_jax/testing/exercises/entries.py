@@ -22,6 +22,7 @@ _REVERSED = {
     'var_p': 'var_q',
   }
 }
+_ONCE = {'the part of the variances is there once: it counts for each of D numbers': f.kl_once}
 EXERCISES = (
   Exercise(
     'forward_step(x_prev, eps, t, betas)',
@@ -68,6 +69,7 @@ variance 1, after t steps of exercise 1.""",
     'Return the draw x_t of q(x_t | x_0), [D], in one step from x_0, with the noise eps.',
     f.q_sample,
     {
+      'your draw has no noise: it is random, + √(1 − ᾱ_t) ε': {'eps': 0},
       '1 − ᾱ_t is the variance of the noise: its factor is √(1 − ᾱ_t)': (
         lambda x0, eps, bar: sqrt(bar) * x0 + (1 - bar) * eps
       ),
@@ -78,8 +80,7 @@ variance 1, after t steps of exercise 1.""",
   ),
   Exercise(
     'density(z, weights, means, variances, t, betas)',
-    """The data are numbers x_0 from a mixture of K Gaussians. Return the density of x_t at z,
-a number.""",
+    'The data are numbers x_0 from a mixture of K Gaussians. Return the density of x_t at z.',
     f.density,
     {
       """yours is the density of √ᾱ_t x_0: it is convolved with the noise's, which adds 1 − ᾱ_t
@@ -95,8 +96,7 @@ to each variance""": {'added': 0},
   ),
   Exercise(
     'kl(mean_q, var_q, mean_p, var_p)',
-    """Return KL(q ‖ p) of two Gaussians of D independent numbers, summed over D, in nats:
-a number.""",
+    'Return KL(q ‖ p) of two Gaussians of D independent numbers, summed over D, in nats, a number.',
     f.kl_of,
     _REVERSED
     | {
@@ -213,10 +213,10 @@ it is t > 1""": {'log_p': 'twice'},
   ),
   Exercise(
     'prior_loss(x0, betas)',
-    """Return L_T = KL(q(x_T | x_0) ‖ p(x_T)) with p(x_T) = N(0, I), summed over D, in nats:
-a number.""",
+    'Return L_T = KL(q(x_T | x_0) ‖ p(x_T)), p(x_T) = N(0, I), summed over D, in nats, a number.',
     f.kl_of,
     _REVERSED
+    | _ONCE
     | {
       'the part of the variances is missing, − ½ (ᾱ_T + log(1 − ᾱ_T)) for each number': {
         'var_q': np.ones_like
@@ -231,10 +231,11 @@ a number.""",
   ),
   Exercise(
     'transition_loss(x0, xt, mean_p, t, betas)',
-    """Return L_{t−1} = KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) for t ≥ 2, in nats, a number.
-p(x_{t−1} | x_t) is N(mean_p, β_t I).""",
+    """Return L_{t−1} = KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) for t ≥ 2, summed over D, in
+nats: a number. p(x_{t−1} | x_t) is N(mean_p, β_t I).""",
     f.kl_of,
     _REVERSED
+    | _ONCE
     | {
       'your q(x_{t−1} | x_t) lacks x_0, and is known for data from N(0, I) only': {
         'mean_q': 'free',

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ class Exercise(NamedTuple):
   signature: str
   statement: str
   answer: Formula
-  misprints: dict[str, Formula | dict[str, Any]]
+  misprints: Mapping[str, Formula | Mapping[str, Any]]
   also: Formula = lambda: {}
   steps: tuple[int, ...] = (12,)
   first: int = 1
@@ -81,7 +81,7 @@ _DRAWS: dict[str, Callable[[np.random.Generator], Any]] = {
   'means': lambda rng: np.array([-1.5, 1.5]) + 0.3 * rng.normal(size=2),
   'variances': lambda rng: rng.uniform(0.1, 0.5, 2),
   'pixels': lambda rng: rng.integers(0, 2, 3).astype(float),
-  'decoder_var': lambda rng: rng.choice([None, 0.4, 0.7]),
+  'decoder_var': lambda rng: (None, 0.4, 0.7)[rng.integers(3)],
   'grey': lambda rng: np.array([-1, 1, 2 * rng.integers(99, 156) / 255 - 1]),
   'grey_mean': lambda rng: rng.uniform(-1, 1, 3),
   'model': lambda rng: lambda x, t: 0.4 * x + 0.1 * t,
@@ -134,7 +134,7 @@ def outcomes(exercise: Exercise, case: dict[str, Any]) -> dict[str, np.ndarray]:
   return {text: np.asarray(value, np.float64) for text, value in table.items()}
 
 
-def levels(case: dict[str, Any], late: int = 0) -> dict[str, float]:
+def levels(case: dict[str, Any], late: int = 0) -> dict[str, Any]:
   """Returns β_t, α_t, α_s, ᾱ_t and ᾱ_s as numbers of formulas, and what slips put for them.
 
   Where the case has none, t = T and s = t - 1. late: what is added to t and s.

@@ -1,4 +1,4 @@
-"""Diffusion models of images: their schema, of which other kinds change parts."""
+"""Diffusion models of images: their schema, parts of which other kinds change."""
 
 from collections.abc import Callable
 from typing import TypedDict

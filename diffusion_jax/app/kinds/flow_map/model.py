@@ -53,7 +53,7 @@ def plan_of(
 ) -> Plan:
   """Returns the plan of config.sampling, whose step functions are flow maps.
 
-  The levels end at t = 0, even if it has some noise: the network has not
+  The levels end at t = 0, even if it has some noise: the network never
   learned a step from there to clean data.
   """
   schedule = noisy.schedule(params)
