@@ -65,8 +65,8 @@ def draw(run: Run, inputs: EditInputs, path: Path, parts: Path, settings: np.nda
   mask = pictures.get('mask')
   if mask is not None:  # exact, also with other grey levels than the run's
     results = np.where(mask[None], pictures['image'][None], results)
-  made = Made(results, numbers, pictures, training_examples(model))
-  write(edit.show(model, made), path.with_suffix(''))
+  shown = edit.show(model, Made(results, numbers, pictures, training_examples(model)))
+  write(shown, path.with_suffix(''))
   arrays = {'arr_0': results} | numbers | pictures | {'settings': settings}
   del arrays['x']
   write_npz(path, arrays)

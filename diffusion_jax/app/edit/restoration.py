@@ -180,13 +180,13 @@ class Restore(Edit):
       )
     y, how = batch.inputs['y'] * damage.weights, {'is_linear': linear, 'width': damage.width}
     known = Known(y, lambda x: damage.forward(batch.decode(x)), damage.std, **how)
-    made = self.posterior.draw(batch, known)
-    residual = known.residual(made['x']) / damage.std
+    samples = self.posterior.draw(batch, known)
+    residual = known.residual(samples['x']) / damage.std
     square = jnp.mean(residual**2, axis=tuple(range(1, residual.ndim)))
-    made['residual'] = jnp.sqrt(square / damage.seen.mean())
+    more = {'residual': jnp.sqrt(square / damage.seen.mean())}
     if self.posterior.takes_white:
-      made['whiteness'] = whiteness(batch, made['x'])
-    return made
+      more['whiteness'] = whiteness(batch, samples['x'])
+    return samples | more
 
   def show(self, model: Edited, made: Made) -> Shown:
     y, clean = made.pictures['y'], made.pictures.get('clean')

@@ -387,7 +387,8 @@ def score_images(
     return pipeline.examples(source, index, length, model.facts)
 
   with kept(point, name, settings) as place:
-    how = scorers.kept_in(run, place.parts) | {'condition': model.conditioning.image}
+    how = scorers.kept_in(run, place.parts)
+    how['condition'] = model.conditioning.image
     params = run.on_devices | replicate(run.mesh, more)
     with from_config(f'evaluation.{name}'):  # what the metric refuses
       arrays = real_images.arrays_of(measure, name, params, read, count, **how)

@@ -112,12 +112,12 @@ def _rehearse(section, plan, shape):
   # One step of the user's own sampler. What keys of images cannot draw is known
   # only when it is lowered.
   def run(key):
-    found = plan()
-    if not found.denoises:
+    own = plan()
+    if not own.denoises:
       return None
     keys, x = jax.random.split(key, 2), jnp.zeros((2, *shape))
-    sampler = section.make({'schedule': found.schedule})
-    levels = found.levels.take(slice(2))
+    sampler = section.make({'schedule': own.schedule})
+    levels = own.levels.take(slice(2))
     return sample(keys, lambda x, level: Prediction(x), sampler, levels, x)
 
   with from_config('sampling.sampler'):
