@@ -44,6 +44,7 @@ gc.disable()
 import jax
 import numpy as np
 import pytest
+from filelock import FileLock
 from jax._src.interpreters import mlir
 
 from diffusion_jax.runtime import compiling
@@ -141,17 +142,34 @@ def seeds(request):
 
 
 @pytest.fixture(scope='session')
-def digits_run(tmp_path_factory):
+def trained_once(tmp_path_factory):
+  """Returns a function (name, config) -> the folder of a run, for all workers."""
+  place = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    place = place.parent
+
+  def train(name, config):
+    from diffusion_jax.app.modes import MODES
+
+    workdir, done = place / 'trained' / name, place / f'{name}.done'
+    with FileLock(place / f'{name}.lock'):
+      if not done.exists():
+        MODES['train'](config, str(workdir))
+        done.touch()
+    return workdir
+
+  return train
+
+
+@pytest.fixture(scope='session')
+def digits_run(trained_once):
   """Returns a finished run of digits:smoke, with all files of a training.
 
-  It is made once per worker; tests copy the folder.
+  Tests copy the folder.
   """
-  from diffusion_jax.app.modes import MODES
   from tests.app.conftest import SEEN, smoke
 
-  workdir = tmp_path_factory.mktemp('session') / 'digits-smoke'
-  MODES['train'](smoke(**SEEN), str(workdir))
-  return workdir
+  return trained_once('digits-smoke', smoke(**SEEN))
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import registry, roles, store
 from diffusion_jax.app.kinds.model import make_mesh
-from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.app.smoke import shrunk
@@ -277,8 +276,6 @@ def autoencoder(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def averaged(tmp_path_factory):
+def averaged(trained_once):
   """Trains four steps with averages, each with a checkpoint and a snapshot."""
-  workdir = tmp_path_factory.mktemp('runs') / 'averaged'
-  MODES['train'](smoke(**TRACKED), str(workdir))
-  return workdir
+  return trained_once('averaged', smoke(**TRACKED))
