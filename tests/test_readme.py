@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 import diffusion_jax as dj
 
@@ -32,7 +32,7 @@ def test_the_readme_is_short_and_its_ten_lines_train_a_network():
   assert x.shape == (1000, 2)
   assert_allclose(x.mean(axis=0), moons.mean(axis=0), atol=0.1)
   assert_allclose(x.std(axis=0), moons.std(axis=0), atol=0.1)
-  distance, _ = cKDTree(moons).query(x)
+  distance, _ = KDTree(moons).query(x)
   assert np.quantile(distance, 0.9) < 0.1
 
 
