@@ -205,7 +205,7 @@ app/train/mode.py
   decays_anew_is_said: setup.rates_of(parts.config, total)[:step] => rates[:step]
   before_a_program_is_compiled: read = itertools.chain([next(read)], read) => read = iter(read)
 app/train/mode.py app/modes/test_convert.py
-  start_run: begin = load.begin_from(shapes.params, c.start.run)
+  another_network_or_the_run: begin = load.begin_from(shapes.params, c.start.run)
     => begin = lambda x: load.begin_from(shapes.params, c.start.run)(x)
 app/run/notebook.py
   trained_run_by_its_parts: np.arange(first, end) => np.arange(n)
