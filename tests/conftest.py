@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
@@ -59,8 +60,10 @@ MOST_MEMORY = 2e9
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 compiling.write_whole()  # Workers compile the same programs at once.
 # JAX makes an MLIR context for each program, which takes two thirds of the
-# lowering of a small one.
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+# lowering of a small one. Here each thread has one: threads cannot share it.
+_make_context = mlir.make_ir_context
+_context_of = functools.cache(lambda thread: _make_context())
+mlir.make_ir_context = lambda: _context_of(threading.get_ident())
 
 
 def pytest_addoption(parser):
@@ -114,7 +117,7 @@ def bounded_memory(most_memory):
   yield
   if memory_in_use() > most_memory['bytes']:
     jax.clear_caches()
-    mlir.make_ir_context.cache_clear()
+    _context_of.cache_clear()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     most_memory['bytes'] = max(MOST_MEMORY, memory_in_use() + 3e8)
