@@ -48,7 +48,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import sample
-from diffusion_jax.app.run import provenance, weights
+from diffusion_jax.app.run import weights
 from diffusion_jax.app.train import mode as train
 from diffusion_jax.app.train.setup import prepare
 from diffusion_jax.data import npz
@@ -173,12 +173,11 @@ def draw(run: Path, contexts: np.ndarray, seed: int) -> tuple[np.ndarray, Row]:
   opened = weights.Run.open(config, run)
   opened.check('sample')
   inputs = conditions.choose(opened.model)
-  stored = provenance.as_array(provenance.of_sampling(opened, inputs.stored))
   inputs = conditions.encoded(opened.model, opened.checkpoint[0], inputs)
   out, printed = run / 'draws' / f'{seed}.parts', io.StringIO()
   start = time.process_time()
   with contextlib.redirect_stdout(printed):
-    paths = sample.draw_parts(opened, inputs, out, stored)
+    paths = sample.draw_parts(opened, inputs, out)
   seconds = (time.process_time() - start) / len(contexts)
   x = np.concatenate([npz.read(path, ['arr_0'])['arr_0'] for path in paths])
   for path in paths:

@@ -27,7 +27,7 @@ TOKENS = {
   'configs': 9_302,
   'examples': 4_859,
   'tests': 462_262,
-  'benchmarks': 35_558,
+  'benchmarks': 35_600,
 }
 # The module's own expressions, a fifth of its time. Strings begin with a quote
 # or as names do.
