@@ -13,24 +13,24 @@ from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.train.step_log import average
-from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import read_json, write_json
 from diffusion_jax.testing import floors
 from diffusion_jax.testing.floors import Fit
 
+DrawnAt = Callable[[int], tuple[jax.Array, dict]]  # the key and the batch of an index
 FILE = 'loss_floors.json'
 MOST_PRODUCTS = 6e9  # of `memorised`, a few seconds of two cores
 # The sections on which the losses depend besides the data.
 _SECTIONS = 'objective', 'schedule', 'parametrization', 'conditioning', 'data'
 
 
-def of_run(model: Model, split: str, size: int, batch_at: Callable[[int], dict]) -> Json:
+def of_run(model: Model, split: str, size: int, drawn_at: DrawnAt) -> Json:
   """Returns the losses of exact denoisers, as loss_floors.json has them.
 
-  They are on the first batches of `split`, of `size` examples, with the levels
-  and the noise of the held-out loss, and 'memorised' also on the training
-  examples. The file is written again only if data or objective have changed.
+  They are on the first batches of `split`, of `size` examples, with the keys of
+  the held-out loss, and 'memorised' also on the training examples. The file is
+  written again only if data or objective have changed.
   """
   path, settings = model.workdir / FILE, settings_of(model, split, size)
   kept = read(path)
@@ -42,7 +42,7 @@ def of_run(model: Model, split: str, size: int, batch_at: Callable[[int], dict])
     fitted = floors.of_source(source, model.facts.x.encode)
   most = int(MOST_PRODUCTS // (size * fitted.examples.size))
   count = min(settings['batches'], max(1, most))
-  losses = measure(model, fitted, count, batch_at)
+  losses = measure(model, fitted, count, drawn_at)
   content = {
     'settings': settings,
     'metric': floors.metric_of(losses['nothing_learnt']),
@@ -79,7 +79,7 @@ def read(path: Path) -> Json:
 
 
 def measure(
-  model: Model, fitted: Fit, count: int, batch_at: Callable[[int], dict]
+  model: Model, fitted: Fit, count: int, drawn_at: DrawnAt
 ) -> dict[str, dict[str, float]]:
   """Returns {denoiser: {metric: mean}} on `count` batches.
 
@@ -89,19 +89,18 @@ def measure(
   of = {line: model.losses(line) for line in fitted.lines}
 
   @jax.jit
-  def compute(fitted, key, batch, trained):
-    params = {'network': fitted}
+  def compute(fitted, key, batch, chosen):
+    params, trained = {'network': fitted}, fitted.examples[chosen].reshape(batch['x'].shape)
     by_line = {line: losses(params, key, batch) for line, losses in of.items()}
     by_line['memorised_held_out'] = by_line['memorised']
     by_line['memorised'] = of['memorised'](params, key, batch | {'x': trained})
     return by_line
 
-  key, rng, results = stream(0, 'test_loss'), np.random.default_rng(0), []
+  rng, results = np.random.default_rng(0), []
   for i in range(count):
-    batch = batch_at(i)
+    key, batch = drawn_at(i)
     chosen = rng.integers(0, len(fitted.examples), len(batch['x']))
-    trained = fitted.examples[chosen].reshape(batch['x'].shape)
-    results.append(compute(fitted, jax.random.fold_in(key, i), batch, trained))
+    results.append(compute(fitted, key, batch, chosen))
   means = {line: average([x[line] for x in results]) for line in results[0]}
   return {line: {n: v for n, v in x.items() if v == v} for line, x in means.items()}
 

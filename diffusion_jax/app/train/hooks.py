@@ -209,7 +209,8 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     return state, batch, jax.random.fold_in(key, i), frozen
 
   def whole(i):
-    return pipeline.batch_at(source, size, 0, i, text_length=length, facts=facts)
+    batch = pipeline.batch_at(source, size, 0, i, text_length=length, facts=facts)
+    return jax.random.fold_in(key, i), batch
 
   def act(step, state, frozen, log):
     batches = range((config.training.held_out or HeldOut()).batches)

@@ -15,6 +15,7 @@ from PIL import Image
 
 import diffusion_jax as dj
 from diffusion_jax.app.evaluate import mode as evaluate
+from diffusion_jax.app.evaluate.points import Point
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
@@ -239,7 +240,7 @@ def draws(monkeypatch, tmp_path):
 def test_densities_are_of_their_own_pair(moons, draws):
   """Draws of an exact denoiser are kept for the same draws and settings."""
   seen, run = Seen(), run_of(moons)
-  point = evaluate.Point({}, run)
+  point = Point({}, run)
   evaluate.score_pairs(point, seen.as_scored())
   (samples, reference), facts = seen[0], run.model.facts
   pairs = datasets.source_of(run.model.config, 'test').read(np.arange(3))
@@ -264,5 +265,5 @@ def test_densities_are_of_their_own_pair(moons, draws):
   assert stamps() == before and len(before) == 3
   for count, (change, shift) in enumerate((({'evaluation.batch_size': 3}, 0.0), ({}, 1.0)), 2):
     draws += shift
-    evaluate.score_pairs(evaluate.Point({}, run_of(moons, **change)), seen.as_scored())
+    evaluate.score_pairs(Point({}, run_of(moons, **change)), seen.as_scored())
     assert len([*place.glob('log_q*.parts')]) == count

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 from scipy.spatial import distance
 
 from diffusion_jax.app.evaluate import mode as evaluate, scorers
+from diffusion_jax.app.evaluate.points import sweep
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
@@ -192,7 +193,7 @@ def test_each_point_of_a_sweep_is_a_complete_config():
   config = smoke(
     **{'evaluation.sweep': 'sampler=ddim,ancestral guidance.scale=1,2', 'sampling.sampler.eta': 0.5}
   )
-  points = list(evaluate.sweep(config))
+  points = list(sweep(config))
   assert [changes for changes, _ in points] == [
     {'sampler': sampler, 'guidance.scale': scale}
     for sampler in ('ddim', 'ancestral')

@@ -27,21 +27,24 @@ def model_of(workdir, config):
   return registry.make(config, workdir, facts)
 
 
-def batch_of(model):
-  source = datasets.source_of(model.config, 'test')
-  return lambda i: pipeline.batch_at(source, SIZE, 0, i, facts=model.facts)
+def drawn_of(model):
+  """Returns the key and the batch of an index, of the held-out loss."""
+  source, key = datasets.source_of(model.config, 'test'), stream(0, 'test_loss')
+  return lambda i: (
+    jax.random.fold_in(key, i),
+    pipeline.batch_at(source, SIZE, 0, i, facts=model.facts),
+  )
 
 
 def computed(model):
-  return floors.of_run(model, 'test', SIZE, batch_of(model))
+  return floors.of_run(model, 'test', SIZE, drawn_of(model))
 
 
 def test_they_are_those_of_the_objective_in_float64(tmp_path):
   """At the draws of the held-out loss, by all training examples, with the run's weight."""
   model = model_of(tmp_path, smoke(**SEEN, **{'objective.weight': 'truncated_snr'}))
   found = computed(model)['losses']
-  batch = batch_of(model)(0)
-  key = jax.random.fold_in(stream(0, 'test_loss'), 0)
+  key, batch = drawn_of(model)(0)
   draws, _ = jax.jit(model.objective(test=True).draw)(key, batch, Context())
   x0, eps, level = jax.device_get((draws.x0, draws.eps, draws.level))
   x0, eps = (a.reshape(SIZE, -1).astype(np.float64) for a in (x0, eps))

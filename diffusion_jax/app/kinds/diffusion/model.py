@@ -23,7 +23,7 @@ from diffusion_jax.app.kinds.sections import DenoiserSampling
 from diffusion_jax.app.kinds.states import StateSampling
 from diffusion_jax.app.run import other_runs
 from diffusion_jax.app.run.other_runs import Teacher
-from diffusion_jax.core.keys import stream
+from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.testing import floors
@@ -69,7 +69,8 @@ class DiffusionNetwork(ConfiguredNetwork):
     objective = objective_of(self, lambda: None, test=True, network=network)
     start = {}
     if self.uncertainty is not None:  # The metric `error` is without it.
-      start['uncertainty'] = self.uncertainty.init(jax.random.key(0))
+      shapes = jax.eval_shape(self.uncertainty.init, abstract_key())
+      start['uncertainty'] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def losses(params, key, batch):
       context = Context(state=objective.init())
