@@ -108,6 +108,7 @@ def wait_until(process, ready):
     time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_on_an_empty_machine(server, tmp_path):
   """The last loss equals a whole run's, bit for bit; one process trains."""
   saved = server.folder / SAVED

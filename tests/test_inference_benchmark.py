@@ -29,7 +29,13 @@ DIMS = {  # of theta; Lueckmann et al. 2021, appendix T
 }
 
 
-@pytest.mark.parametrize('task', inference.VARIANTS)
+SLOW = {*inference.VARIANTS} - {'two_moons', 'sir'}  # Others train and draw in the same way.
+
+
+@pytest.mark.parametrize(
+  'task',
+  [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in inference.VARIANTS],
+)
 def test_every_task_trains_and_draws(task, tmp_path):
   few = {'data.num_examples': 100, 'data.num_test': 100}
   few |= {'training.held_out.every': 4, 'sampling.num_samples': 3}

@@ -199,6 +199,7 @@ SLOW = (
   '3_samplers',
   '4_guidance',
   '5_likelihood',
+  '6_own_sampler',
   '7_own_network',
   '8_posterior',
   '9_simulator',
