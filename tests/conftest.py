@@ -55,7 +55,7 @@ from diffusion_jax.runtime import compiling
 HANG_SECONDS = 1800
 
 # Of a worker of the tests, in bytes, between two files.
-MOST_MEMORY = 2e9
+MOST_MEMORY = 1.2e9
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 compiling.write_whole()  # Workers compile the same programs at once.

@@ -237,7 +237,7 @@ app/run/sharing.py
 app/train/floors.py
   until_data_or_objective_change: kept.get('settings') == settings: => kept.get('settings'):
   in_float64: of['memorised'](params, key, batch | {'x': trained}) => by_line['memorised_held_out']
-  in_float64: jax.random.fold_in(key, i), batch => key, batch
+  in_float64: results.append(compute(fitted, key, => results.append(compute(fitted, jax.random.fold_in(key, 1),
 app/kinds/diffusion/model.py app/train/test_floors.py
   more_than_denoise: c.get('coupling') is not None => False
   more_than_denoise: ('denoising', 'hybrid', 'vdm') => ('denoising', 'hybrid', 'vdm', 'vlb')

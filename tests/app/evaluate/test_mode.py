@@ -19,7 +19,7 @@ from diffusion_jax.app.evaluate.points import Point
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import small_sets
@@ -96,7 +96,7 @@ def test_the_bound_is_that_of_the_network(run, printed):
   """The library's bound of the first two images, in bits, is the same."""
   config = smoke(**QUICK)
   model: Any = registry.make(config, run)
-  params, _ = evaluate.weights.restore(model)
+  params, _ = weights.restore(model)
   x0, labels = small_sets.digits('test').read(np.arange(2)).values()
   root = stream(config.evaluation.seed, 'metrics')
   root = jax.random.fold_in(root, zlib.crc32(b'elbo'))

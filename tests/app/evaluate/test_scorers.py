@@ -14,7 +14,6 @@ from numpy.testing import assert_allclose
 from scipy.spatial import distance
 
 from diffusion_jax.app.evaluate import mode as evaluate, scorers
-from diffusion_jax.app.evaluate.points import sweep
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
@@ -187,24 +186,6 @@ def test_each_point_of_a_sweep_is_kept(run):
   assert path.stat().st_mtime_ns == before.st_mtime_ns
   again = json.loads((out / 'sweep.json').read_text())['points']
   assert again == points
-
-
-def test_each_point_of_a_sweep_is_a_complete_config():
-  config = smoke(
-    **{'evaluation.sweep': 'sampler=ddim,ancestral guidance.scale=1,2', 'sampling.sampler.eta': 0.5}
-  )
-  points = list(sweep(config))
-  assert [changes for changes, _ in points] == [
-    {'sampler': sampler, 'guidance.scale': scale}
-    for sampler in ('ddim', 'ancestral')
-    for scale in (1.0, 2.0)
-  ]
-  samplers = [point.sampling.sampler for _, point in points]
-  assert [x.name for x in samplers] == ['ddim'] * 2 + ['ancestral'] * 2
-  assert [x.get('eta') for x in samplers] == [0.5, 0.5, None, None]
-  guidance = [point.sampling.guidance for _, point in points]
-  assert [x.scale for x in guidance] == [1.0, 2.0, 1.0, 2.0]
-  assert {x.name for x in guidance} == {'classifier_free'}
 
 
 def test_memorisation_is_of_the_other_split(run, printed):
