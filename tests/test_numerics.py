@@ -34,6 +34,13 @@ HIGHEST, HIGH = ((jax.lax.Precision(x),) * 2 for x in ('highest', 'high'))
 LOOKUP = HIGHEST  # a row of an embedding, its product with a one-hot vector
 
 
+@pytest.fixture(autouse=True, scope='module')
+def forgotten():
+  """What JAX keeps of float64 arguments fails in the files that follow."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
   with jax.enable_x64(True):

@@ -26,7 +26,7 @@ TOKENS = {
   'top': 3_728,
   'configs': 9_302,
   'examples': 4_859,
-  'tests': 462_387,
+  'tests': 462_411,
   'benchmarks': 35_537,
 }
 # The module's own expressions, a fifth of its time. Strings begin with a quote
