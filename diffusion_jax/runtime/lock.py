@@ -145,11 +145,15 @@ class _Object:
     self._text = text.encode()
 
   def _read(self):
-    # One request, as its owner may write it anew; and a stranger's may be large.
-    try:
-      return self._twin.bucket.cat_file(self._place, start=0, end=500)
-    except FileNotFoundError:
-      return b''
+    while True:
+      try:
+        with self._twin.bucket.open(self._place) as file:  # a stranger's may be large
+          return file.read(500)
+      except FileNotFoundError:
+        return b''
+      except OSError as error:  # s3fs: its owner has written it since it was opened
+        if error.errno != errno.EBUSY:
+          raise
 
 
 def _sign(descriptor):

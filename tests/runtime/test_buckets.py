@@ -69,6 +69,8 @@ def test_a_lock_is_read_while_its_owner_writes(address, monkeypatch):
   with buckets.beside(theirs.renew):
     texts = {ours._read() for _ in range(100)}
   assert all(text.startswith(f'{os.getpid()} on '.encode()) for text in texts) and len(texts) > 1
+  twin.bucket.pipe_file(twin.place('train.lock'), b'')
+  assert ours._read() == b''
 
 
 def test_only_its_owner_releases_a_lock(address, monkeypatch):
