@@ -1,8 +1,8 @@
 """AutoencoderKL of diffusers as our `Autoencoder`, and back."""
 
-from diffusion_jax.interop import diffusers_options as theirs, options
+from diffusion_jax.interop import diffusers_options as theirs, names, options
 from diffusion_jax.interop.diffusers_options import ATTENTION, BLOCK, SILU
-from diffusion_jax.interop.names import TORCH, Layer, expand
+from diffusion_jax.interop.names import Layer, Params, Tensors
 from diffusion_jax.interop.reader import Model, facts_of
 from diffusion_jax.networks.autoencoder import Autoencoder
 
@@ -27,30 +27,28 @@ FIELDS: options.Fields = {
 _DOWN, _UP = ('DownEncoderBlock2D',), ('UpDecoderBlock2D',)
 _LIMITS = (-30.0, 20.0)  # AutoencoderKL clips log-variances to them.
 
-_OF_BOTH = {
-  'conv_in': ('conv_in', TORCH.conv),
-  'middle_0_block': ('mid_block.resnets.0', BLOCK),
-  'middle_attention': ('mid_block.attentions.0', ATTENTION),
-  'middle_1_block': ('mid_block.resnets.1', BLOCK),
-  'norm_out': ('conv_norm_out', TORCH.norm),
-  'conv_out': ('conv_out', TORCH.conv),
-}
+
+def _of_both(part):
+  return {
+    f'{part}/conv_in': f'{part}.conv_in',
+    f'{part}/middle_0_block': (f'{part}.mid_block.resnets.0', BLOCK),
+    f'{part}/middle_attention': (f'{part}.mid_block.attentions.0', ATTENTION),
+    f'{part}/middle_1_block': (f'{part}.mid_block.resnets.1', BLOCK),
+    f'{part}/norm_out': f'{part}.conv_norm_out',
+    f'{part}/conv_out': f'{part}.conv_out',
+  }
+
+
 # A change of resolution ends a level there; on the way down it begins one here.
-LAYERS = {
-  'encoder_conv': ('quant_conv', TORCH.conv),
-  'decoder_conv': ('post_quant_conv', TORCH.conv),
-  'encoder/down_{level}_downsample/conv': (
-    'encoder.down_blocks.{before}.downsamplers.0.conv',
-    TORCH.conv,
-  ),
+LAYERS: names.Patterns = {
+  'encoder_conv': 'quant_conv',
+  'decoder_conv': 'post_quant_conv',
+  'encoder/down_{level}_downsample/conv': 'encoder.down_blocks.{before}.downsamplers.0.conv',
   'encoder/down_{level}_{i}_block': ('encoder.down_blocks.{level}.resnets.{i}', BLOCK),
   'decoder/up_{level}_{i}_block': ('decoder.up_blocks.{back}.resnets.{i}', BLOCK),
-  'decoder/up_{level}_upsample/conv': ('decoder.up_blocks.{back}.upsamplers.0.conv', TORCH.conv),
-  **{
-    f'{part}/{ours}': (f'{part}.{name}', kind)
-    for part in ('encoder', 'decoder')
-    for ours, (name, kind) in _OF_BOTH.items()
-  },
+  'decoder/up_{level}_upsample/conv': 'decoder.up_blocks.{back}.upsamplers.0.conv',
+  **_of_both('encoder'),
+  **_of_both('decoder'),
 }
 
 
@@ -76,7 +74,12 @@ def describe(config: options.Options) -> Model:
 
 def layers_of(network: Autoencoder) -> list[Layer]:
   """Returns the layers with their names there."""
-  return expand(LAYERS, network.num_blocks, len(network.multipliers))
+  return names.expand(LAYERS, network.num_blocks, len(network.multipliers))
+
+
+def write(network: Autoencoder, params: Params, rule: names.Rule | None = None) -> Tensors:
+  """Returns the tensors of an AutoencoderKL; rule: see `names.write`."""
+  return names.write(names.entries(layers_of(network), params), params, rule)
 
 
 def _allowed(c):

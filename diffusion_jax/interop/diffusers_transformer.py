@@ -54,19 +54,18 @@ _COPY = re.compile(r'(transformer_blocks\.)([1-9]\d*)(\.norm1\.emb\..*)')
 _POSITIONS = 'pos_embed.pos_embed'  # a constant that older files hold
 _QKV = 'query', 'key', 'value'
 _EMB = f'{_BLOCK.format(0)}.{_EMBEDDINGS}'
-_LINEAR = names.TORCH.linear
-LAYERS = {
-  'noise_dense_2': (f'{_EMB}.timestep_embedder.linear_2', _LINEAR),
-  'label_embedding/table': (f'{_EMB}.class_embedder.embedding_table', names.TORCH_EMBEDDING),
-  'block_{i}/modulation': ('transformer_blocks.{i}.norm1.linear', _LINEAR),
-  'block_{i}/query': ('transformer_blocks.{i}.attn1.to_q', _LINEAR),
-  'block_{i}/key': ('transformer_blocks.{i}.attn1.to_k', _LINEAR),
-  'block_{i}/value': ('transformer_blocks.{i}.attn1.to_v', _LINEAR),
-  'block_{i}/proj': ('transformer_blocks.{i}.attn1.to_out.0', _LINEAR),
-  'block_{i}/mlp_in': ('transformer_blocks.{i}.ff.net.0.proj', _LINEAR),
-  'block_{i}/mlp_out': ('transformer_blocks.{i}.ff.net.2', _LINEAR),
-  'modulation_out': ('proj_out_1', _LINEAR),
-  'patch_out': ('proj_out_2', _LINEAR),
+LAYERS: names.Patterns = {
+  'noise_dense_2': f'{_EMB}.timestep_embedder.linear_2',
+  'label_embedding/table': f'{_EMB}.class_embedder.embedding_table',
+  'block_{i}/modulation': 'transformer_blocks.{i}.norm1.linear',
+  'block_{i}/query': 'transformer_blocks.{i}.attn1.to_q',
+  'block_{i}/key': 'transformer_blocks.{i}.attn1.to_k',
+  'block_{i}/value': 'transformer_blocks.{i}.attn1.to_v',
+  'block_{i}/proj': 'transformer_blocks.{i}.attn1.to_out.0',
+  'block_{i}/mlp_in': 'transformer_blocks.{i}.ff.net.0.proj',
+  'block_{i}/mlp_out': 'transformer_blocks.{i}.ff.net.2',
+  'modulation_out': 'proj_out_1',
+  'patch_out': 'proj_out_2',
 }
 
 
@@ -212,7 +211,7 @@ def _entries(network, apart):
   # The table of names; apart: the result of `separate`. Their sinusoids are
   # [cos, sin], ours for 'ho' are [sin, cos].
   swapped = network.noise_embedding == 'ho'
-  first = names.TORCH_SWAPPED if swapped else _LINEAR
+  first = names.TORCH_SWAPPED if swapped else names.TORCH
   rows = LAYERS | {
     'noise_dense_1': (f'{_EMB}.timestep_embedder.linear_1', first),
     'patch_embedding': ('pos_embed.proj', _patches(network)),

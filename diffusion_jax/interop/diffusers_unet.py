@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from diffusion_jax.interop import diffusers_options as theirs, names, options
 from diffusion_jax.interop.diffusers_options import ATTENTION, BLOCK, SILU
-from diffusion_jax.interop.names import TORCH, Layer
+from diffusion_jax.interop.names import Layer, Params, Tensors
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import UNet
 
@@ -39,23 +39,23 @@ FIELDS: options.Fields = {
 _DOWN = 'DownBlock2D', 'AttnDownBlock2D', 'ResnetDownsampleBlock2D'
 _UP = 'UpBlock2D', 'AttnUpBlock2D', 'ResnetUpsampleBlock2D'
 
-LAYERS = {
-  'noise_dense_2': ('time_embedding.linear_2', TORCH.linear),
-  'label_embedding/table': ('class_embedding', names.TORCH_EMBEDDING),
-  'conv_in': ('conv_in', TORCH.conv),
+LAYERS: names.Patterns = {
+  'noise_dense_2': 'time_embedding.linear_2',
+  'label_embedding/table': 'class_embedding',
+  'conv_in': 'conv_in',
   'down_{level}_{i}_block': ('down_blocks.{level}.resnets.{i}', BLOCK),
   'down_{level}_{i}_attention': ('down_blocks.{level}.attentions.{i}', ATTENTION),
   'down_{level}_downsample': ('down_blocks.{level}.downsamplers.0', BLOCK),
-  'down_{level}_downsample/conv': ('down_blocks.{level}.downsamplers.0.conv', TORCH.conv),
+  'down_{level}_downsample/conv': 'down_blocks.{level}.downsamplers.0.conv',
   'middle_0_block': ('mid_block.resnets.0', BLOCK),
   'middle_attention': ('mid_block.attentions.0', ATTENTION),
   'middle_1_block': ('mid_block.resnets.1', BLOCK),
   'up_{level}_{i}_block': ('up_blocks.{back}.resnets.{i}', BLOCK),
   'up_{level}_{i}_attention': ('up_blocks.{back}.attentions.{i}', ATTENTION),
   'up_{level}_upsample': ('up_blocks.{back}.upsamplers.0', BLOCK),
-  'up_{level}_upsample/conv': ('up_blocks.{back}.upsamplers.0.conv', TORCH.conv),
-  'norm_out': ('conv_norm_out', TORCH.norm),
-  'conv_out': ('conv_out', TORCH.conv),
+  'up_{level}_upsample/conv': 'up_blocks.{back}.upsamplers.0.conv',
+  'norm_out': 'conv_norm_out',
+  'conv_out': 'conv_out',
 }
 
 
@@ -65,9 +65,14 @@ def layers_of(network: UNet, swapped: bool = False) -> list[Layer]:
   swapped: their sinusoids have the opposite order of ours, which is [sin, cos]
   for noise_embedding='ho' and [cos, sin] for 'openai'.
   """
-  first = names.TORCH_SWAPPED if swapped else TORCH.linear
+  first = names.TORCH_SWAPPED if swapped else names.TORCH
   row = {'noise_dense_1': ('time_embedding.linear_1', first)}
   return names.expand({**row, **LAYERS}, network.num_blocks, len(network.multipliers))
+
+
+def write(network: UNet, params: Params, rule: names.Rule | None = None) -> Tensors:
+  """Returns the tensors of a UNet2DModel; rule: see `names.write`."""
+  return names.write(names.entries(layers_of(network), params), params, rule)
 
 
 def read_config(config: options.Options) -> tuple[UNet, dict, SimpleNamespace]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from diffusion_jax.interop import names, reader
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.names import LINEAR, SAME, TORCH, Kind, Layer, Rule
+from diffusion_jax.interop.names import KERNEL, SAME, Kind, Rule
 from diffusion_jax.interop.options import (
   Allowed,
   Options,
@@ -115,28 +115,24 @@ ADM: reader.Sections = dict(
   initializer='torch',
 )
 
-BLOCK = names.resnet_block(TORCH, 'norm0', 'conv0', 'affine', 'norm1', 'conv1', 'skip')
+BLOCK = names.resnet_block('norm0 conv0 affine norm1 conv1 skip')
 # Their UNetBlock is a residual block followed by attention.
-ATTENTION = (
-  Layer('norm', 'norm2', TORCH.norm),
-  Layer('qkv', 'qkv', TORCH.pointwise),
-  Layer('proj_out', 'proj', TORCH.pointwise),
-)
+ATTENTION = names.layers('norm qkv proj_out', 'norm2 qkv proj')
 # ADM's labels go through a Linear without bias, as one-hot vectors. A missing
 # label is a vector of zeros, so the null class is a row of zeros at the end.
 _ROWS_AND_NULL = Rule(lambda x: np.concatenate([x.T, np.zeros_like(x.T[:1])]), lambda x: x[:-1].T)
 # A block that changes the resolution is named after its output's resolution.
-LAYERS = {
-  'noise_dense_1': ('map_layer0', TORCH.linear),
-  'noise_dense_2': ('map_layer1', TORCH.linear),
-  'label_embedding/linear': ('map_label', TORCH.linear),
-  'augment_dense': ('map_augment', TORCH.linear),
+LAYERS: names.Patterns = {
+  'noise_dense_1': 'map_layer0',
+  'noise_dense_2': 'map_layer1',
+  'label_embedding/linear': 'map_label',
+  'augment_dense': 'map_augment',
   'noise_fourier': ('map_noise', Kind({'frequencies': ('freqs', SAME)})),
-  'conv_in': ('enc.{height}x{height}_conv', TORCH.conv),
+  'conv_in': 'enc.{height}x{height}_conv',
   'down_{level}_{i}_block': ('enc.{side}x{side}_block{i}', BLOCK),
   'down_{level}_{i}_attention': ('enc.{side}x{side}_block{i}', ATTENTION),
   'down_{level}_downsample': ('enc.{half}x{half}_down', BLOCK),
-  'down_{level}_pyramid': ('enc.{half}x{half}_aux_residual', TORCH.conv),
+  'down_{level}_pyramid': 'enc.{half}x{half}_aux_residual',
   'middle_0_block': ('dec.{side}x{side}_in0', BLOCK),
   'middle_attention': ('dec.{side}x{side}_in0', ATTENTION),
   'middle_1_block': ('dec.{side}x{side}_in1', BLOCK),
@@ -210,12 +206,12 @@ def describe(options: SimpleNamespace) -> reader.Model:
   facts = reader.facts_of(shape, o.label_dim)
   height = o.img_resolution
   end = 'out' if adm else f'dec.{height}x{height}_aux'
-  label = _ROWS_AND_NULL if network.inputs.null_class else LINEAR
+  label = _ROWS_AND_NULL if network.inputs.null_class else KERNEL
   rows = Kind({'embedding': ('weight', label)})
   ends = {
     'label_embedding/table': ('map_label', rows),
-    'norm_out': (f'{end}_norm', TORCH.norm),
-    'conv_out': (f'{end}_conv', TORCH.conv),
+    'norm_out': f'{end}_norm',
+    'conv_out': f'{end}_conv',
   }
   counts = network.num_blocks, len(network.multipliers), height
   layers = [*names.within('', 'model', names.expand(LAYERS | ends, *counts))]

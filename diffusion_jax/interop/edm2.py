@@ -16,7 +16,7 @@ import numpy as np
 from diffusion_jax.interop import names
 from diffusion_jax.interop.edm import FIELDS, edm_sections
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.names import LINEAR, SAME, Kind, Layer
+from diffusion_jax.interop.names import SAME, Kind, Layer
 from diffusion_jax.interop.options import Options, beside, complete, fields_of, typed
 from diffusion_jax.interop.reader import Imported, Model, facts_of
 from diffusion_jax.networks.edm2 import EDM2, Uncertainty
@@ -45,25 +45,18 @@ ONLY = (
 # Their frequencies and phases are in radians, ours in periods.
 _TURNS = names.Rule(lambda x: x / np.float32(2 * math.pi), lambda x: x * np.float32(2 * math.pi))
 FOURIER = Kind({'frequencies': ('freqs', _TURNS), 'phases': ('phases', _TURNS)})
-WEIGHT = Kind({'kernel': ('weight', LINEAR)})
-KERNEL = Kind({'kernel': ('weight', names.CONV)})
-POINTWISE = Kind({'kernel': ('weight', names.CONV_1X1)})
 BLOCK = (
   Layer('', '', Kind({'embedding_gain': ('emb_gain', SAME)})),
-  Layer('conv_1', 'conv_res0', KERNEL),
-  Layer('embedding_proj', 'emb_linear', WEIGHT),
-  Layer('conv_2', 'conv_res1', KERNEL),
-  Layer('shortcut', 'conv_skip', POINTWISE),
-  Layer('qkv', 'attn_qkv', POINTWISE),
-  Layer('proj_out', 'attn_proj', POINTWISE),
+  *names.layers('conv_1 embedding_proj conv_2', 'conv_res0 emb_linear conv_res1'),
+  *names.layers('shortcut qkv proj_out', 'conv_skip attn_qkv attn_proj', names.POINTWISE),
 )
-LAYERS = {
+LAYERS: names.Patterns = {
   '': ('unet', Kind({'gain_out': ('out_gain', SAME)})),
   'noise_fourier': ('unet.emb_fourier', FOURIER),
-  'noise_linear': ('unet.emb_noise', WEIGHT),
-  'label_linear': ('unet.emb_label', WEIGHT),
-  'conv_in': ('unet.enc.{height}x{height}_conv', KERNEL),
-  'conv_out': ('unet.out_conv', KERNEL),
+  'noise_linear': 'unet.emb_noise',
+  'label_linear': 'unet.emb_label',
+  'conv_in': 'unet.enc.{height}x{height}_conv',
+  'conv_out': 'unet.out_conv',
   'down_{level}_first_block': ('unet.enc.{side}x{side}_down', BLOCK),
   'down_{level}_{i}_block': ('unet.enc.{side}x{side}_block{i}', BLOCK),
   'middle_0_block': ('unet.dec.{side}x{side}_in0', BLOCK),
@@ -72,7 +65,7 @@ LAYERS = {
   'up_{level}_{i}_block': ('unet.dec.{side}x{side}_block{i}', BLOCK),
 }
 # The layers of u(sigma).
-LOGVAR = (Layer('fourier', 'logvar_fourier', FOURIER), Layer('linear', 'logvar_linear', WEIGHT))
+LOGVAR = Layer('fourier', 'logvar_fourier', FOURIER), Layer('linear', 'logvar_linear', names.TORCH)
 
 
 def load(path: str | Path, **options: object) -> Imported:

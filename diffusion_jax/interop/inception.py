@@ -56,7 +56,7 @@ _TOWERS = {
 _TOWERS_6A = {'3x3': '', '3x3dbl': 'tower/'}
 # The arrays of a unit: in PyTorch, with the rule, and in TensorFlow.
 _ARRAYS = {
-  'kernel': ('conv.weight', names.CONV, 'conv2d_params'),
+  'kernel': ('conv.weight', names.KERNEL, 'conv2d_params'),
   'scale': ('bn.weight', names.SAME, 'batchnorm/gamma'),
   'bias': ('bn.bias', names.SAME, 'batchnorm/beta'),
   'mean': ('bn.running_mean', names.SAME, 'batchnorm/moving_mean'),
@@ -66,7 +66,7 @@ _ARRAYS = {
 
 def torch_entries() -> list[names.Entry]:
   """Returns the table of names of pytorch-fid and torch-fidelity."""
-  return [names.Entry('fc/kernel', 'fc.weight', names.LINEAR)] + [
+  return [names.Entry('fc/kernel', 'fc.weight', names.KERNEL)] + [
     names.Entry(f'{unit}/{ours}', f'{unit}.{theirs}', rule)
     for unit in _units()
     for ours, (theirs, rule, _) in _ARRAYS.items()

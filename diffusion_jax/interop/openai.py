@@ -11,7 +11,6 @@ import jax
 
 from diffusion_jax.interop import names, reader
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.names import LINEAR, TORCH, Kind, Layer
 from diffusion_jax.interop.options import Options, complete, fields_of, of_model, typed
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import NoisyClassifier, UNet
@@ -177,43 +176,33 @@ def multipliers(flags: SimpleNamespace) -> tuple[float, ...]:
 
 # Their ResBlock and AttentionBlock.
 BLOCK = names.resnet_block(
-  TORCH,
-  'in_layers.0',
-  'in_layers.2',
-  'emb_layers.1',
-  'out_layers.0',
-  'out_layers.3',
-  'skip_connection',
+  'in_layers.0 in_layers.2 emb_layers.1 out_layers.0 out_layers.3 skip_connection'
 )
-ATTENTION = (
-  Layer('norm', 'norm', TORCH.norm),
-  Layer('qkv', 'qkv', names.TORCH_CONV1D),
-  Layer('proj_out', 'proj_out', names.TORCH_CONV1D),
-)
+ATTENTION = names.layers('norm qkv proj_out', 'norm qkv proj_out')
 # The layers of both networks. {down} and {up} count their input_blocks and
 # output_blocks, {after} the modules of a block before a change of resolution.
-LAYERS = {
-  'noise_dense_1': ('time_embed.0', TORCH.linear),
-  'noise_dense_2': ('time_embed.2', TORCH.linear),
-  'label_embedding/table': ('label_emb', names.TORCH_EMBEDDING),
-  'conv_in': ('input_blocks.0.0', TORCH.conv),
+LAYERS: names.Patterns = {
+  'noise_dense_1': 'time_embed.0',
+  'noise_dense_2': 'time_embed.2',
+  'label_embedding/table': 'label_emb',
+  'conv_in': 'input_blocks.0.0',
   'down_{level}_{i}_block': ('input_blocks.{down}.0', BLOCK),
   'down_{level}_{i}_attention': ('input_blocks.{down}.1', ATTENTION),
   'down_{level}_downsample': ('input_blocks.{down}.0', BLOCK),
-  'down_{level}_downsample/conv': ('input_blocks.{down}.0.op', TORCH.conv),
+  'down_{level}_downsample/conv': 'input_blocks.{down}.0.op',
   'middle_0_block': ('middle_block.0', BLOCK),
   'middle_attention': ('middle_block.1', ATTENTION),
   'middle_1_block': ('middle_block.2', BLOCK),
   'up_{level}_{i}_block': ('output_blocks.{up}.0', BLOCK),
   'up_{level}_{i}_attention': ('output_blocks.{up}.1', ATTENTION),
   'up_{level}_upsample': ('output_blocks.{up}.{after}', BLOCK),
-  'up_{level}_upsample/conv': ('output_blocks.{up}.{after}.conv', TORCH.conv),
-  'norm_out': ('out.0', TORCH.norm),
-  'conv_out': ('out.2', TORCH.conv),
+  'up_{level}_upsample/conv': 'output_blocks.{up}.{after}.conv',
+  'norm_out': 'out.0',
+  'conv_out': 'out.2',
   # positional_embedding [channels, tokens] of their AttentionPool2d
-  'pool': ('out.2', Kind({'places': ('positional_embedding', LINEAR)})),
-  'pool/qkv': ('out.2.qkv_proj', names.TORCH_CONV1D),
-  'pool/proj_out': ('out.2.c_proj', names.TORCH_CONV1D),
+  'pool': ('out.2', names.Kind({'places': ('positional_embedding', names.KERNEL)})),
+  'pool/qkv': 'out.2.qkv_proj',
+  'pool/proj_out': 'out.2.c_proj',
 }
 
 

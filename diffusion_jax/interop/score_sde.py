@@ -15,7 +15,7 @@ import numpy as np
 
 from diffusion_jax.interop import names, reader
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.names import SAME, TORCH, Kind, Layer, Rule, Style, Tensors
+from diffusion_jax.interop.names import SAME, TORCH, Kind, Layer, Tensors
 from diffusion_jax.interop.options import Options, complete, fields_of, of_model, typed
 from diffusion_jax.networks.ddpmpp import DDPMpp
 
@@ -107,7 +107,7 @@ def _allowed(o):
   }
 
 
-def model_variables(tensors: Tensors, ema: bool) -> tuple[Tensors, Style]:
+def model_variables(tensors: Tensors, ema: bool) -> tuple[Tensors, Kind]:
   """Returns the parameters of the network by name, and their style.
 
   Raises ValueError if the file does not contain them, or no averages of them.
@@ -149,7 +149,7 @@ def _check_averages(name, present):
   )
 
 
-def describe(options: SimpleNamespace, style: Style) -> reader.Model:
+def describe(options: SimpleNamespace, style: Kind) -> reader.Model:
   """Returns the network of the options; style: of the checkpoint."""
   o = options
   fields = fields_of(o, FIELDS)
@@ -186,58 +186,39 @@ def _process(o):
   return reader.eps_sections(schedule, noise_input, sampling, 1e-5)
 
 
+FLAX = Kind({n: (n, SAME) for n in ('kernel', 'scale', 'bias')}, '/')
 # Query, key and value are separate there; our network has one layer, in which
 # they alternate.
-
-
-def _nin(dot):
-  return Kind({'kernel': ('W', SAME), 'bias': ('b', SAME)}, dot)
-
-
-def _flax(kernel, name='kernel'):
-  return Kind({'kernel': (name, kernel), 'bias': ('bias', SAME)}, '/')
-
-
-# A 1x1 convolution is [1, 1, in, out].
-_POINTWISE = Rule(lambda x: x.reshape(x.shape[2:]), lambda x: x[None, None])
-FLAX = Style(
-  _flax(SAME),
-  _flax(SAME),
-  Kind({'scale': ('scale', SAME), 'bias': ('bias', SAME)}, '/'),
-  _flax(_POINTWISE),
-)
 QKV = 'NIN_0', 'NIN_1', 'NIN_2'
 FUSED = 'NIN_0..2'  # our name for the three as one layer
 
 
 def _classes(style):
-  # {class: the kind of the layer, or the layers within it}
-  dot = style.conv.separator
+  # {class: the layers within it}, but for those of one layer.
+  dot = style.separator
+  nin = Kind({'kernel': ('W', SAME), 'bias': ('b', SAME)}, dot)
   # Their Conv2d, which follows a filter.
-  filtered = style.conv if style is TORCH else _flax(SAME, 'weight')
-  block = 'GroupNorm_0', 'Conv_0', 'Dense_0', 'GroupNorm_1', 'Conv_1', 'Conv_2'
+  filtered = style if style is TORCH else Kind(style.leaves | {'kernel': ('weight', SAME)}, dot)
   return {
     'GaussianFourierProjection': Kind({'frequencies': ('W', SAME)}, dot),
-    'Conv': style.conv,
-    'Dense': style.linear,
-    'GroupNorm': style.norm,
     'Downsample': (Layer('', 'Conv2d_0', filtered),),
-    'ResnetBlockBigGANpp': names.resnet_block(style, *block),
+    'ResnetBlockBigGANpp': names.resnet_block(
+      'GroupNorm_0 Conv_0 Dense_0 GroupNorm_1 Conv_1 Conv_2', style
+    ),
     'AttnBlockpp': (
-      Layer('norm', 'GroupNorm_0', style.norm),
-      Layer('qkv', FUSED, _nin(dot)),
-      Layer('proj_out', 'NIN_3', _nin(dot)),
+      Layer('norm', 'GroupNorm_0', style),
+      *names.layers('qkv proj_out', f'{FUSED} NIN_3', nin),
     ),
   }
 
 
-def layers_of(network: DDPMpp, shapes: names.Params, style: Style) -> Iterator[Layer]:
+def layers_of(network: DDPMpp, shapes: names.Params, style: Kind) -> Iterator[Layer]:
   """Yields the layers that `shapes` has, with q, k and v as one, FUSED.
 
   They are numbered in the order of the calls: in PyTorch all together, in
   legacy Flax each class separately.
   """
-  classes, dot = _classes(style), style.conv.separator
+  classes, dot = _classes(style), style.separator
   seen: Counter[str] = Counter()
   for kind, ours in _order(network):
     if ours not in shapes:
@@ -245,11 +226,7 @@ def layers_of(network: DDPMpp, shapes: names.Params, style: Style) -> Iterator[L
     name = 'all_modules' if style is TORCH else kind
     theirs = f'{name}{dot if style is TORCH else "_"}{seen[name]}'
     seen[name] += 1
-    inner = classes[kind]
-    if isinstance(inner, Kind):
-      yield Layer(ours, theirs, inner)
-    else:
-      yield from names.within(ours, theirs, inner)
+    yield from names.within(ours, theirs, classes.get(kind, style))
 
 
 def _order(network: DDPMpp) -> Iterator[tuple[str, str]]:
