@@ -11,20 +11,19 @@ from diffusion_jax.networks.unet import UNet
 
 CLASS = 'UNet2DModel'
 # The options of the class with their defaults; config.json may omit some.
-OPTIONS: options.Options = dict(
-  sample_size=None, in_channels=3, out_channels=3, center_input_sample=False,
-  time_embedding_type='positional', time_embedding_dim=None, freq_shift=0,
-  flip_sin_to_cos=True,
-  down_block_types=('DownBlock2D', *['AttnDownBlock2D'] * 3),
-  mid_block_type='UNetMidBlock2D',
-  up_block_types=(*['AttnUpBlock2D'] * 3, 'UpBlock2D'),
-  block_out_channels=(224, 448, 672, 896), layers_per_block=2,
-  mid_block_scale_factor=1, downsample_padding=1, downsample_type='conv',
-  upsample_type='conv', dropout=0.0, act_fn='silu', attention_head_dim=8,
-  norm_num_groups=32, attn_norm_num_groups=None, norm_eps=1e-5,
-  resnet_time_scale_shift='default', add_attention=True, class_embed_type=None,
-  num_class_embeds=None, num_train_timesteps=None,
-)  # fmt: skip
+OPTIONS = options.of_text("""
+  sample_size=None in_channels=3 out_channels=3 center_input_sample=False
+  time_embedding_type=positional time_embedding_dim=None freq_shift=0 flip_sin_to_cos=True
+  mid_block_type=UNetMidBlock2D
+  block_out_channels=224,448,672,896 layers_per_block=2 mid_block_scale_factor=1
+  downsample_padding=1 downsample_type=conv upsample_type=conv dropout=0.0 act_fn=silu
+  attention_head_dim=8 norm_num_groups=32 attn_norm_num_groups=None norm_eps=1e-5
+  resnet_time_scale_shift=default add_attention=True class_embed_type=None num_class_embeds=None
+  num_train_timesteps=None
+""") | {
+  'down_block_types': ('DownBlock2D', *['AttnDownBlock2D'] * 3),
+  'up_block_types': (*['AttnUpBlock2D'] * 3, 'UpBlock2D'),
+}
 # Fields of `UNet`, with the option for each.
 FIELDS: options.Fields = {
   'num_blocks': 'layers_per_block',
@@ -39,24 +38,28 @@ FIELDS: options.Fields = {
 _DOWN = 'DownBlock2D', 'AttnDownBlock2D', 'ResnetDownsampleBlock2D'
 _UP = 'UpBlock2D', 'AttnUpBlock2D', 'ResnetUpsampleBlock2D'
 
-LAYERS: names.Patterns = {
-  'noise_dense_2': 'time_embedding.linear_2',
-  'label_embedding/table': 'class_embedding',
-  'conv_in': 'conv_in',
-  'down_{level}_{i}_block': ('down_blocks.{level}.resnets.{i}', BLOCK),
-  'down_{level}_{i}_attention': ('down_blocks.{level}.attentions.{i}', ATTENTION),
-  'down_{level}_downsample': ('down_blocks.{level}.downsamplers.0', BLOCK),
-  'down_{level}_downsample/conv': 'down_blocks.{level}.downsamplers.0.conv',
-  'middle_0_block': ('mid_block.resnets.0', BLOCK),
-  'middle_attention': ('mid_block.attentions.0', ATTENTION),
-  'middle_1_block': ('mid_block.resnets.1', BLOCK),
-  'up_{level}_{i}_block': ('up_blocks.{back}.resnets.{i}', BLOCK),
-  'up_{level}_{i}_attention': ('up_blocks.{back}.attentions.{i}', ATTENTION),
-  'up_{level}_upsample': ('up_blocks.{back}.upsamplers.0', BLOCK),
-  'up_{level}_upsample/conv': 'up_blocks.{back}.upsamplers.0.conv',
-  'norm_out': 'conv_norm_out',
-  'conv_out': 'conv_out',
-}
+LAYERS = names.table(
+  """
+  noise_dense_2                 time_embedding.linear_2
+  label_embedding/table         class_embedding
+  conv_in                       conv_in
+  down_{level}_{i}_block        down_blocks.{level}.resnets.{i}     block
+  down_{level}_{i}_attention    down_blocks.{level}.attentions.{i}  attention
+  down_{level}_downsample       down_blocks.{level}.downsamplers.0  block
+  down_{level}_downsample/conv  down_blocks.{level}.downsamplers.0.conv
+  middle_0_block                mid_block.resnets.0                 block
+  middle_attention              mid_block.attentions.0              attention
+  middle_1_block                mid_block.resnets.1                 block
+  up_{level}_{i}_block          up_blocks.{back}.resnets.{i}        block
+  up_{level}_{i}_attention      up_blocks.{back}.attentions.{i}     attention
+  up_{level}_upsample           up_blocks.{back}.upsamplers.0       block
+  up_{level}_upsample/conv      up_blocks.{back}.upsamplers.0.conv
+  norm_out                      conv_norm_out
+  conv_out                      conv_out
+  """,
+  block=BLOCK,
+  attention=ATTENTION,
+)
 
 
 def layers_of(network: UNet, swapped: bool = False) -> list[Layer]:
@@ -66,8 +69,8 @@ def layers_of(network: UNet, swapped: bool = False) -> list[Layer]:
   for noise_embedding='ho' and [cos, sin] for 'openai'.
   """
   first = names.TORCH_SWAPPED if swapped else names.TORCH
-  row = {'noise_dense_1': ('time_embedding.linear_1', first)}
-  return names.expand({**row, **LAYERS}, network.num_blocks, len(network.multipliers))
+  rows = LAYERS | {'noise_dense_1': ('time_embedding.linear_1', first)}
+  return names.expand(rows, network.num_blocks, len(network.multipliers))
 
 
 def write(network: UNet, params: Params, rule: names.Rule | None = None) -> Tensors:

@@ -13,14 +13,15 @@ import numpy as np
 
 from diffusion_jax.interop import names, reader
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.names import KERNEL, SAME, Kind, Rule
+from diffusion_jax.interop.names import KERNEL, Kind, Rule
 from diffusion_jax.interop.options import (
   Allowed,
-  Options,
   beside,
   check,
   complete,
   fields_of,
+  models,
+  of_text,
   typed,
 )
 from diffusion_jax.networks.ddpmpp import DDPMpp
@@ -28,26 +29,19 @@ from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import UNet
 
 # The class of a wrapper, and the keywords of its constructor with defaults.
-OUTER: Options = dict(
-  precond='EDMPrecond', model_type='DhariwalUNet', img_resolution=0,
-  img_channels=3, label_dim=0, use_fp16=False, sigma_min=0,
-  sigma_max=float('inf'), sigma_data=0.5, beta_d=19.9, beta_min=0.1, M=1000,
-  epsilon_t=1e-5, C_1=0.001, C_2=0.008,
-)  # fmt: skip
+OUTER = of_text("""
+  precond=EDMPrecond model_type=DhariwalUNet img_resolution=0 img_channels=3 label_dim=0
+  use_fp16=False sigma_min=0 sigma_max=1e999 sigma_data=0.5 beta_d=19.9 beta_min=0.1 M=1000
+  epsilon_t=1e-5 C_1=0.001 C_2=0.008
+""")
 # The keywords of the networks.
-OPTIONS: dict[str, Options] = {
-  'SongUNet': dict(
-    model_channels=128, channel_mult=(1, 2, 2, 2), channel_mult_emb=4,
-    num_blocks=4, attn_resolutions=(16,), dropout=0.1, label_dropout=0,
-    augment_dim=0, embedding_type='positional', channel_mult_noise=1,
-    encoder_type='standard', decoder_type='standard', resample_filter=(1, 1),
-  ),
-  'DhariwalUNet': dict(
-    model_channels=192, channel_mult=(1, 2, 3, 4), channel_mult_emb=4,
-    num_blocks=3, attn_resolutions=(32, 16, 8), dropout=0.1, label_dropout=0,
-    augment_dim=0,
-  ),
-}  # fmt: skip
+OPTIONS = models("""
+  DhariwalUNet  model_channels=192 channel_mult=1,2,3,4 channel_mult_emb=4 num_blocks=3 \
+    attn_resolutions=32,16,8 dropout=0.1 label_dropout=0 augment_dim=0
+  SongUNet      DhariwalUNet model_channels=128 channel_mult=1,2,2,2 num_blocks=4 \
+    attn_resolutions=16, embedding_type=positional channel_mult_noise=1 encoder_type=standard \
+    decoder_type=standard resample_filter=1,1
+""")
 GROUPS = 32  # in a norm, or fewer so that a group has 4 channels
 
 
@@ -122,24 +116,28 @@ ATTENTION = names.layers('norm qkv proj_out', 'norm2 qkv proj')
 # label is a vector of zeros, so the null class is a row of zeros at the end.
 _ROWS_AND_NULL = Rule(lambda x: np.concatenate([x.T, np.zeros_like(x.T[:1])]), lambda x: x[:-1].T)
 # A block that changes the resolution is named after its output's resolution.
-LAYERS: names.Patterns = {
-  'noise_dense_1': 'map_layer0',
-  'noise_dense_2': 'map_layer1',
-  'label_embedding/linear': 'map_label',
-  'augment_dense': 'map_augment',
-  'noise_fourier': ('map_noise', Kind({'frequencies': ('freqs', SAME)})),
-  'conv_in': 'enc.{height}x{height}_conv',
-  'down_{level}_{i}_block': ('enc.{side}x{side}_block{i}', BLOCK),
-  'down_{level}_{i}_attention': ('enc.{side}x{side}_block{i}', ATTENTION),
-  'down_{level}_downsample': ('enc.{half}x{half}_down', BLOCK),
-  'down_{level}_pyramid': 'enc.{half}x{half}_aux_residual',
-  'middle_0_block': ('dec.{side}x{side}_in0', BLOCK),
-  'middle_attention': ('dec.{side}x{side}_in0', ATTENTION),
-  'middle_1_block': ('dec.{side}x{side}_in1', BLOCK),
-  'up_{level}_{i}_block': ('dec.{side}x{side}_block{i}', BLOCK),
-  'up_{level}_{i}_attention': ('dec.{side}x{side}_block{i}', ATTENTION),
-  'up_{level}_upsample': ('dec.{twice}x{twice}_up', BLOCK),
-}
+LAYERS = names.table(
+  """
+  noise_dense_1               map_layer0
+  noise_dense_2               map_layer1
+  label_embedding/linear      map_label
+  augment_dense               map_augment
+  noise_fourier/frequencies   map_noise.freqs
+  conv_in                     enc.{height}x{height}_conv
+  down_{level}_{i}_block      enc.{side}x{side}_block{i}  block
+  down_{level}_{i}_attention  enc.{side}x{side}_block{i}  attention
+  down_{level}_downsample     enc.{half}x{half}_down      block
+  down_{level}_pyramid        enc.{half}x{half}_aux_residual
+  middle_0_block              dec.{side}x{side}_in0       block
+  middle_attention            dec.{side}x{side}_in0       attention
+  middle_1_block              dec.{side}x{side}_in1       block
+  up_{level}_{i}_block        dec.{side}x{side}_block{i}  block
+  up_{level}_{i}_attention    dec.{side}x{side}_block{i}  attention
+  up_{level}_upsample         dec.{twice}x{twice}_up      block
+  """,
+  block=BLOCK,
+  attention=ATTENTION,
+)
 
 
 def load(path: str | Path, **options: object) -> reader.Imported:
@@ -207,12 +205,14 @@ def describe(options: SimpleNamespace) -> reader.Model:
   height = o.img_resolution
   end = 'out' if adm else f'dec.{height}x{height}_aux'
   label = _ROWS_AND_NULL if network.inputs.null_class else KERNEL
-  rows = Kind({'embedding': ('weight', label)})
-  ends = {
-    'label_embedding/table': ('map_label', rows),
-    'norm_out': f'{end}_norm',
-    'conv_out': f'{end}_conv',
-  }
+  ends = names.table(
+    f"""
+    label_embedding/table  map_label  label
+    norm_out               {end}_norm
+    conv_out               {end}_conv
+    """,
+    label=Kind({'embedding': ('weight', label)}),
+  )
   counts = network.num_blocks, len(network.multipliers), height
   layers = [*names.within('', 'model', names.expand(LAYERS | ends, *counts))]
   notes = tuple(note for holds, note in NOTES.items() if vars(o)[holds])

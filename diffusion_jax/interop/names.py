@@ -165,14 +165,17 @@ class Layer(NamedTuple):
 
 # What a name stands for: a layer, or the layers of a block.
 Inside = Kind | Sequence[Layer]
-# {our path: their path, of a layer of PyTorch, or (their path, what it is)}
-Patterns = Mapping[str, str | tuple[str, Inside]]
+Patterns = dict[str, tuple[str, Inside]]  # {our path: (their path, what is there)}
 
 
 def torch_layer(kernel: Rule) -> Kind:
-  """Returns the kind of a layer of PyTorch whose kernel has this layout."""
+  """Returns the kind of a layer of PyTorch whose kernel has this layout.
+
+  It also stands for a single array, by the path of the array.
+  """
   weights = {'kernel': kernel, 'scale': SAME, 'embedding': SAME}
-  return Kind({**{n: ('weight', rule) for n, rule in weights.items()}, 'bias': ('bias', SAME)})
+  leaves = {n: ('weight', rule) for n, rule in weights.items()}
+  return Kind({**leaves, 'bias': ('bias', SAME), '': ('', SAME)})
 
 
 TORCH = torch_layer(KERNEL)
@@ -207,6 +210,15 @@ def entries(layers: Iterable[Layer], params: Params) -> list[Entry]:
 
 def _join(separator, *parts):
   return separator.join(part for part in parts if part)
+
+
+def table(text: str, **kinds: Inside) -> Patterns:
+  """Returns the patterns of lines of our path, their path, and a word of `kinds`.
+
+  A line without a word is a layer of PyTorch, or an array.
+  """
+  rows = [line.split() for line in text.strip().splitlines()]
+  return {ours: (theirs, kinds[word[0]] if word else TORCH) for ours, theirs, *word in rows}
 
 
 def layers(ours: str, theirs: str, kind: Kind = TORCH) -> tuple[Layer, ...]:
@@ -249,8 +261,7 @@ def expand(
   """
   last = num_levels - 1
   found: list[Layer] = []
-  for ours, row in patterns.items():
-    theirs, inside = (row, TORCH) if isinstance(row, str) else row
+  for ours, (theirs, inside) in patterns.items():
     levels = range(last + 1) if '{level}' in ours else (last,)
     blocks = range(num_blocks + 1) if '{i}' in ours else (num_blocks,)
     for level, i in itertools.product(levels, blocks):

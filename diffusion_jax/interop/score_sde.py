@@ -16,18 +16,16 @@ import numpy as np
 from diffusion_jax.interop import names, reader
 from diffusion_jax.interop.files import read_tensors
 from diffusion_jax.interop.names import SAME, TORCH, Kind, Layer, Tensors
-from diffusion_jax.interop.options import Options, complete, fields_of, of_model, typed
+from diffusion_jax.interop.options import complete, fields_of, models, of_model, of_text, typed
 from diffusion_jax.networks.ddpmpp import DDPMpp
 
 # The fields of their configs with defaults; ema: read the EMA weights.
-OPTIONS: Options = dict(
-  sde='vpsde', continuous=True, image_size=32, nf=128, ch_mult=(1, 2, 2, 2),
-  num_res_blocks=4, attn_resolutions=(16,), dropout=0.1, beta_min=0.1,
-  beta_max=20.0, sigma_min=0.01, sigma_max=50.0, name='ncsnpp', fir=False,
-  fir_kernel=(1, 3, 3, 1), progressive='none', progressive_input='none',
-  embedding_type='positional', resblock_type='biggan', scale_by_sigma=False,
-  ema=True,
-)  # fmt: skip
+OPTIONS = of_text("""
+  sde=vpsde continuous=True image_size=32 nf=128 ch_mult=1,2,2,2 num_res_blocks=4
+  attn_resolutions=16, dropout=0.1 beta_min=0.1 beta_max=20.0 sigma_min=0.01 sigma_max=50.0
+  name=ncsnpp fir=False fir_kernel=1,3,3,1 progressive=none progressive_input=none
+  embedding_type=positional resblock_type=biggan scale_by_sigma=False ema=True
+""")
 # Fields of `DDPMpp`, with the option for each.
 FIELDS = dict(
   channels='nf',
@@ -36,25 +34,22 @@ FIELDS = dict(
   attention_resolutions='attn_resolutions',
   dropout='dropout',
 )
-_DEEP = {'num_res_blocks': 8}
-_SUB = {'sde': 'subvpsde'}
-_NCSNPP = {'fir': True, 'progressive_input': 'residual'}
-_VE = dict(_NCSNPP, sde='vesde', embedding_type='fourier', scale_by_sigma=True)
 
 # The published checkpoints by their folder.
-MODELS: dict[str, Options] = {
-  'vp/cifar10_ddpmpp': {'continuous': False},
-  'vp/cifar10_ddpmpp_continuous': {},
-  'vp/cifar10_ddpmpp_deep_continuous': _DEEP,
-  'subvp/cifar10_ddpmpp_continuous': _SUB,
-  'subvp/cifar10_ddpmpp_deep_continuous': _SUB | _DEEP,
-  'vp/cifar10_ddpm': {'name': 'ddpm', 'continuous': False},
-  'vp/cifar10_ddpm_continuous': {'name': 'ddpm'},
-  'subvp/cifar10_ddpm_continuous': {'name': 'ddpm'} | _SUB,
-  've/cifar10_ncsnpp': _VE | {'continuous': False},
-  've/cifar10_ncsnpp_continuous': _VE,
-  've/cifar10_ncsnpp_deep_continuous': _VE | _DEEP,
-}
+MODELS = models("""
+  vp/cifar10_ddpmpp                     continuous=False
+  vp/cifar10_ddpmpp_continuous
+  vp/cifar10_ddpmpp_deep_continuous     num_res_blocks=8
+  subvp/cifar10_ddpmpp_continuous       sde=subvpsde
+  subvp/cifar10_ddpmpp_deep_continuous  sde=subvpsde num_res_blocks=8
+  vp/cifar10_ddpm                       name=ddpm continuous=False
+  vp/cifar10_ddpm_continuous            name=ddpm
+  subvp/cifar10_ddpm_continuous         name=ddpm sde=subvpsde
+  ve/cifar10_ncsnpp_continuous          sde=vesde embedding_type=fourier scale_by_sigma=True \
+    fir=True progressive_input=residual
+  ve/cifar10_ncsnpp                     ve/cifar10_ncsnpp_continuous continuous=False
+  ve/cifar10_ncsnpp_deep_continuous     ve/cifar10_ncsnpp_continuous num_res_blocks=8
+""")
 
 # Random frequencies, which are not trained.
 _FREQUENCIES = re.compile(r'all_modules\.\d+\.W')
