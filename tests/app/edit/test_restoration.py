@@ -106,10 +106,15 @@ def test_pictures_are_damaged_and_restored(plain, two):
 
 
 OPERATORS = ('blur', 'mask', 'hdr', 'downsample', 'motion', 'gray', 'phase', 'matrix')
+QUICK_ONES = 'mask', 'gray', 'matrix'  # which need a file or other pictures
 
 
 @pytest.mark.parametrize(
-  'method, operator', [*zip(TABLES['edit.posterior'], OPERATORS, strict=True)]
+  'method, operator',
+  [
+    pytest.param(*pair, marks=[] if pair[1] in QUICK_ONES else pytest.mark.slow)
+    for pair in zip(TABLES['edit.posterior'], OPERATORS, strict=True)
+  ],
 )
 def test_each_method_and_operator_as_typed(method, operator, plain, colour, clean):
   workdir, shape = plain, (2, 8, 8, 1)

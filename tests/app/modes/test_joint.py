@@ -73,6 +73,7 @@ def test_given_numbers_are_kept_and_others_drawn(run, capsys):
   assert 'note: number 2 of row 0 of the context is' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_draws_of_a_training_are_within_the_box(tmp_path, monkeypatch):
   """Metrics and previews see what --mode=sample and evaluate write."""
   seen = []

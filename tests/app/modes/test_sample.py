@@ -74,9 +74,14 @@ def test_sample_by_label_seed_and_sampler(run):
   'name, fields',
   [
     ('classifier_free', {'correct': True, 'particles': 4}),
-    ('adaptive_projected', {'max_norm': 1.0}),
-    ('cfg_zero_star', {'zero_above': 10.0}),
-    ('cfg_plus_plus', {'scale': 0.6}),
+    *(
+      pytest.param(*row, marks=pytest.mark.slow)
+      for row in (
+        ('adaptive_projected', {'max_norm': 1.0}),
+        ('cfg_zero_star', {'zero_above': 10.0}),
+        ('cfg_plus_plus', {'scale': 0.6}),
+      )
+    ),
   ],
 )
 def test_each_guidance_draws_an_image_of_its_own_label(name, fields, tmp_path, capsys):

@@ -72,7 +72,9 @@ def test_a_training_simulates_each_pair_once(trained):
   assert len([*(run / 'simulations').iterdir()]) == 2
 
 
-@pytest.mark.parametrize('mode', MODES_OF_A_RUN)
+@pytest.mark.parametrize(
+  'mode', [pytest.param(x, marks=pytest.mark.slow) if x == 'train' else x for x in MODES_OF_A_RUN]
+)
 def test_no_mode_simulates_them_again(mode, trained, tmp_path, capsys):
   run, calls, *_ = trained
   if mode == 'train':
