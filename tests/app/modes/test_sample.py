@@ -46,20 +46,6 @@ def test_sample_writes_images_of_all_classes_in_turn(run, printed):
   assert 'samples.npz: 23 images of 8x8x1' in printed
 
 
-def test_every_image_is_of_its_own_label(tmp_path):
-  """Image 5, in the second part, equals the same image in a batch of one."""
-  config = of_sampling(num_samples=7, batch_size=4)
-  run = untrained(config, tmp_path, deviation=0.5)
-  MODES['sample'](config, run)
-  arrays = arrays_of(run)
-  drawing = drawing_of(config, run)
-  own, other = (
-    DIGITS.x.decode(drawing(np.array([5]), {'label': np.array([label])}))[0] for label in (5, 6)
-  )
-  assert arrays['labels'][5] == 5 and (own != other).any()
-  assert_array_equal(arrays['arr_0'][5], own)
-
-
 def test_sample_by_label_seed_and_sampler(run):
   fields = {'labels': (3, 7), 'num_samples': 4, 'num_steps': 3, 'sampler': 'ancestral'}
   MODES['sample'](of_sampling(name='', **fields), run)
