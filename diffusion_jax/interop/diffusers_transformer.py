@@ -35,12 +35,9 @@ OLDER = options.of_text("""
 """)
 NORM_EPS = 1e-6  # of ours, and of DiT's release
 # Fields of `DiT`, with the option for each.
-FIELDS: options.Fields = {
-  'num_blocks': 'num_layers',
-  'num_heads': 'num_attention_heads',
-  'patch_size': 'patch_size',
-  'dropout': 'dropout',
-}
+FIELDS = options.of_text("""
+  num_blocks=num_layers num_heads=num_attention_heads patch_size=patch_size dropout=dropout
+""")
 
 _BLOCK, _EMBEDDINGS = 'transformer_blocks.{}', 'norm1.emb'
 # the embeddings of blocks after the first

@@ -84,13 +84,10 @@ def _allowed(o) -> Allowed:
 
 
 # Fields of ours, and the option for each.
-FIELDS = dict(
-  channels='model_channels',
-  multipliers='channel_mult',
-  num_blocks='num_blocks',
-  attention_resolutions='attn_resolutions',
-  dropout='dropout',
-)
+FIELDS = of_text("""
+  channels=model_channels multipliers=channel_mult num_blocks=num_blocks
+  attention_resolutions=attn_resolutions dropout=dropout
+""")
 FILTER = 'resample_filter'  # a buffer of layers that change the resolution
 # What an option that is set means for the user.
 NOTES = {
@@ -99,15 +96,10 @@ NOTES = {
   "cond['augment'] an image counts as not augmented",
 }
 
-ADM: reader.Sections = dict(
-  noise_embedding='openai',
-  scale_shift=True,
-  resblock_updown=True,
-  head_channels=64,
-  qkv='interleaved',
-  norm_eps=1e-5,
-  initializer='torch',
-)
+ADM = of_text("""
+  noise_embedding=openai scale_shift=True resblock_updown=True head_channels=64 qkv=interleaved
+  norm_eps=1e-5 initializer=torch
+""")
 
 BLOCK = names.resnet_block('norm0 conv0 affine norm1 conv1 skip')
 # Their UNetBlock is a residual block followed by attention.

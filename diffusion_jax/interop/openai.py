@@ -12,7 +12,6 @@ import jax
 from diffusion_jax.interop import names, reader
 from diffusion_jax.interop.files import read_tensors
 from diffusion_jax.interop.options import (
-  Options,
   complete,
   fields_of,
   models,
@@ -38,24 +37,18 @@ FLAGS = of_text("""
 """)
 
 # Fields that all their networks share; and our fields, with the flag for each.
-STYLE: Options = dict(
-  noise_embedding='openai', downsample_padding='symmetric', norm_eps=1e-5, initializer='torch'
-)
-OF_UNET = dict(
-  channels='num_channels',
-  num_blocks='num_res_blocks',
-  attention_resolutions='attention_resolutions',
-  scale_shift='use_scale_shift_norm',
-  resblock_updown='resblock_updown',
-  dropout='dropout',
-)
-OF_CLASSIFIER = dict(
-  channels='classifier_width',
-  num_blocks='classifier_depth',
-  attention_resolutions='classifier_attention_resolutions',
-  scale_shift='classifier_use_scale_shift_norm',
-  resblock_updown='classifier_resblock_updown',
-)
+STYLE = of_text("""
+  noise_embedding=openai downsample_padding=symmetric norm_eps=1e-5 initializer=torch
+""")
+OF_UNET = of_text("""
+  channels=num_channels num_blocks=num_res_blocks attention_resolutions=attention_resolutions
+  scale_shift=use_scale_shift_norm resblock_updown=resblock_updown dropout=dropout
+""")
+OF_CLASSIFIER = of_text("""
+  channels=classifier_width num_blocks=classifier_depth
+  attention_resolutions=classifier_attention_resolutions
+  scale_shift=classifier_use_scale_shift_norm resblock_updown=classifier_resblock_updown
+""")
 
 # channel_mult by the size of the image, where the flag is empty.
 MULTIPLIERS = {

@@ -27,13 +27,10 @@ OPTIONS = of_text("""
   embedding_type=positional resblock_type=biggan scale_by_sigma=False ema=True
 """)
 # Fields of `DDPMpp`, with the option for each.
-FIELDS = dict(
-  channels='nf',
-  multipliers='ch_mult',
-  num_blocks='num_res_blocks',
-  attention_resolutions='attn_resolutions',
-  dropout='dropout',
-)
+FIELDS = of_text("""
+  channels=nf multipliers=ch_mult num_blocks=num_res_blocks attention_resolutions=attn_resolutions
+  dropout=dropout
+""")
 
 # The published checkpoints by their folder.
 MODELS = models("""

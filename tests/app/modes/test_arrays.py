@@ -69,6 +69,7 @@ def test_a_run_keeps_the_statistics_of_its_file(trained):
   assert len(lines_of(run, 'test_loss')) == 2
 
 
+@pytest.mark.slow
 def test_a_validation_part_decides_and_the_test_split_is_not_read(tmp_path, capsys):
   """The test split has NaN, which any source of it would refuse."""
   broken = np.full((16, 2), np.nan)
@@ -150,28 +151,32 @@ def test_the_page_draws_a_row_of_the_held_out_contexts(trained, tmp_path):
   refused(r'y.npy has the rows 0\.\.1', MODES['sample'], config, run)
 
 
-def test_draws_are_within_the_box(tmp_path, capsys):
-  """Random parameters leave a narrow box, and are drawn again."""
-  rng = np.random.default_rng(0)
+@pytest.fixture(scope='module')
+def boxed(tmp_path_factory):
+  """Makes a run of random parameters, which leave its narrow box."""
+  folder, rng = tmp_path_factory.mktemp('boxed'), np.random.default_rng(0)
   x = rng.uniform(-1.0, 1.0, (40, 2))
-  path = save(tmp_path / 'box.npz', x=x, test_x=x[:16])
+  path = save(folder / 'box.npz', x=x, test_x=x[:16])
   many = within('sampling', num_samples=20, batch_size=20)
-  config = vectors(path, **many, **{'data.bounds': (-1.0, 1.0)})
-  run = untrained(config, tmp_path / 'run', deviation=0.05)
-  MODES['sample'](config, run)
-  found = arrays_of(run)
-  assert np.abs(found['arr_0']).max() <= 1.0
-  said = capsys.readouterr().out
-  share = re.search(r'([\d.]+) ?%.*(bounds|box|outside)', said)
+  return untrained(vectors(path, **many, **{'data.bounds': (-1.0, 1.0)}), folder / 'run', 0.05)
+
+
+def test_draws_are_within_the_box(boxed, capsys):
+  MODES['sample'](of_run(boxed), boxed)
+  assert np.abs(arrays_of(boxed)['arr_0']).max() <= 1.0
+  share = re.search(r'([\d.]+) ?%.*(bounds|box|outside)', capsys.readouterr().out)
   assert share and 0.0 < float(share[1]) < 100.0
-  # The density within the box is higher by the share that is inside.
+
+
+@pytest.mark.slow
+def test_the_density_within_the_box_is_higher_by_the_share_inside(boxed, capsys):
   fields = within('evaluation', metrics=('ode', 'sbc'), num_images=4)
   fields |= within('evaluation', num_pairs=10, draws_per_pair=3)
-  MODES['evaluate'](of_run(run, **fields), run)
+  MODES['evaluate'](of_run(boxed, **fields), boxed)
   said = capsys.readouterr().out
   assert 'nats/dim, beyond the box too' in said and 'within the box' in said
   assert re.search(r'contraction +-?\d', said)  # printed with sbc, unasked
-  [path] = (run / 'evaluation').glob('ode*/result.json')
+  [path] = (boxed / 'evaluation').glob('ode*/result.json')
   found = json.loads(path.read_text())
   assert found['truncated_nats_per_dim'] < found['nats_per_dim']
 

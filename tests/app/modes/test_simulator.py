@@ -24,6 +24,7 @@ FEW = within('training', held_out__every=2, sample_every=4, checkpoints__best=No
 FEW |= within('training', metrics__every=4, metrics__images=8)
 FEW |= within('sampling', checkpoint='latest', num_samples=4, batch_size=8)
 FEW |= {'evaluation.metrics': ('moments',), 'report.after_training': True}
+FEW |= {'report.trajectory': False}
 
 
 @pytest.fixture(scope='module')
