@@ -82,7 +82,7 @@ def environment() -> Any:
 
   made = jinja2.Environment(
     loader=jinja2.PackageLoader('diffusion_jax.report'),
-    autoescape=jinja2.select_autoescape(['html']),  # Names and values come from files.
+    autoescape=jinja2.select_autoescape(['html', 'css']),  # Names and values come from files.
     undefined=jinja2.StrictUndefined,
     finalize=lambda x: one_line(x) if type(x) is str else x,  # not Markup
     trim_blocks=True,
