@@ -239,7 +239,7 @@ app/train/floors.py
   in_float64: of['memorised'](params, key, batch | {'x': trained}) => by_line['memorised_held_out']
   in_float64: results.append(compute(fitted, key, => results.append(compute(fitted, jax.random.fold_in(key, 1),
 app/kinds/diffusion/model.py app/train/test_floors.py
-  more_than_denoise: c.get('coupling') is not None => False
+  more_than_denoise: objective.get('coupling') is not None => False
   more_than_denoise: ('denoising', 'hybrid', 'vdm') => ('denoising', 'hybrid', 'vdm', 'vlb')
 app/train/step_log.py
   note_follows: {x:.4g}{self.notes.get(n, "")} => {x:.4g}

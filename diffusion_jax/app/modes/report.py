@@ -132,7 +132,7 @@ def trajectory(
   model = run.model
   c, facts = model.config, model.facts
   # Only the first of several processes calls this.
-  if not c.report.trajectory or model.draw is None or processes.started():
+  if not c.report.trajectory or model.plan is None or processes.started():
     return None, None
   run.check('sample')
   if frames is None:

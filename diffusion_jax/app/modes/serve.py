@@ -192,7 +192,7 @@ def fields(model: Model) -> list[dict]:
   if model.conditioning.context is not None:
     of = Path(c.context).name or 'the held-out contexts'
     add('context_row', f'row of {of}', c.context_row, least=0)
-  if model.plan is not None:
+  if 'grid' in c:
     if 'sampler' in c and not guidance_of_pairs(model.config, None):
       names = [*model.schema.table('sampling.sampler')]
       add('sampler', 'sampler', c.sampler.name, choices=names)
@@ -223,7 +223,7 @@ def emerging(run: Run) -> Emerge:
     model.check('sample')
     check_plan(model)
     inputs = conditions.choose(model, programs.count)
-    draw = _at_once if model.plan is None else _by_steps
+    draw = _at_once if model.noisy is None else _by_steps
     yield from draw(programs, model, inputs)
 
   return emerge
@@ -341,10 +341,9 @@ def step_of(model: Model) -> Callable:
     return take_step(*args, level_s, level_t)
 
   def whole(both, keys, cond):
-    assert model.draw is not None
     return model.draw(*both, keys, cond)[0]
 
-  return whole if model.plan is None else step
+  return whole if model.noisy is None else step
 
 
 def key_of(config: Node) -> str:

@@ -140,7 +140,8 @@ def open_run(
   run = Run.open(config, path)
   run.check('sample')
   model, params, mesh = run.model, run.on_devices, run.mesh
-  plan = model.plan and model.plan(params, other_runs.guides_of(model))
+  guides = other_runs.guides_of(model)
+  plan = model.noisy and model.plan and model.plan(params, guides)
   schedule, levels, sampler, *_ = plan or (None,) * 3
   drawing = functools.cache(lambda size: generate(model, mesh, size))
   what = model.facts, model.state_shape, params, model

@@ -115,11 +115,12 @@ def adapted(model: Model) -> Model:
     with from_config('training.start'):
       return {'network': lora.lora_init(*args)}
 
-  def draw(params, guides, keys, cond):
-    assert model.draw is not None
-    rest = dict(params)
-    merged = lora.merge_network(rest.pop(lora.BASE), params, scale)
-    return model.draw(rest | merged, guides, keys, cond)
+  def plan(params=None, guides=None):
+    assert model.plan is not None
+    if params and lora.BASE in params:
+      rest = {n: x for n, x in params.items() if n != lora.BASE}
+      params = rest | lora.merge_network(params[lora.BASE], params, scale)
+    return model.plan(params, guides)
 
   def objective(test=False):
     return lora.lora_objective(model.objective(test), scale)
@@ -132,7 +133,7 @@ def adapted(model: Model) -> Model:
 
   frozen = Frozen(prepare, base_shapes, teacher.load)
   parts = {'init': init, 'objective': objective, 'teacher': frozen}
-  return dataclasses.replace(model, draw=model.draw and draw, **parts)
+  return dataclasses.replace(model, plan=model.plan and plan, **parts)
 
 
 def _base(model, scale):

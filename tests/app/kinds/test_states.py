@@ -123,7 +123,7 @@ def test_guidance_moves_the_logits_away_from_the_unconditional_ones():
 
   @jax.jit
   def logits(cond, drop):
-    of = plain.measured.state_denoiser
+    of = plain.measured.denoiser
     functions = of(params, cond), of(params, cond | {'drop': drop})
     guided = [m.plan(params).step_function(cond) for m in (plain, none)]
     return [f(x, level) for f in (*functions, *guided)]

@@ -33,50 +33,49 @@ from diffusion_jax.training.objectives import Context, Mean, Objective
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a diffusion model of images."""
-  noisy = DiffusionNetwork.of(config, facts)
+  noisy = ConfiguredNetwork.of(config, facts)
   plan = functools.partial(plan_of, noisy, config.sampling.make())
-  model = of_network(noisy, workdir, plan)
-  if noisy.no_floor or noisy.learns_schedule:
-    return model
-  return dataclasses.replace(model, losses=noisy.losses)
+  losses = functools.partial(losses_of, noisy)
+  has_floor = not (no_floor(config.objective) or noisy.learns_schedule)
+  return dataclasses.replace(
+    of_network(noisy, workdir, plan),
+    measured=dataclasses.replace(noisy, losses=losses),
+    losses=losses if has_floor else None,
+  )
 
 
-class DiffusionNetwork(ConfiguredNetwork):
-  """A network of noisy images, whose loss exact denoisers can have as well."""
+def no_floor(objective: Node) -> str:
+  """Returns why a loss says nothing of exact denoisers; '' if it does."""
+  name = f'objective={objective.name}'
+  if ':' in objective.name:
+    return f'{name} is your own: diffusion_jax.testing.floors makes networks to call it with'
+  if objective.name not in ('denoising', 'hybrid', 'vdm'):
+    return f'{name} does not only denoise the data'
+  if objective.get('coupling') is not None:
+    return f'objective.coupling={objective.coupling.name} pairs data and noise'
+  return ''
 
-  @property
-  def no_floor(self) -> str:
-    """Why the loss says nothing of exact denoisers; '' if it does."""
-    c = self.config.objective
-    name = f'objective={c.name}'
-    if ':' in c.name:
-      return f'{name} is your own: diffusion_jax.testing.floors makes networks to call it with'
-    if c.name not in ('denoising', 'hybrid', 'vdm'):
-      return f'{name} does not only denoise the data'
-    if c.get('coupling') is not None:
-      return f'objective.coupling={c.coupling.name} pairs data and noise'
-    return ''
 
-  def losses(self, line: Line | None = None) -> Callable[..., dict[str, Mean]]:
-    """Returns (params, key, batch) -> the metrics of the objective, without dropout.
+def losses_of(noisy: ConfiguredNetwork, line: Line | None = None) -> Callable[..., dict[str, Mean]]:
+  """Returns (params, key, batch) -> the metrics of the objective, without dropout.
 
-    line: of `floors.exact`, whose `Fit` is params['network'] then.
-    """
-    if self.no_floor:
-      raise ValueError(f'{self.no_floor}, so that its loss has no floor: leave loss out')
-    network = self.trained(test=True)
-    network = floors.exact(network, line) if line else network
-    objective = objective_of(self, lambda: None, test=True, network=network)
-    start = {}
-    if self.uncertainty is not None:  # The metric `error` is without it.
-      shapes = jax.eval_shape(self.uncertainty.init, abstract_key())
-      start['uncertainty'] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  line: of `floors.exact`, whose `Fit` is params['network'] then.
+  """
+  if why := no_floor(noisy.config.objective):
+    raise ValueError(f'{why}, so that its loss has no floor: leave loss out')
+  network = noisy.trained(test=True)
+  network = floors.exact(network, line) if line else network
+  objective = objective_of(noisy, lambda: None, test=True, network=network)
+  start = {}
+  if noisy.uncertainty is not None:  # The metric `error` is without it.
+    shapes = jax.eval_shape(noisy.uncertainty.init, abstract_key())
+    start['uncertainty'] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def losses(params, key, batch):
-      context = Context(state=objective.init())
-      return objective({**start, **params}, context, key, batch)[1][0]
+  def losses(params, key, batch):
+    context = Context(state=objective.init())
+    return objective({**start, **params}, context, key, batch)[1][0]
 
-    return losses
+  return losses
 
 
 def of_network(
@@ -87,12 +86,6 @@ def of_network(
 ) -> Model:
   """Makes a model of a network of noisy images, whose images a plan draws."""
   teacher, frozen = other_runs.teacher_of(noisy, workdir)
-
-  def draw(params, guides, keys, cond):
-    assert plan is not None
-    x, *rest = plan(params, guides).film(keys, cond)
-    return latents.decoded(params, x), *rest
-
   return Model(
     config=noisy.config,
     workdir=workdir,
@@ -104,7 +97,6 @@ def of_network(
     refusals=refusals_of(noisy),
     measured=noisy,
     root=lambda: stream(noisy.config.sampling.seed, 'sampling'),
-    draw=plan and draw,
     conditioning=noisy.conditioning,
     noisy=noisy,
     plan=plan,
