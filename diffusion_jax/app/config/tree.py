@@ -426,6 +426,8 @@ def _choice(schema, given, path, optional, default=None, needs=(), outer=()):
     for field in {*given} - {'name'}:
       raise no_field(below(path, field), (), 'None')
     return None
+  if renamed := schema.renamed.get(f'{path}={name}'):
+    raise UserError(f'config.{path}={name} is now config.{renamed}')
   needs = schema.facts.get(_last(path), needs)
   constructor = find(table, path, name, needs)
   name = str(name)

@@ -136,7 +136,7 @@ PREDECESSORS = {
   'latent.run': 'an autoencoder, such as configs/digits_autoencoder.py,',
   'training.start.run': 'a model with the same network',
   'training.teacher': 'a diffusion model of the same images',
-  'sampling.guidance.run': 'a model of the same images',
+  **dict.fromkeys(('sampling.guidance.run', 'sampling.sampler.run'), 'a model of the same images'),
   'sampling.classifier.run': 'a classifier, such as configs/digits_classifier.py,',
 }
 
@@ -176,4 +176,4 @@ def _fields_read(config, mode, workdir):
   if not (workdir / 'latent.json').exists():
     yield 'latent.run'
   if mode != 'train' or c.sample_every or c.metrics or c.checkpoints.best:
-    yield from ('sampling.guidance.run', 'sampling.classifier.run')
+    yield from (f'sampling.{x}.run' for x in ('guidance', 'sampler', 'classifier'))

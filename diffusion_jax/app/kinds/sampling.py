@@ -17,6 +17,13 @@ from diffusion_jax.training.averaging import Width
 Bound = Callable[[dj.Denoiser], dj.Denoiser]
 
 
+class Guidance(NamedTuple):
+  """Guides by a function, (pair, scale) -> denoiser."""
+
+  scale: float
+  guide: Callable[..., dj.Denoiser]
+
+
 class OfAverage(NamedTuple):
   """Takes an average of the parameters."""
 

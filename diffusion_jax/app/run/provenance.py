@@ -18,6 +18,7 @@ import numpy as np
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.kinds import roles, store
+from diffusion_jax.app.kinds.choices import PAIRED
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.sampling import ALIASES
 from diffusion_jax.app.run.weights import Run
@@ -183,6 +184,8 @@ def describe(content: Settings) -> str:
   line = f'settings: {content["run"]}, checkpoint {c["checkpoint"]}'
   if c.get('sampler'):
     line += f', {c["sampler"]["name"]}'
+    if c['sampler']['name'] in PAIRED:
+      line += f' {c["sampler"]["scale"]:g}'
   if 'grid' in c:
     line += f', {results.steps_of(c)}'
   line += f', seed {c["seed"]}'
@@ -191,7 +194,6 @@ def describe(content: Settings) -> str:
   for part in ('guidance', 'classifier'):
     if c.get(part):
       line += f', {c[part]["name"]} {c[part]["scale"]:g}'
-      line += ' corrected' if c[part].get('correct') else ''
   for field, value in content.get('computed_by', {}).items():
     line += f', {field} {value}'
   return line

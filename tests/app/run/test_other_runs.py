@@ -86,8 +86,8 @@ def test_guidance_without_a_classifier_by_hand(loud):
     ({'bound': 'clip'}, np.clip(cond, -1.0, 1.0)),
     ({'guidance.scale': 0.0}, uncond),
     ({'guidance.scale': 3.0, 'bound': 'clip'}, np.clip(uncond + 3.0 * (cond - uncond), -1.0, 1.0)),
-    ({'guidance.scale': 3.0, 'guidance.high': 0.1}, cond),
-    ({'guidance.scale': 3.0, 'guidance.low': 1e3}, cond),
+    ({'guidance.scale': 3.0, 'guidance.interval': (0.0, 0.1)}, cond),
+    ({'guidance.scale': 3.0, 'guidance.interval': '1e3,inf'}, cond),
   ]:
     fields = within('sampling', **fields)
     config = smoke(**{'sampling.bound': None} | fields)

@@ -13,7 +13,7 @@ from jax.core import Tracer
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.kinds.choices import STOCHASTIC
+from diffusion_jax.app.kinds.choices import PAIRED, STOCHASTIC
 from diffusion_jax.app.kinds.diffusion import ObjectiveFacts
 from diffusion_jax.app.kinds.flow_map import MapSampling
 from diffusion_jax.app.kinds.model import IDENTITY, Guides, Latents, Model
@@ -164,19 +164,19 @@ def denoiser_of(
 ) -> Callable[..., Any]:
   """Returns the denoiser, guided and clipped, at the levels of the training.
 
-  For guidance with a sampler of pairs it returns the pair, each clipped.
+  For a sampler of `PAIRED` it returns the pair, each clipped.
 
   guides: the runs that guide it, besides its own condition; see `Plan` for the
   others. Without `clip` no classifier guides it.
   """
-  denoise, guidance = noisy.denoiser(params, cond), c.guidance
-  if guidance is not None and scale is not None:
-    guidance = dataclasses.replace(guidance, scale=scale)
-  if guidance is not None and is_guided(guidance.scale):
+  denoise = noisy.denoiser(params, cond)
+  if c.sampler.name in PAIRED:
     pair = _pair(noisy, params, cond, guides, denoise)
-    if sampler_of_pairs(c) is not None:
-      return _bounded_pair(pair, c.bound if noisy.clips and clip else None)
-    denoise = guidance.guide(pair)
+    return _bounded_pair(pair, c.bound if noisy.clips and clip else None)
+  if c.guidance is not None:
+    scale = c.guidance.scale if scale is None else scale
+    if is_guided(scale):
+      denoise = c.guidance.guide(_pair(noisy, params, cond, guides, denoise), scale)
   functions = [after_guidance]
   if clip:
     functions.append(c.bound if noisy.clips else None)
@@ -191,13 +191,6 @@ def denoiser_of(
 def is_guided(scale: jax.Array | float) -> bool:
   """Returns whether a scale of guidance may be other than 1."""
   return isinstance(scale, Tracer) or bool(scale != 1.0)
-
-
-def sampler_of_pairs(c: DenoiserSampling) -> dj.Sampler | None:
-  """Returns the sampler of guidance that calls pairs; None for a denoiser's."""
-  if c.guidance is None or not is_guided(c.guidance.scale):
-    return None
-  return getattr(c.guidance, 'sampler_of_pairs', None)
 
 
 def _bounded_pair(pair, bound):
@@ -234,11 +227,8 @@ def plan_of(
   trained = noisy.schedule(params)
   visited = c.schedule or trained
   levels = levels_of(c, visited)
-  sampler = sampler_of_pairs(c)
-  takes_pairs = sampler is not None
-  if sampler is None:
-    sampler = c.sampler.make({'schedule': visited})
-    sampler = corrected(c, sampler, visited, len(levels.t) - 1)
+  sampler = c.sampler.make({'schedule': visited})
+  sampler = corrected(c, sampler, visited, len(levels.t) - 1)
 
   def denoiser(cond, **options):
     own = c, params or {}, cond, guides or {}
@@ -254,7 +244,8 @@ def plan_of(
 
   prior = noisy.prior_sample
   if not noisy.conditioning.self_conditioning:
-    return Plan(visited, levels, sampler, denoiser, prior, denoises=not takes_pairs)
+    denoises = c.sampler.name not in PAIRED
+    return Plan(visited, levels, sampler, denoiser, prior, denoises=denoises)
   sampler = dj.self_conditioned(sampler)
   return Plan(visited, levels, sampler, of_estimate, prior)
 
