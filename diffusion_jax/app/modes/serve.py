@@ -24,11 +24,10 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.inputs.conditions import takes_labels
 from diffusion_jax.app.inputs.datasets import text_length
-from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds import other_runs, store
 from diffusion_jax.app.kinds.choices import PAIRED
 from diffusion_jax.app.kinds.conflicts import takes_pairs
 from diffusion_jax.app.kinds.model import Model, effort
-from diffusion_jax.app.run import other_runs
 from diffusion_jax.app.run.drawing import FEW, check_plan, draw_sheet, in_box, training_examples
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import as_one_key, fold_each

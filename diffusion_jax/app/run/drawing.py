@@ -13,9 +13,9 @@ from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.inputs.conditions import takes_labels
+from diffusion_jax.app.kinds import other_runs
 from diffusion_jax.app.kinds.model import Guides, Model, effort
 from diffusion_jax.app.kinds.plan import FILM
-from diffusion_jax.app.run import other_runs
 from diffusion_jax.core.denoiser import Prediction
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.step_schedules import num_steps_of

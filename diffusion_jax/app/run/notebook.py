@@ -19,10 +19,9 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app import modes
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.kinds import roles, store
+from diffusion_jax.app.kinds import other_runs, roles, store
 from diffusion_jax.app.kinds.model import Model, make_mesh
 from diffusion_jax.app.kinds.plan import Plan
-from diffusion_jax.app.run import other_runs
 from diffusion_jax.app.run.drawing import check_numbers, generate, in_box
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.app.train import setup

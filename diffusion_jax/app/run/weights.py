@@ -10,9 +10,8 @@ from jax.sharding import Mesh
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.kinds import registry, roles
+from diffusion_jax.app.kinds import other_runs, registry, roles
 from diffusion_jax.app.kinds.model import Frozen, Model, make_mesh
-from diffusion_jax.app.run import other_runs
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import as_user_error
 from diffusion_jax.runtime import buckets, processes

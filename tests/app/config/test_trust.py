@@ -14,9 +14,8 @@ from diffusion_jax.app.config.tree import Node, parameters
 from diffusion_jax.app.edit.mode import choose_cond
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry, roles, store
+from diffusion_jax.app.kinds import other_runs, registry, roles, store
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import other_runs
 from diffusion_jax.errors import UserError
 from tests.app.config.test_user_parts import PLACES, TOY, nothing_is_allowed, plain
 from tests.app.conftest import read, refused, smoke, stored_run

@@ -13,16 +13,16 @@ from jax.core import Tracer
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node, from_config
+from diffusion_jax.app.kinds import other_runs
 from diffusion_jax.app.kinds.choices import PAIRED, STOCHASTIC
 from diffusion_jax.app.kinds.diffusion import ObjectiveFacts
 from diffusion_jax.app.kinds.flow_map import MapSampling
 from diffusion_jax.app.kinds.model import IDENTITY, Guides, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork, refusals_of
+from diffusion_jax.app.kinds.other_runs import Teacher
 from diffusion_jax.app.kinds.plan import Plan, Wrap
 from diffusion_jax.app.kinds.sections import DenoiserSampling
 from diffusion_jax.app.kinds.states import StateSampling
-from diffusion_jax.app.run import other_runs
-from diffusion_jax.app.run.other_runs import Teacher
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
