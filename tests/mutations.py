@@ -103,7 +103,7 @@ app/config/tree.py app/config/test_trust.py
   own_part_may_be: '/' in x or os.path.exists(x) => '/' in x
   own_part_may_be: '/' in x or os.path.exists(x) => os.path.exists(x)
   folder_of_the_user: expanded(text, use == WRITTEN), value => expanded(text, False), value
-  only_a_stored_config: trust.check_paths((where, value)) => pass
+  only_a_stored_config: trust.check_paths((below(self.where, name), value)) => pass
 app/config/tree.py app/modes/test_refusals.py
   toy_parts: if ':' in self.choice: => if False:
 app/config/trust.py

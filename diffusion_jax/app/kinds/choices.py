@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 
 import diffusion_jax as dj
-from diffusion_jax.app.config.tree import Constructor
+from diffusion_jax.app.config.schema import Constructor
 from diffusion_jax.app.edit import methods, pictures, posteriors, restoration
 from diffusion_jax.app.kinds import parts, sampling, sections, training
 from diffusion_jax.core import operators, step_schedules as steps

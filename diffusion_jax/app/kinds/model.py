@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.rules import Row, lines
-from diffusion_jax.app.config.tree import Node, Schema, from_config
+from diffusion_jax.app.config.schema import Schema
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds.conflicts import CONFLICTS
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.rules import idle

@@ -13,7 +13,8 @@ import jax
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config.tree import from_config, parameters
+from diffusion_jax.app.config.schema import parameters
+from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import by_run
 from diffusion_jax.app.kinds import classifier, diffusion, store

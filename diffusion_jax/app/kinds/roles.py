@@ -21,7 +21,8 @@ from diffusion_jax.app.config.folder import (
   stored_fields,
   stored_form,
 )
-from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.config.schema import parameters
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds.training import Training
 from diffusion_jax.data import sums
 from diffusion_jax.data.sources import Facts

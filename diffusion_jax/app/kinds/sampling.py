@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.app.config.tree import Table
+from diffusion_jax.app.config.schema import Table
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.ranges import Positive, Probability, Rate, Size
 from diffusion_jax.sampling.grids import Spacing

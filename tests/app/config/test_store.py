@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from configs import base
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.config.schema import parameters
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import classifier, diffusion, flow_map, latent, sections, store, vae
 from tests.app.conftest import CONFIGS, DIGITS, read, refused, smoke, stored_run
 from tests.app.fields import within

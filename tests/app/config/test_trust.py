@@ -10,7 +10,8 @@ import pytest
 
 from diffusion_jax import paths
 from diffusion_jax.app.config import folder, trust
-from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.config.schema import parameters
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.mode import choose_cond
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets

@@ -13,7 +13,8 @@ from flax import linen as nn
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.app.config.rules import Row
-from diffusion_jax.app.config.tree import Node, from_config, parameters
+from diffusion_jax.app.config.schema import parameters
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.plan import AtOnce
