@@ -343,7 +343,8 @@ def step_of(model: Model) -> Callable:
     return take_step(*args, level_s, level_t)
 
   def whole(both, keys, cond):
-    return model.draw(*both, keys, cond)[0]
+    params, guides = both
+    return model.draw(params, guides, keys, cond)[0]
 
   return whole if model.noisy is None else step
 

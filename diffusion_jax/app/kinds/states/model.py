@@ -17,6 +17,7 @@ from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.plan import Plan
 from diffusion_jax.app.kinds.states import StateFacts, States, StateSampling
 from diffusion_jax.core.step_schedules import num_steps_of
+from diffusion_jax.core.transitions import StateProcess
 from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.networks import functional
 from diffusion_jax.networks.states import StateNetwork
@@ -53,7 +54,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   # The network is within the embedding of states.
   channels = outputs * (1 if facts.x.is_text else facts.x.shape[-1])
   noisy = dataclasses.replace(noisy, channels=channels, apply_fn=apply_fn)
-  model = StateDiffusion(noisy, own)
+  model = StateDiffusion(noisy, process, own)
   is_masked = Row(
     lambda c, facts: is_logistic and process.mask is not None,
     'config.states.output=logistic: it has no masked state: set transitions=uniform, '
@@ -73,13 +74,14 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StateDiffusion:
-  """A network of states, and what these change to.
+  """A network of states, and what these change to, process.
 
   Metrics measure it; see `likelihoods.StateModel`. given: what transitions,
   objectives and samplers get.
   """
 
   noisy: ConfiguredNetwork
+  process: StateProcess
   given: StateFacts
 
   @property
@@ -107,14 +109,14 @@ class StateDiffusion:
   def denoiser(self, params: Params, cond: dict) -> dj.StateDenoiser:
     """Returns the denoiser of the network, without guidance."""
     network = self.noisy.given(), params['network'], self.noisy.inputs.among(cond)
-    return dj.make_state_denoiser(*network, process=self.given['process'])
+    return dj.make_state_denoiser(*network, process=self.process)
 
   def state_bound(
     self, params: Params, keys: Array, x0: Array, cond: dict, num_times: int
   ) -> dict[str, jax.Array]:
     """Returns the bound of images x0; see `metrics.likelihoods.state_elbo`."""
     num_steps = self.given['num_steps']
-    model = self.denoiser(params, cond), self.given['process'], self.given['schedule']
+    model = self.denoiser(params, cond), self.process, self.given['schedule']
     x0 = self.encode(None, x0)
     if num_steps is not None:
       return dj.state_bound(keys, *model, x0, num_steps=num_steps)
@@ -146,7 +148,7 @@ def plan_of(
   guides: Guides | None = None,
 ) -> Plan:
   """Returns the plan of config.sampling; other runs do not guide it."""
-  schedule, process = model.given['schedule'], model.given['process']
+  schedule, process = model.given['schedule'], model.process
   sampler = c.sampler.make(model.given)
   if c.remasking:
     with from_config('sampling.remasking'):
