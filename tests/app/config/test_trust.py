@@ -112,6 +112,8 @@ def guides(config, workdir):
   (smoke, 'sampling.guidance.run',
    {'sampling.guidance': 'autoguidance', 'sampling.guidance.scale': 2.0},
    guides),
+  (smoke, 'sampling.sampler.run',
+   {'sampling.sampler': 'feynman_kac', 'sampling.sampler.scale': 2.0}, guides),
   (smoke, 'sampling.classifier.run', {}, guides),
   (lambda: read('digits_distilled'), 'training.teacher',
    {'training.start': None}, MODES['train']),
