@@ -103,7 +103,7 @@ app/config/tree.py app/config/test_trust.py
   own_part_may_be: '/' in x or os.path.exists(x) => '/' in x
   own_part_may_be: '/' in x or os.path.exists(x) => os.path.exists(x)
   folder_of_the_user: expanded(text, use == WRITTEN), value => expanded(text, False), value
-  only_a_stored_config: trust.check_paths((where, value)) => pass
+  only_a_stored_config: trust.check_paths((below(self.where, name), value)) => pass
 app/config/tree.py app/modes/test_refusals.py
   toy_parts: if ':' in self.choice: => if False:
 app/config/trust.py
@@ -162,7 +162,7 @@ app/kinds/diffusion/model.py app/kinds/test_diffusion.py
   networks_own_estimate: (c.bound if noisy.clips => (dj.clip_denoised if noisy.clips
 app/kinds/diffusion/model.py app/edit/test_pictures.py
   interpolation_is_not_clipped: if clip: => if True:
-app/kinds/diffusion/model.py app/run/test_other_runs.py
+app/kinds/diffusion/model.py app/kinds/test_other_runs.py
   guidance_by_a_classifier_by_hand: (2 if after_clip else 0, by_classifier) => (0, by_classifier)
 app/inputs/stored_latents.py
   batches_of_latents: '' if split == 'train' else f'{split}_' => ''
@@ -209,7 +209,7 @@ app/train/mode.py app/modes/test_convert.py
     => begin = lambda x: load.begin_from(shapes.params, c.start.run)(x)
 app/run/notebook.py
   trained_run_by_its_parts: np.arange(first, end) => np.arange(n)
-app/run/other_runs.py
+app/kinds/other_runs.py
   sees_its_own_levels: return at_levels_of(run, student, denoise) => return denoise
   guidance_by_a_classifier_by_hand: if same and not noisy.learns_schedule: => if True:
 app/run/provenance.py
@@ -239,7 +239,7 @@ app/train/floors.py
   in_float64: of['memorised'](params, key, batch | {'x': trained}) => by_line['memorised_held_out']
   in_float64: results.append(compute(fitted, key, => results.append(compute(fitted, jax.random.fold_in(key, 1),
 app/kinds/diffusion/model.py app/train/test_floors.py
-  more_than_denoise: c.get('coupling') is not None => False
+  more_than_denoise: objective.get('coupling') is not None => False
   more_than_denoise: ('denoising', 'hybrid', 'vdm') => ('denoising', 'hybrid', 'vdm', 'vlb')
 app/train/step_log.py
   note_follows: {x:.4g}{self.notes.get(n, "")} => {x:.4g}
@@ -785,9 +785,9 @@ sampling/guiders.py
   adaptive_projected: change += (parallel - 1.0) * along => change += parallel * along
   cfg_zero_star: (_share(y_cond, y_uncond) - 1.0) => 0.0
   cfg_plus_plus: (x - t.alpha * uncond.x0) => (x - t.alpha * x0)
-sampling/guiders.py sampling/test_particles.py
-  one_of_many: (self.scale, 1.0 - self.scale)), self.particles) => (self.scale, 1.0 - self.scale)), 16)
-  one_of_many: feynman_kac((self.scale, 1.0 - self.scale)) => feynman_kac((1.0 - self.scale, self.scale))
+app/kinds/parts.py sampling/test_particles.py
+  one_of_many: (scale, 1.0 - scale)), particles) => (scale, 1.0 - scale)), 16)
+  one_of_many: feynman_kac((scale, 1.0 - scale)) => feynman_kac((1.0 - scale, scale))
 sampling/heuristics.py
   norm_of_the_residual: new - step_size * gradient => new + step_size * gradient
   mean_gradient_is_zero: prior = weight * ratio => prior = weight

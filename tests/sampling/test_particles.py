@@ -10,8 +10,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import multivariate_normal, norm
 
 import diffusion_jax as dj
+from diffusion_jax.app.kinds import parts
 from diffusion_jax.core.process import sde_coefficients
-from diffusion_jax.sampling import guiders, particles
+from diffusion_jax.sampling import particles
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
 from tests.refusals import one_line
@@ -391,7 +392,7 @@ def test_one_of_many_particles_is_from_the_product(key):
   """Its conditions are [B]: here class 0 is shifted by 0 and class 1 by 3."""
   labels = jnp.arange(1000) % 2
   levels = level_grid(dj.CosineSchedule(), 50)
-  sampler = guiders.ClassifierFree(scale=3.0, correct=True, particles=64).sampler_of_pairs
+  sampler = parts.feynman_kac(3.0, particles=64)
 
   def shifted(x, level):
     shift = 3.0 * labels[:, None]
@@ -440,8 +441,6 @@ def test_one_particle_corrects_nothing():
   for sampler in (product, dj.steered(lambda x0: x0[:, 0])):
     with one_line('particles_of_an_image is 1: it must be at least 2'):
       sampler.init(jnp.zeros((2, 1, 3)))
-  with one_line('particles=1 corrects nothing'):
-    guiders.ClassifierFree(scale=3.0, correct=True, particles=1)
 
 
 def test_a_product_needs_a_prediction_for_each_power():

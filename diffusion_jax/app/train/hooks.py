@@ -265,7 +265,7 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
 
   After the last step log.film has the `Frames` of the images.
   """
-  if model.draw is None:
+  if model.plan is None:
     print(f'no samples while it trains: {model.schema.kind} makes no images')
     return None
   config = model.config

@@ -243,14 +243,15 @@ def test_other_kinds_of_models_are_drawn(name, changes, names, tmp_path):
 
 def test_guidance_with_steps_of_its_own_is_drawn(tmp_path):
   """Its program is of one scale, and its pictures equal sampling's."""
-  guidance = {'sampling.guidance': 'cfg_plus_plus', 'sampling.guidance.scale': 0.8}
+  guidance = {'sampling.sampler': 'cfg_plus_plus', 'sampling.sampler.scale': 0.8}
   config = smoke(**SIZE, **guidance)
   run = untrained(config, tmp_path / 'run', deviation=0.5)
   opened = Run.open(config, run)
   emerge = serve.emerging(opened)
-  assert 'sampler' not in [field['name'] for field in serve.fields(opened.model)]
+  names = [field['name'] for field in serve.fields(opened.model)]
+  assert 'sampler.scale' in names and not {'sampler', 'guidance.scale'} & {*names}
   for scale in ('0.8', '0.2'):
-    flags = [('sampling.guidance.scale', scale), ('sampling.labels', '3')]
+    flags = [('sampling.sampler.scale', scale), ('sampling.labels', '3')]
     *_, last = emerge(flags)
     changed = store.with_flags(config, flags)
     x = drawing_of(changed, run)(np.arange(4), {'label': np.full(4, 3)})
