@@ -545,7 +545,7 @@ interop/diffusers_schedulers.py
   read_of_a_scheduler: if thresholded or c.clip_sample else => if c.clip_sample else
   read_of_a_scheduler: bound['largest'] or _LARGEST => 1.0
 interop/edm2.py
-  computes_what_theirs_does: ('phases', _TURNS) => ('phases', SAME)
+  computes_what_theirs_does: ('phases', _TURNS) => ('phases', names.SAME)
 metrics/accuracy.py
   share_of_their_labels: predicted == labels => predicted != labels
   formula_of_each_split: logsumexp(log_p, axis=0) - np.log(len(log_p)) => logsumexp(log_p, axis=0)
