@@ -26,7 +26,8 @@ from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import TimeSampler
 from diffusion_jax.core.process import q_sample
 from diffusion_jax.ranges import Count, NonNegative, Positive
-from diffusion_jax.training.distillation import Solver, Teacher, solver_step
+from diffusion_jax.sampling.sampler import Sampler
+from diffusion_jax.training.distillation import Teacher, solver_step
 from diffusion_jax.training.level_pairs import Pairs
 from diffusion_jax.training.objectives import (
   Draws,
@@ -87,7 +88,7 @@ def consistency_distillation(
   schedule: Schedule,
   *,
   teacher: Teacher,
-  solver: Solver,
+  solver: Sampler,
   pairs: Pairs,
   distance: Distance | None = None,
   sigma_data: Positive = 0.5,
