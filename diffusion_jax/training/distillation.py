@@ -24,7 +24,6 @@ from diffusion_jax.core.losses import (
   uniform_times,
 )
 from diffusion_jax.core.parametrization import eps_from_x0
-from diffusion_jax.core.process import q_sample
 from diffusion_jax.ranges import Size
 from diffusion_jax.sampling.sampler import Sampler
 from diffusion_jax.training.objectives import Network, Objective, denoising, draw_inputs, mean_loss
@@ -75,7 +74,7 @@ def progressive_distillation(
 
   def loss(params, context, inputs, keys):
     level_t, cond = inputs.level, inputs.cond
-    xt = q_sample(inputs.x0, inputs.eps, level_t)
+    xt = inputs.xt
     denoise = teacher(context.frozen, cond)
     step = jnp.rint(level_t.t * num_steps)
     middle = schedule((step - 0.5) / num_steps)

@@ -189,13 +189,3 @@ def test_the_half_life_of_edm():
   expected = 1 - 0.5 ** (512 / 500_000)
   assert_allclose(constant(jnp.array(5)), expected, rtol=1e-6)
   assert constant(jnp.array(0)) == 1.0  # as `ema_decay`
-
-
-def test_ema_decays():
-  constant = optimizer.ema_decay(0.9999)
-  assert constant(jnp.array(0)) == 1.0  # the average starts at the first update
-  assert constant(jnp.array(1)) == jnp.float32(1e-4)
-  ramp = optimizer.ema_decay(0.999, warmup=True)
-  assert_allclose(ramp(jnp.array(0)), 0.9)
-  assert_allclose(ramp(jnp.array(90)), 0.09)
-  assert_allclose(ramp(jnp.array(10**6)), 0.001)

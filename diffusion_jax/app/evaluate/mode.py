@@ -149,7 +149,7 @@ def score_samples(references: References, point: Point, metrics: list[Scored]) -
     return as_json(scores)
 
 
-def write(point: Point, place: Place, split: str, settings: Json, **content: object) -> None:
+def write(point: Point, place: Place, split: str, settings: Json, /, **content: object) -> None:
   """Writes the result.json of scores by the examples of a split."""
   others = datasets.another_set(point.run.model.config, split)
   write_json(
