@@ -25,8 +25,7 @@ from diffusion_jax.core.flow_map import consistency_output, level_of_angle, trig
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import TimeSampler
 from diffusion_jax.ranges import Count, NonNegative, Positive
-from diffusion_jax.sampling.sampler import Sampler
-from diffusion_jax.training.distillation import Teacher, solver_step
+from diffusion_jax.training.distillation import Solver, Teacher, solver_step
 from diffusion_jax.training.level_pairs import Pairs
 from diffusion_jax.training.objectives import (
   Draws,
@@ -87,7 +86,7 @@ def consistency_distillation(
   schedule: Schedule,
   *,
   teacher: Teacher,
-  solver: Sampler,
+  solver: Solver,
   pairs: Pairs,
   distance: Distance | None = None,
   sigma_data: Positive = 0.5,

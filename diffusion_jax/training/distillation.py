@@ -6,11 +6,12 @@ into flow maps.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.aliases import Params
+from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.flow_losses import sg, two_step_target
@@ -25,7 +26,6 @@ from diffusion_jax.core.losses import (
 )
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.ranges import Size
-from diffusion_jax.sampling.sampler import Sampler
 from diffusion_jax.training.objectives import Network, Objective, denoising, draw_inputs, mean_loss
 
 Array = jax.Array
@@ -35,15 +35,29 @@ Teacher = Callable[[Params, dict], Denoiser]
 ImageTeacher = Callable[[Params, dict, Array], Array]
 
 
+class Solver(Protocol):
+  """Describes a deterministic `Sampler` without memory, such as `dj.ddim()`."""
+
+  @property
+  def init(self) -> Callable[[Array], PyTree]:
+    """Returns the function x -> state."""
+    ...
+
+  @property
+  def step(self) -> Callable[..., tuple[Array, PyTree]]:
+    """Returns the function of one transition from level t to level s."""
+    ...
+
+
 def solver_step(
-  solver: Sampler,
+  solver: Solver,
   key: Array,
   denoise: Denoiser,
   xt: Array,
   level_t: NoiseLevel,
   level_s: NoiseLevel,
 ) -> Array:
-  """Takes one step of a solver without memory from x_t [B, ...] to x_s [B, ...]."""
+  """Takes one step of a solver from x_t [B, ...] to x_s [B, ...]."""
   xs, _ = solver.step(key, xt, solver.init(xt), denoise, level_s=level_s, level_t=level_t)
   return xs
 
@@ -54,7 +68,7 @@ def progressive_distillation(
   *,
   num_steps: Size,
   teacher: Teacher,
-  solver: Sampler,
+  solver: Solver,
   weight: Weight = truncated_snr_weight,
 ) -> Objective:
   """Makes progressive distillation (Salimans & Ho 2022, Alg. 2).

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
 
 from diffusion_jax.aliases import NamedParams, Params
 from diffusion_jax.core.arguments import check_positive
@@ -32,17 +31,26 @@ def lora_init(key: Array, params: NamedParams, rank: int, convolutions: bool = F
   """
   check_positive(rank=rank)
   ranks = (2, 3, 4) if convolutions else (2, 3)
-  named = sorted(traverse_util.flatten_dict(params).items())
-  adapted = {n: x.shape for n, x in named if n[-1] == 'kernel' and len(x.shape) in ranks}
+  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+  named = [(jax.tree_util.keystr(path, simple=True, separator='/'), x) for path, x in leaves]
+  adapted = [
+    (name.split('/'), kernel.shape)
+    for name, kernel in named
+    if name.endswith('/kernel') and len(kernel.shape) in ranks
+  ]
   if not adapted:
     raise ValueError('the network has no kernel of a dense layer to adapt')
-  keys, down, up = jax.random.split(key, len(adapted)), {}, {}
-  for draw, (name, (*inputs, out)) in zip(keys, adapted.items(), strict=True):
+  adapters: Params = {A: {}, B: {}}
+  keys = jax.random.split(key, len(adapted))
+  for draw, (names, (*inputs, out)) in zip(keys, adapted, strict=True):
     stack = inputs[:1] if len(inputs) == 2 else []
     deviation = math.prod(inputs[len(stack) :]) ** -0.5
-    down[name] = deviation * jax.random.normal(draw, (*inputs, rank))
-    up[name] = jnp.zeros((*stack, rank, out))
-  return {n: traverse_util.unflatten_dict(x) for n, x in ((A, down), (B, up))}
+    down, up = adapters[A], adapters[B]
+    for name in names[:-1]:
+      down, up = down.setdefault(name, {}), up.setdefault(name, {})
+    down['kernel'] = deviation * jax.random.normal(draw, (*inputs, rank))
+    up['kernel'] = jnp.zeros((*stack, rank, out))
+  return adapters
 
 
 def lora_merge(params: NamedParams, adapters: NamedParams, scale: float) -> Params:

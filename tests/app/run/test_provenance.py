@@ -235,7 +235,7 @@ FREE = (
   ('.*', 'evaluation.sweep', 'it chooses points, each with its settings'),
   ('elbo|pixels', 'sampling.(?!clip|sampler.variance).*', 'nothing is drawn'),
   ('fd|sbc', 'evaluation.*', 'they say how scores are made of what is kept'),
-  ('matrix|restore|sdedit|in.*', 'sampling.*', 'as in steer'),
+  ('matrix|restore|sdedit|steer|in.*', 'sampling.*', 'as in samples, by `of_sampling`'),
 )
 MODES_READ = {
   'sample': ('sampling', 'matmul_precision'),
@@ -263,9 +263,9 @@ def config_of(run, fields):
   return smoke(**fields) if run.name == 'digits' else of_run(run, **fields)
 
 
-KINDS = 'samples', 'given', 'sdedit', 'interpolate', 'steer', 'elbo', 'fd'
+KINDS = 'samples', 'given', 'sdedit', 'interpolate', 'steer', 'elbo'
 # Of the same sections, with other choices.
-LIKE_THEM = 'guided', 'contexts', 'inpaint', 'restore', 'matrix', 'pixels', 'sbc'
+LIKE_THEM = 'guided', 'contexts', 'inpaint', 'restore', 'matrix', 'pixels', 'fd', 'sbc'
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in LIKE_THEM]
 
 
