@@ -17,7 +17,7 @@ from tests.app.conftest import of_run, read, refused, stored_run, trial, untrain
 from tests.app.fields import within
 
 # Their pictures and simulations take long to make.
-LARGE = 'imagenet', 'photos', 'pictures', 'images64', 'inference:sir', 'inference:lotka_volterra'
+LARGE = 'imagenet', 'photos', 'pictures', 'images64', 'inference:sir', 'inference:lotka', 'fields'
 SETS, PAIRS = metrics_of_data.OF_SETS, metrics_of_data.OF_PAIRS
 AUTO = {'evaluation.metrics': 'auto'}
 # By the kinds of models of levels; real numbers are below.

@@ -3,6 +3,7 @@
 import json
 import zlib
 from typing import Any
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -225,6 +226,7 @@ def draws(monkeypatch, tmp_path):
     return tmp_path / 'samples.npz'
 
   monkeypatch.setattr(evaluate, 'draw', draw)
+  monkeypatch.setattr(evaluate, 'plots', Mock())
   return drawn.reshape(3, 2, 2)
 
 
