@@ -242,7 +242,8 @@ def first_samples(
     return state.ema_params | frozen, index, rows(chosen.cond, index)
 
   def boxed(call, x):
-    return in_box(model, chosen, drawing, *call[:2], x, attempts=FEW)[0]
+    params, index, _ = call
+    return in_box(model, chosen, drawing, params, index, x, FEW)[0]
 
   return drawing, inputs, boxed, chosen.stored
 
