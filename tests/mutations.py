@@ -253,7 +253,7 @@ app/smoke.py app/test_cli.py
   trial_of_own: if own or facts is None and not is_folder: => if facts is None and not is_folder:
 app/train/hooks.py
   the_lowest_loss_and_the_highest_score: sign = -1.0 if higher else 1.0 => sign = 1.0
-  test_loss_sees_the_texts: , size, 0, i, rows=local, text_length=length => , size, 0, i, rows=local
+  see_the_texts: , size, 0, i, rows=rows, text_length=length => , size, 0, i, rows=rows
 app/train/setup.py app/modes/test_refusals.py
   training.machine.accumulate: c.training.batch_size % (mesh.size * count) == 0 => True
   optimizer.decay_steps: 0 < steps < len(rates) - 1 and => 0 < steps < 0 and
