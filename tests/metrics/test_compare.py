@@ -163,31 +163,6 @@ def test_files_of_features_need_no_extractor(capsys, tmp_path, rng):
   assert 'no more than the 50 features: the covariance is singular' in out
 
 
-def test_features_of_two_networks_are_not_compared(tmp_path, rng):
-  for name in 'xy':
-    protocol = json.dumps({'features': name})
-    np.savez(tmp_path / name, features=rng.normal(size=(9, 2)), protocol=protocol)
-  with pytest.raises(ValueError, match="was made with features 'y', and the other set with 'x'"):
-    compare.main([str(tmp_path / 'x.npz'), str(tmp_path / 'y.npz'), '--metrics=fd'])
-
-
-def test_labels_and_classes_of_digits(capsys, tmp_path):
-  from diffusion_jax.metrics.judges import digits_judge
-
-  path = tmp_path / 'test.npz'
-  pictures, labels = digits_judge.real('test'), digits_judge.real_labels('test')
-  np.savez(path, arr_0=pictures, labels=labels)
-  out = run(capsys, path, path, '--features=digits', '--metrics=accuracy,is,fd', '--bootstrap=0')
-  lines = [line.split()[:2] for line in out.splitlines()]
-  judged = digits_judge.judge(pictures, labels)['accuracy']
-  assert float(lines[0][1]) == pytest.approx(judged, rel=1e-4)
-  assert 8.0 < float(lines[1][1]) <= 10.0  # ten classes, rarely ambiguous
-  assert abs(float(lines[2][1])) < 1e-9
-  np.savez(path, arr_0=pictures)
-  with pytest.raises(ValueError, match='accuracy needs labels of the samples'):
-    run(capsys, path, path, '--features=digits', '--metrics=accuracy')
-
-
 @pytest.mark.parametrize(
   'arguments, message',
   [

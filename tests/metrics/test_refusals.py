@@ -12,7 +12,7 @@ from diffusion_jax.metrics import (
   manifolds,
   memorisation,
   mmd,
-  pairs as of_pairs,
+  table,
   vectors,
 )
 from diffusion_jax.metrics.accuracy import inception_score
@@ -33,7 +33,7 @@ def energy(samples, reference):
 
 def pairs(metric, *draws):
   reference = {'truth': np.zeros((draws[0], 1))}
-  return getattr(of_pairs, metric)().compute({'draws': np.zeros((*draws, 1))}, reference)
+  return table.OF_PAIRS[metric]().compute({'draws': np.zeros((*draws, 1))}, reference)
 
 
 WRONG = """
@@ -61,6 +61,8 @@ energy(BAD, BAD[[0, 2]]) => 25% of the values
 errors(jnp.zeros((10, 2)).at[3].set(jnp.nan)) => 10% of the samples are not finite
 calibration.rank_levels(np.zeros((3, 4, 2)), np.zeros((3, 1))) => must be [M, n, ...] and [M, ...]
 calibration.rank_levels(np.full((3, 4), np.nan), np.zeros(3)) => must be finite
+pairs('regression', 12, 5) => all draws of a pair are equal: they have no density
+table.OF_PAIRS['regression'](num_bins=1) => num_bins
 features.make('x') => 'x' is not one of inception, dinov2
 features.make('inception') => need classify_image
 """
@@ -68,6 +70,7 @@ MISSING = """
 energy(None, Y) => energy needs the samples as numbers
 energy(X[:1], X) => 2 examples of both sets: there are 1
 pairs('sbc', 4, 9) => sbc needs 10 held-out pairs: there are 4
+pairs('regression', 12, 1) => regression needs 2 draws for each of the held-out pairs
 pairs('contraction', 10, 1) => contraction needs 2 draws for each
 """
 

@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -88,19 +87,6 @@ def test_the_posterior_is_gaussian_regression():
   assert_allclose(problem.posterior.covariance, expected, atol=1e-12)
   x = noisy(data, 1.0)
   assert_array_equal(problem.denoise(x, 1.0), data.denoise(x, 1.0))
-
-
-def test_the_denoiser_may_be_called_back():
-  """It is NumPy, so a jitted sampler can call it."""
-  problem = bench.mixture()
-  x = noisy(problem, 1.0)
-  shape = jax.ShapeDtypeStruct(x.shape, jnp.float32)
-
-  @jax.jit
-  def denoise(x):
-    return jax.pure_callback(lambda x: np.float32(problem.denoise(x, 1.0)), shape, x)
-
-  assert_allclose(denoise(x), problem.denoise(x, 1.0), atol=1e-5)
 
 
 def test_other_shapes_and_levels_are_refused():

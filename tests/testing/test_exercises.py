@@ -4,7 +4,6 @@ import itertools
 import math
 import re
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,46 +11,24 @@ from numpy.testing import assert_allclose
 from scipy.integrate import solve_ivp
 from scipy.stats import norm
 
-import diffusion_jax as dj
-from diffusion_jax.sampling.ancestral import ddim_step
-from diffusion_jax.testing import exercises, oracles
+from diffusion_jax.testing import exercises
 from diffusion_jax.testing.exercises import __main__ as program, formulas
 from diffusion_jax.testing.exercises.entries import EXERCISES
 from diffusion_jax.testing.exercises.inputs import outcomes
-from tests.jitted import at_step, jitted
 
-# --- right answers: by the library, in float32 --------------------------------
-
-
-def pair(betas, t, s=None):
-  """Returns the levels of steps s and t."""
-  schedule = dj.DiscreteSchedule.from_betas(betas)
-  return at_step(schedule, t - 1 if s is None else s), at_step(schedule, t)
+# --- right answers from definitions ---------------------------------------------
 
 
-def mixture(weights, means, variances):
-  return oracles.mixture(weights, means[:, None], variances[:, None, None])
-
-
-def gap_by_library(x0, a, variance, mean_q, var_q):
+def elbo_gap_by_definition(x0, a, variance, mean_q, var_q):
   """log p(x) - (E_q[log p(x | z)] - KL(q || p(z))), each known."""
-  expected = jitted(dj.log_prob)(dj.Normal(a * mean_q, variance), x0) - a**2 * var_q / (
-    2 * variance
-  )
-  elbo = expected - jitted(dj.kl)(dj.Normal(mean_q, var_q), dj.Normal(0.0, 1.0))
-  return (jitted(dj.log_prob)(dj.Normal(0.0, a**2 + variance), x0) - elbo).sum()
+  expected = norm.logpdf(x0, a * mean_q, variance**0.5) - a**2 * var_q / (2 * variance)
+  return (norm.logpdf(x0, 0, (a**2 + variance) ** 0.5) - expected).sum() + kl(mean_q, var_q, 0, 1)
 
 
-def ancestral_by_library(xt, eps_hat, noise, t, betas):
-  s, t = pair(betas, t)
-  p = jitted(dj.p_reverse)(jitted(dj.to_x0)('eps', eps_hat, xt, t), xt, s, t, 'fixed_large')
-  return p.mean + (s.sigma > 0) * p.variance**0.5 * noise
-
-
-def reverse_by_bayes(z, weights, means, variances, t, betas):
+def reverse_gap(z, weights, means, variances, t, betas):
   """q(x_s) q(z | x_s) on a grid, then on another about its mean."""
-  (s, _), beta = pair(betas, t), betas[t - 1]
-  m, v = s.alpha * means, s.alpha**2 * variances + s.sigma**2
+  kept, beta = bar(t - 1, betas), betas[t - 1]
+  m, v = kept**0.5 * means, kept * variances + 1 - kept
   law = lambda x: (
     norm.pdf(x[:, None], m, v**0.5) @ weights * norm.pdf(z, (1 - beta) ** 0.5 * x, beta**0.5)
   )
@@ -65,76 +42,16 @@ def reverse_by_bayes(z, weights, means, variances, t, betas):
 
 
 def guidance_by_ode(eps_c, eps_u, w, var_c, var_u):
-  both = lambda x, level: (dj.Prediction(eps_c), dj.Prediction(eps_u))
-  noise = dj.classifier_free(both, w)(jnp.zeros(()), dj.clean_level()).x0
   x = np.linspace(-20, 20, 4001)
   law = norm.pdf(x, 0, var_c**0.5) ** w * norm.pdf(x, 0, var_u**0.5) ** (1 - w)
   slope = lambda u, x: (
     x * np.exp(2 * u) * (w / (var_c + np.exp(2 * u)) + (1 - w) / (var_u + np.exp(2 * u)))
   )
   factor = solve_ivp(slope, (7, -7), [1.0], rtol=1e-8, atol=1e-12).y[0, -1]
-  return [noise, law @ x**2 / law.sum(), (factor * np.exp(7)) ** 2]
+  return [eps_u + w * (eps_c - eps_u), law @ x**2 / law.sum(), (factor * np.exp(7)) ** 2]
 
 
-@jax.jit
-def photo_by_scan(photo, noises, betas):
-  step = lambda x, now: (jnp.sqrt(1 - now[0]) * x + jnp.sqrt(now[0]) * now[1], None)
-  return 1 + jnp.mean(jax.lax.scan(step, photo / 127.5 - 1, (betas, noises))[0] ** 2)
-
-
-LIBRARY = {
-  'noise_photo': photo_by_scan,
-  'forward_step': lambda x_prev, eps, t, betas: jitted(dj.forward_step)(
-    x_prev, eps, *pair(betas, t)
-  ),
-  'alpha_bar': lambda t, betas: dj.DiscreteSchedule.from_betas(betas).alpha_bars[t - 1],
-  'q_sample': lambda x0, eps, t, betas: jitted(dj.q_sample)(x0, eps, pair(betas, t)[1]),
-  'density': lambda z, w, m, v, t, betas: jnp.exp(
-    mixture(w, m, v).log_prob(jnp.full((1, 1), z), pair(betas, t)[1])
-  ),
-  'kl': lambda mean_q, var_q, mean_p, var_p: jitted(dj.kl)(
-    dj.Normal(mean_q, var_q), dj.Normal(mean_p, var_p)
-  ).sum(),
-  'best_gaussian': lambda w, m, v: (mixture(w, m, v).mean[0], mixture(w, m, v).cov[0, 0]),
-  'elbo_gap': gap_by_library,
-  'posterior_mean': lambda x0, xt, t, betas: jitted(dj.q_posterior)(x0, xt, *pair(betas, t)).mean,
-  'posterior_variance': lambda t, betas: jitted(dj.reverse_variance)(
-    'fixed_small', *pair(betas, t)
-  ),
-  'posterior_mean_by_eps': lambda xt, eps, t, betas: (
-    jitted(dj.q_posterior)(
-      jitted(dj.to_x0)('eps', eps, xt, pair(betas, t)[1]), xt, *pair(betas, t)
-    ).mean
-  ),
-  'x0_from_eps': lambda xt, eps, t, betas: jitted(dj.to_x0)('eps', eps, xt, pair(betas, t)[1]),
-  'prior_loss': lambda x0, betas: jitted(dj.prior_kl)(x0[None], pair(betas, len(betas))[1])[0],
-  'transition_loss': lambda x0, xt, mean_p, t, betas: jitted(dj.diffusion_kl)(
-    x0[None], xt[None], dj.Normal(mean_p[None], betas[t - 1]), *pair(betas, t)
-  ),
-  'grey_loss': lambda grey, mean, std: jitted(dj.reconstruction_nll)(
-    grey[None], dj.Normal(mean[None], std**2)
-  ),
-  'loss_weight': lambda variance, t, betas: (
-    jitted(dj.weighted_eps_loss)(np.ones((1, 1)), np.zeros((1, 1)), *pair(betas, t), 'fixed_large')
-    * (betas[t - 1] / variance)
-  ),
-  'simple_loss': lambda model, x0, eps, t, betas: jitted(dj.simple_loss)(
-    eps[None], model(jitted(dj.q_sample)(x0, eps, pair(betas, t)[1]), t)[None]
-  ),
-  'ancestral_step': ancestral_by_library,
-  'ddim_step': lambda xt, eps_hat, t, s, betas: jitted(ddim_step)(
-    jitted(dj.to_x0)('eps', eps_hat, xt, pair(betas, t)[1]), xt, *pair(betas, t, s)
-  ),
-  'reverse_gap': reverse_by_bayes,
-  'aggregate': lambda mean, v, t, betas: [
-    (level := pair(betas, t)[1]).alpha * mean,
-    level.alpha**2 * v + level.sigma**2,
-    jitted(dj.kl)(
-      dj.Normal(level.alpha * mean, level.alpha**2 * v + level.sigma**2), dj.Normal(0.0, 1.0)
-    ),
-  ],
-  'guidance': guidance_by_ode,
-}
+DEFINED = {'elbo_gap': elbo_gap_by_definition, 'guidance': guidance_by_ode}
 
 
 # --- right answers in NumPy or plain Python, as learners type them ------------
@@ -162,7 +79,7 @@ def mean_with(scale, under):
   )
 
 
-by_eps = mean_with(root(alpha), bar)
+posterior_mean_by_eps = mean_with(root(alpha), bar)
 
 
 def noise_photo(photo, noises, betas):
@@ -265,11 +182,11 @@ def simple_loss(model, x0, eps, t, betas):
 
 
 def ancestral_step(xt, eps_hat, noise, t, betas):
-  mean = by_eps(xt, eps_hat, t, betas)
+  mean = posterior_mean_by_eps(xt, eps_hat, t, betas)
   return mean + betas[t - 1] ** 0.5 * noise if t > 1 else mean
 
 
-def ddim(xt, eps_hat, t, s, betas):
+def ddim_step(xt, eps_hat, t, s, betas):
   return q_sample(x0_from_eps(xt, eps_hat, t, betas), eps_hat, s, betas)
 
 
@@ -279,32 +196,27 @@ def aggregate(mean, variance, t, betas):
   return np.array([m, v, kl(m, v, 0, 1)])
 
 
-PLAIN = {
-  **{f.__name__: f for f in (forward_step, noise_photo, q_sample, density, kl, best_gaussian)},
-  **{f.__name__: f for f in (vae_elbo, elbo_gap, hierarchical_elbo, posterior_mean)},
-  **{f.__name__: f for f in (posterior_variance, x0_from_eps, prior_loss, transition_loss)},
-  **{f.__name__: f for f in (grey_loss, loss_weight, simple_loss, ancestral_step, aggregate)},
-  **{'posterior_mean_by_eps': by_eps, 'ddim_step': ddim, 'reverse_gap': reverse_by_bayes},
-  'alpha_bar': lambda t, betas: np.array([np.exp(np.log1p(-betas).cumsum()[t - 1])]),
-  'guidance': lambda c, u, w, vc, vu: (
-    (1 - w) * u + w * c,
-    vc * vu / (w * vu + (1 - w) * vc),
-    vu * (vc / vu) ** w,
-  ),
-}
+def alpha_bar(t, betas):
+  return np.array([np.exp(np.log1p(-betas).cumsum()[t - 1])])
 
 
-def in_jax(answer):
-  """Returns the function in float32 arrays of JAX."""
-  arrays = lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x
-  return lambda *args: answer(*map(arrays, args))
+def guidance(eps_c, eps_u, w, var_c, var_u):
+  named = var_c * var_u / (w * var_u + (1 - w) * var_c)
+  return (1 - w) * eps_u + w * eps_c, named, var_u * (var_c / var_u) ** w
+
+
+PLAIN = {name: globals()[name] for name in exercises.names()}
+
+
+def in_float32(answer):
+  numbers = lambda x: np.float32(x) if isinstance(x, np.ndarray) else x
+  return lambda *args: answer(*map(numbers, args))
 
 
 @pytest.mark.parametrize('name', exercises.names())
 def test_right_answers_are_right(name, capsys):
-  for answer in PLAIN[name], LIBRARY.get(name, in_jax(PLAIN[name])):
+  for answer in PLAIN[name], DEFINED.get(name, in_float32(PLAIN[name])):
     assert exercises.check(name, answer), capsys.readouterr().out
-  assert len(exercises.names()) == 24 == len(PLAIN)
 
 
 @pytest.mark.parametrize('name', exercises.names())
@@ -435,7 +347,7 @@ NAMED = [
   ('hierarchical_elbo', lambda *args: changed_chain(*args, p_for_q=1), 'took p for q'),
   (
     'ancestral_step',
-    lambda xt, e, z, t, b: by_eps(xt, e, t, b) + b[t - 1] ** 0.5 * z,
+    lambda xt, e, z, t, b: posterior_mean_by_eps(xt, e, t, b) + b[t - 1] ** 0.5 * z,
     'it is t > 1',
   ),
   (
@@ -548,7 +460,11 @@ def test_a_mistake_gets_one_sentence(words, capsys):
 
 
 def test_other_conventions_are_right(capsys):
-  """Arguments by their names in another order, lists, a number in an array."""
+  """Arguments by their names in another order, lists, a number in an array, arrays of JAX."""
+  in_jax = lambda x0, eps, t, betas: (
+    jnp.sqrt(bar(t, jnp.asarray(betas))) * x0 + jnp.sqrt(1 - bar(t, betas)) * eps
+  )
+  assert exercises.check('q_sample', in_jax)
   assert exercises.check('q_sample', lambda t, betas, x0, eps: list(q_sample(x0, eps, t, betas)))
   assert exercises.check('alpha_bar', lambda *args: [[bar(*args)]])
   assert repr(exercises.check('kl', kl)) == 'right'
