@@ -858,7 +858,7 @@ sampling/twists.py sampling/test_reconstruction.py
 testing/bench.py
   estimates_are_the_oracles: - sigma * x0 => + sigma * x0
   estimates_are_the_oracles: rotated * scaled + np.log(variance) => rotated * scaled
-  velocity_and_jacobian: slope = -(scaled => slope = (scaled
+  jacobian_product: slope = -(scaled => slope = (scaled
   images_is_stationary: power = 1.0 / (1.0 + frequency => power = 1.0 / (2.0 + frequency
 testing/bounds.py
   is_its_closed_form: np.append(small[:-1], small[-2]) => small

@@ -13,11 +13,11 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.core.keys import draw_normal, split_key
-from diffusion_jax.data.sources import Facts
 from diffusion_jax.metrics import estimates, plots
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import (
   Arrays,
+  ImageModel,
   ModelMetric,
   PerExample,
   SampleMetric,
@@ -88,13 +88,8 @@ def of_samples() -> SampleMetric:
   return SampleMetric({'accuracy': True}, ('predicted', 'labels'), compute)
 
 
-class Classifier(Protocol):
-  """A classifier p(y | x_t), as `of_classifier` needs it."""
-
-  @property
-  def facts(self) -> Facts:
-    """The facts of the images; it has num_classes."""
-    ...
+class Classifier(ImageModel, Protocol):
+  """A classifier p(y | x_t), as `of_classifier` needs it; facts has num_classes."""
 
   def logits(self, params: Params) -> Callable[[Array, dj.NoiseLevel], Array]:
     """Returns (x_t, level) -> logits [B, K]."""

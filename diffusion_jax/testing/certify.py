@@ -158,7 +158,7 @@ def certify(
   )
 
 
-@functools.lru_cache(maxsize=8)  # for other methods at the same noise
+@functools.lru_cache(maxsize=4)  # for other methods at the same noise
 def _start(problem, draws, seed):
   rng = np.random.default_rng(seed)
   noise = problem.draw(rng, draws)
@@ -166,7 +166,7 @@ def _start(problem, draws, seed):
   return noise, _Law(problem.posterior or problem, draws, rng), rng
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=4)
 def _ends(problem, draws, seed):
   return problem.flow_map(_start(problem, draws, seed)[0], problem.sigma_max, 0.0, tolerance=1e-6)
 

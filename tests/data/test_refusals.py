@@ -2,6 +2,7 @@
 # ruff: noqa: F401  The rows call what is imported.
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from diffusion_jax.data.npz import npz
 from diffusion_jax.data.parquet import open_parquet
 from diffusion_jax.data.simulated import of_simulator, simulated
 from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.splits import validation_part
 from diffusion_jax.data.tables import csv_table
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.data.webdataset import open_tars, webdataset
@@ -84,6 +86,14 @@ def as_rows(rows):
 
 def npy(data):
   return npz(Path(written(data, 'top/images.npy')).parent)
+
+
+def header(*shape):
+  """Reads images of a file whose header has a shape, without an image."""
+  about = {'descr': '<f4', 'fortran_order': False, 'shape': shape}
+  with zipfile.ZipFile('a.npz', 'w') as archive, archive.open('arr_0.npy', 'w') as file:
+    np.lib.format.write_array_header_1_0(file, about)
+  return image_set('a.npz', any_shape=True)
 
 
 def batches(path):
@@ -269,6 +279,13 @@ image_set(saved(x=np.zeros(3))) => a.npz has the arrays x; ... images or arr_0 (
 image_set(saved(arr_0=np.zeros(3), protocol='x')) => a.npz: protocol is not JSON
 image_set(saved(arr_0=np.zeros((2, 3)))) => arr_0 must be uint8 ... got float64 [2, 3]
 image_set(saved(arr_0=np.zeros((2, 2, 2, 3), object))) => got object [2
+header(-5, 2) => a.npz: arr_0 must be uint8 [N, H, W, C]
+header(5, -2) => a.npz: arr_0 must be uint8
+header(0, 2) => a.npz: arr_0 must be uint8
+header(5, 0) => a.npz: arr_0 must be uint8
+validation_part(4, 'validation', 0.0, 0) => validation_fraction=0.0 leaves none of the 4 training
+  examples for the validation part
+validation_part(4, 'validation', 0.9, 0) => leaves none of the 4 training examples for the training
 image_set(written(NPY, 'a.npy')) => a.npy is not an npz file of arrays: numpy.savez(file,
   images=array) writes one
 image_set(written(b'{{}}')) => is not an npz file of arrays

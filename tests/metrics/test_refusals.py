@@ -15,7 +15,7 @@ from diffusion_jax.metrics import (
   table,
   vectors,
 )
-from diffusion_jax.metrics.accuracy import inception_score
+from diffusion_jax.metrics.accuracy import inception_score, of_samples
 from diffusion_jax.metrics.estimates import check_pair
 from diffusion_jax.metrics.metric import Missing
 from tests import refusals
@@ -63,6 +63,7 @@ calibration.rank_levels(np.zeros((3, 4, 2)), np.zeros((3, 1))) => must be [M, n,
 calibration.rank_levels(np.full((3, 4), np.nan), np.zeros(3)) => must be finite
 pairs('regression', 12, 5) => all draws of a pair are equal: they have no density
 table.OF_PAIRS['regression'](num_bins=1) => num_bins
+of_samples().compute(dict(predicted=X[:, 0], labels=X[0]), {}) => 3 labels for 5 samples
 features.make('x') => 'x' is not one of inception, dinov2
 features.make('inception') => need classify_image
 """

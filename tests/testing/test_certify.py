@@ -1,6 +1,7 @@
 """Verdicts on samplers of known order and law, and on their faults."""
 
 import dataclasses
+import itertools
 import re
 
 import jax
@@ -19,9 +20,13 @@ def levels(problem, num_steps):
   return np.append(np.linspace(*ends, num_steps) ** 7, 0.0)
 
 
+def intervals(problem, num_steps):
+  return itertools.pairwise(levels(problem, num_steps))
+
+
 def euler(problem, x, num_steps, rng, scale=1.0, told=1.0):
-  sigmas, x = levels(problem, num_steps), scale * x
-  for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+  x = scale * x
+  for sigma, following in intervals(problem, num_steps):
     x = x + (following - sigma) * (x - problem.denoise(x, told * sigma)) / sigma
   return x
 
@@ -41,8 +46,7 @@ def heun(problem, x, num_steps, rng, shift=0, told=1.0):
 
 def sde(problem, x, num_steps, rng, factor=2.0, noise=1.0):
   """Euler-Maruyama's dx = 2 eps dsigma + sqrt(-2 sigma dsigma) dw."""
-  sigmas = levels(problem, num_steps)
-  for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+  for sigma, following in intervals(problem, num_steps):
     x = x + factor * (following - sigma) * problem.eps(x, sigma)
     if following > 0.0:
       x = x + noise * np.sqrt(sigma**2 - following**2) * rng.normal(size=x.shape)
@@ -51,8 +55,7 @@ def sde(problem, x, num_steps, rng, factor=2.0, noise=1.0):
 
 def ancestral(problem, x, num_steps, rng, noise=1.0, shared=False):
   """DDPM's posterior (Ho et al. 2020, Eq. 7), in EDM's convention."""
-  sigmas = levels(problem, num_steps) if num_steps > 1 else (problem.sigma_max, 0.0)
-  for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+  for sigma, following in intervals(problem, num_steps):
     share = (following / sigma) ** 2
     x0 = problem.denoise(x, sigma)
     eps = rng.normal(size=x.shape[1:] if shared else x.shape)
@@ -80,7 +83,7 @@ def flow(problem, x, num_steps, rng):
   """Euler's method on straight paths."""
   times = np.linspace(problem.sigma_max / (1.0 + problem.sigma_max), 0.0, num_steps + 1)
   x = x / (1.0 + problem.sigma_max)
-  for t, following in zip(times[:-1], times[1:], strict=True):
+  for t, following in itertools.pairwise(times):
     x = x + (following - t) * problem.velocity(x, t)
   return x
 
@@ -254,19 +257,6 @@ def test_inverse_problems_are_judged_by_their_posterior():
   assert found.verdict == 'biased' and found.path_error is None, found
 
 
-@pytest.mark.parametrize('steps', [(8,), (16, 8), (0, 8)])
-def test_steps_must_ascend(steps):
-  with pytest.raises(ValueError, match='two or more, ascending'):
-    judged(heun, GAUSSIAN, steps)
-
-
-def test_another_shape_and_few_draws_are_refused():
-  with pytest.raises(ValueError, match=r'returned \[100, 1\]: it must be \[100, 2\]'):
-    judged(lambda problem, x, *_: x[:, :1], GAUSSIAN, draws=100)
-  with pytest.raises(ValueError, match='draws=99: the law needs 100 or more'):
-    judged(heun, GAUSSIAN, draws=99)
-
-
 def test_a_table_is_printed():
   lines = str(judged(exact_paths, GAUSSIAN, (8, 16))).splitlines()
   assert lines[0].startswith('gaussian, 2000 draws')
@@ -296,7 +286,8 @@ def of_library(sampler):
 
 
 @pytest.mark.parametrize(
-  ('sampler', 'order', 'draws'), [(dj.heun(), 2, 2000), (dj.ancestral(), 1, 8000)]
+  ('sampler', 'order', 'draws'),
+  [(dj.heun(), 2, 2000), pytest.param(dj.ancestral(), 1, 8000, marks=pytest.mark.slow)],
 )
 def test_samplers_of_the_library_have_their_order(sampler, order, draws):
   found = judged(of_library(sampler), GAUSSIAN, (16, 32, 64), draws, order=order)
