@@ -15,6 +15,7 @@ from scipy import stats
 
 from diffusion_jax.core.levels import clean_level
 from diffusion_jax.metrics.calibration import density_levels
+from diffusion_jax.metrics.estimates import check_finite
 from diffusion_jax.metrics.vectors import directions
 from diffusion_jax.testing.oracles import Mixture
 
@@ -47,9 +48,7 @@ def posterior_errors(
   are not finite.
   """
   x, matrix, y = (np.asarray(a, np.float64) for a in (x, matrix, y))
-  if not np.isfinite(x).all():
-    bad = np.mean(~np.isfinite(x).all(axis=1))
-    raise ValueError(f'{bad:.0%} of the samples are not finite')
+  check_finite('samples', x)
   mean, cov = (np.asarray(a, np.float64) for a in (exact.mean, exact.cov))
   found = np.atleast_2d(np.cov(x.T))
   residual = (x @ matrix.T - y) / std

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow
 import pytest
-from numpy.testing import assert_array_equal
 from pyarrow import parquet
 
 from diffusion_jax.data.parquet import block_order, open_parquet
@@ -64,11 +63,6 @@ def test_an_epoch_has_every_image_once_and_its_blocks_together(buffer):
     assert places[-1] - places[0] < buffer + sizes.max()
   if buffer > 5:  # images of several blocks are mixed
     assert np.count_nonzero(np.diff(block)) > 6
-
-
-def test_images_that_fit_in_the_buffer_have_the_order_of_other_sources():
-  order = block_order(np.random.default_rng(7), np.array([20, 10]), 30)
-  assert_array_equal(order, np.random.default_rng(7).permutation(30))
 
 
 def test_an_epoch_opens_each_row_group_once(files, counting):

@@ -131,5 +131,3 @@ def test_batches_of_numbers_are_standardised_by_the_facts():
     batch['context'], (context - facts.context.mean) / facts.context.std, rtol=1e-5, atol=1e-6
   )
   assert_array_equal(plain['context'], np.float32(context))
-  half = pipeline.batch_at(source, 8, 0, 3, rows=slice(2, 4), facts=facts)
-  assert_array_equal(half['x'], batch['x'][2:4])

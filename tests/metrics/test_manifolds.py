@@ -26,14 +26,6 @@ def test_points_on_a_line_are_counted_by_hand():
   assert far.density.value == far.coverage.value == 0.0
 
 
-def test_the_errors_are_those_of_fractions(rng):
-  x, y = rng.standard_normal((50, 4)), rng.standard_normal((50, 4)) + 0.5
-  found = precision_recall(x, y)
-  p = found.precision.value
-  assert 0.0 < p < 1.0
-  assert_allclose(found.precision.error, (p * (1 - p) / 49) ** 0.5, rtol=1e-9)
-
-
 def test_single_precision_features_count_as_double_ones(rng):
   x, y = (rng.standard_normal((80, 6)).astype(np.float32) for _ in range(2))
   wide = x.astype(np.float64), y.astype(np.float64)
