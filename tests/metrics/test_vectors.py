@@ -138,8 +138,10 @@ def test_a_shift_is_its_length_along_the_directions(rng):
 
 def test_the_metric_is_in_deviations_of_the_reference(rng):
   y = rng.standard_normal((300, 2)) * [5.0, 1e-3]
-  [score] = vectors.sliced(num_draws=0).compute({'values': y + y.std(axis=0)}, {'values': y})
-  # A shift by 1 in both numbers.
-  expected = np.sqrt(np.mean(vectors.directions(100, 2).sum(axis=1) ** 2))
+  mean = y.mean(axis=0)
+  [score] = vectors.sliced(num_draws=0).compute({'values': 2.0 * y - mean}, {'values': y})
+  # Twice as wide: each quantile moves by its distance from the mean.
+  z = (y - mean) / y.std(axis=0)
+  expected = np.sqrt(np.mean((z @ vectors.directions(100, 2).T) ** 2))
   assert_allclose(score.estimate.value, expected)
   assert np.isnan(score.estimate.error)
