@@ -403,8 +403,8 @@ data/code_sums.py
 data/between.py
   stay_together: if not self.paired: => if True:
   meets_other_points: other._shift = => other._other =
-  its_order_and: target.order if isinstance => None if isinstance
-  its_order_and: part.redrawn(seed, epoch) if => part if
+  its_order_and: = order_of(target) => = None
+  its_order_and: (redrawn(x, seed, epoch) for => (x for
   its_order_and: (2, seed, epoch) => (2, epoch)
   meets_other_points: (2, seed, epoch) => (2, seed)
   joined_by_name: context = context[..., self._columns] => pass
@@ -522,7 +522,7 @@ data/spec.py metrics/test_vectors.py
 data/splits.py
   seed_draws: default_rng((seed, 2)) => default_rng((0, 2))
   keeps_the_order: return every[every >= 0] => return None
-  keeps_the_order: return Part(self.source.redrawn(seed, epoch), self.rows) => return self
+  keeps_the_order: return Part(redrawn(self.source, seed, epoch), self.rows) => return self
   fraction: np.random.default_rng(0).permutation(size) => np.arange(size)
 data/text.py
   texts_come_back: (row[row > 0] - 1) => row[row > 0]
@@ -548,7 +548,7 @@ interop/edm2.py
   computes_what_theirs_does: ('phases', _TURNS) => ('phases', names.SAME)
 metrics/accuracy.py
   share_of_their_labels: predicted == labels => predicted != labels
-  formula_of_each_split: logsumexp(log_p, axis=0) - np.log(len(log_p)) => logsumexp(log_p, axis=0)
+  formula_of_each_split: p.mean(axis=0)[None] => p[:1]
 metrics/bits.py
   rate_and_distortion_by_hand: terms[:0:-1] => terms[::-1]
   one_of_each_level_more: counts = np.ones(()) => counts = np.zeros(())
@@ -596,8 +596,8 @@ metrics/memorisation.py
 metrics/metric.py metrics/test_vectors.py
   changes_no_score: x.astype(least).astype => x.astype
 metrics/mmd.py
-  scipys_in_one_dimension: reference, kernel, own=False => reference, kernel, own=True
-  energy_distance_is_its_deviation: 2.0 * float(np.sqrt(variance)) => float(np.sqrt(variance))
+  energy_distance_is_its_double: reference, kernel, own=False => reference, kernel, own=True
+  the_error_of_cmmd: 2.0 * float(np.sqrt(variance)) => float(np.sqrt(variance))
   unbiased_mmd_is_its_double_sums: row_means(y, y, kernel, own=False) => row_means(y, y, kernel)
   the_error_of_cmmd: np.var(xx - xy) / len(x) + np.var(yy - yx) / len(y) => np.var(xx - xy) / len(x)
   mean_and_deviation_over_subsets: float(np.std(draws)) => float(np.std(draws, ddof=1))
@@ -858,7 +858,7 @@ sampling/twists.py sampling/test_reconstruction.py
 testing/bench.py
   estimates_are_the_oracles: - sigma * x0 => + sigma * x0
   estimates_are_the_oracles: rotated * scaled + np.log(variance) => rotated * scaled
-  velocity_and_jacobian: slope = -(scaled => slope = (scaled
+  jacobian_product: slope = -(scaled => slope = (scaled
   images_is_stationary: power = 1.0 / (1.0 + frequency => power = 1.0 / (2.0 + frequency
 testing/bounds.py
   is_its_closed_form: np.append(small[:-1], small[-2]) => small
