@@ -106,15 +106,6 @@ def test_squared_errors_are_those_of_the_levels_of_their_steps(schedule, key):
   assert_allclose(bound['squared_error'], expected, rtol=1e-5)
 
 
-def test_the_bound_of_an_image_is_that_of_its_numbers(key):
-  denoise = lambda x, level: dj.Prediction(0.9 * x)
-  bound = jax.jit(lambda x0: dj.variational_bound(key, denoise, SCHEDULE, x0, num_steps=4))
-  x0 = np.linspace(-1.0, 1.0, 12, dtype=np.float32)
-  flat, image = bound(x0.reshape(3, 4)), bound(x0.reshape(3, 2, 2, 1))
-  assert image['diffusion'].shape == (3, 4) and image['total'].shape == (3,)
-  assert_allclose(flat['total'], image['total'], rtol=1e-6)
-
-
 @pytest.mark.parametrize('steps', [1, 4, 39])
 def test_each_step_is_drawn_as_often_as_expected(steps):
   """The uniform number of the draw takes all values of a fine grid."""

@@ -10,13 +10,6 @@ from tests.core.test_step_schedules import NAMED
 from tests.jitted import jitted
 
 
-def test_logsnr_and_snr():
-  level = dj.NoiseLevel(0.5, np.float32(0.8), np.float32(0.6))
-  snr, logsnr = jax.jit(lambda level: (level.snr, level.logsnr))(level)
-  assert_allclose(snr, 16 / 9, rtol=1e-6)
-  assert_allclose(logsnr, np.log(16 / 9), rtol=1e-6)
-
-
 def test_logsnr_is_infinite_where_clean_and_where_all_is_noise():
   assert dj.clean_level().logsnr == jnp.inf
   assert dj.NoiseLevel(1.0, jnp.zeros(()), jnp.ones(())).logsnr == -jnp.inf
@@ -57,12 +50,6 @@ def check_log_snr(level, truth, bound):
   stored = 2 * (np.log(alpha) - np.log(sigma))
   assert_allclose(stored, truth, rtol=0, atol=bound)
   assert_allclose(level.logsnr, truth, rtol=0, atol=2.5e-6)
-
-
-def test_take_selects_from_a_grid():
-  grid = dj.NoiseLevel(*map(jnp.asarray, (np.arange(5.0), np.ones(5), np.zeros(5))))
-  assert grid.take(2).t == 2.0
-  assert grid.take(slice(1, 3)).alpha.shape == (2,)
 
 
 @pytest.mark.parametrize('num_steps', [1, 3, 1000, 4000])

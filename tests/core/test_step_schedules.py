@@ -12,9 +12,11 @@ from tests.schedules import anything
 LECTURE = [0.99, 0.98, 0.97, 0.96, 0.95]
 
 
+@pytest.mark.parametrize('num_steps', [1, 40])
 @settings(anything, max_examples=10)
-@given(st.lists(st.floats(0.01, 0.999), min_size=1, max_size=40))
-def test_any_sequence_of_alphas_is_a_schedule(alphas):
+@given(seed=st.integers(0, 2**32 - 1))
+def test_any_sequence_of_alphas_is_a_schedule(num_steps, seed):
+  alphas = np.random.default_rng(seed).uniform(0.01, 0.999, num_steps)
   schedule = dj.DiscreteSchedule.from_alphas(alphas)
   T = len(alphas)
   assert schedule.num_steps == T

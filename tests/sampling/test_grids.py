@@ -31,7 +31,7 @@ SPACED = {
   'karras': lambda t, ratio: ratio ** (1 / 7),
   'logsnr': lambda t, ratio: np.log(ratio),
 }
-CASES = [*itertools.product(SPACED, [(1, True), (9, True), (6, False)])]
+CASES = [*itertools.product(SPACED, [(9, True), (6, False)]), ('karras', (1, True))]
 
 
 @jax.jit
@@ -43,7 +43,7 @@ def grids(schedule, t_start):
   return found, exact, ends
 
 
-@settings(anything, max_examples=15)
+@settings(anything, max_examples=10)
 @given(EVERY, st.just(1.0) | st.floats(0.3, 1.0))
 def test_grids_fall_from_noise_to_clean(schedule, t_start):
   """They are on the schedule, evenly spaced, between its two ends."""
