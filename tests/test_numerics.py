@@ -1,6 +1,7 @@
 """Types under jax_enable_x64, and precisions of products, in traced programs."""
 
 import dataclasses
+import functools
 import inspect
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -179,12 +180,15 @@ def log_prob(x0):
   return -jnp.sum(x0**2, axis=tuple(range(1, x0.ndim)))
 
 
+@functools.cache
 def grid():
-  return dj.level_grid(SCHEDULE, 3)  # float64
+  """Returns levels in float64."""
+  with jax.enable_x64(True), jax.ensure_compile_time_eval():
+    return jax.device_get(jax.jit(lambda: dj.level_grid(SCHEDULE, 3))())
 
 
 def walk(a, sampler, denoise=denoise, levels=None):
-  levels = grid() if levels is None else levels
+  levels = levels or grid()
   return dj.sample(a.key, denoise, sampler, levels, a.x)
 
 
