@@ -327,10 +327,11 @@ CALLS = {
   'red_diff': {'optimizer': optax.adam(0.1)},
   'renoised': {'share': 0.3},
   'reverse_variance': {'kind': 'fixed_large'},
-  'sample_map': {
+  'sample_map': lambda a: {
+    'levels': grid().take(slice(-1)),
     'flow_map': dj.make_flow_map(
       dj.Network(network_fn, dj.time_input(1.0)), {}, kind='average_velocity'
-    )
+    ),
   },
   'sdedit': {'sampler': dj.heun(), 'strength': 0.5, 'repeats': 2},
   'slerp': lambda a: {'weight': a.t[0]},

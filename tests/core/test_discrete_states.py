@@ -207,7 +207,7 @@ def test_the_prior_kl_is_infinite_where_the_prior_excludes_a_state():
 @EACH
 def test_the_bound_has_the_mean_of_the_oracle(name):
   """Draws of x_0 and x_t give each term of the exact denoiser."""
-  n = 20_000
+  n = 10_000
   draw = jax.jit(TABLE.sample, static_argnums=1)
   x0 = np.asarray(draw(jax.random.key(1), n))
   process, matrices = PROCESSES[name], matrices_of(name)

@@ -131,7 +131,7 @@ def test_impossible_images_are_never_picked(key):
     return jnp.where(side > 0.5, jnp.sqrt(-side), jnp.where(side < -1, -jnp.inf, 0))
 
   sampler = dj.steered(reward)
-  x, state = run(key, WHITE.denoise, sampler, 20, (50, 8, 4))
+  x, state = run(key, WHITE.denoise, sampler, 20, (50, 8, 4), jax.jit)
   picked = np.asarray(jitted(dj.pick)(key, x, state.log_weights))
   assert np.isfinite(state.log_evidence).all()
   assert ((picked[:, 0] <= 0.5) & (picked[:, 0] >= -1)).all()
@@ -258,14 +258,14 @@ GRIDS = [
 ]
 
 
-def run_product(denoise, powers, num_steps, shape, grids=GRIDS):
+def run_product(denoise, powers, num_steps, shape, grids=GRIDS, jit=jit_long):
   """Draws populations of a product, [G, B, K, D], and their `Particles`."""
   each = [level_grid(schedule, num_steps, spacing) for schedule, spacing in grids]
   levels = jax.tree.map(lambda *a: np.stack(a), *each)
   start = np.random.default_rng(0).standard_normal(shape, np.float32)
   sampler = dj.feynman_kac(powers)
 
-  @jit_long
+  @jit
   @jax.vmap
   def draw(levels):
     first = levels.take(0)
@@ -286,7 +286,7 @@ def moments_of_products(x, weights):
 
 @pytest.mark.parametrize(
   'powers, laws',
-  [((3.0, -2.0), ((0.4, 0.2), (0.0, 0.5))), ((1.2, 0.4), GUIDED), ((0.5,), GUIDED[:1])],
+  [((3.0, -2.0), ((0.4, 0.2), (0.0, 0.5))), ((0.5,), GUIDED[:1])],
 )
 def test_the_product_of_gaussians_has_its_law(powers, laws):
   """Few steps of a grid even in the log-SNR have errors, and weights say so."""
@@ -313,7 +313,7 @@ def test_products_of_unit_variance_are_exact_in_any_steps():
   in_three = lambda x, level: tuple(
     dj.Prediction(p.x0.reshape(x.shape)) for p in both(x.reshape(-1, 1), level)
   )
-  x, weights, state = run_product(in_three, powers, 5, (4, 500, 3))
+  x, weights, state = run_product(in_three, powers, 5, (4, 500, 3), jit=jax.jit)
   assert_allclose(state.lowest_ess, 500.0, rtol=1e-3)
   ends = (level_grid(schedule, 5, spacing).take(-2) for schedule, spacing in GRIDS)
   share = np.array([float(a**2 / (a**2 + sigma**2)) for _, a, sigma in ends])
@@ -359,7 +359,7 @@ def test_corrected_guidance_of_mixtures_has_the_law_that_it_names(key):
   density = np.exp(sum(power * log for power, log in zip((2.5, -1.5), logs, strict=True)))
   exact = np.cumsum(density) / density.sum()
   pair = dj.paired(*(law.denoise for law in classes))
-  x, weights, _ = run_product(pair, (2.5, -1.5), 100, (8, 2000, 1), GRIDS[:1])
+  x, weights, _ = run_product(pair, (2.5, -1.5), 200, (8, 2000, 1), GRIDS[:1])
 
   def distance(x, weights):
     order = np.argsort(x.reshape(-1))
