@@ -375,8 +375,8 @@ core/products.py
 core/process.py papers/test_samplers.py
   euler_maruyama_of_the_vp_sde: -(sigma**2) * slopes[1] => -sigma * slopes[1]
 core/schedules.py
-  marginals_in_float32: beta_min + 0.5 * (beta_max - beta_min) => beta_min + (beta_max - beta_min)
-  marginals_in_float32: (beta_min**2 + 2.0 * slope * integral) => (beta_min**2 + slope * integral)
+  marginals_in_float32: self.beta_min + 0.5 * (self.beta_max => self.beta_min + (self.beta_max
+  marginals_in_float32: beta_min**2 + 2.0 * slope * value => beta_min**2 + slope * value
 core/state_schedules.py
   masking_schedules: sigma ** (1.0 / self.power), alpha, sigma => sigma**self.power, alpha, sigma
   product_of_1_minus_beta: self.schedule.from_logsnr(0.5 * => self.schedule.from_logsnr(1.0 *
@@ -843,7 +843,7 @@ sampling/solvers.py papers/test_samplers.py
   unipc: h**k / total - k * moments[-1] => h**k / total - moments[-1]
   dpm_solver_pp_algorithm_2: exponent = 2.0 * eta * jnp => exponent = eta * jnp
 sampling/solvers.py sampling/test_correctors.py
-  ancestral_noise_is: return ddim_step(x0, x_s, s, end.expand_to(x)) => return x_s
+  ancestral_noise_is: return ddim_step(x0, x_s, level_s, end) => return x_s
 sampling/splitting.py
   product_of_two_normal: jnp.sqrt(noise_variance) * draw_normal => noise_variance * draw_normal
   law_for_any_size_of_step: noise**2 - back**2 => 0.0 * noise
