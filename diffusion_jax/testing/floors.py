@@ -4,24 +4,33 @@
 of three denoisers does, in the network's own parametrization. Any denoising
 objective is then computed with it as with the network:
 
-  objective = denoising(exact(network, 'linear'), schedule, times=times)
-  loss, _ = objective({'network': fit(x_train)}, Context(), key, {'x': x_test})
+  objective = denoising(exact(network), schedule, times=times)
+  params = {'network': fit(x_train).of('linear')}
+  loss, _ = objective(params, Context(), key, {'x': x_test})
 
 The denoisers do not read conditions. 'nothing_learnt' knows the mean of the
 data alone: E[x_0] and no noise. 'linear' is E[x_0 | x_t] of N(mean,
 covariance), the best linear denoiser of the training set. 'memorised' is
 E[x_0 | x_t] of the training examples themselves, the least loss on them.
+
+Above MOST_NUMBERS per example 'linear' has the variance of each frequency of
+the discrete cosine transform of all axes but the last, along the principal axes
+of the last: exact if these are uncorrelated, as in a stationary image far from
+its borders, and else a linear denoiser that the best one is below.
 """
 
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Callable, Container, Iterable
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Self, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.fft
+from jax.scipy.fft import dctn, idctn
 from numpy.typing import ArrayLike
 
 from diffusion_jax.aliases import Params
@@ -31,32 +40,49 @@ from diffusion_jax.core.parametrization import eps_from_x0, target
 from diffusion_jax.core.products import einsum
 from diffusion_jax.data.sources import Source, blocks, some_of
 from diffusion_jax.ranges import check_value
-from diffusion_jax.testing.oracles import Mixture
 
 Array = jax.Array
+T = TypeVar('T')
 Line = Literal['nothing_learnt', 'linear', 'memorised']
 LINES: tuple[Line, ...] = get_args(Line)
 MOST_NUMBERS = 4096  # of an example whose covariance is computed
 MOST_EXAMPLES = 20_000  # that 'memorised' knows
 MOST_VALUES = 64_000_000  # of all these examples together, 256 MB
+# The lines of `by_line`, and the denoiser of each: 'memorised' is on training examples.
+ROWS = {**{line: line for line in LINES}, 'memorised_held_out': 'memorised'}
 
 
 class Fit(NamedTuple):
   """Holds what the denoisers know of a training set of examples of D numbers.
 
-  mean: [D]; eigenvalues [D] and eigenvectors [D, D] of the covariance, None
-  above MOST_NUMBERS; examples: [N, D].
+  mean: [D]; variances: along the columns of axes [D, D], or above MOST_NUMBERS
+  [*shape], of the cosine transform, whose last axis is rotated by axes [C, C];
+  examples: [N, D]; count: of the examples of mean and variances; line: the
+  index in LINES of the denoiser, which may be traced.
   """
 
   mean: Array
-  eigenvalues: Array | None
-  eigenvectors: Array | None
+  variances: Array
+  axes: Array
   examples: Array
+  count: int
+  line: int | Array = LINES.index('linear')
+
+  def of(self, line: Line) -> Self:
+    """Returns the parameters of a denoiser."""
+    check_value('line', line, Line)
+    return self._replace(line=LINES.index(line))
 
   @property
-  def lines(self) -> tuple[Line, ...]:
-    """The denoisers that it has: without a covariance, not 'linear'."""
-    return LINES if self.eigenvalues is not None else ('nothing_learnt', 'memorised')
+  def limit(self) -> str:
+    """Says why the best linear denoiser may be below 'linear'; '' if it is not."""
+    size = len(self.mean)
+    if size > MOST_NUMBERS:
+      text = f'by the variances of the cosine transform of {size:,} numbers'
+      return text + (f', of {self.count:,} examples' if self.count < 100 else '')
+    if self.count < 10 * size:
+      return f'{self.count:,} examples are few for the covariance of {size:,} numbers'
+    return ''
 
 
 def fit(x: ArrayLike) -> Fit:
@@ -65,8 +91,7 @@ def fit(x: ArrayLike) -> Fit:
   Mean and covariance are of all rows; `memorised` knows the first MOST_EXAMPLES.
   """
   x = np.asarray(x, np.float32)
-  batches = (x[i : i + 1000] for i in range(0, len(x), 1000))
-  return fit_moments(*moments(batches), x[:MOST_EXAMPLES])
+  return _fit(x[:MOST_EXAMPLES], (x[index] for index in blocks(len(x), 4000)))
 
 
 def of_source(
@@ -75,15 +100,20 @@ def of_source(
   """Returns the `Fit` of a source, whose examples `encode` brings into the model's units.
 
   Mean and covariance are of all examples in memory, and of the random ones that
-  `memorised` knows, at most `most` and MOST_VALUES numbers, of others.
+  `memorised` knows, at most `most` and MOST_VALUES numbers, of others and above
+  MOST_NUMBERS.
   """
   count = max(1, MOST_VALUES // math.prod(source.facts.x.shape))
-  rows = [some_of(source, min(most, count))]
-  examples = encode(source.read(rows[0])['x'])
-  if source.in_memory:
-    rows = blocks(len(source))
-  batches = (encode(source.read(index)['x']) for index in rows)
-  return fit_moments(*moments(batches), examples)
+  examples = encode(source.read(some_of(source, min(most, count)))['x'])
+  if not source.in_memory:
+    return _fit(examples, [examples])
+  return _fit(examples, (encode(source.read(index)['x']) for index in blocks(len(source), 4000)))
+
+
+def _fit(examples, batches):
+  size = math.prod(examples.shape[1:])
+  known = moments(batches) if size <= MOST_NUMBERS else spectrum(examples)
+  return fit_moments(*known, examples)
 
 
 def metric_of(metrics: Container[str]) -> str:
@@ -91,56 +121,82 @@ def metric_of(metrics: Container[str]) -> str:
   return next(name for name in ('error', 'simple', 'loss') if name in metrics)
 
 
-def fit_moments(mean: np.ndarray, cov: np.ndarray | None, examples: np.ndarray) -> Fit:
-  """Returns the `Fit` of `moments` and of the examples of `memorised`, [N, ...]."""
-  array = functools.partial(jnp.asarray, dtype=jnp.float32)
-  values = vectors = None
-  if cov is not None:
-    values, vectors = np.linalg.eigh(cov)
-    # Rounding may leave eigenvalues below 0.
-    values, vectors = array(np.maximum(values, 0.0)), array(vectors)
-  return Fit(array(mean), values, vectors, array(np.reshape(examples, (len(examples), -1))))
+def fit_moments(
+  mean: np.ndarray, variances: np.ndarray, axes: np.ndarray, count: int, examples: np.ndarray
+) -> Fit:
+  """Returns the `Fit` of `moments` or `spectrum`, and of the examples of `memorised`, [N, ...]."""
+  examples = np.reshape(examples, (len(examples), -1))
+  arrays = (jnp.asarray(x, jnp.float32) for x in (mean, variances, axes, examples))
+  return Fit(*arrays, count)
 
 
-def moments(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-  """Returns mean [D] and covariance [D, D] of the rows of all batches, float64.
+def moments(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+  """Returns mean [D] of the rows of all batches, the axes of their covariance, and their number.
 
-  The covariance divides by the number of rows; None above MOST_NUMBERS. Raises
-  ValueError for no row.
+  These are eigenvalues [D] and eigenvectors [D, D], float64. The covariance
+  divides by the number of rows. Raises ValueError for no row.
   """
   count, shift, total, square = 0, None, np.zeros(()), np.zeros(())
   for batch in batches:
-    rows = np.reshape(batch, (len(batch), -1)).astype(np.float32)
+    rows = np.reshape(batch, (len(batch), -1))
     # A common shift, so that products in float32 lose no digits.
     shift = rows.mean(axis=0) if shift is None else shift
-    rows -= shift
+    rows = rows - shift
     count, total = count + len(rows), total + rows.sum(axis=0, dtype=np.float64)
-    if len(shift) <= MOST_NUMBERS:
-      square = square + rows.T @ rows
+    square = square + rows.T @ rows
   if shift is None:
     raise ValueError('there are no training examples: the denoisers need 1 or more')
   apart = total / count
-  cov = square / count - np.outer(apart, apart) if len(shift) <= MOST_NUMBERS else None
-  return shift + apart, cov
+  values, vectors = np.linalg.eigh(square / count - np.outer(apart, apart))
+  # Rounding may leave eigenvalues below 0.
+  return shift + apart, np.maximum(values, 0.0), vectors, count
 
 
-def estimate(fitted: Fit, line: Line, xt: Array, level: NoiseLevel) -> tuple[Array, Array]:
+def spectrum(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+  """Returns mean [D], variances [*shape], axes [C, C] and number of examples x [N, *shape].
+
+  The variances are of the orthonormal cosine transform along all axes of an
+  example but the last, C, whose axes are the principal ones over all positions.
+  One axis of D numbers is as [D, 1].
+  """
+  x = x if x.ndim > 2 else x[..., None]
+  mean = x.mean(axis=0, dtype=np.float64)
+  x = scipy.fft.dctn(x - mean.astype(np.float32), axes=range(1, x.ndim - 1), norm='ortho')
+  rows = x.reshape(-1, x.shape[-1])
+  axes = np.linalg.eigh(rows.T @ rows)[1].astype(np.float32)
+  variances = np.square(x @ axes).mean(axis=0, dtype=np.float64)
+  return mean.ravel(), variances, axes, len(x)
+
+
+def estimate(fitted: Fit, xt: Array, level: NoiseLevel) -> tuple[Array, Array]:
   """Computes a denoiser's x_0 and eps, [B, ...], of x_t [B, ...] at a level [] or [B]."""
-  check_value('line', line, Line)
-  flat = xt.reshape(len(xt), -1)
-  if line == 'nothing_learnt':
-    x0 = jnp.broadcast_to(fitted.mean[None], flat.shape).reshape(xt.shape)
-    return x0, jnp.zeros_like(xt)
-  if line == 'memorised':
-    x0 = memorised(fitted, flat, level)
-  elif fitted.eigenvalues is None or fitted.eigenvectors is None:
-    raise ValueError(f'linear needs a covariance, which {flat.shape[1]} numbers do not have here')
-  else:
-    values, vectors = fitted.eigenvalues[None], fitted.eigenvectors[None]
-    oracle = Mixture(jnp.ones(1), fitted.mean[None], values, vectors)
-    x0 = oracle.denoise(flat, level).x0
-  x0 = x0.reshape(xt.shape)
-  return x0, eps_from_x0(x0, xt, level)
+
+  def nothing(flat):
+    return jnp.broadcast_to(fitted.mean[None], flat.shape), jnp.zeros_like(flat)
+
+  def of(denoise, flat):
+    x0 = denoise(fitted, flat, level)
+    return x0, eps_from_x0(x0, flat, level)
+
+  lines = nothing, *(functools.partial(of, denoise) for denoise in (linear, memorised))
+  results = jax.lax.switch(fitted.line, lines, xt.reshape(len(xt), -1))
+  x0, eps = (x.reshape(xt.shape) for x in results)
+  return x0, eps
+
+
+def linear(fitted: Fit, xt: Array, level: NoiseLevel) -> Array:
+  """Computes m + C alpha (alpha^2 C + sigma^2)^-1 (x_t - alpha m), [B, D], of x_t [B, D]."""
+  variances = fitted.variances[None]
+  apart = xt - level.expand_to(xt).alpha * fitted.mean[None]
+  apart = apart.reshape(len(xt), *fitted.variances.shape)
+  at, transformed = level.expand_to(apart), range(1, apart.ndim - 1)
+  if transformed:
+    apart = dctn(apart, axes=transformed, norm='ortho')
+  gain = at.alpha * variances / (jnp.square(at.alpha) * variances + jnp.square(at.sigma))
+  apart = einsum('...i,ji->...j', gain * einsum('...i,ij->...j', apart, fitted.axes), fitted.axes)
+  if transformed:
+    apart = idctn(apart, axes=transformed, norm='ortho')
+  return fitted.mean[None] + apart.reshape(xt.shape)
 
 
 def memorised(fitted: Fit, xt: Array, level: NoiseLevel) -> Array:
@@ -158,22 +214,33 @@ def memorised(fitted: Fit, xt: Array, level: NoiseLevel) -> Array:
   return fitted.mean[None] + einsum('bn,nd->bd', weights, apart)
 
 
-def exact(network: Network, line: Line) -> Network:
+def by_line(loss: Callable[[Fit, Array], T], fitted: Fit, x: Array, row: Array) -> dict[str, T]:
+  """Computes {line: loss(fitted, x)} of ROWS, in one program.
+
+  'memorised' is on the training examples row [B] instead of x [B, ...].
+  """
+  trained = fitted.examples[row].reshape(x.shape)
+  used = [LINES.index(line) for line in ROWS.values()]
+  images = jnp.stack([trained if line == 'memorised' else x for line in ROWS])
+
+  def of(args):
+    return loss(fitted._replace(line=args[0]), args[1])
+
+  losses = jax.lax.map(of, (jnp.array(used), images))
+  return {line: jax.tree.map(operator.itemgetter(i), losses) for i, line in enumerate(ROWS)}
+
+
+def exact(network: Network) -> Network:
   """Returns a network that predicts what a denoiser does, for any objective.
 
-  Its parameters are a `Fit`. It has the parametrization, the conditions and the
-  other options of `network`, and no weights; a learned variance is the smaller
-  one.
+  Its parameters are a `Fit`, which says which. It has the parametrization, the
+  conditions and the other options of `network`, and no weights; a learned
+  variance is the smaller one.
   """
-  check_value('line', line, Line)
-  fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(Network)}
-  return _Exact(**fields, line=line)
+  return _Exact(**{f.name: getattr(network, f.name) for f in dataclasses.fields(Network)})
 
 
-@dataclasses.dataclass(frozen=True)
 class _Exact(Network):
-  line: Line = 'linear'
-
   def output(
     self,
     params: Params,
@@ -182,7 +249,7 @@ class _Exact(Network):
     cond: dict | None = None,
     key: Array | None = None,
   ) -> Array:
-    x0, eps = estimate(params, self.line, xt, level)
+    x0, eps = estimate(params, xt, level)
     output = target(self.parametrization, x0, eps, level, self.sigma_data)
     if not self.learned_variance:
       return output
