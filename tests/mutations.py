@@ -887,16 +887,16 @@ testing/exercises/inputs.py testing/test_exercises.py
   typed_misprint: bars[s or -1] => bars[s]
 testing/floors.py
   float64_numpy: variances = fitted.variances[None] => variances = 1.01 * fitted.variances[None]
-  the_least_loss: apart = xt - level.expand_to(xt).alpha * => apart = xt - 0.0 *
-  stationary_data: idctn(apart, axes=transformed, norm='ortho') => idctn(apart, axes=transformed)
-  stationary_data: variances = np.square(x @ axes) => variances = np.square(x)
-  could_have_known: self.count < 10 * size => self.count < size
+  the_least_loss: x -= at.alpha * => x -= 0.0 *
+  float64_numpy: axes), axes=transformed, norm='ortho') => axes), axes=transformed)
+  the_least_loss: variances = np.square(x @ axes) => variances = np.square(x)
+  could_have_known: else 10 * size) => else size)
   memorised_line_is: - at.alpha * squares) => - squares)
   memorised_line_is: jnp.square(at.sigma), axis=1 => (2.0 * jnp.square(at.sigma)), axis=1
-  nothing_learnt_predicts: return x0, jnp.zeros_like(xt) => return x0, eps_from_x0(x0, xt, level)
+  nothing_learnt_predicts: jnp.where(learnt, => jnp.where(True,
   of_all_rows: - np.outer(apart, apart) => - 0.5 * np.outer(apart, apart)
   of_all_rows: np.maximum(values, 0.0), => values - 1e-3,
-  all_its_rows: if source.in_memory: => if False:
+  all_its_rows: if source.in_memory else => if False else
 testing/oracles.py
   entropy_is_scipys: jnp.log(2.0 * jnp.pi * jnp.e * variance) => jnp.log(2.0 * jnp.pi * variance)
 training/augmentation.py

@@ -93,7 +93,6 @@ def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
     return [
       Score('loss' if line == 'network' else line, mean(arrays[f'{line} all']), about)
       for line, about in ROWS.items()
-      if f'{line} all' in arrays
     ]
 
   return ModelMetric(measure, compute, report, fit)
@@ -116,15 +115,15 @@ def report(arrays: Arrays, out: Path) -> Json:
   classes = np.unique(arrays['label']) if 'label' in arrays else []
   losses: dict[str, Json] = {}
   for line in ROWS:
-    if (values := arrays.get(f'{line} all')) is not None:
-      quarters = {
-        name: _quarter(arrays, line, q)
-        for q, name in enumerate(QUARTERS, 1)
-        if arrays[f'{line} count_{q}'].any()
-      }
-      by_class = {f'class {c}': mean(values[arrays['label'] == c]) for c in classes}
-      parts = {'all': mean(values), **quarters, **by_class}
-      losses[line] = as_json([Score(name, x) for name, x in parts.items()])
+    values = arrays[f'{line} all']
+    quarters = {
+      name: _quarter(arrays, line, q)
+      for q, name in enumerate(QUARTERS, 1)
+      if arrays[f'{line} count_{q}'].any()
+    }
+    by_class = {f'class {c}': mean(values[arrays['label'] == c]) for c in classes}
+    parts = {'all': mean(values), **quarters, **by_class}
+    losses[line] = as_json([Score(name, x) for name, x in parts.items()])
   print(' ' * 13 + ''.join(f'{line:>{max(9, len(line)) + 2}}' for line in losses))
   for name in [*losses['network']][: 1 + len(QUARTERS) + MOST_CLASSES]:
     row = (f'{x[name]["value"]:>{max(9, len(line)) + 2}.4g}' for line, x in losses.items())

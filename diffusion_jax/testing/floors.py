@@ -20,11 +20,10 @@ its borders, and else a linear denoiser that the best one is below.
 """
 
 import dataclasses
-import functools
 import math
 import operator
 from collections.abc import Callable, Container, Iterable
-from typing import Literal, NamedTuple, Self, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import jax
 import jax.numpy as jnp
@@ -38,18 +37,17 @@ from diffusion_jax.core.denoiser import Network
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import eps_from_x0, target
 from diffusion_jax.core.products import einsum
-from diffusion_jax.data.sources import Source, blocks, some_of
+from diffusion_jax.data.sources import ArraySource, Source, blocks, some_of
 from diffusion_jax.ranges import check_value
 
 Array = jax.Array
-T = TypeVar('T')
 Line = Literal['nothing_learnt', 'linear', 'memorised']
 LINES: tuple[Line, ...] = get_args(Line)
 MOST_NUMBERS = 4096  # of an example whose covariance is computed
 MOST_EXAMPLES = 20_000  # that 'memorised' knows
 MOST_VALUES = 64_000_000  # of all these examples together, 256 MB
-# The lines of `by_line`, and the denoiser of each: 'memorised' is on training examples.
-ROWS = {**{line: line for line in LINES}, 'memorised_held_out': 'memorised'}
+# The lines of `by_line`; 'memorised' is on training examples there.
+ROWS = *LINES, 'memorised_held_out'
 
 
 class Fit(NamedTuple):
@@ -75,23 +73,17 @@ class Fit(NamedTuple):
 
   @property
   def limit(self) -> str:
-    """Says why the best linear denoiser may be below 'linear'; '' if it is not."""
+    """Says how 'linear' is known; '' if it is the least loss of a linear denoiser."""
     size = len(self.mean)
-    if size > MOST_NUMBERS:
-      text = f'by the variances of the cosine transform of {size:,} numbers'
-      return text + (f', of {self.count:,} examples' if self.count < 100 else '')
-    if self.count < 10 * size:
-      return f'{self.count:,} examples are few for the covariance of {size:,} numbers'
-    return ''
+    cosines = size > MOST_NUMBERS
+    few = self.count < (100 if cosines else 10 * size)
+    what = f'the {"cosine transform" if cosines else "covariance"} of {size:,} numbers'
+    return f'by {what}, of {"only " * few}{self.count:,} examples' * (cosines or few)
 
 
 def fit(x: ArrayLike) -> Fit:
-  """Returns the `Fit` of a training set x [N, ...]; ValueError for no row.
-
-  Mean and covariance are of all rows; `memorised` knows the first MOST_EXAMPLES.
-  """
-  x = np.asarray(x, np.float32)
-  return _fit(x[:MOST_EXAMPLES], (x[index] for index in blocks(len(x), 4000)))
+  """Returns the `Fit` of a training set x [N, ...]; ValueError for no row."""
+  return of_source(ArraySource(np.asarray(x, np.float32)), np.asarray)
 
 
 def of_source(
@@ -101,19 +93,23 @@ def of_source(
 
   Mean and covariance are of all examples in memory, and of the random ones that
   `memorised` knows, at most `most` and MOST_VALUES numbers, of others and above
-  MOST_NUMBERS.
+  MOST_NUMBERS. Raises ValueError for no example.
   """
-  count = max(1, MOST_VALUES // math.prod(source.facts.x.shape))
-  examples = encode(source.read(some_of(source, min(most, count)))['x'])
-  if not source.in_memory:
-    return _fit(examples, [examples])
-  return _fit(examples, (encode(source.read(index)['x']) for index in blocks(len(source), 4000)))
 
+  def read(index):
+    return encode(source.read(index)['x'])
 
-def _fit(examples, batches):
-  size = math.prod(examples.shape[1:])
-  known = moments(batches) if size <= MOST_NUMBERS else spectrum(examples)
-  return fit_moments(*known, examples)
+  size = math.prod(source.facts.x.shape)
+  examples = read(some_of(source, min(most, max(1, MOST_VALUES // size))))
+  if not len(examples):
+    raise ValueError('there are no training examples: the denoisers need 1 or more')
+  if size > MOST_NUMBERS:
+    *arrays, count = spectrum(examples)
+  else:
+    batches = map(read, blocks(len(source), 4000)) if source.in_memory else [examples]
+    *arrays, count = moments(batches, examples.mean(axis=0).ravel())
+  arrays.append(examples.reshape(len(examples), size))
+  return Fit(*(jnp.asarray(a, jnp.float32) for a in arrays), count)
 
 
 def metric_of(metrics: Container[str]) -> str:
@@ -121,31 +117,20 @@ def metric_of(metrics: Container[str]) -> str:
   return next(name for name in ('error', 'simple', 'loss') if name in metrics)
 
 
-def fit_moments(
-  mean: np.ndarray, variances: np.ndarray, axes: np.ndarray, count: int, examples: np.ndarray
-) -> Fit:
-  """Returns the `Fit` of `moments` or `spectrum`, and of the examples of `memorised`, [N, ...]."""
-  examples = np.reshape(examples, (len(examples), -1))
-  arrays = (jnp.asarray(x, jnp.float32) for x in (mean, variances, axes, examples))
-  return Fit(*arrays, count)
-
-
-def moments(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+def moments(
+  batches: Iterable[np.ndarray], shift: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
   """Returns mean [D] of the rows of all batches, the axes of their covariance, and their number.
 
   These are eigenvalues [D] and eigenvectors [D, D], float64. The covariance
-  divides by the number of rows. Raises ValueError for no row.
+  divides by the number of rows. shift [D] is near the mean, so that products in
+  float32 lose no digits.
   """
-  count, shift, total, square = 0, None, np.zeros(()), np.zeros(())
+  count, total, square = 0, np.zeros(()), np.zeros(())
   for batch in batches:
-    rows = np.reshape(batch, (len(batch), -1))
-    # A common shift, so that products in float32 lose no digits.
-    shift = rows.mean(axis=0) if shift is None else shift
-    rows = rows - shift
+    rows = np.reshape(batch, (len(batch), -1)) - shift
     count, total = count + len(rows), total + rows.sum(axis=0, dtype=np.float64)
     square = square + rows.T @ rows
-  if shift is None:
-    raise ValueError('there are no training examples: the denoisers need 1 or more')
   apart = total / count
   values, vectors = np.linalg.eigh(square / count - np.outer(apart, apart))
   # Rounding may leave eigenvalues below 0.
@@ -171,32 +156,28 @@ def spectrum(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
 def estimate(fitted: Fit, xt: Array, level: NoiseLevel) -> tuple[Array, Array]:
   """Computes a denoiser's x_0 and eps, [B, ...], of x_t [B, ...] at a level [] or [B]."""
 
-  def nothing(flat):
-    return jnp.broadcast_to(fitted.mean[None], flat.shape), jnp.zeros_like(flat)
+  known = fitted, xt.reshape(len(xt), -1), level
+  x0 = jax.lax.switch(fitted.line, (nothing_learnt, linear, memorised), *known)
+  x0 = x0.reshape(xt.shape)
+  learnt = fitted.line != LINES.index('nothing_learnt')
+  return x0, jnp.where(learnt, eps_from_x0(x0, xt, level), 0.0)
 
-  def of(denoise, flat):
-    x0 = denoise(fitted, flat, level)
-    return x0, eps_from_x0(x0, flat, level)
 
-  lines = nothing, *(functools.partial(of, denoise) for denoise in (linear, memorised))
-  results = jax.lax.switch(fitted.line, lines, xt.reshape(len(xt), -1))
-  x0, eps = (x.reshape(xt.shape) for x in results)
-  return x0, eps
+def nothing_learnt(fitted: Fit, xt: Array, level: NoiseLevel) -> Array:
+  """Returns the mean of the training set, [B, D], whatever x_t [B, D] is."""
+  return jnp.broadcast_to(fitted.mean[None], xt.shape)
 
 
 def linear(fitted: Fit, xt: Array, level: NoiseLevel) -> Array:
   """Computes m + C alpha (alpha^2 C + sigma^2)^-1 (x_t - alpha m), [B, D], of x_t [B, D]."""
-  variances = fitted.variances[None]
-  apart = xt - level.expand_to(xt).alpha * fitted.mean[None]
-  apart = apart.reshape(len(xt), *fitted.variances.shape)
-  at, transformed = level.expand_to(apart), range(1, apart.ndim - 1)
-  if transformed:
-    apart = dctn(apart, axes=transformed, norm='ortho')
-  gain = at.alpha * variances / (jnp.square(at.alpha) * variances + jnp.square(at.sigma))
-  apart = einsum('...i,ji->...j', gain * einsum('...i,ij->...j', apart, fitted.axes), fitted.axes)
-  if transformed:
-    apart = idctn(apart, axes=transformed, norm='ortho')
-  return fitted.mean[None] + apart.reshape(xt.shape)
+  variances, axes = fitted.variances[None], fitted.axes
+  x = xt.reshape(len(xt), *fitted.variances.shape)
+  at, transformed = level.expand_to(x), range(1, x.ndim - 1)
+  x -= at.alpha * fitted.mean.reshape(variances.shape)
+  x = einsum('...i,ij->...j', dctn(x, axes=transformed, norm='ortho'), axes)
+  x *= at.alpha * variances / (jnp.square(at.alpha) * variances + jnp.square(at.sigma))
+  x = idctn(einsum('...i,ji->...j', x, axes), axes=transformed, norm='ortho')
+  return fitted.mean[None] + x.reshape(xt.shape)
 
 
 def memorised(fitted: Fit, xt: Array, level: NoiseLevel) -> Array:
@@ -214,19 +195,17 @@ def memorised(fitted: Fit, xt: Array, level: NoiseLevel) -> Array:
   return fitted.mean[None] + einsum('bn,nd->bd', weights, apart)
 
 
-def by_line(loss: Callable[[Fit, Array], T], fitted: Fit, x: Array, row: Array) -> dict[str, T]:
+def by_line(loss: Callable, fitted: Fit, x: Array, row: Array) -> dict[str, Any]:
   """Computes {line: loss(fitted, x)} of ROWS, in one program.
 
   'memorised' is on the training examples row [B] instead of x [B, ...].
   """
-  trained = fitted.examples[row].reshape(x.shape)
-  used = [LINES.index(line) for line in ROWS.values()]
-  images = jnp.stack([trained if line == 'memorised' else x for line in ROWS])
 
   def of(args):
     return loss(fitted._replace(line=args[0]), args[1])
 
-  losses = jax.lax.map(of, (jnp.array(used), images))
+  trained = fitted.examples[row].reshape(x.shape)
+  losses = jax.lax.map(of, (jnp.array([0, 1, 2, 2]), jnp.stack([x, x, trained, x])))
   return {line: jax.tree.map(operator.itemgetter(i), losses) for i, line in enumerate(ROWS)}
 
 

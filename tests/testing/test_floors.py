@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import fft
+from scipy.special import softmax
 
 import diffusion_jax as dj
 from diffusion_jax.core import losses, parametrization
@@ -38,24 +40,34 @@ def level_of(schedule, times):
   return jax.jit(schedule)(jnp.asarray(times))
 
 
+def waves(count):
+  """Returns examples whose cosines along two axes are independent, and the variances."""
+  variances = 1.0 / (1.0 + np.arange(48).reshape(4, 6, 2)) ** 1.5
+  x = fft.idctn(RNG.normal(size=(count, 4, 6, 2)) * variances**0.5, axes=(1, 2), norm='ortho')
+  return (x @ np.array([[0.8, 0.6], [-0.6, 0.8]]) + 0.3).astype(np.float32), variances.ravel()
+
+
 @pytest.mark.parametrize('kind, schedule, weight, times', RUNS)
-def test_for_gaussian_data_the_linear_line_is_the_least_loss(kind, schedule, weight, times, key):
-  """The mean of weight(t) tr Cov[x_0 | x_t] / D, by its closed form over t."""
-  v, q = np.linalg.eigh(COV)
-  known = floors.fit_moments(MEAN, v, q, 1000, MEAN[None])
-  x = RNG.multivariate_normal(MEAN, COV, (200, 100)).astype(np.float32)
-  check_least(kind, schedule, weight, times, known, x, v, key)
-
-
-def check_least(kind, schedule, weight, times, known, x, v, key):
-  """Compares the loss on batches x [N, B, ...] with that of variances v [D]."""
+def test_for_gaussian_data_the_linear_line_is_the_least_loss(
+  kind, schedule, weight, times, key, monkeypatch
+):
+  """The mean of weight(t) tr Cov[x_0 | x_t] / D, by its closed form over t; of eps by cosines."""
+  if kind == 'eps':
+    monkeypatch.setattr(floors, 'MOST_NUMBERS', 47)
+    known, (x, v) = floors.fit(waves(20_000)[0]), waves(20_000)
+    assert known.variances.shape == (4, 6, 2)
+  else:
+    v, q = np.linalg.eigh(COV)
+    known = floors.Fit(*(jnp.asarray(a, 'f') for a in (MEAN, v, q, MEAN[None])), 1000)
+    x = RNG.multivariate_normal(MEAN, COV, 20_000).astype(np.float32)
   of = denoising(floors.exact(network(kind)), schedule, times=times, weight=weight)
 
   @jax.jit
-  def batches(known, keys, x):
+  def batches(keys, x):
     return jax.vmap(lambda k, x: of({'network': known}, Context(), k, {'x': x})[0])(keys, x)
 
-  found = np.asarray(batches(known, jax.random.split(key, len(x)), x), np.float64)
+  x = x.reshape(200, 100, *x.shape[1:])
+  found = np.asarray(batches(jax.random.split(key, 200), x), np.float64)
   at = np.arange(1, 1001) / 1000 if schedule is DDPM else (np.arange(20_000) + 0.5) / 20_000
   level = level_of(schedule, at)
   alpha, sigma = (np.asarray(a, np.float64)[:, None] for a in level[1:])
@@ -64,16 +76,6 @@ def check_least(kind, schedule, weight, times, known, x, v, key):
   error = found.std(ddof=1) / np.sqrt(len(found))
   assert error < 0.03 * least  # small against a covariance that is wrong
   assert abs(found.mean() - least) < 4.5 * error
-
-
-def literal(x, xt, alpha, sigma):
-  """Returns sum_i w_i x_i in float64, example by example."""
-  x0 = []
-  for row, a, s in zip(xt.astype(np.float64), alpha, sigma, strict=True):
-    log_w = -((row - a * x.astype(np.float64)) ** 2).sum(axis=1) / (2 * s**2)
-    w = np.exp(log_w - log_w.max())
-    x0.append((w / w.sum()) @ x)
-  return np.array(x0)
 
 
 @jax.jit
@@ -85,27 +87,32 @@ def test_of_20_points_the_memorised_line_is_the_mean_given_x_t():
   """At levels from clean data to noise, of points far from the origin too."""
   x = (RNG.normal(size=(20, 2, 3)) + 3.0).astype(np.float32)
   level = level_of(DDPM, np.linspace(0.001, 1.0, 60))
-  alpha, sigma = (np.asarray(a, np.float64) for a in level[1:])
+  a, s = (np.asarray(q, np.float64)[:, None, None] for q in level[1:])
   x0 = x[RNG.integers(20, size=60)]
-  xt = (alpha[:, None, None] * x0 + sigma[:, None, None] * RNG.normal(size=x0.shape)).astype('f')
+  xt = (a * x0 + s * RNG.normal(size=x0.shape)).astype('f')
   found, eps = estimates(floors.fit(x).of('memorised'), xt, level)
-  right = literal(x.reshape(20, 6), xt.reshape(60, 6), alpha, sigma).reshape(xt.shape)
+  apart = xt[:, None] - a[..., None] * x[None]
+  w = softmax(-np.square(apart).sum(axis=(2, 3)) / (2 * s[..., 0] ** 2), axis=1)
+  right = np.einsum('bn,nij->bij', w, x.astype(np.float64))
   assert_allclose(found, right, atol=2e-4)
-  a, s = (q[:, None, None] for q in (alpha, sigma))
   assert_allclose(eps * s, xt - a * right, atol=2e-4)
 
 
-def test_linear_is_the_regression_of_float64_numpy():
-  """m + alpha C (alpha^2 C + sigma^2)^-1 (x_t - alpha m), at levels [] too."""
-  x = (RNG.normal(size=(400, 3)) @ np.linalg.cholesky(COV).T + MEAN).astype(np.float32)
-  m, c = x.mean(axis=0, dtype=np.float64), np.cov(x.T, bias=True)
-  xt = RNG.normal(size=(5, 3)).astype(np.float32)
+def test_linear_is_the_regression_of_float64_numpy(monkeypatch):
+  """m + alpha C (alpha^2 C + sigma^2)^-1 (x_t - alpha m), at levels [] too; nearly, by cosines."""
+  x = waves(20_000)[0]
+  dense = floors.fit(x)
+  monkeypatch.setattr(floors, 'MOST_NUMBERS', 47)
+  cosines = floors.fit(x)
+  rows, xt = x.reshape(-1, 48), RNG.normal(size=(5, 4, 6, 2)).astype(np.float32)
+  m, c = rows.mean(axis=0, dtype=np.float64), np.cov(rows.T, bias=True)
   for t in 0.01, 0.3, 1.0:
     level = level_of(DDPM, t)
     alpha, sigma = (float(a) for a in level[1:])
-    gain = alpha * c @ np.linalg.inv(alpha**2 * c + sigma**2 * np.eye(3))
-    right = m + (xt - alpha * m) @ gain.T
-    assert_allclose(estimates(floors.fit(x), xt, level)[0], right, atol=3e-5)
+    gain = alpha * c @ np.linalg.inv(alpha**2 * c + sigma**2 * np.eye(48))
+    right = (m + (xt.reshape(5, 48) - alpha * m) @ gain.T).reshape(xt.shape)
+    assert_allclose(estimates(dense, xt, level)[0], right, atol=5e-5)
+    assert_allclose(estimates(cosines, xt, level)[0], right, atol=0.05)
 
 
 @pytest.mark.parametrize('kind', parametrization.KINDS)
@@ -149,56 +156,27 @@ def test_the_loss_of_constant_data_is_0_in_one_channel_or_row(key):
   batch = jnp.broadcast_to(jnp.asarray(x), (4000, 2, 2, 1))
   row = np.zeros(4000, int)
   by_line = jax.jit(lambda known: floors.by_line(loss, known, batch, row))(floors.fit(x))
-  assert by_line.keys() == floors.ROWS.keys()
+  assert by_line.keys() == {*floors.ROWS}
   for line, found in by_line.items():
     least = float(line == 'nothing_learnt')
     assert abs(found - least) < 4.5 * np.sqrt(2 / 16_000)
     assert found < 1e-6 or least
 
 
-def waves(count, shape=(4, 6, 2)):
-  """Returns examples whose cosines along two axes are independent, and the variances."""
-  variances = 1.0 / (1.0 + np.arange(np.prod(shape)).reshape(shape)) ** 1.5
-  rows = RNG.normal(size=(count, *shape)) * np.sqrt(variances)
-  mixed = np.linalg.qr([[1.0, 0.7], [-0.4, 1.0]])[0]
-  for axis in 1, 2:
-    n = shape[axis - 1]
-    wave = np.cos(np.pi * np.outer(np.arange(n), np.arange(n) + 0.5) / n)
-    wave /= np.linalg.norm(wave, axis=1)[:, None]
-    rows = np.moveaxis(np.tensordot(rows, wave, (axis, 0)), -1, axis)
-  return (rows @ mixed + 0.3).astype(np.float32), variances.ravel()
-
-
-def test_above_4096_numbers_cosines_are_the_covariance_of_stationary_data(key, monkeypatch):
-  """Their loss is the closed form's, and their denoiser that of all moments."""
-  x, variances = waves(20_000)
-  dense = floors.fit(x)
-  monkeypatch.setattr(floors, 'MOST_NUMBERS', 47)
-  known = floors.fit(x)
-  assert known.variances.shape == (4, 6, 2) and known.axes.shape == (2, 2)
-  assert_allclose(np.sort(np.ravel(known.variances)), np.sort(variances), rtol=0.06)
-  level = level_of(DDPM, np.array([0.05, 0.3, 0.6, 1.0]))
-  xt = RNG.normal(size=(4, 4, 6, 2)).astype(np.float32)
-  found, right = (estimates(fitted, xt, level)[0] for fitted in (known, dense))
-  assert_allclose(found, right, atol=0.05)
-  held_out = waves(20_000)[0].reshape(200, 100, 4, 6, 2)
-  check_least(*RUNS[0], known, held_out, variances, key)
-
-
 def test_what_linear_could_have_known_is_said():
   """Of pictures of 64x64x3, of one long row of numbers, and of few examples."""
   x = RNG.normal(size=(30, 64, 64, 3)).astype(np.float32)
-  known = floors.fit(x)
-  assert known.limit == 'by the variances of the cosine transform of 12,288 numbers, of 30 examples'
+  known, flat = floors.fit(x), floors.fit(x.reshape(30, -1))
   assert_allclose(known.variances.mean(), x.var(axis=0).mean(), rtol=1e-4)
-  assert floors.fit(x.reshape(30, -1)).variances.shape == (12_288, 1)
-  x = RNG.normal(size=(31, 3))
-  assert floors.fit(x).limit == ''
-  assert floors.fit(x[:29]).limit == '29 examples are few for the covariance of 3 numbers'
+  assert flat.variances.shape == (12_288, 1)
+  text = 'by the cosine transform of 12,288 numbers, of only 30 examples'
+  assert known.limit == flat.limit == text
+  assert floors.fit(x[:, 0, 0]).limit == ''
+  assert floors.fit(x[1:, 0, 0]).limit == 'by the covariance of 3 numbers, of only 29 examples'
   with pytest.raises(ValueError, match='no training examples'):
-    floors.fit(np.zeros((0, 3)))
+    floors.fit(x[:0])
   with pytest.raises(ValueError, match="line 'best' is not one of"):
-    floors.fit(x).of('best')
+    known.of('best')
 
 
 def test_the_metric_of_a_learned_variance_is_without_it():
