@@ -236,8 +236,9 @@ app/run/sharing.py
   other_weights_under: here != there or not share.same(source, workdir) => here != there
 app/train/floors.py
   until_data_or_objective_change: kept.get('settings') == settings: => kept.get('settings'):
-  in_float64: of['memorised'](params, key, batch | {'x': trained}) => by_line['memorised_held_out']
-  in_float64: results.append(compute(fitted, key, => results.append(compute(fitted, jax.random.fold_in(key, 1),
+  in_float64: compute(fitted, key, batch, rng => compute(fitted, jax.random.fold_in(key, 1), batch, rng
+testing/floors.py app/train/test_floors.py
+  in_float64: trained, x]) => x, x])
 app/kinds/diffusion/model.py app/train/test_floors.py
   more_than_denoise: c.get('coupling') is not None => False
   more_than_denoise: ('denoising', 'hybrid', 'vdm') => ('denoising', 'hybrid', 'vdm', 'vlb')
@@ -886,7 +887,7 @@ testing/exercises/formulas.py testing/test_exercises.py
 testing/exercises/inputs.py testing/test_exercises.py
   typed_misprint: bars[s or -1] => bars[s]
 testing/floors.py
-  float64_numpy: variances = fitted.variances[None] => variances = 1.01 * fitted.variances[None]
+  float64_numpy: = fitted.variances[None], => = 1.01 * fitted.variances[None],
   the_least_loss: x -= at.alpha * => x -= 0.0 *
   float64_numpy: axes), axes=transformed, norm='ortho') => axes), axes=transformed)
   the_least_loss: variances = np.square(x @ axes) => variances = np.square(x)
