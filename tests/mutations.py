@@ -236,8 +236,9 @@ app/run/sharing.py
   other_weights_under: here != there or not share.same(source, workdir) => here != there
 app/train/floors.py
   until_data_or_objective_change: kept.get('settings') == settings: => kept.get('settings'):
-  in_float64: of['memorised'](params, key, batch | {'x': trained}) => by_line['memorised_held_out']
-  in_float64: results.append(compute(fitted, key, => results.append(compute(fitted, jax.random.fold_in(key, 1),
+  in_float64: compute(fitted, key, batch, rng => compute(fitted, jax.random.fold_in(key, 1), batch, rng
+testing/floors.py app/train/test_floors.py
+  in_float64: trained, x]) => x, x])
 app/kinds/diffusion/model.py app/train/test_floors.py
   more_than_denoise: objective.get('coupling') is not None => False
   more_than_denoise: ('denoising', 'hybrid', 'vdm') => ('denoising', 'hybrid', 'vdm', 'vlb')
@@ -886,14 +887,17 @@ testing/exercises/formulas.py testing/test_exercises.py
 testing/exercises/inputs.py testing/test_exercises.py
   typed_misprint: bars[s or -1] => bars[s]
 testing/floors.py
-  float64_numpy: values, vectors = fitted.eigenvalues[None] => values, vectors = 1.01 * fitted.eigenvalues[None]
-  the_least_loss: Mixture(jnp.ones(1), fitted.mean[None] => Mixture(jnp.ones(1), 0.0 * fitted.mean[None]
+  float64_numpy: = fitted.variances[None], => = 1.01 * fitted.variances[None],
+  the_least_loss: x -= at.alpha * => x -= 0.0 *
+  float64_numpy: axes), axes=transformed, norm='ortho') => axes), axes=transformed)
+  the_least_loss: variances = np.square(x @ axes) => variances = np.square(x)
+  could_have_known: else 10 * size) => else size)
   memorised_line_is: - at.alpha * squares) => - squares)
   memorised_line_is: jnp.square(at.sigma), axis=1 => (2.0 * jnp.square(at.sigma)), axis=1
-  nothing_learnt_predicts: return x0, jnp.zeros_like(xt) => return x0, eps_from_x0(x0, xt, level)
+  nothing_learnt_predicts: jnp.where(learnt, => jnp.where(True,
   of_all_rows: - np.outer(apart, apart) => - 0.5 * np.outer(apart, apart)
-  of_all_rows: np.maximum(values, 0.0) => values - 1e-3
-  all_its_rows: if source.in_memory: => if False:
+  of_all_rows: np.maximum(values, 0.0), => values - 1e-3,
+  all_its_rows: if source.in_memory else => if False else
 testing/oracles.py
   entropy_is_scipys: jnp.log(2.0 * jnp.pi * jnp.e * variance) => jnp.log(2.0 * jnp.pi * variance)
 training/augmentation.py

@@ -266,7 +266,7 @@ def _frames(programs, model, inputs):
   # A drawing that nobody waits for ends after any step.
   step, decode = programs.of(model)
   key, both = key_of(model.config), programs.both
-  plan: Any = model.plan and model.plan(*both)
+  plan: Any = model.noisy and model.plan(*both)
   levels = plan and jax.device_get(plan.levels)
   total = len(levels.t) - 1 if plan else 1
 
