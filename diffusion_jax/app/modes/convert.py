@@ -13,12 +13,13 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.tree import Node, check_one_of, check_set, from_config, parameters
+from diffusion_jax.app.config.schema import parameters
+from diffusion_jax.app.config.tree import Node, check_one_of, check_set, from_config
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.kinds import diffusion, registry, store
+from diffusion_jax.app.kinds import diffusion, other_runs, registry, store
 from diffusion_jax.app.kinds.model import Model, check_attention
 from diffusion_jax.app.kinds.sections import COMMON, Sampling, Top
-from diffusion_jax.app.run import other_runs, sharing, weights
+from diffusion_jax.app.run import sharing, weights
 from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.errors import UserError

@@ -22,10 +22,10 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.inputs.conditions import takes_labels
 from diffusion_jax.app.inputs.datasets import text_length
-from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.conflicts import guidance_of_pairs
+from diffusion_jax.app.kinds import other_runs, store
+from diffusion_jax.app.kinds.choices import PAIRED
+from diffusion_jax.app.kinds.conflicts import takes_pairs
 from diffusion_jax.app.kinds.model import Model, effort
-from diffusion_jax.app.run import other_runs
 from diffusion_jax.app.run.drawing import FEW, check_plan, draw_sheet, in_box, training_examples
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import as_one_key, fold_each
@@ -183,15 +183,17 @@ def fields(model: Model) -> list[dict]:
   if model.conditioning.context is not None:
     of = Path(c.context).name or 'the held-out contexts'
     add('context_row', f'row of {of}', c.context_row, least=0)
-  if model.plan is not None:
-    if 'sampler' in c and not guidance_of_pairs(model.config, None):
-      names = [*model.schema.table('sampling.sampler')]
+  if 'grid' in c:
+    if takes_pairs(model.config):
+      add('sampler.scale', 'guidance scale', c.sampler.scale)
+    elif 'sampler' in c:
+      names = [n for n in model.schema.table('sampling.sampler') if n not in PAIRED]
       add('sampler', 'sampler', c.sampler.name, choices=names)
     beyond = None if model.noisy is None else model.noisy.schedule_steps
     add('num_steps', 'steps', c.grid.get('number'), least=1, beyond=beyond)
   if 'guidance' in c and (c.guidance or model.conditioning.dropout):
-    scale = c.guidance.scale if c.guidance else 1.0
-    add('guidance.scale', 'guidance scale', scale)
+    if not takes_pairs(model.config):
+      add('guidance.scale', 'guidance scale', c.guidance.scale if c.guidance else 1.0)
   if model.noisy is not None and model.noisy.needs.guidance_scale:
     add('guidance_scale', 'guidance scale', c.guidance_scale)
   add('seed', 'seed', c.seed, least=0)
@@ -264,7 +266,7 @@ def _frames(programs, model, inputs):
   # A drawing that nobody waits for ends after any step.
   step, decode = programs.of(model)
   key, both = key_of(model.config), programs.both
-  plan: Any = model.plan and model.plan(*both)
+  plan: Any = model.noisy and model.plan(*both)
   levels = plan and jax.device_get(plan.levels)
   total = len(levels.t) - 1 if plan else 1
 
@@ -321,10 +323,10 @@ def step_of(model: Model) -> Callable:
     return take_step(*args, level_s, level_t)
 
   def whole(both, keys, cond):
-    assert model.draw is not None
-    return model.draw(*both, keys, cond)[0]
+    params, guides = both
+    return model.draw(params, guides, keys, cond)[0]
 
-  return whole if model.plan is None else step
+  return whole if model.noisy is None else step
 
 
 def key_of(config: Node) -> str:
@@ -333,8 +335,6 @@ def key_of(config: Node) -> str:
   # The noise of churn depends on the number of steps.
   free = () if config.sampling.get('churn') else ('grid.name', 'grid.number', 'grid.steps')
   fixed = {n: x for n, x in section.items() if n not in (*ARGUMENTS, *free)}
-  if guidance_of_pairs(config, None):  # the scale is its sampler's
-    fixed['guidance.scale'] = section['guidance.scale']
   return json.dumps(fixed, sort_keys=True)
 
 

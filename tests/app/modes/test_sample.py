@@ -59,20 +59,21 @@ def test_sample_by_label_seed_and_sampler(run):
 @pytest.mark.parametrize(
   'name, fields',
   [
-    ('classifier_free', {'correct': True, 'particles': 4}),
+    ('sampler=feynman_kac', {'particles': 4}),
     *(
       pytest.param(*row, marks=pytest.mark.slow)
       for row in (
-        ('adaptive_projected', {'max_norm': 1.0}),
-        ('cfg_zero_star', {'zero_above': 10.0}),
-        ('cfg_plus_plus', {'scale': 0.6}),
+        ('guidance=adaptive_projected', {'max_norm': 1.0}),
+        ('guidance=cfg_zero_star', {'zero_above': 10.0}),
+        ('sampler=cfg_plus_plus', {'scale': 0.6}),
       )
     ),
   ],
 )
 def test_each_guidance_draws_an_image_of_its_own_label(name, fields, tmp_path, capsys):
   """The image is another than without guidance, and the same in any batch."""
-  guidance = within('sampling.guidance', name, **{'scale': 3.0} | fields)
+  section, _, choice = name.partition('=')
+  guidance = within(f'sampling.{section}', choice, **{'scale': 3.0} | fields)
   config = smoke(
     **typed('sampling.name=samples sampling.num_samples=7 sampling.batch_size=4') | guidance
   )
@@ -85,8 +86,8 @@ def test_each_guidance_draws_an_image_of_its_own_label(name, fields, tmp_path, c
   arrays = arrays_of(run)
   assert_array_equal(arrays['arr_0'][5], own)
   assert (own != other).any()
-  assert ('lowest_ess' in arrays) == (name == 'classifier_free')
-  if name == 'classifier_free':  # of an untrained network, in both parts
+  assert ('lowest_ess' in arrays) == (choice == 'feynman_kac')
+  if choice == 'feynman_kac':  # of an untrained network, in both parts
     assert arrays['lowest_ess'].shape == (7,)
     least = arrays['lowest_ess'].min()
     line = f'least effective number of particles: {least:.3g} of 4'

@@ -246,13 +246,14 @@ def test_other_kinds_of_models_are_drawn(name, changes, names, tmp_path):
 
 def test_guidance_with_steps_of_its_own_is_drawn(tmp_path):
   """Its program is of one scale, here another than the run's."""
-  guidance = typed('sampling.guidance=cfg_plus_plus sampling.guidance.scale=0.8')
+  guidance = typed('sampling.sampler=cfg_plus_plus sampling.sampler.scale=0.8')
   config = smoke(**SIZE, **guidance)
   run = untrained(config, tmp_path / 'run', deviation=0.5)
   opened = Run.open(config, run)
   emerge = serve.emerging(opened)
-  assert 'sampler' not in [field['name'] for field in serve.fields(opened.model)]
-  flags = [('sampling.guidance.scale', '0.2'), ('sampling.labels', '3')]
+  names = [field['name'] for field in serve.fields(opened.model)]
+  assert 'sampler.scale' in names and not {'sampler', 'guidance.scale'} & {*names}
+  flags = [('sampling.sampler.scale', '0.2'), ('sampling.labels', '3')]
   *_, last = emerge(flags)
   changed = store.with_flags(config, flags)
   x = drawing_of(changed, run)(np.arange(4), {'label': np.full(4, 3)})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_jax.app import help, modes
+from diffusion_jax.app import cli, help, modes
 from diffusion_jax.app.kinds.roles import USES
 from diffusion_jax.app.kinds.sections import COMMON
 from diffusion_jax.errors import UserError
@@ -65,7 +65,7 @@ def steps_of(run):
 
 def test_a_mode_of_a_run_is_given_the_run(tmp_path, capsys):
   workdir = untrained(smoke(), tmp_path / 'run')
-  modes.Mode('steps', f'{__name__}:steps_of', uses_a_run=True)(smoke(), workdir)
+  cli.start(modes.Mode('steps', f'{__name__}:steps_of', uses_a_run=True), smoke(), workdir)
   assert capsys.readouterr().out == '4 steps in run\n'
 
 
