@@ -103,7 +103,7 @@ app/config/tree.py app/config/test_trust.py
   own_part_may_be: '/' in x or os.path.exists(x) => '/' in x
   own_part_may_be: '/' in x or os.path.exists(x) => os.path.exists(x)
   folder_of_the_user: expanded(text, use == WRITTEN), value => expanded(text, False), value
-  only_a_stored_config: trust.check_paths((where, value)) => pass
+  only_a_stored_config: trust.check_paths((below(self.where, name), value)) => pass
 app/config/tree.py app/modes/test_refusals.py
   toy_parts: if ':' in self.choice: => if False:
 app/config/trust.py
@@ -162,7 +162,7 @@ app/kinds/diffusion/model.py app/kinds/test_diffusion.py
   networks_own_estimate: (c.bound if noisy.clips => (dj.clip_denoised if noisy.clips
 app/kinds/diffusion/model.py app/edit/test_pictures.py
   interpolation_is_not_clipped: if clip: => if True:
-app/kinds/diffusion/model.py app/run/test_other_runs.py
+app/kinds/diffusion/model.py app/kinds/test_other_runs.py
   guidance_by_a_classifier_by_hand: (2 if after_clip else 0, by_classifier) => (0, by_classifier)
 app/inputs/stored_latents.py
   batches_of_latents: '' if split == 'train' else f'{split}_' => ''
@@ -209,7 +209,7 @@ app/train/mode.py app/modes/test_convert.py
     => begin = lambda x: load.begin_from(shapes.params, c.start.run)(x)
 app/run/notebook.py
   trained_run_by_its_parts: np.arange(first, end) => np.arange(n)
-app/run/other_runs.py
+app/kinds/other_runs.py
   sees_its_own_levels: return at_levels_of(run, student, denoise) => return denoise
   guidance_by_a_classifier_by_hand: if same and not noisy.learns_schedule: => if True:
 app/run/provenance.py
@@ -236,10 +236,11 @@ app/run/sharing.py
   other_weights_under: here != there or not share.same(source, workdir) => here != there
 app/train/floors.py
   until_data_or_objective_change: kept.get('settings') == settings: => kept.get('settings'):
-  in_float64: of['memorised'](params, key, batch | {'x': trained}) => by_line['memorised_held_out']
-  in_float64: results.append(compute(fitted, key, => results.append(compute(fitted, jax.random.fold_in(key, 1),
+  in_float64: compute(fitted, key, batch, rng => compute(fitted, jax.random.fold_in(key, 1), batch, rng
+testing/floors.py app/train/test_floors.py
+  in_float64: trained, x]) => x, x])
 app/kinds/diffusion/model.py app/train/test_floors.py
-  more_than_denoise: c.get('coupling') is not None => False
+  more_than_denoise: objective.get('coupling') is not None => False
   more_than_denoise: ('denoising', 'hybrid', 'vdm') => ('denoising', 'hybrid', 'vdm', 'vlb')
 app/train/step_log.py
   note_follows: {x:.4g}{self.notes.get(n, "")} => {x:.4g}
@@ -253,7 +254,7 @@ app/smoke.py app/test_cli.py
   trial_of_own: if own or facts is None and not is_folder: => if facts is None and not is_folder:
 app/train/hooks.py
   the_lowest_loss_and_the_highest_score: sign = -1.0 if higher else 1.0 => sign = 1.0
-  test_loss_sees_the_texts: , size, 0, i, rows=local, text_length=length => , size, 0, i, rows=local
+  see_the_texts: , size, 0, i, rows=rows, text_length=length => , size, 0, i, rows=rows
 app/train/setup.py app/modes/test_refusals.py
   training.machine.accumulate: c.training.batch_size % (mesh.size * count) == 0 => True
   optimizer.decay_steps: 0 < steps < len(rates) - 1 and => 0 < steps < 0 and
@@ -375,8 +376,8 @@ core/products.py
 core/process.py papers/test_samplers.py
   euler_maruyama_of_the_vp_sde: -(sigma**2) * slopes[1] => -sigma * slopes[1]
 core/schedules.py
-  marginals_in_float32: beta_min + 0.5 * (beta_max - beta_min) => beta_min + (beta_max - beta_min)
-  marginals_in_float32: (beta_min**2 + 2.0 * slope * integral) => (beta_min**2 + slope * integral)
+  marginals_in_float32: self.beta_min + 0.5 * (self.beta_max => self.beta_min + (self.beta_max
+  marginals_in_float32: beta_min**2 + 2.0 * slope * value => beta_min**2 + slope * value
 core/state_schedules.py
   masking_schedules: sigma ** (1.0 / self.power), alpha, sigma => sigma**self.power, alpha, sigma
   product_of_1_minus_beta: self.schedule.from_logsnr(0.5 * => self.schedule.from_logsnr(1.0 *
@@ -545,7 +546,7 @@ interop/diffusers_schedulers.py
   read_of_a_scheduler: if thresholded or c.clip_sample else => if c.clip_sample else
   read_of_a_scheduler: bound['largest'] or _LARGEST => 1.0
 interop/edm2.py
-  computes_what_theirs_does: ('phases', _TURNS) => ('phases', SAME)
+  computes_what_theirs_does: ('phases', _TURNS) => ('phases', names.SAME)
 metrics/accuracy.py
   share_of_their_labels: predicted == labels => predicted != labels
   formula_of_each_split: p.mean(axis=0)[None] => p[:1]
@@ -785,9 +786,9 @@ sampling/guiders.py
   adaptive_projected: change += (parallel - 1.0) * along => change += parallel * along
   cfg_zero_star: (_share(y_cond, y_uncond) - 1.0) => 0.0
   cfg_plus_plus: (x - t.alpha * uncond.x0) => (x - t.alpha * x0)
-sampling/guiders.py sampling/test_particles.py
-  one_of_many: (self.scale, 1.0 - self.scale)), self.particles) => (self.scale, 1.0 - self.scale)), 16)
-  one_of_many: feynman_kac((self.scale, 1.0 - self.scale)) => feynman_kac((1.0 - self.scale, self.scale))
+app/kinds/parts.py sampling/test_particles.py
+  one_of_many: (scale, 1.0 - scale)), particles) => (scale, 1.0 - scale)), 16)
+  one_of_many: feynman_kac((scale, 1.0 - scale)) => feynman_kac((1.0 - scale, scale))
 sampling/heuristics.py
   norm_of_the_residual: new - step_size * gradient => new + step_size * gradient
   mean_gradient_is_zero: prior = weight * ratio => prior = weight
@@ -843,7 +844,7 @@ sampling/solvers.py papers/test_samplers.py
   unipc: h**k / total - k * moments[-1] => h**k / total - moments[-1]
   dpm_solver_pp_algorithm_2: exponent = 2.0 * eta * jnp => exponent = eta * jnp
 sampling/solvers.py sampling/test_correctors.py
-  ancestral_noise_is: return ddim_step(x0, x_s, s, end.expand_to(x)) => return x_s
+  ancestral_noise_is: return ddim_step(x0, x_s, level_s, end) => return x_s
 sampling/splitting.py
   product_of_two_normal: jnp.sqrt(noise_variance) * draw_normal => noise_variance * draw_normal
   law_for_any_size_of_step: noise**2 - back**2 => 0.0 * noise
@@ -886,14 +887,17 @@ testing/exercises/formulas.py testing/test_exercises.py
 testing/exercises/inputs.py testing/test_exercises.py
   typed_misprint: bars[s or -1] => bars[s]
 testing/floors.py
-  float64_numpy: values, vectors = fitted.eigenvalues[None] => values, vectors = 1.01 * fitted.eigenvalues[None]
-  the_least_loss: Mixture(jnp.ones(1), fitted.mean[None] => Mixture(jnp.ones(1), 0.0 * fitted.mean[None]
+  float64_numpy: = fitted.variances[None], => = 1.01 * fitted.variances[None],
+  the_least_loss: x -= at.alpha * => x -= 0.0 *
+  float64_numpy: axes), axes=transformed, norm='ortho') => axes), axes=transformed)
+  the_least_loss: variances = np.square(x @ axes) => variances = np.square(x)
+  could_have_known: else 10 * size) => else size)
   memorised_line_is: - at.alpha * squares) => - squares)
   memorised_line_is: jnp.square(at.sigma), axis=1 => (2.0 * jnp.square(at.sigma)), axis=1
-  nothing_learnt_predicts: return x0, jnp.zeros_like(xt) => return x0, eps_from_x0(x0, xt, level)
+  nothing_learnt_predicts: jnp.where(learnt, => jnp.where(True,
   of_all_rows: - np.outer(apart, apart) => - 0.5 * np.outer(apart, apart)
-  of_all_rows: np.maximum(values, 0.0) => values - 1e-3
-  all_its_rows: if source.in_memory: => if False:
+  of_all_rows: np.maximum(values, 0.0), => values - 1e-3,
+  all_its_rows: if source.in_memory else => if False else
 testing/oracles.py
   entropy_is_scipys: jnp.log(2.0 * jnp.pi * jnp.e * variance) => jnp.log(2.0 * jnp.pi * variance)
 training/augmentation.py

@@ -113,7 +113,7 @@ def write(
   arrays = join_parts(paths)
   samples = arrays['arr_0']
   if 'lowest_ess' in arrays:
-    least, count = arrays['lowest_ess'].min(), model.config.sampling.guidance.particles
+    least, count = arrays['lowest_ess'].min(), model.config.sampling.sampler.particles
     warning = few_particles(least, count)
     print(f'least effective number of particles: {least:.3g} of {count}{warning}')
   arrays |= {'settings': settings, **inputs.stored}
