@@ -47,6 +47,7 @@ LMSDiscreteScheduler => None; not read as a sampler
 HeunDiscreteScheduler => None; not read as a sampler
 HeunDiscreteScheduler clip_sample=True => clip; Heun
 DPMSolverMultistepScheduler solver_order=3 => None; DDIM with 50 steps.*not read: solver_order
+DPMSolverMultistepScheduler DYNAMIC => clip; DDIM with
 DPMSolverMultistepScheduler DYNAMIC sample_max_value=1.5 => 0.9,1.5; DDIM with
 DEISMultistepScheduler DYNAMIC sample_max_value=1.5 => 0.9,1.5; not read as a sampler
 UniPCMultistepScheduler DYNAMIC sample_max_value=1.5 => 0.9,1.5; not read as a sampler
