@@ -217,7 +217,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     log.results |= {f'{split}_{name}': x for name, x in means.items()}
     if model.losses is not None and processes.is_first() and not log.notes:
       # Once in a start, and after the first steps: they need no other process.
-      content = floors.of_run(model, split, size, drawn)
+      content = floors.of_run(model, mesh, split, size, drawn)
       note, text = floors.described(content)
       log.notes[f'{split}_{content["metric"]}'] = note
       tqdm.write(text)
@@ -279,7 +279,7 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
 
   After the last step log.film has the `Frames` of the images.
   """
-  if model.draw is None:
+  if model.plan is None:
     print(f'no samples while it trains: {model.schema.kind} makes no images')
     return None
   c = model.config.sampling

@@ -37,9 +37,10 @@ def test_a_line_has_what_differs_from_the_plain_case():
   assert provenance.describe(SETTINGS) == (
     line := 'settings: digits, checkpoint 300, ddim, 50 steps, seed 1, classifier_free 2'
   )
-  guidance = SETTINGS['sampling']['guidance'] | {'correct': True}
-  corrected = {**SETTINGS, 'sampling': SETTINGS['sampling'] | {'guidance': guidance}}
-  assert provenance.describe(corrected) == f'{line} corrected'
+  sampling = {'sampler': {'name': 'feynman_kac', 'scale': 2.0}, 'guidance': None}
+  corrected = {**SETTINGS, 'sampling': SETTINGS['sampling'] | sampling}
+  expected = line.replace('ddim', 'feynman_kac 2').removesuffix(', classifier_free 2')
+  assert provenance.describe(corrected) == expected
 
 
 def place_of(workdir, settings, given=False, end='.npz'):
