@@ -254,6 +254,7 @@ app/smoke.py app/test_cli.py
   trial_of_own: if own or facts is None and not is_folder: => if facts is None and not is_folder:
 app/train/hooks.py
   the_lowest_loss_and_the_highest_score: sign = -1.0 if higher else 1.0 => sign = 1.0
+  drawn_in_batches: np.arange(first, min(first + size, n)) => np.arange(min(size, n - first))
   see_the_texts: , size, 0, i, rows=rows, text_length=length => , size, 0, i, rows=rows
 app/train/setup.py app/modes/test_refusals.py
   training.machine.accumulate: c.training.batch_size % (mesh.size * count) == 0 => True
