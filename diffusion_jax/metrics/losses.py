@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.metrics.estimates import Estimate, mean
-from diffusion_jax.metrics.metric import Arrays, ModelMetric, PerExample, Score, as_json
+from diffusion_jax.metrics.metric import Arrays, ImageModel, ModelMetric, PerExample, Score, as_json
 from diffusion_jax.ranges import Size
 from diffusion_jax.testing import floors
 from diffusion_jax.testing.floors import MOST_EXAMPLES
@@ -22,26 +21,17 @@ MOST_CLASSES = 20  # that are printed
 ROWS = {
   'network': 'the network',
   'nothing_learnt': 'the mean of the data, and no noise',
-  'linear': 'the best linear denoiser of the training examples',
+  'linear': 'the linear denoiser of the mean and the covariance of the training examples',
   'memorised': 'the training examples by heart, on themselves',
   'memorised_held_out': 'the training examples by heart, on this split',
 }
 
 
-class DenoisingModel(Protocol):
+class DenoisingModel(ImageModel, Protocol):
   """A model whose loss exact denoisers can have as well."""
 
-  @property
-  def facts(self) -> Facts:
-    """The facts of the images."""
-    ...
-
-  def source(self, split: str = 'train') -> Source:
-    """Returns the images of a split."""
-    ...
-
-  def losses(self, line: str | None = None) -> Callable[[Params, Array, dict], Mapping]:
-    """Returns (params, key, batch) -> means by name, of a denoiser of `floors`."""
+  def losses(self, exact: bool = False) -> Callable[[Params, Array, dict], Mapping]:
+    """Returns (params, key, batch) -> means by name; exact: of `floors.exact`."""
     ...
 
 
@@ -54,10 +44,13 @@ def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
 
   def fit(model: DenoisingModel) -> Params:
     source = model.source()
-    return {'floors': floors.of_source(source, model.facts.x.encode, examples)}
+    fitted = floors.of_source(source, model.facts.x.encode, examples)
+    if fitted.limit:
+      print(f'linear is not the least loss of a linear denoiser: {fitted.limit}')
+    return {'floors': fitted}
 
   def measure(model: DenoisingModel) -> PerExample:
-    of = {line: model.losses(line) for line in (None, *floors.LINES)}
+    losses, exact = model.losses(), model.losses(exact=True)
 
     def function(params, keys, x0, cond):
       fitted = params['floors']
@@ -67,13 +60,13 @@ def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
         # Of one draw of one image: every line has the same level and noise.
         key, row_key = jax.random.split(key)
         batch = jax.tree.map(lambda x: x[None], {'x': x0, **cond})
-        row = jax.random.randint(row_key, (), 0, len(fitted.examples))
-        trained = batch | {'x': fitted.examples[row].reshape(batch['x'].shape)}
-        exact = params | {'network': fitted}
-        by_line = {'network': of[None](params, key, batch)}
-        by_line |= {line: of[line](exact, key, batch) for line in fitted.lines}
-        by_line['memorised_held_out'] = by_line['memorised']
-        by_line['memorised'] = of['memorised'](exact, key, trained)
+        row = jax.random.randint(row_key, (1,), 0, len(fitted.examples))
+
+        def of(fitted, x):
+          return exact(params | {'network': fitted}, key, batch | {'x': x})
+
+        by_line = floors.by_line(of, fitted, batch['x'], row)
+        by_line['network'] = losses(params, key, batch)
         return {line: _values(metrics) for line, metrics in by_line.items()}
 
       def of_image(key, x0, cond):
@@ -90,7 +83,6 @@ def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
     return [
       Score('loss' if line == 'network' else line, mean(arrays[f'{line} all']), about)
       for line, about in ROWS.items()
-      if f'{line} all' in arrays
     ]
 
   return ModelMetric(measure, compute, report, fit)
@@ -113,15 +105,15 @@ def report(arrays: Arrays, out: Path) -> Json:
   classes = np.unique(arrays['label']) if 'label' in arrays else []
   losses: dict[str, Json] = {}
   for line in ROWS:
-    if (values := arrays.get(f'{line} all')) is not None:
-      quarters = {
-        name: _quarter(arrays, line, q)
-        for q, name in enumerate(QUARTERS, 1)
-        if arrays[f'{line} count_{q}'].any()
-      }
-      by_class = {f'class {c}': mean(values[arrays['label'] == c]) for c in classes}
-      parts = {'all': mean(values), **quarters, **by_class}
-      losses[line] = as_json([Score(name, x) for name, x in parts.items()])
+    values = arrays[f'{line} all']
+    quarters = {
+      name: _quarter(arrays, line, q)
+      for q, name in enumerate(QUARTERS, 1)
+      if arrays[f'{line} count_{q}'].any()
+    }
+    by_class = {f'class {c}': mean(values[arrays['label'] == c]) for c in classes}
+    parts = {'all': mean(values), **quarters, **by_class}
+    losses[line] = as_json([Score(name, x) for name, x in parts.items()])
   print(' ' * 13 + ''.join(f'{line:>{max(9, len(line)) + 2}}' for line in losses))
   for name in [*losses['network']][: 1 + len(QUARTERS) + MOST_CLASSES]:
     row = (f'{x[name]["value"]:>{max(9, len(line)) + 2}.4g}' for line, x in losses.items())

@@ -4,24 +4,32 @@
 of three denoisers does, in the network's own parametrization. Any denoising
 objective is then computed with it as with the network:
 
-  objective = denoising(exact(network, 'linear'), schedule, times=times)
-  loss, _ = objective({'network': fit(x_train)}, Context(), key, {'x': x_test})
+  objective = denoising(exact(network), schedule, times=times)
+  params = {'network': fit(x_train).of('linear')}
+  loss, _ = objective(params, Context(), key, {'x': x_test})
 
 The denoisers do not read conditions. 'nothing_learnt' knows the mean of the
 data alone: E[x_0] and no noise. 'linear' is E[x_0 | x_t] of N(mean,
 covariance), the best linear denoiser of the training set. 'memorised' is
 E[x_0 | x_t] of the training examples themselves, the least loss on them.
+
+Above MOST_NUMBERS per example 'linear' has the variance of each frequency of
+the discrete cosine transform of all axes but the last, along the principal axes
+of the last: exact if these are uncorrelated, as in a stationary image far from
+its borders, and else a linear denoiser that the best one is below.
 """
 
 import dataclasses
-import functools
 import math
+import operator
 from collections.abc import Callable, Container, Iterable
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.fft
+from jax.scipy.fft import dctn, idctn
 from numpy.typing import ArrayLike
 
 from diffusion_jax.aliases import Params
@@ -29,9 +37,8 @@ from diffusion_jax.core.denoiser import Network
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import eps_from_x0, target
 from diffusion_jax.core.products import einsum
-from diffusion_jax.data.sources import Source, blocks, some_of
+from diffusion_jax.data.sources import ArraySource, Source, blocks, some_of
 from diffusion_jax.ranges import check_value
-from diffusion_jax.testing.oracles import Mixture
 
 Array = jax.Array
 Line = Literal['nothing_learnt', 'linear', 'memorised']
@@ -39,34 +46,44 @@ LINES: tuple[Line, ...] = get_args(Line)
 MOST_NUMBERS = 4096  # of an example whose covariance is computed
 MOST_EXAMPLES = 20_000  # that 'memorised' knows
 MOST_VALUES = 64_000_000  # of all these examples together, 256 MB
+# The lines of `by_line`; 'memorised' is on training examples there.
+ROWS = *LINES, 'memorised_held_out'
 
 
 class Fit(NamedTuple):
   """Holds what the denoisers know of a training set of examples of D numbers.
 
-  mean: [D]; eigenvalues [D] and eigenvectors [D, D] of the covariance, None
-  above MOST_NUMBERS; examples: [N, D].
+  mean: [D]; variances: along the columns of axes [D, D], or above MOST_NUMBERS
+  [*shape], of the cosine transform, whose last axis is rotated by axes [C, C];
+  examples: [N, D]; count: of the examples of mean and variances; line: the
+  index in LINES of the denoiser, which may be traced.
   """
 
   mean: Array
-  eigenvalues: Array | None
-  eigenvectors: Array | None
+  variances: Array
+  axes: Array
   examples: Array
+  count: int
+  line: int | Array = LINES.index('linear')
+
+  def of(self, line: Line) -> Self:
+    """Returns the parameters of a denoiser."""
+    check_value('line', line, Line)
+    return self._replace(line=LINES.index(line))
 
   @property
-  def lines(self) -> tuple[Line, ...]:
-    """The denoisers that it has: without a covariance, not 'linear'."""
-    return LINES if self.eigenvalues is not None else ('nothing_learnt', 'memorised')
+  def limit(self) -> str:
+    """Says how 'linear' is known; '' if it is the least loss of a linear denoiser."""
+    size = len(self.mean)
+    cosines = size > MOST_NUMBERS
+    few = self.count < (100 if cosines else 10 * size)
+    what = f'the {"cosine transform" if cosines else "covariance"} of {size:,} numbers'
+    return f'by {what}, of {"only " * few}{self.count:,} examples' * (cosines or few)
 
 
 def fit(x: ArrayLike) -> Fit:
-  """Returns the `Fit` of a training set x [N, ...]; ValueError for no row.
-
-  Mean and covariance are of all rows; `memorised` knows the first MOST_EXAMPLES.
-  """
-  x = np.asarray(x, np.float32)
-  batches = (x[i : i + 1000] for i in range(0, len(x), 1000))
-  return fit_moments(*moments(batches), x[:MOST_EXAMPLES])
+  """Returns the `Fit` of a training set x [N, ...]; ValueError for no row."""
+  return of_source(ArraySource(np.asarray(x, np.float32)), np.asarray)
 
 
 def of_source(
@@ -75,15 +92,24 @@ def of_source(
   """Returns the `Fit` of a source, whose examples `encode` brings into the model's units.
 
   Mean and covariance are of all examples in memory, and of the random ones that
-  `memorised` knows, at most `most` and MOST_VALUES numbers, of others.
+  `memorised` knows, at most `most` and MOST_VALUES numbers, of others and above
+  MOST_NUMBERS. Raises ValueError for no example.
   """
-  count = max(1, MOST_VALUES // math.prod(source.facts.x.shape))
-  rows = [some_of(source, min(most, count))]
-  examples = encode(source.read(rows[0])['x'])
-  if source.in_memory:
-    rows = blocks(len(source))
-  batches = (encode(source.read(index)['x']) for index in rows)
-  return fit_moments(*moments(batches), examples)
+
+  def read(index):
+    return encode(source.read(index)['x'])
+
+  size = math.prod(source.facts.x.shape)
+  examples = read(some_of(source, min(most, max(1, MOST_VALUES // size))))
+  if not len(examples):
+    raise ValueError('there are no training examples: the denoisers need 1 or more')
+  if size > MOST_NUMBERS:
+    *arrays, count = spectrum(examples)
+  else:
+    batches = map(read, blocks(len(source), 4000)) if source.in_memory else [examples]
+    *arrays, count = moments(batches, examples.mean(axis=0).ravel())
+  arrays.append(examples.reshape(len(examples), size))
+  return Fit(*(jnp.asarray(a, jnp.float32) for a in arrays), count)
 
 
 def metric_of(metrics: Container[str]) -> str:
@@ -91,56 +117,67 @@ def metric_of(metrics: Container[str]) -> str:
   return next(name for name in ('error', 'simple', 'loss') if name in metrics)
 
 
-def fit_moments(mean: np.ndarray, cov: np.ndarray | None, examples: np.ndarray) -> Fit:
-  """Returns the `Fit` of `moments` and of the examples of `memorised`, [N, ...]."""
-  array = functools.partial(jnp.asarray, dtype=jnp.float32)
-  values = vectors = None
-  if cov is not None:
-    values, vectors = np.linalg.eigh(cov)
-    # Rounding may leave eigenvalues below 0.
-    values, vectors = array(np.maximum(values, 0.0)), array(vectors)
-  return Fit(array(mean), values, vectors, array(np.reshape(examples, (len(examples), -1))))
+def moments(
+  batches: Iterable[np.ndarray], shift: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+  """Returns mean [D] of the rows of all batches, the axes of their covariance, and their number.
 
-
-def moments(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-  """Returns mean [D] and covariance [D, D] of the rows of all batches, float64.
-
-  The covariance divides by the number of rows; None above MOST_NUMBERS. Raises
-  ValueError for no row.
+  These are eigenvalues [D] and eigenvectors [D, D], float64. The covariance
+  divides by the number of rows. shift [D] is near the mean, so that products in
+  float32 lose no digits.
   """
-  count, shift, total, square = 0, None, np.zeros(()), np.zeros(())
+  count, total, square = 0, np.zeros(()), np.zeros(())
   for batch in batches:
-    rows = np.reshape(batch, (len(batch), -1)).astype(np.float32)
-    # A common shift, so that products in float32 lose no digits.
-    shift = rows.mean(axis=0) if shift is None else shift
-    rows -= shift
+    rows = np.reshape(batch, (len(batch), -1)) - shift
     count, total = count + len(rows), total + rows.sum(axis=0, dtype=np.float64)
-    if len(shift) <= MOST_NUMBERS:
-      square = square + rows.T @ rows
-  if shift is None:
-    raise ValueError('there are no training examples: the denoisers need 1 or more')
+    square = square + rows.T @ rows
   apart = total / count
-  cov = square / count - np.outer(apart, apart) if len(shift) <= MOST_NUMBERS else None
-  return shift + apart, cov
+  values, vectors = np.linalg.eigh(square / count - np.outer(apart, apart))
+  # Rounding may leave eigenvalues below 0.
+  return shift + apart, np.maximum(values, 0.0), vectors, count
 
 
-def estimate(fitted: Fit, line: Line, xt: Array, level: NoiseLevel) -> tuple[Array, Array]:
+def spectrum(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+  """Returns mean [D], variances [*shape], axes [C, C] and number of examples x [N, *shape].
+
+  The variances are of the orthonormal cosine transform along all axes of an
+  example but the last, C, whose axes are the principal ones over all positions.
+  One axis of D numbers is as [D, 1].
+  """
+  x = x if x.ndim > 2 else x[..., None]
+  mean = x.mean(axis=0, dtype=np.float64)
+  x = scipy.fft.dctn(x - mean.astype(np.float32), axes=range(1, x.ndim - 1), norm='ortho')
+  rows = x.reshape(-1, x.shape[-1])
+  axes = np.linalg.eigh(rows.T @ rows)[1].astype(np.float32)
+  variances = np.square(x @ axes).mean(axis=0, dtype=np.float64)
+  return mean.ravel(), variances, axes, len(x)
+
+
+def estimate(fitted: Fit, xt: Array, level: NoiseLevel) -> tuple[Array, Array]:
   """Computes a denoiser's x_0 and eps, [B, ...], of x_t [B, ...] at a level [] or [B]."""
-  check_value('line', line, Line)
-  flat = xt.reshape(len(xt), -1)
-  if line == 'nothing_learnt':
-    x0 = jnp.broadcast_to(fitted.mean[None], flat.shape).reshape(xt.shape)
-    return x0, jnp.zeros_like(xt)
-  if line == 'memorised':
-    x0 = memorised(fitted, flat, level)
-  elif fitted.eigenvalues is None or fitted.eigenvectors is None:
-    raise ValueError(f'linear needs a covariance, which {flat.shape[1]} numbers do not have here')
-  else:
-    values, vectors = fitted.eigenvalues[None], fitted.eigenvectors[None]
-    oracle = Mixture(jnp.ones(1), fitted.mean[None], values, vectors)
-    x0 = oracle.denoise(flat, level).x0
+
+  known = fitted, xt.reshape(len(xt), -1), level
+  x0 = jax.lax.switch(fitted.line, (nothing_learnt, linear, memorised), *known)
   x0 = x0.reshape(xt.shape)
-  return x0, eps_from_x0(x0, xt, level)
+  learnt = fitted.line != LINES.index('nothing_learnt')
+  return x0, jnp.where(learnt, eps_from_x0(x0, xt, level), 0.0)
+
+
+def nothing_learnt(fitted: Fit, xt: Array, level: NoiseLevel) -> Array:
+  """Returns the mean of the training set, [B, D], whatever x_t [B, D] is."""
+  return jnp.broadcast_to(fitted.mean[None], xt.shape)
+
+
+def linear(fitted: Fit, xt: Array, level: NoiseLevel) -> Array:
+  """Computes m + C alpha (alpha^2 C + sigma^2)^-1 (x_t - alpha m), [B, D], of x_t [B, D]."""
+  variances, axes = fitted.variances[None], fitted.axes
+  x = xt.reshape(len(xt), *fitted.variances.shape)
+  at, transformed = level.expand_to(x), range(1, x.ndim - 1)
+  x -= at.alpha * fitted.mean.reshape(variances.shape)
+  x = einsum('...i,ij->...j', dctn(x, axes=transformed, norm='ortho'), axes)
+  x *= at.alpha * variances / (jnp.square(at.alpha) * variances + jnp.square(at.sigma))
+  x = idctn(einsum('...i,ji->...j', x, axes), axes=transformed, norm='ortho')
+  return fitted.mean[None] + x.reshape(xt.shape)
 
 
 def memorised(fitted: Fit, xt: Array, level: NoiseLevel) -> Array:
@@ -158,22 +195,31 @@ def memorised(fitted: Fit, xt: Array, level: NoiseLevel) -> Array:
   return fitted.mean[None] + einsum('bn,nd->bd', weights, apart)
 
 
-def exact(network: Network, line: Line) -> Network:
+def by_line(loss: Callable, fitted: Fit, x: Array, row: Array) -> dict[str, Any]:
+  """Computes {line: loss(fitted, x)} of ROWS, in one program.
+
+  'memorised' is on the training examples row [B] instead of x [B, ...].
+  """
+
+  def of(args):
+    return loss(fitted._replace(line=args[0]), args[1])
+
+  trained = fitted.examples[row].reshape(x.shape)
+  losses = jax.lax.map(of, (jnp.array([0, 1, 2, 2]), jnp.stack([x, x, trained, x])))
+  return {line: jax.tree.map(operator.itemgetter(i), losses) for i, line in enumerate(ROWS)}
+
+
+def exact(network: Network) -> Network:
   """Returns a network that predicts what a denoiser does, for any objective.
 
-  Its parameters are a `Fit`. It has the parametrization, the conditions and the
-  other options of `network`, and no weights; a learned variance is the smaller
-  one.
+  Its parameters are a `Fit`, which says which. It has the parametrization, the
+  conditions and the other options of `network`, and no weights; a learned
+  variance is the smaller one.
   """
-  check_value('line', line, Line)
-  fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(Network)}
-  return _Exact(**fields, line=line)
+  return _Exact(**{f.name: getattr(network, f.name) for f in dataclasses.fields(Network)})
 
 
-@dataclasses.dataclass(frozen=True)
 class _Exact(Network):
-  line: Line = 'linear'
-
   def output(
     self,
     params: Params,
@@ -182,7 +228,7 @@ class _Exact(Network):
     cond: dict | None = None,
     key: Array | None = None,
   ) -> Array:
-    x0, eps = estimate(params, self.line, xt, level)
+    x0, eps = estimate(params, xt, level)
     output = target(self.parametrization, x0, eps, level, self.sigma_data)
     if not self.learned_variance:
       return output

@@ -31,12 +31,12 @@ def zero(params, x, noise, cond, *, key=None):
 def model() -> Any:
   network = dj.Network(zero, lambda level: level.t)
 
-  def of(line=None):
-    used = floors.exact(network, line) if line else network
+  def of(exact=False):
+    used = floors.exact(network) if exact else network
     objective = denoising(used, SCHEDULE, times=step_times(1000))
 
     def metrics(params, key, batch):
-      params = params if line else {'network': params}
+      params = params if exact else {'network': params}
       return objective(params, Context(), key, batch)[1][0]
 
     return metrics

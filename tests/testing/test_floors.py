@@ -1,6 +1,5 @@
 """Losses of exact denoisers against closed forms and float64 NumPy."""
 
-import functools
 from typing import Any
 
 import jax
@@ -8,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import fft
+from scipy.special import softmax
 
 import diffusion_jax as dj
 from diffusion_jax.core import losses, parametrization
@@ -39,22 +40,37 @@ def level_of(schedule, times):
   return jax.jit(schedule)(jnp.asarray(times))
 
 
+def waves(count):
+  """Returns examples whose cosines along two axes are independent, and the variances."""
+  variances = 1.0 / (1.0 + np.arange(48).reshape(4, 6, 2)) ** 1.5
+  x = fft.idctn(RNG.normal(size=(count, 4, 6, 2)) * variances**0.5, axes=(1, 2), norm='ortho')
+  return (x @ np.array([[0.8, 0.6], [-0.6, 0.8]]) + 0.3).astype(np.float32), variances.ravel()
+
+
 @pytest.mark.parametrize('kind, schedule, weight, times', RUNS)
-def test_for_gaussian_data_the_linear_line_is_the_least_loss(kind, schedule, weight, times, key):
-  """The mean of weight(t) tr Cov[x_0 | x_t] / D, by its closed form over t."""
-  of = denoising(floors.exact(network(kind), 'linear'), schedule, times=times, weight=weight)
-  known = floors.fit_moments(MEAN, COV, MEAN[None])
+def test_for_gaussian_data_the_linear_line_is_the_least_loss(
+  kind, schedule, weight, times, key, monkeypatch
+):
+  """The mean of weight(t) tr Cov[x_0 | x_t] / D, by its closed form over t; of eps by cosines."""
+  if kind == 'eps':
+    monkeypatch.setattr(floors, 'MOST_NUMBERS', 47)
+    known, (x, v) = floors.fit(waves(20_000)[0]), waves(20_000)
+    assert known.variances.shape == (4, 6, 2)
+  else:
+    v, q = np.linalg.eigh(COV)
+    known = floors.Fit(*(jnp.asarray(a, 'f') for a in (MEAN, v, q, MEAN[None])), 1000)
+    x = RNG.multivariate_normal(MEAN, COV, 20_000).astype(np.float32)
+  of = denoising(floors.exact(network(kind)), schedule, times=times, weight=weight)
 
   @jax.jit
   def batches(keys, x):
     return jax.vmap(lambda k, x: of({'network': known}, Context(), k, {'x': x})[0])(keys, x)
 
-  x = RNG.multivariate_normal(MEAN, COV, (200, 100)).astype(np.float32)
+  x = x.reshape(200, 100, *x.shape[1:])
   found = np.asarray(batches(jax.random.split(key, 200), x), np.float64)
   at = np.arange(1, 1001) / 1000 if schedule is DDPM else (np.arange(20_000) + 0.5) / 20_000
   level = level_of(schedule, at)
   alpha, sigma = (np.asarray(a, np.float64)[:, None] for a in level[1:])
-  v = np.linalg.eigvalsh(COV)
   left = (sigma**2 * v / (alpha**2 * v + sigma**2)).mean(axis=1)
   least = np.mean(np.asarray(weight(level), np.float64) * left)
   error = found.std(ddof=1) / np.sqrt(len(found))
@@ -62,46 +78,41 @@ def test_for_gaussian_data_the_linear_line_is_the_least_loss(kind, schedule, wei
   assert abs(found.mean() - least) < 4.5 * error
 
 
-def literal(x, xt, alpha, sigma):
-  """Returns sum_i w_i x_i in float64, example by example."""
-  x0 = []
-  for row, a, s in zip(xt.astype(np.float64), alpha, sigma, strict=True):
-    log_w = -((row - a * x.astype(np.float64)) ** 2).sum(axis=1) / (2 * s**2)
-    w = np.exp(log_w - log_w.max())
-    x0.append((w / w.sum()) @ x)
-  return np.array(x0)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def estimates(known, line, xt, level):
-  return floors.estimate(known, line, xt, level)
+@jax.jit
+def estimates(known, xt, level):
+  return floors.estimate(known, xt, level)
 
 
 def test_of_20_points_the_memorised_line_is_the_mean_given_x_t():
   """At levels from clean data to noise, of points far from the origin too."""
   x = (RNG.normal(size=(20, 2, 3)) + 3.0).astype(np.float32)
   level = level_of(DDPM, np.linspace(0.001, 1.0, 60))
-  alpha, sigma = (np.asarray(a, np.float64) for a in level[1:])
+  a, s = (np.asarray(q, np.float64)[:, None, None] for q in level[1:])
   x0 = x[RNG.integers(20, size=60)]
-  xt = (alpha[:, None, None] * x0 + sigma[:, None, None] * RNG.normal(size=x0.shape)).astype('f')
-  found, eps = estimates(floors.fit(x), 'memorised', xt, level)
-  right = literal(x.reshape(20, 6), xt.reshape(60, 6), alpha, sigma).reshape(xt.shape)
+  xt = (a * x0 + s * RNG.normal(size=x0.shape)).astype('f')
+  found, eps = estimates(floors.fit(x).of('memorised'), xt, level)
+  apart = xt[:, None] - a[..., None] * x[None]
+  w = softmax(-np.square(apart).sum(axis=(2, 3)) / (2 * s[..., 0] ** 2), axis=1)
+  right = np.einsum('bn,nij->bij', w, x.astype(np.float64))
   assert_allclose(found, right, atol=2e-4)
-  a, s = (q[:, None, None] for q in (alpha, sigma))
   assert_allclose(eps * s, xt - a * right, atol=2e-4)
 
 
-def test_linear_is_the_regression_of_float64_numpy():
-  """m + alpha C (alpha^2 C + sigma^2)^-1 (x_t - alpha m), at levels [] too."""
-  x = (RNG.normal(size=(400, 3)) @ np.linalg.cholesky(COV).T + MEAN).astype(np.float32)
-  m, c = x.mean(axis=0, dtype=np.float64), np.cov(x.T, bias=True)
-  xt = RNG.normal(size=(5, 3)).astype(np.float32)
+def test_linear_is_the_regression_of_float64_numpy(monkeypatch):
+  """m + alpha C (alpha^2 C + sigma^2)^-1 (x_t - alpha m), at levels [] too; nearly, by cosines."""
+  x = waves(20_000)[0]
+  dense = floors.fit(x)
+  monkeypatch.setattr(floors, 'MOST_NUMBERS', 47)
+  cosines = floors.fit(x)
+  rows, xt = x.reshape(-1, 48), RNG.normal(size=(5, 4, 6, 2)).astype(np.float32)
+  m, c = rows.mean(axis=0, dtype=np.float64), np.cov(rows.T, bias=True)
   for t in 0.01, 0.3, 1.0:
     level = level_of(DDPM, t)
     alpha, sigma = (float(a) for a in level[1:])
-    gain = alpha * c @ np.linalg.inv(alpha**2 * c + sigma**2 * np.eye(3))
-    right = m + (xt - alpha * m) @ gain.T
-    assert_allclose(estimates(floors.fit(x), 'linear', xt, level)[0], right, atol=3e-5)
+    gain = alpha * c @ np.linalg.inv(alpha**2 * c + sigma**2 * np.eye(48))
+    right = (m + (xt.reshape(5, 48) - alpha * m) @ gain.T).reshape(xt.shape)
+    assert_allclose(estimates(dense, xt, level)[0], right, atol=5e-5)
+    assert_allclose(estimates(cosines, xt, level)[0], right, atol=0.05)
 
 
 @pytest.mark.parametrize('kind', parametrization.KINDS)
@@ -109,8 +120,8 @@ def test_nothing_learnt_predicts_the_mean_of_the_target(kind):
   """Of eps it is 0, so that the loss is 1; a learned variance is the smaller one."""
   x = RNG.normal(2.0, 1.0, (50, 4)).astype(np.float32)
   level = level_of(DDPM, np.array([0.2, 0.9]))
-  blind = floors.exact(network(kind, learned_variance=True), 'nothing_learnt')
-  output = blind.output(floors.fit(x), jnp.ones((2, 4)), level)
+  blind = floors.exact(network(kind, learned_variance=True))
+  output = blind.output(floors.fit(x).of('nothing_learnt'), jnp.ones((2, 4)), level)
   mean = jnp.broadcast_to(jnp.asarray(x.mean(axis=0))[None], (2, 4))
   right = dj.target(kind, mean, jnp.zeros((2, 4)), level)
   assert_allclose(output[:, :4], right, rtol=1e-4, atol=1e-5)
@@ -123,7 +134,7 @@ def test_moments_are_of_all_rows(count, shift):
   x = (RNG.normal(size=(count, 5)) * [1, 2, 3, 4, 0] + shift).astype(np.float32)
   known = floors.fit(x)
   assert_allclose(known.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-6, atol=1e-6)
-  q, v = (np.asarray(a, np.float64) for a in (known.eigenvectors, known.eigenvalues))
+  q, v = (np.asarray(a, np.float64) for a in (known.axes, known.variances))
   assert_allclose((q * v) @ q.T, np.cov(x.T, bias=True), atol=2e-4)
   assert (v >= 0.0).all()
 
@@ -140,21 +151,32 @@ def test_a_source_gives_all_its_rows_and_some_examples(monkeypatch):
 def test_the_loss_of_constant_data_is_0_in_one_channel_or_row(key):
   """Each denoiser knows x_0, so that only 'nothing_learnt' keeps the noise."""
   x = np.full((1, 2, 2, 1), 0.25, np.float32)
-  for line, least in {'nothing_learnt': 1.0, 'linear': 0.0, 'memorised': 0.0}.items():
-    of = denoising(floors.exact(network(), line), DDPM, times=losses.step_times(1000))
-    batch = {'x': jnp.broadcast_to(jnp.asarray(x), (4000, 2, 2, 1))}
-    found, _ = jax.jit(of)({'network': floors.fit(x)}, Context(), key, batch)
+  of = denoising(floors.exact(network()), DDPM, times=losses.step_times(1000))
+  loss = lambda known, x: of({'network': known}, Context(), key, {'x': x})[0]
+  batch = jnp.broadcast_to(jnp.asarray(x), (4000, 2, 2, 1))
+  row = np.zeros(4000, int)
+  by_line = jax.jit(lambda known: floors.by_line(loss, known, batch, row))(floors.fit(x))
+  assert by_line.keys() == {*floors.ROWS}
+  for line, found in by_line.items():
+    least = float(line == 'nothing_learnt')
     assert abs(found - least) < 4.5 * np.sqrt(2 / 16_000)
     assert found < 1e-6 or least
 
 
-def test_above_4096_numbers_there_is_no_linear_line():
-  known = floors.fit(np.zeros((2, floors.MOST_NUMBERS + 1), np.float32))
-  assert known.lines == ('nothing_learnt', 'memorised')
-  with pytest.raises(ValueError, match='linear needs a covariance'):
-    floors.estimate(known, 'linear', jnp.zeros((1, 4097)), level_of(DDPM, [0.5]))
+def test_what_linear_could_have_known_is_said():
+  """Of pictures of 64x64x3, of one long row of numbers, and of few examples."""
+  x = RNG.normal(size=(30, 64, 64, 3)).astype(np.float32)
+  known, flat = floors.fit(x), floors.fit(x.reshape(30, -1))
+  assert_allclose(known.variances.mean(), x.var(axis=0).mean(), rtol=1e-4)
+  assert flat.variances.shape == (12_288, 1)
+  text = 'by the cosine transform of 12,288 numbers, of only 30 examples'
+  assert known.limit == flat.limit == text
+  assert floors.fit(x[:, 0, 0]).limit == ''
+  assert floors.fit(x[1:, 0, 0]).limit == 'by the covariance of 3 numbers, of only 29 examples'
   with pytest.raises(ValueError, match='no training examples'):
-    floors.fit(np.zeros((0, 3)))
+    floors.fit(x[:0])
+  with pytest.raises(ValueError, match="line 'best' is not one of"):
+    known.of('best')
 
 
 def test_the_metric_of_a_learned_variance_is_without_it():

@@ -28,6 +28,7 @@ from diffusion_jax.interop import (
   diffusers_schedulers as schedulers,
   files,
   formats,
+  options,
   stablehlo,
 )
 from diffusion_jax.interop.formats import OURS
@@ -155,8 +156,8 @@ def read_others(name: str, config: Node) -> tuple[Node, Params]:
   """Reads (config, params) with the module of a format."""
   c = config.convert
   with from_config('convert.options'):
-    options = formats.options_of(c.options)
-  imported = formats.load(name, Path(c.source), c.model, options)
+    given = options.of_text(c.options)
+  imported = formats.load(name, Path(c.source), c.model, given)
   for note in imported.notes:
     print(f'note: {note}')
   params = {'network': imported.params, **imported.more}

@@ -339,6 +339,8 @@ convert.to=lora convert.out=x sampling.guidance.scale=3 => sampling.guidance=cla
   effect with convert.to=lora
 convert.to=lora convert.out=x => to=lora exports adapters: train
 convert.to=safetensors convert.out=digit.png => digit.png exists already
+digits_classifier sampling.checkpoint=latest convert.to=diffusers convert.out=x =>
+  network='NoisyClassifier' has no counterpart in diffusers: it can be 'UNet'
 convert.to=stablehlo convert.out=x sampling.classifier.run=runs/digits_classifier => cannot export
   guidance
 """

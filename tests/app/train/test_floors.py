@@ -13,11 +13,13 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import floors
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import pipeline
+from diffusion_jax.runtime.sharding import make_mesh
 from diffusion_jax.training.objectives import Context
 from tests.app.conftest import assert_same, params_of, smoke, trial
 from tests.app.fields import within
 
 SIZE = 64
+MESH = make_mesh()
 SEEN = within('training', held_out__every=2, held_out__batches=1)
 
 
@@ -37,7 +39,7 @@ def drawn_of(model):
 
 
 def computed(model):
-  return floors.of_run(model, 'test', SIZE, drawn_of(model))
+  return floors.of_run(model, MESH, 'test', SIZE, drawn_of(model))
 
 
 def test_they_are_those_of_the_objective_in_float64(tmp_path):

@@ -27,7 +27,6 @@ from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.testing import floors
-from diffusion_jax.testing.floors import Line
 from diffusion_jax.training.objectives import Context, Mean, Objective
 
 
@@ -56,15 +55,15 @@ def no_floor(objective: Node) -> str:
   return ''
 
 
-def losses_of(noisy: ConfiguredNetwork, line: Line | None = None) -> Callable[..., dict[str, Mean]]:
+def losses_of(noisy: ConfiguredNetwork, exact: bool = False) -> Callable[..., dict[str, Mean]]:
   """Returns (params, key, batch) -> the metrics of the objective, without dropout.
 
-  line: of `floors.exact`, whose `Fit` is params['network'] then.
+  exact: of `floors.exact`, whose `Fit` is params['network'] then.
   """
   if why := no_floor(noisy.config.objective):
     raise ValueError(f'{why}, so that its loss has no floor: leave loss out')
   network = noisy.trained(test=True)
-  network = floors.exact(network, line) if line else network
+  network = floors.exact(network) if exact else network
   objective = objective_of(noisy, lambda: None, test=True, network=network)
   start = {}
   if noisy.uncertainty is not None:  # The metric `error` is without it.
