@@ -8,7 +8,7 @@ and accurate to 2.5e-6 (tests/core/test_levels.py).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -123,9 +123,10 @@ def check_schedule(schedule: Callable[..., object], levels: NoiseLevel | None = 
   levels: some of its levels [N], the noisiest first, if they are known.
   """
   if levels is None or isinstance(levels.alpha, Tracer):
-    levels = computed_now(lambda t: schedule(t), np.float32([1.0, 0.0]))
+    levels = computed_now(lambda t: schedule(t), np.array([1.0, 0.0], np.float32))
   if isinstance(levels, NoiseLevel):
-    ends = NoiseLevel(*np.broadcast_arrays(*levels))
+    arrays: Any = np.broadcast_arrays(*levels)
+    ends = NoiseLevel(*arrays)
     check_order(ends.take(-1), ends.take(0), 'a schedule must go from data to noise')
 
 

@@ -92,6 +92,20 @@ def ddim_step(
   return s.alpha * x0 + scale * (x - t.alpha * x0) + std * z
 
 
+def ddim_solve(denoise: Denoiser, levels: NoiseLevel, x: Array) -> Array:
+  """Computes what `ddim()` takes x to, without a key: the ODE has no noise.
+
+  levels: the grid of `sample`, [N+1]; x: [B, ...] at the first level.
+  """
+
+  def body(x, pair):
+    level_t, level_s = pair
+    return ddim_step(predict(denoise, x, level_t).x0, x, level_s, level_t), None
+
+  pairs = levels.take(slice(None, -1)), levels.take(slice(1, None))
+  return jax.lax.scan(body, x, pairs)[0]
+
+
 def ddim_invert(denoise: Denoiser, levels: NoiseLevel, x0: Array) -> Array:
   """Computes the x at levels[0] that `ddim()` takes to x0 (DDIM, section 4.3).
 

@@ -18,7 +18,7 @@ from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.process import forward_step, q_sample
 from diffusion_jax.core.step_schedules import DiscreteSchedule
-from diffusion_jax.sampling.ancestral import ddim, ddim_invert
+from diffusion_jax.sampling.ancestral import ddim_invert, ddim_solve
 from diffusion_jax.sampling.inpainting import replace_known
 from diffusion_jax.sampling.sampler import Sampler, sample
 
@@ -107,10 +107,9 @@ def interpolate(denoise: Denoiser, levels: NoiseLevel, a: Array, b: Array, weigh
   """
   check_same_shape(a=a, b=b)
   start, end = (ddim_invert(denoise, levels, x) for x in (a, b))
-  key = jax.random.key(0)  # The ODE has no noise.
 
   def decode(weight):
-    return sample(key, denoise, ddim(), levels, slerp(start, end, weight))
+    return ddim_solve(denoise, levels, slerp(start, end, weight))
 
   return jax.lax.map(decode, jnp.asarray(weights, a.dtype))
 

@@ -172,16 +172,16 @@ class Mixture:
     is a `Mixture` of the unknown coordinates, in their order. Raises ValueError
     for other shapes or if every coordinate is known.
     """
-    known, mask = np.asarray(known), np.asarray(mask)
+    given, at = np.asarray(known), np.asarray(mask)
     d = self.means.shape[1]
-    if known.shape != (d,) or mask.shape != (d,) or mask.dtype != bool:
+    if given.shape != (d,) or at.shape != (d,) or at.dtype != bool:
       raise ValueError(
-        f'known {list(known.shape)} and mask {list(mask.shape)} must be [{d}], the mask of booleans'
+        f'known {list(given.shape)} and mask {list(at.shape)} must be [{d}], the mask of booleans'
       )
-    if mask.all():
+    if at.all():
       raise ValueError('every coordinate is known: nothing is left')
-    log_weights, means, covs = _measured(self, np.eye(d)[mask], known[mask], 0.0)
-    return _of_logs(log_weights, means[:, ~mask], covs[:, ~mask][:, :, ~mask])
+    log_weights, means, covs = _measured(self, np.eye(d)[at], given[at], 0.0)
+    return _of_logs(log_weights, means[:, ~at], covs[:, ~at][:, :, ~at])
 
   def covariance(self, x: Array, level: NoiseLevel) -> Array:
     """Computes Cov[x_0 | x_t], [B, D, D].
