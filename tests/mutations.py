@@ -718,8 +718,8 @@ runtime/buckets.py
 runtime/twins.py runtime/test_buckets.py
   somebody_removes: x in self._written or self._alone and not => x in self._written or
   somebody_removes: x in self._written or self._alone and not => not
-runtime/sessions.py app/modes/test_kept_files.py
-  samples_of_other_settings: if x != _SETTINGS[n] => if False
+runtime/sessions.py
+  that_change_results: if x != _SETTINGS[n] => if False
 runtime/twins.py
   of_one_moment: name == step[1] + DONE, name => name != step[1] + DONE, name
   of_one_moment: and x['step'] <= last => and x['step'] <= last + 1

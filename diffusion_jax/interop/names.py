@@ -260,7 +260,7 @@ def expand(
   the keys of places(level, i).
   """
   last = num_levels - 1
-  found: list[Layer] = []
+  rows: list[Layer] = []
   for ours, (theirs, inside) in patterns.items():
     levels = range(last + 1) if '{level}' in ours else (last,)
     blocks = range(num_blocks + 1) if '{i}' in ours else (num_blocks,)
@@ -277,5 +277,5 @@ def expand(
         twice=2 * side,
         **places(level, i),
       )
-      found += within(ours.format(**numbers), theirs.format(**numbers), inside)
-  return found
+      rows += within(ours.format(**numbers), theirs.format(**numbers), inside)
+  return rows

@@ -42,12 +42,12 @@ def models(text: str) -> dict[str, Options]:
 
   An option is a=1, and a name has those of its line; the last of several wins.
   """
-  found: dict[str, Options] = {}
+  options: dict[str, Options] = {}
   for name, *words in (line.split() for line in text.strip().splitlines()):
-    found[name] = {}
+    options[name] = {}
     for word in words:
-      found[name] = {**found[name], **(of_text(word) if '=' in word else found[word])}
-  return found
+      options[name] = {**options[name], **(of_text(word) if '=' in word else options[word])}
+  return options
 
 
 def complete(

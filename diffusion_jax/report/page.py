@@ -80,26 +80,26 @@ def environment() -> Any:
   """Returns Jinja's environment of the templates, whose values are of one line."""
   import jinja2
 
-  made = jinja2.Environment(
+  jinja = jinja2.Environment(
     loader=jinja2.PackageLoader('diffusion_jax.report'),
-    autoescape=jinja2.select_autoescape(['html']),  # Names and values come from files.
+    autoescape=jinja2.select_autoescape(['html', 'css']),  # Names and values come from files.
     undefined=jinja2.StrictUndefined,
     finalize=lambda x: one_line(x) if type(x) is str else x,  # not Markup
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
   )
-  made.filters |= {'sha': _sha, 'one_line': one_line}
-  made.policies['json.dumps_kwargs'] = {}  # keeps Bokeh's order
-  return made
+  jinja.filters |= {'sha': _sha, 'one_line': one_line}
+  jinja.policies['json.dumps_kwargs'] = {}  # keeps Bokeh's order
+  return jinja
 
 
 @functools.cache
 def _template():
   # Returns the template, and the page's own script.
-  made = environment()
-  script, *_ = made.loader.get_source(made, 'page.js')
-  return made.get_template('report.html'), script
+  templates = environment()
+  script, *_ = templates.loader.get_source(templates, 'page.js')
+  return templates.get_template('report.html'), script
 
 
 def _sha(script):

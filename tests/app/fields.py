@@ -8,3 +8,8 @@ def within(section, choice=None, /, **fields):
   """
   paths = {f'{section}.{name.replace("__", ".")}': value for name, value in fields.items()}
   return paths if choice is None else {section: choice} | paths
+
+
+def typed(text):
+  """Returns fields by their paths as they are typed: 'edit=sdedit training.num_steps=3'."""
+  return dict(field.split('=', 1) for field in text.split())

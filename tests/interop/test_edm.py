@@ -5,15 +5,14 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.interop import edm
+from diffusion_jax.interop.options import of_text
 from tests.interop import literal as nn
 
 NOISE = np.array([-0.7, 0.4])  # log(sigma) / 4
-OUTER = dict(
-  precond='EDMPrecond', img_resolution=8, label_dim=3, num_blocks=1, attn_resolutions=[4]
-)
-SONG = OUTER | dict(model_type='SongUNet', augment_dim=9, model_channels=32, channel_mult=[1, 2])
-ADM = OUTER | dict(
-  model_type='DhariwalUNet', model_channels=128, channel_mult=[1, 1], label_dropout=0.1
+OUTER = 'precond=EDMPrecond img_resolution=8 label_dim=3 num_blocks=1 attn_resolutions=4, '
+SONG = of_text(f'{OUTER} model_type=SongUNet augment_dim=9 model_channels=32 channel_mult=1,2')
+ADM = of_text(
+  f'{OUTER} model_type=DhariwalUNet model_channels=128 channel_mult=1,1 label_dropout=0.1'
 )
 
 
@@ -125,12 +124,9 @@ def test_edms_ddpmpp(tmp_path):
   assert found.sections['conditioning']['augment'] > 0
 
 
-NCSNPP = dict(
-  encoder_type='residual',
-  embedding_type='fourier',
-  channel_mult_noise=2,
-  resample_filter=[1, 3, 3, 1],
-)
+NCSNPP = of_text("""
+  encoder_type=residual embedding_type=fourier channel_mult_noise=2 resample_filter=1,3,3,1
+""")
 
 
 def test_edms_ncsnpp():

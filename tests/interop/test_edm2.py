@@ -5,19 +5,14 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.interop import edm2
+from diffusion_jax.interop.options import of_text
 from diffusion_jax.networks.edm2 import Uncertainty
 from tests.interop import literal as nn
 
-OPTIONS = dict(
-  img_resolution=8,
-  label_dim=3,
-  model_channels=8,
-  channel_mult=[1, 2],
-  num_blocks=1,
-  attn_resolutions=[4],
-  channels_per_head=4,
-  logvar_channels=6,
-)
+OPTIONS = of_text("""
+  img_resolution=8 label_dim=3 model_channels=8 channel_mult=1,2 num_blocks=1 attn_resolutions=4,
+  channels_per_head=4 logvar_channels=6
+""")
 SIGMA = np.array([0.1, 3.0])
 
 

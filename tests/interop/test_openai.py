@@ -2,22 +2,17 @@ import numpy as np
 import pytest
 
 from diffusion_jax.interop import openai
+from diffusion_jax.interop.options import of_text
 from tests.interop import literal as nn
 
 EPS = 1e-5  # recipes 3.1: torch's default, 32 groups
 NOISE = np.array([3.0, 700.25])
-TINY = dict(
-  image_size=8, num_channels=32, num_res_blocks=1, channel_mult='1,2', attention_resolutions='4'
-)
-GUIDED = TINY | dict(
-  large_size=8,
-  small_size=4,
-  class_cond=True,
-  learn_sigma=True,
-  resblock_updown=True,
-  num_head_channels=32,
-  use_new_attention_order=True,
-)
+FLAGS = 'image_size=8 num_channels=32 num_res_blocks=1 channel_mult=1,2 attention_resolutions=4 '
+TINY = of_text(FLAGS)
+GUIDED = TINY | of_text("""
+  large_size=8 small_size=4 class_cond=True learn_sigma=True resblock_updown=True
+  num_head_channels=32 use_new_attention_order=True
+""")
 
 
 def norm(w, name, x):
@@ -162,13 +157,10 @@ def test_the_noisy_classifier():
   qkv = nn.conv1d(w, 'out.2.qkv_proj', tokens, 3 * 128)
   h = nn.attention(qkv, lambda image: heads_of(image, 2, True))
   expected = nn.conv1d(w, 'out.2.c_proj', h, 5)[:, :, 0]
-  flags = dict(
-    image_size=8,
-    classifier_width=64,
-    classifier_depth=1,
-    channel_mult='0.5,2',
-    classifier_attention_resolutions='4',
-  )
+  flags = of_text("""
+    image_size=8 classifier_width=64 classifier_depth=1 channel_mult=0.5,2
+    classifier_attention_resolutions=4
+  """)
   found = openai.from_tensors(w.file(), 'classifier', **flags)
   nn.assert_close(nn.apply(found, x, NOISE), expected)
   assert found.facts['num_classes'] == 5

@@ -7,10 +7,11 @@ from flax import serialization
 from numpy.testing import assert_allclose
 
 from diffusion_jax.interop import files, score_sde
+from diffusion_jax.interop.options import of_text
 from tests.interop import literal as nn
 
 LABELS = np.array([0.5, 713.25])  # 999 t
-TINY = dict(image_size=8, nf=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,))
+TINY = of_text('image_size=8 nf=32 ch_mult=1,2 num_res_blocks=1 attn_resolutions=4,')
 MODEL = 'vp/cifar10_ddpmpp_continuous'
 
 

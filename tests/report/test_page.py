@@ -136,37 +136,32 @@ def test_a_run_that_has_everything_has_every_section(found):
 
 
 # Results and lines of sessions.jsonl with values of other types.
-DAMAGED = {
-  'evaluation/a/result.json': [
-    {'bits_per_dim': 2.0, 'images': 'many'},
-    {'bits_per_dim': 2.0, 'images': 3, 'standard_error': -1.0},
-    {'bits_per_dim': 2.0, 'images': 3, 'standard_error': [1]},
-    {'metrics': 3},
-    {'metrics': {'fid': 3}},
-    {'metrics': {'fid': {'value': 3.0, 'note': [1]}}},
-    {'metrics': {'fid': {}}, 'protocol': {'samples': 'none'}},
-    {'rate': [1.0], 'distortion': [1.0, 2.0]},
-    {'terms': [[1.0], 'x']},
-    {'t': 3, 'accuracy': 4},
-  ],
-  'sessions.jsonl': [
-    {'event': 'start', 'parameters': 'many'},
-    {'event': 'start', 'parameters': {'a': 1}},
-  ],
-}
+DAMAGED = """
+evaluation/a/result.json {"bits_per_dim": 2.0, "images": "many"}
+evaluation/a/result.json {"bits_per_dim": 2.0, "images": 3, "standard_error": -1.0}
+evaluation/a/result.json {"bits_per_dim": 2.0, "images": 3, "standard_error": [1]}
+evaluation/a/result.json {"metrics": 3}
+evaluation/a/result.json {"metrics": {"fid": 3}}
+evaluation/a/result.json {"metrics": {"fid": {"value": 3.0, "note": [1]}}}
+evaluation/a/result.json {"metrics": {"fid": {}}, "protocol": {"samples": "none"}}
+evaluation/a/result.json {"rate": [1.0], "distortion": [1.0, 2.0]}
+evaluation/a/result.json {"terms": [[1.0], "x"]}
+evaluation/a/result.json {"t": 3, "accuracy": 4}
+sessions.jsonl {"event": "start", "parameters": "many"}
+sessions.jsonl {"event": "start", "parameters": {"a": 1}}
+"""
 
 
-@pytest.mark.parametrize(
-  'name, content', [(name, content) for name in DAMAGED for content in DAMAGED[name]]
-)
-def test_a_file_of_other_types_is_left_out(name, content, tmp_path):
+@pytest.mark.parametrize('row', DAMAGED.strip().splitlines())
+def test_a_file_of_other_types_is_left_out(row, tmp_path):
   """The good file next to it is shown."""
   write_result(tmp_path / 'evaluation' / 'good', {'bits_per_dim': 2.5, 'images': 360})
   sessions._append(tmp_path, {'event': 'start', 'time': 'a good time'})
+  name, _, content = row.partition(' ')
   path = tmp_path / name
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open('a') as file:
-    file.write(json.dumps(content) + '\n')
+    file.write(f'{content}\n')
   found = Page(page.render([record.read('run', tmp_path, CONFIG)]))
   shown = [s['id'] for s in found.all('section')]
   assert shown == ['evaluation', 'config', 'environment']

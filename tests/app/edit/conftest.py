@@ -9,12 +9,12 @@ from PIL import Image
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import small_sets
 from tests.app.conftest import DIGITS, arrays_of, smoke
-from tests.app.fields import within
+from tests.app.fields import typed
 
-QUICK = within('training', num_steps=1, checkpoints__every=1)
-QUICK |= within('sampling', num_steps=3, batch_size=4)
-QUICK |= within('optimizer', warmup_steps=0)
-QUICK |= within('edit', num_samples=2)
+QUICK = typed("""
+  training.num_steps=1 training.checkpoints.every=1 sampling.num_steps=3 sampling.batch_size=4
+  optimizer.warmup_steps=0 edit.num_samples=2
+""")
 NUMBERS = itertools.count()
 
 

@@ -14,7 +14,7 @@ from diffusion_jax.core.keys import fold_each, stream
 from diffusion_jax.data import small_sets
 from tests.app.conftest import DIGITS, arrays_of, smoke
 from tests.app.edit.conftest import QUICK, picture, run
-from tests.app.fields import within
+from tests.app.fields import typed
 
 INPAINTING = {'conditioning.image': 'inpaint'}
 
@@ -32,7 +32,7 @@ def palette(tmp_path_factory):
 def test_known_pixels_are_the_same_in_the_files_written(plain, files, method, name, capsys):
   """They are exact, even for grey levels that the run does not have."""
   output = f'a{method}{name}'
-  changes = {'edit.method': method, 'edit.output': output}
+  changes = typed(f'edit.method={method} edit.output={output}')
   arrays = run(plain, files, changes, image=name, mask='mask')
   printed = capsys.readouterr().out
   assert 'white is known, 50% of the pixels' in printed
@@ -71,7 +71,7 @@ def test_superres_by_reconstruction_has_the_means_asked_for(plain, files):
 def test_samples_of_such_a_run_continue_test_images(palette):
   """The sheet shows condition, sample and original; each has its own key."""
   assert (palette / 'samples' / 'step_00000001.png').exists()
-  config = smoke(**QUICK | INPAINTING | within('sampling', num_samples=4, name='samples'))
+  config = smoke(**QUICK | INPAINTING | typed('sampling.num_samples=4 sampling.name=samples'))
   MODES['sample'](config, palette)
   arrays = arrays_of(palette)
   test = small_sets.digits('test')

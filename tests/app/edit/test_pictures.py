@@ -11,10 +11,11 @@ from diffusion_jax.app.edit import methods, pictures
 from diffusion_jax.app.kinds import registry
 from tests.app.conftest import normal_params, smoke, untrained
 from tests.app.edit.conftest import QUICK, picture, run
-from tests.app.fields import within
+from tests.app.fields import typed
 
-COLOUR = within('data', 'synthetic', image_shape=(8, 8, 3))
-COLOUR |= within('conditioning', labels=False, image='colorize')
+COLOUR = typed("""
+  data=synthetic data.image_shape=8,8,3 conditioning.labels=False conditioning.image=colorize
+""")
 
 
 @pytest.fixture(scope='module')

@@ -14,7 +14,7 @@ from diffusion_jax.errors import UserError
 from tests import refusals
 from tests.app.conftest import arrays_of, printed_by, refused, smoke, untrained
 from tests.app.edit.conftest import QUICK, edited
-from tests.app.fields import within
+from tests.app.fields import typed, within
 from tests.app.run.conftest import command
 
 
@@ -34,8 +34,8 @@ def clean(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def colour(tmp_path_factory):
-  fields = within('data', 'synthetic', image_shape=(8, 8, 3))
-  config = smoke(**fields, **within('conditioning', labels=False, dropout=0.0))
+  fields = typed('data=synthetic data.image_shape=8,8,3')
+  config = smoke(**fields, **typed('conditioning.labels=False conditioning.dropout=0.0'))
   return untrained(config, tmp_path_factory.mktemp('runs') / 'colour')
 
 
@@ -72,8 +72,9 @@ def test_results_have_the_names_of_the_files_that_were_read(plain, clean, tmp_pa
   assert list(arrays['names']) == ['a.png', 'b.png']
 
 
-TWO = {'simulate': True, 'noise': 12.75, 'operator': 'downsample'}
-TWO |= {'posterior': 'steered', 'posterior.particles': 4}
+TWO = typed("""
+  simulate=True noise=12.75 operator=downsample posterior=steered posterior.particles=4
+""")
 
 
 @pytest.fixture(scope='module')
@@ -205,9 +206,9 @@ def numbers(tmp_path_factory):
   rng, (mean, std) = np.random.default_rng(0), ODD
   np.savez(folder / 'x.npz', x=mean + std * rng.normal(size=(500, 3)))
   config = smoke(
-    **within('network', 'mlp', num_blocks=1),
-    **within('data', 'npz', path=str(folder / 'x.npz')),
-    **within('conditioning', labels=False, dropout=0.0),
+    **typed('network=mlp network.num_blocks=1'),
+    **typed(f'data=npz data.path={folder}/x.npz'),
+    **typed('conditioning.labels=False conditioning.dropout=0.0'),
     parametrization='v',
   )
   untrained(config, folder / 'run', deviation=0)

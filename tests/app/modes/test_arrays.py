@@ -17,7 +17,7 @@ from diffusion_jax.app.run.weights import Run
 from diffusion_jax.demos import simulators
 from diffusion_jax.metrics import table
 from tests.app.conftest import arrays_of, lines_of, of_run, refused, trial, untrained
-from tests.app.fields import within
+from tests.app.fields import typed, within
 
 MEAN, STD = np.array([1e3, -2.0]), np.array([1e-3, 50.0])
 
@@ -34,9 +34,11 @@ def save(path, n=40, seed=0, **others):
 
 def vectors(path, **changes):
   """The trial of two_moons with data from a file, held-out losses included."""
-  fields = within('data', 'npz', path=path)
-  fields |= within('training', held_out__every=2, checkpoints__best=None)
-  fields |= within('sampling', checkpoint='latest', batch_size=4)
+  fields = typed(f'data=npz data.path={path}')
+  fields |= typed("""
+    training.held_out.every=2 training.checkpoints.best=None sampling.checkpoint=latest
+    sampling.batch_size=4
+  """)
   return trial('two_moons', **fields | changes)
 
 
@@ -52,7 +54,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope='module')
 def curves(tmp_path_factory):
   """Makes a run of sequences in units of 20 +- 3, without a training."""
-  config = trial('gp_sequences', **within('data', sides=(8,), mean=(20.0,), std=(3.0,)))
+  config = trial('gp_sequences', **typed('data.sides=8 data.mean=20.0 data.std=3.0'))
   return untrained(config, tmp_path_factory.mktemp('curves') / 'run', deviation=0.05)
 
 
@@ -74,11 +76,12 @@ def test_a_validation_part_decides_and_the_test_split_is_not_read(tmp_path, caps
   """The test split has NaN, which any source of it would refuse."""
   broken = np.full((16, 2), np.nan)
   path = save(tmp_path / 'a.npz', test_x=broken, test_context=broken[:, :1])
-  fields = within('data', validation_fraction=0.25)
-  fields |= within('training', num_steps=3, sample_every=2, checkpoints__every=1)
-  fields |= within('training', held_out__every=1, held_out__patience=3, checkpoints__best='lowest')
-  fields |= within('training', metrics__every=2, metrics__images=4)
-  fields |= within('evaluation', metrics='memorisation,energy', reference='test')
+  fields = typed("""
+    data.validation_fraction=0.25 training.num_steps=3 training.sample_every=2
+    training.checkpoints.every=1 training.held_out.every=1 training.held_out.patience=3
+    training.checkpoints.best=lowest training.metrics.every=2 training.metrics.images=4
+    evaluation.metrics=memorisation,energy evaluation.reference=test
+  """)
   MODES['train'](vectors(path, **fields), tmp_path / 'run')
   assert ', 10 validation examples' in capsys.readouterr().out
   losses = lines_of(tmp_path / 'run', 'validation_loss')
@@ -86,7 +89,7 @@ def test_a_validation_part_decides_and_the_test_split_is_not_read(tmp_path, caps
   assert lines_of(tmp_path / 'run', 'nearest_held_out_values')
   best = Run.open(of_run(tmp_path / 'run', **{'sampling.checkpoint': 'best'}), tmp_path / 'run')
   assert best.checkpoint[1] == 1 + np.argmin(losses)
-  config = of_run(tmp_path / 'run', **within('evaluation', metrics='energy', num_generated=4))
+  config = of_run(tmp_path / 'run', **typed('evaluation.metrics=energy evaluation.num_generated=4'))
   refused('x has numbers that are not finite', MODES['evaluate'], config, tmp_path / 'run')
 
 
@@ -95,7 +98,9 @@ def test_draws_given_rows_of_a_file(trained, tmp_path, capsys):
   run, _ = trained
   y = np.array([[5.0, 4.0, 7.0], [3.0, 5.0, 40.0]])
   np.save(tmp_path / 'y.npy', y)
-  fields = within('sampling', num_samples=3, name='given', context=str(tmp_path / 'y.npy'))
+  fields = typed(f"""
+    sampling.num_samples=3 sampling.name=given sampling.context={tmp_path}/y.npy
+  """)
   MODES['sample'](of_run(run, **fields), run)
   found = arrays_of(run, 'given')
   assert found['arr_0'].shape == (6, 2)
@@ -108,7 +113,7 @@ def test_draws_given_rows_of_a_file(trained, tmp_path, capsys):
   assert 'note: number 2 of row 1 of the context is 1' in out
 
   other = save(tmp_path / 'other.npz', x=np.random.default_rng(1).normal(size=(40, 2)))
-  again = fields | {'sampling.name': 'again', 'data.path': other}
+  again = fields | typed(f'sampling.name=again data.path={other}')
   MODES['sample'](of_run(run, **again), run)
   again = arrays_of(run, 'again')
   assert_array_equal(again['arr_0'], found['arr_0'])
@@ -122,7 +127,7 @@ def test_a_table_of_ones_own_has_a_context_where_its_file_has_one(trained, tmp_p
   with np.load(trained[1]) as file:
     np.savez(tmp_path / 'alone.npz', x=file['x'])
   for path, kind in ((tmp_path / 'alone.npz', None), (trained[1], 'auto')):
-    config = trial('vectors', **within('data', 'npz', path=str(path), test_fraction=0.2))
+    config = trial('vectors', **typed(f'data=npz data.path={path} data.test_fraction=0.2'))
     context = registry.make(config, tmp_path).config.conditioning.context
     assert (context and context.name) == kind
 
@@ -133,7 +138,7 @@ def test_the_page_draws_a_row_of_the_held_out_contexts(trained, tmp_path):
   run = untrained(vectors(path), tmp_path / 'run', deviation=0.05)
   with np.load(path) as file:
     np.save(tmp_path / 'y.npy', file['test_context'][2:4])
-  more = {'serve.num_images': 4, 'sampling.num_steps': 3}
+  more = typed('serve.num_images=4 sampling.num_steps=3')
   given = {'sampling.context': str(tmp_path / 'y.npy')}
   drawn = []
   for fields, rows in ((given, '1'), ({}, '32')):
@@ -157,7 +162,7 @@ def boxed(tmp_path_factory):
   folder, rng = tmp_path_factory.mktemp('boxed'), np.random.default_rng(0)
   x = rng.uniform(-1.0, 1.0, (40, 2))
   path = save(folder / 'box.npz', x=x, test_x=x[:16])
-  many = within('sampling', num_samples=20, batch_size=20)
+  many = typed('sampling.num_samples=20 sampling.batch_size=20')
   return untrained(vectors(path, **many, **{'data.bounds': (-1.0, 1.0)}), folder / 'run', 0.05)
 
 
@@ -170,8 +175,10 @@ def test_draws_are_within_the_box(boxed, capsys):
 
 @pytest.mark.slow
 def test_the_density_within_the_box_is_higher_by_the_share_inside(boxed, capsys):
-  fields = within('evaluation', metrics=('ode', 'sbc'), num_images=4)
-  fields |= within('evaluation', num_pairs=10, draws_per_pair=3)
+  fields = typed("""
+    evaluation.metrics=ode,sbc evaluation.num_images=4 evaluation.num_pairs=10
+    evaluation.draws_per_pair=3
+  """)
   MODES['evaluate'](of_run(boxed, **fields), boxed)
   said = capsys.readouterr().out
   assert 'nats/dim, beyond the box too' in said and 'within the box' in said
@@ -187,8 +194,12 @@ def test_metrics_of_numbers_and_of_pairs_as_typed(trained):
   run, path = trained
   features = 'fd', 'kid', 'pr', 'dc'
   metrics = *features, *table.OF_VALUES, *table.OF_PAIRS
-  fields = within('evaluation', metrics=metrics, features='', num_generated=16)
-  fields |= within('evaluation', num_pairs=12, draws_per_pair=3, batch_size=16)
+  fields = typed(f"""
+    evaluation.metrics={','.join(metrics)} evaluation.features= evaluation.num_generated=16
+  """)
+  fields |= typed("""
+    evaluation.num_pairs=12 evaluation.draws_per_pair=3 evaluation.batch_size=16
+  """)
   config = of_run(run, **fields, **{'report.trajectory': False})
   MODES['evaluate'](config, run)
   found = {}
@@ -230,7 +241,9 @@ def seen(tmp_path_factory):
 def test_sequences_are_restored_in_their_units(curves, seen, name, operator, capsys):
   folder, arrays = seen
   fields = within('edit', 'restore', image=folder / f'{name}.npy', noise=0.5, output=name)
-  fields |= within('edit', operator=operator, posterior='pseudoinverse', num_samples=2)
+  fields |= typed(f"""
+    edit.operator={operator} edit.posterior=pseudoinverse edit.num_samples=2
+  """)
   if name == 'masked':
     fields['edit.operator.mask'] = folder / 'mask.npy'
   MODES['edit'](of_run(curves, **fields, **{'sampling.num_steps': 4}), curves)

@@ -24,7 +24,17 @@ from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import registry, roles, store
 from diffusion_jax.app.modes import MODES, convert
 from diffusion_jax.app.train import mode as train, setup
-from diffusion_jax.interop import diffusers, edm, edm2, files, names, openai, reader, score_sde
+from diffusion_jax.interop import (
+  diffusers,
+  edm,
+  edm2,
+  files,
+  names,
+  openai,
+  options,
+  reader,
+  score_sde,
+)
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.weights import load
@@ -42,7 +52,7 @@ from tests.app.conftest import (
   untrained,
   without_config,
 )
-from tests.app.fields import within
+from tests.app.fields import typed, within
 from tests.app.small_network import SmallClassifier
 from tests.interop import literal, test_openai
 
@@ -58,7 +68,7 @@ def read(workdir, source, **changes):
 
 
 def write(workdir, to, out, **changes):
-  changes = {'convert.to': to, 'convert.out': str(out)} | changes
+  changes = typed(f'convert.to={to} convert.out={out}') | changes
   MODES['convert'](of_run(workdir, **changes), str(workdir))
 
 
@@ -80,7 +90,7 @@ def test_weights_become_a_run(run):
   assert stored['facts']['x']['shape'] == [4, 4, 1]
   assert stored['facts']['x']['levels'] == 256
   assert stored['facts']['num_classes'] == 3
-  few = ONE_DEVICE | within('sampling', num_samples=3, num_steps=2, name='few')
+  few = ONE_DEVICE | typed('sampling.num_samples=3 sampling.num_steps=2 sampling.name=few')
   MODES['sample'](of_run(run, **few), str(run))
   pictures = arrays_of(run, 'few')
   assert pictures['arr_0'].shape == (3, 4, 4, 1)
@@ -156,7 +166,7 @@ def test_a_run_goes_out_and_comes_back_bit_for_bit(run, tmp_path):
 
 def test_fields_of_a_users_own_come_back(tmp_path):
   """Our own file has the complete config; its parts must be allowed."""
-  config = smoke(**{'network.channels': 4, 'schedule.num_steps': 100})
+  config = smoke(**typed('network.channels=4 schedule.num_steps=100'))
   run = untrained(config, tmp_path / 'run')
   out = tmp_path / 'out.safetensors'
   write(run, 'safetensors', out)
@@ -184,13 +194,12 @@ def test_fields_of_a_users_own_come_back(tmp_path):
 
 def test_weights_of_openai_become_a_run(tmp_path):
   """Their flags are convert.options; the format must be given."""
-  flags = test_openai.TINY | dict(class_cond=True, resblock_updown=True)
-  theirs = test_openai.make('guided', **flags)
+  flags = f'{test_openai.FLAGS} class_cond=True resblock_updown=True'
+  theirs = test_openai.make('guided', **options.of_text(flags))
   params = literal.random_like(theirs.shapes())
   path = tmp_path / 'mine.npz'
   np.savez(path, **names.write(theirs.table(), params))
-  options = ' '.join(f'{name}={x!r}' for name, x in flags.items())
-  given = within('convert', format='openai', model='guided', options=options)
+  given = within('convert', format='openai', model='guided', options=flags)
   read(tmp_path / 'run', path, **given)
   assert_same(params_of(tmp_path / 'run')['network'], params)
 
@@ -242,11 +251,13 @@ def test_a_transformer_of_latents_becomes_a_run(autoencoder, tmp_path):
 def test_init_from_another_network_or_the_run_itself_is_refused(run, tmp_path):
   """The refusal comes before the first state is compiled."""
   mine = shutil.copytree(run, tmp_path / 'mine')
-  again = within('data', 'synthetic', image_shape=(4, 4, 1), num_classes=3) | ONE_DEVICE
-  again |= within('training', start__run=run, resume='force', batch_size=2, sample_every=0)
+  again = typed('data=synthetic data.image_shape=4,4,1 data.num_classes=3') | ONE_DEVICE
+  again |= typed(f"""
+    training.start.run={run} training.resume=force training.batch_size=2 training.sample_every=0
+  """)
   config = store.with_flags(store.open_run(run), [*as_flags(again)])
   refused('start.run=<this one>', MODES['train'], config, str(mine))
-  config = smoke(**{'training.start.run': run, 'network.channels': 4})
+  config = smoke(**typed(f'training.start.run={run} network.channels=4'))
   parts = setup.prepare(config, tmp_path / 'x')
   parts = dataclasses.replace(parts, make_state=pytest.fail)
   message = 'start.run: .* is of another network'
@@ -256,7 +267,7 @@ def test_init_from_another_network_or_the_run_itself_is_refused(run, tmp_path):
 def test_a_sampler_runs_without_this_package(plain, tmp_path, monkeypatch):
   """The program draws the same images as --mode=sample."""
   out = tmp_path / 'out'
-  changes = {'sampling.num_steps': 2, 'sampling.batch_size': 3}
+  changes = typed('sampling.num_steps=2 sampling.batch_size=3')
   write(plain, 'stablehlo', out, **changes)
   drawing = drawing_of(of_run(plain, **ONE_DEVICE | changes), plain)
   expected = drawing(np.arange(4, 7), {'label': np.zeros(3, np.int32)})
@@ -273,9 +284,9 @@ def test_a_sampler_runs_without_this_package(plain, tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', ['two_moons', 'joint'])
 def test_a_program_of_numbers_is_in_their_units(name, tmp_path, monkeypatch, capsys):
   """It takes a context and returns x as --mode=sample does, but for the box."""
-  config = trial(name, **within('data', num_examples=100, num_test=16, bounds=(-1.0, 1.0)))
+  config = trial(name, **typed('data.num_examples=100 data.num_test=16 data.bounds=-1.0,1.0'))
   run = untrained(config, tmp_path / 'run', 0.05)
-  changes = {'sampling.checkpoint': 'latest', 'sampling.batch_size': 3}
+  changes = typed('sampling.checkpoint=latest sampling.batch_size=3')
   write(run, 'stablehlo', tmp_path / 'out', **changes)
   printed = ' '.join(capsys.readouterr().out.split())
   box = 'is outside of data.bounds, low=(-1.0, -1.0), high=(1.0, 1.0), and this'

@@ -10,11 +10,11 @@ from numpy.testing import assert_allclose
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.modes import MODES, encode
 from tests.app.conftest import interrupted, lines_of, refuse_to_compile, refused, smoke
-from tests.app.fields import within
+from tests.app.fields import typed
 from tests.app.kinds.test_latent import config_of
 
-FLIPPED = within('training', random_flip=True, batch_size=20)
-SEEN = within('training', held_out__every=2, num_steps=6, log_every=1)
+FLIPPED = typed('training.random_flip=True training.batch_size=20')
+SEEN = typed('training.held_out.every=2 training.num_steps=6 training.log_every=1')
 
 
 def latents_in(path):
@@ -32,7 +32,7 @@ def stored(autoencoder, tmp_path_factory):
 
 def test_losses_are_those_of_encoding_in_each_step(autoencoder, stored, tmp_path, capsys):
   """Batches, mirrored images, noise and scale agree; a run may change to them."""
-  every = FLIPPED | SEEN | within('training', checkpoints__every=2, checkpoints__keep=3)
+  every = FLIPPED | SEEN | typed('training.checkpoints.every=2 training.checkpoints.keep=3')
   MODES['train'](config_of(autoencoder, **every), tmp_path / 'images')
   assert 'by their latents' not in capsys.readouterr().out
   latents = interrupted(tmp_path / 'images', tmp_path / 'latents', '6')
@@ -43,11 +43,11 @@ def test_losses_are_those_of_encoding_in_each_step(autoencoder, stored, tmp_path
     ours, theirs = (lines_of(run, name) for run in (latents, tmp_path / 'images'))
     assert len(ours) == count
     assert_allclose(ours, theirs, rtol=1e-5)
-  MODES['sample'](config_of('', **within('sampling', num_samples=2, batch_size=2)), latents)
+  MODES['sample'](config_of('', **typed('sampling.num_samples=2 sampling.batch_size=2')), latents)
 
 
 def test_a_validation_part_is_a_split_of_its_own(autoencoder):
-  config = config_of(autoencoder, **within('data', validation_fraction=0.2))
+  config = config_of(autoencoder, **typed('data.validation_fraction=0.2'))
   sizes = {split: len(images) for split, images in encode.splits_of(config).items()}
   assert sizes == {'train': 1150, 'validation': 287, 'test': 360}
 

@@ -21,14 +21,15 @@ from diffusion_jax.training.conditions import make_condition, subsets
 from diffusion_jax.training.objectives import Context, denoising
 from tests import refusals
 from tests.app.conftest import arrays_of, of_run, trial, untrained
-from tests.app.fields import within
+from tests.app.fields import typed
 from tests.sampling.moments import jit_long
 
 N = np.nan
 ROWS = np.array([[N, N, 0.2, 0.1], [0.3, 1.0, N, N], [N, -0.4, 0.3, N], 4 * [N]])
-FEW = within('data', num_examples=100, num_test=16, bounds=(-1.0, 1.0))
-FEW |= within('training', held_out__every=4)
-FEW |= within('sampling', num_samples=5, batch_size=8)
+FEW = typed("""
+  data.num_examples=100 data.num_test=16 data.bounds=-1.0,1.0 training.held_out.every=4
+  sampling.num_samples=5 sampling.batch_size=8
+""")
 
 
 @pytest.fixture(scope='module')
@@ -41,14 +42,16 @@ def run(tmp_path_factory):
 def draw(run, rows, name='given'):
   """Returns what --mode=sample writes for rows of sampling.context."""
   np.save(run / 'row.npy', rows)
-  fields = {'sampling.name': name, 'sampling.context': str(run / 'row.npy')}
+  fields = typed(f'sampling.name={name} sampling.context={run}/row.npy')
   MODES['sample'](of_run(run, **fields), run)
   return arrays_of(run, name)
 
 
 UNET = {'network': 'unet', 'network.attention_resolutions': ()}
-TOKENS = within('network', 'dit', channels=8, num_heads=2, num_blocks=1)
-TOKENS |= within('network', patch_size=1, positions='learned')
+TOKENS = typed("""
+  network=dit network.channels=8 network.num_heads=2 network.num_blocks=1 network.patch_size=1
+  network.positions=learned
+""")
 
 
 @pytest.mark.slow
@@ -92,9 +95,10 @@ def test_draws_of_a_training_are_within_the_box(tmp_path, monkeypatch):
   monkeypatch.setattr(hooks.scorers, 'scorer', recorded)
   monkeypatch.setattr(hooks, 'draw_sheet', drawn)
   monkeypatch.setattr(hooks, 'FEW', 100)
-  fields = within('training', metrics__every=4, metrics__images=20)
-  fields |= within('training', sample_every=4)
-  fields |= {'evaluation.metrics': 'moments'}
+  fields = typed("""
+    training.metrics.every=4 training.metrics.images=20 training.sample_every=4
+    evaluation.metrics=moments
+  """)
   MODES['train'](trial('joint', **FEW | fields), tmp_path)
   assert len(seen) >= 2
   for samples in seen:
@@ -105,10 +109,11 @@ def test_a_restored_vector_keeps_what_is_known(run):
   np.save(run / 'y.npy', [0.3, N, N, N])
   np.save(run / 'seen.npy', [1, 0, 0, 0])
   np.save(run / 'row.npy', [N, N, 0.2, N])
-  fields = within('edit', 'restore', image=str(run / 'y.npy'), noise=0.1)
-  fields |= within('edit', num_samples=2, output='restored')
-  fields |= within('edit.operator', 'mask', mask=str(run / 'seen.npy'))
-  fields |= within('sampling', context=str(run / 'row.npy'))
+  fields = typed(f'edit=restore edit.image={run}/y.npy edit.noise=0.1')
+  fields |= typed('edit.num_samples=2 edit.output=restored')
+  fields |= typed(f"""
+    edit.operator=mask edit.operator.mask={run}/seen.npy sampling.context={run}/row.npy
+  """)
   MODES['edit'](of_run(run, **fields), run)
   x = arrays_of(run, 'restored', 'edits')['arr_0']
   assert_allclose(x[:, 2], 0.2, atol=1e-5)
@@ -132,7 +137,7 @@ REFUSED = """
 'joint', {'conditioning.context': 'vector'} => context in x: set context=None
 'joint', {'conditioning.known.parameters': 4} => must be less than the 4 numbers
 'joint', {'conditioning.dropout': 0.1} => dropout=0.1 has no effect
-'gp_sequences', within('conditioning.known', 'subsets', parameters=2) => needs vectors
+'gp_sequences', typed('conditioning.known=subsets conditioning.known.parameters=2') => needs vectors
 'joint', UNET => input known, which unet ... to dit or mlp
 """
 

@@ -23,9 +23,9 @@ from tests.app.conftest import (
   refused,
   smoke,
 )
-from tests.app.fields import within
+from tests.app.fields import typed
 
-FEW = within('sampling', num_samples=6, batch_size=4, name='samples')
+FEW = typed('sampling.num_samples=6 sampling.batch_size=4 sampling.name=samples')
 
 
 @pytest.fixture(scope='module')
@@ -103,8 +103,9 @@ def batches(monkeypatch):
   return Count
 
 
-EDIT = within('edit', 'sdedit', image='black.png', num_samples=6, output='samples')
-EDIT |= {'sampling.batch_size': 4}
+EDIT = typed("""
+  edit=sdedit edit.image=black.png edit.num_samples=6 edit.output=samples sampling.batch_size=4
+""")
 
 
 @pytest.mark.parametrize(

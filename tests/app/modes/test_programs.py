@@ -10,11 +10,12 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.app.modes import MODES
 from tests.app.conftest import lines_of, smoke
-from tests.app.fields import within
+from tests.app.fields import typed
 
 LARGE = 'make_arrays', 'train_step', 'eval_step', 'images'
-EVERYTHING = within('training', sample_every=2, held_out__every=2)
-EVERYTHING |= within('report', after_training=True)
+EVERYTHING = typed("""
+  training.sample_every=2 training.held_out.every=2 report.after_training=True
+""")
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_a_training_has_four_large_programs_and_few_operations(tmp_path, program
 def test_programs_can_be_compiled_one_after_the_other(digits_run, tmp_path, programs):
   """The losses are the same, also with tuned programs."""
   programs.clear()  # of the other run
-  other = {'training.machine.compile_ahead': False, 'training.machine.compile': 'tuned'}
+  other = typed('training.machine.compile_ahead=False training.machine.compile=tuned')
   MODES['train'](smoke(**EVERYTHING, **other), tmp_path)
   assert not any(beside for _, beside in programs)
   for name in ('loss', 'grad_norm', 'test_loss'):

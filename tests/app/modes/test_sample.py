@@ -21,7 +21,7 @@ from tests.app.conftest import (
   smoke,
   untrained,
 )
-from tests.app.fields import within
+from tests.app.fields import typed, within
 
 
 def of_sampling(**fields):
@@ -74,7 +74,9 @@ def test_each_guidance_draws_an_image_of_its_own_label(name, fields, tmp_path, c
   """The image is another than without guidance, and the same in any batch."""
   section, _, choice = name.partition('=')
   guidance = within(f'sampling.{section}', choice, **{'scale': 3.0} | fields)
-  config = smoke(**within('sampling', name='samples', num_samples=7, batch_size=4) | guidance)
+  config = smoke(
+    **typed('sampling.name=samples sampling.num_samples=7 sampling.batch_size=4') | guidance
+  )
   run = untrained(config, tmp_path, deviation=0.5)
   MODES['sample'](config, run)
   drawing, plain = (drawing_of(c, run) for c in (config, of_sampling()))
@@ -149,7 +151,7 @@ def test_a_profile_is_a_trace_of_a_batch_and_changes_no_sample(run, printed):
 
 def test_a_run_in_float32_is_sampled_in_bfloat16(tmp_path):
   """A flag sets it, and the samples' settings record it."""
-  fields = {'sampling.num_samples': 10, 'sampling.batch_size': 10}
+  fields = typed('sampling.num_samples=10 sampling.batch_size=10')
   run = untrained(smoke(**fields), tmp_path)
   arrays = []
   for name, flags in (('as_stored', {}), ('short', {'network.dtype': 'bfloat16'})):

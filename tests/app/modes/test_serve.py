@@ -27,9 +27,10 @@ from diffusion_jax.app.run.weights import Run
 from diffusion_jax.errors import UserError
 from tests import refusals
 from tests.app.conftest import DIGITS, SMALL, drawing_of, refused, smoke, trial, untrained
+from tests.app.fields import typed
 from tests.app.small_network import SmallAutoencoder
 
-SIZE = {'serve.num_images': 4, 'sampling.num_steps': 3}
+SIZE = typed('serve.num_images=4 sampling.num_steps=3')
 
 
 @contextlib.contextmanager
@@ -163,7 +164,7 @@ def test_the_page_loads_nothing_from_elsewhere(page):
 
 
 def test_a_number_of_steps_replaces_a_respacing(tmp_path):
-  fields = {'sampling.grid': 'respaced', 'sampling.grid.steps': '2'}
+  fields = typed('sampling.grid=respaced sampling.grid.steps=2')
   config = smoke(**fields, **{'serve.num_images': 4})
   with served(config, untrained(config, tmp_path / 'run')) as page:
     assert draw(page)[-1]['total'] == 2
@@ -245,7 +246,7 @@ def test_other_kinds_of_models_are_drawn(name, changes, names, tmp_path):
 
 def test_guidance_with_steps_of_its_own_is_drawn(tmp_path):
   """Its program is of one scale, here another than the run's."""
-  guidance = {'sampling.sampler': 'cfg_plus_plus', 'sampling.sampler.scale': 0.8}
+  guidance = typed('sampling.sampler=cfg_plus_plus sampling.sampler.scale=0.8')
   config = smoke(**SIZE, **guidance)
   run = untrained(config, tmp_path / 'run', deviation=0.5)
   opened = Run.open(config, run)

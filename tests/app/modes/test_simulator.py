@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_jax.app.modes import MODES
 from tests.app.conftest import of_run, refused, trial
-from tests.app.fields import within
+from tests.app.fields import typed
 from tests.data.test_simulations import calls_of
 
 CODE = """
@@ -20,11 +20,12 @@ def simulate(rng, n, calls: str = ''):
   x[::10, 1] = np.nan
   return {'x': x, 'context': x + 0.1 * rng.normal(size=(n, 2))}
 """
-FEW = within('training', held_out__every=2, sample_every=4, checkpoints__best=None)
-FEW |= within('training', metrics__every=4, metrics__images=8)
-FEW |= within('sampling', checkpoint='latest', num_samples=4, batch_size=8)
-FEW |= {'evaluation.metrics': ('moments',), 'report.after_training': True}
-FEW |= {'report.trajectory': False}
+FEW = typed("""
+  training.held_out.every=2 training.sample_every=4 training.checkpoints.best=None
+  training.metrics.every=4 training.metrics.images=8 sampling.checkpoint=latest
+  sampling.num_samples=4 sampling.batch_size=8 evaluation.metrics=moments
+  report.after_training=True report.trajectory=False
+""")
 
 
 @pytest.fixture(scope='module')
@@ -36,7 +37,7 @@ def trained(tmp_path_factory):
   module.write_text(CODE)
   patch.syspath_prepend(folder)
   data = {'data': f'{name}:simulate', 'data.calls': folder / 'calls'}
-  data |= within('data', num_examples=250, num_test=40)
+  data |= typed('data.num_examples=250 data.num_test=40')
   patch.setattr(sys, 'dont_write_bytecode', True)
   config = trial('inference', 'two_moons', **FEW | data)
   MODES['train'](config, folder / 'run')
@@ -58,11 +59,12 @@ def test_a_start_names_the_page_of_wrong_numbers_once(trained, monkeypatch, caps
 # Those that read data by a way of their own; a report is in the training.
 MODES_OF_A_RUN = {
   'train': {'training.num_steps': 5},
-  'sample': {'sampling.context_row': 1, 'sampling.name': 'row'},
-  'evaluate': within('evaluation', num_generated=8),
-  'evaluate pairs': within(
-    'evaluation', metrics=('sbc', 'density_coverage'), num_pairs=10, draws_per_pair=3, batch_size=40
-  ),
+  'sample': typed('sampling.context_row=1 sampling.name=row'),
+  'evaluate': typed('evaluation.num_generated=8'),
+  'evaluate pairs': typed("""
+    evaluation.metrics=sbc,density_coverage evaluation.num_pairs=10 evaluation.draws_per_pair=3
+    evaluation.batch_size=40
+  """),
 }
 
 
@@ -107,7 +109,7 @@ def test_a_training_on_changed_simulations_is_refused(trained, tmp_path):
 def test_a_refused_training_leaves_nothing(trained, tmp_path):
   """What is wrong is said after a block of simulations, which is not kept."""
   _, _, fields, _ = trained
-  fields = fields | {'data.calls': tmp_path / 'calls', 'sampling.bound': 'clip'}
+  fields = fields | typed(f'data.calls={tmp_path}/calls sampling.bound=clip')
   config = trial('inference', 'two_moons', **fields)
   refused('sampling.bound', MODES['train'], config, tmp_path / 'run')
   assert calls_of(tmp_path / 'calls') == [100]

@@ -16,7 +16,7 @@ from diffusion_jax.app.run.weights import Run
 from diffusion_jax.errors import UserError
 from tests import refusals
 from tests.app.conftest import arrays_of, kept, of_run, trial, untrained
-from tests.app.fields import within
+from tests.app.fields import typed
 
 GIVEN = """bmi;note;city;age
 21.5;a;Bern;40
@@ -45,14 +45,16 @@ def table(tmp_path_factory):
 
 
 def config_of(table, *x, **changes):
-  fields = within('data', 'csv', path=str(table), x=x, test_fraction=0.2)
-  fields |= within('sampling', checkpoint='latest', num_samples=3, num_steps=3)
-  return trial('vectors', **fields | {'training.checkpoints.best': None, **changes})
+  fields = {'data.x': x} | typed(f"""
+    data=csv data.path={table} data.test_fraction=0.2 sampling.checkpoint=latest
+    sampling.num_samples=3 sampling.num_steps=3 training.checkpoints.best=None
+  """)
+  return trial('vectors', **fields | changes)
 
 
 @pytest.fixture(scope='module')
 def run(table, tmp_path_factory):
-  given = {'data.context': ('age', 'bmi', 'city'), 'data.label': 'sex'}
+  given = typed('data.context=age,bmi,city data.label=sex')
   config = config_of(table, 'progress (a.u.)', **given)
   return untrained(config, tmp_path_factory.mktemp('run') / 'run', 0.05)
 
@@ -60,7 +62,7 @@ def run(table, tmp_path_factory):
 def test_samples_have_the_names_of_the_table(run, table, tmp_path):
   path = tmp_path / 'given.csv'
   path.write_text(GIVEN)
-  MODES['sample'](of_run(run, **within('sampling', context=str(path), labels=(2, 1))), run)
+  MODES['sample'](of_run(run, **typed(f'sampling.context={path} sampling.labels=2,1')), run)
   name = 'samples-context=given,labels=2,1'
   arrays, columns = arrays_of(run, name), columns_of(kept(run / 'samples', name, '.csv'))
   assert_array_equal(arrays['context'], [[40, 21.5, 0, 1, 0], [61, 30, 0, 0, 1]])
@@ -88,13 +90,13 @@ def test_samples_of_held_out_rows(run):
 
 def test_gaps_of_a_table_are_drawn(table, tmp_path, capsys):
   """As by configs/joint.py; a reference is a table as well."""
-  known = within('conditioning', context=None) | within(
-    'conditioning.known', 'subsets', parameters=1
-  )
+  known = typed("""
+    conditioning.context=None conditioning.known=subsets conditioning.known.parameters=1
+  """)
   run = untrained(config_of(table, 'age', 'bmi', **known), tmp_path / 'run', 0.05)
   path = tmp_path / 'given.csv'
   path.write_text('bmi,age\n25.5,\n,300\n')
-  fields = {'sampling.context': str(path), 'evaluation.reference': str(table)}
+  fields = typed(f'sampling.context={path} evaluation.reference={table}')
   MODES['sample'](of_run(run, **fields), run)
   assert "note: 'age' of row 1 of the context is" in capsys.readouterr().out
   columns = columns_of(kept(run / 'samples', 'samples-context=given', '.csv'))

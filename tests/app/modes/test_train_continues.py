@@ -13,7 +13,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import setup
 from diffusion_jax.app.train.mode import ended
 from tests.app.conftest import interrupted, lines_of, params_of, refused, smoke
-from tests.app.fields import within
+from tests.app.fields import typed
 
 
 def test_a_run_continues_on_other_devices_and_in_parts(digits_run, tmp_path, capsys):
@@ -21,7 +21,7 @@ def test_a_run_continues_on_other_devices_and_in_parts(digits_run, tmp_path, cap
 
   A sync tool has left its files in every folder.
   """
-  moved = {'training.machine.mesh': (1, 2), 'training.machine.accumulate': 2}
+  moved = typed('training.machine.mesh=1,2 training.machine.accumulate=2')
   parts = interrupted(digits_run, tmp_path / 'parts')
   for place in [parts, *(path for path in parts.rglob('*') if path.is_dir())]:
     (place / 'desktop.ini').touch()
@@ -59,7 +59,7 @@ def explode(monkeypatch):
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, explode, capsys):
   explode(3)
   message = 'loss is nan at step 3: stopped, .* keeps checkpoint 2'
-  fields = {'training.log_every': 4, 'training.average.warmup': False}
+  fields = typed('training.log_every=4 training.average.warmup=False')
   refused(message, MODES['train'], smoke(**fields), tmp_path)
   line = 'losses use, will still be 100% the first ones: shorten it by'
   assert line in capsys.readouterr().out  # 0.999^3
@@ -72,8 +72,10 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, explode,
 def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
   """Only the step changes; one too many in a row stops the run."""
   explode(2, 4, 5)
-  fields = within('training', num_steps=6, log_every=3, skip_nonfinite=1)
-  fields |= within('training', checkpoints__every=1, checkpoints__keep=6)
+  fields = typed("""
+    training.num_steps=6 training.log_every=3 training.skip_nonfinite=1
+    training.checkpoints.every=1 training.checkpoints.keep=6
+  """)
   message = 'loss is nan at step 5, 2 steps in a row: stopped, .*checkpoint 4'
   refused(message, MODES['train'], smoke(**fields), tmp_path)
   MODES['train'](smoke(**fields | {'training.skip_nonfinite': 2}), tmp_path)
@@ -101,7 +103,7 @@ def test_it_ends_after_steps_without_a_lower_loss(step, patience, best, tmp_path
   lines = [{'step': step, 'test_loss': x} for step, x in LOSSES.items()]
   lines.append({'step': 3, 'loss': 0.0})  # of training
   (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-  config = smoke(**within('training', held_out__patience=patience))
+  config = smoke(**typed(f'training.held_out.patience={patience}'))
   why = ended(tmp_path, step, config)
   assert bool(why) == (best is not None)
   assert not why or f'has been lowest at step {best}, ' in why
@@ -110,7 +112,9 @@ def test_it_ends_after_steps_without_a_lower_loss(step, patience, best, tmp_path
 
 def test_a_training_ends_and_is_finished(tmp_path, capsys):
   """The rate is nearly 0: the loss is lowest at the first evaluation."""
-  fields = within('training', held_out__every=1, held_out__patience=2, num_steps=9)
+  fields = typed("""
+    training.held_out.every=1 training.held_out.patience=2 training.num_steps=9
+  """)
   config = smoke(**fields, **{'optimizer.learning_rate': 1e-30})
   MODES['train'](config, tmp_path)
   losses = lines_of(tmp_path, 'test_loss')

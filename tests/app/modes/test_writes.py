@@ -18,18 +18,25 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.weights import checksums
 from tests.app.conftest import SEEN, lines_of, of_run, smoke
 from tests.app.disk import Disk
-from tests.app.fields import within
+from tests.app.fields import typed
 
 pytestmark = pytest.mark.processes  # kills, and links
 
-TRAINED = SEEN | within('training.average', 'powers', widths=(0.05, 0.10), every=2)
-TRAINED |= {'report.after_training': False}  # --mode=report writes it by itself
-TRAINED |= {'optimizer.decay': 'constant'}
+TRAINED = SEEN | typed("""
+  training.average=powers training.average.widths=0.05,0.1 training.average.every=2
+""")
+TRAINED |= typed('report.after_training=False optimizer.decay=constant')
 COMMANDS = {
   'train': TRAINED | {'training.num_steps': 6},
-  'sample': within('sampling', name='few', num_samples=6, batch_size=4, trajectory=True),
-  'edit': within('edit', 'sdedit', strength=0.0, image='picture.png', num_samples=1),
-  'evaluate': within('evaluation', metrics='elbo', num_images=8, batch_size=4),
+  'sample': typed("""
+    sampling.name=few sampling.num_samples=6 sampling.batch_size=4 sampling.trajectory=True
+  """),
+  'edit': typed("""
+    edit=sdedit edit.strength=0.0 edit.image=picture.png edit.num_samples=1
+  """),
+  'evaluate': typed("""
+    evaluation.metrics=elbo evaluation.num_images=8 evaluation.batch_size=4
+  """),
   'report': {'report.trajectory': False},
   'average': {'average.sigma_rel': 0.1},
   'convert safetensors': {'convert.out': 'weights.safetensors'},
