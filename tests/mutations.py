@@ -890,7 +890,7 @@ testing/floors.py
   float64_numpy: = fitted.variances[None], => = 1.01 * fitted.variances[None],
   the_least_loss: x -= at.alpha * => x -= 0.0 *
   float64_numpy: axes), axes=transformed, norm='ortho') => axes), axes=transformed)
-  the_least_loss: variances = np.square(x @ axes) => variances = np.square(x)
+  float64_numpy: variances = np.square(x @ axes) => variances = np.square(x)
   could_have_known: else 10 * size) => else size)
   memorised_line_is: - at.alpha * squares) => - squares)
   memorised_line_is: jnp.square(at.sigma), axis=1 => (2.0 * jnp.square(at.sigma)), axis=1

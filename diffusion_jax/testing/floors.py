@@ -19,7 +19,6 @@ of the last: exact if these are uncorrelated, as in a stationary image far from
 its borders, and else a linear denoiser that the best one is below.
 """
 
-import dataclasses
 import math
 import operator
 from collections.abc import Callable, Container, Iterable
@@ -32,7 +31,6 @@ import scipy.fft
 from jax.scipy.fft import dctn, idctn
 from numpy.typing import ArrayLike
 
-from diffusion_jax.aliases import Params
 from diffusion_jax.core.denoiser import Network
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import eps_from_x0, target
@@ -142,9 +140,9 @@ def spectrum(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
 
   The variances are of the orthonormal cosine transform along all axes of an
   example but the last, C, whose axes are the principal ones over all positions.
-  One axis of D numbers is as [D, 1].
+  A last axis of more than 256 numbers is transformed as well, and C is 1.
   """
-  x = x if x.ndim > 2 else x[..., None]
+  x = x if x.shape[-1] <= 256 else x[..., None]
   mean = x.mean(axis=0, dtype=np.float64)
   x = scipy.fft.dctn(x - mean.astype(np.float32), axes=range(1, x.ndim - 1), norm='ortho')
   rows = x.reshape(-1, x.shape[-1])
@@ -216,18 +214,11 @@ def exact(network: Network) -> Network:
   conditions and the other options of `network`, and no weights; a learned
   variance is the smaller one.
   """
-  return _Exact(**{f.name: getattr(network, f.name) for f in dataclasses.fields(Network)})
+  return _Exact(**vars(network))
 
 
 class _Exact(Network):
-  def output(
-    self,
-    params: Params,
-    xt: Array,
-    level: NoiseLevel,
-    cond: dict | None = None,
-    key: Array | None = None,
-  ) -> Array:
+  def output(self, params, xt, level, cond=None, key=None):
     x0, eps = estimate(params, xt, level)
     output = target(self.parametrization, x0, eps, level, self.sigma_data)
     if not self.learned_variance:
