@@ -152,11 +152,8 @@ def labels_of(model, count):
 
 def train_step(model, mesh):
   """Returns (jitted training step, shapes of its state on the mesh)."""
-  config, objective = model.config, model.objective()
-  facts = {'total_steps': config.training.num_steps}
-  optimizer, _ = config.optimizer.make(facts)
-  _, shapes = setup.state_maker(model, objective, optimizer, mesh)
-  step = setup.jit_step(config, mesh, objective, optimizer, shapes)
+  objective, optimizer, _, shapes = setup.state_maker(model, mesh)
+  step = setup.jit_step(model.config, mesh, objective, optimizer, shapes)
   return step, shapes
 
 

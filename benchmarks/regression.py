@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs import regression
+from diffusion_jax.app import cli
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES
@@ -44,9 +45,9 @@ def scores_of(config: Node, run: Path) -> dict[str, float]:
   if path.exists():
     return json.loads(path.read_text())
   start = time.process_time()
-  MODES['train'](config, run)
+  cli.start(MODES['train'], config, run)
   seconds = time.process_time() - start
-  MODES['evaluate'](store.of_run(run, config, []), run)
+  cli.start(MODES['evaluate'], store.of_run(run, config, []), run)
   pairs, ode = (
     json.loads(next(run.glob(f'evaluation/{name}-*/result.json')).read_text())
     for name in ('pairs', 'ode-test')

@@ -60,7 +60,7 @@ def get_config(arg=''):
   config.sampling.sampler.min_sigma = 0.05
   config.sampling.num_steps = 50
   # t < 0.9: there sigma / alpha is 9, or a little less by rounding
-  config.sampling.guidance = section('classifier_free', scale=2.9, high=8.9)
+  config.sampling.guidance = section('classifier_free', scale=2.9, interval=(0.0, 8.9))
   if arg == '64':
     config.data = imagenet64.pixels().data
     config.network.patch_size = 4

@@ -103,7 +103,7 @@ app/config/tree.py app/config/test_trust.py
   own_part_may_be: '/' in x or os.path.exists(x) => '/' in x
   own_part_may_be: '/' in x or os.path.exists(x) => os.path.exists(x)
   folder_of_the_user: expanded(text, use == WRITTEN), value => expanded(text, False), value
-  only_a_stored_config: trust.check_paths((where, value)) => pass
+  only_a_stored_config: trust.check_paths((below(self.where, name), value)) => pass
 app/config/tree.py app/modes/test_refusals.py
   toy_parts: if ':' in self.choice: => if False:
 app/config/trust.py
@@ -162,7 +162,7 @@ app/kinds/diffusion/model.py app/kinds/test_diffusion.py
   networks_own_estimate: (c.bound if noisy.clips => (dj.clip_denoised if noisy.clips
 app/kinds/diffusion/model.py app/edit/test_pictures.py
   interpolation_is_not_clipped: if clip: => if True:
-app/kinds/diffusion/model.py app/run/test_other_runs.py
+app/kinds/diffusion/model.py app/kinds/test_other_runs.py
   guidance_by_a_classifier_by_hand: (2 if after_clip else 0, by_classifier) => (0, by_classifier)
 app/inputs/stored_latents.py
   batches_of_latents: '' if split == 'train' else f'{split}_' => ''
@@ -209,7 +209,7 @@ app/train/mode.py app/modes/test_convert.py
     => begin = lambda x: load.begin_from(shapes.params, c.start.run)(x)
 app/run/notebook.py
   trained_run_by_its_parts: np.arange(first, end) => np.arange(n)
-app/run/other_runs.py
+app/kinds/other_runs.py
   sees_its_own_levels: return at_levels_of(run, student, denoise) => return denoise
   guidance_by_a_classifier_by_hand: if same and not noisy.learns_schedule: => if True:
 app/run/provenance.py
@@ -240,7 +240,7 @@ app/train/floors.py
 testing/floors.py app/train/test_floors.py
   in_float64: trained, x]) => x, x])
 app/kinds/diffusion/model.py app/train/test_floors.py
-  more_than_denoise: c.get('coupling') is not None => False
+  more_than_denoise: objective.get('coupling') is not None => False
   more_than_denoise: ('denoising', 'hybrid', 'vdm') => ('denoising', 'hybrid', 'vdm', 'vlb')
 app/train/step_log.py
   note_follows: {x:.4g}{self.notes.get(n, "")} => {x:.4g}
@@ -254,7 +254,7 @@ app/smoke.py app/test_cli.py
   trial_of_own: if own or facts is None and not is_folder: => if facts is None and not is_folder:
 app/train/hooks.py
   the_lowest_loss_and_the_highest_score: sign = -1.0 if higher else 1.0 => sign = 1.0
-  test_loss_sees_the_texts: , size, 0, i, rows=local, text_length=length => , size, 0, i, rows=local
+  see_the_texts: , size, 0, i, rows=rows, text_length=length => , size, 0, i, rows=rows
 app/train/setup.py app/modes/test_refusals.py
   training.machine.accumulate: c.training.batch_size % (mesh.size * count) == 0 => True
   optimizer.decay_steps: 0 < steps < len(rates) - 1 and => 0 < steps < 0 and
@@ -376,8 +376,8 @@ core/products.py
 core/process.py papers/test_samplers.py
   euler_maruyama_of_the_vp_sde: -(sigma**2) * slopes[1] => -sigma * slopes[1]
 core/schedules.py
-  marginals_in_float32: beta_min + 0.5 * (beta_max - beta_min) => beta_min + (beta_max - beta_min)
-  marginals_in_float32: (beta_min**2 + 2.0 * slope * integral) => (beta_min**2 + slope * integral)
+  marginals_in_float32: self.beta_min + 0.5 * (self.beta_max => self.beta_min + (self.beta_max
+  marginals_in_float32: beta_min**2 + 2.0 * slope * value => beta_min**2 + slope * value
 core/state_schedules.py
   masking_schedules: sigma ** (1.0 / self.power), alpha, sigma => sigma**self.power, alpha, sigma
   product_of_1_minus_beta: self.schedule.from_logsnr(0.5 * => self.schedule.from_logsnr(1.0 *
@@ -404,8 +404,8 @@ data/code_sums.py
 data/between.py
   stay_together: if not self.paired: => if True:
   meets_other_points: other._shift = => other._other =
-  its_order_and: target.order if isinstance => None if isinstance
-  its_order_and: part.redrawn(seed, epoch) if => part if
+  its_order_and: = order_of(target) => = None
+  its_order_and: (redrawn(x, seed, epoch) for => (x for
   its_order_and: (2, seed, epoch) => (2, epoch)
   meets_other_points: (2, seed, epoch) => (2, seed)
   joined_by_name: context = context[..., self._columns] => pass
@@ -523,7 +523,7 @@ data/spec.py metrics/test_vectors.py
 data/splits.py
   seed_draws: default_rng((seed, 2)) => default_rng((0, 2))
   keeps_the_order: return every[every >= 0] => return None
-  keeps_the_order: return Part(self.source.redrawn(seed, epoch), self.rows) => return self
+  keeps_the_order: return Part(redrawn(self.source, seed, epoch), self.rows) => return self
   fraction: np.random.default_rng(0).permutation(size) => np.arange(size)
 data/text.py
   texts_come_back: (row[row > 0] - 1) => row[row > 0]
@@ -546,10 +546,10 @@ interop/diffusers_schedulers.py
   read_of_a_scheduler: if thresholded or c.clip_sample else => if c.clip_sample else
   read_of_a_scheduler: bound['largest'] or _LARGEST => 1.0
 interop/edm2.py
-  computes_what_theirs_does: ('phases', _TURNS) => ('phases', SAME)
+  computes_what_theirs_does: ('phases', _TURNS) => ('phases', names.SAME)
 metrics/accuracy.py
   share_of_their_labels: predicted == labels => predicted != labels
-  formula_of_each_split: logsumexp(log_p, axis=0) - np.log(len(log_p)) => logsumexp(log_p, axis=0)
+  formula_of_each_split: p.mean(axis=0)[None] => p[:1]
 metrics/bits.py
   rate_and_distortion_by_hand: terms[:0:-1] => terms[::-1]
   one_of_each_level_more: counts = np.ones(()) => counts = np.zeros(())
@@ -597,8 +597,8 @@ metrics/memorisation.py
 metrics/metric.py metrics/test_vectors.py
   changes_no_score: x.astype(least).astype => x.astype
 metrics/mmd.py
-  scipys_in_one_dimension: reference, kernel, own=False => reference, kernel, own=True
-  energy_distance_is_its_deviation: 2.0 * float(np.sqrt(variance)) => float(np.sqrt(variance))
+  energy_distance_is_its_double: reference, kernel, own=False => reference, kernel, own=True
+  the_error_of_cmmd: 2.0 * float(np.sqrt(variance)) => float(np.sqrt(variance))
   unbiased_mmd_is_its_double_sums: row_means(y, y, kernel, own=False) => row_means(y, y, kernel)
   the_error_of_cmmd: np.var(xx - xy) / len(x) + np.var(yy - yx) / len(y) => np.var(xx - xy) / len(x)
   mean_and_deviation_over_subsets: float(np.std(draws)) => float(np.std(draws, ddof=1))
@@ -786,9 +786,9 @@ sampling/guiders.py
   adaptive_projected: change += (parallel - 1.0) * along => change += parallel * along
   cfg_zero_star: (_share(y_cond, y_uncond) - 1.0) => 0.0
   cfg_plus_plus: (x - t.alpha * uncond.x0) => (x - t.alpha * x0)
-sampling/guiders.py sampling/test_particles.py
-  one_of_many: (self.scale, 1.0 - self.scale)), self.particles) => (self.scale, 1.0 - self.scale)), 16)
-  one_of_many: feynman_kac((self.scale, 1.0 - self.scale)) => feynman_kac((1.0 - self.scale, self.scale))
+app/kinds/parts.py sampling/test_particles.py
+  one_of_many: (scale, 1.0 - scale)), particles) => (scale, 1.0 - scale)), 16)
+  one_of_many: feynman_kac((scale, 1.0 - scale)) => feynman_kac((1.0 - scale, scale))
 sampling/heuristics.py
   norm_of_the_residual: new - step_size * gradient => new + step_size * gradient
   mean_gradient_is_zero: prior = weight * ratio => prior = weight
@@ -844,7 +844,7 @@ sampling/solvers.py papers/test_samplers.py
   unipc: h**k / total - k * moments[-1] => h**k / total - moments[-1]
   dpm_solver_pp_algorithm_2: exponent = 2.0 * eta * jnp => exponent = eta * jnp
 sampling/solvers.py sampling/test_correctors.py
-  ancestral_noise_is: return ddim_step(x0, x_s, s, end.expand_to(x)) => return x_s
+  ancestral_noise_is: return ddim_step(x0, x_s, level_s, end) => return x_s
 sampling/splitting.py
   product_of_two_normal: jnp.sqrt(noise_variance) * draw_normal => noise_variance * draw_normal
   law_for_any_size_of_step: noise**2 - back**2 => 0.0 * noise
@@ -859,7 +859,7 @@ sampling/twists.py sampling/test_reconstruction.py
 testing/bench.py
   estimates_are_the_oracles: - sigma * x0 => + sigma * x0
   estimates_are_the_oracles: rotated * scaled + np.log(variance) => rotated * scaled
-  velocity_and_jacobian: slope = -(scaled => slope = (scaled
+  jacobian_product: slope = -(scaled => slope = (scaled
   images_is_stationary: power = 1.0 / (1.0 + frequency => power = 1.0 / (2.0 + frequency
 testing/bounds.py
   is_its_closed_form: np.append(small[:-1], small[-2]) => small

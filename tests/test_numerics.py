@@ -1,6 +1,7 @@
 """Types under jax_enable_x64, and precisions of products, in traced programs."""
 
 import dataclasses
+import functools
 import inspect
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -179,12 +180,15 @@ def log_prob(x0):
   return -jnp.sum(x0**2, axis=tuple(range(1, x0.ndim)))
 
 
+@functools.cache
 def grid():
-  return dj.level_grid(SCHEDULE, 3)  # float64
+  """Returns levels in float64."""
+  with jax.enable_x64(True), jax.ensure_compile_time_eval():
+    return jax.device_get(jax.jit(lambda: dj.level_grid(SCHEDULE, 3))())
 
 
 def walk(a, sampler, denoise=denoise, levels=None):
-  levels = grid() if levels is None else levels
+  levels = levels or grid()
   return dj.sample(a.key, denoise, sampler, levels, a.x)
 
 
@@ -323,10 +327,11 @@ CALLS = {
   'red_diff': {'optimizer': optax.adam(0.1)},
   'renoised': {'share': 0.3},
   'reverse_variance': {'kind': 'fixed_large'},
-  'sample_map': {
+  'sample_map': lambda a: {
+    'levels': grid().take(slice(-1)),
     'flow_map': dj.make_flow_map(
       dj.Network(network_fn, dj.time_input(1.0)), {}, kind='average_velocity'
-    )
+    ),
   },
   'sdedit': {'sampler': dj.heun(), 'strength': 0.5, 'repeats': 2},
   'slerp': lambda a: {'weight': a.t[0]},

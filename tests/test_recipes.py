@@ -80,7 +80,7 @@ def test_the_network_of_a_published_recipe_is_that_of_the_release(name):
   assert model_of(name).noisy.network == release.network.clone(**changes)
 
 
-# Of a network that another test traces at its own size.
+# Other tests trace networks at their own sizes.
 SMALL = {
   'unet': {'multipliers': '1', 'num_blocks': '1', 'attention_resolutions': ''},
   'dit': {'num_blocks': '1'},
@@ -98,13 +98,12 @@ def kind(name):
 # The smallest networks come first: `pytest` runs each network, and each
 # objective with each kind of condition, once.
 TRAINED.sort(key=lambda name: not name.startswith('digits'))
-FIRSTS, KINDS, SEEN = [], set(), {}
+FIRSTS, KINDS = [], set()
 for _name in TRAINED:
   _network, *_rest = kind(_name)
   if not {_network, tuple(_rest)} <= KINDS:
     KINDS |= {_network, tuple(_rest)}
     FIRSTS.append(_name)
-    SEEN.setdefault(_network, _name)
 
 
 UNREAD = {
@@ -122,10 +121,9 @@ UNREAD = {
 def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   config, frozen = read(name), None
-  network = config.network.name
-  if name in FIRSTS and name != SEEN[network]:
-    flags = [(f'network.{field}', text) for field, text in SMALL.get(network, {}).items()]
-    config = store.with_flags(config, flags)
+  if name in FIRSTS:
+    small = SMALL.get(config.network.name, {})
+    config = store.with_flags(config, [(f'network.{field}', small[field]) for field in small])
   if config.training.teacher:  # Its config is enough here.
     teacher = model_of('digits_flow:unscaled')
     (tmp_path / 'teacher').mkdir()

@@ -188,7 +188,7 @@ def main(argv: list[str]) -> None:
       print(note)
     compiling.keep_compilations(config.compilation_cache)
     with buckets.copying(workdir):
-      modes.find(_MODE.value)(config, workdir)
+      start(modes.find(_MODE.value), config, workdir)
   except UserError as error:
     # Orbax leaves coroutines behind when a checkpoint cannot be written.
     warnings.filterwarnings('ignore', 'coroutine .*never awaited')
@@ -210,6 +210,18 @@ def main(argv: list[str]) -> None:
     # A plain exit would wait for the other processes for ever.
     traceback.print_exc()
     fail('stopped by the exception above', 1)
+
+
+def start(mode: modes.Mode, config: Node, workdir: str | Path) -> None:
+  """Runs a mode; opens the trained run that it uses."""
+  from diffusion_jax.app.run.weights import Run
+
+  mode.check_trust(config)
+  try:
+    with compiling.products_at(config.matmul_precision):
+      mode(*([Run.open(config, workdir)] if mode.uses_a_run else [config, workdir]))
+  except OSError as error:  # a full disk, most of all
+    raise UserError(f'{error}. When that is resolved, the same command continues') from error
 
 
 def _run_in_workdir():

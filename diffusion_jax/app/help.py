@@ -16,7 +16,8 @@ from absl import flags
 
 from diffusion_jax.app import modes
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.tree import Constructor, Node, Schema, below, parameters
+from diffusion_jax.app.config.schema import Constructor, Schema, parameters
+from diffusion_jax.app.config.tree import Node, below
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.sections import COMMON
 from diffusion_jax.errors import UserError

@@ -20,10 +20,9 @@ import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.arguments import check_same_shape, expand_to
-from diffusion_jax.core.denoiser import Denoiser, Network, predict
-from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.denoiser import Network
+from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import edm_norm
-from diffusion_jax.core.process import velocity
 from diffusion_jax.ranges import check_value
 
 Array = jax.Array
@@ -58,29 +57,6 @@ def to_average_velocity(flow_map: FlowMap) -> Callable[..., Array]:
     return average_velocity(xt, flow_map(xt, level_t, level_s), level_t, level_s)
 
   return u
-
-
-def to_shortcut(flow_map: FlowMap, schedule: Schedule) -> Callable[..., Array]:
-  """Returns s(x_t, t, d) = u(x_t, t, t - d), d > 0 (Frans et al. 2024)."""
-  u = to_average_velocity(flow_map)
-  return lambda xt, t, d: u(xt, schedule(t), schedule(t - d))
-
-
-def to_consistency(flow_map: FlowMap, end: NoiseLevel) -> Callable[..., Array]:
-  """Returns f(x_t, level_t), the map to the level `end` (Song et al. 2023)."""
-  return lambda xt, level_t: flow_map(xt, level_t, end)
-
-
-def to_velocity(denoise: Denoiser, schedule: Schedule) -> Callable[..., Array]:
-  """Returns v(x_t, level) = E[dx_t/dt | x_t] of a denoiser; sigma > 0.
-
-  On `RectifiedFlowSchedule()` it is (x_t - x_0) / t.
-  """
-
-  def v(xt, level):
-    return velocity(schedule, predict(denoise, xt, level).x0, xt, level)
-
-  return v
 
 
 def consistency_function(

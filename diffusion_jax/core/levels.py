@@ -123,14 +123,10 @@ def check_schedule(schedule: Callable[..., object], levels: NoiseLevel | None = 
   levels: some of its levels [N], the noisiest first, if they are known.
   """
   if levels is None or isinstance(levels.alpha, Tracer):
-    times = np.ones((), np.float32), np.zeros((), np.float32)
-    ends = computed_now(lambda *times: [*map(schedule, times)], *times) or ()
-  else:
-    arrays = [np.asarray(x) for x in levels]
-    ends = [NoiseLevel(*(x[i] for x in arrays)) for i in (0, -1)]
-  if ends and all(isinstance(level, NoiseLevel) for level in ends):
-    t, s = ends
-    check_order(s, t, 'a schedule must go from data to noise')
+    levels = computed_now(lambda t: schedule(t), np.float32([1.0, 0.0]))
+  if isinstance(levels, NoiseLevel):
+    ends = NoiseLevel(*np.broadcast_arrays(*levels))
+    check_order(ends.take(-1), ends.take(0), 'a schedule must go from data to noise')
 
 
 def clean_level() -> NoiseLevel:

@@ -74,30 +74,9 @@ def _check_ascending(**ends):
   check_numbers(lambda low, high: low < high, rule, **ends)
 
 
-def _check_betas(beta_min, beta_max):
-  check_numbers(
-    lambda low, high: (0.0 < low) & (low <= high),
-    '0 < beta_min <= beta_max must hold, both finite',
-    beta_min=beta_min,
-    beta_max=beta_max,
-  )
-
-
 def _check_sigmas(sigma_min, sigma_max):
   check_positive(sigma_min=sigma_min)
   _check_ascending(sigma_min=sigma_min, sigma_max=sigma_max)
-
-
-def _linear_beta_integral(t, beta_min, beta_max):
-  # The integral of beta_min + t (beta_max - beta_min) from 0 to t.
-  return t * (beta_min + 0.5 * (beta_max - beta_min) * t)
-
-
-def _linear_beta_time(integral, beta_min, beta_max):
-  # This form of the inverse avoids a difference of nearly equal numbers.
-  slope = beta_max - beta_min
-  root = jnp.sqrt(beta_min**2 + 2.0 * slope * integral)
-  return 2.0 * integral / (beta_min + root)
 
 
 @pytree_dataclass
@@ -113,49 +92,52 @@ class LinearVPSchedule:
   beta_max: float = 20.0
 
   def __post_init__(self):
-    _check_betas(self.beta_min, self.beta_max)
+    check_numbers(
+      lambda low, high: (0.0 < low) & (low <= high),
+      '0 < beta_min <= beta_max must hold, both finite',
+      beta_min=self.beta_min,
+      beta_max=self.beta_max,
+    )
 
   def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
-    return vp_level(t, _linear_beta_integral(t, self.beta_min, self.beta_max))
+    return self._level(t, self._integral(t))
 
   def from_logsnr(self, logsnr: Array) -> NoiseLevel:
     """Returns the level for a log-SNR, clipped to the schedule's range."""
-    ends = self.beta_min, self.beta_max
-    value = jax.nn.softplus(-logsnr)
-    value = jnp.clip(value, 0.0, _linear_beta_integral(1.0, *ends))
-    return vp_level(_linear_beta_time(value, *ends), value)
+    value = jnp.clip(self._neg_log_alpha_bar(logsnr), 0.0, self._integral(1.0))
+    # This form of the inverse avoids a difference of nearly equal numbers.
+    slope = self.beta_max - self.beta_min
+    root = jnp.sqrt(self.beta_min**2 + 2.0 * slope * value)
+    return self._level(2.0 * value / (self.beta_min + root), value)
+
+  def _integral(self, t):
+    # Of beta from 0 to t, which is -log alpha^2.
+    return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
+
+  def _level(self, t, value):
+    return vp_level(t, value)
+
+  def _neg_log_alpha_bar(self, logsnr):
+    return jax.nn.softplus(-logsnr)
 
 
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True)
-class SubVPSchedule:
+class SubVPSchedule(LinearVPSchedule):
   """The sub-VP SDE with beta(t) linear in t (Song et al. 2021, Eq. 12, 29).
 
   alpha is as in `LinearVPSchedule` and sigma = 1 - alpha^2, the square of the
   VP-SDE's, so alpha^2 + sigma^2 dips below 1 between the ends (to 3/4).
   """
 
-  beta_min: float = 0.1
-  beta_max: float = 20.0
-
-  def __post_init__(self):
-    _check_betas(self.beta_min, self.beta_max)
-
-  def __call__(self, t: ArrayLike) -> NoiseLevel:
-    t = as_time(t)
-    return self._level(t, _linear_beta_integral(t, self.beta_min, self.beta_max))
-
-  def from_logsnr(self, logsnr: Array) -> NoiseLevel:
-    """Returns the level for a log-SNR, clipped to the schedule's range."""
-    ends = self.beta_min, self.beta_max
-    # sigma / alpha = 1 / alpha - alpha = 2 sinh(value / 2)
-    last = jnp.sinh(0.5 * _linear_beta_integral(1.0, *ends))
-    value = 2.0 * jnp.arcsinh(jnp.minimum(0.5 * jnp.exp(-0.5 * logsnr), last))
-    return self._level(_linear_beta_time(value, *ends), value)
-
   def _level(self, t, value):
     return NoiseLevel(t, jnp.exp(-0.5 * value), -jnp.expm1(-value))
+
+  def _neg_log_alpha_bar(self, logsnr):
+    # sigma / alpha = 1 / alpha - alpha = 2 sinh(value / 2)
+    most = jnp.sinh(0.5 * self._integral(1.0))
+    return 2.0 * jnp.arcsinh(jnp.minimum(0.5 * jnp.exp(-0.5 * logsnr), most))
 
 
 @pytree_dataclass

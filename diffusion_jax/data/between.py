@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 
-from diffusion_jax.data.sources import Facts, OrderedSource, RedrawnSource, Source, checksum
+from diffusion_jax.data.sources import Facts, Source, checksum, order_of, redrawn
 from diffusion_jax.data.sums import digest
 
 
@@ -31,7 +31,7 @@ class Between:
       context = context._replace(names=target.facts.x.names, low=(), high=())
     self.facts: Facts = target.facts._replace(context=context)
     self.in_memory = target.in_memory and source.in_memory
-    self.order = target.order if isinstance(target, OrderedSource) else None
+    self.order = order_of(target)
     self._shift: int | np.ndarray = 0
 
   def __len__(self) -> int:
@@ -44,10 +44,7 @@ class Between:
   def redrawn(self, seed: int, epoch: np.ndarray) -> 'Between':
     """Returns the set whose row i of `read` is of epoch[i]."""
     other = copy.copy(self)
-    other.target, other.source = (
-      part.redrawn(seed, epoch) if isinstance(part, RedrawnSource) else part
-      for part in (self.target, self.source)
-    )
+    other.target, other.source = (redrawn(x, seed, epoch) for x in (self.target, self.source))
     if not self.paired:
       shifts = {e: _shift(seed, e, len(self.source)) for e in np.unique(epoch).tolist()}
       other._shift = np.array([shifts[e] for e in epoch.tolist()])

@@ -15,7 +15,7 @@ from diffusion_jax.data import buckets
 from diffusion_jax.data.damage import damaged, left_out, problem
 from diffusion_jax.data.files import files_below, say_missing
 from diffusion_jax.data.images import check_picture, decode_image, resized
-from diffusion_jax.data.sources import Facts, blocks, check_examples, checksum, pictures
+from diffusion_jax.data.sources import Facts, Order, blocks, check_examples, checksum, pictures
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.splits import random_part
 from diffusion_jax.data.sums import digest, kept
@@ -72,14 +72,14 @@ class Columns(NamedTuple):
 class ColumnSource:
   """Reads images of a `Table`, cropped at the centre and resized, or numbers.
 
-  rows: the examples of the split, int [N]; order: see `sources.OrderedSource`.
+  rows: the examples of the split, int [N]; order: see `sources.Source`.
   """
 
   table: Table
   columns: Columns
   rows: np.ndarray
   facts: Facts
-  order: Callable[[np.random.Generator], np.ndarray] | None = None
+  order: Order | None = None
   in_memory = False
 
   def __len__(self) -> int:
@@ -132,7 +132,7 @@ def of_numbers(
   table: Table,
   columns: Columns,
   rows: np.ndarray,
-  order: Callable[[np.random.Generator], np.ndarray] | None = None,
+  order: Order | None = None,
 ) -> ColumnSource:
   """Returns columns of lists of numbers, of equal lengths, as a source.
 

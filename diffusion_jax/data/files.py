@@ -18,11 +18,16 @@ def readable(name: str) -> str:
 
 @contextlib.contextmanager
 def naming(what: str, *errors: type[Exception]) -> Iterator[None]:
-  """Turns errors of a library into a ValueError of one line, `what: error`."""
+  """Turns errors of a library into a ValueError of one line, `what: error`.
+
+  Of an error with a cause, which says most, it is the cause.
+  """
   try:
     yield
   except errors as error:
-    raise ValueError(f'{what}: {" ".join(str(error).split())}') from None
+    cause = error.__cause__ or error
+    reason = ' '.join(str(cause).split()) or type(cause).__name__
+    raise ValueError(f'{what}: {reason:.400}') from None
 
 
 def say_once(line: str, what: str = '') -> None:

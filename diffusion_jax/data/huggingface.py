@@ -17,7 +17,7 @@ import numpy as np
 
 from diffusion_jax.data import buckets
 from diffusion_jax.data.columns import Columns, ColumnSource, checked, of_numbers
-from diffusion_jax.data.files import files_below, say_missing, say_once
+from diffusion_jax.data.files import files_below, naming, say_missing, say_once
 from diffusion_jax.data.image_folder import SUFFIXES
 from diffusion_jax.data.parquet import image_bytes, open_parquet
 from diffusion_jax.data.sources import facts_of_fields, pictures, states
@@ -142,6 +142,7 @@ def _builder(path, subset, revision):
     raise ValueError(
       "data=huggingface needs the library datasets: pip install -e '.[huggingface]'"
     ) from None
+  logging.getLogger('datasets').setLevel(logging.CRITICAL)  # It logs tracebacks.
   local, files = Path(path).expanduser(), None
   name = str(local) if local.exists() else path
   if path.startswith(('/', '.', '~')) and not local.exists():
@@ -150,7 +151,7 @@ def _builder(path, subset, revision):
     name, files = local.suffix[1:].lower(), {'train': [str(local)]}
     if name not in FORMATS:
       raise ValueError(f'{path} is neither a folder nor a .parquet file')
-  with _in_one_line(path):
+  with naming(f'{path} cannot be read', Exception):  # It raises errors of many libraries.
     builder = datasets.load_dataset_builder(
       name, subset or None, data_files=files, revision=revision or None
     )
@@ -200,7 +201,7 @@ def _prepared(path, builder, split):
   if _kind(builder) == 'parquet':  # Name a damaged file.
     files = itertools.chain(*builder.config.data_files.values())
     open_parquet(path, [file for file in files if '://' not in file], (), 1)
-  with _in_one_line(path):
+  with naming(f'{path} cannot be read', Exception):
     builder.download_and_prepare()
     dataset = builder.as_dataset(split)
   return Rows(path, dataset, _folder_of(path, builder))
@@ -229,19 +230,3 @@ def _streamed(path, builder, split, read, buffer):
       f'{split!r} of {_kind(builder)} files'
     )
   return open_parquet(path, builder.config.data_files[split], read, buffer, open_file)
-
-
-@contextlib.contextmanager
-def _in_one_line(path):
-  # Turns an error of `datasets`, whose first cause says most, into one line.
-  log = logging.getLogger('datasets')
-  level = log.level
-  log.setLevel(logging.CRITICAL)
-  try:
-    yield
-  except Exception as error:  # It raises errors of many libraries.
-    cause = error.__cause__ or error
-    reason = ' '.join(str(cause).split()) or type(cause).__name__
-    raise ValueError(f'{path} cannot be read: {reason:.400}') from None
-  finally:
-    log.setLevel(level)

@@ -14,13 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from diffusion_jax.data.sources import (
-  Facts,
-  OrderedSource,
-  RedrawnSource,
-  Source,
-  check_examples,
-)
+from diffusion_jax.data.sources import Facts, Source, check_examples, order_of, redrawn
 from diffusion_jax.data.text import encode
 
 ALL = slice(None)
@@ -38,8 +32,8 @@ def batch_at(
 ) -> dict[str, np.ndarray]:
   """Returns batch `step`: {'x': float32 [B, ...], 'label', 'context', 'text'}.
 
-  Each epoch has its own permutation, which an `OrderedSource` draws itself, and
-  its own examples of a `RedrawnSource`; a batch may extend into the next epoch.
+  Each epoch has its own permutation, which a source with an order draws
+  itself, and its own examples of a source that is redrawn; a batch may extend into the next epoch.
   facts encode x, levels to [-1, 1], and the context; None: the source's.
   random_flip mirrors each picture with probability 1/2. `rows` selects the rows
   that are read. See `examples` for the other entries.
@@ -47,12 +41,11 @@ def batch_at(
   place = (step * batch_size + np.arange(batch_size))[rows]
   epoch, within = np.divmod(place, len(source))
   index = np.empty(len(place), np.int64)
-  draw = source.order if isinstance(source, OrderedSource) else None
+  draw = order_of(source)
   for e in np.unique(epoch):
     order = _permutation(len(source), seed, int(e), draw)
     index[epoch == e] = order[within[epoch == e]]
-  drawn = source.redrawn(seed, epoch) if isinstance(source, RedrawnSource) else source
-  x, cond = examples(drawn, index, text_length, facts)
+  x, cond = examples(redrawn(source, seed, epoch), index, text_length, facts)
   if random_flip:
     flip = np.random.default_rng((seed, 1, step)).random(batch_size)[rows] < 0.5
     x = mirrored(x, flip)

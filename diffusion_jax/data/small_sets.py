@@ -59,8 +59,7 @@ def synthetic(
   The class is the hue of the disc; position, size and background are random.
   'train' and 'test' have different images.
   """
-  check_split(split)
-  rng = np.random.default_rng(0 if split == 'train' else 1)
+  rng = _of_split(split)
   height, width, channels = image_shape
   labels = np.arange(num_images, dtype=np.int32) % max(num_classes, 1)
   centre = rng.uniform(0.3, 0.7, (num_images, 2, 1, 1))

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from diffusion_jax.data.sums import digest, of_array
 from diffusion_jax.ranges import Count, ImageShape, check_choice
 
 T = TypeVar('T', bound=Callable)
+Order = Callable[[np.random.Generator], np.ndarray]  # of an epoch, see `Source`
 
 
 class Facts(NamedTuple):
@@ -57,7 +58,11 @@ class Source(Protocol):
   """Describes the data sets that the pipeline reads.
 
   facts have no mean and std of real numbers: `measured` adds them. Several
-  threads read ahead from a source that is not in_memory.
+  threads read ahead from a source that is not in_memory. It may also have
+  `checksum()`, a sum of what is stored; `order`, which draws a permutation of
+  0..N - 1 for an epoch from a generator, to be read in blocks (None: a uniform
+  one); and, if its examples are random, `redrawn(seed, epoch)`, the source
+  whose row i of `read` is drawn for epoch[i].
   """
 
   @property
@@ -82,35 +87,19 @@ class Source(Protocol):
     ...
 
 
-def checksum(source: object) -> str:
+def checksum(source: Any) -> str:
   """Returns source.checksum(), a sum of what is stored, or '' without one."""
-  return source.checksum() if isinstance(source, SummedSource) else ''
+  return source.checksum() if hasattr(source, 'checksum') else ''
 
 
-@runtime_checkable
-class SummedSource(Protocol):
-  """Describes a source that knows a sum of what is stored."""
-
-  def checksum(self) -> str: ...
+def order_of(source: object) -> Order | None:
+  """Returns source.order, or None without one; see `Source`."""
+  return getattr(source, 'order', None)
 
 
-@runtime_checkable
-class OrderedSource(Protocol):
-  """Describes a source that orders its epochs, to be read in blocks."""
-
-  @property
-  def order(self) -> Callable[[np.random.Generator], np.ndarray] | None:
-    """Draws a permutation of 0..N - 1 for an epoch; None: a uniform one."""
-    ...
-
-
-@runtime_checkable
-class RedrawnSource(Protocol):
-  """Describes a source of random examples, such as `Binarized`."""
-
-  def redrawn(self, seed: int, epoch: np.ndarray) -> Source:
-    """Returns the source whose row i of `read` is drawn for epoch[i]."""
-    ...
+def redrawn(source: Any, seed: int, epoch: np.ndarray) -> Source:
+  """Returns source.redrawn(seed, epoch), or a source whose examples stay."""
+  return source.redrawn(seed, epoch) if hasattr(source, 'redrawn') else source
 
 
 def states(facts: Callable[..., Facts | None]) -> Callable[[T], T]:
@@ -160,15 +149,11 @@ def blocks(count: int, size: int = 1000) -> Iterator[np.ndarray]:
 def some_of(source: Sized, most: int) -> np.ndarray:
   """Returns the indices of at most `most` random examples, sorted.
 
-  They are the same each time, and the first of an epoch of an `OrderedSource`.
+  They are the same each time, and the first of an epoch of a source with an order.
   """
-  rng, draw = np.random.default_rng(0), _own_order(source)
+  rng, draw = np.random.default_rng(0), order_of(source)
   order = draw(rng) if draw else rng.permutation(len(source))
   return np.sort(order[:most])
-
-
-def _own_order(source):
-  return source.order if isinstance(source, OrderedSource) else None
 
 
 def pictures(
@@ -205,7 +190,7 @@ def measured(source: Source) -> Facts:
   if isinstance(source, ArraySource) and source.in_memory:
     arrays = source.read(slice(None))  # without a copy
   else:
-    is_held = source.in_memory and not _own_order(source)  # A simulator draws it.
+    is_held = source.in_memory and not order_of(source)  # A simulator draws it.
     arrays = source.read(some_of(source, len(source) if is_held else MOST_MEASURED))
   if not x.levels:
     check_box(x, arrays['x'])
@@ -315,7 +300,7 @@ class ArraySource:
   x: uint8 with levels 0..levels - 1, or floats with levels 0, [N, ...]; label:
   int32 [N] in 0..num_classes - 1, or None with num_classes 0; context: floats
   [N, ...] or None; low, high: the box of x; x_names, context_names: see
-  `ArraySpec`; order: see `OrderedSource`. Raises ValueError for other arrays.
+  `ArraySpec`; order: see `Source`. Raises ValueError for other arrays.
   """
 
   x: np.ndarray
@@ -328,7 +313,7 @@ class ArraySource:
   class_names: tuple[str, ...] = ()
   x_names: tuple[str, ...] = ()
   context_names: tuple[str, ...] = ()
-  order: Callable[[np.random.Generator], np.ndarray] | None = None
+  order: Order | None = None
 
   def __post_init__(self):
     label = {} if self.label is None else {'label': self.label}
@@ -379,7 +364,7 @@ class Binarized:
     self.source, self.how = source, how
     self.facts = source.facts._replace(x=x._replace(levels=2))
     self.in_memory = source.in_memory
-    self.order = source.order if isinstance(source, OrderedSource) else None
+    self.order = order_of(source)
     self._seeds: Callable[[int], tuple[int, ...]] = lambda row: (0,)
 
   def __len__(self) -> int:

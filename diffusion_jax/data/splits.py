@@ -2,12 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.data.sources import Facts, OrderedSource, RedrawnSource, Source, checksum
+from diffusion_jax.data.sources import Facts, Order, Source, checksum, order_of, redrawn
 from diffusion_jax.data.sums import digest
 from diffusion_jax.ranges import Rate, check_choice, check_value
 
@@ -94,9 +93,9 @@ class Part:
 
   # One function, by which `pipeline` keeps permutations.
   @functools.cached_property
-  def order(self) -> Callable[[np.random.Generator], np.ndarray] | None:
+  def order(self) -> Order | None:
     """The source's order of these examples."""
-    draw = self.source.order if isinstance(self.source, OrderedSource) else None
+    draw = order_of(self.source)
     if draw is None:
       return None
     places = np.full(len(self.source), -1)
@@ -110,6 +109,4 @@ class Part:
 
   def redrawn(self, seed: int, epoch: np.ndarray) -> 'Part':
     """Returns the part whose row i of `read` is drawn for epoch[i]."""
-    if not isinstance(self.source, RedrawnSource):
-      return self
-    return Part(self.source.redrawn(seed, epoch), self.rows)
+    return Part(redrawn(self.source, seed, epoch), self.rows)

@@ -1,6 +1,6 @@
 """Converts sentences to tokens, the bytes of UTF-8, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -36,5 +36,9 @@ def decode(tokens: np.ndarray) -> list[str]:
 
   Padding is dropped; bytes that are not UTF-8 become U+FFFD.
   """
-  rows = [(row[row > 0] - 1).astype(np.uint8) for row in np.asarray(tokens)]
-  return [row.tobytes().decode(errors='replace') for row in rows]
+  return decode_bytes((row[row > 0] - 1).astype(np.uint8) for row in np.asarray(tokens))
+
+
+def decode_bytes(texts: Iterable[np.ndarray]) -> list[str]:
+  """Returns the N texts of bytes, uint8 [N, ...]; invalid ones are U+FFFD."""
+  return [text.tobytes().decode(errors='replace') for text in texts]

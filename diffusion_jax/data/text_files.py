@@ -65,11 +65,6 @@ def _own_text():
   return b'\n'.join([*(str(part).encode() for part in parts), own])
 
 
-def decode_bytes(texts: np.ndarray) -> list[str]:
-  """Returns the N texts of bytes, uint8 [N, ...]; invalid ones are U+FFFD."""
-  return [text.tobytes().decode(errors='replace') for text in texts]
-
-
 def printable(text: str) -> str:
   """Replaces characters that control a terminal, except newlines, by U+FFFD."""
   return ''.join(c if c.isprintable() or c == '\n' else '\N{REPLACEMENT CHARACTER}' for c in text)

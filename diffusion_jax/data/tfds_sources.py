@@ -14,7 +14,7 @@ import numpy as np
 from diffusion_jax.data import buckets, prepare
 from diffusion_jax.data.columns import Columns, ColumnSource
 from diffusion_jax.data.files import naming
-from diffusion_jax.data.sources import ArraySource, facts_of_fields, pictures, states
+from diffusion_jax.data.sources import ArraySource, blocks, facts_of_fields, pictures, states
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.data.sums import digest, of_files
 from diffusion_jax.paths import ReadPath
@@ -47,10 +47,9 @@ def _in_memory(name, split, data_dir, classes=()):
   size = len(records)
   images = np.empty((size, *records.features['image'].shape), np.uint8)
   labels = np.empty(size, np.int32)
-  for start in range(0, size, 1000):
-    chunk = slice(start, start + 1000)
-    cells = records.get(records.columns, np.arange(size)[chunk])
-    images[chunk], labels[chunk] = cells['image'], cells['label']
+  for index in blocks(size):
+    cells = records.get(records.columns, index)
+    images[index], labels[index] = cells['image'], cells['label']
   # The order of the files depends on who prepared the set; batches must not.
   digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
   order = sorted(range(size), key=lambda i: (digests[i], labels[i]))

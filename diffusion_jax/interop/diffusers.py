@@ -7,6 +7,7 @@ torch.
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import linen as nn
@@ -89,55 +90,33 @@ def save(
 
 
 def _write(folder, network, params, sections, shape, label):
-  if isinstance(network, Autoencoder):
-    scale = sections['decoding']['scale'] or 1.0
-    config = autoencoder.write_config(network, scale)
-    write_model(folder, config, tensors_of(network, params))
-    return
   name = type(network).__name__
-  known = UNet.__name__, DiT.__name__, Autoencoder.__name__
-  check('config', {'network': name}, {'network': known}, 'in diffusers')
+  check('config', {'network': name}, {'network': tuple(_NETWORKS)}, 'in diffusers')
+  part, module = _NETWORKS[name]
+  if module is autoencoder:
+    config = module.write_config(network, sections['decoding']['scale'] or 1.0)
+    write_model(folder, config, module.write(network, params))
+    return
   require(
     'parametrization' in sections,
     'diffusers has no pipeline of this model: it has autoencoders, and '
     'diffusion models whose network predicts eps, x0 or v',
   )
   scheduler = schedulers.write_config(sections)
-  if isinstance(network, DiT):
-    config = transformer.write_config(network, shape)
-    tensors = tensors_of(network, params)
-    write_model(folder / 'transformer', config, tensors)
-  elif isinstance(network, UNet):
-    if label is not None:
-      network, params = fix_label(network, params, label)
-    config = unet.write_config(network, shape)
-    tensors = tensors_of(network, params)
-    write_model(folder / 'unet', config, tensors)
-    write_json(
-      folder / INDEX,
-      {
-        '_class_name': 'DDPMPipeline',
-        'scheduler': ['diffusers', scheduler['_class_name']],
-        'unet': ['diffusers', config['_class_name']],
-      },
-    )
+  if module is unet and label is not None:
+    network, params = fix_label(network, params, label)
+  config = module.write_config(network, shape)
+  write_model(folder / part, config, module.write(network, params))
+  if module is unet:
+    parts = {'scheduler': scheduler, 'unet': config}
+    listed = {name: ['diffusers', x['_class_name']] for name, x in parts.items()}
+    write_json(folder / INDEX, {'_class_name': 'DDPMPipeline', **listed})
   write_json(folder / 'scheduler' / SCHEDULER, scheduler)
 
 
-def tensors_of(
-  network: UNet | DiT | Autoencoder, params: Params, rule: names.Rule | None = None
-) -> Tensors:
-  """Returns the state dict in diffusers of a network that `save` writes.
-
-  params: all, or some; rule: of all arrays, instead of their own.
-  """
-  if isinstance(network, DiT):
-    return transformer.write(network, params, rule)
-  if isinstance(network, Autoencoder):
-    table = autoencoder.layers_of(network)
-  else:
-    table = unet.layers_of(network)
-  return names.write(names.entries(table, params), params, rule)
+def tensors_of(network: UNet | DiT | Autoencoder, params: Params) -> Tensors:
+  """Returns the state dict in diffusers of a network that `save` writes."""
+  return _NETWORKS[type(network).__name__][1].write(network, params)
 
 
 def adapters_of(
@@ -151,17 +130,16 @@ def adapters_of(
   of the images or latents. Raises ValueError as `save`.
   """
   down, up = adapters['lora_A'], adapters['lora_B']
-  if isinstance(network, DiT):
-    prefix, _ = 'transformer', transformer.write_config(network, shape)
+  name = type(network).__name__
+  prefix, module = _NETWORKS.get(name, ('', None))
+  known = ', '.join(name for name, (prefix, _) in _NETWORKS.items() if prefix)
+  require(bool(prefix), f'adapters of {name} have no names in diffusers: {known}')
+  module.write_config(network, shape)
+  outputs = module.write(network, up, names.KERNEL)
+  if module is transformer:
     down = transformer.shared_by_qkv(down)
-  elif isinstance(network, UNet):
-    prefix, _ = 'unet', unet.write_config(network, shape)
-  else:
-    name, known = type(network).__name__, f'{UNet.__name__}, {DiT.__name__}'
-    raise ValueError(f'adapters of {name} have no names in diffusers: {known}')
   tensors: dict[str, np.ndarray] = {}
-  outputs = tensors_of(network, up, names.LINEAR)
-  for weight, a in tensors_of(network, down).items():
+  for weight, a in module.write(network, down).items():
     name, b = f'{prefix}.{weight.removesuffix("weight")}', outputs[weight]
     b = np.float32(scale) * b.reshape(*b.shape, *[1] * (a.ndim - 2))
     tensors |= {f'{name}lora_A.weight': a, f'{name}lora_B.weight': b}
@@ -277,6 +255,12 @@ def _read_scheduler(path):
   return options, *schedulers.read_sections(options)
 
 
+# The folder of a network in a pipeline, and its module, by its class here.
+_NETWORKS: dict[str, tuple[str, Any]] = {
+  UNet.__name__: ('unet', unet),
+  DiT.__name__: ('transformer', transformer),
+  Autoencoder.__name__: ('', autoencoder),
+}
 INDEX, CONFIG = 'model_index.json', 'config.json'
 SCHEDULER = 'scheduler_config.json'
 # The files of weights, in the order in which they are looked for.

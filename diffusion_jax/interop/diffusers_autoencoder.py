@@ -1,21 +1,20 @@
 """AutoencoderKL of diffusers as our `Autoencoder`, and back."""
 
-from diffusion_jax.interop import diffusers_options as theirs, options
+from diffusion_jax.interop import diffusers_options as theirs, names, options
 from diffusion_jax.interop.diffusers_options import ATTENTION, BLOCK, SILU
-from diffusion_jax.interop.names import TORCH, Layer, expand
+from diffusion_jax.interop.names import Layer, Params, Tensors
 from diffusion_jax.interop.reader import Model, facts_of
 from diffusion_jax.networks.autoencoder import Autoencoder
 
 CLASS = 'AutoencoderKL'
 # The options of the class with their defaults; config.json may omit some.
-OPTIONS: options.Options = dict(
-  in_channels=3, out_channels=3, down_block_types=('DownEncoderBlock2D',),
-  up_block_types=('UpDecoderBlock2D',), block_out_channels=(64,),
-  layers_per_block=1, act_fn='silu', latent_channels=4, norm_num_groups=32,
-  sample_size=32, scaling_factor=0.18215, shift_factor=None, latents_mean=None,
-  latents_std=None, force_upcast=True, use_quant_conv=True,
-  use_post_quant_conv=True, mid_block_add_attention=True,
-)  # fmt: skip
+OPTIONS = options.of_text("""
+  in_channels=3 out_channels=3 down_block_types="('DownEncoderBlock2D',)"
+  up_block_types="('UpDecoderBlock2D',)" block_out_channels=64, layers_per_block=1 act_fn=silu
+  latent_channels=4 norm_num_groups=32 sample_size=32 scaling_factor=0.18215 shift_factor=None
+  latents_mean=None latents_std=None force_upcast=True use_quant_conv=True use_post_quant_conv=True
+  mid_block_add_attention=True
+""")
 # Fields of `Autoencoder`, with the option for each.
 FIELDS: options.Fields = {
   'latent_channels': 'latent_channels',
@@ -27,31 +26,31 @@ FIELDS: options.Fields = {
 _DOWN, _UP = ('DownEncoderBlock2D',), ('UpDecoderBlock2D',)
 _LIMITS = (-30.0, 20.0)  # AutoencoderKL clips log-variances to them.
 
-_OF_BOTH = {
-  'conv_in': ('conv_in', TORCH.conv),
-  'middle_0_block': ('mid_block.resnets.0', BLOCK),
-  'middle_attention': ('mid_block.attentions.0', ATTENTION),
-  'middle_1_block': ('mid_block.resnets.1', BLOCK),
-  'norm_out': ('conv_norm_out', TORCH.norm),
-  'conv_out': ('conv_out', TORCH.conv),
-}
 # A change of resolution ends a level there; on the way down it begins one here.
-LAYERS = {
-  'encoder_conv': ('quant_conv', TORCH.conv),
-  'decoder_conv': ('post_quant_conv', TORCH.conv),
-  'encoder/down_{level}_downsample/conv': (
-    'encoder.down_blocks.{before}.downsamplers.0.conv',
-    TORCH.conv,
-  ),
-  'encoder/down_{level}_{i}_block': ('encoder.down_blocks.{level}.resnets.{i}', BLOCK),
-  'decoder/up_{level}_{i}_block': ('decoder.up_blocks.{back}.resnets.{i}', BLOCK),
-  'decoder/up_{level}_upsample/conv': ('decoder.up_blocks.{back}.upsamplers.0.conv', TORCH.conv),
-  **{
-    f'{part}/{ours}': (f'{part}.{name}', kind)
-    for part in ('encoder', 'decoder')
-    for ours, (name, kind) in _OF_BOTH.items()
-  },
-}
+LAYERS = names.table(
+  """
+  encoder_conv                         quant_conv
+  decoder_conv                         post_quant_conv
+  encoder/conv_in                      encoder.conv_in
+  encoder/down_{level}_{i}_block       encoder.down_blocks.{level}.resnets.{i}  block
+  encoder/down_{level}_downsample/conv encoder.down_blocks.{before}.downsamplers.0.conv
+  encoder/middle_0_block               encoder.mid_block.resnets.0              block
+  encoder/middle_attention             encoder.mid_block.attentions.0           attention
+  encoder/middle_1_block               encoder.mid_block.resnets.1              block
+  encoder/norm_out                     encoder.conv_norm_out
+  encoder/conv_out                     encoder.conv_out
+  decoder/conv_in                      decoder.conv_in
+  decoder/middle_0_block               decoder.mid_block.resnets.0              block
+  decoder/middle_attention             decoder.mid_block.attentions.0           attention
+  decoder/middle_1_block               decoder.mid_block.resnets.1              block
+  decoder/up_{level}_{i}_block         decoder.up_blocks.{back}.resnets.{i}     block
+  decoder/up_{level}_upsample/conv     decoder.up_blocks.{back}.upsamplers.0.conv
+  decoder/norm_out                     decoder.conv_norm_out
+  decoder/conv_out                     decoder.conv_out
+  """,
+  block=BLOCK,
+  attention=ATTENTION,
+)
 
 
 def describe(config: options.Options) -> Model:
@@ -76,7 +75,12 @@ def describe(config: options.Options) -> Model:
 
 def layers_of(network: Autoencoder) -> list[Layer]:
   """Returns the layers with their names there."""
-  return expand(LAYERS, network.num_blocks, len(network.multipliers))
+  return names.expand(LAYERS, network.num_blocks, len(network.multipliers))
+
+
+def write(network: Autoencoder, params: Params, rule: names.Rule | None = None) -> Tensors:
+  """Returns the tensors of an AutoencoderKL; rule: see `names.write`."""
+  return names.write(names.entries(layers_of(network), params), params, rule)
 
 
 def _allowed(c):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 from diffusion_jax.interop import options
-from diffusion_jax.interop.names import TORCH, Layer, require, resnet_block
+from diffusion_jax.interop.names import layers, require, resnet_block
 from diffusion_jax.interop.options import Allowed, Fields, Options
 
 SILU = 'silu', 'swish'
@@ -16,14 +16,8 @@ NO_INPUTS = dict(
   elapsed=(False,),
   guidance_scale=(False,),
 )
-BLOCK = resnet_block(TORCH, 'norm1', 'conv1', 'time_emb_proj', 'norm2', 'conv2', 'conv_shortcut')
-ATTENTION = (
-  Layer('norm', 'group_norm', TORCH.norm),
-  Layer('query', 'to_q', TORCH.linear),
-  Layer('key', 'to_k', TORCH.linear),
-  Layer('value', 'to_v', TORCH.linear),
-  Layer('proj_out', 'to_out.0', TORCH.linear),
-)
+BLOCK = resnet_block('norm1 conv1 time_emb_proj norm2 conv2 conv_shortcut')
+ATTENTION = layers('norm query key value proj_out', 'group_norm to_q to_k to_v to_out.0')
 # names of attention layers before diffusers 0.12
 _LEGACY = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
 

@@ -5,20 +5,18 @@ from types import SimpleNamespace
 import numpy as np
 
 from diffusion_jax.core.step_schedules import zero_terminal_snr
-from diffusion_jax.interop.options import Options, check, check_known
+from diffusion_jax.interop.options import Options, check, check_known, of_text
 from diffusion_jax.interop.reader import Sections
 from diffusion_jax.ranges import within
 
 # The options of DDPMScheduler with their defaults. DDIMScheduler has the same,
 # with set_alpha_to_one in place of variance_type.
-DDPM: Options = dict(
-  _class_name='DDPMScheduler', num_train_timesteps=1000, beta_start=1e-4,
-  beta_end=0.02, beta_schedule='linear', trained_betas=None,
-  variance_type='fixed_small', clip_sample=True, prediction_type='epsilon',
-  thresholding=False, dynamic_thresholding_ratio=0.995, clip_sample_range=1.0,
-  sample_max_value=1.0, timestep_spacing='leading', steps_offset=0,
-  rescale_betas_zero_snr=False,
-)  # fmt: skip
+DDPM = of_text("""
+  _class_name=DDPMScheduler num_train_timesteps=1000 beta_start=1e-4 beta_end=0.02
+  beta_schedule=linear trained_betas=None variance_type=fixed_small clip_sample=True
+  prediction_type=epsilon thresholding=False dynamic_thresholding_ratio=0.995 clip_sample_range=1.0
+  sample_max_value=1.0 timestep_spacing=leading steps_offset=0 rescale_betas_zero_snr=False
+""")
 
 # diffusers' name: ours
 _BETAS = {
@@ -41,12 +39,7 @@ _SAMPLERS = {'DDPMScheduler': 'ancestral', 'DDIMScheduler': 'ddim'}
 _TRAINED: Options = {
   name: DDPM[name]
   for name in (
-    'num_train_timesteps',
-    'beta_start',
-    'beta_end',
-    'beta_schedule',
-    'trained_betas',
-    'prediction_type',
+    'num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type'.split()
   )
 }
 _LINSPACE: Options = _TRAINED | {'timestep_spacing': 'linspace'}

@@ -21,32 +21,23 @@ from diffusion_jax.networks.transformer import DiT
 
 CLASS = 'DiTTransformer2DModel'
 # The options of the class with their defaults; config.json may omit some.
-OPTIONS: options.Options = dict(
-  num_attention_heads=16, attention_head_dim=72, in_channels=4,
-  out_channels=None, num_layers=28, dropout=0.0, norm_num_groups=32,
-  attention_bias=True, sample_size=32, patch_size=2,
-  activation_fn='gelu-approximate', num_embeds_ada_norm=1000,
-  upcast_attention=False, norm_type='ada_norm_zero',
-  norm_elementwise_affine=False, norm_eps=1e-5,
-)  # fmt: skip
+OPTIONS = options.of_text("""
+  num_attention_heads=16 attention_head_dim=72 in_channels=4 out_channels=None num_layers=28
+  dropout=0.0 norm_num_groups=32 attention_bias=True sample_size=32 patch_size=2
+  activation_fn=gelu-approximate num_embeds_ada_norm=1000 upcast_attention=False
+  norm_type=ada_norm_zero norm_elementwise_affine=False norm_eps=1e-5
+""")
 # Further options of Transformer2DModel, the class in DiT's files before
 # diffusers 0.29; they must have their defaults.
-OLDER: options.Options = dict(
-  attention_type='default',
-  cross_attention_dim=None,
-  double_self_attention=False,
-  num_vector_embeds=None,
-  only_cross_attention=False,
-  use_linear_projection=False,
-)
+OLDER = options.of_text("""
+  attention_type=default cross_attention_dim=None double_self_attention=False
+  num_vector_embeds=None only_cross_attention=False use_linear_projection=False
+""")
 NORM_EPS = 1e-6  # of ours, and of DiT's release
 # Fields of `DiT`, with the option for each.
-FIELDS: options.Fields = {
-  'num_blocks': 'num_layers',
-  'num_heads': 'num_attention_heads',
-  'patch_size': 'patch_size',
-  'dropout': 'dropout',
-}
+FIELDS = options.of_text("""
+  num_blocks=num_layers num_heads=num_attention_heads patch_size=patch_size dropout=dropout
+""")
 
 _BLOCK, _EMBEDDINGS = 'transformer_blocks.{}', 'norm1.emb'
 # the embeddings of blocks after the first
@@ -54,20 +45,21 @@ _COPY = re.compile(r'(transformer_blocks\.)([1-9]\d*)(\.norm1\.emb\..*)')
 _POSITIONS = 'pos_embed.pos_embed'  # a constant that older files hold
 _QKV = 'query', 'key', 'value'
 _EMB = f'{_BLOCK.format(0)}.{_EMBEDDINGS}'
-_LINEAR = names.TORCH.linear
-LAYERS = {
-  'noise_dense_2': (f'{_EMB}.timestep_embedder.linear_2', _LINEAR),
-  'label_embedding/table': (f'{_EMB}.class_embedder.embedding_table', names.TORCH_EMBEDDING),
-  'block_{i}/modulation': ('transformer_blocks.{i}.norm1.linear', _LINEAR),
-  'block_{i}/query': ('transformer_blocks.{i}.attn1.to_q', _LINEAR),
-  'block_{i}/key': ('transformer_blocks.{i}.attn1.to_k', _LINEAR),
-  'block_{i}/value': ('transformer_blocks.{i}.attn1.to_v', _LINEAR),
-  'block_{i}/proj': ('transformer_blocks.{i}.attn1.to_out.0', _LINEAR),
-  'block_{i}/mlp_in': ('transformer_blocks.{i}.ff.net.0.proj', _LINEAR),
-  'block_{i}/mlp_out': ('transformer_blocks.{i}.ff.net.2', _LINEAR),
-  'modulation_out': ('proj_out_1', _LINEAR),
-  'patch_out': ('proj_out_2', _LINEAR),
-}
+LAYERS = names.table(
+  """
+  noise_dense_2          transformer_blocks.0.norm1.emb.timestep_embedder.linear_2
+  label_embedding/table  transformer_blocks.0.norm1.emb.class_embedder.embedding_table
+  block_{i}/modulation   transformer_blocks.{i}.norm1.linear
+  block_{i}/query        transformer_blocks.{i}.attn1.to_q
+  block_{i}/key          transformer_blocks.{i}.attn1.to_k
+  block_{i}/value        transformer_blocks.{i}.attn1.to_v
+  block_{i}/proj         transformer_blocks.{i}.attn1.to_out.0
+  block_{i}/mlp_in       transformer_blocks.{i}.ff.net.0.proj
+  block_{i}/mlp_out      transformer_blocks.{i}.ff.net.2
+  modulation_out         proj_out_1
+  patch_out              proj_out_2
+  """
+)
 
 
 def read_config(
@@ -212,7 +204,7 @@ def _entries(network, apart):
   # The table of names; apart: the result of `separate`. Their sinusoids are
   # [cos, sin], ours for 'ho' are [sin, cos].
   swapped = network.noise_embedding == 'ho'
-  first = names.TORCH_SWAPPED if swapped else _LINEAR
+  first = names.TORCH_SWAPPED if swapped else names.TORCH
   rows = LAYERS | {
     'noise_dense_1': (f'{_EMB}.timestep_embedder.linear_1', first),
     'patch_embedding': ('pos_embed.proj', _patches(network)),

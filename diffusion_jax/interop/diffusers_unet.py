@@ -5,26 +5,25 @@ from types import SimpleNamespace
 
 from diffusion_jax.interop import diffusers_options as theirs, names, options
 from diffusion_jax.interop.diffusers_options import ATTENTION, BLOCK, SILU
-from diffusion_jax.interop.names import TORCH, Layer
+from diffusion_jax.interop.names import Layer, Params, Tensors
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import UNet
 
 CLASS = 'UNet2DModel'
 # The options of the class with their defaults; config.json may omit some.
-OPTIONS: options.Options = dict(
-  sample_size=None, in_channels=3, out_channels=3, center_input_sample=False,
-  time_embedding_type='positional', time_embedding_dim=None, freq_shift=0,
-  flip_sin_to_cos=True,
-  down_block_types=('DownBlock2D', *['AttnDownBlock2D'] * 3),
-  mid_block_type='UNetMidBlock2D',
-  up_block_types=(*['AttnUpBlock2D'] * 3, 'UpBlock2D'),
-  block_out_channels=(224, 448, 672, 896), layers_per_block=2,
-  mid_block_scale_factor=1, downsample_padding=1, downsample_type='conv',
-  upsample_type='conv', dropout=0.0, act_fn='silu', attention_head_dim=8,
-  norm_num_groups=32, attn_norm_num_groups=None, norm_eps=1e-5,
-  resnet_time_scale_shift='default', add_attention=True, class_embed_type=None,
-  num_class_embeds=None, num_train_timesteps=None,
-)  # fmt: skip
+OPTIONS = options.of_text("""
+  sample_size=None in_channels=3 out_channels=3 center_input_sample=False
+  time_embedding_type=positional time_embedding_dim=None freq_shift=0 flip_sin_to_cos=True
+  mid_block_type=UNetMidBlock2D
+  block_out_channels=224,448,672,896 layers_per_block=2 mid_block_scale_factor=1
+  downsample_padding=1 downsample_type=conv upsample_type=conv dropout=0.0 act_fn=silu
+  attention_head_dim=8 norm_num_groups=32 attn_norm_num_groups=None norm_eps=1e-5
+  resnet_time_scale_shift=default add_attention=True class_embed_type=None num_class_embeds=None
+  num_train_timesteps=None
+""") | {
+  'down_block_types': ('DownBlock2D', *['AttnDownBlock2D'] * 3),
+  'up_block_types': (*['AttnUpBlock2D'] * 3, 'UpBlock2D'),
+}
 # Fields of `UNet`, with the option for each.
 FIELDS: options.Fields = {
   'num_blocks': 'layers_per_block',
@@ -39,24 +38,28 @@ FIELDS: options.Fields = {
 _DOWN = 'DownBlock2D', 'AttnDownBlock2D', 'ResnetDownsampleBlock2D'
 _UP = 'UpBlock2D', 'AttnUpBlock2D', 'ResnetUpsampleBlock2D'
 
-LAYERS = {
-  'noise_dense_2': ('time_embedding.linear_2', TORCH.linear),
-  'label_embedding/table': ('class_embedding', names.TORCH_EMBEDDING),
-  'conv_in': ('conv_in', TORCH.conv),
-  'down_{level}_{i}_block': ('down_blocks.{level}.resnets.{i}', BLOCK),
-  'down_{level}_{i}_attention': ('down_blocks.{level}.attentions.{i}', ATTENTION),
-  'down_{level}_downsample': ('down_blocks.{level}.downsamplers.0', BLOCK),
-  'down_{level}_downsample/conv': ('down_blocks.{level}.downsamplers.0.conv', TORCH.conv),
-  'middle_0_block': ('mid_block.resnets.0', BLOCK),
-  'middle_attention': ('mid_block.attentions.0', ATTENTION),
-  'middle_1_block': ('mid_block.resnets.1', BLOCK),
-  'up_{level}_{i}_block': ('up_blocks.{back}.resnets.{i}', BLOCK),
-  'up_{level}_{i}_attention': ('up_blocks.{back}.attentions.{i}', ATTENTION),
-  'up_{level}_upsample': ('up_blocks.{back}.upsamplers.0', BLOCK),
-  'up_{level}_upsample/conv': ('up_blocks.{back}.upsamplers.0.conv', TORCH.conv),
-  'norm_out': ('conv_norm_out', TORCH.norm),
-  'conv_out': ('conv_out', TORCH.conv),
-}
+LAYERS = names.table(
+  """
+  noise_dense_2                 time_embedding.linear_2
+  label_embedding/table         class_embedding
+  conv_in                       conv_in
+  down_{level}_{i}_block        down_blocks.{level}.resnets.{i}     block
+  down_{level}_{i}_attention    down_blocks.{level}.attentions.{i}  attention
+  down_{level}_downsample       down_blocks.{level}.downsamplers.0  block
+  down_{level}_downsample/conv  down_blocks.{level}.downsamplers.0.conv
+  middle_0_block                mid_block.resnets.0                 block
+  middle_attention              mid_block.attentions.0              attention
+  middle_1_block                mid_block.resnets.1                 block
+  up_{level}_{i}_block          up_blocks.{back}.resnets.{i}        block
+  up_{level}_{i}_attention      up_blocks.{back}.attentions.{i}     attention
+  up_{level}_upsample           up_blocks.{back}.upsamplers.0       block
+  up_{level}_upsample/conv      up_blocks.{back}.upsamplers.0.conv
+  norm_out                      conv_norm_out
+  conv_out                      conv_out
+  """,
+  block=BLOCK,
+  attention=ATTENTION,
+)
 
 
 def layers_of(network: UNet, swapped: bool = False) -> list[Layer]:
@@ -65,9 +68,14 @@ def layers_of(network: UNet, swapped: bool = False) -> list[Layer]:
   swapped: their sinusoids have the opposite order of ours, which is [sin, cos]
   for noise_embedding='ho' and [cos, sin] for 'openai'.
   """
-  first = names.TORCH_SWAPPED if swapped else TORCH.linear
-  row = {'noise_dense_1': ('time_embedding.linear_1', first)}
-  return names.expand({**row, **LAYERS}, network.num_blocks, len(network.multipliers))
+  first = names.TORCH_SWAPPED if swapped else names.TORCH
+  rows = LAYERS | {'noise_dense_1': ('time_embedding.linear_1', first)}
+  return names.expand(rows, network.num_blocks, len(network.multipliers))
+
+
+def write(network: UNet, params: Params, rule: names.Rule | None = None) -> Tensors:
+  """Returns the tensors of a UNet2DModel; rule: see `names.write`."""
+  return names.write(names.entries(layers_of(network), params), params, rule)
 
 
 def read_config(config: options.Options) -> tuple[UNet, dict, SimpleNamespace]:

@@ -8,7 +8,6 @@ import numpy as np
 
 from diffusion_jax.interop import names
 from diffusion_jax.interop.files import read_tensors, reading
-from diffusion_jax.interop.names import SAME, TORCH, Kind
 from diffusion_jax.networks.dinov2 import SIDE, DinoV2, preprocess
 
 FILES = ('model.safetensors', 'dinov2-large/model.safetensors')
@@ -18,25 +17,24 @@ HOW = "antialiased bicubic resize to 224, ImageNet's mean and deviation"
 PREPROCESS = preprocess
 HEAD_WIDTH = 64  # in all of DINOv2's networks
 _MASK = 'embeddings.mask_token'  # used by the pretraining only
-_FIRST = names.Rule(lambda x: x[0], lambda x: x[None])
-_CLASS = names.Rule(lambda x: x[0, 0], lambda x: x[None, None])
-_LAYER, _ATTENTION = 'encoder.layer.{i}', 'encoder.layer.{i}.attention'
-_SCALES = {f'scale_{n}': (f'layer_scale{n}.lambda1', SAME) for n in (1, 2)}
-_TOKENS = {'class_token': ('cls_token', _CLASS), 'positions': ('position_embeddings', _FIRST)}
-LAYERS: names.Patterns = {
-  '': ('embeddings', Kind(_TOKENS)),
-  'patches': ('embeddings.patch_embeddings.projection', TORCH.conv),
-  'norm': ('layernorm', TORCH.norm),
-  'block_{i}': (_LAYER, Kind(_SCALES)),
-  'block_{i}/norm_1': (f'{_LAYER}.norm1', TORCH.norm),
-  'block_{i}/norm_2': (f'{_LAYER}.norm2', TORCH.norm),
-  'block_{i}/query': (f'{_ATTENTION}.attention.query', TORCH.linear),
-  'block_{i}/key': (f'{_ATTENTION}.attention.key', TORCH.linear),
-  'block_{i}/value': (f'{_ATTENTION}.attention.value', TORCH.linear),
-  'block_{i}/out': (f'{_ATTENTION}.output.dense', TORCH.linear),
-  'block_{i}/mlp_in': (f'{_LAYER}.mlp.fc1', TORCH.linear),
-  'block_{i}/mlp_out': (f'{_LAYER}.mlp.fc2', TORCH.linear),
-}
+LAYERS = names.table(
+  """
+  class_token        embeddings.cls_token
+  positions          embeddings.position_embeddings
+  patches            embeddings.patch_embeddings.projection
+  norm               layernorm
+  block_{i}/scale_1  encoder.layer.{i}.layer_scale1.lambda1
+  block_{i}/scale_2  encoder.layer.{i}.layer_scale2.lambda1
+  block_{i}/norm_1   encoder.layer.{i}.norm1
+  block_{i}/norm_2   encoder.layer.{i}.norm2
+  block_{i}/query    encoder.layer.{i}.attention.attention.query
+  block_{i}/key      encoder.layer.{i}.attention.attention.key
+  block_{i}/value    encoder.layer.{i}.attention.attention.value
+  block_{i}/out      encoder.layer.{i}.attention.output.dense
+  block_{i}/mlp_in   encoder.layer.{i}.mlp.fc1
+  block_{i}/mlp_out  encoder.layer.{i}.mlp.fc2
+  """
+)
 
 
 def read(path: str | Path) -> tuple[DinoV2, names.Params, names.Tensors]:

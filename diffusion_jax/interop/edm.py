@@ -13,14 +13,15 @@ import numpy as np
 
 from diffusion_jax.interop import names, reader
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.names import LINEAR, SAME, TORCH, Kind, Layer, Rule
+from diffusion_jax.interop.names import KERNEL, Kind, Rule
 from diffusion_jax.interop.options import (
   Allowed,
-  Options,
   beside,
   check,
   complete,
   fields_of,
+  models,
+  of_text,
   typed,
 )
 from diffusion_jax.networks.ddpmpp import DDPMpp
@@ -28,26 +29,19 @@ from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import UNet
 
 # The class of a wrapper, and the keywords of its constructor with defaults.
-OUTER: Options = dict(
-  precond='EDMPrecond', model_type='DhariwalUNet', img_resolution=0,
-  img_channels=3, label_dim=0, use_fp16=False, sigma_min=0,
-  sigma_max=float('inf'), sigma_data=0.5, beta_d=19.9, beta_min=0.1, M=1000,
-  epsilon_t=1e-5, C_1=0.001, C_2=0.008,
-)  # fmt: skip
+OUTER = of_text("""
+  precond=EDMPrecond model_type=DhariwalUNet img_resolution=0 img_channels=3 label_dim=0
+  use_fp16=False sigma_min=0 sigma_max=1e999 sigma_data=0.5 beta_d=19.9 beta_min=0.1 M=1000
+  epsilon_t=1e-5 C_1=0.001 C_2=0.008
+""")
 # The keywords of the networks.
-OPTIONS: dict[str, Options] = {
-  'SongUNet': dict(
-    model_channels=128, channel_mult=(1, 2, 2, 2), channel_mult_emb=4,
-    num_blocks=4, attn_resolutions=(16,), dropout=0.1, label_dropout=0,
-    augment_dim=0, embedding_type='positional', channel_mult_noise=1,
-    encoder_type='standard', decoder_type='standard', resample_filter=(1, 1),
-  ),
-  'DhariwalUNet': dict(
-    model_channels=192, channel_mult=(1, 2, 3, 4), channel_mult_emb=4,
-    num_blocks=3, attn_resolutions=(32, 16, 8), dropout=0.1, label_dropout=0,
-    augment_dim=0,
-  ),
-}  # fmt: skip
+OPTIONS = models("""
+  DhariwalUNet  model_channels=192 channel_mult=1,2,3,4 channel_mult_emb=4 num_blocks=3 \
+    attn_resolutions=32,16,8 dropout=0.1 label_dropout=0 augment_dim=0
+  SongUNet      DhariwalUNet model_channels=128 channel_mult=1,2,2,2 num_blocks=4 \
+    attn_resolutions=16, embedding_type=positional channel_mult_noise=1 encoder_type=standard \
+    decoder_type=standard resample_filter=1,1
+""")
 GROUPS = 32  # in a norm, or fewer so that a group has 4 channels
 
 
@@ -90,13 +84,10 @@ def _allowed(o) -> Allowed:
 
 
 # Fields of ours, and the option for each.
-FIELDS = dict(
-  channels='model_channels',
-  multipliers='channel_mult',
-  num_blocks='num_blocks',
-  attention_resolutions='attn_resolutions',
-  dropout='dropout',
-)
+FIELDS = of_text("""
+  channels=model_channels multipliers=channel_mult num_blocks=num_blocks
+  attention_resolutions=attn_resolutions dropout=dropout
+""")
 FILTER = 'resample_filter'  # a buffer of layers that change the resolution
 # What an option that is set means for the user.
 NOTES = {
@@ -105,45 +96,40 @@ NOTES = {
   "cond['augment'] an image counts as not augmented",
 }
 
-ADM: reader.Sections = dict(
-  noise_embedding='openai',
-  scale_shift=True,
-  resblock_updown=True,
-  head_channels=64,
-  qkv='interleaved',
-  norm_eps=1e-5,
-  initializer='torch',
-)
+ADM = of_text("""
+  noise_embedding=openai scale_shift=True resblock_updown=True head_channels=64 qkv=interleaved
+  norm_eps=1e-5 initializer=torch
+""")
 
-BLOCK = names.resnet_block(TORCH, 'norm0', 'conv0', 'affine', 'norm1', 'conv1', 'skip')
+BLOCK = names.resnet_block('norm0 conv0 affine norm1 conv1 skip')
 # Their UNetBlock is a residual block followed by attention.
-ATTENTION = (
-  Layer('norm', 'norm2', TORCH.norm),
-  Layer('qkv', 'qkv', TORCH.pointwise),
-  Layer('proj_out', 'proj', TORCH.pointwise),
-)
+ATTENTION = names.layers('norm qkv proj_out', 'norm2 qkv proj')
 # ADM's labels go through a Linear without bias, as one-hot vectors. A missing
 # label is a vector of zeros, so the null class is a row of zeros at the end.
 _ROWS_AND_NULL = Rule(lambda x: np.concatenate([x.T, np.zeros_like(x.T[:1])]), lambda x: x[:-1].T)
 # A block that changes the resolution is named after its output's resolution.
-LAYERS = {
-  'noise_dense_1': ('map_layer0', TORCH.linear),
-  'noise_dense_2': ('map_layer1', TORCH.linear),
-  'label_embedding/linear': ('map_label', TORCH.linear),
-  'augment_dense': ('map_augment', TORCH.linear),
-  'noise_fourier': ('map_noise', Kind({'frequencies': ('freqs', SAME)})),
-  'conv_in': ('enc.{height}x{height}_conv', TORCH.conv),
-  'down_{level}_{i}_block': ('enc.{side}x{side}_block{i}', BLOCK),
-  'down_{level}_{i}_attention': ('enc.{side}x{side}_block{i}', ATTENTION),
-  'down_{level}_downsample': ('enc.{half}x{half}_down', BLOCK),
-  'down_{level}_pyramid': ('enc.{half}x{half}_aux_residual', TORCH.conv),
-  'middle_0_block': ('dec.{side}x{side}_in0', BLOCK),
-  'middle_attention': ('dec.{side}x{side}_in0', ATTENTION),
-  'middle_1_block': ('dec.{side}x{side}_in1', BLOCK),
-  'up_{level}_{i}_block': ('dec.{side}x{side}_block{i}', BLOCK),
-  'up_{level}_{i}_attention': ('dec.{side}x{side}_block{i}', ATTENTION),
-  'up_{level}_upsample': ('dec.{twice}x{twice}_up', BLOCK),
-}
+LAYERS = names.table(
+  """
+  noise_dense_1               map_layer0
+  noise_dense_2               map_layer1
+  label_embedding/linear      map_label
+  augment_dense               map_augment
+  noise_fourier/frequencies   map_noise.freqs
+  conv_in                     enc.{height}x{height}_conv
+  down_{level}_{i}_block      enc.{side}x{side}_block{i}  block
+  down_{level}_{i}_attention  enc.{side}x{side}_block{i}  attention
+  down_{level}_downsample     enc.{half}x{half}_down      block
+  down_{level}_pyramid        enc.{half}x{half}_aux_residual
+  middle_0_block              dec.{side}x{side}_in0       block
+  middle_attention            dec.{side}x{side}_in0       attention
+  middle_1_block              dec.{side}x{side}_in1       block
+  up_{level}_{i}_block        dec.{side}x{side}_block{i}  block
+  up_{level}_{i}_attention    dec.{side}x{side}_block{i}  attention
+  up_{level}_upsample         dec.{twice}x{twice}_up      block
+  """,
+  block=BLOCK,
+  attention=ATTENTION,
+)
 
 
 def load(path: str | Path, **options: object) -> reader.Imported:
@@ -210,13 +196,15 @@ def describe(options: SimpleNamespace) -> reader.Model:
   facts = reader.facts_of(shape, o.label_dim)
   height = o.img_resolution
   end = 'out' if adm else f'dec.{height}x{height}_aux'
-  label = _ROWS_AND_NULL if network.inputs.null_class else LINEAR
-  rows = Kind({'embedding': ('weight', label)})
-  ends = {
-    'label_embedding/table': ('map_label', rows),
-    'norm_out': (f'{end}_norm', TORCH.norm),
-    'conv_out': (f'{end}_conv', TORCH.conv),
-  }
+  label = _ROWS_AND_NULL if network.inputs.null_class else KERNEL
+  ends = names.table(
+    f"""
+    label_embedding/table  map_label  label
+    norm_out               {end}_norm
+    conv_out               {end}_conv
+    """,
+    label=Kind({'embedding': ('weight', label)}),
+  )
   counts = network.num_blocks, len(network.multipliers), height
   layers = [*names.within('', 'model', names.expand(LAYERS | ends, *counts))]
   notes = tuple(note for holds, note in NOTES.items() if vars(o)[holds])

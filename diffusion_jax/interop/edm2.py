@@ -16,63 +16,53 @@ import numpy as np
 from diffusion_jax.interop import names
 from diffusion_jax.interop.edm import FIELDS, edm_sections
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.names import LINEAR, SAME, Kind, Layer
-from diffusion_jax.interop.options import Options, beside, complete, fields_of, typed
+from diffusion_jax.interop.names import Kind, Layer
+from diffusion_jax.interop.options import beside, complete, fields_of, of_text, typed
 from diffusion_jax.interop.reader import Imported, Model, facts_of
 from diffusion_jax.networks.edm2 import EDM2, Uncertainty
 from diffusion_jax.networks.inputs import Inputs
 
 # The keywords of their Precond and UNet with the defaults.
-OPTIONS: Options = dict(
-  img_resolution=0, img_channels=3, label_dim=0, use_fp16=True, sigma_data=0.5,
-  logvar_channels=128, model_channels=192, channel_mult=(1, 2, 3, 4),
-  channel_mult_noise=None, channel_mult_emb=None, num_blocks=3,
-  attn_resolutions=(16, 8), label_balance=0.5, concat_balance=0.5,
-  channels_per_head=64, dropout=0.0, res_balance=0.3, attn_balance=0.3,
-  clip_act=256,
-)  # fmt: skip
+OPTIONS = of_text("""
+  img_resolution=0 img_channels=3 label_dim=0 use_fp16=True sigma_data=0.5 logvar_channels=128
+  model_channels=192 channel_mult=1,2,3,4 channel_mult_noise=None channel_mult_emb=None num_blocks=3
+  attn_resolutions=16,8 label_balance=0.5 concat_balance=0.5 channels_per_head=64 dropout=0.0
+  res_balance=0.3 attn_balance=0.3 clip_act=256
+""")
 # Options that are fixed in our network.
-ONLY = (
-  'channel_mult_noise',
-  'channel_mult_emb',
-  'label_balance',
-  'concat_balance',
-  'res_balance',
-  'attn_balance',
-  'clip_act',
-)
+ONLY = """
+  channel_mult_noise channel_mult_emb label_balance concat_balance res_balance attn_balance clip_act
+""".split()
 
 # Their frequencies and phases are in radians, ours in periods.
 _TURNS = names.Rule(lambda x: x / np.float32(2 * math.pi), lambda x: x * np.float32(2 * math.pi))
 FOURIER = Kind({'frequencies': ('freqs', _TURNS), 'phases': ('phases', _TURNS)})
-WEIGHT = Kind({'kernel': ('weight', LINEAR)})
-KERNEL = Kind({'kernel': ('weight', names.CONV)})
-POINTWISE = Kind({'kernel': ('weight', names.CONV_1X1)})
 BLOCK = (
-  Layer('', '', Kind({'embedding_gain': ('emb_gain', SAME)})),
-  Layer('conv_1', 'conv_res0', KERNEL),
-  Layer('embedding_proj', 'emb_linear', WEIGHT),
-  Layer('conv_2', 'conv_res1', KERNEL),
-  Layer('shortcut', 'conv_skip', POINTWISE),
-  Layer('qkv', 'attn_qkv', POINTWISE),
-  Layer('proj_out', 'attn_proj', POINTWISE),
+  *names.layers(
+    'embedding_gain conv_1 embedding_proj conv_2', 'emb_gain conv_res0 emb_linear conv_res1'
+  ),
+  *names.layers('shortcut qkv proj_out', 'conv_skip attn_qkv attn_proj', names.POINTWISE),
 )
-LAYERS = {
-  '': ('unet', Kind({'gain_out': ('out_gain', SAME)})),
-  'noise_fourier': ('unet.emb_fourier', FOURIER),
-  'noise_linear': ('unet.emb_noise', WEIGHT),
-  'label_linear': ('unet.emb_label', WEIGHT),
-  'conv_in': ('unet.enc.{height}x{height}_conv', KERNEL),
-  'conv_out': ('unet.out_conv', KERNEL),
-  'down_{level}_first_block': ('unet.enc.{side}x{side}_down', BLOCK),
-  'down_{level}_{i}_block': ('unet.enc.{side}x{side}_block{i}', BLOCK),
-  'middle_0_block': ('unet.dec.{side}x{side}_in0', BLOCK),
-  'middle_1_block': ('unet.dec.{side}x{side}_in1', BLOCK),
-  'up_{level}_first_block': ('unet.dec.{side}x{side}_up', BLOCK),
-  'up_{level}_{i}_block': ('unet.dec.{side}x{side}_block{i}', BLOCK),
-}
+LAYERS = names.table(
+  """
+  gain_out                  unet.out_gain
+  noise_fourier             unet.emb_fourier                 fourier
+  noise_linear              unet.emb_noise
+  label_linear              unet.emb_label
+  conv_in                   unet.enc.{height}x{height}_conv
+  conv_out                  unet.out_conv
+  down_{level}_first_block  unet.enc.{side}x{side}_down      block
+  down_{level}_{i}_block    unet.enc.{side}x{side}_block{i}  block
+  middle_0_block            unet.dec.{side}x{side}_in0       block
+  middle_1_block            unet.dec.{side}x{side}_in1       block
+  up_{level}_first_block    unet.dec.{side}x{side}_up        block
+  up_{level}_{i}_block      unet.dec.{side}x{side}_block{i}  block
+  """,
+  block=BLOCK,
+  fourier=FOURIER,
+)
 # The layers of u(sigma).
-LOGVAR = (Layer('fourier', 'logvar_fourier', FOURIER), Layer('linear', 'logvar_linear', WEIGHT))
+LOGVAR = Layer('fourier', 'logvar_fourier', FOURIER), Layer('linear', 'logvar_linear', names.TORCH)
 
 
 def load(path: str | Path, **options: object) -> Imported:

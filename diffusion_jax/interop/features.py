@@ -20,6 +20,7 @@ from diffusion_jax.interop import dinov2, inception
 from diffusion_jax.interop.files import write_safetensors
 from diffusion_jax.interop.names import Params, require
 from diffusion_jax.runtime.files import sha256
+from diffusion_jax.runtime.per_example import one_ahead
 
 Array = jax.Array
 
@@ -57,23 +58,18 @@ class Features:
 
     The device computes a batch while the one before is fetched and used.
     """
-    pending = None
-    for batch in batches:
-      check_images(batch)
-      started = self._start(batch), len(batch)
-      if pending:
-        yield _fetch(*pending)
-      pending = started
-    if pending:
-      yield _fetch(*pending)
+    yield from (arrays for _, arrays in one_ahead(self._start, batches))
 
   def _start(self, batch):
     # All batches have one size, so that the network is compiled once.
-    rest = self.batch_size - len(batch)
+    check_images(batch)
+    count = len(batch)
+    rest = self.batch_size - count
     if rest:
       batch = np.concatenate([batch, np.repeat(batch[-1:], rest, axis=0)])
     sharding = NamedSharding(Mesh(_devices(self.batch_size), ('data',)), PartitionSpec('data'))
-    return self.compute(self.params, jax.device_put(batch, sharding))
+    arrays = self.compute(self.params, jax.device_put(batch, sharding))
+    return lambda: {name: np.asarray(x)[:count] for name, x in arrays.items()}
 
 
 def load_features(name: str, path: str | Path | None = None, batch_size: int = 64) -> Features:
@@ -140,10 +136,6 @@ def check_images(images: np.ndarray) -> None:
 def _devices(batch_size):
   devices = jax.local_devices()
   return devices if batch_size % len(devices) == 0 else devices[:1]
-
-
-def _fetch(features, count):
-  return {name: np.asarray(x)[:count] for name, x in features.items()}
 
 
 def main(name: str, source: str, target: str | None = None) -> None:

@@ -1,8 +1,6 @@
 """The formats of other projects' weights: which one a file has, and its reader."""
 
-import ast
 import importlib
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -76,20 +74,3 @@ def _check_no_graph(source):
       'are not read: give a folder of diffusers with the same weights, such as '
       'google/ddpm-cifar10-32'
     )
-
-
-def options_of(text: str) -> Json:
-  """Parses 'a=1 b=x' to {'a': 1, 'b': 'x'}; raises ValueError."""
-  options = {}
-  for part in shlex.split(text):
-    name, sign, value = part.lstrip('-').partition('=')
-    if not sign or not name.isidentifier():
-      raise ValueError(
-        f'{part!r} is not name=value; several are separated by spaces: '
-        "'image_size=64 class_cond=True'"
-      )
-    try:
-      options[name] = ast.literal_eval(value)
-    except (ValueError, SyntaxError):  # a word
-      options[name] = value
-  return options

@@ -56,7 +56,7 @@ _TOWERS = {
 _TOWERS_6A = {'3x3': '', '3x3dbl': 'tower/'}
 # The arrays of a unit: in PyTorch, with the rule, and in TensorFlow.
 _ARRAYS = {
-  'kernel': ('conv.weight', names.CONV, 'conv2d_params'),
+  'kernel': ('conv.weight', names.KERNEL, 'conv2d_params'),
   'scale': ('bn.weight', names.SAME, 'batchnorm/gamma'),
   'bias': ('bn.bias', names.SAME, 'batchnorm/beta'),
   'mean': ('bn.running_mean', names.SAME, 'batchnorm/moving_mean'),
@@ -64,22 +64,15 @@ _ARRAYS = {
 }
 
 
-def torch_entries() -> list[names.Entry]:
-  """Returns the table of names of pytorch-fid and torch-fidelity."""
-  return [names.Entry('fc/kernel', 'fc.weight', names.LINEAR)] + [
-    names.Entry(f'{unit}/{ours}', f'{unit}.{theirs}', rule)
-    for unit in _units()
-    for ours, (theirs, rule, _) in _ARRAYS.items()
-  ]
-
-
-def tensorflow_entries() -> list[names.Entry]:
-  """Returns the table of names of TensorFlow's graph."""
-  return [names.Entry('fc/kernel', 'softmax/weights', names.SAME)] + [
-    names.Entry(f'{unit}/{ours}', f'{_scope(unit)}/{theirs}', names.SAME)
-    for unit in _units()
-    for ours, (_, _, theirs) in _ARRAYS.items()
-  ]
+def entries(graph: bool) -> list[names.Entry]:
+  """Returns the table of names of TensorFlow's graph, or of pytorch-fid and torch-fidelity."""
+  last = ('softmax/weights', names.SAME) if graph else ('fc.weight', names.KERNEL)
+  table = [names.Entry('fc/kernel', *last)]
+  for unit in _units():
+    for ours, (torch, rule, tensorflow) in _ARRAYS.items():
+      there = (f'{_scope(unit)}/{tensorflow}', names.SAME) if graph else (f'{unit}.{torch}', rule)
+      table.append(names.Entry(f'{unit}/{ours}', *there))
+  return table
 
 
 def read(path: str | Path) -> tuple[Inception, names.Params, names.Tensors]:
@@ -92,11 +85,10 @@ def read(path: str | Path) -> tuple[Inception, names.Params, names.Tensors]:
   with reading(path, f'the Inception network of 2015-12-05, {WHERE}'):
     graph = is_graph(path)
     tensors = read_constants(path) if graph else read_tensors(path)
-    entries = tensorflow_entries() if graph else torch_entries()
-    params = names.read(entries, tensors, _shapes(), _ignored)
+    params = names.read(entries(graph), tensors, _shapes(), _ignored)
   if graph:
     bias = {'fc.bias': tensors['softmax/biases']}
-    tensors = names.write(torch_entries(), params) | bias
+    tensors = names.write(entries(False), params) | bias
   return Inception(), params, tensors
 
 

@@ -6,6 +6,7 @@ a list of layers, in which a convolution is one row, not two.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -41,12 +42,10 @@ def _same(x):
 
 
 SAME = Rule(_same, _same)
-# PyTorch's Linear [out, in]; also a 1x1 convolution [out, in, 1(, 1)] that is
-# read as one (written back as Linear, by CONV_1X1 as Conv2d).
-LINEAR = Rule(lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T)
-CONV_1X1 = LINEAR._replace(write=lambda x: x.T[:, :, None, None])
-# PyTorch's Conv2d [out, in, height, width] <-> [height, width, in, out]
-CONV = Rule(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+# PyTorch's Linear [out, in] or Conv2d [out, in, height, width] <-> [..., in, out]
+KERNEL = Rule(
+  lambda x: x.transpose(*range(2, x.ndim), 1, 0), lambda x: x.transpose(-1, -2, *range(x.ndim - 2))
+)
 
 
 def read(
@@ -57,6 +56,7 @@ def read(
 ) -> Params:
   """Returns our parameters, float32, with the shapes of the tree `shapes`.
 
+  First axes of 1 that ours do not have, as of a 1x1 convolution, are left out.
   Raises ValueError, with ten names at most, for tensors that are missing, that
   the table does not use (except for `ignored` names), of another shape, or
   whose numbers are not real.
@@ -80,6 +80,8 @@ def read(
       array = rule.read(array)
     except ValueError:  # The rule needs another number of axes.
       pass
+    if array.shape[array.ndim - len(shape) :] == shape and array.size == math.prod(shape):
+      array = array.reshape(shape)
     if array.shape != shape:
       shaped.append(f'{theirs} {stored.shape} for {ours} {shape}')
     # A copy: a view would keep all that was read with it.
@@ -144,7 +146,10 @@ def listed(names: Iterable[str]) -> str:
 
 
 class Kind(NamedTuple):
-  """Names and rules by which a project stores a kind of layer, by our leaf."""
+  """Names and rules by which a project stores a kind of layer, by our leaf.
+
+  A layer may have some of the leaves.
+  """
 
   leaves: dict[str, tuple[str, Rule]]
   separator: str = '.'
@@ -158,33 +163,24 @@ class Layer(NamedTuple):
   kind: Kind
 
 
-# {our path: (their path, the kind of the layer or the layers of the block)}
-Patterns = Mapping[str, tuple[str, Kind | Sequence[Layer]]]
+# What a name stands for: a layer, or the layers of a block.
+Inside = Kind | Sequence[Layer]
+Patterns = dict[str, tuple[str, Inside]]  # {our path: (their path, what is there)}
 
 
 def torch_layer(kernel: Rule) -> Kind:
-  """Returns the kind of a PyTorch layer with a kernel and a bias."""
-  return Kind({'kernel': ('weight', kernel), 'bias': ('bias', SAME)})
+  """Returns the kind of a layer of PyTorch whose kernel has this layout.
+
+  It also stands for a single array, by the path of the array.
+  """
+  weights = {'kernel': kernel, 'scale': SAME, 'embedding': SAME}
+  leaves = {n: ('weight', rule) for n, rule in weights.items()}
+  return Kind({**leaves, 'bias': ('bias', SAME), '': ('', SAME)})
 
 
-class Style(NamedTuple):
-  """The kinds of layers in a residual block; pointwise: a 1x1 convolution."""
-
-  conv: Kind
-  linear: Kind
-  norm: Kind
-  pointwise: Kind
-
-
-TORCH = Style(
-  torch_layer(CONV),
-  torch_layer(LINEAR),
-  Kind({'scale': ('weight', SAME), 'bias': ('bias', SAME)}),
-  torch_layer(LINEAR._replace(write=lambda x: x.T[..., None, None])),
-)
-# LINEAR, written back as PyTorch's Conv1d
-TORCH_CONV1D = torch_layer(LINEAR._replace(write=lambda x: x.T[..., None]))
-TORCH_EMBEDDING = Kind({'embedding': ('weight', SAME)})
+TORCH = torch_layer(KERNEL)
+# A product here, a 1x1 convolution there.
+POINTWISE = torch_layer(KERNEL._replace(write=lambda x: x.T[..., None, None]))
 
 
 def _swap_halves(x):
@@ -216,32 +212,34 @@ def _join(separator, *parts):
   return separator.join(part for part in parts if part)
 
 
-def resnet_block(
-  style: Style,
-  norm_1: str,
-  conv_1: str,
-  embedding_proj: str,
-  norm_2: str,
-  conv_2: str,
-  shortcut: str,
-) -> tuple[Layer, ...]:
-  """Returns the layers of our `ResnetBlock` with their names there."""
-  return (
-    Layer('norm_1', norm_1, style.norm),
-    Layer('conv_1', conv_1, style.conv),
-    Layer('embedding_proj', embedding_proj, style.linear),
-    Layer('norm_2', norm_2, style.norm),
-    Layer('conv_2', conv_2, style.conv),
-    Layer('shortcut', shortcut, style.pointwise),
-  )
+def table(text: str, **kinds: Inside) -> Patterns:
+  """Returns the patterns of lines of our path, their path, and a word of `kinds`.
 
-
-def within(ours: str, theirs: str, layers: Iterable[Layer]) -> Iterator[Layer]:
-  """Yields the layers of a block with their paths in both networks.
-
-  ours, theirs: paths of the block. A layer with the path '' is the block.
+  A line without a word is a layer of PyTorch, or an array.
   """
-  for inner, name, kind in layers:
+  rows = [line.split() for line in text.strip().splitlines()]
+  return {ours: (theirs, kinds[word[0]] if word else TORCH) for ours, theirs, *word in rows}
+
+
+def layers(ours: str, theirs: str, kind: Kind = TORCH) -> tuple[Layer, ...]:
+  """Returns the layers of a block, of one kind; names are separated by spaces."""
+  pairs = zip(ours.split(), theirs.split(), strict=True)
+  return tuple(Layer(*pair, kind) for pair in pairs)
+
+
+def resnet_block(theirs: str, kind: Kind = TORCH) -> tuple[Layer, ...]:
+  """Returns the layers of our `ResnetBlock`; theirs: their names there, in its order."""
+  ours = 'norm_1 conv_1 embedding_proj norm_2 conv_2 shortcut'
+  *others, shortcut = layers(ours, theirs, kind)
+  return *others, shortcut._replace(kind=POINTWISE) if kind is TORCH else shortcut
+
+
+def within(ours: str, theirs: str, inside: Inside) -> Iterator[Layer]:
+  """Yields a layer, or those of a block, with their paths in both networks.
+
+  ours, theirs: paths of it. A layer with the path '' is the block.
+  """
+  for inner, name, kind in [('', '', inside)] if isinstance(inside, Kind) else inside:
     yield Layer(_join('/', ours, inner), _join(kind.separator, theirs, name), kind)
 
 
@@ -262,8 +260,8 @@ def expand(
   the keys of places(level, i).
   """
   last = num_levels - 1
-  layers: list[Layer] = []
-  for ours, (theirs, kind) in patterns.items():
+  found: list[Layer] = []
+  for ours, (theirs, inside) in patterns.items():
     levels = range(last + 1) if '{level}' in ours else (last,)
     blocks = range(num_blocks + 1) if '{i}' in ours else (num_blocks,)
     for level, i in itertools.product(levels, blocks):
@@ -279,9 +277,5 @@ def expand(
         twice=2 * side,
         **places(level, i),
       )
-      paths = ours.format(**numbers), theirs.format(**numbers)
-      if isinstance(kind, Kind):
-        layers.append(Layer(*paths, kind))
-      else:
-        layers += within(*paths, kind)
-  return layers
+      found += within(ours.format(**numbers), theirs.format(**numbers), inside)
+  return found

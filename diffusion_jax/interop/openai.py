@@ -11,47 +11,44 @@ import jax
 
 from diffusion_jax.interop import names, reader
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.names import LINEAR, TORCH, Kind, Layer
-from diffusion_jax.interop.options import Options, complete, fields_of, of_model, typed
+from diffusion_jax.interop.options import (
+  complete,
+  fields_of,
+  models,
+  of_model,
+  of_text,
+  typed,
+)
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import NoisyClassifier, UNet
 
 # The flags of the scripts with the defaults of guided-diffusion; 'improved' in
 # MODELS has the defaults of improved-diffusion. A classifier has `classifier`
 # and the flags classifier_*, an up-sampler large_size and small_size.
-FLAGS: Options = dict(
-  image_size=64, large_size=0, small_size=0, num_channels=128,
-  num_res_blocks=2, channel_mult=(), num_heads=4, num_head_channels=-1,
-  num_heads_upsample=-1, attention_resolutions=(16, 8), dropout=0.0,
-  class_cond=False, learn_sigma=False, sigma_small=False,
-  use_scale_shift_norm=True, resblock_updown=False,
-  use_new_attention_order=False, diffusion_steps=1000, noise_schedule='linear',
-  use_kl=False, predict_xstart=False, rescale_timesteps=False,
-  rescale_learned_sigmas=False, classifier=False, classifier_width=128,
-  classifier_depth=2, classifier_attention_resolutions=(32, 16, 8),
-  classifier_use_scale_shift_norm=True, classifier_resblock_updown=True,
-  classifier_pool='attention',
-)  # fmt: skip
+FLAGS = of_text("""
+  image_size=64 large_size=0 small_size=0 num_channels=128 num_res_blocks=2 channel_mult=()
+  num_heads=4 num_head_channels=-1 num_heads_upsample=-1 attention_resolutions=16,8 dropout=0.0
+  class_cond=False learn_sigma=False sigma_small=False use_scale_shift_norm=True
+  resblock_updown=False use_new_attention_order=False diffusion_steps=1000 noise_schedule=linear
+  use_kl=False predict_xstart=False rescale_timesteps=False rescale_learned_sigmas=False
+  classifier=False classifier_width=128 classifier_depth=2
+  classifier_attention_resolutions=32,16,8 classifier_use_scale_shift_norm=True
+  classifier_resblock_updown=True classifier_pool=attention
+""")
 
 # Fields that all their networks share; and our fields, with the flag for each.
-STYLE: Options = dict(
-  noise_embedding='openai', downsample_padding='symmetric', norm_eps=1e-5, initializer='torch'
-)
-OF_UNET = dict(
-  channels='num_channels',
-  num_blocks='num_res_blocks',
-  attention_resolutions='attention_resolutions',
-  scale_shift='use_scale_shift_norm',
-  resblock_updown='resblock_updown',
-  dropout='dropout',
-)
-OF_CLASSIFIER = dict(
-  channels='classifier_width',
-  num_blocks='classifier_depth',
-  attention_resolutions='classifier_attention_resolutions',
-  scale_shift='classifier_use_scale_shift_norm',
-  resblock_updown='classifier_resblock_updown',
-)
+STYLE = of_text("""
+  noise_embedding=openai downsample_padding=symmetric norm_eps=1e-5 initializer=torch
+""")
+OF_UNET = of_text("""
+  channels=num_channels num_blocks=num_res_blocks attention_resolutions=attention_resolutions
+  scale_shift=use_scale_shift_norm resblock_updown=resblock_updown dropout=dropout
+""")
+OF_CLASSIFIER = of_text("""
+  channels=classifier_width num_blocks=classifier_depth
+  attention_resolutions=classifier_attention_resolutions
+  scale_shift=classifier_use_scale_shift_norm resblock_updown=classifier_resblock_updown
+""")
 
 # channel_mult by the size of the image, where the flag is empty.
 MULTIPLIERS = {
@@ -63,76 +60,44 @@ MULTIPLIERS = {
 }
 UPSAMPLER_MULTIPLIERS = MULTIPLIERS | {512: (1, 1, 2, 2, 4, 4)}
 
-_IMPROVED = dict(rescale_timesteps=True, rescale_learned_sigmas=True)
-_COSINE = dict(
-  _IMPROVED, num_res_blocks=3, learn_sigma=True, diffusion_steps=4000, noise_schedule='cosine'
-)
-_CIFAR10 = dict(_COSINE, image_size=32, dropout=0.3)
-_BEDROOM = dict(
-  image_size=256,
-  num_heads=1,
-  learn_sigma=True,
-  use_scale_shift_norm=False,
-  attention_resolutions=(16,),
-)
-_GUIDED = dict(
-  attention_resolutions=(32, 16, 8),
-  class_cond=True,
-  learn_sigma=True,
-  num_channels=256,
-  num_head_channels=64,
-  resblock_updown=True,
-)
-_LSUN = dict(_GUIDED, image_size=256, class_cond=False, dropout=0.1)
-_CLASSIFIER = dict(classifier=True)
-
 # The flags of the published checkpoints by the name of their file; and, last,
 # the defaults of each project.
-MODELS: dict[str, Options] = {
-  'cifar10_uncond_50M_500K': _CIFAR10,
-  'cifar10_uncond_vlb_50M_500K': dict(_CIFAR10, use_kl=True),
-  'imagenet64_uncond_100M_1500K': _COSINE,
-  'imagenet64_uncond_vlb_100M_1500K': dict(_COSINE, use_kl=True),
-  'imagenet64_cond_270M_250K': dict(
-    _COSINE, rescale_timesteps=False, rescale_learned_sigmas=False,
-    num_channels=192, class_cond=True,
-  ),
-  'upsample_cond_500K': dict(
-    large_size=256, small_size=64, num_channels=192, learn_sigma=True,
-    class_cond=True, diffusion_steps=4000,
-  ),
-  'lsun_uncond_100M_1200K_bs128': _BEDROOM,
-  'lsun_uncond_100M_2400K_bs64': _BEDROOM,
-  '64x64_diffusion': dict(
-    _GUIDED, image_size=64, num_channels=192, num_res_blocks=3, dropout=0.1,
-    noise_schedule='cosine', use_new_attention_order=True,
-  ),
-  '128x128_diffusion': dict(
-    _GUIDED, image_size=128, num_heads=4, num_head_channels=-1
-  ),
-  '256x256_diffusion': dict(_GUIDED, image_size=256),
-  '256x256_diffusion_uncond': dict(_GUIDED, image_size=256, class_cond=False),
-  '512x512_diffusion': dict(_GUIDED, image_size=512),
-  '64_256_upsampler': dict(
-    _GUIDED, large_size=256, small_size=64, num_channels=192,
-    num_head_channels=-1,
-  ),
-  '128_512_upsampler': dict(
-    _GUIDED, large_size=512, small_size=128, num_channels=192,
-    attention_resolutions=(32, 16),
-  ),
-  'lsun_bedroom': _LSUN,
-  'lsun_cat': _LSUN,
-  'lsun_horse': _LSUN,
-  'lsun_horse_nodropout': dict(_LSUN, dropout=0.0),
-  '64x64_classifier': dict(_CLASSIFIER, image_size=64, classifier_depth=4),
-  '128x128_classifier': dict(_CLASSIFIER, image_size=128),
-  '256x256_classifier': dict(_CLASSIFIER, image_size=256),
-  '512x512_classifier': dict(_CLASSIFIER, image_size=512),
-  'guided': {},
-  'improved': _IMPROVED,
-  'classifier': _CLASSIFIER,
-}  # fmt: skip
+MODELS = models("""
+  cifar10_uncond_50M_500K      rescale_timesteps=True rescale_learned_sigmas=True num_res_blocks=3 \
+    learn_sigma=True diffusion_steps=4000 noise_schedule=cosine image_size=32 dropout=0.3
+  cifar10_uncond_vlb_50M_500K  cifar10_uncond_50M_500K use_kl=True
+  imagenet64_uncond_100M_1500K  cifar10_uncond_50M_500K image_size=64 dropout=0.0
+  imagenet64_uncond_vlb_100M_1500K  imagenet64_uncond_100M_1500K use_kl=True
+  imagenet64_cond_270M_250K    imagenet64_uncond_100M_1500K num_channels=192 class_cond=True \
+    rescale_timesteps=False rescale_learned_sigmas=False
+  upsample_cond_500K           large_size=256 small_size=64 num_channels=192 learn_sigma=True \
+    class_cond=True diffusion_steps=4000
+  lsun_uncond_100M_1200K_bs128  image_size=256 num_heads=1 learn_sigma=True \
+    use_scale_shift_norm=False attention_resolutions=16,
+  lsun_uncond_100M_2400K_bs64  lsun_uncond_100M_1200K_bs128
+  512x512_diffusion            image_size=512 attention_resolutions=32,16,8 class_cond=True \
+    learn_sigma=True num_channels=256 num_head_channels=64 resblock_updown=True
+  256x256_diffusion            512x512_diffusion image_size=256
+  256x256_diffusion_uncond     256x256_diffusion class_cond=False
+  128x128_diffusion            512x512_diffusion image_size=128 num_heads=4 num_head_channels=-1
+  64x64_diffusion              512x512_diffusion image_size=64 num_channels=192 num_res_blocks=3 \
+    dropout=0.1 noise_schedule=cosine use_new_attention_order=True
+  64_256_upsampler             512x512_diffusion large_size=256 small_size=64 num_channels=192 \
+    num_head_channels=-1
+  128_512_upsampler            512x512_diffusion large_size=512 small_size=128 num_channels=192 \
+    attention_resolutions=32,16
+  lsun_bedroom                 256x256_diffusion_uncond dropout=0.1
+  lsun_cat                     lsun_bedroom
+  lsun_horse                   lsun_bedroom
+  lsun_horse_nodropout         lsun_horse dropout=0.0
+  64x64_classifier             classifier=True image_size=64 classifier_depth=4
+  128x128_classifier           classifier=True image_size=128
+  256x256_classifier           classifier=True image_size=256
+  512x512_classifier           classifier=True image_size=512
+  guided
+  improved                     rescale_timesteps=True rescale_learned_sigmas=True
+  classifier                   classifier=True
+""")
 
 
 def choose_flags(model: str, **flags: object) -> SimpleNamespace:
@@ -177,44 +142,40 @@ def multipliers(flags: SimpleNamespace) -> tuple[float, ...]:
 
 # Their ResBlock and AttentionBlock.
 BLOCK = names.resnet_block(
-  TORCH,
-  'in_layers.0',
-  'in_layers.2',
-  'emb_layers.1',
-  'out_layers.0',
-  'out_layers.3',
-  'skip_connection',
+  'in_layers.0 in_layers.2 emb_layers.1 out_layers.0 out_layers.3 skip_connection'
 )
-ATTENTION = (
-  Layer('norm', 'norm', TORCH.norm),
-  Layer('qkv', 'qkv', names.TORCH_CONV1D),
-  Layer('proj_out', 'proj_out', names.TORCH_CONV1D),
-)
+ATTENTION = names.layers('norm qkv proj_out', 'norm qkv proj_out')
+# positional_embedding [channels, tokens] of their AttentionPool2d
+PLACES = names.Kind({'places': ('positional_embedding', names.KERNEL)})
 # The layers of both networks. {down} and {up} count their input_blocks and
 # output_blocks, {after} the modules of a block before a change of resolution.
-LAYERS = {
-  'noise_dense_1': ('time_embed.0', TORCH.linear),
-  'noise_dense_2': ('time_embed.2', TORCH.linear),
-  'label_embedding/table': ('label_emb', names.TORCH_EMBEDDING),
-  'conv_in': ('input_blocks.0.0', TORCH.conv),
-  'down_{level}_{i}_block': ('input_blocks.{down}.0', BLOCK),
-  'down_{level}_{i}_attention': ('input_blocks.{down}.1', ATTENTION),
-  'down_{level}_downsample': ('input_blocks.{down}.0', BLOCK),
-  'down_{level}_downsample/conv': ('input_blocks.{down}.0.op', TORCH.conv),
-  'middle_0_block': ('middle_block.0', BLOCK),
-  'middle_attention': ('middle_block.1', ATTENTION),
-  'middle_1_block': ('middle_block.2', BLOCK),
-  'up_{level}_{i}_block': ('output_blocks.{up}.0', BLOCK),
-  'up_{level}_{i}_attention': ('output_blocks.{up}.1', ATTENTION),
-  'up_{level}_upsample': ('output_blocks.{up}.{after}', BLOCK),
-  'up_{level}_upsample/conv': ('output_blocks.{up}.{after}.conv', TORCH.conv),
-  'norm_out': ('out.0', TORCH.norm),
-  'conv_out': ('out.2', TORCH.conv),
-  # positional_embedding [channels, tokens] of their AttentionPool2d
-  'pool': ('out.2', Kind({'places': ('positional_embedding', LINEAR)})),
-  'pool/qkv': ('out.2.qkv_proj', names.TORCH_CONV1D),
-  'pool/proj_out': ('out.2.c_proj', names.TORCH_CONV1D),
-}
+LAYERS = names.table(
+  """
+  noise_dense_1                 time_embed.0
+  noise_dense_2                 time_embed.2
+  label_embedding/table         label_emb
+  conv_in                       input_blocks.0.0
+  down_{level}_{i}_block        input_blocks.{down}.0       block
+  down_{level}_{i}_attention    input_blocks.{down}.1       attention
+  down_{level}_downsample       input_blocks.{down}.0       block
+  down_{level}_downsample/conv  input_blocks.{down}.0.op
+  middle_0_block                middle_block.0              block
+  middle_attention              middle_block.1              attention
+  middle_1_block                middle_block.2              block
+  up_{level}_{i}_block          output_blocks.{up}.0        block
+  up_{level}_{i}_attention      output_blocks.{up}.1        attention
+  up_{level}_upsample           output_blocks.{up}.{after}  block
+  up_{level}_upsample/conv      output_blocks.{up}.{after}.conv
+  norm_out                      out.0
+  conv_out                      out.2
+  pool                          out.2                       places
+  pool/qkv                      out.2.qkv_proj
+  pool/proj_out                 out.2.c_proj
+  """,
+  block=BLOCK,
+  attention=ATTENTION,
+  places=PLACES,
+)
 
 
 def load(path: str | Path, model: str = '', **flags: object) -> reader.Imported:

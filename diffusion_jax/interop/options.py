@@ -1,5 +1,7 @@
 """Options of other projects, flags and fields, by their names there."""
 
+import ast
+import shlex
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,36 @@ Options = Tree
 Allowed = Mapping[str, Collection[object] | str]
 # {field of ours: its option}, or {field: (option, {its value: ours})}.
 Fields = Mapping[str, str | tuple[str, Mapping[Any, Any]]]
+
+
+def of_text(text: str) -> Json:
+  """Parses 'a=1 b=x' to {'a': 1, 'b': 'x'}; raises ValueError."""
+  options = {}
+  for part in shlex.split(text):
+    name, sign, value = part.lstrip('-').partition('=')
+    if not sign or not name.isidentifier():
+      raise ValueError(
+        f'{part!r} is not name=value; several are separated by spaces: '
+        "'image_size=64 class_cond=True'"
+      )
+    try:
+      options[name] = ast.literal_eval(value)
+    except (ValueError, SyntaxError):  # a word
+      options[name] = value
+  return options
+
+
+def models(text: str) -> dict[str, Options]:
+  """Returns the options of models: lines of a name, its options, and earlier names.
+
+  An option is a=1, and a name has those of its line; the last of several wins.
+  """
+  found: dict[str, Options] = {}
+  for name, *words in (line.split() for line in text.strip().splitlines()):
+    found[name] = {}
+    for word in words:
+      found[name] = {**found[name], **(of_text(word) if '=' in word else found[word])}
+  return found
 
 
 def complete(

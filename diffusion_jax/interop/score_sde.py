@@ -15,46 +15,38 @@ import numpy as np
 
 from diffusion_jax.interop import names, reader
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.names import SAME, TORCH, Kind, Layer, Rule, Style, Tensors
-from diffusion_jax.interop.options import Options, complete, fields_of, of_model, typed
+from diffusion_jax.interop.names import SAME, TORCH, Kind, Layer, Tensors
+from diffusion_jax.interop.options import complete, fields_of, models, of_model, of_text, typed
 from diffusion_jax.networks.ddpmpp import DDPMpp
 
 # The fields of their configs with defaults; ema: read the EMA weights.
-OPTIONS: Options = dict(
-  sde='vpsde', continuous=True, image_size=32, nf=128, ch_mult=(1, 2, 2, 2),
-  num_res_blocks=4, attn_resolutions=(16,), dropout=0.1, beta_min=0.1,
-  beta_max=20.0, sigma_min=0.01, sigma_max=50.0, name='ncsnpp', fir=False,
-  fir_kernel=(1, 3, 3, 1), progressive='none', progressive_input='none',
-  embedding_type='positional', resblock_type='biggan', scale_by_sigma=False,
-  ema=True,
-)  # fmt: skip
+OPTIONS = of_text("""
+  sde=vpsde continuous=True image_size=32 nf=128 ch_mult=1,2,2,2 num_res_blocks=4
+  attn_resolutions=16, dropout=0.1 beta_min=0.1 beta_max=20.0 sigma_min=0.01 sigma_max=50.0
+  name=ncsnpp fir=False fir_kernel=1,3,3,1 progressive=none progressive_input=none
+  embedding_type=positional resblock_type=biggan scale_by_sigma=False ema=True
+""")
 # Fields of `DDPMpp`, with the option for each.
-FIELDS = dict(
-  channels='nf',
-  multipliers='ch_mult',
-  num_blocks='num_res_blocks',
-  attention_resolutions='attn_resolutions',
-  dropout='dropout',
-)
-_DEEP = {'num_res_blocks': 8}
-_SUB = {'sde': 'subvpsde'}
-_NCSNPP = {'fir': True, 'progressive_input': 'residual'}
-_VE = dict(_NCSNPP, sde='vesde', embedding_type='fourier', scale_by_sigma=True)
+FIELDS = of_text("""
+  channels=nf multipliers=ch_mult num_blocks=num_res_blocks attention_resolutions=attn_resolutions
+  dropout=dropout
+""")
 
 # The published checkpoints by their folder.
-MODELS: dict[str, Options] = {
-  'vp/cifar10_ddpmpp': {'continuous': False},
-  'vp/cifar10_ddpmpp_continuous': {},
-  'vp/cifar10_ddpmpp_deep_continuous': _DEEP,
-  'subvp/cifar10_ddpmpp_continuous': _SUB,
-  'subvp/cifar10_ddpmpp_deep_continuous': _SUB | _DEEP,
-  'vp/cifar10_ddpm': {'name': 'ddpm', 'continuous': False},
-  'vp/cifar10_ddpm_continuous': {'name': 'ddpm'},
-  'subvp/cifar10_ddpm_continuous': {'name': 'ddpm'} | _SUB,
-  've/cifar10_ncsnpp': _VE | {'continuous': False},
-  've/cifar10_ncsnpp_continuous': _VE,
-  've/cifar10_ncsnpp_deep_continuous': _VE | _DEEP,
-}
+MODELS = models("""
+  vp/cifar10_ddpmpp                     continuous=False
+  vp/cifar10_ddpmpp_continuous
+  vp/cifar10_ddpmpp_deep_continuous     num_res_blocks=8
+  subvp/cifar10_ddpmpp_continuous       sde=subvpsde
+  subvp/cifar10_ddpmpp_deep_continuous  sde=subvpsde num_res_blocks=8
+  vp/cifar10_ddpm                       name=ddpm continuous=False
+  vp/cifar10_ddpm_continuous            name=ddpm
+  subvp/cifar10_ddpm_continuous         name=ddpm sde=subvpsde
+  ve/cifar10_ncsnpp_continuous          sde=vesde embedding_type=fourier scale_by_sigma=True \
+    fir=True progressive_input=residual
+  ve/cifar10_ncsnpp                     ve/cifar10_ncsnpp_continuous continuous=False
+  ve/cifar10_ncsnpp_deep_continuous     ve/cifar10_ncsnpp_continuous num_res_blocks=8
+""")
 
 # Random frequencies, which are not trained.
 _FREQUENCIES = re.compile(r'all_modules\.\d+\.W')
@@ -107,7 +99,7 @@ def _allowed(o):
   }
 
 
-def model_variables(tensors: Tensors, ema: bool) -> tuple[Tensors, Style]:
+def model_variables(tensors: Tensors, ema: bool) -> tuple[Tensors, Kind]:
   """Returns the parameters of the network by name, and their style.
 
   Raises ValueError if the file does not contain them, or no averages of them.
@@ -149,7 +141,7 @@ def _check_averages(name, present):
   )
 
 
-def describe(options: SimpleNamespace, style: Style) -> reader.Model:
+def describe(options: SimpleNamespace, style: Kind) -> reader.Model:
   """Returns the network of the options; style: of the checkpoint."""
   o = options
   fields = fields_of(o, FIELDS)
@@ -186,58 +178,39 @@ def _process(o):
   return reader.eps_sections(schedule, noise_input, sampling, 1e-5)
 
 
+FLAX = Kind({n: (n, SAME) for n in ('kernel', 'scale', 'bias')}, '/')
 # Query, key and value are separate there; our network has one layer, in which
 # they alternate.
-
-
-def _nin(dot):
-  return Kind({'kernel': ('W', SAME), 'bias': ('b', SAME)}, dot)
-
-
-def _flax(kernel, name='kernel'):
-  return Kind({'kernel': (name, kernel), 'bias': ('bias', SAME)}, '/')
-
-
-# A 1x1 convolution is [1, 1, in, out].
-_POINTWISE = Rule(lambda x: x.reshape(x.shape[2:]), lambda x: x[None, None])
-FLAX = Style(
-  _flax(SAME),
-  _flax(SAME),
-  Kind({'scale': ('scale', SAME), 'bias': ('bias', SAME)}, '/'),
-  _flax(_POINTWISE),
-)
 QKV = 'NIN_0', 'NIN_1', 'NIN_2'
 FUSED = 'NIN_0..2'  # our name for the three as one layer
 
 
 def _classes(style):
-  # {class: the kind of the layer, or the layers within it}
-  dot = style.conv.separator
+  # {class: the layers within it}, but for those of one layer.
+  dot = style.separator
+  nin = Kind({'kernel': ('W', SAME), 'bias': ('b', SAME)}, dot)
   # Their Conv2d, which follows a filter.
-  filtered = style.conv if style is TORCH else _flax(SAME, 'weight')
-  block = 'GroupNorm_0', 'Conv_0', 'Dense_0', 'GroupNorm_1', 'Conv_1', 'Conv_2'
+  filtered = style if style is TORCH else Kind(style.leaves | {'kernel': ('weight', SAME)}, dot)
   return {
     'GaussianFourierProjection': Kind({'frequencies': ('W', SAME)}, dot),
-    'Conv': style.conv,
-    'Dense': style.linear,
-    'GroupNorm': style.norm,
     'Downsample': (Layer('', 'Conv2d_0', filtered),),
-    'ResnetBlockBigGANpp': names.resnet_block(style, *block),
+    'ResnetBlockBigGANpp': names.resnet_block(
+      'GroupNorm_0 Conv_0 Dense_0 GroupNorm_1 Conv_1 Conv_2', style
+    ),
     'AttnBlockpp': (
-      Layer('norm', 'GroupNorm_0', style.norm),
-      Layer('qkv', FUSED, _nin(dot)),
-      Layer('proj_out', 'NIN_3', _nin(dot)),
+      Layer('norm', 'GroupNorm_0', style),
+      *names.layers('qkv proj_out', f'{FUSED} NIN_3', nin),
     ),
   }
 
 
-def layers_of(network: DDPMpp, shapes: names.Params, style: Style) -> Iterator[Layer]:
+def layers_of(network: DDPMpp, shapes: names.Params, style: Kind) -> Iterator[Layer]:
   """Yields the layers that `shapes` has, with q, k and v as one, FUSED.
 
   They are numbered in the order of the calls: in PyTorch all together, in
   legacy Flax each class separately.
   """
-  classes, dot = _classes(style), style.conv.separator
+  classes, dot = _classes(style), style.separator
   seen: Counter[str] = Counter()
   for kind, ours in _order(network):
     if ours not in shapes:
@@ -245,11 +218,7 @@ def layers_of(network: DDPMpp, shapes: names.Params, style: Style) -> Iterator[L
     name = 'all_modules' if style is TORCH else kind
     theirs = f'{name}{dot if style is TORCH else "_"}{seen[name]}'
     seen[name] += 1
-    inner = classes[kind]
-    if isinstance(inner, Kind):
-      yield Layer(ours, theirs, inner)
-    else:
-      yield from names.within(ours, theirs, inner)
+    yield from names.within(ours, theirs, classes.get(kind, style))
 
 
 def _order(network: DDPMpp) -> Iterator[tuple[str, str]]:

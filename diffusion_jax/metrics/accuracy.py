@@ -13,11 +13,11 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.core.keys import draw_normal, split_key
-from diffusion_jax.data.sources import Facts
 from diffusion_jax.metrics import estimates, plots
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import (
   Arrays,
+  ImageModel,
   ModelMetric,
   PerExample,
   SampleMetric,
@@ -66,12 +66,10 @@ def inception(num_splits: int = 10, features: tuple[str, ...] = ()) -> SampleMet
 
 
 def _score(logits):
-  import scipy.special  # not at every start of the program
+  from scipy import special, stats  # not at every start of the program
 
-  log_p = scipy.special.log_softmax(np.asarray(logits, np.float64), axis=1)
-  log_mean = scipy.special.logsumexp(log_p, axis=0) - np.log(len(log_p))
-  divergence = np.sum(np.exp(log_p) * (log_p - log_mean), axis=1)
-  return np.exp(divergence.mean())
+  p = special.softmax(np.asarray(logits, np.float64), axis=1)
+  return np.exp(stats.entropy(p, p.mean(axis=0)[None], axis=1).mean())
 
 
 Array = jax.Array
@@ -90,13 +88,8 @@ def of_samples() -> SampleMetric:
   return SampleMetric({'accuracy': True}, ('predicted', 'labels'), compute)
 
 
-class Classifier(Protocol):
-  """A classifier p(y | x_t), as `of_classifier` needs it."""
-
-  @property
-  def facts(self) -> Facts:
-    """The facts of the images; it has num_classes."""
-    ...
+class Classifier(ImageModel, Protocol):
+  """A classifier p(y | x_t), as `of_classifier` needs it; facts has num_classes."""
 
   def logits(self, params: Params) -> Callable[[Array, dj.NoiseLevel], Array]:
     """Returns (x_t, level) -> logits [B, K]."""

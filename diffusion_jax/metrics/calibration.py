@@ -37,8 +37,8 @@ def rank_levels(draws: ArrayLike, truth: ArrayLike, seed: int = 0) -> np.ndarray
     raise ValueError(
       f'draws {list(draws.shape)} and truth {list(truth.shape)} must be [M, n, ...] and [M, ...]'
     )
-  if not (np.isfinite(draws).all() and np.isfinite(truth).all()):
-    raise ValueError('draws and truth must be finite')
+  check_finite('draws', draws)
+  check_finite('truth', truth)
   less = np.sum(draws < truth[:, None], axis=1)
   equal = np.sum(draws == truth[:, None], axis=1)
   share = np.random.default_rng(seed).uniform(size=less.shape)

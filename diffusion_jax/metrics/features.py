@@ -5,7 +5,6 @@ A function of features takes images, uint8 [N, H, W, C], and returns a dict:
 [N, K] (for the Inception score) and `predicted` [N], its class of each image.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from diffusion_jax.data import sums
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.metrics.judges import digits_judge, perceptrons, shapes_judge
 from diffusion_jax.metrics.vectors import Standard
@@ -110,11 +110,9 @@ def of_values(standard: Standard) -> Extractor:
   standard: `standard_of(reference values)`. Its identity has the checksum of
   the statistics, so that features by other ones do not compare.
   """
-  numbers = np.concatenate([np.ravel(x) for x in standard])
-  digest = hashlib.sha256(numbers.astype(np.float64).tobytes()).hexdigest()
   return Extractor(
     lambda values: {'features': standard.features(values)},
-    _identity('values', f'standardised by {digest[:16]}', 'none'),
+    _identity('values', f'standardised by {sums.digest(standard)}', 'none'),
     standard=standard,
   )
 

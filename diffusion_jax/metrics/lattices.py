@@ -20,12 +20,13 @@ _NAMED = 3  # columns in a note
 
 def repeats(x: np.ndarray) -> np.ndarray:
   """Returns the share of rows of x [N, D] whose value 5 rows and 1 % have, [D]."""
-  ordered, least = np.sort(x, axis=0), max(_EQUAL[0], round(_EQUAL[1] * len(x)))
-  first = ordered[least - 1 :] == ordered[: 1 - least]
-  inside = np.zeros(x.shape, bool)
-  for i in range(least):
-    inside[i : i + len(first)] |= first
-  return inside.mean(axis=0)
+  least = max(_EQUAL[0], round(_EQUAL[1] * len(x)))
+
+  def share(column):
+    _, counts = np.unique(column, return_counts=True)
+    return counts[counts >= least].sum() / len(column)
+
+  return np.apply_along_axis(share, 0, x)
 
 
 def described(samples: np.ndarray, reference: np.ndarray, names: np.ndarray) -> str:

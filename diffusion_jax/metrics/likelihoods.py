@@ -16,10 +16,10 @@ from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.core.elbo import LastStep
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.core.process import Variance
-from diffusion_jax.data.sources import Facts, Source, in_batches
+from diffusion_jax.data.sources import in_batches
 from diffusion_jax.metrics import bits, plots
 from diffusion_jax.metrics.bits import in_bits
-from diffusion_jax.metrics.metric import ModelMetric, PerExample
+from diffusion_jax.metrics.metric import ImageModel, ModelMetric, PerExample
 from diffusion_jax.metrics.vae_bits import LatentModel
 from diffusion_jax.ranges import Count, Rate, Size, check_value, within
 
@@ -34,19 +34,6 @@ DECODERS: dict[str, Decoder] = {
     x0, last.z, last.level, num_levels
   ),
 }
-
-
-class ImageModel(Protocol):
-  """A model of images; facts has their levels."""
-
-  @property
-  def facts(self) -> Facts:
-    """The facts of the images."""
-    ...
-
-  def source(self, split: str = 'train') -> Source:
-    """Returns the images of a split."""
-    ...
 
 
 class DiffusionModel(ImageModel, Protocol):

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.metrics.estimates import Estimate, mean
-from diffusion_jax.metrics.metric import Arrays, ModelMetric, PerExample, Score, as_json
+from diffusion_jax.metrics.metric import Arrays, ImageModel, ModelMetric, PerExample, Score, as_json
 from diffusion_jax.ranges import Size
 from diffusion_jax.testing import floors
 from diffusion_jax.testing.floors import MOST_EXAMPLES
@@ -28,17 +27,8 @@ ROWS = {
 }
 
 
-class DenoisingModel(Protocol):
+class DenoisingModel(ImageModel, Protocol):
   """A model whose loss exact denoisers can have as well."""
-
-  @property
-  def facts(self) -> Facts:
-    """The facts of the images."""
-    ...
-
-  def source(self, split: str = 'train') -> Source:
-    """Returns the images of a split."""
-    ...
 
   def losses(self, exact: bool = False) -> Callable[[Params, Array, dict], Mapping]:
     """Returns (params, key, batch) -> means by name; exact: of `floors.exact`."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
 from diffusion_jax.aliases import Json, Params
+from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.metrics.estimates import Estimate, Missing
 
 Array = jax.Array
@@ -25,6 +26,19 @@ class Score(NamedTuple):
   name: str
   estimate: Estimate
   note: str = ''
+
+
+class ImageModel(Protocol):
+  """A model of images; facts has their levels."""
+
+  @property
+  def facts(self) -> Facts:
+    """The facts of the images."""
+    ...
+
+  def source(self, split: str = 'train') -> Source:
+    """Returns the images of a split."""
+    ...
 
 
 class SampleMetric(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from diffusion_jax.data.sources import Source
+from diffusion_jax.data.sources import Source, blocks
 from diffusion_jax.data.spec import ArraySpec
 
 _MEGABYTES = 256  # of distances in memory at a time
@@ -47,8 +47,7 @@ def nearest_examples(
   x: [n, ...] as models see it; size: how many examples are read at a time.
   """
   best, chosen = np.full(len(x), np.inf), values.decode(x)
-  for start in range(0, len(source), size):
-    index = np.arange(start, min(start + size, len(source)))
+  for index in blocks(len(source), size):
     real = values.encode(source.read(index)['x'])
     distance, at = nearest(x.reshape(len(x), -1), real.reshape(len(real), -1))
     closer = distance < best

@@ -15,8 +15,9 @@ from scipy import stats
 
 from diffusion_jax.core.levels import clean_level
 from diffusion_jax.metrics.calibration import density_levels
+from diffusion_jax.metrics.estimates import check_finite
 from diffusion_jax.metrics.vectors import directions
-from diffusion_jax.testing.oracles import Mixture
+from diffusion_jax.testing.oracles import Mixture, moments
 
 _DIRECTIONS = 100
 
@@ -47,9 +48,7 @@ def posterior_errors(
   are not finite.
   """
   x, matrix, y = (np.asarray(a, np.float64) for a in (x, matrix, y))
-  if not np.isfinite(x).all():
-    bad = np.mean(~np.isfinite(x).all(axis=1))
-    raise ValueError(f'{bad:.0%} of the samples are not finite')
+  check_finite('samples', x)
   mean, cov = (np.asarray(a, np.float64) for a in (exact.mean, exact.cov))
   found = np.atleast_2d(np.cov(x.T))
   residual = (x @ matrix.T - y) / std
@@ -93,7 +92,9 @@ def quantiles(exact: Mixture, direction: ArrayLike, levels: ArrayLike) -> np.nda
   direction: [D]; levels: in (0, 1), ascending, [n]. By linear interpolation of
   20,000 values.
   """
-  means, stds, weights = _along(exact, np.asarray(direction, np.float64))
+  weights, means, covs = moments(exact)
+  direction = np.asarray(direction, np.float64)
+  means, stds = means @ direction, np.sqrt(covs @ direction @ direction)
   low = np.min(means - 8.0 * stds)
   at = np.linspace(low, np.max(means + 8.0 * stds), 20_000)
   cdf = stats.norm.cdf(at[:, None], means, stds) @ weights
@@ -138,11 +139,3 @@ def evidence_errors(log_estimates: ArrayLike, exact: float) -> EvidenceErrors:
   ratios = np.exp(logs)
   error = ratios.std(ddof=1) / np.sqrt(len(ratios))
   return EvidenceErrors(float(ratios.mean()), float(error), float(logs.std()))
-
-
-def _along(exact, direction):
-  # Means, standard deviations and weights of the components' marginals.
-  arrays = exact.weights, exact.means, exact.eigenvalues, exact.eigenvectors
-  w, m, v, q = (np.asarray(a, np.float64) for a in arrays)
-  variance = np.sum((direction @ q) ** 2 * v, axis=1)
-  return m @ direction, np.sqrt(variance), w / w.sum()

@@ -12,7 +12,7 @@ from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.data.sources import some_of
 from diffusion_jax.data.spec import mean_and_std
 from diffusion_jax.metrics import lattices
-from diffusion_jax.metrics.estimates import Estimate, Missing, bootstrap, check_pair
+from diffusion_jax.metrics.estimates import Estimate, Missing, bootstrap, check_finite, check_pair
 from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, same_precision, sizes, take
 
 
@@ -28,9 +28,7 @@ class Standard(NamedTuple):
     Raises ValueError for values that are not finite.
     """
     values = np.asarray(values, np.float64)
-    if not np.isfinite(values).all():
-      bad = np.mean(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
-      raise ValueError(f'{bad:.0%} of the values [N, ...] are not finite')
+    check_finite('values', values)
     return ((values - self.mean) / self.std).reshape(len(values), -1)
 
 

@@ -3,6 +3,7 @@
 Its head is between lines of ---, and JSON, which YAML contains.
 """
 
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import NamedTuple
 from diffusion_jax.aliases import Json
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.paths import texts_in
-from diffusion_jax.report import record, results
+from diffusion_jax.report import page, record, results
 from diffusion_jax.runtime.files import one_line
 
 # The sections that say what was trained, in the order of the card.
@@ -36,6 +37,11 @@ class Score(NamedTuple):
   value: float
   error: float | None
   about: str
+
+  @property
+  def words(self) -> str:
+    """The metric's name."""
+    return results.in_words(self.metric)
 
   @property
   def shown(self) -> str:
@@ -90,42 +96,24 @@ def scores_of(workdir: Path, weights: int) -> Iterator[Score]:
 
 def card(about: About) -> str:
   """Returns the content of README.md."""
-  head = ''.join(
-    f'{key}: {json.dumps(value, ensure_ascii=False)}\n' for key, value in metadata(about).items()
-  )
   facts, c = about.facts, about.config
-  shape, classes = 'x'.join(map(str, facts.x.shape)), facts.num_classes
-  size = c['training']['batch_size']
   rows = {
-    'images': f'{shape}, {classes or "no"} classes',
+    'images': f'{"x".join(map(str, facts.x.shape))}, {facts.num_classes or "no"} classes',
     'parameters': f'{about.parameters:,}',
-    'training': f'{about.step:,} steps, {size} images each',
+    'training': f'{about.step:,} steps, {c["training"]["batch_size"]} images each',
   }
   if not about.step:
     rows['training'] = 'not here: these are converted weights'
   rows |= {n: _in_words(c[n]) for n in _SECTIONS if c.get(n)}
-  lines = [
-    f'---\n{head}---\n\n# {about.name}\n',
-    f'{about.kind.capitalize()}, trained with diffusion_jax (JAX and '
-    'Flax). `config.json` has every field.\n',
-    _table(('', ''), rows.items()),
-  ]
-  if about.caption:
-    lines.append(f'\n![samples](samples.png)\n\n*{one_line(about.caption)}*')
-  lines.append('\n## Evaluation\n')
-  if about.scores:
-    words = results.in_words
-    shown = [(words(x.metric), x.shown, x.about) for x in about.scores]
-    lines.append(_table(('metric', 'value', 'of'), shown))
-    lines.append('\n± is a standard error.\n')
-  else:
-    lines.append('These weights have not been evaluated.\n')
-  lines.append(_use(about))
-  lines.append(
-    '\n## Licence\n\nTo be filled in by the author: here, and as `license` in '
-    'the first lines of this file. The licence of the data may limit it.\n'
-  )
-  return '\n'.join(lines)
+  parts = sorted({x for x in texts_in(c) if _is_own(x)})
+  environment = page.environment()
+  environment.filters |= {
+    'json': functools.partial(json.dumps, ensure_ascii=False),
+    'cell': lambda text: one_line(text).replace('|', '\\|'),
+  }
+  more = {'parts': parts, 'allow': f' --allow={",".join(parts)}' if parts else ''}
+  template = environment.get_template('card.md')
+  return template.render(about=about, head=metadata(about), rows=rows, **more)
 
 
 def metadata(about: About) -> Json:
@@ -145,7 +133,7 @@ def metadata(about: About) -> Json:
   if about.scores:
     name, metrics = data['name'] if data else 'unknown', []
     for x in about.scores:
-      shown = f'{results.in_words(x.metric)}, {x.shown} ({x.about})'
+      shown = f'{x.words}, {x.shown} ({x.about})'
       metrics.append({'type': x.metric, 'value': x.value, 'name': shown})
     head['model-index'] = [
       {
@@ -156,26 +144,6 @@ def metadata(about: About) -> Json:
       }
     ]
   return head
-
-
-def _use(about):
-  mode = 'sample' if about.draws else 'evaluate'
-  parts = sorted({x for x in texts_in(about.config) if _is_own(x)})
-  allow = f' --allow={",".join(parts)}' if parts else ''
-  lines = [
-    '\n## Use\n',
-    'With diffusion_jax installed, and this folder at `<folder>`:\n',
-    f'    diffusion-jax --mode={mode} --config=<folder> --workdir=out{allow}',
-    '    diffusion-jax --config=<folder> --config.training.start.run=<folder> '
-    f'--workdir=finetuned{allow}\n',
-    'The second trains on from these weights. No code of this folder is run: '
-    'it has JSON, safetensors and a picture.',
-  ]
-  if parts:
-    lines.append(
-      f'\nIts parts {", ".join(parts)} are code of the author, which is not in this folder.'
-    )
-  return '\n'.join(lines)
 
 
 def _is_own(name):
@@ -192,12 +160,3 @@ def _in_words(section: Mapping) -> str:
 
 def _value(x):
   return f'({_in_words(x)})' if isinstance(x, Mapping) else str(x)
-
-
-def _table(head, rows):
-  lines = [head, ['---'] * len(head), *rows]
-  return '\n'.join(f'| {" | ".join(map(_cell, line))} |' for line in lines)
-
-
-def _cell(text):
-  return one_line(text).replace('|', '\\|')

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from diffusion_jax.report import charts, pictures, results
 from diffusion_jax.report.charts import Chart, Line
@@ -75,24 +76,30 @@ def readable(run: Record) -> Record:
   return run._replace(results=found, sessions=entries if shows([], entries) else [])
 
 
-@functools.cache
-def _template():
-  # Returns the template, and the page's own script.
+def environment() -> Any:
+  """Returns Jinja's environment of the templates, whose values are of one line."""
   import jinja2
 
-  loader = jinja2.PackageLoader('diffusion_jax.report')
-  environment = jinja2.Environment(
-    loader=loader,
-    autoescape=True,  # Names and values come from files.
+  made = jinja2.Environment(
+    loader=jinja2.PackageLoader('diffusion_jax.report'),
+    autoescape=jinja2.select_autoescape(['html']),  # Names and values come from files.
     undefined=jinja2.StrictUndefined,
     finalize=lambda x: one_line(x) if type(x) is str else x,  # not Markup
     trim_blocks=True,
     lstrip_blocks=True,
+    keep_trailing_newline=True,
   )
-  environment.filters |= {'sha': _sha, 'one_line': one_line}
-  environment.policies['json.dumps_kwargs'] = {}  # keeps Bokeh's order
-  script, *_ = loader.get_source(environment, 'page.js')
-  return environment.get_template('report.html'), script
+  made.filters |= {'sha': _sha, 'one_line': one_line}
+  made.policies['json.dumps_kwargs'] = {}  # keeps Bokeh's order
+  return made
+
+
+@functools.cache
+def _template():
+  # Returns the template, and the page's own script.
+  made = environment()
+  script, *_ = made.loader.get_source(made, 'page.js')
+  return made.get_template('report.html'), script
 
 
 def _sha(script):

@@ -4,14 +4,14 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffusion_jax.runtime.files import open_regular
 
-# Larger files become WebP, a tenth of the size of PNG for photos.
-_LARGE = 60_000
+# Longer texts become WebP, a tenth of the size of PNG for photos.
+_LARGE = 80_000
 
 
 class Film(NamedTuple):
@@ -77,17 +77,15 @@ def source(picture: Path | np.ndarray) -> tuple[str, int]:
   else:
     array = picture[..., 0] if picture.shape[-1] == 1 else picture
     image = Image.fromarray(array)
-  content, kind = _encode(image, 'PNG', optimize=True), 'png'
-  if len(content) > _LARGE:
+  uri = as_uri(image, optimize=True)
+  if len(uri) > _LARGE:
     image.thumbnail((1280, 1280))
-    small = _encode(image, 'WEBP', quality=85)
-    if len(small) < len(content):
-      content, kind = small, 'webp'
-  text = base64.b64encode(content).decode()
-  return f'data:image/{kind};base64,{text}', image.width
+    uri = min(uri, as_uri(image, 'webp', quality=85), key=len)
+  return uri, image.width
 
 
-def _encode(image, kind, **options):
+def as_uri(image: Any, kind: str = 'png', **options: object) -> str:
+  """Returns a picture of Pillow as a data URI."""
   file = io.BytesIO()
   image.save(file, kind, **options)
-  return file.getvalue()
+  return f'data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}'

@@ -119,17 +119,15 @@ def about(c: Json, *notes: str) -> str:
 
 def _charts(name, x):
   # Yields charts of bits by step, rate and distortion, or accuracy by t.
-  if x.get('terms'):
-    line = Line('bits', range(1, len(x['terms']) + 1), x['terms'])
-    title = f'Bits by step, {name}'
-    yield charts.draw(title, [line], 'step t', 'bits/dim', log='xy')
-  if x.get('rate') and x.get('distortion'):
-    line = Line('RMSE', x['rate'], x['distortion'])
-    title = f'Rate and distortion, {name}'
-    yield charts.draw(title, [line], 'rate, bits/dim', 'RMSE of 0..255')
-  if x.get('t') and x.get('accuracy'):
-    line = Line('accuracy', x['t'], x['accuracy'])
-    yield charts.draw(f'Accuracy by t, {name}', [line], 't')
+  for x_name, y_name, label, title, *labels in (
+    ('', 'terms', 'bits', 'Bits by step', 'step t', 'bits/dim', 'xy'),
+    ('rate', 'distortion', 'RMSE', 'Rate and distortion', 'rate, bits/dim', 'RMSE of 0..255'),
+    ('t', 'accuracy', 'accuracy', 'Accuracy by t', 't'),
+  ):
+    y = x.get(y_name)
+    places = x.get(x_name) if x_name else y and range(1, len(y) + 1)
+    if places and y:
+      yield charts.draw(f'{title}, {name}', [Line(label, places, y)], *labels)
 
 
 def final(run: Record) -> dict[str, str]:

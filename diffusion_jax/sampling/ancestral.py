@@ -64,8 +64,7 @@ def ddim(eta: float = 0.0) -> Sampler:
 
   def step(key, x, state, denoise, *, level_s, level_t):
     x0 = predict(denoise, x, level_t).x0
-    s, t = level_s.expand_to(x), level_t.expand_to(x)
-    return ddim_step(x0, x, s, t, eta, draw_normal(key, x)), state
+    return ddim_step(x0, x, level_s, level_t, eta, draw_normal(key, x)), state
 
   return Sampler(lambda x: (), step)
 
@@ -80,12 +79,10 @@ def ddim_step(
 ) -> Array:
   """Computes x_s from x_t, x_0 and normal noise z (DDIM Eq. 12 and 16).
 
-    x_s = alpha_s x_0 + sigma_s (sqrt(1 - new) eps + sqrt(new) z)
-    eps = (x_t - alpha_t x_0) / sigma_t,   new = eta^2 (1 - SNR_t / SNR_s)
-
-  Levels must broadcast against x (`level.expand_to(x)`).
+  x_s = alpha_s x_0 + sigma_s (sqrt(1 - new) eps + sqrt(new) z)
+  eps = (x_t - alpha_t x_0) / sigma_t,   new = eta^2 (1 - SNR_t / SNR_s)
   """
-  s, t = level_s, level_t
+  s, t = level_s.expand_to(x), level_t.expand_to(x)
   scale = s.sigma / t.sigma
   if not isinstance(eta, Array) and not eta:  # A traced eta may be any.
     return s.alpha * x0 + scale * (x - t.alpha * x0)

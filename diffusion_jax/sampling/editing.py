@@ -13,12 +13,12 @@ from diffusion_jax.core.arguments import (
   check_same_shape,
   sum_data_axes,
 )
-from diffusion_jax.core.denoiser import Denoiser, predict
+from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.process import forward_step, q_sample
 from diffusion_jax.core.step_schedules import DiscreteSchedule
-from diffusion_jax.sampling.ancestral import ddim_invert, ddim_step
+from diffusion_jax.sampling.ancestral import ddim, ddim_invert
 from diffusion_jax.sampling.inpainting import replace_known
 from diffusion_jax.sampling.sampler import Sampler, sample
 
@@ -107,15 +107,10 @@ def interpolate(denoise: Denoiser, levels: NoiseLevel, a: Array, b: Array, weigh
   """
   check_same_shape(a=a, b=b)
   start, end = (ddim_invert(denoise, levels, x) for x in (a, b))
-  pairs = levels.take(slice(None, -1)), levels.take(slice(1, None))
-
-  def denoising_step(x, pair):
-    level_t, level_s = pair
-    x0 = predict(denoise, x, level_t).x0
-    return ddim_step(x0, x, level_s.expand_to(x), level_t.expand_to(x)), None
+  key = jax.random.key(0)  # The ODE has no noise.
 
   def decode(weight):
-    return jax.lax.scan(denoising_step, slerp(start, end, weight), pairs)[0]
+    return sample(key, denoise, ddim(), levels, slerp(start, end, weight))
 
   return jax.lax.map(decode, jnp.asarray(weights, a.dtype))
 

@@ -25,6 +25,7 @@ from diffusion_jax.core.arguments import (
 from diffusion_jax.core.denoiser import Denoiser, Network, Prediction, predict
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import Parametrization, output_row
+from diffusion_jax.ranges import Finite, NoiseRatio, NonNegative, Probability, Size
 
 Array = jax.Array
 
@@ -150,10 +151,10 @@ def make_paired_denoiser(network: Network, params: Params, cond: dict) -> Paired
 
 def classifier_free(
   pair: PairedDenoiser,
-  scale: Array | float,
-  rescale: float = 0.0,
-  interval: tuple[float, float] = (0.0, float('inf')),
-  channels: int | None = None,
+  scale: Array | Finite,
+  rescale: Probability = 0.0,
+  interval: tuple[NonNegative, NoiseRatio] = (0.0, float('inf')),
+  channels: Size | None = None,
 ) -> Denoiser:
   """Guides by x_0 = uncond + scale (cond - uncond) (Ho & Salimans 2022, Eq. 6).
 

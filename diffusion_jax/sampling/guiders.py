@@ -1,27 +1,19 @@
-"""Other uses of a conditional and an unconditional prediction than their sum.
-
-`ClassifierFree` and `Guidance` are what a config makes of them.
-"""
-
-import dataclasses
-from collections.abc import Callable
+"""Other uses of a conditional and an unconditional prediction than their sum."""
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import check_interval, check_positive, expand_to, sum_data_axes
+from diffusion_jax.core.arguments import check_positive, expand_to, sum_data_axes
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.parametrization import output_row
-from diffusion_jax.ranges import Finite, NoiseRatio, NonNegative, Positive, Probability, Rate, Size
+from diffusion_jax.ranges import Finite, NoiseRatio, Positive, Rate
 from diffusion_jax.sampling.guidance import (
   PairedDenoiser,
-  classifier_free,
   moved,
   predict_pair,
   safe_root,
   sigma_over_alpha,
 )
-from diffusion_jax.sampling.particles import feynman_kac, one_of
 from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array
@@ -107,80 +99,6 @@ def cfg_plus_plus(scale: Array | Rate) -> Sampler:
     return s.alpha * x0 + kept * (x - t.alpha * uncond.x0), state
 
   return Sampler(lambda x: (), step)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifierFree:
-  """Guides without a classifier: uncond + scale (cond - uncond).
-
-  See `classifier_free`.
-
-  Args:
-    rescale: phi of Lin et al. 2023, of the network's output
-    low: lowest sigma / alpha of the levels that are guided
-    high: highest sigma / alpha of the levels that are guided
-    channels: how many of the first channels are guided; None: all
-    correct: whether samples have the law cond^scale uncond^(1 - scale), by
-      weighted particles (`feynman_kac`)
-    particles: of each sample, which is one of them
-  """
-
-  scale: Finite
-  rescale: Probability = 0.0
-  low: NonNegative = 0.0
-  high: NoiseRatio = float('inf')
-  channels: Size | None = None
-  correct: bool = False
-  particles: Size = 16
-
-  def __post_init__(self):
-    check_interval('no level would be guided', low=self.low, high=self.high)
-    changed = self.rescale or self.low or self.high < float('inf') or self.channels
-    if self.correct and changed:
-      raise ValueError(
-        'correct=True draws from cond^scale uncond^(1 - scale), which rescale, '
-        'low, high and channels change: leave them out'
-      )
-    if self.correct and self.particles < 2:
-      raise ValueError(
-        'particles=1 corrects nothing, since weights compare particles: take 2 or more'
-      )
-    if self.particles != 16 and not self.correct:
-      raise ValueError(f'particles={self.particles} has no effect without correct=True')
-
-  def guide(self, pair: PairedDenoiser) -> Denoiser:
-    """Returns the guided denoiser of a `PairedDenoiser`."""
-    rest = self.rescale, (self.low, self.high), self.channels
-    return classifier_free(pair, self.scale, *rest)
-
-  @property
-  def sampler_of_pairs(self) -> Sampler | None:
-    """The sampler that calls a `PairedDenoiser`; None for one of a denoiser."""
-    if not self.correct:
-      return None
-    return one_of(feynman_kac((self.scale, 1.0 - self.scale)), self.particles)
-
-
-@dataclasses.dataclass(frozen=True)
-class Guidance:
-  """Another guidance of a config: by a function of a pair and the scale.
-
-  takes_pair: False of a function of the scale, which returns a sampler that calls
-  a `PairedDenoiser`.
-  """
-
-  scale: Array | float
-  function: Callable
-  takes_pair: bool = True
-
-  def guide(self, pair: PairedDenoiser) -> Denoiser:
-    """Returns the guided denoiser of a `PairedDenoiser`."""
-    return self.function(pair, self.scale)
-
-  @property
-  def sampler_of_pairs(self) -> Sampler | None:
-    """The sampler that calls a `PairedDenoiser`; None for one of a denoiser."""
-    return None if self.takes_pair else self.function(self.scale)
 
 
 def _dot(a, b):

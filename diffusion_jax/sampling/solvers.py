@@ -11,6 +11,8 @@ in their estimates of D. Steps from alpha_t = 0 and to sigma_s = 0, where h is
 infinite, are DDIM's.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -37,20 +39,7 @@ def heun() -> Sampler:
   with one call: 2N - 1 calls in total.
   """
 
-  def step(key, x, state, denoise, *, level_s, level_t):
-    s, t = level_s.expand_to(x), level_t.expand_to(x)
-    x0 = predict(denoise, x, level_t).x0
-    eps = eps_from_x0(x0, x, level_t)
-
-    def correct(x, level_s):
-      ratio = s.alpha / jnp.where(t.alpha > 0.0, t.alpha, 1.0)
-      change = eps_from_x0(predict(denoise, x, level_s).x0, x, level_s) - eps
-      return x + 0.5 * (s.sigma - ratio * t.sigma) * change
-
-    x = ddim_step(x0, x, s, t)
-    return _correct_where_finite(correct, x, level_s, level_t, level_s), state
-
-  return Sampler(lambda x: (), step)
+  return _by_another_eps(0.5, lambda level_s, level_t: level_s)
 
 
 def velocity_heun(schedule: Schedule, min_sigma: NonNegative = 0.0) -> Sampler:
@@ -77,15 +66,15 @@ def velocity_heun(schedule: Schedule, min_sigma: NonNegative = 0.0) -> Sampler:
     x0 = estimate(denoise, x, level_t)
     v = velocity(schedule, x0, x, level_t)
     dt = expand_to(level_t.t, x) - expand_to(level_s.t, x)
-    s, noisy = level_s.expand_to(x), level_s.sigma > 0.0
+    noisy = level_s.sigma > 0.0
 
     def correct(x_s, end):
       x0 = estimate(denoise, x_s, end)
       x_s = x - 0.5 * dt * (v + velocity(schedule, x0, x_s, end))
       # Level s may be cleaner than the schedule: see `with_ancestral_noise`.
-      return ddim_step(x0, x_s, s, end.expand_to(x))
+      return ddim_step(x0, x_s, level_s, end)
 
-    euler = jnp.where(expand_to(noisy, x), x - dt * v, s.alpha * x0)
+    euler = jnp.where(expand_to(noisy, x), x - dt * v, level_s.expand_to(x).alpha * x0)
     end = select_level(noisy, schedule(level_s.t), level_t)
     return _correct_where(noisy, correct, euler, end), state
 
@@ -117,7 +106,7 @@ def dpm_solver_pp_2s(schedule: Schedule) -> Sampler:
   The method is of second order without a memory, with 2N - 1 calls. schedule
   gives the level in the middle.
   """
-  return _by_the_middle(schedule, lambda x0, x_middle, middle, x, s, t: ddim_step(x0, x, s, t))
+  return dpm_solver_pp_2s_sde(schedule, 0.0)
 
 
 def dpm_solver_2(schedule: Schedule) -> Sampler:
@@ -127,28 +116,26 @@ def dpm_solver_2(schedule: Schedule) -> Sampler:
   midpoint method of dy = eps d(sigma / alpha), y = x / alpha, in log sigma.
   """
 
-  def finish(x0, x_middle, middle, x, s, t):
-    eps = eps_from_x0(x0, x_middle, middle)
-    # Where alpha_t = 0 the result is not used.
-    ratio = s.alpha / jnp.where(t.alpha > 0.0, t.alpha, 1.0)
-    return ratio * x + (s.sigma - ratio * t.sigma) * eps
-
-  return _by_the_middle(schedule, finish)
+  return _by_another_eps(1.0, functools.partial(_middle_level, schedule))
 
 
-def _by_the_middle(schedule, finish):
+def _by_another_eps(weight, level_of):
+  # DDIM with a part of eps from the end of DDIM's step to level_of(s, t).
   def step(key, x, state, denoise, *, level_s, level_t):
     s, t = level_s.expand_to(x), level_t.expand_to(x)
     x0 = predict(denoise, x, level_t).x0
-    middle = _middle_level(schedule, level_s, level_t)
+    eps = eps_from_x0(x0, x, level_t)
 
-    def correct(x_s, middle):
-      x_middle = ddim_step(x0, x, middle.expand_to(x), t)
-      later = predict(denoise, x_middle, middle).x0
-      return finish(later, x_middle, middle, x, s, t)
+    def correct(x_s, end):
+      x_end = ddim_step(x0, x, end, t)
+      change = eps_from_x0(predict(denoise, x_end, end).x0, x_end, end) - eps
+      ratio = s.alpha / jnp.where(t.alpha > 0.0, t.alpha, 1.0)
+      return x_s + weight * (s.sigma - ratio * t.sigma) * change
 
     euler = ddim_step(x0, x, s, t)
-    return _correct_where_finite(correct, euler, level_s, level_t, middle), state
+    return _correct_where_finite(
+      correct, euler, level_s, level_t, level_of(level_s, level_t)
+    ), state
 
   return Sampler(lambda x: (), step)
 
@@ -171,7 +158,7 @@ def dpm_solver_pp_2s_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
       return path_noise(key, x, level, level_t) if eta else 0.0
 
     def move(x0, level, noise):
-      return ddim_step(x0, x, level.expand_to(x), level_t.expand_to(x), eta, noise)
+      return ddim_step(x0, x, level, level_t, eta, noise)
 
     noise = noise_of(level_s)  # of both moves to level s
 

@@ -26,7 +26,7 @@ from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, draw_uniform, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.measurements import LogLikelihood, Measurement
-from diffusion_jax.sampling.ancestral import ddim, ddim_step
+from diffusion_jax.sampling.ancestral import ddim
 from diffusion_jax.sampling.conjugate_gradients import least_squares
 from diffusion_jax.sampling.grids import last_noisy_level, level_grid
 from diffusion_jax.sampling.sampler import Sampler, sample
@@ -167,14 +167,7 @@ def ode_estimate(
 
   def estimate(denoise, x, level):
     levels = level_grid(schedule, num_steps, 'karras', t_start=level.t)
-
-    def body(x, pair):
-      level_t, level_s = pair
-      s, t = level_s.expand_to(x), level_t.expand_to(x)
-      return ddim_step(predict(denoise, x, level_t).x0, x, s, t), None
-
-    pairs = levels.take(slice(None, -1)), levels.take(slice(1, None))
-    return jax.lax.scan(body, x, pairs)[0]
+    return sample(jax.random.key(0), denoise, ddim(), levels, x)  # It draws no noise.
 
   return estimate
 

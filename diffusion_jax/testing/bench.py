@@ -140,11 +140,7 @@ class Problem:
     ValueError for other shapes and unless std > 0.
     """
     with jax.enable_x64(True):
-      law = self._oracle.posterior(matrix, y, std)
-      weights, means, values, vectors = (
-        np.asarray(a) for a in (law.weights, law.means, law.eigenvalues, law.eigenvectors)
-      )
-    covs = (vectors * values[:, None]) @ vectors.swapaxes(1, 2)
+      weights, means, covs = oracles.moments(self._oracle.posterior(matrix, y, std))
     problem = dataclasses.replace(self, name=f'{self.name} given y')
     exact = dataclasses.replace(problem, weights=weights, means=means, covs=covs)
     measurement = Measurement(np.asarray(matrix), np.asarray(y), std)

@@ -1,6 +1,8 @@
 """Compares a sampler of any framework with the exact truth of a problem."""
 
+import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -119,10 +121,8 @@ def certify(
     raise ValueError(f'steps are {list(steps)}: they must be two or more, ascending')
   if draws < LEAST_DRAWS:
     raise ValueError(f'draws={draws}: the law needs {LEAST_DRAWS} or more')
-  rng = np.random.default_rng(seed)
-  noise = problem.draw(rng, draws)
-  noise += problem.sigma_max * rng.normal(size=noise.shape)
-  law = _Law(problem.posterior or problem, draws, rng)
+  noise, law, rng = _start(problem, draws, seed)
+  rng = copy.deepcopy(rng)
   samples, calls = _runs(method, problem, noise, steps, rng)
   errors, paths = np.stack([law.errors(x) for x in samples]), None
   repeated = _repeated(samples[-1])
@@ -133,8 +133,7 @@ def certify(
   else:
     judgement = _judge_law(law, errors, steps)
     if problem.posterior is None and _is_deterministic(method, problem, noise, steps[-1]):
-      truth = problem.flow_map(noise, problem.sigma_max, 0.0, tolerance=1e-6)
-      paths = np.stack([law.lengths(x - truth) for x in samples])
+      paths = np.stack([law.lengths(x - _ends(problem, draws, seed)) for x in samples])
       of_paths = _judge_paths(paths, law.bias(errors[-1])[1], steps, rng)
       if judgement.verdict in PASSING or of_paths.verdict not in PASSING:
         judgement = of_paths
@@ -157,6 +156,19 @@ def certify(
     unseen=unseen,
     **judgement._replace(reason=reason)._asdict(),
   )
+
+
+@functools.lru_cache(maxsize=4)  # for other methods at the same noise
+def _start(problem, draws, seed):
+  rng = np.random.default_rng(seed)
+  noise = problem.draw(rng, draws)
+  noise += problem.sigma_max * rng.normal(size=noise.shape)
+  return noise, _Law(problem.posterior or problem, draws, rng), rng
+
+
+@functools.lru_cache(maxsize=4)
+def _ends(problem, draws, seed):
+  return problem.flow_map(_start(problem, draws, seed)[0], problem.sigma_max, 0.0, tolerance=1e-6)
 
 
 class _Judgement(NamedTuple):

@@ -172,7 +172,16 @@ class Mixture:
     is a `Mixture` of the unknown coordinates, in their order. Raises ValueError
     for other shapes or if every coordinate is known.
     """
-    return _conditional(self, known, mask)
+    known, mask = np.asarray(known), np.asarray(mask)
+    d = self.means.shape[1]
+    if known.shape != (d,) or mask.shape != (d,) or mask.dtype != bool:
+      raise ValueError(
+        f'known {list(known.shape)} and mask {list(mask.shape)} must be [{d}], the mask of booleans'
+      )
+    if mask.all():
+      raise ValueError('every coordinate is known: nothing is left')
+    log_weights, means, covs = _measured(self, np.eye(d)[mask], known[mask], 0.0)
+    return _of_logs(log_weights, means[:, ~mask], covs[:, ~mask][:, :, ~mask])
 
   def covariance(self, x: Array, level: NoiseLevel) -> Array:
     """Computes Cov[x_0 | x_t], [B, D, D].
@@ -194,9 +203,7 @@ class Mixture:
     matrix: [M, D]; y: [M]; all concrete, computed in float64. Raises ValueError
     for other shapes and unless std > 0.
     """
-    log_weights, means, covs = _measured(self, matrix, y, std)
-    weights = np.exp(log_weights - log_weights.max())
-    return mixture(weights, means, covs, self.means.dtype)
+    return _of_logs(*_measured(self, *_checked(self, matrix, y, std)), self.means.dtype)
 
   def denoiser_given(self, y: Array, std: float) -> Denoiser:
     """Returns the denoiser of p(x_0 | y) for y = x_0 + std n, y [D].
@@ -216,7 +223,7 @@ class Mixture:
 
   def log_evidence(self, matrix: ArrayLike, y: ArrayLike, std: float) -> np.float64:
     """Returns log p(y) of `posterior` in nats."""
-    return np.logaddexp.reduce(_measured(self, matrix, y, std)[0])
+    return np.logaddexp.reduce(_measured(self, *_checked(self, matrix, y, std))[0])
 
   def _components(self, x, level):
     # Returns log(w_k N(x; alpha m_k, alpha^2 C_k + sigma^2 I)), [B, K], and, in
@@ -336,30 +343,8 @@ def _solve(oracle, x, level_t, level_s, rtol, atol):
   return scale_s * jnp.where(failed, jnp.nan, last_z)
 
 
-def _conditional(prior, known, mask):
-  known, mask = np.asarray(known, np.float64), np.asarray(mask)
-  d = prior.means.shape[1]
-  if known.shape != (d,) or mask.shape != (d,) or mask.dtype != bool:
-    raise ValueError(
-      f'known {list(known.shape)} and mask {list(mask.shape)} must be [{d}], the mask of booleans'
-    )
-  if mask.all():
-    raise ValueError('every coordinate is known: nothing is left')
-  weights, means, covs = moments(prior)
-  inner = covs[:, mask][:, :, mask]
-  across = covs[:, ~mask][:, :, mask]
-  # The slope of the regression of the unknown on the known coordinates is
-  # [K, unknown, known].
-  slope = np.linalg.solve(inner, across.swapaxes(1, 2)).swapaxes(1, 2)
-  residual = known[mask][None] - means[:, mask]
-  means = means[:, ~mask] + np.einsum('kui,ki->ku', slope, residual)
-  # The weights change by the density of the known coordinates.
-  square = residual * np.linalg.solve(inner, residual[..., None])[..., 0]
-  log_weights = np.log(weights) - 0.5 * square.sum(axis=1)
-  log_weights -= 0.5 * np.linalg.slogdet(inner)[1]
-  covs = covs[:, ~mask][:, :, ~mask] - slope @ across.swapaxes(1, 2)
-  covs = 0.5 * (covs + covs.swapaxes(1, 2))
-  return mixture(np.exp(log_weights - log_weights.max()), means, covs)
+def _of_logs(log_weights, means, covs, dtype=jnp.float32):
+  return mixture(np.exp(log_weights - log_weights.max()), means, covs, dtype)
 
 
 def moments(oracle: Mixture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -371,16 +356,20 @@ def moments(oracle: Mixture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   return weights, means, np.einsum('kie,ke,kje->kij', q, v, q)
 
 
-def _measured(prior, matrix, y, std):
-  # Returns log(w_k N(y; A m_k, A C_k A^T + std^2 I)) [K], and the means and
-  # covariances of each component given y.
-  matrix, y = np.asarray(matrix, np.float64), np.asarray(y, np.float64)
-  weights, means, covs = moments(prior)
-  d = means.shape[1]
+def _checked(prior, matrix, y, std):
+  matrix, y, d = np.asarray(matrix, np.float64), np.asarray(y, np.float64), prior.means.shape[1]
   if matrix.ndim != 2 or matrix.shape[1] != d or y.shape != matrix.shape[:1]:
     raise ValueError(f'matrix {list(matrix.shape)} and y {list(y.shape)} must be [M, {d}] and [M]')
   if not std > 0.0:
     raise ValueError(f'std is {std}: it must be above 0')
+  return matrix, y, std
+
+
+def _measured(prior, matrix, y, std):
+  # Returns log(w_k N(y; A m_k, A C_k A^T + std^2 I)) [K], and the means and
+  # covariances of each component given y.
+  weights, means, covs = moments(prior)
+  d = means.shape[1]
   across = covs @ matrix.T  # [K, D, M]
   inner = matrix @ across + std**2 * np.eye(len(y))
   gain = np.linalg.solve(inner, across.swapaxes(1, 2)).swapaxes(1, 2)

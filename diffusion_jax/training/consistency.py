@@ -24,7 +24,6 @@ from diffusion_jax.core.flow_losses import (
 from diffusion_jax.core.flow_map import consistency_output, level_of_angle, trigflow_input
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import TimeSampler
-from diffusion_jax.core.process import q_sample
 from diffusion_jax.ranges import Count, NonNegative, Positive
 from diffusion_jax.training.distillation import Solver, Teacher, solver_step
 from diffusion_jax.training.level_pairs import Pairs
@@ -74,7 +73,7 @@ def consistency_training(
   network.check_options('consistency_training')
 
   def same_noise(context, keys, inputs, xt, level_r):
-    return q_sample(inputs.x0, inputs.eps, level_r)
+    return inputs._replace(level=level_r).xt
 
   distance = distance or pseudo_huber()
   parts = network, schedule, pairs, same_noise, distance
@@ -124,7 +123,7 @@ def _pair_objective(network, schedule, pairs, make_xr, distance, ema_target, sig
 
   def loss(params, context, inputs, keys):
     inputs, level_r = inputs
-    xt = q_sample(inputs.x0, inputs.eps, inputs.level)
+    xt = inputs.xt
     xr = make_xr(context, keys, inputs, xt, level_r)
     options = {'cond': inputs.cond, 'key': keys[0], 'sigma_min': sigma_min}
     f, target_f = (
@@ -189,11 +188,10 @@ def continuous_consistency(
 def _trigflow_path(inputs, sigma_data, teacher, context):
   # Returns x on TrigFlow's path, its angle [B] and dx/d angle.
   x0, eps, level = inputs.x0, inputs.eps, inputs.level
-  xt = q_sample(x0, eps, level)
   angle = jnp.arctan2(level.sigma, sigma_data * level.alpha)
   cos, sin = (expand_to(f(angle), x0) for f in (jnp.cos, jnp.sin))
-  x = trigflow_input(xt, level, sigma_data)
+  x = trigflow_input(inputs.xt, level, sigma_data)
   if teacher is None:
     return x, angle, cos * sigma_data * eps - sin * x0
-  estimate = teacher(context.frozen, inputs.cond)(xt, level).x0
+  estimate = teacher(context.frozen, inputs.cond)(inputs.xt, level).x0
   return x, angle, (cos * x - estimate) / sin

@@ -25,7 +25,6 @@ from diffusion_jax.core.losses import (
   uniform_times,
 )
 from diffusion_jax.core.parametrization import eps_from_x0
-from diffusion_jax.core.process import q_sample
 from diffusion_jax.ranges import Size
 from diffusion_jax.training.objectives import Network, Objective, denoising, draw_inputs, mean_loss
 
@@ -51,7 +50,12 @@ class Solver(Protocol):
 
 
 def solver_step(
-  solver: Solver, key: Array, denoise: Denoiser, xt: Array, level_t: NoiseLevel, level_s: NoiseLevel
+  solver: Solver,
+  key: Array,
+  denoise: Denoiser,
+  xt: Array,
+  level_t: NoiseLevel,
+  level_s: NoiseLevel,
 ) -> Array:
   """Takes one step of a solver from x_t [B, ...] to x_s [B, ...]."""
   xs, _ = solver.step(key, xt, solver.init(xt), denoise, level_s=level_s, level_t=level_t)
@@ -84,7 +88,7 @@ def progressive_distillation(
 
   def loss(params, context, inputs, keys):
     level_t, cond = inputs.level, inputs.cond
-    xt = q_sample(inputs.x0, inputs.eps, level_t)
+    xt = inputs.xt
     denoise = teacher(context.frozen, cond)
     step = jnp.rint(level_t.t * num_steps)
     middle = schedule((step - 0.5) / num_steps)

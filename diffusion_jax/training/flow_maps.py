@@ -29,7 +29,7 @@ from diffusion_jax.core.flow_losses import (
 from diffusion_jax.core.flow_map import velocity_output
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.losses import TimeSampler, uniform_times
-from diffusion_jax.core.process import level_slopes, q_sample
+from diffusion_jax.core.process import level_slopes
 from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Rate
 from diffusion_jax.training.couplings import Coupling, check_straight
 from diffusion_jax.training.objectives import (
@@ -250,7 +250,7 @@ def _of_two_times(network, schedule, times, guidance, coupling, errors_fn, adapt
     inputs, s, scale, share = inputs
     inputs = augmented(inputs, network.augment)
     x0, eps, t, cond = inputs.x0, inputs.eps, inputs.level.t, inputs.cond
-    xt = q_sample(x0, eps, inputs.level)
+    xt = inputs.xt
     v = path_velocity(schedule, x0, eps, t)
     u_fn = functools.partial(_average_velocity, network, params, schedule, key=keys[0])
     if guidance is not None:
@@ -315,7 +315,7 @@ def shortcut(
   def loss(params, context, inputs, keys):
     inputs, s, steps, _ = inputs
     x0, eps, t = inputs.x0, inputs.eps, inputs.level.t
-    xt = q_sample(x0, eps, inputs.level)
+    xt = inputs.xt
     options = {'cond': inputs.cond, 'key': keys[0]}
     u_fn, target_fn = (
       functools.partial(_average_velocity, network, p, schedule, **options)

@@ -135,6 +135,11 @@ class Draws(NamedTuple):
   estimated: Array
   metrics: dict[str, Array] = {}
 
+  @property
+  def xt(self) -> Array:
+    """The noised data at the level, `q_sample`."""
+    return q_sample(self.x0, self.eps, self.level)
+
 
 def draw_inputs(
   key: Array,
@@ -206,7 +211,7 @@ def denoising(
   def loss(params, context, inputs, keys):
     inputs = augmented(inputs, network.augment)
     x0, eps, level, cond = inputs.x0, inputs.eps, inputs.level, inputs.cond
-    xt = q_sample(x0, eps, level)
+    xt = inputs.xt
     if network.self_conditioning:
       first = network.output(params['network'], xt, level, cond, keys[1])
       first = first[..., : x0.shape[-1]]  # drops a learned variance
@@ -293,7 +298,7 @@ def _with_bound(network, schedule, num_steps, weight, vlb_weight, loss_aware, nu
 
   def loss(params, context, inputs, keys):
     x0, eps, level = inputs.x0, inputs.eps, inputs.level
-    xt = q_sample(x0, eps, level)
+    xt = inputs.xt
     output = network.output(params['network'], xt, level, inputs.cond, keys[0])
     output, fraction = jnp.split(output, 2, axis=-1)
     mean = output if weight is None else jax.lax.stop_gradient(output)

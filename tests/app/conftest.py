@@ -16,6 +16,7 @@ import pytest
 from jax.sharding import Mesh
 from numpy.testing import assert_array_equal
 
+from diffusion_jax.app import cli, modes
 from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import registry, roles, store
@@ -169,6 +170,18 @@ def as_flags(changes):
     if isinstance(value, (tuple, list)):
       value = ','.join(map(str, value))
     yield path, str(value)
+
+
+class Started(modes.Mode):
+  """A mode of a config and a run folder, which `cli.start` runs."""
+
+  def __call__(self, *given):
+    if len(given) == 2:
+      return cli.start(modes.Mode(*self), *given)
+    return super().__call__(*given)
+
+
+modes.MODES.update({name: Started(*row) for name, row in modes.MODES.items()})
 
 
 @functools.cache

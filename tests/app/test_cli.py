@@ -126,7 +126,6 @@ MISTAKES = """
   nowhere: train it first, or give the --workdir of
 --config=configs/digits.py --coordinator=a:1 => --coordinator, --num_hosts and
   --host need --multihost
---config=configs/digits.py --multihost => --multihost: JAX detected no SLURM, Ku
 """
 
 
@@ -138,10 +137,27 @@ def check_one_line(result, message):
   assert message in result.stderr, result.stderr
 
 
+@pytest.fixture
+def command(monkeypatch, capsys):
+  """Returns command(*args), which runs a command line in this process until it exits."""
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setattr(cli, '_FIELDS', [])
+  monkeypatch.setattr(trust, '_allowed', set())
+  monkeypatch.setattr(cli.processes, 'exit_all', sys.exit)
+  monkeypatch.setitem(sys.modules, 'configs', sys.modules.get('configs'))  # find_config sets it
+
+  def command(*args):
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as stop:
+      cli.main(cli.parse(['launch.py', *args]))
+    return subprocess.CompletedProcess(args, stop.value.code, *capsys.readouterr())
+
+  return command
+
+
 @pytest.mark.parametrize('row', re.split(r'\n(?=\S)', MISTAKES.strip()))
-def test_a_mistake_is_one_clear_line(launch, row):
+def test_a_mistake_is_one_clear_line(command, row):
   args, _, message = ' '.join(row.split()).rpartition('=> ')
-  check_one_line(launch(*args.split()), message)
+  check_one_line(command(*args.split()), message)
 
 
 def test_flags_of_a_file_are_flags(tmp_path, monkeypatch):
@@ -160,6 +176,8 @@ def test_a_refused_config_writes_nothing_and_joins_no_process(launch, tmp_path):
   result = launch(*args, '--multihost', cwd=tmp_path)
   check_one_line(result, 'config.optimizer.b2=1.0 is not a number in [0, 1)')
   assert not list(tmp_path.iterdir())
+  result = launch(DIGITS, '--multihost')
+  check_one_line(result, '--multihost: JAX detected no SLURM, Ku')
 
 
 def test_a_stored_config_imports_what_the_command_allows(launch, tmp_path):
@@ -373,6 +391,7 @@ def test_how_an_error_of_a_mode_ends(error, code, printed, run_mode, capsys, mon
   assert printed in used and used.count('\n') == (code is not None) and not other
 
 
+@pytest.mark.processes
 def test_no_such_device_and_output_in_ascii(tmp_path):
   """A name of other letters is printed with escapes."""
   result = subprocess.run(

@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_jax.app import help
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.tree import parameters
+from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.kinds import diffusion, store
 from diffusion_jax.app.modes import MODES
 from tests.app.conftest import read

@@ -171,5 +171,5 @@ class Guidance:
 
   scale: float = 1.0
 
-  def guide(self, pair):
+  def guide(self, pair, scale):
     return lambda x, level: pair(x, level)[0]

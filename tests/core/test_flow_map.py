@@ -112,20 +112,11 @@ def test_conversions_of_the_exact_map():
     u = GAUSSIAN.average_velocity(x, t, s)
     return (
       exact(x, t, s),
+      maps.from_average_velocity(x, u, t, s),
       u,
-      GAUSSIAN.velocity(x, t),
-      {
-        'u': maps.to_average_velocity(exact)(x, t, s),
-        'x_s': maps.from_average_velocity(x, u, t, s),
-        'shortcut': maps.to_shortcut(exact, STRAIGHT)(x, T, T - S),
-        'consistency': maps.to_consistency(exact, s)(x, t),
-        'v': maps.to_velocity(GAUSSIAN.denoise, STRAIGHT)(x, t),
-      },
+      maps.to_average_velocity(exact)(x, t, s),
     )
 
-  xs, u, v, found = run(X)
-  assert_allclose(found['u'], u, rtol=1e-5, atol=1e-6)
-  assert_allclose(found['x_s'], xs, rtol=1e-5, atol=1e-6)
-  assert_allclose(found['shortcut'], u, rtol=1e-4, atol=1e-5)
-  assert_array_equal(found['consistency'], xs)
-  assert_allclose(found['v'], v, rtol=1e-4, atol=1e-5)
+  xs, found_xs, u, found_u = run(X)
+  assert_allclose(found_u, u, rtol=1e-5, atol=1e-6)
+  assert_allclose(found_xs, xs, rtol=1e-5, atol=1e-6)

@@ -7,14 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import diffusion_jax as dj
 from diffusion_jax.core.levels import round_near_step
 from tests.core.test_step_schedules import NAMED
-from tests.jitted import jitted
-
-
-def test_logsnr_and_snr():
-  level = dj.NoiseLevel(0.5, np.float32(0.8), np.float32(0.6))
-  snr, logsnr = jax.jit(lambda level: (level.snr, level.logsnr))(level)
-  assert_allclose(snr, 16 / 9, rtol=1e-6)
-  assert_allclose(logsnr, np.log(16 / 9), rtol=1e-6)
+from tests.jitted import at_step, jitted
 
 
 def test_logsnr_is_infinite_where_clean_and_where_all_is_noise():
@@ -36,7 +29,7 @@ def test_the_error_of_log_snr_at_steps_in_float32(name, T):
   betas = NAMED[name](T)
   log_alpha_bar = np.cumsum(np.log1p(-betas))
   truth = log_alpha_bar - np.log(-np.expm1(log_alpha_bar))
-  levels = jax.jit(dj.DiscreteSchedule.from_betas(betas).at_step)(np.arange(1, T + 1))
+  levels = at_step(dj.DiscreteSchedule.from_betas(betas), np.arange(1, T + 1))
   check_log_snr(levels, truth, 5e-7)
 
 
@@ -57,12 +50,6 @@ def check_log_snr(level, truth, bound):
   stored = 2 * (np.log(alpha) - np.log(sigma))
   assert_allclose(stored, truth, rtol=0, atol=bound)
   assert_allclose(level.logsnr, truth, rtol=0, atol=2.5e-6)
-
-
-def test_take_selects_from_a_grid():
-  grid = dj.NoiseLevel(*map(jnp.asarray, (np.arange(5.0), np.ones(5), np.zeros(5))))
-  assert grid.take(2).t == 2.0
-  assert grid.take(slice(1, 3)).alpha.shape == (2,)
 
 
 @pytest.mark.parametrize('num_steps', [1, 3, 1000, 4000])

@@ -175,19 +175,6 @@ def test_a_shift_keeps_the_steps():
   assert not hasattr(dj.ShiftedSchedule(dj.CosineSchedule(), 2.0), 'num_steps')
 
 
-def test_simple_diffusion_and_input_scaling_are_shifts():
-  t = np.linspace(0.1, 0.9, 9)
-  inner = dj.CosineSchedule()
-  plain = level_at(inner, t)
-  # Hoogeboom et al. 2023: logsnr + 2 log(64 / d) for images of d x d pixels.
-  found = level_at(dj.ShiftedSchedule(inner, 256 / 64), t).logsnr
-  expected = np.asarray(plain.logsnr) + 2 * np.log(64 / 256)
-  assert_allclose(found, expected, atol=2e-5)
-  # Chen 2023: x_t = sqrt(abar) b x_0 + sqrt(1 - abar) eps has SNR times b^2.
-  found = level_at(dj.ShiftedSchedule(inner, 1 / 0.3), t).snr
-  assert_allclose(found, 0.3**2 * np.asarray(plain.snr), rtol=1e-5)
-
-
 @pytest.mark.parametrize('n', [2, 18, 256])
 def test_a_uniform_grid_of_karras_is_edms_grid(n):
   """It has the t_i of Karras et al. 2022, Eq. 5, then 0."""

@@ -24,14 +24,6 @@ def test_pictures_are_a_grid_of_themselves():
   assert drawings.sheet(values, x, 9, 8).shape == images.grid(x, 5).shape
 
 
-def test_texts_are_drawn_as_letters():
-  values = ArraySpec((70,), 256)
-  x = RNG.integers(32, 127, (4, 70), np.uint8)
-  letters = draw_bytes(x)
-  assert_array_equal(drawings.pictures(values, x), letters)
-  assert_array_equal(drawings.sheet(values, x, 4), images.grid(letters, 4))
-
-
 def standard(*shape, **box):
   """Returns the values of arrays of mean 0 and standard deviation 1."""
   size = shape[-1]
@@ -61,7 +53,7 @@ def grey(panel):
   return (np.ptp(panel, axis=2) < 5) & (panel[..., 0] < 235)
 
 
-@pytest.mark.parametrize('size', [2, 3, 4, 6])
+@pytest.mark.parametrize('size', [2, 6])
 def test_a_vector_is_a_point_in_each_pair_of_the_first_coordinates(size):
   """Axes are mean ± 3 std. Lower triangle, histograms on the diagonal."""
   mean, std = 100.0 + np.arange(size), 0.1 * (1.0 + np.arange(size))
@@ -134,7 +126,7 @@ def test_axes_end_at_the_box_of_the_data():
   assert_allclose([low[1], high[1]], [-0.5, 2.5], atol=0.05)
 
 
-@pytest.mark.parametrize('shape', [(1,), (5,), (6, 2), (6, 6, 2), (6, 5, 4, 1)])
+@pytest.mark.parametrize('shape', [(5,), (6, 2), (6, 6, 2)])
 def test_axes_and_sizes_do_not_depend_on_the_samples(shape):
   """The first of these samples are far outside, as noise of VE is."""
   x = RNG.standard_normal((5, *shape)).clip(-2.0, 2.0)
@@ -199,6 +191,16 @@ def test_fields_have_a_colour_map_for_each_channel():
     assert np.abs(right - end).max(axis=1).min() < 4  # 180 pixels, 256 colours
 
 
+def test_levels_of_two_channels_and_of_texts_are_pictures():
+  x = RNG.integers(0, 256, (2, 8, 8, 2), np.uint8)
+  drawn = drawings.pictures(ArraySpec((8, 8, 2), 4), x)
+  assert_array_equal(drawn[:, 9:17, :8, 0], x[..., 1])
+  letters = draw_bytes(x[..., 0, 0])
+  assert_array_equal(
+    drawings.sheet(ArraySpec((8,), 256), x[..., 0, 0], 4), images.grid(letters, 2, 4)
+  )
+
+
 def test_volumes_are_their_middle_slices():
   """Levels are grey; with five axes, the first is cut in its middle too."""
   x = RNG.integers(0, 256, (2, 6, 5, 4, 1), np.uint8)
@@ -212,13 +214,6 @@ def test_volumes_are_their_middle_slices():
     assert_array_equal(drawn[:, :6, 6:10, 1], x[:, :, 2, :, 0])
     assert_array_equal(drawn[:, :5, 11:15, 2], x[:, 3, :, :, 0])
     assert_array_equal(drawings.sheet(values, array, 2, 6), images.grid(drawn, 2))
-
-
-def test_levels_of_other_channels_are_grey_pictures():
-  x = RNG.integers(0, 256, (2, 8, 8, 2), np.uint8)
-  drawn = drawings.pictures(ArraySpec((8, 8, 2), 4), x)
-  assert_array_equal(drawn[:, :8, :8, 0], x[..., 0])
-  assert_array_equal(drawn[:, 9:17, :8, 0], x[..., 1])
 
 
 def test_large_fields_are_drawn_smaller():

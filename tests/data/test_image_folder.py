@@ -86,12 +86,6 @@ def test_a_fraction_is_held_out_and_stays_held_out(tmp_path):
   assert names(test) <= names(image_folder.folder(tmp_path, 'test', test_fraction=0.3))
 
 
-def test_a_folder_without_a_whole_picture(tmp_path):
-  (tmp_path / 'a.png').write_bytes(b'no picture')
-  with one_line(match='1 of 1 pictures in .* are damaged: a.png'):
-    image_folder.folder(tmp_path, skip_damaged=True)
-
-
 @pytest.mark.parametrize('num_threads', [1, 4])
 def test_a_damaged_file_is_named_through_the_threads(classes, num_threads):
   noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)

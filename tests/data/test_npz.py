@@ -76,15 +76,6 @@ def test_a_row_of_indices_is_the_test_split(tmp_path):
   assert_array_equal(source.x, X[:2, :1])
 
 
-def test_bounds_are_a_box(tmp_path):
-  """Two numbers hold for all of the last axis; or two for each in turn."""
-  path = save(tmp_path / 'a.npz', x=X)
-  one = npz(path, bounds=(-1.0, 12.0)).facts.x
-  assert (one.low, one.high) == ((-1.0, -1.0), (12.0, 12.0))
-  each = npz(path, bounds=(0.0, 10.0, 1.0, 11.0)).facts.x  # the edges are in
-  assert (each.low, each.high) == ((0.0, 1.0), (10.0, 11.0))
-
-
 def test_a_folder_of_npy_files_stays_on_disk(tmp_path):
   for name, array in (ARRAYS | {'test_images': ARRAYS['images'][:2]}).items():
     np.save(tmp_path / f'{name}.npy', array)

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow
 import pytest
-from numpy.testing import assert_array_equal
 from pyarrow import parquet
 
 from diffusion_jax.data.parquet import block_order, open_parquet
@@ -66,11 +65,6 @@ def test_an_epoch_has_every_image_once_and_its_blocks_together(buffer):
     assert np.count_nonzero(np.diff(block)) > 6
 
 
-def test_images_that_fit_in_the_buffer_have_the_order_of_other_sources():
-  order = block_order(np.random.default_rng(7), np.array([20, 10]), 30)
-  assert_array_equal(order, np.random.default_rng(7).permutation(30))
-
-
 def test_an_epoch_opens_each_row_group_once(files, counting):
   open_file, opened = counting
   table = open_parquet('set', files, ['image', 'label'], 8, open_file)
@@ -93,7 +87,7 @@ def test_each_flipped_bit_is_named_or_leaves_the_rows(tmp_path):
   """Some make a page shorter than its row group."""
   path = write(tmp_path / 'a.parquet', 0, 5)
   whole, reasons = (tmp_path / 'a.parquet').read_bytes(), []
-  for place in range(len(whole) // 2, len(whole)):
+  for place in range(len(whole) // 2, len(whole), 3):
     flipped = bytearray(whole)
     flipped[place] ^= (1, 32)[place % 2]
     (tmp_path / 'a.parquet').write_bytes(flipped)

@@ -2,6 +2,7 @@
 # ruff: noqa: F401  The rows call what is imported.
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from diffusion_jax.data import images, small_sets, sources, text, tfds_sources
+from diffusion_jax.data import images, small_sets, sources, tables, text, tfds_sources
 from diffusion_jax.data.array_record import array_record
 from diffusion_jax.data.columns import Columns, ColumnSource
 from diffusion_jax.data.image_folder import captioned, folder
@@ -20,6 +21,7 @@ from diffusion_jax.data.npz import npz
 from diffusion_jax.data.parquet import open_parquet
 from diffusion_jax.data.simulated import of_simulator, simulated
 from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.splits import validation_part
 from diffusion_jax.data.tables import csv_table
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.data.webdataset import open_tars, webdataset
@@ -28,6 +30,7 @@ from tests.data import encoded
 from tests.data.encoded import LARGE, PNG, SHAPE
 from tests.data.test_array_record import example, write
 from tests.data.test_simulated import gaussian
+from tests.data.test_tables import SPEC
 
 X = np.arange(12.0).reshape(6, 2)
 X4, NAN = X[:4], np.where(X == 5, np.nan, X)
@@ -73,8 +76,24 @@ def table(data, x='a', **fields):
   return csv_table(written(data, 'a.csv'), tuple(x.split()), **fields)
 
 
+def in_memory(**cells):
+  return tables.rows_of({'floor area': 80.0, 'city': 'Chur', 'rooms': 3} | cells, SPEC, 'y')
+
+
+def as_rows(rows):
+  return tables.rows_of(rows, SPEC, 'y')
+
+
 def npy(data):
   return npz(Path(written(data, 'top/images.npy')).parent)
+
+
+def header(*shape):
+  """Reads images of a file whose header has a shape, without an image."""
+  about = {'descr': '<f4', 'fortran_order': False, 'shape': shape}
+  with zipfile.ZipFile('a.npz', 'w') as archive, archive.open('arr_0.npy', 'w') as file:
+    np.lib.format.write_array_header_1_0(file, about)
+  return image_set('a.npz', any_shape=True)
 
 
 def batches(path):
@@ -141,6 +160,7 @@ def uniform(rng, n):
 
 
 MISSING = 'it must contain x, images or arr_0'
+TABLE = ', or a table with the columns floor area, city, rooms'
 LINE_3 = 'metadata.jsonl, line 3 must be like {"file_name": "cats/1.png", '
 WRONG = rf"""
 npz(saved(pictures=np.zeros(3), foo=np.zeros(2))) => a.npz has the arrays pictures, foo; {MISSING}
@@ -241,6 +261,17 @@ table('a;b\n1;1,5\n1;2,5\n', context=('b',)) => row 2, column 'b': '1,5' is not 
 table('a,b\n1,x\n2,x\n', context=('b',)) => a.csv: column 'b' has 1 different texts, and 2 to 200
 table('a,b\n1,u\n2,v\n', label='b', test_path=written(b'a,b\n3,w\n', 'b.csv'), split='test') =>
   b.csv, row 2, column 'b': 'w' is not one of its categories u, v
+in_memory(city='chur') => y, row 0, column 'city': 'chur' (did you mean 'Chur'?)
+in_memory(city=None) => y, row 0, column 'city': the value is missing
+in_memory(rooms=np.nan) => y, row 0, column 'rooms': the value is missing
+in_memory(rooms=[3, 'big']) => y, row 1, column 'rooms': 'big' is not a number
+in_memory(rooms=[3, 2], city=['Chur'] * 3) => y needs columns of one length
+in_memory(rooms=[]) => y needs columns of one length
+as_rows(dict(Rooms=3)) => y has no column 'floor area', but Rooms
+as_rows([80.0, 'Chur', 3]) => y=[80.0, 'Chur', 3] is not an array of numbers{TABLE}
+as_rows([80.0, 1.0, 3.0]) => y has the shape [3], and [4] or [K, 4] is needed{TABLE}
+as_rows(np.zeros((0, 4))) => y has the shape [0, 4]
+as_rows(dict()) => is not an array
 sources.measured(table('a,b\n1,2\n2,2\n', context=('b',))) => context never changes at 'b' (2)
 npy(b'no array') => images.npy is not a .npy file:
 npy(as_bytes(np.save, np.array([dict()]))) => it contains Python objects
@@ -248,6 +279,13 @@ image_set(saved(x=np.zeros(3))) => a.npz has the arrays x; ... images or arr_0 (
 image_set(saved(arr_0=np.zeros(3), protocol='x')) => a.npz: protocol is not JSON
 image_set(saved(arr_0=np.zeros((2, 3)))) => arr_0 must be uint8 ... got float64 [2, 3]
 image_set(saved(arr_0=np.zeros((2, 2, 2, 3), object))) => got object [2
+header(-5, 2) => a.npz: arr_0 must be uint8 [N, H, W, C]
+header(5, -2) => a.npz: arr_0 must be uint8
+header(0, 2) => a.npz: arr_0 must be uint8
+header(5, 0) => a.npz: arr_0 must be uint8
+validation_part(4, 'validation', 0.0, 0) => validation_fraction=0.0 leaves none of the 4 training
+  examples for the validation part
+validation_part(4, 'validation', 0.9, 0) => leaves none of the 4 training examples for the training
 image_set(written(NPY, 'a.npy')) => a.npy is not an npz file of arrays: numpy.savez(file,
   images=array) writes one
 image_set(written(b'{{}}')) => is not an npz file of arrays

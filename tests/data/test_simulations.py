@@ -3,7 +3,6 @@
 import functools
 import importlib
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -161,33 +160,6 @@ def test_an_interrupted_simulation_continues(module, tmp_path):
   whole.write_bytes(whole.read_bytes()[:300])  # not by a kill
   assert_same(arrays, read(decay, tmp_path))
   assert len(calls_of(tmp_path / 'calls')) == 6
-
-
-KILLED = """
-import functools, os, signal, sys
-sys.path.insert(0, {folder!r})
-import {name} as decay
-from diffusion_jax.data.simulated import of_simulator
-from diffusion_jax.data import simulations
-write = simulations._write
-def killed(path, *args):
-  write(path, *args)
-  if len(os.listdir(path.parent)) == 2:
-    os.kill(os.getpid(), signal.SIGKILL)
-simulations._write = killed
-simulate = functools.partial(decay.simulate, calls={calls!r})
-of_simulator(simulate, num_examples=250, kept_in={kept!r})
-"""
-
-
-def test_a_kill_loses_one_block(module, tmp_path):
-  decay, calls = module(), str(tmp_path / 'calls')
-  simulations = str(tmp_path / 'simulations')
-  code = KILLED.format(folder=str(tmp_path), name=decay.__name__, calls=calls, kept=simulations)
-  assert subprocess.run([sys.executable, '-c', code]).returncode == -9
-  assert len(calls_of(tmp_path / 'calls')) == 2
-  read(decay, tmp_path)
-  assert sorted(calls_of(tmp_path / 'calls')) == [50, 100, 100]
 
 
 def test_large_simulations_are_not_kept(module, tmp_path, monkeypatch, capsys):

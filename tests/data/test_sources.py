@@ -43,16 +43,6 @@ def test_binarized_images_are_drawn_once_and_anew_in_each_epoch():
   assert not np.array_equal(drawn, source.redrawn(4, np.arange(draws)).read(rows)['x'])
 
 
-def test_batches_of_binarized_images_follow_from_seed_and_epoch():
-  source = sources.Binarized(small_sets.digits('test'))
-  whole = pipeline.batch_at(source, 100, 0, 3)['x']
-  assert set(np.unique(whole)) == {-1, 1}
-  part = pipeline.batch_at(source, 100, 0, 3, rows=slice(50, 75))['x']
-  assert_array_equal(part, whole[50:75])
-  first, second = (np.sum(pipeline.batch_at(source, 360, 0, epoch)['x']) for epoch in range(2))
-  assert first != second
-
-
 def numbers(size=200, **fields):
   """Returns a source of vectors in odd units, with a context [4, 2]."""
   rng = np.random.default_rng(0)
@@ -126,18 +116,6 @@ def test_a_checksum_is_of_all_that_is_stored():
   assert not sources.checksum(object())  # which draws its examples
 
 
-def test_constructors_state_their_facts():
-  assert sources.facts_of_fields((8, 8, 3), 4, path='x') == sources.pictures((8, 8, 3), 4)
-  assert sources.states(lambda **fields: fields)(lambda: None).stated_facts(a=1) == {'a': 1}
-
-
-def test_facts_in_json_have_a_context_only_if_there_is_one():
-  plain = small_sets.digits().facts.as_json()
-  assert {*plain} == {'x', 'num_classes'} and plain['num_classes'] == 10
-  facts = numbers().facts.as_json()
-  assert facts['context']['shape'] == (4, 2) and facts['x']['levels'] == 0
-
-
 def test_batches_of_numbers_are_standardised_by_the_facts():
   source = numbers()
   facts = sources.measured(source)
@@ -153,5 +131,3 @@ def test_batches_of_numbers_are_standardised_by_the_facts():
     batch['context'], (context - facts.context.mean) / facts.context.std, rtol=1e-5, atol=1e-6
   )
   assert_array_equal(plain['context'], np.float32(context))
-  half = pipeline.batch_at(source, 8, 0, 3, rows=slice(2, 4), facts=facts)
-  assert_array_equal(half['x'], batch['x'][2:4])

@@ -1,15 +1,11 @@
 """What models see of the data, and the way back to the data's units."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.data.spec import ArraySpec
-
-ODD = ArraySpec((4, 2), mean=(1e3, -2e-4), std=(1e-3, 5e2))
 
 
 @pytest.mark.parametrize('levels', [2, 17, 256])
@@ -72,28 +68,11 @@ def test_real_numbers_come_back_in_their_units(seed, mean, std):
     assert_allclose(found, x, rtol=1e-6, atol=1e-6 * std)
 
 
-def test_each_number_of_the_last_axis_has_its_unit():
-  x = np.random.default_rng(0).normal(size=(1000, 4, 2))
-  x = x * ODD.std + ODD.mean
-  z = ODD.encode(x)
-  assert_allclose(z.mean(axis=(0, 1)), 0.0, atol=0.06)
-  assert_allclose(z.std(axis=(0, 1)), 1.0, atol=0.05)
-  assert (np.abs(ODD.decode(z) - x) / ODD.std).max() < 1e-6
-  plain = ArraySpec((4, 2))  # no statistics: as it is
-  assert_array_equal(plain.encode(x), x.astype(np.float32))
-  assert_array_equal(plain.decode(plain.encode(x)), np.float32(x))
-  assert plain.written == plain and plain.log_det == 0.0
-
-
 def test_log_det_is_that_of_decode():
   values = ArraySpec((3, 2), mean=(0.3, 7.0), std=(0.02, 4.0))
-  std, mean = (jnp.tile(jnp.array(v), 3) for v in (values.std, values.mean))
-  jacobian = jax.jacobian(lambda z: z * std + mean)(jnp.zeros(6))
-  ours = [values.decode(z.reshape(3, 2)).ravel() for z in np.eye(6)]
-  found = np.stack(ours, axis=1) - values.decode(np.zeros((3, 2))).ravel()[:, None]
-  assert_allclose(found, jacobian, rtol=1e-4)
-  _, expected = np.linalg.slogdet(np.asarray(jacobian, np.float64))
-  assert_allclose(values.log_det, expected, rtol=1e-6)
+  ahead, behind = (values.decode(x.reshape(6, 3, 2)) for x in (np.eye(6), -np.eye(6)))
+  _, expected = np.linalg.slogdet((ahead - behind).reshape(6, 6) / 2.0)
+  assert_allclose(values.log_det, expected, rtol=1e-5)
   one, two = (ArraySpec((3, 2), 0, n * (0.3,), n * (0.02,)) for n in (1, 2))
   assert_allclose(one.log_det, two.log_det)  # one number for all
 

@@ -1,7 +1,6 @@
 """The parts of data: for tests without a split of their own, and for validation."""
 
 import numpy as np
-import pytest
 from numpy.testing import assert_array_equal
 
 from diffusion_jax.data import pipeline, small_sets, sources
@@ -54,10 +53,3 @@ def test_a_part_keeps_the_order_and_the_draws_of_its_source():
   redrawn = source.redrawn(5, np.full(180, 3)).read(rows[::-1])
   assert_array_equal(batch['x'], 2.0 * redrawn['x'] - 1.0)
   assert_array_equal(batch['label'], redrawn['label'])
-
-
-@pytest.mark.parametrize('fraction, part', [(0.0, 'validation part'), (0.9, 'training')])
-def test_a_fraction_that_leaves_nothing(fraction, part):
-  message = f'={fraction} leaves none of the 4 training examples for the {part}$'
-  with pytest.raises(ValueError, match=message):
-    validation_part(4, 'validation', fraction, 0)

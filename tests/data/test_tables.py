@@ -1,13 +1,11 @@
 import csv
 import io
 import re
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_array_equal
-from sklearn.datasets import load_wine
 
 from diffusion_jax.data import tables
 from diffusion_jax.data.cells import read_cells
@@ -78,21 +76,6 @@ def test_the_rest_and_the_splits(tmp_path):
   test = csv_table(path, ('price',), 'test', **fields)
   assert test.x == [[1]] and test.label == [1] and test.facts.class_names == ('flat', 'house')
   assert_array_equal(test.context, [[2, 0, 0, 1, 1, 0, 0]])
-
-
-def test_a_table_of_scikit_learn(tmp_path):
-  """The index of the rows is a column without a name, which is left out."""
-  wine: Any = load_wine()
-  rows = zip(wine.data, wine.target_names[wine.target], strict=True)
-  with (tmp_path / 'wine.csv').open('w', newline='') as file:
-    writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(['', *wine.feature_names, 'class'])
-    writer.writerows([i, *map(float, row), kind] for i, (row, kind) in enumerate(rows))
-  source = csv_table(tmp_path / 'wine.csv', ('alcohol',), context=('rest',), label='class')
-  assert source.context is not None
-  assert_array_equal(np.hstack([source.x, source.context]), wine.data)
-  assert_array_equal(source.label, wine.target)
-  assert source.facts.class_names == tuple(wine.target_names)
 
 
 NAMES = st.text(st.characters(exclude_categories=('C', 'Z'), exclude_characters='='), min_size=1)
@@ -255,27 +238,3 @@ def test_rows_in_memory_are_read_as_those_of_a_file(tmp_path):
     assert_array_equal(tables.rows_of(row, SPEC, 'y'), expected[:1])
   numbers, one = SPEC._replace(shape=(1,), names=('a',)), {'a': [1.5, None, np.nan]}
   assert_array_equal(tables.rows_of(one, numbers, 'y', blank=True), [[1.5], [np.nan], [np.nan]])
-
-
-def test_unsuitable_rows_in_memory():
-  row = {'floor area': 80.0, 'city': 'Chur', 'rooms': 3}
-  for change, line in (
-    ({'city': 'chur'}, "y, row 0, column 'city': 'chur' (did you mean 'Chur'?)"),
-    ({'city': None}, "y, row 0, column 'city': the value is missing"),
-    ({'rooms': np.nan}, "y, row 0, column 'rooms': the value is missing"),
-    ({'rooms': [3, 'big']}, "y, row 1, column 'rooms': 'big' is not a number"),
-    ({'rooms': [3, 2], 'city': ['Chur'] * 3}, 'y needs columns of one length'),
-    ({'rooms': []}, 'y needs columns of one length'),
-  ):
-    with one_line(line):
-      tables.rows_of({**row, **change}, SPEC, 'y')
-  table = ', or a table with the columns floor area, city, rooms'
-  for rows, line in (
-    ({'Rooms': 3}, "y has no column 'floor area', but Rooms"),
-    ([80.0, 'Chur', 3], f"y=[80.0, 'Chur', 3] is not an array of numbers{table}"),
-    ([80.0, 1.0, 3.0], f'y has the shape [3], and [4] or [K, 4] is needed{table}'),
-    (np.zeros((0, 4)), 'y has the shape [0, 4]'),
-    ({}, 'y={} is not an array'),
-  ):
-    with one_line(line):
-      tables.rows_of(rows, SPEC, 'y')

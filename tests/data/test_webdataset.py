@@ -54,28 +54,9 @@ def test_splits_are_files_or_a_fraction(tars):
     read(tars, 'test', test_path='')
 
 
-def test_texts_are_members_or_values_in_json(tars):
-  index = np.array([14, 3])
-  captions = read(tars, text_column='json:caption').read(index)['text']
-  assert captions.tolist() == ['picture 14', 'picture 3']
-  assert 'text' not in read(tars).read(index)
-
-
 def test_labels_that_are_asked_for_must_be_there(tars):
   with one_line('num_classes=3 needs labels in 0..2, and the data have none'):
     read(tars, label_column='')
-
-
-def test_a_checksum_is_of_what_the_columns_have(tars):
-  first = read(tars).checksum()
-  assert read(tars).checksum() == first
-  assert read(tars, label_column='json:label').checksum() == first
-  other = read(tars, text_column='json:caption').checksum()
-  encoded.tar(
-    tars / 'train-00000-of-00002.tar',
-    [(name, encoded.PNG if name.endswith('PNG') else data) for name, data in members(range(12))],
-  )
-  assert len({first, other, read(tars).checksum()}) == 3
 
 
 def test_a_checksum_is_of_every_label_and_picture(tmp_path):

@@ -1,11 +1,14 @@
 """Configs of diffusers' schedulers as sections of a config."""
 
 import re
+from ast import literal_eval
 
 import pytest
 
 from diffusion_jax.interop import diffusers, diffusers_schedulers
-from tests.interop.stored_folders import SCHEDULER, STORED, folder_with, refused
+from diffusion_jax.interop.options import of_text
+from tests import refusals
+from tests.interop.stored_folders import SCHEDULER, STORED, folder_with
 
 
 def test_the_scheduler_of_ddpm_cifar10():
@@ -25,53 +28,47 @@ def test_a_missing_scheduler_is_said():
   assert found.sections['sampling']['sampler']['variance'] == 'fixed_small'
 
 
-DPM, EPS = 'DPMSolverMultistepScheduler', 'DDIMScheduler keeps the eps of x_0'
-UNREAD = 'not read as a sampler'
-DYNAMIC = {'thresholding': True, 'dynamic_thresholding_ratio': 0.9}
-LINSPACE = {'clip_sample': False, 'timestep_spacing': 'linspace'}
+DYNAMIC = 'thresholding=True dynamic_thresholding_ratio=0.9'
+# class and options => how x_0 is bounded; what a note says
+READ = """
+DDPMScheduler => clip
+DDPMScheduler clip_sample=False => None
+DDPMScheduler DYNAMIC => clip
+DDPMScheduler DYNAMIC sample_max_value=1.5 => 0.9,1.5
+DDPMScheduler DYNAMIC sample_max_value=0.5 => 0.9,0.5
+DDPMScheduler DYNAMIC sample_max_value=None => 0.9,None
+DDPMScheduler DYNAMIC sample_max_value=1e39 => 0.9,None
+DDIMScheduler DYNAMIC sample_max_value=2.0 => 0.9,2.0; DDIMScheduler keeps the eps of x_0
+DDIMScheduler clip_sample=False timestep_spacing=linspace => None; =linspace: steps of DDIM
+# They never clip; a file may have the option from another class.
+PNDMScheduler clip_sample=True => None; clip_sample
+EulerDiscreteScheduler DYNAMIC => None; thresholding
+LMSDiscreteScheduler => None; not read as a sampler
+HeunDiscreteScheduler => None; not read as a sampler
+HeunDiscreteScheduler clip_sample=True => clip; Heun
+DPMSolverMultistepScheduler solver_order=3 => None; DDIM with 50 steps.*not read: solver_order
+DPMSolverMultistepScheduler DYNAMIC sample_max_value=1.5 => 0.9,1.5; DDIM with
+DEISMultistepScheduler DYNAMIC sample_max_value=1.5 => 0.9,1.5; not read as a sampler
+UniPCMultistepScheduler DYNAMIC sample_max_value=1.5 => 0.9,1.5; not read as a sampler
+UniPCMultistepScheduler DYNAMIC predict_x0=False => None; not read as a sampler
+"""
 
 
-def dynamic(largest):
-  return DYNAMIC | {'sample_max_value': largest}
-
-
-# (class, options, how x_0 is bounded: clip, quantile, largest value, a note).
-READ = [
-  ('DDPMScheduler', {}, (True, 0.0, None), ''),
-  ('DDPMScheduler', {'clip_sample': False}, (False, 0.0, None), ''),
-  ('DDPMScheduler', DYNAMIC, (True, 0.0, None), ''),
-  ('DDPMScheduler', dynamic(1.5), (True, 0.9, 1.5), ''),
-  ('DDPMScheduler', dynamic(0.5), (True, 0.9, 0.5), ''),
-  ('DDPMScheduler', dynamic(None), (True, 0.9, None), ''),
-  ('DDPMScheduler', dynamic(1e39), (True, 0.9, None), ''),
-  ('DDIMScheduler', dynamic(2.0), (True, 0.9, 2.0), EPS),
-  ('DDIMScheduler', LINSPACE, (False, 0.0, None), 'timestep_spacing=linspace: steps of DDIM'),
-  # They never clip; a file may have the option from another class.
-  ('PNDMScheduler', {'clip_sample': True}, (False, 0.0, None), 'clip_sample'),
-  ('EulerDiscreteScheduler', DYNAMIC, (False, 0.0, None), 'thresholding'),
-  ('LMSDiscreteScheduler', {}, (False, 0.0, None), UNREAD),
-  ('HeunDiscreteScheduler', {}, (False, 0.0, None), UNREAD),
-  ('HeunDiscreteScheduler', {'clip_sample': True}, (True, 0.0, None), 'Heun'),
-  (DPM, {'solver_order': 3}, (False, 0.0, None), 'DDIM with 50 steps.*not read: solver_order'),
-  (DPM, dynamic(1.5), (True, 0.9, 1.5), 'DDIM with'),
-  ('DEISMultistepScheduler', dynamic(1.5), (True, 0.9, 1.5), UNREAD),
-  ('UniPCMultistepScheduler', dynamic(1.5), (True, 0.9, 1.5), UNREAD),
-  ('UniPCMultistepScheduler', DYNAMIC | {'predict_x0': False}, (False, 0.0, None), UNREAD),
-]
-
-
-@pytest.mark.parametrize('kind, options, bound, note', READ)
-def test_what_is_read_of_a_scheduler(kind, options, bound, note):
-  sections, notes = diffusers_schedulers.read_sections({'_class_name': kind, **options})
-  sampling = sections['sampling']
-  is_bounded, quantile, largest = bound
-  expected = {'name': 'quantile', 'quantile': quantile, 'largest': largest}
-  expected = expected if quantile else {'name': 'clip'}
-  assert sampling['bound'] == (expected if is_bounded else None)
+@pytest.mark.parametrize('row', [x for x in READ.strip().splitlines() if x[0] != '#'])
+def test_what_is_read_of_a_scheduler(row):
+  given, found = row.replace('DYNAMIC', DYNAMIC).split(' => ')
+  (kind, _, options), (bound, _, note) = given.partition(' '), found.partition('; ')
+  config = {'_class_name': kind, **of_text(options)}
+  sections, notes = diffusers_schedulers.read_sections(config)
+  expected = {'clip': {'name': 'clip'}, 'None': None}.get(bound, 0)
+  if expected == 0:
+    quantile, largest = literal_eval(bound)
+    expected = {'name': 'quantile', 'quantile': quantile, 'largest': largest}
+  assert sections['sampling']['bound'] == expected
   assert len(notes) == bool(note) and re.search(note, ''.join(notes))
   sections |= {'objective': {'name': 'denoising'}}
   again, _ = diffusers_schedulers.read_sections(diffusers_schedulers.write_config(sections))
-  assert again['sampling']['bound'] == sampling['bound']
+  assert again['sampling']['bound'] == expected
 
 
 def test_defaults_are_those_of_the_class():
@@ -82,28 +79,28 @@ def test_defaults_are_those_of_the_class():
   assert heun['sampling']['grid'] == {'number': 20, 'spacing': 'linspace'}  # not 50
   for options in {'use_flow_sigmas': True}, {'timestep_type': 'continuous'}:
     with pytest.raises(ValueError, match=f'{[*options][0]}=.* has no counterp'):
-      diffusers_schedulers.read_sections({'_class_name': DPM, **options})
+      diffusers_schedulers.read_sections({'_class_name': 'DPMSolverMultistepScheduler', **options})
 
 
-THRESHOLD = {'thresholding': True, 'dynamic_thresholding_ratio': 0.0}
-THREE = {'trained_betas': [0.1, 0.2], 'num_train_timesteps': 3}
+WRONG = """
+_class_name='KarrasVeScheduler' => scheduler='KarrasVeScheduler' has no counterpart
+beta_schedule='laplace' => beta_schedule='laplace' has no counterpart
+prediction_type='flow' => prediction_type='flow' has no counterpart
+clip_sample_range=2.0 => clip_sample_range=2.0 has no counterpart
+variance_type='learned' => variance_type='learned' has no counterpart
+steps_offset=1 => steps_offset=1 has no counterpart
+variance_type='learned_range' => learned_range has twice the channel
+thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=-1.0 =>
+  sample_max_value=-1.0 has no counterpart here: it must be a number in
+thresholding=True, dynamic_thresholding_ratio=0.0 =>
+  dynamic_thresholding_ratio=0.0 has no ... a number in (0, 1]
+trained_betas=[0.1, 0.2], num_train_timesteps=3 =>
+  num_train_timesteps=3 has no counterpart here: it can be 2
+brand_new=3 => unknown options of DDPMScheduler: brand_new; k
+"""
 
 
-@pytest.mark.parametrize(
-  'changes, message',
-  [
-    ({'_class_name': 'KarrasVeScheduler'}, "scheduler='KarrasVeScheduler' has no counterpart"),
-    ({'beta_schedule': 'laplace'}, "beta_schedule='laplace' has no counterpart"),
-    ({'prediction_type': 'flow'}, "prediction_type='flow' has no counterpart"),
-    ({'clip_sample_range': 2.0}, 'clip_sample_range=2.0 has no counterpart'),
-    ({'variance_type': 'learned'}, "variance_type='learned' has no counterpart"),
-    ({'steps_offset': 1}, 'steps_offset=1 has no counterpart'),
-    ({'variance_type': 'learned_range'}, 'learned_range has twice the channel'),
-    (dynamic(-1.0), 'sample_max_value=-1.0 has no counterpart here: it must be a number in'),
-    (THRESHOLD, r'dynamic_thresholding_ratio=0.0 has no .* a number in \(0, 1\]'),
-    (THREE, 'num_train_timesteps=3 has no counterpart here: it can be 2'),
-    ({'brand_new': 3}, 'unknown options of DDPMScheduler: brand_new; k'),
-  ],
-)
-def test_what_we_lack_is_refused_by_name(tmp_path, changes, message):
-  refused(folder_with(tmp_path, 'ho', SCHEDULER, **changes), message)
+@pytest.mark.parametrize('error, changes, message', [*refusals.rows(ValueError, WRONG)])
+def test_what_we_lack_is_refused_by_name(tmp_path, error, changes, message):
+  with refusals.one_line(error=error, match=message):
+    diffusers.load(folder_with(tmp_path, 'ho', SCHEDULER, **eval(f'dict({changes})')))

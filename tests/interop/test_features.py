@@ -51,26 +51,6 @@ def test_batches_have_one_size_and_are_spread_over_the_devices():
   assert seen == [((5, 6, 5, 3), 1)]
 
 
-def test_a_batch_is_started_before_the_last_is_fetched():
-  events = []
-
-  class Result:
-    def __init__(self, number):
-      self.number = number
-
-    def __array__(self, dtype=None, copy=None):
-      events.append(f'fetch {self.number}')
-      return np.zeros((2, 1), np.float32)
-
-  def compute(params, x):
-    number = len([e for e in events if e.startswith('start')])
-    events.append(f'start {number}')
-    return {'features': Result(number)}
-
-  Features(compute, None, {}, 2)(images(5))
-  assert events == ['start 0', 'start 1', 'fetch 0', 'start 2', 'fetch 1', 'fetch 2']
-
-
 @pytest.fixture
 def folder(tmp_path):
   draw = np.random.default_rng(0).standard_normal

@@ -6,12 +6,6 @@ import pytest
 from diffusion_jax.interop import files, formats
 
 
-def test_options_are_literals_or_words():
-  assert formats.options_of("a=1 --b=x c='1 2'") == {'a': 1, 'b': 'x', 'c': '1 2'}
-  with pytest.raises(ValueError, match="'ema' is not name=value"):
-    formats.options_of('ema')
-
-
 def test_a_format_is_recognised_by_what_the_file_has(tmp_path):
   for name, tensors, config, expected in (
     ('ours', {'a': np.zeros(2)}, {'config': '{}'}, 'safetensors'),

@@ -8,7 +8,7 @@ from numpy.testing import assert_array_equal
 
 from diffusion_jax.interop import inception
 from diffusion_jax.interop.inception import is_graph, read_constants
-from tests.interop import graph_files as wire
+from tests.interop import graph_files
 from tests.refusals import one_line
 
 # Literal names of both projects: TensorFlow's towers, whose units are conv,
@@ -105,7 +105,7 @@ def test_a_graph_has_the_weights_of_the_other_layout(tensors, tmp_path):
     for name, other in NORM.items():
       constants[f'{scope}/batchnorm/{other}'] = tensors[f'{torch}.bn.{name}']
   path = tmp_path / 'classify_image_graph_def.pb'
-  path.write_bytes(wire.graph(constants))
+  path.write_bytes(graph_files.graph(constants))
   _, params, back = inception.read(path)
   jax.tree.map(same, params, ours)
   jax.tree.map(same, dict(back), tensors)
@@ -132,7 +132,7 @@ ARRAYS = {
 @pytest.fixture
 def path(tmp_path):
   path = tmp_path / 'graph.pb'
-  path.write_bytes(wire.graph(ARRAYS))
+  path.write_bytes(graph_files.graph(ARRAYS))
   return path
 
 
@@ -140,10 +140,8 @@ def path(tmp_path):
   'values, expected', [([2.5], [[2.5] * 3] * 2), ([1.0, 4.0], [[1, 4, 4], [4, 4, 4]]), ([], 0.0)]
 )
 def test_a_short_list_ends_in_its_last_number(tmp_path, values, expected):
-  content = np.float32(values).tobytes()
-  message = wire.number(1, wire.FLOAT) + wire.data(2, wire.shape((2, 3)))
-  message += wire.data(5, content) if values else b''
-  (tmp_path / 'a').write_bytes(wire.constant('gamma', message))
+  file = graph_files.of_constant('gamma', (2, 3), float_val=values)
+  (tmp_path / 'a').write_bytes(file)
   found = read_constants(tmp_path / 'a')['gamma']
   assert_array_equal(found, np.broadcast_to(expected, (2, 3)))
 
@@ -155,9 +153,7 @@ def test_a_cut_file_is_refused_in_one_line(path):
 
 
 def test_a_tensor_of_another_size_than_its_shape_is_refused(tmp_path):
-  message = wire.number(1, wire.FLOAT) + wire.data(2, wire.shape((5,)))
-  message += wire.data(4, bytes(8))
-  (tmp_path / 'a').write_bytes(wire.constant('beta', message))
+  (tmp_path / 'a').write_bytes(graph_files.of_constant('beta', (5,), tensor_content=bytes(8)))
   with pytest.raises(ValueError, match='cannot reshape'):
     read_constants(tmp_path / 'a')
 

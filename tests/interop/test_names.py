@@ -5,12 +5,12 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from diffusion_jax.interop import names
-from diffusion_jax.interop.names import CONV, LINEAR, SAME, Entry
+from diffusion_jax.interop.names import KERNEL, SAME, Entry
 
 TABLE = [
-  Entry('dense/kernel', 'fc.weight', LINEAR),
+  Entry('dense/kernel', 'fc.weight', KERNEL),
   Entry('dense/bias', 'fc.bias', SAME),
-  Entry('conv/kernel', 'conv.weight', CONV),
+  Entry('conv/kernel', 'conv.weight', KERNEL),
 ]
 SHAPES = jax.eval_shape(
   lambda: {

@@ -1,6 +1,6 @@
 import pytest
 
-from diffusion_jax.interop.options import check, complete, typed
+from diffusion_jax.interop.options import check, complete, models, of_text, typed
 from tests import refusals
 
 DEFAULTS = dict(channels=128, rate=0.1, remat=False, multipliers=(1, 2), groups=None)
@@ -10,6 +10,14 @@ def test_options_replace_defaults():
   o = complete('unet', DEFAULTS, {'channels': 64, 'rate': 1, 'groups': 8})
   assert vars(o) == DEFAULTS | {'channels': 64, 'rate': 1, 'groups': 8}
   assert DEFAULTS['channels'] == 128
+
+
+def test_options_are_literals_or_words():
+  assert of_text("a=1 --b=x c='1 2'") == {'a': 1, 'b': 'x', 'c': '1 2'}
+  assert models('one a=1 b=x\ntwo one a=3,4') == {
+    'one': {'a': 1, 'b': 'x'},
+    'two': {'a': (3, 4), 'b': 'x'},
+  }
 
 
 @pytest.mark.parametrize(
@@ -28,6 +36,7 @@ typed('unet', DEFAULTS, {'remat': 'yes'}) => unet: the option remat='yes' must b
 typed('unet', DEFAULTS, {'multipliers': '1,b'}) => multipliers='1,b' must be numbers, such as 32,16
 check('unet', OPTIONS, {'act': ('silu', 'id')}) => unet: act='gelu' has no counterpart here: it can
   be 'silu' or 'id'
+of_text('ema') => 'ema' is not name=value
 check('unet', OPTIONS, {'depth': 'it is odd'}, 'in torch') => depth=3 ... in torch: it is odd
 """
 

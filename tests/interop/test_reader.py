@@ -24,13 +24,13 @@ from diffusion_jax.interop import (
 )
 from diffusion_jax.interop.names import entries
 from diffusion_jax.networks.edm2 import Uncertainty
+from tests import refusals
 from tests.interop.literal import random_like
 from tests.interop.stored_folders import STORED, WEIGHTS, same
 from tests.interop.test_edm import ADM, SONG
 from tests.interop.test_edm2 import OPTIONS
 from tests.interop.test_openai import GUIDED, make
-from tests.interop.test_score_sde import MODEL, TINY, VE, describe as of_sde
-from tests.refusals import one_line
+from tests.interop.test_score_sde import MODEL, TINY, describe as of_sde
 
 AUTOENCODER = STORED / 'autoencoder'
 CONFIG = json.loads((AUTOENCODER / 'config.json').read_text())
@@ -101,7 +101,7 @@ def test_what_is_written_is_read_and_the_rest_is_named(project):
     (rest | whole, {}, rf'not real numbers: {last} \(int64\)$'),
     (rest | other, {}, rf'of another shape: {last} \(7'),
   ):
-    with one_line(match=message):
+    with refusals.one_line(match=message):
       read(given, **options)
 
 
@@ -166,44 +166,41 @@ def test_edms_network_of_imagenet_64_is_guided_diffusions():
   assert sum(sizes) - 3 * (3 * 3 * 192 + 1) == 295_899_267
 
 
-@pytest.mark.parametrize(
-  'read, options, message',
-  [
-    (OPENAI, dict(num_heads_upsample=2), 'guided: num_heads_upsample=2 has no'),
-    (OPENAI, dict(classifier_pool='spatial'), "classifier_pool='spatial' has"),
-    (OPENAI, dict(noise_schedule='sqrt'), "noise_schedule='sqrt' has no count"),
-    (OPENAI, dict(large_size=8), 'both flags large_size and small_size'),
-    (OPENAI, dict(large_size=8, small_size=3), 'large_size=8 .* of .* 3$'),
-    (OPENAI, dict(class_cond='yes'), "class_cond='yes' must be True or False"),
-    (OPENAI, dict(dropout='a'), "guided: the option dropout='a' must be a num"),
-    (OPENAI, dict(channel_mult='a,b'), "channel_mult='a,b' must be numbers, s"),
-    (OPENAI, dict(image_size=96), 'image_size=96 has no counterpart here: giv'),
-    (SCORE, dict(model='ddpmpp'), "the model 'ddpmpp' is not one of vp/cifar1"),
-    (SCORE, dict(model='ve/cifar10_ncsnpp'), 'continuous=False has no .* here'),
-    (SCORE, dict(model='vp/cifar10_ddpm'), "cifar10_ddpm: name='ddpm' has no"),
-    (SCORE, dict(model=VE, progressive='output_skip'), "='output_skip' has no"),
-    (SCORE, dict(embedding_type='fourier'), "='fourier' has no c"),
-    (SCORE, dict(model=VE, fir=False), 'fir=False has no .* here: it can be T'),
-    (SCORE, dict(model=VE, scale_by_sigma=False), 'scale_by_sigma=False has n'),
-    (OF_EDM, dict(encoder_type='skip'), "SongUNet: encoder_type='skip' has no"),
-    (OF_EDM, dict(embedding_type='fourier'), 'channel_mult_noise=1 .* can be'),
-    (OF_EDM, dict(model_type='EDM2'), "'EDM2' has no counterpart here: it can"),
-    (OF_EDM, dict(precond='VEPrecond'), 'augment_dim=9 has no .* can be 0'),
-    (
-      OF_EDM,
-      dict(precond='VEPrecond', augment_dim=0, label_dim=0),
-      "embedding_type='positional' has no .* it can be 'fourier'",
-    ),
-    (OF_EDM, dict(precond='Precond'), "'Precond' .* it can be 'EDMPrecond' or"),
-    (OF_EDM, dict(img_resolution=0), 'img_resolution=0 .* it is missing'),
-    (OF_ADM, dict(augment_dim=9), 'DhariwalUNet: augment_dim=9 has no counter'),
-    (OF_ADM, dict(model_channels=64), 'model_channels=64 .* norms have fewer'),
-    (OF_ADM, dict(precond='VEPrecond', label_dim=0), "precond='VEPrecond' has"),
-    (read_edm2, dict(res_balance=0.5), 'EDM2: res_balance=0.5 has no counterpar'),
-    (read_edm2, dict(img_channels=4), 'img_channels=4 .*: EDM2 normalises each'),
-    (read_edm2, dict(img_resolution=0), 'img_resolution=0 .* it is missing'),
-  ],
-)
-def test_options_that_have_no_counterpart(read, options, message):
-  with pytest.raises(ValueError, match=message):
-    read({}, **options)
+WRONG = """
+OPENAI({}, num_heads_upsample=2) => guided: num_heads_upsample=2 has no
+OPENAI({}, classifier_pool='spatial') => classifier_pool='spatial' has
+OPENAI({}, noise_schedule='sqrt') => noise_schedule='sqrt' has no count
+OPENAI({}, large_size=8) => both flags large_size and small_size
+OPENAI({}, large_size=8, small_size=3) => large_size=8 ... of ... 3
+OPENAI({}, class_cond='yes') => class_cond='yes' must be True or False
+OPENAI({}, dropout='a') => guided: the option dropout='a' must be a num
+OPENAI({}, channel_mult='a,b') => channel_mult='a,b' must be numbers, s
+OPENAI({}, image_size=96) => image_size=96 has no counterpart here: giv
+SCORE({}, model='ddpmpp') => the model 'ddpmpp' is not one of vp/cifar1
+SCORE({}, model='ve/cifar10_ncsnpp') => continuous=False has no ... here
+SCORE({}, model='vp/cifar10_ddpm') => cifar10_ddpm: name='ddpm' has no
+SCORE({}, model='ve/cifar10_ncsnpp_continuous', progressive='output_skip') => ='output_skip' has no
+SCORE({}, embedding_type='fourier') => ='fourier' has no c
+SCORE({}, model='ve/cifar10_ncsnpp_continuous', fir=False) => fir=False has no ... here: it can be T
+SCORE({}, model='ve/cifar10_ncsnpp_continuous', scale_by_sigma=False) => scale_by_sigma=False has n
+OF_EDM({}, encoder_type='skip') => SongUNet: encoder_type='skip' has no
+OF_EDM({}, embedding_type='fourier') => channel_mult_noise=1 ... can be
+OF_EDM({}, model_type='EDM2') => 'EDM2' has no counterpart here: it can
+OF_EDM({}, precond='VEPrecond') => augment_dim=9 has no ... can be 0
+OF_EDM({}, precond='VEPrecond', augment_dim=0, label_dim=0) => embedding_type='positional' has no
+  ... it can be 'fourier'
+OF_EDM({}, precond='Precond') => 'Precond' ... it can be 'EDMPrecond' or
+OF_EDM({}, img_resolution=0) => img_resolution=0 ... it is missing
+OF_ADM({}, augment_dim=9) => DhariwalUNet: augment_dim=9 has no counter
+OF_ADM({}, model_channels=64) => model_channels=64 ... norms have fewer
+OF_ADM({}, precond='VEPrecond', label_dim=0) => precond='VEPrecond' has
+read_edm2({}, res_balance=0.5) => EDM2: res_balance=0.5 has no counterpar
+read_edm2({}, img_channels=4) => img_channels=4 ... : EDM2 normalises each
+read_edm2({}, img_resolution=0) => img_resolution=0 ... it is missing
+"""
+
+
+@pytest.mark.parametrize('error, call, message', [*refusals.rows(ValueError, WRONG)])
+def test_options_that_have_no_counterpart(error, call, message):
+  with refusals.one_line(error=error, match=message):
+    eval(call)  # The rows are our own.

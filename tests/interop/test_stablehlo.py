@@ -1,8 +1,6 @@
 """Programs that run without this package."""
 
 import hashlib
-import runpy
-import sys
 from typing import Any
 
 import jax
@@ -17,17 +15,6 @@ from diffusion_jax.metrics import features
 from diffusion_jax.metrics.judges import digits_judge
 from tests.app.conftest import params_of, trial, untrained
 from tests.app.modes.test_convert import write
-
-
-def test_a_sampler_is_run_by_its_script(tmp_path, monkeypatch):
-  params = {'scale': {'w': np.float32([2.0, 3.0])}}
-  compute = lambda params, index, cond: jnp.outer(index, params['scale']['w']) + cond['label']
-  cond = {'label': jax.ShapeDtypeStruct((3, 2), jnp.int32)}
-  stablehlo.save(tmp_path / 'out', compute, params, cond, 3)
-  monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(sys, 'argv', ['run.py', '4'])
-  runpy.run_path('out/run.py')
-  assert_array_equal(np.load('images.npy'), np.outer([4, 5, 6], [2.0, 3.0]))
 
 
 def test_a_classifier_is_features_of_any_number_of_images(tmp_path):

@@ -3,7 +3,6 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import norm
 
@@ -14,12 +13,9 @@ from tests.jitted import level_at
 
 
 def test_of_samples_it_is_the_share_of_their_labels():
-  metric = accuracy.of_samples()
   samples = {'predicted': np.arange(40) % 4, 'labels': np.zeros(40)}
-  [score] = metric.compute(samples, {})
+  [score] = accuracy.of_samples().compute(samples, {})
   assert score.estimate.value == 0.25
-  with pytest.raises(ValueError, match='3 labels for 40 samples'):
-    metric.compute(samples | {'labels': np.arange(3)}, {})
 
 
 def test_of_a_classifier_it_falls_with_the_noise(tmp_path):

@@ -47,31 +47,6 @@ def test_the_next_batch_is_read_while_one_is_used_and_its_error_is_raised():
     next(ahead)
 
 
-def test_a_stream_may_begin_a_batch_before_it_gives_the_last(pictures):
-  """Published networks do so, and the host does not wait for the device."""
-  events, plain = [], features.make('pixels')
-
-  def stream(batches):
-    before = None
-    for batch in batches:
-      events.append(('begun', len(batch)))
-      if before is not None:
-        yield plain.extract(before)
-      before = batch
-    yield plain.extract(before)
-
-  found = features.join(
-    features.each(
-      plain._replace(stream=stream),
-      [pictures[:3], pictures[3:5], pictures[5:]],
-      lambda count: events.append(('done', count)),
-    )
-  )['features']
-  assert_array_equal(found, plain.extract(pictures)['features'])
-  steps = [('begun', 3), ('begun', 2), ('done', 3), ('begun', 2)]
-  assert events == [*steps, ('done', 2), ('done', 2)]
-
-
 def test_published_networks_are_streamed(monkeypatch):
   network = Features(lambda params, x: {}, None, {'features': 'F'})
   monkeypatch.setattr(published, 'load_features', lambda *args: network)

@@ -26,25 +26,6 @@ def test_points_on_a_line_are_counted_by_hand():
   assert far.density.value == far.coverage.value == 0.0
 
 
-@pytest.mark.parametrize('dim, n', [(3, 40), (30, 10)])
-def test_a_set_is_within_its_own_manifold(rng, dim, n):
-  """A ball contains k of the set's points: the k-th neighbour is on it."""
-  x = rng.standard_normal((n, dim))
-  same = precision_recall(x, x.copy())
-  assert same.precision.value == same.recall.value == 1.0
-  found = density_coverage(x, x.copy())
-  assert_allclose(found.density.value, 1.0, rtol=1e-12)
-  assert found.coverage.value == 1.0
-
-
-def test_the_errors_are_those_of_fractions(rng):
-  x, y = rng.standard_normal((50, 4)), rng.standard_normal((50, 4)) + 0.5
-  found = precision_recall(x, y)
-  p = found.precision.value
-  assert 0.0 < p < 1.0
-  assert_allclose(found.precision.error, (p * (1 - p) / 49) ** 0.5, rtol=1e-9)
-
-
 def test_single_precision_features_count_as_double_ones(rng):
   x, y = (rng.standard_normal((80, 6)).astype(np.float32) for _ in range(2))
   wide = x.astype(np.float64), y.astype(np.float64)

@@ -48,16 +48,6 @@ def test_terms_within_six_decades_are_all_drawn(axes):
   axes(plots.plot_terms, np.zeros(3))  # an empty plot is drawn
 
 
-def test_rate_and_distortion_have_units(axes):
-  rate, distortion = np.array([0.0, 1.0, 3.0]), np.array([80.0, 40.0, 1.0])
-  found = axes(plots.plot_rate_distortion, rate, distortion)
-  units = {'rate': 'bits/dim', 'distortion': '0..255', 'steps': 'T - t'}
-  for label in sum([(ax.get_xlabel(), ax.get_ylabel()) for ax in found], ()):
-    assert units[label.partition(' ')[0].rstrip(',')] in label
-  assert_array_equal(found[2].lines[0].get_xdata(), rate)
-  assert_array_equal(found[2].lines[0].get_ydata(), distortion)
-
-
 def test_scores_are_drawn_against_the_width_in_its_order(axes):
   values = {name: np.array([3.0, 1.0, 2.0]) for name in 'abcd'}
   errors = {name: [0.1, None, 0.1] for name in 'abcd'}

@@ -44,36 +44,25 @@ def folder(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize(
-  'name, arrays, origin',
-  [
-    ('VIRTUAL_imagenet64_labeled.npz', {}, 'resized as here (ADM)'),
-    ('mine.npz', {'mu_s': MU, 'sigma_s': SIGMA}, 'resized as here (ADM)'),
-    ('cifar10-32x32.npz', {}, 'neither the file nor its name says'),
-    ('fid_stats_cifar10_train.npz', {}, 'neither the file nor its name says'),
-    ('cifar10_legacy_tensorflow_train_32.npz', {}, 'resized as here (clean-fid)'),
-    ('cifar10_legacy_pytorch_train_32.npz', {}, 'resized by PyTorch, not as here'),
-    ('cifar10_clean_train_32.npz', {}, 'resized by PIL, not as here (clean-fid)'),
-    ('a.npz', {'protocol': OURS}, 'Inception 2015-12-05 (means)'),
-    *(
-      (f'{name}.npz', {}, 'neither the file nor its name says')
-      for name in (
-        'vggface2_train',
-        'VGG-Face',
-        'vgg_sound',
-        'clipart',
-        'clip_art10',
-        'eclipse',
-        'clips',
-        'virtual_kitti',
-        'cleanroom',
-        'clean_faces',
-        'legacy_pyramids',
-        'resnetlike',
-      )
-    ),
-  ],
-)
+NAMES = """
+VIRTUAL_imagenet64_labeled.npz: resized as here (ADM)
+cifar10-32x32.npz fid_stats_cifar10_train.npz: neither the file nor its name says
+cifar10_legacy_tensorflow_train_32.npz: resized as here (clean-fid)
+cifar10_legacy_pytorch_train_32.npz: resized by PyTorch, not as here
+cifar10_clean_train_32.npz: resized by PIL, not as here (clean-fid)
+vggface2_train.npz VGG-Face.npz vgg_sound.npz clipart.npz clip_art10.npz eclipse.npz clips.npz \
+virtual_kitti.npz cleanroom.npz clean_faces.npz legacy_pyramids.npz resnetlike.npz: neither the \
+file nor its name says
+"""
+ORIGINS = [
+  ('mine.npz', {'mu_s': MU, 'sigma_s': SIGMA}, 'resized as here (ADM)'),
+  ('a.npz', {'protocol': OURS}, 'Inception 2015-12-05 (means)'),
+]
+for names, origin in (row.split(': ') for row in NAMES.strip().split('\n')):
+  ORIGINS += [(name, {}, origin) for name in names.split()]
+
+
+@pytest.mark.parametrize('name, arrays, origin', ORIGINS)
 def test_a_file_or_its_name_says_of_which_network_it_is(name, arrays, origin):
   images, facts, lacks = read(name, **arrays)
   assert facts['origin'].startswith(f'{name} (sha256 ') and origin in facts['origin']

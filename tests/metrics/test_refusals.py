@@ -12,10 +12,10 @@ from diffusion_jax.metrics import (
   manifolds,
   memorisation,
   mmd,
-  pairs as of_pairs,
+  table,
   vectors,
 )
-from diffusion_jax.metrics.accuracy import inception_score
+from diffusion_jax.metrics.accuracy import inception_score, of_samples
 from diffusion_jax.metrics.estimates import check_pair
 from diffusion_jax.metrics.metric import Missing
 from tests import refusals
@@ -33,7 +33,7 @@ def energy(samples, reference):
 
 def pairs(metric, *draws):
   reference = {'truth': np.zeros((draws[0], 1))}
-  return getattr(of_pairs, metric)().compute({'draws': np.zeros((*draws, 1))}, reference)
+  return table.OF_PAIRS[metric]().compute({'draws': np.zeros((*draws, 1))}, reference)
 
 
 WRONG = """
@@ -57,10 +57,13 @@ inception_score(X[:3, :2]) => 10 splits of logits [3, 2]
 mmd.kernel_distance(X[:1], X) => 2 images or more in each set
 mmd.cmmd(X, np.ones((2, 3))) => of length 0 has no direction
 energy(X, Y) => values [3] of the samples cannot
-energy(BAD, BAD[[0, 2]]) => 25% of the values
-errors(jnp.zeros((10, 2)).at[3].set(jnp.nan)) => 10% of the samples are not finite
+energy(BAD, BAD[[0, 2]]) => values: 1 of 4 rows, such as row 1, have
+errors(jnp.zeros((10, 2)).at[3].set(jnp.nan)) => samples: 1 of 10 rows, such as row 3
 calibration.rank_levels(np.zeros((3, 4, 2)), np.zeros((3, 1))) => must be [M, n, ...] and [M, ...]
-calibration.rank_levels(np.full((3, 4), np.nan), np.zeros(3)) => must be finite
+calibration.rank_levels(np.full((3, 4), np.nan), np.zeros(3)) => draws: 3 of 3 rows
+pairs('regression', 12, 5) => all draws of a pair are equal: they have no density
+table.OF_PAIRS['regression'](num_bins=1) => num_bins
+of_samples().compute(dict(predicted=X[:, 0], labels=X[0]), {}) => 3 labels for 5 samples
 features.make('x') => 'x' is not one of inception, dinov2
 features.make('inception') => need classify_image
 """
@@ -68,6 +71,7 @@ MISSING = """
 energy(None, Y) => energy needs the samples as numbers
 energy(X[:1], X) => 2 examples of both sets: there are 1
 pairs('sbc', 4, 9) => sbc needs 10 held-out pairs: there are 4
+pairs('regression', 12, 1) => regression needs 2 draws for each of the held-out pairs
 pairs('contraction', 10, 1) => contraction needs 2 draws for each
 """
 

@@ -6,7 +6,6 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from diffusion_jax.metrics import regression
-from diffusion_jax.metrics.estimates import Missing
 
 PAIRS, DRAWS = 1000, 1000
 MEANS = np.random.default_rng(0).normal(50.0, 20.0, PAIRS)
@@ -112,13 +111,3 @@ def test_errors_are_those_of_repeated_sets():
     found.append([score.estimate for score in scores[:3]])
   values, errors = np.moveaxis(np.array(found), -1, 0)
   assert_allclose(errors.mean(axis=0), values.std(axis=0), rtol=0.25)
-
-
-def test_draws_without_a_density_are_refused():
-  truth, metric = np.zeros((12, 1)), regression.regression()
-  with pytest.raises(ValueError, match='all draws of a pair are equal: they have no density'):
-    metric.compute({'draws': np.zeros((12, 5, 1))}, {'truth': truth})
-  with pytest.raises(Missing, match='regression needs 2 draws for each of the held-out pairs'):
-    metric.compute({'draws': np.zeros((12, 1, 1))}, {'truth': truth})
-  with pytest.raises(ValueError, match='num_bins'):
-    regression.regression(num_bins=1)

@@ -2,26 +2,27 @@
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.metrics import restoration
 
+# residuals: which are left out
+RESIDUALS = """
+1.0 1.1 0.9 2.9:
+1.0 1.1 0.9 3.1: 3
+9.0 5.0 16.0 5.0: 2  # a method that misses y
+1.0 50.0: 1
+0.1 0.2 2.5:  # within the noise
+nan 0.9 inf: 0 2
+nan nan: 0 1
+"""
 
-@pytest.mark.parametrize(
-  'residual, lost',
-  [
-    ([1.0, 1.1, 0.9, 2.9], []),
-    ([1.0, 1.1, 0.9, 3.1], [3]),
-    ([9.0, 5.0, 16.0, 5.0], [2]),  # a method that misses y
-    ([1.0, 50.0], [1]),
-    ([0.1, 0.2, 2.5], []),  # within the noise
-    ([np.nan, 0.9, np.inf], [0, 2]),
-    ([np.nan, np.nan], [0, 1]),
-  ],
-)
-def test_a_sample_leaves_beyond_the_usual_residual(residual, lost):
+
+@pytest.mark.parametrize('row', RESIDUALS.strip().split('\n'))
+def test_a_sample_leaves_beyond_the_usual_residual(row):
+  residual, lost = (np.array(x.split(), float) for x in row.partition('#')[0].split(':'))
   x = np.zeros((len(residual), 2, 2, 1))
-  assert [*np.flatnonzero(~restoration.kept(x, np.array(residual)))] == lost
+  assert_array_equal(np.flatnonzero(~restoration.kept(x, residual)), lost)
   x[0] = np.inf
   assert not restoration.kept(x, np.ones(len(residual)))[0]
 

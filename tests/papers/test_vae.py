@@ -214,22 +214,6 @@ def rearranged(key, x, encoder):
   return dj.rearranged_elbo(key, x, *chains, LIKELIHOOD, num_steps=3)
 
 
-def test_the_exact_reversal_is_the_posterior():
-  """Two float64 derivations agree: link by link, and by conditioning."""
-  assert (np.abs(gap(EXACT, POINTS)) < 1e-12).all()
-  assert (gap(ANOTHER, POINTS) > 0.1).all()
-
-
-def many(x):
-  return jnp.broadcast_to(f32(x)[0], (10_000, *x.shape[1:]))
-
-
-def test_with_the_exact_encoder_every_draw_of_a_is_log_p(key):
-  found = jax.jit(sampled)(key, many(POINTS[:1]), EXACT)['elbo']
-  expected = np.broadcast_to(log_p_of_chain(POINTS[:1]), found.shape)
-  assert_allclose(found, expected, rtol=1e-5)
-
-
 @pytest.mark.parametrize('form', [sampled, rearranged])
 def test_both_forms_are_log_p_less_the_kl_of_the_chains(form, signs, key):
   for encoder in (EXACT, ANOTHER):
@@ -297,17 +281,6 @@ def test_form_b_literally(key):
   assert_allclose(found['prior'], prior, rtol=1e-5)
   elbo = reconstruction - transitions.sum(axis=1) - prior
   assert_allclose(found['elbo'], elbo, rtol=1e-5)
-
-
-def test_the_terms_of_b_vary_less(key):
-  """In 10,000 draws variances are 1.25, 1.19, 0.97 and 0.05, 0.01, 0."""
-  x = many(POINTS[:1])
-  a = jax.device_get(jax.jit(sampled)(key, x, ANOTHER))
-  b = jax.device_get(jax.jit(rearranged)(key, x, ANOTHER))
-  of_a, of_b = np.var(a['log_ratio'], axis=0), np.var(b['transitions'], axis=0)
-  assert (of_b < 0.2 * of_a[:2]).all()
-  assert np.ptp(b['prior']) == 0.0 and of_a[2] > 0.5
-  assert np.var(b['elbo']) < 0.5 * np.var(a['elbo'])  # measured: 0.32, 0.85
 
 
 # --- DDPM is the chain with a fixed encoder -----------------------------------

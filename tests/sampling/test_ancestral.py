@@ -37,10 +37,10 @@ def paths(key, levels):
 
 
 @pytest.mark.parametrize('name', SCHEDULES)
-@pytest.mark.parametrize('num_steps', [3, 50, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('num_steps', [3, 50])
 def test_ddim_1_is_ancestral_fixed_small(name, num_steps, key):
   """They agree at every step, the last included."""
-  levels = jax.device_get(level_grid(SCHEDULES[name], max(num_steps, 50)))
+  levels = jax.device_get(level_grid(SCHEDULES[name], 50))
   if num_steps == 3:
     levels = levels.take(np.array([0, 17, 34, 50]))
   a, b = paths(key, levels)
@@ -48,13 +48,12 @@ def test_ddim_1_is_ancestral_fixed_small(name, num_steps, key):
   assert (np.abs(a - b) < 2e-6 * largest).all()
 
 
-@pytest.mark.parametrize('eta', [0.0, 0.5, 1.0])
-def test_eta_may_be_traced(eta, key):
+def test_eta_may_be_traced(key):
   """DDIM's eta can be an argument of a program."""
-  levels = dj.level_grid(dj.LinearVPSchedule(), 4)
-  x = dj.prior_sample(key, (8, 2), levels.take(0))
-  draw = lambda eta: dj.sample(key, GAUSSIAN.denoise, dj.ddim(eta), levels, x)
-  assert_allclose(jax.jit(draw)(eta), draw(eta), rtol=1e-5, atol=1e-6)
+  levels, x = level_grid(dj.LinearVPSchedule(), 4), np.ones((8, 2), np.float32)
+  draw = jax.jit(lambda eta: dj.sample(key, GAUSSIAN.denoise, dj.ddim(eta), levels, x))
+  fixed = jax.jit(lambda: [dj.sample(key, GAUSSIAN.denoise, dj.ddim(e), levels, x) for e in (0, 1)])
+  assert_allclose([draw(0.0), draw(1.0)], fixed(), rtol=1e-5, atol=1e-6)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -72,13 +71,11 @@ def inversion_errors(num_steps, schedule, x0):
   return jnp.abs(again - x0).max(), jnp.abs(up - truth).max()
 
 
-@pytest.mark.parametrize(
-  'name', [pytest.param('linear_vp', marks=pytest.mark.slow), 'continuous_cosine']
-)
-def test_inversion_is_of_first_order(name, key):
+def test_inversion_is_of_first_order(key):
   """The errors of x_0 and of the ODE's x_T halve with the step."""
   x0 = jax.jit(GAUSSIAN.sample, static_argnums=1)(key, 64)
-  errors = np.array([inversion_errors(n, SCHEDULES[name], x0) for n in (200, 400, 800)])
+  schedule = dj.CosineSchedule(-12.0, 12.0)
+  errors = np.array([inversion_errors(n, schedule, x0) for n in (200, 400, 800)])
   found = np.log2(errors[:-1]) - np.log2(errors[1:])
   assert_allclose(found, 1.0, atol=0.15)
 

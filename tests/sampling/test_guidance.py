@@ -199,22 +199,6 @@ def test_one_call_for_two_is_two_calls(t):
   assert np.abs(found[0].x0 - found[1].x0).max() > 0.1
 
 
-@pytest.mark.parametrize('level', LEVELS)
-def test_the_exact_classifier_makes_the_exact_conditional(level):
-  """The guided x_0 is the x_0 of the class, by Bayes' rule."""
-
-  @jax.jit
-  def found_and_expected(level):
-    x = level.alpha[..., None] * X if jnp.ndim(level.t) else level.alpha * X
-    return [
-      (dj.classifier_guided(CLASSES.denoise, log_prob_of(k))(x, level).x0, of_class(k)(x, level).x0)
-      for k in range(3)
-    ]
-
-  for found, expected in found_and_expected(level):
-    assert_allclose(found, expected, atol=1e-5)
-
-
 def test_without_signal_a_classifier_adds_nothing():
   level = dj.NoiseLevel(jnp.array(1.0), jnp.array(0.0), jnp.array(1.0))
   guided = dj.classifier_guided(CLASSES.denoise, log_prob_of(0), 5.0)

@@ -10,8 +10,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import multivariate_normal, norm
 
 import diffusion_jax as dj
+from diffusion_jax.app.kinds import parts
 from diffusion_jax.core.process import sde_coefficients
-from diffusion_jax.sampling import guiders, particles
+from diffusion_jax.sampling import particles
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
 from tests.refusals import one_line
@@ -76,8 +77,7 @@ def log_evidence_of_the_chain(num_steps, std):
   'twist, use_gradient, std, error',
   [
     ('pseudoinverse', True, 0.5, 0.01),
-    ('spread', True, 0.5, 0.01),
-    ('pseudoinverse', False, 1.0, 0.01),
+    ('spread', False, 1.0, 0.01),
     (None, True, 0.6, 0.02),
   ],
 )
@@ -99,13 +99,8 @@ def test_the_evidence_is_unbiased_for_the_chain(twist, use_gradient, std, error,
   assert (np.asarray(state.lowest_ess) < 0.6 * 8).mean() > 0.05
 
 
-@pytest.mark.parametrize('twist', ['pseudoinverse', 'spread'])
-def test_a_particle_of_each_population_is_from_the_posterior(twist, key):
-  twists = {
-    'spread': dj.spread_twist(ONE_NUMBER),
-    'pseudoinverse': dj.pseudoinverse_twist(ONE_NUMBER, 1),
-  }
-  sampler = dj.steered(ONE_NUMBER.log_prob, twists[twist])
+def test_a_particle_of_each_population_is_from_the_posterior(key):
+  sampler = dj.steered(ONE_NUMBER.log_prob, dj.pseudoinverse_twist(ONE_NUMBER, 1))
   x, state = run(key, MIXTURE.denoise, sampler, 30, (2000, 16, 2))
   x = np.asarray(jitted(dj.pick)(key, x, state.log_weights), np.float64)
   exact = MIXTURE.posterior(*OF_MIXTURE)
@@ -137,7 +132,7 @@ def test_impossible_images_are_never_picked(key):
     return jnp.where(side > 0.5, jnp.sqrt(-side), jnp.where(side < -1, -jnp.inf, 0))
 
   sampler = dj.steered(reward)
-  x, state = run(key, WHITE.denoise, sampler, 20, (50, 8, 4))
+  x, state = run(key, WHITE.denoise, sampler, 20, (50, 8, 4), jax.jit)
   picked = np.asarray(jitted(dj.pick)(key, x, state.log_weights))
   assert np.isfinite(state.log_evidence).all()
   assert ((picked[:, 0] <= 0.5) & (picked[:, 0] >= -1)).all()
@@ -170,11 +165,10 @@ def test_the_evidence_of_a_threshold_is_its_probability(threshold, key):
 
 
 def test_if_all_particles_are_impossible_the_evidence_says_so(key):
-  never = lambda x0: jnp.full(len(x0), -jnp.inf)
-  x, state = run(key, WHITE.denoise, dj.steered(never), 10, (3, 4, 4))
+  x, state = above(key, np.inf)
   assert np.isfinite(x).all()
-  assert_array_equal(state.log_evidence, [-np.inf] * 3)
-  assert_array_equal(state.lowest_ess, np.zeros(3))
+  assert_array_equal(state.log_evidence, [-np.inf] * len(x))
+  assert_array_equal(state.lowest_ess, np.zeros(len(x)))
   assert np.isfinite(jitted(dj.pick)(key, x, state.log_weights)).all()
 
 
@@ -265,14 +259,14 @@ GRIDS = [
 ]
 
 
-def run_product(denoise, powers, num_steps, shape, grids=GRIDS):
+def run_product(denoise, powers, num_steps, shape, grids=GRIDS, jit=jit_long):
   """Draws populations of a product, [G, B, K, D], and their `Particles`."""
   each = [level_grid(schedule, num_steps, spacing) for schedule, spacing in grids]
   levels = jax.tree.map(lambda *a: np.stack(a), *each)
   start = np.random.default_rng(0).standard_normal(shape, np.float32)
   sampler = dj.feynman_kac(powers)
 
-  @jit_long
+  @jit
   @jax.vmap
   def draw(levels):
     first = levels.take(0)
@@ -292,22 +286,16 @@ def moments_of_products(x, weights):
 
 
 @pytest.mark.parametrize(
-  'powers, laws, num_steps',
-  [
-    ((3.0, -2.0), ((0.4, 0.2), (0.0, 0.5)), 50),
-    ((3.0, -2.0), ((0.4, 0.2), (0.0, 0.5)), 25),
-    ((1.2, 0.4), GUIDED, 50),
-    ((0.5,), GUIDED[:1], 25),
-  ],
+  'powers, laws',
+  [((3.0, -2.0), ((0.4, 0.2), (0.0, 0.5))), ((0.5,), GUIDED[:1])],
 )
-def test_the_product_of_gaussians_has_its_law(powers, laws, num_steps):
+def test_the_product_of_gaussians_has_its_law(powers, laws):
   """Few steps of a grid even in the log-SNR have errors, and weights say so."""
   mean, variance, log_integral = product_of_gaussians(powers, laws)
-  x, weights, state = run_product(factors_of(laws), powers, num_steps, (6, 1500, 1))
+  x, weights, state = run_product(factors_of(laws), powers, 25, (6, 1500, 1))
   means, squares = moments_of_products(x, weights)
   found = means, squares / variance, np.asarray(state.log_evidence, np.float64)
-  # The relative error of the variance falls as the width of the steps.
-  widths = np.array([0.1, 0.9, 0.3, 0.5, 0.4, 0.1]) * 25 / num_steps
+  widths = np.array([0.1, 0.9, 0.3, 0.5, 0.4, 0.1])  # of the steps, relatively
   for numbers, exact, bias in zip(found, (mean, 1.0, log_integral), (0.1, 1.0, 0.35), strict=True):
     error = 5.0 * numbers.std(axis=1) / 6**0.5
     assert (error < 0.35 * (1.0 + (bias > 0.2))).all()
@@ -326,7 +314,7 @@ def test_products_of_unit_variance_are_exact_in_any_steps():
   in_three = lambda x, level: tuple(
     dj.Prediction(p.x0.reshape(x.shape)) for p in both(x.reshape(-1, 1), level)
   )
-  x, weights, state = run_product(in_three, powers, 5, (4, 500, 3))
+  x, weights, state = run_product(in_three, powers, 5, (4, 500, 3), jit=jax.jit)
   assert_allclose(state.lowest_ess, 500.0, rtol=1e-3)
   ends = (level_grid(schedule, 5, spacing).take(-2) for schedule, spacing in GRIDS)
   share = np.array([float(a**2 / (a**2 + sigma**2)) for _, a, sigma in ends])
@@ -379,19 +367,19 @@ def test_corrected_guidance_of_mixtures_has_the_law_that_it_names(key):
     steps = np.cumsum(weights.reshape(-1)[order]) / weights.sum()
     return np.abs(steps - np.interp(x.reshape(-1)[order], grid[:, 0], exact)).max()
 
-  levels = level_grid(SCHEDULE, 100, 'logsnr')
+  levels = level_grid(SCHEDULE, 50, 'logsnr')
   guided = dj.classifier_free(pair, 2.5)
-  start = dj.prior_sample(key, (16_000, 1), levels.take(0))
+  start = dj.prior_sample(key, (8000, 1), levels.take(0))
   plain = jit_long(lambda x: dj.sample(key, guided, dj.ddim(1.0), levels, x))(start)
   assert distance(x, weights) < 0.03
-  assert distance(np.asarray(plain), np.ones(16_000)) > 0.06
+  assert distance(np.asarray(plain), np.ones(8000)) > 0.06
 
 
 def test_one_of_many_particles_is_from_the_product(key):
   """Its conditions are [B]: here class 0 is shifted by 0 and class 1 by 3."""
   labels = jnp.arange(1000) % 2
   levels = level_grid(dj.CosineSchedule(), 50)
-  sampler = guiders.ClassifierFree(scale=3.0, correct=True, particles=64).sampler_of_pairs
+  sampler = parts.feynman_kac(3.0, particles=64)
 
   def shifted(x, level):
     shift = 3.0 * labels[:, None]
@@ -440,8 +428,6 @@ def test_one_particle_corrects_nothing():
   for sampler in (product, dj.steered(lambda x0: x0[:, 0])):
     with one_line('particles_of_an_image is 1: it must be at least 2'):
       sampler.init(jnp.zeros((2, 1, 3)))
-  with one_line('particles=1 corrects nothing'):
-    guiders.ClassifierFree(scale=3.0, correct=True, particles=1)
 
 
 def test_a_product_needs_a_prediction_for_each_power():

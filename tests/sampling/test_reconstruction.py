@@ -70,23 +70,6 @@ def test_it_is_bayes_rule_for_known_coordinates(num_known, rng):
     assert_allclose(found[:, :num_known], y, atol=2e-3)
 
 
-def test_any_linear_observation(key):
-  """Means of pairs are the super-resolution of four pixels."""
-  level = level_at(SCHEDULE, 0.4)
-  x, truth = jax.random.normal(key, (2, 3, 4))
-  observe = lambda x0: x0 @ jnp.asarray(POOL.T, jnp.float32)
-
-  @jax.jit
-  def guided(x):
-    y = observe(truth)
-    options = {'num_iterations': 2}
-    return dj.observation_guided(DATA.denoise, observe, y, **options)(x, level)
-
-  y = np.asarray(truth, np.float64) @ POOL.T
-  expected = posterior_mean(POOL, y, x, level)
-  assert_allclose(guided(x).x0, expected, atol=2e-3)
-
-
 def test_scale_and_the_first_iteration_go_along_the_gradient(key):
   """This is the direction of Ho et al.'s reconstruction guidance."""
   level = level_at(SCHEDULE, 0.5)
@@ -235,26 +218,13 @@ def estimates(prior, make, std, key):
   return guided_and_exact(prior, make, std, fields, key)
 
 
-@pytest.mark.parametrize('std', [0.01, 0.1, 1.0])
+@pytest.mark.parametrize('std', [0.01, 0.1, 1.0, 1e4])  # the last leaves the prior
 @pytest.mark.parametrize(
   'prior, make', [(DATA, by_moments), (WHITE, by_moments), (WHITE, by_pseudoinverse)]
 )
 def test_gaussian_data_have_the_exact_posterior_at_every_level(prior, make, std, key):
   found, expected = estimates(prior, make, std, key)
   assert_allclose(found, expected, atol=2e-3)
-
-
-def test_an_assumed_variance_is_not_that_of_correlated_data(key):
-  found, expected = estimates(DATA, by_pseudoinverse, 0.1, key)
-  assert np.abs(found - expected).max() > 0.05
-
-
-@pytest.mark.parametrize('make', [by_moments, by_pseudoinverse, dj.proximal])
-def test_much_noise_leaves_the_prior(make, key):
-  x = jax.random.normal(key, (4, 4))
-  found = jax.jit(make(DATA.denoise, measured(1e4)))(x, LEVELS).x0
-  expected = jitted(DATA.denoise)(x, LEVELS).x0
-  assert_allclose(found, expected, atol=1e-4)
 
 
 @jax.jit

@@ -8,7 +8,7 @@ import diffusion_jax as dj
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.sampling.sampler import sample_frames, spread_levels
 from tests.jitted import at_step, level_grid
-from tests.sampling.moments import DDPM, GAUSSIAN, STOCHASTIC, assert_own_keys, build
+from tests.sampling.moments import DDPM, GAUSSIAN, STOCHASTIC, build
 from tests.states import PROCESSES, TABLE
 
 
@@ -75,17 +75,6 @@ def test_frames_are_evenly_spread_states_of_the_trajectory(key):
     if n > 1:
       gaps = np.diff(shown)
       assert shown[-1] == 10 and gaps.min() >= 1 and np.ptp(gaps) <= 1
-
-
-def test_with_keys_per_example_an_image_knows_its_own_key_only(key):
-  levels = level_grid(DDPM, 10)
-
-  @jax.jit
-  def run(keys):
-    x = dj.prior_sample(keys, (len(keys), 2), levels.take(0))
-    return x, dj.sample(keys, GAUSSIAN.denoise, dj.ancestral(), levels, x)
-
-  assert_own_keys(run, jax.random.split(key, 8), atol=1e-5)
 
 
 def test_levels_are_passed_to_a_step_by_name(key):

@@ -44,18 +44,16 @@ def terms_at(variance, levels, x0, eps):
 
 
 @pytest.mark.parametrize('variance', VARIANCES)
-@pytest.mark.parametrize(
-  'schedule, num_steps', [(DDPM, 3), (DDPM, 20), (dj.GeometricVESchedule(0.05, 10.0), 6)]
-)
-def test_the_bound_of_the_exact_denoiser_is_its_closed_form(schedule, num_steps, variance):
+@pytest.mark.parametrize('schedule', [DDPM, dj.GeometricVESchedule(0.05, 10.0)])
+def test_the_bound_of_the_exact_denoiser_is_its_closed_form(schedule, variance):
   """Three Hermite nodes are exact, as terms are quadratic in (x_0, eps)."""
   nodes, weights = np.polynomial.hermite_e.hermegauss(3)
   axes = np.stack(np.meshgrid(*[nodes] * 4, indexing='ij')).reshape(4, -1).T
   weight = np.prod(np.stack(np.meshgrid(*[weights / weights.sum()] * 4)), axis=0).ravel()
   root = np.linalg.cholesky(np.asarray(GAUSSIAN.cov, np.float64))
   x0 = np.asarray(GAUSSIAN.mean) + axes[:, :2] @ root.T
-  eps = np.broadcast_to(axes[:, 2:], (num_steps, *axes[:, 2:].shape))
-  levels = level_grid(schedule, num_steps)
+  eps = np.broadcast_to(axes[:, 2:], (6, *axes[:, 2:].shape))
+  levels = level_grid(schedule, 6)
   arrays = (np.asarray(a, np.float32) for a in (x0, eps))
   terms = np.asarray(terms_at(variance, levels, *arrays), np.float64) @ weight
   found = bounds.expected_bound(GAUSSIAN, levels, variance)
@@ -77,18 +75,6 @@ def test_it_is_a_bound_and_closes_on_the_entropy(schedule):
   large = [gaps['fixed_large', n] for n in (4, 30, 1000)]
   assert large[0] > large[1] > large[2]
   assert large[2] < 0.05
-
-
-@pytest.mark.parametrize('variance', VARIANCES)
-def test_diffusion_terms_are_a_difference_of_mutual_information(variance):
-  """Sum of L_{t-1} -> I(x_0; x_1) - I(x_0; x_T), I = sum log(1 + SNR v) / 2."""
-  logsnr = np.linspace(-8.0, 8.0, 4001, dtype=np.float32)
-  levels = jax.jit(dj.CosineSchedule().from_logsnr)(logsnr)
-  levels = jax.tree.map(np.append, levels, dj.clean_level())
-  found = bounds.expected_bound(GAUSSIAN, levels, variance)['diffusion']
-  v = np.linalg.eigvalsh(GAUSSIAN.cov)
-  low, high = (0.5 * np.log1p(np.exp(s) * v).sum() for s in (-8.0, 8.0))
-  assert_allclose(found.sum(), high - low, rtol=5e-3)
 
 
 def test_fixed_large_is_exact_for_standard_normal_data():

@@ -187,7 +187,7 @@ def residuals(oracle, x, t, s):
   return jnp.stack([jnp.max(w) for w in worst]) / jnp.mean(jnp.abs(u))
 
 
-@pytest.mark.parametrize('float64', [False, True])
+@pytest.mark.parametrize('float64', [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_identities_of_flow_maps_hold(float64, key):
   """The error is 1e-3 for a float32 mixture, 1e-8 for a float64 Gaussian."""
   with jax.enable_x64(float64):

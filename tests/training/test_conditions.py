@@ -9,11 +9,12 @@ from diffusion_jax.training import conditions
 
 X0 = np.random.default_rng(1).uniform(-1.0, 1.0, (5, 4, 6, 3))
 X0 = X0.astype(np.float32)
+known_pixels = jax.jit(conditions.known_pixels)
 
 
 def test_known_pixels_and_where_they_are(key):
   mask = jax.random.bernoulli(key, 0.5, (5, 4, 6, 1))
-  found = np.asarray(conditions.known_pixels(X0, mask))
+  found = np.asarray(known_pixels(X0, mask))
   assert found.shape == (5, 4, 6, 4)
   assert_array_equal(found[..., 3], np.asarray(mask)[..., 0])
   for c in range(3):
@@ -22,7 +23,7 @@ def test_known_pixels_and_where_they_are(key):
 
 
 def test_superres_is_conditioned_on_means_over_blocks():
-  found = conditions.superres(2)(None, X0)
+  found = jax.jit(lambda x: conditions.superres(2)(None, x))(X0)
   assert found.shape == X0.shape
   x = np.asarray(X0, np.float64)
   for i in range(4):
@@ -46,7 +47,7 @@ def test_an_image_condition_is_of_the_example_itself(key):
   assert set(cond) == {'label', 'image', 'drop'}
   mask = cond['image'][..., 3:] == 1.0
   assert_array_equal(mask, drawn)
-  known = conditions.known_pixels(X0, mask)
+  known = known_pixels(X0, mask)
   assert_array_equal(cond['image'], known)
   # labels and drops are the same as without it
   assert_array_equal(cond['drop'], plain['drop'])

@@ -201,6 +201,7 @@ def close_pairs(key, batch_size, schedule, step):
 EXACT = Network(few_step.exact_consistency, dj.edm_input), EDM
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('objective', [
   consistency.consistency_training(
     *EXACT, pairs=close_pairs, sigma_data=C, sigma_min=0.0,

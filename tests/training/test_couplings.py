@@ -18,7 +18,7 @@ from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.objectives import Context
 from tests.core.test_couplings import bisected, literal as plan_of
 
-EXACT = couplings.exact_coupling()
+EXACT, COUPLE = couplings.exact_coupling(), couplings.sinkhorn_coupling(0.1)
 solve = jax.jit(couplings.exact)
 
 
@@ -35,27 +35,6 @@ def test_the_best_of_all_permutations_of_six():
     assert_array_equal(index, best)
 
 
-def test_points_on_a_line_are_paired_in_their_order(key):
-  rng = np.random.default_rng(0)
-  x0, y = (rng.permutation(np.linspace(-1, 1, 300))[:, None] for _ in range(2))
-  index = jax.jit(EXACT)(key, x0, 2.0 * y, {})
-  order = np.argsort(x0[:, 0])
-  assert_array_equal(y[index][order, 0], np.sort(y[:, 0]))
-
-
-def test_larger_batches_have_shorter_pairs():
-  """The pairs of both halves are pairs of the whole."""
-  x0, y = normals((64, 2), (64, 2))
-
-  def mean_cost(part):
-    cost = cdist(x0[part], y[part], 'sqeuclidean').astype(np.float32)
-    return cost[np.arange(len(cost)), solve(cost)].mean()
-
-  halves = 0.5 * (mean_cost(slice(32)) + mean_cost(slice(32, 64)))
-  independent = np.sum((x0 - y) ** 2, axis=1).mean()
-  assert mean_cost(slice(64)) < halves < independent
-
-
 @pytest.mark.parametrize('labels, mean', [({}, 4 / 9), ({'label': np.array([0, 1])}, 0.0)])
 def test_the_law_of_noise_given_a_class(key, labels, mean):
   """All batches of two classes at -1 and 1, and y from {-1, 0, 1}.
@@ -67,22 +46,6 @@ def test_the_law_of_noise_given_a_class(key, labels, mean):
   index = jax.jit(jax.vmap(lambda y: EXACT(key, x0, y, labels)))(batches)
   of_class_1 = batches[np.arange(9), index[:, 1], 0]
   assert_allclose(of_class_1.mean(), mean, atol=1e-6)
-
-
-def test_a_small_ratio_keeps_the_noise_of_each_context(key):
-  x0, y, contexts = normals((50, 2), (50, 2), (50, 3))
-  for ratio, least, most in ((0.02, 0.9, 1.0), (1.0, 0.0, 0.2)):
-    index = jax.jit(couplings.exact_coupling(ratio))(key, x0, y, {'context': contexts})
-    assert least <= np.mean(index == np.arange(50)) <= most
-
-
-def test_sinkhorn_draws_from_the_rows_of_its_plan(key):
-  """Close to a permutation of distant points, each row has one entry."""
-  (x0, noise), order = normals((20, 2), (20, 2)), np.random.default_rng(1).permutation(20)
-  x0 *= 100.0
-  y = x0[order] + 0.01 * noise
-  index = jax.jit(couplings.sinkhorn_coupling(epsilon=1e-4))(key, x0, y, {})
-  assert_array_equal(order[index], np.arange(20))
 
 
 def frequencies(index):
@@ -105,13 +68,12 @@ def test_sinkhorn_draws_pairs_as_often_as_the_plan_has_them_wherever_the_sets_ar
     assert_allclose(found, expected, atol=4.5 * 0.5 / 4000**0.5 + 1e-3)
 
 
-@pytest.mark.parametrize('make', [couplings.sinkhorn_coupling, schrodinger_coupling])
-def test_entropic_plans_keep_labels_and_contexts(make, key):
+def test_entropic_plans_keep_labels_and_contexts(key):
   """Also of classes of unequal size; few contexts leave one y."""
   x0, y, contexts = normals((40, 2), (40, 2), (40, 3))
   labels = np.minimum(np.arange(40) % 7, 2)
   conditions = {'label': labels}, {'context': contexts}, {}
-  both = jax.jit(lambda key: [make(0.1)(key, x0, y, cond) for cond in conditions])
+  both = jax.jit(lambda key: [COUPLE(key, x0, y, cond) for cond in conditions])
   of_class, of_context, free = both(key)
   assert_array_equal(labels[of_class], labels)
   assert len({*of_class.tolist()}) > 15
@@ -132,17 +94,16 @@ def test_contexts_weigh_as_in_the_release(shift, key):
   assert cost[np.arange(40), index].sum() == pytest.approx(best, rel=1e-5)
 
 
-@pytest.mark.parametrize('size', [1, 5])
-def test_equal_points_have_all_pairs(size, key):
-  points = np.full((size, 3), 7.0, np.float32)
-  for coupling in (couplings.sinkhorn_coupling(), schrodinger_coupling(0.5), EXACT):
+def test_equal_points_have_all_pairs(key):
+  points = np.full((5, 3), 7.0, np.float32)
+  for coupling in (COUPLE, schrodinger_coupling(0.5), EXACT):
     pairs = jax.jit(jax.vmap(lambda k, c=coupling: c(k, points, points, {})))
     index = pairs(jax.random.split(key, 100))
-    assert {*np.unique(index).tolist()} == {*range(size)}
+    assert {*np.unique(index).tolist()} == {*range(5)}
 
 
 def test_without_a_plan_pairs_are_nan(key):
-  """Under `jit`; otherwise the error says why. A plan comes with its error."""
+  """A plan comes with its error."""
   x0, y = normals((30, 2), (30, 2))
   too_small, good = schrodinger_coupling(1e-4), schrodinger_coupling(0.5)
   broken = x0 * np.where(np.arange(30)[:, None] == 3, np.nan, 1.0).astype(np.float32)
@@ -151,8 +112,6 @@ def test_without_a_plan_pairs_are_nan(key):
   for coupling, x in ((too_small, x0), (good, broken), (EXACT, broken)):
     pairs, metrics = run(coupling, x)
     assert np.isnan(pairs).all() and np.isnan(metrics.get('column_error', np.nan)).all()
-  with pytest.raises(ValueError, match='float32 does not resolve cost / epsilon'):
-    too_small(key, x0, y, {})
   pairs, metrics = jax.device_get(run(good, x0))
   assert {*pairs[:, 0].tolist()} <= {*y[:, 0].tolist()}
   assert np.all(metrics['column_error'] < 0.0101) and metrics['column_error'].shape == (30,)
@@ -175,25 +134,25 @@ def test_eight_devices_have_the_pairs_of_one(key):
     assert_array_equal(function(*jax.device_put((x0, y), place)), function(x0, y))
 
 
-OBJECTIVES = {
-  objectives.denoising: {'times': dj.uniform_times},
-  flow_maps.mean_flow: {},
-  flow_maps.lagrangian: {},
-  flow_maps.progressive: {},
-}
+OBJECTIVES = (
+  functools.partial(objectives.denoising, times=dj.uniform_times),
+  flow_maps.mean_flow,
+  flow_maps.lagrangian,
+  flow_maps.progressive,
+)
 
 
-@pytest.mark.parametrize('make', OBJECTIVES)
-def test_objectives_pair_numbers_and_noise_of_a_class_in_their_order(make, key):
+def test_objectives_pair_numbers_and_noise_of_a_class_in_their_order(key):
   network = dj.Network(None, dj.time_input(1.0), condition=make_condition(dropout=0.5))
-  coupled = functools.partial(make, network, coupling=EXACT, **OBJECTIVES[make])
-  with pytest.raises(ValueError, match='a coupling needs straight paths'):
-    coupled(dj.CosineSchedule())
-  schedule = dj.RectifiedFlowSchedule()
   batch = {'x': normals((40, 1))[0], 'label': np.arange(40) % 2}
-
-  inputs, _ = jax.jit(lambda: coupled(schedule).draw(key, batch, Context()))()
-  paired = np.asarray(getattr(inputs, 'inputs', inputs).eps[:, 0])
-  for label in range(2):
-    x0, y = batch['x'][label::2, 0], paired[label::2]
-    assert_array_equal(np.argsort(x0), np.argsort(y))
+  made = []
+  for make in OBJECTIVES:
+    with pytest.raises(ValueError, match='a coupling needs straight paths'):
+      make(network, dj.CosineSchedule(), coupling=EXACT)
+    made.append(make(network, dj.RectifiedFlowSchedule(), coupling=EXACT))
+  draws = jax.jit(lambda: [objective.draw(key, batch, Context())[0] for objective in made])()
+  for inputs in draws:
+    paired = np.asarray(getattr(inputs, 'inputs', inputs).eps[:, 0])
+    for label in range(2):
+      x0, y = batch['x'][label::2, 0], paired[label::2]
+      assert_array_equal(np.argsort(x0), np.argsort(y))

@@ -35,10 +35,9 @@ def drawn(objective, key, average=few_step.WEIGHTS):
   return found, metrics, (inputs, t, s, xt, v, extra, share)
 
 
-@pytest.mark.parametrize('power', [0.0, 1.0])
-def test_mean_flow_literally(power, key):
+def test_mean_flow_literally(key):
   """Guidance has omega and kappa, and the path is not straight."""
-  omega, kappa, c = 0.9, 0.5, 0.3
+  omega, kappa, power, c = 0.9, 0.5, 1.0, 0.3
   with jax.enable_x64(True):
     objective = flow_maps.mean_flow(
       NETWORK,
@@ -105,7 +104,9 @@ def test_improved_mean_flow_literally(key):
   assert_allclose(parts, errors(fixed, fixed), rtol=1e-9)
 
 
-@pytest.mark.parametrize('name', ['lagrangian', 'progressive', 'midpoint'])
+@pytest.mark.parametrize(
+  'name', ['lagrangian', 'progressive', pytest.param('midpoint', marks=pytest.mark.slow)]
+)
 def test_self_distillation_literally(name, key):
   """Guidance has omega and kappa; dX/ds is a derivative in s only."""
   omega, kappa = 0.9, 0.5

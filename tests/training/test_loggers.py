@@ -265,17 +265,6 @@ def test_metrics_of_an_earlier_start_are_kept(tmp_path, capsys):
   assert 'is kept as metrics.2.jsonl' in capsys.readouterr().out
 
 
-def test_a_resumed_run_drops_what_it_will_write_again(tmp_path, capsys):
-  write(tmp_path, {1: 1, 2: 2, 3: 3, 4: 4})
-  path = tmp_path / 'metrics.jsonl'
-  path.write_text(path.read_text() + '{"step": 5, "lo')  # killed here
-  write(tmp_path, {3: 30}, 2)
-  losses = [(x['step'], x['loss']) for x in lines(tmp_path)]
-  assert losses == [(1, 1.0), (2, 2.0), (3, 30.0)]
-  said = capsys.readouterr().out
-  assert 'dropped 2 lines after step 2 and 1 damaged\n' in said
-
-
 @pytest.mark.parametrize('start', [0, 2])
 @pytest.mark.parametrize('how', PLANTED)
 def test_metrics_are_appended_to_a_file_of_the_run(how, start, tmp_path):

@@ -183,7 +183,19 @@ def test_options_of_a_network_that_have_no_effect_are_refused(make):
       made(make, network)
 
 
-@pytest.mark.parametrize('make', OBJECTIVES)
+# Their losses of rows are made by the same function as those of another.
+LIKE_OTHERS = (
+  objectives.hybrid,
+  flow_maps.lagrangian,
+  flow_maps.progressive,
+  consistency.consistency_training,
+  discrete_states.masked,
+)
+
+
+@pytest.mark.parametrize(
+  'make', [pytest.param(x, marks=[pytest.mark.slow] * (x in LIKE_OTHERS)) for x in OBJECTIVES]
+)
 def test_parts_of_a_batch_are_the_batch(make, key):
   """Loss, metrics and records can be computed from parts of the draws."""
   usable, seen = OBJECTIVES[make][1], []

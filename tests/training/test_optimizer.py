@@ -97,30 +97,27 @@ def run(made, x, grads, rate=0.01):
   return np.concatenate([params['a'], params['kernel']])
 
 
-@pytest.mark.parametrize('clip_norm', [0.0, 0.1])
-def test_adam_with_clipping_literally(clip_norm):
+def test_adam_with_clipping_literally():
   """Kingma & Ba 2015, Alg. 1, is transcribed in float64, after clipping."""
   rng = np.random.default_rng(0)
   x, grads = rng.standard_normal(4), rng.standard_normal((4, 4))
-  found = run(make('adamw', clip_norm=clip_norm), x, grads)
+  found = run(make('adamw', clip_norm=0.1), x, grads)
   m, v = np.zeros(4), np.zeros(4)
   for t, g in enumerate(grads, 1):
-    if clip_norm:
-      g = g * min(1.0, clip_norm / np.sqrt(g @ g))
+    g = g * min(1.0, 0.1 / np.sqrt(g @ g))
     m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
     step = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
     x = x - 0.01 * step
   assert_allclose(found, x, rtol=1e-5)
 
 
-@pytest.mark.parametrize('weight_decay', [0.0, 0.1])
-def test_radam_literally(weight_decay):
+def test_radam_literally():
   """Liu et al. 2020, Alg. 2, is transcribed; the threshold of code is 5."""
   rng = np.random.default_rng(0)
   x, grads = rng.standard_normal(4), rng.standard_normal((9, 4))
-  radam = make('radam', b2=0.9, weight_decay=weight_decay, clip_norm=0.0)
+  radam = make('radam', b2=0.9, weight_decay=0.1, clip_norm=0.0)
   found = run(radam, x, grads)
-  decay = weight_decay * np.array([0.0, 0.0, 1.0, 1.0])  # kernels only
+  decay = np.array([0.0, 0.0, 0.1, 0.1])  # kernels only
   m, v, longest = np.zeros(4), np.zeros(4), 2 / (1 - 0.9) - 1
   for t, g in enumerate(grads, 1):
     m, v = 0.9 * m + 0.1 * g, 0.9 * v + 0.1 * g**2
@@ -189,13 +186,3 @@ def test_the_half_life_of_edm():
   expected = 1 - 0.5 ** (512 / 500_000)
   assert_allclose(constant(jnp.array(5)), expected, rtol=1e-6)
   assert constant(jnp.array(0)) == 1.0  # as `ema_decay`
-
-
-def test_ema_decays():
-  constant = optimizer.ema_decay(0.9999)
-  assert constant(jnp.array(0)) == 1.0  # the average starts at the first update
-  assert constant(jnp.array(1)) == jnp.float32(1e-4)
-  ramp = optimizer.ema_decay(0.999, warmup=True)
-  assert_allclose(ramp(jnp.array(0)), 0.9)
-  assert_allclose(ramp(jnp.array(90)), 0.09)
-  assert_allclose(ramp(jnp.array(10**6)), 0.001)

@@ -79,29 +79,6 @@ def test_a_late_step_moves_the_average_by_its_exact_rate(key):
       assert_allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize('more', [0.0, 1000.0])
-def test_decays_make_averages_of_that_width(more):
-  """Standard deviation and mean of the time follow from the decays."""
-  start = int(more)
-  time = np.arange(1, STEPS + start + 1) / (STEPS + start)
-  for sigma_rel in (0.02, 0.05, 0.1, 0.25):
-    weights = np.zeros(STEPS + start)
-    if start:  # after a thousand batches of this size
-      weights[:start] = recursion(sigma_rel, np.eye(start))[-1]
-    rates = jax.vmap(optimizer.ema_power(sigma_rel, more))(jnp.arange(STEPS))
-    for i, rate in enumerate(np.float64(rates), start):
-      weights *= 1.0 - rate
-      weights[i] = rate
-    assert_allclose(weights.sum(), 1.0, rtol=1e-5)
-    mean = weights @ time
-    deviation = np.sqrt(weights @ (time - mean) ** 2)
-    assert_allclose(deviation, sigma_rel, rtol=2e-4)
-    # the trajectory theta = t has the average (gamma + 1) / (gamma + 2) t
-    gamma = power_ema.exponent(sigma_rel)
-    assert_allclose(mean, (gamma + 1) / (gamma + 2), atol=3e-4)
-  assert optimizer.ema_power(0.05)(jnp.array(0)) == 1.0
-
-
 # Relative errors |made - true| / |true - last| of 8, 16 and 32 snapshots, twice
 # the errors of another implementation on another trajectory.
 BOUNDS = {

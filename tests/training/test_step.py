@@ -69,6 +69,7 @@ def batch_at(i, n=256):
   return {'x': draw_images(jax.random.key(9), i, n)}
 
 
+@pytest.mark.slow
 def test_a_trained_network_samples_the_data(key):
   """600 steps of Adam, and the averaged parameters."""
   adam, rate = optimizer.optimizer_and_rate(

@@ -7,25 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_array_equal
 
-from diffusion_jax.app.kinds.model import make_mesh
-from diffusion_jax.app.train.setup import prepare, state_maker
 from diffusion_jax.interop.files import write_safetensors
 from diffusion_jax.training.state import init_state
 from diffusion_jax.weights import checkpoints, load, share
-from tests.app.conftest import assert_same, params_of, trial, untrained
-from tests.app.kinds.test_flow_map import config_of
 from tests.refusals import one_line
-from tests.weights.test_checkpoints import equal, saved, state_of
-
-
-def test_the_step_comes_with_the_weights(tmp_path):
-  saved(tmp_path, state_of(step=3), state_of(step=5, value=2.0))
-  assert load.open(tmp_path).step == 5
-  found = load.open(tmp_path, 'raw', 3)
-  assert found.step == 3 and found.config['seed'] == 3
-  equal(found.params, state_of().params)
+from tests.weights.test_checkpoints import equal
 
 
 def test_adapters_are_merged_unless_they_are_wanted(tmp_path):
@@ -42,14 +30,6 @@ KERNEL = np.array([[0, 1, 2], [3, 4, 5]], np.float32)
 BASE = {'network': {'dense': {'kernel': KERNEL, 'bias': np.ones(3, np.float32)}}}
 DOWN, UP = np.ones((2, 1), np.float32), np.float32([[1, 0, -1]])
 ADAPTERS = {'network': {'lora_A': {'dense': {'kernel': DOWN}}, 'lora_B': {'dense': {'kernel': UP}}}}
-
-
-def test_adapters_are_merged_with_the_base_of_their_run(tmp_path):
-  load.write_base(tmp_path, BASE, 1.5)
-  merged = load.merged(tmp_path, ADAPTERS)['network']['dense']
-  assert_allclose(merged['kernel'], KERNEL + 1.5 * DOWN @ UP)
-  assert_array_equal(merged['bias'], np.ones(3))
-  assert load.merged(tmp_path / 'none', BASE) is BASE
 
 
 def other(layers):
@@ -109,24 +89,3 @@ def test_another_network_and_no_run_are_refused(run, tmp_path):
     load.begin_from(layers(a=(2,), c=(3,), d=(1,)), run)
   with pytest.raises(OSError, match='no checkpoint'):
     load.begin_from(layers(a=(2,)), str(tmp_path / 'none'))
-
-
-def test_new_inputs_begin_afresh_and_say_so(tmp_path, capsys):
-  """A run of flow matching becomes MeanFlow: elapsed time is added."""
-  teacher = untrained(trial('digits_flow', 'unscaled', small=True), tmp_path / 'teacher')
-  config = config_of({'objective': 'mean_flow'})
-  parts = prepare(config, 'nowhere')
-  make_state, _ = state_maker(parts.model, parts.objective, parts.optimizer, make_mesh(config))
-  first = make_state()
-  state = load.begin_from(first.params, str(teacher))(first)
-  printed = capsys.readouterr().out
-  layers = [f'elapsed_dense_{i}' for i in (1, 2)]
-  for layer in layers:
-    for leaf in ('kernel', 'bias'):
-      assert f'network/{layer}/{leaf}' in printed
-  assert printed.count(' [') == 4 and printed.count('weights of') == 1
-  ours, before = state.params['network'], first.params['network']
-  for layer in layers:
-    assert_same(ours[layer], before[layer])
-  rest = {name: x for name, x in ours.items() if name not in layers}
-  assert_same(rest, params_of(teacher)['network'])

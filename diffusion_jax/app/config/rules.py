@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, store
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, resolve
 from diffusion_jax.data.sources import Facts
 
 Found = Callable[[Node, Any], Any]  # facts may be None
@@ -67,6 +68,21 @@ def described(facts: Facts) -> str:
   return f'{kind} [{", ".join(map(str, facts.x.shape))}]{more}'
 
 
+def defaults(config: Node) -> Json:
+  """Returns the defaults of a config's sections, as `Node.flat`, without the names.
+
+  These are the fields of a config with the same choices and nothing else set.
+  """
+
+  def names(section):
+    inner = {n: names(x) for n, x in section.items() if isinstance(x, Node) and n != 'facts'}
+    return inner | ({'name': section['name']} if section.choice else {})
+
+  usual = resolve(names(config), config.schema).flat
+  kept = (n for n in usual if not (n.endswith('.name') or n.startswith('facts.')))
+  return {n: usual[n] for n in kept}
+
+
 def set_fields(
   config: Node, workdir: str | Path, fields: Collection[str]
 ) -> Iterator[tuple[str, str]]:
@@ -74,7 +90,7 @@ def set_fields(
   if not fields:
     return
   now, run = config.flat, folder.stored_fields(workdir)
-  before = {**config.defaults, **run}  # the run may lack a new field
+  before = {**defaults(config), **run}  # the run may lack a new field
   for field in fields:
     for name, value in now.items():
       is_below = name == field or name.startswith(f'{field}.')

@@ -14,15 +14,8 @@ from ml_collections import ConfigDict
 from diffusion_jax import paths
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config import folder, trust
-from diffusion_jax.app.config.tree import (
-  Constructor,
-  Node,
-  Schema,
-  below,
-  no_field,
-  parameters,
-  resolve,
-)
+from diffusion_jax.app.config.schema import Constructor, Schema, parameters
+from diffusion_jax.app.config.tree import Node, below, no_field, resolve
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import FlagText, near
 from diffusion_jax.runtime import buckets

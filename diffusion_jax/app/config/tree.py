@@ -18,55 +18,28 @@ import functools
 import inspect
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
-import numpy as np
 from flax import traverse_util
 
 from diffusion_jax import ranges
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config import trust
+from diffusion_jax.app.config.schema import (
+  EMPTY,
+  Constructor,
+  Schema,
+  Table,
+  annotation_of,
+  default_of,
+  name_of,
+  parameters,
+)
 from diffusion_jax.errors import UserError, place_of
 from diffusion_jax.paths import READ, RUN, WRITTEN, expanded, texts_in, use_of
 from diffusion_jax.ranges import PLAIN, FlagText, near, plain_type
-
-Constructor = Callable[..., Any]
-Table = Mapping[str, Constructor]
-_EMPTY = inspect.Parameter.empty
-
-
-class Schema(NamedTuple):
-  """Describes the sections of a config for one kind of model.
-
-  kind: its name in messages. tables: the constructors of each field that is a
-  choice, by name; the key is the field's name at the top, or the last two names
-  of its path. choices: the choices at the top; those in `optional` may be None.
-  parts: the constructors of parts, by path; '' has the fields that are in no
-  section. facts: the names of the facts of each choice, which its inner choices
-  have too. metrics: constructors of metrics, by name. common: by path,
-  constructors whose parameters are fields of every choice. rules: what configs
-  of this kind cannot be, a `rules.Row` each. renamed: what fields of earlier
-  versions are called now. aliases: short forms of fields, as (the section, its
-  choice, the field) that they stand for.
-  """
-
-  kind: str
-  tables: Mapping[str, Table]
-  choices: tuple[str, ...]
-  optional: Collection[str]
-  parts: Mapping[str, Constructor]
-  facts: Mapping[str, Collection[str]]
-  metrics: Table
-  common: Table = MappingProxyType({})
-  rules: tuple[Any, ...] = ()
-  renamed: Mapping[str, str] = MappingProxyType({})
-  aliases: Mapping[str, tuple[str, str, str]] = MappingProxyType({})
-
-  def table(self, path: str) -> Table:
-    """Returns the constructors of a choice; {} if the path is not a choice."""
-    return self.tables.get('.'.join(path.split('.')[-2:]), {})
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -119,16 +92,6 @@ class Node(Tree):
     """{'section.field': value} in JSON's types: lists, numbers, strings."""
     return traverse_util.flatten_dict(json.loads(json.dumps(self.to_dict())), sep='.')
 
-  @functools.cached_property
-  def defaults(self) -> Mapping[str, object]:
-    """The defaults of a config's sections, as `flat`, without the names.
-
-    These are the fields of a config with the same choices and nothing else set.
-    """
-    usual = resolve(_names(self), self.schema).flat
-    kept = (n for n in usual if not n.endswith('.name') and not n.startswith('facts.'))
-    return {name: usual[name] for name in kept}
-
   def replace(self, **fields: object) -> 'Node':
     """Returns the section with other values of its fields."""
     return dataclasses.replace(self, _fields={**self, **fields})
@@ -179,29 +142,31 @@ class Node(Tree):
     around = {**outer, **self._fields} if self.choice else {}
     values = {}
     for name, parameter in parameters(self.constructor).items():
-      where, value = below(self.where, name), outer.get(name, self._fields.get(name))
-      if name in self.needs:
-        value = facts.get(name)
-      elif isinstance(value, Node) and {*facts, *self.needs} >= {*value.needs}:
+      is_fact = name in self.needs
+      value = facts.get(name) if is_fact else outer.get(name, self.get(name))
+      if isinstance(value, Node) and {*facts, *self.needs} >= {*value.needs}:
         value = value.make(facts, around)
-      elif self.choice and value != parameter.default and self._use(name) == READ:
-        trust.check_paths((where, value))
-      is_set = name in self._fields and name not in self.needs  # to None, if that is no default
-      if value is not None or (is_set and parameter.default is not _EMPTY):
+      elif not is_fact and self.choice and value != parameter.default and self._use(name) == READ:
+        trust.check_paths((below(self.where, name), value))
+      # A field that is None may have another default.
+      is_none = not is_fact and name in self and parameter.default is not EMPTY
+      if value is not None or is_none:
         values[name] = value
-      elif parameter.default is _EMPTY:
-        owner = self.choice or _last(self.where)
-        raise UserError(
-          f'config.{self.where}={self.choice}: the other sections do not give '
-          f'the {name} that it needs'
-          if name in self.needs
-          else f'config.{where} is not set: {owner} needs it'
-        )
+      elif parameter.default is EMPTY:
+        raise self._unset(name)
     with from_config(self.where):
       part = self.constructor(**values)
       if ':' in self.choice:
         trust.check_made(self.where, self.choice, part)
     return part
+
+  def _unset(self, name):
+    # Returns the error about a parameter without a value.
+    if name in self.needs:
+      what = f'{self.where}={self.choice}: the other sections do not give the {name} that it needs'
+      return UserError(f'config.{what}')
+    owner = self.choice or _last(self.where)
+    return UserError(f'config.{below(self.where, name)} is not set: {owner} needs it')
 
 
 def _use(parameter, value, choice):
@@ -215,15 +180,6 @@ def _each(function, value):
   if isinstance(value, tuple):
     return tuple(_each(function, x) for x in value)
   return function(value) if isinstance(value, str) else value
-
-
-def _names(section):
-  # Returns the sections within a section, with only their names.
-  return {
-    key: _names(x) if isinstance(x, Node) else x
-    for key, x in section.items()
-    if (isinstance(x, Node) or key == 'name') and key != 'facts'
-  }
 
 
 def _last(path):
@@ -305,9 +261,6 @@ def no_field(
   return UserError(f'there is no field config.{path}{hint or others}')
 
 
-# Constructors.
-
-
 def find(table: Table, path: str, name: object, facts: Collection[str] = ()) -> Constructor:
   """Returns table[name], or the constructor that 'module:attribute' names.
 
@@ -317,54 +270,6 @@ def find(table: Table, path: str, name: object, facts: Collection[str] = ()) -> 
     return trust.find(path, str(name), facts)
   check_one_of(table, path, name)
   return table[str(name)]
-
-
-@functools.cache  # an inspection takes milliseconds, and there are thousands
-def parameters(constructor: Constructor) -> Mapping[str, inspect.Parameter]:
-  """Returns the parameters of a constructor, with evaluated annotations.
-
-  They do not include what functools.partial binds, nor the fields that every
-  Flax module has.
-  """
-  try:
-    signature = inspect.signature(constructor, eval_str=True)
-  except NameError:  # an annotation that only type checkers know
-    signature = inspect.signature(constructor)
-  partial = isinstance(constructor, functools.partial)
-  bound = {*constructor.keywords} if partial else set()
-  if 'parent' in signature.parameters:
-    bound |= {'name', 'parent'}
-  kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-  return {
-    name: parameter
-    for name, parameter in signature.parameters.items()
-    if parameter.kind in kinds and name not in bound
-  }
-
-
-def _plain(value):
-  # Returns the name of a type such as np.float32, and other values unchanged.
-  is_type = isinstance(value, type) and value is not _EMPTY
-  return np.dtype(value).name if is_type else value
-
-
-def _annotation(parameter):
-  # Returns the annotation of a parameter, or else the type of its default.
-  annotation = parameter.annotation
-  if annotation is not _EMPTY and not isinstance(annotation, str):
-    return annotation
-  kind = type(_plain(parameter.default))
-  return kind if kind in PLAIN else object
-
-
-def _name_of(table, default):
-  """Returns the name of a default, or else the first name."""
-  names = (n for n, c in table.items() if default and _called(c) == _called(default))
-  return next(names, next(iter(table)))
-
-
-def _called(function):
-  return getattr(function, '__name__', function)  # a partial function has none
 
 
 # The walk.
@@ -398,26 +303,23 @@ def _own_parts(schema, given, path):
 
 def _part(schema, given, path):
   check_section(given, path)
-  inner = {}
-  if not path:
-    for name in schema.choices:
-      optional = name in schema.optional
-      value = given.get(name, None if optional else {})
-      inner[name] = _choice(schema, value, name, optional)
-  constructor = schema.parts[path]
-  fields = _fields(schema, given, constructor, path)
+  fields = _fields(schema, given, schema.parts[path], path)
+  for name in () if path else schema.choices:
+    optional = name in schema.optional
+    value = given.get(name, None if optional else {})
+    fields[name] = _choice(schema, value, name, optional)
   for part in filter(None, schema.parts):
     above, _, name = part.rpartition('.')
     if above == path:
-      inner[name] = _part(schema, given.get(name, {}), part)
-  return Node(path, constructor, fields | inner, schema=schema)
+      fields[name] = _part(schema, given.get(name, {}), part)
+  return Node(path, schema.parts[path], fields, schema=schema)
 
 
 def _choice(schema, given, path, optional, default=None, needs=(), outer=()):
   if not isinstance(given, Mapping):
     given = {'name': given}
   table = schema.table(path)
-  name = given.get('name', _name_of(table, default))
+  name = given.get('name', name_of(table, default))
   if isinstance(name, FlagText):
     name = None if name.lower() in ('', 'none') else str(name)
   if isinstance(name, Mapping):
@@ -426,6 +328,8 @@ def _choice(schema, given, path, optional, default=None, needs=(), outer=()):
     for field in {*given} - {'name'}:
       raise no_field(below(path, field), (), 'None')
     return None
+  if renamed := schema.renamed.get(f'{path}={name}'):
+    raise UserError(f'config.{path}={name} is now config.{renamed}')
   needs = schema.facts.get(_last(path), needs)
   constructor = find(table, path, name, needs)
   name = str(name)
@@ -440,7 +344,7 @@ def _fields(schema, given, constructor, path, needs=(), outer=(), choice=''):
   hidden = {*needs, *outer, 'name' if choice else ''}
   shared = {*outer, *every} if choice else ()
   for name, parameter in every.items():
-    where, default = below(path, name), _plain(parameter.default)
+    where, default = below(path, name), default_of(parameter)
     if name in hidden:
       continue
     is_plain = isinstance(default, (*PLAIN,))  # A config can hold it.
@@ -453,19 +357,19 @@ def _fields(schema, given, constructor, path, needs=(), outer=(), choice=''):
       value = given.get(name, None if default is None else {})
       optional = default is None or type(None) in get_args(parameter.annotation)
       values[name] = _choice(schema, value, where, optional, default, needs, shared)
-    elif is_plain or default is None or default is _EMPTY:
+    elif is_plain or default is None or default is EMPTY:
       values[name] = _value(given.get(name, default), parameter, where, choice)
   return values
 
 
 def _value(value, parameter, path, choice):
-  default, kind = parameter.default, _annotation(parameter)
+  default, kind = parameter.default, annotation_of(parameter)
   if isinstance(value, FlagText):
     is_text = default is not None or plain_type(kind) is str
     value = None if (value if is_text else value.title()) == 'None' else value
-  if value is _EMPTY or isinstance(value, Mapping):  # `_unknown` refuses it
+  if value is EMPTY or isinstance(value, Mapping):  # `_unknown` refuses it
     return None
-  if value is None and (default is None or default is _EMPTY):
+  if value is None and (default is None or default is EMPTY):
     return None
   value = convert(value, kind, path)
   if not (use := _use(parameter, value, choice)):

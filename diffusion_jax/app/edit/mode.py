@@ -14,8 +14,9 @@ from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.edit.methods import Batch
 from diffusion_jax.app.edit.pictures import Edit, Encode, Made, Pictures, Shown
 from diffusion_jax.app.inputs import conditions
+from diffusion_jax.app.kinds import other_runs
 from diffusion_jax.app.kinds.model import Guides, Model
-from diffusion_jax.app.run import other_runs, provenance
+from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.drawing import check_numbers, generate, training_examples
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import stream

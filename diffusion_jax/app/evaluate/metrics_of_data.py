@@ -42,7 +42,7 @@ def of_data(model: Model) -> tuple[str, ...]:
   held-out contexts with their truths, or else samples with training examples.
   """
   c, facts, of_kind = model.config, model.facts, model.schema.metrics
-  if model.draw is None:
+  if model.plan is None:
     return (next(iter(of_kind)),)
   bound = 'elbo' in of_kind and facts.x.levels and not c.at('objective.coupling')
   likelihood = ('elbo',) if bound else ('ode',) if 'ode' in of_kind else ()

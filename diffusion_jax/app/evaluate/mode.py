@@ -14,12 +14,13 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.evaluate import scorers
-from diffusion_jax.app.evaluate.points import Fields, Point, kept, of_set, points_of, used
+from diffusion_jax.app.evaluate.points import Fields, Point, kept, points_of, used
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import rules, store
 from diffusion_jax.app.kinds.store import name_of
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run.provenance import Place
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import image_sets, npz, pipeline
 from diffusion_jax.data.sources import Source, content_sum
@@ -109,67 +110,57 @@ def score_samples(references: References, point: Point, metrics: list[Scored]) -
   Images that exist with these settings are kept. Returns the scores as JSON in
   the first process, {} in the others.
   """
-  c = point.run.model.config.evaluation
+  c, is_picture = point.run.model.config.evaluation, point.run.model.facts.x.is_picture
   path = draw(point.run, num_samples=c.num_generated)
-  about = {
-    'evaluation': used(c, {x.name for x in metrics}, *rules.READ['samples']),
-    'reference': {name: space.protocol for name, space in references.spaces.items()},
-  }
+  protocol = {name: space.protocol for name, space in references.spaces.items()}
+  about = {'evaluation': used(c, {x.name for x in metrics}, *rules.READ['samples'])}
+  about['reference'] = protocol
   settings = provenance.of_scores(path, about, references.values)
   with kept(point, 'samples', settings) as place:
     if not processes.is_first():
       return {}
-    return write_scores(references, point.run, metrics, path, place.path, settings)
+    needs = {need for each in metrics for need in each.metric.needs}
+    stored = image_sets.read(path, needs, any_shape=not is_picture)
+    drawn, samples, size = provenance.read(path), dict(stored.arrays), c.batch_size
+    if not needs.isdisjoint(('images', 'values')):
+      samples['values'] = samples['images'] = np.concatenate(list(stored.batches(size)))
+    with from_config('evaluation.metrics'):
+      extracted = {
+        name: of_real.extract(
+          space.extractor, stored, path.with_name(f'{path.stem}.{name}.npz'), drawn, size
+        )
+        for name, space in references.spaces.items()
+      }
+      scores = scoring.score(metrics, references, samples, extracted)
+      floor = scoring.floor(metrics, references, c.num_generated) if c.floor else []
+    more = {'floor': as_json(floor)} if c.floor else {}
+    more |= {'protocol': {'samples': drawn, 'reference': protocol}, 'metrics': as_json(scores)}
+    write(point, place, scorers.examples(c), settings, **more)
+    print(table(scores))
+    if floor:
+      print('real images of the other split in place of samples:')
+      print(table(floor))
+    what = 'images' if is_picture else 'samples'
+    print(f'{stored.shape[0]:,} {what}; {provenance.describe(drawn)}')
+    for x in protocol.values():
+      of = x.get('origin') or f'{x["images"]:,} {x["split"]} images of {x["data"]["name"]}'
+      print(f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) of {of}')
+    print(place.path)
+    return as_json(scores)
 
 
-def write_scores(
-  references: References,
-  run: Run,
-  metrics: list[Scored],
-  path: Path,
-  out: Path,
-  settings: Json,
-) -> Fields:
-  """Writes the scores of a file of samples, and prints them; returns them as JSON."""
-  c, is_picture = run.model.config.evaluation, run.model.facts.x.is_picture
-  needs = {need for each in metrics for need in each.metric.needs}
-  stored = image_sets.read(path, needs, any_shape=not is_picture)
-  drawn = provenance.read(path)
-  samples, size = dict(stored.arrays), c.batch_size
-  if not needs.isdisjoint(('images', 'values')):
-    samples['values'] = np.concatenate(list(stored.batches(size)))
-    samples['images'] = samples['values']
-  with from_config('evaluation.metrics'):
-    extracted = {
-      name: of_real.extract(space.extractor, stored, file, drawn, size)
-      for name, space in references.spaces.items()
-      for file in [path.with_name(f'{path.stem}.{name}.npz')]
-    }
-    scores = scoring.score(metrics, references, samples, extracted)
-    floor = scoring.floor(metrics, references, c.num_generated) if c.floor else []
-  protocol = {name: space.protocol for name, space in references.spaces.items()}
+def write(point: Point, place: Place, split: str, settings: Json, /, **content: object) -> None:
+  """Writes the result.json of scores by the examples of a split."""
+  others = datasets.another_set(point.run.model.config, split)
   write_json(
-    out,
+    place.path,
     {
       'settings': settings,
-      'protocol': {'samples': drawn, 'reference': protocol},
-      **of_set(run.model.config, scorers.examples(c)),
+      **({'other_data': provenance.by_content(others)} if others else {}),
       'matmul_precision': precision_in_use() or 'default',
-      'metrics': as_json(scores),
-      **({'floor': as_json(floor)} if c.floor else {}),
+      **content,
     },
   )
-  print(table(scores))
-  if floor:
-    print('real images of the other split in place of samples:')
-    print(table(floor))
-  what = 'images' if is_picture else 'samples'
-  print(f'{stored.shape[0]:,} {what}; {provenance.describe(drawn)}')
-  for x in protocol.values():
-    of = x.get('origin') or f'{x["images"]:,} {x["split"]} images of {x["data"]["name"]}'
-    print(f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) of {of}')
-  print(out)
-  return as_json(scores)
 
 
 def draw(run: Run, rows: np.ndarray | None = None, **fields: object) -> Path:
@@ -222,18 +213,9 @@ def score_pairs(point: Point, metrics: list[Scored]) -> Json:
     levels = calibration.all_levels(samples, reference)
     plots.plot_ranks(out.with_name('ranks.png'), levels.pop('ranks'))
     plots.plot_coverage(out.with_name('coverage.png'), levels)
-    write_json(
-      out,
-      {
-        'settings': settings,
-        'pairs': len(index),
-        'draws_per_pair': c.draws_per_pair,
-        'split': c.split,
-        **of_set(model.config, c.split),
-        'protocol': {'samples': provenance.read(drawn)},
-        'metrics': as_json(scores),
-      },
-    )
+    about = {'pairs': len(index), 'draws_per_pair': c.draws_per_pair, 'split': c.split}
+    about |= {'protocol': {'samples': provenance.read(drawn)}, 'metrics': as_json(scores)}
+    write(point, place, c.split, settings, **about)
     print(table(scores), out, sep='\n')
     return as_json(scores)
 
@@ -308,21 +290,11 @@ def score_images(
       return {}
     scores, path = metric.compute(arrays), place.path
     print(table(scores))
-    precision, report = precision_in_use() or 'default', metric.report
+    report = metric.report
     more = report(arrays, path.parent) if report else {'metrics': as_json(scores)}
-    write_json(
-      path,
-      {
-        'metric': name,
-        'split': c.split,
-        **of_set(model.config, c.split),
-        'images': count,
-        'matmul_precision': precision,
-        'settings': settings,
-        **more,
-      },
-    )
-  print(f'{count} {c.split} images, matmul_precision={precision}: {path}')
+    about = {'metric': name, 'split': c.split, 'images': count}
+    write(point, place, c.split, settings, **about, **more)
+  print(f'{count} {c.split} images, matmul_precision={precision_in_use() or "default"}: {path}')
   return as_json(scores)
 
 

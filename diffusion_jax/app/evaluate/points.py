@@ -10,7 +10,6 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.rules import lines
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import rules, store
 from diffusion_jax.app.kinds.store import name_of
 from diffusion_jax.app.run import provenance, weights
@@ -103,9 +102,3 @@ def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
       (field, point.at(store.spelled(f'sampling.{field}', point.schema))) for field in lists
     )
     yield {f: x.name if isinstance(x, Node) else x for f, x in values}, point
-
-
-def of_set(config: Node, split: str) -> Json:
-  """Returns {'other_data': ...} if a split is of another set than the run's."""
-  others = datasets.another_set(config, split)
-  return {'other_data': provenance.by_content(others)} if others else {}

@@ -92,20 +92,25 @@ def higher_is_better(model: Model) -> dict[str, bool]:
   }
 
 
-def check(model: Model, metrics: list[Scored]) -> dict[str, Extractor]:
-  """Makes the extractors of metrics, by the names of their spaces.
+def check(
+  model: Model, metrics: list[Scored]
+) -> tuple[dict[str, Extractor], dict[str, tuple[ImageSet, Json, set[str]]]]:
+  """Makes the extractors of metrics, and reads published statistics (`published.read`).
 
-  Raises UserError for a metric whose inputs are not available.
+  Both are by the names of their spaces. Raises UserError for a metric whose
+  inputs are not available.
   """
   check_needs(model, metrics)
   c, space = model.config.evaluation, space_of_statistics(model, metrics)
   if c.floor or any(x.space != space or 'held_out' in x.metric.needs for x in metrics):
     reference_source(model, examples(c))
   names = dict.fromkeys(x.space for x in metrics if x.space)
-  extractors = {name: make_extractor(model, name) for name in names}
+  extractors, stored = {name: make_extractor(model, name) for name in names}, {}
   if space is not None:
-    read_statistics(model, extractors[space], metrics)
-  return extractors
+    here = {x.name: x.metric for x in metrics if x.space == space}
+    with from_config('evaluation.reference'):
+      stored[space] = published.read(c.reference, extractors[space], here, model.facts.x.shape)
+  return extractors, stored
 
 
 def has_statistics(c: Node) -> bool:
@@ -140,17 +145,6 @@ def space_of_statistics(model: Model, metrics: list[Scored]) -> str | None:
   return spaces[0]
 
 
-def read_statistics(
-  model: Model, extractor: Extractor, metrics: list[Scored]
-) -> tuple[ImageSet, Json, set[str]]:
-  """Returns the file of published statistics, see `published.read`."""
-  path = model.config.evaluation.reference
-  space = space_of_statistics(model, metrics)
-  here = {x.name: x.metric for x in metrics if x.space == space}
-  with from_config('evaluation.reference'):
-    return published.read(path, extractor, here, model.facts.x.shape)
-
-
 def prepare(model: Model, metrics: list[Scored]) -> References:
   """Makes the extractors of metrics, and reads or computes their references.
 
@@ -158,12 +152,12 @@ def prepare(model: Model, metrics: list[Scored]) -> References:
   """
   c, values, spaces = model.config.evaluation, names_of(model), {}
   other = 'test' if examples(c) == 'train' else 'train'
-  extractors = check(model, metrics)
+  extractors, stored = check(model, metrics)
   if any({'values', 'images'} & {*x.metric.needs} for x in metrics):
     values |= dict.fromkeys(('values', 'images'), reference_values(model))
   for name, extractor in extractors.items():
-    if name == space_of_statistics(model, metrics):
-      images, protocol, lacks = read_statistics(model, extractor, metrics)
+    if name in stored:
+      images, protocol, lacks = stored[name]
       black = np.zeros((1, *model.facts.x.shape), np.uint8)
       with from_config('evaluation.reference'):
         published.check_sizes(images, extractor.extract(black))

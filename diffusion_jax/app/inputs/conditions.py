@@ -12,6 +12,7 @@ import numpy as np
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds.choices import PAIRED
 from diffusion_jax.app.kinds.model import Model, make_mesh
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import tables
@@ -339,7 +340,7 @@ def encoded(model: Model, params: Params, inputs: Conditions) -> Conditions:
   """
   noisy, facts, context = model.noisy, model.facts.context, inputs.stored.get('context')
   c = model.config.sampling
-  guided = c.get('classifier') or by_run(c.get('guidance'))
+  guided = c.get('classifier') or by_run(c)
   if context is None or facts is None or noisy is None or guided:
     return inputs
   rows = {'context': facts.encode(context)}
@@ -351,9 +352,12 @@ def encoded(model: Model, params: Params, inputs: Conditions) -> Conditions:
   return inputs._replace(cond=cond)
 
 
-def by_run(guidance: Node | None) -> bool:
-  """Returns whether a section sampling.guidance has the effect of a run."""
-  return guidance is not None and bool(guidance.get('run')) and guidance.scale != 1.0
+def by_run(c: Node) -> str:
+  """Returns the section of config.sampling whose run guides: guidance, sampler or ''."""
+  guidance, sampler = c.get('guidance'), c.get('sampler')
+  if guidance is not None and guidance.get('run') and guidance.scale != 1.0:
+    return 'guidance'
+  return 'sampler' if sampler and sampler.name in PAIRED and sampler.get('run') else ''
 
 
 FAR = 6.0  # standard deviations

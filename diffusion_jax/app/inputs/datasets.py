@@ -11,7 +11,8 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.tree import Node, from_config, parameters
+from diffusion_jax.app.config.schema import parameters
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs.criterion import held_out
 from diffusion_jax.app.kinds import roles
 from diffusion_jax.data import image_folder, pipeline

@@ -13,7 +13,7 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.data import npz
-from diffusion_jax.data.sources import ArraySource, Facts, OrderedSource, Source
+from diffusion_jax.data.sources import ArraySource, Facts, Source, order_of
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import read_json
 
@@ -39,8 +39,7 @@ def examples_of(
     x, label, context = map(arrays.get, names)
     if x is None or {*map(len, arrays.values())} != {count}:
       raise ValueError(f'{path} must have {prefix}x and others with {count} rows: write it again')
-    order = images.order if isinstance(images, OrderedSource) else None
-    latents = ArraySource(x, label, facts.num_classes, context=context, order=order)
+    latents = ArraySource(x, label, facts.num_classes, context=context, order=order_of(images))
   return latents, facts._replace(x=latents.facts.x)
 
 

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 
 import diffusion_jax as dj
-from diffusion_jax.app.config.tree import Constructor
+from diffusion_jax.app.config.schema import Constructor
 from diffusion_jax.app.edit import methods, pictures, posteriors, restoration
 from diffusion_jax.app.kinds import parts, sampling, sections, training
 from diffusion_jax.core import operators, step_schedules as steps
@@ -32,7 +32,6 @@ from diffusion_jax.demos import photos, shapes, simulators
 from diffusion_jax.networks import ddpmpp, edm2, inputs, mlp, transformer, unet
 from diffusion_jax.networks.vdm import ScoreNetwork
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
-from diffusion_jax.sampling.guiders import ClassifierFree, Guidance
 from diffusion_jax.training import (
   conditions,
   couplings,
@@ -60,13 +59,14 @@ def deferred(function: Callable, *given: str) -> Constructor:
 
 
 def guidance(function: Callable) -> Constructor:
-  """Returns the constructor of the `Guidance` by a function of a pair or of a scale."""
+  """Returns the constructor of the `Guidance` by a function of a pair and a scale."""
   constructor = deferred(function, 'pair')
 
   @functools.wraps(constructor)
   def made(scale, **values):
-    takes_pair = 'pair' in inspect.signature(function).parameters
-    return Guidance(scale, constructor(**values), takes_pair)
+    guide = constructor(**values)
+    guide(None, scale)  # checks the values
+    return sampling.Guidance(scale, guide)
 
   return made
 
@@ -135,8 +135,10 @@ SAMPLERS = {
   **named(dj.ddim, dj.heun, dj.lms, dj.dpm_solver_2, dj.dpm_solver_pp, dj.dpm_solver_pp_2s),
   **named(dj.dpm_solver_pp_2s_sde, dj.dpm_solver_pp_sde, dj.adaptive_ode, dj.unipc),
   **named(dj.euler_maruyama, dj.velocity_heun, dj.velocity_sde, dj.reverse_diffusion),
-  **named(dj.annealed_langevin),
+  **named(dj.annealed_langevin, dj.cfg_plus_plus, parts.feynman_kac),
 }
+# Samplers that call a `PairedDenoiser`, and so are guidance themselves.
+PAIRED = 'cfg_plus_plus', 'feynman_kac'
 
 # Samplers that add noise; ddim does so if eta > 0.
 STOCHASTIC = (
@@ -147,12 +149,12 @@ STOCHASTIC = (
   'velocity_sde',
   'reverse_diffusion',
   'annealed_langevin',
+  'feynman_kac',
 )
 
 GUIDANCES = {
-  'classifier_free': ClassifierFree,
-  'autoguidance': sections.Autoguidance,
-  **{f.__name__: guidance(f) for f in (dj.adaptive_projected, dj.cfg_zero_star, dj.cfg_plus_plus)},
+  f.__name__: guidance(f)
+  for f in (dj.classifier_free, parts.autoguidance, dj.adaptive_projected, dj.cfg_zero_star)
 }
 
 DENOISERS = {

@@ -7,6 +7,7 @@ import diffusion_jax as dj
 from diffusion_jax.app.config.rules import EDIT, EVALUATE, Row
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import condition_of, fitting, method_name
+from diffusion_jax.app.kinds.choices import PAIRED
 from diffusion_jax.app.kinds.couplings import COUPLINGS
 from diffusion_jax.data.sources import Facts
 
@@ -108,47 +109,47 @@ DATA = (
 # -- guidance ------------------------------------------------------------------
 
 
-def guidance_of_pairs(c: Node, facts: Facts | None) -> str:
-  """Returns the setting whose sampler calls pairs of predictions; '' without."""
-  guidance = c.sampling.get('guidance')
-  if guidance is None or guidance.scale == 1.0:
-    return ''
-  if guidance.get('correct'):
-    return 'sampling.guidance.correct=True'
-  return 'sampling.guidance=cfg_plus_plus' if guidance.name == 'cfg_plus_plus' else ''
+def takes_pairs(c: Node) -> bool:
+  """Returns whether the sampler calls pairs of predictions."""
+  return c.at('sampling.sampler.name') in PAIRED
 
 
 def _is_guided_alone(c, facts):
-  guidance = c.sampling.get('guidance')
-  if guidance is None or guidance.get('run') or guidance.scale == 1.0:
-    return False
-  return not c.conditioning.dropout
-
-
-def _calls_pairs(c, *others):
-  # The guidance whose sampler calls pairs, and another field that is set.
-  setting = guidance_of_pairs(c, None)
-  other = next((path for path in others if c.at(path)), '')
-  return (setting, other) if setting and other else None
+  guidance, section = c.sampling.get('guidance'), 'guidance'
+  if takes_pairs(c):
+    guidance, section = c.sampling.sampler, 'sampler'
+  elif guidance is None or guidance.scale == 1.0:
+    return ''
+  return (
+    '' if guidance.get('run') or c.conditioning.dropout else f'{section}.scale={guidance.scale}'
+  )
 
 
 GUIDED_ALONE = Row(
   _is_guided_alone,
-  'config.sampling.guidance.scale={c.sampling.guidance.scale} needs a network that was trained '
+  'config.sampling.{it} needs a network that was trained '
   'with conditioning.dropout, or another run: sampling.guidance=autoguidance',
+)
+
+# What changes predictions of x_0, or is another guidance than the sampler's.
+_CHANGES = (
+  *(f'sampling.{name}' for name in ('guidance', 'classifier', 'corrector')),
+  'conditioning.self_conditioning',
 )
 
 GUIDANCE = (
   Row(
-    lambda c, facts: _calls_pairs(c, 'sampling.classifier', 'conditioning.self_conditioning'),
-    'config.{it[0]} needs two predictions of x_0 at each step, and {it[1]} changes them: take '
-    'another guidance',
+    lambda c, facts: takes_pairs(c) and next((path for path in _CHANGES if c.at(path)), ''),
+    'config.sampling.sampler={c.sampling.sampler.name} takes two predictions of x_0 at each step, '
+    'which {it} would change: take another sampler, or switch that off',
   ),
   Row(
     lambda c, facts: (
-      guidance_of_pairs(c, facts) or 'sampling.classifier' * bool(c.at('sampling.classifier'))
+      f'sampler={c.sampling.sampler.name}'
+      if takes_pairs(c)
+      else 'classifier' * bool(c.sampling.get('classifier'))
     ),
-    'config.{it}: edits cannot be guided by it, take another guidance',
+    'config.sampling.{it}: edits cannot be guided by it, take another guidance',
     EDIT,
   ),
 )

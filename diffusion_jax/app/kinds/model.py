@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.rules import Row, lines
-from diffusion_jax.app.config.tree import Node, Schema, from_config
+from diffusion_jax.app.config.schema import Schema
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds.conflicts import CONFLICTS
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
-from diffusion_jax.app.kinds.plan import Plan
 from diffusion_jax.app.kinds.rules import idle
 from diffusion_jax.app.kinds.sections import Conditioning
 from diffusion_jax.core.arguments import pytree_dataclass
@@ -96,12 +96,10 @@ class Model:
   None: it has none. measured: what its metrics measure. refusals: rows about what
   only the model computes.
 
-  draw(params, guides, keys [B], cond) -> (images [B, ...] in [-1, 1], states
-  of the first images, or None, as `Plan.film`); None: it makes no images. root()
-  -> the key of all samples. noisy: the network with its process, and
-  plan(params=None, guides=None) -> how it draws images; None: it sees no noise,
-  or draws none. teacher, autoencoder: the parameters that the loss and the
-  latents need.
+  plan(params=None, guides=None) -> how images are drawn, a `Plan` or `AtOnce`;
+  None: it makes none. root() -> the key of all samples. noisy: the network with
+  its process; None: it sees no noise, and draws without steps. teacher,
+  autoencoder: the parameters that the loss and the latents need.
   ends: the entries of the data where samples start, '' for noise, and of which
   they are samples.
   write_more(params, path, samples) writes further files of --mode=sample and
@@ -120,12 +118,11 @@ class Model:
   objective: Callable[..., Objective]
   measured: object
   root: Callable[[], jax.Array]
-  draw: Callable[..., tuple[Any, ...]] | None = None
   losses: Callable[..., Callable[..., dict]] | None = None
   refusals: tuple[Row, ...] = ()
   conditioning: Conditioning = Conditioning()
   noisy: ConfiguredNetwork | None = None
-  plan: Callable[..., Plan] | None = None
+  plan: Callable[..., Any] | None = None
   teacher: Frozen = NOTHING
   autoencoder: Frozen = NOTHING
   latents: Latents = IDENTITY
@@ -141,6 +138,12 @@ class Model:
   def schema(self) -> Schema:
     """The schema of its configs."""
     return self.config.schema
+
+  def draw(self, params: Params, guides: Guides, keys: jax.Array, cond: dict) -> tuple[Any, ...]:
+    """Returns (images [B, ...] in [-1, 1], states of the first, ...); see `Plan.film`."""
+    assert self.plan is not None
+    x, *rest = self.plan(params, guides).film(keys, cond)
+    return self.latents.decoded(params, x), *rest
 
   def shapes(self) -> Params:
     """Returns the shapes of the parameters."""

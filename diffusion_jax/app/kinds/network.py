@@ -63,17 +63,21 @@ class ConfiguredNetwork:
   Its parts are made when they are first used; only then are mistakes in their
   sections found.
 
-  state_shape: the shape of what is diffused; outputs: how many of it the
-  network returns, None: 1, and 2 with a learned variance. stored: of latents,
-  the `StoredAutoencoder`.
+  state_shape: the shape of what is diffused. channels: of the output of
+  `network`; None: the state's, and twice as many with a learned variance.
+  apply_fn: `network` -> the function that is trained. losses: what the metric
+  `loss` computes, see `metrics.losses`. stored: of latents, the
+  `StoredAutoencoder`.
   """
 
   config: Node
   facts: Facts
   conditioning: Conditioning
   state_shape: tuple[int, ...]
-  outputs: int | None = dataclasses.field(default=None, kw_only=True)
-  stored: Any = dataclasses.field(default=None, kw_only=True)
+  channels: int | None = None
+  apply_fn: Callable[[nn.Module], NetworkFn] = functional.network_fn
+  losses: Callable[..., Callable] | None = None
+  stored: Any = None
 
   @classmethod
   def of(cls, config: Node, facts: Facts, **more: Any) -> Self:
@@ -86,17 +90,13 @@ class ConfiguredNetwork:
 
   @property
   def out_channels(self) -> int:
-    """The state's channels, once for each output."""
-    return (self.outputs or 1 + self.needs.learned_variance) * self.state_shape[-1]
+    """The number of channels of the output of `network`."""
+    return self.channels or (1 + self.needs.learned_variance) * self.state_shape[-1]
 
   @property
   def autoencoder(self) -> Any:
     """The autoencoder of the latents, for `likelihoods.LatentDiffusion`."""
     return self.stored.checked
-
-  def apply_fn(self, network: nn.Module) -> NetworkFn:
-    """Returns the function that is trained, of a Flax module."""
-    return functional.network_fn(network)
 
   @functools.cached_property
   def process(self) -> Process:

@@ -13,7 +13,9 @@ from diffusion_jax.core import losses
 from diffusion_jax.core.keys import stream
 from diffusion_jax.networks import edm2
 from diffusion_jax.networks.gamma import GammaFn, LinearGamma, MonotoneGamma
-from diffusion_jax.ranges import Finite, Probability, Size
+from diffusion_jax.paths import RunPath
+from diffusion_jax.ranges import Finite, NoiseRatio, NonNegative, Probability, Several, Size
+from diffusion_jax.sampling.guidance import PairedDenoiser
 from diffusion_jax.training import distillation, objectives
 
 
@@ -57,6 +59,36 @@ class LogVariance:
     return edm2.Uncertainty(self.features).apply(variables, dj.edm_input(level))
 
   constrain = staticmethod(edm2.Uncertainty.constrain)
+
+
+def autoguidance(
+  pair: PairedDenoiser,
+  scale: jax.Array | Finite,
+  run: RunPath,
+  rescale: Probability = 0.0,
+  interval: tuple[NonNegative, NoiseRatio] = (0.0, float('inf')),
+  channels: Size | None = None,
+) -> dj.Denoiser:
+  """Guides by a worse model: worse + scale (model - worse).
+
+  Karras et al. 2024. See `classifier_free`.
+
+  Args:
+    run: the worse model's run folder
+  """
+  return dj.classifier_free(pair, scale, rescale, interval, channels)
+
+
+def feynman_kac(scale: Finite, particles: Several = 16, run: RunPath = '') -> dj.Sampler:
+  """Draws from the law cond^scale uncond^(1 - scale), by weighted particles.
+
+  Skreta et al. 2025.
+
+  Args:
+    particles: of each sample, which is one of them
+    run: of a worse model in place of uncond; '': the network without its condition
+  """
+  return dj.one_of(dj.feynman_kac((scale, 1.0 - scale)), particles)
 
 
 def reflow(

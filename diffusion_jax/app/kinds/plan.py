@@ -69,6 +69,16 @@ class Plan(NamedTuple):
     return x, jnp.swapaxes(states, 0, 1), *ess
 
 
+class AtOnce(NamedTuple):
+  """How a model draws images without steps; draw: (keys [B], cond) -> images."""
+
+  draw: Callable[[jax.Array, dict], jax.Array]
+
+  def film(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, None]:
+    """Returns (samples [B, ...], None); see `Plan.film`."""
+    return self.draw(keys, cond), None
+
+
 def few_particles(lowest_ess: float, particles: int, what: str = 'the samples are not') -> str:
   """Returns a warning where few particles had nearly all the weight, or ''."""
   if lowest_ess >= max(1.5, 0.1 * particles):

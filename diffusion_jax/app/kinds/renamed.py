@@ -2,6 +2,11 @@
 
 RENAMED = {
   'evaluation.statistics': 'evaluation.reference',
+  'sampling.guidance.low': 'sampling.guidance.interval, as low,high',
+  'sampling.guidance.high': 'sampling.guidance.interval, as low,high',
+  'sampling.guidance.correct': 'sampling.sampler=feynman_kac, with .scale',
+  'sampling.guidance.particles': 'sampling.sampler=feynman_kac, with .particles',
+  'sampling.guidance=cfg_plus_plus': 'sampling.sampler=cfg_plus_plus, with .scale',
   'sampling.ema': 'sampling.weights=raw, or average',
   'sampling.ema_decay': 'sampling.weights.decay',
   'sampling.ema_sigma_rel': 'sampling.weights=width, with .sigma_rel',

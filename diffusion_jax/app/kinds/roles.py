@@ -21,7 +21,8 @@ from diffusion_jax.app.config.folder import (
   stored_fields,
   stored_form,
 )
-from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.config.schema import parameters
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds.training import Training
 from diffusion_jax.data import sums
 from diffusion_jax.data.sources import Facts
@@ -136,7 +137,7 @@ PREDECESSORS = {
   'latent.run': 'an autoencoder, such as configs/digits_autoencoder.py,',
   'training.start.run': 'a model with the same network',
   'training.teacher': 'a diffusion model of the same images',
-  'sampling.guidance.run': 'a model of the same images',
+  **dict.fromkeys(('sampling.guidance.run', 'sampling.sampler.run'), 'a model of the same images'),
   'sampling.classifier.run': 'a classifier, such as configs/digits_classifier.py,',
 }
 
@@ -153,8 +154,9 @@ def _missing_runs(config, mode, workdir):
       f'--config.training.start.run={workdir} to begin with them'
     )
   for field in _fields_read(config, mode, workdir):
-    run, section = config.at(field), field.removesuffix('.run')
-    if not run and 'run' in (config.at(section) or ()):
+    run, section = config.at(field), config.at(field.removesuffix('.run'))
+    is_needed = 'run' in (section or ()) and section.signature['run'].default != ''
+    if not run and is_needed:
       yield f'config.{field} is not set: {PREDECESSORS[field]} is needed'
     trust.check_paths((field, run))
     place = buckets.folder(run or '')
@@ -176,4 +178,4 @@ def _fields_read(config, mode, workdir):
   if not (workdir / 'latent.json').exists():
     yield 'latent.run'
   if mode != 'train' or c.sample_every or c.metrics or c.checkpoints.best:
-    yield from ('sampling.guidance.run', 'sampling.classifier.run')
+    yield from (f'sampling.{x}.run' for x in ('guidance', 'sampler', 'classifier'))

@@ -12,7 +12,6 @@ from diffusion_jax.app.config.rules import EDIT, EVALUATE, TRAIN, Row, broken, s
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import STEPS
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.conflicts import guidance_of_pairs
 from diffusion_jax.training import loggers
 
 
@@ -117,7 +116,6 @@ IDLE = (
     fields=_paths('sampling', *_OF_DRAWING),
     advice='leave it out',
   ),
-  Row(guidance_of_pairs, '{it}, which has steps of its own', fields=_STEPS),
 )
 
 

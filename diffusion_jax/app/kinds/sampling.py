@@ -8,13 +8,20 @@ import jax
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.app.config.tree import Table
+from diffusion_jax.app.config.schema import Table
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.ranges import Positive, Probability, Rate, Size
 from diffusion_jax.sampling.grids import Spacing
 from diffusion_jax.training.averaging import Width
 
 Bound = Callable[[dj.Denoiser], dj.Denoiser]
+
+
+class Guidance(NamedTuple):
+  """Guides by a function, (pair, scale) -> denoiser."""
+
+  scale: float
+  guide: Callable[..., dj.Denoiser]
 
 
 class OfAverage(NamedTuple):

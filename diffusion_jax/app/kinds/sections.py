@@ -5,7 +5,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from diffusion_jax import ranges
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds.sampling import Bound, Respaced, Steps
+from diffusion_jax.app.kinds.sampling import Bound, Guidance, Respaced, Steps
 from diffusion_jax.app.kinds.training import Training
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.networks.inputs import ContextEncoder, Text
@@ -22,7 +22,6 @@ from diffusion_jax.ranges import (
 )
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.sampling.guidance import clip_denoised
-from diffusion_jax.sampling.guiders import ClassifierFree
 from diffusion_jax.training.averaging import Width
 from diffusion_jax.training.conditions import ImageCondition
 
@@ -91,16 +90,6 @@ class Evaluation:
   name: Suffix = ''  # appended to the folder of the results
 
 
-@dataclass(frozen=True, kw_only=True)
-class Autoguidance(ClassifierFree):
-  """Guides by a worse model: worse + scale (model - worse).
-
-  Karras et al. 2024.
-  """
-
-  run: RunPath  # the worse model's run folder
-
-
 class ClassifierGuidance(NamedTuple):
   """Guides by the classifier in the run folder `run`.
 
@@ -142,7 +131,7 @@ class DenoiserSampling(Sampling):
   sampler: Node  # made with the schedule, for each sampling
   grid: Steps | Respaced  # the levels that are visited
   schedule: Schedule | None = None  # another schedule whose levels are visited
-  guidance: ClassifierFree | None = None  # by the condition, or by a worse run
+  guidance: Guidance | None = None  # by the condition, or by a worse run
   classifier: ClassifierGuidance | None = None  # guidance by a classifier
   bound: Bound | None = clip_denoised  # of estimates of x_0
   churn: Churn | None = None  # noise before each step

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from diffusion_jax.aliases import Tree
 from diffusion_jax.app.config import store, trust
+from diffusion_jax.app.config.schema import Constructor, Schema, parameters
 from diffusion_jax.app.config.store import (
   Flags,
   allow,
@@ -17,14 +18,7 @@ from diffusion_jax.app.config.store import (
   sweep,
   tuples,
 )
-from diffusion_jax.app.config.tree import (
-  Constructor,
-  Schema,
-  check_one_of,
-  check_section,
-  convert,
-  parameters,
-)
+from diffusion_jax.app.config.tree import check_one_of, check_section, convert
 from diffusion_jax.app.kinds import (
   bridge,
   classifier,

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from diffusion_jax.app.config.tree import Node, Table
+from diffusion_jax.app.config.schema import Table
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.paths import RunPath
 from diffusion_jax.ranges import Count, Positive, Size
 from diffusion_jax.training import averaging, loggers

@@ -5,15 +5,13 @@ Another package adds a mode by an entry point of the group
 """
 
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds.roles import USES
 from diffusion_jax.errors import UserError
 from diffusion_jax.paths import READ
-from diffusion_jax.runtime import compiling
 
 GROUP = 'diffusion_jax.modes'
 
@@ -21,9 +19,9 @@ GROUP = 'diffusion_jax.modes'
 class Mode(NamedTuple):
   """A mode, and what the command line must know of it before it is imported.
 
-  run: module:function, of (config, run folder). uses_a_run: whether the model
-  is a trained run's, and run a function of `app.run.weights.Run`; otherwise the
-  config describes it. single_host: whether it works in one process only. reads:
+  run: module:function, of (config, run folder). uses_a_run: whether the model is
+  a trained run's, which `cli.start` opens for run; otherwise the config describes
+  it. single_host: whether it works in one process only. reads:
   the sections of the config that say how it works. extra: the extra of this
   package that installs its libraries.
   """
@@ -51,25 +49,15 @@ class Mode(NamedTuple):
     if self.name == 'train':
       trust.check_senders('training.log_to', config.training.log_to)
 
-  def __call__(self, config: Node, workdir: str | Path) -> None:
-    """Runs the mode; imports its module."""
+  def __call__(self, *given: Any) -> None:
+    """Runs the mode; given: the run, or config and run folder. Imports its module."""
     try:
-      function = EntryPoint(self.name, self.run, GROUP).load()
-      self.check_trust(config)
-      with compiling.products_at(config.matmul_precision):
-        if self.uses_a_run:
-          from diffusion_jax.app.run.weights import Run
-
-          function(Run.open(config, workdir))
-        else:
-          function(config, workdir)
+      EntryPoint(self.name, self.run, GROUP).load()(*given)
     except ModuleNotFoundError as error:
       if not self.extra:
         raise
       needed = f"pip install -e '.[{self.extra}]'"
       raise UserError(f'--mode={self.name} needs {error.name}: {needed}') from error
-    except OSError as error:  # a full disk, most of all
-      raise UserError(f'{error}. When that is resolved, the same command continues') from error
 
 
 def _mode(name, *reads, module='', **options):

@@ -13,12 +13,13 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.tree import Node, check_one_of, check_set, from_config, parameters
+from diffusion_jax.app.config.schema import parameters
+from diffusion_jax.app.config.tree import Node, check_one_of, check_set, from_config
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.kinds import diffusion, registry, store
+from diffusion_jax.app.kinds import diffusion, other_runs, registry, store
 from diffusion_jax.app.kinds.model import Model, check_attention
 from diffusion_jax.app.kinds.sections import COMMON, Sampling, Top
-from diffusion_jax.app.run import other_runs, sharing, weights
+from diffusion_jax.app.run import sharing, weights
 from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.errors import UserError
@@ -27,6 +28,7 @@ from diffusion_jax.interop import (
   diffusers_schedulers as schedulers,
   files,
   formats,
+  options,
   stablehlo,
 )
 from diffusion_jax.interop.formats import OURS
@@ -154,8 +156,8 @@ def read_others(name: str, config: Node) -> tuple[Node, Params]:
   """Reads (config, params) with the module of a format."""
   c = config.convert
   with from_config('convert.options'):
-    options = formats.options_of(c.options)
-  imported = formats.load(name, Path(c.source), c.model, options)
+    given = options.of_text(c.options)
+  imported = formats.load(name, Path(c.source), c.model, given)
   for note in imported.notes:
     print(f'note: {note}')
   params = {'network': imported.params, **imported.more}

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import folder
+from diffusion_jax.app.config import folder, rules
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.kinds import store
@@ -119,7 +119,7 @@ def defaults(config: Node) -> dict[str, object]:
   objective = next(iter(config.schema.table('objective')))
   usual = store.completed({'objective': objective}, trusted=False)
   choices = {name: x for name, x in usual.flat.items() if name.endswith('.name')}
-  return {**config.defaults, **choices}
+  return {**rules.defaults(config), **choices}
 
 
 def trajectory(
@@ -132,7 +132,7 @@ def trajectory(
   model = run.model
   c, facts = model.config, model.facts
   # Only the first of several processes calls this.
-  if not c.report.trajectory or model.draw is None or processes.started():
+  if not c.report.trajectory or model.plan is None or processes.started():
     return None, None
   run.check('sample')
   if frames is None:

@@ -13,7 +13,8 @@ from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.drawing import check_numbers, draw_sheet, frames_of, generate, in_box
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import images, tables
-from diffusion_jax.data.text_files import decode_bytes, printable
+from diffusion_jax.data.text import decode_bytes
+from diffusion_jax.data.text_files import printable
 from diffusion_jax.runtime import files, processes, profiling
 from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
 
@@ -112,7 +113,7 @@ def write(
   arrays = join_parts(paths)
   samples = arrays['arr_0']
   if 'lowest_ess' in arrays:
-    least, count = arrays['lowest_ess'].min(), model.config.sampling.guidance.particles
+    least, count = arrays['lowest_ess'].min(), model.config.sampling.sampler.particles
     warning = few_particles(least, count)
     print(f'least effective number of particles: {least:.3g} of {count}{warning}')
   arrays |= {'settings': settings, **inputs.stored}

@@ -3,9 +3,7 @@
 Its images are drawn one step at a time, and shown while they emerge.
 """
 
-import base64
 import collections
-import io
 import json
 import os
 import socket
@@ -13,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,15 +22,16 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.inputs.conditions import takes_labels
 from diffusion_jax.app.inputs.datasets import text_length
-from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.conflicts import guidance_of_pairs
+from diffusion_jax.app.kinds import other_runs, store
+from diffusion_jax.app.kinds.choices import PAIRED
+from diffusion_jax.app.kinds.conflicts import takes_pairs
 from diffusion_jax.app.kinds.model import Model, effort
-from diffusion_jax.app.run import other_runs
 from diffusion_jax.app.run.drawing import FEW, check_plan, draw_sheet, in_box, training_examples
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import as_one_key, fold_each
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import FlagText, Misfit, convert
+from diffusion_jax.report.pictures import as_uri
 from diffusion_jax.runtime.compiling import Program, program
 from diffusion_jax.runtime.files import one_line
 from diffusion_jax.runtime.per_example import rows
@@ -150,7 +149,7 @@ def pictures(emerge: Emerge, flags: list[tuple[str, str]]) -> Iterator[str]:
     if len(steps) > 20 or _number(steps) > MOST_STEPS:
       raise UserError(f'steps: {steps:.20} are more than {MOST_STEPS} of a page')
     for step, total, sheet, compiles in emerge(flags):
-      image = {} if sheet is None else {'image': as_url(sheet)}
+      image = {} if sheet is None else {'image': as_uri(Image.fromarray(sheet.squeeze()))}
       yield event(step=step, total=total, compiles=compiles, **image)
   except UserError as error:
     yield event(error=one_line(str(error)))
@@ -169,14 +168,6 @@ def event(**content: object) -> str:
   return f'data: {json.dumps(content)}\n\n'
 
 
-def as_url(picture: np.ndarray) -> str:
-  """Returns a picture uint8 [H, W, C] as the URL of a PNG."""
-  file = io.BytesIO()
-  Image.fromarray(picture.squeeze()).save(file, format='PNG')
-  data = base64.b64encode(file.getvalue()).decode()
-  return f'data:image/png;base64,{data}'
-
-
 def fields(model: Model) -> list[dict]:
   """Returns the fields of config.sampling that the page shows."""
   c, every = model.config.sampling, []
@@ -192,15 +183,17 @@ def fields(model: Model) -> list[dict]:
   if model.conditioning.context is not None:
     of = Path(c.context).name or 'the held-out contexts'
     add('context_row', f'row of {of}', c.context_row, least=0)
-  if model.plan is not None:
-    if 'sampler' in c and not guidance_of_pairs(model.config, None):
-      names = [*model.schema.table('sampling.sampler')]
+  if 'grid' in c:
+    if takes_pairs(model.config):
+      add('sampler.scale', 'guidance scale', c.sampler.scale)
+    elif 'sampler' in c:
+      names = [n for n in model.schema.table('sampling.sampler') if n not in PAIRED]
       add('sampler', 'sampler', c.sampler.name, choices=names)
     beyond = None if model.noisy is None else model.noisy.schedule_steps
     add('num_steps', 'steps', c.grid.get('number'), least=1, beyond=beyond)
   if 'guidance' in c and (c.guidance or model.conditioning.dropout):
-    scale = c.guidance.scale if c.guidance else 1.0
-    add('guidance.scale', 'guidance scale', scale)
+    if not takes_pairs(model.config):
+      add('guidance.scale', 'guidance scale', c.guidance.scale if c.guidance else 1.0)
   if model.noisy is not None and model.noisy.needs.guidance_scale:
     add('guidance_scale', 'guidance scale', c.guidance_scale)
   add('seed', 'seed', c.seed, least=0)
@@ -223,8 +216,7 @@ def emerging(run: Run) -> Emerge:
     model.check('sample')
     check_plan(model)
     inputs = conditions.choose(model, programs.count)
-    draw = _at_once if model.plan is None else _by_steps
-    yield from draw(programs, model, inputs)
+    yield from _frames(programs, model, inputs)
 
   return emerge
 
@@ -270,48 +262,39 @@ class _Programs:
     return draw_sheet(model, samples, data=self.data)
 
 
-def _at_once(programs, model, inputs):
-  # Draws the images of a model without steps.
-  step, _ = programs.of(model)
-  key = key_of(model.config)
-  yield Frame(0, 1, compiles=key not in programs.ready)
-
-  def draw(index, cond):
-    keys = fold_each(model.root(), index)
-    with programs.lock:
-      return jax.device_get(step.start(programs.both, keys, cond))
-
-  x = draw(np.arange(programs.count), inputs.cond)
-  yield Frame(1, 1, programs.last(model, inputs, draw, x))
-  programs.ready.add(key)
-
-
-def _by_steps(programs, model, inputs):
+def _frames(programs, model, inputs):
   # A drawing that nobody waits for ends after any step.
   step, decode = programs.of(model)
-  key = key_of(model.config)
-  plan, scale = model.plan(*programs.both), scale_of(model.config)
-  levels = jax.device_get(plan.levels)
-  total = len(levels.t) - 1
+  key, both = key_of(model.config), programs.both
+  plan: Any = model.noisy and model.plan(*both)
+  levels = plan and jax.device_get(plan.levels)
+  total = len(levels.t) - 1 if plan else 1
 
   def states(index, cond):
     # Yields x before the first step, and after each step.
+    keys = fold_each(model.root(), index)
+    if plan is None:
+      yield None
+      with programs.lock:
+        x = jax.block_until_ready(step.start(both, keys, cond))
+      yield x
+      return
     with programs.lock:
-      x, keys = plan.begin(fold_each(model.root(), index), cond)
+      x, keys = plan.begin(keys, cond)
       keys = plan.sampler.keys(as_one_key(keys), total)
       start = x, plan.sampler.init(x), keys
       x, state, keys = jax.device_put(start, replicated(programs.mesh))
     yield x
     for i in range(total):
       ends = levels.take(i), levels.take(i + 1)
-      args = programs.both, keys[i], x, state, cond, scale, ends
+      args = both, keys[i], x, state, cond, scale_of(model.config), ends
       with programs.lock:
         x, state = jax.block_until_ready(step.start(*args))
       yield x
 
   def images(x):
     with programs.lock:
-      return jax.device_get(decode.start(programs.params, x))
+      return jax.device_get(x if plan is None else decode.start(programs.params, x))
 
   def draw(index, cond):
     [last] = collections.deque(states(index, cond), maxlen=1)
@@ -325,9 +308,8 @@ def _by_steps(programs, model, inputs):
       programs.ready.add(key)
     if i == total:
       sheet = programs.last(model, inputs, draw, images(x))
-    elif i in shown:
-      x = model.facts.x.decode(images(x))
-      sheet = draw_sheet(model, x, data=programs.data)
+    elif i in shown and x is not None:
+      sheet = draw_sheet(model, model.facts.x.decode(images(x)), data=programs.data)
     yield Frame(i, total, sheet, compiles=not i and key not in programs.ready)
 
 
@@ -341,10 +323,10 @@ def step_of(model: Model) -> Callable:
     return take_step(*args, level_s, level_t)
 
   def whole(both, keys, cond):
-    assert model.draw is not None
-    return model.draw(*both, keys, cond)[0]
+    params, guides = both
+    return model.draw(params, guides, keys, cond)[0]
 
-  return whole if model.plan is None else step
+  return whole if model.noisy is None else step
 
 
 def key_of(config: Node) -> str:
@@ -353,8 +335,6 @@ def key_of(config: Node) -> str:
   # The noise of churn depends on the number of steps.
   free = () if config.sampling.get('churn') else ('grid.name', 'grid.number', 'grid.steps')
   fixed = {n: x for n, x in section.items() if n not in (*ARGUMENTS, *free)}
-  if guidance_of_pairs(config, None):  # the scale is its sampler's
-    fixed['guidance.scale'] = section['guidance.scale']
   return json.dumps(fixed, sort_keys=True)
 
 

@@ -13,9 +13,9 @@ from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.inputs.conditions import takes_labels
+from diffusion_jax.app.kinds import other_runs
 from diffusion_jax.app.kinds.model import Guides, Model, effort
 from diffusion_jax.app.kinds.plan import FILM
-from diffusion_jax.app.run import other_runs
 from diffusion_jax.core.denoiser import Prediction
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.step_schedules import num_steps_of
@@ -45,19 +45,17 @@ def generate(
   """Returns (params, index [n], inputs) -> what `draw` returns, by one program.
 
   Image i of a seed is the same in every batch and on any devices. size: batch
-  size, as in `per_example`. draw: as `Model.draw`, which is the default; root:
+  size, as in `per_example`. draw: as `Model.draw`, the default; root:
   the key from which each image's key is made; guides: the runs that guide it,
   by default those that config.sampling names.
   """
-  draw = draw or model.draw
-  if draw is None:
+  if model.plan is None:
     model.check('sample')  # It refuses.
-  assert draw is not None
   guides = other_runs.guides_of(model) if guides is None else guides
   check_plan(model)
   root, how = model.root() if root is None else root, effort(model.config)
   others = (replicate(mesh, guides),)
-  return per_example(draw, mesh, root, size, 'the sampler', how, others)
+  return per_example(draw or model.draw, mesh, root, size, 'the sampler', how, others)
 
 
 def frames_of(
@@ -68,8 +66,9 @@ def frames_of(
   states: of `Model.draw`; {} for a model that takes no steps.
   """
   plan = model.plan
-  if states is None or plan is None:
+  if states is None:
     return {}
+  assert plan is not None
   decode = program('the decoder', model.latents.decoded, mesh, effort(model.config)).start
   frames = [decode(params, z) for z in states.swapaxes(0, 1)]
   levels = jax.eval_shape(lambda params: plan(params).levels, params)

@@ -19,10 +19,9 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app import modes
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.kinds import roles, store
+from diffusion_jax.app.kinds import other_runs, roles, store
 from diffusion_jax.app.kinds.model import Model, make_mesh
 from diffusion_jax.app.kinds.plan import Plan
-from diffusion_jax.app.run import other_runs
 from diffusion_jax.app.run.drawing import check_numbers, generate, in_box
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.app.train import setup
@@ -140,7 +139,8 @@ def open_run(
   run = Run.open(config, path)
   run.check('sample')
   model, params, mesh = run.model, run.on_devices, run.mesh
-  plan = model.plan and model.plan(params, other_runs.guides_of(model))
+  guides = other_runs.guides_of(model)
+  plan = model.noisy and model.plan and model.plan(params, guides)
   schedule, levels, sampler, *_ = plan or (None,) * 3
   drawing = functools.cache(lambda size: generate(model, mesh, size))
   what = model.facts, model.state_shape, params, model

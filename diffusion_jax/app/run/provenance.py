@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder
+from diffusion_jax.app.config import folder, rules
 from diffusion_jax.app.kinds import roles, store
+from diffusion_jax.app.kinds.choices import PAIRED
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.sampling import ALIASES
 from diffusion_jax.app.run.weights import Run
@@ -138,7 +139,7 @@ def name_of_edit(model: Model) -> str:
   edit = model.config.edit
   fields = folder.flat({'edit': folder.plain(edit.without_folders())})
   del fields['edit.name'], fields['edit.output']
-  defaults = model.config.defaults  # without the names of choices
+  defaults = rules.defaults(model.config)  # without the names of choices
   changes = {n: x for n, x in fields.items() if x != defaults.get(n)}
   return _named(edit.name, changes | _sampled_by(model))
 
@@ -146,7 +147,7 @@ def name_of_edit(model: Model) -> str:
 def _sampled_by(model):
   # Returns the fields of sampling that differ from the run's config.
   stored = folder.stored_fields(model.workdir)
-  defaults, changes = model.config.defaults, {}
+  defaults, changes = rules.defaults(model.config), {}
   for field, value in model.config.flat.items():
     if field == 'sampling.profile':
       continue
@@ -183,6 +184,8 @@ def describe(content: Settings) -> str:
   line = f'settings: {content["run"]}, checkpoint {c["checkpoint"]}'
   if c.get('sampler'):
     line += f', {c["sampler"]["name"]}'
+    if c['sampler']['name'] in PAIRED:
+      line += f' {c["sampler"]["scale"]:g}'
   if 'grid' in c:
     line += f', {results.steps_of(c)}'
   line += f', seed {c["seed"]}'
@@ -191,7 +194,6 @@ def describe(content: Settings) -> str:
   for part in ('guidance', 'classifier'):
     if c.get(part):
       line += f', {c[part]["name"]} {c[part]["scale"]:g}'
-      line += ' corrected' if c[part].get('correct') else ''
   for field, value in content.get('computed_by', {}).items():
     line += f', {field} {value}'
   return line

@@ -62,7 +62,7 @@ def write(out: Path, model: Model, params: Params, step: int) -> None:
     if picture:
       _copy(picture, new / 'samples.png')
     count = sum(x.size for x in jax.tree.leaves(params))
-    name, draws, text = out.absolute().name, model.draw is not None, model.conditioning.text
+    name, draws, text = out.absolute().name, model.plan is not None, model.conditioning.text
     what = name, model.schema.kind, model.facts, draws, text is not None
     about = card.About(*what, stored, count, step, caption, scores)
     files.write_text(new / 'README.md', card.card(about))

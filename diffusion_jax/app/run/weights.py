@@ -10,9 +10,8 @@ from jax.sharding import Mesh
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.kinds import registry, roles
+from diffusion_jax.app.kinds import other_runs, registry, roles
 from diffusion_jax.app.kinds.model import Frozen, Model, make_mesh
-from diffusion_jax.app.run import other_runs
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import as_user_error
 from diffusion_jax.runtime import buckets, processes
@@ -115,11 +114,12 @@ def adapted(model: Model) -> Model:
     with from_config('training.start'):
       return {'network': lora.lora_init(*args)}
 
-  def draw(params, guides, keys, cond):
-    assert model.draw is not None
-    rest = dict(params)
-    merged = lora.merge_network(rest.pop(lora.BASE), params, scale)
-    return model.draw(rest | merged, guides, keys, cond)
+  def plan(params=None, guides=None):
+    assert model.plan is not None
+    if params and lora.BASE in params:
+      rest = {n: x for n, x in params.items() if n != lora.BASE}
+      params = rest | lora.merge_network(params[lora.BASE], params, scale)
+    return model.plan(params, guides)
 
   def objective(test=False):
     return lora.lora_objective(model.objective(test), scale)
@@ -132,7 +132,7 @@ def adapted(model: Model) -> Model:
 
   frozen = Frozen(prepare, base_shapes, teacher.load)
   parts = {'init': init, 'objective': objective, 'teacher': frozen}
-  return dataclasses.replace(model, draw=model.draw and draw, **parts)
+  return dataclasses.replace(model, plan=model.plan and plan, **parts)
 
 
 def _base(model, scale):

@@ -202,15 +202,14 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   # The seed of the config is not used, so that runs can be compared.
   key, latents_key = stream(0, 'test_loss'), stream(0, 'test_latents')
 
-  def inputs(state, frozen, i=0):
+  def drawn(i, rows=pipeline.ALL):
     with from_config('data'):
-      batch = pipeline.batch_at(source, size, 0, i, rows=local, text_length=length, facts=facts)
-    batch = encode(frozen, to_global(mesh, batch), latents_key, i)
-    return state, batch, jax.random.fold_in(key, i), frozen
-
-  def whole(i):
-    batch = pipeline.batch_at(source, size, 0, i, text_length=length, facts=facts)
+      batch = pipeline.batch_at(source, size, 0, i, rows=rows, text_length=length, facts=facts)
     return jax.random.fold_in(key, i), batch
+
+  def inputs(state, frozen, i=0):
+    key, batch = drawn(i, local)
+    return state, encode(frozen, to_global(mesh, batch), latents_key, i), key, frozen
 
   def act(step, state, frozen, log):
     batches = range((config.training.held_out or HeldOut()).batches)
@@ -218,7 +217,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     log.results |= {f'{split}_{name}': x for name, x in means.items()}
     if model.losses is not None and processes.is_first() and not log.notes:
       # Once in a start, and after the first steps: they need no other process.
-      content = floors.of_run(model, mesh, split, size, whole)
+      content = floors.of_run(model, mesh, split, size, drawn)
       note, text = floors.described(content)
       log.notes[f'{split}_{content["metric"]}'] = note
       tqdm.write(text)
@@ -227,9 +226,31 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   return Hook(every, act, loss, inputs, what, len(source))
 
 
+def first_samples(
+  model: Model, mesh: Mesh, n: int
+) -> tuple[PerExample, Callable[..., tuple], Callable[[tuple, np.ndarray], np.ndarray], dict]:
+  """Returns the program of the first n samples, and functions of its calls.
+
+  These are (state, frozen, first=0) -> the inputs of a batch, and (inputs, x)
+  -> its samples in the user's units. The last are the stored conditions.
+  """
+  size, chosen = min(model.config.sampling.batch_size, n), conditions.choose(model, n)
+  drawing = generate(model, mesh, size)
+
+  def inputs(state, frozen, first=0):
+    index = np.arange(first, min(first + size, n))
+    return state.ema_params | frozen, index, rows(chosen.cond, index)
+
+  def boxed(call, x):
+    params, index, _ = call
+    return in_box(model, chosen, drawing, params, index, x, FEW)[0]
+
+  return drawing, inputs, boxed, chosen.stored
+
+
 def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   """Returns the hook that measures generated images by evaluation.metrics."""
-  c, sampling, model = model.config.training, model.config.sampling, scorers.chosen(model)
+  c, model = model.config.training, scorers.chosen(model)
   names = scorers.higher_is_better(model)
   if not names:
     raise UserError(
@@ -239,22 +260,15 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   if c.checkpoints.best:
     known = held_out_loss(model.config), *names
     check_one_of(known, 'training.checkpoints.best.by', best_by(model.config))
-  n, size = (c.metrics or Generated()).images, sampling.batch_size
-  chosen = conditions.choose(model, n)
-  drawing = generate(model, mesh, min(size, n))
+  n, size = (c.metrics or Generated()).images, model.config.sampling.batch_size
+  drawing, inputs, boxed, stored = first_samples(model, mesh, n)
   prepare, score = scorers.scorer(model)
-
-  def inputs(state, frozen, first=0):
-    index = np.arange(first, min(first + size, n))
-    return state.ema_params | frozen, index, rows(chosen.cond, index)
 
   def act(step, state, frozen, log):
     calls = (inputs(state, frozen, first) for first in range(0, n, size))
-    parts = []
-    for call, (x, *_) in one_ahead(lambda call: drawing.start(*call), calls):
-      args = model, chosen, drawing, *call[:2], x
-      parts.append(in_box(*args, attempts=FEW)[0])
-    log.results |= score({'values': np.concatenate(parts), **chosen.stored})
+    started = one_ahead(lambda call: drawing.start(*call), calls)
+    parts = [boxed(call, x) for call, (x, *_) in started]
+    log.results |= score({'values': np.concatenate(parts), **stored})
 
   what = 'a sample', 'training.metrics=None'
   return Hook(every, act, drawing, inputs, what, prepare=prepare)
@@ -265,24 +279,17 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
 
   After the last step log.film has the `Frames` of the images.
   """
-  if model.draw is None:
+  if model.plan is None:
     print(f'no samples while it trains: {model.schema.kind} makes no images')
     return None
-  config = model.config
-  n = min(config.sampling.num_samples, config.sampling.batch_size)
-  chosen = conditions.choose(model, n)
-  drawing = generate(model, mesh)
-
-  def inputs(state, frozen):
-    return state.ema_params | frozen, np.arange(n), chosen.cond
+  c = model.config.sampling
+  drawing, inputs, boxed, stored = first_samples(model, mesh, min(c.num_samples, c.batch_size))
 
   def act(step, state, frozen, log):
     call = inputs(state, frozen)
     x, states, *_ = drawing(*call)
-    args = model, chosen, drawing, *call[:2], x
-    samples, _ = in_box(*args, attempts=FEW)
-    sheet = draw_sheet(model, samples, chosen.stored)
-    if step == config.training.num_steps and states is not None:
+    sheet = draw_sheet(model, boxed(call, x), stored)
+    if step == model.config.training.num_steps and states is not None:
       log.film = functools.partial(frames_of, model, mesh, call[0], states)
     if processes.is_first():
       path = model.workdir / 'samples' / f'step_{step:08d}.png'

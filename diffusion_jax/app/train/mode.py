@@ -169,8 +169,7 @@ def compile_ahead(todo: list[Hook], state: TrainState, frozen: Params) -> dict[s
   def compile(hook):
     hook.program.compile(*hook.inputs(shapes, frozen))
 
-  with_program = [hook for hook in todo if hook.program is not None]
-  futures = {hook.what[0]: pool.submit(compile, hook) for hook in with_program}
+  futures = {hook.what[0]: pool.submit(compile, hook) for hook in todo if hook.program}
   pool.shutdown(wait=False)
   return futures
 

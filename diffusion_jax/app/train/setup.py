@@ -101,16 +101,13 @@ def prepare(config: Node, workdir: str | Path) -> Setup:
   model = dataclasses.replace(model, config=config, facts=facts)
   model.check('train')
   examples = examples_of(config, facts, source)
-  objective = model.objective()
-  total = config.training.num_steps
-  optimizer, _ = config.optimizer.make({'total_steps': total})
-  make_state, shapes = state_maker(model, objective, optimizer, mesh)
+  objective, optimizer, make_state, shapes = state_maker(model, mesh)
   todo = hooks.make_hooks(model, mesh)
   frozen = model.teacher.shapes() | model.autoencoder.shapes()
   for hook in todo:
     hook.rehearse(shapes, frozen)
   start_up.mark('tracing')
-  rates = rates_of(config, total)
+  rates = rates_of(config, config.training.num_steps)
   refuse(lines([rate_rule(rates)], config, 'train', workdir))
   return Setup(
     config, Path(workdir), model, mesh, source, examples, objective, optimizer, rates,
@@ -164,11 +161,13 @@ def batch_rule(mesh: Mesh) -> Row:
 
 
 def state_maker(
-  model: Model, objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> tuple[Callable[[], TrainState], TrainState]:
-  """Returns (a function that makes the first state, its shapes on the mesh)."""
-  key = stream(model.config.seed, 'parameters')
-  more_rates = averages_of(model.config).more
+  model: Model, mesh: Mesh
+) -> tuple[Objective, optax.GradientTransformation, Callable[[], TrainState], TrainState]:
+  """Returns objective, optimizer, a function that makes the first state, and its shapes."""
+  c, key = model.config, stream(model.config.seed, 'parameters')
+  objective = model.objective()
+  optimizer, _ = c.optimizer.make({'total_steps': c.training.num_steps})
+  more_rates = averages_of(c).more
 
   def make_arrays(key):
     params = model.init(key)
@@ -189,7 +188,7 @@ def state_maker(
       state = made(jax.device_put(key, host.devices.flat[0]))
     return spread(state, places)
 
-  return make_state, shapes
+  return objective, optimizer, make_state, shapes
 
 
 def jit_step(
@@ -232,9 +231,7 @@ def abstract_step(config: Node, mesh: Mesh, workdir: str | Path) -> tuple[stages
   refuse(lines((*TRAINING, batch_rule(mesh)), config, 'train', ''))
   model = weights.adapted(registry.make(config, workdir))
   model.check('train')
-  objective = model.objective()
-  optimizer, _ = config.optimizer.make({'total_steps': config.training.num_steps})
-  _, state = state_maker(model, objective, optimizer, mesh)
+  objective, optimizer, _, state = state_maker(model, mesh)
   facts, size = model.facts, config.training.batch_size
   shape = facts.x.shape if model.autoencoder is NOTHING else model.state_shape
   batch = {'x': jax.ShapeDtypeStruct((size, *shape), jnp.float32)}

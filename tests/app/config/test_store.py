@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from configs import base
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.config.schema import parameters
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import classifier, diffusion, flow_map, latent, sections, store, vae
 from tests.app.conftest import CONFIGS, DIGITS, read, refused, smoke, stored_run
 from tests.app.fields import within
@@ -91,7 +92,7 @@ def test_what_is_typed_daily_is_one_short_flag():
   assert config.sampling.sampler.to_dict() == {'name': 'heun'}
   guidance = config.sampling.guidance  # was None
   assert (guidance.name, guidance.scale) == ('classifier_free', 2.0)
-  assert guidance.high == math.inf and config.sampling.labels == (3,)
+  assert guidance.interval == (0.0, math.inf) and config.sampling.labels == (3,)
   assert config.evaluation.ode.tolerance == 1e-3
   assert config.sampling.prompt == 'a, b'
   assert config.evaluation.metrics == ('elbo', 'ode')

@@ -10,15 +10,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from diffusion_jax.app.config.schema import Schema, parameters
 from diffusion_jax.app.config.store import merge
-from diffusion_jax.app.config.tree import (
-  Schema,
-  check_one_of,
-  from_config,
-  no_field,
-  parameters,
-  resolve,
-)
+from diffusion_jax.app.config.tree import check_one_of, from_config, no_field, resolve
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import Count, FlagText, Rate, Size, check_choice
 from tests.app.conftest import refused

@@ -10,13 +10,13 @@ import pytest
 
 from diffusion_jax import paths
 from diffusion_jax.app.config import folder, trust
-from diffusion_jax.app.config.tree import Node, parameters
+from diffusion_jax.app.config.schema import parameters
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.mode import choose_cond
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry, roles, store
+from diffusion_jax.app.kinds import other_runs, registry, roles, store
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import other_runs
 from diffusion_jax.errors import UserError
 from tests.app.config.test_user_parts import PLACES, TOY, nothing_is_allowed, plain
 from tests.app.conftest import read, refused, smoke, stored_run
@@ -112,6 +112,8 @@ def guides(config, workdir):
   (smoke, 'sampling.guidance.run',
    {'sampling.guidance': 'autoguidance', 'sampling.guidance.scale': 2.0},
    guides),
+  (smoke, 'sampling.sampler.run',
+   {'sampling.sampler': 'feynman_kac', 'sampling.sampler.scale': 2.0}, guides),
   (smoke, 'sampling.classifier.run', {}, guides),
   (lambda: read('digits_distilled'), 'training.teacher',
    {'training.start': None}, MODES['train']),

@@ -22,14 +22,14 @@ MATRIX, Y, STD = np.array([[0.6, 0.8]]), np.array([0.5]), 0.4
 
 
 def batch_of(keys, schedule):
-  """Returns a batch of an exact denoiser, 60 ancestral steps."""
+  """Returns a batch of an exact denoiser, 40 ancestral steps."""
 
   def step_function(cond, after_guidance=None, clip=True):
     return after_guidance(PRIOR.denoise) if after_guidance else PRIOR.denoise
 
   plan = Plan(
     schedule,
-    dj.level_grid(schedule, 60),
+    dj.level_grid(schedule, 40),
     dj.ancestral(),
     step_function,
     lambda keys, level: dj.prior_sample(keys, (*keys.shape, 2), level),
@@ -50,7 +50,7 @@ METHODS = {
   'pseudoinverse': ({'iterations': 1}, 0.25),
   'steered': ({'particles': 8, 'iterations': 1}, 0.15),
   'decoupled': ({'iterations': 1}, 0.25),
-  'decoupled by steps': ({'step_size': 0.04, 'langevin_steps': 30}, 0.25),
+  'decoupled by steps': ({'step_size': 0.1, 'langevin_steps': 10}, 0.25),
   'gibbs': ({'iterations': 1}, 0.15),
   'proximal': ({'iterations': 1}, 0.35),
   'dps': ({'step_size': 0.1}, 0.5),

@@ -4,7 +4,6 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
@@ -14,7 +13,6 @@ from diffusion_jax.app.edit import mode as edit
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.train.setup import jit_step, prepare
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text import decode
 from tests.app.conftest import arrays_of, as_flags, read, refused, trial, untrained
@@ -73,20 +71,6 @@ def test_networks_of_other_runs_get_the_context_itself(guided, flags):
   assert [*cond] == ['context' if guided else 'context_code']
   found = cond['context'] if guided else cond['context_code'] / 10.0
   assert_array_equal(found, [[1.0, 2.0], [3.0, 4.0], [3.0, 4.0]])
-
-
-def test_a_training_sees_texts(tmp_path):
-  """So do its preview and its test loss; all are traced only."""
-  every = {'training.sample_every': 4, 'training.held_out.every': 4}
-  parts = prepare(text_config(**every), tmp_path)
-  c, facts = parts.config, parts.model.facts
-  batch = next(datasets.batches(c, parts.source, facts, 0))
-  assert batch['text'].shape == (c.training.batch_size, 56)
-  step = jit_step(c, parts.mesh, parts.objective, parts.optimizer, parts.shapes)
-  step.trace(parts.shapes, batch, jax.random.key(0), {}, 1.0)
-  del batch['text']
-  with pytest.raises(KeyError, match='text'):
-    step.trace(parts.shapes, batch, jax.random.key(0), {}, 1.0)
 
 
 def test_prompts_are_taken_in_turn_and_each_makes_its_picture(run):

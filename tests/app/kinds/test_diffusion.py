@@ -41,7 +41,7 @@ def test_at_levels_of_another_schedule_the_network_sees_its_own():
 
 
 def test_a_sampler_of_pairs_gets_both_predictions_clipped():
-  changes = {'sampling.guidance': 'cfg_plus_plus', 'sampling.guidance.scale': 0.5}
+  changes = {'sampling.sampler': 'cfg_plus_plus', 'sampling.sampler.scale': 0.5}
   model = model_of(**changes, **{'sampling.bound': 'clip'})
   params, cond = normal_params(model), {'label': np.arange(3)}
 

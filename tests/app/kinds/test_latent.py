@@ -13,11 +13,10 @@ from PIL import Image
 
 import diffusion_jax as dj
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds import other_runs, registry
 from diffusion_jax.app.kinds.latent import model as latent
 from diffusion_jax.app.kinds.model import Latents, make_encode, make_mesh
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run import other_runs
 from diffusion_jax.data import small_sets
 from diffusion_jax.runtime.sharding import to_global
 from diffusion_jax.training.objectives import Context

@@ -9,7 +9,7 @@ from tests.app.config.test_store import with_flags
   'line',
   """
 seed=0 seed=4294967295 training.average.more= sampling.labels=
-sampling.grid.number=1 sampling.guidance.high=inf sampling.checkpoint=best
+sampling.grid.number=1 sampling.guidance.interval=0,inf sampling.checkpoint=best
 sampling.checkpoint=12 evaluation.name= network.attention_resolutions=
 network.multipliers=1,0.5 compilation_cache= convert.source=3
 """.split(),

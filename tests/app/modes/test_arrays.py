@@ -69,6 +69,7 @@ def test_a_run_keeps_the_statistics_of_its_file(trained):
   assert len(lines_of(run, 'test_loss')) == 2
 
 
+@pytest.mark.slow
 def test_a_validation_part_decides_and_the_test_split_is_not_read(tmp_path, capsys):
   """The test split has NaN, which any source of it would refuse."""
   broken = np.full((16, 2), np.nan)
@@ -111,6 +112,9 @@ def test_draws_given_rows_of_a_file(trained, tmp_path, capsys):
   MODES['sample'](of_run(run, **again), run)
   again = arrays_of(run, 'again')
   assert_array_equal(again['arr_0'], found['arr_0'])
+  # In a context that is given whole, NaN does not mean what is not known.
+  np.save(tmp_path / 'y.npy', y * np.nan)
+  refused('has numbers that are not finite', MODES['sample'], of_run(run, **fields), run)
 
 
 def test_a_table_of_ones_own_has_a_context_where_its_file_has_one(trained, tmp_path):
@@ -121,14 +125,6 @@ def test_a_table_of_ones_own_has_a_context_where_its_file_has_one(trained, tmp_p
     config = trial('vectors', **within('data', 'npz', path=str(path), test_fraction=0.2))
     context = registry.make(config, tmp_path).config.conditioning.context
     assert (context and context.name) == kind
-
-
-def test_a_context_of_nan_is_refused(trained, tmp_path):
-  """test_joint.py has other contexts, in which NaN is what is not given."""
-  run, _ = trained
-  np.save(tmp_path / 'y.npy', np.full((2, 3), np.nan))
-  config = of_run(run, **{'sampling.context': str(tmp_path / 'y.npy')})
-  refused('has numbers that are not finite', MODES['sample'], config, run)
 
 
 def test_the_page_draws_a_row_of_the_held_out_contexts(trained, tmp_path):
@@ -155,35 +151,37 @@ def test_the_page_draws_a_row_of_the_held_out_contexts(trained, tmp_path):
   refused(r'y.npy has the rows 0\.\.1', MODES['sample'], config, run)
 
 
-def test_draws_are_within_the_box(tmp_path, capsys):
-  """Random parameters leave a narrow box, and are drawn again."""
-  rng = np.random.default_rng(0)
+@pytest.fixture(scope='module')
+def boxed(tmp_path_factory):
+  """Makes a run of random parameters, which leave its narrow box."""
+  folder, rng = tmp_path_factory.mktemp('boxed'), np.random.default_rng(0)
   x = rng.uniform(-1.0, 1.0, (40, 2))
-  path = save(tmp_path / 'box.npz', x=x, test_x=x[:16])
+  path = save(folder / 'box.npz', x=x, test_x=x[:16])
   many = within('sampling', num_samples=20, batch_size=20)
-  config = vectors(path, **many, **{'data.bounds': (-1.0, 1.0)})
-  run = untrained(config, tmp_path / 'run', deviation=0.05)
-  MODES['sample'](config, run)
-  found = arrays_of(run)
-  assert np.abs(found['arr_0']).max() <= 1.0
-  said = capsys.readouterr().out
-  share = re.search(r'([\d.]+) ?%.*(bounds|box|outside)', said)
+  return untrained(vectors(path, **many, **{'data.bounds': (-1.0, 1.0)}), folder / 'run', 0.05)
+
+
+def test_draws_are_within_the_box(boxed, capsys):
+  MODES['sample'](of_run(boxed), boxed)
+  assert np.abs(arrays_of(boxed)['arr_0']).max() <= 1.0
+  share = re.search(r'([\d.]+) ?%.*(bounds|box|outside)', capsys.readouterr().out)
   assert share and 0.0 < float(share[1]) < 100.0
-  # The density within the box is higher by the share that is inside.
+
+
+@pytest.mark.slow
+def test_the_density_within_the_box_is_higher_by_the_share_inside(boxed, capsys):
   fields = within('evaluation', metrics=('ode', 'sbc'), num_images=4)
   fields |= within('evaluation', num_pairs=10, draws_per_pair=3)
-  MODES['evaluate'](of_run(run, **fields), run)
+  MODES['evaluate'](of_run(boxed, **fields), boxed)
   said = capsys.readouterr().out
   assert 'nats/dim, beyond the box too' in said and 'within the box' in said
   assert re.search(r'contraction +-?\d', said)  # printed with sbc, unasked
-  [path] = (run / 'evaluation').glob('ode*/result.json')
+  [path] = (boxed / 'evaluation').glob('ode*/result.json')
   found = json.loads(path.read_text())
   assert found['truncated_nats_per_dim'] < found['nats_per_dim']
 
 
-# -- metrics -----------------------------------------------------------------
-
-
+@pytest.mark.slow
 def test_metrics_of_numbers_and_of_pairs_as_typed(trained):
   """Every row of the tables for numbers is computed in the user's units."""
   run, path = trained
@@ -209,9 +207,6 @@ def test_metrics_of_numbers_and_of_pairs_as_typed(trained):
   assert_array_equal(pairs, np.load(path)['test_context'][:12])
 
 
-# -- restore -----------------------------------------------------------------
-
-
 def halves():
   """Computes the mean of each half of a sequence."""
   return lambda x: x.reshape(len(x), 2, -1).mean(axis=-1)
@@ -219,51 +214,34 @@ def halves():
 
 @pytest.fixture(scope='module')
 def seen(tmp_path_factory):
-  """Writes a sequence of the GP, masks, matrices and what they measure."""
-  folder = tmp_path_factory.mktemp('seen')
-  rng = np.random.default_rng(3)
+  """Writes a sequence of the GP, its mask, and what is measured of it."""
+  folder, rng = tmp_path_factory.mktemp('seen'), np.random.default_rng(3)
   units = {'mean': (20.0,), 'std': (3.0,)}
   x = simulators.gaussian_process(rng, 1, (8,), **units)['x'][0]
   mask = np.arange(8).reshape(8, 1) % 2 == 0
-  matrix = np.zeros((2, 8))
-  matrix[0, :4] = matrix[1, 4:] = 0.25
-  arrays = {'mask': mask, 'matrix': matrix, 'clean': x}
-  arrays |= {'masked': np.where(mask, x, np.nan), 'means': matrix @ x.ravel()}
-  arrays |= {'lost': np.full((8, 1), np.nan)}
+  arrays = {'mask': mask, 'clean': x, 'masked': np.where(mask, x, np.nan)}
+  arrays['means'] = x.reshape(2, 4).mean(axis=1)
   for name, array in arrays.items():
     np.save(folder / f'{name}.npy', array)
   return folder, arrays
 
 
-def restore(run, seen, output, image, operator, **fields):
-  folder = seen[0]
-  given = {f'edit.operator.{n}': str(folder / v) for n, v in fields.items()}
-  config = of_run(run, **{
-    'edit': 'restore', 'edit.image': str(folder / image), 'edit.noise': 0.5,
-    'edit.operator': operator, 'edit.output': output,
-    'edit.num_samples': 2, 'sampling.num_steps': 4, **given,
-  })  # fmt: skip
-  MODES['edit'](config, run)
-  return arrays_of(run, output, 'edits')
-
-
-def test_sequences_are_restored_in_their_units(curves, seen, capsys):
-  found, arrays = {}, seen[1]
-  for name, image, operator, fields in (
-    ('mask', 'masked', 'mask', {'mask': 'mask.npy'}),
-    ('own', 'means', f'{__name__}:halves', {}),
-  ):
-    given = f'{image}.npy', operator
-    found[name] = restore(curves, seen, name, *given, **fields)
-    x = found[name]['arr_0']
-    assert x.shape == (2, 8, 1) and np.isfinite(x).all()
-    if operator == 'mask':
-      error = (x - arrays['clean'])[:, arrays['mask']]
-    else:
-      error = x.reshape(2, 2, 4).mean(axis=-1) - arrays['means']
-    # The residual of y is in the user's units.
-    rms = np.sqrt(np.mean(error**2, axis=1)) / 0.5
-    assert_allclose(found[name]['residual'], rms, rtol=2e-3)
-    out = capsys.readouterr().out
-    assert f'{image}.npy: residual' in out and 'grey levels' not in out
-    assert (curves / 'edits' / f'{name}_{image}.png').exists()
+@pytest.mark.parametrize('name, operator', [('masked', 'mask'), ('means', f'{__name__}:halves')])
+def test_sequences_are_restored_in_their_units(curves, seen, name, operator, capsys):
+  folder, arrays = seen
+  fields = within('edit', 'restore', image=folder / f'{name}.npy', noise=0.5, output=name)
+  fields |= within('edit', operator=operator, posterior='pseudoinverse', num_samples=2)
+  if name == 'masked':
+    fields['edit.operator.mask'] = folder / 'mask.npy'
+  MODES['edit'](of_run(curves, **fields, **{'sampling.num_steps': 4}), curves)
+  found = arrays_of(curves, name, 'edits')
+  x = found['arr_0']
+  assert x.shape == (2, 8, 1) and np.isfinite(x).all()
+  error = (x - arrays['clean'])[:, arrays['mask']]
+  if name == 'means':
+    error = x.reshape(2, 2, 4).mean(axis=-1) - arrays['means']
+  # The residual of y is in the user's units.
+  assert_allclose(found['residual'], np.sqrt(np.mean(error**2, axis=1)) / 0.5, rtol=2e-3)
+  out = capsys.readouterr().out
+  assert f'{name}.npy: residual' in out and 'grey levels' not in out
+  assert (curves / 'edits' / f'{name}_{name}.png').exists()

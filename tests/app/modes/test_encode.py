@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.modes import MODES, encode
-from tests.app.conftest import lines_of, refuse_to_compile, refused, smoke
+from tests.app.conftest import interrupted, lines_of, refuse_to_compile, refused, smoke
 from tests.app.fields import within
 from tests.app.kinds.test_latent import config_of
 
@@ -32,15 +32,15 @@ def stored(autoencoder, tmp_path_factory):
 
 def test_losses_are_those_of_encoding_in_each_step(autoencoder, stored, tmp_path, capsys):
   """Batches, mirrored images, noise and scale agree; a run may change to them."""
-  images, latents = tmp_path / 'images', tmp_path / 'latents'
-  MODES['train'](config_of(autoencoder, **FLIPPED | SEEN), images)
+  every = FLIPPED | SEEN | within('training', checkpoints__every=2, checkpoints__keep=3)
+  MODES['train'](config_of(autoencoder, **every), tmp_path / 'images')
   assert 'by their latents' not in capsys.readouterr().out
-  first = within('training', num_steps=2)
-  MODES['train'](config_of(autoencoder, **FLIPPED | SEEN | first), latents)
-  MODES['train'](config_of(autoencoder, **latents_in(stored), **SEEN), latents)
+  latents = interrupted(tmp_path / 'images', tmp_path / 'latents', '6')
+  shutil.rmtree(latents / 'checkpoints' / '4')
+  MODES['train'](config_of(autoencoder, **every | latents_in(stored)), latents)
   assert f'by their latents in {stored}' in capsys.readouterr().out
   for name, count in (('loss', 6), ('test_loss', 3)):
-    ours, theirs = lines_of(latents, name), lines_of(images, name)
+    ours, theirs = (lines_of(run, name) for run in (latents, tmp_path / 'images'))
     assert len(ours) == count
     assert_allclose(ours, theirs, rtol=1e-5)
   MODES['sample'](config_of('', **within('sampling', num_samples=2, batch_size=2)), latents)

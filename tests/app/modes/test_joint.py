@@ -13,12 +13,14 @@ import diffusion_jax as dj
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import hooks
+from diffusion_jax.errors import UserError
 from diffusion_jax.networks.functional import network_fn
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.training.conditions import make_condition, subsets
 from diffusion_jax.training.objectives import Context, denoising
-from tests.app.conftest import arrays_of, of_run, refused, trial, untrained
+from tests import refusals
+from tests.app.conftest import arrays_of, of_run, trial, untrained
 from tests.app.fields import within
 from tests.sampling.moments import jit_long
 
@@ -73,6 +75,7 @@ def test_given_numbers_are_kept_and_others_drawn(run, capsys):
   assert 'note: number 2 of row 0 of the context is' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_draws_of_a_training_are_within_the_box(tmp_path, monkeypatch):
   """Metrics and previews see what --mode=sample and evaluate write."""
   seen = []
@@ -111,36 +114,36 @@ def test_a_restored_vector_keeps_what_is_known(run):
   assert_allclose(x[:, 2], 0.2, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-  'row, message',
-  [
-    ([N, 0.1, 0.2], r'row.npy has the shape \[3\], and \[4\] or \[K, 4\]'),
-    ([[N] * 4, [0.1] * 4], 'row 1 of .*row.npy gives all numbers of x: NaN'),
-    ([N, N, np.inf, 0.1], 'has numbers that are not finite'),
-    ([1.5, N, N, N], 'row 0 of .*row.npy has a number outside data.bounds'),
-  ],
-)
-def test_another_row_is_refused(run, row, message):
-  refused(message, draw, run, row)
+ROWS_REFUSED = """
+[N, 0.1, 0.2] => row.npy has the shape [3], and [4] or [K, 4]
+[[N] * 4, [0.1] * 4] => row 1 of ... row.npy gives all numbers of x: NaN
+[N, N, np.inf, 0.1] => has numbers that are not finite
+[1.5, N, N, N] => row 0 of ... row.npy has a number outside data.bounds
+"""
 
 
-@pytest.mark.parametrize(
-  'name, fields, message',
-  [
-    ('joint', {'conditioning.context': 'vector'}, 'context in x: set context=None'),
-    ('joint', {'conditioning.known.parameters': 4}, 'must be less than the 4 numbers'),
-    ('joint', {'conditioning.dropout': 0.1}, 'dropout=0.1 has no effect'),
-    ('gp_sequences', within('conditioning.known', 'subsets', parameters=2), 'needs vectors'),
-    ('joint', UNET, 'input known, which unet .* to dit or mlp'),
-  ],
-)
-def test_what_does_not_fit_is_refused(name, fields, message, tmp_path):
-  def train():
+@pytest.mark.parametrize('error, row, message', [*refusals.rows(UserError, ROWS_REFUSED)])
+def test_another_row_is_refused(run, error, row, message):
+  with refusals.one_line(error=error, match=message):
+    draw(run, eval(row))
+
+
+REFUSED = """
+'joint', {'conditioning.context': 'vector'} => context in x: set context=None
+'joint', {'conditioning.known.parameters': 4} => must be less than the 4 numbers
+'joint', {'conditioning.dropout': 0.1} => dropout=0.1 has no effect
+'gp_sequences', within('conditioning.known', 'subsets', parameters=2) => needs vectors
+'joint', UNET => input known, which unet ... to dit or mlp
+"""
+
+
+@pytest.mark.parametrize('error, config, message', [*refusals.rows(UserError, REFUSED)])
+def test_what_does_not_fit_is_refused(error, config, message, tmp_path):
+  name, fields = eval(config)
+  with refusals.one_line(error=error, match=message):
     model = registry.make(trial(name, **FEW | {'data.bounds': ()} | fields), tmp_path)
     model.check('train')
     model.network()
-
-  refused(message, train)
 
 
 MEAN = np.array([0.5, -0.3, 0.2])

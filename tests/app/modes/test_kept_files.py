@@ -141,34 +141,27 @@ def test_images_go_on_where_they_were_interrupted(
 
 def test_samples_of_other_settings_have_other_files(copy, batches, capsys):
   """The program's names; a name of the user's is refused in one line."""
-  plain = smoke(**FEW | {'sampling.name': ''})
+  plain, mine = smoke(**FEW | {'sampling.name': ''}), smoke(**FEW)
 
-  def written(mode_config):
+  def written(config, copy=copy):
     before = {*copy.glob('samples/samples*.npz')}
-    MODES['sample'](mode_config, str(copy))
+    MODES['sample'](config, str(copy))
     last = capsys.readouterr().out.splitlines()[-1]
     new = {*copy.glob('samples/samples*.npz')} - before
     assert all(str(path) in last for path in new)  # the last line has the path
-    return new
+    return [path.name for path in new], last
 
-  [first] = written(plain)
+  [first], _ = written(plain)
   made = batches.made
-  assert not written(plain) and batches.made == made  # it is kept
-  others = [{'sampling.checkpoint': '2'}, {'sampling.batch_size': 3}, {'sampling.seed': 1}]
-  names = {path.name for change in others for path in written(store.with_fields(plain, change))}
-  assert len(names) == 3 and first.name not in names
-  before = first.read_bytes()
-  mine = smoke(**FEW)
-  MODES['sample'](mine, str(copy))
-  other = store.with_fields(mine, {'sampling.checkpoint': '2'})
+  older = {'sampling.checkpoint': '2'}
+  [other], _ = written(store.with_fields(plain, older))
+  assert other != first and batches.made == 2 * made
+  written(mine)
   message = 'samples.npz has other settings: sampling.checkpoint is 4, 2 now; weights.* Delete it'
-  keeps_all('sample', other, copy, message)
+  keeps_all('sample', store.with_fields(mine, older), copy, message)
   copy = copy.rename(copy.with_name('moved'))
-  capsys.readouterr()
-  MODES['sample'](plain, str(copy))
-  said = capsys.readouterr().out
-  assert f'{first.name} is there already, made with these settings' in said
-  assert (copy / 'samples' / first.name).read_bytes() == before
+  new, last = written(plain, copy)
+  assert not new and f'{first} is there already, made with these settings' in last
   np.savez(copy / 'samples' / 'samples.npz', arr_0=np.zeros((1, 8, 8, 1)))
   message = 'settings: it names none. Delete it, .* --config.sampling.name'
   keeps_all('sample', mine, copy, message)

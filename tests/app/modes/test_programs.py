@@ -66,6 +66,7 @@ def test_a_training_has_four_large_programs_and_few_operations(tmp_path, program
   assert beside == ['eval_step', 'images']
 
 
+@pytest.mark.slow
 def test_programs_can_be_compiled_one_after_the_other(digits_run, tmp_path, programs):
   """The losses are the same, also with tuned programs."""
   programs.clear()  # of the other run

@@ -171,17 +171,24 @@ sampling.guidance.scale=2 conditioning.dropout=0 => guidance.scale=2.0 needs a n
 sampling.guidance=autoguidance sampling.guidance.run=runs/digits_classifier
   sampling.guidance.scale=2 => sampling.guidance.run: the run in runs/digits_classifier is a
   classifier, and a diffusion model is
-sampling.guidance=cfg_plus_plus sampling.guidance.scale=1 => a number in [0, 1)
-sampling.guidance=cfg_plus_plus sampling.guidance.scale=0.5 sampling.sampler=heun =>
-  sampling.sampler=heun has no effect with sampling.guidance=cfg_plus_plus, which has steps of its
-  own
-sampling.guidance.scale=2 sampling.guidance.correct=True sampling.guidance.rescale=0.5 =>
-  correct=True draws from cond^scale uncond^(1 - scale), which rescale
-sampling.guidance.scale=2 sampling.guidance.particles=4 => no effect without correct=True
-sampling.guidance.scale=2 sampling.guidance.correct=True sampling.guidance.particles=1 =>
-  config.sampling.guidance: particles=1 corrects nothing
-sampling.guidance.scale=2 sampling.guidance.correct=True sampling.classifier.run=runs/digits =>
-  sampling.guidance.correct=True needs two predictions of x_0 at each step, and sampling.classifier
+sampling.sampler=cfg_plus_plus sampling.sampler.scale=1 => a number in [0, 1)
+sampling.sampler=cfg_plus_plus => config.sampling.sampler.scale is not set: cfg_plus_plus needs it
+sampling.guidance=cfg_plus_plus sampling.guidance.scale=0.5 =>
+  config.sampling.guidance=cfg_plus_plus is now config.sampling.sampler=cfg_plus_plus, with .scale
+sampling.guidance.scale=2 sampling.guidance.correct=True => config.sampling.guidance.correct is now
+  config.sampling.sampler=feynman_kac, with .scale
+sampling.guidance.scale=2 sampling.guidance.interval=3,0.3 => config.sampling.guidance: low=3.0 is
+  above high=0.3: no level would be guided
+sampling.sampler=cfg_plus_plus sampling.sampler.scale=0.5 sampling.guidance.scale=2 => cfg_plus_plus
+  takes two predictions of x_0 at each step, which sampling.guidance would change
+sampling.sampler=feynman_kac sampling.sampler.scale=2 sampling.sampler.particles=1 =>
+  sampling.sampler.particles=1 is not an integer of at least 2
+sampling.sampler=feynman_kac sampling.sampler.scale=2 sampling.classifier.run=runs/digits =>
+  takes two predictions of x_0 at each step, which sampling.classifier would change
+sampling.sampler=feynman_kac sampling.sampler.scale=2 conditioning.dropout=0 =>
+  config.sampling.sampler.scale=2.0 needs a network that was
+sampling.sampler=feynman_kac sampling.sampler.scale=2 sampling.sampler.run=runs/digits_classifier =>
+  sampling.sampler.run: the run in runs/digits_classifier is a classifier, and a diffusion model is
 sampling.classifier.run=runs/digits => sampling.classifier.run: the run in runs/digits is a
   diffusion model, and a classifier is
 conditioning.labels=False conditioning.dropout=0 sampling.labels=3 => config.sampling.labels=3 has
@@ -228,7 +235,7 @@ edit=interpolate conditioning.self_conditioning=True => was trained with
   conditioning.self_conditioning
 sampling.guidance.scale=2 => guidance.scale=2.0 needs a class: give --config
 sampling.classifier.run=x => config.sampling.classifier: edits cannot be guided
-edit.label=1 sampling.guidance.scale=2 sampling.guidance.correct=True => correct=True: edits
+edit.label=1 sampling.sampler=feynman_kac sampling.sampler.scale=2 => sampler=feynman_kac: edits
   cannot be guided by it
 conditioning.labels=False conditioning.dropout=0 edit.label=1 => takes no labels
 conditioning.image=inpaint edit=sdedit => trained with conditioning.image=inpaint
@@ -332,6 +339,8 @@ convert.to=lora convert.out=x sampling.guidance.scale=3 => sampling.guidance=cla
   effect with convert.to=lora
 convert.to=lora convert.out=x => to=lora exports adapters: train
 convert.to=safetensors convert.out=digit.png => digit.png exists already
+digits_classifier sampling.checkpoint=latest convert.to=diffusers convert.out=x =>
+  network='NoisyClassifier' has no counterpart in diffusers: it can be 'UNet'
 convert.to=stablehlo convert.out=x sampling.classifier.run=runs/digits_classifier => cannot export
   guidance
 """

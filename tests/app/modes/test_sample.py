@@ -46,20 +46,6 @@ def test_sample_writes_images_of_all_classes_in_turn(run, printed):
   assert 'samples.npz: 23 images of 8x8x1' in printed
 
 
-def test_every_image_is_of_its_own_label(tmp_path):
-  """Image 5, in the second part, equals the same image in a batch of one."""
-  config = of_sampling(num_samples=7, batch_size=4)
-  run = untrained(config, tmp_path, deviation=0.5)
-  MODES['sample'](config, run)
-  arrays = arrays_of(run)
-  drawing = drawing_of(config, run)
-  own, other = (
-    DIGITS.x.decode(drawing(np.array([5]), {'label': np.array([label])}))[0] for label in (5, 6)
-  )
-  assert arrays['labels'][5] == 5 and (own != other).any()
-  assert_array_equal(arrays['arr_0'][5], own)
-
-
 def test_sample_by_label_seed_and_sampler(run):
   fields = {'labels': (3, 7), 'num_samples': 4, 'num_steps': 3, 'sampler': 'ancestral'}
   MODES['sample'](of_sampling(name='', **fields), run)
@@ -73,15 +59,21 @@ def test_sample_by_label_seed_and_sampler(run):
 @pytest.mark.parametrize(
   'name, fields',
   [
-    ('classifier_free', {'correct': True, 'particles': 4}),
-    ('adaptive_projected', {'max_norm': 1.0}),
-    ('cfg_zero_star', {'zero_above': 10.0}),
-    ('cfg_plus_plus', {'scale': 0.6}),
+    ('sampler=feynman_kac', {'particles': 4}),
+    *(
+      pytest.param(*row, marks=pytest.mark.slow)
+      for row in (
+        ('guidance=adaptive_projected', {'max_norm': 1.0}),
+        ('guidance=cfg_zero_star', {'zero_above': 10.0}),
+        ('sampler=cfg_plus_plus', {'scale': 0.6}),
+      )
+    ),
   ],
 )
 def test_each_guidance_draws_an_image_of_its_own_label(name, fields, tmp_path, capsys):
   """The image is another than without guidance, and the same in any batch."""
-  guidance = within('sampling.guidance', name, **{'scale': 3.0} | fields)
+  section, _, choice = name.partition('=')
+  guidance = within(f'sampling.{section}', choice, **{'scale': 3.0} | fields)
   config = smoke(**within('sampling', name='samples', num_samples=7, batch_size=4) | guidance)
   run = untrained(config, tmp_path, deviation=0.5)
   MODES['sample'](config, run)
@@ -92,8 +84,8 @@ def test_each_guidance_draws_an_image_of_its_own_label(name, fields, tmp_path, c
   arrays = arrays_of(run)
   assert_array_equal(arrays['arr_0'][5], own)
   assert (own != other).any()
-  assert ('lowest_ess' in arrays) == (name == 'classifier_free')
-  if name == 'classifier_free':  # of an untrained network, in both parts
+  assert ('lowest_ess' in arrays) == (choice == 'feynman_kac')
+  if choice == 'feynman_kac':  # of an untrained network, in both parts
     assert arrays['lowest_ess'].shape == (7,)
     least = arrays['lowest_ess'].min()
     line = f'least effective number of particles: {least:.3g} of 4'
@@ -105,14 +97,13 @@ def test_each_guidance_draws_an_image_of_its_own_label(name, fields, tmp_path, c
 def test_a_sampler_of_ones_own_draws_by_jax_random(run):
   """Image i is the same in any batch, and by `draw_normal`."""
   images, own = [], {'num_samples': 7, 'sampler': f'{toy_parts.__name__}:fresh'}
-  for draw, size in (('normal', 4), ('normal', 7), ('draw_normal', 7)):
+  for draw, size in (('normal', 4), ('draw_normal', 7)):
     name = f'{draw}_{size}'
     fields = {'name': name, 'sampler.draw': draw, 'batch_size': size}
     MODES['sample'](of_sampling(**own | fields), run)
     images.append(arrays_of(run, name)['arr_0'])
   assert len({image.tobytes() for image in images[0]}) == 7
-  assert_array_equal(images[0], images[1])
-  assert_array_equal(images[1], images[2])
+  assert_array_equal(*images)
 
 
 def test_any_sampler_takes_the_levels_of_any_schedule(run, printed):

@@ -24,6 +24,7 @@ FEW = within('training', held_out__every=2, sample_every=4, checkpoints__best=No
 FEW |= within('training', metrics__every=4, metrics__images=8)
 FEW |= within('sampling', checkpoint='latest', num_samples=4, batch_size=8)
 FEW |= {'evaluation.metrics': ('moments',), 'report.after_training': True}
+FEW |= {'report.trajectory': False}
 
 
 @pytest.fixture(scope='module')
@@ -72,7 +73,9 @@ def test_a_training_simulates_each_pair_once(trained):
   assert len([*(run / 'simulations').iterdir()]) == 2
 
 
-@pytest.mark.parametrize('mode', MODES_OF_A_RUN)
+@pytest.mark.parametrize(
+  'mode', [pytest.param(x, marks=pytest.mark.slow) if x == 'train' else x for x in MODES_OF_A_RUN]
+)
 def test_no_mode_simulates_them_again(mode, trained, tmp_path, capsys):
   run, calls, *_ = trained
   if mode == 'train':

@@ -1,21 +1,20 @@
 """Rows of modes, of this package and of other packages."""
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from diffusion_jax.app import help, modes
+from diffusion_jax.app import cli, help, modes
 from diffusion_jax.app.kinds.roles import USES
 from diffusion_jax.app.kinds.sections import COMMON
 from diffusion_jax.errors import UserError
 from tests.app.conftest import refused, smoke, untrained
+from tests.app.run.conftest import command
 
 ROOT = Path(__file__).parents[3]
-DIGITS = '--config=configs/digits.py'
+DIGITS = f'--config={ROOT}/configs/digits.py'
 (COUNT,) = re.findall(
   r'```python\n([^`]*Mode\([^`]*)```', (ROOT / 'docs' / 'program.md').read_text()
 )
@@ -38,17 +37,10 @@ def installed(tmp_path, monkeypatch):
   return site
 
 
-def test_another_package_adds_a_mode(installed, tmp_path):
+def test_another_package_adds_a_mode(installed, tmp_path, capsys):
   """It runs, has its line in --help, and its mistakes are one line."""
-  path = os.pathsep.join([str(installed), os.environ.get('PYTHONPATH', '')])
-  result = subprocess.run(
-    [sys.executable, 'launch.py', DIGITS, f'--workdir={tmp_path}/run', '--mode=count'],
-    cwd=ROOT,
-    env=os.environ | {'PYTHONPATH': path},
-    capture_output=True,
-    text=True,
-  )
-  assert result.stdout == 'digits has 1437 examples\n', result.stderr
+  assert not command(DIGITS, f'--workdir={tmp_path}/run', '--mode=count')
+  assert capsys.readouterr().out == 'digits has 1437 examples\n'
   assert help.about_modes()['count'] == "prints the number of the data's examples."
   broken = '--mode=broken of counts cannot be imported: module '
   assert broken in help.about_modes()['broken']
@@ -73,7 +65,7 @@ def steps_of(run):
 
 def test_a_mode_of_a_run_is_given_the_run(tmp_path, capsys):
   workdir = untrained(smoke(), tmp_path / 'run')
-  modes.Mode('steps', f'{__name__}:steps_of', uses_a_run=True)(smoke(), workdir)
+  cli.start(modes.Mode('steps', f'{__name__}:steps_of', uses_a_run=True), smoke(), workdir)
   assert capsys.readouterr().out == '4 steps in run\n'
 
 

@@ -1,4 +1,4 @@
-"""A table in a CSV file: trained, drawn given another table, and written."""
+"""A table in a CSV file: drawn given another table, and written."""
 
 import csv
 import json
@@ -13,7 +13,9 @@ from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import Run
-from tests.app.conftest import arrays_of, kept, of_run, refused, trial, untrained
+from diffusion_jax.errors import UserError
+from tests import refusals
+from tests.app.conftest import arrays_of, kept, of_run, trial, untrained
 from tests.app.fields import within
 
 GIVEN = """bmi;note;city;age
@@ -50,10 +52,9 @@ def config_of(table, *x, **changes):
 
 @pytest.fixture(scope='module')
 def run(table, tmp_path_factory):
-  place = tmp_path_factory.mktemp('run') / 'run'
   given = {'data.context': ('age', 'bmi', 'city'), 'data.label': 'sex'}
-  MODES['train'](config_of(table, 'progress (a.u.)', **given), place)
-  return place
+  config = config_of(table, 'progress (a.u.)', **given)
+  return untrained(config, tmp_path_factory.mktemp('run') / 'run', 0.05)
 
 
 def test_samples_have_the_names_of_the_table(run, table, tmp_path):
@@ -104,18 +105,19 @@ def test_gaps_of_a_table_are_drawn(table, tmp_path, capsys):
   assert_array_equal(source.x[:, 1], np.float64(columns_of(table)['bmi']))
 
 
-@pytest.mark.parametrize(
-  'text, fields, message',
-  [
-    ('age,bmi,city\n40,20,Basel\n', {}, "row 2, column 'city': 'Basel' is not one of its .* Aarau"),
-    ('age,city\n40,Bern\n', {}, "given.csv has no column 'bmi', but age, city"),
-    ('', {'data.context': ('age', 'city')}, 'context are .4,., and .5'),
-    ('', {'data.context': ('bmi', 'age', 'city')}, "numbers of the context are .'bmi', 'age', "),
-    ('', {'data.x': ('sex',), 'data.label': ''}, "columns of x are .'sex',., and .'progress"),
-  ],
-)
-def test_other_tables_are_refused(run, tmp_path, text, fields, message):
-  path = tmp_path / 'given.csv'
+REFUSED = r"""
+'age,bmi,city\n40,20,Basel\n', {} => row 2, column 'city': 'Basel' is not one of its ... Aarau
+'age,city\n40,Bern\n', {} => given.csv has no column 'bmi', but age, city
+'', {'data.context': ('age', 'city')} => context are (4,), and (5
+'', {'data.context': ('bmi', 'age', 'city')} => numbers of the context are ('bmi', 'age',
+'', {'data.x': ('sex',), 'data.label': ''} => columns of x are ('sex',), and ('progress
+"""
+
+
+@pytest.mark.parametrize('error, given, message', [*refusals.rows(UserError, REFUSED)])
+def test_other_tables_are_refused(run, tmp_path, error, given, message):
+  path, (text, fields) = tmp_path / 'given.csv', eval(given)
   path.write_text(text)
   fields = {'sampling.context': str(path)} if text else fields
-  refused(message, MODES['sample'], of_run(run, **fields), run)
+  with refusals.one_line(error=error, match=message):
+    MODES['sample'](of_run(run, **fields), run)

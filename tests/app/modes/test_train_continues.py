@@ -68,6 +68,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, explode,
   assert all(np.isfinite(x).all() for x in leaves)
 
 
+@pytest.mark.slow
 def test_steps_that_are_nan_may_be_left_out(tmp_path, explode):
   """Only the step changes; one too many in a row stops the run."""
   explode(2, 4, 5)

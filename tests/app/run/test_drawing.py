@@ -98,7 +98,9 @@ def of_numbers(path, *shape, **changes):
   """Returns the config of a trial on 3000 arrays of real numbers in a file."""
   x = np.random.default_rng(0).standard_normal((3000, *shape)) + 100.0
   np.savez(path, x=x, test_x=x[:50])
-  fields = within('data', 'npz', path=path, num_classes=0) | within('network', 'mlp', channels=8)
+  fields = within('data', 'npz', path=path, num_classes=0) | within(
+    'network', 'mlp', channels=8, num_blocks=1
+  )
   fields |= within('conditioning', labels=False, dropout=0.0) | {'evaluation.metrics': ()}
   return trial(**fields | changes)
 

@@ -108,16 +108,16 @@ def test_vectors_are_given_a_context_in_its_units(table, tmp_path):
   assert_array_equal(run.draw(9, **given), expected)
   of_file = dj.open_run(table, num_samples=3, batch_size=4, context=path)
   assert_array_equal(of_file.draw(9), expected)
-  # differences of the programs, of sums in float32
-  error = np.abs(by_parts(run, **given) - expected) / [1e-3, 50.0]
-  assert error.max() < 1e-4
   assert run.decode(run.encode(expected)).dtype == np.float64
   assert_allclose(run.decode(run.encode(expected)), expected, 1e-7)
   message = r'has the shape \[2\], and \[3\] or \[K, 3\] is needed'
   refused(message, run.draw, 2, context=[1.0, 2.0])
 
 
-@pytest.mark.parametrize('config', ['digits_masked', 'digits_meanflow', 'digits_vae'])
+MASKED = pytest.param('digits_masked', marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize('config', [MASKED, 'digits_meanflow', 'digits_vae'])
 def test_each_kind_has_the_parts_that_it_can(config, tmp_path):
   """States, flow maps and VAEs; test_latent.py has latents."""
   is_vae = config == 'digits_vae'

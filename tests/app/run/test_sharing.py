@@ -10,12 +10,11 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from diffusion_jax.app.kinds import registry, store
-from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import sharing
 from diffusion_jax.report import card
 from diffusion_jax.runtime.files import write_json
-from diffusion_jax.weights import checksums, load, share
-from tests.app.conftest import arrays_of, assert_same, params_of, refused, smoke
+from diffusion_jax.weights import checksums, share
+from tests.app.conftest import arrays_of, params_of, refused, smoke
 from tests.app.fields import within
 from tests.app.run.conftest import QUICK, command, sample, write
 
@@ -56,17 +55,6 @@ def test_the_folder_names_no_place(evaluated, shared):
   assert stored['training']['start']['run'] == 'a'
   assert not {'convert', 'report', 'compilation_cache'} & stored.keys()
   assert '/home/me' not in (shared / 'config.json').read_text()
-
-
-def test_a_training_begins_with_a_shared_folder(evaluated, shared, tmp_path, capsys):
-  few = within('training', start__run=str(shared), num_steps=1)
-  few |= within('optimizer', warmup_steps=0, learning_rate=1e-30)
-  MODES['train'](smoke(**few), str(tmp_path))
-  params, stored, _ = load.open(tmp_path, 'raw')
-  assert_same(params, params_of(evaluated))
-  assert stored['training']['start']['run'] == str(shared)
-  leaves = len(jax.tree.leaves(params))
-  assert f'{leaves} of {leaves} leaves\n' in capsys.readouterr().out
 
 
 def without_weights(out):

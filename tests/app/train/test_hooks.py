@@ -1,8 +1,10 @@
 import dataclasses
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.kinds.model import make_mesh
@@ -65,13 +67,6 @@ def test_everything_is_due_at_its_multiples_and_after_the_last_step():
   assert due(*c, 63) == ['log', 'images', 'write', 'save', 'preview']
 
 
-def test_without_an_interval_the_last_step_is_saved():
-  for best, at_the_end in ((None, ['save']), ('lowest', ['images', 'write', 'save'])):
-    c = made(log_every=0, checkpoints__every=0, checkpoints__best=best)
-    assert [step for step in range(1, 64) if due(*c, step)] == [63]
-    assert due(*c, 63) == at_the_end
-
-
 def test_the_best_is_the_lowest_loss_and_the_highest_score(monkeypatch):
   signs = lambda model: {'is': True, 'fid': False}
   monkeypatch.setattr(hooks.scorers, 'higher_is_better', signs)
@@ -101,11 +96,13 @@ def test_a_test_loss_that_raises_is_refused_before_the_first_step(tmp_path, monk
   assert not (tmp_path / 'new').exists()
 
 
-def test_the_test_loss_sees_the_texts():
+def test_a_training_and_the_test_loss_see_the_texts():
   """Without them the network would be measured at the empty text."""
-  model = registry.make(trial('shapes_text'), 'nowhere')
-  mesh = make_mesh(model.config)
-  _, batch, *_ = hooks.evaluating(model, mesh, (1,)).inputs(None, {})
-  length = model.config.conditioning.text.length
-  assert batch['text'].shape[1:] == batch['text_mask'].shape[1:] == (length,)
-  assert batch['text_mask'].any(axis=1).all()
+  model: Any = registry.make(trial('shapes_text'), 'nowhere')
+  c = model.config
+  trained = next(datasets.batches(c, datasets.source_of(c), model.facts, 0))
+  _, measured, *_ = hooks.evaluating(model, make_mesh(c), (1,)).inputs(None, {})
+  length = c.conditioning.text.length
+  for batch in (trained, measured):
+    assert batch['text'].shape[1:] == batch['text_mask'].shape[1:] == (length,)
+    assert batch['text_mask'].any(axis=1).all()

@@ -91,19 +91,6 @@ def test_the_steps_of_a_call_are_counted_one_by_one():
   assert scalars['skipped_steps'] == 1
 
 
-def test_speed_is_of_the_images_since_the_clock_was_started(monkeypatch):
-  """Ten steps of eight images in four seconds; compilation is left out."""
-  now = iter([0.0, 100.0, 104.0])
-  monkeypatch.setattr(step_log.time, 'perf_counter', lambda: next(now))
-  config = smoke()
-  log = made(config)
-  log.restart_clock(30)
-  log.write_line(40)
-  step, scalars = Lines.written.pop()
-  assert config.training.batch_size == 8 and step == 40
-  assert scalars['images_per_second'] == 10 * 8 / 4.0
-
-
 @pytest.mark.parametrize('seconds, days', [(800.0, None), (1800.0, '2.04')])
 def test_a_training_of_days_says_so_once(seconds, days, monkeypatch, capsys):
   """98 steps of 800 or 1800 s are left after the second."""

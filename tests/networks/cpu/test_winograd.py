@@ -83,34 +83,6 @@ def test_the_error_in_float32_is_a_few_millionths(seeds):
   assert 1e-8 < error < 5e-6
 
 
-def test_how_far_one_input_reaches(seeds):
-  """A NaN reaches whole tiles; 1e6 beyond 3x3 outputs only by rounding.
-
-  The first of the 6 inputs of a tile along an axis enters its first output
-  only, the last its last one: they belong to the 4 outputs of a neighbour. So
-  an input has 5, 5, 4, 4 outputs along an axis.
-  """
-  rng = np.random.default_rng(2)
-  x = rng.standard_normal((1, 16, 16, 8), np.float32)
-  kernel = np.float32(rng.standard_normal((3, 3, 8, 8)) / np.sqrt(72))
-  plain = np.asarray(conv(x, kernel, PLAIN, None))
-  for i, j in np.ndindex(4, 4):
-    reach = np.zeros((16, 16), bool)
-    reach[6 + i : 9 + i, 6 + j : 9 + j] = True
-    # Tiles of the padded image begin at 0, 4, 8, ...
-    along = [5 if (place + 8) % 4 < 2 else 4 for place in (i, j)]
-    for value in (np.nan, 1e6):
-      one = x.copy()
-      one[0, 7 + i, 7 + j, 0] = value
-      y = np.asarray(conv(one, kernel, PLAIN, None))[0]
-      if np.isnan(value):
-        assert np.isnan(y[reach]).all()
-        assert np.isnan(y).any(-1).sum() == np.prod(along)
-      else:
-        beyond = np.abs(y - plain[0])[~reach].max()
-        assert 0 < beyond < 5e-6 * np.abs(y).max()
-
-
 @pytest.fixture
 def always(monkeypatch):
   """Makes conv2d use Winograd's algorithm for small shapes too."""

@@ -24,7 +24,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a bridge; models see the points of the source as they see x."""
   _check_source(facts)
   facts, outputs = facts._replace(context=facts.x), 1 + bool(config.objective.diffusion)
-  noisy = ConfiguredNetwork.of(config, facts, outputs=outputs)
+  noisy = ConfiguredNetwork.of(config, facts, channels=outputs * facts.x.shape[-1])
   c: BridgeSampling = config.sampling.make()
   model = diffusion.of_network(noisy, workdir, functools.partial(plan_of, noisy, c))
   return dataclasses.replace(model, ends=c.ends)

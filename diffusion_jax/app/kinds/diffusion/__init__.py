@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypedDict
 
 import diffusion_jax as dj
-from diffusion_jax.app.config.tree import Schema
+from diffusion_jax.app.config.schema import Schema
 from diffusion_jax.app.kinds import choices, sections
 from diffusion_jax.app.kinds.conflicts import GUIDED_ALONE
 from diffusion_jax.app.kinds.couplings import NOISY_STEP

@@ -13,16 +13,16 @@ from jax.core import Tracer
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.kinds.choices import STOCHASTIC
+from diffusion_jax.app.kinds import other_runs
+from diffusion_jax.app.kinds.choices import PAIRED, STOCHASTIC
 from diffusion_jax.app.kinds.diffusion import ObjectiveFacts
 from diffusion_jax.app.kinds.flow_map import MapSampling
 from diffusion_jax.app.kinds.model import IDENTITY, Guides, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork, refusals_of
+from diffusion_jax.app.kinds.other_runs import Teacher
 from diffusion_jax.app.kinds.plan import Plan, Wrap
 from diffusion_jax.app.kinds.sections import DenoiserSampling
 from diffusion_jax.app.kinds.states import StateSampling
-from diffusion_jax.app.run import other_runs
-from diffusion_jax.app.run.other_runs import Teacher
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
@@ -32,50 +32,49 @@ from diffusion_jax.training.objectives import Context, Mean, Objective
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
   """Makes a diffusion model of images."""
-  noisy = DiffusionNetwork.of(config, facts)
+  noisy = ConfiguredNetwork.of(config, facts)
   plan = functools.partial(plan_of, noisy, config.sampling.make())
-  model = of_network(noisy, workdir, plan)
-  if noisy.no_floor or noisy.learns_schedule:
-    return model
-  return dataclasses.replace(model, losses=noisy.losses)
+  losses = functools.partial(losses_of, noisy)
+  has_floor = not (no_floor(config.objective) or noisy.learns_schedule)
+  return dataclasses.replace(
+    of_network(noisy, workdir, plan),
+    measured=dataclasses.replace(noisy, losses=losses),
+    losses=losses if has_floor else None,
+  )
 
 
-class DiffusionNetwork(ConfiguredNetwork):
-  """A network of noisy images, whose loss exact denoisers can have as well."""
+def no_floor(objective: Node) -> str:
+  """Returns why a loss says nothing of exact denoisers; '' if it does."""
+  name = f'objective={objective.name}'
+  if ':' in objective.name:
+    return f'{name} is your own: diffusion_jax.testing.floors makes networks to call it with'
+  if objective.name not in ('denoising', 'hybrid', 'vdm'):
+    return f'{name} does not only denoise the data'
+  if objective.get('coupling') is not None:
+    return f'objective.coupling={objective.coupling.name} pairs data and noise'
+  return ''
 
-  @property
-  def no_floor(self) -> str:
-    """Why the loss says nothing of exact denoisers; '' if it does."""
-    c = self.config.objective
-    name = f'objective={c.name}'
-    if ':' in c.name:
-      return f'{name} is your own: diffusion_jax.testing.floors makes networks to call it with'
-    if c.name not in ('denoising', 'hybrid', 'vdm'):
-      return f'{name} does not only denoise the data'
-    if c.get('coupling') is not None:
-      return f'objective.coupling={c.coupling.name} pairs data and noise'
-    return ''
 
-  def losses(self, exact: bool = False) -> Callable[..., dict[str, Mean]]:
-    """Returns (params, key, batch) -> the metrics of the objective, without dropout.
+def losses_of(noisy: ConfiguredNetwork, exact: bool = False) -> Callable[..., dict[str, Mean]]:
+  """Returns (params, key, batch) -> the metrics of the objective, without dropout.
 
-    exact: of `floors.exact`, whose `Fit` is params['network'] then.
-    """
-    if self.no_floor:
-      raise ValueError(f'{self.no_floor}, so that its loss has no floor: leave loss out')
-    network = self.trained(test=True)
-    network = floors.exact(network) if exact else network
-    objective = objective_of(self, lambda: None, test=True, network=network)
-    start = {}
-    if self.uncertainty is not None:  # The metric `error` is without it.
-      shapes = jax.eval_shape(self.uncertainty.init, abstract_key())
-      start['uncertainty'] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  exact: of `floors.exact`, whose `Fit` is params['network'] then.
+  """
+  if why := no_floor(noisy.config.objective):
+    raise ValueError(f'{why}, so that its loss has no floor: leave loss out')
+  network = noisy.trained(test=True)
+  network = floors.exact(network) if exact else network
+  objective = objective_of(noisy, lambda: None, test=True, network=network)
+  start = {}
+  if noisy.uncertainty is not None:  # The metric `error` is without it.
+    shapes = jax.eval_shape(noisy.uncertainty.init, abstract_key())
+    start['uncertainty'] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def losses(params, key, batch):
-      context = Context(state=objective.init())
-      return objective({**start, **params}, context, key, batch)[1][0]
+  def losses(params, key, batch):
+    context = Context(state=objective.init())
+    return objective({**start, **params}, context, key, batch)[1][0]
 
-    return losses
+  return losses
 
 
 def of_network(
@@ -86,12 +85,6 @@ def of_network(
 ) -> Model:
   """Makes a model of a network of noisy images, whose images a plan draws."""
   teacher, frozen = other_runs.teacher_of(noisy, workdir)
-
-  def draw(params, guides, keys, cond):
-    assert plan is not None
-    x, *rest = plan(params, guides).film(keys, cond)
-    return latents.decoded(params, x), *rest
-
   return Model(
     config=noisy.config,
     workdir=workdir,
@@ -103,7 +96,6 @@ def of_network(
     refusals=refusals_of(noisy),
     measured=noisy,
     root=lambda: stream(noisy.config.sampling.seed, 'sampling'),
-    draw=plan and draw,
     conditioning=noisy.conditioning,
     noisy=noisy,
     plan=plan,
@@ -171,19 +163,19 @@ def denoiser_of(
 ) -> Callable[..., Any]:
   """Returns the denoiser, guided and clipped, at the levels of the training.
 
-  For guidance with a sampler of pairs it returns the pair, each clipped.
+  For a sampler of `PAIRED` it returns the pair, each clipped.
 
   guides: the runs that guide it, besides its own condition; see `Plan` for the
   others. Without `clip` no classifier guides it.
   """
-  denoise, guidance = noisy.denoiser(params, cond), c.guidance
-  if guidance is not None and scale is not None:
-    guidance = dataclasses.replace(guidance, scale=scale)
-  if guidance is not None and is_guided(guidance.scale):
+  denoise = noisy.denoiser(params, cond)
+  if c.sampler.name in PAIRED:
     pair = _pair(noisy, params, cond, guides, denoise)
-    if sampler_of_pairs(c) is not None:
-      return _bounded_pair(pair, c.bound if noisy.clips and clip else None)
-    denoise = guidance.guide(pair)
+    return _bounded_pair(pair, c.bound if noisy.clips and clip else None)
+  if c.guidance is not None:
+    scale = c.guidance.scale if scale is None else scale
+    if is_guided(scale):
+      denoise = c.guidance.guide(_pair(noisy, params, cond, guides, denoise), scale)
   functions = [after_guidance]
   if clip:
     functions.append(c.bound if noisy.clips else None)
@@ -198,13 +190,6 @@ def denoiser_of(
 def is_guided(scale: jax.Array | float) -> bool:
   """Returns whether a scale of guidance may be other than 1."""
   return isinstance(scale, Tracer) or bool(scale != 1.0)
-
-
-def sampler_of_pairs(c: DenoiserSampling) -> dj.Sampler | None:
-  """Returns the sampler of guidance that calls pairs; None for a denoiser's."""
-  if c.guidance is None or not is_guided(c.guidance.scale):
-    return None
-  return getattr(c.guidance, 'sampler_of_pairs', None)
 
 
 def _bounded_pair(pair, bound):
@@ -241,11 +226,8 @@ def plan_of(
   trained = noisy.schedule(params)
   visited = c.schedule or trained
   levels = levels_of(c, visited)
-  sampler = sampler_of_pairs(c)
-  takes_pairs = sampler is not None
-  if sampler is None:
-    sampler = c.sampler.make({'schedule': visited})
-    sampler = corrected(c, sampler, visited, len(levels.t) - 1)
+  sampler = c.sampler.make({'schedule': visited})
+  sampler = corrected(c, sampler, visited, len(levels.t) - 1)
 
   def denoiser(cond, **options):
     own = c, params or {}, cond, guides or {}
@@ -261,7 +243,8 @@ def plan_of(
 
   prior = noisy.prior_sample
   if not noisy.conditioning.self_conditioning:
-    return Plan(visited, levels, sampler, denoiser, prior, denoises=not takes_pairs)
+    denoises = c.sampler.name not in PAIRED
+    return Plan(visited, levels, sampler, denoiser, prior, denoises=denoises)
   sampler = dj.self_conditioned(sampler)
   return Plan(visited, levels, sampler, of_estimate, prior)
 

@@ -26,9 +26,9 @@ from diffusion_jax.app.kinds import store, vae
 from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.kinds.model import Frozen, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
+from diffusion_jax.app.kinds.other_runs import check_unchanged, open_weights
 from diffusion_jax.app.kinds.sections import DenoiserSampling
 from diffusion_jax.app.kinds.vae.model import Autoencoder
-from diffusion_jax.app.run.other_runs import check_unchanged, open_weights
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.core.normal import Normal
 from diffusion_jax.core.vae import reparameterize

@@ -13,9 +13,11 @@ from flax import linen as nn
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.app.config.rules import Row
-from diffusion_jax.app.config.tree import Node, from_config, parameters
+from diffusion_jax.app.config.schema import parameters
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds.model import Guides, Model
+from diffusion_jax.app.kinds.model import Model
+from diffusion_jax.app.kinds.plan import AtOnce
 from diffusion_jax.app.kinds.vae import Decoding
 from diffusion_jax.core import vae as bound
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
@@ -41,7 +43,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
     objective=functools.partial(objective_of, model),
     refusals=(has_more_layers(model),),
     measured=model,
-    draw=model.draw,
+    plan=lambda params=None, guides=None: AtOnce(functools.partial(model.draw, params)),
     root=lambda: stream(config.sampling.seed, 'vae_sampling'),
     write_more=functools.partial(write_more, model),
     shown=functools.partial(shown, model),
@@ -140,8 +142,8 @@ class Autoencoder:
     x = jnp.zeros((1, *self.facts.x.shape))
     return {'network': self.network.init(key, x)['params']}
 
-  def draw(self, params: Params, guides: Guides, keys: Array, cond: dict) -> tuple[Array, None]:
-    """Returns the means of p(x | z_1), [B, H, W, C]; see `Model.draw`.
+  def draw(self, params: Params, keys: Array, cond: dict) -> Array:
+    """Returns the means of p(x | z_1), [B, H, W, C]; cond: without effect.
 
     z_T is drawn from N(0, I) and z_{t-1} from p(z_{t-1} | z_t); the pixels are
     means.
@@ -151,7 +153,7 @@ class Autoencoder:
     z = draw_normal(keys[-1], jnp.zeros(shape))
     for t in range(layers, 1, -1):
       z = bound.reparameterize(keys[t - 2], self.decode(params, t, z))
-    return self.image(self.decode(params, 1, z)), None
+    return self.image(self.decode(params, 1, z))
 
   def reconstruct(self, params: Params, x: Array) -> Array:
     """Returns reconstructions of x from each of z_1..z_T, [B, T, H, W, C]."""

@@ -12,10 +12,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds import other_runs, registry
 from diffusion_jax.app.kinds.model import OtherRun
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
-from diffusion_jax.app.run import other_runs
 from tests.app.conftest import DIGITS, normal_params, refused, smoke, stored_run, trial
 from tests.app.fields import within
 from tests.app.kinds.test_classifier import classifier_smoke
@@ -86,8 +85,8 @@ def test_guidance_without_a_classifier_by_hand(loud):
     ({'bound': 'clip'}, np.clip(cond, -1.0, 1.0)),
     ({'guidance.scale': 0.0}, uncond),
     ({'guidance.scale': 3.0, 'bound': 'clip'}, np.clip(uncond + 3.0 * (cond - uncond), -1.0, 1.0)),
-    ({'guidance.scale': 3.0, 'guidance.high': 0.1}, cond),
-    ({'guidance.scale': 3.0, 'guidance.low': 1e3}, cond),
+    ({'guidance.scale': 3.0, 'guidance.interval': (0.0, 0.1)}, cond),
+    ({'guidance.scale': 3.0, 'guidance.interval': '1e3,inf'}, cond),
   ]:
     fields = within('sampling', **fields)
     config = smoke(**{'sampling.bound': None} | fields)

@@ -13,7 +13,8 @@ import jax
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config.tree import from_config, parameters
+from diffusion_jax.app.config.schema import parameters
+from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import by_run
 from diffusion_jax.app.kinds import classifier, diffusion, store
@@ -92,11 +93,12 @@ def guides_of(model: Model) -> Guides:
   """
   guides: dict[str, OtherRun] = {}
   c, record = model.config.sampling, model.latents.record
-  parts = {'guidance': model.schema.kind} if by_run(c.get('guidance')) else {}
+  section = by_run(c)
+  parts = {'guidance': (section, model.schema.kind)} if section else {}
   if c.get('classifier') is not None:
-    parts['classifier'] = classifier.SCHEMA.kind
-  for part, kind in parts.items():
-    path, run = f'sampling.{part}.run', c[part].run
+    parts['classifier'] = 'classifier', classifier.SCHEMA.kind
+  for part, (section, kind) in parts.items():
+    path, run = f'sampling.{section}.run', c[section].run
     noisy = open_run(path, run, kind, model.facts)
     if part == 'guidance':
       if record(model.workdir) != record(run):
@@ -111,7 +113,7 @@ def guides_of(model: Model) -> Guides:
 def check_unguided(model: Model, what: str) -> None:
   """Raises UserError, which begins with `what`, if other runs would guide."""
   c = model.config.sampling
-  if c.get('classifier') or by_run(c.get('guidance')):
+  if c.get('classifier') or by_run(c):
     raise UserError(
       f'config.{what} guidance by another run: set config.sampling.classifier '
       'and config.sampling.guidance to None'

@@ -1,0 +1,96 @@
+"""Constructors, whose parameters are fields of a config, and the tables that name them."""
+
+import functools
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion_jax.ranges import PLAIN
+
+Constructor = Callable[..., Any]
+Table = Mapping[str, Constructor]
+EMPTY = inspect.Parameter.empty
+
+
+class Schema(NamedTuple):
+  """Describes the sections of a config for one kind of model.
+
+  kind: its name in messages. tables: the constructors of each field that is a
+  choice, by name; the key is the field's name at the top, or the last two names
+  of its path. choices: the choices at the top; those in `optional` may be None.
+  parts: the constructors of parts, by path; '' has the fields that are in no
+  section. facts: the names of the facts of each choice, which its inner choices
+  have too. metrics: constructors of metrics, by name. common: by path,
+  constructors whose parameters are fields of every choice. rules: what configs
+  of this kind cannot be, a `rules.Row` each. renamed: what fields of earlier
+  versions are called now. aliases: short forms of fields, as (the section, its
+  choice, the field) that they stand for.
+  """
+
+  kind: str
+  tables: Mapping[str, Table]
+  choices: tuple[str, ...]
+  optional: Collection[str]
+  parts: Mapping[str, Constructor]
+  facts: Mapping[str, Collection[str]]
+  metrics: Table
+  common: Table = MappingProxyType({})
+  rules: tuple[Any, ...] = ()
+  renamed: Mapping[str, str] = MappingProxyType({})
+  aliases: Mapping[str, tuple[str, str, str]] = MappingProxyType({})
+
+  def table(self, path: str) -> Table:
+    """Returns the constructors of a choice; {} if the path is not a choice."""
+    return self.tables.get('.'.join(path.split('.')[-2:]), {})
+
+
+@functools.cache  # an inspection takes milliseconds, and there are thousands
+def parameters(constructor: Constructor) -> Mapping[str, inspect.Parameter]:
+  """Returns the parameters of a constructor, with evaluated annotations.
+
+  They do not include what functools.partial binds, nor the fields that every
+  Flax module has.
+  """
+  try:
+    signature = inspect.signature(constructor, eval_str=True)
+  except NameError:  # an annotation that only type checkers know
+    signature = inspect.signature(constructor)
+  partial = isinstance(constructor, functools.partial)
+  bound = {*constructor.keywords} if partial else set()
+  if 'parent' in signature.parameters:
+    bound |= {'name', 'parent'}
+  kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+  return {
+    name: parameter
+    for name, parameter in signature.parameters.items()
+    if parameter.kind in kinds and name not in bound
+  }
+
+
+def default_of(parameter: inspect.Parameter) -> Any:
+  """Returns the default of a parameter; of a type such as np.float32 its name."""
+  default = parameter.default
+  is_type = isinstance(default, type) and default is not EMPTY
+  return np.dtype(default).name if is_type else default
+
+
+def annotation_of(parameter: inspect.Parameter) -> Any:
+  """Returns the annotation of a parameter, or else the type of its default."""
+  annotation = parameter.annotation
+  if annotation is not EMPTY and not isinstance(annotation, str):
+    return annotation
+  kind = type(default_of(parameter))
+  return kind if kind in PLAIN else object
+
+
+def name_of(table: Table, default: object) -> str:
+  """Returns the name of a default in a table, or else the first name."""
+
+  def called(function):
+    return getattr(function, '__name__', function)  # a partial function has none
+
+  names = (name for name, x in table.items() if default and called(x) == called(default))
+  return next(names, next(iter(table)))
