@@ -102,12 +102,13 @@ def of_source(
   if not len(examples):
     raise ValueError('there are no training examples: the denoisers need 1 or more')
   if size > MOST_NUMBERS:
-    *arrays, count = spectrum(examples)
+    mean, variances, axes, count = spectrum(examples)
   else:
     batches = map(read, blocks(len(source), 4000)) if source.in_memory else [examples]
-    *arrays, count = moments(batches, examples.mean(axis=0).ravel())
-  arrays.append(examples.reshape(len(examples), size))
-  return Fit(*(jnp.asarray(a, jnp.float32) for a in arrays), count)
+    mean, variances, axes, count = moments(batches, examples.mean(axis=0).ravel())
+  examples = examples.reshape(len(examples), size)
+  arrays = (jnp.asarray(a, jnp.float32) for a in (mean, variances, axes, examples))
+  return Fit(*arrays, count=count)
 
 
 def metric_of(metrics: Container[str]) -> str:
@@ -144,7 +145,8 @@ def spectrum(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
   """
   x = x if x.shape[-1] <= 256 else x[..., None]
   mean = x.mean(axis=0, dtype=np.float64)
-  x = scipy.fft.dctn(x - mean.astype(np.float32), axes=range(1, x.ndim - 1), norm='ortho')
+  apart = x - mean.astype(np.float32)
+  x = np.asarray(scipy.fft.dctn(apart, axes=range(1, x.ndim - 1), norm='ortho'))
   rows = x.reshape(-1, x.shape[-1])
   axes = np.linalg.eigh(rows.T @ rows)[1].astype(np.float32)
   variances = np.square(x @ axes).mean(axis=0, dtype=np.float64)
