@@ -581,7 +581,7 @@ metrics/likelihoods.py
 metrics/likelihoods.py app/evaluate/test_mode.py
   bound_is_that_of_the_network: if model.clips else denoise => if not model.clips else denoise
 metrics/losses.py
-  closed_forms: of['memorised'](exact, key, trained) => of['memorised'](exact, key, batch)
+  closed_forms: key, batch | {'x': x}) => key, batch)
   quarters_and_classes: if name == 'loss' else value * count => if name != 'loss' else value
   error_of_a_quarter: (total - value * count) => (total)
 metrics/manifolds.py
