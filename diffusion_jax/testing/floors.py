@@ -155,7 +155,6 @@ def spectrum(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
 
 def estimate(fitted: Fit, xt: Array, level: NoiseLevel) -> tuple[Array, Array]:
   """Computes a denoiser's x_0 and eps, [B, ...], of x_t [B, ...] at a level [] or [B]."""
-
   known = fitted, xt.reshape(len(xt), -1), level
   x0 = jax.lax.switch(fitted.line, (nothing_learnt, linear, memorised), *known)
   x0 = x0.reshape(xt.shape)
