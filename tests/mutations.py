@@ -584,6 +584,7 @@ metrics/likelihoods.py app/evaluate/test_mode.py
 testing/floors.py metrics/test_losses.py
   closed_forms: jnp.stack([x, x, trained, x]) => jnp.stack([x, x, x, x])
 metrics/losses.py
+  closed_forms: key, batch | {'x': x}) => key, batch)
   quarters_and_classes: if name == 'loss' else value * count => if name != 'loss' else value
   error_of_a_quarter: (total - value * count) => (total)
 metrics/manifolds.py
@@ -892,7 +893,7 @@ testing/floors.py
   float64_numpy: = fitted.variances[None], => = 1.01 * fitted.variances[None],
   the_least_loss: x -= at.alpha * => x -= 0.0 *
   float64_numpy: axes), axes=transformed, norm='ortho') => axes), axes=transformed)
-  the_least_loss: variances = np.square(x @ axes) => variances = np.square(x)
+  float64_numpy: variances = np.square(x @ axes) => variances = np.square(x)
   could_have_known: else 10 * size) => else size)
   memorised_line_is: - at.alpha * squares) => - squares)
   memorised_line_is: jnp.square(at.sigma), axis=1 => (2.0 * jnp.square(at.sigma)), axis=1
