@@ -254,6 +254,7 @@ app/smoke.py app/test_cli.py
   trial_of_own: if own or facts is None and not is_folder: => if facts is None and not is_folder:
 app/train/hooks.py
   the_lowest_loss_and_the_highest_score: sign = -1.0 if higher else 1.0 => sign = 1.0
+  drawn_in_batches: np.arange(first, min(first + size, n)) => np.arange(min(size, n - first))
   see_the_texts: , size, 0, i, rows=rows, text_length=length => , size, 0, i, rows=rows
 app/train/setup.py app/modes/test_refusals.py
   training.machine.accumulate: c.training.batch_size % (mesh.size * count) == 0 => True
@@ -583,6 +584,7 @@ metrics/likelihoods.py app/evaluate/test_mode.py
 testing/floors.py metrics/test_losses.py
   closed_forms: jnp.stack([x, x, trained, x]) => jnp.stack([x, x, x, x])
 metrics/losses.py
+  closed_forms: key, batch | {'x': x}) => key, batch)
   quarters_and_classes: if name == 'loss' else value * count => if name != 'loss' else value
   error_of_a_quarter: (total - value * count) => (total)
 metrics/manifolds.py
@@ -891,7 +893,7 @@ testing/floors.py
   float64_numpy: = fitted.variances[None], => = 1.01 * fitted.variances[None],
   the_least_loss: x -= at.alpha * => x -= 0.0 *
   float64_numpy: axes), axes=transformed, norm='ortho') => axes), axes=transformed)
-  the_least_loss: variances = np.square(x @ axes) => variances = np.square(x)
+  float64_numpy: variances = np.square(x @ axes) => variances = np.square(x)
   could_have_known: else 10 * size) => else size)
   memorised_line_is: - at.alpha * squares) => - squares)
   memorised_line_is: jnp.square(at.sigma), axis=1 => (2.0 * jnp.square(at.sigma)), axis=1

@@ -165,7 +165,7 @@ def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
 def spread(tree: PyTree, shardings: PyTree) -> PyTree:
   """Returns arrays that all processes have, with a sharding for each."""
   return jax.tree.map(
-    lambda x, place: jax.make_array_from_callback(x.shape, place, np.asarray(x).__getitem__),
+    lambda x, place: jax.make_array_from_callback(np.shape(x), place, np.asarray(x).__getitem__),
     tree,
     shardings,
   )

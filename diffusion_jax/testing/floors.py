@@ -19,7 +19,6 @@ of the last: exact if these are uncorrelated, as in a stationary image far from
 its borders, and else a linear denoiser that the best one is below.
 """
 
-import dataclasses
 import math
 import operator
 from collections.abc import Callable, Container, Iterable
@@ -32,7 +31,6 @@ import scipy.fft
 from jax.scipy.fft import dctn, idctn
 from numpy.typing import ArrayLike
 
-from diffusion_jax.aliases import Params
 from diffusion_jax.core.denoiser import Network
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import eps_from_x0, target
@@ -104,12 +102,13 @@ def of_source(
   if not len(examples):
     raise ValueError('there are no training examples: the denoisers need 1 or more')
   if size > MOST_NUMBERS:
-    *arrays, count = spectrum(examples)
+    mean, variances, axes, count = spectrum(examples)
   else:
     batches = map(read, blocks(len(source), 4000)) if source.in_memory else [examples]
-    *arrays, count = moments(batches, examples.mean(axis=0).ravel())
-  arrays.append(examples.reshape(len(examples), size))
-  return Fit(*(jnp.asarray(a, jnp.float32) for a in arrays), count)
+    mean, variances, axes, count = moments(batches, examples.mean(axis=0).ravel())
+  examples = examples.reshape(len(examples), size)
+  arrays = (jnp.asarray(a, jnp.float32) for a in (mean, variances, axes, examples))
+  return Fit(*arrays, count=count)
 
 
 def metric_of(metrics: Container[str]) -> str:
@@ -142,11 +141,12 @@ def spectrum(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
 
   The variances are of the orthonormal cosine transform along all axes of an
   example but the last, C, whose axes are the principal ones over all positions.
-  One axis of D numbers is as [D, 1].
+  A last axis of more than 256 numbers is transformed as well, and C is 1.
   """
-  x = x if x.ndim > 2 else x[..., None]
+  x = x if x.shape[-1] <= 256 else x[..., None]
   mean = x.mean(axis=0, dtype=np.float64)
-  x = scipy.fft.dctn(x - mean.astype(np.float32), axes=range(1, x.ndim - 1), norm='ortho')
+  apart = x - mean.astype(np.float32)
+  x = np.asarray(scipy.fft.dctn(apart, axes=range(1, x.ndim - 1), norm='ortho'))
   rows = x.reshape(-1, x.shape[-1])
   axes = np.linalg.eigh(rows.T @ rows)[1].astype(np.float32)
   variances = np.square(x @ axes).mean(axis=0, dtype=np.float64)
@@ -155,7 +155,6 @@ def spectrum(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
 
 def estimate(fitted: Fit, xt: Array, level: NoiseLevel) -> tuple[Array, Array]:
   """Computes a denoiser's x_0 and eps, [B, ...], of x_t [B, ...] at a level [] or [B]."""
-
   known = fitted, xt.reshape(len(xt), -1), level
   x0 = jax.lax.switch(fitted.line, (nothing_learnt, linear, memorised), *known)
   x0 = x0.reshape(xt.shape)
@@ -216,18 +215,11 @@ def exact(network: Network) -> Network:
   conditions and the other options of `network`, and no weights; a learned
   variance is the smaller one.
   """
-  return _Exact(**{f.name: getattr(network, f.name) for f in dataclasses.fields(Network)})
+  return _Exact(**vars(network))
 
 
 class _Exact(Network):
-  def output(
-    self,
-    params: Params,
-    xt: Array,
-    level: NoiseLevel,
-    cond: dict | None = None,
-    key: Array | None = None,
-  ) -> Array:
+  def output(self, params, xt, level, cond=None, key=None):
     x0, eps = estimate(params, xt, level)
     output = target(self.parametrization, x0, eps, level, self.sigma_data)
     if not self.learned_variance:

@@ -154,7 +154,7 @@ def _missing_runs(config, mode, workdir):
       f'--config.training.start.run={workdir} to begin with them'
     )
   for field in _fields_read(config, mode, workdir):
-    run, section = config.at(field), config.at(field.removesuffix('.run'))
+    run, section = config.at(field), config.at(field.rpartition('.')[0])
     is_needed = 'run' in (section or ()) and section.signature['run'].default != ''
     if not run and is_needed:
       yield f'config.{field} is not set: {PREDECESSORS[field]} is needed'

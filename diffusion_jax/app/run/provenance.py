@@ -185,7 +185,7 @@ def describe(content: Settings) -> str:
   if c.get('sampler'):
     line += f', {c["sampler"]["name"]}'
     if c['sampler']['name'] in PAIRED:
-      line += f' {c["sampler"]["scale"]:g}'
+      line += f' {c["sampler"]["scale"] or 0:g}'
   if 'grid' in c:
     line += f', {results.steps_of(c)}'
   line += f', seed {c["seed"]}'

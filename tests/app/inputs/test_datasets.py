@@ -1,6 +1,5 @@
 """Every source of images is made from a config; errors are one line."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -13,7 +12,7 @@ import diffusion_jax as dj
 from diffusion_jax.app import smoke
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import choices, roles, store
+from diffusion_jax.app.kinds import choices, registry, roles, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import setup
 from diffusion_jax.data import sources, tfds_sources
@@ -27,6 +26,7 @@ from tests.app.conftest import (
   refused,
   stored_run,
   trial,
+  untrained,
 )
 from tests.app.fields import within
 from tests.data import encoded
@@ -385,14 +385,14 @@ def test_labels_follow_the_data_that_ask_for_them(fields, labels, dropout):
   assert bool(small.labels) == labels
 
 
-def test_labels_of_sub_folders_are_trained_and_drawn(pictures):
+def test_labels_of_sub_folders_are_known_and_drawn(pictures):
   """One flag makes configs/pictures.py conditional, for guidance too."""
   flags = within('data', 'folder', path=str(pictures), image_shape=(8, 8, 3))
   flags |= {'data.labelled': True, 'sampling.num_samples': 4}
   run = pictures / 'run'
-  MODES['train'](trial('pictures', small=True, **flags), run)
-  stored = json.loads((run / 'config.json').read_text())['conditioning']
-  assert (stored['labels'], stored['dropout']) == (True, 0.1)
+  config = registry.make(trial('pictures', small=True, **flags), run).config
+  assert (config.conditioning.labels, config.conditioning.dropout) == (True, 0.1)
+  untrained(config, run)
   # names of classes, as numbers
   opened = lambda **fields: dj.open_run(run, allow=[SMALL], guidance={'scale': 2}, **fields)
   expected = opened().draw(4, label=['a', 1])

@@ -166,15 +166,18 @@ STOCHASTIC = (  # digits' ddim has eta = 1
   'annealed_langevin',
   'dpm_solver_pp_sde',
   'dpm_solver_pp_2s_sde',
+  'feynman_kac',
 )
 
 
 @pytest.mark.parametrize('name', choices.SAMPLERS)
 def test_every_sampler_can_be_traced(name):
   """Each takes one step, with churn and a corrector if it allows them."""
+  is_paired = name in choices.PAIRED
   flags = [f'sampling.sampler={name}', 'schedule=linear_vp']
-  remembers = name in ('dpm_solver_pp', 'dpm_solver_pp_sde', 'lms', 'unipc')
-  more = ['sampling.churn.s_churn=1', 'sampling.corrector.steps=1']
+  flags += ['sampling.sampler.scale=0.5'] * is_paired
+  remembers = name in ('dpm_solver_pp', 'dpm_solver_pp_sde', 'feynman_kac', 'lms', 'unipc')
+  more = ['sampling.churn.s_churn=1', *['sampling.corrector.steps=1'] * (not is_paired)]
   noise, stochastic = 'sampling.ancestral_noise.eta=1', name in STOCHASTIC
   more += [] if stochastic else [noise]
   for flag in more if remembers else ():
@@ -185,7 +188,8 @@ def test_every_sampler_can_be_traced(name):
       model_of(*flags, noise).plan()
   model = model_of(*flags, *([] if remembers else more))
   schedule, _, sampler, *_ = model.plan()
-  denoise = lambda x, level: dj.Prediction(0.5 * x)
+  one = lambda x, level: dj.Prediction(0.5 * x)
+  denoise = dj.paired(one, one) if is_paired else one
 
   def sample(key, x):
     levels = dj.level_grid(schedule, 4).take(slice(1, 3))

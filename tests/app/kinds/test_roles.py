@@ -117,15 +117,17 @@ def test_the_missing_run_and_its_command_are_named(name, field, run, tmp_path, m
 
 
 @pytest.mark.parametrize('mode', ['train', 'sample', 'evaluate', 'edit'])
-@pytest.mark.parametrize('path', ['sampling.guidance', 'sampling.classifier'])
+@pytest.mark.parametrize('path', ['sampling.guidance', 'sampling.classifier', 'sampling.sampler'])
 def test_a_missing_guide(path, mode, tmp_path):
   flags = [(f'{path}.run', 'none'), (f'{path}.scale', '2')]
-  if path == 'sampling.guidance':
-    flags.append((path, 'autoguidance'))
+  choice = {'sampling.guidance': 'autoguidance', 'sampling.sampler': 'feynman_kac'}.get(path, 'run')
+  flags.append((path, choice))
   config = store.with_flags(read('digits'), flags)
   message = f'config.{path}.run: there is no run in none, .* train it first, or'
   refused(message, roles.check_predecessors, config, mode, tmp_path)
   config = store.with_flags(config, [(f'{path}.run', '')])
+  if path == 'sampling.sampler':  # which can do without
+    return roles.check_predecessors(config, mode, tmp_path)
   message = f'config.{path}.run is not set: a '
   refused(message, roles.check_predecessors, config, mode, tmp_path)
   if mode == 'train':  # which makes no samples then

@@ -177,7 +177,7 @@ sampling.guidance=cfg_plus_plus sampling.guidance.scale=0.5 =>
   config.sampling.guidance=cfg_plus_plus is now config.sampling.sampler=cfg_plus_plus, with .scale
 sampling.guidance.scale=2 sampling.guidance.correct=True => config.sampling.guidance.correct is now
   config.sampling.sampler=feynman_kac, with .scale
-sampling.guidance.scale=2 sampling.guidance.interval=3,0.3 => config.sampling.guidance: low=3.0 is
+sampling.guidance.scale=2 sampling.guidance.interval=3,0.3 => config.sampling.guidance: low=3 is
   above high=0.3: no level would be guided
 sampling.sampler=cfg_plus_plus sampling.sampler.scale=0.5 sampling.guidance.scale=2 => cfg_plus_plus
   takes two predictions of x_0 at each step, which sampling.guidance would change

@@ -121,6 +121,7 @@ def test_random_examples_of_vectors_are_drawn(tmp_path):
     assert training_examples(registry.make(config, tmp_path)) is None
 
 
+@pytest.mark.slow
 def test_a_run_of_vectors_is_drawn_with_its_data(tmp_path, capsys):
   """Sheet, film and report have the same axes."""
   fields = within('sampling', num_samples=30, batch_size=30, num_steps=2)

@@ -2,7 +2,9 @@ import dataclasses
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import registry
@@ -94,6 +96,17 @@ def test_a_test_loss_that_raises_is_refused_before_the_first_step(tmp_path, monk
   with pytest.raises(ZeroDivisionError):
     MODES['train'](smoke(**SEEN), tmp_path / 'new')
   assert not (tmp_path / 'new').exists()
+
+
+def test_measured_samples_are_drawn_in_batches():
+  """Twelve of ten classes in turn, eight at a time."""
+  model = registry.make(smoke(**{'sampling.batch_size': 8}), 'nowhere')
+  _, inputs, *_ = hooks.first_samples(model, make_mesh(model.config), 12)
+  state: Any = Mock(ema_params={})
+  (_, *first), (_, *second) = (inputs(state, {}, start) for start in (0, 8))
+  for (index, cond), numbers in ((first, range(8)), (second, range(8, 12))):
+    assert_array_equal(index, numbers)
+    assert_array_equal(cond['label'], np.array(numbers) % 10)
 
 
 def test_a_training_and_the_test_loss_see_the_texts():
