@@ -8,9 +8,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pytest
-from flax import linen as nn
 
-from diffusion_jax.app.config.schema import Schema, parameters
+from diffusion_jax.app.config.schema import Schema
 from diffusion_jax.app.config.store import merge
 from diffusion_jax.app.config.tree import check_one_of, from_config, no_field, resolve
 from diffusion_jax.errors import UserError
@@ -130,15 +129,6 @@ def test_a_default_that_changes_later_does_not_change_a_stored_config():
   assert completed(schema, extra='disc').extra.radius == 99.0
   again = resolve(stored, schema)
   assert again.extra.make() == (7, 1.0)
-
-
-def test_parameters_that_are_bound_and_those_of_every_module_are_no_fields():
-  class Module(nn.Module):
-    width: int = 3
-
-  assert [*parameters(Module)] == ['width']
-  assert [*parameters(functools.partial(disc, steps=1))] == ['count', 'radius']
-  assert [*parameters(lambda a, *rest, b=1, **more: None)] == ['a', 'b']
 
 
 @pytest.mark.parametrize('fields, message', [
