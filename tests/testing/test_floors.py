@@ -58,7 +58,8 @@ def test_for_gaussian_data_the_linear_line_is_the_least_loss(
     assert known.variances.shape == (4, 6, 2)
   else:
     v, q = np.linalg.eigh(COV)
-    known = floors.Fit(*(jnp.asarray(a, 'f') for a in (MEAN, v, q, MEAN[None])), 1000)
+    mean, variances, axes, one = (jnp.asarray(a, 'f') for a in (MEAN, v, q, MEAN[None]))
+    known = floors.Fit(mean, variances, axes, one, 1000)
     x = RNG.multivariate_normal(MEAN, COV, 20_000).astype(np.float32)
   of = denoising(floors.exact(network(kind)), schedule, times=times, weight=weight)
 
