@@ -2,9 +2,9 @@
 
   python examples/ddpm.py    # draws ddpm.png, ten of each digit
 
-Comments name the fields of configs/digits.py; launch.py has the same losses, bit for bit, with
---config.training.machine.compile=tuned. For v-prediction: PREDICTS = 'v', schedule =
-dj.CosineSchedule(), and dj.truncated_snr_weight.
+Comments name the fields of configs/digits.py; launch.py has the same losses: bit for bit
+with XLA_FLAGS=--xla_backend_optimization_level=0, else to rounding. For v-prediction: PREDICTS =
+'v', schedule = dj.CosineSchedule(), and dj.truncated_snr_weight.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
   python examples/edm.py    # draws edm.png, ten of each digit
 
-Comments name the fields of the config; launch.py has the same losses, bit for bit, with
---config.training.machine.compile=tuned.
+Comments name the fields of the config; launch.py has the same losses: bit for bit with
+XLA_FLAGS=--xla_backend_optimization_level=0, else to rounding.
 """
 
 import argparse

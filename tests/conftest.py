@@ -25,11 +25,8 @@ if not os.environ.get('TEST_ON_DEVICE'):
     os.environ['XLA_FLAGS'] += (
       ' --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1'
     )
-    # Others exit at an unknown flag; there single operations are not fusions.
-    if version('jaxlib').startswith('0.10.'):
+    if version('jaxlib').startswith('0.10.'):  # Others exit at an unknown flag.
       os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
-    else:
-      os.environ['XLA_FLAGS'] += ' --xla_disable_hlo_passes=fusion-wrapper'
   os.environ['JAX_PLATFORMS'] = 'cpu'
 _CACHE = Path(__file__).parent.parent / '.jax_cache'
 os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_CACHE)

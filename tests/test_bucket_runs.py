@@ -143,7 +143,8 @@ def test_a_killed_run_continues_on_an_empty_machine(server, tmp_path):
   assert os.listdir(tmp_path / 'last') == ['output']
 
 
-@pytest.mark.parametrize('returns', [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize('returns', [True, False])
 def test_a_server_that_does_not_answer(server, tmp_path, returns):
   """The training goes on; it ends in one line if the server does not return."""
   saved, output = server.folder / SAVED, tmp_path / 'machine' / 'output'
