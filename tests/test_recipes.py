@@ -420,7 +420,7 @@ def test_jit_samples_as_the_release_does(key):
   @jax.jit
   def sample(x):
     guidance = model.config.sampling.guidance.make()
-    guided = guidance.guide(dj.paired(*map(denoiser, laws)))
+    guided = guidance.guide(dj.paired(*map(denoiser, laws)), guidance.scale)
     _, levels, sampler, *_ = model.plan()
     return dj.sample(key, guided, sampler, levels, x)
 

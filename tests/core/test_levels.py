@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import diffusion_jax as dj
 from diffusion_jax.core.levels import round_near_step
 from tests.core.test_step_schedules import NAMED
-from tests.jitted import at_step, jitted
+from tests.jitted import jitted
 
 
 def test_logsnr_is_infinite_where_clean_and_where_all_is_noise():
@@ -29,7 +29,7 @@ def test_the_error_of_log_snr_at_steps_in_float32(name, T):
   betas = NAMED[name](T)
   log_alpha_bar = np.cumsum(np.log1p(-betas))
   truth = log_alpha_bar - np.log(-np.expm1(log_alpha_bar))
-  levels = at_step(dj.DiscreteSchedule.from_betas(betas), np.arange(1, T + 1))
+  levels = jax.jit(dj.DiscreteSchedule.from_betas(betas).at_step)(np.arange(1, T + 1))
   check_log_snr(levels, truth, 5e-7)
 
 
