@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.optimize import linprog
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
@@ -127,3 +128,21 @@ def test_pairs_of_two_labels_are_forbidden():
   assert_allclose(np.exp(log_plan)[0], [1 / 6, 0.0, 1 / 6], rtol=1e-6)
   with pytest.raises(ValueError, match="not the condition 'text'"):
     couplings.conditional_cost(cost, {'text': jnp.zeros((3, 2))})
+
+
+def linear_program(cost):
+  """Returns the plan [B, N] of least cost with uniform marginals."""
+  rows, columns = cost.shape
+  sums = [np.kron(np.eye(rows), np.ones(columns)), np.kron(np.ones(rows), np.eye(columns))]
+  totals = np.concatenate([np.full(rows, 1 / rows), np.full(columns, 1 / columns)])
+  return linprog(cost.ravel(), A_eq=np.concatenate(sums), b_eq=totals).x.reshape(cost.shape)
+
+
+@pytest.mark.parametrize('shape', [(6, 6), (4, 7)])
+def test_the_cost_of_the_plan_approaches_the_linear_programs(shape):
+  """It is above by at most epsilon times the entropy of a row, log B."""
+  (cost,) = normals(shape)
+  least = np.sum(linear_program(cost.astype(np.float64)) * cost)
+  for epsilon in (0.1, 0.01):
+    plan = np.exp(jitted(couplings.sinkhorn)(cost, epsilon, num_iterations=2000))
+    assert -1e-5 < np.sum(plan * cost) - least < epsilon * np.log(shape[0])

@@ -257,3 +257,27 @@ def test_the_network_sees_states_noise_and_conditions():
       one_hot = np.eye(3)[xt[i, j]]
       weights = np.exp(10.0 * one_hot) * (0.5 * one_hot + 0.5 / 3)
       assert_allclose(np.exp(logits[i, j]), weights / weights.sum(), rtol=1e-4)
+
+
+@EACH
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(steps=STEPS)
+def test_the_reverse_is_the_mean_of_posteriors(name, steps):
+  """A loop computes sum_x0 q(x_s | x_t, x_0) p(x_0 | x_t); levels are [B]."""
+  s, t = steps
+  size = len(PROCESSES[name].prior)
+  xt = np.arange(size)[:, None]
+  if name == 'masking' and t == NUM_STEPS:
+    xt = np.full_like(xt, 3)  # Everything is masked.
+  logits = np.random.default_rng(s).normal(size=(len(xt), 1, size))
+  steps_t = np.full(len(xt), t)
+  args = np.float32(logits), xt, PROCESSES[name]
+  p = np.asarray(jitted(dj.p_reverse_states)(*args, at(steps_t - (t - s)), at(steps_t)))
+  to_t = between(name, 0, t)
+  for i, x in enumerate(xt[:, 0]):
+    weights = np.exp(logits[i, 0, :3]) * (to_t[:3, x] > 0)
+    weights /= weights.sum()
+    q = between(name, 0, s)[:3] * between(name, s, t)[:, x]
+    with np.errstate(invalid='ignore'):
+      q = np.nan_to_num(q / q.sum(axis=1, keepdims=True))
+    assert_allclose(p[i, 0], weights @ q, rtol=1e-4, atol=1e-6)

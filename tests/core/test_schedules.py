@@ -206,3 +206,16 @@ def test_schedules_without_an_end_continue_beyond_it(schedule, transform):
   first, last, beyond = transform(np.array([0.002, 80.0, 100.0]))
   expected = (beyond - first) / (last - first)
   assert_allclose(noisier.t, expected, rtol=1e-6)
+
+
+def test_simple_diffusion_and_input_scaling_are_shifts():
+  t = np.linspace(0.1, 0.9, 9)
+  inner = dj.CosineSchedule()
+  plain = level_at(inner, t)
+  # Hoogeboom et al. 2023: logsnr + 2 log(64 / d) for images of d x d pixels.
+  found = level_at(dj.ShiftedSchedule(inner, 256 / 64), t).logsnr
+  expected = np.asarray(plain.logsnr) + 2 * np.log(64 / 256)
+  assert_allclose(found, expected, atol=2e-5)
+  # Chen 2023: x_t = sqrt(abar) b x_0 + sqrt(1 - abar) eps has SNR times b^2.
+  found = level_at(dj.ShiftedSchedule(inner, 1 / 0.3), t).snr
+  assert_allclose(found, 0.3**2 * np.asarray(plain.snr), rtol=1e-5)

@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.testing import assert_allclose
+from scipy import stats
 
 from diffusion_jax.metrics import mmd
 
@@ -66,3 +67,14 @@ def test_the_energy_distance_is_its_double_sums(rng):
   x, y = rng.standard_normal((7, 3)), rng.standard_normal((5, 3)) + 1.0
   xx, yy, xy = double_sums(x, y, lambda a, b: np.linalg.norm(a - b))
   assert_allclose(mmd.energy_distance(x, y).value, 2 * xy - xx - yy)
+
+
+def test_the_energy_distance_is_scipys_in_one_dimension(rng):
+  """SciPy's has the distances of a point to itself, which are 0."""
+  x, y = rng.standard_normal((40, 1)), rng.standard_normal((30, 1)) + 1.0
+  within = sum(
+    np.abs(a - a.T).mean() / (len(a) - 1)  # n / (n - 1) minus 1
+    for a in (x, y)
+  )
+  expected = stats.energy_distance(x[:, 0], y[:, 0]) ** 2 - within
+  assert_allclose(mmd.energy_distance(x, y).value, expected)

@@ -354,3 +354,19 @@ def test_ddpm_is_a_hierarchical_vae(T, variance, key):
   ):
     assert found[name].dtype == np.float64
     assert_allclose(found[name], expected, rtol=1e-9)
+
+
+def test_the_exact_reversal_is_the_posterior():
+  """Two float64 derivations agree: link by link, and by conditioning."""
+  assert (np.abs(gap(EXACT, POINTS)) < 1e-12).all()
+  assert (gap(ANOTHER, POINTS) > 0.1).all()
+
+
+def many(x):
+  return jnp.broadcast_to(f32(x)[0], (10_000, *x.shape[1:]))
+
+
+def test_with_the_exact_encoder_every_draw_of_a_is_log_p(key):
+  found = jax.jit(sampled)(key, many(POINTS[:1]), EXACT)['elbo']
+  expected = np.broadcast_to(log_p_of_chain(POINTS[:1]), found.shape)
+  assert_allclose(found, expected, rtol=1e-5)

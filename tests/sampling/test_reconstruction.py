@@ -263,3 +263,25 @@ def test_no_signal_no_guidance(key):
   for make in (by_moments, by_pseudoinverse):
     found = jax.jit(make(DATA.denoise, measured(0.1)))(x, level).x0
     assert_array_equal(found, expected)
+
+
+def test_any_linear_observation(key):
+  """Means of pairs are the super-resolution of four pixels."""
+  level = level_at(SCHEDULE, 0.4)
+  x, truth = jax.random.normal(key, (2, 3, 4))
+  observe = lambda x0: x0 @ jnp.asarray(POOL.T, jnp.float32)
+
+  @jax.jit
+  def guided(x):
+    y = observe(truth)
+    options = {'num_iterations': 2}
+    return dj.observation_guided(DATA.denoise, observe, y, **options)(x, level)
+
+  y = np.asarray(truth, np.float64) @ POOL.T
+  expected = posterior_mean(POOL, y, x, level)
+  assert_allclose(guided(x).x0, expected, atol=2e-3)
+
+
+def test_an_assumed_variance_is_not_that_of_correlated_data(key):
+  found, expected = estimates(DATA, by_pseudoinverse, 0.1, key)
+  assert np.abs(found - expected).max() > 0.05

@@ -83,3 +83,15 @@ def test_fixed_large_is_exact_for_standard_normal_data():
   found = bounds.expected_bound(oracle, level_grid(DDPM, 5), 'fixed_large')
   entropy = jax.jit(oracle.entropy)()
   assert_allclose(found['total'], entropy, rtol=1e-5)
+
+
+@pytest.mark.parametrize('variance', VARIANCES)
+def test_diffusion_terms_are_a_difference_of_mutual_information(variance):
+  """Sum of L_{t-1} -> I(x_0; x_1) - I(x_0; x_T), I = sum log(1 + SNR v) / 2."""
+  logsnr = np.linspace(-8.0, 8.0, 4001, dtype=np.float32)
+  levels = jax.jit(dj.CosineSchedule().from_logsnr)(logsnr)
+  levels = jax.tree.map(np.append, levels, dj.clean_level())
+  found = bounds.expected_bound(GAUSSIAN, levels, variance)['diffusion']
+  v = np.linalg.eigvalsh(GAUSSIAN.cov)
+  low, high = (0.5 * np.log1p(np.exp(s) * v).sum() for s in (-8.0, 8.0))
+  assert_allclose(found.sum(), high - low, rtol=5e-3)
