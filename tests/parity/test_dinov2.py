@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from diffusion_jax.interop import dinov2
-from diffusion_jax.networks.dinov2 import preprocess
+from diffusion_jax.networks.dinov2 import interpolate_positions, preprocess
 
 
 @pytest.fixture
@@ -48,3 +49,15 @@ def test_features_are_those_of_transformers(case, side):
   scale = np.abs(expected).max()
   assert expected.std(axis=0).max() > 0.02 * scale
   assert np.abs(found - expected).max() < 1e-4 * scale
+
+
+@pytest.mark.parametrize('offset', [0.1, 0.0])
+def test_positions_are_interpolated_as_by_torch(offset):
+  torch = pytest.importorskip('torch')
+  grid = np.random.default_rng(0).standard_normal((37, 37, 5), np.float32)
+  how = {'scale_factor': ((16 + offset) / 37, (12 + offset) / 37)} if offset else {'size': (16, 12)}
+  expected = torch.nn.functional.interpolate(
+    torch.from_numpy(grid).permute(2, 0, 1)[None], mode='bicubic', align_corners=False, **how
+  )[0]
+  found = interpolate_positions(grid, (16, 12), offset)
+  assert_allclose(found, expected.permute(1, 2, 0), atol=1e-5)

@@ -153,3 +153,25 @@ def test_the_levels_of_options(name, option, spacing):
   levels = dj.level_grid(DDPM, N, spacing)
   ours = (levels.sigma / levels.alpha)[::-1]
   assert_allclose(ours, np.unique(scheduler.sigmas), rtol=1e-4)
+
+
+def timesteps(name, n, **options):
+  scheduler = getattr(theirs, name)(**BETAS, **options)
+  scheduler.set_timesteps(n)
+  return np.unique(scheduler.timesteps)[::-1]
+
+
+def test_the_steps_of_timestep_spacing():
+  """diffusers' index i is our step i + 1."""
+  names = 'DDPMScheduler', 'DDIMScheduler'
+  leading = names + tuple(
+    f'{name}DiscreteScheduler' for name in ('Euler', 'EulerAncestral', 'Heun')
+  )
+  multistep = 'DPMSolverMultistepScheduler', 'UniPCMultistepScheduler'
+  table = {'linspace': names, 'leading': leading, 'trailing': leading + multistep}
+  for spacing, classes in table.items():
+    for n in (7, 50, 300):
+      t = dj.level_grid(DDPM, n, spacing).t[:-1]
+      for name in classes:
+        expected = timesteps(name, n, timestep_spacing=spacing)
+        assert_allclose(1000 * t - 1, expected, atol=1e-3)

@@ -156,3 +156,27 @@ def test_objectives_pair_numbers_and_noise_of_a_class_in_their_order(key):
     for label in range(2):
       x0, y = batch['x'][label::2, 0], paired[label::2]
       assert_array_equal(np.argsort(x0), np.argsort(y))
+
+
+def test_points_on_a_line_are_paired_in_their_order(key):
+  rng = np.random.default_rng(0)
+  x0, y = (rng.permutation(np.linspace(-1, 1, 300))[:, None] for _ in range(2))
+  index = jax.jit(EXACT)(key, x0, 2.0 * y, {})
+  order = np.argsort(x0[:, 0])
+  assert_array_equal(y[index][order, 0], np.sort(y[:, 0]))
+
+
+def test_a_small_ratio_keeps_the_noise_of_each_context(key):
+  x0, y, contexts = normals((50, 2), (50, 2), (50, 3))
+  for ratio, least, most in ((0.02, 0.9, 1.0), (1.0, 0.0, 0.2)):
+    index = jax.jit(couplings.exact_coupling(ratio))(key, x0, y, {'context': contexts})
+    assert least <= np.mean(index == np.arange(50)) <= most
+
+
+def test_sinkhorn_draws_from_the_rows_of_its_plan(key):
+  """Close to a permutation of distant points, each row has one entry."""
+  (x0, noise), order = normals((20, 2), (20, 2)), np.random.default_rng(1).permutation(20)
+  x0 *= 100.0
+  y = x0[order] + 0.01 * noise
+  index = jax.jit(couplings.sinkhorn_coupling(epsilon=1e-4))(key, x0, y, {})
+  assert_array_equal(order[index], np.arange(20))

@@ -265,3 +265,32 @@ def test_a_save_that_fails_is_an_error_and_keeps_the_last(tmp_path):
   equal(restored(tmp_path, big(0)), big(1))
   # Orbax may still be deleting what was half written.
   assert checksums.steps_in(tmp_path / 'checkpoints') == [1]
+
+
+def files(folder):
+  """Returns one file of each kind, the largest for files of numbers."""
+  kinds = {}
+  for path in sorted(folder.rglob('*')):
+    if path.is_file():
+      name = path.relative_to(folder).as_posix()
+      top, _, inside = name.partition('/')
+      kind = 'arrays' if top in ('params', 'ema_params', 'state') else top
+      inside = inside.partition('/d/')[0] + ('/d' if '/d/' in name else '')
+      kinds.setdefault((kind, inside), []).append(name)
+  size = lambda name: (folder / name).stat().st_size
+  return [max(names, key=size) for names in kinds.values()]
+
+
+def test_every_damage_of_every_kind_of_file_is_noticed(run):
+  """Orbax completes its metadata, without data of the run, after the sums."""
+  folder = run[0] / 'checkpoints' / '3'
+  assert checksums.find_damage(folder) == ''
+  names = [name for name in files(folder) if name not in checksums._WITHOUT_SUMS]
+  assert len(names) > 10
+  for name in names:
+    whole = (folder / name).read_bytes()
+    for damage in (flip, cut, Path.unlink):
+      damage(folder / name)
+      assert name in checksums.find_damage(folder)
+      (folder / name).write_bytes(whole)
+  assert checksums.find_damage(folder) == ''
