@@ -175,6 +175,7 @@ def test_a_full_server(server, tmp_path):
   assert params_of(error.rpartition('the files are kept in ')[2])
 
 
+@pytest.mark.slow
 def test_several_processes_write_into_a_bucket(server, tmp_path):
   """They have no folder in common; one process continues their run."""
   port = free_port()

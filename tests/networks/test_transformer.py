@@ -195,6 +195,7 @@ def test_blocks_are_a_loop_where_that_is_cheaper():
   assert loops(network, on_gpu) == loops(network.clone(unroll=True)) == unrolled
 
 
+@pytest.mark.slow
 def test_what_is_computed_on_gpus_is_the_same(key):
   """There blocks are unrolled, and a kernel's parts have separate products."""
   network = DiT(**TINY, **LABELLED, dropout=0.1)

@@ -100,6 +100,7 @@ def test_a_block_stores_19_activations(step):
   assert memory.temp_size_in_bytes < 1.1 * (19 * BLOCKS + 8) * 2 * ACTIVATION
 
 
+@pytest.mark.slow
 def test_remat_is_not_undone_by_common_subexpressions(step):
   saved = step(('network.remat', 'True')).memory_analysis().temp_size_in_bytes
   assert saved < 0.7 * step().memory_analysis().temp_size_in_bytes
@@ -112,6 +113,7 @@ def test_biases_and_activations_are_epilogues_of_products(step):
   assert '__cudnn$fmha' in text  # chosen by attention='auto'
 
 
+@pytest.mark.slow
 def test_the_state_of_a_u_net_is_not_copied_to_other_layouts(h100):
   """The program takes kernels as cuDNN wants them, [out, height, width, in]."""
   config = trial(

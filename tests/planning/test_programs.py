@@ -166,6 +166,7 @@ def split_all(monkeypatch):
   monkeypatch.setattr(optimizer, 'MIN_SIZE', 16)
 
 
+@pytest.mark.slow
 def test_fsdp_sends_weights_of_a_transformer_and_no_tokens(monkeypatch):
   """A device sends adaLN's inputs of the images: less than one map in all."""
   split_all(monkeypatch)

@@ -31,7 +31,9 @@ CASES = {  # the flags of both processes, and what both say of process 1
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize(
+  'name', [x if x == 'folders' else pytest.param(x, marks=pytest.mark.slow) for x in CASES]
+)
 def test_hosts_that_differ_say_how_and_end(name, tmp_path):
   flags, message = CASES[name]
   port, processes = free_port(), []

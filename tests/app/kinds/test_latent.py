@@ -269,6 +269,7 @@ def test_a_changed_autoencoder_is_noticed(run, tmp_path):
   refused('latent.json cannot be read', MODES['sample'], config_of(''), copy)
 
 
+@pytest.mark.slow
 def test_particles_restore_by_latents(run, tmp_path, capsys):
   """y measures decoded pixels; other methods need a model of pixels."""
   picture = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)

@@ -78,6 +78,7 @@ def test_texts_are_written_as_texts_and_as_pictures(tmp_path):
   assert (first == 96).mean() > 0.15  # masked cells
 
 
+@pytest.mark.slow
 def test_unmasked_bytes_stay():
   """They are the same at all later steps of the ancestral sampler."""
   model: Any = registry.make(trial('text_masked', **TEXT), 'nowhere')
