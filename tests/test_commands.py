@@ -287,10 +287,11 @@ RUN = [
     'alone/samples/*.npz copy/samples/*.csv dummies/samples/*.csv',
     marks=pytest.mark.slow,
   ),
-  (
+  pytest.param(
     'inference',
     'runs/(decay|joint)',
     'decay/samples/*.npz decay/evaluation/*/result.json joint/samples/*.npz',
+    marks=pytest.mark.slow,
   ),
 ]
 # A training of seconds, and a few draws.

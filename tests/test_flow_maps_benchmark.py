@@ -34,7 +34,11 @@ def test_distances_of_the_exact_map_are_zero(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'data, method, calls', [('ring', 'lagrangian', 3), ('checkerboard', 'midpoint', 5)]
+  'data, method, calls',
+  [
+    ('ring', 'lagrangian', 3),
+    pytest.param('checkerboard', 'midpoint', 5, marks=pytest.mark.slow),
+  ],
 )
 def test_a_row_as_typed(data, method, calls, capsys, monkeypatch):
   monkeypatch.setattr(benchmark, 'CHUNK', 2)

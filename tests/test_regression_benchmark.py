@@ -12,6 +12,7 @@ from benchmarks import regression as benchmark
 pytestmark = pytest.mark.benchmarks
 
 
+@pytest.mark.slow
 def test_the_splits_of_a_file(tmp_path, monkeypatch, capsys):
   """A second command reads the scores of the first, whose draws it repeats."""
   rng = np.random.default_rng(0)
