@@ -34,6 +34,7 @@ def measured(folder):
   return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_both_sides_learn_the_same_from_the_same_weights_and_images(folder):
   """They have the loss of a network that returns 0: E |eps|^2 = 1."""
   images, out = folder / 'images.npz', folder / 'curves.json'
