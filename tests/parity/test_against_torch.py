@@ -59,6 +59,7 @@ def test_both_sides_learn_the_same_from_the_same_weights_and_images(folder):
   assert_allclose(ours[:, -10:].mean(), theirs[:, -10:].mean(), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_every_task_is_measured_on_both_sides(measured):
   records = measured['records']
   assert [(r['network'], r['task']) for r in records] == [
@@ -77,6 +78,7 @@ def test_every_task_is_measured_on_both_sides(measured):
     assert {'torch', 'diffusers'} <= set(r['facts']['torch']['versions'])
 
 
+@pytest.mark.slow
 def test_both_sides_compute_the_same_network(measured):
   width, labels = 16, 10 + 1
   more = {
