@@ -13,7 +13,7 @@ TOKENS = {
   'core': 25_033,
   'sampling': 24_211,
   'networks': 29_502,
-  'data': 34_358,
+  'data': 34_391,
   'metrics': 27_747,
   'interop': 20_862,
   'training': 21_292,

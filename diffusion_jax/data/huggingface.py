@@ -142,7 +142,6 @@ def _builder(path, subset, revision):
     raise ValueError(
       "data=huggingface needs the library datasets: pip install -e '.[huggingface]'"
     ) from None
-  logging.getLogger('datasets').setLevel(logging.CRITICAL)  # It logs tracebacks.
   local, files = Path(path).expanduser(), None
   name = str(local) if local.exists() else path
   if path.startswith(('/', '.', '~')) and not local.exists():
@@ -151,7 +150,7 @@ def _builder(path, subset, revision):
     name, files = local.suffix[1:].lower(), {'train': [str(local)]}
     if name not in FORMATS:
       raise ValueError(f'{path} is neither a folder nor a .parquet file')
-  with naming(f'{path} cannot be read', Exception):  # It raises errors of many libraries.
+  with _reading(path):
     builder = datasets.load_dataset_builder(
       name, subset or None, data_files=files, revision=revision or None
     )
@@ -201,7 +200,7 @@ def _prepared(path, builder, split):
   if _kind(builder) == 'parquet':  # Name a damaged file.
     files = itertools.chain(*builder.config.data_files.values())
     open_parquet(path, [file for file in files if '://' not in file], (), 1)
-  with naming(f'{path} cannot be read', Exception):
+  with _reading(path):
     builder.download_and_prepare()
     dataset = builder.as_dataset(split)
   return Rows(path, dataset, _folder_of(path, builder))
@@ -230,3 +229,16 @@ def _streamed(path, builder, split, read, buffer):
       f'{split!r} of {_kind(builder)} files'
     )
   return open_parquet(path, builder.config.data_files[split], read, buffer, open_file)
+
+
+@contextlib.contextmanager
+def _reading(path):
+  # `datasets` raises errors of many libraries, and logs their tracebacks.
+  log = logging.getLogger('datasets')
+  level = log.level
+  log.setLevel(logging.CRITICAL)
+  try:
+    with naming(f'{path} cannot be read', Exception):
+      yield
+  finally:
+    log.setLevel(level)

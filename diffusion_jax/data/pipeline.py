@@ -32,9 +32,9 @@ def batch_at(
 ) -> dict[str, np.ndarray]:
   """Returns batch `step`: {'x': float32 [B, ...], 'label', 'context', 'text'}.
 
-  Each epoch has its own permutation, which a source with an order draws
-  itself, and its own examples of a source that is redrawn; a batch may extend into the next epoch.
-  facts encode x, levels to [-1, 1], and the context; None: the source's.
+  Each epoch has its own permutation, which a source with an order draws itself,
+  and its own examples of a source that is redrawn; a batch may extend into the
+  next epoch. facts encode x, levels to [-1, 1], and the context; None: the source's.
   random_flip mirrors each picture with probability 1/2. `rows` selects the rows
   that are read. See `examples` for the other entries.
   """
