@@ -403,7 +403,7 @@ def path_noise(key, x, t, s):
   return dj.path_noise(key, x, level_s, level_t)
 
 
-@pytest.mark.parametrize('eta', [0.5, 1.0])
+@pytest.mark.parametrize('eta', [0.5, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_sample_dpmpp_sde_of_k_diffusion(eta):
   """Both steps are DDIM's, with the noise of one path."""
   _, sigma = ve_grid(5)
