@@ -380,7 +380,7 @@ ANCESTRAL = {
 }
 
 
-@pytest.mark.parametrize('eta', [0.0, 0.5, 1.0])
+@pytest.mark.parametrize('eta', [pytest.param(0.0, marks=pytest.mark.slow), 0.5, 1.0])
 @pytest.mark.parametrize('name', ANCESTRAL)
 def test_ancestral_samplers_of_k_diffusion(name, eta):
   _, sigma = ve_grid(6)

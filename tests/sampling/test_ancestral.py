@@ -1,7 +1,5 @@
 """The samplers of DDPM and DDIM on data with known moments."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +50,9 @@ def test_eta_may_be_traced(key):
   """DDIM's eta can be an argument of a program."""
   levels, x = level_grid(dj.LinearVPSchedule(), 4), np.ones((8, 2), np.float32)
   draw = lambda eta: dj.sample(key, GAUSSIAN.denoise, dj.ddim(eta), levels, x)
-  traced, fixed = jax.jit(lambda etas: (jax.vmap(draw)(etas), [draw(0), draw(1)]))(np.float32([0, 1]))
+  traced, fixed = jax.jit(lambda etas: (jax.vmap(draw)(etas), [draw(0), draw(1)]))(
+    np.float32([0, 1])
+  )
   assert_allclose(traced, fixed, rtol=1e-5, atol=1e-6)
 
 

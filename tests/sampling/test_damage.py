@@ -30,7 +30,9 @@ def test_noise_is_in_the_units_of_the_measurement(noise):
   assert 0.7 < damage.width / least < 1.4
 
 
-@pytest.mark.parametrize('width, factor', [(1.0, 1), (3.0, 1), (1.0, 4)])
+@pytest.mark.parametrize(
+  'width, factor', [(1.0, 1), pytest.param(3.0, 1, marks=pytest.mark.slow), (1.0, 4)]
+)
 def test_the_noise_that_a_picture_needs(width, factor, key):
   """It is a lower bound on what SciPy's best picture in [-1, 1] needs."""
   clean = np.sign(jax.random.normal(key, (2, 12, 12, 1)))

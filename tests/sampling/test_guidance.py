@@ -1,5 +1,6 @@
 """Guidance on Gaussian classes, where everything has a closed form."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -63,8 +64,16 @@ def scores_and_truth(level, scale):
   return found, jax.grad(log_tilted)(X)
 
 
-@pytest.mark.parametrize('scale', [0.0, 1.0, 2.5, np.float32([0.0, 1.0, 2.0, 4.0])])
-@pytest.mark.parametrize('level', LEVELS)
+EACH = np.float32([0.0, 1.0, 2.0, 4.0])
+
+
+@pytest.mark.parametrize('level, scale', [
+  *itertools.product((LEVELS[0], LEVELS[2]), (0.0, 1.0, 2.5)), (LEVELS[1], EACH),
+  *(  # A program for each
+    pytest.param(*case, marks=pytest.mark.slow)
+    for case in [*itertools.product((LEVELS[0], LEVELS[2]), [EACH]), (LEVELS[1], 2.5)]
+  ),
+])  # fmt: skip
 def test_guidance_has_the_score_of_the_tilted_density(level, scale):
   """It is grad log [p(x_t) p(y | x_t)^w], with and without a classifier."""
   found, truth = scores_and_truth(level, scale)
