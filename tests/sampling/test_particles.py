@@ -264,12 +264,12 @@ def levels_of(grids, num_steps=25, rows=None):
   return levels if rows is None else jax.tree.map(lambda a: a[:, rows], levels)
 
 
-def run_product(denoise, powers, levels, shape, jit=jit_long):
+def run_product(denoise, powers, levels, shape):
   """Draws populations of a product, [G, B, K, D], and their `Particles`."""
   start = np.random.default_rng(0).standard_normal(shape, np.float32)
   sampler = dj.feynman_kac(powers)
 
-  @jit
+  @jax.jit
   @jax.vmap
   def draw(levels):
     first = levels.take(0)
@@ -318,7 +318,7 @@ def test_products_of_unit_variance_are_exact_in_any_steps():
     dj.Prediction(p.x0.reshape(x.shape)) for p in both(x.reshape(-1, 1), level)
   )
   levels = levels_of(GRIDS, rows=np.array([0, 6, 12, 18, 24, 25]))
-  x, weights, state = run_product(in_three, powers, levels, (4, 500, 3), jax.jit)
+  x, weights, state = run_product(in_three, powers, levels, (4, 500, 3))
   assert_allclose(state.lowest_ess, 500.0, rtol=1e-3)
   _, a, sigma = (np.float64(field[:, -2]) for field in levels)
   share = a**2 / (a**2 + sigma**2)
@@ -397,7 +397,7 @@ def test_one_of_many_particles_is_from_the_product(key):
     factors = factors_of(GUIDED)(x - level.alpha * shift, level)
     return tuple(dj.Prediction(p.x0 + shift) for p in factors)
 
-  @jit_long
+  @jax.jit
   def draw(key, x):
     keys = jax.random.split(key, 1000)
     return dj.sample_with_state(keys, shifted, sampler, levels, x)

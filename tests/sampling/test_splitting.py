@@ -11,7 +11,7 @@ from diffusion_jax.core import operators
 from diffusion_jax.sampling.grids import last_noisy_level
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
-from tests.sampling.moments import assert_own_keys
+from tests.sampling.moments import assert_own_keys, jit_long
 from tests.sampling.test_reconstruction import (
   MATRIX,
   SCHEDULE,
@@ -104,7 +104,7 @@ def test_the_end_of_the_ode():
   assert_allclose(found, expected, atol=0.02)
 
 
-@jax.jit
+@jit_long
 def gibbs_draws(key, widths):
   draw = dj.gaussian_draw(measured(0.5), num_iterations=2)
   x = jax.random.normal(key, (NUM, 4))
