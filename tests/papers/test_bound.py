@@ -14,6 +14,7 @@ from diffusion_jax.core.keys import split_key
 from diffusion_jax.testing import oracles
 from tests.jitted import level_at
 from tests.papers.paper import bound_terms, ddpm, f32, network_fn
+from tests.rows import slow
 
 T = 20
 SHAPE = (4, 3, 2)
@@ -57,7 +58,7 @@ SEQUENCES = {'linear': dj.linear_betas(T), 'cosine': dj.cosine_betas(T)}
   'variance, clip',
   [
     ('fixed_small', False),
-    pytest.param('fixed_large', True, marks=pytest.mark.slow),
+    slow('fixed_large', True),
     ('learned', True),
   ],
 )

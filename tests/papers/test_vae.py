@@ -21,6 +21,7 @@ from diffusion_jax.core.keys import split_key
 from tests.jitted import jitted
 from tests.papers import linear_gaussian as lg
 from tests.papers.paper import ddpm, f32, network_fn, normal_kl
+from tests.rows import slow
 
 LOG_2PI = np.log(2.0 * np.pi)
 SIGNS = np.array(list(itertools.product([-1.0, 1.0], repeat=3)))  # [8, 3]
@@ -325,8 +326,8 @@ def pieces(p, variance):
   [
     (1, 'fixed_large'),
     (3, 'learned'),
-    pytest.param(10, 'learned', marks=pytest.mark.slow),
-    pytest.param(200, 'fixed_small', marks=pytest.mark.slow),
+    slow(10, 'learned'),
+    slow(200, 'fixed_small'),
   ],
 )
 def test_ddpm_is_a_hierarchical_vae(T, variance, key):

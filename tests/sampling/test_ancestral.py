@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from tests.jitted import level_grid
+from tests.rows import normal
 from tests.sampling import moments
 from tests.sampling.moments import GAUSSIAN
 
@@ -74,7 +75,7 @@ def inversion_errors(num_steps, schedule, x0):
 
 def test_inversion_is_of_first_order():
   """The errors of x_0 and of the ODE's x_T halve with the step."""
-  x0 = np.random.default_rng(0).standard_normal((64, 2), np.float32)
+  x0 = normal(64, 2)
   schedule = dj.CosineSchedule(-12.0, 12.0)
   errors = np.array([inversion_errors(n, schedule, x0) for n in (200, 400, 800)])
   found = np.log2(errors[:-1]) - np.log2(errors[1:])

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from tests.jitted import level_at
+from tests.rows import normal, slow
 from tests.sampling.moments import GAUSSIAN, SCHEDULES, OneOf
 
 
@@ -47,7 +48,7 @@ def test_churn_adds_the_noise_between_the_two_levels():
 
   schedule = dj.LinearVPSchedule()
   level = level_at(schedule, 0.5)
-  x = np.random.default_rng(0).standard_normal((100_000, 2), np.float32)
+  x = normal(100_000, 2)
   x *= np.hypot(level.alpha, level.sigma)
   for s_noise in (1.0, 1.2):
     sampler = dj.churn(dj.Sampler(lambda x: (), step), schedule, 0.3, s_noise=s_noise)
@@ -88,14 +89,11 @@ ODES = {
 }
 
 
-# tests/papers/test_samplers.py has the others.
-@pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=pytest.mark.slow if name in ('heun', 'dpm_solver_2') else ())
-    for name in ODES
-  ],
-)
+# tests/papers/test_samplers.py has these.
+DEAR = 'heun', 'dpm_solver_2'
+
+
+@pytest.mark.parametrize('name', [slow(n) if n in DEAR else n for n in ODES])
 def test_ancestral_noise_is_that_of_ddim_at_every_level(name, key):
   """Data that are 0 have x_s ~ N(0, sigma_s^2), a known part of it new."""
   zero = lambda x, level: dj.Prediction(jnp.zeros_like(x))

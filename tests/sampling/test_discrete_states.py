@@ -13,6 +13,7 @@ import diffusion_jax as dj
 from diffusion_jax.core.discrete_states import NEVER
 from diffusion_jax.testing import discrete_oracles
 from tests.jitted import level_at
+from tests.rows import slow
 from tests.states import LINEAR, NUM_STEPS, PROCESSES, TABLE, matrices_of, prior_of
 
 N = 5000
@@ -49,11 +50,8 @@ def check_law(shares, expected):
   assert_allclose(expected.sum(), 1.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-  'name',
-  # a step of which is in tests/papers
-  [pytest.param(name, marks=pytest.mark.slow if name == 'uniform' else ()) for name in PROCESSES],
-)
+# tests/papers has a step of 'uniform'.
+@pytest.mark.parametrize('name', [slow('uniform'), 'masking', 'gaussian'])
 def test_ancestral_samples_have_the_law_of_the_oracle(name):
   process = PROCESSES[name]
   levels = level_at(LINEAR, np.linspace(1.0, 0.0, NUM_STEPS + 1))

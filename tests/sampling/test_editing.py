@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import at_step, level_at, level_grid
+from tests.rows import normal, slow
 from tests.sampling.moments import DDPM, GAUSSIAN
 
 SCHEDULE = dj.DiscreteSchedule.from_alphas(np.linspace(0.999, 0.9, 50))
@@ -64,10 +65,7 @@ def law_of_sdedit(sampler, guide, level):
 
 
 SAMPLERS = {'ode': (dj.heun(), 50), 'sde': (dj.ancestral('fixed_large'), 250)}
-SLOW = [
-  pytest.param(*case, marks=pytest.mark.slow)
-  for case in [('ode', 0.2), ('ode', 0.6), ('sde', 0.6), ('sde', 1.0)]
-]
+SLOW = [slow(*case) for case in [('ode', 0.2), ('ode', 0.6), ('sde', 0.6), ('sde', 1.0)]]
 
 
 @pytest.mark.parametrize('name, strength', [('sde', 0.2), ('ode', 1.0), *SLOW])
@@ -108,7 +106,7 @@ def test_every_repeat_has_noise_of_its_own(key):
 
 def test_no_strength_is_no_change_and_known_pixels_stay(key):
   """The number of steps is rounded: 3.7 of 10 are 4."""
-  guide = np.random.default_rng(0).standard_normal((3, 2), np.float32)
+  guide = normal(3, 2)
   mask = np.array([[True, False]])
 
   @jax.jit

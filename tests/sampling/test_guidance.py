@@ -13,6 +13,7 @@ import diffusion_jax as dj
 from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.testing import oracles
 from tests.jitted import level_at
+from tests.rows import normal, slow
 
 LEVEL = level_at(dj.LinearVPSchedule(), 0.5)
 SCHEDULE = dj.LinearVPSchedule()
@@ -70,7 +71,7 @@ EACH = np.float32([0.0, 1.0, 2.0, 4.0])
 @pytest.mark.parametrize('level, scale', [
   *itertools.product((LEVELS[0], LEVELS[2]), (0.0, 1.0, 2.5)), (LEVELS[1], EACH),
   *(  # A program for each
-    pytest.param(*case, marks=pytest.mark.slow)
+    slow(*case)
     for case in [*itertools.product((LEVELS[0], LEVELS[2]), [EACH]), (LEVELS[1], 2.5)]
   ),
 ])  # fmt: skip
@@ -192,7 +193,7 @@ def network_fn(params, x, noise, cond, *, key=None):
 
 @pytest.mark.parametrize('t', [0.3, [0.1, 0.3, 0.5, 0.9]])
 def test_one_call_for_two_is_two_calls(t):
-  x = jax.random.normal(jax.random.key(0), (4, 3))
+  x = normal(4, 3)
   cond = {'label': jnp.array([0, 3, 1, 2]), 'image': 0.1 * images(3)[0, :4, :2]}
   cond['image'] = jnp.asarray(cond['image'].reshape(4, -1), jnp.float32)
   level = level_at(SCHEDULE, np.float32(t))

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal
 from tests.jitted import level_at
+from tests.rows import normal
 from tests.sampling.test_reconstruction import COV, DATA, MATRIX, MEAN, SCHEDULE, Y, measured
 
 ENDS = {'level_t': level_at(SCHEDULE, 0.5), 'level_s': level_at(SCHEDULE, 0.4)}
@@ -24,7 +25,7 @@ def gain(level):
 @pytest.mark.parametrize('sampler', [dj.ancestral(), dj.ddim()])
 def test_dps_descends_along_the_norm_of_the_residual(sampler, key):
   """x_s - zeta grad |y - A x_0_hat|, and the norm is not squared."""
-  x = np.random.default_rng(0).standard_normal((3, 4), np.float32)
+  x = normal(3, 4)
   guided = dj.likelihood_guided(sampler, measured(0.1).distance, 0.7)
 
   @jax.jit
@@ -50,7 +51,7 @@ def test_a_sampler_of_several_calls_has_each_of_them(key):
     return DATA.denoise(x, level)
 
   guided = dj.likelihood_guided(dj.heun(), measured(0.1).distance, 0.0)
-  x = np.random.default_rng(0).standard_normal((3, 4), np.float32)
+  x = normal(3, 4)
   state = guided.init(x)
 
   @jax.jit
@@ -64,7 +65,7 @@ def test_a_sampler_of_several_calls_has_each_of_them(key):
 
 
 def test_renoised_has_its_share_of_new_noise(key):
-  x = np.random.default_rng(0).standard_normal((3, 4), np.float32)
+  x = normal(3, 4)
   t, s = jax.device_get((ENDS['level_t'], ENDS['level_s']))
   shares = 0.0, 0.3, 1.0
 

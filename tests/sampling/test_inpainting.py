@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import level_at, level_grid
+from tests.rows import normal
 from tests.sampling import chains
 from tests.sampling.moments import assert_own_keys, counted_calls, jit_long
 
@@ -188,7 +189,7 @@ def test_samplers_with_a_memory_and_keys_per_example(wrap, sampler, key):
   def run(keys, known, x):
     return dj.sample(keys, CORRELATED.denoise, wrap(sampler, known, MASK), levels, x)
 
-  x = np.random.default_rng(0).standard_normal((4, 2), np.float32)
+  x = normal(4, 2)
   arrays = jax.random.split(key, 4), known, x
   assert_own_keys(run, *arrays, rtol=1e-4, atol=1e-5)
   assert np.abs(run(*arrays)[:, 1]).max() < 5.0

@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
+from tests.rows import normal, slow
 from tests.sampling.moments import OneOf
 from tests.schedules import anything
 
@@ -105,14 +106,10 @@ def with_exact_prior(found, last):
   return np.asarray(found.log_prob) - prior + exact_prior
 
 
-def slow_unless(fast, names):
-  return [pytest.param(name, marks=[] if name in fast else pytest.mark.slow) for name in names]
-
-
 FAST = 'ddpm', 'zero_terminal_snr', 've', 'flow'
 
 
-@pytest.mark.parametrize('schedule_name', slow_unless(FAST, SCHEDULES))
+@pytest.mark.parametrize('schedule_name', [n if n in FAST else slow(n) for n in SCHEDULES])
 def test_log_likelihood_of_a_mixture(schedule_name):
   x, level = draws(schedule_name)
   found = exact(schedule_name, 1e-5, x)
@@ -189,7 +186,7 @@ def test_hutchinson_is_unbiased():
   )
   log = vectors * (0.5 * np.log(first / last)) @ vectors.T
   square, on_diagonal = np.sum(log**2), np.sum(np.diag(log) ** 2)
-  x = np.random.default_rng(0).standard_normal((4, D)).astype(np.float32)
+  x = normal(4, D)
   cov = vectors * first @ vectors.T
   truth = scipy.stats.multivariate_normal.logpdf(np.float64(x), cov=cov)
   for probe, num_probes, rest in (('rademacher', 1, on_diagonal), ('gaussian', 8, 0.0)):
@@ -201,7 +198,7 @@ def test_hutchinson_is_unbiased():
 
 
 def test_a_value_depends_only_on_its_own_key():
-  keys, x = many_keys(), np.random.default_rng(0).standard_normal((256, D)).astype(np.float32)
+  keys, x = many_keys(), normal(256, D)
 
   def log_prob(keys, x):
     return np.asarray(hutchinson(keys, 'rademacher', 1, x))
@@ -217,7 +214,7 @@ def test_a_value_depends_only_on_its_own_key():
 
 
 def test_probability_flow_there_and_back():
-  x = np.random.default_rng(0).standard_normal((16, D)).astype(np.float32)
+  x = normal(16, D)
 
   @jax.jit
   def flow(number, x, start, end):
@@ -244,7 +241,7 @@ def test_too_few_steps_are_nan():
 def test_the_adaptive_sampler_solves_the_ode_in_one_step_to_its_tolerance():
   """From noise to noise, and to clean data, as `level_grid(schedule, 1)` does."""
   oracle = oracles.gaussian([0.5, -0.3], [[0.1, 0.08], [0.08, 0.15]])
-  x = np.random.default_rng(0).standard_normal((16, 2)).astype(np.float32)
+  x = normal(16, 2)
 
   @jax.jit
   def draw(number, levels, tolerance=1e-5):

@@ -14,6 +14,7 @@ from diffusion_jax.sampling import particles
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
 from tests.refusals import one_line
+from tests.rows import normal, slow
 from tests.sampling import chains
 from tests.sampling.moments import assert_own_keys, jit_long
 from tests.sampling.test_reconstruction import (
@@ -76,7 +77,7 @@ def log_evidence_of_the_chain(num_steps, std):
   [
     ('pseudoinverse', True, 0.5, 0.01),
     ('spread', False, 1.0, 0.01),
-    pytest.param(None, True, 0.6, 0.02, marks=pytest.mark.slow),  # as of a threshold
+    slow(None, True, 0.6, 0.02),  # as of a threshold
   ],
 )
 def test_the_evidence_is_unbiased_for_the_chain(twist, use_gradient, std, error, key):
@@ -118,7 +119,7 @@ def test_a_population_depends_on_its_key_only(key):
   levels = level_grid(SCHEDULE, 10)
   keys = jax.random.split(key, 8)
   draw = jax.jit(lambda keys, x: dj.sample_with_state(keys, DATA.denoise, sampler, levels, x))
-  x = np.random.default_rng(0).standard_normal((8, 4, 4), np.float32)
+  x = normal(8, 4, 4)
   assert_own_keys(draw, keys, x, rtol=2e-5, atol=2e-5)
 
 
@@ -186,7 +187,7 @@ def test_a_signal_free_level_has_no_gradient(key):
       sampler = dj.steered(m.log_prob, twist, 'fixed_small', use_gradient, 0.0)
       yield sampler.step(key, x, sampler.init(x), denoise, **ends)[0]
 
-  x = np.random.default_rng(0).standard_normal((2, 3, 4), np.float32)
+  x = normal(2, 3, 4)
   assert_array_equal(*jax.jit(lambda x: tuple(steps(x)))(x))
 
 
@@ -218,7 +219,7 @@ def test_lowest_ess_is_that_of_the_worst_step(key):
     denoise = lambda x, level: dj.Prediction(x)
     return dj.sample_with_state(key, denoise, sampler, levels, x)
 
-  start = np.random.default_rng(0).standard_normal((4, 8, 2), np.float32)
+  start = normal(4, 8, 2)
   for at_first in (True, False):
     x, state = draw(at_first, start)
     weights = np.where(np.asarray(start if at_first else x)[..., 0] > 0.0, 9.0, 1.0)
@@ -266,7 +267,7 @@ def levels_of(grids, num_steps=25, rows=None):
 
 def run_product(denoise, powers, levels, shape):
   """Draws populations of a product, [G, B, K, D], and their `Particles`."""
-  start = np.random.default_rng(0).standard_normal(shape, np.float32)
+  start = normal(*shape)
   sampler = dj.feynman_kac(powers)
 
   @jax.jit
@@ -380,7 +381,7 @@ def test_corrected_guidance_of_mixtures_has_the_law_that_it_names(key):
 
   levels = level_grid(SCHEDULE, 50, 'logsnr')
   guided = dj.classifier_free(pair, 2.5)
-  start = np.random.default_rng(1).standard_normal((8000, 1), np.float32)
+  start = normal(8000, 1, seed=1)
   plain = jax.jit(lambda x: dj.sample(key, guided, dj.ddim(1.0), levels, x))(start)
   assert distance(x, weights) < 0.03
   assert distance(np.asarray(plain), np.ones(8000)) > 0.06
@@ -402,7 +403,7 @@ def test_one_of_many_particles_is_from_the_product(key):
     keys = jax.random.split(key, 1000)
     return dj.sample_with_state(keys, shifted, sampler, levels, x)
 
-  x, state = draw(key, np.random.default_rng(0).standard_normal((1000, 1), np.float32))
+  x, state = draw(key, normal(1000, 1))
   assert state.x.shape == (1000, 64, 1) and state.lowest_ess.shape == (1000,)
   assert 1.0 < np.min(state.lowest_ess) < 64.0
   x = np.asarray(x)[:, 0] - 3.0 * labels
@@ -418,7 +419,7 @@ def test_one_of_begins_with_noise_of_its_level_and_picks_by_weight():
   last = np.tile(np.float32([-np.inf, -np.inf, 0.0]), (2000, 1))
   state = particles.Particles(last, zero, zero, zero)
   still = dj.Sampler(lambda x: state, lambda key, x, state, denoise, **ends: (x, state))
-  x = np.random.default_rng(0).standard_normal((2000, 1)).astype(np.float32)
+  x = normal(2000, 1)
   sampler = dj.one_of(still, 3)
 
   @jax.jit

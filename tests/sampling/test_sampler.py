@@ -7,6 +7,7 @@ import diffusion_jax as dj
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.sampling.sampler import sample_frames, spread_levels
 from tests.jitted import at_step, level_grid
+from tests.rows import normal
 from tests.sampling.moments import DDPM, GAUSSIAN, STOCHASTIC, build
 from tests.states import PROCESSES, TABLE
 
@@ -28,7 +29,7 @@ def test_prior(key):
 def test_the_loop_is_step_by_step(key):
   """The trajectory has every x, and ends in the sample."""
   levels = level_grid(DDPM, 10)
-  x = np.random.default_rng(0).standard_normal((4, 2), np.float32)
+  x = normal(4, 2)
   sampler = dj.ddim(1.0)
 
   @jax.jit
@@ -56,7 +57,7 @@ def test_the_loop_is_step_by_step(key):
 def test_frames_are_evenly_spread_states_of_the_trajectory(key):
   """It has the first examples, with both ends; the sample stays what it is."""
   levels = level_grid(DDPM, 10)
-  x = np.random.default_rng(0).standard_normal((4, 2), np.float32)
+  x = normal(4, 2)
   numbers = 1, 4, 25
 
   @jax.jit

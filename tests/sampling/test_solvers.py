@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import level_grid
+from tests.rows import normal, slow
 from tests.sampling import moments
 from tests.sampling.moments import DDPM
 
@@ -107,13 +108,13 @@ FAST = 'ancestral_small', 'dpm_solver_pp_3m_sde'
 
 @pytest.mark.parametrize(
   'name',
-  [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in moments.SAMPLERS],
+  [n if n in FAST else slow(n) for n in moments.SAMPLERS],
 )
 def test_mean_and_covariance_of_a_mixture(name, key):
   """They agree within 5 standard errors and an error of the steps."""
   mixture, n = moments.MIXTURE, 4096
   levels = level_grid(DDPM, STEPS_OF.get(name, 200))
-  x = np.random.default_rng(0).standard_normal((n // 64, 128), np.float32)
+  x = normal(n // 64, 128)
   denoise, sampler = in_pairs(mixture.denoise), moments.build(name, DDPM)
   x = moments.jit_long(lambda x: dj.sample(key, denoise, sampler, levels, x))(x)
   x, cov, atol = np.asarray(x).reshape(n, 2), np.asarray(mixture.cov), BIAS.get(name, 0.02)
@@ -141,10 +142,8 @@ DEAR = (
   'adaptive_ode', 'unipc_3', 'dpm_solver_pp_2m', 'dpm_solver_pp_2s_sde', 'dpm_solver_pp_sde',
   'ancestral_large',
 )  # fmt: skip
-EVERY = [
-  pytest.param(name, marks=pytest.mark.slow if name in DEAR else ()) for name in moments.SAMPLERS
-]
-FINITE = [row for row in EVERY if row.values != ('euler_maruyama',)]
+EVERY = [slow(n) if n in DEAR else n for n in moments.SAMPLERS]
+FINITE = [row for row in EVERY if row != 'euler_maruyama']
 
 
 def network(scale, x, level):
@@ -159,7 +158,7 @@ denoise = functools.partial(network, 1.0)
 
 @pytest.mark.parametrize('name, calls', [
   ('dpm_solver_pp_2s', 13),  # 2N - 1
-  pytest.param('dpm_solver_pp_2s_sde', 13, marks=pytest.mark.slow),  # with the same step
+  slow('dpm_solver_pp_2s_sde', 13),  # with the same step
   ('unipc_1', 7), ('corrected_ddim', 14),
 ])  # fmt: skip
 def test_calls_of_the_network(name, calls):
@@ -208,7 +207,7 @@ def eight_steps(name):
 
 
 KEYS = jax.random.split(jax.random.key(0), 3)
-X = np.random.default_rng(1).standard_normal((3, 2)).astype(np.float32)
+X = normal(3, 2, seed=1)
 
 
 @pytest.mark.parametrize('name', FINITE)

@@ -11,6 +11,7 @@ from diffusion_jax.core import operators
 from diffusion_jax.sampling.grids import last_noisy_level
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
+from tests.rows import normal
 from tests.sampling.moments import assert_own_keys, jit_long
 from tests.sampling.test_reconstruction import (
   MATRIX,
@@ -86,7 +87,7 @@ def test_the_paper_assumes_another_variance(key):
   unknown = dj.gaussian_draw(measured(1e3), num_iterations=2)
   sampler = dj.decoupled(unknown, lambda level: 1.0 / level.snr, estimate)
   level = jax.device_get(levels).take(6)
-  x = np.random.default_rng(0).standard_normal((NUM, 4), np.float32)
+  x = normal(NUM, 4)
   ends = {'level_t': level, 'level_s': dj.NoiseLevel(*np.float32([0.0, 1.0, 0.0]))}
   run = jax.jit(lambda x: sampler.step(key, x, (), WHITE.denoise, **ends)[0])
   # The ODE keeps a white x, to the error of five steps, and adds sigma^2 /
@@ -96,7 +97,7 @@ def test_the_paper_assumes_another_variance(key):
 
 
 def test_the_end_of_the_ode():
-  x = np.random.default_rng(0).standard_normal((5, 4), np.float32)
+  x = normal(5, 4)
   level = level_at(SCHEDULE, 0.4)
   estimate = dj.ode_estimate(SCHEDULE, 200)
   found = jax.jit(lambda x: estimate(PRIOR.denoise, x, level))(x)
@@ -126,7 +127,7 @@ def test_split_gibbs_at_the_lowest_levels_is_finite(key):
   """There a grid's levels are equal, or equal but for rounding."""
   betas = dj.scaled_linear_betas(1000)
   draw = dj.gaussian_draw(measured(0.0), num_iterations=2)
-  x = np.random.default_rng(0).standard_normal((5, 4), np.float32)
+  x = normal(5, 4)
 
   @jax.jit
   def run(schedule, widths):
@@ -142,7 +143,7 @@ def test_split_gibbs_at_the_lowest_levels_is_finite(key):
 def test_images_depend_on_their_keys_only(key):
   levels = level_grid(SCHEDULE, 4, 'karras')
   keys = jax.random.split(key, 6)
-  x = np.random.default_rng(0).standard_normal((6, 4), np.float32)
+  x = normal(6, 4)
   widths = np.float32([1.0, 0.5])
   gibbs = lambda keys, x: dj.split_gibbs(
     keys, WHITE.denoise, SCHEDULE, draws('gaussian', 0.5), widths, x, num_steps=3

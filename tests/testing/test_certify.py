@@ -14,6 +14,7 @@ import diffusion_jax as dj
 from diffusion_jax.testing import bench
 from diffusion_jax.testing.certify import certify
 from tests.jitted import level_grid
+from tests.rows import slow
 
 
 def levels(problem, num_steps):
@@ -205,7 +206,7 @@ def test_planted_faults_are_refused(name):
   assert re.search(r'; a variance off by less than [\d.]+ % would not be seen$', found.reason)
 
 
-@pytest.mark.parametrize('seed', [0, *(pytest.param(i, marks=pytest.mark.slow) for i in (1, 2))])
+@pytest.mark.parametrize('seed', [0, *map(slow, (1, 2))])
 @pytest.mark.parametrize('sampler', RIGHT)
 def test_right_samplers_pass(sampler, seed):
   found = judged(sampler, (GAUSSIAN, MIXTURE, IMAGE)[seed], (1, 8, 32, 128), seed=seed)
@@ -213,10 +214,8 @@ def test_right_samplers_pass(sampler, seed):
   assert not found.order_interval or found.order_interval[0] >= 0.5
 
 
-@pytest.mark.parametrize('draws', [2000, pytest.param(20_000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-  'problem', [GAUSSIAN, MIXTURE, pytest.param(IMAGE, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('draws', [2000, slow(20_000)])
+@pytest.mark.parametrize('problem', [GAUSSIAN, MIXTURE, slow(IMAGE)])
 def test_twice_what_is_unseen_is_seen(problem, draws):
   """It is known before the run, and falls with more draws and more steps."""
   arguments = {'draws': draws, 'steps': (32, 128)}
@@ -240,9 +239,7 @@ def test_a_limit_behind_a_small_error_is_seen():
   assert found.verdict == 'biased' and 'with more and more steps' in found.reason, found
 
 
-@pytest.mark.parametrize(
-  'seed', [0, 1, *(pytest.param(i, marks=pytest.mark.slow) for i in (2, 3, 4, 5))]
-)
+@pytest.mark.parametrize('seed', [0, 1, *map(slow, (2, 3, 4, 5))])
 def test_exact_draws_raise_no_alarm(seed):
   found = judged(exact_draws, MIXTURE, (8, 16, 32), 1000, seed=seed)
   assert found.verdict == 'exact law', found
@@ -300,7 +297,7 @@ def of_library(sampler):
 
 @pytest.mark.parametrize(
   ('sampler', 'order', 'draws'),
-  [(dj.heun(), 2, 2000), pytest.param(dj.ancestral(), 1, 8000, marks=pytest.mark.slow)],
+  [(dj.heun(), 2, 2000), slow(dj.ancestral(), 1, 8000)],
 )
 def test_samplers_of_the_library_have_their_order(sampler, order, draws):
   found = judged(of_library(sampler), GAUSSIAN, (16, 32, 64), draws, order=order)

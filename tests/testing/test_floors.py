@@ -16,6 +16,7 @@ from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.testing import floors
 from diffusion_jax.training.objectives import Context, denoising
 from tests.jitted import level_at
+from tests.rows import slow
 
 RNG = np.random.default_rng(0)
 MEAN, COV = (
@@ -49,10 +50,7 @@ def waves(count):
 
 
 # 'v' has what 'eps' and 'x0' have, and its weight has tests of its own.
-@pytest.mark.parametrize(
-  'kind, schedule, weight, times',
-  [pytest.param(*run, marks=pytest.mark.slow if run[0] == 'v' else ()) for run in RUNS],
-)
+@pytest.mark.parametrize('kind, schedule, weight, times', [RUNS[0], slow(*RUNS[1]), *RUNS[2:]])
 def test_for_gaussian_data_the_linear_line_is_the_least_loss(
   kind, schedule, weight, times, key, monkeypatch
 ):
