@@ -125,17 +125,17 @@ def test_with_the_exact_posterior_every_draw_weighs_log_p(key):
 
 def test_log_p_is_the_elbo_and_the_kl_to_the_posterior(signs, key):
   """log p(x) = ELBO + KL(q(z | x) || p(z | x)), the KL in closed form."""
-  cases = [*itertools.product(WEIGHTS, ('exact', 'mean field', 'another'))]
-  qs = [approximation(WEIGHTS[name], how) for name, how in cases]
-  q = jax.tree.map(lambda *each: np.stack(each), *(as_normal(*q, copies=8) for q in qs))
-  weights = np.float32([WEIGHTS[name] for name, _ in cases])
+  cases = [*itertools.product(WEIGHTS.values(), ('exact', 'mean field', 'another'))]
+  qs = [approximation(*case) for case in cases]
+  each = [as_normal(*q, copies=8) for q in qs], [np.float32(W) for W, _ in cases]
+  q, weights = (jax.tree.map(lambda *rows: np.stack(rows), *rows) for rows in each)
   elbos = jax.vmap(elbo, (None, None, 0, 0))
   found = signs(each_entry)(elbos, key, *f32(repeated(X)), weights, q)['elbo']
-  for (name, how), (mean, variance), values in zip(cases, qs, found, strict=True):
-    gap = log_p(WEIGHTS[name]) - mean_of_8(values)
-    expected = lg.kl(mean, np.diag(variance), *posterior(WEIGHTS[name]))
-    assert_allclose(gap, expected, rtol=1e-4, atol=2e-5, err_msg=f'{name}, {how}')
-    exact = how != 'another' and name == 'orthogonal'
+  for (W, how), (mean, variance), values in zip(cases, qs, found, strict=True):
+    gap = log_p(W) - mean_of_8(values)
+    expected = lg.kl(mean, np.diag(variance), *posterior(W))
+    assert_allclose(gap, expected, rtol=1e-4, atol=2e-5)
+    exact = how != 'another' and W is WEIGHTS['orthogonal']
     assert (expected < 1e-9).all() if exact else (expected > 0.1).all()
 
 

@@ -180,15 +180,13 @@ def test_a_signal_free_level_has_no_gradient(key):
 
   levels = jax.device_get(level_grid(dj.RectifiedFlowSchedule(), 4))
   ends = {'level_t': levels.take(0), 'level_s': levels.take(1)}
+  twist = lambda x0, level: m.log_prob(x0)
 
-  def steps(x):
-    twist = lambda x0, level: m.log_prob(x0)
-    for use_gradient in (True, False):
-      sampler = dj.steered(m.log_prob, twist, 'fixed_small', use_gradient, 0.0)
-      yield sampler.step(key, x, sampler.init(x), denoise, **ends)[0]
+  def step(x, use_gradient):
+    sampler = dj.steered(m.log_prob, twist, 'fixed_small', use_gradient, 0.0)
+    return sampler.step(key, x, sampler.init(x), denoise, **ends)[0]
 
-  x = normal(2, 3, 4)
-  assert_array_equal(*jax.jit(lambda x: tuple(steps(x)))(x))
+  assert_array_equal(*jax.jit(lambda x: [step(x, True), step(x, False)])(normal(2, 3, 4)))
 
 
 def test_pick_draws_by_weight(key):
@@ -225,7 +223,7 @@ def test_lowest_ess_is_that_of_the_worst_step(key):
     weights = np.where(np.asarray(start if at_first else x)[..., 0] > 0.0, 9.0, 1.0)
     expected = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
     assert (expected < 8.0).any()
-    assert_allclose(state.lowest_ess, expected, rtol=1e-5, err_msg=f'{at_first}')
+    assert_allclose(state.lowest_ess, expected, rtol=1e-5)
 
 
 GUIDED = (1.0, 0.25), (0.0, 1.0)  # means and variances of two Gaussians
@@ -265,12 +263,12 @@ def levels_of(grids, num_steps=25, rows=None):
   return levels if rows is None else jax.tree.map(lambda a: a[:, rows], levels)
 
 
-def run_product(denoise, powers, levels, shape):
+def run_product(denoise, powers, levels, shape, jit=jax.jit):
   """Draws populations of a product, [G, B, K, D], and their `Particles`."""
   start = normal(*shape)
   sampler = dj.feynman_kac(powers)
 
-  @jax.jit
+  @jit
   @jax.vmap
   def draw(levels):
     first = levels.take(0)
@@ -365,14 +363,12 @@ ONE_CLASS = oracles.gaussian([0.0], [[0.5]])
 def test_corrected_guidance_of_mixtures_has_the_law_that_it_names(key):
   """By quadrature; guidance without correction has another one."""
   grid = np.linspace(-6.0, 6.0, 4001)[:, None]
-  each = norm.pdf(
-    grid, *np.transpose([(-2.0, 0.1**0.5), (0.0, 0.5**0.5), (1.5, 0.2**0.5)])[:, None]
-  )
+  each = norm.pdf(grid, [-2.0, 0.0, 1.5], np.sqrt([0.1, 0.5, 0.2]))
   density = each[:, 1] ** 2.5 * (each @ [0.3, 0.4, 0.3]) ** -1.5
   exact = np.cumsum(density) / density.sum()
   pair = dj.paired(ONE_CLASS.denoise, CLASSES.denoise)
   levels = levels_of(GRIDS[:1], 200)
-  x, weights, _ = run_product(pair, (2.5, -1.5), levels, (8, 2000, 1))
+  x, weights, _ = run_product(pair, (2.5, -1.5), levels, (8, 2000, 1), jit_long)
 
   def distance(x, weights):
     order = np.argsort(x.reshape(-1))
@@ -381,8 +377,8 @@ def test_corrected_guidance_of_mixtures_has_the_law_that_it_names(key):
 
   levels = level_grid(SCHEDULE, 50, 'logsnr')
   guided = dj.classifier_free(pair, 2.5)
-  start = normal(8000, 1, seed=1)
-  plain = jax.jit(lambda x: dj.sample(key, guided, dj.ddim(1.0), levels, x))(start)
+  draw = jax.jit(lambda x: dj.sample(key, guided, dj.ddim(1.0), levels, x))
+  plain = draw(normal(8000, 1, seed=1))
   assert distance(x, weights) < 0.03
   assert distance(np.asarray(plain), np.ones(8000)) > 0.06
 
@@ -398,7 +394,7 @@ def test_one_of_many_particles_is_from_the_product(key):
     factors = factors_of(GUIDED)(x - level.alpha * shift, level)
     return tuple(dj.Prediction(p.x0 + shift) for p in factors)
 
-  @jax.jit
+  @jit_long
   def draw(key, x):
     keys = jax.random.split(key, 1000)
     return dj.sample_with_state(keys, shifted, sampler, levels, x)

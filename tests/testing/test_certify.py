@@ -13,7 +13,6 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.testing import bench
 from diffusion_jax.testing.certify import certify
-from tests.jitted import level_grid
 from tests.rows import slow
 
 
@@ -284,11 +283,8 @@ def of_library(sampler):
   """Returns one of our samplers as a method; clean levels fill its grid to 64 steps."""
 
   def method(problem, noise, num_steps, rng):
-    schedule = dj.KarrasSchedule(problem.sigma_min, problem.sigma_max)
-    grid = level_grid(schedule, num_steps)
-    grid = jax.tree.map(
-      lambda a: np.append(a, np.full(64 - num_steps, a[-1])), jax.device_get(grid)
-    )
+    sigma = np.float32([*levels(problem, num_steps), *[0.0] * (64 - num_steps)])
+    grid = dj.NoiseLevel(sigma, np.ones_like(sigma), sigma)
     key = jax.random.key(int(rng.integers(2**31)))
     return np.asarray(sampled(sampler, problem, key, grid, np.float32(noise)))
 
