@@ -159,7 +159,8 @@ def test_a_killed_run_continues_with_other_calls(run, tmp_path, monkeypatch):
   """
   calls = []
 
-  def steps(state, batches, key, count, frozen, rates):
+  def steps(first, batches, key, count, frozen, rates):
+    state = first()
     losses = np.array([x['x'].mean() for x in batches])
     calls.append((count, rates, losses[:count].mean()))
     metrics = {name: Mean(losses, np.ones(3)) for name in ('loss', 'grad_norm')}
