@@ -286,7 +286,7 @@ def test_a_program_of_numbers_is_in_their_units(name, tmp_path, monkeypatch, cap
   """It takes a context and returns x as --mode=sample does, but for the box."""
   config = trial(name, **typed('data.num_examples=100 data.num_test=16 data.bounds=-1.0,1.0'))
   run = untrained(config, tmp_path / 'run', 0.05)
-  changes = typed('sampling.checkpoint=latest sampling.batch_size=3')
+  changes = typed('sampling.checkpoint=latest sampling.batch_size=3 sampling.sampler=ddim')
   write(run, 'stablehlo', tmp_path / 'out', **changes)
   printed = ' '.join(capsys.readouterr().out.split())
   box = 'is outside of data.bounds, low=(-1.0, -1.0), high=(1.0, 1.0), and this'
