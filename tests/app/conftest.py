@@ -33,6 +33,7 @@ from diffusion_jax.metrics import references
 from diffusion_jax.paths import texts_in
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import checkpoints, load
 from tests.app.fields import within
@@ -54,12 +55,19 @@ _NOT_IN_STEPS = (
   *(f'training.{name}' for name in ('metrics', 'resume', 'sample_every')),
   *(f'training.machine.{name}' for name in ('compile_ahead', 'num_threads', 'trace')),
 )
+_NOT_IN_DENOISING = (
+  *('data', 'training.random_flip'),
+  *(f'optimizer.{name}' for name in ('decay', 'learning_rate', 'warmup_steps')),
+)
 # Fields that a program of samples does not depend on, or takes as arrays.
 _NOT_IN_SAMPLES = (
   *('average', 'compilation_cache', 'convert', 'data', 'edit', 'evaluation', 'facts', 'report'),
   *('seed', 'serve', 'training'),
   *(f'sampling.{name}' for name in ('batch_size', 'checkpoint', 'context', 'labels', 'name')),
-  *(f'sampling.{name}' for name in ('num_samples', 'profile', 'prompt', 'seed', 'weights')),
+  *(
+    f'sampling.{name}'
+    for name in ('num_samples', 'profile', 'prompt', 'seed', 'trajectory', 'weights')
+  ),
 )
 
 
@@ -69,23 +77,30 @@ def fields_of(config, left_out):
   return {name: x for name, x in fields if not name.startswith(left_out)}
 
 
+def facts_of(model):
+  """Returns the facts of the data that a network depends on."""
+  return model.facts._replace(examples=0, checksum='', class_names=(), skipped=())
+
+
 def once(function):
   """Makes a function of `setup` return one program to trainings that share it.
 
   Each of them would trace it anew. tests/app/train/test_setup.py shows that
-  the rates and the length of a training are not in its step.
+  the rates, the length and the examples of a training are not in its step.
   """
   made = {}
 
+  @functools.wraps(function)
   def shared(*args):
     config = args[0] if isinstance(args[0], Node) else args[0].config
     left_out = _NOT_IN_STEPS
+    parts = [x for x in args if isinstance(x, (Mesh, TrainState, float))]
+    parts += [facts_of(x) for x in args if isinstance(x, Model)]
     if config.objective.name == 'denoising':
       left_out += ('training.num_steps',)
-    key = (
-      json.dumps(fields_of(config, left_out)),
-      str([x for x in args if isinstance(x, (Mesh, TrainState, float))]),
-    )
+      if not config.at('objective.coupling') and not config.at('conditioning.image'):
+        left_out += _NOT_IN_DENOISING
+    key = json.dumps(fields_of(config, left_out)), str(parts)
     if key not in made:
       made[key] = function(*args)
     return made[key]
@@ -113,14 +128,13 @@ def shared(per_example):
     parts = [x for x in fields.values() if isinstance(x, str) and ':' in x]
     if model.config.at('training.start.rank') or not all(x.startswith('tests.') for x in parts):
       return one
-    facts = model.facts._replace(examples=0, checksum='', class_names=(), skipped=())
-    key = json.dumps(fields), str(facts), effort, mesh
+    key = json.dumps(fields), str(facts_of(model)), effort, mesh
     return dataclasses.replace(one, program=programs.setdefault(key, one.program))
 
   return made
 
 
-def kept(measure):
+def measured_once(measure):
   """Makes `floors.measure` compute the losses of the same examples and objective once."""
   found = {}
 
@@ -135,7 +149,7 @@ def kept(measure):
   return measured
 
 
-floors.measure = kept(floors.measure)
+floors.measure = measured_once(floors.measure)
 PER_EXAMPLE = drawing.per_example
 drawing.per_example = shared(PER_EXAMPLE)
 
@@ -214,7 +228,8 @@ def drawing_of(config, workdir):
   """Returns (index, cond) -> images, by the parameters that a config chooses."""
   model = registry.make(config, workdir)
   params, _ = weights.restore(model)
-  draw = generate(model, make_mesh(config))
+  mesh = make_mesh(config)
+  draw, params = generate(model, mesh), replicate(mesh, params)
   return lambda index, cond: draw(params, index, cond)[0]
 
 

@@ -165,7 +165,8 @@ def boxed(tmp_path_factory):
   x = rng.uniform(-1.0, 1.0, (40, 2))
   path = save(folder / 'box.npz', x=x, test_x=x[:16])
   many = typed('sampling.num_samples=20 sampling.batch_size=20')
-  return untrained(vectors(path, **many, **{'data.bounds': (-1.0, 1.0)}), folder / 'run', 0.2)
+  many |= {'sampling.sampler': 'heun', 'data.bounds': (-1.0, 1.0)}
+  return untrained(vectors(path, **many), folder / 'run', 0.05)
 
 
 def test_draws_are_within_the_box(boxed, capsys):
