@@ -93,10 +93,10 @@ def test_own_images_are_taken_along(still, tmp_path, capsys):
   MODES['sample'](trial('moons_bridge', 'digits', small=True, **more), still)
   assert np.all(arrays_of(still, 'own')['arr_0'] == np.full((6, 8, 8, 1), 255))
   assert 'note: 6 samples begin at 1 different points' in capsys.readouterr().out
-  run = dj.open_run(still)
-  run.draw(2, context=np.arange(128).reshape(2, 8, 8, 1) % 17)
+  run, context = dj.open_run(still), np.arange(192).reshape(3, 8, 8, 1) % 17
+  run.draw(3, context=context)
   assert 'equal samples' not in capsys.readouterr().out
-  run.draw(3, context=np.arange(128).reshape(2, 8, 8, 1) % 17)
+  run.draw(3, context=context[:2])
   assert 'equal samples: for different ones set sampling.stochastic=True' in capsys.readouterr().out
 
 

@@ -27,7 +27,11 @@ RAW = within('training.average', warmup=False, decay=0.0)
 
 def test_augmentation_is_of_the_training_only(tmp_path):
   """The programs are traced only; the test loss has no augmentation."""
-  changes = FEW | {'conditioning.augment': 0.5, 'training.machine.accumulate': 2}
+  changes = FEW | {
+    'network.num_blocks': 1,
+    'conditioning.augment': 0.5,
+    'training.machine.accumulate': 2,
+  }
   parts = prepare(trial('digits_edm', **changes), tmp_path)
   c, facts = parts.config, parts.model.facts
   batch = next(datasets.batches(c, parts.source, facts, 0))
@@ -60,7 +64,9 @@ def test_rows_of_edm2_are_normalised_at_first_and_by_each_step(tmp_path):
     longer = jax.tree.map(lambda x: 3.0 * x + 1.0, init)
     return init, parts.objective.constrain(longer)
 
-  init, constrained = at_first_and_after_a_step(jax.random.key(0))
+  init, constrained = at_first_and_after_a_step(
+    jax.random.key(0, impl='unsafe_rbg')
+  )  # Compiles sooner.
   assert set(init) == {'network', 'uncertainty'}
   assert init['network']['gain_out'] == 0.0
   assert max(row_errors(init)) < 1e-5
