@@ -112,7 +112,7 @@ def test_the_variance_that_methods_take_is_compared_with_the_models(key):
 
 
 def steered(workdir, **fields):
-  changes = within('edit', 'steer', output='steered', **fields)
+  changes = within('edit', 'steer', output=fields['reward'].replace(':', '_'), **fields)
   return edited(smoke(**QUICK | changes), workdir)
 
 
