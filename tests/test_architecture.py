@@ -137,11 +137,7 @@ def test_variables_are_nouns():
 def test_sampling_draws_its_noise_in_core_keys_alone():
   """Keys per example need all noise to come from there."""
   for path in (PACKAGE / 'sampling').glob('*.py'):
-    used = {
-      ast.unparse(node)
-      for node in nodes_of(path)
-      if isinstance(node, ast.Attribute)
-    }
+    used = {ast.unparse(node) for node in nodes_of(path) if isinstance(node, ast.Attribute)}
     assert not any(name.startswith('jax.random') for name in used), path
 
 
