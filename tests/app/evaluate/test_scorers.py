@@ -28,6 +28,7 @@ from tests.app.fields import within
 
 LEVEL = 'tests.app.evaluate.test_scorers:level'
 FD_PR = {'evaluation.metrics': 'fd,pr', 'evaluation.features': 'pixels'}
+FD_PR |= {'sampling.sampler.eta': 0}  # noise of steps doubles the program
 QUICK = FD_PR | within('evaluation', num_generated=20)
 QUICK |= within('evaluation.fd', num_draws=2)
 QUICK |= within('sampling', batch_size=8)

@@ -38,7 +38,7 @@ from tests.app.run.test_notebook import by_parts
 
 QUIET = within('optimizer', decay='constant')
 QUIET |= within('training', checkpoints__every=2)
-QUIET |= within('sampling', num_samples=4, batch_size=4)
+QUIET |= within('sampling', sampler__eta=0, num_samples=4, batch_size=4)
 
 
 def config_of(run, **changes):
