@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / 'diffusion_jax'
 HEAVY = {
   *'orbax grain tensorflow_datasets tensorflow tensorboardX bokeh matplotlib'.split(),
-  *'diffrax PIL sklearn requests'.split(),
+  *'diffrax PIL scipy sklearn requests'.split(),
 }
 
 
