@@ -128,12 +128,13 @@ def test_all_derivatives_through_conv2d(rng):
     tangents = jnp.cos(x), jnp.sin(kernel)
     loss = lambda x, k: jnp.sum(jnp.tanh(conv(x, k)))
     gradient = jax.grad(loss, argnums=(0, 1))
-    hessian = jax.jvp(gradient, (x, kernel), tangents)
 
     def step(k, _):
-      return k - 0.01 * gradient(x, k)[1], jax.jvp(loss, (x, k), tangents)
+      value = loss(x, k)
+      found, hessian = jax.jvp(gradient, (x, k), tangents)
+      return k - 0.01 * found[1], (value, found, hessian)
 
-    return hessian, lax.scan(step, kernel, length=2)
+    return lax.scan(step, kernel, length=2)
 
   both = [jax.jit(lambda *a, f=f: several(f, *a)) for f in (ours, jax_conv)]
   assert products(ours, x, kernel) == {'dot_general'}
