@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.networks.embeddings import LabelEmbedding, fourier_features, of_step, sinusoidal
 from diffusion_jax.networks.inputs import Inputs
-from tests.networks.literal import dense, random_params, randomised, swish
+from tests.networks.literal import dense, random_params, randomised, swish, taken
 from tests.networks.test_options import NETWORKS
 
 
@@ -102,21 +102,8 @@ def test_flow_maps_have_more_inputs(name, key):
   # An initial value depends on the name of its parameter.
   assert {n: new[n] for n in new if n not in names} == old
   params = randomised(new)
-  layer, place = CONDITIONED[name]
-
-  @jax.jit
-  def embedding(cond):
-    taken = []
-
-    def see(call, args, kwargs, context):
-      if context.module.name == layer:
-        taken.append(args[place])
-      return call(*args, **kwargs)
-
-    with nn.intercept_methods(see):
-      both.apply({'params': params}, x, noise, cond)
-    return taken[0]
-
+  args = *CONDITIONED[name], {'params': params}, x, noise
+  embedding = jax.jit(lambda cond: taken(both, *args, cond))
   out = np.asarray(embedding(cond))
   for n in cond:
     changed = embedding(cond | {n: cond[n] + 0.5})

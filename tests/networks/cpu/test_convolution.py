@@ -30,7 +30,7 @@ EQUAL = 'same', 'one_channel', 'down_openai'  # in kind to another
   params=[pytest.param(name, marks=pytest.mark.slow if name in EQUAL else ()) for name in SHAPES]
 )
 def convs(request):
-  """Returns (our function, XLA's, x, kernel, if second derivatives are taken) for one shape."""
+  """Returns (our function, XLA's, x, kernel, if it has second derivatives)."""
   shape, size, features, stride, pad = SHAPES[request.param]
   rng = np.random.default_rng(0)
   x = rng.standard_normal(shape, np.float32)
