@@ -73,7 +73,7 @@ def test_a_network_is_the_one_with_a_further_axis_on_which_nothing_depends(rank)
 
   params = randomised(shapes(network, x.shape), scale=0.6)
   run, wide_params = applied(network), with_a_further_axis(params, rank)
-  found, wide = (np.asarray(run(*args)) for args in ((params, x), (wide_params, repeated(x))))
+  found, wide = jax.device_get((run(params, x), run(wide_params, repeated(x))))
   assert found.shape == x.shape and np.std(found) > 0.1
   assert_allclose(wide, repeated(found), rtol=2e-3, atol=2e-4)
 

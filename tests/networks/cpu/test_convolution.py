@@ -10,11 +10,9 @@ from diffusion_jax.networks.cpu.convolution import conv2d, convolve
 from tests.networks.cpu.test_bilinear import jax_conv
 
 SHAPES = {
-  'same': ((2, 6, 6, 3), 3, 5, 1, (1, 1)),
   'odd_size': ((2, 7, 5, 3), 3, 4, 1, (1, 1)),
   'one_channel': ((2, 4, 4, 1), 3, 1, 1, (1, 1)),
   'down_ho': ((2, 8, 8, 4), 3, 4, 2, (0, 1)),
-  'down_openai': ((2, 8, 8, 4), 3, 4, 2, (1, 1)),
   'down_odd': ((2, 7, 9, 4), 3, 4, 2, (1, 1)),
   'five': ((2, 6, 6, 2), 5, 3, 1, (2, 2)),
   'one_by_one': ((2, 4, 4, 3), 1, 2, 1, (0, 0)),
@@ -23,12 +21,7 @@ SHAPES = {
 }
 
 
-EQUAL = 'same', 'one_channel', 'down_openai'  # in kind to another
-
-
-@pytest.fixture(
-  params=[pytest.param(name, marks=pytest.mark.slow if name in EQUAL else ()) for name in SHAPES]
-)
+@pytest.fixture(params=SHAPES)
 def convs(request):
   """Returns (our function, XLA's, x, kernel, if it has second derivatives)."""
   shape, size, features, stride, pad = SHAPES[request.param]
