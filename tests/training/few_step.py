@@ -65,9 +65,11 @@ WEIGHTS = np.array([0.7, -0.4, 0.9, 0.3, -0.2])
 
 
 def evaluate(objective, key, context):
-  """Returns (loss, its gradient), the metrics and the draws of `batch()`."""
+  """Returns (loss, its gradient), the metrics and the draws of `batch()`.
 
-  @jax.jit
+  Eagerly: operations of one shape compile once for all objectives.
+  """
+
   def run(params, key, batch, context):
     inputs, keys = objective.draw(key, batch, context)
     of = jax.value_and_grad(objective.loss, has_aux=True)

@@ -172,66 +172,60 @@ def test_shortcut_literally(ema_target, key):
   assert (s >= 0.0).all()
 
 
-@jax.jit
-def two_times(seed, p_equal, p_t1, p_s0):
-  draw = flow_maps.two_times(p_equal=p_equal, p_t1=p_t1, p_s0=p_s0)
-  return draw(jax.random.key(seed), 4000, STRAIGHT)
+N, SHARE = 4000, st.floats(0.0, 1.0)
 
 
-SHARE = st.floats(0.0, 1.0)
+def drawn_times(key, *laws, **masses):
+  # Eagerly: all tests share the programs of N draws.
+  return jax.device_get(flow_maps.two_times(*laws, **masses)(key, N, STRAIGHT))
 
 
 @anything
 @given(st.integers(0, 2**31 - 1), SHARE, SHARE, SHARE)
 def test_two_times_have_the_masses_that_were_set(seed, p_equal, p_t1, p_s0):
-  t, s = jax.device_get(two_times(seed, p_equal, p_t1, p_s0))
+  t, s = drawn_times(jax.random.key(seed), p_equal=p_equal, p_t1=p_t1, p_s0=p_s0)
   assert (0.0 <= s).all() and (s <= t).all() and (t <= 1.0).all()
   share = np.mean([s == t, t == 1.0, s == 0.0], axis=1)
   # s = 0 is replaced where s = t
   expected = np.array([p_equal, p_t1, p_s0 * (1 - p_equal)])
-  error = 5 * np.sqrt(expected * (1 - expected) / 4000) + 5 / 4000
+  error = 5 * np.sqrt(expected * (1 - expected) / N) + 5 / N
   assert (np.abs(share - expected) < error).all()
 
 
 def test_two_times_have_the_moments_of_their_laws(key):
-  n = 20_000
-  draw = lambda times: jax.device_get(jax.jit(lambda key: times(key, n, STRAIGHT))(key))
   # the larger of two uniform draws has mean 2/3, the smaller 1/3
-  t, s = draw(flow_maps.two_times(p_equal=0.0))
-  assert_allclose([t.mean(), s.mean()], [2 / 3, 1 / 3], atol=0.01)
+  t, s = drawn_times(key, p_equal=0.0)
+  assert_allclose([t.mean(), s.mean()], [2 / 3, 1 / 3], atol=0.017)
   # with a second law s is the smaller of t and a draw of it: E min = 1/8
   low = functools.partial(dj.uniform_times, t_min=0.75)
-  t, s = draw(flow_maps.two_times(low, dj.uniform_times, p_equal=0.0))
+  t, s = drawn_times(key, low, dj.uniform_times, p_equal=0.0)
   assert t.min() >= 0.75
-  assert_allclose(t.mean(), 0.875, atol=0.01)  # t is not the larger
+  assert_allclose(t.mean(), 0.875, atol=0.005)  # t is not the larger, whose mean is 0.885
   # E min(t, u) = E[t - t^2 / 2] for u uniform
   exact = 0.875 - 0.5 * (1 - 0.75**3) / 3 / 0.25
-  assert_allclose(s.mean(), exact, atol=0.01)
+  assert_allclose(s.mean(), exact, atol=0.02)
 
 
 def test_two_times_of_antithetic_draws_are_independent(key):
   """Both cover (0, 1] evenly, and have the gap of two uniform draws."""
-  n = 4096
-  times = flow_maps.two_times(dj.antithetic_times, p_equal=0.0)
-  t, s = jax.device_get(jax.jit(lambda key: times(key, n, STRAIGHT))(key))
+  t, s = drawn_times(key, dj.antithetic_times, p_equal=0.0)
   both = np.sort(np.concatenate([t, s]))
-  even = (np.arange(2 * n) + 0.5) / (2 * n)
+  even = (np.arange(2 * N) + 0.5) / (2 * N)
   assert_allclose(both, even, atol=1e-3)
   # P(t - s < x) = 1 - (1 - x)^2, to Kolmogorov's bound
   share = 1.0 - (1.0 - np.sort(t - s)) ** 2
-  assert np.abs(share - (np.arange(n) + 0.5) / n).max() < 1.95 / np.sqrt(n)
+  assert np.abs(share - (np.arange(N) + 0.5) / N).max() < 1.95 / np.sqrt(N)
 
 
 def test_the_share_of_a_step_is_uniform_and_independent_of_all_else(key):
   """Kolmogorov's bound, and correlations within 4.5 standard errors."""
-  n = 4000
   objective = flow_maps.mean_flow(NETWORK, STRAIGHT, guidance=flow_maps.power_law_guidance())
-  batch = {'x': np.zeros((n, 1), np.float32), 'label': np.zeros(n, int)}
-  draws, _ = jax.jit(lambda: objective.draw(key, batch, Context()))()
+  batch = {'x': np.zeros((N, 1), np.float32), 'label': np.zeros(N, int)}
+  draws, _ = objective.draw(key, batch, Context())
   share = np.asarray(draws.share)
-  assert np.abs(np.sort(share) - (np.arange(n) + 0.5) / n).max() < 1.95 / np.sqrt(n)
+  assert np.abs(np.sort(share) - (np.arange(N) + 0.5) / N).max() < 1.95 / np.sqrt(N)
   others = draws.inputs.level.t, draws.s, draws.scale, draws.inputs.eps[:, 0]
-  assert np.abs(np.corrcoef([share, *others])[0, 1:]).max() < 4.5 / np.sqrt(n)
+  assert np.abs(np.corrcoef([share, *others])[0, 1:]).max() < 4.5 / np.sqrt(N)
 
 
 def test_guidance_scales_follow_the_power_law(key):
