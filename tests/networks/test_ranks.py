@@ -54,13 +54,11 @@ class Layers(nn.Module):
 
   @nn.compact
   def __call__(self, x, noise):
-    def block(h, features, resample, name):
-      options: Any = {'num_groups': 2, 'scale_shift': True, 'resample': resample}
-      return ResnetBlock(features, **options, name=name)(h, noise[:, None] / 700, False)
-
-    h = block(Downsample(name='down')(x), 4, average_pool, 'halve')
-    h = Attention(num_groups=2, name='attention')(h)
-    return Upsample(name='up')(block(h, x.shape[-1], nearest_upsample, 'double'))
+    block = functools.partial(ResnetBlock, num_groups=2, scale_shift=True)
+    call = noise[:, None] / 700, False
+    h = block(4, resample=average_pool)(Downsample()(x), *call)
+    h = Attention(num_groups=2)(h)
+    return Upsample()(block(x.shape[-1], resample=nearest_upsample)(h, *call))
 
 
 @pytest.mark.parametrize('rank', [1, 2])
