@@ -1,11 +1,14 @@
 """Servers of the protocols of Google's and Amazon's buckets, on this machine."""
 
+import atexit
 import contextlib
+import functools
 import os
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from unittest import mock
 
@@ -60,7 +63,7 @@ class Google:
 
 
 class Amazon(Google):
-  """A server of s3://bucket, in memory."""
+  """A server of s3://bucket, in memory. All tests of a process share one: it imports for long."""
 
   scheme = 's3'
 
@@ -75,20 +78,31 @@ class Amazon(Google):
       'AWS_DEFAULT_REGION': 'us-east-1',
     }
 
+  @classmethod
+  @functools.cache
+  def shared(cls):
+    server = cls('')
+    server.start()
+    atexit.register(server.stop)
+    return server
+
 
 @contextlib.contextmanager
 def running(kind, folder):
   """Runs a server of one kind, which this process uses too."""
   pytest.importorskip({'gs': 'gcsfs', 's3': 's3fs'}[kind.scheme])
-  server = kind(folder)
+  server = kind.shared() if kind is Amazon else kind(folder)
   library = fsspec.get_filesystem_class(kind.scheme)
   with mock.patch.dict(os.environ, server.environment):
     library.clear_instance_cache()
-    server.start()
+    if kind is Amazon:
+      urllib.request.urlopen(f'http://127.0.0.1:{server.port}/moto-api/reset', b'').close()
+      fsspec.filesystem('s3').mkdir(NAME)
+    else:
+      server.start()
     try:
-      if kind is Amazon:
-        fsspec.filesystem('s3').mkdir(NAME)
       yield server
     finally:
-      server.stop()
+      if kind is not Amazon:
+        server.stop()
       library.clear_instance_cache()
