@@ -78,31 +78,31 @@ class Amazon(Google):
       'AWS_DEFAULT_REGION': 'us-east-1',
     }
 
-  @classmethod
-  @functools.cache
-  def shared(cls):
-    server = cls('')
-    server.start()
-    atexit.register(server.stop)
-    return server
+  def start(self):
+    if not hasattr(self, 'process'):
+      super().start()
+      atexit.register(super().stop)
+    urllib.request.urlopen(f'http://127.0.0.1:{self.port}/moto-api/reset', b'').close()
+    fsspec.filesystem('s3').mkdir(NAME)
+
+  def stop(self):
+    pass
+
+
+_amazon = functools.cache(Amazon)
 
 
 @contextlib.contextmanager
 def running(kind, folder):
   """Runs a server of one kind, which this process uses too."""
   pytest.importorskip({'gs': 'gcsfs', 's3': 's3fs'}[kind.scheme])
-  server = kind.shared() if kind is Amazon else kind(folder)
+  server = _amazon('') if kind is Amazon else kind(folder)
   library = fsspec.get_filesystem_class(kind.scheme)
   with mock.patch.dict(os.environ, server.environment):
     library.clear_instance_cache()
-    if kind is Amazon:
-      urllib.request.urlopen(f'http://127.0.0.1:{server.port}/moto-api/reset', b'').close()
-      fsspec.filesystem('s3').mkdir(NAME)
-    else:
-      server.start()
+    server.start()
     try:
       yield server
     finally:
-      if kind is not Amazon:
-        server.stop()
+      server.stop()
       library.clear_instance_cache()

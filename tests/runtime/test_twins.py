@@ -12,13 +12,9 @@ from diffusion_jax.data.buckets import LIBRARIES
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import buckets, twins
 from diffusion_jax.runtime.twins import DONE, SMALL, Twin
+from tests.runtime.test_buckets import opened, write
 
 ARRAYS = 'params/d/arrays'
-
-
-def write(path, content):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(content)
 
 
 def content_of(step, name):
@@ -57,12 +53,6 @@ def check_consistent(run, steps):
   return last
 
 
-def opened(address):
-  """Returns the folder of a run on another machine."""
-  buckets._twins.clear()
-  return buckets.folder(address)
-
-
 def files_of(run):
   names = (path.relative_to(run).as_posix() for path in run.rglob('*') if path.is_file())
   return {name: (run / name).read_bytes() for name in names}
@@ -96,8 +86,9 @@ def test_a_copy_that_ends_at_any_request_is_of_one_moment(address):
       with contextlib.suppress(Killed):
         twin.copy_up()
         copied = True
-      last.append(check_consistent(opened(address), (0, 1, 2)))
-      readers.append(buckets.twin_of(buckets.folder(address)))
+      reader = opened(address)
+      last.append(check_consistent(reader, (0, 1, 2)))
+      readers.append(buckets.twin_of(reader))
       allowed.append('one')
   assert not twin.problem and 10 < len(last) < 100
   assert last == sorted(last) and {*last} == {0, 1, 2} and last[-1] == 2

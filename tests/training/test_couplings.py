@@ -16,7 +16,7 @@ from diffusion_jax.training import couplings, flow_maps, objectives
 from diffusion_jax.training.bridges import schrodinger_coupling
 from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.objectives import Context
-from tests.core.test_couplings import bisected, literal as plan_of
+from tests.core.test_couplings import bisected, literal as plan_of, normals
 
 EXACT, COUPLE = couplings.exact_coupling(), couplings.sinkhorn_coupling(0.1)
 
@@ -24,11 +24,6 @@ EXACT, COUPLE = couplings.exact_coupling(), couplings.sinkhorn_coupling(0.1)
 @jax.jit
 def by_ratio(ratio, key, *args):
   return couplings.exact_coupling(ratio)(key, *args)
-
-
-def normals(*shapes):
-  rng = np.random.default_rng(0)
-  return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
 def test_the_best_of_all_permutations_of_six():

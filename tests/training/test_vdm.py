@@ -89,8 +89,8 @@ def program(**kw):
       return exact(params, z, logsnr, cond)
 
     made = objective(network_fn=network_fn, **kw)
-    (inputs, eps_0), keys = made.draw(key, data, Context())
-    return made.loss(PARAMS, Context(), (inputs, eps_0), keys), seen, (inputs.eps, eps_0)
+    drawn, keys = made.draw(key, data, Context())
+    return made.loss(PARAMS, Context(), drawn, keys), seen, drawn
 
   return run
 
@@ -137,8 +137,8 @@ def test_the_loss_of_its_draws_literally(name, key):
 
 
 def test_the_two_noises_of_an_image_are_unrelated(key):
-  *_, (eps, eps_0) = program(make_schedule=learned)(key, batch(64))
-  r = np.corrcoef(eps.ravel(), eps_0.ravel())[0, 1]
+  *_, (inputs, eps_0) = program(make_schedule=learned)(key, batch(64))
+  r = np.corrcoef(inputs.eps.ravel(), eps_0.ravel())[0, 1]
   assert abs(r) < 5 / np.sqrt(eps_0.size)
 
 
