@@ -13,12 +13,6 @@ SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 GAUSSIAN = oracles.gaussian([0.5, -1.0], [[0.3, 0.1], [0.1, 0.2]])
 
 
-def denoiser(network_fn, kind='eps', noise_input=dj.logsnr_input, cond=None, **options):
-  """Makes a denoiser of a network with the parameters 'weights'."""
-  network = dj.Network(network_fn, noise_input, parametrization=kind, **options)
-  return network.denoiser('weights', cond)
-
-
 def network_of(kind):
   """Returns the network that predicts `kind` from params = (E[x_0 | x_t], x_t)."""
 
@@ -85,7 +79,7 @@ def test_params_cond_and_key_reach_the_network():
     return x.astype(jnp.bfloat16)
 
   cond = {'label': jnp.arange(2)}
-  denoise = denoiser(network_fn, cond=cond)
+  denoise = dj.Network(network_fn, dj.logsnr_input).denoiser('weights', cond)
   run = lambda x: denoise(x, at_step(SCHEDULE, 10))
   prediction = jax.eval_shape(run, jnp.ones((2, 3)))
   expected = {'params': 'weights', 'cond': cond, 'key': None, 'noise': (2,)}

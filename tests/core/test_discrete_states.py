@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import expit, softmax
 
 import diffusion_jax as dj
 from diffusion_jax.core import discrete_states
@@ -24,6 +25,7 @@ from tests.states import (
   TABLE,
   at,
   between,
+  data,
   matrices_of,
   prior_of,
 )
@@ -113,18 +115,10 @@ def test_states_of_scaled_images():
   assert_allclose(values, [*scaled[0], 0.0], atol=1e-6)
 
 
-def softmax(logits):
-  weights = np.exp(np.asarray(logits, np.float64))
-  return weights / weights.sum(axis=-1, keepdims=True)
-
-
 def literal_logistic(mean, scale, num_values):
   """Returns the masses of bins around the values, divided by their sum."""
   values, half = np.linspace(-1, 1, num_values), 1 / (num_values - 1)
-
-  def cdf(x):
-    return 1 / (1 + np.exp(-(x - mean[..., None]) / scale[..., None]))
-
+  cdf = lambda x: expit((x - mean[..., None]) / scale[..., None])
   mass = cdf(values + half) - cdf(values - half)
   return mass / mass.sum(axis=-1, keepdims=True)
 
@@ -137,7 +131,7 @@ def test_truncated_logistic():
   logits = jax.jit(network)(np.float32(output), x, np.zeros(4), None)
   mean = np.tanh(output[..., 0] + x / 4 - 1)
   expected = literal_logistic(mean, np.exp(output[..., 1] - 2), 9)
-  assert_allclose(softmax(logits), expected, rtol=1e-4, atol=1e-7)
+  assert_allclose(softmax(np.float64(logits), axis=-1), expected, rtol=1e-4, atol=1e-7)
   # Far from the mean a difference of two cdfs is 0 in float32.
   far = jax.jit(dj.logistic_logits, static_argnums=2)(np.float32(-1.0), np.float32(-4.0), 9)
   assert_allclose(np.diff(far)[1:], -0.25 / np.exp(-4), rtol=1e-3)
@@ -228,8 +222,7 @@ def test_the_prior_kl_is_infinite_where_the_prior_excludes_a_state():
 @EACH
 def test_the_bound_has_the_mean_of_the_oracle(name):
   """Draws of x_0 and x_t give each term of the exact denoiser."""
-  p = TABLE.probs.ravel()
-  x0 = TABLE.states[np.random.default_rng(0).choice(len(p), DRAWS, p=p)]
+  x0 = data(DRAWS)
   matrices = matrices_of(name)
   process = PROCESSES[name] if name == 'masking' else Unmasked(np.array(name == 'gaussian'))
   terms = jitted(state_bound)(jax.random.key(2), process, x0)

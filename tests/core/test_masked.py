@@ -12,12 +12,11 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.core import masked
 from diffusion_jax.testing import discrete_oracles
-from tests.states import LINEAR, NUM_STEPS, TABLE, matrices_of, prior_of
+from tests.states import LINEAR, NUM_STEPS, TABLE, data, matrices_of, prior_of
 
 PROCESS = dj.masking_process(3)
 SCHEDULES = {'linear': LINEAR, 'cosine': dj.CosineMasking(), 'cubic': dj.PolynomialMasking(3.0)}
-P = TABLE.probs.ravel()
-X0 = TABLE.states[np.random.default_rng(0).choice(len(P), 20_000, p=P)]
+X0 = data(20_000)
 denoise = TABLE.denoiser(PROCESS)
 
 

@@ -167,14 +167,20 @@ def test_marginals_in_float32_close_to_both_ends(schedule, marginal, options):
   assert_allclose(found.sigma, level.sigma, rtol=3e-6)
 
 
-@pytest.mark.parametrize('shift', [0.25, 4.0])
+@pytest.mark.parametrize('shift', [0.25, 4.0, 1 / 0.3])
 def test_a_shift_of_a_cosine(shift):
-  """It multiplies the tangent of the angle by the shift."""
+  """It multiplies the tangent of the angle by the shift.
+
+  256 / 64 is simple diffusion's of 256 x 256 pixels (Hoogeboom et al. 2023), which adds 2 log(64 /
+  256) to log SNR; 1 / b is the input scaling by b (Chen 2023), whose SNR is b^2 times as large.
+  """
   schedule = dj.ShiftedSchedule(dj.CosineSchedule(), shift)
   level = everything(schedule)[0]
   alpha, sigma = cosine(np.asarray(level.t, np.float64), -20, 20, shift)
   assert_allclose(level.alpha, alpha, rtol=2e-5)
   assert_allclose(level.sigma, sigma, rtol=2e-5)
+  plain = everything(dj.CosineSchedule())[0]
+  assert_allclose(level.logsnr[10:91], np.log(plain.snr[10:91] / shift**2), atol=2e-5)
 
 
 def test_a_shift_keeps_the_steps():
@@ -210,16 +216,3 @@ def test_schedules_without_an_end_continue_beyond_it(schedule, transform):
   first, last, beyond = transform(np.array([0.002, 80.0, 100.0]))
   expected = (beyond - first) / (last - first)
   assert_allclose(found.t, [0.0, expected], rtol=1e-6)
-
-
-def test_simple_diffusion_and_input_scaling_are_shifts():
-  t = np.linspace(0.1, 0.9, 9)
-  inner = dj.CosineSchedule()
-  plain = level_at(inner, t)
-  # Hoogeboom et al. 2023: logsnr + 2 log(64 / d) for images of d x d pixels.
-  found = level_at(dj.ShiftedSchedule(inner, 256 / 64), t).logsnr
-  expected = np.asarray(plain.logsnr) + 2 * np.log(64 / 256)
-  assert_allclose(found, expected, atol=2e-5)
-  # Chen 2023: x_t = sqrt(abar) b x_0 + sqrt(1 - abar) eps has SNR times b^2.
-  found = level_at(dj.ShiftedSchedule(inner, 1 / 0.3), t).snr
-  assert_allclose(found, 0.3**2 * np.asarray(plain.snr), rtol=1e-5)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.special import expit as sigmoid
 
 import diffusion_jax as dj
 from diffusion_jax.training import vdm
@@ -62,10 +63,6 @@ PATHS = {
     lambda t: 4.0 * SPAN / np.sin(2 * (FIRST + SPAN * t)),
   ),
 }
-
-
-def sigmoid(x):
-  return 1.0 / (1.0 + np.exp(-x))
 
 
 def eps_error(x, eps, gamma):
