@@ -13,7 +13,6 @@ from diffusion_jax.core import couplings
 from tests.jitted import jitted
 
 plan_of = jax.jit(couplings.sinkhorn)  # the iterations are an argument
-column_error = jax.jit(couplings.column_error)
 
 
 def normals(*shapes):
@@ -77,6 +76,7 @@ def test_every_column_of_the_plan_holds_however_small_epsilon():
   points = [x.astype(np.float64) for x in normals((32, 2), (32, 2), (32, 784), (32, 784))]
   near, wide = (cdist(x0, y + 3.0, 'sqeuclidean') for x0, y in (points[:2], points[2:]))
   costs, epsilon = [near, near, wide], 2.0 * np.array([0.05, 0.5, 0.5]) ** 2
+  column_error = jitted(couplings.column_error)
   for cost, eps in zip(costs, epsilon, strict=True):
     log_plan = np.asarray(plan_of(np.float32(cost), eps, 2000, 0.01))
     plan = np.exp(np.float64(log_plan))

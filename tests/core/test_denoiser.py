@@ -29,8 +29,8 @@ def network_of(kind):
 
 def test_every_parametrization_is_the_same_denoiser(key):
   """The level is [] or [B]."""
-  options = {'noise_input': dj.step_input(1000)}
-  networks = [dj.Network(network_of(kind), parametrization=kind, **options) for kind in KINDS]
+  at = dj.step_input(1000)
+  networks = [dj.Network(network_of(kind), at, parametrization=kind) for kind in KINDS]
 
   @jax.jit
   def estimates(*params, level):

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -173,7 +173,7 @@ DRAWS = 10_000
 class Unmasked(NamedTuple):
   """The uniform process (0) or the Gaussian (1): one program for both."""
 
-  number: Any
+  number: int
   prior = PROCESSES['uniform'].prior
   mask = None
 
@@ -224,7 +224,7 @@ def test_the_bound_has_the_mean_of_the_oracle(name):
   """Draws of x_0 and x_t give each term of the exact denoiser."""
   x0 = data(DRAWS)
   matrices = matrices_of(name)
-  process = PROCESSES[name] if name == 'masking' else Unmasked(np.array(name == 'gaussian'))
+  process = PROCESSES[name] if name == 'masking' else Unmasked(name == 'gaussian')
   terms = jitted(state_bound)(jax.random.key(2), process, x0)
   expected = discrete_oracles.expected_bound(TABLE, matrices, prior_of(name))
   for key in ('diffusion', 'total'):

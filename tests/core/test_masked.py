@@ -1,7 +1,7 @@
 """The bounds of masked diffusion against exact values and D3PM's bound."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ denoise = TABLE.denoiser(PROCESS)
 class Chosen(NamedTuple):
   """A schedule by its name's number, so that all need one program."""
 
-  number: Any
+  number: int
 
   def __call__(self, t):
     levels = [schedule(t) for schedule in SCHEDULES.values()]
@@ -31,7 +31,7 @@ class Chosen(NamedTuple):
 
 
 def chosen(name):
-  return Chosen(np.array([*SCHEDULES].index(name)))
+  return Chosen([*SCHEDULES].index(name))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
