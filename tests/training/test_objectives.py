@@ -228,7 +228,7 @@ def test_parts_of_a_batch_are_the_batch(make, key):
 
     def loss(order):
       seen.clear()
-      part = jax.tree.map(lambda x: x[order], inputs)
+      part = jax.tree.map(lambda x: jnp.asarray(x)[order], inputs)
       return objective.loss({'network': 0.7}, context, part, keys), list(seen)
 
     # Each part comes twice, so that the loss is compiled for one size.
