@@ -2,6 +2,7 @@
 
 import ast
 import fnmatch
+import functools
 import graphlib
 import re
 import subprocess
@@ -16,8 +17,14 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / 'diffusion_jax'
 HEAVY = {
   *'orbax grain tensorflow_datasets tensorflow tensorboardX bokeh matplotlib'.split(),
-  *'diffrax PIL sklearn requests'.split(),
+  *'diffrax PIL scipy sklearn requests'.split(),
 }
+
+
+@functools.cache
+def nodes_of(path):
+  """Returns the nodes of a Python file."""
+  return [*ast.walk(ast.parse(path.read_text()))]
 
 
 def tracked_files():
@@ -61,7 +68,7 @@ def imports_of(module, path, modules):
   `import diffusion_jax` is left out: the names for users.
   """
   names = set()
-  for node in ast.walk(ast.parse(path.read_text())):
+  for node in nodes_of(path):
     match node:
       case ast.Import():
         names |= {alias.name for alias in node.names}
@@ -121,20 +128,16 @@ def test_files_are_written_by_drafts():
 
 def test_variables_are_nouns():
   """CONTRIBUTING.md, rule 9: lower the number with each name that goes."""
-  nodes = [node for path in PACKAGE.rglob('*.py') for node in ast.walk(ast.parse(path.read_text()))]
+  nodes = [node for path in PACKAGE.rglob('*.py') for node in nodes_of(path)]
   names = [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
   names += [n.arg for n in nodes if isinstance(n, ast.arg)]
-  assert sum(names.count(name) for name in ('found', 'known', 'made')) <= 129
+  assert sum(name in ('found', 'known', 'made') for name in names) <= 129
 
 
 def test_sampling_draws_its_noise_in_core_keys_alone():
   """Keys per example need all noise to come from there."""
   for path in (PACKAGE / 'sampling').glob('*.py'):
-    used = {
-      ast.unparse(node)
-      for node in ast.walk(ast.parse(path.read_text()))
-      if isinstance(node, ast.Attribute)
-    }
+    used = {ast.unparse(node) for node in nodes_of(path) if isinstance(node, ast.Attribute)}
     assert not any(name.startswith('jax.random') for name in used), path
 
 

@@ -434,15 +434,13 @@ def traced(function, *inputs):
 
 
 def digits_model(**changes) -> Any:
-  config = trial('digits', **{'network.multipliers': (1,)} | changes)
+  config = trial('digits', **{'network.multipliers': (1,), 'network.num_blocks': 1} | changes)
   return registry.make(config, 'nowhere')
 
 
 def test_networks_compute_at_their_precision_in_every_gradient():
   """A derivative outside of a loop is made by the CPU's convolution itself."""
-  model = digits_model(
-    **{'network.remat': True, 'network.attention_resolutions': (8,), 'network.num_blocks': 1}
-  )
+  model = digits_model(**{'network.remat': True, 'network.attention_resolutions': (8,)})
   apply = model.noisy.given().apply
   cond = {'label': LABEL['label']}
 
@@ -470,7 +468,7 @@ def test_the_default_is_that_of_jax():
 
 
 def test_vaes_compute_at_their_precision():
-  model: Any = registry.make(trial('digits_vae'), 'nowhere')
+  model: Any = registry.make(trial('digits_vae', **{'network.multipliers': (1,)}), 'nowhere')
   params = model.shapes()['network']
 
   def there_and_back(params, x):

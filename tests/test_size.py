@@ -35,15 +35,19 @@ _STRING = tokenize.StringPrefix + r'''(?P<quote>"""|\'\'\'|"|\')(?s:\\.|.)*?(?P=
 _NAME = r'[^\W\d]\w*+(?!["\'])'
 _TOKEN = re.compile('|'.join((_NAME, tokenize.Comment, _STRING, tokenize.Number, tokenize.Special)))
 _WITH_DOCSTRING = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
+_WITH_STATEMENTS = ast.stmt, ast.ExceptHandler, ast.match_case
+
+
+def docstrings(node):
+  """Returns the number of docstrings in a statement."""
+  own = isinstance(node, _WITH_DOCSTRING) and ast.get_docstring(node, clean=False) is not None
+  inner = (x for x in ast.iter_child_nodes(node) if isinstance(x, _WITH_STATEMENTS))
+  return own + sum(map(docstrings, inner))
 
 
 def tokens(text):
   """Returns the number of tokens of a file."""
-  docstrings = sum(
-    isinstance(node, _WITH_DOCSTRING) and ast.get_docstring(node, clean=False) is not None
-    for node in ast.walk(ast.parse(text))
-  )
-  return sum(x[0][0] != '#' for x in _TOKEN.finditer(text)) - docstrings
+  return sum(x[0][0] != '#' for x in _TOKEN.finditer(text)) - docstrings(ast.parse(text))
 
 
 def measured():

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from diffusion_jax.core.levels import clean_level
 from diffusion_jax.metrics.calibration import density_levels
@@ -92,6 +91,8 @@ def quantiles(exact: Mixture, direction: ArrayLike, levels: ArrayLike) -> np.nda
   direction: [D]; levels: in (0, 1), ascending, [n]. By linear interpolation of
   20,000 values.
   """
+  from scipy import stats  # not at every start of the program
+
   weights, means, covs = moments(exact)
   direction = np.asarray(direction, np.float64)
   means, stds = means @ direction, np.sqrt(covs @ direction @ direction)

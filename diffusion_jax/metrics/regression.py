@@ -9,7 +9,6 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.metrics import lattices
@@ -82,6 +81,8 @@ def bin_errors(draws: ArrayLike, truth: ArrayLike, num_bins: int = 10, seed: int
 
 def exact_qice(num_pairs: int, num_draws: int, num_bins: int = 10) -> float:
   """Returns the expectation of QICE for exact draws of these numbers."""
+  from scipy import stats  # not at every start of the program
+
   levels = quantile_levels(num_draws, np.arange(1, num_bins) / num_bins)
   k, p = np.arange(num_pairs + 1), np.diff(levels, prepend=0.0, append=1.0)
   errors = np.abs(k / num_pairs - 1.0 / num_bins) @ stats.binom.pmf(k[:, None], num_pairs, p)

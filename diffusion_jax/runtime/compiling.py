@@ -33,13 +33,14 @@ from diffusion_jax.paths import cache_folder
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.sharding import on_mesh, platform_of, replicated
 
-Effort = Literal['fast', 'tuned']
+Effort = Literal['once', 'fast', 'tuned']
 
 # Triton's products cannot add a bias, and are tried in 30 sizes each. Without
 # them cuBLASLt computes products with their biases and activations. Fusions
 # with sums are compiled twice, to be raced. Level 0 takes the default
 # algorithms of cuBLAS and cuDNN.
 _OPTIONS = {
+  ('cpu', 'once'): {'xla_backend_optimization_level': 0},
   ('cpu', 'fast'): {'xla_backend_optimization_level': 1},
   ('gpu', 'tuned'): {'xla_gpu_enable_triton_gemm': False},
   ('gpu', 'fast'): {
@@ -53,8 +54,8 @@ _OPTIONS = {
 def options(mesh: Mesh, effort: Effort, deterministic: bool = False) -> dict[str, int | bool]:
   """Returns XLA's options for `jax.jit(compiler_options=...)`.
 
-  effort: 'fast' for a program that runs for seconds, 'tuned' for one that runs
-  for hours. deterministic: only operations whose results are always the same,
+  effort: 'once' for a program that runs once, on CPUs; 'fast' for one that runs
+  for seconds, 'tuned' for hours. deterministic: only operations whose results are always the same,
   bit for bit; CPUs have no other. An option that the user sets in XLA_FLAGS, or
   that the installed XLA does not have, is left out.
   """
@@ -99,7 +100,7 @@ def announced(what: str, after: float = 2.0) -> Iterator[None]:
     yield
     return
   start, begun = time.monotonic(), threading.Event()
-  before, stored = seconds.copy(), events[_STORED]
+  before, stored = spent(), events[_STORED]
 
   def say():
     begun.set()
@@ -169,8 +170,9 @@ def in_place(
 ) -> Callable:
   """Returns a jitted (state, ...) -> (state, ...) whose first call may convert.
 
-  That call compiles for shapes of the state, and moves the state into the
-  layouts of the program; later calls expect what an earlier one returned.
+  That call takes a function () -> state. It compiles for the shapes, calls the
+  function, and moves the state into the layouts of the program; later calls
+  expect what an earlier one returned.
   what: the program's name in messages. read: called with its trace.
   """
   compiled = None
@@ -182,7 +184,8 @@ def in_place(
         traced = jitted.trace(shapes, *args)
         read(traced.jaxpr)
         compiled = traced.lower().compile()
-      state = jax.tree.map(_relaid, state, compiled.input_formats[0][0])
+    if callable(state):
+      state = jax.tree.map(_relaid, state(), compiled.input_formats[0][0])
     return compiled(state, *args)
 
   return call
@@ -236,20 +239,32 @@ _STORED = '/jax/compilation_cache/cache_misses'
 # Of the programs of this process, by JAX's name of the event.
 events: collections.Counter[str] = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: events.update([event]))
-seconds: collections.Counter[str] = collections.Counter()
+
+
+class _Seconds(threading.local):
+  def __init__(self):
+    self.spent: collections.Counter[str] = collections.Counter()
+
+
+_seconds = _Seconds()
 jax.monitoring.register_event_duration_secs_listener(
-  lambda event, duration_secs, **_: seconds.update({event: duration_secs})
+  lambda event, duration_secs, **_: _seconds.spent.update({event: duration_secs})
 )
 
 
-def source(since: collections.Counter | None = None) -> tuple[str, float]:
-  """Returns where the programs in `seconds` came from, and their seconds.
+def spent() -> collections.Counter[str]:
+  """Returns the seconds of the programs of this thread, by JAX's name of the event."""
+  return _seconds.spent.copy()
 
-  since: an earlier copy of `seconds`, whose programs do not count.
+
+def source(since: collections.Counter[str]) -> tuple[str, float]:
+  """Returns where this thread's programs came from, and their seconds.
+
+  since: an earlier result of `spent`, whose programs do not count.
   """
-  spent = seconds - (since or collections.Counter())
-  every = spent['/jax/core/compile/backend_compile_duration']
-  reading = spent['/jax/compilation_cache/cache_retrieval_time_sec']
+  new = spent() - since
+  every = new['/jax/core/compile/backend_compile_duration']
+  reading = new['/jax/compilation_cache/cache_retrieval_time_sec']
   return 'from the cache' if reading > every / 2 else 'compilation', every
 
 

@@ -27,8 +27,6 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.fft
-from jax.scipy.fft import dctn, idctn
 from numpy.typing import ArrayLike
 
 from diffusion_jax.core.denoiser import Network
@@ -143,6 +141,8 @@ def spectrum(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
   example but the last, C, whose axes are the principal ones over all positions.
   A last axis of more than 256 numbers is transformed as well, and C is 1.
   """
+  import scipy.fft  # not at every start of the program
+
   x = x if x.shape[-1] <= 256 else x[..., None]
   mean = x.mean(axis=0, dtype=np.float64)
   apart = x - mean.astype(np.float32)
@@ -169,6 +169,8 @@ def nothing_learnt(fitted: Fit, xt: Array, level: NoiseLevel) -> Array:
 
 def linear(fitted: Fit, xt: Array, level: NoiseLevel) -> Array:
   """Computes m + C alpha (alpha^2 C + sigma^2)^-1 (x_t - alpha m), [B, D], of x_t [B, D]."""
+  from jax.scipy.fft import dctn, idctn  # loads SciPy's
+
   variances, axes = fitted.variances[None], fitted.axes
   x = xt.reshape(len(xt), *fitted.variances.shape)
   at, transformed = level.expand_to(x), range(1, x.ndim - 1)

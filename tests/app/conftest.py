@@ -1,6 +1,7 @@
 """Runs of digits:smoke with a small network, for tests of the application."""
 
 import contextlib
+import dataclasses
 import functools
 import io
 import json
@@ -20,11 +21,11 @@ from diffusion_jax.app import cli, modes
 from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import registry, roles, store
-from diffusion_jax.app.kinds.model import make_mesh
-from diffusion_jax.app.run import weights
+from diffusion_jax.app.kinds.model import IDENTITY, Model, make_mesh
+from diffusion_jax.app.run import drawing, weights
 from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.app.smoke import shrunk
-from diffusion_jax.app.train import setup
+from diffusion_jax.app.train import floors, setup
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
@@ -32,6 +33,7 @@ from diffusion_jax.metrics import references
 from diffusion_jax.paths import texts_in
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import checkpoints, load
 from tests.app.fields import within
@@ -53,24 +55,52 @@ _NOT_IN_STEPS = (
   *(f'training.{name}' for name in ('metrics', 'resume', 'sample_every')),
   *(f'training.machine.{name}' for name in ('compile_ahead', 'num_threads', 'trace')),
 )
+_NOT_IN_DENOISING = (
+  *('data', 'training.random_flip'),
+  *(f'optimizer.{name}' for name in ('decay', 'learning_rate', 'warmup_steps')),
+)
+# Fields that a program of samples does not depend on, or takes as arrays.
+_NOT_IN_SAMPLES = (
+  *('average', 'compilation_cache', 'convert', 'data', 'edit', 'evaluation', 'facts', 'report'),
+  *('seed', 'serve', 'training'),
+  *(f'sampling.{name}' for name in ('batch_size', 'checkpoint', 'context', 'labels', 'name')),
+  *(
+    f'sampling.{name}'
+    for name in ('num_samples', 'profile', 'prompt', 'seed', 'trajectory', 'weights')
+  ),
+)
+
+
+def fields_of(config, left_out):
+  """Returns the fields of a config, but those whose names begin with `left_out`."""
+  fields = folder.flat(folder.plain(config)).items()
+  return {name: x for name, x in fields if not name.startswith(left_out)}
+
+
+def facts_of(model):
+  """Returns the facts of the data that a network depends on."""
+  return model.facts._replace(examples=0, checksum='', class_names=(), skipped=())
 
 
 def once(function):
   """Makes a function of `setup` return one program to trainings that share it.
 
   Each of them would trace it anew. tests/app/train/test_setup.py shows that
-  the rates and the length of a training are not in its step.
+  the rates, the length and the examples of a training are not in its step.
   """
   made = {}
 
+  @functools.wraps(function)
   def shared(*args):
     config = args[0] if isinstance(args[0], Node) else args[0].config
     left_out = _NOT_IN_STEPS
+    parts = [x for x in args if isinstance(x, (Mesh, TrainState, float))]
+    parts += [facts_of(x) for x in args if isinstance(x, Model)]
     if config.objective.name == 'denoising':
       left_out += ('training.num_steps',)
-    fields = folder.flat(folder.plain(config)).items()
-    fields = {name: x for name, x in fields if not name.startswith(left_out)}
-    key = json.dumps(fields), str([x for x in args if isinstance(x, (Mesh, TrainState, float))])
+      if not config.at('objective.coupling') and not config.at('conditioning.image'):
+        left_out += _NOT_IN_DENOISING
+    key = json.dumps(fields_of(config, left_out)), str(parts)
     if key not in made:
       made[key] = function(*args)
     return made[key]
@@ -80,6 +110,48 @@ def once(function):
 
 for _name in ('jit_step', 'state_maker'):
   setattr(setup, _name, once(getattr(setup, _name)))
+
+
+def shared(per_example):
+  """Makes samples of one model by one program, in trainings and modes of any run.
+
+  Models of other runs' parameters, and of modules that a test writes, have their own.
+  """
+  programs = {}
+
+  def made(draw, mesh, root, size, what, effort, others):
+    one = per_example(draw, mesh, root, size, what, effort, others)
+    model = getattr(draw, '__self__', None)
+    if not isinstance(model, Model) or model.latents is not IDENTITY:
+      return one
+    fields = fields_of(model.config, _NOT_IN_SAMPLES)
+    parts = [x for x in fields.values() if isinstance(x, str) and ':' in x]
+    if model.config.at('training.start.rank') or not all(x.startswith('tests.') for x in parts):
+      return one
+    key = json.dumps(fields), str(facts_of(model)), effort, mesh
+    return dataclasses.replace(one, program=programs.setdefault(key, one.program))
+
+  return made
+
+
+def measured_once(measure):
+  """Makes `floors.measure` compute the losses of the same examples and objective once."""
+  found = {}
+
+  def measured(model, mesh, fitted, count, drawn_at):
+    key, batch = drawn_at(0)
+    settings = floors.settings_of(model, str(jax.random.key_data(key)), count)
+    of = json.dumps(settings), batch['x'].tobytes(), str(batch.keys())
+    if not settings['checksum'] or of not in found:
+      found[of] = measure(model, mesh, fitted, count, drawn_at)
+    return found[of]
+
+  return measured
+
+
+floors.measure = measured_once(floors.measure)
+PER_EXAMPLE = drawing.per_example
+drawing.per_example = shared(PER_EXAMPLE)
 
 
 def printed_by(function, *args):
@@ -107,6 +179,7 @@ def refuse_to_compile(monkeypatch):
 
   for module in compiling, setup:
     monkeypatch.setattr(module, 'announced', compiles)
+  monkeypatch.setattr(drawing, 'per_example', PER_EXAMPLE)
   computed = 'features of real images are computed before the refusal'
   monkeypatch.setattr(references, 'load', lambda *args: pytest.fail(computed))
 
@@ -155,7 +228,8 @@ def drawing_of(config, workdir):
   """Returns (index, cond) -> images, by the parameters that a config chooses."""
   model = registry.make(config, workdir)
   params, _ = weights.restore(model)
-  draw = generate(model, make_mesh(config))
+  mesh = make_mesh(config)
+  draw, params = generate(model, mesh), replicate(mesh, params)
   return lambda index, cond: draw(params, index, cond)[0]
 
 

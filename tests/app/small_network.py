@@ -33,7 +33,7 @@ class SmallNetwork(nn.Module):
     sizes = self.channels, self.channels
     embedding += of_step(inputs, cond, *sizes, dtype=jnp.dtype(self.dtype))
     h = Conv(self.channels, **style, name='conv_in')(x)
-    h = nn.swish(h + embedding[:, None, None, :])
+    h = nn.swish(h + jnp.expand_dims(embedding, range(1, h.ndim - 1)))
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
     return Conv(self.out_channels, initializer='ho', zero=True, name='conv_out')(h)
 

@@ -1,13 +1,10 @@
 """The command line as a user types it: what works, and what mistakes say."""
 
 import functools
-import json
 import os
 import re
 import subprocess
 import sys
-import sysconfig
-import tomllib
 from pathlib import Path
 from unittest import mock
 
@@ -15,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 from absl.testing import flagsaver
+from jax._src import xla_bridge
 
-import diffusion_jax
+import configs
 from diffusion_jax.app import cli
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.rules import lines
@@ -25,70 +23,8 @@ from diffusion_jax.app.train import mode as train
 from diffusion_jax.errors import Preempted, UserError
 from tests.app import conftest
 from tests.app.conftest import arrays_of, lines_of, params_of, read, smoke, stored_run
-from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
-
-
-# Runs launch.py in a fork for each line of its input: [arguments, working
-# folder, file of stdout, file of stderr]. The slow imports are done once.
-# Prints the exit codes.
-FORKS = """
-import json, os, runpy, sys, traceback
-from diffusion_jax.app import cli
-
-root, child = sys.argv[1], None
-for line in sys.stdin:
-  args, cwd, *files = json.loads(line)
-  child = os.fork()
-  if child == 0:
-    for number, file in enumerate(files, start=1):
-      os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
-    os.chdir(cwd)
-    break
-  print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-if child == 0:
-  sys.argv = [os.path.join(root, 'launch.py'), *args]
-  sys.path[0] = root
-  code = 0
-  try:
-    runpy.run_path(sys.argv[0], run_name='__main__')
-  except SystemExit as stop:
-    code = stop.code or 0
-  except BaseException:
-    traceback.print_exc()
-    code = 1
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(code)  # without taking all modules apart, which is 0.4 s
-"""
-
-
-@pytest.fixture(scope='module')
-def launch(tmp_path_factory):
-  """Returns launch(*args, cwd=ROOT), which runs launch.py in a fork."""
-  out = tmp_path_factory.mktemp('said')
-  forks = subprocess.Popen(
-    [sys.executable, '-c', FORKS, str(ROOT)],
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.DEVNULL,  # JAX warns of forks, for what happens in them
-    text=True,
-    bufsize=1,
-  )
-
-  def one(*args, cwd=ROOT):
-    files = out / 'stdout', out / 'stderr'
-    for file in files:
-      file.unlink(missing_ok=True)
-    forks.stdin.write(json.dumps([args, str(cwd), *map(str, files)]) + '\n')
-    code = int(forks.stdout.readline())
-    said = [file.read_text() for file in files]
-    return subprocess.CompletedProcess(args, code, *said)
-
-  yield one
-  forks.stdin.close()
-  assert forks.wait(HANG_SECONDS) == 0
 
 
 DIGITS = '--config=configs/digits.py'
@@ -139,17 +75,22 @@ def check_one_line(result, message):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-  """Returns command(*args), which runs a command line in this process until it exits."""
-  monkeypatch.chdir(ROOT)
+  """Returns command(*args, cwd=ROOT), which runs a command line in this process."""
   monkeypatch.setattr(cli, '_FIELDS', [])
-  monkeypatch.setattr(trust, '_allowed', set())
   monkeypatch.setattr(cli.processes, 'exit_all', sys.exit)
-  monkeypatch.setitem(sys.modules, 'configs', sys.modules.get('configs'))  # find_config sets it
+  monkeypatch.setattr(sys, 'path', [*sys.path])  # A user's module adds its folder.
+  monkeypatch.setitem(sys.modules, 'configs', configs)  # find_config sets it
 
-  def command(*args):
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as stop:
-      cli.main(cli.parse(['launch.py', *args]))
-    return subprocess.CompletedProcess(args, stop.value.code, *capsys.readouterr())
+  def command(*args, cwd=ROOT):
+    monkeypatch.chdir(cwd)
+    monkeypatch.setattr(trust, '_allowed', set())
+    code = 0
+    with flagsaver.flagsaver():
+      try:
+        cli.main(cli.parse(['launch.py', *args]))
+      except SystemExit as stop:
+        code = stop.code or 0
+    return subprocess.CompletedProcess(args, code, *capsys.readouterr())
 
   return command
 
@@ -171,16 +112,16 @@ def test_flags_of_a_file_are_flags(tmp_path, monkeypatch):
     assert cli._FIELDS == [('seed', '1e0'), ('seed', '7')]
 
 
-def test_a_refused_config_writes_nothing_and_joins_no_process(launch, tmp_path):
+def test_a_refused_config_writes_nothing_and_joins_no_process(command, tmp_path, monkeypatch):
   args = f'--config={ROOT}/configs/digits.py', '--config.optimizer.b2=1'
-  result = launch(*args, '--multihost', cwd=tmp_path)
+  result = command(*args, '--multihost', cwd=tmp_path)
   check_one_line(result, 'config.optimizer.b2=1.0 is not a number in [0, 1)')
   assert not list(tmp_path.iterdir())
-  result = launch(DIGITS, '--multihost')
-  check_one_line(result, '--multihost: JAX detected no SLURM, Ku')
+  monkeypatch.setattr(xla_bridge, 'backends_are_initialized', lambda: False)  # a new process
+  check_one_line(command(DIGITS, '--multihost'), '--multihost: JAX detected no SLURM, Ku')
 
 
-def test_a_stored_config_imports_what_the_command_allows(launch, tmp_path):
+def test_a_stored_config_imports_what_the_command_allows(command, tmp_path):
   """A name in a flag is allowed too."""
   (tmp_path / 'own.py').write_text(
     'open("imported", "a").write(".")\ndef schedule():\n  raise ValueError("called")\n'
@@ -189,36 +130,37 @@ def test_a_stored_config_imports_what_the_command_allows(launch, tmp_path):
   (run / 'checkpoints' / '4').mkdir(parents=True)
   small = smoke().network.name
   for mode in ('train', 'sample', 'average'):
-    result = launch('--config=run', f'--mode={mode}', f'--allow={small}', cwd=tmp_path)
+    result = command('--config=run', f'--mode={mode}', f'--allow={small}', cwd=tmp_path)
     check_one_line(result, "config.schedule='own:schedule' would be imported")
     assert 'add --allow=own:schedule to the command' in result.stderr
   assert not (tmp_path / 'imported').exists()
   for run, name in (('--workdir', 'own:schedule'), ('--config', 'own')):
-    result = launch(f'{run}=run', f'--allow={small},{name}', '--mode=sample', cwd=tmp_path)
+    result = command(f'{run}=run', f'--allow={small},{name}', '--mode=sample', cwd=tmp_path)
     assert 'would be imported' not in result.stderr
     assert (tmp_path / 'imported').read_text() == '.'
     (tmp_path / 'imported').unlink()
+    del sys.modules['own']
 
 
-def test_an_exception_in_a_part_of_ones_own_is_one_line(launch, tmp_path):
+def test_an_exception_in_a_part_of_ones_own_is_one_line(command, tmp_path):
   (tmp_path / 'own_part.py').write_text('def schedule():\n  return 1 / 0\n')
   args = (f'--config={ROOT}/configs/digits.py', '--config.schedule=own_part:schedule')
-  found = launch(*args, cwd=tmp_path)
+  found = command(*args, cwd=tmp_path)
   check_one_line(found, 'error: ZeroDivisionError: division by zero (')
   assert found.stderr.endswith('own_part.py, line 2)\n')
 
 
-def test_help_lists_modes_flags_fields_and_configs(launch):
+def test_help_lists_modes_flags_fields_and_configs(command):
   for args, text in (
     (['--help'], '  sample   '),
     (['--help_mode=train', DIGITS, '--config.network=dit'], 'network.patch_size=2'),
     (['--mode', 'list'], '  configs/digits.py '),
   ):
-    result = launch(*args)
+    result = command(*args)
     assert result.returncode == 0 and text in result.stdout
 
 
-# -- in this process ---------------------------------------------------------
+# -- parts of a command line --------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -418,7 +360,7 @@ class Normed(NnxNetwork):
 """
 
 
-def test_a_network_of_nnx_is_trained_resumed_and_sampled(launch, tmp_path):
+def test_a_network_of_nnx_is_trained_resumed_and_sampled(command, tmp_path):
   """The network is the page's. Running statistics are refused."""
   page = (ROOT / 'docs' / 'program.md').read_text()
   blocks = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
@@ -431,7 +373,7 @@ def test_a_network_of_nnx_is_trained_resumed_and_sampled(launch, tmp_path):
   fields += '--config.training.sample_every=0', '--config.training.held_out=None'
 
   def run(*args, code=0):
-    done = launch(config, *args, cwd=tmp_path)
+    done = command(config, *args, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     return done
 
@@ -448,91 +390,3 @@ def test_a_network_of_nnx_is_trained_resumed_and_sampled(launch, tmp_path):
   message = "config.network='in_nnx:Normed' keeps batch_stats"
   done = run('--config.network=in_nnx:Normed', '--workdir=other', code=2)
   assert message in done.stderr and done.stderr.count('\n') == 1
-
-
-# -- where configs are found -------------------------------------------------
-
-
-@pytest.fixture
-def imports(monkeypatch):
-  """Removes configs from sys.modules during a test."""
-  kept = sys.modules.copy()
-  for name in kept:
-    if 'configs' in name.split('.'):  # also diffusion_jax.configs
-      del sys.modules[name]
-  others = [path for path in sys.path if Path(path or '.').resolve() != ROOT]
-  monkeypatch.setattr(sys, 'path', others)
-  yield
-  for name in sys.modules.keys() - kept.keys():
-    if 'configs' in name.split('.'):
-      del sys.modules[name]
-  sys.modules.update(kept)
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-  """Returns the package as pip installs it: the configs are in it."""
-  package = tmp_path / 'site' / 'diffusion_jax'
-  package.mkdir(parents=True)
-  for part in (*(ROOT / 'diffusion_jax').iterdir(), ROOT / 'configs'):
-    (package / part.name).symlink_to(part)
-  path = [str(package), *diffusion_jax.__path__]
-  monkeypatch.setattr(diffusion_jax, '__path__', path)
-  monkeypatch.setattr(cli.processes, 'exit_all', sys.exit)
-  return package
-
-
-def test_the_nearest_config_is_taken(imports, package, tmp_path, monkeypatch):
-  """Its file, and one of the user's, import the same `configs`."""
-  monkeypatch.chdir(tmp_path)
-  (tmp_path / 'mine.py').touch()
-  installed = str(package / 'configs' / 'digits.py')
-  for path in ('mine.py', 'configs/digits.py', './configs/digits.py'):
-    sys.modules.pop('configs', None)
-    file = path if path == 'mine.py' else installed
-    assert cli.find_config(f'{path}:smoke', True) == (file, 'smoke')
-    assert sys.modules['configs'].__path__ == [str(ROOT / 'configs')]
-  for path in ('configs/digit.py', 'digits.py', 'my/configs/digits.py', ''):
-    with pytest.raises(SystemExit):
-      cli.find_config(path, True)
-  assert cli.find_config('', False) == ('', '')
-  (tmp_path / 'a:b').mkdir()  # a run
-  assert cli.find_config('a:b', True) == ('a:b', '')
-
-  del sys.modules['configs']
-  (tmp_path / 'configs').mkdir()
-  for name in ('__init__', 'base', 'digits'):
-    (tmp_path / 'configs' / f'{name}.py').touch()
-  monkeypatch.syspath_prepend(tmp_path)
-  found = cli.find_config('configs/digits.py', True)
-  assert found == ('configs/digits.py', '')
-  assert sys.modules['configs'].__path__ == [str(tmp_path / 'configs')]
-
-
-@pytest.mark.processes
-def test_the_folder_above_a_checkout_does_not_hide_an_editable_install(tmp_path):
-  """The checkout has the package's name, and there it is a namespace."""
-  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
-  wheel = project['tool']['hatch']['build']['targets']['wheel']
-  places = [str((ROOT / name).resolve()) for name in wheel['dev-mode-dirs']]
-  site = tmp_path / 'site'
-  site.mkdir()
-  (site / 'diffusion_jax.pth').write_text('\n'.join(places))
-  (tmp_path / 'diffusion_jax').symlink_to(ROOT)
-  code = (
-    f'import site; site.addsitedir({str(site)!r})\n'
-    'import diffusion_jax as dj\n'
-    'from diffusion_jax.app import cli\n'
-    'print(dj.q_sample.__module__, *cli.find_config("configs/digits.py", True))'
-  )
-  result = subprocess.run(
-    [sys.executable, '-S', '-c', code],  # without what is installed here
-    cwd=tmp_path,
-    env=os.environ | {'PYTHONPATH': sysconfig.get_path('purelib')},
-    capture_output=True,
-    text=True,
-    timeout=HANG_SECONDS,
-  )
-  name, file = result.stdout.split()
-  assert name == 'diffusion_jax.core.process'
-  assert Path(file) == ROOT / 'configs' / 'digits.py'

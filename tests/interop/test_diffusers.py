@@ -174,12 +174,12 @@ def test_what_diffusers_lacks_is_not_written(tmp_path):
 
 def test_a_class_becomes_part_of_the_weights():
   """A network without classes is one whose embeddings of them are zero."""
-  found, (_, expected) = diffusers.load(STORED / 'labels', null_class=True), loaded('labels')
-  zero = jax.tree.map(np.zeros_like, found.params['label_embedding'])
-  x, t, _ = inputs_of('labels', expected)
+  found, (plain, expected) = diffusers.load(STORED / 'labels', null_class=True), loaded('labels')
+  zero = jax.tree.map(np.zeros_like, plain.params['label_embedding'])
   for i, label in enumerate(expected['label']):  # the last class is the null class
     network, params = diffusers.fix_label(found.network, found.params, -1 if label == 2 else label)
     assert network == found.network.clone(inputs=Inputs())
     assert params.keys() == found.params.keys() - {'label_embedding'}
-    output = run(found.network, {**params, 'label_embedding': zero}, x, t, {})
+    params = {**params, 'label_embedding': zero}
+    output = run(plain.network, params, *inputs_of('labels', expected))
     assert_close(output[i], expected['output'][i])

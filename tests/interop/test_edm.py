@@ -129,11 +129,13 @@ NCSNPP = of_text("""
 """)
 
 
+LABELLED = SONG | NCSNPP | dict(label_dropout=0.1)
+
+
 def test_edms_ncsnpp():
   """The filter is 1, 3, 3, 1, and each resolution gets the input."""
-  w, x = nn.Weights(2), nn.images(8)
+  w, x, options = nn.Weights(2), nn.images(8), LABELLED
   expected = song_unet(w, x, NOISE, ONE_HOT, AUGMENT, ncsnpp=True)
-  options = SONG | NCSNPP | dict(label_dropout=0.1)
   found = edm.from_tensors(w.file(), **options)
   nn.assert_close(nn.apply(found, x, NOISE, COND | {'augment': AUGMENT}), expected)
   assert found.sections['network']['resample_filter'] == (1, 3, 3, 1)
@@ -199,12 +201,20 @@ def test_the_denoisers_of_the_wrappers(wrapper, options, section, noise_input):
 
 
 def test_the_ve_wrapper_as_a_network_of_eps():
-  """recipes 6: x + sigma F(x, log(sigma / 2)) is x - sigma eps."""
+  """recipes 6: x + sigma F(x, log(sigma / 2)) is x - sigma eps.
+
+  The network is the labelled one, which is compiled already, without labels.
+  """
   w, x, sigma = nn.Weights(6), nn.images(8), np.array([0.05, 20.0])
   f = song_unet(w, x, np.log(sigma / 2), ncsnpp=True)
   plain = dict(label_dim=0, augment_dim=0, precond='VEPrecond')
   found = edm.from_tensors(w.file(), **SONG | NCSNPP | plain)
-  nn.assert_close(-nn.apply(found, x, np.log(sigma)), f)
+  labelled = edm.describe(edm.choose_options(**LABELLED))
+  assert found.network == labelled.network.clone(inputs=found.network.inputs)
+  zeros = jax.tree.map(lambda a: np.zeros(a.shape, np.float32), labelled.shapes())
+  labelled = found._replace(network=labelled.network, params=zeros | found.params)
+  cond = COND | {'augment': AUGMENT}
+  nn.assert_close(-nn.apply(labelled, x, np.log(sigma), cond), f)
   assert found.sections['parametrization'] == {'name': 'eps'}
   assert found.sections['noise_input'] == {'name': 'log_sigma'}
   assert found.sections['schedule']['sigma_max'] == 100

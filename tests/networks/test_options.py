@@ -134,7 +134,7 @@ TRAINED: Any = {
     {'augment': np.ones((2, 9), np.float32)},
   ),
   'edm2': (
-    PLAIN | {'remat': True, 'inputs': Inputs(num_classes=3, null_class=True)},
+    PLAIN | {'inputs': Inputs(num_classes=3, null_class=True)},
     {'label': np.array([0, 2]), 'drop': np.array([False, True])},
   ),
 }

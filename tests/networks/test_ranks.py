@@ -9,7 +9,9 @@ import pytest
 from flax import linen as nn
 from numpy.testing import assert_allclose
 
-from diffusion_jax.networks.layers import Downsample, Upsample
+from diffusion_jax.networks.attention import Attention
+from diffusion_jax.networks.blocks import ResnetBlock
+from diffusion_jax.networks.layers import Downsample, Upsample, average_pool, nearest_upsample
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import ScoreNetwork
@@ -47,29 +49,31 @@ def with_a_further_axis(params, axis):
   return jax.tree_util.tree_map_with_path(widen, params)
 
 
-class Convolutions(nn.Module):
-  """Halves and doubles the sides."""
+class Layers(nn.Module):
+  """Halves and doubles the sides twice."""
 
   @nn.compact
   def __call__(self, x, noise):
-    return Upsample(name='up')(Downsample(name='down')(x))
+    def block(h, features, resample, name):
+      options: Any = {'num_groups': 2, 'scale_shift': True, 'resample': resample}
+      return ResnetBlock(features, **options, name=name)(h, noise[:, None] / 700, False)
+
+    h = block(Downsample(name='down')(x), 4, average_pool, 'halve')
+    h = Attention(num_groups=2, name='attention')(h)
+    return Upsample(name='up')(block(h, x.shape[-1], nearest_upsample, 'double'))
 
 
-BLOCKS = UNet(**UNET, resblock_updown=True, scale_shift=True, attention_resolutions=())
-
-
-@pytest.mark.parametrize('network', [Convolutions(), BLOCKS])
 @pytest.mark.parametrize('rank', [1, 2])
-def test_a_network_is_the_one_with_a_further_axis_on_which_nothing_depends(rank, network):
+def test_a_network_is_the_one_with_a_further_axis_on_which_nothing_depends(rank):
   """This holds for convolutions, changes of resolution, norms and attention."""
-  x, count = examples(rank), {1: 8, 2: 4}[rank]
+  network, x, count = Layers(), examples(rank), {1: 8, 2: 4}[rank]
 
   def repeated(x):
     return np.repeat(np.expand_dims(x, rank + 1), count, rank + 1)
 
-  params = randomised(shapes(network, x.shape), scale=0.3)
+  params = randomised(shapes(network, x.shape), scale=0.6)
   run, wide_params = applied(network), with_a_further_axis(params, rank)
-  found, wide = run(params, x), run(wide_params, repeated(x))
+  found, wide = (np.asarray(run(*args)) for args in ((params, x), (wide_params, repeated(x))))
   assert found.shape == x.shape and np.std(found) > 0.1
   assert_allclose(wide, repeated(found), rtol=2e-3, atol=2e-4)
 

@@ -1,5 +1,7 @@
 """Tests the text encoder, cross-attention, and networks with both."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,11 +79,12 @@ X = np.random.default_rng(3).standard_normal((3, 4, 4, 3), np.float32)
 NOISE = np.array([0.1, 5.0, 9.0], np.float32)
 TOKENS, MASK = text.encode(SENTENCES, 24)
 COND = {'text': TOKENS, 'text_mask': MASK}
-INPUTS = Inputs(text=Text(width=16, layers=1, heads=2), num_classes=4, null_class=True)
+INPUTS = Inputs(text=Text(width=16, layers=0), num_classes=4, null_class=True)
+ENCODED = dataclasses.replace(INPUTS, text=Text(width=16, layers=1, heads=2))
 NETWORKS = {
   'unet': UNet(8, (1,), 1, (), num_groups=4, inputs=INPUTS, remat=True),
   'joint': DiT(8, 2, 2, inputs=INPUTS),
-  'cross': DiT(8, 2, 2, inputs=INPUTS, text_attention='cross'),
+  'cross': DiT(8, 2, 2, inputs=ENCODED, text_attention='cross'),
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
+from tests.rows import slow
 
 
 @pytest.fixture(autouse=True)
@@ -380,7 +381,7 @@ ANCESTRAL = {
 }
 
 
-@pytest.mark.parametrize('eta', [0.0, 0.5, 1.0])
+@pytest.mark.parametrize('eta', [slow(0.0), 0.5, 1.0])
 @pytest.mark.parametrize('name', ANCESTRAL)
 def test_ancestral_samplers_of_k_diffusion(name, eta):
   _, sigma = ve_grid(6)
@@ -403,7 +404,7 @@ def path_noise(key, x, t, s):
   return dj.path_noise(key, x, level_s, level_t)
 
 
-@pytest.mark.parametrize('eta', [0.5, 1.0])
+@pytest.mark.parametrize('eta', [0.5, slow(1.0)])
 def test_sample_dpmpp_sde_of_k_diffusion(eta):
   """Both steps are DDIM's, with the noise of one path."""
   _, sigma = ve_grid(5)

@@ -21,6 +21,7 @@ from diffusion_jax.core.keys import split_key
 from tests.jitted import jitted
 from tests.papers import linear_gaussian as lg
 from tests.papers.paper import ddpm, f32, network_fn, normal_kl
+from tests.rows import slow
 
 LOG_2PI = np.log(2.0 * np.pi)
 SIGNS = np.array(list(itertools.product([-1.0, 1.0], repeat=3)))  # [8, 3]
@@ -122,19 +123,20 @@ def test_with_the_exact_posterior_every_draw_weighs_log_p(key):
   assert_allclose(found, np.repeat(log_p(W), 50), rtol=1e-5)
 
 
-@pytest.mark.parametrize('how', ['exact', 'mean field', 'another'])
-@pytest.mark.parametrize('name', WEIGHTS)
-def test_log_p_is_the_elbo_and_the_kl_to_the_posterior(name, how, signs, key):
+def test_log_p_is_the_elbo_and_the_kl_to_the_posterior(signs, key):
   """log p(x) = ELBO + KL(q(z | x) || p(z | x)), the KL in closed form."""
-  W = WEIGHTS[name]
-  mean, variance = approximation(W, how)
-  q = as_normal(mean, variance, copies=8)
-  found = signs(each_entry)(elbo, key, *f32(repeated(X), W), q)
-  gap = log_p(W) - mean_of_8(found['elbo'])
-  expected = lg.kl(mean, np.diag(variance), *posterior(W))
-  assert_allclose(gap, expected, rtol=1e-4, atol=2e-5)
-  exact = how != 'another' and name == 'orthogonal'
-  assert (expected < 1e-9).all() if exact else (expected > 0.1).all()
+  cases = [*itertools.product(WEIGHTS.values(), ('exact', 'mean field', 'another'))]
+  qs = [approximation(*case) for case in cases]
+  each = [as_normal(*q, copies=8) for q in qs], [np.float32(W) for W, _ in cases]
+  q, weights = (jax.tree.map(lambda *rows: np.stack(rows), *rows) for rows in each)
+  elbos = jax.vmap(elbo, (None, None, 0, 0))
+  found = signs(each_entry)(elbos, key, *f32(repeated(X)), weights, q)['elbo']
+  for (W, how), (mean, variance), values in zip(cases, qs, found, strict=True):
+    gap = log_p(W) - mean_of_8(values)
+    expected = lg.kl(mean, np.diag(variance), *posterior(W))
+    assert_allclose(gap, expected, rtol=1e-4, atol=2e-5)
+    exact = how != 'another' and W is WEIGHTS['orthogonal']
+    assert (expected < 1e-9).all() if exact else (expected > 0.1).all()
 
 
 def noise(keys, num_samples):
@@ -216,12 +218,14 @@ def rearranged(key, x, encoder):
 
 @pytest.mark.parametrize('form', [sampled, rearranged])
 def test_both_forms_are_log_p_less_the_kl_of_the_chains(form, signs, key):
-  for encoder in (EXACT, ANOTHER):
-    x = f32(repeated(POINTS))
-    found = signs(each_layer)(form, key, *x, encoder)['elbo']
+  encoders = EXACT, ANOTHER
+  both = jax.tree.map(lambda *each: np.stack(each), *encoders)
+  forms = jax.vmap(form, (None, None, 0))
+  found = signs(each_layer)(forms, key, *f32(repeated(POINTS)), both)['elbo']
+  for encoder, values in zip(encoders, found, strict=True):
     expected = log_p_of_chain(POINTS) - gap(encoder, POINTS)
-    assert_allclose(mean_of_8(found), expected, rtol=1e-5)
-    difference = log_p_of_chain(POINTS) - mean_of_8(found)
+    assert_allclose(mean_of_8(values), expected, rtol=1e-5)
+    difference = log_p_of_chain(POINTS) - mean_of_8(values)
     assert_allclose(difference, gap(encoder, POINTS), rtol=1e-4, atol=2e-5)
 
 
@@ -321,9 +325,9 @@ def pieces(p, variance):
   'T, variance',
   [
     (1, 'fixed_large'),
-    (4, 'learned'),
-    pytest.param(10, 'learned', marks=pytest.mark.slow),
-    pytest.param(200, 'fixed_small', marks=pytest.mark.slow),
+    (3, 'learned'),
+    slow(10, 'learned'),
+    slow(200, 'fixed_small'),
   ],
 )
 def test_ddpm_is_a_hierarchical_vae(T, variance, key):

@@ -1,5 +1,7 @@
 """Samplers of bridges carry Gaussians to Gaussians, both ways, to first order."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,25 +17,32 @@ from tests.testing.test_bridges import COVS, MEANS, between, cubature
 TIMES = dj.RectifiedFlowSchedule()
 
 
+@functools.cache
+def step(diffusion, way, stochastic):
+  """Returns (x, t, s) -> x at time s, and the variance that a stochastic step adds."""
+  predict = between(diffusion).predict
+  predict = reversed_bridge(predict) if way else predict
+
+  @jax.jit
+  def run(x, t, s):
+    if stochastic:
+      return bridge_posterior(x, predict(x, t), t, s, diffusion)
+    levels = {'level_s': TIMES(s), 'level_t': TIMES(t)}
+    return bridge_sampler(diffusion).step(None, x, (), predict, **levels)[0], 0.0
+
+  return run
+
+
 def carried(diffusion, num_steps, way, stochastic):
   """Returns mean and covariance after num_steps, of points with the moments.
 
   Steps are affine, so the moments are exact: a stochastic step adds its
   variance.
   """
-  b = between(diffusion)
-  predict = reversed_bridge(b.predict) if way else b.predict
   mean, cov = MEANS[1 - way], COVS[1 - way]
   times = np.linspace(1.0, 0.0, num_steps + 1)
-  sampler = bridge_sampler(diffusion)
   for t, s in zip(times, times[1:], strict=False):
-    x = cubature(mean, cov)
-    if stochastic:
-      x, variance = bridge_posterior(x, predict(x, t), t, s, diffusion)
-    else:
-      levels = {'level_s': TIMES(s), 'level_t': TIMES(t)}
-      x, variance = sampler.step(None, x, (), predict, **levels)[0], 0.0
-    x = np.asarray(x)
+    x, variance = map(np.asarray, step(diffusion, way, stochastic)(cubature(mean, cov), t, s))
     mean, cov = x.mean(axis=0), np.cov(x.T, bias=True) + np.ravel(variance)[0] * np.eye(2)
   return mean, cov
 
@@ -61,9 +70,13 @@ def test_one_step_of_optimal_transport_is_exact(way):
 
 
 def test_the_diffusion_draws_from_its_posterior(key):
-  b, x = between(0.7), jnp.ones((3, 2))
+  b = between(0.7)
   sampler = bridge_sampler(0.7, stochastic=True)
-  found, _ = sampler.step(key, x, (), b.predict, level_s=TIMES(0.3), level_t=TIMES(0.6))
-  mean, variance = bridge_posterior(x, b.predict(x, 0.6), 0.6, 0.3, 0.7)
-  expected = mean + jnp.sqrt(variance) * draw_normal(key, x)
-  assert_allclose(found, expected, rtol=1e-5)
+
+  @jax.jit
+  def run(x):
+    found, _ = sampler.step(key, x, (), b.predict, level_s=TIMES(0.3), level_t=TIMES(0.6))
+    mean, variance = bridge_posterior(x, b.predict(x, 0.6), 0.6, 0.3, 0.7)
+    return found, mean + jnp.sqrt(variance) * draw_normal(key, x)
+
+  assert_allclose(*run(np.ones((3, 2), np.float32)), rtol=1e-5)

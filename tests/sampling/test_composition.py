@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at
+from tests.rows import normal, slow
 
 D = 10
 PRIOR = oracles.gaussian(np.zeros(D), 0.1 * np.eye(D))
@@ -43,7 +44,7 @@ def test_the_denoiser_given_an_observation_is_the_posteriors():
   mixed = oracles.mixture([0.3, 0.7], [[-1.0, 0.0], [0.5, 1.0]], [np.eye(2)] * 2)
   y = np.array([0.4, -0.2])
   exact = mixed.posterior(np.eye(2), y, 0.7)
-  x = jax.random.normal(jax.random.key(0), (16, 2))
+  x = normal(16, 2)
   given = jax.jit(mixed.denoiser_given(np.float32(y), 0.7))
   for level in (
     level_at(dj.CosineSchedule(), np.linspace(0.0, 1.0, 16)),
@@ -57,7 +58,7 @@ def test_the_denoiser_given_an_observation_is_the_posteriors():
 CORRELATED = oracles.gaussian(np.ones(2), [[1.0, 0.8], [0.8, 1.5]])
 
 
-@pytest.mark.parametrize('n, prior', [(1, PRIOR), (32, PRIOR), (5, CORRELATED)])
+@pytest.mark.parametrize('n, prior', [slow(1, PRIOR), (32, PRIOR), (5, CORRELATED)])
 def test_the_composition_of_gaussians_is_exact(n, prior):
   """It is exact at clean and signal-free levels too, on two paths."""
   d = len(prior.means[0])
@@ -84,7 +85,7 @@ def test_an_observation_never_adds_uncertainty():
   ys, _ = problem(2)
   wide = np.stack([0.05 * np.eye(D), 0.3 * np.eye(D)])
   denoise = dj.gauss_composed(single, ys, PRIOR.denoise, wide, PRIOR.cov)
-  x = jax.random.normal(jax.random.key(0), (4, D))
+  x = normal(4, D)
   level = level_at(dj.CosineSchedule(), 0.5)
 
   @jax.jit
@@ -103,7 +104,7 @@ def test_the_bridge_is_its_sum_of_scores():
   """Geffner et al. 2023, literally in float64."""
   ys, _ = problem(3)
   level = level_at(dj.CosineSchedule(), 0.3)
-  x = jax.random.normal(jax.random.key(0), (4, D))
+  x = normal(4, D)
   denoise = dj.bridged(single, ys, lambda x: -x / 0.1)
 
   @jax.jit

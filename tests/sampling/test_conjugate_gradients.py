@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.sampling.conjugate_gradients import least_squares
 from tests.jitted import level_at
+from tests.rows import normal
 from tests.sampling.test_reconstruction import SCHEDULE
 
 
@@ -27,7 +28,7 @@ def test_a_direction_of_negative_curvature_is_not_taken():
 def test_rounding_does_not_throw_least_squares_away():
   """After 300 iterations of float32 the gradient is as small as after 30."""
   scales = np.geomspace(1.0, 1e-4, 64, dtype=np.float32)[None]
-  y = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+  y = normal(8, 64)
   forward = lambda x: x * scales
   variance, precision = jnp.float32(1e-4), jnp.float32(1e-6)
 

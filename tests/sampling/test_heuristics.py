@@ -9,7 +9,8 @@ from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal
-from tests.jitted import jitted, level_at
+from tests.jitted import level_at
+from tests.rows import normal
 from tests.sampling.test_reconstruction import COV, DATA, MATRIX, MEAN, SCHEDULE, Y, measured
 
 ENDS = {'level_t': level_at(SCHEDULE, 0.5), 'level_s': level_at(SCHEDULE, 0.4)}
@@ -24,7 +25,7 @@ def gain(level):
 @pytest.mark.parametrize('sampler', [dj.ancestral(), dj.ddim()])
 def test_dps_descends_along_the_norm_of_the_residual(sampler, key):
   """x_s - zeta grad |y - A x_0_hat|, and the norm is not squared."""
-  x = jax.random.normal(key, (3, 4))
+  x = normal(3, 4)
   guided = dj.likelihood_guided(sampler, measured(0.1).distance, 0.7)
 
   @jax.jit
@@ -50,7 +51,7 @@ def test_a_sampler_of_several_calls_has_each_of_them(key):
     return DATA.denoise(x, level)
 
   guided = dj.likelihood_guided(dj.heun(), measured(0.1).distance, 0.0)
-  x = jax.random.normal(key, (3, 4))
+  x = normal(3, 4)
   state = guided.init(x)
 
   @jax.jit
@@ -64,16 +65,20 @@ def test_a_sampler_of_several_calls_has_each_of_them(key):
 
 
 def test_renoised_has_its_share_of_new_noise(key):
-  x = jax.random.normal(key, (3, 4))
-  t, s = ENDS['level_t'], ENDS['level_s']
-  x0 = np.asarray(jitted(DATA.denoise)(x, t).x0)
-  x = np.asarray(x)
+  x = normal(3, 4)
+  t, s = jax.device_get((ENDS['level_t'], ENDS['level_s']))
+  shares = 0.0, 0.3, 1.0
+
+  @jax.jit
+  def steps(x):
+    found = [dj.renoised(share).step(key, x, (), DATA.denoise, **ENDS)[0] for share in shares]
+    return found, DATA.denoise(x, t).x0, draw_normal(key, x)
+
+  found, x0, z = jax.device_get(steps(x))
   eps = (x - t.alpha * x0) / t.sigma
-  for share in (0.0, 0.3, 1.0):
-    step = jax.jit(dj.renoised(share).step, static_argnums=(2, 3))
-    found, _ = step(key, x, (), DATA.denoise, **ENDS)
-    noise = (1 - share) ** 0.5 * eps + share**0.5 * draw_normal(key, x)
-    assert_allclose(found, s.alpha * x0 + s.sigma * noise, atol=1e-5)
+  for share, x_s in zip(shares, found, strict=True):
+    noise = (1 - share) ** 0.5 * eps + share**0.5 * z
+    assert_allclose(x_s, s.alpha * x0 + s.sigma * noise, atol=1e-5)
 
 
 def test_red_diff_stops_where_its_mean_gradient_is_zero(key):

@@ -11,13 +11,14 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import level_at, level_grid
+from tests.rows import normal
 from tests.sampling import chains
 from tests.sampling.moments import assert_own_keys, counted_calls, jit_long
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 LEVELS = level_grid(SCHEDULE, 20)
 CORRELATED = oracles.gaussian([0.0, 0.0], [[1.0, 0.9], [0.9, 1.0]])
-MASK = jnp.array([[True, False]])
+MASK = np.array([[True, False]])
 METHODS = {
   'replace': (dj.replace_known, lambda levels: levels),
   'repaint': (dj.repaint, lambda levels: dj.repaint_levels(levels, 3, 4)),
@@ -128,8 +129,8 @@ def completed(method, num_steps, *resampling):
   """Returns known x_1, drawn from the marginal, and the x_2 sampled for it."""
   keys = jax.random.split(jax.random.key(2), 2)
   levels = level_grid(SCHEDULE, num_steps)
-  draw = jax.jit(CORRELATED.sample, static_argnums=1)
-  truth = draw(jax.random.key(1), NUM_PARTICLES)
+  truth = np.random.default_rng(1).multivariate_normal([0.0, 0.0], chains.COV, NUM_PARTICLES)
+  truth = np.float32(truth)
   sampler, denoise = dj.ancestral(), CORRELATED.denoise
   if method == 'replace':
     sampler = dj.replace_known(sampler, truth, MASK)
@@ -144,7 +145,7 @@ def completed(method, num_steps, *resampling):
     x = dj.prior_sample(keys[0], truth.shape, levels.take(0))
     return dj.sample(keys[1], denoise, sampler, levels, x)
 
-  return np.asarray(truth)[:, 0], np.asarray(run(keys))[:, 1]
+  return truth[:, 0], np.asarray(run(keys))[:, 1]
 
 
 @pytest.mark.parametrize('method', [('replace', 50), ('repaint', 50, 4, 5), ('reconstruction', 50)])
@@ -165,9 +166,9 @@ def test_a_sampler_forgets_on_the_way_up(key):
     return x, state + 1
 
   counting = dj.Sampler(lambda x: jnp.zeros((), int), step)
-  repaint = dj.repaint(counting, jnp.zeros((1, 2)), MASK)
-  states, x, state = [], jnp.ones((1, 2)), jnp.zeros((), int)
-  levels = resampled(4, 2, 2)
+  repaint = dj.repaint(counting, np.zeros((1, 2), np.float32), MASK)
+  states, x, state = [], np.ones((1, 2), np.float32), np.int32(0)
+  levels = jax.device_get(resampled(4, 2, 2))
   step = jax.jit(lambda x, state, **ends: repaint.step(key, x, state, None, **ends))
   for i in range(len(levels.t) - 1):
     ends = {'level_s': levels.take(i + 1), 'level_t': levels.take(i)}
@@ -181,14 +182,15 @@ def test_a_sampler_forgets_on_the_way_up(key):
   [(dj.replace_known, dj.dpm_solver_pp_sde()), (dj.repaint, dj.dpm_solver_pp(3))],
 )
 def test_samplers_with_a_memory_and_keys_per_example(wrap, sampler, key):
-  known = jnp.linspace(-1.0, 1.0, 8).reshape(4, 2)
+  known = np.linspace(-1.0, 1.0, 8, dtype=np.float32).reshape(4, 2)
   levels = resampled(20, 2, 3) if wrap is dj.repaint else LEVELS
 
   @jax.jit
   def run(keys, known, x):
     return dj.sample(keys, CORRELATED.denoise, wrap(sampler, known, MASK), levels, x)
 
-  arrays = jax.random.split(key, 4), known, jax.random.normal(key, (4, 2))
+  x = normal(4, 2)
+  arrays = jax.random.split(key, 4), known, x
   assert_own_keys(run, *arrays, rtol=1e-4, atol=1e-5)
   assert np.abs(run(*arrays)[:, 1]).max() < 5.0
 

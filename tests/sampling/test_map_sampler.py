@@ -11,14 +11,15 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.core.keys import split_key
 from tests.jitted import level_grid
+from tests.rows import normal
 from tests.sampling.moments import GAUSSIAN
 
 SCHEDULE = dj.RectifiedFlowSchedule()
 
 
-def test_the_exact_map_is_the_same_in_any_number_of_steps(key):
+def test_the_exact_map_is_the_same_in_any_number_of_steps():
   """It is the closed form; without `stochastic` the key does not matter."""
-  x = jax.random.normal(key, (8, 2))
+  x = normal(8, 2)
   ends = SCHEDULE(jnp.ones(())), dj.clean_level()
   exact = jax.jit(GAUSSIAN.ode_map)(x, *ends)
   for n in (1, 3):
@@ -34,7 +35,7 @@ def test_multistep_consistency_sampling_by_hand(key):
   def f(xt, level_t, level_s):
     return 0.5 * xt + level_t.sigma
 
-  x = jax.random.normal(key, (4, 2))
+  x = normal(4, 2)
   sample = jax.jit(lambda levels, x: dj.sample_map(key, f, levels, x, stochastic=True))
   for schedule, end in (
     (dj.KarrasSchedule(), 0.002),

@@ -1,7 +1,5 @@
 """Weighted particles, against the exact posterior and evidence."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +14,7 @@ from diffusion_jax.sampling import particles
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
 from tests.refusals import one_line
+from tests.rows import normal, slow
 from tests.sampling import chains
 from tests.sampling.moments import assert_own_keys, jit_long
 from tests.sampling.test_reconstruction import (
@@ -78,7 +77,7 @@ def log_evidence_of_the_chain(num_steps, std):
   [
     ('pseudoinverse', True, 0.5, 0.01),
     ('spread', False, 1.0, 0.01),
-    (None, True, 0.6, 0.02),
+    slow(None, True, 0.6, 0.02),  # as of a threshold
   ],
 )
 def test_the_evidence_is_unbiased_for_the_chain(twist, use_gradient, std, error, key):
@@ -120,7 +119,7 @@ def test_a_population_depends_on_its_key_only(key):
   levels = level_grid(SCHEDULE, 10)
   keys = jax.random.split(key, 8)
   draw = jax.jit(lambda keys, x: dj.sample_with_state(keys, DATA.denoise, sampler, levels, x))
-  x = jax.random.normal(key, (8, 4, 4))
+  x = normal(8, 4, 4)
   assert_own_keys(draw, keys, x, rtol=2e-5, atol=2e-5)
 
 
@@ -179,18 +178,15 @@ def test_a_signal_free_level_has_no_gradient(key):
   def denoise(x, level):
     return dj.Prediction(jnp.tanh(x))
 
-  x = jax.random.normal(key, (2, 3, 4))
+  levels = jax.device_get(level_grid(dj.RectifiedFlowSchedule(), 4))
+  ends = {'level_t': levels.take(0), 'level_s': levels.take(1)}
+  twist = lambda x0, level: m.log_prob(x0)
 
-  @functools.partial(jax.jit, static_argnums=1)
   def step(x, use_gradient):
-    levels = level_grid(dj.RectifiedFlowSchedule(), 4)
-    ends = {'level_t': levels.take(0), 'level_s': levels.take(1)}
-    twist = lambda x0, level: m.log_prob(x0)
     sampler = dj.steered(m.log_prob, twist, 'fixed_small', use_gradient, 0.0)
     return sampler.step(key, x, sampler.init(x), denoise, **ends)[0]
 
-  found, expected = step(x, True), step(x, False)
-  assert_array_equal(found, expected)
+  assert_array_equal(*jax.jit(lambda x: [step(x, True), step(x, False)])(normal(2, 3, 4)))
 
 
 def test_pick_draws_by_weight(key):
@@ -202,30 +198,32 @@ def test_pick_draws_by_weight(key):
   assert_allclose(shares, [0.2, 0.0, 0.8], atol=0.02)
 
 
-@pytest.mark.parametrize('where', ['first', 'last'])
-def test_lowest_ess_is_that_of_the_worst_step(where, key):
+def test_lowest_ess_is_that_of_the_worst_step(key):
   """The weights are uneven at one step only, and are never resampled."""
   levels = level_grid(SCHEDULE, 2)
 
-  def uneven(x0):
-    return jnp.where(x0[:, 0] > 0.0, jnp.log(9.0), 0.0)
+  @jax.jit
+  def draw(at_first, x):
+    def uneven(x0):
+      return jnp.where(x0[:, 0] > 0.0, jnp.log(9.0), 0.0)
 
-  def twist(x0, level):
-    first = level.t == levels.t[0]
-    return jnp.where(first & (where == 'first'), uneven(x0), 0.0)
+    def twist(x0, level):
+      return jnp.where(at_first & (level.t == levels.t[0]), uneven(x0), 0.0)
 
-  def reward(x0):
-    return uneven(x0) if where == 'last' else jnp.zeros(len(x0))
+    def reward(x0):
+      return jnp.where(at_first, 0.0, uneven(x0))
 
-  start = jax.random.normal(key, (4, 8, 2))
-  sampler = dj.steered(reward, twist, use_gradient=False, threshold=0.0)
-  denoise = lambda x, level: dj.Prediction(x)
-  x, state = jax.jit(lambda x: dj.sample_with_state(key, denoise, sampler, levels, x))(start)
-  of = np.asarray(start if where == 'first' else x)[..., 0]
-  weights = np.where(of > 0.0, 9.0, 1.0)
-  expected = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
-  assert (expected < 8.0).any()
-  assert_allclose(state.lowest_ess, expected, rtol=1e-5)
+    sampler = dj.steered(reward, twist, use_gradient=False, threshold=0.0)
+    denoise = lambda x, level: dj.Prediction(x)
+    return dj.sample_with_state(key, denoise, sampler, levels, x)
+
+  start = normal(4, 8, 2)
+  for at_first in (True, False):
+    x, state = draw(at_first, start)
+    weights = np.where(np.asarray(start if at_first else x)[..., 0] > 0.0, 9.0, 1.0)
+    expected = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
+    assert (expected < 8.0).any()
+    assert_allclose(state.lowest_ess, expected, rtol=1e-5)
 
 
 GUIDED = (1.0, 0.25), (0.0, 1.0)  # means and variances of two Gaussians
@@ -259,11 +257,15 @@ GRIDS = [
 ]
 
 
-def run_product(denoise, powers, num_steps, shape, grids=GRIDS, jit=jit_long):
-  """Draws populations of a product, [G, B, K, D], and their `Particles`."""
+def levels_of(grids, num_steps=25, rows=None):
   each = [level_grid(schedule, num_steps, spacing) for schedule, spacing in grids]
   levels = jax.tree.map(lambda *a: np.stack(a), *each)
-  start = np.random.default_rng(0).standard_normal(shape, np.float32)
+  return levels if rows is None else jax.tree.map(lambda a: a[:, rows], levels)
+
+
+def run_product(denoise, powers, levels, shape, jit=jax.jit):
+  """Draws populations of a product, [G, B, K, D], and their `Particles`."""
+  start = normal(*shape)
   sampler = dj.feynman_kac(powers)
 
   @jit
@@ -292,7 +294,7 @@ def moments_of_products(x, weights):
 def test_the_product_of_gaussians_has_its_law(powers, laws):
   """Few steps of a grid even in the log-SNR have errors, and weights say so."""
   mean, variance, log_integral = product_of_gaussians(powers, laws)
-  x, weights, state = run_product(factors_of(laws), powers, 25, (6, 1500, 1))
+  x, weights, state = run_product(factors_of(laws), powers, levels_of(GRIDS), (6, 1500, 1))
   means, squares = moments_of_products(x, weights)
   found = means, squares / variance, np.asarray(state.log_evidence, np.float64)
   widths = np.array([0.1, 0.9, 0.3, 0.5, 0.4, 0.1])  # of the steps, relatively
@@ -314,15 +316,19 @@ def test_products_of_unit_variance_are_exact_in_any_steps():
   in_three = lambda x, level: tuple(
     dj.Prediction(p.x0.reshape(x.shape)) for p in both(x.reshape(-1, 1), level)
   )
-  x, weights, state = run_product(in_three, powers, 5, (4, 500, 3), jit=jax.jit)
+  levels = levels_of(GRIDS, rows=np.array([0, 6, 12, 18, 24, 25]))
+  x, weights, state = run_product(in_three, powers, levels, (4, 500, 3))
   assert_allclose(state.lowest_ess, 500.0, rtol=1e-3)
-  ends = (level_grid(schedule, 5, spacing).take(-2) for schedule, spacing in GRIDS)
-  share = np.array([float(a**2 / (a**2 + sigma**2)) for _, a, sigma in ends])
+  _, a, sigma = (np.float64(field[:, -2]) for field in levels)
+  share = a**2 / (a**2 + sigma**2)
   expected = np.broadcast_to(3.0 * log_integral * share[:, None], (6, 4))
   assert_allclose(state.log_evidence, expected, rtol=0.01)
   means, squares = moments_of_products(x, weights)
   assert_allclose(means.mean(axis=1), mean, atol=0.06)
   assert_allclose(squares.mean(axis=1) / share, variance, atol=0.08)
+
+
+coefficients = jax.jit(lambda t: sde_coefficients(SCHEDULE, t))
 
 
 @pytest.mark.parametrize('powers', [(3.0, -2.0), (1.5, 0.7), (0.2, 0.3), (0.8, -0.4)])
@@ -331,36 +337,38 @@ def test_the_weights_of_a_small_step_literally(powers):
   t, s = 0.4, 0.399
   x = np.linspace(-2.0, 2.0, 9)[None, :, None]
   sampler = dj.feynman_kac(powers, threshold=0.0)
+  both, middle = level_at(SCHEDULE, np.float32([t, s])), np.float32([0.3995])
 
   @jax.jit
-  def step(x):
-    ends = {'level_t': SCHEDULE(t), 'level_s': SCHEDULE(s)}
+  def step(x, levels):
+    ends = {'level_t': levels.take(0), 'level_s': levels.take(1)}
     return sampler.step(KEY, x, sampler.init(x), factors_of(GUIDED), **ends)[1]
 
-  found = np.asarray(step(np.float32(x)).log_weights, np.float64)[0]
-  _, alpha, sigma = (float(a) for a in level_at(SCHEDULE, 0.3995))
+  found = np.asarray(step(np.float32(x), both).log_weights, np.float64)[0]
+  _, alpha, sigma = (float(a[0]) for a in level_at(SCHEDULE, middle))
   x = x[0, :, 0]
   scores = [-(x - alpha * m) / (alpha**2 * v + sigma**2) for m, v in GUIDED]
   total = powers[0] * scores[0] + powers[1] * scores[1]
   rest = powers[0] * scores[0] ** 2 + powers[1] * scores[1] ** 2 - total**2
-  g2 = float(sde_coefficients(SCHEDULE, jnp.float32(0.3995))[1])
+  g2 = float(coefficients(middle)[1][0])
   expected = -0.5 * g2 * rest * (t - s)
   expected, found = (a - a.mean() for a in (expected, found))
   assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
 
 
 CLASSES = oracles.mixture([0.3, 0.4, 0.3], [[-2.0], [0.0], [1.5]], [[[0.1]], [[0.5]], [[0.2]]])
+ONE_CLASS = oracles.gaussian([0.0], [[0.5]])
 
 
 def test_corrected_guidance_of_mixtures_has_the_law_that_it_names(key):
   """By quadrature; guidance without correction has another one."""
-  grid = jnp.linspace(-6.0, 6.0, 4001)[:, None]
-  classes = CLASSES.component(1), CLASSES
-  logs = (np.asarray(law.log_prob(grid, CLEAN), np.float64) for law in classes)
-  density = np.exp(sum(power * log for power, log in zip((2.5, -1.5), logs, strict=True)))
+  grid = np.linspace(-6.0, 6.0, 4001)[:, None]
+  each = norm.pdf(grid, [-2.0, 0.0, 1.5], np.sqrt([0.1, 0.5, 0.2]))
+  density = each[:, 1] ** 2.5 * (each @ [0.3, 0.4, 0.3]) ** -1.5
   exact = np.cumsum(density) / density.sum()
-  pair = dj.paired(*(law.denoise for law in classes))
-  x, weights, _ = run_product(pair, (2.5, -1.5), 200, (8, 2000, 1), GRIDS[:1])
+  pair = dj.paired(ONE_CLASS.denoise, CLASSES.denoise)
+  levels = levels_of(GRIDS[:1], 200)
+  x, weights, _ = run_product(pair, (2.5, -1.5), levels, (8, 2000, 1), jit_long)
 
   def distance(x, weights):
     order = np.argsort(x.reshape(-1))
@@ -369,15 +377,15 @@ def test_corrected_guidance_of_mixtures_has_the_law_that_it_names(key):
 
   levels = level_grid(SCHEDULE, 50, 'logsnr')
   guided = dj.classifier_free(pair, 2.5)
-  start = dj.prior_sample(key, (8000, 1), levels.take(0))
-  plain = jit_long(lambda x: dj.sample(key, guided, dj.ddim(1.0), levels, x))(start)
+  draw = jax.jit(lambda x: dj.sample(key, guided, dj.ddim(1.0), levels, x))
+  plain = draw(normal(8000, 1, seed=1))
   assert distance(x, weights) < 0.03
   assert distance(np.asarray(plain), np.ones(8000)) > 0.06
 
 
 def test_one_of_many_particles_is_from_the_product(key):
   """Its conditions are [B]: here class 0 is shifted by 0 and class 1 by 3."""
-  labels = jnp.arange(1000) % 2
+  labels = np.arange(1000) % 2
   levels = level_grid(dj.CosineSchedule(), 50)
   sampler = parts.feynman_kac(3.0, particles=64)
 
@@ -387,14 +395,14 @@ def test_one_of_many_particles_is_from_the_product(key):
     return tuple(dj.Prediction(p.x0 + shift) for p in factors)
 
   @jit_long
-  def draw(keys, x):
+  def draw(key, x):
+    keys = jax.random.split(key, 1000)
     return dj.sample_with_state(keys, shifted, sampler, levels, x)
 
-  x = dj.prior_sample(key, (1000, 1), levels.take(0))
-  x, state = draw(jax.random.split(key, 1000), x)
+  x, state = draw(key, normal(1000, 1))
   assert state.x.shape == (1000, 64, 1) and state.lowest_ess.shape == (1000,)
   assert 1.0 < np.min(state.lowest_ess) < 64.0
-  x = np.asarray(x)[:, 0] - 3.0 * np.asarray(labels)
+  x = np.asarray(x)[:, 0] - 3.0 * labels
   mean, variance, _ = product_of_gaussians((3.0, -2.0), GUIDED)
   assert_allclose([x[::2].mean(), x[1::2].mean()], [mean] * 2, atol=0.07)
   assert_allclose(x.var(), variance, atol=0.025)
@@ -403,10 +411,11 @@ def test_one_of_many_particles_is_from_the_product(key):
 def test_one_of_begins_with_noise_of_its_level_and_picks_by_weight():
   """Here the sampler moves nothing and gives the last particle all the weight."""
   level = dj.NoiseLevel(*np.array([1.0, 3.0, 4.0], np.float32))
-  zero = jnp.zeros(2000)
-  state = particles.Particles(jnp.log(jnp.zeros((2000, 3)).at[:, 2].set(1.0)), zero, zero, zero)
+  zero = np.zeros(2000, np.float32)
+  last = np.tile(np.float32([-np.inf, -np.inf, 0.0]), (2000, 1))
+  state = particles.Particles(last, zero, zero, zero)
   still = dj.Sampler(lambda x: state, lambda key, x, state, denoise, **ends: (x, state))
-  x = np.random.default_rng(0).standard_normal((2000, 1)).astype(np.float32)
+  x = normal(2000, 1)
   sampler = dj.one_of(still, 3)
 
   @jax.jit
@@ -427,11 +436,11 @@ def test_one_particle_corrects_nothing():
     dj.one_of(product, 1)
   for sampler in (product, dj.steered(lambda x0: x0[:, 0])):
     with one_line('particles_of_an_image is 1: it must be at least 2'):
-      sampler.init(jnp.zeros((2, 1, 3)))
+      sampler.init(np.zeros((2, 1, 3), np.float32))
 
 
 def test_a_product_needs_a_prediction_for_each_power():
   with pytest.raises(TypeError, match='returns 2 Predictions, one for each power, not'):
-    run_product(factors_of(GUIDED[:1]), (3.0, -2.0), 4, (1, 2, 1), GRIDS[:1])
+    run_product(factors_of(GUIDED[:1]), (3.0, -2.0), levels_of(GRIDS[:1]), (1, 2, 1))
   with pytest.raises(ValueError, match='sum_of_powers'):
     dj.feynman_kac((1.0, -1.0))

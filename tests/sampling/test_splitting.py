@@ -11,6 +11,7 @@ from diffusion_jax.core import operators
 from diffusion_jax.sampling.grids import last_noisy_level
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
+from tests.rows import normal
 from tests.sampling.moments import assert_own_keys, jit_long
 from tests.sampling.test_reconstruction import (
   MATRIX,
@@ -45,7 +46,7 @@ def draws(name, std):
 def test_inner_draws_are_the_product_of_two_normal_distributions(name, std, key):
   mean = np.array([0.2, -1.0, 0.4, 0.0])
   exact = oracles.gaussian(mean, 0.6 * np.eye(4)).posterior(MATRIX, Y, std)
-  means = jnp.broadcast_to(jnp.asarray(mean, jnp.float32), (NUM, 4))
+  means = np.tile(np.float32(mean), (NUM, 1))
   draw = jax.jit(draws(name, std))
   check_moments(draw(key, means, np.float32(0.6)), exact)
 
@@ -53,7 +54,7 @@ def test_inner_draws_are_the_product_of_two_normal_distributions(name, std, key)
 def test_langevin_draws_have_the_law_for_any_size_of_step(key):
   """Acceptance corrects a step as large as the target's variance."""
   draw = dj.langevin_draw(lambda x: -0.5 * jnp.sum(x**2, axis=1), 0.25, 50)
-  x = jax.jit(draw)(key, jnp.zeros((4 * NUM, 1)), jnp.array(1.0))
+  x = np.asarray(jax.jit(draw)(key, np.zeros((4 * NUM, 1), np.float32), np.float32(1.0)))
   assert_allclose(np.var(x), 0.5, atol=0.025)
 
 
@@ -62,7 +63,7 @@ def test_langevin_draws_refuse_nan(key):
     return jnp.sum(jnp.log(x0), axis=1)  # NaN below 0
 
   draw = dj.langevin_draw(log_likelihood, 0.2, 50)
-  x = jax.jit(draw)(key, jnp.ones((100, 2)), jnp.array(1.0))
+  x = jax.jit(draw)(key, np.ones((100, 2), np.float32), np.float32(1.0))
   assert (np.asarray(x) > 0.0).all()
 
 
@@ -85,18 +86,18 @@ def test_the_paper_assumes_another_variance(key):
   estimate = dj.ode_estimate(SCHEDULE, 5)
   unknown = dj.gaussian_draw(measured(1e3), num_iterations=2)
   sampler = dj.decoupled(unknown, lambda level: 1.0 / level.snr, estimate)
-  level = levels.take(6)
-  x = jax.random.normal(key, (NUM, 4))
-  ends = {'level_t': level, 'level_s': dj.clean_level()}
+  level = jax.device_get(levels).take(6)
+  x = normal(NUM, 4)
+  ends = {'level_t': level, 'level_s': dj.NoiseLevel(*np.float32([0.0, 1.0, 0.0]))}
   run = jax.jit(lambda x: sampler.step(key, x, (), WHITE.denoise, **ends)[0])
   # The ODE keeps a white x, to the error of five steps, and adds sigma^2 /
   # alpha^2.
   expected = 1.0 + float(1.0 / level.snr)
-  assert_allclose(np.var(run(x)), expected, rtol=0.06)
+  assert_allclose(np.var(np.asarray(run(x))), expected, rtol=0.06)
 
 
-def test_the_end_of_the_ode(key):
-  x = jax.random.normal(key, (5, 4))
+def test_the_end_of_the_ode():
+  x = normal(5, 4)
   level = level_at(SCHEDULE, 0.4)
   estimate = dj.ode_estimate(SCHEDULE, 200)
   found = jax.jit(lambda x: estimate(PRIOR.denoise, x, level))(x)
@@ -126,14 +127,14 @@ def test_split_gibbs_at_the_lowest_levels_is_finite(key):
   """There a grid's levels are equal, or equal but for rounding."""
   betas = dj.scaled_linear_betas(1000)
   draw = dj.gaussian_draw(measured(0.0), num_iterations=2)
-  x = jax.random.normal(key, (5, 4))
+  x = normal(5, 4)
 
   @jax.jit
   def run(schedule, widths):
     return dj.split_gibbs(key, PRIOR.denoise, schedule, draw, widths, x)
 
   for schedule in (dj.DiscreteSchedule.from_betas(betas), SCHEDULE):
-    end = last_noisy_level(schedule)
+    end = jax.device_get(jitted(last_noisy_level)(schedule))
     for ratio in (0.9995, 1.0, 1.0001, 1.01):
       widths = np.float32([1.0, ratio * end.sigma / end.alpha])
       assert np.isfinite(run(schedule, widths)).all(), ratio
@@ -142,8 +143,8 @@ def test_split_gibbs_at_the_lowest_levels_is_finite(key):
 def test_images_depend_on_their_keys_only(key):
   levels = level_grid(SCHEDULE, 4, 'karras')
   keys = jax.random.split(key, 6)
-  x = jax.random.normal(key, (6, 4))
-  widths = jnp.array([1.0, 0.5])
+  x = normal(6, 4)
+  widths = np.float32([1.0, 0.5])
   gibbs = lambda keys, x: dj.split_gibbs(
     keys, WHITE.denoise, SCHEDULE, draws('gaussian', 0.5), widths, x, num_steps=3
   )
@@ -153,16 +154,22 @@ def test_images_depend_on_their_keys_only(key):
     assert_own_keys(method, keys, x, rtol=1e-4, atol=1e-4)
 
 
+blur = jax.jit(lambda x: operators.gaussian_blur(1.5)(x))
+
+
+@jax.jit
+def drawn_given_a_blur(key, x, variance):
+  measurement = dj.Measurement(jnp.zeros((1, 16, 16, 1)), blur, 1.0 / 127.5)
+  return dj.gaussian_draw(measurement)(key, x, variance)
+
+
 @pytest.mark.parametrize('variance', [0.5, 9.0])
 def test_draws_given_a_blur_have_the_spread_of_every_frequency(variance, key):
   """Draws are whitened in Fourier's basis, where the posterior is diagonal."""
-  blur = jax.jit(lambda x: operators.gaussian_blur(1.5)(x))
   std, dot = 1.0 / 127.5, np.zeros((1, 16, 16, 1), np.float32)
   dot[0, 0, 0, 0] = 1.0
   response = np.fft.fft2(np.asarray(blur(dot), np.float64)[0, :, :, 0])
-  measurement = dj.Measurement(jnp.zeros((1, 16, 16, 1)), blur, std)
-  draw = jax.jit(dj.gaussian_draw(measurement))
-  x = draw(key, jnp.zeros((64, 16, 16, 1)), jnp.array(variance))
+  x = drawn_given_a_blur(key, np.zeros((64, 16, 16, 1), np.float32), np.float32(variance))
   precision = np.abs(response) ** 2 / std**2 + 1.0 / variance
   spectrum = np.fft.fft2(np.asarray(x, np.float64)[..., 0], norm='ortho')
   whitened = np.mean(np.abs(spectrum) ** 2 * precision, axis=0)

@@ -8,15 +8,16 @@ from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from tests.jitted import level_at
+from tests.rows import normal
 from tests.sampling.test_reconstruction import MATRIX, SCHEDULE, Y, measured
 
 STD = 0.5
 
 
 @pytest.mark.parametrize('make', [dj.pseudoinverse_twist, dj.spread_twist])
-def test_a_twist_is_a_normal_density_without_its_constant(make, key):
+def test_a_twist_is_a_normal_density_without_its_constant(make):
   """-(y - A x)^T V^-1 (y - A x) / 2 and its gradient, in float64."""
-  x0 = jax.random.normal(key, (3, 4))
+  x0 = normal(3, 4)
   levels = level_at(SCHEDULE, np.array([0.02, 0.3, 0.8], np.float32))
 
   @jax.jit

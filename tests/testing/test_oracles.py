@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
+from tests.rows import slow
 
 MEAN, COV = [0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]]
 PARTS = (
@@ -144,9 +145,9 @@ def straight_velocity(x, t):
   return (x - mean) / t
 
 
-def test_the_flow_map_of_a_mixture_is_scipys(key):
+def test_the_flow_map_of_a_mixture_is_scipys():
   """Each example has its own levels; also velocities and their averages."""
-  x = np.asarray(jax.random.normal(key, (3, 2)), np.float64)
+  x = np.random.default_rng(0).standard_normal((3, 2))
   t, s = np.array([1.0, 0.9, 0.6]), np.array([0.01, 0.4, 0.6])
   expected = x.copy()
   for i in range(2):
@@ -187,7 +188,7 @@ def residuals(oracle, x, t, s):
   return jnp.stack([jnp.max(w) for w in worst]) / jnp.mean(jnp.abs(u))
 
 
-@pytest.mark.parametrize('float64', [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize('float64', [slow(False), True])
 def test_the_identities_of_flow_maps_hold(float64, key):
   """The error is 1e-3 for a float32 mixture, 1e-8 for a float64 Gaussian."""
   with jax.enable_x64(float64):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -91,13 +92,14 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
 class Loop:
   """A running training.
 
-  frozen: parameters that are not trained; start: the step it continues from;
-  compute: the result of `make_advance`; batches: from the step `start` on, on
-  the devices; ahead: the programs of hooks that compile in a thread.
+  state: before its first step a function that gives it; frozen: parameters that
+  are not trained; start: the step it continues from; compute: the result of
+  `make_advance`; batches: from the step `start` on, on the devices; ahead: the
+  programs of hooks that compile in a thread.
   """
 
   parts: Setup
-  state: TrainState
+  state: Any
   frozen: Params
   start: int
   log: StepLog
@@ -114,9 +116,8 @@ class Loop:
     """Dispatches the steps after `step`, one for each batch."""
     c, start_up = self.parts.config.training, self.parts.start_up
     start_up.mark('batch')
-    compiling.seconds.clear()
     self.state, metrics = self.compute(self.state, step, batches, self.frozen)
-    start_up.mark('tracing the step', *compiling.source())
+    start_up.mark('state')
     self.log.add(range(step + 1, step + 1 + len(batches)), metrics)
     if step == self.start:
       if c.machine.compile_ahead:
@@ -174,6 +175,20 @@ def compile_ahead(todo: list[Hook], state: TrainState, frozen: Params) -> dict[s
   return futures
 
 
+def beside(function: Callable[[], TrainState]) -> Callable[[], TrainState]:
+  """Starts a function in a thread, and returns one that waits for its result.
+
+  With several processes it is started later, because they must compile in the
+  same order.
+  """
+  if processes.started():
+    return function
+  pool = ThreadPoolExecutor(1)
+  result = pool.submit(function)
+  pool.shutdown(wait=False)
+  return result.result
+
+
 def begin(parts: Setup) -> Loop | None:
   """Begins or continues a training; returns None if it is finished.
 
@@ -200,11 +215,17 @@ def begin(parts: Setup) -> Loop | None:
   frozen = replicate(mesh, frozen)
   for hook in parts.hooks:
     hook.prepare()
+  made = beside(make_state)
   log = open_files(parts, manager, start)
-  state = make_state()
 
   def count(jaxpr):
     log.flop = sum(programs.flops(jaxpr).values()) / mesh.size
+
+  before = compiling.spent()
+
+  def first():
+    parts.start_up.mark('tracing the step', *compiling.source(before))
+    return made()
 
   compute = setup.make_advance(parts, more_steps, count)
   key = stream(config.seed, 'latents')
@@ -212,8 +233,8 @@ def begin(parts: Setup) -> Loop | None:
     parts.encode(frozen, to_global(mesh, batch), key, step)
     for step, batch in enumerate(read, start)
   )
-  parts.start_up.mark('state')
-  return Loop(parts, state, frozen, start, log, compute, batches)
+  parts.start_up.mark('files')
+  return Loop(parts, first, frozen, start, log, compute, batches)
 
 
 def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainState]]:

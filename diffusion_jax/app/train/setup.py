@@ -181,7 +181,7 @@ def state_maker(
   )
   # Accelerators would compile the many draws of random numbers for longer.
   host = host_mesh()
-  made = jax.jit(make_arrays, compiler_options=options(host, 'fast'))
+  made = jax.jit(make_arrays, compiler_options=options(host, 'once'))
 
   def make_state():
     with announced('the first state'):
@@ -253,8 +253,8 @@ def make_advance(
 
   It takes a step for each batch. step: the number of steps before. frozen:
   parameters that are not trained. Leaves of metrics are [], or
-  [steps_per_call] if training.steps_per_call is above 1. count: called with the
-  trace of a step.
+  [steps_per_call] if training.steps_per_call is above 1. state: at the first
+  call a function, see `compiling.in_place`. count: called with the trace.
   """
   c = parts.config.training
   key = stream(parts.config.seed, 'training')

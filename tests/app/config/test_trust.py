@@ -307,6 +307,7 @@ def test_a_module_that_is_allowed_allows_its_parts():
 def test_an_edit_of_a_network_without_a_context_reads_none(tmp_path):
   """The data have contexts, so that the field is one of this run."""
   flags = [('conditioning.context', 'None'), ('sampling.context', '/secret')]
+  flags += [('data.num_examples', '100'), ('data.num_test', '16')]
   config = store.with_flags(read('two_moons'), flags)
   choose = lambda: choose_cond(registry.make(config, tmp_path), SimpleNamespace(label=None), 1)
   refused('the network of this run takes no context', choose)

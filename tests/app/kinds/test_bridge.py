@@ -60,16 +60,21 @@ def test_the_plan_is_that_of_the_fields():
   noisy = registry.make(config, 'nowhere').noisy
   output = lambda params, x, level, cond: jnp.concatenate([x, x + level.t], axis=1)
   given = mock.Mock(wraps=noisy, config=config, given=lambda: mock.Mock(output=output))
-  x, pairs = jnp.ones((3, 2)), []
+  x, pairs = np.ones((3, 2), np.float32), []
   for back in (False, True):
     fields = BridgeSampling(weights=None, grid=Steps(7), reverse=back, stochastic=back)
-    plan = plan_of(given, fields, {'network': ()})
-    predict = plan.step_function({})
-    pairs.append([float(part[0, 0]) for part in predict(x, 0.25)])
-    t, s = (jax.tree.map(lambda a, i=i: a[i], plan.levels) for i in (3, 4))
-    keys = jax.random.split(jax.random.key(0))
-    drawn = [plan.sampler.step(k, x, (), predict, level_s=s, level_t=t)[0] for k in keys]
-    assert len(plan.levels.t) == 8 and np.array_equal(*drawn) != back
+
+    @jax.jit
+    def steps(keys, fields=fields):
+      plan = plan_of(given, fields, {'network': ()})
+      predict = plan.step_function({})
+      t, s = (jax.tree.map(lambda a, i=i: a[i], plan.levels) for i in (3, 4))
+      drawn = [plan.sampler.step(k, x, (), predict, level_s=s, level_t=t)[0] for k in keys]
+      return predict(x, 0.25), drawn, plan.levels.t
+
+    pair, drawn, t = steps(jax.random.split(jax.random.key(0)))
+    pairs.append([float(part[0, 0]) for part in pair])
+    assert len(t) == 8 and np.array_equal(*drawn) != back
   assert pairs == [[1.0, 1.25], [-1.0, 1.75]]
 
 
@@ -93,10 +98,10 @@ def test_own_images_are_taken_along(still, tmp_path, capsys):
   MODES['sample'](trial('moons_bridge', 'digits', small=True, **more), still)
   assert np.all(arrays_of(still, 'own')['arr_0'] == np.full((6, 8, 8, 1), 255))
   assert 'note: 6 samples begin at 1 different points' in capsys.readouterr().out
-  run = dj.open_run(still)
-  run.draw(2, context=np.arange(128).reshape(2, 8, 8, 1) % 17)
+  run, context = dj.open_run(still), np.arange(192).reshape(3, 8, 8, 1) % 17
+  run.draw(3, context=context)
   assert 'equal samples' not in capsys.readouterr().out
-  run.draw(3, context=np.arange(128).reshape(2, 8, 8, 1) % 17)
+  run.draw(3, context=context[:2])
   assert 'equal samples: for different ones set sampling.stochastic=True' in capsys.readouterr().out
 
 

@@ -15,15 +15,14 @@ from tests.app.fields import within
 
 FEW = within('sampling', num_samples=3, batch_size=3, num_steps=4)
 FEW |= within('evaluation', num_images=20, batch_size=20)
-TINY = FEW | {'network': 'dit', 'network.channels': 8, 'network.num_heads': 1}
-TINY |= {'network.num_blocks': 1, 'states.features': 4}
+FEW |= {'states.features': 4}
 UNIFORM = {'transitions': 'uniform', 'objective': 'd3pm'}
 UNIFORM |= {'states.output': 'logistic', 'schedule': 'alpha_bar'}
-TEXT = FEW | {'data.length': 16, 'network.channels': 8, 'states.features': 4}
+TEXT = FEW | {'data.length': 16}
 
 
 def states(name='digits_masked', argument='', **changes):
-  return trial(name, argument, **TINY | changes)
+  return trial(name, argument, small=True, **FEW | changes)
 
 
 def made(*names, **changes) -> Any:
@@ -63,7 +62,9 @@ def test_states_and_images_are_inverses():
 
 
 def test_texts_are_written_as_texts_and_as_pictures(tmp_path):
-  config = trial('text_masked', **TEXT, **within('sampling', trajectory=True, name='samples'))
+  config = trial(
+    'text_masked', small=True, **TEXT, **within('sampling', trajectory=True, name='samples')
+  )
   text_run = untrained(config, tmp_path / 'text')
   MODES['sample'](config, text_run)
   samples = arrays_of(text_run)['arr_0']
@@ -81,7 +82,7 @@ def test_texts_are_written_as_texts_and_as_pictures(tmp_path):
 @pytest.mark.slow
 def test_unmasked_bytes_stay():
   """They are the same at all later steps of the ancestral sampler."""
-  model: Any = registry.make(trial('text_masked', **TEXT), 'nowhere')
+  model: Any = registry.make(trial('text_masked', small=True, **TEXT), 'nowhere')
   params = normal_params(model, deviation=0)
   keys = jax.random.split(jax.random.key(0), 3)
   draw = jax.jit(lambda params, keys: model.plan(params).film(keys, {}))

@@ -37,7 +37,7 @@ def vectors(path, **changes):
   fields = typed(f'data=npz data.path={path}')
   fields |= typed("""
     training.held_out.every=2 training.checkpoints.best=None sampling.checkpoint=latest
-    sampling.batch_size=4
+    sampling.batch_size=4 sampling.sampler=ddim
   """)
   return trial('two_moons', **fields | changes)
 
@@ -54,7 +54,9 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope='module')
 def curves(tmp_path_factory):
   """Makes a run of sequences in units of 20 +- 3, without a training."""
-  config = trial('gp_sequences', **typed('data.sides=8 data.mean=20.0 data.std=3.0'))
+  config = trial(
+    'gp_sequences', **typed('data.sides=8 data.mean=20.0 data.std=3.0 sampling.sampler=ddim')
+  )
   return untrained(config, tmp_path_factory.mktemp('curves') / 'run', deviation=0.05)
 
 
@@ -163,7 +165,8 @@ def boxed(tmp_path_factory):
   x = rng.uniform(-1.0, 1.0, (40, 2))
   path = save(folder / 'box.npz', x=x, test_x=x[:16])
   many = typed('sampling.num_samples=20 sampling.batch_size=20')
-  return untrained(vectors(path, **many, **{'data.bounds': (-1.0, 1.0)}), folder / 'run', 0.05)
+  many |= {'sampling.sampler': 'heun', 'data.bounds': (-1.0, 1.0)}
+  return untrained(vectors(path, **many), folder / 'run', 0.05)
 
 
 def test_draws_are_within_the_box(boxed, capsys):

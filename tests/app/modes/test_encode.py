@@ -9,7 +9,16 @@ from numpy.testing import assert_allclose
 
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.modes import MODES, encode
-from tests.app.conftest import interrupted, lines_of, refuse_to_compile, refused, smoke
+from diffusion_jax.app.run.weights import Run
+from tests.app.conftest import (
+  assert_same,
+  interrupted,
+  lines_of,
+  params_of,
+  refuse_to_compile,
+  refused,
+  smoke,
+)
 from tests.app.fields import typed
 from tests.app.kinds.test_latent import config_of
 
@@ -43,7 +52,9 @@ def test_losses_are_those_of_encoding_in_each_step(autoencoder, stored, tmp_path
     ours, theirs = (lines_of(run, name) for run in (latents, tmp_path / 'images'))
     assert len(ours) == count
     assert_allclose(ours, theirs, rtol=1e-5)
-  MODES['sample'](config_of('', **typed('sampling.num_samples=2 sampling.batch_size=2')), latents)
+  run = Run.open(config_of(''), latents)
+  run.check('sample')
+  assert_same(run.on_devices['autoencoder']['network'], params_of(autoencoder)['network'])
 
 
 def test_a_validation_part_is_a_split_of_its_own(autoencoder):

@@ -28,7 +28,7 @@ N = np.nan
 ROWS = np.array([[N, N, 0.2, 0.1], [0.3, 1.0, N, N], [N, -0.4, 0.3, N], 4 * [N]])
 FEW = typed("""
   data.num_examples=100 data.num_test=16 data.bounds=-1.0,1.0 training.held_out.every=4
-  sampling.num_samples=5 sampling.batch_size=8
+  sampling.num_samples=5 sampling.batch_size=8 sampling.sampler=ddim
 """)
 
 

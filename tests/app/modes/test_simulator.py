@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.train import floors
+from diffusion_jax.testing import floors as exact
 from tests.app.conftest import of_run, refused, trial
 from tests.app.fields import typed
 from tests.data.test_simulations import calls_of
@@ -23,7 +25,7 @@ def simulate(rng, n, calls: str = ''):
 FEW = typed("""
   training.held_out.every=2 training.sample_every=4 training.checkpoints.best=None
   training.metrics.every=4 training.metrics.images=8 sampling.checkpoint=latest
-  sampling.num_samples=4 sampling.batch_size=8 evaluation.metrics=moments
+  sampling.num_samples=8 sampling.batch_size=8 sampling.sampler=ddim evaluation.metrics=moments
   report.after_training=True report.trajectory=False
 """)
 
@@ -39,6 +41,8 @@ def trained(tmp_path_factory):
   data = {'data': f'{name}:simulate', 'data.calls': folder / 'calls'}
   data |= typed('data.num_examples=250 data.num_test=40')
   patch.setattr(sys, 'dont_write_bytecode', True)
+  losses = dict.fromkeys(exact.ROWS, {'loss': 1.0})
+  patch.setattr(floors, 'measure', lambda *args: losses)
   config = trial('inference', 'two_moons', **FEW | data)
   MODES['train'](config, folder / 'run')
   yield folder / 'run', folder / 'calls', FEW | data, module
@@ -57,14 +61,13 @@ def test_a_start_names_the_page_of_wrong_numbers_once(trained, monkeypatch, caps
 
 
 # Those that read data by a way of their own; a report is in the training.
+PAIRS = typed('evaluation.num_pairs=10 evaluation.draws_per_pair=3 evaluation.batch_size=40')
 MODES_OF_A_RUN = {
   'train': {'training.num_steps': 5},
   'sample': typed('sampling.context_row=1 sampling.name=row'),
   'evaluate': typed('evaluation.num_generated=8'),
-  'evaluate pairs': typed("""
-    evaluation.metrics=sbc,density_coverage evaluation.num_pairs=10 evaluation.draws_per_pair=3
-    evaluation.batch_size=40
-  """),
+  'evaluate pairs': PAIRS | {'evaluation.metrics': 'sbc'},
+  'evaluate densities': PAIRS | {'evaluation.metrics': 'density_coverage'},
 }
 
 
@@ -75,9 +78,10 @@ def test_a_training_simulates_each_pair_once(trained):
   assert len([*(run / 'simulations').iterdir()]) == 2
 
 
-@pytest.mark.parametrize(
-  'mode', [pytest.param(x, marks=pytest.mark.slow) if x == 'train' else x for x in MODES_OF_A_RUN]
-)
+SLOW = [pytest.param(x, marks=pytest.mark.slow) for x in ('train', 'evaluate densities')]
+
+
+@pytest.mark.parametrize('mode', ['sample', 'evaluate', 'evaluate pairs', *SLOW])
 def test_no_mode_simulates_them_again(mode, trained, tmp_path, capsys):
   run, calls, *_ = trained
   if mode == 'train':

@@ -11,7 +11,8 @@ from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import fold_each, stream
 from tests.app.conftest import SMALL, arrays_of, of_run, refused, trial, untrained
-from tests.app.fields import within
+from tests.app.fields import typed, within
+from tests.app.small_network import SmallAutoencoder
 
 NINE = {'num_samples': 9, 'batch_size': 4, 'name': 'nine'}
 
@@ -95,7 +96,8 @@ def table(tmp_path_factory):
   x = [1e3, -2.0] + [1e-3, 50.0] * rng.uniform(-1.5, 1.5, (40, 2))
   np.savez(folder / 'data.npz', x=x, context=rng.normal(5.0, 2.0, (40, 3)))
   fields = {'data': 'npz', 'data.path': str(folder / 'data.npz')}
-  fields |= {'sampling.checkpoint': 'latest', 'training.checkpoints.best': None}
+  fields |= typed('sampling.checkpoint=latest sampling.sampler=ddim')
+  fields |= {'training.checkpoints.best': None}
   return untrained(trial('two_moons', **fields), folder / 'run', deviation=0.1)
 
 
@@ -121,7 +123,8 @@ MASKED = pytest.param('digits_masked', marks=pytest.mark.slow)
 def test_each_kind_has_the_parts_that_it_can(config, tmp_path):
   """States, flow maps and VAEs; test_latent.py has latents."""
   is_vae = config == 'digits_vae'
-  workdir = untrained(trial(config, small=not is_vae), tmp_path / 'run')
+  network = {'network': f'{SmallAutoencoder.__module__}:SmallAutoencoder'} if is_vae else {}
+  workdir = untrained(trial(config, small=not is_vae, **network), tmp_path / 'run')
   run = dj.open_run(workdir, allow=[SMALL], checkpoint='latest')
   drawn = run.draw(3)
   assert drawn.shape == (3, 8, 8, 1) and drawn.dtype == np.uint8

@@ -33,8 +33,10 @@ def test_loggers_are_installed_and_wanted(tmp_path, monkeypatch):
   refused_by(config)
 
 
-def test_another_rate_or_length_is_the_same_program(tmp_path):
-  """So is another seed; another batch size is another program."""
+def test_another_rate_or_length_is_the_same_program(tmp_path, monkeypatch):
+  """So are another seed and other data; another batch size is another program."""
+  for name in ('jit_step', 'state_maker'):  # not those that tests share
+    monkeypatch.setattr(setup, name, getattr(setup, name).__wrapped__)
 
   def program(**fields):
     config = smoke(**{f.replace('__', '.'): x for f, x in fields.items()})
@@ -47,6 +49,10 @@ def test_another_rate_or_length_is_the_same_program(tmp_path):
     optimizer__decay='cosine',
     optimizer__warmup_steps=1,
     training__num_steps=9,
+    training__random_flip=True,
+    data='synthetic',
+    data__image_shape=(8, 8, 1),
+    data__num_classes=10,
     seed=5,
   )
   assert same != program(training__batch_size=16)

@@ -23,7 +23,12 @@ SHAPES = {
 }
 
 
-@pytest.fixture(params=SHAPES)
+EQUAL = 'same', 'one_channel', 'down_openai'  # in kind to another
+
+
+@pytest.fixture(
+  params=[pytest.param(name, marks=pytest.mark.slow if name in EQUAL else ()) for name in SHAPES]
+)
 def convs(request):
   """Returns (our function, XLA's, x, kernel) for one shape."""
   shape, size, features, stride, pad = SHAPES[request.param]
