@@ -149,7 +149,7 @@ def both(params, key, data):
 def test_the_prior_and_the_reconstruction_are_closed_forms(key):
   """The prior loss is -log(sigma_1^2) / 2; -log sigmoid can be integrated."""
   params = PARAMS | {'schedule': {'low': np.array(0.5), 'span': np.ones(())}}
-  (_, (metrics, _)), _ = jax.device_get(both(params, key, batch(20_000)))
+  (_, (metrics, _)), _ = jax.device_get(both(params, key, batch(8000)))
   expected = -0.5 * np.log2(sigmoid(1.5))
   assert_allclose(metrics['prior'].total, expected, rtol=1e-4)
   nodes, weights = np.polynomial.hermite_e.hermegauss(60)
@@ -158,7 +158,7 @@ def test_the_prior_and_the_reconstruction_are_closed_forms(key):
   z = alpha + np.sqrt(variance) * nodes
   bits = np.log2(1.0 + np.exp(-2.0 * z * alpha / variance))
   expected = weights @ bits
-  error = np.sqrt((weights @ bits**2 - expected**2) / (20_000 * 16))
+  error = np.sqrt((weights @ bits**2 - expected**2) / (8000 * 16))
   found = metrics['reconstruction'].total
   assert abs(found - expected) < 4.5 * error < 0.02 * expected
 
@@ -179,7 +179,7 @@ def test_the_times_and_weights_of_finite_time(key):
 
 def test_gradients_reach_both_branches(key):
   """Every gradient is the difference of two losses with the same noise."""
-  data = batch(20_000)
+  data = batch(8000)
   narrow = {'low': np.array(-1.0), 'span': np.array(2.0)}
   params = {'network': {'bias': np.array(0.5)}, 'schedule': narrow}
   leaves, tree = jax.tree.flatten(params)
