@@ -149,6 +149,7 @@ def place(tmp_path_factory):
     patch.setattr(cli, 'fail', refuse)
     # Commands with workers simulate in this process, which takes a tenth of the time.
     patch.setattr(simulations, '_mapped', lambda job, workers: contextlib.nullcontext(map))
+    patch.setattr(simulations, 'code_of', lambda function: '')
     files_of_the_reader(np.random.default_rng(0))
     yield folder
   for name in ('my_parts', 'decay', 'my_module', 'my_rewards'):

@@ -80,6 +80,7 @@ def test_the_network_of_a_published_recipe_is_that_of_the_release(name):
   assert model_of(name).noisy.network == release.network.clone(**changes)
 
 
+trust.allow([SMALL_NETWORK])
 # Other tests trace networks at their own sizes.
 SMALL = {'multipliers': '1', 'num_blocks': '1', 'attention_resolutions': ''}
 
@@ -120,13 +121,11 @@ def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   config, frozen = read(name), None
   if FIRSTS.get(name):
-    trust.allow([SMALL_NETWORK])
     config = store.with_flags(config, [('network', SMALL_NETWORK)])
   elif name in FIRSTS:
     flags = [(f'network.{field}', x) for field, x in SMALL.items() if field in config.network]
     config = store.with_flags(config, flags)
   if config.training.teacher:  # Its config is enough here.
-    trust.allow([SMALL_NETWORK])
     teacher = store.with_flags(read('digits_flow:unscaled'), [('network', SMALL_NETWORK)])
     teacher = registry.make(teacher, 'x')
     (tmp_path / 'teacher').mkdir()

@@ -4,6 +4,8 @@ Another package adds a mode by an entry point of the group
 `diffusion_jax.modes`, whose object is a `Mode` (docs/program.md).
 """
 
+import functools
+import sys
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple
 
@@ -90,9 +92,14 @@ def reads(mode: Mode, section: str) -> bool:
   return section in mode.reads or mode.name == 'train' and section not in USES
 
 
+@functools.cache  # reading the metadata of all packages takes 20 ms
+def _others(places):
+  return sorted(entry_points(group=GROUP).names - MODES.keys())
+
+
 def names() -> list[str]:
   """Returns the names of all modes, of this package first."""
-  return [*MODES, *(n for n in sorted(entry_points(group=GROUP).names) if n not in MODES)]
+  return [*MODES, *_others(tuple(sys.path))]
 
 
 def find(name: str) -> Mode:

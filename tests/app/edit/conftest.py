@@ -27,7 +27,7 @@ def edited(config, workdir):
 def run(workdir, files, changes=(), **fields):
   """Edits; values of `fields` are names of files. Returns the arrays."""
   paths = {f'edit.{k}': str(files / f'{v}.png') for k, v in fields.items()}
-  name = {'edit.output': f'edit{next(NUMBERS)}'}
+  name = {'edit.output': f'edit{next(NUMBERS)}', 'sampling.sampler.eta': 0}
   return edited(smoke(**QUICK | paths | name | dict(changes)), workdir)
 
 

@@ -109,13 +109,12 @@ def test_pictures_are_damaged_and_restored(plain, two):
 
 
 OPERATORS = ('blur', 'mask', 'hdr', 'downsample', 'motion', 'gray', 'phase', 'matrix')
-QUICK_ONES = ('gray',)  # of other pictures; other tests draw by a mask and a matrix
 
 
 @pytest.mark.parametrize(
   'method, operator',
   [
-    pytest.param(*pair, marks=[] if pair[1] in QUICK_ONES else pytest.mark.slow)
+    pytest.param(*pair, marks=[] if pair[1] == 'gray' else pytest.mark.slow)
     for pair in zip(TABLES['edit.posterior'], OPERATORS, strict=True)
   ],
 )

@@ -28,6 +28,7 @@ from tests.app.fields import within
 
 LEVEL = 'tests.app.evaluate.test_scorers:level'
 FD_PR = {'evaluation.metrics': 'fd,pr', 'evaluation.features': 'pixels'}
+FD_PR |= {'sampling.sampler.eta': 0}  # noise of steps doubles the program
 QUICK = FD_PR | within('evaluation', num_generated=20)
 QUICK |= within('evaluation.fd', num_draws=2)
 QUICK |= within('sampling', batch_size=8)
@@ -73,7 +74,6 @@ def run(tmp_path_factory, cache):
   fields = within('training', metrics__every=2, metrics__images=12)
   fields |= within('training', checkpoints__best__number=1, checkpoints__best__by='fd_pixels')
   fields |= within('training', checkpoints__keep=1)
-  fields['training.average.more'] = (0.5,)
   fields |= within('evaluation', metrics=f'fd,pr,{LEVEL}')
   fields |= within('evaluation.level', factor=2)
   MODES['train'](smoke(**FD_PR | fields), str(workdir))
@@ -169,17 +169,17 @@ def test_features_are_kept_and_made_again_for_other_images(run, cache, printed, 
 
 
 def test_each_point_of_a_sweep_is_kept(run):
-  sweep = {'evaluation.sweep': 'seed=1,2 weights.decay=0.5'}
+  sweep = {'evaluation.sweep': 'seed=1,2 num_steps=3'}
   run_mode(run, sweep, name='sweep')
   out = run / 'evaluation' / 'samples-sweep'
   points = json.loads((out / 'sweep.json').read_text())['points']
   assert [point['point']['seed'] for point in points] == [1, 2]
-  one = json.loads((out / 'seed=1,weights.decay=0.5' / 'result.json').read_text())
+  one = json.loads((out / 'seed=1,num_steps=3' / 'result.json').read_text())
   assert one['metrics'] == points[0]['metrics']
   assert points[0]['metrics'] != points[1]['metrics']
   assert one['protocol']['samples']['sampling']['seed'] == 1
   place = run / 'evaluation' / 'drawn'
-  name = 'samples-batch_size=8,num_samples=20,seed={},weights.decay=0.5'
+  name = 'samples-batch_size=8,num_samples=20,num_steps=3,seed={}'
   before = (path := kept(place, name.format(1), '.npz')).stat()
   kept(place, name.format(2), '.npz').unlink()
   run_mode(run, sweep, name='sweep')

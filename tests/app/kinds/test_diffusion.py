@@ -70,7 +70,8 @@ def test_the_likelihood_of_a_network_that_sees_no_noise():
   measure = jax.jit(metric.measure(model.measured))
   bits = measure(params, keys, X, {'label': np.arange(3)})['total']
   schedule = model.noisy.schedule()
-  first, last = (jax.tree.map(np.float64, schedule(t)) for t in (1e-3, 1))
+  ends = jax.jit(lambda: (schedule(1e-3), schedule(1.0)))()
+  first, last = jax.tree.map(np.float64, ends)
   r = last.alpha / first.alpha
   assert r < 0.02  # r x is small compared with the prior's deviation
   normal = -0.5 * 64 * np.log(2 * np.pi * last.sigma**2)

@@ -11,18 +11,6 @@ from diffusion_jax.testing import oracles
 from diffusion_jax.training.objectives import Context
 
 
-@pytest.mark.parametrize('gamma', ['scalar', 'network', 'fixed'])
-def test_a_learned_schedule_begins_with_its_ends(gamma):
-  schedule = parts.learned(gamma, -8.0, 3.0)
-
-  @jax.jit
-  def ends(key):
-    variables = schedule.gamma_fn.module.init(key, np.zeros(1, np.float32))
-    return -schedule.gamma_fn(variables.get('params', {}), np.array([0.0, 1.0], np.float32))
-
-  assert_allclose(ends(jax.random.key(0)), [8.0, -3.0], atol=1e-4)
-
-
 def test_ends_of_a_schedule_in_the_wrong_order_are_refused():
   with pytest.raises(ValueError, match='gamma_min=3.0 is not below gamma_max=-8.0'):
     parts.learned('scalar', 3.0, -8.0)
