@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at
+from tests.rows import normal
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 RNG = np.random.default_rng(0)
@@ -57,9 +58,9 @@ def posterior_mean(a, y, x, level):
 
 
 @pytest.mark.parametrize('num_known', [1, 2])
-def test_it_is_bayes_rule_for_known_coordinates(num_known, rng):
+def test_it_is_bayes_rule_for_known_coordinates(num_known):
   """The result is exact with one iteration per known number."""
-  x, known = rng.standard_normal((2, 3, 4), np.float32)
+  x, known = normal(2, 3, 4)
   mask, a = np.arange(4)[None] < num_known, np.eye(4)[:num_known]
   y = np.float64(known[:, :num_known])
   guided = jax.jit(dj.reconstruction_guided(DATA.denoise, known, mask, num_iterations=num_known))
@@ -70,10 +71,10 @@ def test_it_is_bayes_rule_for_known_coordinates(num_known, rng):
     assert_allclose(found[:, :num_known], y, atol=2e-3)
 
 
-def test_scale_and_the_first_iteration_go_along_the_gradient(rng):
+def test_scale_and_the_first_iteration_go_along_the_gradient():
   """This is the direction of Ho et al.'s reconstruction guidance."""
   level = level_at(SCHEDULE, 0.5)
-  x, known = rng.standard_normal((2, 3, 4), np.float32)
+  x, known = normal(2, 3, 4)
   mask = np.array([[True, True, False, False]])
 
   def misfit(x):
@@ -91,7 +92,7 @@ def test_scale_and_the_first_iteration_go_along_the_gradient(rng):
   assert_allclose(half, 0.5 * change, atol=1e-5)
 
 
-def test_a_denoiser_without_a_gradient_is_not_changed(rng):
+def test_a_denoiser_without_a_gradient_is_not_changed():
   """x_0 stays the same if it ignores x, or agrees with the known pixels."""
   level, deaf = level_at(SCHEDULE, 0.5), lambda x, level: dj.Prediction(jnp.full_like(x, 0.25))
   mask = np.array([[True, False, True]])
@@ -100,7 +101,7 @@ def test_a_denoiser_without_a_gradient_is_not_changed(rng):
   def estimate(x, known):
     return dj.reconstruction_guided(deaf, known, mask, num_iterations=3)(x, level).x0
 
-  x = rng.standard_normal((2, 3), np.float32)
+  x = normal(2, 3)
   for known in (1.0, 0.25):
     assert_array_equal(estimate(x, np.full((2, 3), known, np.float32)), 0.25)
 
@@ -238,8 +239,8 @@ def proximal_point(x, std, weight):
 
 
 @pytest.mark.parametrize('std, weight', [(0.1, 1.0), (1.0, 1.0), (0.3, 7.0)])
-def test_the_proximal_point_has_no_gradient(std, weight, rng):
-  x = rng.standard_normal((4, 4), np.float32)
+def test_the_proximal_point_has_no_gradient(std, weight):
+  x = normal(4, 4)
   found = np.asarray(proximal_point(x, std, weight), np.float64)
   x0 = np.asarray(jitted(DATA.denoise)(x, LEVELS).x0, np.float64)
   rho = (np.asarray(LEVELS.sigma) / np.asarray(LEVELS.alpha))[:, None]
@@ -249,8 +250,8 @@ def test_the_proximal_point_has_no_gradient(std, weight, rng):
   assert (np.abs(gradient).max(axis=1) / scale).max() < 2e-3
 
 
-def test_a_proximal_point_without_noise_is_the_projection(rng):
-  x = rng.standard_normal((4, 4), np.float32)
+def test_a_proximal_point_without_noise_is_the_projection():
+  x = normal(4, 4)
   moved = dj.proximal(DATA.denoise, measured(0.0), num_iterations=2)
   found = np.asarray(jax.jit(moved)(x, LEVELS).x0, np.float64)
   x0 = np.asarray(jitted(DATA.denoise)(x, LEVELS).x0, np.float64)
@@ -259,20 +260,20 @@ def test_a_proximal_point_without_noise_is_the_projection(rng):
   assert_allclose(found, expected, atol=1e-4)
 
 
-def test_no_signal_no_guidance(rng):
+def test_no_signal_no_guidance():
   """x_t is independent of y where alpha = 0."""
   level = level_at(dj.RectifiedFlowSchedule(), 1.0)
-  x = rng.standard_normal((4, 4), np.float32)
+  x = normal(4, 4)
   expected = jitted(DATA.denoise)(x, level).x0
   for make in (by_moments, by_pseudoinverse):
     found = jax.jit(make(DATA.denoise, measured(0.1)))(x, level).x0
     assert_array_equal(found, expected)
 
 
-def test_any_linear_observation(rng):
+def test_any_linear_observation():
   """Means of pairs are the super-resolution of four pixels."""
   level = level_at(SCHEDULE, 0.4)
-  x, truth = rng.standard_normal((2, 3, 4), np.float32)
+  x, truth = normal(2, 3, 4)
   observe = lambda x0: x0 @ jnp.asarray(POOL.T, jnp.float32)
 
   @jax.jit
