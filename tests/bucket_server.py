@@ -1,11 +1,14 @@
 """Servers of the protocols of Google's and Amazon's buckets, on this machine."""
 
+import atexit
 import contextlib
+import functools
 import os
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from unittest import mock
 
@@ -60,7 +63,7 @@ class Google:
 
 
 class Amazon(Google):
-  """A server of s3://bucket, in memory."""
+  """A server of s3://bucket, in memory. All tests of a process share one: it imports for long."""
 
   scheme = 's3'
 
@@ -75,19 +78,30 @@ class Amazon(Google):
       'AWS_DEFAULT_REGION': 'us-east-1',
     }
 
+  def start(self):
+    if not hasattr(self, 'process'):
+      super().start()
+      atexit.register(super().stop)
+    urllib.request.urlopen(f'http://127.0.0.1:{self.port}/moto-api/reset', b'').close()
+    fsspec.filesystem('s3').mkdir(NAME)
+
+  def stop(self):
+    pass
+
+
+_amazon = functools.cache(Amazon)
+
 
 @contextlib.contextmanager
 def running(kind, folder):
   """Runs a server of one kind, which this process uses too."""
   pytest.importorskip({'gs': 'gcsfs', 's3': 's3fs'}[kind.scheme])
-  server = kind(folder)
+  server = _amazon('') if kind is Amazon else kind(folder)
   library = fsspec.get_filesystem_class(kind.scheme)
   with mock.patch.dict(os.environ, server.environment):
     library.clear_instance_cache()
     server.start()
     try:
-      if kind is Amazon:
-        fsspec.filesystem('s3').mkdir(NAME)
       yield server
     finally:
       server.stop()

@@ -26,6 +26,12 @@ PROCESSES = {
 EACH = pytest.mark.parametrize('name', PROCESSES)
 
 
+def data(n):
+  """Draws x_0 of TABLE, [n, 3]."""
+  p = TABLE.probs.ravel()
+  return TABLE.states[np.random.default_rng(0).choice(len(p), n, p=p)]
+
+
 def at(steps):
   """Returns the levels of LINEAR at steps of NUM_STEPS."""
   return level_at(LINEAR, np.float32(np.asarray(steps) / NUM_STEPS))

@@ -51,23 +51,26 @@ TRACKED |= within('training', checkpoints__every=1, checkpoints__keep=4)
 # Fields that neither the step nor the first state of a training depends on.
 _NOT_IN_STEPS = (
   *(name for name in roles.FREE if not name.startswith(('network.', 'training.', 'matmul'))),
-  *(f'training.{name}' for name in ('checkpoints', 'held_out', 'log_every', 'log_to')),
-  *(f'training.{name}' for name in ('metrics', 'resume', 'sample_every')),
-  *(f'training.machine.{name}' for name in ('compile_ahead', 'num_threads', 'trace')),
+  *"""
+    training.checkpoints training.held_out training.log_every training.log_to training.metrics
+    training.resume training.sample_every training.machine.compile_ahead
+    training.machine.num_threads training.machine.trace
+  """.split(),
 )
-_NOT_IN_DENOISING = (
-  *('data', 'training.random_flip'),
-  *(f'optimizer.{name}' for name in ('decay', 'learning_rate', 'warmup_steps')),
+_NOT_IN_DENOISING = tuple(
+  """
+  data optimizer.decay optimizer.learning_rate optimizer.warmup_steps training.num_steps
+  training.random_flip
+""".split()
 )
 # Fields that a program of samples does not depend on, or takes as arrays.
-_NOT_IN_SAMPLES = (
-  *('average', 'compilation_cache', 'convert', 'data', 'edit', 'evaluation', 'facts', 'report'),
-  *('seed', 'serve', 'training'),
-  *(f'sampling.{name}' for name in ('batch_size', 'checkpoint', 'context', 'labels', 'name')),
-  *(
-    f'sampling.{name}'
-    for name in ('num_samples', 'profile', 'prompt', 'seed', 'trajectory', 'weights')
-  ),
+_NOT_IN_SAMPLES = tuple(
+  """
+  average compilation_cache convert data edit evaluation facts report seed serve training
+  sampling.batch_size sampling.checkpoint sampling.context sampling.labels sampling.name
+  sampling.num_samples sampling.profile sampling.prompt sampling.seed sampling.trajectory
+  sampling.weights
+""".split()
 )
 
 
@@ -93,14 +96,12 @@ def once(function):
   @functools.wraps(function)
   def shared(*args):
     config = args[0] if isinstance(args[0], Node) else args[0].config
-    left_out = _NOT_IN_STEPS
     parts = [x for x in args if isinstance(x, (Mesh, TrainState, float))]
     parts += [facts_of(x) for x in args if isinstance(x, Model)]
-    if config.objective.name == 'denoising':
-      left_out += ('training.num_steps',)
-      if not config.at('objective.coupling') and not config.at('conditioning.image'):
-        left_out += _NOT_IN_DENOISING
-    key = json.dumps(fields_of(config, left_out)), str(parts)
+    of_data = config.at('objective.coupling') or config.at('conditioning.image')
+    simple = config.objective.name == 'denoising' and not of_data
+    fields = fields_of(config, _NOT_IN_STEPS + _NOT_IN_DENOISING * simple)
+    key = json.dumps(fields), str(parts)
     if key not in made:
       made[key] = function(*args)
     return made[key]
@@ -141,7 +142,7 @@ def measured_once(measure):
   def measured(model, mesh, fitted, count, drawn_at):
     key, batch = drawn_at(0)
     settings = floors.settings_of(model, str(jax.random.key_data(key)), count)
-    of = json.dumps(settings), batch['x'].tobytes(), str(batch.keys())
+    of = json.dumps(settings), batch['x'].tobytes()
     if not settings['checksum'] or of not in found:
       found[of] = measure(model, mesh, fitted, count, drawn_at)
     return found[of]

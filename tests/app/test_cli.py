@@ -163,21 +163,22 @@ def test_help_lists_modes_flags_fields_and_configs(command):
 # -- parts of a command line --------------------------------------------------
 
 
-@pytest.mark.parametrize(
-  'argv, rest, fields',
-  [
-    (['--config.a.b=1'], [], [('a.b', '1')]),
-    (['-config.a=1', '--mode=sample'], ['--mode=sample'], [('a', '1')]),
-    (['--config.a', '1', 'x'], ['x'], [('a', '1')]),
-    (['--config.a', '-1'], [], [('a', '-1')]),
-    (['--config.a', '--config.b=2'], [], [('a', 'true'), ('b', '2')]),
-    (['--config=x', '--config.a=b=c'], ['--config=x'], [('a', 'b=c')]),
-    (['--config.a='], [], [('a', '')]),
-    (['--config.report.runs=runs/a,b-c'], [], [('report.runs', 'runs/a,b-c')]),
-  ],
-)
-def test_flags_of_fields_are_taken_out(argv, rest, fields):
-  assert cli.split_flags(argv) == (rest, fields)
+FLAGS = """
+--config.a.b=1 => => a.b=1
+-config.a=1 --mode=sample => --mode=sample => a=1
+--config.a 1 x => x => a=1
+--config.a -1 => => a=-1
+--config.a --config.b=2 => => a=true b=2
+--config=x --config.a=b=c => --config=x => a=b=c
+--config.a= => => a=
+--config.report.runs=runs/a,b-c => => report.runs=runs/a,b-c
+"""
+
+
+@pytest.mark.parametrize('row', FLAGS.strip().splitlines())
+def test_flags_of_fields_are_taken_out(row):
+  argv, rest, fields = map(str.split, row.split('=>'))
+  assert cli.split_flags(argv) == (rest, [tuple(field.split('=', 1)) for field in fields])
 
 
 def test_a_list_comes_from_a_file(tmp_path, monkeypatch):

@@ -7,47 +7,41 @@ from numpy.testing import assert_allclose, assert_array_equal
 import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.testing import oracles
-from tests.jitted import at_step, level_at
+from tests.jitted import at_step, jitted, level_at
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 GAUSSIAN = oracles.gaussian([0.5, -1.0], [[0.3, 0.1], [0.1, 0.2]])
 
 
-def denoiser(network_fn, kind='eps', noise_input=dj.logsnr_input, cond=None, **options):
-  """Makes a denoiser of a network with the parameters 'weights'."""
-  network = dj.Network(network_fn, noise_input, parametrization=kind, **options)
-  return network.denoiser('weights', cond)
-
-
 def network_of(kind):
-  """Returns the best network that predicts `kind` on GAUSSIAN at a step."""
+  """Returns the network that predicts `kind` from params = (E[x_0 | x_t], x_t)."""
 
   def network_fn(params, x, noise, cond, *, key=None):
     level = at_step(SCHEDULE, noise.astype(int) + 1)
-    scale = 1.0
     if kind == 'edm':  # Its input is c_in x.
-      scale = jnp.sqrt(level.sigma**2 + 0.25 * level.alpha**2)[:, None]
-    x0 = GAUSSIAN.denoise(scale * x, level).x0
-    return dj.target(kind, x0, dj.eps_from_x0(x0, scale * x, level), level)
+      x *= jnp.sqrt(level.sigma**2 + 0.25 * level.alpha**2)[:, None]
+    truth, xt = params
+    x0 = truth + (x - xt)  # An error of the input is seen.
+    return dj.target(kind, x0, dj.eps_from_x0(x0, x, level), level)
 
   return network_fn
 
 
 def test_every_parametrization_is_the_same_denoiser(key):
   """The level is [] or [B]."""
-  denoisers = [denoiser(network_of(kind), kind, dj.step_input(1000)) for kind in KINDS]
+  at = dj.step_input(1000)
+  networks = [dj.Network(network_of(kind), at, parametrization=kind) for kind in KINDS]
 
   @jax.jit
-  def estimates(key, level):
-    x = GAUSSIAN.sample(key, 4)
-    truth = GAUSSIAN.denoise(x, level).x0
-    return [denoise(x, level).x0 for denoise in denoisers], truth
+  def estimates(*params, level):
+    return [network.denoiser(params)(params[1], level).x0 for network in networks]
 
+  truth, x = np.random.default_rng(0).normal(size=(2, 4, 2)).astype(np.float32)
   for step in (300, np.array([50, 300, 600, 900])):
     level = at_step(SCHEDULE, step)
-    found, truth = estimates(key, level)
-    for x0 in found:
-      assert_allclose(level.expand_to(x0).alpha * (x0 - truth), 0.0, atol=5e-6)
+    for x0 in estimates(truth, x, level=level):
+      alpha = np.asarray(level.alpha).reshape(-1, 1)
+      assert_allclose(alpha * (np.asarray(x0) - truth), 0.0, atol=5e-6)
 
 
 @pytest.mark.parametrize('num_steps', [1, 1000, 4000])
@@ -85,7 +79,7 @@ def test_params_cond_and_key_reach_the_network():
     return x.astype(jnp.bfloat16)
 
   cond = {'label': jnp.arange(2)}
-  denoise = denoiser(network_fn, cond=cond)
+  denoise = dj.Network(network_fn, dj.logsnr_input).denoiser('weights', cond)
   run = lambda x: denoise(x, at_step(SCHEDULE, 10))
   prediction = jax.eval_shape(run, jnp.ones((2, 3)))
   expected = {'params': 'weights', 'cond': cond, 'key': None, 'noise': (2,)}
@@ -98,32 +92,31 @@ FLOW, KARRAS = dj.RectifiedFlowSchedule(), dj.KarrasSchedule()
 ZERO_SNR = dj.DiscreteSchedule.from_betas(dj.zero_terminal_snr(dj.linear_betas(1000)))
 
 
-@jax.jit
-def at_training_levels(trained, x, level):
-  """Returns x0 and the arguments (x, level) of the exact denoiser."""
+def asked(trained, x, level):
+  """Returns the sum of x0; x0 and the arguments (x, level) of the exact denoiser."""
   calls = []
 
   def denoise(x, level):
     calls.append((x, level))
     return GAUSSIAN.denoise(x, level)
 
-  return dj.at_training_levels(denoise, trained)(x, level).x0, calls[0]
+  x0 = dj.at_training_levels(denoise, trained)(x, level).x0
+  return jnp.sum(x0), (x0, calls[0])
+
+
+at_training_levels = jax.jit(lambda *args: asked(*args)[1])
+with_slopes = jax.jit(jax.grad(asked, (1, 2), has_aux=True))
 
 
 @pytest.mark.parametrize('schedule, trained', [
   (KARRAS, SCHEDULE), (FLOW, dj.CosineSchedule()), (dj.SubVPSchedule(), SCHEDULE),
 ])  # fmt: skip
-def test_at_training_levels_asks_at_equal_snr(schedule, trained, key):
+def test_at_training_levels_asks_at_equal_snr(schedule, trained, rng):
   """A denoiser for VP levels is exact at levels that are not VP."""
-
-  @jax.jit
-  def inputs_and_truth(key):
-    level = schedule(jnp.linspace(0.35, 0.95, 7))
-    x0, eps = jax.random.normal(key, (2, 7, 2))
-    x = dj.q_sample(x0, eps, level)
-    return x, level, GAUSSIAN.denoise(x, level).x0
-
-  x, level, expected = inputs_and_truth(key)
+  level = level_at(schedule, np.linspace(0.35, 0.95, 7, dtype=np.float32))
+  x0, eps = rng.normal(size=(2, 7, 2)).astype(np.float32)
+  x = jitted(dj.q_sample)(x0, eps, level)
+  expected = jitted(GAUSSIAN.denoise)(x, level).x0
   found, (_, level_used) = at_training_levels(trained, x, level)
   assert_allclose(found, expected, atol=1e-5)
   assert_allclose(level_used.sigma, level_at(trained, level_used.t).sigma, atol=1e-5)
@@ -143,20 +136,14 @@ def test_at_training_levels_beyond_the_trained_range():
 def test_at_training_levels_without_signal(trained, rng):
   """The noisiest level of training is used, with x_t in its scale."""
   x = rng.standard_normal((3, 2), np.float32)
-
-  def total(x, level):
-    x0 = dj.at_training_levels(GAUSSIAN.denoise, trained)(x, level).x0
-    return jnp.sum(x0)
-
-  slopes = jax.jit(jax.grad(total, (0, 1)))
   last_sigma = np.asarray(level_at(trained, 1.0).sigma)
   for sigma in (1.0, 3.0):
     level = dj.NoiseLevel(*map(jnp.asarray, (1.0, 0.0, sigma)))
-    x0, (seen, level_used) = at_training_levels(trained, sigma * x, level)
+    slopes, (x0, (seen, level_used)) = with_slopes(trained, sigma * x, level)
     assert np.isfinite(x0).all()
     assert_allclose(seen, last_sigma * x, rtol=1e-5)
     assert level_used.t == 1.0
-    for slope in jax.tree.leaves(slopes(sigma * x, level)):
+    for slope in jax.tree.leaves(slopes):
       assert np.isfinite(slope).all()
 
 
@@ -164,5 +151,5 @@ def test_at_training_levels_of_clean_data(rng):
   x = rng.standard_normal((3, 2), np.float32)
   level = dj.clean_level()._replace(alpha=jnp.asarray(2.0))
   found, _ = at_training_levels(KARRAS, 2.0 * x, level)
-  expected = jax.jit(GAUSSIAN.denoise)(x, KARRAS(0.0)).x0
+  expected = jitted(GAUSSIAN.denoise)(x, KARRAS(0.0)).x0
   assert_allclose(found, expected, rtol=1e-5)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import expit, softmax
 
 import diffusion_jax as dj
 from diffusion_jax.core import discrete_states
@@ -23,6 +25,7 @@ from tests.states import (
   TABLE,
   at,
   between,
+  data,
   matrices_of,
   prior_of,
 )
@@ -112,18 +115,10 @@ def test_states_of_scaled_images():
   assert_allclose(values, [*scaled[0], 0.0], atol=1e-6)
 
 
-def softmax(logits):
-  weights = np.exp(np.asarray(logits, np.float64))
-  return weights / weights.sum(axis=-1, keepdims=True)
-
-
 def literal_logistic(mean, scale, num_values):
   """Returns the masses of bins around the values, divided by their sum."""
   values, half = np.linspace(-1, 1, num_values), 1 / (num_values - 1)
-
-  def cdf(x):
-    return 1 / (1 + np.exp(-(x - mean[..., None]) / scale[..., None]))
-
+  cdf = lambda x: expit((x - mean[..., None]) / scale[..., None])
   mass = cdf(values + half) - cdf(values - half)
   return mass / mass.sum(axis=-1, keepdims=True)
 
@@ -136,7 +131,7 @@ def test_truncated_logistic():
   logits = jax.jit(network)(np.float32(output), x, np.zeros(4), None)
   mean = np.tanh(output[..., 0] + x / 4 - 1)
   expected = literal_logistic(mean, np.exp(output[..., 1] - 2), 9)
-  assert_allclose(softmax(logits), expected, rtol=1e-4, atol=1e-7)
+  assert_allclose(softmax(np.float64(logits), axis=-1), expected, rtol=1e-4, atol=1e-7)
   # Far from the mean a difference of two cdfs is 0 in float32.
   far = jax.jit(dj.logistic_logits, static_argnums=2)(np.float32(-1.0), np.float32(-4.0), 9)
   assert_allclose(np.diff(far)[1:], -0.25 / np.exp(-4), rtol=1e-3)
@@ -172,23 +167,43 @@ def test_transitions_of_tiny_probabilities():
     assert_allclose(slopes, [2.0, 0.5], rtol=1e-6)
 
 
-BOUNDS = {
-  'masked_bound': dj.masked_bound,
-  'state_bound': lambda *args, x0: dj.state_bound(*args, x0=x0, num_steps=2)['total'],
-}
+DRAWS = 10_000
 
 
-@pytest.mark.parametrize('bound', BOUNDS.values(), ids=BOUNDS)
+class Unmasked(NamedTuple):
+  """The uniform process (0) or the Gaussian (1): one program for both."""
+
+  number: int
+  prior = PROCESSES['uniform'].prior
+  mask = None
+
+  def multiply(self, *args):
+    uniform, gaussian = (PROCESSES[name].multiply(*args) for name in ('uniform', 'gaussian'))
+    return jnp.where(self.number, gaussian, uniform)
+
+
+def masked_bound(key, process, x0):
+  return dj.masked_bound(key, TABLE.denoiser(process), process, LINEAR, x0)
+
+
+def state_bound(key, process, x0):
+  args = key, TABLE.denoiser(process), process, LINEAR, x0
+  return dj.state_bound(*args, num_steps=NUM_STEPS)
+
+
+@pytest.mark.parametrize('bound', [masked_bound, state_bound])
 def test_the_bound_of_what_is_no_data(bound, key):
   """It is refused, and NaN for the example if x_0 is traced."""
-  args = TABLE.denoiser(PROCESSES['masking']), PROCESSES['masking'], LINEAR
+  process = PROCESSES['masking']
   for x, text in ((3, '3: states of data are 0..3, except the mask, 3'), (-1, '-1: ')):
-    of_key = functools.partial(bound, x0=np.array([[0, x, 1]]))
+    of_key = functools.partial(bound, process=process, x0=np.array([[0, x, 1]]))
     with pytest.raises(ValueError, match='x0 is ' + text):
-      jax.eval_shape(lambda key, f=of_key: f(key, *args), key)
+      jax.eval_shape(of_key, key)
   x0 = np.array([[0, 1, 2], [0, 3, 1], [0, 4, 1], [0, -1, 1]])
+  many = np.resize(x0, (DRAWS, 3))  # a size whose program is needed elsewhere
   with jax.debug_nans(False):
-    found = jax.jit(lambda x0: bound(key, *args, x0=x0))(x0)
+    found = jitted(bound)(key, process, many)
+    found = np.asarray(found['total'] if bound is state_bound else found)[:4]
     nll = jitted(dj.state_nll)(np.zeros((4, 3, 4), np.float32), x0)
   assert_array_equal(np.isnan(found), [False, True, True, True])
   assert_array_equal(np.isnan(nll), [False, False, True, True])
@@ -207,17 +222,14 @@ def test_the_prior_kl_is_infinite_where_the_prior_excludes_a_state():
 @EACH
 def test_the_bound_has_the_mean_of_the_oracle(name):
   """Draws of x_0 and x_t give each term of the exact denoiser."""
-  n = 10_000
-  draw = jax.jit(TABLE.sample, static_argnums=1)
-  x0 = np.asarray(draw(jax.random.key(1), n))
-  process, matrices = PROCESSES[name], matrices_of(name)
-  bound = jax.jit(dj.state_bound, static_argnames=('denoise', 'num_steps'))
-  args = jax.random.key(2), TABLE.denoiser(process), process, LINEAR, x0
-  terms = bound(*args, num_steps=NUM_STEPS)
+  x0 = data(DRAWS)
+  matrices = matrices_of(name)
+  process = PROCESSES[name] if name == 'masking' else Unmasked(name == 'gaussian')
+  terms = jitted(state_bound)(jax.random.key(2), process, x0)
   expected = discrete_oracles.expected_bound(TABLE, matrices, prior_of(name))
   for key in ('diffusion', 'total'):
     values = np.asarray(terms[key], np.float64)
-    error = values.std(axis=0) / n**0.5
+    error = values.std(axis=0) / DRAWS**0.5
     assert (abs(values.mean(axis=0) - expected[key]) < 4.5 * error).all(), key
   assert_allclose(terms['prior'].mean(), expected['prior'], rtol=0.02, atol=1e-6)
   assert expected['total'] > TABLE.entropy()

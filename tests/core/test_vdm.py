@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.special import expit as sigmoid
 
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
@@ -33,10 +34,6 @@ def gamma_fn(params, t):
 
 
 VDM = dj.LearnedSchedule({'low': LOW, 'span': HIGH - LOW - BEND}, gamma_fn)
-
-
-def sigmoid(x):
-  return 1.0 / (1.0 + np.exp(-x))
 
 
 def snr(t):

@@ -162,8 +162,10 @@ def test_a_training_on_a_bucket(bucket, cache, tmp_path, monkeypatch):
   trust.recall(tmp_path / 'run')
   assert trust.is_given(there['data.path'])
   other = {'training.num_steps': 6}
-  MODES['train'](smoke(**fields | there | other), str(tmp_path / 'run'))
-  assert cache.is_dir() and len(lines_of(tmp_path / 'run', 'loss')) == 6
+  refuse_to_compile(monkeypatch)  # The data are open then.
+  with pytest.raises(AssertionError, match='is compiled'):
+    MODES['train'](smoke(**fields | there | other), str(tmp_path / 'run'))
+  assert cache.is_dir() and lines_of(tmp_path / 'run', 'loss')
 
 
 def without_home(address):
@@ -205,12 +207,11 @@ def test_what_is_not_there_is_refused_before_anything_is_compiled(
   assert not cache.exists()
 
 
-def test_without_credentials(tmp_path, monkeypatch):
-  with running(Amazon, tmp_path) as server:
-    for name in server.environment.keys() - {'AWS_ENDPOINT_URL'}:
-      monkeypatch.delenv(name)
-    monkeypatch.setenv('AWS_EC2_METADATA_DISABLED', 'true')
-    monkeypatch.setenv('HOME', str(tmp_path))
-    line = 's3://bucket/a.npz cannot be read with your credentials: Unable to locate credentials'
-    with refusals.one_line(line):
-      npz('s3://bucket/a.npz')
+def test_without_credentials(tmp_path):
+  forget = pytest.importorskip('s3fs').S3FileSystem.clear_instance_cache
+  forget()
+  line = 's3://bucket/a.npz cannot be read with your credentials: Unable to locate credentials'
+  environ = {'AWS_EC2_METADATA_DISABLED': 'true', 'HOME': str(tmp_path)}
+  with mock.patch.dict(os.environ, environ, clear=True), refusals.one_line(line):
+    npz('s3://bucket/a.npz')
+  forget()

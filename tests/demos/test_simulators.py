@@ -76,6 +76,7 @@ N = 20_000
 FEW = 2000  # of those that solve an equation
 
 
+@functools.cache
 def simulated(name, n=N):
   made = simulators.BENCHMARK[name](np.random.default_rng(0), n)
   return made['x'], made['context']

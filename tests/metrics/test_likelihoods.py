@@ -29,41 +29,40 @@ def exact(law, spec) -> Any:
   )
 
 
-def test_ode_of_vectors_is_their_density_in_their_units():
+BOX = MEAN[0] - 0.5 * STD[0], MEAN[0] + 1.0 * STD[0]
+VALUES = ArraySpec((2,), 0, tuple(MEAN), tuple(STD), *((end,) for end in BOX))
+ODE, KEYS = likelihoods.ode(box_draws=200), jax.random.split(jax.random.key(1), 50)
+
+
+@jax.jit
+def measured(arrays, x):
+  law = oracles.Mixture(**arrays)
+  return ODE.measure(exact(law, VALUES))({}, KEYS, x, {}), law.log_prob(x, dj.clean_level())
+
+
+def test_ode_of_vectors_is_their_density_in_their_units(rng):
   """The exact denoiser of a mixture leaves no noise of an estimate."""
-  spread = [[0.3, 0.2], [0.2, 0.25]]
-  law = oracles.mixture([0.3, 0.7], [[-1, 0.5], [0.8, -0.4]], [spread] * 2)
-  values = ArraySpec((2,), 0, tuple(MEAN), tuple(STD))
-  keys = jax.random.split(jax.random.key(0), 50)
-  measure = likelihoods.ode().measure(exact(law, values))
-
-  @jax.jit
-  def both(keys):
-    x = jax.vmap(lambda key: law.sample(key, 1)[0])(keys)
-    return measure({}, keys, x, {})['nats'], law.log_prob(x, dj.clean_level())
-
-  found, log_prob = both(keys)
+  means, spread = np.array([[-1, 0.5], [0.8, -0.4]]), [[0.3, 0.2], [0.2, 0.25]]
+  law = oracles.mixture([0.3, 0.7], means, [spread] * 2)
+  x = means[rng.choice(2, 50, p=[0.3, 0.7])] + rng.multivariate_normal([0, 0], spread, 50)
+  arrays, log_prob = jax.device_get(measured(vars(law), np.float32(x)))
   expected = (np.log(STD).sum() - log_prob) / 2
-  assert_allclose(found, expected, atol=0.02)  # sigma ends at 40
-  assert abs(np.mean(found - expected)) < 3e-3
+  assert_allclose(arrays['nats'], expected, atol=0.02)  # sigma ends at 40
+  assert abs(np.mean(arrays['nats'] - expected)) < 3e-3
 
 
 def test_ode_within_the_box_is_the_truncated_density():
   """The share of N(0.2, 0.6^2) within [-0.5, 1] is Phi's, given x_2 too."""
-  law = oracles.gaussian([0.2, -0.3], [[0.36, 0.0], [0.0, 0.5]])
-  low, high = MEAN[0] - 0.5 * STD[0], MEAN[0] + 1.0 * STD[0]
-  values = ArraySpec((2,), 0, tuple(MEAN), tuple(STD), (low,), (high,))
+  law = oracles.mixture([1, 1], [[0.2, -0.3]] * 2, [np.diag([0.36, 0.5])] * 2)
   x = np.stack([np.linspace(-0.4, 0.9, 50), np.zeros(50)], axis=1)
-  metric, keys = likelihoods.ode(box_draws=200), jax.random.key(1)
-  model = exact(law, values)
-  arrays = jax.jit(metric.measure(model))({}, jax.random.split(keys, 50), np.float32(x), {})
-  whole, truncated = metric.compute(jax.tree.map(np.asarray, arrays))
+  arrays = jax.device_get(measured(vars(law), np.float32(x))[0])
+  whole, truncated = ODE.compute(arrays)
   share = np.diff(norm.cdf([-0.5, 1.0], 0.2, 0.6))[0]
   gain = whole.estimate.value - truncated.estimate.value
   error = np.sqrt((1 / share - 1) / 10_000) / 2
   assert abs(gain + np.log(share) / 2) < 4.5 * error < 0.02
-  measure = likelihoods.ode(box_draws=0).measure(model)
-  assert 'truncated' not in jax.eval_shape(measure, {}, jax.random.split(keys, 50), x, {})
+  measure = likelihoods.ode(box_draws=0).measure(exact(law, VALUES))
+  assert 'truncated' not in jax.eval_shape(measure, {}, KEYS, x, {})
 
 
 class LinearLatents:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from numpy.testing import assert_allclose
 
 
@@ -11,6 +12,20 @@ def shapes(network, size=8, channels=3, cond=None):
   x = jnp.zeros((1, size, size, channels))
   init = jax.eval_shape(network.init, jax.random.key(0), x, jnp.zeros(1), cond)
   return init['params']
+
+
+def taken(network, layer, place, *args):
+  """Returns what a layer takes as its argument `place`."""
+  found = []
+
+  def see(call, args, kwargs, context):
+    if context.module.name == layer:
+      found.append(args[place])
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(see):
+    network.apply(*args)
+  return found[0]
 
 
 def count(tree):

@@ -79,7 +79,7 @@ def test_kernels_get_rows_of_exactly_one_norm():
   assert_array_equal(found['frequencies'], params['frequencies'])
 
 
-def test_fourier_features_have_magnitude_1_and_are_not_trained(key):
+def test_fourier_features_have_magnitude_1(key):
   layer = MPFourier(4096)
   noise = np.float32([-1.5, 0.0, 1.1])
   found, variables = jax.jit(layer.init_with_output)(key, noise)
@@ -90,6 +90,3 @@ def test_fourier_features_have_magnitude_1_and_are_not_trained(key):
   squares = np.mean(np.square(found), axis=1)  # +- 1 / sqrt(2 * 4096) each
   assert_allclose(squares, 1.0, atol=0.05)
   assert 0.0 <= p.min() and p.max() <= 1.0 and abs(f.std() - 1.0) < 0.05
-  loss = lambda v: jnp.sum(jnp.asarray(layer.apply(v, noise)))
-  gradient = jax.jit(jax.grad(loss))(variables)
-  assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))

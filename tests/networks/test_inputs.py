@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from numpy.testing import assert_array_equal
 
 from diffusion_jax.networks.embeddings import with_inputs
 from diffusion_jax.networks.inputs import Inputs, Text
-from tests.networks.literal import randomised, shapes
+from tests.networks.literal import randomised, shapes, taken
 from tests.networks.test_options import NETWORKS
 
 EVERY = Inputs(
@@ -67,18 +66,9 @@ def test_estimate_and_image_are_more_channels(name):
 
   @jax.jit
   def both(variables):
-    taken = []
-
-    def see(call, args, kwargs, context):
-      if context.module.name == FIRST[name]:
-        taken.append(args[0])
-      return call(*args, **kwargs)
-
     every = jnp.concatenate([x, x0, shown], axis=-1)
-    with nn.intercept_methods(see):
-      network.apply(variables, x, noise, given)
-      wide.apply(variables, every, noise)
-    return taken
+    calls = (network, x, noise, given), (wide, every, noise)
+    return [taken(n, FIRST[name], 0, variables, *args) for n, *args in calls]
 
   found, expected = both({'params': p})
   assert_array_equal(found, expected)

@@ -54,13 +54,11 @@ class Layers(nn.Module):
 
   @nn.compact
   def __call__(self, x, noise):
-    def block(h, features, resample, name):
-      options: Any = {'num_groups': 2, 'scale_shift': True, 'resample': resample}
-      return ResnetBlock(features, **options, name=name)(h, noise[:, None] / 700, False)
-
-    h = block(Downsample(name='down')(x), 4, average_pool, 'halve')
-    h = Attention(num_groups=2, name='attention')(h)
-    return Upsample(name='up')(block(h, x.shape[-1], nearest_upsample, 'double'))
+    block = functools.partial(ResnetBlock, num_groups=2, scale_shift=True)
+    call = noise[:, None] / 700, False
+    h = block(4, resample=average_pool)(Downsample()(x), *call)
+    h = Attention(num_groups=2)(h)
+    return Upsample()(block(x.shape[-1], resample=nearest_upsample)(h, *call))
 
 
 @pytest.mark.parametrize('rank', [1, 2])
@@ -73,7 +71,7 @@ def test_a_network_is_the_one_with_a_further_axis_on_which_nothing_depends(rank)
 
   params = randomised(shapes(network, x.shape), scale=0.6)
   run, wide_params = applied(network), with_a_further_axis(params, rank)
-  found, wide = (np.asarray(run(*args)) for args in ((params, x), (wide_params, repeated(x))))
+  found, wide = jax.device_get((run(params, x), run(wide_params, repeated(x))))
   assert found.shape == x.shape and np.std(found) > 0.1
   assert_allclose(wide, repeated(found), rtol=2e-3, atol=2e-4)
 

@@ -24,7 +24,7 @@ ONE_LEVEL = dict(
 def test_bfloat16_keeps_parameters_norms_and_softmax_in_float32(rng):
   x = rng.standard_normal((2, 4, 4, 3), np.float32)
   noise = jnp.array([3.0, 700.0])
-  options = ONE_LEVEL | dict(attention_resolutions=())
+  options = ONE_LEVEL | dict(attention_resolutions=(), middle_attention='none')
   full, half = UNet(**options), UNet(**options, dtype=jnp.bfloat16)
   abstract = shapes(half, 4)
   for leaf in jax.tree.leaves(abstract):
@@ -33,8 +33,8 @@ def test_bfloat16_keeps_parameters_norms_and_softmax_in_float32(rng):
   a, b = (np.asarray(jax.jit(n.apply)(variables, x, noise)) for n in (full, half))
   assert 0.0 < np.abs(a - b).max() < 0.05 * np.abs(a).max()
 
-  used = {}
-  jaxpr = jax.make_jaxpr(half.apply)(variables, x, noise)
+  used, attending = {}, half.clone(middle_attention='norm')
+  jaxpr = jax.make_jaxpr(attending.apply)({'params': shapes(attending, 4)}, x, noise)
   for eqn in equations(jaxpr.jaxpr):
     used.setdefault(eqn.primitive.name, set()).add(str(eqn.outvars[0].aval.dtype))
   assert used['rsqrt'] == {'float32'}  # of the norms

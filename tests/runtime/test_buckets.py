@@ -67,7 +67,7 @@ def test_a_lock_is_read_while_its_owner_writes(address, monkeypatch):
   theirs._write()
   monkeypatch.setattr(lock, 'LEASE', 0.0)
   with buckets.beside(theirs.renew):
-    texts = {ours._read() for _ in range(100)}
+    texts = {ours._read() for _ in range(30)}
   assert all(text.startswith(f'{os.getpid()} on '.encode()) for text in texts) and len(texts) > 1
   twin.bucket.pipe_file(twin.place('train.lock'), b'')
   assert ours._read() == b''

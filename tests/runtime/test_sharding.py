@@ -89,14 +89,10 @@ def batch():
 @functools.cache
 def first_state():
   cond = {'label': jnp.zeros(1, jnp.int32)}
-  x = jnp.zeros((1, 8, 8, 3))
-  init = jax.jit(lambda key: NETWORK.init(key, x, jnp.zeros(1), cond)['params'])
-  params = jax.device_get(init(jax.random.key(0)))
-  # The initialisers' output is almost 0.
+  x, key = jnp.zeros((1, 8, 8, 3)), jax.random.key(0)
+  shapes = jax.eval_shape(NETWORK.init, key, x, jnp.zeros(1), cond)['params']
   rng = np.random.default_rng(1)
-  params = jax.tree.map(
-    lambda p: p + 0.05 * rng.standard_normal(p.shape).astype(np.float32), params
-  )
+  params = jax.tree.map(lambda p: 0.3 * rng.standard_normal(p.shape, np.float32), shapes)
   return jax.device_get(jax.jit(lambda p: init_state(p, DESCENT))({'network': params}))
 
 
@@ -121,7 +117,9 @@ def alone():
   return jax.device_get(jax.jit(STEP)(first_state(), batch(), jax.random.key(3)))
 
 
-@pytest.mark.parametrize('shape, accumulate', [((1, 8), 1), ((2, 4), 2)])
+@pytest.mark.parametrize(
+  'shape, accumulate', [pytest.param((1, 8), 1, marks=pytest.mark.slow), ((2, 4), 2)]
+)
 def test_loss_and_gradients_are_those_of_one_device(shape, accumulate):
   state, metrics, _ = stepped(shape, accumulate)
   expected, expected_metrics = alone()
@@ -137,12 +135,12 @@ def test_loss_and_gradients_are_those_of_one_device(shape, accumulate):
 
 
 def test_large_leaves_are_split_and_stay_split():
-  _, _, placed = stepped((1, 8), 1)
+  _, _, placed = stepped((2, 4), 2)
   for tree in (placed.params, placed.ema_params):
     for leaf in jax.tree.leaves(tree):
       share = leaf.addressable_shards[0].data.size / leaf.size
-      splits = leaf.size >= 64 and any(n % 8 == 0 for n in leaf.shape)
-      assert share == (1 / 8 if splits else 1), leaf.shape
+      splits = leaf.size >= 64 and any(n % 4 == 0 for n in leaf.shape)
+      assert share == (1 / 4 if splits else 1), leaf.shape
 
 
 def test_the_largest_axis_that_divides_is_split():

@@ -12,13 +12,9 @@ from diffusion_jax.data.buckets import LIBRARIES
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import buckets, twins
 from diffusion_jax.runtime.twins import DONE, SMALL, Twin
+from tests.runtime.test_buckets import opened, write
 
 ARRAYS = 'params/d/arrays'
-
-
-def write(path, content):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(content)
 
 
 def content_of(step, name):
@@ -57,53 +53,52 @@ def check_consistent(run, steps):
   return last
 
 
-def opened(address):
-  """Returns the folder of a run on another machine."""
-  buckets._twins.clear()
-  return buckets.folder(address)
-
-
 def files_of(run):
   names = (path.relative_to(run).as_posix() for path in run.rglob('*') if path.is_file())
   return {name: (run / name).read_bytes() for name in names}
 
 
 def test_a_copy_that_ends_at_any_request_is_of_one_moment(address):
-  """A kill before any request leaves the newest complete checkpoint."""
+  """A kill before any request leaves the newest complete checkpoint.
+
+  Readers of all moments have the last one's files in the end.
+  """
 
   class Killed(BaseException):
     pass
 
-  last = []
-  for requests in range(100):
-    here = f'{address}{requests}'
-    run, count = opened(here), iter(range(requests))
-    twin = buckets.twin_of(run)
-    write_step(run, 0)
-    twin.copy_up()
-    write_step(run, 1)
-    write_step(run, 2)
+  run, allowed, last, readers = opened(address), [], [], []
+  twin = buckets.twin_of(run)
+  write_step(run, 0)
+  twin.copy_up()
+  write_step(run, 1)
+  write_step(run, 2)
 
-    def request(action, *args, count=count):
-      if next(count, None) is None:
-        raise Killed
-      return action(*args)
+  def request(action, *args):
+    if not allowed:
+      raise Killed
+    allowed.pop()
+    return action(*args)
 
-    with mock.patch.object(twin, '_patiently', request), contextlib.suppress(Killed):
-      twin.copy_up()
-      assert not twin.problem
-      break
-    stale = Twin(here)
-    stale.copy_down()
-    last.append(check_consistent(opened(here), (0, 1, 2)))
-    twin.copy_up()
-    stale.copy_down()
-    assert files_of(stale.path) == files_of(opened(here))
-  assert last == sorted(last) and {*last} == {0, 1, 2}
-  assert check_consistent(opened(here), (2,)) == 2
-  lines = (buckets.folder(here) / 'metrics.jsonl').read_text()
-  assert lines.endswith('{"step": 2}\n')
-  assert not (buckets.folder(here) / 'checkpoints/0').exists()
+  with mock.patch.object(twin, '_patiently', request):
+    for _ in range(100):
+      with contextlib.suppress(Killed):
+        twin.copy_up()
+      reader = opened(address)
+      last.append(check_consistent(reader, (0, 1, 2)))
+      readers.append(buckets.twin_of(reader))
+      if allowed:  # Nothing was left to do.
+        break
+      allowed.append('one')
+  assert allowed and len(last) > 10 and not twin.problem
+  assert last == sorted(last) and {*last} == {0, 1, 2} and last[-1] == 2
+  here = readers[-1].path
+  assert (here / 'metrics.jsonl').read_text().endswith('{"step": 2}\n')
+  assert not (here / 'checkpoints/0').exists()
+  for reader in reversed(readers):
+    reader.copy_down()
+    reader.fetch('checkpoints')
+    assert files_of(reader.path) == files_of(here)
 
 
 def test_a_request_that_fails_is_repeated(address, capsys, monkeypatch):

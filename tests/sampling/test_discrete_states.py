@@ -1,5 +1,6 @@
 """Samplers of discrete states against the exact distributions of samples."""
 
+import functools
 import itertools
 
 import jax
@@ -28,19 +29,25 @@ def shares_of(x):
   return shares
 
 
-def drawn(sampler, levels, process=MASKING, denoise=exact):
+prior = jax.jit(dj.prior_sample_states, static_argnums=1)
+
+
+@functools.cache
+def draw(make, name):
+  """Returns (keys, levels, x) -> samples."""
+  process = PROCESSES[name]
+  denoise, sampler = TABLE.denoiser(process), make(process)
+  return jax.jit(lambda keys, levels, x: dj.sample(keys, denoise, sampler, levels, x))
+
+
+def drawn(make, times, name='masking', x=None):
   """Returns the shares of N samples; each depends on its own key only."""
-
-  @jax.jit
-  def run(keys):
-    x_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-    x = dj.prior_sample_states(x_keys, (N, 3), process)
-    return dj.sample(keys, denoise, sampler, levels, x)
-
-  keys = jax.random.split(jax.random.key(0), N)
-  x = run(keys)
-  assert_array_equal(run(keys[::-1])[::-1], x)
-  return shares_of(x)
+  levels, keys = level_at(LINEAR, np.float32(times)), jax.random.split(jax.random.key(0), N)
+  if x is None:
+    x = prior(jax.random.key(1), (N, 3), PROCESSES[name])
+  found = draw(make, name)(keys, levels, x)
+  assert_array_equal(draw(make, name)(keys[::-1], levels, x[::-1])[::-1], found)
+  return shares_of(found)
 
 
 def check_law(shares, expected):
@@ -53,9 +60,7 @@ def check_law(shares, expected):
 # tests/papers has a step of 'uniform'.
 @pytest.mark.parametrize('name', [slow('uniform'), 'masking', 'gaussian'])
 def test_ancestral_samples_have_the_law_of_the_oracle(name):
-  process = PROCESSES[name]
-  levels = level_at(LINEAR, np.linspace(1.0, 0.0, NUM_STEPS + 1))
-  shares = drawn(dj.ancestral_states(process), levels, process, TABLE.denoiser(process))
+  shares = drawn(dj.ancestral_states, np.linspace(1.0, 0.0, NUM_STEPS + 1), name)
   arguments = matrices_of(name), prior_of(name)
   expected = discrete_oracles.ancestral_law(TABLE, *arguments)
   check_law(shares, expected)
@@ -111,8 +116,7 @@ def test_confidence_ordered_samples_have_the_law_of_all_draws():
   expected = np.zeros((3, 3, 3))
   for value, p in most_confident_law([3, 3, 3]):
     expected[value] += p
-  levels = level_at(LINEAR, np.linspace(1.0, 0.0, 4))
-  check_law(drawn(dj.confidence_ordered(MASKING), levels), expected)
+  check_law(drawn(dj.confidence_ordered, np.linspace(1.0, 0.0, 4)), expected)
   assert np.abs(expected - TABLE.probs).max() > 0.01  # It is biased.
 
 
@@ -206,13 +210,14 @@ def test_top_p_keeps_what_rounding_would_lose():
   assert_allclose(kept[1], np.sum(before < 1.0 - 1e-6), rtol=0.05)
 
 
-@pytest.mark.parametrize('make', [dj.ancestral_states, dj.confidence_ordered])
-def test_unmasked_elements_are_given_at_alpha_0(make):
-  """x_1 given x_0 = 1 and x_2 = 2 has its conditional distribution."""
-  x, levels = np.tile([1, 3, 2], (N, 1)), level_at(LINEAR, np.float32([1.0, 0.0]))
-  x = jax.jit(lambda x: dj.sample(jax.random.key(0), exact, make(MASKING), levels, x))(x)
+@pytest.mark.parametrize(
+  'make, steps', [(dj.ancestral_states, NUM_STEPS), (dj.confidence_ordered, 3)]
+)
+def test_unmasked_elements_are_given_at_alpha_0(make, steps):
+  """x_1 given x_0 = 1 and x_2 = 2 has its conditional distribution; one step changes x."""
   known = np.array([1, 0, 2]), np.array([True, False, True])
-  check_law(shares_of(x), TABLE.conditional(*known).probs)
+  shares = drawn(make, [*[1.0] * steps, 0.0], x=np.tile([1, 3, 2], (N, 1)))
+  check_law(shares, TABLE.conditional(*known).probs)
 
 
 def test_nan_logits_stay_visible():

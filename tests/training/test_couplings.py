@@ -16,15 +16,14 @@ from diffusion_jax.training import couplings, flow_maps, objectives
 from diffusion_jax.training.bridges import schrodinger_coupling
 from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.objectives import Context
-from tests.core.test_couplings import bisected, literal as plan_of
+from tests.core.test_couplings import bisected, literal as plan_of, normals
 
 EXACT, COUPLE = couplings.exact_coupling(), couplings.sinkhorn_coupling(0.1)
-solve = jax.jit(couplings.exact)
 
 
-def normals(*shapes):
-  rng = np.random.default_rng(0)
-  return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+@jax.jit
+def by_ratio(ratio, key, *args):
+  return couplings.exact_coupling(ratio)(key, *args)
 
 
 def test_the_best_of_all_permutations_of_six():
@@ -72,9 +71,10 @@ def test_entropic_plans_keep_labels_and_contexts(key):
   """Also of classes of unequal size; few contexts leave one y."""
   x0, y, contexts = normals((40, 2), (40, 2), (40, 3))
   labels = np.minimum(np.arange(40) % 7, 2)
-  conditions = {'label': labels}, {'context': contexts}, {}
-  both = jax.jit(lambda key: [COUPLE(key, x0, y, cond) for cond in conditions])
-  of_class, of_context, free = both(key)
+  one_class, one_context = np.zeros_like(labels), np.zeros_like(contexts)
+  pair = jax.jit(lambda label, context: COUPLE(key, x0, y, {'label': label, 'context': context}))
+  of_class = np.asarray(pair(labels, one_context))
+  of_context, free = pair(one_class, contexts), pair(one_class, one_context)
   assert_array_equal(labels[of_class], labels)
   assert len({*of_class.tolist()}) > 15
   same = [np.mean(index == np.arange(40)) for index in (of_context, free)]
@@ -89,7 +89,7 @@ def test_contexts_weigh_as_in_the_release(shift, key):
   distances, gaps = (cdist(a, b, 'sqeuclidean') for a, b in ((x0, y), (contexts,) * 2))
   cost = distances + bisected(distances, gaps, 0.2) * gaps
   cond = {'context': contexts}
-  index = jax.jit(couplings.exact_coupling(0.2))(key, x0, y, cond)
+  index = by_ratio(0.2, key, x0, y, cond)
   best = cost[linear_sum_assignment(cost)].sum()
   assert cost[np.arange(40), index].sum() == pytest.approx(best, rel=1e-5)
 
@@ -105,13 +105,14 @@ def test_equal_points_have_all_pairs(key):
 def test_without_a_plan_pairs_are_nan(key):
   """A plan comes with its error."""
   x0, y = normals((30, 2), (30, 2))
-  too_small, good = schrodinger_coupling(1e-4), schrodinger_coupling(0.5)
+  too_small, good = 1e-4, 0.5
   broken = x0 * np.where(np.arange(30)[:, None] == 3, np.nan, 1.0).astype(np.float32)
   pair = lambda coupling, x0: couplings.paired(coupling, key, x0, y, {})
-  run = jax.jit(pair, static_argnums=0)
-  for coupling, x in ((too_small, x0), (good, broken), (EXACT, broken)):
-    pairs, metrics = run(coupling, x)
-    assert np.isnan(pairs).all() and np.isnan(metrics.get('column_error', np.nan)).all()
+  run = jax.jit(lambda diffusion, x0: pair(schrodinger_coupling(diffusion), x0))
+  assert np.isnan(jax.jit(lambda x0: pair(EXACT, x0)[0])(broken)).all()
+  for diffusion, x in ((too_small, x0), (good, broken)):
+    pairs, metrics = run(diffusion, x)
+    assert np.isnan(pairs).all() and np.isnan(metrics['column_error']).all()
   pairs, metrics = jax.device_get(run(good, x0))
   assert {*pairs[:, 0].tolist()} <= {*y[:, 0].tolist()}
   assert np.all(metrics['column_error'] < 0.0101) and metrics['column_error'].shape == (30,)
@@ -127,11 +128,11 @@ def test_couplings_without_an_epsilon_are_refused(value):
 def test_eight_devices_have_the_pairs_of_one(key):
   """Their number of rows is one at which copies to the host have a thread."""
   x0, y = normals((256, 8), (256, 8))
-  pairs = jax.jit(lambda x0, y: y[EXACT(key, x0, y, {})])
-  entropic = jax.jit(lambda x0, y: couplings.sinkhorn_coupling()(key, x0, y, {}))
+  entropic = couplings.sinkhorn_coupling()
+  run = jax.jit(lambda x0, y: [pair(key, x0, y, {}) for pair in (EXACT, entropic)])
   place = sharding.batch_sharding(sharding.make_mesh())
-  for function in (pairs, entropic):
-    assert_array_equal(function(*jax.device_put((x0, y), place)), function(x0, y))
+  for eight, one in zip(run(*jax.device_put((x0, y), place)), run(x0, y), strict=True):
+    assert_array_equal(eight, one)
 
 
 OBJECTIVES = (
@@ -150,8 +151,8 @@ def test_objectives_pair_numbers_and_noise_of_a_class_in_their_order(key):
     with pytest.raises(ValueError, match='a coupling needs straight paths'):
       make(network, dj.CosineSchedule(), coupling=EXACT)
     made.append(make(network, dj.RectifiedFlowSchedule(), coupling=EXACT))
-  draws = jax.jit(lambda: [objective.draw(key, batch, Context())[0] for objective in made])()
-  for inputs in draws:
+  for objective in made:
+    inputs, _ = objective.draw(key, batch, Context())
     paired = np.asarray(getattr(inputs, 'inputs', inputs).eps[:, 0])
     for label in range(2):
       x0, y = batch['x'][label::2, 0], paired[label::2]
@@ -167,10 +168,10 @@ def test_points_on_a_line_are_paired_in_their_order(key):
 
 
 def test_a_small_ratio_keeps_the_noise_of_each_context(key):
-  x0, y, contexts = normals((50, 2), (50, 2), (50, 3))
+  x0, y, contexts = normals((40, 3), (40, 3), (40, 2))
   for ratio, least, most in ((0.02, 0.9, 1.0), (1.0, 0.0, 0.2)):
-    index = jax.jit(couplings.exact_coupling(ratio))(key, x0, y, {'context': contexts})
-    assert least <= np.mean(index == np.arange(50)) <= most
+    index = by_ratio(ratio, key, x0, y, {'context': contexts})
+    assert least <= np.mean(index == np.arange(40)) <= most
 
 
 def test_sinkhorn_draws_from_the_rows_of_its_plan(key):

@@ -1,7 +1,5 @@
 """Training on data with a known optimum, without Flax."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,13 +58,13 @@ def objective(network_fn=mlp, **options):
   return objectives.denoising(network, SCHEDULE, times=dj.step_times(1000))
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def draw_images(key, i, n):
-  return MIXTURE.sample(jax.random.fold_in(key, i), n)
+def batch_at(i):
+  return {'x': np.random.default_rng(i).normal(size=(16, 2)).astype(np.float32)}
 
 
-def batch_at(i, n=256):
-  return {'x': draw_images(jax.random.key(9), i, n)}
+SGD = optax.sgd(0.1)
+STEP = make_train_step(objective(), SGD, lambda step: 0.25)
+one_step = jax.jit(STEP)
 
 
 @pytest.mark.slow
@@ -81,7 +79,8 @@ def test_a_trained_network_samples_the_data(key):
   @jax.jit
   def train_and_sample(params, key):
     def body(state, i):
-      return step(state, batch_at(i), key, rate=rate(i))[0], ()
+      data_key = jax.random.fold_in(jax.random.key(9), i)
+      return step(state, {'x': MIXTURE.sample(data_key, 256)}, key, rate=rate(i))[0], ()
 
     state, _ = jax.lax.scan(body, init_state(params, adam), jnp.arange(600))
     denoise = dj.Network(mlp, dj.step_input(1000)).denoiser(state.ema_params['network'])
@@ -95,9 +94,8 @@ def test_a_trained_network_samples_the_data(key):
 
 def test_one_step_is_gradient_update_and_average(key):
   """The gradient step is done by hand; another step has other noise."""
-  step = jax.jit(make_train_step(objective(), optax.sgd(0.1), lambda step: 0.25))
-  state = init_state(init(8), optax.sgd(0.1))
-  after, metrics = jax.device_get(step(state, batch_at(0), key))
+  state = init_state(init(8), SGD)
+  after, metrics = jax.device_get(one_step(state, batch_at(0), key))
   step_key = jax.random.fold_in(key, 0)
   loss = lambda p: objective()(p, Context(), step_key, batch_at(0))[0]
   grads = jax.device_get(jax.jit(jax.grad(loss))(state.params))
@@ -109,7 +107,7 @@ def test_one_step_is_gradient_update_and_average(key):
   jax.tree.map(close, after.ema_params, average)
   norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(grads)))
   assert_allclose(metrics['grad_norm'].total, norm, rtol=1e-4)
-  _, later = step(state._replace(step=state.step + 1), batch_at(0), key)
+  _, later = one_step(state._replace(step=state.step + 1), batch_at(0), key)
   assert later['loss'].total.item() != metrics['loss'].total.item()
 
 
@@ -156,16 +154,14 @@ def test_averages_are_of_the_step_that_is_taken(key):
 
 def test_steps_of_one_call_are_single_steps(key):
   """Another length of a call changes no bit, another program may."""
-  step = make_train_step(objective(), optax.sgd(0.1), lambda step: 0.1)
-  state = init_state(init(8), optax.sgd(0.1))
-  batches = [batch_at(i, 16) for i in range(10)]
-  single, expected = jax.jit(step), []
+  state = init_state(init(8), SGD)
+  batches, expected = [batch_at(i) for i in range(10)], []
   alone = state
   for batch in batches:
-    alone, metrics = single(alone, batch, key)
+    alone, metrics = one_step(alone, batch, key)
     expected.append(metrics['loss'].total)
 
-  steps = jax.jit(make_train_steps(step))
+  steps = jax.jit(make_train_steps(STEP))
 
   def in_calls(*counts):
     after, losses, rest = state, [], batches

@@ -134,7 +134,7 @@ def test_a_table_of_ones_own_has_a_context_where_its_file_has_one(trained, tmp_p
     assert (context and context.name) == kind
 
 
-def test_the_page_draws_a_row_of_the_held_out_contexts(trained, tmp_path):
+def test_the_page_draws_a_row_of_the_held_out_contexts(trained, tmp_path, monkeypatch):
   """The same as for this row in a file; another row is another picture."""
   path = trained[1]
   run = untrained(vectors(path), tmp_path / 'run', deviation=0.05)
@@ -142,7 +142,9 @@ def test_the_page_draws_a_row_of_the_held_out_contexts(trained, tmp_path):
     np.save(tmp_path / 'y.npy', file['test_context'][2:4])
   more = typed('serve.num_images=4 sampling.num_steps=3')
   given = {'sampling.context': str(tmp_path / 'y.npy')}
-  drawn = []
+  drawn, programs, make = [], {}, serve.program  # both pages draw by one program
+  one = lambda what, *args: programs.setdefault(what, make(what, *args))
+  monkeypatch.setattr(serve, 'program', one)
   for fields, rows in ((given, '1'), ({}, '32')):
     opened = Run.open(of_run(run, **more | fields), run)
     emerge = serve.emerging(opened)

@@ -113,6 +113,19 @@ OF_OPENAI = (
 )
 
 
+OF_EDM = options.models("""
+  song model_type=SongUNet
+  augmented song augment_dim=9
+  labels song label_dim=10 label_dropout=0.1
+  vp song precond=VPPrecond
+  ncsnpp song encoder_type=residual embedding_type=fourier channel_mult_noise=2 \
+    resample_filter=[1,3,3,1]
+  ve ncsnpp precond=VEPrecond
+  adm label_dim=1000
+  iddpm label_dim=1000 precond=iDDPMPrecond
+""")
+
+
 def models_of_projects():
   """Yields (name, constructor) of each kind of model of a reader."""
   for name in OF_OPENAI:
@@ -123,19 +136,8 @@ def models_of_projects():
     if ('ddpmpp' in name or 'ncsnpp_' in name) and 'deep' not in name:
       options = score_sde.choose_options(name, num_res_blocks=1)  # of 4, all alike
       yield name, functools.partial(score_sde.describe, options, score_sde.TORCH)
-  song = dict(model_type='SongUNet')
-  ncsnpp = song | dict(encoder_type='residual', embedding_type='fourier')
-  ncsnpp |= dict(channel_mult_noise=2, resample_filter=[1, 3, 3, 1])
-  for name, options in {
-    'augmented': song | dict(augment_dim=9),
-    'with labels': song | dict(label_dim=10, label_dropout=0.1),
-    'vp': song | dict(precond='VPPrecond'),
-    'ncsnpp': ncsnpp,
-    've': ncsnpp | dict(precond='VEPrecond'),
-    'adm': dict(label_dim=1000),
-    'iddpm': dict(label_dim=1000, precond='iDDPMPrecond'),
-  }.items():
-    chosen = edm.choose_options(img_resolution=32, **options)
+  for name, given in OF_EDM.items():
+    chosen = edm.choose_options(img_resolution=32, **given)
     yield f'edm {name}', functools.partial(edm.describe, chosen)
   chosen = edm2.choose_options(img_resolution=64, label_dim=1000)
   yield 'edm2', functools.partial(edm2.describe, chosen)

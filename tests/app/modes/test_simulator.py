@@ -7,7 +7,6 @@ import pytest
 
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import floors
-from diffusion_jax.testing import floors as exact
 from tests.app.conftest import of_run, refused, trial
 from tests.app.fields import typed
 from tests.data.test_simulations import calls_of
@@ -41,7 +40,7 @@ def trained(tmp_path_factory):
   data = {'data': f'{name}:simulate', 'data.calls': folder / 'calls'}
   data |= typed('data.num_examples=250 data.num_test=40')
   patch.setattr(sys, 'dont_write_bytecode', True)
-  losses = dict.fromkeys(exact.ROWS, {'loss': 1.0})
+  losses = dict.fromkeys(floors.floors.ROWS, {'loss': 1.0})
   patch.setattr(floors, 'measure', lambda *args: losses)
   config = trial('inference', 'two_moons', **FEW | data)
   MODES['train'](config, folder / 'run')

@@ -47,7 +47,8 @@ def table(tmp_path_factory):
 def config_of(table, *x, **changes):
   fields = {'data.x': x} | typed(f"""
     data=csv data.path={table} data.test_fraction=0.2 sampling.checkpoint=latest
-    sampling.num_samples=3 sampling.num_steps=3 sampling.sampler=ddim training.checkpoints.best=None
+    sampling.num_samples=3 sampling.batch_size=3 sampling.num_steps=3 sampling.sampler=ddim
+    training.checkpoints.best=None
   """)
   return trial('vectors', **fields | changes)
 

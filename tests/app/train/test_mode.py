@@ -33,7 +33,7 @@ from tests.app.conftest import (
   smoke,
   trial,
 )
-from tests.app.fields import within
+from tests.app.fields import typed, within
 from tests.runtime.test_profiling import steps_in
 
 UNSCALED: dict = dict.fromkeys(('mean', 'std', 'low', 'high'), [])
@@ -275,34 +275,32 @@ def test_the_steps_are_saved_if_the_metric_of_the_checkpoint_fails(tmp_path, mon
   assert note in capsys.readouterr().out
 
 
-# Mistakes that the folder shows, as (mode, what is done to a copy of a run,
-# fields, message). tests/app/modes/test_refusals.py has refusals of a config.
-FD = within('evaluation', metrics=('fd',), features='pixels')
-MEASURED = FD | {'training.metrics.every': 4}
-PICTURES = within('data', 'folder', path='pictures', image_shape=(8, 8, 1))
-DAMAGED = PICTURES | within('conditioning', labels=False, dropout=0.0)
-DAMAGED |= {'training.held_out': None, 'training.sample_every': 0}
-LOST = PICTURES | {'data.path': 'lost'}
-INPAINT = within('edit', 'inpaint', image='half.png', mask='half.png')
-MISTAKES = [
-  ('train', 'new', DAMAGED, 'pictures/1.png cannot be read as an image'),
-  ('train', 'samples', {}, 'cannot write in the workdir .*samples'),
-  ('train', 'copy', MEASURED | {'seed': 7}, 'holds a run with another config: .*seed'),
-  ('train', 'new', MEASURED | {'training.start.run': 'nowhere'}, 'start.run'),
-  ('sample', 'samples', {}, 'cannot write in the workdir .*samples'),
-  ('sample', 'copy', {'sampling.checkpoint': '7'}, 'contains no checkpoint 7'),
-  ('evaluate', 'evaluation', FD, 'cannot write in the workdir .*evaluation'),
-  ('evaluate', 'copy', FD | {'sampling.checkpoint': '7'}, 'no checkpoint 7'),
-  ('evaluate', 'copy', FD | LOST, 'config.data: folder lost not found'),
-  ('edit', 'edits', INPAINT, 'cannot write in the workdir .*edits'),
-  ('edit', 'copy', INPAINT | {'sampling.checkpoint': '7'}, 'no checkpoint 7'),
-]
+# Mistakes that the folder shows: mode, what is done to a copy of a run, fields => message.
+# tests/app/modes/test_refusals.py has refusals of a config.
+FD = 'evaluation.metrics=fd evaluation.features=pixels'
+PICTURES = 'data=folder data.image_shape=8,8,1 data.path='
+INPAINT = 'edit=inpaint edit.image=half.png edit.mask=half.png'
+MISTAKES = f"""
+train new {PICTURES}pictures conditioning.labels=False conditioning.dropout=0
+  training.held_out=None training.sample_every=0 => pictures/1.png cannot be read as an image
+train samples => cannot write in the workdir .*samples
+train copy {FD} training.metrics.every=4 seed=7 => holds a run with another config: .*seed
+train new {FD} training.metrics.every=4 training.start.run=nowhere => start.run
+sample samples => cannot write in the workdir .*samples
+sample copy sampling.checkpoint=7 => contains no checkpoint 7
+evaluate evaluation {FD} => cannot write in the workdir .*evaluation
+evaluate copy {FD} sampling.checkpoint=7 => no checkpoint 7
+evaluate copy {FD} {PICTURES}lost => config.data: folder lost not found
+edit edits {INPAINT} => cannot write in the workdir .*edits
+edit copy {INPAINT} sampling.checkpoint=7 => no checkpoint 7
+"""
 
 
-@pytest.mark.parametrize('mode, where, fields, message', MISTAKES)
-def test_a_mistake_is_refused_before_a_program_is_compiled(
-  mode, where, fields, message, run, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize('row', re.split(r'\n(?=\S)', MISTAKES.strip()))
+def test_a_mistake_is_refused_before_a_program_is_compiled(row, run, tmp_path, monkeypatch):
+  fields, message = ' '.join(row.split()).split(' => ')
+  mode, where, *fields = fields.split()
+  fields = typed(' '.join(fields))
   monkeypatch.chdir(tmp_path)
   workdir, picture = Path('copy'), Path('pictures/1.png')
   picture.parent.mkdir()
