@@ -18,7 +18,7 @@ trains again with five times the weight decay for as long as the last
 training over-fitted and its held-out loss is the least, and then with twice the
 steps for as long as the last step has the least: docs/inference.md. It draws
 10,000 parameters for each observation, and compares them with as many of the
-reference. Finished rows are kept in <out>/rows.jsonl, runs in <out> too.
+reference, in a minute or more. Finished rows are kept in <out>/rows.jsonl, runs in <out> too.
 Seconds are the processor's: of all trainings without compilation, and of 10,000
 draws including the ones outside the box. Peers are methods of the package sbi
 with its defaults, on the same simulations, in another process
@@ -42,7 +42,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.c2st import c2st
 from configs import inference, joint
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions
@@ -54,6 +53,7 @@ from diffusion_jax.app.train.setup import prepare
 from diffusion_jax.data import npz
 from diffusion_jax.data.simulated import of_simulator
 from diffusion_jax.demos import simulators
+from diffusion_jax.metrics.vectors import classifier_accuracy
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.files import make_folder
 
@@ -280,7 +280,7 @@ def scores_of(
     count = min(len(drawn), len(reference))
     drawn = np.asarray(drawn[:count, : reference.shape[1]], np.float64)
     drawn = parameters_of(task, drawn)
-    scores.append(c2st(drawn, reference[:count]))
+    scores.append(classifier_accuracy(drawn, reference[:count]).value)
   return scores
 
 

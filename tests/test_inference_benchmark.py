@@ -8,11 +8,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from benchmarks import inference as benchmark
-from benchmarks.c2st import c2st
 from configs import inference
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.demos import simulators
-from diffusion_jax.metrics.vectors import classifier_accuracy
 from tests.app.conftest import arrays_of, trial
 
 pytestmark = pytest.mark.benchmarks
@@ -118,17 +116,6 @@ def test_a_training_with_its_least_loss_at_the_end_is_repeated_for_longer(
   assert [config.training.num_steps for config in configs] == [4000, 8000][: len(losses)]
   assert run.name == {1: 'run'}.get(chosen, f'run-{chosen}-times')
   assert row['steps'] == 2000 * chosen and row['train_seconds'] == 2.0 + 3.0 * len(losses)
-
-
-@pytest.mark.parametrize('shift', [0.0, 0.4])
-def test_c2st_is_that_of_scikit_learn(shift):
-  rng = np.random.default_rng(0)
-  x, y = rng.normal(size=(2, 1000, 2)) + shift * np.arange(2)[:, None, None]
-  x[:, 1] *= 1.0 + shift
-  found, exact = c2st(x, y), classifier_accuracy(x, y)
-  # Four standard errors of 2,000 examples.
-  assert abs(found - exact.value) < 4 * 0.5 / 2000**0.5
-  assert abs(found - 0.5) < 0.045 if shift == 0.0 else found > 0.57
 
 
 def references(folder):

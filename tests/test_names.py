@@ -1,6 +1,5 @@
-"""Names of docs/samplers.md, in other projects and here, and of changes."""
+"""Names of docs/samplers.md, in other projects and here."""
 
-import pkgutil
 import re
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
-from diffusion_jax.app import help
-from diffusion_jax.app.config import folder, tree
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.kinds import store
 from tests.app.config.test_store import read
 
@@ -100,53 +98,3 @@ def test_fields_of_the_page_are_set(fields):
     path = store.spelled(path, config.schema)
     expected = str(found.get(path, found.get(f'{path}.name'))).strip('(),[]').removesuffix('.0')
     assert expected == text.removesuffix('.0'), path
-
-
-def choices_and_fields():
-  """Returns {field: names of its table}, and all fields, of any model."""
-  choices, fields = {}, set()
-  for kind in store.KINDS:
-    parts = [
-      *kind.parts.items(),
-      *kind.common.items(),
-      *((f'evaluation.{n}', c) for n, c in kind.metrics.items()),
-    ]
-    for where, table in kind.tables.items():
-      choices.setdefault(where, set()).update(table)
-      parts += [(where, constructor) for constructor in table.values()]
-    for where, constructor in parts:
-      fields |= {where, *(tree.below(where, name) for name in tree.parameters(constructor))}
-      fields |= {*kind.aliases}
-  return choices, fields
-
-
-def is_importable(name):
-  """Returns whether diffusion_jax has an attribute or a module of this name."""
-  try:
-    pkgutil.resolve_name(f'diffusion_jax.{name}')
-  except (ImportError, AttributeError):
-    return False
-  return True
-
-
-def test_what_the_changelog_names_exists():
-  """Of the present version, but for the names of 0.1.0 in its tables."""
-  text = (ROOT / 'CHANGELOG.md').read_text().split('\n## ')[1]
-  names = codes(re.sub(r'^\|[^|]*', '', text, flags=re.M))
-  choices, fields = choices_and_fields()
-  sections = {field.partition('.')[0] for field in fields}
-  modules = {module.name for module in pkgutil.iter_modules(dj.__path__)}
-  for name in names:
-    if file := re.match(r'(configs|docs)/\w+\.\w+', name):
-      assert (ROOT / file[0]).is_file(), name
-    if mode := re.match(r'--mode=(\w+)', name):
-      assert mode[1] in help.about_modes(), name
-    code = re.match(r'(?:--config\.)?([a-z_]+)((?:\.\w+)*)(?:=(\w+))?(?=$|[(=])', name)
-    if not code or not (code[2] or code[3]) or code[2].startswith(('.jsonl', '.html')):
-      continue
-    first, path = code[1], code[1] + code[2]
-    if first == 'dj':
-      assert is_importable(path[3:]), name
-    elif first in sections | modules:
-      assert path in fields or is_importable(path), name
-      assert not code[3] or path not in choices or code[3] in choices[path], name

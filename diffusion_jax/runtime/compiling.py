@@ -239,22 +239,15 @@ _STORED = '/jax/compilation_cache/cache_misses'
 # Of the programs of this process, by JAX's name of the event.
 events: collections.Counter[str] = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: events.update([event]))
-
-
-class _Seconds(threading.local):
-  def __init__(self):
-    self.spent: collections.Counter[str] = collections.Counter()
-
-
-_seconds = _Seconds()
+_seconds = collections.defaultdict(collections.Counter)  # of the programs of a thread
 jax.monitoring.register_event_duration_secs_listener(
-  lambda event, duration_secs, **_: _seconds.spent.update({event: duration_secs})
+  lambda event, duration_secs, **_: _seconds[threading.get_ident()].update({event: duration_secs})
 )
 
 
 def spent() -> collections.Counter[str]:
   """Returns the seconds of the programs of this thread, by JAX's name of the event."""
-  return _seconds.spent.copy()
+  return _seconds[threading.get_ident()].copy()
 
 
 def source(since: collections.Counter[str]) -> tuple[str, float]:
