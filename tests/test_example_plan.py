@@ -50,9 +50,9 @@ def test_the_abstract_step_is_the_step_of_a_training(tmp_path, monkeypatch):
   def spied(step, shapes, *more):
     run = in_place(step, shapes, *more)
 
-    def compute(*arrays):
-      seen.append(step.lower(*arrays).compile().memory_analysis())
-      return run(*arrays)
+    def compute(state, *arrays):
+      seen.append(step.lower(shapes, *arrays).compile().memory_analysis())
+      return run(state, *arrays)
 
     return compute
 

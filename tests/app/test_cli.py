@@ -80,6 +80,7 @@ def command(monkeypatch, capsys):
   monkeypatch.setattr(cli.processes, 'exit_all', sys.exit)
   monkeypatch.setattr(sys, 'path', [*sys.path])  # A user's module adds its folder.
   monkeypatch.setitem(sys.modules, 'configs', configs)  # find_config sets it
+  monkeypatch.delitem(sys.modules, 'own', raising=False)  # of another test
 
   def command(*args, cwd=ROOT):
     monkeypatch.chdir(cwd)

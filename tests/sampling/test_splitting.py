@@ -121,7 +121,7 @@ def test_split_gibbs_has_the_noise_of_its_width(width, key):
   exact = PRIOR.posterior(whitening @ MATRIX, whitening @ Y, 1.0)
   widths = np.float32([*np.geomspace(2.0, width, 6), *[width] * 14])
   x = gibbs_draws(jax.random.split(key, NUM), normal(NUM, 4), widths)
-  # 50 steps of each draw leave 6 to 9 % of the variance.
+  # 50 steps of each draw give 6 to 9 % less than the variance.
   check_moments(x, exact, mean_error=0.05, cov_error=0.12)
 
 

@@ -64,7 +64,7 @@ def test_a_training_has_four_large_programs_and_few_operations(tmp_path, program
   assert [counts.pop(name) for name in LARGE] == [1, 1, 1, 1]
   assert counts.total() < 20, counts
   beside = [name for name, beside in programs if beside]
-  assert beside == ['eval_step', 'images']
+  assert beside == ['make_arrays', 'eval_step', 'images']
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ def step_in_numpy(monkeypatch, losses):
   """Makes steps that need no compiler: parameters and their averages are the loss."""
 
   def step(state, *_):
+    state = state() if callable(state) else state  # before the first step
     loss = np.float32(losses[int(state.step)])
     full = lambda x: jax.device_put(np.full(x.shape, loss, x.dtype), x.sharding)
     params = jax.tree.map(full, state.params)

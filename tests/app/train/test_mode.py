@@ -188,6 +188,7 @@ def test_a_line_has_the_products_of_a_dense_network(tmp_path, monkeypatch):
 
   def in_place(jitted, shapes, what, read):
     def steps(state, *args):
+      state = state() if callable(state) else state
       read(jitted.trace(shapes, *args).jaxpr)
       metrics = dict.fromkeys(('loss', 'grad_norm'), Mean(np.ones(2), np.ones(2)))
       return state._replace(step=state.step + 2), metrics
