@@ -17,7 +17,7 @@ def test_attention_is_a_weighted_mean_of_what_the_mask_leaves(rng):
   q, k, v = (rng.standard_normal((2, n, 3, 4), np.float32) for n in (5, 6, 6))
   mask = np.array([[1, 0, 1, 1, 0, 1], [1, 1, 0, 0, 0, 0]], bool)
   found = jax.jit(attend)(q, k, v, mask)
-  expected = literal.attend(*map(np.float64, (q, k, v)), mask)
+  expected = literal.attend(*map(np.float64, (q, k, v)), mask=mask)
   assert_allclose(found, expected, atol=1e-6)
 
 
@@ -27,7 +27,7 @@ def test_images_two_at_a_time_are_as_all_at_once(rng):
   q, k, v, tangent = rng.standard_normal((4, *shape), np.float32)
   mask = rng.random((4, 256)) < 0.5
   theirs = functools.partial(jax.nn.dot_product_attention, mask=mask[:, None, None])
-  masked, expected = jax.jit(lambda *a: (attend(*a, mask), theirs(*a)))(q, k, v)
+  masked, expected = jax.jit(lambda *a: (attend(*a, mask=mask), theirs(*a)))(q, k, v)
   assert_allclose(np.asarray(masked).reshape(shape), expected, rtol=1e-5, atol=1e-5)
 
   @functools.partial(jax.jit, static_argnums=0)

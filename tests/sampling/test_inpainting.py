@@ -145,7 +145,7 @@ def completed(method, num_steps, *resampling):
     x = dj.prior_sample(keys[0], truth.shape, levels.take(0))
     return dj.sample(keys[1], denoise, sampler, levels, x)
 
-  return truth[:, 0], np.asarray(run(keys))[:, 1]
+  return np.asarray(truth)[:, 0], np.asarray(run(keys))[:, 1]
 
 
 @pytest.mark.parametrize('method', [('replace', 50), ('repaint', 50, 4, 5), ('reconstruction', 50)])

@@ -319,7 +319,7 @@ def test_products_of_unit_variance_are_exact_in_any_steps():
   levels = levels_of(GRIDS, rows=np.array([0, 6, 12, 18, 24, 25]))
   x, weights, state = run_product(in_three, powers, levels, (4, 500, 3))
   assert_allclose(state.lowest_ess, 500.0, rtol=1e-3)
-  _, a, sigma = (np.float64(field[:, -2]) for field in levels)
+  _, a, sigma = (np.asarray(field[:, -2], np.float64) for field in levels)
   share = a**2 / (a**2 + sigma**2)
   expected = np.broadcast_to(3.0 * log_integral * share[:, None], (6, 4))
   assert_allclose(state.log_evidence, expected, rtol=0.01)

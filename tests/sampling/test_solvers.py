@@ -68,7 +68,7 @@ def solved(name, schedule, levels, num_steps, x):
 
   def body(i, carry):
     ends = {'level_s': levels.take(i + 1), 'level_t': levels.take(i)}
-    return sampler.step(key, *carry, denoise, **ends)
+    return sampler.step(key, carry[0], carry[1], denoise, **ends)
 
   return jax.lax.fori_loop(0, num_steps, body, (x, sampler.init(x)))[0]
 

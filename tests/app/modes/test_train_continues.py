@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def test_a_run_continues_on_other_devices_and_in_parts(digits_run, tmp_path, cap
 def step_in_numpy(monkeypatch, losses):
   """Makes steps that need no compiler: parameters and their averages are the loss."""
 
-  def step(state, *_):
+  def step(state: Any, *_):
     state = state() if callable(state) else state  # before the first step
     loss = np.float32(losses[int(state.step)])
     full = lambda x: jax.device_put(np.full(x.shape, loss, x.dtype), x.sharding)

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import jax
@@ -187,7 +188,7 @@ def test_a_line_has_the_products_of_a_dense_network(tmp_path, monkeypatch):
   """
 
   def in_place(jitted, shapes, what, read):
-    def steps(state, *args):
+    def steps(state: Any, *args):
       state = state() if callable(state) else state
       read(jitted.trace(shapes, *args).jaxpr)
       metrics = dict.fromkeys(('loss', 'grad_norm'), Mean(np.ones(2), np.ones(2)))
