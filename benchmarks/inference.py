@@ -18,7 +18,8 @@ trains again with five times the weight decay for as long as the last
 training over-fitted and its held-out loss is the least, and then with twice the
 steps for as long as the last step has the least: docs/inference.md. It draws
 10,000 parameters for each observation, and compares them with as many of the
-reference, in a minute or more. Finished rows are kept in <out>/rows.jsonl, runs in <out> too.
+reference, in a minute or more. Finished rows are kept in <out>/rows.jsonl, runs
+in <out> too.
 Seconds are the processor's: of all trainings without compilation, and of 10,000
 draws including the ones outside the box. Peers are methods of the package sbi
 with its defaults, on the same simulations, in another process

@@ -167,28 +167,32 @@ def in_place(
   shapes: PyTree,
   what: str = 'a program',
   read: Callable[[ClosedJaxpr], object] = lambda jaxpr: None,
-) -> Callable:
-  """Returns a jitted (state, ...) -> (state, ...) whose first call may convert.
+) -> Program:
+  """Returns a jitted (state, ...) -> (state, ...) as a program to be compiled first.
 
-  That call takes a function () -> state. It compiles for the shapes, calls the
-  function, and moves the state into the layouts of the program; later calls
-  expect what an earlier one returned.
+  `compile(...)` takes the arguments after the state, whose shapes are known. The
+  first call moves the state into the layouts of the program; later ones expect
+  what an earlier one returned.
   what: the program's name in messages. read: called with its trace.
   """
-  compiled = None
+  compiled, formats = None, None
 
-  def call(state, *args):
-    nonlocal compiled
-    if compiled is None:
-      with announced(what):
-        traced = jitted.trace(shapes, *args)
-        read(traced.jaxpr)
-        compiled = traced.lower().compile()
-    if callable(state):
-      state = jax.tree.map(_relaid, state(), compiled.input_formats[0][0])
+  def compile(*args):
+    nonlocal compiled, formats
+    with announced(what):
+      traced = jitted.trace(shapes, *args)
+      read(traced.jaxpr)
+      compiled = traced.lower().compile()
+    formats = compiled.input_formats[0][0]
+
+  def start(state, *args):
+    nonlocal formats
+    assert compiled is not None
+    if formats is not None:
+      state, formats = jax.tree.map(_relaid, state, formats), None
     return compiled(state, *args)
 
-  return call
+  return Program(start, compile)
 
 
 def _relaid(x, target):

@@ -128,9 +128,10 @@ def test_a_state_takes_the_layouts_of_its_program_and_keeps_them():
   state = {'w': jax.device_put(np.eye(2, dtype=np.float32), place)}
   shapes = {'w': jax.ShapeDtypeStruct((2, 2), jnp.float32, sharding=place)}
   run = compiling.in_place(jitted, shapes)
-  expected, new = np.eye(2), lambda: state
+  run.compile(x)
+  expected, new = np.eye(2), state
   for _ in range(2):
-    new, total = run(new, x)
+    new, total = run.start(new, x)
     assert total == expected.sum()
     expected = 0.5 * expected + x @ expected
     assert new['w'].format.layout.major_to_minor == (1, 0)

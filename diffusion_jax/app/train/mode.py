@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -92,19 +91,21 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
 class Loop:
   """A running training.
 
-  state: before its first step a function that gives it; frozen: parameters that
-  are not trained; start: the step it continues from; compute: the result of
+  made: gives the state before the first step; frozen: parameters that are not
+  trained; start: the step it continues from; compile, compute: the result of
   `make_advance`; batches: from the step `start` on, on the devices; ahead: the
   programs of hooks that compile in a thread.
   """
 
   parts: Setup
-  state: Any
+  made: Callable[[], TrainState]
   frozen: Params
   start: int
   log: StepLog
+  compile: Callable
   compute: Callable
   batches: Iterator[dict]
+  state: TrainState = dataclasses.field(init=False)
   ahead: dict[str, Future] = dataclasses.field(default_factory=dict)
 
   def take(self, step: int) -> list[dict]:
@@ -116,8 +117,13 @@ class Loop:
     """Dispatches the steps after `step`, one for each batch."""
     c, start_up = self.parts.config.training, self.parts.start_up
     start_up.mark('batch')
+    if step == self.start:
+      before = compiling.spent()
+      self.compile(step, batches, self.frozen)
+      start_up.mark('tracing the step', *compiling.source(before))
+      self.state = self.made()
+      start_up.mark('state')
     self.state, metrics = self.compute(self.state, step, batches, self.frozen)
-    start_up.mark('state')
     self.log.add(range(step + 1, step + 1 + len(batches)), metrics)
     if step == self.start:
       if c.machine.compile_ahead:
@@ -221,20 +227,14 @@ def begin(parts: Setup) -> Loop | None:
   def count(jaxpr):
     log.flop = sum(programs.flops(jaxpr).values()) / mesh.size
 
-  before = compiling.spent()
-
-  def first():
-    parts.start_up.mark('tracing the step', *compiling.source(before))
-    return made()
-
-  compute = setup.make_advance(parts, more_steps, count)
+  program = setup.make_advance(parts, more_steps, count)
   key = stream(config.seed, 'latents')
   batches = (
     parts.encode(frozen, to_global(mesh, batch), key, step)
     for step, batch in enumerate(read, start)
   )
   parts.start_up.mark('files')
-  return Loop(parts, first, frozen, start, log, compute, batches)
+  return Loop(parts, made, frozen, start, log, program.compile, program.start, batches)
 
 
 def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainState]]:

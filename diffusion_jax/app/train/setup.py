@@ -34,7 +34,7 @@ from diffusion_jax.data import simulations
 from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime import compiling
-from diffusion_jax.runtime.compiling import announced, options
+from diffusion_jax.runtime.compiling import Program, announced, options
 from diffusion_jax.runtime.sharding import (
   batch_sharding,
   fsdp_sharding,
@@ -248,30 +248,33 @@ def abstract_step(config: Node, mesh: Mesh, workdir: str | Path) -> tuple[stages
 
 def make_advance(
   parts: Setup, more_steps: float, count: Callable[[ClosedJaxpr], object]
-) -> Callable:
-  """Returns (state, step, batches, frozen) -> (state, metrics).
+) -> Program:
+  """Returns (state, step, batches, frozen) -> (state, metrics), see `compiling.in_place`.
 
   It takes a step for each batch. step: the number of steps before. frozen:
   parameters that are not trained. Leaves of metrics are [], or
-  [steps_per_call] if training.steps_per_call is above 1. state: at the first
-  call a function, see `compiling.in_place`. count: called with the trace.
+  [steps_per_call] if training.steps_per_call is above 1. count: called with the
+  trace of a step.
   """
   c = parts.config.training
   key = stream(parts.config.seed, 'training')
   args = parts.config, parts.mesh, parts.objective, parts.optimizer
   jitted = jit_step(*args, parts.shapes, more_steps)
-  compiled = compiling.in_place(jitted, parts.shapes, 'the training step', count)
+  program = compiling.in_place(jitted, parts.shapes, 'the training step', count)
 
-  def advance(state, step, batches, frozen):
+  def inputs(step, batches, frozen):
     if c.steps_per_call == 1:
-      return compiled(state, batches[0], key, frozen, parts.rates[step])
+      return batches[0], key, frozen, parts.rates[step]
     # Unused batches at the end, so that one program is compiled.
     n, rates = len(batches), np.zeros(c.steps_per_call, np.float32)
     rates[:n] = parts.rates[step : step + n]
     batches = (*batches, *[batches[-1]] * (c.steps_per_call - n))
-    return compiled(state, batches, key, n, frozen, rates)
+    return batches, key, n, frozen, rates
 
-  return advance
+  return Program(
+    lambda state, *given: program.start(state, *inputs(*given)),
+    lambda *given: program.compile(*inputs(*given)),
+  )
 
 
 def averages_of(config: Node, more_steps: float = 0.0) -> Averages:

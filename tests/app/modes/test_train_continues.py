@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from numpy.testing import assert_allclose
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import setup
 from diffusion_jax.app.train.mode import ended
+from diffusion_jax.runtime.compiling import Program
 from diffusion_jax.training.objectives import Mean
 from tests.app.conftest import interrupted, lines_of, params_of, refused, smoke
 from tests.app.fields import typed
@@ -40,15 +40,14 @@ def test_a_run_continues_on_other_devices_and_in_parts(digits_run, tmp_path, cap
 def step_in_numpy(monkeypatch, losses):
   """Makes steps that need no compiler: parameters and their averages are the loss."""
 
-  def step(state: Any, *_):
-    state = state() if callable(state) else state  # before the first step
+  def step(state, *_):
     loss = np.float32(losses[int(state.step)])
     full = lambda x: jax.device_put(np.full(x.shape, loss, x.dtype), x.sharding)
     params = jax.tree.map(full, state.params)
     metrics = dict.fromkeys(('loss', 'grad_norm'), Mean(loss, np.float32(1.0)))
     return state._replace(step=state.step + 1, params=params, ema_params=params), metrics
 
-  monkeypatch.setattr(setup.compiling, 'in_place', lambda *_: step)
+  monkeypatch.setattr(setup.compiling, 'in_place', lambda *_: Program(step, lambda *_: None))
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):

@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import jax
@@ -20,6 +19,7 @@ import diffusion_jax as dj
 from diffusion_jax.app.kinds.model import make_encode
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import hooks, mode as train, setup
+from diffusion_jax.runtime.compiling import Program
 from diffusion_jax.training.objectives import Mean
 from tests.app import toy_parts
 from tests.app.conftest import (
@@ -160,14 +160,13 @@ def test_a_killed_run_continues_with_other_calls(run, tmp_path, monkeypatch):
   """
   calls = []
 
-  def steps(first, batches, key, count, frozen, rates):
-    state = first()
+  def steps(state, batches, key, count, frozen, rates):
     losses = np.array([x['x'].mean() for x in batches])
     calls.append((count, rates, losses[:count].mean()))
     metrics = {name: Mean(losses, np.ones(3)) for name in ('loss', 'grad_norm')}
     return state._replace(step=state.step + count), metrics
 
-  monkeypatch.setattr(setup.compiling, 'in_place', lambda *args: steps)
+  monkeypatch.setattr(setup.compiling, 'in_place', lambda *args: Program(steps, lambda *_: None))
   copy = interrupted(run, tmp_path / 'copy')
   fields = {'training.steps_per_call': 3, 'training.log_every': 2}
   MODES['train'](smoke(**fields, **within('training.machine.trace', first=2, steps=3)), copy)
@@ -188,13 +187,11 @@ def test_a_line_has_the_products_of_a_dense_network(tmp_path, monkeypatch):
   """
 
   def in_place(jitted, shapes, what, read):
-    def steps(state: Any, *args):
-      state = state() if callable(state) else state
-      read(jitted.trace(shapes, *args).jaxpr)
+    def steps(state, *_):
       metrics = dict.fromkeys(('loss', 'grad_norm'), Mean(np.ones(2), np.ones(2)))
       return state._replace(step=state.step + 2), metrics
 
-    return steps
+    return Program(steps, lambda *args: read(jitted.trace(shapes, *args).jaxpr))
 
   monkeypatch.setattr(setup.compiling, 'in_place', in_place)
   fields = within('training', steps_per_call=2, machine__accumulate=2, machine__mesh=(4, 1))
