@@ -72,6 +72,16 @@ def _on_two_axes(matrix, parts_of, x, axes):
   return jnp.stack(_combine(matrix, parts_of(first, axes[1] + 1)), axis=1)
 
 
+def _of_kernel(matrix: np.ndarray, x: Array) -> Array:
+  """Returns matrix x matrix^T for both first axes: [n, n, ...] -> [rows^2, ...].
+
+  One product, for kernels are small: as sums it would compile ten times longer.
+  """
+  both = np.kron(matrix, matrix).astype(x.dtype)
+  flat = x.reshape(both.shape[1], -1)
+  return lax.dot(both, flat, precision='highest').reshape(-1, *x.shape[2:])
+
+
 def _unstack(x, axis):
   return [lax.index_in_dim(x, i, axis, False) for i in range(x.shape[axis])]
 
@@ -92,13 +102,6 @@ def _input_tiles(x: Array, counts: tuple[int, int], padding: Padding) -> Array:
     return [lax.slice_in_dim(x, i, i + end, TILE, axis=axis) for i in range(SIZE)]
 
   return _on_two_axes(INPUT, parts, x, (1, 2)).reshape(SIZE**2, -1, x.shape[-1])
-
-
-@jax.jit
-def _kernel_points(kernel: Array) -> Array:
-  """Returns G k G^T: [3, 3, C, O] -> [36, C, O]."""
-  points = _on_two_axes(KERNEL, _unstack, kernel, (0, 0))
-  return points.reshape(SIZE**2, *kernel.shape[2:])
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -130,7 +133,7 @@ def conv(x: Array, kernel: Array, padding: Padding, precision) -> Array:
   h, w = tile_counts(height, width)
   products = lax.dot_general(
     _input_tiles(x, (h, w), padding),
-    _kernel_points(kernel),
+    _of_kernel(KERNEL, kernel),
     (((2,), (1,)), ((0,), (0,))),
     precision=precision,
   )
@@ -150,4 +153,4 @@ def kernel_gradient(x: Array, g: Array, padding: Padding, precision) -> Array:
     precision=precision,
   )
   points = points.reshape(SIZE, SIZE, *points.shape[1:])
-  return _on_two_axes(KERNEL.T, _unstack, points, (0, 0))
+  return _of_kernel(KERNEL.T, points).reshape(TAPS, TAPS, *points.shape[2:])
