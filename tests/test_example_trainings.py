@@ -16,7 +16,7 @@ from tests.app.conftest import lines_of, read
 CONFIGS = {'ddpm': 'digits', 'flow': 'digits_dit:flow', 'edm': 'digits_edm'}
 
 
-UPPER = {'multipliers': (1,), 'attention_resolutions': ()}
+UPPER = {'channels': 16, 'multipliers': (1,), 'attention_resolutions': ()}
 CASES = [('ddpm', 3)]
 CASES += [pytest.param(name, 100, marks=pytest.mark.slow) for name in CONFIGS]
 

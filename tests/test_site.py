@@ -134,7 +134,7 @@ def alt(cell):
 # Checks of each notebook's results, which run in the notebook.
 RESULTS = {
   '1_noising': 'assert float(jnp.abs(x - x0).max()) < 1e-6',
-  '2_ddpm': 'assert verdict["accuracy"] > 0.9',
+  '2_ddpm': 'assert verdict["accuracy"] > (0.9 if num_steps == 10_000 else 0.8)',
   '3_samplers': (
     'assert len(table) == 10\n'
     'assert table["ancestral (DDPM)"][0] > 0.93\n'
@@ -213,11 +213,14 @@ SLOW = (
   [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in SLOW), id=p.stem) for p in NOTEBOOKS],
 )
 def test_a_notebook_runs_and_its_results_hold(path, tmp_path_factory, request):
-  """--save_outputs stores the outputs in it."""
+  """--save_outputs stores the outputs in it; without it a training is shorter."""
   # The extra [docs] may be missing in pyright's environment.
   nbformat, nbclient = map(importlib.import_module, ('nbformat', 'nbclient'))
   notebook = nbformat.read(path, as_version=4)
   stored = copy.deepcopy(notebook.metadata)
+  if not request.config.getoption('save_outputs'):
+    for cell in notebook.cells:
+      cell.source = cell.source.replace('1000, 10_000, 128', '1000, 3_000, 128')
   notebook.cells.append(nbformat.v4.new_code_cell(RESULTS[path.stem]))
   # One folder for all, so that the network of tutorial 3 serves 4.
   folder = tmp_path_factory.getbasetemp() / 'tutorials'

@@ -58,7 +58,7 @@ def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
   """
   sums = []
   for row in matrix:
-    terms = [part if c == 1.0 else float(c) * part for c, part in zip(row, parts, strict=True) if c]
+    terms = [float(c) * part for c, part in zip(row, parts, strict=True) if c]
     sums.append(sum(terms[1:], terms[0]))
   return sums
 
@@ -73,13 +73,12 @@ def _on_two_axes(matrix, parts_of, x, axes):
 
 
 def _of_kernel(matrix: np.ndarray, x: Array) -> Array:
-  """Returns matrix x matrix^T for both first axes: [n, n, ...] -> [rows^2, ...].
+  """Applies `matrix` along both axes of a kernel: [n^2, C, O] -> [rows^2, C, O].
 
-  One product, for kernels are small: as sums it would compile ten times longer.
+  One product, because a kernel is small: sums would compile ten times longer.
   """
   both = np.kron(matrix, matrix).astype(x.dtype)
-  flat = x.reshape(both.shape[1], -1)
-  return lax.dot(both, flat, precision='highest').reshape(-1, *x.shape[2:])
+  return jnp.tensordot(both, x, 1, precision='highest')
 
 
 def _unstack(x, axis):
@@ -133,7 +132,7 @@ def conv(x: Array, kernel: Array, padding: Padding, precision) -> Array:
   h, w = tile_counts(height, width)
   products = lax.dot_general(
     _input_tiles(x, (h, w), padding),
-    _of_kernel(KERNEL, kernel),
+    _of_kernel(KERNEL, kernel.reshape(-1, *kernel.shape[2:])),
     (((2,), (1,)), ((0,), (0,))),
     precision=precision,
   )
@@ -152,5 +151,4 @@ def kernel_gradient(x: Array, g: Array, padding: Padding, precision) -> Array:
     (((1,), (1,)), ((0,), (0,))),
     precision=precision,
   )
-  points = points.reshape(SIZE, SIZE, *points.shape[1:])
-  return _of_kernel(KERNEL.T, points).reshape(TAPS, TAPS, *points.shape[2:])
+  return _of_kernel(KERNEL.T, points).reshape(TAPS, TAPS, *points.shape[1:])

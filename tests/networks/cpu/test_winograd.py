@@ -57,8 +57,7 @@ def test_the_kernel_gradient_is_the_transpose(case):
   x, kernel, padding = case
   y = direct(x, kernel, padding)
   g = np.cos(np.arange(y.size)).reshape(y.shape)
-  found = kernel_gradient(np.float32(x), np.float32(g), padding, None)
-  found = np.asarray(found)
+  found = np.asarray(kernel_gradient(np.float32(x), np.float32(g), padding, None))
   assert found.shape == kernel.shape
   basis = np.zeros(kernel.shape)
   for index in np.ndindex(3, 3, 1, 1):
@@ -66,8 +65,6 @@ def test_the_kernel_gradient_is_the_transpose(case):
     expected = np.sum(g * direct(x, basis, padding))
     basis[index] = 0.0
     assert_allclose(found[index], expected, rtol=1e-4, atol=1e-4)
-  total = np.sum(found * kernel)
-  assert_allclose(total, np.sum(g * y), rtol=1e-4, atol=1e-3)
 
 
 def test_the_error_in_float32_is_a_few_millionths(seeds):
