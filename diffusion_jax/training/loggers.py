@@ -61,9 +61,10 @@ class TensorBoard:
 
   def __init__(self, workdir: Path, start_step: int):
     # Not SummaryWriter: its thread dies on a full disk, and the run would wait
-    # for it forever.
+    # for it forever. By itself the name has the second only, and a file of this
+    # name is replaced.
     EventsWriter = _tensorboard('event_file_writer').EventsWriter
-    self._events = EventsWriter(str(workdir / 'events'))
+    self._events = EventsWriter(str(workdir / 'events'), f'.{time.time_ns()}')
     # TensorBoard drops records of this step and later ones, which will be
     # written again. Step 0 has the config.
     first = start_step + 1 if start_step else 0

@@ -1,7 +1,6 @@
 # The classes of tensorboardX.proto are made when it is imported:
 # pyright: reportAttributeAccessIssue=false
 import contextlib
-import itertools
 import json
 import time
 from typing import get_args
@@ -240,9 +239,8 @@ def shown(folder):
 
 @pytest.mark.parametrize('last', [0, 2])
 def test_tensorboard_shows_no_step_twice(tmp_path, last, monkeypatch):
-  """The restart is at step 0, before the first checkpoint, or at step 2."""
-  clock = itertools.count(1000)  # names of the files are in seconds
-  monkeypatch.setattr(time, 'time', lambda: next(clock))
+  """The restart is in the same second, at step 0, before the first checkpoint, or at step 2."""
+  monkeypatch.setattr(time, 'time', lambda: 1000.0)
   for start, stop in ((0, 3), (last, 4)):
     writer = MetricWriter(tmp_path, start)
     writer.write_config(start, {}, {})

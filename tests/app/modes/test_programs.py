@@ -69,7 +69,7 @@ def test_a_training_has_four_large_programs_and_few_operations(tmp_path, program
 
 @pytest.mark.slow
 def test_programs_can_be_compiled_one_after_the_other(digits_run, tmp_path, programs):
-  """The losses are the same, also with tuned programs; the first state alone is beside."""
+  """The losses are the same, also with tuned programs. A thread compiles the first state only."""
   programs.clear()  # of the other run
   other = typed('training.machine.compile_ahead=False training.machine.compile=tuned')
   MODES['train'](smoke(**EVERYTHING, **other), tmp_path)
