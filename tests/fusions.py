@@ -191,8 +191,7 @@ def of_kinds(names=KINDS):
       yield f'{name}/loss', app.lines_of(workdir, 'loss')
       if name != 'classifier':
         MODES['sample'](trial, workdir)
-        (drawn,) = (workdir / 'samples').rglob('*.npz')
-        yield f'{name}/drawn', dict(np.load(drawn))
+        yield f'{name}/drawn', app.arrays_of(workdir)['arr_0']
 
 
 FUNCTIONS = planted, of_oracles, of_core, of_sampling

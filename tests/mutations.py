@@ -107,7 +107,7 @@ app/config/tree.py app/config/test_trust.py
 app/config/tree.py app/modes/test_refusals.py
   toy_parts: if ':' in self.choice: => if False:
 app/config/trust.py
-  below_the_folder: content.get('parts', {}).get(os.getcwd(), ()) => sum(content.get('parts', {}).values(), [])
+  the_user_has_allowed: content.get('parts', {}).get(os.getcwd(), ()) => sum(content.get('parts', {}).values(), [])
   folder_of_the_user: [*words, *map(os.path.expanduser, words)] => words
 app/config/trust.py app/config/test_user_parts.py
   is_data_and_the_source: path in ('data', 'data.source', 'data.target') => path == 'data'
@@ -247,7 +247,7 @@ app/train/step_log.py
   a_plan_that_is_nan: names = 'column_error', 'loss', => names = 'loss',
 app/run/weights.py
   another_network_is_refused: own or folder.differences(stored => own and folder.differences(stored
-  of_a_stranger: share.exist(workdir) or load.base_path(workdir).exists() => share.exist(workdir)
+  exported_alone: share.exist(workdir) or load.base_path(workdir).exists() => share.exist(workdir)
 app/evaluate/scorers.py
   standardised_by_the_statistics: np.asarray(x.std)) => np.ones(len(x.std)))
 app/smoke.py app/test_cli.py
@@ -414,7 +414,7 @@ data/buckets.py
   copied_once_and_again: if _version(x) != copies[x][1:]] => if _version(x) is None]
   copied_once_and_again: copy.unlink() => pass
   whole_or_not_there: != size: => != copied:
-  in_a_bucket_are_those: == target or fnmatch => == target and fnmatch
+  copied_once_and_again: == target or fnmatch => == target and fnmatch
 data/columns.py
   lists_of_numbers: {'x': x, 'context': context} if context => {'x': x, 'context': x} if context
 data/columns.py data/test_huggingface.py
@@ -685,7 +685,7 @@ networks/vdm.py
 paths.py
   without_a_home: if full.startswith('~') => if False
 planning/programs.py
-  products_are_those_of_the_layers: times = params['length'] if name == 'scan' else 1 => times = 1
+  products_of_a_loop: times = params['length'] if name == 'scan' else 1 => times = 1
 planning/rates.py
   an_mfu_of_one_half: flop_per_second / _RATES[kind] => flop_per_second / 2e12
 ranges.py

@@ -3,6 +3,7 @@
 --config names a file in ./configs, an installed config, or a run folder.
 """
 
+import gc
 import os
 import re
 import signal
@@ -379,5 +380,6 @@ def run() -> None:
   start_up.open_streams()
   compiling.hide_warnings()
   start_up.keep_freed_memory()
+  gc.freeze()  # what is imported is never searched for cycles
   sys.path.append(os.getcwd())  # An installed script does not import from it.
   app.run(main, flags_parser=parse)

@@ -25,7 +25,7 @@ from diffusion_jax.app.kinds.model import IDENTITY, Model, make_mesh
 from diffusion_jax.app.run import drawing, weights
 from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.app.smoke import shrunk
-from diffusion_jax.app.train import floors, setup
+from diffusion_jax.app.train import floors, mode, setup
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
@@ -180,6 +180,8 @@ def refuse_to_compile(monkeypatch):
 
   for module in compiling, setup:
     monkeypatch.setattr(module, 'announced', compiles)
+  # The error of a thread would not be seen.
+  monkeypatch.setattr(mode, 'beside', lambda function: function())
   monkeypatch.setattr(drawing, 'per_example', PER_EXAMPLE)
   computed = 'features of real images are computed before the refusal'
   monkeypatch.setattr(references, 'load', lambda *args: pytest.fail(computed))

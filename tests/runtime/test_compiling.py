@@ -1,3 +1,4 @@
+import gc
 import os
 import subprocess
 import sys
@@ -114,9 +115,10 @@ def test_a_state_takes_the_layouts_of_its_program_and_keeps_them():
   """Columns come first, as a GPU might choose; results do not change."""
   place = replicated(make_mesh(devices=jax.devices()[:1]))
   columns = Format(Layout(major_to_minor=(1, 0)), place)
-  x = np.arange(4.0, dtype=np.float32).reshape(2, 2)
+  x, collects = np.arange(4.0, dtype=np.float32).reshape(2, 2), []
 
   def step(state, x):
+    collects.append(gc.isenabled())
     return {'w': 0.5 * state['w'] + x @ state['w']}, jnp.sum(state['w'])
 
   jitted = jax.jit(
@@ -129,6 +131,7 @@ def test_a_state_takes_the_layouts_of_its_program_and_keeps_them():
   shapes = {'w': jax.ShapeDtypeStruct((2, 2), jnp.float32, sharding=place)}
   run = compiling.in_place(jitted, shapes)
   run.compile(x)
+  assert [*collects, gc.isenabled()] == [False, True]  # of garbage, while it is traced
   expected, new = np.eye(2), state
   for _ in range(2):
     new, total = run.start(new, x)

@@ -295,7 +295,9 @@ def test_simulations_of_other_fields_are_another_set(tmp_path):
   config = data('two_moons', config='two_moons', num_examples=50, num_test=7)
   facts = datasets.with_contents(datasets.facts_of(config), datasets.source_of(config))
   folder.write_config(tmp_path, config, facts)
-  assert len(datasets.source_of(reopened(tmp_path, num_test=9), 'test')) == 9
+  nine = reopened(tmp_path, num_test=9)
+  assert len(datasets.source_of(nine, 'test')) == 9
+  assert datasets.another_set(nine, 'test') == {'num_test': 9}
   assert not [*(tmp_path / 'simulations').glob('train*')]
   message = 'validation_fraction is 0.0, 0.2 now'
   refused(message, datasets.source_of, reopened(tmp_path, validation_fraction=0.2), 'validation')

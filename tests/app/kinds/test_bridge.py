@@ -21,7 +21,7 @@ from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.weights import checkpoints
 from tests.app.conftest import arrays_of, refused, trial
-from tests.app.fields import within
+from tests.app.fields import typed, within
 
 BACK = within('sampling', reverse=True, name='back')
 
@@ -115,31 +115,27 @@ def test_a_table_has_both_ends(tmp_path):
   assert path.read_text() == 'sample,a,b,from a,from b\n0,7.0,8.0,5.0,6.0\n'
 
 
-@pytest.mark.parametrize(
-  'mode, changes, message',
-  [
-    ('train', {'data': 'moons'}, 'objective=bridge needs data with a source: set data=between'),
-    ('train', {'data.source': 'digits'}, r'real numbers \[2\], and the source 17 levels'),
-    (
-      'train',
-      {'data.paired': True, 'data.target.num_examples': 7},
-      'the target has 7 examples and the source',
-    ),
-    ('train', {'data.source': 'npz', 'data.source.path': '/nowhere.npz'}, 'file /nowhere.npz not'),
-    ('train', {'conditioning.context': 'vector'}, 'changes one of the two examples'),
-    (
-      'train',
-      {'objective.diffusion': 0, 'objective.coupling': 'exact', 'sampling.stochastic': True},
-      'has the ODE only',
-    ),
-    ('train', {'data.paired': True}, 'batch, and data.paired=True has pairs: leave one'),
-    ('train', {'objective.diffusion': 0}, 'coupling=schrodinger needs objective.diffusion above'),
-    ('evaluate', {'sampling.reverse': True}, 'evaluation.reference=test is x: set it to an npz'),
-    ('edit', {}, 'this run is a bridge, which cannot edit'),
-  ],
-)
-def test_what_a_bridge_refuses(mode, changes, message):
-  refused(message, lambda: registry.make(trial('moons_bridge', **changes), 'nowhere').check(mode))
+# Mode, fields => message.
+REFUSED = r"""
+train data=moons => objective=bridge needs data with a source: set data=between
+train data.source=digits => real numbers \[2\], and the source 17 levels
+train data.paired=True data.target.num_examples=7 => the target has 7 examples and the source
+train data.source=npz data.source.path=/nowhere.npz => file /nowhere.npz not
+train conditioning.context=vector => changes one of the two examples
+train objective.diffusion=0 objective.coupling=exact sampling.stochastic=True => has the ODE only
+train data.paired=True => batch, and data.paired=True has pairs: leave one
+train objective.diffusion=0 => coupling=schrodinger needs objective.diffusion above
+evaluate sampling.reverse=True => evaluation.reference=test is x: set it to an npz
+edit => this run is a bridge, which cannot edit
+"""
+
+
+@pytest.mark.parametrize('row', REFUSED.strip().splitlines())
+def test_what_a_bridge_refuses(row):
+  words, message = row.split(' => ')
+  mode, _, fields = words.partition(' ')
+  config = trial('moons_bridge', **typed(fields))
+  refused(message, lambda: registry.make(config, 'nowhere').check(mode))
 
 
 def test_bounds_are_refused(tmp_path):

@@ -82,11 +82,12 @@ def test_the_likelihood_of_a_network_that_sees_no_noise():
 def test_without_clipping_a_step_is_the_networks_own_estimate():
   model = model_of(**within('sampling.bound', 'quantile', quantile=0.9, largest=1.5))
   params = normal_params(model)
-  x, cond = np.full((1, 8, 8, 1), 9.0, np.float32), {'label': np.zeros(1, int)}
+  x = np.linspace(-9.0, 9.0, 64, dtype=np.float32).reshape(1, 8, 8, 1)
+  cond = {'label': np.zeros(1, int)}
 
   @jax.jit
   def estimates(params, x):
-    level = model.noisy.schedule()(0.9)
+    level = model.noisy.schedule()(0.3)
     step_function = model.plan(params).step_function
     plain = model.noisy.denoiser(params, cond), step_function(cond, clip=False)
     return [f(x, level).x0 for f in (*plain, step_function(cond))]

@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import trust
+from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import fold_each, stream
@@ -110,6 +111,9 @@ def test_vectors_are_given_a_context_in_its_units(table, tmp_path):
   assert_array_equal(run.draw(9, **given), expected)
   of_file = dj.open_run(table, num_samples=3, batch_size=4, context=path)
   assert_array_equal(of_file.draw(9), expected)
+  of_data = np.load(table.parent / 'data.npz')['context']
+  (encoded,) = conditions.given(run.model, None, {'context': rows}).cond.values()
+  assert_allclose(encoded, (rows - of_data.mean(0)) / of_data.std(0), 1e-5)
   assert run.decode(run.encode(expected)).dtype == np.float64
   assert_allclose(run.decode(run.encode(expected)), expected, 1e-7)
   message = r'has the shape \[2\], and \[3\] or \[K, 3\] is needed'

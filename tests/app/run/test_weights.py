@@ -183,6 +183,13 @@ def test_a_run_continues_exactly(base, run, tmp_path):
     assert_same(unmerged(copy, which), unmerged(run, which))
 
 
+def without_a_layer(path):
+  """Leaves a layer that is not adapted out of the base weights of a run."""
+  params, scale = load.read_base(path.parent)
+  network = {n: x for n, x in params['network'].items() if n != 'conv_in'}
+  load.write_base(path.parent, {'network': network}, scale)
+
+
 def test_adapters_are_exported_alone_and_merged(tmp_path):
   """They are random adapters of a U-Net."""
   base = untrained(unet_smoke(), tmp_path / 'base')
@@ -209,13 +216,8 @@ def test_adapters_are_exported_alone_and_merged(tmp_path):
   source = {'convert.source': tmp_path / 'ours.safetensors'}
   MODES['convert'](without_config(**source), tmp_path / 'again')
   assert_same(restored(tmp_path / 'again'), restored(run))
-
-
-def without_a_layer(path):
-  """Leaves a layer that is not adapted out of the base weights of a run."""
-  params, scale = load.read_base(path.parent)
-  network = {n: x for n, x in params['network'].items() if n != 'conv_in'}
-  load.write_base(path.parent, {'network': network}, scale)
+  without_a_layer(load.base_path(run))
+  refused('of another network', restored, run)
 
 
 @pytest.mark.parametrize(
