@@ -161,7 +161,7 @@ def start_two(workdir, **fields):
   one = '--xla_force_host_platform_device_count=1'
   flags = [f for f in os.environ['XLA_FLAGS'].split() if 'count' not in f]
   env = os.environ | {'XLA_FLAGS': ' '.join([one, *flags])}
-  fields = {'mesh': (2, 1), 'heartbeat_timeout': 10, 'log_every': 1} | fields
+  fields = {'machine__mesh': (2, 1), 'machine__heartbeat_timeout': 10, 'log_every': 1} | fields
   where = ('--multihost', f'--coordinator=localhost:{port}', '--num_hosts=2')
   return [
     start(workdir, *where, f'--host={host}', said=f'output{host or ""}', env=env, **fields)
