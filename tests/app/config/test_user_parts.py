@@ -29,7 +29,7 @@ from tests.app.conftest import CONFIGS, refused
 
 TOY = toy_parts.__name__
 # The path of a choice, the user's part, a field of its own, its value.
-PARTS = """
+ROWS = """
 network Network width 3
 schedule Schedule first 0.2
 noise_input noise_input factor 2.0
@@ -42,7 +42,7 @@ sampling.sampler sampler damping 0.5
 sampling.schedule Schedule first 0.2
 sampling.guidance Guidance scale 2.0
 """
-PARTS = {path: part for path, *part in map(str.split, PARTS.strip().splitlines())}
+PARTS = {path: part for path, *part in map(str.split, ROWS.strip().splitlines())}
 PLACES = """
 parametrization edit latent conditioning.text conditioning.image objective.uncertainty
 sampling.classifier sampling.churn sampling.corrector
