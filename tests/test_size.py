@@ -26,7 +26,7 @@ TOKENS = {
   'top': 3_728,
   'configs': 9_306,
   'examples': 4_859,
-  'tests': 449_079,
+  'tests': 449_080,
   'benchmarks': 34_723,
 }
 # The module's own expressions, a fifth of its time. Strings begin with a quote

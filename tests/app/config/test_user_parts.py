@@ -43,10 +43,11 @@ sampling.schedule Schedule first 0.2
 sampling.guidance Guidance scale 2.0
 """
 PARTS = {path: part for path, *part in map(str.split, ROWS.strip().splitlines())}
-PLACES = """
+OTHERS = """
 parametrization edit latent conditioning.text conditioning.image objective.uncertainty
 sampling.classifier sampling.churn sampling.corrector
 """
+PLACES = *PARTS, *OTHERS.split()
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +131,7 @@ sys:version
 """.split()
 
 
-@pytest.mark.parametrize('path', [*PARTS, *PLACES.split()])
+@pytest.mark.parametrize('path', PLACES)
 def test_what_is_no_part_is_refused_in_every_place_uncalled(path):
   trust.allow(NO_PARTS)  # as if the user had named them
   for name in NO_PARTS:
