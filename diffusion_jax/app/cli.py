@@ -380,6 +380,6 @@ def run() -> None:
   start_up.open_streams()
   compiling.hide_warnings()
   start_up.keep_freed_memory()
-  gc.freeze()  # what is imported is never searched for cycles
+  gc.freeze()  # Python never searches what is imported for cycles.
   sys.path.append(os.getcwd())  # An installed script does not import from it.
   app.run(main, flags_parser=parse)

@@ -131,7 +131,7 @@ def test_a_state_takes_the_layouts_of_its_program_and_keeps_them():
   shapes = {'w': jax.ShapeDtypeStruct((2, 2), jnp.float32, sharding=place)}
   run = compiling.in_place(jitted, shapes)
   run.compile(x)
-  assert [*collects, gc.isenabled()] == [False, True]  # of garbage, while it is traced
+  assert [*collects, gc.isenabled()] == [False, True]  # Tracing starts no collection.
   expected, new = np.eye(2), state
   for _ in range(2):
     new, total = run.start(new, x)
