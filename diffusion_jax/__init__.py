@@ -20,25 +20,6 @@ from diffusion_jax.core.denoiser import (
   step_input as step_input,
   time_input as time_input,
 )
-from diffusion_jax.core.discrete_states import (
-  StateDenoiser as StateDenoiser,
-  draw_states as draw_states,
-  logistic_logits as logistic_logits,
-  logistic_network as logistic_network,
-  make_state_denoiser as make_state_denoiser,
-  p_reverse_states as p_reverse_states,
-  posterior_logits as posterior_logits,
-  prior_kl_states as prior_kl_states,
-  q_posterior_states as q_posterior_states,
-  q_sample_states as q_sample_states,
-  q_states as q_states,
-  state_bound as state_bound,
-  state_kl as state_kl,
-  state_nll as state_nll,
-  states_of as states_of,
-  transition_kl_states as transition_kl_states,
-  values_of as values_of,
-)
 from diffusion_jax.core.elbo import (
   categorical_nll as categorical_nll,
   diffusion_kl as diffusion_kl,
@@ -68,7 +49,6 @@ from diffusion_jax.core.losses import (
   uniform_times as uniform_times,
   weighted_eps_loss as weighted_eps_loss,
 )
-from diffusion_jax.core.masked import masked_bound as masked_bound, masked_weight as masked_weight
 from diffusion_jax.core.measurements import (
   Measurement as Measurement,
   poisson_log_prob as poisson_log_prob,
@@ -106,11 +86,6 @@ from diffusion_jax.core.schedules import (
   SigmoidSchedule as SigmoidSchedule,
   SubVPSchedule as SubVPSchedule,
 )
-from diffusion_jax.core.state_schedules import (
-  AlphaBarSchedule as AlphaBarSchedule,
-  CosineMasking as CosineMasking,
-  PolynomialMasking as PolynomialMasking,
-)
 from diffusion_jax.core.step_schedules import (
   DiscreteSchedule as DiscreteSchedule,
   constant_betas as constant_betas,
@@ -123,16 +98,6 @@ from diffusion_jax.core.step_schedules import (
   sigmoid_betas as sigmoid_betas,
   warmup_betas as warmup_betas,
   zero_terminal_snr as zero_terminal_snr,
-)
-from diffusion_jax.core.transitions import (
-  MatrixProcess as MatrixProcess,
-  ReplacementProcess as ReplacementProcess,
-  StateProcess as StateProcess,
-  gaussian_matrix as gaussian_matrix,
-  gaussian_process as gaussian_process,
-  masking_process as masking_process,
-  transition_matrix as transition_matrix,
-  uniform_process as uniform_process,
 )
 from diffusion_jax.core.vae import (
   free_bits as free_bits,
@@ -147,6 +112,54 @@ from diffusion_jax.core.vae import (
 from diffusion_jax.core.vdm import (
   vdm_diffusion_loss as vdm_diffusion_loss,
   vdm_weight as vdm_weight,
+)
+from diffusion_jax.discrete.equations import (
+  StateDenoiser,
+  draw_states,
+  logistic_logits,
+  logistic_network,
+  make_state_denoiser,
+  p_reverse_states,
+  posterior_logits,
+  prior_kl_states,
+  q_posterior_states,
+  q_sample_states,
+  q_states,
+  state_bound,
+  state_kl,
+  state_nll,
+  states_of,
+  transition_kl_states,
+  values_of,
+)
+from diffusion_jax.discrete.masked import (
+  masked_bound,
+  masked_weight,
+)
+from diffusion_jax.discrete.samplers import (
+  ancestral_states,
+  confidence_ordered,
+  first_hitting,
+  guided_states,
+  keep_known,
+  prior_sample_states,
+  remasked,
+  top_p,
+)
+from diffusion_jax.discrete.schedules import (
+  AlphaBarSchedule,
+  CosineMasking,
+  PolynomialMasking,
+)
+from diffusion_jax.discrete.transitions import (
+  MatrixProcess,
+  ReplacementProcess,
+  StateProcess,
+  gaussian_matrix,
+  gaussian_process,
+  masking_process,
+  transition_matrix,
+  uniform_process,
 )
 from diffusion_jax.runs import open_run as open_run, training_step as training_step
 from diffusion_jax.sampling.ancestral import (
@@ -163,16 +176,6 @@ from diffusion_jax.sampling.correctors import (
   langevin as langevin,
   with_ancestral_noise as with_ancestral_noise,
   with_corrector as with_corrector,
-)
-from diffusion_jax.sampling.discrete_states import (
-  ancestral_states as ancestral_states,
-  confidence_ordered as confidence_ordered,
-  first_hitting as first_hitting,
-  guided_states as guided_states,
-  keep_known as keep_known,
-  prior_sample_states as prior_sample_states,
-  remasked as remasked,
-  top_p as top_p,
 )
 from diffusion_jax.sampling.editing import (
   interpolate as interpolate,

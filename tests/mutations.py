@@ -289,7 +289,7 @@ core/decoders.py
 core/denoiser.py
   noise_inputs: return -level.logsnr / 8.0 => return -level.logsnr / 4.0
   published_integers: jnp.maximum(step - 1.0, 0.0) => jnp.maximum(step, 0.0)
-core/discrete_states.py
+discrete/equations.py
   mean_of_the_oracle: jnp.exp(log_p - log_q) => jnp.exp(log_p)
   states_of_scaled_images: jnp.rint((x + 1.0) => jnp.floor((x + 1.0)
   prior_excludes_a_state: (q > 0.0) & (prior == 0.0) => (q > 1e-3) & (prior == 0.0)
@@ -349,7 +349,7 @@ core/losses.py
   step_times_are_all: , (batch_size,), 1, schedule_steps + 1 => , (batch_size,), 1, schedule_steps
   part_of_times_is_at_the_start: (batch_size)), jnp.ones(batch_size) => (batch_size)), drawn[1]
   zero_snr: jnp.maximum(level.alpha, 1e-12) => level.alpha + 1.0
-core/masked.py
+discrete/masked.py
   test_weights: (schedule, level.t)[1] / level.sigma => (schedule, level.t)[1] / level.alpha
   test_weights: jnp.rint(level.t * num_steps) => jnp.floor(level.t * num_steps)
   times_are_antithetic: jax.vmap(lambda k: jax.random.fold_in(k, i))(keys) => keys
@@ -379,7 +379,7 @@ core/process.py papers/test_samplers.py
 core/schedules.py
   marginals_in_float32: self.beta_min + 0.5 * (self.beta_max => self.beta_min + (self.beta_max
   marginals_in_float32: beta_min**2 + 2.0 * slope * value => beta_min**2 + slope * value
-core/state_schedules.py
+discrete/schedules.py
   masking_schedules: sigma ** (1.0 / self.power), alpha, sigma => sigma**self.power, alpha, sigma
   product_of_1_minus_beta: self.schedule.from_logsnr(0.5 * => self.schedule.from_logsnr(1.0 *
 core/step_schedules.py
@@ -387,9 +387,9 @@ core/step_schedules.py
   between_steps_log_alpha_bar: jnp.exp(-0.5 * beyond) => jnp.exp(-beyond)
 core/step_schedules.py test_refusals.py
   that_cannot_be: last=1.0, identity=0.0 => last=1.0, identity=1.0
-core/transitions.py
+discrete/transitions.py
   is_the_nearest_step: jnp.rint(level.t * len(self.steps)) => jnp.floor(level.t * len(self.steps))
-core/transitions.py test_refusals.py
+discrete/transitions.py test_refusals.py
   that_cannot_be: np.abs(total - 1.0) < 1e-6 => np.abs(total - 1.0) < 1e-4
 core/vae.py papers/test_vae.py
   importance_weighted_bound: jax.nn.logsumexp(log_weights, axis=0) - math.log(num_samples)
@@ -672,7 +672,7 @@ networks/layers.py networks/test_ranks.py
   further_axis: = tuple(range(2, len(blocks) + 1, 2)) => = tuple(range(1, len(blocks) + 1, 2))
 networks/mlp.py
   whole_network: (h, *jnp.split(shifts, 2, axis=-1)) => (h, *jnp.split(shifts, 2, axis=-1)[::-1])
-networks/states.py
+discrete/network.py
   those_of_the_embedded_states: (len(x), *sides, -1) => (len(x), *sides, -1)[..., ::-1]
 networks/tokens.py
   pairs_are_turned: [a * cos - b * sin, b * cos + a * sin] => [a * cos + b * sin, b * cos - a * sin]
@@ -759,14 +759,14 @@ sampling/correctors.py
   ancestral_noise_is: down = down._replace(sigma= => _ = down._replace(sigma=
 sampling/correctors.py papers/test_samplers.py
   corrector_algorithms_4_and_5: size = 2.0 * snr**2 => size = snr**2
-sampling/discrete_states.py
+discrete/samplers.py
   first_hitting_is_exact: u ** (1.0 / jnp.maximum(count, 1)) => u
   noise_of_confidences: temperature * level_s.t => temperature * level_t.t
   noise_of_confidences: jnp.maximum(exponential, 1e-7) => jnp.maximum(exponential, 0.1)
   confidence_ordered_counts: level_s.sigma * state - 1e-3 => level_s.sigma * state
   confidence_ordered_counts: sampler.init(fill(x)) => sampler.init(x)
   rounding_would_lose: ascending = jnp.sort(probs) => ascending = -jnp.sort(-probs)
-sampling/discrete_states.py papers/test_discrete_states.py
+discrete/samplers.py papers/test_discrete_states.py
   test_remdm_one_step: level_s.alpha / kept => level_s.alpha
 sampling/editing.py
   no_strength_is_no_change: round(strength * num_steps) => int(strength * num_steps)
@@ -880,7 +880,7 @@ testing/certify.py
   planted_faults: repeated > REPEATED * draws + 1 => repeated > draws
   planted_faults: below.ravel(), [w2]]) => 0.0 * below.ravel(), [w2]])
   twice_what_is_unseen: chance = _limit_factor(steps) * => chance = 0.1 *
-testing/discrete_oracles.py
+discrete/oracles.py
   entropy_and_total_correlations: = last * (_log(last) - _log(prior)) => = last * _log(last)
 testing/exercises/__init__.py testing/test_exercises.py
   typed_misprint: for cut in (0, 1) if finite => for cut in (0,) if finite
@@ -935,7 +935,7 @@ training/couplings.py
   without_a_plan_pairs: jnp.where(jnp.isnan(error), len(y), => jnp.where(False, len(y),
 training/objectives.py training/test_couplings.py
   pair_numbers_and_noise: _replace(eps=eps, metrics => _replace(metrics
-training/discrete_states.py test_recipes.py
+discrete/objectives.py test_recipes.py
   the_loss_of_every_config: q_sample_states(xt_key, x0 => q_sample_states(time_key, x0
 training/distillation.py
   optimum_of_progressive_distillation: eps = eps_from_x0(x0, xt, level_t) => eps = inputs.eps

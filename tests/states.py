@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.testing import discrete_oracles
+from diffusion_jax.discrete import oracles as discrete_oracles
 from tests.jitted import level_at
 
 # Three variables with three values each, which depend on one another.

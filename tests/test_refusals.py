@@ -13,13 +13,16 @@ import diffusion_jax as dj
 from diffusion_jax.core import flow_map, losses, operators
 from diffusion_jax.core.keys import draw_normal, key_per_example
 from diffusion_jax.demos import shapes, whiteness
+from diffusion_jax.discrete import objectives as discrete_states, oracles as discrete_oracles
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.judges import digits_judge, shapes_judge
 from diffusion_jax.runtime import processes, sharding
-from diffusion_jax.testing import bounds, discrete_oracles, oracles
+from diffusion_jax.testing import (
+  bounds,
+  oracles,
+)
 from diffusion_jax.training import (
   conditions,
-  discrete_states,
   distillation,
   flow_maps,
   level_pairs,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion_jax.discrete.network import StateNetwork
 from diffusion_jax.networks.attention import Attention, attend
 from diffusion_jax.networks.ddpmpp import check_filter
 from diffusion_jax.networks.edm2 import EDM2
@@ -15,7 +16,6 @@ from diffusion_jax.networks.embeddings import LabelEmbedding, sinusoidal
 from diffusion_jax.networks.inputs import ContextEncoder, Inputs, Text
 from diffusion_jax.networks.layers import Conv
 from diffusion_jax.networks.mlp import MLP
-from diffusion_jax.networks.states import StateNetwork
 from diffusion_jax.networks.tokens import grid_positions, patchify, rotary_angles
 from diffusion_jax.networks.transformer import DiT, block_params
 from diffusion_jax.networks.unet import UNet

@@ -11,10 +11,10 @@ from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.core.arguments import expand_to
+from diffusion_jax.discrete import objectives as discrete_states
 from diffusion_jax.training import (
   classifier,
   consistency,
-  discrete_states,
   distillation,
   flow_maps,
   level_pairs,

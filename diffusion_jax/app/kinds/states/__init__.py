@@ -16,13 +16,14 @@ from diffusion_jax.app.kinds.diffusion import COMMON
 from diffusion_jax.app.kinds.sampling import Respaced, Steps
 from diffusion_jax.app.kinds.sections import Sampling
 from diffusion_jax.core.levels import Schedule
-from diffusion_jax.core.transitions import StateProcess, gaussian_steps
 from diffusion_jax.data.text_files import text_files
+from diffusion_jax.discrete import objectives as discrete_states
+from diffusion_jax.discrete.transitions import (
+  StateProcess,
+  gaussian_steps,
+)
 from diffusion_jax.metrics import table
 from diffusion_jax.ranges import Finite, Probability, Size
-from diffusion_jax.training import (
-  discrete_states,
-)
 
 
 class StateGuidance(NamedTuple):

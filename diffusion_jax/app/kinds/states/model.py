@@ -17,10 +17,10 @@ from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.plan import Plan
 from diffusion_jax.app.kinds.states import StateFacts, States, StateSampling
 from diffusion_jax.core.step_schedules import num_steps_of
-from diffusion_jax.core.transitions import StateProcess
 from diffusion_jax.data.sources import Facts, Source
+from diffusion_jax.discrete.network import StateNetwork
+from diffusion_jax.discrete.transitions import StateProcess
 from diffusion_jax.networks import functional
-from diffusion_jax.networks.states import StateNetwork
 from diffusion_jax.training.objectives import Objective
 
 Array = jax.Array

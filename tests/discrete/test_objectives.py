@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
-from diffusion_jax.training import discrete_states
+from diffusion_jax.discrete import objectives as discrete_states
 from diffusion_jax.training.objectives import Context, Network
 from tests.states import BETAS, LINEAR, NUM_STEPS, gaussian_matrices
 

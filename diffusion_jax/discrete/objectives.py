@@ -12,7 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.denoiser import Network
-from diffusion_jax.core.discrete_states import (
+from diffusion_jax.core.levels import NoiseLevel, Schedule, check_schedule
+from diffusion_jax.core.losses import antithetic_times
+from diffusion_jax.core.normal import bits_per_dim
+from diffusion_jax.discrete.equations import (
   levels_of_step,
   make_state_denoiser,
   nan_unless_data,
@@ -20,11 +23,12 @@ from diffusion_jax.core.discrete_states import (
   state_nll,
   transition_kl_states,
 )
-from diffusion_jax.core.levels import NoiseLevel, Schedule, check_schedule
-from diffusion_jax.core.losses import antithetic_times
-from diffusion_jax.core.masked import end_of_step, mask_of, masked_weight
-from diffusion_jax.core.normal import bits_per_dim
-from diffusion_jax.core.transitions import StateProcess
+from diffusion_jax.discrete.masked import (
+  end_of_step,
+  mask_of,
+  masked_weight,
+)
+from diffusion_jax.discrete.transitions import StateProcess
 from diffusion_jax.training.objectives import Objective, mean_loss
 
 Array = jax.Array

@@ -13,9 +13,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import expit, softmax
 
 import diffusion_jax as dj
-from diffusion_jax.core import discrete_states
-from diffusion_jax.core.discrete_states import NEVER, levels_of_step
-from diffusion_jax.testing import discrete_oracles
+from diffusion_jax.discrete import equations as discrete_states, oracles as discrete_oracles
+from diffusion_jax.discrete.equations import (
+  NEVER,
+  levels_of_step,
+)
 from tests.jitted import jitted
 from tests.states import (
   EACH,

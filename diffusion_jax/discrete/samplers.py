@@ -14,11 +14,16 @@ from diffusion_jax.core.arguments import (
   expand_to,
   sum_data_axes,
 )
-from diffusion_jax.core.discrete_states import NEVER, StateDenoiser, draw_states, p_reverse_states
 from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
-from diffusion_jax.core.masked import mask_of
-from diffusion_jax.core.transitions import StateProcess
+from diffusion_jax.discrete.equations import (
+  NEVER,
+  StateDenoiser,
+  draw_states,
+  p_reverse_states,
+)
+from diffusion_jax.discrete.masked import mask_of
+from diffusion_jax.discrete.transitions import StateProcess
 from diffusion_jax.sampling.inpainting import check_mask
 from diffusion_jax.sampling.sampler import Sampler, check_sampler
 

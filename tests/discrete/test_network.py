@@ -4,9 +4,9 @@ import jax
 import numpy as np
 from numpy.testing import assert_allclose
 
+from diffusion_jax.discrete.network import StateNetwork
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.mlp import MLP
-from diffusion_jax.networks.states import StateNetwork
 from diffusion_jax.networks.unet import UNet
 from tests.networks.literal import random_params
 

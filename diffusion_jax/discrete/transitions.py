@@ -17,8 +17,8 @@ import numpy.typing as npt
 from diffusion_jax.core.arguments import check_numbers, pytree_dataclass
 from diffusion_jax.core.levels import NoiseLevel, Schedule, check_order
 from diffusion_jax.core.products import finished
-from diffusion_jax.core.state_schedules import AlphaBarSchedule
 from diffusion_jax.core.step_schedules import betas_of
+from diffusion_jax.discrete.schedules import AlphaBarSchedule
 
 Array = jax.Array
 

@@ -11,8 +11,8 @@ import scipy.special
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
-from diffusion_jax.core.discrete_states import NEVER
-from diffusion_jax.testing import discrete_oracles
+from diffusion_jax.discrete import oracles as discrete_oracles
+from diffusion_jax.discrete.equations import NEVER
 from tests.jitted import level_at
 from tests.rows import slow
 from tests.states import LINEAR, NUM_STEPS, PROCESSES, TABLE, matrices_of, prior_of

@@ -13,10 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.discrete_states import NEVER, StateDenoiser
 from diffusion_jax.core.levels import clean_level
 from diffusion_jax.core.products import einsum
-from diffusion_jax.core.transitions import StateProcess
+from diffusion_jax.discrete.equations import (
+  NEVER,
+  StateDenoiser,
+)
+from diffusion_jax.discrete.transitions import StateProcess
 
 Array = jax.Array
 

@@ -10,8 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
-from diffusion_jax.core import masked
-from diffusion_jax.testing import discrete_oracles
+from diffusion_jax.discrete import masked, oracles as discrete_oracles
 from tests.states import LINEAR, NUM_STEPS, TABLE, data, matrices_of, prior_of
 
 PROCESS = dj.masking_process(3)

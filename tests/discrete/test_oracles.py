@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from diffusion_jax.testing import discrete_oracles
+from diffusion_jax.discrete import oracles as discrete_oracles
 from tests.states import LINEAR, PROCESSES, TABLE, matrices_of, prior_of, replacement_matrices
 
 EACH = pytest.mark.parametrize('name', PROCESSES)

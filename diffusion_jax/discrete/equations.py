@@ -20,7 +20,7 @@ from diffusion_jax.core.arguments import (
 from diffusion_jax.core.denoiser import Network, NetworkFn
 from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level, select_level
-from diffusion_jax.core.transitions import StateProcess
+from diffusion_jax.discrete.transitions import StateProcess
 
 Array = jax.Array
 

@@ -10,17 +10,17 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import check_at_least, expand_to
-from diffusion_jax.core.discrete_states import (
+from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
+from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.process import level_slopes
+from diffusion_jax.discrete.equations import (
   StateDenoiser,
   levels_of_step,
   nan_unless_data,
   q_sample_states,
   state_nll,
 )
-from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
-from diffusion_jax.core.levels import NoiseLevel, Schedule
-from diffusion_jax.core.process import level_slopes
-from diffusion_jax.core.transitions import StateProcess
+from diffusion_jax.discrete.transitions import StateProcess
 
 Array = jax.Array
 

@@ -1,0 +1,1 @@
+"""Diffusion on discrete states: D3PM, masked diffusion."""
