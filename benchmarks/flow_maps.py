@@ -25,8 +25,8 @@ import numpy as np
 import optax
 
 import diffusion_jax as dj
+from diffusion_jax.few_steps import average_velocity as flow_maps
 from diffusion_jax.testing import oracles
-from diffusion_jax.training import flow_maps
 from diffusion_jax.training.objectives import Context, Network
 
 CHUNK, BATCH, WIDTH = 250, 256, 128

@@ -27,7 +27,6 @@ from diffusion_jax.core.elbo import (
   reconstruction_nll as reconstruction_nll,
   variational_bound as variational_bound,
 )
-from diffusion_jax.core.flow_map import FlowMap as FlowMap, make_flow_map as make_flow_map
 from diffusion_jax.core.levels import (
   NoiseLevel as NoiseLevel,
   Schedule as Schedule,
@@ -161,6 +160,11 @@ from diffusion_jax.discrete.transitions import (
   transition_matrix,
   uniform_process,
 )
+from diffusion_jax.few_steps.maps import (
+  FlowMap,
+  make_flow_map,
+)
+from diffusion_jax.few_steps.sampler import sample_map
 from diffusion_jax.runs import open_run as open_run, training_step as training_step
 from diffusion_jax.sampling.ancestral import (
   ancestral as ancestral,
@@ -221,7 +225,6 @@ from diffusion_jax.sampling.likelihood import (
   ode_bits_per_dim as ode_bits_per_dim,
   probability_flow as probability_flow,
 )
-from diffusion_jax.sampling.map_sampler import sample_map as sample_map
 from diffusion_jax.sampling.particles import (
   Particles as Particles,
   feynman_kac as feynman_kac,

@@ -316,23 +316,23 @@ core/couplings.py training/test_couplings.py
   without_a_plan_pairs: jnp.where(rounding < _ROUNDING, => jnp.where(rounding < jnp.inf,
 core/elbo.py papers/test_bound.py
   some_of_the_steps: expected[drawn - 2] => expected[drawn - 1]
-core/flow_losses.py training/test_consistency.py
+few_steps/losses.py few_steps/test_consistency.py
   consistency_training_literally: (f_fn(xt, level_t), sg(target)) => (f_fn(xt, level_t), target)
   continuous_consistency_literally: return sg(output), sg(g) => return sg(output), g
-core/flow_losses.py training/test_distillation.py
+few_steps/losses.py few_steps/test_distillation.py
   progressive_distillation_is_two: return sg((xs - ratio * xt) / (s.alpha - ratio * t.alpha))
     => return (xs - ratio * xt) / (s.alpha - ratio * t.alpha)
-core/flow_losses.py training/test_flow_maps.py
+few_steps/losses.py few_steps/test_average_velocity.py
   improved_mean_flow_literally: u + expand_to(t - s, xt) * sg(du) => u + expand_to(t - s, xt) * du
   test_mean_flow_literally: sg(v - expand_to(t - s, xt) * du) => v - expand_to(t - s, xt) * du
   shortcut_literally: return sg(share * first + (1.0 - share) * second)
     => return share * first + (1.0 - share) * second
   self_distillation_literally: squared_error(u - elapsed * du, sg(velocity))
     => squared_error(u - elapsed * du, velocity)
-core/flow_losses.py
+few_steps/losses.py
   no_error_of_self_distillation: middle = t - share * (t - s) => middle = s + share * (t - s)
   no_error_of_self_distillation: u_fn(xt - elapsed * u, s, s) => u_fn(xt, s, s)
-core/flow_map.py
+few_steps/maps.py
   maps_to_the_clean_end: 1.001 * sigma_min * level_s.alpha => sigma_min * level_s.alpha
 core/keys.py
   bit_for_bit_in_any_batch: jax.vmap(lambda k: distribution(k, x.shape[1:], x.dtype))(key)
@@ -806,7 +806,7 @@ sampling/inpainting.py sampling/test_sampler.py
 sampling/likelihood.py
   hutchinson_is_unbiased: probes / math.sqrt(num_probes) => probes / num_probes
   error_falls_with_the_tolerance: jnp.max(jnp.stack => jnp.mean(jnp.stack
-sampling/map_sampler.py
+few_steps/sampler.py
   multistep_consistency_sampling: (ratio * clean.sigma) ** 2 => clean.sigma**2
   whose_last_call_would_do_nothing: np.diff(t, append=-1.0) < 0.0 => np.diff(t, append=-1.0) <= 0.0
 sampling/particles.py
@@ -918,11 +918,11 @@ training/conditions.py
 training/conditions.py training/test_conditions.py
   quarter_to_three_quarters: size = 0.25 + 0.5 * size => size = 0.5 + 0.5 * size
   all_four_halves: (), 0, 4) => (), 0, 3)
-training/consistency.py
+few_steps/consistency.py
   continuous_consistency_literally: jnp.minimum(context.step / warmup_steps, 1.0)
     => (context.step / warmup_steps)
   continuous_consistency_literally: inputs.time_weight * losses => losses
-training/consistency.py test_recipes.py
+few_steps/consistency.py test_recipes.py
   the_loss_of_every_config: pairs(pair_key, size => pairs(key, size
 training/couplings.py
   of_all_permutations: [1].astype => [0].astype
@@ -937,10 +937,10 @@ training/objectives.py training/test_couplings.py
   pair_numbers_and_noise: _replace(eps=eps, metrics => _replace(metrics
 discrete/objectives.py test_recipes.py
   the_loss_of_every_config: q_sample_states(xt_key, x0 => q_sample_states(time_key, x0
-training/distillation.py
+few_steps/distillation.py
   optimum_of_progressive_distillation: eps = eps_from_x0(x0, xt, level_t) => eps = inputs.eps
   the_teacher_of_reflow: schedule(1.0).sigma * inputs.eps => inputs.eps
-training/flow_maps.py
+few_steps/average_velocity.py
   share_of_a_step: jax.random.uniform(share_key, (size,)) => jax.random.uniform(scale_key, (size,))
   improved_mean_flow_literally: sg(guided_velocity(v, own, null, omega, kappa))
     => guided_velocity(v, own, null, omega, kappa)
@@ -948,7 +948,7 @@ training/flow_maps.py
   two_times_of_antithetic_draws: jax.random.permutation(order_key, b) => b
   self_distillation_literally: 0.5 if midpoint else share => 0.5
   shortcut_literally: context.ema_params if ema_target else params => params
-training/level_pairs.py
+few_steps/level_pairs.py
   every_pair_of_a_grid: key, (batch_size,), 1, num_scales => key, (batch_size,), 1, num_scales - 1
   easy_pairs_by_hand: weight / (sigma - r) => 1.0 / (sigma - r)
   easy_pairs_by_hand: step // steps_per_stage, num_stages - 1 => step // steps_per_stage, num_stages

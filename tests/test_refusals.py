@@ -10,11 +10,20 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.core import flow_map, losses, operators
+from diffusion_jax.core import (
+  losses,
+  operators,
+)
 from diffusion_jax.core.keys import draw_normal, key_per_example
 from diffusion_jax.demos import shapes, whiteness
 from diffusion_jax.discrete import objectives as discrete_states, oracles as discrete_oracles
 from diffusion_jax.errors import UserError
+from diffusion_jax.few_steps import (
+  average_velocity as flow_maps,
+  distillation,
+  level_pairs,
+  maps as flow_map,
+)
 from diffusion_jax.metrics.judges import digits_judge, shapes_judge
 from diffusion_jax.runtime import processes, sharding
 from diffusion_jax.testing import (
@@ -23,9 +32,6 @@ from diffusion_jax.testing import (
 )
 from diffusion_jax.training import (
   conditions,
-  distillation,
-  flow_maps,
-  level_pairs,
   objectives,
   optimizer,
   power_ema,

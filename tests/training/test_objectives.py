@@ -12,12 +12,14 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.discrete import objectives as discrete_states
-from diffusion_jax.training import (
-  classifier,
+from diffusion_jax.few_steps import (
+  average_velocity as flow_maps,
   consistency,
   distillation,
-  flow_maps,
   level_pairs,
+)
+from diffusion_jax.training import (
+  classifier,
   objectives,
   vae,
   vdm,

@@ -29,13 +29,13 @@ from diffusion_jax.data import (
 )
 from diffusion_jax.data.tables import csv_table
 from diffusion_jax.demos import photos, shapes, simulators
+from diffusion_jax.few_steps import distillation
 from diffusion_jax.networks import ddpmpp, edm2, inputs, mlp, transformer, unet
 from diffusion_jax.networks.vdm import ScoreNetwork
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.training import (
   conditions,
   couplings,
-  distillation,
   objectives,
   optimizer,
   vdm,

@@ -11,12 +11,13 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core import losses
 from diffusion_jax.core.keys import stream
+from diffusion_jax.few_steps import distillation
 from diffusion_jax.networks import edm2
 from diffusion_jax.networks.gamma import GammaFn, LinearGamma, MonotoneGamma
 from diffusion_jax.paths import RunPath
 from diffusion_jax.ranges import Finite, NoiseRatio, NonNegative, Probability, Several, Size
 from diffusion_jax.sampling.guidance import PairedDenoiser
-from diffusion_jax.training import distillation, objectives
+from diffusion_jax.training import objectives
 
 
 def learned(

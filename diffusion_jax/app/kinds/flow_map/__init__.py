@@ -13,15 +13,15 @@ from diffusion_jax.app.kinds.couplings import NOISY_STEP
 from diffusion_jax.app.kinds.diffusion import COMMON, ObjectiveFacts
 from diffusion_jax.app.kinds.sampling import Respaced, Steps
 from diffusion_jax.app.kinds.sections import Sampling
-from diffusion_jax.core import flow_losses
 from diffusion_jax.core.levels import Schedule
+from diffusion_jax.few_steps import (
+  average_velocity as flow_maps,
+  consistency,
+  level_pairs,
+  losses as flow_losses,
+)
 from diffusion_jax.metrics import table
 from diffusion_jax.ranges import Finite
-from diffusion_jax.training import (
-  consistency,
-  flow_maps,
-  level_pairs,
-)
 
 
 @dataclass(frozen=True, kw_only=True)

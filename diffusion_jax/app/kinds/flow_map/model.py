@@ -16,7 +16,7 @@ from diffusion_jax.app.kinds.model import Guides, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.plan import Plan
 from diffusion_jax.data.sources import Facts
-from diffusion_jax.sampling.map_sampler import flow_map_sampler
+from diffusion_jax.few_steps.sampler import flow_map_sampler
 
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:

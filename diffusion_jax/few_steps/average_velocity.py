@@ -1,7 +1,7 @@
 """Objectives of average velocities: MeanFlow, self-distillation, shortcuts.
 
 The network gets cond['elapsed'] [B] = time_scale (t - s) in addition to its
-input for the level t (`core.flow_map.velocity_output`). Use an unscaled time,
+input for the level t (`few_steps.maps.velocity_output`). Use an unscaled time,
 `time_input(1.0)`: the loss contains the slope in time, which is a thousand
 times too large for 1000 t. `mean_flow` and `lagrangian` differentiate the
 network by `jax.jvp`, which attention by cuDNN does not support. All evaluations
@@ -16,7 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import check_fraction, expand_to
-from diffusion_jax.core.flow_losses import (
+from diffusion_jax.core.levels import Schedule
+from diffusion_jax.core.losses import TimeSampler, uniform_times
+from diffusion_jax.core.process import level_slopes
+from diffusion_jax.few_steps.losses import (
   adaptive_loss,
   guided_velocity,
   improved_mean_flow_error,
@@ -26,10 +29,7 @@ from diffusion_jax.core.flow_losses import (
   squared_error,
   two_step_velocity,
 )
-from diffusion_jax.core.flow_map import velocity_output
-from diffusion_jax.core.levels import Schedule
-from diffusion_jax.core.losses import TimeSampler, uniform_times
-from diffusion_jax.core.process import level_slopes
+from diffusion_jax.few_steps.maps import velocity_output
 from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Rate
 from diffusion_jax.training.couplings import Coupling, check_straight
 from diffusion_jax.training.objectives import (

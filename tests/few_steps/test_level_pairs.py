@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from scipy.stats import norm
 
 import diffusion_jax as dj
-from diffusion_jax.training import level_pairs
+from diffusion_jax.few_steps import level_pairs
 from tests.schedules import anything, of_floats
 
 EDM = dj.KarrasSchedule()

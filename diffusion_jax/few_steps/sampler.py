@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.core.arguments import check_numbers
-from diffusion_jax.core.flow_map import FlowMap
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.few_steps.maps import FlowMap
 from diffusion_jax.sampling.sampler import Sampler, sample
 
 Array = jax.Array

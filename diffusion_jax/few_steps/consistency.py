@@ -1,6 +1,6 @@
 """Objectives of consistency functions: training, distillation, sCM.
 
-f(x_t, t) is `core.flow_map.consistency_output`. Noise is measured by sigma /
+f(x_t, t) is `few_steps.maps.consistency_output`. Noise is measured by sigma /
 alpha, which is sigma on EDM's path and t / (1 - t) on the straight path, so any
 schedule works. Both evaluations of a network have the same dropout.
 """
@@ -13,7 +13,15 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import expand_to
-from diffusion_jax.core.flow_losses import (
+from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.losses import TimeSampler
+from diffusion_jax.few_steps.distillation import (
+  Solver,
+  Teacher,
+  solver_step,
+)
+from diffusion_jax.few_steps.level_pairs import Pairs
+from diffusion_jax.few_steps.losses import (
   Distance,
   consistency_error,
   normalized,
@@ -21,12 +29,12 @@ from diffusion_jax.core.flow_losses import (
   squared_error,
   trigflow_tangent,
 )
-from diffusion_jax.core.flow_map import consistency_output, level_of_angle, trigflow_input
-from diffusion_jax.core.levels import NoiseLevel, Schedule
-from diffusion_jax.core.losses import TimeSampler
+from diffusion_jax.few_steps.maps import (
+  consistency_output,
+  level_of_angle,
+  trigflow_input,
+)
 from diffusion_jax.ranges import Count, NonNegative, Positive
-from diffusion_jax.training.distillation import Solver, Teacher, solver_step
-from diffusion_jax.training.level_pairs import Pairs
 from diffusion_jax.training.objectives import (
   Draws,
   Network,

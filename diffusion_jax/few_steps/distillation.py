@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.core.denoiser import Denoiser
-from diffusion_jax.core.flow_losses import sg, two_step_target
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import (
   TimeSampler,
@@ -25,6 +24,10 @@ from diffusion_jax.core.losses import (
   uniform_times,
 )
 from diffusion_jax.core.parametrization import eps_from_x0
+from diffusion_jax.few_steps.losses import (
+  sg,
+  two_step_target,
+)
 from diffusion_jax.ranges import Size
 from diffusion_jax.training.objectives import Network, Objective, denoising, draw_inputs, mean_loss
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
-from diffusion_jax.core import flow_losses
+from diffusion_jax.few_steps import losses as flow_losses
 from diffusion_jax.testing import oracles
 
 

@@ -10,12 +10,16 @@ from hypothesis import given, strategies as st
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
-from diffusion_jax.training import flow_maps
+from diffusion_jax.few_steps import average_velocity as flow_maps
 from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.objectives import Context, Network
+from tests.few_steps import few_step
+from tests.few_steps.few_step import (
+  Arc,
+  Literal,
+  column,
+)
 from tests.schedules import anything
-from tests.training import few_step
-from tests.training.few_step import Arc, Literal, column
 
 STRAIGHT, SCALE = dj.RectifiedFlowSchedule(), 3.0
 NETWORK = Network(

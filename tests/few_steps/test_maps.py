@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
-from diffusion_jax.core import flow_map as maps
+from diffusion_jax.few_steps import maps
 from diffusion_jax.testing import oracles
 from tests.jitted import level_at
 

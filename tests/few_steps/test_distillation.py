@@ -6,9 +6,9 @@ import numpy as np
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
-from diffusion_jax.core.flow_losses import two_step_target
+from diffusion_jax.few_steps import distillation
+from diffusion_jax.few_steps.losses import two_step_target
 from diffusion_jax.testing import oracles
-from diffusion_jax.training import distillation
 from diffusion_jax.training.objectives import Context, Network
 from tests.jitted import level_grid
 

@@ -9,13 +9,18 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
-from diffusion_jax.core.flow_losses import pseudo_huber
+from diffusion_jax.few_steps import consistency, level_pairs
+from diffusion_jax.few_steps.losses import pseudo_huber
 from diffusion_jax.testing import oracles
-from diffusion_jax.training import consistency, level_pairs
 from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.objectives import Context, Network
-from tests.training import few_step
-from tests.training.few_step import C, Literal, column, evaluate
+from tests.few_steps import few_step
+from tests.few_steps.few_step import (
+  C,
+  Literal,
+  column,
+  evaluate,
+)
 
 EDM, STRAIGHT = dj.KarrasSchedule(), dj.RectifiedFlowSchedule()
 S_D, S_MIN = 0.6, 0.002

@@ -1,0 +1,1 @@
+"""Few-step models: flow maps, consistency, distillation."""
