@@ -29,10 +29,14 @@ import optax
 
 import diffusion_jax as dj
 from benchmarks.flow_maps import SCHEDULE, first_params, mlp
-from diffusion_jax.core.bridges import bridge_error, bridge_sample
+from diffusion_jax.bridges import objective as bridges
+from diffusion_jax.bridges.equations import (
+  bridge_error,
+  bridge_sample,
+)
+from diffusion_jax.bridges.sampler import bridge_sampler
 from diffusion_jax.core.couplings import squared_distances
-from diffusion_jax.sampling.bridges import bridge_sampler
-from diffusion_jax.training import bridges, couplings
+from diffusion_jax.training import couplings
 
 CHUNK, BATCH, DRAWS, STEPS = 250, 256, 1000, (1, 2, 4, 8, 100)
 # name: the coupling, and whether it sees the classes

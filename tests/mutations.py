@@ -273,7 +273,7 @@ core/arguments.py core/test_products.py
   is_fused_with_a_sum: jnp.mean(finished(x), axis => jnp.mean(x, axis
 core/arguments.py test_refusals.py
   that_cannot_be: return jax.device_get(traced => return (traced
-core/bridges.py
+bridges/equations.py
   samples_velocity_and_score: slope = diffusion * (0.5 - t) => slope = diffusion * (1.0 - t)
   samples_velocity_and_score: return -prediction.z / => return prediction.z /
   a_path_of_one_pair: widths = bridge_width(s, diffusion) - => widths = bridge_width(s, diffusion) +
@@ -281,7 +281,7 @@ core/bridges.py
   the_diffusion_steps: xt - t * prediction.displacement => xt + t * prediction.displacement
   regression_of_the_pairs: jnp.square(prediction.z - z) => jnp.square(prediction.z + z)
   a_path_of_one_pair: jnp.sqrt(jnp.maximum(t * (1.0 - t), 0.0)) => jnp.sqrt(t * (1.0 - t))
-core/bridges.py sampling/test_bridges.py
+bridges/equations.py bridges/test_sampler.py
   both_ways: BridgePrediction(-displacement, z) => BridgePrediction(-displacement, -z)
 core/decoders.py
   difference_of_cdfs: width = 2.0 / (num_levels - 1) => width = 1.0 / (num_levels - 1)
@@ -740,7 +740,7 @@ sampling/ancestral.py
   ddim_1_is_ancestral_fixed_small: jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t))
     => 1.0 - eta**2 + eta**2 * snr_ratio(s, t)
   eps_at_the_level_reached: (clean, level_t, level_s) => (clean, level_s, level_t)
-sampling/bridges.py
+bridges/sampler.py
   draws_from_its_posterior: jnp.sqrt(variance) => variance
 sampling/brownian.py
   independent_and_standard: jnp.sqrt(jnp.tanh(half)) * draw(node) => draw(node)
@@ -868,7 +868,7 @@ testing/bounds.py
   is_its_closed_form: np.append(small[:-1], small[-2]) => small
 testing/bridges.py
   the_entropic_plan: _root(4.0 * root => _root(2.0 * root
-testing/bridges.py core/test_bridges.py
+testing/bridges.py bridges/test_equations.py
   regression_of_the_pairs: (1.0 - t) * (self.cross.T - => (1.0 - t) * (self.cross -
 testing/certify.py
   papers_order: np.diff(np.log(errors)) / ratios) => np.diff(np.log(errors)))
@@ -905,7 +905,7 @@ testing/oracles.py
   entropy_is_scipys: jnp.log(2.0 * jnp.pi * jnp.e * variance) => jnp.log(2.0 * jnp.pi * variance)
 training/augmentation.py
   no_two_values_of_a_change: jax.random.split(value_key, 7) => [value_key] * 7
-training/bridges.py
+bridges/objective.py
   pairs_are_those: 2.0 * diffusion**2 => diffusion**2
   the_loss_literally: inputs.x0, y, inputs.cond) => inputs.x0, y, {})
   the_loss_literally: xt, level, cond, keys[0]) => x0, level, cond, keys[0])

@@ -14,7 +14,7 @@ _APP, _KINDS = 'diffusion_jax/app', 'diffusion_jax/app/kinds'
 # ':' stands for its class or function.
 FEATURES = {
   'a kind of model, bridge': (
-    [f'{_KINDS}/bridge', 'diffusion_jax/sampling/bridges.py', 'diffusion_jax/training/bridges.py'],
+    [f'{_KINDS}/bridge', 'diffusion_jax/bridges/sampler.py', 'diffusion_jax/bridges/objective.py'],
     {
       f'{_KINDS}/store.py': ['  bridge,\n', 'bridge, '],
     },

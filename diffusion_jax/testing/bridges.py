@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.bridges import BridgePrediction, bridge_width
+from diffusion_jax.bridges.equations import (
+  BridgePrediction,
+  bridge_width,
+)
 from diffusion_jax.testing.oracles import Mixture, check_gaussian, moments
 
 Array = jax.Array

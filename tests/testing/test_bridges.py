@@ -6,7 +6,10 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.integrate import solve_ivp
 
-from diffusion_jax.core.bridges import bridge_score, bridge_velocity
+from diffusion_jax.bridges.equations import (
+  bridge_score,
+  bridge_velocity,
+)
 from diffusion_jax.testing import oracles
 from diffusion_jax.testing.bridges import schrodinger_bridge
 

@@ -11,13 +11,13 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 import diffusion_jax as dj
+from diffusion_jax.bridges.objective import schrodinger_coupling
 from diffusion_jax.few_steps import average_velocity as flow_maps
 from diffusion_jax.runtime import sharding
 from diffusion_jax.training import (
   couplings,
   objectives,
 )
-from diffusion_jax.training.bridges import schrodinger_coupling
 from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.objectives import Context
 from tests.core.test_couplings import bisected, literal as plan_of, normals

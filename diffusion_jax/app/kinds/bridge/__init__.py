@@ -10,12 +10,10 @@ from diffusion_jax.app.kinds.choices import named
 from diffusion_jax.app.kinds.diffusion import COMMON
 from diffusion_jax.app.kinds.sampling import Steps
 from diffusion_jax.app.kinds.sections import Sampling
+from diffusion_jax.bridges import objective as bridges
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.metrics import table
-from diffusion_jax.training import (
-  bridges,
-  couplings,
-)
+from diffusion_jax.training import couplings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,11 @@ from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.kinds.model import Guides, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.plan import Plan
-from diffusion_jax.core.bridges import reversed_bridge
+from diffusion_jax.bridges.equations import reversed_bridge
+from diffusion_jax.bridges.objective import predicted
+from diffusion_jax.bridges.sampler import bridge_sampler
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
-from diffusion_jax.sampling.bridges import bridge_sampler
-from diffusion_jax.training.bridges import predicted
 
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:

@@ -5,7 +5,11 @@ With `reversed_bridge` they go from the data to the source.
 
 import jax.numpy as jnp
 
-from diffusion_jax.core.bridges import BridgeFn, bridge_ode_step, bridge_posterior
+from diffusion_jax.bridges.equations import (
+  BridgeFn,
+  bridge_ode_step,
+  bridge_posterior,
+)
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.ranges import NonNegative
 from diffusion_jax.sampling.sampler import Sampler

@@ -9,9 +9,12 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
-from diffusion_jax.core.bridges import bridge_posterior, reversed_bridge
+from diffusion_jax.bridges.equations import (
+  bridge_posterior,
+  reversed_bridge,
+)
+from diffusion_jax.bridges.sampler import bridge_sampler
 from diffusion_jax.core.keys import draw_normal
-from diffusion_jax.sampling.bridges import bridge_sampler
 from tests.testing.test_bridges import COVS, MEANS, between, cubature
 
 TIMES = dj.RectifiedFlowSchedule()

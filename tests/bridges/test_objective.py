@@ -8,9 +8,12 @@ from numpy.testing import assert_allclose
 from scipy.stats import norm
 
 import diffusion_jax as dj
+from diffusion_jax.bridges.objective import (
+  bridge,
+  schrodinger_coupling,
+)
 from diffusion_jax.testing import oracles
 from diffusion_jax.testing.bridges import schrodinger_bridge
-from diffusion_jax.training.bridges import bridge, schrodinger_coupling
 from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.objectives import Context, Network
 

@@ -3,8 +3,12 @@
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.bridges.equations import (
+  BridgePrediction,
+  bridge_error,
+  bridge_sample,
+)
 from diffusion_jax.core.arguments import check_positive
-from diffusion_jax.core.bridges import BridgePrediction, bridge_error, bridge_sample
 from diffusion_jax.core.denoiser import Network
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.losses import TimeSampler, uniform_times

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from diffusion_jax.core import bridges
-from diffusion_jax.core.bridges import BridgePrediction
+from diffusion_jax.bridges import equations as bridges
+from diffusion_jax.bridges.equations import BridgePrediction
 from diffusion_jax.testing.bridges import GaussianBridge
 from tests.jitted import jitted
 from tests.testing.test_bridges import COVS, MEANS, cubature

@@ -1,0 +1,1 @@
+"""Bridges from a source to data."""
