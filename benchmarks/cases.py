@@ -12,6 +12,7 @@ import numpy as np
 
 from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.train import setup
+from diffusion_jax.autoencoders.networks import Autoencoder
 from diffusion_jax.interop import (
   diffusers,
   diffusers_autoencoder,
@@ -22,7 +23,6 @@ from diffusion_jax.interop import (
 )
 from diffusion_jax.interop.edm import FIELDS
 from diffusion_jax.interop.options import options_of
-from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet

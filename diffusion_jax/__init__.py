@@ -4,6 +4,16 @@
 networks, data, training and evaluation by name.
 """
 
+from diffusion_jax.autoencoders.bounds import (
+  free_bits,
+  hierarchical_elbo,
+  importance_weighted_elbo,
+  kl_warmup,
+  rearranged_elbo,
+  reparameterize,
+  vae_elbo,
+  vae_log_weight,
+)
 from diffusion_jax.core.arguments import pytree_dataclass as pytree_dataclass
 from diffusion_jax.core.decoders import (
   bernoulli_log_prob as bernoulli_log_prob,
@@ -97,16 +107,6 @@ from diffusion_jax.core.step_schedules import (
   sigmoid_betas as sigmoid_betas,
   warmup_betas as warmup_betas,
   zero_terminal_snr as zero_terminal_snr,
-)
-from diffusion_jax.core.vae import (
-  free_bits as free_bits,
-  hierarchical_elbo as hierarchical_elbo,
-  importance_weighted_elbo as importance_weighted_elbo,
-  kl_warmup as kl_warmup,
-  rearranged_elbo as rearranged_elbo,
-  reparameterize as reparameterize,
-  vae_elbo as vae_elbo,
-  vae_log_weight as vae_log_weight,
 )
 from diffusion_jax.core.vdm import (
   vdm_diffusion_loss as vdm_diffusion_loss,

@@ -391,7 +391,7 @@ discrete/transitions.py
   is_the_nearest_step: jnp.rint(level.t * len(self.steps)) => jnp.floor(level.t * len(self.steps))
 discrete/transitions.py test_refusals.py
   that_cannot_be: np.abs(total - 1.0) < 1e-6 => np.abs(total - 1.0) < 1e-4
-core/vae.py papers/test_vae.py
+autoencoders/bounds.py papers/test_vae.py
   importance_weighted_bound: jax.nn.logsumexp(log_weights, axis=0) - math.log(num_samples)
     => jnp.mean(log_weights, axis=0)
 core/vdm.py
@@ -984,10 +984,10 @@ training/step.py
   a_step_that_is_not_finite: = jnp.isfinite(loss) & jnp.isfinite(norm) => = jnp.isfinite(norm)
 training/step.py training/test_objectives.py
   dropout_of_their_own: lambda k: jax.random.fold_in(k, index), keys => lambda k: k, keys
-training/vae.py
+autoencoders/objectives.py
   free_bits_are: bits_per_dim=error + divergence => bits_per_dim=error + penalty
   free_bits_are: penalty = in_bits(jnp.sum(bound => divergence = penalty = in_bits(jnp.sum(bound
-training/vae.py training/test_objectives.py
+autoencoders/objectives.py training/test_objectives.py
   dropout_of_their_own: 1, z, key=dropout_keys[1] => 1, z, key=dropout_keys[0]
 training/vdm.py
   the_two_noises_of_an_image: jax.random.normal(eps_key, batch['x'].shape) => inputs.eps

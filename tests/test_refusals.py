@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
+from diffusion_jax.autoencoders import objectives as vae
 from diffusion_jax.core import (
   losses,
   operators,
@@ -36,7 +37,6 @@ from diffusion_jax.training import (
   optimizer,
   power_ema,
   step,
-  vae,
   vdm,
 )
 from diffusion_jax.training.classifier import classifier

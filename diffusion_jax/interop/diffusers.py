@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from diffusion_jax.atomic_files import draft_folder
+from diffusion_jax.autoencoders.networks import Autoencoder
 from diffusion_jax.interop import (
   diffusers_autoencoder as autoencoder,
   diffusers_schedulers as schedulers,
@@ -25,7 +26,6 @@ from diffusion_jax.interop import (
 from diffusion_jax.interop.diffusers_options import modern, sides
 from diffusion_jax.interop.names import Params, Tensors, require
 from diffusion_jax.interop.options import Options, check, check_known
-from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet

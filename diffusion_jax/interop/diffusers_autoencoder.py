@@ -1,10 +1,10 @@
 """AutoencoderKL of diffusers as our `Autoencoder`, and back."""
 
+from diffusion_jax.autoencoders.networks import Autoencoder
 from diffusion_jax.interop import diffusers_options as theirs, names, options
 from diffusion_jax.interop.diffusers_options import ATTENTION, BLOCK, SILU
 from diffusion_jax.interop.names import Layer, Params, Tensors
 from diffusion_jax.interop.reader import Model, facts_of
-from diffusion_jax.networks.autoencoder import Autoencoder
 
 CLASS = 'AutoencoderKL'
 # The options of the class with their defaults; config.json may omit some.

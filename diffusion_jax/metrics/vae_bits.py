@@ -10,7 +10,7 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.core import vae as bound
+from diffusion_jax.autoencoders import bounds as bound
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.core.normal import kl
 from diffusion_jax.metrics.bits import in_bits

@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 from numpy.testing import assert_allclose, assert_array_equal
 
+from diffusion_jax.autoencoders.networks import Autoencoder
 from diffusion_jax.interop import diffusers, files
-from diffusion_jax.networks.autoencoder import Autoencoder
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.training.lora import lora_init, lora_merge
 from tests.interop.literal import assert_close, random_like, run

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from flax.errors import InvalidRngError
 
-from diffusion_jax.networks.autoencoder import Autoencoder, HierarchicalAutoencoder
+from diffusion_jax.autoencoders.networks import (
+  Autoencoder,
+  HierarchicalAutoencoder,
+)
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.inputs import Inputs

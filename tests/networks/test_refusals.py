@@ -20,7 +20,7 @@ from diffusion_jax.networks.tokens import grid_positions, patchify, rotary_angle
 from diffusion_jax.networks.transformer import DiT, block_params
 from diffusion_jax.networks.unet import UNet
 from tests import refusals
-from tests.networks.test_autoencoder import NETWORK
+from tests.autoencoders.test_networks import NETWORK
 from tests.networks.test_options import NETWORKS
 
 X, NOISE, TEXT = np.zeros((1, 4, 4, 8)), np.zeros(1), np.zeros((1, 3), int)

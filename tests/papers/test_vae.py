@@ -16,7 +16,7 @@ import scipy.stats
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
-from diffusion_jax.core import vae
+from diffusion_jax.autoencoders import bounds as vae
 from diffusion_jax.core.keys import split_key
 from tests.jitted import jitted
 from tests.papers import linear_gaussian as lg

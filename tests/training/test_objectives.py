@@ -10,6 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
+from diffusion_jax.autoencoders import objectives as vae
 from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.discrete import objectives as discrete_states
 from diffusion_jax.few_steps import (
@@ -21,7 +22,6 @@ from diffusion_jax.few_steps import (
 from diffusion_jax.training import (
   classifier,
   objectives,
-  vae,
   vdm,
 )
 from diffusion_jax.training.conditions import make_condition

@@ -29,9 +29,9 @@ from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.other_runs import check_unchanged, open_weights
 from diffusion_jax.app.kinds.sections import DenoiserSampling
 from diffusion_jax.app.kinds.vae.model import Autoencoder
+from diffusion_jax.autoencoders.bounds import reparameterize
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.core.normal import Normal
-from diffusion_jax.core.vae import reparameterize
 from diffusion_jax.data.pictures import shrink_mask
 from diffusion_jax.data.sources import Facts, Source, some_of
 from diffusion_jax.errors import UserError

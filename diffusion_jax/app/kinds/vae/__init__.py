@@ -6,12 +6,9 @@ from typing import Literal
 from diffusion_jax.app.config.rules import EDIT, Row
 from diffusion_jax.app.kinds import choices, diffusion, sections
 from diffusion_jax.app.kinds.diffusion import COMMON
+from diffusion_jax.autoencoders import networks as autoencoder, objectives as vae
 from diffusion_jax.metrics import table
-from diffusion_jax.networks import autoencoder
 from diffusion_jax.ranges import Positive
-from diffusion_jax.training import (
-  vae,
-)
 
 
 @dataclass(frozen=True, kw_only=True)

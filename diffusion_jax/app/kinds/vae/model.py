@@ -19,11 +19,10 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.plan import AtOnce
 from diffusion_jax.app.kinds.vae import Decoding
-from diffusion_jax.core import vae as bound
+from diffusion_jax.autoencoders import bounds as bound, objectives as vae
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
 from diffusion_jax.data import images as pixels
 from diffusion_jax.data.sources import Facts, Source
-from diffusion_jax.training import vae
 from diffusion_jax.training.objectives import Objective
 
 Array = jax.Array

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.core import vae as bound
+from diffusion_jax.autoencoders import bounds as bound
 from diffusion_jax.core.arguments import data_axes
 from diffusion_jax.core.decoders import bernoulli_log_prob, discretized_logistic_log_prob
 from diffusion_jax.core.keys import key_per_example
@@ -95,9 +95,9 @@ def vae(
 
   beta=1 is -ELBO (Kingma & Welling 2014, Eq. 3). encode(params, 1, x, key=None)
   -> Normal, q(z | x); decode(params, 1, z, key=None) -> output, as in `hvae`
-  with one layer; key: of dropout. beta is multiplied by `core.vae.kl_warmup`
+  with one layer; key: of dropout. beta is multiplied by `autoencoders.bounds.kl_warmup`
   over kl_warmup steps, which the state counts. free_bits: see
-  `core.vae.free_bits`, in nats per channel of z; it needs accumulate = 1.
+  `autoencoders.bounds.free_bits`, in nats per channel of z; it needs accumulate = 1.
   params: {'network': ...}. Metrics: loss; bits_per_dim = reconstruction + kl,
   the bound itself; beta.
   """
@@ -127,7 +127,7 @@ def hvae(
   free_bits: NonNegative = 0.0,
   kl_warmup: Count = 0,
 ) -> Objective:
-  """Makes -ELBO of a Markov hierarchical VAE (`core.vae.hierarchical_elbo`).
+  """Makes -ELBO of a Markov hierarchical VAE (`autoencoders.bounds.hierarchical_elbo`).
 
   encode(params, t, z, key=None) -> Normal, q(z_t | z_{t-1}), t = 1..T =
   num_latents; decode(params, t, z, key=None) -> Normal, p(z_{t-1} | z_t), or

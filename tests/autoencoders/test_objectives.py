@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 import diffusion_jax as dj
-from diffusion_jax.training import vae
+from diffusion_jax.autoencoders import objectives as vae
 from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.step import rows
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.testing import assert_allclose
 
-from diffusion_jax.networks.autoencoder import (
+from diffusion_jax.autoencoders.networks import (
   Autoencoder,
   HierarchicalAutoencoder,
   PerceptronAutoencoder,

@@ -1,0 +1,1 @@
+"""Variational autoencoders, with one layer of latents or a chain."""
