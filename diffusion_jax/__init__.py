@@ -58,10 +58,6 @@ from diffusion_jax.core.losses import (
   uniform_times as uniform_times,
   weighted_eps_loss as weighted_eps_loss,
 )
-from diffusion_jax.core.measurements import (
-  Measurement as Measurement,
-  poisson_log_prob as poisson_log_prob,
-)
 from diffusion_jax.core.normal import (
   Normal as Normal,
   bits_per_dim as bits_per_dim,
@@ -165,6 +161,49 @@ from diffusion_jax.few_steps.maps import (
   make_flow_map,
 )
 from diffusion_jax.few_steps.sampler import sample_map
+from diffusion_jax.posteriors.editing import (
+  interpolate,
+  noise_image,
+  sdedit,
+  slerp,
+)
+from diffusion_jax.posteriors.heuristics import (
+  likelihood_guided,
+  red_diff,
+  renoised,
+)
+from diffusion_jax.posteriors.measurements import (
+  Measurement,
+  poisson_log_prob,
+)
+from diffusion_jax.posteriors.particles import (
+  Particles,
+  feynman_kac,
+  one_of,
+  pick,
+  steered,
+)
+from diffusion_jax.posteriors.reconstruction import (
+  observation_guided,
+  proximal,
+  pseudoinverse_guided,
+  reconstruction_guided,
+  unexplained,
+)
+from diffusion_jax.posteriors.splitting import (
+  decoupled,
+  gaussian_draw,
+  langevin_draw,
+  ode_estimate,
+  split_gibbs,
+)
+from diffusion_jax.posteriors.twists import (
+  Twist,
+  pseudoinverse_twist,
+  spread_twist,
+  tempered_twist,
+  twist_guided,
+)
 from diffusion_jax.runs import open_run as open_run, training_step as training_step
 from diffusion_jax.sampling.ancestral import (
   ancestral as ancestral,
@@ -180,12 +219,6 @@ from diffusion_jax.sampling.correctors import (
   langevin as langevin,
   with_ancestral_noise as with_ancestral_noise,
   with_corrector as with_corrector,
-)
-from diffusion_jax.sampling.editing import (
-  interpolate as interpolate,
-  noise_image as noise_image,
-  sdedit as sdedit,
-  slerp as slerp,
 )
 from diffusion_jax.sampling.grids import (
   level_grid as level_grid,
@@ -206,11 +239,6 @@ from diffusion_jax.sampling.guiders import (
   cfg_plus_plus as cfg_plus_plus,
   cfg_zero_star as cfg_zero_star,
 )
-from diffusion_jax.sampling.heuristics import (
-  likelihood_guided as likelihood_guided,
-  red_diff as red_diff,
-  renoised as renoised,
-)
 from diffusion_jax.sampling.inpainting import (
   repaint as repaint,
   repaint_levels as repaint_levels,
@@ -224,20 +252,6 @@ from diffusion_jax.sampling.likelihood import (
   log_likelihood as log_likelihood,
   ode_bits_per_dim as ode_bits_per_dim,
   probability_flow as probability_flow,
-)
-from diffusion_jax.sampling.particles import (
-  Particles as Particles,
-  feynman_kac as feynman_kac,
-  one_of as one_of,
-  pick as pick,
-  steered as steered,
-)
-from diffusion_jax.sampling.reconstruction import (
-  observation_guided as observation_guided,
-  proximal as proximal,
-  pseudoinverse_guided as pseudoinverse_guided,
-  reconstruction_guided as reconstruction_guided,
-  unexplained as unexplained,
 )
 from diffusion_jax.sampling.sampler import (
   Sampler as Sampler,
@@ -262,20 +276,6 @@ from diffusion_jax.sampling.solvers import (
   lms as lms,
   unipc as unipc,
   velocity_heun as velocity_heun,
-)
-from diffusion_jax.sampling.splitting import (
-  decoupled as decoupled,
-  gaussian_draw as gaussian_draw,
-  langevin_draw as langevin_draw,
-  ode_estimate as ode_estimate,
-  split_gibbs as split_gibbs,
-)
-from diffusion_jax.sampling.twists import (
-  Twist as Twist,
-  pseudoinverse_twist as pseudoinverse_twist,
-  spread_twist as spread_twist,
-  tempered_twist as tempered_twist,
-  twist_guided as twist_guided,
 )
 
 __version__ = '0.2.0'

@@ -354,11 +354,11 @@ discrete/masked.py
   test_weights: jnp.rint(level.t * num_steps) => jnp.floor(level.t * num_steps)
   times_are_antithetic: jax.vmap(lambda k: jax.random.fold_in(k, i))(keys) => keys
   times_are_antithetic: t = 1.0 - jnp.mod(u => t = jnp.mod(u
-core/measurements.py sampling/test_heuristics.py
+posteriors/measurements.py posteriors/test_heuristics.py
   norm_of_the_residual: jnp.sqrt(square + 1e-12) => square
-core/measurements.py sampling/test_reconstruction.py
+posteriors/measurements.py posteriors/test_reconstruction.py
   at_every_level: jnp.asarray(self.std, like.dtype) ** 2 => jnp.asarray(self.std, like.dtype)
-core/measurements.py test_refusals.py
+posteriors/measurements.py test_refusals.py
   arguments_that_cannot_be: check_not_negative(std=self.std) => pass
 core/normal.py
   kl_of_variances_alone: jnp.abs(excess) < 0.5 => jnp.abs(excess) < 0.0
@@ -731,10 +731,10 @@ runtime/twins.py
   waits_for_a_new_one: if not if_new or files.keys() != self._same.keys(): => if True:
   waits_for_a_new_one: if not if_new or files.keys() != self._same.keys(): => if not if_new:
   is_forbidden: if time.monotonic() > end or 'Forbidden' in str(error): => if time.monotonic() > end:
-sampling/damage.py
+posteriors/damage.py
   units_of_the_measurement: weights = (std / stds) => weights = (stds / stds)
   units_of_the_measurement: float(np.min(stds / np.maximum(gain, 1e-12))) => float(np.min(stds))
-sampling/damage.py app/modes/test_arrays.py
+posteriors/damage.py app/modes/test_arrays.py
   restored_in_their_units: offset = np.asarray(computed_now(operator, x))[0] => offset = 0.0
 sampling/ancestral.py
   ddim_1_is_ancestral_fixed_small: jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t))
@@ -749,9 +749,9 @@ sampling/composition.py
   gaussians_is_exact: at.alpha**2 * total => total
   never_adds_uncertainty: np.maximum(values, 0.0)[:, None] => values[:, None]
   sum_of_scores: (1 - n) * (1.0 - at.t) => (1 - n)
-sampling/conjugate_gradients.py
+posteriors/conjugate_gradients.py
   negative_curvature: jnp.maximum(curvature, error) => jnp.abs(curvature)
-sampling/conjugate_gradients.py sampling/test_splitting.py
+posteriors/conjugate_gradients.py posteriors/test_splitting.py
   spread_of_every_frequency: - ridge * v => - 0.0 * v
 sampling/correctors.py
   limited_in_sigma: (ratio <= s_max) => (ratio < s_max)
@@ -768,9 +768,9 @@ discrete/samplers.py
   rounding_would_lose: ascending = jnp.sort(probs) => ascending = -jnp.sort(-probs)
 discrete/samplers.py papers/test_discrete_states.py
   test_remdm_one_step: level_s.alpha / kept => level_s.alpha
-sampling/editing.py
+posteriors/editing.py
   no_strength_is_no_change: round(strength * num_steps) => int(strength * num_steps)
-sampling/editing.py sampling/test_sampler.py
+posteriors/editing.py sampling/test_sampler.py
   no_key_is_used_twice: draw_normal(noise_key, x) => draw_normal(key, x)
 sampling/grids.py
   grids_fall_from_noise: 'karras', 1.0, True) => 'uniform', 1.0, True)
@@ -789,10 +789,10 @@ sampling/guiders.py
   adaptive_projected: change += (parallel - 1.0) * along => change += parallel * along
   cfg_zero_star: (_share(y_cond, y_uncond) - 1.0) => 0.0
   cfg_plus_plus: (x - t.alpha * uncond.x0) => (x - t.alpha * x0)
-app/kinds/parts.py sampling/test_particles.py
+app/kinds/parts.py posteriors/test_particles.py
   one_of_many: (scale, 1.0 - scale)), particles) => (scale, 1.0 - scale)), 16)
   one_of_many: feynman_kac((scale, 1.0 - scale)) => feynman_kac((1.0 - scale, scale))
-sampling/heuristics.py
+posteriors/heuristics.py
   norm_of_the_residual: new - step_size * gradient => new + step_size * gradient
   mean_gradient_is_zero: prior = weight * ratio => prior = weight
 sampling/inpainting.py
@@ -809,7 +809,7 @@ sampling/likelihood.py
 few_steps/sampler.py
   multistep_consistency_sampling: (ratio * clean.sigma) ** 2 => clean.sigma**2
   whose_last_call_would_do_nothing: np.diff(t, append=-1.0) < 0.0 => np.diff(t, append=-1.0) <= 0.0
-sampling/particles.py
+posteriors/particles.py
   evidence_is_unbiased: .log_weights + state.pending + estimates[0] => .log_weights + estimates[0]
   evidence_is_unbiased: jnp.where(again[:, None], 0.0, log_weights) => log_weights
   evidence_is_unbiased: jax.nn.logsumexp(log_weights, axis=1) - jnp.log(count)
@@ -832,7 +832,7 @@ sampling/particles.py
   evidence_of_a_threshold: .where(good, log_psi, lowest - 3.0) => .where(good, log_psi, -jnp.inf)
   worst_step: jnp.minimum(state.lowest_ess, ess) => ess
   worst_step: jnp.minimum(moved.lowest_ess, effective_number(log_weights)) => moved.lowest_ess
-sampling/reconstruction.py
+posteriors/reconstruction.py
   asymmetric_jacobian: 0.5 * (left - right) => 0.0 * (left - right)
   no_image_explains: variance(residual), precision, => variance(residual), 0.0,
   noise_in_y_counts: jnp.maximum(level.sigma**2, 1e-12) => jnp.maximum(level.sigma**2, 1e-4)
@@ -848,16 +848,16 @@ sampling/solvers.py papers/test_samplers.py
   dpm_solver_pp_algorithm_2: exponent = 2.0 * eta * jnp => exponent = eta * jnp
 sampling/solvers.py sampling/test_correctors.py
   ancestral_noise_is: return ddim_step(x0, x_s, level_s, end) => return x_s
-sampling/splitting.py
+posteriors/splitting.py
   product_of_two_normal: jnp.sqrt(noise_variance) * draw_normal => noise_variance * draw_normal
   law_for_any_size_of_step: noise**2 - back**2 => 0.0 * noise
   law_for_any_size_of_step: (noise**2 - back**2) => (noise**2)
   noise_of_its_width: draw(key, x, width**2) => draw(key, x, width)
-sampling/splitting.py test_refusals.py
+posteriors/splitting.py test_refusals.py
   that_cannot_be: width >= 0.999 * lowest => width >= 0.0 * lowest
-sampling/twists.py
+posteriors/twists.py
   without_its_constant: (0.5 * fixed - residual) => (fixed - residual)
-sampling/twists.py sampling/test_reconstruction.py
+posteriors/twists.py posteriors/test_reconstruction.py
   at_every_level: at.sigma**2 / (at.alpha**2 + at.sigma**2) => at.sigma**2 / at.alpha**2
 testing/bench.py
   estimates_are_the_oracles: - sigma * x0 => + sigma * x0

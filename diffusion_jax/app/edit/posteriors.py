@@ -19,9 +19,9 @@ from diffusion_jax.app.edit.methods import STEPS, Batch, Edited, Method, reconst
 from diffusion_jax.app.edit.pictures import Edit, Made, Shown
 from diffusion_jax.app.kinds.plan import few_particles
 from diffusion_jax.core.keys import clone_key, draw_normal, draw_signs, fold_each, split_key
-from diffusion_jax.core.measurements import LogLikelihood
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.restoration import MOST
+from diffusion_jax.posteriors.measurements import LogLikelihood
 from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Several, Size
 from diffusion_jax.sampling.grids import last_noisy_level
 

@@ -32,8 +32,12 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import restoration
 from diffusion_jax.metrics.restoration import MOST
 from diffusion_jax.paths import ReadPath
+from diffusion_jax.posteriors.damage import (
+  GREY,
+  damage_of,
+  noise_needed,
+)
 from diffusion_jax.ranges import Positive
-from diffusion_jax.sampling.damage import GREY, damage_of, noise_needed
 
 _FILES = '.png', '.jpg', '.jpeg', '.npy'
 _ROWS = 16  # of the sheet

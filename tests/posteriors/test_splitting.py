@@ -13,15 +13,15 @@ from diffusion_jax.core import operators
 from diffusion_jax.sampling.grids import last_noisy_level
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
-from tests.rows import normal
-from tests.sampling.moments import assert_own_keys, jit_long
-from tests.sampling.test_reconstruction import (
+from tests.posteriors.test_reconstruction import (
   MATRIX,
   SCHEDULE,
   WHITE,
   Y,
   measured,
 )
+from tests.rows import normal
+from tests.sampling.moments import assert_own_keys, jit_long
 
 NUM = 4000
 # Correlated data, whose widths the levels reach.

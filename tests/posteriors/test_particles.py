@@ -10,14 +10,10 @@ from scipy.stats import multivariate_normal, norm
 import diffusion_jax as dj
 from diffusion_jax.app.kinds import parts
 from diffusion_jax.core.process import sde_coefficients
-from diffusion_jax.sampling import particles
+from diffusion_jax.posteriors import particles
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at, level_grid
-from tests.refusals import one_line
-from tests.rows import normal
-from tests.sampling import chains
-from tests.sampling.moments import assert_own_keys, jit_long
-from tests.sampling.test_reconstruction import (
+from tests.posteriors.test_reconstruction import (
   COV,
   MATRIX,
   MIXTURE,
@@ -28,6 +24,10 @@ from tests.sampling.test_reconstruction import (
   Y,
   measured,
 )
+from tests.refusals import one_line
+from tests.rows import normal
+from tests.sampling import chains
+from tests.sampling.moments import assert_own_keys, jit_long
 
 STD = 0.5
 # Correlated data of unit average variance.

@@ -24,7 +24,6 @@ from diffusion_jax.core.arguments import (
 )
 from diffusion_jax.core.denoiser import Prediction, predict
 from diffusion_jax.core.keys import draw_index, draw_normal, draw_uniform, split_key
-from diffusion_jax.core.measurements import LogLikelihood
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import (
   Variance,
@@ -33,9 +32,13 @@ from diffusion_jax.core.process import (
   p_reverse,
   reverse_variance,
 )
+from diffusion_jax.posteriors.measurements import LogLikelihood
+from diffusion_jax.posteriors.twists import (
+  Twist,
+  tempered_twist,
+)
 from diffusion_jax.ranges import check_value
 from diffusion_jax.sampling.sampler import Sampler
-from diffusion_jax.sampling.twists import Twist, tempered_twist
 
 Array = jax.Array
 

@@ -24,10 +24,17 @@ import jax.numpy as jnp
 from diffusion_jax.core.arguments import as_float, check_at_least, sum_data_axes
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.levels import NoiseLevel
-from diffusion_jax.core.measurements import Measurement
-from diffusion_jax.sampling.conjugate_gradients import Product, least_squares, solve
+from diffusion_jax.posteriors.conjugate_gradients import (
+  Product,
+  least_squares,
+  solve,
+)
+from diffusion_jax.posteriors.measurements import Measurement
+from diffusion_jax.posteriors.twists import (
+  pseudoinverse_twist,
+  twist_guided,
+)
 from diffusion_jax.sampling.inpainting import check_mask
-from diffusion_jax.sampling.twists import pseudoinverse_twist, twist_guided
 
 Array = jax.Array
 

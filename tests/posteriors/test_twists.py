@@ -8,8 +8,13 @@ from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from tests.jitted import level_at
+from tests.posteriors.test_reconstruction import (
+  MATRIX,
+  SCHEDULE,
+  Y,
+  measured,
+)
 from tests.rows import normal
-from tests.sampling.test_reconstruction import MATRIX, SCHEDULE, Y, measured
 
 STD = 0.5
 

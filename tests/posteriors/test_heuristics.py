@@ -10,8 +10,16 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal
 from tests.jitted import level_at
+from tests.posteriors.test_reconstruction import (
+  COV,
+  DATA,
+  MATRIX,
+  MEAN,
+  SCHEDULE,
+  Y,
+  measured,
+)
 from tests.rows import normal
-from tests.sampling.test_reconstruction import COV, DATA, MATRIX, MEAN, SCHEDULE, Y, measured
 
 ENDS = {'level_t': level_at(SCHEDULE, 0.5), 'level_s': level_at(SCHEDULE, 0.4)}
 

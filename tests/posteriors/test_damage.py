@@ -10,7 +10,10 @@ from scipy import optimize
 
 from diffusion_jax.core import operators
 from diffusion_jax.data.spec import ArraySpec
-from diffusion_jax.sampling.damage import damage_of, noise_needed
+from diffusion_jax.posteriors.damage import (
+  damage_of,
+  noise_needed,
+)
 from tests.rows import normal, slow
 
 

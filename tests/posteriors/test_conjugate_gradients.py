@@ -8,10 +8,10 @@ import numpy as np
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
-from diffusion_jax.sampling.conjugate_gradients import least_squares
+from diffusion_jax.posteriors.conjugate_gradients import least_squares
 from tests.jitted import level_at
+from tests.posteriors.test_reconstruction import SCHEDULE
 from tests.rows import normal
-from tests.sampling.test_reconstruction import SCHEDULE
 
 
 def test_a_direction_of_negative_curvature_is_not_taken():

@@ -1,0 +1,1 @@
+"""Samples of p(x_0 | y), given a measurement or a reward."""
