@@ -13,22 +13,20 @@ Song et al. 2023). Only `make_flow_map` knows how a network was trained.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.arguments import check_same_shape, expand_to
-from diffusion_jax.core.denoiser import Denoiser, Network, predict
+from diffusion_jax.core.denoiser import Denoiser, MapKind, Network, predict
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import edm_norm
 from diffusion_jax.core.process import velocity
 from diffusion_jax.ranges import check_value
 
 Array = jax.Array
-
-MapKind = Literal['average_velocity', 'consistency', 'trigflow']
 
 
 class FlowMap(Protocol):

@@ -18,17 +18,14 @@ import numpy as np
 from jax.core import Tracer
 
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.bridges.equations import BridgeFn
 from diffusion_jax.core.arguments import as_float, expand_to, kind_of
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.keys import as_one_key, draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel, check_level, check_order, equal_levels
-from diffusion_jax.discrete.equations import StateDenoiser
-from diffusion_jax.few_steps.maps import FlowMap
 
 Array = jax.Array
 
-AnyDenoiser = Denoiser | StateDenoiser | FlowMap | BridgeFn
+AnyDenoiser = Denoiser | Callable[..., PyTree]  # what samplers of other processes call
 
 
 class SamplerInit(Protocol):

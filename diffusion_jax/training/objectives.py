@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.arguments import expand_to
-from diffusion_jax.core.denoiser import Augment, Network, variance_fraction
+from diffusion_jax.core.denoiser import Augment, MapKind, Network, variance_fraction
 from diffusion_jax.core.elbo import bound_term, reconstruction_nll
 from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.core.levels import (
@@ -29,7 +29,6 @@ from diffusion_jax.core.levels import (
 from diffusion_jax.core.losses import TimeSampler, Weight, snr_weight, step_times
 from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
-from diffusion_jax.few_steps.maps import MapKind
 from diffusion_jax.ranges import NonNegative
 from diffusion_jax.training.couplings import Coupling, check_straight, paired
 from diffusion_jax.training.loss_aware import init_loss_history, loss_aware_times, record
