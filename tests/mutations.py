@@ -5,12 +5,11 @@ tree; with a word, those that contain it. It prints what was caught and what
 survived. The exit code is 1 where one survives, where its text is not in the
 file exactly once, and where pytest ends otherwise.
 
-A file of the package, and the test file if it is not the one that mirrors the
-file, head a group of rows: a keyword of the tests, and the exact text => its
-replacement.
+A group of the table has a file of the package, the test file (None: the one that
+mirrors the file), and its rows: (a keyword of the tests, the exact text, its
+replacement).
 """
 
-import re
 import shutil
 import subprocess
 import sys
@@ -67,941 +66,2878 @@ def main(word=''):
 
 def rows(table):
   """Yields (file, text, replacement, test file, keyword) of a table."""
-  for group in re.split(r'\n(?=\S)', table.strip()):
-    head, *lines = re.split(r'\n  (?=\S)', group)
-    file, *test = head.split()
-    mirror = Path(file).with_name(f'test_{Path(file).name}')
-    (test,) = test or [str(mirror)]
-    for line in lines:
-      keyword, body = re.split(r':\s', line.replace('\n    ', '\n'), maxsplit=1)
-      text, replacement = re.split(r'\s=> ?', body)
-      yield file, text, replacement, test, keyword
+  for file, test, mutations in table:
+    mirror = str(Path(file).with_name(f'test_{Path(file).name}'))
+    for keyword, text, replacement in mutations:
+      yield file, text, replacement, test or mirror, keyword
 
 
-TABLE = r"""
-app/kinds/roles.py app/inputs/test_datasets.py
-  changed_data: stored_form(config, facts), FREE => plain(config) | {'facts': known}, FREE
-app/kinds/rules.py app/test_cli.py
-  flag_makes_idle: if is_flag or not any( => if not any(
-app/config/store.py
-  another_kind_of_model: kind = registry.kind_of(merge(config, upper, before)) => kind = before
-  facts_of_a_run_go: tree.pop('facts', None) => pass
-app/config/store.py app/kinds/test_sampling.py
-  short_name: fields = {path: choice, **rest, => fields = {**rest, path: choice,
-  short_name: tree = _spelled_out(tree, schema) => tree = dict(tree)
-app/config/tree.py app/kinds/test_training.py
-  parts_that_are_off: default is None or type(None) in get_args(parameter.annotation) => False
-training/averaging.py
-  first_width: first, *others = rates => *others, first = rates
-  first_width: every or max(total_steps // 32, 1) => every or total_steps // 32
-  widths_are_different: not widths or len({*widths}) < len(widths) => not widths
-app/config/store.py app/config/test_tree.py
-  replaces_a_choice: if named and old.get('name') != new['name']: => if False:
-  for_this_field_and_for_a_part:  or isinstance(node.get(last), dict): => :
-app/config/tree.py app/config/test_trust.py
-  own_part_may_be: is_own = ':' in choice => is_own = '?' in choice
-  own_part_may_be: '/' in x or os.path.exists(x) => '/' in x
-  own_part_may_be: '/' in x or os.path.exists(x) => os.path.exists(x)
-  folder_of_the_user: expanded(text, use == WRITTEN), value => expanded(text, False), value
-  only_a_stored_config: trust.check_paths((below(self.where, name), value)) => pass
-app/config/tree.py app/modes/test_refusals.py
-  toy_parts: if ':' in self.choice: => if False:
-app/config/trust.py
-  the_user_has_allowed: content.get('parts', {}).get(os.getcwd(), ()) => sum(content.get('parts', {}).values(), [])
-  folder_of_the_user: [*words, *map(os.path.expanduser, words)] => words
-app/config/trust.py app/config/test_user_parts.py
-  is_data_and_the_source: path in ('data', 'data.source', 'data.target') => path == 'data'
-  takes_what_every_network: _call_misfit(part) if more else '' => ''
-app/run/drawing.py
-  other_data: if datasets.another_set(config, 'train'): => if False:
-app/run/drawing.py app/modes/test_refusals.py
-  toy_parts: jax.jit(run).lower( => jax.eval_shape(run,
-app/edit/posteriors.py
-  compared_with_the_models: (level.alpha**2 + level.sigma**2) / level. => level.sigma / level.
-  half_of_the_rounds: math.ceil(rounds / 2) => rounds
-  half_of_the_rounds: mode='edge' => mode='constant'
-  adds_the_variance_of_x0: dj.spread_twist(known) => dj.pseudoinverse_twist(known, 100)
-  adds_the_variance_of_x0: if known.is_linear: => if False:
-app/edit/posteriors.py app/modes/test_refusals.py
-  proximal: Method(draw, needs_linear=True, unread=STEPS) => Method(draw, needs_linear=True)
-app/edit/restoration.py
-  hidden_by_a_mask: np.where(damage.seen, y, 0.0) => np.where(damage.seen | True, y, 0.0)
-  hidden_by_a_mask: jnp.sqrt(square / damage.seen.mean()) => jnp.sqrt(square)
-  that_were_read:
-    @functools.cached_property
-      def paths
-    => @property
-      def paths
-app/inputs/conditions.py
-  of_other_runs_get: noisy is None or guided => noisy is None
-  of_other_runs_get: c.get('classifier') or by_run => by_run
-app/inputs/conditions.py app/run/test_notebook.py
-  vectors_are_given: self.values.encode(rows), index => rows, index
-app/inputs/conditions.py app/modes/test_tables.py
-app/inputs/conditions.py app/kinds/test_bridge.py
-  own_images: if len(starts) < => if 2 * len(starts) <
-app/inputs/datasets.py
-  data_as_they_were: if not facts.examples or split => if True or split
-  data_as_they_were: ('examples', 'checksum') if now[n] => ('examples',) if now[n]
-  keeps_its_splits: (last[n], split) == ('test_path', 'test') => last[n] == 'test_path'
-  keeps_its_splits: os.path.realpath(os.path.expanduser(value)) => os.path.basename(value)
-  advice_for: or not isinstance(error.__cause__, NoTestSplit): => or True:
-  advice_for: 'validation' if config.data.validation_fraction else 'train') => 'train')
-  another_set: places = {n for n in now if last[n] not in _SPLITS} => pass
-  validation_part: split = config.data.given.get('test', 'test') => pass
-  validation_part: or split == 'train' and fraction => or False
-  run_keeps_its_classes: if ours.class_names and theirs => if not ours.class_names and theirs
-  run_keeps_its_classes: checksum=total, class_names=names, skipped=skipped => checksum=total
-  labels_follow_the_data: bool(inner[name]) and inner[name] != default => bool(inner[name])
-app/kinds/bridge/model.py app/kinds/test_bridge.py
-  the_plan_is_that: if c.reverse else predict => if False else predict
-  the_plan_is_that: level_grid(schedule, c.grid.number) => level_grid(schedule, c.grid.number + 1)
-  the_plan_is_that: bridge_sampler(diffusion, c.stochastic) => bridge_sampler(diffusion, False)
-app/kinds/diffusion/model.py app/kinds/test_diffusion.py
-  without_clipping: functions.append(c.bound if noisy.clips else None) => functions.append(None)
-  networks_own_estimate: (c.bound if noisy.clips => (dj.clip_denoised if noisy.clips
-app/kinds/diffusion/model.py app/edit/test_pictures.py
-  interpolation_is_not_clipped: if clip: => if True:
-app/kinds/diffusion/model.py app/kinds/test_other_runs.py
-  guidance_by_a_classifier_by_hand: (2 if after_clip else 0, by_classifier) => (0, by_classifier)
-app/inputs/stored_latents.py
-  batches_of_latents: '' if split == 'train' else f'{split}_' => ''
-app/kinds/latent/model.py app/kinds/test_latent.py
-  keeps_its_digits: part - part.mean() => part
-app/kinds/latent/model.py app/modes/test_encode.py
-  encoding_in_each_step: Normal(mean, std**2) => Normal(mean, std)
-app/kinds/states/model.py app/kinds/test_states.py
-  guidance_moves: cond | drop => cond
-  knows_nothing: num_steps=num_steps) => num_steps=2 * num_steps)
-app/kinds/vae/model.py app/kinds/test_vae.py
-  a_chain_literally: [t - 2], self.decode(params, t, z) => [t - 1], self.decode(params, t, z)
-app/modes/convert.py
-  program_of_numbers: (cond[context.name] - a) / b => cond[name]
-  program_of_numbers: jnp.isnan(known), a + b * x, known => jnp.isnan(known), b * x, known
-  program_of_numbers: jnp.where(jnp.isnan(known), a + b * x, known) => a + b * x
-app/edit/mode.py app/config/test_trust.py
-  without_a_context_reads: rows = context.read() => rows = None
-app/modes/__init__.py app/config/test_trust.py
-  asked_for_at_once: if section for x in => if False for x in
-app/evaluate/mode.py
-  is_of_its_data: examples = content_sum(source, count) => examples = ''
-  own_pair: log_q[:, 1:], log_q[:, 0] => log_q[:, :-1], log_q[:, -1]
-  own_pair: encoded[index // rows] => encoded[index % len(encoded)]
-  own_pair: return -arrays['nats'] => return arrays['nats']
-  own_pair: source = datasets.source_of(model.config, c.split) => source = datasets.source_of(model.config, 'train')
-app/evaluate/mode.py app/run/test_provenance.py
-  splits_that_it_reads: self.sums[split] = content_sum(source) => pass
-app/modes/serve.py
-  compiles_says_so: compiles=not i and key not in programs.ready => compiles=False
-  bad_value: trusted=False => trusted=True
-  what_sampling_draws: (cond, scale=scale) => (cond, scale=1.0)
-  other_hosts_sites: site not in ('same-origin', 'none') => site == 'cross-site'
-  other_hosts_sites: or origin != own => or False
-  loads_nothing: ; frame-ancestors 'none'" => "
-  two_lines: one_line(str(error)) => str(error)
-  other_hosts: allowed_hosts=[HOST, 'localhost'] => allowed_hosts=['*']
-  other_hosts: if site not in ('same-origin', 'none') or origin != own: => if False:
-app/train/mode.py
-  decays_anew_is_said: setup.rates_of(parts.config, total)[:step] => rates[:step]
-  before_a_program_is_compiled: read = itertools.chain([next(read)], read) => read = iter(read)
-app/train/mode.py app/modes/test_convert.py
-  another_network_or_the_run: begin = load.begin_from(shapes.params, c.start.run)
-    => begin = lambda x: load.begin_from(shapes.params, c.start.run)(x)
-app/run/notebook.py
-  trained_run_by_its_parts: np.arange(first, end) => np.arange(n)
-app/kinds/other_runs.py
-  sees_its_own_levels: return at_levels_of(run, student, denoise) => return denoise
-  guidance_by_a_classifier_by_hand: if same and not noisy.learns_schedule: => if True:
-app/run/provenance.py
-  its_content: f'{name}, sha256 {sha256(path)[:16]}' => name
-  its_content: sha256(x)[:16] for n, x in sorted(files.items()) => '' for n, x in ()
-  other_latents: 'latents': model.latents.record(model.workdir), =>
-  what_was_read: digest([x]) for n, x in read.items() => '' for n, x in read.items()
-  its_content: 'checkpoint {step}, weights {weights}, config_hash {config_hash => 'checkpoint {step
-app/run/provenance.py app/evaluate/test_mode.py
-  is_another_file: 'weights': checksums.of_arrays(params) => 'weights': 0
-app/run/provenance.py app/run/test_provenance.py
-  named_by_their_settings: settings.items() if n != 'run'} => settings.items()}
-  users_is_refused: done = processes.is_first() and path.exists() => done = False
-  users_is_refused: f'.{code}.parts' if given else => '.parts' if given else
-data/sums.py app/run/test_provenance.py
-  named_by_their_settings: int(x) if isinstance(x, float) and x.is_integer() else x => x
-app/modes/sample.py app/modes/test_kept_files.py
-  go_on_where_they_were: shutil.rmtree(place.parts) => pass
-report/card.py
-  a_bar_in_a_value: .replace('|', '\\|') =>
-app/run/sharing.py
-  kept_autoencoder: skip=()).without_folders() => skip=())
-  is_last: ('latent.json', *reversed(_FILES)) => ('latent.json', *_FILES)
-  other_weights_under: here != there or not share.same(source, workdir) => here != there
-app/train/floors.py
-  until_data_or_objective_change: kept.get('settings') == settings: => kept.get('settings'):
-  in_float64: compute(fitted, key, batch, rng => compute(fitted, jax.random.fold_in(key, 1), batch, rng
-testing/floors.py app/train/test_floors.py
-  in_float64: trained, x]) => x, x])
-app/kinds/diffusion/model.py app/train/test_floors.py
-  more_than_denoise: objective.get('coupling') is not None => False
-  more_than_denoise: ('denoising', 'hybrid', 'vdm') => ('denoising', 'hybrid', 'vdm', 'vlb')
-app/train/step_log.py
-  note_follows: {x:.4g}{self.notes.get(n, "")} => {x:.4g}
-  a_plan_that_is_nan: names = 'column_error', 'loss', => names = 'loss',
-app/run/weights.py
-  another_network_is_refused: own or folder.differences(stored => own and folder.differences(stored
-  exported_alone: share.exist(workdir) or load.base_path(workdir).exists() => share.exist(workdir)
-app/evaluate/scorers.py
-  standardised_by_the_statistics: np.asarray(x.std)) => np.ones(len(x.std)))
-app/smoke.py app/test_cli.py
-  trial_of_own: if own or facts is None and not is_folder: => if facts is None and not is_folder:
-app/train/hooks.py
-  the_lowest_loss_and_the_highest_score: sign = -1.0 if higher else 1.0 => sign = 1.0
-  drawn_in_batches: np.arange(first, min(first + size, n)) => np.arange(min(size, n - first))
-  see_the_texts: , size, 0, i, rows=rows, text_length=length => , size, 0, i, rows=rows
-app/train/setup.py app/modes/test_refusals.py
-  training.machine.accumulate: c.training.batch_size % (mesh.size * count) == 0 => True
-  optimizer.decay_steps: 0 < steps < len(rates) - 1 and => 0 < steps < 0 and
-app/train/setup.py app/modes/test_simulator.py
-  another_config: roles.check_same_run(workdir, config) => pass
-atomic_files.py
-  through_a_link:
-    new = Path(f'{path}.{secrets.token_hex(4)}.tmp')
-      try:
-    => new = Path(f'{path}.tmp')
-      try:
-  gets_its_name: shutil.rmtree(new, ignore_errors=True) => pass
-core/arguments.py core/test_products.py
-  is_fused_with_a_sum: jnp.sum(finished(x), axis => jnp.sum(x, axis
-  is_fused_with_a_sum: jnp.mean(finished(x), axis => jnp.mean(x, axis
-core/arguments.py test_refusals.py
-  that_cannot_be: return jax.device_get(traced => return (traced
-bridges/equations.py
-  samples_velocity_and_score: slope = diffusion * (0.5 - t) => slope = diffusion * (1.0 - t)
-  samples_velocity_and_score: return -prediction.z / => return prediction.z /
-  a_path_of_one_pair: widths = bridge_width(s, diffusion) - => widths = bridge_width(s, diffusion) +
-  a_path_of_one_pair: diffusion**2 * s * (t - s) / t => diffusion**2 * (t - s)
-  the_diffusion_steps: xt - t * prediction.displacement => xt + t * prediction.displacement
-  regression_of_the_pairs: jnp.square(prediction.z - z) => jnp.square(prediction.z + z)
-  a_path_of_one_pair: jnp.sqrt(jnp.maximum(t * (1.0 - t), 0.0)) => jnp.sqrt(t * (1.0 - t))
-bridges/equations.py bridges/test_sampler.py
-  both_ways: BridgePrediction(-displacement, z) => BridgePrediction(-displacement, -z)
-core/decoders.py
-  difference_of_cdfs: width = 2.0 / (num_levels - 1) => width = 1.0 / (num_levels - 1)
-  bernoulli_is_scipys: jnp.where(x > 0.0, logits, -logits) => jnp.where(x > 0.0, -logits, logits)
-core/denoiser.py
-  noise_inputs: return -level.logsnr / 8.0 => return -level.logsnr / 4.0
-  published_integers: jnp.maximum(step - 1.0, 0.0) => jnp.maximum(step, 0.0)
-discrete/equations.py
-  mean_of_the_oracle: jnp.exp(log_p - log_q) => jnp.exp(log_p)
-  states_of_scaled_images: jnp.rint((x + 1.0) => jnp.floor((x + 1.0)
-  prior_excludes_a_state: (q > 0.0) & (prior == 0.0) => (q > 1e-3) & (prior == 0.0)
-  mean_of_the_oracle: jax.vmap(lambda k: jax.random.fold_in(k, step))(keys) => keys
-  first_step_ends_at_clean_data: select_level(step == 1, => select_level(step == 0,
-  below_the_rounding: coarse + fine * 2.0**-23 => coarse
-core/elbo.py
-  a_step_to_noise_at_time_0: where(level_s.sigma == 0.0, decoder => where(level_s.t == 0.0, decoder
-  each_step_is_drawn: / (1.0 + snr[1:]) => / (1.0 + snr[:-1])
-  each_step_is_drawn: points / steps * ends[-1] => points / (steps + 1) * ends[-1]
-  levels_that_are_equal: same = (q.variance == 0.0) & => same = (q.variance < 0.0) &
-core/couplings.py
-  leaves_a_share_of_pairs: 1.0 - ratio, => ratio,
-  keep_their_digits: square < 1e-3 * norms) => square < 0.0 * norms)
-  the_entropic_plan_is_optimal: kernel + rows[:, None], axis=0))
-    => kernel + columns[None], axis=0))
-  the_entropic_plan_is_optimal: (-math.log(n) for n in cost.shape)
-    => (-math.log(n) for n in cost.shape[::-1])
-  every_column_of_the_plan: (error > tolerance) => (error > 0.1)
-  two_labels_are_forbidden: jnp.where(same, terms, jnp.inf) => terms
-core/couplings.py training/test_couplings.py
-  wherever_the_sets_are: v - jnp.mean(v, axis=0, keepdims=True) for v => v for v
-  weigh_as_in_the_release: _terms(squared_distances(x0, y), => _terms(distances,
-  without_a_plan_pairs: jnp.where(rounding < _ROUNDING, => jnp.where(rounding < jnp.inf,
-core/elbo.py papers/test_bound.py
-  some_of_the_steps: expected[drawn - 2] => expected[drawn - 1]
-few_steps/losses.py few_steps/test_consistency.py
-  consistency_training_literally: (f_fn(xt, level_t), sg(target)) => (f_fn(xt, level_t), target)
-  continuous_consistency_literally: return sg(output), sg(g) => return sg(output), g
-few_steps/losses.py few_steps/test_distillation.py
-  progressive_distillation_is_two: return sg((xs - ratio * xt) / (s.alpha - ratio * t.alpha))
-    => return (xs - ratio * xt) / (s.alpha - ratio * t.alpha)
-few_steps/losses.py few_steps/test_average_velocity.py
-  improved_mean_flow_literally: u + expand_to(t - s, xt) * sg(du) => u + expand_to(t - s, xt) * du
-  test_mean_flow_literally: sg(v - expand_to(t - s, xt) * du) => v - expand_to(t - s, xt) * du
-  shortcut_literally: return sg(share * first + (1.0 - share) * second)
-    => return share * first + (1.0 - share) * second
-  self_distillation_literally: squared_error(u - elapsed * du, sg(velocity))
-    => squared_error(u - elapsed * du, velocity)
-few_steps/losses.py
-  no_error_of_self_distillation: middle = t - share * (t - s) => middle = s + share * (t - s)
-  no_error_of_self_distillation: u_fn(xt - elapsed * u, s, s) => u_fn(xt, s, s)
-few_steps/maps.py
-  maps_to_the_clean_end: 1.001 * sigma_min * level_s.alpha => sigma_min * level_s.alpha
-core/keys.py
-  bit_for_bit_in_any_batch: jax.vmap(lambda k: distribution(k, x.shape[1:], x.dtype))(key)
-    => distribution(key[0], x.shape, x.dtype)
-  draws_row_i: jnp.moveaxis(each_split(data, shape), 0, len(shape))
-    => each_split(data, shape).reshape(*shape, *data.shape)
-  draws_row_i: if shape[:1] != (count,): => if not shape:
-core/levels.py
-  rounding_keeps_other_positions: min(1e-6 * num_steps, 1e-3) => 1e-6 * num_steps
-core/levels.py sampling/test_solvers.py
-  leaves_x_unchanged: ROUNDING = 1e-5 => ROUNDING = 0.0
-core/losses.py
-  antithetic_times_are_evenly: (batch_size) / batch_size => (batch_size) / (batch_size + 1)
-  step_times_are_all: , (batch_size,), 1, schedule_steps + 1 => , (batch_size,), 1, schedule_steps
-  part_of_times_is_at_the_start: (batch_size)), jnp.ones(batch_size) => (batch_size)), drawn[1]
-  zero_snr: jnp.maximum(level.alpha, 1e-12) => level.alpha + 1.0
-discrete/masked.py
-  test_weights: (schedule, level.t)[1] / level.sigma => (schedule, level.t)[1] / level.alpha
-  test_weights: jnp.rint(level.t * num_steps) => jnp.floor(level.t * num_steps)
-  times_are_antithetic: jax.vmap(lambda k: jax.random.fold_in(k, i))(keys) => keys
-  times_are_antithetic: t = 1.0 - jnp.mod(u => t = jnp.mod(u
-posteriors/measurements.py posteriors/test_heuristics.py
-  norm_of_the_residual: jnp.sqrt(square + 1e-12) => square
-posteriors/measurements.py posteriors/test_reconstruction.py
-  at_every_level: jnp.asarray(self.std, like.dtype) ** 2 => jnp.asarray(self.std, like.dtype)
-posteriors/measurements.py test_refusals.py
-  arguments_that_cannot_be: check_not_negative(std=self.std) => pass
-core/normal.py
-  kl_of_variances_alone: jnp.abs(excess) < 0.5 => jnp.abs(excess) < 0.0
-core/operators.py
-  the_middle_of_a_kernel: height // 2) % rows => (height - 1) // 2) % rows
-  the_gaussian_blur_is_scipys: math.ceil(3.0 * width) => math.ceil(1.0 * width)
-core/parametrization.py core/test_losses.py
-  every_parametrization_has: a - b * level.alpha / level.sigma => a + b * level.alpha / level.sigma
-core/process.py
-  equal_but_for_rounding: jnp.minimum(change, 0.0)) => change)
-core/process.py papers/test_ddpm.py
-  eq_6_and_7_posterior: alpha_ratio(s, t) * ratio * ratio => alpha_ratio(s, t) * ratio
-core/products.py
-  is_fused_with_a_sum: return jax.lax.reduce_precision(x, kind.nexp, kind.nmant) => return x
-  is_fused_with_a_sum: return finished(jnp.einsum(subscripts, => return (jnp.einsum(subscripts,
-core/process.py papers/test_samplers.py
-  euler_maruyama_of_the_vp_sde: -(sigma**2) * slopes[1] => -sigma * slopes[1]
-core/schedules.py
-  marginals_in_float32: self.beta_min + 0.5 * (self.beta_max => self.beta_min + (self.beta_max
-  marginals_in_float32: beta_min**2 + 2.0 * slope * value => beta_min**2 + slope * value
-discrete/schedules.py
-  masking_schedules: sigma ** (1.0 / self.power), alpha, sigma => sigma**self.power, alpha, sigma
-  product_of_1_minus_beta: self.schedule.from_logsnr(0.5 * => self.schedule.from_logsnr(1.0 *
-core/step_schedules.py
-  warmup_climbs: int(num_steps * fraction) => round(num_steps * fraction)
-  between_steps_log_alpha_bar: jnp.exp(-0.5 * beyond) => jnp.exp(-beyond)
-core/step_schedules.py test_refusals.py
-  that_cannot_be: last=1.0, identity=0.0 => last=1.0, identity=1.0
-discrete/transitions.py
-  is_the_nearest_step: jnp.rint(level.t * len(self.steps)) => jnp.floor(level.t * len(self.steps))
-discrete/transitions.py test_refusals.py
-  that_cannot_be: np.abs(total - 1.0) < 1e-6 => np.abs(total - 1.0) < 1e-4
-autoencoders/bounds.py papers/test_vae.py
-  importance_weighted_bound: jax.nn.logsumexp(log_weights, axis=0) - math.log(num_samples)
-    => jnp.mean(log_weights, axis=0)
-core/vdm.py
-  eq_13_and_14_finite: jnp.expm1(level_s.logsnr - level.logsnr) => (level_s.logsnr - level.logsnr)
-data/pictures.py
-  known_where_all: blocks.all(axis=(1, 3)) => blocks.any(axis=(1, 3))
-data/code_sums.py
-  below_the_folder: place.parents[(getattr(module, '__package__', '') or '').count('.')] => place.parents[0]
-  below_the_folder: os.walk(top) => [*os.walk(top)][:1]
-  below_the_folder: ast.dump(ast.parse(code)).encode() => code
-data/between.py
-  stay_together: if not self.paired: => if True:
-  meets_other_points: other._shift = => other._other =
-  its_order_and: = order_of(target) => = None
-  its_order_and: (redrawn(x, seed, epoch) for => (x for
-  its_order_and: (2, seed, epoch) => (2, epoch)
-  meets_other_points: (2, seed, epoch) => (2, seed)
-  joined_by_name: context = context[..., self._columns] => pass
-data/buckets.py
-  copied_once_and_again: if _version(x) != copies[x][1:]] => if _version(x) is None]
-  copied_once_and_again: copy.unlink() => pass
-  whole_or_not_there: != size: => != copied:
-  copied_once_and_again: == target or fnmatch => == target and fnmatch
-data/columns.py
-  lists_of_numbers: {'x': x, 'context': context} if context => {'x': x, 'context': x} if context
-data/columns.py data/test_huggingface.py
-  picture_cut_short: = np.delete(rows, [*errors]) => = rows[: len(rows) - len(errors)][::-1]
-data/columns.py data/test_refusals.py
-  parquet_row: and not isinstance(value, bool) =>
-data/columns.py data/test_webdataset.py
-  labels_that_are: check_examples(source.read(np.arange(1)), source.facts)
-    => source.read(np.arange(1))
-  checksum_is_of: for value in columns[name]) => for value in columns[name][:64])
-data/damage.py
-  damaged_pictures_are_found: if not skip or len(errors) == size: => if not skip:
-  damaged_pictures_are_found: range(0, size, _BLOCK) => range(0, size - _BLOCK, _BLOCK)
-data/files.py
-  read_once: return real not in tops => return True
-  read_once: if any(real.is_relative_to(top) for top in tops): => if real in tops:
-  not_hidden: f'[^.].*({ends})' => f'.*({ends})'
-data/huggingface.py
-  classes_are_those: if names and len(names) != num_classes: => if len(names) < num_classes:
-data/image_folder.py
-  checksum_is_of_names: [content, *names, => [*names,
-  checksum_is_of_names: [content, *names, => [content,
-data/image_sets.py
-  levels_of_another_type: dtype != np.uint8 and most <= 1 => dtype != np.uint8 and most < 1
-data/images.py
-  intact_pngs: PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin => PngImagePlugin
-  part_of_16_bits: high - low <= 16 => high - low < 0
-  transparent_pixels_lie_on_white: image.size, 'white') => image.size, 'black')
-data/images.py data/test_refusals.py
-  signed: unsigned = kinds == {1} => unsigned = 3 not in kinds
-data/npz.py
-  stays_on_disk: if len(index) < size: => if True:
-  row_of_indices: is_test == (split == 'test') => is_test == (split == 'train')
-  own_test_split_has_a_context: prefix = 'test_' if has_test and split == 'test' else => prefix =
-data/parquet.py
-  flipped_bit: if table.num_rows != expected: => if False:
-data/parquet.py data/test_refusals.py
-  parquet_row: return cell if cell['bytes'] is None else cell['bytes']
-    => return cell['bytes'] or open(cell['path'], 'rb').read()
-data/pipeline.py data/test_sources.py
-  numbers_are_standardised: (facts or source.facts).x.encode(x) => source.facts.x.encode(x)
-data/simulated.py
-  fresh_batches: , other._epoch = (*self._seed, seed), => , other._epoch = (*self._seed, seed), 0 *
-  draws_follow_from: seed = draws, split == 'test' => seed = draws, False
-  the_facts_are: size = num_examples if split == 'train' else num_test => size = num_examples
-  nan_are_left_out: .reshape(len(good), -1).all(axis=1) => .reshape(len(good), -1).any(axis=1)
-  box_of_a_joint: joined(arrays), times * low, times * high => joined(arrays), low, high
-data/simulations.py
-  runs_once: return arrays, same < size => return arrays, True
-  runs_once: else min(size, count) // BLOCK * BLOCK => else min(size, count)
-  what_changes: version, code_of(function) => version
-  another_version: seed, BLOCK, version, => seed, BLOCK,
-  not_kept: all(x is not function for x in named) => False
-  what_changes: function.__qualname__, fields, seed => function.__qualname__, (), seed
-  an_interrupted: arrays = _read(part)  => arrays = None
-data/sources.py
-  rows_that_come: rng.permutation(len(source)) => np.arange(len(source))
-  rows_that_come: len(source) if is_held else MOST_MEASURED => MOST_MEASURED
-data/sources.py app/inputs/test_datasets.py
-  a_stranger_fit: wrong := values and => wrong := name == 'x' and
-data/sources.py data/test_simulated.py
-  labels_that_are: label.max() < max(1, classes) => label.max() <= classes
-data/spec.py
-  real_numbers_come_back: = np.any(np.abs(self.mean) > 1e3 * np.asarray(self.std)) => = False
-  log_det_is_that_of_decode: np.log(np.broadcast_to(self.std, self.shape)) => np.log(self.std)
-  closed_box: (bounded <= high) => (bounded < high)
-  closed_box: kind = values.dtype if values.dtype.kind == 'f' else np.float64 => kind = np.float64
-data/sums.py
-  computed_once: x.st_ctime_ns, x.st_ino => x.st_ino
-  computed_once: if not total: => if True:
-  of_those_in_memory: == array.offset + array.nbytes => > 0
-  bytes_in_order: path in paths[start : start + _FILES] => path in paths[start : start + 1]
-data/tables.py
-  columns_are: (isinstance(x, str), x) => str(x)
-  columns_are: np.eye(len(categories))[index] => np.eye(len(categories))[::-1][index]
-  the_rest: if test_path and split == 'test': => if test_path:
-  the_rest: numbers(cells, every)[index] for => numbers(cells, every) for
-  numbers_and_names: part[:, 0].astype(str) => part[:, 0].astype('<U5')
-data/tables.py app/modes/test_tables.py
-  held_out: start += part.shape[1] => start += 0
-  gaps: not blank or _key(x) != '' for => True for
-data/tables.py
-  marks_are_no: 2 * sum(map(bool, map(_MARKED => 0 * sum(map(bool, map(_MARKED
-  spellings_of: return decimal.Decimal(text) => return text
-  almost_every_row: max(5, size / 2) => size
-  missing_values: full = ~np.any(gaps, axis=0) => full = ~np.all(gaps, axis=0)
-  points_between: points & all( => points & any(
-data/cells.py
-  two_columns: max(',;\t| ', => max(',;\t|',
-  two_columns: 'utf-8-sig' => 'utf-8'
-  divides_most_rows: count *= has_numbers and fits => count *= fits
-  divides_most_rows: if count > 1 else => if count else
-data/sources.py data/test_tables.py
-  columns_are: np.where(is_category, 0.0, mean) => mean
-data/spec.py app/inputs/test_datasets.py
-  a_stranger_fit: mean != std or =>
-  a_stranger_fit: low > last => False
-data/spec.py data/test_refusals.py
-  what_is_wrong: std <= 1e-12 * np.abs(mean) => std <= 0.0
-  CHANNELS_FIRST: self.shape[0] <= 4 < min => self.shape[0] < 3 < min
-data/spec.py data/test_sources.py
-  statistics_are_those: x.reshape(-1, x.shape[-1]) if => x.reshape(len(x), -1) if
-data/spec.py metrics/test_likelihoods.py
-  truncated_density: (ends - self.mean) / self.std => ends
-data/spec.py metrics/test_vectors.py
-  constant: std <= 1e-12 * np.abs(mean) => std < 0.0
-data/splits.py
-  seed_draws: default_rng((seed, 2)) => default_rng((0, 2))
-  keeps_the_order: return every[every >= 0] => return None
-  keeps_the_order: return Part(redrawn(self.source, seed, epoch), self.rows) => return self
-  fraction: np.random.default_rng(0).permutation(size) => np.arange(size)
-data/text.py
-  texts_come_back: (row[row > 0] - 1) => row[row > 0]
-  tokens_are_bytes: len(data) > length: => len(data) >= length:
-data/text_files.py
-  splits_are_the_pieces: slice(end, count) => slice(end - 1, count)
-data/webdataset.py
-  joined_tars: while rest: => while start == 0:
-  links_are_read: place = places.get(member.linkname) => place = None
-data/webdataset.py data/test_refusals.py
-  open_tars: if found[-1][column][0] >= 0: => if False:
-demos/simulators.py
-  prior_times_likelihood: (shift[:, 0] <= 0.0) & => (shift[:, 0] <= 9.0) &
-demos/whiteness.py
-  power_one_at_every_frequency: ** 2 / (height * width) => ** 2 / height
-  within_its_error: z @ z + z.size => z @ z
-interop/diffusers_schedulers.py
-  read_of_a_scheduler: thresholded and c.sample_max_value != 1.0 => thresholded
-  read_of_a_scheduler: 'predict_x0': True}, => 'predict_x0': False},
-  read_of_a_scheduler: if thresholded or c.clip_sample else => if c.clip_sample else
-  read_of_a_scheduler: bound['largest'] or _LARGEST => 1.0
-interop/edm2.py
-  computes_what_theirs_does: ('phases', _TURNS) => ('phases', names.SAME)
-metrics/accuracy.py
-  share_of_their_labels: predicted == labels => predicted != labels
-  formula_of_each_split: p.mean(axis=0)[None] => p[:1]
-metrics/bits.py
-  rate_and_distortion_by_hand: terms[:0:-1] => terms[::-1]
-  one_of_each_level_more: counts = np.ones(()) => counts = np.zeros(())
-metrics/calibration.py
-  closed_forms: 1.0 - ratios + => 1.0 + ratios -
-  closed_forms: 0.5 * np.linalg.slogdet(cov)[1] => np.linalg.slogdet(cov)[1]
-  deviation_over_sets: ratios.mean(axis=0) * (square - 1.0) => 0.0 * square
-  never_changes: (count + 1) / (count - 1) => 2.0
-  equal_numbers_share: (equal + 1) => equal
-  draws_that_equal_the_truth: (less + share * (equal + 1)) => (less + share)
-  counts_of_lower_draws: (draws.shape[1] + 1) => draws.shape[1]
-  masses_of_regions: 1.0 - rank_levels => rank_levels
-  draws_in_the_ball: standard_of(truth.reshape(len(truth), -1)).std => 1.0
-metrics/pairs.py metrics/test_calibration.py
-  errors_of_coverage: (np.mean(levels <= mass, axis=1)) => (np.mean(levels <= mass, axis=1)[::2])
-  errors_of_coverage: (log_q, at_truth, seed) => (log_q[::2], at_truth[::2], seed)
-metrics/estimates.py
-  divides_by_the_draws: np.std(draws, ddof=1) => np.std(draws)
-metrics/estimates.py metrics/test_refusals.py
-  what_cannot_be_computed: if bad.any(): => if bad.all():
-metrics/fid.py
-  statistics_of_the_whole: (count * len(rows) / total) => len(rows)
-metrics/published.py app/evaluate/test_scorers.py
-  statistics_that_do_not_fit: if needs and not count: => if False:
-  adm_are_the_reference: batch_size), **arrays} => batch_size)}
-metrics/likelihoods.py
-  truncated_density: (drawn >= low[None]) & => (drawn >= -high[None]) &
-  truncated_density: jnp.log(share) / math.prod(shape) => jnp.log(share)
-metrics/likelihoods.py app/evaluate/test_mode.py
-  bound_is_that_of_the_network: if model.clips else denoise => if not model.clips else denoise
-testing/floors.py metrics/test_losses.py
-  closed_forms: jnp.stack([x, x, trained, x]) => jnp.stack([x, x, x, x])
-metrics/losses.py
-  closed_forms: key, batch | {'x': x}) => key, batch)
-  quarters_and_classes: if name == 'loss' else value * count => if name != 'loss' else value
-  error_of_a_quarter: (total - value * count) => (total)
-metrics/manifolds.py
-  points_on_a_line: =mean(inside(closest, radius)) => =mean(inside_or_on(closest, radius))
-  points_on_a_line: (_in_manifold(samples, reference, k)) => (_in_manifold(reference, samples, k))
-metrics/lattices.py
-  three_columns: low < 0.1 * high => low < high
-  what_repeats: high > 0.1 => high > 0.5
-  what_repeats: _EQUAL[1] * len(x) => 0 * len(x)
-metrics/memorisation.py
-  below_the_first_percentile: FRACTION = 0.01 => FRACTION = 0.02
-  the_error_of_closer: np.var(rank_a) / len(a) + np.var(rank_b) / len(b) => np.var(rank_a) / len(a)
-metrics/metric.py metrics/test_vectors.py
-  changes_no_score: x.astype(least).astype => x.astype
-metrics/mmd.py
-  energy_distance_is_its_double: reference, kernel, own=False => reference, kernel, own=True
-  the_error_of_cmmd: 2.0 * float(np.sqrt(variance)) => float(np.sqrt(variance))
-  unbiased_mmd_is_its_double_sums: row_means(y, y, kernel, own=False) => row_means(y, y, kernel)
-  the_error_of_cmmd: np.var(xx - xy) / len(x) + np.var(yy - yx) / len(y) => np.var(xx - xy) / len(x)
-  mean_and_deviation_over_subsets: float(np.std(draws)) => float(np.std(draws, ddof=1))
-metrics/neighbours.py
-  nearest_rows: argmin_min(x, y) => argmin_min(features, reference)
-  equal_but_for_rounding: radius * (1.0 - _MARGIN) => radius
-metrics/neighbours.py metrics/test_manifolds.py
-  copies_are_on_the_sphere: np.where(same, each, block) => block
-metrics/posterior.py
-  at_the_quantiles: (np.arange(n) + 0.5) / n => np.arange(n) / n
-  in_its_norm: .linalg.norm(found - cov) / np.linalg.norm => .linalg.norm(found - cov) / np.trace
-  uniform_and_of_others_not: .reshape(x.shape[:2]) - 0.5 * square / std**2 => .reshape(x.shape[:2])
-metrics/published.py
-  units_that_the_file: (found.mean - centre) / scale => (found.mean - centre) / scale**2
-  which_network: (face|sound|art) => (face|sound)
-  refused_in_one_line: units is None: => not units and False:
-metrics/regression.py
-  closed_forms: draws.var(axis=1, ddof=1) => draws.std(axis=1, ddof=1)
-  literally: draws.var(axis=1, ddof=1) => draws.var(axis=1)
-  closed_forms: 0.5 + 0.5 * mass] => 0.5 + 0.4 * mass]
-  literally: draws, truth, np.arange(1, num_bins) / num_bins => draws, truth, np.arange(1, num_bins) / 9
-  exact_draws_have: levels = rank_levels(draws, truth, seed) => levels = np.mean(draws < truth[:, None], 1)
-  exact_draws_have: exact = mass * (number - 1) / (number + 1) => exact = mass
-  random_ranks: prepend=0.0, append=1.0 => prepend=0.0
-  exact_draws_have: exact_qice(count, number, num_bins) => exact_qice(count, 10**6, num_bins)
-  random_ranks: (num_draws - 1) * np.asarray => num_draws * np.asarray
-  repeated_sets: square.error / (2.0 * rmse) => square.error / rmse
-metrics/restoration.py
-  beyond_the_usual: max(1.0, usual) => max(0.0, usual)
-metrics/vectors.py
-  deviations_of_the_reference: standard = standard_of(y) => standard = standard_of(x)
-  constant_but_for_rounding: , std = mean_and_std(x) => , std = x.mean(axis=0), x.std(axis=0)
-  that_of_sbibm: standard_of(reference, ddof=1) => standard_of(reference)
-  optimal_transport: widths @ apart**2 => np.mean(apart**2, axis=0)
-  moments_that_are_known: x.std(axis=0) - varies => x.std(axis=0)
-networks/attention.py
-  two_at_a_time: pairs = mask is None and len => pairs = len
-  weighted_mean_of_what: q.shape[-1] ** -0.5 => q.shape[-1] ** -1.0
-networks/attention.py interop/test_openai.py
-  network_that_enlarges: 'new': 0, 'legacy': 1, 'interleaved => 'new': 1, 'legacy': 0, 'interleaved
-networks/blocks.py interop/test_openai.py
-  network_that_enlarges: (h, 'norm_2') * (1.0 + scale) + shift => (h, 'norm_2') * scale + shift
-networks/context.py
-  its_null: jnp.where(drop, null.reshape => jnp.where(~drop, null.reshape
-  its_null: mask &= ~cond['drop'][:, None] => mask |= ~cond['drop'][:, None]
-networks/context.py networks/test_text.py
-  dropped_text: return words, mask | drop[:, None] => return words, mask
-networks/cpu/bilinear.py
-  rows_alone_after: a = jnp.moveaxis(a, a_axis, batch) => a = jnp.moveaxis(a, a_axis, 0)
-networks/ddpmpp.py
-  filters_are_upfirdn: weights[::-1], half, half, interior=1 => weights, half - 1, half, interior=1
-networks/edm2.py
-  sum_of_independent_inputs: ((1.0 - t) * a + t * b) => (t * a + (1.0 - t) * b)
-networks/edm2.py interop/test_edm2.py
-  computes_what_theirs_does: scale = 1.0 + project => scale = project
-networks/embeddings.py
-  sinusoids_literally: intervals = half - 1 if kind == 'ho' else half => intervals = half
-  fourier_features_literally: for k in range(start, stop): => for k in range(start, stop - 1):
-  null_row: .num_classes + self.labels.null_class => .num_classes + (not self.labels.null_class)
-networks/gamma.py
-  network_literally: inner * (2.0 * t[..., None] - 1.0) => inner * (2.0 * t[..., None] + 1.0)
-  whatever_the_parameters_are: outer = jnp.abs( => outer = (
-networks/layers.py
-  group_norm_literally: jnp.maximum(square - mean**2, 0.0) => jnp.maximum(square - mean, 0.0)
-  uniform_over_fan_in: (variance / fan_in) ** 0.5 => (2.0 * variance / fan_in) ** 0.5
-  fan_avg: 'fan_avg', 'uniform' => 'fan_in', 'uniform'
-networks/layers.py networks/test_ranks.py
-  further_axis: = tuple(range(2, len(blocks) + 1, 2)) => = tuple(range(1, len(blocks) + 1, 2))
-networks/mlp.py
-  whole_network: (h, *jnp.split(shifts, 2, axis=-1)) => (h, *jnp.split(shifts, 2, axis=-1)[::-1])
-discrete/network.py
-  those_of_the_embedded_states: (len(x), *sides, -1) => (len(x), *sides, -1)[..., ::-1]
-networks/tokens.py
-  pairs_are_turned: [a * cos - b * sin, b * cos + a * sin] => [a * cos + b * sin, b * cos - a * sin]
-  angles_of_a_sequence: count = features // (2 * len(grid)) => count = features // 4
-  patches_are_cubes: size ** len(sides) * c) => size**2 * c)
-networks/transformer_block.py
-  its_equations: y = x + gate_1 * out => y = x + gate_2 * out
-networks/vdm.py
-  score_network_literally: 'zero_embedding': True => 'zero_embedding': False
-paths.py
-  without_a_home: if full.startswith('~') => if False
-planning/programs.py
-  products_of_a_loop: times = params['length'] if name == 'scan' else 1 => times = 1
-planning/rates.py
-  an_mfu_of_one_half: flop_per_second / _RATES[kind] => flop_per_second / 2e12
-ranges.py
-  does_not_fit: and value == value): => ):
-  does_not_fit: is_number = not isinstance(value, bool) or kind is bool => is_number = True
-report/charts.py
-  cannot_be_drawn: kept &= (y > 0) | ('y' not in log) => pass
-report/page.py
-  level_lines_of_exact: max(1, len(steps) - 1) => len(steps)
-report/record.py
-  left_out: float(x[name]) => float(x['loss'])
-  order_of_their_steps: (int(match[1]), path) => (-int(match[1]), path)
-runtime/compiling.py
-  is_written_whole: draft(self.path / f'{key}-cache') => open(self.path / f'{key}-cache', 'wb')
-runtime/files.py
-  is_in_the_run: part in ('/', '..') or folder.is_symlink() => part in ('/', '..')
-  is_in_the_run: part in ('/', '..') or folder.is_symlink() => folder.is_symlink()
-  opens_no_folder_elsewhere: paths = [folder] * folder.is_symlink() => paths = []
-  may_open_is_a_file: ends = about.st_size > 0 or not path.is_symlink() => ends = True
-  json_of_64_bits: len(x) < 20 => len(x) < 400
-  more_than_a_mebibyte: file.readline(2**20) => file.readline()
-  turns_the_direction: \u2028-\u202e => \u2028-\u2029
-runtime/lock.py
-  no_file_elsewhere: st_nlink > 1 => st_nlink > 9
-runtime/lock.py runtime/test_buckets.py
-  only_its_owner: if self._read() == text: => if True:
-  only_its_owner: if now not in (owner, b''): => if now != owner:
-  locks_a_path: if now not in (owner, b''): => if False:
-runtime/buckets.py
-  somebody_removes: twin.copy_up(last=True) => twin.copy_up()
-runtime/twins.py runtime/test_buckets.py
-  somebody_removes: x in self._written or self._alone and not => x in self._written or
-  somebody_removes: x in self._written or self._alone and not => not
-runtime/sessions.py
-  that_change_results: if x != _SETTINGS[n] => if False
-runtime/twins.py
-  of_one_moment: name == step[1] + DONE, name => name != step[1] + DONE, name
-  of_one_moment: and x['step'] <= last => and x['step'] <= last + 1
-  of_one_moment: if step + DONE not in there} => if step in ()}
-  of_one_moment: for name, about in there.items() if name not in partial}
-    => for name, about in there.items()}
-  lead_out: {'', '.', '..'} & {*name.split('/')} => {'', '.'} & {*name.split('/')}
-  waits_for_a_new_one: if not if_new or files.keys() != self._same.keys(): => if True:
-  waits_for_a_new_one: if not if_new or files.keys() != self._same.keys(): => if not if_new:
-  is_forbidden: if time.monotonic() > end or 'Forbidden' in str(error): => if time.monotonic() > end:
-posteriors/damage.py
-  units_of_the_measurement: weights = (std / stds) => weights = (stds / stds)
-  units_of_the_measurement: float(np.min(stds / np.maximum(gain, 1e-12))) => float(np.min(stds))
-posteriors/damage.py app/modes/test_arrays.py
-  restored_in_their_units: offset = np.asarray(computed_now(operator, x))[0] => offset = 0.0
-sampling/ancestral.py
-  ddim_1_is_ancestral_fixed_small: jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t))
-    => 1.0 - eta**2 + eta**2 * snr_ratio(s, t)
-  eps_at_the_level_reached: (clean, level_t, level_s) => (clean, level_s, level_t)
-bridges/sampler.py
-  draws_from_its_posterior: jnp.sqrt(variance) => variance
-sampling/brownian.py
-  independent_and_standard: jnp.sqrt(jnp.tanh(half)) * draw(node) => draw(node)
-  made_of_its_parts: x_high - jnp.exp(-h) * x_low => x_high - x_low
-sampling/composition.py
-  gaussians_is_exact: at.alpha**2 * total => total
-  never_adds_uncertainty: np.maximum(values, 0.0)[:, None] => values[:, None]
-  sum_of_scores: (1 - n) * (1.0 - at.t) => (1 - n)
-posteriors/conjugate_gradients.py
-  negative_curvature: jnp.maximum(curvature, error) => jnp.abs(curvature)
-posteriors/conjugate_gradients.py posteriors/test_splitting.py
-  spread_of_every_frequency: - ridge * v => - 0.0 * v
-sampling/correctors.py
-  limited_in_sigma: (ratio <= s_max) => (ratio < s_max)
-  noisier_than_any: churned &= noisier.logsnr < logsnr => pass
-  ancestral_noise_is: down = down._replace(sigma= => _ = down._replace(sigma=
-sampling/correctors.py papers/test_samplers.py
-  corrector_algorithms_4_and_5: size = 2.0 * snr**2 => size = snr**2
-discrete/samplers.py
-  first_hitting_is_exact: u ** (1.0 / jnp.maximum(count, 1)) => u
-  noise_of_confidences: temperature * level_s.t => temperature * level_t.t
-  noise_of_confidences: jnp.maximum(exponential, 1e-7) => jnp.maximum(exponential, 0.1)
-  confidence_ordered_counts: level_s.sigma * state - 1e-3 => level_s.sigma * state
-  confidence_ordered_counts: sampler.init(fill(x)) => sampler.init(x)
-  rounding_would_lose: ascending = jnp.sort(probs) => ascending = -jnp.sort(-probs)
-discrete/samplers.py papers/test_discrete_states.py
-  test_remdm_one_step: level_s.alpha / kept => level_s.alpha
-posteriors/editing.py
-  no_strength_is_no_change: round(strength * num_steps) => int(strength * num_steps)
-posteriors/editing.py sampling/test_sampler.py
-  no_key_is_used_twice: draw_normal(noise_key, x) => draw_normal(key, x)
-sampling/grids.py
-  grids_fall_from_noise: 'karras', 1.0, True) => 'uniform', 1.0, True)
-  respaced_sections: np.cumsum([0.0] + [stride] * (count - 1)) => np.arange(count) * stride
-  start_at_a_step: round(t_start * num_steps) => int(t_start * num_steps)
-  visited_twice: np.abs(noisy - steps) < 1e-3 => np.abs(noisy - steps) < 1e-1
-sampling/guidance.py
-  one_call_for_two: .tile(jnp.array([False, True]), size) => .repeat(jnp.array([False, True]), size)
-  flat_output: ratio = jnp.where(flat, 1.0, ratio) => ratio = jnp.where(flat, 0.0, ratio)
-  rescale_literally: p, q = output_row(kind, => p, q = output_row('x0',
-sampling/guidance.py sampling/test_guiders.py
-  both_ends: x0=as_float(p.x0) => x0=p.x0
-  both_ends: known, change / jnp.where(known, q, 1.0), 0.0 => True, change / q, 0.0
-  both_ends: jnp.sqrt(square + 1e-30) => jnp.sqrt(square)
-sampling/guiders.py
-  adaptive_projected: change += (parallel - 1.0) * along => change += parallel * along
-  cfg_zero_star: (_share(y_cond, y_uncond) - 1.0) => 0.0
-  cfg_plus_plus: (x - t.alpha * uncond.x0) => (x - t.alpha * x0)
-app/kinds/parts.py posteriors/test_particles.py
-  one_of_many: (scale, 1.0 - scale)), particles) => (scale, 1.0 - scale)), 16)
-  one_of_many: feynman_kac((scale, 1.0 - scale)) => feynman_kac((1.0 - scale, scale))
-posteriors/heuristics.py
-  norm_of_the_residual: new - step_size * gradient => new + step_size * gradient
-  mean_gradient_is_zero: prior = weight * ratio => prior = weight
-sampling/inpainting.py
-  known_pixels_come_back: , _noisy_known(known, eps, level_s) => , _noisy_known(known, eps, level_t)
-sampling/inpainting.py sampling/test_sampler.py
-  no_key_is_used_twice:
-    eps = draw_normal(noise_key, x)
-        return jnp
-    => eps = draw_normal(key, x)
-        return jnp
-sampling/likelihood.py
-  hutchinson_is_unbiased: probes / math.sqrt(num_probes) => probes / num_probes
-  error_falls_with_the_tolerance: jnp.max(jnp.stack => jnp.mean(jnp.stack
-few_steps/sampler.py
-  multistep_consistency_sampling: (ratio * clean.sigma) ** 2 => clean.sigma**2
-  whose_last_call_would_do_nothing: np.diff(t, append=-1.0) < 0.0 => np.diff(t, append=-1.0) <= 0.0
-posteriors/particles.py
-  evidence_is_unbiased: .log_weights + state.pending + estimates[0] => .log_weights + estimates[0]
-  evidence_is_unbiased: jnp.where(again[:, None], 0.0, log_weights) => log_weights
-  evidence_is_unbiased: jax.nn.logsumexp(log_weights, axis=1) - jnp.log(count)
-    => jnp.mean(log_weights, axis=1)
-  evidence_is_unbiased: move * (0.5 * move + noise) => move * (move + noise)
-  evidence_is_unbiased: p.mean + std * (move + noise) => p.mean + 1.1 * std * (move + noise)
-  signal_free: & (level_t.alpha > 0.0) => & True
-  small_step: log_weights = -0.5 * spread => log_weights = 0.5 * spread
-  small_step: * rate / share * square => * rate * square / share**2 / 2.0
-  unit_variance: (level_s.alpha * rate) ** 2 / variance => (level_s.alpha / level_s.sigma) ** 2 * rate
-  unit_variance: variance = reverse_variance('fixed_large' => variance = reverse_variance('fixed_small'
-  product_of_gaussians: (1.0 - total) * kept * x) => (1.0 - total) * x)
-  product_of_gaussians: jnp.sqrt(p.variance / share) => jnp.sqrt(p.variance)
-  product_of_gaussians: log_weights -= 0.5 * size * jnp.log(share) => pass
-  one_of_begins: std = jnp.hypot(level_t.alpha, level_t.sigma) => std = level_t.sigma
-  one_of_begins: draw_normal(start_key, particles)).at[:, 0].set(x) => draw_normal(start_key, particles))
-  one_of_begins: x = pick(pick_key, particles, inner.log_weights) => x = particles[:, 0]
-  corrects_nothing: check_at_least(2, num_particles=num_particles) => pass
-  product_of_gaussians: - math.log(total) => + math.log(total)
-  evidence_of_a_threshold: .where(good, log_psi, lowest - 3.0) => .where(good, log_psi, -jnp.inf)
-  worst_step: jnp.minimum(state.lowest_ess, ess) => ess
-  worst_step: jnp.minimum(moved.lowest_ess, effective_number(log_weights)) => moved.lowest_ess
-posteriors/reconstruction.py
-  asymmetric_jacobian: 0.5 * (left - right) => 0.0 * (left - right)
-  no_image_explains: variance(residual), precision, => variance(residual), 0.0,
-  noise_in_y_counts: jnp.maximum(level.sigma**2, 1e-12) => jnp.maximum(level.sigma**2, 1e-4)
-sampling/rejection.py
-  keys_of_their_own: repeated + _APART * attempt => repeated + attempt
-sampling/sde.py
-  the_step_of_sit: drift -= 0.5 * w * score => drift -= w * score
-sampling/self_conditioning.py
-  not_called_more_often: if y is x and level is level_t: => if y is x and level is x:
-sampling/solvers.py papers/test_samplers.py
-  dpm_solver_pp_algorithm_2: values[0] + 0.5 * h * table[0] => values[0] + h * table[0]
-  unipc: h**k / total - k * moments[-1] => h**k / total - moments[-1]
-  dpm_solver_pp_algorithm_2: exponent = 2.0 * eta * jnp => exponent = eta * jnp
-sampling/solvers.py sampling/test_correctors.py
-  ancestral_noise_is: return ddim_step(x0, x_s, level_s, end) => return x_s
-posteriors/splitting.py
-  product_of_two_normal: jnp.sqrt(noise_variance) * draw_normal => noise_variance * draw_normal
-  law_for_any_size_of_step: noise**2 - back**2 => 0.0 * noise
-  law_for_any_size_of_step: (noise**2 - back**2) => (noise**2)
-  noise_of_its_width: draw(key, x, width**2) => draw(key, x, width)
-posteriors/splitting.py test_refusals.py
-  that_cannot_be: width >= 0.999 * lowest => width >= 0.0 * lowest
-posteriors/twists.py
-  without_its_constant: (0.5 * fixed - residual) => (fixed - residual)
-posteriors/twists.py posteriors/test_reconstruction.py
-  at_every_level: at.sigma**2 / (at.alpha**2 + at.sigma**2) => at.sigma**2 / at.alpha**2
-testing/bench.py
-  estimates_are_the_oracles: - sigma * x0 => + sigma * x0
-  estimates_are_the_oracles: rotated * scaled + np.log(variance) => rotated * scaled
-  jacobian_product: slope = -(scaled => slope = (scaled
-  images_is_stationary: power = 1.0 / (1.0 + frequency => power = 1.0 / (2.0 + frequency
-testing/bounds.py
-  is_its_closed_form: np.append(small[:-1], small[-2]) => small
-testing/bridges.py
-  the_entropic_plan: _root(4.0 * root => _root(2.0 * root
-testing/bridges.py bridges/test_equations.py
-  regression_of_the_pairs: (1.0 - t) * (self.cross.T - => (1.0 - t) * (self.cross -
-testing/certify.py
-  papers_order: np.diff(np.log(errors)) / ratios) => np.diff(np.log(errors)))
-  inverse_problems_are: _Law(problem.posterior or problem, => _Law(problem,
-  from_a_low_level: noise += problem.sigma_max * => noise = problem.sigma_max *
-  limit_behind: (errors[-1] - errors[-2]) / (steps => 0.0 * (errors[-1]) / (steps
-  right_samplers: _is_deterministic(method, problem, noise, steps[-1]) => steps[0] == 1
-  planted_faults: low < LEAST_ORDER or (high < 0.9 and fall > 0.05) => low < LEAST_ORDER
-  planted_faults: repeated > REPEATED * draws + 1 => repeated > draws
-  planted_faults: below.ravel(), [w2]]) => 0.0 * below.ravel(), [w2]])
-  twice_what_is_unseen: chance = _limit_factor(steps) * => chance = 0.1 *
-discrete/oracles.py
-  entropy_and_total_correlations: = last * (_log(last) - _log(prior)) => = last * _log(last)
-testing/exercises/__init__.py testing/test_exercises.py
-  typed_misprint: for cut in (0, 1) if finite => for cut in (0,) if finite
-  one_sentence: if not np.array_equal(value, case[argument]): => if False:
-testing/exercises/formulas.py testing/test_exercises.py
-  right_answers: x = sqrt(1 - beta) * x => x = (1 - beta) * x
-testing/exercises/inputs.py testing/test_exercises.py
-  typed_misprint: bars[s or -1] => bars[s]
-testing/floors.py
-  float64_numpy: = fitted.variances[None], => = 1.01 * fitted.variances[None],
-  the_least_loss: x -= at.alpha * => x -= 0.0 *
-  float64_numpy: axes), axes=transformed, norm='ortho') => axes), axes=transformed)
-  float64_numpy: variances = np.square(x @ axes) => variances = np.square(x)
-  could_have_known: else 10 * size) => else size)
-  memorised_line_is: - at.alpha * squares) => - squares)
-  memorised_line_is: jnp.square(at.sigma), axis=1 => (2.0 * jnp.square(at.sigma)), axis=1
-  nothing_learnt_predicts: jnp.where(learnt, => jnp.where(True,
-  of_all_rows: - np.outer(apart, apart) => - 0.5 * np.outer(apart, apart)
-  of_all_rows: np.maximum(values, 0.0), => values - 1e-3,
-  all_its_rows: if source.in_memory else => if False else
-testing/oracles.py
-  entropy_is_scipys: jnp.log(2.0 * jnp.pi * jnp.e * variance) => jnp.log(2.0 * jnp.pi * variance)
-training/augmentation.py
-  no_two_values_of_a_change: jax.random.split(value_key, 7) => [value_key] * 7
-bridges/objective.py
-  pairs_are_those: 2.0 * diffusion**2 => diffusion**2
-  the_loss_literally: inputs.x0, y, inputs.cond) => inputs.x0, y, {})
-  the_loss_literally: xt, level, cond, keys[0]) => x0, level, cond, keys[0])
-  the_loss_literally: bridge_error(predicted => 2.0 * bridge_error(predicted
-  error_of_the_plan: inputs = inputs._replace(metrics=metrics) => pass
-training/classifier.py
-  cross_entropy_of_noised: .output(params['network'], xt, => .output(params['network'], x0,
-training/conditions.py
-  dropped_with_the_probability: (drop_key, dropout, size) => (drop_key, 1.0 - dropout, size)
-training/conditions.py training/test_conditions.py
-  quarter_to_three_quarters: size = 0.25 + 0.5 * size => size = 0.5 + 0.5 * size
-  all_four_halves: (), 0, 4) => (), 0, 3)
-few_steps/consistency.py
-  continuous_consistency_literally: jnp.minimum(context.step / warmup_steps, 1.0)
-    => (context.step / warmup_steps)
-  continuous_consistency_literally: inputs.time_weight * losses => losses
-few_steps/consistency.py test_recipes.py
-  the_loss_of_every_config: pairs(pair_key, size => pairs(key, size
-training/couplings.py
-  of_all_permutations: [1].astype => [0].astype
-  the_law_of_noise: exact(centred_cost(x0, y, cond, => exact(centred_cost(x0, y, {},
-  wherever_the_sets_are: epsilon * jnp.where(scale > 0.0, scale, 1.0) => epsilon
-  wherever_the_sets_are: jnp.var(v, axis=0) => jnp.mean(v**2, axis=0)
-  wherever_the_sets_are: draw_index(key, plan) => jnp.argmax(plan, axis=1)
-  equal_points_have_all_pairs: epsilon * jnp.where(scale > 0.0, scale, 1.0) => epsilon * scale
-  keep_labels_and_contexts: cost = centred_cost(x0, y, cond, => cost = centred_cost(x0, y, {},
-  without_a_plan_pairs: jnp.where(jnp.isnan(error), len(y), => jnp.where(False, len(y),
-training/objectives.py training/test_couplings.py
-  pair_numbers_and_noise: _replace(eps=eps, metrics => _replace(metrics
-discrete/objectives.py test_recipes.py
-  the_loss_of_every_config: q_sample_states(xt_key, x0 => q_sample_states(time_key, x0
-few_steps/distillation.py
-  optimum_of_progressive_distillation: eps = eps_from_x0(x0, xt, level_t) => eps = inputs.eps
-  the_teacher_of_reflow: schedule(1.0).sigma * inputs.eps => inputs.eps
-few_steps/average_velocity.py
-  share_of_a_step: jax.random.uniform(share_key, (size,)) => jax.random.uniform(scale_key, (size,))
-  improved_mean_flow_literally: sg(guided_velocity(v, own, null, omega, kappa))
-    => guided_velocity(v, own, null, omega, kappa)
-  two_times_have_the_moments: t = a if second else jnp.maximum(a, b) => t = jnp.maximum(a, b)
-  two_times_of_antithetic_draws: jax.random.permutation(order_key, b) => b
-  self_distillation_literally: 0.5 if midpoint else share => 0.5
-  shortcut_literally: context.ema_params if ema_target else params => params
-few_steps/level_pairs.py
-  every_pair_of_a_grid: key, (batch_size,), 1, num_scales => key, (batch_size,), 1, num_scales - 1
-  easy_pairs_by_hand: weight / (sigma - r) => 1.0 / (sigma - r)
-  easy_pairs_by_hand: step // steps_per_stage, num_stages - 1 => step // steps_per_stage, num_stages
-  cleaner_neighbours: jnp.clip(i, 0, count - 2) => jnp.clip(i, 0, count - 1)
-training/loggers.py
-  that_raises: self._open.pop(name, None) => pass
-training/lora.py
-  merging_is_the_papers: ours + scale * jnp.matmul( => ours + jnp.matmul(
-  variance_one_over_inputs: math.prod(inputs[len(stack) :]) ** -0.5 => math.prod(inputs) ** -0.5
-training/loss_aware.py
-  eq_18_probabilities: rank >= jnp.sum(same, axis=1) - length => rank < length
-  eq_18_probabilities: jnp.min(count) >= length => jnp.min(count) > length
-training/objectives.py training/test_denoising.py
-  no_gradient_flows_through: cond | {'x0': jax.lax.stop_gradient(first)} => cond | {'x0': first}
-  uncertainty_weighs: error = inputs.time_weight * losses => error = losses
-training/objectives.py training/test_hybrid.py
-  the_bound_trains_the_variance: output if weight is None else jax.lax.stop_gradient(output)
-    => output
-  the_pure_bound_trains: select_level(step == 1, clean_level => select_level(step == 0, clean_level
-training/optimizer.py
-  ends_with_the_training: = total_steps if decay_steps => = total_steps + 1 if decay_steps
-training/optimizer.py test_refusals.py
-  that_cannot_be: decay in ('linear', 'cosine') => decay in ('cosine',)
-training/optimizer.py training/test_power_ema.py
-  a_late_step_moves_the_average: -jnp.expm1(power * jnp.log1p(- => 1.0 - jnp.exp(power * jnp.log1p(-
-training/power_ema.py
-  products_of_profiles: (gamma_a + gamma_b + 1.0) => (gamma_a + gamma_b)
-  inverse: (gamma + 2.0) ** 2 * (gamma + 3.0) => (gamma + 2.0) * (gamma + 3.0)
-training/preemption.py
-  main_thread_waits: signal.set_wakeup_fd(writer, warn_on_full_buffer=False) => -1
-  nohup_goes_on: is signal.SIG_DFL => is not None
-training/step.py
-  a_step_that_is_not_finite: = jnp.isfinite(loss) & jnp.isfinite(norm) => = jnp.isfinite(norm)
-training/step.py training/test_objectives.py
-  dropout_of_their_own: lambda k: jax.random.fold_in(k, index), keys => lambda k: k, keys
-autoencoders/objectives.py
-  free_bits_are: bits_per_dim=error + divergence => bits_per_dim=error + penalty
-  free_bits_are: penalty = in_bits(jnp.sum(bound => divergence = penalty = in_bits(jnp.sum(bound
-autoencoders/objectives.py training/test_objectives.py
-  dropout_of_their_own: 1, z, key=dropout_keys[1] => 1, z, key=dropout_keys[0]
-training/vdm.py
-  the_two_noises_of_an_image: jax.random.normal(eps_key, batch['x'].shape) => inputs.eps
-weights/checksums.py
-  nothing_is_lost: if name not in names: => if False:
-  files_of_other_programs: names - {*sums, *_WITHOUT_SUMS} => names - {*sums}
-weights/load.py
-  of_a_stranger: except (KeyError, TypeError) as error:  # names
-    => except KeyError as error:  # names
-  another_network: if 2 * len(kept) > len(ours): => if False:
-weights/share.py
-  sums_without_a_line: if sha256(path) != expected: => if expected and sha256(path) != expected:
-  damaged_file: if sha256(path) != expected: => if False:
-"""  # noqa: E501
+TABLE = [
+  (
+    'app/kinds/roles.py',
+    'app/inputs/test_datasets.py',
+    [
+      (
+        'changed_data',
+        'stored_form(config, facts), FREE',
+        "plain(config) | {'facts': known}, FREE",
+      ),
+    ],
+  ),
+  (
+    'app/kinds/rules.py',
+    'app/test_cli.py',
+    [
+      ('flag_makes_idle', 'if is_flag or not any(', 'if not any('),
+    ],
+  ),
+  (
+    'app/config/store.py',
+    None,
+    [
+      (
+        'another_kind_of_model',
+        'kind = registry.kind_of(merge(config, upper, before))',
+        'kind = before',
+      ),
+      ('facts_of_a_run_go', "tree.pop('facts', None)", 'pass'),
+    ],
+  ),
+  (
+    'app/config/store.py',
+    'app/kinds/test_sampling.py',
+    [
+      ('short_name', 'fields = {path: choice, **rest,', 'fields = {**rest, path: choice,'),
+      ('short_name', 'tree = _spelled_out(tree, schema)', 'tree = dict(tree)'),
+    ],
+  ),
+  (
+    'app/config/tree.py',
+    'app/kinds/test_training.py',
+    [
+      (
+        'parts_that_are_off',
+        'default is None or type(None) in get_args(parameter.annotation)',
+        'False',
+      ),
+    ],
+  ),
+  (
+    'training/averaging.py',
+    None,
+    [
+      ('first_width', 'first, *others = rates', '*others, first = rates'),
+      ('first_width', 'every or max(total_steps // 32, 1)', 'every or total_steps // 32'),
+      ('widths_are_different', 'not widths or len({*widths}) < len(widths)', 'not widths'),
+    ],
+  ),
+  (
+    'app/config/store.py',
+    'app/config/test_tree.py',
+    [
+      ('replaces_a_choice', "if named and old.get('name') != new['name']:", 'if False:'),
+      ('for_this_field_and_for_a_part', ' or isinstance(node.get(last), dict):', ':'),
+    ],
+  ),
+  (
+    'app/config/tree.py',
+    'app/config/test_trust.py',
+    [
+      ('own_part_may_be', "is_own = ':' in choice", "is_own = '?' in choice"),
+      ('own_part_may_be', "'/' in x or os.path.exists(x)", "'/' in x"),
+      ('own_part_may_be', "'/' in x or os.path.exists(x)", 'os.path.exists(x)'),
+      (
+        'folder_of_the_user',
+        'expanded(text, use == WRITTEN), value',
+        'expanded(text, False), value',
+      ),
+      ('only_a_stored_config', 'trust.check_paths((below(self.where, name), value))', 'pass'),
+    ],
+  ),
+  (
+    'app/config/tree.py',
+    'app/modes/test_refusals.py',
+    [
+      ('toy_parts', "if ':' in self.choice:", 'if False:'),
+    ],
+  ),
+  (
+    'app/config/trust.py',
+    None,
+    [
+      (
+        'the_user_has_allowed',
+        "content.get('parts', {}).get(os.getcwd(), ())",
+        "sum(content.get('parts', {}).values(), [])",
+      ),
+      ('folder_of_the_user', '[*words, *map(os.path.expanduser, words)]', 'words'),
+    ],
+  ),
+  (
+    'app/config/trust.py',
+    'app/config/test_user_parts.py',
+    [
+      (
+        'is_data_and_the_source',
+        "path in ('data', 'data.source', 'data.target')",
+        "path == 'data'",
+      ),
+      ('takes_what_every_network', "_call_misfit(part) if more else ''", "''"),
+    ],
+  ),
+  (
+    'app/run/drawing.py',
+    None,
+    [
+      ('other_data', "if datasets.another_set(config, 'train'):", 'if False:'),
+    ],
+  ),
+  (
+    'app/run/drawing.py',
+    'app/modes/test_refusals.py',
+    [
+      ('toy_parts', 'jax.jit(run).lower(', 'jax.eval_shape(run,'),
+    ],
+  ),
+  (
+    'app/edit/posteriors.py',
+    None,
+    [
+      (
+        'compared_with_the_models',
+        '(level.alpha**2 + level.sigma**2) / level.',
+        'level.sigma / level.',
+      ),
+      ('half_of_the_rounds', 'math.ceil(rounds / 2)', 'rounds'),
+      ('half_of_the_rounds', "mode='edge'", "mode='constant'"),
+      ('adds_the_variance_of_x0', 'dj.spread_twist(known)', 'dj.pseudoinverse_twist(known, 100)'),
+      ('adds_the_variance_of_x0', 'if known.is_linear:', 'if False:'),
+    ],
+  ),
+  (
+    'app/edit/posteriors.py',
+    'app/modes/test_refusals.py',
+    [
+      (
+        'proximal',
+        'Method(draw, needs_linear=True, unread=STEPS)',
+        'Method(draw, needs_linear=True)',
+      ),
+    ],
+  ),
+  (
+    'app/edit/restoration.py',
+    None,
+    [
+      ('hidden_by_a_mask', 'np.where(damage.seen, y, 0.0)', 'np.where(damage.seen | True, y, 0.0)'),
+      ('hidden_by_a_mask', 'jnp.sqrt(square / damage.seen.mean())', 'jnp.sqrt(square)'),
+      ('that_were_read', ('@functools.cached_property\n  def paths'), ('@property\n  def paths')),
+    ],
+  ),
+  (
+    'app/inputs/conditions.py',
+    None,
+    [
+      ('of_other_runs_get', 'noisy is None or guided', 'noisy is None'),
+      ('of_other_runs_get', "c.get('classifier') or by_run", 'by_run'),
+    ],
+  ),
+  (
+    'app/inputs/conditions.py',
+    'app/run/test_notebook.py',
+    [
+      ('vectors_are_given', 'self.values.encode(rows), index', 'rows, index'),
+    ],
+  ),
+  ('app/inputs/conditions.py', 'app/modes/test_tables.py', []),
+  (
+    'app/inputs/conditions.py',
+    'app/kinds/test_bridge.py',
+    [
+      ('own_images', 'if len(starts) <', 'if 2 * len(starts) <'),
+    ],
+  ),
+  (
+    'app/inputs/datasets.py',
+    None,
+    [
+      ('data_as_they_were', 'if not facts.examples or split', 'if True or split'),
+      ('data_as_they_were', "('examples', 'checksum') if now[n]", "('examples',) if now[n]"),
+      ('keeps_its_splits', "(last[n], split) == ('test_path', 'test')", "last[n] == 'test_path'"),
+      (
+        'keeps_its_splits',
+        'os.path.realpath(os.path.expanduser(value))',
+        'os.path.basename(value)',
+      ),
+      ('advice_for', 'or not isinstance(error.__cause__, NoTestSplit):', 'or True:'),
+      ('advice_for', "'validation' if config.data.validation_fraction else 'train')", "'train')"),
+      ('another_set', 'places = {n for n in now if last[n] not in _SPLITS}', 'pass'),
+      ('validation_part', "split = config.data.given.get('test', 'test')", 'pass'),
+      ('validation_part', "or split == 'train' and fraction", 'or False'),
+      (
+        'run_keeps_its_classes',
+        'if ours.class_names and theirs',
+        'if not ours.class_names and theirs',
+      ),
+      (
+        'run_keeps_its_classes',
+        'checksum=total, class_names=names, skipped=skipped',
+        'checksum=total',
+      ),
+      (
+        'labels_follow_the_data',
+        'bool(inner[name]) and inner[name] != default',
+        'bool(inner[name])',
+      ),
+    ],
+  ),
+  (
+    'app/kinds/bridge/model.py',
+    'app/kinds/test_bridge.py',
+    [
+      ('the_plan_is_that', 'if c.reverse else predict', 'if False else predict'),
+      (
+        'the_plan_is_that',
+        'level_grid(schedule, c.grid.number)',
+        'level_grid(schedule, c.grid.number + 1)',
+      ),
+      (
+        'the_plan_is_that',
+        'bridge_sampler(diffusion, c.stochastic)',
+        'bridge_sampler(diffusion, False)',
+      ),
+    ],
+  ),
+  (
+    'app/kinds/diffusion/model.py',
+    'app/kinds/test_diffusion.py',
+    [
+      (
+        'without_clipping',
+        'functions.append(c.bound if noisy.clips else None)',
+        'functions.append(None)',
+      ),
+      ('networks_own_estimate', '(c.bound if noisy.clips', '(dj.clip_denoised if noisy.clips'),
+    ],
+  ),
+  (
+    'app/kinds/diffusion/model.py',
+    'app/edit/test_pictures.py',
+    [
+      ('interpolation_is_not_clipped', 'if clip:', 'if True:'),
+    ],
+  ),
+  (
+    'app/kinds/diffusion/model.py',
+    'app/kinds/test_other_runs.py',
+    [
+      (
+        'guidance_by_a_classifier_by_hand',
+        '(2 if after_clip else 0, by_classifier)',
+        '(0, by_classifier)',
+      ),
+    ],
+  ),
+  (
+    'app/inputs/stored_latents.py',
+    None,
+    [
+      ('batches_of_latents', "'' if split == 'train' else f'{split}_'", "''"),
+    ],
+  ),
+  (
+    'app/kinds/latent/model.py',
+    'app/kinds/test_latent.py',
+    [
+      ('keeps_its_digits', 'part - part.mean()', 'part'),
+    ],
+  ),
+  (
+    'app/kinds/latent/model.py',
+    'app/modes/test_encode.py',
+    [
+      ('encoding_in_each_step', 'Normal(mean, std**2)', 'Normal(mean, std)'),
+    ],
+  ),
+  (
+    'app/kinds/states/model.py',
+    'app/kinds/test_states.py',
+    [
+      ('guidance_moves', 'cond | drop', 'cond'),
+      ('knows_nothing', 'num_steps=num_steps)', 'num_steps=2 * num_steps)'),
+    ],
+  ),
+  (
+    'app/kinds/vae/model.py',
+    'app/kinds/test_vae.py',
+    [
+      (
+        'a_chain_literally',
+        '[t - 2], self.decode(params, t, z)',
+        '[t - 1], self.decode(params, t, z)',
+      ),
+    ],
+  ),
+  (
+    'app/modes/convert.py',
+    None,
+    [
+      ('program_of_numbers', '(cond[context.name] - a) / b', 'cond[name]'),
+      (
+        'program_of_numbers',
+        'jnp.isnan(known), a + b * x, known',
+        'jnp.isnan(known), b * x, known',
+      ),
+      ('program_of_numbers', 'jnp.where(jnp.isnan(known), a + b * x, known)', 'a + b * x'),
+    ],
+  ),
+  (
+    'app/edit/mode.py',
+    'app/config/test_trust.py',
+    [
+      ('without_a_context_reads', 'rows = context.read()', 'rows = None'),
+    ],
+  ),
+  (
+    'app/modes/__init__.py',
+    'app/config/test_trust.py',
+    [
+      ('asked_for_at_once', 'if section for x in', 'if False for x in'),
+    ],
+  ),
+  (
+    'app/evaluate/mode.py',
+    None,
+    [
+      ('is_of_its_data', 'examples = content_sum(source, count)', "examples = ''"),
+      ('own_pair', 'log_q[:, 1:], log_q[:, 0]', 'log_q[:, :-1], log_q[:, -1]'),
+      ('own_pair', 'encoded[index // rows]', 'encoded[index % len(encoded)]'),
+      ('own_pair', "return -arrays['nats']", "return arrays['nats']"),
+      (
+        'own_pair',
+        'source = datasets.source_of(model.config, c.split)',
+        "source = datasets.source_of(model.config, 'train')",
+      ),
+    ],
+  ),
+  (
+    'app/evaluate/mode.py',
+    'app/run/test_provenance.py',
+    [
+      ('splits_that_it_reads', 'self.sums[split] = content_sum(source)', 'pass'),
+    ],
+  ),
+  (
+    'app/modes/serve.py',
+    None,
+    [
+      ('compiles_says_so', 'compiles=not i and key not in programs.ready', 'compiles=False'),
+      ('bad_value', 'trusted=False', 'trusted=True'),
+      ('what_sampling_draws', '(cond, scale=scale)', '(cond, scale=1.0)'),
+      ('other_hosts_sites', "site not in ('same-origin', 'none')", "site == 'cross-site'"),
+      ('other_hosts_sites', 'or origin != own', 'or False'),
+      ('loads_nothing', "; frame-ancestors 'none'\"", '"'),
+      ('two_lines', 'one_line(str(error))', 'str(error)'),
+      ('other_hosts', "allowed_hosts=[HOST, 'localhost']", "allowed_hosts=['*']"),
+      ('other_hosts', "if site not in ('same-origin', 'none') or origin != own:", 'if False:'),
+    ],
+  ),
+  (
+    'app/train/mode.py',
+    None,
+    [
+      ('decays_anew_is_said', 'setup.rates_of(parts.config, total)[:step]', 'rates[:step]'),
+      (
+        'before_a_program_is_compiled',
+        'read = itertools.chain([next(read)], read)',
+        'read = iter(read)',
+      ),
+    ],
+  ),
+  (
+    'app/train/mode.py',
+    'app/modes/test_convert.py',
+    [
+      (
+        'another_network_or_the_run',
+        'begin = load.begin_from(shapes.params, c.start.run)',
+        'begin = lambda x: load.begin_from(shapes.params, c.start.run)(x)',
+      ),
+    ],
+  ),
+  (
+    'app/run/notebook.py',
+    None,
+    [
+      ('trained_run_by_its_parts', 'np.arange(first, end)', 'np.arange(n)'),
+    ],
+  ),
+  (
+    'app/kinds/other_runs.py',
+    None,
+    [
+      ('sees_its_own_levels', 'return at_levels_of(run, student, denoise)', 'return denoise'),
+      ('guidance_by_a_classifier_by_hand', 'if same and not noisy.learns_schedule:', 'if True:'),
+    ],
+  ),
+  (
+    'app/run/provenance.py',
+    None,
+    [
+      ('its_content', "f'{name}, sha256 {sha256(path)[:16]}'", 'name'),
+      ('its_content', 'sha256(x)[:16] for n, x in sorted(files.items())', "'' for n, x in ()"),
+      ('other_latents', "'latents': model.latents.record(model.workdir),", ''),
+      ('what_was_read', 'digest([x]) for n, x in read.items()', "'' for n, x in read.items()"),
+      (
+        'its_content',
+        "'checkpoint {step}, weights {weights}, config_hash {config_hash",
+        "'checkpoint {step",
+      ),
+    ],
+  ),
+  (
+    'app/run/provenance.py',
+    'app/evaluate/test_mode.py',
+    [
+      ('is_another_file', "'weights': checksums.of_arrays(params)", "'weights': 0"),
+    ],
+  ),
+  (
+    'app/run/provenance.py',
+    'app/run/test_provenance.py',
+    [
+      ('named_by_their_settings', "settings.items() if n != 'run'}", 'settings.items()}'),
+      ('users_is_refused', 'done = processes.is_first() and path.exists()', 'done = False'),
+      ('users_is_refused', "f'.{code}.parts' if given else", "'.parts' if given else"),
+    ],
+  ),
+  (
+    'data/sums.py',
+    'app/run/test_provenance.py',
+    [
+      ('named_by_their_settings', 'int(x) if isinstance(x, float) and x.is_integer() else x', 'x'),
+    ],
+  ),
+  (
+    'app/modes/sample.py',
+    'app/modes/test_kept_files.py',
+    [
+      ('go_on_where_they_were', 'shutil.rmtree(place.parts)', 'pass'),
+    ],
+  ),
+  (
+    'report/card.py',
+    None,
+    [
+      ('a_bar_in_a_value', ".replace('|', '\\\\|')", ''),
+    ],
+  ),
+  (
+    'app/run/sharing.py',
+    None,
+    [
+      ('kept_autoencoder', 'skip=()).without_folders()', 'skip=())'),
+      ('is_last', "('latent.json', *reversed(_FILES))", "('latent.json', *_FILES)"),
+      ('other_weights_under', 'here != there or not share.same(source, workdir)', 'here != there'),
+    ],
+  ),
+  (
+    'app/train/floors.py',
+    None,
+    [
+      (
+        'until_data_or_objective_change',
+        "kept.get('settings') == settings:",
+        "kept.get('settings'):",
+      ),
+      (
+        'in_float64',
+        'compute(fitted, key, batch, rng',
+        'compute(fitted, jax.random.fold_in(key, 1), batch, rng',
+      ),
+    ],
+  ),
+  (
+    'testing/floors.py',
+    'app/train/test_floors.py',
+    [
+      ('in_float64', 'trained, x])', 'x, x])'),
+    ],
+  ),
+  (
+    'app/kinds/diffusion/model.py',
+    'app/train/test_floors.py',
+    [
+      ('more_than_denoise', "objective.get('coupling') is not None", 'False'),
+      (
+        'more_than_denoise',
+        "('denoising', 'hybrid', 'vdm')",
+        "('denoising', 'hybrid', 'vdm', 'vlb')",
+      ),
+    ],
+  ),
+  (
+    'app/train/step_log.py',
+    None,
+    [
+      ('note_follows', '{x:.4g}{self.notes.get(n, "")}', '{x:.4g}'),
+      ('a_plan_that_is_nan', "names = 'column_error', 'loss',", "names = 'loss',"),
+    ],
+  ),
+  (
+    'app/run/weights.py',
+    None,
+    [
+      (
+        'another_network_is_refused',
+        'own or folder.differences(stored',
+        'own and folder.differences(stored',
+      ),
+      (
+        'exported_alone',
+        'share.exist(workdir) or load.base_path(workdir).exists()',
+        'share.exist(workdir)',
+      ),
+    ],
+  ),
+  (
+    'app/evaluate/scorers.py',
+    None,
+    [
+      ('standardised_by_the_statistics', 'np.asarray(x.std))', 'np.ones(len(x.std)))'),
+    ],
+  ),
+  (
+    'app/smoke.py',
+    'app/test_cli.py',
+    [
+      (
+        'trial_of_own',
+        'if own or facts is None and not is_folder:',
+        'if facts is None and not is_folder:',
+      ),
+    ],
+  ),
+  (
+    'app/train/hooks.py',
+    None,
+    [
+      ('the_lowest_loss_and_the_highest_score', 'sign = -1.0 if higher else 1.0', 'sign = 1.0'),
+      (
+        'drawn_in_batches',
+        'np.arange(first, min(first + size, n))',
+        'np.arange(min(size, n - first))',
+      ),
+      ('see_the_texts', ', size, 0, i, rows=rows, text_length=length', ', size, 0, i, rows=rows'),
+    ],
+  ),
+  (
+    'app/train/setup.py',
+    'app/modes/test_refusals.py',
+    [
+      ('training.machine.accumulate', 'c.training.batch_size % (mesh.size * count) == 0', 'True'),
+      ('optimizer.decay_steps', '0 < steps < len(rates) - 1 and', '0 < steps < 0 and'),
+    ],
+  ),
+  (
+    'app/train/setup.py',
+    'app/modes/test_simulator.py',
+    [
+      ('another_config', 'roles.check_same_run(workdir, config)', 'pass'),
+    ],
+  ),
+  (
+    'atomic_files.py',
+    None,
+    [
+      (
+        'through_a_link',
+        ("new = Path(f'{path}.{secrets.token_hex(4)}.tmp')\n  try:"),
+        ("new = Path(f'{path}.tmp')\n  try:"),
+      ),
+      ('gets_its_name', 'shutil.rmtree(new, ignore_errors=True)', 'pass'),
+    ],
+  ),
+  (
+    'core/arguments.py',
+    'core/test_products.py',
+    [
+      ('is_fused_with_a_sum', 'jnp.sum(finished(x), axis', 'jnp.sum(x, axis'),
+      ('is_fused_with_a_sum', 'jnp.mean(finished(x), axis', 'jnp.mean(x, axis'),
+    ],
+  ),
+  (
+    'core/arguments.py',
+    'test_refusals.py',
+    [
+      ('that_cannot_be', 'return jax.device_get(traced', 'return (traced'),
+    ],
+  ),
+  (
+    'bridges/equations.py',
+    None,
+    [
+      (
+        'samples_velocity_and_score',
+        'slope = diffusion * (0.5 - t)',
+        'slope = diffusion * (1.0 - t)',
+      ),
+      ('samples_velocity_and_score', 'return -prediction.z /', 'return prediction.z /'),
+      (
+        'a_path_of_one_pair',
+        'widths = bridge_width(s, diffusion) -',
+        'widths = bridge_width(s, diffusion) +',
+      ),
+      ('a_path_of_one_pair', 'diffusion**2 * s * (t - s) / t', 'diffusion**2 * (t - s)'),
+      (
+        'the_diffusion_steps',
+        'xt - t * prediction.displacement',
+        'xt + t * prediction.displacement',
+      ),
+      ('regression_of_the_pairs', 'jnp.square(prediction.z - z)', 'jnp.square(prediction.z + z)'),
+      (
+        'a_path_of_one_pair',
+        'jnp.sqrt(jnp.maximum(t * (1.0 - t), 0.0))',
+        'jnp.sqrt(t * (1.0 - t))',
+      ),
+    ],
+  ),
+  (
+    'bridges/equations.py',
+    'bridges/test_sampler.py',
+    [
+      ('both_ways', 'BridgePrediction(-displacement, z)', 'BridgePrediction(-displacement, -z)'),
+    ],
+  ),
+  (
+    'core/decoders.py',
+    None,
+    [
+      ('difference_of_cdfs', 'width = 2.0 / (num_levels - 1)', 'width = 1.0 / (num_levels - 1)'),
+      (
+        'bernoulli_is_scipys',
+        'jnp.where(x > 0.0, logits, -logits)',
+        'jnp.where(x > 0.0, -logits, logits)',
+      ),
+    ],
+  ),
+  (
+    'core/denoiser.py',
+    None,
+    [
+      ('noise_inputs', 'return -level.logsnr / 8.0', 'return -level.logsnr / 4.0'),
+      ('published_integers', 'jnp.maximum(step - 1.0, 0.0)', 'jnp.maximum(step, 0.0)'),
+    ],
+  ),
+  (
+    'discrete/equations.py',
+    None,
+    [
+      ('mean_of_the_oracle', 'jnp.exp(log_p - log_q)', 'jnp.exp(log_p)'),
+      ('states_of_scaled_images', 'jnp.rint((x + 1.0)', 'jnp.floor((x + 1.0)'),
+      ('prior_excludes_a_state', '(q > 0.0) & (prior == 0.0)', '(q > 1e-3) & (prior == 0.0)'),
+      ('mean_of_the_oracle', 'jax.vmap(lambda k: jax.random.fold_in(k, step))(keys)', 'keys'),
+      ('first_step_ends_at_clean_data', 'select_level(step == 1,', 'select_level(step == 0,'),
+      ('below_the_rounding', 'coarse + fine * 2.0**-23', 'coarse'),
+    ],
+  ),
+  (
+    'core/elbo.py',
+    None,
+    [
+      (
+        'a_step_to_noise_at_time_0',
+        'where(level_s.sigma == 0.0, decoder',
+        'where(level_s.t == 0.0, decoder',
+      ),
+      ('each_step_is_drawn', '/ (1.0 + snr[1:])', '/ (1.0 + snr[:-1])'),
+      ('each_step_is_drawn', 'points / steps * ends[-1]', 'points / (steps + 1) * ends[-1]'),
+      ('levels_that_are_equal', 'same = (q.variance == 0.0) &', 'same = (q.variance < 0.0) &'),
+    ],
+  ),
+  (
+    'core/couplings.py',
+    None,
+    [
+      ('leaves_a_share_of_pairs', '1.0 - ratio,', 'ratio,'),
+      ('keep_their_digits', 'square < 1e-3 * norms)', 'square < 0.0 * norms)'),
+      (
+        'the_entropic_plan_is_optimal',
+        'kernel + rows[:, None], axis=0))',
+        'kernel + columns[None], axis=0))',
+      ),
+      (
+        'the_entropic_plan_is_optimal',
+        '(-math.log(n) for n in cost.shape)',
+        '(-math.log(n) for n in cost.shape[::-1])',
+      ),
+      ('every_column_of_the_plan', '(error > tolerance)', '(error > 0.1)'),
+      ('two_labels_are_forbidden', 'jnp.where(same, terms, jnp.inf)', 'terms'),
+    ],
+  ),
+  (
+    'core/couplings.py',
+    'training/test_couplings.py',
+    [
+      ('wherever_the_sets_are', 'v - jnp.mean(v, axis=0, keepdims=True) for v', 'v for v'),
+      ('weigh_as_in_the_release', '_terms(squared_distances(x0, y),', '_terms(distances,'),
+      ('without_a_plan_pairs', 'jnp.where(rounding < _ROUNDING,', 'jnp.where(rounding < jnp.inf,'),
+    ],
+  ),
+  (
+    'core/elbo.py',
+    'papers/test_bound.py',
+    [
+      ('some_of_the_steps', 'expected[drawn - 2]', 'expected[drawn - 1]'),
+    ],
+  ),
+  (
+    'few_steps/losses.py',
+    'few_steps/test_consistency.py',
+    [
+      (
+        'consistency_training_literally',
+        '(f_fn(xt, level_t), sg(target))',
+        '(f_fn(xt, level_t), target)',
+      ),
+      ('continuous_consistency_literally', 'return sg(output), sg(g)', 'return sg(output), g'),
+    ],
+  ),
+  (
+    'few_steps/losses.py',
+    'few_steps/test_distillation.py',
+    [
+      (
+        'progressive_distillation_is_two',
+        'return sg((xs - ratio * xt) / (s.alpha - ratio * t.alpha))',
+        'return (xs - ratio * xt) / (s.alpha - ratio * t.alpha)',
+      ),
+    ],
+  ),
+  (
+    'few_steps/losses.py',
+    'few_steps/test_average_velocity.py',
+    [
+      (
+        'improved_mean_flow_literally',
+        'u + expand_to(t - s, xt) * sg(du)',
+        'u + expand_to(t - s, xt) * du',
+      ),
+      (
+        'test_mean_flow_literally',
+        'sg(v - expand_to(t - s, xt) * du)',
+        'v - expand_to(t - s, xt) * du',
+      ),
+      (
+        'shortcut_literally',
+        'return sg(share * first + (1.0 - share) * second)',
+        'return share * first + (1.0 - share) * second',
+      ),
+      (
+        'self_distillation_literally',
+        'squared_error(u - elapsed * du, sg(velocity))',
+        'squared_error(u - elapsed * du, velocity)',
+      ),
+    ],
+  ),
+  (
+    'few_steps/losses.py',
+    None,
+    [
+      (
+        'no_error_of_self_distillation',
+        'middle = t - share * (t - s)',
+        'middle = s + share * (t - s)',
+      ),
+      ('no_error_of_self_distillation', 'u_fn(xt - elapsed * u, s, s)', 'u_fn(xt, s, s)'),
+    ],
+  ),
+  (
+    'few_steps/maps.py',
+    None,
+    [
+      ('maps_to_the_clean_end', '1.001 * sigma_min * level_s.alpha', 'sigma_min * level_s.alpha'),
+    ],
+  ),
+  (
+    'core/keys.py',
+    None,
+    [
+      (
+        'bit_for_bit_in_any_batch',
+        'jax.vmap(lambda k: distribution(k, x.shape[1:], x.dtype))(key)',
+        'distribution(key[0], x.shape, x.dtype)',
+      ),
+      (
+        'draws_row_i',
+        'jnp.moveaxis(each_split(data, shape), 0, len(shape))',
+        'each_split(data, shape).reshape(*shape, *data.shape)',
+      ),
+      ('draws_row_i', 'if shape[:1] != (count,):', 'if not shape:'),
+    ],
+  ),
+  (
+    'core/levels.py',
+    None,
+    [
+      ('rounding_keeps_other_positions', 'min(1e-6 * num_steps, 1e-3)', '1e-6 * num_steps'),
+    ],
+  ),
+  (
+    'core/levels.py',
+    'sampling/test_solvers.py',
+    [
+      ('leaves_x_unchanged', 'ROUNDING = 1e-5', 'ROUNDING = 0.0'),
+    ],
+  ),
+  (
+    'core/losses.py',
+    None,
+    [
+      (
+        'antithetic_times_are_evenly',
+        '(batch_size) / batch_size',
+        '(batch_size) / (batch_size + 1)',
+      ),
+      (
+        'step_times_are_all',
+        ', (batch_size,), 1, schedule_steps + 1',
+        ', (batch_size,), 1, schedule_steps',
+      ),
+      (
+        'part_of_times_is_at_the_start',
+        '(batch_size)), jnp.ones(batch_size)',
+        '(batch_size)), drawn[1]',
+      ),
+      ('zero_snr', 'jnp.maximum(level.alpha, 1e-12)', 'level.alpha + 1.0'),
+    ],
+  ),
+  (
+    'discrete/masked.py',
+    None,
+    [
+      (
+        'test_weights',
+        '(schedule, level.t)[1] / level.sigma',
+        '(schedule, level.t)[1] / level.alpha',
+      ),
+      ('test_weights', 'jnp.rint(level.t * num_steps)', 'jnp.floor(level.t * num_steps)'),
+      ('times_are_antithetic', 'jax.vmap(lambda k: jax.random.fold_in(k, i))(keys)', 'keys'),
+      ('times_are_antithetic', 't = 1.0 - jnp.mod(u', 't = jnp.mod(u'),
+    ],
+  ),
+  (
+    'posteriors/measurements.py',
+    'posteriors/test_heuristics.py',
+    [
+      ('norm_of_the_residual', 'jnp.sqrt(square + 1e-12)', 'square'),
+    ],
+  ),
+  (
+    'posteriors/measurements.py',
+    'posteriors/test_reconstruction.py',
+    [
+      (
+        'at_every_level',
+        'jnp.asarray(self.std, like.dtype) ** 2',
+        'jnp.asarray(self.std, like.dtype)',
+      ),
+    ],
+  ),
+  (
+    'posteriors/measurements.py',
+    'test_refusals.py',
+    [
+      ('arguments_that_cannot_be', 'check_not_negative(std=self.std)', 'pass'),
+    ],
+  ),
+  (
+    'core/normal.py',
+    None,
+    [
+      ('kl_of_variances_alone', 'jnp.abs(excess) < 0.5', 'jnp.abs(excess) < 0.0'),
+    ],
+  ),
+  (
+    'core/operators.py',
+    None,
+    [
+      ('the_middle_of_a_kernel', 'height // 2) % rows', '(height - 1) // 2) % rows'),
+      ('the_gaussian_blur_is_scipys', 'math.ceil(3.0 * width)', 'math.ceil(1.0 * width)'),
+    ],
+  ),
+  (
+    'core/parametrization.py',
+    'core/test_losses.py',
+    [
+      (
+        'every_parametrization_has',
+        'a - b * level.alpha / level.sigma',
+        'a + b * level.alpha / level.sigma',
+      ),
+    ],
+  ),
+  (
+    'core/process.py',
+    None,
+    [
+      ('equal_but_for_rounding', 'jnp.minimum(change, 0.0))', 'change)'),
+    ],
+  ),
+  (
+    'core/process.py',
+    'papers/test_ddpm.py',
+    [
+      ('eq_6_and_7_posterior', 'alpha_ratio(s, t) * ratio * ratio', 'alpha_ratio(s, t) * ratio'),
+    ],
+  ),
+  (
+    'core/products.py',
+    None,
+    [
+      (
+        'is_fused_with_a_sum',
+        'return jax.lax.reduce_precision(x, kind.nexp, kind.nmant)',
+        'return x',
+      ),
+      (
+        'is_fused_with_a_sum',
+        'return finished(jnp.einsum(subscripts,',
+        'return (jnp.einsum(subscripts,',
+      ),
+    ],
+  ),
+  (
+    'core/process.py',
+    'papers/test_samplers.py',
+    [
+      ('euler_maruyama_of_the_vp_sde', '-(sigma**2) * slopes[1]', '-sigma * slopes[1]'),
+    ],
+  ),
+  (
+    'core/schedules.py',
+    None,
+    [
+      (
+        'marginals_in_float32',
+        'self.beta_min + 0.5 * (self.beta_max',
+        'self.beta_min + (self.beta_max',
+      ),
+      ('marginals_in_float32', 'beta_min**2 + 2.0 * slope * value', 'beta_min**2 + slope * value'),
+    ],
+  ),
+  (
+    'discrete/schedules.py',
+    None,
+    [
+      (
+        'masking_schedules',
+        'sigma ** (1.0 / self.power), alpha, sigma',
+        'sigma**self.power, alpha, sigma',
+      ),
+      (
+        'product_of_1_minus_beta',
+        'self.schedule.from_logsnr(0.5 *',
+        'self.schedule.from_logsnr(1.0 *',
+      ),
+    ],
+  ),
+  (
+    'core/step_schedules.py',
+    None,
+    [
+      ('warmup_climbs', 'int(num_steps * fraction)', 'round(num_steps * fraction)'),
+      ('between_steps_log_alpha_bar', 'jnp.exp(-0.5 * beyond)', 'jnp.exp(-beyond)'),
+    ],
+  ),
+  (
+    'core/step_schedules.py',
+    'test_refusals.py',
+    [
+      ('that_cannot_be', 'last=1.0, identity=0.0', 'last=1.0, identity=1.0'),
+    ],
+  ),
+  (
+    'discrete/transitions.py',
+    None,
+    [
+      (
+        'is_the_nearest_step',
+        'jnp.rint(level.t * len(self.steps))',
+        'jnp.floor(level.t * len(self.steps))',
+      ),
+    ],
+  ),
+  (
+    'discrete/transitions.py',
+    'test_refusals.py',
+    [
+      ('that_cannot_be', 'np.abs(total - 1.0) < 1e-6', 'np.abs(total - 1.0) < 1e-4'),
+    ],
+  ),
+  (
+    'autoencoders/bounds.py',
+    'papers/test_vae.py',
+    [
+      (
+        'importance_weighted_bound',
+        'jax.nn.logsumexp(log_weights, axis=0) - math.log(num_samples)',
+        'jnp.mean(log_weights, axis=0)',
+      ),
+    ],
+  ),
+  (
+    'core/vdm.py',
+    None,
+    [
+      (
+        'eq_13_and_14_finite',
+        'jnp.expm1(level_s.logsnr - level.logsnr)',
+        '(level_s.logsnr - level.logsnr)',
+      ),
+    ],
+  ),
+  (
+    'data/pictures.py',
+    None,
+    [
+      ('known_where_all', 'blocks.all(axis=(1, 3))', 'blocks.any(axis=(1, 3))'),
+    ],
+  ),
+  (
+    'data/code_sums.py',
+    None,
+    [
+      (
+        'below_the_folder',
+        "place.parents[(getattr(module, '__package__', '') or '').count('.')]",
+        'place.parents[0]',
+      ),
+      ('below_the_folder', 'os.walk(top)', '[*os.walk(top)][:1]'),
+      ('below_the_folder', 'ast.dump(ast.parse(code)).encode()', 'code'),
+    ],
+  ),
+  (
+    'data/between.py',
+    None,
+    [
+      ('stay_together', 'if not self.paired:', 'if True:'),
+      ('meets_other_points', 'other._shift =', 'other._other ='),
+      ('its_order_and', '= order_of(target)', '= None'),
+      ('its_order_and', '(redrawn(x, seed, epoch) for', '(x for'),
+      ('its_order_and', '(2, seed, epoch)', '(2, epoch)'),
+      ('meets_other_points', '(2, seed, epoch)', '(2, seed)'),
+      ('joined_by_name', 'context = context[..., self._columns]', 'pass'),
+    ],
+  ),
+  (
+    'data/buckets.py',
+    None,
+    [
+      ('copied_once_and_again', 'if _version(x) != copies[x][1:]]', 'if _version(x) is None]'),
+      ('copied_once_and_again', 'copy.unlink()', 'pass'),
+      ('whole_or_not_there', '!= size:', '!= copied:'),
+      ('copied_once_and_again', '== target or fnmatch', '== target and fnmatch'),
+    ],
+  ),
+  (
+    'data/columns.py',
+    None,
+    [
+      (
+        'lists_of_numbers',
+        "{'x': x, 'context': context} if context",
+        "{'x': x, 'context': x} if context",
+      ),
+    ],
+  ),
+  (
+    'data/columns.py',
+    'data/test_huggingface.py',
+    [
+      (
+        'picture_cut_short',
+        '= np.delete(rows, [*errors])',
+        '= rows[: len(rows) - len(errors)][::-1]',
+      ),
+    ],
+  ),
+  (
+    'data/columns.py',
+    'data/test_refusals.py',
+    [
+      ('parquet_row', 'and not isinstance(value, bool)', ''),
+    ],
+  ),
+  (
+    'data/columns.py',
+    'data/test_webdataset.py',
+    [
+      (
+        'labels_that_are',
+        'check_examples(source.read(np.arange(1)), source.facts)',
+        'source.read(np.arange(1))',
+      ),
+      ('checksum_is_of', 'for value in columns[name])', 'for value in columns[name][:64])'),
+    ],
+  ),
+  (
+    'data/damage.py',
+    None,
+    [
+      ('damaged_pictures_are_found', 'if not skip or len(errors) == size:', 'if not skip:'),
+      ('damaged_pictures_are_found', 'range(0, size, _BLOCK)', 'range(0, size - _BLOCK, _BLOCK)'),
+    ],
+  ),
+  (
+    'data/files.py',
+    None,
+    [
+      ('read_once', 'return real not in tops', 'return True'),
+      ('read_once', 'if any(real.is_relative_to(top) for top in tops):', 'if real in tops:'),
+      ('not_hidden', "f'[^.].*({ends})'", "f'.*({ends})'"),
+    ],
+  ),
+  (
+    'data/huggingface.py',
+    None,
+    [
+      (
+        'classes_are_those',
+        'if names and len(names) != num_classes:',
+        'if len(names) < num_classes:',
+      ),
+    ],
+  ),
+  (
+    'data/image_folder.py',
+    None,
+    [
+      ('checksum_is_of_names', '[content, *names,', '[*names,'),
+      ('checksum_is_of_names', '[content, *names,', '[content,'),
+    ],
+  ),
+  (
+    'data/image_sets.py',
+    None,
+    [
+      (
+        'levels_of_another_type',
+        'dtype != np.uint8 and most <= 1',
+        'dtype != np.uint8 and most < 1',
+      ),
+    ],
+  ),
+  (
+    'data/images.py',
+    None,
+    [
+      ('intact_pngs', 'PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin', 'PngImagePlugin'),
+      ('part_of_16_bits', 'high - low <= 16', 'high - low < 0'),
+      ('transparent_pixels_lie_on_white', "image.size, 'white')", "image.size, 'black')"),
+    ],
+  ),
+  (
+    'data/images.py',
+    'data/test_refusals.py',
+    [
+      ('signed', 'unsigned = kinds == {1}', 'unsigned = 3 not in kinds'),
+    ],
+  ),
+  (
+    'data/npz.py',
+    None,
+    [
+      ('stays_on_disk', 'if len(index) < size:', 'if True:'),
+      ('row_of_indices', "is_test == (split == 'test')", "is_test == (split == 'train')"),
+      (
+        'own_test_split_has_a_context',
+        "prefix = 'test_' if has_test and split == 'test' else",
+        'prefix =',
+      ),
+    ],
+  ),
+  (
+    'data/parquet.py',
+    None,
+    [
+      ('flipped_bit', 'if table.num_rows != expected:', 'if False:'),
+    ],
+  ),
+  (
+    'data/parquet.py',
+    'data/test_refusals.py',
+    [
+      (
+        'parquet_row',
+        "return cell if cell['bytes'] is None else cell['bytes']",
+        "return cell['bytes'] or open(cell['path'], 'rb').read()",
+      ),
+    ],
+  ),
+  (
+    'data/pipeline.py',
+    'data/test_sources.py',
+    [
+      (
+        'numbers_are_standardised',
+        '(facts or source.facts).x.encode(x)',
+        'source.facts.x.encode(x)',
+      ),
+    ],
+  ),
+  (
+    'data/simulated.py',
+    None,
+    [
+      (
+        'fresh_batches',
+        ', other._epoch = (*self._seed, seed),',
+        ', other._epoch = (*self._seed, seed), 0 *',
+      ),
+      ('draws_follow_from', "seed = draws, split == 'test'", 'seed = draws, False'),
+      (
+        'the_facts_are',
+        "size = num_examples if split == 'train' else num_test",
+        'size = num_examples',
+      ),
+      (
+        'nan_are_left_out',
+        '.reshape(len(good), -1).all(axis=1)',
+        '.reshape(len(good), -1).any(axis=1)',
+      ),
+      ('box_of_a_joint', 'joined(arrays), times * low, times * high', 'joined(arrays), low, high'),
+    ],
+  ),
+  (
+    'data/simulations.py',
+    None,
+    [
+      ('runs_once', 'return arrays, same < size', 'return arrays, True'),
+      ('runs_once', 'else min(size, count) // BLOCK * BLOCK', 'else min(size, count)'),
+      ('what_changes', 'version, code_of(function)', 'version'),
+      ('another_version', 'seed, BLOCK, version,', 'seed, BLOCK,'),
+      ('not_kept', 'all(x is not function for x in named)', 'False'),
+      ('what_changes', 'function.__qualname__, fields, seed', 'function.__qualname__, (), seed'),
+      ('an_interrupted', 'arrays = _read(part) ', 'arrays = None'),
+    ],
+  ),
+  (
+    'data/sources.py',
+    None,
+    [
+      ('rows_that_come', 'rng.permutation(len(source))', 'np.arange(len(source))'),
+      ('rows_that_come', 'len(source) if is_held else MOST_MEASURED', 'MOST_MEASURED'),
+    ],
+  ),
+  (
+    'data/sources.py',
+    'app/inputs/test_datasets.py',
+    [
+      ('a_stranger_fit', 'wrong := values and', "wrong := name == 'x' and"),
+    ],
+  ),
+  (
+    'data/sources.py',
+    'data/test_simulated.py',
+    [
+      ('labels_that_are', 'label.max() < max(1, classes)', 'label.max() <= classes'),
+    ],
+  ),
+  (
+    'data/spec.py',
+    None,
+    [
+      (
+        'real_numbers_come_back',
+        '= np.any(np.abs(self.mean) > 1e3 * np.asarray(self.std))',
+        '= False',
+      ),
+      (
+        'log_det_is_that_of_decode',
+        'np.log(np.broadcast_to(self.std, self.shape))',
+        'np.log(self.std)',
+      ),
+      ('closed_box', '(bounded <= high)', '(bounded < high)'),
+      (
+        'closed_box',
+        "kind = values.dtype if values.dtype.kind == 'f' else np.float64",
+        'kind = np.float64',
+      ),
+    ],
+  ),
+  (
+    'data/sums.py',
+    None,
+    [
+      ('computed_once', 'x.st_ctime_ns, x.st_ino', 'x.st_ino'),
+      ('computed_once', 'if not total:', 'if True:'),
+      ('of_those_in_memory', '== array.offset + array.nbytes', '> 0'),
+      (
+        'bytes_in_order',
+        'path in paths[start : start + _FILES]',
+        'path in paths[start : start + 1]',
+      ),
+    ],
+  ),
+  (
+    'data/tables.py',
+    None,
+    [
+      ('columns_are', '(isinstance(x, str), x)', 'str(x)'),
+      ('columns_are', 'np.eye(len(categories))[index]', 'np.eye(len(categories))[::-1][index]'),
+      ('the_rest', "if test_path and split == 'test':", 'if test_path:'),
+      ('the_rest', 'numbers(cells, every)[index] for', 'numbers(cells, every) for'),
+      ('numbers_and_names', 'part[:, 0].astype(str)', "part[:, 0].astype('<U5')"),
+    ],
+  ),
+  (
+    'data/tables.py',
+    'app/modes/test_tables.py',
+    [
+      ('held_out', 'start += part.shape[1]', 'start += 0'),
+      ('gaps', "not blank or _key(x) != '' for", 'True for'),
+    ],
+  ),
+  (
+    'data/tables.py',
+    None,
+    [
+      ('marks_are_no', '2 * sum(map(bool, map(_MARKED', '0 * sum(map(bool, map(_MARKED'),
+      ('spellings_of', 'return decimal.Decimal(text)', 'return text'),
+      ('almost_every_row', 'max(5, size / 2)', 'size'),
+      ('missing_values', 'full = ~np.any(gaps, axis=0)', 'full = ~np.all(gaps, axis=0)'),
+      ('points_between', 'points & all(', 'points & any('),
+    ],
+  ),
+  (
+    'data/cells.py',
+    None,
+    [
+      ('two_columns', "max(',;\\t| ',", "max(',;\\t|',"),
+      ('two_columns', "'utf-8-sig'", "'utf-8'"),
+      ('divides_most_rows', 'count *= has_numbers and fits', 'count *= fits'),
+      ('divides_most_rows', 'if count > 1 else', 'if count else'),
+    ],
+  ),
+  (
+    'data/sources.py',
+    'data/test_tables.py',
+    [
+      ('columns_are', 'np.where(is_category, 0.0, mean)', 'mean'),
+    ],
+  ),
+  (
+    'data/spec.py',
+    'app/inputs/test_datasets.py',
+    [
+      ('a_stranger_fit', 'mean != std or', ''),
+      ('a_stranger_fit', 'low > last', 'False'),
+    ],
+  ),
+  (
+    'data/spec.py',
+    'data/test_refusals.py',
+    [
+      ('what_is_wrong', 'std <= 1e-12 * np.abs(mean)', 'std <= 0.0'),
+      ('CHANNELS_FIRST', 'self.shape[0] <= 4 < min', 'self.shape[0] < 3 < min'),
+    ],
+  ),
+  (
+    'data/spec.py',
+    'data/test_sources.py',
+    [
+      ('statistics_are_those', 'x.reshape(-1, x.shape[-1]) if', 'x.reshape(len(x), -1) if'),
+    ],
+  ),
+  (
+    'data/spec.py',
+    'metrics/test_likelihoods.py',
+    [
+      ('truncated_density', '(ends - self.mean) / self.std', 'ends'),
+    ],
+  ),
+  (
+    'data/spec.py',
+    'metrics/test_vectors.py',
+    [
+      ('constant', 'std <= 1e-12 * np.abs(mean)', 'std < 0.0'),
+    ],
+  ),
+  (
+    'data/splits.py',
+    None,
+    [
+      ('seed_draws', 'default_rng((seed, 2))', 'default_rng((0, 2))'),
+      ('keeps_the_order', 'return every[every >= 0]', 'return None'),
+      (
+        'keeps_the_order',
+        'return Part(redrawn(self.source, seed, epoch), self.rows)',
+        'return self',
+      ),
+      ('fraction', 'np.random.default_rng(0).permutation(size)', 'np.arange(size)'),
+    ],
+  ),
+  (
+    'data/text.py',
+    None,
+    [
+      ('texts_come_back', '(row[row > 0] - 1)', 'row[row > 0]'),
+      ('tokens_are_bytes', 'len(data) > length:', 'len(data) >= length:'),
+    ],
+  ),
+  (
+    'data/text_files.py',
+    None,
+    [
+      ('splits_are_the_pieces', 'slice(end, count)', 'slice(end - 1, count)'),
+    ],
+  ),
+  (
+    'data/webdataset.py',
+    None,
+    [
+      ('joined_tars', 'while rest:', 'while start == 0:'),
+      ('links_are_read', 'place = places.get(member.linkname)', 'place = None'),
+    ],
+  ),
+  (
+    'data/webdataset.py',
+    'data/test_refusals.py',
+    [
+      ('open_tars', 'if found[-1][column][0] >= 0:', 'if False:'),
+    ],
+  ),
+  (
+    'demos/simulators.py',
+    None,
+    [
+      ('prior_times_likelihood', '(shift[:, 0] <= 0.0) &', '(shift[:, 0] <= 9.0) &'),
+    ],
+  ),
+  (
+    'demos/whiteness.py',
+    None,
+    [
+      ('power_one_at_every_frequency', '** 2 / (height * width)', '** 2 / height'),
+      ('within_its_error', 'z @ z + z.size', 'z @ z'),
+    ],
+  ),
+  (
+    'interop/diffusers_schedulers.py',
+    None,
+    [
+      ('read_of_a_scheduler', 'thresholded and c.sample_max_value != 1.0', 'thresholded'),
+      ('read_of_a_scheduler', "'predict_x0': True},", "'predict_x0': False},"),
+      ('read_of_a_scheduler', 'if thresholded or c.clip_sample else', 'if c.clip_sample else'),
+      ('read_of_a_scheduler', "bound['largest'] or _LARGEST", '1.0'),
+    ],
+  ),
+  (
+    'interop/edm2.py',
+    None,
+    [
+      ('computes_what_theirs_does', "('phases', _TURNS)", "('phases', names.SAME)"),
+    ],
+  ),
+  (
+    'metrics/accuracy.py',
+    None,
+    [
+      ('share_of_their_labels', 'predicted == labels', 'predicted != labels'),
+      ('formula_of_each_split', 'p.mean(axis=0)[None]', 'p[:1]'),
+    ],
+  ),
+  (
+    'metrics/bits.py',
+    None,
+    [
+      ('rate_and_distortion_by_hand', 'terms[:0:-1]', 'terms[::-1]'),
+      ('one_of_each_level_more', 'counts = np.ones(())', 'counts = np.zeros(())'),
+    ],
+  ),
+  (
+    'metrics/calibration.py',
+    None,
+    [
+      ('closed_forms', '1.0 - ratios +', '1.0 + ratios -'),
+      ('closed_forms', '0.5 * np.linalg.slogdet(cov)[1]', 'np.linalg.slogdet(cov)[1]'),
+      ('deviation_over_sets', 'ratios.mean(axis=0) * (square - 1.0)', '0.0 * square'),
+      ('never_changes', '(count + 1) / (count - 1)', '2.0'),
+      ('equal_numbers_share', '(equal + 1)', 'equal'),
+      ('draws_that_equal_the_truth', '(less + share * (equal + 1))', '(less + share)'),
+      ('counts_of_lower_draws', '(draws.shape[1] + 1)', 'draws.shape[1]'),
+      ('masses_of_regions', '1.0 - rank_levels', 'rank_levels'),
+      ('draws_in_the_ball', 'standard_of(truth.reshape(len(truth), -1)).std', '1.0'),
+    ],
+  ),
+  (
+    'metrics/pairs.py',
+    'metrics/test_calibration.py',
+    [
+      (
+        'errors_of_coverage',
+        '(np.mean(levels <= mass, axis=1))',
+        '(np.mean(levels <= mass, axis=1)[::2])',
+      ),
+      ('errors_of_coverage', '(log_q, at_truth, seed)', '(log_q[::2], at_truth[::2], seed)'),
+    ],
+  ),
+  (
+    'metrics/estimates.py',
+    None,
+    [
+      ('divides_by_the_draws', 'np.std(draws, ddof=1)', 'np.std(draws)'),
+    ],
+  ),
+  (
+    'metrics/estimates.py',
+    'metrics/test_refusals.py',
+    [
+      ('what_cannot_be_computed', 'if bad.any():', 'if bad.all():'),
+    ],
+  ),
+  (
+    'metrics/fid.py',
+    None,
+    [
+      ('statistics_of_the_whole', '(count * len(rows) / total)', 'len(rows)'),
+    ],
+  ),
+  (
+    'metrics/published.py',
+    'app/evaluate/test_scorers.py',
+    [
+      ('statistics_that_do_not_fit', 'if needs and not count:', 'if False:'),
+      ('adm_are_the_reference', 'batch_size), **arrays}', 'batch_size)}'),
+    ],
+  ),
+  (
+    'metrics/likelihoods.py',
+    None,
+    [
+      ('truncated_density', '(drawn >= low[None]) &', '(drawn >= -high[None]) &'),
+      ('truncated_density', 'jnp.log(share) / math.prod(shape)', 'jnp.log(share)'),
+    ],
+  ),
+  (
+    'metrics/likelihoods.py',
+    'app/evaluate/test_mode.py',
+    [
+      (
+        'bound_is_that_of_the_network',
+        'if model.clips else denoise',
+        'if not model.clips else denoise',
+      ),
+    ],
+  ),
+  (
+    'testing/floors.py',
+    'metrics/test_losses.py',
+    [
+      ('closed_forms', 'jnp.stack([x, x, trained, x])', 'jnp.stack([x, x, x, x])'),
+    ],
+  ),
+  (
+    'metrics/losses.py',
+    None,
+    [
+      ('closed_forms', "key, batch | {'x': x})", 'key, batch)'),
+      (
+        'quarters_and_classes',
+        "if name == 'loss' else value * count",
+        "if name != 'loss' else value",
+      ),
+      ('error_of_a_quarter', '(total - value * count)', '(total)'),
+    ],
+  ),
+  (
+    'metrics/manifolds.py',
+    None,
+    [
+      (
+        'points_on_a_line',
+        '=mean(inside(closest, radius))',
+        '=mean(inside_or_on(closest, radius))',
+      ),
+      (
+        'points_on_a_line',
+        '(_in_manifold(samples, reference, k))',
+        '(_in_manifold(reference, samples, k))',
+      ),
+    ],
+  ),
+  (
+    'metrics/lattices.py',
+    None,
+    [
+      ('three_columns', 'low < 0.1 * high', 'low < high'),
+      ('what_repeats', 'high > 0.1', 'high > 0.5'),
+      ('what_repeats', '_EQUAL[1] * len(x)', '0 * len(x)'),
+    ],
+  ),
+  (
+    'metrics/memorisation.py',
+    None,
+    [
+      ('below_the_first_percentile', 'FRACTION = 0.01', 'FRACTION = 0.02'),
+      (
+        'the_error_of_closer',
+        'np.var(rank_a) / len(a) + np.var(rank_b) / len(b)',
+        'np.var(rank_a) / len(a)',
+      ),
+    ],
+  ),
+  (
+    'metrics/metric.py',
+    'metrics/test_vectors.py',
+    [
+      ('changes_no_score', 'x.astype(least).astype', 'x.astype'),
+    ],
+  ),
+  (
+    'metrics/mmd.py',
+    None,
+    [
+      (
+        'energy_distance_is_its_double',
+        'reference, kernel, own=False',
+        'reference, kernel, own=True',
+      ),
+      ('the_error_of_cmmd', '2.0 * float(np.sqrt(variance))', 'float(np.sqrt(variance))'),
+      (
+        'unbiased_mmd_is_its_double_sums',
+        'row_means(y, y, kernel, own=False)',
+        'row_means(y, y, kernel)',
+      ),
+      (
+        'the_error_of_cmmd',
+        'np.var(xx - xy) / len(x) + np.var(yy - yx) / len(y)',
+        'np.var(xx - xy) / len(x)',
+      ),
+      ('mean_and_deviation_over_subsets', 'float(np.std(draws))', 'float(np.std(draws, ddof=1))'),
+    ],
+  ),
+  (
+    'metrics/neighbours.py',
+    None,
+    [
+      ('nearest_rows', 'argmin_min(x, y)', 'argmin_min(features, reference)'),
+      ('equal_but_for_rounding', 'radius * (1.0 - _MARGIN)', 'radius'),
+    ],
+  ),
+  (
+    'metrics/neighbours.py',
+    'metrics/test_manifolds.py',
+    [
+      ('copies_are_on_the_sphere', 'np.where(same, each, block)', 'block'),
+    ],
+  ),
+  (
+    'metrics/posterior.py',
+    None,
+    [
+      ('at_the_quantiles', '(np.arange(n) + 0.5) / n', 'np.arange(n) / n'),
+      (
+        'in_its_norm',
+        '.linalg.norm(found - cov) / np.linalg.norm',
+        '.linalg.norm(found - cov) / np.trace',
+      ),
+      (
+        'uniform_and_of_others_not',
+        '.reshape(x.shape[:2]) - 0.5 * square / std**2',
+        '.reshape(x.shape[:2])',
+      ),
+    ],
+  ),
+  (
+    'metrics/published.py',
+    None,
+    [
+      ('units_that_the_file', '(found.mean - centre) / scale', '(found.mean - centre) / scale**2'),
+      ('which_network', '(face|sound|art)', '(face|sound)'),
+      ('refused_in_one_line', 'units is None:', 'not units and False:'),
+    ],
+  ),
+  (
+    'metrics/regression.py',
+    None,
+    [
+      ('closed_forms', 'draws.var(axis=1, ddof=1)', 'draws.std(axis=1, ddof=1)'),
+      ('literally', 'draws.var(axis=1, ddof=1)', 'draws.var(axis=1)'),
+      ('closed_forms', '0.5 + 0.5 * mass]', '0.5 + 0.4 * mass]'),
+      (
+        'literally',
+        'draws, truth, np.arange(1, num_bins) / num_bins',
+        'draws, truth, np.arange(1, num_bins) / 9',
+      ),
+      (
+        'exact_draws_have',
+        'levels = rank_levels(draws, truth, seed)',
+        'levels = np.mean(draws < truth[:, None], 1)',
+      ),
+      ('exact_draws_have', 'exact = mass * (number - 1) / (number + 1)', 'exact = mass'),
+      ('random_ranks', 'prepend=0.0, append=1.0', 'prepend=0.0'),
+      (
+        'exact_draws_have',
+        'exact_qice(count, number, num_bins)',
+        'exact_qice(count, 10**6, num_bins)',
+      ),
+      ('random_ranks', '(num_draws - 1) * np.asarray', 'num_draws * np.asarray'),
+      ('repeated_sets', 'square.error / (2.0 * rmse)', 'square.error / rmse'),
+    ],
+  ),
+  (
+    'metrics/restoration.py',
+    None,
+    [
+      ('beyond_the_usual', 'max(1.0, usual)', 'max(0.0, usual)'),
+    ],
+  ),
+  (
+    'metrics/vectors.py',
+    None,
+    [
+      ('deviations_of_the_reference', 'standard = standard_of(y)', 'standard = standard_of(x)'),
+      (
+        'constant_but_for_rounding',
+        ', std = mean_and_std(x)',
+        ', std = x.mean(axis=0), x.std(axis=0)',
+      ),
+      ('that_of_sbibm', 'standard_of(reference, ddof=1)', 'standard_of(reference)'),
+      ('optimal_transport', 'widths @ apart**2', 'np.mean(apart**2, axis=0)'),
+      ('moments_that_are_known', 'x.std(axis=0) - varies', 'x.std(axis=0)'),
+    ],
+  ),
+  (
+    'networks/attention.py',
+    None,
+    [
+      ('two_at_a_time', 'pairs = mask is None and len', 'pairs = len'),
+      ('weighted_mean_of_what', 'q.shape[-1] ** -0.5', 'q.shape[-1] ** -1.0'),
+    ],
+  ),
+  (
+    'networks/attention.py',
+    'interop/test_openai.py',
+    [
+      (
+        'network_that_enlarges',
+        "'new': 0, 'legacy': 1, 'interleaved",
+        "'new': 1, 'legacy': 0, 'interleaved",
+      ),
+    ],
+  ),
+  (
+    'networks/blocks.py',
+    'interop/test_openai.py',
+    [
+      (
+        'network_that_enlarges',
+        "(h, 'norm_2') * (1.0 + scale) + shift",
+        "(h, 'norm_2') * scale + shift",
+      ),
+    ],
+  ),
+  (
+    'networks/context.py',
+    None,
+    [
+      ('its_null', 'jnp.where(drop, null.reshape', 'jnp.where(~drop, null.reshape'),
+      ('its_null', "mask &= ~cond['drop'][:, None]", "mask |= ~cond['drop'][:, None]"),
+    ],
+  ),
+  (
+    'networks/context.py',
+    'networks/test_text.py',
+    [
+      ('dropped_text', 'return words, mask | drop[:, None]', 'return words, mask'),
+    ],
+  ),
+  (
+    'networks/cpu/bilinear.py',
+    None,
+    [
+      ('rows_alone_after', 'a = jnp.moveaxis(a, a_axis, batch)', 'a = jnp.moveaxis(a, a_axis, 0)'),
+    ],
+  ),
+  (
+    'networks/ddpmpp.py',
+    None,
+    [
+      (
+        'filters_are_upfirdn',
+        'weights[::-1], half, half, interior=1',
+        'weights, half - 1, half, interior=1',
+      ),
+    ],
+  ),
+  (
+    'networks/edm2.py',
+    None,
+    [
+      ('sum_of_independent_inputs', '((1.0 - t) * a + t * b)', '(t * a + (1.0 - t) * b)'),
+    ],
+  ),
+  (
+    'networks/edm2.py',
+    'interop/test_edm2.py',
+    [
+      ('computes_what_theirs_does', 'scale = 1.0 + project', 'scale = project'),
+    ],
+  ),
+  (
+    'networks/embeddings.py',
+    None,
+    [
+      ('sinusoids_literally', "intervals = half - 1 if kind == 'ho' else half", 'intervals = half'),
+      (
+        'fourier_features_literally',
+        'for k in range(start, stop):',
+        'for k in range(start, stop - 1):',
+      ),
+      (
+        'null_row',
+        '.num_classes + self.labels.null_class',
+        '.num_classes + (not self.labels.null_class)',
+      ),
+    ],
+  ),
+  (
+    'networks/gamma.py',
+    None,
+    [
+      (
+        'network_literally',
+        'inner * (2.0 * t[..., None] - 1.0)',
+        'inner * (2.0 * t[..., None] + 1.0)',
+      ),
+      ('whatever_the_parameters_are', 'outer = jnp.abs(', 'outer = ('),
+    ],
+  ),
+  (
+    'networks/layers.py',
+    None,
+    [
+      (
+        'group_norm_literally',
+        'jnp.maximum(square - mean**2, 0.0)',
+        'jnp.maximum(square - mean, 0.0)',
+      ),
+      ('uniform_over_fan_in', '(variance / fan_in) ** 0.5', '(2.0 * variance / fan_in) ** 0.5'),
+      ('fan_avg', "'fan_avg', 'uniform'", "'fan_in', 'uniform'"),
+    ],
+  ),
+  (
+    'networks/layers.py',
+    'networks/test_ranks.py',
+    [
+      (
+        'further_axis',
+        '= tuple(range(2, len(blocks) + 1, 2))',
+        '= tuple(range(1, len(blocks) + 1, 2))',
+      ),
+    ],
+  ),
+  (
+    'networks/mlp.py',
+    None,
+    [
+      (
+        'whole_network',
+        '(h, *jnp.split(shifts, 2, axis=-1))',
+        '(h, *jnp.split(shifts, 2, axis=-1)[::-1])',
+      ),
+    ],
+  ),
+  (
+    'discrete/network.py',
+    None,
+    [
+      ('those_of_the_embedded_states', '(len(x), *sides, -1)', '(len(x), *sides, -1)[..., ::-1]'),
+    ],
+  ),
+  (
+    'networks/tokens.py',
+    None,
+    [
+      (
+        'pairs_are_turned',
+        '[a * cos - b * sin, b * cos + a * sin]',
+        '[a * cos + b * sin, b * cos - a * sin]',
+      ),
+      ('angles_of_a_sequence', 'count = features // (2 * len(grid))', 'count = features // 4'),
+      ('patches_are_cubes', 'size ** len(sides) * c)', 'size**2 * c)'),
+    ],
+  ),
+  (
+    'networks/transformer_block.py',
+    None,
+    [
+      ('its_equations', 'y = x + gate_1 * out', 'y = x + gate_2 * out'),
+    ],
+  ),
+  (
+    'networks/vdm.py',
+    None,
+    [
+      ('score_network_literally', "'zero_embedding': True", "'zero_embedding': False"),
+    ],
+  ),
+  (
+    'paths.py',
+    None,
+    [
+      ('without_a_home', "if full.startswith('~')", 'if False'),
+    ],
+  ),
+  (
+    'planning/programs.py',
+    None,
+    [
+      ('products_of_a_loop', "times = params['length'] if name == 'scan' else 1", 'times = 1'),
+    ],
+  ),
+  (
+    'planning/rates.py',
+    None,
+    [
+      ('an_mfu_of_one_half', 'flop_per_second / _RATES[kind]', 'flop_per_second / 2e12'),
+    ],
+  ),
+  (
+    'ranges.py',
+    None,
+    [
+      ('does_not_fit', 'and value == value):', '):'),
+      (
+        'does_not_fit',
+        'is_number = not isinstance(value, bool) or kind is bool',
+        'is_number = True',
+      ),
+    ],
+  ),
+  (
+    'report/charts.py',
+    None,
+    [
+      ('cannot_be_drawn', "kept &= (y > 0) | ('y' not in log)", 'pass'),
+    ],
+  ),
+  (
+    'report/page.py',
+    None,
+    [
+      ('level_lines_of_exact', 'max(1, len(steps) - 1)', 'len(steps)'),
+    ],
+  ),
+  (
+    'report/record.py',
+    None,
+    [
+      ('left_out', 'float(x[name])', "float(x['loss'])"),
+      ('order_of_their_steps', '(int(match[1]), path)', '(-int(match[1]), path)'),
+    ],
+  ),
+  (
+    'runtime/compiling.py',
+    None,
+    [
+      (
+        'is_written_whole',
+        "draft(self.path / f'{key}-cache')",
+        "open(self.path / f'{key}-cache', 'wb')",
+      ),
+    ],
+  ),
+  (
+    'runtime/files.py',
+    None,
+    [
+      ('is_in_the_run', "part in ('/', '..') or folder.is_symlink()", "part in ('/', '..')"),
+      ('is_in_the_run', "part in ('/', '..') or folder.is_symlink()", 'folder.is_symlink()'),
+      ('opens_no_folder_elsewhere', 'paths = [folder] * folder.is_symlink()', 'paths = []'),
+      ('may_open_is_a_file', 'ends = about.st_size > 0 or not path.is_symlink()', 'ends = True'),
+      ('json_of_64_bits', 'len(x) < 20', 'len(x) < 400'),
+      ('more_than_a_mebibyte', 'file.readline(2**20)', 'file.readline()'),
+      ('turns_the_direction', '\\u2028-\\u202e', '\\u2028-\\u2029'),
+    ],
+  ),
+  (
+    'runtime/lock.py',
+    None,
+    [
+      ('no_file_elsewhere', 'st_nlink > 1', 'st_nlink > 9'),
+    ],
+  ),
+  (
+    'runtime/lock.py',
+    'runtime/test_buckets.py',
+    [
+      ('only_its_owner', 'if self._read() == text:', 'if True:'),
+      ('only_its_owner', "if now not in (owner, b''):", 'if now != owner:'),
+      ('locks_a_path', "if now not in (owner, b''):", 'if False:'),
+    ],
+  ),
+  (
+    'runtime/buckets.py',
+    None,
+    [
+      ('somebody_removes', 'twin.copy_up(last=True)', 'twin.copy_up()'),
+    ],
+  ),
+  (
+    'runtime/twins.py',
+    'runtime/test_buckets.py',
+    [
+      ('somebody_removes', 'x in self._written or self._alone and not', 'x in self._written or'),
+      ('somebody_removes', 'x in self._written or self._alone and not', 'not'),
+    ],
+  ),
+  (
+    'runtime/sessions.py',
+    None,
+    [
+      ('that_change_results', 'if x != _SETTINGS[n]', 'if False'),
+    ],
+  ),
+  (
+    'runtime/twins.py',
+    None,
+    [
+      ('of_one_moment', 'name == step[1] + DONE, name', 'name != step[1] + DONE, name'),
+      ('of_one_moment', "and x['step'] <= last", "and x['step'] <= last + 1"),
+      ('of_one_moment', 'if step + DONE not in there}', 'if step in ()}'),
+      (
+        'of_one_moment',
+        'for name, about in there.items() if name not in partial}',
+        'for name, about in there.items()}',
+      ),
+      ('lead_out', "{'', '.', '..'} & {*name.split('/')}", "{'', '.'} & {*name.split('/')}"),
+      ('waits_for_a_new_one', 'if not if_new or files.keys() != self._same.keys():', 'if True:'),
+      (
+        'waits_for_a_new_one',
+        'if not if_new or files.keys() != self._same.keys():',
+        'if not if_new:',
+      ),
+      (
+        'is_forbidden',
+        "if time.monotonic() > end or 'Forbidden' in str(error):",
+        'if time.monotonic() > end:',
+      ),
+    ],
+  ),
+  (
+    'posteriors/damage.py',
+    None,
+    [
+      ('units_of_the_measurement', 'weights = (std / stds)', 'weights = (stds / stds)'),
+      (
+        'units_of_the_measurement',
+        'float(np.min(stds / np.maximum(gain, 1e-12)))',
+        'float(np.min(stds))',
+      ),
+    ],
+  ),
+  (
+    'posteriors/damage.py',
+    'app/modes/test_arrays.py',
+    [
+      (
+        'restored_in_their_units',
+        'offset = np.asarray(computed_now(operator, x))[0]',
+        'offset = 0.0',
+      ),
+    ],
+  ),
+  (
+    'sampling/ancestral.py',
+    None,
+    [
+      (
+        'ddim_1_is_ancestral_fixed_small',
+        'jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t))',
+        '1.0 - eta**2 + eta**2 * snr_ratio(s, t)',
+      ),
+      ('eps_at_the_level_reached', '(clean, level_t, level_s)', '(clean, level_s, level_t)'),
+    ],
+  ),
+  (
+    'bridges/sampler.py',
+    None,
+    [
+      ('draws_from_its_posterior', 'jnp.sqrt(variance)', 'variance'),
+    ],
+  ),
+  (
+    'sampling/brownian.py',
+    None,
+    [
+      ('independent_and_standard', 'jnp.sqrt(jnp.tanh(half)) * draw(node)', 'draw(node)'),
+      ('made_of_its_parts', 'x_high - jnp.exp(-h) * x_low', 'x_high - x_low'),
+    ],
+  ),
+  (
+    'sampling/composition.py',
+    None,
+    [
+      ('gaussians_is_exact', 'at.alpha**2 * total', 'total'),
+      ('never_adds_uncertainty', 'np.maximum(values, 0.0)[:, None]', 'values[:, None]'),
+      ('sum_of_scores', '(1 - n) * (1.0 - at.t)', '(1 - n)'),
+    ],
+  ),
+  (
+    'posteriors/conjugate_gradients.py',
+    None,
+    [
+      ('negative_curvature', 'jnp.maximum(curvature, error)', 'jnp.abs(curvature)'),
+    ],
+  ),
+  (
+    'posteriors/conjugate_gradients.py',
+    'posteriors/test_splitting.py',
+    [
+      ('spread_of_every_frequency', '- ridge * v', '- 0.0 * v'),
+    ],
+  ),
+  (
+    'sampling/correctors.py',
+    None,
+    [
+      ('limited_in_sigma', '(ratio <= s_max)', '(ratio < s_max)'),
+      ('noisier_than_any', 'churned &= noisier.logsnr < logsnr', 'pass'),
+      ('ancestral_noise_is', 'down = down._replace(sigma=', '_ = down._replace(sigma='),
+    ],
+  ),
+  (
+    'sampling/correctors.py',
+    'papers/test_samplers.py',
+    [
+      ('corrector_algorithms_4_and_5', 'size = 2.0 * snr**2', 'size = snr**2'),
+    ],
+  ),
+  (
+    'discrete/samplers.py',
+    None,
+    [
+      ('first_hitting_is_exact', 'u ** (1.0 / jnp.maximum(count, 1))', 'u'),
+      ('noise_of_confidences', 'temperature * level_s.t', 'temperature * level_t.t'),
+      ('noise_of_confidences', 'jnp.maximum(exponential, 1e-7)', 'jnp.maximum(exponential, 0.1)'),
+      ('confidence_ordered_counts', 'level_s.sigma * state - 1e-3', 'level_s.sigma * state'),
+      ('confidence_ordered_counts', 'sampler.init(fill(x))', 'sampler.init(x)'),
+      ('rounding_would_lose', 'ascending = jnp.sort(probs)', 'ascending = -jnp.sort(-probs)'),
+    ],
+  ),
+  (
+    'discrete/samplers.py',
+    'papers/test_discrete_states.py',
+    [
+      ('test_remdm_one_step', 'level_s.alpha / kept', 'level_s.alpha'),
+    ],
+  ),
+  (
+    'posteriors/editing.py',
+    None,
+    [
+      ('no_strength_is_no_change', 'round(strength * num_steps)', 'int(strength * num_steps)'),
+    ],
+  ),
+  (
+    'posteriors/editing.py',
+    'sampling/test_sampler.py',
+    [
+      ('no_key_is_used_twice', 'draw_normal(noise_key, x)', 'draw_normal(key, x)'),
+    ],
+  ),
+  (
+    'sampling/grids.py',
+    None,
+    [
+      ('grids_fall_from_noise', "'karras', 1.0, True)", "'uniform', 1.0, True)"),
+      (
+        'respaced_sections',
+        'np.cumsum([0.0] + [stride] * (count - 1))',
+        'np.arange(count) * stride',
+      ),
+      ('start_at_a_step', 'round(t_start * num_steps)', 'int(t_start * num_steps)'),
+      ('visited_twice', 'np.abs(noisy - steps) < 1e-3', 'np.abs(noisy - steps) < 1e-1'),
+    ],
+  ),
+  (
+    'sampling/guidance.py',
+    None,
+    [
+      (
+        'one_call_for_two',
+        '.tile(jnp.array([False, True]), size)',
+        '.repeat(jnp.array([False, True]), size)',
+      ),
+      ('flat_output', 'ratio = jnp.where(flat, 1.0, ratio)', 'ratio = jnp.where(flat, 0.0, ratio)'),
+      ('rescale_literally', 'p, q = output_row(kind,', "p, q = output_row('x0',"),
+    ],
+  ),
+  (
+    'sampling/guidance.py',
+    'sampling/test_guiders.py',
+    [
+      ('both_ends', 'x0=as_float(p.x0)', 'x0=p.x0'),
+      ('both_ends', 'known, change / jnp.where(known, q, 1.0), 0.0', 'True, change / q, 0.0'),
+      ('both_ends', 'jnp.sqrt(square + 1e-30)', 'jnp.sqrt(square)'),
+    ],
+  ),
+  (
+    'sampling/guiders.py',
+    None,
+    [
+      ('adaptive_projected', 'change += (parallel - 1.0) * along', 'change += parallel * along'),
+      ('cfg_zero_star', '(_share(y_cond, y_uncond) - 1.0)', '0.0'),
+      ('cfg_plus_plus', '(x - t.alpha * uncond.x0)', '(x - t.alpha * x0)'),
+    ],
+  ),
+  (
+    'app/kinds/parts.py',
+    'posteriors/test_particles.py',
+    [
+      ('one_of_many', '(scale, 1.0 - scale)), particles)', '(scale, 1.0 - scale)), 16)'),
+      ('one_of_many', 'feynman_kac((scale, 1.0 - scale))', 'feynman_kac((1.0 - scale, scale))'),
+    ],
+  ),
+  (
+    'posteriors/heuristics.py',
+    None,
+    [
+      ('norm_of_the_residual', 'new - step_size * gradient', 'new + step_size * gradient'),
+      ('mean_gradient_is_zero', 'prior = weight * ratio', 'prior = weight'),
+    ],
+  ),
+  (
+    'sampling/inpainting.py',
+    None,
+    [
+      (
+        'known_pixels_come_back',
+        ', _noisy_known(known, eps, level_s)',
+        ', _noisy_known(known, eps, level_t)',
+      ),
+    ],
+  ),
+  (
+    'sampling/inpainting.py',
+    'sampling/test_sampler.py',
+    [
+      (
+        'no_key_is_used_twice',
+        ('eps = draw_normal(noise_key, x)\n    return jnp'),
+        ('eps = draw_normal(key, x)\n    return jnp'),
+      ),
+    ],
+  ),
+  (
+    'sampling/likelihood.py',
+    None,
+    [
+      ('hutchinson_is_unbiased', 'probes / math.sqrt(num_probes)', 'probes / num_probes'),
+      ('error_falls_with_the_tolerance', 'jnp.max(jnp.stack', 'jnp.mean(jnp.stack'),
+    ],
+  ),
+  (
+    'few_steps/sampler.py',
+    None,
+    [
+      ('multistep_consistency_sampling', '(ratio * clean.sigma) ** 2', 'clean.sigma**2'),
+      (
+        'whose_last_call_would_do_nothing',
+        'np.diff(t, append=-1.0) < 0.0',
+        'np.diff(t, append=-1.0) <= 0.0',
+      ),
+    ],
+  ),
+  (
+    'posteriors/particles.py',
+    None,
+    [
+      (
+        'evidence_is_unbiased',
+        '.log_weights + state.pending + estimates[0]',
+        '.log_weights + estimates[0]',
+      ),
+      ('evidence_is_unbiased', 'jnp.where(again[:, None], 0.0, log_weights)', 'log_weights'),
+      (
+        'evidence_is_unbiased',
+        'jax.nn.logsumexp(log_weights, axis=1) - jnp.log(count)',
+        'jnp.mean(log_weights, axis=1)',
+      ),
+      ('evidence_is_unbiased', 'move * (0.5 * move + noise)', 'move * (move + noise)'),
+      (
+        'evidence_is_unbiased',
+        'p.mean + std * (move + noise)',
+        'p.mean + 1.1 * std * (move + noise)',
+      ),
+      ('signal_free', '& (level_t.alpha > 0.0)', '& True'),
+      ('small_step', 'log_weights = -0.5 * spread', 'log_weights = 0.5 * spread'),
+      ('small_step', '* rate / share * square', '* rate * square / share**2 / 2.0'),
+      (
+        'unit_variance',
+        '(level_s.alpha * rate) ** 2 / variance',
+        '(level_s.alpha / level_s.sigma) ** 2 * rate',
+      ),
+      (
+        'unit_variance',
+        "variance = reverse_variance('fixed_large'",
+        "variance = reverse_variance('fixed_small'",
+      ),
+      ('product_of_gaussians', '(1.0 - total) * kept * x)', '(1.0 - total) * x)'),
+      ('product_of_gaussians', 'jnp.sqrt(p.variance / share)', 'jnp.sqrt(p.variance)'),
+      ('product_of_gaussians', 'log_weights -= 0.5 * size * jnp.log(share)', 'pass'),
+      ('one_of_begins', 'std = jnp.hypot(level_t.alpha, level_t.sigma)', 'std = level_t.sigma'),
+      (
+        'one_of_begins',
+        'draw_normal(start_key, particles)).at[:, 0].set(x)',
+        'draw_normal(start_key, particles))',
+      ),
+      ('one_of_begins', 'x = pick(pick_key, particles, inner.log_weights)', 'x = particles[:, 0]'),
+      ('corrects_nothing', 'check_at_least(2, num_particles=num_particles)', 'pass'),
+      ('product_of_gaussians', '- math.log(total)', '+ math.log(total)'),
+      (
+        'evidence_of_a_threshold',
+        '.where(good, log_psi, lowest - 3.0)',
+        '.where(good, log_psi, -jnp.inf)',
+      ),
+      ('worst_step', 'jnp.minimum(state.lowest_ess, ess)', 'ess'),
+      (
+        'worst_step',
+        'jnp.minimum(moved.lowest_ess, effective_number(log_weights))',
+        'moved.lowest_ess',
+      ),
+    ],
+  ),
+  (
+    'posteriors/reconstruction.py',
+    None,
+    [
+      ('asymmetric_jacobian', '0.5 * (left - right)', '0.0 * (left - right)'),
+      ('no_image_explains', 'variance(residual), precision,', 'variance(residual), 0.0,'),
+      (
+        'noise_in_y_counts',
+        'jnp.maximum(level.sigma**2, 1e-12)',
+        'jnp.maximum(level.sigma**2, 1e-4)',
+      ),
+    ],
+  ),
+  (
+    'sampling/rejection.py',
+    None,
+    [
+      ('keys_of_their_own', 'repeated + _APART * attempt', 'repeated + attempt'),
+    ],
+  ),
+  (
+    'sampling/sde.py',
+    None,
+    [
+      ('the_step_of_sit', 'drift -= 0.5 * w * score', 'drift -= w * score'),
+    ],
+  ),
+  (
+    'sampling/self_conditioning.py',
+    None,
+    [
+      ('not_called_more_often', 'if y is x and level is level_t:', 'if y is x and level is x:'),
+    ],
+  ),
+  (
+    'sampling/solvers.py',
+    'papers/test_samplers.py',
+    [
+      ('dpm_solver_pp_algorithm_2', 'values[0] + 0.5 * h * table[0]', 'values[0] + h * table[0]'),
+      ('unipc', 'h**k / total - k * moments[-1]', 'h**k / total - moments[-1]'),
+      ('dpm_solver_pp_algorithm_2', 'exponent = 2.0 * eta * jnp', 'exponent = eta * jnp'),
+    ],
+  ),
+  (
+    'sampling/solvers.py',
+    'sampling/test_correctors.py',
+    [
+      ('ancestral_noise_is', 'return ddim_step(x0, x_s, level_s, end)', 'return x_s'),
+    ],
+  ),
+  (
+    'posteriors/splitting.py',
+    None,
+    [
+      (
+        'product_of_two_normal',
+        'jnp.sqrt(noise_variance) * draw_normal',
+        'noise_variance * draw_normal',
+      ),
+      ('law_for_any_size_of_step', 'noise**2 - back**2', '0.0 * noise'),
+      ('law_for_any_size_of_step', '(noise**2 - back**2)', '(noise**2)'),
+      ('noise_of_its_width', 'draw(key, x, width**2)', 'draw(key, x, width)'),
+    ],
+  ),
+  (
+    'posteriors/splitting.py',
+    'test_refusals.py',
+    [
+      ('that_cannot_be', 'width >= 0.999 * lowest', 'width >= 0.0 * lowest'),
+    ],
+  ),
+  (
+    'posteriors/twists.py',
+    None,
+    [
+      ('without_its_constant', '(0.5 * fixed - residual)', '(fixed - residual)'),
+    ],
+  ),
+  (
+    'posteriors/twists.py',
+    'posteriors/test_reconstruction.py',
+    [
+      ('at_every_level', 'at.sigma**2 / (at.alpha**2 + at.sigma**2)', 'at.sigma**2 / at.alpha**2'),
+    ],
+  ),
+  (
+    'testing/bench.py',
+    None,
+    [
+      ('estimates_are_the_oracles', '- sigma * x0', '+ sigma * x0'),
+      ('estimates_are_the_oracles', 'rotated * scaled + np.log(variance)', 'rotated * scaled'),
+      ('jacobian_product', 'slope = -(scaled', 'slope = (scaled'),
+      ('images_is_stationary', 'power = 1.0 / (1.0 + frequency', 'power = 1.0 / (2.0 + frequency'),
+    ],
+  ),
+  (
+    'testing/bounds.py',
+    None,
+    [
+      ('is_its_closed_form', 'np.append(small[:-1], small[-2])', 'small'),
+    ],
+  ),
+  (
+    'testing/bridges.py',
+    None,
+    [
+      ('the_entropic_plan', '_root(4.0 * root', '_root(2.0 * root'),
+    ],
+  ),
+  (
+    'testing/bridges.py',
+    'bridges/test_equations.py',
+    [
+      ('regression_of_the_pairs', '(1.0 - t) * (self.cross.T -', '(1.0 - t) * (self.cross -'),
+    ],
+  ),
+  (
+    'testing/certify.py',
+    None,
+    [
+      ('papers_order', 'np.diff(np.log(errors)) / ratios)', 'np.diff(np.log(errors)))'),
+      ('inverse_problems_are', '_Law(problem.posterior or problem,', '_Law(problem,'),
+      ('from_a_low_level', 'noise += problem.sigma_max *', 'noise = problem.sigma_max *'),
+      ('limit_behind', '(errors[-1] - errors[-2]) / (steps', '0.0 * (errors[-1]) / (steps'),
+      ('right_samplers', '_is_deterministic(method, problem, noise, steps[-1])', 'steps[0] == 1'),
+      ('planted_faults', 'low < LEAST_ORDER or (high < 0.9 and fall > 0.05)', 'low < LEAST_ORDER'),
+      ('planted_faults', 'repeated > REPEATED * draws + 1', 'repeated > draws'),
+      ('planted_faults', 'below.ravel(), [w2]])', '0.0 * below.ravel(), [w2]])'),
+      ('twice_what_is_unseen', 'chance = _limit_factor(steps) *', 'chance = 0.1 *'),
+    ],
+  ),
+  (
+    'discrete/oracles.py',
+    None,
+    [
+      (
+        'entropy_and_total_correlations',
+        '= last * (_log(last) - _log(prior))',
+        '= last * _log(last)',
+      ),
+    ],
+  ),
+  (
+    'testing/exercises/__init__.py',
+    'testing/test_exercises.py',
+    [
+      ('typed_misprint', 'for cut in (0, 1) if finite', 'for cut in (0,) if finite'),
+      ('one_sentence', 'if not np.array_equal(value, case[argument]):', 'if False:'),
+    ],
+  ),
+  (
+    'testing/exercises/formulas.py',
+    'testing/test_exercises.py',
+    [
+      ('right_answers', 'x = sqrt(1 - beta) * x', 'x = (1 - beta) * x'),
+    ],
+  ),
+  (
+    'testing/exercises/inputs.py',
+    'testing/test_exercises.py',
+    [
+      ('typed_misprint', 'bars[s or -1]', 'bars[s]'),
+    ],
+  ),
+  (
+    'testing/floors.py',
+    None,
+    [
+      ('float64_numpy', '= fitted.variances[None],', '= 1.01 * fitted.variances[None],'),
+      ('the_least_loss', 'x -= at.alpha *', 'x -= 0.0 *'),
+      ('float64_numpy', "axes), axes=transformed, norm='ortho')", 'axes), axes=transformed)'),
+      ('float64_numpy', 'variances = np.square(x @ axes)', 'variances = np.square(x)'),
+      ('could_have_known', 'else 10 * size)', 'else size)'),
+      ('memorised_line_is', '- at.alpha * squares)', '- squares)'),
+      ('memorised_line_is', 'jnp.square(at.sigma), axis=1', '(2.0 * jnp.square(at.sigma)), axis=1'),
+      ('nothing_learnt_predicts', 'jnp.where(learnt,', 'jnp.where(True,'),
+      ('of_all_rows', '- np.outer(apart, apart)', '- 0.5 * np.outer(apart, apart)'),
+      ('of_all_rows', 'np.maximum(values, 0.0),', 'values - 1e-3,'),
+      ('all_its_rows', 'if source.in_memory else', 'if False else'),
+    ],
+  ),
+  (
+    'testing/oracles.py',
+    None,
+    [
+      (
+        'entropy_is_scipys',
+        'jnp.log(2.0 * jnp.pi * jnp.e * variance)',
+        'jnp.log(2.0 * jnp.pi * variance)',
+      ),
+    ],
+  ),
+  (
+    'training/augmentation.py',
+    None,
+    [
+      ('no_two_values_of_a_change', 'jax.random.split(value_key, 7)', '[value_key] * 7'),
+    ],
+  ),
+  (
+    'bridges/objective.py',
+    None,
+    [
+      ('pairs_are_those', '2.0 * diffusion**2', 'diffusion**2'),
+      ('the_loss_literally', 'inputs.x0, y, inputs.cond)', 'inputs.x0, y, {})'),
+      ('the_loss_literally', 'xt, level, cond, keys[0])', 'x0, level, cond, keys[0])'),
+      ('the_loss_literally', 'bridge_error(predicted', '2.0 * bridge_error(predicted'),
+      ('error_of_the_plan', 'inputs = inputs._replace(metrics=metrics)', 'pass'),
+    ],
+  ),
+  (
+    'training/classifier.py',
+    None,
+    [
+      (
+        'cross_entropy_of_noised',
+        ".output(params['network'], xt,",
+        ".output(params['network'], x0,",
+      ),
+    ],
+  ),
+  (
+    'training/conditions.py',
+    None,
+    [
+      (
+        'dropped_with_the_probability',
+        '(drop_key, dropout, size)',
+        '(drop_key, 1.0 - dropout, size)',
+      ),
+    ],
+  ),
+  (
+    'training/conditions.py',
+    'training/test_conditions.py',
+    [
+      ('quarter_to_three_quarters', 'size = 0.25 + 0.5 * size', 'size = 0.5 + 0.5 * size'),
+      ('all_four_halves', '(), 0, 4)', '(), 0, 3)'),
+    ],
+  ),
+  (
+    'few_steps/consistency.py',
+    None,
+    [
+      (
+        'continuous_consistency_literally',
+        'jnp.minimum(context.step / warmup_steps, 1.0)',
+        '(context.step / warmup_steps)',
+      ),
+      ('continuous_consistency_literally', 'inputs.time_weight * losses', 'losses'),
+    ],
+  ),
+  (
+    'few_steps/consistency.py',
+    'test_recipes.py',
+    [
+      ('the_loss_of_every_config', 'pairs(pair_key, size', 'pairs(key, size'),
+    ],
+  ),
+  (
+    'training/couplings.py',
+    None,
+    [
+      ('of_all_permutations', '[1].astype', '[0].astype'),
+      ('the_law_of_noise', 'exact(centred_cost(x0, y, cond,', 'exact(centred_cost(x0, y, {},'),
+      ('wherever_the_sets_are', 'epsilon * jnp.where(scale > 0.0, scale, 1.0)', 'epsilon'),
+      ('wherever_the_sets_are', 'jnp.var(v, axis=0)', 'jnp.mean(v**2, axis=0)'),
+      ('wherever_the_sets_are', 'draw_index(key, plan)', 'jnp.argmax(plan, axis=1)'),
+      (
+        'equal_points_have_all_pairs',
+        'epsilon * jnp.where(scale > 0.0, scale, 1.0)',
+        'epsilon * scale',
+      ),
+      (
+        'keep_labels_and_contexts',
+        'cost = centred_cost(x0, y, cond,',
+        'cost = centred_cost(x0, y, {},',
+      ),
+      ('without_a_plan_pairs', 'jnp.where(jnp.isnan(error), len(y),', 'jnp.where(False, len(y),'),
+    ],
+  ),
+  (
+    'training/objectives.py',
+    'training/test_couplings.py',
+    [
+      ('pair_numbers_and_noise', '_replace(eps=eps, metrics', '_replace(metrics'),
+    ],
+  ),
+  (
+    'discrete/objectives.py',
+    'test_recipes.py',
+    [
+      ('the_loss_of_every_config', 'q_sample_states(xt_key, x0', 'q_sample_states(time_key, x0'),
+    ],
+  ),
+  (
+    'few_steps/distillation.py',
+    None,
+    [
+      (
+        'optimum_of_progressive_distillation',
+        'eps = eps_from_x0(x0, xt, level_t)',
+        'eps = inputs.eps',
+      ),
+      ('the_teacher_of_reflow', 'schedule(1.0).sigma * inputs.eps', 'inputs.eps'),
+    ],
+  ),
+  (
+    'few_steps/average_velocity.py',
+    None,
+    [
+      (
+        'share_of_a_step',
+        'jax.random.uniform(share_key, (size,))',
+        'jax.random.uniform(scale_key, (size,))',
+      ),
+      (
+        'improved_mean_flow_literally',
+        'sg(guided_velocity(v, own, null, omega, kappa))',
+        'guided_velocity(v, own, null, omega, kappa)',
+      ),
+      (
+        'two_times_have_the_moments',
+        't = a if second else jnp.maximum(a, b)',
+        't = jnp.maximum(a, b)',
+      ),
+      ('two_times_of_antithetic_draws', 'jax.random.permutation(order_key, b)', 'b'),
+      ('self_distillation_literally', '0.5 if midpoint else share', '0.5'),
+      ('shortcut_literally', 'context.ema_params if ema_target else params', 'params'),
+    ],
+  ),
+  (
+    'few_steps/level_pairs.py',
+    None,
+    [
+      (
+        'every_pair_of_a_grid',
+        'key, (batch_size,), 1, num_scales',
+        'key, (batch_size,), 1, num_scales - 1',
+      ),
+      ('easy_pairs_by_hand', 'weight / (sigma - r)', '1.0 / (sigma - r)'),
+      (
+        'easy_pairs_by_hand',
+        'step // steps_per_stage, num_stages - 1',
+        'step // steps_per_stage, num_stages',
+      ),
+      ('cleaner_neighbours', 'jnp.clip(i, 0, count - 2)', 'jnp.clip(i, 0, count - 1)'),
+    ],
+  ),
+  (
+    'training/loggers.py',
+    None,
+    [
+      ('that_raises', 'self._open.pop(name, None)', 'pass'),
+    ],
+  ),
+  (
+    'training/lora.py',
+    None,
+    [
+      ('merging_is_the_papers', 'ours + scale * jnp.matmul(', 'ours + jnp.matmul('),
+      (
+        'variance_one_over_inputs',
+        'math.prod(inputs[len(stack) :]) ** -0.5',
+        'math.prod(inputs) ** -0.5',
+      ),
+    ],
+  ),
+  (
+    'training/loss_aware.py',
+    None,
+    [
+      ('eq_18_probabilities', 'rank >= jnp.sum(same, axis=1) - length', 'rank < length'),
+      ('eq_18_probabilities', 'jnp.min(count) >= length', 'jnp.min(count) > length'),
+    ],
+  ),
+  (
+    'training/objectives.py',
+    'training/test_denoising.py',
+    [
+      (
+        'no_gradient_flows_through',
+        "cond | {'x0': jax.lax.stop_gradient(first)}",
+        "cond | {'x0': first}",
+      ),
+      ('uncertainty_weighs', 'error = inputs.time_weight * losses', 'error = losses'),
+    ],
+  ),
+  (
+    'training/objectives.py',
+    'training/test_hybrid.py',
+    [
+      (
+        'the_bound_trains_the_variance',
+        'output if weight is None else jax.lax.stop_gradient(output)',
+        'output',
+      ),
+      (
+        'the_pure_bound_trains',
+        'select_level(step == 1, clean_level',
+        'select_level(step == 0, clean_level',
+      ),
+    ],
+  ),
+  (
+    'training/optimizer.py',
+    None,
+    [
+      (
+        'ends_with_the_training',
+        '= total_steps if decay_steps',
+        '= total_steps + 1 if decay_steps',
+      ),
+    ],
+  ),
+  (
+    'training/optimizer.py',
+    'test_refusals.py',
+    [
+      ('that_cannot_be', "decay in ('linear', 'cosine')", "decay in ('cosine',)"),
+    ],
+  ),
+  (
+    'training/optimizer.py',
+    'training/test_power_ema.py',
+    [
+      (
+        'a_late_step_moves_the_average',
+        '-jnp.expm1(power * jnp.log1p(-',
+        '1.0 - jnp.exp(power * jnp.log1p(-',
+      ),
+    ],
+  ),
+  (
+    'training/power_ema.py',
+    None,
+    [
+      ('products_of_profiles', '(gamma_a + gamma_b + 1.0)', '(gamma_a + gamma_b)'),
+      ('inverse', '(gamma + 2.0) ** 2 * (gamma + 3.0)', '(gamma + 2.0) * (gamma + 3.0)'),
+    ],
+  ),
+  (
+    'training/preemption.py',
+    None,
+    [
+      ('main_thread_waits', 'signal.set_wakeup_fd(writer, warn_on_full_buffer=False)', '-1'),
+      ('nohup_goes_on', 'is signal.SIG_DFL', 'is not None'),
+    ],
+  ),
+  (
+    'training/step.py',
+    None,
+    [
+      (
+        'a_step_that_is_not_finite',
+        '= jnp.isfinite(loss) & jnp.isfinite(norm)',
+        '= jnp.isfinite(norm)',
+      ),
+    ],
+  ),
+  (
+    'training/step.py',
+    'training/test_objectives.py',
+    [
+      ('dropout_of_their_own', 'lambda k: jax.random.fold_in(k, index), keys', 'lambda k: k, keys'),
+    ],
+  ),
+  (
+    'autoencoders/objectives.py',
+    None,
+    [
+      ('free_bits_are', 'bits_per_dim=error + divergence', 'bits_per_dim=error + penalty'),
+      (
+        'free_bits_are',
+        'penalty = in_bits(jnp.sum(bound',
+        'divergence = penalty = in_bits(jnp.sum(bound',
+      ),
+    ],
+  ),
+  (
+    'autoencoders/objectives.py',
+    'training/test_objectives.py',
+    [
+      ('dropout_of_their_own', '1, z, key=dropout_keys[1]', '1, z, key=dropout_keys[0]'),
+    ],
+  ),
+  (
+    'training/vdm.py',
+    None,
+    [
+      ('the_two_noises_of_an_image', "jax.random.normal(eps_key, batch['x'].shape)", 'inputs.eps'),
+    ],
+  ),
+  (
+    'weights/checksums.py',
+    None,
+    [
+      ('nothing_is_lost', 'if name not in names:', 'if False:'),
+      ('files_of_other_programs', 'names - {*sums, *_WITHOUT_SUMS}', 'names - {*sums}'),
+    ],
+  ),
+  (
+    'weights/load.py',
+    None,
+    [
+      (
+        'of_a_stranger',
+        'except (KeyError, TypeError) as error:  # names',
+        'except KeyError as error:  # names',
+      ),
+      ('another_network', 'if 2 * len(kept) > len(ours):', 'if False:'),
+    ],
+  ),
+  (
+    'weights/share.py',
+    None,
+    [
+      (
+        'sums_without_a_line',
+        'if sha256(path) != expected:',
+        'if expected and sha256(path) != expected:',
+      ),
+      ('damaged_file', 'if sha256(path) != expected:', 'if False:'),
+    ],
+  ),
+]
+# noqa: E501
 
 MUTATIONS = list(rows(TABLE))
 

@@ -1,7 +1,6 @@
 """What is refused: tables of calls, one row for each rule, and one line each.
 
-A row is a call => a part of its message; ' ... ' is a gap. Indented lines
-continue a row, and # begins a comment.
+A row is (call, a part of its message); ' ... ' in a message is a gap.
 """
 
 import contextlib
@@ -21,8 +20,6 @@ def one_line(*parts, error=ValueError, match=None):
 
 def rows(error, table):
   """Yields (error, call, pattern of the message) of the rows of a table."""
-  for row in re.split(r'\n(?=\S)', table.strip()):
-    if not row.startswith('#'):
-      call, message = ' '.join(row.split()).split(' => ')
-      message = re.escape(message).replace(r'\ \.\.\.\ ', '.*')
-      yield pytest.param(error, call, message, id=call)
+  for call, message in table:
+    pattern = re.escape(message).replace(r'\ \.\.\.\ ', '.*')
+    yield pytest.param(error, call, pattern, id=message)

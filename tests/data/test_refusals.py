@@ -1,5 +1,4 @@
 """What readers of data refuse: one row for each rule, as called."""
-# ruff: noqa: F401  The rows call what is imported.
 
 import io
 import zipfile
@@ -162,261 +161,460 @@ def uniform(rng, n):
 MISSING = 'it must contain x, images or arr_0'
 TABLE = ', or a table with the columns floor area, city, rooms'
 LINE_3 = 'metadata.jsonl, line 3 must be like {"file_name": "cats/1.png", '
-WRONG = rf"""
-npz(saved(pictures=np.zeros(3), foo=np.zeros(2))) => a.npz has the arrays pictures, foo; {MISSING}
-npz(saved()) => a.npz has the arrays none; {MISSING}
-npz(saved(x=np.zeros((3, 4), int))) => x is int64 [3, 4]: uint8 arrays are levels ... real numbers
-  as float
-npz(saved(x=np.zeros((3, 4), bool))) => x is bool [3, 4]:
-npz(saved(images=np.zeros(3, np.uint8))) => x must be ... got uint8 [3]: reshape numbers to [N, 1]
-npz(saved(x=np.zeros((0, 2)))) => got float64 [0, 2]
-npz(saved(x=NAN)) => a.npz: x has numbers that are not finite
-npz(saved(x=X, context=NAN)) => context has numbers that are not finite
-npz(saved(x=X, context=X[:5])) => context must be float [6, ...], got float64 [5, 2]
-npz(saved(x=X, context=X[:, 0])) => context must be ... got float64 [6]
-npz(saved(x=X, context=X.astype(int))) => context must be ... got int64
-npz(saved(x=X, test_x=X, context=X), 'test') => a.npz has test_x and context: it needs test_context
-npz(saved(x=X, y=X), x='z') => a.npz has no array z, but x, y
-npz(saved(x=X), split_row=2) => split_row=2: a.npz has test_x, or no test_indices [splits, n]
-npz(saved(x=X, test_x=X, test_indices=[[0], [1]]), split_row=1) => split_row=1: a.npz has test_x
-npz(saved(x=X, test_indices=[0, 1])) => a.npz: test_indices must be int [splits, n], whose row 0
-  names some of 0..5, each once; got int64 [2]
-npz(saved(x=X, test_indices=X)) => must be int [splits, n], ... got float64 [6, 2]
-npz(saved(x=X, test_indices=[[1]]), split_row=1) => whose row 1 names some of 0..5
-npz(saved(x=X, test_indices=[[6]])) => row 0 names some of 0..5, each once; got int64 [1, 1]
-npz(saved(x=X, test_indices=[[2, 2]])) => each once; got int64 [1, 2]
-npz(saved(x=X, test_indices=[[*range(6)]])) => row 0 names some of 0..5
-npz(saved(x=X), bounds=(0.0,)) => low,high of each of 2 numbers in turn; got 1 numbers
-npz(saved(x=X), bounds=(0.0, 1.0) * 3) => got 6 numbers
-npz(saved(x=X), bounds=(0.0, 0.0)) => each low must be below its high
-npz(saved(x=X), bounds=(0.0, 10.0)) => 1 of 6 examples are outside bounds, such as [10, 11]: widen
-npz(saved(x=X), bounds=(-1.0, 20.0, 1.0, 9.0)) => 1 of 6 examples ... [10, 11]
-npz(saved(images=np.array([dict()]))) => is not an npz file of arrays: it contains Python objects
-npz(saved(images=IMAGES), num_classes=3) => has the arrays images; {MISSING}
-npz(saved(**ARRAYS, test_images=IMAGES), 'test', 3) => labels, test_images; {MISSING} ... also
-  test_labels
-npz(saved(**ARRAYS), num_classes=2) => in 0..1, got int64 [10], 0..2
-npz(saved(images=IMAGES, labels=np.zeros(4, int)), num_classes=2) => labels must be int [10] in
-  0..1, got int64 [4]
-npz(saved(**ARRAYS), 'test') => a.npz has no test split: set test_fraction
-npz(saved(**ARRAYS), 'val') => split 'val' is not one of train, test
-npz(saved(**ARRAYS), 'test', test_fraction=0.01) => leaves none of the 10
-npz(written(b'hello')) => a.npz is not an npz file of arrays
-npz(written(b'')) => a.npz is not an npz file of arrays
-npz(written(NPY)) => a.npz is not an npz file of arrays: numpy.savez(file, x=array) writes one
-npz(written(b'1,2', 'table.csv')) => table.csv is not an npz file of arrays: numpy.savez(file,
-  x=array) writes one; data=csv reads a table
-npz(written(METHOD)) => a.npz is not an npz file of arrays
-npz(written(ZEROS)) => a.npz is not an npz file of arrays
-npz(written(WHOLE[:300])) => a.npz is not an npz file of arrays
-table('') => a.csv needs a header with the names of its columns, and rows below it
-table('a,b\n1\n2\n') => a.csv, row 2 has 1 cells, and the header 2: a cell with ',' in it must be in
-  quotes, and decimals need a point; delete a row that is a title, a comment or a footer
-table('# x\na,b\n1,2\n') => a.csv, row 2 has 2 cells, and the header 1: its first row is a comment
-table('Sales\na;b\n1;2\n') => row 2 has 2 cells, and the header 1: delete the first row if
-  it is a title
-table('Sales,,\na,b,c\n1,2,3\n') => no column 'a', but Sales: the first row must name the columns
-table('"a","b"\n"1",1,2\n"2",3,4\n') => row 2 has 3 cells, and the header 2: ... row.names=FALSE
-table('"a" "b"\n"1" 1 2\n"2" 3 4\n') => row 2 has 3 cells, and the header 2: ... row.names=FALSE
-table('a,b\n1,5,2,5\n') => row 2 has 4 cells, and the header 2: ... and decimals need a point
-table('a,b\n1,5,2\n') => row 2 has 3 cells, and the header 2: ... and decimals need a point
-table('5.1,3.5,x\n4.9,3.0,y\n') => no column 'a', but 5.1, 3.5, x: the first row must name the
-  columns
-table('1,1,x\n2,3,y\n') => has several columns '1': rename them; the first row must name the columns
-table('a\n7A\n12\n') => row 2, column 'a': '7A' is not a number: ... mark such as 'A' (LATIN CAPITAL
-table('a,b\n1,7A\n2,12\n', context=('b',)) => row 2, column 'b': '7A' ... (categories=b takes codes)
-table(b'\x1f\x8b\x08\0') => a.csv is compressed by gzip: unpack it
-table(b'PK\x03\x04\x14\0') => a.csv is a zip archive or an Excel workbook (xlsx): unpack it, or save
-table(b'\xd0\xcf\x11\xe0\0') => a.csv is an Excel workbook (xls): save its sheet as CSV in UTF-8
-table(b'PAR1\x15\x04') => a.csv is a Parquet file: pandas.read_parquet
-table('a\tb\n1\t2\n'.encode('utf-16')) => a.csv is text in UTF-16: save it as CSV in UTF-8
-table('a,b\n1,2\n'.encode('utf-16-le')) => (byte 2): save it as CSV in UTF-8; row 1 has b'\x00'
-table('a,b\n1,2\n\0' + '2,3\n') => a.csv is not text in UTF-8 (byte 9) ... row 3 has b'\x00'
-table('<!DOCTYPE html>\n') => a.csv is a page of HTML
-table('[{{"a": 1}}]') => a.csv is JSON: write it as CSV
-table('a,b\n1,é\n'.encode('latin-1')) => a.csv is not text in UTF-8 (byte 7): save it as CSV
-  in UTF-8
-table('a,b\n1,2\n\n3\n') => a.csv, row 4 has 1 cells, and the header 2: a cell with ',' in it
-table('a;b\n1;2\n1;"2"3\n') => a.csv, row 3: ';' expected after '"'
-table('a, b,a\n1,2,3\n') => a.csv has several columns 'a': rename them
-table('b,,c\n1,2,3\n') => a.csv has no column 'a', but b, c
-table('a,b\n1,2\n', '') => x is empty: name columns of a.csv
-table('a,b\n1,2\n', 'a b a') => column 'a' is named twice in x, context and label
-table('a,b=c\n1,2\n', context=('rest',)) => a.csv: rename column 'b=c' without '='
-table('a,b\n1,2\n', categories=('b',)) => categories=b is not a column of context
-table('a\n1\n', context=('rest',)) => has no columns besides x and label
-table('a,b\n1,2\n,3\n') => a.csv, row 3, column 'a': the value is missing: fill it in, or leave
-table('a;b\n1;2\n1,5;3\n') => row 3, column 'a': '1,5' is not a number: write a decimal point
-table('a\n1e999\n') => row 2, column 'a': '1e999' is not a number
-table('a\n1_0\n') => row 2, column 'a': '1_0' is not a number
-table('"a, b",c\n1,2\n', 'b') => a.csv has no column 'b', but "a, b", c
-table('a\nx\n') => row 2, column 'a': 'x' is not a number: correct it; a column of texts can be
-  context or label
-table('a\nNaN\n') => row 2, column 'a': 'NaN' is a missing value: fill it in, or leave the row out
-  (drop_missing=True)
-table('a\nNaN\n', drop_missing=True) => a.csv: each row lacks a value of a
-table('a,b\n1,2\n1,n/a\n', context=('b',)) => row 3, column 'b': 'n/a' is a missing value
-table('a,b\n1,x\n1,\n1,y\n', context=('b',)) => row 3, column 'b': the value is missing
-table('a;b\n1;1,5\n1;2,5\n', context=('b',)) => row 2, column 'b': '1,5' is not a number: write a
-table('a,b\n1,x\n2,x\n', context=('b',)) => a.csv: column 'b' has 1 different texts, and 2 to 200
-table('a,b\n1,u\n2,v\n', label='b', test_path=written(b'a,b\n3,w\n', 'b.csv'), split='test') =>
-  b.csv, row 2, column 'b': 'w' is not one of its categories u, v
-in_memory(city='chur') => y, row 0, column 'city': 'chur' (did you mean 'Chur'?)
-in_memory(city=None) => y, row 0, column 'city': the value is missing
-in_memory(rooms=np.nan) => y, row 0, column 'rooms': the value is missing
-in_memory(rooms=[3, 'big']) => y, row 1, column 'rooms': 'big' is not a number
-in_memory(rooms=[3, 2], city=['Chur'] * 3) => y needs columns of one length
-in_memory(rooms=[]) => y needs columns of one length
-as_rows(dict(Rooms=3)) => y has no column 'floor area', but Rooms
-as_rows([80.0, 'Chur', 3]) => y=[80.0, 'Chur', 3] is not an array of numbers{TABLE}
-as_rows([80.0, 1.0, 3.0]) => y has the shape [3], and [4] or [K, 4] is needed{TABLE}
-as_rows(np.zeros((0, 4))) => y has the shape [0, 4]
-as_rows(dict()) => is not an array
-sources.measured(table('a,b\n1,2\n2,2\n', context=('b',))) => context never changes at 'b' (2)
-npy(b'no array') => images.npy is not a .npy file:
-npy(as_bytes(np.save, np.array([dict()]))) => it contains Python objects
-image_set(saved(x=np.zeros(3))) => a.npz has the arrays x; ... images or arr_0 (uint8
-image_set(saved(arr_0=np.zeros(3), protocol='x')) => a.npz: protocol is not JSON
-image_set(saved(arr_0=np.zeros((2, 3)))) => arr_0 must be uint8 ... got float64 [2, 3]
-image_set(saved(arr_0=np.zeros((2, 2, 2, 3), object))) => got object [2
-header(-5, 2) => a.npz: arr_0 must be uint8 [N, H, W, C]
-header(5, -2) => a.npz: arr_0 must be uint8
-header(0, 2) => a.npz: arr_0 must be uint8
-header(5, 0) => a.npz: arr_0 must be uint8
-validation_part(4, 'validation', 0.0, 0) => validation_fraction=0.0 leaves none of the 4 training
-  examples for the validation part
-validation_part(4, 'validation', 0.9, 0) => leaves none of the 4 training examples for the training
-image_set(written(NPY, 'a.npy')) => a.npy is not an npz file of arrays: numpy.savez(file,
-  images=array) writes one
-image_set(written(b'{{}}')) => is not an npz file of arrays
-batches(written(FLIPPED)) => a.npz is not an npz file of arrays
-batches(saved(arr_0=(X / 5.5 - 1.0).reshape(1, 2, 2, 3))) => levels 0..255, got float64 from -1 to
-  1:
-batches(saved(arr_0=np.float32(IMAGES > 99))) => levels 0..255, got float32 from 0 to 1:
-image(b'not a picture', 'text.png') => text.png cannot be read as an image
-image(LARGE[:2000], 'cut.png') => cut.png cannot be read
-image(HEAD, 'head.png') => head.png cannot be read
-images.decode_image(b'text', 'a') => a cannot ... : its format is unknown
-tif(np.float32(X / 11)) => a.tif has pixels of mode F,
-tif(np.int32(X)) => a.tif has signed pixels of mode I,
-signed(np.uint8(X)) => a.tif has signed pixels of mode L, whose range is unknown
-signed(np.uint16(X)) => a.tif has signed pixels of mode I,
-npz(saved(x=CHANNELS_FIRST)) => x is [n, 3, 6, 5], which is read as 3 rows and 5 channels: ...
-  x.transpose(0, 2, 3, 1)
-image_set(saved(arr_0=CHANNELS_FIRST)) => x.transpose(0, 2, 3, 1)
-images.fit(NOISE, 10, 'pad') => how 'pad' is not one of crop, scale
-folder(pictures('a.png'), 'test') => has no test split: set test_fraction
-folder(pictures('a.png'), test_fraction=1.0) => be a number in [0, 1), not 1.0
-folder(pictures('1.png', '2.png'), 'test', test_fraction=1e-6) => leaves none of the 2 pictures
-folder(pictures('red/a.png', 'lost.png'), labelled=True) => lost.png is not in a sub-folder ... move
-  it, or set labelled=False
-folder(pictures('train/red/x.png', 'val/pink/x.png'), 'test', labelled=True) => pink/x.png is not in
-  a sub-folder of a class
-captions('{{"file_name": ') => {LINE_3}
-captions('{{"file_name": "\udcff') => {LINE_3}
-captions('{{"file_name": "cats/1.png"}}') => {LINE_3}
-captions('{{"file_name": "cats/1.png", "text": " "}}') => {LINE_3}
-captions('{{"text": "a cat"}}') => {LINE_3}
-captions('["cats/1.png", "a cat"]') => {LINE_3}
-captions('{{"file_name": "cat.png", "text": "a"}}') => cats/1.png has no line in
-second('1.png', PNG, b'one') => a.tar, 1: ... cls must be an integer
-second('1.png', PNG, b'3') => a.tar, 1: ... integer in 0..2, got 3
-second('1.png', PNG[:99], b'1') => a.tar, 1: ... cannot be read as an image
-second('1.png', b'not a picture', b'1') => a.tar, 1: ... format is unknown
-tar(*GOOD, ('1.cls', b'1')) => a.tar, 1 has no 'jpg;jpeg;png;webp'
-tar(*GOOD, label_column='cat') => a.tar, 0 has no 'cat'; the tar has the extensions png, cls
-tar(('0.png', PNG), ('0.json', b'3'), label_column='json:none') => json must be JSON with
-  'none', got b'3'
-tar() => a.tar has no examples
-open_tars(encoded.tar('a.tar', [('0.png', b'a'), ('0.jpg', b'b')]), ['jpg;png']) => a.tar: 0 has two
-  members of 'jpg;png'
-records(example(label=1)) => a.array_record has no column 'image', but label
-records(example(image=PNG)) => a.array_record has no column 'label', but image (num_classes=0 reads
-records(example(image=PNG, label=b'cat')) => a.array_record, record 0: label must be an integer in
-  0..2, got b'cat'
-records(example(image=PNG, label=3)) => a.array_record, record 0: label must be an integer in 0..2,
-  got 3
-records(example(image=7, label=1)) => a.array_record, record 0: image must be the bytes of an image
-  file, got 7
-records(example(image=PNG[:90], label=1)) => a.array_record, record 0: image cannot be read
-records(example(image=PNG, label=1), example(image=PNG[:90], label=3), check=True) => 1 of 2
-  pictures in a.array_record are damaged: a.array_record, record 1 (image cannot be read
-tar(*GOOD, ('1.png', PNG[:99]), ('1.cls', b'1'), check=True) => 1 of 2 pictures in a.tar are
-  damaged: a.tar, 1 (jpg;jpeg;png;webp cannot be read
-records(b'\xff\xff no message') => record 0 is not a tf.train.Example
-array_record(str(write('a.array_record', [])), test_path='a') => a.array_record has no column
-parquet_row(image=[PNG], label=[True]) => label must be an integer in 0..2, got True
-parquet_row(image=[dict(bytes=None, path=written(PNG, 'a.png'))]) => row group 0, row 0: image must
-  be the bytes
-parquet_row(image=pyarrow.nulls(1_000_000, pyarrow.binary())) => a.parquet ... 1,000,000 rows in ...
-  rows of images are larger
-of_array(np.where(X4 == 3, np.inf, X4)) => x has numbers that are not finite
-of_array(X4 * [1.0, 0.0] + 7.0) => x never changes at 1 of its last axis (7)
-of_array(X4 * [1e-15, 1.0] + 0.1) => x never changes at 0 of its last axis (0.1)
-of_array(X4 * 1e300) => x has numbers up to 7e+300: take a unit in which they are below 1e+37
-of_array(X4[:1]) => x has one example: it has no standard deviation
-of_array(X4, low=(0.0, 0.0), high=(7.0, 6.0)) => 1 of 4 examples are outside bounds, such as [6, 7]:
-  widen bounds
-of_array(X4, context=0 * X4) => context never changes at 0 of its last axis
-of_array(X4, context=X4 * np.nan) => context has numbers that are not finite
-of_array(np.uint8(X4), context=0 * X4) => context never changes at 0
-of_array(X4, levels=256) => x must be uint8 [n, 2], got float64
-of_array(X4.astype(complex)) => x must be float [n, 2], got complex128
-of_array(X4.astype(str)) => x must be float
-of_array(X4, context=X4.astype(object)) => context must be float [n, 2]
-sources.check_examples(X4, FACTS) => must return a dict with 'x', got ndarray
-examples(context=X4) => read must return a dict with 'x', got dict
-examples(x=X4) => read must return a dict with 'context'
-examples(x=X4[:, :1], context=X4) => x must be float [n, 2], got float64 [4
-examples(x=X4, context=X4 * np.nan) => context has numbers that
-sources.Binarized(sources.ArraySource(X4)) => real numbers, and levels are needed
-sources.Binarized(small_sets.digits(), 'half') => how 'half' is not one of drawn, thr
-small_sets.digits('valid') => 'valid' is not one of
-small_sets.synthetic('valid') => 'valid' is not one of
-of_simulator(lambda rng, n: np.zeros((n, 2))) => return a dict with x, ... got ndarray
-of_simulator(lambda rng, n: dict(theta=np.zeros((n, 2)))) => got ['theta']
-of_simulator(lambda rng, n: dict(x=np.zeros((n, 2)), y=0)) => got ['x', 'y']
-of_simulator(lambda rng, n: dict(x=np.zeros(n))) => return x of the shape [100, ...], got [100]
-of_simulator(lambda rng, n: dict(x=np.zeros((2, n)))) => got [2, 100]
-of_simulator(lambda rng, n: dict(x=np.zeros((n, 2)), context=np.zeros(n))) => return context of the
-  shape
-of_simulator(lambda rng, n: dict(x=np.zeros((n, 1 + n // 100))), num_examples=150) => the same
-  shapes each
-of_simulator(lambda rng, n: dict(x=np.full((n, 2), np.nan))) => all 10000 simulations have NaN: none
-of_simulator(lambda rng, n: dict(x=np.full((n, 2), np.nan)), fresh=True) => all 100 simulations have
-  NaN
-of_simulator(uniform, bounds=(0.0, 1.9)) => examples are outside bounds
-of_simulator(uniform, bounds=(0.0, 1.9), fresh=True) => are outside bounds
-of_simulator(uniform, bounds=(0.0, 1.0, 2.0)) => of 2 numbers in turn; got 3 numbers
-of_simulator(uniform, joint=True) => joint needs a simulator that returns
-simulated(gaussian)(split='val') => split 'val' is not one of
-text.encode(['abc', 'abcd'], 3) => text_length=3 bytes, got 'abcd' with 4
-text.encode(['abc', ''], 3) => each text must have a word
-text.encode(['abc', 2 * ' '], 3) => each text must have a word
-text_files(path=written(b'x' * 20), length=30) => 20 bytes of text, too few ... 30 bytes
-tfds_sources.tfds('train', 'cifar1', data_dir='.') => has a set 'cifar1' ... mean ... cifar10
-tfds_sources.tfds('train', 'a b', data_dir='.') => 'a b' is not name
-"""
-LOST = """
-npz('none.npz') => npz file none.npz not found
-csv_table('none.csv', ('a',)) => CSV file none.csv not found
-npz('.') => has no .npy files; ... =folder
-image_set('none.npz') => none.npz not found
-image_set('.') => contains no pictures
-images.read_image('none.png') => image none.png not found
-images.read_image('gs://a/b.png') => image gs://a/b.png is an address: copy it to this machine
-folder('none') => folder none not found ... data=npz
-folder(saved()) => folder a.npz not found ... data=npz
-folder('.') => contains no pictures
-captioned(folder(pictures('a.png'))) => metadata.jsonl is missing
-webdataset('.') => . ... folder with *.tar files
-webdataset('none-*.tar') => none-*.tar ... folder with *.tar files
-webdataset('none') => none ... folder with *.tar files
-array_record('none') => with *.array_record* files
-text_files(path='absent') => No such file ... absent
-tfds_sources.tfds('train', 'celeb_a', data_dir='.') => celeb_a is not prepared in ... tensorflow-cpu
-  ... tfds build celeb_a --file
-"""
+WRONG = [
+  (
+    lambda: npz(saved(pictures=np.zeros(3), foo=np.zeros(2))),
+    f'a.npz has the arrays pictures, foo; {MISSING}',
+  ),
+  (lambda: npz(saved()), f'a.npz has the arrays none; {MISSING}'),
+  (
+    lambda: npz(saved(x=np.zeros((3, 4), int))),
+    'x is int64 [3, 4]: uint8 arrays are levels ... real numbers as float',
+  ),
+  (lambda: npz(saved(x=np.zeros((3, 4), bool))), 'x is bool [3, 4]:'),
+  (
+    lambda: npz(saved(images=np.zeros(3, np.uint8))),
+    'x must be ... got uint8 [3]: reshape numbers to [N, 1]',
+  ),
+  (lambda: npz(saved(x=np.zeros((0, 2)))), 'got float64 [0, 2]'),
+  (lambda: npz(saved(x=NAN)), 'a.npz: x has numbers that are not finite'),
+  (lambda: npz(saved(x=X, context=NAN)), 'context has numbers that are not finite'),
+  (lambda: npz(saved(x=X, context=X[:5])), 'context must be float [6, ...], got float64 [5, 2]'),
+  (lambda: npz(saved(x=X, context=X[:, 0])), 'context must be ... got float64 [6]'),
+  (lambda: npz(saved(x=X, context=X.astype(int))), 'context must be ... got int64'),
+  (
+    lambda: npz(saved(x=X, test_x=X, context=X), 'test'),
+    'a.npz has test_x and context: it needs test_context',
+  ),
+  (lambda: npz(saved(x=X, y=X), x='z'), 'a.npz has no array z, but x, y'),
+  (
+    lambda: npz(saved(x=X), split_row=2),
+    'split_row=2: a.npz has test_x, or no test_indices [splits, n]',
+  ),
+  (
+    lambda: npz(saved(x=X, test_x=X, test_indices=[[0], [1]]), split_row=1),
+    'split_row=1: a.npz has test_x',
+  ),
+  (
+    lambda: npz(saved(x=X, test_indices=[0, 1])),
+    'a.npz: test_indices must be int [splits, n], whose row 0 names some of 0..5, each once; '
+    'got int64 [2]',
+  ),
+  (lambda: npz(saved(x=X, test_indices=X)), 'must be int [splits, n], ... got float64 [6, 2]'),
+  (lambda: npz(saved(x=X, test_indices=[[1]]), split_row=1), 'whose row 1 names some of 0..5'),
+  (
+    lambda: npz(saved(x=X, test_indices=[[6]])),
+    'row 0 names some of 0..5, each once; got int64 [1, 1]',
+  ),
+  (lambda: npz(saved(x=X, test_indices=[[2, 2]])), 'each once; got int64 [1, 2]'),
+  (lambda: npz(saved(x=X, test_indices=[[*range(6)]])), 'row 0 names some of 0..5'),
+  (lambda: npz(saved(x=X), bounds=(0.0,)), 'low,high of each of 2 numbers in turn; got 1 numbers'),
+  (lambda: npz(saved(x=X), bounds=(0.0, 1.0) * 3), 'got 6 numbers'),
+  (lambda: npz(saved(x=X), bounds=(0.0, 0.0)), 'each low must be below its high'),
+  (
+    lambda: npz(saved(x=X), bounds=(0.0, 10.0)),
+    '1 of 6 examples are outside bounds, such as [10, 11]: widen',
+  ),
+  (lambda: npz(saved(x=X), bounds=(-1.0, 20.0, 1.0, 9.0)), '1 of 6 examples ... [10, 11]'),
+  (
+    lambda: npz(saved(images=np.array([dict()]))),
+    'is not an npz file of arrays: it contains Python objects',
+  ),
+  (lambda: npz(saved(images=IMAGES), num_classes=3), f'has the arrays images; {MISSING}'),
+  (
+    lambda: npz(saved(**ARRAYS, test_images=IMAGES), 'test', 3),
+    f'labels, test_images; {MISSING} ... also test_labels',
+  ),
+  (lambda: npz(saved(**ARRAYS), num_classes=2), 'in 0..1, got int64 [10], 0..2'),
+  (
+    lambda: npz(saved(images=IMAGES, labels=np.zeros(4, int)), num_classes=2),
+    'labels must be int [10] in 0..1, got int64 [4]',
+  ),
+  (lambda: npz(saved(**ARRAYS), 'test'), 'a.npz has no test split: set test_fraction'),
+  (lambda: npz(saved(**ARRAYS), 'val'), "split 'val' is not one of train, test"),
+  (lambda: npz(saved(**ARRAYS), 'test', test_fraction=0.01), 'leaves none of the 10'),
+  (lambda: npz(written(b'hello')), 'a.npz is not an npz file of arrays'),
+  (lambda: npz(written(b'')), 'a.npz is not an npz file of arrays'),
+  (
+    lambda: npz(written(NPY)),
+    'a.npz is not an npz file of arrays: numpy.savez(file, x=array) writes one',
+  ),
+  (
+    lambda: npz(written(b'1,2', 'table.csv')),
+    'table.csv is not an npz file of arrays: numpy.savez(file, x=array) writes one; data=csv '
+    'reads a table',
+  ),
+  (lambda: npz(written(METHOD)), 'a.npz is not an npz file of arrays'),
+  (lambda: npz(written(ZEROS)), 'a.npz is not an npz file of arrays'),
+  (lambda: npz(written(WHOLE[:300])), 'a.npz is not an npz file of arrays'),
+  (lambda: table(''), 'a.csv needs a header with the names of its columns, and rows below it'),
+  (
+    lambda: table('a,b\n1\n2\n'),
+    "a.csv, row 2 has 1 cells, and the header 2: a cell with ',' in it must be in quotes, "
+    'and decimals need a point; delete a row that is a title, a comment or a footer',
+  ),
+  (
+    lambda: table('# x\na,b\n1,2\n'),
+    'a.csv, row 2 has 2 cells, and the header 1: its first row is a comment',
+  ),
+  (
+    lambda: table('Sales\na;b\n1;2\n'),
+    'row 2 has 2 cells, and the header 1: delete the first row if it is a title',
+  ),
+  (
+    lambda: table('Sales,,\na,b,c\n1,2,3\n'),
+    "no column 'a', but Sales: the first row must name the columns",
+  ),
+  (
+    lambda: table('"a","b"\n"1",1,2\n"2",3,4\n'),
+    'row 2 has 3 cells, and the header 2: ... row.names=FALSE',
+  ),
+  (
+    lambda: table('"a" "b"\n"1" 1 2\n"2" 3 4\n'),
+    'row 2 has 3 cells, and the header 2: ... row.names=FALSE',
+  ),
+  (
+    lambda: table('a,b\n1,5,2,5\n'),
+    'row 2 has 4 cells, and the header 2: ... and decimals need a point',
+  ),
+  (
+    lambda: table('a,b\n1,5,2\n'),
+    'row 2 has 3 cells, and the header 2: ... and decimals need a point',
+  ),
+  (
+    lambda: table('5.1,3.5,x\n4.9,3.0,y\n'),
+    "no column 'a', but 5.1, 3.5, x: the first row must name the columns",
+  ),
+  (
+    lambda: table('1,1,x\n2,3,y\n'),
+    "has several columns '1': rename them; the first row must name the columns",
+  ),
+  (
+    lambda: table('a\n7A\n12\n'),
+    "row 2, column 'a': '7A' is not a number: ... mark such as 'A' (LATIN CAPITAL",
+  ),
+  (
+    lambda: table('a,b\n1,7A\n2,12\n', context=('b',)),
+    "row 2, column 'b': '7A' ... (categories=b takes codes)",
+  ),
+  (lambda: table(b'\x1f\x8b\x08\0'), 'a.csv is compressed by gzip: unpack it'),
+  (
+    lambda: table(b'PK\x03\x04\x14\0'),
+    'a.csv is a zip archive or an Excel workbook (xlsx): unpack it, or save',
+  ),
+  (
+    lambda: table(b'\xd0\xcf\x11\xe0\0'),
+    'a.csv is an Excel workbook (xls): save its sheet as CSV in UTF-8',
+  ),
+  (lambda: table(b'PAR1\x15\x04'), 'a.csv is a Parquet file: pandas.read_parquet'),
+  (
+    lambda: table('a\tb\n1\t2\n'.encode('utf-16')),
+    'a.csv is text in UTF-16: save it as CSV in UTF-8',
+  ),
+  (
+    lambda: table('a,b\n1,2\n'.encode('utf-16-le')),
+    "(byte 2): save it as CSV in UTF-8; row 1 has b'\\x00'",
+  ),
+  (
+    lambda: table('a,b\n1,2\n\0' + '2,3\n'),
+    "a.csv is not text in UTF-8 (byte 9) ... row 3 has b'\\x00'",
+  ),
+  (lambda: table('<!DOCTYPE html>\n'), 'a.csv is a page of HTML'),
+  (lambda: table('[{"a": 1}]'), 'a.csv is JSON: write it as CSV'),
+  (
+    lambda: table('a,b\n1,é\n'.encode('latin-1')),
+    'a.csv is not text in UTF-8 (byte 7): save it as CSV in UTF-8',
+  ),
+  (
+    lambda: table('a,b\n1,2\n\n3\n'),
+    "a.csv, row 4 has 1 cells, and the header 2: a cell with ',' in it",
+  ),
+  (lambda: table('a;b\n1;2\n1;"2"3\n'), "a.csv, row 3: ';' expected after '\"'"),
+  (lambda: table('a, b,a\n1,2,3\n'), "a.csv has several columns 'a': rename them"),
+  (lambda: table('b,,c\n1,2,3\n'), "a.csv has no column 'a', but b, c"),
+  (lambda: table('a,b\n1,2\n', ''), 'x is empty: name columns of a.csv'),
+  (lambda: table('a,b\n1,2\n', 'a b a'), "column 'a' is named twice in x, context and label"),
+  (lambda: table('a,b=c\n1,2\n', context=('rest',)), "a.csv: rename column 'b=c' without '='"),
+  (lambda: table('a,b\n1,2\n', categories=('b',)), 'categories=b is not a column of context'),
+  (lambda: table('a\n1\n', context=('rest',)), 'has no columns besides x and label'),
+  (
+    lambda: table('a,b\n1,2\n,3\n'),
+    "a.csv, row 3, column 'a': the value is missing: fill it in, or leave",
+  ),
+  (
+    lambda: table('a;b\n1;2\n1,5;3\n'),
+    "row 3, column 'a': '1,5' is not a number: write a decimal point",
+  ),
+  (lambda: table('a\n1e999\n'), "row 2, column 'a': '1e999' is not a number"),
+  (lambda: table('a\n1_0\n'), "row 2, column 'a': '1_0' is not a number"),
+  (lambda: table('"a, b",c\n1,2\n', 'b'), 'a.csv has no column \'b\', but "a, b", c'),
+  (
+    lambda: table('a\nx\n'),
+    "row 2, column 'a': 'x' is not a number: correct it; a column of texts can be context or label",
+  ),
+  (
+    lambda: table('a\nNaN\n'),
+    "row 2, column 'a': 'NaN' is a missing value: fill it in, or leave the row out "
+    '(drop_missing=True)',
+  ),
+  (lambda: table('a\nNaN\n', drop_missing=True), 'a.csv: each row lacks a value of a'),
+  (
+    lambda: table('a,b\n1,2\n1,n/a\n', context=('b',)),
+    "row 3, column 'b': 'n/a' is a missing value",
+  ),
+  (lambda: table('a,b\n1,x\n1,\n1,y\n', context=('b',)), "row 3, column 'b': the value is missing"),
+  (
+    lambda: table('a;b\n1;1,5\n1;2,5\n', context=('b',)),
+    "row 2, column 'b': '1,5' is not a number: write a",
+  ),
+  (
+    lambda: table('a,b\n1,x\n2,x\n', context=('b',)),
+    "a.csv: column 'b' has 1 different texts, and 2 to 200",
+  ),
+  (
+    lambda: table(
+      'a,b\n1,u\n2,v\n', label='b', test_path=written(b'a,b\n3,w\n', 'b.csv'), split='test'
+    ),
+    "b.csv, row 2, column 'b': 'w' is not one of its categories u, v",
+  ),
+  (lambda: in_memory(city='chur'), "y, row 0, column 'city': 'chur' (did you mean 'Chur'?)"),
+  (lambda: in_memory(city=None), "y, row 0, column 'city': the value is missing"),
+  (lambda: in_memory(rooms=np.nan), "y, row 0, column 'rooms': the value is missing"),
+  (lambda: in_memory(rooms=[3, 'big']), "y, row 1, column 'rooms': 'big' is not a number"),
+  (lambda: in_memory(rooms=[3, 2], city=['Chur'] * 3), 'y needs columns of one length'),
+  (lambda: in_memory(rooms=[]), 'y needs columns of one length'),
+  (lambda: as_rows(dict(Rooms=3)), "y has no column 'floor area', but Rooms"),
+  (lambda: as_rows([80.0, 'Chur', 3]), f"y=[80.0, 'Chur', 3] is not an array of numbers{TABLE}"),
+  (lambda: as_rows([80.0, 1.0, 3.0]), f'y has the shape [3], and [4] or [K, 4] is needed{TABLE}'),
+  (lambda: as_rows(np.zeros((0, 4))), 'y has the shape [0, 4]'),
+  (lambda: as_rows(dict()), 'is not an array'),
+  (
+    lambda: sources.measured(table('a,b\n1,2\n2,2\n', context=('b',))),
+    "context never changes at 'b' (2)",
+  ),
+  (lambda: npy(b'no array'), 'images.npy is not a .npy file:'),
+  (lambda: npy(as_bytes(np.save, np.array([dict()]))), 'it contains Python objects'),
+  (lambda: image_set(saved(x=np.zeros(3))), 'a.npz has the arrays x; ... images or arr_0 (uint8'),
+  (lambda: image_set(saved(arr_0=np.zeros(3), protocol='x')), 'a.npz: protocol is not JSON'),
+  (lambda: image_set(saved(arr_0=np.zeros((2, 3)))), 'arr_0 must be uint8 ... got float64 [2, 3]'),
+  (lambda: image_set(saved(arr_0=np.zeros((2, 2, 2, 3), object))), 'got object [2'),
+  (lambda: header(-5, 2), 'a.npz: arr_0 must be uint8 [N, H, W, C]'),
+  (lambda: header(5, -2), 'a.npz: arr_0 must be uint8'),
+  (lambda: header(0, 2), 'a.npz: arr_0 must be uint8'),
+  (lambda: header(5, 0), 'a.npz: arr_0 must be uint8'),
+  (
+    lambda: validation_part(4, 'validation', 0.0, 0),
+    'validation_fraction=0.0 leaves none of the 4 training examples for the validation part',
+  ),
+  (
+    lambda: validation_part(4, 'validation', 0.9, 0),
+    'leaves none of the 4 training examples for the training',
+  ),
+  (
+    lambda: image_set(written(NPY, 'a.npy')),
+    'a.npy is not an npz file of arrays: numpy.savez(file, images=array) writes one',
+  ),
+  (lambda: image_set(written(b'{}')), 'is not an npz file of arrays'),
+  (lambda: batches(written(FLIPPED)), 'a.npz is not an npz file of arrays'),
+  (
+    lambda: batches(saved(arr_0=(X / 5.5 - 1.0).reshape(1, 2, 2, 3))),
+    'levels 0..255, got float64 from -1 to 1:',
+  ),
+  (
+    lambda: batches(saved(arr_0=np.float32(IMAGES > 99))),
+    'levels 0..255, got float32 from 0 to 1:',
+  ),
+  (lambda: image(b'not a picture', 'text.png'), 'text.png cannot be read as an image'),
+  (lambda: image(LARGE[:2000], 'cut.png'), 'cut.png cannot be read'),
+  (lambda: image(HEAD, 'head.png'), 'head.png cannot be read'),
+  (lambda: images.decode_image(b'text', 'a'), 'a cannot ... : its format is unknown'),
+  (lambda: tif(np.float32(X / 11)), 'a.tif has pixels of mode F,'),
+  (lambda: tif(np.int32(X)), 'a.tif has signed pixels of mode I,'),
+  (lambda: signed(np.uint8(X)), 'a.tif has signed pixels of mode L, whose range is unknown'),
+  (lambda: signed(np.uint16(X)), 'a.tif has signed pixels of mode I,'),
+  (
+    lambda: npz(saved(x=CHANNELS_FIRST)),
+    'x is [n, 3, 6, 5], which is read as 3 rows and 5 channels: ... x.transpose(0, 2, 3, 1)',
+  ),
+  (lambda: image_set(saved(arr_0=CHANNELS_FIRST)), 'x.transpose(0, 2, 3, 1)'),
+  (lambda: images.fit(NOISE, 10, 'pad'), "how 'pad' is not one of crop, scale"),
+  (lambda: folder(pictures('a.png'), 'test'), 'has no test split: set test_fraction'),
+  (lambda: folder(pictures('a.png'), test_fraction=1.0), 'be a number in [0, 1), not 1.0'),
+  (
+    lambda: folder(pictures('1.png', '2.png'), 'test', test_fraction=1e-6),
+    'leaves none of the 2 pictures',
+  ),
+  (
+    lambda: folder(pictures('red/a.png', 'lost.png'), labelled=True),
+    'lost.png is not in a sub-folder ... move it, or set labelled=False',
+  ),
+  (
+    lambda: folder(pictures('train/red/x.png', 'val/pink/x.png'), 'test', labelled=True),
+    'pink/x.png is not in a sub-folder of a class',
+  ),
+  (lambda: captions('{"file_name": '), f'{LINE_3}'),
+  (lambda: captions('{"file_name": "\udcff'), f'{LINE_3}'),
+  (lambda: captions('{"file_name": "cats/1.png"}'), f'{LINE_3}'),
+  (lambda: captions('{"file_name": "cats/1.png", "text": " "}'), f'{LINE_3}'),
+  (lambda: captions('{"text": "a cat"}'), f'{LINE_3}'),
+  (lambda: captions('["cats/1.png", "a cat"]'), f'{LINE_3}'),
+  (lambda: captions('{"file_name": "cat.png", "text": "a"}'), 'cats/1.png has no line in'),
+  (lambda: second('1.png', PNG, b'one'), 'a.tar, 1: ... cls must be an integer'),
+  (lambda: second('1.png', PNG, b'3'), 'a.tar, 1: ... integer in 0..2, got 3'),
+  (lambda: second('1.png', PNG[:99], b'1'), 'a.tar, 1: ... cannot be read as an image'),
+  (lambda: second('1.png', b'not a picture', b'1'), 'a.tar, 1: ... format is unknown'),
+  (lambda: tar(*GOOD, ('1.cls', b'1')), "a.tar, 1 has no 'jpg;jpeg;png;webp'"),
+  (
+    lambda: tar(*GOOD, label_column='cat'),
+    "a.tar, 0 has no 'cat'; the tar has the extensions png, cls",
+  ),
+  (
+    lambda: tar(('0.png', PNG), ('0.json', b'3'), label_column='json:none'),
+    "json must be JSON with 'none', got b'3'",
+  ),
+  (lambda: tar(), 'a.tar has no examples'),
+  (
+    lambda: open_tars(encoded.tar('a.tar', [('0.png', b'a'), ('0.jpg', b'b')]), ['jpg;png']),
+    "a.tar: 0 has two members of 'jpg;png'",
+  ),
+  (lambda: records(example(label=1)), "a.array_record has no column 'image', but label"),
+  (
+    lambda: records(example(image=PNG)),
+    "a.array_record has no column 'label', but image (num_classes=0 reads",
+  ),
+  (
+    lambda: records(example(image=PNG, label=b'cat')),
+    "a.array_record, record 0: label must be an integer in 0..2, got b'cat'",
+  ),
+  (
+    lambda: records(example(image=PNG, label=3)),
+    'a.array_record, record 0: label must be an integer in 0..2, got 3',
+  ),
+  (
+    lambda: records(example(image=7, label=1)),
+    'a.array_record, record 0: image must be the bytes of an image file, got 7',
+  ),
+  (
+    lambda: records(example(image=PNG[:90], label=1)),
+    'a.array_record, record 0: image cannot be read',
+  ),
+  (
+    lambda: records(example(image=PNG, label=1), example(image=PNG[:90], label=3), check=True),
+    '1 of 2 pictures in a.array_record are damaged: a.array_record, record 1 (image cannot be read',
+  ),
+  (
+    lambda: tar(*GOOD, ('1.png', PNG[:99]), ('1.cls', b'1'), check=True),
+    '1 of 2 pictures in a.tar are damaged: a.tar, 1 (jpg;jpeg;png;webp cannot be read',
+  ),
+  (lambda: records(b'\xff\xff no message'), 'record 0 is not a tf.train.Example'),
+  (
+    lambda: array_record(str(write('a.array_record', [])), test_path='a'),
+    'a.array_record has no column',
+  ),
+  (lambda: parquet_row(image=[PNG], label=[True]), 'label must be an integer in 0..2, got True'),
+  (
+    lambda: parquet_row(image=[dict(bytes=None, path=written(PNG, 'a.png'))]),
+    'row group 0, row 0: image must be the bytes',
+  ),
+  (
+    lambda: parquet_row(image=pyarrow.nulls(1_000_000, pyarrow.binary())),
+    'a.parquet ... 1,000,000 rows in ... rows of images are larger',
+  ),
+  (lambda: of_array(np.where(X4 == 3, np.inf, X4)), 'x has numbers that are not finite'),
+  (lambda: of_array(X4 * [1.0, 0.0] + 7.0), 'x never changes at 1 of its last axis (7)'),
+  (lambda: of_array(X4 * [1e-15, 1.0] + 0.1), 'x never changes at 0 of its last axis (0.1)'),
+  (
+    lambda: of_array(X4 * 1e300),
+    'x has numbers up to 7e+300: take a unit in which they are below 1e+37',
+  ),
+  (lambda: of_array(X4[:1]), 'x has one example: it has no standard deviation'),
+  (
+    lambda: of_array(X4, low=(0.0, 0.0), high=(7.0, 6.0)),
+    '1 of 4 examples are outside bounds, such as [6, 7]: widen bounds',
+  ),
+  (lambda: of_array(X4, context=0 * X4), 'context never changes at 0 of its last axis'),
+  (lambda: of_array(X4, context=X4 * np.nan), 'context has numbers that are not finite'),
+  (lambda: of_array(np.uint8(X4), context=0 * X4), 'context never changes at 0'),
+  (lambda: of_array(X4, levels=256), 'x must be uint8 [n, 2], got float64'),
+  (lambda: of_array(X4.astype(complex)), 'x must be float [n, 2], got complex128'),
+  (lambda: of_array(X4.astype(str)), 'x must be float'),
+  (lambda: of_array(X4, context=X4.astype(object)), 'context must be float [n, 2]'),
+  (lambda: sources.check_examples(X4, FACTS), "must return a dict with 'x', got ndarray"),
+  (lambda: examples(context=X4), "read must return a dict with 'x', got dict"),
+  (lambda: examples(x=X4), "read must return a dict with 'context'"),
+  (lambda: examples(x=X4[:, :1], context=X4), 'x must be float [n, 2], got float64 [4'),
+  (lambda: examples(x=X4, context=X4 * np.nan), 'context has numbers that'),
+  (lambda: sources.Binarized(sources.ArraySource(X4)), 'real numbers, and levels are needed'),
+  (lambda: sources.Binarized(small_sets.digits(), 'half'), "how 'half' is not one of drawn, thr"),
+  (lambda: small_sets.digits('valid'), "'valid' is not one of"),
+  (lambda: small_sets.synthetic('valid'), "'valid' is not one of"),
+  (lambda: of_simulator(lambda rng, n: np.zeros((n, 2))), 'return a dict with x, ... got ndarray'),
+  (lambda: of_simulator(lambda rng, n: dict(theta=np.zeros((n, 2)))), "got ['theta']"),
+  (lambda: of_simulator(lambda rng, n: dict(x=np.zeros((n, 2)), y=0)), "got ['x', 'y']"),
+  (
+    lambda: of_simulator(lambda rng, n: dict(x=np.zeros(n))),
+    'return x of the shape [100, ...], got [100]',
+  ),
+  (lambda: of_simulator(lambda rng, n: dict(x=np.zeros((2, n)))), 'got [2, 100]'),
+  (
+    lambda: of_simulator(lambda rng, n: dict(x=np.zeros((n, 2)), context=np.zeros(n))),
+    'return context of the shape',
+  ),
+  (
+    lambda: of_simulator(lambda rng, n: dict(x=np.zeros((n, 1 + n // 100))), num_examples=150),
+    'the same shapes each',
+  ),
+  (
+    lambda: of_simulator(lambda rng, n: dict(x=np.full((n, 2), np.nan))),
+    'all 10000 simulations have NaN: none',
+  ),
+  (
+    lambda: of_simulator(lambda rng, n: dict(x=np.full((n, 2), np.nan)), fresh=True),
+    'all 100 simulations have NaN',
+  ),
+  (lambda: of_simulator(uniform, bounds=(0.0, 1.9)), 'examples are outside bounds'),
+  (lambda: of_simulator(uniform, bounds=(0.0, 1.9), fresh=True), 'are outside bounds'),
+  (lambda: of_simulator(uniform, bounds=(0.0, 1.0, 2.0)), 'of 2 numbers in turn; got 3 numbers'),
+  (lambda: of_simulator(uniform, joint=True), 'joint needs a simulator that returns'),
+  (lambda: simulated(gaussian)(split='val'), "split 'val' is not one of"),
+  (lambda: text.encode(['abc', 'abcd'], 3), "text_length=3 bytes, got 'abcd' with 4"),
+  (lambda: text.encode(['abc', ''], 3), 'each text must have a word'),
+  (lambda: text.encode(['abc', 2 * ' '], 3), 'each text must have a word'),
+  (
+    lambda: text_files(path=written(b'x' * 20), length=30),
+    '20 bytes of text, too few ... 30 bytes',
+  ),
+  (
+    lambda: tfds_sources.tfds('train', 'cifar1', data_dir='.'),
+    "has a set 'cifar1' ... mean ... cifar10",
+  ),
+  (lambda: tfds_sources.tfds('train', 'a b', data_dir='.'), "'a b' is not name"),
+]
+LOST = [
+  (lambda: npz('none.npz'), 'npz file none.npz not found'),
+  (lambda: csv_table('none.csv', ('a',)), 'CSV file none.csv not found'),
+  (lambda: npz('.'), 'has no .npy files; ... =folder'),
+  (lambda: image_set('none.npz'), 'none.npz not found'),
+  (lambda: image_set('.'), 'contains no pictures'),
+  (lambda: images.read_image('none.png'), 'image none.png not found'),
+  (
+    lambda: images.read_image('gs://a/b.png'),
+    'image gs://a/b.png is an address: copy it to this machine',
+  ),
+  (lambda: folder('none'), 'folder none not found ... data=npz'),
+  (lambda: folder(saved()), 'folder a.npz not found ... data=npz'),
+  (lambda: folder('.'), 'contains no pictures'),
+  (lambda: captioned(folder(pictures('a.png'))), 'metadata.jsonl is missing'),
+  (lambda: webdataset('.'), '. ... folder with *.tar files'),
+  (lambda: webdataset('none-*.tar'), 'none-*.tar ... folder with *.tar files'),
+  (lambda: webdataset('none'), 'none ... folder with *.tar files'),
+  (lambda: array_record('none'), 'with *.array_record* files'),
+  (lambda: text_files(path='absent'), 'No such file ... absent'),
+  (
+    lambda: tfds_sources.tfds('train', 'celeb_a', data_dir='.'),
+    'celeb_a is not prepared in ... tensorflow-cpu ... tfds build celeb_a --file',
+  ),
+]
 
 
 @pytest.mark.parametrize(
@@ -426,4 +624,4 @@ tfds_sources.tfds('train', 'celeb_a', data_dir='.') => celeb_a is not prepared i
 def test_what_is_wrong_or_lost_is_named(error, call, message, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   with refusals.one_line(error=error, match=message):
-    eval(call)  # The rows are our own.
+    call()

@@ -29,15 +29,18 @@ def test_the_autoencoder_computes_what_theirs_does(tmp_path):
   assert written == (STORED / 'autoencoder' / WEIGHTS).read_bytes()
 
 
-WRONG = """
-shift_factor=0.1 => shift_factor=0.1 has no counterpart
-use_quant_conv=False => use_post_quant_conv=True has no counterpart
-up_block_types=['UpDecoderBlock2D', 'AttnUp'] => up_block_types= ... AttnUp ... has no count
-layers_per_block=0 => num_blocks must be an integer of at least 1
-"""
+WRONG = [
+  (dict(shift_factor=0.1), 'shift_factor=0.1 has no counterpart'),
+  (dict(use_quant_conv=False), 'use_post_quant_conv=True has no counterpart'),
+  (
+    dict(up_block_types=['UpDecoderBlock2D', 'AttnUp']),
+    'up_block_types= ... AttnUp ... has no count',
+  ),
+  (dict(layers_per_block=0), 'num_blocks must be an integer of at least 1'),
+]
 
 
 @pytest.mark.parametrize('error, changes, message', [*refusals.rows(ValueError, WRONG)])
 def test_what_we_lack_is_refused_by_name(tmp_path, error, changes, message):
   with refusals.one_line(error=error, match=message):
-    diffusers.load(folder_with(tmp_path, 'autoencoder', **eval(f'dict({changes})')))
+    diffusers.load(folder_with(tmp_path, 'autoencoder', **changes))

@@ -83,25 +83,31 @@ def test_defaults_are_those_of_the_class():
       diffusers_schedulers.read_sections({'_class_name': 'DPMSolverMultistepScheduler', **options})
 
 
-WRONG = """
-_class_name='KarrasVeScheduler' => scheduler='KarrasVeScheduler' has no counterpart
-beta_schedule='laplace' => beta_schedule='laplace' has no counterpart
-prediction_type='flow' => prediction_type='flow' has no counterpart
-clip_sample_range=2.0 => clip_sample_range=2.0 has no counterpart
-variance_type='learned' => variance_type='learned' has no counterpart
-steps_offset=1 => steps_offset=1 has no counterpart
-variance_type='learned_range' => learned_range has twice the channel
-thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=-1.0 =>
-  sample_max_value=-1.0 has no counterpart here: it must be a number in
-thresholding=True, dynamic_thresholding_ratio=0.0 =>
-  dynamic_thresholding_ratio=0.0 has no ... a number in (0, 1]
-trained_betas=[0.1, 0.2], num_train_timesteps=3 =>
-  num_train_timesteps=3 has no counterpart here: it can be 2
-brand_new=3 => unknown options of DDPMScheduler: brand_new; k
-"""
+WRONG = [
+  (dict(_class_name='KarrasVeScheduler'), "scheduler='KarrasVeScheduler' has no counterpart"),
+  (dict(beta_schedule='laplace'), "beta_schedule='laplace' has no counterpart"),
+  (dict(prediction_type='flow'), "prediction_type='flow' has no counterpart"),
+  (dict(clip_sample_range=2.0), 'clip_sample_range=2.0 has no counterpart'),
+  (dict(variance_type='learned'), "variance_type='learned' has no counterpart"),
+  (dict(steps_offset=1), 'steps_offset=1 has no counterpart'),
+  (dict(variance_type='learned_range'), 'learned_range has twice the channel'),
+  (
+    dict(thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=-1.0),
+    'sample_max_value=-1.0 has no counterpart here: it must be a number in',
+  ),
+  (
+    dict(thresholding=True, dynamic_thresholding_ratio=0.0),
+    'dynamic_thresholding_ratio=0.0 has no ... a number in (0, 1]',
+  ),
+  (
+    dict(trained_betas=[0.1, 0.2], num_train_timesteps=3),
+    'num_train_timesteps=3 has no counterpart here: it can be 2',
+  ),
+  (dict(brand_new=3), 'unknown options of DDPMScheduler: brand_new; k'),
+]
 
 
 @pytest.mark.parametrize('error, changes, message', [*refusals.rows(ValueError, WRONG)])
 def test_what_we_lack_is_refused_by_name(tmp_path, error, changes, message):
   with refusals.one_line(error=error, match=message):
-    diffusers.load(folder_with(tmp_path, 'ho', SCHEDULER, **eval(f'dict({changes})')))
+    diffusers.load(folder_with(tmp_path, 'ho', SCHEDULER, **changes))

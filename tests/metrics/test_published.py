@@ -113,39 +113,70 @@ def test_eigenvalues_may_be_negative_by_rounding(rng):
 
 
 SKEW = SIGMA + np.eye(4, k=1)
-WRONG = """
-pickled('a.pkl') => a.pkl is a pickle, which may run code and is not read: where you trust it, load
-  it as d and write numpy.savez('a.npz', mu=d['mu'], sigma=d['sigma'])
-read(mu=np.array([None])) => a.npz is not an npz file of arrays: it contains Python objects
-read(sigma=SIGMA[:3]) => a.npz: mu is [4] and sigma [3, 4], not [D] and [D, D]
-read(sigma=SKEW) => a.npz: sigma is not symmetric, as covariances are: it differs from its transpose
-  by up to 1, and its largest number is 4
-read(sigma=SIGMA - 1.01 * np.eye(4)) => a.npz: sigma is not a covariance: its eigenvalues are
-  -0.01 to 2.99, and none of a covariance is negative
-read(sigma=np.eye(4) - 0.5) => sigma is not a covariance: its eigenvalues are -1 to 1
-read(sigma=SIGMA + 0j) => a.npz: sigma has numbers of the type complex128, not real ones
-read(mu=MU * 1j) => a.npz: mu has numbers of the type complex128
-read(mu_s=MU[:1], sigma_s=-np.eye(1)) => a.npz: sigma_s is not a covariance
-of_values() => v.npz does not say the units of mu and sigma: add protocol='{"preprocessing": "raw"}'
-  to the file, or "standardised"
-of_values('standardised by 0123') => v.npz was made with preprocessing 'standardised by 0123'
-read('vgg16_ffhq.npz') => is of vgg by its name
-read('clip-vit-b.npz') => is of clip by its name
-read(sigma=SIGMA * np.nan) => a.npz: sigma: 4 of 4 rows
-read(mu_s=MU, sigma_s=SKEW) => a.npz: sigma_s is not symmetric
-read('ffhq_clean_clip_vit_b_32_trainval_256.npz') => is of clip by its name, and the samples have
-  features of Inception 2015-12-05
-read(protocol='{"features": "DINOv2"}') => a.npz was made with features 'DINOv2', and the other set
-  with 'Inception 2015-12-05': they cannot be compared
-compared(mu=MU[:3], sigma=SIGMA[:3, :3]) => mu of a.npz has 3 numbers, and the samples have 4
-  features
-lacking(KID, 4, 4, 1) => kid needs images, and a.npz has only mu, sigma
-lacking(SFD, 4, 4, 1) => kid needs images, and a.npz has only mu, sigma
-lacking(FD, 8, 8, 1, arr_0=IMAGES) => a.npz has images [4, 4, 1], and the run has images [8, 8, 1]
-"""
+WRONG = [
+  (
+    lambda: pickled('a.pkl'),
+    'a.pkl is a pickle, which may run code and is not read: where you trust it, load it as d '
+    "and write numpy.savez('a.npz', mu=d['mu'], sigma=d['sigma'])",
+  ),
+  (
+    lambda: read(mu=np.array([None])),
+    'a.npz is not an npz file of arrays: it contains Python objects',
+  ),
+  (lambda: read(sigma=SIGMA[:3]), 'a.npz: mu is [4] and sigma [3, 4], not [D] and [D, D]'),
+  (
+    lambda: read(sigma=SKEW),
+    'a.npz: sigma is not symmetric, as covariances are: it differs from its transpose by up '
+    'to 1, and its largest number is 4',
+  ),
+  (
+    lambda: read(sigma=SIGMA - 1.01 * np.eye(4)),
+    'a.npz: sigma is not a covariance: its eigenvalues are -0.01 to 2.99, and none of a '
+    'covariance is negative',
+  ),
+  (lambda: read(sigma=np.eye(4) - 0.5), 'sigma is not a covariance: its eigenvalues are -1 to 1'),
+  (
+    lambda: read(sigma=SIGMA + 0j),
+    'a.npz: sigma has numbers of the type complex128, not real ones',
+  ),
+  (lambda: read(mu=MU * 1j), 'a.npz: mu has numbers of the type complex128'),
+  (lambda: read(mu_s=MU[:1], sigma_s=-np.eye(1)), 'a.npz: sigma_s is not a covariance'),
+  (
+    lambda: of_values(),
+    'v.npz does not say the units of mu and sigma: add protocol=\'{"preprocessing": "raw"}\' '
+    'to the file, or "standardised"',
+  ),
+  (
+    lambda: of_values('standardised by 0123'),
+    "v.npz was made with preprocessing 'standardised by 0123'",
+  ),
+  (lambda: read('vgg16_ffhq.npz'), 'is of vgg by its name'),
+  (lambda: read('clip-vit-b.npz'), 'is of clip by its name'),
+  (lambda: read(sigma=SIGMA * np.nan), 'a.npz: sigma: 4 of 4 rows'),
+  (lambda: read(mu_s=MU, sigma_s=SKEW), 'a.npz: sigma_s is not symmetric'),
+  (
+    lambda: read('ffhq_clean_clip_vit_b_32_trainval_256.npz'),
+    'is of clip by its name, and the samples have features of Inception 2015-12-05',
+  ),
+  (
+    lambda: read(protocol='{"features": "DINOv2"}'),
+    "a.npz was made with features 'DINOv2', and the other set with 'Inception 2015-12-05': "
+    'they cannot be compared',
+  ),
+  (
+    lambda: compared(mu=MU[:3], sigma=SIGMA[:3, :3]),
+    'mu of a.npz has 3 numbers, and the samples have 4 features',
+  ),
+  (lambda: lacking(KID, 4, 4, 1), 'kid needs images, and a.npz has only mu, sigma'),
+  (lambda: lacking(SFD, 4, 4, 1), 'kid needs images, and a.npz has only mu, sigma'),
+  (
+    lambda: lacking(FD, 8, 8, 1, arr_0=IMAGES),
+    'a.npz has images [4, 4, 1], and the run has images [8, 8, 1]',
+  ),
+]
 
 
 @pytest.mark.parametrize('error, call, message', [*refusals.rows((ValueError, OSError), WRONG)])
 def test_other_files_are_refused_in_one_line(error, call, message):
   with refusals.one_line(error=error, match=message):
-    eval(call)  # The rows are our own.
+    call()

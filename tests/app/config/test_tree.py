@@ -131,28 +131,35 @@ def test_a_default_that_changes_later_does_not_change_a_stored_config():
   assert again.extra.make() == (7, 1.0)
 
 
-UNKNOWN = """
-shap='box' => no field config.shap (did you mean 'shape'?)
-shape='bix' => config.shape='bix' (did you mean 'box'?) is no
-shape=None => config.shape=None is not one of dot, box, ring
-shape={'name': 'box', 'sice': 1} => sice ... siz
-shape={'name': 'box', 'count': 1} =>
-  no field config.shape.count; config.shape=box has flag, kind, numbers
-shape={'name': 'ring', 'inner': 'box'} => config.shape.inner='box' is not one of disc, dot
-shape={'name': 'ring', 'inner': {'name': 'disc', 'x': 1}} =>
-  no field config.shape.inner.x; config.shape.inner=disc has radius
-shape={'name': 'ring', 'inner': {'steps': 1}} => no field config.shape.inner.steps
-use=3 => config.use=3 is not a section with fields
-use={'time': 2} => config.use.time ... 'times'
-use={'fraction': float('nan')} => fraction=nan is not a number
-shape={'name': 'dot', 'x': 1} => .x; config.shape=dot has
-seed=-1 => config.seed=-1 is not an integer of at least 0
-"""
+UNKNOWN = [
+  (dict(shap='box'), "no field config.shap (did you mean 'shape'?)"),
+  (dict(shape='bix'), "config.shape='bix' (did you mean 'box'?) is no"),
+  (dict(shape=None), 'config.shape=None is not one of dot, box, ring'),
+  (dict(shape={'name': 'box', 'sice': 1}), 'sice ... siz'),
+  (
+    dict(shape={'name': 'box', 'count': 1}),
+    'no field config.shape.count; config.shape=box has flag, kind, numbers',
+  ),
+  (
+    dict(shape={'name': 'ring', 'inner': 'box'}),
+    "config.shape.inner='box' is not one of disc, dot",
+  ),
+  (
+    dict(shape={'name': 'ring', 'inner': {'name': 'disc', 'x': 1}}),
+    'no field config.shape.inner.x; config.shape.inner=disc has radius',
+  ),
+  (dict(shape={'name': 'ring', 'inner': {'steps': 1}}), 'no field config.shape.inner.steps'),
+  (dict(use=3), 'config.use=3 is not a section with fields'),
+  (dict(use={'time': 2}), "config.use.time ... 'times'"),
+  (dict(use={'fraction': float('nan')}), 'fraction=nan is not a number'),
+  (dict(shape={'name': 'dot', 'x': 1}), '.x; config.shape=dot has'),
+  (dict(seed=-1), 'config.seed=-1 is not an integer of at least 0'),
+]
 
 
 @pytest.mark.parametrize('error, fields, message', [*refusals.rows(UserError, UNKNOWN)])
 def test_what_does_not_exist_is_refused_with_the_near_name(error, fields, message):
-  refused(message, lambda: completed(**eval(f'dict({fields})')))
+  refused(message, lambda: completed(**fields))
 
 
 @pytest.mark.parametrize(
@@ -215,17 +222,17 @@ def test_a_flag_replaces_a_choice_and_drops_the_parameters_of_the_other():
     assert changed(completed(extra='dot'), ('extra', text)).extra is None
 
 
-FLAGS = """
-shape.x 1 => no field config.shape.x; config.shape=ring has inner, st
-shape.inner box => config.shape.inner='box' is not one of disc, dot
-shape.inner.x 1 => no field config.shape.inner.x; ... inner=disc has rad
-radius 1 => no field config.radius (did you mean 'shape.inner.radius'
-use 3 => config.use is a section: set one of its fields
-use.fraction.x 3 => no field config.use.fraction.x
-facts.count 3 => no field config.facts
-shape => config.shape=None is not one of
-shape.steps => config.shape.steps='' is not an integer
-"""
+FLAGS = [
+  ('shape.x 1', 'no field config.shape.x; config.shape=ring has inner, st'),
+  ('shape.inner box', "config.shape.inner='box' is not one of disc, dot"),
+  ('shape.inner.x 1', 'no field config.shape.inner.x; ... inner=disc has rad'),
+  ('radius 1', "no field config.radius (did you mean 'shape.inner.radius'"),
+  ('use 3', 'config.use is a section: set one of its fields'),
+  ('use.fraction.x 3', 'no field config.use.fraction.x'),
+  ('facts.count 3', 'no field config.facts'),
+  ('shape', 'config.shape=None is not one of'),
+  ('shape.steps', "config.shape.steps='' is not an integer"),
+]
 
 
 @pytest.mark.parametrize('error, flag, message', [*refusals.rows(UserError, FLAGS)])

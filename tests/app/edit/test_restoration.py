@@ -274,22 +274,22 @@ def test_a_file_of_y_is_what_simulate_makes(numbers):
   assert_allclose(y, expected, rtol=1e-3, atol=1e-12)
 
 
-OTHERS = """
-{}, {'image': 'x.png'} => is not a .npy file, which data other than pict
-{'clean': np.zeros(4)}, {} => shape (4,), (3,) is needed
-{'matrix': np.zeros((2, 4))}, MATRIX_FILE => [2, 4], and a matrix [M, 3] is needed for x
-{'matrix': np.zeros(3)}, MATRIX_FILE => the shape [3], and a matrix
-{'mask': np.zeros(3)}, {} => must have 0 and 1 in the shape [3], got
-{'mask': np.full(3, 2)}, {} => must have 0 and 1
-{'mask': np.ones(2)}, {} => got [2]
-{}, {'noise': '1,2,3,4'} => noise has 4 values: give one, or one for each of the 3 ch
-{'clean': np.full(3, np.nan)}, {'simulate': False} => clean.npy ... not finite
-"""
+OTHERS = [
+  (({}, {'image': 'x.png'}), 'is not a .npy file, which data other than pict'),
+  (({'clean': np.zeros(4)}, {}), 'shape (4,), (3,) is needed'),
+  (({'matrix': np.zeros((2, 4))}, MATRIX_FILE), '[2, 4], and a matrix [M, 3] is needed for x'),
+  (({'matrix': np.zeros(3)}, MATRIX_FILE), 'the shape [3], and a matrix'),
+  (({'mask': np.zeros(3)}, {}), 'must have 0 and 1 in the shape [3], got'),
+  (({'mask': np.full(3, 2)}, {}), 'must have 0 and 1'),
+  (({'mask': np.ones(2)}, {}), 'got [2]'),
+  (({}, {'noise': '1,2,3,4'}), 'noise has 4 values: give one, or one for each of the 3 ch'),
+  (({'clean': np.full(3, np.nan)}, {'simulate': False}), 'clean.npy ... not finite'),
+]
 
 
 @pytest.mark.parametrize('error, given, message', [*refusals.rows(ValueError, OTHERS)])
 def test_other_arrays_are_refused(numbers, tmp_path, error, given, message):
-  folder, (arrays, changes) = shutil.copytree(numbers[0], tmp_path / 'numbers'), eval(given)
+  folder, (arrays, changes) = shutil.copytree(numbers[0], tmp_path / 'numbers'), given
   for name, array in arrays.items():
     np.save(folder / f'{name}.npy', array)
   Image.fromarray(np.zeros((3, 1), np.uint8)).save(folder / 'x.png')

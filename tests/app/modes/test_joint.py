@@ -119,32 +119,35 @@ def test_a_restored_vector_keeps_what_is_known(run):
   assert_allclose(x[:, 2], 0.2, atol=1e-5)
 
 
-ROWS_REFUSED = """
-[N, 0.1, 0.2] => row.npy has the shape [3], and [4] or [K, 4]
-[[N] * 4, [0.1] * 4] => row 1 of ... row.npy gives all numbers of x: NaN
-[N, N, np.inf, 0.1] => has numbers that are not finite
-[1.5, N, N, N] => row 0 of ... row.npy has a number outside data.bounds
-"""
+ROWS_REFUSED = [
+  ([N, 0.1, 0.2], 'row.npy has the shape [3], and [4] or [K, 4]'),
+  ([[N] * 4, [0.1] * 4], 'row 1 of ... row.npy gives all numbers of x: NaN'),
+  ([N, N, np.inf, 0.1], 'has numbers that are not finite'),
+  ([1.5, N, N, N], 'row 0 of ... row.npy has a number outside data.bounds'),
+]
 
 
 @pytest.mark.parametrize('error, row, message', [*refusals.rows(UserError, ROWS_REFUSED)])
 def test_another_row_is_refused(run, error, row, message):
   with refusals.one_line(error=error, match=message):
-    draw(run, eval(row))
+    draw(run, row)
 
 
-REFUSED = """
-'joint', {'conditioning.context': 'vector'} => context in x: set context=None
-'joint', {'conditioning.known.parameters': 4} => must be less than the 4 numbers
-'joint', {'conditioning.dropout': 0.1} => dropout=0.1 has no effect
-'gp_sequences', typed('conditioning.known=subsets conditioning.known.parameters=2') => needs vectors
-'joint', UNET => input known, which unet ... to dit or mlp
-"""
+REFUSED = [
+  (('joint', {'conditioning.context': 'vector'}), 'context in x: set context=None'),
+  (('joint', {'conditioning.known.parameters': 4}), 'must be less than the 4 numbers'),
+  (('joint', {'conditioning.dropout': 0.1}), 'dropout=0.1 has no effect'),
+  (
+    ('gp_sequences', typed('conditioning.known=subsets conditioning.known.parameters=2')),
+    'needs vectors',
+  ),
+  (('joint', UNET), 'input known, which unet ... to dit or mlp'),
+]
 
 
 @pytest.mark.parametrize('error, config, message', [*refusals.rows(UserError, REFUSED)])
 def test_what_does_not_fit_is_refused(error, config, message, tmp_path):
-  name, fields = eval(config)
+  name, fields = config
   with refusals.one_line(error=error, match=message):
     model = registry.make(trial(name, **FEW | {'data.bounds': ()} | fields), tmp_path)
     model.check('train')

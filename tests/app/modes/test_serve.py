@@ -116,19 +116,19 @@ def test_two_users_get_their_own_pictures(page):
   assert both == [last(1), last(2)] and both[0] != both[1]
 
 
-BAD = """
-{'num_steps': 200000000} => steps: 200000000 are more than 10000
-{'num_steps': '9' * 5000} => steps: 99999999999999999999 are more than
-{'num_steps': 0} => sampling.grid.number=0 is not an integer of at least 1
-{'labels': 12} => sampling.labels=12 is out of range
-{'seed': -1} => seed=-1 is not in 0
-{'sampler': 'nowhere:f'} => 'nowhere:f' would be imported
-"""
+BAD = [
+  ({'num_steps': 200000000}, 'steps: 200000000 are more than 10000'),
+  ({'num_steps': '9' * 5000}, 'steps: 99999999999999999999 are more than'),
+  ({'num_steps': 0}, 'sampling.grid.number=0 is not an integer of at least 1'),
+  ({'labels': 12}, 'sampling.labels=12 is out of range'),
+  ({'seed': -1}, 'seed=-1 is not in 0'),
+  ({'sampler': 'nowhere:f'}, "'nowhere:f' would be imported"),
+]
 
 
 @pytest.mark.parametrize('error, fields, message', [*refusals.rows(UserError, BAD)])
 def test_a_bad_value_is_an_answer_of_one_line(page, error, fields, message):
-  (event,) = draw(page, **eval(fields))
+  (event,) = draw(page, **fields)
   assert '\n' not in event['error']
   assert re.search(message, event['error']), event['error']
   assert draw(page, num_steps=1)[-1]['step'] == 1  # it goes on

@@ -108,18 +108,21 @@ def test_gaps_of_a_table_are_drawn(table, tmp_path, capsys):
   assert_array_equal(source.x[:, 1], np.float64(columns_of(table)['bmi']))
 
 
-REFUSED = r"""
-'age,bmi,city\n40,20,Basel\n', {} => row 2, column 'city': 'Basel' is not one of its ... Aarau
-'age,city\n40,Bern\n', {} => given.csv has no column 'bmi', but age, city
-'', {'data.context': ('age', 'city')} => context are (4,), and (5
-'', {'data.context': ('bmi', 'age', 'city')} => numbers of the context are ('bmi', 'age',
-'', {'data.x': ('sex',), 'data.label': ''} => columns of x are ('sex',), and ('progress
-"""
+REFUSED = [
+  (
+    ('age,bmi,city\n40,20,Basel\n', {}),
+    "row 2, column 'city': 'Basel' is not one of its ... Aarau",
+  ),
+  (('age,city\n40,Bern\n', {}), "given.csv has no column 'bmi', but age, city"),
+  (('', {'data.context': ('age', 'city')}), 'context are (4,), and (5'),
+  (('', {'data.context': ('bmi', 'age', 'city')}), "numbers of the context are ('bmi', 'age',"),
+  (('', {'data.x': ('sex',), 'data.label': ''}), "columns of x are ('sex',), and ('progress"),
+]
 
 
 @pytest.mark.parametrize('error, given, message', [*refusals.rows(UserError, REFUSED)])
 def test_other_tables_are_refused(run, tmp_path, error, given, message):
-  path, (text, fields) = tmp_path / 'given.csv', eval(given)
+  path, (text, fields) = tmp_path / 'given.csv', given
   path.write_text(text)
   fields = {'sampling.context': str(path)} if text else fields
   with refusals.one_line(error=error, match=message):

@@ -5,20 +5,22 @@ import numpy as np
 from diffusion_jax.metrics.judges import digits_judge
 from tests import as_main
 
-# the arrays of the file => words of the line
-MISTAKES = """
-arr_0=np.zeros((2, 8, 8, 1), np.uint8) => must contain images (arr_0 or images) and their labels
-mu=np.zeros(2), labels=[1, 2] => must contain images (arr_0 or images) and their labels
-x=np.zeros(2) => has the arrays x;
-arr_0=np.zeros((2, 4, 4, 3), np.uint8), labels=[1, 2] => digits must be [N, 8, 8, 1]
-"""
+# (The arrays of the file, words of the line).
+MISTAKES = [
+  (
+    dict(arr_0=np.zeros((2, 8, 8, 1), np.uint8)),
+    'must contain images (arr_0 or images) and their labels',
+  ),
+  (dict(mu=np.zeros(2), labels=[1, 2]), 'must contain images (arr_0 or images) and their labels'),
+  (dict(x=np.zeros(2)), 'has the arrays x;'),
+  (dict(arr_0=np.zeros((2, 4, 4, 3), np.uint8), labels=[1, 2]), 'digits must be [N, 8, 8, 1]'),
+]
 
 
 def test_mistakes_of_the_command(tmp_path):
   path = tmp_path / 'samples.npz'
-  for row in MISTAKES.strip().split('\n'):
-    arrays, message = row.split(' => ')
-    np.savez(path, **eval(f'dict({arrays})'))  # The rows are our own.
+  for arrays, message in MISTAKES:
+    np.savez(path, **arrays)
     result = as_main.run(digits_judge, path)
     assert result.returncode == 2 and result.stderr.count('\n') == 1
     assert result.stderr.startswith('error: ') and message in result.stderr
