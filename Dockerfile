@@ -1,7 +1,7 @@
 # An image for NVIDIA GPUs; --build-arg EXTRA=tpu for TPUs. Not built yet.
 #
-#   docker build -t diffusion_jax:0.2.0 .
-#   docker run --gpus=all -v "$PWD/runs:/app/runs" diffusion_jax:0.2.0 \
+#   docker build -t diffusion_jax:0.3.0 .
+#   docker run --gpus=all -v "$PWD/runs:/app/runs" diffusion_jax:0.3.0 \
 #     --config=configs/digits.py
 #
 # The CUDA libraries come with jax[cuda], CUDA 12 today; for CUDA 13 change

@@ -278,4 +278,4 @@ from diffusion_jax.sampling.solvers import (
   velocity_heun as velocity_heun,
 )
 
-__version__ = '0.2.0'
+__version__ = '0.3.0'

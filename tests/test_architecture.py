@@ -146,7 +146,7 @@ def test_the_version_is_written_once():
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
   assert 'version' not in project['project']
   assert project['tool']['hatch']['version'] == {'path': 'diffusion_jax/__init__.py'}
-  assert re.search('^## (\\S+)', (ROOT / 'CHANGELOG.md').read_text(), re.M)[1] == dj.__version__
+  assert re.search('^## ([\\d.]+)', (ROOT / 'CHANGELOG.md').read_text(), re.M)[1] == dj.__version__
   assert f'\nversion: {dj.__version__}\n' in (ROOT / 'CITATION.cff').read_text()
   for name in ('Dockerfile', 'cluster/jobset.yaml', 'cluster/jobset_tpu.yaml'):
     assert {*re.findall(r'diffusion_jax:([\d.]+)', (ROOT / name).read_text())} == {dj.__version__}
