@@ -7,6 +7,7 @@ import functools
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,10 @@ from diffusion_jax.testing import (
 )
 from diffusion_jax.training.augmentation import augment
 from diffusion_jax.weights.checkpoints import RAW
+from tests import calls
 from tests.app import conftest as app
 from tests.app.fields import within
+from tests.app.kinds.test_flow_map import CASES as FEW_STEPS, TAUGHT
 
 ROWS, D = 40_001, 3  # of a table: jaxlib 0.10.2 fails at 32,769 to 43,690 rows
 RNG = np.random.default_rng(0)
@@ -158,7 +161,16 @@ def of_sampling():
     yield f'likelihood_{exact}', likelihood, X
 
 
-# The kinds of models: a config, the rows of a batch and of a draw, more fields.
+class Run(NamedTuple):
+  """A field's value: the folder of an untrained run of a config."""
+
+  config: str
+  variant: str = ''
+
+
+TEACHER = Run('digits_flow', 'unscaled')
+# The kinds of models, each network and each objective: a config, the rows of a batch
+# and of a draw, more fields (tests/laws/test_compiled_rightly.py).
 KINDS = {
   'diffusion': ('two_moons', ROWS, {'network.channels': 128}),
   'bridge': ('moons_bridge', ROWS, {'network.channels': 128, 'objective.coupling': None}),
@@ -170,7 +182,28 @@ KINDS = {
   'hvae': ('digits_hvae', 64, {}),
   'classifier': ('digits_classifier', 64, {}),
   'autoencoder': ('digits_autoencoder', 64, {}),
-  'latent': ('digits_latent', 64, {}),
+  'latent': ('digits_latent', 64, {'latent.run': Run('digits_autoencoder')}),
+  'hybrid': ('digits_improved', 64, {}),
+  'vlb': ('digits_improved', 64, {'objective': 'vlb'}),
+  'vdm': ('digits_vdm', 64, {}),
+  'ddpmpp': ('digits_edm', 64, {}),
+  'edm2': ('digits_edm2', 64, {}),
+  'd3pm': ('digits_d3pm', 64, {}),
+  'perceptron': ('digits_vae', 64, {'network': 'perceptron'}),
+  'joint': ('joint', ROWS, {}),
+  'regression': ('regression', 64, {}),
+  'text': ('text_masked', 16, {}),
+  'words': ('shapes_text', 16, {}),
+  'sequences': ('gp_sequences', 64, {}),
+  'volumes': ('volumes', 8, {}),
+  **{
+    name: (
+      'digits_distilled',
+      64,
+      changes | {'training.start': None, 'training.teacher': TEACHER if name in TAUGHT else ''},
+    )
+    for name, changes in FEW_STEPS.items()
+  },
 }
 # Adam with this eps takes a step of the gradient, without dividing rounding by rounding.
 ONE_STEP = within('training', num_steps=1, checkpoints__every=1, log_every=1)
@@ -183,9 +216,10 @@ def of_kinds(names=KINDS):
     for name in names:
       config, rows, changes = KINDS[name]
       workdir = Path(folder, name)
-      if name == 'latent':
-        run = app.untrained(app.trial('digits_autoencoder'), Path(folder, 'encoder'), 0.1)
-        changes = changes | {'latent.run': run}
+      for field, run in changes.items():
+        if isinstance(run, Run):
+          run = app.untrained(app.trial(*run), Path(folder, name, field), 0.1)
+          changes = changes | {field: run}
       changes = changes | ONE_STEP | {'training.batch_size': rows}
       if name != 'classifier':
         changes |= within('sampling', num_samples=rows, batch_size=rows)
@@ -198,7 +232,14 @@ def of_kinds(names=KINDS):
         yield f'{name}/drawn', app.arrays_of(workdir)['arr_0']
 
 
-FUNCTIONS = planted, of_oracles, of_core, of_sampling
+def of_public_functions():
+  """Yields the calls of tests/calls.py on as many rows as users may have."""
+  batch = calls.batch_of(ROWS)
+  for name, function in calls.ROWS.items():
+    yield name, function, batch
+
+
+FUNCTIONS = planted, of_oracles, of_core, of_sampling, of_public_functions
 
 
 def cases():

@@ -759,6 +759,9 @@ TABLE = [
     'core/couplings.py',
     None,
     [
+      ('weight_of_contexts', 'jnp.where(slack >= 0.0, 1e8, -1e8)', 'jnp.full_like(slack, 1e8)'),
+      ('float32_resolves', '_ROUNDING = 0.05', '_ROUNDING = 0.005'),
+      ('float32_resolves', '_ROUNDING = 0.05', '_ROUNDING = 0.5'),
       ('leaves_a_share_of_pairs', '1.0 - ratio,', 'ratio,'),
       ('keep_their_digits', 'square < 1e-3 * norms)', 'square < 0.0 * norms)'),
       (
@@ -964,6 +967,18 @@ TABLE = [
     [
       ('the_middle_of_a_kernel', 'height // 2) % rows', '(height - 1) // 2) % rows'),
       ('the_gaussian_blur_is_scipys', 'math.ceil(3.0 * width)', 'math.ceil(1.0 * width)'),
+    ],
+  ),
+  (
+    'core/parametrization.py',
+    None,
+    [
+      (
+        'target_times_a_number',
+        "_row('eps' if kind == 'score' else kind,",
+        "_row('v' if kind == 'score' else kind,",
+      ),
+      ('target_times_a_number', "_row('eps' if kind == 'score' else kind,", '_row(kind,'),
     ],
   ),
   (
@@ -1560,6 +1575,7 @@ TABLE = [
     'metrics/calibration.py',
     None,
     [
+      ('uniform_prior', '* (count + 1) / (count - 1)', ''),
       ('closed_forms', '1.0 - ratios +', '1.0 + ratios -'),
       ('closed_forms', '0.5 * np.linalg.slogdet(cov)[1]', 'np.linalg.slogdet(cov)[1]'),
       ('deviation_over_sets', 'ratios.mean(axis=0) * (square - 1.0)', '0.0 * square'),
@@ -1575,6 +1591,7 @@ TABLE = [
     'metrics/pairs.py',
     'metrics/test_calibration.py',
     [
+      ('gaussian_prior_is_said', 'prior = -3.0 / (len(truth) - 3.0)', 'prior = 0.0'),
       (
         'errors_of_coverage',
         '(np.mean(levels <= mass, axis=1))',
@@ -1601,6 +1618,8 @@ TABLE = [
     'metrics/fid.py',
     None,
     [
+      ('are_a_covariance', '_ROUNDING = 1e-5', '_ROUNDING = 1e-9'),
+      ('are_a_covariance', '_ROUNDING = 1e-5', '_ROUNDING = 1e-3'),
       ('statistics_of_the_whole', '(count * len(rows) / total)', 'len(rows)'),
     ],
   ),
@@ -1680,6 +1699,11 @@ TABLE = [
     'metrics/memorisation.py',
     None,
     [
+      (
+        'more_samples_remove',
+        'variance = (first + part**2 * (second - first) - value**2) / n',
+        'variance = (first - value**2) / n',
+      ),
       ('below_the_first_percentile', 'FRACTION = 0.01', 'FRACTION = 0.02'),
       (
         'the_error_of_closer',
@@ -1693,6 +1717,17 @@ TABLE = [
     'metrics/test_vectors.py',
     [
       ('changes_no_score', 'x.astype(least).astype', 'x.astype'),
+    ],
+  ),
+  (
+    'metrics/mmd.py',
+    'metrics/test_vectors.py',
+    [
+      (
+        'random_rows',
+        '(z[some_of(z, max_samples)] for z in (x, y))',
+        '(z[:max_samples] for z in (x, y))',
+      ),
     ],
   ),
   (
@@ -1791,6 +1826,7 @@ TABLE = [
     'metrics/restoration.py',
     None,
     [
+      ('beyond_the_usual', 'np.quantile(residual[finite]', 'np.quantile(residual'),
       ('beyond_the_usual', 'max(1.0, usual)', 'max(0.0, usual)'),
     ],
   ),
@@ -1798,6 +1834,7 @@ TABLE = [
     'metrics/vectors.py',
     None,
     [
+      ('random_rows', '(z[some_of(z, count)] for z in (x, y))', '(z[:count] for z in (x, y))'),
       ('deviations_of_the_reference', 'standard = standard_of(y)', 'standard = standard_of(x)'),
       (
         'constant_but_for_rounding',
@@ -2131,6 +2168,12 @@ TABLE = [
     'posteriors/damage.py',
     None,
     [
+      (
+        'units_of_the_measurement',
+        'np.sqrt(variance.sum(axis=axes) / count)',
+        'variance.sum(axis=axes) / count',
+      ),
+      ('units_of_the_measurement', 'variance.sum(axis=axes) / count', 'variance.mean(axis=axes)'),
       ('units_of_the_measurement', 'weights = (std / stds)', 'weights = (stds / stds)'),
       (
         'units_of_the_measurement',
@@ -2154,6 +2197,11 @@ TABLE = [
     'sampling/ancestral.py',
     None,
     [
+      (
+        'inversion_is_of_first',
+        'return jax.lax.scan(body, x, pairs)[0]',
+        'return jax.lax.scan(body, x, pairs, reverse=True)[0]',
+      ),
       (
         'ddim_1_is_ancestral_fixed_small',
         'jnp.sqrt(1.0 - eta**2 + eta**2 * snr_ratio(s, t))',
@@ -2190,6 +2238,11 @@ TABLE = [
     'posteriors/conjugate_gradients.py',
     None,
     [
+      (
+        'different_noise',
+        'jnp.maximum(variance, 1e-6 * unit)',
+        'jnp.maximum(variance, 1e-2 * unit)',
+      ),
       ('negative_curvature', 'jnp.maximum(curvature, error)', 'jnp.abs(curvature)'),
     ],
   ),
@@ -2204,6 +2257,11 @@ TABLE = [
     'sampling/correctors.py',
     None,
     [
+      (
+        'follows_the_signal',
+        'ratio = s.alpha / jnp.where(t.alpha > 0.0, t.alpha, s.alpha)',
+        'ratio = 1.0',
+      ),
       ('limited_in_sigma', '(ratio <= s_max)', '(ratio < s_max)'),
       ('noisier_than_any', 'churned &= noisier.logsnr < logsnr', 'pass'),
       ('ancestral_noise_is', 'down = down._replace(sigma=', '_ = down._replace(sigma='),
@@ -2220,6 +2278,7 @@ TABLE = [
     'discrete/samplers.py',
     None,
     [
+      ('masked_again', 'kept = 1.0 - eta * level_s.sigma', 'kept = 1.0 - eta'),
       ('first_hitting_is_exact', 'u ** (1.0 / jnp.maximum(count, 1))', 'u'),
       ('noise_of_confidences', 'temperature * level_s.t', 'temperature * level_t.t'),
       ('noise_of_confidences', 'jnp.maximum(exponential, 1e-7)', 'jnp.maximum(exponential, 0.1)'),
@@ -2253,6 +2312,11 @@ TABLE = [
     'sampling/grids.py',
     None,
     [
+      (
+        'from_pure_noise',
+        'gap = jnp.maximum(t_start / count, _first_noisy_time(schedule))',
+        'gap = _first_noisy_time(schedule)',
+      ),
       ('grids_fall_from_noise', "'karras', 1.0, True)", "'uniform', 1.0, True)"),
       (
         'respaced_sections',
@@ -2267,6 +2331,11 @@ TABLE = [
     'sampling/guidance.py',
     None,
     [
+      (
+        'without_noise_a_classifier',
+        '(level.alpha == 0.0) | (level.sigma == 0.0)',
+        'level.alpha == 0.0',
+      ),
       (
         'one_call_for_two',
         '.tile(jnp.array([False, True]), size)',
@@ -2356,6 +2425,11 @@ TABLE = [
     'posteriors/particles.py',
     None,
     [
+      (
+        'evidence_of_a_power',
+        '1.0 + (level_t.sigma / level_t.alpha) ** 2',
+        '1.0 + level_t.sigma**2',
+      ),
       (
         'evidence_is_unbiased',
         '.log_weights + state.pending + estimates[0]',
@@ -2449,6 +2523,7 @@ TABLE = [
     'sampling/solvers.py',
     'papers/test_samplers.py',
     [
+      ('unipc', 'level._replace(alpha=jnp.where(i < left, level.alpha, 0.0))', 'level'),
       ('dpm_solver_pp_algorithm_2', 'values[0] + 0.5 * h * table[0]', 'values[0] + h * table[0]'),
       ('unipc', 'h**k / total - k * moments[-1]', 'h**k / total - moments[-1]'),
       ('dpm_solver_pp_algorithm_2', 'exponent = 2.0 * eta * jnp', 'exponent = eta * jnp'),
@@ -2531,6 +2606,9 @@ TABLE = [
     'testing/certify.py',
     None,
     [
+      ('half_precision', 'rows = rows[(rows != rows.astype(np.float16)).any(axis=1)]', 'pass'),
+      ('beyond_exact_draws', 'FAR * law.spread[k]', 'law.spread[k]'),
+      ('beyond_exact_draws', 'sizes**2 - law.centre[k] ** 2,', 'sizes**2,'),
       ('papers_order', 'np.diff(np.log(errors)) / ratios)', 'np.diff(np.log(errors)))'),
       ('inverse_problems_are', '_Law(problem.posterior or problem,', '_Law(problem,'),
       ('from_a_low_level', 'noise += problem.sigma_max *', 'noise = problem.sigma_max *'),
@@ -2579,6 +2657,7 @@ TABLE = [
     'testing/floors.py',
     None,
     [
+      ('could_have_known', '(100 if cosines else 10 * size)', '10 * size'),
       ('float64_numpy', '= fitted.variances[None],', '= 1.01 * fitted.variances[None],'),
       ('the_least_loss', 'x -= at.alpha *', 'x -= 0.0 *'),
       ('float64_numpy', "axes), axes=transformed, norm='ortho')", 'axes), axes=transformed)'),
@@ -2608,6 +2687,17 @@ TABLE = [
     None,
     [
       ('no_two_values_of_a_change', 'jax.random.split(value_key, 7)', '[value_key] * 7'),
+    ],
+  ),
+  (
+    'bridges/objective.py',
+    'training/test_couplings.py',
+    [
+      (
+        'key_of_their_own',
+        'paired(coupling, coupling_key, inputs.x0',
+        'paired(coupling, key, inputs.x0',
+      ),
     ],
   ),
   (
@@ -2674,6 +2764,7 @@ TABLE = [
     'training/couplings.py',
     None,
     [
+      ('wherever_the_sets_are', 'for v in (x0, y))', 'for v in (x0, x0))'),
       ('of_all_permutations', '[1].astype', '[0].astype'),
       ('the_law_of_noise', 'exact(centred_cost(x0, y, cond,', 'exact(centred_cost(x0, y, {},'),
       ('wherever_the_sets_are', 'epsilon * jnp.where(scale > 0.0, scale, 1.0)', 'epsilon'),
@@ -2696,6 +2787,11 @@ TABLE = [
     'training/objectives.py',
     'training/test_couplings.py',
     [
+      (
+        'key_of_their_own',
+        'paired(coupling, coupling_key, inputs.x0',
+        'paired(coupling, key, inputs.x0',
+      ),
       ('pair_numbers_and_noise', '_replace(eps=eps, metrics', '_replace(metrics'),
     ],
   ),

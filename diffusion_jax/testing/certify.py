@@ -26,6 +26,7 @@ PATH_TOLERANCE = 1e-4  # the rounding of float32 and the step from sigma_min are
 ORDER_TOLERANCE = 0.3
 LEAST_ORDER = 0.5
 SMALL = 0.25  # an error from which a limit is extrapolated
+FAR = 1.5  # the deviation of a length far from 0, over that of a chi: 1.4 to 1.7 by its dimension
 SDE_ERROR = 10.0  # of the variance, times the steps
 EXACT_SETS, EXACT_DRAWS = 200, 300
 LEAST_DRAWS = 100
@@ -344,7 +345,7 @@ def _law_order(law, errors, steps, k):
   # before it that gives the order to 0.1; without the part that exact draws have.
   sizes = law.sizes(errors)[:, k]
   beyond = np.sqrt(np.maximum(sizes**2 - law.centre[k] ** 2, law.spread[k] ** 2))
-  relative = law.spread[k] * sizes / beyond**2
+  relative = FAR * law.spread[k] * sizes / beyond**2
   for i in range(len(steps) - 2, max(len(steps) - 5, -1), -1):
     ratio = np.log(steps[-1] / steps[i])
     order = np.log(beyond[i] / beyond[-1]) / ratio

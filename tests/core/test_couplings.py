@@ -99,6 +99,19 @@ def test_an_epsilon_without_a_plan_is_refused(epsilon):
     assert np.isnan(plan_of(cost, epsilon, 2000, 1e-6)).all()
 
 
+@pytest.mark.parametrize('size, resolved', [(2e5, True), (2e6, False)])
+def test_a_plan_is_given_where_float32_resolves_its_logarithm(size, resolved):
+  """Two by two its entries are a closed form; one number is added to all costs."""
+  cost = np.float32(size + np.array([[0.0, 0.5], [0.75, 0.25]]))
+  odds = np.exp(np.float64(cost[0, 1] + cost[1, 0] - cost[0, 0] - cost[1, 1]) / 2.0)
+  exact = 0.5 * np.array([[odds, 1.0], [1.0, odds]]) / (1.0 + odds)
+  with jax.debug_nans(False):
+    found = plan_of(cost, 1.0, 500)
+  assert np.isnan(found).all() == (not resolved)
+  if resolved:
+    assert_allclose(np.exp(np.float64(found)), exact, rtol=0.05)
+
+
 def bisected(distances, gaps, ratio):
   """Finds w as C2OT's release does: by bisection, in float64."""
   share = lambda w: np.mean(distances + w * gaps <= np.diag(distances)[:, None])
@@ -111,6 +124,7 @@ def bisected(distances, gaps, ratio):
 
 def test_the_weight_of_contexts_leaves_a_share_of_pairs():
   x0, y, contexts = normals((40, 3), (40, 3), (40, 2))
+  contexts[:8] = contexts[0]  # pairs of equal contexts have no term
   cond = {'context': contexts, 'drop': np.ones(40, bool)}
   distances, gaps = (
     np.square(a.astype(np.float64)[:, None] - b[None]).sum(axis=2)

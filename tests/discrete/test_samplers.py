@@ -158,6 +158,20 @@ def test_the_noise_of_confidences():
   assert abs(np.mean(x[:, 1] == 3) - expected) < 4.5 * error
 
 
+def test_elements_are_masked_again_with_the_probability_of_eta_and_the_level(key):
+  """ReMDM: eta sigma_s of all, after a step that leaves none masked."""
+  clean = dj.Sampler(lambda x: (), lambda key, x, state, denoise, **ends: (jnp.zeros_like(x), ()))
+  level_t, level_s = (level_at(LINEAR, np.float32(t)) for t in (0.9, 0.3))
+  x = np.full((100, 400), 3)
+  for eta in (0.5, 1.0):
+    sampler = dj.remasked(clean, MASKING, eta)
+    found = jax.jit(
+      lambda x, step=sampler.step: step(key, x, (), None, level_s=level_s, level_t=level_t)[0]
+    )(x)
+    share, expected = np.mean(np.asarray(found) == 3), eta * 0.3
+    assert abs(share - expected) < 4.5 * np.sqrt(expected * (1.0 - expected) / x.size)
+
+
 def test_known_elements_are_kept_exactly():
   """x_0 and x_2 given x_1 = 2 have their conditional distribution."""
   known, mask = np.array([0, 2, 0]), np.array([False, True, False])

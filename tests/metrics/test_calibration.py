@@ -66,6 +66,20 @@ def test_the_error_of_contraction_is_its_deviation_over_sets():
   assert_allclose(errors.mean(), values.std(), rtol=0.3)
 
 
+def test_a_uniform_prior_has_the_width_of_its_box():
+  """Order statistic i of n is i / (n + 1) on average: the density is 1."""
+  at = (np.arange(12.0) + 1.0) / 13.0
+  assert calibration.prior_log_density(at[:, None]) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_contraction_of_a_gaussian_prior_is_said(rng):
+  """The mean over 20,000 numbers of 12 pairs and 40 draws of the prior."""
+  truth, draws = rng.standard_normal((12, 20_000)), rng.standard_normal((12, 40, 20_000))
+  [score] = pairs.contraction().compute({'draws': draws}, {'truth': truth})
+  said = float(score.note.split()[0])
+  assert score.estimate.value == pytest.approx(said, abs=0.02)
+
+
 def test_contraction_leaves_out_what_never_changes(rng):
   """A box has the density 1 / volume; a constant has no density."""
   truth = rng.uniform(-3.0, 3.0, (2000, 2))

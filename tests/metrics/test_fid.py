@@ -1,6 +1,7 @@
 """The Frechet distance against closed forms and scipy's matrix root."""
 
 import numpy as np
+import pytest
 import scipy.linalg
 from numpy.testing import assert_allclose
 
@@ -30,6 +31,19 @@ def test_parts_have_the_statistics_of_the_whole(rng):
   for found in (whole, fid.statistics(moments)):
     assert_allclose(found.mean, features.mean(axis=0), rtol=1e-14)
     assert_allclose(found.covariance, np.cov(features.T), rtol=1e-9)
+
+
+def test_statistics_of_float32_are_a_covariance_and_others_are_not(rng):
+  """Rounding leaves negative eigenvalues of 1e-7 of the largest, and asymmetries."""
+  rows = rng.standard_normal((20, 60))
+  covariance = np.cov(rows.T).astype(np.float32).astype(np.float64)
+  rounded = covariance * (1.0 + 1e-6 * rng.standard_normal((60, 60)))
+  assert np.linalg.eigvalsh(covariance)[0] < 0.0
+  assert fid.given({'mu': rows[0], 'sigma': rounded}) is not None
+  size = np.linalg.norm(covariance)
+  for damage, message in ((np.eye(60, k=1), 'not symmetric'), (-np.eye(60), 'not a covariance')):
+    with pytest.raises(ValueError, match=message):
+      fid.given({'mu': rows[0], 'sigma': covariance + 1e-4 * size * damage})
 
 
 def test_fewer_images_than_features_are_exact(rng):

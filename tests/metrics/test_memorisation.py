@@ -108,6 +108,15 @@ def test_equal_distances_of_one_law_are_copied_as_often_as_others(rng):
   assert abs(value - expected_fraction(2000)) < 4.5 * error < 0.015
 
 
+def test_the_error_of_copies_that_more_samples_remove_is_of_their_counts():
+  """A distance counts as 1, as a share between two order statistics, or as 0."""
+  usual, near = np.arange(1.0, 52.0), np.linspace(0.1, 4.9, 20)
+  counts = np.where(near < 1.0, 1.0, np.where(near < 2.0, 0.5, 0.0))  # order 1.5 of 51
+  few, many = (fraction_copied(np.tile(near, n), usual) for n in (1, 10_000))
+  assert_allclose(few.value, counts.mean())
+  assert_allclose(few.error**2 - many.error**2, counts.var() / 20, rtol=1e-3)
+
+
 def test_equal_distances_count_as_a_half():
   found = memorisation(np.array([[1.0], [2.0]]), np.zeros((1, 1)), np.array([[-1.0]]))
   assert found.closer.value == (0.5 + 0.0) / 2

@@ -14,6 +14,7 @@ RESIDUALS = """
 1.0 50.0: 1
 0.1 0.2 2.5:  # within the noise
 nan 0.9 inf: 0 2
+nan 9.0 8.0 20.0: 0
 nan nan: 0 1
 """
 

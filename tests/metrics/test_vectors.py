@@ -119,6 +119,16 @@ def test_the_larger_set_is_cut():
   assert '40 against 40' in score.note
 
 
+def test_random_rows_are_left_of_a_set_in_order():
+  """The first rows of sorted sets would have another law than the sets."""
+  x = np.linspace(-1.0, 1.0, 400)[:, None]
+  sets = {'values': x}, {'values': x[::-1]}
+  [accuracy] = vectors.c2st(max_samples=60).compute(*sets)
+  [distance] = mmd.energy(max_samples=60).compute(*sets)
+  assert accuracy.estimate.value < 0.75  # of the first rows 1
+  assert distance.estimate.value < 0.5  # of the first rows 2
+
+
 def test_one_dimension_is_optimal_transport(rng):
   """SciPy assigns 6 points, each twice, to 4 points, each three times."""
   x, y = rng.standard_normal((6, 1)), rng.standard_normal((4, 1)) + 1.0

@@ -180,12 +180,12 @@ def test_dpm_solver_pp_2s_algorithm_1(grid):
   close(run(dj.dpm_solver_pp_2s(schedule), alpha, sigma, x), expected)
 
 
-def unipc(p, x, alpha, sigma):
+def unipc(p, x, alpha, sigma, lower_order_final):
   """Computes UniPC-p, B_2(h) = e^h - 1, data prediction, as released."""
   lam = np.log(alpha / sigma)
   m = [D(x, alpha[0], sigma[0])]
   for i in range(1, len(alpha)):
-    order = min(p, i)
+    order = min(p, i, len(alpha) - i) if lower_order_final else min(p, i)
     h = lam[i] - lam[i - 1]
     B = np.expm1(-h)
     rs = [(lam[i - 1 - k] - lam[i - 1]) / h for k in range(1, order)]
@@ -211,16 +211,17 @@ def unipc(p, x, alpha, sigma):
     m.append(new)
 
 
-UNIPC = {order: dj.unipc(order) for order in (1, 2, 3)}
+UNIPC = {(order, None): dj.unipc(order) for order in (1, 2, 3)}
+UNIPC[3, True] = dj.unipc(3, num_steps=len(GRIDS['ve'](clean=False)[0]) - 1)
 
 
 @pytest.mark.parametrize('grid', GRIDS)
-@pytest.mark.parametrize('order', UNIPC)
-def test_unipc(order, grid):
+@pytest.mark.parametrize('order, lower_order_final', UNIPC)
+def test_unipc(order, lower_order_final, grid):
   alpha, sigma = GRIDS[grid](clean=False)
   x = start(sigma)
-  expected = unipc(order, x, alpha, sigma)
-  close(run(UNIPC[order], alpha, sigma, x), expected)
+  expected = unipc(order, x, alpha, sigma, lower_order_final)
+  close(run(UNIPC[order, lower_order_final], alpha, sigma, x), expected)
 
 
 @pytest.mark.parametrize('name', ['ddpm', 've'])

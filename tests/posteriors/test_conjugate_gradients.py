@@ -25,6 +25,18 @@ def test_a_direction_of_negative_curvature_is_not_taken():
   assert_allclose(found, -0.15, rtol=1e-6)
 
 
+def test_numbers_of_different_noise_are_weighed_by_it(rng):
+  """Against float64 normal equations; one deviation is 1 / 500 of the others."""
+  matrix = rng.standard_normal((6, 4)).astype(np.float32)
+  y, std = normal(3, 6), np.float32([1.0, 1.0, 0.002, 1.0, 0.5, 1.0])
+  forward, transpose = (lambda x, m=m: jnp.einsum('ij,bj->bi', m, x) for m in (matrix, matrix.T))
+  variance = np.broadcast_to(std**2, y.shape)
+  found = jax.jit(lambda y: least_squares(forward, transpose, y, variance, 0.5, 40))(y)
+  weighed = np.float64(matrix.T) / std**2
+  exact = np.linalg.solve(weighed @ matrix + 0.5 * np.eye(4), weighed @ y.T).T
+  assert_allclose(found, exact, rtol=1e-3, atol=1e-4)
+
+
 def test_rounding_does_not_throw_least_squares_away():
   """After 300 iterations of float32 the gradient is as small as after 30."""
   scales = np.geomspace(1.0, 1e-4, 64, dtype=np.float32)[None]

@@ -328,6 +328,16 @@ def test_products_of_unit_variance_are_exact_in_any_steps():
   assert_allclose(squares.mean(axis=1) / share, variance, atol=0.08)
 
 
+def test_the_evidence_of_a_power_is_that_at_the_last_noisy_level():
+  """log of the integral of N(0, 1 + sigma^2 / alpha^2)^beta, in any steps, of white data."""
+  levels = levels_of(GRIDS, rows=np.array([0, 3, 6, 25]))
+  state = run_product(factors_of(((0.0, 1.0),)), (0.4,), levels, (2, 4000, 1))[2]
+  _, a, sigma = (np.asarray(field[:, -2], np.float64) for field in levels)
+  assert (sigma / a).max() > 1.0 and np.abs(a - 1.0).max() > 0.3
+  exact = 0.5 * (0.6 * np.log(2.0 * np.pi * (1.0 + (sigma / a) ** 2)) - np.log(0.4))
+  assert_allclose(state.log_evidence, np.repeat(exact[:, None], 2, axis=1), atol=0.1)
+
+
 coefficients = jax.jit(lambda t: sde_coefficients(SCHEDULE, t))
 
 

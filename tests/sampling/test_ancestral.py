@@ -7,10 +7,12 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
+from diffusion_jax.sampling import ancestral
+from diffusion_jax.testing import oracles
 from tests.jitted import level_grid
 from tests.rows import normal
 from tests.sampling import moments
-from tests.sampling.moments import GAUSSIAN
+from tests.sampling.moments import CLUSTERS, GAUSSIAN
 
 SCHEDULES = moments.SCHEDULES | {
   'continuous_cosine': dj.CosineSchedule(-12.0, 12.0),
@@ -59,17 +61,21 @@ def test_eta_may_be_traced(key):
 
 @jax.jit
 def inversion_errors(num_steps, schedule, x0):
-  """Returns the errors of x_0 there and back, and of x_T; the first level repeats."""
-  denoise, key = GAUSSIAN.denoise, jax.random.key(0)
-  # The closed form starts at the cleanest level before x_0, which is fixed.
+  """Returns the errors of x_0 there and back, and of x_T; the first level repeats.
+
+  The data are a mixture: steps of a Gaussian commute.
+  """
+  data = oracles.mixture(*CLUSTERS)
+  denoise = data.denoise
+  # The exact map starts at the cleanest level before x_0, which is fixed.
   u = jnp.arange(799.0, -1.0, -1.0) / (num_steps - 1.0)
   t = jnp.append(0.02 + 0.98 * jnp.minimum(u, 1.0), 0.0)
   levels = schedule(t)
   levels = levels._replace(alpha=levels.alpha.at[-1].set(1.0), sigma=levels.sigma.at[-1].set(0.0))
   up = dj.ddim_invert(denoise, levels, x0)
-  again = dj.sample(key, denoise, dj.ddim(), levels, up)
+  again = ancestral.ddim_solve(denoise, levels, up)
   first = dj.ddim_invert(denoise, levels.take(slice(-2, None)), x0)
-  truth = GAUSSIAN.ode_map(first, levels.take(-2), levels.take(0))
+  truth = data.flow_map(first, levels.take(-2), levels.take(0))
   return jnp.abs(again - x0).max(), jnp.abs(up - truth).max()
 
 

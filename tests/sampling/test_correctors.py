@@ -119,6 +119,15 @@ def test_ancestral_noise_is_that_of_ddim_at_every_level(name, key):
       assert_allclose(np.std(moved - old * x), (1.0 - share) ** 0.5 * s_s, rtol=0.03)
 
 
+def test_annealed_langevin_without_steps_only_follows_the_signal(key):
+  """x times alpha_s / alpha_t, the identity for Song & Ermon's levels."""
+  levels = level_at(SCHEDULES['linear_vp'], np.float32([0.9, 0.4]))
+  ends = {'level_t': levels.take(0), 'level_s': levels.take(1)}
+  sampler, x = dj.annealed_langevin(1, step_size=0.0), normal(3, 2)
+  found = jax.jit(lambda x: sampler.step(key, x, (), GAUSSIAN.denoise, **ends)[0])(x)
+  assert_allclose(found, levels.alpha[1] / levels.alpha[0] * x, rtol=1e-5)
+
+
 def test_gamma_of_churn():
   assert dj.churn_gamma(40.0, 256) == 40.0 / 256
   assert dj.churn_gamma(80.0, 18) == 2.0**0.5 - 1.0

@@ -110,6 +110,15 @@ def ratio(levels):
   return np.asarray(levels.sigma[:-1], np.float64) / levels.alpha[:-1]
 
 
+@pytest.mark.parametrize('spacing', ['logsnr', 'karras'])
+def test_from_pure_noise_the_first_step_is_one_of_an_even_grid(spacing):
+  """From t = 1 to t = 1 - 1 / N, where the log-SNR is finite."""
+  levels = grid(dj.RectifiedFlowSchedule(), 8, spacing)
+  assert levels.alpha[0] == 0.0
+  assert_allclose(levels.t[1], 1.0 - 1.0 / 8.0, rtol=1e-6)
+  assert_allclose(levels.t[-2], 1e-3, rtol=1e-4)
+
+
 def test_karras_spacing_of_ddpm():
   """Karras et al. 2022, Eq. 5, between the ends of DDPM's sigma / alpha."""
   n = 18

@@ -200,6 +200,14 @@ def test_one_call_for_two_is_two_calls(t):
   assert np.abs(found[0].x0 - found[1].x0).max() > 0.1
 
 
+def test_without_noise_a_classifier_adds_nothing():
+  """Its gradient may be infinite there."""
+  log_prob = lambda x, level: -0.5 * jnp.sum(x**2, axis=1) / level.sigma**2
+  guided = dj.classifier_guided(lambda x, level: dj.Prediction(x), log_prob, 5.0)
+  with jax.debug_nans(False):
+    assert_array_equal(jax.jit(lambda x: guided(x, dj.clean_level()).x0)(X), X)
+
+
 def test_without_signal_a_classifier_adds_nothing():
   level = dj.NoiseLevel(jnp.array(1.0), jnp.array(0.0), jnp.array(1.0))
   guided = dj.classifier_guided(CLASSES.denoise, log_prob_of(0), 5.0)

@@ -12,7 +12,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.testing import bench
-from diffusion_jax.testing.certify import certify
+from diffusion_jax.testing.certify import _Law, _law_order, certify
 from tests.rows import slow
 
 
@@ -228,6 +228,20 @@ def test_twice_what_is_unseen_is_seen(problem, draws):
     assert judged(exact_draws, problem, **arguments | fewer).unseen > 1.5 * right.unseen
 
 
+def test_the_order_of_a_law_is_that_of_its_error_beyond_exact_draws(monkeypatch):
+  """Of a variance of 1 + 5 / n: also where few draws hide the last error; its error is stated."""
+  law, rng = _Law(GAUSSIAN, 2000, np.random.default_rng(1)), np.random.default_rng(2)
+  monkeypatch.setattr(_Law, '_w2', lambda *_: 0.0)  # dear
+  for part, steps in ((1, (8, 32)), (3, (8, 64))):
+    found = []
+    for _ in range(100):
+      x = [scaled(GAUSSIAN, np.empty(2000), n, rng, 1.0 + 5.0 / n) for n in steps]
+      found.append(_law_order(law, np.stack([law.errors(one) for one in x]), steps, part))
+    orders, stated = np.transpose(found)
+    assert abs(orders.mean() - 1.0) < 0.05 + 4.5 * orders.std() / 10.0
+    assert part == 3 or 0.7 < stated.mean() / orders.std() < 1.4
+
+
 def test_a_limit_behind_a_small_error_is_seen():
   """At the last step number the fault and the error of the grid cancel."""
 
@@ -241,6 +255,12 @@ def test_a_limit_behind_a_small_error_is_seen():
 @pytest.mark.parametrize('seed', [0, 1, *map(slow, (2, 3, 4, 5))])
 def test_exact_draws_raise_no_alarm(seed):
   found = judged(exact_draws, MIXTURE, (8, 16, 32), 1000, seed=seed)
+  assert found.verdict == 'exact law', found
+
+
+def test_draws_of_half_precision_do_not_count_as_repeated():
+  half = lambda problem, x, *rest: exact_draws(problem, x, *rest).astype(np.float16)
+  found = judged(half, bench.mixture(1))
   assert found.verdict == 'exact law', found
 
 

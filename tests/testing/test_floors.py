@@ -180,6 +180,7 @@ def test_what_linear_could_have_known_is_said():
   assert flat.variances.shape == (12_288, 1)
   text = 'by the cosine transform of 12,288 numbers, of only 30 examples'
   assert known.limit == flat.limit == text
+  assert known._replace(count=100).limit == text.replace('only 30', '100')
   assert floors.fit(x[:, 0, 0]).limit == ''
   assert floors.fit(x[1:, 0, 0]).limit == 'by the covariance of 3 numbers, of only 29 examples'
   with pytest.raises(ValueError, match='no training examples'):

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 import diffusion_jax as dj
-from diffusion_jax.bridges.objective import schrodinger_coupling
+from diffusion_jax.bridges.objective import bridge, schrodinger_coupling
 from diffusion_jax.few_steps import average_velocity as flow_maps
 from diffusion_jax.runtime import sharding
 from diffusion_jax.training import (
@@ -59,6 +59,7 @@ def frequencies(index):
 def test_sinkhorn_draws_pairs_as_often_as_the_plan_has_them_wherever_the_sets_are(key):
   """Epsilon is half of the mean squared distance of centred sets."""
   x0, y = normals((4, 2), (4, 2))
+  y *= 3.0  # the scale is of both sets
   centred, other = x0 - x0.mean(axis=0), y - y.mean(axis=0)
   cost = np.square(centred.astype(np.float64)[:, None] - other[None]).sum(axis=2)
   expected = 4.0 * plan_of(cost, 0.5 * cost.mean(), 500)
@@ -161,6 +162,15 @@ def test_objectives_pair_numbers_and_noise_of_a_class_in_their_order(key):
     for label in range(2):
       x0, y = batch['x'][label::2, 0], paired[label::2]
       assert_array_equal(np.argsort(x0), np.argsort(y))
+
+
+@pytest.mark.parametrize('make', [*OBJECTIVES, bridge])
+def test_the_pairs_have_a_key_of_their_own(make, key):
+  network = dj.Network(None, dj.time_input(1.0))
+  objective = make(network, dj.RectifiedFlowSchedule(), coupling=COUPLE)
+  x, y = normals((8, 2), (8, 2))
+  with jax.debug_key_reuse(True):
+    jax.jit(objective.draw)(key, {'x': x, 'context': y}, Context())
 
 
 def test_points_on_a_line_are_paired_in_their_order(key):
