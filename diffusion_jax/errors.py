@@ -26,6 +26,15 @@ def as_user_error(start: str = '') -> Iterator[None]:
     raise UserError(f'{start}{error}') from error
 
 
+@contextlib.contextmanager
+def beginning(start: str) -> Iterator[None]:
+  """Lets the message of a UserError begin with start."""
+  try:
+    yield
+  except UserError as error:
+    raise UserError(f'{start}{error}') from error
+
+
 def place_of(error: BaseException) -> str:
   """Returns ' (<file>, line <n>)' where a part of the user's own raised, or ''."""
   frames = [x for x in traceback.extract_tb(error.__traceback__) if x.filename in OWN]

@@ -219,10 +219,40 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     raise ValueError(f'{name} {value!r}{hint} is not one of {", ".join(choices)}')
 
 
+CUTOFF = 0.65  # of difflib's ratio, above which a name is near
+# What other programs call a field or a choice.
+_SYNONYMS = {'ema': 'average', 'epochs': 'num_steps', 'noise': 'eps', 'epsilon': 'eps'}
+
+
+def nearest(
+  value: object, names: Iterable[str], most: int = 1, cutoff: float = CUTOFF
+) -> list[str]:
+  """Returns the names that a word may stand for, the nearest first, at most `most`.
+
+  Case does not matter. A word may also be the first part of a name, its
+  initials, as lr of learning_rate, or what other programs call it.
+  """
+  word, by_key = str(value).casefold(), {name.casefold(): name for name in names}
+  for stands_for in (
+    lambda key: key == word,
+    lambda key: key.startswith(f'{word}_'),
+    lambda key: '_' in key and word == ''.join(part[:1] for part in key.split('_')),
+    lambda key: key == _SYNONYMS.get(word),
+  ):
+    if found := [name for key, name in by_key.items() if stands_for(key)]:
+      return found[:most]
+  return [by_key[key] for key in difflib.get_close_matches(word, by_key, most, cutoff)]
+
+
 def near(value: object, names: Iterable[str]) -> str:
   """Returns " (did you mean 'name'?)", or '' if no name is near."""
-  match = difflib.get_close_matches(str(value), [*names], n=1, cutoff=0.65)
-  return f' (did you mean {match[0]!r}?)' if match else ''
+  return meant(map(repr, nearest(value, names)))
+
+
+def meant(words: Iterable[str]) -> str:
+  """Returns ' (did you mean a or b?)', or '' without words."""
+  hint = ' or '.join(words)
+  return f' (did you mean {hint}?)' if hint else ''
 
 
 def is_file_name(name: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from diffusion_jax.ranges import FlagText, Misfit, Positive, check_value, convert, near
+from diffusion_jax.ranges import FlagText, Misfit, Positive, check_value, convert, near, nearest
 
 INTS, WORDS = tuple[int, ...], tuple[str, ...]
 DTYPE = Literal['half', 'single'] | str | type
@@ -69,5 +69,12 @@ def test_the_name_of_a_parameter_is_in_the_message():
 
 
 def test_near_names():
+  """Case does not matter; initials and other programs' words are known."""
   assert near('lineer', ['linear', 'cosine']) == " (did you mean 'linear'?)"
-  assert near('zzz', ['linear']) == ''
+  assert near('zzz', ['linear']) == near('ema', ['linear']) == ''
+  names = 'ddim', 'Sensor', 'learning_rate', 'loss', 'average', 'noise_input', 'eps'
+  for word, name in {
+    **{'DDIM': 'ddim', 'sensor': 'Sensor', 'lr': 'learning_rate', 'LR': 'learning_rate'},
+    **{'EMA': 'average', 'noise': 'noise_input', 'epsilon': 'eps'},
+  }.items():
+    assert nearest(word, names) == [name]

@@ -3,6 +3,7 @@
 --config names a file in ./configs, an installed config, or a run folder.
 """
 
+import functools
 import gc
 import os
 import re
@@ -10,23 +11,21 @@ import signal
 import sys
 import traceback
 import warnings
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
-from absl.flags import DEFINE_integer as integer, DEFINE_string as string
 
 from diffusion_jax.app import help, modes
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, paths_near
 from diffusion_jax.app.kinds import roles, rules, store
 from diffusion_jax.app.smoke import shrunk
-from diffusion_jax.errors import Preempted, UserError, place_of
+from diffusion_jax.errors import Preempted, UserError, beginning, place_of
 from diffusion_jax.paths import expanded
-from diffusion_jax.ranges import near
+from diffusion_jax.ranges import Count, FlagText, convert, meant, near, nearest
 from diffusion_jax.runtime import buckets, compiling, hosts, processes, sessions, sharding, start_up
 from diffusion_jax.runtime.files import one_line
 from diffusion_jax.weights import share
@@ -41,17 +40,37 @@ _OF_HOST = (
   'training.machine.num_threads',
 )
 
+
+class Number(flags.ArgumentParser):
+  """Parses the integer of a flag."""
+
+  def parse(self, argument: str) -> int:
+    """Returns the integer; raises ValueError, whose text follows the flag."""
+    return argument if isinstance(argument, int) else convert(FlagText(argument), Count)
+
+  def flag_type(self) -> str:
+    """Returns the name of the type in --helpfull."""
+    return 'int'
+
+
+# A flag that is given twice is refused: the first value would be dropped.
+string, texts, boolean, integer = (
+  functools.partial(define, *parser, allow_overwrite=False)
+  for define, *parser in (
+    (flags.DEFINE_string,),
+    (flags.DEFINE_list,),
+    (flags.DEFINE_bool,),
+    (flags.DEFINE, Number()),
+  )
+)
+
 _CONFIG = string('config', None, 'A file of configs/, file.py:smoke for a trial, or a run.')
 _WORKDIR = string('workdir', None, 'Folder of the run; default runs/<config>[-<argument>].')
 _MODE = string('mode', 'train', 'What to do, a mode; default train.')
 _HELP_MODE = string('help_mode', None, 'Prints the fields that a mode reads.')
 _SWEEP_INDEX = integer('sweep_index', None, "Which override of the config's sweep(), from 0.")
-_ALLOW = flags.DEFINE_list(
-  'allow', [], 'Parts, module:attribute, and paths a stored config may name.'
-)
-_MULTIHOST = flags.DEFINE_bool(
-  'multihost', False, 'This is one of several processes that work together.'
-)
+_ALLOW = texts('allow', [], 'Parts, module:attribute, and paths a stored config may name.')
+_MULTIHOST = boolean('multihost', False, 'This is one of several processes that work together.')
 _COORDINATOR = string('coordinator', None, 'host:port of process 0, where it is not detected.')
 _NUM_HOSTS = integer('num_hosts', None, 'Number of processes, where it is not detected.')
 _HOST = integer('host', None, 'Number of this process, from 0, where it is not detected.')
@@ -129,17 +148,26 @@ class Command:
     if _SWEEP_INDEX.value is not None:
       if self.is_run or not self.path:
         raise UserError('--sweep_index needs a config file with a sweep()')
-      self.point = store.sweep(self.path, _SWEEP_INDEX.value, fields)
+      self.point = store.sweep(self.path, _SWEEP_INDEX.value)
       fields = [*self.point, *fields]
     if self.uses_a_run(mode):
       workdir = self.weights_in(workdir)
-      itself = self.is_run and Path(workdir) == Path(self.path)
-      config = store.of_run(workdir, None if itself else self.described(), fields)
-    else:
-      # A training reads the facts from the data.
-      config = store.with_flags(self.described(facts=mode != 'train'), fields)
-    changed = {path for path, _ in fields}
+    with beginning(f'--sweep_index={_SWEEP_INDEX.value}: ' if self.point else ''):
+      config = self.changed(mode, workdir, fields)
+    if mode == 'evaluate' and (text := config.evaluation.sweep):
+      swept = store.swept(text)
+      with beginning(f'config.evaluation.sweep={text!r}: '):
+        store.spelled_once([*fields, *swept], config.schema)
+    changed = {store.spelled(path, config.schema) for path, _ in fields}
     return rules.without_idle(config, changed, workdir, mode)
+
+  def changed(self, mode: str, workdir: str, fields: store.Flags) -> Node:
+    """Returns the complete config of --config, or of the run of a mode, with other fields."""
+    if not self.uses_a_run(mode):
+      # A training reads the facts from the data.
+      return store.with_flags(self.described(facts=mode != 'train'), fields)
+    itself = self.is_run and Path(workdir) == Path(self.path)
+    return store.of_run(workdir, None if itself else self.described(), fields)
 
   def described(self, facts: bool = True) -> Node:
     """Returns the config of --config, without the flags; facts: a run's too."""
@@ -273,7 +301,7 @@ def parse(argv: list[str]) -> list[str]:
   except flags.UnrecognizedFlagError as error:
     fail(f'there is no flag --{error.flagname}{_hint(error.flagname)}')
   except flags.Error as error:
-    fail(str(error))
+    fail(str(error).removeprefix('flag '))
   if len(rest) > 1:
     fail(f'unexpected argument {rest[1]!r}: give flags, as --config=<file>')
   if asks_help:
@@ -299,15 +327,13 @@ def parse(argv: list[str]) -> list[str]:
 def _hint(name):
   # Returns what a flag that does not exist may mean.
   ours = flags.FLAGS.get_key_flags_for_module(__name__)
-  like = get_close_matches(name, [flag.name for flag in ours], 1, 0.85)
-  if not like:
+  flag = nearest(name, [flag.name for flag in ours], cutoff=0.85)
+  if not flag:
     usual = store.completed({})
     fields = [*usual.paths(), *usual.schema.aliases]
-    ends = [field for field in fields if field.endswith(f'.{name}')]
-    like = [name] if name.partition('.')[0] in fields else ends
-    like = [f'config.{field}' for field in sorted(like, key=lambda field: field.count('.'))[:3]]
-  hint = ' or '.join(f'--{flag}' for flag in like)
-  return f' (did you mean {hint}?)' if like else ': --help lists them'
+    is_path = name.partition('.')[0] in fields
+    flag = [f'config.{x}' for x in ([name] if is_path else paths_near(name, fields))]
+  return meant(f'--{x}' for x in flag) or ': --help lists them'
 
 
 def find_config(name: str | None, needed: bool) -> tuple[str, str]:
@@ -336,8 +362,7 @@ def find_config(name: str | None, needed: bool) -> tuple[str, str]:
     configs.__path__ = [str(place.resolve())]
     return path if own else str(installed), argument
   stems = {Path(file).stem: file for file in files}
-  nearest = get_close_matches(Path(path).stem, stems, n=1, cutoff=0.65)
-  hint = f' (did you mean {stems[nearest[0]]!r}?)' if nearest else ''
+  hint = meant(repr(stems[stem]) for stem in nearest(Path(path).stem, stems))
   fail(f'there is no config file or run {path}{hint}; --mode=list names the configs')
 
 

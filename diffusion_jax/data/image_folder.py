@@ -113,7 +113,8 @@ def folder(
   ValueError or FileNotFoundError.
   """
   check_split(split)
-  top = existing(path, 'folder', Path.is_dir, '; for an npz file, set data=npz')
+  others = '; data=folder reads the pictures below a folder, data=npz and csv a file'
+  top = existing(path, 'folder', Path.is_dir, others)
   train = top / 'train' if (top / 'train').is_dir() else top
   held_out = [top / name for name in TEST_FOLDERS if (top / name).is_dir()]
   has_test = train != top and bool(held_out)

@@ -27,7 +27,8 @@ def existing(
     raise FileNotFoundError(f'{what} {path} is an address: copy it to this machine')
   path = Path(path).expanduser()
   if not exists(path):
-    raise FileNotFoundError(f'{what} {path} not found{hint}')
+    other = ': it is a folder' if path.is_dir() else ': it is a file' * path.is_file()
+    raise FileNotFoundError(f'{what} {path} not found{other}{hint}')
   return path
 
 

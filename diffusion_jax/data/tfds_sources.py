@@ -3,7 +3,6 @@
 CIFAR-10 and MNIST are loaded into memory; other sets are read from disk.
 """
 
-import difflib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from diffusion_jax.data.sources import ArraySource, blocks, facts_of_fields, pic
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.data.sums import digest, of_files
 from diffusion_jax.paths import ReadPath
-from diffusion_jax.ranges import Count, ImageShape
+from diffusion_jax.ranges import Count, ImageShape, meant, nearest
 
 CIFAR10_CLASSES = (*'airplane automobile bird cat deer dog frog horse ship truck'.split(),)
 
@@ -145,8 +144,7 @@ def _not_prepared(name, data_dir) -> Exception:
   builders = tfds.list_builders(with_community_datasets=False)
   top = prepare.default_data_dir(data_dir)
   if base not in builders:
-    near = difflib.get_close_matches(base, builders, 3)
-    hint = f'; did you mean {", ".join(near)}?' if near else ''
+    hint = meant(nearest(base, builders, 3))
     return ValueError(f'neither tfds nor {top} has a set {base!r}{hint}')
   return FileNotFoundError(
     f'{name} is not prepared in {top}: run `pip install tensorflow-cpu` and '

@@ -37,12 +37,15 @@ MISTAKES = """
 --config=configs/digits.py --wrkdir=x => no flag --wrkdir (did you mean --workd
 --confg=configs/digits.py => no flag --confg (did you mean --config?)
 --config=configs/digits.py --num_steps=9 => no flag --num_steps (did you mean
-  --config.schedule.num_steps or --config.training.num_steps
+  --config.training.num_steps or --config.schedule.num_steps or
 --config=configs/digits.py --zzz=x => there is no flag --zzz: --help lists them
 --config=configs/digits.py --sampling.num_steps=10 => no flag
   --sampling.num_steps (did you mean --config.sampling.num_steps?)
 --config=configs/digits.py --learning_rate=1 => no flag --learning_rate (did you
   mean --config.optimizer.learning_rate?)
+--config=configs/digits.py --lr=1 => --lr (did you mean --config.optimizer.learning_rate?)
+--config=configs/digits.py --sweep_index=x => --sweep_index=x: 'x' is not an integer
+--config=configs/digits.py --config=configs/mnist.py => already defined as configs/digits.py
 --flagfile=/nowhere => Unable to open flagfile: [Errno 2] No such file
 --config=configs/digits.py smoke => unexpected argument 'smoke'
 --config=configs/digits.py --config.schedule=alphas
@@ -103,14 +106,14 @@ def test_a_mistake_is_one_clear_line(command, row):
 
 
 def test_flags_of_a_file_are_flags(tmp_path, monkeypatch):
-  """One a line, as absl reads them; later ones win."""
+  """One a line, as absl reads them."""
   file = tmp_path / 'flags'
   file.write_text(f'# a trial\n{DIGITS}:smoke\n--config.seed=1e0\n')
   with flagsaver.flagsaver():
     monkeypatch.setattr(cli, '_FIELDS', [])
-    cli.parse(['launch.py', f'--flagfile={file}', '--config.seed=7'])
+    cli.parse(['launch.py', f'--flagfile={file}', '--config.data=moons'])
     assert cli._CONFIG.value == 'configs/digits.py:smoke'
-    assert cli._FIELDS == [('seed', '1e0'), ('seed', '7')]
+    assert cli._FIELDS == [('seed', '1e0'), ('data', 'moons')]
 
 
 def test_a_refused_config_writes_nothing_and_joins_no_process(command, tmp_path, monkeypatch):

@@ -25,9 +25,8 @@ class Schema(NamedTuple):
   section. facts: the names of the facts of each choice, which its inner choices
   have too. metrics: constructors of metrics, by name. common: by path,
   constructors whose parameters are fields of every choice. rules: what configs
-  of this kind cannot be, a `rules.Row` each. renamed: what fields of earlier
-  versions are called now. aliases: short forms of fields, as (the section, its
-  choice, the field) that they stand for.
+  of this kind cannot be, a `rules.Row` each. aliases: short forms of fields, as
+  (the section, its choice, the field) that they stand for.
   """
 
   kind: str
@@ -39,7 +38,6 @@ class Schema(NamedTuple):
   metrics: Table
   common: Table = MappingProxyType({})
   rules: tuple[Any, ...] = ()
-  renamed: Mapping[str, str] = MappingProxyType({})
   aliases: Mapping[str, tuple[str, str, str]] = MappingProxyType({})
 
   def table(self, path: str) -> Table:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -21,6 +21,7 @@ from diffusion_jax.ranges import FlagText, near
 from diffusion_jax.runtime import buckets
 
 Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
+Fields = Collection[tuple[str, Any]]  # (path of a field, its value)
 
 
 class Registry(NamedTuple):
@@ -66,15 +67,17 @@ def completed(registry: Registry, tree: Tree | ConfigDict, trusted: bool = True)
 
 def _spelled_out(tree, schema):
   # Returns a tree with the fields that its aliases stand for.
-  for short, (path, _, _) in schema.aliases.items():
+  for short, (path, _, field) in schema.aliases.items():
     above, _, last = short.rpartition('.')
     section = tree.get(above)
     if isinstance(section, Mapping) and last in section:
       inner = section.get(path.rpartition('.')[2])
-      name = inner.get('name') if isinstance(inner, Mapping) else inner
-      given = {short: section[last], **({path: name} if name else {})}
+      inner = inner if isinstance(inner, Mapping) else {'name': inner}
+      fields = [(short, section[last])]
+      fields += [(path, inner['name'])] if inner.get('name') else []
+      fields += [(f'{path}.{field}', inner[field])] if field in inner else []
       rest = {n: x for n, x in section.items() if n != last}
-      tree = merge({**tree, above: rest}, given, schema)
+      tree = merge({**tree, above: rest}, fields, schema)
   return tree
 
 
@@ -98,7 +101,7 @@ def with_flags(registry: Registry, config: Node, flags: Flags, trusted: bool = T
   """
   if trusted:
     trust.allow(text for _, text in flags)
-  changed = with_fields(registry, config, {path: FlagText(text) for path, text in flags})
+  changed = _changed(registry, config, [(path, FlagText(text)) for path, text in flags])
   if not trusted:
     sections = {path.partition('.')[0] for path, _ in flags}
     inner = [changed[name] for name in changed if name in sections]
@@ -114,16 +117,20 @@ def with_fields(registry: Registry, config: Tree, changes: Tree) -> Node:
   another objective needs another kind of model, the sections that this kind
   lacks are dropped; if the data change, the facts of a run are dropped.
   """
+  return _changed(registry, config, changes.items())
+
+
+def _changed(registry, config, changes):
   before = registry.kind_of(config)
   # What only another kind has are no choices of this one.
-  upper = {path: x for path, x in changes.items() if path.count('.') < 2}
+  upper = [(path, x) for path, x in changes if path.count('.') < 2]
   kind = registry.kind_of(merge(config, upper, before))
   if kind is not before:
     config = of_kind(completed(registry, config, trusted=False), kind)
   tree = merge(config, changes, kind)
-  tops = {path.partition('.')[0] for path in changes}
+  tops = {path.partition('.')[0] for path, _ in changes}
   if 'facts' in tops:
-    raise no_field('facts', completed(registry, config, trusted=False))
+    raise no_field('facts', completed(registry, config, trusted=False), kind)
   if 'data' in tops:
     tree.pop('facts', None)
   for name in {*kind.optional} - {*kind.choices}:  # None, or of another kind
@@ -137,21 +144,40 @@ def spelled(path: str, schema: Schema) -> str:
   return f'{section}.{field}' if section else path
 
 
-def merge(tree: Tree, fields: Tree, schema: Schema) -> Json:
-  """Returns nested dicts with other values of fields, by path, in any order.
+def spelled_once(fields: Fields, schema: Schema) -> Json:
+  """Returns {path: value} of fields, (path, value) each, without aliases.
+
+  The name of a choice is its field `name`. Raises UserError for two values of
+  one field, whichever way each of them is written.
+  """
+  values: dict[str, tuple[str, object]] = {}  # by field: what was given, and its value
+  for path, value in fields:
+    section, choice, field = schema.aliases.get(path, ('', '', ''))
+    if section:
+      meaning = {f'{section}.name': choice, f'{section}.{field}': value}
+    else:
+      is_name = schema.table(path) and not isinstance(value, Mapping)
+      meaning = {f'{path}.name' if is_name else path: value}
+    for name, x in meaning.items():
+      text = f'config.{path}={as_text(value)}'
+      first, before = values.setdefault(name, (text, x))
+      if before != x:
+        one = name.removesuffix('.name')
+        raise UserError(f'{first} and {text} give config.{one} two values: leave one of them out')
+  return {name: value for name, (_, value) in values.items()}
+
+
+def merge(tree: Tree, fields: Fields, schema: Schema) -> Json:
+  """Returns nested dicts with other values of fields, (path, value) in any order.
 
   The name of another choice drops the fields of the previous choice, but not
   those that all choices have.
-  Raises UserError for a section and one of its fields that are both given.
+  Raises UserError for two values of one field, and for a section and one of its
+  fields that are both given.
   """
-  for short in schema.aliases.keys() & fields.keys():
-    path, choice, name = schema.aliases[short]
-    rest = {n: x for n, x in fields.items() if n != short}
-    fields = {path: choice, **rest, f'{path}.{name}': fields[short]}
   given: Json = {}
-  for path, value in fields.items():
-    is_name = schema.table(path) and not isinstance(value, Mapping)
-    *above, last = (f'{path}.name' if is_name else path).split('.')
+  for path, value in spelled_once(fields, schema).items():
+    *above, last = path.split('.')
     node = given
     for name in above:
       node = node.setdefault(name, {})
@@ -264,7 +290,7 @@ def of_run(registry: Registry, workdir: str | Path, config: Node | None, flags: 
         )
       tree = {n: x for n, x in tree.items() if n not in registry.uses}
       tree |= {n: x for n, x in config.to_dict().items() if n in registry.uses}
-    changed = with_fields(registry, tree, {path: FlagText(text) for path, text in flags})
+    changed = _changed(registry, tree, [(path, FlagText(text)) for path, text in flags])
     if 'facts' in tree and 'facts' not in changed:  # if the data change
       changed = changed.replace(facts=completed(registry, tree, trusted=False).facts)
   except (UserError, KeyError, TypeError, AttributeError, ValueError):
@@ -335,11 +361,10 @@ def from_file(path: str, argument: str = '') -> ConfigDict:
   return config
 
 
-def sweep(path: str, index: int, flags: Flags) -> Flags:
+def sweep(path: str, index: int) -> Flags:
   """Returns point number `index` of a config file's sweep(), as flags.
 
-  A point is a dict {'section.field': value}. Raises UserError for an index out
-  of range, and for a field that the flags set too.
+  A point is a dict {'section.field': value}. Raises UserError for an index out of range.
   """
   module = module_of(path)
   if not hasattr(module, 'sweep'):
@@ -350,11 +375,16 @@ def sweep(path: str, index: int, flags: Flags) -> Flags:
     raise UserError(
       f'--sweep_index={index}: the sweep() of {path} has {len(changes)}, 0..{len(changes) - 1}'
     )
-  for name, _ in flags:
-    if name in changes[index]:
-      what = f'the sweep() of {path} changes it as well'
-      raise UserError(f'--config.{name}: {what}')
-  return [(name, as_text(value)) for name, value in changes[index].items()]
+  return as_flags(changes[index])
+
+
+def as_flags(fields: Mapping[str, object], section: str = '') -> Flags:
+  """Returns nested dicts of fields as flags; a name may have dots too."""
+  flags: list[tuple[str, str]] = []
+  for name, value in fields.items():
+    path = below(section, name)
+    flags += as_flags(value, path) if isinstance(value, Mapping) else [(path, as_text(value))]
+  return flags
 
 
 def as_text(value: object) -> str:

@@ -18,7 +18,7 @@ import functools
 import inspect
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, get_args
 
@@ -39,7 +39,7 @@ from diffusion_jax.app.config.schema import (
 )
 from diffusion_jax.errors import UserError, place_of
 from diffusion_jax.paths import READ, RUN, WRITTEN, expanded, texts_in, use_of
-from diffusion_jax.ranges import PLAIN, FlagText, near, plain_type
+from diffusion_jax.ranges import CUTOFF, PLAIN, FlagText, meant, near, nearest, plain_type
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -241,24 +241,43 @@ def check_section(section: object, path: str) -> None:
 
 
 def no_field(
-  path: str, names: Collection[str], choice: str = '', everywhere: Collection[str] = ()
+  path: str,
+  names: Collection[str],
+  schema: Schema,
+  choice: str = '',
+  everywhere: Collection[str] = (),
 ) -> UserError:
   """Returns the error about a field that does not exist.
 
   names: the fields of its section; choice: the name in its section; everywhere:
-  the paths of all fields, to suggest one of them.
+  the paths of all fields. The message names the choices of the section that have
+  the field, or else fields with a similar name.
   """
-  *parents, name = path.split('.')
-  names = sorted({*names} - {'name' if choice else '', 'facts'})
-  elsewhere = [other for other in everywhere if other.endswith(f'.{name}')]
-  hint = near(name, names)
-  if not hint and elsewhere:
-    nearest = difflib.get_close_matches(path, elsewhere, n=2, cutoff=0.0)
-    hint = f' (did you mean {" or ".join(map(repr, nearest))}?)'
-  owner = '.'.join(['config', *parents]) if parents else 'the config'
-  owner += choice and f'={choice}'
-  others = f'; {owner} has {", ".join(names) or "none"}'
-  return UserError(f'there is no field config.{path}{hint or others}')
+  section, _, name = path.rpartition('.')
+  owner = section + f'={choice}' * bool(choice)
+  facts = {fact for part in section.split('.') for fact in schema.facts.get(part, ())}
+  others = [x for x, make in schema.table(section).items() if name in {*parameters(make)} - facts]
+  if others:
+    some = ' or '.join(others[:4]) + ', …' * (len(others) > 4)
+    return UserError(f'there is no field config.{path} with {owner}; {section}={some} has it')
+  fields = sorted({*names} - {'name' if choice else '', 'facts'})
+  aliases = (x.rpartition('.') for x in schema.aliases)
+  hint = nearest(name, [*fields, *(last for above, _, last in aliases if above == section)])
+  if not section or not hint:
+    # Within a section only a field of the same name is meant.
+    hint = paths_near(path, [*everywhere, *schema.aliases], 1.0 if section else CUTOFF)
+  owner = f'config.{owner}' if section else 'the config'
+  others = f'; {owner} has {", ".join(fields) or "none"}'
+  return UserError(f'there is no field config.{path}{meant(map(repr, hint)) or others}')
+
+
+def paths_near(path: str, paths: Iterable[str], cutoff: float = CUTOFF) -> list[str]:
+  """Returns up to three of the paths, whose last name is nearest to that of `path`."""
+  by_name: dict[str, list[str]] = {}
+  for other in paths:
+    by_name.setdefault(_last(other), []).append(other)
+  names = nearest(_last(path), by_name, cutoff=cutoff)
+  return [x for name in names for x in difflib.get_close_matches(path, by_name[name], 3, 0.0)]
 
 
 def find(table: Table, path: str, name: object, facts: Collection[str] = ()) -> Constructor:
@@ -284,9 +303,7 @@ def resolve(tree: Tree, schema: Schema) -> Node:
   trust.check_imports(*_own_parts(schema, tree, ''))
   root = _part(schema, tree, '')
   for path, names, choice in _unknown(schema, tree, root):
-    if path in schema.renamed:
-      raise UserError(f'config.{path} is now config.{schema.renamed[path]}')
-    raise no_field(path, names, choice, [*root.paths()])
+    raise no_field(path, names, schema, choice, [*root.paths()])
   return root
 
 
@@ -323,13 +340,11 @@ def _choice(schema, given, path, optional, default=None, needs=(), outer=()):
   if isinstance(name, FlagText):
     name = None if name.lower() in ('', 'none') else str(name)
   if isinstance(name, Mapping):
-    raise no_field(below(path, f'name.{next(iter(name), "")}'), ())
+    raise no_field(below(path, f'name.{next(iter(name), "")}'), (), schema)
   if name is None and optional:
     for field in {*given} - {'name'}:
-      raise no_field(below(path, field), (), 'None')
+      raise no_field(below(path, field), (), schema, 'None')
     return None
-  if renamed := schema.renamed.get(f'{path}={name}'):
-    raise UserError(f'config.{path}={name} is now config.{renamed}')
   needs = schema.facts.get(_last(path), needs)
   constructor = find(table, path, name, needs)
   name = str(name)

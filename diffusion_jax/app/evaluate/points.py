@@ -86,15 +86,9 @@ def sweep(config: Node) -> Iterator[tuple[Fields, Node]]:
   The sweep lists values for fields of config.sampling, 'num_steps=10,20
   sampler=ddim'; each combination is a point. An empty sweep has one point.
   """
-  text, lists = config.evaluation.sweep, {}
-  for item in text.split():
-    field, _, values = item.partition('=')
-    if not values:
-      raise UserError(
-        f'config.evaluation.sweep={text!r}: {item} is not field=value,value, '
-        "as in 'num_steps=10,20 sampler=ddim,heun'"
-      )
-    lists[field] = values.split(',')
+  lists = {
+    path.removeprefix('sampling.'): x.split(',') for path, x in store.swept(config.evaluation.sweep)
+  }
   for texts in itertools.product(*lists.values()):
     flags = [(f'sampling.{f}', x) for f, x in zip(lists, texts, strict=True)]
     point = store.with_flags(config, flags, trusted=False)

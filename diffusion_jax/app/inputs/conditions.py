@@ -92,6 +92,9 @@ class Labels(Kind):
     labels = [index.get(str(x), index.get(str(x).removesuffix('.0'))) for x in given]
     if None in labels:
       label, also = given[labels.index(None)], f', {", ".join(names[:10])}' if names else ''
+      first, dash, last = str(label).partition('-')
+      is_range = dash and first.isdecimal() and last.isdecimal()
+      also += '; name each class, as 3,4,5' * bool(is_range)
       raise UserError(
         f'{what}={label}{near(label, names)} is out of range, the '
         f'classes are 0..{classes - 1}{also}'

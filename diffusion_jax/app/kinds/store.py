@@ -9,12 +9,14 @@ from diffusion_jax.app.config.schema import Constructor, Schema, parameters
 from diffusion_jax.app.config.store import (
   Flags,
   allow,
+  as_flags,
   as_text,
   from_file,
   merge,
   module_of,
   of_kind,
   spelled,
+  spelled_once,
   sweep,
   tuples,
 )
@@ -108,6 +110,23 @@ def check_name(schema: Schema, name: str) -> None:
 def name_of(name: str) -> str:
   """Returns the name of a metric's section, such as fid or attribute."""
   return name.rpartition(':')[2]
+
+
+def swept(text: str) -> Flags:
+  """Returns the fields of an evaluation.sweep with their lists of values, as flags.
+
+  Raises UserError for a text that is no sweep.
+  """
+  flags = []
+  for item in text.split():
+    field, _, values = item.partition('=')
+    if not values:
+      raise UserError(
+        f'config.evaluation.sweep={text!r}: {item} is not field=value,value, '
+        "as in 'num_steps=10,20 sampler=ddim,heun'"
+      )
+    flags.append((f'sampling.{field}', values))
+  return flags
 
 
 def _more(tree, schema):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,6 @@ from jax.stages import Wrapped
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import modes
-from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import other_runs, roles, store
 from diffusion_jax.app.kinds.model import Model, make_mesh
@@ -129,9 +129,11 @@ def open_run(
 ) -> TrainedRun:
   """Opens the run in a folder; see `diffusion_jax.open_run`."""
   logging.set_verbosity(logging.FATAL)  # Orbax, as on the command line
+  if not isinstance(workdir, str | os.PathLike) or not str(workdir):
+    raise UserError(f'open_run({workdir!r}): give the folder of a run, as "runs/digits"')
   path = buckets.folder(workdir).expanduser()
   names = [allow] if isinstance(allow, str) else [*map(str, allow or ())]
-  flags = [(n, store.as_text(x)) for n, x in folder.flat({'sampling': sampling}).items()]
+  flags = store.as_flags(sampling, 'sampling')
   store.allow(names, flags)
   config = store.of_run(path, None, flags)
   roles.check_predecessors(config, 'sample', path)
@@ -154,6 +156,5 @@ def training_step(
   path, _, variant = str(config).partition(':')
   if not Path(path).is_file():
     raise UserError(f'the config file {path} does not exist')
-  flags = [(name, store.as_text(value)) for name, value in fields.items()]
-  node = store.with_flags(store.completed(store.from_file(path, variant)), flags)
+  node = store.with_flags(store.completed(store.from_file(path, variant)), store.as_flags(fields))
   return setup.abstract_step(node, mesh or make_mesh(node), '')

@@ -79,7 +79,7 @@ def completed(schema=SCHEMA, **fields):
 
 
 def changed(config, *flags):
-  texts = {path: FlagText(text) for path, text in flags}
+  texts = [(path, FlagText(text)) for path, text in flags]
   return resolve(merge(config.to_dict(), texts, SCHEMA), SCHEMA)
 
 
@@ -229,6 +229,8 @@ FLAGS = [
   ('radius 1', "no field config.radius (did you mean 'shape.inner.radius'"),
   ('use 3', 'config.use is a section: set one of its fields'),
   ('use.fraction.x 3', 'no field config.use.fraction.x'),
+  ('shape.size 3', 'no field config.shape.size with shape=ring; shape=box has it'),
+  ('shape.inner.count 3', 'no field config.shape.inner.count; ...'),  # a fact of each choice
   ('facts.count 3', 'no field config.facts'),
   ('shape', 'config.shape=None is not one of'),
   ('shape.steps', "config.shape.steps='' is not an integer"),
@@ -252,7 +254,7 @@ def test_a_number_that_has_the_name_of_a_choice_is_refused_or_a_field():
   elsewhere = {**tables, 'part.inner': tables['shape.inner']}
   del elsewhere['shape.inner']
   config = completed(schema._replace(tables=elsewhere))
-  tree = merge(config.to_dict(), {'shape.inner': FlagText('3')}, schema)
+  tree = merge(config.to_dict(), [('shape.inner', FlagText('3'))], schema)
   assert tree['shape']['inner'] == {'name': '3'}
   assert config.shape.make() == 2.0
 
@@ -273,7 +275,7 @@ def test_a_name_is_one_of_several():
   everywhere = ['a.size', 'b.size', 'seed']
   hint = r"\(did you mean '[ab].size' or '[ab].size'\?\)"
   with pytest.raises(UserError, match=hint):
-    raise no_field('size', ['seed'], everywhere=everywhere)
+    raise no_field('size', ['seed'], SCHEMA, everywhere=everywhere)
 
 
 @pytest.mark.parametrize('error', [TypeError('a'), OSError('a'), ValueError('a')])

@@ -1,29 +1,7 @@
-"""The section `training`, and what fields of earlier versions are called now."""
-
-import re
-
-import pytest
+"""The section `training`."""
 
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.renamed import RENAMED
-from diffusion_jax.errors import UserError
-from tests.app.conftest import read, refused
-
-
-@pytest.mark.parametrize('old, new', RENAMED.items())
-def test_an_old_name_hears_the_new_one(old, new):
-  """The new one is a field, of the choice that the line names."""
-  line = refused('', store.with_flags, read('digits'), [(old, '1')])
-  assert line == f'config.{old} is now config.{new}'
-  path, sign, name = re.match(r'([\w.]+)(=?)(\w*)', new).groups()
-  more = re.search(r'with \.(\w+)', new)
-  flags = [(path, name)] * bool(sign)
-  if more or not sign:
-    flags.append((f'{path}.{more[1]}' if more else path, '1'))
-  try:
-    store.with_flags(read('digits'), flags)
-  except UserError as error:  # 1 is no value of every field
-    assert 'no field' not in str(error)
+from tests.app.conftest import read
 
 
 def test_parts_that_are_off_have_no_fields():

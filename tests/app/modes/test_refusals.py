@@ -36,11 +36,9 @@ training.average=powers => config.training.average.widths is not set: powers nee
 training.average=powers training.average.widths= => widths=() must be one or several different
 training.average=powers training.average.widths=0.05,0.1,0.05 => must be one or several different
 training.average=half_life training.average.warmup=false => there is no field
-  config.training.average.warmup (did you mean 'rampup'?)
-training.ema_decay=0.9 => config.training.ema_decay is now config.training.average.decay
-training.patience=2 => config.training.patience is now config.training.held_out.patience
+  config.training.average.warmup with training.average=half_life; training.average=decay has it
 two_moons conditioning.context=vector conditioning.context.heads=2 => there is no field
-  config.conditioning.context.heads; config.conditioning.context=vector has layers, width
+  config.conditioning.context.heads with conditioning.context=vector; conditioning.context=words has
 data=npz data.path=az://a/b.npz => config.data: az://a/b.npz: data are read from gs:// and s3://
 data=synthetic data.num_images=4 training.mesh=8,1 training.held_out.every=2 => are fewer than the 8
   devices of the mesh: set training.held_out=None
@@ -159,10 +157,8 @@ sampling.sampler=dpm_solver_pp sampling.churn.s_churn=1 => sampling.sampler=dpm_
   earlier steps
 schedule=continuous_cosine sampling.grid=respaced sampling.grid.steps=ddim50 =>
   config.sampling.grid: respaced needs a schedule of steps
-sampling.grid=respaced sampling.grid.steps=2 sampling.num_steps=3 => there is no field
-  config.sampling.grid.number; config.sampling.grid=respaced has steps
-sampling.respacing=2 => config.sampling.respacing is now config.sampling.grid=respaced, with .steps
 sampling.weights=raw sampling.weights.decay=0.5 => there is no field config.sampling.weights.decay
+  with sampling.weights=raw; sampling.weights=average has it
 sampling.ancestral_noise.eta=1 => sampler=ddim draws noise already: take a
 sampling.churn.s_churn=1 sampling.churn.s_min=3 sampling.churn.s_max=2 => config.sampling: s_min=3.0
   is above s_max=2.0: no level would be churned
@@ -173,10 +169,6 @@ sampling.guidance=autoguidance sampling.guidance.run=runs/digits_classifier
   classifier, and a diffusion model is
 sampling.sampler=cfg_plus_plus sampling.sampler.scale=1 => a number in [0, 1)
 sampling.sampler=cfg_plus_plus => config.sampling.sampler.scale is not set: cfg_plus_plus needs it
-sampling.guidance=cfg_plus_plus sampling.guidance.scale=0.5 =>
-  config.sampling.guidance=cfg_plus_plus is now config.sampling.sampler=cfg_plus_plus, with .scale
-sampling.guidance.scale=2 sampling.guidance.correct=True => config.sampling.guidance.correct is now
-  config.sampling.sampler=feynman_kac, with .scale
 sampling.guidance.scale=2 sampling.guidance.interval=3,0.3 => config.sampling.guidance: low=3 is
   above high=0.3: no level would be guided
 sampling.sampler=cfg_plus_plus sampling.sampler.scale=0.5 sampling.guidance.scale=2 => cfg_plus_plus

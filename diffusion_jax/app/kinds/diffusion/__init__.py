@@ -8,7 +8,6 @@ from diffusion_jax.app.config.schema import Schema
 from diffusion_jax.app.kinds import choices, sections
 from diffusion_jax.app.kinds.conflicts import GUIDED_ALONE
 from diffusion_jax.app.kinds.couplings import NOISY_STEP
-from diffusion_jax.app.kinds.renamed import RENAMED
 from diffusion_jax.app.kinds.sampling import ALIASES
 from diffusion_jax.metrics import table
 
@@ -55,6 +54,5 @@ SCHEMA = Schema(
   {**table.OF_DIFFUSION, **table.METRICS},
   {'data': sections.Data},
   (GUIDED_ALONE, NOISY_STEP),
-  RENAMED,
   ALIASES,
 )

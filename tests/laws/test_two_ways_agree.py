@@ -1,0 +1,158 @@
+"""Two values for one field are refused, and the same value twice is the value, at every door.
+
+A field has several names: its path, a short form of the table of aliases, and
+for a choice also its field `name`. Planted faults: `store.spelled_once` without
+its error, so that one value is dropped; `notebook.open_run` with a dict of paths
+in place of `store.as_flags`; `cli.Command.config` without its check of a sweep.
+"""
+
+import functools
+import re
+from unittest import mock
+
+import pytest
+from absl.testing import flagsaver
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+import diffusion_jax as dj
+from diffusion_jax.app import cli
+from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.kinds import roles, store
+from diffusion_jax.app.train import setup
+from tests.app.conftest import CONFIGS, read, refused, stored_run
+
+FILES = sorted(x.stem for x in CONFIGS.glob('*.py') if x.stem not in ('__init__', 'base'))
+# A config of each kind of model.
+NAMES = {store.kind_of(read(name)).kind: name for name in reversed(FILES)}.values()
+OTHER = 'other'  # a value that no field has
+
+
+@pytest.fixture(autouse=True, scope='module')
+def flags():
+  """Lets `cli.Command` read the flags of the program."""
+  with flagsaver.flagsaver():
+    cli.flags.FLAGS(['launch.py'])
+    yield
+
+
+def ways(name):
+  """Yields (config, one name of a field, another, its value) for each field of a config."""
+  config = read(name)
+  for short, (section, _, field) in config.schema.aliases.items():
+    if (value := config.at(f'{section}.{field}')) is not None:
+      yield name, short, f'{section}.{field}', value
+  for path in config.paths():
+    value = config.at(path)
+    if not isinstance(value, Node):
+      yield name, path, path, value
+    elif value.choice:
+      yield name, path, f'{path}.name', value.choice
+
+
+WAYS = [way for name in NAMES for way in ways(name)]
+SHORT = [way for way in WAYS if way[1] in read(way[0]).schema.aliases]
+
+
+# Doors: (config, fields, (path, value) each, a folder) -> the complete config.
+
+
+class Opened(Exception):
+  """Ends a door that has its config."""
+
+
+def config_for(module, function, door, *args, **kwargs):
+  """Returns the config with which a door calls a function."""
+  with mock.patch.object(module, function, side_effect=Opened) as called, pytest.raises(Opened):
+    door(*args, **kwargs)
+  return called.call_args[0][0]
+
+
+def texts(fields):
+  return [(path, store.as_text(value)) for path, value in fields]
+
+
+def by_flags(name, fields, place):
+  return store.with_flags(read(name), texts(fields))
+
+
+def by_command(name, fields, place):
+  return cli.Command(str(CONFIGS / f'{name}.py'), '', texts(fields)).config('train', 'new')
+
+
+def by_sweep_index(name, fields, place):
+  point, *flags = texts(fields)
+  path = place / f'{name}_{len(list(place.iterdir()))}.py'  # Python keeps what it has imported
+  path.write_text(f'from configs.{name} import *\n\ndef sweep():\n  return [dict([{point}])]\n')
+  with flagsaver.flagsaver(sweep_index=0):
+    return cli.Command(str(path), '', flags).config('train', 'new')
+
+
+def by_evaluation_sweep(name, fields, place, swept=1):
+  items = [f'{path.removeprefix("sampling.")}={text}' for path, text in texts(fields[:swept])]
+  flags = [('evaluation.sweep', ' '.join(items)), *texts(fields[swept:])]
+  run = stored_run(place / name, read(name))
+  config = cli.Command(str(run), '', flags).config('evaluate', str(run))
+  return store.with_flags(config, [*texts(fields[:swept]), ('evaluation.sweep', '')])
+
+
+def by_open_run(name, fields, place):
+  arguments = {}
+  for path, value in fields:  # num_steps=3, grid={'number': 3}
+    section, _, field = path.removeprefix('sampling.').partition('.')
+    dotted = not field or section in arguments
+    arguments |= {path.removeprefix('sampling.'): value} if dotted else {section: {field: value}}
+  run = stored_run(place / name, read(name))
+  return config_for(roles, 'check_predecessors', dj.open_run, run, **arguments)
+
+
+def by_training_step(name, fields, place):
+  path = f'{CONFIGS}/{name}.py'
+  return config_for(setup, 'abstract_step', dj.training_step, path, dict(fields), 'a mesh')
+
+
+def by_file(name, fields, place, complete=store.completed):
+  tree = read(name).to_dict()
+  for path, value in fields:
+    *above, last = path.split('.')
+    functools.reduce(dict.__getitem__, above, tree)[last] = value
+  return complete(tree)
+
+
+def by_stored_config(name, fields, place):
+  return by_file(name, fields, place, lambda tree: store.stored(tree, 'config.json'))
+
+
+OF_FLAGS = by_flags, by_command, by_sweep_index
+OF_SAMPLING = by_evaluation_sweep, functools.partial(by_evaluation_sweep, swept=2), by_open_run
+OF_DICTS = by_training_step, by_file, by_stored_config  # which hold a path once
+
+
+def check(door, way, place):
+  """Checks both orders of two values, and of one value twice."""
+  name, one, other, value = way
+  for first, second in ((one, other), (other, one)):
+    fields = [(first, OTHER), (second, value)]
+    refused('two values: leave one of them out', door, name, fields, place)
+    both = door(name, [(first, value), (second, value)], place)
+    assert both.to_dict() == door(name, [(second, value)], place).to_dict()
+
+
+@pytest.mark.parametrize('door', [*OF_FLAGS, *OF_SAMPLING, *OF_DICTS], ids=str)
+def test_a_short_form_and_its_field(door, tmp_path):
+  for way in SHORT:
+    if door not in OF_SAMPLING or way[1].startswith('sampling.'):
+      check(door, way, tmp_path)
+
+
+@given(way=st.sampled_from(WAYS), data=st.data())
+@settings(
+  max_examples=60,
+  deadline=None,
+  derandomize=True,
+  suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_every_field_and_every_choice(way, data, tmp_path):
+  text = store.as_text(way[-1])
+  is_swept = way[1].startswith('sampling.') and re.fullmatch(r'[^\s,]+', text) is not None
+  doors = OF_FLAGS + OF_SAMPLING[:2] * is_swept
+  check(data.draw(st.sampled_from(doors)), way, tmp_path)
