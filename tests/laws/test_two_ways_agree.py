@@ -123,7 +123,7 @@ def by_stored_config(name, fields, place):
 
 
 OF_FLAGS = by_flags, by_command, by_sweep_index
-OF_SAMPLING = by_evaluation_sweep, functools.partial(by_evaluation_sweep, swept=2), by_open_run
+OF_SWEEPS = by_evaluation_sweep, functools.partial(by_evaluation_sweep, swept=2)
 OF_DICTS = by_training_step, by_file, by_stored_config  # which hold a path once
 
 
@@ -137,22 +137,25 @@ def check(door, way, place):
     assert both.to_dict() == door(name, [(second, value)], place).to_dict()
 
 
-@pytest.mark.parametrize('door', [*OF_FLAGS, *OF_SAMPLING, *OF_DICTS], ids=str)
+@pytest.mark.parametrize('door', [*OF_FLAGS, *OF_SWEEPS, by_open_run, *OF_DICTS], ids=str)
 def test_a_short_form_and_its_field(door, tmp_path):
   for way in SHORT:
-    if door not in OF_SAMPLING or way[1].startswith('sampling.'):
+    if door not in (*OF_SWEEPS, by_open_run) or way[1].startswith('sampling.'):
       check(door, way, tmp_path)
 
 
 @given(way=st.sampled_from(WAYS), data=st.data())
 @settings(
-  max_examples=60,
+  max_examples=120,
   deadline=None,
   derandomize=True,
   suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_every_field_and_every_choice(way, data, tmp_path):
-  text = store.as_text(way[-1])
-  is_swept = way[1].startswith('sampling.') and re.fullmatch(r'[^\s,]+', text) is not None
-  doors = OF_FLAGS + OF_SAMPLING[:2] * is_swept
+  name, one, other, value = way
+  is_of_sampling = one.startswith('sampling.')
+  is_word = re.fullmatch(r'[^\s,]+', store.as_text(value)) is not None  # a sweep holds it
+  is_one_argument = one == other and one.count('.') == 1  # which Python takes once
+  doors = OF_FLAGS + OF_SWEEPS * (is_of_sampling and is_word)
+  doors += (by_open_run,) * (is_of_sampling and not is_one_argument)
   check(data.draw(st.sampled_from(doors)), way, tmp_path)
