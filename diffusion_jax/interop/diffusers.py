@@ -31,7 +31,7 @@ from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 
 
-def load(path: str | Path, **options: object) -> reader.Imported:
+def load(path: str | Path, /, **options: object) -> reader.Imported:
   """Reads a UNet2DModel, a DiTTransformer2DModel or an AutoencoderKL.
 
   path: the folder of the model, of a pipeline of a U-Net or a DiT, or the file

@@ -132,7 +132,7 @@ LAYERS = names.table(
 )
 
 
-def load(path: str | Path, **options: object) -> reader.Imported:
+def load(path: str | Path, /, **options: object) -> reader.Imported:
   """Returns the network of a .safetensors file with a .json next to it.
 
   options: keywords of EDM's classes, which override the JSON file; without the
@@ -143,7 +143,7 @@ def load(path: str | Path, **options: object) -> reader.Imported:
   return from_tensors(read_tensors(path), **options)
 
 
-def from_tensors(tensors: names.Tensors, **options: object) -> reader.Imported:
+def from_tensors(tensors: names.Tensors, /, **options: object) -> reader.Imported:
   """Returns the network of a state dict; the arguments are as for `load`."""
   o = choose_options(**options)
   weights = vars(o).get(FILTER, (1, 1))

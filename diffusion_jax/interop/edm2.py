@@ -65,7 +65,7 @@ LAYERS = names.table(
 LOGVAR = Layer('fourier', 'logvar_fourier', FOURIER), Layer('linear', 'logvar_linear', names.TORCH)
 
 
-def load(path: str | Path, **options: object) -> Imported:
+def load(path: str | Path, /, **options: object) -> Imported:
   """Returns the network of a .safetensors file with a .json next to it.
 
   `more` of the result contains the weights of u(sigma). options: keywords of
@@ -77,7 +77,7 @@ def load(path: str | Path, **options: object) -> Imported:
   return from_tensors(read_tensors(path), **options)
 
 
-def from_tensors(tensors: names.Tensors, **options: object) -> Imported:
+def from_tensors(tensors: names.Tensors, /, **options: object) -> Imported:
   """Returns the network of a state dict; the arguments are as for `load`."""
   o = choose_options(**options)
   of_head = {n: x for n, x in tensors.items() if n.startswith('logvar_')}

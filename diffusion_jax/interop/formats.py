@@ -15,15 +15,15 @@ OTHERS = 'diffusers', 'openai', 'score_sde', 'edm', 'edm2'  # a module each
 
 
 def load(name: str, source: Path, model: str, options: Json) -> Imported:
-  """Reads weights by the module of a format; ValueError for an unknown option."""
+  """Reads weights by the module of a format; ValueError for an unknown option.
+
+  Readers take options as keywords, and refuse those that they do not know.
+  """
   _check_no_adapters(source)
   module = importlib.import_module(f'diffusion_jax.interop.{name}')
-  if model:
-    options = {'model': model} | options
-  try:
-    return module.load(source, **options)
-  except TypeError as error:  # an unknown option
-    raise ValueError(f'format={name}: {error}') from error
+  if model and options.get('model', model) != model:
+    raise ValueError(f'model={model} and options with model={options["model"]}: give one of them')
+  return module.load(source, **({'model': model} if model else {}) | options)
 
 
 def recognise(source: Path) -> str:

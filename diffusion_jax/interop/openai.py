@@ -100,7 +100,7 @@ MODELS = models("""
 """)
 
 
-def choose_flags(model: str, **flags: object) -> SimpleNamespace:
+def choose_flags(model: str, /, **flags: object) -> SimpleNamespace:
   """Returns the flags of a name in MODELS; `flags` override them."""
   hint = (
     "name the published file, or 'guided', 'improved' or 'classifier' with the "
@@ -178,7 +178,7 @@ LAYERS = names.table(
 )
 
 
-def load(path: str | Path, model: str = '', **flags: object) -> reader.Imported:
+def load(path: str | Path, /, model: str = '', **flags: object) -> reader.Imported:
   """Returns the network of a .pt file, or .safetensors with the same names.
 
   model: a name of MODELS; by default the name of the file. flags: flags of the
@@ -189,7 +189,7 @@ def load(path: str | Path, model: str = '', **flags: object) -> reader.Imported:
   return from_tensors(read_tensors(path), model or Path(path).stem, **flags)
 
 
-def from_tensors(tensors: names.Tensors, model: str, **flags: object) -> reader.Imported:
+def from_tensors(tensors: names.Tensors, model: str, /, **flags: object) -> reader.Imported:
   """Returns the network of a state dict; the arguments are as for `load`."""
   chosen = choose_flags(model, **flags)
   # Their scripts know 1000 classes; other numbers come from forks.

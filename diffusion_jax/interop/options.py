@@ -31,9 +31,11 @@ def of_text(text: str) -> Json:
         "'image_size=64 class_cond=True'"
       )
     try:
-      options[name] = ast.literal_eval(value)
+      given = ast.literal_eval(value)
     except (ValueError, SyntaxError):  # a word
-      options[name] = value
+      given = value
+    if options.setdefault(name, given) != given:
+      raise ValueError(f'{name} has two values, {options[name]} and {given}: give one of them')
   return options
 
 

@@ -52,7 +52,7 @@ MODELS = models("""
 _FREQUENCIES = re.compile(r'all_modules\.\d+\.W')
 
 
-def load(path: str | Path, model: str = '', **options: object) -> reader.Imported:
+def load(path: str | Path, /, model: str = '', **options: object) -> reader.Imported:
   """Returns the network of a checkpoint, .pth or Flax's msgpack.
 
   model: a name of MODELS; by default the last two folders of the path. options:
@@ -63,7 +63,7 @@ def load(path: str | Path, model: str = '', **options: object) -> reader.Importe
   return from_tensors(read_tensors(path), model, **options)
 
 
-def from_tensors(tensors: Tensors, model: str, **options: object) -> reader.Imported:
+def from_tensors(tensors: Tensors, model: str, /, **options: object) -> reader.Imported:
   """Returns the network of a checkpoint; the arguments are as for `load`.
 
   tensors: of `files.read_tensors`, which joins nested names by '/'.
@@ -76,7 +76,7 @@ def from_tensors(tensors: Tensors, model: str, **options: object) -> reader.Impo
   return imported
 
 
-def choose_options(model: str, **given: object) -> SimpleNamespace:
+def choose_options(model: str, /, **given: object) -> SimpleNamespace:
   """Returns the options of a name in MODELS; the given ones override them."""
   hint = 'name the model whose config the training used'
   defaults = {**OPTIONS, **of_model(MODELS, model, hint)}

@@ -54,6 +54,7 @@ WRONG = [
     "unet: act='gelu' has no counterpart here: it can be 'silu' or 'id'",
   ),
   (lambda: of_text('ema'), "'ema' is not name=value"),
+  (lambda: of_text('a=1 a=2'), 'a has two values, 1 and 2'),
   (
     lambda: check('unet', OPTIONS, {'depth': 'it is odd'}, 'in torch'),
     'depth=3 ... in torch: it is odd',
