@@ -136,16 +136,17 @@ def adaptive_ode(
   """Makes the sampler that solves the ODE between levels to a tolerance.
 
   It is `probability_flow` from level to level. The step to clean data solves it
-  to `last_noisy_level` first and returns x_0_hat there, so one step, as of
-  `level_grid(schedule, 1)`, draws samples. A batch shares its steps. rtol,
+  to `last_noisy_level` first, unless x_t is cleaner, and returns x_0_hat there, so
+  one step, as of `level_grid(schedule, 1)`, draws samples. A batch shares its steps. rtol,
   atol: as in `log_likelihood`; max_steps: samples are NaN if this is not enough
   in a step of the grid.
   """
 
   def step(key, x, state, denoise, *, level_s, level_t):
-    noisy = level_s.sigma > 0.0
-    end = select_level(noisy, level_s, last_noisy_level(schedule))
-    first, last = _angle(level_t).astype(x.dtype), _angle(end).astype(x.dtype)
+    noisy, start, lowest = level_s.sigma > 0.0, level_t, last_noisy_level(schedule)
+    is_cleaner = start.sigma * lowest.alpha < lowest.sigma * start.alpha
+    end = select_level(noisy, level_s, select_level(is_cleaner, start, lowest))
+    first, last = _angle(start).astype(x.dtype), _angle(end).astype(x.dtype)
     turn = last - first
 
     def field(u, state):
@@ -153,7 +154,7 @@ def adaptive_ode(
       return (expand_to(turn, x) * v,)
 
     def solve(x):
-      state = (x / expand_to(_scale(level_t), x),)
+      state = (x / expand_to(_scale(start), x),)
       whole = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
       (z,) = _solve(field, state, whole, rtol, atol, max_steps)
       return expand_to(_scale(end), x) * z

@@ -264,6 +264,20 @@ def test_the_adaptive_sampler_solves_the_ode_in_one_step_to_its_tolerance():
     assert_allclose(found, truth, atol=3e-3, err_msg=f'{name}, {num_steps} steps')
 
 
+def test_the_last_step_of_the_adaptive_sampler_does_not_add_noise():
+  """From a level below `last_noisy_level` the step to clean data is one call of the denoiser."""
+  schedule, oracle = SCHEDULES['flow'], oracles.gaussian([0.5, -0.3], [[0.1, 0.08], [0.08, 0.15]])
+  levels = jax.device_get(level_at(schedule, np.float32([1e-4, 0.0])))
+  sampler, x = dj.adaptive_ode(schedule), normal(4, 2)
+
+  @jax.jit
+  def last(x):
+    drawn = dj.sample(jax.random.key(0), oracle.denoise, sampler, levels, x)
+    return drawn, oracle.denoise(x, levels.take(0)).x0
+
+  assert_allclose(*last(x), rtol=1e-6)
+
+
 @settings(anything, max_examples=15)
 @given(st.integers(2, 256), st.integers(0, 2**31 - 1))
 def test_bits_of_a_histogram_are_exact(num_levels, seed):
