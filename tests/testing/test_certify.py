@@ -154,11 +154,17 @@ def test_samplers_converge_with_the_papers_order(sampler, problem, order):
     assert found.order_interval[0] <= found.order <= found.order_interval[1]
 
 
+def moved(problem, noise, num_steps, rng):
+  """The exact map, moved by a third of the data's standard deviation."""
+  return problem.flow_map(noise, problem.sigma_max, 0.0, tolerance=1e-6) + 0.3
+
+
 @pytest.mark.parametrize(
   ('sampler', 'problem', 'verdict', 'reason'),
   [
     (method(heun, shift=1), MIXTURE, 'lower order', r'order of the path is [01]\..*, not 2'),
     (method(euler, scale=1.1), MIXTURE, 'does not converge', 'the variance is 1.'),
+    (moved, GAUSSIAN, 'does not converge', 'functions along lines are 0.07'),
     (without_the_last_step, MIXTURE, 'does not converge', 'the path error stays at 4'),
     (method(sde, factor=1.0), IMAGE, 'biased', r'the variance is \d\d?\.'),
     (with_an_infinity, GAUSSIAN, 'not finite', 'beyond'),
