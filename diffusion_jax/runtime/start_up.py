@@ -21,23 +21,32 @@ def seconds_since_launch() -> float | None:
     return None
 
 
-class _Pipe(io.FileIO):
+class _Stream(io.FileIO):
+  is_lost = False
+
   def write(self, data):
     try:
       return super().write(data)
     except BrokenPipeError:
-      return memoryview(data).nbytes
+      pass
+    except OSError as error:  # a full disk: the work itself goes on
+      if not self.is_lost and sys.stdout.fileno() == self.fileno():
+        print(
+          f'note: stdout cannot be written ({error.strerror}); its lines are lost', file=sys.stderr
+        )
+      self.is_lost = True
+    return memoryview(data).nbytes
 
 
 def open_streams() -> None:
   """Opens stdout and stderr so that no write fails.
 
-  What nobody reads (`--help | true`, `>&-`) is dropped; what the encoding
-  lacks, as in a path, is escaped.
+  What nobody reads (`--help | true`, `>&-`) and what no disk takes is dropped;
+  what the encoding lacks, as in a path, is escaped.
   """
   for name in ('stdout', 'stderr'):
     stream = getattr(sys, name)  # None: it is closed
-    raw = _Pipe(os.dup(stream.fileno()) if stream else os.devnull, 'w')
+    raw = _Stream(os.dup(stream.fileno()) if stream else os.devnull, 'w')
     how = getattr(stream, 'encoding', 'utf-8'), 'backslashreplace'
     setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), *how, line_buffering=True))
 

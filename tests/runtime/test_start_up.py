@@ -105,3 +105,13 @@ def test_a_pipe_that_nobody_reads_is_no_error(how):
   result = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, check=True)
   os.close(writes)
   assert result.stderr == 'kept caf\\udce9\n'
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='of Linux')
+def test_a_stdout_on_a_full_disk_is_one_line():
+  with open('/dev/full', 'w') as full:
+    command = [sys.executable, '-c', CLOSED, 'full']
+    result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=True)
+  first, last = result.stderr.splitlines()
+  assert first == 'note: stdout cannot be written (No space left on device); its lines are lost'
+  assert last == 'kept caf\\udce9'
