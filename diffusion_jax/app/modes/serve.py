@@ -40,6 +40,7 @@ from diffusion_jax.sampling.sampler import spread_levels, take_step
 
 HOST = '127.0.0.1'
 MOST_STEPS = 10_000  # of a drawing
+PATIENCE = 10.0  # seconds for a whole request
 HEADERS = {
   'Content-Security-Policy': (
     "default-src 'none'; connect-src 'self'; img-src data:; style-src "
@@ -79,11 +80,7 @@ Emerge = Callable[[store.Flags], Iterator[Frame]]
 
 def main(run: Run) -> None:
   """Serves the page until Ctrl-C."""
-  import uvicorn
-
-  app = application(run)
-  how = {'log_level': 'warning', 'timeout_graceful_shutdown': 1}
-  server = uvicorn.Server(uvicorn.Config(app, **how))
+  server = server_of(application(run))
   with listening(run.model.config.serve.port) as listener:
     port = listener.getsockname()[1]
     print(f'open http://{HOST}:{port}/ (Ctrl-C ends)', flush=True)
@@ -91,6 +88,37 @@ def main(run: Run) -> None:
       server.run(sockets=[listener])
     except KeyboardInterrupt:
       print('ended')
+
+
+def server_of(app: Callable) -> Any:
+  """Returns a uvicorn.Server, which closes a connection without a request in `PATIENCE`."""
+  import uvicorn
+  from uvicorn.protocols.http import auto
+
+  class Protocol(auto.AutoHTTPProtocol):
+    # uvicorn itself waits without end for the rest of a request.
+    waits = False
+
+    def connection_made(self, transport):
+      super().connection_made(transport)
+      self.wait()
+
+    def data_received(self, data):
+      super().data_received(data)
+      self.wait()
+
+    def wait(self):
+      if not self.waits:
+        self.waits = True
+        self.loop.call_later(PATIENCE, self.end)
+
+    def end(self):
+      self.waits = False
+      if self.cycle is None or self.cycle.response_complete:
+        self.transport.close()
+
+  how = {'log_level': 'warning', 'timeout_graceful_shutdown': 1}
+  return uvicorn.Server(uvicorn.Config(app, http=Protocol, **how))
 
 
 def listening(port: int) -> socket.socket:

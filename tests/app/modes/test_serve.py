@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
 from diffusion_jax.app.kinds import registry, store
@@ -36,8 +35,7 @@ SIZE = typed('serve.num_images=4 sampling.num_steps=3')
 @contextlib.contextmanager
 def served(config, workdir):
   """Yields the address of a page that is served by this process."""
-  app = serve.application(Run.open(config, workdir))
-  server = uvicorn.Server(uvicorn.Config(app, log_level='warning'))
+  server = serve.server_of(serve.application(Run.open(config, workdir)))
   with serve.listening(0) as listener:
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
@@ -72,6 +70,19 @@ def draw(page, **fields):
   text = get(page, f'draw?{urllib.parse.urlencode(fields)}')[1]
   events = [json.loads(part.removeprefix('data: ')) for part in text.split('\n\n') if part]
   return [e for e in events if 'image' in e or 'error' in e]
+
+
+def test_a_request_that_is_never_whole_is_dropped(page, monkeypatch):
+  """Also the second one of a connection; a drawing that takes longer goes on."""
+  monkeypatch.setattr(serve, 'PATIENCE', 0.3)
+  place = urllib.parse.urlsplit(page)
+  whole = f'GET /settings HTTP/1.1\r\nHost: {place.netloc}\r\n\r\n'.encode()
+  for start in (b'', b'GET / HTTP/1.1\r\nHost:', whole + b'GET'):
+    with socket.create_connection((place.hostname, place.port), timeout=20) as half:
+      half.sendall(start)
+      answer = b''.join(iter(lambda: half.recv(2**16), b''))  # noqa: B023
+      assert (b'200 OK' in answer) == start.startswith(whole)
+  assert draw(page, seed=1)
 
 
 def picture(event):
