@@ -23,6 +23,8 @@ PAR1[^,;|\t\r\n] a Parquet file: pandas.read_parquet(file).to_csv(name, index=Fa
 \xff\xfe|\xfe\xff text in UTF-16: save it as CSV in UTF-8
 <(!DOCTYPE|!doctype|html) a page of HTML: download the table itself
 \[?{\s*" JSON: write it as CSV"""
+# What `safe` has marked.
+_MARKED = re.compile(r"\A'(?=[=@+-])")
 HEADER = 'the first row must name the columns: delete a title or a comment, or write names above'
 
 
@@ -52,7 +54,8 @@ def read_cells(path: str | Path) -> Cells:
   delimiter = _delimiter(text)
   try:
     for line in _lines(text, delimiter, strict=True):
-      lines.append([cell.strip().translate({9: ' ', 10: ' '}) for cell in line])
+      cells = (cell.strip().translate({9: ' ', 10: ' '}) for cell in line)
+      lines.append([_MARKED.sub('', cell, count=1) for cell in cells])
   except csv.Error as error:
     raise ValueError(f'{path}, row {len(lines) + 1}: {error}') from None
   rows = [i for i, line in enumerate(lines, 1) if line]
@@ -84,6 +87,15 @@ def read_cells(path: str | Path) -> Cells:
       raise ValueError(f'{path} has several columns {name!r}: rename them; {HEADER}')
   columns = zip(header, zip(*texts, strict=True), strict=True)
   return Cells(path, {name: cells for name, cells in columns if name}, rows[1:], delimiter)
+
+
+def safe(text: str) -> str:
+  """Returns a text as a spreadsheet may open it: it would run one such as =A1, not '=A1.
+
+  `read_cells` takes the mark away again.
+  """
+  runs = text.startswith((*'=@+-',)) and not NUMBER.fullmatch(text)
+  return f"'{text}" if runs else text
 
 
 def single_line(name: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.data import buckets
-from diffusion_jax.data.cells import HEADER, NUMBER, Cells, read_cells, single_line
+from diffusion_jax.data.cells import HEADER, NUMBER, Cells, read_cells, safe, single_line
 from diffusion_jax.data.columns import check_columns
 from diffusion_jax.data.files import say_once
 from diffusion_jax.data.npz import box_of, read_array
@@ -356,9 +356,9 @@ def texts_of(names: Iterable[str], x: np.ndarray) -> dict[str, list[str]]:
 
 
 def as_csv(columns: Mapping[str, Iterable[object]]) -> str:
-  """Returns the columns as a CSV file has them, below their names."""
+  """Returns the columns as a CSV file has them, below their names; see `cells.safe`."""
   file = io.StringIO()
   writer = csv.writer(file, lineterminator='\n')
-  writer.writerow(columns)
-  writer.writerows(zip(*columns.values(), strict=True))
+  for row in (columns, *zip(*columns.values(), strict=True)):
+    writer.writerow([safe(str(cell)) for cell in row])
   return file.getvalue()

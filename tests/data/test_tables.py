@@ -172,6 +172,15 @@ def test_missing_values(tmp_path, capsys, text):
   assert np.isnan(numbers(read_cells(path), ['x'], blank=True)[:, 0]).tolist() == [0, 0, 0, 1, 0]
 
 
+def test_a_spreadsheet_runs_no_text_of_a_table(tmp_path):
+  """A stranger's names and categories are texts there, and are read as they were."""
+  texts = ['=HYPERLINK("http://a/b")', '@SUM(A1)', '+1+1', '-2+3', '-1.5', '+1e3', 'a=b']
+  text = as_csv({texts[0]: texts, 'n': range(7)})
+  assert [line[:2] for line in text.split('\n')[2:-1]] == ["'@", "'+", "'-", '-1', '+1', 'a=']
+  assert text.startswith('"\'=HYP') and text.count('"\'=HYP') == 2
+  assert read_cells(write(tmp_path / 'a.csv', text)).columns[texts[0]] == (*texts,)
+
+
 @pytest.mark.parametrize('count', [3, 30])
 def test_the_advice_for_a_missing_value_works(tmp_path, count):
   """A category is advised where it is one: in context or label, of few different values."""
