@@ -36,12 +36,9 @@ def prepare(name: str, data_dir: str | Path = '') -> Path:
   prepared as array_record, the official archives in DATA_DIR/downloads/manual,
   a download. Raises ValueError or OSError with one line that says what to do.
   """
-  from diffusion_jax.data import builders
-
   if is_address(data_dir):
     raise ValueError(f'{data_dir}: {name} is prepared in a folder of this machine, or data=tfds')
-  make = {'cifar10': builders.CIFAR10Arrays, 'mnist': builders.MNISTArrays}
-  builder_class, top = make[name], default_data_dir(data_dir)
+  builder_class, top = _builder(name), default_data_dir(data_dir)
   folder = top / builder_class.name / str(builder_class.VERSION)
   if folder.exists():
     check_prepared(folder)
@@ -63,6 +60,22 @@ def prepare(name: str, data_dir: str | Path = '') -> Path:
       raise
   check_prepared(folder)
   return folder
+
+
+def is_here(name: str, data_dir: str | Path = '') -> bool:
+  """Returns whether `prepare` needs no network for a set of NAMES."""
+  if is_address(data_dir):
+    return True  # `prepare` refuses it
+  builder_class, top = _builder(name), default_data_dir(data_dir)
+  if (top / builder_class.name / str(builder_class.VERSION)).exists():
+    return True
+  return prepared_by_tfds(name, top) is not None or not _missing(builder_class, top)
+
+
+def _builder(name):
+  from diffusion_jax.data import builders
+
+  return {'cifar10': builders.CIFAR10Arrays, 'mnist': builders.MNISTArrays}[name]
 
 
 def _download_and_prepare(name, builder):
@@ -89,9 +102,11 @@ def prepared_by_tfds(name: str, data_dir: str | Path = '') -> Path | None:
 
   top = str(default_data_dir(data_dir))
   try:
-    parsed, _ = tfds_names.parse_builder_name_kwargs(name)
+    parsed, options = tfds_names.parse_builder_name_kwargs(name)
   except ValueError:
-    raise ValueError(f'{name!r} is not name[/config][:version]') from None
+    options = {'none': name}
+  if {*options} - {'config', 'version'}:  # tfds reads mnist/data_dir=x as an argument
+    raise ValueError(f'{name!r} is not name[/config][:version]')
   check_features(Path(top) / parsed.name)
   with _described(f'{name} in {top}'):
     try:
@@ -157,30 +172,37 @@ def _described(place):
   return naming(f'{place} is damaged {files}: delete it and prepare it again', Exception)
 
 
+def _missing(builder_class, top):
+  # Returns the addresses of the archives that are neither downloaded nor put there.
+  from tensorflow_datasets.core.download import checksums, resource
+
+  missing = []
+  for url in builder_class.URLS:
+    file_name = resource.get_dl_fname(url, checksums.get_all_url_infos()[url].checksum)
+    cached = top / 'downloads' / builder_class.name / file_name
+    given = top / 'downloads' / 'manual' / url.rpartition('/')[-1]
+    if not given.is_file() and not resource.is_locally_cached(cached):
+      missing.append(url)
+  return missing
+
+
 def _check_archives(name, builder_class, top, remark):
   # Finds in seconds, where tfds needs minutes, that an archive is damaged, or
   # that it is missing and cannot be downloaded.
   import requests
-  from tensorflow_datasets.core.download import checksums, resource
+  from tensorflow_datasets.core.download import checksums
 
   manual = top / 'downloads' / 'manual'
-  missing = []
   for url in builder_class.URLS:
     expected = checksums.get_all_url_infos()[url]
     given = manual / url.rpartition('/')[-1]
-    if given.is_file():
-      found = checksums.compute_url_info(given)
-      if found != expected:
-        raise ValueError(
-          f'{given} is damaged; replace or delete it: expected '
-          f'{int(expected.size):,} bytes with sha256 {expected.checksum}, got '
-          f'{int(found.size):,} with {found.checksum}'
-        )
-      continue
-    file_name = resource.get_dl_fname(url, expected.checksum)
-    cached = top / 'downloads' / builder_class.name / file_name
-    if not resource.is_locally_cached(cached):
-      missing.append(url)
+    if given.is_file() and (found := checksums.compute_url_info(given)) != expected:
+      raise ValueError(
+        f'{given} is damaged; replace or delete it: expected '
+        f'{int(expected.size):,} bytes with sha256 {expected.checksum}, got '
+        f'{int(found.size):,} with {found.checksum}'
+      )
+  missing = _missing(builder_class, top)
   if not missing:
     return
   try:

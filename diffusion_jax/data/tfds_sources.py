@@ -22,6 +22,14 @@ from diffusion_jax.ranges import Count, ImageShape, meant, nearest
 CIFAR10_CLASSES = (*'airplane automobile bird cat deer dog frog horse ship truck'.split(),)
 
 
+def _downloads(constructor):
+  # Marks a constructor that may use the network, with whether it needs it.
+  name = constructor.__name__
+  constructor.is_here = lambda split, data_dir='': prepare.is_here(name, data_dir)
+  return constructor
+
+
+@_downloads
 @states(lambda **_: pictures((32, 32, 3), 10, CIFAR10_CLASSES))
 def cifar10(split: str = 'train', data_dir: ReadPath | Path = '') -> ArraySource:
   """Returns CIFAR-10: 50,000 and 10,000 images 32x32x3, labels 0..9.
@@ -31,6 +39,7 @@ def cifar10(split: str = 'train', data_dir: ReadPath | Path = '') -> ArraySource
   return _in_memory('cifar10', split, data_dir, CIFAR10_CLASSES)
 
 
+@_downloads
 @states(lambda **_: pictures((28, 28, 1), 10))
 def mnist(split: str = 'train', data_dir: ReadPath | Path = '') -> ArraySource:
   """Returns MNIST: 60,000 and 10,000 images 28x28x1, labels 0..9.

@@ -589,6 +589,7 @@ WRONG = [
     "has a set 'cifar1' ... mean ... cifar10",
   ),
   (lambda: tfds_sources.tfds('train', 'a b', data_dir='.'), "'a b' is not name"),
+  (lambda: tfds_sources.tfds('train', 'mnist/data_dir=/x', data_dir='.'), "=/x' is not name["),
 ]
 LOST = [
   (lambda: npz('none.npz'), 'npz file none.npz not found'),

@@ -155,6 +155,8 @@ class Node(Tree):
       elif parameter.default is EMPTY:
         raise self._unset(name)
     with from_config(self.where):
+      if (is_here := getattr(self.constructor, 'is_here', None)) and not is_here(**values):
+        trust.check_download(self.where, self.choice)
       part = self.constructor(**values)
       if ':' in self.choice:
         trust.check_made(self.where, self.choice, part)

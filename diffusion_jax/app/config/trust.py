@@ -138,6 +138,12 @@ def check_imports(*fields: tuple[str, str]) -> None:
   _refuse(others, 'would be imported, which runs its code', 'name')
 
 
+def check_download(field: str, name: str) -> None:
+  """Raises UserError if only a stored config names data that would be downloaded."""
+  if name not in _allowed:
+    _refuse({field: name}, 'would be downloaded', 'name')
+
+
 def _refuse(fields, use, what):
   if fields:
     named = ' and '.join(f'config.{field}={word!r}' for field, word in fields.items())

@@ -17,6 +17,7 @@ from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import other_runs, registry, roles, store
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.data import prepare
 from diffusion_jax.errors import UserError
 from tests.app.config.test_user_parts import PLACES, TOY, nothing_is_allowed, plain
 from tests.app.conftest import read, refused, smoke, stored_run
@@ -322,6 +323,20 @@ def test_all_parts_of_a_stranger_are_asked_for_at_once(payload, tmp_path):
     store.open_run(run)
   words = re.search('--allow=(.*) to the command', str(error.value))[1].split(',')
   assert {*words} == {schedule, network} and 'would be imported' in str(error.value)
+
+
+@pytest.mark.parametrize('name', prepare.NAMES)
+def test_a_set_that_only_a_stored_config_names_is_not_downloaded(name, tmp_path, monkeypatch):
+  """A set that is here, and one that the user names, needs no further word."""
+  monkeypatch.setattr(prepare, 'default_data_dir', lambda path='': tmp_path)
+  monkeypatch.setattr(prepare, '_check_archives', lambda *_: pytest.fail('asks the network'))
+  content = folder.plain(store.with_flags(read('digits'), [('data', name)]))
+  trust._allowed.clear()  # another start of the program
+  config = store.stored(json.loads(json.dumps(content)), 'config.json')
+  message = f"config.data='{name}' would be downloaded, .* add --allow={name} to the command"
+  refused(message, config.data.make, {'split': 'train'})
+  (tmp_path / f'{name}_arrays' / '1.0.0').mkdir(parents=True)
+  refused('is incomplete', config.data.make, {'split': 'train'})
 
 
 def test_all_that_a_mode_would_read_is_asked_for_at_once():
