@@ -246,6 +246,7 @@ _APART = (
   'edit.',
   'convert.',
   'report.',
+  'serve.',
   'noise.',
   'average.',
   'facts.',
