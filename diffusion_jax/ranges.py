@@ -64,6 +64,7 @@ def within(interval: str) -> Rule:
 Size = Annotated[int, at_least(1)]
 Several = Annotated[int, at_least(2)]
 Rows = Annotated[Size, Rule('an integer up to 10^8', lambda n: n <= 10**8)]
+Levels = Annotated[Size, Rule('an integer up to 10^5', lambda n: n <= 10**5)]
 Count = Annotated[int, at_least(0)]
 Finite = Annotated[float, within('(-inf, inf)')]
 Positive = Annotated[float, within('(0, inf)')]

@@ -21,7 +21,7 @@ from diffusion_jax.core.arguments import (
   pytree_dataclass,
 )
 from diffusion_jax.core.levels import NoiseLevel, round_near_step, vp_level
-from diffusion_jax.ranges import NonNegative, Probability
+from diffusion_jax.ranges import Levels, NonNegative, Probability
 
 Array = jax.Array
 
@@ -197,12 +197,12 @@ def _checked(name, sequence, last, identity):
   return sequence
 
 
-def linear_betas(num_steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
+def linear_betas(num_steps: Levels = 1000, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
   """Returns betas evenly spaced from `start` to `end` (DDPM section 4), [T]."""
   return np.linspace(start, end, _positive(num_steps), dtype=np.float64)
 
 
-def rescaled_linear_betas(num_steps: int = 1000) -> np.ndarray:
+def rescaled_linear_betas(num_steps: Levels = 1000) -> np.ndarray:
   """Returns DDPM's linear betas times 1000 / T (Nichol & Dhariwal's code), [T].
 
   This keeps alpha_bar_T near DDPM's 4e-5 for any T. At T = 20 the last beta is
@@ -212,20 +212,20 @@ def rescaled_linear_betas(num_steps: int = 1000) -> np.ndarray:
   return linear_betas(num_steps, 1e-4 * scale, 0.02 * scale)
 
 
-def quadratic_betas(num_steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
+def quadratic_betas(num_steps: Levels = 1000, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
   """Returns betas with evenly spaced square roots (DDPM's 'quad'), [T]."""
   return linear_betas(num_steps, start**0.5, end**0.5) ** 2
 
 
 def scaled_linear_betas(
-  num_steps: int = 1000, start: float = 0.00085, end: float = 0.012
+  num_steps: Levels = 1000, start: float = 0.00085, end: float = 0.012
 ) -> np.ndarray:
   """Returns latent diffusion's 'scaled_linear': `quadratic_betas`, [T]."""
   return quadratic_betas(num_steps, start, end)
 
 
 def cosine_betas(
-  num_steps: int = 1000, s: NonNegative = 0.008, max_beta: Probability = 0.999
+  num_steps: Levels = 1000, s: NonNegative = 0.008, max_beta: Probability = 0.999
 ) -> np.ndarray:
   """Returns min(1 - abar(i/T) / abar((i-1)/T), max_beta) (IDDPM Eq. 17), [T].
 
@@ -236,19 +236,19 @@ def cosine_betas(
   return np.minimum(1.0 - alpha_bars[1:] / alpha_bars[:-1], max_beta)
 
 
-def sigmoid_betas(num_steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
+def sigmoid_betas(num_steps: Levels = 1000, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
   """Returns a logistic curve over [-6, 6] from start to end (GeoDiff), [T]."""
   curve = 1.0 / (1.0 + np.exp(-np.linspace(-6.0, 6.0, _positive(num_steps))))
   return curve * (end - start) + start
 
 
-def constant_betas(num_steps: int = 1000, value: float = 0.02) -> np.ndarray:
+def constant_betas(num_steps: Levels = 1000, value: float = 0.02) -> np.ndarray:
   """Returns `value` at every step ('const' in DDPM), [T]."""
   return linear_betas(num_steps, value, value)
 
 
 def warmup_betas(
-  num_steps: int = 1000, fraction: Probability = 0.1, start: float = 1e-4, end: float = 0.02
+  num_steps: Levels = 1000, fraction: Probability = 0.1, start: float = 1e-4, end: float = 0.02
 ) -> np.ndarray:
   """Returns a line to `end` over the first fraction * T steps, then `end`, [T].
 
@@ -260,7 +260,7 @@ def warmup_betas(
   return betas
 
 
-def reciprocal_betas(num_steps: int = 1000) -> np.ndarray:
+def reciprocal_betas(num_steps: Levels = 1000) -> np.ndarray:
   """Returns 1/T, 1/(T-1), ..., 1 ('jsd' in DDPM; Sohl-Dickstein 2015), [T].
 
   alpha_bar_i = 1 - i/T falls linearly to exactly zero.

@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 # Words of `Row.modes`.
-TRAIN, EDIT, EVALUATE = ('train',), ('edit',), ('evaluate',)
+TRAIN, SAMPLE, EDIT, EVALUATE = ('train',), ('sample',), ('edit',), ('evaluate',)
 
 
 def lines(

@@ -1,15 +1,43 @@
 """What a config, its data and a mode cannot be together: a row for each rule."""
 
+import math
+import os
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
+import jax
+
 import diffusion_jax as dj
-from diffusion_jax.app.config.rules import EDIT, EVALUATE, Row
+from diffusion_jax.app.config.rules import EDIT, EVALUATE, SAMPLE, TRAIN, Row
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import condition_of, fitting, method_name
 from diffusion_jax.app.kinds.choices import PAIRED
 from diffusion_jax.app.kinds.couplings import COUPLINGS
 from diffusion_jax.data.sources import Facts
+
+# -- what a machine holds -----------------------------------------------------
+
+
+def _too_large(field, mode, most=''):
+  # Returns the row of a batch of which a machine cannot hold two; most: the field of
+  # the number of examples, if a batch has no more.
+  def found(c, facts):
+    size = min(c.at(name) for name in (field, most) if name)
+    memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    batch = 4 * math.prod((size, *facts.x.shape)) / jax.process_count()
+    return (
+      2 * batch > memory and f'{batch / 2**30:,.0f} GiB, and the machine has {memory / 2**30:,.0f}'
+    )
+
+  advice = f'config.{field}={{c.{field}}}: a batch takes {{it}}: take a smaller one'
+  return Row(found, advice, mode)
+
+
+MACHINE = (
+  _too_large('training.batch_size', TRAIN),
+  _too_large('evaluation.batch_size', EVALUATE),
+  _too_large('sampling.batch_size', SAMPLE, 'sampling.num_samples'),
+)
 
 # -- what needs which data -----------------------------------------------------
 
@@ -232,4 +260,4 @@ EDITS = (
   ),
 )
 
-CONFLICTS = *DATA, *GUIDANCE, *EDITS, *COUPLINGS
+CONFLICTS = *MACHINE, *DATA, *GUIDANCE, *EDITS, *COUPLINGS

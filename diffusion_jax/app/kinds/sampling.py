@@ -10,7 +10,7 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.app.config.schema import Table
 from diffusion_jax.core.step_schedules import num_steps_of
-from diffusion_jax.ranges import Positive, Probability, Rate, Size
+from diffusion_jax.ranges import Levels, Positive, Probability, Rate
 from diffusion_jax.sampling.grids import Spacing
 from diffusion_jax.training.averaging import Width
 
@@ -75,7 +75,7 @@ class Respaced(NamedTuple):
 def grids(default: int) -> Table:
   """Returns the choices of a grid; default: of its number of levels."""
 
-  def steps(number: Size = default, spacing: Spacing = 'uniform') -> Steps:
+  def steps(number: Levels = default, spacing: Spacing = 'uniform') -> Steps:
     """Visits levels of the whole schedule.
 
     Args:
@@ -90,7 +90,7 @@ def grids(default: int) -> Table:
 def uniform_grids(default: int) -> Table:
   """Returns the choices of a grid of levels that are evenly spaced in time."""
 
-  def steps(number: Size = default) -> Steps:
+  def steps(number: Levels = default) -> Steps:
     """Visits levels that are evenly spaced in time.
 
     Args:

@@ -1,6 +1,7 @@
 """The kinds of models, as the schemas of their configs, and the functions of configs with them."""
 
 import functools
+import math
 from collections.abc import Mapping
 
 from diffusion_jax.aliases import Tree
@@ -61,6 +62,7 @@ def kind_of(tree: Tree) -> Schema:
   return every[name]
 
 
+MOST_POINTS = 1000  # of a sweep
 _PATH = 'evaluation.metrics'
 AUTO = 'auto'  # the metrics that follow from the data, see `metrics_of_data.chosen`
 
@@ -126,6 +128,10 @@ def swept(text: str) -> Flags:
         "as in 'num_steps=10,20 sampler=ddim,heun'"
       )
     flags.append((f'sampling.{field}', values))
+  count = math.prod(len(values.split(',')) for _, values in flags)
+  if count > MOST_POINTS:
+    what = f'has {count:,} points, and at most {MOST_POINTS:,} can be measured'
+    raise UserError(f'config.evaluation.sweep={text:.60}: it {what}')
   return flags
 
 

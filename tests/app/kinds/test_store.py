@@ -5,6 +5,7 @@ import pytest
 from diffusion_jax.app.config import tree
 from diffusion_jax.app.kinds import store
 from diffusion_jax.ranges import PLAIN
+from tests.app.conftest import refused
 
 
 @pytest.mark.parametrize('kind', store.KINDS)
@@ -20,3 +21,9 @@ def test_no_plain_parameter_has_the_name_of_a_table(kind):
     if isinstance(parameter.default, (*PLAIN,))
   ]
   assert not [where for where in plain if kind.table(where)]
+
+
+def test_a_sweep_has_few_points():
+  many = ','.join(map(str, range(500)))
+  assert store.swept(f'seed={many} num_steps=5,10')
+  refused('has 1,500 points, and at most 1,000', store.swept, f'seed={many} num_steps=5,10,20')

@@ -24,6 +24,9 @@ RUNS = 'digits digits_classifier digits_autoencoder self_conditioning two_moons'
 AUTOENCODER = 'tests.app.small_network:SmallAutoencoder'
 TABLES = {}
 TABLES['train'] = """
+training.batch_size=99999999999 => training.batch_size=99999999999: a batch takes 23,842 GiB, and
+  the machine has
+schedule.num_steps=1000000000 => schedule.num_steps=1000000000 is not an integer up to 10^5
 mnist data=npz data.path=/nowhere/mnist.npz => config.data: npz file /nowhere/mnist.npz not found
 training.batch_size=12 training.mesh=-1,1 => batch_size=12 cannot be split over the 8 devices of the
   mesh: take a multiple of 8, or fewer devices by --config.training.machine.mesh
@@ -146,6 +149,9 @@ joint conditioning.context=vector => context in x: set context=None
 two_moons sampling.bound=clip => config.sampling.bound=clip needs levels
 """
 TABLES['sample'] = """
+sampling.num_steps=1000000000 => sampling.grid.number=1000000000 is not an integer up to 10^5
+sampling.batch_size=99999999999 sampling.num_samples=99999999999 => sampling.batch_size=99999999999:
+  a batch takes 23,842 GiB
 sampling.sampler=tests.app.toy_parts:ramp => its constructor must return a dj.Sampler(init, step),
   not a function
 sampling.sampler=tests.app.toy_parts:estimate => config.sampling.sampler: the step of a sampler
@@ -264,6 +270,7 @@ self_conditioning edit=restore edit.operator=downsample edit.simulate=True edit.
   edit=restore needs a denoiser
 """
 TABLES['evaluate'] = """
+evaluation.batch_size=99999999999 => evaluation.batch_size=99999999999: a batch takes 23,842 GiB
 evaluation.metrics= => metrics is empty: give one of elbo, ode
 evaluation.elbo.random_steps=9 evaluation.elbo.num_steps=5 => config.evaluation.elbo: steps is 9: it
   must
