@@ -16,6 +16,8 @@ from diffusion_jax.paths import texts_in
 from diffusion_jax.report import page, record, results
 from diffusion_jax.runtime.files import one_line
 
+# Names of data, and their sets on the Hugging Face Hub; it has none of the others.
+_HUB = {'cifar10': 'uoft-cs/cifar10', 'mnist': 'ylecun/mnist'}
 # The sections that say what was trained, in the order of the card.
 _SECTIONS = (
   'data',
@@ -128,19 +130,19 @@ def metadata(about: About) -> Json:
   if about.draws:
     task = 'text-to-image' if about.reads_text else 'unconditional-image-generation'
     head['pipeline_tag'] = task
-  if data:
-    head['datasets'] = [data['name']]
+  name = data['name'] if data else 'unknown'
+  if name in _HUB:
+    head['datasets'] = [_HUB[name]]
+  of_hub = {'type': _HUB.get(name, 'other'), 'name': name}
   if about.scores:
-    name, metrics = data['name'] if data else 'unknown', []
+    metrics = []
     for x in about.scores:
       shown = f'{x.words}, {x.shown} ({x.about})'
       metrics.append({'type': x.metric, 'value': x.value, 'name': shown})
     head['model-index'] = [
       {
         'name': about.name,
-        'results': [
-          {'task': {'type': task}, 'dataset': {'type': name, 'name': name}, 'metrics': metrics}
-        ],
+        'results': [{'task': {'type': task}, 'dataset': of_hub, 'metrics': metrics}],
       }
     ]
   return head
