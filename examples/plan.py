@@ -40,7 +40,10 @@ device_description_str: "%s" platform_name: "CUDA" dnn_version_info { major: 9 m
 
 def devices_of(name):
   """Returns the devices of a name, and XLA's options to compile without them."""
-  gpu = re.fullmatch(r'(?:(\d+)x)?(a100|h100|h200)x([1-8])', name)
+  gpu = re.fullmatch(r'(?:([1-9]\d*)x)?(a100|h100|h200)x([1-8])', name)
+  if not gpu and not re.fullmatch(r'cpu:[1-9]\d*|v\d+\w*:\d+(x\d+)*', name):
+    known = 'a TPU slice as v5e:2x4, GPUs as h100x8 (up to 8 a machine) or 2xh100x8, or cpu:8'
+    raise UserError(f'{name} is not the name of devices: give {known}')
   if name.startswith('cpu:'):
     jax.config.update('jax_num_cpu_devices', int(name[4:]))
     return jax.devices('cpu'), {}
@@ -87,9 +90,12 @@ def main(argv=None):
   given = parser.parse_args(argv)
   try:
     fields = dict(field.split('=', 1) for field in given.field)
+    for mesh in given.mesh:
+      if not re.fullmatch(r'[1-9]\d*x[1-9]\d*', mesh):
+        raise UserError(f'{mesh} is not a mesh: give data x fsdp, such as 8x1 or 1x8')
     devices, options = devices_of(given.devices)
     print('mesh\tparameters\targuments\tpeak\tsent at least\tFLOP')
-    for data, _, fsdp in (mesh.partition('x') for mesh in given.mesh):
+    for data, fsdp in (mesh.split('x') for mesh in given.mesh):
       row = row_of(given.config, fields, devices, options, int(data), int(fsdp))
       print(*row, sep='\t', flush=True)
   except (UserError, ValueError, RuntimeError) as error:

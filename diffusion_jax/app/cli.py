@@ -18,11 +18,10 @@ from typing import NoReturn
 import jax
 from absl import app, flags, logging
 
-from diffusion_jax.app import help, modes
+from diffusion_jax.app import help, modes, smoke
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, paths_near
 from diffusion_jax.app.kinds import roles, rules, store
-from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.errors import Preempted, UserError, beginning, place_of
 from diffusion_jax.paths import expanded
 from diffusion_jax.ranges import Count, FlagText, convert, meant, near, nearest
@@ -173,11 +172,7 @@ class Command:
     """Returns the config of --config, without the flags; facts: a run's too."""
     if self.is_run:
       return store.open_run(self.path, skip=(*roles.NOT_READ, *([] if facts else ['facts'])))
-    argument, trial = self.argument, False
-    if argument == 'smoke' or argument.endswith('_smoke'):
-      argument, trial = argument.removesuffix('smoke').rstrip('_'), True
-    config = store.completed(store.from_file(self.path, argument) if self.path else {})
-    return shrunk(config, self.fields) if trial else config
+    return smoke.described(self.path, self.argument, self.fields)
 
   def uses_a_run(self, mode: str) -> bool:
     """Returns whether the model of a mode is a trained run's."""

@@ -4,7 +4,7 @@ from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.store import Flags
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds.store import completed, with_fields
+from diffusion_jax.app.kinds.store import completed, from_file, with_fields
 from diffusion_jax.data import image_folder
 
 # Limits of the parameters of networks.
@@ -47,6 +47,17 @@ OPTIONAL = {
   # almost 0 for an untrained network.
   'sampling.corrector': None,
 }
+
+
+def described(path: str, argument: str, flags: Flags = ()) -> Node:
+  """Returns the complete config of a file, '': the defaults; argument: as in file.py:argument.
+
+  It is a variant of the file, or smoke or <variant>_smoke for its trial. flags: see `shrunk`.
+  """
+  trial = argument == 'smoke' or argument.endswith('_smoke')
+  variant = argument.removesuffix('smoke').rstrip('_') if trial else argument
+  config = completed(from_file(path, variant) if path else {})
+  return shrunk(config, flags) if trial else config
 
 
 def shrunk(config: Node, flags: Flags = ()) -> Node:

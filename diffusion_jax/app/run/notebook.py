@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jax.stages import Wrapped
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app import modes
+from diffusion_jax.app import modes, smoke
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import other_runs, roles, store
 from diffusion_jax.app.kinds.model import Model, make_mesh
@@ -156,5 +156,6 @@ def training_step(
   path, _, variant = str(config).partition(':')
   if not Path(path).is_file():
     raise UserError(f'the config file {path} does not exist')
-  node = store.with_flags(store.completed(store.from_file(path, variant)), store.as_flags(fields))
+  flags = store.as_flags(fields)
+  node = store.with_flags(smoke.described(path, variant, flags), flags)
   return setup.abstract_step(node, mesh or make_mesh(node), '')
