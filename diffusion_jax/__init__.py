@@ -56,6 +56,7 @@ from diffusion_jax.core.losses import (
   step_times as step_times,
   truncated_snr_weight as truncated_snr_weight,
   uniform_times as uniform_times,
+  v_weight as v_weight,
   weighted_eps_loss as weighted_eps_loss,
 )
 from diffusion_jax.core.normal import (

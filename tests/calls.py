@@ -178,6 +178,7 @@ PROCESS = {
       'score': dj.flow_weight,
     }.items()
   },
+  'v_weight': lambda b: dj.v_weight(COSINE(b.t)),
   'vdm_diffusion_loss': lambda b: dj.vdm_diffusion_loss(b.x, b.y, COSINE, b.t, 4),
   'vdm_weight': lambda b: dj.vdm_weight(COSINE)(COSINE(b.t)),
   **{

@@ -913,6 +913,7 @@ TABLE = [
         '(batch_size)), drawn[1]',
       ),
       ('zero_snr', 'jnp.maximum(level.alpha, 1e-12)', 'level.alpha + 1.0'),
+      ('squared_error_of_v', '(jnp.square(level.alpha) + jnp', '(level.alpha + jnp'),
     ],
   ),
   (

@@ -118,6 +118,14 @@ def truncated_snr_weight(level: NoiseLevel) -> Array:
   return jnp.maximum(level.snr, 1.0)
 
 
+def v_weight(level: NoiseLevel) -> Array:
+  """Returns ((alpha^2 + sigma^2) / sigma)^2, [] or [B]: the plain loss in v.
+
+  It is SNR + 1 where alpha^2 + sigma^2 = 1 (Salimans & Ho 2022, section 4).
+  """
+  return jnp.square((jnp.square(level.alpha) + jnp.square(level.sigma)) / level.sigma)
+
+
 def min_snr_weight(gamma: Positive = 5.0) -> Weight:
   """Makes the weight min(SNR, gamma), level -> [] or [B] (Hang et al. 2023)."""
   return lambda level: jnp.minimum(level.snr, gamma)

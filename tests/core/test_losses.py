@@ -21,6 +21,7 @@ WEIGHTS = [
   dj.min_snr_weight(5.0),
   dj.edm_weight(0.5),
   dj.flow_weight,
+  dj.v_weight,
 ]
 JIT = dj.min_flow_weight(), dj.min_flow_weight(9.0)
 
@@ -61,12 +62,22 @@ def test_weights():
 
   found, once, twice = weights()
   for weight, expected in zip(found, (
-    [100, 0.25], [100, 1], [5, 0.25], [104, 4.25], [121, 2.25],
+    [100, 0.25], [100, 1], [5, 0.25], [104, 4.25], [121, 2.25], [102.01, 6.25],
     [400, 400, 1 / 0.3**2, 1], [9, 9, 9, 1],  # 1 / max(t, 0.05)^2, and 9
   ), strict=True):  # fmt: skip
     assert_allclose(weight, expected, rtol=1e-5)
   # At twice the noise of data twice as wide, 1 / c_out^2 is a quarter.
   assert_allclose(twice, once / 4.0, rtol=1e-5)
+
+
+def test_the_loss_of_weight_v_is_the_squared_error_of_v(rng):
+  """v = alpha eps - sigma x_0; the weight is SNR + 1 (Salimans & Ho 2022, section 4)."""
+  x0, eps, output = rng.standard_normal((3, 4, 6), np.float32)
+  level = at_step(np.array([1, 300, 700, 1000]))
+  found = jitted(dj.denoising_loss)('v', output, x0, eps, level, dj.v_weight)
+  v = np.reshape(level.alpha, (-1, 1)) * eps - np.reshape(level.sigma, (-1, 1)) * x0
+  assert_allclose(found, np.sum((output - v) ** 2, axis=1), rtol=1e-4)
+  assert_allclose(dj.v_weight(level), level.snr + 1.0, rtol=1e-4)
 
 
 def test_flow_loss_is_the_squared_error_of_the_velocity(rng):

@@ -124,6 +124,7 @@ TIMES = {
 WEIGHTS = {
   'snr': deferred(dj.snr_weight, 'level'),
   'truncated_snr': deferred(dj.truncated_snr_weight, 'level'),
+  'v': deferred(dj.v_weight, 'level'),
   'min_snr': dj.min_snr_weight,
   'edm': dj.edm_weight,
   'flow': deferred(dj.flow_weight, 'level'),

@@ -160,9 +160,10 @@ class ConfiguredNetwork:
     c = self.conditioning
     if c.labels and not self.facts.num_classes:
       name = datasets.label_field(self.config.data)
+      without = 'conditioning.labels=False' + ' and conditioning.dropout=0' * bool(c.dropout)
       raise UserError(
         'config.conditioning.labels needs data of classes, and these have no '
-        f'labels: set {datasets.LABELS[name]} or conditioning.labels=False'
+        f'labels: set {datasets.LABELS[name]} or {without}'
       )
     return _inputs_of(c, self.facts, self.needs)
 
