@@ -2490,7 +2490,7 @@ TABLE = [
     None,
     [
       ('asymmetric_jacobian', '0.5 * (left - right)', '0.0 * (left - right)'),
-      ('no_image_explains', 'variance(residual), precision,', 'variance(residual), 0.0,'),
+      ('no_image_explains', 'residual, variance, precision,', 'residual, variance, 0.0,'),
       (
         'noise_in_y_counts',
         'jnp.maximum(level.sigma**2, 1e-12)',
