@@ -1307,8 +1307,8 @@ TABLE = [
     [
       (
         'fresh_batches',
-        ', other._epoch = (*self._seed, seed),',
-        ', other._epoch = (*self._seed, seed), 0 *',
+        'self._source, epoch=epoch,',
+        'self._source, epoch=0 * epoch,',
       ),
       ('draws_follow_from', "seed = draws, split == 'test'", 'seed = draws, False'),
       (
