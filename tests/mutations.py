@@ -1308,8 +1308,8 @@ TABLE = [
     [
       (
         'fresh_batches',
-        ', other._epoch = (*self._seed, seed),',
-        ', other._epoch = (*self._seed, seed), 0 *',
+        'self._source, epoch=epoch,',
+        'self._source, epoch=0 * epoch,',
       ),
       ('draws_follow_from', "seed = draws, split == 'test'", 'seed = draws, False'),
       (
@@ -2491,7 +2491,7 @@ TABLE = [
     None,
     [
       ('asymmetric_jacobian', '0.5 * (left - right)', '0.0 * (left - right)'),
-      ('no_image_explains', 'variance(residual), precision,', 'variance(residual), 0.0,'),
+      ('no_image_explains', 'residual, variance, precision,', 'residual, variance, 0.0,'),
       (
         'noise_in_y_counts',
         'jnp.maximum(level.sigma**2, 1e-12)',

@@ -265,10 +265,10 @@ class PerceptronAutoencoder(Checked):
 
   def setup(self):
     height, width = self.image_size
-    style = self.dropout, self.initializer
-    self.encoder = Perceptron(2 * self.latent_dim, self.hidden, *style)
+    style = {'dropout': self.dropout, 'initializer': self.initializer}
+    self.encoder = Perceptron(2 * self.latent_dim, self.hidden, **style)
     pixels = height * width * self.out_channels
-    self.decoder = Perceptron(pixels, self.hidden[::-1], *style)
+    self.decoder = Perceptron(pixels, self.hidden[::-1], **style)
 
   def encode(self, x: Array, train: bool = False) -> tuple[Array, Array]:
     """Returns (mean, log_variance) of q(z | x)."""

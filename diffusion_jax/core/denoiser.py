@@ -152,8 +152,8 @@ def at_training_levels(denoise: Denoiser, schedule: Schedule) -> Denoiser:
     trained = schedule.from_logsnr(logsnr)
     new, old = trained.expand_to(xt), safe.expand_to(xt)
     mostly_signal = expand_to(level.alpha > level.sigma, xt)
-    ratios = new.alpha / old.alpha, new.sigma / old.sigma
-    return denoise(jnp.where(mostly_signal, *ratios) * xt, trained)
+    ratio = jnp.where(mostly_signal, new.alpha / old.alpha, new.sigma / old.sigma)
+    return denoise(ratio * xt, trained)
 
   return denoise_at_equal_snr
 

@@ -218,19 +218,18 @@ def _make_terms_at(at_step, first, num_steps, variance, decoder, x0):
   # The nats and squared errors, [B] each, are 0 unless the step counts.
   beta_tilde_2 = None
   if num_steps > 1:
-    ends = at_step(first), at_step(first + 1)
-    beta_tilde_2 = reverse_variance('fixed_small', *ends)
+    beta_tilde_2 = reverse_variance('fixed_small', at_step(first), at_step(first + 1))
 
   def transition(step, xt, prediction):
-    levels = at_step(step - 1), at_step(step)
-    model = p_reverse(prediction.x0, xt, *levels, variance, prediction.var_frac)
-    return diffusion_kl(x0, xt, model, *levels)
+    level_s, level_t = at_step(step - 1), at_step(step)
+    model = p_reverse(prediction.x0, xt, level_s, level_t, variance, prediction.var_frac)
+    return diffusion_kl(x0, xt, model, level_s, level_t)
 
   def decode(step, z, prediction):
-    levels = clean_level(), at_step(first)
+    level = at_step(first)
     x0_hat, var_frac = prediction
-    p = p_reverse(x0_hat, z, *levels, variance, var_frac, beta_tilde_2)
-    return decoder(x0, LastStep(p.mean, p.variance, z, at_step(first)))
+    p = p_reverse(x0_hat, z, clean_level(), level, variance, var_frac, beta_tilde_2)
+    return decoder(x0, LastStep(p.mean, p.variance, z, level))
 
   def terms_at(keys, denoise, step, decodes, counts):
     def evaluate():

@@ -235,9 +235,8 @@ def _points(values, x, data, groups):
     else:
       ax.set_ylim(low[i], high[i])
       for array, colour, label, size in sets:
-        columns = array[:, j], array[:, i]
         style = {'linewidth': 0, 'alpha': 0.6, 'label': label}
-        ax.scatter(*columns, size, colour, **style)
+        ax.scatter(array[:, j], array[:, i], size, colour, **style)
       ax.set_ylabel(names[i] if j == 0 else '')
     last = i == count - 1
     ax.tick_params(labelsize=8, labelbottom=last, labelleft=j == 0 < i)

@@ -1,6 +1,5 @@
 """Sources of a simulator: a function (rng, n) -> dict of arrays [n, ...]."""
 
-import copy
 import functools
 import inspect
 from collections.abc import Callable
@@ -35,13 +34,14 @@ def simulated(simulate: Simulator) -> Callable[..., Source]:
 
   It has the parameters of `of_simulator`, and simulate's besides rng and n.
   """
+  signature = inspect.signature(of_simulator, eval_str=True)
 
   @functools.wraps(simulate)
   def constructor(**values):
-    own = {n: values.pop(n) for n in [*values] if n not in _OWN}
-    return of_simulator(functools.partial(simulate, **own), **values)
+    of_source = {name: x for name, x in values.items() if name in signature.parameters}
+    of_user = {name: x for name, x in values.items() if name not in signature.parameters}
+    return of_simulator(functools.partial(simulate, **of_user), **of_source)
 
-  signature = inspect.signature(of_simulator, eval_str=True)
   others = inspect.signature(simulate, eval_str=True).parameters.values()
   taken = [*signature.parameters.values()][1:] + [*others][2:]
   keywords = [p.replace(kind=p.KEYWORD_ONLY) for p in taken]
@@ -107,14 +107,12 @@ def _is_finite(arrays):
   return good
 
 
-_OWN = {*inspect.signature(of_simulator).parameters}
-
-
 class Simulated:
   """Simulates its examples when they are read, block by block.
 
   Example i depends on the seed, the epoch and i. A simulation with NaN is
-  replaced by the next one without NaN in its block.
+  replaced by the next one without NaN in its block. epoch: of each row of
+  `read`, less 1; first: the first block of the source, if it is known.
   """
 
   in_memory = True
@@ -125,12 +123,14 @@ class Simulated:
     size: int,
     seed: tuple[int, ...],
     source: Callable[[Arrays], ArraySource] = _source,
+    *,
+    epoch: int | np.ndarray = -1,
+    first: Arrays | None = None,
   ):
     self._simulate, self._size, self._seed = simulate, size, seed
-    self._source = source
-    self._epoch: int | np.ndarray = -1
-    self._kept, self._first = {}, {}
-    self._first = self.block(0, 0)
+    self._source, self._epoch = source, epoch
+    self._kept, self._first = {}, first or {}
+    self._first = self._first or self.block(0, 0)
     self.facts: Facts = self._source(self._first).facts
 
   def __len__(self) -> int:
@@ -142,9 +142,10 @@ class Simulated:
 
   def redrawn(self, seed: int, epoch: np.ndarray) -> 'Simulated':
     """Returns the source whose row i of `read` is drawn for epoch[i]."""
-    other = copy.copy(self)
-    other._seed, other._epoch = (*self._seed, seed), epoch
-    return other
+    seeds = (*self._seed, seed)
+    return Simulated(
+      self._simulate, self._size, seeds, self._source, epoch=epoch, first=self._first
+    )
 
   def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
     epoch = np.broadcast_to(self._epoch + 1, len(index))

@@ -88,8 +88,18 @@ def webdataset(
   Raises ValueError or FileNotFoundError.
   """
   columns = Columns(image_column, label_column, text_column)
-  fields = split, path, test_path, test_fraction, image_shape, num_classes
-  return of_files(open_tars, columns, *fields, check, skip_damaged)
+  return of_files(
+    open_tars,
+    columns,
+    split,
+    path,
+    test_path,
+    test_fraction,
+    image_shape,
+    num_classes,
+    check,
+    skip_damaged,
+  )
 
 
 def open_tars(path: str, columns: Sequence[str]) -> Tars:

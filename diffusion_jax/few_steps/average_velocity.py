@@ -139,7 +139,7 @@ def power_law_guidance(low: float = 1.0, high: float = 8.0, power: Finite = 1.0)
   return Guidance(lambda w: (1.0, 1.0 - 1.0 / w), draw)
 
 
-_mean_flow_times, _distinct_times = two_times(), two_times(p_equal=0.0)
+_MEAN_FLOW_TIMES, _DISTINCT_TIMES = two_times(), two_times(p_equal=0.0)
 
 
 @needs(map_kind='average_velocity', forward_mode=True)
@@ -181,8 +181,16 @@ def mean_flow(
     error, of_velocity = improved_mean_flow_error(u_fn, xt, v, t, s)
     return {'error': error, 'error_velocity': of_velocity}
 
-  times, adaptive = two_times or _mean_flow_times, (adaptive_power, adaptive_eps)
-  return _of_two_times(network, schedule, times, guidance, coupling, errors, adaptive)
+  return _of_two_times(
+    network,
+    schedule,
+    two_times or _MEAN_FLOW_TIMES,
+    guidance,
+    coupling,
+    errors,
+    adaptive_power=adaptive_power,
+    adaptive_eps=adaptive_eps,
+  )
 
 
 @needs(map_kind='average_velocity', forward_mode=True)
@@ -208,7 +216,7 @@ def lagrangian(
     error = lagrangian_error(u_fn, xt, t, s)
     return {'error': error, 'error_velocity': squared_error(u_fn(xt, t, t), v)}
 
-  times = two_times or _distinct_times
+  times = two_times or _DISTINCT_TIMES
   return _of_two_times(network, schedule, times, guidance, coupling, errors)
 
 
@@ -235,11 +243,21 @@ def progressive(
     error = squared_error(u_fn(xt, t, s), target)
     return {'error': error, 'error_velocity': squared_error(u_fn(xt, t, t), v)}
 
-  times = two_times or _distinct_times
+  times = two_times or _DISTINCT_TIMES
   return _of_two_times(network, schedule, times, guidance, coupling, errors)
 
 
-def _of_two_times(network, schedule, times, guidance, coupling, errors_fn, adaptive=(0.0, 0.0)):
+def _of_two_times(
+  network,
+  schedule,
+  times,
+  guidance,
+  coupling,
+  errors_fn,
+  *,
+  adaptive_power=0.0,
+  adaptive_eps=0.0,
+):
   # errors_fn: (u_fn, xt, v, t, s, share) -> {name: the error that it adds, [B]}
   check_straight(schedule, coupling)
 
@@ -257,8 +275,9 @@ def _of_two_times(network, schedule, times, guidance, coupling, errors_fn, adapt
       cond = cond if guidance.draw is None else cond | {'guidance_scale': scale}
       v = _guided(u_fn, xt, v, t, cond, *guidance.weights(scale))
     errors = errors_fn(functools.partial(u_fn, cond=cond), xt, v, t, s, share)
-    power, offset = adaptive[0], adaptive[1] / x0[0].size
-    losses = jnp.asarray(sum(adaptive_loss(x, power, offset) for x in errors.values()))
+    offset = adaptive_eps / x0[0].size
+    losses = sum(adaptive_loss(x, adaptive_power, offset) for x in errors.values())
+    losses = jnp.asarray(losses)
     return mean_loss(losses, t, **errors, **inputs.metrics)
 
   return Objective(draw, loss)

@@ -83,9 +83,16 @@ def consistency_training(
   def same_noise(context, keys, inputs, xt, level_r):
     return inputs._replace(level=level_r).xt
 
-  distance = distance or pseudo_huber()
-  parts = network, schedule, pairs, same_noise, distance
-  return _pair_objective(*parts, ema_target, sigma_data, sigma_min)
+  network = dataclasses.replace(network, sigma_data=sigma_data)
+  return _pair_objective(
+    network,
+    schedule,
+    pairs,
+    make_xr=same_noise,
+    distance=distance or pseudo_huber(),
+    sigma_min=sigma_min,
+    ema_target=ema_target,
+  )
 
 
 @needs(map_kind='consistency')
@@ -113,15 +120,20 @@ def consistency_distillation(
     denoise = teacher(context.frozen, inputs.cond)
     return solver_step(solver, keys[1], denoise, xt, inputs.level, level_r)
 
-  distance = distance or squared_error
-  parts = network, schedule, pairs, teacher_step, distance
-  return _pair_objective(*parts, ema_target, sigma_data, sigma_min)
-
-
-def _pair_objective(network, schedule, pairs, make_xr, distance, ema_target, sigma_data, sigma_min):
-  # make_xr: (context, keys, inputs, xt, level_r) -> x_r.
   network = dataclasses.replace(network, sigma_data=sigma_data)
+  return _pair_objective(
+    network,
+    schedule,
+    pairs,
+    make_xr=teacher_step,
+    distance=distance or squared_error,
+    sigma_min=sigma_min,
+    ema_target=ema_target,
+  )
 
+
+def _pair_objective(network, schedule, pairs, *, make_xr, distance, sigma_min, ema_target):
+  # make_xr: (context, keys, inputs, xt, level_r) -> x_r.
   def draw(key, batch, context):
     key, pair_key = jax.random.split(key)
     size = len(batch['x'])

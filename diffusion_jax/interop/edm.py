@@ -205,8 +205,8 @@ def describe(options: SimpleNamespace) -> reader.Model:
     """,
     label=Kind({'embedding': ('weight', label)}),
   )
-  counts = network.num_blocks, len(network.multipliers), height
-  layers = [*names.within('', 'model', names.expand(LAYERS | ends, *counts))]
+  table = names.expand(LAYERS | ends, network.num_blocks, len(network.multipliers), height)
+  layers = [*names.within('', 'model', table)]
   notes = tuple(note for holds, note in NOTES.items() if vars(o)[holds])
   return reader.Model(network, layers, sections, facts, notes)
 

@@ -66,12 +66,13 @@ _ARRAYS = {
 
 def entries(graph: bool) -> list[names.Entry]:
   """Returns the table of names of TensorFlow's graph, or of pytorch-fid and torch-fidelity."""
-  last = ('softmax/weights', names.SAME) if graph else ('fc.weight', names.KERNEL)
-  table = [names.Entry('fc/kernel', *last)]
+  name, rule = ('softmax/weights', names.SAME) if graph else ('fc.weight', names.KERNEL)
+  table = [names.Entry('fc/kernel', name, rule)]
   for unit in _units():
-    for ours, (torch, rule, tensorflow) in _ARRAYS.items():
-      there = (f'{_scope(unit)}/{tensorflow}', names.SAME) if graph else (f'{unit}.{torch}', rule)
-      table.append(names.Entry(f'{unit}/{ours}', *there))
+    for ours, (torch, torch_rule, tensorflow) in _ARRAYS.items():
+      name = f'{_scope(unit)}/{tensorflow}' if graph else f'{unit}.{torch}'
+      rule = names.SAME if graph else torch_rule
+      table.append(names.Entry(f'{unit}/{ours}', name, rule))
   return table
 
 

@@ -215,5 +215,4 @@ class DDPMpp(Checked):
       style = {'use_bias': False, 'dtype': self.dtype}
       h += dense(augment, width, 'augment_dense', **style)
     embedding = noise_layers(h, 4 * self.channels, dtype=self.dtype)
-    steps = self.channels, 4 * self.channels
-    return embedding + of_step(inputs, cond, *steps, dtype=self.dtype)
+    return embedding + of_step(inputs, cond, self.channels, 4 * self.channels, dtype=self.dtype)

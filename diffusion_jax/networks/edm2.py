@@ -146,9 +146,9 @@ class MPFourier(nn.Module):
 
   @nn.compact
   def __call__(self, noise: Array) -> Array:
-    shape = (self.features,), jnp.float32
-    frequencies = self.param('frequencies', nn.initializers.normal(1.0), *shape)
-    phases = self.param('phases', nn.initializers.uniform(1.0), *shape)
+    shape = (self.features,)
+    frequencies = self.param('frequencies', nn.initializers.normal(1.0), shape, jnp.float32)
+    phases = self.param('phases', nn.initializers.uniform(1.0), shape, jnp.float32)
     frequencies, phases = jax.lax.stop_gradient((frequencies, phases))
     turns = noise.astype(jnp.float32)[:, None] * frequencies[None]
     return math.sqrt(2.0) * jnp.cos(2.0 * math.pi * (turns + phases[None]))

@@ -172,22 +172,20 @@ def block_b(x: Array, block: str) -> list[Array]:
 
 def block_c(x: Array, block: str, width: int) -> list[Array]:
   """Returns the branches of a block of 17x17 places."""
-  name, row, column = f'{block}.branch', (1, 7), (7, 1)
-  twice = (width, column), (width, row), (width, column), (192, row)
+  name, row, column = f'{block}.branch', (width, (1, 7)), (width, (7, 1))
   return [
     _unit(x, f'{name}1x1', 192),
-    _chain(x, f'{name}7x7', (width,), (width, row), (192, column)),
-    _chain(x, f'{name}7x7dbl', (width,), *twice),
+    _chain(x, f'{name}7x7', (width,), row, (192, (7, 1))),
+    _chain(x, f'{name}7x7dbl', (width,), column, row, column, (192, (1, 7))),
     _unit(average_pool(x), f'{name}_pool', 192),
   ]
 
 
 def block_d(x: Array, block: str) -> list[Array]:
   """Returns the branches of the block from 17x17 to 8x8 places."""
-  units = (192,), (192, (1, 7)), (192, (7, 1)), (192, 3, 2)
   return [
     _chain(x, f'{block}.branch3x3', (192,), (320, 3, 2)),
-    _chain(x, f'{block}.branch7x7x3', *units),
+    _chain(x, f'{block}.branch7x7x3', (192,), (192, (1, 7)), (192, (7, 1)), (192, 3, 2)),
     nn.max_pool(x, (3, 3), (2, 2)),
   ]
 

@@ -52,8 +52,7 @@ class MLP(Checked):
     inputs.check(cond)
     h = sinusoidal(noise, NOISE_FEATURES, kind=self.noise_embedding)
     c = noise_and_label(h, cond, width, inputs, dtype=self.dtype)
-    steps = NOISE_FEATURES, width, self.noise_embedding
-    c += of_step(inputs, cond, *steps, self.dtype)
+    c += of_step(inputs, cond, NOISE_FEATURES, width, self.noise_embedding, self.dtype)
     context = read_context(inputs, x, cond, width, dtype=self.dtype)
     if context.words is not None:
       raise ValueError(

@@ -152,8 +152,7 @@ class DiT(Checked):
     h = sinusoidal(noise, NOISE_FEATURES, kind=self.noise_embedding)
     h = self._dense('noise_dense_1', NORMAL)(h)
     c = self._dense('noise_dense_2', NORMAL)(nn.silu(h))
-    sizes = NOISE_FEATURES, self.channels
-    c += of_step(self.inputs, cond, *sizes, 'openai', self.dtype)
+    c += of_step(self.inputs, cond, NOISE_FEATURES, self.channels, 'openai', self.dtype)
     if not self.inputs.num_classes:
       return c, None
     style = {'std': 0.02, 'dtype': self.dtype, 'name': 'label_embedding'}
@@ -163,8 +162,10 @@ class DiT(Checked):
   def _text(self, text: Text, cond, batch_size):
     # Returns words [B, L, D], their mask, and the projection of their mean.
     null = self.inputs.null_class
-    sizes = text.width, text.layers, text.heads
-    words, mask = TextFeatures(*sizes, null, dtype=self.dtype, name='text')(cond, batch_size)
+    features = TextFeatures(
+      text.width, text.layers, text.heads, null, dtype=self.dtype, name='text'
+    )
+    words, mask = features(cond, batch_size)
     pooled = self._dense('text_pooled')(mean_of_words(words, mask))
     if cond.get('drop') is not None and cond.get('text') is not None:
       # A hidden text is one token, as in a cond without 'text'. More tokens

@@ -132,11 +132,11 @@ class UNet(Checked):
     width, words = 4 * self.channels, {}
     h = sinusoidal(noise, self.channels, kind=self.noise_embedding)
     embedding = noise_and_label(h, cond, width, self.inputs, **self.style)
-    steps = self.channels, width, self.noise_embedding
-    embedding += of_step(self.inputs, cond, *steps, self.dtype)
+    embedding += of_step(self.inputs, cond, self.channels, width, self.noise_embedding, self.dtype)
     if text := self.inputs.text:
-      sizes = text.width, text.layers, text.heads, self.inputs.null_class
-      words['text'] = TextFeatures(*sizes, **self.style, name='text')(cond, len(x))
+      null = self.inputs.null_class
+      features = TextFeatures(text.width, text.layers, text.heads, null, **self.style, name='text')
+      words['text'] = features(cond, len(x))
       embedding += dense(mean_of_words(*words['text']), width, 'text_pooled', **self.style)
     context = read_context(self.inputs, x, cond, width, **self.style)
     if context.embedding is not None:

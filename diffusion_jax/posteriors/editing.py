@@ -49,8 +49,7 @@ def noise_image(
   def body(carry, inputs):
     x, kept = carry
     key, i, frame = inputs
-    levels = schedule.at_step(i - 1), schedule.at_step(i)
-    x = forward_step(x, draw_normal(key, x), *levels)
+    x = forward_step(x, draw_normal(key, x), schedule.at_step(i - 1), schedule.at_step(i))
     return (x, kept.at[frame].set(x)), None
 
   image = as_float(image)

@@ -174,8 +174,9 @@ def unexplained(
   x0 = jnp.zeros_like(as_float(x0))
   transpose = measurement.transpose(x0)
   residual = measurement.residual(x0)
-  given = residual, measurement.variance(residual), precision, num_iterations
-  return measurement.residual(least_squares(measurement.forward, transpose, *given))
+  variance = measurement.variance(residual)
+  v = least_squares(measurement.forward, transpose, residual, variance, precision, num_iterations)
+  return measurement.residual(v)
 
 
 def _over_variance(level, like, power):

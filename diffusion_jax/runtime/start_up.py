@@ -47,8 +47,11 @@ def open_streams() -> None:
   for name in ('stdout', 'stderr'):
     stream = getattr(sys, name)  # None: it is closed
     raw = _Stream(os.dup(stream.fileno()) if stream else os.devnull, 'w')
-    how = getattr(stream, 'encoding', 'utf-8'), 'backslashreplace'
-    setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), *how, line_buffering=True))
+    encoding = getattr(stream, 'encoding', 'utf-8')
+    text = io.TextIOWrapper(
+      io.BufferedWriter(raw), encoding, errors='backslashreplace', line_buffering=True
+    )
+    setattr(sys, name, text)
 
 
 class StartUp:

@@ -33,8 +33,9 @@ def path_noise(key: Array, x: Array, level_s: NoiseLevel, level_t: NoiseLevel) -
   keys = key_per_example(clone_key(key), len(x))
   high, low = _position(level_s, x), _position(level_t, x)
   h = expand_to(high - low, x)
-  both = (jnp.concatenate(pair) for pair in ((keys, clone_key(keys)), (high, low), (x, x)))
-  x_high, x_low = jnp.split(_path(*both), 2)
+  both_keys = jnp.concatenate((keys, clone_key(keys)))
+  path = _path(both_keys, jnp.concatenate((high, low)), jnp.concatenate((x, x)))
+  x_high, x_low = jnp.split(path, 2)
   change = x_high - jnp.exp(-h) * x_low
   return change / jnp.sqrt(jnp.maximum(-jnp.expm1(-2.0 * h), jnp.finfo(x.dtype).tiny))
 

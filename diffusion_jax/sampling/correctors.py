@@ -185,8 +185,8 @@ def with_ancestral_noise(sampler: Sampler, schedule: Schedule, eta: float = 1.0)
     x, state = sampler.step(key, x, state, denoise, level_s=down, level_t=level_t)
     z = draw_normal(noise_key, x)
     # Levels without a step between them are replaced: theirs would be NaN.
-    ends = (select_level(noisy, end, level_t) for end in (down, level_s))
-    return jnp.where(expand_to(noisy, x), forward_step(x, z, *ends), x), state
+    down, up = (select_level(noisy, level, level_t) for level in (down, level_s))
+    return jnp.where(expand_to(noisy, x), forward_step(x, z, down, up), x), state
 
   return Sampler(sampler.init, step)
 

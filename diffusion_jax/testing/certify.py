@@ -328,10 +328,10 @@ def _judge_law(law, errors, steps):
   k = np.argmax(np.where(floors, scores[-1], -np.inf) if floors.any() else scores[-1])
   order, error = orders[k, 0], 2.0 * orders[k, 1]
   found = f'the order of the law is {order:.2f} (± {error:.2f})'
-  interval = float(order), (float(order - error), float(order + error))
+  interval = float(order - error), float(order + error)
   if floors.any():
     bias = '; '.join(np.array(law.bias(errors[-1]))[floors])
-    return _Judgement('biased', f'at {steps[-1]} steps {bias}; {found}', *interval)
+    return _Judgement('biased', f'at {steps[-1]} steps {bias}; {found}', float(order), interval)
   if limits.any():
     bias = '; '.join(np.array(law.bias(_limit(errors, steps)))[limits])
     return _Judgement('biased', f'with more and more steps {bias}')
@@ -341,7 +341,7 @@ def _judge_law(law, errors, steps):
   reason = f'{steps[told[-1]]} steps are told from exact draws, the limit is not'
   if told[-1] < len(steps) - 1 or order - error < LEAST_ORDER:
     return _Judgement('converges', reason)
-  return _Judgement('converges', f'{reason}; {found}', *interval)
+  return _Judgement('converges', f'{reason}; {found}', float(order), interval)
 
 
 def _law_order(law, errors, steps, k):

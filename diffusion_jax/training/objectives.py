@@ -166,8 +166,8 @@ def draw_inputs(
   augment_keys = key_per_example(augment_key, len(x0))
   probability = network.estimate_probability
   estimated = jax.random.bernoulli(first_key, probability, x0.shape[:1])
-  fields = x0, eps, level, time_weight, cond, augment_keys, estimated
-  return Draws(*fields), tuple(dropout_keys)
+  draws = Draws(x0, eps, level, time_weight, cond, augment_keys, estimated)
+  return draws, tuple(dropout_keys)
 
 
 def augmented(inputs: Draws, augment: Augment | None) -> Draws:
@@ -334,8 +334,8 @@ def _step_bound(network, schedule, num_steps, num_levels):
     level_s = select_level(step == 1, clean_level(), before)
     one, two = schedule(1 / num_steps), schedule(2 / num_steps)
     first = reverse_variance('fixed_small', one, two)
-    how = 'learned', variance_fraction(fraction), first
-    model = p_reverse(x0_hat, xt, level_s, level_t, *how)
+    fraction = variance_fraction(fraction)
+    model = p_reverse(x0_hat, xt, level_s, level_t, 'learned', fraction, first)
     nats = bound_term(x0, xt, model, level_s, level_t, decoder)
     return step, num_steps * bits_per_dim(nats, x0.shape[1:])
 

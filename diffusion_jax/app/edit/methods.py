@@ -125,8 +125,11 @@ def reconstruction(scale: NonNegative = 1.0, iterations: Size = 4) -> Method:
   """
 
   def draw(batch, known):
-    own = known.forward, known.y, scale, iterations, known.std
-    return batch.sampled(lambda denoise: dj.observation_guided(denoise, *own))
+    return batch.sampled(
+      lambda denoise: dj.observation_guided(
+        denoise, known.forward, known.y, scale, iterations, known.std
+      )
+    )
 
   return Method(draw, needs_linear=True)
 

@@ -113,8 +113,8 @@ def drawing(run: Run, inputs: EditInputs) -> Callable[[np.ndarray], Callable]:
 
   def draw(params, guides, keys, inputs):
     decode = functools.partial(model.latents.decoded, params)
-    own = plan(params, guides), keys, inputs['cond']
-    results = edit.results(model, Batch(*own, inputs, decode))
+    batch = Batch(plan(params, guides), keys, inputs['cond'], inputs, decode)
+    results = edit.results(model, batch)
     return results | {'x': decode(results['x'])}
 
   root = stream(model.config.sampling.seed, 'edit')

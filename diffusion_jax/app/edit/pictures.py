@@ -4,7 +4,7 @@ import abc
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -111,14 +111,15 @@ class Edit(abc.ABC):
     return Shown(files | {'': sheet_of(row, len(row))}, [], ' and '.join(about.rsplit(', ', 1)))
 
 
-def fill_in(self: Any, model: Edited, batch: Batch) -> dict[str, jax.Array]:
-  """Returns `Edit.results` of an edit that draws what its picture does not show.
+def fill_in(
+  known: Known, method: Method | None, model: Edited, batch: Batch
+) -> dict[str, jax.Array]:
+  """Draws what a picture does not show; returns `Edit.results`.
 
-  self: has known(model, inputs) and a method. None: palette for runs with
-  conditioning.image, else repaint, or reconstruction without a mask.
+  known: what it shows. method: None: palette for runs with conditioning.image,
+  else repaint, or reconstruction without a mask.
   """
-  known = self.known(model, batch.inputs)
-  return (self.method or fitting(model.config)).draw(batch, known)
+  return (method or fitting(model.config)).draw(batch, known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +137,8 @@ class Inpaint(Edit):
 
   files: ClassVar = 'image', 'mask'
 
-  results = fill_in
+  def results(self, model: Edited, batch: Batch) -> dict[str, jax.Array]:
+    return fill_in(self.known(model, batch.inputs), self.method, model, batch)
 
   def known(self, model: Edited, inputs: Mapping[str, PyTree]) -> Known:
     """Returns what the pictures of a batch show."""
@@ -170,10 +172,18 @@ class Sdedit(Edit):
   def results(self, model: Edited, batch: Batch) -> dict[str, jax.Array]:
     plan, inputs = batch.plan, batch.inputs
     key, image = split_key(batch.keys, 2)[1], inputs['image']
-    more = {'repeats': self.repeats, 'mask': inputs.get('mask')}
     with from_config('edit'):
-      steps = plan.step_function(batch.cond), plan.sampler, plan.levels
-      return {'x': dj.sdedit(key, *steps, image, self.strength, **more)}
+      x = dj.sdedit(
+        key,
+        plan.step_function(batch.cond),
+        plan.sampler,
+        plan.levels,
+        image,
+        self.strength,
+        repeats=self.repeats,
+        mask=inputs.get('mask'),
+      )
+      return {'x': x}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +228,9 @@ class Superres(Edit):
 
   files: ClassVar = ('image',)
   observes: ClassVar = True
-  results = fill_in
+
+  def results(self, model: Edited, batch: Batch) -> dict[str, jax.Array]:
+    return fill_in(self.known(model, batch.inputs), self.method, model, batch)
 
   def shape(self, model: Edited) -> tuple[int, ...]:
     height, width, channels = model.facts.x.shape
@@ -254,7 +266,9 @@ class Colorize(Edit):
 
   files: ClassVar = ('image',)
   observes: ClassVar = True
-  results = fill_in
+
+  def results(self, model: Edited, batch: Batch) -> dict[str, jax.Array]:
+    return fill_in(self.known(model, batch.inputs), self.method, model, batch)
 
   def shape(self, model: Edited) -> tuple[int, ...]:
     height, width, channels = model.facts.x.shape

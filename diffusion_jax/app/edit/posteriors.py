@@ -57,8 +57,8 @@ def dps(step_size: NonNegative = 1.0) -> Method:
   """
 
   def draw(batch, known):
-    own = batch.plan.sampler, known.distance, step_size
-    return batch.sampled(sampler=dj.likelihood_guided(*own))
+    sampler = dj.likelihood_guided(batch.plan.sampler, known.distance, step_size)
+    return batch.sampled(sampler=sampler)
 
   return Method(draw, changes_x=True)
 
@@ -90,10 +90,10 @@ def decoupled(
     langevin_steps: their number
     iterations: of conjugate gradients for exact draws
   """
-  inner = step_size, langevin_steps, iterations
 
   def draw(batch, known):
-    return batch.sampled(sampler=dj.decoupled(_inner_draw(known, *inner)))
+    draw_x0 = _inner_draw(known, step_size, langevin_steps, iterations)
+    return batch.sampled(sampler=dj.decoupled(draw_x0))
 
   exact = step_size is None
   return Method(draw, needs_linear=exact, takes_white=True, unread=STEPS)
@@ -120,20 +120,20 @@ def gibbs(
       lowest
     inner_steps: of the sampler in a round
   """
-  inner = step_size, langevin_steps, iterations
 
   def draw(batch, known):
     plan = batch.plan
     key, start_key = split_key(batch.keys, 2)
-    x = plan.prior_sample(start_key, plan.levels.take(0))
-    x /= jnp.hypot(*plan.levels.take(0)[1:])
+    start = plan.levels.take(0)
+    x = plan.prior_sample(start_key, start)
+    x /= jnp.hypot(start.alpha, start.sigma)
     end = last_noisy_level(plan.schedule)
     least = lowest or known.width or known.std
     last = jnp.maximum(least, end.sigma / end.alpha)
     widths = widths_of(rounds, jnp.maximum(highest, last), last)
-    model = plan.step_function(batch.cond), plan.schedule
-    draw_x0 = _inner_draw(known, *inner)
-    x = dj.split_gibbs(key, *model, draw_x0, widths, x, num_steps=inner_steps)
+    denoise = plan.step_function(batch.cond)
+    draw_x0 = _inner_draw(known, step_size, langevin_steps, iterations)
+    x = dj.split_gibbs(key, denoise, plan.schedule, draw_x0, widths, x, num_steps=inner_steps)
     return {'x': x}
 
   return Method(draw, needs_linear=step_size is None, unread=(*STEPS, 'grid'))
@@ -175,9 +175,10 @@ def red_diff(rate: Positive = 0.1, weight: NonNegative = 0.25) -> Method:
       return 0.5 * known.distance(x) ** 2
 
     plan, adam = batch.plan, optax.adam(rate, b1=0.9, b2=0.99)
-    model = batch.keys, plan.step_function(batch.cond), plan.levels
+    denoise = plan.step_function(batch.cond)
     x = jnp.zeros_like(plan.prior_sample(batch.keys, plan.levels.take(0)))
-    return {'x': dj.red_diff(*model, half_square, x, adam, weight)}
+    x = dj.red_diff(batch.keys, denoise, plan.levels, half_square, x, adam, weight)
+    return {'x': x}
 
   note = 'note: red_diff finds estimates, which vary less than samples do\n'
   return Method(draw, unread=STEPS, note=note)
