@@ -107,7 +107,7 @@ TABLE = [
     'app/config/store.py',
     'app/kinds/test_sampling.py',
     [
-      ('short_name', 'fields = {path: choice, **rest,', 'fields = {**rest, path: choice,'),
+      ('short_name', "meaning = {f'{section}.name': choice, f", 'meaning = {f'),
       ('short_name', 'tree = _spelled_out(tree, schema)', 'tree = dict(tree)'),
     ],
   ),
@@ -1403,15 +1403,15 @@ TABLE = [
       ('columns_are', '(isinstance(x, str), x)', 'str(x)'),
       ('columns_are', 'np.eye(len(categories))[index]', 'np.eye(len(categories))[::-1][index]'),
       ('the_rest', "if test_path and split == 'test':", 'if test_path:'),
-      ('the_rest', 'numbers(cells, every)[index] for', 'numbers(cells, every) for'),
-      ('numbers_and_names', 'part[:, 0].astype(str)', "part[:, 0].astype('<U5')"),
+      ('the_rest', 'False, others)[index] for', 'False, others) for'),
+      ('numbers_and_names', 'place.start].astype(str)', "place.start].astype('<U5')"),
     ],
   ),
   (
     'data/tables.py',
     'app/modes/test_tables.py',
     [
-      ('held_out', 'start += part.shape[1]', 'start += 0'),
+      ('held_out', 'start = end', 'start = 0'),
       ('gaps', "not blank or _key(x) != '' for", 'True for'),
     ],
   ),

@@ -220,7 +220,7 @@ WRONG = [
   (lambda: dj.Measurement(Y, array, NAN), 'std is nan: it cannot be negative'),
   (lambda: dj.Measurement(Y, array, jnp.array([0.1, -0.2])), 'std is -0.2: it'),
   (lambda: dj.Measurement(Y, array, 0.0).log_prob(Y), 'std is 0: it must be'),
-  (lambda: denoiser_of('epsilon'), "'epsilon' is not one of x0, eps, v, score, flow, edm"),
+  (lambda: denoiser_of('epsilon'), "'epsilon' (did you mean 'eps'?) is not one of x0, eps, v"),
   (lambda: flow_map.make_flow_map(None, {}, kind='map'), "kind 'map' is not one of average_vel"),
   (lambda: dj.reverse_variance('large', LOW, HIGH), 'is not one of fixed'),
   (lambda: dj.reverse_variance('learned', LOW, HIGH), 'needs a network with var'),

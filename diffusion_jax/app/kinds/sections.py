@@ -17,6 +17,7 @@ from diffusion_jax.ranges import (
   Positive,
   Probability,
   Rate,
+  Rows,
   Rule,
   Size,
 )
@@ -70,7 +71,7 @@ class Evaluation:
   num_images: Count = 0  # the first images of the split; 0: all
   batch_size: Size = 100
   seed: Seed = 0
-  num_generated: Size = 50_000  # images to generate
+  num_generated: Rows = 50_000  # images to generate
   # inception, dinov2, digits, two_levels, classifier, shapes, pixels, values;
   # of metrics without features of their own, such as evaluation.kid.features;
   # '': inception of pictures, values of other data
@@ -81,8 +82,8 @@ class Evaluation:
   # what samples are compared to: train, test, an npz file with x, or one of
   # published mu and sigma, for fd and fid; others take train (docs/evaluation.md)
   reference: ReadPath = 'train'
-  num_pairs: Size = 300  # held-out examples with a context, for the metrics of calibration
-  draws_per_pair: Size = 49  # samples for the context of each
+  num_pairs: Rows = 300  # held-out examples with a context, for the metrics of calibration
+  draws_per_pair: Rows = 49  # samples for the context of each
   floor: bool = False  # also scores as many real images of the other split than reference
   # several values for fields of `sampling`; every combination is a row of one
   # table: 'num_steps=10,20 sampler=ddim,heun guidance.scale=1,2'
@@ -106,7 +107,7 @@ class ClassifierGuidance(NamedTuple):
 class Sampling:
   """Says how many images are drawn, and by which weights (docs/samplers.md)."""
 
-  num_samples: Size = 100
+  num_samples: Rows = 100
   batch_size: Size = 100
   labels: tuple[Count | str, ...] = ()  # classes to sample in turn, by number or name; (): all
   # texts of the pictures in turn, separated by |; None: texts of the test split

@@ -95,7 +95,9 @@ def server_of(app: Callable) -> Any:
   import uvicorn
   from uvicorn.protocols.http import auto
 
-  class Protocol(auto.AutoHTTPProtocol):
+  base: Any = auto.AutoHTTPProtocol
+
+  class Protocol(base):
     # uvicorn itself waits without end for the rest of a request.
     waits = False
 

@@ -230,7 +230,10 @@ FLAGS = [
   ('use 3', 'config.use is a section: set one of its fields'),
   ('use.fraction.x 3', 'no field config.use.fraction.x'),
   ('shape.size 3', 'no field config.shape.size with shape=ring; shape=box has it'),
-  ('shape.inner.count 3', 'no field config.shape.inner.count; ...'),  # a fact of each choice
+  (
+    'shape.inner.count 3',
+    'no field config.shape.inner.count; config.shape.inner=disc has radius',
+  ),  # a fact of each choice
   ('facts.count 3', 'no field config.facts'),
   ('shape', 'config.shape=None is not one of'),
   ('shape.steps', "config.shape.steps='' is not an integer"),

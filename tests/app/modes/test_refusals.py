@@ -150,8 +150,7 @@ two_moons sampling.bound=clip => config.sampling.bound=clip needs levels
 """
 TABLES['sample'] = """
 sampling.num_steps=1000000000 => sampling.grid.number=1000000000 is not an integer up to 10^5
-sampling.batch_size=99999999999 sampling.num_samples=99999999999 => sampling.batch_size=99999999999:
-  a batch takes 23,842 GiB
+sampling.num_samples=99999999999 => num_samples=99999999999 is not an integer up to 10^8
 sampling.sampler=tests.app.toy_parts:ramp => its constructor must return a dj.Sampler(init, step),
   not a function
 sampling.sampler=tests.app.toy_parts:estimate => config.sampling.sampler: the step of a sampler
