@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Collection
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -102,6 +103,11 @@ class Command:
     self.is_run = bool(path) and Path(path).is_dir()
     self.point: store.Flags = []  # flags of --sweep_index
 
+  @property
+  def flags(self) -> list[tuple[str, str]]:
+    """All flags of fields."""
+    return [*self.point, *self.fields]
+
   def workdir(self) -> str:
     """Returns the folder of the run."""
     if _WORKDIR.value:
@@ -130,7 +136,7 @@ class Command:
       if self.is_run or not self.path:
         raise UserError('--sweep_index needs a config file with a sweep()')
       self.point = store.sweep(self.path, _SWEEP_INDEX.value, fields)
-      fields = [*self.point, *fields]
+      fields = self.flags
     if self.uses_a_run(mode):
       workdir = self.weights_in(workdir)
       itself = self.is_run and Path(workdir) == Path(self.path)
@@ -189,7 +195,7 @@ def main(argv: list[str]) -> None:
       print(note)
     compiling.keep_compilations(config.compilation_cache)
     with buckets.copying(workdir):
-      start(modes.find(_MODE.value), config, workdir)
+      start(modes.find(_MODE.value), config, workdir, {path for path, _ in command.flags})
   except UserError as error:
     # Orbax leaves coroutines behind when a checkpoint cannot be written.
     warnings.filterwarnings('ignore', 'coroutine .*never awaited')
@@ -213,14 +219,17 @@ def main(argv: list[str]) -> None:
     fail('stopped by the exception above', 1)
 
 
-def start(mode: modes.Mode, config: Node, workdir: str | Path) -> None:
-  """Runs a mode; opens the trained run that it uses."""
+def start(mode: modes.Mode, config: Node, workdir: str | Path, given: Collection[str] = ()) -> None:
+  """Runs a mode; opens the trained run that it uses. given: the fields that flags set."""
   from diffusion_jax.app.run.weights import Run
 
   mode.check_trust(config)
+  if mode.uses_a_run:
+    mode.check_given(config, workdir, given)
   try:
     with compiling.products_at(config.matmul_precision):
-      mode(*([Run.open(config, workdir)] if mode.uses_a_run else [config, workdir]))
+      run = [Run.open(config, workdir, given=given)] if mode.uses_a_run else [config, workdir]
+      mode(*run)
   except OSError as error:  # a full disk, most of all
     raise UserError(f'{error}. When that is resolved, the same command continues') from error
 

@@ -74,13 +74,10 @@ def parts(results: Sequence[tuple[str, dict]]) -> Iterator[Table | Chart]:
     rows = [
       [
         _folder(name),
-        *(_score(x['metrics'].get(m, {})) for m in metrics),
-        about(
-          x.get('protocol', {}).get('samples', {}).get('sampling', {}),
-          *(score.get('note') for score in x['metrics'].values()),
-        ),
+        *(_score(scores.get(m, {})) for m in metrics),
+        about(sampling, *(score.get('note') for score in scores.values())),
       ]
-      for name, x in scored
+      for name, sampling, scores in _rows(scored)
     ]
     yield Table('Generated images', [head, *rows])
   for name, x in results:
@@ -92,6 +89,29 @@ def parts(results: Sequence[tuple[str, dict]]) -> Iterator[Table | Chart]:
       ]
       yield Table(f'The loss and those of exact denoisers, {_folder(name)}', [['', *heads], *rows])
     yield from _charts(_folder(name), x)
+
+
+def _rows(scored: Sequence[tuple[str, dict]]) -> list[tuple[str, Json, dict[str, dict]]]:
+  """Returns the name, the section `sampling` and the scores of each set of samples.
+
+  Metrics of the same samples have files of their own, and one row, named by what differs from
+  the run. A score that a row has already, by another reference, has a row of its own.
+  """
+  rows: list[tuple[str, Json, dict[str, dict]]] = []
+  for name, x in scored:
+    drawn = x.get('protocol', {}).get('samples', {})
+    if drawn and (metric := x.get('metric')):
+      name = re.sub(
+        rf'^{re.escape(str(metric))}(-(train|test|validation)(?=-|$))?', 'samples', name
+      )
+    for other, sampling, scores in rows:
+      same = drawn and (other, sampling) == (name, drawn.get('sampling', {}))
+      if same and scores.keys().isdisjoint(x['metrics']):
+        scores |= x['metrics']
+        break
+    else:
+      rows.append((name, drawn.get('sampling', {}), dict(x['metrics'])))
+  return rows
 
 
 def _score(content):
@@ -139,9 +159,9 @@ def final(run: Record) -> dict[str, str]:
       if f'{unit}_per_dim' in x:
         value = with_error(x[f'{unit}_per_dim'], x.get('standard_error'))
         values[f'{unit}/dim, {_folder(name)}'] = value
+  for name, _, scores in _rows([(name, x) for name, x in run.results if 'metrics' in x]):
     added = '' if name == 'samples' else f', {_folder(name)}'
-    for metric, score in x.get('metrics', {}).items():
-      values[in_words(metric) + added] = _score(score)
+    values |= {in_words(metric) + added: _score(score) for metric, score in scores.items()}
   for name, curve in run.curves.items():
     if name not in hidden and '_quarter_' not in name:
       values.setdefault(in_words(name), f'{curve.values[-1]:.5g}')
