@@ -11,7 +11,9 @@ import contextlib
 import functools
 import io
 import json
+import os
 import re
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -21,8 +23,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
 
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.evaluate import cells
-from diffusion_jax.app.evaluate.metrics_of_data import OF_SETS
+from diffusion_jax.app.evaluate import cells, mode
 from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.app.run import weights
@@ -30,7 +31,7 @@ from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import fold_each
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, plots, real_images
-from diffusion_jax.runtime.files import make_folder, write_npz
+from diffusion_jax.runtime.files import make_folder, read_json, write_npz
 from tests.app.conftest import of_run, trial
 from tests.app.evaluate.test_scorers import halves
 from tests.app.fields import within
@@ -40,7 +41,9 @@ CONFIGS = 'digits', 'digits_masked', 'digits_meanflow', 'digits_vae', 'digits_cl
 CONFIGS += 'moons_bridge', 'two_moons'
 FEW = within('evaluation', num_generated=12, num_pairs=12, draws_per_pair=3, num_images=5)
 FEW |= {'training.checkpoints.best': None, 'sampling.checkpoint': 'latest'}
-TEXTS = '2', '3', '0.5', 'True', 'False', 'raw', '1,2'
+TEXTS = '2', '3', '0.5', 'True', 'False', 'train', 'test', 'pixels', 'values', 'raw', 'zz'
+USUAL = 'digits', 'two_moons'
+OF_TABLE = 'evaluation.metrics', 'evaluation.sweep', 'evaluation.name'
 
 
 # -- programs that hash what they get ------------------------------------------
@@ -151,40 +154,172 @@ def evaluate(run, flags=(), **fields):
     MODES['evaluate'](config, str(run), given=flags)
 
 
-def results(run):
-  """Returns the content of each result by its folder."""
+def made_by(run, metric, flags=(), **fields):
+  """Returns the result of the command of one metric: its folder's name, and its content."""
+  for path in (run / 'evaluation').glob('*/result.json'):
+    os.utime(path, (0, 0))
+  evaluate(run, flags, **fields | {'evaluation.metrics': metric})
   paths = (run / 'evaluation').glob('*/result.json')
-  return {path.parent.name: json.loads(path.read_text()) for path in paths}
+  path = max(paths, key=lambda path: path.stat().st_mtime)
+  return path.parent.name, read_json(path)
 
 
-def alone(run, metric, **fields):
-  """Returns the folder and content of the only result of a command."""
-  before = {n: (run / 'evaluation' / n / 'result.json').stat().st_mtime_ns for n in results(run)}
-  evaluate(run, **fields | {'evaluation.metrics': metric})
-  after = results(run)
-  time = lambda n: (run / 'evaluation' / n / 'result.json').stat().st_mtime_ns
-  [name] = [n for n in after if before.get(n) != time(n)]
-  return name, after[name]
+def unread(error):
+  """Returns the field that a line says has no effect; raises the error if it says another thing."""
+  path = re.match(r'config\.(?:evaluation\.sweep: )?([\w.]+).* has no effect with', str(error))
+  if not path:
+    raise error
+  return path[1]
+
+
+def typed(run, metric, **fields):
+  """Returns (`made_by` of flags without those that are refused as not read, these)."""
+  refused = []
+  while True:
+    flags = {path: x for path, x in fields.items() if path not in refused}
+    try:
+      return made_by(run, metric, flags, **flags), refused
+    except UserError as error:
+      refused.append(unread(error))
+
+
+def is_refused(run, metric, path, text):
+  """Returns whether a command says that its only flag has no effect."""
+  config = of_run(run, **{'evaluation.metrics': metric, path: text})
+  try:
+    cells.points_of(Run.open(config, run, given=[path]))
+  except UserError as error:
+    return unread(error) == path
+  return False
+
+
+# -- what there is -------------------------------------------------------------
 
 
 @functools.cache
-def metrics_of(name, place):
-  """Returns the metrics that a config's data and conditions allow."""
+def metrics_of(name):
+  """Returns the metrics that a model and its data allow, but the one that trains classifiers."""
   able = []
   for metric in config_of(name).schema.metrics:
-    run = new_run(name, place / metric)
-    with contextlib.suppress(UserError):
-      evaluate(run, **{'evaluation.metrics': metric})
+    with contextlib.suppress(UserError), tempfile.TemporaryDirectory() as place:
+      run = new_run(name, Path(place))
+      config = of_run(run, **{'evaluation.metrics': metric})
+      for point in cells.points_of(Run.open(config, run)):
+        mode.check(point)
       able.append(metric)
-  return able
+  return [metric for metric in able if metric != 'c2st']
 
 
-@pytest.fixture(scope='module')
+@functools.cache
+def values_of(name):
+  """Returns {field: other values as typed} of all fields of evaluation and sampling."""
+  config = with_valid(config_of(name), {'evaluation.metrics': ','.join(metrics_of(name))})
+  before, values = folder.plain(config), {}
+  for path in config.paths():
+    if path.startswith(('evaluation.', 'sampling.')) and not path.endswith('.name'):
+      texts = [*TEXTS] * (path not in OF_TABLE)
+      for text in texts:
+        try:
+          new = folder.plain(with_valid(config, {path: text}))
+        except UserError as error:
+          names = re.search('is not one of (.*)', str(error))
+          texts += names[1].split(', ') if names and text == 'zz' else []
+          continue
+        if new != before:
+          values.setdefault(path, []).append(text)
+  return values
+
+
+def with_valid(config, fields):
+  """Returns the config with fields; raises UserError if it is refused."""
+  config = store.with_flags(config, [*fields.items()])
+  registry.make(config, 'x').check('evaluate')
+  return config
+
+
+@pytest.fixture
 def place(tmp_path_factory):
   return tmp_path_factory.mktemp('tables')
 
 
-@pytest.mark.parametrize('name', CONFIGS)
-def test_x(name, place):
-  import time; t=time.time()
-  print(name, metrics_of(name, place), time.time()-t)
+# -- the law -------------------------------------------------------------------
+
+SOME = ('two_moons', 'loss'), ('digits', 'memorisation'), ('two_moons', 'density_coverage')
+FLAGS = [(*some, 'evaluation.') for some in SOME]
+FLAGS += [
+  pytest.param(name, metric, '', marks=pytest.mark.slow)
+  for name in CONFIGS
+  for metric in config_of(name).schema.metrics
+]
+
+
+@pytest.mark.parametrize('name, metric, section', FLAGS)
+def test_a_flag_changes_the_result_or_is_refused(name, metric, section, place):
+  """And the command is the same in a folder with results of others as in a new one."""
+  if metric not in metrics_of(name):
+    return
+  first = new_run(name, place / '0')
+  usual, config, idle = made_by(first, metric), config_of(name), {}
+  for path, texts in values_of(name).items():
+    if path.split('.')[1] in {*metrics_of(name)} - {metric}:
+      continue
+    for text in texts:
+      with contextlib.suppress(UserError):
+        with_valid(config, {'evaluation.metrics': metric} | idle | {path: text})
+        if is_refused(first, metric, path, text):
+          idle[path] = text
+        elif path.startswith(section):
+          found = typed(new_run(name, place / f'{path} {text}'), metric, **{path: text})
+          assert found[0] != usual and typed(first, metric, **{path: text}) == found, path
+        break
+  code, content = made_by(first, metric, **idle)
+  assert idle and (code[-8:], content) == (usual[0][-8:], usual[1])
+
+
+EXAMPLES = [
+  pytest.param(name, 4, marks=[pytest.mark.slow] * (name not in USUAL)) for name in CONFIGS
+]
+EXAMPLES += [pytest.param(name, 40, marks=pytest.mark.slow) for name in CONFIGS]
+
+
+def numbers_in(tree):
+  """Returns all numbers of a file's content."""
+  return {x for x in jax.tree.leaves(tree) if isinstance(x, float)}
+
+
+@pytest.mark.parametrize('name, count', EXAMPLES)
+def test_a_cell_is_the_command_of_its_metric(name, count, tmp_path_factory):
+  swept = {n: x for n, x in values_of(name).items() if n.startswith('sampling.') and len(x) > 1}
+
+  @settings(max_examples=count, derandomize=True, deadline=None, database=None,
+            suppress_health_check=[*HealthCheck])  # fmt: skip
+  @given(st.data())
+  def law(data):
+    metrics = data.draw(
+      st.lists(st.sampled_from(metrics_of(name)), min_size=2, max_size=2, unique=True)
+    )
+    fields = data.draw(st.lists(st.sampled_from([*swept]), min_size=1, max_size=2, unique=True))
+    place = tmp_path_factory.mktemp('law')
+    table, single = new_run(name, place / 'table'), new_run(name, place / 'single')
+    points = {}
+    while not points:
+      assume(fields)
+      sweep = ' '.join(f'{n.partition(".")[2]}={",".join(swept[n][:2])}' for n in fields)
+      try:
+        evaluate(table, **{'evaluation.metrics': ','.join(metrics), 'evaluation.sweep': sweep})
+      except UserError as error:
+        if 'has no effect' not in str(error):
+          assume(False)
+        fields.remove(f'sampling.{unread(error)}')
+        continue
+      [path] = (table / 'evaluation').glob('sweep-*/sweep.json')
+      points = read_json(path)['points']
+    row = data.draw(st.sampled_from(points))
+    point = {f'sampling.{n}': x for n, x in row['point'].items()}
+    for metric in metrics:
+      (folder, content), _ = typed(single, metric, **point)
+      assert row['results'][metric] == folder
+      assert read_json(table / 'evaluation' / folder / 'result.json') == content
+      assert numbers_in(content) & numbers_in(row['metrics'])
+
+  law()
