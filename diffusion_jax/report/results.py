@@ -73,11 +73,11 @@ def parts(results: Sequence[tuple[str, dict]]) -> Iterator[Table | Chart]:
     head = ['evaluation', *map(in_words, metrics), 'about']
     rows = [
       [
-        _folder(name),
-        *(_score(scores.get(m, {})) for m in metrics),
-        about(sampling, *(score.get('note') for score in scores.values())),
+        _folder(row.name),
+        *(_score(row.scores.get(m, {})) for m in metrics),
+        about(row.sampling, row.of, *(score.get('note') for score in row.scores.values())),
       ]
-      for name, sampling, scores in _rows(scored)
+      for row in _rows(scored)
     ]
     yield Table('Generated images', [head, *rows])
   for name, x in results:
@@ -91,27 +91,40 @@ def parts(results: Sequence[tuple[str, dict]]) -> Iterator[Table | Chart]:
     yield from _charts(_folder(name), x)
 
 
-def _rows(scored: Sequence[tuple[str, dict]]) -> list[tuple[str, Json, dict[str, dict]]]:
-  """Returns the name, the section `sampling` and the scores of each set of samples.
+class _Row(NamedTuple):
+  """The scores of a set of samples, by the examples that `of` names if they are not the usual."""
 
-  Metrics of the same samples have files of their own, and one row, named by what differs from
-  the run. A score that a row has already, by another reference, has a row of its own.
+  name: str
+  sampling: Json
+  of: str
+  scores: dict[str, dict]
+
+
+def _rows(scored: Sequence[tuple[str, dict]]) -> list[_Row]:
+  """Returns a row for each set of samples, named by what differs from the run.
+
+  Metrics of the same samples have files of their own. Scores are in one row if they are of the
+  same draws and by the same examples.
   """
-  rows: list[tuple[str, Json, dict[str, dict]]] = []
+  rows: list[tuple[Json, _Row]] = []
   for name, x in scored:
-    drawn = x.get('protocol', {}).get('samples', {})
+    drawn, others = x.get('protocol', {}).get('samples', {}), x.get('other_data', '')
+    read = x.get('settings', {}).get('evaluation', {})
+    splits = f'against {read.get("reference", "train")}', f'of {x.get("split", "test")} pairs'
+    of = [*{*splits} - {'against train', 'of test pairs'}, *(['other data'] if others else [])]
     if drawn and (metric := x.get('metric')):
-      name = re.sub(
-        rf'^{re.escape(str(metric))}(-(train|test|validation)(?=-|$))?', 'samples', name
-      )
-    for other, sampling, scores in rows:
-      same = drawn and (other, sampling) == (name, drawn.get('sampling', {}))
-      if same and scores.keys().isdisjoint(x['metrics']):
-        scores |= x['metrics']
+      split = r'(-(train|test|validation)(?=-|$))?'
+      name = re.sub(rf'^{re.escape(str(metric))}{split}', 'samples', name)
+    new = _Row(name, drawn.get('sampling', {}), ', '.join(of), {})
+    for draws, row in rows:
+      same = drawn and (draws, row[:3]) == ([drawn, others], new[:3])
+      if same and row.scores.keys().isdisjoint(x['metrics']):
+        new = row
         break
     else:
-      rows.append((name, drawn.get('sampling', {}), dict(x['metrics'])))
-  return rows
+      rows.append(([drawn, others], new))
+    new.scores.update(x['metrics'])
+  return [row for _, row in rows]
 
 
 def _score(content):
@@ -159,9 +172,10 @@ def final(run: Record) -> dict[str, str]:
       if f'{unit}_per_dim' in x:
         value = with_error(x[f'{unit}_per_dim'], x.get('standard_error'))
         values[f'{unit}/dim, {_folder(name)}'] = value
-  for name, _, scores in _rows([(name, x) for name, x in run.results if 'metrics' in x]):
-    added = '' if name == 'samples' else f', {_folder(name)}'
-    values |= {in_words(metric) + added: _score(score) for metric, score in scores.items()}
+  for row in _rows([(name, x) for name, x in run.results if 'metrics' in x]):
+    added = '' if row.name == 'samples' else f', {_folder(row.name)}'
+    added += f', {row.of}' if row.of else ''
+    values |= {in_words(metric) + added: _score(score) for metric, score in row.scores.items()}
   for name, curve in run.curves.items():
     if name not in hidden and '_quarter_' not in name:
       values.setdefault(in_words(name), f'{curve.values[-1]:.5g}')

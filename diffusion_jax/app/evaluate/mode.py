@@ -72,6 +72,7 @@ def main(run: Run) -> None:
     print(f'evaluation.metrics={",".join(metrics)}')
   for point in points:
     check(point)
+  check_weights(points)
   make_folder(run.model.workdir, 'evaluation')
   examples = examples_of(points)
   for line in costs(points, examples):
@@ -94,7 +95,16 @@ def check(point: Point) -> None:
     if isinstance(cell.metric, ModelMetric):
       with from_config(f'evaluation.{cell.name}'):
         cell.metric.measure(model.measured)
-  weights.restore(model)
+
+
+def check_weights(points: list[Point]) -> None:
+  """Raises UserError for weights that the run does not have; each choice is read once."""
+  models = {}
+  for point in points:
+    c = folder.plain(point.model.config.sampling)
+    models[str((c['weights'], c['checkpoint']))] = point.model
+  for model in models.values():
+    weights.restore(model)
 
 
 def examples_of(points: list[Point]) -> Examples | None:
