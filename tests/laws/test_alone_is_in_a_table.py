@@ -267,7 +267,7 @@ def test_a_flag_changes_the_result_or_is_refused(name, metric, section, place):
       with contextlib.suppress(UserError):
         with_valid(config, {'evaluation.metrics': metric} | idle | {path: text})
         if is_refused(first, metric, path, text):
-          idle[path] = text
+          idle.setdefault(path, text)
           continue
         if path.startswith(section):
           found = typed(new_run(name, place / f'{path} {text}'), metric, **{path: text})
