@@ -43,6 +43,7 @@ FEW = within('evaluation', num_generated=12, num_pairs=12, draws_per_pair=3, num
 FEW |= {'training.checkpoints.best': None, 'sampling.checkpoint': 'latest'}
 TEXTS = '2', '3', '0.5', 'True', 'False', 'train', 'test', 'pixels', 'values', 'raw', 'None', 'zz'
 USUAL = 'digits', 'two_moons'
+_HOME = tempfile.TemporaryDirectory()  # of simulations
 OF_TABLE = 'evaluation.metrics', 'evaluation.sweep', 'evaluation.name'
 
 
@@ -63,7 +64,7 @@ def arrays_in(tree):
 
 @functools.cache
 def shapes_of(name):
-  return registry.make(config_of(name), 'x').shapes()
+  return registry.make(config_of(name), _HOME.name).shapes()
 
 
 def restored(model, merge=True):
@@ -137,7 +138,7 @@ def config_of(name):
 
 @functools.cache
 def facts_of(name):
-  return registry.make(config_of(name), 'x').facts
+  return registry.make(config_of(name), _HOME.name).facts
 
 
 def new_run(name, place):
@@ -233,7 +234,7 @@ def values_of(name):
 def with_valid(config, fields):
   """Returns the config with fields; raises UserError if it is refused."""
   config = store.with_flags(config, [*fields.items()])
-  registry.make(config, 'x').check('evaluate')
+  registry.make(config, _HOME.name).check('evaluate')
   return config
 
 
