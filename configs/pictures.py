@@ -18,8 +18,7 @@ from configs.base import section
 def get_config():
   config = base.short(2000, 1000, 1e-3, batch_size=32)
   config.training.average.decay = 0.998
-  config.training.held_out = None
-  config.data = section('folder', image_shape=(32, 32, 3))
+  config.data = section('folder', image_shape=(32, 32, 3), test_fraction=0.1)
   config.schedule = section('cosine')
   config.parametrization = section('v')
   config.objective = section('denoising', weight='truncated_snr')

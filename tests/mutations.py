@@ -88,7 +88,7 @@ TABLE = [
     'app/kinds/rules.py',
     'app/test_cli.py',
     [
-      ('flag_makes_idle', 'if is_flag or not any(', 'if not any('),
+      ('flag_makes_idle', 'if not is_flag and any(', 'if any('),
     ],
   ),
   (
@@ -364,7 +364,7 @@ TABLE = [
     'app/kinds/test_states.py',
     [
       ('guidance_moves', 'cond | drop', 'cond'),
-      ('knows_nothing', 'num_steps=num_steps)', 'num_steps=2 * num_steps)'),
+      ('knows_nothing', 'num_steps=self.num_steps)', 'num_steps=2 * self.num_steps)'),
     ],
   ),
   (
@@ -409,7 +409,11 @@ TABLE = [
     'app/evaluate/mode.py',
     None,
     [
-      ('is_of_its_data', 'examples = content_sum(source, count)', "examples = ''"),
+      (
+        'is_of_its_data',
+        'Examples(source, count, content_sum(source, count))',
+        "Examples(source, count, '')",
+      ),
       ('own_pair', 'log_q[:, 1:], log_q[:, 0]', 'log_q[:, :-1], log_q[:, -1]'),
       ('own_pair', 'encoded[index // rows]', 'encoded[index % len(encoded)]'),
       ('own_pair', "return -arrays['nats']", "return arrays['nats']"),
@@ -424,7 +428,23 @@ TABLE = [
     'app/evaluate/mode.py',
     'app/run/test_provenance.py',
     [
-      ('splits_that_it_reads', 'self.sums[split] = content_sum(source)', 'pass'),
+      ('splits_that_it_reads', "read['train'] = content_sum(train)", 'pass'),
+    ],
+  ),
+  (
+    'app/evaluate/cells.py',
+    'laws/test_alone_is_in_a_table.py',
+    [
+      ('elbo', "'num_images', 'batch_size', 'seed')", "'num_images', 'batch_size')"),
+      ('elbo', "for n in ('weights', 'checkpoint')}", "for n in ('weights',)}"),
+      ('elbo', 'n) for n in metric.reads}', "n) for n in metric.reads if n != 'clips'}"),
+    ],
+  ),
+  (
+    'app/evaluate/mode.py',
+    'laws/test_alone_is_in_a_table.py',
+    [
+      ('density_coverage', "{'seed': c.seed, 'batch_size'", "{'batch_size'"),
     ],
   ),
   (

@@ -16,6 +16,7 @@ from scipy.stats import norm
 
 import diffusion_jax as dj
 from diffusion_jax.app import smoke
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.kinds.diffusion import SCHEMA
 from diffusion_jax.core.keys import as_one_key
@@ -247,7 +248,7 @@ def own_parts():
 def test_the_network_and_objective_of_own_parts_are_trained(own_parts):
   """Every parameter has a gradient; an output of 0 has the error mean |v|."""
   parts, model = own_parts
-  images, labels = model.noisy.source().read(np.arange(8)).values()
+  images, labels = datasets.source_of(model.config).read(np.arange(8)).values()
   batch = {'x': np.float32(images / 127.5 - 1), 'label': labels}
   objective, key = model.objective(), jax.random.key(1)
   params = jax.jit(model.init)(jax.random.key(0))

@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -120,6 +121,11 @@ class Command:
     self.is_run = bool(path) and Path(path).is_dir()
     self.point: store.Flags = []  # flags of --sweep_index
 
+  @property
+  def flags(self) -> list[tuple[str, str]]:
+    """All flags of fields."""
+    return [*self.point, *self.fields]
+
   def workdir(self) -> str:
     """Returns the folder of the run."""
     if _WORKDIR.value:
@@ -148,7 +154,7 @@ class Command:
       if self.is_run or not self.path:
         raise UserError('--sweep_index needs a config file with a sweep()')
       self.point = store.sweep(self.path, _SWEEP_INDEX.value)
-      fields = [*self.point, *fields]
+      fields = self.flags
     if self.uses_a_run(mode):
       workdir = self.weights_in(workdir)
     with beginning(f'--sweep_index={_SWEEP_INDEX.value}: ' if self.point else ''):
@@ -212,7 +218,7 @@ def main(argv: list[str]) -> None:
       print(note)
     compiling.keep_compilations(config.compilation_cache)
     with buckets.copying(workdir):
-      start(modes.find(_MODE.value), config, workdir)
+      start(modes.find(_MODE.value), config, workdir, {path for path, _ in command.flags})
   except UserError as error:
     # Orbax leaves coroutines behind when a checkpoint cannot be written.
     warnings.filterwarnings('ignore', 'coroutine .*never awaited')
@@ -236,14 +242,17 @@ def main(argv: list[str]) -> None:
     fail('stopped by the exception above', 1)
 
 
-def start(mode: modes.Mode, config: Node, workdir: str | Path) -> None:
-  """Runs a mode; opens the trained run that it uses."""
+def start(mode: modes.Mode, config: Node, workdir: str | Path, given: Collection[str] = ()) -> None:
+  """Runs a mode; opens the trained run that it uses. given: the fields that flags set."""
   from diffusion_jax.app.run.weights import Run
 
   mode.check_trust(config)
+  if mode.uses_a_run:
+    mode.check_given(config, workdir, given)
   try:
     with compiling.products_at(config.matmul_precision):
-      mode(*([Run.open(config, workdir)] if mode.uses_a_run else [config, workdir]))
+      run = [Run.open(config, workdir, given=given)] if mode.uses_a_run else [config, workdir]
+      mode(*run)
   except OSError as error:  # a full disk, most of all
     raise UserError(f'{error}. When that is resolved, the same command continues') from error
 

@@ -30,9 +30,10 @@ def check_fraction(test_fraction: float, split: str, path: str | Path) -> None:
 
 
 def check_part(count: int, size: int, test_fraction: float, split: str, what: str) -> None:
-  """Raises ValueError if a split of `size` images is empty."""
+  """Raises ValueError if a split of `size` images is empty, `NoTestSplit` for the test split."""
   if not count:
-    raise ValueError(
+    kind = NoTestSplit if split == 'test' else ValueError
+    raise kind(
       f'test_fraction={test_fraction} leaves none of the {size} {what} for the {split} split'
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -55,12 +55,15 @@ def independent_pixels_nll(x0: Array, log_prob: Array) -> Array:
 
 
 def in_bits(
-  name: str, measure: Callable[[_Measured], PerExample], details: Details | None = None
+  name: str,
+  measure: Callable[[_Measured], PerExample],
+  details: Details | None = None,
+  **parts: Any,
 ) -> ModelMetric[_Measured]:
   """Makes the metric of `measure`, whose array 'total' [B] is in bits/dim.
 
   Of real numbers it is 'nats' in nats/dim, with 'truncated' within a box.
-  details: further entries of the report.
+  details: further entries of the report; parts: of `ModelMetric`.
   """
 
   def compute(arrays):
@@ -82,4 +85,4 @@ def in_bits(
       more['truncated_nats_per_dim'] = mean(arrays['truncated']).value
     return {f'{unit}_per_dim': value, 'standard_error': error} | more
 
-  return ModelMetric(measure, compute, report)
+  return ModelMetric(measure, compute, report, **parts)

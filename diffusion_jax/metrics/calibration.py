@@ -164,23 +164,6 @@ def coverage(levels: np.ndarray, mass: ArrayLike = 0.9, confidence: float = 0.95
   return Coverage(mass, fraction, error, low / count, high / count)
 
 
-def all_levels(samples: Arrays, reference: Arrays, most: int = 12) -> dict[str, np.ndarray]:
-  """Returns the levels by the names of their tests, [M] or [M, D], D <= most.
-
-  Of ranks, intervals and balls, and of densities if the samples have `log_q`.
-  """
-  draws, truth = (np.asarray(a) for a in (samples['draws'], reference['truth']))
-  centres = regression_references(reference['context'], truth)
-  levels = {
-    'ranks': flat(rank_levels(draws, truth))[:, :most],
-    'intervals': flat(interval_levels(draws, truth))[:, :most],
-    'balls (TARP)': tarp_levels(draws, truth, centres),
-  }
-  if 'log_q' in samples:
-    levels['densities'] = density_levels(samples['log_q'], reference['log_q'])
-  return levels
-
-
 def contractions(draws: ArrayLike, truth: ArrayLike) -> np.ndarray:
   """Returns 1 - (variance of the draws) / (variance of the prior), [M, D].
 

@@ -16,7 +16,7 @@ from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.core.elbo import LastStep
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.core.process import Variance
-from diffusion_jax.data.sources import in_batches
+from diffusion_jax.data.sources import Source, in_batches
 from diffusion_jax.metrics import bits, plots
 from diffusion_jax.metrics.bits import in_bits
 from diffusion_jax.metrics.metric import ImageModel, ModelMetric, PerExample
@@ -75,6 +75,11 @@ class LatentDiffusion(DiffusionModel, Protocol):
 class StateModel(ImageModel, Protocol):
   """What the bound of a diffusion model of states needs."""
 
+  @property
+  def num_steps(self) -> int | None:
+    """The steps of a schedule in discrete time; None in continuous time."""
+    ...
+
   def state_bound(
     self, params: Params, keys: Array, x0: Array, cond: dict, num_times: int
   ) -> dict[str, Array]:
@@ -99,6 +104,9 @@ def elbo(
 
   nll = DECODERS[decoder] if isinstance(decoder, str) else decoder
 
+  def calls(model: DiffusionModel) -> int:
+    return random_steps or num_steps or model.schedule_steps
+
   def measure(model: DiffusionModel) -> PerExample:
     levels = model.facts.x.levels
 
@@ -120,7 +128,9 @@ def elbo(
 
     return function
 
-  return in_bits('elbo', measure, functools.partial(_terms, random_steps=random_steps))
+  details = functools.partial(_terms, random_steps=random_steps)
+  reads = 'clips', 'reverse_variance'
+  return in_bits('elbo', measure, details, calls=calls, reads=reads)
 
 
 def _terms(arrays, out, random_steps):
@@ -162,7 +172,10 @@ def state_elbo(num_times: Size = 64) -> ModelMetric:
 
     return function
 
-  return in_bits('elbo', measure, _state_terms)
+  def calls(model: StateModel) -> int:
+    return model.num_steps or num_times
+
+  return in_bits('elbo', measure, _state_terms, calls=calls)
 
 
 def _state_terms(arrays, out):
@@ -302,14 +315,14 @@ def independent_pixels() -> ModelMetric:
   A baseline: no network is used.
   """
 
-  def measure(model: ImageModel) -> PerExample:
-    source = model.source()
-    log_prob = bits.pixel_histogram(in_batches(source, 1000), source.facts.x.levels)
-    log_prob = jnp.asarray(log_prob)
+  def fit(model: ImageModel, source: Source) -> Params:
+    return {'log_prob': bits.pixel_histogram(in_batches(source, 1000), model.facts.x.levels)}
 
+  def measure(model: ImageModel) -> PerExample:
     def function(params, keys, x0, cond):
-      return {'total': dj.bits_per_dim(bits.independent_pixels_nll(x0, log_prob), x0.shape[1:])}
+      nll = bits.independent_pixels_nll(x0, params['log_prob'])
+      return {'total': dj.bits_per_dim(nll, x0.shape[1:])}
 
     return function
 
-  return in_bits('independent_pixels', measure)
+  return in_bits('independent_pixels', measure, fit=fit)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.aliases import Json, Params
+from diffusion_jax.data.sources import Source
 from diffusion_jax.metrics.estimates import Estimate, mean
 from diffusion_jax.metrics.metric import Arrays, ImageModel, ModelMetric, PerExample, Score, as_json
 from diffusion_jax.ranges import Size
@@ -42,8 +43,7 @@ def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
   examples, drawn at random, that `memorised` knows; the others know all.
   """
 
-  def fit(model: DenoisingModel) -> Params:
-    source = model.source()
+  def fit(model: DenoisingModel, source: Source) -> Params:
     fitted = floors.of_source(source, model.facts.x.encode, examples)
     if fitted.limit:
       print(f'linear is not the least loss of a linear denoiser: {fitted.limit}')
@@ -85,7 +85,7 @@ def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
       for line, about in ROWS.items()
     ]
 
-  return ModelMetric(measure, compute, report, fit)
+  return ModelMetric(measure, compute, report, fit, lambda model: draws)
 
 
 def _values(metrics):

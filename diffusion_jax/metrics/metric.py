@@ -36,10 +36,6 @@ class ImageModel(Protocol):
     """The facts of the images."""
     ...
 
-  def source(self, split: str = 'train') -> Source:
-    """Returns the images of a split."""
-    ...
-
 
 class SampleMetric(NamedTuple):
   """A way to score images against real ones.
@@ -52,7 +48,7 @@ class SampleMetric(NamedTuple):
   of the samples, arrays of the reference) -> scores; raises `Missing`.
   features: names of the spaces that it is computed in, of
   `features.EXTRACTORS`; () for any. by_statistics: of the reference it needs
-  only mean and covariance.
+  only mean and covariance. report: (these arrays, folder) draws figures.
   """
 
   scores: Mapping[str, bool]
@@ -60,6 +56,7 @@ class SampleMetric(NamedTuple):
   compute: Callable[[Arrays, Arrays], list[Score]]
   features: tuple[str, ...] = ()
   by_statistics: bool = False
+  report: Callable[[Arrays, Arrays, Path], None] | None = None
 
 
 class ModelMetric(NamedTuple, Generic[_Measured]):
@@ -67,14 +64,18 @@ class ModelMetric(NamedTuple, Generic[_Measured]):
 
   measure: model -> `PerExample`. compute: its arrays -> scores: arrays [B] of
   all images, and arrays [B, T] summed over the images of each batch. report:
-  (these arrays, folder) -> further numbers; it may print and draw. more: model ->
-  further parameters that `measure` reads.
+  (these arrays, folder) -> further numbers; it may print and draw. fit: (model,
+  training examples) -> further parameters that `measure` reads. calls: model ->
+  calls of the network for each image, 0 if they are not known. reads: attributes
+  of the model that config.sampling decides, and that `measure` reads.
   """
 
   measure: Callable[[_Measured], PerExample]
   compute: Callable[[Arrays], list[Score]]
   report: Callable[[Arrays, Path], Json] | None = None
-  more: Callable[[_Measured], Params] | None = None
+  fit: Callable[[_Measured, Source], Params] | None = None
+  calls: Callable[[_Measured], int] = lambda model: 0
+  reads: tuple[str, ...] = ()
 
 
 # The arrays that feature extractors make.

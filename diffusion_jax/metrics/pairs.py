@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffusion_jax.metrics import lattices
+from diffusion_jax.metrics import lattices, plots
 from diffusion_jax.metrics.calibration import (
   bonferroni,
   contractions,
@@ -19,6 +19,8 @@ from diffusion_jax.metrics.calibration import (
 )
 from diffusion_jax.metrics.estimates import Estimate, Missing, mean
 from diffusion_jax.metrics.metric import SampleMetric, Score, take
+
+_MOST_CURVES = 12  # of the parameters in a figure
 
 
 @lattices.named
@@ -37,7 +39,12 @@ def sbc(seed: int = 0) -> SampleMetric:
       for name, p in tests._asdict().items()
     ]
 
-  return SampleMetric({'sbc_ks': True, 'sbc_chi2': True}, ('draws', 'truth'), compute)
+  def report(samples, reference, out):
+    levels = flat(rank_levels(samples['draws'], reference['truth'], seed))
+    plots.plot_ranks(out / 'ranks.png', levels)
+
+  scores = {'sbc_ks': True, 'sbc_chi2': True}
+  return SampleMetric(scores, ('draws', 'truth'), compute, report=report)
 
 
 @lattices.named
@@ -55,26 +62,47 @@ def interval_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
     inside = mean(np.mean(levels <= mass, axis=1))
     return _scores('interval', inside, levels, mass, draws)
 
-  names = {'interval_coverage': True, 'interval_p': True}
-  return SampleMetric(names, ('draws', 'truth'), compute)
+  def report(samples, reference, out):
+    levels = flat(interval_levels(samples['draws'], reference['truth'], seed))
+    plots.plot_coverage(out / 'coverage.png', {'intervals': levels[:, :_MOST_CURVES]})
+
+  scores = {'interval_coverage': True, 'interval_p': True}
+  return SampleMetric(scores, ('draws', 'truth'), compute, report=report)
 
 
 @lattices.named
 def density_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   """Expected coverage of regions of highest density (Hermans et al. 2022).
 
-  With a p-value over all masses. It needs log q of the draws [M, n] and of the
-  truth [M], both named `log_q`. mass: of the regions.
+  With a p-value over all masses, the mean log density of the truth, and
+  `prior_log_density`. It needs log q of the draws [M, n] and of the truth [M],
+  both named `log_q`. mass: of the regions.
   """
 
-  def compute(samples, reference):
+  def levels_of(samples, reference):
     log_q = take('density_coverage', samples, 'log_q')
     at_truth = take('density_coverage', reference, 'log_q', 'reference')
-    levels = density_levels(log_q, at_truth, seed)
-    return _scores('density', _fraction(levels, mass), levels, mass, np.asarray(log_q))
+    return density_levels(log_q, at_truth, seed)
 
-  names = {'density_coverage': True, 'density_p': True}
-  return SampleMetric(names, ('log_q',), compute)
+  def compute(samples, reference):
+    levels = levels_of(samples, reference)
+    log_q = np.asarray(samples['log_q'])
+    scores = _scores('density', _fraction(levels, mass), levels, mass, log_q)
+    prior = prior_log_density(take('density_coverage', reference, 'truth', 'reference'))
+    if np.isfinite(prior):
+      of_truth = mean(reference['log_q'])
+      scores += [
+        Score('log_density', of_truth, 'nats, of the truth'),
+        Score('log_density_prior', Estimate(prior), 'of a fitted one'),
+      ]
+    return scores
+
+  def report(samples, reference, out):
+    plots.plot_coverage(out / 'coverage.png', {'densities': levels_of(samples, reference)})
+
+  scores = dict.fromkeys(('density_coverage', 'density_p', 'log_density'), True)
+  scores |= {'log_density_prior': True}
+  return SampleMetric(scores, ('draws', 'truth', 'log_q'), compute, report=report)
 
 
 @lattices.named
@@ -85,22 +113,27 @@ def tarp(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   mass: of the balls.
   """
 
+  def levels_of(draws, truth, context):
+    centres = regression_references(context, truth, seed=seed)
+    return tarp_levels(draws, truth, centres, seed)
+
   def compute(samples, reference):
     draws, truth = take_pairs('tarp', samples, reference)
-    context = take('tarp', reference, 'context', 'reference')
-    centres = regression_references(context, truth, seed=seed)
-    levels = tarp_levels(draws, truth, centres, seed)
+    levels = levels_of(draws, truth, take('tarp', reference, 'context', 'reference'))
     return _scores('tarp', _fraction(levels, mass), levels, mass, draws)
 
-  names = {'tarp_coverage': True, 'tarp_p': True}
-  return SampleMetric(names, ('draws', 'truth', 'context'), compute)
+  def report(samples, reference, out):
+    levels = levels_of(samples['draws'], reference['truth'], reference['context'])
+    plots.plot_coverage(out / 'coverage.png', {'balls (TARP)': levels})
+
+  scores = {'tarp_coverage': True, 'tarp_p': True}
+  return SampleMetric(scores, ('draws', 'truth', 'context'), compute, report=report)
 
 
 def contraction() -> SampleMetric:
   """How much narrower than the prior the draws are, 1 - a ratio of variances.
 
-  The mean over parameters, with its error over the pairs. If the draws have
-  `log_q`, also the mean log density of the truth, and `prior_log_density`.
+  The mean over parameters, with its error over the pairs.
   """
 
   def compute(samples, reference):
@@ -111,15 +144,7 @@ def contraction() -> SampleMetric:
     least = each.mean(axis=0)
     prior = -3.0 / (len(truth) - 3.0)  # E of a ratio of variances
     note = f'{prior:.3g} of a Gaussian prior; {np.nanmin(least):.3g} {_note(least, draws)}'
-    scores = [Score('contraction', mean(np.nanmean(each, axis=1)), note)]
-    prior = prior_log_density(truth)
-    if 'log_q' in reference and np.isfinite(prior):
-      own = mean(reference['log_q'])
-      scores += [
-        Score('log_density', own, 'nats, of the truth'),
-        Score('log_density_prior', Estimate(prior), 'of a fitted one'),
-      ]
-    return scores
+    return [Score('contraction', mean(np.nanmean(each, axis=1)), note)]
 
   return SampleMetric({'contraction': True}, ('draws', 'truth'), compute)
 

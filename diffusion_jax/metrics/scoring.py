@@ -24,11 +24,15 @@ class Scored(NamedTuple):
 
 
 class Space(NamedTuple):
-  """An extractor, and its features of real data with their protocol."""
+  """An extractor, and its features of real data with their protocol.
+
+  held_out: the protocol of the reference's `held_out`, {} without them.
+  """
 
   extractor: Extractor
   reference: Arrays
   protocol: Json
+  held_out: Json
 
   def of(self, batches: Iterable[np.ndarray]) -> Arrays:
     """Returns the features of batches of samples."""
@@ -69,7 +73,12 @@ def score(
 
 
 def compute(each: Scored, samples: Arrays, reference: Arrays) -> list[Score]:
-  """Returns what a metric computes; ValueError for what it refuses or lacks."""
+  """Returns what a metric computes; ValueError for what it refuses or lacks.
+
+  It gets only those arrays of the samples that it needs, so that its scores do not depend on
+  the other metrics.
+  """
+  samples = {name: samples[name] for name in each.metric.needs if name in samples}
   try:
     return each.metric.compute(samples, reference)
   except KeyError as error:
@@ -80,6 +89,11 @@ def compute(each: Scored, samples: Arrays, reference: Arrays) -> list[Score]:
     ) from error
 
 
+def has_floor(each: Scored) -> bool:
+  """Returns whether a metric compares only features, as `floor` computes."""
+  return each.metric.needs == ('features',)
+
+
 def floor(metrics: list[Scored], references: References, count: int) -> list[Score]:
   """Returns the scores of `count` held-out real images in place of samples.
 
@@ -87,9 +101,10 @@ def floor(metrics: list[Scored], references: References, count: int) -> list[Sco
   images are drawn with a fixed key: the first ones may differ from the rest, as
   MNIST's first test images do.
   """
-  compared = [x for x in metrics if x.metric.needs == ('features',)]
+  compared = [x for x in metrics if has_floor(x)]
   real: dict[str | None, Arrays] = {}
-  for name, space in references.spaces.items():
+  for name in {x.space for x in compared}:
+    space = references.spaces[name or '']
     held_out = space.reference['held_out']
     chosen = np.random.default_rng(0).permutation(len(held_out))[:count]
     real[name] = {'features': held_out[chosen]}

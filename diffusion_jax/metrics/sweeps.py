@@ -9,39 +9,34 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.metrics import plots
 from diffusion_jax.runtime.files import write_json
 
-# The scores of each setting by its title, as `metric.as_json` gives them.
-Results = dict[str, dict[str, Json]]
-
 
 def title(changes: Mapping[str, object]) -> str:
   """Returns 'num_steps=2,weights.decay=0.5' for the values of fields."""
   return ','.join(f'{field}={value}' for field, value in changes.items())
 
 
-def write(out: Path, points: list[Json], results: Results, settings: Json) -> None:
+def write(out: Path, rows: list[Json], settings: Json) -> None:
   """Writes sweep.json and sweep.png, and prints a table of all points.
 
-  points: {field: value} of each setting, in the order of results; settings: what all depend on. If
-  only the widths of averages differ, the plot is against the width.
+  rows: {'point': {field: value}, 'metrics': its scores, as `metric.as_json` has them} of each
+  point; settings: what all depend on. If only the widths of averages differ, the plot is
+  against the width.
   """
-  rows = [
-    {'point': changes, 'metrics': scores}
-    for changes, scores in zip(points, results.values(), strict=True)
-  ]
   write_json(out / 'sweep.json', {'points': rows, 'settings': settings})
-  shown = list(rows[0]['metrics'])
-  width = max(map(len, results))
-  print(f'{"":{width}} ' + ' '.join(f'{name:>17}' for name in shown))
-  for name, scores in results.items():
-    values = (scores[score]['value'] for score in shown)
-    print(f'{name:{width}} ' + ' '.join(f'{x:17.5g}' for x in values))
+  titles = [title(row['point']) for row in rows]
+  shown = list(dict.fromkeys(name for row in rows for name in row['metrics']))
+  width = max(map(len, titles))
+  missing = {'value': np.nan, 'error': None}
   values, errors = (
-    {n: np.array([row['metrics'][n][key] for row in rows]) for n in shown}
+    {n: np.array([row['metrics'].get(n, missing)[key] for row in rows], float) for n in shown}
     for key in ('value', 'error')
   )
-  if all(list(changes) == ['weights.sigma_rel'] for changes in points):
-    widths = [changes['weights.sigma_rel'] for changes in points]
+  print(f'{"":{width}} ' + ' '.join(f'{name:>17}' for name in shown))
+  for i, name in enumerate(titles):
+    print(f'{name:{width}} ' + ' '.join(f'{values[score][i]:17.5g}' for score in shown))
+  if all([*row['point']] == ['weights.sigma_rel'] for row in rows):
+    widths = [row['point']['weights.sigma_rel'] for row in rows]
     plots.plot_widths(out / 'sweep.png', widths, values, errors)
   else:
-    plots.plot_sweep(out / 'sweep.png', list(results), values)
+    plots.plot_sweep(out / 'sweep.png', titles, values)
   print(f'{out}/sweep.json, sweep.png')

@@ -64,7 +64,7 @@ def vae_elbo() -> ModelMetric:
 
     return function
 
-  return in_bits('elbo', measure, _vae_terms)
+  return in_bits('elbo', measure, _vae_terms, calls=lambda model: 1)
 
 
 def _vae_terms(arrays, out):
@@ -109,4 +109,7 @@ def importance_weighted(num_samples: int = 100) -> ModelMetric:
 
     return function
 
-  return in_bits('iw', measure, lambda *_: {'num_samples': num_samples})
+  def details(arrays, out):
+    return {'num_samples': num_samples}
+
+  return in_bits('iw', measure, details, calls=lambda model: num_samples)

@@ -73,14 +73,11 @@ def parts(results: Sequence[tuple[str, dict]]) -> Iterator[Table | Chart]:
     head = ['evaluation', *map(in_words, metrics), 'about']
     rows = [
       [
-        _folder(name),
-        *(_score(x['metrics'].get(m, {})) for m in metrics),
-        about(
-          x.get('protocol', {}).get('samples', {}).get('sampling', {}),
-          *(score.get('note') for score in x['metrics'].values()),
-        ),
+        _folder(row.name),
+        *(_score(row.scores.get(m, {})) for m in metrics),
+        about(row.sampling, row.of, *(score.get('note') for score in row.scores.values())),
       ]
-      for name, x in scored
+      for row in _rows(scored)
     ]
     yield Table('Generated images', [head, *rows])
   for name, x in results:
@@ -92,6 +89,42 @@ def parts(results: Sequence[tuple[str, dict]]) -> Iterator[Table | Chart]:
       ]
       yield Table(f'The loss and those of exact denoisers, {_folder(name)}', [['', *heads], *rows])
     yield from _charts(_folder(name), x)
+
+
+class _Row(NamedTuple):
+  """The scores of a set of samples, by the examples that `of` names if they are not the usual."""
+
+  name: str
+  sampling: Json
+  of: str
+  scores: dict[str, dict]
+
+
+def _rows(scored: Sequence[tuple[str, dict]]) -> list[_Row]:
+  """Returns a row for each set of samples, named by what differs from the run.
+
+  Metrics of the same samples have files of their own. Scores are in one row if they are of the
+  same draws and by the same examples.
+  """
+  rows: list[tuple[Json, _Row]] = []
+  for name, x in scored:
+    drawn, others = x.get('protocol', {}).get('samples', {}), x.get('other_data', '')
+    read = x.get('settings', {}).get('evaluation', {})
+    splits = f'against {read.get("reference", "train")}', f'of {x.get("split", "test")} pairs'
+    of = [*{*splits} - {'against train', 'of test pairs'}, *(['other data'] if others else [])]
+    if drawn and (metric := x.get('metric')):
+      split = r'(-(train|test|validation)(?=-|$))?'
+      name = re.sub(rf'^{re.escape(str(metric))}{split}', 'samples', name)
+    new = _Row(name, drawn.get('sampling', {}), ', '.join(of), {})
+    for draws, row in rows:
+      same = drawn and (draws, row[:3]) == ([drawn, others], new[:3])
+      if same and row.scores.keys().isdisjoint(x['metrics']):
+        new = row
+        break
+    else:
+      rows.append(([drawn, others], new))
+    new.scores.update(x['metrics'])
+  return [row for _, row in rows]
 
 
 def _score(content):
@@ -139,9 +172,10 @@ def final(run: Record) -> dict[str, str]:
       if f'{unit}_per_dim' in x:
         value = with_error(x[f'{unit}_per_dim'], x.get('standard_error'))
         values[f'{unit}/dim, {_folder(name)}'] = value
-    added = '' if name == 'samples' else f', {_folder(name)}'
-    for metric, score in x.get('metrics', {}).items():
-      values[in_words(metric) + added] = _score(score)
+  for row in _rows([(name, x) for name, x in run.results if 'metrics' in x]):
+    added = '' if row.name == 'samples' else f', {_folder(row.name)}'
+    added += f', {row.of}' if row.of else ''
+    values |= {in_words(metric) + added: _score(score) for metric, score in row.scores.items()}
   for name, curve in run.curves.items():
     if name not in hidden and '_quarter_' not in name:
       values.setdefault(in_words(name), f'{curve.values[-1]:.5g}')

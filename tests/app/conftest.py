@@ -252,10 +252,10 @@ def as_flags(changes):
 class Started(modes.Mode):
   """A mode of a config and a run folder, which `cli.start` runs."""
 
-  def __call__(self, *given):
-    if len(given) == 2:
-      return cli.start(modes.Mode(*self), *given)
-    return super().__call__(*given)
+  def __call__(self, *args, given=()):
+    if len(args) == 2:
+      return cli.start(modes.Mode(*self), *args, given)
+    return super().__call__(*args)
 
 
 modes.MODES.update({name: Started(*row) for name, row in modes.MODES.items()})

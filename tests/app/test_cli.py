@@ -255,7 +255,7 @@ def test_variants_and_trials_join(config_of):
   ],
 )
 def test_what_a_file_sets_and_a_flag_makes_idle_is_left_out(name, flag, field, config_of, capsys):
-  idle = lambda config: [*lines(rules.idle(config), config, 'train', 'new')]
+  idle = lambda config: [*lines(rules.IDLE, config, 'train', 'new')]
   path, value = flag.split('=')
   config = config_of(f'configs/{name}.py', **{path: value})
   assert f'note: config.{field} has no effect with ' in capsys.readouterr().out

@@ -42,13 +42,13 @@ def model() -> Any:
     return metrics
 
   facts = SimpleNamespace(x=ArraySpec((2,), mean=(0.0, 0.0), std=(1.0, 1.0)))
-  return SimpleNamespace(facts=facts, source=lambda: ArraySource(TRAIN), losses=of)
+  return SimpleNamespace(facts=facts, losses=of)
 
 
 @pytest.fixture(scope='module')
 def arrays():
   metric = losses.loss(draws=16, examples=200)
-  params = {'zero': np.float32(0.0), **metric.more(model())}
+  params = {'zero': np.float32(0.0), **metric.fit(model(), ArraySource(TRAIN))}
   keys = jax.random.split(jax.random.key(0), len(TEST))
   cond = {'label': np.arange(len(TEST)) % 2, 'image': TEST}
   return jax.device_get(jax.jit(metric.measure(model()))(params, keys, TEST, cond))

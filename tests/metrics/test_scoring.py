@@ -18,7 +18,7 @@ METRIC = SampleMetric({'shift': False}, ('features',), compute)
 
 def test_each_metric_sees_the_features_of_its_space():
   reference = {'features': np.zeros(4), 'held_out': np.full(3, 5.0)}
-  spaces = {'a': Space(None, reference, {}), 'b': Space(None, {'features': np.ones(4)}, {})}
+  spaces = {'a': Space(None, reference, {}, {}), 'b': Space(None, {'features': np.ones(4)}, {}, {})}
   every = [Scored('one', METRIC, 'a', '_a'), Scored('two', METRIC, 'b', '_b')]
   extracted = {'a': {'features': np.full(2, 3.0)}, 'b': {'features': np.full(2, 4.0)}}
   found = score(every, References({}, spaces), {}, extracted)

@@ -11,11 +11,10 @@ from diffusion_jax.metrics import sweeps
 def test_a_sweep_is_a_table_a_figure_and_json(field, tmp_path, capsys):
   points = [{field: 0.1}, {field: 0.2}]
   scores = [{'fd': {'value': x, 'error': None, 'note': ''}} for x in (2.5, 1e-3)]
-  results = dict(zip(map(sweeps.title, points), scores, strict=True))
-  sweeps.write(tmp_path, points, results, {'seed': 3})
+  results = [{'point': p, 'metrics': x} for p, x in zip(points, scores, strict=True)]
+  sweeps.write(tmp_path, results, {'seed': 3})
   rows = [line.split() for line in capsys.readouterr().out.splitlines()]
   assert rows[:3] == [['fd'], [f'{field}=0.1', '2.5'], [f'{field}=0.2', '0.001']]
   stored = json.loads((tmp_path / 'sweep.json').read_text())
-  rows = [{'point': p, 'metrics': s} for p, s in zip(points, scores, strict=True)]
-  assert stored == {'points': rows, 'settings': {'seed': 3}}
+  assert stored == {'points': results, 'settings': {'seed': 3}}
   assert (tmp_path / 'sweep.png').stat().st_size > 1000

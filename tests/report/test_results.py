@@ -25,7 +25,7 @@ def score(value, note=''):
 
 
 def test_scores_are_one_table_with_how_they_were_made():
-  """Each point of a sweep is a row, named in words."""
+  """Each point of a sweep is a row, named in words; so are scores by another reference."""
   sampling = {
     'num_samples': 1437,
     'checkpoint': '9',
@@ -34,16 +34,26 @@ def test_scores_are_one_table_with_how_they_were_made():
     'sampler': {'name': 'ddim'},
     'guidance': {'scale': 2.0},
   }
+  drawn = {'samples': {'sampling': sampling}}
   found = [
     (
-      'samples-a/num_steps=4,eta=1',
+      'fd-a/num_steps=4,eta=1',
       {
+        'metric': 'fd',
         'metrics': {'fd_digits': score(0.25, 'few samples')},
-        'protocol': {'samples': {'sampling': sampling}},
+        'protocol': drawn,
       },
     ),
-    ('samples', {'points': []}),
+    ('sweep-a', {'points': []}),
     ('others', {'metrics': {'fd_digits': score(0.1), 'kid': score(1.0)}}),
+    (
+      'kid-a/num_steps=4,eta=1',
+      {'metric': 'kid', 'metrics': {'kid': score(0.5)}, 'protocol': drawn},
+    ),
+    (
+      'fd-a/num_steps=4,eta=1',
+      {'metric': 'fd', 'metrics': {'fd_digits': score(0.75)}, 'protocol': drawn},
+    ),
   ]
   (table,) = results.parts(found)
   assert table.rows == [
@@ -51,10 +61,16 @@ def test_scores_are_one_table_with_how_they_were_made():
     [
       'samples a, num steps 4, eta 1',
       '0.25',
-      '',
+      '0.5',
       ('ddim, 4 steps, guidance 2.0, 1,437 of checkpoint 9, seed 0, few samples'),
     ],
     ['others', '0.1', '1', ''],
+    [
+      'samples a, num steps 4, eta 1',
+      '0.75',
+      '',
+      'ddim, 4 steps, guidance 2.0, 1,437 of checkpoint 9, seed 0',
+    ],
   ]
 
 

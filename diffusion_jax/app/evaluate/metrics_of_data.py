@@ -1,6 +1,7 @@
 """The metrics that follow from the data, for evaluation.metrics=auto."""
 
 import dataclasses
+import math
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.inputs import conditions, datasets
@@ -12,38 +13,41 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.calibration import LEAST_PAIRS
 
 OF_SETS = 'sliced_w2', 'energy', 'moments'
-OF_PAIRS = 'sbc', 'interval_coverage', 'tarp'
+OF_PAIRS = 'sbc', 'interval_coverage', 'tarp', 'contraction'
+# Numbers of all calls of the network in a bound, above which the loss is taken: a U-Net's
+# minutes on two cores.
+MOST_NUMBERS = 1e8
+MOST_PICTURES = 1000  # that are drawn, where only samples can be compared
 
 
 def chosen(model: Model) -> Model:
   """Returns the model with the metrics that evaluation.metrics=auto stands for.
 
-  num_generated, if it is the default, becomes at most the number of training
-  examples where OF_SETS compare samples with these.
+  The fields of evaluation that have their defaults follow, too: as many samples as
+  training examples where OF_SETS compare them, and the train split for the loss of pictures
+  if none are held out.
   """
-  c, names = model.config, model.config.evaluation.metrics
-  if store.AUTO not in names:
+  c = model.config.evaluation
+  if store.AUTO not in c.metrics:
     return model
-  at, own = names.index(store.AUTO), of_data(model)
-  names = dict.fromkeys((*names[:at], *own, *names[at + 1 :]))
-  changes: Json = {'evaluation.metrics': tuple(names)}
-  if own[0] in OF_SETS and c.evaluation.num_generated == Evaluation.num_generated:
-    most = len(datasets.source_of(c))
-    changes['evaluation.num_generated'] = min(most, Evaluation.num_generated)
-  changed = store.with_fields(c, changes)
-  config = dataclasses.replace(c.replace(evaluation=changed.evaluation), schema=changed.schema)
-  return dataclasses.replace(model, config=config)
+  at, changes = c.metrics.index(store.AUTO), of_data(model)
+  names = dict.fromkeys((*c.metrics[:at], *changes['metrics'], *c.metrics[at + 1 :]))
+  changes = {f'evaluation.{n}': x for n, x in changes.items()} | {'evaluation.metrics': (*names,)}
+  changed = store.with_fields(model.config, changes)
+  config = model.config.replace(evaluation=changed.evaluation)
+  return dataclasses.replace(model, config=dataclasses.replace(config, schema=changed.schema))
 
 
-def of_data(model: Model) -> tuple[str, ...]:
-  """Returns a bound or the likelihood of held-out examples, if there are any.
+def of_data(model: Model) -> Json:
+  """Returns the metrics for a model and its data, and the fields that go with them.
 
-  Of real numbers, and without these, samples are compared, too: draws given
-  held-out contexts with their truths, or else samples with training examples.
+  A bound or the likelihood of held-out examples, if there are any, or the training's loss
+  if it is much cheaper. Of real numbers, and without these, samples are compared, too:
+  draws given held-out contexts with their truths, or else samples with training examples.
   """
   c, facts, of_kind = model.config, model.facts, model.schema.metrics
   if model.plan is None:
-    return (next(iter(of_kind)),)
+    return {'metrics': (next(iter(of_kind)),)}
   bound = 'elbo' in of_kind and facts.x.levels and not c.at('objective.coupling')
   likelihood = ('elbo',) if bound else ('ode',) if 'ode' in of_kind else ()
   try:
@@ -51,10 +55,33 @@ def of_data(model: Model) -> tuple[str, ...]:
   except UserError as error:
     if facts.x.is_text or not isinstance(error.__cause__, NoTestSplit):
       raise
+    if facts.x.is_picture and model.losses is not None:
+      return {'metrics': ('loss',), 'split': 'train'}
     held_out, likelihood = 0, ()
   if likelihood and facts.x.levels:
-    return likelihood
+    return {'metrics': ('loss',) if _is_long(model, held_out) else likelihood}
   given = conditions.stored_names(model) - {'context'}
-  if model.conditioning.context is not None and held_out >= LEAST_PAIRS and not given:
-    return tuple(name for name in OF_PAIRS if name in of_kind) + likelihood
-  return OF_SETS + likelihood
+  pairs = min(held_out, c.evaluation.num_pairs)
+  if model.conditioning.context is not None and pairs >= LEAST_PAIRS and not given:
+    names = OF_PAIRS if c.evaluation.draws_per_pair > 1 else OF_PAIRS[:-1]
+    return {'metrics': tuple(name for name in names if name in of_kind) + likelihood}
+  return {'metrics': OF_SETS + likelihood, **_fewer(model)}
+
+
+def _is_long(model, held_out):
+  # Returns whether the bound takes much longer than the loss.
+  c = model.config.evaluation
+  if model.losses is None or 'elbo' not in c:
+    return False
+  count = min(held_out, c.num_images or held_out)
+  calls = c.elbo.make().calls(model.measured)
+  return calls * count * math.prod(model.facts.x.shape) > MOST_NUMBERS
+
+
+def _fewer(model):
+  # Returns num_generated, if it is the default.
+  c = model.config
+  if c.evaluation.num_generated != Evaluation.num_generated:
+    return {}
+  most = MOST_PICTURES if model.facts.x.is_picture else Evaluation.num_generated
+  return {'num_generated': min(most, len(datasets.source_of(c)))}

@@ -5,39 +5,31 @@ that it has written.
 """
 
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.tree import from_config
-from diffusion_jax.app.evaluate import scorers
-from diffusion_jax.app.evaluate.points import Fields, Point, kept, points_of, used
+from diffusion_jax.app.config.tree import Node, from_config
+from diffusion_jax.app.evaluate import cells, scorers
+from diffusion_jax.app.evaluate.cells import Cell, Point
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import rules, store
-from diffusion_jax.app.kinds.store import name_of
 from diffusion_jax.app.modes import sample
-from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.provenance import Place
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import image_sets, npz, pipeline
 from diffusion_jax.data.sources import Source, content_sum
 from diffusion_jax.errors import UserError
-from diffusion_jax.metrics import (
-  calibration,
-  plots,
-  real_images,
-  references as of_real,
-  scoring,
-  sweeps,
-)
+from diffusion_jax.metrics import real_images, references as of_real, scoring, sweeps
 from diffusion_jax.metrics.likelihoods import ode
-from diffusion_jax.metrics.metric import Arrays, ModelMetric, as_json, table
-from diffusion_jax.metrics.scoring import References, Scored
-from diffusion_jax.metrics.sweeps import Results, title
-from diffusion_jax.metrics.table import OF_PAIRS
+from diffusion_jax.metrics.metric import Arrays, ModelMetric, Score, as_json, table
+from diffusion_jax.metrics.scoring import References
+from diffusion_jax.metrics.sweeps import title
+from diffusion_jax.report import results
 from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.compiling import precision_in_use
 from diffusion_jax.runtime.files import make_folder, write_json
@@ -46,178 +38,276 @@ from diffusion_jax.runtime.sharding import replicate
 _DRAWN = Path('evaluation', 'drawn')
 
 
+class Found(NamedTuple):
+  """The scores of a cell, in the first process only; code: the hash of their settings."""
+
+  code: str
+  folder: Path
+  scores: list[Score]
+
+
+Known = dict[str, Found]  # by the hash of the settings
+
+
+class Examples(NamedTuple):
+  """The real examples that models are measured on: the first `count` of a source, their sum."""
+
+  source: Source
+  count: int
+  checksum: str
+
+
 def main(run: Run) -> None:
-  """Writes evaluation/<metric>-<split>-<hash>/result.json for each metric of real images.
+  """Writes evaluation/<metric>-<hash>/result.json for each metric at each point of the sweep.
 
-  Metrics of generated images share evaluation/samples-<hash>/; see `provenance.making`. A
-  sweep writes a folder for each point, and a table into another. The samples are in
-  evaluation/drawn/.
+  Cells of the table with equal settings are computed once; see `cells`. The samples
+  are in evaluation/drawn/, and the table in evaluation/sweep-<hash>/.
   """
-  model = scorers.chosen(run.model)
-  c = model.config.evaluation
-  if model is not run.model:
-    print(f'evaluation.metrics={",".join(c.metrics)}')
-    run = Run(model)
-  if not c.metrics:
-    names = ', '.join(model.schema.metrics)
+  if not run.model.config.evaluation.metrics:
+    names = ', '.join(run.model.schema.metrics)
     raise UserError(f'config.evaluation.metrics is empty: give one of {names}')
-  every, of_images = scorers.of_samples(model), scorers.of_models(model)
-  pairs = [x for x in every if scoring.is_of_pairs(x)]
-  of_samples = [x for x in every if x not in pairs]
-  groups = {'samples': of_samples, 'pairs': pairs, 'examples': of_images}
-  groups = {kind: metrics for kind, metrics in groups.items() if metrics}
-  scorers.check_needs(model, every)
-  points = points_of(run, [*groups])
-  make_folder(model.workdir, 'evaluation')
-  references = References({}, {})
-  if of_samples:
-    # Missing weights or data are noticed before the images are drawn.
-    if len(groups) > 1:
-      datasets.source_of(model.config, c.split)
-    if processes.is_first():
-      references = scorers.prepare(model, of_samples)
-    processes.wait_for_all('features of real images')
-  results: Results = {}
-  measured: dict[str, Fields] = {}  # by the fields that choose weights
+  points = cells.points_of(run)
+  metrics = points[0].model.config.evaluation.metrics
+  if metrics != run.model.config.evaluation.metrics:
+    print(f'evaluation.metrics={",".join(metrics)}')
   for point in points:
-    scores = results[title(point.changes)] = {}
-    if point.changes:
-      print(f'{title(point.changes)}:')
-    if of_samples:
-      scores |= score_samples(references, point, of_samples)
-    if pairs:
-      scores |= score_pairs(point, pairs)
-    processes.wait_for_all(f'scores {title(point.changes)}')
-    weights_of = title(point.of_weights)
-    if of_images and weights_of not in measured:
-      measured[weights_of] = score_point(point, of_images)
-    if weights_of:
-      scores |= measured.get(weights_of, {})
+    check(point)
+  check_weights(points)
+  make_folder(run.model.workdir, 'evaluation')
+  examples = examples_of(points)
+  for line in costs(points, examples):
+    print(line)
+  references, known = references_of(points), {}
+  rows = [score(point, references, examples, known) for point in points]
   if len(points) > 1:
-    first = next(iter(of_images)) if [*groups] == ['examples'] else next(iter(groups))
-    fields = {x for group in groups for x in rules.READ[group]}
-    about = used(c, {*map(name_of, c.metrics)}, 'sweep', *fields)
-    settings = provenance.of_sampling(points[0].run, {}, evaluation=about)
-    with kept(Point({}, run), first, settings, 'sweep') as place:
-      if all(results.values()) and processes.is_first():
-        changes = [point.changes for point in points]
-        sweeps.write(place.path.parent, changes, results, settings)
+    write_table(points, rows)
 
 
-def score_samples(references: References, point: Point, metrics: list[Scored]) -> Fields:
-  """Draws the images of a point, and writes their scores into result.json.
-
-  Images that exist with these settings are kept. Returns the scores as JSON in
-  the first process, {} in the others.
-  """
-  c, is_picture = point.run.model.config.evaluation, point.run.model.facts.x.is_picture
-  path = draw(point.run, num_samples=c.num_generated)
-  protocol = {name: space.protocol for name, space in references.spaces.items()}
-  about = {'evaluation': used(c, {x.name for x in metrics}, *rules.READ['samples'])}
-  about['reference'] = protocol
-  settings = provenance.of_scores(path, about, references.values)
-  with kept(point, 'samples', settings) as place:
-    if not processes.is_first():
-      return {}
-    needs = {need for each in metrics for need in each.metric.needs}
-    stored = image_sets.read(path, needs, any_shape=not is_picture)
-    drawn, samples, size = provenance.read(path), dict(stored.arrays), c.batch_size
-    if not needs.isdisjoint(('images', 'values')):
-      samples['values'] = samples['images'] = np.concatenate(list(stored.batches(size)))
-    with from_config('evaluation.metrics'):
-      extracted = {
-        name: of_real.extract(
-          space.extractor, stored, path.with_name(f'{path.stem}.{name}.npz'), drawn, size
-        )
-        for name, space in references.spaces.items()
-      }
-      scores = scoring.score(metrics, references, samples, extracted)
-      floor = scoring.floor(metrics, references, c.num_generated) if c.floor else []
-    more = {'floor': as_json(floor)} if c.floor else {}
-    more |= {'protocol': {'samples': drawn, 'reference': protocol}, 'metrics': as_json(scores)}
-    write(point, place, scorers.examples(c), settings, **more)
-    print(table(scores))
-    if floor:
-      print('real images of the other split in place of samples:')
-      print(table(floor))
-    what = 'images' if is_picture else 'samples'
-    print(f'{stored.shape[0]:,} {what}; {provenance.describe(drawn)}')
-    for x in protocol.values():
-      of = x.get('origin') or f'{x["images"]:,} {x["split"]} images of {x["data"]["name"]}'
-      print(f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) of {of}')
-    print(place.path)
-    return as_json(scores)
+# -- before anything is drawn --------------------------------------------------
 
 
-def write(point: Point, place: Place, split: str, settings: Json, /, **content: object) -> None:
-  """Writes the result.json of scores by the examples of a split."""
-  others = datasets.another_set(point.run.model.config, split)
+def check(point: Point) -> None:
+  """Raises UserError for a cell that this model, its weights or its data do not have."""
+  model = point.model
+  model.check('evaluate')
+  scorers.check_needs(model, [x for cell in point.cells for x in cell.scored])
+  for cell in point.cells:
+    if isinstance(cell.metric, ModelMetric):
+      with from_config(f'evaluation.{cell.name}'):
+        cell.metric.measure(model.measured)
+
+
+def check_weights(points: list[Point]) -> None:
+  """Raises UserError for weights that the run does not have; each choice is read once."""
+  models = {}
+  for point in points:
+    c = folder.plain(point.model.config.sampling)
+    models[str((c['weights'], c['checkpoint']))] = point.model
+  for model in models.values():
+    weights.restore(model)
+
+
+def examples_of(points: list[Point]) -> Examples | None:
+  """Returns the real examples of all cells, None if no metric is of examples."""
+  if not any(cell.group == 'examples' for point in points for cell in point.cells):
+    return None
+  config = points[0].model.config
+  source = datasets.source_of(config, config.evaluation.split)
+  count = min(config.evaluation.num_images or len(source), len(source))
+  with from_config('data'):
+    return Examples(source, count, content_sum(source, count))
+
+
+def costs(points: list[Point], examples: Examples | None) -> Iterator[str]:
+  """Yields a line for each part of the work at a point, and the field that makes it less."""
+  model, c = points[0].model, points[0].model.config.evaluation
+  sampling = folder.plain(model.config.sampling)
+  steps = f' of {results.steps_of(sampling)}' if 'grid' in sampling else ''
+  each = f' at each of {len(points)} points' if len(points) > 1 else ''
+  groups = {cell.group for cell in points[0].cells}
+  if 'samples' in groups:
+    yield f'{c.num_generated:,} samples{steps} are drawn{each} (evaluation.num_generated)'
+  if 'pairs' in groups:
+    draws = (
+      f'{c.draws_per_pair:,} samples{steps} for each of at most {c.num_pairs:,} held-out pairs'
+    )
+    yield f'{draws} are drawn{each} (evaluation.draws_per_pair, num_pairs)'
+  for cell in points[0].cells:
+    if examples and isinstance(cell.metric, ModelMetric):
+      if calls := cell.metric.calls(model.measured):
+        what = f'{cell.name} calls the network {calls:,} times for each of {examples.count:,}'
+        yield f'{what} {c.split} examples (evaluation.num_images)'
+
+
+def references_of(points: list[Point]) -> References:
+  """Returns what samples are compared to, in the first process."""
+  scored = {
+    cell.name: cell.scored for point in points for cell in point.cells if cell.group == 'samples'
+  }
+  references = References({}, {})
+  if scored:
+    if processes.is_first():
+      every = [x for each in scored.values() for x in each]
+      references = scorers.prepare(points[0].model, every)
+    processes.wait_for_all('features of real images')
+  return references
+
+
+# -- the scores of a point -----------------------------------------------------
+
+
+def score(
+  point: Point, references: References, examples: Examples | None, known: Known
+) -> dict[str, Found]:
+  """Returns the scores of a point by the names of metrics, and writes their files."""
+  run, found = Run(point.model), {}
+  if point.changes:
+    print(f'{title(point.changes)}:')
+  groups = {g: [x for x in point.cells if x.group == g] for g in ('samples', 'pairs')}
+  if groups['samples']:
+    found |= score_samples(run, groups['samples'], references, known)
+  if groups['pairs']:
+    found |= score_pairs(run, groups['pairs'], known)
+  processes.wait_for_all(f'scores {title(point.changes)}')
+  for cell in point.cells:
+    if examples and isinstance(cell.metric, ModelMetric):
+      found[cell.name] = score_examples(run, cell, cell.metric, examples, known)
+  return {cell.name: found[cell.name] for cell in point.cells}
+
+
+def looked_up(
+  cell: Cell, settings: Json, known: Known, compute: Callable[[Place], list[Score]]
+) -> Found:
+  """Returns the scores of these settings, which `compute` makes unless they are known."""
+  code = provenance.code_of(settings)
+  if code not in known:
+    with cells.kept(cell, settings) as place:
+      known[code] = Found(code, place.path.parent, compute(place))
+  return known[code]
+
+
+def write(cell: Cell, place: Place, read: str, settings: Json, **content: object) -> None:
+  """Writes the result.json of scores; read: the split whose examples they are by."""
+  others = datasets.another_set(cell.model.config, read)
   write_json(
     place.path,
     {
       'settings': settings,
       **({'other_data': provenance.by_content(others)} if others else {}),
       'matmul_precision': precision_in_use() or 'default',
+      'metric': cell.name,
       **content,
     },
   )
 
 
-def draw(run: Run, rows: np.ndarray | None = None, **fields: object) -> Path:
-  """Draws samples with these fields of config.sampling; returns their file.
+def draw(run: Run, config: Node, rows: np.ndarray | None = None) -> Path:
+  """Draws samples as a config says; returns their file. rows: contexts of the samples."""
+  return sample.draw(run.changed(config), _DRAWN, rows)
 
-  rows: contexts in place of sampling.context.
+
+def score_samples(
+  run: Run, compared: list[Cell], references: References, known: Known
+) -> dict[str, Found]:
+  """Draws the images of a point, and writes the scores of each metric.
+
+  Images that exist with these settings are kept.
   """
-  fields |= {'name': '', 'trajectory': False, 'profile': False}
-  changes = {f'sampling.{name}': x for name, x in fields.items()}
-  drawing = run.changed(store.with_fields(run.model.config, changes))
-  return sample.draw(drawing, _DRAWN, rows)
+  config, c, x = run.model.config, run.model.config.evaluation, run.model.facts.x
+  path = draw(run, cells.drawing(config, cells.drawn_for_samples(config)))
+  drawn, is_first = provenance.read(path), processes.is_first()
+  samples, extracted, floors, found = {}, {}, [], {}
+  if is_first:
+    needs = {need for cell in compared for each in cell.scored for need in each.metric.needs}
+    stored = image_sets.read(path, needs, any_shape=not x.is_picture)
+    samples = dict(stored.arrays)
+    if not needs.isdisjoint(('images', 'values')):
+      samples['values'] = samples['images'] = np.concatenate(list(stored.batches(c.batch_size)))
+    count, what = stored.shape[0], 'images' if x.is_picture else 'samples'
+    with from_config('evaluation.metrics'):
+      extracted = {
+        name: of_real.extract(
+          space.extractor, stored, path.with_name(f'{path.stem}.{name}.npz'), drawn, c.batch_size
+        )
+        for name, space in references.spaces.items()
+      }
+  for cell in compared:
+    protocols = scorers.protocols_of(c, cell.scored, references)
+    used = {'evaluation': cell.fields['evaluation'], 'reference': protocols}
+    needs = {need for each in cell.scored for need in each.metric.needs}
+    values = {name: array for name, array in references.values.items() if name in needs}
+    settings = provenance.of_scores(path, used, values)
+
+    def compute(place, cell=cell, settings=settings, protocols=protocols):
+      if not is_first:
+        return []
+      with from_config('evaluation.metrics'):
+        scores = scoring.score(cell.scored, references, samples, extracted)
+        floor = scoring.floor(cell.scored, references, c.num_generated) if c.floor else []
+      more = {'floor': as_json(floor)} if floor else {}
+      more |= {'protocol': {'samples': drawn, 'reference': protocols}, 'metrics': as_json(scores)}
+      write(cell, place, scorers.examples(c), settings, **more)
+      floors.extend(floor)
+      return scores
+
+    found[cell.name] = looked_up(cell, settings, known, compute)
+  if is_first:
+    print(table([x for each in found.values() for x in each.scores]))
+    if floors:
+      print('real images of the other split in place of samples:')
+      print(table(floors))
+    print(f'{count:,} {what}; {provenance.describe(drawn)}')
+    for space in references.spaces.values():
+      if x := space.protocol:
+        of = x.get('origin') or f'{x["images"]:,} {x["split"]} images of {x["data"]["name"]}'
+        print(f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) of {of}')
+    print(*(f'{each.folder}/result.json' for each in found.values()), sep='\n')
+  return found
 
 
-def score_pairs(point: Point, metrics: list[Scored]) -> Json:
-  """Draws for held-out pairs; writes the scores and curves of calibration.
-
-  Returns the scores as JSON in the first process, {} in the others.
-  """
-  run, model = point.run, point.run.model
-  c = model.config.evaluation
+def score_pairs(run: Run, calibrated: list[Cell], known: Known) -> dict[str, Found]:
+  """Draws for held-out pairs, and writes the scores and figures of each metric."""
+  model, c = run.model, run.model.config.evaluation
   source = datasets.source_of(model.config, c.split)
   index = np.arange(min(c.num_pairs, len(source)))
   with from_config('data'):
     arrays = source.read(index)
-  fields = {'num_samples': c.draws_per_pair, 'context': '', 'context_row': None}
-  drawn = draw(run, arrays['context'], **fields)
+  drawn = draw(
+    run, cells.drawing(model.config, cells.drawn_for_pairs(model.config)), arrays['context']
+  )
   buckets.share(drawn, 'draws of the pairs')
   draws = npz.read(drawn, ['arr_0'])['arr_0']
   draws = draws.reshape(len(index), -1, *draws.shape[1:])
   truth = of_real.as_written(source, arrays['x'])
   samples: Arrays = {'draws': draws}
   reference: Arrays = {'truth': truth, 'context': arrays['context']}
-  if any('log_q' in each.metric.needs for each in metrics):
+  if any('log_q' in each.metric.needs for cell in calibrated for each in cell.scored):
     log_q = log_density(run, draws, reference)
     samples['log_q'], reference['log_q'] = log_q[:, 1:], log_q[:, 0]
-  about = {'evaluation': used(c, {x.name for x in metrics}, *rules.READ['pairs'])}
-  settings = provenance.of_scores(drawn, about, {'truth': truth, 'rows': arrays['context']})
-  with kept(point, 'pairs', settings) as place:
-    if not processes.is_first():
-      return {}
-    out = place.path
-    enough = draws.shape[1] > 1 and len(index) >= calibration.LEAST_PAIRS
-    if enough and (contraction := OF_PAIRS.get('contraction')):
-      # Calibrated draws may be as wide as the prior.
-      if all(x.name != 'contraction' for x in metrics):
-        metrics = [*metrics, Scored('contraction', contraction())]
-    named = {**reference, **scorers.names_of(model)}
-    with from_config('evaluation.metrics'):
-      scores = [x for each in metrics for x in scoring.compute(each, samples, named)]
-    levels = calibration.all_levels(samples, reference)
-    plots.plot_ranks(out.with_name('ranks.png'), levels.pop('ranks'))
-    plots.plot_coverage(out.with_name('coverage.png'), levels)
-    about = {'pairs': len(index), 'draws_per_pair': c.draws_per_pair, 'split': c.split}
-    about |= {'protocol': {'samples': provenance.read(drawn)}, 'metrics': as_json(scores)}
-    write(point, place, c.split, settings, **about)
-    print(table(scores), out, sep='\n')
-    return as_json(scores)
+  found = {}
+  for cell in calibrated:
+    used = {'evaluation': cell.fields['evaluation']}
+    settings = provenance.of_scores(drawn, used, {'truth': truth, 'rows': arrays['context']})
+
+    def compute(place, cell=cell, settings=settings):
+      if not processes.is_first():
+        return []
+      (each,) = cell.scored
+      needed = {n: x for n, x in reference.items() if n in each.metric.needs}
+      with from_config('evaluation.metrics'):
+        scores = scoring.compute(each, samples, needed | scorers.names_of(model))
+      if each.metric.report:
+        each.metric.report(samples, needed, place.path.parent)
+      about = {'split': c.split, 'pairs': len(index), 'draws_per_pair': c.draws_per_pair}
+      about |= {'protocol': {'samples': provenance.read(drawn)}, 'metrics': as_json(scores)}
+      write(cell, place, c.split, settings, **about)
+      return scores
+
+    found[cell.name] = looked_up(cell, settings, known, compute)
+  if processes.is_first():
+    print(table([x for each in found.values() for x in each.scores]))
+    print(*(f'{each.folder}/result.json' for each in found.values()), sep='\n')
+  return found
 
 
 def log_density(run: Run, draws: np.ndarray, reference: Arrays) -> np.ndarray:
@@ -247,77 +337,61 @@ def log_density(run: Run, draws: np.ndarray, reference: Arrays) -> np.ndarray:
   return -arrays['nats'].reshape(each.shape[:2]) * math.prod(facts.x.shape)
 
 
-def score_point(point: Point, metrics: dict[str, ModelMetric]) -> Fields:
-  """Scores real images by one set of weights, and writes result.json.
-
-  Returns the scores as JSON in the first process, {} in the others.
-  """
-  config, results = point.run.model.config, {}
-  source = datasets.source_of(config, config.evaluation.split)
-  count = min(config.evaluation.num_images or len(source), len(source))
-  with from_config('data'):
-    examples = content_sum(source, count)
-  for name, metric in metrics.items():
-    results |= score_images(point, (source, count, examples), name, metric)
-  return results
-
-
-def score_images(
-  point: Point, inputs: tuple[Source, int, str], name: str, metric: ModelMetric
-) -> Fields:
-  """Writes result.json of one metric; returns its scores as `score_point`.
-
-  inputs: a source, how many of its first examples are scored, and their sum.
-  """
-  run, model, c = point.run, point.run.model, point.run.model.config.evaluation
-  source, count, examples = inputs
+def score_examples(
+  run: Run, cell: Cell, metric: ModelMetric, examples: Examples, known: Known
+) -> Found:
+  """Measures the model on real examples; writes the scores of one metric."""
+  model, name, split = run.model, cell.name, run.model.config.evaluation.split
   with from_config(f'evaluation.{name}'):
-    watched = Watched(model.measured)
-    measure, more = metric.measure(watched), metric.more(watched) if metric.more else {}
-  settings = settings_of(run, {'examples': examples} | watched.sums, name)
+    measure = metric.measure(model.measured)
+  read, train = {'examples': examples.checksum}, None
+  if metric.fit:
+    train = datasets.source_of(model.config)
+    read['train'] = content_sum(train)
+  sampling = cell.fields['sampling'] | {'checkpoint': str(run.checkpoint[1])}
+  used = {'evaluation': cell.fields['evaluation'], 'sampling': sampling}
+  settings = provenance.settings(run, used, read)
   length = datasets.text_length(model.config)
 
-  def read(index):
-    return pipeline.examples(source, index, length, model.facts)
+  def examples_at(index):
+    return pipeline.examples(examples.source, index, length, model.facts)
 
-  with kept(point, name, settings) as place:
+  def compute(place):
     how = scorers.kept_in(run, place.parts)
     how['condition'] = model.conditioning.image
-    params = run.on_devices | replicate(run.mesh, more)
     with from_config(f'evaluation.{name}'):  # what the metric refuses
-      arrays = real_images.arrays_of(measure, name, params, read, count, **how)
+      fitted = metric.fit(model.measured, train) if metric.fit and train else {}
+      params = run.on_devices | replicate(run.mesh, fitted)
+      arrays = real_images.arrays_of(measure, name, params, examples_at, examples.count, **how)
     if arrays is None:
-      return {}
+      return []
     scores, path = metric.compute(arrays), place.path
     print(table(scores))
     report = metric.report
     more = report(arrays, path.parent) if report else {'metrics': as_json(scores)}
-    about = {'metric': name, 'split': c.split, 'images': count}
-    write(point, place, c.split, settings, **about, **more)
-  print(f'{count} {c.split} images, matmul_precision={precision_in_use() or "default"}: {path}')
-  return as_json(scores)
+    write(cell, place, split, settings, split=split, images=examples.count, **more)
+    precision = precision_in_use() or 'default'
+    print(f'{examples.count} {split} images, matmul_precision={precision}: {path}')
+    return scores
+
+  return looked_up(cell, settings, known, compute)
 
 
-class Watched:
-  """What a metric measures; sums has the sums of each split that it has read."""
-
-  def __init__(self, measured: Any):
-    self._measured, self.sums = measured, {}
-
-  def __getattr__(self, name: str) -> Any:
-    return getattr(self._measured, name)
-
-  def source(self, split: str = 'train') -> Source:
-    """Returns the images of a split."""
-    source = self._measured.source(split)
-    self.sums[split] = content_sum(source)
-    return source
-
-
-def settings_of(run: Run, read: Json, name: str) -> Json:
-  """Returns all that a metric's numbers of real images depend on."""
-  model, sampling = run.model, run.model.config.sampling
-  about = used(model.config.evaluation, {name}, *rules.READ['examples'])
-  variance = (sampling.get('sampler') or {}).get('variance', 'fixed_small')
-  drawn = {'variance': variance, 'bound': folder.plain(model.config)['sampling'].get('bound')}
-  return provenance.settings(run, {'evaluation': about, 'sampling': drawn}, read)
+def write_table(points: list[Point], rows: list[dict[str, Found]]) -> None:
+  """Writes sweep.json and sweep.png of all points, and prints the table."""
+  model = points[0].model
+  c, titles = model.config.evaluation, [title(point.changes) for point in points]
+  codes = [{name: found.code for name, found in row.items()} for row in rows]
+  settings = {'evaluation': {'sweep': c.sweep}, 'cells': dict(zip(titles, codes, strict=True))}
+  path = Path(f'sweep-{c.name}' if c.name else 'sweep')
+  with cells.making(model, path, settings, 'sweep') as place:
+    if processes.is_first():
+      contents = [
+        {
+          'point': point.changes,
+          'metrics': as_json([x for found in row.values() for x in found.scores]),
+          'results': {name: found.folder.name for name, found in row.items()},
+        }
+        for point, row in zip(points, rows, strict=True)
+      ]
+      sweeps.write(place.path.parent, contents, settings)

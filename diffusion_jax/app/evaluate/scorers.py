@@ -34,6 +34,12 @@ from diffusion_jax.metrics.vectors import Standard, standard_of
 _PATH = 'evaluation.metrics'
 
 
+# Of evaluation.metrics by its section: of real examples, or of samples in each feature space.
+Metric = ModelMetric | list[Scored]
+# The arrays that samples are compared to; all others that a metric needs are the samples' own.
+OF_REFERENCE = {'features', 'spatial', 'values', 'images', 'held_out'}
+
+
 def metrics_of(model: Model, **values: object) -> dict[str, SampleMetric | ModelMetric]:
   """Makes the metrics that evaluation.metrics names, by their kinds.
 
@@ -52,10 +58,13 @@ def metrics_of(model: Model, **values: object) -> dict[str, SampleMetric | Model
   return made
 
 
-def of_models(model: Model) -> dict[str, ModelMetric]:
-  """Makes the metrics of real images that evaluation.metrics names."""
-  made = metrics_of(model).items()
-  return {name: x for name, x in made if isinstance(x, ModelMetric)}
+def named(model: Model) -> dict[str, Metric]:
+  """Makes the metrics that evaluation.metrics names, by the names of their sections."""
+  scored = of_samples(model)
+  return {
+    name: x if isinstance(x, ModelMetric) else [each for each in scored if each.name == name]
+    for name, x in metrics_of(model).items()
+  }
 
 
 def of_samples(model: Model, **values: object) -> list[Scored]:
@@ -66,8 +75,7 @@ def of_samples(model: Model, **values: object) -> list[Scored]:
   """
   model, scored = chosen(model), []
   c = model.config.evaluation
-  default = 'inception' if model.facts.x.is_picture else 'values'
-  usual = c.features or default
+  usual = c.features or default_features(model)
   check_one_of(features.EXTRACTORS, 'evaluation.features', usual)
   for name, metric in metrics_of(model, **values).items():
     if not isinstance(metric, SampleMetric):
@@ -80,6 +88,19 @@ def of_samples(model: Model, **values: object) -> list[Scored]:
       suffix = f'_{space}' if 'features' in c[name] else ''
       scored.append(Scored(name, metric, space, suffix))
   return scored
+
+
+def default_features(model: Model) -> str:
+  """Returns the feature space of metrics without features of their own.
+
+  For pictures the judge of the data set in the package, or else a published network.
+  """
+  x, data = model.facts.x, datasets.of_examples(model.config.data)
+  if not x.is_picture:
+    return 'values'
+  if data is None or data.get('quarter_turns'):
+    return 'inception'
+  return features.JUDGES.get((data.name, x.levels), 'inception')
 
 
 def higher_is_better(model: Model) -> dict[str, bool]:
@@ -102,7 +123,7 @@ def check(
   """
   check_needs(model, metrics)
   c, space = model.config.evaluation, space_of_statistics(model, metrics)
-  if c.floor or any(x.space != space or 'held_out' in x.metric.needs for x in metrics):
+  if any(x.space != space or needs_held_out(c, x) for x in metrics):
     reference_source(model, examples(c))
   names = dict.fromkeys(x.space for x in metrics if x.space)
   extractors, stored = {name: make_extractor(model, name) for name in names}, {}
@@ -163,15 +184,38 @@ def prepare(model: Model, metrics: list[Scored]) -> References:
         published.check_sizes(images, extractor.extract(black))
         reference = published.arrays_of(images, protocol, extractor, lacks, c.batch_size)
       print(f'fd and fid are against {protocol["origin"]}')
-    else:
+    elif any(is_of_reference(x) for x in metrics if x.space == name):
       reference, protocol = load_reference(model, extractor, examples(c))
-    here = [x.metric for x in metrics if x.space == name]
-    if c.floor or any('held_out' in metric.needs for metric in here):
-      held_out, its = load_reference(model, extractor, other)
-      reference = {**reference, 'held_out': held_out['features']}
-      protocol = {**protocol, 'held_out': its}
-    spaces[name] = Space(extractor, reference, protocol)
+    else:
+      reference, protocol = {}, {}
+    held_out: Json = {}
+    if any(needs_held_out(c, x) for x in metrics if x.space == name):
+      others, held_out = load_reference(model, extractor, other)
+      reference = {**reference, 'held_out': others['features']}
+    spaces[name] = Space(extractor, reference, protocol, held_out)
   return References(values, spaces)
+
+
+def is_of_reference(each: Scored) -> bool:
+  """Returns whether a metric compares samples with others."""
+  return not OF_REFERENCE.isdisjoint(each.metric.needs)
+
+
+def needs_held_out(c: Node, each: Scored) -> bool:
+  """Returns whether a metric, or its floor, needs examples of the other split."""
+  return 'held_out' in each.metric.needs or c.floor and scoring.has_floor(each)
+
+
+def protocols_of(c: Node, metric: list[Scored], references: References) -> Json:
+  """Returns the features of a metric, and what they are compared to, by space."""
+  protocols: Json = {}
+  for each in metric:
+    name = each.space or ''
+    if space := references.spaces.get(name):
+      protocols[name] = {**(space.protocol if is_of_reference(each) else space.extractor.identity)}
+      if needs_held_out(c, each):
+        protocols[name]['held_out'] = space.held_out
+  return protocols
 
 
 def names_of(model: Model) -> dict[str, np.ndarray]:

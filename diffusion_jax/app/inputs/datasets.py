@@ -112,7 +112,7 @@ LABELS = {
 
 def label_field(section: Node | None) -> str:
   """Returns the field of a section of data that reads labels; '' for none."""
-  section = section and _of_examples(section)
+  section = of_examples(section)
   return next((name for name in LABELS if name in (section or ())), '')
 
 
@@ -120,14 +120,15 @@ def asks_for_labels(section: Node | None) -> bool:
   """Returns whether the field of a section that reads labels is set."""
   if section is None or not (name := label_field(section)):
     return False
-  inner = _of_examples(section)
+  inner = of_examples(section)
+  assert inner is not None
   default = parameters(inner.constructor)[name].default
   return bool(inner[name]) and inner[name] != default
 
 
-def _of_examples(section: Node) -> Node:
-  # Where the examples of a set are from, which may wrap another one.
-  return section.get('target', section.get('source', section))
+def of_examples(section: Node | None) -> Node | None:
+  """Returns the section that says where examples are from, which another may wrap."""
+  return section and section.get('target', section.get('source', section))
 
 
 def with_conditions(config: Node, facts: Facts) -> Node:

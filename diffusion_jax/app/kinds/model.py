@@ -16,7 +16,7 @@ from diffusion_jax.app.config.schema import Schema
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds.conflicts import CONFLICTS
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
-from diffusion_jax.app.kinds.rules import idle
+from diffusion_jax.app.kinds.rules import IDLE
 from diffusion_jax.app.kinds.sections import Conditioning
 from diffusion_jax.core.arguments import pytree_dataclass
 from diffusion_jax.core.keys import abstract_key, key_per_example
@@ -152,7 +152,7 @@ class Model:
 
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""
-    rows = *self.schema.rules, *self.refusals, *CONFLICTS, *idle(self.config)
+    rows = *self.schema.rules, *self.refusals, *CONFLICTS, *IDLE
     refuse(lines(rows, self.config, mode, self.workdir, self.facts))
 
 

@@ -22,7 +22,7 @@ from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.core.step_schedules import num_steps_of
-from diffusion_jax.data.sources import Facts, Source
+from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
 from diffusion_jax.networks.inputs import Inputs
@@ -227,10 +227,6 @@ class ConfiguredNetwork:
     """Returns (x_t, level) -> logits [B, num_classes] of a classifier."""
     network = self.given()
     return lambda xt, level: network.output(params['network'], xt, level, {})
-
-  def source(self, split: str = 'train') -> Source:
-    """Returns the images of a split."""
-    return datasets.source_of(self.config, split)
 
   def init(self, key: jax.Array) -> Params:
     """Returns the first parameters, {'network': ..., ...}; can be traced."""

@@ -3,12 +3,11 @@
 A field that only the config file sets is left out with a line.
 """
 
-import functools
 from collections.abc import Collection
 from pathlib import Path
 
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.rules import EDIT, EVALUATE, TRAIN, Row, broken, set_fields
+from diffusion_jax.app.config.rules import EDIT, TRAIN, Row, broken, set_fields
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import STEPS
 from diffusion_jax.app.kinds import store
@@ -20,24 +19,37 @@ def without_idle(config: Node, flags: Collection[str], workdir: str | Path, mode
 
   A line is printed for each field. Fields of the flags stay.
   """
-  tree, run = config.to_dict(), folder.stored_fields(workdir)
-  is_left_out = False
-  for row, setting in broken(idle(config), config, mode):
+  for row, setting in broken(IDLE, config, mode):
     for field in row.fields:
       is_flag = any(f'{path}.'.startswith(f'{field}.') for path in flags)
-      if is_flag or not any(set_fields(config, workdir, [field])):
-        continue
-      print(f'note: config.{field} has no effect with {setting}, and is left out')
-      *parents, name = field.split('.')
-      section = functools.reduce(dict.__getitem__, parents, tree)
-      del section[name]
-      is_left_out = True
-      if field in run:
-        section[name] = store.tuples(run[field])
-  if not is_left_out:
-    return config
-  # Without one field another may be idle.
-  return without_idle(store.completed(tree, trusted=False), flags, workdir, mode)
+      if not is_flag and any(set_fields(config, workdir, [field])):
+        print(f'note: config.{field} has no effect with {setting}, and is left out')
+        # Without one field another may be idle.
+        return without_idle(as_in_run(config, workdir, field), flags, workdir, mode)
+  return config
+
+
+def set_in(config: Node, workdir: str | Path, path: str) -> str | None:
+  """Returns the text of a field's value, None if it is the one that the run has."""
+  if folder.plain(as_in_run(config, workdir, path)) == folder.plain(config):
+    return None
+  value = config.at(store.spelled(path, config.schema))
+  return store.as_text(value.name if isinstance(value, Node) else value)
+
+
+def as_in_run(config: Node, workdir: str | Path, path: str) -> Node:
+  """Returns the config with a field or a section as the run has it, or else by default."""
+  tree, stored = config.to_dict(), folder.read_config(workdir) or {}
+  *parents, name = store.spelled(path, config.schema).split('.')
+  node, section = config, tree
+  for parent in parents:
+    node, section, stored = node[parent], section[parent], stored.get(parent) or {}
+    if node.choice and stored.get('name') != node.choice:
+      stored = {}
+  section.pop(name, None)
+  if name in stored:
+    section[name] = store.tuples(stored[name])
+  return store.completed(tree, trusted=False)
 
 
 # -- fields that are not read --------------------------------------------------
@@ -117,46 +129,6 @@ IDLE = (
     advice='leave it out',
   ),
 )
-
-
-def idle(config: Node) -> tuple[Row, ...]:
-  """Returns the rows of fields that are not read, also of its metrics."""
-  metrics = {store.name_of(name) for name in config.evaluation.metrics}
-  sections = (name for name, x in config.evaluation.items() if isinstance(x, Node))
-  if store.AUTO in metrics:  # they are not chosen yet
-    return IDLE
-  return IDLE + tuple(
-    _of_metrics(f'evaluation.{name}', advice=f'add {name}, or leave this out')
-    for name in sections
-    if name not in metrics
-  )
-
-
-def _metrics(c, facts):
-  return ','.join(c.evaluation.metrics)
-
-
-def _of_metrics(*fields, **more):
-  """Returns the row of fields that evaluation.metrics do not read."""
-  return Row(_metrics, 'evaluation.metrics={it}', EVALUATE, fields=fields, **more)
-
-
-# What metrics of samples, pairs and examples read of the section evaluation.
-READ = {
-  'samples': ('num_generated', 'features', 'weights', 'reference', 'floor'),
-  'pairs': ('num_pairs', 'draws_per_pair', 'split'),
-  'examples': ('num_images', 'split'),
-}
-_OF_SAMPLES = _paths('sampling', 'context', 'context_row')
-_UNREAD = _paths('sampling', 'num_samples', 'name', 'trajectory', 'profile')
-
-
-def of_evaluation(groups: Collection[str]) -> Row:
-  """Returns the row of what metrics of these groups do not read."""
-  read = {field for group in groups for field in READ[group]}
-  others = {x for fields in READ.values() for x in fields} - read
-  of_samples = () if 'samples' in groups else _OF_SAMPLES
-  return _of_metrics(*_paths('evaluation', *sorted(others)), *of_samples, *_UNREAD)
 
 
 # -- a training ----------------------------------------------------------------

@@ -6,11 +6,14 @@ Another package adds a mode by an entry point of the group
 
 import functools
 import sys
+from collections.abc import Collection
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.kinds import rules, store
 from diffusion_jax.app.kinds.roles import USES
 from diffusion_jax.errors import UserError
 from diffusion_jax.paths import READ
@@ -51,10 +54,27 @@ class Mode(NamedTuple):
     if self.name == 'train':
       trust.check_senders('training.log_to', config.training.log_to)
 
-  def __call__(self, *given: Any) -> None:
-    """Runs the mode; given: the run, or config and run folder. Imports its module."""
+  def check_given(self, config: Node, workdir: str | Path, given: Collection[str]) -> None:
+    """Raises UserError for a flag that a mode of a trained run does not read.
+
+    given: the fields of all flags. A flag with the value of the run says nothing, and is taken.
+    """
+    for path in given:
+      section, _, field = store.spelled(path, config.schema).partition('.')
+      is_read = section in self.reads or section not in USES
+      if section == 'training':
+        is_read = field.startswith('machine.')
+      if field and not is_read:
+        value = rules.set_in(config, workdir, path)
+        if value is not None:
+          raise UserError(
+            f'config.{path}={value} has no effect with --mode={self.name}: leave it out'
+          )
+
+  def __call__(self, *args: Any) -> None:
+    """Runs the mode; args: the run, or config and run folder. Imports its module."""
     try:
-      EntryPoint(self.name, self.run, GROUP).load()(*given)
+      EntryPoint(self.name, self.run, GROUP).load()(*args)
     except ModuleNotFoundError as error:
       if not self.extra:
         raise

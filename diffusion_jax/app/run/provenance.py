@@ -122,7 +122,7 @@ def _computed_by(model):
   }
 
 
-def name_of(model: Model, first: str = 'samples', fields: str = '') -> str:
+def name_of(model: Model, first: str = 'samples', fields: tuple[str, ...] = ('',)) -> str:
   """Returns `first` and what differs from the run's config, in fields that begin so.
 
   This is samples-num_steps=20,sampler=heun, for instance.
@@ -214,6 +214,12 @@ def read(path: Path) -> Settings:
     return {}
 
 
+def code_of(settings: Settings) -> str:
+  """Returns the hash of settings in names of files, as the first process has it."""
+  code = sums.of_json({n: x for n, x in settings.items() if n != 'run'})[:8]
+  return bytes(processes.broadcast([*bytes.fromhex(code)]).tolist()).hex()
+
+
 class Place(NamedTuple):
   """Where results are kept: a file, a folder of their batches, and whether the file is there."""
 
@@ -233,8 +239,7 @@ def making(
   UserError, about the config's field of the name, if another process makes the
   file, and if it has other settings.
   """
-  code = sums.of_json({n: x for n, x in settings.items() if n != 'run'})[:8]
-  code = bytes(processes.broadcast([*bytes.fromhex(code)]).tolist()).hex()
+  code = code_of(settings)
   file = name.parent / f'{name.name}{"" if given else f"-{code}"}{end}'
   path = make_folder(workdir, file.parent) / file.name
   with lock.hold(path.parent, path.name, f'--config.{field}'):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Collection
 from pathlib import Path
 from typing import Self
 
@@ -25,15 +26,23 @@ from diffusion_jax.weights.checkpoints import AVERAGE, RAW, check_fits
 class Run:
   """A trained run: its model, and its weights, which are read when needed.
 
-  The model has the config, the run folder and the facts.
+  The model has the config, the run folder and the facts. given: the fields that the
+  command line sets.
   """
 
   model: Model
+  given: Collection[str] = ()
 
   @classmethod
-  def open(cls, config: Node, workdir: str | Path, facts: Facts | None = None) -> Self:
+  def open(
+    cls,
+    config: Node,
+    workdir: str | Path,
+    facts: Facts | None = None,
+    given: Collection[str] = (),
+  ) -> Self:
     """Returns the run of a folder; see `registry.make`."""
-    return cls(registry.make(config, workdir, facts))
+    return cls(registry.make(config, workdir, facts), given)
 
   def changed(self, config: Node) -> Self:
     """Returns the run with another config of how it is used."""

@@ -22,6 +22,7 @@ from diffusion_jax.app.train import floors
 from diffusion_jax.app.train.step_log import StepLog, average
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images as pixels, pipeline
+from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.errors import UserError, place_of
 from diffusion_jax.runtime import compiling, processes
 from diffusion_jax.runtime.compiling import Program
@@ -186,7 +187,12 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   Their noise is fixed, and there is neither dropout nor augmentation.
   """
   config, split = model.config, held_out(model.config)
-  images = datasets.source_of(config, split)
+  try:
+    images = datasets.source_of(config, split)
+  except UserError as error:
+    if not isinstance(error.__cause__, NoTestSplit):
+      raise
+    raise UserError(f'{error}; or set training.held_out=None') from error.__cause__
   source, facts = examples_of(config, model.facts, images, split)
   loss = make_eval_step(model.objective(test=True))
   loss = compiling.program(f'the {split} loss', loss, mesh, effort(config))

@@ -3,7 +3,6 @@
 import json
 import zlib
 from typing import Any
-from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax.app.evaluate import mode as evaluate
-from diffusion_jax.app.evaluate.points import Point
+from diffusion_jax.app.evaluate import cells, mode as evaluate
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
@@ -149,7 +147,6 @@ def test_another_evaluation_is_another_file(run):
   run_mode(run, **mine)
   for change, message in (
     ({'evaluation.brightness.factor': 4}, 'brightness.factor is 1.0, 4.0 now. Delete it, or'),
-    (within('sampling.sampler', 'ancestral', variance='fixed_large'), 'variance is fixed_small, '),
     ({'sampling.weights': 'raw'}, r'weights is \d+, \d+ now.* another --config.evaluation.name'),
   ):
     message = f'brightness-test-mine/result.json has other settings: .*{message}'
@@ -210,9 +207,12 @@ class Seen(list):
     self.append((samples, reference))
     return []
 
-  def as_scored(self):
-    metric = SampleMetric({}, ('draws', 'log_q'), self.compute)
-    return [scoring.Scored('density_coverage', metric)]
+  def score(self, run):
+    metric = SampleMetric({}, ('draws', 'truth', 'context', 'log_q'), self.compute)
+    scored = [scoring.Scored('density_coverage', metric)]
+    fields = cells.fields_of(run.model, 'density_coverage', scored)
+    cell = cells.Cell('density_coverage', scored, run.model, fields)
+    evaluate.score_pairs(run, [cell], {})
 
 
 @pytest.fixture
@@ -220,13 +220,12 @@ def draws(monkeypatch, tmp_path):
   """Draws from a normal distribution, instead of by the network."""
   drawn = np.random.default_rng(0).normal(0.0, 0.3, (6, 2)).astype(np.float32)
 
-  def draw(run, rows, **fields):
+  def draw(run, config, rows):
     settings = {'sampling': {'checkpoint': 0}, 'draws': drawn.tolist()}
     np.savez(tmp_path / 'samples.npz', arr_0=drawn, settings=provenance.as_array(settings))
     return tmp_path / 'samples.npz'
 
   monkeypatch.setattr(evaluate, 'draw', draw)
-  monkeypatch.setattr(evaluate, 'plots', Mock())
   return drawn.reshape(3, 2, 2)
 
 
@@ -242,7 +241,7 @@ def test_densities_are_of_their_own_pair(moons, draws, monkeypatch):
     return {'nats': -log_q(x, cond['context']) / 2}  # a dimension
 
   monkeypatch.setattr(evaluate.real_images, 'arrays_of', arrays_of)
-  evaluate.score_pairs(Point({}, run), seen.as_scored())
+  seen.score(run)
   samples, reference = seen[0]
   pairs = datasets.source_of(run.model.config, 'test').read(np.arange(3))
   assert_array_equal(reference['context'], pairs['context'])
@@ -253,6 +252,6 @@ def test_densities_are_of_their_own_pair(moons, draws, monkeypatch):
   assert_allclose(samples['log_q'], log_q(draws, context[:, None]), rtol=1e-6)
   for change, shift in ({}, 0.0), ({'evaluation.batch_size': 3}, 0.0), ({}, 1.0):
     draws += shift
-    evaluate.score_pairs(Point({}, run_of(moons, **change)), seen.as_scored())
+    seen.score(run_of(moons, **change))
   first, same, *others = folders
   assert first == same and len({first, *others}) == 3

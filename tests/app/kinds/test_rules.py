@@ -8,7 +8,7 @@ import pytest
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.rules import lines
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.rules import idle, without_idle
+from diffusion_jax.app.kinds.rules import IDLE, without_idle
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.runtime.files import read_json, write_json
 from tests.app.config.test_store import ALL
@@ -21,13 +21,13 @@ def test_a_config_and_its_trial_set_no_field_that_is_idle(name, variant):
   config = read(f'{name}:{variant}')
   for each in (config, shrunk(config)):
     each.sampling.make()
-    assert [*lines(idle(each), each, 'train', 'none')] == []
+    assert [*lines(IDLE, each, 'train', 'none')] == []
 
 
 def test_labels_without_a_condition_hear_what_to_do():
   off = [('conditioning.labels', 'False'), ('conditioning.dropout', '0')]
   config = store.with_flags(read('digits'), [*off, ('sampling.labels', '3')])
-  (line,) = lines(idle(config), config, 'sample', 'none')
+  (line,) = lines(IDLE, config, 'sample', 'none')
   assert 'train with conditioning.labels=True, or set sampling.classifier.run' in line
 
 
@@ -50,4 +50,4 @@ def test_a_field_that_a_run_lacks_is_not_set(tmp_path):
   del content['sampling']['profile']
   write_json(path, content)
   assert without_idle(config, [], tmp_path, 'edit') is config
-  assert [*lines(idle(config), config, 'edit', tmp_path)] == []
+  assert [*lines(IDLE, config, 'edit', tmp_path)] == []

@@ -171,7 +171,7 @@ def test_two_grey_levels_and_bernoullis(key):
   params, objective = jax.jit(threshold.init)(key), threshold.objective(test=True)
   loss, context = jax.jit(objective.__call__), Context(state=objective.init())
   for model in (threshold, drawn):
-    pictures = model.measured.source().read(np.arange(8))['x']
+    pictures = datasets.source_of(model.config).read(np.arange(8))['x']
     assert set(np.unique(pictures)) == {0, 1}
     _, (metrics, _) = loss(params, context, key, {'x': model.facts.x.encode(pictures)})
     assert metrics['reconstruction'].total == pytest.approx(1.0, abs=1e-3)

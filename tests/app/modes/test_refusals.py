@@ -275,18 +275,15 @@ evaluation.elbo.random_steps=9 evaluation.elbo.num_steps=5 => config.evaluation.
   must
 evaluation.fid.num_draws=3 => config.evaluation.fid.num_draws=3 has no effect with
   evaluation.metrics=elbo: add fid, or leave this out
-evaluation.metrics=elbo evaluation.reference=a.npz => evaluation.reference=a.npz has no effect
-  with evaluation.metrics=elbo
 evaluation.sweep=num_steps => num_steps is not field=value,value
-evaluation.sweep='weights.decay=0.5 num_steps=3,4' => num_steps changes samples, and no metric of
-  evaluation.metrics=elbo is of samples
-two_moons evaluation.metrics=sbc sampling.context=y.npy => sampling.context=y.npy has no effect with
-  evaluation.metrics=sbc
+evaluation.sweep='weights.decay=0.5 num_steps=3,4' => config.evaluation.sweep: num_steps has no
+  effect with evaluation.metrics=elbo: elbo has its own, evaluation.elbo.num_steps
+evaluation.sweep=guidance.scale=2,2.0 evaluation.metrics=fd => has the point guidance.scale=2.0
+  twice
+evaluation.sweep=seed=1,2 sampling.seed=3 evaluation.metrics=fd => 'seed=1,2' and
+  config.sampling.seed set one field
 two_moons data=csv data.path=a.csv data.x=a data.context=b data.label=c conditioning.labels=True
   evaluation.metrics=sbc => sbc draws x given only the context, and this run has labels, too
-two_moons evaluation.metrics=moments evaluation.num_pairs=9 => evaluation.num_pairs=9 has no
-  effect with evaluation.metrics=moments
-evaluation.metrics=fd evaluation.num_images=9 => num_images=9 has no effect with
 evaluation.sweep=num_stps=3 => config.sampling.num_stps (did you mean
 evaluation.metrics=accuracy evaluation.features=pixels => these classes, as digits has: set
   config.evaluation.features, now
@@ -417,6 +414,7 @@ def test_a_mistake_is_one_clear_line(mode, name, flags, message, folder, monkeyp
   before = files_in(folder)
   fields = dict(flag.split('=', 1) for flag in flags)
   workdir = 'new' if mode == 'train' else f'runs/{name}'
-  found = refused('', lambda: MODES[mode](config_of(name, **fields), Path(workdir)))
+  start = MODES[mode]
+  found = refused('', lambda: start(config_of(name, **fields), Path(workdir), given=fields))
   assert message in found, found
   assert files_in(folder) == before and not Path('new').exists()

@@ -160,9 +160,9 @@ def settings(monkeypatch):
   monkeypatch.setattr(weights.Run, 'on_devices', {})
   monkeypatch.setattr(provenance, 'making', found)
 
-  def of(mode, config, run):
+  def of(mode, config, run, given=()):
     with pytest.raises(Found) as error:
-      MODES[mode](config, str(run))
+      MODES[mode](config, str(run), given=given)
     return error.value.args[0]
 
   return of
@@ -290,7 +290,7 @@ def test_each_field_is_named_refused_or_free(kind, files, settings):
       continue
     for new in changed(config, field):
       with contextlib.suppress(UserError):  # It is refused: try another value.
-        assert settings(mode, new, run) != before, field
+        assert settings(mode, new, run, [field]) != before, field
         named.append(field)
         break
   assert len(named) > 2

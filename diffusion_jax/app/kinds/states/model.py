@@ -17,7 +17,7 @@ from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.plan import Plan
 from diffusion_jax.app.kinds.states import StateFacts, States, StateSampling
 from diffusion_jax.core.step_schedules import num_steps_of
-from diffusion_jax.data.sources import Facts, Source
+from diffusion_jax.data.sources import Facts
 from diffusion_jax.discrete.network import StateNetwork
 from diffusion_jax.discrete.transitions import StateProcess
 from diffusion_jax.networks import functional
@@ -89,9 +89,10 @@ class StateDiffusion:
     """The facts of the images or texts."""
     return self.noisy.facts
 
-  def source(self, split: str = 'train') -> Source:
-    """Returns the images or texts of a split."""
-    return self.noisy.source(split)
+  @property
+  def num_steps(self) -> int | None:
+    """The steps of the schedule; None in continuous time."""
+    return self.given['num_steps']
 
   def encode(self, autoencoder: Params | None, x: Array, keys: Array | None = None) -> Array:
     """Returns the states of examples in [-1, 1], [B, *state_shape]."""
@@ -115,11 +116,10 @@ class StateDiffusion:
     self, params: Params, keys: Array, x0: Array, cond: dict, num_times: int
   ) -> dict[str, jax.Array]:
     """Returns the bound of images x0; see `metrics.likelihoods.state_elbo`."""
-    num_steps = self.given['num_steps']
     model = self.denoiser(params, cond), self.process, self.given['schedule']
     x0 = self.encode(None, x0)
-    if num_steps is not None:
-      return dj.state_bound(keys, *model, x0, num_steps=num_steps)
+    if self.num_steps is not None:
+      return dj.state_bound(keys, *model, x0, num_steps=self.num_steps)
     return {'total': dj.masked_bound(keys, *model, x0, num_times=num_times)}
 
 

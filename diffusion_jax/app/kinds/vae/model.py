@@ -22,7 +22,7 @@ from diffusion_jax.app.kinds.vae import Decoding
 from diffusion_jax.autoencoders import bounds as bound, objectives as vae
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
 from diffusion_jax.data import images as pixels
-from diffusion_jax.data.sources import Facts, Source
+from diffusion_jax.data.sources import Facts
 from diffusion_jax.training.objectives import Objective
 
 Array = jax.Array
@@ -74,10 +74,6 @@ class Autoencoder:
     facts = {'image_size': (height, width), 'out_channels': count * channels}
     network = self.config.network.make(facts)
     return network if self.dropout else network.clone(dropout=0.0)
-
-  def source(self, split: str = 'train') -> Source:
-    """Returns the images of a split."""
-    return datasets.source_of(self.config, split)
 
   @property
   def num_latents(self) -> int:

@@ -1,14 +1,15 @@
-"""Points of a sweep."""
+"""Points of a sweep; tests/laws/test_alone_is_in_a_table.py has the scores of its cells."""
 
-from diffusion_jax.app.evaluate.points import sweep
+from diffusion_jax.app.evaluate.cells import sweep
+from diffusion_jax.app.run.weights import Run
 from tests.app.conftest import smoke
 
 
-def test_each_point_of_a_sweep_is_a_complete_config():
+def test_each_point_of_a_sweep_is_a_complete_config(tmp_path):
   config = smoke(
     **{'evaluation.sweep': 'sampler=ddim,ancestral guidance.scale=1,2', 'sampling.sampler.eta': 0.5}
   )
-  points = list(sweep(config))
+  points = [*sweep(Run.open(config, tmp_path))]
   assert [changes for changes, _ in points] == [
     {'sampler': sampler, 'guidance.scale': scale}
     for sampler in ('ddim', 'ancestral')
