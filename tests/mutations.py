@@ -2917,16 +2917,28 @@ TABLE = [
     [
       (
         'ends_with_the_training',
-        '= total_steps if decay_steps',
-        '= total_steps + 1 if decay_steps',
+        'steps, warmup_steps = total_steps, ',
+        'steps, warmup_steps = total_steps + 1, ',
       ),
+    ],
+  ),
+  (
+    'training/optimizer.py',
+    'laws/test_shipped_starts.py',
+    [
+      (
+        'its_own_length',
+        'jnp.sin(0.5 * math.pi * left(step)) ** 2',
+        '0.5 - 0.5 * jnp.cos(math.pi * left(step))',
+      ),
+      ('its_own_length', 'warmup_steps >= total_steps', 'warmup_steps >= 2 * total_steps'),
     ],
   ),
   (
     'training/optimizer.py',
     'test_refusals.py',
     [
-      ('that_cannot_be', "decay in ('linear', 'cosine')", "decay in ('cosine',)"),
+      ('that_cannot_be', "ENDING = 'linear', 'cosine'", "ENDING = 'cosine',"),
     ],
   ),
   (

@@ -139,6 +139,8 @@ class Command:
       # A training reads the facts from the data.
       config = store.with_flags(self.described(facts=mode != 'train'), fields)
     changed = {path for path, _ in fields}
+    if 'optimizer.warmup_steps' in changed and (long := rules.long_warmup(config)):
+      raise UserError(f'config.{long}: give a smaller one, or a longer training')
     return rules.without_idle(config, changed, workdir, mode)
 
   def described(self, facts: bool = True) -> Node:

@@ -17,7 +17,7 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.criterion import best_by, held_out, held_out_loss
-from diffusion_jax.app.kinds import roles
+from diffusion_jax.app.kinds import roles, rules
 from diffusion_jax.app.modes import report
 from diffusion_jax.app.train import hooks, setup
 from diffusion_jax.app.train.hooks import Hook
@@ -329,6 +329,8 @@ def announce(parts: Setup, step: int) -> None:
     )
   elif warning := setup.slow_average(config):
     print(warning)
+  if long := rules.long_warmup(config):
+    print(f'note: {long}: the warm-up takes a tenth of the training')
   if c.machine.trace and step >= hooks.traced(config)[1]:
     print(f'note: no trace is written: step {step} is after training.machine.trace')
   every, saved = c.held_out.every if c.held_out else 0, c.checkpoints.every or total
