@@ -99,11 +99,16 @@ def without_shapes(model, mesh):
   return model.objective(), optimizer, lambda: None, setup.TrainState(0, {}, {}, (), (), {})
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_every_config_starts_at_its_own_length_and_at_another(name, monkeypatch, capsys):
-  """No network is traced here. A warm-up of the file that is too long is shortened, and said."""
+@pytest.fixture
+def untraced(monkeypatch):
+  """Traces no network."""
   monkeypatch.setattr(setup, 'state_maker', without_shapes)
   monkeypatch.setattr(hooks.Hook, 'rehearse', lambda *_: None)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_config_starts_at_its_own_length_and_at_another(name, untraced, capsys):
+  """A warm-up of the file that is too long is shortened, and said."""
   start(name)
   assert 'the warm-up takes' not in capsys.readouterr().out
   c = start(name, LENGTHS[NAMES.index(name) % len(LENGTHS)]).config
@@ -113,11 +118,16 @@ def test_every_config_starts_at_its_own_length_and_at_another(name, monkeypatch,
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
-def test_every_config_starts_at_every_length(name):
-  """The step is traced, and all that a training computes beside it."""
+def test_every_config_starts_at_every_length(name, untraced):
+  for num_steps in LENGTHS:
+    start(name, num_steps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', NAMES)
+def test_the_first_step_of_every_config_traces(name):
+  """So does all that a training computes beside it."""
   parts = start(name)
   jitted, shapes = setup.abstract_step(parts.config, parts.mesh, parts.workdir)
   state, _ = jitted.eval_shape(*shapes)
   assert jax.tree.structure(state) == jax.tree.structure(parts.shapes)
-  for num_steps in LENGTHS:
-    start(name, num_steps)
