@@ -578,6 +578,33 @@ TABLE = [
   ),
   (
     'app/train/step_log.py',
+    'laws/test_interrupted_is_uninterrupted.py',
+    [
+      ('leave_no_trace', "sums = before.get('sums', {})", 'sums = {}'),
+      ('leave_no_trace', "for n in ('left_out', 'in_a_row')", "for n in ('left_out', '')"),
+    ],
+  ),
+  (
+    'app/train/hooks.py',
+    'laws/test_interrupted_is_uninterrupted.py',
+    [
+      ('leave_no_trace', ', done=lambda step: path_of(step).exists()', ''),
+      (
+        'leave_no_trace',
+        "x.get('step') == step and 'learning_rate' not in x",
+        "x.get('step') == step",
+      ),
+    ],
+  ),
+  (
+    'weights/checkpoints.py',
+    'laws/test_interrupted_is_uninterrupted.py',
+    [
+      ('leave_no_trace', 'if step % self.every == 0]', ']'),
+    ],
+  ),
+  (
+    'app/train/step_log.py',
     None,
     [
       ('note_follows', '{x:.4g}{self.notes.get(n, "")}', '{x:.4g}'),

@@ -47,8 +47,8 @@ def open_manager(
   It keeps the newest, up to `keep` with the latest at multiples of `every`,
   those at multiples of keep_every, and the keep_best with the lowest CRITERION.
   So the one of an interruption goes when the next is there. more_emas: keys of
-  state.more_ema_params. Moves damaged checkpoints after the newest good one to `damaged/` in workdir,
-  with a warning. Raises ValueError if all are damaged.
+  state.more_ema_params. Moves damaged checkpoints after the newest good one to
+  `damaged/` in workdir, with a warning. Raises ValueError if all are damaged.
   """
   folder = _folder(workdir)
   place = buckets.of_checkpoints(folder)
@@ -81,8 +81,8 @@ class _Latest(NamedTuple):
   def should_preserve(self, checkpoints, *, context) -> list[bool]:
     del context
     steps = [x.step for x in checkpoints]
-    regular = [step for step in steps[:-1] if step % self.every == 0]
-    kept = {*steps[-1:], *regular[len(regular) - min(self.number - 1, len(regular)) :]}
+    regular = [step for step in reversed(steps[:-1]) if step % self.every == 0]
+    kept = {*steps[-1:], *regular[: self.number - 1]}
     return [step in kept for step in steps]
 
 

@@ -188,7 +188,7 @@ USUAL = within(
     # stopped before the last step; killed between the checkpoint and the preview of step 3
     ({}, NAN[0], 10, 3),
     # calls of four steps; killed between the checkpoint and the test loss of step 6
-    ({'training.steps_per_call': 4}, NAN[0], 3, 8),
+    (within('training', steps_per_call=4, log_every=3), NAN[0], 3, 9),
   ],
 )
 def test_these_interruptions_leave_no_trace(fields, nan, stop_at, moment):

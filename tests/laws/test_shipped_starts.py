@@ -129,5 +129,5 @@ def test_the_first_step_of_every_config_traces(name):
   """So does all that a training computes beside it."""
   parts = start(name)
   jitted, shapes = setup.abstract_step(parts.config, parts.mesh, parts.workdir)
-  state, _ = jitted.eval_shape(*shapes)
+  state, _ = jax.eval_shape(jitted, *shapes)
   assert jax.tree.structure(state) == jax.tree.structure(parts.shapes)

@@ -23,6 +23,7 @@ from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import checkpoints
 
 Metrics = dict[str, Mean]
+Sums = dict[str, tuple[float, float]]  # totals and counts
 _EPSILON = 'a larger objective.diffusion, or objective.coupling.epsilon'
 
 
@@ -58,8 +59,8 @@ class StepLog:
     self._rates, self._stored = rates, stored
     self._unread: list[tuple[range, Metrics]] = []
     before = before or {}
-    # Of the steps that count, since the last line.
-    self._sums = {n: Mean(*map(float, x)) for n, x in before.get('sums', {}).items()}
+    sums = before.get('sums', {})  # of the steps that count, since the last line
+    self._sums: Sums = {n: (float(total), float(count)) for n, (total, count) in sums.items()}
     self._left_out, self._in_a_row = (before.get(n, 0) for n in ('left_out', 'in_a_row'))
     self._warned = False  # of the columns of a plan
     self._first = start + 1
@@ -69,7 +70,7 @@ class StepLog:
   def as_json(self) -> Json:
     """Returns what the next line needs of the steps that were read."""
     # Sums as texts: JSON has no NaN, which repaired gradients may leave.
-    sums = {name: [repr(x) for x in mean] for name, mean in self._sums.items()}
+    sums = {name: [repr(x) for x in pair] for name, pair in self._sums.items()}
     return {'sums': sums, 'left_out': self._left_out, 'in_a_row': self._in_a_row}
 
   def add(self, steps: range, metrics: Metrics) -> None:
@@ -206,18 +207,18 @@ def average(history: Sequence[Metrics]) -> dict[str, float]:
   return means(functools.reduce(added, jax.device_get(history), {}))
 
 
-def added(sums: Metrics, metrics: Metrics) -> Metrics:
-  """Returns the sums in float64 with those of more steps, one after the other.
+def added(sums: Sums, metrics: Metrics) -> Sums:
+  """Returns the sums with those of more steps, in float64 and one after the other.
 
   So a sum that goes on after an interruption is the same.
   """
-  zero = Mean(0.0, 0.0)
-  return sums | {
-    name: Mean(*(float(a) + float(b) for a, b in zip(sums.get(name, zero), x, strict=True)))
-    for name, x in metrics.items()
-  }
+  sums = dict(sums)
+  for name, mean in metrics.items():
+    total, count = sums.get(name, (0.0, 0.0))
+    sums[name] = total + float(mean.total), count + float(mean.count)
+  return sums
 
 
-def means(sums: Metrics) -> dict[str, float]:
+def means(sums: Sums) -> dict[str, float]:
   """Returns {name: total / count}; NaN for no count."""
-  return {n: x.total / x.count if x.count else float('nan') for n, x in sums.items()}
+  return {n: total / count if count else float('nan') for n, (total, count) in sums.items()}
