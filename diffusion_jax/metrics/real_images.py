@@ -54,7 +54,7 @@ def arrays_of(
       cond = cond | {'image': condition(image_keys, x0)}
     return measure(params, keys, x0, cond)
 
-  compute = per_example(function, mesh, roots, size, what=name)
+  compute = per_example(function, mesh, roots, min(size, count), what=name)
 
   def start(index):
     pictures, cond = read(index)
