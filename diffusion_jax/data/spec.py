@@ -77,9 +77,11 @@ class ArraySpec(NamedTuple):
     """Returns x as files have it: uint8 in 0..255, or real numbers.
 
     Levels are rounded. Real numbers are float64 where float32 would round more
-    than 1e-4 standard deviations.
+    than 1e-4 standard deviations. Raises ValueError for NaN, which is no level.
     """
     if self.levels:
+      if np.isnan(x).any():
+        raise ValueError('x has numbers that are nan, which are no levels')
       unit = (np.clip(np.asarray(x, np.float64), -1.0, 1.0) + 1.0) / 2.0
       level = np.rint(unit * (self.levels - 1))
       return np.rint(level * (255.0 / (self.levels - 1))).astype(np.uint8)

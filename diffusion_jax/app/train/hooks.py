@@ -17,11 +17,18 @@ from diffusion_jax.app.inputs.criterion import best_by, held_out, held_out_loss
 from diffusion_jax.app.inputs.stored_latents import examples_of
 from diffusion_jax.app.kinds.model import Model, effort, make_encode
 from diffusion_jax.app.kinds.training import Generated, HeldOut
-from diffusion_jax.app.run.drawing import FEW, draw_sheet, frames_of, generate, in_box
+from diffusion_jax.app.run.drawing import (
+  FEW,
+  draw_sheet,
+  frames_of,
+  generate,
+  in_box,
+  problem_of,
+)
 from diffusion_jax.app.train import floors
 from diffusion_jax.app.train.step_log import StepLog, average
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data import images as pixels, pipeline
+from diffusion_jax.data import drawings, images as pixels, pipeline
 from diffusion_jax.errors import UserError, place_of
 from diffusion_jax.runtime import compiling, processes, sessions
 from diffusion_jax.runtime.compiling import Program
@@ -294,7 +301,11 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   def act(step, state, frozen, log):
     calls = (inputs(state, frozen, first) for first in range(0, n, size))
     started = one_ahead(lambda call: drawing.start(*call), calls)
-    parts = [boxed(call, x) for call, (x, *_) in started]
+    drawn = [(call, x) for call, (x, *_) in started]
+    if problem := problem_of(model, np.concatenate([x for _, x in drawn])):
+      tqdm.write(f'step {step}: no metrics: {problem}')
+      return
+    parts = [boxed(call, x) for call, x in drawn]
     log.results |= score({'values': np.concatenate(parts), **stored})
 
   what = 'a sample', 'training.metrics=None'
@@ -318,7 +329,10 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
   def act(step, state, frozen, log):
     call = inputs(state, frozen)
     x, states, *_ = drawing(*call)
-    sheet = draw_sheet(model, boxed(call, x), stored)
+    sheet = draw_sheet(model, boxed(call, np.nan_to_num(x)), stored)
+    if problem := problem_of(model, x):
+      sheet = drawings.crossed(sheet)
+      tqdm.write(f'step {step}: the preview is crossed out: {problem}')
     if step == model.config.training.num_steps and states is not None:
       log.film = functools.partial(frames_of, model, mesh, call[0], states)
     if processes.is_first():
