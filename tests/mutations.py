@@ -2100,6 +2100,8 @@ TABLE = [
     None,
     [
       ('left_out', 'float(x[name])', "float(x['loss'])"),
+      ('which_step_is_sampled', 'x <= step]', 'True]'),
+      ('which_step_is_sampled', 'self.sampled >= self.last', 'False'),
       ('order_of_their_steps', '(int(match[1]), path)', '(-int(match[1]), path)'),
     ],
   ),

@@ -49,6 +49,11 @@ class ArraySpec(NamedTuple):
     return bool(self.levels) and len(self.shape) == 1
 
   @property
+  def noun(self) -> str:
+    """What several of these are called: images, texts or examples."""
+    return 'images' if self.is_picture else 'texts' if self.is_text else 'examples'
+
+  @property
   def written(self) -> 'ArraySpec':
     """The values of files of samples, where all levels are 0..255."""
     return self._replace(levels=256) if self.levels else self

@@ -77,9 +77,11 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
       run.log.read(0 if due else 1)  # 1: all but the call just started
       run.act(step, due)
       finished = run.finish(step, due)
+  chosen = ''
   if processes.is_first():
     sessions.write_end(parts.workdir, step)
-  print(f'trained {step} steps: {parts.workdir}')
+    chosen = report.read_runs([str(parts.workdir)])[0].chosen
+  print(f'trained {step} steps: {parts.workdir}' + bool(chosen) * f'\nnote: {chosen}')
   return run.log
 
 
@@ -337,7 +339,7 @@ def announce(parts: Setup, step: int) -> None:
   what = 'adapters' if config.at('training.start.rank') else 'network'
   print(f'devices: {devices}; {what}: {parts.num_parameters:,} parameters')
   tests = max((hook.test_images for hook in parts.hooks), default=0)
-  what = 'images' if source.facts.x.is_picture else 'examples'
+  what = source.facts.x.noun
   data = f'{config.data.name}, {len(source):,} {what} of {shape}'
   data += f', {parts.model.facts.num_classes or "no"} classes'
   if config.at('latent.path'):
