@@ -1252,6 +1252,24 @@ TABLE = [
     ],
   ),
   (
+    'data/hashes.py',
+    None,
+    [
+      ('as_printf_rounds', '- 0.5) < 1e-6', '- 0.5) < 0'),
+      ('shuffled_copy_of_another_type', "else ['x', 'context']", "else ['x']"),
+      ('shuffled_copy_of_another_type', 'np.asarray(array, np.float64)', 'array'),
+    ],
+  ),
+  (
+    'app/inputs/trained_on.py',
+    None,
+    [
+      ('goes_on_with_other_data', '*([before[name]] if before else [])', ''),
+      ('shuffled_copy_are_known', 'min(most or len(source), len(source))', 'len(source)'),
+      ('drawn_anew', 'or drawn_anew(source)', ''),
+    ],
+  ),
+  (
     'data/image_folder.py',
     None,
     [

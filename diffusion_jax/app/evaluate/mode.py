@@ -15,7 +15,7 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.evaluate.points import Fields, Point, kept, points_of, used
-from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.inputs import datasets, trained_on
 from diffusion_jax.app.kinds import rules, store
 from diffusion_jax.app.kinds.store import name_of
 from diffusion_jax.app.modes import sample
@@ -23,6 +23,7 @@ from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.provenance import Place
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import image_sets, npz, pipeline
+from diffusion_jax.data.files import say_once
 from diffusion_jax.data.sources import Source, content_sum
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import (
@@ -149,14 +150,19 @@ def score_samples(references: References, point: Point, metrics: list[Scored]) -
     return as_json(scores)
 
 
-def write(point: Point, place: Place, split: str, settings: Json, /, **content: object) -> None:
+def write(point: Point, place: Place, split: str, settings: Json, /, **content: Any) -> None:
   """Writes the result.json of scores by the examples of a split."""
-  others = datasets.another_set(point.run.model.config, split)
+  model, about = point.run.model, {}
+  if others := datasets.another_set(model.config, split):
+    most = int(content.get('images') or content.get('pairs') or 0)
+    seen = trained_on.count(model.workdir, model.config, split, most)
+    about = {'other_data': provenance.by_content(others), 'trained_on': seen}
+    say_once(trained_on.in_words(seen, f'{split} {model.facts.x.noun}'))
   write_json(
     place.path,
     {
       'settings': settings,
-      **({'other_data': provenance.by_content(others)} if others else {}),
+      **about,
       'matmul_precision': precision_in_use() or 'default',
       **content,
     },

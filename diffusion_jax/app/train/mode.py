@@ -15,7 +15,7 @@ from tqdm import tqdm
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.inputs import datasets, trained_on
 from diffusion_jax.app.inputs.criterion import best_by, held_out, held_out_loss
 from diffusion_jax.app.kinds import roles, rules
 from diffusion_jax.app.modes import report
@@ -322,6 +322,7 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int, before: Jso
   folder.write_config(workdir, config, parts.model.facts)
   if first:
     sessions.write_start(workdir, start, parts.num_parameters)
+    trained_on.keep(workdir, parts.source, parts.model.facts.checksum)
   writer = MetricWriter(workdir, start, first, config.training.log_to)
   writer.write_config(start, stored, roles.hparams(stored))
   total = config.training.num_steps
