@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app.inputs import datasets, trained_on
-from diffusion_jax.data.sources import ArraySource
+from diffusion_jax.data.sources import ArraySource, checksum
 from diffusion_jax.errors import UserError
 from tests.app.inputs.test_datasets import TABLE, reopened, trained, written  # noqa: F401
 
@@ -12,7 +12,7 @@ from tests.app.inputs.test_datasets import TABLE, reopened, trained, written  # 
 def kept(run, **fields):
   """Keeps the training examples of a run as a training does."""
   source = datasets.source_of(reopened(run, **fields))
-  trained_on.keep(run, source, source.checksum())
+  trained_on.keep(run, source, checksum(source))
 
 
 def counted(run, split='test', most=0, **fields):
