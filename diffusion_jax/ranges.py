@@ -124,6 +124,8 @@ def convert(value: Any, kind: object, place: str = '') -> Any:
     return _literal(value) if isinstance(value, FlagText) else value
   if isinstance(value, FlagText):
     value = _parsed(value, kind, in_list=bool(place))
+  elif kind is float and value in ('inf', '-inf'):  # as JSON has them
+    value = float(value)
   fits = {int: numbers.Integral, float: numbers.Real}.get(kind, kind)
   is_number = not isinstance(value, bool) or kind is bool
   if not (isinstance(value, fits) and is_number and value == value):

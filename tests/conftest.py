@@ -3,16 +3,25 @@
 `pytest -m device` uses the real devices, compiled as for users.
 """
 
+import atexit
 import ctypes
 import functools
 import gc
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from importlib.metadata import version
 from pathlib import Path
 
+# What tests, and the processes that they start, leave in the folder of temporary files
+# goes when the last worker ends; pytest's own folders stay where they are.
+if 'PYTEST_XDIST_WORKER' not in os.environ:
+  os.environ.setdefault('PYTEST_DEBUG_TEMPROOT', tempfile.gettempdir())
+  os.environ['TMPDIR'] = tempfile.tempdir = tempfile.mkdtemp(prefix='tests-')
+  atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 # Before jax is imported, here and in processes that tests start.
 if 'device' in sys.argv:
   os.environ['TEST_ON_DEVICE'] = '1'

@@ -598,6 +598,33 @@ TABLE = [
   ),
   (
     'app/train/step_log.py',
+    'laws/test_interrupted_is_uninterrupted.py',
+    [
+      ('leave_no_trace', "sums = before.get('sums', {})", 'sums = {}'),
+      ('leave_no_trace', "for n in ('left_out', 'in_a_row')", "for n in ('left_out', '')"),
+    ],
+  ),
+  (
+    'app/train/hooks.py',
+    'laws/test_interrupted_is_uninterrupted.py',
+    [
+      ('leave_no_trace', ', done=lambda step: path_of(step).exists()', ''),
+      (
+        'leave_no_trace',
+        "x.get('step') == step and 'learning_rate' not in x",
+        "x.get('step') == step",
+      ),
+    ],
+  ),
+  (
+    'weights/checkpoints.py',
+    'laws/test_interrupted_is_uninterrupted.py',
+    [
+      ('leave_no_trace', 'if step % self.every == 0]', ']'),
+    ],
+  ),
+  (
+    'app/train/step_log.py',
     None,
     [
       ('note_follows', '{x:.4g}{self.notes.get(n, "")}', '{x:.4g}'),
@@ -1243,6 +1270,24 @@ TABLE = [
         'if names and len(names) != num_classes:',
         'if len(names) < num_classes:',
       ),
+    ],
+  ),
+  (
+    'data/hashes.py',
+    None,
+    [
+      ('as_printf_rounds', '- 0.5) < 1e-6', '- 0.5) < 0'),
+      ('shuffled_copy_of_another_type', "else ['x', 'context']", "else ['x']"),
+      ('shuffled_copy_of_another_type', 'np.asarray(array, np.float64)', 'array'),
+    ],
+  ),
+  (
+    'app/inputs/trained_on.py',
+    None,
+    [
+      ('goes_on_with_other_data', '*([before[name]] if before else [])', ''),
+      ('shuffled_copy_are_known', 'min(most or len(source), len(source))', 'len(source)'),
+      ('drawn_anew', 'or drawn_anew(source)', ''),
     ],
   ),
   (
@@ -2094,6 +2139,8 @@ TABLE = [
     None,
     [
       ('left_out', 'float(x[name])', "float(x['loss'])"),
+      ('which_step_is_sampled', 'x <= step]', 'True]'),
+      ('which_step_is_sampled', 'self.sampled >= self.last', 'False'),
       ('order_of_their_steps', '(int(match[1]), path)', '(-int(match[1]), path)'),
     ],
   ),
@@ -2938,16 +2985,28 @@ TABLE = [
     [
       (
         'ends_with_the_training',
-        '= total_steps if decay_steps',
-        '= total_steps + 1 if decay_steps',
+        'steps, warmup_steps = total_steps, ',
+        'steps, warmup_steps = total_steps + 1, ',
       ),
+    ],
+  ),
+  (
+    'training/optimizer.py',
+    'laws/test_shipped_starts.py',
+    [
+      (
+        'its_own_length',
+        'jnp.sin(0.5 * math.pi * left(step)) ** 2',
+        '0.5 - 0.5 * jnp.cos(math.pi * left(step))',
+      ),
+      ('its_own_length', 'warmup_steps >= total_steps', 'warmup_steps >= 2 * total_steps'),
     ],
   ),
   (
     'training/optimizer.py',
     'test_refusals.py',
     [
-      ('that_cannot_be', "decay in ('linear', 'cosine')", "decay in ('cosine',)"),
+      ('that_cannot_be', "ENDING = 'linear', 'cosine'", "ENDING = 'cosine',"),
     ],
   ),
   (

@@ -114,15 +114,14 @@ UNREAD = {
 }
 
 
-@pytest.mark.parametrize(
-  'name', [pytest.param(name, marks=[] if name in FIRSTS else pytest.mark.slow) for name in TRAINED]
-)
-def test_the_loss_of_every_config_traces(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize('name', FIRSTS)
+def test_the_loss_of_each_kind_of_config_traces(name, tmp_path, monkeypatch):
+  """tests/laws/test_shipped_starts.py traces the steps of all configs, slowly."""
   monkeypatch.chdir(tmp_path)
   config, frozen = read(name), None
-  if FIRSTS.get(name):
+  if FIRSTS[name]:
     config = store.with_flags(config, [('network', SMALL_NETWORK)])
-  elif name in FIRSTS:
+  else:
     flags = [(f'network.{field}', x) for field, x in SMALL.items() if field in config.network]
     config = store.with_flags(config, flags)
   if config.training.teacher:  # Its config is enough here.

@@ -164,6 +164,8 @@ class Command:
       with beginning(f'config.evaluation.sweep={text!r}: '):
         store.spelled_once([*fields, *swept], config.schema)
     changed = {store.spelled(path, config.schema) for path, _ in fields}
+    if 'optimizer.warmup_steps' in changed and (long := rules.long_warmup(config)):
+      raise UserError(f'config.{long}: give a smaller one, or a longer training')
     return rules.without_idle(config, changed, workdir, mode)
 
   def changed(self, mode: str, workdir: str, fields: store.Flags) -> Node:

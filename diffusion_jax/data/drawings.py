@@ -50,6 +50,18 @@ def sheet(
   return table if values.levels or rank < 3 else _with_bars(values, table)
 
 
+def crossed(sheet: np.ndarray) -> np.ndarray:
+  """Returns a sheet [H, W, C] that is crossed out in red, uint8 [H, W, 3]."""
+  from PIL import Image, ImageDraw
+
+  picture = Image.fromarray(np.broadcast_to(sheet, (*sheet.shape[:2], 3)).copy())
+  right, below = picture.width - 1, picture.height - 1
+  draw, width = ImageDraw.Draw(picture), max(1, min(picture.size) // 50)
+  for line in ((0, 0, right, below), (0, below, right, 0)):
+    draw.line(line, '#e00000', width)
+  return np.asarray(picture)
+
+
 def pictures(values: ArraySpec, x: np.ndarray) -> np.ndarray:
   """Draws each of x [n, *values.shape] as a picture, uint8 [n, H, W, C].
 

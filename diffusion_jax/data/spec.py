@@ -49,6 +49,11 @@ class ArraySpec(NamedTuple):
     return bool(self.levels) and len(self.shape) == 1
 
   @property
+  def noun(self) -> str:
+    """What several of these are called: images, texts or examples."""
+    return 'images' if self.is_picture else 'texts' if self.is_text else 'examples'
+
+  @property
   def written(self) -> 'ArraySpec':
     """The values of files of samples, where all levels are 0..255."""
     return self._replace(levels=256) if self.levels else self
@@ -77,9 +82,11 @@ class ArraySpec(NamedTuple):
     """Returns x as files have it: uint8 in 0..255, or real numbers.
 
     Levels are rounded. Real numbers are float64 where float32 would round more
-    than 1e-4 standard deviations.
+    than 1e-4 standard deviations. Raises ValueError for NaN, which is no level.
     """
     if self.levels:
+      if np.isnan(x).any():
+        raise ValueError('x has numbers that are nan, which are no levels')
       unit = (np.clip(np.asarray(x, np.float64), -1.0, 1.0) + 1.0) / 2.0
       level = np.rint(unit * (self.levels - 1))
       return np.rint(level * (255.0 / (self.levels - 1))).astype(np.uint8)

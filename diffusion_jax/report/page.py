@@ -41,10 +41,10 @@ def render(
   sections = (
     ('samples', 'Samples during training', films_of(runs)),
     ('gallery', 'Samples', gallery),
-    ('trajectory', 'From noise to images', [trajectory]),
+    ('trajectory', f'From noise to {run.noun}', [trajectory]),
     ('curves', 'Curves', curve_charts(runs)),
     ('evaluation', 'Evaluation', evaluation(run)),
-    ('neighbours', 'Nearest images', [neighbours]),
+    ('neighbours', f'Nearest training {run.noun}', [neighbours]),
     ('runs', 'Runs', comparison(runs)),
     ('traces', 'Traces', trace_tables(run.traces)),
     ('config', 'Configuration', config_tables(runs, defaults)),
@@ -69,7 +69,7 @@ def readable(run: Record) -> Record:
   def shows(found, entries):
     part = run._replace(results=found, sessions=entries)
     with contextlib.suppress(*DAMAGE):
-      return [tiles(part), [*results.parts(found)], [*session_tables(entries)]]
+      return [tiles(part), [*evaluation(part)], [*session_tables(entries)]]
 
   found = [x for x in run.results if shows([x], [])]
   entries = [x for x in run.sessions if shows([], [x])]
@@ -124,34 +124,42 @@ def tiles(run: Record) -> list[tuple[str, str]]:
   seconds = sessions.seconds(run.sessions)
   top = {
     'parameters': f'{counts[-1]:,}' if counts else '',
-    'steps': _last_step(run),
+    'steps': _steps(run),
     'training': str(timedelta(seconds=round(seconds))) if seconds else '',
   }
-  top |= dict.fromkeys(('images per second', 'loss', 'test loss', 'validation loss'), '')
+  speed = results.speed_in_words('images_per_second', run.noun)
+  top |= dict.fromkeys((speed, 'loss', 'test loss', 'validation loss'), '')
   # Scores of the user's own names and of sweeps, which have commas, are last.
   top |= sorted(results.final(run).items(), key=lambda x: x[0].count(', '))
   return [(name, value) for name, value in top.items() if value][:12]
 
 
-def _last_step(run):
-  return f'{run.curves["loss"].steps[-1]:,}' if 'loss' in run.curves else ''
+def _steps(run):
+  # Returns the last step, and the one that is sampled if it is another.
+  if 'loss' not in run.curves:
+    return ''
+  return f'{run.last:,}' + (f'; {run.sampled:,} is sampled' if run.chosen else '')
 
 
-def films_of(runs: Sequence[Record]) -> Iterator[Film | None]:
-  """Yields a film of each run's sheets of samples."""
+def films_of(runs: Sequence[Record]) -> Iterator[Film | str | None]:
+  """Yields a film of each run's sheets of samples, after which of them is sampled."""
   for run in runs:
     title = run.name if len(runs) > 1 else 'The same noise at every step'
     get = run.fields.get
     if get('conditioning.labels') and not get('sampling.labels'):
       title += '; the classes in turn'
-    about = f'Sheet of generated images of {run.name}'
+    about = f'Sheet of generated {run.noun} of {run.name}'
     sheets = [(f'step {step:,}', path) for step, path in run.sheets]
+    if run.chosen:
+      yield f'{run.name}: {run.chosen}.'
+      at = [(label, path) for label, path in sheets if label == f'step {run.sampled:,}']
+      yield pictures.film('Of the step that is sampled', about, at)
     yield pictures.film(title, about, sheets, 1_500_000 // len(runs))
 
 
 def evaluation(run: Record) -> Iterator[Table | Chart | Film | None]:
   """Yields the tables and charts of results, then figures of calibration."""
-  yield from results.parts(run.results)
+  yield from results.parts(run.results, run.noun)
   titles = {
     'ranks': 'Ranks of the truth among its draws: flat if calibrated',
     'coverage': 'Expected coverage: below the diagonal is over-confident',
@@ -188,7 +196,7 @@ def curve_charts(runs: Sequence[Record]) -> Iterator[Chart]:
     ]
     if single:
       lines += floors_of(runs[0], name)
-    yield _curves(in_words(name), lines)
+    yield _curves(results.speed_in_words(name, runs[0].noun), lines)
     if name == 'loss' and single:
       yield from _quarter_charts(runs[0].curves)
 
@@ -225,13 +233,13 @@ def _curves(title, lines):
 
 
 def comparison(runs: Sequence[Record]) -> Iterator[Table | str]:
-  """Yields a table of the last values of several runs."""
+  """Yields a table of the values of several runs at the steps that are sampled."""
   if len(runs) < 2:
     return
   finals = [results.final(run) for run in runs]
   names = dict.fromkeys(name for final in finals for name in final)
   rows = [
-    [run.name, _last_step(run), *(final.get(name, '') for name in names)]
+    [run.name, _steps(run), *(final.get(name, '') for name in names)]
     for run, final in zip(runs, finals, strict=True)
   ]
   yield Table('Where they ended', [['run', 'steps', *names], *rows])

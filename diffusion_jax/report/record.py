@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffusion_jax.aliases import Json
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import sessions
 from diffusion_jax.runtime.files import is_regular, read_json, read_json_lines
@@ -20,6 +21,11 @@ class Curve(NamedTuple):
   steps: list[int]
   values: list[float]
 
+  def at(self, step: int | None) -> float | None:
+    """Returns the last value up to a step, if any; None: the last of all."""
+    count = len([x for x in self.steps if step is None or x <= step])
+    return self.values[count - 1] if count else None
+
 
 class Record(NamedTuple):
   """The content of a run folder; missing parts are empty.
@@ -28,7 +34,8 @@ class Record(NamedTuple):
   sheets: (step, file) of samples during training. results: (folder, content) of
   evaluations. sessions: starts and ends of the training. calibration: figures
   of evaluations. traces: the files of traces for xprof, one for each host.
-  floors: see `read_floors`.
+  floors: see `read_floors`. sampled: the step whose weights draw samples; None if
+  it is unknown.
   """
 
   name: str
@@ -40,10 +47,38 @@ class Record(NamedTuple):
   calibration: Sequence[Path] = ()
   traces: Sequence[Path] = ()
   floors: Mapping[str, Mapping[str, float]] = {}
+  sampled: int | None = None
+
+  @property
+  def last(self) -> int:
+    """The last step that was logged; 0 without any."""
+    return max((x.steps[-1] for x in self.curves.values()), default=0)
+
+  @property
+  def chosen(self) -> str:
+    """A sentence about the step that is sampled, if it is not the last one; else ''."""
+    if self.sampled is None or self.sampled >= self.last:
+      return ''
+    text = f'sampling uses step {self.sampled:,}, and not the last one, {self.last:,}'
+    for split in ('test', 'validation'):
+      curve = self.curves.get(f'{split}_loss')
+      if curve and self.sampled in curve.steps:
+        loss, last = curve.values[curve.steps.index(self.sampled)], curve.values[-1]
+        if last > loss:
+          return f'the {split} loss has risen from {loss:.4g} to {last:.4g}: {text}'
+    return text
+
+  @property
+  def noun(self) -> str:
+    """What several examples of its data are called; see `ArraySpec.noun`."""
+    shape, levels = (self.fields.get(f'facts.x.{name}') for name in ('shape', 'levels'))
+    with contextlib.suppress(TypeError):
+      return ArraySpec(tuple(shape or (0, 0, 0)), bool(levels or shape is None)).noun
+    return 'examples'
 
 
-def read(name: str, folder: Path, fields: Json) -> Record:
-  """Reads a run folder; fields: its config by dotted names."""
+def read(name: str, folder: Path, fields: Json, sampled: int | None = None) -> Record:
+  """Reads a run folder; fields: its config by dotted names; sampled: see `Record`."""
   return Record(
     name,
     fields,
@@ -58,6 +93,7 @@ def read(name: str, folder: Path, fields: Json) -> Record:
     ],
     sorted(files_of(folder / 'traces', '**/*.xplane.pb')),
     read_floors(folder / 'loss_floors.json'),
+    sampled,
   )
 
 

@@ -46,13 +46,18 @@ def in_words(name: str) -> str:
   return re.sub(short, lambda x: x[0].upper(), text)
 
 
+def speed_in_words(name: str, noun: str) -> str:
+  """Returns a name in words, with the noun of what is trained on."""
+  return in_words(name).replace('images', noun)
+
+
 def _folder(name):
   # Returns the name of an evaluation's folder in words.
   return in_words(re.sub('[-=]', ' ', re.sub('[/,]', ', ', name)))
 
 
-def parts(results: Sequence[tuple[str, dict]]) -> Iterator[Table | Chart]:
-  """Yields tables of all results, then their charts."""
+def parts(results: Sequence[tuple[str, dict]], noun: str = 'images') -> Iterator[Table | Chart]:
+  """Yields tables of all results, then their charts; noun: of what was drawn."""
   for unit, what in UNITS.items():
     rows = [
       [
@@ -79,7 +84,7 @@ def parts(results: Sequence[tuple[str, dict]]) -> Iterator[Table | Chart]:
       ]
       for row in _rows(scored)
     ]
-    yield Table('Generated images', [head, *rows])
+    yield Table(f'Generated {noun}', [head, *rows])
   for name, x in results:
     if losses := x.get('losses'):
       heads = [part for part in losses['network'] if not part.startswith('class ')]
@@ -164,7 +169,10 @@ def _charts(name, x):
 
 
 def final(run: Record) -> dict[str, str]:
-  """Returns the scores of a run, and the last value of each curve, in words."""
+  """Returns the scores of a run, and a value of each curve, in words.
+
+  It is the last one up to the step that is sampled.
+  """
   hidden = 'learning_rate', 'grad_norm', 'skipped_steps'
   values = {}
   for name, x in run.results:
@@ -177,9 +185,11 @@ def final(run: Record) -> dict[str, str]:
     added += f', {row.of}' if row.of else ''
     values |= {in_words(metric) + added: _score(score) for metric, score in row.scores.items()}
   for name, curve in run.curves.items():
-    if name not in hidden and '_quarter_' not in name:
-      values.setdefault(in_words(name), f'{curve.values[-1]:.5g}')
+    if name in (*hidden, *_SPEEDS) or '_quarter_' in name:
+      continue
+    if (value := curve.at(run.sampled)) is not None:
+      values.setdefault(in_words(name), f'{value:.5g}')
   for name in _SPEEDS:
     if name in run.curves:
-      values[in_words(name)] = f'{statistics.median(run.curves[name].values):,.4g}'
+      values[speed_in_words(name, run.noun)] = f'{statistics.median(run.curves[name].values):,.4g}'
   return values

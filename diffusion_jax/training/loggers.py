@@ -37,7 +37,7 @@ class Logger(Protocol):
   """Shows a training. Numbers may come in several calls for one step."""
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Writes numbers, which are never NaN."""
+    """Writes numbers, which are finite."""
     ...
 
   def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
@@ -296,9 +296,9 @@ class MetricWriter:
       self._try(name, lambda make: make(workdir, start_step), LOGGERS[name])
 
   def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
-    """Writes one line of numbers, without NaN (means without values)."""
+    """Writes one line of the numbers that are finite: means without values are NaN."""
     numbers = {name: float(value) for name, value in scalars.items()}
-    numbers = {name: x for name, x in numbers.items() if not np.isnan(x)}
+    numbers = {name: x for name, x in numbers.items() if np.isfinite(x)}
     self._lines.write(json.dumps({'step': step, **numbers}) + '\n')
     self._lines.flush()
     self._each(lambda logger: logger.write_scalars(step, numbers))

@@ -18,6 +18,7 @@ from diffusion_jax.training import power_ema
 Array = jax.Array
 EmaRate = Callable[[Array], Array]
 Decay = Literal['constant', 'linear', 'cosine', 'inverse_sqrt']
+ENDING = 'linear', 'cosine'  # decays to 0
 
 
 def learning_rate_schedule(
@@ -25,31 +26,43 @@ def learning_rate_schedule(
 ) -> optax.Schedule:
   """Returns step -> learning rate: linear from 0 to `peak`, then a `decay`.
 
-  'constant'; 'linear' and 'cosine' to 0 at step decay_steps; 'inverse_sqrt',
-  peak / sqrt(max(step / decay_steps, 1)) (Karras et al. 2024, EDM2). Raises
-  ValueError for a decay that ends before the warm-up.
+  'constant'; 'linear' and 'cosine' to 0 at step decay_steps, above 0 before it;
+  'inverse_sqrt', peak / sqrt(max(step / decay_steps, 1)) (Karras et al. 2024,
+  EDM2). Raises ValueError for a decay that ends before the warm-up.
   """
   check_choice('decay', decay, get_args(Decay))
-  ends = decay in ('linear', 'cosine')
-  if decay != 'constant' and decay_steps <= (warmup_steps if ends else 0):
+  least = warmup_steps if decay in ENDING else 0
+  if decay != 'constant' and decay_steps <= least:
     raise ValueError(
-      f'decay_steps of decay {decay!r} must be larger than '
-      f'warmup_steps={warmup_steps if ends else 0}, got {decay_steps}'
+      f'decay_steps of decay {decay!r} must be larger than warmup_steps={least}, got {decay_steps}'
     )
 
-  def inverse_sqrt(i):  # i counts from the end of the warm-up
-    step = warmup_steps + i
-    return peak / jnp.sqrt(jnp.maximum(step / decay_steps, 1.0))
+  def left(step):
+    # The part of the decay after `step`. 1 + cos(pi step / decay_steps), as
+    # optax has it, is 0 in float32 long before the end, and its line below 0.
+    steps = decay_steps - warmup_steps
+    return jnp.clip(decay_steps - step, 0, steps) / steps
 
-  steps = decay_steps - warmup_steps
   after = {
-    'constant': lambda: optax.constant_schedule(peak),
-    'linear': lambda: optax.linear_schedule(peak, 0.0, steps),
-    'cosine': lambda: optax.cosine_decay_schedule(peak, steps),
-    'inverse_sqrt': lambda: inverse_sqrt,
-  }[decay]()
-  warmup = optax.linear_schedule(0.0, peak, warmup_steps)
-  return optax.join_schedules([warmup, after], [warmup_steps])
+    'constant': lambda step: 1.0,
+    'linear': left,
+    'cosine': lambda step: jnp.sin(0.5 * math.pi * left(step)) ** 2,
+    'inverse_sqrt': lambda step: jnp.sqrt(jnp.minimum(decay_steps / jnp.maximum(step, 1), 1.0)),
+  }[decay]
+
+  def rate(step):
+    return peak * jnp.where(step < warmup_steps, step / max(warmup_steps, 1), after(step))
+
+  return rate
+
+
+def warmup_within(warmup_steps: int, decay: Decay, total_steps: int) -> int:
+  """Returns the warm-up before a decay that ends with the training.
+
+  It is a tenth of a training that is no longer than its warm-up.
+  """
+  too_long = decay in ENDING and warmup_steps >= total_steps
+  return total_steps // 10 if too_long else warmup_steps
 
 
 def optimizer_and_rate(
@@ -72,13 +85,15 @@ def optimizer_and_rate(
 
   The rate multiplies updates (`make_train_step`). It climbs from 0 over
   warmup_steps, then decays: linear and cosine to 0 at decay_steps (None: the
-  end of the training), inverse_sqrt from there on. clip_norm: of all gradients
+  end of the training, see `warmup_within`), inverse_sqrt from there on. clip_norm: of all gradients
   together, 0 for no clipping. weight_decay is decoupled, as AdamW's; of
   kernels, of all but biases (VDM), or of all. repair_gradients replaces nan by
   0 and inf by 1e5, as EDM. scale(b1=, b2=, eps=): the rule of the updates.
   """
   check_choice('weight_decay_mask', weight_decay_mask, WEIGHT_DECAY_MASKS)
-  steps = total_steps if decay_steps is None else decay_steps
+  steps = decay_steps
+  if steps is None:
+    steps, warmup_steps = total_steps, warmup_within(warmup_steps, decay, total_steps)
   rate = learning_rate_schedule(learning_rate, warmup_steps, decay, steps)
   before, after = [], []
   if repair_gradients:

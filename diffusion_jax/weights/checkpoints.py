@@ -1,8 +1,9 @@
 """Orbax checkpoints of a run: `<workdir>/checkpoints/<step>/`.
 
 Items per step: `params`, `ema_params`, `ema_params_<name>` for averages at
-other rates, `state` (the rest of TrainState) and `config`, so that sampling
-reads only the weights it needs. Arrays are restored with the sharding of the
+other rates, `state` (the rest of TrainState), `log` (what the log of the
+training goes on with) and `config`, so that sampling reads only the weights it
+needs. Arrays are restored with the sharding of the
 target on any devices. A checkpoint appears when it is complete, with checksums
 of its files (`checksums.py`), which are checked before reading.
 """
@@ -12,7 +13,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +21,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from diffusion_jax.aliases import Params
+from diffusion_jax.aliases import Json, Params
 from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.files import check_files, read_json
 from diffusion_jax.training.state import TrainState
@@ -36,16 +37,18 @@ def open_manager(
   workdir: str | Path,
   keep: int = 2,
   *,
+  every: int = 1,
   keep_every: int = 0,
   keep_best: int = 0,
   more_emas: Iterable[str] = (),
 ) -> ocp.CheckpointManager:
   """Returns the manager that writes the checkpoints of a run.
 
-  It keeps the latest `keep`, those at multiples of keep_every, and the
-  keep_best with the lowest CRITERION. more_emas: keys of state.more_ema_params.
-  Moves damaged checkpoints after the newest good one to `damaged/` in workdir,
-  with a warning. Raises ValueError if all are damaged.
+  It keeps the newest, up to `keep` with the latest at multiples of `every`,
+  those at multiples of keep_every, and the keep_best with the lowest CRITERION.
+  So the one of an interruption goes when the next is there. more_emas: keys of
+  state.more_ema_params. Moves damaged checkpoints after the newest good one to
+  `damaged/` in workdir, with a warning. Raises ValueError if all are damaged.
   """
   folder = _folder(workdir)
   place = buckets.of_checkpoints(folder)
@@ -54,17 +57,11 @@ def open_manager(
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('checkpoints were checked')
   # max_to_keep, the older option, can delete the latest step.
-  policies: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(keep)]
+  policies: list[checkpoint_managers.PreservationPolicy] = [_Latest(keep, every)]
   if keep_every:
     policies.append(checkpoint_managers.EveryNSteps(keep_every))
   if keep_best:
-    best = checkpoint_managers.BestN(
-      get_metric_fn=_metric,
-      reverse=True,  # The lowest come last, and the last are kept.
-      n=keep_best,
-      keep_checkpoints_without_metrics=False,
-    )
-    policies.append(best)
+    policies.append(_Best(keep_best))
   options = ocp.CheckpointManagerOptions(
     preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
     # With this Orbax writes metrics, and requires them at every save.
@@ -75,21 +72,48 @@ def open_manager(
   return _open(place, options, map(_item_of, more_emas))
 
 
+class _Latest(NamedTuple):
+  """Keeps the newest checkpoint, and the latest others at multiples of `every`."""
+
+  number: int
+  every: int
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    del context
+    steps = [x.step for x in checkpoints]
+    regular = [step for step in reversed(steps[:-1]) if step % self.every == 0]
+    kept = {*steps[-1:], *regular[: self.number - 1]}
+    return [step in kept for step in steps]
+
+
+class _Best(NamedTuple):
+  """Keeps the checkpoints with the lowest CRITERION; of equal ones the later."""
+
+  number: int
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    del context
+    measured = [x for x in reversed(checkpoints) if x.metrics is not None]
+    kept = {x.step for x in sorted(measured, key=lambda x: _metric(x.metrics))[: self.number]}
+    return [x.step in kept for x in checkpoints]
+
+
 def save(
   manager: ocp.CheckpointManager,
   state: TrainState,
   config: dict,
   metrics: dict[str, float] | None = None,
+  log: Json | None = None,
 ) -> None:
   """Starts saving `state` under its step, unless this step exists already.
 
-  config: plain dict, stored as JSON; metrics: with CRITERION, by which the best
-  are kept. Raises OSError if this or the previous checkpoint cannot be written;
+  config, log: plain dicts, stored as JSON; metrics: with CRITERION, by which the
+  best are kept. Raises OSError if this or the previous checkpoint cannot be written;
   `finish` waits for it.
   """
   step = int(state.step)
   with _writing(manager):
-    _save(manager, step, _split(state), config, metrics)
+    _save(manager, step, _split(state), {'config': config, 'log': log or {}}, metrics)
 
 
 def check_written(manager: ocp.CheckpointManager) -> None:
@@ -125,14 +149,15 @@ def save_params(
     # Orbax writes copies of NumPy arrays; several hosts have the same arrays.
     place = jax.device_put if jax.process_count() == 1 else np.asarray
     arrays = jax.tree.map(place, params)
-    _save(manager, step, {_ITEM_OF[name]: arrays for name in which}, config)
+    _save(manager, step, {_ITEM_OF[name]: arrays for name in which}, {'config': config})
 
 
-def _save(manager, step, trees, config, metrics=None):
+def _save(manager, step, trees, texts, metrics=None):
   if step in manager.all_steps():
     return
   items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-  args = ocp.args.Composite(config=ocp.args.JsonSave(config), **items)
+  items |= {name: ocp.args.JsonSave(content) for name, content in texts.items()}
+  args = ocp.args.Composite(**items)
   manager.save(step, args=args, metrics=metrics, force=True)
 
 
@@ -166,6 +191,15 @@ def restore_latest(manager: ocp.CheckpointManager, target: TrainState) -> TrainS
     ema_params=restored['ema_params'],
     more_ema_params={name: restored[_item_of(name)] for name in target.more_ema_params},
   )
+
+
+def restore_log(manager: ocp.CheckpointManager) -> Json:
+  """Returns the `log` of the newest checkpoint; {} without checkpoints."""
+  step = manager.latest_step()
+  if step is None:
+    return {}
+  with _reading(manager, step):
+    return manager.restore(step, args=ocp.args.Composite(log=ocp.args.JsonRestore()))['log']
 
 
 def find_step(workdir: str | Path, step: int | str) -> int:
@@ -338,5 +372,5 @@ def _open(folder, options, more_items=(), write_gb=96):
     name: ocp.StandardCheckpointHandler(save_concurrent_gb=write_gb)
     for name in {*_ITEM_OF.values(), 'state', *more_items, *older}
   }
-  handlers['config'] = ocp.JsonCheckpointHandler()
+  handlers |= {name: ocp.JsonCheckpointHandler() for name in ('config', 'log')}
   return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)

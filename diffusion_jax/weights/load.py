@@ -72,6 +72,14 @@ def open(
   return Stored(jax.device_put(params, jax.local_devices()[0]), config, step)
 
 
+def find_step(folder: str | Path, step: int | str = 'latest') -> int:
+  """Returns the step of the weights that `open` opens."""
+  folder = buckets.folder(folder)
+  if share.exist(folder):
+    return share.find_step(folder)
+  return checkpoints.find_step(folder, step)
+
+
 def base_path(workdir: str | Path) -> Path:
   """Returns the file of the base weights of a run."""
   return Path(workdir) / 'base.safetensors'

@@ -94,3 +94,10 @@ def test_inside_is_a_closed_box_of_the_last_axis():
       assert not box.inside(beyond).any()
   first = ArraySpec((2, 2), low=(0.0,), high=(1.0,))  # of the first number only
   assert first.inside(x).tolist() == [True, True, False, True, False]
+
+
+def test_nan_is_a_real_number_and_no_level():
+  x = np.array([[0.0, np.nan]])
+  with pytest.raises(ValueError, match='nan, which are no levels'):
+    ArraySpec((2,), 17).decode(x)
+  assert_array_equal(ArraySpec((2,)).decode(x), x.astype(np.float32))

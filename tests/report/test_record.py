@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
+
 from diffusion_jax.report import record
+from diffusion_jax.report.record import Curve
 
 
 def test_damaged_lines_and_numbers_are_no_points(tmp_path):
@@ -18,6 +21,23 @@ def test_damaged_lines_and_numbers_are_no_points(tmp_path):
   path.write_text('\n'.join(lines))
   assert record.read_curves(path) == {'loss': ([1, 3], [2.0, 1.0]), 'error': ([2], [1])}
   assert record.read_curves(tmp_path / 'none') == {}
+
+
+@pytest.mark.parametrize(
+  'sampled, sentence',
+  [
+    (20, 'the test loss has risen from 1 to 3: sampling uses step 20, and not the last one, 30'),
+    (10, 'sampling uses step 10, and not the last one, 30'),  # which has no test loss
+    (30, ''),
+    (None, ''),
+  ],
+)
+def test_a_record_says_which_step_is_sampled(sampled, sentence):
+  curves = {'loss': Curve([10, 30], [2.0, 1.0]), 'test_loss': Curve([20, 30], [1.0, 3.0])}
+  run = record.Record('run', {}, curves, [], [], [], sampled=sampled)
+  assert run.chosen == sentence
+  at = {10: (2.0, None), 20: (2.0, 1.0)}.get(sampled, (1.0, 3.0))
+  assert tuple(curve.at(sampled) for curve in curves.values()) == at
 
 
 def test_sheets_are_in_the_order_of_their_steps(tmp_path):

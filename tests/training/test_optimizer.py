@@ -57,6 +57,18 @@ def test_a_decay_ends_with_the_training_or_at_its_own_step(decay_steps, end):
   assert after == 0.0
 
 
+@pytest.mark.parametrize('total, peak', [(20, 2), (9, 0), (100, 10), (101, 100)])
+@pytest.mark.parametrize('decay', optimizer.ENDING)
+def test_a_warm_up_as_long_as_the_training_takes_a_tenth_of_it(total, peak, decay):
+  """The decay ends with the training, above 0 before it and 0 from there on."""
+  _, rate = optimizer.optimizer_and_rate(total, learning_rate=3.0, warmup_steps=100, decay=decay)
+  rates = np.asarray(rate(np.arange(110)))
+  assert_allclose(rates[:peak], 3.0 * np.arange(peak) / max(peak, 1), rtol=1e-6)
+  assert rates.argmax() == peak
+  assert_allclose(rates[peak], 3.0, rtol=1e-6)
+  assert rates[total - 1] > 0.0 and not rates[total:].any()
+
+
 ALL = {'kernel', 'bias', 'scale', 'embedding', 'frequencies'}
 
 

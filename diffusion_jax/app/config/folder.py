@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from flax import traverse_util
 import diffusion_jax
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import trust
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, as_json
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import buckets, processes
@@ -65,12 +64,12 @@ def write_config(workdir: Path, config: Node, facts: Facts) -> None:
 
 def stored_form(config: Node, facts: Facts) -> dict:
   """Returns the config with the facts of the images, in JSON's types."""
-  return plain(config) | {'facts': json.loads(json.dumps(facts.as_json()))}
+  return plain(config) | {'facts': as_json(facts.as_json())}
 
 
 def plain(config: Node) -> dict:
-  """Returns the config in JSON's types: dicts, lists, numbers, strings."""
-  return json.loads(json.dumps(config.to_dict()))
+  """Returns the config in JSON's types; see `as_json`."""
+  return as_json(config.to_dict())
 
 
 def check_config_kept(workdir: str | Path) -> None:

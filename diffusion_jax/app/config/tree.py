@@ -16,7 +16,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
-import json
+import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -89,8 +89,8 @@ class Node(Tree):
 
   @functools.cached_property
   def flat(self) -> Mapping[str, object]:
-    """{'section.field': value} in JSON's types: lists, numbers, strings."""
-    return traverse_util.flatten_dict(json.loads(json.dumps(self.to_dict())), sep='.')
+    """{'section.field': value}, as `as_json` writes values."""
+    return traverse_util.flatten_dict(as_json(self.to_dict()), sep='.')
 
   def replace(self, **fields: object) -> 'Node':
     """Returns the section with other values of its fields."""
@@ -169,6 +169,18 @@ class Node(Tree):
       return UserError(f'config.{what}')
     owner = self.choice or _last(self.where)
     return UserError(f'config.{below(self.where, name)} is not set: {owner} needs it')
+
+
+def as_json(value: Any) -> Any:
+  """Returns a value in JSON's types: dicts, lists, numbers and strings.
+
+  JSON has no infinity, whose text is read as the number again.
+  """
+  if isinstance(value, dict):
+    return {name: as_json(x) for name, x in value.items()}
+  if isinstance(value, tuple | list):
+    return [as_json(x) for x in value]
+  return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
 def _use(parameter, value, choice):

@@ -7,7 +7,7 @@ that it has written.
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,12 +16,13 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.evaluate import cells, scorers
 from diffusion_jax.app.evaluate.cells import Cell, Point
-from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.inputs import datasets, trained_on
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.provenance import Place
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import image_sets, npz, pipeline
+from diffusion_jax.data.files import say_once
 from diffusion_jax.data.sources import Source, content_sum
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import real_images, references as of_real, scoring, sweeps
@@ -186,14 +187,19 @@ def looked_up(
   return known[code]
 
 
-def write(cell: Cell, place: Place, read: str, settings: Json, **content: object) -> None:
+def write(cell: Cell, place: Place, read: str, settings: Json, **content: Any) -> None:
   """Writes the result.json of scores; read: the split whose examples they are by."""
-  others = datasets.another_set(cell.model.config, read)
+  model, about = cell.model, {}
+  if others := datasets.another_set(model.config, read):
+    most = int(content.get('images') or content.get('pairs') or 0)
+    seen = trained_on.count(model.workdir, model.config, read, most)
+    about = {'other_data': provenance.by_content(others), 'trained_on': seen}
+    say_once(trained_on.in_words(seen, f'{read} {model.facts.x.noun}'))
   write_json(
     place.path,
     {
       'settings': settings,
-      **({'other_data': provenance.by_content(others)} if others else {}),
+      **about,
       'matmul_precision': precision_in_use() or 'default',
       'metric': cell.name,
       **content,

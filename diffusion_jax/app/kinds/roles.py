@@ -5,7 +5,6 @@ All other modes take the model from the run; the command line says how it is
 used.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from diffusion_jax.app.config.folder import (
   stored_form,
 )
 from diffusion_jax.app.config.schema import parameters
-from diffusion_jax.app.config.tree import Node
+from diffusion_jax.app.config.tree import Node, as_json
 from diffusion_jax.app.kinds.training import Training
 from diffusion_jax.data import sums
 from diffusion_jax.data.sources import Facts
@@ -126,7 +125,7 @@ def _with_newer_fields(before, section):
     if isinstance(value, Node) and isinstance(old, Mapping):
       more[name] = _with_newer_fields(old, value)
     elif name not in before and name in signature and value == signature[name].default:
-      more[name] = json.loads(json.dumps(value))
+      more[name] = as_json(value)
   return {**before, **more}
 
 

@@ -12,6 +12,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import STEPS
 from diffusion_jax.app.kinds import store
 from diffusion_jax.training import loggers
+from diffusion_jax.training.optimizer import OPTIMIZERS, warmup_within
 
 
 def without_idle(config: Node, flags: Collection[str], workdir: str | Path, mode: str) -> Node:
@@ -132,6 +133,22 @@ IDLE = (
 
 
 # -- a training ----------------------------------------------------------------
+
+
+def long_warmup(config: Node) -> str:
+  """Returns the setting of a warm-up that leaves its decay no steps, or ''.
+
+  A training shortens it, see `warmup_within`; one that a flag gives is refused.
+  """
+  c, total = config.optimizer, config.training.num_steps
+  if c.name not in OPTIMIZERS or c.decay_steps is not None:
+    return ''
+  if warmup_within(c.warmup_steps, c.decay, total) == c.warmup_steps:
+    return ''
+  return (
+    f'optimizer.warmup_steps={c.warmup_steps} is not below training.num_steps={total}, '
+    f'where the {c.decay} decay ends'
+  )
 
 
 def _lost_run(c, facts):

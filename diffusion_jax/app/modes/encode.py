@@ -82,7 +82,8 @@ def encoder(
     return jnp.stack([autoencoder.moments(network, x) for x in both], axis=2)
 
   mesh = make_mesh(autoencoder.config)
-  compute = per_example(moments, mesh, {}, c.batch_size, what='the latents')
+  size = min(c.batch_size, len(images))
+  compute = per_example(moments, mesh, {}, size, what='the latents')
 
   def start(index):
     with from_config('data'):

@@ -40,7 +40,7 @@ from diffusion_jax.report.pictures import Film
 from diffusion_jax.report.results import Table
 from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.files import one_line, write_text
-from diffusion_jax.weights import checksums
+from diffusion_jax.weights import checksums, load
 
 T = TypeVar('T')
 _PICTURES = 10  # in the trajectory, and with their neighbours
@@ -59,12 +59,17 @@ def main(run: Run) -> None:
 def after_training(config: Node, workdir: str | Path, frames: Frames | None = None) -> None:
   """Writes report.html if report.after_training is set; prints a failure.
 
-  frames: of the images that the training has drawn last, if any.
+  frames: of the images that the training has drawn last, if any. They are drawn
+  anew if sampling uses other weights than the averaged ones of the last step.
   """
   if not config.report.after_training or not processes.is_first():
     return
   try:
-    print(f'wrote {write(Run.open(config, workdir), frames)}: open it in a browser')
+    run, c = Run.open(config, workdir), config.sampling
+    last, chosen = (sampled_step(workdir, x) for x in ('latest', c.checkpoint))
+    if last != chosen or c.weights.name != 'average' or c.weights.get('decay'):
+      frames = None
+    print(f'wrote {write(run, frames)}: open it in a browser')
   except Exception as error:  # The training itself has succeeded.
     reason = ' '.join(str(error).split()) or type(error).__name__
     print(f'no report was written: {reason}. To try again: --mode=report')
@@ -75,6 +80,8 @@ def write(run: Run, frames: Frames | None = None) -> Path:
   model = run.model
   config, workdir = model.config, model.workdir
   runs = read_runs([str(workdir), *config.report.runs])
+  chosen = sampled_step(workdir, config.sampling.checkpoint)
+  runs[0] = runs[0]._replace(sampled=chosen)
   data = optional('training examples', training_examples, model)
   drawn = optional('trajectory', trajectory, run, frames, data)
   film, final = drawn or (None, None)
@@ -98,8 +105,17 @@ def read_runs(workdirs: Sequence[str]) -> list[record.Record]:
     stored = folder.stored_fields(workdir)
     if not stored:
       raise UserError(f'config.report.runs: {workdir} is not a run folder')
-    runs.append(record.read(name, buckets.folder(workdir), dict(stored)))
+    fields = dict(stored)
+    sampled = sampled_step(workdir, fields.get('sampling.checkpoint'))
+    runs.append(record.read(name, buckets.folder(workdir), fields, sampled))
   return runs
+
+
+def sampled_step(workdir: str | Path, checkpoint: object) -> int | None:
+  """Returns the step of sampling.checkpoint, None if the run has no such checkpoint."""
+  step = str(checkpoint)
+  with contextlib.suppress(FileNotFoundError, ValueError):
+    return load.find_step(workdir, int(step) if step.isdecimal() else step)
 
 
 def optional(what: str, function: Callable[..., T], *args: object) -> T | None:
@@ -145,7 +161,8 @@ def trajectory(
     x = facts.x.decode(x)
     row = drawings.sheet(facts.x, x, len(x), 64, data)
     shown.append((f'step {step} of {max(by_step)}', row))
-  title = f'{len(x)} images, {max(by_step)} steps, seed {c.sampling.seed}'
+  title = f'{len(x)} {facts.x.noun}, {max(by_step)} steps, seed {c.sampling.seed}'
+  title += f', checkpoint {sampled_step(model.workdir, c.sampling.checkpoint)}'
   about = f'The first {len(x)} samples on their way from noise'
   return pictures.film(title, about, shown), x
 
@@ -191,7 +208,7 @@ def drawn_by(
   sheet = drawings.sheet(values, x, _PICTURES, data=data, groups=groups)
   name = results.in_words(name)
   frame = results.about(stored, note), sheet
-  film = pictures.film(name, f'Images: {name}', [frame])
+  film = pictures.film(name, f'{values.noun.title()}: {name}', [frame])
   return name, film, {'calls': calls} | folder.flat(stored)
 
 
@@ -235,9 +252,9 @@ def count_calls(model: Model) -> int | None:
 
 
 def neighbours(run: Run, samples: np.ndarray | None) -> Film | None:
-  """Returns a picture of samples and the nearest training images.
+  """Returns a picture of samples and the nearest training examples.
 
-  samples: uint8 [n, H, W, C]; None takes those of the newest file of these weights.
+  samples: as files have them; None takes those of the newest file of these weights.
   """
   model, values = run.model, run.model.facts.x
   if samples is None:
@@ -259,9 +276,9 @@ def neighbours(run: Run, samples: np.ndarray | None) -> Film | None:
     index = np.arange(min(len(test), _TEST_IMAGES))
     real = values.encode(test.read(index)['x'])
     _, distances = nearest_examples(values, real, source)
-    label += f'; of {len(index)} test images {np.mean(distances):.3g}'
+    label += f'; of {len(index)} test {values.noun} {np.mean(distances):.3g}'
   return pictures.film(
-    f'Above: samples. Below: the nearest of {len(source):,} training images',
-    'Samples, each above its nearest training image',
+    f'Above: samples. Below: the nearest of {len(source):,} training {values.noun}',
+    'Samples, each above the nearest in the training data',
     [(label, picture)],
   )

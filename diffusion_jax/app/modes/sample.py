@@ -81,9 +81,9 @@ def draw_parts(run: Run, inputs: Conditions, parts: Path) -> list[Path]:
     def finish():
       nonlocal outside, drawn
       x, states, *ess = fetch()
+      check_numbers(model, x)
       if c.trajectory and not index[0]:
         write_film(model, frames_of(model, run.mesh, params, states), parts)
-      check_numbers(model, x)
       samples, left = in_box(model, inputs, drawing, params, index, x)
       outside, drawn = outside + left, drawn + len(index)
       return {'arr_0': samples} | dict(zip(('lowest_ess',), ess, strict=False))

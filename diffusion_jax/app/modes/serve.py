@@ -26,7 +26,14 @@ from diffusion_jax.app.kinds import other_runs, store
 from diffusion_jax.app.kinds.choices import PAIRED
 from diffusion_jax.app.kinds.conflicts import takes_pairs
 from diffusion_jax.app.kinds.model import Model, effort
-from diffusion_jax.app.run.drawing import FEW, check_plan, draw_sheet, in_box, training_examples
+from diffusion_jax.app.run.drawing import (
+  FEW,
+  check_numbers,
+  check_plan,
+  draw_sheet,
+  in_box,
+  training_examples,
+)
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import as_one_key, fold_each
 from diffusion_jax.errors import UserError
@@ -324,7 +331,9 @@ def _frames(programs, model, inputs):
 
   def images(x):
     with programs.lock:
-      return jax.device_get(x if plan is None else decode.start(programs.params, x))
+      x = jax.device_get(x if plan is None else decode.start(programs.params, x))
+    check_numbers(model, x)
+    return x
 
   def draw(index, cond):
     [last] = collections.deque(states(index, cond), maxlen=1)

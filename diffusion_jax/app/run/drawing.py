@@ -162,13 +162,22 @@ def in_box(
 
 def check_numbers(model: Model, x: np.ndarray) -> None:
   """Raises UserError for NaN, which would look like black pictures."""
-  if np.isnan(x).any():
-    sampler = model.config.sampling.get('sampler')
-    name = sampler.name if sampler else 'the model'
-    raise UserError(
-      f'the samples are nan: {name} may not allow these levels '
-      '(docs/samplers.md), or the training has diverged'
-    )
+  if problem := problem_of(model, x):
+    raise UserError(problem)
+
+
+def problem_of(model: Model, x: np.ndarray) -> str:
+  """Returns how many samples x [n, ...] have NaN, and why; '' if none has."""
+  count = int(np.isnan(x).reshape(len(x), -1).any(axis=1).sum())
+  if not count:
+    return ''
+  sampler = model.config.sampling.get('sampler')
+  name = f'sampling.sampler={sampler.name}' if sampler else 'the model'
+  which = 'the samples are' if count == len(x) else f'{count} of {len(x)} samples are'
+  return (
+    f'{which} nan: {name} may not allow these levels (docs/samplers.md), or the training '
+    'has diverged'
+  )
 
 
 def training_examples(model: Model) -> np.ndarray | None:

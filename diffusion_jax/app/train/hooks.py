@@ -17,15 +17,23 @@ from diffusion_jax.app.inputs.criterion import best_by, held_out, held_out_loss
 from diffusion_jax.app.inputs.stored_latents import examples_of
 from diffusion_jax.app.kinds.model import Model, effort, make_encode
 from diffusion_jax.app.kinds.training import Generated, HeldOut
-from diffusion_jax.app.run.drawing import FEW, draw_sheet, frames_of, generate, in_box
+from diffusion_jax.app.run.drawing import (
+  FEW,
+  draw_sheet,
+  frames_of,
+  generate,
+  in_box,
+  problem_of,
+)
 from diffusion_jax.app.train import floors
 from diffusion_jax.app.train.step_log import StepLog, average
 from diffusion_jax.core.keys import stream
-from diffusion_jax.data import images as pixels, pipeline
+from diffusion_jax.data import drawings, images as pixels, pipeline
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.errors import UserError, place_of
-from diffusion_jax.runtime import compiling, processes
+from diffusion_jax.runtime import compiling, processes, sessions
 from diffusion_jax.runtime.compiling import Program
+from diffusion_jax.runtime.files import read_json_lines
 from diffusion_jax.runtime.per_example import PerExample, one_ahead, rows
 from diffusion_jax.runtime.sharding import local_rows, to_global
 from diffusion_jax.training.state import TrainState
@@ -43,7 +51,8 @@ class Hook(NamedTuple):
   computes, of inputs(state, frozen), which may be shapes. what: its name in
   messages, and the setting that switches it off. test_images: their number.
   saves: whether it writes the checkpoint. prepare: computes what it needs,
-  once the training can begin.
+  once the training can begin. done(step): whether the run folder has what it
+  does after a step, if it has the checkpoint of this step.
   """
 
   every: tuple[int, ...]
@@ -54,6 +63,7 @@ class Hook(NamedTuple):
   test_images: int = 0
   saves: bool = False
   prepare: Callable[[], object] = lambda: None
+  done: Callable[[int], bool] = lambda step: True
 
   def rehearse(self, state: TrainState, frozen: Params) -> None:
     """Traces the program on shapes, to find its errors before the first step.
@@ -86,6 +96,20 @@ def due(config: Node, hooks: list[Hook], step: int) -> list[Hook]:
   if step == config.training.num_steps:
     return hooks
   return [x for x in hooks if any(step % n == 0 for n in x.every)]
+
+
+def left(model: Model, hooks: list[Hook], step: int) -> list[Hook]:
+  """Returns those of the hooks of a step that an interruption kept from acting.
+
+  The run has the checkpoint of this step, unless it is 0.
+  """
+  if not step:
+    return []
+  *_, last = [{}, *sessions.read(model.workdir)]
+  if (last.get('event'), last.get('step')) == ('end', step):
+    return []
+  here = [hook.done(step) for hook in hooks]  # The first process writes the files.
+  return [hook for hook, done in zip(hooks, processes.broadcast(here), strict=True) if not done]
 
 
 def traced(config: Node) -> tuple[int, ...]:
@@ -127,7 +151,7 @@ def make_hooks(model: Model, mesh: Mesh) -> list[Hook]:
     None if best else saved,
     evaluating(model, mesh, losses) if losses else None,
     measuring(model, mesh, scores) if scores else None,
-    Hook((*losses, *scores), write_results),
+    Hook((*losses, *scores), write_results, done=has_results(model)),
     saved if best else None,
     drawing(model, mesh, previews) if previews else None,
   ]
@@ -148,6 +172,16 @@ def write_results(step: int, state, frozen, log: StepLog) -> None:
   """Writes the results of the hooks at this step."""
   if log.results:
     log.write(step, log.results)
+
+
+def has_results(model: Model) -> Callable[[int], bool]:
+  """Returns whether metrics.jsonl has the results of hooks at a step."""
+
+  def done(step):
+    lines = read_json_lines(model.workdir / 'metrics.jsonl')
+    return any(x.get('step') == step and 'learning_rate' not in x for x in lines)
+
+  return done
 
 
 def keeping(model: Model) -> Hook:
@@ -229,7 +263,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
       tqdm.write(text)
 
   what = f'the loss of {split} images', 'training.held_out=None'
-  return Hook(every, act, loss, inputs, what, len(source))
+  return Hook(every, act, loss, inputs, what, len(source), done=has_results(model))
 
 
 def first_samples(
@@ -273,11 +307,15 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   def act(step, state, frozen, log):
     calls = (inputs(state, frozen, first) for first in range(0, n, size))
     started = one_ahead(lambda call: drawing.start(*call), calls)
-    parts = [boxed(call, x) for call, (x, *_) in started]
+    drawn = [(call, x) for call, (x, *_) in started]
+    if problem := problem_of(model, np.concatenate([x for _, x in drawn])):
+      tqdm.write(f'step {step}: no metrics: {problem}')
+      return
+    parts = [boxed(call, x) for call, x in drawn]
     log.results |= score({'values': np.concatenate(parts), **stored})
 
   what = 'a sample', 'training.metrics=None'
-  return Hook(every, act, drawing, inputs, what, prepare=prepare)
+  return Hook(every, act, drawing, inputs, what, prepare=prepare, done=has_results(model))
 
 
 def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
@@ -291,16 +329,21 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
   c = model.config.sampling
   drawing, inputs, boxed, stored = first_samples(model, mesh, min(c.num_samples, c.batch_size))
 
+  def path_of(step):
+    return model.workdir / 'samples' / f'step_{step:08d}.png'
+
   def act(step, state, frozen, log):
     call = inputs(state, frozen)
     x, states, *_ = drawing(*call)
-    sheet = draw_sheet(model, boxed(call, x), stored)
+    sheet = draw_sheet(model, boxed(call, np.nan_to_num(x)), stored)
+    if problem := problem_of(model, x):
+      sheet = drawings.crossed(sheet)
+      tqdm.write(f'step {step}: the preview is crossed out: {problem}')
     if step == model.config.training.num_steps and states is not None:
       log.film = functools.partial(frames_of, model, mesh, call[0], states)
     if processes.is_first():
-      path = model.workdir / 'samples' / f'step_{step:08d}.png'
-      pixels.write_png(path, sheet)
+      pixels.write_png(path_of(step), sheet)
     log.writer.write_images(step, {'samples': sheet})
 
   what = 'the preview', 'training.sample_every=0'
-  return Hook(every, act, drawing, inputs, what)
+  return Hook(every, act, drawing, inputs, what, done=lambda step: path_of(step).exists())

@@ -12,12 +12,12 @@ import numpy as np
 from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
-from diffusion_jax.aliases import Params
+from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.inputs import datasets, trained_on
 from diffusion_jax.app.inputs.criterion import best_by, held_out, held_out_loss
-from diffusion_jax.app.kinds import roles
+from diffusion_jax.app.kinds import roles, rules
 from diffusion_jax.app.modes import report
 from diffusion_jax.app.train import hooks, setup
 from diffusion_jax.app.train.hooks import Hook
@@ -62,8 +62,9 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
   tracing = profiling.trace_steps(run.compute, parts.workdir, steps, run.log.restart_clock)
   with run.log.open(), tracing as run.compute:
     step, following = run.start, None
-    for call in itertools.count():
-      if why := stop(call):
+    finished, calls = run.catch_up(), itertools.count()
+    while not finished:
+      if why := stop(next(calls)):
         error = Preempted if why == preemption.SIGTERM else KeyboardInterrupt
         raise error(run.interrupt(step, why))
       batches = following or run.take(step)
@@ -75,15 +76,12 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
       following = None if due else run.take(step)
       run.log.read(0 if due else 1)  # 1: all but the call just started
       run.act(step, due)
-      if step == parts.config.training.num_steps:
-        break
-      if due and (why := ended(parts.workdir, step, parts.config)):
-        run.act(step, [hook for hook in parts.hooks if hook not in due])
-        tqdm.write(f'step {step}: {why}')
-        break
+      finished = run.finish(step, due)
+  chosen = ''
   if processes.is_first():
     sessions.write_end(parts.workdir, step)
-  print(f'trained {step} steps: {parts.workdir}')
+    chosen = report.read_runs([str(parts.workdir)])[0].chosen
+  print(f'trained {step} steps: {parts.workdir}' + bool(chosen) * f'\nnote: {chosen}')
   return run.log
 
 
@@ -92,7 +90,8 @@ class Loop:
   """A running training.
 
   made: gives the state before the first step; frozen: parameters that are not
-  trained; start: the step it continues from; compile, compute: the result of
+  trained; start: the step it continues from; due: the hooks of this step; left:
+  those that an interruption kept from acting; compile, compute: the result of
   `make_advance`; batches: from the step `start` on, on the devices; ahead: the
   programs of hooks that compile in a thread.
   """
@@ -101,6 +100,8 @@ class Loop:
   made: Callable[[], TrainState]
   frozen: Params
   start: int
+  due: list[Hook]
+  left: list[Hook]
   log: StepLog
   compile: Callable
   compute: Callable
@@ -154,6 +155,30 @@ class Loop:
     if due:
       self.log.restart_clock(step)
 
+  def catch_up(self) -> bool:
+    """Runs the hooks that are left; returns whether the training ends with them."""
+    if not self.left:
+      return False
+    names = ', '.join(filter(None, (hook.what[0] for hook in self.left)))
+    tqdm.write(f'step {self.start}: {names}, which an interruption prevented')
+    self.state = self.made()
+    self.act(self.start, self.left)
+    return self.finish(self.start, self.due)
+
+  def finish(self, step: int, due: list[Hook]) -> bool:
+    """Returns whether the training ends after a step, whose hooks `due` have acted.
+
+    If it has over-fitted, the other hooks act too.
+    """
+    parts = self.parts
+    if step == parts.config.training.num_steps:
+      return True
+    if not (due and (why := ended(parts.workdir, step, parts.config))):
+      return False
+    self.act(step, [hook for hook in parts.hooks if hook not in due])
+    tqdm.write(f'step {step}: {why}')
+    return True
+
   def interrupt(self, step: int, why: str) -> str:
     """Saves after a signal, and returns a message; why: the signal."""
     self.log.read()
@@ -204,9 +229,12 @@ def begin(parts: Setup) -> Loop | None:
   c = config.training
   manager, start, make_state = restore(parts)
   announce(parts, start)
-  if start >= c.num_steps:
+  why = ended(parts.workdir, start, config)
+  due = parts.hooks if why else hooks.due(config, parts.hooks, start)
+  left = hooks.left(parts.model, due, start)
+  if start >= c.num_steps and not left:
     return None
-  if why := ended(parts.workdir, start, config):
+  if why and not left:
     print(f'this run is finished: {why}')
     return None
   more_steps = 0.0
@@ -222,7 +250,8 @@ def begin(parts: Setup) -> Loop | None:
   for hook in parts.hooks:
     hook.prepare()
   made = beside(make_state)
-  log = open_files(parts, manager, start)
+  with as_user_error(f'{parts.workdir}: '):
+    log = open_files(parts, manager, start, checkpoints.restore_log(manager))
 
   def count(jaxpr):
     log.flop = sum(programs.flops(jaxpr).values()) / mesh.size
@@ -234,7 +263,8 @@ def begin(parts: Setup) -> Loop | None:
     for step, batch in enumerate(read, start)
   )
   parts.start_up.mark('files')
-  return Loop(parts, made, frozen, start, log, program.compile, program.start, batches)
+  log_and_programs = log, program.compile, program.start
+  return Loop(parts, made, frozen, start, due, left, *log_and_programs, batches)
 
 
 def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainState]]:
@@ -250,6 +280,7 @@ def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainSta
     manager = checkpoints.open_manager(
       workdir,
       kept.keep,
+      every=kept.every or c.num_steps,
       keep_every=kept.multiples * (kept.every or c.num_steps),
       keep_best=kept.best.number if kept.best else 0,
       more_emas=shapes.more_ema_params,
@@ -283,20 +314,21 @@ def announce_length(parts: Setup, step: int) -> None:
     )
 
 
-def open_files(parts: Setup, manager: CheckpointManager, start: int) -> StepLog:
-  """Writes the config and the start of a training, and opens its log."""
+def open_files(parts: Setup, manager: CheckpointManager, start: int, before: Json) -> StepLog:
+  """Writes the config and the start of a training, and opens its log; before: see `StepLog`."""
   config, workdir = parts.config, parts.workdir
   stored = folder.stored_form(config, parts.model.facts)
   first = processes.is_first()  # of several processes one writes
   folder.write_config(workdir, config, parts.model.facts)
   if first:
     sessions.write_start(workdir, start, parts.num_parameters)
+    trained_on.keep(workdir, parts.source, parts.model.facts.checksum)
   writer = MetricWriter(workdir, start, first, config.training.log_to)
   writer.write_config(start, stored, roles.hparams(stored))
   total = config.training.num_steps
   bar = tqdm(total=total, initial=start, unit='step', disable=None)
   files = manager, writer, bar
-  return StepLog(config, workdir, *files, start, parts.rates, stored)
+  return StepLog(config, workdir, *files, start, parts.rates, stored, before)
 
 
 def announce(parts: Setup, step: int) -> None:
@@ -308,7 +340,7 @@ def announce(parts: Setup, step: int) -> None:
   what = 'adapters' if config.at('training.start.rank') else 'network'
   print(f'devices: {devices}; {what}: {parts.num_parameters:,} parameters')
   tests = max((hook.test_images for hook in parts.hooks), default=0)
-  what = 'images' if source.facts.x.is_picture else 'examples'
+  what = source.facts.x.noun
   data = f'{config.data.name}, {len(source):,} {what} of {shape}'
   data += f', {parts.model.facts.num_classes or "no"} classes'
   if config.at('latent.path'):
@@ -329,6 +361,8 @@ def announce(parts: Setup, step: int) -> None:
     )
   elif warning := setup.slow_average(config):
     print(warning)
+  if long := rules.long_warmup(config):
+    print(f'note: {long}: the warm-up takes a tenth of the training')
   if c.machine.trace and step >= hooks.traced(config)[1]:
     print(f'note: no trace is written: step {step} is after training.machine.trace')
   every, saved = c.held_out.every if c.held_out else 0, c.checkpoints.every or total

@@ -136,12 +136,13 @@ def rates_of(config: Node, total: int) -> np.ndarray:
 
 
 def rate_rule(rates: np.ndarray) -> Row:
-  """Returns the rule that the last steps have a learning rate above 0."""
+  """Returns the rule that optimizer.decay_steps leaves a learning rate to the last steps."""
   steps = int(np.max(np.flatnonzero(rates), initial=-1)) + 1
   return Row(
-    lambda c, facts: 0 < steps < len(rates) - 1 and (len(rates), steps),
-    'config.training.num_steps={it[0]}: the learning rate is 0 from step {it[1]} on: set '
-    'optimizer.decay_steps to {it[0]}, or None',
+    lambda c, facts: c.optimizer.get('decay_steps') and 0 < steps < len(rates) - 1 and steps,
+    'config.optimizer.decay_steps={c.optimizer.decay_steps}: the learning rate is 0 from step '
+    '{it} on, and training.num_steps={c.training.num_steps}: set decay_steps to '
+    '{c.training.num_steps}, or None',
   )
 
 

@@ -1,6 +1,7 @@
 """The open files of a training: metrics of its steps, and checkpoints."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds.model import Frames
 from diffusion_jax.errors import UserError
@@ -21,6 +23,7 @@ from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import checkpoints
 
 Metrics = dict[str, Mean]
+Sums = dict[str, tuple[float, float]]  # totals and counts
 _EPSILON = 'a larger objective.diffusion, or objective.coupling.epsilon'
 
 
@@ -29,7 +32,8 @@ class StepLog:
 
   manager, writer and bar: checkpoints, `MetricWriter` and progress bar of the
   run; start: the step it begins after; rates: the learning rate of each step;
-  stored: the config that is stored with checkpoints. results: the metrics that
+  stored: the config that is stored with checkpoints; before: `as_json` of the
+  log at the start, which goes on with it. results: the metrics that
   hooks have measured at this step; notes: what is printed after a metric; film:
   of the last preview; flop: of a step on one device, 0 before the first step.
   """
@@ -44,6 +48,7 @@ class StepLog:
     start: int,
     rates: Sequence[SupportsFloat] | np.ndarray,
     stored: dict,
+    before: Json | None = None,
   ):
     self.manager, self.writer = manager, writer
     self.results: dict[str, float] = {}
@@ -53,12 +58,20 @@ class StepLog:
     self._config, self._workdir, self._bar = config, workdir, bar
     self._rates, self._stored = rates, stored
     self._unread: list[tuple[range, Metrics]] = []
-    self._kept: list[Metrics] = []  # of the steps that count
-    self._left_out = self._in_a_row = 0
+    before = before or {}
+    sums = before.get('sums', {})  # of the steps that count, since the last line
+    self._sums: Sums = {n: (float(total), float(count)) for n, (total, count) in sums.items()}
+    self._left_out, self._in_a_row = (before.get(n, 0) for n in ('left_out', 'in_a_row'))
     self._warned = False  # of the columns of a plan
     self._first = start + 1
     self._first_read: float | None = None  # when the first call was read
     self._since, self._clock = start, time.perf_counter()
+
+  def as_json(self) -> Json:
+    """Returns what the next line needs of the steps that were read."""
+    # Sums as texts: JSON has no NaN, which repaired gradients may leave.
+    sums = {name: [repr(x) for x in pair] for name, pair in self._sums.items()}
+    return {'sums': sums, 'left_out': self._left_out, 'in_a_row': self._in_a_row}
 
   def add(self, steps: range, metrics: Metrics) -> None:
     """Adds the metrics of a call that has begun; `read` waits for them.
@@ -79,7 +92,7 @@ class StepLog:
         of_step = jax.tree.map(lambda x, i=i: x[i], metrics)
         scalars = average([of_step])
         if self._counts(step, scalars):
-          self._kept.append(of_step)
+          self._sums = added(self._sums, of_step)
         else:
           self._left_out += 1
         self._bar.set_description(f'loss {scalars["loss"]:.4f}', refresh=False)
@@ -91,7 +104,7 @@ class StepLog:
     The line that is printed has the loss, the speed and the time left.
     """
     rate = {'learning_rate': float(self._rates[step - 1])}
-    scalars = average(self._kept) | rate
+    scalars = means(self._sums) | rate
     training, speed = self._config.training, ''
     if training.skip_nonfinite:
       scalars['skipped_steps'] = self._left_out
@@ -106,7 +119,7 @@ class StepLog:
     self._warn_of_columns(step, scalars.get('column_error', 0.0))
     names = ('loss', 'skipped_steps')[: 2 if self._left_out else 1]
     self._print(step, {n: scalars[n] for n in names if n in scalars}, speed)
-    self._kept, self._left_out = [], 0
+    self._sums, self._left_out = {}, 0
 
   def write(self, step: int, scalars: dict[str, float]) -> None:
     """Writes numbers, and prints them if the progress bar is off."""
@@ -120,7 +133,7 @@ class StepLog:
 
   def save(self, state: TrainState, metrics: dict | None = None) -> None:
     """Starts writing a checkpoint of the state."""
-    checkpoints.save(self.manager, state, self._stored, metrics)
+    checkpoints.save(self.manager, state, self._stored, metrics, self.as_json())
 
   @contextlib.contextmanager
   def open(self) -> Iterator[None]:
@@ -191,8 +204,21 @@ class StepLog:
 
 def average(history: Sequence[Metrics]) -> dict[str, float]:
   """Averages a list of {name: Mean} to {name: float}; NaN for no count."""
-  if not history:
-    return {}
-  totals = jax.tree.map(lambda *xs: float(np.sum(xs)), *jax.device_get(history))
-  nan = float('nan')
-  return {n: x.total / x.count if x.count else nan for n, x in totals.items()}
+  return means(functools.reduce(added, jax.device_get(history), {}))
+
+
+def added(sums: Sums, metrics: Metrics) -> Sums:
+  """Returns the sums with those of more steps, in float64 and one after the other.
+
+  So a sum that goes on after an interruption is the same.
+  """
+  sums = dict(sums)
+  for name, mean in metrics.items():
+    total, count = sums.get(name, (0.0, 0.0))
+    sums[name] = total + float(mean.total), count + float(mean.count)
+  return sums
+
+
+def means(sums: Sums) -> dict[str, float]:
+  """Returns {name: total / count}; NaN for no count."""
+  return {n: total / count if count else float('nan') for n, (total, count) in sums.items()}

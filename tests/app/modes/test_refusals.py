@@ -53,7 +53,8 @@ data.validation_fraction=0.0001 => config.data: validation_fraction=0.0001 leave
   training examples for the validation part
 evaluation.metrics=elbo training.metrics.every=1 => name a metric of them in
   config.evaluation.metrics, as fid
-optimizer.warmup_steps=9999 => config.optimizer: decay_steps of decay 'linear'
+optimizer.warmup_steps=9999 optimizer.decay_steps=9 => config.optimizer: decay_steps of decay
+  'linear' must be larger than warmup_steps=9999, got 9
 objective=reflow => training.teacher: objective=reflow needs the folder of the
 digits_distilled training.start=None training.teacher=nowhere => config.training.teacher: there is
   no run in nowhere
@@ -141,8 +142,8 @@ digits_latent training.sample_every=4 sampling.guidance=autoguidance
 digits_latent objective=vdm => objective='vdm' is not one of denoising, hybrid
 digits_latent data=synthetic data.image_shape=8,8,3 => are (8, 8, 1), and here (8, 8, 3)
 report.runs=lost report.after_training=True => report.runs: lost is not a run
-training.num_steps=6 optimizer.decay_steps=3 => num_steps=6: the learning rate is 0 from step 3 on:
-  set optimizer.decay_steps to 6, or None
+training.num_steps=6 optimizer.decay_steps=3 => optimizer.decay_steps=3: the learning rate is 0 from
+  step 3 on, and training.num_steps=6: set decay_steps to 6, or None
 evaluation.metrics=fd evaluation.features=pixels evaluation.reference=lost training.metrics.every=4
   => evaluation.reference: npz file lost not found
 joint conditioning.context=vector => context in x: set context=None

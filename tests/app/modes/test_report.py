@@ -31,6 +31,24 @@ def test_a_training_ends_with_a_report(run):
   assert not list(run.glob('*.tmp'))
 
 
+def test_a_report_is_of_the_step_that_is_sampled(run, tmp_path):
+  """Frames that the training has drawn are of its last step."""
+  copy = shutil.copytree(run, tmp_path / 'run')
+
+  def of_the_last_step():
+    raise AssertionError
+
+  chosen = smoke(**{'report.after_training': True, 'sampling.checkpoint': '2'})
+  report.after_training(chosen, copy, of_the_last_step)
+  found = Page((copy / 'report.html').read_text())
+  text = ' '.join(found.text['body'])
+  assert '4; 2 is sampled' in text and 'seed 0, checkpoint 2' in text
+  assert 'sampling uses step 2, and not the last one, 4' in text
+  (record,) = report.read_runs([str(copy)])
+  shown = dict(page.tiles(record._replace(sampled=2)))
+  assert shown['test loss'] == f'{record.curves["test_loss"].at(2):.5g}'
+
+
 def test_fields_that_the_config_sets_are_the_differences(run):
   """They differ from the defaults of its sections, or the default choices."""
   (this,) = report.read_runs([str(run)])

@@ -114,7 +114,7 @@ def test_any_sampler_takes_the_levels_of_any_schedule(run, printed):
   other = arrays_of(run, 'flow')['arr_0']
   assert other.shape == own.shape and (other != own).any()
   euler = of_sampling(name='euler', sampler='euler_maruyama', **flow)
-  message = 'samples are nan: euler_maruyama may not'
+  message = 'samples are nan: sampling.sampler=euler_maruyama may not'
   refused(message, MODES['sample'], euler, run)
 
 

@@ -5,6 +5,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from PIL import Image
 
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import registry
@@ -107,6 +108,33 @@ def test_measured_samples_are_drawn_in_batches():
   for (index, cond), numbers in ((first, range(8)), (second, range(8, 12))):
     assert_array_equal(index, numbers)
     assert_array_equal(cond['label'], np.array(numbers) % 10)
+
+
+@pytest.mark.parametrize('config, few', [('digits', '3 of 16 samples are'), ('regression', '')])
+def test_what_is_nan_is_crossed_out_and_not_measured(config, few, tmp_path, monkeypatch, capsys):
+  """Pictures and points, some of them and all."""
+
+  def draw(params, index, cond):
+    x = np.zeros((len(index), *model.facts.x.shape), np.float32)
+    x[: 3 if few else None] = np.nan
+    return x, None
+
+  monkeypatch.setattr(hooks, 'generate', lambda *_: Mock(side_effect=draw, start=start))
+  start = lambda *args: lambda: draw(*args)
+  scored = within('evaluation', metrics=('fd',), features='pixels' if few else 'values')
+  model: Any = registry.make(trial(config, **scored, **{'training.metrics.images': 16}), tmp_path)
+  (tmp_path / 'samples').mkdir()
+  log, state = Mock(results={}), Mock(ema_params={})
+  for make in (hooks.drawing, hooks.measuring):
+    make(model, make_mesh(model.config), (4,)).act(4, state, {}, log)
+  assert log.results == {}
+  sampler = model.config.sampling.sampler.name
+  printed = capsys.readouterr().out
+  for what in ('the preview is crossed out', 'no metrics'):
+    problem = f'{few or "the samples are"} nan: sampling.sampler={sampler} may not allow'
+    assert f'step 4: {what}: {problem}' in printed
+  with Image.open(tmp_path / 'samples' / 'step_00000004.png') as sheet:
+    assert sheet.getpixel((sheet.width // 2, sheet.height // 2)) == (224, 0, 0)
 
 
 def test_a_training_and_the_test_loss_see_the_texts():
