@@ -102,6 +102,13 @@ def redrawn(source: Any, seed: int, epoch: np.ndarray) -> Source:
   return source.redrawn(seed, epoch) if hasattr(source, 'redrawn') else source
 
 
+def drawn_anew(source: Source) -> bool:
+  """Returns whether each epoch of training has other examples, by the first few."""
+  index = np.arange(min(8, len(source)))
+  first, second = (redrawn(source, 0, np.full(len(index), epoch)).read(index) for epoch in (0, 1))
+  return any(not np.array_equal(first[name], second[name]) for name in first)
+
+
 def states(facts: Callable[..., Facts | None]) -> Callable[[T], T]:
   """Marks a constructor whose facts follow from its parameters.
 
