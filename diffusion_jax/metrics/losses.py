@@ -13,6 +13,7 @@ from diffusion_jax.data.sources import drawn_anew
 from diffusion_jax.metrics.estimates import Estimate, mean
 from diffusion_jax.metrics.metric import Arrays, ImageModel, ModelMetric, PerExample, Score, as_json
 from diffusion_jax.ranges import Size
+from diffusion_jax.runtime.files import with_error
 from diffusion_jax.testing import floors
 from diffusion_jax.testing.floors import MOST_EXAMPLES
 from diffusion_jax.training.objectives import Mean
@@ -189,13 +190,7 @@ def table(losses: Mapping[str, Mapping[str, Estimate]], most: int | None = None)
 
 
 def shown(estimate: Estimate | None) -> str:
-  """Returns a value and its standard error, with two digits of the error; '' for None."""
+  """Returns a value with its standard error, for a table; '' for None."""
   if estimate is None:
     return ''
-  value, error = estimate
-  if not 0.0 < error < np.inf:
-    return f'{value:.3g}'
-  digits = max(0, 1 - int(np.floor(np.log10(error))))
-  if digits > 6:
-    return f'{value:.3g} ± {error:.1g}'
-  return f'{value:.{digits}f} ± {error:.{digits}f}'
+  return with_error(*estimate).replace('\xa0', ' ') or f'{estimate.value}'

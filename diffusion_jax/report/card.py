@@ -14,7 +14,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.paths import texts_in
 from diffusion_jax.report import page, record, results
-from diffusion_jax.runtime.files import one_line
+from diffusion_jax.runtime.files import one_line, with_error
 
 # The sections that say what was trained, in the order of the card.
 _SECTIONS = (
@@ -46,7 +46,7 @@ class Score(NamedTuple):
   @property
   def shown(self) -> str:
     """The value and ± its error."""
-    return results.with_error(self.value, self.error)
+    return with_error(self.value, self.error)
 
 
 class About(NamedTuple):
