@@ -41,7 +41,7 @@ from numpy.typing import ArrayLike
 from diffusion_jax.core.denoiser import Network
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import eps_from_x0, target
-from diffusion_jax.core.products import einsum, finished
+from diffusion_jax.core.products import einsum, softmax
 from diffusion_jax.data.sources import ArraySource, Facts, Source, blocks, some_of
 from diffusion_jax.ranges import check_value
 
@@ -411,10 +411,7 @@ def memorised(fitted: Fit, xt: Array, level: NoiseLevel, group: Array, mean: Arr
     some = (group < classes) & (fitted.of_class[jnp.minimum(group, classes - 1)] > 0)
     others = some[:, None] & (fitted.labels[None] != group[:, None])
     logits = jnp.where(others, -jnp.inf, logits)
-  # XLA may compute a quotient by sigma^2 twice, and of 1e10 the two differ by 1000.
-  logits = finished(logits)
-  logits -= jnp.max(logits, axis=1, keepdims=True)
-  weights = jax.nn.softmax(logits / jnp.square(at.sigma), axis=1)
+  weights = softmax(logits, jnp.square(at.sigma))
   return shift + einsum('bn,nd->bd', weights, apart)
 
 

@@ -10,6 +10,7 @@ training loss is on held-out examples.
 """
 
 import dataclasses
+import functools
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -30,8 +31,9 @@ from diffusion_jax.core import losses, parametrization
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.metrics import losses as metric
+from diffusion_jax.posteriors import particles
 from diffusion_jax.runtime.sharding import make_mesh
-from diffusion_jax.testing import floors
+from diffusion_jax.testing import floors, oracles
 from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.loss_aware import init_loss_history
 from diffusion_jax.training.objectives import Context, denoising, hybrid, of_each
@@ -306,3 +308,47 @@ def test_no_network_is_below_the_least_loss(reads):
     if 'context' not in reads:
       above = metric.mean((arrays['training_loss all'] - arrays['training_memorised all'])[there])
       assert above.value > -4.5 * above.error, k
+
+
+# -- at low noise --------------------------------------------------------------
+
+POINTS = np.random.default_rng(0).uniform(-1, 1, (100, 8, 8, 1)).astype(np.float32)
+
+
+@functools.cache
+def softmaxes():
+  """Returns functions of x_t and sigma whose weights are softmaxes of squares over sigma^2."""
+  few = POINTS[:20].reshape(20, 64)[:, :5]
+  mixture = oracles.mixture(np.ones(20), few, np.stack([1e-12 * np.eye(5)] * 20))
+  memorised, by_class = (
+    floors.fit(POINTS, label).of('memorised') for label in (None, np.arange(100) % 3)
+  )
+
+  def log_weights(xt, sigma):
+    xt = xt.reshape(len(xt), -1)
+    return -(((xt[:, :33] - POINTS.reshape(100, -1)[: len(xt), :33]) / sigma) ** 2)
+
+  of_points = lambda xt: xt.reshape(len(xt), -1)[:, :5]
+  classes = lambda xt: {'label': jnp.arange(len(xt)) % 3}
+  return {
+    'memorised': lambda xt, level: floors.estimate(memorised, xt, level)[0],
+    'of the class': lambda xt, level: floors.estimate(by_class, xt, level, classes(xt))[0],
+    'denoise': lambda xt, level: mixture.denoise(of_points(xt), level).x0,
+    'class_log_prob': lambda xt, level: mixture.class_log_prob(of_points(xt), level),
+    'effective_number': lambda xt, level: particles.effective_number(log_weights(xt, level.sigma)),
+    '_log_mean': lambda xt, level: particles._log_mean(log_weights(xt, level.sigma)),
+  }
+
+
+@pytest.mark.parametrize('name', softmaxes())
+def test_no_weight_is_nan_at_low_noise(name):
+  """XLA may compute a logit twice, and of 1e10 two roundings differ by 1000."""
+  schedule, rng = dj.RectifiedFlowSchedule(), np.random.default_rng(1)
+  function = jax.jit(lambda xt, t: softmaxes()[name](xt, schedule(t)))
+  for size in 1, 2, 16:
+    for t in 1e-3, 3e-5, 1e-6:
+      xt = (1 - t) * POINTS[:size] + t * rng.normal(size=POINTS[:size].shape)
+      found = np.asarray(function(xt.astype(np.float32), np.float32(t)))
+      assert not np.isnan(found).any(), (size, t)
+      if name in ('memorised', 'of the class'):
+        assert_allclose(found, POINTS[:size], atol=1e-4)
