@@ -216,9 +216,9 @@ def _quarter_charts(run):
   for prefix, title in titles.items():
     names = [f'{prefix}loss_quarter_{i}' for i in range(1, 5)]
     lines = {
-      name: Line(f't {ranges[i]}', *run.curves[name], charts.QUARTERS[i])
+      name: Line(f't {ranges[i]}', curve.steps, curve.values, charts.QUARTERS[i])
       for i, name in enumerate(names)
-      if name in run.curves
+      if (curve := run.curves.get(name))
     }
     if lines:
       exact = [x for name, line in lines.items() for x in floors_of(run, name, line)]

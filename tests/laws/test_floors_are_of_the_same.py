@@ -298,9 +298,10 @@ def test_no_network_is_below_the_least_loss(reads):
     least[k] = (alpha**2 * v / (alpha**2 * v + sigma**2)).mean()
   for k in (None, *classes):
     here, there = ((arrays[n] == k) | (k is None) for n in ('label', 'training_label'))
-    right = np.mean([least[c] for c in test['label'][here]])
-    for line in 'loss', 'linear':
-      value, error = metric.mean(arrays[f'{line} all'][here])
+    for line in 'loss', 'linear', 'training_loss':
+      prefix, rows = ('training_', there) if line.startswith('training_') else ('', here)
+      right = np.mean([least[c] for c in arrays[f'{prefix}label'][rows]])
+      value, error = metric.mean(arrays[f'{line} all'][rows])
       assert error < 0.1 * right
       assert abs(value - right) < 4.5 * error, (k, line)
     above = metric.mean(arrays['linear all'][here] - arrays['loss all'][here])
