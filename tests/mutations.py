@@ -570,18 +570,19 @@ TABLE = [
         "kept.get('settings') == settings:",
         "kept.get('settings'):",
       ),
-      (
-        'in_float64',
-        'compute(fitted, key, batch, rng',
-        'compute(fitted, jax.random.fold_in(key, 1), batch, rng',
-      ),
     ],
   ),
   (
-    'testing/floors.py',
-    'app/train/test_floors.py',
+    'app/train/floors.py',
+    'laws/test_floors_are_of_the_same.py',
     [
-      ('in_float64', 'trained, x])', 'x, x])'),
+      ('is_printed_beside_it', 'by_line(held_out, key,', 'by_line(in_training, key,'),
+      ('is_printed_beside_it', 'exact=True, training=True)', 'exact=True)'),
+      (
+        'is_printed_beside_it',
+        "rows = fitted.rows(index, batch['x'].shape[1:])",
+        'rows = batch',
+      ),
     ],
   ),
   (
@@ -1717,17 +1718,39 @@ TABLE = [
     ],
   ),
   (
-    'testing/floors.py',
-    'metrics/test_losses.py',
+    'metrics/losses.py',
+    'laws/test_floors_are_of_the_same.py',
     [
-      ('closed_forms', 'jnp.stack([x, x, trained, x])', 'jnp.stack([x, x, x, x])'),
+      (
+        'below_the_least_loss',
+        "_named('training_', of_example(training_key, batch), batch)",
+        "_named('training_', of_example(training_key, batch), {'label': cond['label'][None]})",
+      ),
+    ],
+  ),
+  (
+    'testing/floors.py',
+    'laws/test_floors_are_of_the_same.py',
+    [
+      (
+        'its_transcription',
+        "  if 'label' in cond:\n    group = cond",
+        '  if False:\n    group = cond',
+      ),
+      ('its_transcription', "jnp.where(cond['drop'], last, group)", 'group'),
+      ('its_transcription', 'jnp.where(others, -jnp.inf, logits)', 'logits'),
+      ('its_transcription', 'inverse @ covariance[:-1, c, x]', 'covariance[:-1, c, x]'),
+      (
+        'no_weight_is_nan',
+        'softmax(logits, jnp.square(at.sigma))',
+        'jax.nn.softmax(logits / jnp.square(at.sigma))',
+      ),
     ],
   ),
   (
     'metrics/losses.py',
     None,
     [
-      ('closed_forms', "key, batch | {'x': x})", 'key, batch)'),
       (
         'quarters_and_classes',
         "if name == 'loss' else value * count",
@@ -2131,14 +2154,14 @@ TABLE = [
     'report/page.py',
     None,
     [
-      ('level_lines_of_exact', 'max(1, len(steps) - 1)', 'len(steps)'),
+      ('level_lines_of_exact', 'max(1, len(line.x) - 1)', 'len(line.x)'),
     ],
   ),
   (
     'report/record.py',
     None,
     [
-      ('left_out', 'float(x[name])', "float(x['loss'])"),
+      ('left_out', "float('nan' if x[name]", "float('nan' if x['value']"),
       ('which_step_is_sampled', 'x <= step]', 'True]'),
       ('which_step_is_sampled', 'self.sampled >= self.last', 'False'),
       ('order_of_their_steps', '(int(match[1]), path)', '(-int(match[1]), path)'),
@@ -2506,7 +2529,7 @@ TABLE = [
       ('evidence_is_unbiased', 'jnp.where(again[:, None], 0.0, log_weights)', 'log_weights'),
       (
         'evidence_is_unbiased',
-        'jax.nn.logsumexp(log_weights, axis=1) - jnp.log(count)',
+        'jax.nn.logsumexp(finished(log_weights), axis=1) - jnp.log(count)',
         'jnp.mean(log_weights, axis=1)',
       ),
       ('evidence_is_unbiased', 'move * (0.5 * move + noise)', 'move * (move + noise)'),
@@ -2726,15 +2749,19 @@ TABLE = [
     None,
     [
       ('could_have_known', '(100 if cosines else 10 * size)', '10 * size'),
-      ('float64_numpy', '= fitted.variances[None],', '= 1.01 * fitted.variances[None],'),
-      ('the_least_loss', 'x -= at.alpha *', 'x -= 0.0 *'),
-      ('float64_numpy', "axes), axes=transformed, norm='ortho')", 'axes), axes=transformed)'),
-      ('float64_numpy', 'variances = np.square(x @ axes)', 'variances = np.square(x)'),
+      ('float64_numpy', '= fitted.variances[group]', '= 1.01 * fitted.variances[group]'),
+      ('the_least_loss', 'xt - level.expand_to(xt).alpha * mean', 'xt - 0.0 * mean'),
+      (
+        'float64_numpy',
+        "return mean + idctn(x, axes=transformed, norm='ortho')",
+        'return mean + idctn(x, axes=transformed)',
+      ),
+      ('float64_numpy', 'variances = np.square(rows @ axes)', 'variances = np.square(rows)'),
       ('could_have_known', 'else 10 * size)', 'else size)'),
       ('memorised_line_is', '- at.alpha * squares)', '- squares)'),
-      ('memorised_line_is', 'jnp.square(at.sigma), axis=1', '(2.0 * jnp.square(at.sigma)), axis=1'),
+      ('memorised_line_is', 'softmax(logits, ', 'softmax(logits, 2.0 * '),
       ('nothing_learnt_predicts', 'jnp.where(learnt,', 'jnp.where(True,'),
-      ('of_all_rows', '- np.outer(apart, apart)', '- 0.5 * np.outer(apart, apart)'),
+      ('of_all_rows', 'square -= mean', 'square -= 0.5 * mean'),
       ('of_all_rows', 'np.maximum(values, 0.0),', 'values - 1e-3,'),
       ('all_its_rows', 'if source.in_memory else', 'if False else'),
     ],

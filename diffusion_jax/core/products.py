@@ -24,6 +24,20 @@ def finished(x: ArrayLike) -> Array:
   return jax.lax.reduce_precision(x, kind.nexp, kind.nmant)
 
 
+def softmax(logits: Array, scale: ArrayLike = 1.0) -> Array:
+  """Computes the softmax of logits / scale over the last axis, also of 1e10 and more.
+
+  XLA may compute logits twice, whose roundings differ by more than 1 after the
+  division: the largest weight is 1 by its index, and no other is above it.
+  """
+  best = jnp.argmax(logits, axis=-1, keepdims=True)
+  below = jnp.minimum(logits - jnp.max(logits, axis=-1, keepdims=True), 0.0)
+  index = jax.lax.broadcasted_iota(best.dtype, logits.shape, logits.ndim - 1)
+  below = jnp.where(index == best, 0.0, below)
+  weights = jnp.exp(below / scale)
+  return weights / jnp.sum(weights, axis=-1, keepdims=True)
+
+
 def einsum(subscripts: str, *arrays: ArrayLike) -> Array:
   """Computes a finished `jnp.einsum` in full precision on every device."""
   inputs = map(finished, arrays)  # and what they are in gradients

@@ -32,6 +32,7 @@ from diffusion_jax.core.process import (
   p_reverse,
   reverse_variance,
 )
+from diffusion_jax.core.products import finished, softmax
 from diffusion_jax.posteriors.measurements import LogLikelihood
 from diffusion_jax.posteriors.twists import (
   Twist,
@@ -323,7 +324,7 @@ def pick(key: Array, x: Array, log_weights: Array) -> Array:
 
 def effective_number(log_weights: Array) -> Array:
   """Computes (sum w)^2 / sum w^2 of weights [B, K], [B]; 0 if all w are 0."""
-  normalized = jax.nn.softmax(_alive(log_weights), axis=1)
+  normalized = softmax(_alive(log_weights))
   some = jnp.any(log_weights > -jnp.inf, axis=1)
   return jnp.where(some, 1.0 / jnp.sum(normalized**2, axis=1), 0.0)
 
@@ -353,14 +354,14 @@ def _alive(log_weights):
 
 def _log_mean(log_weights):
   count = log_weights.shape[1]
-  return jax.nn.logsumexp(log_weights, axis=1) - jnp.log(count)
+  return jax.nn.logsumexp(finished(log_weights), axis=1) - jnp.log(count)
 
 
 def _systematic(key, log_weights):
   # Systematic resampling: K even positions with one random offset, [B, K].
   key = split_key(key, 2)[1]  # the key itself draws the noise of the step
   count = log_weights.shape[1]
-  total = jnp.cumsum(jax.nn.softmax(_alive(log_weights), axis=1), axis=1)
+  total = jnp.cumsum(softmax(_alive(log_weights)), axis=1)
   offset = draw_uniform(key, log_weights[:, :1])
   positions = (jnp.arange(count)[None] + offset) / count * total[:, -1:]
   # Rounding may not choose a particle of weight 0 at the end.

@@ -14,7 +14,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.paths import texts_in
 from diffusion_jax.report import page, record, results
-from diffusion_jax.runtime.files import one_line
+from diffusion_jax.runtime.files import one_line, with_error
 
 # Names of data, and their sets on the Hugging Face Hub; it has none of the others.
 _HUB = {'cifar10': 'uoft-cs/cifar10', 'mnist': 'ylecun/mnist'}
@@ -48,7 +48,7 @@ class Score(NamedTuple):
   @property
   def shown(self) -> str:
     """The value and ± its error."""
-    return results.with_error(self.value, self.error)
+    return with_error(self.value, self.error)
 
 
 class About(NamedTuple):

@@ -19,13 +19,17 @@ _MOST_POINTS = 1500  # of a line, to keep the page of a long run small
 
 
 class Line(NamedTuple):
-  """One line of a chart; x and y have the same length."""
+  """One line of a chart; x and y have the same length.
+
+  legend: its words there, which several lines may share; '' for the label.
+  """
 
   label: str
   x: Sequence[float] | np.ndarray
   y: Sequence[float] | np.ndarray
   colour: str = COLOURS[0]
   dash: str = 'solid'
+  legend: str = ''
 
 
 class Chart(NamedTuple):
@@ -51,10 +55,10 @@ def draw(
   figure = _figure(x_label, y_label, lines, log)
   for line in lines:
     source = {'x': line.x, 'y': line.y}
-    shared = {'source': source, 'legend_label': line.label}
+    shared = {'source': source, 'legend_label': line.legend or line.label}
     colour = {'line_color': line.colour, 'line_dash': line.dash}
     figure.line('x', 'y', line_width=2, **colour, **shared)
-    if len(line.x) < 40:
+    if len(line.x) < 40 and not line.legend:  # A level line has no points.
       figure.scatter('x', 'y', size=5, color=line.colour, **shared)
   for legend in list(figure.legend):
     figure.center.remove(legend)

@@ -16,10 +16,12 @@ from diffusion_jax.report.pictures import Film
 from diffusion_jax.report.record import Record
 from diffusion_jax.report.results import Table, in_words
 from diffusion_jax.runtime import sessions
-from diffusion_jax.runtime.files import one_line
+from diffusion_jax.runtime.files import one_line, with_error
 
-# The exact denoisers whose losses are drawn (docs/training.md).
-FLOORS = 'nothing_learnt', 'linear', 'memorised'
+# The exact denoisers whose losses are drawn, and their lines (docs/training.md). On
+# held-out examples the memorised ones' is far above all others.
+FLOORS = {'linear': 'dotted', 'memorised': 'dotdash'}
+HELD_OUT = 'test_', 'validation_'
 # What is raised where a file has other types than were written.
 DAMAGE = ArithmeticError, AttributeError, LookupError, TypeError, ValueError
 
@@ -180,50 +182,55 @@ def curve_charts(runs: Sequence[Record]) -> Iterator[Chart]:
   names.sort(key=lambda n: first.index(n) if n in first else len(first))
   single = len(runs) == 1
   for name in names:
-    held_out = name.startswith(('test_', 'validation_'))
+    held_out = name.startswith(HELD_OUT)
     if '_quarter_' in name or held_out and name.partition('_')[2] in names:
       continue
-    lines = [
-      Line(
-        in_words(which) if single else f'{run.name}, {in_words(which)}',
-        *run.curves[which],
-        charts.COLOURS[(i + (single and test)) % len(charts.COLOURS)],
-        'dashed' if test else 'solid',
-      )
-      for i, run in enumerate(runs)
-      for test, which in enumerate((name, f'test_{name}', f'validation_{name}'))
-      if which in run.curves
-    ]
-    if single:
-      lines += floors_of(runs[0], name)
-    yield _curves(results.speed_in_words(name, runs[0].noun), lines)
+    lines, exact = [], []
+    for i, run in enumerate(runs):
+      for test, which in enumerate((name, f'test_{name}', f'validation_{name}')):
+        if which not in run.curves:
+          continue
+        label = in_words(which) if single else f'{run.name}, {in_words(which)}'
+        colour = charts.COLOURS[(i + (single and test)) % len(charts.COLOURS)]
+        lines.append(Line(label, *run.curves[which], colour, 'dashed' if test else 'solid'))
+        exact += floors_of(run, which, lines[-1]) if single else []
+    yield _curves(results.speed_in_words(name, runs[0].noun), lines + exact)
     if name == 'loss' and single:
-      yield from _quarter_charts(runs[0].curves)
+      yield from _quarter_charts(runs[0])
 
 
-def floors_of(run: Record, name: str) -> list[Line]:
-  """Returns a level line for the loss of each exact denoiser, if it is this metric."""
-  steps = run.curves[name].steps if name in run.curves else []
-  ends = steps[:: max(1, len(steps) - 1)]
-  losses = run.floors.get(name, {})
+def floors_of(run: Record, name: str, line: Line) -> list[Line]:
+  """Returns level lines of exact denoisers, on the examples of a curve and in its colour."""
+  ends, losses = line.x[:: max(1, len(line.x) - 1)], run.floors.get(name, {})
+  if name.startswith(HELD_OUT):
+    losses = {exact: x for exact, x in losses.items() if exact != 'memorised'}
   return [
-    Line(in_words(line), ends, [losses[line]] * len(ends), colour, 'dotted')
-    for line, colour in zip(FLOORS, charts.COLOURS[2:], strict=False)
-    if line in losses
+    Line(
+      f'{line.label}: {exact} {value}',
+      ends,
+      [losses[exact].value] * len(ends),
+      line.colour,
+      dash,
+      exact,
+    )
+    for exact, dash in FLOORS.items()
+    if exact in losses and (value := with_error(*losses[exact]))
   ]
 
 
-def _quarter_charts(curves):
+def _quarter_charts(run):
   ranges = '0 to ¼', '¼ to ½', '½ to ¾', '¾ to 1'
   titles = {'': 'Loss', 'test_': 'Test loss', 'validation_': 'Validation loss'}
   for prefix, title in titles.items():
-    lines = [
-      Line(f't {ranges[i]}', curve.steps, curve.values, charts.QUARTERS[i])
-      for i in range(4)
-      if (curve := curves.get(f'{prefix}loss_quarter_{i + 1}'))
-    ]
+    names = [f'{prefix}loss_quarter_{i}' for i in range(1, 5)]
+    lines = {
+      name: Line(f't {ranges[i]}', curve.steps, curve.values, charts.QUARTERS[i])
+      for i, name in enumerate(names)
+      if (curve := run.curves.get(name))
+    }
     if lines:
-      yield _curves(f'{title} by quarter of t', lines)
+      exact = [x for name, line in lines.items() for x in floors_of(run, name, line)]
+      yield _curves(f'{title} by quarter of t', [*lines.values(), *exact])
 
 
 def _curves(title, lines):

@@ -27,6 +27,13 @@ class Curve(NamedTuple):
     return self.values[count - 1] if count else None
 
 
+class Floor(NamedTuple):
+  """The loss of an exact denoiser, and its standard error."""
+
+  value: float
+  error: float
+
+
 class Record(NamedTuple):
   """The content of a run folder; missing parts are empty.
 
@@ -46,7 +53,7 @@ class Record(NamedTuple):
   sessions: list[dict]
   calibration: Sequence[Path] = ()
   traces: Sequence[Path] = ()
-  floors: Mapping[str, Mapping[str, float]] = {}
+  floors: Mapping[str, Mapping[str, Floor]] = {}
   sampled: int | None = None
 
   @property
@@ -110,14 +117,20 @@ def read_curves(path: Path) -> dict[str, Curve]:
   return curves
 
 
-def read_floors(path: Path) -> dict[str, dict[str, float]]:
-  """Returns {name of the loss: {exact denoiser: its loss}}; {} without the file."""
+def read_floors(path: Path) -> dict[str, dict[str, Floor]]:
+  """Returns {name of a curve: {exact denoiser: its loss}}; {} without the file.
+
+  The losses are on the examples of the curve.
+  """
   try:
-    content = read_json(path)
-    name = content['metric']
-    return {name: {line: float(x[name]) for line, x in content['losses'].items()}}
+    losses = read_json(path)['losses'].items()
+    return {name: {line: _floor(x) for line, x in lines.items()} for name, lines in losses}
   except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, UserError):
     return {}
+
+
+def _floor(x):
+  return Floor(*(float('nan' if x[name] is None else x[name]) for name in Floor._fields))
 
 
 def read_sheets(folder: Path) -> list[tuple[int, Path]]:

@@ -1,6 +1,5 @@
 """Makes tables and charts of the results of --mode=evaluate."""
 
-import math
 import re
 import statistics
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.report import charts
 from diffusion_jax.report.charts import Chart, Line
 from diffusion_jax.report.record import Record
+from diffusion_jax.runtime.files import with_error
 
 _SPEEDS = 'images_per_second', 'tflops', 'mfu'
 # The units of a likelihood, and what is measured in them.
@@ -26,16 +26,6 @@ class Table(NamedTuple):
   rows: list[list[str]]
   code: bool = False
   folded: bool = False
-
-
-def with_error(value: object, error: float | None = None) -> str:
-  """Returns '1.234 ± 0.005', unbroken, rounded like the error, or 5 digits."""
-  if not isinstance(value, (int, float)) or not math.isfinite(value):
-    return ''
-  if not error or not math.isfinite(error):
-    return f'{value:.5g}'
-  places = max(0, 1 - math.floor(math.log10(error)))
-  return f'{value:.{places}f}\xa0±\xa0{error:.{places}f}'
 
 
 def in_words(name: str) -> str:

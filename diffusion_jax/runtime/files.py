@@ -7,6 +7,7 @@ link in the folder.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import stat
@@ -155,6 +156,16 @@ def read_json_lines(path: Path) -> Iterator[Json]:
 def one_line(text: str) -> str:
   """Replaces newlines and other control characters by spaces."""
   return re.sub('[\x00-\x1f\x7f-\x9f\u2028-\u202e\ud800-\udfff]', ' ', text)
+
+
+def with_error(value: object, error: float | None = None) -> str:
+  """Returns '1.234 ± 0.005', unbroken, rounded like the error, or 5 digits."""
+  if not isinstance(value, (int, float)) or not math.isfinite(value):
+    return ''
+  if not error or not math.isfinite(error):
+    return f'{value:.5g}'
+  places = max(0, 1 - math.floor(math.log10(error)))
+  return f'{value:.{places}f}\xa0±\xa0{error:.{places}f}'
 
 
 def write_json(path: Path, content: dict) -> None:

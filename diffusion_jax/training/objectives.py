@@ -117,6 +117,22 @@ class Objective:
     return loss, (metrics, self.update(context.state, records))
 
 
+def of_each(
+  objective: Objective, params: Params, context: Context, key: Array, batch: dict
+) -> dict[str, Mean]:
+  """Computes the metrics of each row of a batch, [B], at the draws of the whole batch.
+
+  The objective is separable: their totals add up to those of the batch.
+  """
+  inputs, keys = objective.draw(key, batch, context)
+
+  def of_row(row):
+    row = jax.tree.map(lambda x: x[None], row)
+    return objective.loss(params, context, row, keys)[1][0]
+
+  return jax.vmap(of_row)(inputs)
+
+
 class Draws(NamedTuple):
   """Holds the draws of a denoising objective for a batch, [B, ...].
 

@@ -139,12 +139,12 @@ def measured_once(measure):
   """Makes `floors.measure` compute the losses of the same examples and objective once."""
   found = {}
 
-  def measured(model, mesh, fitted, count, drawn_at):
+  def measured(model, mesh, fitted, count, drawn_at, training):
     key, batch = drawn_at(0)
-    settings = floors.settings_of(model, str(jax.random.key_data(key)), count)
+    settings = floors.settings_of(model, str(jax.random.key_data(key)), count), training
     of = json.dumps(settings), batch['x'].tobytes()
-    if not settings['checksum'] or of not in found:
-      found[of] = measure(model, mesh, fitted, count, drawn_at)
+    if not settings[0]['checksum'] or of not in found:
+      found[of] = measure(model, mesh, fitted, count, drawn_at, training)
     return found[of]
 
   return measured

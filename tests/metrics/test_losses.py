@@ -12,7 +12,6 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.core.losses import step_times
 from diffusion_jax.data.sources import ArraySource
-from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.metrics import losses
 from diffusion_jax.testing import floors
 from diffusion_jax.training.objectives import Context, denoising
@@ -41,8 +40,8 @@ def model() -> Any:
 
     return metrics
 
-  facts = SimpleNamespace(x=ArraySpec((2,), mean=(0.0, 0.0), std=(1.0, 1.0)))
-  return SimpleNamespace(facts=facts, losses=of)
+  facts = ArraySource(TRAIN).facts
+  return SimpleNamespace(reads=(), facts=facts, losses=of)
 
 
 @pytest.fixture(scope='module')
@@ -56,7 +55,8 @@ def arrays():
 
 def test_lines_are_those_of_the_closed_forms(arrays):
   """The network predicts no noise, as 'nothing_learnt' does at the same draws."""
-  assert_allclose(arrays['network all'], arrays['nothing_learnt all'], rtol=1e-6)
+  for where in losses.SETS:
+    assert_allclose(arrays[f'{where}loss all'], arrays[f'{where}nothing_learnt all'], rtol=1e-6)
   found = {x.name: x.estimate for x in losses.loss().compute(arrays)}
   levels = jax.jit(SCHEDULE)(np.arange(1, 1001) / 1000)
   alpha, sigma = (np.asarray(a, np.float64)[:, None] for a in levels[1:])
@@ -66,33 +66,37 @@ def test_lines_are_those_of_the_closed_forms(arrays):
     assert found[name].error < 0.03
     assert abs(found[name].value - value) < 4.5 * found[name].error
   # By heart, 200 points of the plane are known better than by their law, and others worse.
-  assert found['memorised'].value < found['linear'].value < found['memorised_held_out'].value
+  assert found['training_memorised'].value < found['training_linear'].value
+  assert found['linear'].value < found['memorised'].value
 
 
 def test_quarters_and_classes_add_up(arrays, tmp_path, capsys):
   found = losses.report(arrays, tmp_path)['losses']
   json.dumps(found, allow_nan=False)
   counts = [arrays[f'linear count_{q}'].sum() for q in range(1, 5)]
-  for line in losses.ROWS:
+  assert {*found} == {f'{where}{line}' for where in losses.SETS for line in losses.ABOUT}
+  for line in losses.ABOUT:
     of = {name: x['value'] for name, x in found[line].items()}
     values = [of[name] for name in losses.QUARTERS]
     assert_allclose(np.average(values, weights=counts), of['all'], rtol=1e-5)
     assert_allclose((of['class 0'] + of['class 1']) / 2, of['all'], rtol=1e-5)
-  printed = capsys.readouterr().out.splitlines()
-  assert printed[0].split() == [*losses.ROWS]
-  assert [float(x) for x in printed[1].split()[1:]] == [
-    float(f'{x["all"]["value"]:.4g}') for x in found.values()
-  ]
+  here, training = capsys.readouterr().out.split('on training examples:\n')
+  for where, printed in zip(losses.SETS, (here.partition(':\n')[2], training), strict=True):
+    names, values, *_ = printed.splitlines()
+    assert names.split() == [*losses.ABOUT]
+    values = values.replace(' ± ', '±').split()
+    of_all = (losses.Estimate(*(found[f'{where}{line}']['all'][x] for x in ('value', 'error')))
+              for line in losses.ABOUT)  # fmt: skip
+    assert values == ['all', *(losses.shown(x).replace(' ± ', '±') for x in of_all)]
 
 
 def test_the_error_of_a_quarter_is_that_of_its_mean():
   """Of one draw for each image it is that of a mean, of equal losses it is 0."""
   values = RNG.normal(size=50)
-  one = {'x total_1': values, 'x count_1': np.ones(50)}
-  found = losses._quarter(one, 'x', 1)
+  found = losses._quarter(values, np.ones(50))
   assert_allclose(found, (values.mean(), values.std(ddof=1) / 50**0.5))
   counts = np.arange(50) % 3
-  equal = losses._quarter({'x total_1': 3.0 * counts, 'x count_1': counts}, 'x', 1)
+  equal = losses._quarter(3.0 * counts, counts)
   assert_allclose(equal, (3.0, 0.0), atol=1e-12)
 
 

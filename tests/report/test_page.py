@@ -248,21 +248,25 @@ def test_held_out_losses_share_the_chart_of_the_loss(split):
 
 
 def test_the_chart_of_the_loss_has_level_lines_of_exact_denoisers():
-  """From its first step to its last; other metrics and several runs have none."""
-  curves = {name: record.Curve([10, 20, 30], [0.5, 0.25, 0.2]) for name in ('loss', 'error')}
-  losses = {'memorised': 0.0123, 'linear': 0.0456, 'memorised_held_out': 9.0}
-  run = record.Record('a', CONFIG, curves, [], [], [], floors={'loss': losses})
-  loss, error = page.curve_charts([run])
-  assert loss.rows[0] == ['step', 'loss', 'linear', 'memorised']
-  assert [row[2:] for row in loss.rows[1:]] == [
-    ['0.0456', '0.0123'],
-    ['', ''],
-    ['0.0456', '0.0123'],
-  ]
+  """From its first step to its last, quarters too; other metrics and several runs have none."""
+  names = 'loss', 'test_loss', 'test_loss_quarter_2', 'error'
+  curves = {name: record.Curve([10, 20, 30], [0.5, 0.25, 0.2]) for name in names}
+  nan = float('nan')
+  lines = {'memorised': (0.0123, 0.001), 'linear': (0.0456, 0.002), 'nothing_learnt': (1.0, nan)}
+  lines = {line: record.Floor(*x) for line, x in lines.items()}
+  test = lines | {'linear': record.Floor(0.06, nan), 'memorised': record.Floor(9.0, 1.0)}
+  floors = {'loss': lines, 'test_loss': test, 'test_loss_quarter_2': test, 'error_2': lines}
+  run = record.Record('a', CONFIG, curves, [], [], [], floors=floors)
+  loss, quarters, error = page.curve_charts([run])
+  shown = ['loss: linear 0.0456\xa0±\xa00.0020', 'loss: memorised 0.0123\xa0±\xa00.0010']
+  assert loss.rows[0] == ['step', 'loss', 'test loss', *shown, 'test loss: linear 0.06']
+  level = ['0.0456', '0.0123', '0.06']
+  assert [row[3:] for row in loss.rows[1:]] == [level, [''] * 3, level]
+  assert quarters.rows[0] == ['step', 't ¼ to ½', 't ¼ to ½: linear 0.06']
   assert error.rows[0] == ['step', 'error']
   for chart in page.curve_charts([run, run]):
-    assert len(chart.rows[0]) == 3
-  assert page.floors_of(run._replace(curves={'loss': record.Curve([7], [1.0])}), 'loss')[0].x == [7]
+    assert not any('linear' in name for name in chart.rows[0])
+  assert page.floors_of(run, 'loss', charts.Line('loss', [7], [1.0]))[0].x == [7]
 
 
 def test_losses_of_different_objectives_are_not_compared():

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from diffusion_jax.report import record
@@ -88,14 +89,13 @@ def test_results_are_found_at_any_depth(tmp_path):
 
 def test_losses_of_exact_denoisers_are_read_or_left_out(tmp_path):
   path = tmp_path / 'loss_floors.json'
-  losses = {'linear': {'loss': 0.12, 'simple': 0.1}, 'memorised': {'loss': 0.02, 'simple': 0.01}}
-  path.write_text(json.dumps({'metric': 'simple', 'losses': losses}))
-  assert record.read('run', tmp_path, {}).floors == {'simple': {'linear': 0.1, 'memorised': 0.01}}
-  damaged = '{"half', '[]', '{"metric": "loss"}', '{"metric": "loss", "losses": {"linear": 3}}'
-  for text in (
-    *damaged,
-    '{"metric": [], "losses": {}}',
-    '{"metric": "x", "losses": {"a": {"x": "?"}}}',
-  ):
+  losses = {'test_simple': {'linear': {'value': 0.1, 'error': 0.02}}}
+  path.write_text(json.dumps({'losses': losses}))
+  assert record.read('run', tmp_path, {}).floors == {'test_simple': {'linear': (0.1, 0.02)}}
+  losses['test_simple']['linear'] = {'value': None, 'error': None}
+  path.write_text(json.dumps({'losses': losses}))
+  assert np.isnan(record.read('run', tmp_path, {}).floors['test_simple']['linear']).all()
+  damaged = '3', '[]', '{"a": 3}', '{"a": {"linear": 3}}', '{"a": {"linear": {"value": "?"}}}'
+  for text in ('{"half', '[]', '{}', *(f'{{"losses": {losses}}}' for losses in damaged)):
     path.write_text(text)
     assert record.read('run', tmp_path, {}).floors == {}

@@ -58,11 +58,11 @@ def test_for_gaussian_data_the_linear_line_is_the_least_loss(
   if kind == 'eps':
     monkeypatch.setattr(floors, 'MOST_NUMBERS', 47)
     known, (x, v) = floors.fit(waves(20_000)[0]), waves(20_000)
-    assert known.variances.shape == (4, 6, 2)
+    assert known.variances.shape == (1, 4, 6, 2)
   else:
     v, q = np.linalg.eigh(COV)
-    mean, variances, axes, one = (jnp.asarray(a, 'f') for a in (MEAN, v, q, MEAN[None]))
-    known = floors.Fit(mean, variances, axes, one, 1000)
+    mean, variances, axes = (jnp.asarray(a[None], 'f') for a in (MEAN, v, q))
+    known = floors.fit(MEAN[None])._replace(mean=mean, variances=variances, axes=axes)
     x = RNG.multivariate_normal(MEAN, COV, 20_000).astype(np.float32)
   of = denoising(floors.exact(network(kind)), schedule, times=times, weight=weight)
 
@@ -141,20 +141,23 @@ def test_nothing_learnt_predicts_the_mean_of_the_target(kind):
 def test_moments_are_of_all_rows(count, shift):
   """Also of fewer rows than numbers, and far from 0; one number never changes."""
   x = (RNG.normal(size=(count, 5)) * [1, 2, 3, 4, 0] + shift).astype(np.float32)
-  mean, v, q, n = floors.moments(np.array_split(x, 2), x[0])
+  nothing = np.zeros(0, np.int32), np.zeros((count, 0))
+  n, mean, covariance = floors.moments([(part, *nothing) for part in np.array_split(x, 2)], x[0])
+  mean, _, v, q = floors.given_context(mean, covariance, 5)
   assert n == count
-  assert_allclose(mean, x.mean(axis=0, dtype=np.float64), rtol=1e-6, atol=1e-6)
-  assert_allclose((q * v) @ q.T, np.cov(x.T, bias=True), atol=2e-4)
+  assert_allclose(mean[0], x.mean(axis=0, dtype=np.float64), rtol=1e-6, atol=1e-6)
+  assert_allclose((q[0] * v[0]) @ q[0].T, np.cov(x.T, bias=True), atol=2e-4)
   assert (v >= 0.0).all()
 
 
 def test_a_source_gives_all_its_rows_and_some_examples(monkeypatch):
   x = RNG.integers(0, 256, (2300, 2, 2, 1)).astype(np.uint8)
-  known = floors.of_source(ArraySource(x), lambda x: x / 127.5 - 1.0, 100)
+  source = ArraySource(x)
+  known = floors.of_source(source, source.facts, most=100)
   assert known.examples.shape == (100, 4)
-  assert_allclose(known.mean, (x / 127.5 - 1.0).mean(axis=0).ravel(), atol=1e-6)
+  assert_allclose(known.mean[0], (x / 127.5 - 1.0).mean(axis=0).ravel(), atol=1e-6)
   monkeypatch.setattr(floors, 'MOST_VALUES', 100)
-  assert floors.of_source(ArraySource(x), lambda x: x / 127.5).examples.shape == (25, 4)
+  assert floors.of_source(source, source.facts).examples.shape == (25, 4)
 
 
 def test_the_loss_of_constant_data_is_0_in_one_channel_or_row(key):
@@ -163,9 +166,9 @@ def test_the_loss_of_constant_data_is_0_in_one_channel_or_row(key):
   of = denoising(floors.exact(network()), DDPM, times=losses.step_times(1000))
   loss = lambda known, x: of({'network': known}, Context(), key, {'x': x})[0]
   batch = np.tile(x, (4000, 1, 1, 1))
-  row = np.zeros(4000, int)
-  by_line = jax.jit(lambda known: floors.by_line(loss, known, batch, row))(floors.fit(x))
-  assert by_line.keys() == {*floors.ROWS}
+  by_line = jax.jit(lambda known: floors.by_line(lambda fitted: loss(fitted, batch), known))
+  by_line = by_line(floors.fit(x))
+  assert by_line.keys() == {*floors.LINES}
   for line, found in by_line.items():
     least = float(line == 'nothing_learnt')
     assert abs(found - least) < 4.5 * np.sqrt(2 / 16_000)
@@ -177,7 +180,7 @@ def test_what_linear_could_have_known_is_said():
   x = RNG.normal(size=(30, 64, 64, 3)).astype(np.float32)
   known, flat = floors.fit(x), floors.fit(x.reshape(30, -1))
   assert_allclose(known.variances.mean(), x.var(axis=0).mean(), rtol=1e-4)
-  assert flat.variances.shape == (12_288, 1)
+  assert flat.variances.shape == (1, 12_288, 1)
   text = 'by the cosine transform of 12,288 numbers, of only 30 examples'
   assert known.limit == flat.limit == text
   assert known._replace(count=100).limit == text.replace('only 30', '100')

@@ -91,10 +91,10 @@ class Model:
   state_shape: of what is diffused, or of the images.
   network() -> the Flax module. init(key) -> the first parameters, {'network':
   ..., ...}; it can be traced. objective(test=False) -> the loss; `test`:
-  without dropout, augmentation and penalties. losses(exact=True) -> (params,
-  key, batch) -> the metrics of this loss with a denoiser of `testing.floors`;
-  None: it has none. measured: what its metrics measure. refusals: rows about what
-  only the model computes.
+  without dropout, augmentation and penalties. losses(exact=True, training=False)
+  -> (params, key, batch) -> the metrics of this loss, of each row, with a denoiser
+  of `testing.floors`; None: it has none. measured: what its metrics measure.
+  refusals: rows about what only the model computes.
 
   plan(params=None, guides=None) -> how images are drawn, a `Plan` or `AtOnce`;
   None: it makes none. root() -> the key of all samples. noisy: the network with

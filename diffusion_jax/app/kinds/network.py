@@ -167,6 +167,19 @@ class ConfiguredNetwork:
       )
     return _inputs_of(c, self.facts, self.needs)
 
+  @property
+  def reads(self) -> tuple[str, ...]:
+    """What the network reads besides x_t and its level, names of `floors.READ`."""
+    c = self.conditioning
+    conditions = {
+      'label': c.labels,
+      'context': c.context is not None and self.facts.context is not None,
+      'text': c.text is not None,
+      'image': c.image is not None,
+      'known': c.known is not None,
+    }
+    return tuple(name for name, is_read in conditions.items() if is_read)
+
   @functools.cached_property
   def network(self) -> nn.Module:
     """The Flax module, with the inputs that config and objective need."""

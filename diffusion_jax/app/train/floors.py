@@ -1,5 +1,6 @@
 """Losses of exact denoisers, which say whether the loss of a training is good."""
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,70 +8,110 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.model import Model
-from diffusion_jax.app.train.step_log import average
+from diffusion_jax.data.sources import Source, drawn_anew
 from diffusion_jax.errors import UserError
+from diffusion_jax.metrics.estimates import Estimate
+from diffusion_jax.metrics.losses import QUARTERS, parts_of, shown, table, values_of
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.files import read_json, write_json
 from diffusion_jax.testing import floors
 from diffusion_jax.testing.floors import Fit
 
 DrawnAt = Callable[[int], tuple[jax.Array, dict]]  # the key and the batch of an index
+# Of each line the parts of a loss, {line: {part: estimate}}.
+Lines = dict[str, dict[str, Estimate]]
 FILE = 'loss_floors.json'
-MOST_PRODUCTS = 6e9  # of `memorised`, a few seconds of two cores
 # The sections on which the losses depend besides the data.
 _SECTIONS = 'objective', 'schedule', 'parametrization', 'conditioning', 'data'
+
+
+def beside(
+  model: Model, mesh: Mesh, split: str, size: int, drawn_at: DrawnAt
+) -> Callable[[], dict[str, str]]:
+  """Returns () -> what is printed after losses by their names.
+
+  The first call prints the losses of exact denoisers, `of_run`.
+  """
+
+  @functools.cache
+  def notes():
+    if model.losses is None:
+      return {}
+    content = of_run(model, mesh, split, size, drawn_at)
+    tqdm.write(described(content))
+    return notes_of(content)
+
+  return notes
 
 
 def of_run(model: Model, mesh: Mesh, split: str, size: int, drawn_at: DrawnAt) -> Json:
   """Returns the losses of exact denoisers, as loss_floors.json has them.
 
-  They are on the first batches of `split`, of `size` examples, with the keys of
-  the held-out loss, and 'memorised' also on the training examples. The file is
+  Each is beside a loss of metrics.jsonl and has its name: those of `split` are of
+  its batches, of `size` examples, and of its keys, those of the training of as
+  many training examples, whose conditions are dropped as there. The file is
   written again only if data or objective have changed.
   """
   path, settings = model.workdir / FILE, settings_of(model, split, size)
   kept = read(path)
   if settings['checksum'] and kept.get('settings') == settings:
     return kept
-  begun = time.monotonic()
+  begun, noisy = time.monotonic(), model.noisy
+  assert noisy is not None
   source = datasets.source_of(model.config)
-  with from_config('data'):
-    fitted = floors.of_source(source, model.facts.x.encode)
-  most = int(MOST_PRODUCTS // (size * fitted.examples.size))
-  count = min(settings['batches'], max(1, most))
-  losses = measure(model, mesh, fitted, count, drawn_at)
-  content = {
-    'settings': settings,
-    'metric': floors.metric_of(losses['nothing_learnt']),
-    'losses': losses,
-    'examples': len(fitted.examples),
-    'linear': fitted.limit,
-    'held_out': count * size,
-    'seconds': round(time.monotonic() - begun, 2),
-  }
+  content: Json = {'settings': settings, 'losses': {}, 'no_floor': []}
+  words = floors.no_floor(noisy.reads, model.facts)
+  if not floors.lines_of(noisy.reads, model.facts):
+    content['no_floor'] = [words]
+  else:
+    with from_config('data'):
+      fitted = floors.of_source(source, model.facts, noisy.reads)
+    changes = changes_of(model, source)
+    metric, sets = measure(model, mesh, fitted, settings['batches'], drawn_at, not changes)
+    for name, lines in zip((f'{split}_{metric}', metric), sets, strict=False):
+      content['losses'] |= by_name(name, lines)
+    content['no_floor'] = [f'memorised has {words}'] * bool(words)
+    content['no_floor'] += [f'{metric} has no floor: {changes}'] * bool(changes)
+    content |= {
+      'given': [floors.READ[name] for name in noisy.reads],
+      'linear': fitted.limit,
+      'examples': len(fitted.examples),
+    }
+  content['seconds'] = round(time.monotonic() - begun, 2)
   write_json(path, content)
   return content
 
 
 def settings_of(model: Model, split: str, size: int) -> Json:
   """Returns all that the losses depend on."""
-  fields, facts = folder.plain(model.config), model.facts
-  held_out = model.config.training.held_out
+  fields, facts, c = folder.plain(model.config), model.facts, model.config.training
   return {
     'split': split,
-    'batches': held_out.batches if held_out else 1,
+    'batches': c.held_out.batches if c.held_out else 1,
     'batch_size': size,
+    'random_flip': c.random_flip,
     'seed': model.config.seed,
     'examples': facts.examples,
     'checksum': facts.checksum,
     **{name: fields[name] for name in _SECTIONS if name in fields},
   }
+
+
+def changes_of(model: Model, source: Source) -> str:
+  """Returns how training examples differ from those that a denoiser memorises; or ''."""
+  how = {
+    'training.random_flip mirrors': bool(model.config.training.random_flip),
+    'conditioning.augment changes': bool(model.conditioning.augment),
+    'each epoch draws anew': drawn_anew(source),
+  }
+  return next((f'{words} the training examples' for words, changed in how.items() if changed), '')
 
 
 def read(path: Path) -> Json:
@@ -82,43 +123,92 @@ def read(path: Path) -> Json:
 
 
 def measure(
-  model: Model, mesh: Mesh, fitted: Fit, count: int, drawn_at: DrawnAt
-) -> dict[str, dict[str, float]]:
-  """Returns {denoiser: {metric: mean}} on `count` batches.
+  model: Model, mesh: Mesh, fitted: Fit, count: int, drawn_at: DrawnAt, training: bool = True
+) -> tuple[str, list[Lines]]:
+  """Returns the metric, and the losses on `count` batches, and on as many training examples.
 
-  'memorised' is on the training examples, 'memorised_held_out' on the batches.
+  The latter only with `training`.
   """
   assert model.losses is not None
-  losses = model.losses(exact=True)
+  held_out = model.losses(exact=True)
+  in_training = model.losses(exact=True, training=True)
+  metrics = []
 
-  def compute(fitted, key, batch, row):
-    def of(fitted, x):
-      return losses({'network': fitted}, key, batch | {'x': x})
+  def compute(fitted, key, batch, index):
+    def by_line(losses, key, batch):
+      def of(fitted):
+        found = losses({'network': fitted}, key, batch)
+        metrics.append(floors.metric_of(found))
+        return values_of(found)
 
-    return floors.by_line(of, fitted, batch['x'], row)
+      return floors.by_line(of, fitted)
 
-  compute = jax.jit(compute, compiler_options=compiling.options(mesh, 'fast'))
-  rng, results = np.random.default_rng(0), []
+    sets = [by_line(held_out, key, batch)]
+    if training:
+      rows = fitted.rows(index, batch['x'].shape[1:])
+      sets.append(by_line(in_training, jax.random.fold_in(key, 1), rows))
+    return sets
+
+  compute = jax.jit(compute, compiler_options=compiling.options(mesh, 'once'))
+  order, results = np.random.default_rng(0).permutation(len(fitted.examples)), []
   for i in range(count):
     key, batch = drawn_at(i)
-    results.append(
-      compute(fitted, key, batch, rng.integers(0, len(fitted.examples), len(batch['x'])))
-    )
-  means = {line: average([x[line] for x in results]) for line in floors.ROWS}
-  return {line: {n: v for n, v in x.items() if v == v} for line, x in means.items()}
+    size = len(batch['x'])
+    index = np.take(order, np.arange(i * size, (i + 1) * size), mode='wrap')
+    results.append(compute(fitted, key, batch, index))
+  arrays = jax.tree.map(lambda *x: np.concatenate(x), *jax.device_get(results))
+  return metrics[0], [{line: parts_of(lines[line]) for line in fitted.lines} for lines in arrays]
 
 
-def described(content: Json) -> tuple[str, str]:
-  """Returns what follows a held-out loss, and a line about the lines."""
-  name, split = content['metric'], content['settings']['split']
-  value = {line: f'{x[name]:.3g}' for line, x in content['losses'].items()}
-  limit = content['linear']
-  least = f'linear {"<= " * bool(limit)}{value["linear"]}'
-  text = (
-    f'{split}_{name} of exact denoisers: nothing learnt {value["nothing_learnt"]}, '
-    f'{least}{f" ({limit})" * bool(limit)}, '
-    f'memorised {value["memorised"]} on its {content["examples"]:,} training examples, '
-    f'{value["memorised_held_out"]} on {split} examples; none reads a condition '
-    f'({content["seconds"]:.1f} s, {FILE})'
-  )
-  return f' ({least}, memorised {value["memorised"]})', text
+def by_name(name: str, lines: Lines) -> Json:
+  """Returns {name of a loss in metrics.jsonl: {line: {value, error}}}; None for NaN."""
+
+  def number(x):
+    return x if np.isfinite(x) else None
+
+  losses: Json = {}
+  for line, parts in lines.items():
+    for part, (value, error) in parts.items():
+      key = name if part == 'all' else f'{name}_quarter_{QUARTERS.index(part) + 1}'
+      losses.setdefault(key, {})[line] = {'value': number(value), 'error': number(error)}
+  return losses
+
+
+def estimates_of(content: Json) -> dict[str, dict[str, Estimate]]:
+  """Returns {name of a loss: {line: estimate}} of loss_floors.json."""
+  nan = float('nan')
+  return {
+    name: {
+      line: Estimate(*(nan if x[n] is None else x[n] for n in Estimate._fields))
+      for line, x in lines.items()
+    }
+    for name, lines in content['losses'].items()
+  }
+
+
+def described(content: Json) -> str:
+  """Returns the losses as a table, and what must be said of them."""
+  losses = estimates_of(content)
+  lines = [*content['no_floor']]
+  if losses:
+    given = ''.join(f', given {x}' for x in content['given'])
+    limit = f'; linear is {content["linear"]}' * bool(content['linear'])
+    by_line = {
+      line: {name: x[line] for name, x in losses.items()} for line in next(iter(losses.values()))
+    }
+    about = f'losses of exact denoisers{given}, on the examples of each loss'
+    lines = [f'{about} ({content["seconds"]:.1f} s, {FILE}){limit}:', table(by_line), *lines]
+  return '\n'.join(lines)
+
+
+def notes_of(content: Json) -> dict[str, str]:
+  """Returns what follows each loss, by its name in metrics.jsonl."""
+  names = {
+    'linear': 'linear <= ' if content.get('linear') else 'linear ',
+    'memorised': 'memorised ',
+  }
+
+  def note(lines):
+    return ', '.join(words + shown(lines[line]) for line, words in names.items() if line in lines)
+
+  return {name: f' ({note(lines)})' for name, lines in estimates_of(content).items()}

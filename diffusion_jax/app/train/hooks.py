@@ -251,16 +251,15 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     key, batch = drawn(i, local)
     return state, encode(frozen, to_global(mesh, batch), latents_key, i), key, frozen
 
+  # Once in a start, and after the first steps: they need no other process.
+  notes = floors.beside(model, mesh, split, size, drawn)
+
   def act(step, state, frozen, log):
     batches = range((config.training.held_out or HeldOut()).batches)
     means = average([loss.start(*inputs(state, frozen, i)) for i in batches])
     log.results |= {f'{split}_{name}': x for name, x in means.items()}
-    if model.losses is not None and processes.is_first() and not log.notes:
-      # Once in a start, and after the first steps: they need no other process.
-      content = floors.of_run(model, mesh, split, size, drawn)
-      note, text = floors.described(content)
-      log.notes[f'{split}_{content["metric"]}'] = note
-      tqdm.write(text)
+    if processes.is_first():
+      log.notes |= notes()
 
   what = f'the loss of {split} images', 'training.held_out=None'
   return Hook(every, act, loss, inputs, what, len(source), done=has_results(model))

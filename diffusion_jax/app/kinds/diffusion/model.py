@@ -27,7 +27,7 @@ from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.testing import floors
-from diffusion_jax.training.objectives import Context, Mean, Objective
+from diffusion_jax.training.objectives import Context, Mean, Objective, of_each
 
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
@@ -55,14 +55,18 @@ def no_floor(objective: Node) -> str:
   return ''
 
 
-def losses_of(noisy: ConfiguredNetwork, exact: bool = False) -> Callable[..., dict[str, Mean]]:
+def losses_of(
+  noisy: ConfiguredNetwork, exact: bool = False, training: bool = False
+) -> Callable[..., dict[str, Mean]]:
   """Returns (params, key, batch) -> the metrics of the objective, without dropout.
 
-  exact: of `floors.exact`, whose `Fit` is params['network'] then.
+  exact: of `floors.exact`, whose `Fit` is params['network'] then; each is of
+  the rows of the batch, [B], at the draws of the whole batch. training: as in the
+  training, where conditions are dropped and examples augmented.
   """
   if why := no_floor(noisy.config.objective):
     raise ValueError(f'{why}, so that its loss has no floor: leave loss out')
-  network = noisy.trained(test=True)
+  network = noisy.trained(test=not training)
   network = floors.exact(network) if exact else network
   objective = objective_of(noisy, lambda: None, test=True, network=network)
   start = {}
@@ -71,8 +75,8 @@ def losses_of(noisy: ConfiguredNetwork, exact: bool = False) -> Callable[..., di
     start['uncertainty'] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
   def losses(params, key, batch):
-    context = Context(state=objective.init())
-    return objective({**start, **params}, context, key, batch)[1][0]
+    args = {**start, **params}, Context(state=objective.init()), key, batch
+    return of_each(objective, *args) if exact else objective(*args)[1][0]
 
   return losses
 
@@ -113,7 +117,7 @@ def objective_of(
   test: bool = False,
   network: dj.Network | None = None,
 ) -> Objective:
-  """Makes the objective; `test`: without dropout and augmentation.
+  """Makes the objective; `test`: without dropout and augmentation, at levels of no state.
 
   teacher: see `other_runs.teacher_of`; network: in place of the one that is trained.
   """
@@ -131,7 +135,10 @@ def objective_of(
     rho=section.get('rho'),
     teacher=teacher(),
   )
-  return constrained(noisy, noisy.config.objective.make(facts))
+  objective = noisy.config.objective
+  if test and objective.get('loss_aware'):  # Else each held-out loss has other levels.
+    objective = objective.replace(loss_aware=False)
+  return constrained(noisy, objective.make(facts))
 
 
 def constrained(noisy: ConfiguredNetwork, objective: Objective) -> Objective:
