@@ -28,7 +28,7 @@ from diffusion_jax.errors import Preempted, UserError, place_of
 from diffusion_jax.paths import expanded
 from diffusion_jax.ranges import near
 from diffusion_jax.runtime import buckets, compiling, hosts, processes, sessions, sharding, start_up
-from diffusion_jax.runtime.files import one_line
+from diffusion_jax.runtime.files import make_folder, one_line
 from diffusion_jax.weights import share
 
 PREEMPTED = 42  # the exit code after which a job must be started again
@@ -113,14 +113,14 @@ class Command:
     return str(Path('runs') / f'{Path(self.path).stem}{suffix}{index}')
 
   def weights_in(self, workdir: str) -> str:
-    """Returns workdir, or --config if its weights will be copied there."""
-    copied = self.is_run and folder.read_config(workdir) is None
-    if not copied or folder.read_config(self.path) is None:
+    """Returns the folder of the run that a mode reads: workdir, or --config if that is none."""
+    is_read = self.is_run and folder.read_config(workdir) is None
+    if not is_read or folder.read_config(self.path) is None:
       return workdir
     if not folder.has_checkpoint(Path(self.path)):
       what = f'no weights, neither {share.NAME} nor checkpoints'
       raise UserError(f'{self.path} has a config.json and {what}')
-    return self.path if share.exist(self.path) else workdir
+    return self.path
 
   def config(self, mode: str, workdir: str) -> Node:
     """Returns the complete config for a mode."""
@@ -136,15 +136,19 @@ class Command:
       itself = self.is_run and Path(workdir) == Path(self.path)
       config = store.of_run(workdir, None if itself else self.described(), fields)
     else:
-      # A training reads the facts from the data.
-      config = store.with_flags(self.described(facts=mode != 'train'), fields)
+      # A training reads the facts from the data, and compares the config itself.
+      config = store.with_flags(self.described(mode != 'train'), fields)
     changed = {path for path, _ in fields}
     return rules.without_idle(config, changed, workdir, mode)
 
-  def described(self, facts: bool = True) -> Node:
-    """Returns the config of --config, without the flags; facts: a run's too."""
+  def described(self, with_weights: bool = True) -> Node:
+    """Returns the config of --config, without the flags.
+
+    with_weights: of a run its facts too, if its weights have this config.
+    """
     if self.is_run:
-      return store.open_run(self.path, skip=(*roles.NOT_READ, *([] if facts else ['facts'])))
+      skip = roles.NOT_READ if with_weights else (*roles.NOT_READ, 'facts')
+      return store.open_run(self.path, skip=skip, as_saved=with_weights)
     argument, trial = self.argument, False
     if argument == 'smoke' or argument.endswith('_smoke'):
       argument, trial = argument.removesuffix('smoke').rstrip('_'), True
@@ -182,6 +186,7 @@ def main(argv: list[str]) -> None:
       if processes.is_first():
         sharing.fetch(path, workdir)
       processes.wait_for_all('the weights')
+      place = workdir
     if command.point:  # Only the first process prints from here on.
       text = ' '.join(f'{name}={value}' for name, value in command.point)
       print(f'sweep {_SWEEP_INDEX.value}: {text}')
@@ -189,7 +194,7 @@ def main(argv: list[str]) -> None:
       print(note)
     compiling.keep_compilations(config.compilation_cache)
     with buckets.copying(workdir):
-      start(modes.find(_MODE.value), config, workdir)
+      start(modes.find(_MODE.value), config, workdir, place)
   except UserError as error:
     # Orbax leaves coroutines behind when a checkpoint cannot be written.
     warnings.filterwarnings('ignore', 'coroutine .*never awaited')
@@ -213,14 +218,20 @@ def main(argv: list[str]) -> None:
     fail('stopped by the exception above', 1)
 
 
-def start(mode: modes.Mode, config: Node, workdir: str | Path) -> None:
-  """Runs a mode; opens the trained run that it uses."""
+def start(mode: modes.Mode, config: Node, workdir: str | Path, run: str | Path = '') -> None:
+  """Runs a mode; opens the trained run that it uses, which workdir is unless run is given."""
   from diffusion_jax.app.run.weights import Run
 
   mode.check_trust(config)
+  run = run or workdir
   try:
     with compiling.products_at(config.matmul_precision):
-      mode(*([Run.open(config, workdir)] if mode.uses_a_run else [config, workdir]))
+      if not mode.uses_a_run:  # an export reads a run, and writes convert.out only
+        mode(config, run)
+        return
+      if mode.writes and os.path.exists(workdir):  # before anything is computed
+        make_folder(workdir)
+      mode(Run.open(config, run, workdir=workdir))
   except OSError as error:  # a full disk, most of all
     raise UserError(f'{error}. When that is resolved, the same command continues') from error
 

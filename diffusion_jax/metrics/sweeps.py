@@ -7,7 +7,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.metrics import plots
-from diffusion_jax.runtime.files import write_json
+from diffusion_jax.runtime.files import write_summed
 
 # The scores of each setting by its title, as `metric.as_json` gives them.
 Results = dict[str, dict[str, Json]]
@@ -28,7 +28,7 @@ def write(out: Path, points: list[Json], results: Results, settings: Json) -> No
     {'point': changes, 'metrics': scores}
     for changes, scores in zip(points, results.values(), strict=True)
   ]
-  write_json(out / 'sweep.json', {'points': rows, 'settings': settings})
+  write_summed(out / 'sweep.json', {'points': rows, 'settings': settings})
   shown = list(rows[0]['metrics'])
   width = max(map(len, results))
   print(f'{"":{width}} ' + ' '.join(f'{name:>17}' for name in shown))

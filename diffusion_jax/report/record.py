@@ -11,7 +11,7 @@ from typing import NamedTuple
 from diffusion_jax.aliases import Json
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import sessions
-from diffusion_jax.runtime.files import is_regular, read_json, read_json_lines
+from diffusion_jax.runtime.files import is_regular, read_json_lines, read_summed
 
 
 class Curve(NamedTuple):
@@ -77,7 +77,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
 def read_floors(path: Path) -> dict[str, dict[str, float]]:
   """Returns {name of the loss: {exact denoiser: its loss}}; {} without the file."""
   try:
-    content = read_json(path)
+    content = read_summed(path)
     name = content['metric']
     return {name: {line: float(x[name]) for line, x in content['losses'].items()}}
   except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, UserError):
@@ -115,7 +115,7 @@ def read_json_files(folder: Path) -> Iterator[tuple[Path, dict]]:
   """Yields each JSON file below a folder that contains an object."""
   for path in sorted(files_of(folder, '**/*.json')):
     with contextlib.suppress(FileNotFoundError, UserError):
-      if content := read_json(path):
+      if content := read_summed(path):
         yield path, content
 
 

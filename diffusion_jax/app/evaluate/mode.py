@@ -40,7 +40,7 @@ from diffusion_jax.metrics.sweeps import Results, title
 from diffusion_jax.metrics.table import OF_PAIRS
 from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.compiling import precision_in_use
-from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.runtime.files import make_folder, write_summed
 from diffusion_jax.runtime.sharding import replicate
 
 _DRAWN = Path('evaluation', 'drawn')
@@ -152,7 +152,7 @@ def score_samples(references: References, point: Point, metrics: list[Scored]) -
 def write(point: Point, place: Place, split: str, settings: Json, /, **content: object) -> None:
   """Writes the result.json of scores by the examples of a split."""
   others = datasets.another_set(point.run.model.config, split)
-  write_json(
+  write_summed(
     place.path,
     {
       'settings': settings,

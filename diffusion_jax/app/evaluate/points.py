@@ -48,7 +48,7 @@ def points_of(run: Run, kinds: list[str]) -> list[Point]:
     point = Point(changes, run.changed(changed))
     point.run.model.check('evaluate')
     rows = [rules.of_evaluation(kinds)]
-    refuse(lines(rows, changed, 'evaluate', run.model.workdir))
+    refuse(lines(rows, changed, 'evaluate', run.model.run))
     if 'samples' in kinds:  # before features of real images are computed
       weights.restore(point.run.model)
     points.append(point)

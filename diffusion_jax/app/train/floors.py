@@ -13,10 +13,11 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.model import Model
+from diffusion_jax.app.run import provenance
 from diffusion_jax.app.train.step_log import average
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import compiling
-from diffusion_jax.runtime.files import read_json, write_json
+from diffusion_jax.runtime.files import read_summed, write_summed
 from diffusion_jax.testing import floors
 from diffusion_jax.testing.floors import Fit
 
@@ -54,7 +55,7 @@ def of_run(model: Model, mesh: Mesh, split: str, size: int, drawn_at: DrawnAt) -
     'held_out': count * size,
     'seconds': round(time.monotonic() - begun, 2),
   }
-  write_json(path, content)
+  write_summed(path, content)
   return content
 
 
@@ -62,21 +63,23 @@ def settings_of(model: Model, split: str, size: int) -> Json:
   """Returns all that the losses depend on."""
   fields, facts = folder.plain(model.config), model.facts
   held_out = model.config.training.held_out
-  return {
+  content = {
     'split': split,
     'batches': held_out.batches if held_out else 1,
     'batch_size': size,
     'seed': model.config.seed,
     'examples': facts.examples,
     'checksum': facts.checksum,
+    'x': folder.stored_form(model.config, facts)['facts']['x'],
     **{name: fields[name] for name in _SECTIONS if name in fields},
   }
+  return provenance.made_of(model.config, content)
 
 
 def read(path: Path) -> Json:
   """Reads loss_floors.json; {} if it is missing or damaged."""
   try:
-    return read_json(path)
+    return read_summed(path)
   except (OSError, UserError):
     return {}
 

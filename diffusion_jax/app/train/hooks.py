@@ -17,7 +17,14 @@ from diffusion_jax.app.inputs.criterion import best_by, held_out, held_out_loss
 from diffusion_jax.app.inputs.stored_latents import examples_of
 from diffusion_jax.app.kinds.model import Model, effort, make_encode
 from diffusion_jax.app.kinds.training import Generated, HeldOut
-from diffusion_jax.app.run.drawing import FEW, draw_sheet, frames_of, generate, in_box
+from diffusion_jax.app.run.drawing import (
+  FEW,
+  draw_sheet,
+  frames_of,
+  generate,
+  in_box,
+  training_examples,
+)
 from diffusion_jax.app.train import floors
 from diffusion_jax.app.train.step_log import StepLog, average
 from diffusion_jax.core.keys import stream
@@ -284,11 +291,12 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
     return None
   c = model.config.sampling
   drawing, inputs, boxed, stored = first_samples(model, mesh, min(c.num_samples, c.batch_size))
+  examples = functools.cache(lambda: training_examples(model))
 
   def act(step, state, frozen, log):
     call = inputs(state, frozen)
     x, states, *_ = drawing(*call)
-    sheet = draw_sheet(model, boxed(call, x), stored)
+    sheet = draw_sheet(model, boxed(call, x), stored, 1, examples())
     if step == model.config.training.num_steps and states is not None:
       log.film = functools.partial(frames_of, model, mesh, call[0], states)
     if processes.is_first():
