@@ -504,15 +504,180 @@ TABLE = [
     'app/run/provenance.py',
     None,
     [
-      ('its_content', "f'{name}, sha256 {sha256(path)[:16]}'", 'name'),
-      ('its_content', 'sha256(x)[:16] for n, x in sorted(files.items())', "'' for n, x in ()"),
-      ('other_latents', "'latents': model.latents.record(model.workdir),", ''),
+      ('its_content', "f'{name}, {content}'", 'name'),
+      ('other_latents', "'latents': model.latents.record(model.run),", ''),
       ('what_was_read', 'digest([x]) for n, x in read.items()', "'' for n, x in read.items()"),
       (
         'its_content',
         "'checkpoint {step}, weights {weights}, config_hash {config_hash",
         "'checkpoint {step",
       ),
+    ],
+  ),
+  (
+    'app/run/provenance.py',
+    'laws/test_kept_is_made_anew.py',
+    [
+      ('anew and statistics', "'versions': sessions.versions(_PACKAGES),", ''),
+      ('anew and statistics', "'matmul_precision': config.matmul_precision,", ''),
+      ('anew and losses', "'modules': trust.code_of(content, *code),", ''),
+      ('anew and edit', "'config_hash': roles.config_hash(model.run),", ''),
+      ('anew and edit', "'computed_by': _computed_by(model),", ''),
+      ('anew and scores_of_samples', "'read': sums, 'modules': modules}", "'read': sums}"),
+      ('anew and guided', ', code {code}', ''),
+    ],
+  ),
+  (
+    'app/kinds/latent/model.py',
+    'laws/test_kept_is_made_anew.py',
+    [
+      ('anew and of_latents', "'config_hash': config_hash, 'code': code}", "'code': code}"),
+      (
+        'anew and of_latents',
+        "'config_hash': config_hash, 'code': code}",
+        "'config_hash': config_hash}",
+      ),
+      ('anew and of_latents', "{'scale': record['scale'], **", '{**'),
+    ],
+  ),
+  (
+    'data/sums.py',
+    'laws/test_kept_is_made_anew.py',
+    [
+      (
+        'anew and simulated',
+        'digest([content.encode(), *map(os.fsencode, names)])',
+        'digest([content.encode()])',
+      ),
+      (
+        'anew and simulated',
+        'digest([content.encode(), *map(os.fsencode, names)])',
+        'digest([*map(os.fsencode, names)])',
+      ),
+    ],
+  ),
+  (
+    'data/code_sums.py',
+    'laws/test_kept_is_made_anew.py',
+    [
+      (
+        'anew and simulated',
+        'names = _imported(place, base) | names',
+        'names = {place: place.relative_to(top)}',
+      ),
+    ],
+  ),
+  (
+    'app/run/weights.py',
+    'laws/test_reading_writes_nothing.py',
+    [
+      (
+        'nothing_into_it and simulates and sample',
+        'cls(registry.make(config, run, facts, workdir))',
+        'cls(registry.make(config, run, facts))',
+      ),
+    ],
+  ),
+  (
+    'runtime/lock.py',
+    None,
+    [
+      ('those_who_may_write', '0o600 | folder.stat().st_mode & 0o066', '0o644'),
+    ],
+  ),
+  (
+    'runtime/files.py',
+    'laws/test_every_byte.py',
+    [
+      (
+        'flipped_bit',
+        'return rest, SUM in content and content[SUM] != _sum_of(rest)',
+        'return rest, False',
+      ),
+    ],
+  ),
+  (
+    'weights/checksums.py',
+    'laws/test_every_byte.py',
+    [
+      ('flipped_bit', 'if sha256(folder / name) != sums[name]:', 'if False:'),
+    ],
+  ),
+  (
+    'app/config/folder.py',
+    None,
+    [
+      (
+        'has_changed_is_read',
+        'stamp = about.st_mtime_ns, about.st_size, about.st_ino',
+        'stamp = about.st_size',
+      ),
+    ],
+  ),
+  (
+    'app/config/rules.py',
+    None,
+    [
+      ('another_begins_with', "name.startswith(f'{field}.')", 'name.startswith(field)'),
+    ],
+  ),
+  (
+    'app/kinds/roles.py',
+    None,
+    [
+      ('with_another_config', "'start', 'teacher', 'average'", "'start', 'teacher'"),
+      ('with_another_config', "'start', 'teacher', 'average'", "'start', 'average'"),
+      ('with_another_config', "'start', 'teacher', 'average'", "'teacher', 'average'"),
+      ('with_another_config', "  'network.remat',", "  'network.remat',\n  'network.dtype',"),
+    ],
+  ),
+  (
+    'app/kinds/roles.py',
+    'app/config/test_store.py',
+    [
+      ('what_is_compiled', "NOT_READ = 'compilation_cache', ", 'NOT_READ = '),
+    ],
+  ),
+  (
+    'app/run/weights.py',
+    None,
+    [
+      ('any_average_and_checkpoint', "decay = c.weights.get('decay')", 'decay = None'),
+    ],
+  ),
+  (
+    'weights/averages.py',
+    None,
+    [
+      ('leaves_no_batch_size', 'if row[0] < step]', 'if row[0] <= step]'),
+      (
+        'when_its_sum_is',
+        '  checksums.write_sums(_folder(workdir), sums)\n  draft.replace(path)',
+        '  draft.replace(path)\n  checksums.write_sums(_folder(workdir), sums)',
+      ),
+    ],
+  ),
+  (
+    'weights/checkpoints.py',
+    None,
+    [
+      (
+        'an_interrupted_save_left',
+        '    cleanup_tmp_directories=True,\n',
+        '    cleanup_tmp_directories=False,\n',
+      ),
+      (
+        'an_interrupted_save_left',
+        'cleanup_tmp_directories=True, async_options',
+        'cleanup_tmp_directories=False, async_options',
+      ),
+    ],
+  ),
+  (
+    'data/sums.py',
+    None,
+    [
+      ('is_waited_for', 'time.sleep(_TICK)', 'pass'),
     ],
   ),
   (
@@ -1174,11 +1339,12 @@ TABLE = [
     [
       (
         'below_the_folder',
-        "place.parents[(getattr(module, '__package__', '') or '').count('.')]",
-        'place.parents[0]',
+        'top, base = place.parents[depth], place.parents[depth + bool(package)]',
+        'top, base = place.parents[0], place.parents[depth + bool(package)]',
       ),
       ('below_the_folder', 'os.walk(top)', '[*os.walk(top)][:1]'),
-      ('below_the_folder', 'ast.dump(ast.parse(code)).encode()', 'code'),
+      ('below_the_folder', 'ast.dump(tree).encode() if tree', 'file.read_bytes() if tree'),
+      ('what_is_imported', 'names = _imported(place, base) | names', 'names = dict(names)'),
     ],
   ),
   (
@@ -1397,10 +1563,10 @@ TABLE = [
     [
       ('runs_once', 'return arrays, same < size', 'return arrays, True'),
       ('runs_once', 'else min(size, count) // BLOCK * BLOCK', 'else min(size, count)'),
-      ('what_changes', 'version, code_of(function)', 'version'),
+      ('what_changes', 'code, files = code_of(function),', "code, files = '',"),
       ('another_version', 'seed, BLOCK, version,', 'seed, BLOCK,'),
       ('not_kept', 'all(x is not function for x in named)', 'False'),
-      ('what_changes', 'function.__qualname__, fields, seed', 'function.__qualname__, (), seed'),
+      ('what_changes', 'function.__qualname__, fields, files', 'function.__qualname__, (), files'),
       ('an_interrupted', 'arrays = _read(part) ', 'arrays = None'),
     ],
   ),

@@ -27,7 +27,7 @@ from diffusion_jax.errors import Preempted, UserError, beginning, place_of
 from diffusion_jax.paths import expanded
 from diffusion_jax.ranges import Count, FlagText, convert, meant, near, nearest
 from diffusion_jax.runtime import buckets, compiling, hosts, processes, sessions, sharding, start_up
-from diffusion_jax.runtime.files import one_line
+from diffusion_jax.runtime.files import make_folder, one_line
 from diffusion_jax.weights import share
 
 PREEMPTED = 42  # the exit code after which a job must be started again
@@ -137,14 +137,14 @@ class Command:
     return str(Path('runs') / f'{Path(self.path).stem}{suffix}{index}')
 
   def weights_in(self, workdir: str) -> str:
-    """Returns workdir, or --config if its weights will be copied there."""
-    copied = self.is_run and folder.read_config(workdir) is None
-    if not copied or folder.read_config(self.path) is None:
+    """Returns the folder of the run that a mode reads: workdir, or --config if that is none."""
+    is_read = self.is_run and folder.read_config(workdir) is None
+    if not is_read or folder.read_config(self.path) is None:
       return workdir
     if not folder.has_checkpoint(Path(self.path)):
       what = f'no weights, neither {share.NAME} nor checkpoints'
       raise UserError(f'{self.path} has a config.json and {what}')
-    return self.path if share.exist(self.path) else workdir
+    return self.path
 
   def config(self, mode: str, workdir: str) -> Node:
     """Returns the complete config for a mode."""
@@ -171,15 +171,19 @@ class Command:
   def changed(self, mode: str, workdir: str, fields: store.Flags) -> Node:
     """Returns the complete config of --config, or of the run of a mode, with other fields."""
     if not self.uses_a_run(mode):
-      # A training reads the facts from the data.
-      return store.with_flags(self.described(facts=mode != 'train'), fields)
+      # A training reads the facts from the data, and compares the config itself.
+      return store.with_flags(self.described(mode != 'train'), fields)
     itself = self.is_run and Path(workdir) == Path(self.path)
     return store.of_run(workdir, None if itself else self.described(), fields)
 
-  def described(self, facts: bool = True) -> Node:
-    """Returns the config of --config, without the flags; facts: a run's too."""
+  def described(self, with_weights: bool = True) -> Node:
+    """Returns the config of --config, without the flags.
+
+    with_weights: of a run its facts too, if its weights have this config.
+    """
     if self.is_run:
-      return store.open_run(self.path, skip=(*roles.NOT_READ, *([] if facts else ['facts'])))
+      skip = roles.NOT_READ if with_weights else (*roles.NOT_READ, 'facts')
+      return store.open_run(self.path, skip=skip, as_saved=with_weights)
     return smoke.described(self.path, self.argument, self.fields)
 
   def uses_a_run(self, mode: str) -> bool:
@@ -213,6 +217,7 @@ def main(argv: list[str]) -> None:
       if processes.is_first():
         sharing.fetch(path, workdir)
       processes.wait_for_all('the weights')
+      place = workdir
     if command.point:  # Only the first process prints from here on.
       text = ' '.join(f'{name}={value}' for name, value in command.point)
       print(f'sweep {_SWEEP_INDEX.value}: {text}')
@@ -220,7 +225,8 @@ def main(argv: list[str]) -> None:
       print(note)
     compiling.keep_compilations(config.compilation_cache)
     with buckets.copying(workdir):
-      start(modes.find(_MODE.value), config, workdir, {path for path, _ in command.flags})
+      given = {path for path, _ in command.flags}
+      start(modes.find(_MODE.value), config, workdir, place, given)
   except UserError as error:
     # Orbax leaves coroutines behind when a checkpoint cannot be written.
     warnings.filterwarnings('ignore', 'coroutine .*never awaited')
@@ -244,17 +250,31 @@ def main(argv: list[str]) -> None:
     fail('stopped by the exception above', 1)
 
 
-def start(mode: modes.Mode, config: Node, workdir: str | Path, given: Collection[str] = ()) -> None:
-  """Runs a mode; opens the trained run that it uses. given: the fields that flags set."""
+def start(
+  mode: modes.Mode,
+  config: Node,
+  workdir: str | Path,
+  run: str | Path = '',
+  given: Collection[str] = (),
+) -> None:
+  """Runs a mode; opens the trained run that it uses, which workdir is unless run is given.
+
+  given: the fields that flags set.
+  """
   from diffusion_jax.app.run.weights import Run
 
   mode.check_trust(config)
+  run = run or workdir
   if mode.uses_a_run:
-    mode.check_given(config, workdir, given)
+    mode.check_given(config, run, given)
   try:
     with compiling.products_at(config.matmul_precision):
-      run = [Run.open(config, workdir, given=given)] if mode.uses_a_run else [config, workdir]
-      mode(*run)
+      if not mode.uses_a_run:  # an export reads a run, and writes convert.out only
+        mode(config, run)
+        return
+      if mode.writes and os.path.exists(workdir):  # before anything is computed
+        make_folder(workdir)
+      mode(Run.open(config, run, given=given, workdir=workdir))
   except OSError as error:  # a full disk, most of all
     raise UserError(f'{error}. When that is resolved, the same command continues') from error
 

@@ -1,6 +1,7 @@
 """Files of NumPy arrays: read without pickles, and as a source of examples."""
 
 import contextlib
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -207,6 +208,15 @@ def read(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
   if path.is_dir():
     return {name: _mapped(path / f'{name}.npy') for name in names}
   return _with_file(path, lambda file: {n: np.asarray(file[n]) for n in names})
+
+
+def is_whole(path: str | Path) -> bool:
+  """Returns whether all arrays of an npz file have the sums that the file has of them."""
+  try:
+    with zipfile.ZipFile(path) as file:
+      return file.testzip() is None
+  except Exception:  # zipfile has many, and no file can be a reason.
+    return False
 
 
 def _mapped(path):

@@ -12,6 +12,7 @@ from diffusion_jax.data.npz import box_of
 from diffusion_jax.data.simulations import (
   BLOCK,
   Arrays,
+  KeptIn,
   Simulator,
   check_shapes,
   simulate_block,
@@ -61,7 +62,7 @@ def of_simulator(
   joint: bool = False,
   workers: Count = 0,
   version: Count = 1,
-  kept_in: str | Path | dict | None = None,
+  kept_in: str | Path | KeptIn | dict | None = None,
 ) -> Source:
   """Returns simulations as a source.
 

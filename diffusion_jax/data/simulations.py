@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, process
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -19,7 +20,8 @@ from tqdm import tqdm
 from diffusion_jax.atomic_files import draft, own_folder
 from diffusion_jax.data import npz
 from diffusion_jax.data.code_sums import code_of
-from diffusion_jax.data.sums import digest
+from diffusion_jax.data.sums import digest, of_path
+from diffusion_jax.paths import WRITTEN, texts_in, use_of
 
 # (rng, n) -> {'x': [n, ...], 'context': [n, ...]}; 'label' [n] is optional.
 Simulator = Callable[[np.random.Generator, int], dict[str, np.ndarray]]
@@ -28,29 +30,43 @@ BLOCK = 100  # simulations at a time; each block has its own random numbers
 MOST_KEPT = 2**32  # bytes of a split
 
 
+class KeptIn(NamedTuple):
+  """Where simulations are kept.
+
+  written: the folder of new ones, None for none; read: one that may have some.
+  """
+
+  written: Path | None
+  read: Path | None = None
+
+
 def simulations(
   simulate: Simulator,
   size: int,
   seed: tuple[int, ...],
   workers: int = 0,
-  folder: str | Path | dict[str, Arrays] | None = None,
+  folder: str | Path | KeptIn | dict[str, Arrays] | None = None,
   version: int = 1,
 ) -> tuple[Arrays, bool]:
   """Returns (simulations 0..size - 1, whether the folder lacked any).
 
   Block i depends only on the seed and i. The folder keeps each block, and one
-  file when all are there, by a sum of the simulator's code, its fields, the seed
-  and the version; see `keep` for a dict. A function that another one has made
-  is not kept. workers: processes that simulate; 0: this one. Raises ValueError.
+  file when all are there, by a sum of the simulator's code, its fields, the files
+  that they name, the seed and the versions; see `keep` for a dict. A function that
+  another one has made is not kept. workers: processes that simulate; 0: this one.
+  Raises ValueError.
   """
-  path, name = None, '' if folder is None else _name(simulate, seed, version)
-  if name and isinstance(folder, (str, Path)):
-    path = own_folder(folder) / f'{name}.npz'
-  before = _read(path) or {}
+  name = '' if folder is None else _name(simulate, seed, version)
+  folder = KeptIn(Path(folder)) if isinstance(folder, (str, Path)) else folder
+  places = [folder.written, folder.read] if name and isinstance(folder, KeptIn) else [None]
+  path, *others = (place and place / f'{name}.npz' for place in places)
+  before = next(filter(None, map(_read, (path, *others))), None) or {}
   count = len(before['x']) if before else 0
   same = size if count == size else min(size, count) // BLOCK * BLOCK
   blocks = {0: {n: x[:same] for n, x in before.items()}} if same else {}
   if same < size:
+    if path:
+      own_folder(path.parent)
     job = functools.partial(_kept_block, simulate, size, seed, path)
     blocks |= _computed(job, range(same, size, BLOCK), size, workers)
   first, *others = parts = [blocks[start] for start in sorted(blocks)]
@@ -62,7 +78,7 @@ def simulations(
   if path and size > count:
     fits = _write(path, arrays, size)
     what = 'are kept' if fits else 'are too large to be kept'
-    print(f'{size:,} simulations {what} in {folder}')
+    print(f'{size:,} simulations {what} in {path.parent}')
     for part in path.parent.glob(f'{path.stem}-*.npz'):
       part.unlink(missing_ok=True)
   return arrays, same < size
@@ -184,8 +200,16 @@ def _name(simulate, seed, version):
   named = vars(inspect.getmodule(function)).values()
   if '<locals>' in function.__qualname__ and all(x is not function for x in named):
     return ''
-  about = function.__qualname__, fields, seed, BLOCK, version, code_of(function)
+  code, files = code_of(function), _files_of(function, simulate.keywords)
+  about = function.__qualname__, fields, files, seed, BLOCK, version, code, np.__version__
   return f'{"test" if seed[1] else "train"}-{digest([repr(about).encode()])}'
+
+
+def _files_of(function, fields):
+  # Returns sums of the files and folders that fields name, but for those that it writes.
+  types = inspect.get_annotations(function, eval_str=True)
+  read = {n: x for n, x in fields.items() if use_of(types.get(n)) != WRITTEN}
+  return [(n, of_path(x)) for n, paths in sorted(read.items()) for x in texts_in(paths) if x]
 
 
 def check_shapes(arrays: Arrays, first: Arrays) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax.atomic_files import draft, own_folder
+from diffusion_jax.data.files import files_below
 from diffusion_jax.paths import cache_folder
 
 _BYTES, _FILES = 2**26, 100  # that are read at a time
@@ -77,6 +78,26 @@ def of_files(paths: Sequence[str | Path]) -> str:
       return digest(tqdm(pool.map(some, starts), 'summing files', len(starts), disable=None))
 
   return kept(paths, compute)
+
+
+def of_path(path: str | Path) -> str:
+  """Returns a sum of a file, or of the names and contents of a folder; '' without either.
+
+  Hidden files of a folder are left out.
+  """
+  path = Path(path).expanduser()
+  if path.is_file():
+
+    def compute():
+      with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()[:16]
+
+    return f'sha256 {kept([path], compute, "sha256")}'
+  if not path.is_dir():
+    return ''
+  names = files_below(path, [''])
+  content = of_files([path / name for name in names])
+  return f'files {digest([content.encode(), *map(os.fsencode, names)])}'
 
 
 def kept(paths: Sequence[str | Path], compute: Callable[[], str], what: str = '') -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.metrics import plots
-from diffusion_jax.runtime.files import write_json
+from diffusion_jax.runtime.files import write_summed
 
 
 def title(changes: Mapping[str, object]) -> str:
@@ -22,7 +22,7 @@ def write(out: Path, rows: list[Json], settings: Json) -> None:
   point; settings: what all depend on. If only the widths of averages differ, the plot is
   against the width.
   """
-  write_json(out / 'sweep.json', {'points': rows, 'settings': settings})
+  write_summed(out / 'sweep.json', {'points': rows, 'settings': settings})
   titles = [title(row['point']) for row in rows]
   shown = list(dict.fromkeys(name for row in rows for name in row['metrics']))
   width = max(map(len, titles))

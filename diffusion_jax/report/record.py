@@ -12,7 +12,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import sessions
-from diffusion_jax.runtime.files import is_regular, read_json, read_json_lines
+from diffusion_jax.runtime.files import is_regular, read_json_lines, read_summed
 
 
 class Curve(NamedTuple):
@@ -123,7 +123,7 @@ def read_floors(path: Path) -> dict[str, dict[str, Floor]]:
   The losses are on the examples of the curve.
   """
   try:
-    losses = read_json(path)['losses'].items()
+    losses = read_summed(path)['losses'].items()
     return {name: {line: _floor(x) for line, x in lines.items()} for name, lines in losses}
   except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, UserError):
     return {}
@@ -164,7 +164,7 @@ def read_json_files(folder: Path) -> Iterator[tuple[Path, dict]]:
   """Yields each JSON file below a folder that contains an object."""
   for path in sorted(files_of(folder, '**/*.json')):
     with contextlib.suppress(FileNotFoundError, UserError):
-      if content := read_json(path):
+      if content := read_summed(path):
         yield path, content
 
 

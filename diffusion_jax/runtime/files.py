@@ -23,6 +23,9 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.atomic_files import draft
 from diffusion_jax.errors import UserError
 
+SUM = 'sum'  # of the other entries of a file of `write_summed`
+DIFFERS = 'is damaged: its sum differs'
+
 
 def sha256(path: str | Path) -> str:
   """Returns the SHA-256 of a file, in hexadecimal."""
@@ -49,8 +52,11 @@ def make_folder(workdir: str | Path, below: str | Path = '') -> Path:
       folder.mkdir(exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
   except OSError as error:
+    is_run = is_regular(Path(workdir) / 'config.json')
+    advice = f'give --config={workdir} and another --workdir, for the results' if is_run else ''
     raise UserError(
-      f'cannot write in the workdir {folder} ({error.strerror}): give another --workdir'
+      f'cannot write in the workdir {folder} ({error.strerror}): '
+      f'{advice or "give another --workdir"}'
     ) from error
   return folder
 
@@ -171,6 +177,36 @@ def with_error(value: object, error: float | None = None) -> str:
 def write_json(path: Path, content: dict) -> None:
   """Writes an object as JSON, whole or not at all."""
   write_text(path, json.dumps(content, indent=2) + '\n')
+
+
+def write_summed(path: Path, content: dict) -> None:
+  """Writes an object as JSON, with a sum of it, whole or not at all."""
+  rest, _ = parted(content)
+  write_json(path, {**rest, SUM: _sum_of(rest)})
+
+
+def read_summed(path: Path, advice: str = 'put the file back as it was') -> Json:
+  """Returns the object of a file of `write_summed`, without its sum.
+
+  Raises as `read_json`, and UserError with the advice if the sum differs. A file
+  without a sum is read as it is.
+  """
+  content, differs = parted(read_json(path))
+  if differs:
+    raise UserError(f'{path} {DIFFERS}: {advice}')
+  return content
+
+
+def parted(content: Json) -> tuple[Json, bool]:
+  """Returns an object without its sum, and whether its sum differs."""
+  rest = {name: x for name, x in content.items() if name != SUM}
+  return rest, SUM in content and content[SUM] != _sum_of(rest)
+
+
+def _sum_of(content):
+  # As it is read again: JSON has no tuples, and integers only up to 64 bits.
+  text = json.dumps(parse_json(json.dumps(content)), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write_text(path: Path, text: str) -> None:

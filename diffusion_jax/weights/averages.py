@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from diffusion_jax.aliases import Params
+from diffusion_jax.aliases import Json, Params
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import files
 from diffusion_jax.runtime import files as of_run, processes
@@ -28,6 +28,7 @@ _METADATA = 'snapshot'  # key in the metadata of a file
 # With a larger residual the sum has little to do with the requested average; up
 # to it, the parameters' error is about the profile's (docs/training.md).
 _LARGEST_RESIDUAL = 0.2
+_SIZES = '{"batches": [[0, 64]]} for batches of 64 from step 0'
 
 
 def begin(workdir: Path, step: int, batch_size: int) -> float:
@@ -45,7 +46,7 @@ def begin(workdir: Path, step: int, batch_size: int) -> float:
     for path in out.glob('*.safetensors.draft*'):  # of an interrupted write
       path.unlink()
     _delete(workdir, (s for s in steps(workdir) if s > step))
-    of_run.write_json(out / 'batches.json', {'batches': sizes})
+    of_run.write_summed(out / 'batches.json', {'batches': sizes})
   return _images_at(step, sizes) / batch_size - step
 
 
@@ -117,6 +118,14 @@ def check(workdir: str | Path, step: int) -> None:
     raise _damaged(path)
 
 
+def read_record(out: str | Path) -> Json:
+  """Returns the record of an average that is a run folder; {} if it is missing or damaged."""
+  try:
+    return of_run.read_summed(Path(out) / RECORD)
+  except (OSError, UserError):
+    return {}
+
+
 class Average(NamedTuple):
   """Holds averaged parameters and the sum of snapshots that they are.
 
@@ -150,6 +159,8 @@ def make(workdir: str | Path, sigma_rel: float, step: int | None, target: Params
   for a width that the snapshots cannot make.
   """
   until = _steps_until(workdir, step)
+  for one in until:  # The number of images of each counts.
+    check(workdir, one)
   step, images = until[-1], [read_images(workdir, s) for s in until]
   widths = _widths(workdir, step)
   t = np.repeat(np.array(images, np.float64), len(widths))
@@ -199,7 +210,6 @@ def _widths(workdir, step):
 def _parts(workdir, used):
   # Yields (weight, {path of a parameter: array}), for `power_ema.combine`.
   for step, weights in used:
-    check(workdir, step)
     tensors = files.open_tensors(path_of(workdir, step))
     for width, weight in weights.items():
       prefix = f'{power_ema.width_name(width)}/'
@@ -233,15 +243,12 @@ def _read_sizes(workdir):
   # Returns [[first step, batch size], ...].
   path = _folder(workdir) / 'batches.json'
   try:
-    rows = of_run.read_json(path)['batches']
+    rows = of_run.read_summed(path, f'write {_SIZES}')['batches']
     return [[int(first), int(size)] for first, size in rows]
   except FileNotFoundError:
     return []
   except (KeyError, OverflowError, TypeError, ValueError) as error:
-    raise UserError(
-      f'{path} cannot be read ({error}): it must be like {{"batches": '
-      '[[0, 64]]} for batches of 64 from step 0'
-    ) from error
+    raise UserError(f'{path} cannot be read ({error}): write {_SIZES}') from error
 
 
 def _images_at(step, sizes):

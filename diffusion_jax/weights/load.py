@@ -16,12 +16,13 @@ import jax
 import numpy as np
 
 from diffusion_jax.aliases import Params
+from diffusion_jax.data.sums import digest
 from diffusion_jax.interop import files
 from diffusion_jax.runtime import buckets
-from diffusion_jax.runtime.files import read_json
+from diffusion_jax.runtime.files import read_summed
 from diffusion_jax.training.lora import A, merge_network
 from diffusion_jax.training.state import TrainState
-from diffusion_jax.weights import checkpoints, checksums, share
+from diffusion_jax.weights import checkpoints, share
 from diffusion_jax.weights.checkpoints import AVERAGE, by_name, check_fits
 
 _RECORD = 'lora'  # key in the metadata of base weights
@@ -60,7 +61,7 @@ def open(
       raise FileNotFoundError(
         f'{folder} has one set of weights: leave sampling.weights=average and its decay=0'
       )
-    params, config = share.read(folder), read_json(Path(folder) / 'config.json')
+    params, config = share.read(folder), read_summed(Path(folder) / 'config.json')
     step, what = only, f'the weights in {folder} are'
   else:
     params, config, step = checkpoints.read(folder, which, step)
@@ -87,10 +88,9 @@ def base_path(workdir: str | Path) -> Path:
 
 def write_base(workdir: str | Path, params: Params, scale: float) -> None:
   """Writes the base weights of a run, and the scale of its adapters."""
-  params = jax.device_get(params)
-  record = {'scale': scale, 'checksum': checksums.of_arrays(params)}
-  metadata = {_RECORD: json.dumps(record)}
-  files.write_safetensors(base_path(workdir), files.flatten(params), **metadata)
+  tensors = files.flatten(jax.device_get(params))
+  record = {'scale': scale, 'checksum': _sum_of_base(tensors, scale)}
+  files.write_safetensors(base_path(workdir), tensors, **{_RECORD: json.dumps(record)})
 
 
 def read_base(workdir: str | Path) -> tuple[Params, float]:
@@ -109,14 +109,20 @@ def read_base(workdir: str | Path) -> tuple[Params, float]:
     params = files.unflatten(tensors)
   try:
     record = json.loads(files.read_metadata(path)[_RECORD])
-    scale, checksum = float(record['scale']), int(record['checksum'])
+    scale, checksum = float(record['scale']), record['checksum']
     if not math.isfinite(scale):
       raise ValueError(f'its scale is {scale}')
   except (KeyError, RecursionError, TypeError, ValueError) as error:
     raise ValueError(f'{path} was not written by a training') from error
-  if checksums.of_arrays(params) != checksum:
-    raise ValueError(f'{path} is damaged: its weights differ from its checksum')
+  if _sum_of_base(tensors, scale) != checksum:
+    raise ValueError(f'{path} is damaged: it differs from its checksum')
   return params, scale
+
+
+def _sum_of_base(tensors, scale):
+  # Returns a sum of all that the file holds: names, arrays and the scale.
+  named = (part for name in sorted(tensors) for part in (name.encode(), tensors[name]))
+  return digest([repr(float(scale)).encode(), *named])
 
 
 def has_adapters(params: Params) -> bool:

@@ -18,22 +18,37 @@ PACKAGE = {
 }
 
 
-@pytest.mark.parametrize('name', ['parts.simulator', 'outer.parts.simulator'])
-def test_a_change_below_the_folder_of_a_simulator_is_noticed(name, tmp_path, monkeypatch, capsys):
-  """Of a package all is seen, also what is beside a sub-package."""
-  monkeypatch.syspath_prepend(tmp_path)
+@pytest.fixture
+def sum_of(monkeypatch):
+  """Returns (folder, name of a module) -> a sum of its code, as a new process has it."""
   names = {*sys.modules}
-  top = tmp_path / 'outer' if name.startswith('outer') else tmp_path
-  for file, text in PACKAGE.items():
+
+  def of(folder, name):
+    code_sums.of_module.cache_clear()
+    for new in {*sys.modules} - names:
+      del sys.modules[new]
+    importlib.invalidate_caches()
+    with monkeypatch.context() as patch:
+      patch.syspath_prepend(folder)
+      return code_sums.code_of(importlib.import_module(name).simulate)
+
+  yield of
+  for new in {*sys.modules} - names:
+    del sys.modules[new]
+
+
+def write(top, files):
+  for file, text in files.items():
     (top / file).parent.mkdir(parents=True, exist_ok=True)
     (top / file).write_text(text)
 
-  def code():
-    code_sums.code_of.cache_clear()
-    return code_sums.code_of(module.simulate)
 
-  importlib.invalidate_caches()
-  module = importlib.import_module(name)
+@pytest.mark.parametrize('name', ['parts.simulator', 'outer.parts.simulator'])
+def test_a_change_below_the_folder_of_a_simulator_is_noticed(name, tmp_path, sum_of):
+  """Of a package all is seen, also what is beside a sub-package."""
+  top = tmp_path / 'outer' if name.startswith('outer') else tmp_path
+  write(top, PACKAGE)
+  code = lambda: sum_of(tmp_path, name)
   first = code()
   seen = []
   for file, new in {
@@ -54,8 +69,40 @@ def test_a_change_below_the_folder_of_a_simulator_is_noticed(name, tmp_path, mon
       (top / file.strip()).write_text(before)
   in_package = name.startswith('outer')
   assert seen == [in_package, True, True, True, False, False, False] and code() == first
-  monkeypatch.setattr(code_sums, 'MOST_FILES', 1)
-  assert code() != first
-  assert 'simulations run again after a change of those next to' in capsys.readouterr().out
-  for new in {*sys.modules} - names:
-    del sys.modules[new]
+
+
+IMPORTS = {
+  'beside.py': 'C = 1',
+  'outer/__init__.py': 'from outer.parts import base',
+  'outer/parts/__init__.py': 'D = 1',
+  'outer/parts/base.py': 'from ..near import A',
+  'outer/near.py': 'A = 1',
+  'outer/simulator.py': """
+import numpy, beside, elsewhere as e
+from .parts import *
+def simulate(rng, n):
+  from outer import late
+""",
+  'outer/late.py': 'from . import last',
+  'outer/last.py': 'E = 1',
+  'outer/unread.py': 'F = 1',
+  '../lib/elsewhere.py': 'G = 1',
+}
+
+
+@pytest.mark.parametrize('most', [200, 0])
+def test_a_change_of_what_is_imported_is_noticed(most, tmp_path, sum_of, monkeypatch):
+  """Also beside the package, in another folder, and in a folder of many files.
+
+  Files next to the module may be read without an import.
+  """
+  monkeypatch.setattr(code_sums, 'MOST_FILES', most)
+  monkeypatch.syspath_prepend(tmp_path / 'lib')
+  here = tmp_path / 'here'
+  write(here, IMPORTS)
+  first = sum_of(here, 'outer.simulator')
+  for file, text in IMPORTS.items():
+    (here / file).write_text(f'{text}\nH = 1')
+    assert sum_of(here, 'outer.simulator') != first, file
+    (here / file).write_text(text)
+  assert sum_of(here, 'outer.simulator') == first

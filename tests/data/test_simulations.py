@@ -12,13 +12,15 @@ from numpy.testing import assert_array_equal
 
 from diffusion_jax.data import simulations as kept
 from diffusion_jax.data.simulated import of_simulator
+from diffusion_jax.paths import WritePath
 
 CODE = """
 import os
 import numpy as np
 import {name}_helper as helper
+from diffusion_jax.paths import WritePath
 
-def simulate(rng, n, calls: str = '', scale: float = 1.0):
+def simulate(rng, n, calls: WritePath = '', scale: float = 1.0, table: str = ''):
   # a comment
   with open(calls, 'a') as file:
     file.write(f'{{n}} {{os.getpid()}}\\n')
@@ -142,7 +144,7 @@ def test_any_number_of_processes_simulates_the_same(module, tmp_path):
 
 
 def test_an_interrupted_simulation_continues(module, tmp_path):
-  def fails(rng, n, calls):
+  def fails(rng, n, calls: WritePath):
     if len(calls_of(Path(calls))) == 2:
       raise KeyboardInterrupt
     return decay.simulate(rng, n, calls)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -50,6 +51,14 @@ def test_a_sum_is_computed_once(tmp_path, cache):
   shutil.rmtree(cache)
   cache.write_bytes(b'')  # cannot be written
   assert total() == first == total() and len(calls) == 9
+
+
+def test_a_file_that_has_just_changed_is_waited_for(tmp_path):
+  """A change within the same tick of the clock of a file system would not be seen."""
+  path = tmp_path / 'a'
+  path.write_bytes(b'1')
+  seconds = lambda: time.time() - path.stat().st_ctime
+  assert float(kept([path], lambda: str(seconds()))) >= sums._TICK
 
 
 def test_a_sum_of_files_is_of_their_bytes_in_order(tmp_path):

@@ -1,10 +1,9 @@
 """Scores of several settings."""
 
-import json
-
 import pytest
 
 from diffusion_jax.metrics import sweeps
+from diffusion_jax.runtime.files import read_summed
 
 
 @pytest.mark.parametrize('field', ['num_steps', 'weights.sigma_rel'])
@@ -15,6 +14,6 @@ def test_a_sweep_is_a_table_a_figure_and_json(field, tmp_path, capsys):
   sweeps.write(tmp_path, results, {'seed': 3})
   rows = [line.split() for line in capsys.readouterr().out.splitlines()]
   assert rows[:3] == [['fd'], [f'{field}=0.1', '2.5'], [f'{field}=0.2', '0.001']]
-  stored = json.loads((tmp_path / 'sweep.json').read_text())
+  stored = read_summed(tmp_path / 'sweep.json')
   assert stored == {'points': results, 'settings': {'seed': 3}}
   assert (tmp_path / 'sweep.png').stat().st_size > 1000

@@ -46,3 +46,11 @@ def test_a_lock_writes_no_file_elsewhere(how, tmp_path):
   how_it_ends = contextlib.nullcontext() if how == 'hard link' else pytest.raises(OSError)
   with planted(how, tmp_path, 'train.lock') as run, how_it_ends, lock.hold(run):
     pass
+
+
+@pytest.mark.parametrize('mode', [0o775, 0o755, 0o700])
+def test_a_lock_may_be_taken_by_those_who_may_write_in_its_folder(mode, tmp_path):
+  """Whatever the umask is."""
+  tmp_path.chmod(mode)
+  with lock.hold(tmp_path):
+    assert (tmp_path / 'train.lock').stat().st_mode & 0o022 == mode & 0o022

@@ -1,7 +1,6 @@
 """Files of snapshots, which are kept, and how a training continues."""
 
 import hashlib
-import json
 import os
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop.files import write_safetensors
+from diffusion_jax.runtime.files import read_summed
 from diffusion_jax.weights import averages
 from tests.damage import flip
 from tests.refusals import one_line
@@ -80,8 +80,32 @@ def test_images_are_counted_where_the_batch_size_changes(tmp_path):
   assert train(tmp_path, 30, 50, size=16) == 80 + 80 - 30
   counts = [averages.read_images(tmp_path, s) for s in (20, 30, 40, 50)]
   assert counts == [1280, 2560, 2720, 2880]
-  found = json.loads((tmp_path / 'snapshots' / 'batches.json').read_text())
+  found = read_summed(tmp_path / 'snapshots' / 'batches.json')
   assert found == {'batches': [[0, 64], [20, 128], [30, 16]]}
+
+
+def test_a_start_that_wrote_no_snapshot_leaves_no_batch_size(tmp_path):
+  """It is killed at once, and the training begins again at the same step."""
+  train(tmp_path, 0, 20)
+  for size in (128, 32):
+    averages.begin(tmp_path, 20, size)
+  found = read_summed(tmp_path / 'snapshots' / 'batches.json')
+  assert found == {'batches': [[0, 64], [20, 32]]}
+
+
+def test_a_snapshot_is_there_when_its_sum_is(tmp_path, monkeypatch):
+  """A kill between the two leaves a draft, which is no snapshot."""
+  train(tmp_path, 0, 10)
+
+  def killed(*args):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(averages.checksums, 'write_sums', killed)
+    averages.write(tmp_path, 20, two_widths(20))
+  assert averages.steps(tmp_path) == [10]
+  train(tmp_path, 10, 20)
+  averages.check(tmp_path, 20)
 
 
 def test_damage_is_noticed(tmp_path):

@@ -126,3 +126,11 @@ def test_what_a_run_has_not_is_named(call, error, message, tmp_path):
   saved(tmp_path, STATE)
   with pytest.raises(error, match=message):
     call(tmp_path)
+
+
+@pytest.mark.parametrize('save', [saved, lambda run, x: checkpoints.save_params(run, 1, x, {})])
+def test_what_an_interrupted_save_left_is_removed(save, tmp_path):
+  left = tmp_path / 'checkpoints' / '3.orbax-checkpoint-tmp'
+  (left / 'params').mkdir(parents=True)
+  save(tmp_path, STATE if save is saved else STATE.params)
+  assert not left.exists()

@@ -15,14 +15,15 @@ from diffusion_jax.app.config.tree import Node, as_json
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import buckets, processes
-from diffusion_jax.runtime.files import read_json, write_json
+from diffusion_jax.runtime.files import DIFFERS, is_regular, parted, read_json, sha256, write_summed
 from diffusion_jax.weights import checksums, share
 
 
 def read_config(workdir: str | Path) -> Mapping | None:
   """Returns the content of a run's config.json, None if the file is missing.
 
-  The file is read again only when it has changed.
+  The file is read again only when it has changed. Raises UserError if its sum
+  differs.
   """
   return (_read(buckets.folder(workdir) / 'config.json') or (None,))[0]
 
@@ -45,8 +46,49 @@ def _read(path):
 
 @functools.lru_cache(16)
 def _read_once(path, stamp):
-  content = read_json(path)
+  content, differs = parted(read_json(path))
+  if differs:
+    copy, config = saved_config(path.parent)
+    changed = differences(content, config, when=f'in {copy}') if copy else ''
+    advice = f'cp {copy} {path}' if copy else 'put the file back as it was'
+    raise UserError(f'{path} {DIFFERS}{changed and ": "}{changed}: {advice}')
   return content, flat(content)
+
+
+def saved_config(workdir: Path) -> tuple[Path | None, Json]:
+  """Returns (the file, the content) of the config that the newest checkpoint has.
+
+  It is of the newest whose sum of this file is right; (None, {}) without one.
+  """
+  for step in reversed(checksums.steps_in(workdir / 'checkpoints')):
+    name, place = 'config/metadata', workdir / 'checkpoints' / str(step)
+    with contextlib.suppress(LookupError, OSError, UserError, ValueError):
+      if is_regular(copy := place / name) and sha256(copy) == checksums.read_sums(place)[name]:
+        return copy, read_json(copy)
+  return None, {}
+
+
+def check_as_saved(workdir: str | Path, free: tuple[str, ...]) -> None:
+  """Raises UserError if config.json describes another model than the checkpoints.
+
+  free: the beginnings of fields that may differ.
+  """
+  path = buckets.folder(workdir) / 'config.json'
+  copy, saved = saved_config(path.parent)
+  if copy and (changed := other_than_saved(workdir, saved, free, f'in {copy}')):
+    raise UserError(f'{path} is not of the weights: {changed}. To take the copy: cp {copy} {path}')
+
+
+def other_than_saved(workdir: str | Path, saved: Mapping, free: tuple[str, ...], where: str) -> str:
+  """Describes what differs between config.json and the config of a checkpoint.
+
+  Fields that only config.json has are newer. free: see `differences`; where: the
+  place of `saved`, in words.
+  """
+  now, before = stored_fields(workdir), flat(saved)
+  return (
+    differences({n: x for n, x in now.items() if n in before}, before, free, where) if now else ''
+  )
 
 
 def check_no_run(workdir: Path, flag: str) -> None:
@@ -58,8 +100,13 @@ def check_no_run(workdir: Path, flag: str) -> None:
 def write_config(workdir: Path, config: Node, facts: Facts) -> None:
   """Writes config.json with the facts of the images; keeps what the user has allowed."""
   if processes.is_first():
-    write_json(workdir / 'config.json', stored_form(config, facts))
+    write_stored(workdir, stored_form(config, facts))
   trust.remember(workdir, config)
+
+
+def write_stored(workdir: Path, content: Mapping) -> None:
+  """Writes config.json, which makes a folder a run, with a sum of its content."""
+  write_summed(workdir / 'config.json', {**content})
 
 
 def stored_form(config: Node, facts: Facts) -> dict:
@@ -82,17 +129,20 @@ def check_config_kept(workdir: str | Path) -> None:
     )
 
 
-def differences(before: Mapping, now: Mapping, free: tuple[str, ...] = ()) -> str:
+def differences(
+  before: Mapping, now: Mapping, free: tuple[str, ...] = (), when: str = 'now'
+) -> str:
   """Describes what differs between nested dicts, except the fields in `free`.
 
-  For a section with another choice only the names are compared.
+  For a section with another choice only the names are compared. when: the word
+  for the values of `now`.
   """
   old, new = flat(before), flat(now)
   changed = [n for n in sorted(old | new) if old.get(n) != new.get(n)]
   both = (n for n in changed if n.endswith('.name') and n in old and n in new)
   others = tuple(n.removesuffix('name') for n in both)
   return '; '.join(
-    f'{n} is {old.get(n, "absent")}, {new.get(n, "absent")} now'
+    f'{n} is {old.get(n, "absent")}, {new.get(n, "absent")} {when}'
     for n in changed
     if not n.startswith(free) and (n.removesuffix('name') in others or not n.startswith(others))
   )

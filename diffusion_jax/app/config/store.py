@@ -31,7 +31,8 @@ class Registry(NamedTuple):
   more: (tree, schema) -> constructors of the parts that only some configs have,
   by path; those within the section `growing` may be unknown here, of a
   stranger's metric for instance. uses: the sections that say how a model is
-  used; free: the beginnings of all fields that a mode may change of a run;
+  used; free: the beginnings of all fields that a mode may change of a run, and
+  between_starts of those that may change between two starts of a training;
   not_read: what is not read from a config.json. needed: by fields that name a
   run, its kind.
   """
@@ -41,6 +42,7 @@ class Registry(NamedTuple):
   growing: str
   uses: tuple[str, ...]
   free: tuple[str, ...]
+  between_starts: tuple[str, ...]
   not_read: tuple[str, ...]
   needed: Mapping[str, str]
 
@@ -249,17 +251,24 @@ def tuples(tree: object) -> object:
 
 
 def open_run(
-  registry: Registry, workdir: str | Path, path: str = '', skip: Collection[str] | None = None
+  registry: Registry,
+  workdir: str | Path,
+  path: str = '',
+  skip: Collection[str] | None = None,
+  as_saved: bool = True,
 ) -> Node:
   """Returns the complete config of the run in a folder.
 
-  path: the field that names the run; skip: sections that are not read. Raises
-  UserError for a folder without a run, and if only a stored config names it.
+  path: the field that names the run; skip: sections that are not read; as_saved:
+  False for a config that need not be that of the run's weights. Raises UserError
+  for a folder without a run, if only a stored config names it, and if its
+  config.json is of other weights than it has.
   """
-  return stored(registry, _content(registry, workdir, path), f'{workdir}/config.json', skip)
+  content = _content(registry, workdir, path, as_saved)
+  return stored(registry, content, f'{workdir}/config.json', skip)
 
 
-def _content(registry, workdir, path=''):
+def _content(registry, workdir, path='', as_saved=True):
   # Returns the content of a run's config.json; the run's own parts are allowed.
   if path:
     trust.check_paths((path, str(workdir)))
@@ -267,6 +276,8 @@ def _content(registry, workdir, path=''):
   if content is None:
     folder.check_config_kept(workdir)
     raise UserError(folder.missing(path, workdir, registry.needed.get(path, '')))
+  if as_saved:
+    folder.check_as_saved(workdir, registry.between_starts)
   trust.recall(buckets.folder(workdir))
   return content
 

@@ -30,6 +30,7 @@ from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.levels import check_schedule
 from diffusion_jax.core.parametrization import Kind, Parametrization
 from diffusion_jax.data import simulated
+from diffusion_jax.data.code_sums import of_module
 from diffusion_jax.errors import OWN, UserError
 from diffusion_jax.networks import functional
 from diffusion_jax.paths import READ, RUN, cache_folder, texts_in
@@ -186,6 +187,14 @@ def find(path: str, name: str, facts: Collection[str]) -> Callable:
     raise UserError(f'config.{path}={name!r}: {misfit} (docs/program.md)')
   is_nnx = inspect.isclass(part) and issubclass(part, nnx.Module)
   return functional.from_nnx(part) if is_nnx else part
+
+
+def code_of(*trees: object) -> dict[str, str]:
+  """Returns {module: a sum of its code} of the user's own modules that configs name."""
+  names = {text.partition(':')[0] for text in texts_in(trees) if ':' in text}
+  modules = {name: sys.modules[name] for name in sorted(names & sys.modules.keys())}
+  own = {name: x for name, x in modules.items() if getattr(x, '__file__', None) in OWN - {None}}
+  return {name: of_module(module) for name, module in own.items()}
 
 
 def _misfit(key, part, facts):

@@ -17,7 +17,7 @@ from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import other_runs
 from diffusion_jax.app.kinds.model import Guides, Model
 from diffusion_jax.app.run import provenance
-from diffusion_jax.app.run.drawing import check_numbers, generate, training_examples
+from diffusion_jax.app.run.drawing import check_numbers, generate
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
@@ -66,7 +66,7 @@ def draw(run: Run, inputs: EditInputs, path: Path, parts: Path, settings: np.nda
   mask = pictures.get('mask')
   if mask is not None:  # exact, also with other grey levels than the run's
     results = np.where(mask[None], pictures['image'][None], results)
-  shown = edit.show(model, Made(results, numbers, pictures, training_examples(model)))
+  shown = edit.show(model, Made(results, numbers, pictures, run.examples))
   write(shown, path.with_suffix(''))
   arrays = {'arr_0': results} | numbers | pictures | {'settings': settings}
   del arrays['x']

@@ -33,7 +33,7 @@ from diffusion_jax.metrics.sweeps import title
 from diffusion_jax.report import results
 from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.compiling import precision_in_use
-from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.runtime.files import make_folder, write_summed
 from diffusion_jax.runtime.sharding import replicate
 
 _DRAWN = Path('evaluation', 'drawn')
@@ -192,10 +192,10 @@ def write(cell: Cell, place: Place, read: str, settings: Json, **content: Any) -
   model, about = cell.model, {}
   if others := datasets.another_set(model.config, read):
     most = int(content.get('images') or content.get('pairs') or 0)
-    seen = trained_on.count(model.workdir, model.config, read, most)
+    seen = trained_on.count(model.run, model.config, read, most)
     about = {'other_data': provenance.by_content(others), 'trained_on': seen}
     say_once(trained_on.in_words(seen, f'{read} {model.facts.x.noun}'))
-  write_json(
+  write_summed(
     place.path,
     {
       'settings': settings,

@@ -266,7 +266,7 @@ def reference_source(model: Model, name: str) -> Source:
 def load_reference(model: Model, extractor: Extractor, split: str) -> tuple[Arrays, Json]:
   """Returns the features of real images, and the settings they depend on."""
   c = model.config
-  about = provenance.by_content({'data': roles.data_of(c), 'split': split})
+  about = provenance.made_of(c, {'data': roles.data_of(c), 'split': split})
   with from_config('evaluation'):
     source, size = reference_source(model, split), c.evaluation.batch_size
     return references.load(source, about, extractor, size)

@@ -300,7 +300,7 @@ def given(model: Model, n: int | None, values: dict[str, Any]) -> Conditions:
     others = [name for name in values if name not in KINDS and name in model.config.sampling]
     hint = f': {others[0]} is an argument of dj.open_run' if others else ''
     takes, has = (', '.join(x) or 'nothing' for x in (kinds, values))
-    raise UserError(f'{model.workdir}: its network takes {takes}, and {has} is given{hint}')
+    raise UserError(f'{model.run}: its network takes {takes}, and {has} is given{hint}')
   rows = {name: kind.rows(values[name], name) for name, kind in kinds.items()}
   index = np.arange(n or max(map(len, rows.values()), default=1))
   cond = {}

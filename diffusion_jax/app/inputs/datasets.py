@@ -17,21 +17,23 @@ from diffusion_jax.app.inputs.criterion import held_out
 from diffusion_jax.app.kinds import roles
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.files import say_once
-from diffusion_jax.data.simulations import BLOCK
+from diffusion_jax.data.simulations import BLOCK, KeptIn
 from diffusion_jax.data.sources import Facts, Source, check_facts, checksum, measured
 from diffusion_jax.data.splits import NoTestSplit, Part, validation_part
 from diffusion_jax.data.text import to_bytes
 from diffusion_jax.errors import UserError
 
 
-def of_run(config: Node, workdir: str | Path) -> Node:
+def of_run(config: Node, run: str | Path, workdir: str | Path | None = '') -> Node:
   """Returns the config with what its data need to know of a run folder.
 
-  Simulations are kept there, and data of the run are compared with what it was
-  trained on; see `source_of`.
+  Simulations are read there, and new ones are kept in workdir; see `registry.make`.
+  Data of the run are compared with what it was trained on; see `source_of`.
   """
-  run = (folder.read_config(workdir) or {}).get('data')
-  config = _given(config, kept_in=Path(workdir) / 'simulations', run=run)
+  workdir = run if workdir == '' else workdir
+  data = (folder.read_config(run) or {}).get('data')
+  written = Path(workdir, 'simulations') if workdir else None
+  config = _given(config, kept_in=KeptIn(written, Path(run, 'simulations')), run=data)
   return _given(config, trained=functools.cache(functools.partial(_train_facts, config)))
 
 

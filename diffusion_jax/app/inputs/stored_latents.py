@@ -15,7 +15,7 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.data import npz
 from diffusion_jax.data.sources import ArraySource, Facts, Source, order_of
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime.files import read_json
+from diffusion_jax.runtime.files import read_summed
 
 RECORD = 'latents.json'
 
@@ -56,7 +56,7 @@ def contents(config: Node, facts: Facts, images: Source) -> Json:
 def check_record(path: str | Path, now: Json) -> None:
   """Raises UserError unless a folder has latents, which depend on `now`."""
   try:
-    record = read_json(Path(path) / RECORD)
+    record = read_summed(Path(path) / RECORD)
   except (FileNotFoundError, NotADirectoryError) as error:
     raise UserError(
       f'config.latent.path: {path} has no {RECORD}: --mode=encode writes latents into a new folder'

@@ -88,6 +88,7 @@ NOTHING = Frozen(lambda source, mesh: {}, dict)
 class Model:
   """What modes need of a model.
 
+  run: the folder of its run; workdir: the folder that modes write, mostly the same.
   state_shape: of what is diffused, or of the images.
   network() -> the Flax module. init(key) -> the first parameters, {'network':
   ..., ...}; it can be traced. objective(test=False) -> the loss; `test`:
@@ -110,6 +111,7 @@ class Model:
   """
 
   config: Node
+  run: Path
   workdir: Path
   facts: Facts
   state_shape: tuple[int, ...]
@@ -153,7 +155,7 @@ class Model:
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""
     rows = *self.schema.rules, *self.refusals, *CONFLICTS, *IDLE
-    refuse(lines(rows, self.config, mode, self.workdir, self.facts))
+    refuse(lines(rows, self.config, mode, self.run, self.facts))
 
 
 def make_encode(model: Model, mesh: Mesh) -> Callable[..., dict]:

@@ -26,7 +26,7 @@ from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.files import read_json, write_json
+from diffusion_jax.runtime.files import read_summed, write_summed
 from diffusion_jax.training.classifier import label_log_prob
 from diffusion_jax.weights import checksums, load
 
@@ -101,7 +101,7 @@ def guides_of(model: Model) -> Guides:
     path, run = f'sampling.{section}.run', c[section].run
     noisy = open_run(path, run, kind, model.facts)
     if part == 'guidance':
-      if record(model.workdir) != record(run):
+      if record(model.run) != record(run):
         raise UserError(
           f'config.{path}: {run} has the latents of another autoencoder than this run'
         )
@@ -176,10 +176,10 @@ def teacher_of(
     now = {'run': str(run), 'checksum': checksums.of_arrays(params)}
     path = workdir / 'teacher.json'
     if processes.broadcast([path.exists()])[0]:
-      before = read_json(path).get('checksum', -1)
+      before = read_summed(path, 'delete it').get('checksum', -1)
       check_unchanged(_TEACHER, run, path, before, now['checksum'])
     elif processes.is_first():
-      write_json(path, now)
+      write_summed(path, now)
     return {'teacher': params}
 
   def shapes():

@@ -1,5 +1,6 @@
 """The maker of models; the objective of a config decides the kind."""
 
+import dataclasses
 import pkgutil
 from pathlib import Path
 
@@ -9,15 +10,21 @@ from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.model import Model
 
 
-def make(config: Node, workdir: str | Path, facts: datasets.Facts | None = None) -> Model:
+def make(
+  config: Node,
+  run: str | Path,
+  facts: datasets.Facts | None = None,
+  workdir: str | Path | None = '',
+) -> Model:
   """Returns the model of a complete config.
 
-  workdir: the run folder; facts: the facts of the images; None: read from the
-  data.
+  run: the run folder; facts: the facts of the images; None: read from the data;
+  workdir: the folder that is written, '' for the run folder, None for none.
   """
-  config = datasets.of_run(config, workdir)
+  config = datasets.of_run(config, run, workdir)
   facts = datasets.facts_of(config) if facts is None else facts
   config = datasets.with_conditions(config, facts)
   kind = next(x for x in store.MODULES if x.SCHEMA.kind == config.schema.kind)
   maker = pkgutil.resolve_name(f'{kind.__name__}.model:make')
-  return maker(config, Path(workdir), facts)
+  model = maker(config, Path(run), facts)
+  return dataclasses.replace(model, workdir=Path(workdir or run))

@@ -73,9 +73,10 @@ def hparams(stored: dict) -> Json:
   }
 
 
-def config_hash(workdir: str | Path) -> str:
-  """Hashes the fields of a run's config that change its result."""
-  fields = {k: x for k, x in stored_fields(workdir).items() if not k.startswith(FREE)}
+def config_hash(workdir: str | Path, *others: str) -> str:
+  """Hashes the fields of a run's config that change its result; others: not these sections."""
+  free = *FREE, *(f'{name}.' for name in others)
+  fields = {k: x for k, x in stored_fields(workdir).items() if not k.startswith(free)}
   return sums.of_json(fields)
 
 
@@ -98,6 +99,7 @@ def check_same_run(workdir: str | Path, config: Node, facts: Facts | None = None
   if before is None:
     folder.check_config_kept(workdir)
     return
+  folder.check_as_saved(workdir, FREE)
   known = before.get('facts') or {}
   before = _with_newer_fields(before, config) | {'facts': known}
   now, free = plain(config) | {'facts': known}, (*FREE, 'conditioning.')
@@ -161,6 +163,8 @@ def _missing_runs(config, mode, workdir):
     place = buckets.folder(run or '')
     if run and not ((place / 'config.json').is_file() and has_checkpoint(place)):
       yield missing(field, run, PREDECESSORS[field])
+    if run:
+      folder.check_as_saved(place, FREE)
 
 
 def _fields_read(config, mode, workdir):

@@ -150,6 +150,7 @@ REGISTRY = store.Registry(
   'evaluation',
   roles.USES,
   (*roles.FREE, *roles.USES, *roles.COMPUTED_BY, 'data', 'facts'),
+  roles.FREE,
   roles.NOT_READ,
   roles.PREDECESSORS,
 )

@@ -28,7 +28,8 @@ class Mode(NamedTuple):
   a trained run's, which `cli.start` opens for run; otherwise the config describes
   it. single_host: whether it works in one process only. reads:
   the sections of the config that say how it works. extra: the extra of this
-  package that installs its libraries.
+  package that installs its libraries. writes: whether its results are in the
+  run folder.
   """
 
   name: str
@@ -37,6 +38,7 @@ class Mode(NamedTuple):
   single_host: bool = True
   reads: tuple[str, ...] = ()
   extra: str = ''
+  writes: bool = False
 
   @property
   def module(self) -> str:
@@ -93,13 +95,17 @@ _EVALUATE = 'diffusion_jax.app.evaluate.mode'
 
 _ROWS = (
   _mode('train', 'evaluation', 'sampling', 'report', 'latent', module=_TRAIN, single_host=False),
-  _mode('sample', 'sampling', uses_a_run=True, single_host=False),
-  _mode('edit', 'edit', 'sampling', module=_EDIT, uses_a_run=True),
+  _mode('sample', 'sampling', uses_a_run=True, single_host=False, writes=True),
+  _mode('edit', 'edit', 'sampling', module=_EDIT, uses_a_run=True, writes=True),
   _mode(
-    *('evaluate', 'evaluation', 'sampling'), module=_EVALUATE, uses_a_run=True, single_host=False
+    *('evaluate', 'evaluation', 'sampling'),
+    module=_EVALUATE,
+    uses_a_run=True,
+    single_host=False,
+    writes=True,
   ),
   _mode('average', 'average', uses_a_run=True),
-  _mode('report', 'report', 'sampling', uses_a_run=True),
+  _mode('report', 'report', 'sampling', uses_a_run=True, writes=True),
   _mode('encode', 'data', 'latent'),
   _mode('convert', 'convert'),
   _mode('serve', 'serve', 'sampling', uses_a_run=True, extra='serve'),

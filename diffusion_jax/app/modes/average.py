@@ -5,11 +5,16 @@ from pathlib import Path
 
 import jax
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import check_set, from_config
+from diffusion_jax.app.kinds import roles
+from diffusion_jax.app.kinds.model import Model
+from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
+from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import files
-from diffusion_jax.weights import averages, checkpoints
+from diffusion_jax.weights import averages, checkpoints, checksums, load
 from diffusion_jax.weights.checkpoints import AVERAGE, RAW
 
 
@@ -19,7 +24,7 @@ def main(run: Run) -> None:
   Every mode reads it like the run itself; average.json describes it.
   """
   model = run.model
-  c, workdir = model.config.average, model.workdir
+  c, workdir = model.config.average, model.run
   hint = 'give a relative width, such as 0.07'
   check_set('average.sigma_rel', c.sigma_rel, hint)
   shapes = model.shapes()
@@ -28,16 +33,32 @@ def main(run: Run) -> None:
   print(average.describe())
   name = f'{c.sigma_rel:g}-{average.step}'
   below = '' if c.out else Path('averages', name)
-  out = files.make_folder(c.out or workdir, below)
+  out = files.make_folder(c.out or model.workdir, below)
+  made_of = settings_of(model, average)
+  if averages.read_record(out).get('made_of') == made_of and folder.read_config(out):
+    print(f'{out} is there already, made with these settings')
+    return
   folder.check_no_run(out, '--config.average.out')
-  write(workdir, out, average, model.keeps)
+  write(workdir, out, average, model.keeps, made_of)
   print(f'wrote {out}: --workdir={out} reads it in every mode')
 
 
-def write(workdir: Path, out: Path, average: averages.Average, keeps: tuple[str, ...]) -> None:
+def settings_of(model: Model, average: averages.Average) -> Json:
+  """Returns all that the folder of an average is made of."""
+  content = {
+    'config_hash': roles.config_hash(model.run),
+    'weights': checksums.of_arrays(average.params),
+    'latents': model.latents.record(model.run),
+  }
+  return provenance.made_of(model.config, content)
+
+
+def write(
+  workdir: Path, out: Path, average: averages.Average, keeps: tuple[str, ...], made_of: Json
+) -> None:
   """Writes the run folder `out`; config.json, which completes it, is last.
 
-  keeps: files and folders of the run that are copied.
+  keeps: files and folders of the run that are copied; made_of: see `settings_of`.
   """
   stored = dict(folder.read_config(workdir) or {})  # the snapshots were read with it
   for name in keeps:
@@ -50,7 +71,9 @@ def write(workdir: Path, out: Path, average: averages.Average, keeps: tuple[str,
       files.write_json(out / name, files.read_json(source))
   params = jax.device_get(average.params)
   checkpoints.save_params(out, average.step, params, stored, (AVERAGE, RAW))
-  record = {'run': workdir.absolute().name, **average._asdict()}
+  if checksums.of_arrays(load.open(out).params) != checksums.of_arrays(params):
+    raise UserError(f'{out} has a checkpoint of another average: remove it')
+  record = {'run': workdir.absolute().name, **average._asdict(), 'made_of': made_of}
   del record['params']
-  files.write_json(out / averages.RECORD, record)
-  files.write_json(out / 'config.json', stored)
+  files.write_summed(out / averages.RECORD, record)
+  folder.write_stored(out, stored)

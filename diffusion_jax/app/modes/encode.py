@@ -13,6 +13,7 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.stored_latents import RECORD, check_record, contents, prefix_of
 from diffusion_jax.app.kinds.latent.model import StoredAutoencoder
 from diffusion_jax.app.kinds.model import make_mesh
+from diffusion_jax.app.run import provenance
 from diffusion_jax.atomic_files import draft, draft_folder
 from diffusion_jax.data import sums
 from diffusion_jax.data.sources import Source, check_examples
@@ -20,9 +21,8 @@ from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.errors import UserError
 from diffusion_jax.paths import expanded
 from diffusion_jax.runtime import lock
-from diffusion_jax.runtime.files import make_folder, write_json
+from diffusion_jax.runtime.files import make_folder, write_summed
 from diffusion_jax.runtime.per_example import Arrays, join_parts, per_example, write_parts
-from diffusion_jax.weights import checksums
 
 
 def main(config: Node, workdir: str | Path) -> None:
@@ -42,8 +42,9 @@ def main(config: Node, workdir: str | Path) -> None:
   facts, splits = datasets.facts_of(config), splits_of(config)
   autoencoder = StoredAutoencoder(config, Path(workdir), facts)
   params = autoencoder.weights().params
-  record = {'autoencoder': checksums.of_arrays(params), 'mirrored': config.training.random_flip}
+  record = {'autoencoder': autoencoder.identity(), 'mirrored': config.training.random_flip}
   record |= {split: contents(config, facts, images) for split, images in splits.items()}
+  record = provenance.made_of(config, record)
   with lock.hold(make_folder(path.parent), path.name, '--config.latent.path'):
     if path.exists():
       check_record(path, record)
@@ -103,6 +104,6 @@ def write(path: Path, files: dict[str, list[Path]], record: Json) -> None:
       for name, array in join_parts(parts).items():
         with draft(new / f'{prefix}{name}.npy') as file:
           np.save(file, array)
-    write_json(new / RECORD, record)
+    write_summed(new / RECORD, record)
   counts = ' and '.join(f'{record[split]["examples"]:,} {split}' for split in files)
   print(f'wrote {path}: the latents of {counts} images')

@@ -28,7 +28,6 @@ from diffusion_jax.app.run.drawing import (
   first_of,
   frames_of,
   generate,
-  training_examples,
 )
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import stream
@@ -39,7 +38,7 @@ from diffusion_jax.report import page, pictures, record, results
 from diffusion_jax.report.pictures import Film
 from diffusion_jax.report.results import Table
 from diffusion_jax.runtime import buckets, processes
-from diffusion_jax.runtime.files import one_line, write_text
+from diffusion_jax.runtime.files import make_folder, one_line, write_text
 from diffusion_jax.weights import checksums, load
 
 T = TypeVar('T')
@@ -79,14 +78,17 @@ def write(run: Run, frames: Frames | None = None) -> Path:
   """Writes the page of a run and of report.runs; returns its path."""
   model = run.model
   config, workdir = model.config, model.workdir
-  runs = read_runs([str(workdir), *config.report.runs])
-  chosen = sampled_step(workdir, config.sampling.checkpoint)
+  runs = read_runs([str(model.run), *config.report.runs])
+  chosen = sampled_step(model.run, config.sampling.checkpoint)
   runs[0] = runs[0]._replace(sampled=chosen)
-  data = optional('training examples', training_examples, model)
+  if workdir != model.run:
+    mine = [*runs[0].results, *record.read_results(workdir / 'evaluation')]
+    runs[0] = runs[0]._replace(results=mine)
+  data = optional('training examples', lambda: run.examples)
   drawn = optional('trajectory', trajectory, run, frames, data)
   film, final = drawn or (None, None)
   near = optional('neighbours', neighbours, run, final)
-  path = workdir / 'report.html'
+  path = make_folder(workdir) / 'report.html'
   try:
     films = gallery(run, data)
     write_text(path, page.render(runs, defaults(config), film, near, films))
@@ -179,7 +181,8 @@ def draw(run: Run) -> tuple[np.ndarray, Frames | None]:
 
 def gallery(run: Run, data: np.ndarray | None = None) -> list[Film | Table | None]:
   """Returns pictures of the files of --mode=sample, and how these differ."""
-  paths = record.files_of(run.model.workdir / 'samples', '*.npz')
+  folders = dict.fromkeys((run.model.run, run.model.workdir))
+  paths = (x for place in folders for x in record.files_of(place / 'samples', '*.npz'))
   newest = sorted(paths, key=lambda path: path.lstat().st_mtime)[-_FILES:]
   names = record.short(x.stem for x in newest)
   drawn = [optional(x.name, drawn_by, run, x, names[x.stem], data) for x in newest]
@@ -193,7 +196,7 @@ def drawn_by(
 ) -> tuple[str, Film | None, dict]:
   """Returns the name, a picture and the settings of a file of --mode=sample."""
   model, stored = run.model, provenance.read(path).get('sampling', {})
-  content = {**(folder.read_config(model.workdir) or {}), 'sampling': stored}
+  content = {**(folder.read_config(model.run) or {}), 'sampling': stored}
   one = run.changed(store.stored(content, path)).model
   calls = count_calls(one) if stored and _is_short(stored) else None
   note = f'{calls} calls of the network' if calls else ''
@@ -258,7 +261,7 @@ def neighbours(run: Run, samples: np.ndarray | None) -> Film | None:
   """
   model, values = run.model, run.model.facts.x
   if samples is None:
-    drawn = provenance.newest(model.workdir, checksums.of_arrays(run.checkpoint[0]))
+    drawn = provenance.newest(model.run, checksums.of_arrays(run.checkpoint[0]))
     samples = next((read_first(model, path, _PICTURES) for path in drawn), None)
   source = datasets.source_of(model.config)
   size = len(source) * math.prod(source.facts.x.shape)

@@ -83,7 +83,7 @@ def draw_parts(run: Run, inputs: Conditions, parts: Path) -> list[Path]:
       x, states, *ess = fetch()
       check_numbers(model, x)
       if c.trajectory and not index[0]:
-        write_film(model, frames_of(model, run.mesh, params, states), parts)
+        write_film(run, frames_of(model, run.mesh, params, states), parts)
       samples, left = in_box(model, inputs, drawing, params, index, x)
       outside, drawn = outside + left, drawn + len(index)
       return {'arr_0': samples} | dict(zip(('lowest_ess',), ess, strict=False))
@@ -97,12 +97,12 @@ def draw_parts(run: Run, inputs: Conditions, parts: Path) -> list[Path]:
   return paths
 
 
-def write_film(model: Model, frames: dict[int, np.ndarray], parts: Path) -> None:
+def write_film(run: Run, frames: dict[int, np.ndarray], parts: Path) -> None:
   """Writes the GIF of the first images beside their batches."""
   if processes.is_first():
     path = files.make_folder(parts.parent, parts.name) / _FILM
-    drawn = [model.facts.x.decode(x) for x in frames.values()]
-    images.write_gif(path, [draw_sheet(model, x) for x in drawn])
+    drawn = [run.model.facts.x.decode(x) for x in frames.values()]
+    images.write_gif(path, [draw_sheet(run.model, x, data=run.examples) for x in drawn])
 
 
 def write(
@@ -124,7 +124,7 @@ def write(
     write_table(path.with_suffix('.csv'), model, inputs, samples)
   sheet, texts = path.with_suffix('.png'), path.with_suffix('.txt')
   groups = len(samples) // model.config.sampling.num_samples  # rows of a given context
-  images.write_png(sheet, draw_sheet(model, samples, inputs.stored, groups))
+  images.write_png(sheet, draw_sheet(model, samples, inputs.stored, groups, run.examples))
   print(f'wrote {sheet}')
   if model.facts.x.is_text:
     write_texts(texts, samples)

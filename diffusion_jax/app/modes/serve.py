@@ -26,14 +26,7 @@ from diffusion_jax.app.kinds import other_runs, store
 from diffusion_jax.app.kinds.choices import PAIRED
 from diffusion_jax.app.kinds.conflicts import takes_pairs
 from diffusion_jax.app.kinds.model import Model, effort
-from diffusion_jax.app.run.drawing import (
-  FEW,
-  check_numbers,
-  check_plan,
-  draw_sheet,
-  in_box,
-  training_examples,
-)
+from diffusion_jax.app.run.drawing import FEW, check_numbers, check_plan, draw_sheet, in_box
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import as_one_key, fold_each
 from diffusion_jax.errors import UserError
@@ -158,7 +151,7 @@ def application(run: Run) -> Callable:
     return responses.HTMLResponse(page, headers=HEADERS)
 
   def settings(request):
-    content = {'title': model.workdir.name, 'fields': fields(model)}
+    content = {'title': model.run.name, 'fields': fields(model)}
     return responses.JSONResponse(content, headers=HEADERS)
 
   def draw(request):
@@ -269,7 +262,7 @@ class _Programs:
     size = run.mesh.size
     self.count = -(-model.config.serve.num_images // size) * size
     self._how = run.mesh, effort(model.config)
-    self.data = training_examples(model)
+    self.data = run.examples
     self.lock = threading.Lock()
     self.ready: set[str] = set()  # the keys of programs that are compiled
     self._kept: dict[str, tuple[Program, Program]] = {}

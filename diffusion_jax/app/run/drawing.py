@@ -1,6 +1,5 @@
 """Images of a model, on all devices of a run, within its box, and on sheets."""
 
-import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -216,7 +215,7 @@ def draw_sheet(
 
   Columns are classes or prompts. stored: of `Conditions`; each picture is drawn
   between its condition and the original, if they are there. groups: see
-  `drawings.sheet`. data: `training_examples`; None: read once.
+  `drawings.sheet`. data: `training_examples`.
   """
   values, threes = model.facts.x, 'originals' in stored
   limit = 400 if values.levels or len(values.shape) > 1 else _MOST
@@ -226,12 +225,8 @@ def draw_sheet(
     limit = 399  # whole threes
   samples = first_of(samples, groups, limit)
   columns = sheet_columns(model, len(samples), threes)
-  data = _examples_once(model) if data is None else data
   how = {'data': data, 'each': threes, 'groups': groups}
   return drawings.sheet(values, samples, columns, **how)
-
-
-_examples_once = functools.lru_cache(1)(training_examples)
 
 
 def first_of(samples: np.ndarray, groups: int, most: int) -> np.ndarray:

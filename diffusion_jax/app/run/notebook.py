@@ -75,7 +75,7 @@ class TrainedRun:
     """
     if self._plan is None:
       raise UserError(
-        f'{self.model.workdir} holds {self.model.schema.kind}, which has no '
+        f'{self.model.run} holds {self.model.schema.kind}, which has no '
         'denoiser: `draw` draws from it'
       )
     return self._plan.step_function(conditions.given(self.model, None, given).cond)
@@ -138,7 +138,7 @@ def open_run(
   config = store.of_run(path, None, flags)
   roles.check_predecessors(config, 'sample', path)
   modes.find('sample').check_trust(config)
-  run = Run.open(config, path)
+  run = Run.open(config, path, workdir=None)
   run.check('sample')
   model, params, mesh = run.model, run.on_devices, run.mesh
   guides = other_runs.guides_of(model)

@@ -1,14 +1,14 @@
-"""What kept results depend on, their settings, and where files have their names from them.
+"""What all that is kept is made of, and where files have their names from it.
 
-Results are samples, edits and scores. Their files store the settings as JSON, and the names of the
-files end in a hash of them, so that results of other settings have other files.
+Samples, edits and scores store it as JSON, their `settings`, and the names of their files end in a
+hash of it, so that what is made of other things has another file. Losses of exact denoisers,
+features of real images and latents store it beside them.
 """
 
 import contextlib
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,48 +16,68 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder, rules
+from diffusion_jax.app.config import folder, rules, trust
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.choices import PAIRED
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.sampling import ALIASES
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import npz, sums
-from diffusion_jax.data.sums import digest
+from diffusion_jax.data.sums import digest, of_path
 from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.metrics.sweeps import title
-from diffusion_jax.paths import texts_in
+from diffusion_jax.paths import READ, RUN, texts_in
 from diffusion_jax.report import record, results
-from diffusion_jax.runtime import lock, processes, sessions
-from diffusion_jax.runtime.files import make_folder, parse_json, read_json, sha256
+from diffusion_jax.runtime import buckets, lock, processes, sessions
+from diffusion_jax.runtime.files import DIFFERS, is_regular, make_folder, parse_json, read_summed
 from diffusion_jax.weights import checksums, load
 
 Settings = Json
 _PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
 
 
-def settings(run: Run, used: Json, read: Mapping[str, str | np.ndarray]) -> Settings:
-  """Returns all that a result depends on: the run, its weights, and the rest.
+def made_of(config: Node, content: Json, *code: object) -> Json:
+  """Returns all that a kept thing is made of, from its fields and sums of what was read.
 
-  used: other fields of the config, by section; a file is named with its
-  SHA-256, a run with the SHA-256 of its weights, and neither with its folder. read:
-  the arrays that were read, or their sums, by name; fields that only choose
-  them, such as `data`, need not be in `used`.
+  A file, a folder and another run that the config reads are named with sums of
+  what they hold, without where they are; data are summed where they are read.
+  Versions and precision are added, and a sum of each of the user's own modules that
+  content or `code`, sections, name.
+  """
+  data = config.data.paths_read(READ) if config.data else ()
+  paths = {text: '' for _, value in data for text in texts_in(value)}
+  for use in (READ, RUN):
+    rest = config.replace(data=None).paths_read(use)
+    paths |= {text: use for _, value in rest for text in texts_in(value)}
+  found = {
+    **by_content(content, paths),
+    'versions': sessions.versions(_PACKAGES),
+    'matmul_precision': config.matmul_precision,
+    'modules': trust.code_of(content, *code),
+  }
+  return {name: x for name, x in found.items() if x not in ({}, None)}
+
+
+def settings(run: Run, used: Json, read: Mapping[str, str | np.ndarray]) -> Settings:
+  """Returns all that a result of a run is made of: its weights, and the rest.
+
+  used: other fields of the config, by section; see `made_of`. read: the arrays
+  that were read, or their sums, by name; fields that only choose them, such as
+  `data`, need not be in `used`.
   """
   model, (params, _) = run.model, run.checkpoint
   content = {
-    'run': _base(model.workdir),
-    'config_hash': roles.config_hash(model.workdir),
+    'run': _base(model.run),
+    'config_hash': roles.config_hash(model.run),
     'weights': checksums.of_arrays(params),
-    'latents': model.latents.record(model.workdir),
-    **by_content(used),
+    'latents': model.latents.record(model.run),
+    **used,
     'read': {n: x if isinstance(x, str) else digest([x]) for n, x in read.items()},
-    'versions': sessions.versions(_PACKAGES),
     'computed_by': _computed_by(model),
-    'matmul_precision': model.config.matmul_precision,
-    'modules': _modules(folder.plain(model.config), used),
   }
-  return {name: x for name, x in content.items() if x not in ({}, None)}
+  sections = folder.plain(model.config).items()
+  return made_of(model.config, content, [x for n, x in sections if n not in _IDLE])
 
 
 def of_sampling(run: Run, read: Mapping[str, str | np.ndarray], **used: Json) -> Settings:
@@ -72,49 +92,50 @@ def of_scores(drawn: Path, used: Json, arrays: Mapping[str, np.ndarray]) -> Sett
   """Returns the `settings` of scores of a file of samples; used, arrays: what they add."""
   content = read(drawn)
   sums = content.get('read', {}) | {n: digest([x]) for n, x in arrays.items()}
-  modules = content.get('modules', {}) | _modules({}, used)
+  modules = content.get('modules', {}) | trust.code_of(used)
   return {**content, **by_content(used), 'read': sums, 'modules': modules}
 
 
-def by_content(tree: Any) -> Any:
-  """Returns parts of a config with contents in place of the paths in it."""
+def by_content(tree: Any, paths: Mapping[str, str] | None = None) -> Any:
+  """Returns parts of a config with sums of contents in place of the paths in it.
+
+  paths: the texts that are paths, and their uses (`paths.use_of`), '' for those
+  whose content is summed elsewhere; None: all that name something, but no splits.
+  """
   if isinstance(tree, dict):
-    return {n: x if n == 'name' else by_content(x) for n, x in tree.items()}
+    return {n: x if n == 'name' else by_content(x, paths) for n, x in tree.items()}
   if isinstance(tree, (list, tuple)):
-    return [by_content(x) for x in tree]
-  if not isinstance(tree, str) or not tree:
+    return [by_content(x, paths) for x in tree]
+  is_path = isinstance(tree, str) and tree not in ('', 'train', 'validation', 'test')
+  if not is_path or paths is not None and tree not in paths:
     return tree
-  path, name = os.path.expanduser(tree), _base(tree)
-  if os.path.isfile(path):
-    return f'{name}, sha256 {sha256(path)[:16]}'
+  use, name = READ if paths is None else paths[tree], _base(tree)
+  if not use:
+    return name
+  path = str(buckets.folder(tree)) if use == RUN else os.path.expanduser(tree)
   if os.path.isfile(os.path.join(path, 'config.json')):
     return f'{name}, {_run(path)}'
+  if content := of_path(path):
+    return f'{name}, {content}'
   return name if os.path.isdir(os.path.dirname(path)) else tree
 
 
 def _run(path):
+  config = store.open_run(path)
   with as_user_error():
     params, _, step = load.open(path)
   weights, config_hash = checksums.of_arrays(params), roles.config_hash(path)
-  return f'checkpoint {step}, weights {weights}, config_hash {config_hash}'
+  code = sums.of_json(trust.code_of(config))
+  return f'checkpoint {step}, weights {weights}, config_hash {config_hash}, code {code}'
 
 
-# Sections of a run on which its results depend only through its weights.
-_OF_TRAINING = 'data', 'objective', 'optimizer', 'training'
-
-
-def _modules(config, used):
-  # Returns the SHA-256 of the files of the user's modules.
-  idle = {*roles.USES, *_OF_TRAINING}
-  texts = texts_in([used, *(x for n, x in config.items() if n not in idle)])
-  names = {text.partition(':')[0] for text in texts if ':' in text}
-  files = {n: getattr(sys.modules.get(n), '__file__', None) for n in names}
-  return {n: sha256(x)[:16] for n, x in sorted(files.items()) if x}
+# Sections of a run whose code its results depend on only through weights, or `used`.
+_IDLE = *roles.USES, 'data', 'optimizer', 'training'
 
 
 def _computed_by(model):
   # Returns the fields of COMPUTED_BY that the command line changed.
-  stored, now = folder.stored_fields(model.workdir), model.config.flat
+  stored, now = folder.stored_fields(model.run), model.config.flat
   return {
     field: now[field]
     for field in roles.COMPUTED_BY
@@ -146,7 +167,7 @@ def name_of_edit(model: Model) -> str:
 
 def _sampled_by(model):
   # Returns the fields of sampling that differ from the run's config.
-  stored = folder.stored_fields(model.workdir)
+  stored = folder.stored_fields(model.run)
   defaults, changes = rules.defaults(model.config), {}
   for field, value in model.config.flat.items():
     if field == 'sampling.profile':
@@ -204,11 +225,24 @@ def as_array(content: Settings) -> np.ndarray:
   return np.array(json.dumps(content))
 
 
+def check_whole(path: Path) -> None:
+  """Raises UserError for an npz or a JSON file whose content differs from its sums."""
+  is_whole = npz.is_whole if path.suffix == '.npz' else _is_whole
+  if is_regular(path) and not is_whole(path):
+    raise UserError(f'{path} {DIFFERS}: delete it, and the same command makes it again')
+
+
+def _is_whole(path):
+  with contextlib.suppress(UserError):
+    return bool(read_summed(path))
+  return False
+
+
 def read(path: Path) -> Settings:
   """Reads the settings in an npz or a JSON file; {} if they are missing or damaged."""
   try:
     if path.suffix == '.json':
-      return dict(read_json(path)['settings'])
+      return dict(read_summed(path)['settings'])
     return dict(parse_json(npz.read(path, ['settings'])['settings'].item()))
   except (OSError, KeyError, TypeError, ValueError, UserError):
     return {}
@@ -237,7 +271,7 @@ def making(
   It is <name>-<hash><end> in the run folder, or <name><end> if the user has `given` the
   name; the hash is of the settings. The file is locked meanwhile. Raises
   UserError, about the config's field of the name, if another process makes the
-  file, and if it has other settings.
+  file, if it has other settings, and if it is damaged.
   """
   code = code_of(settings)
   file = name.parent / f'{name.name}{"" if given else f"-{code}"}{end}'
@@ -245,6 +279,7 @@ def making(
   with lock.hold(path.parent, path.name, f'--config.{field}'):
     done = processes.is_first() and path.exists()
     if done:
+      check_whole(path)
       before = read(path)
       if changed := folder.differences(before, settings, free=('run',)):
         raise UserError(

@@ -57,8 +57,8 @@ def write(out: Path, model: Model, params: Params, step: int) -> None:
   with draft_folder(out) as new:
     share.write(new, params, step)
     for name in model.keeps:  # an autoencoder, and the record of its scale
-      _write_kept(model.workdir / name, new / name)
-    files.write_json(new / 'config.json', stored)
+      _write_kept(model.run / name, new / name)
+    folder.write_stored(new, stored)
     if picture:
       _copy(picture, new / 'samples.png')
     count = sum(x.size for x in jax.tree.leaves(params))
@@ -76,10 +76,10 @@ def _write_kept(source, target):
     files.make_folder(target)
     share.write(target, params, step)
     config = store.stored(stored, source / 'config.json', skip=()).without_folders()
-    files.write_json(target / 'config.json', folder.plain(config))
+    folder.write_stored(target, folder.plain(config))
   else:
-    record = files.read_json(source)
-    files.write_json(target, record | {'run': Path(record['run']).name})
+    record = files.read_summed(source)
+    files.write_summed(target, record | {'run': Path(record['run']).name})
 
 
 def picture_of(model: Model, weights: int, step: int) -> tuple[Path | None, str]:

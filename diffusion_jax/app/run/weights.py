@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
@@ -13,8 +14,9 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds import other_runs, registry, roles
 from diffusion_jax.app.kinds.model import Frozen, Model, make_mesh
+from diffusion_jax.app.run.drawing import training_examples
 from diffusion_jax.data.sources import Facts
-from diffusion_jax.errors import as_user_error
+from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import lora, power_ema
@@ -37,16 +39,17 @@ class Run:
   def open(
     cls,
     config: Node,
-    workdir: str | Path,
+    run: str | Path,
     facts: Facts | None = None,
     given: Collection[str] = (),
+    workdir: str | Path | None = '',
   ) -> Self:
     """Returns the run of a folder; see `registry.make`."""
-    return cls(registry.make(config, workdir, facts), given)
+    return cls(registry.make(config, run, facts, workdir), given)
 
   def changed(self, config: Node) -> Self:
     """Returns the run with another config of how it is used."""
-    return self.open(config, self.model.workdir, self.model.facts)
+    return self.open(config, self.model.run, self.model.facts, workdir=self.model.workdir)
 
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model, mode or devices cannot use."""
@@ -64,6 +67,11 @@ class Run:
     return restore(self.model)
 
   @functools.cached_property
+  def examples(self) -> np.ndarray | None:
+    """The training examples that are drawn behind samples, if any."""
+    return training_examples(self.model)
+
+  @functools.cached_property
   def on_devices(self) -> Params:
     """All parameters, an autoencoder's too, on the mesh."""
     params, _ = self.checkpoint
@@ -75,7 +83,7 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
 
   merge: False returns a run's adapters as they are.
   """
-  c, workdir = model.config.sampling, model.workdir
+  c, workdir = model.config.sampling, model.run
   decay = c.weights.get('decay')
   which = RAW if c.weights.name == 'raw' else power_ema.decay_name(decay) if decay else AVERAGE
   step = int(c.checkpoint) if c.checkpoint.isdecimal() else c.checkpoint
@@ -83,6 +91,7 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
     if c.weights.name == 'width' and merge:
       return _restore_average(model, step)
     stored = load.open(workdir, which, step, merge=merge)
+    check_config(workdir, stored)
     # Tracing the network takes seconds: not for the config that was trained,
     # unless the network is the user's own, whose code may have changed.
     now = folder.stored_form(model.config, model.facts)
@@ -95,8 +104,22 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
     return stored.params, stored.step
 
 
+# Sections that the weights of a checkpoint were trained by, but are not read with.
+_OF_TRAINING = 'data.', 'optimizer.', 'training.'
+
+
+def check_config(workdir: Path, stored: load.Stored) -> None:
+  """Raises UserError for a checkpoint of before training.resume=force changed the model."""
+  free = *roles.FREE, *_OF_TRAINING
+  if changed := folder.other_than_saved(workdir, stored.config, free, 'in the checkpoint'):
+    raise UserError(
+      f'checkpoint {stored.step} in {workdir} is of another config than config.json: {changed}. '
+      'Take a later checkpoint'
+    )
+
+
 def _restore_average(model, step):
-  width, workdir = model.config.sampling.weights.sigma_rel, model.workdir
+  width, workdir = model.config.sampling.weights.sigma_rel, model.run
   if step == 'best':
     step = checkpoints.find_step(workdir, step)
   snapshot = None if step == 'latest' else step

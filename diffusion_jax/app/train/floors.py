@@ -15,12 +15,13 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.model import Model
+from diffusion_jax.app.run import provenance
 from diffusion_jax.data.sources import Source, drawn_anew
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.losses import QUARTERS, parts_of, shown, table, values_of
 from diffusion_jax.runtime import compiling
-from diffusion_jax.runtime.files import read_json, write_json
+from diffusion_jax.runtime.files import read_summed, write_summed
 from diffusion_jax.testing import floors
 from diffusion_jax.testing.floors import Fit
 
@@ -85,14 +86,14 @@ def of_run(model: Model, mesh: Mesh, split: str, size: int, drawn_at: DrawnAt) -
       'examples': len(fitted.examples),
     }
   content['seconds'] = round(time.monotonic() - begun, 2)
-  write_json(path, content)
+  write_summed(path, content)
   return content
 
 
 def settings_of(model: Model, split: str, size: int) -> Json:
   """Returns all that the losses depend on."""
   fields, facts, c = folder.plain(model.config), model.facts, model.config.training
-  return {
+  content = {
     'split': split,
     'batches': c.held_out.batches if c.held_out else 1,
     'batch_size': size,
@@ -100,8 +101,10 @@ def settings_of(model: Model, split: str, size: int) -> Json:
     'seed': model.config.seed,
     'examples': facts.examples,
     'checksum': facts.checksum,
+    'x': folder.stored_form(model.config, facts)['facts']['x'],
     **{name: fields[name] for name in _SECTIONS if name in fields},
   }
+  return provenance.made_of(model.config, content)
 
 
 def changes_of(model: Model, source: Source) -> str:
@@ -117,7 +120,7 @@ def changes_of(model: Model, source: Source) -> str:
 def read(path: Path) -> Json:
   """Reads loss_floors.json; {} if it is missing or damaged."""
   try:
-    return read_json(path)
+    return read_summed(path)
   except (OSError, UserError):
     return {}
 

@@ -24,6 +24,7 @@ from diffusion_jax.app.run.drawing import (
   generate,
   in_box,
   problem_of,
+  training_examples,
 )
 from diffusion_jax.app.train import floors
 from diffusion_jax.app.train.step_log import StepLog, average
@@ -327,6 +328,7 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
     return None
   c = model.config.sampling
   drawing, inputs, boxed, stored = first_samples(model, mesh, min(c.num_samples, c.batch_size))
+  examples = functools.cache(lambda: training_examples(model))
 
   def path_of(step):
     return model.workdir / 'samples' / f'step_{step:08d}.png'
@@ -334,7 +336,7 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
   def act(step, state, frozen, log):
     call = inputs(state, frozen)
     x, states, *_ = drawing(*call)
-    sheet = draw_sheet(model, boxed(call, np.nan_to_num(x)), stored)
+    sheet = draw_sheet(model, boxed(call, np.nan_to_num(x)), stored, 1, examples())
     if problem := problem_of(model, x):
       sheet = drawings.crossed(sheet)
       tqdm.write(f'step {step}: the preview is crossed out: {problem}')

@@ -1,6 +1,7 @@
 """The config.json of a run folder."""
 
 import json
+import os
 from typing import Any
 
 from diffusion_jax.app.config import folder
@@ -14,3 +15,16 @@ def test_the_config_is_written_with_all_values_and_the_facts(tmp_path):
   assert {**stored, 'facts': 0} == {**folder.plain(smoke()), 'facts': 0}
   assert folder.read_config(tmp_path / 'nothing') is None
   assert folder.read_config(tmp_path / 'config.json') is None
+
+
+def test_a_config_that_has_changed_is_read_again(tmp_path):
+  """Also one of the same size, and one that another program puts in its place."""
+  for seed in (1, 2, 3):
+    folder.write_stored(tmp_path, {'seed': seed})
+    assert folder.read_config(tmp_path) == {'seed': seed}
+  path = tmp_path / 'config.json'
+  for seed in (4, 5):
+    before = path.stat()
+    path.write_text(json.dumps({'seed': seed}))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert folder.read_config(tmp_path) == {'seed': seed}

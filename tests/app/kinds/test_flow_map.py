@@ -9,6 +9,7 @@ import pytest
 
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.runtime.files import write_summed
 from diffusion_jax.training.objectives import Context
 from tests.app.conftest import arrays_of, refused, trial, untrained
 from tests.app.fields import within
@@ -112,8 +113,7 @@ def test_a_consistency_function_is_distilled_and_sampled(teacher, tmp_path, caps
   edit = config_of(DISTILLATION | {'edit': 'superres'}, teacher)
   refused('it can do inpaint by repaint or repla', MODES['edit'], edit, run)
   # Another teacher would not continue this run.
-  other = json.dumps(record | {'checksum': 'other'})
-  (run / 'teacher.json').write_text(other)
+  write_summed(run / 'teacher.json', record | {'checksum': 'other'})
   more = {'training.num_steps': 5, 'training.resume': 'force'}
   config = config_of(DISTILLATION | more, teacher)
   refused('have changed since this run began', MODES['train'], config, run)

@@ -18,6 +18,7 @@ from diffusion_jax.app.kinds.latent import model as latent
 from diffusion_jax.app.kinds.model import Latents, make_encode, make_mesh
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import small_sets
+from diffusion_jax.runtime.files import write_summed
 from diffusion_jax.runtime.sharding import to_global
 from diffusion_jax.training.objectives import Context
 from tests.app.conftest import (
@@ -93,7 +94,7 @@ def linear(autoencoder, tmp_path, monkeypatch):
   model.autoencoder.prepare(datasets.source_of(config), make_mesh(config))
   path = tmp_path / 'latent.json'
   record = json.loads(path.read_text())
-  path.write_text(json.dumps(record | {'scale': 2.0}))
+  write_summed(path, record | {'scale': 2.0})
   return config, tmp_path, record
 
 
@@ -264,7 +265,7 @@ def test_a_changed_autoencoder_is_noticed(run, tmp_path):
   copy = shutil.copytree(run, tmp_path / 'copy')
   path = copy / 'latent.json'
   record = json.loads(path.read_text())
-  path.write_text(json.dumps(record | {'checksum': 1}))
+  write_summed(path, record | {'checksum': 1})
   refused('have changed since this run began', MODES['sample'], config_of(''), copy)
   changes = within('sampling.guidance', 'autoguidance', run=copy, scale=2.0)
   refused('has the latents of another autoenc', other_runs.guides_of, model_of(run, **changes))

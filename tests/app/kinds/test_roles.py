@@ -29,6 +29,12 @@ def written(workdir, **changes):
     ({'optimizer.learning_rate': 1e-3}, 'learning_rate is .*, 0.001 now'),
     ({'network': 'dit'}, 'network.name is .*SmallNetwork, dit now'),
     ({'conditioning.image': 'inpaint'}, 'conditioning.image.name is absent, inp'),
+    ({'network.dtype': 'bfloat16'}, 'network.dtype is float32, bfloat16 now'),
+    ({'training.batch_size': 16}, 'training.batch_size is 8, 16 now'),
+    ({'training.random_flip': True}, 'training.random_flip is False, True now'),
+    ({'training.average.decay': 0.5}, 'training.average.decay is .*, 0.5 now'),
+    ({'training.teacher': 'a'}, 'training.teacher is .*, a now'),
+    ({'training.start': 'weights', 'training.start.run': 'a'}, 'training.start.name is'),
   ],
 )
 def test_a_run_with_another_config_is_refused(changes, message, tmp_path):

@@ -8,6 +8,7 @@ from numpy.testing import assert_array_equal
 
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.interop import files
+from diffusion_jax.runtime.files import write_summed
 from diffusion_jax.weights import averages
 from tests.app.conftest import assert_same, of_run, refused
 from tests.app.fields import within
@@ -50,7 +51,7 @@ def test_mistakes_of_averages_are_one_clear_line(averaged, tmp_path):
   shutil.copytree(averaged / 'snapshots', copy / 'snapshots')
   config = json.loads((averaged / 'config.json').read_text())
   other = config | {'network': config['network'] | {'channels': 12}}
-  (copy / 'config.json').write_text(json.dumps(other))
+  write_summed(copy / 'config.json', other)
   message = 'snapshot 4 in .* is of another network'
   refused(message, average, copy, sigma_rel=0.05)
   shutil.copy(averaged / 'config.json', copy)

@@ -13,8 +13,9 @@ from tests.data.test_simulations import calls_of
 
 CODE = """
 import numpy as np
+from diffusion_jax.paths import WritePath
 
-def simulate(rng, n, calls: str = ''):
+def simulate(rng, n, calls: WritePath = ''):
   with open(calls, 'a') as file:
     file.write(f'{n}\\n')
   x = rng.uniform(-1.0, 1.0, (n, 2))

@@ -12,7 +12,7 @@ from PIL import Image
 from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.run import sharing
 from diffusion_jax.report import card
-from diffusion_jax.runtime.files import write_json
+from diffusion_jax.runtime.files import write_summed
 from diffusion_jax.weights import checksums, share
 from tests.app.conftest import arrays_of, params_of, refused, smoke
 from tests.app.fields import within
@@ -64,7 +64,7 @@ def without_weights(out):
 def importing(out):
   content = json.loads((out / 'config.json').read_text())
   content['network'] = {'name': 'their_module:Network'}
-  write_json(out / 'config.json', content)
+  write_summed(out / 'config.json', content)
 
 
 WRONG = {
@@ -92,7 +92,7 @@ REFUSED = {
 @pytest.mark.parametrize('message', REFUSED)
 def test_wrong_use_is_one_line(message, shared, copy, tmp_path, capsys):
   content = json.loads((shared / 'config.json').read_text())
-  write_json(copy / 'config.json', content | {'seed': 5})
+  write_summed(copy / 'config.json', content | {'seed': 5})
   args = REFUSED[message].format(new=tmp_path / 'new', other=copy).split()
   assert message in refusal(capsys, f'--config={shared}', *args)
   assert not (tmp_path / 'new').exists()
@@ -126,7 +126,7 @@ def test_two_files_of_two_models_are_refused(copy, capsys):
   """The config.json is of a larger network than the weights."""
   content = json.loads((copy / 'config.json').read_text())
   content['network']['channels'] += 8
-  write_json(copy / 'config.json', content)
+  write_summed(copy / 'config.json', content)
   said = refusal(capsys, f'--config={copy}', '--mode=sample')
   assert 'is of another network: network/' in said
 

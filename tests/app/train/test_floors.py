@@ -47,7 +47,7 @@ def test_they_are_kept_until_data_or_objective_change(tmp_path, monkeypatch):
   monkeypatch.setattr(floors, 'measure', of)
   first = computed(model_of(tmp_path, smoke(**SEEN)))
   again = computed(model_of(tmp_path, smoke(**SEEN, **{'network.channels': 16})))
-  assert again == first == json.loads((tmp_path / floors.FILE).read_text())
+  assert again == first == floors.read(tmp_path / floors.FILE)
   changes = (
     {'objective.weight': 'min_snr'},
     {'data.validation_fraction': 0.1},

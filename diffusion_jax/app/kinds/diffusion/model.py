@@ -91,6 +91,7 @@ def of_network(
   teacher, frozen = other_runs.teacher_of(noisy, workdir)
   return Model(
     config=noisy.config,
+    run=workdir,
     workdir=workdir,
     facts=noisy.facts,
     state_shape=noisy.state_shape,

@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from diffusion_jax.aliases import Params
-from diffusion_jax.app.config import folder
+from diffusion_jax.aliases import Json, Params
+from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.stored_latents import check_record
-from diffusion_jax.app.kinds import store, vae
+from diffusion_jax.app.kinds import roles, store, vae
 from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.kinds.model import Frozen, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
@@ -36,7 +36,7 @@ from diffusion_jax.data.pictures import shrink_mask
 from diffusion_jax.data.sources import Facts, Source, some_of
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import buckets, processes
-from diffusion_jax.runtime.files import make_folder, read_json, write_json
+from diffusion_jax.runtime.files import make_folder, read_summed, write_summed
 from diffusion_jax.runtime.per_example import per_example
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.weights import checkpoints, checksums
@@ -69,7 +69,7 @@ def latents_of(stored: 'StoredAutoencoder') -> Latents:
     stored.encode,
     stored.decode,
     functools.partial(shrink_mask, shape=stored.shape),
-    lambda run: [read_record(run)[name] for name in ('checksum', 'scale')],
+    identity_of,
   )
 
 
@@ -163,7 +163,7 @@ class StoredAutoencoder:
     later starts read the copy.
     """
     if path := self.config.latent.path:
-      check_record(path, {'autoencoder': checksums.of_arrays(self.weights().params)})
+      check_record(path, {'autoencoder': self.identity()})
     if not processes.broadcast([self._record.exists()])[0]:
       self._store(source, mesh)
       buckets.share(self._record, 'the autoencoder')
@@ -184,8 +184,8 @@ class StoredAutoencoder:
     checkpoints.save_params(copy, step, params, stored)
     if not processes.is_first():
       return
-    write_json(copy / 'config.json', {**(folder.read_config(run) or {})})
-    write_json(
+    folder.write_stored(copy, folder.read_config(run) or {})
+    write_summed(
       self._record,
       {
         'scale': scale,
@@ -224,6 +224,11 @@ class StoredAutoencoder:
     scale = jnp.asarray(read_record(self.workdir)['scale'], jnp.float32)
     return {'autoencoder': {'network': self.weights().params['network'], 'scale': scale}}
 
+  def identity(self) -> Json:
+    """Returns what its latents depend on before the scale."""
+    run = self._copy if self._record.exists() else self.config.latent.run
+    return autoencoder_of(run, checksums.of_arrays(self.weights().params))
+
   def weights(self) -> Stored:
     """Opens the weights: the copy in the run, or latent.run before the start."""
     if not self._record.exists():
@@ -240,10 +245,23 @@ def read_record(workdir: str | Path) -> dict:
   path = buckets.folder(workdir) / 'latent.json'
   kinds = {'scale': float, 'step': int, 'checksum': int}
   try:
-    record = read_json(path)
+    record = read_summed(path)
     return {name: kind(record[name]) for name, kind in kinds.items()}
   except (KeyError, OSError, OverflowError, TypeError, ValueError) as error:
     raise UserError(f'{path} cannot be read: {error}') from error
+
+
+def identity_of(run: str | Path) -> Json:
+  """Returns what only runs with the same latents have in common."""
+  record, copy = read_record(run), buckets.folder(run) / 'autoencoder'
+  return {'scale': record['scale'], **autoencoder_of(copy, record['checksum'])}
+
+
+def autoencoder_of(run: str | Path, weights: int) -> Json:
+  """Returns what the latents of an autoencoder depend on: its network, code and weights."""
+  config_hash = roles.config_hash(run, 'data', 'objective', 'optimizer', 'training')
+  code = trust.code_of(store.open_run(run))
+  return {'weights': weights, 'config_hash': config_hash, 'code': code}
 
 
 def inverse_std(parts: Iterable[np.ndarray]) -> tuple[float, int]:

@@ -34,6 +34,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   model = Autoencoder(config, facts)
   return Model(
     config=config,
+    run=workdir,
     workdir=workdir,
     facts=facts,
     state_shape=facts.x.shape,
