@@ -70,14 +70,14 @@ def parts(results: Sequence[tuple[str, dict]], noun: str = 'images') -> Iterator
       [
         _folder(row.name),
         *(_score(row.scores.get(m, {})) for m in metrics),
-        about(row.sampling, row.of, *(score.get('note') for score in row.scores.values())),
+        about(row.sampling, row.of, *(score.get('note') or '' for score in row.scores.values())),
       ]
       for row in _rows(scored)
     ]
     yield Table(f'Generated {noun}', [head, *rows])
   for name, x in results:
     if losses := x.get('losses'):
-      heads = [part for part in losses['network'] if not part.startswith('class ')]
+      heads = [part for part in losses['loss'] if not part.startswith('class ')]
       rows = [
         [in_words(line), *(_score(of.get(part, {})) for part in heads)]
         for line, of in losses.items()
@@ -101,7 +101,7 @@ def _rows(scored: Sequence[tuple[str, dict]]) -> list[_Row]:
   Metrics of the same samples have files of their own. Scores are in one row if they are of the
   same draws and by the same examples.
   """
-  rows: list[tuple[Json, _Row]] = []
+  rows: list[tuple[list[Json], _Row]] = []
   for name, x in scored:
     drawn, others = x.get('protocol', {}).get('samples', {}), x.get('other_data', '')
     read = x.get('settings', {}).get('evaluation', {})

@@ -254,7 +254,7 @@ class Started(modes.Mode):
 
   def __call__(self, *args, given=()):
     if len(args) == 2:
-      return cli.start(modes.Mode(*self), *args, given)
+      return cli.start(modes.Mode(*self), *args, given=given)
     return super().__call__(*args)
 
 

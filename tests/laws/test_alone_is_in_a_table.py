@@ -18,6 +18,7 @@ import zlib
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
@@ -58,7 +59,7 @@ def hashed(*parts):
 
 def arrays_in(tree):
   leaves = jax.tree.leaves(tree)
-  is_key = lambda x: jax.dtypes.issubdtype(getattr(x, 'dtype', np.dtype(int)), jax.dtypes.prng_key)
+  is_key = lambda x: jnp.issubdtype(getattr(x, 'dtype', np.dtype(int)), jax.dtypes.prng_key)
   return [jax.random.key_data(x) if is_key(x) else x for x in leaves]
 
 

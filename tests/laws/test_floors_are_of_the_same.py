@@ -232,7 +232,8 @@ def test_words_are_printed_where_no_denoiser_reads_what_the_network_does(reads, 
   assert of_training.beside(model, make_mesh(), 'test', 8, pytest.fail)() == {}
   words = f'no floor: the network reads {reads}'
   assert capsys.readouterr().out.splitlines()[-1] == words
-  assert metric.loss().more(model.measured) == {}
+  unread: Any = None
+  assert metric.loss().fit(model.measured, unread) == {}
   assert capsys.readouterr().out.strip() == words
 
 
@@ -280,11 +281,9 @@ def test_no_network_is_below_the_least_loss(reads):
     return lambda params, key, batch: objective(params, Context(), key, batch)[1][0]
 
   source = ArraySource(train['x'], train['label'], 2, context=train['context'])
-  model: Any = SimpleNamespace(
-    reads=reads, facts=source.facts, source=lambda: source, losses=losses_of
-  )
+  model: Any = SimpleNamespace(reads=reads, facts=source.facts, losses=losses_of)
   measured = metric.loss(draws=8)
-  params = {'network': (), **measured.more(model)}
+  params = {'network': (), **measured.fit(model, source)}
   keys = jax.random.split(jax.random.key(0), len(test['x']))
   cond = {name: test[name] for name in ('label', 'context')}
   arrays = jax.device_get(jax.jit(measured.measure(model))(params, keys, test['x'], cond))

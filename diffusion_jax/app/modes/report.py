@@ -164,7 +164,7 @@ def trajectory(
     row = drawings.sheet(facts.x, x, len(x), 64, data)
     shown.append((f'step {step} of {max(by_step)}', row))
   title = f'{len(x)} {facts.x.noun}, {max(by_step)} steps, seed {c.sampling.seed}'
-  title += f', checkpoint {sampled_step(model.workdir, c.sampling.checkpoint)}'
+  title += f', checkpoint {sampled_step(model.run, c.sampling.checkpoint)}'
   about = f'The first {len(x)} samples on their way from noise'
   return pictures.film(title, about, shown), x
 
