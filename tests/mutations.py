@@ -573,8 +573,8 @@ TABLE = [
     [
       (
         'nothing_into_it and simulates and sample',
-        'cls(registry.make(config, run, facts, workdir))',
-        'cls(registry.make(config, run, facts))',
+        'registry.make(config, run, facts, workdir), given',
+        'registry.make(config, run, facts), given',
       ),
     ],
   ),

@@ -125,8 +125,11 @@ def files_of_the_reader(rng):
   np.savez('cifar10.npz', x=pictures, label=labels)
   np.savez('x.npz', x=pictures[:, :28, :28, :1], label=labels)
   Path('my/pictures').mkdir(parents=True)
-  Image.fromarray(pictures[0]).save('my/pictures/0.png')
-  Path('my/pictures/metadata.jsonl').write_text('{"file_name": "0.png", "text": "noise"}')
+  for i in range(2):  # one of them is held out
+    Image.fromarray(pictures[i]).save(f'my/pictures/{i}.png')
+  Path('my/pictures/metadata.jsonl').write_text(
+    ''.join(f'{{"file_name": "{i}.png", "text": "noise"}}\n' for i in range(2))
+  )
   Path('my/texts').mkdir()
   Path('my/texts/a.txt').write_text(40 * 'a text ')
   config, *parts = EXAMPLE.findall((ROOT / 'docs/program.md').read_text())
@@ -188,7 +191,7 @@ def check(arguments, keep=True):
       make_run(run)
   with flagsaver.flagsaver():
     for flag in cli.flags.FLAGS.get_key_flags_for_module(cli):
-      flag.value = flag.default
+      flag.value, flag.present = flag.default, 0
     cli.parse(['launch.py', *argv])
     flags = cli.flags.FLAGS
     mode, needed = flags.mode, flags.mode != 'convert' and not flags.help_mode

@@ -371,8 +371,8 @@ def test_the_averages_of_a_published_recipe_have_constant_decays(name):
 )
 def test_a_short_run_is_told_that_its_average_is_long(fields, weight):
   """0.97^69 = 0.122 and 0.97^79 = 0.090; the last line forgets the start."""
-  fields = ['num_steps=100', *fields.split()]
-  flags = [(f'training.{x.split("=")[0]}', x.split('=')[1]) for x in fields]
+  values = {'num_steps': '100', **dict(x.split('=') for x in fields.split())}
+  flags = [(f'training.{name}', value) for name, value in values.items()]
   line = setup.slow_average(store.with_flags(read('digits'), flags))
   assert f'be {weight:.0%} the first ones' in line if weight else not line
 

@@ -102,7 +102,7 @@ def test_an_epsilon_without_a_plan_is_refused(epsilon):
 @pytest.mark.parametrize('size, resolved', [(2e5, True), (2e6, False)])
 def test_a_plan_is_given_where_float32_resolves_its_logarithm(size, resolved):
   """Two by two its entries are a closed form; one number is added to all costs."""
-  cost = np.float32(size + np.array([[0.0, 0.5], [0.75, 0.25]]))
+  cost = np.asarray(size + np.array([[0.0, 0.5], [0.75, 0.25]]), np.float32)
   odds = np.exp(np.float64(cost[0, 1] + cost[1, 0] - cost[0, 0] - cost[1, 1]) / 2.0)
   exact = 0.5 * np.array([[odds, 1.0], [1.0, odds]]) / (1.0 + odds)
   with jax.debug_nans(False):

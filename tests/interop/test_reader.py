@@ -61,9 +61,17 @@ def of_edm(**options):
 
 
 partial = functools.partial
-OPENAI = partial(openai.from_tensors, model='guided')
 OF_EDM, OF_ADM = (partial(edm.from_tensors, **o) for o in (SONG, ADM))
-SCORE = partial(score_sde.from_tensors, model=MODEL, **TINY)
+
+
+def OPENAI(tensors, **flags):
+  return openai.from_tensors(tensors, 'guided', **flags)
+
+
+def SCORE(tensors, model=MODEL, **options):
+  return score_sde.from_tensors(tensors, model, **{**TINY, **options})
+
+
 # () -> a network without weights, and (tensors, **options) -> `Imported`.
 READERS = {
   'openai': (partial(make, 'guided', 7, **GUIDED), partial(OPENAI, **GUIDED)),

@@ -16,6 +16,7 @@ import re
 import tempfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -152,8 +153,9 @@ def new_run(name, place):
 def evaluate(run, flags=(), **fields):
   """Runs a command; flags: those of the fields that it does not read are refused."""
   config = of_run(run, **fields)
+  start: Any = MODES['evaluate']
   with contextlib.redirect_stdout(io.StringIO()):
-    MODES['evaluate'](config, str(run), given=flags)
+    start(config, str(run), given=flags)
 
 
 def made_by(run, metric, flags=(), **fields):
@@ -316,7 +318,7 @@ def test_a_cell_is_the_command_of_its_metric(name, count, tmp_path_factory):
         fields.remove(f'sampling.{unread(error)}')
         continue
       [path] = (table / 'evaluation').glob('sweep-*/sweep.json')
-      points = read_json(path)['points']
+      points: Any = read_json(path)['points']
     row = data.draw(st.sampled_from(points))
     point = {f'sampling.{n}': x for n, x in row['point'].items()}
     for metric in metrics:

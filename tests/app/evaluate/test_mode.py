@@ -84,10 +84,10 @@ def test_the_loss_is_beside_those_of_exact_denoisers(run):
   text = printed_by(lambda: run_mode(run, **fields))
   found = result(run, 'loss-test')
   assert found['images'] == 12 and {'train', 'examples'} <= {*found['settings']['read']}
-  assert [*found['losses']] == [*losses.ROWS]
+  assert {*found['losses']} <= {set + x for set in losses.SETS for x in losses.ABOUT}
   value = {line: x['all']['value'] for line, x in found['losses'].items()}
-  assert value['linear'] < 0.5 < value['nothing_learnt'] and value['network'] > 0.5
-  assert f'loss {value["network"]:.5g} +- ' in ' '.join(text.split())
+  assert value['linear'] < 0.5 < value['nothing_learnt'] and value['loss'] > 0.5
+  assert f'loss {value["loss"]:.5g} +- ' in ' '.join(text.split())
 
 
 def test_the_bound_is_that_of_the_network(run, printed):

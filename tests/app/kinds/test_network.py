@@ -113,7 +113,7 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
   state, losses = init_state(params_of(learned), optax.identity()), []
   for rate in (0.0, 0.9):
     model = registry.make(trial('digits_vdm', small=True, **{'network.dropout': rate}), learned)
-    log = Mock(results={})
+    log = Mock(results={}, notes={})
     hooks.evaluating(model, make_mesh(model.config), (1,)).act(4, state, {}, log)
     losses.append(log.results['test_loss'])
   assert losses[0] == losses[1]

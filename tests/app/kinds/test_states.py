@@ -41,7 +41,7 @@ def test_a_network_that_knows_nothing_needs_all_bits(name, changes, calls):
   """Its logits are 0. Of uniform data that is exact, and the bound tight."""
   model = made(name, **changes)
   params = normal_params(model, deviation=0)
-  x = DIGITS.x.encode(datasets.source_of(model.config, 'test').x[:21])
+  x = DIGITS.x.encode(datasets.source_of(model.config, 'test').read(np.arange(21))['x'])
   metric = model.config.evaluation.elbo.make()
   measure = jax.jit(metric.measure(model.measured))
   bits = measure(params, jax.random.split(jax.random.key(0), 21), x, {})
@@ -53,7 +53,7 @@ def test_a_network_that_knows_nothing_needs_all_bits(name, changes, calls):
 
 def test_states_and_images_are_inverses():
   model = made()
-  x = DIGITS.x.encode(datasets.source_of(model.config).x[:5])
+  x = DIGITS.x.encode(datasets.source_of(model.config).read(np.arange(5))['x'])
   latents = model.latents
   assert_allclose(latents.decode(None, latents.encode(None, x)), x)
   masked = latents.decode(None, np.full((1, 8, 8, 1), 17))

@@ -11,6 +11,7 @@ refuse.
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -281,8 +282,6 @@ evaluation.sweep='weights.decay=0.5 num_steps=3,4' => config.evaluation.sweep: n
   effect with evaluation.metrics=elbo: elbo has its own, evaluation.elbo.num_steps
 evaluation.sweep=guidance.scale=2,2.0 evaluation.metrics=fd => has the point guidance.scale=2.0
   twice
-evaluation.sweep=seed=1,2 sampling.seed=3 evaluation.metrics=fd => 'seed=1,2' and
-  config.sampling.seed set one field
 two_moons data=csv data.path=a.csv data.x=a data.context=b data.label=c conditioning.labels=True
   evaluation.metrics=sbc => sbc draws x given only the context, and this run has labels, too
 evaluation.sweep=num_stps=3 => config.sampling.num_stps (did you mean
@@ -415,7 +414,7 @@ def test_a_mistake_is_one_clear_line(mode, name, flags, message, folder, monkeyp
   before = files_in(folder)
   fields = dict(flag.split('=', 1) for flag in flags)
   workdir = 'new' if mode == 'train' else f'runs/{name}'
-  start = MODES[mode]
+  start: Any = MODES[mode]
   found = refused('', lambda: start(config_of(name, **fields), Path(workdir), given=fields))
   assert message in found, found
   assert files_in(folder) == before and not Path('new').exists()

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,8 +162,9 @@ def settings(monkeypatch):
   monkeypatch.setattr(provenance, 'making', found)
 
   def of(mode, config, run, given=()):
+    start: Any = MODES[mode]
     with pytest.raises(Found) as error:
-      MODES[mode](config, str(run), given=given)
+      start(config, str(run), given=given)
     return error.value.args[0]
 
   return of
