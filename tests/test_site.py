@@ -183,7 +183,9 @@ RESULTS = {
   '11_exercises': (
     'assert abs(np.mean(x < 0) - 0.3) < 4.5 * 0.0046\n'
     'assert len(printed_sizes) < 50 and sizes[-1] < 2\n'
-    'assert gaps[0] > 0.1 and gaps[-1] < 2e-5'
+    'assert gaps[0] > 0.1 and gaps[-1] < 2e-5\n'
+    'assert ratios[0] == 0 and ratios[-1] > 0.999\n'
+    'assert abs(over_chain.mean() - pair_mean(0.7, 0.3, 5, few)) < 4.5 * error'
   ),
 }
 

@@ -26,8 +26,8 @@ def _narrow(w, m, v):
 
 
 def _latents(x, zs, betas):
-  # z_t and z_{t−1}, where t = 2 … T, and what is of the first and of the last step.
-  last = {'z_T': zs[-1], 'bar_T': np.prod(1 - betas)}
+  # z_t and z_{t−1}, where t = 2 … T, and what is of the first and of the last step; z_{t−1} of all.
+  last = {'z_T': zs[-1], 'bar_T': np.prod(1 - betas), 'before': np.append(x, zs[:-1])}
   return last | {'z': zs[1:], 'z_s': zs[:-1], 'z_1': zs[0], 'alpha_1': 1 - betas[0]}
 
 
@@ -51,6 +51,14 @@ def _chain(x, z_1, z_s, z, z_T, a, variance, alpha_1, beta, alpha, bar, bar_s, b
   log_q = _log_q(x, z_1, z_s, z, alpha_1, alpha, beta)
   log_ratio = _log_p(x, z_1, z_s, z, z_T, a, variance) - log_q
   return log_ratio, _bound(x, z_1, z, a, variance, mean, var, bar_T)
+
+
+def _chain_at_once(x, zs, before, a, variance, betas, z_1, z, z_T, beta, alpha, bar, bar_s, bar_T):
+  mean = named(f.posterior_mean(x, z, beta, alpha, bar, bar_s), 'μ̃_t')
+  var = named(f.posterior_variance(beta, bar, bar_s), 'β̃_t')
+  log_p = _log_n(z_T, 0, 1) + np.sum(_log_n(before, a * zs, variance))
+  log_q = np.sum(_log_n(zs, sqrt(1 - betas) * before, betas))
+  return log_p - log_q, _bound(x, z_1, z, a, variance, mean, var, bar_T)
 
 
 def _chain_by_p(x, z_1, z_s, z, z_T, a, variance, beta, alpha, bar, bar_s, bar_T):
@@ -212,8 +220,8 @@ in nats from the prior N(0, 1). A VAE is consistent if the last is 0.""",
   ),
   Exercise(
     'model_marginal(mean, var_x, a, variance)',
-    """The other consistency: p(z) = N(0, 1) and p(x | z) = N(a z, variance), and the data are numbers
-from N(mean, var_x). Return two numbers: the variance of p(x) = ∫ p(z) p(x | z) dz, and
+    """The other consistency: p(z) = N(0, 1) and p(x | z) = N(a z, variance), and the data are
+numbers from N(mean, var_x). Return two numbers: the variance of p(x) = ∫ p(z) p(x | z) dz, and
 KL(data ‖ p) in nats.""",
     lambda mean, var_x, a, variance: (
       a**2 + variance,
@@ -239,6 +247,7 @@ KLs of q(z_{t−1} | z_t, x), t = 2 … T, at the given z_t, and a KL of q(z_T |
       'you took p for q in the chain: the encoder is Π q(z_t | z_{t−1})': _chain_by_p,
       'your q(z_{t−1} | z_t) lacks x, and is known for data from N(0, I) only': _chain_without_x0,
     },
+    forms=(_chain_at_once,),
     also=_latents,
     each_step=2,
   ),
@@ -255,8 +264,8 @@ q(z_t | z_{t−1}) is exercise 1 with z_0 = x. Return a pair, the first term and
   ),
   Exercise(
     'pair_mean(x, a, t, betas)',
-    """q(z_1 … z_T | x) is exercise 1 with z_0 = x. Return E[(z_{t−1} − a z_t)²], a number: the other
-latents integrate to 1, so that a mean over the pair is left, q(z_{t−1} | x) q(z_t | z_{t−1}).""",
+    """q(z_1 … z_T | x) is exercise 1 with z_0 = x. Return E[(z_{t−1} − a z_t)²], a number: the
+other latents integrate to 1, and a mean over the pair is left, q(z_{t−1} | x) q(z_t | z_{t−1}).""",
     f.pair_mean,
     forms=(
       lambda x, a, alpha, beta, bar_s: (
@@ -370,11 +379,16 @@ a level to either side; the two outer bins reach to infinity.""",
 eps_hat for eps. Return w_t, a number: L_{t−1} = w_t |eps − eps_hat|² + a constant, where |.| is
 the Euclidean norm.""",
     lambda variance, beta, alpha, bar: beta**2 / (2 * variance * alpha * (1 - bar)),
+    {
+      'you dropped (1 − α_t)² / (α_t (1 − ᾱ_t)), as if |μ̃ − μ|² were |ε − ε̂|²': (
+        lambda variance: 1 / (2 * variance)
+      ),
+    },
   ),
   Exercise(
     'bound_weights(betas)',
-    """Return [T], the weights w_t of |eps − eps_hat|² in L_{t−1}, t = 1 … T, if p(x_{t−1} | x_t) has
-the variance β_t. L_simple has the same weight at each t instead, so that early steps weigh less.""",
+    """Return [T], the weights w_t of |eps − eps_hat|² in L_{t−1}, t = 1 … T, if p(x_{t−1} | x_t)
+has the variance β_t. L_simple has the same weight at each t, so that early steps weigh less.""",
     lambda beta, alpha, bar: beta / (2 * alpha * (1 - bar)),
     forms=(lambda beta, alpha, bar: beta**2 / (2 * beta * alpha * (1 - bar)),),
     each_step=1,

@@ -37,10 +37,12 @@ class Exercise(NamedTuple):
 
   @property
   def name(self) -> str:
+    """Returns the name of the function to write."""
     return self.signature.partition('(')[0]
 
   @property
   def arguments(self) -> list[str]:
+    """Returns the names of its arguments."""
     return re.findall(r'\w+', self.signature)[1:]
 
 
@@ -119,6 +121,10 @@ _NAMES = {
   'z_s': 'z_{t−1}',
   'bar_T': 'ᾱ_T',
   'alpha_1': 'α_1',
+  'before': 'z_{t−1}',
+  'zs': 'z_t',
+  'betas': 'β_t',
+  'var': 'decoder_var',
 }
 _FAMILIES = {'alpha': 'α', 'bar': 'ᾱ', 'beta': 'β', 'tilde': 'β̃'}
 # What is computed for ᾱ by mistake.

@@ -89,7 +89,7 @@ def _of_term(tree, path, symbols):
   yield from _of_operation(term)
   yield from _of_reduction(term)
   yield from _of_extent(term)
-  yield from _of_symbol(term, symbols)
+  yield from _of_symbol(term, parent, symbols)
   if _is_level_like(term, symbols):
     yield from _of_level(term, parent, symbols)
   yield from _of_power(term, parent, symbols)
@@ -121,6 +121,15 @@ def _argument(i, value):
   return lambda term: term._replace(args=(*term.args[:i], value, *term.args[i + 1 :]))
 
 
+def _exchanged(i, j):
+  def change(term):
+    args = [*term.args]
+    args[i], args[j] = args[j], args[i]
+    return term._replace(args=tuple(args))
+
+  return change
+
+
 def _of_operation(term: Term) -> Iterator[Slip]:
   """Something left out, divided for multiplied, a wrong sign, another constant."""
   function, args = term.function, term.args
@@ -130,10 +139,16 @@ def _of_operation(term: Term) -> Iterator[Slip]:
     yield _slip(_reversed(np.subtract))
     yield _slip(_pick(0), 'the term {part} is missing', part=1)
   elif function in (np.add, np.subtract):
-    minus = lambda x: Term(np.negative, (x,))
+
+    def minus(x):
+      return Term(np.negative, (x,))
+
     added = function is np.add
     rest = _pick(1) if added else lambda term: minus(term.args[1])
-    negated = lambda term: Term(function, (minus(term.args[0]), term.args[1]))
+
+    def negated(term):
+      return Term(function, (minus(term.args[0]), term.args[1]))
+
     yield _slip(_pick(0), 'the term {part} is missing', part=1)
     yield _slip(rest, 'the term {part} is missing', part=0)
     yield _slip(_as(np.subtract if added else np.add), 'the sign of {part} is wrong', part=1)
@@ -144,7 +159,10 @@ def _of_operation(term: Term) -> Iterator[Slip]:
     yield _slip(_reversed(np.divide), '{part} divides where it multiplies', RARE, part=0)
     yield _slip(_as(np.divide), '{part} divides where it multiplies', RARE, part=1)
   elif function is np.divide:
-    inverse = lambda term: Term(np.divide, (1.0, term.args[1]))
+
+    def inverse(term):
+      return Term(np.divide, (1.0, term.args[1]))
+
     yield _slip(_pick(0), 'the divisor {part} is missing', part=1)
     yield _slip(inverse, 'the factor {part} is missing', part=0)
     yield _slip(_as(np.multiply), '{part} multiplies where it divides', RARE, part=1)
@@ -154,6 +172,9 @@ def _of_operation(term: Term) -> Iterator[Slip]:
   elif function in (np.sqrt, np.power, np.log, np.exp):
     lost = {np.sqrt: 'root', np.power: 'square', np.log: 'logarithm', np.exp: 'exponential'}
     yield _slip(_pick(0), f'{_BELONGS}: the {lost[function]} is missing')
+  elif function is terms.several:
+    for i, j in itertools.combinations(range(len(args)), 2):
+      yield _slip(_exchanged(i, j), f'results {i + 1} and {j + 1} are swapped')
   elif function is np.where:
     yield _slip(_pick(2), 'the case {part} is missing')
   for i, x in enumerate(args):
@@ -174,9 +195,15 @@ def _bessel(weights):
 def _of_reduction(term: Term) -> Iterator[Slip]:
   """A sum for a mean, Bessel's K − 1, another axis, another order of operations."""
   function, args = term.function, term.args
-  mean_of = lambda function: lambda term: Term(np.mean, (Term(function, term.args[:1]),))
+
+  def mean_of(function):
+    return lambda term: Term(np.mean, (Term(function, term.args[:1]),))
+
   if function is np.matmul:
-    times_bessel = lambda term: Term(np.multiply, (Term(_bessel, term.args[:1]), term))
+
+    def times_bessel(term):
+      return Term(np.multiply, (Term(_bessel, term.args[:1]), term))
+
     yield _slip(lambda term: Term(np.mean, term.args[1:]), 'the weights {part} are missing')
     yield _slip(times_bessel, '{old} is times K / (K − 1), by Bessel')
   elif function is np.sum:
@@ -186,7 +213,10 @@ def _of_reduction(term: Term) -> Iterator[Slip]:
     yield _slip(_as(np.sum), 'a sum where a mean belongs')
     yield _slip(_pick(0), 'the mean is missing')
     yield _slip(_as(less_one_mean), 'the sum is divided by K − 1 (Bessel), where a mean belongs')
-    outside = lambda term: Term(np.log, (mean_of(np.exp)(term),))
+
+    def outside(term):
+      return Term(np.log, (mean_of(np.exp)(term),))
+
     yield _slip(mean_of(np.exp), 'the logarithm is missing in the mean of {part}', RARE)
     yield _slip(outside, 'the logarithm is outside the mean of {part}', RARE)
   if function in (np.sum, np.mean):
@@ -194,10 +224,16 @@ def _of_reduction(term: Term) -> Iterator[Slip]:
       yield _slip(_argument(1, 1 - args[1]), 'a sum over another axis')
     x = args[0]
     if x.function in (np.power, np.sqrt, np.log, np.exp):
-      inner = lambda term: term._replace(args=(term.args[0].args[0], *term.args[1:]))
+
+      def inner(term):
+        return term._replace(args=(term.args[0].args[0], *term.args[1:]))
+
       yield _slip(lambda term: term.args[0]._replace(args=(inner(term), *x.args[1:])))
   elif function in (np.add, np.subtract):
-    inside = lambda term: Term(np.sum, (Term(function, (term.args[0], term.args[1].args[0])),))
+
+    def inside(term):
+      return Term(np.sum, (Term(function, (term.args[0], term.args[1].args[0])),))
+
     if isinstance(args[1], Term) and args[1].function is np.sum:
       yield _slip(inside, '{part} is inside the sum')
 
@@ -218,13 +254,16 @@ def _of_extent(term: Term) -> Iterator[Slip]:
 def _spread(i, reached):
   def change(term):
     x = term.args[i]
-    each = lambda y: term._replace(args=(*term.args[:i], y, *term.args[i + 1 :]))
+
+    def each(y):
+      return term._replace(args=(*term.args[:i], y, *term.args[i + 1 :]))
+
     return x._replace(args=tuple(each(y) if j in reached else y for j, y in enumerate(x.args)))
 
   return change
 
 
-def _of_symbol(term: Term, symbols: Symbols) -> Iterator[Slip]:
+def _of_symbol(term: Term, parent: Term | None, symbols: Symbols) -> Iterator[Slip]:
   """Another symbol, or another index."""
   function = term.function
   if function in symbols.levels:
@@ -238,8 +277,13 @@ def _of_symbol(term: Term, symbols: Symbols) -> Iterator[Slip]:
       if name != function:
         yield _slip(_put(Term(name)))
     if function in ('t', 's'):
-      yield _slip(lambda term: Term(np.subtract, (term, 1)))
-      yield _slip(lambda term: Term(np.add, (term, 1)))
+      compared = parent is not None and parent.function in (np.greater, np.less)
+      for function in np.subtract, np.add:
+
+        def step(term, function=function):
+          return Term(function, (term, 1))
+
+        yield _slip(step, cost=RARE if compared else COMMON)
 
 
 def _is_level_like(term, symbols):
@@ -270,7 +314,7 @@ def _of_level(term: Term, parent: Term | None, symbols: Symbols) -> Iterator[Sli
   if parent is None and not leaf:
     for name in _NEAR:
       yield _slip(_put(Term(np.sqrt, (Term(name),))), cost=RARE)
-    yield _slip(_put(Term(np.positive, (1.0,))), '1 where {old} belongs', RARE)
+    yield _slip(lambda term: Term(np.ones_like, (term,)), '1 where {old} belongs')
 
 
 def _of_power(term: Term, parent: Term | None, symbols: Symbols) -> Iterator[Slip]:
@@ -290,13 +334,20 @@ def _of_factor(term: Term, symbols: Symbols) -> Iterator[Slip]:
   """A factor or a divisor too much, of an addend or of the whole."""
   if term.function in symbols.levels or term.function is terms.several:
     return
-  times = lambda factor: lambda term: Term(np.multiply, (factor, term))
-  for factor, name in ((-1.0, '−1'), (2.0, '2'), (0.5, '½')):
+
+  def times(factor):
+    return lambda term: Term(np.multiply, (factor, term))
+
+  yield _slip(times(-1.0), 'the sign of {old} is wrong', wraps=True)
+  for factor, name in ((2.0, '2'), (0.5, '½')):
     yield _slip(times(factor), f'a factor {name} too much', wraps=True)
   for level in _variances(symbols, _NEAR):
     for factor in (level, Term(np.sqrt, (level,))):
       name = terms.text(factor, symbols.names)
-      divided = lambda term, factor=factor: Term(np.divide, (term, factor))
+
+      def divided(term, factor=factor):
+        return Term(np.divide, (term, factor))
+
       yield _slip(times(factor), f'a factor {name} too much', RARE, wraps=True)
       yield _slip(divided, f'a divisor {name} too much', RARE, wraps=True)
 
@@ -375,7 +426,7 @@ def explanations(
 
 
 def two_slips(single: Sequence[Slip]) -> list[tuple[Slip, Slip]]:
-  """Returns pairs of slips in the order in which they are applied, the cheap ones if there are many."""
+  """Returns pairs of slips, as they are applied in turn, the cheap ones if there are many."""
   found: dict[bool, list[tuple[Slip, Slip]]] = {True: [], False: []}
   for a, b in itertools.combinations(single, 2):
     around = a.wraps and b.wraps and a.paths == b.paths
@@ -421,8 +472,8 @@ def _apart(named):
   # Two names of slips in different places; in one place they are the same in other words.
   (first, slips), *others = named.items()
   places = [path for slip in slips for path in slip.paths]
-  for name, others in others:
-    paths = [path for slip in others for path in slip.paths]
+  for name, two in others:
+    paths = [path for slip in two for path in slip.paths]
     if not any(p[: len(q)] == q or q[: len(p)] == p for p in places for q in paths):
       return [first, name]
   return [first]
@@ -434,7 +485,7 @@ def described(tree: Term, slip: Slip, names: Mapping[str, str]) -> str:
   old = terms.at(tree, path)
   part = terms.text(old.args[slip.part], names) if slip.part < len(old.args) else ''
   changed = applied(tree, slip)
-  once = len(slip.paths) == 1
+  once = len({id(terms.at(tree, p[:-1])) for p in slip.paths}) == 1
   # The terms are shown with the root, the square or the 1 − around them.
   while once and path and _belongs_to(terms.at(tree, path[:-1])):
     path = path[:-1]
