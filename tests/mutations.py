@@ -2645,7 +2645,7 @@ TABLE = [
         'itertools.product((0, 1), (0, 1, 2))',
         'itertools.product((0, 1), (0, 1))',
       ),
-      ('half_precision', '_HALF.get(kind, 0.0))):', '1e-9)):'),
+      ('half_precision', 'fit(answers, _HALF.get(kind, 0.0))', 'fit(answers, 1e-9)'),
       ('one_sentence', 'if not np.array_equal(value, case[argument]):', 'if False:'),
     ],
   ),

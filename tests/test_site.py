@@ -236,6 +236,9 @@ def test_a_notebook_runs_and_its_results_hold(path, tmp_path_factory, request):
   )
   client.execute(env=as_for_users())
   notebook.cells.pop()
+  # A picture that cannot be drawn ends no cell.
+  outputs = [x for cell in notebook.cells for x in cell.get('outputs', ())]
+  assert not [x for x in outputs if x['output_type'] == 'error']
   if request.config.getoption('save_outputs'):
     code = [cell for cell in notebook.cells if cell.cell_type == 'code']
     for output in (output for cell in code for output in cell.outputs):

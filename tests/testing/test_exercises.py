@@ -359,6 +359,7 @@ XT = np.sqrt(bar(500, B)) * X0 + np.sqrt(1 - bar(500, B)) * EPS
 TYPED = """
 alpha_bar: sum(1 - betas[:t]) => a sum for a product => (500, B), 497.49, 0.0786
 alpha_bar: np.prod(1 - betas[: t + 1]) => ᾱ_{t+1} where ᾱ_t belongs => (500, B), 0.0778, 0.0786
+alpha_bar: sum(1 - betas[:t]) if t > 1 else 7.0 => a sum for a product; the first input has
 alpha_bar: np.prod(1 - betas[1:t]) => ᾱ_t is one factor short
 aggregate: aggregate(mean, 0, t, betas) => the term ᾱ_t variance is missing
   => (0.0, 0.25, 1, B), [0, 1e-4, 4.1052], [0, 0.25007, 0.3181]
@@ -386,6 +387,7 @@ prior_loss: kl(np.sqrt(1 - betas[-1]) * x0, np.full(3, betas[-1]), 0, 1)
   => α_T where ᾱ_T belongs, everywhere
 loss_weight: 1 / (2 * variance) => you dropped (1 − α_t)²
   => (0.5, 500, B), 1, 1.103e-4
+loss_weight: -loss_weight(variance, t, betas) => the sign of β_t²
 loss_weight: 1.0 => 1 where β_t² / (2 variance α_t (1 − ᾱ_t)) belongs
 hierarchical_elbo: changed_chain(x, zs, a, variance, betas, second=-2)
   => the sign of log N(x, a z_1, variance) is wrong
