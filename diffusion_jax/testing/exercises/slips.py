@@ -220,9 +220,9 @@ def _of_reduction(term: Term) -> Iterator[Slip]:
     yield _slip(mean_of(np.exp), 'the logarithm is missing in the mean of {part}', RARE)
     yield _slip(outside, 'the logarithm is outside the mean of {part}', RARE)
   if function in (np.sum, np.mean):
+    x = args[0]
     if len(args) > 1:
       yield _slip(_argument(1, 1 - args[1]), 'a sum over another axis')
-    x = args[0]
     if x.function in (np.power, np.sqrt, np.log, np.exp):
 
       def inner(term):

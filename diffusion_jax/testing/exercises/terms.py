@@ -18,7 +18,7 @@ class Term(NamedTuple):
   """A symbol, whose `function` is its name, or a function of `args`: terms and numbers."""
 
   function: Any
-  args: tuple = ()
+  args: tuple[Any, ...] = ()
   kwargs: tuple[tuple[str, Any], ...] = ()
 
 
