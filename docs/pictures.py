@@ -393,9 +393,8 @@ def feller():
 
   figure, axes = plt.subplots(1, 4, figsize=(11, 2.5))
   for axis, num_steps in zip(axes, (5, 50, 1000), strict=False):
-    w, m, v = step(num_steps).values()
-    mean = w @ m
-    variance = w @ (v + (m - mean) ** 2)
+    w, m, v = step(num_steps)
+    mean, variance = formulas.moments(w, m, v)
     x = mean + np.sqrt(variance) * np.linspace(-4, 4, 401)
     axis.plot(x, np.exp(formulas.log_normal(x[:, None], m, v)) @ w, label='exact')
     axis.plot(x, np.exp(formulas.log_normal(x, mean, variance)), 'k--', lw=1, label='Gaussian')
@@ -403,7 +402,7 @@ def feller():
   axes[1].legend(fontsize=7, loc='center')
   figure.subplots_adjust(wspace=0.25)
   counts = np.array([5, 10, 20, 50, 100, 200, 500, 1000])
-  gaps = [formulas.reverse_gap(*step(n).values()) for n in counts]
+  gaps = [formulas.reverse_gap(*step(n)) for n in counts]
   print(dict(zip(counts.tolist(), gaps, strict=True)))
   axes[3].loglog(counts, gaps, 'o-', ms=3)
   axes[3].set(xlabel='T', title='total variation')
@@ -411,8 +410,30 @@ def feller():
   save(figure, 'feller')
 
 
+def levels():
+  """Weights of the bound, the two variances of the reverse step, and what targets leave unknown."""
+  betas = np.linspace(1e-4, 0.02, 1000)
+  bars = np.append(1.0, np.cumprod(1 - betas))
+  bar, before, steps = bars[1:], bars[:-1], np.arange(1, 1001)
+  figure, axes = plt.subplots(1, 3, figsize=(11, 2.8))
+  axes[0].loglog(steps, betas / (2 * (1 - betas) * (1 - bar)), label='bound, $w_t$')
+  axes[0].axhline(1, color='k', ls='--', lw=1, label='$L_{simple}$')
+  axes[1].semilogx(steps, (1 - before) / (1 - bar))
+  unknown = {'$x_0$': 1 - bar, '$\\varepsilon$': bar, '$v$': np.ones(1000)}
+  unknown['$\\tilde\\mu_t$'] = before * betas**2 / (1 - bar)
+  for name, variance in unknown.items():
+    axes[2].loglog(steps, variance, label=name)
+  titles = 'weight of $\\varepsilon$', '$\\tilde\\beta_t / \\beta_t$', 'variance given $x_t$'
+  for axis, title in zip(axes, titles, strict=True):
+    axis.set(xlabel='t', title=title)
+    axis.grid(alpha=0.3)
+  axes[0].legend(fontsize=8)
+  axes[2].legend(fontsize=8)
+  save(figure, 'levels')
+
+
 PICTURES = noise, paths, samplers, guidance, inpainting, few_steps, bound
-PICTURES += posterior_errors, guidance_law, couplings, bridge, feller
+PICTURES += posterior_errors, guidance_law, couplings, bridge, feller, levels
 
 
 if __name__ == '__main__':

@@ -2892,7 +2892,17 @@ TABLE = [
     'testing/exercises/__init__.py',
     'testing/test_exercises.py',
     [
-      ('typed_misprint', 'for cut in (0, 1) if finite', 'for cut in (0,) if finite'),
+      (
+        'typed_misprint',
+        'itertools.product((0, 1), (0, 1, 2))',
+        'itertools.product((0,), (0, 1, 2))',
+      ),
+      (
+        'typed_misprint',
+        'itertools.product((0, 1), (0, 1, 2))',
+        'itertools.product((0, 1), (0, 1))',
+      ),
+      ('half_precision', 'fit(answers, _HALF.get(kind, 0.0))', 'fit(answers, 1e-9)'),
       ('one_sentence', 'if not np.array_equal(value, case[argument]):', 'if False:'),
     ],
   ),
@@ -2900,14 +2910,24 @@ TABLE = [
     'testing/exercises/formulas.py',
     'testing/test_exercises.py',
     [
-      ('right_answers', 'x = sqrt(1 - beta) * x', 'x = (1 - beta) * x'),
+      ('right_answers', 'return (1 - bar_s) / (1 - bar) * beta', 'return (1 - bar_s) / (1 - bar)'),
     ],
   ),
   (
     'testing/exercises/inputs.py',
     'testing/test_exercises.py',
     [
-      ('typed_misprint', 'bars[s or -1]', 'bars[s]'),
+      ('typed_misprint', "'last': np.append(bars[-1], bars[1:])", "'last': bars"),
+    ],
+  ),
+  (
+    'testing/exercises/slips.py',
+    'testing/test_exercises.py',
+    [
+      ('typed_misprint', 'return [first, name]', 'return [name]'),
+      ('typed_misprint', 'cost=RARE if compared else COMMON', 'cost=COMMON'),
+      ('typed_misprint', 'yield _slip(times(-1.0)', 'yield _slip(times(1.0)'),
+      ('typed_misprint', 'yield _slip(_as(less_one_mean)', 'yield _slip(_as(np.mean)'),
     ],
   ),
   (

@@ -183,7 +183,9 @@ RESULTS = {
   '11_exercises': (
     'assert abs(np.mean(x < 0) - 0.3) < 4.5 * 0.0046\n'
     'assert len(printed_sizes) < 50 and sizes[-1] < 2\n'
-    'assert gaps[0] > 0.1 and gaps[-1] < 2e-5'
+    'assert gaps[0] > 0.1 and gaps[-1] < 2e-5\n'
+    'assert ratios[0] == 0 and ratios[-1] > 0.999\n'
+    'assert abs(over_chain.mean() - pair_mean(0.7, 0.3, 5, few)) < 4.5 * error'
   ),
 }
 
@@ -234,6 +236,9 @@ def test_a_notebook_runs_and_its_results_hold(path, tmp_path_factory, request):
   )
   client.execute(env=as_for_users())
   notebook.cells.pop()
+  # A picture that cannot be drawn ends no cell.
+  outputs = [x for cell in notebook.cells for x in cell.get('outputs', ())]
+  assert not [x for x in outputs if x['output_type'] == 'error']
   if request.config.getoption('save_outputs'):
     code = [cell for cell in notebook.cells if cell.cell_type == 'code']
     for output in (output for cell in code for output in cell.outputs):

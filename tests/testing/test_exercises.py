@@ -1,6 +1,5 @@
 """The exercises: right answers, misprints and mistakes as learners type them."""
 
-import itertools
 import math
 import re
 
@@ -12,9 +11,9 @@ from scipy.integrate import solve_ivp
 from scipy.stats import norm
 
 from diffusion_jax.testing import exercises
-from diffusion_jax.testing.exercises import __main__ as program, formulas
+from diffusion_jax.testing.exercises import __main__ as program, formulas, slips, terms
 from diffusion_jax.testing.exercises.entries import EXERCISES
-from diffusion_jax.testing.exercises.inputs import outcomes
+from diffusion_jax.testing.exercises.inputs import apply, numbers, symbols
 
 # --- right answers from definitions ---------------------------------------------
 
@@ -51,7 +50,55 @@ def guidance_by_ode(eps_c, eps_u, w, var_c, var_u):
   return [eps_u + w * (eps_c - eps_u), law @ x**2 / law.sum(), (factor * np.exp(7)) ** 2]
 
 
-DEFINED = {'elbo_gap': elbo_gap_by_definition, 'guidance': guidance_by_ode}
+Y = np.linspace(-12, 12, 24_001)  # a grid for integrals
+
+
+def density_step_by_integral(z, weights, means, variances, t, betas):
+  before = norm.pdf(Y[:, None], means, variances**0.5) @ weights
+  beta = betas[t - 1]
+  return np.trapezoid(before * norm.pdf(z, (1 - beta) ** 0.5 * Y, beta**0.5), Y)
+
+
+def divergence(log_q, log_p):
+  return np.trapezoid(np.exp(log_q) * (log_q - log_p), Y)
+
+
+def of_draws(mean, variance, scale, noise):
+  """Returns the log density on the grid of scale y + noise, where y ~ N(mean, variance)."""
+  y, weights = np.polynomial.hermite_e.hermegauss(120)
+  laws = norm.pdf(Y[:, None], scale * (mean + variance**0.5 * y), noise**0.5)
+  return np.log(laws @ weights / weights.sum())
+
+
+def aggregate_posterior_by_integral(mean, variance, a, var_z):
+  log_q = of_draws(mean, variance, a, var_z)
+  m = np.trapezoid(np.exp(log_q) * Y, Y)
+  v = np.trapezoid(np.exp(log_q) * (Y - m) ** 2, Y)
+  return m, v, divergence(log_q, norm.logpdf(Y))
+
+
+def model_marginal_by_integral(mean, var_x, a, variance):
+  log_p = of_draws(0, 1, a, variance)
+  v = np.trapezoid(np.exp(log_p) * Y**2, Y)
+  return v, divergence(norm.logpdf(Y, mean, var_x**0.5), norm.logpdf(Y, 0, v**0.5))
+
+
+def pair_mean_by_quadrature(x, a, t, betas):
+  """All latents are x and sums of independent noises: E over the pair of noises."""
+  y, weights = np.polynomial.hermite_e.hermegauss(5)
+  before = np.sqrt(bar(t - 1, betas)) * x + np.sqrt(1 - bar(t - 1, betas)) * y
+  now = np.sqrt(alpha(t, betas)) * before[:, None] + np.sqrt(betas[t - 1]) * y
+  return weights @ (before[:, None] - a * now) ** 2 @ weights / weights.sum() ** 2
+
+
+DEFINED = {
+  'elbo_gap': elbo_gap_by_definition,
+  'guidance': guidance_by_ode,
+  'density_step': density_step_by_integral,
+  'aggregate_posterior': aggregate_posterior_by_integral,
+  'model_marginal': model_marginal_by_integral,
+  'pair_mean': pair_mean_by_quadrature,
+}
 
 
 # --- right answers in NumPy or plain Python, as learners type them ------------
@@ -205,6 +252,48 @@ def guidance(eps_c, eps_u, w, var_c, var_u):
   return (1 - w) * eps_u + w * eps_c, named, var_u * (var_c / var_u) ** w
 
 
+def density_step(z, weights, means, variances, t, betas):
+  kept = 1 - betas[t - 1]
+  return norm.pdf(z, kept**0.5 * means, (kept * variances + betas[t - 1]) ** 0.5) @ weights
+
+
+def aggregate_posterior(mean, variance, a, var_z):
+  m, v = a * mean, a * a * variance + var_z
+  return m, v, kl(m, v, 0.0, 1.0)
+
+
+def model_marginal(mean, var_x, a, variance):
+  v = variance + a**2
+  return v, -norm(mean, var_x**0.5).entropy() + 0.5 * (
+    np.log(2 * np.pi * v) + (var_x + mean**2) / v
+  )
+
+
+def factors(x, zs, betas):
+  log_q = lambda t, to, start: norm.logpdf(
+    to, bar(t, betas) ** 0.5 * start, (1 - bar(t, betas)) ** 0.5
+  )
+  rest = 0.0
+  for t in range(2, len(zs) + 1):  # by Bayes' rule
+    rest += norm.logpdf(zs[t - 1], (1 - betas[t - 1]) ** 0.5 * zs[t - 2], betas[t - 1] ** 0.5)
+    rest += log_q(t - 1, zs[t - 2], x) - log_q(t, zs[t - 1], x)
+  return log_q(len(zs), zs[-1], x), rest
+
+
+def pair_mean(x, a, t, betas):
+  kept, beta = bar(t - 1, betas), betas[t - 1]
+  factor = 1 - a * np.sqrt(1 - beta)
+  return factor**2 * (kept * x**2 + 1 - kept) + a**2 * beta
+
+
+def variance_ratio(t, betas):
+  return posterior_variance(t, betas) / betas[t - 1]
+
+
+def bound_weights(betas):
+  return [loss_weight(betas[t - 1], t, betas) for t in range(1, len(betas) + 1)]
+
+
 PLAIN = {name: globals()[name] for name in exercises.names()}
 
 
@@ -220,21 +309,30 @@ def test_right_answers_are_right(name, capsys):
 
 
 @pytest.mark.parametrize('name', exercises.names())
-def test_misprints_differ_and_are_named(name):
-  """Also from what is wrong where t = 1 alone, and from the levels of the next step."""
+def test_misprints_are_named(name, capsys):
+  """Those of a list, and slips of the formula in all its forms."""
   exercise = EXERCISES[exercises.names().index(name)]
-  tables = [outcomes(exercise, case) for case in exercises.inputs(name)]
-  values = {text: np.stack([table[text] for table in tables]) for text in tables[0]}
-  error = 1e-4 * abs(values['']).max() + exercise.error
-  away = lambda a, b: ~(abs(values[a] - values[b]).max() < 5 * error)  # or NaN
-  assert all(away(text, '') for text in exercise.misprints)
-  assert all(
-    away(a, b) for a, b in itertools.combinations(values, 2) if away(a, '') and away(b, '')
-  )
-  for text in exercise.misprints:
-    typed = iter(values[text])
-    verdict = exercises.check(name, lambda *_, typed=typed: next(typed))
-    assert not verdict and ' '.join(text.split()) in verdict.message
+  known = [numbers(exercise, case) for case in exercises.inputs(name)]
+
+  def verdict(values):
+    typed = iter([*values, values[-1]])  # the last once more
+    return exercises.check(name, lambda *_: next(typed))
+
+  for words, formula in exercise.misprints.items():
+    found = verdict([np.asarray(apply(formula, case)) for case in known])
+    assert not found and ' '.join(words.split()) in found.slip
+  for formula in exercise.answer, *exercise.forms:
+    tree = terms.trace(formula)
+    right = [np.asarray(apply(formula, case)) for case in known]
+    each = slips.explanations(tree, symbols(exercise), known, singly=True)
+    rng = np.random.default_rng(0)
+    for i in rng.choice(len(each.singles), 4):
+      values = each.singles[i][1]
+      both = [*zip(values, right, strict=True)]
+      if all(x.shape == y.shape and np.max(abs(x - y)) > 0.1 for x, y in both[1:]):
+        found = verdict(values)
+        assert not found and found.slip, found.message
+  assert capsys.readouterr().out.count(' is wrong: ') >= len(exercise.misprints)
 
 
 # --- misprints of lecture notes, as learners type them ------------------------
@@ -256,61 +354,100 @@ def changed_chain(x, zs, a, variance, betas, first=0.0, second=0.0, p_for_q=0.0)
 B = np.linspace(1e-4, 0.02, 1000)
 X0, EPS = 0.7, -0.4
 XT = np.sqrt(bar(500, B)) * X0 + np.sqrt(1 - bar(500, B)) * EPS
-# exercise: what is typed => words of the verdict => at t = 500 of the linear schedule: arguments,
+# exercise: what is typed => words of the slip => at t = 500 of the linear schedule: arguments,
 # the number of the misprint, the right number
 TYPED = """
-alpha_bar: sum(1 - betas[:t]) => is a sum => (500, B), 497.49, 0.0786
-alpha_bar: np.prod(1 - betas[: t + 1]) => without an α_0 => (500, B), 0.0778, 0.0786
-aggregate: aggregate(mean, 0, t, betas) => add ᾱ_t times the data's
+alpha_bar: sum(1 - betas[:t]) => a sum for a product => (500, B), 497.49, 0.0786
+alpha_bar: np.prod(1 - betas[: t + 1]) => ᾱ_{t+1} where ᾱ_t belongs => (500, B), 0.0778, 0.0786
+alpha_bar: sum(1 - betas[:t]) if t > 1 else 7.0 => a sum for a product; the first input has
+alpha_bar: np.prod(1 - betas[1:t]) => ᾱ_t is one factor short
+aggregate: aggregate(mean, 0, t, betas) => the term ᾱ_t variance is missing
   => (0.0, 0.25, 1, B), [0, 1e-4, 4.1052], [0, 0.25007, 0.3181]
 posterior_mean: (np.sqrt(alpha(t - 1, betas) * betas[t - 1]) * x0 + np.sqrt(alpha(t, betas) *
-  (1 - alpha(t - 1, betas))) * xt) / betas[t - 1] => roots are over β_t
+  (1 - alpha(t - 1, betas))) * xt) / betas[t - 1] => your roots are over β_t and 1 − α_t
   => (X0, XT, 500, B), 5.089, -0.1845
-posterior_variance: (1 - alpha(t - 1, betas)) / (1 - alpha(t, betas)) => bars are missing
-  => (500, B), 0.998, 0.01003
-posterior_mean_by_eps: mean_with(alpha, bar)(xt, eps, t, betas) => divide by α_t
-  => (XT, EPS, 500, B), -0.1854, -0.1845
-posterior_mean_by_eps: mean_with(root(bar), bar)(xt, eps, t, betas) => by √ᾱ_t
+posterior_mean: posterior_mean(x0, xt, t, betas) + (np.sqrt(bar(t, betas)) -
+  np.sqrt(bar(t - 1, betas))) * betas[t - 1] / (1 - bar(t, betas)) * x0
+  => √ᾱ_t where √ᾱ_{t−1} belongs
+posterior_variance: (1 - alpha(t - 1, betas)) / (1 - alpha(t, betas)) => α_t where ᾱ_t = α_1 ⋯ α_t
+  belongs: one step for t, and the factor β_t is missing => (500, B), 0.998, 0.01003
+posterior_variance: np.sqrt(posterior_variance(t, betas)) => a root too much
+posterior_mean_by_eps: mean_with(alpha, bar)(xt, eps, t, betas) => α_t where √α_t belongs: the root
+  is missing => (XT, EPS, 500, B), -0.1854, -0.1845
+posterior_mean_by_eps: mean_with(root(bar), bar)(xt, eps, t, betas) => √ᾱ_t where √α_t belongs
   => (XT, EPS, 500, B), -0.655, -0.1845
-posterior_mean_by_eps: mean_with(root(alpha), alpha)(xt, eps, t, betas) => α_t where ᾱ_t
-  => (XT, EPS, 500, B), -0.1484, -0.1845
-ancestral_step: printed_step(xt, eps_hat, noise, t, betas) => by √ᾱ_t
+posterior_mean_by_eps: mean_with(root(alpha), alpha)(xt, eps, t, betas)
+  => √β_t where √(1 − ᾱ_t) belongs => (XT, EPS, 500, B), -0.1484, -0.1845
+posterior_mean_by_eps: mean_with(root(alpha), bar)(xt, -eps, t, betas) => the sign of
+ancestral_step: printed_step(xt, eps_hat, noise, t, betas) => √ᾱ_t where √α_t belongs
   => (XT, EPS, 0.0, 500, B), -0.655, -0.1845
-q_sample: np.sqrt(alpha(t, betas)) * x0 + np.sqrt(1 - alpha(t, betas)) * eps => α_t where ᾱ_t
-  => (0.0, 1.0, 1000, B), 0.1414, 0.99998
-loss_weight: 1 / (2 * variance) => you dropped (1 − α_t)² => (0.5, 500, B), 1, 1.103e-4
+q_sample: np.sqrt(alpha(t, betas)) * x0 + np.sqrt(1 - alpha(t, betas)) * eps
+  => α_t where ᾱ_t belongs, everywhere => (0.0, 1.0, 1000, B), 0.1414, 0.99998
+prior_loss: kl(np.sqrt(1 - betas[-1]) * x0, np.full(3, betas[-1]), 0, 1)
+  => α_T where ᾱ_T belongs, everywhere
+loss_weight: 1 / (2 * variance) => you dropped (1 − α_t)²
+  => (0.5, 500, B), 1, 1.103e-4
+loss_weight: -loss_weight(variance, t, betas) => the sign of β_t²
+loss_weight: 1.0 => 1 where β_t² / (2 variance α_t (1 − ᾱ_t)) belongs
 hierarchical_elbo: changed_chain(x, zs, a, variance, betas, second=-2)
-  => −ELBO = L_T + Σ L_{t−1} + L_0
-hierarchical_elbo: changed_chain(x, zs, a, variance, betas, first=1) => it is t > 1
+  => the sign of log N(x, a z_1, variance) is wrong
+hierarchical_elbo: changed_chain(x, zs, a, variance, betas, first=1)
+  => a factor 2 too much, in log N(x, a z_1, variance)
 hierarchical_elbo: changed_chain(x, zs, a, variance, betas, p_for_q=1) => took p for q
 ancestral_step: posterior_mean_by_eps(xt, eps_hat, t, betas) + betas[t - 1] ** 0.5 * noise
-  => it is t > 1
+  => the factor [t > 1] is missing
 transition_loss: kl(np.sqrt(1 - betas[t - 1]) * xt, betas[t - 1], mean_p, betas[t - 1])
   => lacks x_0
-simple_loss: (eps - model(q_sample(x0, eps, t, betas), t)).mean() ** 2 => outside the mean
+simple_loss: (eps - model(q_sample(x0, eps, t, betas), t)).mean() ** 2 => mean(ε − model(x_t, t))²
+simple_loss: ((eps - model(q_sample(x0, eps, t, betas), t)) ** 2).sum() => a sum where a mean
+simple_loss: ((eps - model(q_sample(x0, eps, t, betas), t)) ** 2).sum() / 2 => K − 1 (Bessel)
 vae_elbo: (decoded**pixels * (1 - decoded) ** (1 - pixels) if decoder_var is None else
   norm.pdf(pixels, decoded, np.sqrt(decoder_var))).prod(axis=1).mean() - kl(mean_q, var_q, 0, 1)
   => the logarithm is missing
-forward_step: np.sqrt(1 - betas[t - 1]) * x_prev => it is random
-kl: 0.5 * (var_q / var_p - 1 + (mean_q - mean_p) ** 2 / var_p).sum() => the logarithm is missing
+vae_elbo: (np.log(np.where(pixels == 1, decoded, 1 - decoded)) if decoder_var is None else
+  norm.logpdf(pixels, decoded, np.sqrt(decoder_var))).sum(axis=0).mean() - kl(mean_q, var_q, 0, 1)
+  => another axis
+forward_step: np.sqrt(1 - betas[t - 1]) * x_prev => the term √β_t ε is missing
+forward_step: np.sqrt(betas[t - 1]) * x_prev + np.sqrt(1 - betas[t - 1]) * eps
+  => α_t and β_t are swapped
+forward_step: (1 - np.sqrt(betas[t - 1])) * x_prev + np.sqrt(betas[t - 1]) * eps => 1 − √β_t where
+kl: 0.5 * (var_q / var_p - 1 + (mean_q - mean_p) ** 2 / var_p).sum() => the term log
 grey_loss: -norm.logpdf(grey, grey_mean, std).sum() => a grey level has a probability
-posterior_mean: posterior_mean(x0, xt, t + 1, betas) => step t + 1
+posterior_mean: posterior_mean(x0, xt, t + 1, betas) => levels of step t + 1
 posterior_variance: (1 - np.cumprod(1 - betas)[t - 2]) / (1 - bar(t, betas)) * betas[t - 1]
   => ᾱ_0 is the last entry
-ancestral_step: printed_step(xt, eps_hat, noise, t, betas, last=0) => by √ᾱ_t
-kl: 2 * kl(mean_q, var_q, mean_p, var_p) => 2 times the right ones
-kl: kl(mean_q, var_q, mean_p, var_p) / 3 => 0.3333 times
+ancestral_step: printed_step(xt, eps_hat, noise, t, betas, last=0)
+  => √ᾱ_t where √α_t belongs, in (x_t − β_t / √(1 − ᾱ_t) ε̂) / √α_t, and the factor [t > 1]
+kl: 2 * kl(mean_q, var_q, mean_p, var_p) => 2
+kl: kl(mean_q, var_q, mean_p, var_p) / 3 => a mean where a sum belongs
+density_step: density(z, weights, means, variances, t, betas) => ᾱ_t where α_t belongs
+density_step: norm.pdf(z, np.sqrt(alpha(t, betas)) * means, np.sqrt(variances + betas[t - 1]))
+  @ weights => the factor α_t is missing
+aggregate_posterior: aggregate_posterior(mean, 0, a, var_z) => the term a² variance is missing
+model_marginal: model_marginal(mean, var_x, 0, variance) => the term a² is missing
+factors: (factors(x, zs, betas)[1], factors(x, zs, betas)[0]) => results 1 and 2 are swapped
+pair_mean: pair_mean(x, a, t, betas) - a**2 * betas[t - 1] => the term a² β_t is missing
+pair_mean: pair_mean(0, a, t, betas) => the term ᾱ_{t−1} x² is missing
+variance_ratio: posterior_variance(t, betas) => β̃_t where
+variance_ratio: betas[t - 1] / (1 - bar(t, betas)) => β_t where 1 − ᾱ_{t−1} belongs
+bound_weights: np.ones_like(betas) => 1 where β_t / (2 α_t (1 − ᾱ_t)) belongs
+bound_weights: 2 * np.array(bound_weights(betas)) => 2
 """
+
+
+def typed_as(name, typed):
+  arguments = EXERCISES[exercises.names().index(name)].signature.removeprefix(name)[1:-1]
+  return eval(f'lambda {arguments}: {typed}')  # The rows are our own.
 
 
 @pytest.mark.parametrize('row', re.split(r'\n(?=\S)', TYPED.strip()))
 def test_a_typed_misprint_is_named(row, capsys):
   name, rest = ' '.join(row.split()).split(': ', 1)
   typed, words, *at_500 = rest.split(' => ')
-  arguments = EXERCISES[exercises.names().index(name)].signature.removeprefix(name)[1:-1]
-  function = eval(f'lambda {arguments}: {typed}')  # The rows are our own.
-  assert not exercises.check(name, function)
-  assert words in capsys.readouterr().out
+  function = typed_as(name, typed)
+  verdict = exercises.check(name, function)
+  assert not verdict and words in verdict.slip, verdict.message
+  assert capsys.readouterr().out == f'{name} is wrong: {verdict.slip}\n'
   for args, wrong, right in map(eval, at_500):
     assert_allclose(function(*args), wrong, rtol=2e-3)
     assert_allclose(PLAIN[name](*args), right, rtol=2e-3)
@@ -328,12 +465,11 @@ def test_the_reverse_step_becomes_gaussian_and_the_aggregate_white():
       np.exp(-0.1 * (u := 0.4 - 1 / steps) - 9.95 * u**2),
     )
     exact = formulas.reverse_law(z, w, m, v, bar_t, bar_s)
-    mean = exact['w'] @ exact['m']
-    var = exact['w'] @ (exact['v'] + (exact['m'] - mean) ** 2)
+    mean, var = formulas.moments(*exact)
     log_q = lambda x, b=bar_t: np.log(norm.pdf(x, b**0.5 * m, (b * v + 1 - b) ** 0.5) @ w)
     slope, beta = (log_q(z + 1e-5) - log_q(z - 1e-5)) / 2e-5, 1 - bar_t / bar_s
     assert_allclose(mean, (z + beta * slope) / (1 - beta) ** 0.5, rtol=1e-6)
-    gaps.append([formulas.reverse_gap(**exact), abs(var / beta - 1)])
+    gaps.append([formulas.reverse_gap(*exact), abs(var / beta - 1)])
   assert_allclose([first for first, _ in gaps], [8e-4, 8e-6], rtol=0.05)
   assert 10 * gaps[1][1] < gaps[0][1] < 0.01
   kept, information = 0.2, 0.5 * np.log((0.2 * 0.5 + 0.8) / 0.8)
@@ -343,6 +479,52 @@ def test_the_reverse_step_becomes_gaussian_and_the_aggregate_white():
     np.mean([kl(kept**0.5 * y, 0.8, 0, 1) for y in x]),
     kl(kept**0.5 * 0.3, kept * 0.5 + 0.8, 0, 1) + information,
   )
+
+
+def test_the_numbers_of_the_derivations():
+  """Ratio of variances, weights of the bound, what is unknown of the mean, linear schedule."""
+  steps = 1, 2, 20, 200
+  assert_allclose([variance_ratio(t, B) for t in steps], [0, 0.455, 0.918, 0.992], atol=5e-4)
+  weights = [loss_weight(B[t - 1], t, B) for t in (1, 20, 200, 1000)]
+  assert_allclose(weights, [0.5, 0.0415, 0.006, 0.0102], rtol=5e-3)
+  # The variance of the mean given x_t, for white data, where x_0 has the variance 1 - bar.
+  slope = posterior_mean(1.0, 0.0, 200, B)
+  assert_allclose(slope**2 * (1 - bar(200, B)), 3.2e-5, rtol=5e-3)
+
+
+def test_the_square_is_completed_and_the_density_is_fixed():
+  t, x, z = 7, 0.7, np.linspace(-2, 2, 5)
+  kept, beta, before = alpha(t, B), B[t - 1], bar(t - 1, B)
+  of_square = kept / beta + 1 / (1 - before)
+  linear = kept**0.5 * z / beta + before**0.5 * x / (1 - before)
+  assert_allclose(1 / of_square, posterior_variance(t, B))
+  assert_allclose(linear / of_square, posterior_mean(x, z, t, B))
+  one = np.ones(1)
+  fixed = [density_step(y, one, 0 * one, one, t, B) for y in z]
+  assert_allclose(fixed, norm.pdf(z))
+
+
+def test_a_mean_over_the_chain_is_one_over_the_pair():
+  """Monte Carlo of both, 4.5 standard errors."""
+  rng, x, a, t = np.random.default_rng(0), 0.7, 0.3, 5
+  betas = np.linspace(0.05, 0.4, 8)
+  chain = [np.full(100_000, x)]
+  for beta in betas:
+    chain.append((1 - beta) ** 0.5 * chain[-1] + beta**0.5 * rng.normal(size=100_000))
+  s = bar(t - 1, betas)
+  before = s**0.5 * x + (1 - s) ** 0.5 * rng.normal(size=100_000)
+  now = forward_step(before, rng.normal(size=100_000), t, betas)
+  for left, right in (chain[t - 1], chain[t]), (before, now):
+    draws = (left - a * right) ** 2
+    error = draws.std() / len(draws) ** 0.5
+    assert abs(draws.mean() - pair_mean(x, a, t, betas)) < 4.5 * error < 0.05
+
+
+def test_both_consistencies_hold_for_the_posterior_alone():
+  a = 0.5**0.5
+  assert_allclose(aggregate_posterior(0.0, 1.0, a, 0.5), [0, 1, 0], atol=1e-12)
+  assert_allclose(model_marginal(0.0, 1.0, a, 0.5), [1, 0], atol=1e-12)
+  assert_allclose(aggregate_posterior(0.0, 1.0, 0.0, 1.0), [0, 1, 0], atol=1e-12)
 
 
 # --- mistakes ------------------------------------------------------------------
@@ -379,9 +561,50 @@ lambda *args: np.ones(3) => it returns [1., 1., 1.] where [-2.4
 @pytest.mark.parametrize('row', MISTAKES.strip().split('\n'))
 def test_a_mistake_gets_one_sentence(row, capsys):
   given, words = row.split(' => ')
-  right, message = exercises.check('q_sample', eval(given))  # The rows are our own.
-  assert not right and words.strip() in message
+  right, message, slip = exercises.check('q_sample', eval(given))  # The rows are our own.
+  assert not right and not slip and words.strip() in message
   assert capsys.readouterr().out == f'{message}\n' and message.startswith('q_sample is wrong: ')
+
+
+NONSENSE = """
+alpha_bar: 0.5
+alpha_bar: np.exp(-t / 12)
+q_sample: np.zeros(3)
+q_sample: 0.37 * x0 + 0.81 * eps
+q_sample: np.tanh(q_sample(x0, eps, t, betas))
+posterior_variance: 1 / t
+kl: np.sum(abs(mean_q - mean_p))
+kl: kl(mean_q, var_q, mean_p, var_p) ** 1.1
+x0_from_eps: x0_from_eps(xt, eps, t, betas) + 0.05
+bound_weights: 1 / np.arange(1, 13)
+"""
+
+
+@pytest.mark.parametrize('row', NONSENSE.strip().split('\n'))
+def test_nonsense_is_named_nothing(row, capsys):
+  name, typed = row.split(': ')
+  verdict = exercises.check(name, typed_as(name, typed))
+  assert not verdict and not verdict.slip and ' is right, at ' in verdict.message
+
+
+def in_half(answer, dtype):
+  as_half = lambda x: x.astype(dtype) if isinstance(x, np.ndarray) else x
+  return lambda *args: answer(*map(as_half, args))
+
+
+@pytest.mark.parametrize('name', ['forward_step', 'q_sample', 'x0_from_eps', 'kl'])
+def test_half_precision_gets_a_word(name, capsys):
+  """Also in Python's numbers."""
+  half = in_half(PLAIN[name], np.float16)
+  for function in half, lambda *args: np.asarray(half(*args), np.float64).tolist():
+    verdict = exercises.check(name, function)
+    assert verdict and verdict.slip == 'right to 3 digits: computed in float16, half precision'
+
+
+def test_an_error_of_half_precision_is_wrong_in_float64(capsys):
+  verdict = exercises.check('kl', in_half(kl, jnp.bfloat16))
+  assert verdict and verdict.slip == 'right to 2 digits: computed in bfloat16, half precision'
+  assert not exercises.check('kl', lambda *args: 1.001 * kl(*args))
 
 
 def test_other_conventions_are_right(capsys):
@@ -405,7 +628,7 @@ def test_a_statement_says_each_argument_and_no_answer(capsys):
 
 
 def test_the_command(tmp_path, capsys):
-  assert program.main() == 0 and '\n24. guidance' in capsys.readouterr().out
+  assert program.main() == 0 and '\n31. guidance' in capsys.readouterr().out
   assert program.main('kl') == 0 and 'KL(q ‖ p)' in capsys.readouterr().out
   assert "did you mean 'kl'" in str(program.main('kll'))
   assert program.main('none.py') == 'there is no file none.py'

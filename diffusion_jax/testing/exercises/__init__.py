@@ -2,7 +2,7 @@
 
     from diffusion_jax.testing import exercises
 
-    exercises.names()  # 24, in the order of lecture notes
+    exercises.names()  # 31, in the order of lecture notes
     exercises.ask('q_sample')  # prints the statement
     exercises.check('q_sample', my_function)  # prints what is wrong
 
@@ -11,7 +11,9 @@ file whose functions have the names of exercises.
 """
 
 import copy
+import functools
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,16 +22,34 @@ import numpy as np
 from diffusion_jax.errors import place_of
 from diffusion_jax.ranges import near
 from diffusion_jax.testing.exercises.entries import EXERCISES
-from diffusion_jax.testing.exercises.inputs import ARGUMENTS, NUM_CASES, draw, outcomes
+from diffusion_jax.testing.exercises.inputs import (
+  ARGUMENTS,
+  NUM_CASES,
+  apply,
+  draw,
+  numbers,
+  symbols,
+)
+from diffusion_jax.testing.exercises.slips import explanations, nearest
+from diffusion_jax.testing.exercises.terms import trace
 
-_OF_NAME = {exercise.signature.partition('(')[0]: exercise for exercise in EXERCISES}
+_OF_NAME = {exercise.name: exercise for exercise in EXERCISES}
+
+
+# The error of types of 16 bits, and of what may have been computed with them.
+_HALF = {'float16': 4e-3, 'bfloat16': 3e-2, 'float32': 4e-3}
 
 
 class Verdict(NamedTuple):
-  """Whether a function is right, which is also the truth value, and a sentence that says why."""
+  """Whether a function is right, which is also the truth value, and a sentence that says why.
+
+  slip: the name of what is wrong, or of two things that are as near; '' if none is known. Of a
+  right function it is '' or a word about its precision.
+  """
 
   right: bool
   message: str
+  slip: str = ''
 
   def __bool__(self) -> bool:
     return self.right
@@ -39,7 +59,7 @@ class Verdict(NamedTuple):
 
 
 class _Fault(Exception):
-  """The first fault of a function, in words."""
+  """The first fault of a function, in words, and the slip that makes it."""
 
 
 def names() -> list[str]:
@@ -77,10 +97,12 @@ def check(name: str, function: Callable[..., Any]) -> Verdict:
   """
   exercise = _exercise(name)
   try:
-    _judge(name, exercise, function)
-    verdict = Verdict(True, f'{name} is right, at {NUM_CASES} inputs')
+    precision = _judge(name, exercise, function)
+    words = precision or f'right, at {NUM_CASES} inputs'
+    verdict = Verdict(True, f'{name} is {words}', precision)
   except _Fault as fault:
-    verdict = Verdict(False, ' '.join(f'{name} is wrong: {fault}'.split()))
+    words, *slip = fault.args
+    verdict = Verdict(False, ' '.join(f'{name} is wrong: {words}'.split()), *slip)
   print(verdict.message)
   return verdict
 
@@ -92,32 +114,39 @@ def _exercise(name):
 
 
 def _judge(name, exercise, function):
+  # Returns a word about precision, or raises what is wrong.
   cases = inputs(name)
-  tables = [outcomes(exercise, case) for case in cases]
-  answers = [table[''] for table in tables]
-  results = [_result(function, *pair) for pair in zip(cases, answers, strict=True)]
+  known = _explanations(name)[0]
+  answers = known.values(known.tree) or []
+  results, kinds = zip(*map(functools.partial(_result, function), cases, answers), strict=True)
 
-  def fit(values):
+  def fit(values, error=1e-4):
     return [
-      np.allclose(x, y, 0, 1e-4 * _largest(y) + exercise.error, equal_nan=True)
-      for x, y in zip(results, values, strict=True)
+      x.shape == y.shape
+      and np.allclose(x, y, 0, error * _largest(y) + exercise.error, equal_nan=True)
+      for x, y in zip(results[-len(values) :], values, strict=True)
     ]
 
   right = fit(answers)
   if all(right):
-    return
-  # A fault where t = 1, the first case, may hide a misprint in the others.
-  finite = np.isfinite(np.stack(results[1:])).all()
-  for cut in (0, 1) if finite else (0,):
-    for text in tables[0]:
-      if not all(right[cut:]) and all(fit([table[text] for table in tables])[cut:]):
-        raise _Fault(text)
-  again = _result(function, cases[-1], answers[-1])
+    return ''
+  kind = max(kinds, key=lambda kind: _HALF.get(kind, 0.0))
+  rounded = all(fit(answers, _HALF.get(kind, 0.0)))
+  if rounded and kind != 'float32':
+    return f'right to {2 if kind == "bfloat16" else 3} digits: computed in {kind}, half precision'
+  slip = _slip(name, fit, right)
+  if slip:
+    raise _Fault(slip, slip)
+  if rounded:  # Of arrays of 16 bits and of Python's numbers JAX and NumPy may make float32.
+    return 'right to 3 digits: as if computed in half precision'
+  first = right.index(False)
+  if results[first].shape != answers[first].shape:
+    raise _Fault(f'it returns {_shape(results[first])}: expected {_shape(answers[first])}')
+  again, _ = _result(function, cases[-1], answers[-1])
   if not np.array_equal(results[-1], again, equal_nan=True):
     raise _Fault('a second call returns other numbers: all noise is in the arguments')
-  first = right.index(False)
   ratio = np.sum(results[first]) / (np.sum(answers[first]) or np.nan)
-  if np.isfinite(ratio) and all(fit([ratio * answer for answer in answers])):
+  if ratio and np.isfinite(ratio) and all(fit([ratio * answer for answer in answers])):
     raise _Fault(f'your numbers are {ratio:.4g} times the right ones, at each input')
   raise _Fault(
     f'it returns {_text(results[first])} where {_text(answers[first])} is right, '
@@ -125,8 +154,45 @@ def _judge(name, exercise, function):
   )
 
 
+@functools.cache
+def _explanations(name):
+  exercise = _exercise(name)
+  known = [numbers(exercise, case) for case in inputs(name)]
+  trees = [trace(formula) for formula in (exercise.answer, *exercise.forms)]
+  return [explanations(tree, symbols(exercise), known, exercise.singly) for tree in trees]
+
+
+@functools.cache
+def _misprints(name):
+  exercise = _exercise(name)
+  known = [numbers(exercise, case) for case in inputs(name)]
+  return {
+    ' '.join(words.split()): [np.asarray(apply(formula, each), np.float64) for each in known]
+    for words, formula in exercise.misprints.items()
+  }
+
+
+def _slip(name, fit, right):
+  # Names the slip, or two that are as near. A fault in the first case alone, where t = 1, may hide
+  # a misprint in the others.
+  for cut, count in itertools.product((0, 1), (0, 1, 2)):
+    if all(right[cut:]):
+      continue
+
+    def fits(values, cut=cut):
+      return bool(values) and all(fit(values)[cut if values[1:] else 0 :])
+
+    if count == 0:
+      found = [words for words, values in _misprints(name).items() if fits(values)]
+    else:
+      found = nearest(_explanations(name), fits, count)
+    if found:
+      return ', or '.join(found) + '; the first input has another fault' * (cut and not right[0])
+  return ''
+
+
 def _result(function, case, answer):
-  # Returns what a function returns in float64, in the shape of the answer.
+  # Returns what a function returns, in float64, and the name of its type.
   if not callable(function):
     kind = type(function).__name__
     raise _Fault(f'check needs a function, and this is of the type {kind}: pass f, not f(...)')
@@ -159,9 +225,12 @@ def _result(function, case, answer):
     value = np.asarray(result, np.float64)
   except (TypeError, ValueError):
     raise _Fault(f'it returns {result!r:.60}, which is not {_shape(answer)}') from None
-  if value.shape != answer.shape and not value.size == answer.size == 1:
-    raise _Fault(f'it returns {_shape(value)}: expected {_shape(answer)}')
-  return value.reshape(answer.shape)
+  value = value.reshape(answer.shape) if value.size == answer.size == 1 else value
+  kind = np.asarray(result).dtype.name
+  with np.errstate(over='ignore'):
+    rounded = value.astype(np.float16)
+  halved = kind == 'float64' and np.array_equal(rounded, value, equal_nan=True)
+  return value, 'float16' if halved else kind
 
 
 def _largest(array):

@@ -7,28 +7,46 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion_jax.testing.exercises.slips import Symbols
+
 NUM_CASES = 6
 Formula = Callable[..., Any]
 
 
 class Exercise(NamedTuple):
-  """An exercise; misprints: message => misprint.
+  """An exercise.
 
-  also: further numbers that formulas name; steps: T of the inputs, in turn;
-  first: the least t; error: what is allowed beyond 1e-4 of the largest number.
+  answer: the right formula, of arguments of the exercise, of levels and of what `also` returns;
+  forms: the same in other algebra, so that slips of it are known too; misprints: message =>
+  a formula that no slip makes; also: further numbers; steps: T of the inputs, in turn;
+  first: the least t; each_step: the first t, where levels are arrays over t = first … T;
+  error: what is allowed beyond 1e-4 of the largest number; singly: only one slip is looked for.
   """
 
   signature: str
   statement: str
   answer: Formula
-  misprints: Mapping[str, Formula | Mapping[str, Any]]
+  misprints: Mapping[str, Formula] = {}
+  forms: tuple[Formula, ...] = ()
   also: Formula = lambda: {}
   steps: tuple[int, ...] = (12,)
   first: int = 1
+  each_step: int = 0
   error: float = 1e-6
+  singly: bool = False
+
+  @property
+  def name(self) -> str:
+    """Returns the name of the function to write."""
+    return self.signature.partition('(')[0]
+
+  @property
+  def arguments(self) -> list[str]:
+    """Returns the names of its arguments."""
+    return re.findall(r'\w+', self.signature)[1:]
 
 
-# Shape, meaning. D is 3, K is 2.
+# Shape, meaning. D is 3, K is 4, L is 5.
 ARGUMENTS = {
   'x_prev': '[D], x_{t−1}',
   'x0': '[D], a clean example x_0',
@@ -58,6 +76,8 @@ ARGUMENTS = {
   'std': 'a number > 0, its standard deviation',
   'model': 'a function, model(x_t, t) estimates the noise in x_t, [D]',
   'mean': 'a number',
+  'var_x': 'a number > 0',
+  'var_z': 'a number > 0',
   'eps_c': "a number, the network's noise given the condition",
   'eps_u': "a number, the network's noise without it",
   'w': 'a number, the scale; w = 0 ignores the condition',
@@ -76,10 +96,10 @@ _DRAWS: dict[str, Callable[[np.random.Generator], Any]] = {
   '[T]': lambda rng: rng.normal(size=12),
   'photo': lambda rng: rng.uniform(0, 255, (4, 5, 3)),
   'noises': lambda rng: rng.normal(size=(500, 4, 5, 3)),
-  'decoded': lambda rng: rng.uniform(0.1, 0.9, (4, 3)),
-  'weights': lambda rng: rng.dirichlet([9, 9]),
-  'means': lambda rng: np.array([-1.5, 1.5]) + 0.3 * rng.normal(size=2),
-  'variances': lambda rng: rng.uniform(0.1, 0.5, 2),
+  'decoded': lambda rng: rng.uniform(0.1, 0.9, (5, 3)),
+  'weights': lambda rng: rng.dirichlet([9, 9, 9, 9]),
+  'means': lambda rng: np.array([-1.9, -0.6, 0.7, 1.6]) + 0.2 * rng.normal(size=4),
+  'variances': lambda rng: rng.uniform(0.1, 0.5, 4),
   'pixels': lambda rng: rng.integers(0, 2, 3).astype(float),
   'decoder_var': lambda rng: (None, 0.4, 0.7)[rng.integers(3)],
   'grey': lambda rng: np.array([-1, 1, 2 * rng.integers(99, 156) / 255 - 1]),
@@ -88,17 +108,32 @@ _DRAWS: dict[str, Callable[[np.random.Generator], Any]] = {
   'w': lambda rng: float(rng.uniform(1.5, 3)),
   'var_u': lambda rng: float(rng.uniform(0.9, 1.2)),
 }
-# Mistakes with levels, of all exercises that have them; numbers are changed as by a misprint.
-_SLIPS = {
-  'you take α_t where ᾱ_t = α_1 ⋯ α_t belongs: t steps lead from x_0 to x_t, not one': {
-    'bar': 'alpha',
-    'bar_s': 'alpha_s',
-  },
-  'your ᾱ_t is a sum: it is a product, Π(1 − β_s)': {'bar': 'sum', 'bar_s': 'sum_s'},
-  'your ᾱ_0 is the last entry of a list, index −1: ᾱ_0 = 1, the empty product': {'bar_s': 'last_s'},
+# How symbols are written; other arguments have their names.
+_NAMES = {
+  'x_prev': 'x_{t−1}',
+  'x0': 'x_0',
+  'xt': 'x_t',
+  'eps': 'ε',
+  'eps_hat': 'ε̂',
+  'eps_c': 'ε_c',
+  'eps_u': 'ε_u',
+  'z': 'z_t',
+  'z_s': 'z_{t−1}',
+  'bar_T': 'ᾱ_T',
+  'alpha_1': 'α_1',
+  'before': 'z_{t−1}',
+  'zs': 'z_t',
+  'betas': 'β_t',
+  'var': 'decoder_var',
 }
-_NEXT = """your levels are those of step t + 1: betas[0] is β_1, so that β_t is betas[t − 1] and
-ᾱ_t has the t factors α_1 … α_t, without an α_0"""
+_FAMILIES = {'alpha': 'α', 'bar': 'ᾱ', 'beta': 'β', 'tilde': 'β̃'}
+# What is computed for ᾱ by mistake.
+_OTHER_BARS = {
+  'sum': 'Σ α_s where {bar} = Π α_s belongs: a sum for a product',
+  'product': 'Π β_s where {bar} = Π (1 − β_s) belongs',
+  'short': '{bar} is one factor short: it starts with α_1 = 1 − betas[0]',
+  'last': 'ᾱ_0 is the last entry of a list, index −1: ᾱ_0 = 1, the empty product',
+}
 
 
 def draw(exercise: Exercise, case: int) -> dict[str, Any]:
@@ -108,59 +143,106 @@ def draw(exercise: Exercise, case: int) -> dict[str, Any]:
   t = exercise.first + case if case < 2 else int(rng.integers(3, num_steps))
   s = t - 1 if case < 2 else int(rng.integers(1, t))
   drawn = {'t': t, 's': s, 'betas': rng.uniform(0.24, 3.6, num_steps) / num_steps}
-  arguments = re.findall(r'\w+', exercise.signature)[1:]
-  for name in arguments:
+  for name in exercise.arguments:
     if name not in drawn:
       drawn[name] = _DRAWS[name if name in _DRAWS else ARGUMENTS[name].partition(',')[0]](rng)
-  return {name: drawn[name] for name in arguments}
+  return {name: drawn[name] for name in exercise.arguments}
 
 
-def outcomes(exercise: Exercise, case: dict[str, Any]) -> dict[str, np.ndarray]:
-  """Returns the answer, under '', and what each misprint gives, under its message."""
-  given = case | levels(case)
-  numbers = given | _apply(exercise.also, given)
-  table = {'': _apply(exercise.answer, numbers)}
-  for text, misprint in exercise.misprints.items():
-    if callable(misprint):
-      table[text] = _apply(misprint, numbers)
-    else:
-      table[text] = _apply(exercise.answer, _changed(numbers, misprint))
-  slips = {text: _changed(given, slip) for text, slip in _SLIPS.items() if 'betas' in case}
-  if 't' in case:
-    slips[_NEXT] = given | levels(case, late=1)
-  with np.errstate(all='ignore'):
-    for text, other in slips.items():
-      table[text] = _apply(exercise.answer, other | _apply(exercise.also, other))
-  return {text: np.asarray(value, np.float64) for text, value in table.items()}
+def numbers(exercise: Exercise, case: dict[str, Any]) -> dict[str, Any]:
+  """Returns all that formulas of an exercise name: arguments, levels and what `also` returns."""
+  known = case | _levels(exercise, case)
+  return known | apply(exercise.also, known)
 
 
-def levels(case: dict[str, Any], late: int = 0) -> dict[str, Any]:
-  """Returns β_t, α_t, α_s, ᾱ_t and ᾱ_s as numbers of formulas, and what slips put for them.
+def apply(formula: Formula, known: Mapping[str, Any]) -> Any:
+  """Calls a formula with the numbers that it names."""
+  return formula(**{name: known[name] for name in inspect.signature(formula).parameters})
 
-  Where the case has none, t = T and s = t - 1. late: what is added to t and s.
-  """
+
+def _indices(exercise):
+  # {suffix of a level's name: (what it counts from, what is added, how it is written)}.
+  t = 't' if 't' in exercise.arguments or exercise.each_step else 'T'
+  indices = {'': ('t', 0, t), '_next': ('t', 1, f'{t}+1'), '_s_before': ('s', -1, f'{t}−2')}
+  if 's' in exercise.arguments:
+    indices |= {'_s': ('s', 0, 's'), '_before': ('t', -1, f'{t}−1')}
+    return indices | {'_s_next': ('s', 1, 's+1'), '_s_before': ('s', -1, 's−1')}
+  indices['_s'] = 's', 0, f'{t}−1'
+  if t == 'T' or exercise.each_step:
+    del indices['_next']
+  return indices
+
+
+def _levels(exercise, case):
+  # β_t, α_t, ᾱ_t and β̃_t of each index, and what is computed for ᾱ by mistake. Without an
+  # argument t it is T, without s, t - 1; an index before 0 stands for 0.
   if 'betas' not in case:
     return {}
   alphas = np.append(1.0, 1.0 - case['betas'])
-  bars, sums = np.cumprod(alphas), np.cumsum(alphas) - 1
-  t = case.get('t', len(bars) - 1) + late
-  s = case['s'] + late if 's' in case else t - 1
+  bars, last = np.cumprod(alphas), len(alphas) - 1
+  t = case.get('t', np.arange(exercise.each_step, last + 1) if exercise.each_step else last)
+  tables = {
+    'alpha': alphas,
+    'bar': bars,
+    'beta': 1 - alphas,
+    'tilde': np.append(0.0, (1 - bars[:-1]) / (1 - bars[1:]) * case['betas']),
+    'sum': np.cumsum(alphas) - 1,
+    'product': np.append(1.0, np.cumprod(case['betas'])),
+    'short': np.append(1.0, bars[1:] / alphas[1]),
+    'last': np.append(bars[-1], bars[1:]),
+  }
+  start = {'t': t, 's': case.get('s', t - 1)}
   return {
-    **{'beta': 1.0 - alphas[t], 'alpha': alphas[t], 'alpha_s': alphas[s], 'bar': bars[t]},
-    **{'bar_s': bars[s], 'last_s': bars[s or -1], 'sum': sums[t], 'sum_s': sums[s]},
+    family + suffix: table[np.maximum(start[from_] + added, 0)]
+    for family, table in tables.items()
+    for suffix, (from_, added, _) in _indices(exercise).items()
   }
 
 
-def _changed(numbers, changes):
-  new = dict(numbers)
-  for name, change in changes.items():
-    if isinstance(change, str):
-      new[name] = numbers[change]
-    else:
-      new[name] = change(numbers[name]) if callable(change) else change
-  return new
+def symbols(exercise: Exercise) -> Symbols:
+  """Returns what slips need to know of the symbols of an exercise."""
+  names = dict(_NAMES)
+  sorts: dict[str, list[str]] = {}
+  for name in exercise.arguments:
+    sorts.setdefault(ARGUMENTS[name].partition(',')[0], []).append(name)
+  positive = [*sorts.get('[D] > 0', []), *sorts.get('a number > 0', [])]
+  positive += ['variances', 'weights', 'betas', 'rest', 'var']
+  levels, everywhere = {}, []
+  if 'betas' in exercise.arguments:
+    indices = _indices(exercise)
+    for suffix, (*_, index) in indices.items():
+      for family, letter in _FAMILIES.items():
+        levels[family + suffix] = family, suffix
+        names[family + suffix] = f'{letter}_{index}' if len(index) == 1 else f'{letter}_{{{index}}}'
+    everywhere = _everywhere(indices, names)
+  alike = [group for group in sorts.values() if len(group) > 1]
+  alike += [['z', 'z_s']] * (exercise.each_step > 0)
+  return Symbols(names, levels, alike, positive, everywhere)
 
 
-def _apply(formula, numbers):
-  names = inspect.signature(formula).parameters
-  return formula(**{name: numbers[name] for name in names if name in numbers})
+def _everywhere(indices, names):
+  # Slips of all levels of a formula, (words, {name: name}).
+  def renamed(old, new):
+    return {old + suffix: new + suffix for suffix in indices}
+
+  def moved(families, way):
+    to = {'': way, '_s': '_s' + way}
+    if '_s_next' not in indices:  # s is t - 1
+      to = {'': '_next', '_s': ''} if way == '_next' else {'': '_s', '_s': '_s_before'}
+    pairs = {old: new for old, new in to.items() if new in indices}
+    return {f + old: f + new for f in families for old, new in pairs.items()}
+
+  bar, index = names['bar'], indices[''][2]
+  slips = [(words.format(bar=bar), renamed('bar', name)) for name, words in _OTHER_BARS.items()]
+  one = f'{names["alpha"]} where {bar} = α_1 ⋯ {names["alpha"]} belongs: one step for {index}'
+  swapped = renamed('alpha', 'beta') | renamed('beta', 'alpha')
+  slips += [
+    (one, renamed('bar', 'alpha')),
+    (f'{names["alpha"]} and {names["beta"]} are swapped', swapped),
+  ]
+  for way, sign in ('_next', '+'), ('_before', '−'):
+    count = 'betas[0] is β_1, so that β_t is betas[t − 1], and there is no α_0'
+    words = f'levels of step {index} {sign} 1 where those of {index} belong: {count}'
+    slips.append((words, moved(_FAMILIES, way)))
+    slips.append((f'ᾱ has the index {index} {sign} 1 where {index} belongs', moved(['bar'], way)))
+  return slips
