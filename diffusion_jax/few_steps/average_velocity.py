@@ -257,7 +257,7 @@ def _of_two_times(network, schedule, times, guidance, coupling, errors_fn, adapt
       cond = cond if guidance.draw is None else cond | {'guidance_scale': scale}
       v = _guided(u_fn, xt, v, t, cond, *guidance.weights(scale))
     errors = errors_fn(functools.partial(u_fn, cond=cond), xt, v, t, s, share)
-    power, offset = adaptive[0], adaptive[1] / x0[0].size
+    power, offset = adaptive[0], adaptive[1] / (x0.size // len(x0))
     losses = jnp.asarray(sum(adaptive_loss(x, power, offset) for x in errors.values()))
     return mean_loss(losses, t, **errors, **inputs.metrics)
 

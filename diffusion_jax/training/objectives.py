@@ -221,7 +221,7 @@ def denoising(
     if network.learned_variance:
       output, _ = jnp.split(output, 2, axis=-1)
     losses = network.denoising_loss(output, x0, eps, level, weight, cond)
-    losses /= x0[0].size
+    losses /= x0.size // len(x0)
     if uncertainty is None:
       return mean_loss(inputs.time_weight * losses, level.t, **inputs.metrics)
     error = inputs.time_weight * losses
@@ -305,7 +305,7 @@ def _with_bound(network, schedule, num_steps, weight, vlb_weight, loss_aware, nu
     terms, losses = {'vlb': vlb}, vlb_weight * vlb
     if weight is not None:
       simple = network.denoising_loss(output, x0, eps, level, weight)
-      terms['simple'] = simple / x0[0].size
+      terms['simple'] = simple / (x0.size // len(x0))
       losses += terms['simple']
     terms = {name: inputs.time_weight * term for name, term in terms.items()}
     return mean_loss(inputs.time_weight * losses, level.t, records=(step, losses), **terms)
