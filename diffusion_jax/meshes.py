@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 Array = jax.Array
@@ -50,7 +51,7 @@ def is_split(x: Array) -> bool:
 
 
 def placed_as(x: Array, tree: Tree) -> Tree:
-  """Returns the arrays [B, ...] of a tree, with their rows on the devices of x's rows.
+  """Returns the arrays [B, ...] or [] of a tree, with their rows on the devices of x's rows.
 
   For arrays that are made of a shape. Under `jax.shard_map` JAX otherwise takes them
   for equal on all devices, and on Explicit axes they are not split.
@@ -61,7 +62,7 @@ def placed_as(x: Array, tree: Tree) -> Tree:
     missing = tuple(varying - _varying(leaf))
     if missing:
       leaf = jax.lax.pcast(leaf, missing, to='varying')
-    return leaf if rows is None else jax.sharding.reshard(leaf, rows)
+    return jax.sharding.reshard(leaf, rows) if rows and jnp.ndim(leaf) else leaf
 
   return jax.tree.map(place, tree)
 

@@ -29,6 +29,7 @@ from diffusion_jax.core.levels import (
 from diffusion_jax.core.losses import TimeSampler, Weight, snr_weight, step_times
 from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
+from diffusion_jax.meshes import placed_as
 from diffusion_jax.ranges import NonNegative
 from diffusion_jax.training.couplings import Coupling, check_straight, paired
 from diffusion_jax.training.loss_aware import init_loss_history, loss_aware_times, record
@@ -160,8 +161,8 @@ def draw_inputs(
     return inputs._replace(eps=eps, metrics=metrics), keys
   x0 = batch['x']
   time_key, eps_key, cond_key, *dropout_keys, augment_key, first_key = jax.random.split(key, 7)
-  level, time_weight = times(time_key, x0.shape[0], schedule)
-  eps = jax.random.normal(eps_key, x0.shape)
+  level, time_weight = placed_as(x0, times(time_key, x0.shape[0], schedule))
+  eps = placed_as(x0, jax.random.normal(eps_key, x0.shape))
   cond = network.condition(cond_key, batch)
   augment_keys = key_per_example(augment_key, len(x0))
   probability = network.estimate_probability

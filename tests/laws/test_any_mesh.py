@@ -3,7 +3,7 @@
 Functions: the public ones (tests/calls.py), with their slopes; the networks and objectives of
 every kind of model (tests/fusions.py), with the gradients of their parameters. Planted, each
 caught: `placed_as` or `on_auto_axes` returns its argument; `whole_weights` asks only whether
-there is a mesh; `as_one_key` gives row i the key of row 0; a loss divided by `len(x0)` twice.
+there is a mesh; `keys.draw_normal` draws all rows by the key of row 0.
 """
 
 import contextlib
@@ -263,6 +263,19 @@ def objective_of(name, folder):
   batch |= jax.tree.map(lambda a: np.ones(a.shape, a.dtype), texts)
   objective = model.objective()
   return objective, params, Context(0, params, frozen, objective.init()), batch
+
+
+@pytest.mark.parametrize('name', ['vae', *(slow(name) for name in fusions.KINDS if name != 'vae')])
+def test_every_objective_is_traced_where_types_name_devices(name, tmp_path):
+  objective, params, context, batch = objective_of(name, tmp_path)
+  key = jax.random.key(3)
+  step = Gradient(lambda params, batch, context, key: objective(params, context, key, batch)[0])
+  WAYS['set_explicit'].run(step, batch, params, context, key, trace=True)
+  inputs, keys = jax.eval_shape(objective.draw, key, batch, context)
+  of_rows = Gradient(
+    lambda params, inputs, context, keys: objective.loss(params, context, inputs, keys)[0]
+  )
+  jax.jit(pmean(of_rows)).trace(inputs, params, context, keys)
 
 
 @pytest.mark.slow
