@@ -4,7 +4,7 @@ JAX then knows the devices of an array by its type, which branches and loops com
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,8 @@ def on_auto_axes(function: Callable[..., Tree]) -> Callable[..., Tree]:
     rows = _explicit_rows(x)
     if rows is None:
       return function(x, *others)
-    return jax.sharding.auto_axes(function, out_sharding=rows)(x, *others)
+    run: Any = jax.sharding.auto_axes(function, out_sharding=rows)
+    return run(x, *others)
 
   return call
 
@@ -42,7 +43,8 @@ def on_axes_of(x: Array, function: Callable[..., Tree]) -> Callable[..., Tree]:
   if rows is None:
     return function
   whole = NamedSharding(rows.mesh, PartitionSpec())
-  return jax.sharding.explicit_axes(function, in_sharding=(whole, rows))
+  run: Any = jax.sharding.explicit_axes(function, in_sharding=(whole, rows))
+  return run
 
 
 def is_split(x: Array) -> bool:
