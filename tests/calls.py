@@ -383,7 +383,8 @@ FLOW_MAPS = {
 def of_process(process):
   grey = lambda b: dj.q_sample_states(b.keys, b.states, process, FLOW(b.t))
   size = len(process.prior)
-  logits = lambda b: jnp.broadcast_to(b.t[:, None, None], (*b.states.shape, size)) * np.arange(size)
+  scores = np.arange(size, dtype=np.float32)[None, None]
+  logits = lambda b: jnp.broadcast_to(b.t[:, None, None] * scores, (*b.states.shape, size))
   return {
     'q_states': lambda b: dj.q_states(b.states, process, FLOW(b.t)),
     'q_sample_states': grey,
@@ -451,7 +452,6 @@ DISCRETE = {
   'keep_known': lambda b: states_sampled(
     dj.keep_known(dj.ancestral_states(MASKING), b.states, np.array([[True, False]]))
   )(b),
-  'transition_matrix': lambda b: dj.transition_matrix(GAUSSIAN, FLOW(0.0), FLOW(0.5))[b.states],
   'table': lambda b: TABLE.denoiser(UNIFORM)(b.states, FLOW(b.t)),
 }
 
@@ -479,6 +479,7 @@ WHOLE = {
   'kl_warmup': lambda: dj.kl_warmup(jnp.int32(3), 10),
   'noise_image': lambda: dj.noise_image(KEY, MATRIX, DDPM, [0, 3, 10]),
   'step_levels': lambda: dj.step_levels(DDPM, dj.respaced_steps(10, '5')),
+  'transition_matrix': lambda: dj.transition_matrix(GAUSSIAN, FLOW(0.0), FLOW(0.5)),
   'at_step': lambda: (DDPM.at_step(3), DDPM.alphas, DDPM.betas, DDPM.alpha_bars, GRID.take(0)),
   **{
     betas.__name__: functools.partial(betas, 20)

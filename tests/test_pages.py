@@ -66,13 +66,12 @@ def test_an_example_prints_its_numbers(page, word, capsys):
 def test_the_library_page_runs_as_printed(capsys, monkeypatch):
   """Eq. 7, sampling, modules of NNX and Equinox, and imported weights."""
   monkeypatch.chdir(ROOT)
-  first, second, *modules, weights = page_examples('library.md')[:5]
+  first, second, modules, weights = page_examples('library.md')[:4]
   lines = run(first, capsys).splitlines()
   assert [line.split()[0] for line in lines[:3]] == ['1', '3', '5']
   assert lines[3] == 'True'
   check_means(run(second, capsys))
-  for module in modules:
-    assert run(module, capsys).strip() == '(4, 2)'
+  assert run(modules, capsys).splitlines() == ['(4, 2)'] * 2
   assert run(weights, capsys).strip() == '(2, 4, 4, 1)'
 
 
@@ -87,9 +86,21 @@ def test_an_example_prints_its_last_comment(page, word, digits_run, tmp_path, ca
   assert run(code, capsys).strip().endswith(code.rpartition('  # ')[2].strip())
 
 
-def test_the_training_page_trains_as_printed(capsys):
-  step, loss = run(page_example('training.md'), capsys).split()
-  assert step == '1' and float(loss) > 0
+def test_the_loops_on_several_devices_give_the_numbers_of_one(capsys):
+  code = page_example('library.md', 'jax.shard_map')
+  mesh = "jax.make_mesh((n,), ('data',))"
+  one = run(
+    code.replace(mesh, f'{mesh[:-1]}, devices=jax.devices()[:1])').replace(
+      'n = jax.device_count()', 'n = 1'
+    ),
+    capsys,
+  )
+  printed = [
+    np.fromstring(line.strip('[]'), sep=' ') for line in (run(code, capsys) + one).splitlines()
+  ]
+  assert len(printed) == 6 and jax.device_count() == 8
+  for line in printed[:3]:
+    assert_allclose(line, printed[3], rtol=1e-3, atol=1e-7)
 
 
 def test_the_sampler_of_the_library_page_is_of_second_order(capsys):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from diffusion_jax.core.arguments import check_at_least, sum_data_axes
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
 from diffusion_jax.core.normal import STANDARD, Normal, kl, log_prob
+from diffusion_jax.meshes import placed_as
 
 Array = jax.Array
 
@@ -171,7 +172,7 @@ def rearranged_elbo(
   def draw(t):
     return reparameterize(jax.vmap(jax.random.fold_in, (0, None))(keys, t), marginal(t, x))
 
-  terms = [jnp.zeros((len(x), 0), x.dtype)]
+  terms = [placed_as(x, jnp.zeros((len(x), 0), x.dtype))]
   for t in range(2, num_steps + 1):
     z = draw(t)
     term = sum_data_axes(kl(posterior(t, z, x), decode(t, z)))

@@ -16,6 +16,7 @@ from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.core.normal import Cdf, Normal, discretized_log_prob, kl
 from diffusion_jax.core.process import Variance, p_reverse, q_posterior, q_sample, reverse_variance
+from diffusion_jax.meshes import on_auto_axes, placed_as
 
 Array = jax.Array
 
@@ -240,7 +241,7 @@ def _make_terms_at(at_step, first, num_steps, variance, decoder, x0):
       nats = jax.lax.cond(decodes, decode, transition, step, xt, prediction)
       return nats, sum_data_axes(jnp.square(x0 - prediction.x0))
 
-    zeros = jnp.zeros(len(x0), x0.dtype)
+    zeros = placed_as(x0, jnp.zeros(len(x0), x0.dtype))
     return jax.lax.cond(counts, evaluate, lambda: (zeros, zeros))
 
   return terms_at
@@ -264,6 +265,7 @@ def _draw_steps(keys, levels, steps):
   return every[jnp.minimum(index, len(every) - 1)], expected
 
 
+@on_auto_axes
 def _by_step(step_1, others, drawn, expected):
   # Returns the table [T, B] with the values of step 1 and of the drawn steps,
   # which are divided by their expected number: their sum stays unbiased.

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.random import define_prng_impl
 
+from diffusion_jax.meshes import on_auto_axes, placed_as, whole_on_each
+
 Array = jax.Array
 
 # A tag for each consumer of a seed. A changed tag would change the random
@@ -179,7 +181,12 @@ def draw_index(key: Array, log_weights: Array) -> Array:
 
   log_weights: [B, K]; keys as in `key_per_example`.
   """
-  return jax.vmap(jax.random.categorical)(key_per_example(key, len(log_weights)), log_weights)
+  return _index(log_weights, key_per_example(key, len(log_weights)))
+
+
+@on_auto_axes
+def _index(log_weights, keys):
+  return jax.vmap(jax.random.categorical)(keys, log_weights)
 
 
 def key_per_example(key: Array, batch_size: int) -> Array:
@@ -197,9 +204,9 @@ def key_per_example(key: Array, batch_size: int) -> Array:
 def _draw(distribution: Callable[..., Array], key: Array, x: Array) -> Array:
   key = _rows(_typed(key))
   if not key.ndim:
-    return distribution(key, x.shape, x.dtype)
+    return placed_as(x, distribution(key, x.shape, x.dtype))
   _check_one_each(key, x.shape[0])
-  return jax.vmap(lambda k: distribution(k, x.shape[1:], x.dtype))(key)
+  return placed_as(x, jax.vmap(lambda k: distribution(k, x.shape[1:], x.dtype))(key))
 
 
 def _check_one_each(key, batch_size):
@@ -213,7 +220,7 @@ def _typed(key: Array) -> Array:
   # jax.random.PRNGKey returns plain integers [..., 2].
   dtype = getattr(key, 'dtype', None)
   if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
-    return key
+    return whole_on_each(key)  # Keys are small, and JAX has few operations of split ones.
   if dtype != jnp.uint32:
     raise TypeError(
       'a random key is needed, such as jax.random.key(0), not '

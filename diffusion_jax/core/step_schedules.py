@@ -21,6 +21,7 @@ from diffusion_jax.core.arguments import (
   pytree_dataclass,
 )
 from diffusion_jax.core.levels import NoiseLevel, round_near_step, vp_level
+from diffusion_jax.meshes import on_auto_axes
 from diffusion_jax.ranges import Levels, NonNegative, Probability
 
 Array = jax.Array
@@ -120,9 +121,9 @@ class DiscreteSchedule:
     position = round_near_step(t * self.num_steps, self.num_steps)
     lower = jnp.clip(jnp.floor(position).astype(int), 0, self.num_steps)
     below = jnp.clip(jnp.ceil(position).astype(int) - 1, 0, self.num_steps - 1)
-    beyond = (position - lower) * slopes[below]  # 0 at a step: its own entry
-    alpha = alphas[lower] * jnp.exp(-0.5 * beyond)
-    sigma = jnp.sqrt(-jnp.expm1(-table[lower] - beyond))
+    beyond = (position - lower) * _at(below, slopes)  # 0 at a step: its own entry
+    alpha = _at(lower, alphas) * jnp.exp(-0.5 * beyond)
+    sigma = jnp.sqrt(-jnp.expm1(-_at(lower, table) - beyond))
     level = position / self.num_steps, alpha, sigma
     return NoiseLevel(*(field.astype(t.dtype) for field in level))
 
@@ -142,8 +143,18 @@ class DiscreteSchedule:
     table = jnp.asarray(self.neg_log_alpha_bar)
     value = jnp.clip(jax.nn.softplus(-logsnr), 0.0, table[-1])
     times = jnp.linspace(0.0, 1.0, self.num_steps + 1)
-    level = vp_level(jnp.interp(value, table, times), value)
+    level = vp_level(_interpolated(value, table, times), value)
     return NoiseLevel(*(field.astype(logsnr.dtype) for field in level))
+
+
+@on_auto_axes
+def _at(index, table):
+  return table[index]
+
+
+@on_auto_axes
+def _interpolated(x, places, values):
+  return jnp.interp(x, places, values)
 
 
 def of_betas(make_betas: Callable[..., np.ndarray]) -> Callable[..., DiscreteSchedule]:

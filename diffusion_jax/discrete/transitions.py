@@ -19,6 +19,7 @@ from diffusion_jax.core.levels import NoiseLevel, Schedule, check_order
 from diffusion_jax.core.products import finished
 from diffusion_jax.core.step_schedules import betas_of
 from diffusion_jax.discrete.schedules import AlphaBarSchedule
+from diffusion_jax.meshes import on_auto_axes
 
 Array = jax.Array
 
@@ -136,16 +137,21 @@ class MatrixProcess:
     # Returns Q_{t|s}, [K, K] or [B, K, K].
     check_order(level_s, level_t)
     s, t = (jnp.rint(level.t * len(self.steps)).astype(int) for level in (level_s, level_t))
+    return _products(s + jnp.zeros_like(t), t, self.steps, self.products)
 
-    def product(s, t):
-      clean = s == 0
-      eye = jnp.eye(len(self.prior), dtype=self.prior.dtype)
-      first = jnp.where(clean, self.products[t], eye)
-      start = jnp.where(clean, t, s)
-      first = jnp.where(s > t, jnp.nan, first)
-      return jax.lax.fori_loop(start, t, lambda i, matrix: _matmul(matrix, self.steps[i]), first)
 
-    return jnp.vectorize(product, signature='(),()->(k,k)')(s, t)
+@on_auto_axes
+def _products(s, t, steps, products):
+  # Returns the products of the steps from s to t, [K, K] or [B, K, K].
+  def product(s, t):
+    clean = s == 0
+    eye = jnp.eye(steps.shape[-1], dtype=steps.dtype)
+    first = jnp.where(clean, products[t], eye)
+    start = jnp.where(clean, t, s)
+    first = jnp.where(s > t, jnp.nan, first)
+    return jax.lax.fori_loop(start, t, lambda i, matrix: _matmul(matrix, steps[i]), first)
+
+  return jnp.vectorize(product, signature='(),()->(k,k)')(s, t)
 
 
 def _matmul(a, b):

@@ -275,7 +275,7 @@ def _of_two_times(
       cond = cond if guidance.draw is None else cond | {'guidance_scale': scale}
       v = _guided(u_fn, xt, v, t, cond, *guidance.weights(scale))
     errors = errors_fn(functools.partial(u_fn, cond=cond), xt, v, t, s, share)
-    offset = adaptive_eps / x0[0].size
+    offset = adaptive_eps / (x0.size // len(x0))
     losses = sum(adaptive_loss(x, adaptive_power, offset) for x in errors.values())
     losses = jnp.asarray(losses)
     return mean_loss(losses, t, **errors, **inputs.metrics)

@@ -102,7 +102,7 @@ def progressive_distillation(
     output = network.output(params['network'], xt, level_t, cond, keys[0])
     eps = eps_from_x0(x0, xt, level_t)
     losses = network.denoising_loss(output, x0, eps, level_t, weight)
-    return mean_loss(inputs.time_weight * losses / x0[0].size, level_t.t)
+    return mean_loss(inputs.time_weight * losses / (x0.size // len(x0)), level_t.t)
 
   return Objective(draw, loss)
 

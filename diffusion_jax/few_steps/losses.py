@@ -152,7 +152,7 @@ def pseudo_huber(offset: NonNegative | None = None) -> Distance:
 
   def distance(a, b):
     check_same_shape(a=a, b=b)
-    c = 0.00054 * a[0].size ** 0.5 if offset is None else offset
+    c = 0.00054 * (a.size // len(a)) ** 0.5 if offset is None else offset
     square = sum_data_axes(jnp.square(a - b)) + c**2
     # The gradient of a root is infinite at 0.
     return jnp.sqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny)) - c

@@ -122,7 +122,7 @@ def elbo(
         steps=random_steps or None,
         decoder=lambda x0, last: nll(x0, last, levels),
       )
-      error = nats.pop('squared_error') / x0[0].size
+      error = nats.pop('squared_error') / (x0.size // len(x0))
       per_dim = functools.partial(dj.bits_per_dim, data_shape=x0.shape[1:])
       return jax.tree.map(per_dim, nats) | {'squared_error': error}
 
@@ -275,7 +275,7 @@ def _log_p_by_ode(t_min, tolerance, num_probes):
       rtol=tolerance,
       atol=tolerance,
       num_probes=num_probes,
-      exact_trace=exact and x[0].size <= MOST_EXACT,
+      exact_trace=exact and x.size // len(x) <= MOST_EXACT,
     )[0]
 
   return log_p
@@ -297,7 +297,7 @@ def latent_ode(t_min: float = 1e-3, tolerance: float = 1e-4, num_probes: int = 1
       def log_prior(z):
         denoise = model.denoiser(params, cond)
         log_p = log_p_of(probe_keys, denoise, model.schedule(params), scale * z)
-        return log_p + z[0].size * jnp.log(scale)
+        return log_p + z.size // len(z) * jnp.log(scale)
 
       vae = model.autoencoder
       parts = vae.encode(weights, 1, x0), vae.log_likelihood_of(weights)

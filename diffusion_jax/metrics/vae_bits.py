@@ -55,7 +55,7 @@ def vae_elbo() -> ModelMetric:
       else:
         terms = model.chain_elbo(params, keys, x0)
         nats = {'kl_of_layers': terms['log_ratio']}
-      size = jnp.full(len(x0), x0[0].size)
+      size = jnp.full(len(x0), x0.size // len(x0))
       return nats | {
         'total': dj.bits_per_dim(-terms['elbo'], shape),
         'reconstruction': dj.bits_per_dim(-terms['reconstruction'], shape),

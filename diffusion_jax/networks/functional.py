@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn, nnx
 
 from diffusion_jax.aliases import Params, PyTree
+from diffusion_jax.meshes import on_auto_axes
 from diffusion_jax.networks.context import ContextCode
 from diffusion_jax.networks.options import Checked
 
@@ -18,13 +19,18 @@ def network_fn(module: nn.Module) -> Callable[..., PyTree]:
   """Returns (params, x, noise, cond, *, key=None) -> the module's output.
 
   The module is called as `UNet` is: module(x, noise, cond, train=...). key: the
-  key of dropout, which is off without one.
+  key of dropout, which is off without one. The output is split over a mesh as x
+  is along its first axis, also by Explicit axes (`jax.make_mesh`'s).
   """
 
-  def apply(params, x, noise, cond, /, *, key=None) -> PyTree:
+  @on_auto_axes
+  def run(x, params, noise, cond, key):
     rngs = {} if key is None else {'dropout': key}
     train = key is not None
     return module.apply({'params': params}, x, noise, cond, train=train, rngs=rngs)
+
+  def apply(params, x, noise, cond, /, *, key=None) -> PyTree:
+    return run(x, params, noise, cond, key)
 
   return apply
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import jax
 from jax.lax import with_sharding_constraint
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 Tree = TypeVar('Tree')  # of arrays
 
@@ -41,13 +41,13 @@ def has_cudnn_attention() -> bool:
 def whole_weights(weights: Tree) -> Tree:
   """Returns the arrays of a tree as copies on every device of the mesh in use.
 
-  Without a mesh (`jax.sharding.use_abstract_mesh`) they are returned unchanged.
+  Without a mesh (`jax.sharding.use_abstract_mesh`), or with one that has no Auto
+  axis, as under `jax.shard_map` and `jax.pmap`, they are returned unchanged.
   By default XLA splits the activations of a layer instead of its weights if
   both are split along the same axis of the mesh.
   """
-  if jax.sharding.get_abstract_mesh().empty:
+  if AxisType.Auto not in jax.sharding.get_abstract_mesh().axis_types:
     return weights
-
   return jax.tree.map(_whole, weights)
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import data_axes, expand_to, sum_data_axes
+from diffusion_jax.meshes import placed_as
 
 Array = jax.Array
 
@@ -68,7 +69,7 @@ def solve(
     return carry, None
 
   moved = jax.eval_shape(apply, residual).move
-  start = jnp.zeros(moved.shape, moved.dtype)
+  start = placed_as(residual, jnp.zeros(moved.shape, moved.dtype))
   carry = start, *first[:1], *first, first[1] > 0.0
   is_first = jnp.arange(num_iterations) == 0
   return jax.lax.scan(body, carry, is_first)[0][0]

@@ -33,6 +33,7 @@ from diffusion_jax.core.process import (
   reverse_variance,
 )
 from diffusion_jax.core.products import finished, softmax
+from diffusion_jax.meshes import on_auto_axes, placed_as
 from diffusion_jax.posteriors.measurements import LogLikelihood
 from diffusion_jax.posteriors.twists import (
   Twist,
@@ -253,7 +254,7 @@ def _first(x):
   if x.ndim < 3:
     raise ValueError(f'x has the shape {list(x.shape)}: the sampler needs particles, [B, K, ...]')
   check_at_least(2, particles_of_an_image=x.shape[1])
-  zero = jnp.zeros(x.shape[:2], x.dtype)
+  zero = placed_as(x, jnp.zeros(x.shape[:2], x.dtype))
   return Particles(zero, zero[:, 0], zero[:, 0] + x.shape[1], zero)
 
 
@@ -286,7 +287,7 @@ def _resampled(key, x, state, estimates, threshold):
   again = ess < threshold * x.shape[1]
   index = _systematic(key, log_weights)
   index = jnp.where(again[:, None], index, jnp.arange(x.shape[1])[None])
-  x, estimates = jax.tree.map(lambda a: jax.vmap(lambda row, i: row[i])(a, index), (x, estimates))
+  x, estimates = jax.tree.map(lambda a: _chosen(a, index), (x, estimates))
   evidence = jnp.where(again, _log_mean(log_weights), 0.0)
   state = state._replace(
     log_weights=jnp.where(again[:, None], 0.0, log_weights),
@@ -319,7 +320,13 @@ def pick(key: Array, x: Array, log_weights: Array) -> Array:
 
   x: [B, K, ...]; log_weights: [B, K]; key: [] or [B].
   """
-  return jax.vmap(lambda row, i: row[i])(x, draw_index(key, log_weights))
+  return _chosen(x, draw_index(key, log_weights))
+
+
+@on_auto_axes
+def _chosen(x, index):
+  # Particles [B, ...] or [B, K, ...] of x [B, K, ...].
+  return jax.vmap(lambda row, i: row[i])(x, index)
 
 
 def effective_number(log_weights: Array) -> Array:
@@ -360,9 +367,15 @@ def _log_mean(log_weights):
 def _systematic(key, log_weights):
   # Systematic resampling: K even positions with one random offset, [B, K].
   key = split_key(key, 2)[1]  # the key itself draws the noise of the step
-  count = log_weights.shape[1]
   total = jnp.cumsum(softmax(_alive(log_weights)), axis=1)
   offset = draw_uniform(key, log_weights[:, :1])
+  return _places(total, offset)
+
+
+@on_auto_axes
+def _places(total, offset):
+  # The index of each position in the cumulated weights, [B, K].
+  count = total.shape[1]
   positions = (jnp.arange(count)[None] + offset) / count * total[:, -1:]
   # Rounding may not choose a particle of weight 0 at the end.
   search = functools.partial(jnp.searchsorted, side='right')

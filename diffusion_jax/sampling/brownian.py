@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.core.keys import clone_key, draw_normal, fold_each, key_per_example
 from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.meshes import on_auto_axes, placed_as
 
 Array = jax.Array
 
@@ -33,9 +34,7 @@ def path_noise(key: Array, x: Array, level_s: NoiseLevel, level_t: NoiseLevel) -
   keys = key_per_example(clone_key(key), len(x))
   high, low = _position(level_s, x), _position(level_t, x)
   h = expand_to(high - low, x)
-  both_keys = jnp.concatenate((keys, clone_key(keys)))
-  path = _path(both_keys, jnp.concatenate((high, low)), jnp.concatenate((x, x)))
-  x_high, x_low = jnp.split(path, 2)
+  x_high, x_low = _path_at_both(x, keys, high, low)
   change = x_high - jnp.exp(-h) * x_low
   return change / jnp.sqrt(jnp.maximum(-jnp.expm1(-2.0 * h), jnp.finfo(x.dtype).tiny))
 
@@ -46,7 +45,14 @@ def _position(level, x):
   return jnp.broadcast_to(position, len(x))
 
 
-def _path(keys, position, x):
+@on_auto_axes
+def _path_at_both(x, keys, high, low):
+  pairs = (x, x), (keys, clone_key(keys)), (high, low)
+  both = _path(*map(jnp.concatenate, pairs))
+  return tuple(jnp.split(both, 2))
+
+
+def _path(x, keys, position):
   # X at a position, [B, ...]. Node i of the tree has the children 2 i and 2 i + 1.
   def draw(index):
     return draw_normal(fold_each(keys, index), x)
@@ -65,7 +71,8 @@ def _path(keys, position, x):
       jnp.where(there, x_right, middle),
     )
 
-  node = jnp.zeros(len(x), jnp.int32)
+  node = placed_as(x, jnp.zeros(len(x), jnp.int32))
+  position = placed_as(x, position)
   ends = draw(node), draw(node + 2 ** (DEPTH + 1))
   carry = node + 1, jnp.full_like(position, -LARGEST), *ends
   node, left, x_left, x_right = jax.lax.fori_loop(0, DEPTH, halve, carry)

@@ -25,6 +25,7 @@ from diffusion_jax.core.arguments import (
 from diffusion_jax.core.denoiser import Denoiser, Network, Prediction, predict
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import Parametrization, output_row
+from diffusion_jax.meshes import on_auto_axes, placed_as
 from diffusion_jax.ranges import Finite, NoiseRatio, NonNegative, Probability, Size
 
 Array = jax.Array
@@ -89,11 +90,16 @@ def dynamic_threshold(
   def thresholded(xt, level):
     prediction = predict(denoise, xt, level)
     x0 = prediction.x0
-    s = jnp.quantile(jnp.abs(x0).reshape(len(x0), -1), quantile, axis=1)
+    s = _quantile_of_each(jnp.abs(x0), quantile)
     s = expand_to(jnp.clip(s, 1.0, max_value), x0)
     return prediction._replace(x0=jnp.clip(x0, -s, s) / s)
 
   return thresholded
+
+
+@on_auto_axes
+def _quantile_of_each(x, quantile):
+  return jnp.quantile(x.reshape(len(x), -1), quantile, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +141,11 @@ def make_paired_denoiser(network: Network, params: Params, cond: dict) -> Paired
     size = len(xt)
     # The two copies of an example are neighbours, so they stay on the device of
     # the example if the batch is split over devices.
-    twice = {k: jnp.repeat(v, 2, axis=0) for k, v in cond.items()}
-    twice['drop'] = jnp.tile(jnp.array([False, True]), size)
+    twice = {k: _twice(v) for k, v in cond.items()}
+    twice['drop'] = placed_as(xt, jnp.tile(jnp.array([False, True]), size))
     if jnp.ndim(level.t):
-      level = jax.tree.map(lambda a: jnp.repeat(jnp.broadcast_to(a, size), 2), level)
-    both = network.denoiser(params, twice)(jnp.repeat(xt, 2, axis=0), level)
+      level = jax.tree.map(lambda a: _twice(jnp.broadcast_to(a, size)), level)
+    both = network.denoiser(params, twice)(_twice(xt), level)
 
     def copy(i):
       return jax.tree.map(lambda a: a.reshape(size, 2, *a.shape[1:])[:, i], both)
@@ -147,6 +153,12 @@ def make_paired_denoiser(network: Network, params: Params, cond: dict) -> Paired
     return copy(0), copy(1)
 
   return _Pair(denoise_pair, Parametrization(network.parametrization, network.sigma_data))
+
+
+@on_auto_axes
+def _twice(x):
+  # Each row of [B, ...] and a copy after it, [2 B, ...].
+  return jnp.repeat(x, 2, axis=0)
 
 
 def classifier_free(

@@ -34,6 +34,7 @@ from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
 from diffusion_jax.core.normal import STANDARD, bits_per_dim, log_prob as normal_log_prob
 from diffusion_jax.core.process import q_sample
 from diffusion_jax.core.products import finished
+from diffusion_jax.meshes import is_split, on_auto_axes, on_axes_of, placed_as
 from diffusion_jax.ranges import Positive, Size, check_value
 from diffusion_jax.sampling.grids import last_noisy_level
 from diffusion_jax.sampling.sampler import Sampler
@@ -86,7 +87,7 @@ def log_likelihood(
   x = as_float(x)
   probes = _probes(key, x, num_probes, probe, exact_trace)
   axes = data_axes(x)
-  size = x[0].size
+  size = x.size // len(x)
 
   def field(angle, state):
     velocity, pull_back = jax.vjp(lambda z: _velocity(denoise, schedule, angle, z), state[0])
@@ -97,7 +98,7 @@ def log_likelihood(
     return velocity, divergence / size
 
   (first, last), angles = _ends(schedule, x, t_min, t_max)
-  state = x / first, jnp.zeros(len(x), x.dtype)
+  state = x / first, placed_as(x, jnp.zeros(len(x), x.dtype))
   z, log_det = _solve(field, state, angles, rtol, atol, max_steps)
   prior = sum_data_axes(normal_log_prob(STANDARD, z))
   return Likelihood(prior + size * (log_det - jnp.log(first)), last * z)
@@ -243,9 +244,9 @@ def _probes(key, x, num_probes, probe, exact_trace):
   # The probes p are [P, B, ...]; the sum of p^T J p is, or estimates, the trace
   # of J.
   if exact_trace:
-    basis = jnp.eye(x[0].size, dtype=x.dtype)
+    basis = jnp.eye(x.size // len(x), dtype=x.dtype)
     basis = basis.reshape(-1, 1, *x.shape[1:])
-    return jnp.broadcast_to(basis, (len(basis), *x.shape))
+    return jax.vmap(lambda row: placed_as(x, jnp.broadcast_to(row, x.shape)))(basis)
   check_value('probe', probe, Probe)
   check_at_least(1, num_probes=num_probes)
   probes = jax.vmap(lambda k: _PROBES[probe](k, x))(split_key(key, num_probes))
@@ -266,19 +267,29 @@ def _solve(field, state, ends, rtol, atol, max_steps):
   # The state is a tuple of arrays [B, ...].
   import diffrax
 
-  start, end = ends
+  if is_split(state[0]):
+    raise ValueError(
+      'the solver of an ODE was given an array that is split by jax.shard_map, whose check '
+      'of types its loop does not pass: call jax.shard_map with check_vma=False'
+    )
+  field = on_axes_of(state[0], field)
   term = diffrax.ODETerm(lambda u, state, args: field(u, state))
   steps = diffrax.PIDController(rtol, atol, norm=_worst_example)
-  solution = diffrax.diffeqsolve(
-    term,
-    diffrax.Tsit5(),
-    start,
-    end,
-    None,  # It chooses the first step.
-    state,
-    stepsize_controller=steps,
-    max_steps=max_steps,
-    throw=False,
-  )
-  failed = solution.result != diffrax.RESULTS.successful
-  return jax.tree.map(lambda y: jnp.where(failed, jnp.nan, y[0]), solution.ys)
+
+  @on_auto_axes
+  def solve(x, others, start, end):
+    solution = diffrax.diffeqsolve(
+      term,
+      diffrax.Tsit5(),
+      start,
+      end,
+      None,  # It chooses the first step.
+      (x, *others),
+      stepsize_controller=steps,
+      max_steps=max_steps,
+      throw=False,
+    )
+    failed = solution.result != diffrax.RESULTS.successful
+    return jax.tree.map(lambda y: jnp.where(failed, jnp.nan, y[0]), solution.ys)
+
+  return solve(state[0], state[1:], *ends)

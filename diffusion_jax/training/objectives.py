@@ -29,6 +29,7 @@ from diffusion_jax.core.levels import (
 from diffusion_jax.core.losses import TimeSampler, Weight, snr_weight, step_times
 from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
+from diffusion_jax.meshes import placed_as
 from diffusion_jax.ranges import NonNegative
 from diffusion_jax.training.couplings import Coupling, check_straight, paired
 from diffusion_jax.training.loss_aware import init_loss_history, loss_aware_times, record
@@ -176,8 +177,8 @@ def draw_inputs(
     return inputs._replace(eps=eps, metrics=metrics), keys
   x0 = batch['x']
   time_key, eps_key, cond_key, *dropout_keys, augment_key, first_key = jax.random.split(key, 7)
-  level, time_weight = times(time_key, x0.shape[0], schedule)
-  eps = jax.random.normal(eps_key, x0.shape)
+  level, time_weight = placed_as(x0, times(time_key, x0.shape[0], schedule))
+  eps = placed_as(x0, jax.random.normal(eps_key, x0.shape))
   cond = network.condition(cond_key, batch)
   augment_keys = key_per_example(augment_key, len(x0))
   probability = network.estimate_probability
@@ -237,7 +238,7 @@ def denoising(
     if network.learned_variance:
       output, _ = jnp.split(output, 2, axis=-1)
     losses = network.denoising_loss(output, x0, eps, level, weight, cond)
-    losses /= x0[0].size
+    losses /= x0.size // len(x0)
     if uncertainty is None:
       return mean_loss(inputs.time_weight * losses, level.t, **inputs.metrics)
     error = inputs.time_weight * losses
@@ -321,7 +322,7 @@ def _with_bound(network, schedule, num_steps, weight, vlb_weight, loss_aware, nu
     terms, losses = {'vlb': vlb}, vlb_weight * vlb
     if weight is not None:
       simple = network.denoising_loss(output, x0, eps, level, weight)
-      terms['simple'] = simple / x0[0].size
+      terms['simple'] = simple / (x0.size // len(x0))
       losses += terms['simple']
     terms = {name: inputs.time_weight * term for name, term in terms.items()}
     return mean_loss(inputs.time_weight * losses, level.t, records=(step, losses), **terms)

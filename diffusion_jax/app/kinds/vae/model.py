@@ -23,6 +23,7 @@ from diffusion_jax.autoencoders import bounds as bound, objectives as vae
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
 from diffusion_jax.data import images as pixels
 from diffusion_jax.data.sources import Facts
+from diffusion_jax.meshes import on_auto_axes
 from diffusion_jax.training.objectives import Objective
 
 Array = jax.Array
@@ -87,10 +88,15 @@ class Autoencoder:
     return getattr(self.network, 'num_latents', None)
 
   def _method(self, name, params, t, z, key):
-    inputs = (z,) if self._num_layers is None else (t, z)
+    layer = () if self._num_layers is None else (t,)
     rngs = {} if key is None else {'dropout': key}
-    inputs = {'params': params}, *inputs, key is not None
-    output: PyTree = self.network.apply(*inputs, rngs=rngs, method=name)
+
+    @on_auto_axes
+    def run(z, params, rngs) -> PyTree:
+      inputs = {'params': params}, *layer, z, key is not None
+      return self.network.apply(*inputs, rngs=rngs, method=name)
+
+    output = run(z, params, rngs)
     if not isinstance(output, tuple):
       return output
     return dj.Normal(output[0], jnp.exp(output[1]))
