@@ -155,7 +155,7 @@ def check(door, way, place):
     assert both.to_dict() == door(name, [(second, value)], place).to_dict()
 
 
-@pytest.mark.parametrize('door', DOORS, ids=str)
+@pytest.mark.parametrize('door', DOORS, ids=lambda door: getattr(door, '__name__', 'by_point_2'))
 def test_a_short_form_and_its_field(door, tmp_path):
   for way in filter(DOORS[door], SHORT):
     check(door, way, tmp_path)
