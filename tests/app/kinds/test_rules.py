@@ -10,7 +10,7 @@ from diffusion_jax.app.config.rules import lines
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.rules import IDLE, without_idle
 from diffusion_jax.app.smoke import shrunk
-from diffusion_jax.runtime.files import read_json, write_json
+from diffusion_jax.runtime.files import read_json
 from tests.app.config.test_store import ALL
 from tests.app.conftest import DIGITS, read
 
@@ -48,6 +48,6 @@ def test_a_field_that_a_run_lacks_is_not_set(tmp_path):
   path = tmp_path / 'config.json'
   content = read_json(path)
   del content['sampling']['profile']
-  write_json(path, content)
+  folder.write_stored(tmp_path, content)
   assert without_idle(config, [], tmp_path, 'edit') is config
   assert [*lines(IDLE, config, 'edit', tmp_path)] == []
