@@ -237,9 +237,15 @@ def _open_read_only(workdir):
     raise FileNotFoundError(
       f'{workdir} contains no checkpoint: train first, or give the --workdir of a run'
     )
+  # Each process reads alone: a report is written by the first process only, and would
+  # wait for the others without end.
+  index = jax.process_index()
+  alone = ocp.options.MultiprocessingOptions(index, {index}, f'process_{index}')
   options = ocp.CheckpointManagerOptions(
     read_only=True,
+    create=False,
     lightweight_initialize=True,  # does not read metrics, which may be damaged
+    multiprocessing_options=alone,
   )
   return _open(folder, options)
 

@@ -72,7 +72,7 @@ def folder(tmp_path_factory):
   # In the end the second process is killed.
   assert (first[0], second[0]) == (1, -9), first[2][-3000:] + second[2][-3000:]
   (folder / 'two' / 'errors').write_text(first[2])
-  assert 'trained 2 steps' in first[1]
+  assert 'trained 2 steps' in first[1] and 'report.html: open it' in first[1]
   assert 'trained' not in second[1]  # the second process is silent
   with checkpoints.open_manager(folder / 'two' / 'run') as manager:
     steps = {'training.num_steps': manager.latest_step()}

@@ -48,6 +48,7 @@ def everything(folder):
   run = folder / 'run'
   fields = {
     'training.num_steps': 2,
+    'report.after_training': True,
     'training.machine.trace.first': 2,
     'training.machine.trace.steps': 1,
   }

@@ -77,10 +77,10 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
       run.log.read(0 if due else 1)  # 1: all but the call just started
       run.act(step, due)
       finished = run.finish(step, due)
+  chosen = ''
   if processes.is_first():
     sessions.write_end(parts.workdir, step)
-  # Processes wait for each other where they open checkpoints.
-  chosen = report.read_runs([str(parts.workdir)])[0].chosen
+    chosen = report.read_runs([str(parts.workdir)])[0].chosen
   print(f'trained {step} steps: {parts.workdir}' + bool(chosen) * f'\nnote: {chosen}')
   return run.log
 
