@@ -5,14 +5,14 @@ networks, data, training and evaluation by name.
 """
 
 from diffusion_jax.autoencoders.bounds import (
-  free_bits,
-  hierarchical_elbo,
-  importance_weighted_elbo,
-  kl_warmup,
-  rearranged_elbo,
-  reparameterize,
-  vae_elbo,
-  vae_log_weight,
+  free_bits as free_bits,
+  hierarchical_elbo as hierarchical_elbo,
+  importance_weighted_elbo as importance_weighted_elbo,
+  kl_warmup as kl_warmup,
+  rearranged_elbo as rearranged_elbo,
+  reparameterize as reparameterize,
+  vae_elbo as vae_elbo,
+  vae_log_weight as vae_log_weight,
 )
 from diffusion_jax.core.arguments import pytree_dataclass as pytree_dataclass
 from diffusion_jax.core.decoders import (
@@ -110,100 +110,100 @@ from diffusion_jax.core.vdm import (
   vdm_weight as vdm_weight,
 )
 from diffusion_jax.discrete.equations import (
-  StateDenoiser,
-  draw_states,
-  logistic_logits,
-  logistic_network,
-  make_state_denoiser,
-  p_reverse_states,
-  posterior_logits,
-  prior_kl_states,
-  q_posterior_states,
-  q_sample_states,
-  q_states,
-  state_bound,
-  state_kl,
-  state_nll,
-  states_of,
-  transition_kl_states,
-  values_of,
+  StateDenoiser as StateDenoiser,
+  draw_states as draw_states,
+  logistic_logits as logistic_logits,
+  logistic_network as logistic_network,
+  make_state_denoiser as make_state_denoiser,
+  p_reverse_states as p_reverse_states,
+  posterior_logits as posterior_logits,
+  prior_kl_states as prior_kl_states,
+  q_posterior_states as q_posterior_states,
+  q_sample_states as q_sample_states,
+  q_states as q_states,
+  state_bound as state_bound,
+  state_kl as state_kl,
+  state_nll as state_nll,
+  states_of as states_of,
+  transition_kl_states as transition_kl_states,
+  values_of as values_of,
 )
 from diffusion_jax.discrete.masked import (
-  masked_bound,
-  masked_weight,
+  masked_bound as masked_bound,
+  masked_weight as masked_weight,
 )
 from diffusion_jax.discrete.samplers import (
-  ancestral_states,
-  confidence_ordered,
-  first_hitting,
-  guided_states,
-  keep_known,
-  prior_sample_states,
-  remasked,
-  top_p,
+  ancestral_states as ancestral_states,
+  confidence_ordered as confidence_ordered,
+  first_hitting as first_hitting,
+  guided_states as guided_states,
+  keep_known as keep_known,
+  prior_sample_states as prior_sample_states,
+  remasked as remasked,
+  top_p as top_p,
 )
 from diffusion_jax.discrete.schedules import (
-  AlphaBarSchedule,
-  CosineMasking,
-  PolynomialMasking,
+  AlphaBarSchedule as AlphaBarSchedule,
+  CosineMasking as CosineMasking,
+  PolynomialMasking as PolynomialMasking,
 )
 from diffusion_jax.discrete.transitions import (
-  MatrixProcess,
-  ReplacementProcess,
-  StateProcess,
-  gaussian_matrix,
-  gaussian_process,
-  masking_process,
-  transition_matrix,
-  uniform_process,
+  MatrixProcess as MatrixProcess,
+  ReplacementProcess as ReplacementProcess,
+  StateProcess as StateProcess,
+  gaussian_matrix as gaussian_matrix,
+  gaussian_process as gaussian_process,
+  masking_process as masking_process,
+  transition_matrix as transition_matrix,
+  uniform_process as uniform_process,
 )
 from diffusion_jax.few_steps.maps import (
-  FlowMap,
-  make_flow_map,
+  FlowMap as FlowMap,
+  make_flow_map as make_flow_map,
 )
-from diffusion_jax.few_steps.sampler import sample_map
+from diffusion_jax.few_steps.sampler import sample_map as sample_map
 from diffusion_jax.posteriors.editing import (
-  interpolate,
-  noise_image,
-  sdedit,
-  slerp,
+  interpolate as interpolate,
+  noise_image as noise_image,
+  sdedit as sdedit,
+  slerp as slerp,
 )
 from diffusion_jax.posteriors.heuristics import (
-  likelihood_guided,
-  red_diff,
-  renoised,
+  likelihood_guided as likelihood_guided,
+  red_diff as red_diff,
+  renoised as renoised,
 )
 from diffusion_jax.posteriors.measurements import (
-  Measurement,
-  poisson_log_prob,
+  Measurement as Measurement,
+  poisson_log_prob as poisson_log_prob,
 )
 from diffusion_jax.posteriors.particles import (
-  Particles,
-  feynman_kac,
-  one_of,
-  pick,
-  steered,
+  Particles as Particles,
+  feynman_kac as feynman_kac,
+  one_of as one_of,
+  pick as pick,
+  steered as steered,
 )
 from diffusion_jax.posteriors.reconstruction import (
-  observation_guided,
-  proximal,
-  pseudoinverse_guided,
-  reconstruction_guided,
-  unexplained,
+  observation_guided as observation_guided,
+  proximal as proximal,
+  pseudoinverse_guided as pseudoinverse_guided,
+  reconstruction_guided as reconstruction_guided,
+  unexplained as unexplained,
 )
 from diffusion_jax.posteriors.splitting import (
-  decoupled,
-  gaussian_draw,
-  langevin_draw,
-  ode_estimate,
-  split_gibbs,
+  decoupled as decoupled,
+  gaussian_draw as gaussian_draw,
+  langevin_draw as langevin_draw,
+  ode_estimate as ode_estimate,
+  split_gibbs as split_gibbs,
 )
 from diffusion_jax.posteriors.twists import (
-  Twist,
-  pseudoinverse_twist,
-  spread_twist,
-  tempered_twist,
-  twist_guided,
+  Twist as Twist,
+  pseudoinverse_twist as pseudoinverse_twist,
+  spread_twist as spread_twist,
+  tempered_twist as tempered_twist,
+  twist_guided as twist_guided,
 )
 from diffusion_jax.runs import open_run as open_run, training_step as training_step
 from diffusion_jax.sampling.ancestral import (

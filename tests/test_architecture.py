@@ -141,6 +141,14 @@ def test_no_file_refers_to_a_place_on_a_machine():
       assert '/' + 'root/' not in text, name
 
 
+def test_the_library_says_that_its_names_are_exported():
+  # A checker refuses a name of a typed package that is imported without `as`.
+  tree = ast.parse((ROOT / 'diffusion_jax/__init__.py').read_text())
+  imported = [a for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names]
+  assert imported
+  assert [a.name for a in imported if a.asname != a.name] == []
+
+
 def test_the_version_is_written_once():
   """The wheel reads it from the package; other files repeat it."""
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
