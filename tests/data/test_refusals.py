@@ -12,8 +12,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from diffusion_jax.data import images, small_sets, sources, tables, text, tfds_sources
-from diffusion_jax.data.array_record import array_record
-from diffusion_jax.data.columns import Columns, ColumnSource
+from diffusion_jax.data.columns import Columns, ColumnSource, check_columns
 from diffusion_jax.data.image_folder import captioned, folder
 from diffusion_jax.data.image_sets import read as image_set
 from diffusion_jax.data.npz import npz
@@ -27,7 +26,6 @@ from diffusion_jax.data.webdataset import open_tars, webdataset
 from tests import refusals
 from tests.data import encoded
 from tests.data.encoded import LARGE, PNG, SHAPE
-from tests.data.test_array_record import example, write
 from tests.data.test_simulated import gaussian
 from tests.data.test_tables import SPEC
 
@@ -131,11 +129,6 @@ def tar(*members, **fields):
 
 def second(name, picture, label):
   return tar(*GOOD, (name, picture), ('1.cls', label)).read(np.array([0, 1]))
-
-
-def records(*data, **fields):
-  path = str(write('a.array_record', data))
-  return array_record(path, num_classes=3, image_shape=SHAPE, **fields)
 
 
 def parquet_row(**columns):
@@ -477,39 +470,13 @@ WRONG = [
     lambda: open_tars(encoded.tar('a.tar', [('0.png', b'a'), ('0.jpg', b'b')]), ['jpg;png']),
     "a.tar: 0 has two members of 'jpg;png'",
   ),
-  (lambda: records(example(label=1)), "a.array_record has no column 'image', but label"),
-  (
-    lambda: records(example(image=PNG)),
-    "a.array_record has no column 'label', but image (num_classes=0 reads",
-  ),
-  (
-    lambda: records(example(image=PNG, label=b'cat')),
-    "a.array_record, record 0: label must be an integer in 0..2, got b'cat'",
-  ),
-  (
-    lambda: records(example(image=PNG, label=3)),
-    'a.array_record, record 0: label must be an integer in 0..2, got 3',
-  ),
-  (
-    lambda: records(example(image=7, label=1)),
-    'a.array_record, record 0: image must be the bytes of an image file, got 7',
-  ),
-  (
-    lambda: records(example(image=PNG[:90], label=1)),
-    'a.array_record, record 0: image cannot be read',
-  ),
-  (
-    lambda: records(example(image=PNG, label=1), example(image=PNG[:90], label=3), check=True),
-    '1 of 2 pictures in a.array_record are damaged: a.array_record, record 1 (image cannot be read',
-  ),
   (
     lambda: tar(*GOOD, ('1.png', PNG[:99]), ('1.cls', b'1'), check=True),
     '1 of 2 pictures in a.tar are damaged: a.tar, 1 (jpg;jpeg;png;webp cannot be read',
   ),
-  (lambda: records(b'\xff\xff no message'), 'record 0 is not a tf.train.Example'),
   (
-    lambda: array_record(str(write('a.array_record', [])), test_path='a'),
-    'a.array_record has no column',
+    lambda: check_columns('a set', ['image'], ['image', 'label'], 'label'),
+    "a set has no column 'label', but image (num_classes=0 reads no labels)",
   ),
   (lambda: parquet_row(image=[PNG], label=[True]), 'label must be an integer in 0..2, got True'),
   (
@@ -608,7 +575,6 @@ LOST = [
   (lambda: webdataset('.'), '. ... folder with *.tar files'),
   (lambda: webdataset('none-*.tar'), 'none-*.tar ... folder with *.tar files'),
   (lambda: webdataset('none'), 'none ... folder with *.tar files'),
-  (lambda: array_record('none'), 'with *.array_record* files'),
   (lambda: text_files(path='absent'), 'No such file ... absent'),
   (
     lambda: tfds_sources.tfds('train', 'celeb_a', data_dir='.'),
