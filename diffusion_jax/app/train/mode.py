@@ -291,7 +291,7 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int) -> StepLog:
   folder.write_config(workdir, config, parts.model.facts)
   if first:
     sessions.write_start(workdir, start, parts.num_parameters)
-  writer = MetricWriter(workdir, start, first, config.training.log_to)
+  writer = MetricWriter(workdir, start, first, parts.loggers)
   writer.write_config(start, stored, roles.hparams(stored))
   total = config.training.num_steps
   bar = tqdm(total=total, initial=start, unit='step', disable=None)
