@@ -2059,6 +2059,10 @@ TABLE = [
     None,
     [
       ('cannot_be_drawn', "kept &= (y > 0) | ('y' not in log)", 'pass'),
+      ('share_an_entry', "'currentColor'", 'line.colour'),
+      ('does_not_flatten', 'or max(line.y) >= least', 'or True'),
+      ('colours_and_the_font', 'svg = svg.replace(colour, themed)', 'pass'),
+      ('several_numbers', 'x.max() < 1000 * x.min()', 'False'),
     ],
   ),
   (

@@ -129,5 +129,5 @@ def test_the_program_says_what_to_install():
 def test_an_install_of_the_tests_has_the_program():
   """Each package of [program] is there where these tests run."""
   program = closure(PROJECT['optional-dependencies']['program'])
-  assert {'grain', 'tqdm', 'matplotlib'} <= program and 'bokeh' not in program
+  assert {'grain', 'tqdm', 'matplotlib'} <= program
   assert 'diffusion_jax[program]' in PROJECT['optional-dependencies']['test']
