@@ -10,7 +10,7 @@ import io
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,8 @@ def csv_table(
     cells = _without_gaps(cells, whole) if drop_missing else cells
   size = len(cells.rows)
   index = np.arange(size) if test_path else random_part(size, split, test_fraction, path)
-  arrays = {what: numbers(cells, every)[index] for what, every in names.items() if every}
+  others = {*context, *labels}
+  arrays = {n: numbers(cells, every, False, others)[index] for n, every in names.items() if every}
   classes = tuple(name.partition('=')[2] for name in names['label'])
   low, high = box_of(bounds, len(x))
   return ArraySource(
@@ -160,7 +161,7 @@ def _names(cells, column, is_chosen, is_label=False):
   if is_chosen and len(texts) < len(cells.rows):
     categories[''] = 'NA'
   count, size = len(categories), len(cells.rows)
-  if not 1 < count <= min(MOST_CATEGORIES, max(5, size / 2)):
+  if not _can_be_categories(count, size):
     raise ValueError(
       f'{cells.path}: column {column!r} has {count:,} different texts, and 2 to '
       f'{MOST_CATEGORIES:,} can be categories, at most one for two of the {size:,} rows: leave it '
@@ -169,6 +170,10 @@ def _names(cells, column, is_chosen, is_label=False):
   names = [categories[x] for x in sorted(categories, key=lambda x: (isinstance(x, str), x))]
   say_once(f'{cells.path}: column {column!r} has {count} categories: {_some(names)}')
   return [f'{column}={text}' for text in names]
+
+
+def _can_be_categories(count, size):
+  return 1 < count <= min(MOST_CATEGORIES, max(5, size / 2))
 
 
 def _some(names):
@@ -184,11 +189,23 @@ def _columns(names):
   return columns
 
 
-def numbers(cells: Cells, names: Sequence[str], blank: bool = False) -> np.ndarray:
+def _places(names):
+  # Yields (column, its categories, the slice of its numbers).
+  start = 0
+  for column, categories in _columns(names).items():
+    end = start + max(1, len(categories))
+    yield column, categories, slice(start, end)
+    start = end
+
+
+def numbers(
+  cells: Cells, names: Sequence[str], blank: bool = False, others: Collection[str] | None = None
+) -> np.ndarray:
   """Returns the numbers with these names, float64 [N, D].
 
-  blank: a missing number is NaN. Raises ValueError that names row and column of
-  another cell.
+  blank: a missing number is NaN. others: the columns besides x, of data; None:
+  the rows are conditions. Raises ValueError that names row and column of another
+  cell.
   """
   arrays, columns = [], _columns(names)
   check_columns(str(cells.path), [*cells.columns], [*columns])
@@ -207,7 +224,7 @@ def numbers(cells: Cells, names: Sequence[str], blank: bool = False) -> np.ndarr
       misfits |= points & all(_THOUSANDS.fullmatch(x) for x in itertools.compress(texts, points))
     if misfits.any():
       rows = [cells.rows[i] for i in np.flatnonzero(misfits).tolist()]
-      problem = _problem(column, texts[int(np.argmax(misfits))], categories)
+      problem = _problem(cells, column, texts[int(np.argmax(misfits))], categories, others)
       raise ValueError(
         f'{cells.path}, row {rows[0]}, column {column!r}: {problem} ({len(rows):,} of '
         f'{len(texts):,} rows: {str(rows[:5])[1:-1]})'
@@ -215,17 +232,16 @@ def numbers(cells: Cells, names: Sequence[str], blank: bool = False) -> np.ndarr
   return np.concatenate(arrays, axis=1)
 
 
-def _problem(column, text, categories):
-  either = (
-    f'a column of texts can be context or label (categories={column} takes codes), or columns of '
-    '0 and 1 in x'
-  )
+def _problem(cells, column, text, categories, others):
+  # Returns what is wrong with a cell, and what the user can do that works.
+  of_data, as_category = others is not None, ''
+  count = len({*map(_key, cells.columns[column])})
+  if others is not None and column in others and _can_be_categories(count, len(cells.rows)):
+    as_category = f'read it as a category (categories={column})'
   if _key(text) == '':
     what = f'{text!r} is a missing value' if text else 'the value is missing'
-    return (
-      f'{what}: fill it in, or leave the row out (drop_missing=True), or read it as a category '
-      f'(categories={column})'
-    )
+    left_out = 'leave the row out' + ' (drop_missing=True)' * of_data
+    return f'{what}: {", or ".join(filter(None, ("fill it in", left_out, as_category)))}'
   if categories:
     return f'{text!r}{near(text, categories)} is not one of its categories {_some(categories)}'
   if NUMBER.fullmatch(text) and np.isfinite(float(text)):
@@ -233,13 +249,12 @@ def _problem(column, text, categories):
       f'{text!r} may be {text.replace(".", "")} or {float(text)}, since ";" divides the cells and '
       'three digits follow each point: leave the points out, or add a digit to the decimals'
     )
-  if not _MARKED.fullmatch(text):
-    return f'{text!r} is not a number: correct it; {either}'
+  if others is not None and column not in others:
+    as_category = 'give columns of 0 and 1, or the column as context or label'
   mark = ''.join(dict.fromkeys(re.sub('^[+-]|[0-9.]', '', text))) or '.'
-  return (
-    f'{text!r} is not a number: write a decimal point, and no mark such as {mark!r} '
-    f'({unicodedata.name(mark[0], "")}); {either}'
-  )
+  point = f'write a decimal point, and no mark such as {mark!r} ({unicodedata.name(mark[0], "")})'
+  correct = point if _MARKED.fullmatch(text) else 'correct it'
+  return f'{text!r} is not a number: {", or ".join(filter(None, (correct, as_category)))}'
 
 
 def is_csv(path: str | Path, values: ArraySpec) -> bool:
@@ -293,6 +308,7 @@ def row_problems(what: str, rows: np.ndarray, facts: ArraySpec, joint: bool) -> 
   """Yields what is wrong with rows of contexts, or with joint ones, NaN where they are drawn."""
   if not np.isfinite(rows[~np.isnan(rows)] if joint else rows).all():
     yield f'{what} has numbers that are not finite'
+  yield from _category_problems(what, rows, facts.names, joint)
   if not joint:
     return
   full = np.isfinite(rows).all(axis=1)
@@ -306,6 +322,22 @@ def row_problems(what: str, rows: np.ndarray, facts: ArraySpec, joint: bool) -> 
     yield f'row {np.argmax(outside)} of {what} has a number outside data.bounds'
 
 
+def _category_problems(what, rows, names, joint):
+  # Yields the first row whose numbers of a column are not those of one category.
+  for column, categories, place in _places(names):
+    part = rows[:, place]
+    if not categories:
+      continue
+    is_one = np.isin(part, (0.0, 1.0)).all(axis=1) & (part.sum(axis=1) == 1.0)
+    wrong = ~(is_one | joint & np.isnan(part).all(axis=1))
+    if wrong.any():
+      numbers = ', '.join(f'{x:g}' for x in part[np.argmax(wrong)])
+      yield (
+        f'row {np.argmax(wrong)} of {what} has {numbers} for the categories {_some(categories)} of '
+        f'{column!r}: one must be 1 and the others 0, or give a table with the column {column!r}'
+      )
+
+
 def _text(value):
   # Returns what a CSV file has for a cell in memory.
   text = str(value).strip()
@@ -314,14 +346,12 @@ def _text(value):
 
 def texts_of(names: Iterable[str], x: np.ndarray) -> dict[str, list[str]]:
   """Returns the columns of a table of numbers x [N, D] with these names."""
-  columns, start = {}, 0
-  for column, categories in _columns(names).items():
-    part = x[:, start : start + max(1, len(categories))]
-    start += part.shape[1]
+  columns = {}
+  for column, categories, place in _places(names):
     if categories:
-      columns[column] = [categories[i] for i in part.argmax(axis=1)]
+      columns[column] = [categories[i] for i in x[:, place].argmax(axis=1)]
     else:
-      columns[column] = part[:, 0].astype(str).tolist()
+      columns[column] = x[:, place.start].astype(str).tolist()
   return columns
 
 

@@ -288,7 +288,7 @@ WRONG = [
   ),
   (
     lambda: table('a,b\n1,7A\n2,12\n', context=('b',)),
-    "row 2, column 'b': '7A' ... (categories=b takes codes)",
+    "row 2, column 'b': '7A' ... (categories=b)",
   ),
   (lambda: table(b'\x1f\x8b\x08\0'), 'a.csv is compressed by gzip: unpack it'),
   (
@@ -343,7 +343,7 @@ WRONG = [
   (lambda: table('"a, b",c\n1,2\n', 'b'), 'a.csv has no column \'b\', but "a, b", c'),
   (
     lambda: table('a\nx\n'),
-    "row 2, column 'a': 'x' is not a number: correct it; a column of texts can be context or label",
+    "row 2, column 'a': 'x' is not a number: correct it, or give columns of 0 and 1, or",
   ),
   (
     lambda: table('a\nNaN\n'),

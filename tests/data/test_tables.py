@@ -162,7 +162,7 @@ def test_missing_values(tmp_path, capsys, text):
     with one_line(f'a.csv, row {row}, column {x!r}', 'drop_missing=True', f'1 of 5 rows: {row}'):
       csv_table(path, (x,))
   with one_line("a.csv, row 3, column 'k'", '2 of 5 rows: 3, 6', 'categories=k'):
-    numbers(read_cells(path), ['k=u', 'k=v'])
+    numbers(read_cells(path), ['k=u', 'k=v'], others=['k'])
   kept = csv_table(path, ('x',), label='k', drop_missing=True)
   assert kept.x.tolist() == [[1], [3]] and kept.label.tolist() == [0, 1]
   assert 'a.csv: 3 of 5 rows lack a value and are left out' in capsys.readouterr().out
@@ -170,6 +170,45 @@ def test_missing_values(tmp_path, capsys, text):
   assert own.facts.context.names == ('k=NA', 'k=u', 'k=v')
   assert_array_equal(own.context, np.eye(3)[[1, 0, 2, 0]])
   assert np.isnan(numbers(read_cells(path), ['x'], blank=True)[:, 0]).tolist() == [0, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize('count', [3, 30])
+def test_the_advice_for_a_missing_value_works(tmp_path, count):
+  """A category is advised where it is one: in context or label, of few different values."""
+  columns = {'x': ['', *range(59)], 'k': ['', *(i % count for i in range(59))]}
+  path = write(tmp_path / 'a.csv', as_csv(columns))
+  for fields in {'x': ('x',)}, {'x': ('k',), 'context': ()}, {'x': ('x',), 'context': ('k',)}:
+    with pytest.raises(ValueError, match='drop_missing=True') as error:
+      csv_table(path, **fields)
+    csv_table(path, **fields, drop_missing=True)
+    assert 'categories=' not in str(error.value)
+  rows = {'x': range(60), 'k': columns['k']}
+  path = write(tmp_path / 'b.csv', as_csv(rows))
+  with pytest.raises(ValueError, match="'k': the value is missing") as error:
+    csv_table(path, ('x',), context=('k',))
+  assert ('categories=k' in str(error.value)) == (count == 3)
+  if count == 3:
+    csv_table(path, ('x',), context=('k',), categories=('k',))
+  with pytest.raises(ValueError, match='fill it in, or leave the row out .1 of'):
+    tables.read_rows(path, ArraySpec((1,), names=('k',)))
+
+
+HALVES = {
+  'two': [1, 1, 0, 5], 'halves': [0.5, 0.5, 0, 5], 'none': [0, 0, 0, 5], 'negative': [2, -1, 0, 5],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('row', HALVES.values(), ids=HALVES)
+def test_numbers_of_no_category_are_refused(row):
+  """A row whose category is drawn has NaN for all of its numbers."""
+  spec = ArraySpec((4,), names=('c=a', 'c=b', 'c=e', 'n'))
+  good = [[0, 0, 1, 0.5], [1, 0, 0, -1]]
+  assert not [*tables.row_problems('y', np.array(good), spec, False)]
+  [problem] = tables.row_problems('y', np.array([*good, row], float), spec, False)
+  assert problem.startswith('row 2 of y has ') and "the categories a, b, e of 'c'" in problem
+  drawn = np.array([[np.nan, np.nan, np.nan, 1], [np.nan, 0, 0, 1]])
+  [problem] = tables.row_problems('y', drawn, spec, True)
+  assert problem.startswith('row 1 of y has nan, 0, 0 for')
 
 
 def test_spellings_of_a_value_are_one_class(tmp_path, capsys):
