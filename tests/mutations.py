@@ -1402,15 +1402,15 @@ TABLE = [
       ('columns_are', '(isinstance(x, str), x)', 'str(x)'),
       ('columns_are', 'np.eye(len(categories))[index]', 'np.eye(len(categories))[::-1][index]'),
       ('the_rest', "if test_path and split == 'test':", 'if test_path:'),
-      ('the_rest', 'numbers(cells, every)[index] for', 'numbers(cells, every) for'),
-      ('numbers_and_names', 'part[:, 0].astype(str)', "part[:, 0].astype('<U5')"),
+      ('the_rest', 'numbers(cells, every, False, others)[index] for', 'numbers(cells, every) for'),
+      ('numbers_and_names', 'place.start].astype(str)', "place.start].astype('<U5')"),
     ],
   ),
   (
     'data/tables.py',
     'app/modes/test_tables.py',
     [
-      ('held_out', 'start += part.shape[1]', 'start += 0'),
+      ('held_out', 'start = end', 'pass'),
       ('gaps', "not blank or _key(x) != '' for", 'True for'),
     ],
   ),
@@ -1418,7 +1418,8 @@ TABLE = [
     'data/tables.py',
     None,
     [
-      ('marks_are_no', '2 * sum(map(bool, map(_MARKED', '0 * sum(map(bool, map(_MARKED'),
+      ('where_they_are_named', 'not any(map(NUMBER.fullmatch, texts))', 'False'),
+      ('where_they_are_named', 'if name in unnamed or name in categories', 'if name in unnamed'),
       ('spellings_of', 'return decimal.Decimal(text)', 'return text'),
       ('almost_every_row', 'max(5, size / 2)', 'size'),
       ('missing_values', 'full = ~np.any(gaps, axis=0)', 'full = ~np.all(gaps, axis=0)'),

@@ -284,7 +284,7 @@ WRONG = [
   ),
   (
     lambda: table('a\n7A\n12\n'),
-    "row 2, column 'a': '7A' is not a number: ... mark such as 'A' (LATIN CAPITAL",
+    "row 2, column 'a': '7A' is not a number: correct it (numbers have a decimal point and no",
   ),
   (
     lambda: table('a,b\n1,7A\n2,12\n', context=('b',)),
@@ -336,14 +336,14 @@ WRONG = [
   ),
   (
     lambda: table('a;b\n1;2\n1,5;3\n'),
-    "row 3, column 'a': '1,5' is not a number: write a decimal point",
+    "row 3, column 'a': '1,5' is not a number: correct it (numbers have a decimal point",
   ),
   (lambda: table('a\n1e999\n'), "row 2, column 'a': '1e999' is not a number"),
   (lambda: table('a\n1_0\n'), "row 2, column 'a': '1_0' is not a number"),
   (lambda: table('"a, b",c\n1,2\n', 'b'), 'a.csv has no column \'b\', but "a, b", c'),
   (
     lambda: table('a\nx\n'),
-    "row 2, column 'a': 'x' is not a number: correct it, or give columns of 0 and 1, or",
+    "row 2, column 'a': 'x' is not a number: correct it ... or give columns of 0 and 1, or",
   ),
   (
     lambda: table('a\nNaN\n'),
@@ -355,10 +355,13 @@ WRONG = [
     lambda: table('a,b\n1,2\n1,n/a\n', context=('b',)),
     "row 3, column 'b': 'n/a' is a missing value",
   ),
-  (lambda: table('a,b\n1,x\n1,\n1,y\n', context=('b',)), "row 3, column 'b': the value is missing"),
+  (
+    lambda: table('a,b\n1,x\n1,\n1,y\n', context=('b',)),
+    "a.csv: column 'b' has texts, such as 'x', 'y', and no number ... data.categories=b reads",
+  ),
   (
     lambda: table('a;b\n1;1,5\n1;2,5\n', context=('b',)),
-    "row 2, column 'b': '1,5' is not a number: write a",
+    "column 'b' has texts, such as '1,5', '2,5', and no number (numbers have a decimal point",
   ),
   (
     lambda: table('a,b\n1,x\n2,x\n', context=('b',)),
