@@ -1420,6 +1420,7 @@ TABLE = [
     [
       ('where_they_are_named', 'not any(map(NUMBER.fullmatch, texts))', 'False'),
       ('where_they_are_named', 'if name in unnamed or name in categories', 'if name in unnamed'),
+      ('that_arrow_reads', 'float(x) if NUMBER', 'np.float32(x) if NUMBER'),
       ('spellings_of', 'return decimal.Decimal(text)', 'return text'),
       ('almost_every_row', 'max(5, size / 2)', 'size'),
       ('missing_values', 'full = ~np.any(gaps, axis=0)', 'full = ~np.all(gaps, axis=0)'),

@@ -2,6 +2,7 @@ import csv
 import io
 
 import numpy as np
+import pyarrow.csv as arrow
 import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_array_equal
@@ -90,6 +91,28 @@ def test_numbers_and_names_come_back(tmp_path_factory, columns):
   cells = read_cells(path)
   assert [*cells.columns] == [*columns]
   assert_array_equal(numbers(cells, [*columns]), x)
+
+
+SPELLINGS = '{!r}', '{:e}', '{:.3f}', '{:.17g}', ' {:g} ', '"{!r}"', '{:E}', '-.5', '5.', '007'
+
+
+@settings(max_examples=60, deadline=None, database=None, derandomize=True)
+@given(
+  st.lists(st.tuples(FLOATS, st.sampled_from(SPELLINGS), FLOATS), min_size=1, max_size=5),
+  st.sampled_from(',;\t|'),
+  st.sampled_from(['\n', '\r\n', '\r', '\n\n']),
+  st.sampled_from(['', '\ufeff']),
+)
+def test_numbers_are_those_that_arrow_reads(tmp_path_factory, rows, mark, end, start):
+  """It is another reader; it is told the delimiter, which `read_cells` finds."""
+  cells = [('"a, b"', 'c'), *((text.format(x), repr(y)) for x, text, y in rows)]
+  text = start + end.join(map(mark.join, cells)) + end
+  path = write(tmp_path_factory.getbasetemp() / 'arrow.csv', text)
+  exact = arrow.read_csv(path, parse_options=arrow.ParseOptions(delimiter=mark))
+  found = read_cells(path)
+  assert [*found.columns] == exact.column_names == ['a, b', 'c']
+  columns = [np.array(exact[name], np.float64) for name in exact.column_names]
+  assert_array_equal(numbers(found, exact.column_names), np.transpose(columns))
 
 
 # Numbers with marks, and texts with digits.
