@@ -5,7 +5,7 @@
 #     --config=configs/digits.py
 #
 # The CUDA libraries come with jax[cuda], CUDA 12 today; for CUDA 13 change
-# the last pip install to: -e . 'jax[cuda13]'. Of the base only the driver's hooks
+# the last pip install to: -e '.[program]' 'jax[cuda13]'. Of the base only the driver's hooks
 # are used.
 FROM nvidia/cuda:12.6.3-base-ubuntu24.04
 
@@ -25,7 +25,7 @@ ENV PATH=/home/diffusion/venv/bin:$PATH
 RUN python3 -m venv /home/diffusion/venv
 ARG EXTRA=cuda
 COPY --chown=diffusion . .
-RUN pip install --no-cache-dir -e ".[${EXTRA}]"
+RUN pip install --no-cache-dir -e ".[program,${EXTRA}]"
 
 # exec form: signals reach Python itself
 ENTRYPOINT ["python", "launch.py"]

@@ -5,7 +5,7 @@ Every value of a config can be changed on the command line, for instance
 work together are each started with --multihost (docs/running.md).
 """
 
-from diffusion_jax.app import cli
+from diffusion_jax import app
 
 if __name__ == '__main__':
-  cli.run()
+  app.start()

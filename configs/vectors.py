@@ -7,7 +7,7 @@ loss rises.
 
   python launch.py --config=configs/vectors.py --config.data.path=table.npz
   python launch.py --config=configs/vectors.py --config.data=csv \
-    --config.data.path=houses.csv --config.data.x=price --config.data.context=rest \
+    --config.data.path=houses.csv --config.data.x=price --config.data.context=rooms \
     --config.data.test_fraction=0.1
   python launch.py --config=runs/vectors --mode=sample
 """

@@ -35,6 +35,18 @@ def beginning(start: str) -> Iterator[None]:
     raise UserError(f'{start}{error}') from error
 
 
+@contextlib.contextmanager
+def importing_program() -> Iterator[None]:
+  """Turns a package that a base install lacks into a UserError with the command to type."""
+  try:
+    yield
+  except ModuleNotFoundError as error:
+    if (error.name or '').partition('.')[0] in ('diffusion_jax', ''):
+      raise
+    what = f'the program needs {error.name}, which the library does not'
+    raise UserError(f"{what}: in the checkout, pip install -e '.[program]'") from error
+
+
 def place_of(error: BaseException) -> str:
   """Returns ' (<file>, line <n>)' where a part of the user's own raised, or ''."""
   frames = [x for x in traceback.extract_tb(error.__traceback__) if x.filename in OWN]

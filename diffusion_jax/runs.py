@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffusion_jax.errors import importing_program
+
 if TYPE_CHECKING:
   from jax.sharding import Mesh
   from jax.stages import Wrapped
@@ -18,8 +20,8 @@ def open_run(workdir: str | Path, allow: Sequence[str] = (), **sampling: object)
   sampling: fields of config.sampling, such as num_steps=20. Raises
   diffusion_jax.errors.UserError.
   """
-  from diffusion_jax.app.run import notebook
-
+  with importing_program():
+    from diffusion_jax.app.run import notebook
   return notebook.open_run(workdir, allow, sampling)
 
 
@@ -33,6 +35,6 @@ def training_step(
   not here, by default `training.machine.mesh` of all devices. `step.lower(*shapes)` lowers
   it; the metrics that it returns are [] float32. Raises diffusion_jax.errors.UserError.
   """
-  from diffusion_jax.app.run import notebook
-
+  with importing_program():
+    from diffusion_jax.app.run import notebook
   return notebook.training_step(config, fields or {}, mesh)

@@ -1635,7 +1635,7 @@ TABLE = [
       ('columns_are', '(isinstance(x, str), x)', 'str(x)'),
       ('columns_are', 'np.eye(len(categories))[index]', 'np.eye(len(categories))[::-1][index]'),
       ('the_rest', "if test_path and split == 'test':", 'if test_path:'),
-      ('the_rest', 'False, others)[index] for', 'False, others) for'),
+      ('the_rest', 'numbers(cells, every, False, others)[index] for', 'numbers(cells, every) for'),
       ('numbers_and_names', 'place.start].astype(str)', "place.start].astype('<U5')"),
     ],
   ),
@@ -1651,7 +1651,9 @@ TABLE = [
     'data/tables.py',
     None,
     [
-      ('marks_are_no', '2 * sum(map(bool, map(_MARKED', '0 * sum(map(bool, map(_MARKED'),
+      ('where_they_are_named', 'not any(map(NUMBER.fullmatch, texts))', 'False'),
+      ('where_they_are_named', 'if name in unnamed or name in categories', 'if name in unnamed'),
+      ('that_arrow_reads', 'float(x) if NUMBER', 'np.float32(x) if NUMBER'),
       ('spellings_of', 'return decimal.Decimal(text)', 'return text'),
       ('almost_every_row', 'max(5, size / 2)', 'size'),
       ('missing_values', 'full = ~np.any(gaps, axis=0)', 'full = ~np.all(gaps, axis=0)'),
@@ -2314,6 +2316,10 @@ TABLE = [
     None,
     [
       ('cannot_be_drawn', "kept &= (y > 0) | ('y' not in log)", 'pass'),
+      ('share_an_entry', "'currentColor'", 'line.colour'),
+      ('does_not_flatten', 'or max(line.y) >= least', 'or True'),
+      ('colours_and_the_font', 'svg = svg.replace(colour, themed)', 'pass'),
+      ('several_numbers', 'x.max() < 1000 * x.min()', 'False'),
     ],
   ),
   (

@@ -16,7 +16,7 @@ from tests.mutations import MUTATIONS
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / 'diffusion_jax'
 HEAVY = {
-  *'orbax grain tensorflow_datasets tensorflow tensorboardX bokeh matplotlib'.split(),
+  *'orbax grain tensorflow_datasets tensorflow tensorboardX matplotlib'.split(),
   *'diffrax PIL scipy sklearn requests'.split(),
 }
 

@@ -29,12 +29,12 @@ def test_the_readme_is_short_and_its_dozen_lines_train_a_network():
   assert len([line for line in lines if not re.match('import |from ', line)]) <= 12
   found = {}
   exec(compile(code, 'README.md', 'exec'), found)
-  x, moons = np.asarray(found['x']), found['moons'].reshape(-1, 2)[:10_000]
+  x, moons = np.asarray(found['x']), found['batches'].reshape(-1, 2)[:10_000]
   assert x.shape == (1000, 2)
-  assert_allclose(x.mean(axis=0), moons.mean(axis=0), atol=0.1)
-  assert_allclose(x.std(axis=0), moons.std(axis=0), atol=0.1)
+  assert_allclose(x.mean(axis=0), moons.mean(axis=0), atol=0.3)  # of circles of radius 3
+  assert_allclose(x.std(axis=0), moons.std(axis=0), atol=0.3)
   distance, _ = KDTree(moons).query(x)
-  assert np.quantile(distance, 0.9) < 0.1
+  assert np.quantile(distance, 0.9) < 0.2
 
 
 def words(page):

@@ -87,7 +87,7 @@ def test_notebooks_show_what_their_code_printed_and_drew():
     assert f'tutorials/{path.stem}.md' in menu
     assert path.stat().st_size < 300_000, path.name
     notebook = json.loads(path.read_text())
-    assert 'pip install -e .' in ''.join(notebook['cells'][0]['source'])
+    assert "pip install -e '.[program]'" in ''.join(notebook['cells'][0]['source'])
     code = [c for c in notebook['cells'] if c['cell_type'] == 'code']
     assert notebook['metadata']['outputs_of'] == code_hash(code), path.name
     assert any(map(has_picture, code))

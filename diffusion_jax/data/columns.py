@@ -1,23 +1,19 @@
-"""Images, labels and texts that are columns of a table: tars, records, parquet.
+"""Images, labels and texts that are columns of a table: tars, parquet.
 
 The images are the bytes of image files, or uint8 [h, w, 1 or 3].
 """
 
 import dataclasses
-import glob
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from diffusion_jax.data import buckets
 from diffusion_jax.data.damage import damaged, left_out, problem
-from diffusion_jax.data.files import files_below, say_missing
 from diffusion_jax.data.images import check_picture, decode_image, resized
-from diffusion_jax.data.sources import Facts, Order, blocks, check_examples, checksum, pictures
+from diffusion_jax.data.sources import Facts, Order, blocks, check_examples, checksum
 from diffusion_jax.data.spec import ArraySpec
-from diffusion_jax.data.splits import random_part
 from diffusion_jax.data.sums import digest, kept
 
 
@@ -221,53 +217,3 @@ def check_columns(
       hint += ' (num_classes=0 reads no labels)' * (column == label)
       names = ', '.join(f'"{x}"' if ',' in x else x for x in found) or 'none'
       raise ValueError(f'{name} has no column {column!r}, but {names}{hint}')
-
-
-def files_at(path: str | Path, suffix: str) -> list[Path]:
-  """Returns a file, the files below a folder, or the matches of a pattern.
-
-  Files below a folder have a suffix such as '.tar', see `files_below`; a
-  pattern has *, ? or [. They are sorted by name. Raises ValueError or FileNotFoundError.
-  """
-  path = Path(buckets.local(str(path), suffix)).expanduser()
-  if path.is_file():
-    return [path]
-  if path.is_dir():
-    found = [path / name for name in files_below(path, [suffix])]
-  else:
-    found = map(Path, glob.iglob(str(path), recursive=True))
-  files = sorted(file for file in found if file.is_file())
-  if not files:
-    raise FileNotFoundError(
-      f'{path} is neither a file nor a folder with *{suffix} files, nor a pattern of existing files'
-    )
-  say_missing(files)
-  return files
-
-
-def of_files(
-  open_table: Callable[[str, Sequence[str]], Table],
-  columns: Columns,
-  split: str,
-  path: str,
-  test_path: str,
-  test_fraction: float,
-  image_shape: tuple[int, int, int],
-  num_classes: int,
-  check: bool,
-  skip_damaged: bool,
-) -> ColumnSource:
-  """Returns a split of the table that open_table(path, columns) returns.
-
-  The test split has files of its own, test_path; else it is a fixed random
-  test_fraction, which is kept out of training. Labels are left out for
-  num_classes 0. Raises ValueError.
-  """
-  columns = columns if num_classes else columns._replace(label='')
-  place = test_path if test_path and split == 'test' else path
-  table = open_table(place, columns.read)
-  rows = np.arange(len(table))
-  if not test_path:
-    rows = random_part(len(table), split, test_fraction, path)
-  source = ColumnSource(table, columns, rows, pictures(image_shape, num_classes))
-  return checked(source, check, skip_damaged)

@@ -40,11 +40,11 @@ def say_once(line: str, what: str = '') -> None:
 def files_below(root: Path, suffixes: Sequence[str]) -> list[str]:
   """Returns the names of the files below a folder, sorted, with /.
 
-  suffixes: such as '.png', in small or capital letters; '.x*' has anything
-  behind. Hidden files and folders are left out. Links to folders are followed,
-  except to what is read anyway. Raises OSError.
+  suffixes: such as '.png', in small or capital letters. Hidden files and
+  folders are left out. Links to folders are followed, except to what is read
+  anyway. Raises OSError.
   """
-  ends = '|'.join(re.escape(x).replace(r'\*', '.*') for x in suffixes)
+  ends = '|'.join(map(re.escape, suffixes))
   fits = re.compile(f'[^.].*({ends})', re.IGNORECASE | re.DOTALL).fullmatch
   names, tops = [], [root.resolve()]
   for place, folders, files in os.walk(root, onerror=_fail, followlinks=True):

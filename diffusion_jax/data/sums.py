@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from diffusion_jax.atomic_files import draft, own_folder
 from diffusion_jax.data.files import files_below
@@ -73,6 +72,8 @@ def of_files(paths: Sequence[str | Path]) -> str:
     return b''.join(parts)
 
   def compute():
+    from tqdm import tqdm  # of the program
+
     starts = range(0, len(paths), _FILES)
     with ThreadPoolExecutor() as pool:
       return digest(tqdm(pool.map(some, starts), 'summing files', len(starts), disable=None))

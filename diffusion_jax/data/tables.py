@@ -9,7 +9,6 @@ import decimal
 import io
 import itertools
 import re
-import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,16 +32,9 @@ _MISSING = (
   '|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan'
   '|null|na|NaT|?|-|--|.'
 ).split('|')
+_NUMBERS = 'numbers have a decimal point and no other mark'
 # Numbers between thousands' points, which may be decimals.
 _THOUSANDS = re.compile(r'[+-]?[1-9]\d{0,2}(\.\d{3})+', re.ASCII)
-# A number with signs, a currency, marks between its digits, or a unit; or a
-# Fortran or hexadecimal number; or a date.
-_MARKED = re.compile(
-  r"""[^\w<>≤≥[]{0,3} ([^\W\d_]{1,3}[.$\s])? [^\w<>≤≥[]{0,3}
-  (0x[\da-f]+ | \d+\.?\d*d[+-]?\d+ | \d+([-/.\s])(\d+|[^\W\d]{3,9})\3\d+(\D.*)?
-  | \d([\d.,:_\s'’]*\d)? (?!st|nd|rd|th) (\s?°?[^\W\d_]{1,8}(/\w{1,4})?)? [^\w<>≤≥\]-]{0,3})""",
-  re.IGNORECASE | re.VERBOSE,
-)
 
 
 def csv_table(
@@ -59,9 +51,9 @@ def csv_table(
 ) -> ArraySource:
   """Reads columns of numbers x, [N, D], of a CSV file with a header.
 
-  context: the columns that x is given; 'rest' is all others. Columns without
-  numbers, and those in `categories`, are read as categories, in sorted order.
-  label: the column of classes. Missing values (NA, NULL, NaN, …) are a category
+  context: the columns that x is given; 'rest' is all others. Columns in
+  `categories` are read as categories, in sorted order; one of texts that is not
+  there is refused. label: the column of classes. Missing values (NA, NULL, NaN, …) are a category
   of their own in `categories`, and refused elsewhere; drop_missing leaves their
   rows out. The test split is test_path, or else a fixed random test_fraction,
   which 'train' does not contain. bounds: as in `npz`. Raises ValueError
@@ -80,6 +72,7 @@ def csv_table(
     if not context:
       raise ValueError(f'context=rest: {path} has no columns besides x and label')
   _check_choice(cells, (*x, *context, *labels), {*categories} - {*context, *labels})
+  _check_texts(cells, context, categories)
   whole = [n for n in (*x, *context, *labels) if n not in categories]
   cells = _without_gaps(cells, whole) if drop_missing else cells
   names = {
@@ -143,22 +136,43 @@ def _key(text):
   return text.lower() if text.lower() in ('true', 'false') else text
 
 
+def _check_texts(cells, context, categories):
+  # Refuses columns of context that have texts and no numbers, unless they are named.
+  unnamed = {}
+  for name in context:
+    texts = _texts(cells, name)
+    if texts and name not in categories and not any(map(NUMBER.fullmatch, texts)):
+      _categories(cells, name)
+      unnamed[name] = texts
+  if unnamed:
+    column, texts = next(iter(unnamed.items()))
+    named = [name for name in context if name in unnamed or name in categories]
+    raise ValueError(
+      f'{cells.path}: column {column!r} has texts, such as {str(texts[:3])[1:-1]}, and no number '
+      f'({_NUMBERS}): data.categories={_row(named)} reads texts, or leave it out of context'
+    )
+
+
+def _texts(cells, column):
+  # Returns the different texts of a column that are not of a missing value.
+  return [x for x in dict.fromkeys(cells.columns[column]) if _key(x) != '']
+
+
 def _names(cells, column, is_chosen, is_label=False):
   # Returns the names of the numbers of a column of context or label.
-  texts = [x for x in cells.columns[column] if _key(x) != '']
-  if (
-    not texts
-    or not (is_chosen or is_label)
-    and (
-      any(map(NUMBER.fullmatch, texts))
-      or 2 * sum(map(bool, map(_MARKED.fullmatch, texts))) >= len(texts)
-    )
-  ):
+  if not is_chosen and not (is_label and _texts(cells, column)):
     return [column]
+  names = _categories(cells, column, is_chosen)
+  say_once(f'{cells.path}: column {column!r} has {len(names)} categories: {_some(names)}')
+  return [f'{column}={text}' for text in names]
+
+
+def _categories(cells, column, with_missing=False):
+  # Returns the categories of a column, sorted as numbers or texts.
   categories = {}
-  for text in sorted(dict.fromkeys(texts), key=len):
+  for text in sorted(_texts(cells, column), key=len):
     categories.setdefault(_key(text), text)
-  if is_chosen and len(texts) < len(cells.rows):
+  if with_missing and any(_key(x) == '' for x in cells.columns[column]):
     categories[''] = 'NA'
   count, size = len(categories), len(cells.rows)
   if not _can_be_categories(count, size):
@@ -167,9 +181,7 @@ def _names(cells, column, is_chosen, is_label=False):
       f'{MOST_CATEGORIES:,} can be categories, at most one for two of the {size:,} rows: leave it '
       'out of context and label'
     )
-  names = [categories[x] for x in sorted(categories, key=lambda x: (isinstance(x, str), x))]
-  say_once(f'{cells.path}: column {column!r} has {count} categories: {_some(names)}')
-  return [f'{column}={text}' for text in names]
+  return [categories[x] for x in sorted(categories, key=lambda x: (isinstance(x, str), x))]
 
 
 def _can_be_categories(count, size):
@@ -251,9 +263,7 @@ def _problem(cells, column, text, categories, others):
     )
   if others is not None and column not in others:
     as_category = 'give columns of 0 and 1, or the column as context or label'
-  mark = ''.join(dict.fromkeys(re.sub('^[+-]|[0-9.]', '', text))) or '.'
-  point = f'write a decimal point, and no mark such as {mark!r} ({unicodedata.name(mark[0], "")})'
-  correct = point if _MARKED.fullmatch(text) else 'correct it'
+  correct = f'correct it ({_NUMBERS})'
   return f'{text!r} is not a number: {", or ".join(filter(None, (correct, as_category)))}'
 
 
@@ -353,6 +363,13 @@ def texts_of(names: Iterable[str], x: np.ndarray) -> dict[str, list[str]]:
     else:
       columns[column] = x[:, place.start].astype(str).tolist()
   return columns
+
+
+def _row(names):
+  # Returns names as a row of a CSV file, and as a flag takes them.
+  file = io.StringIO()
+  csv.writer(file, lineterminator='').writerow(names)
+  return file.getvalue()
 
 
 def as_csv(columns: Mapping[str, Iterable[object]]) -> str:

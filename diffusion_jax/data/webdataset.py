@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import glob
 import json
 import tarfile
 from collections.abc import Sequence
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.data.columns import Columns, ColumnSource, files_at, of_files
-from diffusion_jax.data.files import naming, say_once
-from diffusion_jax.data.sources import facts_of_fields, states
+from diffusion_jax.data import buckets
+from diffusion_jax.data.columns import Columns, ColumnSource, checked
+from diffusion_jax.data.files import files_below, naming, say_missing, say_once
+from diffusion_jax.data.sources import facts_of_fields, pictures, states
+from diffusion_jax.data.splits import random_part
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, ImageShape, Rate
 
@@ -87,19 +90,13 @@ def webdataset(
   num_classes: 0 for no labels. check, skip_damaged: see `columns.checked`.
   Raises ValueError or FileNotFoundError.
   """
-  columns = Columns(image_column, label_column, text_column)
-  return of_files(
-    open_tars,
-    columns,
-    split,
-    path,
-    test_path,
-    test_fraction,
-    image_shape,
-    num_classes,
-    check,
-    skip_damaged,
-  )
+  columns = Columns(image_column, label_column if num_classes else '', text_column)
+  table = open_tars(test_path if test_path and split == 'test' else path, columns.read)
+  rows = np.arange(len(table))
+  if not test_path:
+    rows = random_part(len(table), split, test_fraction, path)
+  source = ColumnSource(table, columns, rows, pictures(image_shape, num_classes))
+  return checked(source, check, skip_damaged)
 
 
 def open_tars(path: str, columns: Sequence[str]) -> Tars:
@@ -107,7 +104,7 @@ def open_tars(path: str, columns: Sequence[str]) -> Tars:
 
   Raises ValueError for a damaged tar and for an example without a column.
   """
-  paths = files_at(path, '.tar')
+  paths = _tars_at(path)
   wanted = [c.partition(':')[0].lower().split(';') for c in columns]
   seen: dict[str, None] = {}
   numbers, parts = [], []
@@ -135,6 +132,24 @@ def open_tars(path: str, columns: Sequence[str]) -> Tars:
   members = dict(zip(columns, np.concatenate(parts).swapaxes(0, 1), strict=True))
   every = [*dict.fromkeys([*seen, *columns])]
   return Tars(path, paths, np.array(numbers, np.int64), members, every)
+
+
+def _tars_at(path):
+  # Returns a file, the tars below a folder, or the matches of a pattern, by name.
+  path = Path(buckets.local(str(path), '.tar')).expanduser()
+  if path.is_file():
+    return [path]
+  if path.is_dir():
+    found = [path / name for name in files_below(path, ['.tar'])]
+  else:
+    found = map(Path, glob.iglob(str(path), recursive=True))
+  files = sorted(file for file in found if file.is_file())
+  if not files:
+    raise FileNotFoundError(
+      f'{path} is neither a file nor a folder with *.tar files, nor a pattern of existing files'
+    )
+  say_missing(files)
+  return files
 
 
 def _headers(file):

@@ -1,21 +1,25 @@
-"""Draws charts with Bokeh, as JSON that its script shows in a page."""
+"""Draws charts by matplotlib, as SVG with the colours of the page."""
 
-import functools
-import json
+import io
+import re
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion_jax.aliases import Json
 from diffusion_jax.report.pictures import spread
 
 # Colours of runs, and of the quarters of t from clean images to noise, with a
 # contrast of at least 3 to the page's light and dark backgrounds.
 COLOURS = ('#2f6fde', '#c9700a', '#0d9276', '#d6456b', '#8b5cf6', '#6b7f92')
 QUARTERS = '#2f6fde', '#0d9276', '#c9700a', '#d6456b'
-_MOST_POINTS = 1500  # of a line, to keep the page of a long run small
+# Lengths of dashes and gaps, in widths of a line.
+DASHES = {'solid': None, 'dashed': (5, 3), 'dotted': (1, 2), 'dotdash': (1, 2, 5, 2)}
+_MOST_POINTS = 600  # of a line: more than the pixels of a chart
+_SIZE = 420, 280  # of a chart, in units of its fonts, which the page scales to its width
+# Colours of the page, which change with its theme, and what stands for them.
+_THEMED = {'#010101': 'var(--soft)', '#020202': 'var(--line)'}
+_SOFT, _LINE = _THEMED
 
 
 class Line(NamedTuple):
@@ -32,52 +36,55 @@ class Line(NamedTuple):
   legend: str = ''
 
 
+class Entry(NamedTuple):
+  """An entry of a legend; dashes: their lengths and gaps as SVG writes them, '' if solid."""
+
+  words: str
+  colour: str
+  dashes: str
+
+
 class Chart(NamedTuple):
-  """A chart for Bokeh, and its values as rows of text after a head."""
+  """A chart: an element svg, its legend, and its values as rows after a head."""
 
   title: str
-  item: Json
+  svg: str
+  legend: list[Entry]
   rows: list[list[str]]
 
 
 def draw(
   title: str, lines: Sequence[Line], x_label: str = 'step', y_label: str = '', log: str = ''
 ) -> Chart:
-  """Draws a chart that can be zoomed and shows the values at the cursor.
+  """Draws a chart; a single line needs no legend.
 
   log: the logarithmic axes, '', 'y' or 'xy', where points that are not positive
   are left out.
   """
-  from bokeh.embed import json_item
-
   lines = [thin(clean(line, log)) for line in lines]
   lines = [line for line in lines if len(line.x)]
-  figure = _figure(x_label, y_label, lines, log)
-  for line in lines:
-    source = {'x': line.x, 'y': line.y}
-    shared = {'source': source, 'legend_label': line.legend or line.label}
-    colour = {'line_color': line.colour, 'line_dash': line.dash}
-    figure.line('x', 'y', line_width=2, **colour, **shared)
-    if len(line.x) < 40 and not line.legend:  # A level line has no points.
-      figure.scatter('x', 'y', size=5, color=line.colour, **shared)
-  for legend in list(figure.legend):
-    figure.center.remove(legend)
-    legend.ncols = min(len(legend.items), 4)  # more do not fit in a row
-    if len(lines) > 1:
-      figure.add_layout(legend, 'below')
-  if lines:
-    _add_hover(figure, lines, x_label)
   head = [x_label, *(line.label for line in lines)]
-  rows = [head, *_rows(lines, 25)[1]]
-  return Chart(title, dict(json_item(figure, theme=_theme())), rows)
+  rows = [head, *_rows(lines, 25)]
+  drawn = _near(lines) if 'y' in log else lines
+  return Chart(title, _svg(drawn, x_label, y_label, log), _legend(drawn[1:] and drawn), rows)
 
 
-@functools.cache
-def _theme():
-  from bokeh.themes import Theme
+def _near(lines):
+  # A level line far below all curves would flatten them: the table alone has it.
+  curves = [line.y for line in lines if not line.legend]
+  least = min(np.concatenate(curves or [[0.0]])) / 100
+  return [line for line in lines if not line.legend or max(line.y) >= least]
 
-  path = files('diffusion_jax.report') / 'templates' / 'charts.json'
-  return Theme(json=json.loads(path.read_text()))
+
+def _legend(lines):
+  # Lines of several colours that share an entry have the colour of its text there.
+  entries = {}
+  for line in lines:
+    words = line.legend or line.label
+    same = entries.get(words, line).colour == line.colour
+    dashes = ' '.join(str(2 * n) for n in DASHES[line.dash] or ())  # of a line of width 2
+    entries[words] = Entry(words, line.colour if same else 'currentColor', dashes)
+  return [*entries.values()]
 
 
 def clean(line: Line, log: str) -> Line:
@@ -102,74 +109,75 @@ def thin(line: Line, most: int = _MOST_POINTS) -> Line:
 
 
 def _rows(lines, most):
-  # Returns places on the x axis, and a row of text for each: the place, and the
-  # value of each line there, or ''.
+  # Returns rows of text: a place on the x axis, and the value of each line there, or ''.
   values = [dict(zip(line.x, line.y, strict=True)) for line in lines]
   places = spread(sorted({x for line in values for x in line}), most)
-  rows = [
+  return [
     [
       f'{x:,g}' if x == int(x) else f'{x:.4g}',
       *(f'{line[x]:.5g}' if x in line else '' for line in values),
     ]
     for x in places
   ]
-  return places, rows
 
 
-def _figure(x_label, y_label, lines, log):
-  from bokeh.models import NumeralTickFormatter
-  from bokeh.plotting import figure as new_figure
+def _svg(lines, x_label, y_label, log):
+  # pyplot would start a window system and keep global state.
+  from matplotlib import rc_context
+  from matplotlib.figure import Figure
 
-  figure: Any = new_figure(
-    height=300,
-    sizing_mode='stretch_width',
-    x_axis_type='log' if 'x' in log else 'linear',
-    y_axis_type='log' if 'y' in log else 'linear',
-    x_axis_label=x_label,
-    y_axis_label=y_label,
-    tools='box_zoom,reset',
-    active_drag='box_zoom',
-    toolbar_location='above',
+  # Texts stay texts, in the font of the page.
+  style: Any = {'svg.fonttype': 'none', 'font.size': 12.0, 'text.parse_math': False}
+  style['text.color'] = _SOFT
+  with rc_context(style):
+    width, height = _SIZE
+    figure = Figure((width / 72, height / 72), layout='constrained')
+    axes = figure.subplots()
+    axes.set_facecolor('none')
+    figure.patch.set_visible(False)
+    for line in lines:
+      marker = 'o' if len(line.x) < 40 and not line.legend else ''  # A level line has no points.
+      about = {'linewidth': 1.6, 'marker': marker, 'clip_on': False}
+      axes.plot(line.x, line.y, color=line.colour, linestyle=(0, DASHES[line.dash]), **about)
+    for side in axes.spines.values():
+      side.set_visible(False)
+    axes.grid(color=_LINE, linewidth=0.8)
+    axes.tick_params(which='both', length=0, colors=_SOFT)
+    axes.set_xlabel(x_label, color=_SOFT)
+    axes.set_ylabel(y_label, color=_SOFT)
+    _number(axes.xaxis, 'x' in log, [line.x for line in lines])
+    _number(axes.yaxis, 'y' in log, [line.y for line in lines])
+    file = io.StringIO()
+    figure.savefig(file, format='svg')
+  return _in_page(file.getvalue())
+
+
+def _number(axis, is_log, values):
+  # Names few numbers, which fit next to each other on a phone.
+  from matplotlib import ticker
+
+  x = np.concatenate(values or [[1.0]])
+  locator = ticker.MaxNLocator(5, steps=[1, 2, 5, 10])
+  if is_log:
+    axis.axes.set(**{f'{axis.axis_name}scale': 'log'})
+    axis.set_minor_locator(ticker.NullLocator())
+    few_decades = x.max() < 1000 * x.min()
+    locator = ticker.LogLocator(subs=(1, 2, 5) if few_decades else (1,), numticks=10)
+  axis.set_major_locator(locator)
+  axis.set_major_formatter(lambda x, _: f'{x:,.10g}')
+
+
+def _in_page(svg):
+  # Returns the element svg as a part of a page: its colours are the page's, it has
+  # no ids, which other charts have too, and so no marker that is drawn by its id.
+  svg = re.sub(r'(?s)<(metadata|defs)>.*?</\1>|<!--.*?-->', '', svg[svg.index('<svg') :])
+  svg = re.sub(
+    r'<use xlink:href="#\w+" x="(\S+)" y="(\S+)" style="(.*?)"/>',
+    r'<circle cx="\1" cy="\2" r="2.4" style="\3"/>',
+    svg,
   )
-  figure.xaxis.ticker.desired_num_ticks = 5  # of a phone's width
-  if 'x' not in log:
-    figure.xaxis.formatter = NumeralTickFormatter(format='0,0.[00]')
-  y = np.concatenate([line.y for line in lines] or [[0.0]])
-  plain = NumeralTickFormatter(format='0,0.[000000]')
-  if 'y' not in log and abs(y).max() > 1e-4:  # else powers of ten
-    figure.yaxis.formatter = plain
-  if 'y' in log and 1e-6 < y.max() < 1000 * y.min():
-    # For few decades Bokeh would draw one or two ticks.
-    first, last = np.floor(np.log10([y.min(), y.max()])).astype(int)
-    ticks = np.outer(10.0 ** np.arange(first, last + 2), [1, 2, 5])
-    figure.yaxis.ticker, figure.yaxis.formatter = ticks.ravel().tolist(), plain
-  return figure
-
-
-def _add_hover(figure, lines, x_label):
-  # An invisible line through all places has one tooltip with the values of all
-  # lines. Its text is a column, which Bokeh escapes.
-  from bokeh.models import HoverTool
-
-  places, rows = _rows(lines, _MOST_POINTS)
-  text = [
-    '\n'.join(
-      [f'{x_label} {place}', *(f'{y}  {x.label}' for x, y in zip(lines, values, strict=True) if y)]
-    )
-    for place, *values in rows
-  ]
-  y = np.interp(places, lines[0].x, lines[0].y)
-  source = {'x': np.array(places), 'y': y, 'text': text}
-  unseen = figure.line('x', 'y', source=source, line_alpha=0.0)
-  hover = HoverTool(renderers=[unseen], mode='vline', line_policy='nearest')
-  hover.tooltips = '<div style="white-space: pre">@text</div>'
-  hover.visible = False
-  figure.add_tools(hover)
-
-
-def script() -> str:
-  """Returns Bokeh's JavaScript, which a page needs once."""
-  from bokeh.resources import Resources
-
-  resources = Resources('inline', components=['bokeh'], log_level='warn')
-  return '\n'.join(resources.js_raw)
+  own = r' id="\S+"| clip-path="\S+"| (width|height)="\S+pt"|font-family: .*?; '
+  svg = re.sub(own, '', svg)
+  for colour, themed in _THEMED.items():
+    svg = svg.replace(colour, themed)
+  return svg

@@ -60,7 +60,6 @@ def render(
     tiles=tiles(run),
     sections=[section for section in listed if section[2]],
     drawn=datetime.now().astimezone().isoformat(' ', 'minutes'),
-    bokeh=charts.script(),
     script=script,
   )
 
@@ -92,7 +91,6 @@ def environment() -> Any:
     keep_trailing_newline=True,
   )
   jinja.filters |= {'sha': _sha, 'one_line': one_line}
-  jinja.policies['json.dumps_kwargs'] = {}  # keeps Bokeh's order
   return jinja
 
 

@@ -11,11 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Literal, Protocol
+from types import MappingProxyType, ModuleType
+from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.atomic_files import draft
@@ -29,8 +28,7 @@ from diffusion_jax.runtime.files import (
   write_json,
 )
 
-Name = Literal['tensorboard', 'wandb', 'mlflow']
-IDS = 'loggers.json'  # in the run folder: what each logger calls the run
+IDS = 'loggers.json'  # in the run folder: what W&B calls the run
 
 
 class Logger(Protocol):
@@ -114,7 +112,7 @@ class Wandb:
 
   def __init__(self, workdir: Path, start_step: int):
     wandb = importlib.import_module('wandb')
-    name = _read_id(workdir, 'wandb', start_step) or secrets.token_hex(4)
+    name = _stored_id(workdir, start_step) or secrets.token_hex(4)
     self._image = wandb.Image
     self._run = wandb.init(
       project=os.environ.get('WANDB_PROJECT', 'diffusion_jax'),
@@ -124,7 +122,7 @@ class Wandb:
       resume='allow',
       settings=wandb.Settings(console='off', quiet=True),
     )
-    _write_id(workdir, 'wandb', name)
+    write_json(workdir / IDS, {'wandb': name})
 
   def _log(self, step, values):
     if step >= self._run.step:  # It refuses steps that it has.
@@ -147,81 +145,8 @@ class Wandb:
     self._run.finish()
 
 
-class MLflow:
-  """Writes a run of MLflow.
-
-  MLFLOW_TRACKING_URI says where, by default ./mlflow.db and ./mlruns, and
-  MLFLOW_EXPERIMENT_NAME in which experiment, by default diffusion_jax.
-  """
-
-  def __init__(self, workdir: Path, start_step: int):
-    mlflow = importlib.import_module('mlflow')
-    self._entities = importlib.import_module('mlflow.entities')
-    self._client = mlflow.MlflowClient()
-    self._last: dict[str, int] = {}  # the last step of each number
-    self._run = _read_id(workdir, 'mlflow', start_step)
-    self._resumed = False
-    if self._run:
-      try:
-        self._client.update_run(self._run, status='RUNNING')
-        self._resumed = True
-      except mlflow.MlflowException as error:  # It has another place now.
-        tqdm.write(f'mlflow begins another record: {error}')
-    if not self._resumed:
-      self._run = self._begin(workdir)
-      _write_id(workdir, 'mlflow', self._run)
-
-  def _begin(self, workdir):
-    name = os.environ.get('MLFLOW_EXPERIMENT_NAME', 'diffusion_jax')
-    experiment = self._client.get_experiment_by_name(name)
-    place = experiment.experiment_id if experiment else None
-    place = place or self._client.create_experiment(name)
-    run = self._client.create_run(place, run_name=workdir.resolve().name)
-    return run.info.run_id
-
-  def _is_new(self, name, step):
-    # It would keep both numbers of a step that a resumed training takes again.
-    if self._resumed and name not in self._last:
-      history = self._client.get_metric_history(self._run, name)
-      self._last[name] = max((old.step for old in history), default=-1)
-    return step > self._last.get(name, -1)
-
-  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-    """See `Logger`."""
-    now = int(time.time() * 1000)
-    metrics = [
-      self._entities.Metric(name, value, now, step)
-      for name, value in scalars.items()
-      if self._is_new(name, step)
-    ]
-    self._client.log_batch(self._run, metrics=metrics)
-
-  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-    """See `Logger`."""
-    for name, image in images.items():
-      self._client.log_image(self._run, image, key=name, step=step)
-
-  def write_config(self, step: int, config: Json, hparams: Json) -> None:
-    """Writes config.json, and at the first start the parameters."""
-    self._client.log_dict(self._run, config, 'config.json')
-    if self._resumed:  # It refuses other values.
-      return
-    params = [self._entities.Param(n, str(x)) for n, x in hparams.items()]
-    for i in range(0, len(params), 100):  # the most that it takes
-      self._client.log_batch(self._run, params=params[i : i + 100])
-
-  def close(self) -> None:
-    """See `Logger`."""
-    self._client.set_terminated(self._run)
-
-
-LOGGERS: dict[str, Callable[[Path, int], Logger]] = {
-  'tensorboard': TensorBoard,
-  'wandb': Wandb,
-  'mlflow': MLflow,
-}
-
-_PACKAGES = {'wandb': 'wandb', 'mlflow': 'mlflow'}  # of the extras
+LOGGERS: dict[str, Callable[..., Logger]] = {'tensorboard': TensorBoard, 'wandb': Wandb}
+_PACKAGES = {'wandb': 'wandb'}  # of the extras
 
 
 def missing(names: Iterable[str]) -> list[str]:
@@ -231,21 +156,13 @@ def missing(names: Iterable[str]) -> list[str]:
   return [n for n, spec in specs.items() if spec is None or not spec.origin]
 
 
-def _read_ids(workdir):
+def _stored_id(workdir, start_step):
+  # Returns what W&B calls a run that continues; '' for one that begins, also again.
   try:
-    return read_json(workdir / IDS)
-  except (FileNotFoundError, UserError):
-    return {}
-
-
-def _read_id(workdir, name, start_step):
-  # Returns '' for a run that begins, also again.
-  stored_id = _read_ids(workdir).get(name, '') if start_step else ''
+    stored_id = read_json(workdir / IDS)['wandb'] if start_step else ''
+  except (FileNotFoundError, LookupError, TypeError, UserError):
+    return ''
   return stored_id if isinstance(stored_id, str) and stored_id.isalnum() else ''
-
-
-def _write_id(workdir, name, value):
-  write_json(workdir / IDS, _read_ids(workdir) | {name: value})
 
 
 @functools.cache
@@ -268,7 +185,7 @@ def _event(step, **what):
 
 
 class MetricWriter:
-  """Writes `<workdir>/metrics.jsonl`, and to the loggers that log_to names.
+  """Writes `<workdir>/metrics.jsonl`, and to loggers, {name: constructor}.
 
   `metrics.jsonl` has one JSON object per line, with its `step`. When a run
   resumes at start_step, later lines are dropped, and counted on stdout, since
@@ -284,7 +201,7 @@ class MetricWriter:
     workdir: str | Path,
     start_step: int = 0,
     writes: bool = True,
-    log_to: Iterable[str] = ('tensorboard',),
+    loggers: Mapping[str, Callable[..., Logger]] = MappingProxyType({'tensorboard': TensorBoard}),
   ):
     workdir = Path(workdir)
     path = workdir / 'metrics.jsonl' if writes else Path(os.devnull)
@@ -292,8 +209,8 @@ class MetricWriter:
       _begin(path, start_step)
     self._lines = path.open('a')
     self._open: dict[str, Logger] = {}
-    for name in dict.fromkeys(log_to if writes else ()):
-      self._try(name, lambda make: make(workdir, start_step), LOGGERS[name])
+    for name, make in loggers.items() if writes else ():
+      self._try(name, lambda make: make(workdir=workdir, start_step=start_step), make)
 
   def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
     """Writes one line of the numbers that are finite: means without values are NaN."""
@@ -328,6 +245,8 @@ class MetricWriter:
       made = act(thing)
       self._open.setdefault(name, made)
     except Exception as error:  # Each library has its own.
+      from tqdm import tqdm  # of the program, whose bar it may interrupt
+
       self._open.pop(name, None)
       reason = next(iter(str(error).strip().splitlines()), '')
       tqdm.write(

@@ -17,7 +17,6 @@ from pyarrow import parquet
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import buckets
-from diffusion_jax.data.array_record import array_record
 from diffusion_jax.data.huggingface import huggingface
 from diffusion_jax.data.npz import npz
 from diffusion_jax.data.tfds_sources import cifar10, tfds
@@ -27,14 +26,12 @@ from tests.app.conftest import lines_of, refuse_to_compile, refused, smoke
 from tests.bucket_server import Amazon, Google, running
 from tests.data import archives, encoded
 from tests.data.encoded import LABELS, PICTURES, SHAPE
-from tests.data.test_array_record import example, write
 
 PICTURE = {'image_shape': SHAPE, 'num_classes': 3}
 SETS = {  # address below the bucket -> the source of a place
   'set.npz': functools.partial(npz, num_classes=3),
   'tars/train-*.tar': functools.partial(webdataset, image_column='png', **PICTURE),
   'tars': functools.partial(webdataset, image_column='png', **PICTURE),
-  'records': functools.partial(array_record, **PICTURE),
   'tables': functools.partial(huggingface, **PICTURE),
   'tables/test-00000-of-00001.parquet': functools.partial(huggingface, **PICTURE),
 }
@@ -44,7 +41,7 @@ SETS = {  # address below the bucket -> the source of a place
 def files(tmp_path_factory):
   """Writes the data that a bucket has, in all formats."""
   top = tmp_path_factory.mktemp('files')
-  for folder in ('tars', 'records', 'tables', 'tfds'):
+  for folder in ('tars', 'tables', 'tfds'):
     (top / folder).mkdir()
   np.savez(top / 'set.npz', x=PICTURES, label=LABELS)
   for name, part in encoded.FILES.items():
@@ -52,8 +49,6 @@ def files(tmp_path_factory):
     members = zip(part, png, label, strict=True)
     tar = [x for i, a, b in members for x in ((f'{i}.png', a), (f'{i}.cls', b'%d' % b))]
     encoded.tar(top / 'tars' / f'{name}.tar', tar)
-    records = [example(image=a, label=b) for a, b in zip(png, label, strict=True)]
-    write(top / 'records' / f'set.array_record-{name}', records)
     images = [{'bytes': x, 'path': None} for x in png]
     table = pyarrow.table({'image': images, 'label': label})
     parquet.write_table(table, top / 'tables' / f'{name}.parquet')

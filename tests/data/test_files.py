@@ -20,9 +20,9 @@ def touch(top, *names):
 
 def test_names_have_a_suffix_in_any_case_and_are_not_hidden(tmp_path):
   """Names may have bytes that UTF-8 lacks."""
-  seen = ['a.png', 'b/c.PnG', 'b/d.x-0-of-2', b'b/e\xe9.png', 'f.png.png']
+  seen = ['a.png', 'b/c.PnG', 'b/d.x', b'b/e\xe9.png', 'f.png.png']
   touch(tmp_path, *seen, '.git/a.png', 'b/._c.png', '.png', 'g.png.txt', 'pngg', 'h.png/.i')
-  assert files.files_below(tmp_path, ['.png', '.x*']) == sorted(map(os.fsdecode, seen))
+  assert files.files_below(tmp_path, ['.png', '.x']) == sorted(map(os.fsdecode, seen))
 
 
 # links and their targets: what is found besides a/0.png

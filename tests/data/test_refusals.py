@@ -12,8 +12,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from diffusion_jax.data import images, small_sets, sources, tables, text, tfds_sources
-from diffusion_jax.data.array_record import array_record
-from diffusion_jax.data.columns import Columns, ColumnSource
+from diffusion_jax.data.columns import Columns, ColumnSource, check_columns
 from diffusion_jax.data.image_folder import captioned, folder
 from diffusion_jax.data.image_sets import read as image_set
 from diffusion_jax.data.npz import npz
@@ -27,7 +26,6 @@ from diffusion_jax.data.webdataset import open_tars, webdataset
 from tests import refusals
 from tests.data import encoded
 from tests.data.encoded import LARGE, PNG, SHAPE
-from tests.data.test_array_record import example, write
 from tests.data.test_simulated import gaussian
 from tests.data.test_tables import SPEC
 
@@ -131,11 +129,6 @@ def tar(*members, **fields):
 
 def second(name, picture, label):
   return tar(*GOOD, (name, picture), ('1.cls', label)).read(np.array([0, 1]))
-
-
-def records(*data, **fields):
-  path = str(write('a.array_record', data))
-  return array_record(path, num_classes=3, image_shape=SHAPE, **fields)
 
 
 def parquet_row(**columns):
@@ -291,7 +284,7 @@ WRONG = [
   ),
   (
     lambda: table('a\n7A\n12\n'),
-    "row 2, column 'a': '7A' is not a number: ... mark such as 'A' (LATIN CAPITAL",
+    "row 2, column 'a': '7A' is not a number: correct it (numbers have a decimal point and no",
   ),
   (
     lambda: table('a,b\n1,7A\n2,12\n', context=('b',)),
@@ -343,14 +336,14 @@ WRONG = [
   ),
   (
     lambda: table('a;b\n1;2\n1,5;3\n'),
-    "row 3, column 'a': '1,5' is not a number: write a decimal point",
+    "row 3, column 'a': '1,5' is not a number: correct it (numbers have a decimal point",
   ),
   (lambda: table('a\n1e999\n'), "row 2, column 'a': '1e999' is not a number"),
   (lambda: table('a\n1_0\n'), "row 2, column 'a': '1_0' is not a number"),
   (lambda: table('"a, b",c\n1,2\n', 'b'), 'a.csv has no column \'b\', but "a, b", c'),
   (
     lambda: table('a\nx\n'),
-    "row 2, column 'a': 'x' is not a number: correct it, or give columns of 0 and 1, or",
+    "row 2, column 'a': 'x' is not a number: correct it ... or give columns of 0 and 1, or",
   ),
   (
     lambda: table('a\nNaN\n'),
@@ -362,10 +355,13 @@ WRONG = [
     lambda: table('a,b\n1,2\n1,n/a\n', context=('b',)),
     "row 3, column 'b': 'n/a' is a missing value",
   ),
-  (lambda: table('a,b\n1,x\n1,\n1,y\n', context=('b',)), "row 3, column 'b': the value is missing"),
+  (
+    lambda: table('a,b\n1,x\n1,\n1,y\n', context=('b',)),
+    "a.csv: column 'b' has texts, such as 'x', 'y', and no number ... data.categories=b reads",
+  ),
   (
     lambda: table('a;b\n1;1,5\n1;2,5\n', context=('b',)),
-    "row 2, column 'b': '1,5' is not a number: write a",
+    "column 'b' has texts, such as '1,5', '2,5', and no number (numbers have a decimal point",
   ),
   (
     lambda: table('a,b\n1,x\n2,x\n', context=('b',)),
@@ -477,39 +473,13 @@ WRONG = [
     lambda: open_tars(encoded.tar('a.tar', [('0.png', b'a'), ('0.jpg', b'b')]), ['jpg;png']),
     "a.tar: 0 has two members of 'jpg;png'",
   ),
-  (lambda: records(example(label=1)), "a.array_record has no column 'image', but label"),
-  (
-    lambda: records(example(image=PNG)),
-    "a.array_record has no column 'label', but image (num_classes=0 reads",
-  ),
-  (
-    lambda: records(example(image=PNG, label=b'cat')),
-    "a.array_record, record 0: label must be an integer in 0..2, got b'cat'",
-  ),
-  (
-    lambda: records(example(image=PNG, label=3)),
-    'a.array_record, record 0: label must be an integer in 0..2, got 3',
-  ),
-  (
-    lambda: records(example(image=7, label=1)),
-    'a.array_record, record 0: image must be the bytes of an image file, got 7',
-  ),
-  (
-    lambda: records(example(image=PNG[:90], label=1)),
-    'a.array_record, record 0: image cannot be read',
-  ),
-  (
-    lambda: records(example(image=PNG, label=1), example(image=PNG[:90], label=3), check=True),
-    '1 of 2 pictures in a.array_record are damaged: a.array_record, record 1 (image cannot be read',
-  ),
   (
     lambda: tar(*GOOD, ('1.png', PNG[:99]), ('1.cls', b'1'), check=True),
     '1 of 2 pictures in a.tar are damaged: a.tar, 1 (jpg;jpeg;png;webp cannot be read',
   ),
-  (lambda: records(b'\xff\xff no message'), 'record 0 is not a tf.train.Example'),
   (
-    lambda: array_record(str(write('a.array_record', [])), test_path='a'),
-    'a.array_record has no column',
+    lambda: check_columns('a set', ['image'], ['image', 'label'], 'label'),
+    "a set has no column 'label', but image (num_classes=0 reads no labels)",
   ),
   (lambda: parquet_row(image=[PNG], label=[True]), 'label must be an integer in 0..2, got True'),
   (
@@ -609,7 +579,6 @@ LOST = [
   (lambda: webdataset('.'), '. ... folder with *.tar files'),
   (lambda: webdataset('none-*.tar'), 'none-*.tar ... folder with *.tar files'),
   (lambda: webdataset('none'), 'none ... folder with *.tar files'),
-  (lambda: array_record('none'), 'with *.array_record* files'),
   (lambda: text_files(path='absent'), 'No such file ... absent'),
   (
     lambda: tfds_sources.tfds('train', 'celeb_a', data_dir='.'),

@@ -44,7 +44,7 @@ def file(tmp_path_factory):
 
 @pytest.fixture(params=['desktop, light', 'phone, dark'])
 def opened(browser, file, request):
-  """Scrolls through the page; errors and requests fail the test."""
+  """Opens the page; errors and requests fail the test."""
   phone = 'phone' in request.param
   context = browser.new_context(
     viewport={'width': 390, 'height': 844} if phone else None,
@@ -59,31 +59,44 @@ def opened(browser, file, request):
   local = 'data:', 'blob:', 'file:'
   tab.on('request', lambda asked: asked.url.startswith(local) or wrong.append(asked.url))
   tab.goto(file.as_uri())
-  plots = tab.locator('.plot')
-  for i in range(plots.count()):
-    plots.nth(i).scroll_into_view_if_needed()
-    tab.wait_for_selector(f'#{plots.nth(i).get_attribute("id")}[data-drawn]')
   yield tab
   context.close()
   assert not wrong
 
 
-def test_every_chart_is_drawn_without_scrolling(browser, file):
-  """A printed page would show charts empty that were not scrolled to."""
+def test_a_printed_page_has_light_charts_that_fit(browser, file):
   tab = browser.new_page()
   tab.goto(file.as_uri())
-  assert tab.locator('.plot').count() == 7
-  left = '() => !document.querySelector(".plot:not([data-drawn])")'
-  tab.wait_for_function(left)
-  width = tab.evaluate('document.querySelector(".plot").clientWidth')
-  assert width <= 718 - 2 * 20  # A4 less margins of 1 cm, and the page's own
   tab.emulate_media(media='print', color_scheme='dark')
   assert luminance(tab) > 600  # paper is light
+  assert luminance(tab, '.plot text', 'fill') < 300
+  width = tab.evaluate('document.querySelector(".plot").clientWidth')
+  assert width <= 718 - 2 * 20  # A4 less margins of 1 cm, and the page's own
   tab.close()
 
 
-def luminance(tab):
-  colour = tab.evaluate('getComputedStyle(document.body).backgroundColor')
+TEXTS = """() => [...document.querySelectorAll('.plot text')].map((text) => {
+  const [inner, outer] = [text, text.closest('.plot')].map((x) => x.getBoundingClientRect());
+  const {a, b} = text.getScreenCTM();
+  const size = Math.hypot(a, b) * parseFloat(getComputedStyle(text).fontSize);
+  const cut = [outer.left - inner.left, inner.right - outer.right, outer.top - inner.top];
+  return [text.textContent, size, Math.max(...cut, inner.bottom - outer.bottom)];
+})"""
+
+
+def test_numbers_of_charts_can_be_read_in_both_themes(opened):
+  """They are large enough, none is cut off, and their colour is the theme's."""
+  assert opened.locator('.plot').count() == 7
+  texts = opened.evaluate(TEXTS)
+  assert len(texts) > 50 and min(size for _, size, _ in texts) >= 9
+  assert not [text for text, _, cut in texts if cut > 1]
+  for _ in range(2):
+    assert abs(luminance(opened) - luminance(opened, '.plot text', 'fill')) > 250
+    opened.locator('#theme').click()
+
+
+def luminance(tab, selector='body', name='backgroundColor'):
+  colour = tab.evaluate(f'getComputedStyle(document.querySelector("{selector}")).{name}')
   return sum(map(int, colour[4:-1].split(',')))
 
 
@@ -115,53 +128,6 @@ def test_the_slider_turns_by_keyboard_and_plays(opened):
 def test_nothing_is_wider_than_the_screen(opened):
   width = opened.evaluate('document.documentElement.scrollWidth')
   assert width <= opened.viewport_size['width']
-
-
-TOUCH_ACTION = """
-(plot) => {
-  const find = (root) => {
-    for (const child of root.querySelectorAll('*')) {
-      if (child.classList.contains('bk-events')) return child;
-      const found = child.shadowRoot && find(child.shadowRoot);
-      if (found) return found;
-    }
-    return null;
-  };
-  return getComputedStyle(find(plot)).touchAction;
-}
-"""
-
-
-def test_a_finger_on_a_chart_scrolls_the_page(opened, request):
-  """On a phone no tool takes the gesture; on a desktop dragging zooms."""
-  found = opened.locator('.plot').last.evaluate(TOUCH_ACTION)
-  phone = 'phone' in request.node.callspec.params['opened']
-  assert found == ('auto' if phone else 'pinch-zoom')
-
-
-def test_values_are_shown_at_the_cursor_and_zoomed(opened, request):
-  if 'phone' in request.node.callspec.params['opened']:
-    pytest.skip('a phone has no cursor')
-  plot = opened.locator('#curves .plot').first
-  plot.scroll_into_view_if_needed()
-  box = plot.bounding_box()
-  middle = box['y'] + box['height'] / 2
-  opened.mouse.move(box['x'] + box['width'] / 2, middle)
-  tooltip = opened.locator('.bk-Tooltip').first
-  tooltip.wait_for()
-  said = tooltip.evaluate('(element) => element.shadowRoot.textContent')
-  assert 'step 200' in said and '@x $y {z}' in said
-  assert test_page.HOSTILE in said
-  x_range = '() => Bokeh.documents.at(-1).roots()[0].x_range.span'
-  last = opened.locator('.plot').last
-  last.scroll_into_view_if_needed()
-  before, box = opened.evaluate(x_range), last.bounding_box()
-  middle = box['y'] + box['height'] / 2
-  opened.mouse.move(box['x'] + box['width'] * 0.4, middle - 40)
-  opened.mouse.down()
-  opened.mouse.move(box['x'] + box['width'] * 0.6, middle + 40, steps=4)
-  opened.mouse.up()
-  assert opened.evaluate(x_range) < 0.5 * before
 
 
 def test_axe_finds_nothing_serious(opened):

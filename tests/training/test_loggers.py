@@ -3,7 +3,6 @@
 import contextlib
 import json
 import time
-from typing import get_args
 from unittest import mock
 
 import numpy as np
@@ -29,8 +28,8 @@ def spy(fails=''):
   return logger
 
 
-def write_all(workdir, start, names, steps=(1, 2)):
-  writer = MetricWriter(workdir, start, log_to=names)
+def write_all(workdir, start, makers, steps=(1, 2)):
+  writer = MetricWriter(workdir, start, loggers=makers)
   writer.write_config(start, {'seed': 1, 'data': {'name': 'digits'}}, {'seed': 1})
   for step in steps:
     writer.write_scalars(step, {'loss': 10.0 * step, 'none': float('nan')})
@@ -38,19 +37,13 @@ def write_all(workdir, start, names, steps=(1, 2)):
   writer.close()
 
 
-def test_the_field_names_each_logger():
-  assert get_args(loggers.Name) == tuple(loggers.LOGGERS)
-
-
 METHODS = 'make', 'write_config', 'write_scalars', 'write_images', 'close'
 
 
 @pytest.mark.parametrize('fails', METHODS)
-def test_a_logger_that_raises_is_left_out(fails, tmp_path, monkeypatch, capsys):
+def test_a_logger_that_raises_is_left_out(fails, tmp_path, capsys):
   bad, good = spy(fails), spy()
-  monkeypatch.setitem(loggers.LOGGERS, 'wandb', bad)
-  monkeypatch.setitem(loggers.LOGGERS, 'mlflow', good)
-  write_all(tmp_path, 0, ('wandb', 'mlflow', 'wandb'))
+  write_all(tmp_path, 0, {'wandb': bad, 'my:logger': good})
   names = [name or 'make' for name, _, _ in good.mock_calls]
   steps = ['write_scalars', 'write_images'] * 2
   assert names == ['make', 'write_config', *steps, 'close']
@@ -64,10 +57,9 @@ def test_a_logger_that_raises_is_left_out(fails, tmp_path, monkeypatch, capsys):
   assert [json.loads(line)['step'] for line in lines] == [1, 2]
 
 
-def test_other_processes_have_no_loggers(tmp_path, monkeypatch):
+def test_other_processes_have_no_loggers(tmp_path):
   logger = spy()
-  monkeypatch.setitem(loggers.LOGGERS, 'wandb', logger)
-  writer = MetricWriter(tmp_path, 0, False, ('wandb',))
+  writer = MetricWriter(tmp_path, 0, False, {'my:logger': logger})
   writer.write_scalars(1, {'loss': 1.0})
   writer.close()
   assert not logger.mock_calls and not any(tmp_path.iterdir())
@@ -115,7 +107,7 @@ def test_wandb_offline_continues_the_same_run(tmp_path, monkeypatch):
   ids, losses, configs = [], [], []
   for start, steps in starts:
     time.sleep(1.0 - time.time() % 1.0)  # its folders are named by the second
-    write_all(tmp_path, start, ('wandb',), steps)
+    write_all(tmp_path, start, {'wandb': loggers.Wandb}, steps)
     place = sorted(tmp_path.glob('wandb/offline-run-*'))[-1]
     [path] = place.glob('*.wandb')
     content = finished(path)
@@ -140,37 +132,6 @@ def test_wandb_offline_continues_the_same_run(tmp_path, monkeypatch):
   assert len(ids) == 3 and ids[0] == ids[1] != ids[2]
   kept = json.loads((tmp_path / loggers.IDS).read_text())
   assert kept == {'wandb': ids[2]}
-
-
-def test_mlflow_continues_the_same_run(tmp_path, monkeypatch):
-  pytest.importorskip('alembic')  # of the extra [mlflow]
-  mlflow = pytest.importorskip('mlflow')
-  uri = f'sqlite:///{tmp_path}/mlflow.db'
-  monkeypatch.setenv('MLFLOW_TRACKING_URI', uri)
-  monkeypatch.chdir(tmp_path)  # pictures are in ./mlruns
-  workdir = tmp_path / 'digits'
-  workdir.mkdir()
-  write_all(workdir, 0, ('mlflow',))
-  write_all(workdir, 1, ('mlflow',), (2, 3))  # step 2 was not saved
-  client = mlflow.MlflowClient(uri)
-  place = client.get_experiment_by_name('diffusion_jax').experiment_id
-  [run] = client.search_runs([place])
-  assert run.info.run_name == 'digits' and run.info.status == 'FINISHED'
-  assert run.data.params == {'seed': '1'}
-  history = client.get_metric_history(run.info.run_id, 'loss')
-  values = [(x.step, x.value) for x in history]
-  assert values == [(1, 10.0), (2, 20.0), (3, 30.0)]
-  path = client.download_artifacts(run.info.run_id, 'config.json')
-  with open(path) as file:
-    assert json.load(file)['data'] == {'name': 'digits'}
-  pictures = client.list_artifacts(run.info.run_id, 'images')
-  steps = {x.path.split('step')[1][1] for x in pictures}
-  assert steps == {'1', '2', '3'}
-  write_all(workdir, 0, ('mlflow',), (1,))
-  assert len(client.search_runs([place])) == 2
-  monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/other.db')
-  write_all(workdir, 1, ('mlflow',), (2,))  # this place has no such run
-  assert len(mlflow.MlflowClient().search_runs(['1'])) == 1
 
 
 def lines(folder):

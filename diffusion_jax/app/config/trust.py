@@ -126,7 +126,7 @@ def check_paths(*fields: tuple[str, object]) -> None:
 def check_senders(field: str, names: Iterable[str]) -> None:
   """Raises UserError if only a stored config names what a training sends to."""
   for name in names:
-    if name != 'tensorboard' and name not in _allowed:
+    if name != 'tensorboard' and not (is_given(name) or is_allowed(name)):
       raise UserError(
         f'config.{field}={name} may send the curves and previews away, but only a stored config '
         f'names it. If you want this, add --config.{field}={",".join(names)} to the command'

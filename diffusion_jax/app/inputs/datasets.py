@@ -296,8 +296,8 @@ def _with_texts(source, length, random_flip):
   if 'text' not in first:
     raise ValueError(
       'these images have no texts for conditioning.text: data=shapes has, '
-      'data=folder with a metadata.jsonl, and huggingface, webdataset and '
-      'array_record with data.text_column'
+      'data=folder with a metadata.jsonl, and huggingface and webdataset '
+      'with data.text_column'
     )
   if random_flip:
     raise ValueError("training.random_flip would make texts such as 'on the left' wrong")

@@ -16,7 +16,6 @@ from diffusion_jax.core import operators, step_schedules as steps
 from diffusion_jax.core.denoiser import rescaled_step_input
 from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.data import (
-  array_record,
   between,
   huggingface,
   image_folder,
@@ -182,7 +181,7 @@ DATA = {
   **{n: simulated.simulated(f) for n, f in simulators.BENCHMARK.items()},
   'gaussian_process': simulated.simulated(simulators.gaussian_process),
   **named(image_folder.folder, tfds_sources.cifar10, tfds_sources.mnist, tfds_sources.tfds),
-  **named(huggingface.huggingface, webdataset.webdataset, array_record.array_record),
+  **named(huggingface.huggingface, webdataset.webdataset),
   'binarized': sources.Binarized,
   'between': between.Between,
 }

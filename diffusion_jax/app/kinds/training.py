@@ -7,7 +7,7 @@ from diffusion_jax.app.config.schema import Table
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.paths import RunPath
 from diffusion_jax.ranges import Count, Positive, Size
-from diffusion_jax.training import averaging, loggers
+from diffusion_jax.training import averaging
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +102,9 @@ class Training:
   teacher: RunPath = ''  # folder of the diffusion run that is distilled (docs/few_steps.md)
   average: Node  # of the parameters, which previews, held-out losses and samples use
   log_every: Count = 100  # steps; 0: never
-  # tensorboard, wandb, mlflow, or several; metrics.jsonl is written anyway
-  # (docs/training.md)
-  log_to: tuple[loggers.Name, ...] = ('tensorboard',)
+  # tensorboard, wandb, your own module:logger, or several; metrics.jsonl is
+  # written anyway (docs/training.md)
+  log_to: tuple[str, ...] = ('tensorboard',)
   held_out: HeldOut | None = None
   metrics: Generated | None = None
   sample_every: Count = 1000  # steps between previews; 0: none

@@ -323,7 +323,7 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int, before: Jso
   if first:
     sessions.write_start(workdir, start, parts.num_parameters)
     trained_on.keep(workdir, parts.source, parts.model.facts.checksum)
-  writer = MetricWriter(workdir, start, first, config.training.log_to)
+  writer = MetricWriter(workdir, start, first, parts.loggers)
   writer.write_config(start, stored, roles.hparams(stored))
   total = config.training.num_steps
   bar = tqdm(total=total, initial=start, unit='step', disable=None)

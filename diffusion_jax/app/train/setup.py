@@ -13,7 +13,7 @@ from jax.extend.core import ClosedJaxpr
 from jax.sharding import Mesh
 
 from diffusion_jax.app.config.rules import Row, lines
-from diffusion_jax.app.config.tree import Node, from_config
+from diffusion_jax.app.config.tree import Node, find, from_config
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.inputs.stored_latents import examples_of
 from diffusion_jax.app.kinds import registry, roles, store
@@ -46,6 +46,7 @@ from diffusion_jax.runtime.sharding import (
 )
 from diffusion_jax.runtime.start_up import StartUp
 from diffusion_jax.training.averaging import Averages
+from diffusion_jax.training.loggers import LOGGERS, Logger
 from diffusion_jax.training.objectives import Objective
 from diffusion_jax.training.state import TrainState, init_state
 from diffusion_jax.training.step import make_train_step, make_train_steps
@@ -57,7 +58,7 @@ class Setup:
 
   examples: see `stored_latents.examples_of`; make_state: () -> the first state;
   shapes: the shapes of the state, on the mesh; rates: the learning rate of each
-  step; hooks: see `hooks.Hook`.
+  step; hooks: see `hooks.Hook`; loggers: see `MetricWriter`.
   """
 
   config: Node
@@ -73,6 +74,7 @@ class Setup:
   shapes: TrainState
   encode: Callable
   hooks: list[Hook]
+  loggers: dict[str, Callable[..., Logger]]
   start_up: StartUp
 
   @property
@@ -88,6 +90,10 @@ def prepare(config: Node, workdir: str | Path) -> Setup:
   """
   start_up = StartUp()
   refuse(lines(TRAINING, config, 'train', workdir))
+  loggers = {
+    name: find(LOGGERS, 'training.log_to', name, ('workdir', 'start_step'))
+    for name in config.training.log_to
+  }
   mesh = make_mesh(config)
   refuse(lines([batch_rule(mesh)], config, 'train', workdir))
   roles.check_same_run(workdir, config)
@@ -111,7 +117,7 @@ def prepare(config: Node, workdir: str | Path) -> Setup:
   refuse(lines([rate_rule(rates)], config, 'train', workdir))
   return Setup(
     config, Path(workdir), model, mesh, source, examples, objective, optimizer, rates,
-    make_state, shapes, make_encode(model, mesh), todo, start_up,
+    make_state, shapes, make_encode(model, mesh), todo, loggers, start_up,
   )  # fmt: skip
 
 

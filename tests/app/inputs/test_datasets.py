@@ -142,7 +142,7 @@ def test_columns_of_texts_are_read_and_asked_for(tmp_path):
   refused(message, datasets.source_of, config)
   assert smoke.shrunk(config).data.name == 'shapes'
   fields = {'path': '/nowhere', 'num_classes': 7}
-  for name in ('webdataset', 'array_record', 'huggingface'):
+  for name in ('webdataset', 'huggingface'):
     config = data(name, **fields)
     assert datasets.facts_of(config) == sources.pictures((64, 64, 3), 7)
     assert smoke.shrunk(config).data.name == 'synthetic'

@@ -55,7 +55,7 @@ def config_of(table, *x, **changes):
 
 @pytest.fixture(scope='module')
 def run(table, tmp_path_factory):
-  given = typed('data.context=age,bmi,city data.label=sex')
+  given = typed('data.context=age,bmi,city data.categories=city data.label=sex')
   config = config_of(table, 'progress (a.u.)', **given)
   return untrained(config, tmp_path_factory.mktemp('run') / 'run', 0.05)
 

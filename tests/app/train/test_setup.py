@@ -1,3 +1,8 @@
+import sys
+import types
+
+import numpy as np
+
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.rules import lines
 from diffusion_jax.app.kinds.model import make_mesh
@@ -7,30 +12,82 @@ from diffusion_jax.app.train import setup
 from diffusion_jax.errors import refuse
 from diffusion_jax.training import loggers
 from tests.app.conftest import refused, smoke
+from tests.test_readme import EXAMPLE, ROOT
+
+PAGE = ROOT / 'docs' / 'training.md'
 
 
 def test_loggers_are_installed_and_wanted(tmp_path, monkeypatch):
   """A stored config alone sends nothing away."""
-  found = {'wandb': 'json', 'mlflow': 'a_logger_that_is_not_installed'}
-  monkeypatch.setattr(loggers, '_PACKAGES', found)
+  monkeypatch.setattr(loggers, '_PACKAGES', {'wandb': 'a_logger_that_is_not_installed'})
 
   def refused_by(config):
     MODES['train'].check_trust(config)
     refuse(lines(TRAINING, config, 'train', tmp_path))
 
-  messages = {
-    'wandb': r'log_to=wandb may send the curves .* but only a stored config '
-    r'names it. .* add --config.training.log_to=wandb to the command',
-    'mlflow': r"mlflow is not installed: run pip install -e '.\[mlflow\]'",
-  }
-  for name, message in messages.items():
+  for name, word in (('wandb', 'tensorboard,wandb'), ('my_logger:Logger', 'my_logger:')):
+    message = (
+      f'log_to={name} may send the curves .* but only a stored config names it. '
+      f'.* add --config.training.log_to={name} to the command'
+    )
     config = smoke(**{'training.log_to': (name,)})
-    monkeypatch.setattr(trust, '_allowed', {'mlflow'})  # as for a stored config
+    monkeypatch.setattr(trust, '_allowed', set())  # as for a stored config
     refused(message, refused_by, config)
-  config = smoke(**{'training.log_to': ('wandb', 'tensorboard')})
-  monkeypatch.setattr(trust, '_allowed', set())
-  trust.allow(['wandb,tensorboard'])  # as a flag gives it
-  refused_by(config)
+    trust.allow([word])  # as --config.training.log_to and --allow give it
+    if name == 'wandb':
+      refused(r"wandb is not installed: run pip install -e '.\[wandb\]'", refused_by, config)
+    else:
+      refused_by(config)
+
+
+class MLflow(types.ModuleType):
+  """Has the functions of mlflow 3.17 that the page calls, and remembers what they are given."""
+
+  def __init__(self):
+    super().__init__('mlflow')
+    self.runs, self.active = {}, None
+
+  def start_run(self, run_id=None, experiment_id=None, run_name=None):
+    assert self.active is None
+    self.active = run_id or f'run {len(self.runs)}'
+    assert (run_id is None) == (self.active not in self.runs)
+    self.runs.setdefault(self.active, [run_name])
+    return types.SimpleNamespace(info=types.SimpleNamespace(run_id=self.active))
+
+  def log_metrics(self, metrics, step=None):
+    self.runs[self.active] += [(step, *item) for item in metrics.items()]
+
+  def log_image(self, image, artifact_file=None, key=None, step=None):
+    self.runs[self.active].append((step, key, image.shape))
+
+  def log_dict(self, dictionary, artifact_file):
+    self.runs[self.active].append((artifact_file, dictionary))
+
+  def end_run(self):
+    self.active = None
+
+
+def test_the_logger_of_the_page_continues_its_run(tmp_path, monkeypatch, capsys):
+  """It is named as a part of one's own, and shows what `metrics.jsonl` has."""
+  fake, module = MLflow(), types.ModuleType('my_logger')
+  monkeypatch.setitem(sys.modules, 'mlflow', fake)
+  monkeypatch.setitem(sys.modules, 'my_logger', module)
+  [code] = [x for x in EXAMPLE.findall(PAGE.read_text()) if 'import mlflow' in x]
+  exec(code, vars(module))
+  name = 'my_logger:Logger'
+  makers = setup.prepare(smoke(**{'training.log_to': (name,)}), tmp_path).loggers
+  for start in (0, 1, 0):
+    writer = loggers.MetricWriter(tmp_path, start, loggers=makers)
+    writer.write_config(start, {'seed': 0}, {'seed': 0})
+    writer.write_scalars(start + 1, {'loss': 2.0, 'none': float('nan')})
+    writer.write_images(start + 1, {'samples': np.zeros((8, 8, 1), np.uint8)})
+    writer.close()
+  config = 'config.json', {'seed': 0}
+  first, again = (
+    [config, (i, 'loss', 2.0), (i, 'samples', (8, 8, 1))] for i in (1, 2)
+  )  # of a start, and of the one that continues it
+  assert [*fake.runs.values()] == [[tmp_path.name, *first, *again], [tmp_path.name, *first]]
+  assert 'failed' not in capsys.readouterr().out
 
 
 def test_another_rate_or_length_is_the_same_program(tmp_path, monkeypatch):
