@@ -84,11 +84,6 @@ def test_an_example_prints_its_last_comment(page, word, digits_run, tmp_path, ca
   assert run(code, capsys).strip().endswith(code.rpartition('  # ')[2].strip())
 
 
-def test_the_training_page_trains_as_printed(capsys):
-  step, loss = run(page_example('training.md', 'make_train_step'), capsys).split()
-  assert step == '1' and float(loss) > 0
-
-
 def test_the_loops_on_several_devices_give_the_numbers_of_one(capsys):
   code = page_example('library.md', 'jax.shard_map')
   mesh = "jax.make_mesh((n,), ('data',))"
