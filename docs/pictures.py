@@ -26,8 +26,8 @@ import diffusion_jax as dj
 from benchmarks import couplings as benchmark
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import registry, store
-from diffusion_jax.app.kinds.bridge import BridgeSampling
-from diffusion_jax.app.kinds.bridge.model import plan_of
+from diffusion_jax.app.kinds.bridges import BridgeSampling
+from diffusion_jax.app.kinds.bridges.model import plan_of
 from diffusion_jax.app.run import weights
 from diffusion_jax.data import images
 from diffusion_jax.data.spec import ArraySpec

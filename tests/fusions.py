@@ -28,7 +28,7 @@ from diffusion_jax.weights.checkpoints import RAW
 from tests import calls
 from tests.app import conftest as app
 from tests.app.fields import within
-from tests.app.kinds.test_flow_map import CASES as FEW_STEPS, TAUGHT
+from tests.app.kinds.test_few_steps import CASES as FEW_STEPS, TAUGHT
 
 ROWS, D = 40_001, 3  # of a table: jaxlib 0.10.2 fails at 32,769 to 43,690 rows
 RNG = np.random.default_rng(0)

@@ -252,7 +252,7 @@ TABLE = [
   ('app/inputs/conditions.py', 'app/modes/test_tables.py', []),
   (
     'app/inputs/conditions.py',
-    'app/kinds/test_bridge.py',
+    'app/kinds/test_bridges.py',
     [
       ('own_images', 'if len(starts) <', 'if 2 * len(starts) <'),
     ],
@@ -292,8 +292,8 @@ TABLE = [
     ],
   ),
   (
-    'app/kinds/bridge/model.py',
-    'app/kinds/test_bridge.py',
+    'app/kinds/bridges/model.py',
+    'app/kinds/test_bridges.py',
     [
       ('the_plan_is_that', 'if c.reverse else predict', 'if False else predict'),
       (
@@ -360,16 +360,16 @@ TABLE = [
     ],
   ),
   (
-    'app/kinds/states/model.py',
-    'app/kinds/test_states.py',
+    'app/kinds/discrete/model.py',
+    'app/kinds/test_discrete.py',
     [
       ('guidance_moves', 'cond | drop', 'cond'),
       ('knows_nothing', 'num_steps=self.num_steps)', 'num_steps=2 * self.num_steps)'),
     ],
   ),
   (
-    'app/kinds/vae/model.py',
-    'app/kinds/test_vae.py',
+    'app/kinds/autoencoders/model.py',
+    'app/kinds/test_autoencoders.py',
     [
       (
         'a_chain_literally',
@@ -2627,7 +2627,7 @@ TABLE = [
     ],
   ),
   (
-    'app/kinds/parts.py',
+    'app/kinds/choices.py',
     'posteriors/test_particles.py',
     [
       ('one_of_many', '(scale, 1.0 - scale)), particles)', '(scale, 1.0 - scale)), 16)'),

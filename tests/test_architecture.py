@@ -171,7 +171,7 @@ def test_every_folder_of_tests_is_collected(request):
 def test_tests_mirror_the_package():
   """`core/process.py` has `tests/core/test_process.py`, for example.
 
-  A small folder may have one file: `app/kinds/vae/` has `test_vae.py`. Modules
+  A small folder may have one file: `app/kinds/autoencoders/` has `test_autoencoders.py`. Modules
   without a function or class, as aliases.py, need no tests.
   """
   for path in files_with(r'(?m)^(def|class) ', PACKAGE):

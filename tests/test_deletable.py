@@ -13,10 +13,10 @@ _APP, _KINDS = 'diffusion_jax/app', 'diffusion_jax/app/kinds'
 # What is removed: files, and by file the texts of its rows. A text that ends with
 # ':' stands for its class or function.
 FEATURES = {
-  'a kind of model, bridge': (
-    [f'{_KINDS}/bridge', 'diffusion_jax/bridges/sampler.py', 'diffusion_jax/bridges/objective.py'],
+  'a kind of model, bridges': (
+    [f'{_KINDS}/bridges', 'diffusion_jax/bridges/sampler.py', 'diffusion_jax/bridges/objective.py'],
     {
-      f'{_KINDS}/store.py': ['  bridge,\n', 'bridge, '],
+      f'{_KINDS}/store.py': ['  bridges,\n', 'bridges, '],
     },
   ),
   'an edit, restore': (

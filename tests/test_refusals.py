@@ -389,12 +389,12 @@ WRONG = [
     'num_steps is 0: ... at least 1',
   ),
   (
-    lambda: distillation.reflow(NETWORK, FLOW).draw(KEY, {'x': X}, Context()),
+    lambda: distillation.on_pairs(NETWORK, FLOW).draw(KEY, {'x': X}, Context()),
     "needs a teacher, or batch['noise']",
   ),
   (
-    lambda: Network(network_fn, dj.edm_input, known=True).check_options('reflow'),
-    'has known, which reflow cannot use',
+    lambda: Network(network_fn, dj.edm_input, known=True).check_options('on_pairs'),
+    'has known, which on_pairs cannot use',
   ),
   (
     lambda: classifier(NETWORK, COSINE, times=dj.uniform_times)((), Context(), KEY, {'x': X}),

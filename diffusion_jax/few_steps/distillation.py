@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.core.denoiser import Denoiser
+from diffusion_jax.core.keys import stream
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import (
   TimeSampler,
@@ -22,13 +23,17 @@ from diffusion_jax.core.losses import (
   step_times,
   truncated_snr_weight,
   uniform_times,
+  with_start,
 )
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.few_steps.losses import (
   sg,
   two_step_target,
 )
-from diffusion_jax.ranges import Size
+from diffusion_jax.ranges import Probability, Size
+from diffusion_jax.sampling.grids import level_grid
+from diffusion_jax.sampling.sampler import sample
+from diffusion_jax.sampling.solvers import unipc
 from diffusion_jax.training.objectives import Network, Objective, denoising, draw_inputs, mean_loss
 
 Array = jax.Array
@@ -107,7 +112,7 @@ def progressive_distillation(
   return Objective(draw, loss)
 
 
-def reflow(
+def on_pairs(
   network: Network,
   schedule: Schedule,
   *,
@@ -124,7 +129,7 @@ def reflow(
   on their noise. The paper uses the parametrization 'flow'. Raises ValueError
   without a teacher for a batch without 'noise'.
   """
-  network.check_options('reflow')
+  network.check_options('on_pairs')
   plain = denoising(network, schedule, times=times, weight=weight)
 
   def draw(key, batch, context):
@@ -133,7 +138,7 @@ def reflow(
       return inputs, keys
     if 'noise' not in batch:
       raise ValueError(
-        "reflow needs a teacher, or batch['noise'] from which batch['x'] was sampled"
+        "on_pairs needs a teacher, or batch['noise'] from which batch['x'] was sampled"
       )
     return inputs._replace(eps=batch['noise']), keys
 
@@ -147,10 +152,36 @@ def reflow(
 
 
 def sampling_teacher(teacher: Teacher, sample: Callable[[Denoiser, Array], Array]) -> ImageTeacher:
-  """Makes a teacher of `reflow` that samples its images with a denoiser.
+  """Makes a teacher of `on_pairs` that samples its images with a denoiser.
 
   sample: (denoise, x1) -> x_0, for example 16 steps of UniPC, which draws no
   noise: lambda denoise, x1: dj.sample(key, denoise, dj.unipc(),
   dj.level_grid(schedule, 16), x1).
   """
   return lambda frozen, cond, x1: sample(teacher(frozen, cond), x1)
+
+
+def reflow(
+  network: Network,
+  schedule: Schedule,
+  *,
+  times: TimeSampler,
+  teacher: Teacher,
+  weight: Weight = flow_weight,
+  p_t1: Probability = 0.0,
+  teacher_steps: Size = 16,
+) -> Objective:
+  """Makes rectified flow's loss on the teacher's samples (Liu et al. 2022).
+
+  The pairs are noise and the sample that teacher_steps of UniPC make of it.
+  p_t1: the probability of t = 1.
+  """
+  levels = level_grid(schedule, teacher_steps)
+  key = stream(0, 'teacher')  # UniPC draws nothing
+
+  def solve(denoise, x1):
+    return sample(key, denoise, unipc(), levels, x1)
+
+  times = with_start(times, p_t1)
+  pairs = sampling_teacher(teacher, solve)
+  return on_pairs(network, schedule, times=times, weight=weight, teacher=pairs)

@@ -90,10 +90,10 @@ def test_reflow_literally(key):
     expected = np.mean((u - (noise - image)) ** 2)
     assert_allclose(loss, expected, rtol=1e-5)
 
-  plain = distillation.reflow(flow, STRAIGHT)
+  plain = distillation.on_pairs(flow, STRAIGHT)
   check(plain, pairs, noise, lambda noise: image)
   teacher = lambda frozen, cond, eps: frozen * jnp.sin(eps)
-  taught = distillation.reflow(flow, STRAIGHT, teacher=teacher)
+  taught = distillation.on_pairs(flow, STRAIGHT, teacher=teacher)
   check(taught, data, None, lambda noise: 2.0 * np.sin(noise))
 
 
@@ -107,7 +107,7 @@ def test_the_teacher_of_reflow_starts_from_the_noise_of_the_schedule(key):
     draw = lambda denoise, x1, levels=levels: dj.sample(key, denoise, dj.unipc(), levels, x1)
     teacher = distillation.sampling_teacher(lambda frozen, cond: oracle.denoise, draw)
     weight = lambda level: jnp.ones_like(level.t)
-    objective = distillation.reflow(zeros, schedule, weight=weight, teacher=teacher)
+    objective = distillation.on_pairs(zeros, schedule, weight=weight, teacher=teacher)
 
     @jax.jit
     def run(key, objective=objective, schedule=schedule):
@@ -120,3 +120,26 @@ def test_the_teacher_of_reflow_starts_from_the_noise_of_the_schedule(key):
 
     loss, exact = jax.device_get(run(key))
     assert_allclose(loss, np.mean(exact**2), rtol=0.01)
+
+
+def test_reflow_regresses_on_what_unipc_makes_of_the_noise(key):
+  """A network that returns 0 has the mean of (eps - x_0)^2 as its loss."""
+  normal = oracles.gaussian([0.5, -1.0], 0.3 * np.eye(2))
+  schedule = dj.RectifiedFlowSchedule()
+  zeros = dj.Network(
+    lambda params, x, noise, cond, *, key=None: 0.0 * x, dj.logsnr_input, parametrization='flow'
+  )
+  teacher = lambda frozen, cond: normal.denoise
+  objective = distillation.reflow(
+    zeros, schedule, times=dj.uniform_times, teacher=teacher, teacher_steps=8
+  )
+
+  @jax.jit
+  def both(key):
+    inputs, keys = objective.draw(key, {'x': np.zeros((64, 2), np.float32)}, Context())
+    x0 = dj.sample(key, normal.denoise, dj.unipc(), dj.level_grid(schedule, 8), inputs.eps)
+    loss, _ = objective.loss({'network': ()}, Context(), inputs, keys)
+    return loss, inputs.eps - x0
+
+  loss, difference = both(key)
+  assert_allclose(loss, np.mean(difference**2), rtol=1e-5)

@@ -326,7 +326,7 @@ def test_a_scheduler_draws_what_it_is_read_as(name, options, monkeypatch):
   config = store.completed(sections | {'objective': {'name': 'denoising'}})
   schedule, c = config.schedule.make(), config.sampling.make()
   sampler = c.sampler.make({'schedule': schedule})
-  levels = diffusion.levels_of(c, schedule)
+  levels = diffusion.levels_of(c.grid, schedule)
   denoise = bound_of(sections)(lambda xt, level: dj.Prediction(2.0 * jnp.tanh(xt)))
   ours = jax.jit(lambda x: dj.sample(jax.random.key(0), denoise, sampler, levels, x))(z[0])
   assert np.std(ours) > 0.4

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import multivariate_normal, norm
 
 import diffusion_jax as dj
-from diffusion_jax.app.kinds import parts
+from diffusion_jax.app.kinds import choices
 from diffusion_jax.core.process import sde_coefficients
 from diffusion_jax.posteriors import particles
 from diffusion_jax.testing import oracles
@@ -397,7 +397,7 @@ def test_one_of_many_particles_is_from_the_product(key):
   """Its conditions are [B]: here class 0 is shifted by 0 and class 1 by 3."""
   labels = np.arange(1000) % 2
   levels = level_grid(dj.CosineSchedule(), 50)
-  sampler = parts.feynman_kac(3.0, particles=64)
+  sampler = choices.feynman_kac(3.0, particles=64)
 
   def shifted(x, level):
     shift = 3.0 * labels[:, None]

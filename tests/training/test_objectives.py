@@ -151,7 +151,7 @@ OBJECTIVES = {
   objectives.vlb: ({'schedule_steps': 4, 'loss_aware': True}, {'learned_variance'}),
   vdm.vdm: ({'num_levels': 2}, set()),
   distillation.progressive_distillation: ({'num_steps': 4} | TEACHER, set()),
-  distillation.reflow: ({}, set()),
+  distillation.on_pairs: ({}, set()),
   flow_maps.mean_flow: ({'guidance': flow_maps.power_law_guidance()}, {'augment'}),
   flow_maps.lagrangian: ({'guidance': flow_maps.power_law_guidance()}, {'augment'}),
   flow_maps.progressive: ({'guidance': flow_maps.power_law_guidance()}, {'augment'}),

@@ -8,10 +8,12 @@ import functools
 import inspect
 from collections.abc import Callable
 
+import jax
+
 import diffusion_jax as dj
 from diffusion_jax.app.config.schema import Constructor
 from diffusion_jax.app.edit import methods, pictures, posteriors, restoration
-from diffusion_jax.app.kinds import parts, sampling, sections, training
+from diffusion_jax.app.kinds import learned, sampling, sections, training
 from diffusion_jax.core import operators, step_schedules as steps
 from diffusion_jax.core.denoiser import rescaled_step_input
 from diffusion_jax.core.parametrization import Parametrization
@@ -31,7 +33,10 @@ from diffusion_jax.demos import photos, shapes, simulators
 from diffusion_jax.few_steps import distillation
 from diffusion_jax.networks import ddpmpp, edm2, inputs, mlp, transformer, unet
 from diffusion_jax.networks.vdm import ScoreNetwork
+from diffusion_jax.paths import RunPath
+from diffusion_jax.ranges import Finite, NoiseRatio, NonNegative, Probability, Several, Size
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
+from diffusion_jax.sampling.guidance import PairedDenoiser
 from diffusion_jax.training import (
   conditions,
   couplings,
@@ -93,7 +98,7 @@ SCHEDULES = {
   'geometric_ve': dj.GeometricVESchedule,
   'karras': dj.KarrasSchedule,
   'flow': dj.RectifiedFlowSchedule,
-  'learned': parts.learned,
+  'learned': learned.learned_schedule,
   'shifted': dj.ShiftedSchedule,
   'zero_terminal_snr': steps.with_zero_terminal_snr,
 }
@@ -130,12 +135,43 @@ WEIGHTS = {
   'min_flow': dj.min_flow_weight,
 }
 
+
+def autoguidance(
+  pair: PairedDenoiser,
+  scale: jax.Array | Finite,
+  run: RunPath,
+  rescale: Probability = 0.0,
+  interval: tuple[NonNegative, NoiseRatio] = (0.0, float('inf')),
+  channels: Size | None = None,
+) -> dj.Denoiser:
+  """Guides by a worse model: worse + scale (model - worse).
+
+  Karras et al. 2024. See `classifier_free`.
+
+  Args:
+    run: the worse model's run folder
+  """
+  return dj.classifier_free(pair, scale, rescale, interval, channels)
+
+
+def feynman_kac(scale: Finite, particles: Several = 16, run: RunPath = '') -> dj.Sampler:
+  """Draws from the law cond^scale uncond^(1 - scale), by weighted particles.
+
+  Skreta et al. 2025.
+
+  Args:
+    particles: of each sample, which is one of them
+    run: of a worse model in place of uncond; '': the network without its condition
+  """
+  return dj.one_of(dj.feynman_kac((scale, 1.0 - scale)), particles)
+
+
 SAMPLERS = {
   'ancestral': functools.partial(dj.ancestral, mean_shift=None),
   **named(dj.ddim, dj.heun, dj.lms, dj.dpm_solver_2, dj.dpm_solver_pp, dj.dpm_solver_pp_2s),
   **named(dj.dpm_solver_pp_2s_sde, dj.dpm_solver_pp_sde, dj.adaptive_ode, dj.unipc),
   **named(dj.euler_maruyama, dj.velocity_heun, dj.velocity_sde, dj.reverse_diffusion),
-  **named(dj.annealed_langevin, dj.cfg_plus_plus, parts.feynman_kac),
+  **named(dj.annealed_langevin, dj.cfg_plus_plus, feynman_kac),
 }
 # Samplers that call a `PairedDenoiser`, and so are guidance themselves.
 PAIRED = 'cfg_plus_plus', 'feynman_kac'
@@ -154,7 +190,7 @@ STOCHASTIC = (
 
 GUIDANCES = {
   f.__name__: guidance(f)
-  for f in (dj.classifier_free, parts.autoguidance, dj.adaptive_projected, dj.cfg_zero_star)
+  for f in (dj.classifier_free, autoguidance, dj.adaptive_projected, dj.cfg_zero_star)
 }
 
 DENOISERS = {
@@ -171,7 +207,7 @@ DENOISING = named(
   objectives.vlb,
   vdm.vdm,
   distillation.progressive_distillation,
-  parts.reflow,
+  distillation.reflow,
 )
 DATA = {
   **named(small_sets.digits, shapes.shapes, small_sets.synthetic, photos.photos, npz.npz),
@@ -221,7 +257,7 @@ TABLES = {
     'sinkhorn': couplings.sinkhorn_coupling,
   },
   'objective.solver': named(dj.ddim, dj.heun),
-  'objective.uncertainty': {'fourier': parts.LogVariance},
+  'objective.uncertainty': {'fourier': learned.LogVariance},
   'sampling.sampler': SAMPLERS,
   # a learned one would have no parameters
   'sampling.schedule': {n: c for n, c in SCHEDULES.items() if n != 'learned'},

@@ -23,14 +23,14 @@ from diffusion_jax.app.config.store import (
 )
 from diffusion_jax.app.config.tree import check_one_of, check_section, convert
 from diffusion_jax.app.kinds import (
-  bridge,
+  autoencoders,
+  bridges,
   classifier,
   diffusion,
-  flow_map,
+  discrete,
+  few_steps,
   latent,
   roles,
-  states,
-  vae,
 )
 from diffusion_jax.app.kinds.sections import Evaluation
 from diffusion_jax.data.sources import Facts
@@ -39,7 +39,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features
 
 # A module for each kind; its `model` has the maker (`registry.make`).
-MODULES = latent, diffusion, flow_map, bridge, classifier, vae, states
+MODULES = latent, diffusion, few_steps, bridges, classifier, autoencoders, discrete
 KINDS = tuple(module.SCHEMA for module in MODULES)
 
 

@@ -11,7 +11,15 @@ from configs import base
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds import classifier, diffusion, flow_map, latent, sections, store, vae
+from diffusion_jax.app.kinds import (
+  autoencoders,
+  classifier,
+  diffusion,
+  few_steps,
+  latent,
+  sections,
+  store,
+)
 from tests.app.conftest import CONFIGS, DIGITS, read, refused, smoke, stored_run
 from tests.app.fields import within
 
@@ -125,10 +133,10 @@ def test_fields_that_all_choices_have_stay_with_another_choice():
 @pytest.mark.parametrize(
   'name, flags, kind',
   [
-    ('digits', ('objective=mean_flow', 'noise_input=time'), flow_map.SCHEMA),
+    ('digits', ('objective=mean_flow', 'noise_input=time'), few_steps.SCHEMA),
     ('digits', ('latent.run=x',), latent.SCHEMA),
     ('digits', ('objective=classifier', 'network=classifier'), classifier.SCHEMA),
-    ('digits', ('network=autoencoder', 'network.channels=9', 'objective=vae'), vae.SCHEMA),
+    ('digits', ('network=autoencoder', 'network.channels=9', 'objective=vae'), autoencoders.SCHEMA),
     # Only the new kind has the field, or the objective.
     ('digits_meanflow', ('parametrization=v', 'objective=hybrid'), diffusion.SCHEMA),
     ('digits_latent', ('objective=vdm', 'latent=None'), diffusion.SCHEMA),

@@ -177,7 +177,7 @@ READ = {
 }
 NO_PATHS = {  # kept_in and split are not fields
   'categories', 'context', 'context_column', 'dataset', 'features', 'format',
-  'image_column', 'by', 'kept_in', 'label', 'label_column', 
+  'image_column', 'by', 'kept_in', 'label', 'label_column', 'log_to',
   'metrics', 'model', 'options', 'prompt', 'revision', 'split',
   'steps', 'subset', 'sweep', 'test_split', 'text_column', 'to', 'train_split', 'x',
   'x_column',

@@ -135,7 +135,7 @@ DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 
 
 def levels_of(*flags):
-  return diffusion.levels_of(model_of(*flags).config.sampling.make(), DDPM)
+  return diffusion.levels_of(model_of(*flags).config.sampling.make().grid, DDPM)
 
 
 def test_every_spacing_and_respacing():

@@ -18,7 +18,7 @@ from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from tests.app.conftest import DIGITS, normal_params, refused, smoke, stored_run, trial
 from tests.app.fields import within
 from tests.app.kinds.test_classifier import classifier_smoke
-from tests.app.kinds.test_flow_map import config_of
+from tests.app.kinds.test_few_steps import config_of
 from tests.jitted import level_at
 
 LABELS = np.array([3, 8])

@@ -1,6 +1,6 @@
 """--mode=convert, into a run and out of it, and training.start.run.
 
-tests/app/kinds/test_flow_map.py trains with training.start.run.
+tests/app/kinds/test_few_steps.py trains with training.start.run.
 """
 
 import dataclasses

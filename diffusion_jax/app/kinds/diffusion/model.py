@@ -16,13 +16,12 @@ from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds import other_runs
 from diffusion_jax.app.kinds.choices import PAIRED, STOCHASTIC
 from diffusion_jax.app.kinds.diffusion import ObjectiveFacts
-from diffusion_jax.app.kinds.flow_map import MapSampling
 from diffusion_jax.app.kinds.model import IDENTITY, Guides, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork, refusals_of
 from diffusion_jax.app.kinds.other_runs import Teacher
 from diffusion_jax.app.kinds.plan import Plan, Wrap
+from diffusion_jax.app.kinds.sampling import Respaced, Steps
 from diffusion_jax.app.kinds.sections import DenoiserSampling
-from diffusion_jax.app.kinds.states import StateSampling
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
@@ -233,7 +232,7 @@ def plan_of(
   """
   trained = noisy.schedule(params)
   visited = c.schedule or trained
-  levels = levels_of(c, visited)
+  levels = levels_of(c.grid, visited)
   sampler = c.sampler.make({'schedule': visited})
   sampler = corrected(c, sampler, visited, len(levels.t) - 1)
 
@@ -258,11 +257,11 @@ def plan_of(
 
 
 def levels_of(
-  c: DenoiserSampling | MapSampling | StateSampling, schedule: dj.Schedule, end_clean: bool = True
+  grid: Steps | Respaced, schedule: dj.Schedule, end_clean: bool = True
 ) -> dj.NoiseLevel:
   """Returns the levels to visit, [N + 1], the noisiest first."""
   with from_config('sampling.grid'):
-    return c.grid.levels(schedule, end_clean)
+    return grid.levels(schedule, end_clean)
 
 
 def corrected(

@@ -22,13 +22,13 @@ from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.stored_latents import check_record
-from diffusion_jax.app.kinds import roles, store, vae
+from diffusion_jax.app.kinds import autoencoders, roles, store
+from diffusion_jax.app.kinds.autoencoders.model import Autoencoder
 from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.kinds.model import Frozen, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.other_runs import check_unchanged, open_weights
 from diffusion_jax.app.kinds.sections import DenoiserSampling
-from diffusion_jax.app.kinds.vae.model import Autoencoder
 from diffusion_jax.autoencoders.bounds import reparameterize
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.core.normal import Normal
@@ -96,7 +96,7 @@ class StoredAutoencoder:
   def _open(self, run: str | Path, named: str = '') -> Autoencoder:
     config = store.open_run(run, named)
     facts = datasets.facts_of(config)
-    is_vae = config.schema.kind == vae.SCHEMA.kind
+    is_vae = config.schema.kind == autoencoders.SCHEMA.kind
     model = Autoencoder(config, facts)
     if not is_vae or len(model.latent_shape()) != 3:
       raise UserError(

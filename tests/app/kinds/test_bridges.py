@@ -14,8 +14,8 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import Conditions
 from diffusion_jax.app.kinds import registry
-from diffusion_jax.app.kinds.bridge import BridgeSampling
-from diffusion_jax.app.kinds.bridge.model import plan_of
+from diffusion_jax.app.kinds.bridges import BridgeSampling
+from diffusion_jax.app.kinds.bridges.model import plan_of
 from diffusion_jax.app.kinds.sampling import Steps
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.runtime.files import make_folder

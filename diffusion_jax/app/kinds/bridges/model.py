@@ -8,7 +8,7 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.rules import described
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds.bridge import BridgeSampling
+from diffusion_jax.app.kinds.bridges import BridgeSampling
 from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.kinds.model import Guides, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork

@@ -10,8 +10,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.autoencoders import model as vae
 from diffusion_jax.app.kinds.model import make_mesh
-from diffusion_jax.app.kinds.vae import model as vae
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.core.keys import fold_each, stream

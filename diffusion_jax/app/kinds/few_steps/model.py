@@ -11,7 +11,7 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds.diffusion import model as diffusion
-from diffusion_jax.app.kinds.flow_map import MapSampling
+from diffusion_jax.app.kinds.few_steps import MapSampling
 from diffusion_jax.app.kinds.model import Guides, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.plan import Plan
@@ -31,7 +31,7 @@ def flow_map(noisy: ConfiguredNetwork, scale: ArrayLike, params: Params, cond: d
   sigma_min = noisy.config.schedule.get('sigma_min')
   own = {} if sigma_min is None else {'sigma_min': sigma_min}
   cond, kind = noisy.inputs.among(cond), noisy.needs.map_kind
-  assert kind is not None  # the objectives of `flow_map.SCHEMA` declare it
+  assert kind is not None  # the objectives of `few_steps.SCHEMA` declare it
   sigma_data = noisy.config.objective.get('sigma_data', 0.5)
   network = dataclasses.replace(noisy.given(), sigma_data=sigma_data)
 
@@ -59,7 +59,7 @@ def plan_of(
   schedule = noisy.schedule(params)
   return Plan(
     schedule,
-    diffusion.levels_of(c, schedule, end_clean=False),
+    diffusion.levels_of(c.grid, schedule, end_clean=False),
     flow_map_sampler(schedule(0.0) if c.stochastic else None),
     lambda cond, scale=None, **_: flow_map(
       noisy, c.guidance_scale if scale is None else scale, params or {}, cond
