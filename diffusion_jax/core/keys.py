@@ -36,7 +36,6 @@ STREAMS = {
   'measurement': 0xB7C3A5D1,
   'metrics': 0xE6B79F85,
   'evaluation_images': 0xAA608B9D,
-  'teacher': 0xB0F6A6D5,
   'count_calls': 0xC51C7E24,
 }
 

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.core.denoiser import Denoiser
-from diffusion_jax.core.keys import stream
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import (
   TimeSampler,
@@ -177,7 +176,7 @@ def reflow(
   p_t1: the probability of t = 1.
   """
   levels = level_grid(schedule, teacher_steps)
-  key = stream(0, 'teacher')  # UniPC draws nothing
+  key = jax.random.key(0)  # UniPC draws nothing
 
   def solve(denoise, x1):
     return sample(key, denoise, unipc(), levels, x1)
