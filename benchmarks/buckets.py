@@ -15,6 +15,7 @@ from benchmarks import turns
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.train import mode as train, setup
 from diffusion_jax.runtime import buckets
+from diffusion_jax.runtime.run_folder import RunFolder
 
 STEPS = 200  # between two checkpoints, a fifth of the config's
 FIELDS = {'num_steps': 10**6, 'sample_every': 0, 'held_out': None}
@@ -26,8 +27,8 @@ class Side:
   def __init__(self, workdir: str):
     buckets.POLL = 0.5  # A turn is shorter than the time between checkpoints.
     self._ends = contextlib.ExitStack()
-    folder = buckets.folder(workdir)
-    self._ends.enter_context(buckets.copying(folder))
+    folder = RunFolder.at(workdir)
+    self._ends.enter_context(buckets.copying(folder.path))
     config = store.completed(store.from_file('configs/digits.py'))
     config = store.with_fields(config, {f'training.{n}': x for n, x in FIELDS.items()})
     parts = setup.prepare(config, folder)

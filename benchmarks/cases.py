@@ -26,6 +26,7 @@ from diffusion_jax.interop.options import options_of
 from diffusion_jax.networks.edm2 import EDM2
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
+from diffusion_jax.runtime.run_folder import RunFolder
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 EDM2_FIELDS = {'head_channels': 'channels_per_head'}
@@ -138,7 +139,7 @@ def make_model(case) -> Any:
   path = CONFIGS / f'{network.config}.py'
   config = store.completed(store.from_file(str(path), network.variant))
   config = store.with_flags(config, [*flags.items()])
-  return registry.make(config, 'nowhere')
+  return registry.make(config, RunFolder.at('nowhere'))
 
 
 def labels_of(model, count):

@@ -57,6 +57,7 @@ from diffusion_jax.demos import simulators
 from diffusion_jax.metrics.vectors import classifier_accuracy
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.run_folder import RunFolder
 
 Row = dict[str, Any]
 LOGARITHMS = 'sir', 'lotka_volterra'  # `demos.simulators` has log parameters
@@ -103,7 +104,7 @@ def fit(config: Node, run: Path) -> Row:
     return ''
 
   with contextlib.redirect_stdout(io.StringIO()):
-    train.train(prepare(config, run), stop)
+    train.train(prepare(config, RunFolder.at(run)), stop)
   clock.append(time.process_time())
   c = config.training
   calls = -(-c.held_out.every // c.steps_per_call)  # of an evaluation
@@ -170,8 +171,8 @@ def draw(run: Path, contexts: np.ndarray, seed: int) -> tuple[np.ndarray, Row]:
   np.save(run / 'draws' / 'context.npy', contexts)
   fields = {'context': run / 'draws' / 'context.npy', 'seed': seed}
   flags = [(f'sampling.{name}', str(x)) for name, x in fields.items()]
-  config = store.of_run(run, store.open_run(run), flags)
-  opened = weights.Run.open(config, run)
+  config = store.of_run(RunFolder.at(run), store.open_run(RunFolder.at(run)), flags)
+  opened = weights.Run.open(config, RunFolder.at(run))
   opened.check('sample')
   inputs = conditions.choose(opened.model)
   inputs = conditions.encoded(opened.model, opened.checkpoint[0], inputs)

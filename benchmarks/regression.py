@@ -25,6 +25,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.run_folder import RunFolder
 
 SCORES = 'rmse', 'nll', 'ode', 'picp', 'qice'
 
@@ -45,9 +46,9 @@ def scores_of(config: Node, run: Path) -> dict[str, float]:
   if path.exists():
     return json.loads(path.read_text())
   start = time.process_time()
-  cli.start(MODES['train'], config, run)
+  cli.start(MODES['train'], config, RunFolder.at(run))
   seconds = time.process_time() - start
-  cli.start(MODES['evaluate'], store.of_run(run, config, []), run)
+  cli.start(MODES['evaluate'], store.of_run(RunFolder.at(run), config, []), RunFolder.at(run))
   pairs, ode = (
     json.loads(next(run.glob(f'evaluation/{name}-*/result.json')).read_text())
     for name in ('pairs', 'ode-test')

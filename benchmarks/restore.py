@@ -39,6 +39,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features
 from diffusion_jax.metrics.restoration import errors
 from diffusion_jax.runtime.per_example import join_parts, write_parts
+from diffusion_jax.runtime.run_folder import RunFolder
 
 OPERATORS = {
   'blur': ('blur', 'width=1.5'),
@@ -88,8 +89,8 @@ def numbers(text: str) -> list[float]:
 def config_of(run: str, flags: list[str]) -> Node:
   """Returns a run's config for --mode=edit with flags 'edit.noise=5'."""
   fields = [(name, text) for name, _, text in (x.partition('=') for x in flags)]
-  config = store.open_run(run, skip=roles.NOT_READ)
-  return store.of_run(run, config, [('edit', 'restore'), *fields])
+  config = store.open_run(RunFolder.at(run), skip=roles.NOT_READ)
+  return store.of_run(RunFolder.at(run), config, [('edit', 'restore'), *fields])
 
 
 def flags_of(operator: str, noise: float, method: str, factor: int) -> list[str]:
@@ -121,7 +122,7 @@ def measure(
   """
   config = config_of(run, flags)
   with contextlib.redirect_stdout(io.StringIO()):
-    opened = weights.Run.open(config, run)
+    opened = weights.Run.open(config, RunFolder.at(run))
     opened.check('edit')
     given = edit.inputs_of(opened.model)._replace(cond=cond)
   clean = images.PICTURES.encode(given.pictures['clean'])

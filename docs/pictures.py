@@ -32,6 +32,7 @@ from diffusion_jax.app.run import weights
 from diffusion_jax.data import images
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.metrics.judges import digits_judge
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.testing import oracles
 from diffusion_jax.testing.exercises import formulas
 
@@ -55,7 +56,8 @@ def run(name):
   if not Path('runs', name, 'checkpoints').exists():
     launch = sys.executable, str(ROOT / 'launch.py')
     subprocess.run([*launch, f'--config=configs/{config}', *flags], check=True)
-  model = registry.make(store.open_run(f'runs/{name}'), f'runs/{name}')
+  run = RunFolder.at(f'runs/{name}', written=False)
+  model = registry.make(store.open_run(run), run)
   return model, weights.restore(model)[0]
 
 

@@ -521,7 +521,7 @@ TABLE = [
       ('anew and statistics', "'versions': sessions.versions(_PACKAGES),", ''),
       ('anew and statistics', "'matmul_precision': config.matmul_precision,", ''),
       ('anew and losses', "'modules': trust.code_of(content, *code),", ''),
-      ('anew and edit', "'config_hash': roles.config_hash(model.run),", ''),
+      ('anew and edit', "'config_hash': roles.config_hash(model.run.path),", ''),
       ('anew and edit', "'computed_by': _computed_by(model),", ''),
       ('anew and scores_of_samples', "'read': sums, 'modules': modules}", "'read': sums}"),
       ('anew and guided', ', code {code}', ''),
@@ -576,6 +576,37 @@ TABLE = [
         'registry.make(config, run, facts, workdir), given',
         'registry.make(config, run, facts), given',
       ),
+    ],
+  ),
+  (
+    'app/inputs/datasets.py',
+    'laws/test_reading_writes_nothing.py',
+    [
+      (
+        'nothing_into_it and simulates and sample',
+        'workdir.simulations if workdir.written else None',
+        'workdir.simulations',
+      ),
+    ],
+  ),
+  (
+    'app/run/notebook.py',
+    'laws/test_reading_writes_nothing.py',
+    [
+      (
+        'nothing_into_it and simulates and sample',
+        'RunFolder.at(place, written=False)\n  names',
+        'RunFolder.at(place)\n  names',
+      ),
+    ],
+  ),
+  (
+    'runtime/run_folder.py',
+    'runtime/test_run_folder.py',
+    [
+      ('named_by_its_address', 'buckets.named(place), path', 'str(path), path'),
+      ('is_not_made', 'assert self.written', 'assert self'),
+      ('is_not_made', "self.path / 'autoencoder', self.written", "self.path / 'autoencoder'"),
     ],
   ),
   (
@@ -723,7 +754,11 @@ TABLE = [
     [
       ('kept_autoencoder', 'skip=()).without_folders()', 'skip=())'),
       ('is_last', "('latent.json', *reversed(_FILES))", "('latent.json', *_FILES)"),
-      ('other_weights_under', 'here != there or not share.same(source, workdir)', 'here != there'),
+      (
+        'other_weights_under',
+        'here != there or not share.same(source.path, workdir.path)',
+        'here != there',
+      ),
     ],
   ),
   (
@@ -808,8 +843,8 @@ TABLE = [
       ),
       (
         'exported_alone',
-        'share.exist(workdir) or load.base_path(workdir).exists()',
-        'share.exist(workdir)',
+        'share.exist(path) or load.base_path(path).exists()',
+        'share.exist(path)',
       ),
     ],
   ),
@@ -856,7 +891,7 @@ TABLE = [
     'app/train/setup.py',
     'app/modes/test_simulator.py',
     [
-      ('another_config', 'roles.check_same_run(workdir, config)', 'pass'),
+      ('another_config', 'roles.check_same_run(workdir.path, config)', 'pass'),
     ],
   ),
   (

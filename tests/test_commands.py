@@ -25,6 +25,7 @@ from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from diffusion_jax.paths import is_address
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import share
 from tests.app.conftest import DIGITS
 from tests.test_readme import EXAMPLE, ROOT
@@ -197,11 +198,11 @@ def check(arguments, keep=True):
     mode, needed = flags.mode, flags.mode != 'convert' and not flags.help_mode
     path, argument = cli.find_config(flags.config, needed)
     command = cli.Command(path, argument, [*cli._FIELDS])
-    workdir = command.workdir()
+    workdir = str(command.workdir)
     uses = command.uses_a_run(mode)
     if uses and not command.is_run:
       make_run(workdir)
-    config = command.config(mode, workdir)
+    config = command.config(mode)
   if flags.help_mode or mode not in CHECKED:
     return config, workdir, mode
   if config.get('latent'):
@@ -209,7 +210,7 @@ def check(arguments, keep=True):
   facts = config.data and FACTS.get(config.data.name)
   if config.data and is_address(config.data.get('path') or ''):
     facts = DIGITS
-  model = registry.make(config, workdir, None if 'facts' in config else facts)
+  model = registry.make(config, RunFolder.at(workdir), None if 'facts' in config else facts)
   model.check(mode)
   if keep and mode == 'train' and not (Path(workdir) / 'config.json').exists():
     weights = 'checkpoints/1' if workdir.startswith('runs/') else share.NAME

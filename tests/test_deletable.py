@@ -72,12 +72,14 @@ assert diffusion_jax.__file__.startswith(sys.argv[1])
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.smoke import shrunk
+from diffusion_jax.runtime.run_folder import RunFolder
 
+run = RunFolder.at('run')
 trial = shrunk(store.completed(store.from_file('configs/digits.py')))
 flags = [('training.num_steps', '10'), ('sampling.num_samples', '2')]
 trial = store.with_flags(trial, [*flags, ('training.sample_every', '0')])
-cli.start(MODES['train'], trial, 'run')
-cli.start(MODES['sample'], store.of_run('run', None, flags[1:]), 'run')
+cli.start(MODES['train'], trial, run)
+cli.start(MODES['sample'], store.of_run(run, None, flags[1:]), run)
 with np.load(next(Path('run').glob('samples/*.npz'))) as samples:
   assert samples['arr_0'].shape == (2, 8, 8, 1)
 for name in ('edit=restore', 'objective=bridge', 'serve.port=1', 'evaluation.metrics=sbc'):

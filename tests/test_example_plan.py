@@ -13,6 +13,7 @@ from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import setup
 from diffusion_jax.runtime import compiling, sharding
+from diffusion_jax.runtime.run_folder import RunFolder
 from examples import plan
 from tests import hlo
 from tests.app.conftest import CONFIGS, smoke, trial
@@ -60,7 +61,7 @@ def test_the_abstract_step_is_the_step_of_a_training(tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(compiling, 'in_place', spied)
     MODES['train'](config, tmp_path)
-  step, shapes = setup.abstract_step(config, sharding.make_mesh(1, 1), tmp_path)
+  step, shapes = setup.abstract_step(config, sharding.make_mesh(1, 1), RunFolder.at(tmp_path))
   memory = step.lower(*shapes).compile().memory_analysis()
   for name in ('argument', 'output', 'temp', 'alias'):
     assert getattr(memory, f'{name}_size_in_bytes') == getattr(seen[0], f'{name}_size_in_bytes')
@@ -134,9 +135,9 @@ def test_steps_compile_for_machines_that_are_not_here(name, devices, tmp_path, m
   if config.get('latent'):
     other, run = trial('digits_autoencoder'), tmp_path / 'autoencoder'
     run.mkdir()
-    folder.write_config(run, other, registry.make(other, 'none').facts)
+    folder.write_config(run, other, registry.make(other, RunFolder.at('none')).facts)
     config = store.with_fields(config, {'latent.run': str(run)})
-  step = lambda config, fields, mesh: setup.abstract_step(config, mesh, tmp_path)
+  step = lambda config, fields, mesh: setup.abstract_step(config, mesh, RunFolder.at(tmp_path))
   monkeypatch.setattr(dj, 'training_step', step)
   _, chips, options = devices
   row = plan.row_of(config, {}, chips, options, 2, 4)

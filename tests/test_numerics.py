@@ -22,6 +22,7 @@ from diffusion_jax.networks import gamma
 from diffusion_jax.networks.inputs import Inputs, Text
 from diffusion_jax.posteriors.measurements import is_linear
 from diffusion_jax.runtime import compiling
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.testing import oracles
 from diffusion_jax.training import augmentation
 from tests.app.conftest import trial
@@ -435,7 +436,7 @@ def traced(function, *inputs):
 
 def digits_model(**changes) -> Any:
   config = trial('digits', **{'network.multipliers': (1,), 'network.num_blocks': 1} | changes)
-  return registry.make(config, 'nowhere')
+  return registry.make(config, RunFolder.at('nowhere'))
 
 
 def test_networks_compute_at_their_precision_in_every_gradient():
@@ -468,7 +469,9 @@ def test_the_default_is_that_of_jax():
 
 
 def test_vaes_compute_at_their_precision():
-  model: Any = registry.make(trial('digits_vae', **{'network.multipliers': (1,)}), 'nowhere')
+  model: Any = registry.make(
+    trial('digits_vae', **{'network.multipliers': (1,)}), RunFolder.at('nowhere')
+  )
   params = model.shapes()['network']
 
   def there_and_back(params, x):

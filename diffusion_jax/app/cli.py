@@ -27,7 +27,8 @@ from diffusion_jax.errors import Preempted, UserError, beginning, place_of
 from diffusion_jax.paths import expanded
 from diffusion_jax.ranges import Count, FlagText, convert, meant, near, nearest
 from diffusion_jax.runtime import buckets, compiling, hosts, processes, sessions, sharding, start_up
-from diffusion_jax.runtime.files import make_folder, one_line
+from diffusion_jax.runtime.files import one_line
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import share
 
 PREEMPTED = 42  # the exit code after which a job must be started again
@@ -126,27 +127,31 @@ class Command:
     """All flags of fields."""
     return [*self.point, *self.fields]
 
-  def workdir(self) -> str:
-    """Returns the folder of the run."""
-    if _WORKDIR.value:
-      return _WORKDIR.value
-    if self.is_run:
-      return self.path
+  @functools.cached_property
+  def workdir(self) -> RunFolder:
+    """The folder of the run, which a mode may write."""
+    if _WORKDIR.value or self.is_run:
+      return RunFolder.at(_WORKDIR.value or self.path)
     suffix = f'-{self.argument}' if self.argument else ''
     index = '' if _SWEEP_INDEX.value is None else f'-{_SWEEP_INDEX.value}'
-    return str(Path('runs') / f'{Path(self.path).stem}{suffix}{index}')
+    return RunFolder.at(Path('runs') / f'{Path(self.path).stem}{suffix}{index}')
 
-  def weights_in(self, workdir: str) -> str:
-    """Returns the folder of the run that a mode reads: workdir, or --config if that is none."""
-    is_read = self.is_run and folder.read_config(workdir) is None
-    if not is_read or folder.read_config(self.path) is None:
-      return workdir
-    if not folder.has_checkpoint(Path(self.path)):
+  @property
+  def given_run(self) -> RunFolder:
+    """The run that --config names, which is read."""
+    return RunFolder.at(self.path, written=False)
+
+  def weights_in(self) -> RunFolder:
+    """Returns the run that a mode reads: workdir, or --config if that is none."""
+    is_read = self.is_run and folder.read_config(self.workdir.path) is None
+    if not is_read or folder.read_config(self.given_run.path) is None:
+      return self.workdir
+    if not folder.has_checkpoint(self.given_run.path):
       what = f'no weights, neither {share.NAME} nor checkpoints'
-      raise UserError(f'{self.path} has a config.json and {what}')
-    return self.path
+      raise UserError(f'{self.given_run} has a config.json and {what}')
+    return self.given_run
 
-  def config(self, mode: str, workdir: str) -> Node:
+  def config(self, mode: str) -> Node:
     """Returns the complete config for a mode."""
     fields = self.fields
     store.allow(_ALLOW.value, fields)
@@ -155,10 +160,9 @@ class Command:
         raise UserError('--sweep_index needs a config file with a sweep()')
       self.point = store.sweep(self.path, _SWEEP_INDEX.value)
       fields = self.flags
-    if self.uses_a_run(mode):
-      workdir = self.weights_in(workdir)
+    run = self.weights_in() if self.uses_a_run(mode) else self.workdir
     with beginning(f'--sweep_index={_SWEEP_INDEX.value}: ' if self.point else ''):
-      config = self.changed(mode, workdir, fields)
+      config = self.changed(mode, run, fields)
     if mode == 'evaluate' and (text := config.evaluation.sweep):
       swept = store.swept(text)
       with beginning(f'config.evaluation.sweep={text!r}: '):
@@ -166,15 +170,15 @@ class Command:
     changed = {store.spelled(path, config.schema) for path, _ in fields}
     if 'optimizer.warmup_steps' in changed and (long := rules.long_warmup(config)):
       raise UserError(f'config.{long}: give a smaller one, or a longer training')
-    return rules.without_idle(config, changed, workdir, mode)
+    return rules.without_idle(config, changed, run.path, mode)
 
-  def changed(self, mode: str, workdir: str, fields: store.Flags) -> Node:
+  def changed(self, mode: str, run: RunFolder, fields: store.Flags) -> Node:
     """Returns the complete config of --config, or of the run of a mode, with other fields."""
     if not self.uses_a_run(mode):
       # A training reads the facts from the data, and compares the config itself.
       return store.with_flags(self.described(mode != 'train'), fields)
-    itself = self.is_run and Path(workdir) == Path(self.path)
-    return store.of_run(workdir, None if itself else self.described(), fields)
+    itself = self.is_run and run.path == self.given_run.path
+    return store.of_run(run, None if itself else self.described(), fields)
 
   def described(self, with_weights: bool = True) -> Node:
     """Returns the config of --config, without the flags.
@@ -183,7 +187,7 @@ class Command:
     """
     if self.is_run:
       skip = roles.NOT_READ if with_weights else (*roles.NOT_READ, 'facts')
-      return store.open_run(self.path, skip=skip, as_saved=with_weights)
+      return store.open_run(self.given_run, skip=skip, as_saved=with_weights)
     return smoke.described(self.path, self.argument, self.fields)
 
   def uses_a_run(self, mode: str) -> bool:
@@ -197,36 +201,36 @@ def main(argv: list[str]) -> None:
   needed = _MODE.value != 'convert' and not _HELP_MODE.value
   path, argument = find_config(_CONFIG.value or _run_in_workdir(), needed)
   command = Command(path, argument, _FIELDS)
-  workdir = command.workdir()
+  workdir = command.workdir
   if not path and not _WORKDIR.value and not _HELP_MODE.value:
     fail('where to? Give --workdir=runs/<name> for the run of these weights')
   try:
     if _HELP_MODE.value:
-      config = command.config('', workdir)
+      config = command.config('')
       print(help.mode_help(_HELP_MODE.value, config, _CONFIG.value or ''))
       return
-    config = command.config(_MODE.value, workdir)
+    config = command.config(_MODE.value)
     uses = command.uses_a_run(_MODE.value)
-    place = command.weights_in(workdir) if uses else workdir
-    roles.check_predecessors(config, _MODE.value, place)
+    run = command.weights_in() if uses else workdir
+    roles.check_predecessors(config, _MODE.value, run)
     join(config)
     check_hosts(config, workdir)
     if uses and command.is_run and share.exist(path):
       from diffusion_jax.app.run import sharing
 
       if processes.is_first():
-        sharing.fetch(path, workdir)
+        sharing.fetch(command.given_run, workdir)
       processes.wait_for_all('the weights')
-      place = workdir
+      run = workdir
     if command.point:  # Only the first process prints from here on.
       text = ' '.join(f'{name}={value}' for name, value in command.point)
       print(f'sweep {_SWEEP_INDEX.value}: {text}')
     if note := sharding.unused_gpu():
       print(note)
     compiling.keep_compilations(config.compilation_cache)
-    with buckets.copying(workdir):
+    with buckets.copying(workdir.path):
       given = {path for path, _ in command.flags}
-      start(modes.find(_MODE.value), config, workdir, place, given)
+      start(modes.find(_MODE.value), config, workdir, run, given)
   except UserError as error:
     # Orbax leaves coroutines behind when a checkpoint cannot be written.
     warnings.filterwarnings('ignore', 'coroutine .*never awaited')
@@ -235,7 +239,7 @@ def main(argv: list[str]) -> None:
     print(stop, flush=True)
     processes.leave(PREEMPTED)
   except KeyboardInterrupt as stop:
-    print(str(stop) or f'interrupted; what was saved is in {buckets.named(workdir)}')
+    print(str(stop) or f'interrupted; what was saved is in {workdir}')
     end = processes.exit_all if processes.started() else processes.leave
     end(130)
   except Exception as error:
@@ -253,8 +257,8 @@ def main(argv: list[str]) -> None:
 def start(
   mode: modes.Mode,
   config: Node,
-  workdir: str | Path,
-  run: str | Path = '',
+  workdir: RunFolder,
+  run: RunFolder | None = None,
   given: Collection[str] = (),
 ) -> None:
   """Runs a mode; opens the trained run that it uses, which workdir is unless run is given.
@@ -266,14 +270,14 @@ def start(
   mode.check_trust(config)
   run = run or workdir
   if mode.uses_a_run:
-    mode.check_given(config, run, given)
+    mode.check_given(config, run.path, given)
   try:
     with compiling.products_at(config.matmul_precision):
       if not mode.uses_a_run:  # an export reads a run, and writes convert.out only
         mode(config, run)
         return
-      if mode.writes and os.path.exists(workdir):  # before anything is computed
-        make_folder(workdir)
+      if mode.writes and workdir.path.exists():  # before anything is computed
+        workdir.make()
       mode(Run.open(config, run, given=given, workdir=workdir))
   except OSError as error:  # a full disk, most of all
     raise UserError(f'{error}. When that is resolved, the same command continues') from error
@@ -299,13 +303,13 @@ def join(config: Node) -> None:
     raise UserError('--coordinator, --num_hosts and --host need --multihost')
 
 
-def check_hosts(config: Node, workdir: str) -> None:
+def check_hosts(config: Node, workdir: RunFolder) -> None:
   """Raises UserError unless all processes do the same work in one folder."""
   if not processes.started():
     return
-  twin = buckets.twin_of(workdir)
+  twin = buckets.twin_of(workdir.path)
   if twin is None:
-    hosts.check_folder(workdir)
+    hosts.check_folder(workdir.path)
   place = '' if twin is None else twin.address
   content = folder.plain(config) | {'mode': _MODE.value, 'workdir': place}
   versions = {'versions': sessions.versions(), 'commits': sessions.commits()}

@@ -95,7 +95,7 @@ def check() -> None:
 
 
 @contextlib.contextmanager
-def copying(workdir: str | Path) -> Iterator[None]:
+def copying(workdir: Path) -> Iterator[None]:
   """Copies new files of a twin up, in a thread and at the end of the block.
 
   What is printed has addresses for paths. All twins are removed but one with

@@ -25,7 +25,7 @@ _DAY_MS = 24 * 3600 * 1000
 _numbers = itertools.count()  # of the comparisons, the same in all processes
 
 
-def check_folder(workdir: str | Path) -> None:
+def check_folder(workdir: Path) -> None:
   """Raises UserError, in all of several processes, unless they see one folder."""
   # A new name, since clients of network drives remember that a file is missing.
   token = make_folder(workdir) / f'hosts.{secrets.token_hex(4)}.tmp'

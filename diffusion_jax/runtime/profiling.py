@@ -13,7 +13,7 @@ FOLDER = Path('traces', 'plugins', 'profile')  # as xprof looks for it
 
 
 @contextlib.contextmanager
-def trace(workdir: str | Path, name: str) -> Iterator[None]:
+def trace(workdir: Path, name: str) -> Iterator[None]:
   """Traces a block, whose programs must end in it, as `name` in the run's traces/.
 
   Each process writes a file of its own. Nothing is written after an error.
@@ -24,12 +24,12 @@ def trace(workdir: str | Path, name: str) -> Iterator[None]:
       yield
     for path in Path(folder).rglob('*.xplane.pb'):
       path.replace(place / f'host_{jax.process_index()}.xplane.pb')
-  print(f'wrote {place}: xprof server --logdir={Path(workdir) / FOLDER.parts[0]} shows it')
+  print(f'wrote {place}: xprof server --logdir={workdir / FOLDER.parts[0]} shows it')
 
 
 @contextlib.contextmanager
 def trace_steps(
-  advance: Callable, workdir: str | Path, steps: Sequence[int], after: Callable[[int], object]
+  advance: Callable, workdir: Path, steps: Sequence[int], after: Callable[[int], object]
 ) -> Iterator[Callable]:
   """Yields `advance`, traced in its steps `first` to `last`; () traces none.
 

@@ -53,9 +53,9 @@ def write_end(workdir: Path, step: int) -> None:
   _append(workdir, {'event': 'end', 'step': step, 'time': _now()})
 
 
-def read(workdir: str | Path) -> list[dict]:
+def read(workdir: Path) -> list[dict]:
   """Returns the objects of all complete lines, [] for a missing file."""
-  return list(read_json_lines(Path(workdir) / 'sessions.jsonl'))
+  return list(read_json_lines(workdir / 'sessions.jsonl'))
 
 
 def seconds(entries: list[dict]) -> float | None:

@@ -198,12 +198,11 @@ class MetricWriter:
 
   def __init__(
     self,
-    workdir: str | Path,
+    workdir: Path,
     start_step: int = 0,
     writes: bool = True,
     loggers: Mapping[str, Callable[..., Logger]] = MappingProxyType({'tensorboard': TensorBoard}),
   ):
-    workdir = Path(workdir)
     path = workdir / 'metrics.jsonl' if writes else Path(os.devnull)
     if writes:
       _begin(path, start_step)

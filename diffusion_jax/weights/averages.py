@@ -85,7 +85,7 @@ def thin(workdir: Path, step: int, every: int, keep: int) -> None:
     _delete(workdir, (s for s in multiples if s % interval))
 
 
-def steps(workdir: str | Path) -> list[int]:
+def steps(workdir: Path) -> list[int]:
   """Returns the steps of the snapshots in a run folder, in order."""
   of_run.check_files(_folder(workdir))
   paths = [*_folder(workdir).glob('*.safetensors')]
@@ -93,12 +93,12 @@ def steps(workdir: str | Path) -> list[int]:
   return sorted(step for step in found if path_of(workdir, step) in paths)
 
 
-def path_of(workdir: str | Path, step: int) -> Path:
+def path_of(workdir: Path, step: int) -> Path:
   """Returns the file of the snapshot of a step."""
   return _folder(workdir) / f'{step:08d}.safetensors'
 
 
-def read_images(workdir: str | Path, step: int) -> int:
+def read_images(workdir: Path, step: int) -> int:
   """Returns a snapshot's number of images; ValueError if it is damaged."""
   path = path_of(workdir, step)
   try:
@@ -107,7 +107,7 @@ def read_images(workdir: str | Path, step: int) -> int:
     raise _damaged(path) from error
 
 
-def check(workdir: str | Path, step: int) -> None:
+def check(workdir: Path, step: int) -> None:
   """Raises ValueError if a snapshot differs from its checksum."""
   path = path_of(workdir, step)
   try:
@@ -151,7 +151,7 @@ class Average(NamedTuple):
     )
 
 
-def make(workdir: str | Path, sigma_rel: float, step: int | None, target: Params) -> Average:
+def make(workdir: Path, sigma_rel: float, step: int | None, target: Params) -> Average:
   """Returns the average of a width at a step with a snapshot; None: the latest.
 
   target: the abstract parameters. Raises FileNotFoundError for a step without
@@ -185,7 +185,7 @@ def make(workdir: str | Path, sigma_rel: float, step: int | None, target: Params
 def _steps_until(workdir, step):
   # Returns the steps of the snapshots up to `step`; None: to the latest.
   found = steps(workdir)
-  if not found and (Path(workdir) / RECORD).exists():
+  if not found and (workdir / RECORD).exists():
     raise FileNotFoundError(
       f'{workdir} is an average: give the workdir of the run it was made from'
     )
@@ -265,4 +265,4 @@ def _read_sums(workdir):
 
 
 def _folder(workdir):
-  return Path(workdir) / 'snapshots'
+  return workdir / 'snapshots'

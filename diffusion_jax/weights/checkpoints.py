@@ -34,7 +34,7 @@ _ITEM_OF = {AVERAGE: 'ema_params', RAW: 'params'}
 
 
 def open_manager(
-  workdir: str | Path,
+  workdir: Path,
   keep: int = 2,
   *,
   every: int = 1,
@@ -131,7 +131,7 @@ def finish(manager: ocp.CheckpointManager) -> None:
 
 
 def save_params(
-  workdir: str | Path, step: int, params: Params, config: dict, which: Iterable[str] = (AVERAGE,)
+  workdir: Path, step: int, params: Params, config: dict, which: Iterable[str] = (AVERAGE,)
 ) -> None:
   """Saves only parameters, by default as a run's averaged ones, and waits.
 
@@ -202,13 +202,13 @@ def restore_log(manager: ocp.CheckpointManager) -> Json:
     return manager.restore(step, args=ocp.args.Composite(log=ocp.args.JsonRestore()))['log']
 
 
-def find_step(workdir: str | Path, step: int | str) -> int:
+def find_step(workdir: Path, step: int | str) -> int:
   """Returns the step of a checkpoint: a step, 'latest' or 'best'."""
   with _open_read_only(workdir) as manager:
     return _find_step(manager, step, workdir)
 
 
-def read(workdir: str | Path, which: str, step: int | str) -> tuple[Params, dict, int]:
+def read(workdir: Path, which: str, step: int | str) -> tuple[Params, dict, int]:
   """Returns (params, config, step) of a checkpoint, on one device; see `load`."""
   item = _item_of(which)
   with _open_read_only(workdir) as manager:
@@ -250,7 +250,7 @@ def _open_read_only(workdir):
   return _open(folder, options)
 
 
-def _find_step(manager: ocp.CheckpointManager, step: int | str, workdir: str | Path) -> int:
+def _find_step(manager: ocp.CheckpointManager, step: int | str, workdir: Path) -> int:
   steps = sorted(manager.all_steps())
   if step == 'latest' and steps:
     return checksums.latest(Path(manager.directory), steps)
@@ -314,7 +314,7 @@ def _metric(metrics):
 
 
 def _folder(workdir):
-  folder = Path(workdir).absolute() / 'checkpoints'
+  folder = workdir.absolute() / 'checkpoints'
   check_files(folder)  # Orbax opens anything.
   return folder
 

@@ -61,7 +61,7 @@ def open(
       raise FileNotFoundError(
         f'{folder} has one set of weights: leave sampling.weights=average and its decay=0'
       )
-    params, config = share.read(folder), read_summed(Path(folder) / 'config.json')
+    params, config = share.read(folder), read_summed(folder / 'config.json')
     step, what = only, f'the weights in {folder} are'
   else:
     params, config, step = checkpoints.read(folder, which, step)
@@ -81,19 +81,19 @@ def find_step(folder: str | Path, step: int | str = 'latest') -> int:
   return checkpoints.find_step(folder, step)
 
 
-def base_path(workdir: str | Path) -> Path:
+def base_path(workdir: Path) -> Path:
   """Returns the file of the base weights of a run."""
-  return Path(workdir) / 'base.safetensors'
+  return workdir / 'base.safetensors'
 
 
-def write_base(workdir: str | Path, params: Params, scale: float) -> None:
+def write_base(workdir: Path, params: Params, scale: float) -> None:
   """Writes the base weights of a run, and the scale of its adapters."""
   tensors = files.flatten(jax.device_get(params))
   record = {'scale': scale, 'checksum': _sum_of_base(tensors, scale)}
   files.write_safetensors(base_path(workdir), tensors, **{_RECORD: json.dumps(record)})
 
 
-def read_base(workdir: str | Path) -> tuple[Params, float]:
+def read_base(workdir: Path) -> tuple[Params, float]:
   """Returns (base weights, scale of the adapters).
 
   Raises ValueError for a file that is missing, or not as it was written.
@@ -130,7 +130,7 @@ def has_adapters(params: Params) -> bool:
   return A in params.get('network', {})
 
 
-def merged(workdir: str | Path, params: Params) -> Params:
+def merged(workdir: Path, params: Params) -> Params:
   """Returns the parameters of a run, with adapters merged if it has them."""
   if not has_adapters(params):
     return params

@@ -33,6 +33,7 @@ from diffusion_jax.metrics import references
 from diffusion_jax.paths import texts_in
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import checkpoints, load
@@ -218,18 +219,20 @@ def assert_same(a, b):
 
 def of_run(workdir, **changes):
   """Returns the config of a mode that uses a run, without --config."""
-  return store.of_run(workdir, store.open_run(workdir), [*as_flags(changes)])
+  return store.of_run(
+    RunFolder.at(workdir), store.open_run(RunFolder.at(workdir)), [*as_flags(changes)]
+  )
 
 
 def restored(workdir, **changes):
   """Returns the parameters that the config of `of_run` chooses."""
-  model = registry.make(of_run(workdir, **changes), workdir)
+  model = registry.make(of_run(workdir, **changes), RunFolder.at(workdir))
   return jax.device_get(weights.restore(model)[0])
 
 
 def drawing_of(config, workdir):
   """Returns (index, cond) -> images, by the parameters that a config chooses."""
-  model = registry.make(config, workdir)
+  model = registry.make(config, RunFolder.at(workdir))
   params, _ = weights.restore(model)
   mesh = make_mesh(config)
   draw, params = generate(model, mesh), replicate(mesh, params)
@@ -250,11 +253,13 @@ def as_flags(changes):
 
 
 class Started(modes.Mode):
-  """A mode of a config and a run folder, which `cli.start` runs."""
+  """A mode of a config and the place of a run, which `cli.start` runs."""
 
   def __call__(self, *args, given=()):
     if len(args) == 2:
-      return cli.start(modes.Mode(*self), *args, given=given)
+      config, place = args
+      run = place if isinstance(place, RunFolder) else RunFolder.at(place)
+      return cli.start(modes.Mode(*self), config, run, given=given)
     return super().__call__(*args)
 
 
@@ -317,7 +322,7 @@ def normal_params(model, seed=0, deviation=0.2):
 
 def untrained(config, workdir, deviation=0.2):
   """Makes a run folder of normal parameters, without a training."""
-  model = weights.adapted(registry.make(config, workdir))
+  model = weights.adapted(registry.make(config, RunFolder.at(workdir)))
   params = normal_params(model, deviation=deviation)
   workdir = make_folder(workdir)
   folder.write_config(workdir, config, model.facts)

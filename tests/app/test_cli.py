@@ -207,7 +207,7 @@ def flags():
 
 
 def test_the_workdir_is_named_after_the_config(flags, tmp_path):
-  of = lambda path, argument='': cli.Command(path, argument, []).workdir()
+  of = lambda path, argument='': str(cli.Command(path, argument, []).workdir)
   assert of('configs/digits.py') == 'runs/digits'
   assert of('/x/mine.py', 'smoke') == 'runs/mine-smoke'
   flags(sweep_index=3)
@@ -233,8 +233,8 @@ def config_of(flags, monkeypatch):
   monkeypatch.setattr(trust, '_allowed', set())
   monkeypatch.chdir(ROOT)
 
-  def config_of(path, argument='', mode='train', workdir='new', **fields):
-    return cli.Command(path, argument, [*fields.items()]).config(mode, workdir)
+  def config_of(path, argument='', mode='train', **fields):
+    return cli.Command(path, argument, [*fields.items()]).config(mode)
 
   return config_of
 
@@ -258,14 +258,14 @@ def test_variants_and_trials_join(config_of):
   ],
 )
 def test_what_a_file_sets_and_a_flag_makes_idle_is_left_out(name, flag, field, config_of, capsys):
-  idle = lambda config: [*lines(rules.IDLE, config, 'train', 'new')]
+  idle = lambda config: [*lines(rules.IDLE, config, 'train', None)]
   path, value = flag.split('=')
   config = config_of(f'configs/{name}.py', **{path: value})
   assert f'note: config.{field} has no effect with ' in capsys.readouterr().out
   assert not idle(config) and not config.at(field)
   # what the command line sets stays, and is refused
   config = store.with_flags(read(name), [(path, value)])
-  config = rules.without_idle(config, [path, field], 'new', 'train')
+  config = rules.without_idle(config, [path, field], Path('new'), 'train')
   assert any(field in line for line in idle(config))
 
 
@@ -274,7 +274,7 @@ def test_a_run_is_a_config(config_of, tmp_path):
   trust.allow([smoke().network.name])
   stored_run(tmp_path, smoke(seed=7), facts=conftest.DIGITS.as_json())
   few = {'sampling.num_steps': '3'}
-  used = config_of(str(tmp_path), mode='sample', workdir=str(tmp_path), **few)
+  used = config_of(str(tmp_path), mode='sample', **few)
   assert (used.seed, used.sampling.grid.number) == (7, 3)
   assert used.facts.x.levels == 17
   again = config_of(str(tmp_path), **few)

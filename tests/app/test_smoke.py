@@ -11,6 +11,7 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.data.sources import pictures
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.config.test_store import ALL
 from tests.app.conftest import read
 
@@ -46,7 +47,7 @@ def test_every_config_shrinks(name, variant):
 def test_data_to_download_are_replaced_by_images_of_their_size(name, facts):
   trial = shrunk(read(name))
   assert trial.data.name == 'synthetic'
-  model: Any = registry.make(trial, 'x')
+  model: Any = registry.make(trial, RunFolder.at('x'))
   assert model.facts == facts
   assert sum(x.size for x in jax.tree.leaves(model.shapes())) < 400_000
 

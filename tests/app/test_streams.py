@@ -16,6 +16,7 @@ from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.run.drawing import frames_of, generate
 from diffusion_jax.core.keys import STREAMS, fold_each, split_key, stream
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training import objectives
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step
@@ -84,7 +85,7 @@ def sampling_noise(model, schedule):
 def test_noise_of_training_and_of_sampling_differs():
   """At seed 0 step 1 of image 1 once had the noise of training step 1."""
   config = smoke(**{'sampling.sampler.eta': 1.0, 'sampling.bound': None})
-  model: Any = registry.make(config, 'nowhere')
+  model: Any = registry.make(config, RunFolder.at('nowhere'))
   schedule = model.noisy.schedule()
 
   @jax.jit

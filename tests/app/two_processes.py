@@ -20,6 +20,7 @@ from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.app.train import mode as train
 from diffusion_jax.errors import Preempted
 from diffusion_jax.runtime import processes, sharding
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.step import make_train_step
 from diffusion_jax.weights import checkpoints
 from tests.app.conftest import smoke
@@ -83,7 +84,7 @@ def stop(run):
 def images(run):
   """Returns samples of a run before they are rounded to grey levels."""
   config = smoke(**FIELDS)
-  mesh, model = make_mesh(config), registry.make(config, run)
+  mesh, model = make_mesh(config), registry.make(config, RunFolder.at(run))
   params = sharding.replicate(mesh, weights.restore(model)[0])
   index = np.arange(12)
   return generate(model, mesh)(params, index, {'label': index % 10})[0]

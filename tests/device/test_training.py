@@ -10,6 +10,7 @@ from diffusion_jax.app.train import mode as train
 from diffusion_jax.app.train.setup import prepare
 from diffusion_jax.errors import Preempted
 from diffusion_jax.runtime.files import read_json_lines
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training import preemption
 from diffusion_jax.weights import load
 from tests.app.conftest import smoke, trial
@@ -66,7 +67,7 @@ def test_a_deterministic_training_has_the_same_bits(tmp_path):
   for name in ('once', 'again'):
     MODES['train'](config, tmp_path / name)
   with pytest.raises(Preempted):
-    parts = prepare(config, tmp_path / 'stopped')
+    parts = prepare(config, RunFolder.at(tmp_path / 'stopped'))
     half = STEPS // 2
     train.train(parts, lambda i: preemption.SIGTERM if i == half else '')
   MODES['train'](config, tmp_path / 'stopped')

@@ -13,6 +13,7 @@ from diffusion_jax.app.kinds import registry
 from diffusion_jax.interop import stablehlo
 from diffusion_jax.metrics import features
 from diffusion_jax.metrics.judges import digits_judge
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import params_of, trial, untrained
 from tests.app.modes.test_convert import write
 
@@ -40,7 +41,7 @@ def test_a_classifier_becomes_features(tmp_path):
   images = digits_judge.real('test')[:7]  # a batch and a half
   extractor = features.make('classifier', str(out))
   found = extractor.extract(images)
-  model: Any = registry.make(config, run)
+  model: Any = registry.make(config, RunFolder.at(run))
   params = params_of(run)
   logits = jax.jit(model.noisy.logits(params))
   level = model.noisy.schedule()(0.0)

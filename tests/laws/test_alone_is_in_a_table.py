@@ -34,6 +34,7 @@ from diffusion_jax.core.keys import fold_each
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, plots, real_images
 from diffusion_jax.runtime.files import make_folder, read_json, write_npz
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import of_run, trial
 from tests.app.evaluate.test_scorers import halves
 from tests.app.fields import within
@@ -66,7 +67,7 @@ def arrays_in(tree):
 
 @functools.cache
 def shapes_of(name):
-  return registry.make(config_of(name), _HOME.name).shapes()
+  return registry.make(config_of(name), RunFolder.at(_HOME.name)).shapes()
 
 
 def restored(model, merge=True):
@@ -74,7 +75,7 @@ def restored(model, merge=True):
   c = model.config.sampling
   step = {'latest': 4, 'best': 2}.get(c.checkpoint) or int(c.checkpoint)
   value = hashed(str(c.weights), str(step)).uniform()
-  name = model.workdir.name
+  name = model.workdir.path.name
   return jax.tree.map(lambda x: np.full(x.shape, value, x.dtype), shapes_of(name)), step
 
 
@@ -140,7 +141,7 @@ def config_of(name):
 
 @functools.cache
 def facts_of(name):
-  return registry.make(config_of(name), _HOME.name).facts
+  return registry.make(config_of(name), RunFolder.at(_HOME.name)).facts
 
 
 def new_run(name, place):
@@ -191,7 +192,7 @@ def is_refused(run, metric, path, text):
   """Returns whether a command says that its only flag has no effect."""
   config = of_run(run, **{'evaluation.metrics': metric, path: text})
   try:
-    cells.points_of(Run.open(config, run, given=[path]))
+    cells.points_of(Run.open(config, RunFolder.at(run), given=[path]))
   except UserError as error:
     return unread(error) == path
   return False
@@ -208,7 +209,7 @@ def metrics_of(name):
     with contextlib.suppress(UserError), tempfile.TemporaryDirectory() as place:
       run = new_run(name, Path(place))
       config = of_run(run, **{'evaluation.metrics': metric})
-      for point in cells.points_of(Run.open(config, run)):
+      for point in cells.points_of(Run.open(config, RunFolder.at(run))):
         mode.check(point)
       able.append(metric)
   return [metric for metric in able if metric != 'c2st']
@@ -237,7 +238,7 @@ def values_of(name):
 def with_valid(config, fields):
   """Returns the config with fields; raises UserError if it is refused."""
   config = store.with_flags(config, [*fields.items()])
-  registry.make(config, _HOME.name).check('evaluate')
+  registry.make(config, RunFolder.at(_HOME.name)).check('evaluate')
   return config
 
 

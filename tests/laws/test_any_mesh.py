@@ -22,6 +22,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.networks.functional import network_fn
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Context
 from tests import calls, fusions
 from tests.app import conftest as app
@@ -250,7 +251,7 @@ def objective_of(name, folder):
   for field, run in changes.items():
     if isinstance(run, fusions.Run):
       changes = changes | {field: app.untrained(app.trial(*run), folder / field, 0.1)}
-  model = registry.make(app.trial(config, **changes), folder / 'run')
+  model = registry.make(app.trial(config, **changes), RunFolder.at(folder / 'run'))
   params = app.normal_params(model, deviation=0.1)
   frozen = jax.tree.map(lambda a: np.full(a.shape, 0.1, a.dtype), model.teacher.shapes())
   rng, facts = np.random.default_rng(0), model.facts

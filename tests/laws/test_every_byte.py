@@ -27,6 +27,7 @@ from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import files
 from diffusion_jax.runtime.files import read_summed
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import load
 from tests.app.conftest import (
   TRACKED,
@@ -51,7 +52,7 @@ RESULTS = 'samples', 'edits', 'evaluation'
 
 def command(mode, run, **fields):
   """Runs a mode as --config=<run> does."""
-  config = store.of_run(run, None, [*as_flags(fields)])
+  config = store.of_run(RunFolder.at(run), None, [*as_flags(fields)])
   MODES[mode](config, str(run))
 
 
@@ -86,7 +87,7 @@ def converted(run):
 
 
 def continued(run):
-  config = store.open_run(run, skip=(*roles.NOT_READ, 'facts'), as_saved=False)
+  config = store.open_run(RunFolder.at(run), skip=(*roles.NOT_READ, 'facts'), as_saved=False)
   MODES['train'](store.with_flags(config, [('training.num_steps', '5')]), str(run))
   return load.open(run, 'raw', 5).params
 

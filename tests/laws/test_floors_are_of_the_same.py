@@ -32,6 +32,7 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.metrics import losses as metric
 from diffusion_jax.posteriors import particles
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import make_mesh
 from diffusion_jax.testing import floors, oracles
 from diffusion_jax.training.conditions import make_condition
@@ -166,9 +167,9 @@ WORDS = {
 
 
 def model_of(config, workdir):
-  model = registry.make(config, workdir)
+  model = registry.make(config, RunFolder.at(workdir))
   facts = datasets.with_contents(model.facts, datasets.source_of(model.config))
-  return registry.make(config, workdir, facts)
+  return registry.make(config, RunFolder.at(workdir), facts)
 
 
 def objective(model, network, test):
@@ -228,7 +229,7 @@ def test_a_held_out_loss_of_an_exact_denoiser_is_what_is_printed_beside_it(reads
 @pytest.mark.parametrize('reads', WORDS)
 def test_words_are_printed_where_no_denoiser_reads_what_the_network_does(reads, tmp_path, capsys):
   name, argument = WORDS[reads]
-  model = registry.make(trial(name, argument, **SEEN), tmp_path)
+  model = registry.make(trial(name, argument, **SEEN), RunFolder.at(tmp_path))
   assert of_training.beside(model, make_mesh(), 'test', 8, pytest.fail)() == {}
   words = f'no floor: the network reads {reads}'
   assert capsys.readouterr().out.splitlines()[-1] == words

@@ -78,7 +78,7 @@ class Kills:
     def made(model, mesh):
       def wrapped(hook):
         def act(step, state, frozen, log):
-          self.tick(model.workdir, log)
+          self.tick(model.workdir.path, log)
           hook.act(step, state, frozen, log)
 
         return hook._replace(act=act)

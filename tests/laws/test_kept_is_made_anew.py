@@ -24,6 +24,7 @@ from diffusion_jax.data import code_sums, images, simulations
 from diffusion_jax.metrics import references
 from diffusion_jax.runtime import sessions
 from diffusion_jax.runtime.files import read_json, write_summed
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights.averages import Average
 from tests.app.conftest import of_run, smoke, trial, untrained
 from tests.app.fields import within
@@ -108,7 +109,7 @@ class World:
     self.make_guide()
     self.make_autoencoder()
     config = trial('digits_latent', small=True, **{'latent.run': str(self.autoencoder)})
-    registry.make(config, self.latents).autoencoder.prepare(*self._images(config))
+    registry.make(config, RunFolder.at(self.latents)).autoencoder.prepare(*self._images(config))
     untrained(config, self.latents)
 
   def make_guide(self, deviation=0.2):
@@ -127,7 +128,7 @@ class World:
 
   def opened(self, run, **fields):
     """Returns the run in a folder, as a command opens it."""
-    return weights.Run.open(of_run(run, **fields | self.fields), run)
+    return weights.Run.open(of_run(run, **fields | self.fields), RunFolder.at(run))
 
 
 def settings(world, patch, mode, run, **fields):
@@ -182,9 +183,9 @@ def statistics(world, patch):
 
 def losses(world, patch):
   own = {'objective.weight': 'kept_objective:weight'}
-  model = registry.make(smoke(**own | world.fields), world.run)
+  model = registry.make(smoke(**own | world.fields), RunFolder.at(world.run))
   facts = world.opened(world.run).model.facts._replace(checksum='a')
-  return floors.settings_of(registry.make(model.config, world.run, facts), 'test', 8)
+  return floors.settings_of(registry.make(model.config, RunFolder.at(world.run), facts), 'test', 8)
 
 
 def stored_latents(world, patch):

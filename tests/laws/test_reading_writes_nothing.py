@@ -13,6 +13,7 @@ import diffusion_jax as dj
 from diffusion_jax.app import cli
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import images
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import TRACKED, of_run, smoke, trial, untrained
 from tests.app.fields import typed
 
@@ -44,7 +45,7 @@ def state_of(folder):
 
 def start(mode, run, workdir, fields):
   """Starts a mode as --config=<run> --workdir=<workdir> does."""
-  cli.start(MODES[mode], of_run(run, **fields), workdir, run)
+  cli.start(MODES[mode], of_run(run, **fields), RunFolder.at(workdir), RunFolder.at(run))
 
 
 def test_every_mode_that_reads_a_run_is_tried():

@@ -17,6 +17,7 @@ from diffusion_jax.app.kinds import registry, roles, store
 from diffusion_jax.app.train import hooks, mode, setup
 from diffusion_jax.data.sources import ArraySource, Facts, pictures
 from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.optimizer import ENDING
 from tests.app.config.test_store import ALL
 from tests.app.conftest import read
@@ -60,7 +61,7 @@ def write_predecessors(config):
   for field in roles.PREDECESSORS:
     run = Path(config.at(field) or '')
     if run.name and not run.exists():
-      model = registry.make(read(run.name.replace('-', ':')), run)
+      model = registry.make(read(run.name.replace('-', ':')), RunFolder.at(run))
       write_predecessors(model.config)
       run.mkdir(parents=True)
       folder.write_config(run, model.config, model.facts)
@@ -76,7 +77,7 @@ def start(name, num_steps=None):
     flags += [('data.num_examples', '200')]
   config = store.with_flags(config, flags)
   write_predecessors(config)
-  parts = setup.prepare(config, Path('work', name))
+  parts = setup.prepare(config, RunFolder.at(Path('work', name)))
   mode.announce(parts, 0)
   assert len(parts.rates) == parts.config.training.num_steps
   assert parts.rates.min() >= 0.0

@@ -76,7 +76,7 @@ def by_flags(name, fields, place):
 
 
 def by_command(name, fields, place):
-  return cli.Command(str(CONFIGS / f'{name}.py'), '', texts(fields)).config('train', 'new')
+  return cli.Command(str(CONFIGS / f'{name}.py'), '', texts(fields)).config('train')
 
 
 def by_sweep_index(name, fields, place):
@@ -84,14 +84,14 @@ def by_sweep_index(name, fields, place):
   path = place / f'{name}_{len(list(place.iterdir()))}.py'  # Python keeps what it has imported
   path.write_text(f'from configs.{name} import *\n\ndef sweep():\n  return [dict([{point}])]\n')
   with flagsaver.flagsaver(sweep_index=0):
-    return cli.Command(str(path), '', flags).config('train', 'new')
+    return cli.Command(str(path), '', flags).config('train')
 
 
 def by_evaluation_sweep(name, fields, place, swept=1):
   items = [f'{path.removeprefix("sampling.")}={text}' for path, text in texts(fields[:swept])]
   flags = [('evaluation.sweep', ' '.join(items)), *texts(fields[swept:])]
   run = stored_run(place / name, read(name))
-  config = cli.Command(str(run), '', flags).config('evaluate', str(run))
+  config = cli.Command(str(run), '', flags).config('evaluate')
   return store.with_flags(config, [*texts(fields[:swept]), ('evaluation.sweep', '')])
 
 

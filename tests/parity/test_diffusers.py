@@ -14,6 +14,7 @@ from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.interop import diffusers as interop, files
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.sampling import ancestral
 from diffusion_jax.weights import load
 from tests.app.conftest import trial
@@ -354,7 +355,7 @@ def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):
   x = torch.randn((2, 1, 8, 8), generator=generator.manual_seed(0))
 
   flags = [('sampling.num_steps', '20'), ('sampling.sampler.eta', '0')]
-  model = registry.make(store.with_flags(config, flags), run)
+  model = registry.make(store.with_flags(config, flags), RunFolder.at(run))
   params = load.open(run).params
   assert model.plan is not None
   _, levels, sampler, step_function, *_ = model.plan(params)

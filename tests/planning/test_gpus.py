@@ -15,6 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.train import setup
 from diffusion_jax.runtime import compiling, sharding
+from diffusion_jax.runtime.run_folder import RunFolder
 from examples import plan
 from tests import hlo
 from tests.app.conftest import trial
@@ -56,7 +57,7 @@ def mesh_of(topology):
 
 def training_step(config, topology):
   """Returns the compiled training step of a config."""
-  step, shapes = setup.abstract_step(config, mesh_of(topology), 'none')
+  step, shapes = setup.abstract_step(config, mesh_of(topology), RunFolder.at('none'))
   return step.lower(*shapes).compile(topology[1])
 
 

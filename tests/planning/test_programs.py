@@ -18,6 +18,7 @@ from diffusion_jax.networks.layers import Conv
 from diffusion_jax.networks.transformer_block import QKV, Block
 from diffusion_jax.planning import programs
 from diffusion_jax.runtime import sharding
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training import optimizer
 from tests import hlo
 from tests.app.conftest import read, smoke, trial
@@ -78,8 +79,8 @@ def test_products_are_those_of_the_layers(name):
   )
   if name != 'digits_dit':
     config = store.with_fields(config, {'network.attention_resolutions': ()})
-  step, shapes = setup.abstract_step(config, sharding.make_mesh(1, 1), 'none')
-  model: Any = registry.make(config, 'none')
+  step, shapes = setup.abstract_step(config, sharding.make_mesh(1, 1), RunFolder.at('none'))
+  model: Any = registry.make(config, RunFolder.at('none'))
   x = jnp.zeros((16, *model.facts.x.shape))
   cond = {'label': jnp.zeros(16, jnp.int32)}
   expected = 3 * forward_flops(model.noisy.network, x, jnp.zeros(16), cond)
@@ -115,7 +116,9 @@ def test_products_of_a_loop_and_of_the_longest_branch():
 
 def compile_step(config):
   data, fsdp = config.training.machine.mesh
-  step, shapes = setup.abstract_step(config, sharding.make_mesh(data, fsdp), 'nowhere')
+  step, shapes = setup.abstract_step(
+    config, sharding.make_mesh(data, fsdp), RunFolder.at('nowhere')
+  )
   return step.lower(*shapes).compile(), shapes[0]
 
 

@@ -14,23 +14,24 @@ from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node, as_json
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import buckets, processes
+from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import DIFFERS, is_regular, parted, read_json, sha256, write_summed
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import checksums, share
 
 
-def read_config(workdir: str | Path) -> Mapping | None:
+def read_config(workdir: Path) -> Mapping | None:
   """Returns the content of a run's config.json, None if the file is missing.
 
   The file is read again only when it has changed. Raises UserError if its sum
   differs.
   """
-  return (_read(buckets.folder(workdir) / 'config.json') or (None,))[0]
+  return (_read(workdir / 'config.json') or (None,))[0]
 
 
-def stored_fields(workdir: str | Path) -> Mapping[str, object]:
+def stored_fields(workdir: Path) -> Mapping[str, object]:
   """Returns {'section.field': value} of a run's config.json, {} without it."""
-  return (_read(buckets.folder(workdir) / 'config.json') or ({}, {}))[1]
+  return (_read(workdir / 'config.json') or ({}, {}))[1]
 
 
 def _read(path):
@@ -68,18 +69,18 @@ def saved_config(workdir: Path) -> tuple[Path | None, Json]:
   return None, {}
 
 
-def check_as_saved(workdir: str | Path, free: tuple[str, ...]) -> None:
+def check_as_saved(workdir: Path, free: tuple[str, ...]) -> None:
   """Raises UserError if config.json describes another model than the checkpoints.
 
   free: the beginnings of fields that may differ.
   """
-  path = buckets.folder(workdir) / 'config.json'
-  copy, saved = saved_config(path.parent)
+  path = workdir / 'config.json'
+  copy, saved = saved_config(workdir)
   if copy and (changed := other_than_saved(workdir, saved, free, f'in {copy}')):
     raise UserError(f'{path} is not of the weights: {changed}. To take the copy: cp {copy} {path}')
 
 
-def other_than_saved(workdir: str | Path, saved: Mapping, free: tuple[str, ...], where: str) -> str:
+def other_than_saved(workdir: Path, saved: Mapping, free: tuple[str, ...], where: str) -> str:
   """Describes what differs between config.json and the config of a checkpoint.
 
   Fields that only config.json has are newer. free: see `differences`; where: the
@@ -119,9 +120,9 @@ def plain(config: Node) -> dict:
   return as_json(config.to_dict())
 
 
-def check_config_kept(workdir: str | Path) -> None:
+def check_config_kept(workdir: Path) -> None:
   """Raises UserError if workdir has checkpoints and no config.json."""
-  if steps := checksums.steps_in(Path(workdir) / 'checkpoints'):
+  if steps := checksums.steps_in(workdir / 'checkpoints'):
     raise UserError(
       f'{workdir} has checkpoints but no config.json, which describes them. '
       f'Each holds a copy: cp {workdir}/checkpoints/{steps[-1]}/config/'
@@ -159,16 +160,16 @@ def has_checkpoint(workdir: Path) -> bool:
   return share.exist(workdir) or bool(steps)
 
 
-def missing(path: str, run: str | Path, needed: str = '') -> str:
+def missing(path: str, run: RunFolder, needed: str = '') -> str:
   """Returns the message about a run that is missing or has no checkpoint.
 
   path: the field that names the run, '' for --workdir; needed: its kind. The message contains the
   command that trains the run if the folder's name tells the config.
   """
-  folder, what = Path(run), f'there is no run in {run}'
-  if (buckets.folder(run) / 'config.json').is_file():
+  what = f'there is no run in {run}'
+  if run.config.is_file():
     what = f'the run in {run} has no checkpoint'
-  command = training_command(folder)
+  command = training_command(run.path)
   first = f'`{command}` trains it' if command else 'train it first'
   if not path:
     return f'{what}: {first}, or give the --workdir of another'

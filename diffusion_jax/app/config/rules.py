@@ -38,11 +38,11 @@ TRAIN, SAMPLE, EDIT, EVALUATE = ('train',), ('sample',), ('edit',), ('evaluate',
 
 
 def lines(
-  rows: Iterable[Row], config: Node, mode: str, workdir: str | Path, facts: Facts | None = None
+  rows: Iterable[Row], config: Node, mode: str, workdir: Path | None, facts: Facts | None = None
 ) -> Iterator[str]:
   """Yields a line for each rule that a config breaks.
 
-  workdir: the run folder, whose config says which fields are set; facts: None
+  workdir: the run folder, whose config says which fields are set, None for no run; facts: None
   where no row reads them.
   """
   for row, sentence in broken(rows, config, mode, facts):
@@ -84,12 +84,12 @@ def defaults(config: Node) -> Json:
 
 
 def set_fields(
-  config: Node, workdir: str | Path, fields: Collection[str]
+  config: Node, workdir: Path | None, fields: Collection[str]
 ) -> Iterator[tuple[str, str]]:
   """Yields (path, text) of the fields that differ from the run or the defaults."""
   if not fields:
     return
-  now, run = config.flat, folder.stored_fields(workdir)
+  now, run = config.flat, folder.stored_fields(workdir) if workdir else {}
   before = {**defaults(config), **run}  # the run may lack a new field
   for field in fields:
     for name, value in now.items():

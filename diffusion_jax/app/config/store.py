@@ -18,7 +18,7 @@ from diffusion_jax.app.config.schema import Constructor, Schema, parameters
 from diffusion_jax.app.config.tree import Node, below, no_field, resolve
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import FlagText, near
-from diffusion_jax.runtime import buckets
+from diffusion_jax.runtime.run_folder import RunFolder
 
 Flags = Sequence[tuple[str, str]]  # (path of a field, its text)
 Fields = Collection[tuple[str, Any]]  # (path of a field, its value)
@@ -252,7 +252,7 @@ def tuples(tree: object) -> object:
 
 def open_run(
   registry: Registry,
-  workdir: str | Path,
+  workdir: RunFolder,
   path: str = '',
   skip: Collection[str] | None = None,
   as_saved: bool = True,
@@ -271,18 +271,18 @@ def open_run(
 def _content(registry, workdir, path='', as_saved=True):
   # Returns the content of a run's config.json; the run's own parts are allowed.
   if path:
-    trust.check_paths((path, str(workdir)))
-  content = folder.read_config(workdir)
+    trust.check_paths((path, workdir.name))
+  content = folder.read_config(workdir.path)
   if content is None:
-    folder.check_config_kept(workdir)
+    folder.check_config_kept(workdir.path)
     raise UserError(folder.missing(path, workdir, registry.needed.get(path, '')))
   if as_saved:
-    folder.check_as_saved(workdir, registry.between_starts)
-  trust.recall(buckets.folder(workdir))
+    folder.check_as_saved(workdir.path, registry.between_starts)
+  trust.recall(workdir.path)
   return content
 
 
-def of_run(registry: Registry, workdir: str | Path, config: Node | None, flags: Flags) -> Node:
+def of_run(registry: Registry, workdir: RunFolder, config: Node | None, flags: Flags) -> Node:
   """Returns the config for a mode that uses the run in workdir.
 
   The run decides the model and the data; `config`, the user's own file, and the
@@ -308,13 +308,13 @@ def of_run(registry: Registry, workdir: str | Path, config: Node | None, flags: 
     stored(registry, content, f'{workdir}/config.json')  # The run itself may be the reason.
     raise
   _check_model(registry, workdir, changed, flags)
-  trust.remember(Path(workdir), changed)
+  trust.remember(workdir.path, changed)
   return changed
 
 
 def _check_model(registry, workdir, changed, flags):
   # Raises UserError for flags that change the model of a run.
-  before, now = dict(folder.stored_fields(workdir)), changed.flat
+  before, now = dict(folder.stored_fields(workdir.path)), changed.flat
   paths = tuple(path for path, _ in flags)
   before |= {n: x for n, x in now.items() if n not in before and not n.startswith(paths)}
   if fixed := folder.differences(before, now, registry.free):

@@ -33,7 +33,7 @@ from diffusion_jax.metrics.sweeps import title
 from diffusion_jax.report import results
 from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.compiling import precision_in_use
-from diffusion_jax.runtime.files import make_folder, write_summed
+from diffusion_jax.runtime.files import write_summed
 from diffusion_jax.runtime.sharding import replicate
 
 _DRAWN = Path('evaluation', 'drawn')
@@ -74,7 +74,7 @@ def main(run: Run) -> None:
   for point in points:
     check(point)
   check_weights(points)
-  make_folder(run.model.workdir, 'evaluation')
+  run.model.workdir.make('evaluation')
   examples = examples_of(points)
   for line in costs(points, examples):
     print(line)
@@ -192,7 +192,7 @@ def write(cell: Cell, place: Place, read: str, settings: Json, **content: Any) -
   model, about = cell.model, {}
   if others := datasets.another_set(model.config, read):
     most = int(content.get('images') or content.get('pairs') or 0)
-    seen = trained_on.count(model.run, model.config, read, most)
+    seen = trained_on.count(model.run.path, model.config, read, most)
     about = {'other_data': provenance.by_content(others), 'trained_on': seen}
     say_once(trained_on.in_words(seen, f'{read} {model.facts.x.noun}'))
   write_summed(

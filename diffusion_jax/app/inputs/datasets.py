@@ -5,7 +5,6 @@ import functools
 import itertools
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -22,18 +21,20 @@ from diffusion_jax.data.sources import Facts, Source, check_facts, checksum, mea
 from diffusion_jax.data.splits import NoTestSplit, Part, validation_part
 from diffusion_jax.data.text import to_bytes
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.run_folder import RunFolder
 
 
-def of_run(config: Node, run: str | Path, workdir: str | Path | None = '') -> Node:
+def of_run(config: Node, run: RunFolder, workdir: RunFolder | None = None) -> Node:
   """Returns the config with what its data need to know of a run folder.
 
-  Simulations are read there, and new ones are kept in workdir; see `registry.make`.
+  Simulations are read there, and new ones are kept in workdir if it may be
+  written; see `registry.make`.
   Data of the run are compared with what it was trained on; see `source_of`.
   """
-  workdir = run if workdir == '' else workdir
-  data = (folder.read_config(run) or {}).get('data')
-  written = Path(workdir, 'simulations') if workdir else None
-  config = _given(config, kept_in=KeptIn(written, Path(run, 'simulations')), run=data)
+  workdir = workdir or run
+  data = (folder.read_config(run.path) or {}).get('data')
+  written = workdir.simulations if workdir.written else None
+  config = _given(config, kept_in=KeptIn(written, run.simulations), run=data)
   return _given(config, trained=functools.cache(functools.partial(_train_facts, config)))
 
 

@@ -24,6 +24,7 @@ from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime import sharding
 from diffusion_jax.runtime.compiling import Effort
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Objective
 
 # The first images after some steps: {number of steps: images [m, ...]}.
@@ -51,13 +52,13 @@ class Latents(NamedTuple):
   decode(autoencoder, z) -> x; shrink_mask: bool [H, W, 1] -> [h, w, 1]. The
   parameters are an argument, so that compiled programs do not contain them.
   draw(autoencoder, x, keys) -> z, of what a training reads instead of images.
-  record: run folder -> what only runs with the same latents have in common.
+  record: run -> what only runs with the same latents have in common.
   """
 
   encode: Callable[..., jax.Array]
   decode: Callable[..., jax.Array]
   shrink_mask: Callable[[np.ndarray], np.ndarray] = lambda mask: mask
-  record: Callable[[str | Path], object] = lambda run: None
+  record: Callable[[RunFolder], object] = lambda run: None
   draw: Callable[..., jax.Array] | None = None
 
   def decoded(self, params: Params, z: jax.Array) -> jax.Array:
@@ -88,7 +89,7 @@ NOTHING = Frozen(lambda source, mesh: {}, dict)
 class Model:
   """What modes need of a model.
 
-  run: the folder of its run; workdir: the folder that modes write, mostly the same.
+  run: the folder that is read; workdir: the folder that modes write, mostly the same.
   state_shape: of what is diffused, or of the images.
   network() -> the Flax module. init(key) -> the first parameters, {'network':
   ..., ...}; it can be traced. objective(test=False) -> the loss; `test`:
@@ -111,8 +112,8 @@ class Model:
   """
 
   config: Node
-  run: Path
-  workdir: Path
+  run: RunFolder
+  workdir: RunFolder
   facts: Facts
   state_shape: tuple[int, ...]
   network: Callable[[], nn.Module]
@@ -155,7 +156,7 @@ class Model:
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""
     rows = *self.schema.rules, *self.refusals, *CONFLICTS, *IDLE
-    refuse(lines(rows, self.config, mode, self.run, self.facts))
+    refuse(lines(rows, self.config, mode, self.run.path, self.facts))
 
 
 def make_encode(model: Model, mesh: Mesh) -> Callable[..., dict]:

@@ -27,6 +27,7 @@ from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import read_summed, write_summed
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.classifier import label_log_prob
 from diffusion_jax.weights import checksums, load
 
@@ -40,7 +41,7 @@ def open_run(path: str, run: str, needed: str, facts: Facts) -> ConfiguredNetwor
 
   Raises UserError for a run of another kind and for other images than `facts`.
   """
-  config = store.open_run(run, path)
+  config = store.open_run(RunFolder.at(run, written=False), path)
   if config.schema.kind != needed:
     raise UserError(
       f'config.{path}: the run in {run} is {config.schema.kind}, and {needed} is needed'
@@ -101,7 +102,7 @@ def guides_of(model: Model) -> Guides:
     path, run = f'sampling.{section}.run', c[section].run
     noisy = open_run(path, run, kind, model.facts)
     if part == 'guidance':
-      if record(model.run) != record(run):
+      if record(model.run) != record(RunFolder.at(run)):
         raise UserError(
           f'config.{path}: {run} has the latents of another autoencoder than this run'
         )
@@ -148,7 +149,7 @@ def at_levels_of(guide: OtherRun, noisy: ConfiguredNetwork, function: Callable) 
 
 
 def teacher_of(
-  student: ConfiguredNetwork, workdir: Path
+  student: ConfiguredNetwork, workdir: RunFolder
 ) -> tuple[Callable[[], Teacher | None], Frozen]:
   """Returns (() -> the teacher of a run or None, its frozen parameters).
 
@@ -174,7 +175,7 @@ def teacher_of(
   def prepare(source, mesh):
     params = open_weights(_TEACHER, run, network(student).init).params
     now = {'run': str(run), 'checksum': checksums.of_arrays(params)}
-    path = workdir / 'teacher.json'
+    path = workdir.path / 'teacher.json'
     if processes.broadcast([path.exists()])[0]:
       before = read_summed(path, 'delete it').get('checksum', -1)
       check_unchanged(_TEACHER, run, path, before, now['checksum'])

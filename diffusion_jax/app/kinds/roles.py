@@ -26,7 +26,7 @@ from diffusion_jax.app.kinds.training import Training
 from diffusion_jax.data import sums
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
-from diffusion_jax.runtime import buckets
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import share
 
 # Sections that say how a model is used, and a field of no section that does; all
@@ -73,7 +73,7 @@ def hparams(stored: dict) -> Json:
   }
 
 
-def config_hash(workdir: str | Path, *others: str) -> str:
+def config_hash(workdir: Path, *others: str) -> str:
   """Hashes the fields of a run's config that change its result; others: not these sections."""
   free = *FREE, *(f'{name}.' for name in others)
   fields = {k: x for k, x in stored_fields(workdir).items() if not k.startswith(free)}
@@ -86,7 +86,7 @@ def data_of(config: Node) -> dict:
   return {n: x for n, x in data.items() if f'data.{n}' not in FREE}
 
 
-def check_same_run(workdir: str | Path, config: Node, facts: Facts | None = None) -> None:
+def check_same_run(workdir: Path, config: Node, facts: Facts | None = None) -> None:
   """Raises UserError if the run in workdir has another config, or other data.
 
   A folder with a config.json or checkpoints is a run. facts: None before the
@@ -143,13 +143,13 @@ PREDECESSORS = {
 }
 
 
-def check_predecessors(config: Node, mode: str, workdir: str | Path) -> None:
+def check_predecessors(config: Node, mode: str, workdir: RunFolder) -> None:
   """Raises UserError for a missing run that a mode reads, and for a stranger's."""
-  refuse(_missing_runs(config, mode, Path(workdir)))
+  refuse(_missing_runs(config, mode, workdir))
 
 
 def _missing_runs(config, mode, workdir):
-  if mode == 'train' and share.exist(workdir):
+  if mode == 'train' and share.exist(workdir.path):
     yield (
       f'{workdir} has shared weights and no state to continue: give another --workdir, and '
       f'--config.training.start.run={workdir} to begin with them'
@@ -160,11 +160,12 @@ def _missing_runs(config, mode, workdir):
     if not run and is_needed:
       yield f'config.{field} is not set: {PREDECESSORS[field]} is needed'
     trust.check_paths((field, run))
-    place = buckets.folder(run or '')
-    if run and not ((place / 'config.json').is_file() and has_checkpoint(place)):
-      yield missing(field, run, PREDECESSORS[field])
-    if run:
-      folder.check_as_saved(place, FREE)
+    if not run:
+      continue
+    place = RunFolder.at(run, written=False)
+    if not (place.config.is_file() and has_checkpoint(place.path)):
+      yield missing(field, place, PREDECESSORS[field])
+    folder.check_as_saved(place.path, FREE)
 
 
 def _fields_read(config, mode, workdir):
@@ -176,9 +177,9 @@ def _fields_read(config, mode, workdir):
   c = config.training
   if mode == 'train':
     yield 'training.teacher'
-  if mode == 'train' and not has_checkpoint(workdir):
+  if mode == 'train' and not has_checkpoint(workdir.path):
     yield 'training.start.run'
-  if not (workdir / 'latent.json').exists():
+  if not workdir.latent.exists():
     yield 'latent.run'
   if mode != 'train' or c.sample_every or c.metrics or c.checkpoints.best:
     yield from (f'sampling.{x}.run' for x in ('guidance', 'sampler', 'classifier'))

@@ -11,11 +11,12 @@ from diffusion_jax.app.config.rules import EDIT, TRAIN, Row, broken, set_fields
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import STEPS
 from diffusion_jax.app.kinds import store
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training import loggers
 from diffusion_jax.training.optimizer import OPTIMIZERS, warmup_within
 
 
-def without_idle(config: Node, flags: Collection[str], workdir: str | Path, mode: str) -> Node:
+def without_idle(config: Node, flags: Collection[str], workdir: Path, mode: str) -> Node:
   """Returns the config without what its file sets and a mode does not read.
 
   A line is printed for each field. Fields of the flags stay.
@@ -30,7 +31,7 @@ def without_idle(config: Node, flags: Collection[str], workdir: str | Path, mode
   return config
 
 
-def set_in(config: Node, workdir: str | Path, path: str) -> str | None:
+def set_in(config: Node, workdir: Path, path: str) -> str | None:
   """Returns the text of a field's value, None if it is the one that the run has."""
   if folder.plain(as_in_run(config, workdir, path)) == folder.plain(config):
     return None
@@ -38,7 +39,7 @@ def set_in(config: Node, workdir: str | Path, path: str) -> str | None:
   return store.as_text(value.name if isinstance(value, Node) else value)
 
 
-def as_in_run(config: Node, workdir: str | Path, path: str) -> Node:
+def as_in_run(config: Node, workdir: Path, path: str) -> Node:
   """Returns the config with a field or a section as the run has it, or else by default."""
   tree, stored = config.to_dict(), folder.read_config(workdir) or {}
   *parents, name = store.spelled(path, config.schema).split('.')
@@ -153,7 +154,7 @@ def long_warmup(config: Node) -> str:
 
 def _lost_run(c, facts):
   runs = c.report.runs if c.report.after_training else ()
-  return next((run for run in runs if folder.read_config(run) is None), None)
+  return next((run for run in runs if folder.read_config(RunFolder.at(run).path) is None), None)
 
 
 TRAINING = (

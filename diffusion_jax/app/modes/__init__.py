@@ -24,7 +24,7 @@ GROUP = 'diffusion_jax.modes'
 class Mode(NamedTuple):
   """A mode, and what the command line must know of it before it is imported.
 
-  run: module:function, of (config, run folder). uses_a_run: whether the model is
+  run: module:function, of (config, `RunFolder`). uses_a_run: whether the model is
   a trained run's, which `cli.start` opens for run; otherwise the config describes
   it. single_host: whether it works in one process only. reads:
   the sections of the config that say how it works. extra: the extra of this
@@ -56,7 +56,7 @@ class Mode(NamedTuple):
     if self.name == 'train':
       trust.check_senders('training.log_to', config.training.log_to)
 
-  def check_given(self, config: Node, workdir: str | Path, given: Collection[str]) -> None:
+  def check_given(self, config: Node, workdir: Path, given: Collection[str]) -> None:
     """Raises UserError for a flag that a mode of a trained run does not read.
 
     given: the fields of all flags. A flag with the value of the run says nothing, and is taken.

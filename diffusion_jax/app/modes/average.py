@@ -24,29 +24,29 @@ def main(run: Run) -> None:
   Every mode reads it like the run itself; average.json describes it.
   """
   model = run.model
-  c, workdir = model.config.average, model.run
+  c, run_path = model.config.average, model.run.path
   hint = 'give a relative width, such as 0.07'
   check_set('average.sigma_rel', c.sigma_rel, hint)
   shapes = model.shapes()
   with from_config('average'):
-    average = averages.make(workdir, c.sigma_rel, c.step, shapes)
+    average = averages.make(run_path, c.sigma_rel, c.step, shapes)
   print(average.describe())
   name = f'{c.sigma_rel:g}-{average.step}'
-  below = '' if c.out else Path('averages', name)
-  out = files.make_folder(c.out or model.workdir, below)
+  below = Path('averages', name)
+  out = files.make_folder(c.out) if c.out else model.workdir.make(below)
   made_of = settings_of(model, average)
   if averages.read_record(out).get('made_of') == made_of and folder.read_config(out):
     print(f'{out} is there already, made with these settings')
     return
   folder.check_no_run(out, '--config.average.out')
-  write(workdir, out, average, model.keeps, made_of)
+  write(run_path, out, average, model.keeps, made_of)
   print(f'wrote {out}: --workdir={out} reads it in every mode')
 
 
 def settings_of(model: Model, average: averages.Average) -> Json:
   """Returns all that the folder of an average is made of."""
   content = {
-    'config_hash': roles.config_hash(model.run),
+    'config_hash': roles.config_hash(model.run.path),
     'weights': checksums.of_arrays(average.params),
     'latents': model.latents.record(model.run),
   }

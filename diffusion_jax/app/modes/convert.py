@@ -33,7 +33,8 @@ from diffusion_jax.interop import (
 )
 from diffusion_jax.interop.formats import OURS
 from diffusion_jax.interop.reader import Imported
-from diffusion_jax.runtime.files import make_folder, parse_json
+from diffusion_jax.runtime.files import parse_json
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import host_mesh
 from diffusion_jax.weights import checkpoints, load, share
 from diffusion_jax.weights.checkpoints import AVERAGE, RAW
@@ -42,7 +43,7 @@ from diffusion_jax.weights.checkpoints import AVERAGE, RAW
 GIVEN = 'data', 'latent', 'optimizer', 'edit'
 
 
-def main(config: Node, workdir: str | Path) -> None:
+def main(config: Node, workdir: RunFolder) -> None:
   """Imports convert.source as the run in workdir, or exports the run."""
   c = config.convert
   if bool(c.source) == bool(c.to):
@@ -53,14 +54,14 @@ def main(config: Node, workdir: str | Path) -> None:
       '(docs/weights.md)'
     )
   convert = read if c.source else write
-  convert(config, Path(workdir))
+  convert(config, workdir)
 
 
-def read(config: Node, workdir: Path) -> None:
+def read(config: Node, workdir: RunFolder) -> None:
   """Writes a run folder with the weights in convert.source, at step 0."""
   c = config.convert
-  folder.check_no_run(workdir, '--workdir')
-  folder.check_config_kept(workdir)
+  folder.check_no_run(workdir.path, '--workdir')
+  folder.check_config_kept(workdir.path)
   with from_config('convert.source'):
     if share.exist(c.source):
       raise ValueError(
@@ -78,9 +79,9 @@ def read(config: Node, workdir: Path) -> None:
     checkpoints.check_fits(params, model.shapes(), what)
   print(describe(model, params))
   stored = folder.stored_form(config, model.facts)
-  make_folder(workdir)
-  checkpoints.save_params(workdir, 0, params, stored, (AVERAGE, RAW))
-  folder.write_config(workdir, config, model.facts)
+  workdir.make()
+  checkpoints.save_params(workdir.path, 0, params, stored, (AVERAGE, RAW))
+  folder.write_config(workdir.path, config, model.facts)
   model.autoencoder.prepare(None, None)  # its scale needs no image
   print(f'wrote {workdir}: --config={workdir} uses it')
 
@@ -126,7 +127,7 @@ def image_shape_of(run: str) -> tuple[int, ...]:
 
   Its run must have a scale, which cannot be measured without images.
   """
-  config = store.open_run(run, 'latent.run')
+  config = store.open_run(RunFolder.at(run, written=False), 'latent.run')
   if not config.get('decoding', {}).get('scale'):
     raise UserError(
       f'config.latent.run: {run} is not the run of an autoencoder with a '
@@ -181,7 +182,7 @@ def read_ours(config: Node) -> tuple[Node, Params]:
   return stored, files.unflatten(files.read_tensors(c.source))
 
 
-def write(config: Node, workdir: Path) -> None:
+def write(config: Node, workdir: RunFolder) -> None:
   """Exports the weights that config.sampling chooses to convert.out."""
   c = config.convert
   check_one_of(WRITE, 'convert.to', c.to)
@@ -268,7 +269,7 @@ def write_adapters(out: Path, model: Model, params: Params, step: int) -> None:
     raise ValueError(
       'to=lora exports adapters: train a run with training.start=adapters, or give to=diffusers'
     )
-  _, scale = load.read_base(model.run)
+  _, scale = load.read_base(model.run.path)
   args = model.network(), params['network'], scale, model.state_shape
   tensors = diffusers.adapters_of(*args)
   out.parent.mkdir(parents=True, exist_ok=True)

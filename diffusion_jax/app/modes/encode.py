@@ -23,9 +23,10 @@ from diffusion_jax.paths import expanded
 from diffusion_jax.runtime import lock
 from diffusion_jax.runtime.files import make_folder, write_summed
 from diffusion_jax.runtime.per_example import Arrays, join_parts, per_example, write_parts
+from diffusion_jax.runtime.run_folder import RunFolder
 
 
-def main(config: Node, workdir: str | Path) -> None:
+def main(config: Node, workdir: RunFolder) -> None:
   """Writes the folder latent.path; see `inputs.stored_latents`.
 
   It has both splits and, with training.random_flip, the mirrored images too;
@@ -40,7 +41,7 @@ def main(config: Node, workdir: str | Path) -> None:
     path = Path(expanded(config.latent.path, written=True))
   config = datasets.of_run(config, workdir)
   facts, splits = datasets.facts_of(config), splits_of(config)
-  autoencoder = StoredAutoencoder(config, Path(workdir), facts)
+  autoencoder = StoredAutoencoder(config, workdir, facts)
   params = autoencoder.weights().params
   record = {'autoencoder': autoencoder.identity(), 'mirrored': config.training.random_flip}
   record |= {split: contents(config, facts, images) for split, images in splits.items()}

@@ -37,8 +37,9 @@ from diffusion_jax.metrics.neighbours import nearest_examples
 from diffusion_jax.report import page, pictures, record, results
 from diffusion_jax.report.pictures import Film
 from diffusion_jax.report.results import Table
-from diffusion_jax.runtime import buckets, processes
-from diffusion_jax.runtime.files import make_folder, one_line, write_text
+from diffusion_jax.runtime import processes
+from diffusion_jax.runtime.files import one_line, write_text
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import checksums, load
 
 T = TypeVar('T')
@@ -55,7 +56,7 @@ def main(run: Run) -> None:
   print(f'wrote {write(run)}')
 
 
-def after_training(config: Node, workdir: str | Path, frames: Frames | None = None) -> None:
+def after_training(config: Node, workdir: RunFolder, frames: Frames | None = None) -> None:
   """Writes report.html if report.after_training is set; prints a failure.
 
   frames: of the images that the training has drawn last, if any. They are drawn
@@ -65,7 +66,7 @@ def after_training(config: Node, workdir: str | Path, frames: Frames | None = No
     return
   try:
     run, c = Run.open(config, workdir), config.sampling
-    last, chosen = (sampled_step(workdir, x) for x in ('latest', c.checkpoint))
+    last, chosen = (sampled_step(workdir.path, x) for x in ('latest', c.checkpoint))
     if last != chosen or c.weights.name != 'average' or c.weights.get('decay'):
       frames = None
     print(f'wrote {write(run, frames)}: open it in a browser')
@@ -78,17 +79,18 @@ def write(run: Run, frames: Frames | None = None) -> Path:
   """Writes the page of a run and of report.runs; returns its path."""
   model = run.model
   config, workdir = model.config, model.workdir
-  runs = read_runs([str(model.run), *config.report.runs])
-  chosen = sampled_step(model.run, config.sampling.checkpoint)
+  others = (RunFolder.at(x, written=False) for x in config.report.runs)
+  runs = read_runs([model.run, *others])
+  chosen = sampled_step(model.run.path, config.sampling.checkpoint)
   runs[0] = runs[0]._replace(sampled=chosen)
-  if workdir != model.run:
-    mine = [*runs[0].results, *record.read_results(workdir / 'evaluation')]
+  if workdir.path != model.run.path:
+    mine = [*runs[0].results, *record.read_results(workdir.evaluation)]
     runs[0] = runs[0]._replace(results=mine)
   data = optional('training examples', lambda: run.examples)
   drawn = optional('trajectory', trajectory, run, frames, data)
   film, final = drawn or (None, None)
   near = optional('neighbours', neighbours, run, final)
-  path = make_folder(workdir) / 'report.html'
+  path = workdir.make() / 'report.html'
   try:
     films = gallery(run, data)
     write_text(path, page.render(runs, defaults(config), film, near, films))
@@ -97,23 +99,23 @@ def write(run: Run, frames: Frames | None = None) -> Path:
   return path
 
 
-def read_runs(workdirs: Sequence[str]) -> list[record.Record]:
+def read_runs(workdirs: Sequence[RunFolder]) -> list[record.Record]:
   """Reads runs, named by their folders or, if two agree, by their paths."""
-  names = [Path(workdir).absolute().name for workdir in workdirs]
+  names = [workdir.path.absolute().name for workdir in workdirs]
   if len(set(names)) < len(names):
-    names = workdirs
+    names = [workdir.name for workdir in workdirs]
   runs = []
   for name, workdir in zip(names, workdirs, strict=True):
-    stored = folder.stored_fields(workdir)
+    stored = folder.stored_fields(workdir.path)
     if not stored:
       raise UserError(f'config.report.runs: {workdir} is not a run folder')
     fields = dict(stored)
-    sampled = sampled_step(workdir, fields.get('sampling.checkpoint'))
-    runs.append(record.read(name, buckets.folder(workdir), fields, sampled))
+    sampled = sampled_step(workdir.path, fields.get('sampling.checkpoint'))
+    runs.append(record.read(name, workdir.path, fields, sampled))
   return runs
 
 
-def sampled_step(workdir: str | Path, checkpoint: object) -> int | None:
+def sampled_step(workdir: Path, checkpoint: object) -> int | None:
   """Returns the step of sampling.checkpoint, None if the run has no such checkpoint."""
   step = str(checkpoint)
   with contextlib.suppress(FileNotFoundError, ValueError):
@@ -164,7 +166,7 @@ def trajectory(
     row = drawings.sheet(facts.x, x, len(x), 64, data)
     shown.append((f'step {step} of {max(by_step)}', row))
   title = f'{len(x)} {facts.x.noun}, {max(by_step)} steps, seed {c.sampling.seed}'
-  title += f', checkpoint {sampled_step(model.run, c.sampling.checkpoint)}'
+  title += f', checkpoint {sampled_step(model.run.path, c.sampling.checkpoint)}'
   about = f'The first {len(x)} samples on their way from noise'
   return pictures.film(title, about, shown), x
 
@@ -181,8 +183,8 @@ def draw(run: Run) -> tuple[np.ndarray, Frames | None]:
 
 def gallery(run: Run, data: np.ndarray | None = None) -> list[Film | Table | None]:
   """Returns pictures of the files of --mode=sample, and how these differ."""
-  folders = dict.fromkeys((run.model.run, run.model.workdir))
-  paths = (x for place in folders for x in record.files_of(place / 'samples', '*.npz'))
+  folders = dict.fromkeys((run.model.run.samples, run.model.workdir.samples))
+  paths = (x for place in folders for x in record.files_of(place, '*.npz'))
   newest = sorted(paths, key=lambda path: path.lstat().st_mtime)[-_FILES:]
   names = record.short(x.stem for x in newest)
   drawn = [optional(x.name, drawn_by, run, x, names[x.stem], data) for x in newest]
@@ -196,7 +198,7 @@ def drawn_by(
 ) -> tuple[str, Film | None, dict]:
   """Returns the name, a picture and the settings of a file of --mode=sample."""
   model, stored = run.model, provenance.read(path).get('sampling', {})
-  content = {**(folder.read_config(model.run) or {}), 'sampling': stored}
+  content = {**(folder.read_config(model.run.path) or {}), 'sampling': stored}
   one = run.changed(store.stored(content, path)).model
   calls = count_calls(one) if stored and _is_short(stored) else None
   note = f'{calls} calls of the network' if calls else ''

@@ -64,7 +64,7 @@ def trace_a_batch(run: Run, inputs: Conditions, name: str) -> None:
   index = np.arange(min(run.model.config.sampling.batch_size, len(inputs.rows)))
   drawing, batch = generate(run.model, run.mesh), (index, rows(inputs.cond, index))
   drawing(run.on_devices, *batch)
-  with profiling.trace(run.model.workdir, name):
+  with profiling.trace(run.model.workdir.path, name):
     drawing(run.on_devices, *batch)
 
 

@@ -151,7 +151,7 @@ def application(run: Run) -> Callable:
     return responses.HTMLResponse(page, headers=HEADERS)
 
   def settings(request):
-    content = {'title': model.run.name, 'fields': fields(model)}
+    content = {'title': model.run.path.name, 'fields': fields(model)}
     return responses.JSONResponse(content, headers=HEADERS)
 
   def draw(request):

@@ -29,9 +29,10 @@ from diffusion_jax.data import tables
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
+from diffusion_jax.paths import is_address
 from diffusion_jax.ranges import Count, Rows, check_value
-from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.per_example import PerExample, rows
+from diffusion_jax.runtime.run_folder import RunFolder
 
 
 @contextlib.contextmanager
@@ -131,14 +132,15 @@ def open_run(
   logging.set_verbosity(logging.FATAL)  # Orbax, as on the command line
   if not isinstance(workdir, str | os.PathLike) or not str(workdir):
     raise UserError(f'open_run({workdir!r}): give the folder of a run, as "runs/digits"')
-  path = buckets.folder(workdir).expanduser()
+  place = workdir if is_address(workdir) else Path(workdir).expanduser()
+  folder = RunFolder.at(place, written=False)
   names = [allow] if isinstance(allow, str) else [*map(str, allow or ())]
   flags = store.as_flags(sampling, 'sampling')
   store.allow(names, flags)
-  config = store.of_run(path, None, flags)
-  roles.check_predecessors(config, 'sample', path)
+  config = store.of_run(folder, None, flags)
+  roles.check_predecessors(config, 'sample', folder)
   modes.find('sample').check_trust(config)
-  run = Run.open(config, path, workdir=None)
+  run = Run.open(config, folder)
   run.check('sample')
   model, params, mesh = run.model, run.on_devices, run.mesh
   guides = other_runs.guides_of(model)
@@ -158,4 +160,4 @@ def training_step(
     raise UserError(f'the config file {path} does not exist')
   flags = store.as_flags(fields)
   node = store.with_flags(smoke.described(path, variant, flags), flags)
-  return setup.abstract_step(node, mesh or make_mesh(node), '')
+  return setup.abstract_step(node, mesh or make_mesh(node), RunFolder.at('', written=False))

@@ -29,8 +29,9 @@ from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.metrics.sweeps import title
 from diffusion_jax.paths import READ, RUN, texts_in
 from diffusion_jax.report import record, results
-from diffusion_jax.runtime import buckets, lock, processes, sessions
-from diffusion_jax.runtime.files import DIFFERS, is_regular, make_folder, parse_json, read_summed
+from diffusion_jax.runtime import lock, processes, sessions
+from diffusion_jax.runtime.files import DIFFERS, is_regular, parse_json, read_summed
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import checksums, load
 
 Settings = Json
@@ -68,8 +69,8 @@ def settings(run: Run, used: Json, read: Mapping[str, str | np.ndarray]) -> Sett
   """
   model, (params, _) = run.model, run.checkpoint
   content = {
-    'run': _base(model.run),
-    'config_hash': roles.config_hash(model.run),
+    'run': _base(model.run.path),
+    'config_hash': roles.config_hash(model.run.path),
     'weights': checksums.of_arrays(params),
     'latents': model.latents.record(model.run),
     **used,
@@ -112,19 +113,19 @@ def by_content(tree: Any, paths: Mapping[str, str] | None = None) -> Any:
   use, name = READ if paths is None else paths[tree], _base(tree)
   if not use:
     return name
-  path = str(buckets.folder(tree)) if use == RUN else os.path.expanduser(tree)
+  path = str(RunFolder.at(tree).path) if use == RUN else os.path.expanduser(tree)
   if os.path.isfile(os.path.join(path, 'config.json')):
-    return f'{name}, {_run(path)}'
+    return f'{name}, {_run(RunFolder.at(path, written=False))}'
   if content := of_path(path):
     return f'{name}, {content}'
   return name if os.path.isdir(os.path.dirname(path)) else tree
 
 
-def _run(path):
-  config = store.open_run(path)
+def _run(run):
+  config = store.open_run(run)
   with as_user_error():
-    params, _, step = load.open(path)
-  weights, config_hash = checksums.of_arrays(params), roles.config_hash(path)
+    params, _, step = load.open(run.path)
+  weights, config_hash = checksums.of_arrays(params), roles.config_hash(run.path)
   code = sums.of_json(trust.code_of(config))
   return f'checkpoint {step}, weights {weights}, config_hash {config_hash}, code {code}'
 
@@ -135,7 +136,7 @@ _IDLE = *roles.USES, 'data', 'optimizer', 'training'
 
 def _computed_by(model):
   # Returns the fields of COMPUTED_BY that the command line changed.
-  stored, now = folder.stored_fields(model.run), model.config.flat
+  stored, now = folder.stored_fields(model.run.path), model.config.flat
   return {
     field: now[field]
     for field in roles.COMPUTED_BY
@@ -167,7 +168,7 @@ def name_of_edit(model: Model) -> str:
 
 def _sampled_by(model):
   # Returns the fields of sampling that differ from the run's config.
-  stored = folder.stored_fields(model.run)
+  stored = folder.stored_fields(model.run.path)
   defaults, changes = rules.defaults(model.config), {}
   for field, value in model.config.flat.items():
     if field == 'sampling.profile':
@@ -264,7 +265,7 @@ class Place(NamedTuple):
 
 @contextlib.contextmanager
 def making(
-  workdir: Path, name: Path, settings: Settings, field: str, given: bool, end: str = '.npz'
+  workdir: RunFolder, name: Path, settings: Settings, field: str, given: bool, end: str = '.npz'
 ) -> Iterator[Place]:
   """Yields, in all processes, the place of the results of these settings.
 
@@ -275,7 +276,7 @@ def making(
   """
   code = code_of(settings)
   file = name.parent / f'{name.name}{"" if given else f"-{code}"}{end}'
-  path = make_folder(workdir, file.parent) / file.name
+  path = workdir.make(file.parent) / file.name
   with lock.hold(path.parent, path.name, f'--config.{field}'):
     done = processes.is_first() and path.exists()
     if done:
@@ -291,7 +292,7 @@ def making(
 
 
 @contextlib.contextmanager
-def drawing(workdir: Path, name: Path, settings: Settings, *args: Any) -> Iterator[Place]:
+def drawing(workdir: RunFolder, name: Path, settings: Settings, *args: Any) -> Iterator[Place]:
   """Yields the place of drawn results as `making`, and prints what they are."""
   print(describe(settings))
   with making(workdir, name, settings, *args) as place:
@@ -300,9 +301,9 @@ def drawing(workdir: Path, name: Path, settings: Settings, *args: Any) -> Iterat
       print(f'{place.path} is there already, made with these settings')
 
 
-def newest(workdir: Path, weights: int) -> Iterator[Path]:
+def newest(workdir: RunFolder, weights: int) -> Iterator[Path]:
   """Yields the files of samples that the weights of a checksum have drawn, the newest first."""
-  paths = record.files_of(workdir / 'samples', '*.npz')
+  paths = record.files_of(workdir.samples, '*.npz')
   for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
     if read(path).get('weights') == weights:
       yield path

@@ -20,6 +20,7 @@ from diffusion_jax.atomic_files import draft, draft_folder
 from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.report import card, record
 from diffusion_jax.runtime import files
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import checksums, load, share
 
 # Fields of config.sampling that choose among the weights of a run.
@@ -52,12 +53,12 @@ def write(out: Path, model: Model, params: Params, step: int) -> None:
     raise UserError(f'config.convert.out: {out} exists and is not empty: give a new folder')
   weights = checksums.of_arrays(params)
   picture, caption = picture_of(model, weights, step)
-  scores = [*card.scores_of(model.workdir, weights)]
+  scores = [*card.scores_of(model.workdir.path, weights)]
   stored = config_of(model)
   with draft_folder(out) as new:
     share.write(new, params, step)
     for name in model.keeps:  # an autoencoder, and the record of its scale
-      _write_kept(model.run / name, new / name)
+      _write_kept(model.run.path / name, new / name)
     folder.write_stored(new, stored)
     if picture:
       _copy(picture, new / 'samples.png')
@@ -92,30 +93,30 @@ def picture_of(model: Model, weights: int, step: int) -> tuple[Path | None, str]
       return sheet, provenance.describe(provenance.read(path))
   c = model.config.sampling
   if c.weights.get('decay') == 0.0:
-    for at, path in record.read_sheets(model.workdir / 'samples'):
+    for at, path in record.read_sheets(model.workdir.samples):
       if at == step:
         return path, f'the preview of step {step}'
   return None, ''
 
 
-def fetch(source: str, workdir: str) -> None:
+def fetch(source: RunFolder, workdir: RunFolder) -> None:
   """Makes workdir a copy of the model in a shared folder, unless it is a run.
 
   Only files of known names are copied. Raises UserError if the weights cannot
   be read, and if workdir is a copy of another folder.
   """
-  there, here = folder.read_config(source), folder.read_config(workdir)
+  there, here = folder.read_config(source.path), folder.read_config(workdir.path)
   with as_user_error(f'--config={source}: '):
     if here is None:
-      share.read(source)
-      place = files.make_folder(workdir)
-      for path in _parts(Path(source)):
+      share.read(source.path)
+      place = workdir.make()
+      for path in _parts(source.path):
         files.make_folder(place, path.parent)
-        _copy(Path(source) / path, place / path)
+        _copy(source.path / path, place / path)
       print(f'copied the weights of {source} to {workdir}')
-    elif not share.exist(workdir):  # a training that began with these weights
+    elif not share.exist(workdir.path):  # a training that began with these weights
       return
-    elif here != there or not share.same(source, workdir):
+    elif here != there or not share.same(source.path, workdir.path):
       raise UserError(
         f'{workdir} is a copy of another folder than {source}, or of an '
         'earlier state of it: give another --workdir'

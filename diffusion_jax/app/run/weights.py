@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Collection
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -18,6 +17,7 @@ from diffusion_jax.app.run.drawing import training_examples
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.runtime import buckets, processes
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import lora, power_ema
 from diffusion_jax.weights import averages, checkpoints, load, share
@@ -39,10 +39,10 @@ class Run:
   def open(
     cls,
     config: Node,
-    run: str | Path,
+    run: RunFolder,
     facts: Facts | None = None,
     given: Collection[str] = (),
-    workdir: str | Path | None = '',
+    workdir: RunFolder | None = None,
   ) -> Self:
     """Returns the run of a folder; see `registry.make`."""
     return cls(registry.make(config, run, facts, workdir), given)
@@ -83,21 +83,21 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
 
   merge: False returns a run's adapters as they are.
   """
-  c, workdir = model.config.sampling, model.run
+  c, path = model.config.sampling, model.run.path
   decay = c.weights.get('decay')
   which = RAW if c.weights.name == 'raw' else power_ema.decay_name(decay) if decay else AVERAGE
   step = int(c.checkpoint) if c.checkpoint.isdecimal() else c.checkpoint
   with as_user_error():
     if c.weights.name == 'width' and merge:
       return _restore_average(model, step)
-    stored = load.open(workdir, which, step, merge=merge)
-    check_config(workdir, stored)
+    stored = load.open(path, which, step, merge=merge)
+    check_config(model, stored)
     # Tracing the network takes seconds: not for the config that was trained,
     # unless the network is the user's own, whose code may have changed.
     now = folder.stored_form(model.config, model.facts)
     own = ':' in model.config.network.name
     # The files of a shared folder and base weights may be of other models.
-    own = own or share.exist(workdir) or load.base_path(workdir).exists()
+    own = own or share.exist(path) or load.base_path(path).exists()
     if merge and (own or folder.differences(stored.config, now, roles.FREE)):
       what = f'checkpoint {stored.step} is of another network'
       checkpoints.check_fits(stored.params, model.shapes(), what)
@@ -108,22 +108,22 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
 _OF_TRAINING = 'data.', 'optimizer.', 'training.'
 
 
-def check_config(workdir: Path, stored: load.Stored) -> None:
+def check_config(model: Model, stored: load.Stored) -> None:
   """Raises UserError for a checkpoint of before training.resume=force changed the model."""
   free = *roles.FREE, *_OF_TRAINING
-  if changed := folder.other_than_saved(workdir, stored.config, free, 'in the checkpoint'):
+  if changed := folder.other_than_saved(model.run.path, stored.config, free, 'in the checkpoint'):
     raise UserError(
-      f'checkpoint {stored.step} in {workdir} is of another config than config.json: {changed}. '
+      f'checkpoint {stored.step} in {model.run} is of another config than config.json: {changed}. '
       'Take a later checkpoint'
     )
 
 
 def _restore_average(model, step):
-  width, workdir = model.config.sampling.weights.sigma_rel, model.run
+  width, path = model.config.sampling.weights.sigma_rel, model.run.path
   if step == 'best':
-    step = checkpoints.find_step(workdir, step)
+    step = checkpoints.find_step(path, step)
   snapshot = None if step == 'latest' else step
-  average = averages.make(workdir, width, snapshot, model.shapes())
+  average = averages.make(path, width, snapshot, model.shapes())
   print(average.describe())
   return average.params, average.step
 
@@ -169,7 +169,8 @@ def adapted(model: Model) -> Model:
 
 def _base(model, scale):
   # Returns the base; the first start copies it into the run folder.
-  path, workdir = load.base_path(model.workdir), model.workdir
+  workdir = model.workdir.path
+  path = load.base_path(workdir)
   begun = path.exists() or folder.has_checkpoint(workdir)
   if not processes.broadcast([begun])[0]:
     field, run = 'training.start.run', model.config.training.start.run

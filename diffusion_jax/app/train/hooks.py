@@ -106,7 +106,7 @@ def left(model: Model, hooks: list[Hook], step: int) -> list[Hook]:
   """
   if not step:
     return []
-  *_, last = [{}, *sessions.read(model.workdir)]
+  *_, last = [{}, *sessions.read(model.workdir.path)]
   if (last.get('event'), last.get('step')) == ('end', step):
     return []
   here = [hook.done(step) for hook in hooks]  # The first process writes the files.
@@ -179,7 +179,7 @@ def has_results(model: Model) -> Callable[[int], bool]:
   """Returns whether metrics.jsonl has the results of hooks at a step."""
 
   def done(step):
-    lines = read_json_lines(model.workdir / 'metrics.jsonl')
+    lines = read_json_lines(model.workdir.metrics)
     return any(x.get('step') == step and 'learning_rate' not in x for x in lines)
 
   return done
@@ -187,7 +187,7 @@ def has_results(model: Model) -> Callable[[int], bool]:
 
 def keeping(model: Model) -> Hook:
   """Returns the hook that writes snapshots, before the checkpoint."""
-  c, workdir = model.config.training, model.workdir
+  c, workdir = model.config.training, model.workdir.path
   kept = c.average.make({'batch_size': c.batch_size, 'total_steps': c.num_steps})
 
   def act(step, state, frozen, log):
@@ -331,7 +331,7 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
   examples = functools.cache(lambda: training_examples(model))
 
   def path_of(step):
-    return model.workdir / 'samples' / f'step_{step:08d}.png'
+    return model.workdir.samples / f'step_{step:08d}.png'
 
   def act(step, state, frozen, log):
     call = inputs(state, frozen)

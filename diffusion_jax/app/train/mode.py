@@ -5,7 +5,6 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -28,7 +27,7 @@ from diffusion_jax.errors import Preempted, as_user_error
 from diffusion_jax.planning import programs
 from diffusion_jax.report.record import read_curves
 from diffusion_jax.runtime import compiling, hosts, lock, processes, profiling, sessions
-from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
 from diffusion_jax.training import preemption
 from diffusion_jax.training.loggers import MetricWriter
@@ -36,7 +35,7 @@ from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import averages, checkpoints, load
 
 
-def main(config: Node, workdir: str | Path) -> None:
+def main(config: Node, workdir: RunFolder) -> None:
   """Trains up to training.num_steps; writes into workdir only.
 
   After SIGTERM it saves and raises Preempted, after Ctrl-C KeyboardInterrupt.
@@ -44,7 +43,7 @@ def main(config: Node, workdir: str | Path) -> None:
   with preemption.watch() as stop:
     parts = setup.prepare(config, workdir)  # refuses what cannot be trained
     hosts.check_same('data', folder.flat(parts.model.facts.as_json()))
-    with lock.hold(make_folder(workdir)):
+    with lock.hold(workdir.make()):
       log = train(parts, stop)
   if log is not None:
     report.after_training(config, workdir, log.film)
@@ -59,7 +58,7 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
   if run is None:
     return None
   steps = hooks.traced(parts.config)
-  tracing = profiling.trace_steps(run.compute, parts.workdir, steps, run.log.restart_clock)
+  tracing = profiling.trace_steps(run.compute, parts.workdir.path, steps, run.log.restart_clock)
   with run.log.open(), tracing as run.compute:
     step, following = run.start, None
     finished, calls = run.catch_up(), itertools.count()
@@ -79,8 +78,8 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
       finished = run.finish(step, due)
   chosen = ''
   if processes.is_first():
-    sessions.write_end(parts.workdir, step)
-    chosen = report.read_runs([str(parts.workdir)])[0].chosen
+    sessions.write_end(parts.workdir.path, step)
+    chosen = report.read_runs([parts.workdir])[0].chosen
   print(f'trained {step} steps: {parts.workdir}' + bool(chosen) * f'\nnote: {chosen}')
   return run.log
 
@@ -239,8 +238,8 @@ def begin(parts: Setup) -> Loop | None:
     return None
   more_steps = 0.0
   if c.average.name == 'powers':
-    more_steps = averages.begin(parts.workdir, start, c.batch_size)
-  make_folder(parts.workdir, 'samples')
+    more_steps = averages.begin(parts.workdir.path, start, c.batch_size)
+  parts.workdir.make('samples')
   rows = local_rows(mesh, c.batch_size)
   read = datasets.batches(config, *parts.examples, start, rows)
   read = itertools.chain([next(read)], read)
@@ -274,11 +273,11 @@ def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainSta
   Raises UserError for a folder of another run, and for damaged checkpoints.
   """
   c, workdir, shapes = parts.config.training, parts.workdir, parts.shapes
-  roles.check_same_run(workdir, parts.config, parts.model.facts)
+  roles.check_same_run(workdir.path, parts.config, parts.model.facts)
   kept = c.checkpoints
   with as_user_error():
     manager = checkpoints.open_manager(
-      workdir,
+      workdir.path,
       kept.keep,
       every=kept.every or c.num_steps,
       keep_every=kept.multiples * (kept.every or c.num_steps),
@@ -290,7 +289,7 @@ def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainSta
   if state is not None:
     announce_length(parts, int(state.step))
     return manager, int(state.step), lambda: state
-  if folder.read_config(workdir) is not None:
+  if folder.read_config(workdir.path) is not None:
     print(f'{workdir} has a config.json but no checkpoint: it begins at step 0')
   if c.start is None or 'rank' in c.start:  # the base of adapters is frozen
     return manager, 0, parts.make_state
@@ -301,7 +300,7 @@ def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainSta
 
 def announce_length(parts: Setup, step: int) -> None:
   """Prints what another training.num_steps changes for a run at `step`."""
-  before = (folder.read_config(parts.workdir) or {}).get('training', {})
+  before = (folder.read_config(parts.workdir.path) or {}).get('training', {})
   rates, total = parts.rates, before.get('num_steps', len(parts.rates))
   if total == len(rates) or step >= len(rates):
     return
@@ -319,16 +318,16 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int, before: Jso
   config, workdir = parts.config, parts.workdir
   stored = folder.stored_form(config, parts.model.facts)
   first = processes.is_first()  # of several processes one writes
-  folder.write_config(workdir, config, parts.model.facts)
+  folder.write_config(workdir.path, config, parts.model.facts)
   if first:
-    sessions.write_start(workdir, start, parts.num_parameters)
-    trained_on.keep(workdir, parts.source, parts.model.facts.checksum)
-  writer = MetricWriter(workdir, start, first, parts.loggers)
+    sessions.write_start(workdir.path, start, parts.num_parameters)
+    trained_on.keep(workdir.path, parts.source, parts.model.facts.checksum)
+  writer = MetricWriter(workdir.path, start, first, parts.loggers)
   writer.write_config(start, stored, roles.hparams(stored))
   total = config.training.num_steps
   bar = tqdm(total=total, initial=start, unit='step', disable=None)
   files = manager, writer, bar
-  return StepLog(config, workdir, *files, start, parts.rates, stored, before)
+  return StepLog(config, workdir.path, *files, start, parts.rates, stored, before)
 
 
 def announce(parts: Setup, step: int) -> None:
@@ -373,7 +372,7 @@ def announce(parts: Setup, step: int) -> None:
     )
 
 
-def ended(workdir: Path, step: int, config: Node) -> str:
+def ended(workdir: RunFolder, step: int, config: Node) -> str:
   """Returns why a training has over-fitted at a step, or '' if it goes on.
 
   It has after training.held_out.patience steps without a lower loss. The losses
@@ -382,7 +381,7 @@ def ended(workdir: Path, step: int, config: Node) -> str:
   patience, split = config.at('training.held_out.patience'), held_out(config)
   if not patience:
     return ''
-  curve = read_curves(workdir / 'metrics.jsonl').get(f'{split}_loss')
+  curve = read_curves(workdir.metrics).get(f'{split}_loss')
   pairs = zip(curve.steps, curve.values, strict=True) if curve else ()
   losses = [(loss, at) for at, loss in pairs if at <= step]
   best, at = min(losses, default=(0.0, step))

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +34,7 @@ from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.compiling import Program, announced, options
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import (
   batch_sharding,
   fsdp_sharding,
@@ -62,7 +62,7 @@ class Setup:
   """
 
   config: Node
-  workdir: Path
+  workdir: RunFolder
   model: Model
   mesh: Mesh
   source: Source
@@ -83,27 +83,27 @@ class Setup:
     return sum(x.size for x in jax.tree.leaves(self.shapes.params))
 
 
-def prepare(config: Node, workdir: str | Path) -> Setup:
+def prepare(config: Node, workdir: RunFolder) -> Setup:
   """Makes the parts of a training; writes nothing but simulations.
 
   Raises UserError if anything in the config is wrong.
   """
   start_up = StartUp()
-  refuse(lines(TRAINING, config, 'train', workdir))
+  refuse(lines(TRAINING, config, 'train', workdir.path))
   loggers = {
     name: find(LOGGERS, 'training.log_to', name, ('workdir', 'start_step'))
     for name in config.training.log_to
   }
   mesh = make_mesh(config)
-  refuse(lines([batch_rule(mesh)], config, 'train', workdir))
-  roles.check_same_run(workdir, config)
-  check_before_simulating(config, Path(workdir))
+  refuse(lines([batch_rule(mesh)], config, 'train', workdir.path))
+  roles.check_same_run(workdir.path, config)
+  check_before_simulating(config, workdir)
   source = datasets.source_of(datasets.of_training(datasets.of_run(config, workdir)))
   start_up.mark('data')
   model = weights.adapted(registry.make(config, workdir))
   config = datasets.of_training(model.config)  # with what follows from the data
   facts = datasets.with_contents(model.facts, source)
-  roles.check_same_run(workdir, config, facts)
+  roles.check_same_run(workdir.path, config, facts)
   model = dataclasses.replace(model, config=config, facts=facts)
   model.check('train')
   examples = examples_of(config, facts, source)
@@ -114,19 +114,19 @@ def prepare(config: Node, workdir: str | Path) -> Setup:
     hook.rehearse(shapes, frozen)
   start_up.mark('tracing')
   rates = rates_of(config, config.training.num_steps)
-  refuse(lines([rate_rule(rates)], config, 'train', workdir))
+  refuse(lines([rate_rule(rates)], config, 'train', workdir.path))
   return Setup(
-    config, Path(workdir), model, mesh, source, examples, objective, optimizer, rates,
+    config, workdir, model, mesh, source, examples, objective, optimizer, rates,
     make_state, shapes, make_encode(model, mesh), todo, loggers, start_up,
   )  # fmt: skip
 
 
-def check_before_simulating(config: Node, workdir: Path) -> None:
+def check_before_simulating(config: Node, workdir: RunFolder) -> None:
   """Raises UserError for what the first simulations of a run show to be wrong.
 
   They are kept, unless it does.
   """
-  tried, place = {}, workdir / 'simulations'
+  tried, place = {}, workdir.simulations
   first = datasets.first_block(config, tried)
   if first is config or place.exists():
     return
@@ -227,7 +227,7 @@ def jit_step(
   )
 
 
-def abstract_step(config: Node, mesh: Mesh, workdir: str | Path) -> tuple[stages.Wrapped, tuple]:
+def abstract_step(config: Node, mesh: Mesh, workdir: RunFolder) -> tuple[stages.Wrapped, tuple]:
   """Returns (the jitted training step, the shapes of its arguments).
 
   It is the step of --mode=train, without arrays and for any devices; it takes
@@ -235,7 +235,7 @@ def abstract_step(config: Node, mesh: Mesh, workdir: str | Path) -> tuple[stages
   """
   config = store.with_flags(config, [('training.steps_per_call', '1')])
   check_attention(config, mesh)
-  refuse(lines((*TRAINING, batch_rule(mesh)), config, 'train', ''))
+  refuse(lines((*TRAINING, batch_rule(mesh)), config, 'train', None))
   model = weights.adapted(registry.make(config, workdir))
   model.check('train')
   objective, optimizer, _, state = state_maker(model, mesh)

@@ -13,10 +13,10 @@ WRONG = Row(lambda c, facts: c.seed, 'seed {it} of {c.network.name}, {data}')
 def test_a_rule_is_of_its_modes(modes):
   config = store.with_flags(read('digits'), [('seed', '3')])
   rows = [WRONG._replace(modes=modes)]
-  found = [*lines(rows, config, 'train', '', DIGITS)]
+  found = [*lines(rows, config, 'train', None, DIGITS)]
   assert found == ['seed 3 of unet, 17 levels [8, 8, 1] without a context']
-  assert not [*lines(rows, read('digits'), 'train', '', DIGITS)]
-  assert not [*lines([WRONG._replace(modes=('edit',))], config, 'train', '', DIGITS)]
+  assert not [*lines(rows, read('digits'), 'train', None, DIGITS)]
+  assert not [*lines([WRONG._replace(modes=('edit',))], config, 'train', None, DIGITS)]
 
 
 def test_a_field_whose_name_another_begins_with_is_not_set(tmp_path):

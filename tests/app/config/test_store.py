@@ -20,6 +20,7 @@ from diffusion_jax.app.kinds import (
   sections,
   store,
 )
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import CONFIGS, DIGITS, read, refused, smoke, stored_run
 from tests.app.fields import within
 
@@ -229,14 +230,14 @@ def test_the_model_comes_from_the_run_and_its_use_from_the_command(tmp_path):
   config = with_flags('digits', 'sampling.num_steps=9')
   flags = [('sampling.sampler', 'heun'), ('sampling.seed', '3')]
   flags += [('matmul_precision', 'high'), ('network.dtype', 'bfloat16')]
-  merged = store.of_run(tmp_path, config, flags)
+  merged = store.of_run(RunFolder.at(tmp_path), config, flags)
   assert (merged.network.channels, merged.seed) == (24, 5)
   assert merged.sampling.grid.number == 9
   assert merged.sampling.sampler.name == 'heun' and merged.sampling.seed == 3
   assert merged.matmul_precision == 'high'
   assert merged.network.dtype == 'bfloat16'
   # without a file of one's own all is the run's
-  alone = store.of_run(tmp_path, store.open_run(tmp_path), [])
+  alone = store.of_run(RunFolder.at(tmp_path), store.open_run(RunFolder.at(tmp_path)), [])
   assert alone.sampling.grid.number == 7
 
 
@@ -248,20 +249,20 @@ def test_the_model_comes_from_the_run_and_its_use_from_the_command(tmp_path):
 def test_a_flag_cannot_change_the_model_of_a_run(flag, tmp_path):
   stored_run(tmp_path)
   message = f'config.{flag[0]}.* now.*: only a training can change this'
-  refused(message, store.of_run, tmp_path, read('digits'), [flag])
+  refused(message, store.of_run, RunFolder.at(tmp_path), read('digits'), [flag])
 
 
 def test_a_run_of_another_kind_of_model_is_refused(tmp_path):
   stored_run(tmp_path)
   message = 'holds a diffusion model, and --config describes a VAE: give --con'
-  refused(message, store.of_run, tmp_path, read('digits_vae'), [])
+  refused(message, store.of_run, RunFolder.at(tmp_path), read('digits_vae'), [])
 
 
 def test_a_folder_without_a_run_names_the_command_that_trains_it(tmp_path, monkeypatch):
-  refused(r'there is no run in .*: train it first', store.open_run, tmp_path)
+  refused(r'there is no run in .*: train it first', store.open_run, RunFolder.at(tmp_path))
   monkeypatch.chdir(ROOT)
   message = '`.*--config=configs/digits.py:smoke --workdir=.*/digits-smoke` tr'
-  refused(message, store.open_run, tmp_path / 'digits-smoke')
+  refused(message, store.open_run, RunFolder.at(tmp_path / 'digits-smoke'))
 
 
 @pytest.mark.parametrize(
@@ -280,7 +281,7 @@ def test_a_folder_without_a_run_names_the_command_that_trains_it(tmp_path, monke
 )
 def test_a_stored_config_that_is_none_is_one_line(content, message, tmp_path):
   (tmp_path / 'config.json').write_bytes(content)
-  assert str(tmp_path) in refused(message, store.open_run, tmp_path)
+  assert str(tmp_path) in refused(message, store.open_run, RunFolder.at(tmp_path))
 
 
 def test_a_run_says_nothing_of_where_to_write_or_what_is_compiled(tmp_path):
@@ -290,11 +291,11 @@ def test_a_run_says_nothing_of_where_to_write_or_what_is_compiled(tmp_path):
   fields |= within('convert', out='elsewhere')
   fields |= within('report', runs=['elsewhere'])
   stored_run(tmp_path, **fields)
-  config = store.open_run(tmp_path)
+  config = store.open_run(RunFolder.at(tmp_path))
   assert config.compilation_cache is None
   assert not config.average.out and not config.convert.out
   assert config.report.runs == ()
-  used = store.of_run(tmp_path, read('digits'), [])
+  used = store.of_run(RunFolder.at(tmp_path), read('digits'), [])
   assert used.compilation_cache is None and not used.convert.out
 
 

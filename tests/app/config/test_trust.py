@@ -19,6 +19,7 @@ from diffusion_jax.app.kinds import other_runs, registry, roles, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import prepare
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.config.test_user_parts import PLACES, TOY, nothing_is_allowed, plain
 from tests.app.conftest import read, refused, smoke, stored_run
 
@@ -49,15 +50,15 @@ def test_a_run_names_a_part_in_any_place(path, payload, tmp_path):
   """The sections in USES come from the command's own config."""
   workdir = spoil(tmp_path / 'run', path, payload)
   message = f"{workdir}/config.json: config.{path}='{payload}' would be imported"
-  refused(f'{message}, .* --allow={payload}', store.open_run, workdir)
+  refused(f'{message}, .* --allow={payload}', store.open_run, RunFolder.at(workdir))
   stored_run(workdir, **{path: payload})  # as a bare name, too
-  refused(message, store.open_run, workdir)
+  refused(message, store.open_run, RunFolder.at(workdir))
   config = smoke()
   if path.partition('.')[0] in roles.USES:
-    used = store.of_run(workdir, config, [])
+    used = store.of_run(RunFolder.at(workdir), config, [])
     assert payload not in json.dumps(folder.plain(used))
   else:
-    refused(message, store.of_run, workdir, config, [])
+    refused(message, store.of_run, RunFolder.at(workdir), config, [])
     refused(
       'holds a run with another config',
       roles.check_same_run,
@@ -73,9 +74,9 @@ def test_a_run_names_a_part_in_any_place(path, payload, tmp_path):
 def test_a_run_names_a_metric(evaluation, payload, tmp_path):
   text = json.dumps(folder.plain(smoke()) | {'evaluation': evaluation})
   (tmp_path / 'config.json').write_text(text.replace('NAME', payload))
-  config = store.open_run(tmp_path)  # used without it; only scoring asks for it
+  config = store.open_run(RunFolder.at(tmp_path))  # used without it; only scoring asks for it
   if payload in config.evaluation.metrics:
-    model = registry.make(config, tmp_path)
+    model = registry.make(config, RunFolder.at(tmp_path))
     refused(f"'{payload}' would be imported", scorers.metrics_of, model)
   else:
     assert payload not in json.dumps(folder.plain(config))
@@ -98,7 +99,7 @@ def test_other_fields_of_a_run_import_nothing(payload, tmp_path):
   for tree in spoiled(content):
     (tmp_path / 'config.json').write_text(json.dumps(tree))
     try:
-      store.open_run(tmp_path)
+      store.open_run(RunFolder.at(tmp_path))
     except UserError as error:
       assert '\n' not in str(error)
     count += 1
@@ -106,7 +107,7 @@ def test_other_fields_of_a_run_import_nothing(payload, tmp_path):
 
 
 def guides(config, workdir):
-  return other_runs.guides_of(registry.make(config, workdir))
+  return other_runs.guides_of(registry.make(config, RunFolder.at(workdir)))
 
 
 @pytest.mark.parametrize('config, field, more, use', [
@@ -135,7 +136,7 @@ def test_a_run_that_another_reads(config, field, more, use, payload, tmp_path):
 # -- paths that only a stored config names -------------------------------------
 
 source, edit = datasets.source_of, lambda c: c.edit.make()
-train = lambda c: roles.check_predecessors(c, 'train', 'new')
+train = lambda c: roles.check_predecessors(c, 'train', RunFolder.at('new'))
 
 
 def opened(*names):
@@ -275,11 +276,11 @@ def test_a_run_keeps_what_the_user_has_allowed(tmp_path, monkeypatch):
 
   def ask(path):
     trust._allowed.clear()  # another start of the program
-    refused('would be imported', store.open_run, path)
+    refused('would be imported', store.open_run, RunFolder.at(path))
 
   def opened(path):
     trust._allowed.clear()
-    return store.open_run(path).schedule.name
+    return store.open_run(RunFolder.at(path)).schedule.name
 
   assert opened(run) == f'{TOY}:Schedule'
   trust.remember(run, plain(parts[0]))  # a command with another objective
@@ -287,7 +288,7 @@ def test_a_run_keeps_what_the_user_has_allowed(tmp_path, monkeypatch):
   monkeypatch.chdir(disk)  # it may have another module of this name
   ask(run)
   trust.allow_parts([TOY])
-  trust.remember(run, store.open_run(run))
+  trust.remember(run, store.open_run(RunFolder.at(run)))
   for here in (disk, mine):
     monkeypatch.chdir(here)
     assert opened(run)
@@ -312,7 +313,9 @@ def test_an_edit_of_a_network_without_a_context_reads_none(tmp_path):
   flags = [('conditioning.context', 'None'), ('sampling.context', '/secret')]
   flags += [('data.num_examples', '100'), ('data.num_test', '16')]
   config = store.with_flags(read('two_moons'), flags)
-  choose = lambda: choose_cond(registry.make(config, tmp_path), SimpleNamespace(label=None), 1)
+  choose = lambda: choose_cond(
+    registry.make(config, RunFolder.at(tmp_path)), SimpleNamespace(label=None), 1
+  )
   refused('the network of this run takes no context', choose)
 
 
@@ -320,7 +323,7 @@ def test_all_parts_of_a_stranger_are_asked_for_at_once(payload, tmp_path):
   schedule, network = (f'{payload}{n}' for n in (1, 2))
   run = stored_run(tmp_path / 'run', schedule=schedule, **{'network.name': network})
   with pytest.raises(UserError) as error:
-    store.open_run(run)
+    store.open_run(RunFolder.at(run))
   words = re.search('--allow=(.*) to the command', str(error.value))[1].split(',')
   assert {*words} == {schedule, network} and 'would be imported' in str(error.value)
 
@@ -370,13 +373,13 @@ def test_a_path_that_the_user_has_given_is_read(tmp_path, monkeypatch):
 
   def opened(run):
     trust.allow([network])
-    return store.open_run(run)
+    return store.open_run(RunFolder.at(run))
 
   for again, size in (
     (lambda: opened(mine), 4),
     (lambda: opened(other), 0),
-    (lambda: store.of_run(other, smoke(), [('data.path', path)]), 4),
-    (lambda: store.of_run(other, store.completed(ours), []), 4),
+    (lambda: store.of_run(RunFolder.at(other), smoke(), [('data.path', path)]), 4),
+    (lambda: store.of_run(RunFolder.at(other), store.completed(ours), []), 4),
     (lambda: opened(digits), 1437),  # the own data need no path
   ):
     trust._allowed.clear()  # another start of the program

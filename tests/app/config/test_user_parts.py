@@ -23,6 +23,7 @@ from diffusion_jax.app.config.rules import lines
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Context
 from tests.app import toy_parts
 from tests.app.conftest import CONFIGS, refused
@@ -90,7 +91,7 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   config = plain(*flags)
   source = datasets.source_of(config)
   assert len(source) == 6 and source.facts.num_classes == 10
-  model: Any = registry.make(config, tmp_path)
+  model: Any = registry.make(config, RunFolder.at(tmp_path))
   assert model.noisy.network == toy_parts.Network(out_channels=1, width=3)
   assert not [*lines(model.refusals, config, 'train', tmp_path, model.facts)]
   (visited, levels, sampler, *_), trained = model.plan(), model.noisy.schedule()

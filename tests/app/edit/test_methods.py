@@ -12,6 +12,7 @@ from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import fold_each, stream
 from diffusion_jax.data import small_sets
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import DIGITS, arrays_of, smoke, untrained
 from tests.app.edit.conftest import QUICK, picture, run
 from tests.app.fields import typed
@@ -80,7 +81,7 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   sheet = picture(palette / 'samples', 'samples')
   assert sheet.shape == (6 * (1 + 4 * 9), 6 * (1 + 3 * 9))
   keys = fold_each(stream(config.sampling.seed, 'sampling_images'), np.arange(4))
-  model: Any = registry.make(config, palette)
+  model: Any = registry.make(config, RunFolder.at(palette))
   x0 = DIGITS.x.encode(test.x[:4])
   expected = jax.jit(model.conditioning.image)(keys, x0)
   # the condition depends on the seed and the number only

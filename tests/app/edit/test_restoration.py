@@ -11,6 +11,7 @@ from diffusion_jax.app.edit import mode as edit
 from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.kinds.choices import TABLES
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests import refusals
 from tests.app.conftest import arrays_of, printed_by, refused, smoke, untrained
 from tests.app.edit.conftest import QUICK, edited
@@ -49,7 +50,7 @@ def run(workdir, output, **changes):
 
 def pictures_of(config, workdir):
   """Returns what an edit reads, without a draw."""
-  model = registry.make(config, workdir)
+  model = registry.make(config, RunFolder.at(workdir))
   model.check('edit')
   return edit.inputs_of(model).pictures
 

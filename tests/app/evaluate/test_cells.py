@@ -2,6 +2,7 @@
 
 from diffusion_jax.app.evaluate.cells import sweep
 from diffusion_jax.app.run.weights import Run
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import smoke
 
 
@@ -9,7 +10,7 @@ def test_each_point_of_a_sweep_is_a_complete_config(tmp_path):
   config = smoke(
     **{'evaluation.sweep': 'sampler=ddim,ancestral guidance.scale=1,2', 'sampling.sampler.eta': 0.5}
   )
-  points = [*sweep(Run.open(config, tmp_path))]
+  points = [*sweep(Run.open(config, RunFolder.at(tmp_path)))]
   assert [changes for changes, _ in points] == [
     {'sampler': sampler, 'guidance.scale': scale}
     for sampler in ('ddim', 'ancestral')

@@ -23,6 +23,7 @@ from diffusion_jax.data import small_sets
 from diffusion_jax.metrics import likelihoods, losses, scoring
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import ModelMetric, SampleMetric, Score
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import (
   DIGITS,
   arrays_of,
@@ -93,7 +94,7 @@ def test_the_loss_is_beside_those_of_exact_denoisers(run):
 def test_the_bound_is_that_of_the_network(run, printed):
   """The library's bound of the first two images, in bits, is the same."""
   config = smoke(**QUICK)
-  model: Any = registry.make(config, run)
+  model: Any = registry.make(config, RunFolder.at(run))
   params, _ = weights.restore(model)
   x0, labels = small_sets.digits('test').read(np.arange(2)).values()
   root = stream(config.evaluation.seed, 'metrics')
@@ -197,7 +198,7 @@ def run_of(moons, **fields):
   """Returns the run with few pairs."""
   few = within('evaluation', metrics='density_coverage', num_pairs=3)
   few |= within('evaluation', draws_per_pair=2, batch_size=4)
-  return Run.open(of_run(moons, **few | fields), moons)
+  return Run.open(of_run(moons, **few | fields), RunFolder.at(moons))
 
 
 class Seen(list):

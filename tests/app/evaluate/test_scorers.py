@@ -23,6 +23,7 @@ from diffusion_jax.metrics import features, fid, manifolds, references
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.judges import digits_judge
 from diffusion_jax.metrics.metric import SampleMetric, Score
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import arrays_of, kept, lines_of, of_run, printed_by, refused, smoke, trial
 from tests.app.fields import within
 
@@ -123,7 +124,7 @@ def test_training_writes_the_metrics_of_its_samples(run):
   assert 0.0 <= found[0]['recall_pixels'] <= 1.0
   assert 'test_loss' not in found[0]
   assert 0.0 < found[0]['level'] < 510.0
-  model = registry.make(smoke(**{'sampling.checkpoint': 'best'}), run)
+  model = registry.make(smoke(**{'sampling.checkpoint': 'best'}), RunFolder.at(run))
   best = min(found, key=lambda line: line['fd_pixels'])
   assert weights.restore(model)[1] == best['step']
 

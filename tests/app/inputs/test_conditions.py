@@ -15,6 +15,7 @@ from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text import decode
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import arrays_of, as_flags, read, refused, trial, untrained
 from tests.app.fields import within
 
@@ -26,7 +27,7 @@ def text_config(**changes):
 
 
 def text_model(**changes) -> Any:
-  return registry.make(text_config(**changes), 'nowhere')
+  return registry.make(text_config(**changes), RunFolder.at('nowhere'))
 
 
 @pytest.fixture(scope='module')

@@ -17,6 +17,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import setup
 from diffusion_jax.data import sources, tfds_sources
 from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app import conftest
 from tests.app.conftest import (
   DIGITS,
@@ -192,8 +193,8 @@ def test_a_training_on_changed_data_is_refused(name, pictures):
   path = pictures / 'b' / '0.png'
   path.write_bytes(path.read_bytes() + b'.')
   message = 'holds a run with other data: .*facts.checksum is .*, .* now'
-  for again in config, store.of_run(run, store.open_run(run), []):
-    refused(message, setup.prepare, again, run)
+  for again in config, store.of_run(RunFolder.at(run), store.open_run(RunFolder.at(run)), []):
+    refused(message, setup.prepare, again, RunFolder.at(run))
     assert len(datasets.source_of(again)) == 6
   forced = store.with_fields(config, {'training.resume': 'force'})
   roles.check_same_run(run, forced, facts._replace(examples=5))
@@ -228,7 +229,9 @@ def trained(tmp_path):
 def reopened(run, **fields):
   """Returns the config of a mode of a run."""
   flags = [(f'data.{n}', store.as_text(x)) for n, x in fields.items()]
-  return datasets.of_run(store.of_run(run, store.open_run(run), flags), run)
+  return datasets.of_run(
+    store.of_run(RunFolder.at(run), store.open_run(RunFolder.at(run)), flags), RunFolder.at(run)
+  )
 
 
 @pytest.mark.parametrize(
@@ -314,14 +317,14 @@ def test_a_run_keeps_its_classes(name, pictures, tmp_path_factory):
   shape = {'image_shape': (8, 8, 3), 'path': pictures}
   config = store.with_fields(data(name, **fields | shape), FEWER)
   run = tmp_path_factory.mktemp('run')
-  facts = setup.prepare(config, run).model.facts
+  facts = setup.prepare(config, RunFolder.at(run)).model.facts
   assert facts.class_names == ('a', 'b')
   folder.write_config(run, config, facts)
   checked = store.with_flags(config, [('data.check', 'True')])
   roles.check_same_run(run, checked, facts)  # changes no result
   (pictures / 'a').rename(pictures / 'z')
   refused('facts.class_names', MODES['train'], config, run)
-  config = store.of_run(run, store.open_run(run), [])
+  config = store.of_run(RunFolder.at(run), store.open_run(RunFolder.at(run)), [])
   message = "class 0 is 'b', and 'a' in this run"
   refused(message, datasets.source_of, config)
 
@@ -354,7 +357,7 @@ def test_a_damaged_file_ends_training_in_one_line(pictures):
   assert not run.exists()
   shape = {'data.image_shape': (8, 8, 1), 'data.labelled': True}
   skipping = {'data.path': pictures, 'data.skip_damaged': True} | shape
-  facts = setup.prepare(conftest.smoke(data='folder', **skipping), run).model.facts
+  facts = setup.prepare(conftest.smoke(data='folder', **skipping), RunFolder.at(run)).model.facts
   assert facts.skipped == ('a/0.png',)
   assert facts.class_names == ('a', 'b')
 
@@ -392,7 +395,7 @@ def test_labels_of_sub_folders_are_known_and_drawn(pictures):
   flags = within('data', 'folder', path=str(pictures), image_shape=(8, 8, 3))
   flags |= {'data.labelled': True, 'sampling.num_samples': 4}
   run = pictures / 'run'
-  config = registry.make(trial('pictures', small=True, **flags), run).config
+  config = registry.make(trial('pictures', small=True, **flags), RunFolder.at(run)).config
   assert (config.conditioning.labels, config.conditioning.dropout) == (True, 0.1)
   untrained(config, run)
   # names of classes, as numbers
@@ -430,7 +433,7 @@ def test_the_facts_of_a_stranger_fit_together(changes, wrong, tmp_path):
 
   def opened(**facts):
     stored_run(tmp_path, config, facts=facts)
-    return store.open_run(tmp_path)
+    return store.open_run(RunFolder.at(tmp_path))
 
   facts = datasets.facts_of(opened(x=boxed, context=good))
   assert facts.x.high == (1.0,) and facts.context.std == (1.0, 2.0)
@@ -451,8 +454,8 @@ def test_a_stranger_asks_for_no_endless_data(tmp_path):
   ):
     stored_run(tmp_path, data(name), **{f'data.{field}': 10**15})
     message = f'config.data.{field}=10+ is not an integer up to '
-    refused(message, store.open_run, tmp_path)
+    refused(message, store.open_run, RunFolder.at(tmp_path))
   facts = {'x': {'shape': (8, 8, 1), 'levels': 17}, 'num_classes': 10**7}
   stored_run(tmp_path, data('digits'), facts=facts)
-  config = store.open_run(tmp_path)
+  config = store.open_run(RunFolder.at(tmp_path))
   refused('num_classes=10000000 is more than a', datasets.facts_of, config)

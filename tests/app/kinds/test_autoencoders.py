@@ -15,6 +15,7 @@ from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.core.keys import fold_each, stream
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Context
 from tests.app import small_network
 from tests.app.conftest import DIGITS, arrays_of, kept, lines_of, normal_params, trial
@@ -32,7 +33,7 @@ def smoke(kind='vae', **changes):
 
 
 def made(workdir='nowhere', **fields) -> Any:
-  return registry.make(smoke(**fields), workdir)
+  return registry.make(smoke(**fields), RunFolder.at(workdir))
 
 
 SEEN = within('training', held_out__every=2, checkpoints__best='lowest', checkpoints__every=2)

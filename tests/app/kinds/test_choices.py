@@ -15,6 +15,7 @@ import diffusion_jax as dj
 from diffusion_jax.app.kinds import choices, registry, store
 from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
 from tests.app.conftest import read, refused
 from tests.jitted import level_grid
@@ -24,7 +25,7 @@ LINE = {'bias': -13.3, 'weight': 18.3}  # of the learned schedule
 
 def model_of(*flags, name='digits') -> Any:
   flags = [flag.split('=', 1) for flag in flags]
-  return registry.make(store.with_flags(read(name), flags), 'x')
+  return registry.make(store.with_flags(read(name), flags), RunFolder.at('x'))
 
 
 def schedule_of(name, *flags):

@@ -11,6 +11,7 @@ from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
 from diffusion_jax.data import small_sets
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import lines_of, printed_by, trial
 from tests.app.small_network import SmallClassifier
 
@@ -39,7 +40,7 @@ def test_a_classifier_run_trains(classifier):
 def test_accuracy_literally(classifier):
   """It is the fraction of right classes, with the metric's own noise."""
   config = classifier_smoke()
-  model: Any = registry.make(config, classifier)
+  model: Any = registry.make(config, RunFolder.at(classifier))
   params, _ = weights.restore(model)
   images, labels = small_sets.digits('test').read(np.arange(4)).values()
   images = np.float32(images) / 8 - 1

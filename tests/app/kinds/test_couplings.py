@@ -24,7 +24,7 @@ train digits_flow conditioning.image=colorize conditioning.image
 def test_what_needs_independent_noise_is_refused_with_a_coupling(row):
   mode, name, flag, what = row.split()
   flags = [tuple(flag.split('='))]
-  every = lambda flags: [*lines(RULES, store.with_flags(read(name), flags), mode, '')]
+  every = lambda flags: [*lines(RULES, store.with_flags(read(name), flags), mode, None)]
   assert not every(flags)
   (line,) = every(flags + PAIRED)
   assert line.startswith(f'config.{what}') and 'objective.coupling=exact' in line
@@ -34,4 +34,4 @@ def test_what_needs_independent_noise_is_refused_with_a_coupling(row):
 @pytest.mark.parametrize('name', ['digits_flow', 'digits_meanflow'])
 def test_steps_of_the_ode_take_any_coupling(name, mode):
   config = store.with_flags(read(name), PAIRED)
-  assert not [*lines(RULES, config, mode, '')]
+  assert not [*lines(RULES, config, mode, None)]

@@ -17,6 +17,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.app.train import hooks, setup
 from diffusion_jax.app.train.setup import jit_step, prepare
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.state import init_state
 from tests.app.conftest import lines_of, params_of, read, trial
@@ -33,7 +34,7 @@ def test_augmentation_is_of_the_training_only(tmp_path):
     'conditioning.augment': 0.5,
     'training.machine.accumulate': 2,
   }
-  parts = prepare(trial('digits_edm', **changes), tmp_path)
+  parts = prepare(trial('digits_edm', **changes), RunFolder.at(tmp_path))
   c, facts = parts.config, parts.model.facts
   batch = next(datasets.batches(c, parts.source, facts, 0))
   step = jit_step(c, parts.mesh, parts.objective, parts.optimizer, parts.shapes)
@@ -59,7 +60,7 @@ def test_rows_of_edm2_are_normalised_at_first_and_by_each_step(tmp_path, monkeyp
   """Kernels are drawn as twos, whose program is small."""
   monkeypatch.setattr(jax.random, 'normal', lambda key, *how: 2.0 * jnp.ones(*how))
   config = trial('digits_edm2', **FEW | {'network.num_blocks': 1})
-  parts = prepare(config, tmp_path)
+  parts = prepare(config, RunFolder.at(tmp_path))
 
   @jax.jit
   def at_first_and_after_a_step(key):
@@ -112,7 +113,9 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
   """Networks that differ in dropout only have the same test loss."""
   state, losses = init_state(params_of(learned), optax.identity()), []
   for rate in (0.0, 0.9):
-    model = registry.make(trial('digits_vdm', small=True, **{'network.dropout': rate}), learned)
+    model = registry.make(
+      trial('digits_vdm', small=True, **{'network.dropout': rate}), RunFolder.at(learned)
+    )
     log = Mock(results={}, notes={})
     hooks.evaluating(model, make_mesh(model.config), (1,)).act(4, state, {}, log)
     losses.append(log.results['test_loss'])
@@ -120,7 +123,10 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
 
 
 def test_its_samples_follow_its_own_schedule(learned):
-  model, params = registry.make(trial('digits_vdm', small=True), learned), params_of(learned)
+  model, params = (
+    registry.make(trial('digits_vdm', small=True), RunFolder.at(learned)),
+    params_of(learned),
+  )
   drawing = generate(model, make_mesh(model.config))
   images, _ = drawing(params, np.arange(2), {})
   params['schedule']['bias'] = params['schedule']['bias'] + 2.0

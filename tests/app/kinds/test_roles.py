@@ -12,6 +12,7 @@ from diffusion_jax.app import cli
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.smoke import shrunk
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.config.test_store import ALL
 from tests.app.conftest import CONFIGS, DIGITS, read, refused, smoke
 from tests.app.fields import typed
@@ -116,13 +117,13 @@ def test_the_missing_run_and_its_command_are_named(name, field, run, tmp_path, m
     f'config.{field}: there is no run in runs/{run}, and .* is needed: '
     f'`.* --config=configs/{stem}.py:{argument}` trains it, or give'
   )
-  refused(message, roles.check_predecessors, config, 'train', 'runs/mine')
+  refused(message, roles.check_predecessors, config, 'train', RunFolder.at('runs/mine'))
   (tmp_path / 'runs' / run).mkdir(parents=True)
   (tmp_path / 'runs' / run / 'config.json').write_text('{}')
   message = f'the run in runs/{run} has no checkpoint'
-  refused(message, roles.check_predecessors, config, 'train', 'runs/mine')
+  refused(message, roles.check_predecessors, config, 'train', RunFolder.at('runs/mine'))
   (tmp_path / 'runs' / run / 'checkpoints' / '4').mkdir(parents=True)
-  roles.check_predecessors(config, 'train', 'runs/mine')
+  roles.check_predecessors(config, 'train', RunFolder.at('runs/mine'))
 
 
 @pytest.mark.parametrize('mode', ['train', 'sample', 'evaluate', 'edit'])
@@ -133,32 +134,32 @@ def test_a_missing_guide(path, mode, tmp_path):
   flags.append((path, choice))
   config = store.with_flags(read('digits'), flags)
   message = f'config.{path}.run: there is no run in none, .* train it first, or'
-  refused(message, roles.check_predecessors, config, mode, tmp_path)
+  refused(message, roles.check_predecessors, config, mode, RunFolder.at(tmp_path))
   config = store.with_flags(config, [(f'{path}.run', '')])
   if path == 'sampling.sampler':  # which can do without
-    return roles.check_predecessors(config, mode, tmp_path)
+    return roles.check_predecessors(config, mode, RunFolder.at(tmp_path))
   message = f'config.{path}.run is not set: a '
-  refused(message, roles.check_predecessors, config, mode, tmp_path)
+  refused(message, roles.check_predecessors, config, mode, RunFolder.at(tmp_path))
   if mode == 'train':  # which makes no samples then
     off = [('training.sample_every', '0'), ('training.metrics', 'None')]
-    roles.check_predecessors(store.with_flags(config, off), mode, tmp_path)
+    roles.check_predecessors(store.with_flags(config, off), mode, RunFolder.at(tmp_path))
   config = store.with_flags(config, [(path, 'None')])
-  roles.check_predecessors(config, mode, tmp_path)
+  roles.check_predecessors(config, mode, RunFolder.at(tmp_path))
 
 
 def test_a_training_that_has_begun_needs_no_first_weights(tmp_path):
   changes = {'training.start.run': 'none', 'latent.run': 'none'}
   config = store.with_flags(read('digits'), changes.items())
-  roles.check_predecessors(read('digits_vae'), 'train', tmp_path)  # needs no run
+  roles.check_predecessors(read('digits_vae'), 'train', RunFolder.at(tmp_path))  # needs no run
   (tmp_path / 'latent.json').touch()
   message = 'training.start.run: there is no run in'
-  refused(message, roles.check_predecessors, config, 'train', tmp_path)
-  roles.check_predecessors(config, 'sample', tmp_path)
+  refused(message, roles.check_predecessors, config, 'train', RunFolder.at(tmp_path))
+  roles.check_predecessors(config, 'sample', RunFolder.at(tmp_path))
   (tmp_path / 'checkpoints' / '2').mkdir(parents=True)
-  roles.check_predecessors(config, 'train', tmp_path)
+  roles.check_predecessors(config, 'train', RunFolder.at(tmp_path))
   (tmp_path / 'latent.json').unlink()
   message = 'latent.run: there is no run in none'
-  refused(message, roles.check_predecessors, config, 'train', tmp_path)
+  refused(message, roles.check_predecessors, config, 'train', RunFolder.at(tmp_path))
 
 
 def test_the_commands_are_those_of_configs(monkeypatch):

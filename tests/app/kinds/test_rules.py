@@ -3,6 +3,8 @@
 modes/test_refusals.py has the rules, as a user meets them.
 """
 
+from pathlib import Path
+
 import pytest
 
 from diffusion_jax.app.config import folder
@@ -21,13 +23,13 @@ def test_a_config_and_its_trial_set_no_field_that_is_idle(name, variant):
   config = read(f'{name}:{variant}')
   for each in (config, shrunk(config)):
     each.sampling.make()
-    assert [*lines(IDLE, each, 'train', 'none')] == []
+    assert [*lines(IDLE, each, 'train', None)] == []
 
 
 def test_labels_without_a_condition_hear_what_to_do():
   off = [('conditioning.labels', 'False'), ('conditioning.dropout', '0')]
   config = store.with_flags(read('digits'), [*off, ('sampling.labels', '3')])
-  (line,) = lines(IDLE, config, 'sample', 'none')
+  (line,) = lines(IDLE, config, 'sample', None)
   assert 'train with conditioning.labels=True, or set sampling.classifier.run' in line
 
 
@@ -35,10 +37,10 @@ def test_what_a_file_sets_is_left_out_until_nothing_is_idle(capsys):
   """Without the classes of the file its dropout and its guidance are idle."""
   config = store.with_flags(read('imagenet256_dit'), [('conditioning.labels', 'False')])
   flags = ['conditioning.labels']
-  rest = without_idle(config, flags, 'none', 'train')
+  rest = without_idle(config, flags, Path('none'), 'train')
   assert rest.sampling.guidance is None
   assert 'note: config.sampling.guidance has no effect with' in capsys.readouterr().out
-  assert without_idle(rest, flags, 'none', 'train') is rest
+  assert without_idle(rest, flags, Path('none'), 'train') is rest
 
 
 def test_a_field_that_a_run_lacks_is_not_set(tmp_path):

@@ -16,6 +16,7 @@ from diffusion_jax.app.modes import MODES, serve
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.demos import simulators
 from diffusion_jax.metrics import table
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import arrays_of, lines_of, of_run, refused, trial, untrained
 from tests.app.fields import typed, within
 
@@ -89,7 +90,9 @@ def test_a_validation_part_decides_and_the_test_split_is_not_read(tmp_path, caps
   losses = lines_of(tmp_path / 'run', 'validation_loss')
   assert len(losses) == 3 and not lines_of(tmp_path / 'run', 'test_loss')
   assert lines_of(tmp_path / 'run', 'nearest_held_out_values')
-  best = Run.open(of_run(tmp_path / 'run', **{'sampling.checkpoint': 'best'}), tmp_path / 'run')
+  best = Run.open(
+    of_run(tmp_path / 'run', **{'sampling.checkpoint': 'best'}), RunFolder.at(tmp_path / 'run')
+  )
   assert best.checkpoint[1] == 1 + np.argmin(losses)
   config = of_run(tmp_path / 'run', **typed('evaluation.metrics=energy evaluation.num_generated=4'))
   refused('x has numbers that are not finite', MODES['evaluate'], config, tmp_path / 'run')
@@ -130,7 +133,7 @@ def test_a_table_of_ones_own_has_a_context_where_its_file_has_one(trained, tmp_p
     np.savez(tmp_path / 'alone.npz', x=file['x'])
   for path, kind in ((tmp_path / 'alone.npz', None), (trained[1], 'auto')):
     config = trial('vectors', **typed(f'data=npz data.path={path} data.test_fraction=0.2'))
-    context = registry.make(config, tmp_path).config.conditioning.context
+    context = registry.make(config, RunFolder.at(tmp_path)).config.conditioning.context
     assert (context and context.name) == kind
 
 
@@ -146,7 +149,7 @@ def test_the_page_draws_a_row_of_the_held_out_contexts(trained, tmp_path, monkey
   one = lambda what, *args: programs.setdefault(what, make(what, *args))
   monkeypatch.setattr(serve, 'program', one)
   for fields, rows in ((given, '1'), ({}, '32')):
-    opened = Run.open(of_run(run, **more | fields), run)
+    opened = Run.open(of_run(run, **more | fields), RunFolder.at(run))
     emerge = serve.emerging(opened)
     assert serve.fields(opened.model)[0]['name'] == 'context_row'
     for row in rows:

@@ -37,6 +37,7 @@ from diffusion_jax.interop import (
 )
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import load
 from tests.app.conftest import (
   SMALL,
@@ -151,7 +152,7 @@ def test_a_config_with_the_sections_builds_the_network(name):
   theirs = THEIRS[name]()
   imported = reader.Imported(theirs.network, None, theirs.sections, theirs.facts)
   config = convert.config_of(without_config(), imported)
-  model: Any = registry.make(config, 'none')
+  model: Any = registry.make(config, RunFolder.at('none'))
   model.check('convert')
   assert model.noisy.network == theirs.network.clone(dtype='float32')
   model.objective()
@@ -221,7 +222,9 @@ def test_an_autoencoder_becomes_a_run_that_encodes(autoencoder, tmp_path):
   """tests/interop has what it computes."""
   theirs = diffusers.load(STORED / 'autoencoder')
   config = of_run(autoencoder)
-  assert registry.make(config, autoencoder).network() == theirs.network.clone(dtype='float32')
+  assert registry.make(config, RunFolder.at(autoencoder)).network() == theirs.network.clone(
+    dtype='float32'
+  )
   assert_same(params_of(autoencoder)['network'], theirs.params)
   assert config.decoding.scale == 0.18215
   write(autoencoder, 'diffusers', tmp_path / 'out')
@@ -262,10 +265,10 @@ def test_init_from_another_network_or_the_run_itself_is_refused(run, tmp_path):
   again |= typed(f"""
     training.start.run={run} training.resume=force training.batch_size=2 training.sample_every=0
   """)
-  config = store.with_flags(store.open_run(run), [*as_flags(again)])
+  config = store.with_flags(store.open_run(RunFolder.at(run)), [*as_flags(again)])
   refused('start.run=<this one>', MODES['train'], config, str(mine))
   config = smoke(**typed(f'training.start.run={run} network.channels=4'))
-  parts = setup.prepare(config, tmp_path / 'x')
+  parts = setup.prepare(config, RunFolder.at(tmp_path / 'x'))
   parts = dataclasses.replace(parts, make_state=pytest.fail)
   message = 'start.run: .* is of another network'
   refused(message, train.restore, parts)
@@ -302,7 +305,7 @@ def test_a_program_of_numbers_is_in_their_units(name, tmp_path, monkeypatch, cap
     assert "in the data's units" in text and box in text
 
   config = of_run(run, **ONE_DEVICE | changes)
-  model = registry.make(config, run)
+  model = registry.make(config, RunFolder.at(run))
   context = conditions.Context(model)
   rows = np.array([[-0.2, 0.4], [0.1, -0.3], [0.0, 0.2]], np.float32)
   if name == 'joint':

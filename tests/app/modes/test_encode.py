@@ -11,6 +11,7 @@ from diffusion_jax.app.config import trust
 from diffusion_jax.app.modes import MODES, encode
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.runtime.files import write_summed
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import (
   assert_same,
   interrupted,
@@ -53,7 +54,7 @@ def test_losses_are_those_of_encoding_in_each_step(autoencoder, stored, tmp_path
     ours, theirs = (lines_of(run, name) for run in (latents, tmp_path / 'images'))
     assert len(ours) == count
     assert_allclose(ours, theirs, rtol=1e-5)
-  run = Run.open(config_of(''), latents)
+  run = Run.open(config_of(''), RunFolder.at(latents))
   run.check('sample')
   assert_same(run.on_devices['autoencoder']['network'], params_of(autoencoder)['network'])
 

@@ -17,6 +17,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.networks.functional import network_fn
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.mlp import MLP
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.conditions import make_condition, subsets
 from diffusion_jax.training.objectives import Context, denoising
 from tests import refusals
@@ -149,7 +150,7 @@ REFUSED = [
 def test_what_does_not_fit_is_refused(error, config, message, tmp_path):
   name, fields = config
   with refusals.one_line(error=error, match=message):
-    model = registry.make(trial(name, **FEW | {'data.bounds': ()} | fields), tmp_path)
+    model = registry.make(trial(name, **FEW | {'data.bounds': ()} | fields), RunFolder.at(tmp_path))
     model.check('train')
     model.network()
 

@@ -15,6 +15,7 @@ from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import lock
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import (
   arrays_of,
   assert_same,
@@ -70,7 +71,7 @@ def test_a_run_whose_config_is_lost_says_where_a_copy_is(run, copy):
   (copy / 'config.json').unlink()
   message = 'has checkpoints but no config.json, .* cp (.*) (.*/config.json)'
   keeps_all('train', smoke(), copy, message)
-  refused(message, store.of_run, copy, smoke(), [])
+  refused(message, store.of_run, RunFolder.at(copy), smoke(), [])
   with pytest.raises(UserError) as error:
     MODES['train'](smoke(), str(copy))
   shutil.copy(*re.search(message, str(error.value)).groups())
@@ -227,7 +228,7 @@ def test_no_mode_follows_a_link_or_waits_for_a_pipe(name, message, copy):
     (copy / name).symlink_to(mine.parent)
 
   def use():
-    MODES['sample'](store.of_run(copy, smoke(**FEW), []), str(copy))
+    MODES['sample'](store.of_run(RunFolder.at(copy), smoke(**FEW), []), str(copy))
 
   refused(f'{name}.* {message}', use)
   assert content(mine.parent) == {mine: b'mine'}

@@ -14,6 +14,7 @@ from diffusion_jax.app.modes import report
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.report import page
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import checksums
 from tests.app.conftest import smoke, stored_run, trial
 from tests.app.fields import within
@@ -39,19 +40,19 @@ def test_a_report_is_of_the_step_that_is_sampled(run, tmp_path):
     raise AssertionError
 
   chosen = smoke(**{'report.after_training': True, 'sampling.checkpoint': '2'})
-  report.after_training(chosen, copy, of_the_last_step)
+  report.after_training(chosen, RunFolder.at(copy), of_the_last_step)
   found = Page((copy / 'report.html').read_text())
   text = ' '.join(found.text['body'])
   assert '4; 2 is sampled' in text and 'seed 0, checkpoint 2' in text
   assert 'sampling uses step 2, and not the last one, 4' in text
-  (record,) = report.read_runs([str(copy)])
+  (record,) = report.read_runs([RunFolder.at(copy)])
   shown = dict(page.tiles(record._replace(sampled=2)))
   assert shown['test loss'] == f'{record.curves["test_loss"].at(2):.5g}'
 
 
 def test_fields_that_the_config_sets_are_the_differences(run):
   """They differ from the defaults of its sections, or the default choices."""
-  (this,) = report.read_runs([str(run)])
+  (this,) = report.read_runs([RunFolder.at(run)])
   defaults = report.defaults(smoke())
   rows = next(iter(page.config_tables([this], defaults))).rows
   fields = {name: (now, default) for name, now, default in rows[1:]}
@@ -81,7 +82,7 @@ def test_a_report_that_fails_is_a_line(run, capsys, monkeypatch):
     raise RuntimeError('no\nmemory')
 
   monkeypatch.setattr(report, 'write', fail)
-  report.after_training(smoke(**{'report.after_training': True}), str(run))
+  report.after_training(smoke(**{'report.after_training': True}), RunFolder.at(run))
   said = capsys.readouterr().out
   assert said == 'no report was written: no memory. To try again: --mode=report\n'
 
@@ -102,7 +103,7 @@ def test_the_gallery_has_every_file_of_samples(run, tmp_path, capsys):
   made(tmp_path, 'a', sampler='ddim', num_steps=4)
   made(tmp_path, 'b_c', sampler='heun', num_steps=3, seed=5)
   (tmp_path / 'samples' / 'c.npz').write_bytes(b'damaged')
-  gallery: Any = report.gallery(Run.open(smoke(), tmp_path))
+  gallery: Any = report.gallery(Run.open(smoke(), RunFolder.at(tmp_path)))
   first, second, table = gallery
   assert [first.title, second.title] == ['a', 'b c']
   assert first.frames[0][1] == ('ddim, 4 steps, 16 of checkpoint 4, seed 0, 4 calls of the network')
@@ -126,7 +127,7 @@ def test_the_gallery_has_every_file_of_samples(run, tmp_path, capsys):
 def test_calls_are_those_of_the_table_of_samplers(calls, fields, tmp_path):
   """N, or 2N - 1, in docs/samplers.md; a corrector calls at each step too."""
   several = fields and smoke(**within('sampling', **{'num_steps': 3} | fields))
-  model = registry.make(several or trial('digits_vae'), tmp_path)
+  model = registry.make(several or trial('digits_vae'), RunFolder.at(tmp_path))
   assert report.count_calls(model) == calls
 
 
@@ -142,7 +143,7 @@ MANY = {'corrector': 'langevin', 'corrector.steps': 10**9}
   ],
 )
 def test_the_calls_of_a_strangers_sampler_are_not_counted(fields, tmp_path):
-  run = Run.open(smoke(), tmp_path)
+  run = Run.open(smoke(), RunFolder.at(tmp_path))
   folder.write_config(tmp_path, run.model.config, run.model.facts)
   assert report.drawn_by(run, made(tmp_path, 'a', **fields), 'a')[2]['calls'] is None
 
@@ -150,7 +151,7 @@ def test_the_calls_of_a_strangers_sampler_are_not_counted(fields, tmp_path):
 def test_samples_of_the_run_are_compared_with_its_own_images(tmp_path):
   """Training images as samples are their own neighbours."""
   config = smoke()
-  model = registry.make(config, tmp_path)
+  model = registry.make(config, RunFolder.at(tmp_path))
   real = datasets.source_of(config).read(np.arange(12))['x']
   pictures = np.rint(real * (255 / 16)).astype(np.uint8)
   folder.write_config(tmp_path, config, model.facts)
@@ -169,7 +170,7 @@ def test_runs_of_one_name_are_called_by_their_paths(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   for name in ('a', 'b', 'x/a'):
     stored_run(tmp_path / name)
-  names = lambda *paths: [found.name for found in report.read_runs(paths)]
+  names = lambda *paths: [found.name for found in report.read_runs([*map(RunFolder.at, paths)])]
   assert names('a', 'b/') == ['a', 'b']
   assert names('a', 'x/a') == ['a', 'x/a']
 
@@ -177,5 +178,5 @@ def test_runs_of_one_name_are_called_by_their_paths(tmp_path, monkeypatch):
 def test_a_stored_config_imports_nothing_of_its_own_accord(tmp_path):
   """Only the numbers of the further runs are read."""
   stored_run(tmp_path, network={'name': 'no_such_module:Net'})
-  (other,) = report.read_runs([str(tmp_path)])
+  (other,) = report.read_runs([RunFolder.at(tmp_path)])
   assert other.fields['network.name'] == 'no_such_module:Net'

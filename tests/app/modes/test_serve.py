@@ -24,6 +24,7 @@ from diffusion_jax.app.modes import serve
 from diffusion_jax.app.run.drawing import draw_sheet
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests import refusals
 from tests.app.conftest import DIGITS, SMALL, drawing_of, refused, smoke, trial, untrained
 from tests.app.fields import typed
@@ -35,7 +36,7 @@ SIZE = typed('serve.num_images=4 sampling.num_steps=3')
 @contextlib.contextmanager
 def served(config, workdir):
   """Yields the address of a page that is served by this process."""
-  server = serve.server_of(serve.application(Run.open(config, workdir)))
+  server = serve.server_of(serve.application(Run.open(config, RunFolder.at(workdir))))
   with serve.listening(0) as listener:
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
@@ -100,7 +101,7 @@ def test_the_last_picture_is_what_sampling_draws(page, run):
   flags = [(f'sampling.{name}', str(x)) for name, x in fields.items()]
   config = store.with_flags(smoke(**SIZE), flags)
   x = drawing_of(config, run)(np.arange(4), {'label': np.full(4, 3)})
-  expected = draw_sheet(registry.make(config, run), DIGITS.x.decode(x)).squeeze()
+  expected = draw_sheet(registry.make(config, RunFolder.at(run)), DIGITS.x.decode(x)).squeeze()
   assert np.abs(picture(last).astype(int) - expected).max() <= 16
   assert (picture(last) == expected).mean() > 0.99
   assert np.std(picture(earlier[0]) - picture(last)) > 10
@@ -248,7 +249,7 @@ VAE = f'{SmallAutoencoder.__module__}:SmallAutoencoder'
 def test_other_kinds_of_models_are_drawn(name, changes, names, tmp_path):
   config = trial(name, **{'serve.num_images': 2}, **changes)
   run = untrained(config, tmp_path / 'run')
-  opened = Run.open(config, run)
+  opened = Run.open(config, RunFolder.at(run))
   emerge = serve.emerging(opened)
   assert [field['name'] for field in serve.fields(opened.model)] == names.split()
   flags = [('sampling.guidance.scale', '2')] if 'guidance' in names else []
@@ -261,7 +262,7 @@ def test_guidance_with_steps_of_its_own_is_drawn(tmp_path):
   guidance = typed('sampling.sampler=cfg_plus_plus sampling.sampler.scale=0.8')
   config = smoke(**SIZE, **guidance)
   run = untrained(config, tmp_path / 'run', deviation=0.5)
-  opened = Run.open(config, run)
+  opened = Run.open(config, RunFolder.at(run))
   emerge = serve.emerging(opened)
   names = [field['name'] for field in serve.fields(opened.model)]
   assert 'sampler.scale' in names and not {'sampler', 'guidance.scale'} & {*names}
@@ -269,14 +270,14 @@ def test_guidance_with_steps_of_its_own_is_drawn(tmp_path):
   *_, last = emerge(flags)
   changed = store.with_flags(config, flags)
   x = drawing_of(changed, run)(np.arange(4), {'label': np.full(4, 3)})
-  expected = draw_sheet(registry.make(changed, run), DIGITS.x.decode(x))
+  expected = draw_sheet(registry.make(changed, RunFolder.at(run)), DIGITS.x.decode(x))
   assert (last.sheet == expected).mean() > 0.99
 
 
 def test_a_sampler_that_compiles_says_so_and_ends_with_its_user(tmp_path):
   """Each step is an event; a drawing that is closed makes no more steps."""
   run = untrained(smoke(**SIZE), tmp_path / 'run', deviation=0.5)
-  emerge = serve.emerging(Run.open(smoke(**SIZE), run))
+  emerge = serve.emerging(Run.open(smoke(**SIZE), RunFolder.at(run)))
   flags = [('sampling.sampler', 'lms'), ('sampling.num_steps', '15')]
   first = [frame.compiles for frame in emerge(flags)]
   assert first == [True, True, *[False] * 15]

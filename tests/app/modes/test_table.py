@@ -10,6 +10,7 @@ from diffusion_jax.app import cli, help, modes
 from diffusion_jax.app.kinds.roles import USES
 from diffusion_jax.app.kinds.sections import COMMON
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import refused, smoke, untrained
 from tests.app.run.conftest import command
 
@@ -60,13 +61,15 @@ def test_a_mode_whose_extra_is_missing(monkeypatch):
 
 
 def steps_of(run):
-  print(run.checkpoint[1], 'steps in', run.model.workdir.name)
+  print(run.checkpoint[1], 'steps in', run.model.workdir)
 
 
 def test_a_mode_of_a_run_is_given_the_run(tmp_path, capsys):
   workdir = untrained(smoke(), tmp_path / 'run')
-  cli.start(modes.Mode('steps', f'{__name__}:steps_of', uses_a_run=True), smoke(), workdir)
-  assert capsys.readouterr().out == '4 steps in run\n'
+  cli.start(
+    modes.Mode('steps', f'{__name__}:steps_of', uses_a_run=True), smoke(), RunFolder.at(workdir)
+  )
+  assert capsys.readouterr().out == f'4 steps in {workdir}\n'
 
 
 def test_every_section_has_a_reader():

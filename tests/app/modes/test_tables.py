@@ -14,6 +14,7 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests import refusals
 from tests.app.conftest import arrays_of, kept, of_run, trial, untrained
 from tests.app.fields import typed
@@ -104,7 +105,9 @@ def test_gaps_of_a_table_are_drawn(table, tmp_path, capsys):
   assert [*columns] == ['sample', 'age', 'bmi']
   assert columns['bmi'][:3] == ['25.5'] * 3 and columns['age'][3:] == ['300.0'] * 3
   assert len({*columns['age'][:3]}) == len({*columns['bmi'][3:]}) == 3
-  source: Any = scorers.reference_source(Run.open(of_run(run, **fields), run).model, str(table))
+  source: Any = scorers.reference_source(
+    Run.open(of_run(run, **fields), RunFolder.at(run)).model, str(table)
+  )
   assert_array_equal(source.x[:, 1], np.float64(columns_of(table)['bmi']))
 
 

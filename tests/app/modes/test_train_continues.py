@@ -13,6 +13,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import setup
 from diffusion_jax.app.train.mode import ended
 from diffusion_jax.runtime.compiling import Program
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Mean
 from tests.app.conftest import interrupted, lines_of, params_of, refused, smoke
 from tests.app.fields import typed
@@ -109,10 +110,10 @@ def test_it_ends_after_steps_without_a_lower_loss(step, patience, best, tmp_path
   lines.append({'step': 3, 'loss': 0.0})  # of training
   (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
   config = smoke(**typed(f'training.held_out.patience={patience}'))
-  why = ended(tmp_path, step, config)
+  why = ended(RunFolder.at(tmp_path), step, config)
   assert bool(why) == (best is not None)
   assert not why or f'has been lowest at step {best}, ' in why
-  assert not ended(tmp_path / 'new', step, config)
+  assert not ended(RunFolder.at(tmp_path / 'new'), step, config)
 
 
 def test_a_training_ends_and_is_finished(tmp_path, monkeypatch, capsys):

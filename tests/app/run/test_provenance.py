@@ -18,6 +18,7 @@ from diffusion_jax.data import images, small_sets
 from diffusion_jax.data.sources import content_sum
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import as_flags, of_run, refused, smoke, stored_run, trial, untrained
 from tests.app.fields import typed, within
 
@@ -45,7 +46,9 @@ def test_a_line_has_what_differs_from_the_plain_case():
 
 
 def place_of(workdir, settings, given=False, end='.npz'):
-  with provenance.making(workdir, Path('x/a=0.5'), settings, 'f.name', given, end) as place:
+  with provenance.making(
+    RunFolder.at(workdir), Path('x/a=0.5'), settings, 'f.name', given, end
+  ) as place:
     return place
 
 
@@ -112,16 +115,16 @@ ROWS = [row.split(' => ') for row in NAMES.strip().splitlines()]
 def test_samples_are_named_by_what_differs_from_the_run(changes, expected, tmp_path):
   """The defaults of another choice are left out; the name is a file's."""
   config = smoke(**BASE)
-  folder.write_config(tmp_path, config, registry.make(config, tmp_path).facts)
-  name = lambda config: provenance.name_of(registry.make(config, tmp_path))
+  folder.write_config(tmp_path, config, registry.make(config, RunFolder.at(tmp_path)).facts)
+  name = lambda config: provenance.name_of(registry.make(config, RunFolder.at(tmp_path)))
   config = store.with_flags(config, [*as_flags(changes)])
   assert name(config) == f'samples{expected}'
 
 
 def test_edits_are_named_by_what_is_set(tmp_path):
   config = smoke()
-  folder.write_config(tmp_path, config, registry.make(config, tmp_path).facts)
-  name = lambda config: provenance.name_of_edit(registry.make(config, tmp_path))
+  folder.write_config(tmp_path, config, registry.make(config, RunFolder.at(tmp_path)).facts)
+  name = lambda config: provenance.name_of_edit(registry.make(config, RunFolder.at(tmp_path)))
   changes = {'edit': 'restore', 'edit.operator': 'blur', 'edit.noise': 5}
   changes |= {'edit.image': 'in/a.png', 'sampling.num_steps': 20}
   config = store.with_flags(config, [*as_flags(changes)])
@@ -192,7 +195,7 @@ def files(tmp_path_factory):
     'texts': trial('shapes_text'),
     'vae': trial('digits_vae'),
   }.items():
-    facts = registry.make(config, place / name).facts
+    facts = registry.make(config, RunFolder.at(place / name)).facts
     folder.write_config(make_folder(place / name), config, facts)
   return place
 
@@ -346,7 +349,7 @@ def test_data_are_named_by_what_was_read(row, files, settings):
 def test_results_of_other_latents_are_others(files, monkeypatch):
   """Two runs with equal weights may have other autoencoders."""
   monkeypatch.setattr(weights, 'restore', lambda model: ({}, 'latest'))
-  run = weights.Run.open(smoke(), files / 'digits')
+  run = weights.Run.open(smoke(), RunFolder.at(files / 'digits'))
 
   def settings(record):
     latents = run.model.latents._replace(record=lambda workdir: record)

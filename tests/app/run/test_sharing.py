@@ -13,6 +13,7 @@ from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.run import sharing
 from diffusion_jax.report import card
 from diffusion_jax.runtime.files import write_summed
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import checksums, share
 from tests.app.conftest import arrays_of, params_of, refused, smoke
 from tests.app.fields import within
@@ -108,7 +109,12 @@ def test_a_copy_of_other_weights_under_the_same_config_is_refused(shared, copy):
   (copy / share.NAME).unlink()
   (copy / checksums.NAME).unlink()
   share.write(copy, jax.tree.map(lambda x: x + 1, params_of(shared)), 4)
-  refused('is a copy of another folder than', sharing.fetch, str(shared), str(copy))
+  refused(
+    'is a copy of another folder than',
+    sharing.fetch,
+    RunFolder.at(shared),
+    RunFolder.at(copy),
+  )
 
 
 def test_the_config_of_a_kept_autoencoder_names_no_place(evaluated, tmp_path):
@@ -138,7 +144,7 @@ def test_a_folder_with_files_is_not_written_into(evaluated, tmp_path, capsys):
 
 
 def test_a_folder_needs_no_pictures(evaluated, tmp_path, capsys):
-  model = registry.make(store.open_run(evaluated), evaluated)
+  model = registry.make(store.open_run(RunFolder.at(evaluated)), RunFolder.at(evaluated))
   other = jax.tree.map(lambda x: x + 1, params_of(evaluated))  # which has drawn nothing
   sharing.write(tmp_path / 'out', model, other, 4)
   assert 'no samples.png: --mode=sample has drawn' in capsys.readouterr().out

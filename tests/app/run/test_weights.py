@@ -15,6 +15,7 @@ from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
 from diffusion_jax.interop import files
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training import lora, power_ema
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import averages, checkpoints, load
@@ -49,7 +50,7 @@ def bias(run, **fields):
 def two_decays(tmp_path_factory):
   """Makes checkpoints whose parameters are their step, and averages its multiples."""
   workdir = tmp_path_factory.mktemp('runs')
-  model = registry.make(smoke(**{'training.average.more': (0.5,)}), workdir)
+  model = registry.make(smoke(**{'training.average.more': (0.5,)}), RunFolder.at(workdir))
   folder.write_config(workdir, model.config, model.facts)
   stored = folder.stored_form(model.config, model.facts)
   all_are = lambda x: jax.tree.map(lambda p: np.full(p.shape, x, p.dtype), model.shapes())
@@ -77,18 +78,18 @@ def test_any_average_and_checkpoint_can_be_sampled_from(fields, expected, two_de
 
 def test_weights_are_read_when_they_are_needed(tmp_path):
   folder.write_config(tmp_path, smoke(), DIGITS)
-  run = weights.Run.open(smoke(), tmp_path)
+  run = weights.Run.open(smoke(), RunFolder.at(tmp_path))
   run.check('sample')
   refused('contains no checkpoint', lambda: run.on_devices)
 
 
 def test_another_network_is_refused_and_the_same_is_not_traced(tmp_path, monkeypatch):
   run = untrained(unet_smoke(), tmp_path)
-  other = registry.make(unet_smoke(**{'network.channels': 12}), run)
+  other = registry.make(unet_smoke(**{'network.channels': 12}), RunFolder.at(run))
   message = r'checkpoint 4 is of another network: network/conv_in/bias is \[8\]'
   refused(message, weights.restore, other)
   monkeypatch.setattr(Model, 'shapes', None)
-  _, step = weights.restore(registry.make(unet_smoke(), run))
+  _, step = weights.restore(registry.make(unet_smoke(), RunFolder.at(run)))
   assert step == 4
 
 

@@ -12,6 +12,7 @@ from diffusion_jax.app.train import floors
 from diffusion_jax.core.keys import stream
 from diffusion_jax.data import pipeline
 from diffusion_jax.metrics.estimates import Estimate
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import make_mesh
 from tests.app.conftest import assert_same, params_of, smoke, trial
 from tests.app.fields import within
@@ -22,9 +23,9 @@ SEEN = within('training', held_out__every=2, held_out__batches=1)
 
 
 def model_of(workdir, config):
-  model = registry.make(config, workdir)
+  model = registry.make(config, RunFolder.at(workdir))
   facts = datasets.with_contents(model.facts, datasets.source_of(model.config))
-  return registry.make(config, workdir, facts)
+  return registry.make(config, RunFolder.at(workdir), facts)
 
 
 def drawn_of(model):
@@ -85,4 +86,4 @@ def test_a_training_has_them_and_is_not_changed(digits_run, tmp_path):
 )
 def test_an_objective_that_does_more_than_denoise_has_none(config, tmp_path):
   made = trial(config) if isinstance(config, str) else smoke(**config)
-  assert registry.make(made, tmp_path).losses is None
+  assert registry.make(made, RunFolder.at(tmp_path)).losses is None

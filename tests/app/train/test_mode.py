@@ -20,6 +20,7 @@ from diffusion_jax.app.kinds.model import make_encode
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import hooks, mode as train, setup
 from diffusion_jax.runtime.compiling import Program
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Mean
 from tests.app import toy_parts
 from tests.app.conftest import (
@@ -319,7 +320,7 @@ def test_a_mistake_is_refused_before_a_program_is_compiled(row, run, tmp_path, m
 
 def test_a_rate_that_decays_anew_is_said(run, capsys):
   """Two steps of warm-up and a line to 0 after 4 steps; then after 6."""
-  parts = setup.prepare(smoke(**{'training.num_steps': 6}), run)
+  parts = setup.prepare(smoke(**{'training.num_steps': 6}), RunFolder.at(run))
   assert_allclose(parts.rates[4:], [4e-3, 2e-3], atol=1e-9)
   train.announce_length(parts, 4)
   line = (
@@ -328,5 +329,7 @@ def test_a_rate_that_decays_anew_is_said(run, capsys):
   )
   assert line in capsys.readouterr().out
   constant = {'optimizer.decay': 'constant', 'training.resume': 'force'}
-  train.announce_length(setup.prepare(smoke(**constant, **{'training.num_steps': 6}), run), 4)
+  train.announce_length(
+    setup.prepare(smoke(**constant, **{'training.num_steps': 6}), RunFolder.at(run)), 4
+  )
   assert not capsys.readouterr().out

@@ -10,6 +10,7 @@ from diffusion_jax.app.kinds.rules import TRAINING
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import setup
 from diffusion_jax.errors import refuse
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training import loggers
 from tests.app.conftest import refused, smoke
 from tests.test_readme import EXAMPLE, ROOT
@@ -75,7 +76,7 @@ def test_the_logger_of_the_page_continues_its_run(tmp_path, monkeypatch, capsys)
   [code] = [x for x in EXAMPLE.findall(PAGE.read_text()) if 'import mlflow' in x]
   exec(code, vars(module))
   name = 'my_logger:Logger'
-  makers = setup.prepare(smoke(**{'training.log_to': (name,)}), tmp_path).loggers
+  makers = setup.prepare(smoke(**{'training.log_to': (name,)}), RunFolder.at(tmp_path)).loggers
   for start in (0, 1, 0):
     writer = loggers.MetricWriter(tmp_path, start, loggers=makers)
     writer.write_config(start, {'seed': 0}, {'seed': 0})
@@ -97,7 +98,7 @@ def test_another_rate_or_length_is_the_same_program(tmp_path, monkeypatch):
 
   def program(**fields):
     config = smoke(**{f.replace('__', '.'): x for f, x in fields.items()})
-    step, shapes = setup.abstract_step(config, make_mesh(config), tmp_path)
+    step, shapes = setup.abstract_step(config, make_mesh(config), RunFolder.at(tmp_path))
     return step.lower(*shapes).as_text()
 
   same = program()

@@ -24,19 +24,20 @@ from diffusion_jax.core.keys import abstract_key, draw_normal, split_key, stream
 from diffusion_jax.data import images as pixels
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.meshes import on_auto_axes
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Objective
 
 Array = jax.Array
 COLUMNS = 10  # of an interpolation, both ends included
 
 
-def make(config: Node, workdir: Path, facts: Facts) -> Model:
+def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   """Makes a variational autoencoder."""
   model = Autoencoder(config, facts)
   return Model(
     config=config,
-    run=workdir,
-    workdir=workdir,
+    run=run,
+    workdir=run,
     facts=facts,
     state_shape=facts.x.shape,
     network=lambda: model.network,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from pathlib import Path
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
@@ -18,15 +17,16 @@ from diffusion_jax.bridges.objective import predicted
 from diffusion_jax.bridges.sampler import bridge_sampler
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.run_folder import RunFolder
 
 
-def make(config: Node, workdir: Path, facts: Facts) -> Model:
+def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   """Makes a bridge; models see the points of the source as they see x."""
   _check_source(facts)
   facts, outputs = facts._replace(context=facts.x), 1 + bool(config.objective.diffusion)
   noisy = ConfiguredNetwork.of(config, facts, channels=outputs * facts.x.shape[-1])
   c: BridgeSampling = config.sampling.make()
-  model = diffusion.of_network(noisy, workdir, functools.partial(plan_of, noisy, c))
+  model = diffusion.of_network(noisy, run, functools.partial(plan_of, noisy, c))
   return dataclasses.replace(model, ends=c.ends)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +14,13 @@ from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.networks.functional import hidden_and_output
+from diffusion_jax.runtime.run_folder import RunFolder
 
 
-def make(config: Node, workdir: Path, facts: Facts) -> Model:
+def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   """Makes a classifier of noisy images, p(y | x_t)."""
   noisy = ConfiguredNetwork.of(config, facts)
-  model = of_network(noisy, workdir)
+  model = of_network(noisy, run)
   of_params = functools.partial(features, noisy)
   return dataclasses.replace(model, features=of_params)
 

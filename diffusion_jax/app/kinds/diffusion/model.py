@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,18 +24,19 @@ from diffusion_jax.app.kinds.sections import DenoiserSampling
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.testing import floors
 from diffusion_jax.training.objectives import Context, Mean, Objective, of_each
 
 
-def make(config: Node, workdir: Path, facts: Facts) -> Model:
+def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   """Makes a diffusion model of images."""
   noisy = ConfiguredNetwork.of(config, facts)
   plan = functools.partial(plan_of, noisy, config.sampling.make())
   losses = functools.partial(losses_of, noisy)
   has_floor = not (no_floor(config.objective) or noisy.learns_schedule)
   return dataclasses.replace(
-    of_network(noisy, workdir, plan),
+    of_network(noisy, run, plan),
     measured=dataclasses.replace(noisy, losses=losses),
     losses=losses if has_floor else None,
   )
@@ -82,16 +82,16 @@ def losses_of(
 
 def of_network(
   noisy: ConfiguredNetwork,
-  workdir: Path,
+  run: RunFolder,
   plan: Callable[..., Plan] | None = None,
   latents: Latents = IDENTITY,
 ) -> Model:
   """Makes a model of a network of noisy images, whose images a plan draws."""
-  teacher, frozen = other_runs.teacher_of(noisy, workdir)
+  teacher, frozen = other_runs.teacher_of(noisy, run)
   return Model(
     config=noisy.config,
-    run=workdir,
-    workdir=workdir,
+    run=run,
+    workdir=run,
     facts=noisy.facts,
     state_shape=noisy.state_shape,
     network=lambda: noisy.network,

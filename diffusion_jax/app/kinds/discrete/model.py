@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +20,13 @@ from diffusion_jax.data.sources import Facts
 from diffusion_jax.discrete.network import StateNetwork
 from diffusion_jax.discrete.transitions import StateProcess
 from diffusion_jax.networks import functional
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Objective
 
 Array = jax.Array
 
 
-def make(config: Node, workdir: Path, facts: Facts) -> Model:
+def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   """Makes a diffusion model of states.
 
   The states are the grey levels of images, or the bytes of texts.
@@ -62,7 +62,7 @@ def make(config: Node, workdir: Path, facts: Facts) -> Model:
   )
   latents = Latents(model.encode, model.decode)
   plan = functools.partial(plan_of, model, sampling)
-  made = diffusion.of_network(noisy, workdir, plan, latents)
+  made = diffusion.of_network(noisy, run, plan, latents)
   return dataclasses.replace(
     made,
     init=init,

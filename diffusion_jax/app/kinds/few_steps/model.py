@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from pathlib import Path
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -17,13 +16,14 @@ from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.plan import Plan
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.few_steps.sampler import flow_map_sampler
+from diffusion_jax.runtime.run_folder import RunFolder
 
 
-def make(config: Node, workdir: Path, facts: Facts) -> Model:
+def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   """Makes a flow map."""
   noisy = ConfiguredNetwork.of(config, facts)
   plan = functools.partial(plan_of, noisy, config.sampling.make())
-  return diffusion.of_network(noisy, workdir, plan)
+  return diffusion.of_network(noisy, run, plan)
 
 
 def flow_map(noisy: ConfiguredNetwork, scale: ArrayLike, params: Params, cond: dict) -> dj.FlowMap:

@@ -10,7 +10,6 @@ checksum of the weights.
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +35,9 @@ from diffusion_jax.data.pictures import shrink_mask
 from diffusion_jax.data.sources import Facts, Source, some_of
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import buckets, processes
-from diffusion_jax.runtime.files import make_folder, read_summed, write_summed
+from diffusion_jax.runtime.files import read_summed, write_summed
 from diffusion_jax.runtime.per_example import per_example
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.weights import checkpoints, checksums
 from diffusion_jax.weights.load import Stored
@@ -46,16 +46,16 @@ MOST_IMAGES = 10_000  # for the computation of the scale
 _BATCH = 500
 
 
-def make(config: Node, workdir: Path, facts: Facts) -> Model:
+def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   """Makes a diffusion model of latents."""
   sampling: DenoiserSampling = config.sampling.make()
-  stored = StoredAutoencoder(config, workdir, facts)
+  stored = StoredAutoencoder(config, run, facts)
   noisy = ConfiguredNetwork.of(config, facts, state_shape=stored.shape, stored=stored)
   plan = functools.partial(diffusion.plan_of, noisy, sampling)
   latents = latents_of(stored)
   if config.latent.path:
     latents = latents._replace(draw=stored.draw)
-  model = diffusion.of_network(noisy, workdir, plan, latents)
+  model = diffusion.of_network(noisy, run, plan, latents)
   return dataclasses.replace(
     model,
     autoencoder=Frozen(stored.prepare, stored.shapes, stored.load),
@@ -78,22 +78,22 @@ class StoredAutoencoder:
   """The autoencoder of a run, with its latents' scale, in the run folder."""
 
   config: Node
-  workdir: Path
+  run: RunFolder
   facts: Facts
 
   @functools.cached_property
   def autoencoder(self) -> Autoencoder:
     """The autoencoder: the copy in the run, or latent.run before the start."""
-    if self._record.exists():
-      return self._open(self._copy)
-    return self._open(self.config.latent.run, 'latent.run')
+    if self.run.latent.exists():
+      return self._open(self.run.autoencoder)
+    return self._open(RunFolder.at(self.config.latent.run, written=False), 'latent.run')
 
   @functools.cached_property
   def shape(self) -> tuple[int, ...]:
     """The shape of the latents."""
     return self.config.latent.shape or self.autoencoder.latent_shape()
 
-  def _open(self, run: str | Path, named: str = '') -> Autoencoder:
+  def _open(self, run: RunFolder, named: str = '') -> Autoencoder:
     config = store.open_run(run, named)
     facts = datasets.facts_of(config)
     is_vae = config.schema.kind == autoencoders.SCHEMA.kind
@@ -109,14 +109,6 @@ class StoredAutoencoder:
         f'config.latent.run: the images in {run} are {facts.x.shape}, and here {self.facts.x.shape}'
       )
     return model
-
-  @property
-  def _record(self) -> Path:
-    return self.workdir / 'latent.json'
-
-  @property
-  def _copy(self) -> Path:
-    return self.workdir / 'autoencoder'
 
   @functools.cached_property
   def checked(self) -> Autoencoder:
@@ -164,9 +156,9 @@ class StoredAutoencoder:
     """
     if path := self.config.latent.path:
       check_record(path, {'autoencoder': self.identity()})
-    if not processes.broadcast([self._record.exists()])[0]:
+    if not processes.broadcast([self.run.latent.exists()])[0]:
       self._store(source, mesh)
-      buckets.share(self._record, 'the autoencoder')
+      buckets.share(self.run.latent, 'the autoencoder')
     return self.load()
 
   def _store(self, source, mesh):
@@ -180,13 +172,13 @@ class StoredAutoencoder:
       raise UserError(
         f'config.latent.run: all latents of {run} are equal, or nan: train the autoencoder further'
       )
-    copy = make_folder(self.workdir, self._copy.name)
+    copy = self.run.make(self.run.autoencoder.path.name)
     checkpoints.save_params(copy, step, params, stored)
     if not processes.is_first():
       return
-    folder.write_stored(copy, folder.read_config(run) or {})
+    folder.write_stored(copy, folder.read_config(RunFolder.at(run).path) or {})
     write_summed(
-      self._record,
+      self.run.latent,
       {
         'scale': scale,
         'images': count,
@@ -221,29 +213,29 @@ class StoredAutoencoder:
 
   def load(self) -> Params:
     """Returns {'autoencoder': parameters} as the run keeps them."""
-    scale = jnp.asarray(read_record(self.workdir)['scale'], jnp.float32)
+    scale = jnp.asarray(read_record(self.run)['scale'], jnp.float32)
     return {'autoencoder': {'network': self.weights().params['network'], 'scale': scale}}
 
   def identity(self) -> Json:
     """Returns what its latents depend on before the scale."""
-    run = self._copy if self._record.exists() else self.config.latent.run
+    started = self.run.latent.exists()
+    run = self.run.autoencoder if started else RunFolder.at(self.config.latent.run)
     return autoencoder_of(run, checksums.of_arrays(self.weights().params))
 
   def weights(self) -> Stored:
     """Opens the weights: the copy in the run, or latent.run before the start."""
-    if not self._record.exists():
+    if not self.run.latent.exists():
       return open_weights('latent.run', self.config.latent.run, self.autoencoder.init)
-    record = read_record(self.workdir)
-    weights = open_weights('latent', self._copy, self.autoencoder.init, record['step'])
+    record, copy = read_record(self.run), self.run.autoencoder.path
+    weights = open_weights('latent', copy, self.autoencoder.init, record['step'])
     sums = record['checksum'], checksums.of_arrays(weights.params)
-    check_unchanged('latent.run', self._copy, self._record, *sums)
+    check_unchanged('latent.run', copy, self.run.latent, *sums)
     return weights
 
 
-def read_record(workdir: str | Path) -> dict:
+def read_record(run: RunFolder) -> dict:
   """Reads the latent.json of a run; raises UserError if it cannot be read."""
-  path = buckets.folder(workdir) / 'latent.json'
-  kinds = {'scale': float, 'step': int, 'checksum': int}
+  path, kinds = run.latent, {'scale': float, 'step': int, 'checksum': int}
   try:
     record = read_summed(path)
     return {name: kind(record[name]) for name, kind in kinds.items()}
@@ -251,15 +243,15 @@ def read_record(workdir: str | Path) -> dict:
     raise UserError(f'{path} cannot be read: {error}') from error
 
 
-def identity_of(run: str | Path) -> Json:
+def identity_of(run: RunFolder) -> Json:
   """Returns what only runs with the same latents have in common."""
-  record, copy = read_record(run), buckets.folder(run) / 'autoencoder'
-  return {'scale': record['scale'], **autoencoder_of(copy, record['checksum'])}
+  record = read_record(run)
+  return {'scale': record['scale'], **autoencoder_of(run.autoencoder, record['checksum'])}
 
 
-def autoencoder_of(run: str | Path, weights: int) -> Json:
+def autoencoder_of(run: RunFolder, weights: int) -> Json:
   """Returns what the latents of an autoencoder depend on: its network, code and weights."""
-  config_hash = roles.config_hash(run, 'data', 'objective', 'optimizer', 'training')
+  config_hash = roles.config_hash(run.path, 'data', 'objective', 'optimizer', 'training')
   code = trust.code_of(store.open_run(run))
   return {'weights': weights, 'config_hash': config_hash, 'code': code}
 
