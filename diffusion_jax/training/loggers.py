@@ -18,6 +18,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.atomic_files import draft
+from diffusion_jax.declared import declares
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import (
   is_regular,
@@ -54,6 +55,7 @@ class Logger(Protocol):
     ...
 
 
+@declares(writes_here_only=True)
 class TensorBoard:
   """Writes `events.out.*` into the run folder."""
 

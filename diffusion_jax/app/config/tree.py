@@ -37,6 +37,7 @@ from diffusion_jax.app.config.schema import (
   name_of,
   parameters,
 )
+from diffusion_jax.declared import Declared, declared_by
 from diffusion_jax.errors import UserError, place_of
 from diffusion_jax.paths import READ, RUN, WRITTEN, expanded, texts_in, use_of
 from diffusion_jax.ranges import CUTOFF, PLAIN, FlagText, meant, near, nearest, plain_type
@@ -65,6 +66,11 @@ class Node(Tree):
     """The parameters of its constructor and of `common`."""
     common = parameters(self.common) if self.common else {}
     return {**parameters(self.constructor), **common}
+
+  @property
+  def declared(self) -> Declared:
+    """What its constructor says of itself."""
+    return declared_by(self.constructor)
 
   def __getitem__(self, name: str) -> Any:
     return self._fields[name]
