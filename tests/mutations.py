@@ -175,7 +175,7 @@ TABLE = [
   ),
   (
     'app/kinds/contracts.py',
-    'app/config/test_user_parts.py',
+    None,
     [
       (
         'is_data_and_the_source',

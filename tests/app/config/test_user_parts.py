@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from ml_collections import ConfigDict
 from numpy.testing import assert_allclose
 
@@ -158,38 +157,6 @@ def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
     assert found('sampler', f'{__name__}:{name}', ('schedule',)) is part
   message = f"weight='{__name__}:of_facts': its parameter schedule needs a def"
   refused(message, found, 'objective.weight', f'{__name__}:of_facts', ())
-
-
-class NoTrain(nn.Module):
-  takes = ('label',)
-
-  def __call__(self, x, noise, cond=None):
-    return x
-
-
-class NoCond(nn.Module):
-  def __call__(self, x, noise, *, train=False):
-    return x
-
-
-def test_a_network_takes_what_every_network_is_called_with():
-  for part, wrong in ((NoTrain, "keyword argument 'train'"), (NoCond, 'many po')):
-    trust.allow([name := f'{__name__}:{part.__name__}'])
-    message = r'__call__ must take \(x, noise, cond, \*, train\): .*' + wrong
-    refused(message, found, 'network', name, ('in_channels',))
-  trust.allow([f'{TOY}:Network'])
-  found('network', f'{TOY}:Network', ('in_channels',))
-
-
-def numbers(rng, n):
-  return {'x': rng.normal(size=(n, 2))}
-
-
-@pytest.mark.parametrize('path', ['data', 'data.source'])
-def test_a_simulator_is_data_and_the_source_of_data(path):
-  trust.allow([f'{__name__}:numbers'])
-  source = found(path, f'{__name__}:numbers', ())(split='test', num_test=3)
-  assert len(source) == 3
 
 
 def no_sum(count=1):
