@@ -174,15 +174,23 @@ TABLE = [
     ],
   ),
   (
-    'app/config/trust.py',
-    'app/config/test_user_parts.py',
+    'app/kinds/contracts.py',
+    None,
     [
       (
         'is_data_and_the_source',
-        "path in ('data', 'data.source', 'data.target')",
-        "path == 'data'",
+        "'source': Contract(_source, _data)",
+        "'source': Contract(made=_data)",
       ),
-      ('takes_what_every_network', "_call_misfit(part) if more else ''", "''"),
+      ('takes_what_every_network', '  if noisy:\n', '  if False:\n'),
+    ],
+  ),
+  (
+    'app/kinds/conflicts.py',
+    'app/config/test_user_parts.py',
+    [
+      ('declares_what_it_needs', 'for x, section in _sections(c, modes)', 'for x, section in ()'),
+      ('declares_what_it_needs', 'inner in section.values()', 'inner in ()'),
     ],
   ),
   (
@@ -790,11 +798,7 @@ TABLE = [
     'app/train/test_floors.py',
     [
       ('more_than_denoise', "objective.get('coupling') is not None", 'False'),
-      (
-        'more_than_denoise',
-        "('denoising', 'hybrid', 'vdm')",
-        "('denoising', 'hybrid', 'vdm', 'vlb')",
-      ),
+      ('more_than_denoise', 'if not objective.declared.denoises:', 'if False:'),
     ],
   ),
   (

@@ -16,6 +16,7 @@ from diffusion_jax.core.arguments import data_axes
 from diffusion_jax.core.decoders import bernoulli_log_prob, discretized_logistic_log_prob
 from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.core.normal import Normal, bits_per_dim, discretized_log_prob, kl
+from diffusion_jax.declared import declares
 from diffusion_jax.ranges import Count, NonNegative
 from diffusion_jax.training.objectives import Objective, means
 
@@ -82,6 +83,7 @@ def log_likelihood(decoder: str, num_levels: int) -> OutputLogProb:
   return lambda output, x: jnp.sum(log_prob(output, x, num_levels), axis=data_axes(x))
 
 
+@declares(data='levels')
 def vae(
   encode: Encode,
   decode: Decode,
@@ -117,6 +119,7 @@ def vae(
   return _negative_elbo(terms, beta, free_bits, kl_warmup)
 
 
+@declares(data='levels')
 def hvae(
   encode: Encode,
   decode: Decode,

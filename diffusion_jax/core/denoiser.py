@@ -9,7 +9,7 @@ conditions.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -46,9 +46,6 @@ class NoiseInput(Protocol):
   def __call__(self, level: NoiseLevel, /) -> Array:
     """Returns one number for each level, [] or [B]."""
     ...
-
-
-MapKind = Literal['average_velocity', 'consistency', 'trigflow']  # of flow maps
 
 
 class Prediction(NamedTuple):

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.declared import declares
 from diffusion_jax.ranges import Count, Finite, Positive, Size
 
 Array = jax.Array
 Operator = Callable[[Array], Array]
+_of_pictures = declares(data='pictures', instead='take mask, matrix or an operator of yours')
 
 
 def masked(mask: Array) -> Operator:
@@ -47,11 +49,13 @@ def gaussian_kernel(width: float, size: int) -> Array:
   return jnp.outer(line, line) / jnp.sum(line) ** 2
 
 
+@_of_pictures
 def gaussian_blur(width: Positive = 1.0) -> Operator:
   """Makes the blur by a Gaussian of deviation `width` pixels."""
   return blurred(gaussian_kernel(width, 2 * math.ceil(3.0 * width) + 1))
 
 
+@_of_pictures
 def motion_blur(length: Positive = 5.0, angle: Finite = 0.0) -> Operator:
   """Makes the mean over a line of `length` pixels.
 
@@ -76,6 +80,7 @@ def downsampled(kernel: Array, factor: int) -> Operator:
   return lambda x0: blur(x0)[:, ::factor, ::factor]
 
 
+@_of_pictures
 def pooled(x0: Array, factor: Size = 2) -> Array:
   """Returns means over blocks of pixels, [B, H, W, C] -> [B, H/f, W/f, C].
 
@@ -92,6 +97,7 @@ def pooled(x0: Array, factor: Size = 2) -> Array:
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
+@_of_pictures
 def luminance(x0: Array) -> Array:
   """Returns Rec. 601 luma, [B, H, W, 3] -> [B, H, W, 1].
 
@@ -117,6 +123,7 @@ def fourier(mask: Array) -> Operator:
   return transform
 
 
+@_of_pictures
 def fourier_magnitude(pad: Count = 0) -> Operator:
   """Makes |F x_0| of an image with a margin of zeros, for phase retrieval."""
 
@@ -129,6 +136,7 @@ def fourier_magnitude(pad: Count = 0) -> Operator:
   return magnitude
 
 
+@_of_pictures
 def high_dynamic_range(gain: Positive = 2.0) -> Operator:
   """Makes clip(gain x_0, -1, 1), an overexposed image."""
   return lambda x0: jnp.clip(gain * x0, -1.0, 1.0)

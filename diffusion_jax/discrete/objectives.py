@@ -15,6 +15,7 @@ from diffusion_jax.core.denoiser import Network
 from diffusion_jax.core.levels import NoiseLevel, Schedule, check_schedule
 from diffusion_jax.core.losses import antithetic_times
 from diffusion_jax.core.normal import bits_per_dim
+from diffusion_jax.declared import declares
 from diffusion_jax.discrete.equations import (
   levels_of_step,
   make_state_denoiser,
@@ -48,6 +49,7 @@ def batch_states(batch: dict) -> Array:
   return batch['states']
 
 
+@declares(data='levels')
 def d3pm(
   network: Network,
   process: StateProcess,
@@ -79,6 +81,7 @@ def d3pm(
   return _objective(network, process, schedule, num_steps, states, terms)
 
 
+@declares(data='levels')
 def masked(
   network: Network,
   process: StateProcess,

@@ -19,6 +19,7 @@ from diffusion_jax.core.arguments import check_fraction, expand_to
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.losses import TimeSampler, uniform_times
 from diffusion_jax.core.process import level_slopes
+from diffusion_jax.declared import declares
 from diffusion_jax.few_steps.losses import (
   adaptive_loss,
   guided_velocity,
@@ -39,7 +40,6 @@ from diffusion_jax.training.objectives import (
   augmented,
   draw_inputs,
   mean_loss,
-  needs,
 )
 
 Array = jax.Array
@@ -117,7 +117,7 @@ def fixed_guidance(omega: Positive, kappa: Rate) -> Guidance:
   return Guidance(lambda scales: (omega, kappa))
 
 
-@needs(guidance_scale=True)
+@declares(guidance_scale=True)
 def power_law_guidance(low: float = 1.0, high: float = 8.0, power: Finite = 1.0) -> Guidance:
   """Makes guidance with p(w) ~ w^-power on [low, high] for the scale w.
 
@@ -142,7 +142,7 @@ def power_law_guidance(low: float = 1.0, high: float = 8.0, power: Finite = 1.0)
 _MEAN_FLOW_TIMES, _DISTINCT_TIMES = two_times(), two_times(p_equal=0.0)
 
 
-@needs(map_kind='average_velocity', forward_mode=True)
+@declares(map_kind='average_velocity', forward_mode=True)
 def mean_flow(
   network: Network,
   schedule: Schedule,
@@ -193,7 +193,7 @@ def mean_flow(
   )
 
 
-@needs(map_kind='average_velocity', forward_mode=True)
+@declares(map_kind='average_velocity', forward_mode=True)
 def lagrangian(
   network: Network,
   schedule: Schedule,
@@ -220,7 +220,7 @@ def lagrangian(
   return _of_two_times(network, schedule, times, guidance, coupling, errors)
 
 
-@needs(map_kind='average_velocity')
+@declares(map_kind='average_velocity')
 def progressive(
   network: Network,
   schedule: Schedule,
@@ -296,7 +296,7 @@ def _two_time_inputs(key, batch, network, schedule, times, guidance, coupling):
   return MapInputs(inputs, s, scale, jax.random.uniform(share_key, (size,))), keys
 
 
-@needs(map_kind='average_velocity')
+@declares(map_kind='average_velocity')
 def shortcut(
   network: Network,
   schedule: Schedule,

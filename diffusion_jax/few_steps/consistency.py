@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import TimeSampler
+from diffusion_jax.declared import declares
 from diffusion_jax.few_steps.distillation import (
   Solver,
   Teacher,
@@ -42,7 +43,6 @@ from diffusion_jax.training.objectives import (
   Uncertainty,
   draw_inputs,
   mean_loss,
-  needs,
   uncertain_loss,
 )
 
@@ -56,7 +56,7 @@ class PairInputs(NamedTuple):
   level_r: NoiseLevel
 
 
-@needs(map_kind='consistency')
+@declares(map_kind='consistency')
 def consistency_training(
   network: Network,
   schedule: Schedule,
@@ -95,7 +95,7 @@ def consistency_training(
   )
 
 
-@needs(map_kind='consistency')
+@declares(map_kind='consistency')
 def consistency_distillation(
   network: Network,
   schedule: Schedule,
@@ -156,7 +156,7 @@ def _pair_objective(network, schedule, pairs, *, make_xr, distance, sigma_min, e
   return Objective(draw, loss)
 
 
-@needs(map_kind='trigflow', forward_mode=True)
+@declares(map_kind='trigflow', forward_mode=True)
 def continuous_consistency(
   network: Network,
   schedule: Schedule,

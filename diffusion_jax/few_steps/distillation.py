@@ -25,6 +25,7 @@ from diffusion_jax.core.losses import (
   with_start,
 )
 from diffusion_jax.core.parametrization import eps_from_x0
+from diffusion_jax.declared import declares
 from diffusion_jax.few_steps.losses import (
   sg,
   two_step_target,
@@ -160,6 +161,7 @@ def sampling_teacher(teacher: Teacher, sample: Callable[[Denoiser, Array], Array
   return lambda frozen, cond, x1: sample(teacher(frozen, cond), x1)
 
 
+@declares(coupled_teacher=True)
 def reflow(
   network: Network,
   schedule: Schedule,

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.arguments import check_same_shape, expand_to
-from diffusion_jax.core.denoiser import Denoiser, MapKind, Network, predict
+from diffusion_jax.core.denoiser import Denoiser, Network, predict
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import edm_norm
 from diffusion_jax.core.process import velocity
+from diffusion_jax.declared import MapKind
 from diffusion_jax.ranges import check_value
 
 Array = jax.Array

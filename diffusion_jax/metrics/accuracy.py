@@ -13,6 +13,7 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.core.keys import draw_normal, split_key
+from diffusion_jax.declared import declares
 from diffusion_jax.metrics import estimates, plots
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import (
@@ -49,6 +50,7 @@ def inception_score(logits: np.ndarray, num_splits: int = 10, seed: int | None =
   return Estimate(float(np.mean(scores)), float(np.std(scores)))
 
 
+@declares(data='pictures', instead='take fd, c2st or others of numbers')
 def inception(num_splits: int = 10, features: tuple[str, ...] = ()) -> SampleMetric:
   """Inception score by the logits of a classifier (Salimans et al. 2016).
 
@@ -75,6 +77,7 @@ def _score(logits):
 Array = jax.Array
 
 
+@declares(data='pictures')
 def of_samples() -> SampleMetric:
   """Share of the samples that a classifier assigns to their label."""
 
@@ -100,6 +103,7 @@ class Classifier(ImageModel, Protocol):
     ...
 
 
+@declares(data='pictures')
 def of_classifier(t_min: float = 1e-3) -> ModelMetric:
   """Share of real images whose class a classifier finds, at noise levels.
 

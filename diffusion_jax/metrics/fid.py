@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least
+from diffusion_jax.declared import declares
 from diffusion_jax.metrics.estimates import (
   Estimate,
   bootstrap,
@@ -140,6 +141,7 @@ def frechet_distance_and_error(
   return bootstrap(distance, samples, num_draws, seed)
 
 
+@declares(data='pictures', instead='take fd, c2st or others of numbers')
 def fid(num_draws: int = 10) -> SampleMetric:
   """Frechet distance of Inception's features (Heusel et al. 2017).
 
@@ -149,6 +151,7 @@ def fid(num_draws: int = 10) -> SampleMetric:
   return _metric('fid', 'features', num_draws, ('inception',))
 
 
+@declares(data='pictures', instead='take fd, c2st or others of numbers')
 def sfid(num_draws: int = 10) -> SampleMetric:
   """Frechet distance of Inception's spatial features (Nash et al. 2021).
 

@@ -17,6 +17,7 @@ from diffusion_jax.core.elbo import LastStep
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.core.process import Variance
 from diffusion_jax.data.sources import Source, in_batches
+from diffusion_jax.declared import declares
 from diffusion_jax.metrics import bits, plots
 from diffusion_jax.metrics.bits import in_bits
 from diffusion_jax.metrics.metric import ImageModel, ModelMetric, PerExample
@@ -87,6 +88,7 @@ class StateModel(ImageModel, Protocol):
     ...
 
 
+@declares(data='levels', independent_noise=True)
 def elbo(
   decoder: Literal['gaussian', 'tanh', 'categorical'] | Decoder = 'gaussian',
   num_steps: int = 0,
@@ -157,6 +159,7 @@ def _terms(arrays, out, random_steps):
   return parts | {'distortion': distortion.tolist()}
 
 
+@declares(data='levels')
 def state_elbo(num_times: Size = 64) -> ModelMetric:
   """Bound of a diffusion model of states in bits/dim, bits per byte of text.
 
@@ -309,6 +312,7 @@ def latent_ode(t_min: float = 1e-3, tolerance: float = 1e-4, num_probes: int = 1
   return in_bits('ode', measure)
 
 
+@declares(data='levels')
 def independent_pixels() -> ModelMetric:
   """Code length by a histogram of each pixel of the training images, bits/dim.
 

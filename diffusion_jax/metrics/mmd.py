@@ -6,6 +6,7 @@ import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least, check_positive
 from diffusion_jax.data.sources import some_of
+from diffusion_jax.declared import declares
 from diffusion_jax.metrics import lattices
 from diffusion_jax.metrics.estimates import Estimate, Missing, check_pair
 from diffusion_jax.metrics.metric import SampleMetric, Score, sizes, take_features
@@ -150,6 +151,7 @@ def kid(
   return SampleMetric({'kid': False}, ('features',), compute, features)
 
 
+@declares(data='pictures', instead='take fd, c2st or others of numbers')
 @lattices.named
 def unit_mmd(sigma: float = 10.0, features: tuple[str, ...] = ()) -> SampleMetric:
   """CMMD, 1000 times the biased squared MMD of unit vectors.

@@ -13,6 +13,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.autoencoders import bounds as bound
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.core.normal import kl
+from diffusion_jax.declared import declares
 from diffusion_jax.metrics.bits import in_bits
 from diffusion_jax.metrics.metric import ModelMetric, PerExample
 
@@ -40,6 +41,7 @@ class LatentModel(Protocol):
     ...
 
 
+@declares(data='levels')
 def vae_elbo() -> ModelMetric:
   """Bound of a VAE and its terms, by one draw of z for each image, bits/dim."""
 
@@ -86,6 +88,7 @@ def _vae_terms(arrays, out):
   return {'reconstruction': reconstruction, 'kl': divergence, 'kl_parts': parts.tolist()}
 
 
+@declares(data='levels')
 def importance_weighted(num_samples: int = 100) -> ModelMetric:
   """Log-likelihood of a VAE by several draws of z, in bits/dim.
 

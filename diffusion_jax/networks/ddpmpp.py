@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from diffusion_jax.declared import declares
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.blocks import ResnetBlock, decode, encode, make_block
 from diffusion_jax.networks.embeddings import (
@@ -95,6 +96,7 @@ GROUP_WIDTH = 4  # Minimum channels of a group of a group norm.
 BLOCK = {'group_width': GROUP_WIDTH, 'skip_scale': 0.5**0.5}
 
 
+@declares(data='grid')
 class DDPMpp(Checked):
   """Computes a U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
 

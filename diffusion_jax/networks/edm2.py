@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.aliases import Params
+from diffusion_jax.declared import declares
 from diffusion_jax.networks.attention import attend
 from diffusion_jax.networks.blocks import decode, encode, make_block
 from diffusion_jax.networks.cpu.bilinear import linear
@@ -237,6 +238,7 @@ class EDM2Block(Checked):
     return self._conv(h.reshape(x.shape), 'proj_out')
 
 
+@declares(data='grid')
 class EDM2(Checked):
   """Computes a U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
 

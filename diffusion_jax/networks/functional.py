@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn, nnx
 
 from diffusion_jax.aliases import Params, PyTree
+from diffusion_jax.declared import declared_by
 from diffusion_jax.meshes import on_auto_axes
 from diffusion_jax.networks.context import ContextCode
 from diffusion_jax.networks.options import Checked
@@ -76,6 +77,7 @@ def from_nnx(constructor: type[nnx.Module]) -> Callable[..., nn.Module]:
 
   make.__signature__ = signature.replace(parameters=own)  # pyright: ignore
   make.takes = getattr(constructor, 'takes', ())  # pyright: ignore
+  make.declared = declared_by(constructor)  # pyright: ignore
   return make
 
 

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.declared import declares
 from diffusion_jax.networks.options import check_fields
 from diffusion_jax.ranges import Count, Size, check_choice
 
@@ -31,6 +32,7 @@ class Text(NamedTuple):
 ContextKind = Literal['vector', 'set', 'words', 'channels']
 
 
+@declares(data='context')
 class ContextEncoder(NamedTuple):
   """Says how the network reads a context, an array of real numbers.
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from diffusion_jax.declared import declares
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.blocks import ResnetBlock, make_block, output_conv
 from diffusion_jax.networks.embeddings import fourier_features, noise_and_label, sinusoidal
@@ -17,6 +18,7 @@ from diffusion_jax.ranges import Count, Positive, Rate, Size
 Array = jax.Array
 
 
+@declares(data='grid')
 class ScoreNetwork(Checked):
   """Computes eps_hat [B, H, W, C] of z [B, H, W, C] by a U-Net of one level.
 

@@ -5,7 +5,7 @@ import collections
 import contextlib
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,13 @@ def render(
   trajectory: Film | None = None,
   neighbours: Film | None = None,
   gallery: Sequence[Film | Table | None] = (),
+  apart: Collection[str] = (),
 ) -> str:
   """Returns the HTML of a run, runs[0], and of the runs to compare it with.
 
-  defaults: its fields' default values; gallery: of --mode=sample. Sections
-  without content are left out.
+  defaults: its fields' default values; gallery: of --mode=sample. apart:
+  fields and sections of the config that do not describe a training. Sections of
+  the page without content are left out.
   """
   runs = list(map(readable, runs))
   run = runs[0]
@@ -49,7 +51,7 @@ def render(
     ('neighbours', f'Nearest training {run.noun}', [neighbours]),
     ('runs', 'Runs', comparison(runs)),
     ('traces', 'Traces', trace_tables(run.traces)),
-    ('config', 'Configuration', config_tables(runs, defaults)),
+    ('config', 'Configuration', config_tables(runs, defaults, apart)),
     ('environment', 'Environment', session_tables(run.sessions)),
   )
   listed = [(name, title, list(filter(None, x))) for name, title, x in sections]
@@ -254,36 +256,25 @@ def comparison(runs: Sequence[Record]) -> Iterator[Table | str]:
     yield 'Losses of different objectives cannot be compared.'
 
 
-# Fields that do not describe a training.
-_APART = (
-  'edit.',
-  'convert.',
-  'report.',
-  'serve.',
-  'noise.',
-  'average.',
-  'facts.',
-  'compilation_cache',
-  'sampling.name',
-  'evaluation.name',
-)
-
-
-def config_tables(runs: Sequence[Record], defaults: Mapping[str, object] | None) -> Iterator[Table]:
+def config_tables(
+  runs: Sequence[Record], defaults: Mapping[str, object] | None, apart: Collection[str] = ()
+) -> Iterator[Table]:
   """Yields a table of fields that differ, and all fields of the first run."""
   columns: dict[str, Mapping] = {run.name: run.fields for run in runs}
   if defaults:
     columns['default'] = defaults
-  yield from differing(columns)
-  rows = [list(item) for item in as_written(runs[0].fields).items()]
+  yield from differing(columns, apart)
+  rows = [list(item) for item in as_written(runs[0].fields, apart).items()]
   if rows:
     title = f'All {len(rows)} fields of {runs[0].name}'
     yield Table(title, [['field', 'value'], *rows], code=True, folded=True)
 
 
-def differing(columns: Mapping[str, Mapping[str, object]]) -> Iterator[Table]:
+def differing(
+  columns: Mapping[str, Mapping[str, object]], apart: Collection[str] = ()
+) -> Iterator[Table]:
   """Yields a table of the fields that differ between columns, if there are."""
-  written = [as_written(fields) for fields in columns.values()]
+  written = [as_written(fields, apart) for fields in columns.values()]
   names = dict.fromkeys(name for fields in written for name in fields)
   rows = [[name, *(x.get(name, '') for x in written)] for name in names]
   rows = [row for row in rows if len(set(row[1:])) > 1]
@@ -291,12 +282,13 @@ def differing(columns: Mapping[str, Mapping[str, object]]) -> Iterator[Table]:
     yield Table('Fields that differ', [['field', *columns], *rows], code=True)
 
 
-def as_written(fields: Mapping[str, object]) -> dict[str, str]:
-  """Returns the fields of a training, with values as Python literals."""
+def as_written(fields: Mapping[str, object], apart: Collection[str] = ()) -> dict[str, str]:
+  """Returns the fields that are not apart, with values as Python literals."""
+  left_out = tuple(f'{name}.' for name in apart)
   return {
     name: repr(tuple(value) if isinstance(value, list) else value)
     for name, value in fields.items()
-    if not name.startswith(_APART)
+    if not f'{name}.'.startswith(left_out)
   }
 
 

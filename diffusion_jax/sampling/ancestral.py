@@ -17,12 +17,14 @@ from diffusion_jax.core.process import (
   p_reverse,
   snr_ratio,
 )
+from diffusion_jax.declared import declares
 from diffusion_jax.ranges import check_value
 from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array
 
 
+@declares(draws_noise=True)
 def ancestral(
   variance: Variance = 'fixed_small', mean_shift: Callable[[Array, NoiseLevel], Array] | None = None
 ) -> Sampler:

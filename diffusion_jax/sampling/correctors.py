@@ -21,6 +21,7 @@ from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
 from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import forward_step, snr_ratio
+from diffusion_jax.declared import declares
 from diffusion_jax.ranges import NoiseRatio, NonNegative, Positive, Probability, Size
 from diffusion_jax.sampling.sampler import Sampler, check_sampler
 
@@ -78,6 +79,7 @@ def with_corrector(sampler: Sampler, corrector: Corrector, num_steps: int = 1) -
   return Sampler(sampler.init, step)
 
 
+@declares(draws_noise=True)
 def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
   """Makes the sampler of annealed Langevin dynamics (Song & Ermon, Alg. 1).
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from diffusion_jax.core.arguments import check_positive, expand_to, sum_data_axes
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.parametrization import output_row
+from diffusion_jax.declared import declares
 from diffusion_jax.ranges import Finite, NoiseRatio, Positive, Rate
 from diffusion_jax.sampling.guidance import (
   PairedDenoiser,
@@ -82,6 +83,7 @@ def cfg_zero_star(
   return denoise
 
 
+@declares(takes_pairs=True)
 def cfg_plus_plus(scale: Array | Rate) -> Sampler:
   """Makes DDIM with the guided x_0 and the unconditional eps (CFG++).
 

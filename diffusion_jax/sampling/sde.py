@@ -12,6 +12,7 @@ from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import alpha_ratio, one_minus_snr_ratio, sde_coefficients, velocity
+from diffusion_jax.declared import declares
 from diffusion_jax.ranges import NonNegative, check_choice
 from diffusion_jax.sampling.sampler import Sampler
 
@@ -25,6 +26,7 @@ DIFFUSIONS: dict[str, Callable[[Schedule, NoiseLevel], Array]] = {
 }
 
 
+@declares(draws_noise=True)
 def euler_maruyama(schedule: Schedule) -> Sampler:
   """Makes Euler-Maruyama on the reverse SDE (Song et al. 2021, Eq. 6), in t.
 
@@ -47,6 +49,7 @@ def euler_maruyama(schedule: Schedule) -> Sampler:
   return Sampler(lambda x: (), step)
 
 
+@declares(draws_noise=True)
 def reverse_diffusion() -> Sampler:
   """Makes the reverse of the forward step (Song et al. 2021, appendix E).
 
@@ -67,6 +70,7 @@ def reverse_diffusion() -> Sampler:
   return Sampler(lambda x: (), step)
 
 
+@declares(draws_noise=True)
 def velocity_sde(
   schedule: Schedule,
   diffusion: Literal['constant', 'sigma', 'sde'] = 'sigma',

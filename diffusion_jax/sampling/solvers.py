@@ -22,6 +22,7 @@ from diffusion_jax.core.keys import draw_normal, repeat_key, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import velocity
+from diffusion_jax.declared import declares
 from diffusion_jax.ranges import NonNegative, Size
 from diffusion_jax.sampling.ancestral import ddim_step
 from diffusion_jax.sampling.brownian import path_noise
@@ -140,6 +141,7 @@ def _by_another_eps(weight, level_of):
   return Sampler(lambda x: (), step)
 
 
+@declares(draws_noise=True)
 def dpm_solver_pp_2s_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
   """Makes singlestep DPM-Solver++ of the SDE, `sample_dpmpp_sde`.
 
@@ -172,6 +174,7 @@ def dpm_solver_pp_2s_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
   return Sampler(lambda x: (), step, repeat_key)
 
 
+@declares(draws_noise=True)
 def dpm_solver_pp_sde(eta: float = 1.0, order: int = 2, brownian: bool = False) -> Sampler:
   """Makes multistep SDE-DPM-Solver++, 2M or 3M (Lu et al. 2022).
 
@@ -235,6 +238,7 @@ def lms(order: int = 4) -> Sampler:
   return Sampler(lambda x: _empty_history(x, order - 1), step)
 
 
+@declares(keeps_x=True)
 def unipc(order: int = 2, num_steps: Size | None = None) -> Sampler:
   """Makes UniPC-p with B_2(h) and data prediction (Zhao et al. 2023).
 

@@ -6,11 +6,13 @@ import jax.numpy as jnp
 from diffusion_jax.core.levels import Schedule, check_schedule
 from diffusion_jax.core.losses import TimeSampler
 from diffusion_jax.core.process import q_sample
+from diffusion_jax.declared import declares
 from diffusion_jax.training.objectives import Network, Objective, by_quarter, means
 
 Array = jax.Array
 
 
+@declares(data='pictures')
 def classifier(network: Network, schedule: Schedule, *, times: TimeSampler) -> Objective:
   """Makes the loss -log p(y | x_t) in nats (Dhariwal & Nichol 2021, section 4).
 

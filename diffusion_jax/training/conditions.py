@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from diffusion_jax.core import operators
 from diffusion_jax.core.denoiser import Condition
 from diffusion_jax.core.keys import key_per_example
+from diffusion_jax.declared import declares
 from diffusion_jax.ranges import Count, Size
 
 Array = jax.Array
@@ -176,21 +177,25 @@ def enlarged(x: Array, factor: int) -> Array:
   return jnp.repeat(jnp.repeat(x, factor, axis=1), factor, axis=2)
 
 
+@declares(data='pictures')
 def inpaint() -> ImageCondition:
   """Shows the network some pixels (Palette, Saharia et al. 2022)."""
   return lambda key, x0: known_pixels(x0, draw_masks(key, x0.shape))
 
 
+@declares(data='pictures')
 def superres(factor: Size = 2) -> ImageCondition:
   """Shows the network the image, `factor` times smaller (SR3)."""
   return lambda key, x0: enlarged(operators.pooled(x0, factor), factor)
 
 
+@declares(data='pictures')
 def colorize() -> ImageCondition:
   """Shows the network the image in grey."""
   return lambda key, x0: operators.luminance(x0)
 
 
+@declares(data='vectors')
 def subsets(parameters: Count = 0) -> ImageCondition:
   """Shows the network some numbers of x_0 [B, D], NaN elsewhere (Simformer).
 

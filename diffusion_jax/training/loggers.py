@@ -18,6 +18,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.atomic_files import draft
+from diffusion_jax.declared import declared_by, declares
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import (
   is_regular,
@@ -54,6 +55,7 @@ class Logger(Protocol):
     ...
 
 
+@declares(writes_here_only=True)
 class TensorBoard:
   """Writes `events.out.*` into the run folder."""
 
@@ -146,6 +148,13 @@ class Wandb:
 
 
 LOGGERS: dict[str, Callable[..., Logger]] = {'tensorboard': TensorBoard, 'wandb': Wandb}
+
+
+def senders(names: Iterable[str]) -> list[str]:
+  """Returns the loggers that may send something away, as a user's own may."""
+  return [name for name in names if not declared_by(LOGGERS.get(name, Logger)).writes_here_only]
+
+
 _PACKAGES = {'wandb': 'wandb'}  # of the extras
 
 

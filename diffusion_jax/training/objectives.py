@@ -9,14 +9,14 @@ accumulation. Metrics are `Mean`s, which average correctly over steps.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.arguments import expand_to
-from diffusion_jax.core.denoiser import Augment, MapKind, Network, variance_fraction
+from diffusion_jax.core.denoiser import Augment, Network, variance_fraction
 from diffusion_jax.core.elbo import bound_term, reconstruction_nll
 from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.core.levels import (
@@ -29,6 +29,7 @@ from diffusion_jax.core.levels import (
 from diffusion_jax.core.losses import TimeSampler, Weight, snr_weight, step_times
 from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
+from diffusion_jax.declared import declares
 from diffusion_jax.meshes import placed_as
 from diffusion_jax.ranges import NonNegative
 from diffusion_jax.training.couplings import Coupling, check_straight, paired
@@ -36,33 +37,6 @@ from diffusion_jax.training.loss_aware import init_loss_history, loss_aware_time
 
 Array = jax.Array
 Uncertainty = Callable[[Params, NoiseLevel], Array]
-
-
-class Needs(NamedTuple):
-  """What an objective needs of its network, which is made before it.
-
-  learned_variance: it predicts the variance of the reverse process; map_kind:
-  it is this kind of flow map; forward_mode: it can be differentiated by
-  `jax.jvp`; guidance_scale: the scale of its guidance is an input.
-  """
-
-  learned_variance: bool = False
-  map_kind: MapKind | None = None
-  forward_mode: bool = False
-  guidance_scale: bool = False
-
-
-_F = TypeVar('_F', bound=Callable)
-
-
-def needs(**fields: Any) -> Callable[[_F], _F]:
-  """Returns a decorator that declares the `Needs` of a constructor."""
-
-  def declare(constructor):
-    vars(constructor)['needs'] = Needs(**fields)
-    return constructor
-
-  return declare
 
 
 class Mean(NamedTuple):
@@ -198,6 +172,7 @@ def augmented(inputs: Draws, augment: Augment | None) -> Draws:
   return inputs._replace(x0=x0, cond=inputs.cond | {'augment': labels})
 
 
+@declares(denoises=True)
 def denoising(
   network: Network,
   schedule: Schedule,
@@ -257,7 +232,7 @@ def uncertain_loss(losses: Array, u: Array) -> Array:
   return losses * jnp.exp(-u) + u
 
 
-@needs(learned_variance=True)
+@declares(data='levels', learned_variance=True, denoises=True)
 def hybrid(
   network: Network,
   schedule: Schedule,
@@ -278,7 +253,7 @@ def hybrid(
   return _with_bound(network, schedule, schedule_steps, weight, vlb_weight, loss_aware, num_levels)
 
 
-@needs(learned_variance=True)
+@declares(data='levels', learned_variance=True)
 def vlb(
   network: Network,
   schedule: Schedule,

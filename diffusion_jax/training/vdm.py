@@ -13,10 +13,12 @@ from diffusion_jax.core.losses import antithetic_times
 from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.process import q_sample
 from diffusion_jax.core.vdm import vdm_weight
+from diffusion_jax.declared import declares
 from diffusion_jax.ranges import Count
 from diffusion_jax.training.objectives import Objective, by_quarter, draw_inputs, means
 
 
+@declares(denoises=True)
 def vdm(
   network: Network,
   make_schedule: Callable[[Params], Schedule],

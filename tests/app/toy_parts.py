@@ -13,6 +13,7 @@ import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.data import sources
+from diffusion_jax.declared import declares
 from diffusion_jax.training import objectives
 
 
@@ -109,6 +110,22 @@ def objective(network, schedule, factor: float = 1.0):
   """Returns the loss of the network's parametrization, times `factor`."""
   weight = lambda level: factor * dj.snr_weight(level)
   return objectives.denoising(network, schedule, times=dj.uniform_times, weight=weight)
+
+
+def _small(config, facts):
+  size = config.training.batch_size
+  return f'a mean over {size} examples is too noisy: set training.batch_size=512' * (size < 512)
+
+
+@declares(data='pictures', instead='take objective=denoising', denoises=True, refuses=_small)
+def careful(network, schedule, flip: bool = False):
+  """Returns the loss of `objective`, which says what it needs."""
+  return objective(network, schedule)
+
+
+@declares(fields={'damping': 'levels'}, draws_noise=True, keeps_x=True)
+def noisy_sampler(damping: float = 0.0):
+  return sampler()
 
 
 def times(schedule_steps, power: float = 1.0):

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import types
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,6 +16,42 @@ Table = Mapping[str, Constructor]
 EMPTY = inspect.Parameter.empty
 
 
+def checked(part: Any, facts: Collection[str], parameter: str = '') -> Constructor:
+  """Returns a user's own part if it can be a constructor; ValueError says why not.
+
+  facts: the parameters that the program passes; parameter: one that it must have.
+  """
+  kinds = types.FunctionType, type, functools.partial
+  try:
+    taken = isinstance(part, kinds) and inspect.signature(part).parameters
+  except (TypeError, ValueError):
+    taken = False
+  if taken is False:
+    raise ValueError('a Python function or class is needed')
+  if parameter and parameter not in taken:
+    raise ValueError(f'its parameters must include {parameter}')
+  for p in taken.values():
+    optional = p.default is not p.empty or p.kind is p.VAR_KEYWORD
+    if not optional and (p.kind is p.VAR_POSITIONAL or p.name not in facts):
+      raise ValueError(f'its parameter {p.name} needs a default')
+  return part
+
+
+class Contract(NamedTuple):
+  """What a user's own part must be where a field names it.
+
+  constructor: (the part, the names of the facts) -> its constructor; ValueError
+  says why it has none. made: what the constructor made -> (what is needed, in
+  words, what it gives, whether it fits).
+  """
+
+  constructor: Callable[[Any, Collection[str]], Constructor] = checked
+  made: Callable[[Any], tuple[str, object, bool]] = lambda part: ('', part, True)
+
+
+ANY = Contract()
+
+
 class Schema(NamedTuple):
   """Describes the sections of a config for one kind of model.
 
@@ -26,7 +63,8 @@ class Schema(NamedTuple):
   have too. metrics: constructors of metrics, by name. common: by path,
   constructors whose parameters are fields of every choice. rules: what configs
   of this kind cannot be, a `rules.Row` each. aliases: short forms of fields, as
-  (the section, its choice, the field) that they stand for.
+  (the section, its choice, the field) that they stand for. contracts: what a
+  user's own part of a choice must be, by the last name of its path.
   """
 
   kind: str
@@ -39,10 +77,15 @@ class Schema(NamedTuple):
   common: Table = MappingProxyType({})
   rules: tuple[Any, ...] = ()
   aliases: Mapping[str, tuple[str, str, str]] = MappingProxyType({})
+  contracts: Mapping[str, Contract] = MappingProxyType({})
 
   def table(self, path: str) -> Table:
     """Returns the constructors of a choice; {} if the path is not a choice."""
     return self.tables.get('.'.join(path.split('.')[-2:]), {})
+
+  def contract(self, path: str) -> Contract:
+    """Returns what a user's own part of a choice must be."""
+    return self.contracts.get(path.rpartition('.')[2], ANY)
 
 
 @functools.cache  # an inspection takes milliseconds, and there are thousands

@@ -28,8 +28,10 @@ from diffusion_jax import ranges
 from diffusion_jax.aliases import Json, Tree
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.schema import (
+  ANY,
   EMPTY,
   Constructor,
+  Contract,
   Schema,
   Table,
   annotation_of,
@@ -37,6 +39,7 @@ from diffusion_jax.app.config.schema import (
   name_of,
   parameters,
 )
+from diffusion_jax.declared import Declared, declared_by
 from diffusion_jax.errors import UserError, place_of
 from diffusion_jax.paths import READ, RUN, WRITTEN, expanded, texts_in, use_of
 from diffusion_jax.ranges import CUTOFF, PLAIN, FlagText, meant, near, nearest, plain_type
@@ -48,7 +51,7 @@ class Node(Tree):
 
   A value is plain, a Node, or None. where: the path of the section; choice: the
   name of a choice, '' for a part; needs: the names of its facts; given: facts
-  that every `make` has; common: see `Schema`; schema: of a part.
+  that every `make` has; common, contract: see `Schema`; schema: of a part.
   """
 
   where: str
@@ -58,6 +61,7 @@ class Node(Tree):
   needs: Collection[str] = ()
   given: Mapping[str, object] = dataclasses.field(default_factory=dict)
   common: Constructor | None = None
+  contract: Contract = ANY
   schema: Schema = Schema('', {}, (), (), {}, {}, {})
 
   @property
@@ -65,6 +69,11 @@ class Node(Tree):
     """The parameters of its constructor and of `common`."""
     common = parameters(self.common) if self.common else {}
     return {**parameters(self.constructor), **common}
+
+  @property
+  def declared(self) -> Declared:
+    """What its constructor says of itself."""
+    return declared_by(self.constructor)
 
   def __getitem__(self, name: str) -> Any:
     return self._fields[name]
@@ -159,7 +168,7 @@ class Node(Tree):
         trust.check_download(self.where, self.choice)
       part = self.constructor(**values)
       if ':' in self.choice:
-        trust.check_made(self.where, self.choice, part)
+        trust.check_made(self.where, self.choice, part, self.contract)
     return part
 
   def _unset(self, name):
@@ -294,13 +303,20 @@ def paths_near(path: str, paths: Iterable[str], cutoff: float = CUTOFF) -> list[
   return [x for name in names for x in difflib.get_close_matches(path, by_name[name], 3, 0.0)]
 
 
-def find(table: Table, path: str, name: object, facts: Collection[str] = ()) -> Constructor:
+def find(
+  table: Table,
+  path: str,
+  name: object,
+  facts: Collection[str] = (),
+  contract: Contract = ANY,
+) -> Constructor:
   """Returns table[name], or the constructor that 'module:attribute' names.
 
-  facts: the names of the facts that `Node.make` passes to it.
+  facts: the names of the facts that `Node.make` passes to it; contract: what the
+  latter must be.
   """
   if ':' in str(name):
-    return trust.find(path, str(name), facts)
+    return trust.find(path, str(name), facts, contract)
   check_one_of(table, path, name)
   return table[str(name)]
 
@@ -360,12 +376,14 @@ def _choice(schema, given, path, optional, default=None, needs=(), outer=()):
       raise no_field(below(path, field), (), schema, 'None')
     return None
   needs = schema.facts.get(_last(path), needs)
-  constructor = find(table, path, name, needs)
+  contract = schema.contract(path)
+  constructor = find(table, path, name, needs, contract)
   name = str(name)
   fields = _fields(schema, given, constructor, path, needs, outer, name)
   if common := schema.common.get(path):
     fields |= _fields(schema, given, common, path, choice=name)
-  return Node(path, constructor, {'name': name, **fields}, name, needs, common=common)
+  fields = {'name': name, **fields}
+  return Node(path, constructor, fields, name, needs, common=common, contract=contract)
 
 
 def _fields(schema, given, constructor, path, needs=(), outer=(), choice=''):

@@ -1,4 +1,4 @@
-"""What a config may import and read, and what a user's own parts must be.
+"""What a config may import and read, and a user's own parts.
 
 Importing a module, `module:attribute`, runs its code. A config that is stored
 in a run or with weights may come from a stranger, so a name that only such a
@@ -6,38 +6,24 @@ config contains is not imported, and a path is not read.
 """
 
 import contextlib
-import functools
 import hashlib
 import importlib
-import inspect
 import os
 import re
 import shlex
 import sys
-import types
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from flax import linen, nnx
-
-import diffusion_jax as dj
 from diffusion_jax.aliases import Json
+from diffusion_jax.app.config.schema import Constructor, Contract
 from diffusion_jax.core.arguments import kind_of
-from diffusion_jax.core.keys import abstract_key
-from diffusion_jax.core.levels import check_schedule
-from diffusion_jax.core.parametrization import Kind, Parametrization
-from diffusion_jax.data import simulated
 from diffusion_jax.data.code_sums import of_module
 from diffusion_jax.errors import OWN, UserError
-from diffusion_jax.networks import functional
 from diffusion_jax.paths import READ, RUN, cache_folder, texts_in
-from diffusion_jax.ranges import check_value
 from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.files import read_json, sha256, write_json
-from diffusion_jax.training.objectives import Objective
 
 _allowed: set[str] = set()
 
@@ -123,10 +109,13 @@ def check_paths(*fields: tuple[str, object]) -> None:
   _refuse(others, 'would be read', 'path')
 
 
-def check_senders(field: str, names: Iterable[str]) -> None:
-  """Raises UserError if only a stored config names what a training sends to."""
-  for name in names:
-    if name != 'tensorboard' and not (is_given(name) or is_allowed(name)):
+def check_senders(field: str, names: Collection[str], senders: Collection[str]) -> None:
+  """Raises UserError if only a stored config names what a training sends to.
+
+  senders: those of the names that may send something away.
+  """
+  for name in senders:
+    if not (is_given(name) or is_allowed(name)):
       raise UserError(
         f'config.{field}={name} may send the curves and previews away, but only a stored config '
         f'names it. If you want this, add --config.{field}={",".join(names)} to the command'
@@ -158,14 +147,13 @@ def _refuse(fields, use, what):
 
 # What an import may raise.
 _UNUSABLE = AttributeError, ImportError, SyntaxError, TypeError, ValueError
-# A parameter that every constructor of a field must have.
-NEEDS = {'data': 'split', 'objective': 'network'}
 
 
-def find(path: str, name: str, facts: Collection[str]) -> Callable:
+def find(path: str, name: str, facts: Collection[str], contract: Contract) -> Constructor:
   """Imports and returns the constructor 'module:attribute' of a field.
 
-  path: the field that names it; facts: the parameters that the program passes.
+  path: the field that names it; facts: the parameters that the program passes;
+  contract: of the field.
   Raises UserError before the import if the user did not name it, and after the
   import if it cannot be a constructor of this field.
   """
@@ -180,13 +168,10 @@ def find(path: str, name: str, facts: Collection[str]) -> Callable:
   except _UNUSABLE as error:
     where = f'config.{path}={name!r}'
     raise UserError(f'{where} cannot be imported: {error}') from error
-  if path in ('data', 'data.source', 'data.target') and simulated.is_simulator(part):
-    part = simulated.simulated(part)
-  misfit = _misfit(path.rpartition('.')[2], part, facts)
-  if misfit:
-    raise UserError(f'config.{path}={name!r}: {misfit} (docs/program.md)')
-  is_nnx = inspect.isclass(part) and issubclass(part, nnx.Module)
-  return functional.from_nnx(part) if is_nnx else part
+  try:
+    return contract.constructor(part, facts)
+  except ValueError as error:
+    raise UserError(f'config.{path}={name!r}: {error} (docs/program.md)') from error
 
 
 def code_of(*trees: object) -> dict[str, str]:
@@ -197,95 +182,9 @@ def code_of(*trees: object) -> dict[str, str]:
   return {name: of_module(module) for name, module in own.items()}
 
 
-def _misfit(key, part, facts):
-  """Returns why an object cannot be a constructor of a field, or ''."""
-  if key == 'network':
-    more = (nnx.Module,) if 'in_channels' in facts else ()  # not autoencoders
-    if inspect.isclass(part) and issubclass(part, (linen.Module, *more)):
-      return _call_misfit(part) if more else ''
-    names = 'flax.linen.Module' + ' or flax.nnx.Module' * len(more)
-    return f'a subclass of {names} is needed'
-  kinds = types.FunctionType, type, functools.partial
-  try:
-    parameters = isinstance(part, kinds) and inspect.signature(part).parameters
-  except (TypeError, ValueError):
-    parameters = False
-  if parameters is False:
-    return 'a Python function or class is needed'
-  needed = NEEDS.get(key)
-  if needed and needed not in parameters:
-    return f'its parameters must include {needed}'
-  for p in parameters.values():
-    optional = p.default is not p.empty or p.kind is p.VAR_KEYWORD
-    if not optional and (p.kind is p.VAR_POSITIONAL or p.name not in facts):
-      return f'its parameter {p.name} needs a default'
-  return ''
-
-
-def _call_misfit(network):
-  args = 'self', 'x', 'noise', 'cond'
-  try:
-    inspect.signature(network.__call__).bind(*args, train=True)
-  except TypeError as error:
-    return f'its __call__ must take (x, noise, cond, *, train): {error}'
-  return ''
-
-
-def check_made(path: str, name: str, part: Any) -> None:
-  """Raises UserError unless a user's constructor made what its field needs.
-
-  A function of the time or the level is called once, on shapes.
-  """
-  needed, value, fits = _need(path.rpartition('.')[2], part)
+def check_made(path: str, name: str, part: object, contract: Contract) -> None:
+  """Raises UserError unless a user's constructor made what its field needs."""
+  needed, value, fits = contract.made(part)
   if not fits:
     what = f'{needed}, not {kind_of(value)}'
     raise UserError(f'config.{path}={name!r}: {what} (docs/program.md)')
-
-
-def _need(field, part):
-  """Returns what a field needs, in words, what the part gives, and if it fits."""
-  match field:
-    case 'schedule':
-      level = jax.eval_shape(part, 0.5)
-      check_schedule(part)
-      fits = isinstance(level, dj.NoiseLevel) and _shapes(level) == [()] * 3
-      return 'schedule(t) must be a dj.NoiseLevel of numbers', level, fits
-    case 'noise_input':
-      number = jax.eval_shape(part, dj.clean_level())
-      return 'noise_input(level) must be a number', number, _is_array(number, ())
-    case 'weight':
-      weight = jax.eval_shape(part, dj.CosineSchedule()(np.array([0.2, 0.7])))
-      what = 'weight(level) must be one number for each level'
-      return what, weight, _is_array(weight, (), (2,))
-    case 'times':
-      what = 'times(key, batch_size, schedule) must return (level, weight), [batch_size] each'
-      with contextlib.suppress(AttributeError):  # It may need another schedule.
-        times = jax.eval_shape(lambda key: part(key, 2, dj.CosineSchedule()), abstract_key())
-        return what, times, kind_of(times) == 'a tuple of 2' and {*_shapes(times)} == {(2,)}
-    case 'sampler':
-      what = 'its constructor must return a dj.Sampler(init, step)'
-      return what, part, isinstance(part, dj.Sampler)
-    case 'parametrization':
-      fits = isinstance(part, Parametrization)
-      if fits:
-        check_value('parametrization', part.kind, Kind)
-      what = "its constructor must return a Parametrization(kind), such as Parametrization('v')"
-      return what, part, fits
-    case 'objective':
-      what = 'its constructor must return an Objective(draw, loss)'
-      return what, part, isinstance(part, Objective)
-    case 'optimizer':
-      what = "its constructor must return optax's optimizer and a function, step -> learning rate"
-      return what, part, isinstance(part, tuple) and [*map(callable, part)] == [False, True]
-    case 'data' | 'source' | 'target':
-      what = 'its constructor must return a source, such as ArraySource(x)'
-      return what, part, hasattr(part, 'read') and hasattr(part, 'facts')
-  return '', part, True
-
-
-def _shapes(tree):
-  return [x.shape for x in jax.tree.leaves(tree)]
-
-
-def _is_array(value, *shapes):
-  return isinstance(value, jax.ShapeDtypeStruct) and value.shape in shapes

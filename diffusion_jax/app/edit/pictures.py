@@ -13,12 +13,13 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.app.config.tree import from_config
-from diffusion_jax.app.edit.methods import Batch, Edited, Known, Method, fitting
+from diffusion_jax.app.edit.methods import STEPS, Batch, Edited, Known, Method, fitting
 from diffusion_jax.app.kinds.sections import Suffix
 from diffusion_jax.core import operators
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.data import drawings, images
 from diffusion_jax.data.pictures import as_picture, read_mask, read_picture
+from diffusion_jax.declared import declares
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, Probability, Several, Size
 from diffusion_jax.runtime.per_example import rows
@@ -26,6 +27,9 @@ from diffusion_jax.training import conditions
 
 Pictures = dict[str, np.ndarray]  # by their field: image, image2, mask
 Encode = Callable[[np.ndarray], np.ndarray]  # as the model diffuses it
+_of_pictures = declares(
+  data='pictures', instead='take edit=restore with operator mask, matrix or yours'
+)
 
 
 class Made(NamedTuple):
@@ -70,6 +74,7 @@ class Edit(abc.ABC):
   files: ClassVar[tuple[str, ...]] = ()  # The fields of pictures and masks.
   observes: ClassVar = False  # The picture has fewer pixels or colours.
   inverts: ClassVar = False  # The ODE is followed from the picture to noise.
+  unread: ClassVar[tuple[str, ...]] = ()  # Fields of sampling without effect.
   # The field that says what its denoiser is guided by; '': it needs no denoiser.
   part: ClassVar = ''
   loses: ClassVar = False  # Single results may be NaN, and `show` says which.
@@ -122,6 +127,7 @@ def fill_in(
   return (method or fitting(model.config)).draw(batch, known)
 
 
+@_of_pictures
 @dataclass(frozen=True, kw_only=True)
 class Inpaint(Edit):
   """Fills in the pixels that are not white in the picture `mask`.
@@ -148,6 +154,7 @@ class Inpaint(Edit):
     return Known(y, operators.masked(mask), mask=mask, condition=shown)
 
 
+@_of_pictures
 @dataclass(frozen=True, kw_only=True)
 class Sdedit(Edit):
   """Adds noise and samples from there (SDEdit, Meng et al. 2022).
@@ -186,6 +193,7 @@ class Sdedit(Edit):
       return {'x': x}
 
 
+@_of_pictures
 @dataclass(frozen=True, kw_only=True)
 class Interpolate(Edit):
   """Interpolates between two pictures along the ODE."""
@@ -196,6 +204,7 @@ class Interpolate(Edit):
 
   files: ClassVar = 'image', 'image2'
   inverts: ClassVar = True
+  unread: ClassVar = STEPS
 
   def results(self, model: Edited, batch: Batch) -> dict[str, jax.Array]:
     """Goes from one picture to the other along the ODE, for any sampler.
@@ -213,6 +222,7 @@ class Interpolate(Edit):
     return {'x': jax.vmap(between)(jnp.asarray(inputs['weight']))}
 
 
+@_of_pictures
 @dataclass(frozen=True, kw_only=True)
 class Superres(Edit):
   """Enlarges a picture `factor` times, to the size of the run's images.
@@ -252,6 +262,7 @@ class Superres(Edit):
     return self.factor if section is None else section.factor
 
 
+@_of_pictures
 @dataclass(frozen=True, kw_only=True)
 class Colorize(Edit):
   """Colours a grey picture.

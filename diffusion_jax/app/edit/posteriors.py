@@ -260,6 +260,7 @@ class Steer(Edit):
   gradient: bool = True
 
   part: ClassVar = 'reward'
+  unread: ClassVar = STEPS
 
   def results(self, model: Edited, batch: Batch) -> dict[str, jax.Array]:
     node, values = self.reward, model.facts.x

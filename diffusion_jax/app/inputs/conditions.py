@@ -12,7 +12,6 @@ import numpy as np
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds.choices import PAIRED
 from diffusion_jax.app.kinds.model import Model, make_mesh
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data import tables
@@ -360,7 +359,9 @@ def by_run(c: Node) -> str:
   guidance, sampler = c.get('guidance'), c.get('sampler')
   if guidance is not None and guidance.get('run') and guidance.scale != 1.0:
     return 'guidance'
-  return 'sampler' if sampler and sampler.name in PAIRED and sampler.get('run') else ''
+  if sampler is not None and sampler.declared.takes_pairs and sampler.get('run'):
+    return 'sampler'
+  return ''
 
 
 FAR = 6.0  # standard deviations

@@ -306,6 +306,18 @@ def _with_texts(source, length, random_flip):
   return source
 
 
+def described(config: Node, facts: Facts, size: int) -> str:
+  """Returns the data of a training in words; size: the number of examples."""
+  shape = 'x'.join(map(str, facts.x.shape))
+  data = f'{config.data.name}, {size:,} {facts.x.noun} of {shape}'
+  data += f', {facts.num_classes or "no"} classes'
+  if config.at('latent.path'):
+    data += f', by their latents in {config.latent.path}'
+  if config.data.get('fresh'):
+    data += ', simulated anew in each epoch and not kept'
+  return data
+
+
 def unseen(config: Node) -> Source:
   """Returns the test split, or the validation part or training split without one."""
   try:

@@ -29,6 +29,7 @@ from diffusion_jax.data import (
   webdataset,
 )
 from diffusion_jax.data.tables import csv_table
+from diffusion_jax.declared import declares
 from diffusion_jax.demos import photos, shapes, simulators
 from diffusion_jax.few_steps import distillation
 from diffusion_jax.networks import ddpmpp, edm2, inputs, mlp, transformer, unet
@@ -154,6 +155,7 @@ def autoguidance(
   return dj.classifier_free(pair, scale, rescale, interval, channels)
 
 
+@declares(takes_pairs=True, draws_noise=True)
 def feynman_kac(scale: Finite, particles: Several = 16, run: RunPath = '') -> dj.Sampler:
   """Draws from the law cond^scale uncond^(1 - scale), by weighted particles.
 
@@ -173,20 +175,6 @@ SAMPLERS = {
   **named(dj.euler_maruyama, dj.velocity_heun, dj.velocity_sde, dj.reverse_diffusion),
   **named(dj.annealed_langevin, dj.cfg_plus_plus, feynman_kac),
 }
-# Samplers that call a `PairedDenoiser`, and so are guidance themselves.
-PAIRED = 'cfg_plus_plus', 'feynman_kac'
-
-# Samplers that add noise; ddim does so if eta > 0.
-STOCHASTIC = (
-  'ancestral',
-  'euler_maruyama',
-  'dpm_solver_pp_sde',
-  'dpm_solver_pp_2s_sde',
-  'velocity_sde',
-  'reverse_diffusion',
-  'annealed_langevin',
-  'feynman_kac',
-)
 
 GUIDANCES = {
   f.__name__: guidance(f)

@@ -2,18 +2,18 @@
 
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 
-import diffusion_jax as dj
 from diffusion_jax.app.config.rules import EDIT, EVALUATE, SAMPLE, TRAIN, Row
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import condition_of, fitting, method_name
-from diffusion_jax.app.kinds.choices import PAIRED
+from diffusion_jax.app.kinds import sections
 from diffusion_jax.app.kinds.couplings import COUPLINGS
 from diffusion_jax.data.sources import Facts
+from diffusion_jax.declared import DataNeed
 
 # -- what a machine holds -----------------------------------------------------
 
@@ -39,98 +39,107 @@ MACHINE = (
   _too_large('sampling.batch_size', SAMPLE, 'sampling.num_samples'),
 )
 
-# -- what needs which data -----------------------------------------------------
+# -- what constructors declare -------------------------------------------------
 
 
 class Need(NamedTuple):
-  """What a part needs of the data, whether they have it, and what else to do."""
+  """What data must have for a `DataNeed`, what to do without, and whether they have it."""
 
   what: str
   advice: str
-  has: Callable[[Facts], bool]
+  has: Callable[[Node, Facts], bool]
 
 
-def _has_grid(facts):
-  return len(facts.x.shape) == 3
+NEEDS: dict[DataNeed, Need] = {
+  'levels': Need(
+    'levels, as pictures and texts have',
+    'uint8 arrays have levels; leave it out for real numbers',
+    lambda c, facts: bool(facts.x.levels),
+  ),
+  'pictures': Need(
+    'pictures, uint8 [H, W, C]', 'leave it out', lambda c, facts: facts.x.is_picture
+  ),
+  'grid': Need(
+    'data [H, W, C]',
+    'take network=unet or dit, or mlp for vectors',
+    lambda c, facts: len(facts.x.shape) == 3,
+  ),
+  'context': Need(
+    'a context',
+    'give data with one, as data=npz with `context`, or train without, by '
+    'conditioning.context=None',
+    # Numbers that are known of x are a context of the samples too.
+    lambda c, facts: facts.context is not None or c.at('conditioning.known') is not None,
+  ),
+  'vectors': Need(
+    'vectors [D] of real numbers',
+    'leave it out',
+    lambda c, facts: len(facts.x.shape) == 1 and not facts.x.levels,
+  ),
+}
+
+# The modes that read a section; all others concern every mode.
+_MODES = {'evaluation': EVALUATE, 'edit': EDIT}
 
 
-def _has_vectors(facts):
-  return len(facts.x.shape) == 1 and not facts.x.levels
+def _sections(c, modes):
+  # Yields (how a flag sets it, section) of all constructors that concern these modes.
+  for name, section in c.items():
+    if isinstance(section, Node) and _MODES.get(name, ()) == modes:
+      yield from _choices(section) if name != 'evaluation' else _metrics(section)
 
 
-LEVELS = Need(
-  'levels, as pictures and texts have',
-  'uint8 arrays have levels; leave it out for real numbers',
-  lambda facts: bool(facts.x.levels),
-)
-PICTURES = Need('pictures, uint8 [H, W, C]', 'leave it out', lambda facts: facts.x.is_picture)
-EDITED = PICTURES._replace(advice='take edit=restore with operator mask, matrix or yours')
-MEASURED = PICTURES._replace(advice='take fd, c2st or others of numbers')
-SQUARES = Need('data [H, W, C]', 'take network=unet or dit, or mlp for vectors', _has_grid)
-VECTORS = Need('vectors [D] of real numbers', 'leave it out', _has_vectors)
-CONTEXT = Need(
-  'a context',
-  'give data with one, as data=npz with `context`, or train without, by conditioning.context=None',
-  lambda facts: facts.context is not None,
-)
+def _choices(section):
+  yield f'{section.where}={section.choice}', section
+  for inner in section.values():
+    if isinstance(inner, Node):
+      yield from _choices(inner)
 
 
-def needing(need: Need, modes: tuple[str, ...] = (), **paths: Collection[str]) -> Row:
-  """Returns the row of fields whose values, or any for (), need such data.
+def _metrics(evaluation):
+  for name, section in sections.of_metrics(evaluation).items():
+    yield f'evaluation.metrics={name}', section
 
-  paths: the values by the field, with __ for the dot in its path.
-  """
+
+def _asked(setting, section):
+  # Yields (setting, what it needs of the data) of a constructor and of its fields.
+  if section.declared.data:
+    yield setting, section.declared.data
+  for name, need in section.declared.fields.items():
+    if section.get(name):
+      yield f'{section.where}.{name}={section[name]}', need
+
+
+def needing(name: DataNeed, modes: tuple[str, ...] = ()) -> Row:
+  """Returns the rule that what declares a need has such data."""
+  need = NEEDS[name]
 
   def found(c, facts):
-    if need.has(facts):
+    if need.has(c, facts):
       return None
-    for name, values in paths.items():
-      path = name.replace('__', '.')
-      given = c.at(path)
-      given = given.name if isinstance(given, Node) else given
-      for value in given if isinstance(given, tuple) else (given,):
-        if value in values if values else value:
-          return f'{path}={value}'
+    for setting, section in _sections(c, modes):
+      if asking := next((x for x, asked in _asked(setting, section) if asked == name), ''):
+        return asking, section.declared.instead or need.advice
     return None
 
-  what = f'config.{{it}} needs {need.what}, and your data are {{data}}: {need.advice}'
+  what = f'config.{{it[0]}} needs {need.what}, and your data are {{data}}: {{it[1]}}'
   return Row(found, what, modes)
 
 
-_CONTEXT = needing(CONTEXT._replace(advice='leave it out'), sampling__context=())
-# Numbers that are known of x are a context of the samples too.
-OBSERVED = _CONTEXT._replace(
-  when=lambda c, facts: c.at('conditioning.known') is None and _CONTEXT.when(c, facts)
-)
+def refusing(modes: tuple[str, ...] = ()) -> Row:
+  """Returns the rule that no constructor refuses the config by itself."""
 
-DATA = (
-  needing(
-    LEVELS,
-    sampling__bound=('clip', 'quantile'),
-    conditioning__self_conditioning=(),
-    objective=('hybrid', 'vlb', 'masked', 'd3pm', 'vae', 'hvae'),
-  ),
-  needing(
-    PICTURES,
-    objective=('classifier',),
-    latent=(),
-    training__random_flip=(),
-    conditioning__augment=(),
-    conditioning__image=(),
-  ),
-  needing(SQUARES, network=('ddpmpp', 'edm2', 'vdm')),
-  needing(CONTEXT, conditioning__context=()),
-  needing(VECTORS, conditioning__known=()),
-  OBSERVED,
-  needing(LEVELS, EVALUATE, evaluation__metrics=('elbo', 'iw', 'independent_pixels')),
-  needing(MEASURED, EVALUATE, evaluation__metrics=('fid', 'sfid', 'is', 'cmmd')),
-  needing(PICTURES, EVALUATE, evaluation__metrics=('accuracy',)),
-  needing(
-    EDITED,
-    EDIT,
-    edit=('inpaint', 'sdedit', 'interpolate', 'superres', 'colorize'),
-    edit__operator=('blur', 'motion', 'downsample', 'gray', 'hdr', 'phase'),
-  ),
+  def found(c, facts):
+    whys = ((x, section.declared.refuses(c, facts)) for x, section in _sections(c, modes))
+    return next((each for each in whys if each[1]), None)
+
+  return Row(found, 'config.{it[0]}: {it[1]}', modes)
+
+
+DECLARED = tuple(
+  row
+  for modes in ((), EVALUATE, EDIT)
+  for row in (*(needing(name, modes) for name in NEEDS), refusing(modes))
 )
 
 
@@ -139,7 +148,8 @@ DATA = (
 
 def takes_pairs(c: Node) -> bool:
   """Returns whether the sampler calls pairs of predictions."""
-  return c.at('sampling.sampler.name') in PAIRED
+  sampler = c.at('sampling.sampler')
+  return sampler is not None and sampler.declared.takes_pairs
 
 
 def _is_guided_alone(c, facts):
@@ -208,9 +218,9 @@ def _training_of_method(c, facts):
   return c.edit.name if method.make().is_trained else 'None', condition
 
 
-def _change_that_unipc_undoes(c, facts):
+def _change_that_a_step_undoes(c, facts):
   sampler = c.sampling.get('sampler')
-  if sampler is None or sampler.constructor is not dj.unipc:
+  if sampler is None or not sampler.declared.keeps_x:
     return ''
   if c.at('edit.posterior') is not None:
     return f'posterior={c.edit.posterior.name}' * c.edit.posterior.make().changes_x
@@ -244,14 +254,14 @@ EDITS = (
     EDIT,
   ),
   Row(
-    _change_that_unipc_undoes,
-    'config.edit.{it} changes x between steps, which sampling.sampler=unipc would undo: take '
-    'another sampler',
+    _change_that_a_step_undoes,
+    'config.edit.{it} changes x between steps, which sampling.sampler={c.sampling.sampler.name} '
+    'would undo: take another sampler',
     EDIT,
   ),
   Row(
     lambda c, facts: (
-      (c.edit.constructor.part or c.edit.name == 'interpolate')
+      (c.edit.constructor.part or c.edit.constructor.inverts)
       and c.at('conditioning.self_conditioning')
     ),
     'config.edit={c.edit.name} needs a denoiser, and this run was trained with '
@@ -260,4 +270,4 @@ EDITS = (
   ),
 )
 
-CONFLICTS = *MACHINE, *DATA, *GUIDANCE, *EDITS, *COUPLINGS
+CONFLICTS = *MACHINE, *DECLARED, *GUIDANCE, *EDITS, *COUPLINGS

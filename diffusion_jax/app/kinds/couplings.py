@@ -1,7 +1,8 @@
 """What objective.coupling excludes: all that takes noise to be independent of x_0."""
 
 from diffusion_jax.app.config.rules import EDIT, EVALUATE, Row
-from diffusion_jax.app.kinds.choices import STOCHASTIC
+from diffusion_jax.app.kinds import sections
+from diffusion_jax.app.kinds.sampling import draws_noise
 
 
 def _has_coupling(c):
@@ -17,10 +18,17 @@ def _noisy_step(c, facts):
   sampler = c.sampling.get('sampler')
   if not _has_coupling(c):
     return ''
-  if sampler is not None and (sampler.name in STOCHASTIC or sampler.get('eta')):
+  if sampler is not None and draws_noise(sampler):
     return f'sampler={sampler.name}'
   names = 'stochastic', 'churn', 'ancestral_noise', 'corrector', 'classifier'
   return next((name for name in names if c.sampling.get(name)), '')
+
+
+def _metric_of_independent_noise(c, facts):
+  if not _has_coupling(c):
+    return ''
+  metrics = sections.of_metrics(c.evaluation)
+  return next((name for name, x in metrics.items() if x.declared.independent_noise), '')
 
 
 _REASON = (
@@ -42,12 +50,12 @@ COUPLINGS = (
     'labels and contexts only: set one of the two to None',
   ),
   Row(
-    lambda c, facts: _has_coupling(c) and 'elbo' in c.evaluation.metrics,
-    'config.evaluation.metrics=elbo' + _REASON + 'take ode',
+    _metric_of_independent_noise,
+    'config.evaluation.metrics={it}' + _REASON + 'take ode',
     EVALUATE,
   ),
   Row(
-    lambda c, facts: _has_coupling(c) and c.edit.name != 'interpolate',
+    lambda c, facts: _has_coupling(c) and not c.edit.constructor.inverts,
     'config.edit={c.edit.name}' + _REASON + 'take interpolate, which follows the ODE',
     EDIT,
   ),

@@ -23,11 +23,11 @@ from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data.sources import Facts
+from diffusion_jax.declared import Declared
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.training import augmentation, conditions
-from diffusion_jax.training.objectives import Needs
 
 # The fields that ask for inputs of the network.
 _ASKED = {
@@ -145,14 +145,12 @@ class ConfiguredNetwork:
     return self.gamma is not None
 
   @functools.cached_property
-  def needs(self) -> Needs:
+  def needs(self) -> Declared:
     """What the objective, with its guidance, needs of the network."""
     objective = self.config.objective
-    needs = getattr(objective.constructor, 'needs', Needs())
     if (guidance := objective.get('guidance')) is None:
-      return needs
-    scale = getattr(guidance.constructor, 'needs', Needs()).guidance_scale
-    return needs._replace(guidance_scale=scale)
+      return objective.declared
+    return objective.declared._replace(guidance_scale=guidance.declared.guidance_scale)
 
   @functools.cached_property
   def inputs(self) -> Inputs:

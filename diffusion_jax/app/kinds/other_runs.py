@@ -219,11 +219,11 @@ def _other_conditions(run, noisy, student):
       )
   if noisy.conditioning.self_conditioning:
     yield f'config.{_TEACHER}: the run in {run} has self-conditioning'
-  coupling, objective = noisy.config.at('objective.coupling'), student.config.objective.name
-  if coupling is not None and objective != 'reflow':
+  objective, coupling = student.config.objective, noisy.config.at('objective.coupling')
+  if coupling is not None and not objective.declared.coupled_teacher:
     yield (
-      f'config.{_TEACHER}: objective={objective} takes noise to be independent of x_0, and the run '
-      f'in {run} was trained with objective.coupling={coupling.name}: take reflow'
+      f'config.{_TEACHER}: objective={objective.name} takes noise to be independent of x_0, and '
+      f'the run in {run} was trained with objective.coupling={coupling.name}: take reflow'
     )
   if ours.dropout and not noisy.conditioning.dropout:
     yield (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.rules import EDIT, TRAIN, Row, broken, set_fields
+from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import STEPS
 from diffusion_jax.app.kinds import store
@@ -73,7 +74,7 @@ def _own_steps(c, facts):
   posterior = c.at('edit.posterior')
   if posterior is not None:
     return f'edit.posterior={posterior.name}' * bool(posterior.make().unread)
-  return f'edit={c.edit.name}' * (c.edit.name in ('interpolate', 'steer'))
+  return f'edit={c.edit.name}' * bool(c.edit.constructor.unread)
 
 
 def _own_grid(c, facts):
@@ -81,13 +82,16 @@ def _own_grid(c, facts):
   return posterior is not None and 'grid' in posterior.make().unread
 
 
-# What other projects' files do not say of how images are drawn.
-_OF_DRAWING = (
-  *('num_samples', 'batch_size', 'labels', 'prompt', 'context', 'context_row', 'seed'),
-  *('trajectory', 'profile', 'name', 'grid', 'schedule', 'guidance'),
-  *('classifier', 'churn', 'ancestral_noise', 'corrector', 'top_p', 'remasking'),
-  *('stochastic', 'guidance_scale'),
-)
+# The fields of sampling that choose the weights, and those that other projects'
+# files of a schedule say too.
+_CONVERTED = 'weights', 'checkpoint', 'sampler', 'bound'
+# All others that a kind has, which convert.to does not read.
+_OF_DRAWING = {
+  name: None
+  for kind in store.KINDS
+  for name in parameters(kind.parts['sampling'])
+  if name not in _CONVERTED
+}
 
 
 def _is_of_others(c, facts):

@@ -9,7 +9,9 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.app.config.schema import Table
+from diffusion_jax.app.config.tree import Node
 from diffusion_jax.core.step_schedules import num_steps_of
+from diffusion_jax.declared import declares
 from diffusion_jax.ranges import Levels, Positive, Probability, Rate
 from diffusion_jax.sampling.grids import Spacing
 from diffusion_jax.training.averaging import Width
@@ -22,6 +24,11 @@ class Guidance(NamedTuple):
 
   scale: float
   guide: Callable[..., dj.Denoiser]
+
+
+def draws_noise(sampler: Node) -> bool:
+  """Returns whether the steps of a sampler draw noise, as ddim's do with eta."""
+  return sampler.declared.draws_noise or bool(sampler.get('eta'))
 
 
 class OfAverage(NamedTuple):
@@ -106,11 +113,13 @@ def auto() -> Bound:
   return dj.clip_denoised
 
 
+@declares(data='levels')
 def clip() -> Bound:
   """Clips estimates of x_0 to [-1, 1], after guidance."""
   return dj.clip_denoised
 
 
+@declares(data='levels')
 def quantile(quantile: Probability = 0.995, largest: Positive | None = None) -> Bound:
   """Clips to a quantile of |x_0| and divides by it (Saharia et al. 2022).
 

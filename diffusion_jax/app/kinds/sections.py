@@ -8,6 +8,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds.sampling import Bound, Guidance, Respaced, Steps
 from diffusion_jax.app.kinds.training import Training
 from diffusion_jax.core.levels import Schedule
+from diffusion_jax.declared import declares
 from diffusion_jax.networks.inputs import ContextEncoder, Text
 from diffusion_jax.paths import ReadPath, RunPath, WritePath
 from diffusion_jax.ranges import (
@@ -91,6 +92,15 @@ class Evaluation:
   name: Suffix = ''  # appended to the folder of the results
 
 
+def of_metrics(evaluation: Node) -> dict[str, Node]:
+  """Returns the sections of evaluation.metrics by the names that choose them.
+
+  Without the ones that are not known yet: auto, and what may not be imported.
+  """
+  metrics = {name: evaluation.get(name.rpartition(':')[2]) for name in evaluation.metrics}
+  return {name: section for name, section in metrics.items() if section is not None}
+
+
 class ClassifierGuidance(NamedTuple):
   """Guides by the classifier in the run folder `run`.
 
@@ -103,6 +113,7 @@ class ClassifierGuidance(NamedTuple):
   after_clip: bool = False
 
 
+@declares(fields={'context': 'context'}, instead='leave it out')
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
   """Says how many images are drawn, and by which weights (docs/samplers.md)."""
@@ -186,6 +197,7 @@ class Serve:
   num_images: Size = 20  # how many are drawn at a time
 
 
+@declares(data='pictures')
 class Latent(NamedTuple):
   """Diffuses the latents of the autoencoder in the run folder `run`.
 
@@ -201,6 +213,7 @@ class Latent(NamedTuple):
   path: ReadPath = ''
 
 
+@declares(fields={'augment': 'pictures', 'self_conditioning': 'levels'})
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
   """Says what the network sees besides x_t and its level."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from diffusion_jax.aliases import Tree
 from diffusion_jax.app.config import store, trust
-from diffusion_jax.app.config.schema import Constructor, Schema, parameters
+from diffusion_jax.app.config.schema import ANY, Constructor, Schema, parameters
 from diffusion_jax.app.config.store import (
   Flags,
   allow,
@@ -92,7 +92,7 @@ def of_metrics(tree: Tree, schema: Schema) -> dict[str, Constructor]:
     path = f'evaluation.{name_of(name)}'
     if path in constructors or name_of(name) in schema.metrics:
       raise UserError(f'config.{_PATH}: {name} has the name of another metric; rename it')
-    constructors[path] = trust.find(_PATH, name, ())
+    constructors[path] = trust.find(_PATH, name, (), ANY)
   return constructors
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from diffusion_jax.app.config.schema import Table
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.declared import declares
 from diffusion_jax.paths import RunPath
 from diffusion_jax.ranges import Count, Positive, Size
 from diffusion_jax.training import averaging
@@ -89,6 +90,7 @@ class Machine:
   trace: Trace | None = None
 
 
+@declares(fields={'random_flip': 'pictures'})
 @dataclass(frozen=True, kw_only=True)
 class Training:
   """Says how a model is trained (docs/training.md)."""

@@ -17,6 +17,7 @@ from diffusion_jax.app.kinds import rules, store
 from diffusion_jax.app.kinds.roles import USES
 from diffusion_jax.errors import UserError
 from diffusion_jax.paths import READ
+from diffusion_jax.training import loggers
 
 GROUP = 'diffusion_jax.modes'
 
@@ -54,7 +55,8 @@ class Mode(NamedTuple):
     sections = [config.get(name) for name in self.reads if name != 'data']
     trust.check_paths(*(x for section in sections if section for x in section.paths_read(READ)))
     if self.name == 'train':
-      trust.check_senders('training.log_to', config.training.log_to)
+      names = config.training.log_to
+      trust.check_senders('training.log_to', names, loggers.senders(names))
 
   def check_given(self, config: Node, workdir: Path, given: Collection[str]) -> None:
     """Raises UserError for a flag that a mode of a trained run does not read.

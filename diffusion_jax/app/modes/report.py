@@ -20,7 +20,7 @@ import diffusion_jax as dj
 from diffusion_jax.app.config import folder, rules
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import Frames, Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.drawing import (
@@ -43,6 +43,8 @@ from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import checksums, load
 
 T = TypeVar('T')
+# What does not describe a training: how other modes work, names of files, the data's facts.
+APART = {*roles.USES, 'facts', 'sampling.name', 'evaluation.name'} - {'sampling', 'evaluation'}
 _PICTURES = 10  # in the trajectory, and with their neighbours
 _POINTS = 2000  # of vectors in a file of samples
 _FILES = 12  # of --mode=sample, the newest
@@ -93,7 +95,7 @@ def write(run: Run, frames: Frames | None = None) -> Path:
   path = workdir.make() / 'report.html'
   try:
     films = gallery(run, data)
-    write_text(path, page.render(runs, defaults(config), film, near, films))
+    write_text(path, page.render(runs, defaults(config), film, near, films, APART))
   except OSError as error:
     raise UserError(f'{path} cannot be written ({error.strerror})') from error
   return path
@@ -189,7 +191,7 @@ def gallery(run: Run, data: np.ndarray | None = None) -> list[Film | Table | Non
   names = record.short(x.stem for x in newest)
   drawn = [optional(x.name, drawn_by, run, x, names[x.stem], data) for x in newest]
   films = [*filter(None, drawn)]
-  table = page.differing({name: fields for name, _, fields in films})
+  table = page.differing({name: fields for name, _, fields in films}, APART)
   return [*(film for _, film, _ in films), *table]
 
 

@@ -23,12 +23,12 @@ from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.inputs.conditions import takes_labels
 from diffusion_jax.app.inputs.datasets import text_length
 from diffusion_jax.app.kinds import other_runs, store
-from diffusion_jax.app.kinds.choices import PAIRED
 from diffusion_jax.app.kinds.conflicts import takes_pairs
 from diffusion_jax.app.kinds.model import Model, effort
 from diffusion_jax.app.run.drawing import FEW, check_numbers, check_plan, draw_sheet, in_box
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import as_one_key, fold_each
+from diffusion_jax.declared import declared_by
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import FlagText, Misfit, convert
 from diffusion_jax.report.pictures import as_uri
@@ -217,7 +217,8 @@ def fields(model: Model) -> list[dict]:
     if takes_pairs(model.config):
       add('sampler.scale', 'guidance scale', c.sampler.scale)
     elif 'sampler' in c:
-      names = [n for n in model.schema.table('sampling.sampler') if n not in PAIRED]
+      table = model.schema.table('sampling.sampler')
+      names = [name for name, x in table.items() if not declared_by(x).takes_pairs]
       add('sampler', 'sampler', c.sampler.name, choices=names)
     beyond = None if model.noisy is None else model.noisy.schedule_steps
     add('num_steps', 'steps', c.grid.get('number'), least=1, beyond=beyond)

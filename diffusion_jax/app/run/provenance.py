@@ -19,7 +19,6 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, rules, trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import roles, store
-from diffusion_jax.app.kinds.choices import PAIRED
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.sampling import ALIASES
 from diffusion_jax.app.run.weights import Run
@@ -206,7 +205,7 @@ def describe(content: Settings) -> str:
   line = f'settings: {content["run"]}, checkpoint {c["checkpoint"]}'
   if c.get('sampler'):
     line += f', {c["sampler"]["name"]}'
-    if c['sampler']['name'] in PAIRED:
+    if 'scale' in c['sampler']:  # of samplers that are guidance themselves
       line += f' {c["sampler"]["scale"] or 0:g}'
   if 'grid' in c:
     line += f', {results.steps_of(c)}'

@@ -119,6 +119,13 @@ def traced(config: Node) -> tuple[int, ...]:
   return (trace.first, min(trace.first + trace.steps - 1, total)) if trace else ()
 
 
+def trace_that_is_over(config: Node, step: int) -> str:
+  """Returns a note if a training continues after the steps of its trace, or ''."""
+  if not config.training.machine.trace or step < traced(config)[1]:
+    return ''
+  return f'note: no trace is written: step {step} is after training.machine.trace'
+
+
 def end_of_call(config: Node, hooks: list[Hook], step: int) -> int:
   """Returns the last step of the call that begins after `step`.
 
@@ -204,6 +211,19 @@ def saving(model: Model, every: tuple[int, ...]) -> Hook:
     log.save(state, with_criterion(model, log.results))
 
   return Hook(every, act, saves=True)
+
+
+def best_of_few(config: Node, step: int = 0) -> str:
+  """Returns a note if the best checkpoint is chosen among few of the losses, or ''."""
+  c = config.training
+  every, saved = c.held_out.every if c.held_out else 0, c.checkpoints.every or c.num_steps
+  by_loss = c.checkpoints.best and best_by(config) == held_out_loss(config)
+  if not by_loss or not every % saved:
+    return ''
+  return (
+    f'note: training.checkpoints.best chooses among checkpoints, {saved} steps '
+    f'apart, and not among all losses of training.held_out.every={every}'
+  )
 
 
 def with_criterion(model: Model, results: dict) -> dict | None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -15,8 +14,8 @@ from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets, trained_on
-from diffusion_jax.app.inputs.criterion import best_by, held_out, held_out_loss
-from diffusion_jax.app.kinds import roles, rules
+from diffusion_jax.app.inputs.criterion import held_out
+from diffusion_jax.app.kinds import roles
 from diffusion_jax.app.modes import report
 from diffusion_jax.app.train import hooks, setup
 from diffusion_jax.app.train.hooks import Hook
@@ -330,46 +329,36 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int, before: Jso
   return StepLog(config, workdir.path, *files, start, parts.rates, stored, before)
 
 
+# What else a training says when it starts: functions (config, step) -> a line or ''.
+NOTES = (
+  setup.own_parts_on_a_cpu,
+  setup.slow_average,
+  setup.shortened_warmup,
+  hooks.trace_that_is_over,
+  hooks.best_of_few,
+)
+
+
 def announce(parts: Setup, step: int) -> None:
-  """Prints devices, data and progress of the run, a line each."""
-  config, source, c = parts.config, parts.source, parts.config.training
-  shape = 'x'.join(map(str, source.facts.x.shape))
+  """Prints devices, data, progress and notes of the run, a line each."""
+  config, total = parts.config, parts.config.training.num_steps
   data, fsdp = parts.mesh.shape.values()
   devices = f'{data}x{fsdp} {jax.devices()[0].device_kind} (data x fsdp)'
   what = 'adapters' if config.at('training.start.rank') else 'network'
   print(f'devices: {devices}; {what}: {parts.num_parameters:,} parameters')
   tests = max((hook.test_images for hook in parts.hooks), default=0)
-  what = source.facts.x.noun
-  data = f'{config.data.name}, {len(source):,} {what} of {shape}'
-  data += f', {parts.model.facts.num_classes or "no"} classes'
-  if config.at('latent.path'):
-    data += f', by their latents in {config.latent.path}'
-  if config.data.get('fresh'):
-    data += ', simulated anew in each epoch and not kept'
-  print(f'data: {data}' + (f', {tests:,} {held_out(config)} {what}' if tests else ''))
-  own = [x for x in (config.data.name, config.objective.name) if ':' in x]
-  flagged = 'ynn_fusion_type' in os.environ.get('XLA_FLAGS', '')
-  if own and jax.default_backend() == 'cpu' and not flagged:
-    print(f'note: XLA:CPU may compile sums over products in {own[0]} wrongly: docs/performance.md')
-  total = c.num_steps
+  line = datasets.described(config, parts.model.facts, len(parts.source))
+  held_out_line = f', {tests:,} {held_out(config)} {parts.model.facts.x.noun}' * bool(tests)
+  print(f'data: {line}{held_out_line}')
   print(f'{parts.workdir}: step {step} of {total}')
   if step >= total:
     print(
       f'this run is finished: it has {step} of {total} steps. '
       'A larger --config.training.num_steps continues it'
     )
-  elif warning := setup.slow_average(config):
-    print(warning)
-  if long := rules.long_warmup(config):
-    print(f'note: {long}: the warm-up takes a tenth of the training')
-  if c.machine.trace and step >= hooks.traced(config)[1]:
-    print(f'note: no trace is written: step {step} is after training.machine.trace')
-  every, saved = c.held_out.every if c.held_out else 0, c.checkpoints.every or total
-  if c.checkpoints.best and best_by(config) == held_out_loss(config) and every % saved:
-    print(
-      f'note: training.checkpoints.best chooses among checkpoints, {saved} steps '
-      f'apart, and not among all losses of training.held_out.every={every}'
-    )
+  for note in NOTES:
+    if line := note(config, step):
+      print(line)
 
 
 def ended(workdir: RunFolder, step: int, config: Node) -> str:

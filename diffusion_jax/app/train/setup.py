@@ -1,6 +1,7 @@
 """The parts of a training, made from its config."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 
 import jax
@@ -24,7 +25,7 @@ from diffusion_jax.app.kinds.model import (
   make_encode,
   make_mesh,
 )
-from diffusion_jax.app.kinds.rules import TRAINING
+from diffusion_jax.app.kinds.rules import TRAINING, long_warmup
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.train import hooks
 from diffusion_jax.app.train.hooks import Hook
@@ -291,10 +292,28 @@ def averages_of(config: Node, more_steps: float = 0.0) -> Averages:
   return c.average.make(facts)
 
 
-def slow_average(config: Node) -> str:
+# -- what a training says of its config when it starts ---------------------------
+
+
+def own_parts_on_a_cpu(config: Node, step: int = 0) -> str:
+  """Returns a note on what XLA:CPU may do with a user's own parts, or ''."""
+  own = [x for x in (config.data.name, config.objective.name) if ':' in x]
+  flagged = 'ynn_fusion_type' in os.environ.get('XLA_FLAGS', '')
+  if not own or jax.default_backend() != 'cpu' or flagged:
+    return ''
+  return f'note: XLA:CPU may compile sums over products in {own[0]} wrongly: docs/performance.md'
+
+
+def shortened_warmup(config: Node, step: int = 0) -> str:
+  """Returns a note on a warm-up that the training shortens, or ''."""
+  long = long_warmup(config)
+  return f'note: {long}: the warm-up takes a tenth of the training' if long else ''
+
+
+def slow_average(config: Node, step: int = 0) -> str:
   """Returns a line if the average will keep a tenth of its start, or ''."""
   c = config.training
-  if c.average.get('warmup'):
+  if step >= c.num_steps or c.average.get('warmup'):
     return ''
   later = averages_of(config).rate(jnp.arange(1, c.num_steps))
   weight = np.prod(1.0 - np.asarray(later, np.float64))

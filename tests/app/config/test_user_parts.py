@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from ml_collections import ConfigDict
 from numpy.testing import assert_allclose
 
@@ -21,12 +20,14 @@ from diffusion_jax import errors
 from diffusion_jax.app.config import folder, tree, trust
 from diffusion_jax.app.config.rules import lines
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds import conflicts, diffusion, registry, store
+from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Context
 from tests.app import toy_parts
-from tests.app.conftest import CONFIGS, refused
+from tests.app.conftest import CONFIGS, DIGITS, refused
 
 TOY = toy_parts.__name__
 # The path of a choice, the user's part, a field of its own, its value.
@@ -132,11 +133,16 @@ sys:version
 """.split()
 
 
+def found(path, name, facts):
+  """Returns the constructor that a field of a diffusion model names."""
+  return trust.find(path, name, facts, diffusion.SCHEMA.contract(path))
+
+
 @pytest.mark.parametrize('path', PLACES)
 def test_what_is_no_part_is_refused_in_every_place_uncalled(path):
   trust.allow(NO_PARTS)  # as if the user had named them
   for name in NO_PARTS:
-    refused(f"config.{path}='{name}': ", trust.find, path, name, ())
+    refused(f"config.{path}='{name}': ", found, path, name, ())
 
 
 def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
@@ -149,42 +155,9 @@ def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
   for name, part in {'of_facts': levels, 'partial': partial}.items():
     monkeypatch.setattr(module, name, part, raising=False)
     trust.allow([f'{__name__}:{name}'])
-    found = trust.find('sampler', f'{__name__}:{name}', ('schedule',))
-    assert found is part
+    assert found('sampler', f'{__name__}:{name}', ('schedule',)) is part
   message = f"weight='{__name__}:of_facts': its parameter schedule needs a def"
-  refused(message, trust.find, 'objective.weight', f'{__name__}:of_facts', ())
-
-
-class NoTrain(nn.Module):
-  takes = ('label',)
-
-  def __call__(self, x, noise, cond=None):
-    return x
-
-
-class NoCond(nn.Module):
-  def __call__(self, x, noise, *, train=False):
-    return x
-
-
-def test_a_network_takes_what_every_network_is_called_with():
-  for part, wrong in ((NoTrain, "keyword argument 'train'"), (NoCond, 'many po')):
-    trust.allow([name := f'{__name__}:{part.__name__}'])
-    message = r'__call__ must take \(x, noise, cond, \*, train\): .*' + wrong
-    refused(message, trust.find, 'network', name, ('in_channels',))
-  trust.allow([f'{TOY}:Network'])
-  trust.find('network', f'{TOY}:Network', ('in_channels',))
-
-
-def numbers(rng, n):
-  return {'x': rng.normal(size=(n, 2))}
-
-
-@pytest.mark.parametrize('path', ['data', 'data.source'])
-def test_a_simulator_is_data_and_the_source_of_data(path):
-  trust.allow([f'{__name__}:numbers'])
-  source = trust.find(path, f'{__name__}:numbers', ())(split='test', num_test=3)
-  assert len(source) == 3
+  refused(message, found, 'objective.weight', f'{__name__}:of_facts', ())
 
 
 def no_sum(count=1):
@@ -201,3 +174,45 @@ def test_a_type_error_within_a_part_is_its_own():
   with pytest.raises(TypeError, match='unsupported operand') as error:
     config.schedule.make()
   assert error.traceback[-1].name == 'no_sum'
+
+
+CAREFUL, NOISY = f'{TOY}:careful', f'{TOY}:noisy_sampler'
+TEXTS, NUMBERS = Facts(ArraySpec((16,), 256)), Facts(ArraySpec((8, 8, 1)))
+
+
+@pytest.mark.parametrize('flags, mode, facts, line', [
+  (
+    {'objective': CAREFUL}, 'train', TEXTS,
+    f'objective={CAREFUL} needs pictures, uint8 [H, W, C], and your data are 256 levels [16] '
+    'without a context: take objective=denoising',
+  ),
+  (
+    {'objective': CAREFUL}, 'train', DIGITS,
+    f'objective={CAREFUL}: a mean over 64 examples is too noisy: set training.batch_size=512',
+  ),
+  (
+    {'sampling.sampler': NOISY, 'sampling.sampler.damping': '1.0'}, 'sample', NUMBERS,
+    'sampling.sampler.damping=1.0 needs levels, as pictures and texts have, and your data are real '
+    'numbers [8, 8, 1] without a context: uint8 arrays have levels; leave it out for real numbers',
+  ),
+  (
+    {'sampling.sampler': NOISY, 'objective.coupling': 'exact'}, 'sample', DIGITS,
+    f'sampling.sampler={NOISY} takes noise to be independent of x_0, and objective.coupling=exact '
+    'pairs them: take steps of the ODE, such as sampling.sampler=ddim with eta=0',
+  ),
+  (
+    {'sampling.sampler': NOISY, 'edit': 'sdedit', 'edit.mask': 'm.png'}, 'edit', DIGITS,
+    f'edit.mask changes x between steps, which sampling.sampler={NOISY} would undo: take another '
+    'sampler',
+  ),
+])  # fmt: skip
+def test_a_part_that_declares_what_it_needs_is_refused_without(flags, mode, facts, line):
+  config = plain(*flags.items())
+  rows = *config.schema.rules, *conflicts.CONFLICTS
+  assert f'config.{line}' in [*lines(rows, config, mode, '', facts)]
+
+
+def test_a_part_that_declares_that_it_denoises_has_a_floor(tmp_path):
+  for part, has_floor in {'careful': True, 'objective': False}.items():
+    model = registry.make(plain(('objective', f'{TOY}:{part}')), tmp_path, DIGITS)
+    assert (model.losses is not None) == has_floor

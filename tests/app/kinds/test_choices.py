@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import diffusion_jax as dj
 from diffusion_jax.app.kinds import choices, registry, store
 from diffusion_jax.app.kinds.diffusion import model as diffusion
+from diffusion_jax.declared import declared_by
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
@@ -174,7 +175,7 @@ STOCHASTIC = (  # digits' ddim has eta = 1
 @pytest.mark.parametrize('name', choices.SAMPLERS)
 def test_every_sampler_can_be_traced(name):
   """Each takes one step, with churn and a corrector if it allows them."""
-  is_paired = name in choices.PAIRED
+  is_paired = declared_by(choices.SAMPLERS[name]).takes_pairs
   flags = [f'sampling.sampler={name}', 'schedule=linear_vp']
   flags += ['sampling.sampler.scale=0.5'] * is_paired
   remembers = name in ('dpm_solver_pp', 'dpm_solver_pp_sde', 'feynman_kac', 'lms', 'unipc')

@@ -68,7 +68,7 @@ def test_what_needs_other_data_says_so_in_one_line(row):
   config = store.with_flags(read(name), [*more, (path, value)])
 
   def found(facts):
-    every = lines(conflicts.DATA, config, mode, None, facts)
+    every = lines(conflicts.DECLARED, config, mode, None, facts)
     return [line for line in every if line.startswith(f'config.{path}=')]
 
   assert not found(VECTORS if what == 'vectors' else OBSERVED)
@@ -78,7 +78,7 @@ def test_what_needs_other_data_says_so_in_one_line(row):
 
 
 def test_a_table_without_a_context_hears_of_training_without():
-  rows = conflicts.DATA
+  rows = conflicts.DECLARED
   (line,) = lines(rows, read('two_moons'), 'train', None, VECTORS)
   assert 'or train without, by conditioning.context=None' in line
   config = store.with_flags(read('vectors'), [('sampling.context', 'y.npy')])

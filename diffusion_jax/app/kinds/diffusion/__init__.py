@@ -7,6 +7,7 @@ import diffusion_jax as dj
 from diffusion_jax.app.config.schema import Schema
 from diffusion_jax.app.kinds import choices, sections
 from diffusion_jax.app.kinds.conflicts import GUIDED_ALONE
+from diffusion_jax.app.kinds.contracts import CONTRACTS
 from diffusion_jax.app.kinds.couplings import NOISY_STEP
 from diffusion_jax.app.kinds.sampling import ALIASES
 from diffusion_jax.metrics import table
@@ -55,4 +56,5 @@ SCHEMA = Schema(
   {'data': sections.Data},
   (GUIDED_ALONE, NOISY_STEP),
   ALIASES,
+  CONTRACTS,
 )

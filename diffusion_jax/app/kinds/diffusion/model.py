@@ -13,13 +13,12 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds import other_runs
-from diffusion_jax.app.kinds.choices import PAIRED, STOCHASTIC
 from diffusion_jax.app.kinds.diffusion import ObjectiveFacts
 from diffusion_jax.app.kinds.model import IDENTITY, Guides, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork, refusals_of
 from diffusion_jax.app.kinds.other_runs import Teacher
 from diffusion_jax.app.kinds.plan import Plan, Wrap
-from diffusion_jax.app.kinds.sampling import Respaced, Steps
+from diffusion_jax.app.kinds.sampling import Respaced, Steps, draws_noise
 from diffusion_jax.app.kinds.sections import DenoiserSampling
 from diffusion_jax.core.keys import abstract_key, stream
 from diffusion_jax.data.sources import Facts
@@ -45,9 +44,9 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
 def no_floor(objective: Node) -> str:
   """Returns why a loss says nothing of exact denoisers; '' if it does."""
   name = f'objective={objective.name}'
-  if ':' in objective.name:
-    return f'{name} is your own: diffusion_jax.testing.floors makes networks to call it with'
-  if objective.name not in ('denoising', 'hybrid', 'vdm'):
+  if not objective.declared.denoises:
+    if ':' in objective.name:
+      return f'{name} is your own: diffusion_jax.testing.floors makes networks to call it with'
     return f'{name} does not only denoise the data'
   if objective.get('coupling') is not None:
     return f'objective.coupling={objective.coupling.name} pairs data and noise'
@@ -170,13 +169,13 @@ def denoiser_of(
 ) -> Callable[..., Any]:
   """Returns the denoiser, guided and clipped, at the levels of the training.
 
-  For a sampler of `PAIRED` it returns the pair, each clipped.
+  For a sampler that takes pairs it returns the pair, each clipped.
 
   guides: the runs that guide it, besides its own condition; see `Plan` for the
   others. Without `clip` no classifier guides it.
   """
   denoise = noisy.denoiser(params, cond)
-  if c.sampler.name in PAIRED:
+  if c.sampler.declared.takes_pairs:
     pair = _pair(noisy, params, cond, guides, denoise)
     return _bounded_pair(pair, c.bound if noisy.clips and clip else None)
   if c.guidance is not None:
@@ -250,7 +249,7 @@ def plan_of(
 
   prior = noisy.prior_sample
   if not noisy.conditioning.self_conditioning:
-    denoises = c.sampler.name not in PAIRED
+    denoises = not c.sampler.declared.takes_pairs
     return Plan(visited, levels, sampler, denoiser, prior, denoises=denoises)
   sampler = dj.self_conditioned(sampler)
   return Plan(visited, levels, sampler, of_estimate, prior)
@@ -278,7 +277,7 @@ def corrected(
     )
   with from_config('sampling'):
     if c.ancestral_noise is not None:
-      if c.sampler.name in STOCHASTIC or c.sampler.get('eta'):
+      if draws_noise(c.sampler):
         raise ValueError(
           f'ancestral_noise adds noise to steps of the ODE, and sampler='
           f'{c.sampler.name} draws noise already: take a solver of the ODE, as '

@@ -85,19 +85,19 @@ def _untrained_scale(c, facts):
 
 
 def _goes_one_way(c, facts):
-  is_one_way = c.objective.constructor.needs.map_kind != 'average_velocity'
+  is_one_way = c.objective.declared.map_kind != 'average_velocity'
   several = c.sampling.grid.get('number') != 1
   return is_one_way and not c.sampling.stochastic and several
 
 
 def _sees_no_time(c, facts):
-  reads_steps = c.objective.constructor.needs.map_kind == 'average_velocity'
+  reads_steps = c.objective.declared.map_kind == 'average_velocity'
   return reads_steps and c.noise_input.constructor is not dj.time_input
 
 
 def _derivative_is_large(c, facts):
   section = c.noise_input
-  if not c.objective.constructor.needs.forward_mode or section.name == 'edm':
+  if not c.objective.declared.forward_mode or section.name == 'edm':
     return False
   return section.constructor is not dj.time_input or section.scale > 10.0
 
@@ -131,9 +131,7 @@ _RULES = (
     'noise_input.scale=1',
   ),
   Row(
-    lambda c, facts: (
-      c.objective.constructor.needs.forward_mode and c.network.get('attention') == 'cudnn'
-    ),
+    lambda c, facts: c.objective.declared.forward_mode and c.network.get('attention') == 'cudnn',
     'config.network.attention=cudnn has no forward-mode derivative, which '
     'objective={c.objective.name} needs: set it to auto or xla',
   ),

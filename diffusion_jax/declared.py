@@ -1,0 +1,85 @@
+"""What a constructor says of itself: the program's rules ask it, and keep no lists of names.
+
+    @declares(data='levels')
+    def vlb(network, ...):
+
+A part of a user's own, `module:function`, declares in the same way.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeVar
+
+# What data can be asked for: levels, as of pictures and texts; pictures, uint8
+# [H, W, C]; a grid, [H, W, C] of any numbers; a context; vectors [D] of real numbers.
+DataNeed = Literal['levels', 'pictures', 'grid', 'context', 'vectors']
+
+# Flow maps, by what their network predicts.
+MapKind = Literal['average_velocity', 'consistency', 'trigflow']
+
+
+def _nothing(config, facts):
+  return ''
+
+
+class Declared(NamedTuple):
+  """What a constructor says of itself.
+
+  Anything. data: what the data must have. fields: {parameter: what the data must
+  have where it is set}. instead: what to take for other data. refuses: (config,
+  facts of the data) -> why it cannot be used, a text for one line, or ''.
+
+  An objective, of its network. learned_variance: it predicts the variance of the
+  reverse process. map_kind: it is this kind of flow map. forward_mode: it can be
+  differentiated by `jax.jvp`. guidance_scale: of its guidance: the scale is an input.
+
+  An objective, of its loss. denoises: it only denoises the data, so that exact
+  denoisers have the least loss. coupled_teacher: it takes teachers that were
+  trained with a coupling.
+
+  A sampler. takes_pairs: it calls a `PairedDenoiser`, and so is guidance itself.
+  draws_noise: its steps draw noise. keeps_x: it computes a step from x of the step
+  before, which nothing else may have changed.
+
+  A metric. independent_noise: it takes noise to be independent of x_0.
+
+  A logger. writes_here_only: it sends nothing away.
+  """
+
+  data: DataNeed | None = None
+  fields: Mapping[str, DataNeed] = MappingProxyType({})
+  instead: str = ''
+  refuses: Callable[[Any, Any], str] = _nothing
+  learned_variance: bool = False
+  map_kind: MapKind | None = None
+  forward_mode: bool = False
+  guidance_scale: bool = False
+  denoises: bool = False
+  coupled_teacher: bool = False
+  takes_pairs: bool = False
+  draws_noise: bool = False
+  keeps_x: bool = False
+  independent_noise: bool = False
+  writes_here_only: bool = False
+
+
+_C = TypeVar('_C', bound=Callable)
+
+
+def declares(**traits: Any) -> Callable[[_C], _C]:
+  """Returns a decorator of a constructor, a function or a class; traits: of `Declared`."""
+  declared = Declared(**traits)
+
+  def declare(constructor):
+    setattr(constructor, 'declared', declared)  # noqa: B010  # type checkers know no such member
+    return constructor
+
+  return declare
+
+
+def declared_by(constructor: Callable) -> Declared:
+  """Returns what a constructor declares; of a partial function, its function."""
+  while isinstance(constructor, functools.partial):
+    constructor = constructor.func
+  return getattr(constructor, 'declared', Declared())
