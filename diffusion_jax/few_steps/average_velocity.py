@@ -335,9 +335,9 @@ def shortcut(
     inputs, s, steps, _ = inputs
     x0, eps, t = inputs.x0, inputs.eps, inputs.level.t
     xt = inputs.xt
-    options = {'cond': inputs.cond, 'key': keys[0]}
+    velocity_of = functools.partial(_average_velocity, cond=inputs.cond, key=keys[0])
     u_fn, target_fn = (
-      functools.partial(_average_velocity, network, p, schedule, **options)
+      functools.partial(velocity_of, network, p, schedule)
       for p in (params, context.ema_params if ema_target else params)
     )
     two_steps = two_step_velocity(target_fn, xt, t, s)

@@ -155,8 +155,10 @@ class DiT(Checked):
     c += of_step(self.inputs, cond, NOISE_FEATURES, self.channels, 'openai', self.dtype)
     if not self.inputs.num_classes:
       return c, None
-    style = {'std': 0.02, 'dtype': self.dtype, 'name': 'label_embedding'}
-    label = LabelEmbedding(self.inputs, self.channels, **style)(cond, len(noise))
+    embed = LabelEmbedding(
+      self.inputs, self.channels, std=0.02, dtype=self.dtype, name='label_embedding'
+    )
+    label = embed(cond, len(noise))
     return c + label, label
 
   def _text(self, text: Text, cond, batch_size):

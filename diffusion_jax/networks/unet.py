@@ -158,8 +158,9 @@ def down_and_middle(
   widths = [int(network.channels * m) for m in network.multipliers]
 
   def residual(h, level, name, resample=None):
-    options = {'features': widths[level], 'resample': resample}
-    return make_block(ResnetBlock, network, name, **options)(h, embedding, train)
+    width = widths[level]
+    module = make_block(ResnetBlock, network, name, features=width, resample=resample)
+    return module(h, embedding, train)
 
   def block(h, level, name):
     h = residual(h, level, f'{name}_block')

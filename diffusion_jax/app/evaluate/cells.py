@@ -173,9 +173,14 @@ def making(
   model: Model, path: Path, settings: Json, end: str
 ) -> contextlib.AbstractContextManager[provenance.Place]:
   """Returns `provenance.making` of a file below evaluation/, which evaluation.name may name."""
-  is_named = bool(model.config.evaluation.name)
-  place = Path('evaluation', path), settings, 'evaluation.name', is_named
-  return provenance.making(model.workdir, *place, f'/{end}.json')
+  return provenance.making(
+    model.workdir,
+    Path('evaluation', path),
+    settings,
+    field='evaluation.name',
+    given=bool(model.config.evaluation.name),
+    end=f'/{end}.json',
+  )
 
 
 def sweep(run: Run) -> Iterator[tuple[Json, Node]]:

@@ -334,10 +334,10 @@ def log_density(run: Run, draws: np.ndarray, reference: Arrays) -> np.ndarray:
     return flat[index], {'context': encoded[index // rows]}
 
   measure = ode(box_draws=0).measure(model.measured)
-  args = measure, 'ode', run.on_devices, read, len(flat)
-  place = model.workdir, _DRAWN / 'log_q', settings, 'evaluation.name', False
-  with provenance.making(*place) as place:
-    arrays = real_images.arrays_of(*args, **scorers.kept_in(run, place.parts))
+  name = _DRAWN / 'log_q'
+  with provenance.making(model.workdir, name, settings, 'evaluation.name', False) as place:
+    kept = scorers.kept_in(run, place.parts)
+    arrays = real_images.arrays_of(measure, 'ode', run.on_devices, read, len(flat), **kept)
   if arrays is None:
     return np.zeros(each.shape[:2])
   return -arrays['nats'].reshape(each.shape[:2]) * math.prod(facts.x.shape)

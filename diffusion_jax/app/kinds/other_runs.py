@@ -132,8 +132,8 @@ def by_classifier(
   def log_prob(x, level):
     return label_log_prob(logits(x, level), cond['label'])
 
-  how = {'log_prob_fn': at_levels_of(guide, noisy, log_prob), 'scale': scale}
-  return lambda denoise: dj.classifier_guided(denoise, **how)
+  log_prob_fn = at_levels_of(guide, noisy, log_prob)
+  return lambda denoise: dj.classifier_guided(denoise, log_prob_fn=log_prob_fn, scale=scale)
 
 
 def at_levels_of(guide: OtherRun, noisy: ConfiguredNetwork, function: Callable) -> Callable:

@@ -225,8 +225,7 @@ def draw_sheet(
     limit = 399  # whole threes
   samples = first_of(samples, groups, limit)
   columns = sheet_columns(model, len(samples), threes)
-  how = {'data': data, 'each': threes, 'groups': groups}
-  return drawings.sheet(values, samples, columns, **how)
+  return drawings.sheet(values, samples, columns, data=data, each=threes, groups=groups)
 
 
 def first_of(samples: np.ndarray, groups: int, most: int) -> np.ndarray:

@@ -263,8 +263,18 @@ def begin(parts: Setup) -> Loop | None:
     for step, batch in enumerate(read, start)
   )
   parts.start_up.mark('files')
-  log_and_programs = log, program.compile, program.start
-  return Loop(parts, made, frozen, start, due, left, *log_and_programs, batches)
+  return Loop(
+    parts,
+    made,
+    frozen,
+    start,
+    due,
+    left,
+    log,
+    compile=program.compile,
+    compute=program.start,
+    batches=batches,
+  )
 
 
 def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainState]]:
@@ -327,8 +337,7 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int, before: Jso
   writer.write_config(start, stored, roles.hparams(stored))
   total = config.training.num_steps
   bar = tqdm(total=total, initial=start, unit='step', disable=None)
-  files = manager, writer, bar
-  return StepLog(config, workdir, *files, start, parts.rates, stored, before)
+  return StepLog(config, workdir, manager, writer, bar, start, parts.rates, stored, before)
 
 
 def announce(parts: Setup, step: int) -> None:

@@ -214,8 +214,14 @@ def jit_step(
   """
   c = config.training
   averages = averages_of(config, more_steps)
-  how = {'accumulate': c.machine.accumulate, 'skip_nonfinite': c.skip_nonfinite > 0}
-  step = make_train_step(objective, optimizer, averages.rate, averages.more, **how)
+  step = make_train_step(
+    objective,
+    optimizer,
+    averages.rate,
+    averages.more,
+    accumulate=c.machine.accumulate,
+    skip_nonfinite=c.skip_nonfinite > 0,
+  )
   single = c.steps_per_call == 1
   places = compiling.places_of(mesh, shapes)
   return jax.jit(
@@ -265,8 +271,9 @@ def make_advance(
   """
   c = parts.config.training
   key = stream(parts.config.seed, 'training')
-  args = parts.config, parts.mesh, parts.objective, parts.optimizer
-  jitted = jit_step(*args, parts.shapes, more_steps)
+  jitted = jit_step(
+    parts.config, parts.mesh, parts.objective, parts.optimizer, parts.shapes, more_steps
+  )
   program = compiling.in_place(jitted, parts.shapes, 'the training step', count)
 
   def inputs(step, batches, frozen):

@@ -74,8 +74,11 @@ def losses_of(
     start['uncertainty'] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
   def losses(params, key, batch):
-    args = {**start, **params}, Context(state=objective.init()), key, batch
-    return of_each(objective, *args) if exact else objective(*args)[1][0]
+    params, context = {**start, **params}, Context(state=objective.init())
+    if exact:
+      return of_each(objective, params, context, key, batch)
+    _, (metrics, _) = objective(params, context, key, batch)
+    return metrics
 
   return losses
 
@@ -212,8 +215,8 @@ def _bounded_pair(pair, bound):
 
 def _pair(noisy, params, cond, guides, denoise):
   if 'guidance' not in guides:
-    network = noisy.given(), params['network'], noisy.inputs.among(cond)
-    return dj.make_paired_denoiser(*network)
+    inputs = noisy.inputs.among(cond)
+    return dj.make_paired_denoiser(noisy.given(), params['network'], inputs)
   guide = guides['guidance']
   worse = guide.noisy.denoiser(guide.params, cond)
   worse = other_runs.at_levels_of(guide, noisy, worse)
@@ -237,8 +240,7 @@ def plan_of(
   sampler = corrected(c, sampler, visited, len(levels.t) - 1)
 
   def denoiser(cond, **options):
-    own = c, params or {}, cond, guides or {}
-    denoise = denoiser_of(noisy, *own, **options)
+    denoise = denoiser_of(noisy, c, params or {}, cond, guides or {}, **options)
     if c.schedule is None:
       return denoise
     return dj.at_training_levels(denoise, trained)

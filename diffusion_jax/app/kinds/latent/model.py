@@ -235,8 +235,8 @@ class StoredAutoencoder:
       return open_weights('latent.run', self.config.latent.run, self.autoencoder.init)
     record = read_record(self.workdir)
     weights = open_weights('latent', self._copy, self.autoencoder.init, record['step'])
-    sums = record['checksum'], checksums.of_arrays(weights.params)
-    check_unchanged('latent.run', self._copy, self._record, *sums)
+    now = checksums.of_arrays(weights.params)
+    check_unchanged('latent.run', self._copy, self._record, before=record['checksum'], now=now)
     return weights
 
 
