@@ -138,12 +138,15 @@ class UNet(Checked):
       features = TextFeatures(text.width, text.layers, text.heads, null, **self.style, name='text')
       words['text'] = features(cond, len(x))
       embedding += dense(mean_of_words(*words['text']), width, 'text_pooled', **self.style)
-    context = read_context(self.inputs, x, cond, width, **self.style)
-    if context.embedding is not None:
-      embedding += context.embedding
-    if context.words is not None:
-      words['context'] = context.words
-    return embedding, words, with_inputs(self.inputs, x, cond, context.channels)
+    channels = None
+    if self.inputs.context:
+      context = read_context(self.inputs, x, cond, width, **self.style)
+      channels = context.channels
+      if context.embedding is not None:
+        embedding += context.embedding
+      if context.words is not None:
+        words['context'] = context.words
+    return embedding, words, with_inputs(self.inputs, x, cond, channels)
 
 
 def down_and_middle(

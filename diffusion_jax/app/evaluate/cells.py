@@ -18,12 +18,12 @@ from diffusion_jax.app.evaluate.scorers import Metric
 from diffusion_jax.app.kinds import rules, store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run.provenance import title
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.metrics import scoring
 from diffusion_jax.metrics.metric import EXTRACTED, ModelMetric
 from diffusion_jax.metrics.scoring import Scored
-from diffusion_jax.metrics.sweeps import title
 
 # Fields of evaluation that say which cells there are, and where they are kept.
 _OF_TABLE = tuple(f'evaluation.{name}' for name in ('metrics', 'sweep', 'name'))

@@ -363,6 +363,11 @@ def by_run(c: Node) -> str:
   return 'sampler' if sampler and sampler.name in PAIRED and sampler.get('run') else ''
 
 
+def is_guided_by_runs(c: Node) -> bool:
+  """Returns whether config.sampling names other runs that guide the samples."""
+  return bool(c.get('classifier') or by_run(c))
+
+
 FAR = 6.0  # standard deviations
 
 

@@ -50,7 +50,9 @@ def generate(
   """
   if model.plan is None:
     model.check('sample')  # It refuses.
-  guides = other_runs.guides_of(model) if guides is None else guides
+  if guides is None:
+    named = conditions.is_guided_by_runs(model.config.sampling)
+    guides = other_runs.guides_of(model) if named else {}
   check_plan(model)
   root, how = model.root() if root is None else root, effort(model.config)
   others = (replicate(mesh, guides),)
@@ -148,8 +150,11 @@ def in_box(
   def again(index, key):
     return decode(index, drawing(params, key, rows(inputs.cond, index))[0])
 
+  first = decode(index, x)
+  if not model.facts.x.low:  # the data have no box
+    return first, 0
   inside = model.facts.x.inside
-  samples, num_outside, left = redraw_outside(again, inside, decode(index, x), index, attempts)
+  samples, num_outside, left = redraw_outside(again, inside, first, index, attempts)
   if len(left) and attempts >= ATTEMPTS:
     raise UserError(
       f'sample {index[left[0]]}: {ATTEMPTS} draws in a row were outside '

@@ -12,11 +12,12 @@ from jax.core import Tracer
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
+from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds import other_runs
 from diffusion_jax.app.kinds.choices import PAIRED, STOCHASTIC
 from diffusion_jax.app.kinds.diffusion import ObjectiveFacts
-from diffusion_jax.app.kinds.model import IDENTITY, Guides, Latents, Model
+from diffusion_jax.app.kinds.model import IDENTITY, NOTHING, Guides, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork, refusals_of
 from diffusion_jax.app.kinds.other_runs import Teacher
 from diffusion_jax.app.kinds.plan import Plan, Wrap
@@ -90,7 +91,9 @@ def of_network(
   latents: Latents = IDENTITY,
 ) -> Model:
   """Makes a model of a network of noisy images, whose images a plan draws."""
-  teacher, frozen = other_runs.teacher_of(noisy, workdir)
+  teacher, frozen = lambda: None, NOTHING
+  if needs_teacher(noisy.config):
+    teacher, frozen = other_runs.teacher_of(noisy, workdir)
   return Model(
     config=noisy.config,
     run=workdir,
@@ -112,6 +115,13 @@ def of_network(
 
 
 # -- training -----------------------------------------------------------------
+
+
+def needs_teacher(config: Node) -> bool:
+  """Returns whether training.teacher is set, or the objective cannot be without one."""
+  parameter = parameters(config.objective.constructor).get('teacher')
+  is_required = parameter is not None and parameter.default is parameter.empty
+  return is_required or bool(config.training.teacher)
 
 
 def objective_of(
@@ -189,9 +199,10 @@ def denoiser_of(
   functions = [after_guidance]
   if clip:
     functions.append(c.bound if noisy.clips else None)
-    by_classifier = other_runs.by_classifier(noisy, c, guides, cond)
-    after_clip = c.classifier is not None and c.classifier.after_clip
-    functions.insert(2 if after_clip else 0, by_classifier)
+    if c.classifier is not None and 'classifier' in guides:
+      classifier, scale = guides['classifier'], c.classifier.scale
+      guided = other_runs.by_classifier(noisy, classifier, scale, cond)
+      functions.insert(2 if c.classifier.after_clip else 0, guided)
   for function in filter(None, functions):
     denoise = function(denoise)
   return denoise
