@@ -259,7 +259,8 @@ def _of_two_times(
   adaptive_eps=0.0,
 ):
   # errors_fn: (u_fn, xt, v, t, s, share) -> {name: the error that it adds, [B]}
-  check_straight(schedule, coupling)
+  if coupling is not None:
+    check_straight(schedule)
 
   def draw(key, batch, context):
     return _two_time_inputs(key, batch, network, schedule, times, guidance, coupling)

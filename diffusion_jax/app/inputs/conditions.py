@@ -342,8 +342,7 @@ def encoded(model: Model, params: Params, inputs: Conditions) -> Conditions:
   Networks that other runs guide get the context itself.
   """
   noisy, facts, context = model.noisy, model.facts.context, inputs.stored.get('context')
-  c = model.config.sampling
-  guided = c.get('classifier') or by_run(c)
+  guided = is_guided_by_runs(model.config.sampling)
   if context is None or facts is None or noisy is None or guided:
     return inputs
   rows = {'context': facts.encode(context)}

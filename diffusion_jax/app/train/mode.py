@@ -43,7 +43,8 @@ def main(config: Node, workdir: str | Path) -> None:
   """
   with preemption.watch() as stop:
     parts = setup.prepare(config, workdir)  # refuses what cannot be trained
-    hosts.check_same('data', folder.flat(parts.model.facts.as_json()))
+    if processes.started():
+      hosts.check_same('data', folder.flat(parts.model.facts.as_json()))
     with lock.hold(make_folder(workdir)):
       log = train(parts, stop)
   if log is not None:

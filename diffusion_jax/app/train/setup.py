@@ -14,8 +14,7 @@ from jax.sharding import Mesh
 
 from diffusion_jax.app.config.rules import Row, lines
 from diffusion_jax.app.config.tree import Node, find, from_config
-from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.inputs.stored_latents import examples_of
+from diffusion_jax.app.inputs import conditions, datasets, stored_latents
 from diffusion_jax.app.kinds import registry, roles, store
 from diffusion_jax.app.kinds.model import (
   NOTHING,
@@ -56,7 +55,7 @@ from diffusion_jax.training.step import make_train_step, make_train_steps
 class Setup:
   """The parts of a training that depend on its config.
 
-  examples: see `stored_latents.examples_of`; make_state: () -> the first state;
+  examples: the images, or their latents, and their facts; make_state: () -> the first state;
   shapes: the shapes of the state, on the mesh; rates: the learning rate of each
   step; hooks: see `hooks.Hook`; loggers: see `MetricWriter`.
   """
@@ -106,7 +105,9 @@ def prepare(config: Node, workdir: str | Path) -> Setup:
   roles.check_same_run(workdir, config, facts)
   model = dataclasses.replace(model, config=config, facts=facts)
   model.check('train')
-  examples = examples_of(config, facts, source)
+  examples = source, facts
+  if config.at('latent.path'):
+    examples = stored_latents.examples_of(config, facts, source)
   objective, optimizer, make_state, shapes = state_maker(model, mesh)
   todo = hooks.make_hooks(model, mesh)
   frozen = model.teacher.shapes() | model.autoencoder.shapes()
