@@ -1,6 +1,7 @@
 """Imports, names and folders of the project."""
 
 import ast
+import collections
 import fnmatch
 import functools
 import graphlib
@@ -180,6 +181,53 @@ def test_tests_mirror_the_package():
     mirrors = file.with_name(f'test_{file.name}'), folder.parent / f'test_{folder.name}.py'
     has_one = any((ROOT / 'tests' / mirror).is_file() for mirror in mirrors)
     assert file.name == '__init__.py' or has_one, mirrors[0]
+
+
+# Their arguments are a shape, pairs or types of exceptions.
+_OF_MANY = 'reshape', 'zip', 'suppress', 'naming', 'add_subplot', 'bind'
+
+
+def test_arguments_are_named_where_a_function_is_called():
+  """No call splats a tuple or a dict that its function writes out for this call alone.
+
+  The reader of `f(*parts)` does not see which argument is which. A dict that several
+  calls share, or that is changed, may be splatted.
+  """
+  bags = []
+  for path in PACKAGE.rglob('*.py'):
+    for function in nodes_of(path):
+      if isinstance(function, ast.FunctionDef):
+        bags += [f'{path.name}: {ast.unparse(call)}' for call in _calls_with_bags(function)]
+  assert bags == []
+
+
+def _calls_with_bags(function):
+  written, loads, stores = {}, collections.Counter(), collections.Counter()
+  for node in ast.walk(function):
+    if isinstance(node, ast.Name):
+      (loads if isinstance(node.ctx, ast.Load) else stores)[node.id] += 1
+    for target in node.targets if isinstance(node, ast.Assign) else ():
+      in_pairs = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+      pairs = (
+        zip(target.elts, node.value.elts, strict=False) if in_pairs else [(target, node.value)]
+      )
+      written |= {ast.unparse(name): value for name, value in pairs}
+  for call in ast.walk(function):
+    if not isinstance(call, ast.Call):
+      continue
+    splatted = [ast.unparse(x.value) for x in call.args if isinstance(x, ast.Starred)]
+    if ast.unparse(call.func).rpartition('.')[2] not in _OF_MANY:
+      if any(x == 'self' or isinstance(written.get(x), ast.Tuple) for x in splatted):
+        yield call
+    for name in (ast.unparse(x.value) for x in call.keywords if x.arg is None):
+      value = written.get(name)
+      once = loads[name] == stores[name] == 1
+      if once and isinstance(value, ast.Dict) and all(map(_is_argument, value.keys)):
+        yield call
+
+
+def _is_argument(key):
+  return isinstance(key, ast.Constant) and str(key.value).isidentifier()
 
 
 def test_planted_faults_are_of_code_that_is_there():

@@ -32,11 +32,13 @@ def render(
   trajectory: Film | None = None,
   neighbours: Film | None = None,
   gallery: Sequence[Film | Table | None] = (),
+  apart: tuple[str, ...] = (),
 ) -> str:
   """Returns the HTML of a run, runs[0], and of the runs to compare it with.
 
-  defaults: its fields' default values; gallery: of --mode=sample. Sections
-  without content are left out.
+  defaults: its fields' default values; gallery: of --mode=sample; apart: the
+  beginnings of the fields that do not describe a training. Sections without
+  content are left out.
   """
   runs = list(map(readable, runs))
   run = runs[0]
@@ -49,7 +51,7 @@ def render(
     ('neighbours', f'Nearest training {run.noun}', [neighbours]),
     ('runs', 'Runs', comparison(runs)),
     ('traces', 'Traces', trace_tables(run.traces)),
-    ('config', 'Configuration', config_tables(runs, defaults)),
+    ('config', 'Configuration', config_tables(runs, defaults, apart)),
     ('environment', 'Environment', session_tables(run.sessions)),
   )
   listed = [(name, title, list(filter(None, x))) for name, title, x in sections]
@@ -248,42 +250,34 @@ def comparison(runs: Sequence[Record]) -> Iterator[Table | str]:
     for run, final in zip(runs, finals, strict=True)
   ]
   yield Table('Where they ended', [['run', 'steps', *names], *rows])
-  own = 'objective.', 'parametrization.'
-  objectives = [{n: x for n, x in run.fields.items() if n.startswith(own)} for run in runs]
+  of_losses = 'objective.', 'parametrization.'
+  objectives = [{n: x for n, x in run.fields.items() if n.startswith(of_losses)} for run in runs]
   if any(objective != objectives[0] for objective in objectives):
     yield 'Losses of different objectives cannot be compared.'
 
 
-# Fields that do not describe a training.
-_APART = (
-  'edit.',
-  'convert.',
-  'report.',
-  'serve.',
-  'noise.',
-  'average.',
-  'facts.',
-  'compilation_cache',
-  'sampling.name',
-  'evaluation.name',
-)
+def config_tables(
+  runs: Sequence[Record], defaults: Mapping[str, object] | None, apart: tuple[str, ...] = ()
+) -> Iterator[Table]:
+  """Yields a table of fields that differ, and all fields of the first run.
 
-
-def config_tables(runs: Sequence[Record], defaults: Mapping[str, object] | None) -> Iterator[Table]:
-  """Yields a table of fields that differ, and all fields of the first run."""
+  apart: the beginnings of the fields that are left out.
+  """
   columns: dict[str, Mapping] = {run.name: run.fields for run in runs}
   if defaults:
     columns['default'] = defaults
-  yield from differing(columns)
-  rows = [list(item) for item in as_written(runs[0].fields).items()]
+  yield from differing(columns, apart)
+  rows = [list(item) for item in as_written(runs[0].fields, apart).items()]
   if rows:
     title = f'All {len(rows)} fields of {runs[0].name}'
     yield Table(title, [['field', 'value'], *rows], code=True, folded=True)
 
 
-def differing(columns: Mapping[str, Mapping[str, object]]) -> Iterator[Table]:
+def differing(
+  columns: Mapping[str, Mapping[str, object]], apart: tuple[str, ...] = ()
+) -> Iterator[Table]:
   """Yields a table of the fields that differ between columns, if there are."""
-  written = [as_written(fields) for fields in columns.values()]
+  written = [as_written(fields, apart) for fields in columns.values()]
   names = dict.fromkeys(name for fields in written for name in fields)
   rows = [[name, *(x.get(name, '') for x in written)] for name in names]
   rows = [row for row in rows if len(set(row[1:])) > 1]
@@ -291,12 +285,12 @@ def differing(columns: Mapping[str, Mapping[str, object]]) -> Iterator[Table]:
     yield Table('Fields that differ', [['field', *columns], *rows], code=True)
 
 
-def as_written(fields: Mapping[str, object]) -> dict[str, str]:
-  """Returns the fields of a training, with values as Python literals."""
+def as_written(fields: Mapping[str, object], apart: tuple[str, ...]) -> dict[str, str]:
+  """Returns the fields that do not begin as `apart` says, with values as Python literals."""
   return {
     name: repr(tuple(value) if isinstance(value, list) else value)
     for name, value in fields.items()
-    if not name.startswith(_APART)
+    if not name.startswith(apart)
   }
 
 

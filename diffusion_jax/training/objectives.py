@@ -192,7 +192,7 @@ def augmented(inputs: Draws, augment: Augment | None) -> Draws:
 
   augment: (keys [B], x0) -> (x0, labels), such as `augmentation.augment`.
   """
-  if augment is None:
+  if augment is None or inputs.augment_keys is None:
     return inputs
   x0, labels = augment(inputs.augment_keys, inputs.x0)
   return inputs._replace(x0=x0, cond=inputs.cond | {'augment': labels})

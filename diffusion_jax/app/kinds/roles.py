@@ -36,6 +36,13 @@ USES = (
   'compilation_cache',
 )
 
+# The beginnings of fields that a report leaves out: they do not describe a training or
+# what was drawn from it.
+NOT_IN_REPORT = (
+  *(f'{section}.' for section in USES[:-1] if section not in ('evaluation', 'sampling')),
+  *('compilation_cache', 'facts.', 'sampling.name', 'evaluation.name'),
+)
+
 # The fields of a training that change its result.
 _OF_RESULT = 'batch_size', 'random_flip', 'start', 'teacher', 'average'
 # Fields that may change between two starts of a training, as they do not change

@@ -20,7 +20,7 @@ import diffusion_jax as dj
 from diffusion_jax.app.config import folder, rules
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import Frames, Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.drawing import (
@@ -91,7 +91,8 @@ def write(run: Run, frames: Frames | None = None) -> Path:
   path = make_folder(workdir) / 'report.html'
   try:
     films = gallery(run, data)
-    write_text(path, page.render(runs, defaults(config), film, near, films))
+    html = page.render(runs, defaults(config), film, near, films, roles.NOT_IN_REPORT)
+    write_text(path, html)
   except OSError as error:
     raise UserError(f'{path} cannot be written ({error.strerror})') from error
   return path
@@ -187,7 +188,7 @@ def gallery(run: Run, data: np.ndarray | None = None) -> list[Film | Table | Non
   names = record.short(x.stem for x in newest)
   drawn = [optional(x.name, drawn_by, run, x, names[x.stem], data) for x in newest]
   films = [*filter(None, drawn)]
-  table = page.differing({name: fields for name, _, fields in films})
+  table = page.differing({name: fields for name, _, fields in films}, roles.NOT_IN_REPORT)
   return [*(film for _, film, _ in films), *table]
 
 

@@ -262,7 +262,7 @@ class _Programs:
     self.both = self.params, replicate(run.mesh, guides)
     size = run.mesh.size
     self.count = -(-model.config.serve.num_images // size) * size
-    self._compile_options = effort(model.config)
+    self._effort = effort(model.config)
     self.data = run.examples
     self.lock = threading.Lock()
     self.ready: set[str] = set()  # the keys of programs that are compiled
@@ -273,9 +273,8 @@ class _Programs:
     key = key_of(model.config)
     with self.lock:
       if key not in self._kept:
-        options = self._compile_options
-        step = program('the sampler', step_of(model), self.mesh, options)
-        decoder = program('the decoder', model.latents.decoded, self.mesh, options)
+        step = program('the sampler', step_of(model), self.mesh, self._effort)
+        decoder = program('the decoder', model.latents.decoded, self.mesh, self._effort)
         self._kept[key] = step, decoder
       return self._kept[key]
 

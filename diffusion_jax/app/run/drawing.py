@@ -54,9 +54,15 @@ def generate(
     named = conditions.is_guided_by_runs(model.config.sampling)
     guides = other_runs.guides_of(model) if named else {}
   check_plan(model)
-  root, how = model.root() if root is None else root, effort(model.config)
-  others = (replicate(mesh, guides),)
-  return per_example(draw or model.draw, mesh, root, size, 'the sampler', how, others)
+  return per_example(
+    draw or model.draw,
+    mesh,
+    model.root() if root is None else root,
+    size,
+    'the sampler',
+    effort(model.config),
+    others=(replicate(mesh, guides),),
+  )
 
 
 def frames_of(

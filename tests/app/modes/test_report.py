@@ -9,7 +9,7 @@ import pytest
 
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds import registry, roles
 from diffusion_jax.app.modes import report
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
@@ -53,11 +53,15 @@ def test_fields_that_the_config_sets_are_the_differences(run):
   """They differ from the defaults of its sections, or the default choices."""
   (this,) = report.read_runs([str(run)])
   defaults = report.defaults(smoke())
-  rows = next(iter(page.config_tables([this], defaults))).rows
+  differing, every = page.config_tables([this], defaults, roles.NOT_IN_REPORT)
+  rows = differing.rows
   fields = {name: (now, default) for name, now, default in rows[1:]}
   assert fields['network.channels'] == ('8', '16')  # of SmallNetwork
   assert fields['sampling.sampler.name'] == ("'ddim'", "'ancestral'")
   assert fields['sampling.sampler.eta'] == ('1.0', '0.0')
+  sections = {name.partition('.')[0] for name, _ in every.rows[1:]}
+  assert not sections & {'serve', 'edit', 'convert', 'facts'}
+  assert {'training', 'sampling', 'evaluation'} <= sections
   assert fields['training.num_steps'] == ('4', '1000')
   same = {'seed', 'schedule.start', 'optimizer.b1', 'network.dropout'}
   same |= {'schedule.name', 'objective.name', 'optimizer.name'}
