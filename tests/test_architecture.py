@@ -202,28 +202,27 @@ def test_arguments_are_named_where_a_function_is_called():
 
 
 def _calls_with_bags(function):
-  written, loads, stores = {}, collections.Counter(), collections.Counter()
-  for node in ast.walk(function):
-    if isinstance(node, ast.Name):
-      (loads if isinstance(node.ctx, ast.Load) else stores)[node.id] += 1
-    for target in node.targets if isinstance(node, ast.Assign) else ():
-      in_pairs = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
-      pairs = (
-        zip(target.elts, node.value.elts, strict=False) if in_pairs else [(target, node.value)]
-      )
-      written |= {ast.unparse(name): value for name, value in pairs}
-  for call in ast.walk(function):
-    if not isinstance(call, ast.Call):
-      continue
-    splatted = [ast.unparse(x.value) for x in call.args if isinstance(x, ast.Starred)]
-    if ast.unparse(call.func).rpartition('.')[2] not in _OF_MANY:
-      if any(x == 'self' or isinstance(written.get(x), ast.Tuple) for x in splatted):
-        yield call
-    for name in (ast.unparse(x.value) for x in call.keywords if x.arg is None):
-      value = written.get(name)
-      once = loads[name] == stores[name] == 1
-      if once and isinstance(value, ast.Dict) and all(map(_is_argument, value.keys)):
-        yield call
+  nodes = [*ast.walk(function)]
+  written, uses = {}, collections.Counter()
+  for node in nodes:
+    match node:
+      case ast.Name(name):
+        uses[name] += 1
+      case ast.Assign([ast.Tuple(names)], ast.Tuple(values)):
+        written |= {ast.unparse(x): value for x, value in zip(names, values, strict=False)}
+      case ast.Assign(targets, value):
+        written |= {ast.unparse(x): value for x in targets}
+  for node in nodes:
+    match node:
+      case ast.Call(called, arguments, keywords):
+        splatted = [ast.unparse(x.value) for x in arguments if isinstance(x, ast.Starred)]
+        if ast.unparse(called).rpartition('.')[2] not in _OF_MANY:
+          if any(x == 'self' or isinstance(written.get(x), ast.Tuple) for x in splatted):
+            yield node
+        for name in (ast.unparse(x.value) for x in keywords if x.arg is None):
+          value, once = written.get(name), uses[name] == 2  # written and read
+          if once and isinstance(value, ast.Dict) and all(map(_is_argument, value.keys)):
+            yield node
 
 
 def _is_argument(key):

@@ -32,7 +32,7 @@ from diffusion_jax.core.keys import as_one_key, fold_each
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import FlagText, Misfit, convert
 from diffusion_jax.report.pictures import as_uri
-from diffusion_jax.runtime.compiling import Program, program
+from diffusion_jax.runtime.compiling import Effort, Program, program
 from diffusion_jax.runtime.files import one_line
 from diffusion_jax.runtime.per_example import rows
 from diffusion_jax.runtime.sharding import replicate, replicated
@@ -262,7 +262,7 @@ class _Programs:
     self.both = self.params, replicate(run.mesh, guides)
     size = run.mesh.size
     self.count = -(-model.config.serve.num_images // size) * size
-    self._effort = effort(model.config)
+    self._effort: Effort = effort(model.config)
     self.data = run.examples
     self.lock = threading.Lock()
     self.ready: set[str] = set()  # the keys of programs that are compiled
