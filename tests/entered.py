@@ -28,7 +28,8 @@ def watched(function):
   def show():
     sys.setprofile(None)
     named = {code.co_filename for code in codes if code.co_name != '<module>'}
-    paths = sorted(name.removeprefix(PACKAGE) for name in named if name.startswith(PACKAGE))
+    inside = (name.removeprefix(PACKAGE) for name in named if name.startswith(PACKAGE))
+    paths = sorted(name for name in inside if name.endswith('.py'))
     print(*(f'entered {path}' for path in paths), sep='\n', flush=True)
 
   leave = os._exit
@@ -66,9 +67,12 @@ def loss():
 
 def program():
   """Returns the function of the program, with its modules imported."""
-  from diffusion_jax.app import cli
+  import diffusion_jax.app.cli
+  import diffusion_jax.app.evaluate.mode
+  import diffusion_jax.app.modes.sample
+  import diffusion_jax.app.train.mode
 
-  return cli.run
+  return diffusion_jax.app.start
 
 
 if __name__ == '__main__':
