@@ -341,8 +341,8 @@ TABLE = [
     [
       (
         'guidance_by_a_classifier_by_hand',
-        '(2 if after_clip else 0, by_classifier)',
-        '(0, by_classifier)',
+        '(2 if c.classifier.after_clip else 0, guided)',
+        '(0, guided)',
       ),
     ],
   ),
@@ -2314,7 +2314,7 @@ TABLE = [
     'networks/vdm.py',
     None,
     [
-      ('score_network_literally', "'zero_embedding': True", "'zero_embedding': False"),
+      ('score_network_literally', 'zero_embedding=True', 'zero_embedding=False'),
     ],
   ),
   (

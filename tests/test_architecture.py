@@ -1,6 +1,7 @@
 """Imports, names and folders of the project."""
 
 import ast
+import collections
 import fnmatch
 import functools
 import graphlib
@@ -180,6 +181,52 @@ def test_tests_mirror_the_package():
     mirrors = file.with_name(f'test_{file.name}'), folder.parent / f'test_{folder.name}.py'
     has_one = any((ROOT / 'tests' / mirror).is_file() for mirror in mirrors)
     assert file.name == '__init__.py' or has_one, mirrors[0]
+
+
+# Their arguments are a shape, pairs or types of exceptions.
+_OF_MANY = 'reshape', 'zip', 'suppress', 'naming', 'add_subplot', 'bind'
+
+
+def test_arguments_are_named_where_a_function_is_called():
+  """No call splats a tuple or a dict that its function writes out for this call alone.
+
+  The reader of `f(*parts)` does not see which argument is which. A dict that several
+  calls share, or that is changed, may be splatted.
+  """
+  bags = []
+  for path in PACKAGE.rglob('*.py'):
+    for function in nodes_of(path):
+      if isinstance(function, ast.FunctionDef):
+        bags += [f'{path.name}: {ast.unparse(call)}' for call in _calls_with_bags(function)]
+  assert bags == []
+
+
+def _calls_with_bags(function):
+  nodes = [*ast.walk(function)]
+  written, uses = {}, collections.Counter()
+  for node in nodes:
+    match node:
+      case ast.Name(name):
+        uses[name] += 1
+      case ast.Assign([ast.Tuple(names)], ast.Tuple(values)):
+        written |= {ast.unparse(x): value for x, value in zip(names, values, strict=False)}
+      case ast.Assign(targets, value):
+        written |= {ast.unparse(x): value for x in targets}
+  for node in nodes:
+    match node:
+      case ast.Call(called, arguments, keywords):
+        splatted = [ast.unparse(x.value) for x in arguments if isinstance(x, ast.Starred)]
+        if ast.unparse(called).rpartition('.')[2] not in _OF_MANY:
+          if any(x == 'self' or isinstance(written.get(x), ast.Tuple) for x in splatted):
+            yield node
+        for name in (ast.unparse(x.value) for x in keywords if x.arg is None):
+          value, once = written.get(name), uses[name] == 2  # written and read
+          if once and isinstance(value, ast.Dict) and all(map(_is_argument, value.keys)):
+            yield node
+
+
+def _is_argument(key):
+  return isinstance(key, ast.Constant) and str(key.value).isidentifier()
 
 
 def test_planted_faults_are_of_code_that_is_there():

@@ -292,14 +292,15 @@ def _run_in_workdir():
 
 def join(config: Node) -> None:
   """Joins the other processes, if --multihost says that there are any."""
-  where = _COORDINATOR.value, _NUM_HOSTS.value, _HOST.value
+  coordinator, num_hosts, host = _COORDINATOR.value, _NUM_HOSTS.value, _HOST.value
   if _MULTIHOST.value:
     if modes.find(_MODE.value).single_host:
       raise UserError(f'--mode={_MODE.value} is work for one process')
-    processes.start(*where, config.training.machine.heartbeat_timeout)
+    timeout = config.training.machine.heartbeat_timeout
+    processes.start(coordinator, num_hosts, host, timeout)
     if _MODE.value != 'train':  # JAX took the signal, and no code checks it
       signal.signal(signal.SIGTERM, signal.SIG_DFL)
-  elif any(value is not None for value in where):
+  elif any(value is not None for value in (coordinator, num_hosts, host)):
     raise UserError('--coordinator, --num_hosts and --host need --multihost')
 
 

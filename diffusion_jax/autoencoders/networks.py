@@ -153,8 +153,8 @@ def middle_blocks(c: Layers, h: Array, train: bool, middle: MiddleAttention | No
     return h
   for i in range(2):
     if i and middle != 'none':
-      options = {'pre_norm': middle == 'norm', 'num_heads': 1}
-      h = make_block(Attention, c, 'middle_attention', **options)(h)
+      pre_norm = middle == 'norm'
+      h = make_block(Attention, c, 'middle_attention', pre_norm=pre_norm, num_heads=1)(h)
     h = make_block(ResnetBlock, c, f'middle_{i}_block', features=h.shape[-1])(h, None, train)
   return h
 

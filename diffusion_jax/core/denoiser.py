@@ -263,5 +263,5 @@ class Network:
     """Computes `denoising_loss`, summed over what is unknown, [B]."""
     known = (cond or {}).get('known')
     where = None if known is None else jnp.isnan(known)
-    kind, data = self.parametrization, (self.sigma_data, where)
-    return denoising_loss(kind, output, x0, eps, level, weight, *data)
+    kind, sigma_data = self.parametrization, self.sigma_data
+    return denoising_loss(kind, output, x0, eps, level, weight, sigma_data, where)

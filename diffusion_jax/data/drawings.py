@@ -190,9 +190,16 @@ def _title(x, what, low, high):
 
 def _with_legend(figure):
   # Returns the figure's pixels, with the legend of its first axes on top.
-  entries = figure.axes[0].get_legend_handles_labels()
-  style = {'ncols': 2, 'fontsize': 9, 'frameon': False, 'markerscale': 1.5}
-  figure.legend(*entries, loc='outside upper center', **style)
+  handles, labels = figure.axes[0].get_legend_handles_labels()
+  figure.legend(
+    handles,
+    labels,
+    loc='outside upper center',
+    ncols=2,
+    fontsize=9,
+    frameon=False,
+    markerscale=1.5,
+  )
   return _pixels(figure)
 
 
@@ -247,8 +254,7 @@ def _points(values, x, data, groups):
     else:
       ax.set_ylim(low[i], high[i])
       for array, colour, label, size in sets:
-        style = {'linewidth': 0, 'alpha': 0.6, 'label': label}
-        ax.scatter(array[:, j], array[:, i], size, colour, **style)
+        ax.scatter(array[:, j], array[:, i], size, colour, linewidth=0, alpha=0.6, label=label)
       ax.set_ylabel(names[i] if j == 0 else '')
     last = i == count - 1
     ax.tick_params(labelsize=8, labelbottom=last, labelleft=j == 0 < i)
@@ -283,8 +289,8 @@ def _curves(values, x, data):
       ax.fill_between(place, *band, color='0.85', linewidth=0, label=label)
     for i, one in enumerate(x[:n]):
       label = _title(x[:n], what, low, high) if not i else None
-      style = {'marker': '.' if length < 20 else '', 'lw': 1.0, 'label': label}
-      ax.plot(place, one[:, c], color=_colour(i), **style)
+      marker = '.' if length < 20 else ''
+      ax.plot(place, one[:, c], color=_colour(i), marker=marker, lw=1.0, label=label)
     ax.set(ylim=(low[c], high[c]), xlim=(0, max(1, length - 1)))
     ax.set_ylabel(f'channel {c + 1}' if count > 1 else '$x$')
   axes[-1].set_xlabel('position')

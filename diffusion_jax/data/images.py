@@ -251,9 +251,8 @@ def write_gif(path: str | Path, frames: Sequence[np.ndarray]) -> None:
   """Writes uint8 frames as a GIF that loops and pauses at the last frame."""
   first, *rest = [_picture(frame) for frame in frames]
   durations = [80] * len(rest) + [1600]  # milliseconds
-  about = {'append_images': rest, 'duration': durations, 'loop': 0}
   with draft(path) as file:
-    first.save(file, 'GIF', save_all=True, **about)
+    first.save(file, 'GIF', save_all=True, append_images=rest, duration=durations, loop=0)
 
 
 def _picture(image):

@@ -95,10 +95,9 @@ def batches(
 
   If the source is on disk, num_threads threads read ahead, one batch each.
   """
-  options = random_flip, rows, text_length, facts
 
   def read(step):
-    return batch_at(source, batch_size, seed, step, *options)
+    return batch_at(source, batch_size, seed, step, random_flip, rows, text_length, facts)
 
   if source.in_memory:
     yield from map(read, itertools.count(start_step))

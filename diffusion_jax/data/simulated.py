@@ -77,8 +77,7 @@ def of_simulator(
   check_split(split)
   size = num_examples if split == 'train' else num_test
   seed = draws, split == 'test'
-  fields = {'num_classes': num_classes, 'bounds': bounds, 'joint': joint}
-  made = functools.partial(_source, **fields)
+  made = functools.partial(_source, num_classes=num_classes, bounds=bounds, joint=joint)
   if fresh and split == 'train':
     return Simulated(simulate, size, seed, made)
   arrays, new = simulations(simulate, size, (*seed, 0), workers, kept_in, version)

@@ -121,11 +121,17 @@ def _computed(job, starts, size, workers):
   # processes that begin together share the work.
   starts = np.random.default_rng().permutation(starts).tolist()
   every = 0.1 if sys.stderr.isatty() else 10.0
-  more = {'initial': min(starts), 'delay': 1, 'mininterval': every}
   blocks = {}
   with (
     _mapped(job, workers) as mapped,
-    tqdm(None, 'simulating', size, unit='simulation', **more) as bar,
+    tqdm(
+      desc='simulating',
+      total=size,
+      unit='simulation',
+      initial=min(starts),
+      delay=1,
+      mininterval=every,
+    ) as bar,
   ):
     for start, blocks[start] in zip(starts, mapped(job, starts), strict=True):
       bar.update(len(blocks[start]['x']))

@@ -162,8 +162,7 @@ def keep_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
     return jnp.where(mask, known, x)
 
   def step(key, x, state, denoise, *, level_s, level_t):
-    levels = {'level_s': level_s, 'level_t': level_t}
-    x, state = sampler.step(key, fill(x), state, denoise, **levels)
+    x, state = sampler.step(key, fill(x), state, denoise, level_s=level_s, level_t=level_t)
     return fill(x), state
 
   return Sampler(lambda x: sampler.init(fill(x)), step)

@@ -259,7 +259,8 @@ def _of_two_times(
   adaptive_eps=0.0,
 ):
   # errors_fn: (u_fn, xt, v, t, s, share) -> {name: the error that it adds, [B]}
-  check_straight(schedule, coupling)
+  if coupling is not None:
+    check_straight(schedule)
 
   def draw(key, batch, context):
     return _two_time_inputs(key, batch, network, schedule, times, guidance, coupling)
@@ -335,9 +336,9 @@ def shortcut(
     inputs, s, steps, _ = inputs
     x0, eps, t = inputs.x0, inputs.eps, inputs.level.t
     xt = inputs.xt
-    options = {'cond': inputs.cond, 'key': keys[0]}
+    velocity_of = functools.partial(_average_velocity, cond=inputs.cond, key=keys[0])
     u_fn, target_fn = (
-      functools.partial(_average_velocity, network, p, schedule, **options)
+      functools.partial(velocity_of, network, p, schedule)
       for p in (params, context.ema_params if ema_target else params)
     )
     two_steps = two_step_velocity(target_fn, xt, t, s)

@@ -145,9 +145,11 @@ def _pair_objective(network, schedule, pairs, *, make_xr, distance, sigma_min, e
     inputs, level_r = inputs
     xt = inputs.xt
     xr = make_xr(context, keys, inputs, xt, level_r)
-    options = {'cond': inputs.cond, 'key': keys[0], 'sigma_min': sigma_min}
+    output_of = functools.partial(
+      consistency_output, cond=inputs.cond, key=keys[0], sigma_min=sigma_min
+    )
     f, target_f = (
-      functools.partial(consistency_output, network, p['network'], **options)
+      functools.partial(output_of, network, p['network'])
       for p in (params, context.ema_params if ema_target else params)
     )
     error = consistency_error(f, target_f, xt, xr, inputs.level, level_r, distance)

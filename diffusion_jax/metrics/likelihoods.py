@@ -232,8 +232,10 @@ def ode(
       if not levels:  # x = std x0 + mean is log_det less likely
         found = {'nats': (log_det - log_p) / math.prod(shape)}
         if values.low and box_draws:
-          box = values.encoded_box, t_min, tolerance, box_draws
-          share = _share_inside(box_keys, denoise, schedule, x, *box)
+          box = values.encoded_box
+          share = _share_inside(
+            box_keys, denoise, schedule, x, box, t_min, rtol=tolerance, draws=box_draws
+          )
           more = jnp.log(share) / math.prod(shape)
           found['truncated'] = found['nats'] + more
         return found
@@ -303,8 +305,8 @@ def latent_ode(t_min: float = 1e-3, tolerance: float = 1e-4, num_probes: int = 1
         return log_p + z.size // len(z) * jnp.log(scale)
 
       vae = model.autoencoder
-      parts = vae.encode(weights, 1, x0), vae.log_likelihood_of(weights)
-      log_p = bound.vae_log_weight(keys, x0, *parts, log_prior)
+      q, decode = vae.encode(weights, 1, x0), vae.log_likelihood_of(weights)
+      log_p = bound.vae_log_weight(keys, x0, q, decode, log_prior)
       return {'total': dj.bits_per_dim(-log_p, x0.shape[1:])}
 
     return function

@@ -47,8 +47,10 @@ def extract(
   about: the facts that the images depend on, as read from JSON.
   """
   protocol = {**extractor.identity, 'samples': about}
-  options = batch_size, extractor.identity['features']
-  return load_or_compute(path, protocol, lambda: features.of_images(extractor, samples, *options))
+  title = extractor.identity['features']
+  return load_or_compute(
+    path, protocol, lambda: features.of_images(extractor, samples, batch_size, title)
+  )
 
 
 def load_or_compute(path: Path, protocol: Json, compute: Callable[[], Arrays]) -> Arrays:

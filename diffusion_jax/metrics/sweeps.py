@@ -1,6 +1,6 @@
 """The scores of several settings, in a table and in a figure."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +10,14 @@ from diffusion_jax.metrics import plots
 from diffusion_jax.runtime.files import write_summed
 
 
-def title(changes: Mapping[str, object]) -> str:
-  """Returns 'num_steps=2,weights.decay=0.5' for the values of fields."""
-  return ','.join(f'{field}={value}' for field, value in changes.items())
-
-
-def write(out: Path, rows: list[Json], settings: Json) -> None:
+def write(out: Path, titles: Sequence[str], rows: list[Json], settings: Json) -> None:
   """Writes sweep.json and sweep.png, and prints a table of all points.
 
-  rows: {'point': {field: value}, 'metrics': its scores, as `metric.as_json` has them} of each
-  point; settings: what all depend on. If only the widths of averages differ, the plot is
-  against the width.
+  titles: of the points. rows: of each point {'point': {field: value}, 'metrics': its
+  scores, as `metric.as_json` has them}; settings: what all depend on. If only the widths of
+  averages differ, the plot is against the width.
   """
   write_summed(out / 'sweep.json', {'points': rows, 'settings': settings})
-  titles = [title(row['point']) for row in rows]
   shown = list(dict.fromkeys(name for row in rows for name in row['metrics']))
   width = max(map(len, titles))
   missing = {'value': np.nan, 'error': None}

@@ -84,9 +84,11 @@ class ResnetBlock(Checked):
   def _with_embedding(self, h, embedding, norm):
     # Returns the second norm, which depends on the embedding.
     width = self.features * (2 if self.scale_shift else 1)
-    start = {'zero': self.zero_embedding, 'use_bias': not self.zero_embedding}
+    zero = self.zero_embedding
     embedding = nn.swish(embedding)
-    embedding = dense(embedding, width, 'embedding_proj', **start, **self.style)
+    embedding = dense(
+      embedding, width, 'embedding_proj', zero=zero, use_bias=not zero, **self.style
+    )
     embedding = embedding.reshape(len(h), *[1] * (h.ndim - 2), -1)
     if not self.scale_shift:
       return norm(h + embedding, 'norm_2')

@@ -203,14 +203,12 @@ def read_context(
   initializer: Initialization = 'ho',
   dtype: Dtype = jnp.float32,
 ) -> Context:
-  """Returns what a network with `inputs` reads of the context of cond.
+  """Returns what a network whose `inputs` have a context reads of that of cond.
 
   x: [B, ..., C]; features: the width of the embedding of the noise, to which
   the mean of words is mapped. The submodules of the caller are context and
   context_pooled. A hidden sequence is one word, as in a cond without 'context'.
   """
-  if not inputs.context:
-    return Context()
   style = {'initializer': initializer, 'dtype': dtype}
   kind = inputs.context_kind(x.shape[1:-1])
   options = inputs.context_encoder

@@ -156,8 +156,7 @@ class DDPMpp(Checked):
       return make_block(ResnetBlock, self, name, **options)(h, embedding, train)
 
     def attention(h, name):
-      options = {'qkv': 'interleaved', 'qkv_scale': 0.2, **BLOCK}
-      return make_block(Attention, self, name, **options)(h)
+      return make_block(Attention, self, name, qkv='interleaved', qkv_scale=0.2, **BLOCK)(h)
 
     def block(h, level, name):
       h = residual(h, level, f'{name}_block')
@@ -198,8 +197,7 @@ class DDPMpp(Checked):
   def _pyramid(self, pyramid, h, name):
     # Filters and halves the pyramid, and adds it to the blocks' output.
     filtered = blur(pyramid, self.resample_filter or (1, 1))
-    style = {'stride': 2, 'padding': (0, 0), 'dtype': self.dtype}
-    pyramid = Conv(h.shape[-1], **style, name=name)(filtered)
+    pyramid = Conv(h.shape[-1], stride=2, padding=(0, 0), dtype=self.dtype, name=name)(filtered)
     return BLOCK['skip_scale'] * (pyramid + h)
 
   def _embed(self, noise, cond):

@@ -291,12 +291,10 @@ class EDM2(Checked):
       return make(h, level, name, decoder=True, **options)
 
     def halve(h, level, _):
-      down = {'resample': average_pool, 'attend': False}
-      return make(h, level, f'down_{level + 1}_first', **down)
+      return make(h, level, f'down_{level + 1}_first', attend=False, resample=average_pool)
 
     def double(h, level, _):
-      up = {'resample': nearest_upsample, 'attend': False}
-      return decoded(h, level, f'up_{level - 1}_first', **up)
+      return decoded(h, level, f'up_{level - 1}_first', attend=False, resample=nearest_upsample)
 
     # A channel of ones takes the place of biases.
     h = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)

@@ -187,8 +187,8 @@ class Downsample(Checked):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    size = {'stride': 2, 'padding': PADDINGS[self.padding]}
-    return Conv(x.shape[-1], **size, **self.style, name='conv')(x)
+    padding = PADDINGS[self.padding]
+    return Conv(x.shape[-1], stride=2, padding=padding, **self.style, name='conv')(x)
 
 
 class Upsample(Checked):

@@ -53,14 +53,17 @@ class MLP(Checked):
     h = sinusoidal(noise, NOISE_FEATURES, kind=self.noise_embedding)
     c = noise_and_label(h, cond, width, inputs, dtype=self.dtype)
     c += of_step(inputs, cond, NOISE_FEATURES, width, self.noise_embedding, self.dtype)
-    context = read_context(inputs, x, cond, width, dtype=self.dtype)
-    if context.words is not None:
-      raise ValueError(
-        'network mlp has no attention to the words of a context: set its kind '
-        "to 'set' (its order does not matter) or 'vector', or use unet or dit"
-      )
-    if context.embedding is not None:
-      c += context.embedding
+    channels = None
+    if inputs.context:
+      context = read_context(inputs, x, cond, width, dtype=self.dtype)
+      channels = context.channels
+      if context.words is not None:
+        raise ValueError(
+          'network mlp has no attention to the words of a context: set its kind '
+          "to 'set' (its order does not matter) or 'vector', or use unet or dit"
+        )
+      if context.embedding is not None:
+        c += context.embedding
     drop = nn.Dropout(self.dropout, deterministic=not train)
 
     def norm(h, name):
@@ -68,7 +71,7 @@ class MLP(Checked):
       h = layer_norm(f'{name}_norm', self.dtype, affine=False)(h)
       return nn.silu(modulate(h, *jnp.split(shifts, 2, axis=-1)))
 
-    flat = with_inputs(inputs, x, cond, context.channels).reshape(len(x), -1)
+    flat = with_inputs(inputs, x, cond, channels).reshape(len(x), -1)
     h = c + dense(flat, width, 'dense_in', dtype=self.dtype)
     for i in range(self.num_blocks):
       name = f'block_{i}'

@@ -129,18 +129,20 @@ class DiT(Checked):
       words, mask, pooled = self._text(self.inputs.text, cond, len(x))
       streams.append((words, mask))
       c += pooled
-    context = read_context(self.inputs, x, cond, self.channels, dtype=self.dtype)
-    if context.embedding is not None:
-      c += context.embedding
-    if context.words is not None:
-      words, mask = context.words
-      if self.text_attention == 'joint':
-        words = self._dense('context_in')(words)
-      streams.append((words, mask))
+    channels = None
+    if self.inputs.context:
+      context = read_context(self.inputs, x, cond, self.channels, dtype=self.dtype)
+      channels = context.channels
+      if context.embedding is not None:
+        c += context.embedding
+      if context.words is not None:
+        words, mask = context.words
+        if self.text_attention == 'joint':
+          words = self._dense('context_in')(words)
+        streams.append((words, mask))
     words, mask = joined(streams)
     shape = x.shape[1:-1]
-    channels = with_inputs(self.inputs, x, cond, context.channels)
-    h = patchify(channels, self.patch_size)
+    h = patchify(with_inputs(self.inputs, x, cond, channels), self.patch_size)
     grid = tuple(side // self.patch_size for side in shape)
     h = self._embed(h, grid)
     h = self._blocks(h, c, label, grid, words, mask, train)
@@ -155,8 +157,10 @@ class DiT(Checked):
     c += of_step(self.inputs, cond, NOISE_FEATURES, self.channels, 'openai', self.dtype)
     if not self.inputs.num_classes:
       return c, None
-    style = {'std': 0.02, 'dtype': self.dtype, 'name': 'label_embedding'}
-    label = LabelEmbedding(self.inputs, self.channels, **style)(cond, len(noise))
+    embed = LabelEmbedding(
+      self.inputs, self.channels, std=0.02, dtype=self.dtype, name='label_embedding'
+    )
+    label = embed(cond, len(noise))
     return c + label, label
 
   def _text(self, text: Text, cond, batch_size):

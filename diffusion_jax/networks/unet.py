@@ -138,12 +138,15 @@ class UNet(Checked):
       features = TextFeatures(text.width, text.layers, text.heads, null, **self.style, name='text')
       words['text'] = features(cond, len(x))
       embedding += dense(mean_of_words(*words['text']), width, 'text_pooled', **self.style)
-    context = read_context(self.inputs, x, cond, width, **self.style)
-    if context.embedding is not None:
-      embedding += context.embedding
-    if context.words is not None:
-      words['context'] = context.words
-    return embedding, words, with_inputs(self.inputs, x, cond, context.channels)
+    channels = None
+    if self.inputs.context:
+      context = read_context(self.inputs, x, cond, width, **self.style)
+      channels = context.channels
+      if context.embedding is not None:
+        embedding += context.embedding
+      if context.words is not None:
+        words['context'] = context.words
+    return embedding, words, with_inputs(self.inputs, x, cond, channels)
 
 
 def down_and_middle(
@@ -158,8 +161,9 @@ def down_and_middle(
   widths = [int(network.channels * m) for m in network.multipliers]
 
   def residual(h, level, name, resample=None):
-    options = {'features': widths[level], 'resample': resample}
-    return make_block(ResnetBlock, network, name, **options)(h, embedding, train)
+    width = widths[level]
+    module = make_block(ResnetBlock, network, name, features=width, resample=resample)
+    return module(h, embedding, train)
 
   def block(h, level, name):
     h = residual(h, level, f'{name}_block')

@@ -68,8 +68,9 @@ class ScoreNetwork(Checked):
     embedding = self._embed(noise, cond)
 
     def block(h, name, attention=self.attention):
-      options = {'features': self.channels, 'zero_embedding': True}
-      h = make_block(ResnetBlock, self, name, **options)(h, embedding, train)
+      width = self.channels
+      residual = make_block(ResnetBlock, self, name, features=width, zero_embedding=True)
+      h = residual(h, embedding, train)
       return attend(h, f'{name}_attention') if attention else h
 
     def attend(h, name):

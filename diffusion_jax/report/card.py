@@ -113,9 +113,13 @@ def card(about: About) -> str:
     'json': functools.partial(json.dumps, ensure_ascii=False),
     'cell': lambda text: one_line(text).replace('|', '\\|'),
   }
-  more = {'parts': parts, 'allow': f' --allow={",".join(parts)}' if parts else ''}
-  template = environment.get_template('card.md')
-  return template.render(about=about, head=metadata(about), rows=rows, **more)
+  return environment.get_template('card.md').render(
+    about=about,
+    head=metadata(about),
+    rows=rows,
+    parts=parts,
+    allow=f' --allow={",".join(parts)}' if parts else '',
+  )
 
 
 def metadata(about: About) -> Json:

@@ -137,8 +137,15 @@ def _svg(lines, x_label, y_label, log):
     figure.patch.set_visible(False)
     for line in lines:
       marker = 'o' if len(line.x) < 40 and not line.legend else ''  # A level line has no points.
-      about = {'linewidth': 1.6, 'marker': marker, 'clip_on': False}
-      axes.plot(line.x, line.y, color=line.colour, linestyle=(0, DASHES[line.dash]), **about)
+      axes.plot(
+        line.x,
+        line.y,
+        color=line.colour,
+        linestyle=(0, DASHES[line.dash]),
+        linewidth=1.6,
+        marker=marker,
+        clip_on=False,
+      )
     for side in axes.spines.values():
       side.set_visible(False)
     axes.grid(color=_LINE, linewidth=0.8)

@@ -250,8 +250,8 @@ def comparison(runs: Sequence[Record]) -> Iterator[Table | str]:
     for run, final in zip(runs, finals, strict=True)
   ]
   yield Table('Where they ended', [['run', 'steps', *names], *rows])
-  own = 'objective.', 'parametrization.'
-  objectives = [{n: x for n, x in run.fields.items() if n.startswith(own)} for run in runs]
+  of_losses = 'objective.', 'parametrization.'
+  objectives = [{n: x for n, x in run.fields.items() if n.startswith(of_losses)} for run in runs]
   if any(objective != objectives[0] for objective in objectives):
     yield 'Losses of different objectives cannot be compared.'
 

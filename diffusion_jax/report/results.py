@@ -10,6 +10,7 @@ from diffusion_jax.report import charts
 from diffusion_jax.report.charts import Chart, Line
 from diffusion_jax.report.record import Record
 from diffusion_jax.runtime.files import with_error
+from diffusion_jax.sampling import grids
 
 _SPEEDS = 'images_per_second', 'tflops', 'mfu'
 # The units of a likelihood, and what is measured in them.
@@ -126,17 +127,11 @@ def _score(content):
   return with_error(content.get('value'), content.get('error'))
 
 
-def steps_of(c: Json) -> str:
-  """Returns the grid of a section `sampling` in words."""
-  grid = c.get('grid') or {}
-  return f'respaced {grid["steps"]}' if 'steps' in grid else f'{grid.get("number")} steps'
-
-
 def about(c: Json, *notes: str) -> str:
   """Returns how images were sampled, by a section `sampling`, and notes."""
   words = {
     (c.get('sampler') or {}).get('name'): True,
-    steps_of(c): 'grid' in c,
+    grids.in_words(c.get('grid') or {}): 'grid' in c,
     f'guidance {(c.get("guidance") or {}).get("scale")}': c.get('guidance'),
     f'{c.get("num_samples", 0):,} of checkpoint {c.get("checkpoint")}': c,
     f'seed {c.get("seed")}': c,

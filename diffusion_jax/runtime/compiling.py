@@ -258,15 +258,28 @@ LIMIT = 4 * 2**30  # bytes of compiled programs; older ones are deleted
 _STORED = '/jax/compilation_cache/cache_misses'
 # Of the programs of this process, by JAX's name of the event.
 events: collections.Counter[str] = collections.Counter()
-jax.monitoring.register_event_listener(lambda event, **_: events.update([event]))
 _seconds = collections.defaultdict(collections.Counter)  # of the programs of a thread
-jax.monitoring.register_event_duration_secs_listener(
-  lambda event, duration_secs, **_: _seconds[threading.get_ident()].update({event: duration_secs})
-)
+
+
+@functools.cache
+def _listen() -> None:
+  # Counts the events and the seconds of the programs from now on.
+  def add(event, **_):
+    events.update([event])
+
+  def add_seconds(event, duration_secs, **_):
+    _seconds[threading.get_ident()].update({event: duration_secs})
+
+  jax.monitoring.register_event_listener(add)
+  jax.monitoring.register_event_duration_secs_listener(add_seconds)
 
 
 def spent() -> collections.Counter[str]:
-  """Returns the seconds of the programs of this thread, by JAX's name of the event."""
+  """Returns the seconds of the programs of this thread, by JAX's name of the event.
+
+  They are of the programs since the first call.
+  """
+  _listen()
   return _seconds[threading.get_ident()].copy()
 
 

@@ -54,10 +54,9 @@ def check_folder(workdir: Path) -> None:
 def check_same(what: str, fields: Json) -> None:
   """Raises UserError, in all processes, if their fields differ, and names them.
 
-  fields: {name: value}, of JSON's types; what: a word for them in the error.
+  There must be several processes. fields: {name: value}, of JSON's types; what: a word
+  for them in the error.
   """
-  if not processes.started():
-    return
   text = json.dumps(fields)
 
   def complain(of_first: str, writer: str) -> str:

@@ -211,7 +211,8 @@ class Churn(NamedTuple):
 
   def around(self, sampler: Sampler, schedule: Schedule, num_steps: int) -> Sampler:
     """Returns the sampler with noise before each step."""
-    return churn(sampler, schedule, churn_gamma(self.s_churn, num_steps), *self[1:])
+    gamma = churn_gamma(self.s_churn, num_steps)
+    return churn(sampler, schedule, gamma, self.s_min, self.s_max, self.s_noise)
 
 
 class AncestralNoise(NamedTuple):
@@ -224,7 +225,7 @@ class AncestralNoise(NamedTuple):
 
   def around(self, sampler: Sampler, schedule: Schedule) -> Sampler:
     """Returns the sampler with noise after each step."""
-    return with_ancestral_noise(sampler, schedule, *self)
+    return with_ancestral_noise(sampler, schedule, self.eta)
 
 
 class Langevin(NamedTuple):

@@ -5,7 +5,7 @@ published ways to choose N levels of a schedule (`level_grid`) and the steps of
 a respaced DDPM (`respaced_steps`, `step_levels`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import jax
@@ -276,3 +276,8 @@ def _section_steps(section, count):
   # A running sum, unlike a product, rounds halves as the published code does.
   positions = np.cumsum([0.0] + [stride] * (count - 1))
   return section[np.rint(positions).astype(int)]
+
+
+def in_words(grid: Mapping[str, object]) -> str:
+  """Returns the stored section of a grid in words, as '10 steps' or 'respaced 50'."""
+  return f'respaced {grid["steps"]}' if 'steps' in grid else f'{grid.get("number")} steps'

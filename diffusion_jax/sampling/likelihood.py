@@ -151,7 +151,8 @@ def adaptive_ode(
     turn = last - first
 
     def field(u, state):
-      v = _velocity(denoise, schedule, first + u * turn, *state)
+      (z,) = state
+      v = _velocity(denoise, schedule, first + u * turn, z)
       return (expand_to(turn, x) * v,)
 
     def solve(x):

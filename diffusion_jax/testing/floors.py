@@ -331,9 +331,10 @@ def estimate(
   mean = fitted.mean[group]
   if 'context' in cond:  # The last row is given nothing: its slope is 0.
     mean += _times(cond['context'].reshape(len(xt), -1), fitted.slope, group)
-  known = fitted, xt.reshape(len(xt), -1), level, group, mean
   lines = {'nothing_learnt': nothing_learnt, 'linear': linear, 'memorised': memorised}
-  x0 = jax.lax.switch(fitted.line, [lines[line] for line in fitted.lines], *known)
+  functions = [lines[line] for line in fitted.lines]
+  flat = xt.reshape(len(xt), -1)
+  x0 = jax.lax.switch(fitted.line, functions, fitted, flat, level, group, mean)
   x0 = x0.reshape(xt.shape)
   learnt = fitted.line != LINES.index('nothing_learnt')
   return x0, jnp.where(learnt, eps_from_x0(x0, xt, level), 0.0)

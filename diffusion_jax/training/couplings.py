@@ -125,10 +125,9 @@ def entropic_coupling(
   return PlanCoupling(log_plan)
 
 
-def check_straight(schedule: Schedule, coupling: Coupling | None) -> None:
-  """Raises ValueError for a coupling on paths that are not straight."""
-  if coupling is not None:
-    level = schedule(jnp.linspace(0.0, 1.0, 5))
-    total = {'alpha + sigma': level.alpha + level.sigma}
-    rule = 'a coupling needs straight paths, as of RectifiedFlowSchedule, where it is 1'
-    check_numbers(lambda x: abs(x - 1.0) < 1e-4, rule, **total)
+def check_straight(schedule: Schedule) -> None:
+  """Raises ValueError for a schedule whose paths are not straight, which a coupling needs."""
+  level = schedule(jnp.linspace(0.0, 1.0, 5))
+  total = {'alpha + sigma': level.alpha + level.sigma}
+  rule = 'a coupling needs straight paths, as of RectifiedFlowSchedule, where it is 1'
+  check_numbers(lambda x: abs(x - 1.0) < 1e-4, rule, **total)

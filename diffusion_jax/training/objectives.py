@@ -112,7 +112,7 @@ class Draws(NamedTuple):
   """Holds the draws of a denoising objective for a batch, [B, ...].
 
   level and time_weight come from the time sampler, cond from the network's
-  condition. augment_keys are the augmentation's keys; estimated marks the
+  condition. augment_keys are the augmentation's keys, None without one; estimated marks the
   examples with a first estimate. metrics are of the coupling's plan.
   """
 
@@ -121,7 +121,7 @@ class Draws(NamedTuple):
   level: PyTree  # `NoiseLevel`s, or the times of a learned schedule
   time_weight: Array
   cond: dict
-  augment_keys: Array
+  augment_keys: Array | None
   estimated: Array
   metrics: dict[str, Array] = {}
 
@@ -154,7 +154,7 @@ def draw_inputs(
   level, time_weight = placed_as(x0, times(time_key, x0.shape[0], schedule))
   eps = placed_as(x0, jax.random.normal(eps_key, x0.shape))
   cond = network.condition(cond_key, batch)
-  augment_keys = key_per_example(augment_key, len(x0))
+  augment_keys = key_per_example(augment_key, len(x0)) if network.augment else None
   probability = network.estimate_probability
   estimated = jax.random.bernoulli(first_key, probability, x0.shape[:1])
   draws = Draws(x0, eps, level, time_weight, cond, augment_keys, estimated)
@@ -166,7 +166,7 @@ def augmented(inputs: Draws, augment: Augment | None) -> Draws:
 
   augment: (keys [B], x0) -> (x0, labels), such as `augmentation.augment`.
   """
-  if augment is None:
+  if augment is None or inputs.augment_keys is None:
     return inputs
   x0, labels = augment(inputs.augment_keys, inputs.x0)
   return inputs._replace(x0=x0, cond=inputs.cond | {'augment': labels})
@@ -194,7 +194,8 @@ def denoising(
   solvers of the ODE draw from the data. By default they are independent.
   params: {'network': ...}. Metrics: loss, also per quarter of t.
   """
-  check_straight(schedule, coupling)
+  if coupling is not None:
+    check_straight(schedule)
 
   def draw(key, batch, context):
     return draw_inputs(key, batch, schedule, network, times, coupling)

@@ -11,7 +11,8 @@ def test_a_sweep_is_a_table_a_figure_and_json(field, tmp_path, capsys):
   points = [{field: 0.1}, {field: 0.2}]
   scores = [{'fd': {'value': x, 'error': None, 'note': ''}} for x in (2.5, 1e-3)]
   results = [{'point': p, 'metrics': x} for p, x in zip(points, scores, strict=True)]
-  sweeps.write(tmp_path, results, {'seed': 3})
+  titles = [f'{field}=0.1', f'{field}=0.2']
+  sweeps.write(tmp_path, titles, results, {'seed': 3})
   rows = [line.split() for line in capsys.readouterr().out.splitlines()]
   assert rows[:3] == [['fd'], [f'{field}=0.1', '2.5'], [f'{field}=0.2', '0.001']]
   stored = read_summed(tmp_path / 'sweep.json')

@@ -108,7 +108,7 @@ def found(tmp_path_factory):
   near = pictures.film('near', 'Neighbours', [('mean 0.2', row)])
   defaults = {'network.channels': 128, 'seed': 0, 'conditioning.labels': True}
   gallery = [pictures.film('heun', 'Images', [('19 calls', row)])]
-  return Page(page.render([run, other], defaults, film, near, gallery, ('edit',)))
+  return Page(page.render([run, other], defaults, film, near, gallery, apart=('edit',)))
 
 
 SECTIONS = (

@@ -54,10 +54,6 @@ def test_hosts_that_differ_say_how_and_end(name, tmp_path):
   assert not list(tmp_path.rglob('*.tmp'))
 
 
-def test_one_process_compares_nothing():
-  hosts.check_same('settings', {'seed': 1})
-
-
 def test_differences_name_the_fields():
   first, other = {'a': 1, 'b': [1, 2], 'c': 0.5}, {'a': 1, 'b': [1, 3], 'd': 'x'}
   expected = 'b is [1, 3], not [1, 2]; c is absent, not 0.5; d is x, not absent'

@@ -47,8 +47,8 @@ def main(run: Run) -> None:
   settings = provenance.of_sampling(run, read, edit=fields)
   given = run.model.config.edit.output
   name = Path('edits', given or provenance.name_of_edit(run.model))
-  args = run.model.workdir, name, settings, 'edit.output', bool(given)
-  with provenance.drawing(*args) as place:
+  workdir = run.model.workdir
+  with provenance.drawing(workdir, name, settings, 'edit.output', bool(given)) as place:
     if not place.done:
       draw(run, inputs, place.path, place.parts, provenance.as_array(settings))
 

@@ -182,8 +182,13 @@ class Restore(Edit):
         f'and {c.operator.name} is not: set posterior to steered or '
         'pseudoinverse, or for decoupled and gibbs posterior.step_size'
       )
-    y, how = batch.inputs['y'] * damage.weights, {'is_linear': linear, 'width': damage.width}
-    known = Known(y, lambda x: damage.forward(batch.decode(x)), damage.std, **how)
+    known = Known(
+      batch.inputs['y'] * damage.weights,
+      lambda x: damage.forward(batch.decode(x)),
+      damage.std,
+      is_linear=linear,
+      width=damage.width,
+    )
     samples = self.posterior.draw(batch, known)
     residual = known.residual(samples['x']) / damage.std
     square = jnp.mean(residual**2, axis=tuple(range(1, residual.ndim)))

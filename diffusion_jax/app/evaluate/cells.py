@@ -18,12 +18,12 @@ from diffusion_jax.app.evaluate.scorers import Metric
 from diffusion_jax.app.kinds import rules, store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.run import provenance
+from diffusion_jax.app.run.provenance import title
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.metrics import scoring
 from diffusion_jax.metrics.metric import EXTRACTED, ModelMetric
 from diffusion_jax.metrics.scoring import Scored
-from diffusion_jax.metrics.sweeps import title
 
 # Fields of evaluation that say which cells there are, and where they are kept.
 _OF_TABLE = tuple(f'evaluation.{name}' for name in ('metrics', 'sweep', 'name'))
@@ -173,9 +173,14 @@ def making(
   model: Model, path: Path, settings: Json, end: str
 ) -> contextlib.AbstractContextManager[provenance.Place]:
   """Returns `provenance.making` of a file below evaluation/, which evaluation.name may name."""
-  is_named = bool(model.config.evaluation.name)
-  place = Path('evaluation', path), settings, 'evaluation.name', is_named
-  return provenance.making(model.workdir, *place, f'/{end}.json')
+  return provenance.making(
+    model.workdir,
+    Path('evaluation', path),
+    settings,
+    field='evaluation.name',
+    given=bool(model.config.evaluation.name),
+    end=f'/{end}.json',
+  )
 
 
 def sweep(run: Run) -> Iterator[tuple[Json, Node]]:

@@ -19,7 +19,7 @@ from diffusion_jax.app.evaluate.cells import Cell, Point
 from diffusion_jax.app.inputs import datasets, trained_on
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import provenance, weights
-from diffusion_jax.app.run.provenance import Place
+from diffusion_jax.app.run.provenance import Place, title
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import image_sets, npz, pipeline
 from diffusion_jax.data.files import say_once
@@ -29,12 +29,11 @@ from diffusion_jax.metrics import real_images, references as of_real, scoring, s
 from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import Arrays, ModelMetric, Score, as_json, table
 from diffusion_jax.metrics.scoring import References
-from diffusion_jax.metrics.sweeps import title
-from diffusion_jax.report import results
 from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.compiling import precision_in_use
 from diffusion_jax.runtime.files import write_summed
 from diffusion_jax.runtime.sharding import replicate
+from diffusion_jax.sampling import grids
 
 _DRAWN = Path('evaluation', 'drawn')
 
@@ -123,7 +122,7 @@ def costs(points: list[Point], examples: Examples | None) -> Iterator[str]:
   """Yields a line for each part of the work at a point, and the field that makes it less."""
   model, c = points[0].model, points[0].model.config.evaluation
   sampling = folder.plain(model.config.sampling)
-  steps = f' of {results.steps_of(sampling)}' if 'grid' in sampling else ''
+  steps = f' of {grids.in_words(sampling["grid"] or {})}' if 'grid' in sampling else ''
   each = f' at each of {len(points)} points' if len(points) > 1 else ''
   groups = {cell.group for cell in points[0].cells}
   if 'samples' in groups:
@@ -334,10 +333,10 @@ def log_density(run: Run, draws: np.ndarray, reference: Arrays) -> np.ndarray:
     return flat[index], {'context': encoded[index // rows]}
 
   measure = ode(box_draws=0).measure(model.measured)
-  args = measure, 'ode', run.on_devices, read, len(flat)
-  place = model.workdir, _DRAWN / 'log_q', settings, 'evaluation.name', False
-  with provenance.making(*place) as place:
-    arrays = real_images.arrays_of(*args, **scorers.kept_in(run, place.parts))
+  name = _DRAWN / 'log_q'
+  with provenance.making(model.workdir, name, settings, 'evaluation.name', False) as place:
+    kept = scorers.kept_in(run, place.parts)
+    arrays = real_images.arrays_of(measure, 'ode', run.on_devices, read, len(flat), **kept)
   if arrays is None:
     return np.zeros(each.shape[:2])
   return -arrays['nats'].reshape(each.shape[:2]) * math.prod(facts.x.shape)
@@ -400,4 +399,4 @@ def write_table(points: list[Point], rows: list[dict[str, Found]]) -> None:
         }
         for point, row in zip(points, rows, strict=True)
       ]
-      sweeps.write(place.path.parent, contents, settings)
+      sweeps.write(place.path.parent, titles, contents, settings)

@@ -341,8 +341,7 @@ def encoded(model: Model, params: Params, inputs: Conditions) -> Conditions:
   Networks that other runs guide get the context itself.
   """
   noisy, facts, context = model.noisy, model.facts.context, inputs.stored.get('context')
-  c = model.config.sampling
-  guided = c.get('classifier') or by_run(c)
+  guided = is_guided_by_runs(model.config.sampling)
   if context is None or facts is None or noisy is None or guided:
     return inputs
   rows = {'context': facts.encode(context)}
@@ -362,6 +361,11 @@ def by_run(c: Node) -> str:
   if sampler is not None and sampler.declared.takes_pairs and sampler.get('run'):
     return 'sampler'
   return ''
+
+
+def is_guided_by_runs(c: Node) -> bool:
+  """Returns whether config.sampling names other runs that guide the samples."""
+  return bool(c.get('classifier') or by_run(c))
 
 
 FAR = 6.0  # standard deviations

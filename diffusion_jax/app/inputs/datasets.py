@@ -339,7 +339,16 @@ def batches(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the training batches from step `start` on; rows: of this process."""
   c = config.training
-  order = c.batch_size, config.seed, start, c.random_flip, rows, c.machine.num_threads
-  stream = pipeline.batches(source, *order, text_length(config), facts)
+  stream = pipeline.batches(
+    source,
+    c.batch_size,
+    config.seed,
+    start_step=start,
+    random_flip=c.random_flip,
+    rows=rows,
+    num_threads=c.machine.num_threads,
+    text_length=text_length(config),
+    facts=facts,
+  )
   with from_config('data'):  # a damaged file is noticed when it is read
     yield from stream

@@ -23,13 +23,11 @@ RECORD = 'latents.json'
 def examples_of(
   config: Node, facts: Facts, images: Source, split: str = 'train'
 ) -> tuple[Source, Facts]:
-  """Returns (source, facts) of what a training reads: images, or their latents.
+  """Returns (source, facts) of the latents of images that config.latent.path has.
 
-  Raises UserError if latent.path has latents of other images.
+  Raises UserError if these are latents of other images.
   """
   path = config.at('latent.path')
-  if not path:
-    return images, facts
   mirrored = {'mirrored': True} if config.training.random_flip else {}
   check_record(path, {split: contents(config, facts, images)} | mirrored)
   prefix, count = prefix_of(split), len(images)

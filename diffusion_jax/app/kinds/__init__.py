@@ -1,1 +1,1 @@
-"""Kinds of models, a file each, and what several share."""
+"""Kinds of models, a folder each, and what several share."""

@@ -1,4 +1,4 @@
-"""What modes need of a model, as data; models/ has a file for each kind."""
+"""What modes need of a model, as data; each kind has a folder with a maker."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

@@ -360,8 +360,8 @@ def _build(noisy):
 def _first_weights(noisy, key):
   x = jnp.zeros((1, *noisy.state_shape))
   rngs = {'params': key, 'dropout': jax.random.fold_in(key, 1)}
-  args = x, jnp.zeros(1), noisy.inputs.example()
-  output, variables = noisy.network.init_with_output(rngs, *args)
+  cond = noisy.inputs.example()
+  output, variables = noisy.network.init_with_output(rngs, x, jnp.zeros(1), cond)
   shape = 1, noisy.facts.num_classes
   if 'out_channels' in noisy.config.schema.facts['network']:
     shape = *x.shape[:-1], noisy.out_channels

@@ -16,12 +16,11 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.inputs.conditions import by_run
+from diffusion_jax.app.inputs.conditions import by_run, is_guided_by_runs
 from diffusion_jax.app.kinds import classifier, diffusion, store
-from diffusion_jax.app.kinds.model import NOTHING, Frozen, Guides, Model, OtherRun
+from diffusion_jax.app.kinds.model import Frozen, Guides, Model, OtherRun
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.plan import Wrap
-from diffusion_jax.app.kinds.sections import DenoiserSampling
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, refuse
@@ -113,28 +112,22 @@ def guides_of(model: Model) -> Guides:
 
 def check_unguided(model: Model, what: str) -> None:
   """Raises UserError, which begins with `what`, if other runs would guide."""
-  c = model.config.sampling
-  if c.get('classifier') or by_run(c):
+  if is_guided_by_runs(model.config.sampling):
     raise UserError(
       f'config.{what} guidance by another run: set config.sampling.classifier '
       'and config.sampling.guidance to None'
     )
 
 
-def by_classifier(
-  noisy: ConfiguredNetwork, c: DenoiserSampling, guides: Guides, cond: dict
-) -> Wrap | None:
-  """Returns denoiser -> denoiser guided towards cond['label'], or None."""
-  if 'classifier' not in guides or c.classifier is None:
-    return None
-  guide, scale = guides['classifier'], c.classifier.scale
+def by_classifier(noisy: ConfiguredNetwork, guide: OtherRun, scale: float, cond: dict) -> Wrap:
+  """Returns denoiser -> denoiser guided towards cond['label'] by a classifier's run."""
   logits = guide.noisy.logits(guide.params)
 
   def log_prob(x, level):
     return label_log_prob(logits(x, level), cond['label'])
 
-  how = {'log_prob_fn': at_levels_of(guide, noisy, log_prob), 'scale': scale}
-  return lambda denoise: dj.classifier_guided(denoise, **how)
+  log_prob_fn = at_levels_of(guide, noisy, log_prob)
+  return lambda denoise: dj.classifier_guided(denoise, log_prob_fn=log_prob_fn, scale=scale)
 
 
 def at_levels_of(guide: OtherRun, noisy: ConfiguredNetwork, function: Callable) -> Callable:
@@ -150,17 +143,12 @@ def at_levels_of(guide: OtherRun, noisy: ConfiguredNetwork, function: Callable) 
 
 def teacher_of(
   student: ConfiguredNetwork, workdir: RunFolder
-) -> tuple[Callable[[], Teacher | None], Frozen]:
-  """Returns (() -> the teacher of a run or None, its frozen parameters).
+) -> tuple[Callable[[], Teacher], Frozen]:
+  """Returns (() -> the teacher of a run, its frozen parameters).
 
   The run of the teacher is opened when one of the functions needs it.
   """
-  c = student.config
-  needed = parameters(c.objective.constructor).get('teacher')
-  optional = needed is None or needed.default is not needed.empty
-  if optional and not c.training.teacher:
-    return lambda: None, NOTHING
-  run, network = c.training.teacher, functools.cache(open_teacher)
+  run, network = student.config.training.teacher, functools.cache(open_teacher)
 
   def teacher() -> Teacher:
     noisy = network(student)

@@ -63,8 +63,15 @@ class Plan(NamedTuple):
     x, keys = self.begin(keys, cond)
     step_function = self.step_function(cond)
     vectors = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.floating)
-    size = FILM[0], FILM[2 if vectors else 1]
-    x, states, state = sample_frames(keys, step_function, self.sampler, self.levels, x, *size)
+    x, states, state = sample_frames(
+      keys,
+      step_function,
+      self.sampler,
+      self.levels,
+      x,
+      num_frames=FILM[0],
+      num_examples=FILM[2 if vectors else 1],
+    )
     ess = [state.lowest_ess] if hasattr(state, 'lowest_ess') else []
     return x, jnp.swapaxes(states, 0, 1), *ess
 

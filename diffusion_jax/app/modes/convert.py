@@ -270,8 +270,7 @@ def write_adapters(out: Path, model: Model, params: Params, step: int) -> None:
       'to=lora exports adapters: train a run with training.start=adapters, or give to=diffusers'
     )
   _, scale = load.read_base(model.run.path)
-  args = model.network(), params['network'], scale, model.state_shape
-  tensors = diffusers.adapters_of(*args)
+  tensors = diffusers.adapters_of(model.network(), params['network'], scale, model.state_shape)
   out.parent.mkdir(parents=True, exist_ok=True)
   files.write_safetensors(out, tensors, format='pt')
 

@@ -95,7 +95,8 @@ def write(run: Run, frames: Frames | None = None) -> Path:
   path = workdir.make() / 'report.html'
   try:
     films = gallery(run, data)
-    write_text(path, page.render(runs, defaults(config), film, near, films, APART))
+    html = page.render(runs, defaults(config), film, near, films, APART)
+    write_text(path, html)
   except OSError as error:
     raise UserError(f'{path} cannot be written ({error.strerror})') from error
   return path

@@ -62,10 +62,10 @@ def draw(run: Run, below: Path, rows: np.ndarray | None = None) -> Path:
 def trace_a_batch(run: Run, inputs: Conditions, name: str) -> None:
   """Draws the first batch twice, to compile the program and to trace it."""
   index = np.arange(min(run.model.config.sampling.batch_size, len(inputs.rows)))
-  drawing, batch = generate(run.model, run.mesh), (index, rows(inputs.cond, index))
-  drawing(run.on_devices, *batch)
+  drawing, cond = generate(run.model, run.mesh), rows(inputs.cond, index)
+  drawing(run.on_devices, index, cond)
   with profiling.trace(run.model.workdir.path, name):
-    drawing(run.on_devices, *batch)
+    drawing(run.on_devices, index, cond)
 
 
 def draw_parts(run: Run, inputs: Conditions, parts: Path) -> list[Path]:

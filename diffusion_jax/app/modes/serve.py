@@ -32,7 +32,7 @@ from diffusion_jax.declared import declared_by
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import FlagText, Misfit, convert
 from diffusion_jax.report.pictures import as_uri
-from diffusion_jax.runtime.compiling import Program, program
+from diffusion_jax.runtime.compiling import Effort, Program, program
 from diffusion_jax.runtime.files import one_line
 from diffusion_jax.runtime.per_example import rows
 from diffusion_jax.runtime.sharding import replicate, replicated
@@ -119,8 +119,8 @@ def server_of(app: Callable) -> Any:
       if self.cycle is None or self.cycle.response_complete:
         self.transport.close()
 
-  how = {'log_level': 'warning', 'timeout_graceful_shutdown': 1}
-  return uvicorn.Server(uvicorn.Config(app, http=Protocol, **how))
+  config = uvicorn.Config(app, http=Protocol, log_level='warning', timeout_graceful_shutdown=1)
+  return uvicorn.Server(config)
 
 
 def listening(port: int) -> socket.socket:
@@ -163,8 +163,9 @@ def application(run: Run) -> Callable:
       return responses.PlainTextResponse('not from another site', 403)
     given = request.query_params
     flags = [(f'sampling.{n}', given[n]) for n in known if given.get(n)]
-    options = {'media_type': 'text/event-stream', 'headers': HEADERS}
-    return responses.StreamingResponse(pictures(emerge, flags), **options)
+    return responses.StreamingResponse(
+      pictures(emerge, flags), media_type='text/event-stream', headers=HEADERS
+    )
 
   paths = {'/': index, '/settings': settings, '/draw': draw}
   routes = [Route(path, answer) for path, answer in paths.items()]
@@ -262,7 +263,7 @@ class _Programs:
     self.both = self.params, replicate(run.mesh, guides)
     size = run.mesh.size
     self.count = -(-model.config.serve.num_images // size) * size
-    self._how = run.mesh, effort(model.config)
+    self._effort: Effort = effort(model.config)
     self.data = run.examples
     self.lock = threading.Lock()
     self.ready: set[str] = set()  # the keys of programs that are compiled
@@ -273,8 +274,8 @@ class _Programs:
     key = key_of(model.config)
     with self.lock:
       if key not in self._kept:
-        step = program('the sampler', step_of(model), *self._how)
-        decoder = program('the decoder', model.latents.decoded, *self._how)
+        step = program('the sampler', step_of(model), self.mesh, self._effort)
+        decoder = program('the decoder', model.latents.decoded, self.mesh, self._effort)
         self._kept[key] = step, decoder
       return self._kept[key]
 
@@ -288,8 +289,8 @@ class _Programs:
       copies = np.arange(self.count) % len(index)
       return (draw(index[copies], rows(cond, copies))[: len(index)],)
 
-    args = again, self.params, np.arange(self.count), x
-    samples, _ = in_box(model, inputs, *args, attempts=FEW)
+    index = np.arange(self.count)
+    samples, _ = in_box(model, inputs, again, self.params, index, x, attempts=FEW)
     return draw_sheet(model, samples, data=self.data)
 
 
@@ -318,9 +319,10 @@ def _frames(programs, model, inputs):
     yield x
     for i in range(total):
       ends = levels.take(i), levels.take(i + 1)
-      args = both, keys[i], x, state, cond, scale_of(model.config), ends
+      scale = scale_of(model.config)
       with programs.lock:
-        x, state = jax.block_until_ready(step.start(*args))
+        x, state = step.start(both, keys[i], x, state, cond, scale, ends)
+        x, state = jax.block_until_ready((x, state))
       yield x
 
   def images(x):
@@ -352,8 +354,8 @@ def step_of(model: Model) -> Callable:
   def step(both, keys, x, state, cond, scale, ends):
     assert model.plan is not None
     plan, (level_t, level_s) = model.plan(*both), ends
-    args = plan.sampler, keys, x, state, plan.step_function(cond, scale=scale)
-    return take_step(*args, level_s, level_t)
+    denoise = plan.step_function(cond, scale=scale)
+    return take_step(plan.sampler, keys, x, state, denoise, level_s, level_t)
 
   def whole(both, keys, cond):
     params, guides = both

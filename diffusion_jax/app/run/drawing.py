@@ -50,11 +50,19 @@ def generate(
   """
   if model.plan is None:
     model.check('sample')  # It refuses.
-  guides = other_runs.guides_of(model) if guides is None else guides
+  if guides is None:
+    named = conditions.is_guided_by_runs(model.config.sampling)
+    guides = other_runs.guides_of(model) if named else {}
   check_plan(model)
-  root, how = model.root() if root is None else root, effort(model.config)
-  others = (replicate(mesh, guides),)
-  return per_example(draw or model.draw, mesh, root, size, 'the sampler', how, others)
+  return per_example(
+    draw or model.draw,
+    mesh,
+    model.root() if root is None else root,
+    size,
+    'the sampler',
+    effort(model.config),
+    others=(replicate(mesh, guides),),
+  )
 
 
 def frames_of(
@@ -148,8 +156,11 @@ def in_box(
   def again(index, key):
     return decode(index, drawing(params, key, rows(inputs.cond, index))[0])
 
+  first = decode(index, x)
+  if not model.facts.x.low:  # the data have no box
+    return first, 0
   inside = model.facts.x.inside
-  samples, num_outside, left = redraw_outside(again, inside, decode(index, x), index, attempts)
+  samples, num_outside, left = redraw_outside(again, inside, first, index, attempts)
   if len(left) and attempts >= ATTEMPTS:
     raise UserError(
       f'sample {index[left[0]]}: {ATTEMPTS} draws in a row were outside '
@@ -225,8 +236,7 @@ def draw_sheet(
     limit = 399  # whole threes
   samples = first_of(samples, groups, limit)
   columns = sheet_columns(model, len(samples), threes)
-  how = {'data': data, 'each': threes, 'groups': groups}
-  return drawings.sheet(values, samples, columns, **how)
+  return drawings.sheet(values, samples, columns, data=data, each=threes, groups=groups)
 
 
 def first_of(samples: np.ndarray, groups: int, most: int) -> np.ndarray:

@@ -147,8 +147,17 @@ def open_run(
   plan = model.noisy and model.plan and model.plan(params, guides)
   schedule, levels, sampler, *_ = plan or (None,) * 3
   drawing = functools.cache(lambda size: generate(model, mesh, size))
-  what = model.facts, model.state_shape, params, model
-  return TrainedRun(schedule, levels, sampler, *what, plan, drawing)
+  return TrainedRun(
+    schedule,
+    levels,
+    sampler,
+    facts=model.facts,
+    shape=model.state_shape,
+    params=params,
+    model=model,
+    _plan=plan,
+    _drawing=drawing,
+  )
 
 
 def training_step(

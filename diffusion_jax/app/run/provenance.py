@@ -25,12 +25,12 @@ from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import npz, sums
 from diffusion_jax.data.sums import digest, of_path
 from diffusion_jax.errors import UserError, as_user_error
-from diffusion_jax.metrics.sweeps import title
 from diffusion_jax.paths import READ, RUN, texts_in
-from diffusion_jax.report import record, results
+from diffusion_jax.report import record
 from diffusion_jax.runtime import lock, processes, sessions
 from diffusion_jax.runtime.files import DIFFERS, is_regular, parse_json, read_summed
 from diffusion_jax.runtime.run_folder import RunFolder
+from diffusion_jax.sampling import grids
 from diffusion_jax.weights import checksums, load
 
 Settings = Json
@@ -183,6 +183,11 @@ def _sampled_by(model):
 _SHORT = {f'{path}.{field}': short for short, (path, _, field) in ALIASES.items()}
 
 
+def title(changes: Mapping[str, object]) -> str:
+  """Returns 'num_steps=2,weights.decay=0.5' for the values of fields."""
+  return ','.join(f'{field}={value}' for field, value in changes.items())
+
+
 def _named(first, changes):
   texts = {}
   for field, value in sorted(changes.items()):
@@ -208,7 +213,7 @@ def describe(content: Settings) -> str:
     if 'scale' in c['sampler']:  # of samplers that are guidance themselves
       line += f' {c["sampler"]["scale"] or 0:g}'
   if 'grid' in c:
-    line += f', {results.steps_of(c)}'
+    line += f', {grids.in_words(c["grid"] or {})}'
   line += f', seed {c["seed"]}'
   if c.get('guidance_scale', 1.0) != 1.0:
     line += f', guidance {c["guidance_scale"]:g}'

@@ -62,10 +62,18 @@ def write(out: Path, model: Model, params: Params, step: int) -> None:
     folder.write_stored(new, stored)
     if picture:
       _copy(picture, new / 'samples.png')
-    count = sum(x.size for x in jax.tree.leaves(params))
-    name, draws, text = out.absolute().name, model.plan is not None, model.conditioning.text
-    what = name, model.schema.kind, model.facts, draws, text is not None
-    about = card.About(*what, stored, count, step, caption, scores)
+    about = card.About(
+      name=out.absolute().name,
+      kind=model.schema.kind,
+      facts=model.facts,
+      draws=model.plan is not None,
+      reads_text=model.conditioning.text is not None,
+      config=stored,
+      parameters=sum(x.size for x in jax.tree.leaves(params)),
+      step=step,
+      caption=caption,
+      scores=scores,
+    )
     files.write_text(new / 'README.md', card.card(about))
   if not picture:
     print('no samples.png: --mode=sample has drawn nothing from these weights')

@@ -142,9 +142,8 @@ def adapted(model: Model) -> Model:
   shapes, teacher = model.shapes(), model.teacher
 
   def init(key):
-    args = key, shapes['network'], c.rank, c.convolutions
     with from_config('training.start'):
-      return {'network': lora.lora_init(*args)}
+      return {'network': lora.lora_init(key, shapes['network'], c.rank, c.convolutions)}
 
   def plan(params=None, guides=None):
     assert model.plan is not None
@@ -162,9 +161,13 @@ def adapted(model: Model) -> Model:
   def base_shapes():
     return {**teacher.shapes(), lora.BASE: shapes}
 
-  frozen = Frozen(prepare, base_shapes, teacher.load)
-  parts = {'init': init, 'objective': objective, 'teacher': frozen}
-  return dataclasses.replace(model, plan=model.plan and plan, **parts)
+  return dataclasses.replace(
+    model,
+    plan=model.plan and plan,
+    init=init,
+    objective=objective,
+    teacher=Frozen(prepare, base_shapes, teacher.load),
+  )
 
 
 def _base(model, scale):

@@ -12,9 +12,8 @@ from tqdm import tqdm
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node, check_one_of, from_config
 from diffusion_jax.app.evaluate import scorers
-from diffusion_jax.app.inputs import conditions, datasets
+from diffusion_jax.app.inputs import conditions, datasets, stored_latents
 from diffusion_jax.app.inputs.criterion import best_by, held_out, held_out_loss
-from diffusion_jax.app.inputs.stored_latents import examples_of
 from diffusion_jax.app.kinds.model import Model, effort, make_encode
 from diffusion_jax.app.kinds.training import Generated, HeldOut
 from diffusion_jax.app.run.drawing import (
@@ -248,7 +247,9 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     if not isinstance(error.__cause__, NoTestSplit):
       raise
     raise UserError(f'{error}; or set training.held_out=None') from error.__cause__
-  source, facts = examples_of(config, model.facts, images, split)
+  source, facts = images, model.facts
+  if config.at('latent.path'):
+    source, facts = stored_latents.examples_of(config, facts, images, split)
   loss = make_eval_step(model.objective(test=True))
   loss = compiling.program(f'the {split} loss', loss, mesh, effort(config))
   size = min(config.training.batch_size, len(source))

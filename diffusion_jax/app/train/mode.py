@@ -41,7 +41,8 @@ def main(config: Node, workdir: RunFolder) -> None:
   """
   with preemption.watch() as stop:
     parts = setup.prepare(config, workdir)  # refuses what cannot be trained
-    hosts.check_same('data', folder.flat(parts.model.facts.as_json()))
+    if processes.started():
+      hosts.check_same('data', folder.flat(parts.model.facts.as_json()))
     with lock.hold(workdir.make()):
       log = train(parts, stop)
   if log is not None:
@@ -261,8 +262,18 @@ def begin(parts: Setup) -> Loop | None:
     for step, batch in enumerate(read, start)
   )
   parts.start_up.mark('files')
-  log_and_programs = log, program.compile, program.start
-  return Loop(parts, made, frozen, start, due, left, *log_and_programs, batches)
+  return Loop(
+    parts,
+    made,
+    frozen,
+    start,
+    due,
+    left,
+    log,
+    compile=program.compile,
+    compute=program.start,
+    batches=batches,
+  )
 
 
 def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainState]]:
@@ -325,8 +336,7 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int, before: Jso
   writer.write_config(start, stored, roles.hparams(stored))
   total = config.training.num_steps
   bar = tqdm(total=total, initial=start, unit='step', disable=None)
-  files = manager, writer, bar
-  return StepLog(config, workdir.path, *files, start, parts.rates, stored, before)
+  return StepLog(config, workdir.path, manager, writer, bar, start, parts.rates, stored, before)
 
 
 # What else a training says when it starts: functions (config, step) -> a line or ''.

@@ -14,8 +14,7 @@ from jax.sharding import Mesh
 
 from diffusion_jax.app.config.rules import Row, lines
 from diffusion_jax.app.config.tree import Node, find, from_config
-from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.inputs.stored_latents import examples_of
+from diffusion_jax.app.inputs import conditions, datasets, stored_latents
 from diffusion_jax.app.kinds import registry, roles, store
 from diffusion_jax.app.kinds.model import (
   NOTHING,
@@ -57,7 +56,7 @@ from diffusion_jax.training.step import make_train_step, make_train_steps
 class Setup:
   """The parts of a training that depend on its config.
 
-  examples: see `stored_latents.examples_of`; make_state: () -> the first state;
+  examples: the images, or their latents, and their facts; make_state: () -> the first state;
   shapes: the shapes of the state, on the mesh; rates: the learning rate of each
   step; hooks: see `hooks.Hook`; loggers: see `MetricWriter`.
   """
@@ -107,7 +106,9 @@ def prepare(config: Node, workdir: RunFolder) -> Setup:
   roles.check_same_run(workdir.path, config, facts)
   model = dataclasses.replace(model, config=config, facts=facts)
   model.check('train')
-  examples = examples_of(config, facts, source)
+  examples = source, facts
+  if config.at('latent.path'):
+    examples = stored_latents.examples_of(config, facts, source)
   objective, optimizer, make_state, shapes = state_maker(model, mesh)
   todo = hooks.make_hooks(model, mesh)
   frozen = model.teacher.shapes() | model.autoencoder.shapes()
@@ -215,8 +216,14 @@ def jit_step(
   """
   c = config.training
   averages = averages_of(config, more_steps)
-  how = {'accumulate': c.machine.accumulate, 'skip_nonfinite': c.skip_nonfinite > 0}
-  step = make_train_step(objective, optimizer, averages.rate, averages.more, **how)
+  step = make_train_step(
+    objective,
+    optimizer,
+    averages.rate,
+    averages.more,
+    accumulate=c.machine.accumulate,
+    skip_nonfinite=c.skip_nonfinite > 0,
+  )
   single = c.steps_per_call == 1
   places = compiling.places_of(mesh, shapes)
   return jax.jit(
@@ -266,8 +273,9 @@ def make_advance(
   """
   c = parts.config.training
   key = stream(parts.config.seed, 'training')
-  args = parts.config, parts.mesh, parts.objective, parts.optimizer
-  jitted = jit_step(*args, parts.shapes, more_steps)
+  jitted = jit_step(
+    parts.config, parts.mesh, parts.objective, parts.optimizer, parts.shapes, more_steps
+  )
   program = compiling.in_place(jitted, parts.shapes, 'the training step', count)
 
   def inputs(step, batches, frozen):

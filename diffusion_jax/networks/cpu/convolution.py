@@ -112,11 +112,12 @@ def _is_for_winograd(x, out_shape, size, how, num_devices):
   if how.precision == 'highest' or num_devices != 1:
     return False
   height, width, features = out_shape
+  if min(x.shape[3], features) < MIN_CHANNELS:
+    return False
   tiles = math.prod(winograd.tile_counts(height, width))
   # The tiles at the edge compute rows that nothing needs.
   used = height * width / (tiles * winograd.TILE**2)
-  enough = len(x) * tiles >= MIN_TILES
-  return used > 0.7 and enough and min(x.shape[3], features) >= MIN_CHANNELS
+  return used > 0.7 and len(x) * tiles >= MIN_TILES
 
 
 _convolve = bilinear('conv2d', _plain, Transposes(_forward, _input_gradient, _kernel_gradient))

@@ -54,8 +54,9 @@ def test_fields_that_the_config_sets_are_the_differences(run):
   """They differ from the defaults of its sections, or the default choices."""
   (this,) = report.read_runs([RunFolder.at(run)])
   defaults = report.defaults(smoke())
-  rows, every = (x.rows for x in page.config_tables([this], defaults, report.APART))
-  sections = {name.partition('.')[0] for name, _ in every[1:]}
+  differing, every = page.config_tables([this], defaults, report.APART)
+  rows = differing.rows
+  sections = {name.partition('.')[0] for name, _ in every.rows[1:]}
   assert {'training', 'sampling', 'evaluation'} <= sections
   assert not sections & {'edit', 'serve', 'convert', 'facts', 'compilation_cache'}
   fields = {name: (now, default) for name, now, default in rows[1:]}

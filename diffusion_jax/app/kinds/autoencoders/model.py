@@ -94,8 +94,8 @@ class Autoencoder:
 
     @on_auto_axes
     def run(z, params, rngs) -> PyTree:
-      inputs = {'params': params}, *layer, z, key is not None
-      return self.network.apply(*inputs, rngs=rngs, method=name)
+      train = key is not None
+      return self.network.apply({'params': params}, *layer, z, train, rngs=rngs, method=name)
 
     output = run(z, params, rngs)
     if not isinstance(output, tuple):
@@ -180,8 +180,8 @@ class Autoencoder:
     """Computes `hierarchical_elbo` by one draw of the latents."""
     encode = functools.partial(self.encode, params)
     decode = functools.partial(self.decode, params)
-    own = encode, decode, self.log_likelihood_of(params)
-    return bound.hierarchical_elbo(keys, x0, *own, num_steps=self.num_latents)
+    likelihood = self.log_likelihood_of(params)
+    return bound.hierarchical_elbo(keys, x0, encode, decode, likelihood, num_steps=self.num_latents)
 
 
 def objective_of(model: Autoencoder, test: bool = False) -> Objective:

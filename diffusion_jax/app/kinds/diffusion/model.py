@@ -11,10 +11,11 @@ from jax.core import Tracer
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
+from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds import other_runs
 from diffusion_jax.app.kinds.diffusion import ObjectiveFacts
-from diffusion_jax.app.kinds.model import IDENTITY, Guides, Latents, Model
+from diffusion_jax.app.kinds.model import IDENTITY, NOTHING, Guides, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork, refusals_of
 from diffusion_jax.app.kinds.other_runs import Teacher
 from diffusion_jax.app.kinds.plan import Plan, Wrap
@@ -73,8 +74,11 @@ def losses_of(
     start['uncertainty'] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
   def losses(params, key, batch):
-    args = {**start, **params}, Context(state=objective.init()), key, batch
-    return of_each(objective, *args) if exact else objective(*args)[1][0]
+    params, context = {**start, **params}, Context(state=objective.init())
+    if exact:
+      return of_each(objective, params, context, key, batch)
+    _, (metrics, _) = objective(params, context, key, batch)
+    return metrics
 
   return losses
 
@@ -86,7 +90,9 @@ def of_network(
   latents: Latents = IDENTITY,
 ) -> Model:
   """Makes a model of a network of noisy images, whose images a plan draws."""
-  teacher, frozen = other_runs.teacher_of(noisy, run)
+  teacher, frozen = lambda: None, NOTHING
+  if needs_teacher(noisy.config):
+    teacher, frozen = other_runs.teacher_of(noisy, run)
   return Model(
     config=noisy.config,
     run=run,
@@ -108,6 +114,13 @@ def of_network(
 
 
 # -- training -----------------------------------------------------------------
+
+
+def needs_teacher(config: Node) -> bool:
+  """Returns whether training.teacher is set, or the objective cannot be without one."""
+  parameter = parameters(config.objective.constructor).get('teacher')
+  is_required = parameter is not None and parameter.default is parameter.empty
+  return is_required or bool(config.training.teacher)
 
 
 def objective_of(
@@ -185,9 +198,10 @@ def denoiser_of(
   functions = [after_guidance]
   if clip:
     functions.append(c.bound if noisy.clips else None)
-    by_classifier = other_runs.by_classifier(noisy, c, guides, cond)
-    after_clip = c.classifier is not None and c.classifier.after_clip
-    functions.insert(2 if after_clip else 0, by_classifier)
+    if c.classifier is not None and 'classifier' in guides:
+      classifier, scale = guides['classifier'], c.classifier.scale
+      guided = other_runs.by_classifier(noisy, classifier, scale, cond)
+      functions.insert(2 if c.classifier.after_clip else 0, guided)
   for function in filter(None, functions):
     denoise = function(denoise)
   return denoise
@@ -211,8 +225,8 @@ def _bounded_pair(pair, bound):
 
 def _pair(noisy, params, cond, guides, denoise):
   if 'guidance' not in guides:
-    network = noisy.given(), params['network'], noisy.inputs.among(cond)
-    return dj.make_paired_denoiser(*network)
+    inputs = noisy.inputs.among(cond)
+    return dj.make_paired_denoiser(noisy.given(), params['network'], inputs)
   guide = guides['guidance']
   worse = guide.noisy.denoiser(guide.params, cond)
   worse = other_runs.at_levels_of(guide, noisy, worse)
@@ -236,8 +250,7 @@ def plan_of(
   sampler = corrected(c, sampler, visited, len(levels.t) - 1)
 
   def denoiser(cond, **options):
-    own = c, params or {}, cond, guides or {}
-    denoise = denoiser_of(noisy, *own, **options)
+    denoise = denoiser_of(noisy, c, params or {}, cond, guides or {}, **options)
     if c.schedule is None:
       return denoise
     return dj.at_training_levels(denoise, trained)

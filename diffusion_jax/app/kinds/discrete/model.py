@@ -48,8 +48,8 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
     return dj.logistic_network(apply, levels) if is_logistic else apply
 
   def init(key):
-    args = jnp.zeros((1, *noisy.state_shape), int), jnp.zeros(1), noisy.inputs.example()
-    return {'network': of_states(noisy.network).init(key, *args)['params']}
+    states, cond = jnp.zeros((1, *noisy.state_shape), int), noisy.inputs.example()
+    return {'network': of_states(noisy.network).init(key, states, jnp.zeros(1), cond)['params']}
 
   # The network is within the embedding of states.
   channels = outputs * (1 if facts.x.is_text else facts.x.shape[-1])
@@ -109,18 +109,20 @@ class StateDiffusion:
 
   def denoiser(self, params: Params, cond: dict) -> dj.StateDenoiser:
     """Returns the denoiser of the network, without guidance."""
-    network = self.noisy.given(), params['network'], self.noisy.inputs.among(cond)
-    return dj.make_state_denoiser(*network, process=self.process)
+    inputs = self.noisy.inputs.among(cond)
+    return dj.make_state_denoiser(
+      self.noisy.given(), params['network'], inputs, process=self.process
+    )
 
   def state_bound(
     self, params: Params, keys: Array, x0: Array, cond: dict, num_times: int
   ) -> dict[str, jax.Array]:
     """Returns the bound of images x0; see `metrics.likelihoods.state_elbo`."""
-    model = self.denoiser(params, cond), self.process, self.given['schedule']
+    denoise, process, schedule = self.denoiser(params, cond), self.process, self.given['schedule']
     x0 = self.encode(None, x0)
     if self.num_steps is not None:
-      return dj.state_bound(keys, *model, x0, num_steps=self.num_steps)
-    return {'total': dj.masked_bound(keys, *model, x0, num_times=num_times)}
+      return dj.state_bound(keys, denoise, process, schedule, x0, num_steps=self.num_steps)
+    return {'total': dj.masked_bound(keys, denoise, process, schedule, x0, num_times=num_times)}
 
 
 def guided(

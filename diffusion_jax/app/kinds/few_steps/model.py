@@ -29,18 +29,18 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
 def flow_map(noisy: ConfiguredNetwork, scale: ArrayLike, params: Params, cond: dict) -> dj.FlowMap:
   """Returns the `FlowMap` of the network; scale: of the guidance."""
   sigma_min = noisy.config.schedule.get('sigma_min')
-  own = {} if sigma_min is None else {'sigma_min': sigma_min}
+  lowest = {} if sigma_min is None else {'sigma_min': sigma_min}
   cond, kind = noisy.inputs.among(cond), noisy.needs.map_kind
   assert kind is not None  # the objectives of `few_steps.SCHEMA` declare it
   sigma_data = noisy.config.objective.get('sigma_data', 0.5)
   network = dataclasses.replace(noisy.given(), sigma_data=sigma_data)
 
   def function(xt, level_t, level_s):
-    given = cond
+    scales = {}
     if noisy.inputs.guidance_scale:
-      given = cond | {'guidance_scale': jnp.full(len(xt), scale)}
-    parts = network, params['network'], given
-    return dj.make_flow_map(*parts, kind=kind, **own)(xt, level_t, level_s)
+      scales = {'guidance_scale': jnp.full(len(xt), scale)}
+    map_fn = dj.make_flow_map(network, params['network'], cond | scales, kind=kind, **lowest)
+    return map_fn(xt, level_t, level_s)
 
   return function
 

@@ -228,8 +228,8 @@ class StoredAutoencoder:
       return open_weights('latent.run', self.config.latent.run, self.autoencoder.init)
     record, copy = read_record(self.run), self.run.autoencoder.path
     weights = open_weights('latent', copy, self.autoencoder.init, record['step'])
-    sums = record['checksum'], checksums.of_arrays(weights.params)
-    check_unchanged('latent.run', copy, self.run.latent, *sums)
+    now = checksums.of_arrays(weights.params)
+    check_unchanged('latent.run', copy, self.run.latent, before=record['checksum'], now=now)
     return weights
 
 
