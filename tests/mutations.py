@@ -718,6 +718,23 @@ TABLE = [
     ],
   ),
   (
+    'report/card.py',
+    'laws/test_numbers_say_of_what.py',
+    [
+      ('other_names', '*results.examples_of(content)', '*[]'),
+    ],
+  ),
+  (
+    'report/results.py',
+    'laws/test_numbers_say_of_what.py',
+    [
+      ('other_names', 'if other else name', 'if False else name'),
+      ('other_names', 'for text, shown in words.items() if shown]', 'for text, shown in []]'),
+      ('other_names', "f' of {count:,} {run.noun}' if count else ''", "''"),
+      ('usual', 'at != str(run.sampled)', 'at'),
+    ],
+  ),
+  (
     'app/run/sharing.py',
     None,
     [
