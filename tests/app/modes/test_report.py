@@ -125,7 +125,7 @@ def test_the_gallery_has_every_file_of_samples(run, tmp_path, capsys):
   ],
 )
 def test_calls_are_those_of_the_table_of_samplers(calls, fields, tmp_path):
-  """N, or 2N - 1, in docs/samplers.md; a corrector calls at each step too, a tolerance is unknown."""
+  """N, or 2N - 1, in docs/samplers.md; a corrector calls at each step; unknown to a tolerance."""
   several = fields and smoke(**within('sampling', **{'num_steps': 3} | fields))
   model = registry.make(several or trial('digits_vae'), tmp_path)
   assert report.count_calls(model) == calls
