@@ -711,6 +711,13 @@ TABLE = [
     ],
   ),
   (
+    'app/modes/report.py',
+    None,
+    [
+      ('calls_are_those', "if ' while[' in", "if 'no' in"),
+    ],
+  ),
+  (
     'report/card.py',
     None,
     [
@@ -741,6 +748,13 @@ TABLE = [
       ('kept_autoencoder', 'skip=()).without_folders()', 'skip=())'),
       ('is_last', "('latent.json', *reversed(_FILES))", "('latent.json', *_FILES)"),
       ('other_weights_under', 'here != there or not share.same(source, workdir)', 'here != there'),
+    ],
+  ),
+  (
+    'app/edit/restoration.py',
+    None,
+    [
+      ('how_many_pictures', 'if len(every) < len(y) else', 'if False else'),
     ],
   ),
   (
@@ -1889,6 +1903,7 @@ TABLE = [
     [
       ('truncated_density', '(drawn >= low[None]) &', '(drawn >= -high[None]) &'),
       ('truncated_density', 'jnp.log(share) / math.prod(shape)', 'jnp.log(share)'),
+      ('calls_of_the_bound', 'return 1 + (random_steps', 'return 0 + (random_steps'),
     ],
   ),
   (
