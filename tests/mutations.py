@@ -750,10 +750,34 @@ TABLE = [
     ],
   ),
   (
+    'app/modes/report.py',
+    None,
+    [
+      ('calls_are_those', "if ' while[' in", "if 'no' in"),
+    ],
+  ),
+  (
     'report/card.py',
     None,
     [
       ('a_bar_in_a_value', ".replace('|', '\\\\|')", ''),
+    ],
+  ),
+  (
+    'report/card.py',
+    'laws/test_numbers_say_of_what.py',
+    [
+      ('other_names', '*results.examples_of(content)', '*[]'),
+    ],
+  ),
+  (
+    'report/results.py',
+    'laws/test_numbers_say_of_what.py',
+    [
+      ('other_names', 'if other else name', 'if False else name'),
+      ('other_names', 'for text, shown in words.items() if shown]', 'for text, shown in []]'),
+      ('other_names', "f' of {count:,} {run.noun}' if count else ''", "''"),
+      ('usual', 'at != str(run.sampled)', 'at'),
     ],
   ),
   (
@@ -767,6 +791,13 @@ TABLE = [
         'here != there or not share.same(source.path, workdir.path)',
         'here != there',
       ),
+    ],
+  ),
+  (
+    'app/edit/restoration.py',
+    None,
+    [
+      ('how_many_pictures', 'if len(every) < len(y) else', 'if False else'),
     ],
   ),
   (
@@ -1911,6 +1942,7 @@ TABLE = [
     [
       ('truncated_density', '(drawn >= low[None]) &', '(drawn >= -high[None]) &'),
       ('truncated_density', 'jnp.log(share) / math.prod(shape)', 'jnp.log(share)'),
+      ('calls_of_the_bound', 'return 1 + (random_steps', 'return 0 + (random_steps'),
     ],
   ),
   (

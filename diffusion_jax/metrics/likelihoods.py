@@ -107,7 +107,7 @@ def elbo(
   nll = DECODERS[decoder] if isinstance(decoder, str) else decoder
 
   def calls(model: DiffusionModel) -> int:
-    return random_steps or num_steps or model.schedule_steps
+    return 1 + (random_steps or (num_steps or model.schedule_steps) - 1)  # 1: the decoder's
 
   def measure(model: DiffusionModel) -> PerExample:
     levels = model.facts.x.levels

@@ -85,6 +85,7 @@ def scores_of(workdir: Path, weights: int) -> Iterator[Score]:
       about = f'{about}: {results.about(samples.get("sampling", {}))}'
     elif 'images' in content:
       about = f'{about}: {content["images"]:,} {content.get("split")} images'
+    about = ', '.join([about, *results.examples_of(content)])
     scores = content.get('metrics', {})
     for name in (f'{unit}_per_dim' for unit in results.UNITS):
       if name in content:

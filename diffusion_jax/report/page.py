@@ -161,7 +161,7 @@ def films_of(runs: Sequence[Record]) -> Iterator[Film | str | None]:
 
 def evaluation(run: Record) -> Iterator[Table | Chart | Film | None]:
   """Yields the tables and charts of results, then figures of calibration."""
-  yield from results.parts(run.results, run.noun)
+  yield from results.parts(run)
   titles = {
     'ranks': 'Ranks of the truth among its draws: flat if calibrated',
     'coverage': 'Expected coverage: below the diagonal is over-confident',

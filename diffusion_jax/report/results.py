@@ -47,12 +47,41 @@ def _folder(name):
   return in_words(re.sub('[-=]', ' ', re.sub('[/,]', ', ', name)))
 
 
-def parts(results: Sequence[tuple[str, dict]], noun: str = 'images') -> Iterator[Table | Chart]:
-  """Yields tables of all results, then their charts; noun: of what was drawn."""
+def named(run: Record) -> list[tuple[str, Json]]:
+  """Returns the results of a run, by names that say their checkpoint if another one is sampled.
+
+  So results of before the training went on are not taken for those of its last step.
+  """
+  found = []
+  for name, x in run.results:
+    at = x.get('settings', {}).get('sampling', {}).get('checkpoint')
+    other = at is not None and at != str(run.sampled) and f'checkpoint={at}' not in name
+    found.append((f'{name},checkpoint={at}' if other else name, x))
+  return found
+
+
+def examples_of(x: Json) -> list[str]:
+  """Returns which examples the scores of a result are by, in words; [] for the training's."""
+  reference = x.get('settings', {}).get('evaluation', {}).get('reference', 'train')
+  words = {
+    f'against {reference}': reference != 'train',
+    f'for {x.get("pairs", 0):,} {x.get("split")} pairs': 'pairs' in x,
+    'other data': x.get('other_data'),
+  }
+  return [text for text, shown in words.items() if shown]
+
+
+def _title(name, x):
+  return ', '.join([_folder(name), *examples_of(x)])
+
+
+def parts(run: Record) -> Iterator[Table | Chart]:
+  """Yields tables of all results of a run, then their charts."""
+  results = named(run)
   for unit, what in UNITS.items():
     rows = [
       [
-        _folder(name),
+        _title(name, x),
         with_error(x[f'{unit}_per_dim'], x.get('standard_error')),
         f'{x.get("images", 0):,}',
         str(x.get('random_steps') or ''),
@@ -75,7 +104,7 @@ def parts(results: Sequence[tuple[str, dict]], noun: str = 'images') -> Iterator
       ]
       for row in _rows(scored)
     ]
-    yield Table(f'Generated {noun}', [head, *rows])
+    yield Table(f'Generated {run.noun}', [head, *rows])
   for name, x in results:
     if losses := x.get('losses'):
       heads = [part for part in losses['loss'] if not part.startswith('class ')]
@@ -83,12 +112,14 @@ def parts(results: Sequence[tuple[str, dict]], noun: str = 'images') -> Iterator
         [in_words(line), *(_score(of.get(part, {})) for part in heads)]
         for line, of in losses.items()
       ]
-      yield Table(f'The loss and those of exact denoisers, {_folder(name)}', [['', *heads], *rows])
-    yield from _charts(_folder(name), x)
+      yield Table(
+        f'The loss and those of exact denoisers, {_title(name, x)}', [['', *heads], *rows]
+      )
+    yield from _charts(_title(name, x), x)
 
 
 class _Row(NamedTuple):
-  """The scores of a set of samples, by the examples that `of` names if they are not the usual."""
+  """The scores of a set of samples, and `of`, the examples that they are by (`examples_of`)."""
 
   name: str
   sampling: Json
@@ -105,13 +136,10 @@ def _rows(scored: Sequence[tuple[str, dict]]) -> list[_Row]:
   rows: list[tuple[list[Json], _Row]] = []
   for name, x in scored:
     drawn, others = x.get('protocol', {}).get('samples', {}), x.get('other_data', '')
-    read = x.get('settings', {}).get('evaluation', {})
-    splits = f'against {read.get("reference", "train")}', f'of {x.get("split", "test")} pairs'
-    of = [*{*splits} - {'against train', 'of test pairs'}, *(['other data'] if others else [])]
     if drawn and (metric := x.get('metric')):
       split = r'(-(train|test|validation)(?=-|$))?'
       name = re.sub(rf'^{re.escape(str(metric))}{split}', 'samples', name)
-    new = _Row(name, drawn.get('sampling', {}), ', '.join(of), {})
+    new = _Row(name, drawn.get('sampling', {}), ', '.join(examples_of(x)), {})
     for draws, row in rows:
       same = drawn and (draws, row[:3]) == ([drawn, others], new[:3])
       if same and row.scores.keys().isdisjoint(x['metrics']):
@@ -156,17 +184,21 @@ def _charts(name, x):
 def final(run: Record) -> dict[str, str]:
   """Returns the scores of a run, and a value of each curve, in words.
 
-  It is the last one up to the step that is sampled.
+  It is the last one up to the step that is sampled. Scores of samples are named with their
+  number, on which Frechet distances depend.
   """
   hidden = 'learning_rate', 'grad_norm', 'skipped_steps'
   values = {}
-  for name, x in run.results:
+  results = named(run)
+  for name, x in results:
     for unit in UNITS:
       if f'{unit}_per_dim' in x:
         value = with_error(x[f'{unit}_per_dim'], x.get('standard_error'))
-        values[f'{unit}/dim, {_folder(name)}'] = value
-  for row in _rows([(name, x) for name, x in run.results if 'metrics' in x]):
-    added = '' if row.name == 'samples' else f', {_folder(row.name)}'
+        values[f'{unit}/dim, {_title(name, x)}'] = value
+  for row in _rows([(name, x) for name, x in results if 'metrics' in x]):
+    count = row.sampling.get('num_samples')
+    added = f' of {count:,} {run.noun}' if count else ''
+    added += '' if row.name == 'samples' else f', {_folder(row.name)}'
     added += f', {row.of}' if row.of else ''
     values |= {in_words(metric) + added: _score(score) for metric, score in row.scores.items()}
   for name, curve in run.curves.items():

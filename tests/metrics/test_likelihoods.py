@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.stats
 from numpy.testing import assert_allclose
 from scipy.stats import norm
@@ -112,3 +113,26 @@ def test_random_steps_have_a_sum_and_no_curves(tmp_path):
     'random_steps': 2,
   }
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('options', [{}, {'random_steps': 3}, {'num_steps': 6}])
+def test_the_calls_of_the_bound_are_counted(options):
+  """The decoder's call is one of them, also if steps are drawn."""
+  calls = []
+
+  def denoise(x, level):
+    jax.debug.callback(lambda: calls.append(1))
+    return dj.Prediction(x)
+
+  model: Any = types.SimpleNamespace(
+    facts=Facts(ArraySpec((2, 2, 1), 256)),
+    schedule=lambda params: dj.DiscreteSchedule.from_betas(dj.linear_betas(8)),
+    denoiser=lambda params, cond: denoise,
+    schedule_steps=8,
+    reverse_variance='fixed_small',
+    clips=False,
+  )
+  metric = likelihoods.elbo(**options)
+  metric.measure(model)({}, KEYS[:1], jnp.zeros((1, 2, 2, 1)), {})
+  jax.effects_barrier()
+  assert len(calls) == metric.calls(model)

@@ -24,6 +24,10 @@ def score(value, note=''):
   return {'value': value, 'error': None, 'note': note}
 
 
+def run_of(found):
+  return Record('a', {}, {}, [], found, [])
+
+
 def test_scores_are_one_table_with_how_they_were_made():
   """Each point of a sweep is a row, named in words; so are scores by another reference."""
   sampling = {
@@ -55,7 +59,7 @@ def test_scores_are_one_table_with_how_they_were_made():
       {'metric': 'fd', 'metrics': {'fd_digits': score(0.75)}, 'protocol': drawn},
     ),
   ]
-  (table,) = results.parts(found)
+  (table,) = results.parts(run_of(found))
   assert table.rows == [
     ['evaluation', 'FD digits', 'KID', 'about'],
     [
@@ -103,7 +107,7 @@ def test_a_run_ends_with_its_last_values_and_results():
 
 def test_likelihoods_have_a_table_for_each_unit():
   bits, nats = ({f'{n}_per_dim': 1.0, 'images': 12} for n in ('bits', 'nats'))
-  tables = [*results.parts([('elbo-test', bits), ('ode-test', nats)])]
+  tables = [*results.parts(run_of([('elbo-test', bits), ('ode-test', nats)]))]
   assert [table.rows for table in tables] == [
     [['evaluation', 'bits per dimension', 'images', 'random steps'], ['ELBO test', '1', '12', '']],
     [['evaluation', 'nats per dimension', 'examples', 'random steps'], ['ODE test', '1', '12', '']],
@@ -114,7 +118,7 @@ def test_losses_are_a_table_of_denoisers_and_quarters():
   """Classes are in the file alone; a quarter without draws is empty."""
   network = {'all': score(0.5), 't 0 to 1/4': score(0.7), 'class 0': score(9.0)}
   losses = {'loss': network, 'nothing_learnt': {'all': score(1.0)}}
-  (table,) = results.parts([('loss-test', {'losses': losses})])
+  (table,) = results.parts(run_of([('loss-test', {'losses': losses})]))
   assert isinstance(table, results.Table) and table.caption.endswith('loss test')
   assert table.rows == [
     ['', 'all', 't 0 to 1/4'],

@@ -223,7 +223,8 @@ class Restore(Edit):
     means = {n: float(np.mean([f[n] for f in every])) for n in every[0]}
     white = means.pop('whiteness', 1.0)
     if len(y) > 1:
-      shown.said.append(f'mean of {len(y)} pictures: {listed(means)}')
+      count = f'{len(every)} of {len(y)}' if len(every) < len(y) else len(y)
+      shown.said.append(f'mean of {count} pictures: {listed(means)}')
     if white < 0.5:
       shown.said.append(
         f'where sigma = alpha, x_0 has {white:.2g} of the variance that '

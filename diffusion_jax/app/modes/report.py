@@ -239,7 +239,10 @@ def read_first(model: Model, path: Path, n: int) -> np.ndarray:
 
 
 def count_calls(model: Model) -> int | None:
-  """Returns how often a sampler calls its denoiser; None for other models."""
+  """Returns how often a sampler calls its denoiser; None for other models.
+
+  None also for a sampler whose number of calls follows from what the denoiser returns.
+  """
   if model.plan is None or model.noisy is None:
     return None
   key, first_key = jax.random.split(stream(0, 'count_calls'))
@@ -253,8 +256,13 @@ def count_calls(model: Model) -> int | None:
     jax.debug.callback(lambda: calls.append(1))
     return dj.Prediction(x)
 
+  def draw(x):
+    return dj.sample(key, denoise, plan.sampler, plan.levels, x)
+
   x = jnp.zeros((1, 1))
-  dj.sample(key, denoise, plan.sampler, plan.levels, x)
+  if ' while[' in str(jax.make_jaxpr(draw)(x)):
+    return None
+  draw(x)
   jax.effects_barrier()
   return len(calls)
 

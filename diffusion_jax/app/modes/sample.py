@@ -20,6 +20,7 @@ from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
 
 _PRINTED = 4  # texts
 _FILM = 'film.gif'
+_OUTSIDE = 'outside'  # the array of the draws outside data.bounds, a batch's in its first row
 
 
 def main(run: Run) -> None:
@@ -73,28 +74,22 @@ def draw_parts(run: Run, inputs: Conditions, parts: Path) -> list[Path]:
   model, params, n = run.model, run.on_devices, len(inputs.rows)
   c = model.config.sampling
   drawing = generate(model, run.mesh, min(c.batch_size, n))
-  outside = drawn = 0
 
   def start(index):
     fetch = drawing.start(params, index, rows(inputs.cond, index))
 
     def finish():
-      nonlocal outside, drawn
       x, states, *ess = fetch()
       check_numbers(model, x)
       if c.trajectory and not index[0]:
         write_film(run, frames_of(model, run.mesh, params, states), parts)
-      samples, left = in_box(model, inputs, drawing, params, index, x)
-      outside, drawn = outside + left, drawn + len(index)
-      return {'arr_0': samples} | dict(zip(('lowest_ess',), ess, strict=False))
+      samples, outside = in_box(model, inputs, drawing, params, index, x)
+      counts = {_OUTSIDE: np.append(outside, np.zeros(len(index) - 1, int))}
+      return {'arr_0': samples} | counts | dict(zip(('lowest_ess',), ess, strict=False))
 
     return finish
 
-  paths = write_parts(start, n, c.batch_size, parts, 'sampling')
-  if model.facts.x.low and drawn:
-    share = outside / (drawn + outside)
-    print(f'{share:.1%} of the draws were outside data.bounds')
-  return paths
+  return write_parts(start, n, c.batch_size, parts, 'sampling')
 
 
 def write_film(run: Run, frames: dict[int, np.ndarray], parts: Path) -> None:
@@ -111,7 +106,10 @@ def write(
   """Writes the film, the sheet, the table and the prompts of all parts, and last the npz file."""
   model = run.model
   arrays = join_parts(paths)
-  samples = arrays['arr_0']
+  samples, outside = arrays['arr_0'], arrays.pop(_OUTSIDE).sum()
+  if model.facts.x.low:
+    share = outside / (len(samples) + outside)
+    print(f'{share:.1%} of the draws were outside data.bounds')
   if 'lowest_ess' in arrays:
     least, count = arrays['lowest_ess'].min(), model.config.sampling.sampler.particles
     warning = few_particles(least, count)

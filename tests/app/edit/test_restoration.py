@@ -161,6 +161,21 @@ def test_samples_that_leave_are_counted(plain, clean, capsys, monkeypatch):
   refused('the samples are nan', run, plain, 'none', **given)
 
 
+def test_the_mean_says_of_how_many_pictures_it_is(plain, clean, capsys, monkeypatch):
+  """All samples of the second picture are NaN."""
+  x = np.random.default_rng(0).uniform(-1.0, 1.0, (4, 8, 8, 1))
+  drawn = {'x': x, 'residual': np.array([1.0, 1.0, np.nan, np.nan])}
+  x[2:] = np.nan
+  monkeypatch.setattr(
+    edit,
+    'drawing',
+    lambda run, inputs: lambda index: lambda: {n: a[index] for n, a in drawn.items()},
+  )
+  given = {'operator': 'blur', 'posterior': 'pseudoinverse', 'num_samples': 2}
+  run(plain, 'half', image=str(clean), simulate=True, **given)
+  assert 'mean of 1 of 2 pictures: residual 1, ' in capsys.readouterr().out
+
+
 def test_what_is_hidden_by_a_mask_does_not_matter(plain, clean, tmp_path, capsys):
   """Guidance once followed hidden pixels, and the residual included them."""
   picture = np.array(Image.open(clean / 'a.png'))

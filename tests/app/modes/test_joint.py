@@ -1,6 +1,7 @@
 """Any conditional of a vector by one network: the commands, and the truth."""
 
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.app.kinds import registry
-from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.app.train import hooks
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks.functional import network_fn
@@ -77,6 +78,21 @@ def test_given_numbers_are_kept_and_others_drawn(run, capsys):
   far = draw(run, [N, N, 99.0, 0.0], 'far')
   assert np.isfinite(far['arr_0']).all()
   assert 'note: number 2 of row 0 of the context is' in capsys.readouterr().out
+
+
+def test_the_share_outside_is_of_all_draws_also_after_an_interruption(run, capsys, monkeypatch):
+  def line():
+    [text] = [x for x in capsys.readouterr().out.splitlines() if 'outside data.bounds' in x]
+    return text
+
+  draw(run, ROWS, 'whole')
+  expected = line()
+  with monkeypatch.context() as patch:
+    patch.setattr(sample, 'write', mock.Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+      draw(run, ROWS, 'stopped')
+  draw(run, ROWS, 'stopped')
+  assert line() == expected
 
 
 @pytest.mark.slow
