@@ -130,7 +130,7 @@ def content_of(workdir):
     if name.startswith('checkpoints/') or path.name == 'sessions.jsonl':
       continue
     if path.name == 'loss_floors.json':
-      content[name] = json.loads(path.read_text()) | {'seconds': 0, 'sum': ''}
+      content[name] = json.loads(path.read_text()) | {'seconds': 0, 'sha256': ''}
     elif not path.name.startswith('metrics.'):  # Numbered ones are of lost starts.
       content[name] = path.read_bytes()
   read = ocp.StandardCheckpointer().restore
