@@ -24,8 +24,8 @@ MOST_CLASSES = 20  # that are printed
 NETWORK = 'loss'
 ABOUT = {
   NETWORK: 'the network',
-  'nothing_learnt': 'the mean, and no noise',
-  'linear': 'the mean and the covariance',
+  'nothing_learnt': 'the mean of the data, and no noise',
+  'linear': 'a linear denoiser',
   'memorised': 'the training examples by heart',
 }
 # Each line is of the examples of the split, and of as many training examples.
@@ -62,7 +62,7 @@ def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
     if model.reads:
       print(f'exact denoisers are given {" and ".join(floors.READ[x] for x in model.reads)}')
     if fitted.limit:
-      print(f'linear is not the least loss of a linear denoiser: {fitted.limit}')
+      print(f'{floors.NOT_LEAST}{fitted.limit}')
     if drawn_anew(source):
       print('no loss of training examples: each epoch draws them anew')
       return {'floors': fitted, 'drawn_anew': ()}

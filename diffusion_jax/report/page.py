@@ -18,9 +18,12 @@ from diffusion_jax.report.results import Table, in_words
 from diffusion_jax.runtime import sessions
 from diffusion_jax.runtime.files import one_line, with_error
 
-# The exact denoisers whose losses are drawn, and their lines (docs/training.md). On
-# held-out examples the memorised ones' is far above all others.
-FLOORS = {'linear': 'dotted', 'memorised': 'dotdash'}
+# The exact denoisers whose losses are drawn, in words, and their lines
+# (docs/training.md). On held-out examples the memorised ones' is far above all others.
+FLOORS = {
+  'linear': ('a linear denoiser', 'dotted'),
+  'memorised': ('memorised examples', 'dotdash'),
+}
 HELD_OUT = 'test_', 'validation_'
 # What is raised where a file has other types than were written.
 DAMAGE = ArithmeticError, AttributeError, LookupError, TypeError, ValueError
@@ -206,14 +209,14 @@ def floors_of(run: Record, name: str, line: Line) -> list[Line]:
     losses = {exact: x for exact, x in losses.items() if exact != 'memorised'}
   return [
     Line(
-      f'{line.label}: {exact} {value}',
+      f'{line.label}: {words} {value}',
       ends,
       [losses[exact].value] * len(ends),
       line.colour,
       dash,
-      exact,
+      words,
     )
-    for exact, dash in FLOORS.items()
+    for exact, (words, dash) in FLOORS.items()
     if exact in losses and (value := with_error(*losses[exact]))
   ]
 

@@ -12,7 +12,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import sessions
-from diffusion_jax.runtime.files import is_regular, read_json_lines, read_summed
+from diffusion_jax.runtime.files import is_regular, read_json_lines, read_summed, warn
 
 
 class Curve(NamedTuple):
@@ -125,8 +125,11 @@ def read_floors(path: Path) -> dict[str, dict[str, Floor]]:
   try:
     losses = read_summed(path)['losses'].items()
     return {name: {line: _floor(x) for line, x in lines.items()} for name, lines in losses}
-  except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, UserError):
-    return {}
+  except UserError as error:
+    warn(f'left out: {error}')
+  except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError):
+    pass
+  return {}
 
 
 def _floor(x):
@@ -161,11 +164,15 @@ def short(names: Iterable[str]) -> dict[str, str]:
 
 
 def read_json_files(folder: Path) -> Iterator[tuple[Path, dict]]:
-  """Yields each JSON file below a folder that contains an object."""
+  """Yields each JSON file below a folder that contains an object; warns of damaged ones."""
   for path in sorted(files_of(folder, '**/*.json')):
-    with contextlib.suppress(FileNotFoundError, UserError):
+    try:
       if content := read_summed(path):
         yield path, content
+    except FileNotFoundError:
+      continue
+    except UserError as error:
+      warn(f'left out: {error}')
 
 
 def files_of(folder: Path, pattern: str) -> Iterable[Path]:

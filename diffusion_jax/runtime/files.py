@@ -11,6 +11,7 @@ import math
 import os
 import re
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from errno import EFBIG, EINVAL
@@ -23,7 +24,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.atomic_files import draft
 from diffusion_jax.errors import UserError
 
-SUM = 'sum'  # of the other entries of a file of `write_summed`
+SUM = 'sha256'  # of the other entries of an object in a file, its first 16 digits
 DIFFERS = 'is damaged: its sum differs'
 
 
@@ -144,19 +145,41 @@ def reason_of(error: Exception) -> str:
 
 
 def read_json_lines(path: Path) -> Iterator[Json]:
-  """Yields the JSON objects of a file that has one per line.
+  """Yields the JSON objects of a file that has one per line, without their sums.
 
-  Skips incomplete lines, which a full disk or a kill may leave. A missing file
-  and one that is not regular yield nothing; raises OSError for others.
+  Skips damaged lines, which a full disk or a kill may leave, and says so. A
+  missing file and one that is not regular yield nothing; raises OSError for
+  others.
   """
   if not is_regular(path):
     return
+  damaged = 0
   with open_regular(path, 2**28) as file:
     for line in iter(lambda: file.readline(2**20), b''):
-      with contextlib.suppress(ValueError):
-        entry = parse_json(line)
-        if isinstance(entry, dict):
-          yield entry
+      entry = parse_line(line)
+      if entry is not None:
+        yield entry
+      damaged += entry is None
+  if damaged:
+    warn(f'{path}: {damaged} damaged line{"s" * (damaged > 1)} left out')
+
+
+def parse_line(line: bytes) -> Json | None:
+  """Returns the object of a line of `summed_line`, without its sum; None if damaged.
+
+  A line without a sum is read as it is.
+  """
+  try:
+    content = parse_json(line)
+  except ValueError:
+    return None
+  rest, differs = parted(content) if isinstance(content, dict) else (None, False)
+  return None if differs else rest
+
+
+def warn(line: str) -> None:
+  """Prints a warning of one line."""
+  print(f'warning: {one_line(line)}', file=sys.stderr, flush=True)
 
 
 def one_line(text: str) -> str:
@@ -183,6 +206,12 @@ def write_summed(path: Path, content: dict) -> None:
   """Writes an object as JSON, with a sum of it, whole or not at all."""
   rest, _ = parted(content)
   write_json(path, {**rest, SUM: _sum_of(rest)})
+
+
+def summed_line(content: dict) -> str:
+  """Returns an object as a line of JSON, with a sum of it."""
+  rest, _ = parted(content)
+  return json.dumps({**rest, SUM: _sum_of(rest)}) + '\n'
 
 
 def read_summed(path: Path, advice: str = 'put the file back as it was') -> Json:

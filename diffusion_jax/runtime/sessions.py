@@ -1,10 +1,9 @@
 """Records each start and end of a training in sessions.jsonl.
 
-Each line is a JSON object with an event, step and time. A start also has the
+Each line is a JSON object with an event, step, time and a sum of the line. A start also has the
 versions, devices and commits, which config.json does not contain.
 """
 
-import json
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from diffusion_jax.runtime.files import read_json_lines, write_text
+from diffusion_jax.runtime.files import read_json_lines, summed_line, write_text
 
 PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 # Settings of JAX that change results, and JAX's defaults.
@@ -117,5 +116,5 @@ def _now():
 
 def _append(workdir, entry):
   # A new file: the old one may be a link out of the run, or a hard link.
-  lines = [json.dumps(x) + '\n' for x in (*read(workdir), entry)]
+  lines = map(summed_line, (*read(workdir), entry))
   write_text(workdir / 'sessions.jsonl', ''.join(lines))

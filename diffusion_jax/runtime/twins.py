@@ -7,11 +7,9 @@ copied down when they are read.
 
 import atexit
 import contextlib
-import json
 import os
 import re
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -22,7 +20,7 @@ from pathlib import Path
 from diffusion_jax.data.buckets import LIBRARIES, open_bucket, waiting
 from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.runtime import processes
-from diffusion_jax.runtime.files import make_folder, one_line, read_json_lines
+from diffusion_jax.runtime.files import make_folder, one_line, read_json_lines, summed_line, warn
 
 DONE = 'commit_success.txt'  # Orbax writes it last
 PAUSE, PATIENCE = 5.0, 300.0  # seconds between requests that fail, and in all
@@ -239,7 +237,7 @@ class Twin:
         if time.monotonic() > end or 'Forbidden' in str(error):
           raise
         again = f'{self.address} cannot be written: {_reason(error)}: it is tried again'
-        print(f'warning: {again}', file=sys.stderr, flush=True)
+        warn(again)
       time.sleep(PAUSE)
 
 
@@ -258,7 +256,7 @@ def _last_step(files):
 def _lines(path, last):
   # Returns the lines of metrics.jsonl up to a step.
   lines = (x for x in read_json_lines(path) if isinstance(x.get('step'), int) and x['step'] <= last)
-  return ''.join(f'{json.dumps(x)}\n' for x in lines).encode()
+  return ''.join(map(summed_line, lines)).encode()
 
 
 def _reason(error):

@@ -51,6 +51,8 @@ LINES: tuple[Line, ...] = get_args(Line)
 MOST_NUMBERS = 4096  # of an example whose covariance is computed
 MOST_EXAMPLES = 20_000  # that 'memorised' knows
 MOST_VALUES = 64_000_000  # of all these examples together, 256 MB
+# Before `Fit.limit`.
+NOT_LEAST = 'linear is not the least loss of a linear denoiser: '
 # What a network may read besides x_t, in words; only the first two are denoised with.
 READ = {
   'label': 'a class',

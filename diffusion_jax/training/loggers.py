@@ -24,8 +24,9 @@ from diffusion_jax.runtime.files import (
   is_regular,
   make_folder,
   one_line,
-  parse_json,
+  parse_line,
   read_json,
+  summed_line,
   write_json,
 )
 
@@ -196,8 +197,8 @@ def _event(step, **what):
 class MetricWriter:
   """Writes `<workdir>/metrics.jsonl`, and to loggers, {name: constructor}.
 
-  `metrics.jsonl` has one JSON object per line, with its `step`. When a run
-  resumes at start_step, later lines are dropped, and counted on stdout, since
+  `metrics.jsonl` has one JSON object per line, with its `step` and a sum. When a
+  run resumes at start_step, later lines are dropped, and counted on stdout, since
   they will be written again. At step 0 the file is renamed instead, to
   `metrics.1.jsonl` or the next number. A logger that raises is left out from
   then on, and one line says so: curves are no reason to end a training.
@@ -224,7 +225,7 @@ class MetricWriter:
     """Writes one line of the numbers that are finite: means without values are NaN."""
     numbers = {name: float(value) for name, value in scalars.items()}
     numbers = {name: x for name, x in numbers.items() if np.isfinite(x)}
-    self._lines.write(json.dumps({'step': step, **numbers}) + '\n')
+    self._lines.write(summed_line({'step': step, **numbers}))
     self._lines.flush()
     self._each(lambda logger: logger.write_scalars(step, numbers))
 
@@ -287,8 +288,6 @@ def _begin(path, last):
 
 def _step(line):
   # Returns the step of a line, or None if a killed run or a disk damaged it.
-  try:
-    step = parse_json(line)['step'] if line.endswith(b'\n') else None
-    return step if isinstance(step, int) else None
-  except (ValueError, TypeError, KeyError):
-    return None
+  entry = parse_line(line) if line.endswith(b'\n') else None
+  step = (entry or {}).get('step')
+  return step if isinstance(step, int) else None

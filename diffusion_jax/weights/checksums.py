@@ -7,7 +7,6 @@ add, such as desktop.ini, do no harm.
 """
 
 import itertools
-import sys
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -20,10 +19,10 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.files import (
   make_folder,
-  one_line,
   open_regular,
   read_json,
   sha256,
+  warn,
   write_text,
 )
 
@@ -96,11 +95,6 @@ def _names(folder):
   # Orbax writes no hidden files.
   paths = folder.rglob('[!.]*')
   return {path.relative_to(folder).as_posix() for path in paths if path.is_file()}
-
-
-def warn(line: str) -> None:
-  """Prints a warning of one line."""
-  print(f'warning: {one_line(line)}', file=sys.stderr, flush=True)
 
 
 def steps_in(folder: Path) -> list[int]:

@@ -10,7 +10,7 @@ import jax
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.interop import files
-from diffusion_jax.runtime.files import is_regular, sha256
+from diffusion_jax.runtime.files import is_regular, sha256, warn
 from diffusion_jax.weights import checksums
 
 NAME = 'model.safetensors'
@@ -43,7 +43,7 @@ def read(folder: str | Path) -> Params:
   try:
     expected = checksums.read_sums(path.parent).get(NAME)
   except (OSError, ValueError):
-    checksums.warn(f'{folder} has no {checksums.NAME}: it is read unchecked')
+    warn(f'{folder} has no {checksums.NAME}: it is read unchecked')
   else:
     if sha256(path) != expected:
       raise ValueError(f'{path} is not what was written ({checksums.NAME}): copy it again')

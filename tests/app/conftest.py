@@ -32,7 +32,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import references
 from diffusion_jax.paths import texts_in
 from diffusion_jax.runtime import compiling
-from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.files import make_folder, read_json_lines
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training.state import TrainState
@@ -190,8 +190,7 @@ def refuse_to_compile(monkeypatch):
 
 def lines_of(workdir, name=''):
   """Returns the lines of metrics.jsonl, or the values of one metric."""
-  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
-  lines = [json.loads(line) for line in lines]
+  lines = [*read_json_lines(workdir / 'metrics.jsonl')]
   return [line[name] for line in lines if name in line] if name else lines
 
 

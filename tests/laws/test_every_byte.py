@@ -3,13 +3,13 @@
 A bit of a file is flipped, and each mode gives the same result bit for bit, or one line. Planted
 faults: the mutations with the keyword `flipped`, such as a config.json whose sum is not compared.
 By default a bit of each kind of file of a run, for two modes; the slow product has the other kinds
-of runs and modes. `--mode=report` is left out: it shows the lines of metrics.jsonl, which have no
-sums.
+of runs and modes. Of `--mode=report` it is what the page is made of.
 """
 
 import contextlib
 import io
 import itertools
+import json
 import os
 import random
 import re
@@ -26,7 +26,8 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import files
-from diffusion_jax.runtime.files import read_summed
+from diffusion_jax.report import record
+from diffusion_jax.runtime.files import make_folder, read_summed, write_summed
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import load
 from tests.app.conftest import (
@@ -215,6 +216,14 @@ def check(place, cases, seed):
   assert not wrong
 
 
+def shown(run):
+  """Returns what the page of a run is made of besides its weights, and what is printed."""
+  with contextlib.redirect_stderr(io.StringIO()) as text:
+    content = json.dumps(record.read('run', run, {})._asdict(), default=str)
+  # A sum without its name is an entry that no page shows.
+  return re.sub(r', "[^"]+": "[0-9a-f]{16}"', '', content), text.getvalue()
+
+
 @pytest.fixture(scope='module')
 def averaged(trained_once):
   """Trains a run with snapshots, which other tests use too."""
@@ -236,6 +245,51 @@ def test_a_flipped_bit_of_each_kind_of_file_changes_no_result(averaged, tmp_path
 def test_flipped_bits_change_no_result_of_any_mode(make, use, tmp_path):
   place = Place(quiet(make, tmp_path), [use], tmp_path)
   check(place, ((use, names) for names in place.files_by_kind().values()), seed=1)
+
+
+def test_a_flipped_bit_of_any_file_changes_no_page(averaged, tmp_path):
+  """The report is made of the same, or one line names the damaged file."""
+  run = shutil.copytree(averaged, tmp_path / 'run')
+  floors = {'losses': {'loss': {'linear': {'value': 0.5, 'error': 0.1}}}, 'settings': {'seed': 1}}
+  write_summed(run / 'loss_floors.json', floors)
+  write_summed(make_folder(run / 'evaluation', 'test') / 'result.json', {'scores': {'fd': [1.5]}})
+  before = shown(run)
+  assert not before[1] and all(x in before[0] for x in ('grad_norm', 'linear', 'fd', 'commits'))
+
+  def is_right(path):
+    content, text = shown(run)
+    return content == before[0] or path.name in text and text.count('\n') == 1
+
+  assert not wrongs(run, 5, is_right)
+
+
+def test_a_flipped_bit_of_any_file_of_a_checkpoint_changes_no_weights(averaged, tmp_path):
+  """They are the same, or one line says what is damaged."""
+  run = shutil.copytree(averaged, tmp_path / 'run')
+  before = load.open(run, 'average', 4).params
+
+  def is_right(path):
+    try:
+      return same(load.open(run, 'average', 4).params, before)
+    except (UserError, ValueError) as error:
+      return 'damaged' in str(error) and '\n' not in str(error)
+
+  assert not wrongs(run / 'checkpoints' / '4', 2, is_right)
+
+
+def wrongs(folder, count, is_right):
+  """Returns the flipped bits, `count` of each file below a folder, that are not right."""
+  rng, wrong = random.Random(0), []
+  for path in [x for x in sorted(folder.rglob('*')) if x.is_file() and x.stat().st_size]:
+    data = path.read_bytes()
+    for bit in rng.choices(range(8 * len(data)), k=count):
+      flipped = bytearray(data)
+      flipped[bit // 8] ^= 1 << bit % 8
+      path.write_bytes(flipped)
+      if not is_right(path):
+        wrong.append((path.name, bit))
+    path.write_bytes(data)
+  return wrong
 
 
 def test_a_flipped_bit_of_a_config_is_refused_or_changes_no_value(averaged, tmp_path):

@@ -21,6 +21,7 @@ from hypothesis import Phase, given, settings, strategies as st
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import mode, setup
 from diffusion_jax.errors import Preempted, UserError
+from diffusion_jax.runtime.files import read_json_lines
 from diffusion_jax.training import preemption
 from tests.app.conftest import assert_same, smoke
 from tests.app.fields import within
@@ -118,7 +119,7 @@ def train(fields, nan, workdir, stop_at=None, kills=None):
 
 
 def lines_of(path):
-  lines = map(json.loads, path.read_text().splitlines())
+  lines = read_json_lines(path)
   return [{n: x for n, x in line.items() if n not in TIMES} for line in lines]
 
 
@@ -130,7 +131,7 @@ def content_of(workdir):
     if name.startswith('checkpoints/') or path.name == 'sessions.jsonl':
       continue
     if path.name == 'loss_floors.json':
-      content[name] = json.loads(path.read_text()) | {'seconds': 0, 'sum': ''}
+      content[name] = json.loads(path.read_text()) | {'seconds': 0, 'sha256': ''}
     elif not path.name.startswith('metrics.'):  # Numbered ones are of lost starts.
       content[name] = path.read_bytes()
   read = ocp.StandardCheckpointer().restore

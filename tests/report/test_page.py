@@ -256,11 +256,12 @@ def test_the_chart_of_the_loss_has_level_lines_of_exact_denoisers():
   floors = {'loss': lines, 'test_loss': test, 'test_loss_quarter_2': test, 'error_2': lines}
   run = record.Record('a', CONFIG, curves, [], [], [], floors=floors)
   loss, quarters, error = page.curve_charts([run])
-  shown = ['loss: linear 0.0456\xa0±\xa00.0020', 'loss: memorised 0.0123\xa0±\xa00.0010']
-  assert loss.rows[0] == ['step', 'loss', 'test loss', *shown, 'test loss: linear 0.06']
+  shown = ['a linear denoiser 0.0456\xa0±\xa00.0020', 'memorised examples 0.0123\xa0±\xa00.0010']
+  shown = [f'loss: {words}' for words in shown]
+  assert loss.rows[0] == ['step', 'loss', 'test loss', *shown, 'test loss: a linear denoiser 0.06']
   level = ['0.0456', '0.0123', '0.06']
   assert [row[3:] for row in loss.rows[1:]] == [level, [''] * 3, level]
-  assert quarters.rows[0] == ['step', 't ¼ to ½', 't ¼ to ½: linear 0.06']
+  assert quarters.rows[0] == ['step', 't ¼ to ½', 't ¼ to ½: a linear denoiser 0.06']
   assert error.rows[0] == ['step', 'error']
   for chart in page.curve_charts([run, run]):
     assert not any('linear' in name for name in chart.rows[0])

@@ -10,6 +10,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
+from diffusion_jax.runtime.files import read_json_lines, summed_line
 from diffusion_jax.training import loggers
 from diffusion_jax.training.loggers import MetricWriter
 from tests.damage import full_disk
@@ -135,8 +136,7 @@ def test_wandb_offline_continues_the_same_run(tmp_path, monkeypatch):
 
 
 def lines(folder):
-  text = (folder / 'metrics.jsonl').read_text()
-  return [json.loads(line) for line in text.splitlines()]
+  return [*read_json_lines(folder / 'metrics.jsonl')]
 
 
 def events(folder):
@@ -237,13 +237,14 @@ def test_metrics_are_appended_to_a_file_of_the_run(how, start, tmp_path):
 
 
 def test_damaged_lines_are_dropped_and_the_others_kept(tmp_path, capsys):
-  good = [f'{{"step": {i}, "loss": 1.0}}\n'.encode() for i in (1, 2, 3)]
-  damaged = [b'{"step": 2, \xff}\n', b'3\n', b'{"loss": 1.0}\n', b'\0\0\n']
+  good = [summed_line({'step': i, 'loss': 1.0}).encode() for i in (1, 2, 3)]
+  flipped = good[1].replace(b'1.0', b'3.0')
+  damaged = [b'{"step": 2, \xff}\n', b'3\n', b'{"loss": 1.0}\n', b'\0\0\n', flipped]
   path = tmp_path / 'metrics.jsonl'
   path.write_bytes(good[0] + b''.join(damaged) + good[1] + good[2][:9])
   write(tmp_path, {3: 1.0}, 2)
   assert path.read_bytes() == b''.join(good)
-  assert capsys.readouterr().out.endswith(' after step 2 and 5 damaged\n')
+  assert capsys.readouterr().out.endswith(' after step 2 and 6 damaged\n')
 
 
 def test_a_full_disk_is_noticed_at_once_and_blocks_nothing(tmp_path):

@@ -123,7 +123,8 @@ def check(
   """
   check_needs(model, metrics)
   c, space = model.config.evaluation, space_of_statistics(model, metrics)
-  if any(x.space != space or needs_held_out(c, x) for x in metrics):
+  of_examples = (x for x in metrics if is_of_reference(x) and x.space != space)
+  if any(of_examples) or any(needs_held_out(c, x) for x in metrics):
     reference_source(model, examples(c))
   names = dict.fromkeys(x.space for x in metrics if x.space)
   extractors, stored = {name: make_extractor(model, name) for name in names}, {}

@@ -195,7 +195,7 @@ def described(content: Json) -> str:
   lines = [*content['no_floor']]
   if losses:
     given = ''.join(f', given {x}' for x in content['given'])
-    limit = f'; linear is {content["linear"]}' * bool(content['linear'])
+    limit = f'; {floors.NOT_LEAST}{content["linear"]}' * bool(content['linear'])
     by_line = {
       line: {name: x[line] for name, x in losses.items()} for line in next(iter(losses.values()))
     }
@@ -207,8 +207,8 @@ def described(content: Json) -> str:
 def notes_of(content: Json) -> dict[str, str]:
   """Returns what follows each loss, by its name in metrics.jsonl."""
   names = {
-    'linear': 'linear <= ' if content.get('linear') else 'linear ',
-    'memorised': 'memorised ',
+    'linear': 'a linear denoiser ' if content.get('linear') else 'the best linear denoiser ',
+    'memorised': 'memorised examples ',
   }
 
   def note(lines):
