@@ -77,13 +77,13 @@ def learn(size: int, steps: tuple[int, ...] = STEPS, channels: int = 256) -> Cur
       loss({'network': params}, objectives.Context(), jax.random.key(7), batch)[0]
     )
 
-  of_train, of_test = loss_of(network, x), loss_of(network, test)
+  train_loss, test_loss = loss_of(network, x), loss_of(network, test)
   params = net.init(jax.random.key(0), x[:1], jnp.zeros(1))['params']
   now, curve = state.init_state({'network': params}, adam), []
   for i, (start, end) in enumerate(zip((0, *steps), steps, strict=False)):
     now = train(now, jax.random.fold_in(jax.random.key(1), i), end - start)
     params = now.ema_params['network']
-    curve.append((of_train(params), of_test(params)))
+    curve.append((train_loss(params), test_loss(params)))
     print(f'{size} digits, step {end}: training digits {curve[-1][0]:.4f}, test', end=' ')
     print(f'digits {curve[-1][1]:.4f}', flush=True)
   exact = floors.exact(network)
@@ -97,11 +97,12 @@ def learn(size: int, steps: tuple[int, ...] = STEPS, channels: int = 256) -> Cur
   closer = float(memorisation(*flat).closer.value)
   print(f'{size} digits: memorised {memorised:.4f} on training digits, linear {linear:.4f} on')
   print(f'  test digits; a sample is closer than a test digit with probability {closer:.3f}')
-  return Curve(list(steps), *map(list, zip(*curve, strict=True)), memorised, linear, closer)
+  of_train, of_test = ([*losses] for losses in zip(*curve, strict=True))
+  return Curve([*steps], of_train, of_test, memorised, linear, closer)
 
 
 if __name__ == '__main__':
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser = argparse.ArgumentParser(prog='python -m benchmarks.memorised')
   parser.add_argument('--sizes', default=','.join(map(str, SIZES)), help='numbers of digits')
   for number in parser.parse_args().sizes.split(','):
     learn(int(number))
