@@ -4,8 +4,7 @@
   python docs/pictures.py noise guidance  # some of them
 
 Five runs of the digits and one of points are needed, in runs/ of the current
-folder, and are trained if they are missing: a quarter of an hour on two CPU
-cores.
+folder, and are trained if they are missing: minutes each on two CPU cores.
 """
 
 import functools
