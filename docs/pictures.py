@@ -603,6 +603,11 @@ def edge(x):
   return float(root), float(squares.std() / len(squares) ** 0.5 / (2 * root))
 
 
+def jump(x):
+  """Returns the root mean square difference of rows 3 and 4, pixels in [-1, 1]."""
+  return float(np.sqrt(np.mean(np.square(np.float64(x[:, 4] - x[:, 3])))))
+
+
 def lower_halves(count=200):
   """Fills in the lower halves of test digits by three methods, {method: [count, 8, 8, 1]}."""
   known = jnp.asarray(images.PICTURES.encode(digits_judge.real('test')[:count]))
@@ -632,7 +637,7 @@ def lower_halves(count=200):
 def edges():
   """Draws lower halves of digits by replacement, RePaint and a network trained for it."""
   results = lower_halves()
-  print({name: edge(x) for name, x in results.items()})
+  print({name: (*edge(x), jump(x)) for name, x in results.items()})
   figure, axes = plt.subplots(4, 1, figsize=(9, 4.2))
   for axis, (name, x) in zip(axes, results.items(), strict=True):
     picture = images.grid(grey(x[:12]), 12)

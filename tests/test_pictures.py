@@ -83,6 +83,8 @@ def test_the_edge_of_digits_and_of_their_regression():
   x = images.PICTURES.encode(digits_judge.real('test')[:200])
   digits, error = printed('posterior.md', 'Of 200 test digits', ', by replacement')
   assert pictures().edge(x) == pytest.approx((digits, error), abs=6e-4)
+  *_, of_digits = printed('posterior.md', 'The plain jump', ').*')
+  assert pictures().jump(x) == pytest.approx(of_digits, abs=5e-3)
   others = np.concatenate([x[:, :4], np.roll(x, 1, axis=0)[:, 4:]], axis=1)
   assert pictures().edge(others)[0] > 0.6
 
@@ -134,8 +136,13 @@ def test_the_consistencies_of_the_digits_vae_are_the_pages(tmp_path, monkeypatch
 def test_the_edges_of_three_methods_are_the_pages(tmp_path, monkeypatch):
   """Trains two networks."""
   monkeypatch.chdir(tmp_path)
-  found = {name: pictures().edge(x)[0] for name, x in pictures().lower_halves().items()}
+  results = pictures().lower_halves()
+  found = {name: pictures().edge(x)[0] for name, x in results.items()}
   numbers = printed('posterior.md', 'Of 200 test digits', '(`python docs')
   numbers = [x for x in numbers if x != 10][::2]  # without RePaint's, and errors
   assert found['replacement'] > found['RePaint(10)'] > found['trained (Palette)']
   assert_allclose([*found.values()], numbers, atol=0.04)
+  both, _ = printed('posterior.md', 'The plain jump', ').*')
+  assert_allclose(
+    [pictures().jump(results[n]) for n in ('replacement', 'RePaint(10)')], both, atol=0.05
+  )
