@@ -3,9 +3,8 @@
   python docs/pictures.py                 # all of them; trains what is missing
   python docs/pictures.py noise guidance  # some of them
 
-Three runs of the digits and one of points are needed, in runs/ of the current
-folder, and are trained if they are missing: a quarter of an hour on two CPU
-cores.
+Five runs of the digits and one of points are needed, in runs/ of the current
+folder, and are trained if they are missing: minutes each on two CPU cores.
 """
 
 import functools
@@ -21,20 +20,23 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from PIL import Image
+from scipy.special import logsumexp
 
 import diffusion_jax as dj
-from benchmarks import couplings as benchmark
+from benchmarks import couplings as benchmark, memorised as curves
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.kinds.bridges import BridgeSampling
 from diffusion_jax.app.kinds.bridges.model import plan_of
 from diffusion_jax.app.run import weights
+from diffusion_jax.autoencoders.objectives import mean_and_log_scale
 from diffusion_jax.data import images
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.metrics.judges import digits_judge
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.testing import oracles
 from diffusion_jax.testing.exercises import formulas
+from diffusion_jax.training import conditions
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402
@@ -43,6 +45,8 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / 'docs' / 'images'
 RUNS = {  # run -> (config, further flags)
   'digits-long': ('digits.py:long', ()),
+  'digits-inpainting': ('digits.py:inpainting', ()),
+  'digits_vae': ('digits_vae.py', ()),
   'digits_flow-unscaled': ('digits_flow.py:unscaled', ()),
   'moons_bridge': ('moons_bridge.py', ()),
   'digits_distilled': ('digits_distilled.py', ('--config.training.num_steps=1000',)),
@@ -434,8 +438,237 @@ def levels():
   save(figure, 'levels')
 
 
+def chains():
+  """Draws latents and arrows of a VAE, a hierarchical VAE and DDPM."""
+  latents = '$z$', '$z_1$', '$z_2$', '$z_{T-1}$', '$z_T$'
+  rows = {
+    'VAE': (['$x$', latents[0]], ['$q(z|x)$'], ['$p(x|z)$'], []),
+    'hierarchical VAE': (
+      ['$x$', latents[1], latents[2], '…', latents[4]],
+      ['$q(z_1|x)$', '$q(z_2|z_1)$', '', '$q(z_T|z_{T-1})$'],
+      ['$p(x|z_1)$', '$p(z_1|z_2)$', '', '$p(z_{T-1}|z_T)$'],
+      [(2, 1, '$q(z_1|z_2,x)$')],
+    ),
+    'DDPM': (
+      ['$x_0$', '…', '$x_{t-1}$', '$x_t$', '…', '$x_T$'],
+      ['', '', '$q(x_t|x_{t-1})$', '', ''],
+      ['', '', '$p(x_{t-1}|x_t)$', '', ''],
+      [(3, 2, '$q(x_{t-1}|x_t,x_0)$')],
+    ),
+  }
+  colours = {'q': 'C0', 'p': 'C3', 'posterior': 'C2'}
+  figure, axes = plt.subplots(3, 1, figsize=(10, 5.2))
+  for axis, (title, (nodes, up, down, posteriors)) in zip(axes, rows.items(), strict=True):
+    axis.set(xlim=(-0.6, 14.1), ylim=(-1.3, 1.3), aspect='equal')
+    axis.axis('off')
+    axis.text(-0.9, 0, title, ha='right', va='center', fontsize=10)
+    place = 2.7 * np.arange(len(nodes))
+
+    def arrow(start, end, bend, colour, style, place=place, axis=axis):
+      look = {'arrowstyle': '-|>', 'mutation_scale': 10, 'color': colour, 'ls': style}
+      curve = {'connectionstyle': f'arc3,rad={bend}', 'shrinkA': 15, 'shrinkB': 15}
+      axis.annotate('', (place[end], 0), (place[start], 0), arrowprops=look | curve)
+
+    for i, node in enumerate(nodes):
+      if node != '…':
+        seen = i == 0
+        axis.add_patch(plt.Circle((place[i], 0), 0.42, fc='0.85' if seen else 'white', ec='k'))
+      axis.text(place[i], 0, node, ha='center', va='center', fontsize=9)
+    for i in range(len(nodes) - 1):
+      arrow(i, i + 1, -0.4, colours['q'], '-')
+      arrow(i + 1, i, -0.4, colours['p'], '--')
+      middle = place[i : i + 2].mean()
+      axis.text(middle, 0.6, up[i], color=colours['q'], ha='center', va='bottom', fontsize=8)
+      axis.text(middle, -0.6, down[i], color=colours['p'], ha='center', va='top', fontsize=8)
+    for start, end, label in posteriors:
+      arrow(start, end, 0.0, colours['posterior'], ':')
+      middle = place[[start, end]].mean()
+      axis.text(middle, 0.08, label, color=colours['posterior'], ha='center', fontsize=8)
+  save(figure, 'chains')
+
+
+def latents_of(model, params, split):
+  """Returns the mean and the variance of q(z | x), [N, D], of the digits of a split."""
+  x = images.PICTURES.encode(digits_judge.real(split))
+  q = jax.jit(functools.partial(model.measured.encode, params['network'], 1))(x)
+  return [np.float64(a).reshape(len(x), -1) for a in q]
+
+
+def drawn_pixels(model, params, z):
+  """Draws x ~ p(x | z), [N, 64] in [-1, 1], of z [N, D]."""
+  autoencoder, rng = model.measured, np.random.default_rng(1)
+  z = np.float32(z).reshape(-1, *autoencoder.latent_shape())
+  output = jax.jit(lambda z: autoencoder.decode(params['network'], 1, z))(z)
+  mean, log_scale = map(np.asarray, mean_and_log_scale(output))
+  x = mean + np.exp(log_scale) * rng.logistic(size=mean.shape)
+  return np.clip(np.round(8 * x) / 8, -1, 1).reshape(len(z), -1)  # 17 grey levels
+
+
+def two_consistencies(model, params, draws=10_000):
+  """Measures a VAE of digits: {name: number}, and draws of z and x.
+
+  q(z) is the average of q(z | x) over the training digits; its KL from N(0, I)
+  is by Monte Carlo, in nats. The distances of mean and covariance of the pixels
+  from the training digits' are relative to the size of the digits' own: of draws
+  of p(x), of draws that start at q(z), and of the test digits, which is chance.
+  """
+  mean, variance = latents_of(model, params, 'train')
+  rng = np.random.default_rng(0)
+  chosen = rng.integers(len(mean), size=draws)
+  noise = rng.normal(size=(2, draws, mean.shape[1]))
+  z = mean[chosen] + variance[chosen] ** 0.5 * noise[0]
+
+  def log_ratio(z):  # of q(z) and N(0, I)
+    apart = (z - mean) ** 2 / variance + np.log(variance)
+    return logsumexp(-apart.sum(axis=1) / 2) - np.log(len(mean)) + (z**2).sum() / 2
+
+  ratios = np.array([log_ratio(row) for row in z[:4000]])
+  each = 0.5 * (mean**2 + variance - 1 - np.log(variance)).sum(axis=1)
+  numbers = {'mean of KL(q(z|x) | p(z))': each.mean(), 'KL(q(z) | p(z))': ratios.mean()}
+  numbers['its standard error'] = ratios.std() / len(ratios) ** 0.5
+  spread = np.sqrt(mean.var(axis=0) + variance.mean(axis=0))
+  numbers |= {'least deviation of z': spread.min(), 'largest': spread.max()}
+  real, test = (
+    images.PICTURES.encode(digits_judge.real(split)).reshape(-1, 64) for split in ('train', 'test')
+  )
+  x = {'p(z)': drawn_pixels(model, params, noise[1]), 'q(z)': drawn_pixels(model, params, z)}
+  size = np.linalg.norm(np.std(real, axis=0)), np.linalg.norm(np.cov(real.T))
+  for name, y in (*x.items(), ('test digits', test)):
+    numbers[f'mean, {name}'] = np.linalg.norm(y.mean(axis=0) - real.mean(axis=0)) / size[0]
+    numbers[f'covariance, {name}'] = np.linalg.norm(np.cov(y.T) - np.cov(real.T)) / size[1]
+  return {name: float(number) for name, number in numbers.items()}, z, x, real
+
+
+def consistencies():
+  """Draws the aggregate posterior of a VAE and its prior, and pixels of p(x) and of digits."""
+  numbers, z, x, real = two_consistencies(*run('digits_vae'))
+  print(numbers)
+  figure, axes = plt.subplots(1, 3, figsize=(11, 2.6), width_ratios=(1, 1, 1.5))
+  figure.subplots_adjust(wspace=0.4)
+  grid = np.linspace(-4, 4, 200)
+  for i in range(z.shape[1]):
+    label = {'label': '$q(z_i)$'} if i == 0 else {}
+    look = {'bins': 60, 'range': (-4, 4), 'density': True, 'histtype': 'step'}
+    axes[0].hist(z[:, i], **look, color='C0', alpha=0.5, **label)
+  axes[0].plot(grid, np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi), 'k--', lw=1.5, label='$p(z_i)$')
+  axes[0].set_title('16 coordinates of z', fontsize=10)
+  axes[0].set(yticks=[])
+  for name, points in {'train': real, 'p(x)': x['p(z)']}.items():
+    label = 'digits' if name == 'train' else '$\\int p(x|z)\\,p(z)\\,dz$'
+    axes[1].semilogy(np.maximum(np.linalg.eigvalsh(np.cov(points.T))[::-1], 1e-4), label=label)
+  axes[1].set_title('eigenvalues of the covariance of x', fontsize=10)
+  for axis in axes[:2]:
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+  rows = [points[:10].reshape(10, 8, 8, 1) for points in (x['p(z)'], x['q(z)'], real)]
+  picture = np.concatenate([images.grid(grey(np.float32(row)), 10) for row in rows])
+  axes[2].imshow(picture, cmap='gray', vmin=0, vmax=255)
+  height = len(picture) / 3
+  axes[2].set(xticks=[], yticks=height * (np.arange(3) + 0.5))
+  axes[2].set_yticklabels(['z ~ p(z)', 'z ~ q(z)', 'digits'])
+  save(figure, 'consistencies')
+
+
+def variances():
+  """Draws the same noise by both variances of the reverse step, with 10, 50 and 1000 steps."""
+  model, params = run('digits-long')
+  schedule, labels = model.noisy.schedule(params), jnp.arange(10)
+  denoise = dj.clip_denoised(model.noisy.denoiser(params, {'label': labels}))
+  counts, rows = (10, 50, 1000), {}
+  for name, variance in (('$\\tilde\\beta_t$', 'fixed_small'), ('$\\beta_t$', 'fixed_large')):
+
+    def draw(n, variance=variance):
+      levels, sampler = dj.level_grid(schedule, n), dj.ancestral(variance)
+      x = dj.prior_sample(jax.random.key(0), (10, 8, 8, 1), levels.take(0))
+      return dj.sample(jax.random.key(1), denoise, sampler, levels, x)
+
+    rows[name] = [grey(jax.jit(functools.partial(draw, n))()) for n in counts]
+  sheet('variances', rows, [f'{n} steps' for n in counts], 11)
+
+
+def edge(x):
+  """Returns how far row 4 is from its regression on the rows above, and the error of this.
+
+  Root mean squares of pixels in [-1, 1]. The linear regression is of the training
+  digits, so draws of the truth given the upper half are as far as the digits are.
+  """
+
+  def parts(x):
+    flat = np.float64(x).reshape(len(x), 64)
+    return np.append(flat[:, :32], np.ones((len(x), 1)), axis=1), flat[:, 32:40]
+
+  above, row = parts(images.PICTURES.encode(digits_judge.real('train')))
+  slope = np.linalg.lstsq(above, row, rcond=None)[0]
+  above, row = parts(x)
+  squares = np.square(row - above @ slope).mean(axis=1)
+  root = squares.mean() ** 0.5
+  return float(root), float(squares.std() / len(squares) ** 0.5 / (2 * root))
+
+
+def jump(x):
+  """Returns the root mean square difference of rows 3 and 4, pixels in [-1, 1]."""
+  return float(np.sqrt(np.mean(np.square(np.float64(x[:, 4] - x[:, 3])))))
+
+
+def lower_halves(count=200):
+  """Fills in the lower halves of test digits by three methods, {method: [count, 8, 8, 1]}."""
+  known = jnp.asarray(images.PICTURES.encode(digits_judge.real('test')[:count]))
+  mask = jnp.broadcast_to(jnp.arange(8)[None, :, None, None] < 4, known.shape)
+  model, params = run('digits-long')
+  trained, of_trained = run('digits-inpainting')
+  drop = {'label': jnp.zeros(count, int), 'drop': jnp.ones(count, bool)}
+  denoise = dj.clip_denoised(model.noisy.denoiser(params, drop))
+  levels = dj.level_grid(model.noisy.schedule(params), 100)
+  walk = dj.repaint_levels(levels, num_resamples=10, jump=10)
+  shown = {'image': conditions.known_pixels(known, mask)}
+  palette = dj.clip_denoised(trained.noisy.denoiser(of_trained, shown))
+  replaced = dj.replace_known(dj.ddim(1.0), known, mask)
+  methods = {
+    'replacement': (denoise, replaced, levels),
+    'RePaint(10)': (denoise, dj.repaint(dj.ddim(1.0), known, mask), walk),
+    'trained (Palette)': (palette, dj.ddim(1.0), levels),
+  }
+  results = {'digits': known}
+  for name, (denoise, sampler, levels) in methods.items():
+    x = dj.prior_sample(jax.random.key(4), known.shape, levels.take(0))
+    draw = functools.partial(dj.sample, jax.random.key(5), denoise, sampler, levels)
+    results[name] = jnp.where(mask, known, jax.jit(draw)(x))
+  return {name: np.asarray(x) for name, x in results.items()}
+
+
+def edges():
+  """Draws lower halves of digits by replacement, RePaint and a network trained for it."""
+  results = lower_halves()
+  print({name: (*edge(x), jump(x)) for name, x in results.items()})
+  figure, axes = plt.subplots(4, 1, figsize=(9, 4.2))
+  for axis, (name, x) in zip(axes, results.items(), strict=True):
+    picture = images.grid(grey(x[:12]), 12)
+    axis.imshow(picture, cmap='gray', vmin=0, vmax=255)
+    axis.axhline(len(picture) / 2 - 0.5, color='C1', lw=0.8)
+    axis.set(xticks=[], yticks=[])
+    axis.set_ylabel(f'{name}\n{edge(x)[0]:.2f}', rotation=0, ha='right', va='center', fontsize=9)
+  save(figure, 'edges')
+
+
+def memorising():
+  """Draws the losses of a large network on few digits, between those of exact denoisers."""
+  figure, axes = plt.subplots(1, 3, figsize=(11, 2.8), sharey=True)
+  for axis, size in zip(axes, curves.SIZES, strict=True):
+    curve = curves.learn(size)
+    axis.loglog(curve.steps, curve.train, 'o-', ms=3, label='training digits')
+    axis.loglog(curve.steps, curve.test, 'o-', ms=3, label='test digits')
+    axis.axhline(curve.memorised, color='C0', ls='--', lw=1, label='memorised: the least on them')
+    axis.axhline(curve.linear, color='C1', ls='--', lw=1, label='linear, of all digits')
+    axis.set(xlabel='step', title=f'{size:,} digits: closer = {curve.closer:.2f}')
+    axis.grid(alpha=0.3)
+  axes[0].set(ylabel='loss of ε')
+  axes[2].legend(fontsize=7)
+  save(figure, 'memorising')
+
+
 PICTURES = noise, paths, samplers, guidance, inpainting, few_steps, bound
 PICTURES += posterior_errors, guidance_law, couplings, bridge, feller, levels
+PICTURES += chains, consistencies, variances, edges, memorising
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """The exercises: right answers, misprints and mistakes as learners type them."""
 
+import itertools
 import math
 import re
 
@@ -490,6 +491,24 @@ def test_the_numbers_of_the_derivations():
   # The variance of the mean given x_t, for white data, where x_0 has the variance 1 - bar.
   slope = posterior_mean(1.0, 0.0, 200, B)
   assert_allclose(slope**2 * (1 - bar(200, B)), 3.2e-5, rtol=5e-3)
+
+
+def test_the_spread_of_samples_by_both_variances():
+  """N(0, 1/4) and its exact denoiser: each step is linear, so the variance has a recursion."""
+
+  def deviation(num_steps, large, variance=0.25):
+    steps, spread = np.linspace(1000, 0, num_steps + 1).astype(int), 1.0
+    for t, s in itertools.pairwise(steps):
+      now, before = bar(t, B), bar(s, B)
+      beta = 1 - now / before  # of all steps from s to t
+      x0 = np.sqrt(now) * variance / (now * variance + 1 - now)
+      slope = (np.sqrt(before) * beta * x0 + np.sqrt(1 - beta) * (1 - before)) / (1 - now)
+      noise = beta if large else beta * (1 - before) / (1 - now)
+      spread = slope**2 * spread + noise * (s > 0)
+    return (spread / variance) ** 0.5
+
+  found = [[deviation(n, large) for n in (10, 50, 1000)] for large in (False, True)]
+  assert_allclose(found, [[0.667, 0.888, 0.992], [0.988, 1.023, 1.002]], atol=6e-4)
 
 
 def test_the_square_is_completed_and_the_density_is_fixed():
