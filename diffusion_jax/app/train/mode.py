@@ -27,7 +27,7 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import Preempted, as_user_error
 from diffusion_jax.planning import programs
 from diffusion_jax.report.record import read_curves
-from diffusion_jax.runtime import compiling, hosts, lock, processes, profiling, sessions
+from diffusion_jax.runtime import compiling, devices, hosts, lock, processes, profiling, sessions
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
 from diffusion_jax.training import preemption
@@ -336,9 +336,11 @@ def announce(parts: Setup, step: int) -> None:
   config, source, c = parts.config, parts.source, parts.config.training
   shape = 'x'.join(map(str, source.facts.x.shape))
   data, fsdp = parts.mesh.shape.values()
-  devices = f'{data}x{fsdp} {jax.devices()[0].device_kind} (data x fsdp)'
+  mesh = f'{data}x{fsdp} {jax.devices()[0].device_kind} (data x fsdp)'
   what = 'adapters' if config.at('training.start.rank') else 'network'
-  print(f'devices: {devices}; {what}: {parts.num_parameters:,} parameters')
+  print(f'devices: {mesh}; {what}: {parts.num_parameters:,} parameters')
+  for note in devices.unused_by_training(parts.mesh.size):
+    print(note)
   tests = max((hook.test_images for hook in parts.hooks), default=0)
   what = source.facts.x.noun
   data = f'{config.data.name}, {len(source):,} {what} of {shape}'
