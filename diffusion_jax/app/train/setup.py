@@ -167,7 +167,8 @@ def state_maker(
   """Returns objective, optimizer, a function that makes the first state, and its shapes."""
   c, key = model.config, stream(model.config.seed, 'parameters')
   objective = model.objective()
-  optimizer, _ = c.optimizer.make({'total_steps': c.training.num_steps})
+  fused = getattr(model.network(), 'fused', {})  # networks of users may have it too
+  optimizer, _ = c.optimizer.make({'total_steps': c.training.num_steps, 'fused': fused})
   more_rates = averages_of(c).more
 
   def make_arrays(key):
