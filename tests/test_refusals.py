@@ -39,9 +39,9 @@ from diffusion_jax.training import (
   vdm,
 )
 from diffusion_jax.training.classifier import classifier
+from diffusion_jax.training.fixed_parts import in_fixed_parts
 from diffusion_jax.training.lora import lora_init
 from diffusion_jax.training.objectives import Context, Network, Objective
-from diffusion_jax.training.fixed_parts import in_fixed_parts
 from diffusion_jax.training.step import accumulated
 from tests import refusals
 from tests.jitted import at_step, level_grid

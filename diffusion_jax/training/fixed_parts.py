@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from diffusion_jax.aliases import Params, PyTree
+from diffusion_jax.aliases import Params
 from diffusion_jax.training.divisions import with_fixed_divisions
 from diffusion_jax.training.objectives import Loss, Objective
 

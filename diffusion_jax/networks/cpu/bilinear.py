@@ -84,9 +84,10 @@ def bilinear(name: str, function: Callable, on_cpu: Transposes) -> Callable:
     kinds = jax.sharding.get_abstract_mesh().axis_types
     if AxisType.Explicit in kinds:
       return function(x, w, how)
-    # Under `jax.shard_map` both vary from device to device if one does; the
-    # gradient of w is then a sum over the devices, as JAX's own products have it.
-    x, w = placed_as(w, x), placed_as(x, w)
+    if AxisType.Manual in kinds:
+      # Under `jax.shard_map` both vary from device to device if one does; the
+      # gradient of w is then a sum over the devices, as JAX's own products have it.
+      x, w = placed_as(w, x), placed_as(x, w)
     shape = result_shape(x.shape, w.shape, how)
     return primitives['y'].bind(x, w, shape=shape, batch=0, how=how)
 
