@@ -39,6 +39,7 @@ from diffusion_jax.training import (
   vdm,
 )
 from diffusion_jax.training.classifier import classifier
+from diffusion_jax.training.fixed_parts import in_fixed_parts
 from diffusion_jax.training.lora import lora_init
 from diffusion_jax.training.objectives import Context, Network, Objective
 from diffusion_jax.training.step import accumulated
@@ -401,6 +402,12 @@ WRONG = [
     "needs batch['label']",
   ),
   (lambda: accumulated(Objective(None, None, separable=False), 2), 'accumulate must be 1'),
+  (lambda: in_fixed_parts(Objective(None, None, separable=False), 2), 'fixed_parts must be None'),
+  (lambda: in_fixed_parts(Objective(None, None), 6), 'fixed_parts must be a power of 2, got 6'),
+  (
+    lambda: step.make_train_step(Objective(None, None), None, None, None, 2, fixed_parts=2),
+    'accumulate=2 and fixed_parts=2 both cut the batch',
+  ),
   (lambda: accumulated(vae.vae(None, None, None, free_bits=0.1), 2), 'accumulate must be 1, got 2'),
   (
     lambda: accumulated(vae.hvae(None, None, None, num_latents=2, free_bits=0.1), 2),

@@ -26,7 +26,7 @@ from diffusion_jax.app.kinds import roles, rules, store
 from diffusion_jax.errors import Preempted, UserError, beginning, place_of
 from diffusion_jax.paths import expanded
 from diffusion_jax.ranges import Count, FlagText, convert, meant, near, nearest
-from diffusion_jax.runtime import buckets, compiling, hosts, processes, sessions, sharding, start_up
+from diffusion_jax.runtime import buckets, compiling, devices, hosts, processes, sessions, start_up
 from diffusion_jax.runtime.files import one_line
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import share
@@ -225,7 +225,7 @@ def main(argv: list[str]) -> None:
     if command.point:  # Only the first process prints from here on.
       text = ' '.join(f'{name}={value}' for name, value in command.point)
       print(f'sweep {_SWEEP_INDEX.value}: {text}')
-    if note := sharding.unused_gpu():
+    if note := devices.unused_gpu():
       print(note)
     compiling.keep_compilations(config.compilation_cache)
     with buckets.copying(workdir.path):

@@ -26,6 +26,7 @@ from diffusion_jax.networks.embeddings import (
   sinusoidal,
   with_inputs,
 )
+from diffusion_jax.networks.fused import Fused, of_unet
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs
 from diffusion_jax.networks.layers import Conv, GroupNorm, average_pool, dense, nearest_upsample
 from diffusion_jax.networks.options import (
@@ -138,6 +139,10 @@ class DDPMpp(Checked):
     super().__post_init__()
     if self.resample_filter is not None:
       check_filter(self.resample_filter)
+
+  @property
+  def fused(self) -> Fused:
+    return of_unet('interleaved', self.num_heads, None)
 
   @nn.compact
   def __call__(self, x: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:

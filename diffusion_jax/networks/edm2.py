@@ -21,6 +21,7 @@ from diffusion_jax.networks.blocks import decode, encode, make_block
 from diffusion_jax.networks.cpu.bilinear import linear
 from diffusion_jax.networks.cpu.convolution import conv2d
 from diffusion_jax.networks.embeddings import labelled
+from diffusion_jax.networks.fused import Fused, of_unet
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.layers import average_pool, nearest_upsample
 from diffusion_jax.networks.options import (
@@ -270,6 +271,10 @@ class EDM2(Checked):
   def constrain(params: Params) -> Params:
     """Returns the parameters as they are after a step: `normalize_kernels`."""
     return normalize_kernels(params)
+
+  @property
+  def fused(self) -> Fused:
+    return of_unet('interleaved', 1, self.head_channels)
 
   @nn.compact
   def __call__(self, x: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from diffusion_jax.networks.context import read_context
 from diffusion_jax.networks.embeddings import noise_and_label, of_step, sinusoidal, with_inputs
+from diffusion_jax.networks.fused import Fused, pieces
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs
 from diffusion_jax.networks.layers import dense
 from diffusion_jax.networks.options import Checked, Dtype, Sinusoids
@@ -45,6 +46,10 @@ class MLP(Checked):
   noise_embedding: Sinusoids = 'openai'
   inputs: Inputs = Inputs()
   dtype: Dtype = jnp.float32
+
+  @property
+  def fused(self) -> Fused:
+    return {'modulation': pieces(self.channels)}
 
   @nn.compact
   def __call__(self, x: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:

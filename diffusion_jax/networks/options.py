@@ -7,7 +7,7 @@ and an `Annotated` number has a `Rule` of `ranges`. Modules that derive from
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import jax
@@ -40,6 +40,7 @@ class Checked(nn.Module):
   """A module whose fields are checked when it is constructed.
 
   takes: the entries of cond that the field `inputs` of a network may have.
+  fused: the layers whose kernels are several matrices (`fused.Fused`).
   """
 
   takes: ClassVar[tuple[str, ...]] = ()
@@ -47,6 +48,10 @@ class Checked(nn.Module):
   def __post_init__(self):
     super().__post_init__()
     check_fields(self)
+
+  @property
+  def fused(self) -> Mapping[str, Any]:
+    return {}
 
   @property
   def style(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from flax import linen as nn
 from diffusion_jax.aliases import NamedParams, PyTree
 from diffusion_jax.networks.context import TextFeatures, mean_of_words, read_context
 from diffusion_jax.networks.embeddings import LabelEmbedding, of_step, sinusoidal, with_inputs
+from diffusion_jax.networks.fused import QKV_LAYOUT, Fused, Layout, pieces
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs, Text
 from diffusion_jax.networks.options import (
   AttentionImplementation,
@@ -104,6 +105,12 @@ class DiT(Checked):
       )
     if self.class_tokens and not self.inputs.num_classes:
       raise ValueError('class_tokens need labels: set inputs.num_classes')
+
+  @property
+  def fused(self) -> Fused:
+    shifts = pieces(self.channels)
+    layouts = {'modulation': shifts, 'modulation_out': shifts, 'qkv': QKV_LAYOUT}
+    return layouts | ({'mlp_in': Layout((2, -1))} if self.mlp == 'swiglu' else {})
 
   @nn.compact
   def __call__(self, x: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:

@@ -17,6 +17,7 @@ from diffusion_jax.networks.embeddings import (
   sinusoidal,
   with_inputs,
 )
+from diffusion_jax.networks.fused import Fused, of_unet
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs
 from diffusion_jax.networks.layers import (
   Conv,
@@ -97,6 +98,10 @@ class UNet(Checked):
   remat: bool = False
   remat_policy: RematPolicy = 'nothing'
   dtype: Dtype = jnp.float32
+
+  @property
+  def fused(self) -> Fused:
+    return of_unet(self.qkv, self.num_heads, self.head_channels, self.scale_shift)
 
   @nn.compact
   def __call__(self, x: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:
@@ -211,6 +216,10 @@ class NoisyClassifier(Checked):
   norm_eps: Positive = 1e-5
   initializer: Initialization = 'torch'
   dtype: Dtype = jnp.float32
+
+  @property
+  def fused(self) -> Fused:
+    return of_unet(self.qkv, self.num_heads, self.head_channels, self.scale_shift)
 
   @nn.compact
   def __call__(self, x: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:

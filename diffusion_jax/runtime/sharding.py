@@ -7,10 +7,6 @@ inserts the communication; the training step stays the same.
 """
 
 import functools
-import os
-import re
-import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 
 import jax
@@ -20,24 +16,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from diffusion_jax.aliases import PyTree
 
 AXES = ('data', 'fsdp')
-
-
-def unused_gpu() -> str:
-  """Returns a note if JAX uses the CPU where nvidia-smi lists a GPU, '' otherwise.
-
-  Whoever sets JAX_PLATFORMS or CUDA_VISIBLE_DEVICES has chosen.
-  """
-  chosen = {'JAX_PLATFORMS', 'CUDA_VISIBLE_DEVICES'} & os.environ.keys()
-  if chosen or not shutil.which('nvidia-smi') or jax.default_backend() != 'cpu':
-    return ''
-  try:
-    listed = subprocess.run(['nvidia-smi', '-L'], capture_output=True, text=True, timeout=10)
-  except (OSError, subprocess.TimeoutExpired):
-    return ''
-  name = re.match('GPU 0: (.*?) *(?:\\(|$)', listed.stdout)
-  if listed.returncode or not name:
-    return ''
-  return f"note: JAX uses the CPU, not the {name[1]}: pip install -e '.[cuda]'"
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence | None = None) -> Mesh:

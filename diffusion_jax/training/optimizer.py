@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import jax
@@ -11,6 +11,7 @@ import optax
 
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.arguments import check_positive
+from diffusion_jax.networks.fused import Fused, Layout
 from diffusion_jax.ranges import Count, NonNegative, Positive, Rate, Size, check_choice
 from diffusion_jax.runtime.sharding import MIN_SIZE
 from diffusion_jax.training import power_ema
@@ -80,6 +81,7 @@ def optimizer_and_rate(
   weight_decay: NonNegative = 0.0,
   weight_decay_mask: Literal['kernels', 'not_biases', 'all'] = 'kernels',
   repair_gradients: bool = False,
+  fused: Fused | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Returns an optimizer of optax with the rate 1, and step -> learning rate.
 
@@ -88,13 +90,15 @@ def optimizer_and_rate(
   end of the training, see `warmup_within`), inverse_sqrt from there on. clip_norm: of all gradients
   together, 0 for no clipping. weight_decay is decoupled, as AdamW's; of
   kernels, of all but biases (VDM), or of all. repair_gradients replaces nan by
-  0 and inf by 1e5, as EDM. scale(b1=, b2=, eps=): the rule of the updates.
+  0 and inf by 1e5, as EDM. scale(b1=, b2=, eps=): the rule of the updates;
+  fused: its argument, if it is `scale_by_muon`.
   """
   check_choice('weight_decay_mask', weight_decay_mask, WEIGHT_DECAY_MASKS)
   steps = decay_steps
   if steps is None:
     steps, warmup_steps = total_steps, warmup_within(warmup_steps, decay, total_steps)
   rate = learning_rate_schedule(learning_rate, warmup_steps, decay, steps)
+  scale = functools.partial(scale, fused=fused) if fused else scale
   before, after = [], []
   if repair_gradients:
     before.append(optax.stateless(lambda grads, _: repair(grads)))
@@ -108,7 +112,7 @@ def optimizer_and_rate(
 
 
 def scale_by_muon(
-  b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+  b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, fused: Fused | None = None
 ) -> optax.GradientTransformation:
   """Returns Muon (Jordan et al. 2024) for kernels, and Adam for the rest.
 
@@ -116,22 +120,48 @@ def scale_by_muon(
   orthogonal rows or columns, times 0.2 sqrt(max(rows, columns)), which makes
   steps as large as Adam's (Liu et al. 2025), both in Nesterov's form. A kernel
   [h, w, in, out] is a matrix with h w in rows; kernels of scanned blocks,
-  [depth, in, out], are depth matrices. b1, b2 and eps are Adam's.
+  [depth, in, out], are depth matrices. fused: the layers whose kernels are
+  several matrices, of which each is orthogonalised for itself, such as a
+  network's `fused`. b1, b2 and eps are Adam's.
   """
 
-  def axes(is_kernel, leaf):  # rows and columns; None for other parameters
-    if not is_kernel or leaf.ndim < 2:
+  def axes(path, leaf):  # rows and columns; None for other parameters
+    *layer, name = _names(path)
+    sizes, axis = _layout(layer, fused) or ((-1,), None)
+    rank = leaf.ndim + 1 - len(sizes)  # of the kernel, before `separate`
+    if name != 'kernel' or rank < 2:
       return None
-    rows = tuple(range(1 if leaf.ndim == 3 else 0, leaf.ndim - 1))
-    return optax.contrib.MuonDimensionNumbers(rows, leaf.ndim - 1)
+    rows = tuple(range(1 if rank == 3 else 0, rank - 1))
+    columns = tuple(rank - 1 + i for i in range(len(sizes)) if i != axis)
+    return optax.contrib.MuonDimensionNumbers(rows, columns)
 
-  def numbers(params):
-    return jax.tree.map(axes, kernels(params), params)
+  def separate(path, leaf):
+    *layer, name = _names(path)
+    layout = _layout(layer, fused)
+    if layout is None or name != 'kernel':
+      return leaf
+    return leaf.reshape(*leaf.shape[:-1], *layout.sizes)
 
+  numbers = functools.partial(jax.tree_util.tree_map_with_path, axes)
+  separated = functools.partial(jax.tree_util.tree_map_with_path, separate)
   # Optax's descends; the sign is the caller's, as for scale_by_adam.
-  return optax.contrib.muon(
+  muon = optax.contrib.muon(
     -1.0, adam_b1=b1, adam_b2=b2, eps=eps, consistent_rms=0.2, muon_weight_dimension_numbers=numbers
   )
+
+  def update(grads, state, params=None):
+    updates, state = muon.update(
+      separated(grads), state, None if params is None else separated(params)
+    )
+    return jax.tree.map(lambda u, g: u.reshape(g.shape), updates, grads), state
+
+  return optax.GradientTransformation(lambda params: muon.init(separated(params)), update)
+
+
+def _layout(layer: Sequence[str], fused: Fused | None) -> Layout | None:
+  path = '/'.join(layer)
+  found = (layout for ending, layout in (fused or {}).items() if path.endswith(ending))
+  return next(found, None)
 
 
 def global_norm(grads: Params) -> Array:
@@ -191,12 +221,16 @@ def all_parameters(params: Params) -> PyTree:
 
 def _mask(params, is_decayed):
   def at(path, _):
-    names = jax.tree_util.keystr(path, simple=True, separator='/').split('/')
+    names = _names(path)
     # Decay would change `FourierEmbedding`, which gets no gradient.
     fixed = names[-1] in ('frequencies', 'phases')
     return not fixed and is_decayed(names)
 
   return jax.tree_util.tree_map_with_path(at, params)
+
+
+def _names(path):
+  return jax.tree_util.keystr(path, simple=True, separator='/').split('/')
 
 
 WEIGHT_DECAY_MASKS: Mapping[str, Callable[[Params], PyTree]] = {
@@ -207,11 +241,15 @@ WEIGHT_DECAY_MASKS: Mapping[str, Callable[[Params], PyTree]] = {
 
 # Constructors with the parameters of `optimizer_and_rate` that apply to them.
 OPTIMIZERS = {
-  'adamw': functools.partial(optimizer_and_rate, scale=optax.scale_by_adam),
+  'adamw': functools.partial(optimizer_and_rate, scale=optax.scale_by_adam, fused=None),
   'adam': functools.partial(
-    optimizer_and_rate, scale=optax.scale_by_adam, weight_decay=0.0, weight_decay_mask='kernels'
+    optimizer_and_rate,
+    scale=optax.scale_by_adam,
+    fused=None,
+    weight_decay=0.0,
+    weight_decay_mask='kernels',
   ),
-  'radam': functools.partial(optimizer_and_rate, scale=optax.scale_by_radam),
+  'radam': functools.partial(optimizer_and_rate, scale=optax.scale_by_radam, fused=None),
   'muon': functools.partial(optimizer_and_rate, scale=scale_by_muon, weight_decay_mask='kernels'),
 }
 

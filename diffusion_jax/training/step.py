@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from diffusion_jax.aliases import Params, PyTree
+from diffusion_jax.training.fixed_parts import in_fixed_parts
 from diffusion_jax.training.objectives import Context, Loss, Mean, Objective
 from diffusion_jax.training.optimizer import global_norm
 from diffusion_jax.training.state import TrainState
@@ -21,6 +22,7 @@ def make_train_step(
   more_ema_rates: Mapping[str, Callable[[Array], Array]] | None = None,
   accumulate: int = 1,
   skip_nonfinite: bool = False,
+  fixed_parts: int | None = None,
 ) -> Callable[..., tuple[TrainState, dict]]:
   """Returns f(state, batch, key, frozen=(), rate=1.0) -> (state, metrics).
 
@@ -32,9 +34,19 @@ def make_train_step(
   step -> 1 - decay, such as `optimizer.ema_decay(0.999)`; more_ema_rates: for
   each name in state.more_ema_params. accumulate=n evaluates the batch in n
   parts, which saves memory and gives the same step. skip_nonfinite: if loss or
-  gradient are not finite, only the step changes. Jit it with a donated state.
+  gradient are not finite, only the step changes. fixed_parts=n computes the
+  gradient in n parts that are added in one order, so that the result is bit for
+  bit the same on 1, 2, ..., n devices of a kind (`fixed_parts.in_fixed_parts`).
+  Jit it with a donated state.
   """
-  gradient = accumulated(objective, accumulate)
+  if fixed_parts is None:
+    gradient = accumulated(objective, accumulate)
+  elif accumulate == 1:
+    gradient = in_fixed_parts(objective, fixed_parts)
+  else:
+    raise ValueError(
+      f'accumulate={accumulate} and fixed_parts={fixed_parts} both cut the batch: leave one out'
+    )
 
   def train_step(state, batch, key, frozen=(), rate=1.0):
     key = jax.random.fold_in(key, state.step)

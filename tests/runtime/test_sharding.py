@@ -1,7 +1,6 @@
 """Eight simulated devices against one."""
 
 import functools
-import os
 
 import jax
 import jax.numpy as jnp
@@ -19,34 +18,6 @@ from diffusion_jax.training import objectives
 from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step
-
-
-@pytest.mark.parametrize(
-  'listed, code, environ, note',
-  [
-    (
-      'GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-8)',
-      0,
-      {},
-      'not the NVIDIA A100-SXM4-80GB: pip install',
-    ),
-    ('GPU 0: NVIDIA T4 (UUID: GPU-8)', 0, {'JAX_PLATFORMS': 'cpu'}, ''),
-    ('GPU 0: NVIDIA T4 (UUID: GPU-8)', 0, {'CUDA_VISIBLE_DEVICES': ''}, ''),
-    ('NVIDIA-SMI has failed', 9, {}, ''),
-    ('No devices found.', 0, {}, ''),
-  ],
-)
-def test_a_gpu_that_is_not_used_is_named(listed, code, environ, note, tmp_path, monkeypatch):
-  tool = tmp_path / 'nvidia-smi'
-  tool.write_text(f'#!/bin/sh\necho "{listed}"\nexit {code}\n')
-  tool.chmod(0o755)
-  monkeypatch.setenv('PATH', str(tmp_path), prepend=os.pathsep)
-  for name in ('JAX_PLATFORMS', 'CUDA_VISIBLE_DEVICES'):
-    monkeypatch.delenv(name, raising=False)
-  for name, value in environ.items():
-    monkeypatch.setenv(name, value)
-  said = sharding.unused_gpu()
-  assert note in said and bool(note) == bool(said) and '\n' not in said
 
 
 class Network(nn.Module):

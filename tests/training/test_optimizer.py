@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from diffusion_jax.networks import fused
 from diffusion_jax.training import optimizer
 
 
@@ -167,6 +168,40 @@ def test_muon_makes_every_matrix_orthogonal():
   # Adam is used for biases: its first steps are 1
   bias = np.abs(updates['one']['bias'])
   assert (0.5 < bias).all() and (bias < 2.5).all()
+
+
+# The matrix of each output of a kernel, written by hand: with two heads of 2 channels a matrix.
+FUSED = {
+  'legacy': (fused.qkv_layout('legacy', 2, None), 'qqkkvvqqkkvv'),
+  'legacy_by_channels': (fused.qkv_layout('legacy', 1, 2), 'qqkkvvqqkkvv'),
+  'new': (fused.qkv_layout('new', 2, None), 'qqqqkkkkvvvv'),
+  'interleaved': (fused.qkv_layout('interleaved', 2, None), 'qkvqkvqkvqkv'),
+  'adaln': (fused.pieces(4), 'aaaabbbbccccddddeeeeffff'),
+  'swiglu': (fused.Layout((2, -1)), 'gggggvvvvv'),
+}
+
+
+@pytest.mark.parametrize('depth', [(), (2,)])
+@pytest.mark.parametrize('name', FUSED)
+def test_muon_makes_every_part_of_a_fused_kernel_orthogonal(name, depth):
+  """A part that is 100 times as large as another moves as far, in all of its directions."""
+  layout, letters = FUSED[name]
+  rng = np.random.default_rng(0)
+  parts = [[i for i, x in enumerate(letters) if x == part] for part in sorted({*letters})]
+  grads = np.float32(rng.normal(size=(*depth, 5, len(letters))))
+  for power, columns in enumerate(parts):
+    grads[..., columns] *= 100.0**power
+  tree = {'block': {'layer': {'kernel': grads}}}
+  muon = make('muon', clip_norm=0.0, fused={'other': layout, 'layer': layout})
+  update = jax.device_get(first_update(muon, tree))['block']['layer']['kernel']
+  for columns in parts:
+    each = (x[..., columns].reshape(-1, 5, len(columns)) for x in (update, grads))
+    for moved, g in zip(*each, strict=True):
+      u, _, v = np.linalg.svd(np.float64(g), full_matrices=False)
+      expected = -0.2 * np.sqrt(5) * (u @ v)
+      singular = np.linalg.svd(moved, compute_uv=False) / (0.2 * np.sqrt(5))
+      assert 0.6 < singular.min() and singular.max() < 1.3
+      assert np.sum(moved * expected) > 0.95 * np.linalg.norm(moved) * np.linalg.norm(expected)
 
 
 def test_edm_repairs_gradients_before_all_else():

@@ -78,6 +78,9 @@ class Machine:
   # parameters over the second; -1: all that are left
   mesh: tuple[int, int] = (-1, 1)
   accumulate: Size = 1  # parts of the batch, evaluated one after the other
+  # parts of the batch whose gradients are added in one order: the same weights, bit for
+  # bit, on any number of devices that divides it (docs/running.md)
+  fixed_parts: Size | None = None
   num_threads: Count = 8  # threads that read ahead, for images on disk
   # fast: less time to compile, slower steps; tuned: the reverse; auto: fast up
   # to 2,000 steps

@@ -25,7 +25,7 @@ from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import Preempted, as_user_error
 from diffusion_jax.planning import programs
 from diffusion_jax.report.record import read_curves
-from diffusion_jax.runtime import compiling, hosts, lock, processes, profiling, sessions
+from diffusion_jax.runtime import compiling, devices, hosts, lock, processes, profiling, sessions
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
 from diffusion_jax.training import preemption
@@ -353,9 +353,11 @@ def announce(parts: Setup, step: int) -> None:
   """Prints devices, data, progress and notes of the run, a line each."""
   config, total = parts.config, parts.config.training.num_steps
   data, fsdp = parts.mesh.shape.values()
-  devices = f'{data}x{fsdp} {jax.devices()[0].device_kind} (data x fsdp)'
+  mesh = f'{data}x{fsdp} {jax.devices()[0].device_kind} (data x fsdp)'
   what = 'adapters' if config.at('training.start.rank') else 'network'
-  print(f'devices: {devices}; {what}: {parts.num_parameters:,} parameters')
+  print(f'devices: {mesh}; {what}: {parts.num_parameters:,} parameters')
+  for note in devices.unused_by_training(parts.mesh.size):
+    print(note)
   tests = max((hook.test_images for hook in parts.hooks), default=0)
   line = datasets.described(config, parts.model.facts, len(parts.source))
   held_out_line = f', {tests:,} {held_out(config)} {parts.model.facts.x.noun}' * bool(tests)

@@ -95,7 +95,7 @@ def prepare(config: Node, workdir: RunFolder) -> Setup:
     for name in config.training.log_to
   }
   mesh = make_mesh(config)
-  refuse(lines([batch_rule(mesh)], config, 'train', workdir.path))
+  refuse(lines(mesh_rules(mesh), config, 'train', workdir.path))
   roles.check_same_run(workdir.path, config)
   check_before_simulating(config, workdir)
   source = datasets.source_of(datasets.of_training(datasets.of_run(config, workdir)))
@@ -154,8 +154,37 @@ def rate_rule(rates: np.ndarray) -> Row:
   )
 
 
-def batch_rule(mesh: Mesh) -> Row:
-  """Returns the rule that the devices can split the batch."""
+def mesh_rules(mesh: Mesh) -> tuple[Row, ...]:
+  """Returns the rules that the devices can split the batch, and its fixed parts."""
+  return _batch_rule(mesh), _fixed_parts_rule(mesh)
+
+
+def _fixed_parts_rule(mesh):
+  def wrong(c, facts):
+    parts, size = c.training.machine.fixed_parts, c.training.batch_size
+    whole = c.objective.get('free_bits') or c.objective.get('coupling')
+    if parts is None:
+      return ''
+    if parts & (parts - 1):
+      return ' is not a power of 2, such as 8'
+    if mesh.shape['fsdp'] > 1:
+      return ' needs a copy of the parameters on every device: set training.machine.mesh=-1,1'
+    if parts % mesh.size:
+      return f' cannot be split over {mesh.size} devices: take fewer by training.machine.mesh'
+    if size % parts:
+      return f' does not divide training.batch_size={size}: take a multiple of {parts}'
+    if c.training.machine.accumulate > 1:
+      return ' already cuts the batch into parts: set training.machine.accumulate=1'
+    if whole:
+      return ': the loss is not a mean over the batch, by objective.free_bits or .coupling'
+    if c.at('latent') is not None and not c.at('latent.path'):
+      return ' needs stored latents: write them by --mode=encode, and set latent.path'
+    return ''
+
+  return Row(wrong, 'config.training.machine.fixed_parts={c.training.machine.fixed_parts}{it}')
+
+
+def _batch_rule(mesh):
   several = mesh.size > 1
   over = f' over the {mesh.size} devices of the mesh' if several else ''
   fewer = ', or fewer devices by --config.training.machine.mesh' if several else ''
@@ -175,7 +204,8 @@ def state_maker(
   """Returns objective, optimizer, a function that makes the first state, and its shapes."""
   c, key = model.config, stream(model.config.seed, 'parameters')
   objective = model.objective()
-  optimizer, _ = c.optimizer.make({'total_steps': c.training.num_steps})
+  fused = getattr(model.network(), 'fused', {})  # networks of users may have it too
+  optimizer, _ = c.optimizer.make({'total_steps': c.training.num_steps, 'fused': fused})
   more_rates = averages_of(c).more
 
   def make_arrays(key):
@@ -222,6 +252,7 @@ def jit_step(
     averages.rate,
     averages.more,
     accumulate=c.machine.accumulate,
+    fixed_parts=c.machine.fixed_parts,
     skip_nonfinite=c.skip_nonfinite > 0,
   )
   single = c.steps_per_call == 1
@@ -243,7 +274,7 @@ def abstract_step(config: Node, mesh: Mesh, workdir: RunFolder) -> tuple[stages.
   """
   config = store.with_flags(config, [('training.steps_per_call', '1')])
   check_attention(config, mesh)
-  refuse(lines((*TRAINING, batch_rule(mesh)), config, 'train', None))
+  refuse(lines((*TRAINING, *mesh_rules(mesh)), config, 'train', None))
   model = weights.adapted(registry.make(config, workdir))
   model.check('train')
   objective, optimizer, _, state = state_maker(model, mesh)

@@ -18,7 +18,9 @@ from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from diffusion_jax.meshes import placed_as
 
 Array = jax.Array
 Shape = tuple[int, ...]
@@ -61,8 +63,8 @@ def bilinear(name: str, function: Callable, on_cpu: Transposes) -> Callable:
 
   x: [..., any axes], with at least the leading axes that vmap adds; w: weights,
   of the same type as x; how: hashable options. The primitives are named `name`,
-  `name`_dx and `name`_dw. With manual or explicit axes of a mesh
-  (`jax.shard_map`) the result is `function` on CPUs too.
+  `name`_dx and `name`_dw. With Explicit axes of a mesh the result is `function`
+  on CPUs too.
   """
   names = {'y': name, 'x': f'{name}_dx', 'w': f'{name}_dw'}
   primitives = {role: Primitive(names[role]) for role in ARGUMENTS}
@@ -80,8 +82,12 @@ def bilinear(name: str, function: Callable, on_cpu: Transposes) -> Callable:
 
   def call(x: Array, w: Array, how: Hashable) -> Array:
     kinds = jax.sharding.get_abstract_mesh().axis_types
-    if any(kind != AxisType.Auto for kind in kinds):
+    if AxisType.Explicit in kinds:
       return function(x, w, how)
+    if AxisType.Manual in kinds:
+      # Under `jax.shard_map` both vary from device to device if one does; the
+      # gradient of w is then a sum over the devices, as JAX's own products have it.
+      x, w = placed_as(w, x), placed_as(x, w)
     shape = result_shape(x.shape, w.shape, how)
     return primitives['y'].bind(x, w, shape=shape, batch=0, how=how)
 
@@ -106,7 +112,10 @@ def _define(role: str, primitives: dict[str, Primitive]) -> None:
   first, second = ARGUMENTS[role]
 
   def abstract(a, b, *, shape, batch, how):
-    return ShapedArray(shape, a.dtype)
+    mesh = a.sharding.mesh
+    if AxisType.Manual not in mesh.axis_types:
+      return ShapedArray(shape, a.dtype)
+    return a.update(shape=shape, sharding=NamedSharding(mesh, PartitionSpec()))
 
   def transpose(of, g, a, b, *, batch, how, **_):
     arrays = {role: g, first: a, second: b}
@@ -153,8 +162,13 @@ def _lowering(function: Callable) -> Callable:
         mapped = jax.vmap(mapped)
       return mapped(a, b)
 
+    # Types that vary from device to device would add sums over the devices.
+    plain = {
+      name: [ShapedArray(a.shape, a.dtype) for a in getattr(context, name)]
+      for name in ('avals_in', 'avals_out')
+    }
     lower = mlir.lower_fun(compute, multiple_results=False)
-    return lower(context, *arguments, **params)
+    return lower(context.replace(**plain), *arguments, **params)
 
   return rule
 

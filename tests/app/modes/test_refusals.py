@@ -33,6 +33,12 @@ training.batch_size=12 training.mesh=-1,1 => batch_size=12 cannot be split over 
   mesh: take a multiple of 8, or fewer devices by --config.training.machine.mesh
 training.machine.accumulate=8 training.mesh=2,1 => batch_size=8 cannot be split over the 2 devices
   of the mesh in 8 parts
+training.machine.fixed_parts=6 => fixed_parts=6 is not a power of 2
+training.machine.fixed_parts=8 training.mesh=1,2 => needs a copy of the parameters on every device
+training.machine.fixed_parts=2 training.mesh=4,1 => cannot be split over 4 devices
+training.machine.fixed_parts=16 training.mesh=1,1 => does not divide training.batch_size=8
+training.machine.fixed_parts=4 training.mesh=1,1 training.machine.accumulate=2 => already cuts the
+  batch into parts: set training.machine.accumulate=1
 training.mesh=16,1 => training.machine.mesh: a mesh of 16x1 needs 16 devices, there are
 training.machine.trace.steps=0 => training.machine.trace.steps=0 is not an integer of at least 1
 training.skip_nonfinite=1 optimizer.repair_gradients=True => would take: set one
@@ -113,6 +119,8 @@ digits_classifier data=synthetic data.num_classes=0 network.attention_resolution
 digits_vae network=hierarchical network.num_groups=4 => objective=vae trains one layer of latents,
   and this network has
 digits_vae decoding.decoder=bernoulli => has 2 grey levels, and these images
+digits_vae objective.free_bits=0.1 training.machine.fixed_parts=2 training.mesh=1,1 => the loss is
+  not a mean over the batch, by objective.free_bits
 digits_vae objective.free_bits=0.1 training.machine.accumulate=2 => free_bits needs the whole batch:
   set training.machine.accumulate=1
 digits_masked transitions=gaussian => needs the betas of a schedule of steps

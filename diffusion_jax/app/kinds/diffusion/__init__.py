@@ -47,7 +47,7 @@ SCHEMA = Schema(
     'sampler': ('schedule',),
     'schedule': (),
     'data': ('split', 'kept_in'),
-    'optimizer': ('total_steps',),
+    'optimizer': ('total_steps', 'fused'),
     'average': ('batch_size', 'total_steps', 'more_steps'),
     'operator': ('shape',),
     'reward': ('x0',),

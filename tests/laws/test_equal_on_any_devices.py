@@ -1,0 +1,135 @@
+"""Law: with `fixed_parts` a training has the same bits on 1, 2, 4 and 8 devices.
+
+Weights, averages and logged losses are equal, and so are those of a run that continues on another
+number of devices. Planted, each caught: the sum of a device's parts in a loop, not as a tree; no
+unused part; the softmax's division as it is (`with_fixed_divisions` returns its argument, for
+networks with attention); no barrier before the optimizer.
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import diffusion_jax as dj
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.networks.edm2 import EDM2
+from diffusion_jax.networks.functional import network_fn
+from diffusion_jax.networks.mlp import MLP
+from diffusion_jax.networks.transformer import DiT
+from diffusion_jax.networks.unet import UNet
+from diffusion_jax.runtime import sharding
+from diffusion_jax.runtime.compiling import options
+from diffusion_jax.training import objectives, optimizer
+from diffusion_jax.training.divisions import with_fixed_divisions
+from diffusion_jax.training.state import init_state
+from diffusion_jax.training.step import make_train_step
+from tests.app.conftest import assert_same, lines_of, params_of, trial
+from tests.app.fields import within
+from tests.rows import slow
+
+STEPS = 3
+SMALL = {'channels': 16, 'out_channels': 1, 'multipliers': (1, 2), 'num_blocks': 1}
+NETWORKS = {
+  'mlp': MLP(16, 1, out_channels=1),
+  'dit': DiT(16, 1, 2, out_channels=1),
+  'unet': UNet(**SMALL, num_groups=8, attention_resolutions=(4,), dropout=0.1),
+  'edm2': EDM2(**SMALL, head_channels=16),
+}
+
+
+def trained(name, count, fixed_parts=8):
+  """Returns the state and the metrics after steps on `count` devices."""
+  network, mesh = NETWORKS[name], sharding.make_mesh(count, 1)
+  objective = objectives.denoising(
+    dj.Network(network_fn(network), dj.step_input(100)),
+    dj.DiscreteSchedule.from_betas(dj.linear_betas(100)),
+    times=dj.step_times(100),
+  )
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((16, 8, 8, 1), np.float32)
+  shapes = jax.eval_shape(network.init, jax.random.key(0), x[:1], np.zeros(1, np.float32))['params']
+  params = jax.tree.map(lambda a: 0.1 * rng.standard_normal(a.shape, np.float32), shapes)
+  adam, _ = optimizer.optimizer_and_rate(10, clip_norm=0.1)
+  state = jax.jit(lambda params: init_state(params, adam))({'network': params})
+  state = jax.device_put(state, sharding.replicated(mesh))
+  step = make_train_step(
+    objective, adam, optimizer.ema_decay(0.9), fixed_parts=fixed_parts, skip_nonfinite=True
+  )
+  step = jax.jit(sharding.on_mesh(mesh, step), compiler_options=options(mesh, 'fast'))
+  batch = sharding.to_global(mesh, {'x': x})
+  for _ in range(STEPS):
+    state, metrics = step(state, batch, jax.random.key(1), (), 1e-2)
+  return jax.device_get((state, metrics))
+
+
+ALL = 8, 4, 2, 1
+
+
+@pytest.mark.parametrize('name, counts', [('mlp', (2, 1)), *(slow(name, ALL) for name in NETWORKS)])
+def test_steps_have_the_same_bits(name, counts):
+  expected = trained(name, counts[0])
+  for count in counts[1:]:
+    assert_same(trained(name, count), expected)
+
+
+def test_the_gradient_is_that_of_the_batch():
+  (fixed, _), (plain, _) = trained('mlp', 1), trained('mlp', 1, fixed_parts=None)
+  for a, b in zip(*map(jax.tree.leaves, (fixed.params, plain.params)), strict=True):
+    assert_allclose(a, b, atol=1e-3)
+
+
+def test_divisions_by_broadcast_arrays_are_products():
+  """And numbers and gradients stay; the loops and branches of a function have them too."""
+
+  def function(x):
+    weights = jax.nn.softmax(x)
+    means, _ = jax.lax.scan(lambda c, row: (c + row / jnp.sum(row), None), x[0], x)
+    return jnp.sum(jnp.sin(weights)) + jnp.sum(means) + jnp.sum(x / (2.0 + jnp.cos(x)))
+
+  gradient = jax.value_and_grad(function)
+  fixed = with_fixed_divisions(gradient)
+  x = np.random.default_rng(0).uniform(0.5, 2.0, (3, 5)).astype(np.float32)
+  for a, b in zip(jax.jit(fixed)(x), jax.jit(gradient)(x), strict=True):
+    assert_allclose(a, b, rtol=1e-5)
+  pattern = re.compile(r'(\S+):f32\[(\S*)\] = div \S+ \S+')
+  sizes = [match[2] for match in pattern.finditer(str(jax.make_jaxpr(fixed)(x)))]
+  before = [match[2] for match in pattern.finditer(str(jax.make_jaxpr(gradient)(x)))]
+  assert sizes.count('3,5') < before.count('3,5') and sizes.count('3,5') == 2  # x / (2 + cos x)
+
+
+TRAININGS = {
+  'table': ('regression', {}),
+  'unet': ('digits', within('network', dropout=0.1)),
+  'dit': ('digits_dit', {}),
+}
+
+
+def run(name, workdir, steps, count):
+  config, fields = TRAININGS[name]
+  fields = fields | within('training', num_steps=steps, batch_size=16, log_every=1, log_to=())
+  fields |= within('training.machine', fixed_parts=8, mesh=(count, 1))
+  fields |= within('training.checkpoints', every=2) | {'optimizer.decay': 'constant'}
+  MODES['train'](trial(config, **fields), workdir)
+
+
+def bits_of(workdir):
+  losses = [lines_of(workdir, name) for name in ('loss', 'grad_norm')]
+  return params_of(workdir, 'average'), params_of(workdir, 'last'), losses
+
+
+@pytest.mark.parametrize('name', [slow(name) for name in TRAININGS])
+def test_trainings_of_the_program_have_the_same_bits(name, tmp_path):
+  """Also one that is stopped on 1 device, and continues on 4, then on 2."""
+  for count in ALL:
+    run(name, tmp_path / str(count), 6, count)
+  expected = bits_of(tmp_path / '8')
+  for count in ALL[1:]:
+    assert_same(bits_of(tmp_path / str(count)), expected)
+  for steps, count in (2, 1), (4, 4), (6, 2):
+    run(name, tmp_path / 'moved', steps, count)
+  assert_same(bits_of(tmp_path / 'moved'), expected)
+  assert len(expected[2][0]) == 6
