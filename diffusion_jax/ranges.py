@@ -183,7 +183,7 @@ def _list(value, origin, kinds, place):
 
 
 def _parsed(text, kind, in_list):
-  # Returns the text itself if it is not of the kind.
+  # Returns the text unchanged if it is not a value of this kind.
   if kind is bool:
     words = {'true': True, '1': True, 'false': False, '0': False}
     return words.get(text.lower(), str(text))

@@ -183,7 +183,7 @@ def test_tests_mirror_the_package():
 
 
 def test_planted_faults_are_of_code_that_is_there():
-  """`python -m tests.mutations` replaces the text of each row, which is in its file once."""
+  """What a row of `python -m tests.mutations` replaces must be in its file once."""
   places = [
     (ROOT / 'diffusion_jax' / file, ROOT / 'tests' / test) for file, _, _, test, _ in MUTATIONS
   ]

@@ -423,7 +423,7 @@ def test_an_operator_of_half_precision_is_linear(dtype):
 @pytest.mark.usefixtures('x64')
 @pytest.mark.parametrize('name', sorted(PUBLIC - OTHERS))
 def test_images_are_taken_in_float32_at_full_precision(name):
-  """Those of half precision, but where a function keeps the type."""
+  """Images of half precision are cast to float32, unless a function keeps their type."""
   jaxpr, found = traced_call(name, of(dtype=F32 if name in KEEP else jnp.bfloat16))
   assert float_types(found) == {'float32'}
   assert set(precisions(jaxpr.jaxpr)) <= {HIGHEST}  # Most have no products.

@@ -100,7 +100,8 @@ FIRSTS, KINDS = {}, set()
 for _name in TRAINED:
   _network, *_rest = kind(_name)
   if not {_network, tuple(_rest)} <= KINDS:
-    # A network that ran with another loss is replaced, unless it is to see a text.
+    # A config whose network was in an earlier one is tried with a smaller network,
+    # unless its condition is text.
     FIRSTS[_name] = _network in KINDS and not _rest[-1]
     KINDS |= {_network, tuple(_rest)}
 

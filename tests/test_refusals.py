@@ -1,7 +1,4 @@
-"""A wrong call raises one line that says what was expected.
-
-The tables are those of tests/refusals.py.
-"""
+"""A wrong call raises one line that says what was expected: tests/refusals.py lists them."""
 
 import jax
 import jax.numpy as jnp

@@ -137,7 +137,7 @@ class Command:
     return str(Path('runs') / f'{Path(self.path).stem}{suffix}{index}')
 
   def weights_in(self, workdir: str) -> str:
-    """Returns the folder of the run that a mode reads: workdir, or --config if that is none."""
+    """Returns the run's folder that a mode reads: workdir, or --config if workdir has no run."""
     is_read = self.is_run and folder.read_config(workdir) is None
     if not is_read or folder.read_config(self.path) is None:
       return workdir

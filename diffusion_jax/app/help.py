@@ -219,7 +219,7 @@ def _wrap(text):
 
 
 def _columns(name, text, name_width):
-  # Returns '  name   text': the text in its column, or below a long name.
+  # Returns '  name   text', with the text in its column, or below a long name.
   indent = ' ' * (name_width + 4)
   wrapped = textwrap.fill(text, _width(), initial_indent=indent, subsequent_indent=indent)
   if len(name) > name_width:

@@ -95,7 +95,7 @@ _ROUNDING = 0.05  # The largest relative error of a plan by the rounding of its 
 
 def _potential(update, cost, epsilon, start, num_iterations, tolerance):
   # Iterates update(potential, epsilon), from a large epsilon that is halved
-  # (Schmitzer 2019), then with Nesterov's momentum, which begins anew where it
+  # (Schmitzer 2019), then with Nesterov's momentum, which restarts where it
   # points back (O'Donoghue & Candes 2015).
   most, least = (jnp.where(jnp.isfinite(cost), cost, x) for x in (-jnp.inf, jnp.inf))
 

@@ -90,9 +90,9 @@ def read_cells(path: str | Path) -> Cells:
 
 
 def safe(text: str) -> str:
-  """Returns a text as a spreadsheet may open it: it would run one such as =A1, not '=A1.
+  """Returns text that a spreadsheet does not run: '=A1 for =A1.
 
-  `read_cells` takes the mark away again.
+  `read_cells` removes the mark.
   """
   runs = text.startswith((*'=@+-',)) and not NUMBER.fullmatch(text)
   return f"'{text}" if runs else text

@@ -30,8 +30,8 @@ def work(source: Source, count: int) -> int:
 def of_examples(source: Source, count: int) -> dict[str, np.ndarray]:
   """Returns {'exactly': hashes, 'to_6_digits': hashes} of the first examples, uint64 [count].
 
-  An example is x if this has levels, which are not rounded, or x and the context.
-  Numbers are float64, whatever the data have.
+  An example is x if x has levels, which are not rounded, or x and the context.
+  Numbers are hashed as float64, so the dtype of the data does not matter.
   """
   names = ['x'] if source.facts.x.levels else ['x', 'context']
 

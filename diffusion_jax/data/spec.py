@@ -82,7 +82,7 @@ class ArraySpec(NamedTuple):
     """Returns x as files have it: uint8 in 0..255, or real numbers.
 
     Levels are rounded. Real numbers are float64 where float32 would round more
-    than 1e-4 standard deviations. Raises ValueError for NaN, which is no level.
+    than 1e-4 standard deviations. Raises ValueError for NaN where x has levels.
     """
     if self.levels:
       if np.isnan(x).any():

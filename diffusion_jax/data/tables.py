@@ -333,7 +333,7 @@ def row_problems(what: str, rows: np.ndarray, facts: ArraySpec, joint: bool) -> 
 
 
 def _category_problems(what, rows, names, joint):
-  # Yields the first row whose numbers of a column are not those of one category.
+  # Yields the first row of each column of categories whose numbers are not one category.
   for column, categories, place in _places(names):
     part = rows[:, place]
     if not categories:

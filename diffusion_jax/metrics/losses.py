@@ -1,4 +1,4 @@
-"""The loss of the training on real images, beside those of exact denoisers."""
+"""The loss of the training on real images, and the losses of exact denoisers on them."""
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -46,7 +46,7 @@ class DenoisingModel(ImageModel, Protocol):
 
 
 def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
-  """Loss of the training, beside those of exact denoisers.
+  """Loss of the training, and losses of exact denoisers.
 
   draws: levels and noises of each image. examples: the number of training
   examples, drawn at random, that `memorised` knows; the others know all.
@@ -125,7 +125,7 @@ def _named(prefix, by_line, batch):
 def values_of(metrics: Mapping[str, Mean]) -> dict[str, Array]:
   """Returns the loss of an example, and what it adds to sum and count of each quarter.
 
-  The loss is the one of the estimates alone, `floors.metric_of`. The metrics are
+  The loss is the one without a learned variance, `floors.metric_of`. The metrics are
   of one example, or of several, [B].
   """
   name = floors.metric_of(metrics)

@@ -228,7 +228,7 @@ class Twin:
     return True
 
   def _patiently(self, action, *args):
-    # Repeats a request that fails, unless there is no bucket or no right.
+    # Repeats a request that fails, unless the bucket or the right to it is missing.
     end = time.monotonic() + PATIENCE
     while True:
       try:

@@ -26,7 +26,8 @@ PATH_TOLERANCE = 1e-4  # the rounding of float32 and the step from sigma_min are
 ORDER_TOLERANCE = 0.3
 LEAST_ORDER = 0.5
 SMALL = 0.25  # an error from which a limit is extrapolated
-FAR = 1.5  # the deviation of a length far from 0, over that of a chi: 1.4 to 1.7 by its dimension
+# The deviation of a length far from 0, over a chi's: 1.4 to 1.7 by the dimension.
+FAR = 1.5
 SDE_ERROR = 10.0  # of the variance, times the steps
 EXACT_SETS, EXACT_DRAWS = 200, 300
 LEAST_DRAWS = 100
@@ -365,7 +366,7 @@ def _limit(errors, steps):
 
 
 def _limit_factor(steps):
-  # Its error, in those of one set of draws.
+  # The error of the limit, where the error of each set of draws is 1.
   return np.linalg.norm(_limit(np.eye(2), steps))
 
 

@@ -237,8 +237,8 @@ def _open_read_only(workdir):
     raise FileNotFoundError(
       f'{workdir} contains no checkpoint: train first, or give the --workdir of a run'
     )
-  # Each process reads alone: a report is written by the first process only, and would
-  # wait for the others without end.
+  # Each process reads without the others: a report is written by the first process
+  # only, and would wait for the others without end.
   index = jax.process_index()
   alone = ocp.options.MultiprocessingOptions(index, {index}, f'process_{index}')
   options = ocp.CheckpointManagerOptions(

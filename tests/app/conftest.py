@@ -88,7 +88,7 @@ def facts_of(model):
 def once(function):
   """Makes a function of `setup` return one program to trainings that share it.
 
-  Each of them would trace it anew. tests/app/train/test_setup.py shows that
+  Each of them would trace it again. tests/app/train/test_setup.py shows that
   the rates, the length and the examples of a training are not in its step.
   """
   made = {}

@@ -47,7 +47,7 @@ def test_fields_have_the_texts_of_their_docstrings():
 
 @pytest.mark.parametrize('name', ['digits_dit', 'digits_vae', 'digits_meanflow'])
 def test_every_field_of_a_config_is_in_the_help_of_a_mode(name):
-  """Its value is shown too; a section that is None is one line."""
+  """The help of some mode shows each field of the config."""
   shown = [mode_help(mode, name) for mode in MODES]
   shown = {line.split('=')[0].strip() for text in shown for line in text.splitlines()}
   names = [name for name in folder.flat(read(name).to_dict()) if not name.endswith('.name')]

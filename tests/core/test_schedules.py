@@ -25,7 +25,7 @@ def everything(schedule, t=T, beyond=(-90.0, 90.0)):
 @jax.jit
 def compiled(schedule, t, beyond):
   level, slopes = jax.jvp(schedule, (t,), (jnp.ones_like(t),))
-  inside = (t > 0.0) & (t < 1.0)  # The ends may have none.
+  inside = (t > 0.0) & (t < 1.0)  # A schedule may have no slope at t = 0 and t = 1.
   slopes = [jnp.where(inside, slope, 0.0) for slope in slopes[1:]]
   found = schedule.from_logsnr(jnp.concatenate([level.logsnr, beyond]))
   parts = (jax.tree.map(lambda x, i=i: x[i], found) for i in (slice(-2), slice(-2, None)))

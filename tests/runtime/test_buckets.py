@@ -60,7 +60,7 @@ def test_one_process_locks_a_path(address, monkeypatch, capsys):
 
 
 def test_a_lock_is_read_while_its_owner_writes(address, monkeypatch):
-  """An open file of s3fs is lost when the object is written anew."""
+  """An open file of s3fs is lost when the object is written again."""
   run = buckets.folder(address)
   twin = buckets.twin_of(run)
   theirs, ours = (lock._Object(twin, 'train.lock') for _ in range(2))

@@ -112,7 +112,7 @@ def ratio(levels):
 
 @pytest.mark.parametrize('spacing', ['logsnr', 'karras'])
 def test_from_pure_noise_the_first_step_is_one_of_an_even_grid(spacing):
-  """From t = 1 to t = 1 - 1 / N, where the log-SNR is finite."""
+  """The first step goes from t = 1 to t = 1 - 1 / N, where the log-SNR is finite."""
   levels = grid(dj.RectifiedFlowSchedule(), 8, spacing)
   assert levels.alpha[0] == 0.0
   assert_allclose(levels.t[1], 1.0 - 1.0 / 8.0, rtol=1e-6)

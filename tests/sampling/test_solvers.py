@@ -28,7 +28,7 @@ FIRST_ORDERS = {
   'lms_2': dj.lms(2),
   'lms_3': dj.lms(3),
 }
-# tests/papers has their steps, as of the highest orders.
+# Measured by the slow tests only: tests/papers compares the steps of every order.
 LOWER = *FIRST_ORDERS, 'dpm_solver_pp_2m', 'unipc_2'
 VE = dj.GeometricVESchedule(1e-3, 1e10)
 PATHS = {'ve': VE, 'vp': dj.CosineSchedule(-30.0, 30.0), 'flow': dj.RectifiedFlowSchedule()}

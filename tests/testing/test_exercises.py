@@ -310,7 +310,7 @@ def test_right_answers_are_right(name, capsys):
 
 @pytest.mark.parametrize('name', exercises.names())
 def test_misprints_are_named(name, capsys):
-  """Those of a list, and slips of the formula in all its forms."""
+  """The listed misprints are named, and random slips of each form of the formula."""
   exercise = EXERCISES[exercises.names().index(name)]
   known = [numbers(exercise, case) for case in exercises.inputs(name)]
 

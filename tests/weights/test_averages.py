@@ -94,7 +94,7 @@ def test_a_start_that_wrote_no_snapshot_leaves_no_batch_size(tmp_path):
 
 
 def test_a_snapshot_is_there_when_its_sum_is(tmp_path, monkeypatch):
-  """A kill between the two leaves a draft, which is no snapshot."""
+  """A kill before the sum is written leaves a draft, which does not count as a snapshot."""
   train(tmp_path, 0, 10)
 
   def killed(*args):

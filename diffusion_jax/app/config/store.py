@@ -124,7 +124,7 @@ def with_fields(registry: Registry, config: Tree, changes: Tree) -> Node:
 
 def _changed(registry, config, changes):
   before = registry.kind_of(config)
-  # What only another kind has are no choices of this one.
+  # Fields that only another kind of model has are not choices of this one.
   upper = [(path, x) for path, x in changes if path.count('.') < 2]
   kind = registry.kind_of(merge(config, upper, before))
   if kind is not before:
@@ -260,7 +260,7 @@ def open_run(
   """Returns the complete config of the run in a folder.
 
   path: the field that names the run; skip: sections that are not read; as_saved:
-  False for a config that need not be that of the run's weights. Raises UserError
+  False for a config that may differ from the config of the run's weights. Raises UserError
   for a folder without a run, if only a stored config names it, and if its
   config.json is of other weights than it has.
   """

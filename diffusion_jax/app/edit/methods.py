@@ -161,6 +161,6 @@ def method_name(config: Node) -> str:
 
 
 def fitting(config: Node) -> Method:
-  """Returns the method that fits a run where edit.method is None."""
+  """Returns the method that fits a run if edit.method is None."""
   methods = (repaint, replace, reconstruction, palette)
   return {method.__name__: method for method in methods}[method_name(config)]()

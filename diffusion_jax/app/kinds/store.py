@@ -117,7 +117,7 @@ def name_of(name: str) -> str:
 def swept(text: str) -> Flags:
   """Returns the fields of an evaluation.sweep with their lists of values, as flags.
 
-  Raises UserError for a text that is no sweep.
+  Raises UserError for text that is not a sweep.
   """
   flags = []
   for item in text.split():

@@ -59,7 +59,7 @@ def after_training(config: Node, workdir: str | Path, frames: Frames | None = No
   """Writes report.html if report.after_training is set; prints a failure.
 
   frames: of the images that the training has drawn last, if any. They are drawn
-  anew if sampling uses other weights than the averaged ones of the last step.
+  again if sampling uses other weights than the averages of the last step.
   """
   if not config.report.after_training or not processes.is_first():
     return
@@ -257,7 +257,7 @@ def count_calls(model: Model) -> int | None:
 def neighbours(run: Run, samples: np.ndarray | None) -> Film | None:
   """Returns a picture of samples and the nearest training examples.
 
-  samples: as files have them; None takes those of the newest file of these weights.
+  samples: as files have them; None takes the newest file of samples of these weights.
   """
   model, values = run.model, run.model.facts.x
   if samples is None:

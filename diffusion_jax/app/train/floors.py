@@ -55,10 +55,10 @@ def beside(
 def of_run(model: Model, mesh: Mesh, split: str, size: int, drawn_at: DrawnAt) -> Json:
   """Returns the losses of exact denoisers, as loss_floors.json has them.
 
-  Each is beside a loss of metrics.jsonl and has its name: those of `split` are of
-  its batches, of `size` examples, and of its keys, those of the training of as
-  many training examples, whose conditions are dropped as there. The file is
-  written again only if data or objective have changed.
+  Each belongs to the loss of metrics.jsonl with its name. Losses of `split` have
+  the batches, of `size` examples, and the keys of its loss. Losses for the training
+  are on as many training examples, whose conditions are dropped as in training.
+  The file is written again only if data or objective have changed.
   """
   path, settings = model.workdir / FILE, settings_of(model, split, size)
   kept = read(path)

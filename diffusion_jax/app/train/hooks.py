@@ -100,7 +100,7 @@ def due(config: Node, hooks: list[Hook], step: int) -> list[Hook]:
 
 
 def left(model: Model, hooks: list[Hook], step: int) -> list[Hook]:
-  """Returns those of the hooks of a step that an interruption kept from acting.
+  """Returns the hooks of a step that an interruption kept from acting.
 
   The run has the checkpoint of this step, unless it is 0.
   """

@@ -208,9 +208,9 @@ def average(history: Sequence[Metrics]) -> dict[str, float]:
 
 
 def added(sums: Sums, metrics: Metrics) -> Sums:
-  """Returns the sums with those of more steps, in float64 and one after the other.
+  """Returns the sums of metrics with more steps added, in float64, one after the other.
 
-  So a sum that goes on after an interruption is the same.
+  The order makes a sum that goes on after an interruption the same.
   """
   sums = dict(sums)
   for name, mean in metrics.items():

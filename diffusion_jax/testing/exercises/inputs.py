@@ -127,7 +127,7 @@ _NAMES = {
   'var': 'decoder_var',
 }
 _FAMILIES = {'alpha': 'α', 'bar': 'ᾱ', 'beta': 'β', 'tilde': 'β̃'}
-# What is computed for ᾱ by mistake.
+# What a learner may have computed in place of ᾱ.
 _OTHER_BARS = {
   'sum': 'Σ α_s where {bar} = Π α_s belongs: a sum for a product',
   'product': 'Π β_s where {bar} = Π (1 − β_s) belongs',
@@ -174,7 +174,7 @@ def _indices(exercise):
 
 
 def _levels(exercise, case):
-  # β_t, α_t, ᾱ_t and β̃_t of each index, and what is computed for ᾱ by mistake. Without an
+  # β_t, α_t, ᾱ_t and β̃_t of each index, and what may stand in place of ᾱ. Without an
   # argument t it is T, without s, t - 1; an index before 0 stands for 0.
   if 'betas' not in case:
     return {}

@@ -1,4 +1,4 @@
-"""What the modes need of a model, whatever its kind."""
+"""A model of every kind has what the modes call."""
 
 import dataclasses
 
