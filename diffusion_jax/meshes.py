@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 Array = jax.Array
-Tree = TypeVar('Tree')  # of arrays
+Tree = TypeVar('Tree')  # a tree of arrays
 
 
 def on_auto_axes(function: Callable[..., Tree]) -> Callable[..., Tree]:

@@ -48,7 +48,7 @@ def about_modes() -> dict[str, str]:
     try:
       spec = importlib.util.find_spec(modes.find(name).module)
       about = _about(spec.origin) if spec and spec.origin else ''
-    except UserError as error:  # of another package's mode
+    except UserError as error:  # another package's mode may raise one
       about = str(error)
     texts[name] = re.sub(r'^Implements --mode=\w+: ', '', about)
   return texts | {'list': 'names the configs, with variants and times.'}

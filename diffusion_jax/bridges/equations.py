@@ -32,7 +32,7 @@ class BridgePrediction(NamedTuple):
   z: Array
 
 
-BridgeFn = Callable[[Array, Array], BridgePrediction]  # of x_t and t
+BridgeFn = Callable[[Array, Array], BridgePrediction]  # (x_t, t) -> prediction
 
 
 def bridge_width(t: Array | float, diffusion: Array | float) -> Array:

@@ -48,7 +48,7 @@ class NoiseInput(Protocol):
     ...
 
 
-MapKind = Literal['average_velocity', 'consistency', 'trigflow']  # of flow maps
+MapKind = Literal['average_velocity', 'consistency', 'trigflow']  # the kinds of flow maps
 
 
 class Prediction(NamedTuple):

@@ -40,5 +40,5 @@ def softmax(logits: Array, scale: ArrayLike = 1.0) -> Array:
 
 def einsum(subscripts: str, *arrays: ArrayLike) -> Array:
   """Computes a finished `jnp.einsum` in full precision on every device."""
-  inputs = map(finished, arrays)  # and what they are in gradients
+  inputs = map(finished, arrays)  # the gradients of the inputs are finished too
   return finished(jnp.einsum(subscripts, *inputs, precision='highest'))

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from diffusion_jax.data.sources import ArraySource, Source, blocks
 from diffusion_jax.data.splits import Part
 
-DIGITS = 6  # to which numbers are rounded
+DIGITS = 6  # numbers are rounded to as many digits
 # The work of hashing a set, in bytes of levels; about 5 s on one core.
 MOST = 2 * 10**9
 _OF_NUMBER, _OF_PICTURE = 50, 50_000  # the work of rounding one, and of decoding a file

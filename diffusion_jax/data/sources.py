@@ -14,7 +14,7 @@ from diffusion_jax.data.sums import digest, of_array
 from diffusion_jax.ranges import Count, ImageShape, check_choice
 
 T = TypeVar('T', bound=Callable)
-Order = Callable[[np.random.Generator], np.ndarray]  # of an epoch, see `Source`
+Order = Callable[[np.random.Generator], np.ndarray]  # rng -> the order of an epoch, see `Source`
 
 
 class Facts(NamedTuple):

@@ -26,7 +26,7 @@ from diffusion_jax.data.splits import check_split, random_part
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Finite, Rate, near
 
-MOST_CATEGORIES = 200  # of a column
+MOST_CATEGORIES = 200  # the most categories of a column
 # Texts of a missing value: pandas', and some that others write.
 _MISSING = (
   '|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan'

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from diffusion_jax.aliases import NamedParams
 
-MOST_NAMES = 10  # in one message
+MOST_NAMES = 10  # the most names in one message
 
 Tensors = Mapping[str, np.ndarray]
 Params = NamedParams
@@ -102,7 +102,7 @@ def write(
   entries = list(entries)
   _check_rows(ours, entries)
   return {
-    entry.theirs: np.asarray(  # of any shape, [] too
+    entry.theirs: np.asarray(  # tensors of any shape, [] too
       (rule or entry.rule).write(np.asarray(ours[entry.ours])), order='C'
     )
     for entry in entries

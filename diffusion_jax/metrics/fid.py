@@ -24,7 +24,7 @@ from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, check_coun
 # The names in files of the mean and covariance of features; see `given`.
 STATISTICS = {'features': ('mu', 'sigma'), 'spatial': ('mu_s', 'sigma_s')}
 _ROWS = 4096  # rows of features that are converted to float64 at a time
-_ROUNDING = 1e-5  # of covariances in float32, relative to the largest number
+_ROUNDING = 1e-5  # rounding of float32 covariances, relative to the largest number
 
 
 class Statistics(NamedTuple):

@@ -20,7 +20,7 @@ from diffusion_jax.training.objectives import Mean
 
 Array = jax.Array
 QUARTERS = 't 0 to 1/4', 't 1/4 to 1/2', 't 1/2 to 3/4', 't 3/4 to 1'
-MOST_CLASSES = 20  # that are printed
+MOST_CLASSES = 20  # the most classes that are printed
 NETWORK = 'loss'
 ABOUT = {
   NETWORK: 'the network',
@@ -181,7 +181,7 @@ def table(losses: Mapping[str, Mapping[str, Estimate]], most: int | None = None)
   columns = [['', *parts]]
   columns += [[line, *(shown(x.get(part)) for part in parts)] for line, x in losses.items()]
   widths = [max(map(len, column)) for column in columns]
-  widths[0] *= -1  # to the left
+  widths[0] *= -1  # the first column is aligned to the left
   return '\n'.join(
     '  '.join(map('%*s'.__mod__, zip(widths, row, strict=True)))
     for row in zip(*columns, strict=True)

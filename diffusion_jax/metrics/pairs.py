@@ -20,7 +20,7 @@ from diffusion_jax.metrics.calibration import (
 from diffusion_jax.metrics.estimates import Estimate, Missing, mean
 from diffusion_jax.metrics.metric import SampleMetric, Score, take
 
-_MOST_CURVES = 12  # of the parameters in a figure
+_MOST_CURVES = 12  # the most parameters with a curve in a figure
 
 
 @lattices.named

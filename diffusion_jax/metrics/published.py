@@ -36,7 +36,7 @@ _NETWORKS = re.compile(
   r'(?<![a-z0-9])(clip|dinov2|swav|vgg|resnet)(?=\d*(bn)?(?![a-z0-9]))'
   r'(?!.?(face|sound|art)[a-z]*\d*(?![a-z0-9]))'
 )
-UNITS = 'raw', 'standardised'  # of the mu and sigma of values, by a file's protocol
+UNITS = 'raw', 'standardised'  # the units of mu and sigma, which a file's protocol names
 
 
 def read(

@@ -74,7 +74,7 @@ class About(NamedTuple):
 def scores_of(workdir: Path, weights: int) -> Iterator[Score]:
   """Yields the scores of a run's evaluations of the weights of a checksum."""
   for about, content in record.read_results(workdir / 'evaluation'):
-    if 'points' in content:  # of a sweep
+    if 'points' in content:  # the file is a sweep's
       continue
     samples = content.get('protocol', {}).get('samples')
     made = samples or content.get('settings', {})

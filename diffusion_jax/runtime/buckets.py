@@ -127,7 +127,7 @@ def _copying(twin):
   finally:
     twin.copy_up(last=True)
     if twin.problem:
-      del _twins[twin.address]  # so that its path is printed
+      del _twins[twin.address]  # from here on the twin's own path is printed
       raise UserError(f'{twin.problem}: the files are kept in {twin.path}')
 
 

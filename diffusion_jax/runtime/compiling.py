@@ -259,7 +259,7 @@ _STORED = '/jax/compilation_cache/cache_misses'
 # Of the programs of this process, by JAX's name of the event.
 events: collections.Counter[str] = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: events.update([event]))
-_seconds = collections.defaultdict(collections.Counter)  # of the programs of a thread
+_seconds = collections.defaultdict(collections.Counter)  # {thread: seconds of its programs}
 jax.monitoring.register_event_duration_secs_listener(
   lambda event, duration_secs, **_: _seconds[threading.get_ident()].update({event: duration_secs})
 )

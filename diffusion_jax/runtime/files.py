@@ -23,7 +23,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.atomic_files import draft
 from diffusion_jax.errors import UserError
 
-SUM = 'sum'  # of the other entries of a file of `write_summed`
+SUM = 'sum'  # the entry of a file of `write_summed` that sums up the others
 DIFFERS = 'is damaged: its sum differs'
 
 

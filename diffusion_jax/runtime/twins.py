@@ -56,7 +56,7 @@ class Twin:
     self._parent = Path(tempfile.mkdtemp(prefix='diffusion_jax-')).resolve()
     atexit.register(self.remove)
     self.path = make_folder(self._parent, parts[-1])
-    self._objects: dict[str, tuple] = {}  # of the bucket: {name: (version, size)}
+    self._objects: dict[str, tuple] = {}  # objects of the bucket: {name: (version, size)}
     self._same: dict[str, tuple] = {}  # files that equal an object, as `_files`
     self._later: set[str] = set()  # objects that `fetch` copies
     self._written: set[str] = set()  # objects that this twin has written

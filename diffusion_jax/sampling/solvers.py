@@ -160,7 +160,7 @@ def dpm_solver_pp_2s_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
     def move(x0, level, noise):
       return ddim_step(x0, x, level, level_t, eta, noise)
 
-    noise = noise_of(level_s)  # of both moves to level s
+    noise = noise_of(level_s)  # both moves to level s take this noise
 
     def correct(_, middle):
       x_middle = move(x0, middle, noise_of(middle))

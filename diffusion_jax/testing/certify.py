@@ -28,16 +28,16 @@ LEAST_ORDER = 0.5
 SMALL = 0.25  # an error from which a limit is extrapolated
 # The deviation of a length far from 0, over a chi's: 1.4 to 1.7 by the dimension.
 FAR = 1.5
-SDE_ERROR = 10.0  # of the variance, times the steps
+SDE_ERROR = 10.0  # the relative error of the variance, times the number of steps
 EXACT_SETS, EXACT_DRAWS = 200, 300
 LEAST_DRAWS = 100
-LARGEST = 1e100  # of a draw, whose square is finite
-REPEATED = 0.01  # of the rows
+LARGEST = 1e100  # draws are at most as large, so that their squares are finite
+REPEATED = 0.01  # the fraction of rows that may be repeated
 ERRORS = 'mean_error', 'variance_error', 'covariance_error', 'line_error'
 LINES = 32  # random directions
-LEVELS = np.arange(1, 20) / 20.0  # of distribution functions
-BATCH_SIZE = 100  # of W2
-BLOCKS = LEAST_DRAWS  # of the bootstrap
+LEVELS = np.arange(1, 20) / 20.0  # the levels of distribution functions that are compared
+BATCH_SIZE = 100  # draws in a batch of which W2 is computed
+BLOCKS = LEAST_DRAWS  # blocks of the bootstrap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,7 @@ def certify(
   )
 
 
-@functools.lru_cache(maxsize=4)  # for other methods at the same noise
+@functools.lru_cache(maxsize=4)  # other methods of the same problem start from the same noise
 def _start(problem, draws, seed):
   rng = np.random.default_rng(seed)
   noise = problem.draw(rng, draws)

@@ -48,9 +48,9 @@ from diffusion_jax.ranges import check_value
 Array = jax.Array
 Line = Literal['nothing_learnt', 'linear', 'memorised']
 LINES: tuple[Line, ...] = get_args(Line)
-MOST_NUMBERS = 4096  # of an example whose covariance is computed
-MOST_EXAMPLES = 20_000  # that 'memorised' knows
-MOST_VALUES = 64_000_000  # of all these examples together, 256 MB
+MOST_NUMBERS = 4096  # the most numbers of an example whose covariance is computed
+MOST_EXAMPLES = 20_000  # the most examples that 'memorised' knows
+MOST_VALUES = 64_000_000  # the most numbers of all these examples together, 256 MB
 # What a network may read besides x_t, in words; only the first two are denoised with.
 READ = {
   'label': 'a class',
@@ -208,7 +208,8 @@ def of_source(
     count, mean, values, axes = spectrum(examples, labels, classes)
     slope = np.zeros((len(mean), 0, size))
   for rows in (mean, slope, values, axes):
-    rows[np.flatnonzero(count[:-1] == 0)] = rows[-1]  # as much is known of such a class
+    # An empty class has the values of all examples.
+    rows[np.flatnonzero(count[:-1] == 0)] = rows[-1]
   return Fit(
     *(jnp.asarray(rows, jnp.float32) for rows in (mean, slope, values, axes)),
     examples=jnp.asarray(examples.reshape(len(examples), size), jnp.float32),

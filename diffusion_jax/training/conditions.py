@@ -95,7 +95,7 @@ def stroke(key: Array, height: int, width: int, num_corners: int = 5) -> Array:
   radius = jax.random.uniform(width_key, (), minval=1 / 16, maxval=1 / 8)
   pixels = jnp.concatenate(jnp.broadcast_arrays(*_pixels(height, width)), -1)
 
-  def distance(start, end):  # from each pixel to a line between two corners
+  def distance(start, end):  # distance of each pixel to a line between two corners
     along = end - start
     ratio = jnp.sum((pixels - start) * along, axis=-1, keepdims=True)
     ratio = jnp.clip(ratio / jnp.sum(along**2), 0.0, 1.0)

@@ -28,7 +28,7 @@ from diffusion_jax.runtime.files import (
   write_json,
 )
 
-IDS = 'loggers.json'  # in the run folder: what W&B calls the run
+IDS = 'loggers.json'  # the file of the run folder with W&B's name of the run
 
 
 class Logger(Protocol):
@@ -146,7 +146,7 @@ class Wandb:
 
 
 LOGGERS: dict[str, Callable[..., Logger]] = {'tensorboard': TensorBoard, 'wandb': Wandb}
-_PACKAGES = {'wandb': 'wandb'}  # of the extras
+_PACKAGES = {'wandb': 'wandb'}  # {logger: the package that an extra installs}
 
 
 def missing(names: Iterable[str]) -> list[str]:
@@ -245,7 +245,7 @@ class MetricWriter:
       made = act(thing)
       self._open.setdefault(name, made)
     except Exception as error:  # Each library has its own.
-      from tqdm import tqdm  # of the program, whose bar it may interrupt
+      from tqdm import tqdm  # writes around the bar that the program may show
 
       self._open.pop(name, None)
       reason = next(iter(str(error).strip().splitlines()), '')

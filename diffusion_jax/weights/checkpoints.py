@@ -320,7 +320,7 @@ def _folder(workdir):
 
 
 def _with_sums(folder):
-  def write_sums():  # of the checkpoint that is being written
+  def write_sums():  # writes the sums of the checkpoint that is being written
     drafts = folder.glob(f'*{ocp.path.atomicity_types.TMP_DIR_SUFFIX}*')
     checksums.write(max(drafts, key=os.path.getmtime))  # Others may be leftovers.
 

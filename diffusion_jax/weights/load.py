@@ -26,7 +26,7 @@ from diffusion_jax.weights import checkpoints, share
 from diffusion_jax.weights.checkpoints import AVERAGE, by_name, check_fits
 
 _RECORD = 'lora'  # key in the metadata of base weights
-_MAX_NAMES = 10  # in one message
+_MAX_NAMES = 10  # the most names in one message
 
 
 class Stored(NamedTuple):

@@ -152,7 +152,7 @@ def spelled_once(fields: Fields, schema: Schema) -> Json:
   The name of a choice is its field `name`. Raises UserError for two values of
   one field, whichever way each of them is written.
   """
-  values: dict[str, tuple[str, object]] = {}  # by field: what was given, and its value
+  values: dict[str, tuple[str, object]] = {}  # field -> what was given, and its value
   for path, value in fields:
     section, choice, field = schema.aliases.get(path, ('', '', ''))
     if section:
@@ -302,7 +302,7 @@ def of_run(registry: Registry, workdir: str | Path, config: Node | None, flags: 
       tree = {n: x for n, x in tree.items() if n not in registry.uses}
       tree |= {n: x for n, x in config.to_dict().items() if n in registry.uses}
     changed = _changed(registry, tree, [(path, FlagText(text)) for path, text in flags])
-    if 'facts' in tree and 'facts' not in changed:  # if the data change
+    if 'facts' in tree and 'facts' not in changed:  # the flags change the data
       changed = changed.replace(facts=completed(registry, tree, trusted=False).facts)
   except (UserError, KeyError, TypeError, AttributeError, ValueError):
     stored(registry, content, f'{workdir}/config.json')  # The run itself may be the reason.
@@ -400,7 +400,7 @@ def as_flags(fields: Mapping[str, object], section: str = '') -> Flags:
 
 def as_text(value: object) -> str:
   """Formats a value as a flag takes it."""
-  value = getattr(value, 'tolist', lambda: value)()  # of NumPy
+  value = getattr(value, 'tolist', lambda: value)()  # NumPy's numbers and arrays become Python's
   if not isinstance(value, tuple | list):
     return str(value)
   return ','.join(f'"{x}"' if ',' in str(x) else str(x) for x in value)

@@ -24,8 +24,8 @@ from diffusion_jax.ranges import Count, Probability, Several, Size
 from diffusion_jax.runtime.per_example import rows
 from diffusion_jax.training import conditions
 
-Pictures = dict[str, np.ndarray]  # by their field: image, image2, mask
-Encode = Callable[[np.ndarray], np.ndarray]  # as the model diffuses it
+Pictures = dict[str, np.ndarray]  # {field: picture}, for image, image2 and mask
+Encode = Callable[[np.ndarray], np.ndarray]  # images of files -> what the model diffuses
 
 
 class Made(NamedTuple):

@@ -45,7 +45,7 @@ class Kind(abc.ABC):
 
   model: Model
   names: ClassVar[tuple[str, ...]]
-  name = ''  # its entry of cond
+  name = ''  # the key of the condition in `cond`
 
   @abc.abstractmethod
   def rows(self, values: Any, what: str) -> np.ndarray:

@@ -62,7 +62,7 @@ def kind_of(tree: Tree) -> Schema:
   return every[name]
 
 
-MOST_POINTS = 1000  # of a sweep
+MOST_POINTS = 1000  # the most points of a sweep
 _PATH = 'evaluation.metrics'
 AUTO = 'auto'  # the metrics that follow from the data, see `metrics_of_data.chosen`
 

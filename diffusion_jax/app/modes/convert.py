@@ -81,7 +81,7 @@ def read(config: Node, workdir: Path) -> None:
   make_folder(workdir)
   checkpoints.save_params(workdir, 0, params, stored, (AVERAGE, RAW))
   folder.write_config(workdir, config, model.facts)
-  model.autoencoder.prepare(None, None)  # its scale needs no image
+  model.autoencoder.prepare(None, None)  # the scale of this autoencoder needs no image
   print(f'wrote {workdir}: --config={workdir} uses it')
 
 

@@ -42,10 +42,10 @@ from diffusion_jax.runtime.files import make_folder, one_line, write_text
 from diffusion_jax.weights import checksums, load
 
 T = TypeVar('T')
-_PICTURES = 10  # in the trajectory, and with their neighbours
-_POINTS = 2000  # of vectors in a file of samples
-_FILES = 12  # of --mode=sample, the newest
-_TEST_IMAGES = 200  # for comparison with the distances of samples
+_PICTURES = 10  # images in the trajectory, and with their neighbours
+_POINTS = 2000  # vectors that are drawn of a file of samples
+_FILES = 12  # the newest files of --mode=sample that are shown
+_TEST_IMAGES = 200  # test images whose distances are compared with the samples'
 # With more pixels in all training images the search takes minutes.
 _MOST_PIXELS = 300_000_000
 

@@ -103,7 +103,7 @@ class TrainedRun:
     They equal the samples of --mode=sample. Conditions are taken in turn; a
     context may be a dict or a data frame with the columns of a table.
     """
-    n, first = (np.asarray(x).tolist() for x in (n, first))  # of NumPy's or JAX's integers
+    n, first = (np.asarray(x).tolist() for x in (n, first))  # integers may be NumPy's or JAX's
     check_value('n', n, Rows)
     check_value('first', first, Count)
     check_value('first + n', end := first + n, Rows)

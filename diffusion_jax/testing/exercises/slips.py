@@ -15,7 +15,8 @@ from diffusion_jax.testing.exercises import terms
 from diffusion_jax.testing.exercises.terms import Path, Term
 
 COMMON, RARE = 1, 2  # costs; of two explanations the cheaper is named
-MOST_COST, MOST_PAIRS = 3, 60_000  # of two slips together
+# The highest cost of two slips together, and the most pairs that are tried.
+MOST_COST, MOST_PAIRS = 3, 60_000
 _BELONGS = '{new} where {old} belongs'
 _ARITHMETIC = np.add, np.subtract, np.multiply, np.divide
 

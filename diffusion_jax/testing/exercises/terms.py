@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import ndtr
 
-Path = tuple[int, ...]  # from the root: the index of an argument, of its argument, …
+Path = tuple[int, ...]  # the index of an argument of the root, of an argument of it, …
 
 
 class Term(NamedTuple):

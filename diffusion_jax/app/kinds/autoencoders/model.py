@@ -27,7 +27,7 @@ from diffusion_jax.meshes import on_auto_axes
 from diffusion_jax.training.objectives import Objective
 
 Array = jax.Array
-COLUMNS = 10  # of an interpolation, both ends included
+COLUMNS = 10  # images in a row of an interpolation, both ends included
 
 
 def make(config: Node, workdir: Path, facts: Facts) -> Model:
