@@ -99,7 +99,7 @@ def safe(text: str) -> str:
 
 
 def single_line(name: str) -> str:
-  """Returns the name of a column with one blank for each white space."""
+  """Returns the name of a column on one line, with a blank for each run of white space."""
   return ' '.join(name.split())
 
 

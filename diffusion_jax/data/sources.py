@@ -130,9 +130,9 @@ def in_batches(source: Source, size: int) -> Iterator[np.ndarray]:
 
 
 def content_sum(source: Source, count: int | None = None) -> str:
-  """Returns a sum of the first `count` examples; None: of all, its `checksum`.
+  """Returns a sum of the first `count` examples, or of all for None.
 
-  Without a checksum all examples are read.
+  The sum of all is the source's `checksum`; a source without one is read.
   """
   if count is None and (total := checksum(source)):
     return total

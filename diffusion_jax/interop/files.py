@@ -71,7 +71,7 @@ def kind_of(path: str | Path) -> str:
 
 def check_kind(path: str | Path) -> None:
   """Raises ValueError in one line for a file that cannot contain weights."""
-  if kind_of(path) in ('pickle', 'msgpack'):  # The start tells the others.
+  if kind_of(path) in ('pickle', 'msgpack'):  # Other kinds are known by their first bytes.
     read_tensors(path)
 
 

@@ -89,7 +89,7 @@ def join(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-  """Yields the same batches, and reads the next one in a thread meanwhile."""
+  """Yields the same batches; a thread reads the next one while the caller uses one."""
   with ThreadPoolExecutor(1) as reader:
     following = reader.submit(next, batches, None)
     while (batch := following.result()) is not None:

@@ -143,8 +143,8 @@ def frechet_distance_and_error(
 def fid(num_draws: int = 10) -> SampleMetric:
   """Frechet distance of Inception's features (Heusel et al. 2017).
 
-  num_draws: of the bootstrap, for its error; each costs one distance, and 0
-  leaves the error out.
+  num_draws: how many draws of the bootstrap give the error; each costs one
+  distance, and 0 leaves the error out.
   """
   return _metric('fid', 'features', num_draws, ('inception',))
 
@@ -152,7 +152,7 @@ def fid(num_draws: int = 10) -> SampleMetric:
 def sfid(num_draws: int = 10) -> SampleMetric:
   """Frechet distance of Inception's spatial features (Nash et al. 2021).
 
-  num_draws: of the bootstrap, for its error.
+  num_draws: how many draws of the bootstrap give the error.
   """
   return _metric('sfid', 'spatial', num_draws, ('inception',))
 
@@ -160,7 +160,7 @@ def sfid(num_draws: int = 10) -> SampleMetric:
 def fd(num_draws: int = 10, features: tuple[str, ...] = ()) -> SampleMetric:
   """Frechet distance of the features.
 
-  num_draws: of the bootstrap, for its error.
+  num_draws: how many draws of the bootstrap give the error.
   """
   return _metric('fd', 'features', num_draws, features)
 
@@ -168,7 +168,7 @@ def fd(num_draws: int = 10, features: tuple[str, ...] = ()) -> SampleMetric:
 def sfd(num_draws: int = 10, features: tuple[str, ...] = ()) -> SampleMetric:
   """Frechet distance of spatial features.
 
-  num_draws: of the bootstrap, for its error.
+  num_draws: how many draws of the bootstrap give the error.
   """
   return _metric('sfd', 'spatial', num_draws, features)
 

@@ -87,7 +87,7 @@ def parts(results: Sequence[tuple[str, dict]], noun: str = 'images') -> Iterator
 
 
 class _Row(NamedTuple):
-  """The scores of a set of samples, by the examples that `of` names if they are not the usual."""
+  """The scores of a set of samples; `of` names the reference if it is not the usual one."""
 
   name: str
   sampling: Json

@@ -39,9 +39,9 @@ def draw_subsets(key: Array, shape: tuple[int, ...], parameters: int) -> Array:
 
   One of five rules (Gloeckler et al. 2024), each as likely, draws them: none;
   all but the first `parameters`; only these; each with probability 0.3, or with
-  0.7. For 0 parameters one of the other three does. If all are drawn, none is
-  known. key: [] or one per example, [B]. Raises
-  ValueError if all numbers are parameters.
+  0.7. Without parameters the two rules that name them are left out. If all numbers
+  are drawn, none is known. key: [] or one per example, [B]. Raises ValueError if all
+  numbers are parameters.
   """
   size, num = shape
   if parameters >= num:

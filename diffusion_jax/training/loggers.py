@@ -125,7 +125,7 @@ class Wandb:
     write_json(workdir / IDS, {'wandb': name})
 
   def _log(self, step, values):
-    if step >= self._run.step:  # It refuses steps that it has.
+    if step >= self._run.step:  # W&B refuses steps that it has.
       self._run.log(values, step=step)
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:

@@ -154,7 +154,7 @@ class Average(NamedTuple):
 def make(workdir: str | Path, sigma_rel: float, step: int | None, target: Params) -> Average:
   """Returns the average of a width at a step with a snapshot; None: the latest.
 
-  target: the abstract parameters. Raises FileNotFoundError for a step without
+  target: the abstract parameters. Raises FileNotFoundError for a step without a
   snapshot; ValueError for a snapshot that is damaged or of another network, and
   for a width that the snapshots cannot make.
   """

@@ -356,7 +356,7 @@ def module_of(path: str) -> ModuleType:
 
 
 def from_file(path: str, argument: str = '') -> ConfigDict:
-  """Returns the config of a file, not completed; argument: one of VARIANTS."""
+  """Returns the config of a file, without the program's defaults; argument: one of VARIANTS."""
   module = module_of(path)
   variants = getattr(module, 'VARIANTS', ())
   if argument and argument not in variants:

@@ -99,7 +99,7 @@ class Edit(abc.ABC):
   def show(self, model: Edited, made: Made) -> Shown:
     """Returns each result, and a row with the user's pictures and all results.
 
-    Of arrays it is a drawing.
+    Arrays that are not pictures become one drawing.
     """
     results, pictures = made.results, made.pictures
     if not model.facts.x.is_picture:

@@ -19,7 +19,7 @@ def make(
   """Returns the model of a complete config.
 
   run: the run folder; facts: the facts of the images; None: read from the data;
-  workdir: the folder that is written, '' for the run folder, None for none.
+  workdir: the folder that is written, '' for the run folder, None if nothing is written.
   """
   config = datasets.of_run(config, run, workdir)
   facts = datasets.facts_of(config) if facts is None else facts

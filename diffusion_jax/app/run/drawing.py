@@ -49,7 +49,7 @@ def generate(
   by default those that config.sampling names.
   """
   if model.plan is None:
-    model.check('sample')  # It refuses.
+    model.check('sample')  # A model without a plan cannot draw: this raises and says why.
   guides = other_runs.guides_of(model) if guides is None else guides
   check_plan(model)
   root, how = model.root() if root is None else root, effort(model.config)

@@ -51,8 +51,8 @@ class TrainedRun:
 
   schedule, levels [N + 1] and sampler: with `denoiser` what `dj.sample` takes;
   None for a VAE. facts: what the data are; shape: of what is diffused, without
-  its batch. A condition is label, text, context or image, and is in the data's
-  units, but for image.
+  its batch. A condition is named label, text, context or image, and all but an image
+  are in the data's units.
   """
 
   schedule: Any

@@ -205,7 +205,7 @@ def described(content: Json) -> str:
 
 
 def notes_of(content: Json) -> dict[str, str]:
-  """Returns what follows each loss, by its name in metrics.jsonl."""
+  """Returns {loss in metrics.jsonl: its exact losses in parentheses, to be printed after it}."""
   names = {
     'linear': 'linear <= ' if content.get('linear') else 'linear ',
     'memorised': 'memorised ',

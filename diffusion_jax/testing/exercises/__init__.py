@@ -43,7 +43,7 @@ _HALF = {'float16': 4e-3, 'bfloat16': 3e-2, 'float32': 4e-3}
 class Verdict(NamedTuple):
   """Whether a function is right, which is also the truth value, and a sentence that says why.
 
-  slip: the name of what is wrong, or of two things that are as near; '' if none is known. Of a
+  slip: the name of what is wrong, or of two things that are as near; '' if none is known. For a
   right function it is '' or a word about its precision.
   """
 
