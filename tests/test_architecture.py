@@ -1,4 +1,4 @@
-"""Imports, names and folders of the project."""
+"""Imports, names and folders of the project follow its rules."""
 
 import ast
 import fnmatch

@@ -363,9 +363,3 @@ def autoencoder(tmp_path_factory):
   """Makes a run of a small autoencoder with normal parameters."""
   config = trial('digits_autoencoder', network=f'{SmallAutoencoder.__module__}:SmallAutoencoder')
   return untrained(config, tmp_path_factory.mktemp('runs') / 'autoencoder')
-
-
-@pytest.fixture(scope='session')
-def averaged(trained_once):
-  """Trains four steps with averages, each with a checkpoint and a snapshot."""
-  return trained_once('averaged', smoke(**TRACKED))

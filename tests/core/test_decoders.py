@@ -1,3 +1,5 @@
+"""Decoders of x given z are normalised, agree with SciPy, and stay finite far from the data."""
+
 import functools
 
 import jax

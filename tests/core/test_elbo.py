@@ -1,3 +1,5 @@
+"""The terms of the variational bound agree with float64 sums and with their expectations."""
+
 from unittest import mock
 
 import jax

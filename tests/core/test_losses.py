@@ -1,3 +1,5 @@
+"""Losses of all parametrizations agree, and random times have the distributions that they name."""
+
 import functools
 import itertools
 

@@ -1,3 +1,5 @@
+"""Densities of Gaussians and of bins agree with SciPy in float64."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

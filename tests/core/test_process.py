@@ -1,3 +1,5 @@
+"""The forward process is Markov, and its posterior is Bayes' rule, also where float32 ends."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

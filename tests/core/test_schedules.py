@@ -1,3 +1,5 @@
+"""Every schedule loses signal, stays accurate in float32, and is inverted by `from_logsnr`."""
+
 import copy
 
 import jax

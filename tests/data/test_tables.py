@@ -1,3 +1,5 @@
+"""Columns of a CSV file are numbers or categories, and each cell that is neither gets a line."""
+
 import csv
 import io
 

@@ -1,3 +1,5 @@
+"""Drawn shapes are what their sentences say, and some combinations are held out."""
+
 import re
 
 import numpy as np

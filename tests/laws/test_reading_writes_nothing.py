@@ -13,7 +13,7 @@ import diffusion_jax as dj
 from diffusion_jax.app import cli
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import images
-from tests.app.conftest import TRACKED, of_run, smoke, trial, untrained
+from tests.app.conftest import of_run, trial, untrained
 from tests.app.fields import typed
 
 DRAW = 'sampling.num_samples=4 sampling.batch_size=4'
@@ -54,8 +54,8 @@ def test_every_mode_that_reads_a_run_is_tried():
 
 
 @pytest.mark.parametrize('mode', COMMANDS)
-def test_a_mode_that_reads_a_run_writes_nothing_into_it(mode, trained_once, tmp_path):
-  run = shutil.copytree(trained_once('averaged', smoke(**TRACKED)), tmp_path / 'theirs')
+def test_a_mode_that_reads_a_run_writes_nothing_into_it(mode, averaged, tmp_path):
+  run = shutil.copytree(averaged, tmp_path / 'theirs')
   image, workdir = tmp_path / 'image.png', tmp_path / 'mine'
   images.write_png(image, np.zeros((8, 8, 1), np.uint8))
   fields = typed(COMMANDS[mode])

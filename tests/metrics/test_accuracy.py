@@ -1,3 +1,5 @@
+"""Accuracy is the share of right classes, and falls with the noise."""
+
 import types
 
 import jax

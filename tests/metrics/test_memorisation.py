@@ -1,3 +1,5 @@
+"""Copies of training examples are noticed, and honest samples count as copied by chance only."""
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal

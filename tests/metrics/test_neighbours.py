@@ -1,3 +1,5 @@
+"""Nearest neighbours are the same in blocks as in one matrix of distances."""
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal

@@ -1,3 +1,5 @@
+"""Embeddings of times and labels agree with literal NumPy, and dropped labels take the null row."""
+
 from typing import Any
 
 import jax

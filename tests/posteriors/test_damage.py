@@ -1,4 +1,4 @@
-"""Measurements in the units of a model."""
+"""Measurements of damaged pictures are in the units of the model."""
 
 import math
 

@@ -1,3 +1,5 @@
+"""Tables of results say how each score was made, with the digits that its error allows."""
+
 import pytest
 
 from diffusion_jax.report import results

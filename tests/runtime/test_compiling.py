@@ -1,3 +1,5 @@
+"""Programs are compiled by the user's options, announced if long, and kept in a cache."""
+
 import gc
 import os
 import subprocess

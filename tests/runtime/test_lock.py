@@ -1,4 +1,4 @@
-"""One process trains a run."""
+"""Only one process at a time trains a run."""
 
 import contextlib
 import errno

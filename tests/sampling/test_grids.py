@@ -1,3 +1,5 @@
+"""Grids of levels fall from noise to clean data, with the spacings that their papers state."""
+
 import functools
 import itertools
 

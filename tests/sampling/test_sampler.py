@@ -1,3 +1,5 @@
+"""The loop of sampling is the transitions one by one, and uses no key twice."""
+
 import jax
 import numpy as np
 import pytest

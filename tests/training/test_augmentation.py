@@ -1,3 +1,5 @@
+"""EDM's augmentations are what they say, as often as they say, by the key of each example."""
+
 import functools
 import itertools
 

@@ -1,3 +1,5 @@
+"""Conditions of a training are made of its own examples, and dropped as often as stated."""
+
 import functools
 
 import jax

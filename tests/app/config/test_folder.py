@@ -1,4 +1,4 @@
-"""The config.json of a run folder."""
+"""A run folder keeps its complete config, and a changed file is read again."""
 
 import json
 import os

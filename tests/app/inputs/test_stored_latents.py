@@ -1,3 +1,5 @@
+"""Stored latents are the latents of their images, and are refused for another autoencoder."""
+
 import json
 import shutil
 

@@ -1,4 +1,4 @@
-"""A run of a classifier."""
+"""A classifier is trained from its config, and its accuracy is counted literally."""
 
 from typing import Any
 

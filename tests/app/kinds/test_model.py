@@ -1,4 +1,4 @@
-"""A model of every kind has what the modes call."""
+"""A model encodes its data and tunes its programs as its training needs."""
 
 import dataclasses
 

@@ -1,3 +1,5 @@
+"""A result's settings and name depend on each thing that it is made of, and on nothing else."""
+
 import contextlib
 import dataclasses
 import hashlib

@@ -1,3 +1,5 @@
+"""Hooks act at their multiples and after the last step, and find the best checkpoint."""
+
 import dataclasses
 from typing import Any
 from unittest.mock import Mock

@@ -1,3 +1,5 @@
+"""Setting up a training checks its loggers, and traces one step for all rates and lengths."""
+
 import sys
 import types
 

@@ -1,3 +1,5 @@
+"""Printed lines of a training are means over its steps, and NaN stops it."""
+
 import itertools
 import math
 

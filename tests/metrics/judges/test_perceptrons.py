@@ -1,3 +1,5 @@
+"""Perceptrons of judges are fitted once, and their features are scikit-learn's."""
+
 import hashlib
 
 import numpy as np
