@@ -1,6 +1,6 @@
 """Products and sums that XLA:CPU computes one by one.
 
-Its YNNPACK fusions compute a sum of products of products wrongly, in silence
+XLA:CPU's YNNPACK fusions silently compute a sum of products of products wrongly
 (docs/performance.md, "On a CPU"). tests/core/test_products.py says when this module
 can go.
 """

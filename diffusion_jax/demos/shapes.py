@@ -160,7 +160,7 @@ class ShapesSource:
 
   @property
   def facts(self) -> Facts:
-    """Pictures [side, side, 3]."""
+    """Returns the facts of pictures [side, side, 3]."""
     return pictures((self.side, self.side, 3))
 
   def read(self, index: np.ndarray) -> dict[str, np.ndarray]:

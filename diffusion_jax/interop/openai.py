@@ -140,7 +140,7 @@ def multipliers(flags: SimpleNamespace) -> tuple[float, ...]:
   return flags.channel_mult or defaults.get(image_size(flags), ())
 
 
-# Their ResBlock and AttentionBlock.
+# The layers of OpenAI's ResBlock and AttentionBlock.
 BLOCK = names.resnet_block(
   'in_layers.0 in_layers.2 emb_layers.1 out_layers.0 out_layers.3 skip_connection'
 )

@@ -169,7 +169,7 @@ ARRAYS = {
   **dict.fromkeys(('dinov2', 'shapes', 'pixels', 'values'), ('features',)),
   **dict.fromkeys(('digits', 'two_levels', 'classifier'), ('features', 'logits', 'predicted')),
 }
-# Those that know the pictures of a data set, by its name and its number of levels.
+# {(data set, number of its levels): the judge of its pictures}
 JUDGES = {('digits', 17): 'digits', ('digits', 2): 'two_levels', ('shapes', 256): 'shapes'}
 EXTRACTORS = {
   'inception': _published('inception'),

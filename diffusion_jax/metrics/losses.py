@@ -28,7 +28,7 @@ ABOUT = {
   'linear': 'the mean and the covariance',
   'memorised': 'the training examples by heart',
 }
-# Each line is of the examples of the split, and of as many training examples.
+# Each loss is measured on the examples of the split, and on as many training examples.
 SETS = {'': 'on this split', 'training_': 'on training examples'}
 
 

@@ -206,8 +206,8 @@ def read_context(
   """Returns what a network with `inputs` reads of the context of cond.
 
   x: [B, ..., C]; features: the width of the embedding of the noise, to which
-  the mean of words is mapped. The submodules of the caller are context and
-  context_pooled. A hidden sequence is one word, as in a cond without 'context'.
+  the mean of words is mapped. The calling module gets submodules `context` and
+  `context_pooled`. A hidden sequence is one word, as in a cond without 'context'.
   """
   if not inputs.context:
     return Context()

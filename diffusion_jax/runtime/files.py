@@ -204,7 +204,7 @@ def parted(content: Json) -> tuple[Json, bool]:
 
 
 def _sum_of(content):
-  # As it is read again: JSON has no tuples, and integers only up to 64 bits.
+  # The sum is of what JSON gives back: it has no tuples, and integers up to 64 bits.
   text = json.dumps(parse_json(json.dumps(content)), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -157,7 +157,7 @@ def make_paired_denoiser(network: Network, params: Params, cond: dict) -> Paired
 
 @on_auto_axes
 def _twice(x):
-  # Each row of [B, ...] and a copy after it, [2 B, ...].
+  # Returns each row of [B, ...] and a copy after it, [2 B, ...].
   return jnp.repeat(x, 2, axis=0)
 
 

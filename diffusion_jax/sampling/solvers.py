@@ -251,7 +251,7 @@ def unipc(order: int = 2, num_steps: Size | None = None) -> Sampler:
   _check_order(order)
 
   def lowered(history, left):
-    # As many estimates as steps are left.
+    # Keeps as many estimates as there are steps left; the others get alpha = 0.
     return tuple(
       (x0, level._replace(alpha=jnp.where(i < left, level.alpha, 0.0)))
       for i, (x0, level) in enumerate(history)

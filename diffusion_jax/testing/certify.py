@@ -20,7 +20,7 @@ Verdict = Literal[
 PASSING = 'exact law', 'converges'
 
 SIGNIFICANT = 6.0  # standard errors
-# Of mean, variance, covariance, one-dimensional distances and W2.
+# Tolerances of mean, variance, covariance, distances along lines and W2.
 LAW_TOLERANCE = np.array([0.02, 0.02, 0.02, 0.005, 0.02])
 PATH_TOLERANCE = 1e-4  # the rounding of float32 and the step from sigma_min are below
 ORDER_TOLERANCE = 0.3
@@ -208,8 +208,8 @@ class _Law:
     self.centre, self.spread = sizes.mean(axis=0), sizes.std(axis=0)
 
   def errors(self, x, turn=0):
-    # Of the mean [D] and the covariance [D * D], in axes in which the law is
-    # white, of distribution functions along lines, and of W2, in one array.
+    # Returns in one array the errors of the mean [D] and the covariance [D * D], in
+    # axes in which the law is white, of distribution functions along lines, and of W2.
     rows = x.reshape(len(x), -1)
     if not (np.abs(rows) < LARGEST).all():
       return np.full(self.dim + self.dim**2 + self.levels.size + 1, np.nan)
@@ -228,7 +228,7 @@ class _Law:
     return np.sqrt(costs[optimize.linear_sum_assignment(costs)].mean()) / self.scale
 
   def parts(self, errors):
-    # Of the mean, the variance, the covariance, the lines and W2.
+    # Returns the errors of the mean, the variance, the covariance, the lines and W2.
     mean, covariance, lines, w2 = np.split(
       errors, np.cumsum([self.dim, self.dim**2, self.levels.size]), axis=-1
     )
@@ -237,11 +237,11 @@ class _Law:
     return mean / root, variance, covariance / root, lines / np.sqrt(self.levels.size), w2
 
   def sizes(self, errors):
-    # [..., 5].
+    # Returns the lengths of these five parts, [..., 5].
     return np.stack([np.linalg.norm(part, axis=-1) for part in self.parts(errors)], axis=-1)
 
   def scores(self, errors, factor=1.0):
-    # In standard errors of one set of draws, or of `factor` times its error.
+    # Returns sizes in standard errors of one set of draws, whose errors are `factor` as large.
     return (self.sizes(errors) / factor - self.centre) / self.spread
 
   def wrong(self, errors, factor=1.0):
@@ -346,8 +346,8 @@ def _judge_law(law, errors, steps):
 
 
 def _law_order(law, errors, steps, k):
-  # And its standard error, from the last number of steps and the nearest of three
-  # before it that gives the order to 0.1; without the part that exact draws have.
+  # Returns the order and its standard error, from the last number of steps and the nearest
+  # of three before it that gives the order to 0.1; the part of exact draws is subtracted.
   sizes = law.sizes(errors)[:, k]
   beyond = np.sqrt(np.maximum(sizes**2 - law.centre[k] ** 2, law.spread[k] ** 2))
   relative = FAR * law.spread[k] * sizes / beyond**2

@@ -58,9 +58,9 @@ class TensorBoard:
   """Writes `events.out.*` into the run folder."""
 
   def __init__(self, workdir: Path, start_step: int):
-    # Not SummaryWriter: its thread dies on a full disk, and the run would wait
-    # for it forever. By itself the name has the second only, and a file of this
-    # name is replaced.
+    # SummaryWriter's thread would die on a full disk, and the run would wait for it
+    # forever. The default name has the time in seconds, and two starts in a second
+    # would share a file.
     EventsWriter = _tensorboard('event_file_writer').EventsWriter
     self._events = EventsWriter(str(workdir / 'events'), f'.{time.time_ns()}')
     # TensorBoard drops records of this step and later ones, which will be
@@ -93,7 +93,7 @@ class TensorBoard:
     summary = _tensorboard('summary')
     text = f'```\n{json.dumps(config, indent=2)}\n```'
     self._add(step, [summary.text('config', text)])
-    # Only the start of the session: TensorBoard reads the record of the whole
+    # The start of the session is enough: TensorBoard reads the record of the whole
     # experiment from only one run, and would not show which fields differ.
     _, start, _ = summary.hparams(hparams, {})
     self._add(0, [start])
@@ -152,7 +152,7 @@ _PACKAGES = {'wandb': 'wandb'}  # {logger: the package that an extra installs}
 def missing(names: Iterable[str]) -> list[str]:
   """Returns the loggers whose package is not installed."""
   specs = {name: importlib.util.find_spec(_PACKAGES[name]) for name in names if name in _PACKAGES}
-  # Without an origin it is a folder wandb/ in the working folder.
+  # A spec without an origin is of a folder wandb/ in the working folder.
   return [n for n, spec in specs.items() if spec is None or not spec.origin]
 
 

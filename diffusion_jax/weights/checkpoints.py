@@ -64,7 +64,7 @@ def open_manager(
     policies.append(_Best(keep_best))
   options = ocp.CheckpointManagerOptions(
     preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-    # With this Orbax writes metrics, and requires them at every save.
+    # With a `best_fn` Orbax writes metrics, and requires them at every save.
     best_fn=_metric if keep_best else None,
     cleanup_tmp_directories=True,
     async_options=_with_sums(place),

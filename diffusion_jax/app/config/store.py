@@ -135,7 +135,7 @@ def _changed(registry, config, changes):
     raise no_field('facts', completed(registry, config, trusted=False), kind)
   if 'data' in tops:
     tree.pop('facts', None)
-  for name in {*kind.optional} - {*kind.choices}:  # None, or of another kind
+  for name in {*kind.optional} - {*kind.choices}:  # They are None or of another kind.
     tree.pop(name, None)
   return completed(registry, tree, trusted=False)
 

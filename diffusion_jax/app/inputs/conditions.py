@@ -248,7 +248,7 @@ class Context(Kind):
     return {self.name: jax.ShapeDtypeStruct((size, *self.values.shape), jnp.float32)}
 
 
-# By their names in `given`.
+# {name in `given`: the kind of condition}
 KINDS = {'label': Labels, 'text': Texts, 'image': Images, 'context': Context}
 
 

@@ -247,5 +247,5 @@ def sheet_columns(model: Model, n: int, threes: bool) -> int:
   group = (c.prompt or '').count('|') + 1
   if group == 1 and takes_labels(model):
     group = len(c.labels) or model.facts.num_classes
-  # As near to a square as multiples of the group are.
+  # A sheet is as near to a square as multiples of the group are.
   return group * max(1, round(columns / group)) if group <= 20 else 20

@@ -26,7 +26,7 @@ from diffusion_jax.testing import floors
 from diffusion_jax.testing.floors import Fit
 
 DrawnAt = Callable[[int], tuple[jax.Array, dict]]  # the key and the batch of an index
-# Of each line the parts of a loss, {line: {part: estimate}}.
+# The losses of exact denoisers, {line: {part of a loss: estimate}}.
 Lines = dict[str, dict[str, Estimate]]
 FILE = 'loss_floors.json'
 # The sections on which the losses depend besides the data.

@@ -87,7 +87,7 @@ ARGUMENTS = {
   's': 'an integer, the step to go to, from 0 to t − 1',
   'betas': '[T] in (0, 1), β_1 … β_T; betas[0] is β_1, and α_t = 1 − β_t',
 }
-# Of a name, or of a shape.
+# {name or shape of an argument: a function that draws one}
 _DRAWS: dict[str, Callable[[np.random.Generator], Any]] = {
   '[D]': lambda rng: rng.normal(size=3),
   '[D] > 0': lambda rng: rng.uniform(0.3, 2.0, 3),

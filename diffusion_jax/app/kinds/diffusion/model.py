@@ -201,7 +201,7 @@ def is_guided(scale: jax.Array | float) -> bool:
 
 
 def _bounded_pair(pair, bound):
-  # Both are means of x_0, which are within its bounds.
+  # Both denoisers of a pair estimate x_0, so both are bounded.
   if bound is None:
     return pair
 
