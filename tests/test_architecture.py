@@ -99,7 +99,7 @@ def test_no_circle_of_files():
 
 
 def test_the_application_names_modules_of_the_user_in_one_place():
-  """Only these files run code by its name."""
+  """Only these files run code by the name that a user gives."""
   named = r'importlib\.import_module|\b(exec|eval)\('
   assert files_with(named, PACKAGE / 'app') == {'config/trust.py'}  # asks for permission
 

@@ -481,7 +481,7 @@ def test_vaes_compute_at_their_precision():
 
 
 def test_a_mode_has_the_precision_of_its_config(monkeypatch):
-  """Its threads, which compile, have it too; afterwards it is as before."""
+  """Threads that compile have the precision of the config; afterwards it is as before."""
   found = []
 
   def train(config, workdir):

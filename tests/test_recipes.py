@@ -351,7 +351,7 @@ AVERAGES = {
 
 @pytest.mark.parametrize('name', AVERAGES)
 def test_the_averages_of_a_published_recipe_have_constant_decays(name):
-  """They have no warm-up, which the program has by default."""
+  """Published averages have no warm-up, which the program has by default."""
   main, more, *_ = setup.averages_of(read(name))
   for decay, rate in zip(AVERAGES[name], [main, *more.values()], strict=True):
     rates = [float(rate(step)) for step in (1, 100, 100_000)]

@@ -65,7 +65,7 @@ def test_the_help_of_a_mode_has_its_fields_within_the_width(mode):
 
 
 def test_a_section_has_its_choices_docstring_and_parameters():
-  """They belong to the config, or to the choice that a flag names."""
+  """The help of a section is its own, or of the choice that a flag names."""
   text = mode_help('train', 'digits_dit')
   section = text.partition('\nnetwork=')[2].partition('\n\nnoise_input=')[0]
   assert section.startswith('dit; or unet, ddpmpp, edm2, vdm, mlp\n')

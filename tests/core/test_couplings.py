@@ -156,7 +156,7 @@ def linear_program(cost):
 
 @pytest.mark.parametrize('shape', [(6, 6), (4, 7)])
 def test_the_cost_of_the_plan_approaches_the_linear_programs(shape):
-  """It is above by at most epsilon times the entropy of a row, log B."""
+  """The plan's cost is above the linear program's by at most epsilon log B."""
   (cost,) = normals(shape)
   least = np.sum(linear_program(cost.astype(np.float64)) * cost)
   for epsilon in (0.1, 0.01):

@@ -88,7 +88,7 @@ def test_the_workaround_is_needed_by_this_jaxlib():
 
 @pytest.mark.parametrize('name', PLANTED)
 def test_the_planted_patterns_are_chained(name):
-  """So the next test can fail."""
+  """The planted patterns are fused, so the next test can fail."""
   assert chained(program(*PLANTED[name]).as_text())
 
 

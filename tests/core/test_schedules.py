@@ -37,7 +37,7 @@ def compiled(schedule, t, beyond):
 @anything
 @given(EVERY)
 def test_every_schedule_keeps_the_contract(schedule):
-  """It is finite, noisier with t, has an inverse and gradients."""
+  """A schedule is finite, noisier with t, and has an inverse and gradients."""
   level, found, _, slopes = everything(schedule)
   assert np.isfinite(level.alpha).all() and np.isfinite(level.sigma).all()
   with np.errstate(divide='ignore'):  # The ends may be infinite.
@@ -192,7 +192,7 @@ def test_a_shift_keeps_the_steps():
 
 @pytest.mark.parametrize('n', [2, 18, 256])
 def test_a_uniform_grid_of_karras_is_edms_grid(n):
-  """It has the t_i of Karras et al. 2022, Eq. 5, then 0."""
+  """The grid has the t_i of Karras et al. 2022, Eq. 5, then 0."""
   i = np.arange(n)
   first, last = 80.0 ** (1 / 7), 0.002 ** (1 / 7)
   expected = (first + i / (n - 1) * (last - first)) ** 7

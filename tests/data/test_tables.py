@@ -106,7 +106,7 @@ SPELLINGS = '{!r}', '{:e}', '{:.3f}', '{:.17g}', ' {:g} ', '"{!r}"', '{:E}', '-.
   st.sampled_from(['', '\ufeff']),
 )
 def test_numbers_are_those_that_arrow_reads(tmp_path_factory, rows, mark, end, start):
-  """It is another reader; it is told the delimiter, which `read_cells` finds."""
+  """Arrow, another reader, gives the same numbers if told the delimiter that we find."""
   cells = [('"a, b"', 'c'), *((text.format(x), repr(y)) for x, text, y in rows)]
   text = start + end.join(map(mark.join, cells)) + end
   path = write(tmp_path_factory.getbasetemp() / 'arrow.csv', text)

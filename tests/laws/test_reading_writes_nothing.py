@@ -48,7 +48,7 @@ def start(mode, run, workdir, fields):
 
 
 def test_every_mode_that_reads_a_run_is_tried():
-  """But for the server, which ends with a key."""
+  """Every mode that reads a run is tried, except the server, which ends with a key."""
   reads = {name for name, mode in MODES.items() if mode.uses_a_run}
   assert {*COMMANDS} == reads - {'serve'} | {'convert'}
 

@@ -78,7 +78,7 @@ def test_eq_5_every_term_of_the_bound(variance, clip, name, key):
 
 
 def test_some_of_the_steps_are_terms_of_the_whole(key):
-  """They have a tenth of the variance of equal probabilities."""
+  """Drawn steps give a bound with a tenth of the variance of equal probabilities."""
   p, n = ddpm(SEQUENCES['linear']), len(MANY)
   keys = jax.random.split(key, n)
   arguments = p.schedule, *f32(MANY), 'learned', True

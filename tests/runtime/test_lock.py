@@ -17,7 +17,7 @@ def refused():
 
 
 def test_a_file_system_without_flock(tmp_path, monkeypatch):
-  """It locks too; the lease of a silent process on another machine ends."""
+  """Without flock a file locks, and a silent process on another machine loses its lease."""
   monkeypatch.setattr(fcntl, 'flock', mock.Mock(side_effect=OSError(errno.ENOSYS, 'not here')))
   monkeypatch.setattr(lock, 'LEASE', 0.4)
   path = tmp_path / 'train.lease'

@@ -50,7 +50,7 @@ def grids(schedule, t_start):
 @settings(anything, max_examples=10)
 @given(EVERY, st.just(1.0) | st.floats(0.3, 1.0))
 def test_grids_fall_from_noise_to_clean(schedule, t_start):
-  """They are on the schedule, evenly spaced, between its two ends."""
+  """Grids are on the schedule, evenly spaced, between its two ends."""
   found, exact, (first, last, noisy) = jax.device_get(grids(schedule, t_start))
   starts = np.cumsum([n + 1 for _, (n, _) in CASES])[:-1]
   exact = zip(*(np.split(field, starts) for field in exact), strict=True)
@@ -215,7 +215,7 @@ def test_respaced_sections(case):
 @anything
 @given(st.integers(101, 1000), st.integers(1, 100))
 def test_respaced_with_an_integer_stride(T, stride):
-  """It is the smallest with this number of steps."""
+  """The stride of a respaced list is the smallest with this number of steps."""
   n = len(range(0, T, stride))
   found = dj.respaced_steps(T, f'ddim{n}')
   smallest = next(k for k in range(1, T) if len(range(0, T, k)) == n)

@@ -115,7 +115,7 @@ FAST = 'ancestral_small', 'dpm_solver_pp_3m_sde'
   [n if n in FAST else slow(n) for n in moments.SAMPLERS],
 )
 def test_mean_and_covariance_of_a_mixture(name, key):
-  """They agree within 5 standard errors and an error of the steps."""
+  """Moments agree within 5 standard errors and an error of the steps."""
   mixture, n = moments.MIXTURE, 4096
   levels = level_grid(DDPM, STEPS_OF.get(name, 200))
   x = normal(n // 64, 128)

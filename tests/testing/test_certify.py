@@ -222,7 +222,7 @@ def test_right_samplers_pass(sampler, seed):
 @pytest.mark.parametrize('draws', [2000, slow(20_000)])
 @pytest.mark.parametrize('problem', [GAUSSIAN, MIXTURE, slow(IMAGE)])
 def test_twice_what_is_unseen_is_seen(problem, draws):
-  """It is known before the run, and falls with more draws and more steps."""
+  """The least visible error is known before the run, and falls with more draws and steps."""
   arguments = {'draws': draws, 'steps': (32, 128)}
   right = judged(exact_draws, problem, **arguments)
   assert right.verdict == 'exact law', right

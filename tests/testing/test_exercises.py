@@ -594,7 +594,7 @@ def in_half(answer, dtype):
 
 @pytest.mark.parametrize('name', ['forward_step', 'q_sample', 'x0_from_eps', 'kl'])
 def test_half_precision_gets_a_word(name, capsys):
-  """Also in Python's numbers."""
+  """Answers in half precision get a word about it, in Python's numbers too."""
   half = in_half(PLAIN[name], np.float16)
   for function in half, lambda *args: np.asarray(half(*args), np.float64).tolist():
     verdict = exercises.check(name, function)

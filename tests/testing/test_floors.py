@@ -139,7 +139,7 @@ def test_nothing_learnt_predicts_the_mean_of_the_target(kind):
 
 @pytest.mark.parametrize('count, shift', [(3, 0.0), (2500, 0.0), (2500, 500.0)])
 def test_moments_are_of_all_rows(count, shift):
-  """Also of fewer rows than numbers, and far from 0; one number never changes."""
+  """Moments are right for fewer rows than numbers, far from 0, and for a constant number."""
   x = (RNG.normal(size=(count, 5)) * [1, 2, 3, 4, 0] + shift).astype(np.float32)
   nothing = np.zeros(0, np.int32), np.zeros((count, 0))
   n, mean, covariance = floors.moments([(part, *nothing) for part in np.array_split(x, 2)], x[0])

@@ -49,7 +49,7 @@ def kinds_of_data():
 
 @pytest.mark.parametrize('name', kinds_of_data())
 def test_the_metrics_of_all_configs_are_not_refused(name, tmp_path):
-  """Also with auto in place of what the config names."""
+  """Metrics that a config names, and `auto` in their place, are not refused."""
   config = shrunk(read(name))
   for change in {}, AUTO:
     changed = trial(*name.split(':')[:2], **change) if change else config

@@ -79,7 +79,7 @@ def test_the_parts_of_the_bound_add_up(run, printed):
 
 
 def test_the_loss_is_beside_those_of_exact_denoisers(run):
-  """It depends on the training examples, whose sum is in the settings."""
+  """Losses of exact denoisers depend on the training examples, whose sum is in the settings."""
   fields = within('evaluation', num_images=12, batch_size=8, metrics='loss', loss__draws=2)
   text = printed_by(lambda: run_mode(run, **fields))
   found = result(run, 'loss-test')
@@ -156,7 +156,7 @@ def test_another_evaluation_is_another_file(run):
 
 
 def test_a_finished_evaluation_is_of_its_data(tmp_path):
-  """Other examples in the same file, after the evaluation has ended."""
+  """Other examples in the same file make another evaluation, even after one has ended."""
   path, pictures = tmp_path / 'x.npz', small_sets.digits('test')
   x = pictures.x[:32] * 15
   np.savez(path, x=x, labels=pictures.label[:32])

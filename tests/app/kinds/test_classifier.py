@@ -37,7 +37,7 @@ def test_a_classifier_run_trains(classifier):
 
 
 def test_accuracy_literally(classifier):
-  """It is the fraction of right classes, with the metric's own noise."""
+  """Accuracy is the fraction of right classes, with the metric's own noise."""
   config = classifier_smoke()
   model: Any = registry.make(config, classifier)
   params, _ = weights.restore(model)
