@@ -4,7 +4,7 @@
 
 The data are a mixture of four Gaussians in 2 dimensions, and the class is two
 of them. The law that the scale w names is cond^w uncond^(1 - w), on a grid; the
-divergence is that of a histogram of samples from it, in nats, less that of as
+divergence is a histogram of samples' from it, in nats, less the divergence of as
 many exact draws. Variances are the sum of both coordinates'.
 """
 

@@ -6,5 +6,5 @@ from typing import Any
 PyTree = Any  # nested tuples, dicts and dataclasses of arrays
 Params = PyTree  # the parameters of a network
 Tree = Mapping[str, Any]  # nested dicts, such as a config's
-NamedParams = Tree  # of arrays, or of their shapes
+NamedParams = Tree  # a tree of arrays, or of their shapes
 Json = dict[str, Any]  # an object of a JSON file, or a tree like it

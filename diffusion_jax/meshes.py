@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 Array = jax.Array
-Tree = TypeVar('Tree')  # of arrays
+Tree = TypeVar('Tree')  # a tree of arrays
 
 
 def on_auto_axes(function: Callable[..., Tree]) -> Callable[..., Tree]:
@@ -55,8 +55,8 @@ def is_split(x: Array) -> bool:
 def placed_as(x: Array, tree: Tree) -> Tree:
   """Returns the arrays [B, ...] or [] of a tree, with their rows on the devices of x's rows.
 
-  For arrays that are made of a shape. Under `jax.shard_map` JAX otherwise takes them
-  for equal on all devices, and on Explicit axes they are not split.
+  Arrays that are made of a shape need it: under `jax.shard_map` JAX otherwise takes
+  them for equal on all devices, and on Explicit axes they are not split.
   """
   rows, varying = _explicit_rows(x), _varying(x)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 READ, RUN, WRITTEN = 'is read', 'is a run that is read', 'is written'
-ReadPath = Annotated[str, READ]  # of a file or folder that the constructor reads
-RunPath = Annotated[str, RUN]  # of what others read, such as the folder of a run
+ReadPath = Annotated[str, READ]  # the path of a file or folder that the constructor reads
+RunPath = Annotated[str, RUN]  # a path that other code reads, such as the folder of a run
 WritePath = Annotated[str, WRITTEN]
 
 

@@ -124,7 +124,7 @@ def convert(value: Any, kind: object, place: str = '') -> Any:
     return _literal(value) if isinstance(value, FlagText) else value
   if isinstance(value, FlagText):
     value = _parsed(value, kind, in_list=bool(place))
-  elif kind is float and value in ('inf', '-inf'):  # as JSON has them
+  elif kind is float and value in ('inf', '-inf'):  # JSON has infinities as strings
     value = float(value)
   fits = {int: numbers.Integral, float: numbers.Real}.get(kind, kind)
   is_number = not isinstance(value, bool) or kind is bool
@@ -183,7 +183,7 @@ def _list(value, origin, kinds, place):
 
 
 def _parsed(text, kind, in_list):
-  # Returns the text itself if it is not of the kind.
+  # Returns the text unchanged if it is not a value of this kind.
   if kind is bool:
     words = {'true': True, '1': True, 'false': False, '0': False}
     return words.get(text.lower(), str(text))
@@ -222,7 +222,7 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     raise ValueError(f'{name} {value!r}{hint} is not one of {", ".join(choices)}')
 
 
-CUTOFF = 0.65  # of difflib's ratio, above which a name is near
+CUTOFF = 0.65  # names are near if difflib's ratio is above this
 # What other programs call a field or a choice.
 _SYNONYMS = {'ema': 'average', 'epochs': 'num_steps', 'noise': 'eps', 'epsilon': 'eps'}
 

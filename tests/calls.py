@@ -463,7 +463,7 @@ ORACLES = {
 
 ROWS = PROCESS | BOUNDS | GUIDERS | SAMPLERS | FLOW_MAPS | DISCRETE | ORACLES
 
-# Functions that draw a batch from one key, and those of no rows.
+# Functions that draw a whole batch from one key, or whose arrays have no rows of examples.
 WHOLE = {
   **{
     f'times_{name}': functools.partial(times, KEY, 8, COSINE)

@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -184,6 +185,14 @@ def digits_run(trained_once):
   return trained_once('digits-smoke', smoke(**SEEN))
 
 
+@pytest.fixture(scope='session')
+def averaged(trained_once):
+  """Returns a run of four steps with averages, each with a checkpoint and a snapshot."""
+  from tests.app.conftest import TRACKED, smoke
+
+  return trained_once('averaged', smoke(**TRACKED))
+
+
 @pytest.fixture
 def signals():
   """Handles signals as in a terminal: nohup and shells (&) ignore some.
@@ -200,10 +209,14 @@ def signals():
     signal.signal(number, handler)
 
 
-@pytest.fixture
-def nan_check():
-  """Makes any NaN an error, for the maths of core and sampling."""
-  with jax.debug_nans(True):
+# Rooms of maths, in whose tests any NaN is an error.
+MATHS = tuple(f'tests/{room}/' for room in ('core', 'papers', 'sampling', 'testing'))
+
+
+@pytest.fixture(autouse=True)
+def nan_check(request):
+  """Makes any NaN an error in the tests of MATHS."""
+  with jax.debug_nans(True) if request.node.nodeid.startswith(MATHS) else nullcontext():
     yield
 
 

@@ -85,7 +85,7 @@ def chained(text: str) -> list[str]:
   """Returns YNNPACK's fusions of a CPU program that hold two sums or products.
 
   Each is its operations, such as 'dot multiply reduce'. The maximum of a
-  softmax is no sum.
+  softmax does not count as a sum.
   """
   bodies = dict(re.findall(r'^%?([\w.\-]+) \([^\n]*\{\n(.*?)^\}', text, re.M | re.S))
   sums = {name for name, body in bodies.items() if re.search(r'ROOT .* add\(', body)}

@@ -1,4 +1,4 @@
-"""Imports, names and folders of the project."""
+"""Imports, names and folders of the project follow its rules."""
 
 import ast
 import collections
@@ -100,7 +100,7 @@ def test_no_circle_of_files():
 
 
 def test_the_application_names_modules_of_the_user_in_one_place():
-  """Only these files run code by its name."""
+  """Only these files run code by the name that a user gives."""
   named = r'importlib\.import_module|\b(exec|eval)\('
   assert files_with(named, PACKAGE / 'app') == {'config/trust.py'}  # asks for permission
 
@@ -230,7 +230,7 @@ def _is_argument(key):
 
 
 def test_planted_faults_are_of_code_that_is_there():
-  """`python -m tests.mutations` replaces the text of each row, which is in its file once."""
+  """What a row of `python -m tests.mutations` replaces must be in its file once."""
   places = [
     (ROOT / 'diffusion_jax' / file, ROOT / 'tests' / test) for file, _, _, test, _ in MUTATIONS
   ]

@@ -177,7 +177,7 @@ def test_a_full_server(server, tmp_path):
 
 @pytest.mark.slow
 def test_several_processes_write_into_a_bucket(server, tmp_path):
-  """They have no folder in common; one process continues their run."""
+  """Several processes without a common folder write a run, and one process continues it."""
   port = free_port()
   where = '--multihost', f'--coordinator=localhost:{port}', '--num_hosts=2'
   fields = '--config.training.num_steps=40', '--config.training.machine.mesh=-1,1'

@@ -234,7 +234,7 @@ ACCEPTED = set()  # Commands of earlier pages.
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_the_commands_of_a_page_are_accepted(page, place):
-  """Their flags exist, and the model of their config can be used like this."""
+  """The flags of a printed command exist, and the model of its config can be used so."""
   refused = []
   for arguments in launched(page):
     if arguments in ACCEPTED:

@@ -10,8 +10,8 @@ import pytest
 from tests.test_architecture import ROOT
 
 _APP, _KINDS = 'diffusion_jax/app', 'diffusion_jax/app/kinds'
-# What is removed: files, and by file the texts of its rows. A text that ends with
-# ':' stands for its class or function.
+# Each feature: the files that are removed, and in other files the rows. A row that
+# ends with ':' stands for its class or function.
 FEATURES = {
   'a kind of model, bridges': (
     [f'{_KINDS}/bridges', 'diffusion_jax/bridges/sampler.py', 'diffusion_jax/bridges/objective.py'],
@@ -92,7 +92,7 @@ assert 'serve' not in MODES
 
 
 def without(text, row):
-  """Returns the text of a file without a row, which it has once."""
+  """Returns a file's text without a row, which must occur once."""
   assert text.count(row) == 1, row
   start, end = text.index(row), text.index(row) + len(row)
   if row.endswith(':'):

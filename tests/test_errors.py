@@ -1,3 +1,5 @@
+"""Errors of files and values become the user's, with the first problem only."""
+
 import pytest
 
 from diffusion_jax.errors import UserError, as_user_error, refuse

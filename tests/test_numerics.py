@@ -424,7 +424,7 @@ def test_an_operator_of_half_precision_is_linear(dtype):
 @pytest.mark.usefixtures('x64')
 @pytest.mark.parametrize('name', sorted(PUBLIC - OTHERS))
 def test_images_are_taken_in_float32_at_full_precision(name):
-  """Those of half precision, but where a function keeps the type."""
+  """Images of half precision are cast to float32, unless a function keeps their type."""
   jaxpr, found = traced_call(name, of(dtype=F32 if name in KEEP else jnp.bfloat16))
   assert float_types(found) == {'float32'}
   assert set(precisions(jaxpr.jaxpr)) <= {HIGHEST}  # Most have no products.
@@ -484,7 +484,7 @@ def test_vaes_compute_at_their_precision():
 
 
 def test_a_mode_has_the_precision_of_its_config(monkeypatch):
-  """Its threads, which compile, have it too; afterwards it is as before."""
+  """Threads that compile have the precision of the config; afterwards it is as before."""
   found = []
 
   def train(config, workdir):

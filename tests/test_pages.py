@@ -81,7 +81,7 @@ def test_an_example_prints_its_last_comment(page, word, digits_run, tmp_path, ca
   code = page_example(f'{page}.md', word).replace(
     'num_steps=20', f"num_steps=20, allow=['{SMALL}']"
   )
-  # A slow machine says before it what it compiles.
+  # A slow machine first prints what it compiles, so only the end is compared.
   assert run(code, capsys).strip().endswith(code.rpartition('  # ')[2].strip())
 
 

@@ -1,4 +1,4 @@
-"""Paths of this machine, and addresses."""
+"""Paths of this machine and addresses are told apart."""
 
 import pwd
 from types import SimpleNamespace

@@ -61,7 +61,7 @@ def test_a_mistake_is_a_line(flag, line, monkeypatch, capsys):
 
 @pytest.mark.benchmarks
 def test_the_table_of_the_page(monkeypatch, tmp_path):
-  """It has all projects, and names a formula or a script where one fails."""
+  """The printed table has all projects, and names a formula or a script where one fails."""
   page = peers.PAGE.read_text()
   table = page.split(peers.MARKERS[0])[1].split(peers.MARKERS[1])[0]
   assert table.startswith(peers.HEAD)

@@ -101,7 +101,8 @@ FIRSTS, KINDS = {}, set()
 for _name in TRAINED:
   _network, *_rest = kind(_name)
   if not {_network, tuple(_rest)} <= KINDS:
-    # A network that ran with another loss is replaced, unless it is to see a text.
+    # A config whose network was in an earlier one is tried with a smaller network,
+    # unless its condition is text.
     FIRSTS[_name] = _network in KINDS and not _rest[-1]
     KINDS |= {_network, tuple(_rest)}
 
@@ -351,7 +352,7 @@ AVERAGES = {
 
 @pytest.mark.parametrize('name', AVERAGES)
 def test_the_averages_of_a_published_recipe_have_constant_decays(name):
-  """They have no warm-up, which the program has by default."""
+  """Published averages have no warm-up, which the program has by default."""
   main, more, *_ = setup.averages_of(read(name))
   for decay, rate in zip(AVERAGES[name], [main, *more.values()], strict=True):
     rates = [float(rate(step)) for step in (1, 100, 100_000)]

@@ -1,7 +1,4 @@
-"""A wrong call raises one line that says what was expected.
-
-The tables are those of tests/refusals.py.
-"""
+"""A wrong call raises one line that says what was expected: tests/refusals.py lists them."""
 
 import jax
 import jax.numpy as jnp
@@ -508,7 +505,7 @@ PAIRS = {
 
 
 def test_levels_in_the_wrong_order():
-  """They are refused, and give NaN where they are traced."""
+  """Levels in the wrong order are refused, and give NaN where they are traced."""
   swapped = COSINE(0.7), COSINE(0.3)
   levels = 'alpha_s is 0.45.*, alpha_t is 0.89.*'
   match = f'{levels}: level s must be the cleaner one'

@@ -44,7 +44,7 @@ def hooks():
 
 
 def test_every_public_name_has_an_entry_with_shapes():
-  """It is on the page of its module, and its row has its call and its first sentence."""
+  """Each public name is on the page of its module, with its call and its first sentence."""
   shown, made = shown_modules(), hooks()
   assert len(shown) == len(set(shown))
   assert made.TABLE in (ROOT / 'docs' / 'api.md').read_text()

@@ -57,7 +57,7 @@ def likeness(workdir, which):
 
 
 def test_a_young_average_draws_noise(young):
-  """It is 98 % the first parameters; the last ones draw strokes after 200 steps."""
+  """A young average is 98 % the first parameters; the last ones draw strokes after 200 steps."""
   assert abs(likeness(young[0], 'average')) < 0.4
   assert likeness(young[0], 'raw') > 0.65
 

@@ -75,7 +75,7 @@ _MULTIHOST = boolean('multihost', False, 'This is one of several processes that 
 _COORDINATOR = string('coordinator', None, 'host:port of process 0, where it is not detected.')
 _NUM_HOSTS = integer('num_hosts', None, 'Number of processes, where it is not detected.')
 _HOST = integer('host', None, 'Number of this process, from 0, where it is not detected.')
-_NUMBERS = re.compile(r'([-+.\deE]+\s*)+')  # in a line of a file
+_NUMBERS = re.compile(r'([-+.\deE]+\s*)+')  # a line of a file that has only numbers
 _FIELDS: list[tuple[str, str]] = []  # the flags --config.*, as (path, text)
 
 
@@ -142,7 +142,7 @@ class Command:
     return RunFolder.at(self.path, written=False)
 
   def weights_in(self) -> RunFolder:
-    """Returns the run that a mode reads: workdir, or --config if that is none."""
+    """Returns the run that a mode reads: workdir, or --config if workdir has no run."""
     is_read = self.is_run and folder.read_config(self.workdir.path) is None
     if not is_read or folder.read_config(self.given_run.path) is None:
       return self.workdir
@@ -324,7 +324,7 @@ def parse(argv: list[str]) -> list[str]:
   # --verbosity=0 shows their messages.
   logging.set_verbosity(logging.FATAL)
   try:
-    argv[1:] = flags.FLAGS.read_flags_from_files(argv[1:])  # of --flagfile
+    argv[1:] = flags.FLAGS.read_flags_from_files(argv[1:])  # reads the files of --flagfile
     argv, fields = split_flags(argv)
     _FIELDS[:] = [(name, text_of(text)) for name, text in fields]
     asks_help = set(argv[1:]) & {'--help', '-help', '-h'}

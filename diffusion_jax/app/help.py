@@ -48,7 +48,7 @@ def about_modes() -> dict[str, str]:
     try:
       spec = importlib.util.find_spec(modes.find(name).module)
       about = _about(spec.origin) if spec and spec.origin else ''
-    except UserError as error:  # of another package's mode
+    except UserError as error:  # another package's mode may raise one
       about = str(error)
     texts[name] = re.sub(r'^Implements --mode=\w+: ', '', about)
   return texts | {'list': 'names the configs, with variants and times.'}
@@ -219,7 +219,7 @@ def _wrap(text):
 
 
 def _columns(name, text, name_width):
-  # Returns '  name   text': the text in its column, or below a long name.
+  # Returns '  name   text', with the text in its column, or below a long name.
   indent = ' ' * (name_width + 4)
   wrapped = textwrap.fill(text, _width(), initial_indent=indent, subsequent_indent=indent)
   if len(name) > name_width:

@@ -35,7 +35,7 @@ FIELDS = {
   'sampling.num_samples': 16,
   'sampling.batch_size': 16,
 }
-# Of the sections that a config has.
+# Fields that only some configs have: they are set where a config has their section.
 OPTIONAL = {
   'training.average.warmup': True,  # else four steps show the first parameters
   'training.held_out.batches': 1,

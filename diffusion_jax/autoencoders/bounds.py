@@ -71,9 +71,9 @@ def vae_log_weight(
 ) -> Array:
   """Computes log p(x, z) - log q(z | x) at one draw z ~ q, [B].
 
-  Its mean is the ELBO. For `importance_weighted_elbo`; the arguments are as in
-  `vae_elbo`, but prior may be z -> log p(z), [B]: of a diffusion model of z
-  (Vahdat et al. 2021) it can be the likelihood by the ODE.
+  Its mean is the ELBO; `importance_weighted_elbo` takes several. The arguments are
+  as in `vae_elbo`, but prior may be z -> log p(z), [B], such as the ODE's likelihood
+  of a diffusion model of z (Vahdat et al. 2021).
   """
   z = reparameterize(key, q)
   if isinstance(prior, Normal):

@@ -74,10 +74,9 @@ DECODERS = {
 
 
 def log_likelihood(decoder: str, num_levels: int) -> OutputLogProb:
-  """Returns (output [B, ..., P C], x [B, ..., C]) -> log p(x | z), [B].
+  """Returns (output [B, ..., P C], x [B, ..., C]) -> log p(x | z) in nats, [B].
 
-  In nats. decoder: a key of DECODERS; x has num_levels values evenly spaced on
-  [-1, 1].
+  decoder: a key of DECODERS; x has num_levels values evenly spaced on [-1, 1].
   """
   _, log_prob, _ = DECODERS[decoder]
   return lambda output, x: jnp.sum(log_prob(output, x, num_levels), axis=data_axes(x))

@@ -32,7 +32,7 @@ class BridgePrediction(NamedTuple):
   z: Array
 
 
-BridgeFn = Callable[[Array, Array], BridgePrediction]  # of x_t and t
+BridgeFn = Callable[[Array, Array], BridgePrediction]  # (x_t, t) -> prediction
 
 
 def bridge_width(t: Array | float, diffusion: Array | float) -> Array:
@@ -62,8 +62,8 @@ def bridge_error(prediction: BridgePrediction, x0: Array, y: Array, z: Array) ->
 def bridge_velocity(prediction: BridgePrediction, t: Array, diffusion: Array | float) -> Array:
   """Computes u, the slope dx_t/dt of the ODE, [B, ...]; 0 < t < 1.
 
-  Of one pair it is the target of Tong et al. 2023, (1 - 2t) / (2t (1 - t))
-  (x_t - (1 - t) x_0 - t y) + y - x_0.
+  For the z and displacement of one pair it is the target of Tong et al. 2023,
+  (1 - 2t) / (2t (1 - t)) (x_t - (1 - t) x_0 - t y) + y - x_0.
   """
   t = as_time(t)
   slope = diffusion * (0.5 - t) / jnp.sqrt(t * (1.0 - t))

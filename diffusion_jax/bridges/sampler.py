@@ -16,7 +16,7 @@ from diffusion_jax.sampling.sampler import Sampler
 
 
 def bridge_sampler(diffusion: NonNegative, stochastic: bool = False) -> Sampler:
-  """Makes the sampler whose `denoise` is a `BridgeFn`, at the times of levels.
+  """Makes the sampler of bridges; its `denoise` is a `BridgeFn`, called at `level.t`.
 
   It solves the ODE; if stochastic it draws each step from `bridge_posterior`,
   which is the diffusion. Both are of first order. diffusion: the bridge's. The

@@ -31,7 +31,7 @@ def squared_distances(x0: Array, y: Array) -> Array:
   error is below 1e-3 in float32, and equal points have 0.
   """
   a, b = (jnp.reshape(as_float(v), (len(v), -1)) for v in (x0, y))
-  if a.shape[1] <= 16:  # as fast as a product
+  if a.shape[1] <= 16:  # for so few columns this is as fast as a product
     squares = [jnp.square(u[:, None] - v[None]) for u, v in zip(a.T, b.T, strict=True)]
     return functools.reduce(jnp.add, squares)
   centre = 0.5 * (jnp.mean(a, axis=0) + jnp.mean(b, axis=0))[None]
@@ -66,7 +66,7 @@ def sinkhorn(
   def rows_of(columns, kernel):
     return log_rows - jax.nn.logsumexp(kernel + columns[None], axis=1)
 
-  def update(potential, epsilon):  # of columns, in the unit of the cost
+  def update(potential, epsilon):  # updates the columns' potential, in the unit of the cost
     kernel = -cost / epsilon
     rows = rows_of(potential / epsilon, kernel)
     return epsilon * (log_columns - jax.nn.logsumexp(kernel + rows[:, None], axis=0))
@@ -95,7 +95,7 @@ _ROUNDING = 0.05  # The largest relative error of a plan by the rounding of its 
 
 def _potential(update, cost, epsilon, start, num_iterations, tolerance):
   # Iterates update(potential, epsilon), from a large epsilon that is halved
-  # (Schmitzer 2019), then with Nesterov's momentum, which begins anew where it
+  # (Schmitzer 2019), then with Nesterov's momentum, which restarts where it
   # points back (O'Donoghue & Candes 2015).
   most, least = (jnp.where(jnp.isfinite(cost), cost, x) for x in (-jnp.inf, jnp.inf))
 

@@ -139,7 +139,7 @@ def split_key(key: Array, n: int) -> Array:
   key = _typed(key)
   if not key.ndim:
     return jax.random.split(key, n)
-  # As numbers: jax_debug_key_reuse takes a transposed array of keys for used.
+  # Numbers are transposed: jax_debug_key_reuse takes a transposed array of keys for used.
   keys = jax.vmap(lambda k: jax.random.split(k, n))(key)
   numbers = jnp.swapaxes(jax.random.key_data(keys), 0, 1)
   return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(key))

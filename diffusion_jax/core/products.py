@@ -1,6 +1,6 @@
 """Products and sums that XLA:CPU computes one by one.
 
-Its YNNPACK fusions compute a sum of products of products wrongly, in silence
+XLA:CPU's YNNPACK fusions silently compute a sum of products of products wrongly
 (docs/performance.md, "On a CPU"). tests/core/test_products.py says when this module
 can go.
 """
@@ -40,5 +40,5 @@ def softmax(logits: Array, scale: ArrayLike = 1.0) -> Array:
 
 def einsum(subscripts: str, *arrays: ArrayLike) -> Array:
   """Computes a finished `jnp.einsum` in full precision on every device."""
-  inputs = map(finished, arrays)  # and what they are in gradients
+  inputs = map(finished, arrays)  # the gradients of the inputs are finished too
   return finished(jnp.einsum(subscripts, *inputs, precision='highest'))

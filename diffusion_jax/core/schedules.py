@@ -112,7 +112,7 @@ class LinearVPSchedule:
     return self._level(2.0 * value / (self.beta_min + root), value)
 
   def _integral(self, t):
-    # Of beta from 0 to t, which is -log alpha^2.
+    # Returns the integral of beta from 0 to t, which is -log alpha^2.
     return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
 
   def _level(self, t, value):

@@ -22,7 +22,7 @@ def vdm_weight(schedule: Schedule, num_steps: int | None = None) -> Weight:
 
   It is -SNR'(t) / 2 in continuous time (Eq. 15), and T (SNR(t - 1 / T) -
   SNR(t)) / 2 for T steps, t in {1 / T..1} (Eq. 13). num_steps: T, or None for
-  continuous time. For `denoising_loss`.
+  continuous time. `denoising_loss` takes the weight.
   """
 
   def weight(level: NoiseLevel) -> Array:

@@ -15,7 +15,7 @@ class Between:
   training shifts the source by a random number of examples. Columns of two
   tables are joined by their names, or by their places if no name is in both.
   Raises ValueError for pairs of sets that have different lengths, and for
-  tables of which some columns are in both.
+  tables that share some of their columns but not all.
   """
 
   def __init__(self, target: Source, source: Source, paired: bool = False):

@@ -22,7 +22,8 @@ from diffusion_jax.atomic_files import draft, own_folder
 from diffusion_jax.data.files import naming
 from diffusion_jax.paths import cache_folder, is_address
 
-LIBRARIES = {'gs': ('gcsfs', 'gcs'), 's3': ('s3fs', 's3')}  # and their extras
+# {scheme: (library, the extra that installs it)}.
+LIBRARIES = {'gs': ('gcsfs', 'gcs'), 's3': ('s3fs', 's3')}
 _THREADS = 8  # objects that are copied at the same time
 
 

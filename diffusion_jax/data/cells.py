@@ -90,16 +90,16 @@ def read_cells(path: str | Path) -> Cells:
 
 
 def safe(text: str) -> str:
-  """Returns a text as a spreadsheet may open it: it would run one such as =A1, not '=A1.
+  """Returns text that a spreadsheet does not run: '=A1 for =A1.
 
-  `read_cells` takes the mark away again.
+  `read_cells` removes the mark.
   """
   runs = text.startswith((*'=@+-',)) and not NUMBER.fullmatch(text)
   return f"'{text}" if runs else text
 
 
 def single_line(name: str) -> str:
-  """Returns the name of a column with one blank for each white space."""
+  """Returns the name of a column on one line, with a blank for each run of white space."""
   return ' '.join(name.split())
 
 

@@ -14,7 +14,7 @@ from types import ModuleType
 
 from diffusion_jax.data.sums import digest, kept
 
-MOST_FILES, MOST_ENTRIES = 200, 20_000  # of code, and of all in its folder
+MOST_FILES, MOST_ENTRIES = 200, 20_000  # the most files of code, and the most files in their folder
 
 
 def code_of(function: Callable) -> str:
@@ -107,7 +107,7 @@ def _imports_in(tree):
 
 def _files_of(place, words):
   # Yields the files that an import of the name reads, if it is in a folder.
-  if words[:1] == ('diffusion_jax',):  # its version tells
+  if words[:1] == ('diffusion_jax',):  # the version of our package stands for its code
     return
   for i in range(1, len(words) + 1):
     path = place.joinpath(*words[:i])
@@ -116,7 +116,7 @@ def _files_of(place, words):
 
 def _parsed(file):
   with contextlib.suppress(SyntaxError, ValueError, RecursionError), warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # of the user's code
+    warnings.simplefilter('ignore')  # the user's code may warn
     return ast.parse(file.read_bytes())
   return None
 

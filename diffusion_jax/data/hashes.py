@@ -10,7 +10,7 @@ from tqdm import tqdm
 from diffusion_jax.data.sources import ArraySource, Source, blocks
 from diffusion_jax.data.splits import Part
 
-DIGITS = 6  # to which numbers are rounded
+DIGITS = 6  # numbers are rounded to as many digits
 # The work of hashing a set, in bytes of levels; about 5 s on one core.
 MOST = 2 * 10**9
 _OF_NUMBER, _OF_PICTURE = 50, 50_000  # the work of rounding one, and of decoding a file
@@ -30,8 +30,8 @@ def work(source: Source, count: int) -> int:
 def of_examples(source: Source, count: int) -> dict[str, np.ndarray]:
   """Returns {'exactly': hashes, 'to_6_digits': hashes} of the first examples, uint64 [count].
 
-  An example is x if this has levels, which are not rounded, or x and the context.
-  Numbers are float64, whatever the data have.
+  An example is x if x has levels, which are not rounded, or x and the context.
+  Numbers are hashed as float64, so the dtype of the data does not matter.
   """
   names = ['x'] if source.facts.x.levels else ['x', 'context']
 

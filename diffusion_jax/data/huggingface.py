@@ -37,7 +37,7 @@ class Rows:
 
   def __init__(self, name: str, dataset: Any, folder: Path | None = None):
     self.name, self.columns = name, dataset.column_names
-    is_part = '[' in str(dataset.split)  # which its files do not tell
+    is_part = '[' in str(dataset.split)  # the names of files do not tell a part of a split
     self.files = [] if is_part else [x['filename'] for x in dataset.cache_files]
     self._folder = folder and folder.resolve()
     self.schema = dataset.features.arrow_schema
@@ -59,7 +59,7 @@ class Rows:
     path = Path(name).resolve()
     if not path.is_relative_to(self._folder) or not path.is_file():
       return cell  # `ColumnSource` refuses it
-    if inside.startswith('zip://'):  # as `datasets` names a picture of a zip
+    if inside.startswith('zip://'):  # `datasets` names a picture in a zip so
       errors = zipfile.BadZipFile, KeyError
       with contextlib.suppress(*errors), zipfile.ZipFile(path) as archive:
         return archive.read(inside.removeprefix('zip://'))

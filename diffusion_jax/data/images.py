@@ -139,7 +139,7 @@ def _naming(name):
 
 
 def _range(image, name):
-  # Returns the levels of black and white, (0, 255) for all but deep grey.
+  # Returns the levels of black and white: (0, 255), except for grey of more than 8 bits.
   tags = getattr(image, 'tag_v2', {})  # only of a TIFF
   kinds = {*tags.get(339, (1,))}  # SampleFormat: 1 unsigned, 2 signed, 3 float
   unsigned = kinds == {1}

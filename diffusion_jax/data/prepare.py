@@ -149,7 +149,7 @@ def check_features(folder: Path) -> None:
     try:
       found = json.loads(path.read_text())
     except (OSError, ValueError):
-      continue  # tfds raises an error for it
+      continue  # tfds itself raises an error for such a file
     for name in _classes(found):
       if '.' in name and not name.startswith('tensorflow_datasets.'):
         raise ValueError(

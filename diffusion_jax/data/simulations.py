@@ -102,7 +102,7 @@ def _kept_block(simulate, size, seed, path, start):
   # Returns the arrays of a block, which a file keeps.
   count = min(BLOCK, size - start)
   part = path and _part(path, start, count)
-  arrays = _read(part)  # of a start before this one, or of another process
+  arrays = _read(part)  # an earlier start or another process wrote this part
   if arrays is None:
     arrays = simulate_block(simulate, (*seed, start // BLOCK), count)
     if part:

@@ -12,7 +12,7 @@ from diffusion_jax.ranges import Count, ImageShape, Rate, Rows
 
 @functools.cache  # the file is text
 def _parsed(name, dtype, delimiter=None):
-  # As sklearn.datasets, whose import takes longer than the rest.
+  # The file is read as sklearn.datasets reads it, whose import takes longer.
   package = metadata.distribution('scikit-learn')
   path = package.locate_file(f'sklearn/datasets/data/{name}.csv.gz')
   return np.loadtxt(str(path), dtype, delimiter=delimiter)

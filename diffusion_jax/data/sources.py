@@ -14,7 +14,7 @@ from diffusion_jax.data.sums import digest, of_array
 from diffusion_jax.ranges import Count, ImageShape, check_choice
 
 T = TypeVar('T', bound=Callable)
-Order = Callable[[np.random.Generator], np.ndarray]  # of an epoch, see `Source`
+Order = Callable[[np.random.Generator], np.ndarray]  # rng -> the order of an epoch, see `Source`
 
 
 class Facts(NamedTuple):
@@ -130,9 +130,9 @@ def in_batches(source: Source, size: int) -> Iterator[np.ndarray]:
 
 
 def content_sum(source: Source, count: int | None = None) -> str:
-  """Returns a sum of the first `count` examples; None: of all, its `checksum`.
+  """Returns a sum of the first `count` examples, or of all for None.
 
-  Without a checksum all examples are read.
+  The sum of all is the source's `checksum`; a source without one is read.
   """
   if count is None and (total := checksum(source)):
     return total

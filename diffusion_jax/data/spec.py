@@ -70,7 +70,7 @@ class ArraySpec(NamedTuple):
     """Returns data [..., *shape] as models see them, float32."""
     if self.levels:
       x = values.astype(np.float32)
-      x *= 2.0 / (self.levels - 1)  # in place: twice as fast as three arrays
+      x *= 2.0 / (self.levels - 1)  # in place is twice as fast as three arrays
       x -= 1.0
       return x
     if not self.mean:
@@ -82,7 +82,7 @@ class ArraySpec(NamedTuple):
     """Returns x as files have it: uint8 in 0..255, or real numbers.
 
     Levels are rounded. Real numbers are float64 where float32 would round more
-    than 1e-4 standard deviations. Raises ValueError for NaN, which is no level.
+    than 1e-4 standard deviations. Raises ValueError for NaN where x has levels.
     """
     if self.levels:
       if np.isnan(x).any():
@@ -138,7 +138,7 @@ def mean_and_std(x: np.ndarray, ddof: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
   def total(of):
     # A constant number is exactly 0 from the first example on.
-    parts = np.array_split(flat, -(-flat.size // 2**22))  # in little memory
+    parts = np.array_split(flat, -(-flat.size // 2**22))  # parts of an array need little memory
     return np.sum([of(part - first).sum(axis=0) for part in parts], axis=0)
 
   mean = total(lambda apart: apart) / size
@@ -147,7 +147,7 @@ def mean_and_std(x: np.ndarray, ddof: int = 0) -> tuple[np.ndarray, np.ndarray]:
   return mean, np.where(std <= 1e-12 * np.abs(mean), 0.0, std)
 
 
-MOST_NUMBERS = 2**28  # of one example, 1 GiB in float32
+MOST_NUMBERS = 2**28  # the most numbers of one example, 1 GiB in float32
 
 
 def problem_of(values: ArraySpec) -> str:

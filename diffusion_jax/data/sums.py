@@ -15,7 +15,7 @@ from diffusion_jax.atomic_files import draft, own_folder
 from diffusion_jax.data.files import files_below
 from diffusion_jax.paths import cache_folder
 
-_BYTES, _FILES = 2**26, 100  # that are read at a time
+_BYTES, _FILES = 2**26, 100  # bytes and files that are read at a time
 _TICK = 0.05  # seconds in which a file system may give two changes one time
 
 
@@ -72,7 +72,7 @@ def of_files(paths: Sequence[str | Path]) -> str:
     return b''.join(parts)
 
   def compute():
-    from tqdm import tqdm  # of the program
+    from tqdm import tqdm  # the program installs tqdm
 
     starts = range(0, len(paths), _FILES)
     with ThreadPoolExecutor() as pool:

@@ -26,7 +26,7 @@ from diffusion_jax.data.splits import check_split, random_part
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Finite, Rate, near
 
-MOST_CATEGORIES = 200  # of a column
+MOST_CATEGORIES = 200  # the most categories of a column
 # Texts of a missing value: pandas', and some that others write.
 _MISSING = (
   '|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan'
@@ -333,7 +333,7 @@ def row_problems(what: str, rows: np.ndarray, facts: ArraySpec, joint: bool) -> 
 
 
 def _category_problems(what, rows, names, joint):
-  # Yields the first row whose numbers of a column are not those of one category.
+  # Yields the first row of each column of categories whose numbers are not one category.
   for column, categories, place in _places(names):
     part = rows[:, place]
     if not categories:

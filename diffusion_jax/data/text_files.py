@@ -15,7 +15,7 @@ from diffusion_jax.ranges import Rate, Size
 
 SUFFIXES = '.txt', '.md', '.rst', '.py'
 UNKNOWN = 128  # no character; drawn as a grey cell
-_HEIGHT, _WIDTH = 12, 7  # of a drawn character
+_HEIGHT, _WIDTH = 12, 7  # pixels of a drawn character
 
 
 def text_files(

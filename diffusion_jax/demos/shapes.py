@@ -58,7 +58,7 @@ RELATIONS = {
 # These are only in the test split, at least one in each of its images.
 HELD_OUT = (('red', 'circle'), ('green', 'square'), ('blue', 'triangle'), ('yellow', 'cross'))
 
-_JITTER = {1: 0.03, 2: 0.015}  # of the centres, by the number of objects
+_JITTER = {1: 0.03, 2: 0.015}  # {number of objects: deviation of their centres}
 _SAMPLES = 4  # samples per side of a pixel, whose mean is its coverage
 
 
@@ -160,7 +160,7 @@ class ShapesSource:
 
   @property
   def facts(self) -> Facts:
-    """Pictures [side, side, 3]."""
+    """Returns the facts of pictures [side, side, 3]."""
     return pictures((self.side, self.side, 3))
 
   def read(self, index: np.ndarray) -> dict[str, np.ndarray]:

@@ -66,7 +66,7 @@ def draw_states(key: Array, probs: Array) -> Array:
   total = sums[..., 0]
   shape = jnp.zeros((*total.shape, len(pairs)), total.dtype)
   coarse, fine = (draw_uniform(k, shape) for k in split_key(key, 2))
-  uniform = coarse + fine * 2.0**-23  # of the resolution 2^-46 near 0
+  uniform = coarse + fine * 2.0**-23  # the resolution near 0 is 2^-46
   drawn = jnp.zeros(total.shape, int)
   for i, pair in enumerate(reversed(pairs)):
     at = jnp.take_along_axis(pair, drawn[..., None, None], axis=-2)[..., 0, :]

@@ -8,7 +8,7 @@ learn forms of it, with t the schedule's time (0 clean, 1 noise):
   consistency function  f(x_t, t) = x_s at the clean end       consistency
 
 and u(x_t, t, t) is the velocity dx_t/dt (Geng et al. 2025; Frans et al. 2024;
-Song et al. 2023). Only `make_flow_map` knows how a network was trained.
+Song et al. 2023). Only `make_flow_map` depends on how a network was trained.
 """
 
 import dataclasses

@@ -275,7 +275,7 @@ FILES = (
 MODELS = {'unet': (unet.CLASS,), 'transformer': (transformer.CLASS, 'Transformer2DModel')}
 # The parts that a pipeline may have besides its model.
 OTHERS = {'unet': ('scheduler',), 'transformer': ('scheduler', 'vae')}
-_VERSION = '0.42.1'  # of diffusers, for the folders that we write
+_VERSION = '0.42.1'  # the version of diffusers in the folders that we write
 
 
 def find_model(path: Path) -> Path | None:

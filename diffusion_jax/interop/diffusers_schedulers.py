@@ -58,7 +58,7 @@ _SAME_MODELS: dict[str, Options] = {
   | dict(beta_start=0.00085, beta_end=0.012, clip_sample=False, clip_sample_range=1.0),
   'LMSDiscreteScheduler': _LINSPACE,
 }
-_DDIM_STEPS = 50  # of DDIMPipeline
+_DDIM_STEPS = 50  # the default of DDIMPipeline
 _LARGEST = float(np.finfo(np.float32).max)  # no bound: torch's clamp takes it
 
 
@@ -183,7 +183,7 @@ def has_name(schedule: Sections) -> bool:
   """
   if schedule['name'] == 'zero_terminal_snr':
     schedule = schedule['schedule']
-  usual = {'s': 0.008, 'max_beta': 0.999}  # of cosine
+  usual = {'s': 0.008, 'max_beta': 0.999}  # the defaults of our cosine schedule
   return schedule['name'] in _BETAS.values() and all(
     schedule.get(name, value) == value for name, value in usual.items()
   )

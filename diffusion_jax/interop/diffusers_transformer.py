@@ -33,7 +33,7 @@ OLDER = options.of_text("""
   attention_type=default cross_attention_dim=None double_self_attention=False
   num_vector_embeds=None only_cross_attention=False use_linear_projection=False
 """)
-NORM_EPS = 1e-6  # of ours, and of DiT's release
+NORM_EPS = 1e-6  # the epsilon of our norms, and of DiT's release
 # Fields of `DiT`, with the option for each.
 FIELDS = options.of_text("""
   num_blocks=num_layers num_heads=num_attention_heads patch_size=patch_size dropout=dropout

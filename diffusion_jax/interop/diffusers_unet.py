@@ -163,7 +163,7 @@ def write_config(network: UNet, shape: Sequence[int]) -> options.Options:
     f'in {CLASS}',
   )
 
-  def kind(level, known, end):  # at its end the resolution stays
+  def kind(level, known, end):  # the last level keeps its resolution
     if attended[level]:
       return known[1]
     return known[2 if network.resblock_updown and level != end else 0]

@@ -15,7 +15,7 @@ WHERE = 'model.safetensors of facebook/dinov2-large (-base, -small) on the Huggi
 TITLE = 'DINOv2 ViT of width {width}, depth {depth}'
 HOW = "antialiased bicubic resize to 224, ImageNet's mean and deviation"
 PREPROCESS = preprocess
-HEAD_WIDTH = 64  # in all of DINOv2's networks
+HEAD_WIDTH = 64  # the width of a head in all of DINOv2's networks
 _MASK = 'embeddings.mask_token'  # used by the pretraining only
 LAYERS = names.table(
   """

@@ -42,7 +42,7 @@ OPTIONS = models("""
     attn_resolutions=16, embedding_type=positional channel_mult_noise=1 encoder_type=standard \
     decoder_type=standard resample_filter=1,1
 """)
-GROUPS = 32  # in a norm, or fewer so that a group has 4 channels
+GROUPS = 32  # the groups of a norm, or fewer so that a group has 4 channels
 
 
 def choose_options(**given: object) -> SimpleNamespace:

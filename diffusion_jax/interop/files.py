@@ -22,7 +22,7 @@ from diffusion_jax.atomic_files import draft
 from diffusion_jax.interop.names import require
 from diffusion_jax.runtime import files
 
-INDEX = '.index.json'  # of a safetensors file in several parts
+INDEX = '.index.json'  # how the index of a safetensors file in several parts ends
 _ZIP = b'PK\x03\x04'
 _MOST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
@@ -71,7 +71,7 @@ def kind_of(path: str | Path) -> str:
 
 def check_kind(path: str | Path) -> None:
   """Raises ValueError in one line for a file that cannot contain weights."""
-  if kind_of(path) in ('pickle', 'msgpack'):  # The start tells the others.
+  if kind_of(path) in ('pickle', 'msgpack'):  # Other kinds are known by their first bytes.
     read_tensors(path)
 
 

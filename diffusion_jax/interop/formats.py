@@ -10,7 +10,7 @@ from diffusion_jax.data.images import existing
 from diffusion_jax.interop import diffusers, files
 from diffusion_jax.interop.reader import Imported
 
-OURS = 'safetensors'  # with a config in its metadata
+OURS = 'safetensors'  # a safetensors file with a config in its metadata
 OTHERS = 'diffusers', 'openai', 'score_sde', 'edm', 'edm2'  # a module each
 
 

@@ -149,7 +149,7 @@ def read_constants(path: str | Path) -> dict[str, np.ndarray]:
   """
   from tensorboardX.proto import graph_pb2  # without TensorFlow
 
-  messages: Any = graph_pb2  # its classes are made at run time
+  messages: Any = graph_pb2  # protobuf makes its classes at run time
   with reading(path, 'a TensorFlow graph (GraphDef)'):
     graph = messages.GraphDef.FromString(Path(path).read_bytes())
     return {

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from diffusion_jax.aliases import NamedParams
 
-MOST_NAMES = 10  # in one message
+MOST_NAMES = 10  # the most names in one message
 
 Tensors = Mapping[str, np.ndarray]
 Params = NamedParams
@@ -56,7 +56,7 @@ def read(
 ) -> Params:
   """Returns our parameters, float32, with the shapes of the tree `shapes`.
 
-  First axes of 1 that ours do not have, as of a 1x1 convolution, are left out.
+  First axes of 1 that ours do not have, such as a 1x1 convolution's, are left out.
   Raises ValueError, with ten names at most, for tensors that are missing, that
   the table does not use (except for `ignored` names), of another shape, or
   whose numbers are not real.
@@ -102,7 +102,7 @@ def write(
   entries = list(entries)
   _check_rows(ours, entries)
   return {
-    entry.theirs: np.asarray(  # of any shape, [] too
+    entry.theirs: np.asarray(  # tensors of any shape, [] too
       (rule or entry.rule).write(np.asarray(ours[entry.ours])), order='C'
     )
     for entry in entries
@@ -235,7 +235,7 @@ def resnet_block(theirs: str, kind: Kind = TORCH) -> tuple[Layer, ...]:
 
 
 def within(ours: str, theirs: str, inside: Inside) -> Iterator[Layer]:
-  """Yields a layer, or those of a block, with their paths in both networks.
+  """Yields a layer, or the layers of a block, with their paths in both networks.
 
   ours, theirs: paths of it. A layer with the path '' is the block.
   """

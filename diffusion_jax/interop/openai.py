@@ -140,7 +140,7 @@ def multipliers(flags: SimpleNamespace) -> tuple[float, ...]:
   return flags.channel_mult or defaults.get(image_size(flags), ())
 
 
-# Their ResBlock and AttentionBlock.
+# The layers of OpenAI's ResBlock and AttentionBlock.
 BLOCK = names.resnet_block(
   'in_layers.0 in_layers.2 emb_layers.1 out_layers.0 out_layers.3 skip_connection'
 )
@@ -286,7 +286,7 @@ ENLARGED = (
 def enlarge(low_res: jax.Array, size: int) -> jax.Array:
   """Returns images enlarged for the up-samplers: [B, h, h, C] -> [B, H, H, C].
 
-  By bilinear interpolation between the centres of the pixels; H = size.
+  Pixels are interpolated bilinearly between their centres; H = size.
   """
   shape = (len(low_res), size, size, low_res.shape[-1])
   return jax.image.resize(low_res, shape, 'bilinear', antialias=False)

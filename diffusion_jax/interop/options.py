@@ -40,9 +40,9 @@ def of_text(text: str) -> Json:
 
 
 def models(text: str) -> dict[str, Options]:
-  """Returns the options of models: lines of a name, its options, and earlier names.
+  """Returns {model: its options} from lines of a name, options such as a=1, and earlier names.
 
-  An option is a=1, and a name has those of its line; the last of several wins.
+  An earlier name stands for the options of its line; the last of equal options wins.
   """
   options: dict[str, Options] = {}
   for name, *words in (line.split() for line in text.strip().splitlines()):

@@ -18,7 +18,7 @@ from diffusion_jax.aliases import Json, PyTree
 from diffusion_jax.interop import names
 from diffusion_jax.interop.names import Entry, Layer, Params, Tensors
 
-Sections = Json  # of a config, such as {'schedule': {'name': ...}}
+Sections = Json  # sections of a config, such as {'schedule': {'name': ...}}
 Facts = Json  # image_shape and num_classes
 
 

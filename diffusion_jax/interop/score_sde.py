@@ -186,10 +186,10 @@ FUSED = 'NIN_0..2'  # our name for the three as one layer
 
 
 def _classes(style):
-  # {class: the layers within it}, but for those of one layer.
+  # {class: the layers within it}, for classes of several layers.
   dot = style.separator
   nin = Kind({'kernel': ('W', SAME), 'bias': ('b', SAME)}, dot)
-  # Their Conv2d, which follows a filter.
+  # score_sde's Conv2d, which follows a filter.
   filtered = style if style is TORCH else Kind(style.leaves | {'kernel': ('weight', SAME)}, dot)
   return {
     'GaussianFourierProjection': Kind({'frequencies': ('W', SAME)}, dot),

@@ -109,7 +109,7 @@ def load_features(path: str | Path) -> Features:
     program = export.deserialize(bytearray(Path(path).read_bytes()))
     [images] = program.in_avals
     batch_size, *shape = images.shape
-  except Exception as error:  # of the format, of any kind
+  except Exception as error:  # errors of the format are of any kind
     raise ValueError(f'{path} is not an exported classifier: {make}') from error
   size = 'x'.join(map(str, shape))
 

@@ -23,7 +23,7 @@ from diffusion_jax.metrics.metric import Arrays, same_precision, take
 from diffusion_jax.metrics.vectors import standard_of
 
 _BINS = 10
-LEAST_PAIRS = 10  # of a metric
+LEAST_PAIRS = 10  # the fewest pairs that a metric needs
 
 
 def rank_levels(draws: ArrayLike, truth: ArrayLike, seed: int = 0) -> np.ndarray:

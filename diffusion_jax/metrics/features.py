@@ -89,7 +89,7 @@ def join(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-  """Yields the same batches, and reads the next one in a thread meanwhile."""
+  """Yields the same batches; a thread reads the next one while the caller uses one."""
   with ThreadPoolExecutor(1) as reader:
     following = reader.submit(next, batches, None)
     while (batch := following.result()) is not None:
@@ -169,7 +169,7 @@ ARRAYS = {
   **dict.fromkeys(('dinov2', 'shapes', 'pixels', 'values'), ('features',)),
   **dict.fromkeys(('digits', 'two_levels', 'classifier'), ('features', 'logits', 'predicted')),
 }
-# Those that know the pictures of a data set, by its name and its number of levels.
+# {(data set, number of its levels): the judge of its pictures}
 JUDGES = {('digits', 17): 'digits', ('digits', 2): 'two_levels', ('shapes', 256): 'shapes'}
 EXTRACTORS = {
   'inception': _published('inception'),

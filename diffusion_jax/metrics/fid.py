@@ -25,7 +25,7 @@ from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, check_coun
 # The names in files of the mean and covariance of features; see `given`.
 STATISTICS = {'features': ('mu', 'sigma'), 'spatial': ('mu_s', 'sigma_s')}
 _ROWS = 4096  # rows of features that are converted to float64 at a time
-_ROUNDING = 1e-5  # of covariances in float32, relative to the largest number
+_ROUNDING = 1e-5  # rounding of float32 covariances, relative to the largest number
 
 
 class Statistics(NamedTuple):
@@ -145,8 +145,8 @@ def frechet_distance_and_error(
 def fid(num_draws: int = 10) -> SampleMetric:
   """Frechet distance of Inception's features (Heusel et al. 2017).
 
-  num_draws: of the bootstrap, for its error; each costs one distance, and 0
-  leaves the error out.
+  num_draws: how many draws of the bootstrap give the error; each costs one
+  distance, and 0 leaves the error out.
   """
   return _metric('fid', 'features', num_draws, ('inception',))
 
@@ -155,7 +155,7 @@ def fid(num_draws: int = 10) -> SampleMetric:
 def sfid(num_draws: int = 10) -> SampleMetric:
   """Frechet distance of Inception's spatial features (Nash et al. 2021).
 
-  num_draws: of the bootstrap, for its error.
+  num_draws: how many draws of the bootstrap give the error.
   """
   return _metric('sfid', 'spatial', num_draws, ('inception',))
 
@@ -163,7 +163,7 @@ def sfid(num_draws: int = 10) -> SampleMetric:
 def fd(num_draws: int = 10, features: tuple[str, ...] = ()) -> SampleMetric:
   """Frechet distance of the features.
 
-  num_draws: of the bootstrap, for its error.
+  num_draws: how many draws of the bootstrap give the error.
   """
   return _metric('fd', 'features', num_draws, features)
 
@@ -171,7 +171,7 @@ def fd(num_draws: int = 10, features: tuple[str, ...] = ()) -> SampleMetric:
 def sfd(num_draws: int = 10, features: tuple[str, ...] = ()) -> SampleMetric:
   """Frechet distance of spatial features.
 
-  num_draws: of the bootstrap, for its error.
+  num_draws: how many draws of the bootstrap give the error.
   """
   return _metric('sfd', 'spatial', num_draws, features)
 

@@ -13,7 +13,7 @@ import numpy as np
 from diffusion_jax.metrics.metric import Arrays, SampleMetric
 
 P = ParamSpec('P')
-_ROWS = 2000  # of a set, in which repeated values are looked for
+_ROWS = 2000  # rows of a set in which repeated values are looked for
 _EQUAL = 5, 0.01  # rows with a value that is repeated: least number and share
 _NAMED = 3  # columns in a note
 

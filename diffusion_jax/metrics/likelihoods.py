@@ -204,11 +204,11 @@ def ode(
 ) -> ModelMetric:
   """Log-likelihood by the probability-flow ODE, in bits/dim.
 
-  Of real numbers it is -log p(x) / D in nats, in the user's units; with
-  data.bounds also of p(x) within the box, p(x) over the share of p inside.
+  For real numbers it is -log p(x) / D in nats, in the user's units; with
+  data.bounds also for p(x) within the box, p(x) over the share of p inside.
   t_min: the time where the ODE begins (a network of T steps is trained down to
-  1/T); tolerance: of the solver; num_probes: of Hutchinson's estimate, which at
-  most MOST_EXACT real numbers do without; dequantization: uniform in the bin of
+  1/T); tolerance: the solver's; num_probes: probes of Hutchinson's estimate (up to
+  MOST_EXACT real numbers need none); dequantization: uniform in the bin of
   a grey level, or Gaussian, the noise of t_min; box_draws: draws, for each
   example's condition, that estimate the share inside, 0 for none.
   """

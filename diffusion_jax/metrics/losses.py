@@ -1,4 +1,4 @@
-"""The loss of the training on real images, beside those of exact denoisers."""
+"""The loss of the training on real images, and the losses of exact denoisers on them."""
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ from diffusion_jax.training.objectives import Mean
 
 Array = jax.Array
 QUARTERS = 't 0 to 1/4', 't 1/4 to 1/2', 't 1/2 to 3/4', 't 3/4 to 1'
-MOST_CLASSES = 20  # that are printed
+MOST_CLASSES = 20  # the most classes that are printed
 NETWORK = 'loss'
 ABOUT = {
   NETWORK: 'the network',
@@ -28,7 +28,7 @@ ABOUT = {
   'linear': 'a linear denoiser',
   'memorised': 'the training examples by heart',
 }
-# Each line is of the examples of the split, and of as many training examples.
+# Each loss is measured on the examples of the split, and on as many training examples.
 SETS = {'': 'on this split', 'training_': 'on training examples'}
 
 
@@ -46,7 +46,7 @@ class DenoisingModel(ImageModel, Protocol):
 
 
 def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
-  """Loss of the training, beside those of exact denoisers.
+  """Loss of the training, and losses of exact denoisers.
 
   draws: levels and noises of each image. examples: the number of training
   examples, drawn at random, that `memorised` knows; the others know all.
@@ -125,7 +125,7 @@ def _named(prefix, by_line, batch):
 def values_of(metrics: Mapping[str, Mean]) -> dict[str, Array]:
   """Returns the loss of an example, and what it adds to sum and count of each quarter.
 
-  The loss is the one of the estimates alone, `floors.metric_of`. The metrics are
+  The loss is the one without a learned variance, `floors.metric_of`. The metrics are
   of one example, or of several, [B].
   """
   name = floors.metric_of(metrics)
@@ -181,7 +181,7 @@ def table(losses: Mapping[str, Mapping[str, Estimate]], most: int | None = None)
   columns = [['', *parts]]
   columns += [[line, *(shown(x.get(part)) for part in parts)] for line, x in losses.items()]
   widths = [max(map(len, column)) for column in columns]
-  widths[0] *= -1  # to the left
+  widths[0] *= -1  # the first column is aligned to the left
   return '\n'.join(
     '  '.join(map('%*s'.__mod__, zip(widths, row, strict=True)))
     for row in zip(*columns, strict=True)

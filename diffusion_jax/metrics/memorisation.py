@@ -10,7 +10,7 @@ from diffusion_jax.metrics.estimates import Estimate, Missing, check_pair
 from diffusion_jax.metrics.metric import SampleMetric, Score, take, take_features
 from diffusion_jax.metrics.neighbours import nearest
 
-FRACTION = 0.01  # of the test images: closer samples count as copied
+FRACTION = 0.01  # samples closer than this fraction of test images count as copied
 # Relative difference of two computations of the same features.
 _ROUNDING = 1e-5
 

@@ -14,7 +14,7 @@ from diffusion_jax.metrics.vectors import take_values
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-ENTRIES = 2**24  # of a kernel matrix in memory at a time
+ENTRIES = 2**24  # entries of a kernel matrix in memory at a time
 
 
 def kernel_distance(

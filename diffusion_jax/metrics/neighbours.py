@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from diffusion_jax.data.sources import Source, blocks
 from diffusion_jax.data.spec import ArraySpec
 
-_MEGABYTES = 256  # of distances in memory at a time
+_MEGABYTES = 256  # megabytes of distances in memory at a time
 
 # A distance and a radius that are equal are computed by different sums: without
 # a margin, rounding would decide on which side of the radius a point is.

@@ -20,7 +20,7 @@ from diffusion_jax.metrics.calibration import (
 from diffusion_jax.metrics.estimates import Estimate, Missing, mean
 from diffusion_jax.metrics.metric import SampleMetric, Score, take
 
-_MOST_CURVES = 12  # of the parameters in a figure
+_MOST_CURVES = 12  # the most parameters with a curve in a figure
 
 
 @lattices.named
@@ -109,8 +109,8 @@ def density_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
 def tarp(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   """Coverage of balls about a reference that depends on x (Lemos et al. 2023).
 
-  With a p-value over all masses. The reference is `regression_references`.
-  mass: of the balls.
+  A p-value is over all masses. The reference is `regression_references`. mass: the
+  share of the draws in a ball.
   """
 
   def levels_of(draws, truth, context):

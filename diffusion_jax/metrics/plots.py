@@ -90,7 +90,7 @@ def plot_sweep(path: str | Path, titles: Sequence[str], values: dict[str, np.nda
       x, y = (values | order)[xlabel], values[ylabel]
       ax.plot(x, y, marker='o')
       ax.set(xlabel=xlabel, ylabel=ylabel)
-      ax.margins(x=0.3)  # room for the titles, to the right of their points
+      ax.margins(x=0.3)  # leaves room for titles to the right of their points
       for title, *point in zip(titles, x, y, strict=True):
         ax.annotate(title, point, fontsize=7)
 

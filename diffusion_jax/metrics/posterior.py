@@ -88,8 +88,8 @@ def sliced_w2(x: ArrayLike, exact: Mixture, seed: int = 0) -> float:
 def quantiles(exact: Mixture, direction: ArrayLike, levels: ArrayLike) -> np.ndarray:
   """Computes quantiles of direction^T x_0 of a mixture, by its distribution.
 
-  direction: [D]; levels: in (0, 1), ascending, [n]. By linear interpolation of
-  20,000 values.
+  direction: [D]; levels: in (0, 1), ascending, [n]. The distribution function is
+  interpolated linearly between 20,000 values.
   """
   from scipy import stats  # not at every start of the program
 

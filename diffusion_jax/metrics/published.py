@@ -36,7 +36,7 @@ _NETWORKS = re.compile(
   r'(?<![a-z0-9])(clip|dinov2|swav|vgg|resnet)(?=\d*(bn)?(?![a-z0-9]))'
   r'(?!.?(face|sound|art)[a-z]*\d*(?![a-z0-9]))'
 )
-UNITS = 'raw', 'standardised'  # of the mu and sigma of values, by a file's protocol
+UNITS = 'raw', 'standardised'  # the units of mu and sigma, which a file's protocol names
 
 
 def read(
@@ -148,7 +148,7 @@ def check_protocol(images: ImageSet, protocol: Json, units: Collection[str] = ()
 
 
 def check_network(images: ImageSet, extractor: Extractor) -> None:
-  """Raises ValueError if a file, or its name, is of another network."""
+  """Raises ValueError if a file's content or name says that another network made it."""
   check_protocol(images, extractor.identity, UNITS if extractor.standard else ())
   name, title = Path(images.name).name.lower(), extractor.identity['features']
   network = _NETWORKS.search(name)

@@ -160,7 +160,7 @@ def sliced_w2(
 def sliced(num_directions: int = 100, num_draws: int = 10, seed: int = 0) -> SampleMetric:
   """Sliced Wasserstein-2 distance, in the reference's standard deviations.
 
-  See `sliced_w2`. num_draws: of the bootstrap, for its error.
+  See `sliced_w2`. num_draws: how many draws of the bootstrap give the error.
   """
   check_at_least(1, num_directions=num_directions)
   check_at_least(0, num_draws=num_draws)

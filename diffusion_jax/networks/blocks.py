@@ -20,7 +20,7 @@ from diffusion_jax.networks.options import Checked, Dtype, Initialization, count
 from diffusion_jax.ranges import Positive, Rate, Size
 
 Array = jax.Array
-Part = Callable[[Array, int, str], Array]  # of (h, level, name)
+Part = Callable[[Array, int, str], Array]  # (h, level, name) -> h
 
 
 def concatenate(a: Array, b: Array) -> Array:

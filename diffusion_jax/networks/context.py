@@ -206,8 +206,8 @@ def read_context(
   """Returns what a network whose `inputs` have a context reads of that of cond.
 
   x: [B, ..., C]; features: the width of the embedding of the noise, to which
-  the mean of words is mapped. The submodules of the caller are context and
-  context_pooled. A hidden sequence is one word, as in a cond without 'context'.
+  the mean of words is mapped. The calling module gets submodules `context` and
+  `context_pooled`. A hidden sequence is one word, as in a cond without 'context'.
   """
   style = {'initializer': initializer, 'dtype': dtype}
   kind = inputs.context_kind(x.shape[1:-1])

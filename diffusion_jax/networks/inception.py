@@ -46,7 +46,7 @@ def resize_bilinear(x: Array, side: int) -> Array:
 
 
 def _taps(size, side):
-  # In float32, as TensorFlow computes it: `low` depends on the rounding.
+  # `low` depends on the rounding, so positions are float32, as in TensorFlow.
   position = np.arange(side, dtype=np.float32) * np.float32(size / side)
   low = position.astype(np.int32)
   high = np.minimum(low + 1, size - 1)

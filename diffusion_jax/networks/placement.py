@@ -7,7 +7,7 @@ import jax
 from jax.lax import with_sharding_constraint
 from jax.sharding import AxisType, PartitionSpec
 
-Tree = TypeVar('Tree')  # of arrays
+Tree = TypeVar('Tree')  # a tree of arrays
 
 
 # The names of NVIDIA's GPUs from Ampere on, which have bfloat16 and for which

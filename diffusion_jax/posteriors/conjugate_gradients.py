@@ -11,8 +11,8 @@ from diffusion_jax.meshes import placed_as
 
 Array = jax.Array
 
-_TOLERANCE = 1e-3  # of the rms residual, in standard deviations of y's noise
-_ROUNDING = 1e-6  # of the first residual
+_TOLERANCE = 1e-3  # the rms residual that ends the iteration, in standard deviations of y's noise
+_ROUNDING = 1e-6  # the same, as a fraction of the first residual
 
 
 class Product(NamedTuple):

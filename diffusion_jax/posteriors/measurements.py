@@ -103,7 +103,7 @@ def is_linear(forward: Callable[[Array], Array], x0: Array | np.ndarray) -> bool
   """
   try:
     answers = _ANSWERS.setdefault(forward, {})
-  except TypeError:  # of a callable without hash or weak references
+  except TypeError:  # the callable has no hash or no weak references
     answers = {}
   kind = tuple(x0.shape), jnp.promote_types(x0.dtype, jnp.float32)
   if kind not in answers:
@@ -113,7 +113,7 @@ def is_linear(forward: Callable[[Array], Array], x0: Array | np.ndarray) -> bool
     y = computed_now(lambda three: jax.lax.map(forward, three), three)
     if y is None:
       return True
-    rounding = 1e-3 if y.dtype.itemsize >= 4 else 0.03  # of bfloat16
+    rounding = 1e-3 if y.dtype.itemsize >= 4 else 0.03  # 0.03 is for bfloat16
     y = y.astype(kind[1])
     summed = y[0] + y[1]
     result = np.abs(y[2] - summed).max() <= rounding * np.abs(summed).max()

@@ -52,8 +52,8 @@ class Particles(NamedTuple):
   number of particles of all steps; pending: [B, K], the part of the weights
   that waits for the next prediction. After the last step the mean weight is 1,
   and log_evidence is log E[exp(r(x_0))] in nats, -inf if all particles are
-  impossible. Its exponential is unbiased for the chain of the sampler. Of
-  `feynman_kac` it is the log of the integral of prod_i q_i(x_0)^beta_i.
+  impossible. Its exponential is unbiased for the chain of the sampler. In
+  `feynman_kac` it estimates the log of the integral of prod_i q_i(x_0)^beta_i.
   """
 
   log_weights: Array
@@ -215,12 +215,12 @@ class Population(NamedTuple):
 
 
 def one_of(sampler: Sampler, num_particles: int) -> Sampler:
-  """Makes a sampler of single images, x [B, ...], of one of particles.
+  """Makes a sampler of single images, x [B, ...], from a sampler of particles.
 
   Each image becomes a population that begins with x and with more noise of the
-  first level; what is returned is one particle, drawn by its weight, and
-  `lowest_ess` of the state says how many had one. The denoiser is mapped over
-  particles, so its conditions are [B, ...]. ValueError for num_particles < 2.
+  first level. The result is one particle, drawn by its weight, and `lowest_ess`
+  of the state says how many particles had weight. The denoiser is mapped over
+  particles, so its conditions are [B, ...]. Raises ValueError for num_particles < 2.
   """
   check_at_least(2, num_particles=num_particles)
 

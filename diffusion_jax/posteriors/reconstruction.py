@@ -165,10 +165,10 @@ def unexplained(
   """Computes y - A A^+ y, the part of y that no image explains, [B, ...].
 
   It says nothing of x_0, and guidance cannot reduce it; where it is well above
-  std, the operator or y is another than was meant. It is y - A v, where v is
-  argmin |y - A v|^2 / std^2 + precision |v|^2: with 1, what no image of unit
-  variance explains. x0: any array in the shape of the images. num_iterations:
-  as in `proximal`. Raises TypeError if the measurement is not linear.
+  std, the operator or y is probably wrong. It is y - A v, where v is
+  argmin |y - A v|^2 / std^2 + precision |v|^2: precision=1 gives the part that no
+  image of unit variance explains. x0: any array in the shape of the images.
+  num_iterations: as in `proximal`. Raises TypeError if the measurement is not linear.
   """
   check_at_least(1, num_iterations=num_iterations)
   x0 = jnp.zeros_like(as_float(x0))

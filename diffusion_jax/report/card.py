@@ -16,7 +16,7 @@ from diffusion_jax.paths import texts_in
 from diffusion_jax.report import page, record, results
 from diffusion_jax.runtime.files import one_line, with_error
 
-# Names of data, and their sets on the Hugging Face Hub; it has none of the others.
+# Names of data, and their sets on the Hugging Face Hub, which lacks our other data.
 _HUB = {'cifar10': 'uoft-cs/cifar10', 'mnist': 'ylecun/mnist'}
 # The sections that say what was trained, in the order of the card.
 _SECTIONS = (
@@ -74,7 +74,7 @@ class About(NamedTuple):
 def scores_of(workdir: Path, weights: int) -> Iterator[Score]:
   """Yields the scores of a run's evaluations of the weights of a checksum."""
   for about, content in record.read_results(workdir / 'evaluation'):
-    if 'points' in content:  # of a sweep
+    if 'points' in content:  # the file is a sweep's
       continue
     samples = content.get('protocol', {}).get('samples')
     made = samples or content.get('settings', {})

@@ -15,8 +15,8 @@ COLOURS = ('#2f6fde', '#c9700a', '#0d9276', '#d6456b', '#8b5cf6', '#6b7f92')
 QUARTERS = '#2f6fde', '#0d9276', '#c9700a', '#d6456b'
 # Lengths of dashes and gaps, in widths of a line.
 DASHES = {'solid': None, 'dashed': (5, 3), 'dotted': (1, 2), 'dotdash': (1, 2, 5, 2)}
-_MOST_POINTS = 600  # of a line: more than the pixels of a chart
-_SIZE = 420, 280  # of a chart, in units of its fonts, which the page scales to its width
+_MOST_POINTS = 600  # the most points of a line: more than the pixels of a chart
+_SIZE = 420, 280  # width and height of a chart in units of its fonts; the page scales it
 # Colours of the page, which change with its theme, and what stands for them.
 _THEMED = {'#010101': 'var(--soft)', '#020202': 'var(--line)'}
 _SOFT, _LINE = _THEMED
@@ -82,7 +82,8 @@ def _legend(lines):
   for line in lines:
     words = line.legend or line.label
     same = entries.get(words, line).colour == line.colour
-    dashes = ' '.join(str(2 * n) for n in DASHES[line.dash] or ())  # of a line of width 2
+    # The dashes of a line of width 2.
+    dashes = ' '.join(str(2 * n) for n in DASHES[line.dash] or ())
     entries[words] = Entry(words, line.colour if same else 'currentColor', dashes)
   return [*entries.values()]
 

@@ -98,8 +98,8 @@ def check() -> None:
 def copying(workdir: Path) -> Iterator[None]:
   """Copies new files of a twin up, in a thread and at the end of the block.
 
-  What is printed has addresses for paths. All twins are removed but one with
-  files that could not be copied, which the UserError names.
+  Printed lines have the bucket's addresses in place of local paths. Twins are removed
+  at the end. If files could not be copied, their twin stays, and a UserError names it.
   """
   twin = twin_of(workdir) if processes.is_first() else None
   try:
@@ -127,7 +127,7 @@ def _copying(twin):
   finally:
     twin.copy_up(last=True)
     if twin.problem:
-      del _twins[twin.address]  # so that its path is printed
+      del _twins[twin.address]  # from here on the twin's own path is printed
       raise UserError(f'{twin.problem}: the files are kept in {twin.path}')
 
 

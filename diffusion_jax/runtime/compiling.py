@@ -256,9 +256,9 @@ def hide_warnings() -> None:
 LIMIT = 4 * 2**30  # bytes of compiled programs; older ones are deleted
 # A program is written into the cache; JAX 0.10 writes none with callbacks.
 _STORED = '/jax/compilation_cache/cache_misses'
-# Of the programs of this process, by JAX's name of the event.
+# {JAX's name of an event: how often it has happened in this process}
 events: collections.Counter[str] = collections.Counter()
-_seconds = collections.defaultdict(collections.Counter)  # of the programs of a thread
+_seconds = collections.defaultdict(collections.Counter)  # {thread: seconds of its programs}
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.atomic_files import draft
 from diffusion_jax.errors import UserError
 
-SUM = 'sha256'  # of the other entries of an object in a file, its first 16 digits
+SUM = 'sha256'  # the entry of an object in a file that sums up the others: its first 16 digits
 DIFFERS = 'is damaged: its sum differs'
 
 
@@ -233,7 +233,7 @@ def parted(content: Json) -> tuple[Json, bool]:
 
 
 def _sum_of(content):
-  # As it is read again: JSON has no tuples, and integers only up to 64 bits.
+  # The sum is of what JSON gives back: it has no tuples, and integers up to 64 bits.
   text = json.dumps(parse_json(json.dumps(content)), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 

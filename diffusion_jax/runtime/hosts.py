@@ -22,7 +22,7 @@ from diffusion_jax.runtime.files import make_folder, write_text
 
 SECONDS = 15.0  # until a file of one host is seen by the others
 _DAY_MS = 24 * 3600 * 1000
-_numbers = itertools.count()  # of the comparisons, the same in all processes
+_numbers = itertools.count()  # numbers of comparisons, the same in all processes
 
 
 def check_folder(workdir: Path) -> None:

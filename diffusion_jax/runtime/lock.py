@@ -43,7 +43,7 @@ def hold(folder: Path, what: str = '', other: str = '--workdir') -> Iterator[Non
       f'wait until it ends, or give another {other}'
     ) from None
 
-  # Those who may write in the folder may take the lock, whatever the umask is.
+  # Whoever may write in the folder may take the lock, for every umask.
   mode = 0o600 | folder.stat().st_mode & 0o066
   lock = FileLock(path, mode=mode, fallback_to_soft=False, on_acquired=_sign)
   try:

@@ -9,7 +9,7 @@ import jax
 
 from diffusion_jax.runtime.files import make_folder
 
-FOLDER = Path('traces', 'plugins', 'profile')  # as xprof looks for it
+FOLDER = Path('traces', 'plugins', 'profile')  # the folder in which xprof looks
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # from malloc.h
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # numbers of options in malloc.h
 
 
 def seconds_since_launch() -> float | None:

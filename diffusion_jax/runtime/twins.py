@@ -54,7 +54,7 @@ class Twin:
     self._parent = Path(tempfile.mkdtemp(prefix='diffusion_jax-')).resolve()
     atexit.register(self.remove)
     self.path = make_folder(self._parent, parts[-1])
-    self._objects: dict[str, tuple] = {}  # of the bucket: {name: (version, size)}
+    self._objects: dict[str, tuple] = {}  # objects of the bucket: {name: (version, size)}
     self._same: dict[str, tuple] = {}  # files that equal an object, as `_files`
     self._later: set[str] = set()  # objects that `fetch` copies
     self._written: set[str] = set()  # objects that this twin has written
@@ -226,7 +226,7 @@ class Twin:
     return True
 
   def _patiently(self, action, *args):
-    # Repeats a request that fails, unless there is no bucket or no right.
+    # Repeats a request that fails, unless the bucket or the right to it is missing.
     end = time.monotonic() + PATIENCE
     while True:
       try:

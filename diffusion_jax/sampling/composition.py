@@ -95,7 +95,7 @@ def bridged(
   The score is sum_i score_i(x_t) + (1 - n) (1 - t) grad log p(x_t), with the
   density of x_0 at x_t and t = `level.t`. No diffusion process has it: begin
   with N(0, sigma^2 / n) and take `annealed_langevin` with a step_size below 1 /
-  n. For variance-preserving schedules and x_0 of variance 1: at large sigma the
+  n. The schedule must preserve the variance, of 1 in x_0: at a large sigma the
   score of the prior would win. prior_score: x [B, ...] -> [B, ...].
   """
 

@@ -157,7 +157,7 @@ def make_paired_denoiser(network: Network, params: Params, cond: dict) -> Paired
 
 @on_auto_axes
 def _twice(x):
-  # Each row of [B, ...] and a copy after it, [2 B, ...].
+  # Returns each row of [B, ...] and a copy after it, [2 B, ...].
   return jnp.repeat(x, 2, axis=0)
 
 
@@ -195,7 +195,7 @@ def classifier_free(
       p, q = output_row(kind, level.expand_to(xt), sigma_data)
       y = p * xt + q * x0
       std, size = _std(y), jnp.max(jnp.abs(y), data_axes(y), keepdims=True)
-      flat = std <= 1e-6 * size  # but for rounding
+      flat = std <= 1e-6 * size  # all values are equal up to rounding
       ratio = _std(p * xt + q * cond.x0) / jnp.where(flat, 1.0, std)
       ratio = jnp.where(flat, 1.0, ratio)
       x0 = moved(x0, rescale * (ratio - 1.0) * y, q)

@@ -138,9 +138,9 @@ def adaptive_ode(
 
   It is `probability_flow` from level to level. The step to clean data solves it
   to `last_noisy_level` first, unless x_t is cleaner, and returns x_0_hat there, so
-  one step, as of `level_grid(schedule, 1)`, draws samples. A batch shares its steps. rtol,
-  atol: as in `log_likelihood`; max_steps: samples are NaN if this is not enough
-  in a step of the grid.
+  `level_grid(schedule, 1)` suffices to draw samples. A batch shares its steps. rtol,
+  atol: as in `log_likelihood`; max_steps: samples are NaN if a step of the grid
+  needs more.
   """
 
   def step(key, x, state, denoise, *, level_s, level_t):

@@ -162,7 +162,7 @@ def dpm_solver_pp_2s_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
     def move(x0, level, noise):
       return ddim_step(x0, x, level, level_t, eta, noise)
 
-    noise = noise_of(level_s)  # of both moves to level s
+    noise = noise_of(level_s)  # both moves to level s take this noise
 
     def correct(_, middle):
       x_middle = move(x0, middle, noise_of(middle))
@@ -255,7 +255,7 @@ def unipc(order: int = 2, num_steps: Size | None = None) -> Sampler:
   _check_order(order)
 
   def lowered(history, left):
-    # As many estimates as steps are left.
+    # Keeps as many estimates as there are steps left; the others get alpha = 0.
     return tuple(
       (x0, level._replace(alpha=jnp.where(i < left, level.alpha, 0.0)))
       for i, (x0, level) in enumerate(history)

@@ -166,8 +166,8 @@ class Problem:
     return jax.jit(flow)
 
   def _components(self, x, sigma, alpha):
-    # Of each component: p(k | x), [K, N, 1], and E[x_0 | x, k], [K, N, D]; in the
-    # axes of its covariance the gain and (x - alpha mean) / variance.
+    # Returns for each component p(k | x), [K, N, 1], and E[x_0 | x, k], [K, N, D];
+    # in the axes of its covariance also the gain and (x - alpha mean) / variance.
     if np.shape(x)[1:] != self.shape:
       wanted = ', '.join(map(str, self.shape))
       raise ValueError(f'x is {list(np.shape(x))}: it must be [N, {wanted}]')

@@ -20,23 +20,24 @@ Verdict = Literal[
 PASSING = 'exact law', 'converges'
 
 SIGNIFICANT = 6.0  # standard errors
-# Of mean, variance, covariance, one-dimensional distances and W2.
+# Tolerances of mean, variance, covariance, distances along lines and W2.
 LAW_TOLERANCE = np.array([0.02, 0.02, 0.02, 0.005, 0.02])
 PATH_TOLERANCE = 1e-4  # the rounding of float32 and the step from sigma_min are below
 ORDER_TOLERANCE = 0.3
 LEAST_ORDER = 0.5
 SMALL = 0.25  # an error from which a limit is extrapolated
-FAR = 1.5  # the deviation of a length far from 0, over that of a chi: 1.4 to 1.7 by its dimension
-SDE_ERROR = 10.0  # of the variance, times the steps
+# The deviation of a length far from 0, over a chi's: 1.4 to 1.7 by the dimension.
+FAR = 1.5
+SDE_ERROR = 10.0  # the relative error of the variance, times the number of steps
 EXACT_SETS, EXACT_DRAWS = 200, 300
 LEAST_DRAWS = 100
-LARGEST = 1e100  # of a draw, whose square is finite
-REPEATED = 0.01  # of the rows
+LARGEST = 1e100  # draws are at most as large, so that their squares are finite
+REPEATED = 0.01  # the fraction of rows that may be repeated
 ERRORS = 'mean_error', 'variance_error', 'covariance_error', 'line_error'
 LINES = 32  # random directions
-LEVELS = np.arange(1, 20) / 20.0  # of distribution functions
-BATCH_SIZE = 100  # of W2
-BLOCKS = LEAST_DRAWS  # of the bootstrap
+LEVELS = np.arange(1, 20) / 20.0  # the levels of distribution functions that are compared
+BATCH_SIZE = 100  # draws in a batch of which W2 is computed
+BLOCKS = LEAST_DRAWS  # blocks of the bootstrap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +160,7 @@ def certify(
   )
 
 
-@functools.lru_cache(maxsize=4)  # for other methods at the same noise
+@functools.lru_cache(maxsize=4)  # other methods of the same problem start from the same noise
 def _start(problem, draws, seed):
   rng = np.random.default_rng(seed)
   noise = problem.draw(rng, draws)
@@ -207,8 +208,8 @@ class _Law:
     self.centre, self.spread = sizes.mean(axis=0), sizes.std(axis=0)
 
   def errors(self, x, turn=0):
-    # Of the mean [D] and the covariance [D * D], in axes in which the law is
-    # white, of distribution functions along lines, and of W2, in one array.
+    # Returns in one array the errors of the mean [D] and the covariance [D * D], in
+    # axes in which the law is white, of distribution functions along lines, and of W2.
     rows = x.reshape(len(x), -1)
     if not (np.abs(rows) < LARGEST).all():
       return np.full(self.dim + self.dim**2 + self.levels.size + 1, np.nan)
@@ -227,7 +228,7 @@ class _Law:
     return np.sqrt(costs[optimize.linear_sum_assignment(costs)].mean()) / self.scale
 
   def parts(self, errors):
-    # Of the mean, the variance, the covariance, the lines and W2.
+    # Returns the errors of the mean, the variance, the covariance, the lines and W2.
     mean, covariance, lines, w2 = np.split(
       errors, np.cumsum([self.dim, self.dim**2, self.levels.size]), axis=-1
     )
@@ -236,11 +237,11 @@ class _Law:
     return mean / root, variance, covariance / root, lines / np.sqrt(self.levels.size), w2
 
   def sizes(self, errors):
-    # [..., 5].
+    # Returns the lengths of these five parts, [..., 5].
     return np.stack([np.linalg.norm(part, axis=-1) for part in self.parts(errors)], axis=-1)
 
   def scores(self, errors, factor=1.0):
-    # In standard errors of one set of draws, or of `factor` times its error.
+    # Returns sizes in standard errors of one set of draws, whose errors are `factor` as large.
     return (self.sizes(errors) / factor - self.centre) / self.spread
 
   def wrong(self, errors, factor=1.0):
@@ -345,8 +346,8 @@ def _judge_law(law, errors, steps):
 
 
 def _law_order(law, errors, steps, k):
-  # And its standard error, from the last number of steps and the nearest of three
-  # before it that gives the order to 0.1; without the part that exact draws have.
+  # Returns the order and its standard error, from the last number of steps and the nearest
+  # of three before it that gives the order to 0.1; the part of exact draws is subtracted.
   sizes = law.sizes(errors)[:, k]
   beyond = np.sqrt(np.maximum(sizes**2 - law.centre[k] ** 2, law.spread[k] ** 2))
   relative = FAR * law.spread[k] * sizes / beyond**2
@@ -365,7 +366,7 @@ def _limit(errors, steps):
 
 
 def _limit_factor(steps):
-  # Its error, in those of one set of draws.
+  # The error of the limit, where the error of each set of draws is 1.
   return np.linalg.norm(_limit(np.eye(2), steps))
 
 

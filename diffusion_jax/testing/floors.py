@@ -8,17 +8,17 @@ objective is then computed with it as with the network:
   params = {'network': fit(x_train).of('linear')}
   loss, _ = objective(params, Context(), key, {'x': x_test})
 
-'nothing_learnt' knows the mean of the data alone: E[x_0] and no noise. 'linear'
+'nothing_learnt' knows only the mean of the data: E[x_0] and no noise. 'linear'
 is E[x_0 | x_t] of N(mean, covariance), the best linear denoiser of the training
 set. 'memorised' is E[x_0 | x_t] of the training examples themselves, the least
 loss on them.
 
 They read what the network reads. Given the class (`fit(x, label)`) mean,
 covariance and examples are of the class. Given a context (`fit(x,
-context=context)`) mean and covariance are those of x_0 given the context, if
+context=context)`) mean and covariance are the law of x_0 given the context, if
 both are jointly Gaussian, and nothing is 'memorised': the context of a training
 example says which one it is. An example whose conditions are dropped is
-denoised without them. A network that reads a text, a picture or some of the
+denoised without them. A network that reads text, a picture or some of the
 numbers has no such floor.
 
 Where the covariances of all classes have more than MOST_NUMBERS^2 numbers
@@ -48,10 +48,10 @@ from diffusion_jax.ranges import check_value
 Array = jax.Array
 Line = Literal['nothing_learnt', 'linear', 'memorised']
 LINES: tuple[Line, ...] = get_args(Line)
-MOST_NUMBERS = 4096  # of an example whose covariance is computed
-MOST_EXAMPLES = 20_000  # that 'memorised' knows
-MOST_VALUES = 64_000_000  # of all these examples together, 256 MB
-# Before `Fit.limit`.
+MOST_NUMBERS = 4096  # the most numbers of an example whose covariance is computed
+MOST_EXAMPLES = 20_000  # the most examples that 'memorised' knows
+MOST_VALUES = 64_000_000  # the most numbers of all these examples together, 256 MB
+# The words before `Fit.limit`.
 NOT_LEAST = 'linear is not the least loss of a linear denoiser: '
 # What a network may read besides x_t, in words; only the first two are denoised with.
 READ = {
@@ -179,10 +179,11 @@ def of_source(
 ) -> Fit:
   """Returns the `Fit` of a source, whose arrays the facts of a run encode.
 
-  reads: which of 'label' and 'context' the network reads. Mean and covariance
-  are of all examples in memory, and of the random ones that `memorised` knows,
-  at most `most` and MOST_VALUES numbers, of others and by the cosine transform.
-  Raises ValueError for no example, and for other conditions (`no_floor`).
+  reads: which of 'label' and 'context' the network reads. `memorised` knows random
+  examples, at most `most`, with at most MOST_VALUES numbers. Mean and covariance of
+  data in memory are of all examples; of other data, or by the cosine transform, they
+  are of the examples that `memorised` knows. Raises ValueError for no example, and
+  for other conditions (`no_floor`).
   """
   if not lines_of(reads, facts):
     raise ValueError(no_floor(reads, facts))
@@ -209,7 +210,8 @@ def of_source(
     count, mean, values, axes = spectrum(examples, labels, classes)
     slope = np.zeros((len(mean), 0, size))
   for rows in (mean, slope, values, axes):
-    rows[np.flatnonzero(count[:-1] == 0)] = rows[-1]  # as much is known of such a class
+    # An empty class has the values of all examples.
+    rows[np.flatnonzero(count[:-1] == 0)] = rows[-1]
   return Fit(
     *(jnp.asarray(rows, jnp.float32) for rows in (mean, slope, values, axes)),
     examples=jnp.asarray(examples.reshape(len(examples), size), jnp.float32),
@@ -221,7 +223,7 @@ def of_source(
 
 
 def metric_of(metrics: Container[str]) -> str:
-  """Returns the metric of the estimates alone, without a learned variance."""
+  """Returns the name of the loss without a learned variance: the error of the estimates."""
   return next(name for name in ('error', 'simple', 'loss') if name in metrics)
 
 
@@ -305,7 +307,7 @@ def spectrum(
   x = np.asarray(scipy.fft.dctn(x - shift, axes=range(1, x.ndim - 1), norm='ortho'))
 
   def of_rows(rows):
-    # Those of no rows are not used.
+    # The mean of an empty class is not used.
     rows = rows if len(rows) else np.zeros_like(x[:1])
     mean = rows.mean(axis=0, dtype=np.float64)
     rows = rows - mean.astype(np.float32)

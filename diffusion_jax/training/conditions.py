@@ -40,9 +40,9 @@ def draw_subsets(key: Array, shape: tuple[int, ...], parameters: int) -> Array:
 
   One of five rules (Gloeckler et al. 2024), each as likely, draws them: none;
   all but the first `parameters`; only these; each with probability 0.3, or with
-  0.7. For 0 parameters one of the other three does. If all are drawn, none is
-  known. key: [] or one per example, [B]. Raises
-  ValueError if all numbers are parameters.
+  0.7. Without parameters the two rules that name them are left out. If all numbers
+  are drawn, none is known. key: [] or one per example, [B]. Raises ValueError if all
+  numbers are parameters.
   """
   size, num = shape
   if parameters >= num:
@@ -96,7 +96,7 @@ def stroke(key: Array, height: int, width: int, num_corners: int = 5) -> Array:
   radius = jax.random.uniform(width_key, (), minval=1 / 16, maxval=1 / 8)
   pixels = jnp.concatenate(jnp.broadcast_arrays(*_pixels(height, width)), -1)
 
-  def distance(start, end):  # from each pixel to a line between two corners
+  def distance(start, end):  # distance of each pixel to a line between two corners
     along = end - start
     ratio = jnp.sum((pixels - start) * along, axis=-1, keepdims=True)
     ratio = jnp.clip(ratio / jnp.sum(along**2), 0.0, 1.0)

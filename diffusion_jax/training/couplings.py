@@ -19,7 +19,7 @@ from diffusion_jax.ranges import Positive, Probability, Size
 
 Array = jax.Array
 # (key, x0 [B, ...], y [B, ...], cond) -> i [B], such that x0 is paired with y[i];
-# i = B: with NaN, where there is no plan
+# i = B, without a plan, pairs it with NaN
 Coupling = Callable[[Array, Array, Array, dict], Array]
 
 
@@ -27,7 +27,7 @@ Coupling = Callable[[Array, Array, Array, dict], Array]
 class PlanCoupling:
   """A coupling that draws y for each x_0 from its row of a plan.
 
-  log_plan(x0, y, cond) -> [B, B], NaN where there is none.
+  log_plan(x0, y, cond) -> [B, B], NaN in rows without a plan.
   """
 
   log_plan: Callable[[Array, Array, dict], Array]

@@ -30,7 +30,7 @@ from diffusion_jax.runtime.files import (
   write_json,
 )
 
-IDS = 'loggers.json'  # in the run folder: what W&B calls the run
+IDS = 'loggers.json'  # the file of the run folder with W&B's name of the run
 
 
 class Logger(Protocol):
@@ -61,9 +61,9 @@ class TensorBoard:
   """Writes `events.out.*` into the run folder."""
 
   def __init__(self, workdir: Path, start_step: int):
-    # Not SummaryWriter: its thread dies on a full disk, and the run would wait
-    # for it forever. By itself the name has the second only, and a file of this
-    # name is replaced.
+    # SummaryWriter's thread would die on a full disk, and the run would wait for it
+    # forever. The default name has the time in seconds, and two starts in a second
+    # would share a file.
     EventsWriter = _tensorboard('event_file_writer').EventsWriter
     self._events = EventsWriter(str(workdir / 'events'), f'.{time.time_ns()}')
     # TensorBoard drops records of this step and later ones, which will be
@@ -96,7 +96,7 @@ class TensorBoard:
     summary = _tensorboard('summary')
     text = f'```\n{json.dumps(config, indent=2)}\n```'
     self._add(step, [summary.text('config', text)])
-    # Only the start of the session: TensorBoard reads the record of the whole
+    # The start of the session is enough: TensorBoard reads the record of the whole
     # experiment from only one run, and would not show which fields differ.
     _, start, _ = summary.hparams(hparams, {})
     self._add(0, [start])
@@ -128,7 +128,7 @@ class Wandb:
     write_json(workdir / IDS, {'wandb': name})
 
   def _log(self, step, values):
-    if step >= self._run.step:  # It refuses steps that it has.
+    if step >= self._run.step:  # W&B refuses steps that it has.
       self._run.log(values, step=step)
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -156,13 +156,13 @@ def senders(names: Iterable[str]) -> list[str]:
   return [name for name in names if not declared_by(LOGGERS.get(name, Logger)).writes_here_only]
 
 
-_PACKAGES = {'wandb': 'wandb'}  # of the extras
+_PACKAGES = {'wandb': 'wandb'}  # {logger: the package that an extra installs}
 
 
 def missing(names: Iterable[str]) -> list[str]:
   """Returns the loggers whose package is not installed."""
   specs = {name: importlib.util.find_spec(_PACKAGES[name]) for name in names if name in _PACKAGES}
-  # Without an origin it is a folder wandb/ in the working folder.
+  # A spec without an origin is of a folder wandb/ in the working folder.
   return [n for n, spec in specs.items() if spec is None or not spec.origin]
 
 
@@ -254,7 +254,7 @@ class MetricWriter:
       made = act(thing)
       self._open.setdefault(name, made)
     except Exception as error:  # Each library has its own.
-      from tqdm import tqdm  # of the program, whose bar it may interrupt
+      from tqdm import tqdm  # writes around the bar that the program may show
 
       self._open.pop(name, None)
       reason = next(iter(str(error).strip().splitlines()), '')

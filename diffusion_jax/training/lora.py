@@ -27,7 +27,7 @@ def lora_init(key: Array, params: NamedParams, rank: int, convolutions: bool = F
   params: of the network, or their shapes. Kernels [in, out] of dense layers and
   attention have an adapter, stacks of them [blocks, in, out] one for each
   block; with `convolutions` also kernels [h, w, in, out], where A is [h, w, in,
-  rank]. Raises ValueError for a rank below 1, and if there is no such kernel.
+  rank]. Raises ValueError for a rank below 1, and if the network has no such kernel.
   """
   check_positive(rank=rank)
   ranks = (2, 3, 4) if convolutions else (2, 3)

@@ -97,7 +97,7 @@ def of_each(
 ) -> dict[str, Mean]:
   """Computes the metrics of each row of a batch, [B], at the draws of the whole batch.
 
-  The objective is separable: their totals add up to those of the batch.
+  The objective is separable: the totals of the rows add up to the batch's.
   """
   inputs, keys = objective.draw(key, batch, context)
 
@@ -275,7 +275,7 @@ def vlb(
 
 
 def _with_bound(network, schedule, num_steps, weight, vlb_weight, loss_aware, num_levels):
-  # Makes `hybrid`, and `vlb` if the weight is None.
+  # Makes `hybrid`; weight: None makes `vlb`.
   network.check_options('hybrid', 'learned_variance')
   if num_steps < 2 or not network.learned_variance:
     raise ValueError(

@@ -42,7 +42,7 @@ def vdm(
     _check_ends(schedule)
 
   def draw(key, batch, context):
-    # Only t: gradients reach the level of a learned schedule in the loss.
+    # t is drawn here and its level is taken in the loss, where gradients reach a learned schedule.
     key, eps_key = jax.random.split(key)
     inputs, keys = draw_inputs(key, batch, lambda t: t, network, antithetic_times)
     return (inputs, jax.random.normal(eps_key, batch['x'].shape)), keys

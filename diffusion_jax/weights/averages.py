@@ -23,7 +23,7 @@ from diffusion_jax.training import power_ema
 from diffusion_jax.weights import checksums, load
 from diffusion_jax.weights.checkpoints import check_fits
 
-RECORD = 'average.json'  # in a run folder that --mode=average wrote
+RECORD = 'average.json'  # the file of a run folder that --mode=average wrote
 _METADATA = 'snapshot'  # key in the metadata of a file
 # With a larger residual the sum has little to do with the requested average; up
 # to it, the parameters' error is about the profile's (docs/training.md).
@@ -43,7 +43,7 @@ def begin(workdir: Path, step: int, batch_size: int) -> float:
     sizes.append([step if sizes else 0, batch_size])
   if processes.is_first():
     out = of_run.make_folder(workdir, 'snapshots')
-    for path in out.glob('*.safetensors.draft*'):  # of an interrupted write
+    for path in out.glob('*.safetensors.draft*'):  # an interrupted write has left it
       path.unlink()
     _delete(workdir, (s for s in steps(workdir) if s > step))
     of_run.write_summed(out / 'batches.json', {'batches': sizes})
@@ -154,7 +154,7 @@ class Average(NamedTuple):
 def make(workdir: Path, sigma_rel: float, step: int | None, target: Params) -> Average:
   """Returns the average of a width at a step with a snapshot; None: the latest.
 
-  target: the abstract parameters. Raises FileNotFoundError for a step without
+  target: the abstract parameters. Raises FileNotFoundError for a step without a
   snapshot; ValueError for a snapshot that is damaged or of another network, and
   for a width that the snapshots cannot make.
   """

@@ -64,7 +64,7 @@ def open_manager(
     policies.append(_Best(keep_best))
   options = ocp.CheckpointManagerOptions(
     preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-    # With this Orbax writes metrics, and requires them at every save.
+    # With a `best_fn` Orbax writes metrics, and requires them at every save.
     best_fn=_metric if keep_best else None,
     cleanup_tmp_directories=True,
     async_options=_with_sums(place),
@@ -237,8 +237,8 @@ def _open_read_only(workdir):
     raise FileNotFoundError(
       f'{workdir} contains no checkpoint: train first, or give the --workdir of a run'
     )
-  # Each process reads alone: a report is written by the first process only, and would
-  # wait for the others without end.
+  # Each process reads without the others: a report is written by the first process
+  # only, and would wait for the others without end.
   index = jax.process_index()
   alone = ocp.options.MultiprocessingOptions(index, {index}, f'process_{index}')
   options = ocp.CheckpointManagerOptions(
@@ -320,7 +320,7 @@ def _folder(workdir):
 
 
 def _with_sums(folder):
-  def write_sums():  # of the checkpoint that is being written
+  def write_sums():  # writes the sums of the checkpoint that is being written
     drafts = folder.glob(f'*{ocp.path.atomicity_types.TMP_DIR_SUFFIX}*')
     checksums.write(max(drafts, key=os.path.getmtime))  # Others may be leftovers.
 

@@ -26,7 +26,7 @@ from diffusion_jax.weights import checkpoints, share
 from diffusion_jax.weights.checkpoints import AVERAGE, by_name, check_fits
 
 _RECORD = 'lora'  # key in the metadata of base weights
-_MAX_NAMES = 10  # in one message
+_MAX_NAMES = 10  # the most names in one message
 
 
 class Stored(NamedTuple):
@@ -148,8 +148,8 @@ def begin_from(params: Params, workdir: str) -> Callable[[TrainState], TrainStat
 
   params: the state's parameters, or their shapes. A leaf that the run does not
   have, or has in another shape, keeps its value, and its name is printed.
-  Raises OSError or ValueError if there is no run, and ValueError if more than
-  half of the leaves do not fit.
+  Raises OSError or ValueError if the folder has no run, and ValueError if more
+  than half of the leaves do not fit.
   """
   theirs = by_name(open(workdir).params)
   ours, kept = by_name(params), {}

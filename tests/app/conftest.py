@@ -89,7 +89,7 @@ def facts_of(model):
 def once(function):
   """Makes a function of `setup` return one program to trainings that share it.
 
-  Each of them would trace it anew. tests/app/train/test_setup.py shows that
+  Each of them would trace it again. tests/app/train/test_setup.py shows that
   the rates, the length and the examples of a training are not in its step.
   """
   made = {}
@@ -367,9 +367,3 @@ def autoencoder(tmp_path_factory):
   """Makes a run of a small autoencoder with normal parameters."""
   config = trial('digits_autoencoder', network=f'{SmallAutoencoder.__module__}:SmallAutoencoder')
   return untrained(config, tmp_path_factory.mktemp('runs') / 'autoencoder')
-
-
-@pytest.fixture(scope='session')
-def averaged(trained_once):
-  """Trains four steps with averages, each with a checkpoint and a snapshot."""
-  return trained_once('averaged', smoke(**TRACKED))

@@ -298,7 +298,7 @@ def run_mode(monkeypatch, flags):
 def test_the_point_of_a_sweep_is_trained_and_printed_by_one_process(
   run_mode, monkeypatch, flags, capsys
 ):
-  """It is printed after joining, when only the first process prints."""
+  """The point of a sweep is printed after joining, when only the first process prints."""
   configs = []
   monkeypatch.setattr(cli, 'join', lambda config: print('joined'))
   flags(sweep_index=5)

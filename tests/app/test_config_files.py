@@ -46,7 +46,7 @@ def package(tmp_path, monkeypatch):
 
 
 def test_the_nearest_config_is_taken(imports, package, tmp_path, monkeypatch):
-  """Its file, and one of the user's, import the same `configs`."""
+  """The nearest config file and a file of the user's import the same `configs`."""
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'mine.py').touch()
   installed = str(package / 'configs' / 'digits.py')

@@ -47,7 +47,7 @@ def test_fields_have_the_texts_of_their_docstrings():
 
 @pytest.mark.parametrize('name', ['digits_dit', 'digits_vae', 'digits_meanflow'])
 def test_every_field_of_a_config_is_in_the_help_of_a_mode(name):
-  """Its value is shown too; a section that is None is one line."""
+  """The help of some mode shows each field of the config."""
   shown = [mode_help(mode, name) for mode in MODES]
   shown = {line.split('=')[0].strip() for text in shown for line in text.splitlines()}
   names = [name for name in folder.flat(read(name).to_dict()) if not name.endswith('.name')]
@@ -65,7 +65,7 @@ def test_the_help_of_a_mode_has_its_fields_within_the_width(mode):
 
 
 def test_a_section_has_its_choices_docstring_and_parameters():
-  """They belong to the config, or to the choice that a flag names."""
+  """The help of a section is its own, or of the choice that a flag names."""
   text = mode_help('train', 'digits_dit')
   section = text.partition('\nnetwork=')[2].partition('\n\nnoise_input=')[0]
   assert section.startswith('dit; or unet, ddpmpp, edm2, vdm, mlp\n')

@@ -152,7 +152,7 @@ def test_the_bound_of_a_markov_chain(key):
 
 
 def test_the_gradient_is_that_of_the_literal_loss(key):
-  """It includes the derivative through the draw of z."""
+  """The gradient includes the derivative through the draw of z."""
   _, gradient = jax.device_get(PLAIN(PARAMS, START, key, BATCH))
   places = ('encode', (1, 0)), ('encode', (2, 4)), ('decode', (0, 3))
   for name, place in places:

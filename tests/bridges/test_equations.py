@@ -72,7 +72,7 @@ def test_the_diffusion_steps_by_its_drift(draws):
 
 @pytest.mark.parametrize('coupled', [False, True])
 def test_the_best_prediction_is_the_regression_of_the_pairs(coupled):
-  """On points with the moments of (x_0, y, z), whose regression is exact."""
+  """The regression is exact on points with the moments of (x_0, y, z)."""
   cross = coupled * np.array([[0.3, 0.2], [-0.1, 0.4]])
   bridge = GaussianBridge(MEANS[0], COVS[0], MEANS[1], COVS[1], cross, 0.7)
   zero, one = np.zeros((2, 2)), np.eye(2)

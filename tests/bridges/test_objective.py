@@ -20,7 +20,7 @@ from diffusion_jax.training.objectives import Context, Network
 
 @pytest.mark.parametrize('diffusion', [0.0, 0.7])
 def test_the_loss_literally(diffusion, key):
-  """Without diffusion it is flow matching, |v - (y - x_0)|^2 on lines."""
+  """Without diffusion the loss is flow matching, |v - (y - x_0)|^2 on lines."""
   double = bool(diffusion)
 
   def apply(params, x, noise, cond, *, key=None):
@@ -58,7 +58,7 @@ def test_the_loss_literally(diffusion, key):
 
 
 def test_pairs_are_those_of_the_schrodinger_bridge(key):
-  """Their covariance is known between Gaussians, here by their quantiles."""
+  """The covariance of Schrodinger pairs is known between Gaussians, here by their quantiles."""
   x0 = norm.ppf((np.arange(200) + 0.5) / 200).astype(np.float32)[:, None]
   couple = schrodinger_coupling(1.0)
   draw = jax.jit(jax.vmap(lambda key: couple(key, x0, 2.0 * x0, {})))

@@ -1,3 +1,5 @@
+"""Checks of arguments name the value that breaks a rule; a pytree's class is part of its type."""
+
 import dataclasses
 from typing import Any
 

@@ -44,9 +44,9 @@ def test_the_entropic_plan_is_optimal():
 
 
 def test_the_gradient_of_the_entropic_cost_is_the_plan():
-  """By the envelope theorem, d/dcost min(<plan, cost> + epsilon <plan, log plan>).
+  """The envelope theorem gives d/dcost of min(<plan, cost> + epsilon <plan, log plan>).
 
-  Also where labels forbid pairs.
+  The gradient is compared with labels that forbid pairs, and without.
   """
   (cost,) = normals((6, 6))
   allowed = np.arange(6)[:, None] % 2 == np.arange(6) % 2
@@ -72,7 +72,7 @@ def literal(cost, epsilon, num_iterations):
 
 
 def test_every_column_of_the_plan_holds_however_small_epsilon():
-  """Of N(0, I) and N(3, I) at diffusions .05 and .5, and of 784 dimensions."""
+  """Plans of N(0, I) and N(3, I) in 2 dimensions at diffusions .05 and .5, and in 784."""
   points = [x.astype(np.float64) for x in normals((32, 2), (32, 2), (32, 784), (32, 784))]
   near, wide = (cdist(x0, y + 3.0, 'sqeuclidean') for x0, y in (points[:2], points[2:]))
   costs, epsilon = [near, near, wide], 2.0 * np.array([0.05, 0.5, 0.5]) ** 2
@@ -156,7 +156,7 @@ def linear_program(cost):
 
 @pytest.mark.parametrize('shape', [(6, 6), (4, 7)])
 def test_the_cost_of_the_plan_approaches_the_linear_programs(shape):
-  """It is above by at most epsilon times the entropy of a row, log B."""
+  """The plan's cost is above the linear program's by at most epsilon log B."""
   (cost,) = normals(shape)
   least = np.sum(linear_program(cost.astype(np.float64)) * cost)
   for epsilon in (0.1, 0.01):

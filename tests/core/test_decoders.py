@@ -1,3 +1,5 @@
+"""Decoders of x given z are normalised, agree with SciPy, and stay finite far from the data."""
+
 import functools
 
 import jax
@@ -70,7 +72,7 @@ def masses(name, num_levels, mean, log_scale):
 @anything
 @given(st.sampled_from(LEVELS), st.floats(-1.5, 1.5), st.floats(-9.0, 20.0))
 def test_masses_are_a_distribution(name, num_levels, mean, log_scale):
-  """They add up to 1 and are symmetric, a point or flat in the limits."""
+  """Masses of bins add up to 1 and are symmetric, a point or flat in the limits."""
   x, scale = np.linspace(-1.0, 1.0, num_levels), np.exp(log_scale)
   atol = 1e-4 + 3e-7 / scale  # float32 resolves x - mean to 1e-7.
   mass = np.asarray(masses(name, num_levels, mean, log_scale), np.float64)

@@ -1,3 +1,5 @@
+"""Every parametrization of a network is the same denoiser, at trained levels and beyond."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

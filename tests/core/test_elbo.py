@@ -1,3 +1,5 @@
+"""The terms of the variational bound agree with float64 sums and with their expectations."""
+
 from unittest import mock
 
 import jax
@@ -13,7 +15,7 @@ from tests.jitted import at_step, jitted, level_at
 
 @pytest.mark.parametrize('num_levels', [2, 17, 256])
 def test_the_categorical_decoder_literally(num_levels):
-  """It is Bayes' rule over the grey levels, here in float64 pixel by pixel."""
+  """The categorical decoder is Bayes' rule over the grey levels, in float64 pixel by pixel."""
   rng = np.random.default_rng(0)
   values = np.linspace(-1.0, 1.0, num_levels)
   x0 = rng.choice(values, (2, 3, 4))
@@ -35,7 +37,7 @@ SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 
 
 def test_prior_kl_in_float64():
-  """It is 0.5 sum(alpha_bar x^2 - alpha_bar - log(1 - alpha_bar))."""
+  """The prior's KL is 0.5 sum(alpha_bar x^2 - alpha_bar - log(1 - alpha_bar))."""
   x0 = np.random.default_rng(0).uniform(-1.0, 1.0, (3, 4))
   for step, rtol in ((1000, 1e-4), (500, 1e-5), (10, 1e-5)):
     alpha_bar = np.prod(1.0 - dj.linear_betas(1000)[:step])

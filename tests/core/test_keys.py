@@ -1,3 +1,5 @@
+"""The noise of an example depends on its own key only, and no two streams share a key."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

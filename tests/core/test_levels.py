@@ -1,3 +1,5 @@
+"""Levels in float32 keep log-SNR accurate, and times are rounded to steps where they are steps."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,3 +1,5 @@
+"""Losses of all parametrizations agree, and random times have the distributions that they name."""
+
 import functools
 import itertools
 
@@ -27,7 +29,7 @@ JIT = dj.min_flow_weight(), dj.min_flow_weight(9.0)
 
 
 def test_every_parametrization_has_the_same_loss(rng):
-  """It is weight |x_0 - x0_hat|^2 in the output space of any network."""
+  """The loss is weight |x_0 - x0_hat|^2 in the output space of any network."""
   x0, eps, wrong = rng.standard_normal((3, 4, 6), np.float32)
   x0_hat = x0 + 0.3 * wrong
   cases = list(itertools.product(KINDS, WEIGHTS))
@@ -81,7 +83,7 @@ def test_the_loss_of_weight_v_is_the_squared_error_of_v(rng):
 
 
 def test_flow_loss_is_the_squared_error_of_the_velocity(rng):
-  """It is |eps - x_0 - v_hat|^2 on the straight path, also without signal."""
+  """The flow loss is |eps - x_0 - v_hat|^2 on the straight path, also without signal."""
   x0, eps, output = rng.standard_normal((3, 4, 6), np.float32)
   t = np.float32([1e-4, 0.3, 0.9, 1.0])
 

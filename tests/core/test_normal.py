@@ -1,3 +1,5 @@
+"""Densities of Gaussians and of bins agree with SciPy in float64."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,7 @@ def test_log_prob_is_scipys():
 
 @pytest.mark.parametrize('ratio', [1e-8, 0.3, 0.9, 0.999, 1, 1.001, 1.7, 1e8])
 def test_kl_of_variances_alone_in_float64(ratio):
-  """It is of second order if they are close, and finite if far apart."""
+  """The KL of close variances is of second order, and of far ones finite."""
   q = np.float32(3.0 * ratio)  # q / 3 is not exact
   u = np.float64(q) / 3.0
   expected = 0.5 * (u - 1.0 - np.log(u))

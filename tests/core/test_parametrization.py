@@ -1,3 +1,5 @@
+"""Targets of each parametrization are the published ones, and are invertible without signal."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,3 +1,5 @@
+"""The forward process is Markov, and its posterior is Bayes' rule, also where float32 ends."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,7 +135,7 @@ SCHEDULES = {
 
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_the_velocity_is_the_slope_of_the_path(name, key):
-  """It is a difference of q_sample, and the SDE's f x - g^2 score / 2."""
+  """The velocity is a difference of q_sample, and the SDE's f x - g^2 score / 2."""
   schedule = SCHEDULES[name]
 
   @jax.jit

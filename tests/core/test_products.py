@@ -1,4 +1,4 @@
-"""XLA:CPU's fusions of products with sums, some of which give wrong numbers."""
+"""XLA:CPU fuses no product with a sum in our functions: some of these fusions are wrong."""
 
 import os
 import subprocess
@@ -88,7 +88,7 @@ def test_the_workaround_is_needed_by_this_jaxlib():
 
 @pytest.mark.parametrize('name', PLANTED)
 def test_the_planted_patterns_are_chained(name):
-  """So the next test can fail."""
+  """The planted patterns are fused, so the next test can fail."""
   assert chained(program(*PLANTED[name]).as_text())
 
 
@@ -101,7 +101,7 @@ def test_no_product_is_fused_with_a_sum():
 
 
 def test_a_large_batch_has_the_density_of_scipy():
-  """Of 40,001 rows; a user may call it row by row."""
+  """The density of 40,001 rows is right in one call, and in a `vmap` of calls of one row."""
   at, oracle = fusions.LEVEL, fusions.GAUSSIAN
   each = jax.vmap(lambda r: oracle.log_prob(r[None], at)[0])
   cov = at.alpha**2 * fusions.COV + at.sigma**2 * np.eye(fusions.D)

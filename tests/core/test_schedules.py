@@ -1,3 +1,5 @@
+"""Every schedule loses signal, stays accurate in float32, and is inverted by `from_logsnr`."""
+
 import copy
 
 import jax
@@ -25,7 +27,7 @@ def everything(schedule, t=T, beyond=(-90.0, 90.0)):
 @jax.jit
 def compiled(schedule, t, beyond):
   level, slopes = jax.jvp(schedule, (t,), (jnp.ones_like(t),))
-  inside = (t > 0.0) & (t < 1.0)  # The ends may have none.
+  inside = (t > 0.0) & (t < 1.0)  # A schedule may have no slope at t = 0 and t = 1.
   slopes = [jnp.where(inside, slope, 0.0) for slope in slopes[1:]]
   found = schedule.from_logsnr(jnp.concatenate([level.logsnr, beyond]))
   parts = (jax.tree.map(lambda x, i=i: x[i], found) for i in (slice(-2), slice(-2, None)))
@@ -35,7 +37,7 @@ def compiled(schedule, t, beyond):
 @anything
 @given(EVERY)
 def test_every_schedule_keeps_the_contract(schedule):
-  """It is finite, noisier with t, has an inverse and gradients."""
+  """A schedule is finite, noisier with t, and has an inverse and gradients."""
   level, found, _, slopes = everything(schedule)
   assert np.isfinite(level.alpha).all() and np.isfinite(level.sigma).all()
   with np.errstate(divide='ignore'):  # The ends may be infinite.
@@ -190,7 +192,7 @@ def test_a_shift_keeps_the_steps():
 
 @pytest.mark.parametrize('n', [2, 18, 256])
 def test_a_uniform_grid_of_karras_is_edms_grid(n):
-  """It has the t_i of Karras et al. 2022, Eq. 5, then 0."""
+  """The grid has the t_i of Karras et al. 2022, Eq. 5, then 0."""
   i = np.arange(n)
   first, last = 80.0 ** (1 / 7), 0.002 ** (1 / 7)
   expected = (first + i / (n - 1) * (last - first)) ** 7

@@ -1,3 +1,5 @@
+"""Schedules of a list of alphas are the list at its steps, and continuous between them."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

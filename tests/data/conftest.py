@@ -1,3 +1,5 @@
+"""Official archives without a network, for tests of data sets."""
+
 import pytest
 
 from tests.data import archives

@@ -33,7 +33,7 @@ def test_each_epoch_meets_other_points_of_the_source():
 
 
 def test_its_order_and_its_random_examples_are_those_of_its_sets():
-  """Each seed shifts the source otherwise."""
+  """A pair of sets keeps its order, and redraws its examples by seed and epoch."""
 
   class Random(ArraySource):
     redrawn = lambda self, seed, epoch: ArraySource(self.x + 100 * seed + epoch[:, None])

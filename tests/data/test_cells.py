@@ -30,7 +30,7 @@ def test_a_table_of_two_columns(tmp_path, text):
 
 # Other delimiters see one field of more characters than csv.field_size_limit().
 WIDE = {f'column {i}': ['1'] for i in range(15_000)}
-# the text of a file => its columns
+# What a file contains => its columns.
 TEXTS = r"""
 '"a, x\ny",c\n1,2\n' => {'a, x y': ['1'], 'c': ['2']}
 '"a, b\nb";c\n1;2\n' => {'a, b b': ['1'], 'c': ['2']}

@@ -1,4 +1,4 @@
-"""The code around a function, of which results are kept."""
+"""A sum of the code that a function runs changes if that code does."""
 
 import importlib
 import sys
@@ -45,7 +45,7 @@ def write(top, files):
 
 @pytest.mark.parametrize('name', ['parts.simulator', 'outer.parts.simulator'])
 def test_a_change_below_the_folder_of_a_simulator_is_noticed(name, tmp_path, sum_of):
-  """Of a package all is seen, also what is beside a sub-package."""
+  """The sum is of every module of the outermost package, and of no file that Python skips."""
   top = tmp_path / 'outer' if name.startswith('outer') else tmp_path
   write(top, PACKAGE)
   code = lambda: sum_of(tmp_path, name)
@@ -92,9 +92,9 @@ def simulate(rng, n):
 
 @pytest.mark.parametrize('most', [200, 0])
 def test_a_change_of_what_is_imported_is_noticed(most, tmp_path, sum_of, monkeypatch):
-  """Also beside the package, in another folder, and in a folder of many files.
+  """An imported module counts next to the package, in another folder, and below many files.
 
-  Files next to the module may be read without an import.
+  Files next to the simulator count even if nothing imports them.
   """
   monkeypatch.setattr(code_sums, 'MOST_FILES', most)
   monkeypatch.syspath_prepend(tmp_path / 'lib')

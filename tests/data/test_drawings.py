@@ -100,7 +100,7 @@ def test_training_data_are_grey_behind_the_samples():
 
 
 def test_draws_of_each_given_row_have_a_colour():
-  """They are blue and orange, the first two of matplotlib's tab10."""
+  """Draws of two rows are blue and orange, the first colours of matplotlib's tab10."""
   x = np.array([[-1.0, -1.0], [2.0, 1.0]]).repeat(20, axis=0)
   (panel,) = panels(drawings.sheet(standard(2), x, 10, groups=2))
   red, _, low = np.moveaxis(panel.astype(int), -1, 0)

@@ -1,3 +1,5 @@
+"""Files of a data set are found by their suffix, each once."""
+
 import os
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Examples are recognised in another set by hashes of rounded numbers or of pixels."""
+
 import numpy as np
 import pytest
 

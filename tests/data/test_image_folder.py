@@ -1,3 +1,5 @@
+"""A folder of pictures is a set with labels, splits and captions by its names."""
+
 import os
 import shutil
 

@@ -36,7 +36,7 @@ def test_samples_are_read_in_batches(tmp_path, pictures, save):
 @pytest.mark.parametrize('dtype', [np.float32, np.int32])
 @pytest.mark.parametrize('size', [1, 3, 50])
 def test_levels_of_another_type_are_levels(tmp_path, pictures, dtype, size):
-  """In batches of any size: the first and the last picture are black."""
+  """Levels of another type are found in batches of any size, by a black and a white picture."""
   path = tmp_path / 'samples.npz'
   pictures[[0, 1, 6]] = [[[[0]]], [[[1]]], [[[0]]]]
   np.savez(path, arr_0=pictures[..., 0].astype(dtype))

@@ -1,3 +1,5 @@
+"""Pictures of every mode and depth are read as people see them."""
+
 import re
 import zlib
 

@@ -1,3 +1,5 @@
+"""Arrays of npz and npy files are sets, with contexts, labels and splits by their names."""
+
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal

@@ -1,3 +1,5 @@
+"""Batches follow from the seed and the step, for any number of threads and hosts."""
+
 from typing import Any
 
 import numpy as np

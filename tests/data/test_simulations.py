@@ -114,7 +114,7 @@ def test_what_changes_the_simulations_is_noticed(module, tmp_path):
 
 
 def test_functions_that_one_function_returns_are_not_kept(tmp_path):
-  """Their code does not say what it was given."""
+  """Closures of one function are not kept: their code does not say what it was given."""
 
   def shifted(by):
     return lambda rng, n: {'x': rng.normal(by, 1.0, (n, 1))}

@@ -1,3 +1,5 @@
+"""Sources of arrays have the statistics and checksums of their examples."""
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal

@@ -53,7 +53,7 @@ def test_a_program_has_the_same_units(values):
 
 @given(st.integers(0, 2**31), st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
 def test_real_numbers_come_back_in_their_units(seed, mean, std):
-  """To 1e-6 standard deviations, or what float32 keeps of the values."""
+  """Real numbers come back to 1e-6 standard deviations, or as float32 keeps them."""
   values = ArraySpec((5, 1), mean=(mean,), std=(std,))
   x = mean + std * np.random.default_rng(seed).normal(size=(3, 5, 1))
   z = values.encode(x)

@@ -10,7 +10,7 @@ DIGITS = small_sets.digits('test')
 
 
 def test_a_fraction_of_a_permutation_is_for_tests():
-  """The order is that of docs/data.md, and no row is lost."""
+  """Rows are permuted as docs/data.md says, and each is in one of the two parts."""
   train, test = (random_part(30, split, 0.2, 'a set') for split in ('train', 'test'))
   order = np.random.default_rng(0).permutation(30)
   assert_array_equal(test, np.sort(order[:6]))

@@ -1,3 +1,5 @@
+"""Columns of a CSV file are numbers or categories, and each cell that is neither gets a line."""
+
 import csv
 import io
 
@@ -104,7 +106,7 @@ SPELLINGS = '{!r}', '{:e}', '{:.3f}', '{:.17g}', ' {:g} ', '"{!r}"', '{:E}', '-.
   st.sampled_from(['', '\ufeff']),
 )
 def test_numbers_are_those_that_arrow_reads(tmp_path_factory, rows, mark, end, start):
-  """It is another reader; it is told the delimiter, which `read_cells` finds."""
+  """Arrow, another reader, gives the same numbers if told the delimiter that we find."""
   cells = [('"a, b"', 'c'), *((text.format(x), repr(y)) for x, text, y in rows)]
   text = start + end.join(map(mark.join, cells)) + end
   path = write(tmp_path_factory.getbasetemp() / 'arrow.csv', text)
@@ -124,7 +126,7 @@ TEXTS = """1,234,567 2,000/12% 13.5%/$1200 -$900.5/1,5 2,5/(12) (9)/−12 −9/1
 
 @pytest.mark.parametrize('texts', TEXTS.split('/'))
 def test_texts_are_categories_where_they_are_named(tmp_path, texts):
-  """The flag that names them is in the message; a column of numbers has a row that is none."""
+  """The message has the flag to type; in a column of numbers it names the row with a word."""
   texts = texts.split(' ')
   columns = {'b': range(9), 'c': [*'uvwuvwuvw'], 'a': (9 * texts)[:9], 'd, e': (9 * texts)[:9]}
   path = write(tmp_path / 'a.csv', as_csv(columns))
@@ -265,7 +267,7 @@ class Frame:
 
 
 def test_rows_in_memory_are_read_as_those_of_a_file(tmp_path):
-  """By the names of their columns, in any order; another column is left out."""
+  """Columns are found by their names, in any order, and columns that the run lacks are ignored."""
   (tmp_path / 'a.csv').write_text('rooms,floor area,city,x\n3,80.5,Old Town,1\n2,60,Old Town,2\n')
   expected = tables.read_rows(tmp_path / 'a.csv', SPEC)
   assert_array_equal(expected, WANTED)

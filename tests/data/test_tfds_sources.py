@@ -1,3 +1,5 @@
+"""Sets that TensorFlow Datasets prepared are read, and run no code of a stranger."""
+
 import shutil
 import sys
 

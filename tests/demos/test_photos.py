@@ -1,3 +1,5 @@
+"""Crops of photos are all crops, each once, with a part held out."""
+
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view

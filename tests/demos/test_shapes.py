@@ -1,3 +1,5 @@
+"""Drawn shapes are what their sentences say, and some combinations are held out."""
+
 import re
 
 import numpy as np
@@ -31,7 +33,7 @@ def test_a_sentence_reads_as_one_would_say_it():
 
 
 def test_a_picture_is_a_function_of_its_index():
-  """It does not depend on the other indices, their order or the source."""
+  """A picture does not depend on the other indices, their order or the source."""
   index = np.array([7, 3, 3, 40])
   source = shapes.shapes('train', num_pictures=50, num_objects=2)
   again = shapes.shapes('train', num_pictures=100, num_objects=2)

@@ -1,3 +1,5 @@
+"""The power spectrum of white noise is 1 within the error that is stated."""
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose

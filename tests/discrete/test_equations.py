@@ -195,7 +195,7 @@ def state_bound(key, process, x0):
 
 @pytest.mark.parametrize('bound', [masked_bound, state_bound])
 def test_the_bound_of_what_is_no_data(bound, key):
-  """It is refused, and NaN for the example if x_0 is traced."""
+  """States that are not data are refused, and give NaN for the example if x_0 is traced."""
   process = PROCESSES['masking']
   for x, text in ((3, '3: states of data are 0..3, except the mask, 3'), (-1, '-1: ')):
     of_key = functools.partial(bound, process=process, x0=np.array([[0, x, 1]]))

@@ -42,7 +42,7 @@ def bound(schedule, num_times, num_steps=None):
 
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_in_continuous_time_the_bound_is_the_entropy(name):
-  """It holds for the exact denoiser and every schedule."""
+  """The bound in continuous time is the entropy for the exact denoiser and every schedule."""
   nats = np.asarray(bound(chosen(name), 4), np.float64)
   error = nats.std() / len(nats) ** 0.5
   assert error < 0.02
@@ -68,7 +68,7 @@ def weights(schedule, t):
 
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_weights(name):
-  """They are MD4's formulas, and T steps approach continuous time."""
+  """Weights are MD4's formulas, and T steps approach continuous time."""
   t = np.arange(1, 1001) / 1000
   alpha = {
     'linear': lambda t: 1 - t,

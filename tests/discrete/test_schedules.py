@@ -17,7 +17,7 @@ ALPHAS = {
 
 @pytest.mark.parametrize('schedule', ALPHAS)
 def test_masking_schedules(schedule):
-  """They are in MD4's table; both ends and the inverse are right."""
+  """Masking schedules are those of MD4's table; both ends and the inverse are right."""
   alpha = ALPHAS[schedule]
 
   @jax.jit

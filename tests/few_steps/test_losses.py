@@ -22,7 +22,7 @@ def test_the_adaptive_loss_has_the_gradient_of_a_power():
 
 
 def test_exact_flow_maps_have_no_error_of_self_distillation():
-  """At each point; the velocity in place of the average velocity has some."""
+  """Exact maps have no error at any point; the velocity in place of their average has some."""
   data = oracles.gaussian([-1.0, 0.5], [[0.1, 0.05], [0.05, 0.3]])
   schedule = dj.RectifiedFlowSchedule()
   rng = np.random.default_rng(0)

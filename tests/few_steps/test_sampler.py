@@ -18,7 +18,7 @@ SCHEDULE = dj.RectifiedFlowSchedule()
 
 
 def test_the_exact_map_is_the_same_in_any_number_of_steps():
-  """It is the closed form; without `stochastic` the key does not matter."""
+  """The exact map is the closed form; without `stochastic` the key does not matter."""
   x = normal(8, 2)
   ends = SCHEDULE(jnp.ones(())), dj.clean_level()
   exact = jax.jit(GAUSSIAN.ode_map)(x, *ends)

@@ -1,4 +1,4 @@
-"""Folders of diffusers' AutoencoderKL."""
+"""Folders of diffusers' AutoencoderKL are read, and compute what diffusers does."""
 
 import functools
 

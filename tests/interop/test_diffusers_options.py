@@ -1,4 +1,4 @@
-"""Options that several classes of diffusers have."""
+"""Options that several classes of diffusers share come back as they were."""
 
 from diffusion_jax.interop.diffusers_options import multipliers
 

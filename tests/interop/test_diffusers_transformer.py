@@ -1,4 +1,4 @@
-"""Folders of diffusers' DiT."""
+"""A DiT of diffusers is refused if its blocks embed noise and label differently."""
 
 import safetensors.numpy
 

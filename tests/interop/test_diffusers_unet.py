@@ -1,4 +1,4 @@
-"""Folders of diffusers' UNet2DModel."""
+"""A UNet2DModel of diffusers is refused by name where our network lacks a part."""
 
 import pytest
 

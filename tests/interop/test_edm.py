@@ -1,3 +1,5 @@
+"""Weights of EDM's networks compute what a float64 transcription does, by their wrappers."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

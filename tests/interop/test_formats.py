@@ -1,4 +1,4 @@
-"""Which format a file of weights has."""
+"""The format of a file of weights is recognised by its content."""
 
 import importlib
 

@@ -82,7 +82,7 @@ def tensors():
 
 
 def test_a_graph_has_the_weights_of_the_other_layout(tensors, tmp_path):
-  """It is also written in PyTorch's layout."""
+  """A TensorFlow graph has the weights of PyTorch's layout, in which it is also written."""
   path = tmp_path / 'weights.safetensors'
   steps = {'Mixed_5b.branch1x1.bn.num_batches_tracked': np.array(3)}
   safetensors.numpy.save_file(tensors | steps, path)

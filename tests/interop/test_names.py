@@ -1,3 +1,5 @@
+"""A table of names puts each number where Flax has it, and names what does not fit."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,3 +1,5 @@
+"""Weights of improved- and guided-diffusion compute what a float64 transcription does."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""Options of other projects' networks are read from text, and unknown ones are named."""
+
 import pytest
 
 from diffusion_jax.interop.options import check, complete, models, of_text, typed

@@ -1,3 +1,5 @@
+"""Weights of score_sde, from Flax and from PyTorch, compute what a transcription does."""
+
 import collections
 
 import jax

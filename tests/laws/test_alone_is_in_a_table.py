@@ -1,7 +1,7 @@
-"""A cell of a table is the command of its metric and its point alone, and is named by all it reads.
+"""A cell of a table is what the command of one metric at one point makes, named by all it reads.
 
 No program is run: what it would compute is drawn by a hash of the traced program and of all that
-it gets, so that a score changes with whatever it may depend on. Planted faults:
+it gets, so that a score changes with everything that it may depend on. Planted faults:
 `cells.fields_of` without the checkpoint or without what a metric `reads` of the sampling, and
 `cells._read_by` without the seed, so that a flag is refused that changes the score;
 `mode.log_density` without the seed, so that a command takes the densities of another.
@@ -80,7 +80,7 @@ def restored(model, merge=True):
 
 
 class Drawn:
-  """In place of the program of samples."""
+  """Stands for the program that draws samples: random numbers by a hash of what it gets."""
 
   def __init__(self, model, mesh, size=0):
     c = folder.plain(model.config)['sampling']
@@ -93,7 +93,7 @@ class Drawn:
 
 
 class Traced:
-  """In place of the program of a metric of real examples."""
+  """Stands for the program of a metric of real examples: numbers by a hash of its trace."""
 
   def __init__(self, function, mesh, roots, size=0, what=''):
     self.function, self.roots = function, roots
@@ -152,7 +152,7 @@ def new_run(name, place):
 
 
 def evaluate(run, flags=(), **fields):
-  """Runs a command; flags: those of the fields that it does not read are refused."""
+  """Runs the mode evaluate; flags: the fields that were typed, refused if nothing reads them."""
   config = of_run(run, **fields)
   start: Any = MODES['evaluate']
   with contextlib.redirect_stdout(io.StringIO()):
@@ -260,7 +260,7 @@ FLAGS += [
 
 @pytest.mark.parametrize('name, metric, section', FLAGS)
 def test_a_flag_changes_the_result_or_is_refused(name, metric, section, place):
-  """And the command is the same in a folder with results of others as in a new one."""
+  """Each value of a field gives another result, the same in a new folder and in a used one."""
   if metric not in metrics_of(name):
     return
   first = new_run(name, place / '0')

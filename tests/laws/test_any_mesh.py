@@ -136,7 +136,14 @@ def test_every_public_function_is_traced_where_types_name_devices(name):
     ways_of(name)[way].run(calls.ROWS[name], rows_of_calls(), trace=True)
 
 
-FEW = 'levels_steps', 'bound_ddpm', 'classifier_free', 'pseudoinverse_guided', 'ancestral'
+FEW = (
+  'q_posterior',
+  'levels_steps',
+  'bound_some',
+  'classifier_free',
+  'pseudoinverse_guided',
+  'ancestral',
+)
 
 
 @pytest.mark.parametrize('name', [*FEW, *(slow(name) for name in calls.ROWS if name not in FEW)])

@@ -224,12 +224,6 @@ def shown(run):
   return re.sub(r', "[^"]+": "[0-9a-f]{16}"', '', content), text.getvalue()
 
 
-@pytest.fixture(scope='module')
-def averaged(trained_once):
-  """Trains a run with snapshots, which other tests use too."""
-  return trained_once('averaged', smoke(**TRACKED))
-
-
 def test_a_flipped_bit_of_each_kind_of_file_changes_no_result(averaged, tmp_path):
   uses = drawn, evaluated
   place = Place(averaged, uses, tmp_path)

@@ -1,11 +1,11 @@
 """Numbers side by side are of the same data, conditions and draws.
 
 Losses of exact denoisers are compared with literal float64 transcriptions at the
-draws of the loss that they are beside, for all that a network may read. Planted
+draws of the network's own loss, for all that a network may read. Planted
 faults that this catches: `floors._group` is always the last row (the class is not
 read); a row of training examples is filed under the class of a held-out image
 (`'training_label'` of `batch` made before `fitted.rows`); conditions are not dropped
-in the losses beside the training's (`noisy.trained(test=True)`); the line of a
+in the losses that a training prints (`noisy.trained(test=True)`); the line of a
 training loss is on held-out examples.
 """
 
@@ -117,7 +117,7 @@ def network(reads, dropout=0.0, **options) -> Any:
 
 @pytest.mark.parametrize('reads', READS)
 def test_each_line_is_its_transcription_at_the_draws_of_the_loss(reads, key):
-  """For each parametrization and objective; a third of the conditions is dropped."""
+  """Every parametrization and objective is tried, with a third of the conditions dropped."""
   train, batch = two_classes(), two_classes(24, seed=1)
   fitted = floors.fit(train['x'], **{name: train[name] for name in reads})
   exact = lambda **options: floors.exact(network(reads, 1 / 3, **options))
@@ -147,7 +147,7 @@ def test_each_line_is_its_transcription_at_the_draws_of_the_loss(reads, key):
       assert_allclose(values['all'], right, rtol=1e-3, atol=1e-4 * right.max(), err_msg=kind)
 
 
-# -- beside the losses of a training -------------------------------------------
+# -- exact losses that a training prints ---------------------------------------
 
 SEEN = within('training', held_out__every=2, held_out__batches=2)
 BY_CLASS = {'conditioning.labels': True, 'conditioning.dropout': 0.5}
@@ -192,7 +192,7 @@ def measured_as_the_network(model, params):
 
 @pytest.mark.parametrize('reads', TRAININGS)
 def test_a_held_out_loss_of_an_exact_denoiser_is_what_is_printed_beside_it(reads, tmp_path, capsys):
-  """By the hook of the training, in any state of it; quarters too."""
+  """The training's own hook measures an exact denoiser and prints the exact losses and quarters."""
   config, weight = TRAININGS[reads]
   model = model_of(config(), tmp_path)
   fitted = floors.of_source(datasets.source_of(model.config), model.facts, model.noisy.reads)
@@ -208,7 +208,7 @@ def test_a_held_out_loss_of_an_exact_denoiser_is_what_is_printed_beside_it(reads
     shown = [metric.shown(metric.Estimate(**x)) for x in lines.values()]
     assert all(x in log.notes[name] for x in shown[1:]) and all(x in table for x in shown)
 
-  # Beside the training's loss they are on training examples, with its conditions.
+  # The exact losses for the training loss are on training examples, with its conditions.
   size, own = content['settings']['batch_size'], objective(model, lambda x: x, False)
   order = np.random.default_rng(0).permutation(len(fitted.examples))[: 2 * size].reshape(2, size)
   rows = jax.jit(lambda key, index: own.draw(
@@ -238,7 +238,7 @@ def test_words_are_printed_where_no_denoiser_reads_what_the_network_does(reads, 
   assert capsys.readouterr().out.strip() == words
 
 
-# -- beside the loss of an evaluation ------------------------------------------
+# -- exact losses that an evaluation prints ------------------------------------
 
 
 def optimum(reads):

@@ -124,7 +124,7 @@ def lines_of(path):
 
 
 def content_of(workdir):
-  """Returns what a run contains beside its lines, by file or item, without times."""
+  """Returns what a run contains besides its metrics, by file or item, without times."""
   content = {}
   for path in sorted(filter(Path.is_file, workdir.rglob('*'))):
     name = path.relative_to(workdir).as_posix()

@@ -1,4 +1,4 @@
-"""Law: a kept thing is made anew when something that it is made of changes.
+"""Law: a kept thing is made again when something that it is made of changes.
 
 A table of what is kept and of its inputs, in which each pair is tried. What a thing is made of
 names its file, or is compared with what the file says. Planted faults are the mutations of
@@ -89,7 +89,7 @@ def stopped(patch):
 
 
 class World:
-  """Runs and files, of which the things are made; `fields` are those of a command."""
+  """The runs and files that kept things are made of; `fields`: what a command sets."""
 
   def __init__(self, place):
     self.place, self.fields, self.weights = place, {}, np.ones(2)
@@ -247,7 +247,7 @@ def the_computation(world, patch):
 
 
 def code_of(name):
-  """Returns the change of a module, and that of what it imports."""
+  """Returns a change of a user's module, and a change of the module that it imports."""
 
   def changed(file):
     def change(world, patch):

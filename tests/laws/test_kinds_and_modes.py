@@ -105,7 +105,7 @@ def run_of(name, folder_of_runs):
 
 
 def write_example(config, values, path):
-  """Writes the first example beside a run, as the user of --mode=edit has it."""
+  """Writes the first example to a file, as a user of --mode=edit has it."""
   first = datasets.source_of(config).read(np.arange(1))['x']
   if values.is_picture:
     images.write_png(path.with_name(f'{path.name}.png'), values.decode(values.encode(first))[0])

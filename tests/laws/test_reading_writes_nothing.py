@@ -14,7 +14,7 @@ from diffusion_jax.app import cli
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import images
 from diffusion_jax.runtime.run_folder import RunFolder
-from tests.app.conftest import TRACKED, of_run, smoke, trial, untrained
+from tests.app.conftest import of_run, trial, untrained
 from tests.app.fields import typed
 
 DRAW = 'sampling.num_samples=4 sampling.batch_size=4'
@@ -49,14 +49,14 @@ def start(mode, run, workdir, fields):
 
 
 def test_every_mode_that_reads_a_run_is_tried():
-  """But for the server, which ends with a key."""
+  """Every mode that reads a run is tried, except the server, which ends with a key."""
   reads = {name for name, mode in MODES.items() if mode.uses_a_run}
   assert {*COMMANDS} == reads - {'serve'} | {'convert'}
 
 
 @pytest.mark.parametrize('mode', COMMANDS)
-def test_a_mode_that_reads_a_run_writes_nothing_into_it(mode, trained_once, tmp_path):
-  run = shutil.copytree(trained_once('averaged', smoke(**TRACKED)), tmp_path / 'theirs')
+def test_a_mode_that_reads_a_run_writes_nothing_into_it(mode, averaged, tmp_path):
+  run = shutil.copytree(averaged, tmp_path / 'theirs')
   image, workdir = tmp_path / 'image.png', tmp_path / 'mine'
   images.write_png(image, np.zeros((8, 8, 1), np.uint8))
   fields = typed(COMMANDS[mode])

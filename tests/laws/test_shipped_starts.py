@@ -127,7 +127,7 @@ def test_every_config_starts_at_every_length(name, untraced):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_the_first_step_of_every_config_traces(name):
-  """So does all that a training computes beside it."""
+  """The step, the held-out loss and the other programs of a training trace for every config."""
   parts = start(name)
   jitted, shapes = setup.abstract_step(parts.config, parts.mesh, parts.workdir)
   state, _ = jax.eval_shape(jitted, *shapes)

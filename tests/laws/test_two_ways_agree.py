@@ -131,7 +131,8 @@ def is_swept(way):
   return of_sampling(way) and bool(re.fullmatch(r'[^\s,]+', store.as_text(way[3])))
 
 
-def is_twice(way):  # Python takes an argument once, and grid.number beside grid={}
+# One call cannot give an argument twice, but it can give grid.number and grid={}.
+def is_twice(way):
   return of_sampling(way) and (way[1] != way[2] or way[1].count('.') > 1)
 
 

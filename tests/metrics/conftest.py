@@ -1,3 +1,5 @@
+"""Metrics are tested with one thread of NumPy, so that two workers do not wait for each other."""
+
 import pytest
 from threadpoolctl import threadpool_limits
 

@@ -1,3 +1,5 @@
+"""Accuracy is the share of right classes, and falls with the noise."""
+
 import types
 
 import jax
@@ -51,7 +53,7 @@ def test_of_a_classifier_it_falls_with_the_noise(tmp_path):
 
 
 def test_it_is_the_formula_of_each_split():
-  """It is exp of the mean divergence, of images in their order."""
+  """The inception score is exp of the mean divergence, of images in their order."""
   logits = np.random.default_rng(0).standard_normal((11, 3)).astype(np.float32)
   p = np.exp(logits.astype(np.float64))
   p /= p.sum(axis=1, keepdims=True)

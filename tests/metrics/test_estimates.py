@@ -1,3 +1,5 @@
+"""Errors of means and of the bootstrap have their textbook forms."""
+
 import numpy as np
 from numpy.testing import assert_allclose, assert_equal
 

@@ -1,3 +1,5 @@
+"""Features are computed in batches, while the next batch is read."""
+
 import threading
 
 import numpy as np

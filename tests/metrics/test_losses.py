@@ -1,4 +1,4 @@
-"""The loss of a network of Gaussian data, beside those of exact denoisers."""
+"""The losses of a network and of exact denoisers of Gaussian data are their closed forms."""
 
 import json
 from types import SimpleNamespace
@@ -65,7 +65,8 @@ def test_lines_are_those_of_the_closed_forms(arrays):
   for name, value in right.items():
     assert found[name].error < 0.03
     assert abs(found[name].value - value) < 4.5 * found[name].error
-  # By heart, 200 points of the plane are known better than by their law, and others worse.
+  # The denoiser of the training set has a lower loss than the linear one on its own
+  # 200 points, and a higher one on held-out points.
   assert found['training_memorised'].value < found['training_linear'].value
   assert found['linear'].value < found['memorised'].value
 
@@ -91,7 +92,7 @@ def test_quarters_and_classes_add_up(arrays, tmp_path, capsys):
 
 
 def test_the_error_of_a_quarter_is_that_of_its_mean():
-  """Of one draw for each image it is that of a mean, of equal losses it is 0."""
+  """With one draw for each image the error is a mean's, and it is 0 for equal losses."""
   values = RNG.normal(size=50)
   found = losses._quarter(values, np.ones(50))
   assert_allclose(found, (values.mean(), values.std(ddof=1) / 50**0.5))

@@ -1,3 +1,5 @@
+"""Copies of training examples are noticed, and honest samples count as copied by chance only."""
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -68,7 +70,7 @@ def test_the_fraction_of_copies_varies_as_its_closed_form(rng, m):
 
 
 def test_held_out_images_of_the_training_set_are_left_out(rng):
-  """Their features differ by rounding; exact copies are still noticed."""
+  """Features of held-out copies differ by rounding; exact copies are still noticed."""
   train, test = rng.standard_normal((300, 8)), rng.standard_normal((200, 8))
   samples = np.concatenate([train[:40], rng.standard_normal((10, 8))])
   expected = memorisation(samples, train, test)
@@ -84,7 +86,7 @@ def test_held_out_images_of_the_training_set_are_left_out(rng):
 
 
 def test_the_error_of_closer_is_of_samples_and_test_images(rng):
-  """They are the error of a two-sample U statistic, by its double sum."""
+  """The error of `closer` is a two-sample U statistic's, by its double sum."""
   train = rng.standard_normal((30, 2))
   x, test = rng.standard_normal((8, 2)), rng.standard_normal((5, 2)) + 1.0
   found = memorisation(x, train, test)

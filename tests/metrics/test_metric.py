@@ -1,4 +1,4 @@
-"""Scores as a table and as JSON."""
+"""Scores are printed as a table and stored as JSON."""
 
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import Score, as_json, table as as_table

@@ -1,3 +1,5 @@
+"""Nearest neighbours are the same in blocks as in one matrix of distances."""
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -19,7 +21,7 @@ def test_radii_of_points_on_a_line():
 
 
 def test_nearest_rows_of_points_on_a_line():
-  """Also far from the origin, where the squares of a float64 lose the gaps."""
+  """Nearest rows are right far from the origin, where squares of a float64 lose the gaps."""
   far = 2.0**27 + LINE.repeat(3, axis=1)
   assert_array_equal(neighbours.nearest(far + 0.25, far)[1], [0, 1, 2, 3])
   distance, index = neighbours.nearest(np.array([[2.9], [100.0]]), LINE)

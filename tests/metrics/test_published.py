@@ -89,7 +89,7 @@ def of_values(units=None, extractor=VALUES):
 
 
 def test_statistics_of_values_are_in_the_units_that_the_file_says(rng):
-  """Raw ones become those of (x - mean) / std, of the same draws."""
+  """Statistics of raw values become statistics of (x - mean) / std."""
   x = rng.multivariate_normal(MU, SIGMA, 50).reshape(50, 2, 2)
   centre, scale = np.tile([5.0, -1.0], 2), np.tile([2.0, 10.0], 2)
   raw = of_values('raw')

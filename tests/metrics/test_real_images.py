@@ -1,4 +1,4 @@
-"""A metric's arrays of real images."""
+"""A metric of real images gets their labels and the image of their condition."""
 
 import functools
 from typing import Any

@@ -1,4 +1,4 @@
-"""Figures of restored pictures."""
+"""Figures of restored pictures agree with their formulas."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Scores of several settings."""
+"""A sweep's table and figure have the scores of each of its settings."""
 
 import pytest
 

@@ -1,3 +1,5 @@
+"""Each metric of the table computes the scores that it names."""
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose

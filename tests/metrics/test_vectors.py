@@ -37,7 +37,7 @@ def test_a_constant_channel_is_only_centred(constant):
 
 
 def test_a_constant_number_changes_no_score(rng):
-  """Also if the samples have it in float32, and the reference in float64."""
+  """A constant number changes no score, even if only one side has it in float32."""
   x, y = np.round(rng.standard_normal((2, 120, 2)), 2)
   x, y = (a - a.mean(axis=0) for a in (x, y))
 
@@ -57,7 +57,7 @@ def test_a_constant_number_changes_no_score(rng):
 
 
 def test_constant_but_for_rounding_has_no_correlation(rng):
-  """Also of samples that are constant where the reference is not."""
+  """Numbers that are constant but for rounding, in either set, have no correlation."""
   y = rng.standard_normal((300, 2))
   found = vectors.moment_errors(np.stack([y[:, 0], np.full(300, 0.1)], axis=1), y)
   correlation = abs(np.corrcoef(y.T)[0, 1])

@@ -1,4 +1,4 @@
-"""Conditions that are real numbers."""
+"""Networks take conditions that are real numbers."""
 
 import functools
 from typing import Any
@@ -16,6 +16,7 @@ from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from tests.networks.literal import dense, random_params, swish
+from tests.rows import normal
 
 SHAPE = 4, 4, 2  # of one x
 SHAPES = {'vector': (5,), 'set': (4, 3), 'words': (6, 3), 'channels': (4, 4, 1)}
@@ -34,10 +35,6 @@ def inputs_of(kind, **options):
   return Inputs(context=SHAPES[kind], context_encoder=encoder, **options)
 
 
-def draw(*shape, seed=0):
-  return np.random.default_rng(seed).standard_normal(shape, np.float32)
-
-
 @pytest.mark.parametrize('name, kind, more', [
   ('unet', 'vector', ''), ('unet', 'words', ''), ('dit', 'set', 'null'), ('dit', 'words', 'null'),
   ('dit', 'channels', 'null'), ('cross', 'words', 'null code'), ('mlp', 'vector', 'null code'),
@@ -46,9 +43,9 @@ def draw(*shape, seed=0):
 def test_a_context_matters_to_its_row_and_its_null_is_no_context(name, kind, more):
   """Two rows have their contexts, also encoded ones; the third's is hidden."""
   network = NETWORKS[name](inputs=inputs_of(kind, null_class=True))
-  x = np.repeat(draw(1, *SHAPE), 3, axis=0)
+  x = np.repeat(normal(1, *SHAPE), 3, axis=0)
   noise = np.full(3, 0.7, np.float32)
-  context = 3.0 * draw(3, *SHAPES[kind], seed=1)
+  context = 3.0 * normal(3, *SHAPES[kind], seed=1)
   given = {'context': context}
   scale = 0.5 if name == 'unet' else 0.2
   params = random_params(network, x, noise, given, scale=scale)
@@ -82,7 +79,7 @@ def encoder(kind, **fields):
 @pytest.mark.parametrize('kind', ['vector', 'set'])
 def test_vectors_and_sets_in_numpy(kind):
   """A vector is flat; a set is a mean over its elements, in any order."""
-  context = draw(2, 4, 3)
+  context = normal(2, 4, 3)
   module = encoder(kind)
   p = random_params(module, {'context': context}, (2, *SHAPE))
   h = context if kind == 'set' else context.reshape(2, -1)
@@ -124,8 +121,8 @@ class Own(nn.Module):
 
 
 def test_a_cond_without_a_context_and_that_of_own_networks_are_returned():
-  x, cond = draw(2, 8, 2), {'context': draw(2, 5)}
-  params = random_params(Own(), x, draw(2), cond)
+  x, cond = normal(2, 8, 2), {'context': normal(2, 5)}
+  params = random_params(Own(), x, normal(2), cond)
   assert encode_context(Own(), params, cond, SHAPE) is cond
   assert encode_context(NETWORKS['mlp'](), {}, {}, SHAPE) == {}
 
@@ -133,7 +130,7 @@ def test_a_cond_without_a_context_and_that_of_own_networks_are_returned():
 def abstract(network, shape=SHAPE):
   cond = network.inputs.example()
   init = functools.partial(network.init, jax.random.key(0))
-  return jax.eval_shape(init, draw(1, *shape), draw(1), cond)
+  return jax.eval_shape(init, normal(1, *shape), normal(1), cond)
 
 
 def test_a_text_and_a_context_are_words_of_one_width():

@@ -1,3 +1,5 @@
+"""The filters and first weights of DDPM++ and NCSN++ are the published ones."""
+
 import functools
 
 import jax

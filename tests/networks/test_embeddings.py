@@ -1,3 +1,5 @@
+"""Embeddings of times and labels agree with literal NumPy, and dropped labels take the null row."""
+
 from typing import Any
 
 import jax
@@ -119,7 +121,7 @@ class Steps(nn.Module):
 
 
 def test_the_embedding_of_a_step_literally_and_at_first(key):
-  """It begins at 0, so a new network ignores these inputs."""
+  """The embedding of a step begins at 0, so a new network ignores these inputs."""
   cond = {'elapsed': jnp.array([0.1, 0.3]), 'guidance_scale': jnp.ones(2)}
   first, variables = jax.jit(Steps().init_with_output)(key, cond)
   assert_array_equal(first, np.zeros((2, 5)))

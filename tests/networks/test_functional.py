@@ -1,3 +1,5 @@
+"""A network of NNX is the same function as its own module."""
+
 import jax
 import numpy as np
 from flax import nnx

@@ -1,4 +1,4 @@
-"""What networks take besides x and noise."""
+"""Networks take the inputs that their fields say, besides x and noise, and refuse others."""
 
 import jax
 import jax.numpy as jnp

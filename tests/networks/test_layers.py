@@ -1,3 +1,5 @@
+"""Layers and initialisers agree with their formulas, in Flax's, PyTorch's and our conventions."""
+
 from typing import Any, get_args
 
 import jax

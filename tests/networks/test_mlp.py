@@ -1,3 +1,5 @@
+"""The perceptron agrees with literal NumPy, on vectors and on flattened arrays."""
+
 import functools
 
 import jax

@@ -103,7 +103,7 @@ def initial(name, **options):
 
 @pytest.mark.parametrize('name', NETWORKS)
 def test_options_do_not_change_parameters(name):
-  """They are float32, as the output is, and have explicit names."""
+  """Parameters and outputs stay float32, with explicit names, for every option."""
   options = {'dtype': 'bfloat16', 'dropout': 0.5}
   if 'remat' in {f.name for f in dataclasses.fields(NETWORKS[name]())}:
     options['remat'] = True

@@ -1,4 +1,4 @@
-"""U-Net and DiT of sequences and volumes."""
+"""U-Net and DiT take sequences and volumes as well as pictures."""
 
 import functools
 from typing import Any

@@ -1,3 +1,5 @@
+"""The U-Net keeps norms and softmax in float32, and knows the places of pixels if asked."""
+
 from typing import Any
 
 import jax

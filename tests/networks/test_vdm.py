@@ -1,3 +1,5 @@
+"""The score network of VDM agrees with literal NumPy."""
+
 import functools
 
 import jax

@@ -126,7 +126,7 @@ def test_algorithm_2_is_ddim_with_another_eps(t, key):
 
 
 def test_ho_and_salimans_eq_6():
-  """It is (1 + w) eps(x, c) - w eps(x), where w is scale - 1."""
+  """Eq. 6 is (1 + w) eps(x, c) - w eps(x), where w is scale - 1."""
   x, x32, level, _ = at(300)
   w = 1.5
   _, slopes = joint(x, 300)

@@ -123,7 +123,7 @@ def test_zero_terminal_snr_algorithm_1():
 
 @pytest.mark.parametrize('sd', [slow(0.5), 0.75])
 def test_edm_training_loss_literally(sd, key):
-  """It is the mean over images and pixels of lambda |D(y + n; sigma) - y|^2."""
+  """EDM's loss is the mean over images and pixels of lambda |D(y + n; sigma) - y|^2."""
   schedule = dj.GeometricVESchedule(0.002, 80.0)
 
   @jax.jit

@@ -1,4 +1,4 @@
-"""Programs with known communication and products."""
+"""The communication and products of a program are counted where they are known."""
 
 import functools
 import math

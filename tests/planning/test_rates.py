@@ -7,8 +7,8 @@ from diffusion_jax.planning import rates
 
 @pytest.mark.parametrize(
   'kind, peak',
-  # bfloat16 without sparsity, by the data sheets; the names are those of
-  # jax/_src/pallas/mosaic/tpu_info.py and of drivers.
+  # bfloat16 without sparsity, by the data sheets; the names are from
+  # jax/_src/pallas/mosaic/tpu_info.py and from drivers.
   [
     ('TPU v4', 275), ('TPU v5 lite', 197), ('TPU v5p', 459), ('TPU v6 lite', 918),
     ('NVIDIA A100-SXM4-80GB', 312), ('NVIDIA H100 80GB HBM3', 989.4), ('NVIDIA H200', 989.4),

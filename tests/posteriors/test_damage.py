@@ -1,4 +1,4 @@
-"""Measurements in the units of a model."""
+"""Measurements of damaged pictures are in the units of the model."""
 
 import math
 
@@ -38,7 +38,7 @@ def test_noise_is_in_the_units_of_the_measurement(noise):
 
 @pytest.mark.parametrize('width, factor', [(1.0, 1), slow(3.0, 1), (1.0, 4)])
 def test_the_noise_that_a_picture_needs(width, factor, key):
-  """It is a lower bound on what SciPy's best picture in [-1, 1] needs."""
+  """The noise is a lower bound on what SciPy's best picture in [-1, 1] needs."""
   clean = np.sign(jax.random.normal(key, (2, 12, 12, 1)))
   kernel = operators.gaussian_kernel(width, 2 * math.ceil(3.0 * width) + 1)
   forward, std = jax.jit(operators.downsampled(kernel, factor)), 1.0 / 127.5

@@ -1,3 +1,5 @@
+"""SDEdit, interpolation and repeats draw from their closed-form laws, each frame by its own key."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

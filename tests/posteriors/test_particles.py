@@ -371,7 +371,7 @@ ONE_CLASS = oracles.gaussian([0.0], [[0.5]])
 
 
 def test_corrected_guidance_of_mixtures_has_the_law_that_it_names(key):
-  """By quadrature; guidance without correction has another one."""
+  """A quadrature gives the law; guidance without correction draws from another one."""
   grid = np.linspace(-6.0, 6.0, 4001)[:, None]
   each = norm.pdf(grid, [-2.0, 0.0, 1.5], np.sqrt([0.1, 0.5, 0.2]))
   density = each[:, 1] ** 2.5 * (each @ [0.3, 0.4, 0.3]) ** -1.5
@@ -394,7 +394,7 @@ def test_corrected_guidance_of_mixtures_has_the_law_that_it_names(key):
 
 
 def test_one_of_many_particles_is_from_the_product(key):
-  """Its conditions are [B]: here class 0 is shifted by 0 and class 1 by 3."""
+  """Conditions of particles are [B]: class 0 is shifted by 0 and class 1 by 3."""
   labels = np.arange(1000) % 2
   levels = level_grid(dj.CosineSchedule(), 50)
   sampler = choices.feynman_kac(3.0, particles=64)

@@ -158,7 +158,7 @@ def test_an_asymmetric_jacobian_does_not_throw_draws_away(key):
 
 
 def test_noise_in_y_counts_at_low_levels(key):
-  """It counts where sigma^2 is far below 1e-4 and y is as noisy as x_t."""
+  """Noise in y counts where sigma^2 is far below 1e-4 and y is as noisy as x_t."""
   level = jax.tree.map(jnp.asarray, dj.NoiseLevel(0.01, 1.0, 3e-3))
   observe = lambda x0: x0 @ jnp.asarray(POOL.T, jnp.float32)
   y = np.array([0.3, -0.1])

@@ -115,7 +115,7 @@ def gibbs_draws(keys, x, widths):
 
 @pytest.mark.parametrize('width', [0.2, 0.6])
 def test_split_gibbs_has_the_noise_of_its_width(width, key):
-  """Its law is the posterior of y with variance std^2 I + width^2 A A^T."""
+  """Split Gibbs draws the posterior of y with variance std^2 I + width^2 A A^T."""
   cov = 0.5**2 * np.eye(2) + width**2 * MATRIX @ MATRIX.T
   whitening = np.linalg.inv(np.linalg.cholesky(cov))
   exact = PRIOR.posterior(whitening @ MATRIX, whitening @ Y, 1.0)

@@ -85,7 +85,7 @@ TEXTS = """() => [...document.querySelectorAll('.plot text')].map((text) => {
 
 
 def test_numbers_of_charts_can_be_read_in_both_themes(opened):
-  """They are large enough, none is cut off, and their colour is the theme's."""
+  """Numbers of charts are large enough, uncut, and of the theme's colour."""
   assert opened.locator('.plot').count() == 7
   texts = opened.evaluate(TEXTS)
   assert len(texts) > 50 and min(size for _, size, _ in texts) >= 9

@@ -1,4 +1,4 @@
-"""The card of shared weights."""
+"""The card of shared weights names sets of the Hub, and its tables survive any value."""
 
 from diffusion_jax.data.sources import pictures
 from diffusion_jax.report import card

@@ -1,3 +1,5 @@
+"""Charts leave out what cannot be drawn, and have a legend and a table of their values."""
+
 import re
 
 import numpy as np

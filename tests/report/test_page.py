@@ -246,7 +246,7 @@ def test_held_out_losses_share_the_chart_of_the_loss(split):
 
 
 def test_the_chart_of_the_loss_has_level_lines_of_exact_denoisers():
-  """From its first step to its last, quarters too; other metrics and several runs have none."""
+  """Level lines span the steps of one run's loss, quarters too, and of no other metric."""
   names = 'loss', 'test_loss', 'test_loss_quarter_2', 'error'
   curves = {name: record.Curve([10, 20, 30], [0.5, 0.25, 0.2]) for name in names}
   nan = float('nan')

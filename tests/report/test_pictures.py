@@ -1,4 +1,4 @@
-"""Pictures and films of a page."""
+"""Pictures and films of a page come back from it, and stay small."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""What is read of a run folder."""
+"""A run folder is read for its report, damaged files too."""
 
 import json
 

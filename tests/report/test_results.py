@@ -1,3 +1,5 @@
+"""Tables of results say how each score was made, with the digits that its error allows."""
+
 import pytest
 
 from diffusion_jax.report import results
@@ -115,7 +117,7 @@ def test_likelihoods_have_a_table_for_each_unit():
 
 
 def test_losses_are_a_table_of_denoisers_and_quarters():
-  """Classes are in the file alone; a quarter without draws is empty."""
+  """The table leaves out classes, which are in the file; a quarter without draws is empty."""
   network = {'all': score(0.5), 't 0 to 1/4': score(0.7), 'class 0': score(9.0)}
   losses = {'loss': network, 'nothing_learnt': {'all': score(1.0)}}
   (table,) = results.parts(run_of([('loss-test', {'losses': losses})]))

@@ -60,7 +60,7 @@ def test_one_process_locks_a_path(address, monkeypatch, capsys):
 
 
 def test_a_lock_is_read_while_its_owner_writes(address, monkeypatch):
-  """An open file of s3fs is lost when the object is written anew."""
+  """An open file of s3fs is lost when the object is written again."""
   run = buckets.folder(address)
   twin = buckets.twin_of(run)
   theirs, ours = (lock._Object(twin, 'train.lock') for _ in range(2))
@@ -113,7 +113,7 @@ def test_objects_that_somebody_removes_are_written_again(address):
 
 
 def test_a_training_removes_what_a_killed_one_left(address):
-  """Other modes do not: another process may be writing a checkpoint."""
+  """Only a training removes parts of a checkpoint: another mode may run beside a training."""
   run = buckets.folder(address)
   twin = buckets.twin_of(run)
   part = twin.place('checkpoints/9/params')

@@ -1,3 +1,5 @@
+"""Programs are compiled by the user's options, announced if long, and kept in a cache."""
+
 import gc
 import os
 import subprocess
@@ -59,7 +61,7 @@ def test_what_the_user_sets_stays_and_unknown_options_are_left_out(monkeypatch):
 
 
 def test_xla_knows_its_options_on_any_machine():
-  """It refuses xla_no_such_option, and `_exists` tells the two apart."""
+  """XLA refuses an unknown option when it compiles, and `_exists` knows this before."""
   assert compiling._exists('xla_backend_optimization_level', 1)
   assert not compiling._exists('xla_no_such_option', 1)
   with pytest.raises(jax.errors.JaxRuntimeError, match='No such'):

@@ -133,7 +133,7 @@ def test_a_name_that_is_not_utf_8(tmp_path, monkeypatch):
 
 
 def test_a_line_of_more_than_a_mebibyte_is_skipped(tmp_path):
-  """It is read in parts, which are not objects."""
+  """A long line is read in parts, which are not objects."""
   long = json.dumps({'a': 'x' * 2**20})
   (tmp_path / 'a.jsonl').write_text(f'{{"step": 1}}\n{long}\n{{"step": 2}}\n')
   assert [*files.read_json_lines(tmp_path / 'a.jsonl')] == [{'step': 1}, {'step': 2}]

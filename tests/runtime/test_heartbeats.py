@@ -57,7 +57,7 @@ def without_store(request, monkeypatch):
 
 
 def test_without_the_store_heartbeats_of_jax_remain(without_store, monkeypatch, capsys):
-  """They get the user's timeout, no thread starts, and one line says so."""
+  """JAX's own heartbeats get the user's timeout; no thread starts, and one line says so."""
   given = {}
   monkeypatch.setattr(jax.distributed, 'initialize', lambda *_, **options: given.update(options))
   monkeypatch.setattr(jax, 'process_count', lambda: 2)

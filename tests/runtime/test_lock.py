@@ -1,4 +1,4 @@
-"""One process trains a run."""
+"""Only one process at a time trains a run."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ def refused():
 
 
 def test_a_file_system_without_flock(tmp_path, monkeypatch):
-  """It locks too; the lease of a silent process on another machine ends."""
+  """Without flock a file locks, and a silent process on another machine loses its lease."""
   monkeypatch.setattr(fcntl, 'flock', mock.Mock(side_effect=OSError(errno.ENOSYS, 'not here')))
   monkeypatch.setattr(lock, 'LEASE', 0.4)
   path = tmp_path / 'train.lease'
@@ -50,7 +50,7 @@ def test_a_lock_writes_no_file_elsewhere(how, tmp_path):
 
 @pytest.mark.parametrize('mode', [0o775, 0o755, 0o700])
 def test_a_lock_may_be_taken_by_those_who_may_write_in_its_folder(mode, tmp_path):
-  """Whatever the umask is."""
+  """The rights of the folder become the lock's, for every umask."""
   tmp_path.chmod(mode)
   with lock.hold(tmp_path):
     assert (tmp_path / 'train.lock').stat().st_mode & 0o022 == mode & 0o022

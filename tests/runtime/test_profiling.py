@@ -21,7 +21,7 @@ def steps_in(workdir, name):
 
 
 def run(workdir, traced, start, calls):
-  """Takes calls of so many steps after `start`; returns the last state."""
+  """Runs the step numbers of each call after `start`; returns the last state."""
 
   def advance(state, step, batches, frozen):
     for _ in batches:

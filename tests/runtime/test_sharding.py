@@ -1,4 +1,4 @@
-"""Eight simulated devices against one."""
+"""Programs on eight simulated devices compute what one computes."""
 
 import functools
 

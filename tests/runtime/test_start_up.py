@@ -98,7 +98,7 @@ print('kept caf\\udce9', file=sys.stderr)
 
 @pytest.mark.parametrize('how', ['pipe', 'none'])
 def test_a_pipe_that_nobody_reads_is_no_error(how):
-  """As of `--help | true`, or without a stdout, as of `>&-`."""
+  """Output is lost without an error in `--help | true`, and in `>&-`, where stdout is closed."""
   reads, writes = os.pipe()
   os.close(reads)
   command = [sys.executable, '-c', CLOSED, how]

@@ -26,8 +26,8 @@ GAUSSIAN = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
 MIXTURE = oracles.mixture(
   [0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], [[[0.05, 0.0], [0.0, 0.05]], [[0.1, 0.05], [0.05, 0.2]]]
 )
-# Weights, means and covariances of two wide clusters, whose ODE is smooth: for
-# orders. Steps of a Gaussian commute, those of a mixture do not.
+# Weights, means and covariances of two wide clusters: orders are measured on their
+# smooth ODE, since steps commute for a Gaussian and do not for a mixture.
 CLUSTERS = (
   [0.4, 0.6], [[0.7, -0.3], [-0.5, 0.4]], [[[1.0, 0.6], [0.6, 1.5]], [[0.8, -0.2], [-0.2, 0.7]]]
 )  # fmt: skip

@@ -40,7 +40,7 @@ def paths(key, levels):
 @pytest.mark.parametrize('name', SCHEDULES)
 @pytest.mark.parametrize('num_steps', [3, 50])
 def test_ddim_1_is_ancestral_fixed_small(name, num_steps, key):
-  """They agree at every step, the last included."""
+  """DDIM with eta = 1 and `ancestral` agree at every step, the last included."""
   levels = jax.device_get(level_grid(SCHEDULES[name], 50))
   if num_steps == 3:
     levels = levels.take(np.array([0, 17, 34, 50]))

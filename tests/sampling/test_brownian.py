@@ -1,4 +1,4 @@
-"""Noise of a path: its law and its parts."""
+"""The noise of a Brownian path has its law, in whole and in parts."""
 
 import functools
 

@@ -60,7 +60,7 @@ CORRELATED = oracles.gaussian(np.ones(2), [[1.0, 0.8], [0.8, 1.5]])
 
 @pytest.mark.parametrize('n, prior', [slow(1, PRIOR), (32, PRIOR), (5, CORRELATED)])
 def test_the_composition_of_gaussians_is_exact(n, prior):
-  """It is exact at clean and signal-free levels too, on two paths."""
+  """The composition is exact at clean and signal-free levels too, on two paths."""
   d = len(prior.means[0])
   ys, exact = problem(n, d, STD, prior)
   denoise = gauss(ys, prior, STD)

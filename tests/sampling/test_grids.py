@@ -1,3 +1,5 @@
+"""Grids of levels fall from noise to clean data, with the spacings that their papers state."""
+
 import functools
 import itertools
 
@@ -48,7 +50,7 @@ def grids(schedule, t_start):
 @settings(anything, max_examples=10)
 @given(EVERY, st.just(1.0) | st.floats(0.3, 1.0))
 def test_grids_fall_from_noise_to_clean(schedule, t_start):
-  """They are on the schedule, evenly spaced, between its two ends."""
+  """Grids are on the schedule, evenly spaced, between its two ends."""
   found, exact, (first, last, noisy) = jax.device_get(grids(schedule, t_start))
   starts = np.cumsum([n + 1 for _, (n, _) in CASES])[:-1]
   exact = zip(*(np.split(field, starts) for field in exact), strict=True)
@@ -112,7 +114,7 @@ def ratio(levels):
 
 @pytest.mark.parametrize('spacing', ['logsnr', 'karras'])
 def test_from_pure_noise_the_first_step_is_one_of_an_even_grid(spacing):
-  """From t = 1 to t = 1 - 1 / N, where the log-SNR is finite."""
+  """The first step goes from t = 1 to t = 1 - 1 / N, where the log-SNR is finite."""
   levels = grid(dj.RectifiedFlowSchedule(), 8, spacing)
   assert levels.alpha[0] == 0.0
   assert_allclose(levels.t[1], 1.0 - 1.0 / 8.0, rtol=1e-6)
@@ -213,7 +215,7 @@ def test_respaced_sections(case):
 @anything
 @given(st.integers(101, 1000), st.integers(1, 100))
 def test_respaced_with_an_integer_stride(T, stride):
-  """It is the smallest with this number of steps."""
+  """The stride of a respaced list is the smallest with this number of steps."""
   n = len(range(0, T, stride))
   found = dj.respaced_steps(T, f'ddim{n}')
   smallest = next(k for k in range(1, T) if len(range(0, T, k)) == n)

@@ -67,7 +67,7 @@ def scores_and_truth(level, scale):
 @pytest.mark.parametrize('scale', [0.0, 1.0, 2.5, [0.0, 1.0, 2.0, 4.0]])
 @pytest.mark.parametrize('level', LEVELS)
 def test_guidance_has_the_score_of_the_tilted_density(level, scale):
-  """It is grad log [p(x_t) p(y | x_t)^w], with and without a classifier."""
+  """Guidance gives grad log [p(x_t) p(y | x_t)^w], with and without a classifier."""
   found, truth = scores_and_truth(level, np.resize(np.float32(scale), 4))
   for score in found:
     assert_allclose(score, truth, rtol=1e-4, atol=1e-4)
@@ -119,7 +119,7 @@ def test_rescale_literally(output):
 @pytest.mark.parametrize('shape', [(3, 4, 4, 2), (3, 1)])
 @pytest.mark.parametrize('value', [0.0, 0.8, -1.0, 1e3])
 def test_a_flat_output_is_not_rescaled(shape, value):
-  """Its deviation is rounding, and 0 for arrays of one number."""
+  """The deviation of a flat output is rounding, and 0 for arrays of one number."""
   pos, neg = np.full((2, *shape), value)
   neg = 0.75 * neg
   denoise = dj.classifier_free(dj.paired(fixed(pos), fixed(neg)), 2.0, 0.7)
@@ -201,7 +201,7 @@ def test_one_call_for_two_is_two_calls(t):
 
 
 def test_without_noise_a_classifier_adds_nothing():
-  """Its gradient may be infinite there."""
+  """Without noise a classifier's gradient may be infinite, and it adds nothing."""
   log_prob = lambda x, level: -0.5 * jnp.sum(x**2, axis=1) / level.sigma**2
   guided = dj.classifier_guided(lambda x, level: dj.Prediction(x), log_prob, 5.0)
   with jax.debug_nans(False):

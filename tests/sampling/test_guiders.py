@@ -129,7 +129,7 @@ def at_all_levels(cond, uncond, x):
   return found, gradients
 
 
-# Conditional and unconditional x_0, and x_t; 3e3 squared is no float16.
+# Conditional and unconditional x_0, and x_t; the square of 3e3 overflows float16.
 EDGES = {
   **{std: std * DRAWS for std in (0.0, 1e-7, 1.0, 3e3)},
   'equal': DRAWS[[0, 0, 2]],

@@ -239,7 +239,7 @@ def test_too_few_steps_are_nan():
 
 
 def test_the_adaptive_sampler_solves_the_ode_in_one_step_to_its_tolerance():
-  """From noise to noise, and to clean data, as `level_grid(schedule, 1)` does."""
+  """One step solves the ODE from noise to less noise, and to clean data."""
   oracle = oracles.gaussian([0.5, -0.3], [[0.1, 0.08], [0.08, 0.15]])
   x = normal(16, 2)
 
@@ -265,7 +265,7 @@ def test_the_adaptive_sampler_solves_the_ode_in_one_step_to_its_tolerance():
 
 
 def test_the_last_step_of_the_adaptive_sampler_does_not_add_noise():
-  """From a level below `last_noisy_level` the step to clean data is one call of the denoiser."""
+  """A step from below `last_noisy_level` to clean data is one call of the denoiser."""
   schedule, oracle = SCHEDULES['flow'], oracles.gaussian([0.5, -0.3], [[0.1, 0.08], [0.08, 0.15]])
   levels = jax.device_get(level_at(schedule, np.float32([1e-4, 0.0])))
   sampler, x = dj.adaptive_ode(schedule), normal(4, 2)

@@ -1,4 +1,4 @@
-"""Draws within the support of the data."""
+"""Samples outside the support of the data are drawn again."""
 
 import numpy as np
 from numpy.testing import assert_array_equal

@@ -1,3 +1,5 @@
+"""The loop of sampling is the transitions one by one, and uses no key twice."""
+
 import jax
 import numpy as np
 import pytest
@@ -55,7 +57,7 @@ def test_the_loop_is_step_by_step(key):
 
 
 def test_frames_are_evenly_spread_states_of_the_trajectory(key):
-  """It has the first examples, with both ends; the sample stays what it is."""
+  """Frames are of the first examples, with both ends; the sample stays what it is."""
   levels = level_grid(DDPM, 10)
   x = normal(4, 2)
   numbers = 1, 4, 25

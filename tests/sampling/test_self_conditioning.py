@@ -1,3 +1,5 @@
+"""A sampler with self-conditioning passes each estimate to the next call, without more calls."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -28,7 +28,7 @@ FIRST_ORDERS = {
   'lms_2': dj.lms(2),
   'lms_3': dj.lms(3),
 }
-# tests/papers has their steps, as of the highest orders.
+# Measured by the slow tests only: tests/papers compares the steps of every order.
 LOWER = *FIRST_ORDERS, 'dpm_solver_pp_2m', 'unipc_2'
 VE = dj.GeometricVESchedule(1e-3, 1e10)
 PATHS = {'ve': VE, 'vp': dj.CosineSchedule(-30.0, 30.0), 'flow': dj.RectifiedFlowSchedule()}
@@ -115,7 +115,7 @@ FAST = 'ancestral_small', 'dpm_solver_pp_3m_sde'
   [n if n in FAST else slow(n) for n in moments.SAMPLERS],
 )
 def test_mean_and_covariance_of_a_mixture(name, key):
-  """They agree within 5 standard errors and an error of the steps."""
+  """Moments agree within 5 standard errors and an error of the steps."""
   mixture, n = moments.MIXTURE, 4096
   levels = level_grid(DDPM, STEPS_OF.get(name, 200))
   x = normal(n // 64, 128)

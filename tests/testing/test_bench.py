@@ -21,7 +21,7 @@ def noisy(problem, sigma, alpha=1.0, n=5):
 
 @PROBLEMS
 def test_estimates_are_the_oracles(problem):
-  """In both conventions: alpha = 1 and alpha^2 + sigma^2 = 1."""
+  """Estimates equal the oracles' in both conventions: alpha = 1 and alpha^2 + sigma^2 = 1."""
   oracle = oracles.mixture(problem.weights, problem.means, problem.covs)
   exact = jax.jit(lambda x, level: (oracle.denoise(x, level).x0, oracle.score(x, level)))
   for alpha, sigma in ((1.0, 3.0), (0.8, 0.6), (0.0, 1.0)):

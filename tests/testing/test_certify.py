@@ -222,7 +222,7 @@ def test_right_samplers_pass(sampler, seed):
 @pytest.mark.parametrize('draws', [2000, slow(20_000)])
 @pytest.mark.parametrize('problem', [GAUSSIAN, MIXTURE, slow(IMAGE)])
 def test_twice_what_is_unseen_is_seen(problem, draws):
-  """It is known before the run, and falls with more draws and more steps."""
+  """The least visible error is known before the run, and falls with more draws and steps."""
   arguments = {'draws': draws, 'steps': (32, 128)}
   right = judged(exact_draws, problem, **arguments)
   assert right.verdict == 'exact law', right
@@ -235,7 +235,7 @@ def test_twice_what_is_unseen_is_seen(problem, draws):
 
 
 def test_the_order_of_a_law_is_that_of_its_error_beyond_exact_draws(monkeypatch):
-  """Of a variance of 1 + 5 / n: also where few draws hide the last error; its error is stated."""
+  """A variance of 1 + 5 / n has order 1, also if few draws hide the last error."""
   law, rng = _Law(GAUSSIAN, 2000, np.random.default_rng(1)), np.random.default_rng(2)
   monkeypatch.setattr(_Law, '_w2', lambda *_: 0.0)  # dear
   for part, steps in ((1, (8, 32)), (3, (8, 64))):

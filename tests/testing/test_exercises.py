@@ -311,7 +311,7 @@ def test_right_answers_are_right(name, capsys):
 
 @pytest.mark.parametrize('name', exercises.names())
 def test_misprints_are_named(name, capsys):
-  """Those of a list, and slips of the formula in all its forms."""
+  """The listed misprints are named, and random slips of each form of the formula."""
   exercise = EXERCISES[exercises.names().index(name)]
   known = [numbers(exercise, case) for case in exercises.inputs(name)]
 
@@ -613,7 +613,7 @@ def in_half(answer, dtype):
 
 @pytest.mark.parametrize('name', ['forward_step', 'q_sample', 'x0_from_eps', 'kl'])
 def test_half_precision_gets_a_word(name, capsys):
-  """Also in Python's numbers."""
+  """Answers in half precision get a word about it, in Python's numbers too."""
   half = in_half(PLAIN[name], np.float16)
   for function in half, lambda *args: np.asarray(half(*args), np.float64).tolist():
     verdict = exercises.check(name, function)

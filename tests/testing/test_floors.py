@@ -121,7 +121,7 @@ def test_linear_is_the_regression_of_float64_numpy(monkeypatch):
 
 @pytest.mark.parametrize('kind', parametrization.KINDS)
 def test_nothing_learnt_predicts_the_mean_of_the_target(kind):
-  """Of eps it is 0, so that the loss is 1; a learned variance is the smaller one."""
+  """The mean of eps is 0, so the loss is 1; a learned variance is at its lower end."""
   x = RNG.normal(2.0, 1.0, (50, 4)).astype(np.float32)
   level = level_of(DDPM, np.array([0.2, 0.9]))
   blind = floors.exact(network(kind, learned_variance=True))
@@ -139,7 +139,7 @@ def test_nothing_learnt_predicts_the_mean_of_the_target(kind):
 
 @pytest.mark.parametrize('count, shift', [(3, 0.0), (2500, 0.0), (2500, 500.0)])
 def test_moments_are_of_all_rows(count, shift):
-  """Also of fewer rows than numbers, and far from 0; one number never changes."""
+  """Moments are right for fewer rows than numbers, far from 0, and for a constant number."""
   x = (RNG.normal(size=(count, 5)) * [1, 2, 3, 4, 0] + shift).astype(np.float32)
   nothing = np.zeros(0, np.int32), np.zeros((count, 0))
   n, mean, covariance = floors.moments([(part, *nothing) for part in np.array_split(x, 2)], x[0])
@@ -176,7 +176,7 @@ def test_the_loss_of_constant_data_is_0_in_one_channel_or_row(key):
 
 
 def test_what_linear_could_have_known_is_said():
-  """Of pictures of 64x64x3, of one long row of numbers, and of few examples."""
+  """The line says by what 'linear' knows large pictures, long rows and few examples."""
   x = RNG.normal(size=(30, 64, 64, 3)).astype(np.float32)
   known, flat = floors.fit(x), floors.fit(x.reshape(30, -1))
   assert_allclose(known.variances.mean(), x.var(axis=0).mean(), rtol=1e-4)

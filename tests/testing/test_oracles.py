@@ -68,7 +68,7 @@ def test_samples_have_mean_and_cov(oracle, key):
 
 
 def test_entropy_is_scipys():
-  """It is the entropy of x_0, and of x_t at several levels."""
+  """The entropy of x_0, and of x_t at several levels, is SciPy's."""
   levels = jax.jit(dj.LinearVPSchedule())(np.array([0.1, 0.5, 1.0]))
   data, found = jax.jit(lambda: (GAUSSIAN.entropy(), GAUSSIAN.entropy(levels)))()
   assert_allclose(data, normal(MEAN, COV).entropy(), rtol=1e-5)

@@ -1,3 +1,5 @@
+"""EDM's augmentations are what they say, as often as they say, by the key of each example."""
+
 import functools
 import itertools
 
@@ -39,7 +41,7 @@ def changed(**changes):
 
 
 def test_sym6_is_the_wavelet_of_its_name():
-  """It is orthonormal to its even shifts, and has six vanishing moments."""
+  """The wavelet is orthonormal to its even shifts, and has six vanishing moments."""
   h = augmentation.SYM6
   assert_allclose(h.sum(), np.sqrt(2), rtol=1e-11)
   for shift in range(0, 12, 2):
@@ -148,7 +150,7 @@ def test_the_changes_have_their_distributions(drawn):
 
 
 def test_no_two_values_of_a_change_are_related(drawn):
-  """Their correlations are within five standard errors of 0."""
+  """Correlations of the values of a change are within five standard errors of 0."""
   values = drawn._asdict()
   values['shift'] = values['shift'][:, 0]
   for (a, x), (b, y) in itertools.combinations(values.items(), 2):

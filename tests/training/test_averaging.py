@@ -1,3 +1,5 @@
+"""Averages of parameters have the decays and widths of their formulas."""
+
 import pytest
 from numpy.testing import assert_allclose
 

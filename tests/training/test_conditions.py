@@ -1,3 +1,5 @@
+"""Conditions of a training are made of its own examples, and dropped as often as stated."""
+
 import functools
 
 import jax
@@ -33,7 +35,7 @@ def test_superres_is_conditioned_on_means_over_blocks():
 
 
 def test_an_image_condition_is_of_the_example_itself(key):
-  """Its masks have their own key, which other conditions do not change."""
+  """Masks of an image condition have their own key, which other conditions do not change."""
   batch = {'x': X0, 'label': np.arange(5)}
   condition = conditions.make_condition(True, 0.5, conditions.inpaint())
 

@@ -73,7 +73,7 @@ def test_sinkhorn_draws_pairs_as_often_as_the_plan_has_them_wherever_the_sets_ar
 
 
 def test_entropic_plans_keep_labels_and_contexts(key):
-  """Also of classes of unequal size; few contexts leave one y."""
+  """Plans keep labels of unequal size, and contexts: few contexts leave one y."""
   x0, y, contexts = normals((40, 2), (40, 2), (40, 3))
   labels = np.minimum(np.arange(40) % 7, 2)
   one_class, one_context = np.zeros_like(labels), np.zeros_like(contexts)

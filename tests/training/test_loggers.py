@@ -1,3 +1,5 @@
+"""Loggers continue a run, keep the lines of earlier starts, and cannot stop a training."""
+
 # The classes of tensorboardX.proto are made when it is imported:
 # pyright: reportAttributeAccessIssue=false
 import contextlib

@@ -185,7 +185,7 @@ def test_options_of_a_network_that_have_no_effect_are_refused(make):
       made(make, network)
 
 
-# Their losses of rows are made by the same function as those of another.
+# Objectives whose losses of rows come from the same function as another's.
 LIKE_OTHERS = (
   objectives.hybrid,
   flow_maps.lagrangian,

@@ -97,7 +97,7 @@ def test_ctrl_c_before_the_first_step_ends_at_once():
 
 
 def test_a_second_ctrl_c_ends_the_process(capfd):
-  """It has the system's default then, which needs no Python."""
+  """The second ctrl-c has the system's default handler, which needs no Python."""
   with preemption.watch() as stop:
     assert not stop(0)
     os.kill(os.getpid(), signal.SIGINT)

@@ -1,3 +1,5 @@
+"""The averages of a new state equal its parameters, in buffers of their own."""
+
 import jax
 import jax.numpy as jnp
 import optax

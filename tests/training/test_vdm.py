@@ -109,7 +109,7 @@ def in_bits(nats):
 
 @pytest.mark.parametrize('name', PATHS)
 def test_the_loss_of_its_draws_literally(name, key):
-  """It is prior + gamma' / 2 |eps - eps_hat|^2 + 0 (VDM Eq. 11 and 17)."""
+  """The loss is prior + gamma' / 2 |eps - eps_hat|^2 + 0 (VDM Eq. 11 and 17)."""
   make_schedule, time, slope = PATHS[name]
   metrics, x, eps, gamma = drawn(key, make_schedule=make_schedule)
   t = time(gamma)

@@ -54,7 +54,7 @@ def test_dense_at_first_then_every_second_and_no_more_than_asked(tmp_path):
 
 
 def test_killed_and_continued_leaves_the_same_files(tmp_path):
-  """It is killed while it writes step 170, and continued after step 85."""
+  """A training killed as it writes step 170 and continued after step 85 leaves the same files."""
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
   train(whole, 0, 200)
   train(parts, 0, 160)
@@ -85,7 +85,7 @@ def test_images_are_counted_where_the_batch_size_changes(tmp_path):
 
 
 def test_a_start_that_wrote_no_snapshot_leaves_no_batch_size(tmp_path):
-  """It is killed at once, and the training begins again at the same step."""
+  """A start that is killed at once, before a snapshot, leaves no batch size."""
   train(tmp_path, 0, 20)
   for size in (128, 32):
     averages.begin(tmp_path, 20, size)
@@ -94,7 +94,7 @@ def test_a_start_that_wrote_no_snapshot_leaves_no_batch_size(tmp_path):
 
 
 def test_a_snapshot_is_there_when_its_sum_is(tmp_path, monkeypatch):
-  """A kill between the two leaves a draft, which is no snapshot."""
+  """A kill before the sum is written leaves a draft, which does not count as a snapshot."""
   train(tmp_path, 0, 10)
 
   def killed(*args):

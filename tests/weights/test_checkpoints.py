@@ -1,3 +1,5 @@
+"""Checkpoints bring a state back, on other devices too, and the right ones are kept."""
+
 import jax
 import jax.numpy as jnp
 import optax

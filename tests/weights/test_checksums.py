@@ -48,7 +48,7 @@ def test_the_sums_are_those_of_sha256sum(run):
 
 
 def test_the_metadata_of_orbax_have_nothing_of_the_run(copy, run):
-  """Their sums would be of a file that Orbax completes later."""
+  """Orbax completes its metadata later, so these have no sums and nothing of the run."""
   (copy / 'checkpoints' / '3' / METADATA).write_text('{}')
   equal(load.open(copy).params, run[1][3].ema_params)
   equal(newest(copy), run[1][3])
@@ -175,7 +175,7 @@ def test_training_again_over_a_damaged_step(copy, run):
 
 @pytest.mark.parametrize('name', ['2/state/manifest.ocdbt', '2/state', '4'])
 def test_orbax_opens_nothing_but_files_and_folders(name, copy):
-  """It would wait for a pipe, and delete or write in a folder elsewhere."""
+  """Orbax would wait for a pipe, and delete or write in a linked folder."""
   path = copy / 'checkpoints' / name
   (copy / 'elsewhere').mkdir()
   if path.is_file():
@@ -217,7 +217,7 @@ def test_a_checkpoint_without_sums_is_read_and_said_to_be(copy, run, capsys):
   'left', ['', 'commit_success.txt', METADATA, '*METADATA', 'config/metadata', checksums.NAME]
 )
 def test_what_a_removal_has_left_is_no_checkpoint(left, copy, run, capsys):
-  """Its neighbour is read; by its step it is refused, and a training moves it."""
+  """The checkpoint before a removed one is read; by its step it is refused, and moved."""
   for path in (copy / 'checkpoints' / '3').rglob('*'):
     if path.is_file() and not (left and path.match(left)):
       path.unlink()

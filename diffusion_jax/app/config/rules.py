@@ -94,6 +94,6 @@ def set_fields(
   for field in fields:
     for name, value in now.items():
       is_below = name == field or name.startswith(f'{field}.')
-      # The defaults have no names of choices.
+      # `defaults` lacks the names of choices, which count as unchanged.
       if is_below and value != before.get(name, None if run else value):
         yield name if name == field else name.removesuffix('.name'), store.as_text(value)

@@ -124,7 +124,7 @@ def with_fields(registry: Registry, config: Tree, changes: Tree) -> Node:
 
 def _changed(registry, config, changes):
   before = registry.kind_of(config)
-  # What only another kind has are no choices of this one.
+  # Fields that only another kind of model has are not choices of this one.
   upper = [(path, x) for path, x in changes if path.count('.') < 2]
   kind = registry.kind_of(merge(config, upper, before))
   if kind is not before:
@@ -135,7 +135,7 @@ def _changed(registry, config, changes):
     raise no_field('facts', completed(registry, config, trusted=False), kind)
   if 'data' in tops:
     tree.pop('facts', None)
-  for name in {*kind.optional} - {*kind.choices}:  # None, or of another kind
+  for name in {*kind.optional} - {*kind.choices}:  # They are None or of another kind.
     tree.pop(name, None)
   return completed(registry, tree, trusted=False)
 
@@ -152,7 +152,7 @@ def spelled_once(fields: Fields, schema: Schema) -> Json:
   The name of a choice is its field `name`. Raises UserError for two values of
   one field, whichever way each of them is written.
   """
-  values: dict[str, tuple[str, object]] = {}  # by field: what was given, and its value
+  values: dict[str, tuple[str, object]] = {}  # field -> what was given, and its value
   for path, value in fields:
     section, choice, field = schema.aliases.get(path, ('', '', ''))
     if section:
@@ -260,7 +260,7 @@ def open_run(
   """Returns the complete config of the run in a folder.
 
   path: the field that names the run; skip: sections that are not read; as_saved:
-  False for a config that need not be that of the run's weights. Raises UserError
+  False for a config that may differ from the config of the run's weights. Raises UserError
   for a folder without a run, if only a stored config names it, and if its
   config.json is of other weights than it has.
   """
@@ -302,7 +302,7 @@ def of_run(registry: Registry, workdir: RunFolder, config: Node | None, flags: F
       tree = {n: x for n, x in tree.items() if n not in registry.uses}
       tree |= {n: x for n, x in config.to_dict().items() if n in registry.uses}
     changed = _changed(registry, tree, [(path, FlagText(text)) for path, text in flags])
-    if 'facts' in tree and 'facts' not in changed:  # if the data change
+    if 'facts' in tree and 'facts' not in changed:  # the flags change the data
       changed = changed.replace(facts=completed(registry, tree, trusted=False).facts)
   except (UserError, KeyError, TypeError, AttributeError, ValueError):
     stored(registry, content, f'{workdir}/config.json')  # The run itself may be the reason.
@@ -356,7 +356,7 @@ def module_of(path: str) -> ModuleType:
 
 
 def from_file(path: str, argument: str = '') -> ConfigDict:
-  """Returns the config of a file, not completed; argument: one of VARIANTS."""
+  """Returns the config of a file, without the program's defaults; argument: one of VARIANTS."""
   module = module_of(path)
   variants = getattr(module, 'VARIANTS', ())
   if argument and argument not in variants:
@@ -400,7 +400,7 @@ def as_flags(fields: Mapping[str, object], section: str = '') -> Flags:
 
 def as_text(value: object) -> str:
   """Formats a value as a flag takes it."""
-  value = getattr(value, 'tolist', lambda: value)()  # of NumPy
+  value = getattr(value, 'tolist', lambda: value)()  # NumPy's numbers and arrays become Python's
   if not isinstance(value, tuple | list):
     return str(value)
   return ','.join(f'"{x}"' if ',' in str(x) else str(x) for x in value)

@@ -157,7 +157,7 @@ class Node(Tree):
         value = value.make(facts, around)
       elif not is_fact and self.choice and value != parameter.default and self._use(name) == READ:
         trust.check_paths((below(self.where, name), value))
-      # A field that is None may have another default.
+      # None is kept where a field has another default.
       is_none = not is_fact and name in self and parameter.default is not EMPTY
       if value is not None or is_none:
         values[name] = value
@@ -193,7 +193,7 @@ def as_json(value: Any) -> Any:
 
 
 def _use(parameter, value, choice):
-  # Returns READ also for a text of a user's own part that may be a path.
+  # Returns READ also for a string in a user's own part that may be a path.
   use = use_of(parameter.annotation) if parameter else ''
   is_own = ':' in choice and any('/' in x or os.path.exists(x) for x in texts_in(value))
   return use or READ * is_own
@@ -295,7 +295,7 @@ def no_field(
 
 
 def paths_near(path: str, paths: Iterable[str], cutoff: float = CUTOFF) -> list[str]:
-  """Returns up to three of the paths, whose last name is nearest to that of `path`."""
+  """Returns up to three of the paths, whose last names are nearest to the last name of `path`."""
   by_name: dict[str, list[str]] = {}
   for other in paths:
     by_name.setdefault(_last(other), []).append(other)

@@ -57,9 +57,9 @@ class Batch(NamedTuple):
 class Known(dj.Measurement):
   """What is known of x_0, [B, ...].
 
-  is_linear: whether `forward` is. width: the least noise of y, in units of x.
-  mask: where y is x_0 itself. condition: what a network that was trained for
-  the edit sees of y.
+  is_linear: whether `forward` is linear. width: the least noise of y, in units of x.
+  mask: where y is x_0 itself. condition: the input of a network that was trained
+  for the edit, made of y.
   """
 
   is_linear: bool = True
@@ -161,6 +161,6 @@ def method_name(config: Node) -> str:
 
 
 def fitting(config: Node) -> Method:
-  """Returns the method that fits a run where edit.method is None."""
+  """Returns the method that fits a run if edit.method is None."""
   methods = (repaint, replace, reconstruction, palette)
   return {method.__name__: method for method in methods}[method_name(config)]()

@@ -25,8 +25,8 @@ from diffusion_jax.ranges import Count, Probability, Several, Size
 from diffusion_jax.runtime.per_example import rows
 from diffusion_jax.training import conditions
 
-Pictures = dict[str, np.ndarray]  # by their field: image, image2, mask
-Encode = Callable[[np.ndarray], np.ndarray]  # as the model diffuses it
+Pictures = dict[str, np.ndarray]  # {field: picture}, for image, image2 and mask
+Encode = Callable[[np.ndarray], np.ndarray]  # images of files -> what the model diffuses
 _of_pictures = declares(
   data='pictures', instead='take edit=restore with operator mask, matrix or yours'
 )
@@ -104,7 +104,7 @@ class Edit(abc.ABC):
   def show(self, model: Edited, made: Made) -> Shown:
     """Returns each result, and a row with the user's pictures and all results.
 
-    Of arrays it is a drawing.
+    Arrays that are not pictures become one drawing.
     """
     results, pictures = made.results, made.pictures
     if not model.facts.x.is_picture:

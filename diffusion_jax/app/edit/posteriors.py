@@ -268,7 +268,7 @@ class Steer(Edit):
 
     def reward(x):
       x0 = batch.decode(x)
-      if not values.levels:  # in the user's units
+      if not values.levels:  # real numbers are in the user's units
         a, b = values.affine
         x0 = a + b * x0
       rewards = node.make({'x0': x0})

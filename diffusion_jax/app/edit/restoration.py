@@ -40,7 +40,7 @@ from diffusion_jax.posteriors.damage import (
 from diffusion_jax.ranges import Positive
 
 _FILES = '.png', '.jpg', '.jpeg', '.npy'
-_ROWS = 16  # of the sheet
+_ROWS = 16  # the most rows of a sheet
 
 
 def mask(mask: ReadPath = '', *, shape: tuple[int, ...]) -> Operator:

@@ -44,7 +44,7 @@ class Kind(abc.ABC):
 
   model: Model
   names: ClassVar[tuple[str, ...]]
-  name = ''  # its entry of cond
+  name = ''  # the key of the condition in `cond`
 
   @abc.abstractmethod
   def rows(self, values: Any, what: str) -> np.ndarray:
@@ -247,7 +247,7 @@ class Context(Kind):
     return {self.name: jax.ShapeDtypeStruct((size, *self.values.shape), jnp.float32)}
 
 
-# By their names in `given`.
+# {name in `given`: the kind of condition}
 KINDS = {'label': Labels, 'text': Texts, 'image': Images, 'context': Context}
 
 

@@ -158,8 +158,8 @@ def source_of(config: Node, split: str = 'train') -> Source:
 
   'validation' is data.validation_fraction of the examples of the train split,
   which 'train' does not contain then. Raises UserError if the config has no
-  data, the network reads texts and the data have no texts, or if a trained run's
-  own data are not those of its training: another path is another set.
+  data, the network reads texts and the data have no texts, or if the files of a
+  trained run have changed since its training: another path is another set.
   """
   if config.data is None:
     raise UserError('this config has no data set: give --config.data=digits, for instance')
@@ -223,7 +223,7 @@ def _place(value):
 
 
 def _is_own(config, split):
-  # Returns whether a split is of the run's data; a line says if it is of others.
+  # Returns whether a split is of the run's data; prints a line if it is of another set.
   if others := another_set(config, split):
     fields = ', '.join(f'data.{n}={x}' for n, x in others.items())
     say_once(f'note: {fields}: the {split} examples are of another set than those of the training')

@@ -52,7 +52,7 @@ def contents(config: Node, facts: Facts, images: Source) -> Json:
 
 
 def check_record(path: str | Path, now: Json) -> None:
-  """Raises UserError unless a folder has latents, which depend on `now`."""
+  """Raises UserError unless a folder has latents whose record equals `now`."""
   try:
     record = read_summed(Path(path) / RECORD)
   except (FileNotFoundError, NotADirectoryError) as error:

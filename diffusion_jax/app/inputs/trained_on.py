@@ -21,7 +21,7 @@ def keep(folder: Path, source: Source, checksum: str) -> None:
   """Writes the hashes of all training examples into a run folder, unless it has them.
 
   checksum: of the source. Hashes of other data, with which the run has begun, stay.
-  Nothing is written of examples that are drawn anew, or are more than hashes.MOST.
+  Nothing is written for data that each epoch draws again, or of more than hashes.MOST examples.
   """
   path, before = folder / FILE, {}
   if is_regular(path):

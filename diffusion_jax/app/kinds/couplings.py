@@ -36,7 +36,7 @@ _REASON = (
   'pairs them: '
 )
 
-# Of models that draw by steps of the ODE or of the SDE.
+# A row for kinds that can draw by the ODE or by the SDE, whose noise contradicts a coupling.
 NOISY_STEP = Row(
   _noisy_step,
   'config.sampling.{it}' + _REASON + 'take steps of the ODE, such as sampling.sampler=ddim with '

@@ -1,4 +1,4 @@
-"""What is learned beside the network: VDM's schedule and EDM2's log-variance."""
+"""Parameters learned together with the network's: VDM's schedule and EDM2's log-variance."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -95,15 +95,15 @@ class Model:
   ..., ...}; it can be traced. objective(test=False) -> the loss; `test`:
   without dropout, augmentation and penalties. losses(exact=True, training=False)
   -> (params, key, batch) -> the metrics of this loss, of each row, with a denoiser
-  of `testing.floors`; None: it has none. measured: what its metrics measure.
+  of `testing.floors`; None without such losses. measured: what its metrics measure.
   refusals: rows about what only the model computes.
 
   plan(params=None, guides=None) -> how images are drawn, a `Plan` or `AtOnce`;
   None: it makes none. root() -> the key of all samples. noisy: the network with
   its process; None: it sees no noise, and draws without steps. teacher,
   autoencoder: the parameters that the loss and the latents need.
-  ends: the entries of the data where samples start, '' for noise, and of which
-  they are samples.
+  ends: two entries of the data: where samples start, '' for noise, and what the
+  samples are compared with.
   write_more(params, path, samples) writes further files of --mode=sample and
   returns arrays for its npz file; shown() reads the data that it shows.
   keeps: files and folders of the run with parameters besides the checkpoints.

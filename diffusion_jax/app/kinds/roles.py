@@ -131,9 +131,7 @@ def _with_newer_fields(before, section):
   return {**before, **more}
 
 
-# Runs that another run needs.
-
-# The fields that name another run, and the kind of run that each needs.
+# The fields that name a run that this run reads, such as its teacher, and what it must be.
 PREDECESSORS = {
   'latent.run': 'an autoencoder, such as configs/digits_autoencoder.py,',
   'training.start.run': 'a model with the same network',

@@ -127,7 +127,7 @@ class Sampling:
   # samples; '': of held-out examples
   context: ReadPath = ''
   context_row: Count | None = None  # the only row that is taken, from 0; None: all
-  weights: Node  # averaged parameters, or those of the last step
+  weights: Node  # averaged parameters, or the parameters of the last step
   checkpoint: Checkpoint = 'latest'  # latest, best, or a step
   seed: Seed = 0  # image i depends on the seed and i
   trajectory: bool = False  # also a GIF of how the first ten images emerge

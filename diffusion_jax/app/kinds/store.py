@@ -62,7 +62,7 @@ def kind_of(tree: Tree) -> Schema:
   return every[name]
 
 
-MOST_POINTS = 1000  # of a sweep
+MOST_POINTS = 1000  # the most points of a sweep
 _PATH = 'evaluation.metrics'
 AUTO = 'auto'  # the metrics that follow from the data, see `metrics_of_data.chosen`
 
@@ -117,7 +117,7 @@ def name_of(name: str) -> str:
 def swept(text: str) -> Flags:
   """Returns the fields of an evaluation.sweep with their lists of values, as flags.
 
-  Raises UserError for a text that is no sweep.
+  Raises UserError for text that is not a sweep.
   """
   flags = []
   for item in text.split():

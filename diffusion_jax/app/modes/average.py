@@ -65,7 +65,7 @@ def write(
     source = workdir / name
     files.check_files(source)
     if source.is_dir():
-      shutil.rmtree(files.make_folder(out, name))  # of an interrupted start
+      shutil.rmtree(files.make_folder(out, name))  # an interrupted start may have left it
       shutil.copytree(source, out / name)
     elif source.exists():
       files.write_json(out / name, files.read_json(source))

@@ -82,7 +82,7 @@ def read(config: Node, workdir: RunFolder) -> None:
   workdir.make()
   checkpoints.save_params(workdir.path, 0, params, stored, (AVERAGE, RAW))
   folder.write_config(workdir.path, config, model.facts)
-  model.autoencoder.prepare(None, None)  # its scale needs no image
+  model.autoencoder.prepare(None, None)  # the scale of this autoencoder needs no image
   print(f'wrote {workdir}: --config={workdir} uses it')
 
 

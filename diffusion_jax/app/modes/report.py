@@ -45,10 +45,10 @@ from diffusion_jax.weights import checksums, load
 T = TypeVar('T')
 # What does not describe a training: how other modes work, names of files, the data's facts.
 APART = {*roles.USES, 'facts', 'sampling.name', 'evaluation.name'} - {'sampling', 'evaluation'}
-_PICTURES = 10  # in the trajectory, and with their neighbours
-_POINTS = 2000  # of vectors in a file of samples
-_FILES = 12  # of --mode=sample, the newest
-_TEST_IMAGES = 200  # for comparison with the distances of samples
+_PICTURES = 10  # images in the trajectory, and with their neighbours
+_POINTS = 2000  # vectors that are drawn of a file of samples
+_FILES = 12  # the newest files of --mode=sample that are shown
+_TEST_IMAGES = 200  # test images whose distances are compared with the samples'
 # With more pixels in all training images the search takes minutes.
 _MOST_PIXELS = 300_000_000
 
@@ -62,7 +62,7 @@ def after_training(config: Node, workdir: RunFolder, frames: Frames | None = Non
   """Writes report.html if report.after_training is set; prints a failure.
 
   frames: of the images that the training has drawn last, if any. They are drawn
-  anew if sampling uses other weights than the averaged ones of the last step.
+  again if sampling uses other weights than the averages of the last step.
   """
   if not config.report.after_training or not processes.is_first():
     return
@@ -270,7 +270,7 @@ def count_calls(model: Model) -> int | None:
 def neighbours(run: Run, samples: np.ndarray | None) -> Film | None:
   """Returns a picture of samples and the nearest training examples.
 
-  samples: as files have them; None takes those of the newest file of these weights.
+  samples: as files have them; None takes the newest file of samples of these weights.
   """
   model, values = run.model, run.model.facts.x
   if samples is None:

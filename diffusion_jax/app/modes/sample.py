@@ -93,7 +93,7 @@ def draw_parts(run: Run, inputs: Conditions, parts: Path) -> list[Path]:
 
 
 def write_film(run: Run, frames: dict[int, np.ndarray], parts: Path) -> None:
-  """Writes the GIF of the first images beside their batches."""
+  """Writes a GIF of the steps of the first images into the folder of their batches."""
   if processes.is_first():
     path = files.make_folder(parts.parent, parts.name) / _FILM
     drawn = [run.model.facts.x.decode(x) for x in frames.values()]

@@ -39,7 +39,7 @@ from diffusion_jax.runtime.sharding import replicate, replicated
 from diffusion_jax.sampling.sampler import spread_levels, take_step
 
 HOST = '127.0.0.1'
-MOST_STEPS = 10_000  # of a drawing
+MOST_STEPS = 10_000  # the most steps of a drawing
 PATIENCE = 10.0  # seconds for a whole request
 HEADERS = {
   'Content-Security-Policy': (

@@ -28,9 +28,9 @@ from diffusion_jax.sampling.grids import count_steps
 from diffusion_jax.sampling.rejection import redraw_outside
 from diffusion_jax.sampling.sampler import sample, spread_levels
 
-ATTEMPTS = 500  # at a draw within the box
+ATTEMPTS = 500  # how often a sample outside the user's bounds is drawn again
 _MOST = 2000  # training examples, and points of a sheet
-FEW = 10  # of a model that may still be far from it
+FEW = 10  # draws per sample, for a model that may still be untrained
 
 
 def generate(
@@ -49,7 +49,7 @@ def generate(
   by default those that config.sampling names.
   """
   if model.plan is None:
-    model.check('sample')  # It refuses.
+    model.check('sample')  # A model without a plan cannot draw: this raises and says why.
   if guides is None:
     named = conditions.is_guided_by_runs(model.config.sampling)
     guides = other_runs.guides_of(model) if named else {}
@@ -202,10 +202,10 @@ def training_examples(model: Model) -> np.ndarray | None:
     return None
   if datasets.another_set(config, 'train'):
     return None
-  if 'num_examples' in config.data:  # if some of the run's are missing
+  if 'num_examples' in config.data:  # some of the run's simulations are missing
     count = min(config.data.num_examples, 1000)
     config = config.replace(data=config.data.replace(num_examples=count))
-    config = datasets.of_training(config)  # which compares them itself
+    config = datasets.of_training(config)  # `of_training` compares the data itself
   try:
     source = datasets.source_of(config)
   except (UserError, OSError):  # Samples need no data.
@@ -257,5 +257,5 @@ def sheet_columns(model: Model, n: int, threes: bool) -> int:
   group = (c.prompt or '').count('|') + 1
   if group == 1 and takes_labels(model):
     group = len(c.labels) or model.facts.num_classes
-  # As near to a square as multiples of the group are.
+  # A sheet is as near to a square as multiples of the group are.
   return group * max(1, round(columns / group)) if group <= 20 else 20

@@ -52,8 +52,8 @@ class TrainedRun:
 
   schedule, levels [N + 1] and sampler: with `denoiser` what `dj.sample` takes;
   None for a VAE. facts: what the data are; shape: of what is diffused, without
-  its batch. A condition is label, text, context or image, and is in the data's
-  units, but for image.
+  its batch. A condition is named label, text, context or image, and all but an image
+  are in the data's units.
   """
 
   schedule: Any
@@ -104,7 +104,7 @@ class TrainedRun:
     They equal the samples of --mode=sample. Conditions are taken in turn; a
     context may be a dict or a data frame with the columns of a table.
     """
-    n, first = (np.asarray(x).tolist() for x in (n, first))  # of NumPy's or JAX's integers
+    n, first = (np.asarray(x).tolist() for x in (n, first))  # integers may be NumPy's or JAX's
     check_value('n', n, Rows)
     check_value('first', first, Count)
     check_value('first + n', end := first + n, Rows)

@@ -1,8 +1,8 @@
-"""What all that is kept is made of, and where files have their names from it.
+"""The settings that a kept result depends on, and the file names that follow from them.
 
-Samples, edits and scores store it as JSON, their `settings`, and the names of their files end in a
-hash of it, so that what is made of other things has another file. Losses of exact denoisers,
-features of real images and latents store it beside them.
+Samples, edits and scores store their `settings` as JSON, and the names of their files end in a
+hash of these, so that other settings have another file. Losses of exact denoisers, features of
+real images and latents store their settings too.
 """
 
 import contextlib
@@ -99,7 +99,7 @@ def of_scores(drawn: Path, used: Json, arrays: Mapping[str, np.ndarray]) -> Sett
 def by_content(tree: Any, paths: Mapping[str, str] | None = None) -> Any:
   """Returns parts of a config with sums of contents in place of the paths in it.
 
-  paths: the texts that are paths, and their uses (`paths.use_of`), '' for those
+  paths: the strings that are paths, and their uses (`paths.use_of`), '' for those
   whose content is summed elsewhere; None: all that name something, but no splits.
   """
   if isinstance(tree, dict):

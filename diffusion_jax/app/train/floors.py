@@ -26,7 +26,7 @@ from diffusion_jax.testing import floors
 from diffusion_jax.testing.floors import Fit
 
 DrawnAt = Callable[[int], tuple[jax.Array, dict]]  # the key and the batch of an index
-# Of each line the parts of a loss, {line: {part: estimate}}.
+# The losses of exact denoisers, {line: {part of a loss: estimate}}.
 Lines = dict[str, dict[str, Estimate]]
 FILE = 'loss_floors.json'
 # The sections on which the losses depend besides the data.
@@ -55,10 +55,10 @@ def beside(
 def of_run(model: Model, mesh: Mesh, split: str, size: int, drawn_at: DrawnAt) -> Json:
   """Returns the losses of exact denoisers, as loss_floors.json has them.
 
-  Each is beside a loss of metrics.jsonl and has its name: those of `split` are of
-  its batches, of `size` examples, and of its keys, those of the training of as
-  many training examples, whose conditions are dropped as there. The file is
-  written again only if data or objective have changed.
+  Each belongs to the loss of metrics.jsonl with its name. Losses of `split` have
+  the batches, of `size` examples, and the keys of its loss. Losses for the training
+  are on as many training examples, whose conditions are dropped as in training.
+  The file is written again only if data or objective have changed.
   """
   path, settings = model.workdir.path / FILE, settings_of(model, split, size)
   kept = read(path)
@@ -205,7 +205,7 @@ def described(content: Json) -> str:
 
 
 def notes_of(content: Json) -> dict[str, str]:
-  """Returns what follows each loss, by its name in metrics.jsonl."""
+  """Returns {loss in metrics.jsonl: its exact losses in parentheses, to be printed after it}."""
   names = {
     'linear': 'a linear denoiser ' if content.get('linear') else 'the best linear denoiser ',
     'memorised': 'memorised examples ',

@@ -99,7 +99,7 @@ def due(config: Node, hooks: list[Hook], step: int) -> list[Hook]:
 
 
 def left(model: Model, hooks: list[Hook], step: int) -> list[Hook]:
-  """Returns those of the hooks of a step that an interruption kept from acting.
+  """Returns the hooks of a step that an interruption kept from acting.
 
   The run has the checkpoint of this step, unless it is 0.
   """
@@ -273,7 +273,8 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     key, batch = drawn(i, local)
     return state, encode(frozen, to_global(mesh, batch), latents_key, i), key, frozen
 
-  # Once in a start, and after the first steps: they need no other process.
+  # Exact losses need no other process. They are computed once in a start, after
+  # the first steps.
   notes = floors.beside(model, mesh, split, size, drawn)
 
   def act(step, state, frozen, log):

@@ -101,7 +101,7 @@ def prepare(config: Node, workdir: RunFolder) -> Setup:
   source = datasets.source_of(datasets.of_training(datasets.of_run(config, workdir)))
   start_up.mark('data')
   model = weights.adapted(registry.make(config, workdir))
-  config = datasets.of_training(model.config)  # with what follows from the data
+  config = datasets.of_training(model.config)  # the config with what follows from the data
   facts = datasets.with_contents(model.facts, source)
   roles.check_same_run(workdir.path, config, facts)
   model = dataclasses.replace(model, config=config, facts=facts)

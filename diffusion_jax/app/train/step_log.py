@@ -59,10 +59,10 @@ class StepLog:
     self._rates, self._stored = rates, stored
     self._unread: list[tuple[range, Metrics]] = []
     before = before or {}
-    sums = before.get('sums', {})  # of the steps that count, since the last line
+    sums = before.get('sums', {})  # sums over the steps since the last line
     self._sums: Sums = {n: (float(total), float(count)) for n, (total, count) in sums.items()}
     self._left_out, self._in_a_row = (before.get(n, 0) for n in ('left_out', 'in_a_row'))
-    self._warned = False  # of the columns of a plan
+    self._warned = False  # whether the warning about the columns of a plan was printed
     self._first = start + 1
     self._first_read: float | None = None  # when the first call was read
     self._since, self._clock = start, time.perf_counter()
@@ -208,9 +208,9 @@ def average(history: Sequence[Metrics]) -> dict[str, float]:
 
 
 def added(sums: Sums, metrics: Metrics) -> Sums:
-  """Returns the sums with those of more steps, in float64 and one after the other.
+  """Returns the sums of metrics with more steps added, in float64, one after the other.
 
-  So a sum that goes on after an interruption is the same.
+  The order makes a sum that goes on after an interruption the same.
   """
   sums = dict(sums)
   for name, mean in metrics.items():

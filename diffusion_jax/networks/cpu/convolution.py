@@ -104,9 +104,8 @@ MIN_TILES, MIN_CHANNELS = 32, 32
 
 
 def _is_for_winograd(x, out_shape, size, how, num_devices):
-  # Only float32, because bfloat16 has too few digits for the sums. Not at the
-  # highest precision, which is for numbers that are compared. Not on several
-  # devices, which would send each other the tiles.
+  # bfloat16 has too few digits for Winograd's sums; a user of the highest precision
+  # compares numbers, and rounding differs; several devices would exchange the tiles.
   if (size, how.stride, x.dtype) != (3, 1, jnp.float32):
     return False
   if how.precision == 'highest' or num_devices != 1:

@@ -43,7 +43,7 @@ _HALF = {'float16': 4e-3, 'bfloat16': 3e-2, 'float32': 4e-3}
 class Verdict(NamedTuple):
   """Whether a function is right, which is also the truth value, and a sentence that says why.
 
-  slip: the name of what is wrong, or of two things that are as near; '' if none is known. Of a
+  slip: the name of what is wrong, or of two things that are as near; '' if none is known. For a
   right function it is '' or a word about its precision.
   """
 
@@ -173,7 +173,7 @@ def _misprints(name):
 
 
 def _slip(name, fit, right):
-  # Names the slip, or two that are as near. A fault in the first case alone, where t = 1, may hide
+  # Names the slip, or two that are as near. A fault in only the first case, where t = 1, may hide
   # a misprint in the others.
   for cut, count in itertools.product((0, 1), (0, 1, 2)):
     if all(right[cut:]):
@@ -199,7 +199,7 @@ def _result(function, case, answer):
   given = copy.deepcopy(case)
   try:
     taken = inspect.signature(function)
-  except (TypeError, ValueError):  # some functions of C have none
+  except (TypeError, ValueError):  # Some functions of C have no signature.
     taken = None
   by_name = taken is not None and {*taken.parameters} == {*given}
   args, kwargs = ((), given) if by_name else (given.values(), {})

@@ -87,7 +87,7 @@ ARGUMENTS = {
   's': 'an integer, the step to go to, from 0 to t − 1',
   'betas': '[T] in (0, 1), β_1 … β_T; betas[0] is β_1, and α_t = 1 − β_t',
 }
-# Of a name, or of a shape.
+# {name or shape of an argument: a function that draws one}
 _DRAWS: dict[str, Callable[[np.random.Generator], Any]] = {
   '[D]': lambda rng: rng.normal(size=3),
   '[D] > 0': lambda rng: rng.uniform(0.3, 2.0, 3),
@@ -127,7 +127,7 @@ _NAMES = {
   'var': 'decoder_var',
 }
 _FAMILIES = {'alpha': 'α', 'bar': 'ᾱ', 'beta': 'β', 'tilde': 'β̃'}
-# What is computed for ᾱ by mistake.
+# What a learner may have computed in place of ᾱ.
 _OTHER_BARS = {
   'sum': 'Σ α_s where {bar} = Π α_s belongs: a sum for a product',
   'product': 'Π β_s where {bar} = Π (1 − β_s) belongs',
@@ -174,7 +174,7 @@ def _indices(exercise):
 
 
 def _levels(exercise, case):
-  # β_t, α_t, ᾱ_t and β̃_t of each index, and what is computed for ᾱ by mistake. Without an
+  # β_t, α_t, ᾱ_t and β̃_t of each index, and what may stand in place of ᾱ. Without an
   # argument t it is T, without s, t - 1; an index before 0 stands for 0.
   if 'betas' not in case:
     return {}

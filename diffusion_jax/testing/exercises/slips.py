@@ -15,7 +15,8 @@ from diffusion_jax.testing.exercises import terms
 from diffusion_jax.testing.exercises.terms import Path, Term
 
 COMMON, RARE = 1, 2  # costs; of two explanations the cheaper is named
-MOST_COST, MOST_PAIRS = 3, 60_000  # of two slips together
+# The highest cost of two slips together, and the most pairs that are tried.
+MOST_COST, MOST_PAIRS = 3, 60_000
 _BELONGS = '{new} where {old} belongs'
 _ARITHMETIC = np.add, np.subtract, np.multiply, np.divide
 
@@ -318,7 +319,7 @@ def _of_level(term: Term, parent: Term | None, symbols: Symbols) -> Iterator[Sli
 
 
 def _of_power(term: Term, parent: Term | None, symbols: Symbols) -> Iterator[Slip]:
-  """A root or a square too much, as of a variance for a deviation."""
+  """Yields slips by a root or a square too much, such as a variance for a deviation."""
   level_like = _is_level_like(term, symbols)
   signed = isinstance(term.function, str) and not level_like
   if signed or term.function is terms.several:
@@ -448,7 +449,7 @@ def nearest(
 ) -> list[str]:
   """Returns the names of what makes a learner's results, the cheapest: none, one or two.
 
-  fits: whether values at all inputs, or at the last one alone, are the learner's;
+  fits: whether values at all inputs, or at only the last one, are the learner's;
   count: how many slips, 1 or 2.
   """
   for each in known:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import ndtr
 
-Path = tuple[int, ...]  # from the root: the index of an argument, of its argument, …
+Path = tuple[int, ...]  # the index of an argument of the root, of an argument of it, …
 
 
 class Term(NamedTuple):
@@ -115,7 +115,7 @@ def replaced(term: Any, path: Path, change: Callable[[Any], Any]) -> Any:
   return term._replace(args=tuple(args))
 
 
-_SUM, _PRODUCT, _POWER, _ATOM = range(4)  # how closely a text holds together
+_SUM, _PRODUCT, _POWER, _ATOM = range(4)  # how tightly the outermost operator of a term binds
 _NUMBERS = {0.5: '½', 2 * np.pi: '2π', 1 / 255: '1/255', 2 / 255: '2/255', np.pi: 'π'}
 
 

@@ -1,4 +1,4 @@
-"""The config.json of a run folder."""
+"""A run folder keeps its complete config, and a changed file is read again."""
 
 import json
 import os
@@ -18,7 +18,7 @@ def test_the_config_is_written_with_all_values_and_the_facts(tmp_path):
 
 
 def test_a_config_that_has_changed_is_read_again(tmp_path):
-  """Also one of the same size, and one that another program puts in its place."""
+  """A changed config.json is read again, even of the same size or from another program."""
   for seed in (1, 2, 3):
     folder.write_stored(tmp_path, {'seed': seed})
     assert folder.read_config(tmp_path) == {'seed': seed}

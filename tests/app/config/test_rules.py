@@ -1,4 +1,4 @@
-"""The walk over rows."""
+"""A rule is asked in its modes only, and a field is set only under its own name."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The parameters of constructors that are fields."""
+"""The parameters of constructors are fields, with their types and defaults."""
 
 import functools
 

@@ -209,7 +209,7 @@ def test_every_field_of_text_is_known_as_a_path_or_not():
   ('/secret', True), ('a/b', True), ('notes.txt', True), ('wide', False)
 ])  # fmt: skip
 def test_a_text_of_an_own_part_may_be_a_path(value, is_read, tmp_path, monkeypatch):
-  """Its author need not know `paths.ReadPath`."""
+  """The author of a part need not know `paths.ReadPath`: a string that may be a path is one."""
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'notes.txt').touch()
   config = Node('objective', lambda place='': place, {'place': value}, 'own_text:part')
@@ -243,7 +243,7 @@ def test_the_folder_of_the_user_is_found_in_every_path(field, monkeypatch):
 
 @pytest.mark.parametrize('field', READ)
 def test_a_path_that_only_a_stored_config_names(field, tmp_path):
-  """It is refused before it is read, and shown with the flag that allows it."""
+  """A path of a stored config is refused before it is read, with the flag that allows it."""
   reading, *more = READ[field]
   secret = tmp_path / 'my secret'
   flags = [tuple(flag.split('=')) for flag in more]

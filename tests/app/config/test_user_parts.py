@@ -165,7 +165,7 @@ def no_sum(count=1):
 
 
 def test_a_type_error_within_a_part_is_its_own():
-  """The arguments of a call that does not fit are the user's mistake."""
+  """A call of a part with wrong arguments is a user's error; a TypeError inside the part is not."""
   trust.allow([f'{TOY}:Schedule'])
   with pytest.raises(UserError, match='^config.x: .* unexpected keyword'), tree.from_config('x'):
     toy_parts.Schedule(**{'size': 2})

@@ -28,7 +28,7 @@ def palette(tmp_path_factory):
 
 @pytest.mark.parametrize('method, name', [(None, 'odd'), ('reconstruction', 'digit')])
 def test_known_pixels_are_the_same_in_the_files_written(plain, files, method, name, capsys):
-  """They are exact, even for grey levels that the run does not have."""
+  """Known pixels are exact in the files, even for grey levels that the run does not have."""
   output = f'a{method}{name}'
   changes = typed(f'edit.method={method} edit.output={output}')
   arrays = run(plain, files, changes, image=name, mask='mask')

@@ -1,4 +1,4 @@
-"""The conditions of --mode=edit."""
+"""An edit takes one label for all its samples."""
 
 from numpy.testing import assert_array_equal
 

@@ -275,7 +275,7 @@ def test_numbers_are_measured_in_their_own_units(numbers, capsys):
 
 
 def test_a_file_of_y_is_what_simulate_makes(numbers):
-  """Both are in the user's units, and the operator is the same."""
+  """A measurement from a file and a simulated one have the user's units and one operator."""
   folder, _ = numbers
   x, rows = np.load(folder / 'clean.npy'), np.load(folder / 'matrix.npy')
   np.save(folder / 'y.npy', rows @ x)

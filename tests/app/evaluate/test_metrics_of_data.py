@@ -50,7 +50,7 @@ def kinds_of_data():
 
 @pytest.mark.parametrize('name', kinds_of_data())
 def test_the_metrics_of_all_configs_are_not_refused(name, tmp_path):
-  """Also with auto in place of what the config names."""
+  """Metrics that a config names, and `auto` in their place, are not refused."""
   config = shrunk(read(name))
   for change in {}, AUTO:
     changed = trial(*name.split(':')[:2], **change) if change else config
@@ -94,7 +94,7 @@ def chosen(config, folder):
 
 
 def test_what_is_held_out_decides(paths, tmp_path):
-  """And as many samples as training examples, unless a number is given."""
+  """The split that is held out decides which metrics `auto` names, and how many samples."""
   all_rows = table(paths, 'rooms', 'area', **{'data.test_fraction': 0.0})
   few = {'data.context': 'area'}
   assert chosen(all_rows, tmp_path).metrics == SETS
@@ -113,7 +113,7 @@ def test_what_is_held_out_decides(paths, tmp_path):
 
 
 def test_the_metrics_of_a_training_are_those_of_its_samples(paths, tmp_path):
-  """Those of pairs need many draws: none is measured while it trains."""
+  """Metrics of pairs need many draws, so a training of pairs measures none."""
   pairs = {'data.test_fraction': 0.2, 'data.context': 'area'}
   for config, few in (
     (table(paths, 'rooms', 'area'), {'energy'}),

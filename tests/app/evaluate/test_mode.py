@@ -80,7 +80,7 @@ def test_the_parts_of_the_bound_add_up(run, printed):
 
 
 def test_the_loss_is_beside_those_of_exact_denoisers(run):
-  """It depends on the training examples, whose sum is in the settings."""
+  """Losses of exact denoisers depend on the training examples, whose sum is in the settings."""
   fields = within('evaluation', num_images=12, batch_size=8, metrics='loss', loss__draws=2)
   text = printed_by(lambda: run_mode(run, **fields))
   found = result(run, 'loss-test')
@@ -133,7 +133,7 @@ def test_a_user_has_metrics_of_real_images_and_decoders(run):
 
 
 def brightness(factor: float = 1.0) -> ModelMetric:
-  """Returns a metric of the images alone."""
+  """Returns a metric that reads the images and no weights."""
   measure = lambda params, keys, x, cond: {'x': factor * x.mean(axis=(1, 2, 3))}
   compute = lambda arrays: [Score('brightness', Estimate(float(arrays['x'].mean())))]
   return ModelMetric(lambda model: measure, compute)
@@ -143,7 +143,7 @@ GREY = {'evaluation.metrics': f'{__name__}:brightness', 'evaluation.num_images':
 
 
 def test_another_evaluation_is_another_file(run):
-  """With a name of the user's it is refused."""
+  """Other settings give another file, unless the user named the file: then they are refused."""
   mine = GREY | {'evaluation.name': 'mine'}
   run_mode(run, **mine)
   for change, message in (
@@ -157,7 +157,7 @@ def test_another_evaluation_is_another_file(run):
 
 
 def test_a_finished_evaluation_is_of_its_data(tmp_path):
-  """Other examples in the same file, after the evaluation has ended."""
+  """Other examples in the same file make another evaluation, even after one has ended."""
   path, pictures = tmp_path / 'x.npz', small_sets.digits('test')
   x = pictures.x[:32] * 15
   np.savez(path, x=x, labels=pictures.label[:32])
@@ -231,7 +231,7 @@ def draws(monkeypatch, tmp_path):
 
 
 def test_densities_are_of_their_own_pair(moons, draws, monkeypatch):
-  """Those of N(standardised context, 1/4), kept for the same draws and settings."""
+  """Densities of N(standardised context, 1/4) are kept for the same draws and settings."""
   seen, folders, run = Seen(), [], run_of(moons)
   encode, spread = run.model.facts.x.encode, 0.5
   log_q = lambda x, context: -0.5 * np.sum(np.square((encode(x) - context) / spread), axis=-1)

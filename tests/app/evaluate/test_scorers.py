@@ -196,7 +196,7 @@ def test_each_point_of_a_sweep_is_kept(run):
 
 
 def test_the_floor_is_the_score_of_real_images(run, printed, capsys):
-  """It scores 20 random test images, as many as samples, by the reference."""
+  """The floor scores 20 random test images, as many as samples, by the reference."""
   run_mode(run, metrics='fd,pr,memorisation', floor=True)
   values = result(run, 'fd')['floor'] | result(run, 'pr')['floor']
   assert 'floor' not in result(run, 'memorisation')
@@ -242,7 +242,7 @@ def features_of(x):
 
 
 def test_published_statistics_replace_the_data(run, adm, monkeypatch, capsys):
-  """They need no data."""
+  """An evaluation by published statistics needs no data."""
   monkeypatch.setattr(scorers.datasets, 'source_of', lambda *args: 1 / 0)
   path = adm.folder / 'edm.npz'
   fields = within('evaluation', metrics='fid', reference=path, num_generated=20)

@@ -58,7 +58,7 @@ OF_RUN = within('sampling.guidance', 'autoguidance', run='a')
   ],
 )
 def test_networks_of_other_runs_get_the_context_itself(guided, flags):
-  """They have their own encoders; a scale of 1 does without the other run."""
+  """Networks of guides have encoders of their own; at a scale of 1 no guide is needed."""
   config = store.with_flags(read('digits'), [*as_flags(flags)])
   values = ArraySpec((2,), 0, (0.0, 0.0), (1.0, 2.0))
   code = lambda params, cond: {'context_code': 10.0 * cond['context']}

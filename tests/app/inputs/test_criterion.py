@@ -1,3 +1,5 @@
+"""The loss that chooses the best checkpoint is of the validation part, if there is one."""
+
 from diffusion_jax.app.inputs import criterion
 from tests.app.conftest import smoke
 

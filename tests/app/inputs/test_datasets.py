@@ -178,7 +178,7 @@ def test_a_run_of_numbers_takes_data_of_its_kind(tmp_path, x, context, message):
 
 @pytest.mark.parametrize('name', ['folder', 'npz'])
 def test_a_training_on_changed_data_is_refused(name, pictures):
-  """Its config and the run's agree; sampling is not hindered."""
+  """Data may change under an unchanged config: a training is refused, and sampling is not."""
   config = data(name, path=pictures / 'x.npz')
   if name == 'folder':
     config = data(name, path=pictures, image_shape=(8, 8, 3))

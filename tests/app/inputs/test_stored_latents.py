@@ -1,3 +1,5 @@
+"""Stored latents are the latents of their images, and are refused for another autoencoder."""
+
 import json
 import shutil
 
@@ -43,7 +45,7 @@ def stored(tmp_path):
 
 @pytest.mark.parametrize('split', SPLITS)
 def test_batches_of_latents_are_those_of_the_images(stored, split):
-  """They have the same order, labels and mirrored images."""
+  """Batches of latents have the order, labels and mirror images of the batches of images."""
   config, facts, images, _ = parts_of(stored, split)
   latents, of_latents = stored_latents.examples_of(config, facts, images, split)
   pixels = images.read(np.arange(len(images)))['x']

@@ -74,7 +74,7 @@ def test_it_writes_samples_reconstructions_and_ways_between(hvae):
 
 
 def test_samples_are_draws_of_the_prior_decoded():
-  """Each depends on the seed and its index; z is drawn from the prior."""
+  """A sample decodes a z from the prior, and depends on the seed and its index only."""
   model = made()
   params = normal_params(model)
   drawing = generate(model, make_mesh(model.config))

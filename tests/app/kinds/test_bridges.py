@@ -57,7 +57,7 @@ def still(tmp_path_factory):
 
 
 def test_the_plan_is_that_of_the_fields():
-  """Its number of steps, its direction, and noise only if it is stochastic."""
+  """The fields decide the number of steps, the direction, and noise only if it is stochastic."""
   config = trial('moons_bridge', **{'objective.diffusion': 0.3})
   noisy = registry.make(config, RunFolder.at('nowhere')).noisy
   output = lambda params, x, level, cond: jnp.concatenate([x, x + level.t], axis=1)

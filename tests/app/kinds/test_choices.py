@@ -174,7 +174,7 @@ STOCHASTIC = (  # digits' ddim has eta = 1
 
 @pytest.mark.parametrize('name', choices.SAMPLERS)
 def test_every_sampler_can_be_traced(name):
-  """Each takes one step, with churn and a corrector if it allows them."""
+  """Each sampler takes one step, with churn and a corrector if it allows them."""
   is_paired = declared_by(choices.SAMPLERS[name]).takes_pairs
   flags = [f'sampling.sampler={name}', 'schedule=linear_vp']
   flags += ['sampling.sampler.scale=0.5'] * is_paired
@@ -230,7 +230,7 @@ def test_the_fields_of_sampling_around_a_sampler_reach_it():
 
 @pytest.mark.parametrize('name', ['linear', 'karras'])
 def test_the_levels_of_another_schedule_may_be_visited(name):
-  """It has its own defaults, not the parameters of the run's schedule."""
+  """A schedule of sampling has its own defaults, not the parameters of the run's schedule."""
   flags = 'schedule=linear', 'schedule.end=0.01', f'sampling.schedule={name}'
   expected = {'linear': lambda: DDPM, 'karras': dj.KarrasSchedule}[name]()
   model, t = model_of(*flags), np.linspace(0.0, 1.0, 5, dtype=np.float32)

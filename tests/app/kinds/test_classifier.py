@@ -1,4 +1,4 @@
-"""A run of a classifier."""
+"""A classifier is trained from its config, and its accuracy is counted literally."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def test_a_classifier_run_trains(classifier):
 
 
 def test_accuracy_literally(classifier):
-  """It is the fraction of right classes, with the metric's own noise."""
+  """Accuracy is the fraction of right classes, with the metric's own noise."""
   config = classifier_smoke()
   model: Any = registry.make(config, RunFolder.at(classifier))
   params, _ = weights.restore(model)

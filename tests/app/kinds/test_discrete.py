@@ -39,7 +39,7 @@ def made(*names, **changes) -> Any:
   ],
 )
 def test_a_network_that_knows_nothing_needs_all_bits(name, changes, calls):
-  """Its logits are 0. Of uniform data that is exact, and the bound tight."""
+  """With logits of 0 the bound of uniform data is tight: all bits are needed."""
   model = made(name, **changes)
   params = normal_params(model, deviation=0)
   x = DIGITS.x.encode(datasets.source_of(model.config, 'test').read(np.arange(21))['x'])
@@ -83,7 +83,7 @@ def test_texts_are_written_as_texts_and_as_pictures(tmp_path):
 
 @pytest.mark.slow
 def test_unmasked_bytes_stay():
-  """They are the same at all later steps of the ancestral sampler."""
+  """A byte that is unmasked is the same at all later steps of the ancestral sampler."""
   model: Any = registry.make(trial('text_masked', small=True, **TEXT), RunFolder.at('nowhere'))
   params = normal_params(model, deviation=0)
   keys = jax.random.split(jax.random.key(0), 3)

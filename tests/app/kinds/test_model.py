@@ -1,4 +1,4 @@
-"""What the modes need of a model, whatever its kind."""
+"""A model encodes its data and tunes its programs as its training needs."""
 
 import dataclasses
 

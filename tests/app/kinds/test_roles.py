@@ -47,7 +47,7 @@ def test_a_run_with_another_config_is_refused(changes, message, tmp_path):
 
 
 def test_a_run_may_lack_fields_that_have_their_defaults(tmp_path):
-  """They are newer than the program that wrote it."""
+  """A run may be older than a field, which then has its default."""
   stored: Any = folder.read_config(written(tmp_path))
   del stored['data']['validation_fraction'], stored['training']['average']['more']
   (tmp_path / 'config.json').write_text(json.dumps(stored))
@@ -163,7 +163,7 @@ def test_a_training_that_has_begun_needs_no_first_weights(tmp_path):
 
 
 def test_the_commands_are_those_of_configs(monkeypatch):
-  """This holds for all runs that configs name, and for another --workdir."""
+  """The commands that train missing runs are those of configs, for another --workdir too."""
   monkeypatch.chdir(ROOT)
   count = 0
   for name, variant in ALL:

@@ -1,7 +1,4 @@
-"""The walk over rows, and fields that are not read.
-
-modes/test_refusals.py has the rules, as a user meets them.
-"""
+"""Shipped configs set no field that nothing reads; app/modes/test_refusals.py has the rules."""
 
 from pathlib import Path
 

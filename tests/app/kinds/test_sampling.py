@@ -33,7 +33,7 @@ def test_a_short_name_chooses_its_section_and_does_not_change_another_choice():
 
 @pytest.mark.parametrize('bound, lowest', [('None', -3.0), ('clip', -1.0)])
 def test_a_bound_of_none_is_none(bound, lowest):
-  """Its default is another, which a part must not fall back to."""
+  """`sampling.bound=None` means no bound, although the default of the field is another value."""
   c = store.with_flags(read('digits'), [('sampling.bound', bound)]).sampling.make()
   denoise = (c.bound or (lambda f: f))(lambda xt, level: dj.Prediction(xt))
   level = dj.CosineSchedule()(0.5)

@@ -1,4 +1,4 @@
-"""The ranges of the fields of parts."""
+"""The fields of sections take the ends of their ranges."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The schemas of the kinds of models."""
+"""Names of fields and of tables do not collide, and a sweep has few points."""
 
 import pytest
 

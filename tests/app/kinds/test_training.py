@@ -1,4 +1,4 @@
-"""The section `training`."""
+"""Parts of the section `training` that are off have no fields."""
 
 from diffusion_jax.app.kinds import store
 from tests.app.conftest import read

@@ -201,7 +201,7 @@ def test_fields_of_a_users_own_come_back(tmp_path):
 
 
 def test_weights_of_openai_become_a_run(tmp_path):
-  """Their flags are convert.options; the format must be given."""
+  """Flags of OpenAI's networks are convert.options; the format must be given."""
   flags = f'{test_openai.FLAGS} class_cond=True resblock_updown=True'
   theirs = test_openai.make('guided', **options.of_text(flags))
   params = literal.random_like(theirs.shapes())
@@ -293,7 +293,7 @@ def test_a_sampler_runs_without_this_package(plain, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('name', ['two_moons', 'joint'])
 def test_a_program_of_numbers_is_in_their_units(name, tmp_path, monkeypatch, capsys):
-  """It takes a context and returns x as --mode=sample does, but for the box."""
+  """An exported program takes a context and returns x as --mode=sample does, but for the box."""
   config = trial(name, **typed('data.num_examples=100 data.num_test=16 data.bounds=-1.0,1.0'))
   run = untrained(config, tmp_path / 'run', 0.05)
   changes = typed('sampling.checkpoint=latest sampling.batch_size=3 sampling.sampler=ddim')

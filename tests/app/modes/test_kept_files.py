@@ -54,7 +54,7 @@ def keeps_all(mode, config, workdir, message):
 
 
 def test_a_run_whose_checkpoints_are_lost(run, copy, capsys):
-  """Its config is refused, or it begins again and keeps its metrics."""
+  """A run without checkpoints refuses its config, or begins again and keeps its metrics."""
   shutil.rmtree(copy / 'checkpoints')
   keeps_all('train', smoke(**{'optimizer.learning_rate': 1e-3}), copy, 'rate is 0.008, 0.001 now')
   old = (copy / 'metrics.jsonl').read_bytes()

@@ -71,7 +71,7 @@ def test_fields_that_the_config_sets_are_the_differences(run):
 
 @pytest.mark.parametrize('name', ['digits_vae', 'digits_latent', 'shapes_text'])
 def test_the_defaults_have_the_fields_of_every_kind_of_model(name):
-  """A parameter without a default is None; data and parts have no choice."""
+  """The table of defaults lacks only the choice of data and of parts that are off."""
   config = trial(name)
   fields = set(folder.flat(folder.plain(config)))
   parts = {'data', 'latent', 'conditioning.text', 'sampling.guidance', 'training.checkpoints.best'}

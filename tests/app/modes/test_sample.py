@@ -132,7 +132,7 @@ def test_sample_trajectory_is_a_gif_from_noise_to_image(run):
 
 
 def test_a_profile_is_a_trace_of_a_batch_and_changes_no_sample(run, printed):
-  """Neither their name nor their settings, so they are there already."""
+  """A profile changes neither the name nor the settings of samples: they are there already."""
   before = arrays_of(run)
   config = of_sampling(num_samples=23, batch_size=10, profile=True)
   said = printed_by(MODES['sample'], config, run)

@@ -74,7 +74,7 @@ def draw(page, **fields):
 
 
 def test_a_request_that_is_never_whole_is_dropped(page, monkeypatch):
-  """Also the second one of a connection; a drawing that takes longer goes on."""
+  """An incomplete request is dropped, also the second of a connection; a long drawing goes on."""
   monkeypatch.setattr(serve, 'PATIENCE', 0.3)
   place = urllib.parse.urlsplit(page)
   whole = f'GET /settings HTTP/1.1\r\nHost: {place.netloc}\r\n\r\n'.encode()
@@ -121,7 +121,7 @@ def test_other_numbers_compile_no_step_again(page, monkeypatch):
 
 
 def test_two_users_get_their_own_pictures(page):
-  """Each has the pictures of a single request."""
+  """Two users of the page each get the pictures of their own single request."""
   last = lambda seed: draw(page, labels=2, seed=seed)[-1]
   with ThreadPoolExecutor(2) as users:
     both = [*users.map(last, (1, 2))]
@@ -258,7 +258,7 @@ def test_other_kinds_of_models_are_drawn(name, changes, names, tmp_path):
 
 
 def test_guidance_with_steps_of_its_own_is_drawn(tmp_path):
-  """Its program is of one scale, here another than the run's."""
+  """Guidance with steps of its own has a program of one scale, here another than the run's."""
   guidance = typed('sampling.sampler=cfg_plus_plus sampling.sampler.scale=0.8')
   config = smoke(**SIZE, **guidance)
   run = untrained(config, tmp_path / 'run', deviation=0.5)
@@ -275,7 +275,7 @@ def test_guidance_with_steps_of_its_own_is_drawn(tmp_path):
 
 
 def test_a_sampler_that_compiles_says_so_and_ends_with_its_user(tmp_path):
-  """Each step is an event; a drawing that is closed makes no more steps."""
+  """Each step of a drawing is an event, and a closed page ends its drawing."""
   run = untrained(smoke(**SIZE), tmp_path / 'run', deviation=0.5)
   emerge = serve.emerging(Run.open(smoke(**SIZE), RunFolder.at(run)))
   flags = [('sampling.sampler', 'lms'), ('sampling.num_steps', '15')]

@@ -71,7 +71,7 @@ MODES_OF_A_RUN = {
 
 
 def test_a_training_simulates_each_pair_once(trained):
-  """Also the calls of its previews, metrics and report."""
+  """Previews, metrics and the report of a training simulate no pair again."""
   run, calls, *_ = trained
   assert sorted(calls_of(calls)) == [40, 50, 100, 100]
   assert len([*(run / 'simulations').iterdir()]) == 2
@@ -91,7 +91,7 @@ def test_no_mode_simulates_them_again(mode, trained, tmp_path, capsys):
 
 
 def test_a_training_on_changed_simulations_is_refused(trained, tmp_path):
-  """Other modes draw; what they measure is of the new simulator."""
+  """Changed code refuses a training; other modes draw, and measure the new simulator."""
   run, calls, fields, module = trained
   run = shutil.copytree(run, tmp_path / 'run')
   before, code = len(calls_of(calls)), module.read_text()

@@ -39,7 +39,7 @@ def installed(tmp_path, monkeypatch):
 
 
 def test_another_package_adds_a_mode(installed, tmp_path, capsys):
-  """It runs, has its line in --help, and its mistakes are one line."""
+  """A mode of another package runs, has its line in --help, and says mistakes in one line."""
   assert not command(DIGITS, f'--workdir={tmp_path}/run', '--mode=count')
   assert capsys.readouterr().out == 'digits has 1437 examples\n'
   assert help.about_modes()['count'] == "prints the number of the data's examples."

@@ -91,7 +91,7 @@ def test_samples_of_held_out_rows(run):
 
 
 def test_gaps_of_a_table_are_drawn(table, tmp_path, capsys):
-  """As by configs/joint.py; a reference is a table as well."""
+  """Samples fill the empty cells of a table of known numbers; a reference may be a table too."""
   known = typed("""
     conditioning.context=None conditioning.known=subsets conditioning.known.parameters=1
   """)

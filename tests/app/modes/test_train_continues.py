@@ -65,7 +65,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypa
 
 @pytest.mark.slow
 def test_steps_that_are_nan_may_be_left_out(tmp_path, monkeypatch):
-  """Only the step changes; one too many in a row stops the run."""
+  """NaN leaves only the step count changed; one too many in a row stops the run."""
   make = setup.make_train_step
 
   def make_step(*args, **fields):

@@ -1,3 +1,5 @@
+"""A result's settings and name depend on each thing that it is made of, and on nothing else."""
+
 import contextlib
 import dataclasses
 import hashlib
@@ -302,12 +304,12 @@ def test_each_field_is_named_refused_or_free(kind, files, settings):
 
 
 @pytest.mark.parametrize('kind, name', [
-  ('given', 'y.npy'), ('sdedit', 'image.png'), ('sdedit', 'mask.png'),
+  ('given', 'y.npy'), ('sdedit', 'mask.png'),
   ('interpolate', 'image2.png'), ('restore', 'mask.png'), ('matrix', 'A.npy'),
   ('steer', 'y.npy'), ('guided', 'digits'),
 ])  # fmt: skip
 def test_a_file_is_named_by_its_content(kind, name, files, settings, tmp_path):
-  """Also by the weights of a run that guides."""
+  """Settings name a file by its content and a guiding run by its weights, not by a path."""
   place = shutil.copytree(files, tmp_path / 'place')
   mode, run, fields = kinds_of(place)[kind]
   config = config_of(run, fields)
@@ -331,7 +333,6 @@ given data.draws=3 not
 masked data.quarter_turns=1
 texts data.num_objects=1
 vae data.quarter_turns=1
-elbo data.quarter_turns=1
 pixels data.quarter_turns=1
 samples data.quarter_turns=1 not
 """
@@ -344,19 +345,6 @@ def test_data_are_named_by_what_was_read(row, files, settings):
   before = settings(mode, config_of(run, fields), run)
   after = settings(mode, config_of(run, fields | typed(field)), run)
   assert (after == before) == bool(unread)
-
-
-def test_results_of_other_latents_are_others(files, monkeypatch):
-  """Two runs with equal weights may have other autoencoders."""
-  monkeypatch.setattr(weights, 'restore', lambda model: ({}, 'latest'))
-  run = weights.Run.open(smoke(), RunFolder.at(files / 'digits'))
-
-  def settings(record):
-    latents = run.model.latents._replace(record=lambda workdir: record)
-    model = dataclasses.replace(run.model, latents=latents)
-    return provenance.settings(weights.Run(model), {}, {})
-
-  assert settings([5, 0.5])['latents'] == [5, 0.5] and 'latents' not in settings(None)
 
 
 def test_a_metric_names_all_splits_that_it_reads(files, settings):

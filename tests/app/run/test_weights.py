@@ -177,7 +177,7 @@ def test_every_reader_gets_merged_weights(base, run):
 
 
 def test_a_run_continues_exactly(base, run, tmp_path):
-  """It continues in another folder than the one in which it began."""
+  """A run continues exactly in another folder than the one in which it began."""
   copy = interrupted(run, tmp_path / 'copy')
   MODES['train'](config_of(base), str(copy))
   for which in ('average', 'raw', 'sigma_rel_0.1'):
@@ -192,7 +192,7 @@ def without_a_layer(path):
 
 
 def test_adapters_are_exported_alone_and_merged(tmp_path):
-  """They are random adapters of a U-Net."""
+  """Random adapters of a U-Net are exported alone, and merged into its weights."""
   base = untrained(unet_smoke(), tmp_path / 'base')
   run = untrained(config_of(base, unet_smoke), tmp_path / 'run')
   load.write_base(run, params_of(base), 1.5)

@@ -1,3 +1,5 @@
+"""Hooks act at their multiples and after the last step, and find the best checkpoint."""
+
 import dataclasses
 from typing import Any
 from unittest.mock import Mock
@@ -141,7 +143,7 @@ def test_what_is_nan_is_crossed_out_and_not_measured(config, few, tmp_path, monk
 
 
 def test_a_training_and_the_test_loss_see_the_texts():
-  """Without them the network would be measured at the empty text."""
+  """A test loss without its texts would measure the network at the empty text."""
   model: Any = registry.make(trial('shapes_text'), RunFolder.at('nowhere'))
   c = model.config
   trained = next(datasets.batches(c, datasets.source_of(c), model.facts, 0))

@@ -134,7 +134,7 @@ def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path, capsys):
 
 
 def test_six_steps_are_three_and_a_restart_and_three(tmp_path):
-  """They agree bit for bit, with flipped pictures that threads read."""
+  """A restart after three steps changes no bit, with flipped pictures that threads read."""
   rng = np.random.default_rng(0)
   for i in range(10):
     picture = rng.integers(0, 256, (12, 10), np.uint8)

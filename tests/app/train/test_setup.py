@@ -1,3 +1,5 @@
+"""Setting up a training checks its loggers, and traces one step for all rates and lengths."""
+
 import sys
 import types
 
@@ -69,7 +71,7 @@ class MLflow(types.ModuleType):
 
 
 def test_the_logger_of_the_page_continues_its_run(tmp_path, monkeypatch, capsys):
-  """It is named as a part of one's own, and shows what `metrics.jsonl` has."""
+  """A user's own logger is named `module:attribute`, and shows what metrics.jsonl has."""
   fake, module = MLflow(), types.ModuleType('my_logger')
   monkeypatch.setitem(sys.modules, 'mlflow', fake)
   monkeypatch.setitem(sys.modules, 'my_logger', module)
@@ -92,7 +94,7 @@ def test_the_logger_of_the_page_continues_its_run(tmp_path, monkeypatch, capsys)
 
 
 def test_another_rate_or_length_is_the_same_program(tmp_path, monkeypatch):
-  """So are another seed and other data; another batch size is another program."""
+  """Rates, lengths, seeds and data share a program; another batch size has its own."""
   for name in ('jit_step', 'state_maker'):  # not those that tests share
     monkeypatch.setattr(setup, name, getattr(setup, name).__wrapped__)
 

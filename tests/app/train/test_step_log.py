@@ -1,3 +1,5 @@
+"""Printed lines of a training are means over its steps, and NaN stops it."""
+
 import itertools
 import math
 
@@ -52,7 +54,7 @@ def test_repaired_gradients_do_not_stop_a_run():
 
 
 def test_a_plan_that_is_nan_stops_a_run_and_one_that_is_off_says_so_once(capsys):
-  """Also with repaired gradients, which would train on."""
+  """A plan that is NaN stops a training even if repaired gradients would let it go on."""
   manager = type('Manager', (), {'latest_step': lambda self: None})()
   log = made(smoke(**{'optimizer.repair_gradients': True}), manager, start=0)
   for step, error in enumerate((0.04, 0.12, 0.2), 1):

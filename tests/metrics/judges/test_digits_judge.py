@@ -1,3 +1,5 @@
+"""The judge of digits is as accurate as its SVM, and notices wrong labels and noise."""
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose

@@ -1,4 +1,4 @@
-"""The command that the judges share."""
+"""The command that the judges share says a user's mistakes in one line."""
 
 import numpy as np
 

@@ -1,3 +1,5 @@
+"""Perceptrons of judges are fitted once, and their features are scikit-learn's."""
+
 import hashlib
 
 import numpy as np
@@ -36,7 +38,7 @@ def test_features_are_those_of_the_file(name, highest, right):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', perceptrons.FITTED)
 def test_kept_weights_are_those_of_the_fit(name):
-  """They differ slightly: rounding errors grow in hundreds of iterations."""
+  """Fitted weights differ slightly: rounding errors grow in hundreds of iterations."""
   kept, _ = perceptrons.load(name)
   fitted = perceptrons.FITTED[name]()
   x = np.random.default_rng(0).uniform(0.0, 1.0, (500, len(kept.kernel)))

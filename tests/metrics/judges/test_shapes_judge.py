@@ -1,3 +1,5 @@
+"""The judge of shapes reads colour, form, size and place of drawn objects."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""Winograd's convolution is the convolution, within a few millionths, where it is chosen."""
+
 from typing import Any
 
 import jax

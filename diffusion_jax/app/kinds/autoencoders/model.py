@@ -28,7 +28,7 @@ from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Objective
 
 Array = jax.Array
-COLUMNS = 10  # of an interpolation, both ends included
+COLUMNS = 10  # images in a row of an interpolation, both ends included
 
 
 def make(config: Node, run: RunFolder, facts: Facts) -> Model:

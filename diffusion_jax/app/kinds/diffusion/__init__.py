@@ -1,4 +1,4 @@
-"""Diffusion models of images: their schema, parts of which other kinds change."""
+"""Diffusion models of images: their schema, which other kinds of model start from."""
 
 from collections.abc import Callable
 from typing import TypedDict

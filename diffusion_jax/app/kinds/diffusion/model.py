@@ -129,9 +129,10 @@ def objective_of(
   test: bool = False,
   network: dj.Network | None = None,
 ) -> Objective:
-  """Makes the objective; `test`: without dropout and augmentation, at levels of no state.
+  """Makes the objective; with `test` it has no dropout, augmentation or state of its levels.
 
-  teacher: see `other_runs.teacher_of`; network: in place of the one that is trained.
+  teacher: see `other_runs.teacher_of`; network: the one that is evaluated, None for
+  the trained one.
   """
   section = noisy.config.schedule
   facts = ObjectiveFacts(
@@ -185,7 +186,7 @@ def denoiser_of(
   For a sampler that takes pairs it returns the pair, each clipped.
 
   guides: the runs that guide it, besides its own condition; see `Plan` for the
-  others. Without `clip` no classifier guides it.
+  other arguments. If `clip` is False, no classifier guides it.
   """
   denoise = noisy.denoiser(params, cond)
   if c.sampler.declared.takes_pairs:
@@ -213,7 +214,7 @@ def is_guided(scale: jax.Array | float) -> bool:
 
 
 def _bounded_pair(pair, bound):
-  # Both are means of x_0, which are within its bounds.
+  # Both denoisers of a pair estimate x_0, so both are bounded.
   if bound is None:
     return pair
 

@@ -104,7 +104,7 @@ SCHEMA = diffusion.SCHEMA._replace(
   parts={**diffusion.SCHEMA.parts, 'sampling': StateSampling, 'states': States},
   facts={
     **diffusion.SCHEMA.facts,
-    'network': tuple(diffusion.SCHEMA.facts['network'])[1:],  # it embeds states itself
+    'network': tuple(diffusion.SCHEMA.facts['network'])[1:],  # the network embeds states itself
     **dict.fromkeys(('objective', 'transitions', 'sampler'), _FACTS),
   },
   metrics={**table.OF_STATES, **table.METRICS},

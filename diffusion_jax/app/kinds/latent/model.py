@@ -42,7 +42,7 @@ from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.weights import checkpoints, checksums
 from diffusion_jax.weights.load import Stored
 
-MOST_IMAGES = 10_000  # for the computation of the scale
+MOST_IMAGES = 10_000  # images that determine the scale of the latents
 _BATCH = 500
 
 
