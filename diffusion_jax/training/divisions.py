@@ -20,7 +20,8 @@ def with_fixed_divisions(function: Callable[..., PyTree]) -> Callable[..., PyTre
   """Returns a function whose divisions by a broadcast array are products with its inverse.
 
   XLA rewrites some of them so, as a / sum(a) of a softmax and its gradient. Which ones depends on
-  the number of devices, and the two round differently (jaxlib 0.10.2).
+  the number of devices, and the two round differently (jaxlib 0.10.2). It leaves other divisions
+  as they are.
   """
 
   def call(*arguments):
@@ -51,6 +52,10 @@ def _evaluate(jaxpr: Jaxpr, consts: Values, arguments: Values, broadcast: dict) 
       results = [inputs[0] * lax.broadcast_in_dim_p.bind(_inverse(small), **places)]
     elif name == 'div' and jnp.size(inputs[1]) < jnp.size(inputs[0]):
       results = [inputs[0] * _inverse(inputs[1])]
+    elif name == 'div':
+      results = [
+        lax.optimization_barrier(equation.primitive.bind(*lax.optimization_barrier(inputs)))
+      ]
     elif inner := params.get(_CALLS.get(name)):
       results = _evaluate(inner.jaxpr, inner.consts, inputs, broadcast)
     else:

@@ -38,7 +38,8 @@ def in_fixed_parts(objective: Objective, parts: int) -> Callable[..., tuple[Loss
     mesh = AbstractMesh((1,), ('data',), (AxisType.Auto,)) if mesh.empty else mesh
     if parts % mesh.size:
       raise ValueError(f'fixed_parts={parts} cannot be split over the {mesh.size} devices')
-    inputs, keys = objective.draw(key, batch, context)
+    # A device would otherwise compile the draws into what reads them.
+    inputs, keys = jax.lax.optimization_barrier(objective.draw(key, batch, context))
     inputs = jax.tree.map(lambda x: _cut(x, parts), inputs)
 
     def of_device(params, context, keys, indices, inputs):

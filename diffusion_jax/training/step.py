@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from diffusion_jax.aliases import Params, PyTree
+from diffusion_jax.training.divisions import with_fixed_divisions
 from diffusion_jax.training.fixed_parts import in_fixed_parts
 from diffusion_jax.training.objectives import Context, Loss, Mean, Objective
 from diffusion_jax.training.optimizer import global_norm
@@ -52,12 +53,15 @@ def make_train_step(
     key = jax.random.fold_in(key, state.step)
     context = context_of(state, frozen)
     (loss, (metrics, objective_state)), grads = gradient(state.params, context, key, batch)
+    after, norm = update(state, loss, grads, objective_state, rate)
+    return after, metrics | {'grad_norm': Mean(norm, jnp.ones(()))}
+
+  def update(state, loss, grads, objective_state, rate):
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     updates = jax.tree.map(lambda x: rate * x, updates)
     params = objective.constrain(optax.apply_updates(state.params, updates))
 
     norm = global_norm(grads)
-    metrics['grad_norm'] = Mean(norm, jnp.ones(()))
     after = TrainState(
       step=state.step + 1,
       params=params,
@@ -73,8 +77,10 @@ def make_train_step(
       good = jnp.isfinite(loss) & jnp.isfinite(norm)
       before = state._replace(step=after.step)
       after = jax.tree.map(lambda x, y: jnp.where(good, x, y), after, before)
-    return after, metrics
+    return after, norm
 
+  if fixed_parts is not None:
+    update = with_fixed_divisions(update)
   return train_step
 
 

@@ -21,6 +21,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import registry
+from diffusion_jax.meshes import on_auto_axes
 from diffusion_jax.networks.functional import network_fn
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Context
@@ -236,7 +237,8 @@ def test_every_network_has_the_same_gradient(name, ways):
   rows = {'x': x, 'noise': rng.uniform(0.1, 0.9, ROWS).astype(np.float32)}
   apply = network_fn(network)
   if name in ('autoencoder', 'hierarchical'):  # They take no noise.
-    apply = lambda params, x, noise, cond: network.apply({'params': params}, x)
+    run = on_auto_axes(lambda x, params: network.apply({'params': params}, x))
+    apply = lambda params, x, noise, cond: run(x, params)
   rngs = {'params': jax.random.key(0), 'draw': jax.random.key(1)}
   noise = () if name in ('autoencoder', 'hierarchical') else (rows['noise'][:1],)
   shapes = jax.eval_shape(network.init, rngs, x[:1], *noise)['params']

@@ -118,7 +118,7 @@ def run(name, workdir, steps, count):
 
 def bits_of(workdir):
   losses = [lines_of(workdir, name) for name in ('loss', 'grad_norm')]
-  return params_of(workdir, 'average'), params_of(workdir, 'last'), losses
+  return params_of(workdir, 'average'), params_of(workdir, 'raw'), losses
 
 
 @pytest.mark.parametrize('name', [slow(name) for name in TRAININGS])
