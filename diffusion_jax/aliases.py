@@ -8,3 +8,6 @@ Params = PyTree  # the parameters of a network
 Tree = Mapping[str, Any]  # nested dicts, such as a config's
 NamedParams = Tree  # a tree of arrays, or of their shapes
 Json = dict[str, Any]  # an object of a JSON file, or a tree like it
+
+# The `networks.fused.Layout` of each layer whose path ends in these letters; the first one counts.
+Fused = Mapping[str, tuple[tuple[int, ...], int]]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from diffusion_jax.aliases import Fused
 from diffusion_jax.declared import declares
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.blocks import ResnetBlock, decode, encode, make_block
@@ -26,7 +27,7 @@ from diffusion_jax.networks.embeddings import (
   sinusoidal,
   with_inputs,
 )
-from diffusion_jax.networks.fused import Fused, of_unet
+from diffusion_jax.networks.fused import of_unet
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs
 from diffusion_jax.networks.layers import Conv, GroupNorm, average_pool, dense, nearest_upsample
 from diffusion_jax.networks.options import (

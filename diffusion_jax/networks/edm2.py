@@ -14,14 +14,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffusion_jax.aliases import Params
+from diffusion_jax.aliases import Fused, Params
 from diffusion_jax.declared import declares
 from diffusion_jax.networks.attention import attend
 from diffusion_jax.networks.blocks import decode, encode, make_block
 from diffusion_jax.networks.cpu.bilinear import linear
 from diffusion_jax.networks.cpu.convolution import conv2d
 from diffusion_jax.networks.embeddings import labelled
-from diffusion_jax.networks.fused import Fused, of_unet
+from diffusion_jax.networks.fused import of_unet
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.layers import average_pool, nearest_upsample
 from diffusion_jax.networks.options import (

@@ -1,8 +1,8 @@
 """Kernels that are several matrices side by side, for optimizers that treat matrices."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
+from diffusion_jax.aliases import Fused
 from diffusion_jax.networks.options import QKV
 
 
@@ -16,9 +16,6 @@ class Layout(NamedTuple):
   sizes: tuple[int, ...]
   axis: int = 0
 
-
-# The layout of each layer whose name, or path, ends in these letters; the first one counts.
-Fused = Mapping[str, Layout]
 
 QKV_LAYOUT = Layout((3, -1))
 

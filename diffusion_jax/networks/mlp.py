@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from diffusion_jax.aliases import Fused
 from diffusion_jax.networks.context import read_context
 from diffusion_jax.networks.embeddings import noise_and_label, of_step, sinusoidal, with_inputs
-from diffusion_jax.networks.fused import Fused, pieces
+from diffusion_jax.networks.fused import pieces
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs
 from diffusion_jax.networks.layers import dense
 from diffusion_jax.networks.options import Checked, Dtype, Sinusoids

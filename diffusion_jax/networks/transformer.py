@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.aliases import NamedParams, PyTree
+from diffusion_jax.aliases import Fused, NamedParams, PyTree
 from diffusion_jax.networks.context import TextFeatures, mean_of_words, read_context
 from diffusion_jax.networks.embeddings import LabelEmbedding, of_step, sinusoidal, with_inputs
-from diffusion_jax.networks.fused import QKV_LAYOUT, Fused, Layout, pieces
+from diffusion_jax.networks.fused import QKV_LAYOUT, Layout, pieces
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs, Text
 from diffusion_jax.networks.options import (
   AttentionImplementation,

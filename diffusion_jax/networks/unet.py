@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from diffusion_jax.aliases import Fused
 from diffusion_jax.networks.attention import Attention, CrossAttention, attend
 from diffusion_jax.networks.blocks import Part, ResnetBlock, decode, encode, make_block, output_conv
 from diffusion_jax.networks.context import TextFeatures, mean_of_words, read_context
@@ -17,7 +18,7 @@ from diffusion_jax.networks.embeddings import (
   sinusoidal,
   with_inputs,
 )
-from diffusion_jax.networks.fused import Fused, of_unet
+from diffusion_jax.networks.fused import of_unet
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs
 from diffusion_jax.networks.layers import (
   Conv,

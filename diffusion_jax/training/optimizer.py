@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from diffusion_jax.aliases import Params, PyTree
+from diffusion_jax.aliases import Fused, Params, PyTree
 from diffusion_jax.core.arguments import check_positive
-from diffusion_jax.networks.fused import Fused, Layout
 from diffusion_jax.ranges import Count, NonNegative, Positive, Rate, Size, check_choice
 from diffusion_jax.runtime.sharding import MIN_SIZE
 from diffusion_jax.training import power_ema
@@ -140,7 +139,7 @@ def scale_by_muon(
     layout = _layout(layer, fused)
     if layout is None or name != 'kernel':
       return leaf
-    return leaf.reshape(*leaf.shape[:-1], *layout.sizes)
+    return leaf.reshape(*leaf.shape[:-1], *layout[0])
 
   numbers = functools.partial(jax.tree_util.tree_map_with_path, axes)
   separated = functools.partial(jax.tree_util.tree_map_with_path, separate)
@@ -158,7 +157,7 @@ def scale_by_muon(
   return optax.GradientTransformation(lambda params: muon.init(separated(params)), update)
 
 
-def _layout(layer: Sequence[str], fused: Fused | None) -> Layout | None:
+def _layout(layer: Sequence[str], fused: Fused | None) -> tuple[tuple[int, ...], int] | None:
   path = '/'.join(layer)
   found = (layout for ending, layout in (fused or {}).items() if path.endswith(ending))
   return next(found, None)

@@ -6,13 +6,9 @@ unused part; the softmax's division as it is (`with_fixed_divisions` returns its
 networks with attention); no barrier before the optimizer.
 """
 
-import re
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.app.modes import MODES
@@ -24,7 +20,6 @@ from diffusion_jax.networks.unet import UNet
 from diffusion_jax.runtime import sharding
 from diffusion_jax.runtime.compiling import options
 from diffusion_jax.training import objectives, optimizer
-from diffusion_jax.training.divisions import with_fixed_divisions
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step
 from tests.app.conftest import assert_same, lines_of, params_of, trial
@@ -74,31 +69,6 @@ def test_steps_have_the_same_bits(name, counts):
   expected = trained(name, counts[0])
   for count in counts[1:]:
     assert_same(trained(name, count), expected)
-
-
-def test_the_gradient_is_that_of_the_batch():
-  (fixed, _), (plain, _) = trained('mlp', 1), trained('mlp', 1, fixed_parts=None)
-  for a, b in zip(*map(jax.tree.leaves, (fixed.params, plain.params)), strict=True):
-    assert_allclose(a, b, atol=1e-3)
-
-
-def test_divisions_by_broadcast_arrays_are_products():
-  """And numbers and gradients stay; the loops and branches of a function have them too."""
-
-  def function(x):
-    weights = jax.nn.softmax(x)
-    means, _ = jax.lax.scan(lambda c, row: (c + row / jnp.sum(row), None), x[0], x)
-    return jnp.sum(jnp.sin(weights)) + jnp.sum(means) + jnp.sum(x / (2.0 + jnp.cos(x)))
-
-  gradient = jax.value_and_grad(function)
-  fixed = with_fixed_divisions(gradient)
-  x = np.random.default_rng(0).uniform(0.5, 2.0, (3, 5)).astype(np.float32)
-  for a, b in zip(jax.jit(fixed)(x), jax.jit(gradient)(x), strict=True):
-    assert_allclose(a, b, rtol=1e-5)
-  pattern = re.compile(r'(\S+):f32\[(\S*)\] = div \S+ \S+')
-  sizes = [match[2] for match in pattern.finditer(str(jax.make_jaxpr(fixed)(x)))]
-  before = [match[2] for match in pattern.finditer(str(jax.make_jaxpr(gradient)(x)))]
-  assert sizes.count('3,5') < before.count('3,5') and sizes.count('3,5') == 2  # x / (2 + cos x)
 
 
 TRAININGS = {

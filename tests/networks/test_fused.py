@@ -49,8 +49,9 @@ def outputs_of(network, change):
     layout = _layout(layer, network.fused)
     if layout is None or name not in ('kernel', 'bias'):
       return leaf
-    split = leaf.reshape(*leaf.shape[:-1], *layout.sizes)
-    axis = leaf.ndim - 1 + layout.axis
+    sizes, axis = layout
+    split = leaf.reshape(*leaf.shape[:-1], *sizes)
+    axis += leaf.ndim - 1
     made = change('/'.join(layer), np.moveaxis(split, axis, 0), name)
     if made is None:
       return leaf

@@ -1,0 +1,29 @@
+"""Divisions that are compiled in one way; tests/laws/test_equal_on_any_devices.py needs them."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.testing import assert_allclose
+
+from diffusion_jax.training.divisions import with_fixed_divisions
+
+
+def test_divisions_by_broadcast_arrays_are_products():
+  """And numbers and gradients stay; the loops and branches of a function have them too."""
+
+  def function(x):
+    weights = jax.nn.softmax(x)
+    means, _ = jax.lax.scan(lambda c, row: (c + row / jnp.sum(row), None), x[0], x)
+    return jnp.sum(jnp.sin(weights)) + jnp.sum(means) + jnp.sum(x / (2.0 + jnp.cos(x)))
+
+  gradient = jax.value_and_grad(function)
+  fixed = with_fixed_divisions(gradient)
+  x = np.random.default_rng(0).uniform(0.5, 2.0, (3, 5)).astype(np.float32)
+  for a, b in zip(jax.jit(fixed)(x), jax.jit(gradient)(x), strict=True):
+    assert_allclose(a, b, rtol=1e-5)
+  pattern = re.compile(r'(\S+):f32\[(\S*)\] = div \S+ \S+')
+  sizes = [match[2] for match in pattern.finditer(str(jax.make_jaxpr(fixed)(x)))]
+  before = [match[2] for match in pattern.finditer(str(jax.make_jaxpr(gradient)(x)))]
+  assert sizes.count('3,5') < before.count('3,5') and sizes.count('3,5') == 2  # x / (2 + cos x)
