@@ -56,7 +56,7 @@ def _evaluate(jaxpr: Jaxpr, consts: Values, arguments: Values, broadcast: dict) 
       results = [
         lax.optimization_barrier(equation.primitive.bind(*lax.optimization_barrier(inputs)))
       ]
-    elif inner := params.get(_CALLS.get(name)):
+    elif inner := params.get(_CALLS.get(name, '')):
       results = _evaluate(inner.jaxpr, inner.consts, inputs, broadcast)
     else:
       params = {key: _changed(value) for key, value in params.items()}

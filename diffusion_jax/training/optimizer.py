@@ -148,11 +148,10 @@ def scale_by_muon(
     -1.0, adam_b1=b1, adam_b2=b2, eps=eps, consistent_rms=0.2, muon_weight_dimension_numbers=numbers
   )
 
-  def update(grads, state, params=None):
-    updates, state = muon.update(
-      separated(grads), state, None if params is None else separated(params)
-    )
-    return jax.tree.map(lambda u, g: u.reshape(g.shape), updates, grads), state
+  def update(updates, state, params=None):
+    params = None if params is None else separated(params)
+    orthogonal, state = muon.update(separated(updates), state, params)
+    return jax.tree.map(lambda x, like: x.reshape(like.shape), orthogonal, updates), state
 
   return optax.GradientTransformation(lambda params: muon.init(separated(params)), update)
 

@@ -188,7 +188,7 @@ def test_muon_makes_every_part_of_a_fused_kernel_orthogonal(name, depth):
   layout, letters = FUSED[name]
   rng = np.random.default_rng(0)
   parts = [[i for i, x in enumerate(letters) if x == part] for part in sorted({*letters})]
-  grads = np.float32(rng.normal(size=(*depth, 5, len(letters))))
+  grads = rng.normal(size=(*depth, 5, len(letters))).astype(np.float32)
   for power, columns in enumerate(parts):
     grads[..., columns] *= 100.0**power
   tree = {'block': {'layer': {'kernel': grads}}}
