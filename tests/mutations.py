@@ -920,6 +920,21 @@ TABLE = [
     ],
   ),
   (
+    'networks/fused.py',
+    'networks/test_fused.py',
+    [
+      ('every_projection', '(num_heads, 3, -1) if head', '(3, num_heads, -1) if head'),
+      ('without_keys', 'return Layout((-1, 3), 1)', 'return QKV_LAYOUT'),
+    ],
+  ),
+  (
+    'runtime/devices.py',
+    'runtime/test_devices.py',
+    [
+      ('who_asked', 'each_node * nodes', 'each_node'),
+    ],
+  ),
+  (
     'app/train/setup.py',
     'app/modes/test_refusals.py',
     [
