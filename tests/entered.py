@@ -55,10 +55,11 @@ def loss():
   from diffusion_jax.app.kinds import store
   from diffusion_jax.app.smoke import shrunk
   from diffusion_jax.app.train import setup
+  from diffusion_jax.runtime.run_folder import RunFolder
   from diffusion_jax.training.objectives import Context
 
   config = shrunk(store.completed(store.from_file('configs/digits.py')), [])
-  parts = setup.prepare(config, tempfile.mkdtemp())
+  parts = setup.prepare(config, RunFolder.at(tempfile.mkdtemp()))
   batch = dict(next(datasets.batches(parts.config, *parts.examples, 0)))
   jax.clear_caches()
   trace = jax.make_jaxpr(lambda params, key, x: parts.objective(params, Context(), key, x))

@@ -188,7 +188,7 @@ def refuse_to_compile(monkeypatch):
   monkeypatch.setattr(references, 'load', lambda *args: pytest.fail(computed))
 
 
-def lines_of(workdir, name=''):
+def lines_of(workdir, name='') -> Any:
   """Returns the lines of metrics.jsonl, or the values of one metric."""
   lines = [*read_json_lines(workdir / 'metrics.jsonl')]
   return [line[name] for line in lines if name in line] if name else lines

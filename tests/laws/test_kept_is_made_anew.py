@@ -79,7 +79,7 @@ def stopped(patch):
   """Makes `provenance.making` raise Found; yields the list that it fills."""
   found = []
 
-  def making(workdir, name, settings, *args):
+  def making(workdir, name, settings, *args, **named):
     found.append(settings)
     raise Found
 

@@ -214,5 +214,5 @@ def test_a_part_that_declares_what_it_needs_is_refused_without(flags, mode, fact
 
 def test_a_part_that_declares_that_it_denoises_has_a_floor(tmp_path):
   for part, has_floor in {'careful': True, 'objective': False}.items():
-    model = registry.make(plain(('objective', f'{TOY}:{part}')), tmp_path, DIGITS)
+    model = registry.make(plain(('objective', f'{TOY}:{part}')), RunFolder.at(tmp_path), DIGITS)
     assert (model.losses is not None) == has_floor

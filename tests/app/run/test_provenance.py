@@ -156,7 +156,7 @@ class Found(Exception):
 def settings(monkeypatch):
   """Returns (mode, config, run) -> the settings of what the mode keeps."""
 
-  def found(workdir, name, settings, *args):
+  def found(workdir, name, settings, *args, **named):
     raise Found(settings)
 
   def restored(model):
