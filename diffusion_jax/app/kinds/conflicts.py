@@ -68,7 +68,7 @@ NEEDS: dict[DataNeed, Need] = {
     'a context',
     'give data with one, as data=npz with `context`, or train without, by '
     'conditioning.context=None',
-    # Numbers that are known of x are a context of the samples too.
+    # With conditioning.known, the known numbers of x are the samples' context.
     lambda c, facts: facts.context is not None or c.at('conditioning.known') is not None,
   ),
   'vectors': Need(
