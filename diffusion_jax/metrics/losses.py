@@ -111,7 +111,11 @@ def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
       if f'{prefix}{line} all' in arrays
     ]
 
-  return ModelMetric(measure, compute, report, fit, lambda model: draws)
+  def calls(model: DenoisingModel, train: Source | None) -> int:
+    has_floors = train is not None and floors.lines_of(model.reads, model.facts)
+    return draws * (2 if has_floors and not drawn_anew(train) else 1)  # 2: as in `SETS`
+
+  return ModelMetric(measure, compute, report, fit, calls)
 
 
 def _named(prefix, by_line, batch):
