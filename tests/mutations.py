@@ -2027,7 +2027,7 @@ TABLE = [
     'metrics/losses.py',
     None,
     [
-      ('calls_are_counted', 'if has_floors and not drawn_anew(train) else 1', 'if has_floors else 1'),
+      ('calls_are_counted', 'is not None and not drawn_anew(train)', 'is not None'),
       (
         'quarters_and_classes',
         "if name == 'loss' else value * count",

@@ -112,8 +112,9 @@ def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
     ]
 
   def calls(model: DenoisingModel, train: Source | None) -> int:
-    has_floors = train is not None and floors.lines_of(model.reads, model.facts)
-    return draws * (2 if has_floors and not drawn_anew(train) else 1)  # 2: as in `SETS`
+    has_floors = bool(floors.lines_of(model.reads, model.facts))
+    is_of_both = has_floors and train is not None and not drawn_anew(train)
+    return draws * (2 if is_of_both else 1)  # 2: as in `SETS`
 
   return ModelMetric(measure, compute, report, fit, calls)
 
