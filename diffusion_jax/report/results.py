@@ -62,7 +62,10 @@ def named(run: Record) -> list[tuple[str, Json]]:
 
 
 # Fields that tables, tiles and cards say elsewhere.
-_SAID = 'metrics', 'reference', 'num_generated', 'num_pairs', 'draws_per_pair', 'checkpoint'
+_SAID = (
+  *('metrics', 'floor', 'reference', 'checkpoint'),
+  *('num_generated', 'num_images', 'num_pairs', 'draws_per_pair'),
+)
 
 
 def told_apart(results: Sequence[tuple[str, Json]]) -> list[tuple[str, Json]]:
@@ -95,7 +98,7 @@ def _options(x):
   settings = x.get('settings', {})
   sections = [settings.get('evaluation', {})]
   sections += [settings.get('sampling', {})] if 'metrics' not in x else []
-  found = {}
+  found = {'images': x['images']} if 'images' in x else {}
   for section in sections:
     for name, value in section.items():
       fields = value if isinstance(value, dict) else {name: value}

@@ -194,5 +194,5 @@ def test_numbers_are_examples_and_a_floor_says_how_many(tmp_path):
   fields = within('evaluation', metrics='fd,memorisation,loss', floor=True, num_generated=20)
   out = printed_by(MODES['evaluate'], of_run(run, **fields), run)
   assert 'image' not in out.replace('num_images', '')
-  assert '16 examples of the other split in place of 20 samples, whose scores by fewer' in out
+  assert '16 examples of the other split in place of 20 samples (Frechet distances of fewer' in out
   assert 'of 40 train examples of two_moons' in out and '16 test examples, matmul' in out

@@ -262,7 +262,7 @@ def score_samples(
     print(table([x for each in found.values() for x in each.scores]))
     if floors:
       real = scoring.size_of_floor(references, c.num_generated)
-      few = ', whose scores by fewer differ: Frechet distances are larger' * (real < count)
+      few = ' (Frechet distances of fewer are larger)' * (real < count)
       print(f'{real:,} {x.noun} of the other split in place of {count:,} samples{few}:')
       print(table(floors))
     print(f'{count:,} {what}; {provenance.describe(drawn)}')
