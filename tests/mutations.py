@@ -783,6 +783,22 @@ TABLE = [
       ('other_names', 'for text, shown in words.items() if shown]', 'for text, shown in []]'),
       ('other_names', "f' of {count:,} {run.noun}' if count else ''", "''"),
       ('usual', 'at != str(run.sampled)', 'at'),
+      ('options', 'found[i] = (name, found[i][1])', 'pass'),
+      ('equal_names', 'if all(told.count(x) == 1 for x in told)', 'if True'),
+    ],
+  ),
+  (
+    'app/evaluate/scorers.py',
+    'laws/test_numbers_say_of_what.py',
+    [
+      ('judge', "suffix = '' if is_of_one else f'_{space}'", "suffix = ''"),
+    ],
+  ),
+  (
+    'app/evaluate/mode.py',
+    'laws/test_numbers_say_of_what.py',
+    [
+      ('other_data', "scorers.examples(c) if compares else ''", 'scorers.examples(c)'),
     ],
   ),
   (
@@ -802,6 +818,7 @@ TABLE = [
     'app/edit/restoration.py',
     None,
     [
+      ('figures_are', "numbers |= {'x': values.written.encode(stored)}", 'pass'),
       ('how_many_pictures', 'if len(every) < len(y) else', 'if False else'),
     ],
   ),
@@ -1962,7 +1979,7 @@ TABLE = [
     [
       ('truncated_density', '(drawn >= low[None]) &', '(drawn >= -high[None]) &'),
       ('truncated_density', 'jnp.log(share) / math.prod(shape)', 'jnp.log(share)'),
-      ('calls_of_the_bound', 'return 1 + (random_steps', 'return 0 + (random_steps'),
+      ('calls_of_the_bound', 'return others + 1 + model.starts_noisy', 'return others + 1'),
     ],
   ),
   (
@@ -2010,6 +2027,7 @@ TABLE = [
     'metrics/losses.py',
     None,
     [
+      ('calls_are_counted', 'is not None and not drawn_anew(train)', 'is not None'),
       (
         'quarters_and_classes',
         "if name == 'loss' else value * count",

@@ -148,4 +148,4 @@ def of_classifier(t_min: float = 1e-3) -> ModelMetric:
       print(f'  {t:5.3f}  {value:6.1%}')
     return {'t': times.tolist(), 'accuracy': accuracy.tolist(), 'standard_error': error.tolist()}
 
-  return ModelMetric(measure, compute, report, calls=lambda model: len(times))
+  return ModelMetric(measure, compute, report, calls=lambda model, train: len(times))

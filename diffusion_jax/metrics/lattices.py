@@ -54,7 +54,8 @@ def described(samples: np.ndarray, reference: np.ndarray, names: np.ndarray) -> 
 def named(constructor: Callable[P, SampleMetric]) -> Callable[P, SampleMetric]:
   """Makes the notes of a metric name the columns of `described`.
 
-  Of values, features, or draws and the truth; channels of arrays with more axes.
+  Of values, draws and the truth, or features that the reference has `names` for, as those
+  of values have; channels of arrays with more axes.
   """
 
   @functools.wraps(constructor)
@@ -73,7 +74,7 @@ def named(constructor: Callable[P, SampleMetric]) -> Callable[P, SampleMetric]:
 def _note(metric: SampleMetric, samples: Arrays, reference: Arrays) -> str:
   one = next((name for name in ('values', 'features') if name in metric.needs), 'draws')
   other = 'truth' if one == 'draws' else one
-  if one not in samples or other not in reference:
+  if one not in samples or other not in reference or one == 'features' and 'names' not in reference:
     return ''
   x, y = np.asarray(samples[one]), np.asarray(reference[other])
   x = x.reshape(-1, *y.shape[1:])

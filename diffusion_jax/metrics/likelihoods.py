@@ -46,6 +46,11 @@ class DiffusionModel(ImageModel, Protocol):
     ...
 
   @property
+  def starts_noisy(self) -> bool:
+    """Whether schedule(0) has noise."""
+    ...
+
+  @property
   def reverse_variance(self) -> Variance:
     """The variance of the reverse process; see `dj.reverse_variance`."""
     ...
@@ -106,8 +111,9 @@ def elbo(
 
   nll = DECODERS[decoder] if isinstance(decoder, str) else decoder
 
-  def calls(model: DiffusionModel) -> int:
-    return 1 + (random_steps or (num_steps or model.schedule_steps) - 1)  # 1: the decoder's
+  def calls(model: DiffusionModel, train: Source | None) -> int:
+    others = random_steps or (num_steps or model.schedule_steps) - 1
+    return others + 1 + model.starts_noisy  # the decoder's, and the transition to schedule(0)
 
   def measure(model: DiffusionModel) -> PerExample:
     levels = model.facts.x.levels
@@ -175,7 +181,7 @@ def state_elbo(num_times: Size = 64) -> ModelMetric:
 
     return function
 
-  def calls(model: StateModel) -> int:
+  def calls(model: StateModel, train: Source | None) -> int:
     return model.num_steps or num_times
 
   return in_bits('elbo', measure, _state_terms, calls=calls)

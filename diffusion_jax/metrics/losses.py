@@ -111,7 +111,12 @@ def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
       if f'{prefix}{line} all' in arrays
     ]
 
-  return ModelMetric(measure, compute, report, fit, lambda model: draws)
+  def calls(model: DenoisingModel, train: Source | None) -> int:
+    has_floors = bool(floors.lines_of(model.reads, model.facts))
+    is_of_both = has_floors and train is not None and not drawn_anew(train)
+    return draws * (2 if is_of_both else 1)  # 2: as in `SETS`
+
+  return ModelMetric(measure, compute, report, fit, calls)
 
 
 def _named(prefix, by_line, batch):

@@ -65,7 +65,7 @@ def memorisation(samples: np.ndarray, train: np.ndarray, test: np.ndarray) -> Me
 
 @lattices.named
 def copies(features: tuple[str, ...] = ()) -> SampleMetric:
-  """Whether samples are closer to the reference than held-out images.
+  """Whether samples are closer to the reference than held-out examples.
 
   Its scores are described at `memorisation`.
   """
@@ -74,7 +74,7 @@ def copies(features: tuple[str, ...] = ()) -> SampleMetric:
     x, y = take_features('memorisation', samples, reference, (1, 1))
     found = memorisation(x, y, take('memorisation', reference, 'held_out'))
     near, usual = np.median(found.samples), np.median(found.test)
-    held_out = f'{len(found.test):,} held-out images'
+    held_out = f'{len(found.test):,} held-out examples'
     if found.overlap:
       held_out += f' ({found.overlap:,} more are in the reference)'
     closer = f'to the reference than {held_out}: 0.5 without copies'
@@ -84,7 +84,7 @@ def copies(features: tuple[str, ...] = ()) -> SampleMetric:
       Score('closer', found.closer, closer),
       Score('copied', found.copied, copied),
       Score('nearest', Estimate(float(near)), 'median distance of the samples'),
-      Score('nearest_held_out', Estimate(float(usual)), 'of held-out images'),
+      Score('nearest_held_out', Estimate(float(usual)), 'of held-out examples'),
     ]
 
   names = 'closer', 'copied', 'nearest', 'nearest_held_out'

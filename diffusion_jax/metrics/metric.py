@@ -65,16 +65,17 @@ class ModelMetric(NamedTuple, Generic[_Measured]):
   measure: model -> `PerExample`. compute: its arrays -> scores: arrays [B] of
   all images, and arrays [B, T] summed over the images of each batch. report:
   (these arrays, folder) -> further numbers; it may print and draw. fit: (model,
-  training examples) -> further parameters that `measure` reads. calls: model ->
-  calls of the network for each image, 0 if they are not known. reads: attributes
-  of the model that config.sampling decides, and that `measure` reads.
+  training examples) -> further parameters that `measure` reads. calls: (model,
+  training examples if the metric has `fit`) -> calls of the network for each image,
+  0 if they are not known. reads: attributes of the model that config.sampling
+  decides, and that `measure` reads.
   """
 
   measure: Callable[[_Measured], PerExample]
   compute: Callable[[Arrays], list[Score]]
   report: Callable[[Arrays, Path], Json] | None = None
   fit: Callable[[_Measured, Source], Params] | None = None
-  calls: Callable[[_Measured], int] = lambda model: 0
+  calls: Callable[[_Measured, Source | None], int] = lambda model, train: 0
   reads: tuple[str, ...] = ()
 
 

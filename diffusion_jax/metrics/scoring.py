@@ -67,6 +67,8 @@ def score(
     arrays, reference = {**samples, **extracted.get(each.space, {})}, references.values
     if each.space:
       reference = {**reference, **references.spaces[each.space].reference}
+      if each.space != 'values':  # Hidden units have no names.
+        reference.pop('names', None)
     values = compute(each, arrays, reference)
     scores += [x._replace(name=f'{x.name}{each.suffix}') for x in values]
   return scores
@@ -109,3 +111,9 @@ def floor(metrics: list[Scored], references: References, count: int) -> list[Sco
     chosen = np.random.default_rng(0).permutation(len(held_out))[:count]
     real[name] = {'features': held_out[chosen]}
   return score(compared, references, {}, real)
+
+
+def size_of_floor(references: References, count: int) -> int:
+  """Returns how many held-out real images `floor` scores: fewer than `count` if there are fewer."""
+  held_out = (space.reference.get('held_out') for space in references.spaces.values())
+  return min(count, *(len(x) for x in held_out if x is not None))

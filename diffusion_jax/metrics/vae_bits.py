@@ -66,7 +66,7 @@ def vae_elbo() -> ModelMetric:
 
     return function
 
-  return in_bits('elbo', measure, _vae_terms, calls=lambda model: 1)
+  return in_bits('elbo', measure, _vae_terms, calls=lambda model, train: 1)
 
 
 def _vae_terms(arrays, out):
@@ -115,4 +115,4 @@ def importance_weighted(num_samples: int = 100) -> ModelMetric:
   def details(arrays, out):
     return {'num_samples': num_samples}
 
-  return in_bits('iw', measure, details, calls=lambda model: num_samples)
+  return in_bits('iw', measure, details, calls=lambda model, train: num_samples)

@@ -73,19 +73,21 @@ class About(NamedTuple):
 
 def scores_of(workdir: Path, weights: int) -> Iterator[Score]:
   """Yields the scores of a run's evaluations of the weights of a checksum."""
-  for about, content in record.read_results(workdir / 'evaluation'):
+  found = []
+  for name, content in record.read_results(workdir / 'evaluation'):
     if 'points' in content:  # the file is a sweep's
       continue
-    samples = content.get('protocol', {}).get('samples')
-    made = samples or content.get('settings', {})
-    if made.get('weights') != weights:
-      print(f'evaluation {about} is of other weights: the card leaves it out')
-      continue
-    if samples:
+    made = content.get('protocol', {}).get('samples') or content.get('settings', {})
+    if made.get('weights') == weights:
+      found.append((name, content))
+    else:
+      print(f'evaluation {name} is of other weights: the card leaves it out')
+  for about, content in results.told_apart(found):
+    if samples := content.get('protocol', {}).get('samples'):
       about = f'{about}: {results.about(samples.get("sampling", {}))}'
     elif 'images' in content:
       about = f'{about}: {content["images"]:,} {content.get("split")} images'
-    about = ', '.join([about, *results.examples_of(content)])
+    about = ', '.join([about, *content['options'], *results.examples_of(content)])
     scores = content.get('metrics', {})
     for name in (f'{unit}_per_dim' for unit in results.UNITS):
       if name in content:

@@ -158,9 +158,14 @@ def read_results(folder: Path) -> Iterator[tuple[str, dict]]:
 
 def short(names: Iterable[str]) -> dict[str, str]:
   """Returns names of results without their hashes, which only equal names keep."""
-  ends = {name: re.sub('-[0-9a-f]{8}$', '', name) for name in names}
+  ends = {name: without_hash(name) for name in names}
   count = Counter(ends.values())
   return {name: end if count[end] == 1 else name for name, end in ends.items()}
+
+
+def without_hash(name: str) -> str:
+  """Returns the name of a result without its hash."""
+  return re.sub('-[0-9a-f]{8}$', '', name)
 
 
 def read_json_files(folder: Path) -> Iterator[tuple[Path, dict]]:

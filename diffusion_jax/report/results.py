@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.report import charts
+from diffusion_jax.report import charts, record
 from diffusion_jax.report.charts import Chart, Line
 from diffusion_jax.report.record import Record
 from diffusion_jax.runtime.files import with_error
@@ -50,13 +50,59 @@ def _folder(name):
 def named(run: Record) -> list[tuple[str, Json]]:
   """Returns the results of a run, by names that say their checkpoint if another one is sampled.
 
-  So results of before the training went on are not taken for those of its last step.
+  So results of before the training went on are not taken for those of its last step. See
+  `told_apart`.
   """
   found = []
-  for name, x in run.results:
+  for name, x in told_apart(run.results):
     at = x.get('settings', {}).get('sampling', {}).get('checkpoint')
     other = at is not None and at != str(run.sampled) and f'checkpoint={at}' not in name
     found.append((f'{name},checkpoint={at}' if other else name, x))
+  return found
+
+
+# Fields that tables, tiles and cards say elsewhere.
+_SAID = (
+  *('metrics', 'floor', 'reference', 'checkpoint'),
+  *('num_generated', 'num_images', 'num_pairs', 'draws_per_pair'),
+)
+
+
+def told_apart(results: Sequence[tuple[str, Json]]) -> list[tuple[str, Json]]:
+  """Returns results whose `options`, in words, are those that differ among equal names.
+
+  Names are without their hashes where options, examples and draws tell all apart.
+  """
+  alike: dict[str, list[int]] = {}
+  for i, (name, _) in enumerate(results):
+    alike.setdefault(record.without_hash(name), []).append(i)
+  found = [*results]
+  for name, places in alike.items():
+    fields = [_options(results[i][1]) for i in places]
+    differ = [f for f in fields[0] if any(x.get(f, '') != fields[0][f] for x in fields)]
+    told = []
+    for i, x in zip(places, fields, strict=True):
+      words = [f'{f.replace("_", " ")} {x[f]}' for f in differ if f in x]
+      found[i] = (results[i][0], results[i][1] | {'options': words})
+      sampling = results[i][1].get('settings', {}).get('sampling', {})
+      drawn = [sampling.get(n) for n in ('checkpoint', 'num_samples')]
+      told.append([*words, *examples_of(results[i][1]), *drawn])
+    if all(told.count(x) == 1 for x in told):
+      for i in places:
+        found[i] = (name, found[i][1])
+  return found
+
+
+def _options(x):
+  # Returns the fields that scores depend on besides the draws, without their sections.
+  settings = x.get('settings', {})
+  sections = [settings.get('evaluation', {})]
+  sections += [settings.get('sampling', {})] if 'metrics' not in x else []
+  found = {'images': x['images']} if 'images' in x else {}
+  for section in sections:
+    for name, value in section.items():
+      fields = value if isinstance(value, dict) else {name: value}
+      found |= {f: y for f, y in fields.items() if f not in _SAID}
   return found
 
 
@@ -72,7 +118,7 @@ def examples_of(x: Json) -> list[str]:
 
 
 def _title(name, x):
-  return ', '.join([_folder(name), *examples_of(x)])
+  return ', '.join([_folder(name), *x['options'], *examples_of(x)])
 
 
 def parts(run: Record) -> Iterator[Table | Chart]:
@@ -93,7 +139,8 @@ def parts(run: Record) -> Iterator[Table | Chart]:
       head = ['evaluation', f'{unit} per dimension', what, 'random steps']
       yield Table(f'Real {what}', [head, *rows])
   scored = [(name, x) for name, x in results if 'metrics' in x]
-  metrics = dict.fromkeys(metric for _, x in scored for metric in x['metrics'])
+  by_draws = _rows(scored)
+  metrics = dict.fromkeys(metric for row in by_draws for metric in row.scores)
   if metrics:
     head = ['evaluation', *map(in_words, metrics), 'about']
     rows = [
@@ -102,7 +149,7 @@ def parts(run: Record) -> Iterator[Table | Chart]:
         *(_score(row.scores.get(m, {})) for m in metrics),
         about(row.sampling, row.of, *(score.get('note') or '' for score in row.scores.values())),
       ]
-      for row in _rows(scored)
+      for row in by_draws
     ]
     yield Table(f'Generated {run.noun}', [head, *rows])
   for name, x in results:
@@ -131,7 +178,7 @@ def _rows(scored: Sequence[tuple[str, dict]]) -> list[_Row]:
   """Returns a row for each set of samples, named by what differs from the run.
 
   Metrics of the same samples have files of their own. Scores are in one row if they are of the
-  same draws and by the same examples.
+  same draws and by the same examples; the options of a metric are in the names of its scores.
   """
   rows: list[tuple[list[Json], _Row]] = []
   for name, x in scored:
@@ -140,14 +187,15 @@ def _rows(scored: Sequence[tuple[str, dict]]) -> list[_Row]:
       split = r'(-(train|test|validation)(?=-|$))?'
       name = re.sub(rf'^{re.escape(str(metric))}{split}', 'samples', name)
     new = _Row(name, drawn.get('sampling', {}), ', '.join(examples_of(x)), {})
+    scores = {', '.join([score, *x['options']]): value for score, value in x['metrics'].items()}
     for draws, row in rows:
       same = drawn and (draws, row[:3]) == ([drawn, others], new[:3])
-      if same and row.scores.keys().isdisjoint(x['metrics']):
+      if same and row.scores.keys().isdisjoint(scores):
         new = row
         break
     else:
       rows.append(([drawn, others], new))
-    new.scores.update(x['metrics'])
+    new.scores.update(scores)
   return [row for _, row in rows]
 
 

@@ -1,20 +1,30 @@
 """Law: two numbers of one name, on a page or a card, are of the same conditions.
 
 Results that agree but for the checkpoint, the examples or the number of samples have other
-names in tables, tiles and the comparison of runs, and other words on the card. Planted faults:
-`results.named` without the checkpoint; `results.examples_of` returns []; `results.final` without
-the number of samples; a card without `examples_of`.
+names in tables, tiles and the comparison of runs, and other words on the card. What is printed
+names the judge, the split, the number and the noun. Planted faults: `results.named` without the
+checkpoint; `results.examples_of` returns []; `results.final` without the number of samples; a card
+without `examples_of`; `told_apart` returns its argument; `scorers.of_samples` without a suffix;
+`write` gets the reference of every metric.
 """
 
 import copy
 import itertools
+import json
 
 import pytest
 
+from diffusion_jax.app.evaluate import mode as evaluate, scorers
+from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.metrics import features, table
 from diffusion_jax.report import card, results
 from diffusion_jax.report.charts import Chart
 from diffusion_jax.report.record import Record
 from diffusion_jax.runtime.files import write_summed
+from diffusion_jax.runtime.run_folder import RunFolder
+from tests.app.conftest import of_run, printed_by, smoke, trial, untrained
+from tests.app.fields import within
 
 SCORE = {'value': 0.5, 'error': 0.1, 'note': ''}
 DRAWN = {'weights': 1, 'sampling': {'checkpoint': '44', 'num_samples': 70, 'seed': 0}}
@@ -99,3 +109,90 @@ def test_the_usual_conditions_are_not_said(kind):
   """These are the checkpoint that is sampled, and the training examples."""
   text = str([*results.final(run_of('a', kind, KINDS[kind]))])
   assert not any(word in text for word in ('checkpoint', 'against', 'other'))
+
+
+OPTIONS = {
+  'fd': {'fd': {'num_draws': 5}},
+  'sbc-test': {'sbc': {'num_bins': 5}},
+  'elbo-test': {'elbo': {'decoder': 'tanh', 'num_steps': 9}},
+  'loss-test': {'loss': {'draws': 5}},
+}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_options_that_differ_are_said_in_place_of_hashes(kind, tmp_path):
+  """Metrics of the same draws are in one row, also if one of them has two results."""
+  both = []
+  for i, value in enumerate((1, None)):
+    content = copy.deepcopy(KINDS[kind])
+    section = content['settings'].setdefault('evaluation', {})
+    section |= {
+      name: fields if value is None else dict.fromkeys(fields, value)
+      for name, fields in OPTIONS[kind].items()
+    }
+    both.append((f'{kind}-0000000{i}', content))
+  others = []
+  if kind == 'fd':
+    others = [('pr', {**KINDS['fd'], 'metric': 'pr', 'metrics': {'recall': SCORE}})]
+  run = Record('a', {}, {}, [], [*both, *others], [], sampled=44)
+  parts = [*results.parts(run)]
+  shown = ' '.join(
+    [x.title if isinstance(x, Chart) else f'{x.caption} {x.rows}' for x in parts]
+    + [*results.final(run)]
+  )
+  for name, content in [*both, *others]:
+    path = tmp_path / 'evaluation' / name / 'result.json'
+    path.parent.mkdir(parents=True)
+    write_summed(path, content)
+  shown_on_card = ' '.join(x.about for x in card.scores_of(tmp_path, 1))
+  (fields,) = OPTIONS[kind].values()
+  for text in [shown, shown_on_card] if kind != 'loss-test' else [shown]:  # a card has no losses
+    assert '0000000' not in text
+    for field, value in fields.items():
+      words = field.replace('_', ' ')
+      assert f'{words} 1' in text and f'{words} {value}' in text
+  if kind in ('fd', 'sbc-test'):
+    assert len(parts[0].rows) == 2  # a head, and the row of all metrics of these draws
+
+
+def test_equal_names_have_hashes_where_nothing_else_tells_them_apart():
+  both = [(f'fd-0000000{i}', KINDS['fd']) for i in range(2)]
+  assert [name for name, _ in results.told_apart(both)] == ['fd-00000000', 'fd-00000001']
+
+
+def test_scores_are_named_with_their_judge(tmp_path):
+  """Unless a metric has one, as FID has."""
+  one = {'fid', 'sfid'}
+  metrics = [n for n in table.METRICS if n in {*table.OF_FILES} | one]
+  names = {}
+  for space in features.EXTRACTORS:
+    fields = within('evaluation', metrics=','.join(metrics), features=space)
+    model = registry.make(smoke(**fields), RunFolder.at(tmp_path))
+    for each in scorers.of_samples(model):
+      names.setdefault(each.name, set()).add(each.suffix)
+  assert {*names} == {*metrics}
+  for name, suffixes in names.items():
+    assert suffixes == ({''} if name in one else {f'_{space}' for space in features.EXTRACTORS})
+
+
+def test_only_what_reads_a_reference_is_of_other_data(tmp_path, monkeypatch):
+  run = untrained(smoke(), tmp_path / 'run')
+  monkeypatch.setattr(evaluate.datasets, 'another_set', lambda config, split: {'name': 'others'})
+  monkeypatch.setattr(evaluate.trained_on, 'count', lambda *args: {})
+  fields = within('evaluation', metrics='fd,is,accuracy', features='digits', num_generated=16)
+  MODES['evaluate'](of_run(run, **fields, **{'evaluation.fd.num_draws': 0}), run)
+  paths = (run / 'evaluation').glob('*/result.json')
+  found = {x['metric']: x for x in map(json.loads, (path.read_text() for path in paths))}
+  assert {name for name, x in found.items() if 'other_data' in x} == {'fd'}
+  assert 'accuracy_digits' in found['accuracy']['metrics']
+
+
+def test_numbers_are_examples_and_a_floor_says_how_many(tmp_path):
+  few = within('data', num_examples=40, num_test=16)
+  few |= {'sampling.checkpoint': 'latest', 'training.checkpoints.best': None}
+  run = untrained(trial('two_moons', **few), tmp_path / 'run')
+  fields = within('evaluation', metrics='fd,memorisation,loss', floor=True, num_generated=20)
+  out = printed_by(MODES['evaluate'], of_run(run, **fields), run)
+  assert 'image' not in out.replace('num_images', '')
+  assert '16 examples of the other split in place of 20 samples (Frechet distances of fewer' in out
+  assert 'of 40 train examples of two_moons' in out and '16 test examples, matmul' in out

@@ -115,9 +115,12 @@ def test_random_steps_have_a_sum_and_no_curves(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+  'schedule', [dj.DiscreteSchedule.from_betas(dj.linear_betas(8)), dj.GeometricVESchedule()]
+)
 @pytest.mark.parametrize('options', [{}, {'random_steps': 3}, {'num_steps': 6}])
-def test_the_calls_of_the_bound_are_counted(options):
-  """The decoder's call is one of them, also if steps are drawn."""
+def test_the_calls_of_the_bound_are_counted(options, schedule):
+  """Also the decoder's, and the transition to schedule(0) if that has noise."""
   calls = []
 
   def denoise(x, level):
@@ -126,7 +129,8 @@ def test_the_calls_of_the_bound_are_counted(options):
 
   model: Any = types.SimpleNamespace(
     facts=Facts(ArraySpec((2, 2, 1), 256)),
-    schedule=lambda params: dj.DiscreteSchedule.from_betas(dj.linear_betas(8)),
+    schedule=lambda params: schedule,
+    starts_noisy=bool(schedule(0.0).sigma > 0.0),
     denoiser=lambda params, cond: denoise,
     schedule_steps=8,
     reverse_variance='fixed_small',
@@ -135,4 +139,4 @@ def test_the_calls_of_the_bound_are_counted(options):
   metric = likelihoods.elbo(**options)
   metric.measure(model)({}, KEYS[:1], jnp.zeros((1, 2, 2, 1)), {})
   jax.effects_barrier()
-  assert len(calls) == metric.calls(model)
+  assert len(calls) == metric.calls(model, None)

@@ -53,6 +53,30 @@ def arrays():
   return jax.device_get(jax.jit(metric.measure(model()))(params, keys, TEST, cond))
 
 
+class Anew(ArraySource):
+  """Examples that each epoch draws anew."""
+
+  def redrawn(self, seed, epoch):
+    return ArraySource(self.x + epoch[0])
+
+
+@pytest.mark.parametrize('source', [ArraySource(TRAIN[:20]), Anew(TRAIN[:20])])
+def test_the_calls_are_counted_and_those_on_training_examples(source, monkeypatch):
+  calls = []
+
+  def counted(params, x, noise, cond, *, key=None, apply=zero):
+    jax.debug.callback(lambda x: calls.append(1), x)
+    return apply(params, x, noise, cond)
+
+  monkeypatch.setitem(globals(), 'zero', counted)
+  metric, of = losses.loss(draws=3, examples=20), model()
+  params = {'zero': np.float32(0.0), **metric.fit(of, source)}
+  keys = jax.random.split(jax.random.key(0), 2)
+  jax.jit(metric.measure(of))(params, keys, TEST[:2], {})
+  jax.effects_barrier()
+  assert len(calls) == 2 * metric.calls(of, source)
+
+
 def test_lines_are_those_of_the_closed_forms(arrays):
   """The network predicts no noise, as 'nothing_learnt' does at the same draws."""
   for where in losses.SETS:

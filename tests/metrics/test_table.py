@@ -64,12 +64,12 @@ def test_a_metric_computes_the_scores_that_it_names(sets, name):
 
 
 def test_memorisation_says_what_is_expected_and_what_was_left_out(sets):
-  """The reference contains 15 of the 40 held-out images."""
+  """The reference contains 15 of the 40 held-out examples."""
   samples, reference = sets
   x, y = (each['features'] for each in sets)
   reference['held_out'] = np.concatenate([y[:15], x[:25] + 1.0])
   closer, copied, *_ = table.METRICS['memorisation']().compute(samples, reference)
-  left = '25 held-out images (15 more are in the reference)'
+  left = '25 held-out examples (15 more are in the reference)'
   assert closer.note == f'to the reference than {left}: 0.5 without copies'
   assert copied.note == (  # (0.01 * 24 + 1) / 26
     f'closer than 1 % of {left}: 0.0477 without copies'

@@ -244,6 +244,8 @@ class Restore(Edit):
     size, values, figures = len(made.pictures['y']), model.facts.x, {}
     numbers = {n: a.reshape(size, -1, *a.shape[1:])[i] for n, a in made.numbers.items()}
     kept = restoration.kept(numbers['x'], numbers['residual'])
+    stored = made.results.reshape(size, -1, *made.results.shape[1:])[i]
+    numbers |= {'x': values.written.encode(stored)}  # with their grey levels
     if kept.any():
       numbers = {n: a[kept] for n, a in numbers.items()}
       truth = None if clean is None else values.written.encode(clean[i])

@@ -74,7 +74,7 @@ def _is_long(model, held_out):
   if model.losses is None or 'elbo' not in c:
     return False
   count = min(held_out, c.num_images or held_out)
-  calls = c.elbo.make().calls(model.measured)
+  calls = c.elbo.make().calls(model.measured, None)
   return calls * count * math.prod(model.facts.x.shape) > MOST_NUMBERS
 
 

@@ -134,7 +134,8 @@ def costs(points: list[Point], examples: Examples | None) -> Iterator[str]:
     yield f'{draws} are drawn{each} (evaluation.draws_per_pair, num_pairs)'
   for cell in points[0].cells:
     if examples and isinstance(cell.metric, ModelMetric):
-      if calls := cell.metric.calls(model.measured):
+      train = datasets.source_of(model.config) if cell.metric.fit else None
+      if calls := cell.metric.calls(model.measured, train):
         what = f'{cell.name} calls the network {calls:,} times for each of {examples.count:,}'
         yield f'{what} {c.split} examples (evaluation.num_images)'
 
@@ -187,9 +188,9 @@ def looked_up(
 
 
 def write(cell: Cell, place: Place, read: str, settings: Json, **content: Any) -> None:
-  """Writes the result.json of scores; read: the split whose examples they are by."""
+  """Writes the result.json of scores; read: the split whose examples they are by, '' for none."""
   model, about = cell.model, {}
-  if others := datasets.another_set(model.config, read):
+  if others := read and datasets.another_set(model.config, read):
     most = int(content.get('images') or content.get('pairs') or 0)
     seen = trained_on.count(model.run.path, model.config, read, most)
     about = {'other_data': provenance.by_content(others), 'trained_on': seen}
@@ -251,7 +252,8 @@ def score_samples(
         floor = scoring.floor(cell.scored, references, c.num_generated) if c.floor else []
       more = {'floor': as_json(floor)} if floor else {}
       more |= {'protocol': {'samples': drawn, 'reference': protocols}, 'metrics': as_json(scores)}
-      write(cell, place, scorers.examples(c), settings, **more)
+      compares = any(map(scorers.is_of_reference, cell.scored))
+      write(cell, place, scorers.examples(c) if compares else '', settings, **more)
       floors.extend(floor)
       return scores
 
@@ -259,13 +261,15 @@ def score_samples(
   if is_first:
     print(table([x for each in found.values() for x in each.scores]))
     if floors:
-      print('real images of the other split in place of samples:')
+      real = scoring.size_of_floor(references, c.num_generated)
+      few = ' (Frechet distances of fewer are larger)' * (real < count)
+      print(f'{real:,} {x.noun} of the other split in place of {count:,} samples{few}:')
       print(table(floors))
     print(f'{count:,} {what}; {provenance.describe(drawn)}')
     for space in references.spaces.values():
-      if x := space.protocol:
-        of = x.get('origin') or f'{x["images"]:,} {x["split"]} images of {x["data"]["name"]}'
-        print(f'against {x["features"]} ({x["preprocessing"]}; weights {x["weights"]}) of {of}')
+      if y := space.protocol:
+        of = y.get('origin') or f'{y["images"]:,} {y["split"]} {x.noun} of {y["data"]["name"]}'
+        print(f'against {y["features"]} ({y["preprocessing"]}; weights {y["weights"]}) of {of}')
     print(*(f'{each.folder}/result.json' for each in found.values()), sep='\n')
   return found
 
@@ -376,7 +380,8 @@ def score_examples(
     more = report(arrays, path.parent) if report else {'metrics': as_json(scores)}
     write(cell, place, split, settings, split=split, images=examples.count, **more)
     precision = precision_in_use() or 'default'
-    print(f'{examples.count} {split} images, matmul_precision={precision}: {path}')
+    noun = model.facts.x.noun
+    print(f'{examples.count} {split} {noun}, matmul_precision={precision}: {path}')
     return scores
 
   return looked_up(cell, settings, known, compute)

@@ -70,8 +70,8 @@ def named(model: Model) -> dict[str, Metric]:
 def of_samples(model: Model, **values: object) -> list[Scored]:
   """Makes the metrics of generated images, one for each feature space.
 
-  A metric whose section has a field `features` is computed in each of them,
-  or in evaluation.features, and its scores are named with them.
+  A metric is computed in each of its `features`, or in evaluation.features, and
+  its scores are named with them unless it has one space only, as FID has.
   """
   model, scored = chosen(model), []
   c = model.config.evaluation
@@ -85,7 +85,8 @@ def of_samples(model: Model, **values: object) -> list[Scored]:
       continue
     for space in metric.features or (usual,):
       check_one_of(features.EXTRACTORS, f'evaluation.{name}.features', space)
-      suffix = f'_{space}' if 'features' in c[name] else ''
+      is_of_one = metric.features and 'features' not in c[name]  # as FID is
+      suffix = '' if is_of_one else f'_{space}'
       scored.append(Scored(name, metric, space, suffix))
   return scored
 
@@ -123,6 +124,12 @@ def check(
   """
   check_needs(model, metrics)
   c, space = model.config.evaluation, space_of_statistics(model, metrics)
+  for each in metrics:
+    if 'held_out' in each.metric.needs and examples(c) != 'train':
+      raise UserError(
+        f'config.evaluation.reference={c.reference}: {each.name} compares samples with the '
+        'training examples and with held-out ones: leave reference out'
+      )
   of_examples = (x for x in metrics if is_of_reference(x) and x.space != space)
   if any(of_examples) or any(needs_held_out(c, x) for x in metrics):
     reference_source(model, examples(c))

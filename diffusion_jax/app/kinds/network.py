@@ -114,6 +114,11 @@ class ConfiguredNetwork:
     """The number of steps of the schedule; 1000 in continuous time."""
     return self.process.steps
 
+  @property
+  def starts_noisy(self) -> bool:
+    """Whether the schedule has noise at t = 0, as a learned one has."""
+    return self.learns_schedule or float(self.process.schedule(0.0).sigma) > 0.0
+
   def schedule(self, params: Params | None = None) -> dj.Schedule:
     """Returns the schedule, t -> NoiseLevel.
 

@@ -85,7 +85,7 @@ class Evaluation:
   reference: ReadPath = 'train'
   num_pairs: Rows = 300  # held-out examples with a context, for the metrics of calibration
   draws_per_pair: Rows = 49  # samples for the context of each
-  floor: bool = False  # also scores as many real images of the other split than reference
+  floor: bool = False  # also scores up to as many examples of the other split than reference
   # several values for fields of `sampling`; every combination is a row of one
   # table: 'num_steps=10,20 sampler=ddim,heun guidance.scale=1,2'
   sweep: str = ''

@@ -170,8 +170,11 @@ def by_name(name: str, lines: Lines) -> Json:
     return x if np.isfinite(x) else None
 
   losses: Json = {}
+  is_by_quarter = name.endswith('loss')  # in metrics.jsonl only the objective's loss is
   for line, parts in lines.items():
     for part, (value, error) in parts.items():
+      if part != 'all' and not is_by_quarter:
+        continue
       key = name if part == 'all' else f'{name}_quarter_{QUARTERS.index(part) + 1}'
       losses.setdefault(key, {})[line] = {'value': number(value), 'error': number(error)}
   return losses

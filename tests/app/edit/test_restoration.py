@@ -176,6 +176,21 @@ def test_the_mean_says_of_how_many_pictures_it_is(plain, clean, capsys, monkeypa
   assert 'mean of 1 of 2 pictures: residual 1, ' in capsys.readouterr().out
 
 
+def test_the_figures_are_those_of_the_stored_samples(plain, clean, capsys, monkeypatch):
+  """Samples have 17 grey levels, and what is drawn is nearer to the clean picture."""
+  picture = np.asarray(Image.open(clean / 'a.png'))[..., None] / 127.5 - 1.0
+  x = picture + 0.01 * np.random.default_rng(0).normal(size=(3, 8, 8, 1))
+  drawn = {'x': x, 'residual': np.ones(3)}
+  draw = lambda index: lambda: {n: a[index] for n, a in drawn.items()}
+  monkeypatch.setattr(edit, 'drawing', lambda run, inputs: draw)
+  given = {'operator': 'blur', 'posterior': 'pseudoinverse', 'num_samples': 3}
+  found = run(plain, 'figures', image=str(clean / 'a.png'), simulate=True, **given)
+  x, out = found['arr_0'] / 127.5, capsys.readouterr().out
+  error = np.sqrt(np.square(x - found['clean'] / 127.5).mean(axis=(1, 2, 3)))
+  between = (x.min(axis=0) <= found['clean'] / 127.5) & (found['clean'] / 127.5 <= x.max(axis=0))
+  assert f'psnr {20 * np.log10(2.0 / error).mean():.3g}, between {100 * between.mean():.3g}' in out
+
+
 def test_what_is_hidden_by_a_mask_does_not_matter(plain, clean, tmp_path, capsys):
   """Guidance once followed hidden pixels, and the residual included them."""
   picture = np.array(Image.open(clean / 'a.png'))

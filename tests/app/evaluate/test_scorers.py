@@ -214,7 +214,7 @@ def test_the_floor_is_the_score_of_real_images(run, printed, capsys):
   expected += np.trace(covariances[0] + covariances[1])
   expected -= 2.0 * np.sum(np.sqrt(np.maximum(product, 0.0)))
   assert_allclose(values['fd_pixels']['value'], expected, rtol=1e-3)
-  assert 'the other split in place of samples' in capsys.readouterr().out
+  assert '20 images of the other split in place of 20 samples:' in capsys.readouterr().out
 
 
 def frechet(x, mean, covariance):

@@ -83,13 +83,13 @@ def test_a_validation_part_decides_and_the_test_split_is_not_read(tmp_path, caps
     data.validation_fraction=0.25 training.num_steps=3 training.sample_every=2
     training.checkpoints.every=1 training.held_out.every=1 training.held_out.patience=3
     training.checkpoints.best=lowest training.metrics.every=2 training.metrics.images=4
-    evaluation.metrics=memorisation,energy evaluation.reference=test
+    evaluation.metrics=energy evaluation.reference=test
   """)
   MODES['train'](vectors(path, **fields), tmp_path / 'run')
   assert ', 10 validation examples' in capsys.readouterr().out
   losses = lines_of(tmp_path / 'run', 'validation_loss')
   assert len(losses) == 3 and not lines_of(tmp_path / 'run', 'test_loss')
-  assert lines_of(tmp_path / 'run', 'nearest_held_out_values')
+  assert lines_of(tmp_path / 'run', 'energy')
   best = Run.open(
     of_run(tmp_path / 'run', **{'sampling.checkpoint': 'best'}), RunFolder.at(tmp_path / 'run')
   )
