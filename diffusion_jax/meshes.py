@@ -52,6 +52,11 @@ def is_split(x: Array) -> bool:
   return bool(_varying(x))
 
 
+def has_manual_axes(x: Array) -> bool:
+  """Returns whether x is a device's part of an array, under `jax.shard_map` or `jax.pmap`."""
+  return AxisType.Manual in jax.typeof(x).sharding.mesh.axis_types
+
+
 def placed_as(x: Array, tree: Tree) -> Tree:
   """Returns the arrays [B, ...] or [] of a tree, with their rows on the devices of x's rows.
 

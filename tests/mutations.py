@@ -2388,6 +2388,20 @@ TABLE = [
     ],
   ),
   (
+    'meshes.py',
+    None,
+    [
+      ('results_are_split_by_rows', 'PartitionSpec(*placement.spec[:1])', 'PartitionSpec()'),
+      ('of_shard_map', "leaf = jax.lax.pcast(leaf, missing, to='varying')", 'pass'),
+      (
+        'of_a_shape_are_split',
+        'reshard(leaf, rows) if rows and jnp.ndim(leaf) else leaf',
+        'reshard(leaf, rows) if False else leaf',
+      ),
+      ('a_callback', 'explicit_axes(function, in_sharding=(whole, rows))', 'jit(function)'),
+    ],
+  ),
+  (
     'paths.py',
     None,
     [
@@ -3251,6 +3265,33 @@ TABLE = [
       ),
       ('cleaner_neighbours', 'jnp.clip(i, 0, count - 2)', 'jnp.clip(i, 0, count - 1)'),
     ],
+  ),
+  (
+    'training/divisions.py',
+    None,
+    [
+      ('are_products', 'in broadcast:', 'in {}:'),
+      ('are_products', '_changed(value) for', 'value for'),
+      (
+        'are_products',
+        'lax.broadcast_in_dim_p.bind(_inverse(small)',
+        'lax.broadcast_in_dim_p.bind((small)',
+      ),
+    ],
+  ),
+  (
+    'training/fixed_parts.py',
+    None,
+    [
+      ('is_that_of_the_batch', 'x = x[0::2] + x[1::2]', 'x = x[0::2]'),
+      ('is_that_of_the_batch', 'lambda x: x / parts, (loss, grads)', 'lambda x: x, (loss, grads)'),
+      ('is_that_of_the_batch', 'lambda x: x[:count], results', 'lambda x: x[1:], results'),
+    ],
+  ),
+  (
+    'training/fixed_parts.py',
+    'laws/test_equal_on_any_devices.py',
+    [('have_the_same_bits', 'x = _tree_sum(x)\n  if', 'x = jnp.sum(x, axis=0)\n  if')],
   ),
   (
     'training/loggers.py',

@@ -34,7 +34,7 @@ from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
 from diffusion_jax.core.normal import STANDARD, bits_per_dim, log_prob as normal_log_prob
 from diffusion_jax.core.process import q_sample
 from diffusion_jax.core.products import finished
-from diffusion_jax.meshes import is_split, on_auto_axes, on_axes_of, placed_as
+from diffusion_jax.meshes import has_manual_axes, is_split, on_auto_axes, on_axes_of, placed_as
 from diffusion_jax.ranges import Positive, Size, check_value
 from diffusion_jax.sampling.grids import last_noisy_level
 from diffusion_jax.sampling.sampler import Sampler
@@ -276,6 +276,10 @@ def _solve(field, state, ends, rtol, atol, max_steps):
   field = on_axes_of(state[0], field)
   term = diffrax.ODETerm(lambda u, state, args: field(u, state))
   steps = diffrax.PIDController(rtol, atol, norm=_worst_example)
+  adjoint = diffrax.RecursiveCheckpointAdjoint()
+  if has_manual_axes(state[0]):
+    # Its loop compares types, and takes constants for arrays of another mesh (equinox 0.13.8).
+    adjoint = diffrax.DirectAdjoint()
 
   @on_auto_axes
   def solve(x, others, start, end):
@@ -287,6 +291,7 @@ def _solve(field, state, ends, rtol, atol, max_steps):
       None,  # It chooses the first step.
       (x, *others),
       stepsize_controller=steps,
+      adjoint=adjoint,
       max_steps=max_steps,
       throw=False,
     )

@@ -6,7 +6,12 @@ from numpy.testing import assert_allclose
 from tests.laws.test_equal_on_any_devices import trained
 
 
+def numbers(state, metrics):
+  means = [metric.total / metric.count for metric in metrics.values()]
+  return [*jax.tree.leaves(state.params), *means]
+
+
 def test_the_gradient_is_that_of_the_batch():
-  (fixed, _), (plain, _) = trained('mlp', 1), trained('mlp', 1, fixed_parts=None)
-  for a, b in zip(*map(jax.tree.leaves, (fixed.params, plain.params)), strict=True):
-    assert_allclose(a, b, atol=1e-3)
+  fixed, plain = trained('mlp', 1), trained('mlp', 1, fixed_parts=None)
+  for a, b in zip(numbers(*fixed), numbers(*plain), strict=True):
+    assert_allclose(a, b, rtol=1e-4, atol=1e-4)

@@ -121,6 +121,10 @@ digits_vae network=hierarchical network.num_groups=4 => objective=vae trains one
 digits_vae decoding.decoder=bernoulli => has 2 grey levels, and these images
 digits_vae objective.free_bits=0.1 training.machine.fixed_parts=2 training.mesh=1,1 => the loss is
   not a mean over the batch, by objective.free_bits
+digits_flow objective.coupling=exact training.machine.fixed_parts=2 training.mesh=1,1 => the loss is
+  not a mean over the batch, by objective.free_bits or .coupling
+digits_latent training.machine.fixed_parts=2 training.mesh=1,1 => needs stored latents: write them
+  by --mode=encode, and set latent.path
 digits_vae objective.free_bits=0.1 training.machine.accumulate=2 => free_bits needs the whole batch:
   set training.machine.accumulate=1
 digits_masked transitions=gaussian => needs the betas of a schedule of steps
