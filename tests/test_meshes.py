@@ -7,7 +7,14 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_array_equal
 
-from diffusion_jax.meshes import is_split, on_auto_axes, on_axes_of, placed_as, whole_on_each
+from diffusion_jax.meshes import (
+  has_manual_axes,
+  is_split,
+  on_auto_axes,
+  on_axes_of,
+  placed_as,
+  whole_on_each,
+)
 
 MESH = jax.make_mesh((4, 2), ('data', 'model'), axis_types=(AxisType.Explicit,) * 2)
 SPECS = PartitionSpec('data'), PartitionSpec(('data', 'model')), PartitionSpec(None, 'model')
@@ -51,7 +58,8 @@ def test_a_callback_may_use_arrays_of_the_mesh():
 
 def test_without_explicit_axes_nothing_is_traced():
   x, leaf, function = jnp.ones((8, 4)), jnp.zeros((8, 2)), lambda x: x
-  assert placed_as(x, leaf) is leaf and whole_on_each(x) is x and not is_split(x)
+  assert placed_as(x, leaf) is leaf and whole_on_each(x) is x
+  assert not is_split(x) and not has_manual_axes(x) and not has_manual_axes(rows_on(SPECS[0]))
   assert on_axes_of(x, function) is function and on_auto_axes(function)(x) is x
 
 
@@ -62,10 +70,10 @@ def test_arrays_of_a_shape_differ_between_devices_of_shard_map_as_x_does():
 
   def function(x):
     zeros = jnp.zeros((1, 2))
-    seen.extend([is_split(x), is_split(zeros), is_split(placed_as(x, zeros))])
+    seen.extend([is_split(x), is_split(zeros), is_split(placed_as(x, zeros)), has_manual_axes(x)])
     return placed_as(x, zeros)
 
   jax.eval_shape(
     jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec), jnp.ones((8, 4))
   )
-  assert seen == [True, False, True]
+  assert seen == [True, False, True, True]

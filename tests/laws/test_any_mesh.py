@@ -171,6 +171,11 @@ def test_a_solver_says_what_shard_map_needs(name):
     WAYS['shard_map'].run(calls.ROWS[name], rows_of_calls(), trace=True)
 
 
+def test_a_solver_has_a_slope_under_shard_map():
+  function = slope(calls.ROWS['probability_flow'])
+  WAY_OF_ODES['shard_map'].run(function, rows_of_calls(), trace=True)
+
+
 # Gradients of whole parameters: the mean over the parts of the rows.
 def of_parts(mapped):
   def change(gradient):
