@@ -4,7 +4,7 @@ Weights, averages and logged losses are equal, and so are those of a run that co
 number of devices. It holds with XLA's own flags, as users have them: without fusion emitters and at
 optimization level 0, as other tests compile, a U-Net differs. EDM2 has no row: on 2 devices Adam's
 second moments of its scalar gains differ in the last bit, while first moments are equal. Planted
-and caught: the division of a softmax as it is (`with_fixed_divisions` returns its argument).
+and caught by the default row: a device adds its parts by `jnp.sum`, in place of the tree.
 """
 
 import os
