@@ -71,8 +71,11 @@ class About(NamedTuple):
   scores: Sequence[Score]
 
 
-def scores_of(workdir: Path, weights: int) -> Iterator[Score]:
-  """Yields the scores of a run's evaluations of the weights of a checksum."""
+def scores_of(workdir: Path, weights: int, noun: str) -> Iterator[Score]:
+  """Yields the scores of a run's evaluations of the weights of a checksum.
+
+  noun: what its examples are called.
+  """
   found = []
   for name, content in record.read_results(workdir / 'evaluation'):
     if 'points' in content:  # the file is a sweep's
@@ -85,8 +88,8 @@ def scores_of(workdir: Path, weights: int) -> Iterator[Score]:
   for about, content in results.told_apart(found):
     if samples := content.get('protocol', {}).get('samples'):
       about = f'{about}: {results.about(samples.get("sampling", {}))}'
-    elif 'images' in content:
-      about = f'{about}: {content["images"]:,} {content.get("split")} images'
+    elif 'examples' in content:
+      about = f'{about}: {content["examples"]:,} {content.get("split")} {noun}'
     about = ', '.join([about, *content['options'], *results.examples_of(content)])
     scores = content.get('metrics', {})
     for name in (f'{unit}_per_dim' for unit in results.UNITS):
@@ -103,9 +106,9 @@ def card(about: About) -> str:
   """Returns the content of README.md."""
   facts, c = about.facts, about.config
   rows = {
-    'images': f'{"x".join(map(str, facts.x.shape))}, {facts.num_classes or "no"} classes',
+    facts.x.noun: f'{"x".join(map(str, facts.x.shape))}, {facts.num_classes or "no"} classes',
     'parameters': f'{about.parameters:,}',
-    'training': f'{about.step:,} steps, {c["training"]["batch_size"]} images each',
+    'training': f'{about.step:,} steps, {c["training"]["batch_size"]} {facts.x.noun} each',
   }
   if not about.step:
     rows['training'] = 'not here: these are converted weights'
@@ -134,8 +137,7 @@ def metadata(about: About) -> Json:
     'tags': ['diffusion', 'jax', 'flax', about.config['objective']['name']],
   }
   task = 'other'
-  if about.draws:
-    task = 'text-to-image' if about.reads_text else 'unconditional-image-generation'
+  if about.draws and (task := _task(about)) != 'other':
     head['pipeline_tag'] = task
   name = data['name'] if data else 'unknown'
   if name in _HUB:
@@ -153,6 +155,15 @@ def metadata(about: About) -> Json:
       }
     ]
   return head
+
+
+def _task(about: About) -> str:
+  # Returns the Hub's name of what the samples are.
+  if about.facts.x.is_text:
+    return 'text-generation'
+  if not about.facts.x.is_picture:
+    return 'other'
+  return 'text-to-image' if about.reads_text else 'unconditional-image-generation'
 
 
 def _is_own(name):

@@ -14,7 +14,7 @@ from diffusion_jax.sampling import grids
 
 _SPEEDS = 'images_per_second', 'tflops', 'mfu'
 # The units of a likelihood, and what is measured in them.
-UNITS = {'bits': 'images', 'nats': 'examples'}
+UNITS = 'bits', 'nats'
 
 
 class Table(NamedTuple):
@@ -98,7 +98,7 @@ def _options(x):
   settings = x.get('settings', {})
   sections = [settings.get('evaluation', {})]
   sections += [settings.get('sampling', {})] if 'metrics' not in x else []
-  found = {'images': x['images']} if 'images' in x else {}
+  found = {'examples': x['examples']} if 'examples' in x else {}
   for section in sections:
     for name, value in section.items():
       fields = value if isinstance(value, dict) else {name: value}
@@ -124,20 +124,20 @@ def _title(name, x):
 def parts(run: Record) -> Iterator[Table | Chart]:
   """Yields tables of all results of a run, then their charts."""
   results = named(run)
-  for unit, what in UNITS.items():
+  for unit in UNITS:
     rows = [
       [
         _title(name, x),
         with_error(x[f'{unit}_per_dim'], x.get('standard_error')),
-        f'{x.get("images", 0):,}',
+        f'{x.get("examples", 0):,}',
         str(x.get('random_steps') or ''),
       ]
       for name, x in results
       if f'{unit}_per_dim' in x
     ]
     if rows:
-      head = ['evaluation', f'{unit} per dimension', what, 'random steps']
-      yield Table(f'Real {what}', [head, *rows])
+      head = ['evaluation', f'{unit} per dimension', run.noun, 'random steps']
+      yield Table(f'Real {run.noun}', [head, *rows])
   scored = [(name, x) for name, x in results if 'metrics' in x]
   by_draws = _rows(scored)
   metrics = dict.fromkeys(metric for row in by_draws for metric in row.scores)

@@ -44,8 +44,13 @@ KINDS = {
     'pairs': 9,
     'protocol': {'samples': DRAWN},
   },
-  'elbo-test': {'bits_per_dim': 2.0, 'split': 'test', 'images': 9, 'settings': REAL},
-  'loss-test': {'losses': {'loss': {'all': SCORE}}, 'split': 'test', 'images': 9, 'settings': REAL},
+  'elbo-test': {'bits_per_dim': 2.0, 'split': 'test', 'examples': 9, 'settings': REAL},
+  'loss-test': {
+    'losses': {'loss': {'all': SCORE}},
+    'split': 'test',
+    'examples': 9,
+    'settings': REAL,
+  },
 }
 CHANGES = {
   'checkpoint': ('40', ['settings', 'sampling'], ['protocol', 'samples', 'sampling']),
@@ -100,7 +105,7 @@ def test_other_conditions_have_other_names(kind, change, tmp_path):
     path = tmp_path / str(i) / 'evaluation' / kind / 'result.json'
     path.parent.mkdir(parents=True)
     write_summed(path, content)
-    words.append([x.about for x in card.scores_of(tmp_path / str(i), 1)])
+    words.append([x.about for x in card.scores_of(tmp_path / str(i), 1, 'images')])
   assert words[0] != words[1] or not words[0]
 
 
@@ -144,7 +149,7 @@ def test_options_that_differ_are_said_in_place_of_hashes(kind, tmp_path):
     path = tmp_path / 'evaluation' / name / 'result.json'
     path.parent.mkdir(parents=True)
     write_summed(path, content)
-  shown_on_card = ' '.join(x.about for x in card.scores_of(tmp_path, 1))
+  shown_on_card = ' '.join(x.about for x in card.scores_of(tmp_path, 1, 'images'))
   (fields,) = OPTIONS[kind].values()
   for text in [shown, shown_on_card] if kind != 'loss-test' else [shown]:  # a card has no losses
     assert '0000000' not in text

@@ -1,7 +1,11 @@
 """The card of shared weights names sets of the Hub, and its tables survive any value."""
 
-from diffusion_jax.data.sources import pictures
+import pytest
+
+from diffusion_jax.data.sources import Facts, pictures
+from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.report import card
+from diffusion_jax.runtime.files import write_summed
 
 
 def test_a_card_names_only_sets_of_the_hub():
@@ -17,3 +21,24 @@ def test_a_bar_in_a_value_ends_no_cell():
   about = card.About('digits', 'a model', facts, True, False, config, 1234, 4, '', [])
   text = card.card(about)
   assert 'a\\|b' in text and '| images | 8x8x1, 10 classes |' in text and '1,234' in text
+
+
+@pytest.mark.parametrize(
+  'x, noun, task',
+  [
+    (ArraySpec((8, 8, 1), 256), 'images', 'unconditional-image-generation'),
+    (ArraySpec((64,), 256), 'texts', 'text-generation'),
+    (ArraySpec((2,)), 'examples', None),
+  ],
+)
+def test_a_card_calls_its_data_what_they_are(x, noun, task, tmp_path):
+  content = {'bits_per_dim': 2.0, 'split': 'test', 'examples': 16, 'settings': {'weights': 1}}
+  path = tmp_path / 'evaluation' / 'elbo-test' / 'result.json'
+  path.parent.mkdir(parents=True)
+  write_summed(path, content)
+  [score] = card.scores_of(tmp_path, 1, x.noun)
+  assert score.about == f'elbo-test: 16 test {noun}'
+  config = {'training': {'batch_size': 4}, 'objective': {'name': 'x'}, 'data': {'name': 'a'}}
+  about = card.About('a', 'b', Facts(x), True, False, config, 1, 4, '', [score])
+  assert f'| 4 steps, 4 {noun} each |' in card.card(about)
+  assert card.metadata(about).get('pipeline_tag') == task

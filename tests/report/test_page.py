@@ -137,9 +137,9 @@ def test_a_run_that_has_everything_has_every_section(found):
 
 # Results and lines of sessions.jsonl with values of other types.
 DAMAGED = """
-evaluation/a/result.json {"bits_per_dim": 2.0, "images": "many"}
-evaluation/a/result.json {"bits_per_dim": 2.0, "images": 3, "standard_error": -1.0}
-evaluation/a/result.json {"bits_per_dim": 2.0, "images": 3, "standard_error": [1]}
+evaluation/a/result.json {"bits_per_dim": 2.0, "examples": "many"}
+evaluation/a/result.json {"bits_per_dim": 2.0, "examples": 3, "standard_error": -1.0}
+evaluation/a/result.json {"bits_per_dim": 2.0, "examples": 3, "standard_error": [1]}
 evaluation/a/result.json {"metrics": 3}
 evaluation/a/result.json {"metrics": {"fid": 3}}
 evaluation/a/result.json {"metrics": {"fid": {"value": 3.0, "note": [1]}}}

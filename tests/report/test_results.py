@@ -82,7 +82,7 @@ def test_scores_are_one_table_with_how_they_were_made():
 
 def test_a_run_ends_with_its_last_values_and_results():
   bits = {'bits_per_dim': 2.5, 'standard_error': 0.1}
-  nats = {'nats_per_dim': -0.25, 'standard_error': None, 'images': 12}
+  nats = {'nats_per_dim': -0.25, 'standard_error': None, 'examples': 12}
   curves = {
     'loss': Curve([1, 2], [0.5, 0.25]),
     'learning_rate': Curve([1], [0.1]),
@@ -108,11 +108,11 @@ def test_a_run_ends_with_its_last_values_and_results():
 
 
 def test_likelihoods_have_a_table_for_each_unit():
-  bits, nats = ({f'{n}_per_dim': 1.0, 'images': 12} for n in ('bits', 'nats'))
+  bits, nats = ({f'{n}_per_dim': 1.0, 'examples': 12} for n in ('bits', 'nats'))
   tables = [*results.parts(run_of([('elbo-test', bits), ('ode-test', nats)]))]
   assert [table.rows for table in tables] == [
     [['evaluation', 'bits per dimension', 'images', 'random steps'], ['ELBO test', '1', '12', '']],
-    [['evaluation', 'nats per dimension', 'examples', 'random steps'], ['ODE test', '1', '12', '']],
+    [['evaluation', 'nats per dimension', 'images', 'random steps'], ['ODE test', '1', '12', '']],
   ]
 
 

@@ -191,7 +191,7 @@ def write(cell: Cell, place: Place, read: str, settings: Json, **content: Any) -
   """Writes the result.json of scores; read: the split whose examples they are by, '' for none."""
   model, about = cell.model, {}
   if others := read and datasets.another_set(model.config, read):
-    most = int(content.get('images') or content.get('pairs') or 0)
+    most = int(content.get('examples') or content.get('pairs') or 0)
     seen = trained_on.count(model.run.path, model.config, read, most)
     about = {'other_data': provenance.by_content(others), 'trained_on': seen}
     say_once(trained_on.in_words(seen, f'{read} {model.facts.x.noun}'))
@@ -378,7 +378,7 @@ def score_examples(
     print(table(scores))
     report = metric.report
     more = report(arrays, path.parent) if report else {'metrics': as_json(scores)}
-    write(cell, place, split, settings, split=split, images=examples.count, **more)
+    write(cell, place, split, settings, split=split, examples=examples.count, **more)
     precision = precision_in_use() or 'default'
     noun = model.facts.x.noun
     print(f'{examples.count} {split} {noun}, matmul_precision={precision}: {path}')

@@ -64,7 +64,7 @@ def printed(run):
 
 def test_the_parts_of_the_bound_add_up(run, printed):
   found = result(run, 'elbo-test')
-  assert found['images'] == 12 and found['split'] == 'test'
+  assert found['examples'] == 12 and found['split'] == 'test'
   total = found['prior'] + found['diffusion'] + found['reconstruction']
   assert_allclose(found['bits_per_dim'], total, rtol=1e-5)
   assert_allclose(sum(found['terms']) + found['prior'], total, rtol=1e-5)
@@ -84,7 +84,7 @@ def test_the_loss_is_beside_those_of_exact_denoisers(run):
   fields = within('evaluation', num_images=12, batch_size=8, metrics='loss', loss__draws=2)
   text = printed_by(lambda: run_mode(run, **fields))
   found = result(run, 'loss-test')
-  assert found['images'] == 12 and {'train', 'examples'} <= {*found['settings']['read']}
+  assert found['examples'] == 12 and {'train', 'examples'} <= {*found['settings']['read']}
   assert {*found['losses']} <= {set + x for set in losses.SETS for x in losses.ABOUT}
   value = {line: x['all']['value'] for line, x in found['losses'].items()}
   assert value['linear'] < 0.5 < value['nothing_learnt'] and value['loss'] > 0.5

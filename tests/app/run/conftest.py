@@ -40,7 +40,7 @@ def evaluated(tmp_path_factory):
   weights = checksums.of_arrays(params_of(run))
   place = run / 'evaluation' / 'elbo-test'
   place.mkdir(parents=True)
-  bits = {'bits_per_dim': 3.14159, 'standard_error': 0.02, 'images': 1000}
+  bits = {'bits_per_dim': 3.14159, 'standard_error': 0.02, 'examples': 1000}
   about = {'split': 'test', 'settings': {'weights': weights}}
   write_json(place / 'result.json', bits | about)
   place = run / 'evaluation' / 'samples'

@@ -174,7 +174,7 @@ def test_the_card_is_what_the_hub_reads(shared):
   assert result['dataset'] == {'type': 'other', 'name': 'digits'}
   found = {x['type']: x['value'] for x in result['metrics']}
   assert found == {'bits_per_dim': 3.14159, 'fid': 12.5}
-  assert '| bits per dim | 3.142\xa0±\xa00.020 | elbo-test: 1,000 test' in text
+  assert '| bits per dim | 3.142\xa0±\xa00.020 | elbo-test: 1,000 test images' in text
   assert '| FID | 12.5 | samples: 50 of checkpoint None, seed 0; of 50 |' in text
   assert '![samples](samples.png)' in text and '## Licence' in text
   with Image.open(shared / 'samples.png') as image:
@@ -182,6 +182,6 @@ def test_the_card_is_what_the_hub_reads(shared):
 
 
 def test_scores_of_other_weights_are_left_out(evaluated, capsys):
-  assert not [*card.scores_of(evaluated, 1)]
+  assert not [*card.scores_of(evaluated, 1, 'images')]
   said = capsys.readouterr().out.splitlines()
   assert len(said) == 2 and 'elbo-test is of other weights' in said[0]
