@@ -125,7 +125,7 @@ def of_classifier(t_min: float = 1e-3) -> ModelMetric:
       keys = split_key(keys, len(times))
       right = jax.lax.map(correct_at, (keys, levels)).T
       chance = jnp.full(len(x0), 1.0 / model.facts.num_classes)
-      return {'right': right.astype(int), 'chance': chance}
+      return {'right': right, 'chance': chance}
 
     return function
 

@@ -107,7 +107,10 @@ class Traced:
     program, shapes = jax.make_jaxpr(self.function, return_shape=True)(*args)
     text = re.sub('0x[0-9a-f]+', '', str(program))
     rng = hashed(text, *arrays_in((program.consts, args)))
-    made = {n: rng.uniform(1.0, 9.0, x.shape).astype(x.dtype) for n, x in shapes.items()}
+    made = {n: rng.uniform(1.0, 9.0, x.shape) for n, x in shapes.items()}
+    made = {
+      n: x > 5.0 if shapes[n].dtype == bool else x.astype(shapes[n].dtype) for n, x in made.items()
+    }
     return lambda: made | {n: x for n, x in inputs[1].items() if n in made}
 
 

@@ -124,12 +124,6 @@ def check(
   """
   check_needs(model, metrics)
   c, space = model.config.evaluation, space_of_statistics(model, metrics)
-  for each in metrics:
-    if 'held_out' in each.metric.needs and examples(c) != 'train':
-      raise UserError(
-        f'config.evaluation.reference={c.reference}: {each.name} compares samples with the '
-        'training examples and with held-out ones: leave reference out'
-      )
   of_examples = (x for x in metrics if is_of_reference(x) and x.space != space)
   if any(of_examples) or any(needs_held_out(c, x) for x in metrics):
     reference_source(model, examples(c))
@@ -282,7 +276,7 @@ def load_reference(model: Model, extractor: Extractor, split: str) -> tuple[Arra
 
 def check_needs(model: Model, metrics: list[Scored]) -> None:
   """Raises UserError for a metric whose inputs these samples do not have."""
-  stored = conditions.stored_names(model)
+  c, stored = model.config.evaluation, conditions.stored_names(model)
   given = {'images', 'held_out', 'values', *stored}
   if model.conditioning.context is not None:
     given |= {'draws', 'truth', 'context', 'log_q'}
@@ -293,6 +287,11 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
       hint = f': set config.evaluation.{field}, now {each.space}'
       hint = hint if need in EXTRACTED else ''
       raise UserError(f'config.{_PATH}: {missing(each.name, need)}{hint}')
+    if 'held_out' in each.metric.needs and examples(c) != 'train':
+      raise UserError(
+        f'config.evaluation.reference={c.reference}: {each.name} compares samples with the '
+        'training examples and with held-out ones: leave reference out'
+      )
     if scoring.is_of_pairs(each) and (others := stored & {'labels', 'texts', 'conditions'}):
       raise UserError(
         f'config.{_PATH}: {each.name} draws x given only the context, and this run has '
