@@ -15,10 +15,10 @@ import optax
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images, pipeline, small_sets
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.inputs import Inputs
+from diffusion_jax.runtime.streams import stream
 from diffusion_jax.training import optimizer
 
 SEED = 0  # config.seed

@@ -13,10 +13,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.core.keys import stream
 from diffusion_jax.metrics.metric import Arrays, PerExample
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.per_example import join_parts, per_example, write_parts
+from diffusion_jax.runtime.streams import stream
 
 # index [n] -> (examples as the source has them, [n, ...], cond)
 Read = Callable[[np.ndarray], tuple[np.ndarray, dict[str, np.ndarray]]]

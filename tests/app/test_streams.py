@@ -15,8 +15,9 @@ import diffusion_jax as dj
 from diffusion_jax.app.kinds import registry, store
 from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.run.drawing import frames_of, generate
-from diffusion_jax.core.keys import STREAMS, fold_each, split_key, stream
+from diffusion_jax.core.keys import fold_each, split_key
 from diffusion_jax.runtime.run_folder import RunFolder
+from diffusion_jax.runtime.streams import STREAMS, stream
 from diffusion_jax.training import objectives
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step

@@ -1,4 +1,4 @@
-"""The noise of an example depends on its own key only, and no two streams share a key."""
+"""The noise of an example depends on its own key only."""
 
 import jax
 import jax.numpy as jnp
@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from diffusion_jax.core.keys import (
-  STREAMS,
-  as_one_key,
-  draw_normal,
-  fold_each,
-  key_per_example,
-  split_key,
-  stream,
-)
+from diffusion_jax.core.keys import as_one_key, draw_normal, key_per_example, split_key
 
 
 def test_noise_of_a_key_is_the_same_bit_for_bit_in_any_batch(key):
@@ -76,28 +68,3 @@ def test_one_key_of_many_draws_row_i_from_key_i(key):
   for shape in ((), (3,), (5, 4)):
     with pytest.raises(ValueError, match=r'draw arrays \[B, ...\]'):
       jax.random.normal(as_one_key(keys), shape)
-
-
-def descendants(root):
-  """Returns root and its descendants, three levels deep."""
-  first = fold_each(root, jnp.arange(4))  # images, steps
-  second = split_key(first, 8).ravel()
-  third = split_key(second, 4).ravel()
-  return jnp.concatenate([root[None], first, second, third])
-
-
-def test_no_two_consumers_of_a_seed_share_a_key():
-  """Equal keys would draw equal numbers; the seed's own key counts too."""
-  roots = [jax.random.key(0), *(stream(0, name) for name in STREAMS)]
-  keys = jax.jit(jax.vmap(descendants))(jnp.stack(roots)).ravel()
-  drawn = np.asarray(jax.vmap(lambda k: jax.random.bits(k, (2,)))(keys))
-  assert len(drawn) == len(roots) * (1 + 4 + 32 + 128)
-  assert len(np.unique(drawn, axis=0)) == len(drawn)
-
-
-def test_a_stream_is_its_tag_folded_into_the_key_of_the_seed():
-  found = jax.random.key_data(stream(7, 'training'))
-  expected = jax.random.fold_in(jax.random.key(7), 0xD5128A8F)
-  assert_array_equal(found, jax.random.key_data(expected))
-  with pytest.raises(KeyError):
-    stream(7, 'drawing')

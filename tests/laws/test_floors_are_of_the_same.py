@@ -28,12 +28,12 @@ from diffusion_jax.app.kinds.diffusion.model import objective_of
 from diffusion_jax.app.train import floors as of_training
 from diffusion_jax.app.train.hooks import evaluating
 from diffusion_jax.core import losses, parametrization
-from diffusion_jax.core.keys import stream
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.metrics import losses as metric
 from diffusion_jax.posteriors import particles
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import make_mesh
+from diffusion_jax.runtime.streams import stream
 from diffusion_jax.testing import floors, oracles
 from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.loss_aware import init_loss_history

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
-from diffusion_jax.core.keys import stream
 from diffusion_jax.data import pipeline, small_sets
 from diffusion_jax.metrics import real_images
 from diffusion_jax.runtime.sharding import make_mesh
+from diffusion_jax.runtime.streams import stream
 
 
 def test_a_metric_sees_the_labels_and_the_image_of_the_condition(tmp_path):

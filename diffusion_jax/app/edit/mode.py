@@ -19,11 +19,11 @@ from diffusion_jax.app.kinds.model import Guides, Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.drawing import check_numbers, generate
 from diffusion_jax.app.run.weights import Run
-from diffusion_jax.core.keys import stream
 from diffusion_jax.data import images
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import write_npz
 from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
+from diffusion_jax.runtime.streams import stream
 
 
 class EditInputs(NamedTuple):

@@ -24,7 +24,6 @@ from diffusion_jax.app.edit.pictures import (
 )
 from diffusion_jax.app.edit.posteriors import listed, warning, whiteness
 from diffusion_jax.core import operators
-from diffusion_jax.core.keys import stream
 from diffusion_jax.core.operators import Operator
 from diffusion_jax.data import images, npz
 from diffusion_jax.data.pictures import as_picture, read_array, read_measurement, read_picture
@@ -38,6 +37,7 @@ from diffusion_jax.posteriors.damage import (
   noise_needed,
 )
 from diffusion_jax.ranges import Positive
+from diffusion_jax.runtime.streams import stream
 
 _FILES = '.png', '.jpg', '.jpeg', '.npy'
 _ROWS = 16  # the most rows of a sheet

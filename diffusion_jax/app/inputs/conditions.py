@@ -13,13 +13,14 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.model import Model, make_mesh
-from diffusion_jax.core.keys import abstract_key, stream
+from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data import tables
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError, as_user_error, refuse
 from diffusion_jax.ranges import near
 from diffusion_jax.runtime.per_example import per_example
+from diffusion_jax.runtime.streams import stream
 
 Arrays = dict[str, np.ndarray]
 Shapes = dict[str, jax.ShapeDtypeStruct]

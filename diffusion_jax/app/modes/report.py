@@ -30,7 +30,6 @@ from diffusion_jax.app.run.drawing import (
   generate,
 )
 from diffusion_jax.app.run.weights import Run
-from diffusion_jax.core.keys import stream
 from diffusion_jax.data import drawings, image_sets
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.neighbours import nearest_examples
@@ -40,6 +39,7 @@ from diffusion_jax.report.results import Table
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import one_line, write_text
 from diffusion_jax.runtime.run_folder import RunFolder
+from diffusion_jax.runtime.streams import stream
 from diffusion_jax.weights import checksums, load
 
 T = TypeVar('T')

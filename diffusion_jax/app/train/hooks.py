@@ -27,7 +27,6 @@ from diffusion_jax.app.run.drawing import (
 )
 from diffusion_jax.app.train import floors
 from diffusion_jax.app.train.step_log import StepLog, average
-from diffusion_jax.core.keys import stream
 from diffusion_jax.data import drawings, images as pixels, pipeline
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.errors import UserError, place_of
@@ -36,6 +35,7 @@ from diffusion_jax.runtime.compiling import Program
 from diffusion_jax.runtime.files import read_json_lines
 from diffusion_jax.runtime.per_example import PerExample, one_ahead, rows
 from diffusion_jax.runtime.sharding import local_rows, to_global
+from diffusion_jax.runtime.streams import stream
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import make_eval_step
 from diffusion_jax.weights import averages, checkpoints

@@ -21,13 +21,13 @@ from diffusion_jax.app.train import hooks, setup
 from diffusion_jax.app.train.hooks import Hook
 from diffusion_jax.app.train.setup import Setup
 from diffusion_jax.app.train.step_log import StepLog
-from diffusion_jax.core.keys import stream
 from diffusion_jax.errors import Preempted, as_user_error
 from diffusion_jax.planning import programs
 from diffusion_jax.report.record import read_curves
 from diffusion_jax.runtime import compiling, devices, hosts, lock, processes, profiling, sessions
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
+from diffusion_jax.runtime.streams import stream
 from diffusion_jax.training import preemption
 from diffusion_jax.training.loggers import MetricWriter
 from diffusion_jax.training.state import TrainState

@@ -28,7 +28,7 @@ from diffusion_jax.app.kinds.rules import TRAINING, long_warmup
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.train import hooks
 from diffusion_jax.app.train.hooks import Hook
-from diffusion_jax.core.keys import abstract_key, stream
+from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data import simulations
 from diffusion_jax.data.sources import Facts, Source
 from diffusion_jax.errors import refuse
@@ -45,6 +45,7 @@ from diffusion_jax.runtime.sharding import (
   spread,
 )
 from diffusion_jax.runtime.start_up import StartUp
+from diffusion_jax.runtime.streams import stream
 from diffusion_jax.training.averaging import Averages
 from diffusion_jax.training.loggers import LOGGERS, Logger
 from diffusion_jax.training.objectives import Objective

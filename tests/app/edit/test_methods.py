@@ -10,9 +10,10 @@ from numpy.testing import assert_array_equal
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.core.keys import fold_each, stream
+from diffusion_jax.core.keys import fold_each
 from diffusion_jax.data import small_sets
 from diffusion_jax.runtime.run_folder import RunFolder
+from diffusion_jax.runtime.streams import stream
 from tests.app.conftest import DIGITS, arrays_of, smoke, untrained
 from tests.app.edit.conftest import QUICK, picture, run
 from tests.app.fields import typed

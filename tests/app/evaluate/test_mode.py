@@ -18,12 +18,12 @@ from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.weights import Run
-from diffusion_jax.core.keys import stream
 from diffusion_jax.data import small_sets
 from diffusion_jax.metrics import likelihoods, losses, scoring
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import ModelMetric, SampleMetric, Score
 from diffusion_jax.runtime.run_folder import RunFolder
+from diffusion_jax.runtime.streams import stream
 from tests.app.conftest import (
   DIGITS,
   arrays_of,

@@ -14,8 +14,9 @@ from diffusion_jax.app.kinds.autoencoders import model as vae
 from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.drawing import generate
-from diffusion_jax.core.keys import fold_each, stream
+from diffusion_jax.core.keys import fold_each
 from diffusion_jax.runtime.run_folder import RunFolder
+from diffusion_jax.runtime.streams import stream
 from diffusion_jax.training.objectives import Context
 from tests.app import small_network
 from tests.app.conftest import DIGITS, arrays_of, kept, lines_of, normal_params, trial

@@ -10,7 +10,8 @@ from diffusion_jax.app.config import trust
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.core.keys import fold_each, stream
+from diffusion_jax.core.keys import fold_each
+from diffusion_jax.runtime.streams import stream
 from tests.app.conftest import SMALL, arrays_of, of_run, refused, trial, untrained
 from tests.app.fields import typed, within
 from tests.app.small_network import SmallAutoencoder

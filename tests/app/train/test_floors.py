@@ -9,11 +9,11 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import floors
-from diffusion_jax.core.keys import stream
 from diffusion_jax.data import pipeline
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import make_mesh
+from diffusion_jax.runtime.streams import stream
 from tests.app.conftest import assert_same, params_of, smoke, trial
 from tests.app.fields import within
 

@@ -29,7 +29,7 @@ from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.other_runs import check_unchanged, open_weights
 from diffusion_jax.app.kinds.sections import DenoiserSampling
 from diffusion_jax.autoencoders.bounds import reparameterize
-from diffusion_jax.core.keys import abstract_key, stream
+from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.normal import Normal
 from diffusion_jax.data.pictures import shrink_mask
 from diffusion_jax.data.sources import Facts, Source, some_of
@@ -39,6 +39,7 @@ from diffusion_jax.runtime.files import read_summed, write_summed
 from diffusion_jax.runtime.per_example import per_example
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import replicate
+from diffusion_jax.runtime.streams import stream
 from diffusion_jax.weights import checkpoints, checksums
 from diffusion_jax.weights.load import Stored
 
