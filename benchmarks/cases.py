@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds import model as of_kinds, store
 from diffusion_jax.app.train import setup
 from diffusion_jax.autoencoders.networks import Autoencoder
 from diffusion_jax.interop import (
@@ -139,7 +139,7 @@ def make_model(case) -> Any:
   path = CONFIGS / f'{network.config}.py'
   config = store.completed(store.from_file(str(path), network.variant))
   config = store.with_flags(config, [*flags.items()])
-  return registry.make(config, RunFolder.at('nowhere'))
+  return of_kinds.make_model(config, RunFolder.at('nowhere'))
 
 
 def labels_of(model, count):

@@ -25,9 +25,10 @@ from scipy.special import logsumexp
 import diffusion_jax as dj
 from benchmarks import couplings as benchmark, memorised as curves
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.bridges import BridgeSampling
 from diffusion_jax.app.kinds.bridges.model import plan_of
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.run import weights
 from diffusion_jax.autoencoders.objectives import mean_and_log_scale
 from diffusion_jax.data import images
@@ -61,7 +62,7 @@ def run(name):
     launch = sys.executable, str(ROOT / 'launch.py')
     subprocess.run([*launch, f'--config=configs/{config}', *flags], check=True)
   run = RunFolder.at(f'runs/{name}', written=False)
-  model = registry.make(store.open_run(run), run)
+  model = make_model(store.open_run(run), run)
   return model, weights.restore(model)[0]
 
 

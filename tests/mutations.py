@@ -581,8 +581,8 @@ TABLE = [
     [
       (
         'nothing_into_it and simulates and sample',
-        'registry.make(config, run, facts, workdir), given',
-        'registry.make(config, run, facts), given',
+        'make_model(config, run, facts, workdir), given',
+        'make_model(config, run, facts), given',
       ),
     ],
   ),

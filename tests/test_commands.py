@@ -18,7 +18,8 @@ from PIL import Image
 
 from diffusion_jax.app import cli, help
 from diffusion_jax.app.config import folder, trust
-from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import simulations
 from diffusion_jax.data.sources import Facts
@@ -210,7 +211,7 @@ def check(arguments, keep=True):
   facts = config.data and FACTS.get(config.data.name)
   if config.data and is_address(config.data.get('path') or ''):
     facts = DIGITS
-  model = registry.make(config, RunFolder.at(workdir), None if 'facts' in config else facts)
+  model = make_model(config, RunFolder.at(workdir), None if 'facts' in config else facts)
   model.check(mode)
   if keep and mode == 'train' and not (Path(workdir) / 'config.json').exists():
     weights = 'checkpoints/1' if workdir.startswith('runs/') else share.NAME

@@ -9,7 +9,8 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import setup
 from diffusion_jax.runtime import compiling, sharding
@@ -135,7 +136,7 @@ def test_steps_compile_for_machines_that_are_not_here(name, devices, tmp_path, m
   if config.get('latent'):
     other, run = trial('digits_autoencoder'), tmp_path / 'autoencoder'
     run.mkdir()
-    folder.write_config(run, other, registry.make(other, RunFolder.at('none')).facts)
+    folder.write_config(run, other, make_model(other, RunFolder.at('none')).facts)
     config = store.with_fields(config, {'latent.run': str(run)})
   step = lambda config, fields, mesh: setup.abstract_step(config, mesh, RunFolder.at(tmp_path))
   monkeypatch.setattr(dj, 'training_step', step)

@@ -16,7 +16,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.networks import gamma
 from diffusion_jax.networks.inputs import Inputs, Text
@@ -436,7 +436,7 @@ def traced(function, *inputs):
 
 def digits_model(**changes) -> Any:
   config = trial('digits', **{'network.multipliers': (1,), 'network.num_blocks': 1} | changes)
-  return registry.make(config, RunFolder.at('nowhere'))
+  return make_model(config, RunFolder.at('nowhere'))
 
 
 def test_networks_compute_at_their_precision_in_every_gradient():
@@ -469,7 +469,7 @@ def test_the_default_is_that_of_jax():
 
 
 def test_vaes_compute_at_their_precision():
-  model: Any = registry.make(
+  model: Any = make_model(
     trial('digits_vae', **{'network.multipliers': (1,)}), RunFolder.at('nowhere')
   )
   params = model.shapes()['network']

@@ -17,8 +17,9 @@ from scipy.stats import norm
 import diffusion_jax as dj
 from diffusion_jax.app import smoke
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.diffusion import SCHEMA
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.core.keys import as_one_key
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES
@@ -243,7 +244,7 @@ def own_parts():
     exec(compile(config, 'mine.py', 'exec'), mine)
     config = smoke.shrunk(store.completed(mine['get_config']()))
     flags = [('network.width', '4'), ('data.size', '4')]
-    yield parts, registry.make(store.with_flags(config, flags), RunFolder.at(''))
+    yield parts, make_model(store.with_flags(config, flags), RunFolder.at(''))
 
 
 def test_the_network_and_objective_of_own_parts_are_trained(own_parts):

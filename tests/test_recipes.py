@@ -11,7 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import folder, trust
-from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.train import setup
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.spec import ArraySpec
@@ -50,7 +51,7 @@ RELEASES = {
 
 
 def model_of(name, workdir='x') -> Any:
-  return registry.make(read(name), RunFolder.at(workdir))
+  return make_model(read(name), RunFolder.at(workdir))
 
 
 @functools.cache  # tracing takes up to a second
@@ -128,7 +129,7 @@ def test_the_loss_of_each_kind_of_config_traces(name, tmp_path, monkeypatch):
     config = store.with_flags(config, flags)
   if config.training.teacher:  # Its config is enough here.
     teacher = store.with_flags(read('digits_flow:unscaled'), [('network', SMALL_NETWORK)])
-    teacher = registry.make(teacher, RunFolder.at('x'))
+    teacher = make_model(teacher, RunFolder.at('x'))
     (tmp_path / 'teacher').mkdir()
     folder.write_config(tmp_path / 'teacher', teacher.config, teacher.facts)
     run = str(tmp_path / 'teacher')
@@ -137,7 +138,7 @@ def test_the_loss_of_each_kind_of_config_traces(name, tmp_path, monkeypatch):
   if config.data.name in UNREAD:  # Others state their facts.
     facts = UNREAD[config.data.name].as_json()
     config = store.completed(config.to_dict() | {'facts': facts})
-  model: Any = registry.make(config, RunFolder.at(tmp_path))
+  model: Any = make_model(config, RunFolder.at(tmp_path))
   params, objective = model.shapes(), model.objective()
   shape = (2, *model.facts.x.shape)
   batch = {
@@ -303,7 +304,7 @@ def test_the_larger_network_of_vdm_and_its_monotone_gamma():
   """cifar10_aug of the release: l1 and l2 have a bias, which does not decay."""
   flags = [('network.channels', '256'), ('schedule.gamma', 'network')]
   config = store.with_flags(read('cifar10_vdm'), flags)
-  params = registry.make(config, RunFolder.at('x')).shapes()
+  params = make_model(config, RunFolder.at('x')).shapes()
   assert sum(x.size for x in jax.tree.leaves(params)) == 122_140_677
   names, _ = decayed(
     params['schedule'], lambda params: optimizer.not_biases({'schedule': params})['schedule']
@@ -471,5 +472,5 @@ def test_ect_trains_with_the_boundary_of_the_release(key, monkeypatch):
 
 def test_two_calls_of_ect_pass_through_the_published_sigma():
   config = store.with_flags(read('cifar10_ect'), [('sampling.num_steps', '2')])
-  model: Any = registry.make(config, RunFolder.at('x'))
+  model: Any = make_model(config, RunFolder.at('x'))
   assert_allclose(model.plan().levels.sigma, [80.0, 0.821, 1e-6], rtol=1e-3)

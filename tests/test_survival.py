@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -174,7 +174,7 @@ def start_two(workdir, **fields):
 def test_sigterm_ends_other_modes_of_several_processes(tmp_path):
   """jax.distributed would ignore it."""
   config = smoke()
-  facts = registry.make(config, RunFolder.at(tmp_path)).facts
+  facts = make_model(config, RunFolder.at(tmp_path)).facts
   folder.write_config(tmp_path, config, facts)
   code = f"""
 import os, signal, sys, time

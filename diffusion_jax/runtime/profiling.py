@@ -31,7 +31,7 @@ def trace(workdir: Path, name: str) -> Iterator[None]:
 def trace_steps(
   advance: Callable, workdir: Path, steps: Sequence[int], after: Callable[[int], object]
 ) -> Iterator[Callable]:
-  """Yields `advance`, traced in its steps `first` to `last`; () traces none.
+  """Yields `advance`, traced in its steps `first` to `last`.
 
   advance: (state, step, batches, frozen) -> (state, metrics) takes the steps
   after `step`, one for each batch; a call must not go beyond `last`. A training
@@ -39,9 +39,6 @@ def trace_steps(
   trace is written, which takes time.
   """
   with contextlib.ExitStack() as session:
-    if not steps:
-      yield advance
-      return
     first, last = steps
     begun = False
 

@@ -20,8 +20,8 @@ from numpy.testing import assert_array_equal
 from diffusion_jax.app import cli, modes
 from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds import registry, roles, store
-from diffusion_jax.app.kinds.model import IDENTITY, Model, make_mesh
+from diffusion_jax.app.kinds import roles, store
+from diffusion_jax.app.kinds.model import IDENTITY, Model, make_mesh, make_model
 from diffusion_jax.app.run import drawing, weights
 from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.app.smoke import shrunk
@@ -225,13 +225,13 @@ def of_run(workdir, **changes):
 
 def restored(workdir, **changes):
   """Returns the parameters that the config of `of_run` chooses."""
-  model = registry.make(of_run(workdir, **changes), RunFolder.at(workdir))
+  model = make_model(of_run(workdir, **changes), RunFolder.at(workdir))
   return jax.device_get(weights.restore(model)[0])
 
 
 def drawing_of(config, workdir):
   """Returns (index, cond) -> images, by the parameters that a config chooses."""
-  model = registry.make(config, RunFolder.at(workdir))
+  model = make_model(config, RunFolder.at(workdir))
   params, _ = weights.restore(model)
   mesh = make_mesh(config)
   draw, params = generate(model, mesh), replicate(mesh, params)
@@ -321,7 +321,7 @@ def normal_params(model, seed=0, deviation=0.2):
 
 def untrained(config, workdir, deviation=0.2):
   """Makes a run folder of normal parameters, without a training."""
-  model = weights.adapted(registry.make(config, RunFolder.at(workdir)))
+  model = weights.adapted(make_model(config, RunFolder.at(workdir)))
   params = normal_params(model, deviation=deviation)
   workdir = make_folder(workdir)
   folder.write_config(workdir, config, model.facts)

@@ -8,7 +8,8 @@ import pytest
 
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.data.sources import pictures
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -47,7 +48,7 @@ def test_every_config_shrinks(name, variant):
 def test_data_to_download_are_replaced_by_images_of_their_size(name, facts):
   trial = shrunk(read(name))
   assert trial.data.name == 'synthetic'
-  model: Any = registry.make(trial, RunFolder.at('x'))
+  model: Any = make_model(trial, RunFolder.at('x'))
   assert model.facts == facts
   assert sum(x.size for x in jax.tree.leaves(model.shapes())) < 400_000
 

@@ -12,8 +12,8 @@ import optax
 
 import diffusion_jax
 import diffusion_jax as dj
-from diffusion_jax.app.kinds import registry, store
-from diffusion_jax.app.kinds.model import make_mesh
+from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds.model import make_mesh, make_model
 from diffusion_jax.app.run.drawing import frames_of, generate
 from diffusion_jax.core.keys import fold_each, split_key
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -86,7 +86,7 @@ def sampling_noise(model, schedule):
 def test_noise_of_training_and_of_sampling_differs():
   """At seed 0 step 1 of image 1 once had the noise of training step 1."""
   config = smoke(**{'sampling.sampler.eta': 1.0, 'sampling.bound': None})
-  model: Any = registry.make(config, RunFolder.at('nowhere'))
+  model: Any = make_model(config, RunFolder.at('nowhere'))
   schedule = model.noisy.schedule()
 
   @jax.jit

@@ -12,8 +12,7 @@ import jax
 import numpy as np
 
 from diffusion_jax.app import cli
-from diffusion_jax.app.kinds import registry
-from diffusion_jax.app.kinds.model import make_mesh
+from diffusion_jax.app.kinds.model import make_mesh, make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.run.drawing import generate
@@ -84,7 +83,7 @@ def stop(run):
 def images(run):
   """Returns samples of a run before they are rounded to grey levels."""
   config = smoke(**FIELDS)
-  mesh, model = make_mesh(config), registry.make(config, RunFolder.at(run))
+  mesh, model = make_mesh(config), make_model(config, RunFolder.at(run))
   params = sharding.replicate(mesh, weights.restore(model)[0])
   index = np.arange(12)
   return generate(model, mesh)(params, index, {'label': index % 10})[0]

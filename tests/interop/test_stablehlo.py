@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.interop import stablehlo
 from diffusion_jax.metrics import features
 from diffusion_jax.metrics.judges import digits_judge
@@ -41,7 +41,7 @@ def test_a_classifier_becomes_features(tmp_path):
   images = digits_judge.real('test')[:7]  # a batch and a half
   extractor = features.make('classifier', str(out))
   found = extractor.extract(images)
-  model: Any = registry.make(config, RunFolder.at(run))
+  model: Any = make_model(config, RunFolder.at(run))
   params = params_of(run)
   logits = jax.jit(model.noisy.logits(params))
   level = model.noisy.schedule()(0.0)

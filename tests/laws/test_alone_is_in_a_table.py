@@ -29,7 +29,8 @@ from hypothesis import HealthCheck, assume, given, settings, strategies as st
 
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.evaluate import cells, mode
-from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.run.weights import Run
@@ -70,7 +71,7 @@ def arrays_in(tree):
 
 @functools.cache
 def shapes_of(name):
-  return registry.make(config_of(name), RunFolder.at(_HOME.name)).shapes()
+  return make_model(config_of(name), RunFolder.at(_HOME.name)).shapes()
 
 
 def restored(model, merge=True):
@@ -147,7 +148,7 @@ def config_of(name):
 
 @functools.cache
 def facts_of(name):
-  return registry.make(config_of(name), RunFolder.at(_HOME.name)).facts
+  return make_model(config_of(name), RunFolder.at(_HOME.name)).facts
 
 
 def new_run(name, place):
@@ -244,7 +245,7 @@ def values_of(name):
 def with_valid(config, fields):
   """Returns the config with fields; raises UserError if it is refused."""
   config = store.with_flags(config, [*fields.items()])
-  registry.make(config, RunFolder.at(_HOME.name)).check('evaluate')
+  make_model(config, RunFolder.at(_HOME.name)).check('evaluate')
   return config
 
 

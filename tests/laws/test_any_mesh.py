@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.meshes import on_auto_axes
 from diffusion_jax.networks.functional import network_fn
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -271,7 +271,7 @@ def objective_of(name, folder):
   for field, run in changes.items():
     if isinstance(run, fusions.Run):
       changes = changes | {field: app.untrained(app.trial(*run), folder / field, 0.1)}
-  model = registry.make(app.trial(config, **changes), RunFolder.at(folder / 'run'))
+  model = make_model(app.trial(config, **changes), RunFolder.at(folder / 'run'))
   params = app.normal_params(model, deviation=0.1)
   frozen = jax.tree.map(lambda a: np.full(a.shape, 0.1, a.dtype), model.teacher.shapes())
   rng, facts = np.random.default_rng(0), model.facts

@@ -23,8 +23,8 @@ from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.kinds.diffusion.model import objective_of
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.train import floors as of_training
 from diffusion_jax.app.train.hooks import evaluating
 from diffusion_jax.core import losses, parametrization
@@ -167,9 +167,9 @@ WORDS = {
 
 
 def model_of(config, workdir):
-  model = registry.make(config, RunFolder.at(workdir))
+  model = make_model(config, RunFolder.at(workdir))
   facts = datasets.with_contents(model.facts, datasets.source_of(model.config))
-  return registry.make(config, RunFolder.at(workdir), facts)
+  return make_model(config, RunFolder.at(workdir), facts)
 
 
 def objective(model, network, test):
@@ -230,7 +230,7 @@ def test_a_held_out_loss_of_an_exact_denoiser_is_what_is_printed_beside_it(reads
 @pytest.mark.parametrize('reads', WORDS)
 def test_words_are_printed_where_no_denoiser_reads_what_the_network_does(reads, tmp_path, capsys):
   name, argument = WORDS[reads]
-  model = registry.make(trial(name, argument, **SEEN), RunFolder.at(tmp_path))
+  model = make_model(trial(name, argument, **SEEN), RunFolder.at(tmp_path))
   assert of_training.beside(model, make_mesh(), 'test', 8, pytest.fail)() == {}
   words = f'no floor: the network reads {reads}'
   assert capsys.readouterr().out.splitlines()[-1] == words

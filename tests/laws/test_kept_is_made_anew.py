@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app.evaluate import scorers
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES, average, encode
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.train import floors
@@ -109,7 +110,7 @@ class World:
     self.make_guide()
     self.make_autoencoder()
     config = trial('digits_latent', small=True, **{'latent.run': str(self.autoencoder)})
-    registry.make(config, RunFolder.at(self.latents)).autoencoder.prepare(*self._images(config))
+    make_model(config, RunFolder.at(self.latents)).autoencoder.prepare(*self._images(config))
     untrained(config, self.latents)
 
   def make_guide(self, deviation=0.2):
@@ -124,7 +125,7 @@ class World:
     untrained(config, self.autoencoder, deviation)
 
   def _images(self, config):
-    return registry.datasets.source_of(config), weights.make_mesh(config)
+    return datasets.source_of(config), weights.make_mesh(config)
 
   def opened(self, run, **fields):
     """Returns the run in a folder, as a command opens it."""
@@ -183,9 +184,9 @@ def statistics(world, patch):
 
 def losses(world, patch):
   own = {'objective.weight': 'kept_objective:weight'}
-  model = registry.make(smoke(**own | world.fields), RunFolder.at(world.run))
+  model = make_model(smoke(**own | world.fields), RunFolder.at(world.run))
   facts = world.opened(world.run).model.facts._replace(checksum='a')
-  return floors.settings_of(registry.make(model.config, RunFolder.at(world.run), facts), 'test', 8)
+  return floors.settings_of(make_model(model.config, RunFolder.at(world.run), facts), 'test', 8)
 
 
 def stored_latents(world, patch):

@@ -19,8 +19,8 @@ import pytest
 import uvicorn
 
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry, roles
-from diffusion_jax.app.kinds.model import make_mesh
+from diffusion_jax.app.kinds import roles
+from diffusion_jax.app.kinds.model import make_mesh, make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import images
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -99,7 +99,7 @@ def run_of(name, folder_of_runs):
         Path(run).parent.mkdir(parents=True, exist_ok=True)
         Path(run).symlink_to(made)
   untrained(config, workdir)
-  model, mesh = registry.make(config, RunFolder.at(workdir)), make_mesh(config)
+  model, mesh = make_model(config, RunFolder.at(workdir)), make_mesh(config)
   for part in (model.teacher, model.autoencoder):
     part.prepare(datasets.source_of(config), mesh)
   write_example(config, model.facts.x, workdir)

@@ -15,7 +15,7 @@ import json
 import pytest
 
 from diffusion_jax.app.evaluate import mode as evaluate, scorers
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.metrics import features, table
 from diffusion_jax.report import card, results
@@ -172,7 +172,7 @@ def test_scores_are_named_with_their_judge(tmp_path):
   names = {}
   for space in features.EXTRACTORS:
     fields = within('evaluation', metrics=','.join(metrics), features=space)
-    model = registry.make(smoke(**fields), RunFolder.at(tmp_path))
+    model = make_model(smoke(**fields), RunFolder.at(tmp_path))
     for each in scorers.of_samples(model):
       names.setdefault(each.name, set()).add(each.suffix)
   assert {*names} == {*metrics}

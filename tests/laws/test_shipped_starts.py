@@ -13,7 +13,8 @@ import pytest
 
 from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry, roles, store
+from diffusion_jax.app.kinds import roles, store
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.train import hooks, mode, setup
 from diffusion_jax.data.sources import ArraySource, Facts, pictures
 from diffusion_jax.data.spec import ArraySpec
@@ -61,7 +62,7 @@ def write_predecessors(config):
   for field in roles.PREDECESSORS:
     run = Path(config.at(field) or '')
     if run.name and not run.exists():
-      model = registry.make(read(run.name.replace('-', ':')), RunFolder.at(run))
+      model = make_model(read(run.name.replace('-', ':')), RunFolder.at(run))
       write_predecessors(model.config)
       run.mkdir(parents=True)
       folder.write_config(run, model.config, model.facts)

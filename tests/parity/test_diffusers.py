@@ -10,8 +10,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
-from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.diffusion import model as diffusion
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.interop import diffusers as interop, files
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -355,7 +356,7 @@ def test_ddim_pipeline_makes_the_images_of_a_run(tmp_path):
   x = torch.randn((2, 1, 8, 8), generator=generator.manual_seed(0))
 
   flags = [('sampling.num_steps', '20'), ('sampling.sampler.eta', '0')]
-  model = registry.make(store.with_flags(config, flags), RunFolder.at(run))
+  model = make_model(store.with_flags(config, flags), RunFolder.at(run))
   params = load.open(run).params
   assert model.plan is not None
   _, levels, sampler, step_function, *_ = model.plan(params)

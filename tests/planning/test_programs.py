@@ -10,7 +10,8 @@ import pytest
 from flax import linen as nn
 from jax._src.cudnn import fused_attention_stablehlo
 
-from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.train import setup
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.edm2 import EDM2Block, MPConv
@@ -80,7 +81,7 @@ def test_products_are_those_of_the_layers(name):
   if name != 'digits_dit':
     config = store.with_fields(config, {'network.attention_resolutions': ()})
   step, shapes = setup.abstract_step(config, sharding.make_mesh(1, 1), RunFolder.at('none'))
-  model: Any = registry.make(config, RunFolder.at('none'))
+  model: Any = make_model(config, RunFolder.at('none'))
   x = jnp.zeros((16, *model.facts.x.shape))
   cond = {'label': jnp.zeros(16, jnp.int32)}
   expected = 3 * forward_flops(model.noisy.network, x, jnp.zeros(16), cond)

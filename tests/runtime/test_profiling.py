@@ -50,8 +50,7 @@ def test_a_trace_has_the_steps_of_its_range(traced, start, calls, name, found, t
   assert steps_in(tmp_path, name) == found
 
 
-def test_no_range_is_no_trace(tmp_path):
-  assert run(tmp_path, (), 0, [1]) == 1
+def test_a_training_that_begins_after_the_range_has_no_trace(tmp_path):
   assert run(tmp_path, (2, 3), 3, [1]) == 4
   assert not list(tmp_path.iterdir())
 

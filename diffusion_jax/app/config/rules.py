@@ -23,7 +23,8 @@ class Row(NamedTuple):
   when: config, facts -> a true value, `it`, if the rule is broken. sentence: a
   format with c, the config, facts, data, their description, and it. modes:
   those that it concerns; empty: any. fields: what is not read then, by the
-  setting that is the sentence; advice: what to do.
+  setting that is the sentence; advice: what to do. section: the path of a section
+  that the rule is about; where the config has none, the rule says nothing.
   """
 
   when: Found
@@ -31,6 +32,7 @@ class Row(NamedTuple):
   modes: tuple[str, ...] = ()
   fields: tuple[str, ...] = ()
   advice: str = 'leave one of them out'
+  section: str = ''
 
 
 # Words of `Row.modes`.
@@ -57,7 +59,9 @@ def broken(
 ) -> Iterator[tuple[Row, str]]:
   """Yields (row, its sentence) for each rule that a config breaks."""
   for row in rows:
-    if (not row.modes or mode in row.modes) and (it := row.when(config, facts)):
+    if row.modes and mode not in row.modes or row.section and config.at(row.section) is None:
+      continue
+    if it := row.when(config, facts):
       yield row, row.sentence.format(c=config, facts=facts, data=facts and described(facts), it=it)
 
 

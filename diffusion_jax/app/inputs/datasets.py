@@ -12,7 +12,6 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.inputs.criterion import held_out
 from diffusion_jax.app.kinds import roles
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.files import say_once
@@ -28,7 +27,7 @@ def of_run(config: Node, run: RunFolder, workdir: RunFolder | None = None) -> No
   """Returns the config with what its data need to know of a run folder.
 
   Simulations are read there, and new ones are kept in workdir if it may be
-  written; see `registry.make`.
+  written; see `make_model`.
   Data of the run are compared with what it was trained on; see `source_of`.
   """
   workdir = workdir or run
@@ -44,6 +43,11 @@ def _given(config, **values):
   if data is not None:
     data = dataclasses.replace(data, given={**data.given, **values})
   return config.replace(data=data)
+
+
+def held_out(config: Node) -> str:
+  """Returns the split whose loss a training measures."""
+  return 'validation' if config.at('data.validation_fraction') else 'test'
 
 
 def of_training(config: Node) -> Node:

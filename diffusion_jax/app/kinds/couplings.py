@@ -4,20 +4,16 @@ from diffusion_jax.app.config.rules import EDIT, EVALUATE, Row
 from diffusion_jax.app.kinds import sections
 from diffusion_jax.app.kinds.sampling import draws_noise
 
-
-def _has_coupling(c):
-  return c.at('objective.coupling') is not None
+_COUPLING = 'objective.coupling'
 
 
 def _condition_without_cost(c, facts):
   names = 'text', 'image', 'known'
-  return _has_coupling(c) and next((x for x in names if c.at(f'conditioning.{x}')), '')
+  return next((x for x in names if c.at(f'conditioning.{x}')), '')
 
 
 def _noisy_step(c, facts):
   sampler = c.sampling.get('sampler')
-  if not _has_coupling(c):
-    return ''
   if sampler is not None and draws_noise(sampler):
     return f'sampler={sampler.name}'
   names = 'stochastic', 'churn', 'ancestral_noise', 'corrector', 'classifier'
@@ -25,8 +21,6 @@ def _noisy_step(c, facts):
 
 
 def _metric_of_independent_noise(c, facts):
-  if not _has_coupling(c):
-    return ''
   metrics = sections.of_metrics(c.evaluation)
   return next((name for name, x in metrics.items() if x.declared.independent_noise), '')
 
@@ -41,6 +35,7 @@ NOISY_STEP = Row(
   _noisy_step,
   'config.sampling.{it}' + _REASON + 'take steps of the ODE, such as sampling.sampler=ddim with '
   'eta=0',
+  section=_COUPLING,
 )
 
 COUPLINGS = (
@@ -48,15 +43,18 @@ COUPLINGS = (
     _condition_without_cost,
     'config.conditioning.{it}: objective.coupling={c.objective.coupling.name} has a cost for '
     'labels and contexts only: set one of the two to None',
+    section=_COUPLING,
   ),
   Row(
     _metric_of_independent_noise,
     'config.evaluation.metrics={it}' + _REASON + 'take ode',
     EVALUATE,
+    section=_COUPLING,
   ),
   Row(
-    lambda c, facts: _has_coupling(c) and not c.edit.constructor.inverts,
+    lambda c, facts: not c.edit.constructor.inverts,
     'config.edit={c.edit.name}' + _REASON + 'take interpolate, which follows the ODE',
     EDIT,
+    section=_COUPLING,
   ),
 )

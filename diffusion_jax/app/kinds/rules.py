@@ -114,10 +114,11 @@ IDLE = (
     advice='train with conditioning.labels=True, or set sampling.classifier.run, or leave it out',
   ),
   Row(
-    lambda c, facts: c.at('objective.coupling') and not c.at('conditioning.context'),
+    lambda c, facts: not c.at('conditioning.context'),
     'conditioning.context=None',
     TRAIN,
     fields=('objective.coupling.condition_ratio',),
+    section='objective.coupling',
   ),
   Row(
     lambda c, facts: True,

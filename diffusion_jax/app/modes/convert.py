@@ -16,8 +16,8 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node, check_one_of, check_set, from_config
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.kinds import diffusion, other_runs, registry, store
-from diffusion_jax.app.kinds.model import Model, check_attention
+from diffusion_jax.app.kinds import diffusion, other_runs, store
+from diffusion_jax.app.kinds.model import Model, check_attention, make_model
 from diffusion_jax.app.kinds.sections import COMMON, Sampling, Top
 from diffusion_jax.app.run import sharing, weights
 from diffusion_jax.app.run.drawing import generate
@@ -72,7 +72,7 @@ def read(config: Node, workdir: RunFolder) -> None:
   check_given(config, name)
   with from_config('convert.source'):
     config, params = READ[name](config)
-  model = registry.make(config, workdir)
+  model = make_model(config, workdir)
   model.check('convert')
   with from_config('convert.source'):
     what = 'the weights are of another network'
@@ -193,7 +193,7 @@ def write(config: Node, workdir: RunFolder) -> None:
   into_folder = c.to == 'huggingface' and out.exists()
   if os.path.lexists(out) and not into_folder:
     raise UserError(f'config.convert.out: {out} exists already')
-  model = registry.make(config, workdir)
+  model = make_model(config, workdir)
   model.check('convert')
   params, step = weights.restore(model, merge=c.to != 'lora')
   params = jax.device_get(params)

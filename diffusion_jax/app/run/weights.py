@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.kinds import other_runs, registry, roles
-from diffusion_jax.app.kinds.model import Frozen, Model, make_mesh
+from diffusion_jax.app.kinds import other_runs, roles
+from diffusion_jax.app.kinds.model import Frozen, Model, make_mesh, make_model
 from diffusion_jax.app.run.drawing import training_examples
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, as_user_error
@@ -44,8 +44,8 @@ class Run:
     given: Collection[str] = (),
     workdir: RunFolder | None = None,
   ) -> Self:
-    """Returns the run of a folder; see `registry.make`."""
-    return cls(registry.make(config, run, facts, workdir), given)
+    """Returns the run of a folder; see `make_model`."""
+    return cls(make_model(config, run, facts, workdir), given)
 
   def changed(self, config: Node) -> Self:
     """Returns the run with another config of how it is used."""

@@ -13,7 +13,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node, check_one_of, from_config
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import conditions, datasets, stored_latents
-from diffusion_jax.app.inputs.criterion import best_by, held_out, held_out_loss
+from diffusion_jax.app.inputs.datasets import held_out
 from diffusion_jax.app.kinds.model import Model, effort, make_encode
 from diffusion_jax.app.kinds.training import Generated, HeldOut
 from diffusion_jax.app.run.drawing import (
@@ -210,6 +210,16 @@ def saving(model: Model, every: tuple[int, ...]) -> Hook:
     log.save(state, with_criterion(model, log.results))
 
   return Hook(every, act, saves=True)
+
+
+def held_out_loss(config: Node) -> str:
+  """Returns the name in metrics.jsonl of the loss that a training measures."""
+  return f'{held_out(config)}_loss'
+
+
+def best_by(config: Node) -> str:
+  """Returns what chooses the best checkpoint: this loss, or a metric."""
+  return config.at('training.checkpoints.best.by') or held_out_loss(config)
 
 
 def best_of_few(config: Node, step: int = 0) -> str:

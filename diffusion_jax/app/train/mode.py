@@ -1,5 +1,6 @@
 """Implements --mode=train: trains, or continues a run where it stopped."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from diffusion_jax.aliases import Json, Params
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets, trained_on
-from diffusion_jax.app.inputs.criterion import held_out
+from diffusion_jax.app.inputs.datasets import held_out
 from diffusion_jax.app.kinds import roles
 from diffusion_jax.app.modes import report
 from diffusion_jax.app.train import hooks, setup
@@ -57,8 +58,9 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
   run = begin(parts)
   if run is None:
     return None
-  steps = hooks.traced(parts.config)
-  tracing = profiling.trace_steps(run.compute, parts.workdir.path, steps, run.log.restart_clock)
+  tracing = contextlib.nullcontext(run.compute)
+  if steps := hooks.traced(parts.config):
+    tracing = profiling.trace_steps(run.compute, parts.workdir.path, steps, run.log.restart_clock)
   with run.log.open(), tracing as run.compute:
     step, following = run.start, None
     finished, calls = run.catch_up(), itertools.count()

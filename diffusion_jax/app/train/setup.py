@@ -12,10 +12,11 @@ from jax import stages
 from jax.extend.core import ClosedJaxpr
 from jax.sharding import Mesh
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.app.config.rules import Row, lines
 from diffusion_jax.app.config.tree import Node, find, from_config
 from diffusion_jax.app.inputs import conditions, datasets, stored_latents
-from diffusion_jax.app.kinds import registry, roles, store
+from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import (
   NOTHING,
   Model,
@@ -23,6 +24,7 @@ from diffusion_jax.app.kinds.model import (
   effort,
   make_encode,
   make_mesh,
+  make_model,
 )
 from diffusion_jax.app.kinds.rules import TRAINING, long_warmup
 from diffusion_jax.app.run import weights
@@ -101,7 +103,7 @@ def prepare(config: Node, workdir: RunFolder) -> Setup:
   check_before_simulating(config, workdir)
   source = datasets.source_of(datasets.of_training(datasets.of_run(config, workdir)))
   start_up.mark('data')
-  model = weights.adapted(registry.make(config, workdir))
+  model = weights.adapted(make_model(config, workdir))
   config = datasets.of_training(model.config)  # the config with what follows from the data
   facts = datasets.with_contents(model.facts, source)
   roles.check_same_run(workdir.path, config, facts)
@@ -133,7 +135,7 @@ def check_before_simulating(config: Node, workdir: RunFolder) -> None:
   first = datasets.first_block(config, tried)
   if first is config or place.exists():
     return
-  registry.make(first, workdir, datasets.facts_of(first)).check('train')
+  make_model(first, workdir, datasets.facts_of(first)).check('train')
   with from_config('data'):
     simulations.keep(tried, place)
 
@@ -205,8 +207,10 @@ def state_maker(
   """Returns objective, optimizer, a function that makes the first state, and its shapes."""
   c, key = model.config, stream(model.config.seed, 'parameters')
   objective = model.objective()
-  fused = getattr(model.network(), 'fused', {})  # networks of users may have it too
-  optimizer, _ = c.optimizer.make({'total_steps': c.training.num_steps, 'fused': fused})
+  facts: Json = {'total_steps': c.training.num_steps}
+  if 'fused' in c.optimizer.signature:
+    facts['fused'] = getattr(model.network(), 'fused', {})  # networks of users may have it too
+  optimizer, _ = c.optimizer.make(facts)
   more_rates = averages_of(c).more
 
   def make_arrays(key):
@@ -276,7 +280,7 @@ def abstract_step(config: Node, mesh: Mesh, workdir: RunFolder) -> tuple[stages.
   config = store.with_flags(config, [('training.steps_per_call', '1')])
   check_attention(config, mesh)
   refuse(lines((*TRAINING, *mesh_rules(mesh)), config, 'train', None))
-  model = weights.adapted(registry.make(config, workdir))
+  model = weights.adapted(make_model(config, workdir))
   model.check('train')
   objective, optimizer, _, state = state_maker(model, mesh)
   facts, size = model.facts, config.training.batch_size

@@ -15,7 +15,8 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.mode import choose_cond
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import other_runs, registry, roles, store
+from diffusion_jax.app.kinds import other_runs, roles, store
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import prepare
 from diffusion_jax.errors import UserError
@@ -76,7 +77,7 @@ def test_a_run_names_a_metric(evaluation, payload, tmp_path):
   (tmp_path / 'config.json').write_text(text.replace('NAME', payload))
   config = store.open_run(RunFolder.at(tmp_path))  # used without it; only scoring asks for it
   if payload in config.evaluation.metrics:
-    model = registry.make(config, RunFolder.at(tmp_path))
+    model = make_model(config, RunFolder.at(tmp_path))
     refused(f"'{payload}' would be imported", scorers.metrics_of, model)
   else:
     assert payload not in json.dumps(folder.plain(config))
@@ -107,7 +108,7 @@ def test_other_fields_of_a_run_import_nothing(payload, tmp_path):
 
 
 def guides(config, workdir):
-  return other_runs.guides_of(registry.make(config, RunFolder.at(workdir)))
+  return other_runs.guides_of(make_model(config, RunFolder.at(workdir)))
 
 
 @pytest.mark.parametrize('config, field, more, use', [
@@ -313,7 +314,7 @@ def test_an_edit_of_a_network_without_a_context_reads_none(tmp_path):
   flags += [('data.num_examples', '100'), ('data.num_test', '16')]
   config = store.with_flags(read('two_moons'), flags)
   choose = lambda: choose_cond(
-    registry.make(config, RunFolder.at(tmp_path)), SimpleNamespace(label=None), 1
+    make_model(config, RunFolder.at(tmp_path)), SimpleNamespace(label=None), 1
   )
   refused('the network of this run takes no context', choose)
 

@@ -20,7 +20,8 @@ from diffusion_jax import errors
 from diffusion_jax.app.config import folder, tree, trust
 from diffusion_jax.app.config.rules import lines
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import conflicts, diffusion, registry, store
+from diffusion_jax.app.kinds import conflicts, diffusion, store
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
@@ -92,7 +93,7 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   config = plain(*flags)
   source = datasets.source_of(config)
   assert len(source) == 6 and source.facts.num_classes == 10
-  model: Any = registry.make(config, RunFolder.at(tmp_path))
+  model: Any = make_model(config, RunFolder.at(tmp_path))
   assert model.noisy.network == toy_parts.Network(out_channels=1, width=3)
   assert not [*lines(model.refusals, config, 'train', tmp_path, model.facts)]
   (visited, levels, sampler, *_), trained = model.plan(), model.noisy.schedule()
@@ -214,5 +215,5 @@ def test_a_part_that_declares_what_it_needs_is_refused_without(flags, mode, fact
 
 def test_a_part_that_declares_that_it_denoises_has_a_floor(tmp_path):
   for part, has_floor in {'careful': True, 'objective': False}.items():
-    model = registry.make(plain(('objective', f'{TOY}:{part}')), RunFolder.at(tmp_path), DIGITS)
+    model = make_model(plain(('objective', f'{TOY}:{part}')), RunFolder.at(tmp_path), DIGITS)
     assert (model.losses is not None) == has_floor

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import fold_each
 from diffusion_jax.data import small_sets
@@ -82,7 +82,7 @@ def test_samples_of_such_a_run_continue_test_images(palette):
   sheet = picture(palette / 'samples', 'samples')
   assert sheet.shape == (6 * (1 + 4 * 9), 6 * (1 + 3 * 9))
   keys = fold_each(stream(config.sampling.seed, 'sampling_images'), np.arange(4))
-  model: Any = registry.make(config, RunFolder.at(palette))
+  model: Any = make_model(config, RunFolder.at(palette))
   x0 = DIGITS.x.encode(test.x[:4])
   expected = jax.jit(model.conditioning.image)(keys, x0)
   # the condition depends on the seed and the number only

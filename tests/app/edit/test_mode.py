@@ -3,13 +3,13 @@
 from numpy.testing import assert_array_equal
 
 from diffusion_jax.app.edit import mode as edit
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import smoke
 
 
 def cond_of(**changes):
-  model = registry.make(smoke(**{'edit.num_samples': 2} | changes), RunFolder.at('nowhere'))
+  model = make_model(smoke(**{'edit.num_samples': 2} | changes), RunFolder.at('nowhere'))
   section = model.config.edit.make()
   return edit.choose_cond(model, section, section.count())
 

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.edit import methods, pictures
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import normal_params, smoke, untrained
 from tests.app.edit.conftest import QUICK, picture, run
@@ -26,7 +26,7 @@ def colour(tmp_path_factory):
 
 
 def test_what_is_known_is_what_the_operator_makes_of_the_picture():
-  model = registry.make(smoke(), RunFolder.at('nowhere'))
+  model = make_model(smoke(), RunFolder.at('nowhere'))
   x = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1))
   mask, x = np.arange(64).reshape(1, 8, 8, 1) % 3 == 0, x.astype(np.float32)
   known = pictures.Inpaint().known(model, {'image': x, 'mask': mask})
@@ -51,7 +51,7 @@ def test_sdedit_of_no_strength_is_the_picture(plain, files):
 def test_an_interpolation_is_not_clipped():
   """If eps = 30 for any x, x_0 leaves [-1, 1] between the ends."""
   config = smoke(**QUICK | {'sampling.bound': 'clip', 'edit': 'interpolate'})
-  model: Any = registry.make(config, RunFolder.at('nowhere'))
+  model: Any = make_model(config, RunFolder.at('nowhere'))
   params = normal_params(model, deviation=0)
   params['network']['conv_out']['bias'] += 30.0
   ends = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 8, 8, 1)).astype(np.float32)

@@ -8,8 +8,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from diffusion_jax.app.edit import mode as edit
-from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.choices import TABLES
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests import refusals
@@ -50,7 +51,7 @@ def run(workdir, output, **changes):
 
 def pictures_of(config, workdir):
   """Returns what an edit reads, without a draw."""
-  model = registry.make(config, RunFolder.at(workdir))
+  model = make_model(config, RunFolder.at(workdir))
   model.check('edit')
   return edit.inputs_of(model).pictures
 

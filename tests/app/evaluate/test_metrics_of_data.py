@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app.evaluate import metrics_of_data, scorers
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.kinds.store import kind_of
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.smoke import shrunk
@@ -55,7 +55,7 @@ def test_the_metrics_of_all_configs_are_not_refused(name, tmp_path):
   for change in {}, AUTO:
     changed = trial(*name.split(':')[:2], **change) if change else config
     stored_run(tmp_path / 'run', changed)
-    model = scorers.chosen(registry.make(changed, RunFolder.at(tmp_path / 'run')))
+    model = scorers.chosen(make_model(changed, RunFolder.at(tmp_path / 'run')))
     model.check('evaluate')
     scorers.check_needs(model, scorers.of_samples(model))
     assert scorers.named(model)
@@ -90,7 +90,7 @@ def table(paths, *x, **changes):
 
 
 def chosen(config, folder):
-  return scorers.chosen(registry.make(config, RunFolder.at(folder))).config.evaluation
+  return scorers.chosen(make_model(config, RunFolder.at(folder))).config.evaluation
 
 
 def test_what_is_held_out_decides(paths, tmp_path):
@@ -119,7 +119,7 @@ def test_the_metrics_of_a_training_are_those_of_its_samples(paths, tmp_path):
     (table(paths, 'rooms', 'area'), {'energy'}),
     (table(paths, 'rooms', **pairs), {}),
   ):
-    found = {*scorers.higher_is_better(registry.make(config, RunFolder.at(tmp_path)))}
+    found = {*scorers.higher_is_better(make_model(config, RunFolder.at(tmp_path)))}
     assert found >= {*few} and bool(found) == bool(few)
 
 
@@ -153,7 +153,7 @@ def test_a_sequence_and_a_field_are_evaluated(sides, tmp_path):
 def test_without_held_out_pictures_the_loss_is_of_training_examples(monkeypatch):
   """Samples are compared where it says little; distances of texts would mean nothing."""
   names = 'digits', 'digits_vae', 'text_masked'
-  diffusion, vae, text = (registry.make(trial(n, **AUTO), RunFolder.at('x')) for n in names)
+  diffusion, vae, text = (make_model(trial(n, **AUTO), RunFolder.at('x')) for n in names)
   source_of = metrics_of_data.datasets.source_of
 
   def only_train(config, split='train'):

@@ -14,7 +14,7 @@ from PIL import Image
 import diffusion_jax as dj
 from diffusion_jax.app.evaluate import cells, mode as evaluate
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.weights import Run
@@ -94,7 +94,7 @@ def test_the_loss_is_beside_those_of_exact_denoisers(run):
 def test_the_bound_is_that_of_the_network(run, printed):
   """The library's bound of the first two images, in bits, is the same."""
   config = smoke(**QUICK)
-  model: Any = registry.make(config, RunFolder.at(run))
+  model: Any = make_model(config, RunFolder.at(run))
   params, _ = weights.restore(model)
   x0, labels = small_sets.digits('test').read(np.arange(2)).values()
   root = stream(config.evaluation.seed, 'metrics')

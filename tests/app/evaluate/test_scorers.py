@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 from scipy.spatial import distance
 
 from diffusion_jax.app.evaluate import mode as evaluate, scorers
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
 from diffusion_jax.data.sources import Facts
@@ -124,7 +124,7 @@ def test_training_writes_the_metrics_of_its_samples(run):
   assert 0.0 <= found[0]['recall_pixels'] <= 1.0
   assert 'test_loss' not in found[0]
   assert 0.0 < found[0]['level'] < 510.0
-  model = registry.make(smoke(**{'sampling.checkpoint': 'best'}), RunFolder.at(run))
+  model = make_model(smoke(**{'sampling.checkpoint': 'best'}), RunFolder.at(run))
   best = min(found, key=lambda line: line['fd_pixels'])
   assert weights.restore(model)[1] == best['step']
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from diffusion_jax.app.edit import mode as edit
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text import decode
@@ -27,7 +28,7 @@ def text_config(**changes):
 
 
 def text_model(**changes) -> Any:
-  return registry.make(text_config(**changes), RunFolder.at('nowhere'))
+  return make_model(text_config(**changes), RunFolder.at('nowhere'))
 
 
 @pytest.fixture(scope='module')

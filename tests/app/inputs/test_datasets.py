@@ -12,7 +12,8 @@ import diffusion_jax as dj
 from diffusion_jax.app import smoke
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import choices, registry, roles, store
+from diffusion_jax.app.kinds import choices, roles, store
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import setup
 from diffusion_jax.data import sources, tfds_sources
@@ -395,7 +396,7 @@ def test_labels_of_sub_folders_are_known_and_drawn(pictures):
   flags = within('data', 'folder', path=str(pictures), image_shape=(8, 8, 3))
   flags |= {'data.labelled': True, 'sampling.num_samples': 4}
   run = pictures / 'run'
-  config = registry.make(trial('pictures', small=True, **flags), RunFolder.at(run)).config
+  config = make_model(trial('pictures', small=True, **flags), RunFolder.at(run)).config
   assert (config.conditioning.labels, config.conditioning.dropout) == (True, 0.1)
   untrained(config, run)
   # names of classes, as numbers

@@ -9,9 +9,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.kinds.autoencoders import model as vae
-from diffusion_jax.app.kinds.model import make_mesh
+from diffusion_jax.app.kinds.model import make_mesh, make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.core.keys import fold_each
@@ -34,7 +33,7 @@ def smoke(kind='vae', **changes):
 
 
 def made(workdir='nowhere', **fields) -> Any:
-  return registry.make(smoke(**fields), RunFolder.at(workdir))
+  return make_model(smoke(**fields), RunFolder.at(workdir))
 
 
 SEEN = within('training', held_out__every=2, checkpoints__best='lowest', checkpoints__every=2)

@@ -13,9 +13,9 @@ import diffusion_jax as dj
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import Conditions
-from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.kinds.bridges import BridgeSampling
 from diffusion_jax.app.kinds.bridges.model import plan_of
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.kinds.sampling import Steps
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.runtime.files import make_folder
@@ -48,7 +48,7 @@ def still(tmp_path_factory):
   """Makes a run on images whose network predicts 0."""
   config = trial('moons_bridge', 'digits', small=True)
   workdir = make_folder(tmp_path_factory.mktemp('runs') / 'still')
-  model = registry.make(config, RunFolder.at(workdir))
+  model = make_model(config, RunFolder.at(workdir))
   params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), model.shapes())
   folder.write_config(workdir, config, model.facts)
   stored = folder.stored_form(config, model.facts)
@@ -59,7 +59,7 @@ def still(tmp_path_factory):
 def test_the_plan_is_that_of_the_fields():
   """The fields decide the number of steps, the direction, and noise only if it is stochastic."""
   config = trial('moons_bridge', **{'objective.diffusion': 0.3})
-  noisy = registry.make(config, RunFolder.at('nowhere')).noisy
+  noisy = make_model(config, RunFolder.at('nowhere')).noisy
   output = lambda params, x, level, cond: jnp.concatenate([x, x + level.t], axis=1)
   given = mock.Mock(wraps=noisy, config=config, given=lambda: mock.Mock(output=output))
   x, pairs = np.ones((3, 2), np.float32), []
@@ -111,7 +111,7 @@ def test_a_table_has_both_ends(tmp_path):
   path = tmp_path / 'a.csv'
   path.write_text('a,b\n1,2\n3,5\n')
   table = within('data.target', path=str(path), x='a,b')
-  model = registry.make(
+  model = make_model(
     trial('moons_bridge', **{'data.target': 'csv'} | table), RunFolder.at(tmp_path)
   )
   inputs = Conditions({}, {'context': np.array([[5.0, 6.0]])}, np.zeros(1, int))
@@ -139,7 +139,7 @@ def test_what_a_bridge_refuses(row):
   words, message = row.split(' => ')
   mode, _, fields = words.partition(' ')
   config = trial('moons_bridge', **typed(fields))
-  refused(message, lambda: registry.make(config, RunFolder.at('nowhere')).check(mode))
+  refused(message, lambda: make_model(config, RunFolder.at('nowhere')).check(mode))
 
 
 def test_bounds_are_refused(tmp_path):
@@ -147,10 +147,10 @@ def test_bounds_are_refused(tmp_path):
   pairs = np.random.default_rng(0).uniform(size=(9, 2)).astype(np.float32)
   np.savez(path, x=pairs, context=pairs)
   data = {'data': 'npz', 'data.path': path}
-  registry.make(trial('moons_bridge', **data), RunFolder.at('nowhere')).check('train')
+  make_model(trial('moons_bridge', **data), RunFolder.at('nowhere')).check('train')
   config = trial('moons_bridge', **data | {'data.bounds': (0, 1)})
   refused(
     'the paths of a bridge leave the box',
-    registry.make(config, RunFolder.at('nowhere')).check,
+    make_model(config, RunFolder.at('nowhere')).check,
     'train',
   )

@@ -12,8 +12,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
-from diffusion_jax.app.kinds import choices, registry, store
+from diffusion_jax.app.kinds import choices, store
 from diffusion_jax.app.kinds.diffusion import model as diffusion
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.declared import declared_by
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -26,7 +27,7 @@ LINE = {'bias': -13.3, 'weight': 18.3}  # of the learned schedule
 
 def model_of(*flags, name='digits') -> Any:
   flags = [flag.split('=', 1) for flag in flags]
-  return registry.make(store.with_flags(read(name), flags), RunFolder.at('x'))
+  return make_model(store.with_flags(read(name), flags), RunFolder.at('x'))
 
 
 def schedule_of(name, *flags):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
 from diffusion_jax.data import small_sets
@@ -40,7 +40,7 @@ def test_a_classifier_run_trains(classifier):
 def test_accuracy_literally(classifier):
   """Accuracy is the fraction of right classes, with the metric's own noise."""
   config = classifier_smoke()
-  model: Any = registry.make(config, RunFolder.at(classifier))
+  model: Any = make_model(config, RunFolder.at(classifier))
   params, _ = weights.restore(model)
   images, labels = small_sets.digits('test').read(np.arange(4)).values()
   images = np.float32(images) / 8 - 1

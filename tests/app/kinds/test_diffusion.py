@@ -8,7 +8,7 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import normal_params, smoke
 from tests.app.fields import within
@@ -17,7 +17,7 @@ X = np.float32(np.random.default_rng(0).uniform(-1.0, 1.0, (3, 8, 8, 1)))
 
 
 def model_of(**changes) -> Any:
-  return registry.make(smoke(**changes), RunFolder.at('nowhere'))
+  return make_model(smoke(**changes), RunFolder.at('nowhere'))
 
 
 def test_at_levels_of_another_schedule_the_network_sees_its_own():

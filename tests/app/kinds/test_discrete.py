@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import DIGITS, arrays_of, normal_params, trial, untrained
@@ -28,7 +28,7 @@ def states(name='digits_masked', argument='', **changes):
 
 
 def made(*names, **changes) -> Any:
-  return registry.make(states(*names, **changes), RunFolder.at('nowhere'))
+  return make_model(states(*names, **changes), RunFolder.at('nowhere'))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_texts_are_written_as_texts_and_as_pictures(tmp_path):
 @pytest.mark.slow
 def test_unmasked_bytes_stay():
   """A byte that is unmasked is the same at all later steps of the ancestral sampler."""
-  model: Any = registry.make(trial('text_masked', small=True, **TEXT), RunFolder.at('nowhere'))
+  model: Any = make_model(trial('text_masked', small=True, **TEXT), RunFolder.at('nowhere'))
   params = normal_params(model, deviation=0)
   keys = jax.random.split(jax.random.key(0), 3)
   draw = jax.jit(lambda params, keys: model.plan(params).film(keys, {}))

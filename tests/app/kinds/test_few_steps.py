@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.runtime.files import write_summed
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -60,7 +60,7 @@ def teacher(tmp_path_factory):
 def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
   steps = {'sampling.num_steps': 2 if 'sampling.stochastic' in CASES[name] else 1}
   config = config_of(CASES[name] | steps, teacher if name in TAUGHT else '')
-  model: Any = registry.make(config, RunFolder.at('nowhere'))
+  model: Any = make_model(config, RunFolder.at('nowhere'))
   model.check('train')
   params = model.shapes()
   objective = model.objective()
@@ -87,7 +87,7 @@ def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
   [(MEAN_FLOW, 'xla'), (LAGRANGIAN, 'xla'), (PROGRESSIVE, 'auto'), (DISTILLATION, 'auto')],
 )
 def test_a_loss_with_forward_mode_takes_the_attention_that_has_it(changes, expected):
-  model: Any = registry.make(config_of(changes | {'network': 'unet'}), RunFolder.at('nowhere'))
+  model: Any = make_model(config_of(changes | {'network': 'unet'}), RunFolder.at('nowhere'))
   assert model.noisy.network.attention == expected
 
 

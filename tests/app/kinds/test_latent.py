@@ -13,9 +13,9 @@ from PIL import Image
 
 import diffusion_jax as dj
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import other_runs, registry
+from diffusion_jax.app.kinds import other_runs
 from diffusion_jax.app.kinds.latent import model as latent
-from diffusion_jax.app.kinds.model import Latents, make_encode, make_mesh
+from diffusion_jax.app.kinds.model import Latents, make_encode, make_mesh, make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import small_sets
 from diffusion_jax.runtime.files import write_summed
@@ -50,7 +50,7 @@ def config_of(run, **changes):
 
 
 def model_of(workdir, **changes) -> Any:
-  return registry.make(config_of(source_of(workdir), **changes), RunFolder.at(workdir))
+  return make_model(config_of(source_of(workdir), **changes), RunFolder.at(workdir))
 
 
 @pytest.fixture(scope='module')
@@ -91,7 +91,7 @@ def linear(autoencoder, tmp_path, monkeypatch):
   """Makes a folder with the latents z = scale * x / 2, scale = 2: z = x."""
   monkeypatch.setattr(latent, 'latents_of', lambda stored: HALF)
   config = config_of(autoencoder, **LINEAR, **{'latent.shape': (8, 8, 1)})
-  model = registry.make(config, RunFolder.at(tmp_path))
+  model = make_model(config, RunFolder.at(tmp_path))
   model.autoencoder.prepare(datasets.source_of(config), make_mesh(config))
   path = tmp_path / 'latent.json'
   record = json.loads(path.read_text())
@@ -102,8 +102,8 @@ def linear(autoencoder, tmp_path, monkeypatch):
 def test_latents_that_are_pixels_are_diffused_as_pixels(linear, key):
   """Losses, test losses and gradients agree."""
   config, workdir, _ = linear
-  latents: Any = registry.make(config, RunFolder.at(workdir))
-  pixels: Any = registry.make(config_of(None, **LINEAR), RunFolder.at(workdir))
+  latents: Any = make_model(config, RunFolder.at(workdir))
+  pixels: Any = make_model(config_of(None, **LINEAR), RunFolder.at(workdir))
   mesh = make_mesh(config)
   batch = {'x': DIGITS.x.encode(small_sets.digits('test').x[:8])}
   kept = latents.autoencoder.load()

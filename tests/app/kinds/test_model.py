@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from diffusion_jax.app.kinds import registry
-from diffusion_jax.app.kinds.model import Frozen, Latents, effort, make_encode, make_mesh
+from diffusion_jax.app.kinds.model import (
+  Frozen,
+  Latents,
+  effort,
+  make_encode,
+  make_mesh,
+  make_model,
+)
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import replicate, to_global
 from tests.app.conftest import smoke
@@ -24,7 +30,7 @@ def drawn_latents(std, x, keys):
 def test_latents_are_drawn_anew_each_step_on_any_devices(rng):
   latents = Latents(drawn_latents, lambda std, z: 2.0 * z)
   model = dataclasses.replace(
-    registry.make(smoke(), RunFolder.at('nowhere')),
+    make_model(smoke(), RunFolder.at('nowhere')),
     latents=latents,
     autoencoder=Frozen(lambda *_: {}, dict),
   )
@@ -46,7 +52,7 @@ def test_latents_are_drawn_anew_each_step_on_any_devices(rng):
 
 
 def test_a_model_without_an_autoencoder_encodes_nothing():
-  model, batch = registry.make(smoke(), RunFolder.at('nowhere')), {'x': np.zeros((2, 8, 8, 1))}
+  model, batch = make_model(smoke(), RunFolder.at('nowhere')), {'x': np.zeros((2, 8, 8, 1))}
   encode = make_encode(model, make_mesh(model.config))
   assert encode({}, batch, jax.random.key(0), 0) is batch
 

@@ -11,8 +11,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry
-from diffusion_jax.app.kinds.model import make_mesh
+from diffusion_jax.app.kinds.model import make_mesh, make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.app.train import hooks, setup
@@ -113,7 +112,7 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
   """Networks that differ in dropout only have the same test loss."""
   state, losses = init_state(params_of(learned), optax.identity()), []
   for rate in (0.0, 0.9):
-    model = registry.make(
+    model = make_model(
       trial('digits_vdm', small=True, **{'network.dropout': rate}), RunFolder.at(learned)
     )
     log = Mock(results={}, notes={})
@@ -124,7 +123,7 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
 
 def test_its_samples_follow_its_own_schedule(learned):
   model, params = (
-    registry.make(trial('digits_vdm', small=True), RunFolder.at(learned)),
+    make_model(trial('digits_vdm', small=True), RunFolder.at(learned)),
     params_of(learned),
   )
   drawing = generate(model, make_mesh(model.config))

@@ -12,8 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.kinds import other_runs, registry
-from diffusion_jax.app.kinds.model import OtherRun
+from diffusion_jax.app.kinds import other_runs
+from diffusion_jax.app.kinds.model import OtherRun, make_model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import DIGITS, normal_params, refused, smoke, stored_run, trial
@@ -28,11 +28,11 @@ X = np.float32(0.5 * np.random.default_rng(5).normal(size=(2, 8, 8, 1)))
 
 def made(config, seed) -> Any:
   """Returns a model with parameters away from the initial zeros."""
-  model: Any = registry.make(config, RunFolder.at('nowhere'))
+  model: Any = make_model(config, RunFolder.at('nowhere'))
   return model.noisy, normal_params(model, seed)
 
 
-SMOKE: Any = registry.make(smoke(), RunFolder.at('nowhere'))
+SMOKE: Any = make_model(smoke(), RunFolder.at('nowhere'))
 LEVEL = jax.device_get(level_at(SMOKE.noisy.schedule(), 0.4))
 
 
@@ -52,7 +52,7 @@ def x0_of(eps):
 
 
 def guided_x0(config, params, cond, runs=None):
-  model: Any = registry.make(config, RunFolder.at('nowhere'))
+  model: Any = make_model(config, RunFolder.at('nowhere'))
 
   @jax.jit
   def ask(params, guides):
@@ -156,7 +156,7 @@ def test_guidance_by_a_classifier_by_hand():
 
   # a classifier that was trained on other noise is asked at the same SNR
   other = {'schedule': 'karras', 'noise_input': 'edm'}
-  other: Any = registry.make(classifier_smoke(**other), RunFolder.at('nowhere'))
+  other: Any = make_model(classifier_smoke(**other), RunFolder.at('nowhere'))
   guide = OtherRun(other.noisy, guide.params)
   sigma = LEVEL.sigma / LEVEL.alpha
   there = dj.NoiseLevel(np.float32(0.5), np.float32(1.0), sigma)
@@ -174,7 +174,7 @@ def test_other_images_cannot_guide(tmp_path):
   ):
     facts = DIGITS._replace(**changes).as_json()
     run = stored_run(tmp_path, classifier_smoke(), facts=facts)
-    model = registry.make(smoke(**{'sampling.classifier.run': run}), RunFolder.at('nowhere'))
+    model = make_model(smoke(**{'sampling.classifier.run': run}), RunFolder.at('nowhere'))
     named = model.facts._replace(class_names=names)
     model = dataclasses.replace(model, facts=named)
     refused(f'the data of .* {message}', other_runs.guides_of, model)
@@ -182,12 +182,12 @@ def test_other_images_cannot_guide(tmp_path):
 
 def write(workdir, name='digits_flow', **changes):
   config = trial(name, 'unscaled' * (name == 'digits_flow'), **changes)
-  facts = registry.make(config, RunFolder.at(workdir)).facts
+  facts = make_model(config, RunFolder.at(workdir)).facts
   folder.write_config(workdir, config, facts)
 
 
 def student(teacher, **changes) -> Any:
-  return registry.make(config_of(changes, teacher), RunFolder.at('nowhere'))
+  return make_model(config_of(changes, teacher), RunFolder.at('nowhere'))
 
 
 NO_LABELS = {'conditioning.labels': False, 'conditioning.dropout': 0.0}

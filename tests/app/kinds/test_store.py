@@ -1,4 +1,7 @@
-"""Names of fields and of tables do not collide, and a sweep has few points."""
+"""Each folder is a kind; names of fields and tables do not collide; a sweep has few points."""
+
+import importlib
+from pathlib import Path
 
 import pytest
 
@@ -6,6 +9,13 @@ from diffusion_jax.app.config import tree
 from diffusion_jax.app.kinds import store
 from diffusion_jax.ranges import PLAIN
 from tests.app.conftest import refused
+
+
+def test_each_folder_is_a_kind_with_a_schema_and_a_maker():
+  folders = {path.parent.name for path in Path(store.__file__).parent.glob('*/__init__.py')}
+  assert {module.__name__.split('.')[-1] for module in store.MODULES} == folders
+  for name in folders:
+    assert importlib.import_module(f'diffusion_jax.app.kinds.{name}.model').make
 
 
 @pytest.mark.parametrize('kind', store.KINDS)

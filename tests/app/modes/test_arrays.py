@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES, serve
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.demos import simulators
@@ -133,7 +133,7 @@ def test_a_table_of_ones_own_has_a_context_where_its_file_has_one(trained, tmp_p
     np.savez(tmp_path / 'alone.npz', x=file['x'])
   for path, kind in ((tmp_path / 'alone.npz', None), (trained[1], 'auto')):
     config = trial('vectors', **typed(f'data=npz data.path={path} data.test_fraction=0.2'))
-    context = registry.make(config, RunFolder.at(tmp_path)).config.conditioning.context
+    context = make_model(config, RunFolder.at(tmp_path)).config.conditioning.context
     assert (context and context.name) == kind
 
 

@@ -21,7 +21,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.kinds import registry, roles, store
+from diffusion_jax.app.kinds import roles, store
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES, convert
 from diffusion_jax.app.train import mode as train, setup
 from diffusion_jax.interop import (
@@ -152,7 +153,7 @@ def test_a_config_with_the_sections_builds_the_network(name):
   theirs = THEIRS[name]()
   imported = reader.Imported(theirs.network, None, theirs.sections, theirs.facts)
   config = convert.config_of(without_config(), imported)
-  model: Any = registry.make(config, RunFolder.at('none'))
+  model: Any = make_model(config, RunFolder.at('none'))
   model.check('convert')
   assert model.noisy.network == theirs.network.clone(dtype='float32')
   model.objective()
@@ -222,7 +223,7 @@ def test_an_autoencoder_becomes_a_run_that_encodes(autoencoder, tmp_path):
   """tests/interop has what it computes."""
   theirs = diffusers.load(STORED / 'autoencoder')
   config = of_run(autoencoder)
-  assert registry.make(config, RunFolder.at(autoencoder)).network() == theirs.network.clone(
+  assert make_model(config, RunFolder.at(autoencoder)).network() == theirs.network.clone(
     dtype='float32'
   )
   assert_same(params_of(autoencoder)['network'], theirs.params)
@@ -305,7 +306,7 @@ def test_a_program_of_numbers_is_in_their_units(name, tmp_path, monkeypatch, cap
     assert "in the data's units" in text and box in text
 
   config = of_run(run, **ONE_DEVICE | changes)
-  model = registry.make(config, RunFolder.at(run))
+  model = make_model(config, RunFolder.at(run))
   context = conditions.Context(model)
   rows = np.array([[-0.2, 0.4], [0.1, -0.3], [0.0, 0.2]], np.float32)
   if name == 'joint':

@@ -11,7 +11,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.app.train import hooks
 from diffusion_jax.errors import UserError
@@ -166,7 +166,7 @@ REFUSED = [
 def test_what_does_not_fit_is_refused(error, config, message, tmp_path):
   name, fields = config
   with refusals.one_line(error=error, match=message):
-    model = registry.make(trial(name, **FEW | {'data.bounds': ()} | fields), RunFolder.at(tmp_path))
+    model = make_model(trial(name, **FEW | {'data.bounds': ()} | fields), RunFolder.at(tmp_path))
     model.check('train')
     model.network()
 

@@ -9,7 +9,7 @@ import pytest
 
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import report
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
@@ -132,7 +132,7 @@ def test_the_gallery_has_every_file_of_samples(run, tmp_path, capsys):
 def test_calls_are_those_of_the_table_of_samplers(calls, fields, tmp_path):
   """N, or 2N - 1, in docs/samplers.md; a corrector calls at each step; unknown to a tolerance."""
   several = fields and smoke(**within('sampling', **{'num_steps': 3} | fields))
-  model = registry.make(several or trial('digits_vae'), RunFolder.at(tmp_path))
+  model = make_model(several or trial('digits_vae'), RunFolder.at(tmp_path))
   assert report.count_calls(model) == calls
 
 
@@ -156,7 +156,7 @@ def test_the_calls_of_a_strangers_sampler_are_not_counted(fields, tmp_path):
 def test_samples_of_the_run_are_compared_with_its_own_images(tmp_path):
   """Training images as samples are their own neighbours."""
   config = smoke()
-  model = registry.make(config, RunFolder.at(tmp_path))
+  model = make_model(config, RunFolder.at(tmp_path))
   real = datasets.source_of(config).read(np.arange(12))['x']
   pictures = np.rint(real * (255 / 16)).astype(np.uint8)
   folder.write_config(tmp_path, config, model.facts)

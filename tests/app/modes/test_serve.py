@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import serve
 from diffusion_jax.app.run.drawing import draw_sheet
 from diffusion_jax.app.run.weights import Run
@@ -101,7 +102,7 @@ def test_the_last_picture_is_what_sampling_draws(page, run):
   flags = [(f'sampling.{name}', str(x)) for name, x in fields.items()]
   config = store.with_flags(smoke(**SIZE), flags)
   x = drawing_of(config, run)(np.arange(4), {'label': np.full(4, 3)})
-  expected = draw_sheet(registry.make(config, RunFolder.at(run)), DIGITS.x.decode(x)).squeeze()
+  expected = draw_sheet(make_model(config, RunFolder.at(run)), DIGITS.x.decode(x)).squeeze()
   assert np.abs(picture(last).astype(int) - expected).max() <= 16
   assert (picture(last) == expected).mean() > 0.99
   assert np.std(picture(earlier[0]) - picture(last)) > 10
@@ -270,7 +271,7 @@ def test_guidance_with_steps_of_its_own_is_drawn(tmp_path):
   *_, last = emerge(flags)
   changed = store.with_flags(config, flags)
   x = drawing_of(changed, run)(np.arange(4), {'label': np.full(4, 3)})
-  expected = draw_sheet(registry.make(changed, RunFolder.at(run)), DIGITS.x.decode(x))
+  expected = draw_sheet(make_model(changed, RunFolder.at(run)), DIGITS.x.decode(x))
   assert (last.sheet == expected).mean() > 0.99
 
 

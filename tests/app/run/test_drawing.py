@@ -11,8 +11,7 @@ from PIL import Image, ImageSequence
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.inputs.conditions import Conditions
-from diffusion_jax.app.kinds import registry
-from diffusion_jax.app.kinds.model import make_mesh
+from diffusion_jax.app.kinds.model import make_mesh, make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.drawing import (
   ATTEMPTS,
@@ -70,7 +69,7 @@ def test_a_sample_always_outside_is_an_error_after_many_attempts():
 def test_the_classes_of_a_sheet_are_its_columns(labels, n, columns):
   """The pictures [8, 8] have the grey level of their label."""
   config = smoke(**{'sampling.labels': labels, 'sampling.num_samples': n})
-  model = registry.make(config, RunFolder.at('nowhere'))
+  model = make_model(config, RunFolder.at('nowhere'))
   grey = 100 + conditions.Labels(model).choose(n)[0]['label'].astype(np.uint8)
   pictures = np.broadcast_to(grey[:, None, None, None], (n, 8, 8, 1))
   sheet = draw_sheet(model, pictures)[..., 0]
@@ -88,7 +87,7 @@ def test_the_classes_of_a_sheet_are_its_columns(labels, n, columns):
 def test_prompts_are_columns_side_by_side(prompt, n, columns):
   """Two columns of 49 pictures would be a strip."""
   config = trial('shapes_text', **{'sampling.prompt': prompt})
-  model = registry.make(config, RunFolder.at('nowhere'))
+  model = make_model(config, RunFolder.at('nowhere'))
   pictures = np.zeros((n, 16, 16, 3), np.uint8)
   height, width, _ = draw_sheet(model, pictures).shape
   rows = -(-n // columns)
@@ -108,7 +107,7 @@ def of_numbers(path, *shape, **changes):
 
 def test_random_examples_of_vectors_are_drawn(tmp_path):
   path = tmp_path / 'x.npz'
-  model = registry.make(of_numbers(path, 2), RunFolder.at(tmp_path))
+  model = make_model(of_numbers(path, 2), RunFolder.at(tmp_path))
   found = training_examples(model)
   x = np.load(path)['x']
   place = np.flatnonzero(np.isin(x[:, 0], found[:, 0]))
@@ -117,9 +116,9 @@ def test_random_examples_of_vectors_are_drawn(tmp_path):
   path.unlink()
   assert training_examples(model) is None  # samples need no data
   config = trial('two_moons', **{'data.num_examples': 3000})
-  assert len(training_examples(registry.make(config, RunFolder.at(tmp_path)))) == 1000
+  assert len(training_examples(make_model(config, RunFolder.at(tmp_path)))) == 1000
   for config in (smoke(), of_numbers(path, 4, 4, 1)):
-    assert training_examples(registry.make(config, RunFolder.at(tmp_path))) is None
+    assert training_examples(make_model(config, RunFolder.at(tmp_path))) is None
 
 
 @pytest.mark.slow
@@ -133,7 +132,7 @@ def test_a_run_of_vectors_is_drawn_with_its_data(tmp_path, capsys):
   MODES['report'](config, workdir)
   assert 'leaves out' not in capsys.readouterr().out
   place = workdir / 'samples'
-  model = registry.make(config, RunFolder.at(workdir))
+  model = make_model(config, RunFolder.at(workdir))
   data, x = training_examples(model), np.load(place / 'three.npz')['arr_0']
   assert x.shape == (30, 3)
   expected = drawings.sheet(model.facts.x, x, 1, data=data)
@@ -152,10 +151,10 @@ def test_no_other_data_are_drawn_behind_samples(tmp_path):
   few = within('data', num_examples=100, num_test=16)
   few |= {'training.checkpoints.best': None, 'sampling.checkpoint': 'latest'}
   config = trial('two_moons', **few)
-  facts = registry.make(config, RunFolder.at(tmp_path)).facts
+  facts = make_model(config, RunFolder.at(tmp_path)).facts
   folder.write_config(tmp_path, config, facts)
   behind = lambda **fields: training_examples(
-    registry.make(of_run(tmp_path, **fields), RunFolder.at(tmp_path))
+    make_model(of_run(tmp_path, **fields), RunFolder.at(tmp_path))
   )
   assert behind().shape == (100, 2)
   assert behind(data='gaussian_mixture') is None

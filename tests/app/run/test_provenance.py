@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.kinds import registry, roles, store
+from diffusion_jax.app.kinds import roles, store
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.data import images, small_sets
@@ -117,16 +118,16 @@ ROWS = [row.split(' => ') for row in NAMES.strip().splitlines()]
 def test_samples_are_named_by_what_differs_from_the_run(changes, expected, tmp_path):
   """The defaults of another choice are left out; the name is a file's."""
   config = smoke(**BASE)
-  folder.write_config(tmp_path, config, registry.make(config, RunFolder.at(tmp_path)).facts)
-  name = lambda config: provenance.name_of(registry.make(config, RunFolder.at(tmp_path)))
+  folder.write_config(tmp_path, config, make_model(config, RunFolder.at(tmp_path)).facts)
+  name = lambda config: provenance.name_of(make_model(config, RunFolder.at(tmp_path)))
   config = store.with_flags(config, [*as_flags(changes)])
   assert name(config) == f'samples{expected}'
 
 
 def test_edits_are_named_by_what_is_set(tmp_path):
   config = smoke()
-  folder.write_config(tmp_path, config, registry.make(config, RunFolder.at(tmp_path)).facts)
-  name = lambda config: provenance.name_of_edit(registry.make(config, RunFolder.at(tmp_path)))
+  folder.write_config(tmp_path, config, make_model(config, RunFolder.at(tmp_path)).facts)
+  name = lambda config: provenance.name_of_edit(make_model(config, RunFolder.at(tmp_path)))
   changes = {'edit': 'restore', 'edit.operator': 'blur', 'edit.noise': 5}
   changes |= {'edit.image': 'in/a.png', 'sampling.num_steps': 20}
   config = store.with_flags(config, [*as_flags(changes)])
@@ -197,7 +198,7 @@ def files(tmp_path_factory):
     'texts': trial('shapes_text'),
     'vae': trial('digits_vae'),
   }.items():
-    facts = registry.make(config, RunFolder.at(place / name)).facts
+    facts = make_model(config, RunFolder.at(place / name)).facts
     folder.write_config(make_folder(place / name), config, facts)
   return place
 

@@ -9,7 +9,8 @@ import yaml
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from diffusion_jax.app.kinds import registry, store
+from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.run import sharing
 from diffusion_jax.report import card
 from diffusion_jax.runtime.files import write_summed
@@ -144,7 +145,7 @@ def test_a_folder_with_files_is_not_written_into(evaluated, tmp_path, capsys):
 
 
 def test_a_folder_needs_no_pictures(evaluated, tmp_path, capsys):
-  model = registry.make(store.open_run(RunFolder.at(evaluated)), RunFolder.at(evaluated))
+  model = make_model(store.open_run(RunFolder.at(evaluated)), RunFolder.at(evaluated))
   other = jax.tree.map(lambda x: x + 1, params_of(evaluated))  # which has drawn nothing
   sharing.write(tmp_path / 'out', model, other, 4)
   assert 'no samples.png: --mode=sample has drawn' in capsys.readouterr().out

@@ -10,8 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.kinds import registry
-from diffusion_jax.app.kinds.model import Model
+from diffusion_jax.app.kinds.model import Model, make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
 from diffusion_jax.interop import files
@@ -50,7 +49,7 @@ def bias(run, **fields):
 def two_decays(tmp_path_factory):
   """Makes checkpoints whose parameters are their step, and averages its multiples."""
   workdir = tmp_path_factory.mktemp('runs')
-  model = registry.make(smoke(**{'training.average.more': (0.5,)}), RunFolder.at(workdir))
+  model = make_model(smoke(**{'training.average.more': (0.5,)}), RunFolder.at(workdir))
   folder.write_config(workdir, model.config, model.facts)
   stored = folder.stored_form(model.config, model.facts)
   all_are = lambda x: jax.tree.map(lambda p: np.full(p.shape, x, p.dtype), model.shapes())
@@ -85,11 +84,11 @@ def test_weights_are_read_when_they_are_needed(tmp_path):
 
 def test_another_network_is_refused_and_the_same_is_not_traced(tmp_path, monkeypatch):
   run = untrained(unet_smoke(), tmp_path)
-  other = registry.make(unet_smoke(**{'network.channels': 12}), RunFolder.at(run))
+  other = make_model(unet_smoke(**{'network.channels': 12}), RunFolder.at(run))
   message = r'checkpoint 4 is of another network: network/conv_in/bias is \[8\]'
   refused(message, weights.restore, other)
   monkeypatch.setattr(Model, 'shapes', None)
-  _, step = weights.restore(registry.make(unet_smoke(), RunFolder.at(run)))
+  _, step = weights.restore(make_model(unet_smoke(), RunFolder.at(run)))
   assert step == 4
 
 

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry
+from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import floors
 from diffusion_jax.data import pipeline
@@ -23,9 +23,9 @@ SEEN = within('training', held_out__every=2, held_out__batches=1)
 
 
 def model_of(workdir, config):
-  model = registry.make(config, RunFolder.at(workdir))
+  model = make_model(config, RunFolder.at(workdir))
   facts = datasets.with_contents(model.facts, datasets.source_of(model.config))
-  return registry.make(config, RunFolder.at(workdir), facts)
+  return make_model(config, RunFolder.at(workdir), facts)
 
 
 def drawn_of(model):
@@ -86,4 +86,4 @@ def test_a_training_has_them_and_is_not_changed(digits_run, tmp_path):
 )
 def test_an_objective_that_does_more_than_denoise_has_none(config, tmp_path):
   made = trial(config) if isinstance(config, str) else smoke(**config)
-  assert registry.make(made, RunFolder.at(tmp_path)).losses is None
+  assert make_model(made, RunFolder.at(tmp_path)).losses is None

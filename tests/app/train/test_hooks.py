@@ -10,9 +10,8 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.kinds.diffusion import model as diffusion
-from diffusion_jax.app.kinds.model import make_mesh
+from diffusion_jax.app.kinds.model import make_mesh, make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import hooks
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -25,7 +24,7 @@ def made(**fields):
   """Returns the config and the hooks of a training with these intervals."""
   names = {'log_every': 10, 'checkpoints__every': 25, 'num_steps': 63, **fields}
   config = smoke(**within('training', **names))
-  model = registry.make(config, RunFolder.at('nowhere'))
+  model = make_model(config, RunFolder.at('nowhere'))
   return config, hooks.make_hooks(model, make_mesh(config))
 
 
@@ -79,7 +78,7 @@ def test_the_best_is_the_lowest_loss_and_the_highest_score(monkeypatch):
   results = {'test_loss': 0.5, 'is': 3.0, 'fid': 2.0}
   for name, criterion in (('test_loss', 0.5), ('is', -3.0), ('fid', 2.0)):
     config = smoke(**{'training.checkpoints.best.by': name})
-    model = registry.make(config, RunFolder.at('nowhere'))
+    model = make_model(config, RunFolder.at('nowhere'))
     kept = hooks.with_criterion(model, results)
     assert kept == results | {checkpoints.CRITERION: criterion}
     assert hooks.with_criterion(model, {'other': 1.0}) == {'other': 1.0}
@@ -104,7 +103,7 @@ def test_a_test_loss_that_raises_is_refused_before_the_first_step(tmp_path, monk
 
 def test_measured_samples_are_drawn_in_batches():
   """Twelve of ten classes in turn, eight at a time."""
-  model = registry.make(smoke(**{'sampling.batch_size': 8}), RunFolder.at('nowhere'))
+  model = make_model(smoke(**{'sampling.batch_size': 8}), RunFolder.at('nowhere'))
   _, inputs, *_ = hooks.first_samples(model, make_mesh(model.config), 12)
   state: Any = Mock(ema_params={})
   (_, *first), (_, *second) = (inputs(state, {}, start) for start in (0, 8))
@@ -125,7 +124,7 @@ def test_what_is_nan_is_crossed_out_and_not_measured(config, few, tmp_path, monk
   monkeypatch.setattr(hooks, 'generate', lambda *_: Mock(side_effect=draw, start=start))
   start = lambda *args: lambda: draw(*args)
   scored = within('evaluation', metrics=('fd',), features='pixels' if few else 'values')
-  model: Any = registry.make(
+  model: Any = make_model(
     trial(config, **scored, **{'training.metrics.images': 16}), RunFolder.at(tmp_path)
   )
   (tmp_path / 'samples').mkdir()
@@ -144,7 +143,7 @@ def test_what_is_nan_is_crossed_out_and_not_measured(config, few, tmp_path, monk
 
 def test_a_training_and_the_test_loss_see_the_texts():
   """A test loss without its texts would measure the network at the empty text."""
-  model: Any = registry.make(trial('shapes_text'), RunFolder.at('nowhere'))
+  model: Any = make_model(trial('shapes_text'), RunFolder.at('nowhere'))
   c = model.config
   trained = next(datasets.batches(c, datasets.source_of(c), model.facts, 0))
   _, measured, *_ = hooks.evaluating(model, make_mesh(c), (1,)).inputs(None, {})
@@ -152,3 +151,12 @@ def test_a_training_and_the_test_loss_see_the_texts():
   for batch in (trained, measured):
     assert batch['text'].shape[1:] == batch['text_mask'].shape[1:] == (length,)
     assert batch['text_mask'].any(axis=1).all()
+
+
+def test_a_validation_part_has_the_loss_that_decides():
+  for fraction, split in ((0.0, 'test'), (0.1, 'validation')):
+    config = smoke(**{'data.validation_fraction': fraction})
+    assert datasets.held_out(config) == split
+    assert hooks.best_by(config) == hooks.held_out_loss(config) == f'{split}_loss'
+    config = smoke(**{'training.checkpoints.best.by': 'fid', 'data.validation_fraction': fraction})
+    assert hooks.best_by(config) == 'fid'
