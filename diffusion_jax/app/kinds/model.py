@@ -187,19 +187,17 @@ def make_model(
   facts: Facts | None = None,
   workdir: RunFolder | None = None,
 ) -> Model:
-  """Returns the model of a complete config.
+  """Returns the model of a complete config, whose data know the run (`datasets.of_run`).
 
   run: the run that is read; facts: the facts of the images; None: read from the data;
   workdir: the folder that is written, by default that of the run.
   """
-  workdir = workdir or run
-  config = datasets.of_run(config, run, workdir)
   facts = datasets.facts_of(config) if facts is None else facts
   config = datasets.with_conditions(config, facts)
   kind = next(x for x in store.MODULES if x.SCHEMA.kind == config.schema.kind)
   maker = pkgutil.resolve_name(f'{kind.__name__}.model:make')
   model = maker(config, run, facts)
-  return dataclasses.replace(model, workdir=workdir)
+  return dataclasses.replace(model, workdir=workdir or run)
 
 
 def make_mesh(config: Node) -> Mesh:

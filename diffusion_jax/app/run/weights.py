@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import other_runs, roles
 from diffusion_jax.app.kinds.model import Frozen, Model, make_mesh, make_model
 from diffusion_jax.app.run.drawing import training_examples
@@ -45,6 +46,7 @@ class Run:
     workdir: RunFolder | None = None,
   ) -> Self:
     """Returns the run of a folder; see `make_model`."""
+    config = datasets.of_run(config, run, workdir)
     return cls(make_model(config, run, facts, workdir), given)
 
   def changed(self, config: Node) -> Self:
