@@ -84,7 +84,7 @@ def train(method, draw, seed, steps, seconds=0.0):
   """
   constructor, options = METHODS[method]
   p_equal = 0.25 if method == 'mean_flow' else 0.0
-  times = flow_maps.two_times(p_equal=p_equal, p_t1=0.25, p_s0=0.15)
+  times = flow_maps.independent_times(p_equal=p_equal, p_t1=0.25, p_s0=0.15)
   objective = constructor(NETWORK, SCHEDULE, two_times=times, **options)
   adam = optax.scale_by_adam()
 

@@ -24,5 +24,4 @@ def run(module, *args):
       if isinstance(code, str):  # The interpreter prints it.
         print(code, file=sys.stderr)
         code = 1
-  said = out.getvalue(), err.getvalue()
-  return subprocess.CompletedProcess(argv, code, *said)
+  return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())

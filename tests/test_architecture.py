@@ -183,7 +183,7 @@ def test_tests_mirror_the_package():
     assert file.name == '__init__.py' or has_one, mirrors[0]
 
 
-# Their arguments are a shape, pairs or types of exceptions.
+# Their arguments are a shape, pairs or types of exceptions, as many as there are.
 _OF_MANY = 'reshape', 'zip', 'suppress', 'naming', 'add_subplot', 'bind'
 
 
@@ -191,10 +191,10 @@ def test_arguments_are_named_where_a_function_is_called():
   """No call splats a tuple or a dict that its function writes out for this call alone.
 
   The reader of `f(*parts)` does not see which argument is which. A dict that several
-  calls share, or that is changed, may be splatted.
+  calls share, or that is changed, may be splatted, and so may words of a command.
   """
-  bags = []
-  for path in PACKAGE.rglob('*.py'):
+  bags, places = [], ('diffusion_jax', 'tests', 'examples', 'configs')
+  for path in (path for place in places for path in (ROOT / place).rglob('*.py')):
     for function in nodes_of(path):
       if isinstance(function, ast.FunctionDef):
         bags += [f'{path.name}: {ast.unparse(call)}' for call in _calls_with_bags(function)]
@@ -217,12 +217,21 @@ def _calls_with_bags(function):
       case ast.Call(called, arguments, keywords):
         splatted = [ast.unparse(x.value) for x in arguments if isinstance(x, ast.Starred)]
         if ast.unparse(called).rpartition('.')[2] not in _OF_MANY:
-          if any(x == 'self' or isinstance(written.get(x), ast.Tuple) for x in splatted):
+          if any(x == 'self' or _is_bag(written.get(x)) for x in splatted):
             yield node
         for name in (ast.unparse(x.value) for x in keywords if x.arg is None):
           value, once = written.get(name), uses[name] == 2  # written and read
           if once and isinstance(value, ast.Dict) and all(map(_is_argument, value.keys)):
             yield node
+
+
+def _is_bag(value):
+  # A tuple that is not the words of a command line, which are texts.
+  return isinstance(value, ast.Tuple) and not all(map(_is_text, value.elts))
+
+
+def _is_text(value):
+  return isinstance(value, ast.JoinedStr) or isinstance(getattr(value, 'value', None), str)
 
 
 def _is_argument(key):

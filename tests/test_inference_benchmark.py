@@ -90,8 +90,8 @@ def test_an_over_fitted_training_is_repeated_with_more_weight_decay(
   field = f'optimizer.weight_decay={decays[chosen]}'
   assert run.name == f'sir-1000-0-data.num_test=50-{field}'
   fits([{'loss': 1.0, 'best_step': 1, 'train_seconds': 2.0}])
-  args = 'sir', 1000, 0, 'optimizer.weight_decay=0.5', tmp_path
-  assert benchmark.fit_again(*args)[1]['weight_decay'] == 0.5  # as it is given
+  _, again = benchmark.fit_again('sir', 1000, 0, 'optimizer.weight_decay=0.5', tmp_path)
+  assert again['weight_decay'] == 0.5  # as it is given
 
 
 @pytest.mark.parametrize(

@@ -388,11 +388,11 @@ def traced_call(name, x):
 
   def called(x, y, t, key):
     t = jnp.clip(t, 0.1, 0.9)
-    levels = {'lt': SCHEDULE(t), 'ls': SCHEDULE(0.5 * t)}
-    return call(name, types.SimpleNamespace(x=x, y=y, t=t, key=key, **levels))
+    return call(
+      name, types.SimpleNamespace(x=x, y=y, t=t, key=key, lt=SCHEDULE(t), ls=SCHEDULE(0.5 * t))
+    )
 
-  args = x, x, NOISE, jax.random.key(0)
-  return jax.make_jaxpr(called, return_shape=True)(*args)
+  return jax.make_jaxpr(called, return_shape=True)(x, x, NOISE, jax.random.key(0))
 
 
 # Functions of distributions and slerp, which keep the type of their images.
@@ -451,9 +451,9 @@ def test_networks_compute_at_their_precision_in_every_gradient():
 
     return jnp.sum(jax.lax.scan(body, x, None, length=2)[0])
 
-  inputs = model.shapes(), of((B, 8, 8, 1)), NOISE, cond
+  params, x = model.shapes(), of((B, 8, 8, 1))
   with compiling.products_at('high'):
-    forward, backward = (traced(f, *inputs) for f in (loss, jax.grad(loss)))
+    forward, backward = (traced(f, params, x, NOISE, cond) for f in (loss, jax.grad(loss)))
   assert set(forward) == set(backward) == {HIGH, LOOKUP}
   assert len(backward) > 2 * len(forward)
 
@@ -461,10 +461,10 @@ def test_networks_compute_at_their_precision_in_every_gradient():
 def test_the_default_is_that_of_jax():
   model = digits_model(**{'network.attention_resolutions': ()})
   apply, params = model.noisy.given().apply, model.shapes()['network']
-  inputs = params, of((B, 8, 8, 1)), NOISE, {'label': LABEL['label']}
-  assert set(traced(apply, *inputs)) == {None, LOOKUP}
+  x, cond = of((B, 8, 8, 1)), {'label': LABEL['label']}
+  assert set(traced(apply, params, x, NOISE, cond)) == {None, LOOKUP}
   with compiling.products_at('high'), compiling.products_at('default'):
-    assert set(traced(apply, *inputs)) == {HIGH, LOOKUP}
+    assert set(traced(apply, params, x, NOISE, cond)) == {HIGH, LOOKUP}
   assert compiling.precision_in_use() is None
 
 

@@ -367,7 +367,7 @@ WRONG = [
   (lambda: dj.with_ancestral_noise(dj.heun(), COSINE, -1.0), 'eta is -1'),
   # objectives
   (lambda: level_pairs.grid_pairs(1), 'num_scales is 1: ... at least 2'),
-  (lambda: flow_maps.two_times(p_t1=1.5), 'p_t1 is 1.5: ... in [0, 1]'),
+  (lambda: flow_maps.independent_times(p_t1=1.5), 'p_t1 is 1.5: ... in [0, 1]'),
   (lambda: flow_maps.shortcut(NETWORK, FLOW, num_steps=12), 'must be a power of 2, got 12'),
   (lambda: flow_maps.power_law_guidance(0.0), 'got low=0.0, high=8.0'),
   (
@@ -506,16 +506,16 @@ PAIRS = {
 
 def test_levels_in_the_wrong_order():
   """Levels in the wrong order are refused, and give NaN where they are traced."""
-  swapped = COSINE(0.7), COSINE(0.3)
+  level_s, level_t = COSINE(0.7), COSINE(0.3)  # in the wrong order
   levels = 'alpha_s is 0.45.*, alpha_t is 0.89.*'
   match = f'{levels}: level s must be the cleaner one'
   for call in PAIRS.values():
     with refusals.one_line(match=match):
-      call(*swapped)
+      call(level_s, level_t)
   traced = jax.jit(lambda *levels: [call(*levels) for call in PAIRS.values()])
-  for values in traced(*swapped):
+  for values in traced(level_s, level_t):
     assert np.isnan(values).any()
-  for values in traced(*swapped[::-1]):
+  for values in traced(level_t, level_s):
     assert np.isfinite(values).all()
 
 

@@ -71,7 +71,7 @@ class Guidance(NamedTuple):
   draw: Callable[[Array, int], Array] | None = None
 
 
-def two_times(
+def independent_times(
   times: TimeSampler = uniform_times,
   second: TimeSampler | None = None,
   *,
@@ -139,9 +139,6 @@ def power_law_guidance(low: float = 1.0, high: float = 8.0, power: Finite = 1.0)
   return Guidance(lambda w: (1.0, 1.0 - 1.0 / w), draw)
 
 
-_MEAN_FLOW_TIMES, _DISTINCT_TIMES = two_times(), two_times(p_equal=0.0)
-
-
 @declares(map_kind='average_velocity', forward_mode=True)
 def mean_flow(
   network: Network,
@@ -161,7 +158,7 @@ def mean_flow(
   sum over data axes, as published: 1e-3 in the paper and in py-meanflow, 0.01
   in the JAX releases). adaptive_power = 0 is the squared error; 1 is the
   paper's, which seeks modes: in 2-D it is biased and becomes worse with
-  training. two_times draws t and s, by default `two_times()`.
+  training. two_times draws t and s, by default `independent_times()`.
 
   guidance, such as `fixed_guidance` or `power_law_guidance`, is trained in by
   `guided_velocity`. It needs a condition with dropout: the velocity is unguided
@@ -184,10 +181,10 @@ def mean_flow(
   return _of_two_times(
     network,
     schedule,
-    two_times or _MEAN_FLOW_TIMES,
-    guidance,
-    coupling,
-    errors,
+    times=two_times or independent_times(),
+    guidance=guidance,
+    coupling=coupling,
+    errors_fn=errors,
     adaptive_power=adaptive_power,
     adaptive_eps=adaptive_eps,
   )
@@ -206,7 +203,7 @@ def lagrangian(
 
   The loss is `lagrangian_error` + |u(x_t, t, t) - v|^2. Its derivative is only
   in s, and the first term is 0 where s = t, so that two_times is by default
-  `two_times(p_equal=0.0)`. All pairs of times have the weight 1. The rest is as
+  `independent_times(p_equal=0.0)`. All pairs of times have the weight 1. The rest is as
   in `mean_flow`. Metrics: loss, also per quarter of t; error, the first term;
   error_velocity.
   """
@@ -216,8 +213,14 @@ def lagrangian(
     error = lagrangian_error(u_fn, xt, t, s)
     return {'error': error, 'error_velocity': squared_error(u_fn(xt, t, t), v)}
 
-  times = two_times or _DISTINCT_TIMES
-  return _of_two_times(network, schedule, times, guidance, coupling, errors)
+  return _of_two_times(
+    network,
+    schedule,
+    times=two_times or independent_times(p_equal=0.0),
+    guidance=guidance,
+    coupling=coupling,
+    errors_fn=errors,
+  )
 
 
 @declares(map_kind='average_velocity')
@@ -243,18 +246,24 @@ def progressive(
     error = squared_error(u_fn(xt, t, s), target)
     return {'error': error, 'error_velocity': squared_error(u_fn(xt, t, t), v)}
 
-  times = two_times or _DISTINCT_TIMES
-  return _of_two_times(network, schedule, times, guidance, coupling, errors)
+  return _of_two_times(
+    network,
+    schedule,
+    times=two_times or independent_times(p_equal=0.0),
+    guidance=guidance,
+    coupling=coupling,
+    errors_fn=errors,
+  )
 
 
 def _of_two_times(
   network,
   schedule,
+  *,
   times,
   guidance,
   coupling,
   errors_fn,
-  *,
   adaptive_power=0.0,
   adaptive_eps=0.0,
 ):

@@ -258,7 +258,7 @@ class Started(modes.Mode):
     if len(args) == 2:
       config, place = args
       run = place if isinstance(place, RunFolder) else RunFolder.at(place)
-      return cli.start(modes.Mode(*self), config, run, given=given)
+      return cli.start(modes.Mode(**self._asdict()), config, run, given=given)
     return super().__call__(*args)
 
 

@@ -30,8 +30,7 @@ class SmallNetwork(nn.Module):
     embedding = noise_and_label(
       sinusoidal(noise, self.channels), cond, self.channels, inputs, **style
     )
-    sizes = self.channels, self.channels
-    embedding += of_step(inputs, cond, *sizes, dtype=jnp.dtype(self.dtype))
+    embedding += of_step(inputs, cond, self.channels, self.channels, dtype=jnp.dtype(self.dtype))
     h = Conv(self.channels, **style, name='conv_in')(x)
     h = nn.swish(h + jnp.expand_dims(embedding, range(1, h.ndim - 1)))
     h = nn.Dropout(self.dropout, deterministic=not train)(h)

@@ -377,7 +377,7 @@ def test_a_network_of_nnx_is_trained_resumed_and_sampled(command, tmp_path):
   (tmp_path / 'in_nnx.py').write_text(code)
   config = f'--config={ROOT}/configs/digits.py:smoke'
   name = '--config.network=in_nnx:NnxNetwork'
-  fields = name, '--config.network.width=4', '--workdir=run', '--config.training.machine.mesh=1,1'
+  fields = '--config.network.width=4', '--workdir=run', '--config.training.machine.mesh=1,1'
   fields += '--config.training.sample_every=0', '--config.training.held_out=None'
 
   def run(*args, code=0):
@@ -385,10 +385,10 @@ def test_a_network_of_nnx_is_trained_resumed_and_sampled(command, tmp_path):
     assert done.returncode == code, done.stderr
     return done
 
-  run(*fields, '--config.training.num_steps=3')
+  run(name, *fields, '--config.training.num_steps=3')
   params = params_of(tmp_path / 'run', 'raw')['network']
   assert params['first']['kernel'].shape == (3, 3, 1, 4)
-  run(*fields, '--config.training.num_steps=4')
+  run(name, *fields, '--config.training.num_steps=4')
   assert len(lines_of(tmp_path / 'run', 'loss')) == 4
   later = params_of(tmp_path / 'run', 'raw')['network']
   assert not any(jax.tree.leaves(jax.tree.map(np.array_equal, params, later)))

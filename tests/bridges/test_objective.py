@@ -31,8 +31,13 @@ def test_the_loss_literally(diffusion, key):
   # In the order of x_0 plus labels, which only the batch's own have.
   by_x0 = lambda key, x0, y, cond: jnp.argsort(x0[:, 0] + 10.0 * cond['label'])
   weighted = lambda *args: (dj.uniform_times(*args)[0], jnp.arange(8.0))
-  options = {'diffusion': diffusion, 'coupling': by_x0 if double else None, 'times': weighted}
-  objective = bridge(network, dj.RectifiedFlowSchedule(), **options)
+  objective = bridge(
+    network,
+    dj.RectifiedFlowSchedule(),
+    diffusion=diffusion,
+    coupling=by_x0 if double else None,
+    times=weighted,
+  )
   rng = np.random.default_rng(0)
   batch = {name: rng.normal(size=(8, 2)) for name in ('x', 'context')}
   batch['label'] = labels = rng.integers(3, size=8)

@@ -30,8 +30,8 @@ def step(diffusion, way, stochastic):
   def run(x, t, s):
     if stochastic:
       return bridge_posterior(x, predict(x, t), t, s, diffusion)
-    levels = {'level_s': TIMES(s), 'level_t': TIMES(t)}
-    return bridge_sampler(diffusion).step(None, x, (), predict, **levels)[0], 0.0
+    step = bridge_sampler(diffusion).step
+    return step(None, x, (), predict, level_s=TIMES(s), level_t=TIMES(t))[0], 0.0
 
   return run
 

@@ -83,8 +83,9 @@ def test_a_job_is_queued_again_if_that_helps(tmp_path, code, before, variables, 
   comment = tmp_path / 'scontrol.comment'
   if before is not None:
     comment.write_text(f'losses={before}\n')
-  count = {'SLURM_RESTART_COUNT': '99', 'SLURM_JOB_ID': '70'}
-  result, asked = submit(tmp_path, PYTHON=python, **count, **variables)
+  result, asked = submit(
+    tmp_path, PYTHON=python, SLURM_RESTART_COUNT='99', SLURM_JOB_ID='70', **variables
+  )
   assert result.returncode == code
   assert asked == (['requeue', again] if again else [])
   found = comment.read_text() if comment.exists() else None

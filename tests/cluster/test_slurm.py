@@ -159,10 +159,9 @@ def test_jobs_start_again_where_that_helps(tmp_path):
   )
   mistake = stand_in(tmp_path / 'mistake', '')
   Path(mistake).chmod(0o644)
-  two, c = {'MAX_RESTARTS': '2', 'STARTUP_SECONDS': '0'}, '--config=c'
-  three = ['--array=0-2']
+  c, three = '--config=c', ['--array=0-2']
   jobs = [
-    submit(tmp_path / 'codes', c, PYTHON=codes, **two),
+    submit(tmp_path / 'codes', c, PYTHON=codes, MAX_RESTARTS='2', STARTUP_SECONDS='0'),
     submit(tmp_path / 'array', c, PYTHON=array, options=three),
     submit(tmp_path / 'mistake', PYTHON=mistake),
   ]

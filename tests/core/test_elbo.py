@@ -54,11 +54,11 @@ def test_levels_that_are_equal_lose_nothing(key):
 
   @jax.jit
   def run(x0):
-    levels = schedule.at_step(2), schedule.at_step(3)
-    loss = lambda variance: dj.weighted_eps_loss(x0, 2.0 * x0, *levels, variance)
+    level_s, level_t = schedule.at_step(2), schedule.at_step(3)
+    loss = lambda variance: dj.weighted_eps_loss(x0, 2.0 * x0, level_s, level_t, variance)
     losses = loss('fixed_small'), loss('fixed_large')
-    options = {'num_steps': 3, 'variance': 'fixed_small'}
-    return dj.variational_bound(key, denoise, schedule, x0, **options), losses
+    bound = dj.variational_bound(key, denoise, schedule, x0, num_steps=3, variance='fixed_small')
+    return bound, losses
 
   terms, losses = run(x0)
   assert np.isfinite(terms['total']).all()

@@ -89,8 +89,9 @@ def test_flow_loss_is_the_squared_error_of_the_velocity(rng):
 
   @jax.jit
   def loss(output, x0, eps):
-    args = dj.RectifiedFlowSchedule()(t), dj.flow_weight
-    return dj.denoising_loss('flow', output, x0, eps, *args), args[1](args[0])
+    level = dj.RectifiedFlowSchedule()(t)
+    losses = dj.denoising_loss('flow', output, x0, eps, level, dj.flow_weight)
+    return losses, dj.flow_weight(level)
 
   found, weight = loss(output, x0, eps)
   expected = np.sum((eps - x0 - output) ** 2, axis=1)

@@ -126,6 +126,6 @@ def test_the_middle_of_a_kernel_is_the_pixel_itself():
 def test_the_gaussian_blur_is_scipys():
   """The kernel spans three deviations, 3 pixels on each side."""
   found = of_each(X)['gaussian_blur']
-  sigmas, options = (0.0, 0.8, 0.8, 0.0), {'mode': 'wrap', 'truncate': 3.75}
-  expected = scipy.ndimage.gaussian_filter(X, sigmas, **options)
+  sigmas = 0.0, 0.8, 0.8, 0.0
+  expected = scipy.ndimage.gaussian_filter(X, sigmas, mode='wrap', truncate=3.75)
   assert_allclose(found, expected, atol=1e-5)

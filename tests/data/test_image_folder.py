@@ -54,8 +54,10 @@ def test_all_suffixes_and_names_are_read(tmp_path):
   suffixes = [*image_folder.SUFFIXES, *map(str.upper, image_folder.SUFFIXES)]
   for name in suffixes:
     save(tmp_path / os.fsdecode(b'caf\xe9') / f'a{name}', (1, 2, 3))
-  fields = {'labelled': True, 'image_shape': (8, 8, 3), 'test_fraction': 0.5}
-  train, test = (image_folder.folder(tmp_path, split, **fields) for split in ('train', 'test'))
+  train, test = (
+    image_folder.folder(tmp_path, split, labelled=True, image_shape=(8, 8, 3), test_fraction=0.5)
+    for split in ('train', 'test')
+  )
   assert len(train) + len(test) == len(suffixes)
   assert train.read(np.arange(len(train)))['x'].shape[0] == len(train)
   assert train.facts.class_names == ('caf\\xe9',)

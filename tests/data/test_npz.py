@@ -54,8 +54,15 @@ def test_arrays_of_any_rank(tmp_path, shape, dtype):
 
 
 def test_the_own_test_split_has_a_context_and_labels(tmp_path):
-  tests = {'test_x': X[:2] + 50, 'test_context': X[:2], 'test_labels': [2, 1]}
-  path = save(tmp_path / 'a.npz', x=X, context=2 * X, labels=np.arange(6) % 3, **tests)
+  path = save(
+    tmp_path / 'a.npz',
+    x=X,
+    context=2 * X,
+    labels=np.arange(6) % 3,
+    test_x=X[:2] + 50,
+    test_context=X[:2],
+    test_labels=[2, 1],
+  )
   assert_array_equal(npz(path).context, 2 * X)
   test = npz(path, 'test', 3)
   assert test.label.tolist() == [2, 1]

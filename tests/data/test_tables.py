@@ -217,8 +217,12 @@ def test_numbers_of_no_category_are_refused(row):
 def test_spellings_of_a_value_are_one_class(tmp_path, capsys):
   path = write(tmp_path / 'a.csv', 'a,b,c\n1,0.0,True\n2,1,true\n3,0,FALSE\n4,1.0,False\n')
   other = write(tmp_path / 'b.csv', 'a,b,c\n5,1e0,TRUE\n6,00,false\n')
-  fields = {'context': ('c',), 'categories': ('c',), 'label': 'b', 'test_path': str(other)}
-  train, test = (csv_table(path, ('a',), split, **fields) for split in ('train', 'test'))
+  train, test = (
+    csv_table(
+      path, ('a',), split, context=('c',), categories=('c',), label='b', test_path=str(other)
+    )
+    for split in ('train', 'test')
+  )
   assert train.facts.class_names == ('0', '1') and train.label.tolist() == [0, 1, 0, 1]
   assert_array_equal(train.context, np.eye(2)[[1, 1, 0, 0]])
   assert test.label.tolist() == [1, 0]

@@ -145,8 +145,7 @@ def test_a_spike_has_the_log_odds_of_its_filter():
 
 def scipy_solution(change, first, times):
   span = 0, times[-1]
-  fine = {'rtol': 1e-9, 'atol': 1e-9}
-  return solve_ivp(change, span, first, 'LSODA', times, **fine).y
+  return solve_ivp(change, span, first, 'LSODA', times, rtol=1e-9, atol=1e-9).y
 
 
 def test_the_solutions_are_those_of_scipy():

@@ -49,8 +49,7 @@ def test_the_posterior_is_bayes_rule(name, steps):
   """q(x_s | x_t, x_0) q(x_t | x_0) = q(x_t | x_s) q(x_s | x_0)."""
   s, t = steps
   x0, xt = all_pairs(name)
-  args = PROCESSES[name], at(s), at(t)
-  q = np.asarray(jitted(dj.q_posterior_states)(x0, xt, *args))[:, 0]
+  q = np.asarray(jitted(dj.q_posterior_states)(x0, xt, PROCESSES[name], at(s), at(t)))[:, 0]
   to_s, to_t = between(name, 0, s), between(name, 0, t)
   marginal = to_t[x0[:, 0], xt[:, 0]]
   joint = to_s[x0[:, 0]] * between(name, s, t)[:, xt[:, 0]].T
@@ -160,8 +159,9 @@ def test_transitions_of_tiny_probabilities():
   @functools.partial(jax.vmap, in_axes=(None, 0))
   @jax.value_and_grad
   def kl(a, level_s):
-    args = a * of_a[None, None], x0, xt, PROCESSES['masking'], level_s, at(4)
-    return dj.transition_kl_states(*args)[0]
+    return dj.transition_kl_states(
+      a * of_a[None, None], x0, xt, PROCESSES['masking'], level_s, at(4)
+    )[0]
 
   for a in (30.0, 1000.0):
     nats, slopes = kl(a, at(np.array([0, 3])))
@@ -189,8 +189,7 @@ def masked_bound(key, process, x0):
 
 
 def state_bound(key, process, x0):
-  args = key, TABLE.denoiser(process), process, LINEAR, x0
-  return dj.state_bound(*args, num_steps=NUM_STEPS)
+  return dj.state_bound(key, TABLE.denoiser(process), process, LINEAR, x0, num_steps=NUM_STEPS)
 
 
 @pytest.mark.parametrize('bound', [masked_bound, state_bound])
@@ -285,8 +284,11 @@ def test_the_reverse_is_the_mean_of_posteriors(name, steps):
     xt = np.full_like(xt, 3)  # Everything is masked.
   logits = np.random.default_rng(s).normal(size=(len(xt), 1, size))
   steps_t = np.full(len(xt), t)
-  args = np.float32(logits), xt, PROCESSES[name]
-  p = np.asarray(jitted(dj.p_reverse_states)(*args, at(steps_t - (t - s)), at(steps_t)))
+  p = np.asarray(
+    jitted(dj.p_reverse_states)(
+      np.float32(logits), xt, PROCESSES[name], at(steps_t - (t - s)), at(steps_t)
+    )
+  )
   to_t = between(name, 0, t)
   for i, x in enumerate(xt[:, 0]):
     weights = np.exp(logits[i, 0, :3]) * (to_t[:3, x] > 0)

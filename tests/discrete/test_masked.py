@@ -36,8 +36,9 @@ def chosen(name):
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def bound(schedule, num_times, num_steps=None):
   """Computes the bound of 20,000 draws of x_0, [N]."""
-  args = jax.random.key(1), denoise, PROCESS, schedule, X0
-  return dj.masked_bound(*args, num_times=num_times, num_steps=num_steps)
+  return dj.masked_bound(
+    jax.random.key(1), denoise, PROCESS, schedule, X0, num_times=num_times, num_steps=num_steps
+  )
 
 
 @pytest.mark.parametrize('name', SCHEDULES)

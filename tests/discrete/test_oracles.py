@@ -65,10 +65,10 @@ def test_a_single_variable_has_a_tight_bound(name):
   """The variables are independent, so a few steps leave no gap."""
   oracle = discrete_oracles.table(np.array([0.2, 0.5, 0.3]))
   for num_steps in (1, 3):
-    arguments = matrices_of(name, num_steps), prior_of(name)
-    found = discrete_oracles.expected_bound(oracle, *arguments)
+    matrices, prior = matrices_of(name, num_steps), prior_of(name)
+    found = discrete_oracles.expected_bound(oracle, matrices, prior)
     assert_allclose(found['total'], oracle.entropy(), rtol=1e-12)
-    law = discrete_oracles.ancestral_law(oracle, *arguments)
+    law = discrete_oracles.ancestral_law(oracle, matrices, prior)
     assert_allclose(law, oracle.probs, rtol=1e-12)
 
 
@@ -77,9 +77,9 @@ def test_the_bound_falls_to_the_entropy(name):
   """The gap is of order 1 / T; the KL of samples is less."""
   gaps = []
   for num_steps in (20, 80, 320):
-    arguments = matrices_of(name, num_steps), prior_of(name)
-    found = discrete_oracles.expected_bound(TABLE, *arguments)
-    law = discrete_oracles.ancestral_law(TABLE, *arguments)
+    matrices, prior = matrices_of(name, num_steps), prior_of(name)
+    found = discrete_oracles.expected_bound(TABLE, matrices, prior)
+    law = discrete_oracles.ancestral_law(TABLE, matrices, prior)
     assert_allclose(law.sum(), 1.0, rtol=1e-12)
     gaps.append(found['total'] - TABLE.entropy())
     assert 0.0 < np.sum(TABLE.probs * np.log(TABLE.probs / law)) < gaps[-1]

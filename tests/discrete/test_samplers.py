@@ -61,8 +61,7 @@ def check_law(shares, expected):
 @pytest.mark.parametrize('name', [slow('uniform'), 'masking', 'gaussian'])
 def test_ancestral_samples_have_the_law_of_the_oracle(name):
   shares = drawn(dj.ancestral_states, np.linspace(1.0, 0.0, NUM_STEPS + 1), name)
-  arguments = matrices_of(name), prior_of(name)
-  expected = discrete_oracles.ancestral_law(TABLE, *arguments)
+  expected = discrete_oracles.ancestral_law(TABLE, matrices_of(name), prior_of(name))
   check_law(shares, expected)
   # Six steps lose some of the correlation.
   assert np.abs(expected - TABLE.probs).max() > 0.01
@@ -82,9 +81,9 @@ def first_hits(keys, known, mask):
 def test_first_hitting_is_exact_on_any_grid():
   """Each element is masked at level s with the probability sigma_s."""
   keys = jax.random.split(jax.random.key(0), N)
-  nothing = np.zeros(3, int), np.zeros(3, bool)
-  x = np.asarray(first_hits(keys, *nothing))
-  again = first_hits(keys[::-1], *nothing)
+  x0, known = np.zeros(3, int), np.zeros(3, bool)  # nothing is known
+  x = np.asarray(first_hits(keys, x0, known))
+  again = first_hits(keys[::-1], x0, known)
   assert_array_equal(again[:, ::-1], x)  # A key per example.
   check_law(shares_of(x[-1]), TABLE.probs)
   for i in (1, 2):
@@ -185,14 +184,14 @@ def test_guidance_and_top_p():
   with np.errstate(divide='ignore'):
     cond, uncond = np.maximum(np.log(shares), np.float32(NEVER))
 
-  functions = (lambda xt, level: cond), (lambda xt, level: uncond)
+  conditional, unconditional = (lambda xt, level: cond), (lambda xt, level: uncond)
   kept = {0.49: 1, 0.51: 2, 0.79: 2, 0.81: 3, 1.0: 3}
 
   @jax.jit
   def run(x):
     scales = 3.0, jnp.ones(1), 0.0
-    guided = [dj.guided_states(*functions, scale) for scale in scales]
-    top = [dj.top_p(functions[0], p) for p in kept]
+    guided = [dj.guided_states(conditional, unconditional, scale) for scale in scales]
+    top = [dj.top_p(conditional, p) for p in kept]
     return jnp.stack([f(x, None) for f in [*guided, *top]])
 
   logits = np.asarray(run(np.zeros((1, 1), int)))
@@ -229,9 +228,8 @@ def test_top_p_keeps_what_rounding_would_lose():
 )
 def test_unmasked_elements_are_given_at_alpha_0(make, steps):
   """x_1 given x_0 = 1 and x_2 = 2 has its conditional distribution; one step changes x."""
-  known = np.array([1, 0, 2]), np.array([True, False, True])
   shares = drawn(make, [*[1.0] * steps, 0.0], x=np.tile([1, 3, 2], (N, 1)))
-  check_law(shares, TABLE.conditional(*known).probs)
+  check_law(shares, TABLE.conditional(np.array([1, 0, 2]), np.array([True, False, True])).probs)
 
 
 def test_nan_logits_stay_visible():

@@ -46,7 +46,7 @@ def test_mean_flow_literally(key):
     objective = flow_maps.mean_flow(
       NETWORK,
       Arc(),
-      two_times=flow_maps.two_times(p_equal=0.3),
+      two_times=flow_maps.independent_times(p_equal=0.3),
       guidance=flow_maps.fixed_guidance(omega, kappa),
       improved=False,
       adaptive_power=power,
@@ -61,9 +61,9 @@ def test_mean_flow_literally(key):
     null = fixed(xt, SCALE * t, 0.0, 0.0)
     guided = omega * v + kappa * own + (1 - omega - kappa) * null
     target = np.where(column(drop), v, guided)
-    times = SCALE * t, SCALE * (t - s)
-    du = fixed.slope(xt, *times, target, SCALE, SCALE)
-    u = net(xt, *times, label)
+    time, elapsed = SCALE * t, SCALE * (t - s)
+    du = fixed.slope(xt, time, elapsed, target, SCALE, SCALE)
+    u = net(xt, time, elapsed, label)
     return np.sum((u - (target - column(t - s) * du)) ** 2, axis=1)
 
   def literal(net, fixed):
@@ -84,7 +84,7 @@ def test_improved_mean_flow_literally(key):
     objective = flow_maps.mean_flow(
       NETWORK,
       Arc(),
-      two_times=flow_maps.two_times(p_equal=0.3),
+      two_times=flow_maps.independent_times(p_equal=0.3),
       guidance=flow_maps.power_law_guidance(1.0, 8.0, 2.0),
     )
     found, metrics, (inputs, t, s, xt, v, scale, _) = drawn(objective, key)
@@ -96,9 +96,9 @@ def test_improved_mean_flow_literally(key):
     null = fixed(xt, SCALE * t, 0.0, 0.0, 1.0)  # as released: unguided
     guided = v + column(1 - 1 / scale) * (own - null)
     target = np.where(column(drop), v, guided)
-    times = SCALE * t, SCALE * (t - s)
-    du = fixed.slope(xt, *times, own, SCALE, SCALE)
-    compound = net(xt, *times, label, scale) + column(t - s) * du
+    time, elapsed = SCALE * t, SCALE * (t - s)
+    du = fixed.slope(xt, time, elapsed, own, SCALE, SCALE)
+    compound = net(xt, time, elapsed, label, scale) + column(t - s) * du
     at_t = net(xt, SCALE * t, 0.0, label, scale)
     return np.mean((compound - target) ** 2), np.mean((at_t - target) ** 2)
 
@@ -181,7 +181,7 @@ N, SHARE = 4000, st.floats(0.0, 1.0)
 
 def drawn_times(key, *laws, **masses):
   # Eagerly: all tests share the programs of N draws.
-  return jax.device_get(flow_maps.two_times(*laws, **masses)(key, N, STRAIGHT))
+  return jax.device_get(flow_maps.independent_times(*laws, **masses)(key, N, STRAIGHT))
 
 
 @anything

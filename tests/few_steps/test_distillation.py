@@ -28,8 +28,9 @@ def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(key):
     return params['value']
 
   network = Network(student, dj.time_input(1.0), parametrization='v')
-  options = {'num_steps': N, 'teacher': lambda frozen, cond: ORACLE.denoise, 'solver': dj.ddim()}
-  objective = distillation.progressive_distillation(network, schedule, **options)
+  objective = distillation.progressive_distillation(
+    network, schedule, num_steps=N, teacher=lambda frozen, cond: ORACLE.denoise, solver=dj.ddim()
+  )
 
   @jax.jit
   def run(key, value):

@@ -93,8 +93,7 @@ def test_without_signal_the_consistency_function_is_finite():
 def test_maps_to_the_clean_end_are_nan_elsewhere():
   f = flow_map('consistency', noise_input=dj.edm_input)
   with jax.debug_nans(False):
-    ends = level_at(EDM, 0.9), level_at(EDM, np.array([0, 0.1, 0, 0]))
-    found = jax.jit(f)(X, *ends)
+    found = jax.jit(f)(X, level_at(EDM, 0.9), level_at(EDM, np.array([0, 0.1, 0, 0])))
   assert_array_equal(np.isnan(found)[:, 0], [0, 1, 0, 0])
   # float32 rounds this end up.
   f = flow_map('consistency', noise_input=dj.edm_input, sigma_min=0.01)

@@ -20,8 +20,7 @@ SCHEDULE = dj.RectifiedFlowSchedule()
 def test_the_exact_map_is_the_same_in_any_number_of_steps():
   """The exact map is the closed form; without `stochastic` the key does not matter."""
   x = normal(8, 2)
-  ends = SCHEDULE(jnp.ones(())), dj.clean_level()
-  exact = jax.jit(GAUSSIAN.ode_map)(x, *ends)
+  exact = jax.jit(GAUSSIAN.ode_map)(x, SCHEDULE(jnp.ones(())), dj.clean_level())
   for n in (1, 3):
     levels = level_grid(SCHEDULE, n)
     sample = jax.jit(functools.partial(dj.sample_map, flow_map=GAUSSIAN.flow_map))

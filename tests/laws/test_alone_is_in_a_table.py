@@ -105,7 +105,7 @@ class Traced:
   def start(self, params, index, inputs):
     keys = jax.tree.map(lambda root: fold_each(root, index), self.roots)
     args = params, keys, inputs
-    program, shapes = jax.make_jaxpr(self.function, return_shape=True)(*args)
+    program, shapes = jax.make_jaxpr(self.function, return_shape=True)(params, keys, inputs)
     text = re.sub('0x[0-9a-f]+', '', str(program))
     rng = hashed(text, *arrays_in((program.consts, args)))
     made = {n: rng.uniform(1.0, 9.0, x.shape) for n, x in shapes.items()}

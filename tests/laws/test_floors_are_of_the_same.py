@@ -81,8 +81,9 @@ def x0_of(line, xt, level, cond, train):
     if 'context' in read:
       context, c = train['context'].astype(np.float64), read['context']
     here = train['label'] == read['label'] if 'label' in read else np.full(len(x), True)
-    levels = float(level.alpha[i]), float(level.sigma[i])
-    rows.append(LITERAL[line](xt[i], *levels, c, x[here], context[here]))
+    rows.append(
+      LITERAL[line](xt[i], float(level.alpha[i]), float(level.sigma[i]), c, x[here], context[here])
+    )
   return np.stack(rows)
 
 

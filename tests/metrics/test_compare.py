@@ -113,9 +113,15 @@ def test_small_sets(tmp_path, capsys, rng, sizes, computed, reasons):
 def test_a_metric_that_was_asked_for_is_an_error(files, capsys, tmp_path):
   samples, _, _, paths = files
   np.savez(tmp_path / 'few.npz', arr_0=samples[:3])
-  args = tmp_path / 'few.npz', paths[0], '--features=pixels', '--metrics=pr,fd'
   with pytest.raises(ValueError, match='pr needs 4 images of the samples: th'):
-    run(capsys, *args, f'--json={tmp_path / "r.json"}')
+    run(
+      capsys,
+      tmp_path / 'few.npz',
+      paths[0],
+      '--features=pixels',
+      '--metrics=pr,fd',
+      f'--json={tmp_path / "r.json"}',
+    )
   assert capsys.readouterr().out.startswith('fd ')
   assert set(json.loads((tmp_path / 'r.json').read_text())['metrics']) == {'fd'}
 

@@ -28,9 +28,9 @@ def test_points_on_a_line_are_counted_by_hand():
 
 def test_single_precision_features_count_as_double_ones(rng):
   x, y = (rng.standard_normal((80, 6)).astype(np.float32) for _ in range(2))
-  wide = x.astype(np.float64), y.astype(np.float64)
-  assert precision_recall(x, y) == precision_recall(*wide)
-  assert density_coverage(x, y) == density_coverage(*wide)
+  wide_x, wide_y = x.astype(np.float64), y.astype(np.float64)
+  assert precision_recall(x, y) == precision_recall(wide_x, wide_y)
+  assert density_coverage(x, y) == density_coverage(wide_x, wide_y)
 
 
 @pytest.mark.parametrize('dim', [1, 64, 768])

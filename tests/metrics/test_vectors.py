@@ -122,9 +122,8 @@ def test_the_larger_set_is_cut():
 def test_random_rows_are_left_of_a_set_in_order():
   """The first rows of sorted sets would have another law than the sets."""
   x = np.linspace(-1.0, 1.0, 400)[:, None]
-  sets = {'values': x}, {'values': x[::-1]}
-  [accuracy] = vectors.c2st(max_samples=60).compute(*sets)
-  [distance] = mmd.energy(max_samples=60).compute(*sets)
+  [accuracy] = vectors.c2st(max_samples=60).compute({'values': x}, {'values': x[::-1]})
+  [distance] = mmd.energy(max_samples=60).compute({'values': x}, {'values': x[::-1]})
   assert accuracy.estimate.value < 0.75  # of the first rows 1
   assert distance.estimate.value < 0.5  # of the first rows 2
 

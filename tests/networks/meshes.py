@@ -7,8 +7,9 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 def mesh_of(kind: str, platform: str = 'gpu') -> AbstractMesh:
   """Returns a mesh of one device."""
   device = AbstractDevice(device_kind=kind, num_cores=None, platform=platform)
-  axes = {'axis_types': (AxisType.Auto,) * 2, 'abstract_device': device}
-  return AbstractMesh((1, 1), ('data', 'fsdp'), **axes)
+  return AbstractMesh(
+    (1, 1), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2, abstract_device=device
+  )
 
 
 def on(kind: str, function, platform: str = 'gpu'):

@@ -104,8 +104,8 @@ def test_flow_maps_have_more_inputs(name, key):
   # An initial value depends on the name of its parameter.
   assert {n: new[n] for n in new if n not in names} == old
   params = randomised(new)
-  args = *CONDITIONED[name], {'params': params}, x, noise
-  embedding = jax.jit(lambda cond: taken(both, *args, cond))
+  layer, place = CONDITIONED[name]
+  embedding = jax.jit(lambda cond: taken(both, layer, place, {'params': params}, x, noise, cond))
   out = np.asarray(embedding(cond))
   for n in cond:
     changed = embedding(cond | {n: cond[n] + 0.5})

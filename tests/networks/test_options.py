@@ -152,8 +152,9 @@ def test_gradients_reach_all_but_random_frequencies_and_dropout_acts(name, key, 
   @jax.jit
   @functools.partial(jax.grad, has_aux=True)
   def gradient(p, key):
-    inputs = x, np.float32([-1.5, 0.75]), cond
-    out: Any = network.apply({'params': p}, *inputs, train=True, rngs={'dropout': key})
+    out: Any = network.apply(
+      {'params': p}, x, np.float32([-1.5, 0.75]), cond, train=True, rngs={'dropout': key}
+    )
     return jnp.sum(out**2), out
 
   gradients, found = jax.device_get(gradient(p, key))

@@ -55,10 +55,10 @@ class Layers(nn.Module):
   @nn.compact
   def __call__(self, x, noise):
     block = functools.partial(ResnetBlock, num_groups=2, scale_shift=True)
-    call = noise[:, None] / 700, False
-    h = block(4, resample=average_pool)(Downsample()(x), *call)
+    embedding, train = noise[:, None] / 700, False
+    h = block(4, resample=average_pool)(Downsample()(x), embedding, train)
     h = Attention(num_groups=2)(h)
-    return Upsample()(block(x.shape[-1], resample=nearest_upsample)(h, *call))
+    return Upsample()(block(x.shape[-1], resample=nearest_upsample)(h, embedding, train))
 
 
 @pytest.mark.parametrize('rank', [1, 2])

@@ -181,11 +181,11 @@ def test_blocks_are_a_loop_where_that_is_cheaper():
   """Without a loop, XLA would merge what remat computes twice."""
   network = DiT(**TINY, remat=True)
   params = shapes(network)
-  args = images(), NOISE
+  x = images()
 
   def loops(network, function=lambda f: f):
     # Returns how blocks are repeated in a gradient, and if remat is merged.
-    gradient = jax.grad(lambda p: jnp.sum(network.apply(p, *args)))
+    gradient = jax.grad(lambda p: jnp.sum(network.apply(p, x, NOISE)))
     text = str(jax.make_jaxpr(function(gradient))(params))
     return {*re.findall(r'unroll=(\d+)', text)}, 'prevent_cse=False' in text
 
@@ -199,12 +199,12 @@ def test_blocks_are_a_loop_where_that_is_cheaper():
 def test_what_is_computed_on_gpus_is_the_same(key):
   """There blocks are unrolled, and a kernel's parts have separate products."""
   network = DiT(**TINY, **LABELLED, dropout=0.1)
-  args = images(), NOISE, LABEL
-  params = {'params': small_params(network, *args)}
+  x = images()
+  params = {'params': small_params(network, x, NOISE, LABEL)}
 
   def loss(params):
     rngs = {'dropout': key}
-    out = network.apply(params, *args, train=True, rngs=rngs)
+    out = network.apply(params, x, NOISE, LABEL, train=True, rngs=rngs)
     return jnp.sum(jnp.sin(out))
 
   here = jax.jit(jax.value_and_grad(loss))(params)

@@ -106,15 +106,15 @@ def inputs():
 
 def run(network, carry, c, angles=None, words=None):
   """Returns the block's output and its random parameters."""
-  call = (*jax.tree.map(np.float32, (carry, c, angles, words)), MASK)
-  params = random_params(network, *call, seed=1, scale=0.3)
-  found, _ = applied(network, params, *call)
+  carry, c, angles, words = jax.tree.map(np.float32, (carry, c, angles, words))
+  params = random_params(network, carry, c, angles, words, MASK, seed=1, scale=0.3)
+  found, _ = applied(network, params, carry, c, angles, words)
   return found, jax.tree.map(np.float64, params)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def applied(network, params, *call):
-  return network.apply({'params': params}, *call)
+def applied(network, params, carry, c, angles, words):
+  return network.apply({'params': params}, carry, c, angles, words, MASK)
 
 
 def close(found, expected):
@@ -153,13 +153,13 @@ def test_a_block_begins_as_the_identity(kind):
   x, text, c, words = inputs()
   text, words = (None, words) if kind == 'cross' else (text, None)
   network = Block(HEADS, text=kind)
-  call = (*jax.tree.map(np.float32, ((x, text), c, None, words)), MASK)
+  carry, c, words = jax.tree.map(np.float32, ((x, text), c, words))
 
   @jax.jit
   def ends(key):
-    p = network.init(key, *call)['params']
+    p = network.init(key, carry, c, None, words, MASK)['params']
     return {name: p[name] for name in p if name.endswith(('modulation', 'cross_proj'))}
 
-  params = random_params(network, *call) | ends(jax.random.key(0))
-  found, _ = applied(network, params, *call)
-  jax.tree.map(assert_array_equal, found, call[0])
+  params = random_params(network, carry, c, None, words, MASK) | ends(jax.random.key(0))
+  found, _ = applied(network, params, carry, c, None, words)
+  jax.tree.map(assert_array_equal, found, carry)

@@ -73,7 +73,7 @@ def test_the_score_network_literally():
 def test_at_first_the_network_says_z(key):
   """The last convolution begins at 0, so eps_hat = z."""
   network = ScoreNetwork(**TINY | {'num_layers': 1})
-  args = np.zeros((2, 4, 4, 1), np.float32), np.zeros(2)
-  last = jax.jit(lambda key: network.init(key, *args)['params']['conv_out'])
+  z, t = np.zeros((2, 4, 4, 1), np.float32), np.zeros(2)
+  last = jax.jit(lambda key: network.init(key, z, t)['params']['conv_out'])
   for leaf in jax.tree.leaves(last(key)):
     assert_array_equal(leaf, 0.0)

@@ -32,8 +32,10 @@ def denoiser(clip):
 
 @functools.partial(jax.jit, static_argnames=('variance', 'clip', 'steps'))
 def bound(key, schedule, x0, variance, clip, steps=None):
-  args, options = (key, denoiser(clip), schedule, x0), {'num_steps': T}
-  return dj.variational_bound(*args, variance=variance, steps=steps, **options)
+  denoise = denoiser(clip)
+  return dj.variational_bound(
+    key, denoise, schedule, x0, num_steps=T, variance=variance, steps=steps
+  )
 
 
 def draws(keys, shape=SHAPE[1:]):
@@ -81,8 +83,8 @@ def test_some_of_the_steps_are_terms_of_the_whole(key):
   """Drawn steps give a bound with a tenth of the variance of equal probabilities."""
   p, n = ddpm(SEQUENCES['linear']), len(MANY)
   keys = jax.random.split(key, n)
-  arguments = p.schedule, *f32(MANY), 'learned', True
-  whole, some = jax.device_get((bound(keys, *arguments), bound(keys, *arguments, steps=5)))
+  of_steps = lambda steps: bound(keys, p.schedule, *f32(MANY), 'learned', True, steps=steps)
+  whole, some = jax.device_get((of_steps(None), of_steps(5)))
   draw = jax.jit(elbo._draw_steps, static_argnums=2)
   _, expected = draw(keys, p.at_step(p.steps), 5)
   draws = some['diffusion'][:, 1:] / whole['diffusion'][:, 1:]
@@ -114,8 +116,16 @@ def decoder_of_level(x0, step):
   ids=['clean start', 'noisy start'],
 )
 def test_the_bound_of_the_exact_model_is_the_likelihood(schedule, steps, key):
-  options = {'num_steps': T, 'steps': steps, 'variance': 'fixed_large', 'decoder': decoder_of_level}
-  run = lambda x0: dj.variational_bound(key, ORACLE.denoise, schedule, x0, **options)
+  run = lambda x0: dj.variational_bound(
+    key,
+    ORACLE.denoise,
+    schedule,
+    x0,
+    num_steps=T,
+    steps=steps,
+    variance='fixed_large',
+    decoder=decoder_of_level,
+  )
   x0 = np.repeat(POINTS, 4000, axis=0)
   found = jax.device_get(jax.jit(run)(*f32(x0)))
   total = np.asarray(found['total'], np.float64).reshape(len(POINTS), -1)

@@ -59,8 +59,7 @@ def eq_7(p, x0, xt):
 def traced_posterior(schedule, steps, x0, xt):
   """Its table is float32 here, as an argument."""
   t = steps / schedule.num_steps
-  levels = schedule(t - 1 / schedule.num_steps), schedule(t)
-  return dj.q_posterior(x0, xt, *levels)
+  return dj.q_posterior(x0, xt, schedule(t - 1 / schedule.num_steps), schedule(t))
 
 
 @pytest.mark.parametrize('name', BETAS)

@@ -87,8 +87,7 @@ STEPS_OF = {
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def step(name, variance, key, x, level_s, level_t):
   make, denoise = STEPS_OF[name]
-  levels = {'level_s': level_s, 'level_t': level_t}
-  return make(variance).step(key, x, (), denoise, **levels)[0]
+  return make(variance).step(key, x, (), denoise, level_s=level_s, level_t=level_t)[0]
 
 
 @pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large', 'learned'])

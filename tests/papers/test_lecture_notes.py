@@ -27,10 +27,10 @@ def test_the_closest_gaussian_has_the_moments_of_the_data():
     return jnp.sum(mass * (log_q - jitted(dj.log_prob)(p, x)))
 
   mean, cov = jax.jit(lambda: (q.mean, q.cov))()
-  best = np.asarray(mean)[0], np.log(np.asarray(cov)[0, 0])
-  slopes = jax.jit(jax.grad(divergence, argnums=(0, 1)))(*best)
+  mean, log_variance = np.asarray(mean)[0], np.log(np.asarray(cov)[0, 0])
+  slopes = jax.jit(jax.grad(divergence, argnums=(0, 1)))(mean, log_variance)
   assert_allclose(slopes, 0.0, atol=1e-5)
-  least = divergence(*best)
+  least = divergence(mean, log_variance)
   assert least > 0.01  # A mixture is not a Gaussian.
   for step in np.random.default_rng(0).normal(scale=0.3, size=(10, 2)):
-    assert divergence(best[0] + step[0], best[1] + step[1]) > least
+    assert divergence(mean + step[0], log_variance + step[1]) > least

@@ -152,11 +152,11 @@ def test_dpm_solver_pp_algorithm_2_and_its_sde(order, eta, grid):
   if eta:
     close(run(dj.dpm_solver_pp_sde(eta, order), alpha, sigma, x), expected)
     return
-  ends = np.append(alpha, 1.0), np.append(sigma, 0.0)
+  all_alpha, all_sigma = np.append(alpha, 1.0), np.append(sigma, 0.0)
   last = D(expected, alpha[-1], sigma[-1])
   for sampler in ode_solvers(order):
-    close(run(sampler, *ends, x, step=-2), expected)
-    close(run(sampler, *ends, x), last)  # The step to clean data returns x_0.
+    close(run(sampler, all_alpha, all_sigma, x, step=-2), expected)
+    close(run(sampler, all_alpha, all_sigma, x), last)  # The step to clean data returns x_0.
 
 
 @pytest.mark.parametrize('grid', GRIDS)

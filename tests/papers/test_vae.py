@@ -206,20 +206,28 @@ def gap(encoder, x):
 
 def sampled(key, x, encoder):
   """Computes form (a)."""
-  chains = lg.transition(encoder), lg.transition(DECODER)
-  return dj.hierarchical_elbo(key, x, *chains, LIKELIHOOD, num_steps=3)
+  return dj.hierarchical_elbo(
+    key, x, lg.transition(encoder), lg.transition(DECODER), LIKELIHOOD, num_steps=3
+  )
 
 
 def rearranged(key, x, encoder):
   """Computes form (b)."""
-  chains = lg.marginal(encoder), lg.posterior(encoder), lg.transition(DECODER)
-  return dj.rearranged_elbo(key, x, *chains, LIKELIHOOD, num_steps=3)
+  return dj.rearranged_elbo(
+    key,
+    x,
+    lg.marginal(encoder),
+    lg.posterior(encoder),
+    lg.transition(DECODER),
+    LIKELIHOOD,
+    num_steps=3,
+  )
 
 
 @pytest.mark.parametrize('form', [sampled, rearranged])
 def test_both_forms_are_log_p_less_the_kl_of_the_chains(form, signs, key):
   encoders = EXACT, ANOTHER
-  both = jax.tree.map(lambda *each: np.stack(each), *encoders)
+  both = jax.tree.map(lambda *each: np.stack(each), EXACT, ANOTHER)
   forms = jax.vmap(form, (None, None, 0))
   found = signs(each_layer)(forms, key, *f32(repeated(POINTS)), both)['elbo']
   for encoder, values in zip(encoders, found, strict=True):

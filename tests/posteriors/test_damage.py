@@ -50,7 +50,6 @@ def test_the_noise_that_a_picture_needs(width, factor, key):
   for one, share in ((y, -np.inf), (other, 0.6)):
     found = noise_needed(forward, one, clean, std)
     for i in range(2):
-      picture = matrix, np.ravel(one[i]), (-1.0, 1.0)
-      best = optimize.lsq_linear(*picture, method='bvls')  # exact
+      best = optimize.lsq_linear(matrix, np.ravel(one[i]), (-1.0, 1.0), method='bvls')  # exact
       least = np.sqrt(np.mean(best.fun**2)) / std
       assert share * least <= found[i] <= 1.001 * least + 1e-6

@@ -38,8 +38,7 @@ def test_dps_descends_along_the_norm_of_the_residual(sampler, key):
 
   @jax.jit
   def steps(x):
-    args = key, x, (), DATA.denoise
-    return [s.step(*args, **ENDS)[0] for s in (sampler, guided)]
+    return [s.step(key, x, (), DATA.denoise, **ENDS)[0] for s in (sampler, guided)]
 
   plain, found = map(np.asarray, steps(x))
   j, alpha = gain(ENDS['level_t']), float(ENDS['level_t'].alpha)

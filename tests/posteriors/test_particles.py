@@ -179,12 +179,13 @@ def test_a_signal_free_level_has_no_gradient(key):
     return dj.Prediction(jnp.tanh(x))
 
   levels = jax.device_get(level_grid(dj.RectifiedFlowSchedule(), 4))
-  ends = {'level_t': levels.take(0), 'level_s': levels.take(1)}
   twist = lambda x0, level: m.log_prob(x0)
 
   def step(x, use_gradient):
     sampler = dj.steered(m.log_prob, twist, 'fixed_small', use_gradient, 0.0)
-    return sampler.step(key, x, sampler.init(x), denoise, **ends)[0]
+    return sampler.step(
+      key, x, sampler.init(x), denoise, level_t=levels.take(0), level_s=levels.take(1)
+    )[0]
 
   assert_array_equal(*jax.jit(lambda x: [step(x, True), step(x, False)])(normal(2, 3, 4)))
 
@@ -351,8 +352,9 @@ def test_the_weights_of_a_small_step_literally(powers):
 
   @jax.jit
   def step(x, levels):
-    ends = {'level_t': levels.take(0), 'level_s': levels.take(1)}
-    return sampler.step(KEY, x, sampler.init(x), factors_of(GUIDED), **ends)[1]
+    return sampler.step(
+      KEY, x, sampler.init(x), factors_of(GUIDED), level_t=levels.take(0), level_s=levels.take(1)
+    )[1]
 
   found = np.asarray(step(np.float32(x), both).log_weights, np.float64)[0]
   _, alpha, sigma = (float(a[0]) for a in level_at(SCHEDULE, middle))

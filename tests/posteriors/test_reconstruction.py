@@ -279,8 +279,7 @@ def test_any_linear_observation():
   @jax.jit
   def guided(x):
     y = observe(truth)
-    options = {'num_iterations': 2}
-    return dj.observation_guided(DATA.denoise, observe, y, **options)(x, level)
+    return dj.observation_guided(DATA.denoise, observe, y, num_iterations=2)(x, level)
 
   y = np.asarray(truth, np.float64) @ POOL.T
   expected = posterior_mean(POOL, y, x, level)

@@ -90,8 +90,16 @@ def test_the_paper_assumes_another_variance(key):
   sampler = dj.decoupled(unknown, lambda level: 1.0 / level.snr, estimate)
   level = jax.device_get(levels).take(6)
   x = normal(NUM, 4)
-  ends = {'level_t': level, 'level_s': dj.NoiseLevel(*np.array([0.0, 1.0, 0.0], np.float32))}
-  run = jax.jit(lambda x: sampler.step(key, x, (), WHITE.denoise, **ends)[0])
+  run = jax.jit(
+    lambda x: sampler.step(
+      key,
+      x,
+      (),
+      WHITE.denoise,
+      level_t=level,
+      level_s=dj.NoiseLevel(*np.array([0.0, 1.0, 0.0], np.float32)),
+    )[0]
+  )
   # The ODE keeps a white x, to the error of five steps, and adds sigma^2 /
   # alpha^2.
   expected = 1.0 + float(1.0 / level.snr)

@@ -23,9 +23,8 @@ def compare(name, level_t, key, limits=(0.0, np.inf)):
 def moved_by_churn(number, level_t, key, limits):
   schedule = OneOf(number, (*SCHEDULES.values(),))
   x = jnp.linspace(-2.0, 2.0, 8).reshape(4, 2)
-  levels = {'level_s': schedule(0.4), 'level_t': level_t}
   plain, churned = (
-    sampler.step(key, x, (), GAUSSIAN.denoise, **levels)[0]
+    sampler.step(key, x, (), GAUSSIAN.denoise, level_s=schedule(0.4), level_t=level_t)[0]
     for sampler in (dj.ddim(), dj.churn(dj.ddim(), schedule, 0.4, *limits))
   )
   return jnp.abs(churned - plain).max()
@@ -52,8 +51,9 @@ def test_churn_adds_the_noise_between_the_two_levels():
   x *= np.hypot(level.alpha, level.sigma)
   for s_noise in (1.0, 1.2):
     sampler = dj.churn(dj.Sampler(lambda x: (), step), schedule, 0.3, s_noise=s_noise)
-    levels = {'level_s': level_at(schedule, 0.4), 'level_t': level}
-    step_of = functools.partial(sampler.step, state=(), denoise=None, **levels)
+    step_of = functools.partial(
+      sampler.step, state=(), denoise=None, level_s=level_at(schedule, 0.4), level_t=level
+    )
     raised, hat = jax.jit(step_of)(jax.random.key(1), x)[1]
     ratio = hat.sigma / hat.alpha
     assert_allclose(ratio, 1.3 * level.sigma / level.alpha, 1e-5)
@@ -103,8 +103,7 @@ def test_ancestral_noise_is_that_of_ddim_at_every_level(name, key):
     ode, schedule = ODES[name], OneOf(number, (*ENDS.values(),))
     sampler = ode if isinstance(ode, dj.Sampler) else ode(schedule)
     sampler = dj.with_ancestral_noise(sampler, schedule)
-    levels = {'level_s': level_s, 'level_t': level_t}
-    return sampler.step(key, x, (), zero, **levels)[0]
+    return sampler.step(key, x, (), zero, level_s=level_s, level_t=level_t)[0]
 
   x = np.random.default_rng(0).standard_normal((50_000, 1))
   for number, schedule in enumerate(ENDS.values()):
@@ -122,9 +121,12 @@ def test_ancestral_noise_is_that_of_ddim_at_every_level(name, key):
 def test_annealed_langevin_without_steps_only_follows_the_signal(key):
   """x times alpha_s / alpha_t, the identity for Song & Ermon's levels."""
   levels = level_at(SCHEDULES['linear_vp'], np.float32([0.9, 0.4]))
-  ends = {'level_t': levels.take(0), 'level_s': levels.take(1)}
   sampler, x = dj.annealed_langevin(1, step_size=0.0), normal(3, 2)
-  found = jax.jit(lambda x: sampler.step(key, x, (), GAUSSIAN.denoise, **ends)[0])(x)
+  found = jax.jit(
+    lambda x: sampler.step(
+      key, x, (), GAUSSIAN.denoise, level_t=levels.take(0), level_s=levels.take(1)
+    )[0]
+  )(x)
   assert_allclose(found, levels.alpha[1] / levels.alpha[0] * x, rtol=1e-5)
 
 

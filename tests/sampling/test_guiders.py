@@ -104,8 +104,9 @@ def guided_in_all_ways(cond, uncond, x, level):
   guided += [dj.dynamic_threshold(fixed(cond), 0.9), dj.clip_denoised(fixed(cond), -1e9, 1e9)]
   square = lambda x, level: jnp.sum(jnp.square(x.astype(jnp.float32)), axis=(1, 2, 3))
   guided.append(dj.classifier_guided(fixed(cond), square))
-  ends = {'level_s': level, 'level_t': level}
-  step = dj.cfg_plus_plus(0.5).step(None, x.astype(jnp.float32), (), pairs[0], **ends)[0]
+  step = dj.cfg_plus_plus(0.5).step(
+    None, x.astype(jnp.float32), (), pairs[0], level_s=level, level_t=level
+  )[0]
   return jnp.stack([*(denoise(x, level).x0 for denoise in guided), step])
 
 

@@ -114,8 +114,7 @@ def test_repaint_noises_known_pixels_to_the_level_that_is_left(key):
   def recorded(known):
     sampler = dj.repaint(show, jnp.full((n, 2), known), MASK)
     x = jnp.full((n, 2), 7.0)
-    ends = {'level_s': levels.take(1), 'level_t': levels.take(0)}
-    return sampler.step(key, x, (), None, **ends)[0]
+    return sampler.step(key, x, (), None, level_s=levels.take(1), level_t=levels.take(0))[0]
 
   dark, bright = (np.asarray(recorded(known)) for known in (0.0, 1.0))
   check_noised(dark[:, 0], bright[:, 0], jax.device_get(levels).take(0))
@@ -190,9 +189,9 @@ def test_samplers_with_a_memory_and_keys_per_example(wrap, sampler, key):
     return dj.sample(keys, CORRELATED.denoise, wrap(sampler, known, MASK), levels, x)
 
   x = normal(4, 2)
-  arrays = jax.random.split(key, 4), known, x
-  assert_own_keys(run, *arrays, rtol=1e-4, atol=1e-5)
-  assert np.abs(run(*arrays)[:, 1]).max() < 5.0
+  keys = jax.random.split(key, 4)
+  assert_own_keys(run, keys, known, x, rtol=1e-4, atol=1e-5)
+  assert np.abs(run(keys, known, x)[:, 1]).max() < 5.0
 
 
 @pytest.mark.parametrize(

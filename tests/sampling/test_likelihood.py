@@ -52,8 +52,9 @@ def among(names, number):
 def likelihood(names, number, rtol, x, t_min):
   # Schedules are constants here, so their tables keep float64.
   schedule = among(names, number)
-  options = {'t_min': t_min, 'rtol': rtol, 'atol': rtol, 'exact_trace': True}
-  return dj.log_likelihood(None, MIXTURE.denoise, schedule, x, **options)
+  return dj.log_likelihood(
+    None, MIXTURE.denoise, schedule, x, t_min=t_min, rtol=rtol, atol=rtol, exact_trace=True
+  )
 
 
 def exact(schedule_name, rtol, x, t_min=T_MIN):
@@ -70,9 +71,17 @@ def of_images(image, level):
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def hutchinson(key, probe, num_probes, x):
   """Estimates log p of vectors as images, [B]."""
-  options = {'probe': probe, 'num_probes': num_probes, 'rtol': 1e-4, 'atol': 1e-4}
   images = x.reshape(-1, 2, 2, 2)
-  return dj.log_likelihood(key, of_images, SCHEDULES['cosine'], images, **options).log_prob
+  return dj.log_likelihood(
+    key,
+    of_images,
+    SCHEDULES['cosine'],
+    images,
+    probe=probe,
+    num_probes=num_probes,
+    rtol=1e-4,
+    atol=1e-4,
+  ).log_prob
 
 
 def many_keys():

@@ -36,8 +36,8 @@ def test_the_loop_is_step_by_step(key):
 
   @jax.jit
   def run(key, x):
-    args = key, GAUSSIAN.denoise, sampler, levels, x
-    return dj.trajectory(*args), dj.sample(*args)
+    path = dj.trajectory(key, GAUSSIAN.denoise, sampler, levels, x)
+    return path, dj.sample(key, GAUSSIAN.denoise, sampler, levels, x)
 
   path, last = run(key, x)
   assert path.shape == (11, 4, 2)
@@ -48,8 +48,9 @@ def test_the_loop_is_step_by_step(key):
 
   @jax.jit
   def step(i, x, state):
-    ends = {'level_t': levels.take(i), 'level_s': levels.take(i + 1)}
-    return sampler.step(keys[i], x, state, GAUSSIAN.denoise, **ends)
+    return sampler.step(
+      keys[i], x, state, GAUSSIAN.denoise, level_t=levels.take(i), level_s=levels.take(i + 1)
+    )
 
   for i in range(10):
     x, state = step(i, x, state)
@@ -64,9 +65,10 @@ def test_frames_are_evenly_spread_states_of_the_trajectory(key):
 
   @jax.jit
   def run(x):
-    args = key, GAUSSIAN.denoise, dj.ddim(1.0), levels, x
-    path = dj.trajectory(*args)
-    return path, [sample_frames(*args, n, 3)[:2] for n in numbers]
+    sampler = dj.ddim(1.0)
+    path = dj.trajectory(key, GAUSSIAN.denoise, sampler, levels, x)
+    frames = lambda n: sample_frames(key, GAUSSIAN.denoise, sampler, levels, x, n, 3)
+    return path, [frames(n)[:2] for n in numbers]
 
   path, found = jax.device_get(run(x))
   for n, (last, frames) in zip(numbers, found, strict=True):

@@ -17,8 +17,7 @@ def step(sampler, key, level_s, level_t):
   @jax.jit
   def run(x, x0, level_s, level_t):
     denoise = lambda x, level: dj.Prediction(x0)
-    levels = {'level_s': level_s, 'level_t': level_t}
-    return sampler.step(key, x, (), denoise, **levels)[0]
+    return sampler.step(key, x, (), denoise, level_s=level_s, level_t=level_t)[0]
 
   z = np.float64(jax.random.normal(key, X.shape))
   x, x0 = np.float32(X), np.float32(X0)

@@ -69,8 +69,9 @@ def solved(name, schedule, levels, num_steps, x):
   sampler = FIRST_ORDERS.get(name) or moments.build(name, schedule)
 
   def body(i, carry):
-    ends = {'level_s': levels.take(i + 1), 'level_t': levels.take(i)}
-    return sampler.step(key, carry[0], carry[1], denoise, **ends)
+    return sampler.step(
+      key, carry[0], carry[1], denoise, level_s=levels.take(i + 1), level_t=levels.take(i)
+    )
 
   return jax.lax.fori_loop(0, num_steps, body, (x, sampler.init(x)))[0]
 

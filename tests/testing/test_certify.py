@@ -18,8 +18,9 @@ from tests.rows import slow
 
 def levels(problem, num_steps):
   """Returns EDM's grid, which ends in 0 (Karras et al. 2022, Eq. 5)."""
-  ends = problem.sigma_max ** (1 / 7), problem.sigma_min ** (1 / 7)
-  return np.append(np.linspace(*ends, num_steps) ** 7, 0.0)
+  return np.append(
+    np.linspace(problem.sigma_max ** (1 / 7), problem.sigma_min ** (1 / 7), num_steps) ** 7, 0.0
+  )
 
 
 def intervals(problem, num_steps):

@@ -65,8 +65,7 @@ def test_flips_are_exact():
 def test_a_warp_by_nothing_changes_nothing(key):
   """Doubling and halving are inverse up to the edges, for any image."""
   image = jax.random.normal(key, (7, 10, 3))
-  still = np.eye(2, dtype=np.float32), np.zeros(2, np.float32)
-  found = jax.jit(augmentation.warp)(image, *still)
+  found = jax.jit(augmentation.warp)(image, np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
   assert_allclose(found, image, atol=1e-5)
 
 

@@ -73,12 +73,14 @@ def test_no_two_draws_of_an_objective_are_related(key):
     calls.append(draws | {'dropout': jax.random.uniform(key, (n,)), 'coin': coin})
     return jnp.ones_like(x)
 
-  options = {
-    'condition': make_condition(False, 0.5, lambda key, x0: jax.random.uniform(key, x0.shape)),
-    'augment': lambda keys, x0: (x0, uniform_each(keys)[:, None]),
-    'self_conditioning': True,
-  }
-  network = Network(network_fn, dj.time_input(1.0), parametrization='x0', **options)
+  network = Network(
+    network_fn,
+    dj.time_input(1.0),
+    parametrization='x0',
+    condition=make_condition(False, 0.5, lambda key, x0: jax.random.uniform(key, x0.shape)),
+    augment=lambda keys, x0: (x0, uniform_each(keys)[:, None]),
+    self_conditioning=True,
+  )
   objective = objectives.denoising(network, SCHEDULE, times=dj.uniform_times)
 
   @jax.jit

@@ -269,8 +269,8 @@ def test_a_run_keeps_what_the_user_has_allowed(tmp_path, monkeypatch):
   mine, disk = tmp_path / 'mine', tmp_path / 'disk'
   mine.mkdir()
   monkeypatch.chdir(mine)
-  parts = ('schedule', f'{TOY}:Schedule'), ('objective', f'{TOY}:objective')
-  config = plain(*parts)
+  schedule = 'schedule', f'{TOY}:Schedule'
+  config = plain(schedule, ('objective', f'{TOY}:objective'))
   run = stored_run(disk / 'run', config)
   trust.remember(run, config)
 
@@ -283,7 +283,7 @@ def test_a_run_keeps_what_the_user_has_allowed(tmp_path, monkeypatch):
     return store.open_run(RunFolder.at(path)).schedule.name
 
   assert opened(run) == f'{TOY}:Schedule'
-  trust.remember(run, plain(parts[0]))  # a command with another objective
+  trust.remember(run, plain(schedule))  # a command with another objective
   assert opened(run) and trust.is_given(f'{TOY}:objective')
   monkeypatch.chdir(disk)  # it may have another module of this name
   ask(run)

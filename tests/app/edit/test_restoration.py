@@ -172,8 +172,15 @@ def test_the_mean_says_of_how_many_pictures_it_is(plain, clean, capsys, monkeypa
     'drawing',
     lambda run, inputs: lambda index: lambda: {n: a[index] for n, a in drawn.items()},
   )
-  given = {'operator': 'blur', 'posterior': 'pseudoinverse', 'num_samples': 2}
-  run(plain, 'half', image=str(clean), simulate=True, **given)
+  run(
+    plain,
+    'half',
+    image=str(clean),
+    simulate=True,
+    operator='blur',
+    posterior='pseudoinverse',
+    num_samples=2,
+  )
   assert 'mean of 1 of 2 pictures: residual 1, ' in capsys.readouterr().out
 
 
@@ -184,8 +191,15 @@ def test_the_figures_are_those_of_the_stored_samples(plain, clean, capsys, monke
   drawn = {'x': x, 'residual': np.ones(3)}
   draw = lambda index: lambda: {n: a[index] for n, a in drawn.items()}
   monkeypatch.setattr(edit, 'drawing', lambda run, inputs: draw)
-  given = {'operator': 'blur', 'posterior': 'pseudoinverse', 'num_samples': 3}
-  found = run(plain, 'figures', image=str(clean / 'a.png'), simulate=True, **given)
+  found = run(
+    plain,
+    'figures',
+    image=str(clean / 'a.png'),
+    simulate=True,
+    operator='blur',
+    posterior='pseudoinverse',
+    num_samples=3,
+  )
   x, out = found['arr_0'] / 127.5, capsys.readouterr().out
   error = np.sqrt(np.square(x - found['clean'] / 127.5).mean(axis=(1, 2, 3)))
   between = (x.min(axis=0) <= found['clean'] / 127.5) & (found['clean'] / 127.5 <= x.max(axis=0))
@@ -271,8 +285,9 @@ def test_numbers_are_measured_in_their_own_units(numbers, capsys):
 
   Each number of y has its own noise.
   """
-  fields = {'simulate': True, 'noise': '0.5,1.0', 'num_samples': 200}
-  config = config_of_numbers(numbers, output='units', **fields, **MATRIX_FILE)
+  config = config_of_numbers(
+    numbers, output='units', simulate=True, noise='0.5,1.0', num_samples=200, **MATRIX_FILE
+  )
   made = edited(config, numbers[0] / 'run')
   x, std = np.load(numbers[0] / 'clean.npy'), ODD[1]
   assert_allclose(made['clean'][0], x, rtol=1e-12)

@@ -63,14 +63,9 @@ def pictures(tmp_path):
 
 def test_every_source_has_a_validation_part(pictures):
   """The test split stays, and the training part has the statistics."""
-  fields = {
-    'name': 'two_moons',
-    'config': 'two_moons',
-    'num_examples': 50,
-    'num_test': 7,
-    'validation_fraction': 0.2,
-  }
-  config = data(**fields)
+  config = data(
+    name='two_moons', config='two_moons', num_examples=50, num_test=7, validation_fraction=0.2
+  )
   train, held_out = (datasets.source_of(config, split) for split in ('train', 'validation'))
   whole: Any = source('two_moons', config='two_moons', num_examples=50)
   assert (len(train), len(held_out)) == (40, 10)
@@ -347,8 +342,9 @@ def test_a_set_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
 def test_a_damaged_file_ends_training_in_one_line(pictures):
   path = pictures / 'a' / '0.png'
   path.write_bytes(encoded.LARGE[:2000])
-  fields = {'path': pictures, 'image_shape': (8, 8, 3), 'labelled': True}
-  config = store.with_fields(data('folder', **fields), FEWER)
+  config = store.with_fields(
+    data('folder', path=pictures, image_shape=(8, 8, 3), labelled=True), FEWER
+  )
   run, train = pictures / 'run', MODES['train']
   line = 'config.data: 1 of 6 pictures in .* are damaged: a/0.png'
   checked = store.with_flags(config, [('data.check', 'True')])

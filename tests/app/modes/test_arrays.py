@@ -235,8 +235,7 @@ def halves():
 def seen(tmp_path_factory):
   """Writes a sequence of the GP, its mask, and what is measured of it."""
   folder, rng = tmp_path_factory.mktemp('seen'), np.random.default_rng(3)
-  units = {'mean': (20.0,), 'std': (3.0,)}
-  x = simulators.gaussian_process(rng, 1, (8,), **units)['x'][0]
+  x = simulators.gaussian_process(rng, 1, (8,), mean=(20.0,), std=(3.0,))['x'][0]
   mask = np.arange(8).reshape(8, 1) % 2 == 0
   arrays = {'mask': mask, 'clean': x, 'masked': np.where(mask, x, np.nan)}
   arrays['means'] = x.reshape(2, 4).mean(axis=1)

@@ -82,8 +82,12 @@ def test_errors_name_arguments_of_python(run, tmp_path, monkeypatch):
   refused('^grid.number=0 is not', dj.open_run, run, [SMALL], num_steps=0)
   trust._allowed.clear()
   refused('give the folder of another', dj.open_run, run / 'none')
-  guided = {'guidance': {'name': 'classifier_free', 'scale': 2.0}, 'labels': np.array([4, 2])}
-  fields = dj.open_run(run, SMALL.partition(':')[0], **guided).model.config.sampling
+  fields = dj.open_run(
+    run,
+    SMALL.partition(':')[0],
+    guidance={'name': 'classifier_free', 'scale': 2.0},
+    labels=np.array([4, 2]),
+  ).model.config.sampling
   assert (fields.guidance.scale, fields.labels) == (2.0, (4, 2))
   trust._allowed.clear()  # another start of the program: what was allowed is kept
   dj.open_run(run)
@@ -108,8 +112,7 @@ def test_vectors_are_given_a_context_in_its_units(table, tmp_path):
   np.save(tmp_path / 'y.npy', rows)
   expected = sampled(table, num_samples=3, context=str(tmp_path / 'y.npy'))
   run, path = dj.open_run(table, batch_size=4), str(tmp_path / 'y.npy')
-  given = {'context': rows.repeat(3, axis=0)}
-  assert_array_equal(run.draw(9, **given), expected)
+  assert_array_equal(run.draw(9, context=rows.repeat(3, axis=0)), expected)
   of_file = dj.open_run(table, num_samples=3, batch_size=4, context=path)
   assert_array_equal(of_file.draw(9), expected)
   of_data = np.load(table.parent / 'data.npz')['context']

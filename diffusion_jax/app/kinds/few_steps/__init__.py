@@ -62,7 +62,7 @@ _TABLES = {
   **choices.TABLES,
   'objective': _OBJECTIVES,
   'sampling.grid': sampling.grids(1),
-  'objective.two_times': {'independent': flow_maps.two_times},
+  'objective.two_times': {'independent': flow_maps.independent_times},
   'two_times.times': TIMES,
   'two_times.second': TIMES,
   'objective.guidance': {
