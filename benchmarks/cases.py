@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion_jax.app.kinds import model as of_kinds, store
+from diffusion_jax.app.kinds import store
+from diffusion_jax.app.run import weights
 from diffusion_jax.app.train import setup
 from diffusion_jax.autoencoders.networks import Autoencoder
 from diffusion_jax.interop import (
@@ -139,7 +140,7 @@ def make_model(case) -> Any:
   path = CONFIGS / f'{network.config}.py'
   config = store.completed(store.from_file(str(path), network.variant))
   config = store.with_flags(config, [*flags.items()])
-  return of_kinds.make_model(config, RunFolder.at('nowhere'))
+  return weights.make_model(config, RunFolder.at('nowhere'))
 
 
 def labels_of(model, count):

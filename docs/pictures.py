@@ -28,8 +28,8 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.bridges import BridgeSampling
 from diffusion_jax.app.kinds.bridges.model import plan_of
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.run import weights
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.autoencoders.objectives import mean_and_log_scale
 from diffusion_jax.data import images
 from diffusion_jax.data.spec import ArraySpec

@@ -7,6 +7,7 @@ The second traces the loss of configs/digits.py:smoke. A file counts if one of i
 is called; what runs at its import does not count.
 """
 
+import inspect
 import os
 import sys
 import tempfile
@@ -27,7 +28,8 @@ def watched(function):
 
   def show():
     sys.setprofile(None)
-    named = {code.co_filename for code in codes if code.co_name != '<module>'}
+    functions = (code for code in codes if code.co_flags & inspect.CO_OPTIMIZED)
+    named = {code.co_filename for code in functions}  # not modules, nor bodies of classes
     inside = (name.removeprefix(PACKAGE) for name in named if name.startswith(PACKAGE))
     paths = sorted(name for name in inside if name.endswith('.py'))
     print(*(f'entered {path}' for path in paths), sep='\n', flush=True)

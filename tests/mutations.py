@@ -505,7 +505,7 @@ TABLE = [
     None,
     [
       ('sees_its_own_levels', 'return at_levels_of(run, student, denoise)', 'return denoise'),
-      ('guidance_by_a_classifier_by_hand', 'if same and not noisy.learns_schedule:', 'if True:'),
+      ('guidance_by_a_classifier_by_hand', 'if same and not noisy.process.is_learned:', 'if True:'),
     ],
   ),
   (
@@ -663,6 +663,30 @@ TABLE = [
     None,
     [
       ('another_begins_with', "name.startswith(f'{field}.')", 'name.startswith(field)'),
+    ],
+  ),
+  (
+    'app/config/rules.py',
+    'app/kinds/test_couplings.py',
+    [
+      ('refused_with_a_coupling', 'or row.section and config.at(row.section) is None', ''),
+    ],
+  ),
+  (
+    'app/kinds/process.py',
+    None,
+    [
+      ('need_a_signal', "kind not in ('eps', 'score')", "kind not in ('eps',)"),
+      ('need_a_signal', 'if last.alpha == 0.0', 'if last.alpha <= 0.01'),
+      ('as_its_parameters_say', 'params=params)', 'params=jax.tree.map(abs, params))'),
+    ],
+  ),
+  (
+    'app/kinds/measured.py',
+    None,
+    [
+      ('variance_of_the_sampler', "sampler.get('variance', 'fixed_small')", "'fixed_small'"),
+      ('noise_at_t_0', 'process.is_learned or ', 'False and '),
     ],
   ),
   (

@@ -19,8 +19,8 @@ from PIL import Image
 from diffusion_jax.app import cli, help
 from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data import simulations
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec

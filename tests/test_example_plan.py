@@ -10,8 +10,8 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import setup
 from diffusion_jax.runtime import compiling, sharding
 from diffusion_jax.runtime.run_folder import RunFolder

@@ -16,8 +16,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.networks import gamma
 from diffusion_jax.networks.inputs import Inputs, Text
 from diffusion_jax.posteriors.measurements import is_linear

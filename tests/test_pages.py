@@ -19,7 +19,7 @@ from diffusion_jax.app import smoke
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.diffusion import SCHEMA
-from diffusion_jax.app.kinds.model import make_model
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.core.keys import as_one_key
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.sampling.grids import SPACINGS, STEP_CHOICES

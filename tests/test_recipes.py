@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import diffusion_jax as dj
 from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.model import make_model
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import setup
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.data.spec import ArraySpec

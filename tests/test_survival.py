@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import as_flags, assert_same, params_of, unet_smoke as smoke

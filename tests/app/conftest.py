@@ -21,9 +21,10 @@ from diffusion_jax.app import cli, modes
 from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import roles, store
-from diffusion_jax.app.kinds.model import IDENTITY, Model, make_mesh, make_model
+from diffusion_jax.app.kinds.model import IDENTITY, Model, make_mesh
 from diffusion_jax.app.run import drawing, weights
 from diffusion_jax.app.run.drawing import generate
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.app.train import floors, mode, setup
 from diffusion_jax.data.sources import Facts

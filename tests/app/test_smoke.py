@@ -9,7 +9,7 @@ import pytest
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.model import make_model
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.data.sources import pictures
 from diffusion_jax.runtime.run_folder import RunFolder

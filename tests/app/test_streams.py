@@ -13,8 +13,9 @@ import optax
 import diffusion_jax
 import diffusion_jax as dj
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.model import make_mesh, make_model
+from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.run.drawing import frames_of, generate
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.core.keys import fold_each, split_key
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.streams import STREAMS, stream

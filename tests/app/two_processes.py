@@ -12,10 +12,11 @@ import jax
 import numpy as np
 
 from diffusion_jax.app import cli
-from diffusion_jax.app.kinds.model import make_mesh, make_model
+from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.run.drawing import generate
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import mode as train
 from diffusion_jax.errors import Preempted
 from diffusion_jax.runtime import processes, sharding

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from diffusion_jax.app.kinds.model import make_model
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.interop import stablehlo
 from diffusion_jax.metrics import features
 from diffusion_jax.metrics.judges import digits_judge

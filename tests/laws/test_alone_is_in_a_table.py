@@ -30,10 +30,9 @@ from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.evaluate import cells, mode
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.app.run import weights
-from diffusion_jax.app.run.weights import Run
+from diffusion_jax.app.run.weights import Run, make_model
 from diffusion_jax.core.keys import fold_each
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, plots, real_images

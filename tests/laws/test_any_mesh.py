@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.kinds.model import make_model
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.meshes import on_auto_axes
 from diffusion_jax.networks.functional import network_fn
 from diffusion_jax.runtime.run_folder import RunFolder

@@ -24,7 +24,7 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.diffusion.model import objective_of
-from diffusion_jax.app.kinds.model import make_model
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import floors as of_training
 from diffusion_jax.app.train.hooks import evaluating
 from diffusion_jax.core import losses, parametrization

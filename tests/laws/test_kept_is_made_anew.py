@@ -17,9 +17,9 @@ import pytest
 
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES, average, encode
 from diffusion_jax.app.run import provenance, weights
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import floors
 from diffusion_jax.data import code_sums, images, simulations
 from diffusion_jax.metrics import references

@@ -20,8 +20,9 @@ import uvicorn
 
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import roles
-from diffusion_jax.app.kinds.model import make_mesh, make_model
+from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data import images
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app import test_cli

@@ -15,8 +15,8 @@ import json
 import pytest
 
 from diffusion_jax.app.evaluate import mode as evaluate, scorers
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.metrics import features, table
 from diffusion_jax.report import card, results
 from diffusion_jax.report.charts import Chart

@@ -14,7 +14,7 @@ import pytest
 from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import roles, store
-from diffusion_jax.app.kinds.model import make_model
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import hooks, mode, setup
 from diffusion_jax.data.sources import ArraySource, Facts, pictures
 from diffusion_jax.data.spec import ArraySpec

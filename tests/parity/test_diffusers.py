@@ -12,8 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import diffusion_jax as dj
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.diffusion import model as diffusion
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.interop import diffusers as interop, files
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.sampling import ancestral

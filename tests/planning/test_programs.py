@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax._src.cudnn import fused_attention_stablehlo
 
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.model import make_model
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import setup
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.edm2 import EDM2Block, MPConv

@@ -26,8 +26,8 @@ from diffusion_jax.runtime.run_folder import RunFolder
 def of_run(config: Node, run: RunFolder, workdir: RunFolder | None = None) -> Node:
   """Returns the config with what its data need to know of a run folder.
 
-  Simulations are read there, and new ones are kept in workdir, by default the same, if it
-  may be written.
+  Simulations are read there, and new ones are kept in workdir if it may be
+  written; see `weights.make_model`.
   Data of the run are compared with what it was trained on; see `source_of`.
   """
   workdir = workdir or run

@@ -1,7 +1,6 @@
-"""What modes need of a model, as data, and its maker: the objective decides the kind."""
+"""What modes need of a model, as data; each kind has a folder with a maker."""
 
 import dataclasses
-import pkgutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +14,6 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.rules import Row, lines
 from diffusion_jax.app.config.schema import Schema
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.conflicts import CONFLICTS
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.rules import IDLE
@@ -179,25 +176,6 @@ def make_encode(model: Model, mesh: Mesh) -> Callable[..., dict]:
     return batch | {'x': z}
 
   return jax.jit(encode, out_shardings=sharding.batch_sharding(mesh))
-
-
-def make_model(
-  config: Node,
-  run: RunFolder,
-  facts: Facts | None = None,
-  workdir: RunFolder | None = None,
-) -> Model:
-  """Returns the model of a complete config, whose data know the run (`datasets.of_run`).
-
-  run: the run that is read; facts: the facts of the images; None: read from the data;
-  workdir: the folder that is written, by default that of the run.
-  """
-  facts = datasets.facts_of(config) if facts is None else facts
-  config = datasets.with_conditions(config, facts)
-  kind = next(x for x in store.MODULES if x.SCHEMA.kind == config.schema.kind)
-  maker = pkgutil.resolve_name(f'{kind.__name__}.model:make')
-  model = maker(config, run, facts)
-  return dataclasses.replace(model, workdir=workdir or run)
 
 
 def make_mesh(config: Node) -> Mesh:

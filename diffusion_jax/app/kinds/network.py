@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,11 @@ from diffusion_jax.app.config.rules import Row
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.learned import LogVariance
+from diffusion_jax.app.kinds.process import Process
 from diffusion_jax.app.kinds.sections import Conditioning
 from diffusion_jax.core.arguments import kind_of
-from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
+from diffusion_jax.core.denoiser import NetworkFn
 from diffusion_jax.core.keys import abstract_key
-from diffusion_jax.core.parametrization import Parametrization
-from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.declared import Declared
 from diffusion_jax.errors import UserError
@@ -43,19 +42,6 @@ _ASKED = {
 }
 
 
-class Process(NamedTuple):
-  """How data are noised, and how a network sees that.
-
-  schedule: without its parameters if it is learned; noise_input: the input of
-  the network for a level, NoiseLevel -> [B]; steps: 1000 in continuous time.
-  """
-
-  schedule: dj.Schedule
-  parametrization: Parametrization
-  noise_input: NoiseInput
-  steps: int
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class ConfiguredNetwork:
   """A network of noisy images with its process, as a config describes them.
@@ -65,9 +51,7 @@ class ConfiguredNetwork:
 
   state_shape: the shape of what is diffused. channels: of the output of
   `network`; None: the state's, and twice as many with a learned variance.
-  apply_fn: `network` -> the function that is trained. losses: what the metric
-  `loss` computes, see `metrics.losses`. stored: of latents, the
-  `StoredAutoencoder`.
+  apply_fn: `network` -> the function that is trained.
   """
 
   config: Node
@@ -76,8 +60,6 @@ class ConfiguredNetwork:
   state_shape: tuple[int, ...]
   channels: int | None = None
   apply_fn: Callable[[nn.Module], NetworkFn] = functional.network_fn
-  losses: Callable[..., Callable] | None = None
-  stored: Any = None
 
   @classmethod
   def of(cls, config: Node, facts: Facts, **more: Any) -> Self:
@@ -93,61 +75,14 @@ class ConfiguredNetwork:
     """The number of channels of the output of `network`."""
     return self.channels or (1 + self.needs.learned_variance) * self.state_shape[-1]
 
-  @property
-  def autoencoder(self) -> Any:
-    """The autoencoder of the latents, for `likelihoods.LatentDiffusion`."""
-    return self.stored.checked
-
   @functools.cached_property
   def process(self) -> Process:
     """How the data are noised, and how the network sees that."""
-    schedule = self.config.schedule.make()
-    steps = num_steps_of(schedule) or 1000
-    parametrization = Parametrization('flow')
-    if 'parametrization' in self.config:
-      parametrization = self.config.parametrization.make()
-    noise_input = self.config.noise_input.make({'schedule_steps': steps})
-    return Process(schedule, parametrization, noise_input, steps)
-
-  @property
-  def schedule_steps(self) -> int:
-    """The number of steps of the schedule; 1000 in continuous time."""
-    return self.process.steps
-
-  @property
-  def starts_noisy(self) -> bool:
-    """Whether the schedule has noise at t = 0, as a learned one has."""
-    return self.learns_schedule or float(self.process.schedule(0.0).sigma) > 0.0
+    return Process.of(self.config)
 
   def schedule(self, params: Params | None = None) -> dj.Schedule:
-    """Returns the schedule, t -> NoiseLevel.
-
-    params: parameters of the run; a learned schedule needs them, and raises
-    UserError without them.
-    """
-    schedule = self.process.schedule
-    if not self.learns_schedule:
-      return schedule
-    if params is None:
-      raise UserError(
-        'config.schedule=learned has values in a trained run only: '
-        'objective=vdm trains it, schedule.gamma=fixed needs no run'
-      )
-    return _with_params(schedule, params['schedule'])
-
-  @functools.cached_property
-  def gamma(self) -> nn.Module | None:
-    """The Flax module of a schedule that is trained, or None."""
-    schedule = self.process.schedule
-    while isinstance(schedule, dj.ShiftedSchedule):
-      schedule = schedule.schedule
-    module = getattr(getattr(schedule, 'gamma_fn', None), 'module', None)
-    return module if getattr(module, 'learned', False) else None
-
-  @property
-  def learns_schedule(self) -> bool:
-    """Whether the parameters have a branch 'schedule'."""
-    return self.gamma is not None
+    """Returns the schedule of the process; see `Process.with_params`."""
+    return self.process.with_params(params)
 
   @functools.cached_property
   def needs(self) -> Declared:
@@ -233,12 +168,6 @@ class ConfiguredNetwork:
     bound = self.config.sampling.get('bound')
     return bound is not None and (bound.name != 'auto' or bool(by_default))
 
-  @property
-  def reverse_variance(self) -> str:
-    """The variance of the reverse process, from the sampler's section."""
-    sampler = self.config.sampling.get('sampler') or {}
-    return sampler.get('variance', 'fixed_small')
-
   def logits(self, params: Params) -> Callable[..., jax.Array]:
     """Returns (x_t, level) -> logits [B, num_classes] of a classifier."""
     network = self.given()
@@ -248,7 +177,7 @@ class ConfiguredNetwork:
     """Returns the first parameters, {'network': ..., ...}; can be traced."""
     key, gamma_key = jax.random.split(key)
     params = {'network': _first_weights(self, key)}
-    params |= self.first_schedule(gamma_key)
+    params |= self.process.init(gamma_key)
     if self.uncertainty is not None:
       key = jax.random.fold_in(gamma_key, 1)
       params['uncertainty'] = self.uncertainty.init(key)
@@ -259,12 +188,6 @@ class ConfiguredNetwork:
     """EDM2's u(sigma), which is trained with the network."""
     section = self.config.objective.get('uncertainty')
     return None if section is None else section.make()
-
-  def first_schedule(self, key: jax.Array) -> Params:
-    """Returns {'schedule': first parameters}; {} if it is not learned."""
-    if self.gamma is None:
-      return {}
-    return {'schedule': self.gamma.init(key, jnp.zeros(1))['params']}
 
   def prior_sample(self, keys: jax.Array, level: dj.NoiseLevel) -> jax.Array:
     """Draws pure noise for each of the keys [B], at the noisiest level."""
@@ -279,7 +202,7 @@ def refusals_of(noisy: ConfiguredNetwork) -> tuple[Row, ...]:
   """Returns the rules about what only the network and its process know."""
   return (
     Row(
-      lambda c, facts: not noisy.learns_schedule and _kind_without_signal(noisy.process),
+      lambda c, facts: noisy.process.kind_without_signal(),
       'config.parametrization={it}: the schedule has no signal at t = 1, where {it} does not '
       'determine x_0: set parametrization=v or x0',
     ),
@@ -290,13 +213,6 @@ def refusals_of(noisy: ConfiguredNetwork) -> tuple[Row, ...]:
       ('train',),
     ),
   )
-
-
-def _with_params(schedule, params):
-  if isinstance(schedule, dj.ShiftedSchedule):
-    inner = _with_params(schedule.schedule, params)
-    return dataclasses.replace(schedule, schedule=inner)
-  return dataclasses.replace(schedule, params=params)
 
 
 def _inputs_of(c, facts, needs):
@@ -381,20 +297,6 @@ def _first_weights(noisy, key):
       'which changes outside training: a network has parameters only'
     )
   return variables['params']
-
-
-_at_end = jax.jit(lambda schedule: schedule(1.0))
-
-
-def _kind_without_signal(process):
-  """Returns the parametrization if its schedule ends without a signal, or ''."""
-  kind, schedule = process.parametrization.kind, process.schedule
-  if kind not in ('eps', 'score'):
-    return ''
-  # One program for all runs with such a schedule, unless it is not a pytree.
-  is_leaf = jax.tree_util.all_leaves([schedule])
-  last = jax.jit(lambda: schedule(1.0))() if is_leaf else _at_end(schedule)
-  return kind if last.alpha == 0.0 else ''
 
 
 def _absent_height(section, shape):

@@ -136,7 +136,7 @@ def at_levels_of(guide: OtherRun, noisy: ConfiguredNetwork, function: Callable) 
   The guide may have another schedule than the network.
   """
   same = guide.noisy.config.schedule == noisy.config.schedule
-  if same and not noisy.learns_schedule:
+  if same and not noisy.process.is_learned:
     return function
   return dj.at_training_levels(function, guide.noisy.schedule(guide.params))
 

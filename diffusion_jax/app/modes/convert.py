@@ -17,10 +17,11 @@ from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node, check_one_of, check_set, from_config
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.kinds import diffusion, other_runs, store
-from diffusion_jax.app.kinds.model import Model, check_attention, make_model
+from diffusion_jax.app.kinds.model import Model, check_attention
 from diffusion_jax.app.kinds.sections import COMMON, Sampling, Top
 from diffusion_jax.app.run import sharing, weights
 from diffusion_jax.app.run.drawing import generate
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data.sources import Facts, pictures
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import (

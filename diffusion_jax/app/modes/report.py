@@ -247,7 +247,7 @@ def count_calls(model: Model) -> int | None:
     return None
   key, first_key = jax.random.split(stream(0, 'count_calls'))
   # The values of a learned schedule do not change their number.
-  plan = model.plan(model.noisy.first_schedule(first_key))
+  plan = model.plan(model.noisy.process.init(first_key))
   if not plan.denoises:
     return None
   calls = []

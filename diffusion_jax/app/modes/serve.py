@@ -221,7 +221,7 @@ def fields(model: Model) -> list[dict]:
       table = model.schema.table('sampling.sampler')
       names = [name for name, x in table.items() if not declared_by(x).takes_pairs]
       add('sampler', 'sampler', c.sampler.name, choices=names)
-    beyond = None if model.noisy is None else model.noisy.schedule_steps
+    beyond = None if model.noisy is None else model.noisy.process.steps
     add('num_steps', 'steps', c.grid.get('number'), least=1, beyond=beyond)
   if 'guidance' in c and (c.guidance or model.conditioning.dropout):
     if not takes_pairs(model.config):

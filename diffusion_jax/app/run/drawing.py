@@ -91,7 +91,7 @@ def check_plan(model: Model) -> None:
   plan, noisy = model.plan, model.noisy
   if plan is None or noisy is None:
     return
-  learned = noisy.learns_schedule
+  learned = noisy.process.is_learned
   shapes = jax.eval_shape(model.init, abstract_key()) if learned else {}
   jax.eval_shape(lambda params: plan(params).levels, shapes)
   c = model.config.sampling

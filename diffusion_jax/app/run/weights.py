@@ -1,7 +1,8 @@
-"""A trained run: its model, the parameters that config.sampling chooses, adapters."""
+"""The model of a run, the parameters that config.sampling chooses, adapters."""
 
 import dataclasses
 import functools
+import pkgutil
 from collections.abc import Collection
 from typing import Self
 
@@ -12,8 +13,8 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import other_runs, roles
-from diffusion_jax.app.kinds.model import Frozen, Model, make_mesh, make_model
+from diffusion_jax.app.kinds import other_runs, roles, store
+from diffusion_jax.app.kinds.model import Frozen, Model, make_mesh
 from diffusion_jax.app.run.drawing import training_examples
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.errors import UserError, as_user_error
@@ -23,6 +24,27 @@ from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import lora, power_ema
 from diffusion_jax.weights import averages, checkpoints, load, share
 from diffusion_jax.weights.checkpoints import AVERAGE, RAW, check_fits
+
+
+def make_model(
+  config: Node,
+  run: RunFolder,
+  facts: Facts | None = None,
+  workdir: RunFolder | None = None,
+) -> Model:
+  """Returns the model of a complete config; its objective decides the kind.
+
+  run: the run that is read; facts: the facts of the images; None: read from the data;
+  workdir: the folder that is written, by default that of the run.
+  """
+  workdir = workdir or run
+  config = datasets.of_run(config, run, workdir)
+  facts = datasets.facts_of(config) if facts is None else facts
+  config = datasets.with_conditions(config, facts)
+  kind = next(x for x in store.MODULES if x.SCHEMA.kind == config.schema.kind)
+  maker = pkgutil.resolve_name(f'{kind.__name__}.model:make')
+  model = maker(config, run, facts)
+  return dataclasses.replace(model, workdir=workdir)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,7 +68,6 @@ class Run:
     workdir: RunFolder | None = None,
   ) -> Self:
     """Returns the run of a folder; see `make_model`."""
-    config = datasets.of_run(config, run, workdir)
     return cls(make_model(config, run, facts, workdir), given)
 
   def changed(self, config: Node) -> Self:

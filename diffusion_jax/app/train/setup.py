@@ -24,10 +24,10 @@ from diffusion_jax.app.kinds.model import (
   effort,
   make_encode,
   make_mesh,
-  make_model,
 )
 from diffusion_jax.app.kinds.rules import TRAINING, long_warmup
 from diffusion_jax.app.run import weights
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import hooks
 from diffusion_jax.app.train.hooks import Hook
 from diffusion_jax.core.keys import abstract_key
@@ -101,8 +101,7 @@ def prepare(config: Node, workdir: RunFolder) -> Setup:
   refuse(lines(mesh_rules(mesh), config, 'train', workdir.path))
   roles.check_same_run(workdir.path, config)
   check_before_simulating(config, workdir)
-  config = datasets.of_run(config, workdir)
-  source = datasets.source_of(datasets.of_training(config))
+  source = datasets.source_of(datasets.of_training(datasets.of_run(config, workdir)))
   start_up.mark('data')
   model = weights.adapted(make_model(config, workdir))
   config = datasets.of_training(model.config)  # the config with what follows from the data
@@ -281,7 +280,7 @@ def abstract_step(config: Node, mesh: Mesh, workdir: RunFolder) -> tuple[stages.
   config = store.with_flags(config, [('training.steps_per_call', '1')])
   check_attention(config, mesh)
   refuse(lines((*TRAINING, *mesh_rules(mesh)), config, 'train', None))
-  model = weights.adapted(make_model(datasets.of_run(config, workdir), workdir))
+  model = weights.adapted(make_model(config, workdir))
   model.check('train')
   objective, optimizer, _, state = state_maker(model, mesh)
   facts, size = model.facts, config.training.batch_size

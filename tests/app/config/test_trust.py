@@ -16,8 +16,8 @@ from diffusion_jax.app.edit.mode import choose_cond
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import other_runs, roles, store
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data import prepare
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder

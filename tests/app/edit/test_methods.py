@@ -8,8 +8,8 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.core.keys import fold_each
 from diffusion_jax.data import small_sets
 from diffusion_jax.runtime.run_folder import RunFolder

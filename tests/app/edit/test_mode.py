@@ -3,7 +3,7 @@
 from numpy.testing import assert_array_equal
 
 from diffusion_jax.app.edit import mode as edit
-from diffusion_jax.app.kinds.model import make_model
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import smoke
 

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.edit import methods, pictures
-from diffusion_jax.app.kinds.model import make_model
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import normal_params, smoke, untrained
 from tests.app.edit.conftest import QUICK, picture, run

@@ -10,7 +10,7 @@ from PIL import Image
 from diffusion_jax.app.edit import mode as edit
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.choices import TABLES
-from diffusion_jax.app.kinds.model import make_model
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests import refusals

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app.evaluate import metrics_of_data, scorers
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.kinds.store import kind_of
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.errors import UserError

@@ -14,10 +14,9 @@ from PIL import Image
 import diffusion_jax as dj
 from diffusion_jax.app.evaluate import cells, mode as evaluate
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import provenance, weights
-from diffusion_jax.app.run.weights import Run
+from diffusion_jax.app.run.weights import Run, make_model
 from diffusion_jax.data import small_sets
 from diffusion_jax.metrics import likelihoods, losses, scoring
 from diffusion_jax.metrics.estimates import Estimate

@@ -14,9 +14,9 @@ from numpy.testing import assert_allclose
 from scipy.spatial import distance
 
 from diffusion_jax.app.evaluate import mode as evaluate, scorers
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.metrics import features, fid, manifolds, references

@@ -12,8 +12,8 @@ from PIL import Image
 from diffusion_jax.app.edit import mode as edit
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text import decode
 from diffusion_jax.runtime.run_folder import RunFolder

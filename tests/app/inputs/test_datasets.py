@@ -13,8 +13,8 @@ from diffusion_jax.app import smoke
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import choices, roles, store
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import setup
 from diffusion_jax.data import sources, tfds_sources
 from diffusion_jax.data.spec import ArraySpec

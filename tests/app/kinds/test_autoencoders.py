@@ -10,9 +10,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.autoencoders import model as vae
-from diffusion_jax.app.kinds.model import make_mesh, make_model
+from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.drawing import generate
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.core.keys import fold_each
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.streams import stream

@@ -15,9 +15,9 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import Conditions
 from diffusion_jax.app.kinds.bridges import BridgeSampling
 from diffusion_jax.app.kinds.bridges.model import plan_of
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.kinds.sampling import Steps
 from diffusion_jax.app.modes import MODES, sample
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import checkpoints

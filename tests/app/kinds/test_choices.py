@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import diffusion_jax as dj
 from diffusion_jax.app.kinds import choices, store
 from diffusion_jax.app.kinds.diffusion import model as diffusion
-from diffusion_jax.app.kinds.model import make_model
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.declared import declared_by
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -256,7 +256,7 @@ def test_every_gamma_is_its_line_before_training(gamma, key):
     return params, schedule(np.float32([0.0, 0.5, 1.0])).logsnr
 
   params, logsnr = first(key)
-  assert model.noisy.learns_schedule == (gamma != 'fixed') == bool(params)
+  assert model.noisy.process.is_learned == (gamma != 'fixed') == bool(params)
   # the small random part of 'network' is far below a tenth
   assert_allclose(-logsnr, [-6.0, -1.0, 4.0], atol=0.02)
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data import small_sets
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import lines_of, printed_by, trial

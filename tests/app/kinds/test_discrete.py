@@ -9,8 +9,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import DIGITS, arrays_of, normal_params, trial, untrained
 from tests.app.fields import within

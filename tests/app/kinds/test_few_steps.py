@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.runtime.files import write_summed
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Context

@@ -15,8 +15,9 @@ import diffusion_jax as dj
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import other_runs
 from diffusion_jax.app.kinds.latent import model as latent
-from diffusion_jax.app.kinds.model import Latents, make_encode, make_mesh, make_model
+from diffusion_jax.app.kinds.model import Latents, make_encode, make_mesh
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data import small_sets
 from diffusion_jax.runtime.files import write_summed
 from diffusion_jax.runtime.run_folder import RunFolder

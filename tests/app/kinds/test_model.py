@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from diffusion_jax.app.kinds.model import (
-  Frozen,
-  Latents,
-  effort,
-  make_encode,
-  make_mesh,
-  make_model,
-)
+from diffusion_jax.app.kinds.model import Frozen, Latents, effort, make_encode, make_mesh
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import replicate, to_global
 from tests.app.conftest import smoke

@@ -11,9 +11,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds.model import make_mesh, make_model
+from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.drawing import generate
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import hooks, setup
 from diffusion_jax.app.train.setup import jit_step, prepare
 from diffusion_jax.runtime.run_folder import RunFolder

@@ -13,8 +13,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 import diffusion_jax as dj
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.kinds import other_runs
-from diffusion_jax.app.kinds.model import OtherRun, make_model
+from diffusion_jax.app.kinds.model import OtherRun
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import DIGITS, normal_params, refused, smoke, stored_run, trial
 from tests.app.fields import within

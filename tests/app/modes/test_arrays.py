@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES, serve
-from diffusion_jax.app.run.weights import Run
+from diffusion_jax.app.run.weights import Run, make_model
 from diffusion_jax.demos import simulators
 from diffusion_jax.metrics import table
 from diffusion_jax.runtime.run_folder import RunFolder

@@ -22,8 +22,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import roles, store
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES, convert
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import mode as train, setup
 from diffusion_jax.interop import (
   diffusers,

@@ -11,8 +11,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES, sample
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import hooks
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks.functional import network_fn

@@ -9,10 +9,9 @@ import pytest
 
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import report
 from diffusion_jax.app.run import provenance
-from diffusion_jax.app.run.weights import Run
+from diffusion_jax.app.run.weights import Run, make_model
 from diffusion_jax.report import page
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import checksums

@@ -20,10 +20,9 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import serve
 from diffusion_jax.app.run.drawing import draw_sheet
-from diffusion_jax.app.run.weights import Run
+from diffusion_jax.app.run.weights import Run, make_model
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests import refusals

@@ -11,7 +11,7 @@ from PIL import Image, ImageSequence
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.inputs.conditions import Conditions
-from diffusion_jax.app.kinds.model import make_mesh, make_model
+from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.drawing import (
   ATTEMPTS,
@@ -21,6 +21,7 @@ from diffusion_jax.app.run.drawing import (
   in_box,
   training_examples,
 )
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data import drawings
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec

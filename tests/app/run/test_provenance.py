@@ -14,9 +14,9 @@ import pytest
 
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.kinds import roles, store
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import provenance, weights
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data import images, small_sets
 from diffusion_jax.data.sources import content_sum
 from diffusion_jax.errors import UserError

@@ -10,8 +10,8 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.run import sharing
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.report import card
 from diffusion_jax.runtime.files import write_summed
 from diffusion_jax.runtime.run_folder import RunFolder

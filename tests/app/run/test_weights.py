@@ -10,9 +10,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.kinds.model import Model, make_model
+from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.interop import files
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training import lora, power_ema

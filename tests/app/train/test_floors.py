@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds.model import make_model
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import floors
 from diffusion_jax.data import pipeline
 from diffusion_jax.metrics.estimates import Estimate

@@ -11,8 +11,9 @@ from PIL import Image
 
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.diffusion import model as diffusion
-from diffusion_jax.app.kinds.model import make_mesh, make_model
+from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import hooks
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import checkpoints

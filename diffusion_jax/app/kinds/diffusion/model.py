@@ -15,6 +15,7 @@ from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds import other_runs
 from diffusion_jax.app.kinds.diffusion import ObjectiveFacts
+from diffusion_jax.app.kinds.measured import Measured
 from diffusion_jax.app.kinds.model import IDENTITY, NOTHING, Guides, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork, refusals_of
 from diffusion_jax.app.kinds.other_runs import Teacher
@@ -35,10 +36,10 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   noisy = ConfiguredNetwork.of(config, facts)
   plan = functools.partial(plan_of, noisy, config.sampling.make())
   losses = functools.partial(losses_of, noisy)
-  has_floor = not (no_floor(config.objective) or noisy.learns_schedule)
+  has_floor = not (no_floor(config.objective) or noisy.process.is_learned)
   return dataclasses.replace(
     of_network(noisy, run, plan),
-    measured=dataclasses.replace(noisy, losses=losses),
+    measured=Measured(noisy, losses),
     losses=losses if has_floor else None,
   )
 
@@ -104,7 +105,7 @@ def of_network(
     init=noisy.init,
     objective=functools.partial(objective_of, noisy, teacher),
     refusals=refusals_of(noisy),
-    measured=noisy,
+    measured=Measured(noisy),
     root=lambda: stream(noisy.config.sampling.seed, 'sampling'),
     conditioning=noisy.conditioning,
     noisy=noisy,
@@ -138,9 +139,9 @@ def objective_of(
   section = noisy.config.schedule
   facts = ObjectiveFacts(
     network=network or noisy.trained(test),
-    schedule=None if noisy.learns_schedule else noisy.schedule(),
+    schedule=None if noisy.process.is_learned else noisy.schedule(),
     make_schedule=noisy.schedule,
-    schedule_steps=noisy.schedule_steps,
+    schedule_steps=noisy.process.steps,
     total_steps=noisy.config.training.num_steps,
     num_levels=noisy.facts.x.levels,
     sigma_data=noisy.process.parametrization.sigma_data,

@@ -24,6 +24,7 @@ from diffusion_jax.app.inputs.stored_latents import check_record
 from diffusion_jax.app.kinds import autoencoders, roles, store
 from diffusion_jax.app.kinds.autoencoders.model import Autoencoder
 from diffusion_jax.app.kinds.diffusion import model as diffusion
+from diffusion_jax.app.kinds.measured import Measured
 from diffusion_jax.app.kinds.model import Frozen, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.other_runs import check_unchanged, open_weights
@@ -51,7 +52,7 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   """Makes a diffusion model of latents."""
   sampling: DenoiserSampling = config.sampling.make()
   stored = StoredAutoencoder(config, run, facts)
-  noisy = ConfiguredNetwork.of(config, facts, state_shape=stored.shape, stored=stored)
+  noisy = ConfiguredNetwork.of(config, facts, state_shape=stored.shape)
   plan = functools.partial(diffusion.plan_of, noisy, sampling)
   latents = latents_of(stored)
   if config.latent.path:
@@ -59,6 +60,7 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   model = diffusion.of_network(noisy, run, plan, latents)
   return dataclasses.replace(
     model,
+    measured=Measured(noisy, autoencoder_of=lambda: stored.checked),
     autoencoder=Frozen(stored.prepare, stored.shapes, stored.load),
     keeps=('autoencoder', 'latent.json'),
   )
