@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from diffusion_jax.app.kinds.measured import Measured
-from diffusion_jax.app.kinds.model import make_model
+from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import read, smoke
 
