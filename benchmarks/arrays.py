@@ -43,12 +43,12 @@ def main(file):
   mean, std = np.array(data['mean']), np.array(data['std'])
   with np.load(file) as arrays:
     x = arrays['arr_0']
-  some = data['length'], data['correlation']
-  describe(f'{len(x)} samples', (x - mean) / std, *some)
+  length, correlation = data['length'], data['correlation']
+  describe(f'{len(x)} samples', (x - mean) / std, length, correlation)
   rng, channels = np.random.default_rng(9), len(std)
-  standard = (0.0,) * channels, (1.0,) * channels  # mean and std
-  exact = gaussian_process(rng, len(x), tuple(data['sides']), some[0], *standard, some[1])
-  describe(f'{len(x)} exact draws', exact['x'], *some)
+  mean, std, sides = (0.0,) * channels, (1.0,) * channels, tuple(data['sides'])
+  exact = gaussian_process(rng, len(x), sides, length, mean, std, correlation)
+  describe(f'{len(x)} exact draws', exact['x'], length, correlation)
 
 
 if __name__ == '__main__':

@@ -175,8 +175,8 @@ def main():
     for seed in range(args.seeds):
       params, seconds = train(method, source, args.classes, seed, args.steps)
       for stochastic in (False, True)[: 1 + (method in DIFFUSION)]:
-        how = DIFFUSION.get(method, 0.0), stochastic
-        table, energy = figures(params, source, args.classes, *how)
+        diffusion = DIFFUSION.get(method, 0.0)
+        table, energy = figures(params, source, args.classes, diffusion, stochastic)
         row = '  '.join(f'{n}: {x:.3f}' for n, x in table.items())
         row += f'  path energy {energy:.3f}' * (not stochastic)
         print(f'{method:15} {seconds:.0f} s  W2 {row}', flush=True)

@@ -256,9 +256,8 @@ def measure(
   is_joint: bool = False,
 ) -> Row:
   """Trains, draws and scores; returns the figures of a row."""
-  which = task, simulations, seed, flags
-  run, cost = fit_again(*which, out, is_joint)
-  run, cost = fit_longer(*which, run, cost, is_joint)
+  run, cost = fit_again(task, simulations, seed, flags, out, is_joint)
+  run, cost = fit_longer(task, simulations, seed, flags, run, cost, is_joint)
   contexts = np.stack([context_of(task, y) for y, _ in known])
   size = known[0][1].shape[1]
   if is_joint:
@@ -384,11 +383,10 @@ def main() -> None:
     row = next((row for row in done if key.items() <= row.items()), None)
     if row is None:
       found = observations_in(args.references, task, numbers)
-      which, rest = (task, simulations, seed), (found, args.out)
       if is_peer:
-        row = key | peer(*which, method[4:], *rest, args.sbi)
+        row = key | peer(task, simulations, seed, method[4:], found, args.out, args.sbi)
       else:
-        row = key | measure(*which, args.flags, *rest, args.joint)
+        row = key | measure(task, simulations, seed, args.flags, found, args.out, args.joint)
       with path.open('a') as file:
         file.write(json.dumps(row) + '\n')
     wanted.append(row)

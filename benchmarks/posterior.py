@@ -234,12 +234,11 @@ def measure(method: Method, problem: Problem, num_samples: int, seeds: int) -> n
   exact = problem.exact
   y = jnp.tile(jnp.asarray(problem.y, jnp.float32), (num_samples, 1))
   draw = jax.jit(lambda key: method.draw(key, problem, y))
-  given = problem.matrix, problem.y, problem.std
 
   def errors(x):
     if len(exact.weights) == 1:
       return gaussian_errors(x, exact)
-    return posterior.posterior_errors(x, exact, *given)
+    return posterior.posterior_errors(x, exact, problem.matrix, problem.y, problem.std)
 
   return np.array([errors(draw(jax.random.key(i))) for i in range(seeds)])
 

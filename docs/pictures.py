@@ -336,8 +336,9 @@ def bridge():
     c = BridgeSampling(reverse=back, stochastic=noisy)
     plan = plan_of(model.noisy, c, params)
     x = model.facts.x.encode(points[c.ends[0]])
-    args = jax.random.key(0), plan.step_function({}), plan.sampler, plan.levels, x
-    xs = model.facts.x.decode(dj.trajectory(*args))
+    denoise = plan.step_function({})
+    path = dj.trajectory(jax.random.key(0), denoise, plan.sampler, plan.levels, x)
+    xs = model.facts.x.decode(path)
     axis.plot(xs[:, :, 0], xs[:, :, 1], color='C0', lw=0.5, alpha=0.4)
     axis.scatter(*xs[0].T, color='gray', s=5)
     axis.scatter(*xs[-1].T, color='black', s=5, zorder=3)

@@ -29,8 +29,8 @@ class _Denoise(torch.autograd.Function):
 class _Product(torch.autograd.Function):
   @staticmethod
   def forward(vector, x, sigma, alpha, problem):
-    arrays = x.numpy(), vector.numpy()
-    return _tensor(problem.jacobian_product(*arrays, _level(sigma), _level(alpha)), x)
+    product = problem.jacobian_product(x.numpy(), vector.numpy(), _level(sigma), _level(alpha))
+    return _tensor(product, x)
 
   @staticmethod
   def setup_context(ctx, inputs, output):

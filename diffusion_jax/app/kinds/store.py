@@ -38,7 +38,7 @@ from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features
 
-# A module for each kind; its `model` has the maker (`make_model`).
+# A module for each kind; its `model` has the maker, which `run.weights.make_model` calls.
 MODULES = latent, diffusion, few_steps, bridges, classifier, autoencoders, discrete
 KINDS = tuple(module.SCHEMA for module in MODULES)
 
