@@ -18,9 +18,9 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.app.kinds import registry
 from diffusion_jax.app.modes import MODES
+from diffusion_jax.core.measurements import is_linear
 from diffusion_jax.networks import gamma
 from diffusion_jax.networks.inputs import Inputs, Text
-from diffusion_jax.posteriors.measurements import is_linear
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.testing import oracles

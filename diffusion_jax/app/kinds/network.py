@@ -95,7 +95,7 @@ class ConfiguredNetwork:
 
   @property
   def autoencoder(self) -> Any:
-    """The autoencoder of the latents, for `likelihoods.LatentDiffusion`."""
+    """The autoencoder of the latents, for `vae_bits.LatentDiffusion`."""
     return self.stored.checked
 
   @functools.cached_property
