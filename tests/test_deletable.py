@@ -99,7 +99,7 @@ def deleted(paths, rows=(), configs=()):
 
 @pytest.mark.parametrize('thing', TABLE)
 def test_the_page_names_the_files_of(thing):
-  """It fails if a family is imported elsewhere, has another row, or a file is listed in vain."""
+  """A family is imported nowhere else and has no other row, and no file is listed in vain."""
   paths, rows, configs = TABLE[thing]
   files, (changed, _) = files_of(paths), deleted(paths, rows, configs)
   assert {*changed} == {f'{PACKAGE}/{row.partition(":")[0]}' for row in rows}
@@ -182,7 +182,7 @@ ALL = [[*TABLE], *(pytest.param([thing], marks=pytest.mark.slow) for thing in TA
 
 @pytest.mark.parametrize('things', ALL, ids=['all', *TABLE])
 def test_the_rest_works_without(things, tmp_path):
-  """All modules are imported, all configs and modes' helps are made, and digits are learned.
+  """Modules are imported, configs and the modes' helps are made, and digits are learned.
 
   The configs stay in the copy: those that chose what is gone are refused.
   """

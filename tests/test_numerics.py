@@ -38,7 +38,7 @@ LOOKUP = HIGHEST  # a row of an embedding, its product with a one-hot vector
 
 @pytest.fixture(autouse=True, scope='module')
 def forgotten():
-  """What JAX keeps of float64 arguments fails in the files that follow."""
+  """Forgets what JAX keeps of float64 arguments, which fails in the files that follow."""
   yield
   jax.clear_caches()
 

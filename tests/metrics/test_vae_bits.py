@@ -20,7 +20,7 @@ BITS = 3.0
 
 @pytest.mark.parametrize('metric', [vae_bits.vae_elbo(), vae_bits.importance_weighted(5)])
 def test_a_posterior_that_is_the_prior_leaves_the_reconstruction(metric, key, tmp_path):
-  """Then each draw of z has the weight p(x | z), here of 3 bits/dim."""
+  """Where q(z | x) is the prior, each draw of z has the weight p(x | z), here of 3 bits/dim."""
   x0 = jnp.zeros((2, 4, 4, 1))
   nats = BITS * x0[0].size * np.log(2.0)
   model: Any = SimpleNamespace(
