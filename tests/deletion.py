@@ -39,7 +39,7 @@ def without(
   changed: dict[str, _File] = {}
   new, first = {*gone}, True
   while new:
-    ends = {name.rpartition('.')[2] for name in new} | (words if first else set())
+    ends = {name.partition('[')[0].rpartition('.')[2] for name in new} | (words if first else set())
     before = {*gone}
     for path, source in sources.items():
       if path not in files and not ends.isdisjoint(words_of(source)):
@@ -68,6 +68,7 @@ class _File:
     self.module, self.tree = module_of(path), ast.parse(source)
     package = self.module if path.endswith('__init__.py') else self.module.rpartition('.')[0]
     self.used = _names(self.tree)
+    self.keys = set()  # of entries that were taken out of tables
     self.bound = {}  # what each name of the module means, by its full name
     for node in ast.walk(self.tree):
       match node:
@@ -95,7 +96,7 @@ class _File:
     names = {*self.bound.values()}
     for node in ast.walk(self.tree):
       match node:
-        case ast.Attribute() if dotted := _dotted(node, self.bound):
+        case ast.Attribute() | ast.Subscript() if dotted := _dotted(node, self.bound):
           names.add(dotted)
         case ast.Import(imported):
           names |= {x.name for x in imported}
@@ -136,10 +137,10 @@ class _File:
       case ast.ImportFrom(str(base), names):
         hit = next((x for x in names if _is_gone(f'{base}.{x.name}', gone)), None)
         return hit and [*chain, hit]
-      case ast.Name(ctx=ast.Load()) | ast.Attribute():
+      case ast.Name(ctx=ast.Load()) | ast.Attribute() | ast.Subscript():
         dotted = _dotted(node, bound)
       case ast.Constant(value=str(text)) if not isinstance(chain[-2], ast.Expr):
-        if words and not words.isdisjoint(words_of(text)):
+        if words and (text in self.keys or not words.isdisjoint(words_of(text))):
           return chain
         dotted = self.prefix + text if self.prefix and text.isidentifier() else text
       case ast.arg(name) if not self._fixtures(name).isdisjoint(gone):
@@ -171,8 +172,9 @@ class _File:
     function = next((i for i, x in enumerate(chain) if isinstance(x, ast.FunctionDef)), None)
     if function is None or chain[function + 1] not in chain[function].body:
       for i in range(len(chain) - 1, 1, -1):
-        if _take(chain[i - 1], chain[i], chain[i - 2]):
-          return set()
+        if _take(chain[i - 1], chain[i], chain[i - 2], keys := set()):
+          self.keys |= keys
+          return {f'{name}[{key}]' for name in _bound_by(chain[1]) for key in keys}
     else:
       at = max(i for i, x in enumerate(chain) if isinstance(x, ast.stmt))
       guard = chain[at - 1]
@@ -197,15 +199,18 @@ def _drop(block, statement):
         body.append(ast.Pass())
 
 
-def _take(parent, node, above):
-  # Takes an entry out of a table; returns whether it is one.
+def _take(parent, node, above, keys):
+  # Takes an entry out of a table; returns whether it is one, and adds its key to `keys`.
   match parent:
     case ast.Dict():
       i = [node in pair for pair in zip(parent.keys, parent.values, strict=True)].index(True)
+      keys |= {x.value for x in parent.keys[i : i + 1] if isinstance(x, ast.Constant)}
       del parent.keys[i], parent.values[i]
       return True
     case ast.Tuple() if isinstance(above, (*_SEQUENCES, ast.Dict, ast.Call, ast.Starred)):
       return False  # a row, which goes as a whole
+    case ast.Tuple() if isinstance(above, ast.Assign) and isinstance(above.targets[0], ast.Tuple):
+      return False  # as many values as names
     case ast.Tuple() | ast.List() | ast.Set() if len(parent.elts) > 1:
       parent.elts.remove(node)
       return True
@@ -222,6 +227,9 @@ def _dotted(node, bound):
     case ast.Attribute(value, name):
       base = _dotted(value, bound)
       return base and f'{base}.{name}'
+    case ast.Subscript(value, ast.Constant(key)):
+      base = _dotted(value, bound)
+      return base and f'{base}[{key}]'
   return ''
 
 
