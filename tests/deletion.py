@@ -52,6 +52,23 @@ def without(
   return {path: file.text() for path, file in changed.items()}
 
 
+def lost_words(before: dict[str, str], after: dict[str, str]) -> frozenset[str]:
+  """Returns the words of code that are in no file any more, such as the names of table rows."""
+  words = set()
+  for path, source in before.items():
+    if source != after.get(path):
+      for node in ast.walk(ast.parse(source)):
+        match node:
+          case ast.Name(name) | ast.arg(name) | ast.Attribute(attr=name) | ast.FunctionDef(name):
+            words.add(name)
+          case ast.ClassDef(name) | ast.keyword(arg=str(name)):
+            words.add(name)
+          case ast.Constant(value=str(text)) if ' ' not in text:
+            words |= words_of(text)
+  left = set().union(*map(words_of, after.values()))
+  return frozenset(word for word in words - left if len(word) > 2)
+
+
 def imported(sources: dict[str, str]) -> set[str]:
   """Returns the modules that other files import."""
   modules, found = {module_of(path): path for path in sources}, set()

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import store
 from tests import deletion
-from tests.test_architecture import ROOT
+from tests.test_architecture import ROOT, tracked_files
 
 PACKAGE = 'diffusion_jax'
 HEADER = '| to delete | its files, in `diffusion_jax/` or `configs/` | its rows and names in |'
@@ -158,18 +159,21 @@ assert list(Path('run').rglob('metrics.jsonl'))
 """
 
 
-def copy_without(things, copy, *folders):
-  """Copies folders of the checkout without things of the table; returns the names that go."""
+def without(things):
+  """Returns the files that things of the table are, their configs, what changes, and the names."""
   paths, rows, configs = (sum((TABLE[thing][i] for thing in things), ()) for i in range(3))
   changed, gone = deleted(paths, rows, configs)
-  hidden = shutil.ignore_patterns('__pycache__')
-  for name in folders:
-    shutil.copytree(ROOT / name, copy / name, ignore=hidden)
-  for path in (copy / PACKAGE / path for path in paths):
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-  for path, text in changed.items():
-    (copy / path).write_text(text)
-  return gone, configs_of(configs)
+  return files_of(paths), configs_of(configs), changed, gone
+
+
+def copied(place, names, files, changed):
+  """Copies files of the checkout, with those that change, without those that are deleted."""
+  for name in names:
+    if name not in files:
+      (place / name).parent.mkdir(parents=True, exist_ok=True)
+      shutil.copy(ROOT / name, place / name)
+  for name, text in changed.items():
+    (place / name).write_text(text)
 
 
 def run_in(copy, *command):
@@ -186,7 +190,9 @@ def test_the_rest_works_without(things, tmp_path):
 
   The configs stay in the copy: those that chose what is gone are refused.
   """
-  gone, broken = copy_without(things, tmp_path, PACKAGE, 'configs')
+  files, broken, changed, gone = without(things)
+  names = [x for x in tracked_files() if x.startswith((f'{PACKAGE}/', 'configs/'))]
+  copied(tmp_path, names, files, changed)
   found = run_in(tmp_path, sys.executable, '-c', PROGRAM, str(tmp_path))
   assert found.returncode == 0, found.stderr[-3000:]
   names = re.search('^names: (.*)', found.stdout, re.M)[1].split()
@@ -196,3 +202,34 @@ def test_the_rest_works_without(things, tmp_path):
   assert {*refused} == broken, found.stdout
   lint = ('--isolated', '--select=F821,F811')
   assert run_in(tmp_path, 'ruff', 'check', *lint, PACKAGE).returncode == 0
+
+
+NOT_OF_CODE = ()
+
+
+def mirrors(files):
+  """Returns the tests of deleted files and folders, by their places."""
+  every = {x.parent if x.name == '__init__.py' else x for x in map(Path, files)}
+  for path in every:
+    place = Path('tests', *path.parts[1:])
+    yield place.with_name(f'test_{place.stem}.py').as_posix()
+    yield f'{place}/'
+
+
+@pytest.mark.slow
+def test_the_rest_of_the_tests_pass_without_all(tmp_path):
+  """Tests that name what is gone, in code or as a word, go too; the others take ten minutes."""
+  files, configs, changed, gone = without(TABLE)
+  files |= {f'configs/{name}' for name in configs}
+  before = sources(PACKAGE) | sources('configs')
+  after = {path: changed.get(path, text) for path, text in before.items() if path not in files}
+  words = deletion.lost_words(before, after) | {name.removesuffix('.py') for name in configs}
+  tests = sources('tests') | sources('benchmarks') | sources('examples') | sources('docs')
+  places = ('tests/test_deletable.py', *mirrors(x for x in files if x.startswith(PACKAGE)))
+  files |= {path for path in tests if path.startswith(places)}
+  changed = changed | deletion.without(tests, files & tests.keys(), {*gone}, words)
+  copied(tmp_path, [x for x in tracked_files() if (ROOT / x).is_file()], files, changed)
+  for command in ('init', 'add .', '-c user.name=a -c user.email=a@b.c commit -m a'):
+    assert run_in(tmp_path, 'git', *command.split()).returncode == 0
+  found = run_in(tmp_path, sys.executable, '-m', 'pytest', '-q', '--tb=short', *NOT_OF_CODE)
+  assert found.returncode == 0, found.stdout[-3000:]
