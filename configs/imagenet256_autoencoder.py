@@ -12,12 +12,12 @@ Trained here it would have neither discriminator nor perceptual loss
   python launch.py --config=configs/imagenet256_autoencoder.py
 """
 
-from configs import imagenet256_dit
+from configs import imagenet64
 from configs.base import section
 
 
 def get_config():
-  config = imagenet256_dit.pixels()
+  config = imagenet64.at_256()
   config.network = section(
     'autoencoder',
     channels=128,

@@ -9,32 +9,13 @@ the first three channels, as in its code. Not run here yet: not measured.
   python launch.py --config=configs/imagenet256_dit.py
 """
 
-from configs import base
+from configs import imagenet64
 from configs.base import section
-
-
-def pixels():
-  """The data, and the intervals of a long run, that experiments share."""
-  config = base.get_config()
-  config.data = section(
-    'tfds',
-    dataset='imagenet2012',
-    test_split='validation',
-    image_shape=(256, 256, 3),
-    num_classes=1000,
-  )
-  config.optimizer = section('adamw', clip_norm=0.0)
-  config.training.random_flip = True
-  config.training.average.warmup = False  # as released
-  config.training.machine.mesh = (-1, 8)
-  config.training.sample_every = 10_000
-  config.training.checkpoints = section(every=5000, multiples=20)
-  return config
 
 
 def shared():
   """The network, the latents and the optimizer of DiT and SiT."""
-  config = pixels()
+  config = imagenet64.at_256()
   config.latent = section('autoencoder', run='runs/imagenet256_autoencoder', shape=(32, 32, 4))
   config.network = section('dit', channels=1152, num_blocks=28, num_heads=16, remat=True)
   config.conditioning = section(labels=True, dropout=0.1)

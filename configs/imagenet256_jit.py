@@ -16,7 +16,7 @@ numbers a patch, so that every prediction works there (Li & He 2025, Table 2);
 130,477,872 parameters. Not measured.
 """
 
-from configs import imagenet64, imagenet256_dit
+from configs import imagenet64
 from configs.base import section
 
 VARIANTS = ('64',)
@@ -39,7 +39,7 @@ def predict_x0(config):
 
 
 def get_config(arg=''):
-  config = predict_x0(imagenet256_dit.pixels())
+  config = predict_x0(imagenet64.at_256())
   config.network = section(
     'dit',
     channels=768,

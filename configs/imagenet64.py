@@ -9,13 +9,32 @@ sampling.grid=respaced, not sampling.num_steps. Not measured yet.
   python launch.py --config=configs/imagenet64.py
 """
 
-from configs import imagenet256_dit
+from configs import base
 from configs.base import section
 
 
+def at_256():
+  """ImageNet at 256x256, and the intervals of a long run, that experiments share."""
+  config = base.get_config()
+  config.data = section(
+    'tfds',
+    dataset='imagenet2012',
+    test_split='validation',
+    image_shape=(256, 256, 3),
+    num_classes=1000,
+  )
+  config.optimizer = section('adamw', clip_norm=0.0)
+  config.training.random_flip = True
+  config.training.average.warmup = False  # as released
+  config.training.machine.mesh = (-1, 8)
+  config.training.sample_every = 10_000
+  config.training.checkpoints = section(every=5000, multiples=20)
+  return config
+
+
 def pixels():
-  """The data, and the intervals of a long run, that experiments share."""
-  config = imagenet256_dit.pixels()
+  """The same at 64x64."""
+  config = at_256()
   config.data.update(dataset='imagenet_resized/64x64', image_shape=(64, 64, 3))
   config.training.batch_size = 2048
   return config

@@ -59,6 +59,10 @@ from diffusion_jax.core.losses import (
   v_weight as v_weight,
   weighted_eps_loss as weighted_eps_loss,
 )
+from diffusion_jax.core.measurements import (
+  Measurement as Measurement,
+  poisson_log_prob as poisson_log_prob,
+)
 from diffusion_jax.core.normal import (
   Normal as Normal,
   bits_per_dim as bits_per_dim,
@@ -162,20 +166,10 @@ from diffusion_jax.few_steps.maps import (
   make_flow_map as make_flow_map,
 )
 from diffusion_jax.few_steps.sampler import sample_map as sample_map
-from diffusion_jax.posteriors.editing import (
-  interpolate as interpolate,
-  noise_image as noise_image,
-  sdedit as sdedit,
-  slerp as slerp,
-)
 from diffusion_jax.posteriors.heuristics import (
   likelihood_guided as likelihood_guided,
   red_diff as red_diff,
   renoised as renoised,
-)
-from diffusion_jax.posteriors.measurements import (
-  Measurement as Measurement,
-  poisson_log_prob as poisson_log_prob,
 )
 from diffusion_jax.posteriors.particles import (
   Particles as Particles,
@@ -220,6 +214,12 @@ from diffusion_jax.sampling.correctors import (
   langevin as langevin,
   with_ancestral_noise as with_ancestral_noise,
   with_corrector as with_corrector,
+)
+from diffusion_jax.sampling.editing import (
+  interpolate as interpolate,
+  noise_image as noise_image,
+  sdedit as sdedit,
+  slerp as slerp,
 )
 from diffusion_jax.sampling.grids import (
   level_grid as level_grid,

@@ -16,9 +16,9 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core import couplings, operators
+from diffusion_jax.core.measurements import Measurement
 from diffusion_jax.discrete import oracles as discrete_oracles
 from diffusion_jax.networks.context import mean_of_words
-from diffusion_jax.posteriors.measurements import Measurement
 from diffusion_jax.testing import (
   bridges,
   oracles,

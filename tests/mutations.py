@@ -1275,14 +1275,14 @@ TABLE = [
     ],
   ),
   (
-    'posteriors/measurements.py',
+    'core/measurements.py',
     'posteriors/test_heuristics.py',
     [
       ('norm_of_the_residual', 'jnp.sqrt(square + 1e-12)', 'square'),
     ],
   ),
   (
-    'posteriors/measurements.py',
+    'core/measurements.py',
     'posteriors/test_reconstruction.py',
     [
       (
@@ -1293,7 +1293,7 @@ TABLE = [
     ],
   ),
   (
-    'posteriors/measurements.py',
+    'core/measurements.py',
     'test_refusals.py',
     [
       ('arguments_that_cannot_be', 'check_not_negative(std=self.std)', 'pass'),
@@ -2705,14 +2705,14 @@ TABLE = [
     ],
   ),
   (
-    'posteriors/editing.py',
+    'sampling/editing.py',
     None,
     [
       ('no_strength_is_no_change', 'round(strength * num_steps)', 'int(strength * num_steps)'),
     ],
   ),
   (
-    'posteriors/editing.py',
+    'sampling/editing.py',
     'sampling/test_sampler.py',
     [
       ('no_key_is_used_twice', 'draw_normal(noise_key, x)', 'draw_normal(key, x)'),

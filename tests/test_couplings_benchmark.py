@@ -16,7 +16,7 @@ SHIFT = np.array([[3.0, -4.0]])
 
 
 def test_figures_of_a_translation(monkeypatch):
-  """Each point moves by (3, -4): W2 is 5, and the path energy is least, 25."""
+  """Every point moves by (3, -4): W2 is 5, and the path energy is least, 25."""
   monkeypatch.setattr(benchmark, 'DRAWS', 50)
   monkeypatch.setattr(benchmark, 'velocity', lambda params, x, t, label: jnp.tile(SHIFT, (50, 1)))
   data_key = jax.random.split(jax.random.key(99), 3)[0]

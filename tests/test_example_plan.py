@@ -45,7 +45,7 @@ def test_the_figures_of_a_row_are_those_of_the_compiled_step():
 
 
 def test_the_abstract_step_is_the_step_of_a_training(tmp_path, monkeypatch):
-  """Both programs take and need as many bytes."""
+  """The abstract step and the training's step take and need as many bytes."""
   seen = []
   in_place = compiling.in_place
 

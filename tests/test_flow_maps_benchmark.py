@@ -14,7 +14,7 @@ pytestmark = pytest.mark.benchmarks
 
 
 def test_the_divergence_from_the_checkerboard_to_its_square(key):
-  """It is log 2; of two sets of draws (1152 - 1) / n, the bias of 1,152 bins."""
+  """The divergence is log 2; of two sets of draws (1152 - 1) / n, the bias of 1,152 bins."""
   keys, n = jax.random.split(key, 3), 100_000
   data, other = (benchmark.checkerboard(k, n) for k in keys[:2])
   square = jax.random.uniform(keys[2], (n, 2), minval=-2.0, maxval=2.0)

@@ -18,9 +18,9 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import make_model
+from diffusion_jax.core.measurements import is_linear
 from diffusion_jax.networks import gamma
 from diffusion_jax.networks.inputs import Inputs, Text
-from diffusion_jax.posteriors.measurements import is_linear
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.testing import oracles
@@ -38,7 +38,7 @@ LOOKUP = HIGHEST  # a row of an embedding, its product with a one-hot vector
 
 @pytest.fixture(autouse=True, scope='module')
 def forgotten():
-  """What JAX keeps of float64 arguments fails in the files that follow."""
+  """Forgets what JAX keeps of float64 arguments, which fails in the files that follow."""
   yield
   jax.clear_caches()
 

@@ -207,7 +207,7 @@ def test_the_page_of_samplers_has_every_schedule_and_grid(capsys):
 
 
 def test_the_page_from_vae_to_diffusion_proves_what_it_says(capsys):
-  """Its snippets in turn: ELBO + KL, both forms and their variances, DDPM."""
+  """The page's snippets show in turn ELBO + KL, both forms and their variances, and DDPM."""
   code = ''.join(page_examples('from_vae_to_diffusion.md'))
   printed = run(code, capsys).replace('[', ' ').replace(']', ' ')
   rows = [[float(n) for n in line.split()] for line in printed.splitlines()]

@@ -48,7 +48,7 @@ def autoencoder(encode):
 
 @pytest.mark.docs
 def test_the_aggregate_posterior_of_known_encoders():
-  """One that ignores x has the prior; N points far apart have log N nats of information."""
+  """An encoder that ignores x has the prior; one of N points far apart has log N nats."""
   same = autoencoder(lambda x: dj.Normal(jnp.zeros_like(x), jnp.ones_like(x)))
   numbers, z, x, _ = pictures().two_consistencies(same, {'network': {}}, draws=4000)
   assert numbers['KL(q(z) | p(z))'] == pytest.approx(0, abs=1e-9)
@@ -91,7 +91,7 @@ def test_the_edge_of_digits_and_of_their_regression():
 
 @pytest.mark.docs
 def test_a_large_network_memorises_eight_digits():
-  """Its loss on them comes nearer to the exact denoiser's, that on others does not."""
+  """The loss on the eight digits comes nearer to the exact denoiser's, that on others does not."""
   curve = memorised.learn(8, (0, 50, 400), channels=64)
   assert curve.train[0] == pytest.approx(1, abs=0.01) == curve.test[0]
   assert curve.memorised < curve.train[2] < curve.train[1] < curve.test[1]

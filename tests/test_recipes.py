@@ -274,7 +274,7 @@ def decayed(params, mask):
 
 
 def test_vdm_decays_what_the_release_does():
-  """All leaves except biases decay; the norms there are GroupNorm_*.
+  """VDM's release decays all leaves except biases; its norms are GroupNorm_*.
 
   Biases, by 128 channels: the stem, 32 blocks down and 2 in the middle with a
   norm, a convolution, a norm, a convolution, 33 up, whose first norm has 256

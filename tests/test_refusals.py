@@ -625,7 +625,7 @@ def test_a_network_of_masked_states_without_a_logit_for_the_mask():
 
 
 def test_the_noise_input_has_no_default():
-  """Another input than in training would make bad samples without an error."""
+  """An input that is not the training's would make bad samples without an error."""
   with pytest.raises(TypeError, match="'noise_input'"):
     dj.Network(network_fn)  # type: ignore[call-arg]
 

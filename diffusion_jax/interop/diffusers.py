@@ -93,7 +93,7 @@ def _write(folder, network, params, sections, shape, label):
   name = type(network).__name__
   check('config', {'network': name}, {'network': tuple(_NETWORKS)}, 'in diffusers')
   part, module = _NETWORKS[name]
-  if module is autoencoder:
+  if not part:  # it is in no pipeline
     config = module.write_config(network, sections['decoding']['scale'] or 1.0)
     write_model(folder, config, module.write(network, params))
     return
@@ -114,7 +114,7 @@ def _write(folder, network, params, sections, shape, label):
   write_json(folder / 'scheduler' / SCHEDULER, scheduler)
 
 
-def tensors_of(network: UNet | DiT | Autoencoder, params: Params) -> Tensors:
+def tensors_of(network: nn.Module, params: Params) -> Tensors:
   """Returns the state dict in diffusers of a network that `save` writes."""
   return _NETWORKS[type(network).__name__][1].write(network, params)
 

@@ -11,7 +11,6 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.autoencoders import bounds as bound
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.core.elbo import LastStep
 from diffusion_jax.core.keys import split_key
@@ -21,7 +20,6 @@ from diffusion_jax.declared import declares
 from diffusion_jax.metrics import bits, plots
 from diffusion_jax.metrics.bits import in_bits
 from diffusion_jax.metrics.metric import ImageModel, ModelMetric, PerExample
-from diffusion_jax.metrics.vae_bits import LatentModel
 from diffusion_jax.ranges import Count, Rate, Size, check_value, within
 
 Array = jax.Array
@@ -66,15 +64,6 @@ class DiffusionModel(ImageModel, Protocol):
 
   def denoiser(self, params: Params, cond: dict) -> dj.Denoiser:
     """Returns the denoiser, without guidance and clipping."""
-    ...
-
-
-class LatentDiffusion(DiffusionModel, Protocol):
-  """A diffusion model of scale * z, z the latents of a VAE."""
-
-  @property
-  def autoencoder(self) -> LatentModel:
-    """The VAE, whose parameters and scale are a run's 'autoencoder'."""
     ...
 
 
@@ -218,7 +207,7 @@ def ode(
   a grey level, or Gaussian, the noise of t_min; box_draws: draws, for each
   example's condition, that estimate the share inside, 0 for none.
   """
-  log_p_of = _log_p_by_ode(t_min, tolerance, num_probes)
+  log_p_of = log_p_by_ode(t_min, tolerance, num_probes)
 
   def measure(model: DiffusionModel) -> PerExample:
     values = model.facts.x
@@ -269,8 +258,12 @@ def _share_inside(keys, denoise, schedule, x, box, t_min, rtol, draws):
   return (count + 0.5) / (draws + 0.5)
 
 
-def _log_p_by_ode(t_min, tolerance, num_probes):
-  # `exact` allows the exact divergence of small arrays.
+def log_p_by_ode(t_min: float, tolerance: float, num_probes: int) -> Callable[..., Array]:
+  """Returns (keys, denoise, schedule, x, exact=True) -> log p(x), [B], in nats.
+
+  exact: whether the divergence of small arrays is computed exactly. The arguments are
+  those of `ode`.
+  """
   check_value('t_min', t_min, Rate)
   check_value('tolerance', tolerance, _BELOW_ONE)
   check_at_least(1, num_probes=num_probes)
@@ -290,34 +283,6 @@ def _log_p_by_ode(t_min, tolerance, num_probes):
     )[0]
 
   return log_p
-
-
-def latent_ode(t_min: float = 1e-3, tolerance: float = 1e-4, num_probes: int = 1) -> ModelMetric:
-  """Bound of a diffusion model of latents, in bits/dim.
-
-  log p(x | z) + log p(z) - log q(z | x) at one draw of z, with log p(z) by the
-  probability-flow ODE (Vahdat et al. 2021). It has the fields of `ode`.
-  """
-  log_p_of = _log_p_by_ode(t_min, tolerance, num_probes)
-
-  def measure(model: LatentDiffusion) -> PerExample:
-    def function(params, keys, x0, cond):
-      keys, probe_keys = split_key(keys, 2)
-      weights, scale = (params['autoencoder'][n] for n in ('network', 'scale'))
-
-      def log_prior(z):
-        denoise = model.denoiser(params, cond)
-        log_p = log_p_of(probe_keys, denoise, model.schedule(params), scale * z)
-        return log_p + z.size // len(z) * jnp.log(scale)
-
-      vae = model.autoencoder
-      q, decode = vae.encode(weights, 1, x0), vae.log_likelihood_of(weights)
-      log_p = bound.vae_log_weight(keys, x0, q, decode, log_prior)
-      return {'total': dj.bits_per_dim(-log_p, x0.shape[1:])}
-
-    return function
-
-  return in_bits('ode', measure)
 
 
 @declares(data='levels')

@@ -59,7 +59,7 @@ OF_DIFFUSION: OfModels = {
   **_PIXELS,
 }
 OF_STATES: OfModels = {'elbo': likelihoods.state_elbo, **_PIXELS}
-OF_LATENTS: OfModels = {'ode': likelihoods.latent_ode, **_PIXELS}
+OF_LATENTS: OfModels = {'ode': vae_bits.latent_ode, **_PIXELS}
 OF_OTHERS: OfModels = _PIXELS
 OF_VAES: OfModels = {'elbo': vae_bits.vae_elbo, 'iw': vae_bits.importance_weighted, **_PIXELS}
 OF_CLASSIFIERS: OfModels = {'accuracy': accuracy.of_classifier, **_PIXELS}

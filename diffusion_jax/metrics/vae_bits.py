@@ -1,4 +1,4 @@
-"""Bits per dimension of VAEs: the bound, and the likelihood by many draws."""
+"""Bits per dimension of VAEs and of diffusion models of their latents: bounds and likelihoods."""
 
 import functools
 from collections.abc import Callable
@@ -12,9 +12,11 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.autoencoders import bounds as bound
 from diffusion_jax.core.arguments import check_at_least
+from diffusion_jax.core.keys import split_key
 from diffusion_jax.core.normal import kl
 from diffusion_jax.declared import declares
 from diffusion_jax.metrics.bits import in_bits
+from diffusion_jax.metrics.likelihoods import DiffusionModel, log_p_by_ode
 from diffusion_jax.metrics.metric import ModelMetric, PerExample
 
 Array = jax.Array
@@ -38,6 +40,15 @@ class LatentModel(Protocol):
 
   def chain_elbo(self, params: Params, keys: Array, x0: Array) -> dict[str, Array]:
     """Returns the terms of `dj.hierarchical_elbo`."""
+    ...
+
+
+class LatentDiffusion(DiffusionModel, Protocol):
+  """A diffusion model of scale * z, z the latents of a VAE."""
+
+  @property
+  def autoencoder(self) -> LatentModel:
+    """The VAE, whose parameters and scale are a run's 'autoencoder'."""
     ...
 
 
@@ -116,3 +127,31 @@ def importance_weighted(num_samples: int = 100) -> ModelMetric:
     return {'num_samples': num_samples}
 
   return in_bits('iw', measure, details, calls=lambda model, train: num_samples)
+
+
+def latent_ode(t_min: float = 1e-3, tolerance: float = 1e-4, num_probes: int = 1) -> ModelMetric:
+  """Bound of a diffusion model of latents, in bits/dim.
+
+  log p(x | z) + log p(z) - log q(z | x) at one draw of z, with log p(z) by the
+  probability-flow ODE (Vahdat et al. 2021). It has the fields of `ode`.
+  """
+  log_p_of = log_p_by_ode(t_min, tolerance, num_probes)
+
+  def measure(model: LatentDiffusion) -> PerExample:
+    def function(params, keys, x0, cond):
+      keys, probe_keys = split_key(keys, 2)
+      weights, scale = (params['autoencoder'][n] for n in ('network', 'scale'))
+
+      def log_prior(z):
+        denoise = model.denoiser(params, cond)
+        log_p = log_p_of(probe_keys, denoise, model.schedule(params), scale * z)
+        return log_p + z.size // len(z) * jnp.log(scale)
+
+      vae = model.autoencoder
+      q, decode = vae.encode(weights, 1, x0), vae.log_likelihood_of(weights)
+      log_p = bound.vae_log_weight(keys, x0, q, decode, log_prior)
+      return {'total': dj.bits_per_dim(-log_p, x0.shape[1:])}
+
+    return function
+
+  return in_bits('ode', measure)

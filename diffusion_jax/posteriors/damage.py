@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.core.arguments import computed_now
-from diffusion_jax.core.operators import Operator
-from diffusion_jax.posteriors.measurements import (
+from diffusion_jax.core.measurements import (
   Measurement,
   is_linear,
 )
+from diffusion_jax.core.operators import Operator
 from diffusion_jax.posteriors.reconstruction import unexplained
 
 GREY = 127.5  # grey levels of 255 in one unit of x in [-1, 1]

@@ -24,6 +24,7 @@ from diffusion_jax.core.arguments import (
 )
 from diffusion_jax.core.denoiser import Prediction, predict
 from diffusion_jax.core.keys import draw_index, draw_normal, draw_uniform, split_key
+from diffusion_jax.core.measurements import LogLikelihood
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import (
   Variance,
@@ -34,7 +35,6 @@ from diffusion_jax.core.process import (
 )
 from diffusion_jax.core.products import finished, softmax
 from diffusion_jax.meshes import on_auto_axes, placed_as
-from diffusion_jax.posteriors.measurements import LogLikelihood
 from diffusion_jax.posteriors.twists import (
   Twist,
   tempered_twist,

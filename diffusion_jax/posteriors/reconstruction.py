@@ -24,12 +24,12 @@ import jax.numpy as jnp
 from diffusion_jax.core.arguments import as_float, check_at_least, sum_data_axes
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.measurements import Measurement
 from diffusion_jax.posteriors.conjugate_gradients import (
   Product,
   least_squares,
   solve,
 )
-from diffusion_jax.posteriors.measurements import Measurement
 from diffusion_jax.posteriors.twists import (
   pseudoinverse_twist,
   twist_guided,

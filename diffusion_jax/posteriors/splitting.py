@@ -25,11 +25,11 @@ from diffusion_jax.core.arguments import (
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, draw_uniform, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule
-from diffusion_jax.posteriors.conjugate_gradients import least_squares
-from diffusion_jax.posteriors.measurements import (
+from diffusion_jax.core.measurements import (
   LogLikelihood,
   Measurement,
 )
+from diffusion_jax.posteriors.conjugate_gradients import least_squares
 from diffusion_jax.posteriors.twists import assumed_variance
 from diffusion_jax.sampling.ancestral import ddim, ddim_solve
 from diffusion_jax.sampling.grids import last_noisy_level, level_grid

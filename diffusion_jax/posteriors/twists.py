@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from diffusion_jax.core.arguments import check_at_least, sum_data_axes
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.measurements import (
+  LogLikelihood,
+  Measurement,
+)
 from diffusion_jax.posteriors.conjugate_gradients import (
   Product,
   solve,
-)
-from diffusion_jax.posteriors.measurements import (
-  LogLikelihood,
-  Measurement,
 )
 from diffusion_jax.sampling.guidance import shift_of_x0
 

@@ -109,7 +109,7 @@ def test_a_mistake_is_one_clear_line(command, row):
 
 
 def test_flags_of_a_file_are_flags(tmp_path, monkeypatch):
-  """One a line, as absl reads them."""
+  """A file has one flag a line, as absl reads them."""
   file = tmp_path / 'flags'
   file.write_text(f'# a trial\n{DIGITS}:smoke\n--config.seed=1e0\n')
   with flagsaver.flagsaver():
@@ -328,7 +328,7 @@ FULL = 'RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\n[tf-alloc]'
   ],
 )
 def test_how_an_error_of_a_mode_ends(error, code, printed, run_mode, capsys, monkeypatch):
-  """What the user or the machine lacks is one line."""
+  """An error about what the user or the machine lacks is one line."""
   for name in ('exit_all', 'leave'):
     monkeypatch.setattr(cli.processes, name, sys.exit)
   if 'JAX_PLATFORMS' in printed:

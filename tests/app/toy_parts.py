@@ -18,7 +18,7 @@ from diffusion_jax.training import objectives
 
 
 class Network(nn.Module):
-  """One layer."""
+  """A network of one layer."""
 
   out_channels: int
   width: int = 2

@@ -41,7 +41,7 @@ def test_samples_velocity_and_score_literally(draws):
 
 @pytest.mark.parametrize('diffusion', [0.0, 0.7])
 def test_a_path_of_one_pair_ends_at_its_points(draws, diffusion):
-  """Any step along it is exact, also from and to an end."""
+  """A step along the path is exact, also from and to an end."""
   x0, y, z = (np.float32(a) for a in draws)
   pair = BridgePrediction(y - x0, z)
   at = lambda t: jitted(bridges.bridge_sample)(x0, y, z, t, diffusion)

@@ -146,7 +146,7 @@ def test_a_jobset_fits_the_schema_of_kubernetes(name):
 
 
 def test_the_coordinator_of_the_jobset_is_its_first_pod():
-  """Its name is <jobset>-<replicated job>-<job>-<pod>.<jobset>."""
+  """The name of a pod is <jobset>-<replicated job>-<job>-<pod>.<jobset>."""
   jobset = yaml.safe_load((ROOT / 'cluster' / 'jobset.yaml').read_text())
   (job,) = jobset['spec']['replicatedJobs']
   name = jobset['metadata']['name']

@@ -35,7 +35,7 @@ def literal(mean, log_scale, x, num_levels):
 
 @pytest.mark.parametrize('num_levels', LEVELS)
 def test_the_logistic_is_a_difference_of_cdfs(num_levels):
-  """Here float64 resolves the difference to 1e-8, float32 x to 6e-8."""
+  """In this test float64 resolves the difference to 1e-8, and float32 x to 6e-8."""
   x = np.linspace(-1.0, 1.0, num_levels)
   for mean in (-1.3, 0.02, 0.9):
     for log_scale in (1.5, -1.0, -2.0):

@@ -93,7 +93,7 @@ def test_the_planted_patterns_are_chained(name):
 
 
 def test_no_product_is_fused_with_a_sum():
-  """All functions are compared by numbers in the slow test."""
+  """The cheap functions are read here; the slow test compares the numbers of all functions."""
   cases: dict[str, Any] = {name.partition('/')[2]: case for name, *case in fusions.cases()}
   for name in CHEAP:
     function, arrays = cases[name]

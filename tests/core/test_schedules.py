@@ -74,7 +74,7 @@ def test_from_logsnr_clips_to_the_range(schedule):
 
 
 def test_a_learned_schedule_is_accurate_at_both_ends():
-  """Both variances sigmoid(-+gamma) have a small relative error."""
+  """The variances sigmoid(gamma) and sigmoid(-gamma) have a small relative error."""
   gamma = np.linspace(-60.0, 60.0, 241)
   schedule = dj.LearnedSchedule((), lambda _, t: 120.0 * t - 60.0)
   level = level_at(schedule, gamma / 120.0 + 0.5)
@@ -171,7 +171,7 @@ def test_marginals_in_float32_close_to_both_ends(schedule, marginal, options):
 
 @pytest.mark.parametrize('shift', [0.25, 4.0, 1 / 0.3])
 def test_a_shift_of_a_cosine(shift):
-  """It multiplies the tangent of the angle by the shift.
+  """A shift multiplies the tangent of the angle.
 
   256 / 64 is simple diffusion's of 256 x 256 pixels (Hoogeboom et al. 2023), which adds 2 log(64 /
   256) to log SNR; 1 / b is the input scaling by b (Chen 2023), whose SNR is b^2 times as large.

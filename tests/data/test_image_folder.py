@@ -151,7 +151,7 @@ def test_a_checksum_is_of_names_and_contents(classes):
 
 
 def test_a_sum_is_of_the_content_or_of_the_files_as_they_are(tmp_path):
-  """All pictures have one by their files, and the first by their pixels."""
+  """The sum of all pictures is of their files, and the sum of the first ones of their pixels."""
   for i in range(3):
     save(tmp_path / f'{i}.png', (i, 0, 0))
   source = image_folder.folder(tmp_path, image_shape=(8, 8, 3))

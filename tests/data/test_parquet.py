@@ -84,7 +84,7 @@ def test_threads_share_the_reading_of_a_row_group(files, counting):
 
 
 def test_each_flipped_bit_is_named_or_leaves_the_rows(tmp_path):
-  """Some make a page shorter than its row group."""
+  """Some flipped bits make a page shorter than its row group."""
   path = write(tmp_path / 'a.parquet', 0, 5)
   whole, reasons = (tmp_path / 'a.parquet').read_bytes(), []
   for place in range(len(whole) // 2, len(whole)):

@@ -68,7 +68,7 @@ def test_statistics_are_those_of_the_last_axis():
 @pytest.mark.parametrize('period', [2, 3, 4, 7, 10])
 @pytest.mark.parametrize('wrap', ['memory', 'part', 'disk'])
 def test_statistics_see_rows_that_come_in_turn(period, wrap, tmp_path):
-  """All rows of what is in memory; 10,000 random ones of what is not."""
+  """Statistics see all rows of a source in memory, and 10,000 random rows of one on disk."""
   rng = np.random.default_rng(0)
   x = rng.normal(size=(10_000 * period, 1))
   x[::period] += 100.0

@@ -60,7 +60,7 @@ def test_labels_that_are_asked_for_must_be_there(tars):
 
 
 def test_a_checksum_is_of_every_label_and_picture(tmp_path):
-  """One byte in the middle changes, and the size of the tar does not."""
+  """A byte in the middle of the tar changes the checksum, though the size stays."""
   path = tmp_path / 'a.tar'
   parts = [('png', encoded.PNG), ('cls', b'0')]
   examples = [(f'{i:04}.{end}', x) for i in range(300) for end, x in parts]

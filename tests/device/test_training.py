@@ -62,7 +62,7 @@ def weights(folder):
 
 
 def test_a_deterministic_training_has_the_same_bits(tmp_path):
-  """It runs twice from the start, and once stopped and continued."""
+  """The training runs twice from the start, and once stopped and continued."""
   config = smoke(**LENGTH, **{'training.machine.deterministic': True})
   for name in ('once', 'again'):
     MODES['train'](config, tmp_path / name)

@@ -41,7 +41,7 @@ def test_chapman_kolmogorov_at_any_times(name, times):
 
 @EACH
 def test_levels_differ_between_examples(name):
-  """Both products work for [B, H, W, K] and levels [B]."""
+  """Products with a matrix and with its transpose take [B, H, W, K] and levels [B]."""
   process, size = PROCESSES[name], len(PROCESSES[name].prior)
   probs = np.random.default_rng(0).dirichlet(np.ones(size), (4, 2, 3))
   steps = [(0, 0), (0, 2), (1, 4), (3, 6)]

@@ -211,7 +211,7 @@ def test_two_times_have_the_moments_of_their_laws(key):
 
 
 def test_two_times_of_antithetic_draws_are_independent(key):
-  """Both cover (0, 1] evenly, and have the gap of two uniform draws."""
+  """The two times cover (0, 1] evenly, and have the gap of two uniform draws."""
   t, s = drawn_times(key, dj.antithetic_times, p_equal=0.0)
   both = np.sort(np.concatenate([t, s]))
   even = (np.arange(2 * N) + 0.5) / (2 * N)

@@ -99,7 +99,7 @@ def test_reflow_literally(key):
 
 
 def test_the_teacher_of_reflow_starts_from_the_noise_of_the_schedule(key):
-  """Its images are the ODE's map of sigma(1) eps, to 0.1 % in 64 steps."""
+  """The teacher's images are the ODE's map of sigma(1) eps, to 0.1 % in 64 steps."""
   oracle = oracles.gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.5]])
   network_fn = lambda params, x, noise, cond, *, key=None: 0.0 * x
   zeros = Network(network_fn, dj.time_input(1.0), parametrization='x0')

@@ -75,7 +75,7 @@ def group_norm(w, name, x, groups, eps):
 
 
 def attend(q, k, v):
-  """One head: [C, T] each -> [C, T]; softmax over the keys of q.k / sqrt C."""
+  """Computes one head, [C, T] each -> [C, T], by a softmax over the keys of q.k / sqrt C."""
   return v @ softmax(q.T @ k / np.sqrt(len(q))).T
 
 

@@ -98,7 +98,7 @@ TENSOR = '{"a":{"dtype":"%s","shape":[%s],"data_offsets":[0,%d]}}'
 
 @pytest.mark.parametrize('suffix', ['safetensors', 'bin'])
 def test_a_header_of_any_length_is_safetensors(tmp_path, suffix):
-  """Its low byte may be 0x80, like a pickle, or 10, like a GraphDef."""
+  """The low byte of a header's length may be 0x80, like a pickle, or 10, like a GraphDef."""
   path = tmp_path / f'a.{suffix}'
   text, lengths = TENSOR % ('F32', '2', 8), range(17_024, 17_024 + 256, 8)
   assert {n % 256 for n in lengths} == set(range(0, 256, 8))

@@ -44,7 +44,7 @@ def head():
 
 
 def read_edm2(tensors, **options):
-  """Its file also has the weights of u(sigma)."""
+  """A file of EDM2 also has the weights of u(sigma)."""
   return edm2.from_tensors({**head(), **tensors}, **OPTIONS | options)
 
 

@@ -258,7 +258,7 @@ def test_a_flipped_bit_of_any_file_changes_no_page(averaged, tmp_path):
 
 
 def test_a_flipped_bit_of_any_file_of_a_checkpoint_changes_no_weights(averaged, tmp_path):
-  """They are the same, or one line says what is damaged."""
+  """The weights are the same, or one line says what is damaged."""
   run = shutil.copytree(averaged, tmp_path / 'run')
   before = load.open(run, 'average', 4).params
 
@@ -287,7 +287,7 @@ def wrongs(folder, count, is_right):
 
 
 def test_a_flipped_bit_of_a_config_is_refused_or_changes_no_value(averaged, tmp_path):
-  """Any byte of it; without checkpoints, whose copy would tell."""
+  """The bit is in any byte of config.json; the run has no checkpoints, whose copy would tell."""
   path = tmp_path / 'config.json'
   data = (averaged / 'config.json').read_bytes()
   path.write_bytes(data)

@@ -111,7 +111,7 @@ def test_other_conditions_have_other_names(kind, change, tmp_path):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_the_usual_conditions_are_not_said(kind):
-  """These are the checkpoint that is sampled, and the training examples."""
+  """The usual conditions are the checkpoint that is sampled, and the training examples."""
   text = str([*results.final(run_of('a', kind, KINDS[kind]))])
   assert not any(word in text for word in ('checkpoint', 'against', 'other'))
 
@@ -166,7 +166,7 @@ def test_equal_names_have_hashes_where_nothing_else_tells_them_apart():
 
 
 def test_scores_are_named_with_their_judge(tmp_path):
-  """Unless a metric has one, as FID has."""
+  """A score names its judge, unless its metric has one of its own, as FID has."""
   one = {'fid', 'sfid'}
   metrics = [n for n in table.METRICS if n in {*table.OF_FILES} | one]
   names = {}

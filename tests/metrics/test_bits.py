@@ -17,7 +17,7 @@ def test_rate_and_distortion_by_hand():
 
 
 def test_a_histogram_counts_one_of_each_level_more():
-  """One pixel of levels 0, 2, 2 in two batches: (2, 1, 3) of 6."""
+  """A pixel of levels 0, 2, 2 in two batches has the counts (2, 1, 3) of 6."""
   batches = [np.array([[[[0]]], [[[2]]]]), np.array([[[[2]]]])]
   log_prob = bits.pixel_histogram(batches, 3)
   assert log_prob.shape == (1, 1, 1, 3)

@@ -40,7 +40,7 @@ def notes(name, samples, reference, names):
 
 @pytest.mark.parametrize('name', sorted({*table.METRICS} - BLIND - {'regression'}))
 def test_metrics_name_a_column_of_whole_numbers(name, monkeypatch):
-  """Unless both sets have it; by its name or its number, in either set."""
+  """A column of whole numbers in one set alone is named, by its name or its number."""
   monkeypatch.setattr(vectors, 'classifier_accuracy', lambda *args: Estimate(0.5))
   told, unnamed = notes(name, SMOOTH, REAL, {'names': NAMES}), {'names': np.array([])}
   assert told and all(note.endswith(TOLD.format('rooms', 'reference')) for note in told)

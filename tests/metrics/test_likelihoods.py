@@ -7,12 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 from numpy.testing import assert_allclose
 from scipy.stats import norm
 
 import diffusion_jax as dj
-from diffusion_jax.core.normal import log_prob
 from diffusion_jax.data.sources import Facts
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.metrics import likelihoods
@@ -64,38 +62,6 @@ def test_ode_within_the_box_is_the_truncated_density():
   assert abs(gain + np.log(share) / 2) < 4.5 * error < 0.02
   measure = likelihoods.ode(box_draws=0).measure(exact(law, VALUES))
   assert 'truncated' not in jax.eval_shape(measure, {}, KEYS, x, {})
-
-
-class LinearLatents:
-  """z ~ N(0, 4 I), x | z ~ N(z, I / 4): all that `latent_ode` needs of it."""
-
-  autoencoder = property(lambda self: self)
-
-  def denoiser(self, params, cond):
-    """Returns the exact denoiser of scale z, with scale = 0.3."""
-    return oracles.gaussian(np.zeros(4), np.eye(4) * 0.6**2).denoise
-
-  def schedule(self, params):
-    return dj.CosineSchedule()
-
-  def encode(self, params, t, x):
-    precision = 1 / 4 + 4.0
-    return dj.Normal(4.0 * x / precision, 1.0 / precision)
-
-  def log_likelihood_of(self, params):
-    return lambda x, z: log_prob(dj.Normal(z, 0.25), x).sum(axis=-1)
-
-
-def test_the_bound_of_the_exact_posterior_is_the_likelihood():
-  """x ~ N(0, (4 + 1/4) I), for any scale of the latents that are diffused."""
-  measure = likelihoods.latent_ode(t_min=1e-4, tolerance=1e-6)
-  x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-  params = {'autoencoder': {'network': {}, 'scale': jnp.float32(0.3)}}
-  keys = jax.random.split(jax.random.key(0), 3)
-  function = jax.jit(measure.measure(LinearLatents()))
-  bits = function(params, keys, x, {})['total']
-  exact = -scipy.stats.norm.logpdf(x, 0.0, 4.25**0.5).sum(axis=-1)
-  assert_allclose(bits, exact / (4 * np.log(2.0)), atol=2e-3)
 
 
 def test_random_steps_have_a_sum_and_no_curves(tmp_path):

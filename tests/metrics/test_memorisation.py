@@ -34,7 +34,7 @@ def null(m):
 
 @pytest.mark.parametrize('m', [1, 50, 101, 130])
 def test_the_expected_fraction_of_copies_is_exact(m):
-  """Each of M + 1 exchangeable distances, fourth powers, is the sample once."""
+  """The mean over M + 1 exchangeable distances, each of which is the sample's once, is exact."""
   distances = np.arange(1.0, m + 2) ** 4
   found = [
     fraction_copied(distances[i : i + 1], np.delete(distances, i)).value for i in range(m + 1)
@@ -54,7 +54,7 @@ def variance_under_null(n, m):
 
 @pytest.mark.parametrize('m', [50, 360])
 def test_the_fraction_of_copies_varies_as_its_closed_form(rng, m):
-  """Its error has both parts for any law: few values are 2 errors away."""
+  """The error has both parts of the variance for any law: few values are 2 errors away."""
   n, draws = 200, 2000
   found = [fraction_copied(rng.exponential(size=n), rng.exponential(size=m)) for _ in range(draws)]
   values, errors = np.array(found).T

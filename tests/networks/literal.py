@@ -119,7 +119,7 @@ def attend(q, k, v, mask=None):
 
 
 def attention(p, x):
-  """One head, with logits times C^-1/2 and a softmax of all pixels."""
+  """Computes one head, with logits times C^-1/2 and a softmax of all pixels."""
   b, height, width, c = x.shape
   h = norm(p['norm'], x, 4).reshape(b, height * width, c)
   q, k, v = (dense(p[name], h) for name in ('query', 'key', 'value'))

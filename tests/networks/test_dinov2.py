@@ -38,7 +38,7 @@ def test_grey_images_are_repeated():
 
 
 def block(x, p, num_heads):
-  """One block of Oquab et al. 2023."""
+  """Computes one block of Oquab et al. 2023."""
   h = layer_norm(x, p['norm_1'])
   q, k, v = (heads(dense(p[name], h), num_heads) for name in ('query', 'key', 'value'))
   x = x + p['scale_1'] * dense(p['out'], attend(q, k, v))

@@ -90,7 +90,7 @@ CONDITIONED['dit'] = 'modulation_out', 0
 
 @pytest.mark.parametrize('name', CONDITIONED)
 def test_flow_maps_have_more_inputs(name, key):
-  """Each of the two has an effect on the blocks of a trained network."""
+  """The elapsed time and the guidance scale both change the blocks of a trained network."""
   make: Any = NETWORKS[name]
   options = {'attention_resolutions': ()} if name != 'dit' else {}
   both = make(inputs=STEPS, **options)

@@ -18,7 +18,7 @@ class Net(nnx.Module):
 
 
 def test_a_module_of_nnx_is_the_same_function(key):
-  """Its output equals nnx.merge's; dropout follows the key, or is off."""
+  """The output of a module of NNX equals nnx.merge's; dropout follows the key, or is off."""
   module = functional.from_nnx(Net)(in_channels=2, width=5)
   x, noise = np.ones((4, 2), np.float32), np.arange(4.0, dtype=np.float32)
 

@@ -205,7 +205,7 @@ def computed(network, params):
 
 @pytest.mark.parametrize('name', OF_BLOCKS)
 def test_products_with_weights_are_computed_again_unless_they_are_stored(name):
-  """Both policies recompute attention, and one stores products."""
+  """Either policy computes attention again, and `products` stores products with weights."""
   options = {}, {'remat': True}, {'remat': True, 'remat_policy': 'products'}
   networks = [OF_BLOCKS[name](**k) for k in options]
   params = jax.eval_shape(networks[0].init, jax.random.key(0), *ARGUMENTS)

@@ -63,7 +63,7 @@ class Layers(nn.Module):
 
 @pytest.mark.parametrize('rank', [1, 2])
 def test_a_network_is_the_one_with_a_further_axis_on_which_nothing_depends(rank):
-  """This holds for convolutions, changes of resolution, norms and attention."""
+  """Convolutions, changes of resolution, norms and attention take any number of axes."""
   network, x, count = Layers(), examples(rank), {1: 8, 2: 4}[rank]
 
   def repeated(x):

@@ -82,7 +82,7 @@ def test_the_whole_network_of_jit():
 
 
 def test_the_output_begins_at_zero(key):
-  """All but the zero-initialised layers are random."""
+  """The output layer and the modulations begin at 0, and the other layers at random."""
   network = DiT(**TINY, **JIT, **LABELLED)
 
   @jax.jit
@@ -197,7 +197,7 @@ def test_blocks_are_a_loop_where_that_is_cheaper():
 
 @pytest.mark.slow
 def test_what_is_computed_on_gpus_is_the_same(key):
-  """There blocks are unrolled, and a kernel's parts have separate products."""
+  """On GPUs blocks are unrolled, and the parts of a kernel have separate products."""
   network = DiT(**TINY, **LABELLED, dropout=0.1)
   x = images()
   params = {'params': small_params(network, x, NOISE, LABEL)}

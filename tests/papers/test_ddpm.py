@@ -57,7 +57,7 @@ def eq_7(p, x0, xt):
 
 @jax.jit
 def traced_posterior(schedule, steps, x0, xt):
-  """Its table is float32 here, as an argument."""
+  """Computes q(x_{t-1} | x_t, x_0) with the schedule's table as an argument, which is float32."""
   t = steps / schedule.num_steps
   return dj.q_posterior(x0, xt, schedule(t - 1 / schedule.num_steps), schedule(t))
 

@@ -133,7 +133,7 @@ def test_mdlm_eq_7_and_the_loss_of_md4(name):
 
 
 def test_remdm_one_step():
-  """It draws from q_sigma(z_s | z_t, x) with sigma = eta (1 - alpha_s)."""
+  """A step of ReMDM draws from q_sigma(z_s | z_t, x) with sigma = eta (1 - alpha_s)."""
   alpha_s, alpha_t, eta = 0.7, 0.45, 0.5
   sigma = eta * (1 - alpha_s)
   _, xt, logits = example('absorbing', 3)

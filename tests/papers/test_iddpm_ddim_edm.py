@@ -46,7 +46,7 @@ def test_iddpm_eq_15_learned_variance():
 
 @pytest.mark.parametrize('eta', [0.0, 0.5, 1.0])
 def test_ddim_eq_12_and_16(eta):
-  """One step between two levels that are not neighbours."""
+  """The step is between two levels that are not neighbours."""
   p = ddpm(dj.linear_betas(1000))
   rng = np.random.default_rng(0)
   xt, eps_hat = rng.standard_normal((2, 3, 5))
@@ -106,7 +106,7 @@ def test_edm_table_1_to_1e_6(sigma, sd):
 
 
 def test_zero_terminal_snr_algorithm_1():
-  """This is Lin et al. 2023, Alg. 1, literally."""
+  """The betas are those of Lin et al. 2023, Alg. 1, transcribed literally."""
   betas = dj.scaled_linear_betas(1000)
   alphas_bar_sqrt = np.sqrt(np.cumprod(1 - betas))
   first, last = alphas_bar_sqrt[0].copy(), alphas_bar_sqrt[-1].copy()

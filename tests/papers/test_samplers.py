@@ -407,7 +407,7 @@ def path_noise(key, x, t, s):
 
 @pytest.mark.parametrize('eta', [0.5, slow(1.0)])
 def test_sample_dpmpp_sde_of_k_diffusion(eta):
-  """Both steps are DDIM's, with the noise of one path."""
+  """The half step and the whole step are DDIM's, with the noise of one path."""
   _, sigma = ve_grid(5)
   x, key = start(sigma), jax.random.key(3)
   expected = x

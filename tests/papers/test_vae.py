@@ -339,9 +339,9 @@ def pieces(p, variance):
   ],
 )
 def test_ddpm_is_a_hierarchical_vae(T, variance, key):
-  """Its bound is form (b) with a fixed encoder, term by term.
+  """DDPM's bound is form (b) with a fixed encoder, term by term.
 
-  This needs float64: the last float32 bit of z_t is 4e-5 of the smallest KLs.
+  The comparison needs float64: the last float32 bit of z_t is 4e-5 of the smallest KLs.
   """
   p = ddpm(dj.linear_betas(T, 1e-2, 0.7 if T < 100 else 0.05))
   keys = jax.random.split(key, len(X0))

@@ -36,7 +36,7 @@ def measured(folder):
 
 @pytest.mark.slow
 def test_both_sides_learn_the_same_from_the_same_weights_and_images(folder):
-  """Both sides begin with the loss of a network that returns 0: E |eps|^2 = 1."""
+  """JAX and PyTorch begin with the loss of a network that returns 0: E |eps|^2 = 1."""
   images, out = folder / 'images.npz', folder / 'curves.json'
   shades = np.linspace(0, 255, 64, dtype=np.uint8)
   np.savez(images, images=np.ones((64, 16, 16, 3), np.uint8) * shades[:, None, None, None])

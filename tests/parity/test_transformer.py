@@ -15,7 +15,7 @@ IMAGES = np.random.default_rng(0).normal(size=(4, 4, 4, 1)).astype(np.float32)
 
 @pytest.fixture(scope='module')
 def theirs():
-  """One embedding of noise and label in all blocks, as in the release."""
+  """Makes the network of diffusers, with one embedding in all blocks, as in the release."""
   network = make_stored.diffusers.DiTTransformer2DModel(**make_stored.DIT).eval()
   for x in network.parameters():
     x.detach().normal_(0.0, 0.15)

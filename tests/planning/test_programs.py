@@ -148,7 +148,7 @@ def test_products_of_attention_by_cudnn(monkeypatch):
 
 
 def test_data_parallelism_sums_the_gradients_once():
-  """One all-reduce sums each gradient and a few numbers for the metrics."""
+  """A single all-reduce sums each gradient and a few numbers for the metrics."""
   # A table of classes is read twice, so its gradient would be summed twice.
   config = smoke(
     **{'training.machine.mesh': (8, 1), 'conditioning.labels': False, 'conditioning.dropout': 0.0}
@@ -193,7 +193,7 @@ def test_fsdp_sends_weights_of_a_transformer_and_no_tokens(monkeypatch):
 
 @pytest.mark.slow
 def test_fsdp_sends_each_weight_of_edm2_once_and_its_gradient(monkeypatch):
-  """It sends (1 + 2) 7 / 8 of the parameters' bytes, to gather and to sum.
+  """FSDP sends (1 + 2) 7 / 8 of the parameters' bytes, to gather and to sum.
 
   The rest are sums of squares of partial rows, and the metrics.
   """

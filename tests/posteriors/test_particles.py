@@ -307,7 +307,7 @@ def test_the_product_of_gaussians_has_its_law(powers, laws):
 
 
 def test_products_of_unit_variance_are_exact_in_any_steps():
-  """All particles weigh the same, as p_i(x_s | x_t) have no error then.
+  """With unit variances p_i(x_s | x_t) has no error, and all particles weigh the same.
 
   The step to clean data has neither weight nor noise: a share of both is kept.
   """
@@ -421,7 +421,7 @@ def test_one_of_many_particles_is_from_the_product(key):
 
 
 def test_one_of_begins_with_noise_of_its_level_and_picks_by_weight():
-  """Here the sampler moves nothing and gives the last particle all the weight."""
+  """The sampler of this test moves nothing and gives the last particle all the weight."""
   level = dj.NoiseLevel(*np.array([1.0, 3.0, 4.0], np.float32))
   zero = np.zeros(2000, np.float32)
   last = np.tile(np.float32([-np.inf, -np.inf, 0.0]), (2000, 1))

@@ -72,7 +72,7 @@ def test_it_is_bayes_rule_for_known_coordinates(num_known):
 
 
 def test_scale_and_the_first_iteration_go_along_the_gradient():
-  """This is the direction of Ho et al.'s reconstruction guidance."""
+  """The first iteration goes in the direction of Ho et al.'s reconstruction guidance."""
   level = level_at(SCHEDULE, 0.5)
   x, known = normal(2, 3, 4)
   mask = np.array([[True, True, False, False]])

@@ -134,7 +134,7 @@ def test_split_gibbs_has_the_noise_of_its_width(width, key):
 
 
 def test_split_gibbs_at_the_lowest_levels_is_finite(key):
-  """There a grid's levels are equal, or equal but for rounding."""
+  """At the lowest levels a grid has equal levels, or equal but for rounding."""
   betas = dj.scaled_linear_betas(1000)
   draw = dj.gaussian_draw(measured(0.0), num_iterations=2)
   x = normal(5, 4)

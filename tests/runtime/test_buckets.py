@@ -74,7 +74,7 @@ def test_a_lock_is_read_while_its_owner_writes(address, monkeypatch):
 
 
 def test_only_its_owner_releases_a_lock(address, monkeypatch):
-  """Another process may take over, or release, between two looks."""
+  """Between two looks another process may take the lock over, or release it."""
   monkeypatch.setattr(lock, 'LEASE', 40.0)
   run = buckets.folder(address)
   twin = buckets.twin_of(run)

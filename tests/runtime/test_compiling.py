@@ -198,7 +198,7 @@ def test_compiled_programs_are_kept_in_the_cache_of_the_user(tmp_path):
 
 
 def test_a_program_is_written_whole_and_one_that_a_kill_has_cut_again(tmp_path, monkeypatch):
-  """Another worker may read it, and JAX would keep a cut one for ever."""
+  """A worker may read a program while another writes it, and JAX would keep a cut one for ever."""
   compiling.write_whole()
   programs = LRUCache(str(tmp_path), max_size=-1)
   with monkeypatch.context() as patch:

@@ -14,7 +14,7 @@ def test_a_folder_of_this_machine_has_the_words_of_the_user():
 
 
 def test_a_run_in_a_bucket_is_named_by_its_address(address):
-  """Its files are in the twin, by whose path later doors find the same run."""
+  """The files of a run in a bucket are in its twin, by whose path later doors find the same run."""
   run = RunFolder.at(address)
   assert str(run) == address and run.path.is_dir() and address not in str(run.path)
   assert RunFolder.at(run.path) == run

@@ -89,7 +89,7 @@ def test_inversion_is_of_first_order():
 
 
 def test_inversion_of_clean_data_takes_eps_at_the_level_reached():
-  """One step is alpha x_0 + sigma eps(alpha x_0)."""
+  """A step of the inversion is alpha x_0 + sigma eps(alpha x_0)."""
   x0 = np.float32([[1.0, -2.0], [0.3, 0.4]])
   levels = level_grid(dj.LinearVPSchedule(), 1, t_start=0.3)
   found = jax.jit(lambda x0: dj.ddim_invert(GAUSSIAN.denoise, levels, x0))(x0)

@@ -85,7 +85,7 @@ def fixed(x0, var_frac=None):
 
 @pytest.mark.parametrize('output', ['x0', 'eps', 'v', 'flow', 'edm'])
 def test_rescale_literally(output):
-  """This is Lin et al. 2023, section 3.4, in float64, image by image."""
+  """The rescaling is Lin et al. 2023, section 3.4, in float64, image by image."""
   pos, neg, w, phi = images(0), images(1) + 0.3, 7.5, 0.7
   cfg = neg + w * (pos - neg)
   expected = np.empty_like(cfg)
@@ -158,7 +158,7 @@ def test_guidance_of_the_first_channels_only():
 
 
 def test_dynamic_threshold_literally():
-  """This is Imagen's formula; the second image is within [-1, 1]."""
+  """The threshold is Imagen's formula; the second image is within [-1, 1]."""
   x0 = images(2, 2.0)
   x0[1] = np.clip(x0[1], -0.9, 0.9)
   for quantile, largest in ((0.995, None), (0.8, None), (0.9, 1.5), (0.9, 0.5)):

@@ -248,7 +248,7 @@ def test_too_few_steps_are_nan():
 
 
 def test_the_adaptive_sampler_solves_the_ode_in_one_step_to_its_tolerance():
-  """One step solves the ODE from noise to less noise, and to clean data."""
+  """A single step solves the ODE from noise to less noise, and to clean data."""
   oracle = oracles.gaussian([0.5, -0.3], [[0.1, 0.08], [0.08, 0.15]])
   x = normal(16, 2)
 

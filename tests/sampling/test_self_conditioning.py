@@ -18,7 +18,7 @@ def make_denoise(x0_prev):
 
 
 def test_a_chain_by_hand(key):
-  """This is Analog Bits, Alg. 2, in float64 with DDIM's ODE."""
+  """The chain is Analog Bits, Alg. 2, in float64 with DDIM's ODE."""
   levels = level_grid(SCHEDULE, 4)
   x = jnp.array([[1.0, -2.0], [0.5, 0.25]])
   found = dj.sample(key, make_denoise, dj.self_conditioned(dj.ddim()), levels, x)

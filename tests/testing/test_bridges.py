@@ -31,7 +31,7 @@ def cubature(mean, cov):
 
 @pytest.mark.parametrize('diffusion', [0.3, 1.0, 3.0])
 def test_the_pairs_are_the_entropic_plan(diffusion):
-  """Its density is f(x_0) g(y) exp(x_0 y / diffusion^2)."""
+  """The density of the entropic plan is f(x_0) g(y) exp(x_0 y / diffusion^2)."""
   b = between(diffusion)
   joint = np.block([[b.data_cov, b.cross], [b.cross.T, b.source_cov]])
   precision = np.linalg.inv(joint)

@@ -40,7 +40,7 @@ def test_the_best_of_all_permutations_of_six():
 
 @pytest.mark.parametrize('labels, mean', [({}, 4 / 9), ({'label': np.array([0, 1])}, 0.0)])
 def test_the_law_of_noise_given_a_class(key, labels, mean):
-  """All batches of two classes at -1 and 1, and y from {-1, 0, 1}.
+  """The batches are all of two classes at -1 and 1, and y from {-1, 0, 1}.
 
   Unless labels are in the cost, class 1 gets the larger y, whose mean is 4 / 9.
   """
@@ -131,7 +131,7 @@ def test_couplings_without_an_epsilon_are_refused(value):
 
 
 def test_eight_devices_have_the_pairs_of_one(key):
-  """Their number of rows is one at which copies to the host have a thread."""
+  """The batch has so many rows that copies to the host have a thread."""
   x0, y = normals((256, 8), (256, 8))
   entropic = couplings.sinkhorn_coupling()
   run = jax.jit(lambda x0, y: [pair(key, x0, y, {}) for pair in (EXACT, entropic)])

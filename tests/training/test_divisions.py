@@ -11,7 +11,7 @@ from diffusion_jax.training.divisions import with_fixed_divisions
 
 
 def test_divisions_by_broadcast_arrays_are_products():
-  """And numbers and gradients stay; the loops and branches of a function have them too."""
+  """Numbers and gradients stay the same; the loops and branches of a function have products too."""
 
   def function(x):
     weights = jax.nn.softmax(x)

@@ -153,7 +153,7 @@ def test_averages_are_of_the_step_that_is_taken(key):
 
 
 def test_steps_of_one_call_are_single_steps(key):
-  """Another length of a call changes no bit, another program may."""
+  """The length of a call changes no bit, though another program may."""
   state = init_state(init(8), SGD)
   batches, expected = [batch_at(i) for i in range(10)], []
   alone = state

@@ -124,7 +124,7 @@ MORE = STATE._replace(more_ema_params={'0.5': STATE.params})
    'of another optimizer'),
 ])  # fmt: skip
 def test_what_a_run_has_not_is_named(call, error, message, tmp_path):
-  """Another network or optimizer is named by its first parameter."""
+  """A network or optimizer that is not the run's is named by its first parameter."""
   saved(tmp_path, STATE)
   with pytest.raises(error, match=message):
     call(tmp_path)

@@ -128,10 +128,10 @@ def annotation_of(parameter: inspect.Parameter) -> Any:
 
 
 def name_of(table: Table, default: object) -> str:
-  """Returns the name of a default in a table, or else the first name."""
+  """Returns the name of a default in a table, or else the first name; '' of an empty table."""
 
   def called(function):
     return getattr(function, '__name__', function)  # a partial function has no name
 
   names = (name for name, x in table.items() if default and called(x) == called(default))
-  return next(names, next(iter(table)))
+  return next(names, next(iter(table), ''))

@@ -12,7 +12,8 @@ from diffusion_jax.aliases import PyTree
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds.plan import Plan, Wrap
 from diffusion_jax.data.sources import Facts
-from diffusion_jax.ranges import NonNegative, Size
+from diffusion_jax.errors import UserError
+from diffusion_jax.ranges import Size
 
 # Fields of sampling that methods with steps of their own do not read.
 STEPS = 'sampler', 'churn', 'ancestral_noise', 'corrector'
@@ -118,22 +119,6 @@ def replace() -> Method:
   return Method(draw, needs_mask=True, changes_x=True)
 
 
-def reconstruction(scale: NonNegative = 1.0, iterations: Size = 4) -> Method:
-  """Guides by what is known, `scale` times as strongly (1 is Bayes' rule).
-
-  iterations: of conjugate gradients, each a gradient through the network.
-  """
-
-  def draw(batch, known):
-    return batch.sampled(
-      lambda denoise: dj.observation_guided(
-        denoise, known.forward, known.y, scale, iterations, known.std
-      )
-    )
-
-  return Method(draw, needs_linear=True)
-
-
 def palette() -> Method:
   """Samples a network that was trained on such pictures (Palette)."""
 
@@ -150,17 +135,19 @@ def condition_of(config: Node) -> str | None:
 
 
 def method_name(config: Node) -> str:
-  """Returns the name of edit.method, or of the method that fits the run."""
-  if name := config.at('edit.method.name'):
-    return name
-  if condition_of(config):
-    return 'palette'
-  if config.edit.constructor.observes:
-    return 'reconstruction'
-  return 'replace' if 'transitions' in config else 'repaint'
+  """Returns the name of edit.method, or of the first method that fits the run."""
+  return config.at('edit.method.name') or _first_fitting(config)
+
+
+def _first_fitting(config):
+  is_trained, has_mask = bool(condition_of(config)), not config.edit.constructor.observes
+  for name, make in config.schema.table('edit.method').items():
+    method = make()
+    if method.is_trained == is_trained and (has_mask or not method.needs_mask):
+      return name
+  raise UserError(f'config.edit={config.edit.name}: this run has no method for it')
 
 
 def fitting(config: Node) -> Method:
   """Returns the method that fits a run if edit.method is None."""
-  methods = (repaint, replace, reconstruction, palette)
-  return {method.__name__: method for method in methods}[method_name(config)]()
+  return config.schema.table('edit.method')[_first_fitting(config)]()

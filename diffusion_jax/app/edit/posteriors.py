@@ -15,17 +15,33 @@ import optax
 
 import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edit.methods import STEPS, Batch, Edited, Method, reconstruction
+from diffusion_jax.app.edit.methods import STEPS, Batch, Edited, Method
 from diffusion_jax.app.edit.pictures import Edit, Made, Shown
 from diffusion_jax.app.kinds.plan import few_particles
 from diffusion_jax.core.keys import clone_key, draw_normal, draw_signs, fold_each, split_key
+from diffusion_jax.core.measurements import LogLikelihood
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.restoration import MOST
-from diffusion_jax.posteriors.measurements import LogLikelihood
 from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Several, Size
 from diffusion_jax.sampling.grids import last_noisy_level
 
 Array = jax.Array
+
+
+def reconstruction(scale: NonNegative = 1.0, iterations: Size = 4) -> Method:
+  """Guides by what is known, `scale` times as strongly (1 is Bayes' rule).
+
+  iterations: of conjugate gradients, each a gradient through the network.
+  """
+
+  def draw(batch, known):
+    return batch.sampled(
+      lambda denoise: dj.observation_guided(
+        denoise, known.forward, known.y, scale, iterations, known.std
+      )
+    )
+
+  return Method(draw, needs_linear=True)
 
 
 def moment(iterations: Size = 4) -> Method:

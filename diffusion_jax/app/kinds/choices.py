@@ -271,7 +271,9 @@ TABLES = {
     'restore': restoration.Restore,
     'steer': posteriors.Steer,
   },
-  'edit.method': named(methods.repaint, methods.replace, methods.reconstruction, methods.palette),
+  'edit.method': named(
+    methods.repaint, methods.replace, posteriors.reconstruction, methods.palette
+  ),
   'edit.operator': {
     'mask': restoration.mask,
     'matrix': restoration.matrix,

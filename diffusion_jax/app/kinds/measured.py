@@ -59,7 +59,7 @@ class Measured:
 
   @property
   def autoencoder(self) -> Any:
-    """The autoencoder of the latents, for `likelihoods.LatentDiffusion`."""
+    """The autoencoder of the latents, for `vae_bits.LatentDiffusion`."""
     assert self.autoencoder_of is not None
     return self.autoencoder_of()
 

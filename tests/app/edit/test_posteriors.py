@@ -78,7 +78,7 @@ def test_half_of_the_rounds_of_gibbs_have_falling_widths():
 
 
 def test_gibbs_reaches_the_noise_of_y_on_a_straight_path(key):
-  """There sigma / alpha falls from infinity; the last width is the noise's."""
+  """On a straight path sigma / alpha falls from infinity; the last width is the noise's."""
   method = posteriors.gibbs(iterations=1, rounds=20, inner_steps=10)
   known = methods.Known(jnp.full((1000, 2), 0.5), lambda x: x, 0.2)
   x = draws(method, known, dj.RectifiedFlowSchedule(), key)

@@ -57,7 +57,7 @@ def pictures_of(config, workdir):
 
 
 def test_results_have_the_names_of_the_files_that_were_read(plain, clean, tmp_path, monkeypatch):
-  """Another picture comes into the folder while they are drawn."""
+  """A picture that comes into the folder during the drawing shifts no name."""
   folder = shutil.copytree(clean, tmp_path / 'in')
   picture = np.full((8, 8), 128, np.uint8)
 
@@ -141,7 +141,7 @@ def test_each_method_and_operator_as_typed(method, operator, plain, colour, clea
 
 
 def test_samples_that_leave_are_counted(plain, clean, capsys, monkeypatch):
-  """One is NaN and one far from y; the mean and the figures leave out both."""
+  """The mean and the figures leave out a sample that is NaN and one that is far from y."""
   x = np.random.default_rng(0).uniform(-1.0, 1.0, (5, 8, 8, 1))
   x[1], x[2] = np.nan, 1e3
   drawn = {'x': x, 'residual': np.array([1.0, np.nan, 1e4, 1.1, 0.9])}
@@ -163,7 +163,7 @@ def test_samples_that_leave_are_counted(plain, clean, capsys, monkeypatch):
 
 
 def test_the_mean_says_of_how_many_pictures_it_is(plain, clean, capsys, monkeypatch):
-  """All samples of the second picture are NaN."""
+  """The second picture, whose samples are all NaN, is not in the mean."""
   x = np.random.default_rng(0).uniform(-1.0, 1.0, (4, 8, 8, 1))
   drawn = {'x': x, 'residual': np.array([1.0, 1.0, np.nan, np.nan])}
   x[2:] = np.nan

@@ -236,7 +236,7 @@ def reopened(run, **fields):
   ids=['appended', 'removed', 'sorted', 'reversed', 'one number'],
 )
 def test_a_run_reads_its_own_data_as_they_were(rows, trained, tmp_path):
-  """All splits: half of the rows of a new test split were trained on."""
+  """A changed file is refused for every split: half of a new test split was trained on."""
   run = trained(test_fraction=0.2, validation_fraction=0.25)
   splits = 'train', 'validation', 'test'
   assert [len(datasets.source_of(reopened(run), split)) for split in splits] == [24, 8, 8]
@@ -252,7 +252,7 @@ def test_a_run_reads_its_own_data_as_they_were(rows, trained, tmp_path):
 
 
 def test_a_run_keeps_its_splits(trained, tmp_path, capsys):
-  """Another file is another set, by its place and not by its name."""
+  """A file in another place is another set, even of the same name."""
   run = trained(test_fraction=0.2)
   for fields in ({'test_fraction': 0.3}, {'validation_fraction': 0.1}, {'test_fraction': 0.0}):
     (name,) = fields
@@ -388,7 +388,7 @@ def test_labels_follow_the_data_that_ask_for_them(fields, labels, dropout):
 
 
 def test_labels_of_sub_folders_are_known_and_drawn(pictures):
-  """One flag makes configs/pictures.py conditional, for guidance too."""
+  """A single flag makes configs/pictures.py conditional, for guidance too."""
   flags = within('data', 'folder', path=str(pictures), image_shape=(8, 8, 3))
   flags |= {'data.labelled': True, 'sampling.num_samples': 4}
   run = pictures / 'run'

@@ -244,7 +244,7 @@ def test_known_pixels_stay_to_the_bit(run, files, method, capsys):
 
 
 def test_edits_of_no_strength_are_what_the_autoencoder_makes_of_it(run, files):
-  """This holds for SDEdit from step 0 and both ends of an interpolation."""
+  """SDEdit from step 0 and both ends of an interpolation encode and decode the picture."""
   model = model_of(run)
   kept, latents = model.autoencoder.load()['autoencoder'], model.latents
   x = DIGITS.x.encode(small_sets.digits('test').x[:2])

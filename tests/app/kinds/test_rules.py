@@ -16,7 +16,7 @@ from tests.app.conftest import DIGITS, read
 
 @pytest.mark.parametrize('name, variant', ALL)
 def test_a_config_and_its_trial_set_no_field_that_is_idle(name, variant):
-  """Their sampling has all that it needs."""
+  """The sampling section of a config and of its trial has all that it needs."""
   config = read(f'{name}:{variant}')
   for each in (config, shrunk(config)):
     each.sampling.make()

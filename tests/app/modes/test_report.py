@@ -50,7 +50,7 @@ def test_a_report_is_of_the_step_that_is_sampled(run, tmp_path):
 
 
 def test_fields_that_the_config_sets_are_the_differences(run):
-  """They differ from the defaults of its sections, or the default choices."""
+  """The first table has what differs from the defaults of sections and the default choices."""
   (this,) = report.read_runs([RunFolder.at(run)])
   defaults = report.defaults(smoke())
   differing, every = page.config_tables([this], defaults, report.APART)
@@ -180,7 +180,7 @@ def test_runs_of_one_name_are_called_by_their_paths(tmp_path, monkeypatch):
 
 
 def test_a_stored_config_imports_nothing_of_its_own_accord(tmp_path):
-  """Only the numbers of the further runs are read."""
+  """A report reads only the numbers of further runs, and imports none of their modules."""
   stored_run(tmp_path, network={'name': 'no_such_module:Net'})
   (other,) = report.read_runs([RunFolder.at(tmp_path)])
   assert other.fields['network.name'] == 'no_such_module:Net'

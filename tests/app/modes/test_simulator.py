@@ -110,7 +110,7 @@ def test_a_training_on_changed_simulations_is_refused(trained, tmp_path):
 
 
 def test_a_refused_training_leaves_nothing(trained, tmp_path):
-  """What is wrong is said after a block of simulations, which is not kept."""
+  """The error comes after a block of simulations, which is not kept."""
   _, _, fields, _ = trained
   fields = fields | typed(f'data.calls={tmp_path}/calls sampling.bound=clip')
   config = trial('inference', 'two_moons', **fields)

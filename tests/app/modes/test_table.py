@@ -73,7 +73,7 @@ def test_a_mode_of_a_run_is_given_the_run(tmp_path, capsys):
 
 
 def test_every_section_has_a_reader():
-  """What a training does not read, the mode with the section's name does."""
+  """A section that a training does not read is read by the mode of its name."""
   assert {*USES} - {'compilation_cache', 'edit'} == {*COMMON} - {'', 'training'}
   for section in (*USES[:-1], 'training', 'network', 'schedule'):
     readers = [name for name, row in modes.MODES.items() if modes.reads(row, section)]

@@ -210,7 +210,7 @@ def test_a_line_has_the_products_of_a_dense_network(tmp_path, monkeypatch):
 def test_ctrl_c_saves_the_step_after_the_checkpoint_that_is_written(
   run, tmp_path, monkeypatch, capfd, signals
 ):
-  """It ends as SIGTERM does, whose exit code is another (test_survival.py)."""
+  """Ctrl-C ends a training as SIGTERM does, with another exit code (test_survival.py)."""
 
   def interrupt(self, step, scalars):
     if step == 3:
