@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.networks.cpu.bilinear import linear
 from diffusion_jax.networks.cpu.convolution import convolve
+from diffusion_jax.networks.cpu.half import elementwise, spread
 from diffusion_jax.networks.options import (
   Checked,
   DownsamplePadding,
@@ -22,6 +23,8 @@ from diffusion_jax.ranges import Size, check_value
 
 Array = jax.Array
 Initializer = nn.initializers.Initializer
+
+gelu, silu = elementwise('gelu', nn.gelu), elementwise('silu', nn.silu)
 
 PADDINGS: dict[DownsamplePadding, tuple[int, int]] = {'same': (0, 1), 'symmetric': (1, 1)}
 
@@ -85,7 +88,27 @@ class Conv(Checked):
     bias = self.param('bias', bias_init, (self.features,), jnp.float32)
     pad = self.padding or ((size - 1) // 2, size // 2)
     x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-    return convolve(x, kernel, self.stride, pad) + bias.reshape(*[1] * (axes + 1), -1)
+    y = convolve(x, kernel, self.stride, pad)
+    return y + spread(bias.reshape(*[1] * (axes + 1), -1), y)
+
+
+class Dense(nn.Module):
+  """Computes a linear map of the last axis, with a bias [features]: as `nn.Dense`."""
+
+  features: int
+  use_bias: bool = True
+  dtype: DTypeLike = jnp.float32
+  kernel_init: Initializer = nn.initializers.lecun_normal()
+  bias_init: Initializer = nn.initializers.zeros
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+    y = linear(x.astype(self.dtype), kernel.astype(self.dtype))
+    if not self.use_bias:
+      return y
+    bias = self.param('bias', self.bias_init, (self.features,), jnp.float32).astype(self.dtype)
+    return y + spread(bias.reshape(*[1] * (y.ndim - 1), -1), y)
 
 
 def dense(
@@ -101,15 +124,7 @@ def dense(
 ) -> Array:
   """Returns a linear map of the last axis by the caller's submodule `name`."""
   kernel_init, bias_init = initializers(initializer, x.shape[-1], zero, scale)
-  return nn.Dense(
-    features,
-    use_bias,
-    dtype=dtype,
-    kernel_init=kernel_init,
-    bias_init=bias_init,
-    dot_general=linear,
-    name=name,
-  )(x)
+  return Dense(features, use_bias, dtype, kernel_init, bias_init, name=name)(x)
 
 
 class GroupNorm(nn.Module):

@@ -10,6 +10,8 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.networks.attention import attend
 from diffusion_jax.networks.cpu.bilinear import linear
+from diffusion_jax.networks.cpu.half import spread
+from diffusion_jax.networks.layers import Dense, gelu
 from diffusion_jax.networks.options import AttentionImplementation, Checked, Dtype
 from diffusion_jax.networks.placement import on_gpu
 from diffusion_jax.networks.tokens import EPSILON, layer_norm, rotate, split_heads
@@ -100,11 +102,12 @@ class Block(Checked):
         return x
       gate_1, shift_2, scale_2, gate_2 = parts[2:]
       out = self._drop(self.dense(width, f'{prefix}proj')(attended))
-      y = x + gate_1 * out
+      y = x + spread(gate_1, out) * out
       if words is not None:
         y = self._cross(y, words, text_mask)
       h = modulate(self._norm(y, f'{prefix}norm_2'), shift_2, scale_2)
-      return y + gate_2 * self._mlp(h, prefix)
+      out = self._mlp(h, prefix)
+      return y + spread(gate_2, out) * out
 
     return (q, k, v), finish
 
@@ -127,7 +130,7 @@ class Block(Checked):
       gate, value = jnp.split(h, 2, axis=-1)
       h = self._again(lambda gate, value: nn.silu(gate) * value)(gate, value)
     else:
-      h = self._again(nn.gelu)(self.dense(4 * width, f'{prefix}mlp_in')(h))
+      h = self._again(gelu)(self.dense(4 * width, f'{prefix}mlp_in')(h))
     return self.dense(width, f'{prefix}mlp_out')(self._drop(h))
 
   def _again(self, function):
@@ -175,7 +178,8 @@ class QKV(nn.Module):
     h, kernel, bias = (a.astype(self.dtype) for a in (h, kernel, bias))
     parts = 3 if on_gpu() else 1
     kernels, biases = jnp.split(kernel, parts, -1), jnp.split(bias, parts)
-    results = [linear(h, part) + b[None, None] for part, b in zip(kernels, biases, strict=True)]
+    results = [linear(h, part) for part in kernels]
+    results = [y + spread(b[None, None], y) for y, b in zip(results, biases, strict=True)]
     return results if parts == 3 else jnp.split(results[0], 3, axis=-1)
 
 
@@ -187,14 +191,12 @@ def dense(
   use_bias: bool = True,
 ) -> nn.Module:
   """Returns a linear layer; weights are Xavier-uniform by default, biases 0."""
-  return nn.Dense(
-    features, use_bias, dtype=dtype, kernel_init=kernel_init, dot_general=linear, name=name
-  )
+  return Dense(features, use_bias, dtype, kernel_init, name=name)
 
 
 def modulate(h: Array, shift: Array, scale: Array) -> Array:
   """Returns h (1 + scale) + shift, adaptive layer normalisation's last step."""
-  return h * (1.0 + scale) + shift
+  return h * spread(1.0 + scale, h) + spread(shift, h)
 
 
 def rms_norm(name: str, dtype: DTypeLike = jnp.float32) -> nn.Module:

@@ -94,6 +94,14 @@ def bilinear(name: str, function: Callable, on_cpu: Transposes) -> Callable:
   return call
 
 
+def reshaped(a: ShapedArray, shape: Shape) -> ShapedArray:
+  """Returns the type of an array of another shape, on the same devices as a."""
+  mesh = a.sharding.mesh
+  if AxisType.Manual not in mesh.axis_types:
+    return ShapedArray(shape, a.dtype)
+  return a.update(shape=shape, sharding=NamedSharding(mesh, PartitionSpec()))
+
+
 _REFERENCES: dict[Primitive, Callable] = {}
 
 
@@ -112,10 +120,7 @@ def _define(role: str, primitives: dict[str, Primitive]) -> None:
   first, second = ARGUMENTS[role]
 
   def abstract(a, b, *, shape, batch, how):
-    mesh = a.sharding.mesh
-    if AxisType.Manual not in mesh.axis_types:
-      return ShapedArray(shape, a.dtype)
-    return a.update(shape=shape, sharding=NamedSharding(mesh, PartitionSpec()))
+    return reshaped(a, shape)
 
   def transpose(of, g, a, b, *, batch, how, **_):
     arrays = {role: g, first: a, second: b}
@@ -162,12 +167,21 @@ def _lowering(function: Callable) -> Callable:
         mapped = jax.vmap(mapped)
       return mapped(a, b)
 
+    return lowered(compute)(context, *arguments, **params)
+
+  return rule
+
+
+def lowered(function: Callable) -> Callable:
+  """Returns the rule by which a primitive is lowered to a function."""
+  lower = mlir.lower_fun(function, multiple_results=False)
+
+  def rule(context, *arguments, **params):
     # Types that vary from device to device would add sums over the devices.
     plain = {
       name: [ShapedArray(a.shape, a.dtype) for a in getattr(context, name)]
       for name in ('avals_in', 'avals_out')
     }
-    lower = mlir.lower_fun(compute, multiple_results=False)
     return lower(context.replace(**plain), *arguments, **params)
 
   return rule
@@ -188,7 +202,51 @@ def _rows(x, kernel, precision):
   return out.reshape(*x.shape[:-1], out.shape[-1])
 
 
-_product = bilinear('linear', _plain, transposes(_rows))
+def _product_of_rows(x, kernel, *, shape, how, num_devices):
+  return _rows(x, kernel, how)
+
+
+def kernel_gradient(x: Array, g: Array, *, shape: Shape, how: object, num_devices: object) -> Array:
+  """Returns x^T g of rows x [..., C] and g [..., D]; `how` is the precision.
+
+  XLA:CPU has no bfloat16 product that sums over the first axes of both: it would
+  convert them to float32.
+  """
+  x, g = (a.reshape(-1, a.shape[-1]) for a in (x, g))
+  axis = 0
+  if x.dtype == jnp.bfloat16 and can_transpose(x.shape):
+    x, axis = transposed(x), 1
+  return lax.dot_general(x, g, (((axis,), (0,)), ((), ())), precision=how)
+
+
+_TILE = 16
+
+
+def can_transpose(shape: Shape) -> bool:
+  """Returns whether `transposed` takes matrices of this shape."""
+  rows, columns = shape
+  return rows % (2 * _TILE) == 0 and columns % _TILE == 0
+
+
+def transposed(x: Array) -> Array:
+  """Returns the transpose of a matrix as an array, which XLA:CPU keeps.
+
+  It removes a plain transpose before a product, and one of columns is slow: here
+  tiles are transposed first. Joining two halves keeps XLA from one product of each.
+  """
+  rows, columns = x.shape
+
+  def half(x):
+    tiles = x.reshape(-1, _TILE, columns // _TILE, _TILE).transpose(0, 2, 3, 1)
+    tiles = lax.optimization_barrier(tiles)
+    return tiles.transpose(1, 2, 0, 3).reshape(columns, -1)
+
+  return jnp.concatenate([half(x[: rows // 2]), half(x[rows // 2 :])], axis=1)
+
+
+_product = bilinear(
+  'linear', _plain, Transposes(_product_of_rows, transposes(_rows).x, kernel_gradient)
+)
 
 
 def linear(

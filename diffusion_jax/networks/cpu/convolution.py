@@ -8,7 +8,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from diffusion_jax.networks.cpu import winograd
-from diffusion_jax.networks.cpu.bilinear import Transposes, bilinear, transposes
+from diffusion_jax.networks.cpu.bilinear import (
+  Transposes,
+  bilinear,
+  kernel_gradient,
+  transposes,
+)
 
 Array = jax.Array
 Padding = winograd.Padding
@@ -16,7 +21,8 @@ Padding = winograd.Padding
 # XLA:CPU runs the gradients of a convolution, as JAX writes them, by a naive
 # loop when they stand inside a lax.scan, while or cond: up to 60 times slower.
 # Written as convolutions of the forward's own layout they are fast everywhere.
-# Where Winograd's algorithm is faster, all three take it.
+# Where Winograd's algorithm is faster, all three take it. The rest in bfloat16 are
+# products of patches, but for the gradient of an input that is larger than the output.
 
 
 class Options(NamedTuple):
@@ -79,6 +85,11 @@ def _kernel_gradient(x, g, *, shape, how, num_devices):
   x, g, size = _images(x), _images(g), shape[0]
   if _is_for_winograd(x, g.shape[1:], size, how, num_devices):
     return winograd.kernel_gradient(x, g, how.padding, how.precision)
+  if _is_for_patches(x, g.shape[1:], size):
+    rows = _patches(x, g.shape[1:], size, how)
+    precision = how.precision
+    gradient = kernel_gradient(rows, g, shape=shape, how=precision, num_devices=num_devices)
+    return gradient.reshape(shape)
   axes = zip(how.padding, x.shape[1:3], g.shape[1:3], strict=True)
   pads = tuple((before, size + (m - 1) * how.stride - n - before) for (before, _), n, m in axes)
   channels_as_batch = lax.optimization_barrier(x.transpose(3, 1, 2, 0))
@@ -96,17 +107,46 @@ def _conv(x, kernel, out_shape, how, num_devices):
     # from computing it before x.
     x, kernel = lax.optimization_barrier((x, kernel))
     return winograd.conv(x, kernel, how.padding, how.precision)
+  if _is_for_patches(x, out_shape, kernel.shape[0]):
+    rows = _patches(x, out_shape, kernel.shape[0], how)
+    product = jnp.matmul(rows, kernel.reshape(-1, out_shape[-1]), precision=how.precision)
+    return product.reshape(len(x), *out_shape)
   return _lax_conv(x, kernel, how)
 
 
-# XLA's convolution is as fast or faster for smaller ones.
-MIN_TILES, MIN_CHANNELS = 32, 32
+# XLA converts images in bfloat16 to float32, but not the operands of a product. With
+# more patches its convolution needs far less memory.
+MAX_PATCHES = 2**23  # numbers
+
+
+def _is_for_patches(x, out_shape, size):
+  count = len(x) * math.prod(out_shape[:2]) * size**2 * x.shape[3]
+  return x.dtype == jnp.bfloat16 and 1 < size and count <= MAX_PATCHES
+
+
+def _patches(x, out_shape, size, how):
+  # Returns the inputs of each output as a row: [B h w, size^2 C].
+  height, width = ((n - 1) * how.stride + 1 for n in out_shape[:2])
+  sides = zip(how.padding, x.shape[1:3], (height, width), strict=True)
+  # A negative padding, or an end that no output reads, is cut off.
+  pads = [(before, span + size - 1 - n - before, 0) for (before, _), n, span in sides]
+  x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+  step = how.stride
+  parts = [
+    x[:, i : i + height : step, j : j + width : step] for i in range(size) for j in range(size)
+  ]
+  return jnp.concatenate(parts, axis=-1).reshape(-1, size**2 * x.shape[3])
+
+
+# XLA's convolution is as fast or faster for smaller ones, and patches in bfloat16 are.
+MIN_TILES = {jnp.dtype(jnp.float32): 32, jnp.dtype(jnp.bfloat16): 64}
+MIN_CHANNELS = 32
 
 
 def _is_for_winograd(x, out_shape, size, how, num_devices):
-  # bfloat16 has too few digits for Winograd's sums; a user of the highest precision
-  # compares numbers, and rounding differs; several devices would exchange the tiles.
-  if (size, how.stride, x.dtype) != (3, 1, jnp.float32):
+  # A user of the highest precision compares numbers, and rounding differs; several
+  # devices would exchange the tiles.
+  if (size, how.stride) != (3, 1) or x.dtype not in MIN_TILES:
     return False
   if how.precision == 'highest' or num_devices != 1:
     return False
@@ -116,7 +156,7 @@ def _is_for_winograd(x, out_shape, size, how, num_devices):
   tiles = math.prod(winograd.tile_counts(height, width))
   # The tiles at the edge compute rows that nothing needs.
   used = height * width / (tiles * winograd.TILE**2)
-  return used > 0.7 and len(x) * tiles >= MIN_TILES
+  return used > 0.7 and len(x) * tiles >= MIN_TILES[x.dtype]
 
 
 _convolve = bilinear('conv2d', _plain, Transposes(_forward, _input_gradient, _kernel_gradient))

@@ -124,8 +124,10 @@ def tile_counts(height: int, width: int) -> tuple[int, int]:
 def conv(x: Array, kernel: Array, padding: Padding, precision) -> Array:
   """Computes a 3x3 convolution, NHWC x HWIO -> NHWC.
 
-  precision: of the products of matrices.
+  precision: of the products of matrices. bfloat16 is computed in float32, because it
+  has too few digits for the sums.
   """
+  dtype, x, kernel = x.dtype, _float32(x), _float32(kernel)
   b, height, width, _ = x.shape
   (top, bottom), (left, right) = padding
   height, width = height + top + bottom - 2, width + left + right - 2
@@ -139,11 +141,16 @@ def conv(x: Array, kernel: Array, padding: Padding, precision) -> Array:
   products = products.reshape(SIZE, SIZE, b, h, w, -1)
   y = _on_two_axes(OUTPUT, _unstack, products, (0, 0))
   y = y.transpose(2, 3, 0, 4, 1, 5).reshape(b, TILE * h, TILE * w, -1)
-  return y[:, :height, :width]
+  return y[:, :height, :width].astype(dtype)
+
+
+def _float32(x):
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def kernel_gradient(x: Array, g: Array, padding: Padding, precision) -> Array:
   """Returns dL/dkernel [3, 3, C, O] for g = dL/dy of `conv`."""
+  dtype, x, g = x.dtype, _float32(x), _float32(g)
   counts = tile_counts(*g.shape[1:3])
   points = lax.dot_general(
     _input_tiles(x, counts, padding),
@@ -151,4 +158,4 @@ def kernel_gradient(x: Array, g: Array, padding: Padding, precision) -> Array:
     (((1,), (1,)), ((0,), (0,))),
     precision=precision,
   )
-  return _of_kernel(KERNEL.T, points).reshape(TAPS, TAPS, *points.shape[1:])
+  return _of_kernel(KERNEL.T, points).reshape(TAPS, TAPS, *points.shape[1:]).astype(dtype)

@@ -83,7 +83,7 @@ def test_the_error_in_float32_is_a_few_millionths(seeds):
 @pytest.fixture
 def always(monkeypatch):
   """Makes conv2d use Winograd's algorithm for small shapes too."""
-  monkeypatch.setattr(convolution, 'MIN_TILES', 1)
+  monkeypatch.setattr(convolution, 'MIN_TILES', dict.fromkeys(convolution.MIN_TILES, 1))
   monkeypatch.setattr(convolution, 'MIN_CHANNELS', 1)
 
 
@@ -108,7 +108,8 @@ def test_conv2d_chooses_it_by_shape_type_precision_and_devices():
   large = (8, 16, 16, 64)
   assert of(large) == {'dot_general'}
   assert of(large, sharding=places) == {'convolution'}
-  assert of(large, dtype=jnp.bfloat16) == {'convolution'}
+  assert of(large, dtype=jnp.bfloat16) == {'dot_general'}
+  assert of((8, 64, 64, 64), dtype=jnp.bfloat16, sharding=places) == {'convolution'}
   assert of(large, precision='highest') == {'convolution'}
   assert of(large, features=3) == {'convolution'}
   assert of((8, 4, 4, 64)) == {'convolution'}
