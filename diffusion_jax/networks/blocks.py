@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.networks.cpu.half import spread
-from diffusion_jax.networks.layers import Conv, GroupNorm, dense, silu
+from diffusion_jax.networks.cpu.half import spread, times
+from diffusion_jax.networks.layers import Conv, GroupNorm, dense
 from diffusion_jax.networks.options import Checked, Dtype, Initialization, count_groups, maybe_remat
 from diffusion_jax.ranges import Positive, Rate, Size
 
@@ -66,7 +66,7 @@ class ResnetBlock(Checked):
       groups = count_groups(self.num_groups, h.shape[-1], self.group_width)
       return GroupNorm(groups, self.norm_eps, self.dtype, name=name)(h)
 
-    h = silu(norm(x, 'norm_1'))
+    h = nn.swish(norm(x, 'norm_1'))
     if self.resample is not None:
       h, x = self.resample(h), self.resample(x)
     h = Conv(self.features, **self.style, name='conv_1')(h)
@@ -74,7 +74,7 @@ class ResnetBlock(Checked):
       h = norm(h, 'norm_2')
     else:
       h = self._with_embedding(h, embedding, norm)
-    h = silu(h)
+    h = nn.swish(h)
     h = nn.Dropout(self.dropout, deterministic=not train, name='dropout')(h)
     h = Conv(self.features, zero=True, **self.style, name='conv_2')(h)
     resampled = self.project_resampled and self.resample is not None
@@ -95,7 +95,7 @@ class ResnetBlock(Checked):
       return norm(h + spread(embedding, h), 'norm_2')
     scale, shift = jnp.split(embedding, 2, axis=-1)
     h = norm(h, 'norm_2')
-    return h * spread(1.0 + scale, h) + spread(shift, h)
+    return times(h, 1.0 + scale) + spread(shift, h)
 
 
 def make_block(

@@ -24,7 +24,7 @@ from diffusion_jax.ranges import Size, check_value
 Array = jax.Array
 Initializer = nn.initializers.Initializer
 
-gelu, silu = elementwise('gelu', nn.gelu), elementwise('silu', nn.silu)
+gelu = elementwise('gelu', nn.gelu)
 
 PADDINGS: dict[DownsamplePadding, tuple[int, int]] = {'same': (0, 1), 'symmetric': (1, 1)}
 

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.networks.attention import attend
 from diffusion_jax.networks.cpu.bilinear import linear
-from diffusion_jax.networks.cpu.half import spread
+from diffusion_jax.networks.cpu.half import spread, times
 from diffusion_jax.networks.layers import Dense, gelu
 from diffusion_jax.networks.options import AttentionImplementation, Checked, Dtype
 from diffusion_jax.networks.placement import on_gpu
@@ -102,12 +102,11 @@ class Block(Checked):
         return x
       gate_1, shift_2, scale_2, gate_2 = parts[2:]
       out = self._drop(self.dense(width, f'{prefix}proj')(attended))
-      y = x + spread(gate_1, out) * out
+      y = x + times(out, gate_1)
       if words is not None:
         y = self._cross(y, words, text_mask)
       h = modulate(self._norm(y, f'{prefix}norm_2'), shift_2, scale_2)
-      out = self._mlp(h, prefix)
-      return y + spread(gate_2, out) * out
+      return y + times(self._mlp(h, prefix), gate_2)
 
     return (q, k, v), finish
 
@@ -196,7 +195,7 @@ def dense(
 
 def modulate(h: Array, shift: Array, scale: Array) -> Array:
   """Returns h (1 + scale) + shift, adaptive layer normalisation's last step."""
-  return h * spread(1.0 + scale, h) + spread(shift, h)
+  return times(h, 1.0 + scale) + spread(shift, h)
 
 
 def rms_norm(name: str, dtype: DTypeLike = jnp.float32) -> nn.Module:

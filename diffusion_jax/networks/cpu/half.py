@@ -15,7 +15,7 @@ from jax.interpreters import ad, batching, mlir, partial_eval as pe
 from jax.sharding import AxisType
 
 from diffusion_jax.meshes import placed_as
-from diffusion_jax.networks.cpu.bilinear import lowered, reshaped
+from diffusion_jax.networks.cpu.bilinear import Transposes, bilinear, lowered, reshaped, transposes
 from diffusion_jax.networks.options import HALF
 
 Array = jax.Array
@@ -77,6 +77,29 @@ _define(_SPREAD, _repeat, _repeat)
 _define(_TOTAL, _total, _in_float32(_total))
 _define_linear(_SPREAD, _TOTAL)
 _define_linear(_TOTAL, _SPREAD)
+
+
+def _times(x, w, options):
+  # vmap may give x more leading axes.
+  return x * w.reshape(*[1] * (x.ndim - w.ndim), *w.shape)
+
+
+def _sum_of_products(x, g, *, shape, how, num_devices):
+  whole = (1,) * (x.ndim - len(shape)) + shape
+  products = x.astype(jnp.float32) * g.astype(jnp.float32)
+  return _total(products, shape=whole).reshape(shape).astype(x.dtype)
+
+
+_BY_JAX = transposes(_times)
+_product = bilinear('times', _times, Transposes(_BY_JAX.y, _BY_JAX.x, _sum_of_products))
+
+
+def times(x: Array, w: Array) -> Array:
+  """Returns x w, such as x [B, T, D] and a scale w [B, 1, D], of equal rank.
+
+  In half precision the gradient in w is a sum, which CPUs compute in float32.
+  """
+  return _product(x, w, None) if jnp.result_type(x) in HALF else x * w
 
 
 def elementwise(name: str, function: Callable[[Array], Array]) -> Callable[[Array], Array]:

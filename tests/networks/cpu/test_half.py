@@ -1,0 +1,192 @@
+"""Half precision on a CPU: every way has float32's numbers, within one rounding of bfloat16."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from numpy.testing import assert_allclose
+
+from diffusion_jax.networks import blocks, layers, transformer_block
+from diffusion_jax.networks.cpu import bilinear, convolution
+from diffusion_jax.networks.cpu.bilinear import linear
+from diffusion_jax.networks.cpu.convolution import conv2d
+from diffusion_jax.networks.cpu.half import spread, times
+from tests.networks.cpu.test_bilinear import (
+  OTHERS,
+  derivatives,
+  jax_conv,
+  jax_product,
+)
+
+ROUNDING = 2.0**-8  # half of the distance of two numbers in bfloat16, of those above 1
+PADDINGS = {1: ((1, 1), (1, 1)), 2: ((0, 1), (0, 1))}
+
+
+def bfloat16(rng, *shape):
+  return jnp.asarray(rng.standard_normal(shape, np.float32), jnp.bfloat16)
+
+
+def gradients(function, x, w, g):
+  """Returns the value and both gradients, g being the cotangent of the value."""
+  y, pull = jax.vjp(function, x, w)
+  return y, *pull(g.reshape(y.shape))
+
+
+def same_within_rounding(ours, x, w, theirs=None):
+  g = bfloat16(np.random.default_rng(1), *jax.eval_shape(ours, x, w).shape)
+  found = jax.jit(functools.partial(gradients, ours))(x, w, g)
+  wide = (a.astype(jnp.float32) for a in (x, w, g))
+  with jax.default_matmul_precision('highest'):
+    expected = jax.jit(functools.partial(gradients, theirs or ours))(*wide)
+  for a, b in zip(found, expected, strict=True):
+    assert a.dtype == jnp.bfloat16
+    assert_allclose(np.float32(a), b, rtol=ROUNDING, atol=ROUNDING * np.abs(b).max() / 50)
+
+
+@pytest.mark.parametrize('shape', [(64, 32, 20), (2, 32, 16, 3), (64, 24, 20), (48, 32, 20)])
+def test_products_of_rows(shape, rng):
+  """The first two are transposed by tiles; 24 columns and 48 rows are not."""
+  *x, features = shape
+  x, w = bfloat16(rng, *x), bfloat16(rng, x[-1], features)
+  same_within_rounding(linear, x, w, jax_product)
+  text = str(jax.jit(jax.grad(lambda w: jnp.sum(linear(x, w)))).lower(w).as_text())
+  assert ('transpose' in text) == bilinear.can_transpose((x.size // x.shape[-1], x.shape[-1]))
+
+
+CONVOLUTIONS = {
+  'patches': ((2, 4, 6, 5), 3, 1),
+  'of_tiles': ((2, 4, 4, 16), 3, 1),  # the patches are transposed
+  'down': ((2, 8, 8, 4), 3, 2),
+  'down_odd': ((2, 7, 9, 4), 3, 2),
+  'five': ((2, 6, 6, 2), 5, 1),
+  'winograd': ((8, 16, 16, 32), 3, 1),
+}
+
+
+@pytest.mark.parametrize('name', CONVOLUTIONS)
+def test_convolutions(name, rng):
+  shape, size, stride = CONVOLUTIONS[name]
+  features = 32 if name == 'winograd' else 3
+  x, w = bfloat16(rng, *shape), bfloat16(rng, size, size, shape[-1], features)
+  bind = lambda f: functools.partial(f, stride=stride, padding=PADDINGS[stride])
+  same_within_rounding(bind(conv2d), x, w, bind(jax_conv))
+
+
+def test_an_image_too_large_for_patches(rng, monkeypatch):
+  monkeypatch.setattr(convolution, 'MAX_PATCHES', 1)
+  x, w = bfloat16(rng, 2, 4, 4, 3), bfloat16(rng, 3, 3, 3, 2)
+  same_within_rounding(lambda x, w: conv2d(x, w, 1, PADDINGS[1]), x, w)
+  text = jax.jit(lambda: conv2d(x, w, 1, PADDINGS[1])).lower().as_text()
+  assert 'stablehlo.convolution' in text
+
+
+@pytest.mark.parametrize('name', ['linear', 'conv'])
+def test_derivatives_of_derivatives_under_vmap(name, rng):
+  """Against float32, to the rounding of a few values in turn."""
+  if name == 'linear':
+    x, w, function = bfloat16(rng, 2, 32, 16), bfloat16(rng, 16, 5), linear
+  else:
+    x, w = bfloat16(rng, 2, 2, 4, 4, 3), bfloat16(rng, 3, 3, 3, 2)
+    function = functools.partial(conv2d, stride=1, padding=PADDINGS[1])
+  x, w = 0.2 * x, 0.2 * w
+  run = jax.jit(functools.partial(derivatives, function))
+  found, expected = run(x, w), run(*(a.astype(jnp.float32) for a in (x, w)))
+  for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    assert_allclose(np.float32(a), b, rtol=0, atol=0.04 * np.abs(b).max())
+
+
+def test_the_gradient_of_a_bias_is_summed_in_float32():
+  """4,096 ones; a sum in bfloat16 stops at 256 when it adds them one by one."""
+  y, bias = jnp.ones((4096, 3), jnp.bfloat16), jnp.zeros((1, 3), jnp.bfloat16)
+  loss = lambda bias: jnp.sum((y + spread(bias, y)).astype(jnp.float32))
+  for run in (jax.grad(loss), jax.jit(jax.grad(loss))):
+    assert np.float32(run(bias)).tolist() == [[4096.0] * 3]
+  seventh = lambda bias: jnp.sum((y[:, :1] / 7 + spread(bias, y[:, :1])) ** 3)
+  found = jax.grad(lambda b: seventh(b).astype(jnp.float32))(bias[:, :1])
+  assert_allclose(np.float32(found), 4096 * 3 / 49, rtol=3 * ROUNDING)
+
+
+def test_a_spread_array_has_derivatives_of_every_order(rng):
+  x, y = bfloat16(rng, 2, 1, 3), bfloat16(rng, 2, 4, 3)
+
+  def several(repeat, x, y):
+    loss = lambda x: jnp.sum(jnp.sin((repeat(x, y) + y).astype(jnp.float32)))
+    hessian = jax.jvp(jax.grad(loss), (x,), (jnp.cos(x),))
+    mapped = jax.vmap(lambda x, y: jax.grad(lambda x: jnp.sum((repeat(x, y) + y) ** 2))(x))(x, y)
+    return hessian, mapped
+
+  found = several(spread, x, y)
+  expected = several(lambda x, y: x, *(a.astype(jnp.float32) for a in (x, y)))
+  for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    assert_allclose(np.float32(a), b, rtol=0, atol=4 * ROUNDING * np.abs(b).max())
+
+
+@pytest.mark.parametrize('axes', [(0, 0), (0, None), (None, 0)])
+def test_the_gradient_of_a_scale_is_summed_in_float32(axes, rng):
+  """Also under vmap, where one of the two may be shared."""
+  x, w = bfloat16(rng, 2, 3, 40, 5), bfloat16(rng, 2, 3, 1, 5)
+  x, w = (a if axis == 0 else a[0] for a, axis in zip((x, w), axes, strict=True))
+  g = bfloat16(rng, 3, 40, 5)
+  run = lambda f: jax.vmap(lambda x, w: gradients(f, x, w, g.astype(x.dtype)), axes)
+  found = jax.jit(run(times))(x, w)
+  expected = run(jnp.multiply)(x.astype(jnp.float32), w.astype(jnp.float32))
+  for a, b in zip(found, expected, strict=True):
+    assert_allclose(np.float32(a), b, rtol=ROUNDING, atol=1e-6)
+
+
+def test_gelu_is_rounded_once():
+  """And its slope; the second derivative is JAX's, of many roundings."""
+  ours, theirs = layers.gelu, nn.gelu
+  x = jnp.linspace(-4.0, 4.0, 97).astype(jnp.bfloat16)
+  wide = x.astype(jnp.float32)
+  nearest = lambda a: np.float32(a.astype(jnp.bfloat16))
+  slope = lambda f: jax.vmap(jax.grad(f))
+  for order in (lambda f: f, slope, lambda f: lambda x: jax.jvp(f, (x,), (jnp.ones_like(x),))[1]):
+    expected = nearest(order(theirs)(wide))
+    found = np.float32(jax.jit(order(ours))(x))
+    # XLA's tanh differs by its own last digit between fusions.
+    assert_allclose(found, expected, rtol=ROUNDING, atol=1e-6)
+    assert np.mean(found == expected) > 0.9
+  second = slope(jax.grad(ours))(x), slope(jax.grad(theirs))(wide)
+  assert_allclose(*map(np.float32, second), atol=0.1)
+
+
+def of_block(kind):
+  """Returns the gradient of a block in bfloat16, and its arguments."""
+  if kind == 'residual':
+    module = blocks.ResnetBlock(64, num_groups=4, dtype=jnp.bfloat16)
+    arguments = jnp.zeros((8, 8, 8, 32), jnp.bfloat16), jnp.zeros((8, 16), jnp.bfloat16), True
+  else:
+    module = transformer_block.Block(4, dtype=jnp.bfloat16)
+    x, c = jnp.zeros((4, 16, 32), jnp.bfloat16), jnp.zeros((4, 32), jnp.bfloat16)
+    arguments = (x, None), c, None, None, None
+  params = jax.eval_shape(lambda key: module.init(key, *arguments), jax.random.key(0))
+
+  def loss(params):
+    return sum(jnp.sum(a) for a in jax.tree.leaves(module.apply(params, *arguments)))
+
+  return jax.jit(jax.value_and_grad(loss)).trace(params)
+
+
+@pytest.mark.parametrize('kind', ['residual', 'transformer'])
+def test_other_platforms_have_the_very_program_of_jax(kind, monkeypatch):
+  """The text, with the names of its parts, of JAX's operations and derivatives."""
+
+  def texts():
+    traced = of_block(kind)
+    return [traced.lower(lowering_platforms=(name,)).as_text() for name in (*OTHERS, 'cpu')]
+
+  *ours, cpu = texts()
+  plain_conv = lambda x, k, s, p: jax_conv(x, k, s, (p, p))
+  plain = {'spread': lambda x, y: x, 'times': lambda x, w: x * w, 'gelu': nn.gelu}
+  plain |= {'linear': jax_product, 'convolve': plain_conv}
+  for module in layers, blocks, transformer_block:
+    for name, function in plain.items():
+      if hasattr(module, name):
+        monkeypatch.setattr(module, name, function)
+  *theirs, _ = texts()
+  assert ours == theirs
+  assert cpu != ours[0]
