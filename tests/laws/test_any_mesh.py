@@ -240,9 +240,22 @@ ON_MESHES = {name: WAYS[name] for name in ('auto', 'explicit', 'set_explicit')}
 EVERY = BY_PARTS | ON_MESHES
 
 
-@pytest.mark.parametrize('name, ways', [('dit', TYPED), *(slow(name, EVERY) for name in NETWORKS)])
-def test_every_network_has_the_same_gradient(name, ways):
+HALF = 'dit', 'unet'  # the blocks of half precision on CPUs
+
+
+@pytest.mark.parametrize(
+  'name, ways, dtype',
+  [
+    ('dit', TYPED, jnp.float32),
+    ('dit', ['shard_map'], jnp.bfloat16),
+    *(slow(name, EVERY, jnp.float32) for name in NETWORKS),
+    *(slow(name, EVERY, jnp.bfloat16) for name in HALF),
+  ],
+)
+def test_every_network_has_the_same_gradient(name, ways, dtype):
   network = NETWORKS[name]()
+  if dtype == jnp.bfloat16:
+    network = network.clone(dtype=dtype)
   rng = np.random.default_rng(0)
   x = rng.standard_normal((ROWS, 4, 4, 3), np.float32)
   rows = {'x': x, 'noise': rng.uniform(0.1, 0.9, ROWS).astype(np.float32)}
@@ -261,8 +274,9 @@ def test_every_network_has_the_same_gradient(name, ways):
 
   gradient = Gradient(loss)
   expected = jax.jit(gradient)(rows, params)
+  tolerance = 1e-5 if dtype == jnp.float32 else 0.03
   for way in ways:
-    close(EVERY[way].run(gradient, rows, params), expected, way, 1e-5)
+    close(EVERY[way].run(gradient, rows, params), expected, way, tolerance)
 
 
 def objective_of(name, folder):
