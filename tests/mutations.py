@@ -2289,6 +2289,66 @@ TABLE = [
     ],
   ),
   (
+    'networks/cpu/bilinear.py',
+    'networks/cpu/test_half.py',
+    [
+      ('products_of_rows', '.transpose(0, 2, 3, 1)', '.transpose(0, 2, 1, 3)'),
+    ],
+  ),
+  (
+    'networks/cpu/convolution.py',
+    'networks/cpu/test_half.py',
+    [
+      ('convolutions', 'before, span + size - 1 - n - before, 0', 'before, span - n - before, 0'),
+      ('convolutions', 'x[:, i : i + height : step', 'x[:, i : i + height'),
+      ('large_for_patches', 'and count <= MAX_PATCHES', 'or count <= MAX_PATCHES'),
+    ],
+  ),
+  (
+    'networks/cpu/half.py',
+    None,
+    [
+      (
+        'bias_is_summed',
+        '_define(_TOTAL, _total, _in_float32(_total))',
+        '_define(_TOTAL, _total, _total)',
+      ),
+      ('spread_array', 'shape=(x.shape[axis], *shape)), 0', 'shape=(x.shape[axis], *shape)), 1'),
+      (
+        'gelu_is_rounded',
+        '_define(value, function, _in_float32(function))',
+        '_define(value, function, function)',
+      ),
+      (
+        'very_program',
+        '_define(value, function, _in_float32(function))',
+        '_define(value, _in_float32(function), _in_float32(function))',
+      ),
+    ],
+  ),
+  (
+    'networks/cpu/bilinear.py',
+    'laws/test_any_mesh.py',
+    [
+      (
+        'every_network_has and bfloat16',
+        'if AxisType.Manual not in mesh.axis_types:\n    return ShapedArray',
+        'if True:\n    return ShapedArray',
+      ),
+    ],
+  ),
+  (
+    'networks/cpu/winograd.py',
+    'networks/cpu/test_half.py',
+    [
+      (
+        'convolutions',
+        'dtype, x, kernel = x.dtype, _float32(x), _float32(kernel)',
+        'dtype = x.dtype',
+      ),
+    ],
+  ),
+  (
     'networks/ddpmpp.py',
     None,
     [
