@@ -3,7 +3,8 @@
 Functions: the public ones (tests/calls.py), with their slopes; the networks and objectives of
 every kind of model (tests/fusions.py), with the gradients of their parameters. Planted, each
 caught: `placed_as` or `on_auto_axes` returns its argument; `whole_weights` asks only whether
-there is a mesh; `keys.draw_normal` draws all rows by the key of row 0.
+there is a mesh; `keys.draw_normal` draws all rows by the key of row 0;
+`bilinear.reshaped` forgets along which axes an array varies.
 """
 
 import contextlib
