@@ -2261,8 +2261,8 @@ TABLE = [
     [
       (
         'network_that_enlarges',
-        "(h, 'norm_2') * (1.0 + scale) + shift",
-        "(h, 'norm_2') * scale + shift",
+        'return times(h, 1.0 + scale)',
+        'return times(h, scale)',
       ),
     ],
   ),
@@ -2461,7 +2461,7 @@ TABLE = [
     'networks/transformer_block.py',
     None,
     [
-      ('its_equations', 'y = x + gate_1 * out', 'y = x + gate_2 * out'),
+      ('its_equations', 'y = x + times(out, gate_1)', 'y = x + times(out, gate_2)'),
     ],
   ),
   (

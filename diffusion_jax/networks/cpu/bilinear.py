@@ -206,7 +206,9 @@ def _product_of_rows(x, kernel, *, shape, how, num_devices):
   return _rows(x, kernel, how)
 
 
-def kernel_gradient(x: Array, g: Array, *, shape: Shape, how: object, num_devices: object) -> Array:
+def kernel_gradient(
+  x: Array, g: Array, *, shape: Shape, how: lax.PrecisionLike, num_devices: object
+) -> Array:
   """Returns x^T g of rows x [..., C] and g [..., D]; `how` is the precision.
 
   XLA:CPU has no bfloat16 product that sums over the first axes of both: it would
