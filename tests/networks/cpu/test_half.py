@@ -158,15 +158,16 @@ def of_block(kind):
   """Returns the gradient of a block in bfloat16, and its arguments."""
   if kind == 'residual':
     module = blocks.ResnetBlock(64, num_groups=4, dtype=jnp.bfloat16)
-    arguments = jnp.zeros((8, 8, 8, 32), jnp.bfloat16), jnp.zeros((8, 16), jnp.bfloat16), True
+    x, embedding = jnp.zeros((8, 8, 8, 32), jnp.bfloat16), jnp.zeros((8, 16), jnp.bfloat16)
+    run = lambda method, start: method(start, x, embedding, True)
   else:
     module = transformer_block.Block(4, dtype=jnp.bfloat16)
-    x, c = jnp.zeros((4, 16, 32), jnp.bfloat16), jnp.zeros((4, 32), jnp.bfloat16)
-    arguments = (x, None), c, None, None, None
-  params = jax.eval_shape(lambda key: module.init(key, *arguments), jax.random.key(0))
+    tokens, c = jnp.zeros((4, 16, 32), jnp.bfloat16), jnp.zeros((4, 32), jnp.bfloat16)
+    run = lambda method, start: method(start, (tokens, None), c, None, None, None)
+  params = jax.eval_shape(lambda key: run(module.init, key), jax.random.key(0))
 
   def loss(params):
-    return sum(jnp.sum(a) for a in jax.tree.leaves(module.apply(params, *arguments)))
+    return sum(jnp.sum(a) for a in jax.tree.leaves(run(module.apply, params)))
 
   return jax.jit(jax.value_and_grad(loss)).trace(params)
 
