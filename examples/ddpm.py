@@ -2,7 +2,7 @@
 
   python examples/ddpm.py    # draws ddpm.png, ten of each digit
 
-Comments name the fields of configs/digits.py; launch.py has the same losses: bit for bit
+Comments name the fields of configs/digits.py:long; launch.py has the same losses: bit for bit
 with XLA_FLAGS=--xla_backend_optimization_level=0, else to rounding. For v-prediction: PREDICTS =
 'v', schedule = dj.CosineSchedule(), and dj.truncated_snr_weight.
 """
@@ -23,7 +23,7 @@ from diffusion_jax.runtime.streams import stream
 from diffusion_jax.training import optimizer
 
 SEED = 0  # config.seed
-STEPS, BATCH = 1750, 64  # training.num_steps, training.batch_size
+STEPS, BATCH = 2500, 64  # training.num_steps, training.batch_size
 T = 1000  # schedule.num_steps
 PREDICTS = 'eps'  # parametrization
 
@@ -38,9 +38,9 @@ unet = UNet(  # network=unet
   num_groups=8,
   attention_resolutions=(4,),
 )
-# optimizer=adamw: the rate climbs for 100 steps, then falls in a line; gradients are clipped
+# optimizer=adamw: the rate climbs for 100 steps, then falls as a cosine; gradients are clipped
 adam, rate = optimizer.optimizer_and_rate(
-  STEPS, learning_rate=8e-3, warmup_steps=100, decay='linear'
+  STEPS, learning_rate=4e-3, warmup_steps=100, decay='cosine'
 )
 rates = jax.jit(jax.vmap(rate))(jnp.arange(STEPS))
 average_rate = optimizer.ema_decay(0.999, warmup=True)  # training.average=decay
@@ -88,8 +88,8 @@ def train(steps=STEPS):
   for i, batch in zip(range(steps), pipeline.batches(digits, BATCH, SEED), strict=False):
     state, value = step(state, batch, stream(SEED, 'training'), i)
     losses.append(value)
-    if i % 350 == 349:
-      print(f'step {i + 1}: loss {np.mean(losses[-350:]):.4f}', flush=True)
+    if i % 500 == 499:
+      print(f'step {i + 1}: loss {np.mean(losses[-500:]):.4f}', flush=True)
   return state[1], np.array(losses)
 
 

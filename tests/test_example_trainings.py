@@ -13,7 +13,7 @@ from diffusion_jax.app.modes import MODES
 from examples.own_loss import test_the_loss_of_no_prediction_is_a_mean_of_chi  # noqa: F401
 from tests.app.conftest import lines_of, read
 
-CONFIGS = {'ddpm': 'digits', 'flow': 'digits_dit:flow', 'edm': 'digits_edm'}
+CONFIGS = {'ddpm': 'digits:long', 'flow': 'digits_dit:flow', 'edm': 'digits_edm'}
 
 
 UPPER = {'channels': 16, 'multipliers': (1,), 'attention_resolutions': ()}

@@ -63,8 +63,8 @@ MISTAKES = """
 --config=tests --mode=sample => there is no run in tests: train it first
 --config=configs/digits.py --mode=sample --workdir=nowhere => there is no run in
   nowhere: train it first, or give the --workdir of
---config=configs/digits.py --config.optimizer.warmup_steps=1750 =>
-  config.optimizer.warmup_steps=1750 is not below training.num_steps=1750, where the linear decay
+--config=configs/digits.py --config.optimizer.warmup_steps=900 =>
+  config.optimizer.warmup_steps=900 is not below training.num_steps=900, where the linear decay
   ends: give a smaller one, or a longer training
 --config=configs/digits.py --coordinator=a:1 => --coordinator, --num_hosts and
   --host need --multihost
