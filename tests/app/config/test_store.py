@@ -249,7 +249,7 @@ def test_the_model_comes_from_the_run_and_its_use_from_the_command(tmp_path):
 def test_a_flag_cannot_change_the_model_of_a_run(flag, tmp_path):
   stored_run(tmp_path)
   message = f'config.{flag[0]}.* now.*: only a training can change this'
-  refused(message, store.of_run, RunFolder.at(tmp_path), read('digits'), [flag])
+  refused(message, store.of_run, RunFolder.at(tmp_path), read('digits:long'), [flag])
 
 
 def test_a_run_of_another_kind_of_model_is_refused(tmp_path):
