@@ -33,7 +33,7 @@ def test_the_interval_is_students():
   assert x.mean == 2.0 and x.half == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
   assert str(x) == '+2.000 ± 2.484 (nothing)'
   assert str(speedrun.Difference(-0.5, 0.1)) == '-0.500 ± 0.100'
-  assert str(speedrun.difference([1.0], [0.5])) == '+0.500 ± inf (nothing)'
+  assert str(speedrun.difference([1.0], [0.5])) == '+0.500 (one seed)'
 
 
 def test_the_table_pairs_seeds_and_leaves_out_other_runs():

@@ -46,6 +46,8 @@ class Difference(NamedTuple):
   half: float
 
   def __str__(self):
+    if self.half == float('inf'):
+      return f'{self.mean:+.3f} (one seed)'
     nothing = '' if abs(self.mean) > self.half else ' (nothing)'
     return f'{self.mean:+.3f} ± {self.half:.3f}{nothing}'
 

@@ -175,7 +175,8 @@ def list_configs() -> str:
   return '\n'.join(lines)
 
 
-_TIME = re.compile(r'Measured[^:,.]*[:,] ([\d to]+ min\w*(?: \d+ s)?(?: of CPU time)?|\d+ s)\b')
+_SPAN = r'(?:[\d to]+ min\w*(?: \d+ s)?|\d+ s)(?: of (?:CPU|processor) time)?'
+_TIME = re.compile(rf'Measured[^:,.]*[:,] ({_SPAN})\b')
 
 
 def _facts(path: Path) -> Iterator[str]:
