@@ -2,9 +2,9 @@ r"""A classifier of noisy digits that guides a diffusion model without labels.
 
 The encoder of the U-Net of digits.py, pooled by attention. After minutes on 2
 busy CPU cores it is right on 99.2 % of the real test digits at t = 0.001, 93.1
-% at 0.2, 30.6 % at 0.5. Of 500 samples of the unconditional run, guided at
-scale 4, a classifier of clean digits assigns 99.6 % +- 0.3 to the requested
-class, and 8.2 % +- 1.2 without guidance (docs/guidance.md).
+% at 0.2, 30.6 % at 0.5. Of 500 samples of an unconditional run (linear betas,
+eps, 1,750 steps), guided at scale 4, a classifier of clean digits assigns 99.6 %
++- 0.3 to the requested class, and 8.2 % +- 1.2 without guidance (docs/guidance.md).
 
   python launch.py --config=configs/digits_classifier.py
   python launch.py --config=configs/digits_classifier.py --mode=evaluate

@@ -8,7 +8,7 @@
 Each run trains by launch.py on one core, draws samples, and measures them. Its
 row is written into <out>/<track>.jsonl as it comes; a command that is given
 again continues, and runs nothing twice. The table has the difference to the
-recipe without tricks at the same seeds, with 95 % of Student's t.
+first recipe at the same seeds, with 95 % of Student's t.
 """
 
 import argparse
@@ -100,12 +100,12 @@ def flags_of(*flags: str) -> str:
 
 def entries(track: Track, records: bool, entry: str) -> dict[str, str]:
   """Returns {name: flags} of what is to be run; the first one is what others are compared to."""
+  only = ' '.join(f'{name}={text}' for name, text in ONLY_TRAINING.items())
   if records or entry:
     names = dict([*track.records.items()][: None if records else 1])
     if entry:
       names['entry'] = entry
-    return {name: flags_of(x) for name, x in names.items()}
-  only = ' '.join(f'{name}={text}' for name, text in ONLY_TRAINING.items())
+    return {name: flags_of(only, x) for name, x in names.items()}
   tricks = {BASE: ''} | track.tricks
   return {name: flags_of(only, track.base, x) for name, x in tricks.items()}
 

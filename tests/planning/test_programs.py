@@ -15,7 +15,7 @@ from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import setup
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.edm2 import EDM2Block, MPConv
-from diffusion_jax.networks.layers import Conv
+from diffusion_jax.networks.layers import Conv, Dense
 from diffusion_jax.networks.transformer_block import QKV, Block
 from diffusion_jax.planning import programs
 from diffusion_jax.runtime import sharding
@@ -40,7 +40,7 @@ def forward_flops(network, *inputs):
       return 2 * max(layer.kernel_size, 1) ** 2 * x.shape[-1] * out.size
     if isinstance(layer, QKV):
       return 2 * x.shape[-1] * 3 * x.size
-    if isinstance(layer, nn.Dense):
+    if isinstance(layer, (nn.Dense, Dense)):
       return 2 * x.shape[-1] * out.size
     if isinstance(layer, Block):
       x = x[0]
