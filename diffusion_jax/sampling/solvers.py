@@ -37,7 +37,9 @@ def heun() -> Sampler:
   In y = x / alpha the ODE is dy = eps d(sigma / alpha). DDIM is its Euler step;
   Heun's method averages eps at both ends. Each step calls the network twice,
   but the last one (to sigma_s = 0) and steps from alpha_t = 0 are Euler steps
-  with one call: 2N - 1 calls in total.
+  with one call: 2N - 1 calls in total. The mean of both ends is far off in a step
+  that divides sigma / alpha by hundreds, as the first one of a cosine schedule at
+  uniform times: take levels that are uniform in log-SNR, or `velocity_heun`.
   """
 
   return _by_another_eps(0.5, lambda level_s, level_t: level_s)
