@@ -34,7 +34,7 @@ FIELDS |= {'optimizer.decay_steps': STEPS}
 
 def train(workdir, **fields):
   """Trains in this process."""
-  MODES['train'](smoke(**FIELDS | within('training', **fields)), workdir)
+  MODES['train'](smoke(argument='', **FIELDS | within('training', **fields)), workdir)
 
 
 def start(workdir, *args, said='output', env=None, **fields):

@@ -148,7 +148,7 @@ def test_samples_and_bounds_of_two_processes_are_those_of_one(folder):
   assert one.shape == (16, 8, 8, 1)
   assert (one != two).mean() < 0.01  # of 17 grey levels
   one, two = (json.loads((kept(x, 'elbo-test') / 'result.json').read_text()) for x in evaluations)
-  assert one['images'] == two['images'] == 20
+  assert one['examples'] == two['examples'] == 20
   assert_allclose(one['bits_per_dim'], two['bits_per_dim'], rtol=1e-4)
 
 
