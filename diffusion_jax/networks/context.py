@@ -19,7 +19,7 @@ from diffusion_jax.networks.inputs import (
   check_not_null,
   context_of,
 )
-from diffusion_jax.networks.layers import dense
+from diffusion_jax.networks.layers import dense, gelu
 from diffusion_jax.networks.options import Checked, Dtype, Initialization, count_heads
 from diffusion_jax.networks.tokens import split_heads
 from diffusion_jax.ranges import Count, Size
@@ -61,7 +61,7 @@ class TextEncoder(Checked):
 
     def mlp(h, name):
       h = dense(norm(h, f'{name}_norm'), 4 * self.width, f'{name}_in', **style)
-      return dense(nn.gelu(h), self.width, f'{name}_out', **style)
+      return dense(gelu(h), self.width, f'{name}_out', **style)
 
     if tokens.ndim == 3:
       h = dense(tokens, self.width, 'linear', **style)

@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs, check_not_null
-from diffusion_jax.networks.layers import dense, initializers
+from diffusion_jax.networks.layers import Dense, dense, initializers
 from diffusion_jax.networks.options import Checked, Dtype, Initialization, Sinusoids
 from diffusion_jax.ranges import Size, check_value
 
@@ -116,7 +116,7 @@ class LabelLinear(Checked):
   @nn.compact
   def __call__(self, cond: dict, batch_size: int) -> Array:
     classes = self.labels.num_classes
-    linear = nn.Dense(
+    linear = Dense(
       self.features,
       dtype=self.dtype,
       kernel_init=initializers(self.initializer, classes)[0],
@@ -208,7 +208,7 @@ def of_step(
       continue
     h = sinusoidal(cond[name], waves, kind=kind)
     h = dense(h, features, f'{name}_dense_1', dtype=dtype)
-    last = nn.Dense(features, dtype=dtype, kernel_init=zeros, name=f'{name}_dense_2')
+    last = Dense(features, dtype=dtype, kernel_init=zeros, name=f'{name}_dense_2')
     total += last(nn.swish(h))
   return total
 

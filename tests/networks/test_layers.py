@@ -1,5 +1,7 @@
 """Layers and initialisers agree with their formulas, in Flax's, PyTorch's and our conventions."""
 
+import ast
+from pathlib import Path
 from typing import Any, get_args
 
 import jax
@@ -96,3 +98,16 @@ def test_group_norm_literally_with_float32_statistics(groups, dtype, rng):
   expected = norm(p, np.asarray(x, np.float64), groups)
   atol = 1e-3 if dtype == jnp.float32 else 0.02  # a last place of bfloat16
   assert_allclose(np.asarray(found, np.float64), expected, atol=atol)
+
+
+def test_half_precision_is_computed_by_our_layers():
+  """Flax's Dense and GELU are slow and less exact in bfloat16 on CPUs, see `networks/cpu/half.py`.
+
+  The networks of judges are in float32.
+  """
+  judges = 'inception.py', 'dinov2.py'
+  folder = Path(layers.__file__).parent
+  for path in folder.rglob('*.py'):
+    calls = (x for x in ast.walk(ast.parse(path.read_text())) if isinstance(x, ast.Call))
+    names = {ast.unparse(x.func) for x in calls}
+    assert path.name in judges or not names & {'nn.Dense', 'nn.gelu', 'jax.nn.gelu'}, path
