@@ -39,8 +39,9 @@ class Declared(NamedTuple):
   trained with a coupling.
 
   A sampler. takes_pairs: it calls a `PairedDenoiser`, and so is guidance itself.
-  draws_noise: its steps draw noise. keeps_x: it computes a step from x of the step
-  before, which nothing else may have changed.
+  draws_noise: its steps draw noise. averages_ends: a step takes the mean of eps at both
+  ends, which is far off where it divides sigma / alpha by hundreds. keeps_x: it computes
+  a step from x of the step before, which nothing else may have changed.
 
   A metric. independent_noise: it takes noise to be independent of x_0.
 
@@ -59,6 +60,7 @@ class Declared(NamedTuple):
   coupled_teacher: bool = False
   takes_pairs: bool = False
   draws_noise: bool = False
+  averages_ends: bool = False
   keeps_x: bool = False
   independent_noise: bool = False
   writes_here_only: bool = False

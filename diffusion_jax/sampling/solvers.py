@@ -31,6 +31,7 @@ from diffusion_jax.sampling.sampler import Sampler
 Array = jax.Array
 
 
+@declares(averages_ends=True)
 def heun() -> Sampler:
   """Makes Heun's method, of second order (Karras et al. 2022, Alg. 1).
 

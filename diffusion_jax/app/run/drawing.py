@@ -24,12 +24,13 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.per_example import PerExample, per_example, rows
 from diffusion_jax.runtime.sharding import replicate
-from diffusion_jax.sampling.grids import count_steps
+from diffusion_jax.sampling.grids import count_steps, longest_step
 from diffusion_jax.sampling.rejection import redraw_outside
 from diffusion_jax.sampling.sampler import sample, spread_levels
 
 ATTEMPTS = 500  # how often a sample outside the user's bounds is drawn again
 _MOST = 2000  # training examples, and points of a sheet
+LONG_STEP = 100.0  # `longest_step` of 10 linear steps of DDPM is 3, of cosine ones 3,000
 FEW = 10  # draws per sample, for a model that may still be untrained
 
 
@@ -86,7 +87,8 @@ def frames_of(
 def check_plan(model: Model) -> None:
   """Raises UserError for mistakes in the plan, before anything is compiled.
 
-  Prints a note if more levels are visited than the schedule has steps.
+  Prints a note if more levels are visited than the schedule has steps, or if a step is
+  longer than the sampler can take.
   """
   plan, noisy = model.plan, model.noisy
   if plan is None or noisy is None:
@@ -100,6 +102,13 @@ def check_plan(model: Model) -> None:
   sampler = c.get('sampler')
   if sampler and ':' in sampler.name:
     _rehearse(sampler, plan, noisy.state_shape)
+  if sampler and sampler.declared.averages_ends:
+    ratio = longest_step(plan().levels)
+    if ratio > LONG_STEP:
+      print(
+        f'note: a step of sampling.sampler={sampler.name} divides sigma / alpha by {ratio:,.0f}, '
+        'which is too much for it: set sampling.grid.spacing=logsnr'
+      )
   number = c.grid.get('number')
   if number is None:
     return

@@ -44,6 +44,23 @@ def test_more_levels_than_steps_are_noted_before_they_are_visited(capsys):
   assert not capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+  'fields, divided',
+  [
+    ({'schedule': 'cosine', 'sampling.sampler': 'heun'}, '3,188'),
+    ({'schedule': 'cosine', 'sampling.sampler': 'heun', 'sampling.grid.spacing': 'logsnr'}, ''),
+    ({'schedule': 'cosine', 'sampling.sampler': 'ddim'}, ''),
+    ({'sampling.sampler': 'heun'}, ''),
+  ],
+)
+def test_steps_that_are_too_long_for_a_sampler_are_noted(fields, divided, capsys):
+  """Heun's method in 10 steps draws noise from a cosine schedule, as its first one is long."""
+  model = model_of(**{'sampling.num_steps': 10} | fields)
+  generate(model, make_mesh(model.config))
+  said = capsys.readouterr().out
+  assert (f'sampling.sampler=heun divides sigma / alpha by {divided}, ' in said) == bool(divided)
+
+
 def test_a_sample_always_outside_is_an_error_after_many_attempts():
   """Each sample has its own condition; a drawing for a look stays outside."""
   spec = ArraySpec((1,), mean=(0.0,), std=(2.0,), low=(0.0,), high=(1.0,))
