@@ -171,8 +171,7 @@ RESULTS = {
     'errors = np.array(errors)\n'
     'assert np.abs(errors[:, :2]).max() < 0.5\n'
     'assert 0.6 < errors[:, 2:].min() and errors[:, 2:].max() < 1.6\n'
-    'p = result["metrics"].items()\n'
-    'p = [x["value"] for n, x in p if "cov" not in n and "con" not in n]\n'
+    'p = [x["value"] for n, x in values.items() if "cov" not in n and "con" not in n]\n'
     'assert len(p) == 4 and min(p) > 1e-4'
   ),
   '10_epidemic': (

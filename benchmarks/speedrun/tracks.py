@@ -70,6 +70,7 @@ DIGITS = Track(
   tricks={
     'v': 'parametrization=v objective.weight=v',
     'x0': 'parametrization=x0 objective.weight=truncated_snr',
+    'x0, min-SNR': 'parametrization=x0 objective.weight=min_snr',
     'min-SNR': 'objective.weight=min_snr',
     'antithetic times': 'objective.times=antithetic',
     'cosine': 'schedule=cosine',
@@ -81,7 +82,7 @@ DIGITS = Track(
     'rate 1.6e-2': 'optimizer.learning_rate=1.6e-2',
     'batch 32, 900 steps': 'training.batch_size=32 training.num_steps=900',
     'batch 128, 225 steps': 'training.batch_size=128 training.num_steps=225 '
-    'optimizer.warmup_steps=20',
+    'optimizer.warmup_steps=50',
     'warm-up of 20 steps': 'optimizer.warmup_steps=20',
     'constant rate': 'optimizer.decay=constant',
     '24 channels': 'network.channels=24',
