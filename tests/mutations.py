@@ -2261,8 +2261,8 @@ TABLE = [
     [
       (
         'network_that_enlarges',
-        'return times(h, 1.0 + scale)',
-        'return times(h, scale)',
+        'times(h, 1.0 + scale), shift',
+        'times(h, scale), shift',
       ),
     ],
   ),
@@ -2377,7 +2377,7 @@ TABLE = [
     'networks/embeddings.py',
     None,
     [
-      ('sinusoids_literally', "intervals = half - 1 if kind == 'ho' else half", 'intervals = half'),
+      ('sinusoids_literally', 'waves = half - 1, (jnp.sin', 'waves = half, (jnp.sin'),
       (
         'fourier_features_literally',
         'for k in range(start, stop):',
@@ -3222,7 +3222,7 @@ TABLE = [
     ],
   ),
   (
-    'training/conditions.py',
+    'training/objectives.py',
     None,
     [
       (

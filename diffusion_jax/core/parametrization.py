@@ -43,7 +43,6 @@ class Parametrization(NamedTuple):
 
 
 def _row(kind: Kind, level: NoiseLevel, sigma_data: float) -> tuple[Array, Array]:
-  check_value('parametrization', kind, Kind)
   alpha, sigma = level.alpha, level.sigma
   zero, one = jnp.zeros_like(alpha), jnp.ones_like(alpha)
   if kind == 'x0':
@@ -56,6 +55,7 @@ def _row(kind: Kind, level: NoiseLevel, sigma_data: float) -> tuple[Array, Array
     return zero, -1.0 / sigma
   if kind == 'flow':
     return -one, one
+  check_value('parametrization', kind, Kind)
   norm = edm_norm(level, sigma_data)
   return sigma / (sigma_data * norm), -sigma_data * alpha / norm
 

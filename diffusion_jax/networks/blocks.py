@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.networks.cpu.half import spread, times
-from diffusion_jax.networks.layers import Conv, GroupNorm, dense
+from diffusion_jax.networks.cpu.half import times
+from diffusion_jax.networks.layers import Conv, GroupNorm, add_bias, dense
 from diffusion_jax.networks.options import Checked, Dtype, Initialization, count_groups, maybe_remat
 from diffusion_jax.ranges import Positive, Rate, Size
 
@@ -92,10 +92,10 @@ class ResnetBlock(Checked):
     )
     embedding = embedding.reshape(len(h), *[1] * (h.ndim - 2), -1)
     if not self.scale_shift:
-      return norm(h + spread(embedding, h), 'norm_2')
+      return norm(add_bias(h, embedding), 'norm_2')
     scale, shift = jnp.split(embedding, 2, axis=-1)
     h = norm(h, 'norm_2')
-    return times(h, 1.0 + scale) + spread(shift, h)
+    return add_bias(times(h, 1.0 + scale), shift)
 
 
 def make_block(

@@ -25,18 +25,19 @@ def sinusoidal(
   so the last f_i is above 1 / max_period. An odd number of features is padded
   with a zero. Always float32.
   """
-  check_value('noise_embedding', kind, Sinusoids)
   half = features // 2
   if half < 2:
     raise ValueError(f'a sinusoidal embedding needs 4 features or more, not {features}')
-  intervals = half - 1 if kind == 'ho' else half
+  if kind == 'ho':
+    intervals, waves = half - 1, (jnp.sin, jnp.cos)
+  else:
+    check_value('noise_embedding', kind, Sinusoids)
+    intervals, waves = half, (jnp.cos, jnp.sin)
   frequencies = np.exp(-np.log(max_period) * np.arange(half) / intervals)
   frequencies = frequencies.astype(np.float32)
   angles = noise.astype(jnp.float32)[:, None] * frequencies[None]
-  waves = [jnp.sin(angles), jnp.cos(angles)]
-  if kind == 'openai':
-    waves.reverse()
-  return jnp.pad(jnp.concatenate(waves, axis=-1), ((0, 0), (0, features % 2)))
+  embedding = jnp.concatenate([wave(angles) for wave in waves], axis=-1)
+  return jnp.pad(embedding, ((0, 0), (0, features % 2)))
 
 
 def fourier_features(z: Array, start: int = 6, stop: int = 8) -> Array:

@@ -13,6 +13,7 @@ from diffusion_jax.networks.cpu.bilinear import linear
 from diffusion_jax.networks.cpu.convolution import convolve
 from diffusion_jax.networks.cpu.half import elementwise, spread
 from diffusion_jax.networks.options import (
+  HALF,
   Checked,
   DownsamplePadding,
   Dtype,
@@ -43,7 +44,6 @@ def initializers(
   'lecun', Flax's default: kernels are normal of variance 1 / fan_in, truncated,
   and 0 at the end of a branch; biases are 0.
   """
-  check_value('initializer', kind, Initialization)
   zeros = nn.initializers.zeros
   if kind == 'lecun':
     normal = nn.initializers.variance_scaling(scale, 'fan_in', 'truncated_normal')
@@ -51,6 +51,7 @@ def initializers(
   if kind == 'ho':
     scale = 1e-10 if zero else scale
     return nn.initializers.variance_scaling(scale, 'fan_avg', 'uniform'), zeros
+  check_value('initializer', kind, Initialization)
   if zero:
     return zeros, zeros
 
@@ -61,6 +62,14 @@ def initializers(
     )
 
   return uniform(scale), uniform(1.0)
+
+
+def add_bias(y: Array, bias: Array) -> Array:
+  """Returns y + bias, a bias or shift of equal rank that is repeated to the shape of y.
+
+  In half precision `spread` repeats it, whose gradient CPUs sum in float32.
+  """
+  return y + (spread(bias, y) if bias.dtype in HALF else bias)
 
 
 class Conv(Checked):
@@ -89,7 +98,7 @@ class Conv(Checked):
     pad = self.padding or ((size - 1) // 2, size // 2)
     x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
     y = convolve(x, kernel, self.stride, pad)
-    return y + spread(bias.reshape(*[1] * (axes + 1), -1), y)
+    return add_bias(y, bias.reshape(*[1] * (axes + 1), -1))
 
 
 class Dense(nn.Module):
@@ -108,7 +117,7 @@ class Dense(nn.Module):
     if not self.use_bias:
       return y
     bias = self.param('bias', self.bias_init, (self.features,), jnp.float32).astype(self.dtype)
-    return y + spread(bias.reshape(*[1] * (y.ndim - 1), -1), y)
+    return add_bias(y, bias.reshape(*[1] * (y.ndim - 1), -1))
 
 
 def dense(

@@ -37,8 +37,9 @@ HALF = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)
 
 
 class Checked(nn.Module):
-  """A module whose fields are checked when it is constructed.
+  """A module whose fields are checked when it is constructed, or its parameters are made.
 
+  Flax makes copies of modules to apply them, which are not checked again.
   takes: the entries of cond that the field `inputs` of a network may have.
   fused: the layers whose kernels are several matrices (`fused.Fused`).
   """
@@ -47,7 +48,8 @@ class Checked(nn.Module):
 
   def __post_init__(self):
     super().__post_init__()
-    check_fields(self)
+    if self.scope is None or self.is_initializing():
+      check_fields(self)
 
   @property
   def fused(self) -> Mapping[str, Any]:

@@ -10,8 +10,8 @@ from jax.typing import DTypeLike
 
 from diffusion_jax.networks.attention import attend
 from diffusion_jax.networks.cpu.bilinear import linear
-from diffusion_jax.networks.cpu.half import spread, times
-from diffusion_jax.networks.layers import Dense, gelu
+from diffusion_jax.networks.cpu.half import times
+from diffusion_jax.networks.layers import Dense, add_bias, gelu
 from diffusion_jax.networks.options import AttentionImplementation, Checked, Dtype
 from diffusion_jax.networks.placement import on_gpu
 from diffusion_jax.networks.tokens import EPSILON, layer_norm, rotate, split_heads
@@ -178,7 +178,7 @@ class QKV(nn.Module):
     parts = 3 if on_gpu() else 1
     kernels, biases = jnp.split(kernel, parts, -1), jnp.split(bias, parts)
     results = [linear(h, part) for part in kernels]
-    results = [y + spread(b[None, None], y) for y, b in zip(results, biases, strict=True)]
+    results = [add_bias(y, b[None, None]) for y, b in zip(results, biases, strict=True)]
     return results if parts == 3 else jnp.split(results[0], 3, axis=-1)
 
 
@@ -195,7 +195,7 @@ def dense(
 
 def modulate(h: Array, shift: Array, scale: Array) -> Array:
   """Returns h (1 + scale) + shift, adaptive layer normalisation's last step."""
-  return times(h, 1.0 + scale) + spread(shift, h)
+  return add_bias(times(h, 1.0 + scale), shift)
 
 
 def rms_norm(name: str, dtype: DTypeLike = jnp.float32) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Conditions in training: functions (key, batch) -> cond, arrays [B, ...].
+"""Conditions that are made of x_0: functions (key, x0) -> arrays [B, ...].
 
 Masks are random, and True where a pixel is known.
 """
@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core import operators
-from diffusion_jax.core.denoiser import Condition
 from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.declared import declares
 from diffusion_jax.ranges import Count, Size
@@ -116,44 +115,6 @@ def _pixels(height, width):
 
 # (key [] or [B], x0 [B, H, W, C]) -> cond['image']
 ImageCondition = Callable[[Array, Array], Array]
-
-
-def make_condition(
-  labels: bool = True,
-  dropout: float = 0.0,
-  image: ImageCondition | None = None,
-  text: bool = False,
-  context: bool = False,
-  known: ImageCondition | None = None,
-) -> Condition:
-  """Returns a function (key, batch) -> cond for a whole batch.
-
-  labels: cond['label'] is batch['label']. image: cond['image'] is image(key,
-  batch['x']), such as `inpaint()`. text: cond['text'], tokens [B, L], and
-  cond['text_mask'], False at padding. context: cond['context'] is
-  batch['context']. known: cond['known'] is known(key, batch['x']), such as
-  `subsets(2)`. dropout: the probability that an example is trained without
-  any of these, marked in cond['drop'] [B], for classifier-free guidance (Ho &
-  Salimans 2022).
-  """
-
-  def condition(key, batch):
-    drop_key, x_key = jax.random.split(key)
-    cond = {'label': batch['label']} if labels else {}
-    if text:
-      cond |= {name: batch[name] for name in ('text', 'text_mask')}
-    if context:
-      cond['context'] = batch['context']
-    if image is not None:
-      cond['image'] = image(x_key, batch['x'])
-    if known is not None:
-      cond['known'] = known(x_key, batch['x'])
-    if dropout:
-      size = batch['x'].shape[:1]
-      cond['drop'] = jax.random.bernoulli(drop_key, dropout, size)
-    return cond
-
-  return condition
 
 
 def known_pixels(x0: Array, mask: Array) -> Array:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.arguments import expand_to
-from diffusion_jax.core.denoiser import Augment, Network, variance_fraction
+from diffusion_jax.core.denoiser import Augment, Condition, Network, variance_fraction
 from diffusion_jax.core.elbo import bound_term, reconstruction_nll
 from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.core.levels import (
@@ -32,6 +32,7 @@ from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
 from diffusion_jax.declared import declares
 from diffusion_jax.meshes import placed_as
 from diffusion_jax.ranges import NonNegative
+from diffusion_jax.training.conditions import ImageCondition
 from diffusion_jax.training.couplings import Coupling, check_straight, paired
 from diffusion_jax.training.loss_aware import init_loss_history, loss_aware_times, record
 
@@ -129,6 +130,44 @@ class Draws(NamedTuple):
   def xt(self) -> Array:
     """The noised data at the level, `q_sample`."""
     return q_sample(self.x0, self.eps, self.level)
+
+
+def make_condition(
+  labels: bool = True,
+  dropout: float = 0.0,
+  image: ImageCondition | None = None,
+  text: bool = False,
+  context: bool = False,
+  known: ImageCondition | None = None,
+) -> Condition:
+  """Returns a function (key, batch) -> cond for a whole batch.
+
+  labels: cond['label'] is batch['label']. image: cond['image'] is image(key,
+  batch['x']), such as `inpaint()`. text: cond['text'], tokens [B, L], and
+  cond['text_mask'], False at padding. context: cond['context'] is
+  batch['context']. known: cond['known'] is known(key, batch['x']), such as
+  `subsets(2)`. dropout: the probability that an example is trained without
+  any of these, marked in cond['drop'] [B], for classifier-free guidance (Ho &
+  Salimans 2022).
+  """
+
+  def condition(key, batch):
+    drop_key, x_key = jax.random.split(key)
+    cond = {'label': batch['label']} if labels else {}
+    if text:
+      cond |= {name: batch[name] for name in ('text', 'text_mask')}
+    if context:
+      cond['context'] = batch['context']
+    if image is not None:
+      cond['image'] = image(x_key, batch['x'])
+    if known is not None:
+      cond['known'] = known(x_key, batch['x'])
+    if dropout:
+      size = batch['x'].shape[:1]
+      cond['drop'] = jax.random.bernoulli(drop_key, dropout, size)
+    return cond
+
+  return condition
 
 
 def draw_inputs(

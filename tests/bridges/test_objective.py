@@ -14,8 +14,7 @@ from diffusion_jax.bridges.objective import (
 )
 from diffusion_jax.testing import oracles
 from diffusion_jax.testing.bridges import schrodinger_bridge
-from diffusion_jax.training.conditions import make_condition
-from diffusion_jax.training.objectives import Context, Network
+from diffusion_jax.training.objectives import Context, Network, make_condition
 
 
 @pytest.mark.parametrize('diffusion', [0.0, 0.7])

@@ -11,8 +11,7 @@ from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.few_steps import average_velocity as flow_maps
-from diffusion_jax.training.conditions import make_condition
-from diffusion_jax.training.objectives import Context, Network
+from diffusion_jax.training.objectives import Context, Network, make_condition
 from tests.few_steps import few_step
 from tests.few_steps.few_step import (
   Arc,

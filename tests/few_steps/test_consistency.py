@@ -12,8 +12,7 @@ import diffusion_jax as dj
 from diffusion_jax.few_steps import consistency, level_pairs
 from diffusion_jax.few_steps.losses import pseudo_huber
 from diffusion_jax.testing import oracles
-from diffusion_jax.training.conditions import make_condition
-from diffusion_jax.training.objectives import Context, Network
+from diffusion_jax.training.objectives import Context, Network, make_condition
 from tests.few_steps import few_step
 from tests.few_steps.few_step import (
   C,

@@ -35,9 +35,8 @@ from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import make_mesh
 from diffusion_jax.runtime.streams import stream
 from diffusion_jax.testing import floors, oracles
-from diffusion_jax.training.conditions import make_condition
 from diffusion_jax.training.loss_aware import init_loss_history
-from diffusion_jax.training.objectives import Context, denoising, hybrid, of_each
+from diffusion_jax.training.objectives import Context, denoising, hybrid, make_condition, of_each
 from diffusion_jax.training.state import TrainState
 from tests.app.conftest import smoke, trial
 from tests.app.fields import within

@@ -15,7 +15,7 @@ from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.layers import Conv, GroupNorm
 from diffusion_jax.runtime import sharding
 from diffusion_jax.training import objectives
-from diffusion_jax.training.conditions import make_condition
+from diffusion_jax.training.objectives import make_condition
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step
 

@@ -18,8 +18,7 @@ from diffusion_jax.training import (
   couplings,
   objectives,
 )
-from diffusion_jax.training.conditions import make_condition
-from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.objectives import Context, make_condition
 from tests.core.test_couplings import bisected, literal as plan_of, normals
 
 EXACT, COUPLE = couplings.exact_coupling(), couplings.sinkhorn_coupling(0.1)

@@ -24,8 +24,7 @@ from diffusion_jax.training import (
   objectives,
   vdm,
 )
-from diffusion_jax.training.conditions import make_condition
-from diffusion_jax.training.objectives import Context, Network
+from diffusion_jax.training.objectives import Context, Network, make_condition
 from diffusion_jax.training.step import accumulated
 
 SCHEDULE = dj.CosineSchedule()
@@ -33,6 +32,12 @@ SCHEDULE = dj.CosineSchedule()
 
 def zeros(params, x, noise, cond, *, key=None):
   return jnp.zeros_like(x)
+
+
+def test_conditions_are_dropped_with_the_probability(key):
+  batch = {'x': np.zeros((4096, 1)), 'label': np.zeros(4096)}
+  drop = jax.jit(make_condition(True, 0.2))(key, batch)['drop']
+  assert abs(drop.mean() - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 4096)
 
 
 def test_times_with_weights_are_importance_sampling(key):

@@ -26,7 +26,7 @@ from diffusion_jax.declared import Declared
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
 from diffusion_jax.networks.inputs import Inputs
-from diffusion_jax.training import augmentation, conditions
+from diffusion_jax.training import augmentation, objectives
 
 # The fields that ask for inputs of the network.
 _ASKED = {
@@ -145,7 +145,7 @@ class ConfiguredNetwork:
       augment = functools.partial(augmentation.augment, probability=c.augment)
     dropout = 0.0 if test else c.dropout or 0.0
     has_text, has_context = c.text is not None, c.context is not None
-    condition = conditions.make_condition(
+    condition = objectives.make_condition(
       bool(c.labels), dropout, c.image, has_text, has_context, c.known
     )
     return dataclasses.replace(

@@ -19,8 +19,8 @@ from diffusion_jax.networks.functional import network_fn
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.runtime.run_folder import RunFolder
-from diffusion_jax.training.conditions import make_condition, subsets
-from diffusion_jax.training.objectives import Context, denoising
+from diffusion_jax.training.conditions import subsets
+from diffusion_jax.training.objectives import Context, denoising, make_condition
 from tests import refusals
 from tests.app.conftest import arrays_of, of_run, trial, untrained
 from tests.app.fields import typed
