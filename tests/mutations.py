@@ -1711,13 +1711,6 @@ TABLE = [
   ),
   (
     'data/sources.py',
-    'app/inputs/test_datasets.py',
-    [
-      ('a_stranger_fit', 'wrong := values and', "wrong := name == 'x' and"),
-    ],
-  ),
-  (
-    'data/sources.py',
     'data/test_simulated.py',
     [
       ('labels_that_are', 'label.max() < max(1, classes)', 'label.max() <= classes'),
@@ -1814,6 +1807,7 @@ TABLE = [
     [
       ('a_stranger_fit', 'mean != std or', ''),
       ('a_stranger_fit', 'low > last', 'False'),
+      ('a_stranger_fit', 'wrong := values and', "wrong := name == 'x' and"),
     ],
   ),
   (

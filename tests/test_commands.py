@@ -22,8 +22,7 @@ from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data import simulations
-from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.paths import is_address
 from diffusion_jax.runtime.run_folder import RunFolder

@@ -14,8 +14,8 @@ from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import setup
-from diffusion_jax.data.sources import Facts, pictures
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.sources import pictures
+from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training import optimizer
 from diffusion_jax.training.objectives import Context

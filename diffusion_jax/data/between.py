@@ -4,7 +4,8 @@ import copy
 
 import numpy as np
 
-from diffusion_jax.data.sources import Facts, Source, checksum, order_of, redrawn
+from diffusion_jax.data.sources import Source, checksum, order_of, redrawn
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.sums import digest
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from diffusion_jax.data.damage import damaged, left_out, problem
 from diffusion_jax.data.images import check_picture, decode_image, resized
-from diffusion_jax.data.sources import Facts, Order, blocks, check_examples, checksum
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.sources import Order, blocks, check_examples, checksum
+from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.data.sums import digest, kept
 
 

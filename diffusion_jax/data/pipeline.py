@@ -14,7 +14,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from diffusion_jax.data.sources import Facts, Source, check_examples, order_of, redrawn
+from diffusion_jax.data.sources import Source, check_examples, order_of, redrawn
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.text import encode
 
 ALL = slice(None)

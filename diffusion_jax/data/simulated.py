@@ -18,7 +18,8 @@ from diffusion_jax.data.simulations import (
   simulate_block,
   simulations,
 )
-from diffusion_jax.data.sources import ArraySource, Facts, Source
+from diffusion_jax.data.sources import ArraySource, Source
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.ranges import Count, Finite, Rows
 

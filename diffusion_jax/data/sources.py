@@ -3,55 +3,17 @@
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from diffusion_jax.aliases import Json
 from diffusion_jax.data.files import say_once
-from diffusion_jax.data.spec import ArraySpec, mean_and_std, problem_of
+from diffusion_jax.data.spec import ArraySpec, Facts, mean_and_std
 from diffusion_jax.data.sums import digest, of_array
-from diffusion_jax.ranges import Count, ImageShape, check_choice
+from diffusion_jax.ranges import ImageShape, check_choice
 
 T = TypeVar('T', bound=Callable)
 Order = Callable[[np.random.Generator], np.ndarray]  # rng -> the order of an epoch, see `Source`
-
-
-class Facts(NamedTuple):
-  """The facts about the data that a model needs.
-
-  x: the examples; num_classes: 0 without labels; context: real numbers that
-  belong to each example, a condition; class_names: of the classes 0, 1, ... in
-  turn, or () if the data do not name them; skipped: names of damaged pictures
-  that are left out; examples, checksum: the number of the examples that a run
-  is trained on, and their `checksum`; 0 and '' if unknown.
-  """
-
-  x: ArraySpec
-  num_classes: Count = 0
-  context: ArraySpec | None = None
-  class_names: tuple[str, ...] = ()
-  skipped: tuple[str, ...] = ()
-  examples: Count = 0
-  checksum: str = ''
-
-  def as_json(self) -> Json:
-    """Returns nested dicts, without what is empty but num_classes."""
-    tree = {n: v for n, v in self._asdict().items() if v or n == 'num_classes'}
-    arrays = {n: v.as_json() for n, v in tree.items() if isinstance(v, ArraySpec)}
-    return tree | arrays
-
-
-def check_facts(facts: Facts) -> None:
-  """Raises ValueError for facts that no data have, perhaps of a stranger."""
-  for name, values in (('x', facts.x), ('context', facts.context)):
-    if wrong := values and problem_of(values):
-      raise ValueError(f'{name}: {wrong}, which no data have')
-  classes, names = facts.num_classes, len(facts.class_names)
-  if classes > 10**6:
-    raise ValueError(f'num_classes={classes} is more than a million')
-  if names not in (0, classes):
-    raise ValueError(f'{names} class_names are given for {classes} classes')
 
 
 class Source(Protocol):

@@ -1,4 +1,4 @@
-"""What one array of the data is, and how models see it."""
+"""What the data are: each array, how models see it, and facts such as the classes."""
 
 import math
 import operator
@@ -169,3 +169,40 @@ def problem_of(values: ArraySpec) -> str:
   if any(map(operator.ge, values.low, values.high)):
     return f'low={values.low} is not below high={values.high}'
   return ''
+
+
+class Facts(NamedTuple):
+  """The facts about the data that a model needs.
+
+  x: the examples; num_classes: 0 without labels; context: real numbers that
+  belong to each example, a condition; class_names: of the classes 0, 1, ... in
+  turn, or () if the data do not name them; skipped: names of damaged pictures
+  that are left out; examples, checksum: the number of the examples that a run
+  is trained on, and their `checksum`; 0 and '' if unknown.
+  """
+
+  x: ArraySpec
+  num_classes: Count = 0
+  context: ArraySpec | None = None
+  class_names: tuple[str, ...] = ()
+  skipped: tuple[str, ...] = ()
+  examples: Count = 0
+  checksum: str = ''
+
+  def as_json(self) -> Json:
+    """Returns nested dicts, without what is empty but num_classes."""
+    tree = {n: v for n, v in self._asdict().items() if v or n == 'num_classes'}
+    arrays = {n: v.as_json() for n, v in tree.items() if isinstance(v, ArraySpec)}
+    return tree | arrays
+
+
+def check_facts(facts: Facts) -> None:
+  """Raises ValueError for facts that no data have, perhaps of a stranger."""
+  for name, values in (('x', facts.x), ('context', facts.context)):
+    if wrong := values and problem_of(values):
+      raise ValueError(f'{name}: {wrong}, which no data have')
+  classes, names = facts.num_classes, len(facts.class_names)
+  if classes > 10**6:
+    raise ValueError(f'num_classes={classes} is more than a million')
+  if names not in (0, classes):
+    raise ValueError(f'{names} class_names are given for {classes} classes')

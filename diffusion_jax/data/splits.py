@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.data.sources import Facts, Order, Source, checksum, order_of, redrawn
+from diffusion_jax.data.sources import Order, Source, checksum, order_of, redrawn
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.sums import digest
 from diffusion_jax.ranges import Rate, check_choice, check_value
 

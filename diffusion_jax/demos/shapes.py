@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion_jax.data.sources import Facts, pictures
+from diffusion_jax.data.sources import pictures
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.ranges import ImageShape, Rows
 

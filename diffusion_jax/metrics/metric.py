@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.data.sources import Facts, Source
+from diffusion_jax.data.sources import Source
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.metrics.estimates import Estimate, Missing
 
 Array = jax.Array

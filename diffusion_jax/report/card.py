@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.paths import texts_in
 from diffusion_jax.report import page, record, results
 from diffusion_jax.runtime.files import one_line, with_error

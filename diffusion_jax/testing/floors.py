@@ -42,7 +42,8 @@ from diffusion_jax.core.denoiser import Network
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import eps_from_x0, target
 from diffusion_jax.core.products import einsum, softmax
-from diffusion_jax.data.sources import ArraySource, Facts, Source, blocks, some_of
+from diffusion_jax.data.sources import ArraySource, Source, blocks, some_of
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.ranges import check_value
 
 Array = jax.Array

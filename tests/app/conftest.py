@@ -27,8 +27,7 @@ from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.app.train import floors, mode, setup
-from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import references
 from diffusion_jax.paths import texts_in

@@ -5,8 +5,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from diffusion_jax.data.npz import npz
-from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.data.splits import random_part
 
 ARRAYS = {

@@ -18,7 +18,7 @@ from diffusion_jax.data.image_sets import read as image_set
 from diffusion_jax.data.npz import npz
 from diffusion_jax.data.parquet import open_parquet
 from diffusion_jax.data.simulated import of_simulator, simulated
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.data.splits import validation_part
 from diffusion_jax.data.tables import csv_table
 from diffusion_jax.data.text_files import text_files
@@ -31,7 +31,7 @@ from tests.data.test_tables import SPEC
 
 X = np.arange(12.0).reshape(6, 2)
 X4, NAN = X[:4], np.where(X == 5, np.nan, X)
-FACTS = sources.Facts(ArraySpec((2,)), context=ArraySpec((2,)))
+FACTS = Facts(ArraySpec((2,)), context=ArraySpec((2,)))
 IMAGES = np.arange(10 * 4 * 5 * 3, dtype=np.uint8).reshape(10, 4, 5, 3)
 CHANNELS_FIRST = np.zeros((4, 3, 6, 5), np.uint8)
 ARRAYS = {'images': IMAGES, 'labels': np.arange(10) % 3}

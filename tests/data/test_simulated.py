@@ -9,8 +9,7 @@ from numpy.testing import assert_array_equal
 
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.simulated import Simulated, is_simulator, of_simulator, simulated
-from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.spec import ArraySpec, Facts
 
 
 def gaussian(rng, n, scale: float = 1.0, nan: float = 0.0):

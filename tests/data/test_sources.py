@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.data import npz, pipeline, small_sets, sources, splits
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.spec import ArraySpec, Facts
 
 
 def test_two_levels_are_the_halves_of_any_others():
@@ -17,7 +17,7 @@ def test_two_levels_are_the_halves_of_any_others():
   assert_array_equal(images, np.where(expected > 8, 1, 0))
   assert_array_equal(labels, same)
   assert images.dtype == np.uint8 and halves.in_memory
-  assert halves.facts == sources.Facts(ArraySpec((8, 8, 1), 2), 10) and len(halves) == 360
+  assert halves.facts == Facts(ArraySpec((8, 8, 1), 2), 10) and len(halves) == 360
   every = sources.ArraySource(np.arange(256, dtype=np.uint8).reshape(-1, 1, 1, 1))
   images = sources.Binarized(every, 'threshold').read(np.arange(256))['x']
   assert_array_equal(images.ravel(), np.repeat([0, 1], 128))

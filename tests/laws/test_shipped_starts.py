@@ -16,8 +16,8 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import hooks, mode, setup
-from diffusion_jax.data.sources import ArraySource, Facts, pictures
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.sources import ArraySource, pictures
+from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.optimizer import ENDING
 from tests.app.config.test_store import ALL

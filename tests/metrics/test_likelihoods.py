@@ -11,8 +11,7 @@ from numpy.testing import assert_allclose
 from scipy.stats import norm
 
 import diffusion_jax as dj
-from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.metrics import likelihoods
 from diffusion_jax.testing import oracles
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from diffusion_jax.data.sources import Facts, pictures
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.sources import pictures
+from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.report import card
 from diffusion_jax.runtime.files import write_summed
 

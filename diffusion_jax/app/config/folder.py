@@ -12,7 +12,7 @@ import diffusion_jax
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node, as_json
-from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import DIFFERS, is_regular, parted, read_json, sha256, write_summed

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, store
 from diffusion_jax.app.config.tree import Node, resolve
-from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import Facts
 
 Found = Callable[[Node, Any], Any]  # facts may be None
 

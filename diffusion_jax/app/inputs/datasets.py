@@ -16,7 +16,8 @@ from diffusion_jax.app.kinds import roles
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.files import say_once
 from diffusion_jax.data.simulations import BLOCK, KeptIn
-from diffusion_jax.data.sources import Facts, Source, check_facts, checksum, measured
+from diffusion_jax.data.sources import Source, checksum, measured
+from diffusion_jax.data.spec import Facts, check_facts
 from diffusion_jax.data.splits import NoTestSplit, Part, validation_part
 from diffusion_jax.data.text import to_bytes
 from diffusion_jax.errors import UserError

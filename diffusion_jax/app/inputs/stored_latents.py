@@ -13,7 +13,8 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.data import npz
-from diffusion_jax.data.sources import ArraySource, Facts, Source, order_of
+from diffusion_jax.data.sources import ArraySource, Source, order_of
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import read_summed
 

@@ -12,7 +12,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import condition_of, fitting, method_name
 from diffusion_jax.app.kinds import sections
 from diffusion_jax.app.kinds.couplings import COUPLINGS
-from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.declared import DataNeed
 
 # -- what a machine holds -----------------------------------------------------

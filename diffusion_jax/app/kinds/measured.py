@@ -10,7 +10,7 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.core.process import Variance
-from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import Facts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -20,7 +20,8 @@ from diffusion_jax.app.kinds.rules import IDLE
 from diffusion_jax.app.kinds.sections import Conditioning
 from diffusion_jax.core.arguments import pytree_dataclass
 from diffusion_jax.core.keys import abstract_key, key_per_example
-from diffusion_jax.data.sources import Facts, Source
+from diffusion_jax.data.sources import Source
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime import sharding
 from diffusion_jax.runtime.compiling import Effort

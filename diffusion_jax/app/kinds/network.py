@@ -21,7 +21,7 @@ from diffusion_jax.app.kinds.sections import Conditioning
 from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.core.denoiser import NetworkFn
 from diffusion_jax.core.keys import abstract_key
-from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.declared import Declared
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional

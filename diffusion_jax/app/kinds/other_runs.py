@@ -22,7 +22,7 @@ from diffusion_jax.app.kinds.model import Frozen, Guides, Model, OtherRun
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.plan import Wrap
 from diffusion_jax.core.keys import abstract_key
-from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import read_summed, write_summed

@@ -24,7 +24,7 @@ from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node, as_json
 from diffusion_jax.app.kinds.training import Training
 from diffusion_jax.data import sums
-from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import share

@@ -33,8 +33,7 @@ from diffusion_jax.app.kinds import (
   roles,
 )
 from diffusion_jax.app.kinds.sections import Evaluation
-from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features
 

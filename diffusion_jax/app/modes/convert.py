@@ -22,7 +22,8 @@ from diffusion_jax.app.kinds.sections import COMMON, Sampling, Top
 from diffusion_jax.app.run import sharing, weights
 from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.app.run.weights import make_model
-from diffusion_jax.data.sources import Facts, pictures
+from diffusion_jax.data.sources import pictures
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import (
   diffusers,

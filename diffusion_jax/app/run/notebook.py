@@ -26,8 +26,7 @@ from diffusion_jax.app.run.drawing import check_numbers, generate, in_box
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.app.train import setup
 from diffusion_jax.data import tables
-from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.paths import is_address
 from diffusion_jax.ranges import Count, Rows, check_value

@@ -16,7 +16,7 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import other_runs, roles, store
 from diffusion_jax.app.kinds.model import Frozen, Model, make_mesh
 from diffusion_jax.app.run.drawing import training_examples
-from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.run_folder import RunFolder

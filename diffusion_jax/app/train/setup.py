@@ -32,7 +32,8 @@ from diffusion_jax.app.train import hooks
 from diffusion_jax.app.train.hooks import Hook
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data import simulations
-from diffusion_jax.data.sources import Facts, Source
+from diffusion_jax.data.sources import Source
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.compiling import Program, announced, options

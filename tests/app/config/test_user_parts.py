@@ -22,8 +22,7 @@ from diffusion_jax.app.config.rules import lines
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import conflicts, diffusion, store
 from diffusion_jax.app.run.weights import make_model
-from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Context

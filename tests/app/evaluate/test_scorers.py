@@ -17,8 +17,7 @@ from diffusion_jax.app.evaluate import mode as evaluate, scorers
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.run.weights import make_model
-from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.metrics import features, fid, manifolds, references
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.judges import digits_judge

@@ -17,7 +17,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import setup
 from diffusion_jax.data import sources, tfds_sources
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app import conftest
 from tests.app.conftest import (
@@ -101,7 +101,7 @@ def test_facts_are_those_of_the_data():
   refused('config.data: x must be uint8', datasets.facts_of, own)
   context = ArraySpec((2,), mean=(1.5, 0.0), std=(2.0, 1.0))
   for other in (None, context):
-    facts = sources.Facts(ArraySpec((4, 4, 1), 5), 3, other, ('a', 'b', 'c'))
+    facts = Facts(ArraySpec((4, 4, 1), 5), 3, other, ('a', 'b', 'c'))
     tree = read('digits').to_dict() | {'facts': facts.as_json()}
     assert datasets.facts_of(store.completed(tree)) == facts
 
@@ -156,9 +156,7 @@ def test_columns_of_texts_are_read_and_asked_for(tmp_path):
 )
 def test_a_run_of_numbers_takes_data_of_its_kind(tmp_path, x, context, message):
   """The statistics stay the run's when the data change."""
-  facts = sources.Facts(
-    ArraySpec((2,), 0, (5.0, 6.0), (7.0, 8.0)), 0, ArraySpec((2,), 0, (1.0,), (2.0,))
-  )
+  facts = Facts(ArraySpec((2,), 0, (5.0, 6.0), (7.0, 8.0)), 0, ArraySpec((2,), 0, (1.0,), (2.0,)))
   rng = np.random.default_rng(0)
   path = tmp_path / 'x.npz'
   tree = data('npz', path=path).to_dict() | {'facts': facts.as_json()}

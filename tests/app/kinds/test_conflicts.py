@@ -5,8 +5,7 @@ import pytest
 from diffusion_jax.app.config.rules import described, lines
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import conflicts, store
-from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.spec import ArraySpec, Facts
 from tests.app.conftest import DIGITS, read
 
 NUMBERS = Facts(ArraySpec((8, 8, 1)))

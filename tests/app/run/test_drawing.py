@@ -23,8 +23,7 @@ from diffusion_jax.app.run.drawing import (
 )
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data import drawings
-from diffusion_jax.data.sources import Facts
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import of_run, smoke, trial, untrained

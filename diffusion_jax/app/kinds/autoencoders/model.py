@@ -22,7 +22,7 @@ from diffusion_jax.app.kinds.plan import AtOnce
 from diffusion_jax.autoencoders import bounds as bound, objectives as vae
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key
 from diffusion_jax.data import images as pixels
-from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.meshes import on_auto_axes
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.streams import stream

@@ -15,7 +15,7 @@ from diffusion_jax.app.kinds.plan import Plan
 from diffusion_jax.bridges.equations import reversed_bridge
 from diffusion_jax.bridges.objective import predicted
 from diffusion_jax.bridges.sampler import bridge_sampler
-from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 

@@ -12,7 +12,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds.diffusion.model import of_network
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
-from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.networks.functional import hidden_and_output
 from diffusion_jax.runtime.run_folder import RunFolder
 

@@ -23,7 +23,7 @@ from diffusion_jax.app.kinds.plan import Plan, Wrap
 from diffusion_jax.app.kinds.sampling import Respaced, Steps, draws_noise
 from diffusion_jax.app.kinds.sections import DenoiserSampling
 from diffusion_jax.core.keys import abstract_key
-from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.streams import stream

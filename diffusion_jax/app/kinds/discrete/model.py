@@ -16,7 +16,7 @@ from diffusion_jax.app.kinds.model import Guides, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.plan import Plan
 from diffusion_jax.core.step_schedules import num_steps_of
-from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.discrete.network import StateNetwork
 from diffusion_jax.discrete.transitions import StateProcess
 from diffusion_jax.networks import functional

@@ -14,7 +14,7 @@ from diffusion_jax.app.kinds.few_steps import MapSampling
 from diffusion_jax.app.kinds.model import Guides, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.plan import Plan
-from diffusion_jax.data.sources import Facts
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.few_steps.sampler import flow_map_sampler
 from diffusion_jax.runtime.run_folder import RunFolder
 

@@ -33,7 +33,8 @@ from diffusion_jax.autoencoders.bounds import reparameterize
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.normal import Normal
 from diffusion_jax.data.pictures import shrink_mask
-from diffusion_jax.data.sources import Facts, Source, some_of
+from diffusion_jax.data.sources import Source, some_of
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import buckets, processes
 from diffusion_jax.runtime.files import read_summed, write_summed
