@@ -14,7 +14,7 @@ import tempfile
 from benchmarks import turns
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.train import mode as train, setup
-from diffusion_jax.runtime import buckets
+from diffusion_jax.runtime import run_folder
 from diffusion_jax.runtime.run_folder import RunFolder
 
 STEPS = 200  # between two checkpoints, a fifth of the config's
@@ -25,10 +25,10 @@ class Side:
   """A training in a folder or at an address."""
 
   def __init__(self, workdir: str):
-    buckets.POLL = 0.5  # A turn is shorter than the time between checkpoints.
+    run_folder.POLL = 0.5  # A turn is shorter than the time between checkpoints.
     self._ends = contextlib.ExitStack()
     folder = RunFolder.at(workdir)
-    self._ends.enter_context(buckets.copying(folder.path))
+    self._ends.enter_context(run_folder.copying(folder.path))
     config = store.completed(store.from_file('configs/digits.py'))
     config = store.with_fields(config, {f'training.{n}': x for n, x in FIELDS.items()})
     parts = setup.prepare(config, folder)

@@ -612,7 +612,7 @@ TABLE = [
     'runtime/run_folder.py',
     'runtime/test_run_folder.py',
     [
-      ('named_by_its_address', 'buckets.named(place), path', 'str(path), path'),
+      ('named_by_its_address', 'cls(named(place), _path', 'cls(str(_path_of(place)), _path'),
       ('is_not_made', 'assert self.written', 'assert self'),
       ('is_not_made', "self.path / 'autoencoder', self.written", "self.path / 'autoencoder'"),
     ],
@@ -2573,7 +2573,7 @@ TABLE = [
   ),
   (
     'runtime/lock.py',
-    'runtime/test_buckets.py',
+    'runtime/test_run_folder.py',
     [
       ('only_its_owner', 'if self._read() == text:', 'if True:'),
       ('only_its_owner', "if now not in (owner, b''):", 'if now != owner:'),
@@ -2581,7 +2581,7 @@ TABLE = [
     ],
   ),
   (
-    'runtime/buckets.py',
+    'runtime/run_folder.py',
     None,
     [
       ('somebody_removes', 'twin.copy_up(last=True)', 'twin.copy_up()'),
@@ -2589,7 +2589,7 @@ TABLE = [
   ),
   (
     'runtime/twins.py',
-    'runtime/test_buckets.py',
+    'runtime/test_run_folder.py',
     [
       ('somebody_removes', 'x in self._written or self._alone and not', 'x in self._written or'),
       ('somebody_removes', 'x in self._written or self._alone and not', 'not'),

@@ -10,7 +10,8 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.runtime import buckets
+from diffusion_jax.runtime import run_folder
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.twins import DONE
 from tests.app.conftest import arrays_of, as_flags, assert_same, lines_of, of_run, params_of, smoke
 from tests.app.fields import within
@@ -24,8 +25,8 @@ pytestmark = pytest.mark.processes
 # A checkpoint takes seconds to upload, and a lock ends soon.
 PROGRAM = """
 import time
-from diffusion_jax.runtime import buckets, lock, twins
-buckets.POLL, twins.PATIENCE, lock.LEASE = 0.05, {patience}, 3.0
+from diffusion_jax.runtime import run_folder, lock, twins
+run_folder.POLL, twins.PATIENCE, lock.LEASE = 0.05, {patience}, 3.0
 put = twins.Twin._put
 def slow(*args):
   time.sleep({pause})
@@ -53,10 +54,10 @@ def server(tmp_path):
 
 def in_mode(mode, address, **changes):
   """Runs a mode on a machine that has no file of the run."""
-  buckets._twins.clear()
-  run = buckets.folder(address)
+  run_folder._twins.clear()
+  run = RunFolder.at(address).path
   config = smoke(**changes) if mode == 'train' else of_run(run, **changes)
-  with buckets.copying(run):
+  with run_folder.copying(run):
     MODES[mode](config, run)
 
 
@@ -71,9 +72,9 @@ def test_every_mode_works_in_a_bucket(either, tmp_path, capsys):
   in_mode('sample', address, **SAMPLED)
   in_mode('evaluate', address, **{'evaluation.metrics': ('elbo',), 'evaluation.num_images': 4})
   in_mode('report', address)
-  assert str(buckets.folder(address)) not in capsys.readouterr().out
-  buckets._twins.clear()
-  run = buckets.folder(address)
+  assert str(RunFolder.at(address).path) not in capsys.readouterr().out
+  run_folder._twins.clear()
+  run = RunFolder.at(address).path
   assert lines_of(run, 'loss') == lines_of(local, 'loss')
   assert_same(params_of(address), params_of(local))
   name = 'samples-num_samples=4,num_steps=3'
@@ -137,9 +138,9 @@ def test_a_killed_run_continues_on_an_empty_machine(server, tmp_path):
   said = (tmp_path / 'last' / 'output').read_text()
   assert 'does not renew its lock, which is taken over' in said and f'{ADDRESS}: step ' in said
   assert whole.wait(HANG_SECONDS) == 0
-  buckets._twins.clear()
+  run_folder._twins.clear()
   assert_same(params_of(ADDRESS, 'raw'), params_of(tmp_path / 'run', 'raw'))
-  assert lines_of(buckets.folder(ADDRESS))[-1]['loss'] == lines_of(tmp_path / 'run')[-1]['loss']
+  assert lines_of(RunFolder.at(ADDRESS).path)[-1]['loss'] == lines_of(tmp_path / 'run')[-1]['loss']
   assert os.listdir(tmp_path / 'last') == ['output']
 
 

@@ -26,7 +26,15 @@ from diffusion_jax.app.kinds import roles, rules, store
 from diffusion_jax.errors import Preempted, UserError, beginning, place_of
 from diffusion_jax.paths import expanded
 from diffusion_jax.ranges import Count, FlagText, convert, meant, near, nearest
-from diffusion_jax.runtime import buckets, compiling, devices, hosts, processes, sessions, start_up
+from diffusion_jax.runtime import (
+  compiling,
+  devices,
+  hosts,
+  processes,
+  run_folder,
+  sessions,
+  start_up,
+)
 from diffusion_jax.runtime.files import one_line
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import share
@@ -228,7 +236,7 @@ def main(argv: list[str]) -> None:
     if note := devices.unused_gpu():
       print(note)
     compiling.keep_compilations(config.compilation_cache)
-    with buckets.copying(workdir.path):
+    with run_folder.copying(workdir.path):
       given = {path for path, _ in command.flags}
       start(modes.find(_MODE.value), config, workdir, run, given)
   except UserError as error:
@@ -308,7 +316,7 @@ def check_hosts(config: Node, workdir: RunFolder) -> None:
   """Raises UserError unless all processes do the same work in one folder."""
   if not processes.started():
     return
-  twin = buckets.twin_of(workdir.path)
+  twin = run_folder.twin_of(workdir.path)
   if twin is None:
     hosts.check_folder(workdir.path)
   place = '' if twin is None else twin.address
@@ -345,7 +353,7 @@ def parse(argv: list[str]) -> list[str]:
       fail(f'--{flag.name}={value}{near(value, names)} is not one of {", ".join(names)}')
   for flag in (_CONFIG, _WORKDIR):
     try:
-      place = flag.value and buckets.folder(expanded(flag.value))
+      place = flag.value and RunFolder.at(expanded(flag.value)).path
       flags.FLAGS[flag.name].value = place and str(place)
     except (ValueError, UserError) as error:
       fail(f'--{flag.name}: {error}')
@@ -426,7 +434,7 @@ def unraisable(ignored: 'sys.UnraisableHookArgs') -> None:
 def fail(message: str, code: int = 2) -> NoReturn:
   """Prints one line on stderr and exits without waiting for other processes."""
   host = processes.name()
-  print(f'error{host}: {" ".join(one_line(buckets.named(message)).split())}', file=sys.stderr)
+  print(f'error{host}: {" ".join(one_line(run_folder.named(message)).split())}', file=sys.stderr)
   processes.exit_all(code)
 
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 from filelock import FileLock, SoftFileLease, Timeout
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import buckets, processes
+from diffusion_jax.runtime import processes, run_folder
 
 # The kernel releases a lock of flock when its process ends, even by a kill. On
 # file systems without flock a lease is used. It expires when its process ends;
@@ -30,8 +30,8 @@ def hold(folder: Path, what: str = '', other: str = '--workdir') -> Iterator[Non
   another place. If several processes work together, the first takes the lock.
   """
   if not processes.is_first():
-    if buckets.twin_of(folder):
-      buckets.share(folder, 'the lock')
+    if run_folder.twin_of(folder):
+      run_folder.share(folder, 'the lock')
     yield
     return
   path = folder / f'{what or "train"}.lock'
@@ -75,16 +75,16 @@ def _lease(path, refuse):
 
 @contextlib.contextmanager
 def _hold_in_bucket(path, refuse: Callable[[str], NoReturn], trains: bool):
-  twin = buckets.twin_of(path)
+  twin = run_folder.twin_of(path)
   if twin is None:
     yield
     return
   lock = _Object(twin, twin.name_of(path))
   lock.acquire(refuse)
   try:
-    with buckets.beside(lock.renew):
+    with run_folder.beside(lock.renew):
       twin.copy_down(alone=trains)  # The owner before may have written more.
-      buckets.share(path, 'the lock')
+      run_folder.share(path, 'the lock')
       try:
         yield
       finally:
@@ -97,7 +97,7 @@ def _hold_in_bucket(path, refuse: Callable[[str], NoReturn], trains: bool):
 class _Object:
   """A lock of the bucket: an object that its owner renews."""
 
-  def __init__(self, twin: buckets.Twin, name: str):
+  def __init__(self, twin: run_folder.Twin, name: str):
     self._twin, self._place, self._text = twin, twin.place(name), b''
 
   def acquire(self, refuse: Callable[[str], NoReturn]) -> None:

@@ -1,14 +1,29 @@
-"""The folder of a run, which the doors of the program make once.
+"""Where a run is: a folder of this machine or of a bucket, gs://bucket/run or s3://bucket/run.
 
-The doors are the command line, `dj.open_run`, and the fields of a config that name runs.
+The doors of the program make a `RunFolder` once: the command line, `dj.open_run`, and the
+fields of a config that name runs. Of a run in a bucket a program works in the twin, a
+temporary folder of this machine (`twins.py`), and does not know it.
 """
 
+import contextlib
 import dataclasses
+import itertools
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from diffusion_jax.runtime import buckets
+from diffusion_jax.errors import UserError
+from diffusion_jax.paths import is_address
+from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.twins import Twin
+
+POLL = 5.0  # seconds between two looks for new files
+
+_twins: dict[str, Twin] = {}
+_waits = itertools.count()  # each has a name of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +40,11 @@ class RunFolder:
 
   @classmethod
   def at(cls, place: str | Path, written: bool = True) -> Self:
-    """Returns the folder at a path or an address, whose run is copied down first.
+    """Returns the folder at a path or an address, whose first call copies the run down.
 
-    Raises UserError for a bucket that cannot be read.
+    Raises UserError for a bucket that cannot be read, and for objects that a run does not have.
     """
-    path = buckets.folder(place)
-    return cls(buckets.named(place), path, written)
+    return cls(named(place), _path_of(place), written)
 
   def __str__(self) -> str:
     return self.name
@@ -74,3 +88,135 @@ class RunFolder:
   def autoencoder(self) -> 'RunFolder':
     """The copy of the autoencoder, a run folder itself."""
     return RunFolder(f'{self}/autoencoder', self.path / 'autoencoder', self.written)
+
+
+def _path_of(place):
+  # The path itself; of an address the twin's, which its first call makes and copies down.
+  address = str(place).rstrip('/')
+  if not is_address(place):
+    return Path(place)
+  if address not in _twins:
+    twin = Twin(address)
+    twin.copy_down()
+    _twins[address] = twin
+  return _twins[address].path
+
+
+def twin_of(path: str | Path) -> Twin | None:
+  """Returns the twin that a path is in, if any."""
+  path = Path(path).absolute()
+  return next((x for x in _twins.values() if path.is_relative_to(x.path)), None)
+
+
+def named(text: object) -> str:
+  """Returns a message with addresses for the paths of twins."""
+  text = str(text)
+  for twin in _twins.values():
+    text = text.replace(str(twin.path), twin.address)
+  return text
+
+
+def fetch(checkpoint: Path) -> None:
+  """Copies the rest of a checkpoint down, before its files are read."""
+  if twin := twin_of(checkpoint):
+    twin.fetch(twin.name_of(checkpoint))
+
+
+def of_checkpoints(folder: Path) -> Any:
+  """Returns where checkpoints are written: several processes need the bucket.
+
+  Orbax writes into gs://; s3:// is a UserError.
+  """
+  twin = twin_of(folder)
+  if twin is None or not processes.started():
+    return folder
+  if not twin.address.startswith('gs://'):
+    raise UserError(
+      f'{twin.address}: several processes cannot write checkpoints there: give a --workdir in '
+      'gs://, or a shared folder'
+    )
+  from etils import epath
+
+  return epath.Path(f'{twin.address}/{twin.name_of(folder)}')
+
+
+def share(path: Path, what: str) -> None:
+  """Waits for all processes, which then have what the first one has written."""
+  twin = twin_of(path)
+  if twin and processes.is_first():
+    twin.copy_up()
+  processes.wait_for_all(f'{what} {next(_waits)}')
+  if twin and processes.started():
+    twin.copy_down()
+
+
+def check_copying() -> None:
+  """Raises OSError if files cannot be copied up, or if a lock is lost."""
+  for twin in _twins.values():
+    if twin.problem:
+      raise OSError(twin.problem)
+
+
+@contextlib.contextmanager
+def copying(workdir: Path) -> Iterator[None]:
+  """Copies new files of a twin up, in a thread and at the end of the block.
+
+  Printed lines have the bucket's addresses in place of local paths. Twins are removed
+  at the end. If files could not be copied, their twin stays, and a UserError names it.
+  """
+  twin = twin_of(workdir) if processes.is_first() else None
+  try:
+    with _copying(twin) if twin else contextlib.nullcontext():
+      yield
+  finally:
+    for other in _twins.values():
+      other.remove()
+
+
+@contextlib.contextmanager
+def _copying(twin):
+  def watch(ended):
+    while not (ended.wait(POLL) or twin.problem):
+      twin.copy_up(if_new=True)
+
+  twin.check_writable()
+  try:
+    with (
+      contextlib.redirect_stdout(_Named(sys.stdout)),
+      contextlib.redirect_stderr(_Named(sys.stderr)),
+      beside(watch),
+    ):
+      yield
+  finally:
+    twin.copy_up(last=True)
+    if twin.problem:
+      del _twins[twin.address]  # from here on the twin's own path is printed
+      raise UserError(f'{twin.problem}: the files are kept in {twin.path}')
+
+
+@contextlib.contextmanager
+def beside(function: Callable[[threading.Event], None]) -> Iterator[None]:
+  """Runs function(ended) in a thread; the event is set when the block ends."""
+  ended = threading.Event()
+  thread = threading.Thread(target=function, args=(ended,), daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    ended.set()
+    thread.join()
+
+
+class _Named:
+  # A stream that writes addresses for the paths of twins.
+  def __init__(self, stream):
+    self._stream = stream
+
+  def write(self, text):
+    return self._stream.write(named(text))
+
+  def flush(self):
+    self._stream.flush()
+
+  def __getattr__(self, name):
+    return getattr(self._stream, name)

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.runtime import buckets
+from diffusion_jax.runtime import run_folder
 from diffusion_jax.runtime.files import check_files, read_json
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import checksums
@@ -51,7 +51,7 @@ def open_manager(
   `damaged/` in workdir, with a warning. Raises ValueError if all are damaged.
   """
   folder = _folder(workdir)
-  place = buckets.of_checkpoints(folder)
+  place = run_folder.of_checkpoints(folder)
   if jax.process_index() == 0 and place is folder:
     checksums.move_damaged(folder)
   if jax.process_count() > 1:
@@ -118,7 +118,7 @@ def save(
 
 def check_written(manager: ocp.CheckpointManager) -> None:
   """Raises OSError if the last save failed; does not wait for a running one."""
-  buckets.check()
+  run_folder.check_copying()
   if not manager.is_saving_in_progress():
     with _writing(manager):
       manager.wait_until_finished()
@@ -138,7 +138,7 @@ def save_params(
   which: what they are saved as, AVERAGE or RAW. Does nothing if the step exists
   already.
   """
-  place = buckets.of_checkpoints(_folder(workdir))
+  place = run_folder.of_checkpoints(_folder(workdir))
   options = ocp.CheckpointManagerOptions(
     cleanup_tmp_directories=True, async_options=_with_sums(place)
   )

@@ -16,7 +16,7 @@ import numpy as np
 
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import buckets
+from diffusion_jax.runtime import run_folder
 from diffusion_jax.runtime.files import (
   make_folder,
   open_regular,
@@ -149,7 +149,7 @@ def latest(folder: Path, steps: Sequence[int]) -> int:
   """Returns the last step whose checkpoint still has arrays, after interrupted removals."""
   for step in reversed(steps):
     path = folder / str(step)
-    buckets.fetch(path)
+    run_folder.fetch(path)
     if any(path.glob(_ARRAYS)):
       return step
     warn(f'checkpoint {step} in {folder.parent} has no arrays: it is left out')
@@ -157,7 +157,7 @@ def latest(folder: Path, steps: Sequence[int]) -> int:
 
 
 def _damage(path, items=None):
-  buckets.fetch(path)
+  run_folder.fetch(path)
   if (path / NAME).is_file():
     return find_damage(path, items)
   needed = _METADATA, 'config/metadata', '*params/_METADATA', _ARRAYS

@@ -18,8 +18,8 @@ import numpy as np
 from diffusion_jax.aliases import Params
 from diffusion_jax.data.sums import digest
 from diffusion_jax.interop import files
-from diffusion_jax.runtime import buckets
 from diffusion_jax.runtime.files import read_summed
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.lora import A, merge_network
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import checkpoints, share
@@ -52,7 +52,7 @@ def open(
   FileNotFoundError for a checkpoint or average that does not exist, ValueError
   if it is damaged or does not fit `target`.
   """
-  folder = buckets.folder(folder)
+  folder = RunFolder.at(folder).path
   if share.exist(folder):
     only = share.find_step(folder)
     if step not in ('latest', only):
@@ -75,7 +75,7 @@ def open(
 
 def find_step(folder: str | Path, step: int | str = 'latest') -> int:
   """Returns the step of the weights that `open` opens."""
-  folder = buckets.folder(folder)
+  folder = RunFolder.at(folder).path
   if share.exist(folder):
     return share.find_step(folder)
   return checkpoints.find_step(folder, step)

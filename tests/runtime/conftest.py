@@ -1,10 +1,10 @@
-"""Buckets of both servers, for tests of `buckets` and `twins`."""
+"""Buckets of both servers, for tests of `run_folder` and `twins`."""
 
 import hashlib
 
 import pytest
 
-from diffusion_jax.runtime import buckets, twins
+from diffusion_jax.runtime import run_folder, twins
 from tests.bucket_server import Amazon, Google, running
 
 
@@ -17,8 +17,8 @@ def server(request, tmp_path_factory):
 @pytest.fixture
 def address(server, request, monkeypatch):
   """An address without a run."""
-  monkeypatch.setattr(buckets, '_twins', {})
-  monkeypatch.setattr(buckets, 'POLL', 0.01)
+  monkeypatch.setattr(run_folder, '_twins', {})
+  monkeypatch.setattr(run_folder, 'POLL', 0.01)
   monkeypatch.setattr(twins, 'PAUSE', 0.01)
   name = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
   return f'{server.scheme}://bucket/{name}/run'

@@ -1,10 +1,26 @@
-"""The folder of a run: its name in messages, its files, and whether it may be written."""
+"""The folder of a run: its name in messages, its files, its twin if it is in a bucket."""
 
+import os
+import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from diffusion_jax.errors import UserError
+from diffusion_jax.runtime import lock, run_folder
 from diffusion_jax.runtime.run_folder import RunFolder
+
+
+def write(path, content):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(content)
+
+
+def opened(address):
+  """Returns the folder of a run on another machine."""
+  run_folder._twins.clear()
+  return RunFolder.at(address).path
 
 
 def test_a_folder_of_this_machine_has_the_words_of_the_user():
@@ -28,3 +44,128 @@ def test_a_run_that_is_read_is_not_made(tmp_path):
   with pytest.raises(AssertionError, match='is a run that is read'):
     RunFolder.at(tmp_path, written=False).autoencoder.make()
   assert not (tmp_path / 'theirs').exists()
+
+
+def test_files_go_up_while_a_program_runs_and_at_its_end(address, capsys):
+  run = RunFolder.at(address).path
+  with run_folder.copying(run):
+    write(run / 'samples/a.png', b'a')
+    print(f'wrote {run}/samples/a.png')
+    end = time.monotonic() + 60
+    while not run_folder.twin_of(run).bucket.exists(f'{address}/samples/a.png'):
+      assert time.monotonic() < end
+    write(run / 'report.html.12345678.tmp', b'a')
+    (run / 'samples/a.png').write_bytes(b'another')
+  assert capsys.readouterr().out == f'wrote {address}/samples/a.png\n'
+  assert not run.exists()
+  files = [path for path in opened(address).rglob('*') if path.is_file()]
+  assert [path.read_bytes() for path in files] == [b'another']
+
+
+def test_one_process_locks_a_path(address, monkeypatch, capsys):
+  monkeypatch.setattr(lock, 'LEASE', 6.0)
+  run = RunFolder.at(address).path
+  with lock.hold(run):
+    other = opened(address)
+    with pytest.raises(UserError, match=r'is being trained by process \d+ on '), lock.hold(other):
+      pass
+  with lock.hold(other):
+    pass
+  twin = run_folder.twin_of(other)
+  twin.bucket.pipe_file(twin.place('train.lock'), b'7 on elsewhere, at noon')
+  with lock.hold(other):
+    assert 'process 7 on elsewhere does not renew its lock' in capsys.readouterr().out
+    twin.bucket.pipe_file(twin.place('train.lock'), b'8 on elsewhere, at noon')
+    end = time.monotonic() + 60
+    while not twin.problem:
+      assert time.monotonic() < end
+    with pytest.raises(OSError, match='was taken over by another process'):
+      run_folder.check_copying()
+  assert twin.bucket.exists(twin.place('train.lock'))
+
+
+def test_a_lock_is_read_while_its_owner_writes(address, monkeypatch):
+  """An open file of s3fs is lost when the object is written again."""
+  run = RunFolder.at(address).path
+  twin = run_folder.twin_of(run)
+  theirs, ours = (lock._Object(twin, 'train.lock') for _ in range(2))
+  theirs._write()
+  monkeypatch.setattr(lock, 'LEASE', 0.0)
+  with run_folder.beside(theirs.renew):
+    texts = {ours._read() for _ in range(30)}
+  assert all(text.startswith(f'{os.getpid()} on '.encode()) for text in texts) and len(texts) > 1
+  twin.bucket.pipe_file(twin.place('train.lock'), b'')
+  assert ours._read() == b''
+
+
+def test_only_its_owner_releases_a_lock(address, monkeypatch):
+  """Between two looks another process may take the lock over, or release it."""
+  monkeypatch.setattr(lock, 'LEASE', 40.0)
+  run = RunFolder.at(address).path
+  twin = run_folder.twin_of(run)
+  place = twin.place('train.lock')
+  with lock.hold(run):
+    twin.bucket.pipe_file(place, b'8 on elsewhere, at noon')
+  assert twin.bucket.cat_file(place) == b'8 on elsewhere, at noon'
+  texts = iter([b'8, at noon', b'8, at noon', b'', b''])  # read: the owner ends
+  monkeypatch.setattr(lock._Object, '_read', lambda self: next(texts, b''))
+  monkeypatch.setattr(lock.time, 'sleep', lambda seconds: twin.bucket.rm_file(place))
+  with lock.hold(run):
+    assert twin.bucket.exists(place)
+
+
+def test_objects_that_somebody_removes_are_written_again(address):
+  """A run that another process trains loses no step to one that samples."""
+  run = RunFolder.at(address).path
+  twin = run_folder.twin_of(run)
+  remove = lambda name: twin.bucket.rm_file(twin.place(name))
+  there = lambda name: twin.bucket.exists(twin.place(name))
+  for name in ('config.json', 'snapshots/1', 'checkpoints/1/a', 'checkpoints/1/commit_success.txt'):
+    twin.bucket.pipe_file(twin.place(name), b'{}')
+  run = opened(address)
+  with run_folder.copying(run):
+    write(run / 'samples/a.png', b'a')
+    run_folder.twin_of(run).copy_up()
+    for name in ('samples/a.png', 'snapshots/1', 'checkpoints/1/commit_success.txt'):
+      remove(name)
+  assert there('samples/a.png')
+  assert not there('snapshots/1') and not there('checkpoints/1/commit_success.txt')
+  run = opened(address)
+  with run_folder.copying(run), lock.hold(run):
+    assert (run / 'config.json').read_bytes() == b'{}'
+    remove('config.json')
+  assert there('config.json') and not there('train.lock')
+
+
+def test_a_training_removes_what_a_killed_one_left(address):
+  """Only a training removes parts of a checkpoint: another mode may run beside a training."""
+  run = RunFolder.at(address).path
+  twin = run_folder.twin_of(run)
+  part = twin.place('checkpoints/9/params')
+  twin.bucket.pipe_file(part, b'a')
+  with lock.hold(run, 'samples.npz'):
+    assert twin.bucket.exists(part) and twin.bucket.exists(twin.place('samples.npz.lock'))
+  with pytest.raises(KeyboardInterrupt), lock.hold(run):
+    assert not twin.bucket.exists(part)
+    write(run / 'config.json', b'{}')
+    raise KeyboardInterrupt
+  assert twin.bucket.cat_file(twin.place('config.json')) == b'{}'
+  assert not twin.bucket.exists(twin.place('train.lock'))
+
+
+def test_a_bucket_that_cannot_be_written_is_refused(address):
+  run = RunFolder.at(address).path
+  forbidden = mock.patch.object(
+    run_folder.twin_of(run).bucket, 'pipe_file', side_effect=OSError('Forbidden: b/bucket/o')
+  )
+  refused = pytest.raises(UserError, match='cannot be written: Forbidden')
+  with forbidden, refused, run_folder.copying(run):
+    pytest.fail('the program begins')
+
+
+def test_a_folder_is_none_of_a_bucket(tmp_path):
+  assert RunFolder.at(tmp_path).path == tmp_path and run_folder.twin_of(tmp_path) is None
+  with run_folder.copying(tmp_path):
+    run_folder.fetch(tmp_path)
+    run_folder.check_copying()
+  assert os.listdir(tmp_path) == []

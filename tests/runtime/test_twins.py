@@ -10,10 +10,11 @@ import pytest
 
 from diffusion_jax.data.buckets import LIBRARIES
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import buckets, twins
+from diffusion_jax.runtime import run_folder, twins
 from diffusion_jax.runtime.files import read_json_lines
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.twins import DONE, SMALL, Twin
-from tests.runtime.test_buckets import opened, write
+from tests.runtime.test_run_folder import opened, write
 
 ARRAYS = 'params/d/arrays'
 
@@ -48,7 +49,7 @@ def check_consistent(run, steps):
   if last >= 0:
     checkpoint = run / f'checkpoints/{last}'
     assert not (checkpoint / ARRAYS).exists()
-    buckets.fetch(checkpoint)
+    run_folder.fetch(checkpoint)
     for name in ('SHA256SUMS', ARRAYS, DONE):
       assert (checkpoint / name).read_bytes() == content_of(last, name)
   return last
@@ -69,7 +70,7 @@ def test_a_copy_that_ends_at_any_request_is_of_one_moment(address):
     pass
 
   run, allowed, last, readers = opened(address), [], [], []
-  twin = buckets.twin_of(run)
+  twin = run_folder.twin_of(run)
   write_step(run, 0)
   twin.copy_up()
   write_step(run, 1)
@@ -87,7 +88,7 @@ def test_a_copy_that_ends_at_any_request_is_of_one_moment(address):
         twin.copy_up()
       reader = opened(address)
       last.append(check_consistent(reader, (0, 1, 2)))
-      readers.append(buckets.twin_of(reader))
+      readers.append(run_folder.twin_of(reader))
       if allowed:  # Nothing was left to do.
         break
       allowed.append('one')
@@ -104,8 +105,8 @@ def test_a_copy_that_ends_at_any_request_is_of_one_moment(address):
 
 def test_a_request_that_fails_is_repeated(address, capsys, monkeypatch):
   """A failure that lasts ends the writing, and the files are kept."""
-  run, answers = buckets.folder(address), [OSError('busy'), OSError('busy'), None]
-  twin = buckets.twin_of(run)
+  run, answers = RunFolder.at(address).path, [OSError('busy'), OSError('busy'), None]
+  twin = run_folder.twin_of(run)
   write(run / 'config.json', b'{}')
   with mock.patch.object(twin.bucket, 'pipe_file', side_effect=answers):
     twin.copy_up()
@@ -113,7 +114,7 @@ def test_a_request_that_fails_is_repeated(address, capsys, monkeypatch):
   assert capsys.readouterr().err == 2 * warned and not twin.problem
   monkeypatch.setattr(twins, 'PATIENCE', 0.05)
   kept = rf'{address} cannot be written: full: the files are kept in {run}$'
-  with pytest.raises(UserError, match=kept), buckets.copying(run):
+  with pytest.raises(UserError, match=kept), run_folder.copying(run):
     mock.patch.object(twin.bucket, 'pipe_file', side_effect=OSError('full')).start()
     write(run / 'config.json', b'{"a": 1}')
   mock.patch.stopall()
@@ -180,10 +181,10 @@ def test_what_cannot_be_opened_is_refused_in_one_line(server, monkeypatch):
     missing: 'cannot be read: there is no such bucket',
   }.items():
     with pytest.raises(UserError, match=message):
-      buckets.folder(address)
+      RunFolder.at(address)
   library, extra = LIBRARIES[server.scheme]
   monkeypatch.setitem(sys.modules, library, None)
   with pytest.raises(
     UserError, match=rf"needs the library {library}: pip install -e '\.\[{extra}\]'"
   ):
-    buckets.folder(missing)
+    RunFolder.at(missing)

@@ -22,7 +22,7 @@ from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.data.code_sums import of_module
 from diffusion_jax.errors import OWN, UserError
 from diffusion_jax.paths import READ, RUN, cache_folder, texts_in
-from diffusion_jax.runtime import buckets
+from diffusion_jax.runtime import run_folder
 from diffusion_jax.runtime.files import read_json, sha256, write_json
 
 _allowed: set[str] = set()
@@ -59,7 +59,7 @@ def remember(workdir: Path, config: Any) -> None:
   with contextlib.suppress(OSError, UserError):  # The next start asks for them instead.
     path, before, here = _record(workdir), _recorded(workdir), os.getcwd()
     paths |= {*before.get('paths', ())}
-    content: Json = before | {'run': buckets.named(workdir.resolve()), 'paths': sorted(paths)}
+    content: Json = before | {'run': run_folder.named(workdir.resolve()), 'paths': sorted(paths)}
     if parts:
       every = before.get('parts', {})
       content['parts'] = every | {here: sorted(parts.union(every.get(here, ())))}
@@ -84,7 +84,7 @@ def _record(workdir):
   # Another run at the same place, such as a stranger's, has another record.
   config = workdir / 'config.json'
   content = sha256(config) if config.is_file() else ''
-  name = hashlib.sha256(os.fsencode(buckets.named(workdir.resolve()) + content)).hexdigest()
+  name = hashlib.sha256(os.fsencode(run_folder.named(workdir.resolve()) + content)).hexdigest()
   return cache_folder() / 'runs' / f'{name[:16]}.json'
 
 

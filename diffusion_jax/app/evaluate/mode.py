@@ -29,7 +29,7 @@ from diffusion_jax.metrics import real_images, references as of_real, scoring, s
 from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import Arrays, ModelMetric, Score, as_json, table
 from diffusion_jax.metrics.scoring import References
-from diffusion_jax.runtime import buckets, processes
+from diffusion_jax.runtime import processes, run_folder
 from diffusion_jax.runtime.compiling import precision_in_use
 from diffusion_jax.runtime.files import write_summed
 from diffusion_jax.runtime.sharding import replicate
@@ -284,7 +284,7 @@ def score_pairs(run: Run, calibrated: list[Cell], known: Known) -> dict[str, Fou
   drawn = draw(
     run, cells.drawing(model.config, cells.drawn_for_pairs(model.config)), arrays['context']
   )
-  buckets.share(drawn, 'draws of the pairs')
+  run_folder.share(drawn, 'draws of the pairs')
   draws = npz.read(drawn, ['arr_0'])['arr_0']
   draws = draws.reshape(len(index), -1, *draws.shape[1:])
   truth = of_real.as_written(source, arrays['x'])

@@ -18,7 +18,7 @@ from diffusion_jax.app.kinds.model import Frozen, Model, make_mesh
 from diffusion_jax.app.run.drawing import training_examples
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError, as_user_error
-from diffusion_jax.runtime import buckets, processes
+from diffusion_jax.runtime import processes, run_folder
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import lora, power_ema
@@ -203,7 +203,7 @@ def _base(model, scale):
     params = other_runs.open_weights(field, run, model.init).params
     if processes.is_first():
       load.write_base(workdir, params, scale)
-    buckets.share(path, 'the base')
+    run_folder.share(path, 'the base')
   with from_config('training.start'):
     base, stored = load.read_base(workdir)
     check_fits(base, model.shapes(), f'{path} is of another network')

@@ -36,7 +36,7 @@ from diffusion_jax.data.pictures import shrink_mask
 from diffusion_jax.data.sources import Source, some_of
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import buckets, processes
+from diffusion_jax.runtime import processes, run_folder
 from diffusion_jax.runtime.files import read_summed, write_summed
 from diffusion_jax.runtime.per_example import per_example
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -162,7 +162,7 @@ class StoredAutoencoder:
       check_record(path, {'autoencoder': self.identity()})
     if not processes.broadcast([self.run.latent.exists()])[0]:
       self._store(source, mesh)
-      buckets.share(self.run.latent, 'the autoencoder')
+      run_folder.share(self.run.latent, 'the autoencoder')
     return self.load()
 
   def _store(self, source, mesh):
