@@ -924,8 +924,8 @@ TABLE = [
       ),
       (
         'exported_alone',
-        'share.exist(path) or load.base_path(path).exists()',
-        'share.exist(path)',
+        'load.is_shared(path) or load.base_path(path).exists()',
+        'load.is_shared(path)',
       ),
     ],
   ),
@@ -969,8 +969,8 @@ TABLE = [
     ],
   ),
   (
-    'runtime/devices.py',
-    'runtime/test_devices.py',
+    'runtime/start_up.py',
+    'runtime/test_start_up.py',
     [
       ('who_asked', 'each_node * nodes', 'each_node'),
     ],

@@ -28,7 +28,6 @@ from diffusion_jax.paths import expanded
 from diffusion_jax.ranges import Count, FlagText, convert, meant, near, nearest
 from diffusion_jax.runtime import (
   compiling,
-  devices,
   hosts,
   processes,
   run_folder,
@@ -37,7 +36,7 @@ from diffusion_jax.runtime import (
 )
 from diffusion_jax.runtime.files import one_line
 from diffusion_jax.runtime.run_folder import RunFolder
-from diffusion_jax.weights import share
+from diffusion_jax.weights import load, share
 
 PREEMPTED = 42  # the exit code after which a job must be started again
 # Fields that may differ between the processes of --multihost.
@@ -223,7 +222,7 @@ def main(argv: list[str]) -> None:
     roles.check_predecessors(config, _MODE.value, run)
     join(config)
     check_hosts(config, workdir)
-    if uses and command.is_run and share.exist(path):
+    if uses and command.is_run and load.is_shared(path):
       from diffusion_jax.app.run import sharing
 
       if processes.is_first():
@@ -233,7 +232,7 @@ def main(argv: list[str]) -> None:
     if command.point:  # Only the first process prints from here on.
       text = ' '.join(f'{name}={value}' for name, value in command.point)
       print(f'sweep {_SWEEP_INDEX.value}: {text}')
-    if note := devices.unused_gpu():
+    if note := start_up.unused_gpu():
       print(note)
     compiling.keep_compilations(config.compilation_cache)
     with run_folder.copying(workdir.path):

@@ -37,6 +37,12 @@ class Stored(NamedTuple):
   step: int
 
 
+def is_shared(folder: str | Path) -> bool:
+  """Returns whether a folder has shared weights, and no checkpoints."""
+  folder = Path(folder)
+  return (folder / share.NAME).exists() and not (folder / 'checkpoints').exists()
+
+
 def open(
   folder: str | Path,
   which: str = AVERAGE,
@@ -53,7 +59,7 @@ def open(
   if it is damaged or does not fit `target`.
   """
   folder = RunFolder.at(folder).path
-  if share.exist(folder):
+  if is_shared(folder):
     only = share.find_step(folder)
     if step not in ('latest', only):
       raise FileNotFoundError(f'{folder} has the weights of step {only}, and no checkpoint {step}')
@@ -76,7 +82,7 @@ def open(
 def find_step(folder: str | Path, step: int | str = 'latest') -> int:
   """Returns the step of the weights that `open` opens."""
   folder = RunFolder.at(folder).path
-  if share.exist(folder):
+  if is_shared(folder):
     return share.find_step(folder)
   return checkpoints.find_step(folder, step)
 

@@ -16,12 +16,6 @@ from diffusion_jax.weights import checksums
 NAME = 'model.safetensors'
 
 
-def exist(folder: str | Path) -> bool:
-  """Returns whether a folder has shared weights, and no checkpoints."""
-  folder = Path(folder)
-  return (folder / NAME).exists() and not (folder / 'checkpoints').exists()
-
-
 def write(folder: Path, params: Params, step: int) -> None:
   """Writes weights and their SHA256SUMS into an existing folder."""
   arrays = files.flatten(jax.device_get(params))

@@ -90,4 +90,4 @@ def test_sums_without_a_line_of_the_weights_are_no_sums_of_them(folder):
 
 def test_checkpoints_come_first(folder):
   (folder / 'checkpoints').mkdir()
-  assert not share.exist(folder)
+  assert not load.is_shared(folder)

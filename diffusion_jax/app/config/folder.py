@@ -17,7 +17,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import DIFFERS, is_regular, parted, read_json, sha256, write_summed
 from diffusion_jax.runtime.run_folder import RunFolder
-from diffusion_jax.weights import checksums, share
+from diffusion_jax.weights import checksums, load
 
 
 def read_config(workdir: Path) -> Mapping | None:
@@ -157,7 +157,7 @@ def flat(tree: Mapping) -> Json:
 def has_checkpoint(workdir: Path) -> bool:
   """Returns whether a run folder has checkpoints, or shared weights."""
   steps = checksums.steps_in(workdir / 'checkpoints')
-  return share.exist(workdir) or bool(steps)
+  return load.is_shared(workdir) or bool(steps)
 
 
 def missing(path: str, run: RunFolder, needed: str = '') -> str:

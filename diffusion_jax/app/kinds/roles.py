@@ -27,7 +27,7 @@ from diffusion_jax.data import sums
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime.run_folder import RunFolder
-from diffusion_jax.weights import share
+from diffusion_jax.weights import load
 
 # Sections that say how a model is used, and a field of no section that does; all
 # others describe the model.
@@ -147,7 +147,7 @@ def check_predecessors(config: Node, mode: str, workdir: RunFolder) -> None:
 
 
 def _missing_runs(config, mode, workdir):
-  if mode == 'train' and share.exist(workdir.path):
+  if mode == 'train' and load.is_shared(workdir.path):
     yield (
       f'{workdir} has shared weights and no state to continue: give another --workdir, and '
       f'--config.training.start.run={workdir} to begin with them'

@@ -38,7 +38,7 @@ from diffusion_jax.interop.reader import Imported
 from diffusion_jax.runtime.files import parse_json
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import host_mesh
-from diffusion_jax.weights import checkpoints, load, share
+from diffusion_jax.weights import checkpoints, load
 from diffusion_jax.weights.checkpoints import AVERAGE, RAW
 
 # Sections that a user may set for weights, besides the common ones.
@@ -65,7 +65,7 @@ def read(config: Node, workdir: RunFolder) -> None:
   folder.check_no_run(workdir.path, '--workdir')
   folder.check_config_kept(workdir.path)
   with from_config('convert.source'):
-    if share.exist(c.source):
+    if load.is_shared(c.source):
       raise ValueError(
         f'{c.source} needs no conversion: --config={c.source} reads it in every mode'
       )

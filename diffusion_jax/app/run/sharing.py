@@ -122,7 +122,7 @@ def fetch(source: RunFolder, workdir: RunFolder) -> None:
         files.make_folder(place, path.parent)
         _copy(source.path / path, place / path)
       print(f'copied the weights of {source} to {workdir}')
-    elif not share.exist(workdir.path):  # a training that began with these weights
+    elif not load.is_shared(workdir.path):  # a training that began with these weights
       return
     elif here != there or not share.same(source.path, workdir.path):
       raise UserError(

@@ -22,7 +22,7 @@ from diffusion_jax.runtime import processes, run_folder
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training import lora, power_ema
-from diffusion_jax.weights import averages, checkpoints, load, share
+from diffusion_jax.weights import averages, checkpoints, load
 from diffusion_jax.weights.checkpoints import AVERAGE, RAW, check_fits
 
 
@@ -120,7 +120,7 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
     now = folder.stored_form(model.config, model.facts)
     own = ':' in model.config.network.name
     # The files of a shared folder and base weights may be of other models.
-    own = own or share.exist(path) or load.base_path(path).exists()
+    own = own or load.is_shared(path) or load.base_path(path).exists()
     if merge and (own or folder.differences(stored.config, now, roles.FREE)):
       what = f'checkpoint {stored.step} is of another network'
       checkpoints.check_fits(stored.params, model.shapes(), what)

@@ -25,9 +25,10 @@ from diffusion_jax.app.train.step_log import StepLog
 from diffusion_jax.errors import Preempted, as_user_error
 from diffusion_jax.planning import programs
 from diffusion_jax.report.record import read_curves
-from diffusion_jax.runtime import compiling, devices, hosts, lock, processes, profiling, sessions
+from diffusion_jax.runtime import compiling, hosts, lock, processes, profiling, sessions
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
+from diffusion_jax.runtime.start_up import unused_by_training
 from diffusion_jax.runtime.streams import stream
 from diffusion_jax.training import preemption
 from diffusion_jax.training.loggers import MetricWriter
@@ -358,7 +359,7 @@ def announce(parts: Setup, step: int) -> None:
   mesh = f'{data}x{fsdp} {jax.devices()[0].device_kind} (data x fsdp)'
   what = 'adapters' if config.at('training.start.rank') else 'network'
   print(f'devices: {mesh}; {what}: {parts.num_parameters:,} parameters')
-  for note in devices.unused_by_training(parts.mesh.size):
+  for note in unused_by_training(parts.mesh.size):
     print(note)
   tests = max((hook.test_images for hook in parts.hooks), default=0)
   line = datasets.described(config, parts.model.facts, len(parts.source))
