@@ -85,7 +85,7 @@ TABLE = [
     ],
   ),
   (
-    'app/kinds/rules.py',
+    'app/kinds/store.py',
     'app/test_cli.py',
     [
       ('flag_makes_idle', 'if not is_flag and any(', 'if any('),
@@ -186,7 +186,7 @@ TABLE = [
     ],
   ),
   (
-    'app/kinds/conflicts.py',
+    'app/kinds/rules.py',
     'app/config/test_user_parts.py',
     [
       ('declares_what_it_needs', 'for x, section in _sections(c, modes)', 'for x, section in ()'),
@@ -659,14 +659,14 @@ TABLE = [
     ],
   ),
   (
-    'app/config/rules.py',
+    'app/kinds/rules.py',
     None,
     [
       ('another_begins_with', "name.startswith(f'{field}.')", 'name.startswith(field)'),
     ],
   ),
   (
-    'app/config/rules.py',
+    'app/kinds/rules.py',
     'app/kinds/test_couplings.py',
     [
       ('refused_with_a_coupling', 'or row.section and config.at(row.section) is None', ''),
@@ -924,8 +924,8 @@ TABLE = [
       ),
       (
         'exported_alone',
-        'load.is_shared(path) or load.base_path(path).exists()',
-        'load.is_shared(path)',
+        'model.run.is_shared or load.base_path(path).exists()',
+        'model.run.is_shared',
       ),
     ],
   ),

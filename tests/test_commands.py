@@ -25,8 +25,7 @@ from diffusion_jax.data import simulations
 from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.paths import is_address
-from diffusion_jax.runtime.run_folder import RunFolder
-from diffusion_jax.weights import share
+from diffusion_jax.runtime.run_folder import SHARED, RunFolder
 from tests.app.conftest import DIGITS
 from tests.test_readme import EXAMPLE, ROOT
 
@@ -213,7 +212,7 @@ def check(arguments, keep=True):
   model = make_model(config, RunFolder.at(workdir), None if 'facts' in config else facts)
   model.check(mode)
   if keep and mode == 'train' and not (Path(workdir) / 'config.json').exists():
-    weights = 'checkpoints/1' if workdir.startswith('runs/') else share.NAME
+    weights = 'checkpoints/1' if workdir.startswith('runs/') else SHARED
     Path(workdir, weights).mkdir(parents=True)
     folder.write_config(Path(workdir), model.config, model.facts)
   return config, workdir, mode

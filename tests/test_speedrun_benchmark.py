@@ -4,9 +4,9 @@ import pytest
 
 from benchmarks.speedrun import __main__ as speedrun
 from benchmarks.speedrun.tracks import TRACKS, fields_of
-from diffusion_jax.app.config.rules import lines
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.rules import TRAINING
+from diffusion_jax.app.kinds.idle import TRAINING
+from diffusion_jax.app.kinds.rules import lines
 from diffusion_jax.errors import refuse
 
 pytestmark = pytest.mark.benchmarks

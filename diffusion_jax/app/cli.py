@@ -22,7 +22,7 @@ from absl import app, flags, logging
 from diffusion_jax.app import help, modes, smoke
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, paths_near
-from diffusion_jax.app.kinds import roles, rules, store
+from diffusion_jax.app.kinds import idle, roles, store
 from diffusion_jax.errors import Preempted, UserError, beginning, place_of
 from diffusion_jax.paths import expanded
 from diffusion_jax.ranges import Count, FlagText, convert, meant, near, nearest
@@ -36,7 +36,6 @@ from diffusion_jax.runtime import (
 )
 from diffusion_jax.runtime.files import one_line
 from diffusion_jax.runtime.run_folder import RunFolder
-from diffusion_jax.weights import load, share
 
 PREEMPTED = 42  # the exit code after which a job must be started again
 # Fields that may differ between the processes of --multihost.
@@ -153,8 +152,8 @@ class Command:
     is_read = self.is_run and folder.read_config(self.workdir.path) is None
     if not is_read or folder.read_config(self.given_run.path) is None:
       return self.workdir
-    if not folder.has_checkpoint(self.given_run.path):
-      what = f'no weights, neither {share.NAME} nor checkpoints'
+    if not folder.has_checkpoint(self.given_run):
+      what = f'no weights, neither {run_folder.SHARED} nor checkpoints'
       raise UserError(f'{self.given_run} has a config.json and {what}')
     return self.given_run
 
@@ -175,9 +174,9 @@ class Command:
       with beginning(f'config.evaluation.sweep={text!r}: '):
         store.spelled_once([*fields, *swept], config.schema)
     changed = {store.spelled(path, config.schema) for path, _ in fields}
-    if 'optimizer.warmup_steps' in changed and (long := rules.long_warmup(config)):
+    if 'optimizer.warmup_steps' in changed and (long := idle.long_warmup(config)):
       raise UserError(f'config.{long}: give a smaller one, or a longer training')
-    return rules.without_idle(config, changed, run.path, mode)
+    return store.without_idle(idle.IDLE, config, changed, run.path, mode)
 
   def changed(self, mode: str, run: RunFolder, fields: store.Flags) -> Node:
     """Returns the complete config of --config, or of the run of a mode, with other fields."""
@@ -222,7 +221,7 @@ def main(argv: list[str]) -> None:
     roles.check_predecessors(config, _MODE.value, run)
     join(config)
     check_hosts(config, workdir)
-    if uses and command.is_run and load.is_shared(path):
+    if uses and command.is_run and command.given_run.is_shared:
       from diffusion_jax.app.run import sharing
 
       if processes.is_first():

@@ -20,6 +20,7 @@ from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.runtime.twins import Twin
 
+SHARED = 'model.safetensors'  # the weights of a folder that is shared, see `weights.share`
 POLL = 5.0  # seconds between two looks for new files
 
 _twins: dict[str, Twin] = {}
@@ -58,6 +59,11 @@ class RunFolder:
   def config(self) -> Path:
     """The file that makes the folder a run."""
     return self.path / 'config.json'
+
+  @property
+  def is_shared(self) -> bool:
+    """Whether the folder has shared weights, and no checkpoints."""
+    return (self.path / SHARED).exists() and not (self.path / 'checkpoints').exists()
 
   @property
   def metrics(self) -> Path:

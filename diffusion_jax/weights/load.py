@@ -37,12 +37,6 @@ class Stored(NamedTuple):
   step: int
 
 
-def is_shared(folder: str | Path) -> bool:
-  """Returns whether a folder has shared weights, and no checkpoints."""
-  folder = Path(folder)
-  return (folder / share.NAME).exists() and not (folder / 'checkpoints').exists()
-
-
 def open(
   folder: str | Path,
   which: str = AVERAGE,
@@ -58,8 +52,9 @@ def open(
   FileNotFoundError for a checkpoint or average that does not exist, ValueError
   if it is damaged or does not fit `target`.
   """
-  folder = RunFolder.at(folder).path
-  if is_shared(folder):
+  run = RunFolder.at(folder)
+  folder = run.path
+  if run.is_shared:
     only = share.find_step(folder)
     if step not in ('latest', only):
       raise FileNotFoundError(f'{folder} has the weights of step {only}, and no checkpoint {step}')
@@ -81,8 +76,9 @@ def open(
 
 def find_step(folder: str | Path, step: int | str = 'latest') -> int:
   """Returns the step of the weights that `open` opens."""
-  folder = RunFolder.at(folder).path
-  if is_shared(folder):
+  run = RunFolder.at(folder)
+  folder = run.path
+  if run.is_shared:
     return share.find_step(folder)
   return checkpoints.find_step(folder, step)
 

@@ -11,23 +11,22 @@ import jax
 from diffusion_jax.aliases import Params
 from diffusion_jax.interop import files
 from diffusion_jax.runtime.files import is_regular, sha256, warn
+from diffusion_jax.runtime.run_folder import SHARED
 from diffusion_jax.weights import checksums
-
-NAME = 'model.safetensors'
 
 
 def write(folder: Path, params: Params, step: int) -> None:
   """Writes weights and their SHA256SUMS into an existing folder."""
   arrays = files.flatten(jax.device_get(params))
-  files.write_safetensors(folder / NAME, arrays, step=str(step))
-  checksums.write_sums(folder, {NAME: sha256(folder / NAME)})
+  files.write_safetensors(folder / SHARED, arrays, step=str(step))
+  checksums.write_sums(folder, {SHARED: sha256(folder / SHARED)})
 
 
 def find_step(folder: str | Path) -> int:
   """Returns the step of the weights; ValueError if they cannot be read."""
   step = files.read_metadata(_file_of(folder)).get('step', '')
   if not step.isdecimal():
-    raise ValueError(f'{folder}: the metadata of {NAME} have no step')
+    raise ValueError(f'{folder}: the metadata of {SHARED} have no step')
   return int(step)
 
 
@@ -35,7 +34,7 @@ def read(folder: str | Path) -> Params:
   """Returns the weights; ValueError if they differ from SHA256SUMS."""
   path = _file_of(folder)
   try:
-    expected = checksums.read_sums(path.parent).get(NAME)
+    expected = checksums.read_sums(path.parent).get(SHARED)
   except (OSError, ValueError):
     warn(f'{folder} has no {checksums.NAME}: it is read unchecked')
   else:
@@ -51,7 +50,7 @@ def same(one: str | Path, other: str | Path) -> bool:
 
 
 def _file_of(folder):
-  path = Path(folder) / NAME
+  path = Path(folder) / SHARED
   if not is_regular(path):
     raise ValueError(f'{path} is not a file')
   return path

@@ -17,8 +17,8 @@ from jax._src import xla_bridge
 import configs
 from diffusion_jax.app import cli
 from diffusion_jax.app.config import trust
-from diffusion_jax.app.config.rules import lines
-from diffusion_jax.app.kinds import rules, store
+from diffusion_jax.app.kinds import idle, store
+from diffusion_jax.app.kinds.rules import lines
 from diffusion_jax.app.train import mode as train
 from diffusion_jax.errors import Preempted, UserError
 from tests.app import conftest
@@ -258,15 +258,15 @@ def test_variants_and_trials_join(config_of):
   ],
 )
 def test_what_a_file_sets_and_a_flag_makes_idle_is_left_out(name, flag, field, config_of, capsys):
-  idle = lambda config: [*lines(rules.IDLE, config, 'train', None)]
+  unread = lambda config: [*lines(idle.IDLE, config, 'train', None)]
   path, value = flag.split('=')
   config = config_of(f'configs/{name}.py', **{path: value})
   assert f'note: config.{field} has no effect with ' in capsys.readouterr().out
-  assert not idle(config) and not config.at(field)
+  assert not unread(config) and not config.at(field)
   # what the command line sets stays, and is refused
   config = store.with_flags(read(name), [(path, value)])
-  config = rules.without_idle(config, [path, field], Path('new'), 'train')
-  assert any(field in line for line in idle(config))
+  config = store.without_idle(idle.IDLE, config, [path, field], Path('new'), 'train')
+  assert any(field in line for line in unread(config))
 
 
 def test_a_run_is_a_config(config_of, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import safetensors.numpy
 from numpy.testing import assert_array_equal
 
+from diffusion_jax.runtime.run_folder import SHARED, RunFolder
 from diffusion_jax.weights import checksums, load, share
 from tests import damage
 from tests.refusals import one_line
@@ -27,7 +28,7 @@ def folder(tmp_path):
 
 
 def test_the_weights_are_read_as_a_checkpoint(folder):
-  with safetensors.safe_open(folder / share.NAME, 'numpy') as file:
+  with safetensors.safe_open(folder / SHARED, 'numpy') as file:
     assert {*file.keys()} == {'network/dense/kernel', 'scale'}
     assert file.metadata() == {'step': '70'}
   for step in ('latest', 70):
@@ -71,7 +72,7 @@ DAMAGED = {
 @pytest.mark.parametrize('sums', [True, False])
 @pytest.mark.parametrize('how', DAMAGED)
 def test_a_damaged_file_is_one_line(how, sums, folder, capsys):
-  DAMAGED[how](folder / share.NAME)
+  DAMAGED[how](folder / SHARED)
   if not sums:
     (folder / 'SHA256SUMS').unlink()
   if how == 'flip' and not sums:  # Only the sums can tell.
@@ -90,4 +91,4 @@ def test_sums_without_a_line_of_the_weights_are_no_sums_of_them(folder):
 
 def test_checkpoints_come_first(folder):
   (folder / 'checkpoints').mkdir()
-  assert not load.is_shared(folder)
+  assert not RunFolder.at(folder).is_shared

@@ -17,7 +17,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import DIFFERS, is_regular, parted, read_json, sha256, write_summed
 from diffusion_jax.runtime.run_folder import RunFolder
-from diffusion_jax.weights import checksums, load
+from diffusion_jax.weights import checksums
 
 
 def read_config(workdir: Path) -> Mapping | None:
@@ -154,10 +154,9 @@ def flat(tree: Mapping) -> Json:
   return traverse_util.flatten_dict(tree, sep='.')
 
 
-def has_checkpoint(workdir: Path) -> bool:
+def has_checkpoint(run: RunFolder) -> bool:
   """Returns whether a run folder has checkpoints, or shared weights."""
-  steps = checksums.steps_in(workdir / 'checkpoints')
-  return load.is_shared(workdir) or bool(steps)
+  return run.is_shared or bool(checksums.steps_in(run.path / 'checkpoints'))
 
 
 def missing(path: str, run: RunFolder, needed: str = '') -> str:

@@ -62,7 +62,7 @@ class Schema(NamedTuple):
   section. facts: the names of the facts of each choice, which its inner choices
   have too. metrics: constructors of metrics, by name. common: by path,
   constructors whose parameters are fields of every choice. rules: what configs
-  of this kind cannot be, a `rules.Row` each. aliases: short forms of fields, as
+  of this kind cannot be, a `kinds.rules.Row` each. aliases: short forms of fields, as
   (the section, its choice, the field) that they stand for. contracts: what a
   user's own part of a choice must be, by the last name of its path.
   """

@@ -1,7 +1,7 @@
 """What objective.coupling excludes: all that takes noise to be independent of x_0."""
 
-from diffusion_jax.app.config.rules import EDIT, EVALUATE, Row
 from diffusion_jax.app.kinds import sections
+from diffusion_jax.app.kinds.rules import EDIT, EVALUATE, Row
 from diffusion_jax.app.kinds.sampling import draws_noise
 
 _COUPLING = 'objective.coupling'

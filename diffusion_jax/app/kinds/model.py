@@ -11,12 +11,12 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config.rules import Row, lines
 from diffusion_jax.app.config.schema import Schema
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.kinds.conflicts import CONFLICTS
+from diffusion_jax.app.kinds.couplings import COUPLINGS
+from diffusion_jax.app.kinds.idle import IDLE
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
-from diffusion_jax.app.kinds.rules import IDLE
+from diffusion_jax.app.kinds.rules import CONFLICTS, Row, lines
 from diffusion_jax.app.kinds.sections import Conditioning
 from diffusion_jax.core.arguments import pytree_dataclass
 from diffusion_jax.core.keys import abstract_key, key_per_example
@@ -156,7 +156,7 @@ class Model:
 
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""
-    rows = *self.schema.rules, *self.refusals, *CONFLICTS, *IDLE
+    rows = *self.schema.rules, *self.refusals, *CONFLICTS, *COUPLINGS, *IDLE
     refuse(lines(rows, self.config, mode, self.run.path, self.facts))
 
 

@@ -27,7 +27,6 @@ from diffusion_jax.data import sums
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime.run_folder import RunFolder
-from diffusion_jax.weights import load
 
 # Sections that say how a model is used, and a field of no section that does; all
 # others describe the model.
@@ -147,7 +146,7 @@ def check_predecessors(config: Node, mode: str, workdir: RunFolder) -> None:
 
 
 def _missing_runs(config, mode, workdir):
-  if mode == 'train' and load.is_shared(workdir.path):
+  if mode == 'train' and workdir.is_shared:
     yield (
       f'{workdir} has shared weights and no state to continue: give another --workdir, and '
       f'--config.training.start.run={workdir} to begin with them'
@@ -161,7 +160,7 @@ def _missing_runs(config, mode, workdir):
     if not run:
       continue
     place = RunFolder.at(run, written=False)
-    if not (place.config.is_file() and has_checkpoint(place.path)):
+    if not (place.config.is_file() and has_checkpoint(place)):
       yield missing(field, place, PREDECESSORS[field])
     folder.check_as_saved(place.path, FREE)
 
@@ -175,7 +174,7 @@ def _fields_read(config, mode, workdir):
   c = config.training
   if mode == 'train':
     yield 'training.teacher'
-  if mode == 'train' and not has_checkpoint(workdir.path):
+  if mode == 'train' and not has_checkpoint(workdir):
     yield 'training.start.run'
   if not workdir.latent.exists():
     yield 'latent.run'

@@ -1,65 +1,291 @@
-"""Fields that a mode does not read, and what a training refuses: a row for each rule.
+"""Rules of what a config, its data and a mode cannot be together: a walk over rows, and the rows.
 
-A field that only the config file sets is left out with a line.
+A row says what cannot be, or which fields are not read. A field that is not
+read is refused if it is set: if it differs from the run's config.json or,
+without a run, from its default.
 """
 
-from collections.abc import Collection
+import math
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.rules import EDIT, TRAIN, Row, broken, set_fields
-from diffusion_jax.app.config.schema import parameters
-from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.edit.methods import STEPS
-from diffusion_jax.app.kinds import store
-from diffusion_jax.runtime.run_folder import RunFolder
-from diffusion_jax.training import loggers
-from diffusion_jax.training.optimizer import OPTIMIZERS, warmup_within
+import jax
+
+from diffusion_jax.aliases import Json
+from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config.tree import Node, resolve
+from diffusion_jax.app.edit.methods import condition_of, fitting, method_name
+from diffusion_jax.app.kinds import sections
+from diffusion_jax.data.spec import Facts
+from diffusion_jax.declared import DataNeed
+
+Found = Callable[[Node, Any], Any]  # facts may be None
 
 
-def without_idle(config: Node, flags: Collection[str], workdir: Path, mode: str) -> Node:
-  """Returns the config without what its file sets and a mode does not read.
+class Row(NamedTuple):
+  """A rule.
 
-  A line is printed for each field. Fields of the flags stay.
+  when: config, facts -> a true value, `it`, if the rule is broken. sentence: a
+  format with c, the config, facts, data, their description, and it. modes:
+  those that it concerns; empty: any. fields: what is not read then, by the
+  setting that is the sentence; advice: what to do. section: the path of a section
+  that the rule is about; where the config has none, the rule says nothing.
   """
-  for row, setting in broken(IDLE, config, mode):
-    for field in row.fields:
-      is_flag = any(f'{path}.'.startswith(f'{field}.') for path in flags)
-      if not is_flag and any(set_fields(config, workdir, [field])):
-        print(f'note: config.{field} has no effect with {setting}, and is left out')
-        # Without one field another may be idle.
-        return without_idle(as_in_run(config, workdir, field), flags, workdir, mode)
-  return config
+
+  when: Found
+  sentence: str
+  modes: tuple[str, ...] = ()
+  fields: tuple[str, ...] = ()
+  advice: str = 'leave one of them out'
+  section: str = ''
 
 
-def set_in(config: Node, workdir: Path, path: str) -> str | None:
-  """Returns the text of a field's value, None if it is the one that the run has."""
-  if folder.plain(as_in_run(config, workdir, path)) == folder.plain(config):
+# Words of `Row.modes`.
+TRAIN, SAMPLE, EDIT, EVALUATE = ('train',), ('sample',), ('edit',), ('evaluate',)
+
+
+def lines(
+  rows: Iterable[Row], config: Node, mode: str, workdir: Path | None, facts: Facts | None = None
+) -> Iterator[str]:
+  """Yields a line for each rule that a config breaks.
+
+  workdir: the run folder, whose config says which fields are set, None for no run; facts: None
+  where no row reads them.
+  """
+  for row, sentence in broken(rows, config, mode, facts):
+    if not row.fields:
+      yield sentence
+    for name, value in set_fields(config, workdir, row.fields):
+      yield f'config.{name}={value} has no effect with {sentence}: {row.advice}'
+
+
+def broken(
+  rows: Iterable[Row], config: Node, mode: str, facts: Facts | None = None
+) -> Iterator[tuple[Row, str]]:
+  """Yields (row, its sentence) for each rule that a config breaks."""
+  for row in rows:
+    if row.modes and mode not in row.modes or row.section and config.at(row.section) is None:
+      continue
+    if it := row.when(config, facts):
+      yield row, row.sentence.format(c=config, facts=facts, data=facts and described(facts), it=it)
+
+
+def described(facts: Facts) -> str:
+  """Returns the shape and the kind of the data, in words."""
+  kind = f'{facts.x.levels} levels' if facts.x.levels else 'real numbers'
+  more = ' without a context' if facts.context is None else ''
+  return f'{kind} [{", ".join(map(str, facts.x.shape))}]{more}'
+
+
+def defaults(config: Node) -> Json:
+  """Returns the defaults of a config's sections, as `Node.flat`, without the names.
+
+  These are the fields of a config with the same choices and nothing else set.
+  """
+
+  def names(section):
+    inner = {n: names(x) for n, x in section.items() if isinstance(x, Node) and n != 'facts'}
+    return inner | ({'name': section['name']} if section.choice else {})
+
+  usual = resolve(names(config), config.schema).flat
+  kept = (n for n in usual if not (n.endswith('.name') or n.startswith('facts.')))
+  return {n: usual[n] for n in kept}
+
+
+def set_fields(
+  config: Node, workdir: Path | None, fields: Collection[str]
+) -> Iterator[tuple[str, str]]:
+  """Yields (path, text) of the fields that differ from the run or the defaults."""
+  if not fields:
+    return
+  now, run = config.flat, folder.stored_fields(workdir) if workdir else {}
+  before = {**defaults(config), **run}  # the run may lack a new field
+  for field in fields:
+    for name, value in now.items():
+      is_below = name == field or name.startswith(f'{field}.')
+      # `defaults` lacks the names of choices, which count as unchanged.
+      if is_below and value != before.get(name, None if run else value):
+        yield name if name == field else name.removesuffix('.name'), store.as_text(value)
+
+
+# -- what a machine holds -----------------------------------------------------
+
+
+def _too_large(field, mode, most=''):
+  # Returns the row of a batch of which a machine cannot hold two; most: the field of
+  # the number of examples, if a batch has no more.
+  def found(c, facts):
+    size = min(c.at(name) for name in (field, most) if name)
+    memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    batch = 4 * math.prod((size, *facts.x.shape)) / jax.process_count()
+    return (
+      2 * batch > memory and f'{batch / 2**30:,.0f} GiB, and the machine has {memory / 2**30:,.0f}'
+    )
+
+  advice = f'config.{field}={{c.{field}}}: a batch takes {{it}}: take a smaller one'
+  return Row(found, advice, mode)
+
+
+MACHINE = (
+  _too_large('training.batch_size', TRAIN),
+  _too_large('evaluation.batch_size', EVALUATE),
+  _too_large('sampling.batch_size', SAMPLE, 'sampling.num_samples'),
+)
+
+# -- what constructors declare -------------------------------------------------
+
+
+class Need(NamedTuple):
+  """What data must have for a `DataNeed`, what to do without, and whether they have it."""
+
+  what: str
+  advice: str
+  has: Callable[[Node, Facts], bool]
+
+
+NEEDS: dict[DataNeed, Need] = {
+  'levels': Need(
+    'levels, as pictures and texts have',
+    'uint8 arrays have levels; leave it out for real numbers',
+    lambda c, facts: bool(facts.x.levels),
+  ),
+  'pictures': Need(
+    'pictures, uint8 [H, W, C]', 'leave it out', lambda c, facts: facts.x.is_picture
+  ),
+  'grid': Need(
+    'data [H, W, C]',
+    'take network=unet or dit, or mlp for vectors',
+    lambda c, facts: len(facts.x.shape) == 3,
+  ),
+  'context': Need(
+    'a context',
+    'give data with one, as data=npz with `context`, or train without, by '
+    'conditioning.context=None',
+    # With conditioning.known, the known numbers of x are the samples' context.
+    lambda c, facts: facts.context is not None or c.at('conditioning.known') is not None,
+  ),
+  'vectors': Need(
+    'vectors [D] of real numbers',
+    'leave it out',
+    lambda c, facts: len(facts.x.shape) == 1 and not facts.x.levels,
+  ),
+}
+
+# The modes that read a section; all others concern every mode.
+_MODES = {'evaluation': EVALUATE, 'edit': EDIT}
+
+
+def _sections(c, modes):
+  # Yields (how a flag sets it, section) of all constructors that concern these modes.
+  for name, section in c.items():
+    if isinstance(section, Node) and _MODES.get(name, ()) == modes:
+      yield from _choices(section) if name != 'evaluation' else _metrics(section)
+
+
+def _choices(section):
+  yield f'{section.where}={section.choice}', section
+  for inner in section.values():
+    if isinstance(inner, Node):
+      yield from _choices(inner)
+
+
+def _metrics(evaluation):
+  for name, section in sections.of_metrics(evaluation).items():
+    yield f'evaluation.metrics={name}', section
+
+
+def _asked(setting, section):
+  # Yields (setting, what it needs of the data) of a constructor and of its fields.
+  if section.declared.data:
+    yield setting, section.declared.data
+  for name, need in section.declared.fields.items():
+    if section.get(name):
+      yield f'{section.where}.{name}={section[name]}', need
+
+
+def needing(name: DataNeed, modes: tuple[str, ...] = ()) -> Row:
+  """Returns the rule that what declares a need has such data."""
+  need = NEEDS[name]
+
+  def found(c, facts):
+    if need.has(c, facts):
+      return None
+    for setting, section in _sections(c, modes):
+      if asking := next((x for x, asked in _asked(setting, section) if asked == name), ''):
+        return asking, section.declared.instead or need.advice
     return None
-  value = config.at(store.spelled(path, config.schema))
-  return store.as_text(value.name if isinstance(value, Node) else value)
+
+  what = f'config.{{it[0]}} needs {need.what}, and your data are {{data}}: {{it[1]}}'
+  return Row(found, what, modes)
 
 
-def as_in_run(config: Node, workdir: Path, path: str) -> Node:
-  """Returns the config with a field or a section as the run has it, or else by default."""
-  tree, stored = config.to_dict(), folder.read_config(workdir) or {}
-  *parents, name = store.spelled(path, config.schema).split('.')
-  node, section = config, tree
-  for parent in parents:
-    node, section, stored = node[parent], section[parent], stored.get(parent) or {}
-    if node.choice and stored.get('name') != node.choice:
-      stored = {}
-  section.pop(name, None)
-  if name in stored:
-    section[name] = store.tuples(stored[name])
-  return store.completed(tree, trusted=False)
+def refusing(modes: tuple[str, ...] = ()) -> Row:
+  """Returns the rule that no constructor refuses the config by itself."""
+
+  def found(c, facts):
+    whys = ((x, section.declared.refuses(c, facts)) for x, section in _sections(c, modes))
+    return next((each for each in whys if each[1]), None)
+
+  return Row(found, 'config.{it[0]}: {it[1]}', modes)
 
 
-# -- fields that are not read --------------------------------------------------
+DECLARED = tuple(
+  row
+  for modes in ((), EVALUATE, EDIT)
+  for row in (*(needing(name, modes) for name in NEEDS), refusing(modes))
+)
 
 
-def _paths(section, *names):
-  return tuple(f'{section}.{name}' for name in names)
+# -- guidance ------------------------------------------------------------------
+
+
+def takes_pairs(c: Node) -> bool:
+  """Returns whether the sampler calls pairs of predictions."""
+  sampler = c.at('sampling.sampler')
+  return sampler is not None and sampler.declared.takes_pairs
+
+
+def _is_guided_alone(c, facts):
+  guidance, section = c.sampling.get('guidance'), 'guidance'
+  if takes_pairs(c):
+    guidance, section = c.sampling.sampler, 'sampler'
+  elif guidance is None or guidance.scale == 1.0:
+    return ''
+  return (
+    '' if guidance.get('run') or c.conditioning.dropout else f'{section}.scale={guidance.scale}'
+  )
+
+
+GUIDED_ALONE = Row(
+  _is_guided_alone,
+  'config.sampling.{it} needs a network that was trained '
+  'with conditioning.dropout, or another run: sampling.guidance=autoguidance',
+)
+
+# What changes predictions of x_0, or is another guidance than the sampler's.
+_CHANGES = (
+  *(f'sampling.{name}' for name in ('guidance', 'classifier', 'corrector')),
+  'conditioning.self_conditioning',
+)
+
+GUIDANCE = (
+  Row(
+    lambda c, facts: takes_pairs(c) and next((path for path in _CHANGES if c.at(path)), ''),
+    'config.sampling.sampler={c.sampling.sampler.name} takes two predictions of x_0 at each step, '
+    'which {it} would change: take another sampler, or switch that off',
+  ),
+  Row(
+    lambda c, facts: (
+      f'sampler={c.sampling.sampler.name}'
+      if takes_pairs(c)
+      else 'classifier' * bool(c.sampling.get('classifier'))
+    ),
+    'config.sampling.{it}: edits cannot be guided by it, take another guidance',
+    EDIT,
+  ),
+)
 
 
 def _has_no_condition(c):
@@ -69,39 +295,9 @@ def _has_no_condition(c):
   return section.get('labels') is not None and not any(section.get(name) for name in names)
 
 
-def _own_steps(c, facts):
-  # The part of an edit that draws by steps of its own.
-  posterior = c.at('edit.posterior')
-  if posterior is not None:
-    return f'edit.posterior={posterior.name}' * bool(posterior.make().unread)
-  return f'edit={c.edit.name}' * bool(c.edit.constructor.unread)
-
-
-def _own_grid(c, facts):
-  posterior = c.at('edit.posterior')
-  return posterior is not None and 'grid' in posterior.make().unread
-
-
-# The fields of sampling that choose the weights, and those that other projects'
-# files of a schedule say too.
-_CONVERTED = 'weights', 'checkpoint', 'sampler', 'bound'
-# All others that a kind has, which convert.to does not read.
-_OF_DRAWING = {
-  name: None
-  for kind in store.KINDS
-  for name in parameters(kind.parts['sampling'])
-  if name not in _CONVERTED
-}
-
-
-def _is_of_others(c, facts):
-  return c.convert.to if c.convert.to in ('diffusers', 'lora') else ''
-
-
 _ALONE = 'conditioning.labels=False, and no text, image or context'
-_STEPS = _paths('sampling', *STEPS)
 
-IDLE = (
+WITHOUT_CONDITION = (
   Row(
     lambda c, facts: _has_no_condition(c) and not (c.sampling.get('guidance') or {}).get('run'),
     _ALONE,
@@ -113,64 +309,84 @@ IDLE = (
     fields=('sampling.labels',),
     advice='train with conditioning.labels=True, or set sampling.classifier.run, or leave it out',
   ),
+)
+
+
+# -- what an edit cannot do ----------------------------------------------------
+
+
+def _part_that_is_missing(c, facts):
+  path = c.edit.constructor.part
+  if not path or c.edit[path] is not None:
+    return None
+  return path, ', '.join(c.schema.table(f'edit.{path}'))
+
+
+def _methods_without_mask(c, facts):
+  method = c.at('edit.method')
+  if not c.edit.constructor.observes or method is None or not method.make().needs_mask:
+    return ''
+  table = c.schema.table('edit.method')
+  return ' or '.join(name for name, make in table.items() if not make().needs_mask)
+
+
+def _training_of_method(c, facts):
+  method, condition = c.at('edit.method'), condition_of(c)
+  if method is None or method.make().is_trained == bool(condition):
+    return None
+  return c.edit.name if method.make().is_trained else 'None', condition
+
+
+def _change_that_a_step_undoes(c, facts):
+  sampler = c.sampling.get('sampler')
+  if sampler is None or not sampler.declared.keeps_x:
+    return ''
+  if c.at('edit.posterior') is not None:
+    return f'posterior={c.edit.posterior.name}' * c.edit.posterior.make().changes_x
+  if 'method' in c.edit:
+    method = fitting(c) if c.edit.method is None else c.edit.method.make()
+    return f'method={method_name(c)}' * method.changes_x
+  return 'mask' if c.edit.get('mask') else ''
+
+
+EDITS = (
   Row(
-    lambda c, facts: not c.at('conditioning.context'),
-    'conditioning.context=None',
-    TRAIN,
-    fields=('objective.coupling.condition_ratio',),
-    section='objective.coupling',
-  ),
-  Row(
-    lambda c, facts: True,
-    '--mode=edit, which reads edit.num_samples, label and output',
+    lambda c, facts: condition_of(c) and condition_of(c) != c.edit.name,
+    'config.edit={c.edit.name}: the network of this run was trained with '
+    'conditioning.image={c.conditioning.image.name} and can do only this task',
     EDIT,
-    fields=_paths('sampling', 'num_samples', 'labels', 'trajectory', 'profile', 'name'),
   ),
-  Row(_own_steps, '{it}, which has steps of its own', EDIT, fields=_STEPS),
-  Row(_own_grid, 'edit.posterior={c.edit.posterior.name}', EDIT, fields=('sampling.grid',)),
   Row(
-    _is_of_others,
-    'convert.to={it}, which writes weights and the schedule',
-    ('convert',),
-    fields=_paths('sampling', *_OF_DRAWING),
-    advice='leave it out',
+    _part_that_is_missing,
+    'config.edit.{it[0]} is not set: {c.edit.name} needs one of {it[1]}, or your own, module:name',
+    EDIT,
+  ),
+  Row(
+    _methods_without_mask,
+    'config.edit.method={c.edit.method.name} needs a mask: set it to {it} for edit={c.edit.name}',
+    EDIT,
+  ),
+  Row(
+    _training_of_method,
+    'config.edit.method={c.edit.method.name} needs a run with conditioning.image={it[0]}, and this '
+    'one has {it[1]}',
+    EDIT,
+  ),
+  Row(
+    _change_that_a_step_undoes,
+    'config.edit.{it} changes x between steps, which sampling.sampler={c.sampling.sampler.name} '
+    'would undo: take another sampler',
+    EDIT,
+  ),
+  Row(
+    lambda c, facts: (
+      (c.edit.constructor.part or c.edit.constructor.inverts)
+      and c.at('conditioning.self_conditioning')
+    ),
+    'config.edit={c.edit.name} needs a denoiser, and this run was trained with '
+    'conditioning.self_conditioning',
+    EDIT,
   ),
 )
 
-
-# -- a training ----------------------------------------------------------------
-
-
-def long_warmup(config: Node) -> str:
-  """Returns the setting of a warm-up that leaves its decay no steps, or ''.
-
-  A training shortens it, see `warmup_within`; one that a flag gives is refused.
-  """
-  c, total = config.optimizer, config.training.num_steps
-  if c.name not in OPTIMIZERS or c.decay_steps is not None:
-    return ''
-  if warmup_within(c.warmup_steps, c.decay, total) == c.warmup_steps:
-    return ''
-  return (
-    f'optimizer.warmup_steps={c.warmup_steps} is not below training.num_steps={total}, '
-    f'where the {c.decay} decay ends'
-  )
-
-
-def _lost_run(c, facts):
-  runs = c.report.runs if c.report.after_training else ()
-  return next((run for run in runs if folder.read_config(RunFolder.at(run).path) is None), None)
-
-
-TRAINING = (
-  Row(_lost_run, 'config.report.runs: {it} is not a run folder'),
-  Row(
-    lambda c, facts: next(iter(loggers.missing(c.training.log_to)), None),
-    "config.training.log_to: {it} is not installed: run pip install -e '.[{it}]'",
-  ),
-  Row(
-    lambda c, facts: c.training.skip_nonfinite and c.optimizer.get('repair_gradients'),
-    'config.training.skip_nonfinite leaves out steps that optimizer.repair_gradients would take: '
-    'set one of the two',
-  ),
-)
+CONFLICTS = *MACHINE, *DECLARED, *GUIDANCE, *EDITS

@@ -2,10 +2,11 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from diffusion_jax.aliases import Tree
-from diffusion_jax.app.config import store, trust
+from diffusion_jax.app.config import folder, store, trust
 from diffusion_jax.app.config.schema import ANY, Constructor, Schema, parameters
 from diffusion_jax.app.config.store import (
   Flags,
@@ -21,7 +22,7 @@ from diffusion_jax.app.config.store import (
   sweep,
   tuples,
 )
-from diffusion_jax.app.config.tree import check_one_of, check_section, convert
+from diffusion_jax.app.config.tree import Node, check_one_of, check_section, convert
 from diffusion_jax.app.kinds import (
   autoencoders,
   bridges,
@@ -32,6 +33,7 @@ from diffusion_jax.app.kinds import (
   latent,
   roles,
 )
+from diffusion_jax.app.kinds.rules import Row, broken, set_fields
 from diffusion_jax.app.kinds.sections import Evaluation
 from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.errors import UserError
@@ -159,3 +161,44 @@ with_fields = functools.partial(store.with_fields, REGISTRY)
 stored = functools.partial(store.stored, REGISTRY)
 open_run = functools.partial(store.open_run, REGISTRY)
 of_run = functools.partial(store.of_run, REGISTRY)
+
+
+def without_idle(
+  rows: Sequence[Row], config: Node, flags: Collection[str], workdir: Path, mode: str
+) -> Node:
+  """Returns the config without what its file sets and a mode does not read.
+
+  rows: the rules of such fields, `idle.IDLE`. A line is printed for each field; fields of the
+  flags stay.
+  """
+  for row, setting in broken(rows, config, mode):
+    for field in row.fields:
+      is_flag = any(f'{path}.'.startswith(f'{field}.') for path in flags)
+      if not is_flag and any(set_fields(config, workdir, [field])):
+        print(f'note: config.{field} has no effect with {setting}, and is left out')
+        # Without one field another may be idle.
+        return without_idle(rows, as_in_run(config, workdir, field), flags, workdir, mode)
+  return config
+
+
+def set_in(config: Node, workdir: Path, path: str) -> str | None:
+  """Returns the text of a field's value, None if it is the one that the run has."""
+  if folder.plain(as_in_run(config, workdir, path)) == folder.plain(config):
+    return None
+  value = config.at(spelled(path, config.schema))
+  return as_text(value.name if isinstance(value, Node) else value)
+
+
+def as_in_run(config: Node, workdir: Path, path: str) -> Node:
+  """Returns the config with a field or a section as the run has it, or else by default."""
+  tree, stored = config.to_dict(), folder.read_config(workdir) or {}
+  *parents, name = spelled(path, config.schema).split('.')
+  node, section = config, tree
+  for parent in parents:
+    node, section, stored = node[parent], section[parent], stored.get(parent) or {}
+    if node.choice and stored.get('name') != node.choice:
+      stored = {}
+  section.pop(name, None)
+  if name in stored:
+    section[name] = tuples(stored[name])
+  return completed(tree, trusted=False)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds import rules, store
+from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.roles import USES
 from diffusion_jax.errors import UserError
 from diffusion_jax.paths import READ
@@ -69,7 +69,7 @@ class Mode(NamedTuple):
       if section == 'training':
         is_read = field.startswith('machine.')
       if field and not is_read:
-        value = rules.set_in(config, workdir, path)
+        value = store.set_in(config, workdir, path)
         if value is not None:
           raise UserError(
             f'config.{path}={value} has no effect with --mode={self.name}: leave it out'

@@ -65,7 +65,7 @@ def read(config: Node, workdir: RunFolder) -> None:
   folder.check_no_run(workdir.path, '--workdir')
   folder.check_config_kept(workdir.path)
   with from_config('convert.source'):
-    if load.is_shared(c.source):
+    if RunFolder(c.source, Path(c.source)).is_shared:
       raise ValueError(
         f'{c.source} needs no conversion: --config={c.source} reads it in every mode'
       )

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import folder, rules
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions, datasets
-from diffusion_jax.app.kinds import roles, store
+from diffusion_jax.app.kinds import roles, rules, store
 from diffusion_jax.app.kinds.model import Frames, Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.drawing import (

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder, rules, trust
+from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds import roles, store
+from diffusion_jax.app.kinds import roles, rules, store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.sampling import ALIASES
 from diffusion_jax.app.run.weights import Run

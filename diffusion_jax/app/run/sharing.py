@@ -20,7 +20,7 @@ from diffusion_jax.atomic_files import draft, draft_folder
 from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.report import card, record
 from diffusion_jax.runtime import files
-from diffusion_jax.runtime.run_folder import RunFolder
+from diffusion_jax.runtime.run_folder import SHARED, RunFolder
 from diffusion_jax.weights import checksums, load, share
 
 # Fields of config.sampling that choose among the weights of a run.
@@ -30,7 +30,7 @@ _CHOICES = {
   'sampling.checkpoint': 'latest',
   'sampling.name': '',
 }
-_FILES = 'config.json', share.NAME, checksums.NAME
+_FILES = 'config.json', SHARED, checksums.NAME
 
 
 def config_of(model: Model) -> Json:
@@ -122,7 +122,7 @@ def fetch(source: RunFolder, workdir: RunFolder) -> None:
         files.make_folder(place, path.parent)
         _copy(source.path / path, place / path)
       print(f'copied the weights of {source} to {workdir}')
-    elif not load.is_shared(workdir.path):  # a training that began with these weights
+    elif not workdir.is_shared:  # a training that began with these weights
       return
     elif here != there or not share.same(source.path, workdir.path):
       raise UserError(

@@ -120,7 +120,7 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
     now = folder.stored_form(model.config, model.facts)
     own = ':' in model.config.network.name
     # The files of a shared folder and base weights may be of other models.
-    own = own or load.is_shared(path) or load.base_path(path).exists()
+    own = own or model.run.is_shared or load.base_path(path).exists()
     if merge and (own or folder.differences(stored.config, now, roles.FREE)):
       what = f'checkpoint {stored.step} is of another network'
       checkpoints.check_fits(stored.params, model.shapes(), what)
@@ -197,7 +197,7 @@ def _base(model, scale):
   # Returns the base; the first start copies it into the run folder.
   workdir = model.workdir.path
   path = load.base_path(workdir)
-  begun = path.exists() or folder.has_checkpoint(workdir)
+  begun = path.exists() or folder.has_checkpoint(model.workdir)
   if not processes.broadcast([begun])[0]:
     field, run = 'training.start.run', model.config.training.start.run
     params = other_runs.open_weights(field, run, model.init).params

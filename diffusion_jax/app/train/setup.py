@@ -13,10 +13,10 @@ from jax.extend.core import ClosedJaxpr
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config.rules import Row, lines
 from diffusion_jax.app.config.tree import Node, find, from_config
 from diffusion_jax.app.inputs import conditions, datasets, stored_latents
 from diffusion_jax.app.kinds import roles, store
+from diffusion_jax.app.kinds.idle import TRAINING, long_warmup
 from diffusion_jax.app.kinds.model import (
   NOTHING,
   Model,
@@ -25,7 +25,7 @@ from diffusion_jax.app.kinds.model import (
   make_encode,
   make_mesh,
 )
-from diffusion_jax.app.kinds.rules import TRAINING, long_warmup
+from diffusion_jax.app.kinds.rules import Row, lines
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import hooks

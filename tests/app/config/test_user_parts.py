@@ -18,9 +18,9 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax import errors
 from diffusion_jax.app.config import folder, tree, trust
-from diffusion_jax.app.config.rules import lines
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import conflicts, diffusion, store
+from diffusion_jax.app.kinds import diffusion, rules, store
+from diffusion_jax.app.kinds.rules import lines
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.errors import UserError
@@ -208,7 +208,7 @@ TEXTS, NUMBERS = Facts(ArraySpec((16,), 256)), Facts(ArraySpec((8, 8, 1)))
 ])  # fmt: skip
 def test_a_part_that_declares_what_it_needs_is_refused_without(flags, mode, facts, line):
   config = plain(*flags.items())
-  rows = *config.schema.rules, *conflicts.CONFLICTS
+  rows = *config.schema.rules, *rules.CONFLICTS
   assert f'config.{line}' in [*lines(rows, config, mode, '', facts)]
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from diffusion_jax.app.config.rules import lines
 from diffusion_jax.app.kinds import couplings, store
+from diffusion_jax.app.kinds.rules import lines
 from tests.app.conftest import read
 
 RULES = *couplings.COUPLINGS, couplings.NOISY_STEP

@@ -14,7 +14,7 @@ from diffusion_jax.app.run import sharing
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.report import card
 from diffusion_jax.runtime.files import write_summed
-from diffusion_jax.runtime.run_folder import RunFolder
+from diffusion_jax.runtime.run_folder import SHARED, RunFolder
 from diffusion_jax.weights import checksums, share
 from tests.app.conftest import arrays_of, params_of, refused, smoke
 from tests.app.fields import within
@@ -60,7 +60,7 @@ def test_the_folder_names_no_place(evaluated, shared):
 
 
 def without_weights(out):
-  (out / share.NAME).unlink()
+  (out / SHARED).unlink()
 
 
 def importing(out):
@@ -101,13 +101,13 @@ def test_wrong_use_is_one_line(message, shared, copy, tmp_path, capsys):
 
 
 def test_config_json_makes_the_copy_a_run_and_is_last(tmp_path):
-  for name in ('config.json', share.NAME, checksums.NAME, 'latent.json'):
+  for name in ('config.json', SHARED, checksums.NAME, 'latent.json'):
     (tmp_path / name).touch()
   assert [*sharing._parts(tmp_path)][-1].name == 'config.json'
 
 
 def test_a_copy_of_other_weights_under_the_same_config_is_refused(shared, copy):
-  (copy / share.NAME).unlink()
+  (copy / SHARED).unlink()
   (copy / checksums.NAME).unlink()
   share.write(copy, jax.tree.map(lambda x: x + 1, params_of(shared)), 4)
   refused(

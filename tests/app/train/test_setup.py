@@ -6,9 +6,9 @@ import types
 import numpy as np
 
 from diffusion_jax.app.config import trust
-from diffusion_jax.app.config.rules import lines
+from diffusion_jax.app.kinds.idle import TRAINING
 from diffusion_jax.app.kinds.model import make_mesh
-from diffusion_jax.app.kinds.rules import TRAINING
+from diffusion_jax.app.kinds.rules import lines
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.train import setup
 from diffusion_jax.errors import refuse

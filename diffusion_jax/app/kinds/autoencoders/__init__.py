@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from diffusion_jax.app.config.rules import EDIT, Row
 from diffusion_jax.app.kinds import choices, diffusion, sections
 from diffusion_jax.app.kinds.diffusion import COMMON
+from diffusion_jax.app.kinds.rules import EDIT, Row
 from diffusion_jax.autoencoders import networks as autoencoder, objectives as vae
 from diffusion_jax.metrics import table
 from diffusion_jax.ranges import Positive

@@ -12,13 +12,13 @@ from flax import linen as nn
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params, PyTree
-from diffusion_jax.app.config.rules import Row
 from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.autoencoders import Decoding
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.plan import AtOnce
+from diffusion_jax.app.kinds.rules import Row
 from diffusion_jax.autoencoders import bounds as bound, objectives as vae
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key
 from diffusion_jax.data import images as pixels

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import diffusion_jax as dj
-from diffusion_jax.app.config.rules import EDIT, EVALUATE, Row
 from diffusion_jax.app.kinds import choices, diffusion, sampling
 from diffusion_jax.app.kinds.choices import named
 from diffusion_jax.app.kinds.diffusion import COMMON
+from diffusion_jax.app.kinds.rules import EDIT, EVALUATE, Row
 from diffusion_jax.app.kinds.sampling import Steps
 from diffusion_jax.app.kinds.sections import Sampling
 from diffusion_jax.bridges import objective as bridges

@@ -5,13 +5,13 @@ import functools
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.app.config.rules import described
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds.bridges import BridgeSampling
 from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.kinds.model import Guides, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.plan import Plan
+from diffusion_jax.app.kinds.rules import described
 from diffusion_jax.bridges.equations import reversed_bridge
 from diffusion_jax.bridges.objective import predicted
 from diffusion_jax.bridges.sampler import bridge_sampler

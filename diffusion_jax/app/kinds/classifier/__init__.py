@@ -1,8 +1,8 @@
 """Classifiers of noisy images: their choices and rules."""
 
-from diffusion_jax.app.config.rules import Row
 from diffusion_jax.app.kinds import choices, diffusion, sections
 from diffusion_jax.app.kinds.diffusion import COMMON
+from diffusion_jax.app.kinds.rules import Row
 from diffusion_jax.metrics import table
 from diffusion_jax.networks import unet
 from diffusion_jax.training import (

@@ -6,9 +6,9 @@ from typing import TypedDict
 import diffusion_jax as dj
 from diffusion_jax.app.config.schema import Schema
 from diffusion_jax.app.kinds import choices, sections
-from diffusion_jax.app.kinds.conflicts import GUIDED_ALONE
 from diffusion_jax.app.kinds.contracts import CONTRACTS
 from diffusion_jax.app.kinds.couplings import NOISY_STEP
+from diffusion_jax.app.kinds.rules import GUIDED_ALONE
 from diffusion_jax.app.kinds.sampling import ALIASES
 from diffusion_jax.metrics import table
 

@@ -11,8 +11,8 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit import methods, pictures
 from diffusion_jax.app.kinds import choices, diffusion, sampling
 from diffusion_jax.app.kinds.choices import DATA, SCHEDULES, named
-from diffusion_jax.app.kinds.conflicts import GUIDED_ALONE
 from diffusion_jax.app.kinds.diffusion import COMMON
+from diffusion_jax.app.kinds.rules import GUIDED_ALONE
 from diffusion_jax.app.kinds.sampling import Respaced, Steps
 from diffusion_jax.app.kinds.sections import Sampling
 from diffusion_jax.core.levels import Schedule

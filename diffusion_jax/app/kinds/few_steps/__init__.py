@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import diffusion_jax as dj
-from diffusion_jax.app.config.rules import EDIT, Row
 from diffusion_jax.app.edit.methods import condition_of
 from diffusion_jax.app.kinds import choices, diffusion, sampling
 from diffusion_jax.app.kinds.choices import TIMES, deferred, named
 from diffusion_jax.app.kinds.couplings import NOISY_STEP
 from diffusion_jax.app.kinds.diffusion import COMMON, ObjectiveFacts
+from diffusion_jax.app.kinds.rules import EDIT, Row
 from diffusion_jax.app.kinds.sampling import Respaced, Steps
 from diffusion_jax.app.kinds.sections import Sampling
 from diffusion_jax.core.levels import Schedule

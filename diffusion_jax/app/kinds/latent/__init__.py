@@ -1,9 +1,8 @@
 """Diffusion models of latents: their schema and rules."""
 
-from diffusion_jax.app.config.rules import EDIT, TRAIN, Row
 from diffusion_jax.app.kinds import choices, diffusion
-from diffusion_jax.app.kinds.conflicts import GUIDED_ALONE
 from diffusion_jax.app.kinds.couplings import NOISY_STEP
+from diffusion_jax.app.kinds.rules import EDIT, GUIDED_ALONE, TRAIN, Row
 from diffusion_jax.metrics import table
 
 # The last term of hybrid's bound treats latents as grey levels, as DiT does
