@@ -34,7 +34,7 @@ from diffusion_jax.app.kinds import choices, roles, store
 from diffusion_jax.app.run import weights
 from diffusion_jax.core import operators
 from diffusion_jax.core.operators import Operator
-from diffusion_jax.data import images
+from diffusion_jax.data import drawings, images
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features
 from diffusion_jax.metrics.restoration import errors
@@ -109,7 +109,7 @@ def write_clean(run: str, count: int, folder: Path, flags: list[str]) -> np.ndar
   source = datasets.source_of(config_of(run, flags), 'test')
   values, rows = source.facts.x, source.read(np.arange(count))
   for i, picture in enumerate(values.decode(values.encode(rows['x']))):
-    images.write_png(folder / f'{i:03}.png', picture)
+    drawings.write_png(folder / f'{i:03}.png', picture)
   return rows.get('label', np.zeros(count, int))
 
 

@@ -24,6 +24,8 @@ from diffusion_jax.core.denoiser import (
   Network as Network,
   Prediction as Prediction,
   at_training_levels as at_training_levels,
+  clip_denoised as clip_denoised,
+  dynamic_threshold as dynamic_threshold,
   edm_input as edm_input,
   log_sigma_input as log_sigma_input,
   logsnr_input as logsnr_input,
@@ -229,8 +231,6 @@ from diffusion_jax.sampling.grids import (
 from diffusion_jax.sampling.guidance import (
   classifier_free as classifier_free,
   classifier_guided as classifier_guided,
-  clip_denoised as clip_denoised,
-  dynamic_threshold as dynamic_threshold,
   log_prob_gradient as log_prob_gradient,
   make_paired_denoiser as make_paired_denoiser,
   paired as paired,

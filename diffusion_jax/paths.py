@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from errno import ENOENT
 from pathlib import Path
 from typing import Annotated, get_args
@@ -50,6 +50,19 @@ def expanded(path: str, written: bool = False) -> str:
   if full.startswith('~'):
     raise ValueError(f'{path}: no home folder is known: write the whole path')
   return full
+
+
+def existing(
+  path: str | Path, what: str, exists: Callable[[Path], bool] = Path.exists, hint: str = ''
+) -> Path:
+  """Returns a path with ~ expanded; FileNotFoundError if it does not exist."""
+  if is_address(path):
+    raise FileNotFoundError(f'{what} {path} is an address: copy it to this machine')
+  path = Path(path).expanduser()
+  if not exists(path):
+    other = ': it is a folder' if path.is_dir() else ': it is a file' * path.is_file()
+    raise FileNotFoundError(f'{what} {path} not found{other}{hint}')
+  return path
 
 
 def cache_folder() -> Path:

@@ -31,7 +31,7 @@ from diffusion_jax.app.kinds.bridges.model import plan_of
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.autoencoders.objectives import mean_and_log_scale
-from diffusion_jax.data import images
+from diffusion_jax.data import drawings, images
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.metrics.judges import digits_judge
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -86,12 +86,12 @@ def sheet(name, rows, titles, width):
   height = 0.0
   for label, line, batches in zip(rows, axes, rows.values(), strict=True):
     for axis, title, batch in zip(line, titles, batches, strict=True):
-      picture = images.grid(batch, len(batch))
+      picture = drawings.grid(batch, len(batch))
       axis.imshow(picture, cmap='gray', vmin=0, vmax=255)
       axis.set(xticks=[], yticks=[])
       if axis in axes[0]:
         axis.set_title(title, fontsize=9)
-    ratio = sum(images.grid(b, len(b)).shape[1] for b in batches)
+    ratio = sum(drawings.grid(b, len(b)).shape[1] for b in batches)
     height += (width + 1) * len(picture) / ratio
     line[0].set_ylabel(label, rotation=0, ha='right', va='center', fontsize=9)
   figure.set_size_inches(width, height * 1.1 + 0.3)
@@ -563,7 +563,7 @@ def consistencies():
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
   rows = [points[:10].reshape(10, 8, 8, 1) for points in (x['p(z)'], x['q(z)'], real)]
-  picture = np.concatenate([images.grid(grey(np.float32(row)), 10) for row in rows])
+  picture = np.concatenate([drawings.grid(grey(np.float32(row)), 10) for row in rows])
   axes[2].imshow(picture, cmap='gray', vmin=0, vmax=255)
   height = len(picture) / 3
   axes[2].set(xticks=[], yticks=height * (np.arange(3) + 0.5))
@@ -644,7 +644,7 @@ def edges():
   print({name: (*edge(x), jump(x)) for name, x in results.items()})
   figure, axes = plt.subplots(4, 1, figsize=(9, 4.2))
   for axis, (name, x) in zip(axes, results.items(), strict=True):
-    picture = images.grid(grey(x[:12]), 12)
+    picture = drawings.grid(grey(x[:12]), 12)
     axis.imshow(picture, cmap='gray', vmin=0, vmax=255)
     axis.axhline(len(picture) / 2 - 0.5, color='C1', lw=0.8)
     axis.set(xticks=[], yticks=[])

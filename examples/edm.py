@@ -15,7 +15,7 @@ import optax
 from PIL import Image
 
 import diffusion_jax as dj
-from diffusion_jax.data import images, pipeline, small_sets
+from diffusion_jax.data import drawings, pipeline, small_sets
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.runtime.streams import stream
@@ -109,7 +109,7 @@ def main(argv=None):
   given = parser.parse_args(argv)
   params, _ = train(given.steps)
   x = jax.jit(draw)(params, jnp.tile(jnp.arange(10), 10), jax.random.key(1))
-  table = images.grid(digits.facts.x.decode(np.asarray(x)), 10, 4)
+  table = drawings.grid(digits.facts.x.decode(np.asarray(x)), 10, 4)
   Image.fromarray(table.squeeze()).save(given.out)
   print(given.out)
 

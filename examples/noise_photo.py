@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 import diffusion_jax as dj
 from diffusion_jax.core.arguments import check_at_least
-from diffusion_jax.data import images
+from diffusion_jax.data import drawings, images
 from diffusion_jax.demos import whiteness
 
 
@@ -49,9 +49,9 @@ def noised(photo, schedule, out):
   z = dict(zip(steps, np.asarray(noise(jax.random.key(0))), strict=True))
   out.mkdir(parents=True, exist_ok=True)
   sheet = np.stack([images.PICTURES.decode(z[t]) for t in strip])
-  images.write_png(out / 'strip.png', images.grid(sheet, len(strip)))
+  drawings.write_png(out / 'strip.png', drawings.grid(sheet, len(strip)))
   n = max(1, len(photo) // 300)  # averages of neighbours would have less noise
-  images.write_gif(out / 'noise.gif', [images.PICTURES.decode(z[t][::n, ::n]) for t in film])
+  drawings.write_gif(out / 'noise.gif', [images.PICTURES.decode(z[t][::n, ::n]) for t in film])
 
   axes = (figure := Figure(layout='constrained')).subplots()
   for t in strip:

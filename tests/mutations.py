@@ -526,7 +526,7 @@ TABLE = [
     'app/run/provenance.py',
     'laws/test_kept_is_made_anew.py',
     [
-      ('anew and statistics', "'versions': sessions.versions(_PACKAGES),", ''),
+      ('anew and statistics', "'versions': start_up.versions(_PACKAGES),", ''),
       ('anew and statistics', "'matmul_precision': config.matmul_precision,", ''),
       ('anew and losses', "'modules': trust.code_of(content, *code),", ''),
       ('anew and edit', "'config_hash': roles.config_hash(model.run.path),", ''),
@@ -2596,7 +2596,7 @@ TABLE = [
     ],
   ),
   (
-    'runtime/sessions.py',
+    'runtime/start_up.py',
     None,
     [
       ('that_change_results', 'if x != _SETTINGS[n]', 'if False'),

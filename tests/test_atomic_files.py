@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.atomic_files import draft, draft_folder, write_figure
-from diffusion_jax.data import images
+from diffusion_jax.data import drawings
 from diffusion_jax.interop.files import write_safetensors
 from diffusion_jax.runtime import files
 from tests.runtime.test_files import PLANTED, planted
@@ -25,8 +25,8 @@ WRITERS = {
   'text': lambda path: files.write_text(path, 'new'),
   'json': lambda path: files.write_json(path, {'new': 1}),
   'npz': lambda path: files.write_npz(path, {'new': PICTURE}),
-  'png': lambda path: images.write_png(path, PICTURE),
-  'gif': lambda path: images.write_gif(path, [PICTURE, PICTURE]),
+  'png': lambda path: drawings.write_png(path, PICTURE),
+  'gif': lambda path: drawings.write_gif(path, [PICTURE, PICTURE]),
   'plot': lambda path: write_figure(path, Figure),
   'safetensors': lambda path: write_safetensors(path, {'new': PICTURE}),
 }

@@ -31,7 +31,6 @@ from diffusion_jax.runtime import (
   hosts,
   processes,
   run_folder,
-  sessions,
   start_up,
 )
 from diffusion_jax.runtime.files import one_line
@@ -319,7 +318,7 @@ def check_hosts(config: Node, workdir: RunFolder) -> None:
     hosts.check_folder(workdir.path)
   place = '' if twin is None else twin.address
   content = folder.plain(config) | {'mode': _MODE.value, 'workdir': place}
-  versions = {'versions': sessions.versions(), 'commits': sessions.commits()}
+  versions = {'versions': start_up.versions(), 'commits': start_up.commits()}
   fields = folder.flat(content | versions)
   hosts.check_same('settings', {n: x for n, x in fields.items() if n not in _OF_HOST})
 

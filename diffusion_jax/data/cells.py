@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from diffusion_jax.data.images import existing
+from diffusion_jax.paths import existing
 
 NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,9})?', re.ASCII | re.IGNORECASE)
 # Patterns of a file's first bytes, and what it is.

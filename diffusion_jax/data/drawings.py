@@ -1,14 +1,16 @@
-"""Drawings of samples by what they are, from pictures to vectors and volumes.
+"""Drawings of samples by what they are, from pictures to vectors and volumes, and their files.
 
 Axes and colours depend on the data, not on the samples, so that the drawings of
 a film, of previews and of several runs can be compared.
 """
 
 import functools
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.data import images
+from diffusion_jax.atomic_files import draft
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text_files import draw_bytes
 
@@ -46,7 +48,7 @@ def sheet(
   drawn = pictures(values, x)
   side = drawn.shape[1] if rank < 3 else values.shape[-3]
   zoom = max(1, round(height / side))
-  table = images.grid(drawn, min(columns, len(drawn)), zoom)
+  table = grid(drawn, min(columns, len(drawn)), zoom)
   return table if values.levels or rank < 3 else _with_bars(values, table)
 
 
@@ -295,3 +297,44 @@ def _curves(values, x, data):
     ax.set_ylabel(f'channel {c + 1}' if count > 1 else '$x$')
   axes[-1].set_xlabel('position')
   return _with_legend(figure)
+
+
+def grid(images: np.ndarray, columns: int, zoom: int = 1) -> np.ndarray:
+  """Arranges uint8 [N, H, W, C] in one image, by rows, on a dark background.
+
+  The gap between images is 1/16 of their height, at least 1 pixel. The result
+  is enlarged `zoom` times.
+  """
+  n, height, width, channels = images.shape
+  rows = -(-n // columns)
+  gap = max(1, height // 16)
+  size = rows * (height + gap) + gap, columns * (width + gap) + gap
+  sheet = np.full((*size, channels), 32, np.uint8)
+  for i, image in enumerate(images):
+    top = gap + (i // columns) * (height + gap)
+    left = gap + (i % columns) * (width + gap)
+    sheet[top : top + height, left : left + width] = image
+  return sheet.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def write_png(path: str | Path, image: np.ndarray) -> None:
+  """Writes uint8 [H, W], [H, W, 1] or [H, W, 3] as a PNG file."""
+  with draft(path) as file:
+    _picture(image).save(file, format='PNG')
+
+
+def write_gif(path: str | Path, frames: Sequence[np.ndarray]) -> None:
+  """Writes uint8 frames as a GIF that loops and pauses at the last frame."""
+  first, *rest = [_picture(frame) for frame in frames]
+  durations = [80] * len(rest) + [1600]  # milliseconds
+  with draft(path) as file:
+    first.save(file, 'GIF', save_all=True, append_images=rest, duration=durations, loop=0)
+
+
+def _picture(image):
+  from PIL import Image
+
+  image = np.asarray(image)
+  if image.ndim == 3 and image.shape[-1] == 1:
+    image = image[..., 0]
+  return Image.fromarray(image)

@@ -13,12 +13,12 @@ import numpy as np
 
 from diffusion_jax.data.damage import damaged, left_out, problem
 from diffusion_jax.data.files import files_below, readable
-from diffusion_jax.data.images import check_picture, existing, read_image, resized
+from diffusion_jax.data.images import check_picture, read_image, resized
 from diffusion_jax.data.sources import pictures
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.splits import check_fraction, check_part, check_split
 from diffusion_jax.data.sums import digest, of_files
-from diffusion_jax.paths import ReadPath
+from diffusion_jax.paths import ReadPath, existing
 from diffusion_jax.ranges import ImageShape, Rate
 
 _EXAMPLE = '{"file_name": "cats/1.png", "text": "a cat"}'

@@ -21,6 +21,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.data import image_folder, images, npz
 from diffusion_jax.data.sources import check_channels
 from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.paths import existing
 
 IMAGES = 'arr_0', 'images'  # names of the images in an npz file
 # Names of the arrays that are read with the images.
@@ -49,7 +50,7 @@ def read(path: str | Path, more: Collection[str] = (), any_shape: bool = False) 
   file has real numbers or texts, which stay as they are. Raises ValueError or
   OSError that names the file.
   """
-  path = images.existing(path, 'file or folder')
+  path = existing(path, 'file or folder')
   if path.is_dir():
     return _read_folder(path)
   return _read_npz(path, more, any_shape)

@@ -4,32 +4,18 @@ import contextlib
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.atomic_files import draft
 from diffusion_jax.data.files import say_once
 from diffusion_jax.data.spec import ArraySpec
-from diffusion_jax.paths import is_address
+from diffusion_jax.paths import existing
 from diffusion_jax.ranges import check_choice
 
 # Pictures of any shape: encode to [-1, 1], decode to uint8.
 PICTURES = ArraySpec((), 256)
-
-
-def existing(
-  path: str | Path, what: str, exists: Callable[[Path], bool] = Path.exists, hint: str = ''
-) -> Path:
-  """Returns a path with ~ expanded; FileNotFoundError if it does not exist."""
-  if is_address(path):
-    raise FileNotFoundError(f'{what} {path} is an address: copy it to this machine')
-  path = Path(path).expanduser()
-  if not exists(path):
-    other = ': it is a folder' if path.is_dir() else ': it is a file' * path.is_file()
-    raise FileNotFoundError(f'{what} {path} not found{other}{hint}')
-  return path
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -209,7 +195,9 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     return image
   if channels == 3:
     return np.repeat(image, 3, axis=-1)
-  return np.asarray(_picture(image).convert('L'))[..., None]
+  from PIL import Image
+
+  return np.asarray(Image.fromarray(image).convert('L'))[..., None]
 
 
 def resized(pictures: Iterable[np.ndarray], image_shape: tuple[int, ...]) -> np.ndarray:
@@ -221,44 +209,3 @@ def resized(pictures: Iterable[np.ndarray], image_shape: tuple[int, ...]) -> np.
       for picture in pictures
     ]
   )
-
-
-def grid(images: np.ndarray, columns: int, zoom: int = 1) -> np.ndarray:
-  """Arranges uint8 [N, H, W, C] in one image, by rows, on a dark background.
-
-  The gap between images is 1/16 of their height, at least 1 pixel. The result
-  is enlarged `zoom` times.
-  """
-  n, height, width, channels = images.shape
-  rows = -(-n // columns)
-  gap = max(1, height // 16)
-  size = rows * (height + gap) + gap, columns * (width + gap) + gap
-  sheet = np.full((*size, channels), 32, np.uint8)
-  for i, image in enumerate(images):
-    top = gap + (i // columns) * (height + gap)
-    left = gap + (i % columns) * (width + gap)
-    sheet[top : top + height, left : left + width] = image
-  return sheet.repeat(zoom, axis=0).repeat(zoom, axis=1)
-
-
-def write_png(path: str | Path, image: np.ndarray) -> None:
-  """Writes uint8 [H, W], [H, W, 1] or [H, W, 3] as a PNG file."""
-  with draft(path) as file:
-    _picture(image).save(file, format='PNG')
-
-
-def write_gif(path: str | Path, frames: Sequence[np.ndarray]) -> None:
-  """Writes uint8 frames as a GIF that loops and pauses at the last frame."""
-  first, *rest = [_picture(frame) for frame in frames]
-  durations = [80] * len(rest) + [1600]  # milliseconds
-  with draft(path) as file:
-    first.save(file, 'GIF', save_all=True, append_images=rest, duration=durations, loop=0)
-
-
-def _picture(image):
-  from PIL import Image
-
-  image = np.asarray(image)
-  if image.ndim == 3 and image.shape[-1] == 1:
-    image = image[..., 0]
-  return Image.fromarray(image)

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data import buckets
-from diffusion_jax.data.images import existing
 from diffusion_jax.data.sources import ADVICE, ArraySource, check_finite
 from diffusion_jax.data.splits import check_split, random_part
-from diffusion_jax.paths import ReadPath
+from diffusion_jax.paths import ReadPath, existing
 from diffusion_jax.ranges import Count, Finite, Rate
 
 # The names that an array may have in a file.

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.data import npz
-from diffusion_jax.data.images import existing
 from diffusion_jax.interop import diffusers, files
 from diffusion_jax.interop.reader import Imported
+from diffusion_jax.paths import existing
 
 OURS = 'safetensors'  # a safetensors file with a config in its metadata
 OTHERS = 'diffusers', 'openai', 'score_sde', 'edm', 'edm2'  # a module each

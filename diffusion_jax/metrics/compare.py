@@ -17,8 +17,8 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.data import image_sets
+from diffusion_jax.data.drawings import write_png
 from diffusion_jax.data.image_sets import ImageSet
-from diffusion_jax.data.images import write_png
 from diffusion_jax.metrics import features, fid, metric, published, table
 from diffusion_jax.metrics.estimates import Missing
 from diffusion_jax.metrics.memorisation import pair_sheet

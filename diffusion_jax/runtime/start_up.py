@@ -1,4 +1,4 @@
-"""The start of a program: its phases, streams, memory, and the devices that it leaves unused."""
+"""The start of a program: its versions, streams, memory, unused devices, and its phases."""
 
 import ctypes
 import io
@@ -9,11 +9,23 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import jax
 
+PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+# Settings of JAX that change results, and JAX's defaults.
+_SETTINGS: dict[str, object] = {
+  'jax_default_matmul_precision': None,
+  'jax_default_prng_impl': 'threefry2x32',
+  'jax_enable_x64': False,
+  'jax_high_dynamic_range_gumbel': False,
+  'jax_numpy_dtype_promotion': 'standard',
+  'jax_random_seed_offset': 0,
+  'jax_threefry_partitionable': True,
+}
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # numbers of options in malloc.h
 
 
@@ -100,6 +112,51 @@ def keep_freed_memory() -> bool:
   mallopt = ctypes.CDLL(None).mallopt
   options = (_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)  # never
   return all([mallopt(*option) for option in options])
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+  """Returns the versions of the packages that are installed.
+
+  The settings of JAX that change results are added unless they are JAX's own.
+  """
+  values = {name: jax.config.values.get(name) for name in _SETTINGS}
+  values = {name: getattr(x, 'value', x) for name, x in values.items()}
+  installed = {n: str(x) for n, x in values.items() if x != _SETTINGS[n]}
+  for name in packages:
+    try:
+      installed[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:  # Ours may run from a checkout.
+      continue
+  return installed
+
+
+def commits() -> dict[str, str]:
+  """Returns the git commits of the package and the working folder.
+
+  A folder outside a repository is left out; -dirty marks uncommitted changes.
+  """
+  package = Path(__file__).resolve().parents[2]
+  names = {}
+  if (package / '.git').exists():  # An environment may be in a repository.
+    names['package'] = _commit(package)
+  if not Path.cwd().is_relative_to(package):
+    names['working folder'] = _commit(Path.cwd())
+  return {name: commit for name, commit in names.items() if commit}
+
+
+def _commit(folder):
+  command = ['git', 'describe', '--always', '--dirty', '--abbrev=12']
+  try:
+    result = subprocess.run(
+      [*command, '--exclude=*'],  # the commit, not the distance from a tag
+      cwd=folder,
+      capture_output=True,
+      text=True,
+      timeout=10,
+    )
+  except (OSError, subprocess.TimeoutExpired):  # no git, or a slow drive
+    return ''
+  return result.stdout.strip() if result.returncode == 0 else ''
 
 
 def unused_gpu() -> str:

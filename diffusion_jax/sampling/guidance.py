@@ -16,9 +16,7 @@ import jax.numpy as jnp
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.arguments import (
   as_float,
-  check_fraction,
   check_interval,
-  check_positive,
   data_axes,
   expand_to,
 )
@@ -57,49 +55,6 @@ class ScoreFn(Protocol):
   def __call__(self, xt: Array, level: NoiseLevel, /) -> Array:
     """Returns the gradient, [B, ...]; xt: [B, ...], level: [] or [B]."""
     ...
-
-
-def clip_denoised(denoise: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:
-  """Clips the x_0 of a denoiser to [low, high] (Ho et al.'s clip_denoised).
-
-  ValueError unless low <= high.
-  """
-  check_interval('clipping needs an interval', low=low, high=high)
-
-  def clipped(xt, level):
-    prediction = predict(denoise, xt, level)
-    return prediction._replace(x0=jnp.clip(prediction.x0, low, high))
-
-  return clipped
-
-
-def dynamic_threshold(
-  denoise: Denoiser, quantile: float = 0.995, max_value: float | None = None
-) -> Denoiser:
-  """Replaces x_0 by clip(x_0, -s, s) / s, s a quantile of each example's |x_0|.
-
-  Imagen (Saharia et al. 2022), section 2.3. s is at least 1, so images within
-  [-1, 1] do not change, and at most max_value, also if that is below 1 (as
-  diffusers' sample_max_value). ValueError for a quantile outside [0, 1] and for
-  max_value <= 0.
-  """
-  check_fraction(quantile=quantile)
-  if max_value is not None:
-    check_positive(max_value=max_value)
-
-  def thresholded(xt, level):
-    prediction = predict(denoise, xt, level)
-    x0 = prediction.x0
-    s = _quantile_of_each(jnp.abs(x0), quantile)
-    s = expand_to(jnp.clip(s, 1.0, max_value), x0)
-    return prediction._replace(x0=jnp.clip(x0, -s, s) / s)
-
-  return thresholded
-
-
-@on_auto_axes
-def _quantile_of_each(x, quantile):
-  return jnp.quantile(x.reshape(len(x), -1), quantile, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -155,3 +155,34 @@ def test_at_training_levels_of_clean_data(rng):
   found, _ = at_training_levels(KARRAS, 2.0 * x, level)
   expected = jitted(GAUSSIAN.denoise)(x, KARRAS(0.0)).x0
   assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_clip_denoised_clips_x0_and_nothing_else():
+  def denoise(xt, level):
+    return dj.Prediction(2.0 * xt, xt)
+
+  level = level_at(SCHEDULE, 0.5)
+  x = jnp.array([[-2.0, -0.3, 0.4, 3.0]])
+  found = dj.clip_denoised(denoise)(x, level)
+  assert_allclose(found.x0, [[-1.0, -0.6, 0.8, 1.0]])
+  assert_array_equal(found.var_frac, x)
+  narrow = dj.clip_denoised(denoise, 0.0, 0.5)(x, level)
+  assert_allclose(narrow.x0, [[0.0, 0.0, 0.5, 0.5]])
+
+
+def test_dynamic_threshold_literally(rng):
+  """The threshold is Imagen's formula; the second image is within [-1, 1]."""
+  x0 = 2.0 * rng.standard_normal((3, 4, 4, 2))
+  x0[1] = np.clip(x0[1], -0.9, 0.9)
+  truth = jnp.asarray(x0, jnp.float32)
+  for quantile, largest in ((0.995, None), (0.8, None), (0.9, 1.5), (0.9, 0.5)):
+    expected = np.empty_like(x0)
+    for i in range(3):
+      s = max(np.quantile(np.abs(x0[i]), quantile), 1.0)
+      s = s if largest is None else min(s, largest)
+      expected[i] = np.clip(x0[i], -s, s) / s
+    denoise = dj.dynamic_threshold(lambda xt, level: dj.Prediction(truth), quantile, largest)
+    found = jax.jit(denoise)(jnp.zeros((3, 4, 4, 2)), level_at(SCHEDULE, 0.5)).x0
+    assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    if largest is None or largest >= 1.0:
+      assert_allclose(found[1], x0[1], rtol=1e-6)

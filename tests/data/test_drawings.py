@@ -6,9 +6,10 @@ import matplotlib
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
 from scipy import ndimage
 
-from diffusion_jax.data import drawings, images
+from diffusion_jax.data import drawings
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text_files import draw_bytes
 
@@ -20,8 +21,8 @@ def test_pictures_are_a_grid_of_themselves():
   x = RNG.integers(0, 256, (5, 8, 6, 3), np.uint8)
   assert_array_equal(drawings.pictures(values, x), x)
   sheet = drawings.sheet(values, x, 2, height=16)  # enlarged twice
-  assert_array_equal(sheet, images.grid(x, 2, 2))
-  assert drawings.sheet(values, x, 9, 8).shape == images.grid(x, 5).shape
+  assert_array_equal(sheet, drawings.grid(x, 2, 2))
+  assert drawings.sheet(values, x, 9, 8).shape == drawings.grid(x, 5).shape
 
 
 def standard(*shape, **box):
@@ -181,7 +182,7 @@ def test_fields_have_a_colour_map_for_each_channel():
   assert_array_equal(drawn[:, :16, :12], colours('viridis', x[..., 0]))
   assert_array_equal(drawn[:, 17:33, :12], colours('magma', x[..., 1]))
   sheet = drawings.sheet(standard(16, 12, 2), x, 2, height=32)
-  table = images.grid(drawn, 2, 2)
+  table = drawings.grid(drawn, 2, 2)
   height, width = table.shape[:2]
   assert_array_equal(sheet[:height, :width], table)
   bars = sheet[height:]
@@ -197,7 +198,7 @@ def test_levels_of_two_channels_and_of_texts_are_pictures():
   assert_array_equal(drawn[:, 9:17, :8, 0], x[..., 1])
   letters = draw_bytes(x[..., 0, 0])
   assert_array_equal(
-    drawings.sheet(ArraySpec((8,), 256), x[..., 0, 0], 4), images.grid(letters, 2, 4)
+    drawings.sheet(ArraySpec((8,), 256), x[..., 0, 0], 4), drawings.grid(letters, 2, 4)
   )
 
 
@@ -213,7 +214,7 @@ def test_volumes_are_their_middle_slices():
     assert_array_equal(drawn[:, :6, :5, 0], x[:, :, :, 2, 0])
     assert_array_equal(drawn[:, :6, 6:10, 1], x[:, :, 2, :, 0])
     assert_array_equal(drawn[:, :5, 11:15, 2], x[:, 3, :, :, 0])
-    assert_array_equal(drawings.sheet(values, array, 2, 6), images.grid(drawn, 2))
+    assert_array_equal(drawings.sheet(values, array, 2, 6), drawings.grid(drawn, 2))
 
 
 def test_large_fields_are_drawn_smaller():
@@ -235,4 +236,19 @@ def test_each_vector_and_curve_has_a_small_picture():
   assert blue(picture[60:, :4]).any() and blue(picture[:4, -4:]).any()
   two = np.concatenate([curve, -curve])
   sheet = drawings.sheet(standard(20, 1), two, 2, 64, each=True)
-  assert_array_equal(sheet, images.grid(drawings.pictures(standard(20, 1), two), 2))
+  assert_array_equal(sheet, drawings.grid(drawings.pictures(standard(20, 1), two), 2))
+
+
+def test_grid_places_images_row_by_row():
+  pictures = np.arange(1, 6, dtype=np.uint8).reshape(5, 1, 1, 1) * 40
+  sheet = drawings.grid(np.broadcast_to(pictures, (5, 2, 2, 1)), 3)
+  assert sheet.shape == (1 + 2 * 3, 1 + 3 * 3, 1)
+  assert_array_equal(sheet[1::3, 1::3, 0], [[40, 80, 120], [160, 200, 32]])
+  assert drawings.grid(pictures, 5, zoom=4).shape == (12, 44, 1)
+
+
+def test_gif_has_its_frames(tmp_path):
+  drawings.write_gif(tmp_path / 'a.gif', [np.full((4, 4, 3), v, np.uint8) for v in (0, 100, 255)])
+  with Image.open(tmp_path / 'a.gif') as gif:
+    assert gif.n_frames == 3  # pyright: ignore[reportAttributeAccessIssue]
+    assert gif.info['loop'] == 0

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_array_equal, assert_equal
 
 from diffusion_jax.data import image_sets
-from diffusion_jax.data.images import write_png
+from diffusion_jax.data.drawings import write_png
 
 
 @pytest.fixture

@@ -8,16 +8,16 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from diffusion_jax.data import files, images
+from diffusion_jax.data import drawings, files, images
 from tests.data import encoded
 
 
 def test_png_and_back(tmp_path):
   picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-  images.write_png(tmp_path / 'a.png', picture)
+  drawings.write_png(tmp_path / 'a.png', picture)
   assert_array_equal(images.read_image(tmp_path / 'a.png'), picture)
   grey = picture[..., :1]
-  images.write_png(tmp_path / 'b.png', grey)
+  drawings.write_png(tmp_path / 'b.png', grey)
   assert_array_equal(images.read_image(tmp_path / 'b.png'), np.repeat(grey, 3, axis=-1))
 
 
@@ -197,18 +197,3 @@ def test_colours_become_grey_as_luma_and_grey_is_repeated():
   found = images.resized([colours[..., :1], colours], (8, 8, 3))
   assert_array_equal(found[0], np.full((8, 8, 3), 10))
   assert_array_equal(found[1], colours[:, :8])
-
-
-def test_grid_places_images_row_by_row():
-  pictures = np.arange(1, 6, dtype=np.uint8).reshape(5, 1, 1, 1) * 40
-  sheet = images.grid(np.broadcast_to(pictures, (5, 2, 2, 1)), 3)
-  assert sheet.shape == (1 + 2 * 3, 1 + 3 * 3, 1)
-  assert_array_equal(sheet[1::3, 1::3, 0], [[40, 80, 120], [160, 200, 32]])
-  assert images.grid(pictures, 5, zoom=4).shape == (12, 44, 1)
-
-
-def test_gif_has_its_frames(tmp_path):
-  images.write_gif(tmp_path / 'a.gif', [np.full((4, 4, 3), v, np.uint8) for v in (0, 100, 255)])
-  with Image.open(tmp_path / 'a.gif') as gif:
-    assert gif.n_frames == 3  # pyright: ignore[reportAttributeAccessIssue]
-    assert gif.info['loop'] == 0

@@ -23,7 +23,7 @@ import diffusion_jax as dj
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.data import images
+from diffusion_jax.data import drawings
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import files
 from diffusion_jax.report import record
@@ -141,7 +141,7 @@ class Place:
 
   def __init__(self, run, uses, place):
     self.place, self.run = place, place / 'run'
-    images.write_png(place / 'image.png', np.zeros((8, 8, 1), np.uint8))
+    drawings.write_png(place / 'image.png', np.zeros((8, 8, 1), np.uint8))
     shutil.copytree(run, self.run)
     self.results = {}
     for use in uses:

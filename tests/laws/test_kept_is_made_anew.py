@@ -21,9 +21,9 @@ from diffusion_jax.app.modes import MODES, average, encode
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import floors
-from diffusion_jax.data import code_sums, images, simulations
+from diffusion_jax.data import code_sums, drawings, simulations
 from diffusion_jax.metrics import references
-from diffusion_jax.runtime import sessions
+from diffusion_jax.runtime import start_up
 from diffusion_jax.runtime.files import read_json, write_summed
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights.averages import Average
@@ -101,7 +101,7 @@ class World:
       sys.path.insert(0, str(place / name))
     (place / 'tables').mkdir()
     np.save(place / 'tables' / 'a.npy', np.ones(3))
-    images.write_png(place / 'image.png', np.zeros((8, 8, 1), np.uint8))
+    drawings.write_png(place / 'image.png', np.zeros((8, 8, 1), np.uint8))
     self.run, self.guide, self.autoencoder, self.latents = (
       place / f'{x}_run' for x in ('plain', 'guide', 'autoencoder', 'latents')
     )
@@ -235,7 +235,7 @@ def change_config(run, change):
 
 
 def the_versions(world, patch):
-  patch.setattr(sessions, 'versions', lambda packages=(): {'jax': '0'})
+  patch.setattr(start_up, 'versions', lambda packages=(): {'jax': '0'})
   patch.setattr(np, '__version__', '0')
 
 
@@ -262,7 +262,7 @@ def code_of(name):
 
 
 def a_file(world, patch):
-  images.write_png(world.place / 'image.png', np.ones((8, 8, 1), np.uint8))
+  drawings.write_png(world.place / 'image.png', np.ones((8, 8, 1), np.uint8))
 
 
 def a_folder(world, patch):

@@ -23,7 +23,7 @@ from diffusion_jax.app.kinds import roles
 from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import make_model
-from diffusion_jax.data import images
+from diffusion_jax.data import drawings
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app import test_cli
 from tests.app.config.test_store import ALL
@@ -111,7 +111,7 @@ def write_example(config, values, path):
   """Writes the first example to a file, as a user of --mode=edit has it."""
   first = datasets.source_of(config).read(np.arange(1))['x']
   if values.is_picture:
-    images.write_png(path.with_name(f'{path.name}.png'), values.decode(values.encode(first))[0])
+    drawings.write_png(path.with_name(f'{path.name}.png'), values.decode(values.encode(first))[0])
   else:
     np.save(path.with_name(f'{path.name}.npy'), first)
 

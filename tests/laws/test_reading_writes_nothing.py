@@ -12,7 +12,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.app import cli
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.data import images
+from diffusion_jax.data import drawings
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import of_run, trial, untrained
 from tests.app.fields import typed
@@ -58,7 +58,7 @@ def test_every_mode_that_reads_a_run_is_tried():
 def test_a_mode_that_reads_a_run_writes_nothing_into_it(mode, averaged, tmp_path):
   run = shutil.copytree(averaged, tmp_path / 'theirs')
   image, workdir = tmp_path / 'image.png', tmp_path / 'mine'
-  images.write_png(image, np.zeros((8, 8, 1), np.uint8))
+  drawings.write_png(image, np.zeros((8, 8, 1), np.uint8))
   fields = typed(COMMANDS[mode])
   if mode == 'edit':
     fields['edit.image'] = str(image)

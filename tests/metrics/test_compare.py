@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from diffusion_jax.data import image_sets
-from diffusion_jax.data.images import write_png
+from diffusion_jax.data.drawings import write_png
 from diffusion_jax.metrics import compare, fid, mmd
 from diffusion_jax.metrics.manifolds import precision_recall
 from tests import as_main, refusals

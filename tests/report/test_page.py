@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from diffusion_jax.data import images
+from diffusion_jax.data import drawings
 from diffusion_jax.report import charts, page, pictures, record
 from diffusion_jax.runtime import sessions
 
@@ -66,7 +66,7 @@ def write_run(folder, loss=1.0):
     line |= {f'loss_quarter_{i}': i / step for i in range(1, 5)}
     lines += [line, {'step': step, 'test_loss': 2 * loss / step}]
     sheet = np.full((16, 24, 1), step % 256, np.uint8)
-    images.write_png(folder / 'samples' / f'step_{step:08d}.png', sheet)
+    drawings.write_png(folder / 'samples' / f'step_{step:08d}.png', sheet)
   text = ''.join(json.dumps(line) + '\n' for line in lines)
   (folder / 'metrics.jsonl').write_text(text)
   terms = [0.5, 0.25, 0.125]

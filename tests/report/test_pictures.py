@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from diffusion_jax.data import images
+from diffusion_jax.data import drawings
 from diffusion_jax.report import pictures
 
 
@@ -25,7 +25,7 @@ def test_a_picture_comes_back_from_its_uri():
 def test_a_large_photo_becomes_small(tmp_path):
   """Noise is the worst case; files and arrays give the same."""
   noise = np.random.default_rng(0).integers(0, 256, (400, 1500, 3), np.uint8)
-  images.write_png(tmp_path / 'a.png', noise)
+  drawings.write_png(tmp_path / 'a.png', noise)
   source, width = pictures.source(tmp_path / 'a.png')
   assert source.startswith('data:image/webp') and width == 1280
 
@@ -34,7 +34,7 @@ def test_a_large_photo_becomes_small(tmp_path):
 def test_a_picture_that_would_fill_the_memory_is_left_out(side, tmp_path):
   """The file has 100 bytes, and its header says that it is large."""
   path = tmp_path / 'step_1.png'
-  images.write_png(path, np.zeros((8, 8), np.uint8))
+  drawings.write_png(path, np.zeros((8, 8), np.uint8))
   data = path.read_bytes()
   head = data[12:16] + struct.pack('>II', side, side) + data[24:29]
   crc = struct.pack('>I', zlib.crc32(head))

@@ -197,3 +197,12 @@ def test_tasks_that_did_not_join_are_told_without_gpus(tmp_path, monkeypatch):
   assert len(start_up.unused_by_training(1)) == 1
   on_machine(monkeypatch, tmp_path, EIGHT, {})
   assert not start_up.unused_by_training(1)
+
+
+def test_settings_of_jax_that_change_results_are_versions():
+  before = jax.config.values['jax_random_seed_offset']
+  jax.config.update('jax_random_seed_offset', before + 1)
+  try:
+    assert start_up.versions(())['jax_random_seed_offset'] == str(before + 1)
+  finally:
+    jax.config.update('jax_random_seed_offset', before)

@@ -19,7 +19,7 @@ from diffusion_jax.app.kinds.model import Guides, Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.drawing import check_numbers, generate
 from diffusion_jax.app.run.weights import Run
-from diffusion_jax.data import images
+from diffusion_jax.data import drawings, images
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import write_npz
 from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
@@ -81,7 +81,7 @@ def write(shown: Shown, path: Path) -> None:
   for line in shown.said:
     print(line)
   for end, picture in shown.files.items():
-    images.write_png(path.with_name(f'{path.name}{end}.png'), picture)
+    drawings.write_png(path.with_name(f'{path.name}{end}.png'), picture)
   *each, sheet = shown.files
   if each:
     print(f'wrote {path}{each[0]}.png' + (len(each) > 1) * f' to {each[-1]}.png')

@@ -17,7 +17,7 @@ from diffusion_jax.app.edit.methods import STEPS, Batch, Edited, Known, Method, 
 from diffusion_jax.app.kinds.sections import Suffix
 from diffusion_jax.core import operators
 from diffusion_jax.core.keys import split_key
-from diffusion_jax.data import drawings, images
+from diffusion_jax.data import drawings
 from diffusion_jax.data.pictures import as_picture, read_mask, read_picture
 from diffusion_jax.declared import declares
 from diffusion_jax.paths import ReadPath
@@ -310,4 +310,4 @@ def drawn(model: Edited, x: np.ndarray, data: np.ndarray | None) -> np.ndarray:
 
 def sheet_of(x: np.ndarray, columns: int) -> np.ndarray:
   """Returns pictures [n, H, W, C] as a table."""
-  return images.grid(x, columns, max(1, round(96 / x.shape[1])))
+  return drawings.grid(x, columns, max(1, round(96 / x.shape[1])))

@@ -7,6 +7,7 @@ from diffusion_jax import ranges
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds.sampling import Bound, Guidance, Respaced, Steps
 from diffusion_jax.app.kinds.training import Training
+from diffusion_jax.core.denoiser import clip_denoised
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.declared import declares
 from diffusion_jax.networks.inputs import ContextEncoder, Text
@@ -23,7 +24,6 @@ from diffusion_jax.ranges import (
   Size,
 )
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
-from diffusion_jax.sampling.guidance import clip_denoised
 from diffusion_jax.training.averaging import Width
 from diffusion_jax.training.conditions import ImageCondition
 

@@ -12,7 +12,7 @@ from diffusion_jax.app.kinds.plan import few_particles
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.drawing import check_numbers, draw_sheet, frames_of, generate, in_box
 from diffusion_jax.app.run.weights import Run
-from diffusion_jax.data import images, tables
+from diffusion_jax.data import drawings, tables
 from diffusion_jax.data.text import decode_bytes
 from diffusion_jax.data.text_files import printable
 from diffusion_jax.runtime import files, processes, profiling
@@ -97,7 +97,7 @@ def write_film(run: Run, frames: dict[int, np.ndarray], parts: Path) -> None:
   if processes.is_first():
     path = files.make_folder(parts.parent, parts.name) / _FILM
     drawn = [run.model.facts.x.decode(x) for x in frames.values()]
-    images.write_gif(path, [draw_sheet(run.model, x, data=run.examples) for x in drawn])
+    drawings.write_gif(path, [draw_sheet(run.model, x, data=run.examples) for x in drawn])
 
 
 def write(
@@ -122,7 +122,7 @@ def write(
     write_table(path.with_suffix('.csv'), model, inputs, samples)
   sheet, texts = path.with_suffix('.png'), path.with_suffix('.txt')
   groups = len(samples) // model.config.sampling.num_samples  # rows of a given context
-  images.write_png(sheet, draw_sheet(model, samples, inputs.stored, groups, run.examples))
+  drawings.write_png(sheet, draw_sheet(model, samples, inputs.stored, groups, run.examples))
   print(f'wrote {sheet}')
   if model.facts.x.is_text:
     write_texts(texts, samples)

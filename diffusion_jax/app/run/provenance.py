@@ -27,7 +27,7 @@ from diffusion_jax.data.sums import digest, of_path
 from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.paths import READ, RUN, texts_in
 from diffusion_jax.report import record
-from diffusion_jax.runtime import lock, processes, sessions
+from diffusion_jax.runtime import lock, processes, start_up
 from diffusion_jax.runtime.files import DIFFERS, is_regular, parse_json, read_summed
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.sampling import grids
@@ -52,7 +52,7 @@ def made_of(config: Node, content: Json, *code: object) -> Json:
     paths |= {text: use for _, value in rest for text in texts_in(value)}
   found = {
     **by_content(content, paths),
-    'versions': sessions.versions(_PACKAGES),
+    'versions': start_up.versions(_PACKAGES),
     'matmul_precision': config.matmul_precision,
     'modules': trust.code_of(content, *code),
   }

@@ -13,7 +13,7 @@ import pytest
 from jax import export
 
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.data import images
+from diffusion_jax.data import drawings
 from diffusion_jax.errors import UserError
 from diffusion_jax.weights import checksums
 from tests.app.conftest import SEEN, lines_of, of_run, smoke
@@ -55,7 +55,7 @@ def run(tmp_path_factory):
   """Trains a run with snapshots, which no test changes."""
   workdir = tmp_path_factory.mktemp('runs') / 'run'
   MODES['train'](smoke(**TRAINED), str(workdir))
-  images.write_png(workdir / 'picture.png', np.zeros((8, 8), np.uint8))
+  drawings.write_png(workdir / 'picture.png', np.zeros((8, 8), np.uint8))
   return workdir
 
 

@@ -17,7 +17,7 @@ from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.weights import make_model
-from diffusion_jax.data import images, small_sets
+from diffusion_jax.data import drawings, images, small_sets
 from diffusion_jax.data.sources import content_sum
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import make_folder
@@ -182,10 +182,10 @@ def files(tmp_path_factory):
   place = tmp_path_factory.mktemp('kept')
   rng = np.random.default_rng(0)
   for name in ('image', 'image2', 'other'):
-    images.write_png(place / f'{name}.png', rng.integers(0, 256, (8, 8, 1), 'u1'))
+    drawings.write_png(place / f'{name}.png', rng.integers(0, 256, (8, 8, 1), 'u1'))
   mask = np.zeros((8, 8, 1), np.uint8)
   mask[:4] = 255
-  images.write_png(place / 'mask.png', mask)
+  drawings.write_png(place / 'mask.png', mask)
   np.save(place / 'y.npy', rng.normal(size=(2, 2)))
   np.save(place / 'A.npy', rng.normal(size=(8, 64)))
   np.save(place / 'Ax.npy', np.zeros(8))
@@ -321,7 +321,7 @@ def test_a_file_is_named_by_its_content(kind, name, files, settings, tmp_path):
   elif path.suffix == '.npy':
     np.save(path, 1.0 + np.load(path))
   else:
-    images.write_png(path, 255 - images.read_image(path))
+    drawings.write_png(path, 255 - images.read_image(path))
   after = settings(mode, config, run)
   assert after != before
   assert str(place) not in json.dumps(after)  # no path of this machine
