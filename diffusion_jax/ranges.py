@@ -74,6 +74,8 @@ Probability = Annotated[float, within('[0, 1]')]
 # sigma / alpha is infinite at alpha = 0.
 NoiseRatio = Annotated[float, within('[0, inf]')]
 ImageShape = tuple[Size, Size, Size]
+Seed = Annotated[int, Rule('in 0..2^32 - 1', lambda seed: 0 <= seed < 2**32)]
+Port = Annotated[int, Rule('a port, 0..65535', lambda port: 0 <= port < 2**16)]
 
 
 PLAIN = {
@@ -267,3 +269,4 @@ def is_file_name(name: str) -> bool:
 
 FILE = 'the name of a file: 1 to 200 characters, no / or \\, no dot first'
 FileName = Annotated[str, Rule(FILE, is_file_name)]
+Suffix = Annotated[str, Rule(FILE, lambda name: not name or is_file_name(name))]

@@ -10,7 +10,7 @@ import jax
 import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.kinds.plan import Plan, Wrap
+from diffusion_jax.app.kinds.sampling import Plan, Wrap
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import Size

@@ -14,14 +14,13 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.edit.methods import STEPS, Batch, Edited, Known, Method, fitting
-from diffusion_jax.app.kinds.sections import Suffix
 from diffusion_jax.core import operators
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.data import drawings
 from diffusion_jax.data.pictures import as_picture, read_mask, read_picture
 from diffusion_jax.declared import declares
 from diffusion_jax.paths import ReadPath
-from diffusion_jax.ranges import Count, Probability, Several, Size
+from diffusion_jax.ranges import Count, Probability, Several, Size, Suffix
 from diffusion_jax.runtime.per_example import rows
 from diffusion_jax.training import conditions
 

@@ -17,7 +17,7 @@ import diffusion_jax as dj
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import STEPS, Batch, Edited, Method
 from diffusion_jax.app.edit.pictures import Edit, Made, Shown
-from diffusion_jax.app.kinds.plan import few_particles
+from diffusion_jax.app.kinds.sampling import few_particles
 from diffusion_jax.core.keys import clone_key, draw_normal, draw_signs, fold_each, split_key
 from diffusion_jax.core.measurements import LogLikelihood
 from diffusion_jax.errors import UserError

@@ -250,7 +250,7 @@ TABLES = {
   # a learned one would have no parameters
   'sampling.schedule': {n: c for n, c in SCHEDULES.items() if n != 'learned'},
   'sampling.guidance': GUIDANCES,
-  'sampling.classifier': {'run': sections.ClassifierGuidance},
+  'sampling.classifier': {'run': sampling.ClassifierGuidance},
   'sampling.churn': {'edm': Churn},
   'sampling.ancestral_noise': {'ddim': AncestralNoise},
   'sampling.corrector': {'langevin': Langevin},

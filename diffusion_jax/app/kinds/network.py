@@ -15,9 +15,8 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.learned import LogVariance
-from diffusion_jax.app.kinds.process import Process
+from diffusion_jax.app.kinds.process import Conditioning, Process
 from diffusion_jax.app.kinds.rules import Row
-from diffusion_jax.app.kinds.sections import Conditioning
 from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.core.denoiser import NetworkFn
 from diffusion_jax.core.keys import abstract_key

@@ -20,7 +20,7 @@ from diffusion_jax.app.inputs.conditions import by_run, is_guided_by_runs
 from diffusion_jax.app.kinds import classifier, diffusion, store
 from diffusion_jax.app.kinds.model import Frozen, Guides, Model, OtherRun
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
-from diffusion_jax.app.kinds.plan import Wrap
+from diffusion_jax.app.kinds.sampling import Wrap
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError, refuse

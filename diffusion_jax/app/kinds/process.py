@@ -1,4 +1,4 @@
-"""How data are noised, and how a network sees that, as a config describes it."""
+"""What a network sees, as a config describes it: the noise of a process, and conditions."""
 
 import dataclasses
 import functools
@@ -14,7 +14,11 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.core.denoiser import NoiseInput
 from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.core.step_schedules import num_steps_of
+from diffusion_jax.declared import declares
 from diffusion_jax.errors import UserError
+from diffusion_jax.networks.inputs import ContextEncoder, Text
+from diffusion_jax.ranges import Probability
+from diffusion_jax.training.conditions import ImageCondition
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,3 +99,40 @@ def _with_params(schedule, params):
     inner = _with_params(schedule.schedule, params)
     return dataclasses.replace(schedule, schedule=inner)
   return dataclasses.replace(schedule, params=params)
+
+
+@declares(fields={'augment': 'pictures', 'self_conditioning': 'levels'})
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conditioning:
+  """Says what the network sees besides x_t and its level."""
+
+  labels: bool | None = None  # the class; None: if data.labelled or data.num_classes ask for it
+  text: Text | None = None  # a sentence
+  image: ImageCondition | None = None  # an image computed from the example
+  # real numbers that the data have for each example, as the network reads them;
+  # auto: by their shape (docs/arrays.md); if_any: auto for data with a context,
+  # None for others
+  context: ContextEncoder | None = None
+  # some numbers of the example, for any conditional of a joint distribution
+  # (docs/inference.md)
+  known: ImageCondition | None = None
+  # probability that training hides labels, text, image and context; None: 0.1
+  # with labels=None that the data ask for, else 0
+  dropout: Probability | None = None
+  self_conditioning: bool = False  # the previous estimate of x_0 (Chen et al. 2022)
+  augment: Probability = 0.0  # probability of each of EDM's augmentations, which the network sees
+
+  def __post_init__(self):
+    given = self.labels, self.text, self.image, self.context
+    if self.dropout and not any(given):
+      raise ValueError(
+        f'dropout={self.dropout} has no effect without labels, text, image or context: set it to 0'
+      )
+    if self.known is not None and self.context is not None:
+      raise ValueError(
+        'known=subsets has the context in x: set context=None, and data.joint=True for a simulator'
+      )
+    if self.augment and self.image is not None:
+      raise ValueError(
+        'augment changes the images that image shows unchanged: set augment=0 or image=None'
+      )

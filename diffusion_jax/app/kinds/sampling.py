@@ -1,19 +1,38 @@
-"""The parts of the section `sampling` (docs/samplers.md)."""
+"""The section `sampling` (docs/samplers.md), and the plan that models make of it."""
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.app.config.schema import Table
 from diffusion_jax.app.config.tree import Node
+from diffusion_jax.core.keys import split_key
+from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.declared import declares
-from diffusion_jax.ranges import Levels, Positive, Probability, Rate
+from diffusion_jax.paths import ReadPath, RunPath
+from diffusion_jax.ranges import (
+  Count,
+  Finite,
+  Levels,
+  Positive,
+  Probability,
+  Rate,
+  Rows,
+  Rule,
+  Seed,
+  Size,
+  Suffix,
+)
+from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.sampling.grids import Spacing
+from diffusion_jax.sampling.sampler import sample_frames
 from diffusion_jax.training.averaging import Width
 
 Bound = Callable[[dj.Denoiser], dj.Denoiser]
@@ -129,6 +148,66 @@ def quantile(quantile: Probability = 0.995, largest: Positive | None = None) -> 
   return functools.partial(dj.dynamic_threshold, quantile=quantile, max_value=largest)
 
 
+Checkpoint = Annotated[
+  str, Rule('latest, best or a step', lambda name: name in ('latest', 'best') or name.isdecimal())
+]
+
+
+class ClassifierGuidance(NamedTuple):
+  """Guides by the classifier in the run folder `run`.
+
+  Dhariwal & Nichol 2021. after_clip: x_0 is clipped before the classifier
+  guides and not after, as in their code.
+  """
+
+  run: RunPath
+  scale: Finite = 1.0
+  after_clip: bool = False
+
+
+@declares(fields={'context': 'context'}, instead='leave it out')
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+  """Says how many images are drawn, and by which weights (docs/samplers.md)."""
+
+  num_samples: Rows = 100
+  batch_size: Size = 100
+  labels: tuple[Count | str, ...] = ()  # classes to sample in turn, by number or name; (): all
+  # texts of the pictures in turn, separated by |; None: texts of the test split
+  prompt: str | None = None
+  # npy or npz file of real numbers, each row a condition of num_samples
+  # samples; '': of held-out examples
+  context: ReadPath = ''
+  context_row: Count | None = None  # the only row that is taken, from 0; None: all
+  weights: Node  # averaged parameters, or the parameters of the last step
+  checkpoint: Checkpoint = 'latest'  # latest, best, or a step
+  seed: Seed = 0  # image i depends on the seed and i
+  trajectory: bool = False  # also a GIF of how the first ten images emerge
+  profile: bool = False  # draws the first batch twice more, for a trace for xprof
+  name: Suffix = ''  # of the files in samples/; '': samples and what differs from the run
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserSampling(Sampling):
+  """Says how a diffusion model draws images (docs/samplers.md)."""
+
+  # the step between two levels
+  sampler: Node  # made with the schedule, for each sampling
+  grid: Steps | Respaced  # the levels that are visited
+  schedule: Schedule | None = None  # another schedule whose levels are visited
+  guidance: Guidance | None = None  # by the condition, or by a worse run
+  classifier: ClassifierGuidance | None = None  # guidance by a classifier
+  bound: Bound | None = dj.clip_denoised  # of estimates of x_0
+  churn: Churn | None = None  # noise before each step
+  ancestral_noise: AncestralNoise | None = None  # noise after each step of a solver of the ODE
+  corrector: Langevin | None = None  # Langevin steps before each step
+
+  def __post_init__(self):
+    before_clip = self.classifier is not None and self.classifier.after_clip
+    if before_clip and self.bound is None:
+      raise ValueError('classifier.after_clip needs a bound, such as bound=clip')
+
+
 TABLES: dict[str, Table] = {
   'sampling.weights': {'average': OfAverage, 'raw': Raw, 'width': OfWidth},
   'sampling.grid': grids(1000),
@@ -139,3 +218,91 @@ ALIASES = {
   'sampling.num_steps': ('sampling.grid', 'steps', 'number'),
   'training.mesh': ('training.machine', 'own', 'mesh'),
 }
+
+
+# -- how images are drawn ------------------------------------------------------
+
+Wrap = Callable[[dj.Denoiser], dj.Denoiser]
+FILM = 25, 10, 500  # levels, images and vectors of `Plan.film`
+
+
+class Plan(NamedTuple):
+  """How images are drawn with given parameters and guides.
+
+  schedule: whose levels are visited. levels: [N + 1], the noisiest first.
+  step_function(cond, after_guidance=None, clip=True, scale=None) -> the
+  function that the sampler calls at each step: a denoiser, with
+  self-conditioning a function x_0 -> denoiser, with some guidance a pair of
+  denoisers, or a flow map; `after_guidance`
+  is applied before x_0 is clipped; scale: of the guidance, [] and traced,
+  instead of the config's.
+  prior_sample(keys [B], level) -> pure noise [B, ...]. replace_known(sampler,
+  known, mask) -> the sampler that keeps known pixels. denoises: whether step
+  functions are denoisers of x. starts: whether samples start at cond['context']
+  instead of noise.
+  """
+
+  schedule: dj.Schedule
+  levels: dj.NoiseLevel
+  sampler: dj.Sampler
+  step_function: Callable[..., Callable]
+  prior_sample: Callable[[jax.Array, dj.NoiseLevel], jax.Array]
+  replace_known: Callable[..., dj.Sampler] = dj.replace_known
+  denoises: bool = False
+  starts: bool = False
+
+  def begin(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, jax.Array]:
+    """Returns (x at the first level [B, ...], keys of the sampler [B])."""
+    prior_keys, keys = split_key(keys, 2)
+    if self.starts:
+      return cond['context'], keys
+    return self.prior_sample(prior_keys, self.levels.take(0)), keys
+
+  def from_noise(
+    self, keys: jax.Array, cond: dict, after_guidance: Wrap | None = None
+  ) -> jax.Array:
+    """Returns samples [B, ...] of the keys [B]."""
+    x, keys = self.begin(keys, cond)
+    step_function = self.step_function(cond, after_guidance=after_guidance)
+    return dj.sample(keys, step_function, self.sampler, self.levels, x)
+
+  def film(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, ...]:
+    """Returns samples [B, ...], and the first ones at some levels [n, F, ...].
+
+    The samples equal `from_noise`'s; `spread_levels` chooses the levels. A
+    third array is the `lowest_ess` [B] of a sampler of particles.
+    """
+    x, keys = self.begin(keys, cond)
+    step_function = self.step_function(cond)
+    vectors = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.floating)
+    x, states, state = sample_frames(
+      keys,
+      step_function,
+      self.sampler,
+      self.levels,
+      x,
+      num_frames=FILM[0],
+      num_examples=FILM[2 if vectors else 1],
+    )
+    ess = [state.lowest_ess] if hasattr(state, 'lowest_ess') else []
+    return x, jnp.swapaxes(states, 0, 1), *ess
+
+
+class AtOnce(NamedTuple):
+  """How a model draws images without steps; draw: (keys [B], cond) -> images."""
+
+  draw: Callable[[jax.Array, dict], jax.Array]
+
+  def film(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, None]:
+    """Returns (samples [B, ...], None); see `Plan.film`."""
+    return self.draw(keys, cond), None
+
+
+def few_particles(lowest_ess: float, particles: int, what: str = 'the samples are not') -> str:
+  """Returns a warning where few particles had nearly all the weight, or ''."""
+  if lowest_ess >= max(1.5, 0.1 * particles):
+    return ''
+  return (
+    f'. Few particles had nearly all the weight, so {what} reliable: take more '
+    'particles, or more steps'
+  )

@@ -1,39 +1,27 @@
 """The sections of a config that have a single constructor."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from diffusion_jax import ranges
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds.sampling import Bound, Guidance, Respaced, Steps
+from diffusion_jax.app.kinds.sampling import Sampling
 from diffusion_jax.app.kinds.training import Training
-from diffusion_jax.core.denoiser import clip_denoised
-from diffusion_jax.core.levels import Schedule
 from diffusion_jax.declared import declares
-from diffusion_jax.networks.inputs import ContextEncoder, Text
 from diffusion_jax.paths import ReadPath, RunPath, WritePath
 from diffusion_jax.ranges import (
   Count,
-  Finite,
   ImageShape,
+  Port,
   Positive,
-  Probability,
   Rate,
   Rows,
-  Rule,
+  Seed,
   Size,
+  Suffix,
 )
-from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.training.averaging import Width
-from diffusion_jax.training.conditions import ImageCondition
 
-Seed = Annotated[int, Rule('in 0..2^32 - 1', lambda seed: 0 <= seed < 2**32)]
-Port = Annotated[int, Rule('a port, 0..65535', lambda port: 0 <= port < 2**16)]
 Split = Literal['train', 'test', 'validation']
-Suffix = Annotated[str, Rule(ranges.FILE, lambda name: not name or ranges.is_file_name(name))]
-Checkpoint = Annotated[
-  str, Rule('latest, best or a step', lambda name: name in ('latest', 'best') or name.isdecimal())
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,61 +89,6 @@ def of_metrics(evaluation: Node) -> dict[str, Node]:
   return {name: section for name, section in metrics.items() if section is not None}
 
 
-class ClassifierGuidance(NamedTuple):
-  """Guides by the classifier in the run folder `run`.
-
-  Dhariwal & Nichol 2021. after_clip: x_0 is clipped before the classifier
-  guides and not after, as in their code.
-  """
-
-  run: RunPath
-  scale: Finite = 1.0
-  after_clip: bool = False
-
-
-@declares(fields={'context': 'context'}, instead='leave it out')
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-  """Says how many images are drawn, and by which weights (docs/samplers.md)."""
-
-  num_samples: Rows = 100
-  batch_size: Size = 100
-  labels: tuple[Count | str, ...] = ()  # classes to sample in turn, by number or name; (): all
-  # texts of the pictures in turn, separated by |; None: texts of the test split
-  prompt: str | None = None
-  # npy or npz file of real numbers, each row a condition of num_samples
-  # samples; '': of held-out examples
-  context: ReadPath = ''
-  context_row: Count | None = None  # the only row that is taken, from 0; None: all
-  weights: Node  # averaged parameters, or the parameters of the last step
-  checkpoint: Checkpoint = 'latest'  # latest, best, or a step
-  seed: Seed = 0  # image i depends on the seed and i
-  trajectory: bool = False  # also a GIF of how the first ten images emerge
-  profile: bool = False  # draws the first batch twice more, for a trace for xprof
-  name: Suffix = ''  # of the files in samples/; '': samples and what differs from the run
-
-
-@dataclass(frozen=True, kw_only=True)
-class DenoiserSampling(Sampling):
-  """Says how a diffusion model draws images (docs/samplers.md)."""
-
-  # the step between two levels
-  sampler: Node  # made with the schedule, for each sampling
-  grid: Steps | Respaced  # the levels that are visited
-  schedule: Schedule | None = None  # another schedule whose levels are visited
-  guidance: Guidance | None = None  # by the condition, or by a worse run
-  classifier: ClassifierGuidance | None = None  # guidance by a classifier
-  bound: Bound | None = clip_denoised  # of estimates of x_0
-  churn: Churn | None = None  # noise before each step
-  ancestral_noise: AncestralNoise | None = None  # noise after each step of a solver of the ODE
-  corrector: Langevin | None = None  # Langevin steps before each step
-
-  def __post_init__(self):
-    before_clip = self.classifier is not None and self.classifier.after_clip
-    if before_clip and self.bound is None:
-      raise ValueError('classifier.after_clip needs a bound, such as bound=clip')
-
-
 @dataclass(frozen=True, kw_only=True)
 class Average:
   """Says which average --mode=average makes (docs/training.md)."""
@@ -211,43 +144,6 @@ class Latent(NamedTuple):
   shape: ImageShape | None = None
   scale: Positive | None = None
   path: ReadPath = ''
-
-
-@declares(fields={'augment': 'pictures', 'self_conditioning': 'levels'})
-@dataclass(frozen=True, kw_only=True)
-class Conditioning:
-  """Says what the network sees besides x_t and its level."""
-
-  labels: bool | None = None  # the class; None: if data.labelled or data.num_classes ask for it
-  text: Text | None = None  # a sentence
-  image: ImageCondition | None = None  # an image computed from the example
-  # real numbers that the data have for each example, as the network reads them;
-  # auto: by their shape (docs/arrays.md); if_any: auto for data with a context,
-  # None for others
-  context: ContextEncoder | None = None
-  # some numbers of the example, for any conditional of a joint distribution
-  # (docs/inference.md)
-  known: ImageCondition | None = None
-  # probability that training hides labels, text, image and context; None: 0.1
-  # with labels=None that the data ask for, else 0
-  dropout: Probability | None = None
-  self_conditioning: bool = False  # the previous estimate of x_0 (Chen et al. 2022)
-  augment: Probability = 0.0  # probability of each of EDM's augmentations, which the network sees
-
-  def __post_init__(self):
-    given = self.labels, self.text, self.image, self.context
-    if self.dropout and not any(given):
-      raise ValueError(
-        f'dropout={self.dropout} has no effect without labels, text, image or context: set it to 0'
-      )
-    if self.known is not None and self.context is not None:
-      raise ValueError(
-        'known=subsets has the context in x: set context=None, and data.joint=True for a simulator'
-      )
-    if self.augment and self.image is not None:
-      raise ValueError(
-        'augment changes the images that image shows unchanged: set augment=0 or image=None'
-      )
 
 
 # The sections that every config has, by path.

@@ -8,7 +8,7 @@ import numpy as np
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.inputs.conditions import Conditions
 from diffusion_jax.app.kinds.model import Model
-from diffusion_jax.app.kinds.plan import few_particles
+from diffusion_jax.app.kinds.sampling import few_particles
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.drawing import check_numbers, draw_sheet, frames_of, generate, in_box
 from diffusion_jax.app.run.weights import Run

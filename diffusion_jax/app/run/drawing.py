@@ -14,7 +14,7 @@ from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.inputs.conditions import takes_labels
 from diffusion_jax.app.kinds import other_runs
 from diffusion_jax.app.kinds.model import Guides, Model, effort
-from diffusion_jax.app.kinds.plan import FILM
+from diffusion_jax.app.kinds.sampling import FILM
 from diffusion_jax.core.denoiser import Prediction
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.step_schedules import num_steps_of

@@ -21,7 +21,7 @@ from diffusion_jax.app import modes, smoke
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import other_runs, roles, store
 from diffusion_jax.app.kinds.model import Model, make_mesh
-from diffusion_jax.app.kinds.plan import Plan
+from diffusion_jax.app.kinds.sampling import Plan
 from diffusion_jax.app.run.drawing import check_numbers, generate, in_box
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.app.train import setup

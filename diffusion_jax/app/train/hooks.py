@@ -27,7 +27,7 @@ from diffusion_jax.app.run.drawing import (
 )
 from diffusion_jax.app.train import floors
 from diffusion_jax.app.train.step_log import StepLog, average
-from diffusion_jax.data import drawings, images as pixels, pipeline
+from diffusion_jax.data import drawings, pipeline
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.errors import UserError, place_of
 from diffusion_jax.runtime import compiling, processes, sessions
@@ -375,7 +375,7 @@ def drawing(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook | None:
     if step == model.config.training.num_steps and states is not None:
       log.film = functools.partial(frames_of, model, mesh, call[0], states)
     if processes.is_first():
-      pixels.write_png(path_of(step), sheet)
+      drawings.write_png(path_of(step), sheet)
     log.writer.write_images(step, {'samples': sheet})
 
   what = 'the preview', 'training.sample_every=0'

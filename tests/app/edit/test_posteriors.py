@@ -10,7 +10,7 @@ import diffusion_jax as dj
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.edit import methods, posteriors
 from diffusion_jax.app.kinds.choices import TABLES
-from diffusion_jax.app.kinds.plan import Plan
+from diffusion_jax.app.kinds.sampling import Plan
 from diffusion_jax.testing import oracles
 from tests.app.conftest import refused, smoke
 from tests.app.edit.conftest import QUICK, edited

@@ -1,11 +1,15 @@
-"""The parts of the section `sampling`, and short names of fields."""
+"""The parts of the section `sampling`, short names of fields, and what a plan draws."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.sampling import ALIASES
+from diffusion_jax.app.kinds.sampling import ALIASES, FILM, Plan
+from diffusion_jax.testing import oracles
 from tests.app.conftest import read, refused
 
 
@@ -38,3 +42,25 @@ def test_a_bound_of_none_is_none(bound, lowest):
   denoise = (c.bound or (lambda f: f))(lambda xt, level: dj.Prediction(xt))
   level = dj.CosineSchedule()(0.5)
   assert denoise(np.full((1, 2), -3.0, np.float32), level).x0.min() == lowest
+
+
+def test_a_film_ends_with_the_samples():
+  schedule = dj.RectifiedFlowSchedule()
+  data = oracles.gaussian(np.zeros(2), np.eye(2))
+  plan = Plan(
+    schedule,
+    dj.level_grid(schedule, 40),
+    dj.ddim(),
+    lambda cond, after_guidance=None: data.denoise,
+    lambda keys, level: dj.prior_sample(keys, (*keys.shape, 2), level),
+  )
+
+  @jax.jit
+  def both(keys):
+    return plan.from_noise(keys, {}), plan.film(keys, {})
+
+  samples, (x, frames) = both(jax.random.split(jax.random.key(0), 3))
+  assert_array_equal(x, samples)
+  assert frames.shape[0] == 3 and frames.shape[1] <= FILM[0] + 1
+  assert_array_equal(frames[:, -1], x)
+  assert jnp.isfinite(frames).all()

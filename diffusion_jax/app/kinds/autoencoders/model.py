@@ -17,11 +17,11 @@ from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.autoencoders import Decoding
 from diffusion_jax.app.kinds.model import Model
-from diffusion_jax.app.kinds.plan import AtOnce
 from diffusion_jax.app.kinds.rules import Row
+from diffusion_jax.app.kinds.sampling import AtOnce
 from diffusion_jax.autoencoders import bounds as bound, objectives as vae
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key
-from diffusion_jax.data import images as pixels
+from diffusion_jax.data import drawings
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.meshes import on_auto_axes
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -249,5 +249,5 @@ def _write_rows(path, what, rows, across):
   zoom = max(1, round(48 / rows.shape[2]))
   flat = rows.reshape(-1, *rows.shape[2:])
   path = path.with_name(f'{path.stem}-{what}.png')
-  pixels.write_png(path, pixels.grid(flat, across * rows.shape[1], zoom))
+  drawings.write_png(path, drawings.grid(flat, across * rows.shape[1], zoom))
   print(f'wrote {path}')

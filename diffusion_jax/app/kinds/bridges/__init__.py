@@ -8,8 +8,7 @@ from diffusion_jax.app.kinds import choices, diffusion, sampling
 from diffusion_jax.app.kinds.choices import named
 from diffusion_jax.app.kinds.diffusion import COMMON
 from diffusion_jax.app.kinds.rules import EDIT, EVALUATE, Row
-from diffusion_jax.app.kinds.sampling import Steps
-from diffusion_jax.app.kinds.sections import Sampling
+from diffusion_jax.app.kinds.sampling import Sampling, Steps
 from diffusion_jax.bridges import objective as bridges
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.metrics import table

@@ -10,8 +10,8 @@ from diffusion_jax.app.kinds.bridges import BridgeSampling
 from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.kinds.model import Guides, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
-from diffusion_jax.app.kinds.plan import Plan
 from diffusion_jax.app.kinds.rules import described
+from diffusion_jax.app.kinds.sampling import Plan
 from diffusion_jax.bridges.equations import reversed_bridge
 from diffusion_jax.bridges.objective import predicted
 from diffusion_jax.bridges.sampler import bridge_sampler

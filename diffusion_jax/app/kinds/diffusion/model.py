@@ -19,9 +19,14 @@ from diffusion_jax.app.kinds.measured import Measured
 from diffusion_jax.app.kinds.model import IDENTITY, NOTHING, Guides, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork, refusals_of
 from diffusion_jax.app.kinds.other_runs import Teacher
-from diffusion_jax.app.kinds.plan import Plan, Wrap
-from diffusion_jax.app.kinds.sampling import Respaced, Steps, draws_noise
-from diffusion_jax.app.kinds.sections import DenoiserSampling
+from diffusion_jax.app.kinds.sampling import (
+  DenoiserSampling,
+  Plan,
+  Respaced,
+  Steps,
+  Wrap,
+  draws_noise,
+)
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError

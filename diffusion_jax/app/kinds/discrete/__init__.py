@@ -13,8 +13,7 @@ from diffusion_jax.app.kinds import choices, diffusion, sampling
 from diffusion_jax.app.kinds.choices import DATA, SCHEDULES, named
 from diffusion_jax.app.kinds.diffusion import COMMON
 from diffusion_jax.app.kinds.rules import GUIDED_ALONE
-from diffusion_jax.app.kinds.sampling import Respaced, Steps
-from diffusion_jax.app.kinds.sections import Sampling
+from diffusion_jax.app.kinds.sampling import Respaced, Sampling, Steps
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.discrete import objectives as discrete_states

@@ -13,8 +13,8 @@ from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.kinds.discrete import StateFacts, States, StateSampling
 from diffusion_jax.app.kinds.model import Guides, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
-from diffusion_jax.app.kinds.plan import Plan
 from diffusion_jax.app.kinds.rules import Row
+from diffusion_jax.app.kinds.sampling import Plan
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.discrete.network import StateNetwork

@@ -11,8 +11,7 @@ from diffusion_jax.app.kinds.choices import TIMES, deferred, named
 from diffusion_jax.app.kinds.couplings import NOISY_STEP
 from diffusion_jax.app.kinds.diffusion import COMMON, ObjectiveFacts
 from diffusion_jax.app.kinds.rules import EDIT, Row
-from diffusion_jax.app.kinds.sampling import Respaced, Steps
-from diffusion_jax.app.kinds.sections import Sampling
+from diffusion_jax.app.kinds.sampling import Respaced, Sampling, Steps
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.few_steps import (
   average_velocity as flow_maps,

@@ -13,7 +13,7 @@ from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.kinds.few_steps import MapSampling
 from diffusion_jax.app.kinds.model import Guides, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
-from diffusion_jax.app.kinds.plan import Plan
+from diffusion_jax.app.kinds.sampling import Plan
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.few_steps.sampler import flow_map_sampler
 from diffusion_jax.runtime.run_folder import RunFolder

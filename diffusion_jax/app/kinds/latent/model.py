@@ -28,7 +28,7 @@ from diffusion_jax.app.kinds.measured import Measured
 from diffusion_jax.app.kinds.model import Frozen, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.other_runs import check_unchanged, open_weights
-from diffusion_jax.app.kinds.sections import DenoiserSampling
+from diffusion_jax.app.kinds.sampling import DenoiserSampling
 from diffusion_jax.autoencoders.bounds import reparameterize
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.normal import Normal
