@@ -673,7 +673,7 @@ TABLE = [
     ],
   ),
   (
-    'app/kinds/process.py',
+    'app/kinds/network.py',
     None,
     [
       ('need_a_signal', "kind not in ('eps', 'score')", "kind not in ('eps',)"),

@@ -15,8 +15,7 @@ from diffusion_jax.app.config.schema import Schema
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds.couplings import COUPLINGS
 from diffusion_jax.app.kinds.idle import IDLE
-from diffusion_jax.app.kinds.network import ConfiguredNetwork
-from diffusion_jax.app.kinds.process import Conditioning
+from diffusion_jax.app.kinds.network import Conditioning, ConfiguredNetwork
 from diffusion_jax.app.kinds.rules import CONFLICTS, Row, lines
 from diffusion_jax.core.arguments import pytree_dataclass
 from diffusion_jax.core.keys import abstract_key, key_per_example

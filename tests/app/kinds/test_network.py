@@ -1,4 +1,4 @@
-"""Runs of networks that are trained with more than a denoising loss."""
+"""What networks of a config see, and runs that are trained with more than a denoising loss."""
 
 import math
 from unittest.mock import Mock
@@ -10,13 +10,17 @@ import optax
 import pytest
 from numpy.testing import assert_allclose
 
+import diffusion_jax as dj
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.model import make_mesh
+from diffusion_jax.app.kinds.network import Process
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import hooks, setup
 from diffusion_jax.app.train.setup import jit_step, prepare
+from diffusion_jax.core.parametrization import Parametrization
+from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.state import init_state
@@ -131,3 +135,33 @@ def test_its_samples_follow_its_own_schedule(learned):
   images, _ = drawing(params, np.arange(2), {})
   params['schedule']['bias'] = params['schedule']['bias'] + 2.0
   assert not np.allclose(images, drawing(params, np.arange(2), {})[0])
+
+
+SCHEDULES = {'flow': dj.RectifiedFlowSchedule(), 'vp': dj.LinearVPSchedule()}
+
+
+@pytest.mark.parametrize('name', SCHEDULES)
+@pytest.mark.parametrize('kind', ['eps', 'score', 'v', 'x0', 'flow'])
+def test_eps_and_the_score_need_a_signal_at_the_end(name, kind):
+  """x_0 = (x_t - sigma eps) / alpha, which is 0 / 0 at alpha = 0."""
+  process = Process(SCHEDULES[name], Parametrization(kind), lambda level: level.t, 1000)
+  lost = name == 'flow' and kind in ('eps', 'score')
+  assert process.kind_without_signal() == kind * lost
+
+
+def test_a_learned_schedule_is_as_its_parameters_say(key):
+  """gamma is gamma_min + (gamma_max - gamma_min) t at first."""
+  process = Process.of(read('digits_vdm'))
+  assert process.is_learned and not process.kind_without_signal()
+  with pytest.raises(UserError, match='config.schedule=learned has values in a trained run only'):
+    process.with_params()
+  params = jax.jit(process.init)(key)
+  found = jax.jit(lambda params: process.with_params(params)(0.5).logsnr)(params)
+  c = read('digits_vdm').schedule
+  assert_allclose(-found, 0.5 * (c.gamma_min + c.gamma_max), atol=0.02)
+
+
+def test_a_fixed_schedule_has_no_parameters(key):
+  process = Process.of(read('digits'))
+  assert process.init(key) == {} and process.with_params() is process.schedule
+  assert process.steps == 1000

@@ -5,7 +5,7 @@ from typing import TypedDict
 
 import diffusion_jax as dj
 from diffusion_jax.app.config.schema import Schema
-from diffusion_jax.app.kinds import choices, process, sampling, sections
+from diffusion_jax.app.kinds import choices, network, sampling, sections
 from diffusion_jax.app.kinds.contracts import CONTRACTS
 from diffusion_jax.app.kinds.couplings import NOISY_STEP
 from diffusion_jax.app.kinds.rules import GUIDED_ALONE
@@ -39,7 +39,7 @@ SCHEMA = Schema(
   choices.TABLES,
   ('schedule', 'network', 'noise_input', 'parametrization', 'objective', 'latent', *COMMON),
   ('latent', 'data'),
-  {**sections.COMMON, 'sampling': sampling.DenoiserSampling, 'conditioning': process.Conditioning},
+  {**sections.COMMON, 'sampling': sampling.DenoiserSampling, 'conditioning': network.Conditioning},
   {
     'network': ('in_channels', 'out_channels', 'inputs', 'gamma_min', 'gamma_max'),
     'objective': ObjectiveFacts.__annotations__,
