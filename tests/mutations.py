@@ -618,7 +618,7 @@ TABLE = [
     ],
   ),
   (
-    'runtime/lock.py',
+    'runtime/run_folder.py',
     None,
     [
       ('those_who_may_write', '0o600 | folder.stat().st_mode & 0o066', '0o644'),
@@ -2565,14 +2565,14 @@ TABLE = [
     ],
   ),
   (
-    'runtime/lock.py',
+    'runtime/run_folder.py',
     None,
     [
       ('no_file_elsewhere', 'st_nlink > 1', 'st_nlink > 9'),
     ],
   ),
   (
-    'runtime/lock.py',
+    'runtime/twins.py',
     'runtime/test_run_folder.py',
     [
       ('only_its_owner', 'if self._read() == text:', 'if True:'),

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.processes
 # A checkpoint takes seconds to upload, and a lock ends soon.
 PROGRAM = """
 import time
-from diffusion_jax.runtime import run_folder, lock, twins
-run_folder.POLL, twins.PATIENCE, lock.LEASE = 0.05, {patience}, 3.0
+from diffusion_jax.runtime import run_folder, twins
+run_folder.POLL, twins.PATIENCE, twins.LEASE = 0.05, {patience}, 3.0
 put = twins.Twin._put
 def slow(*args):
   time.sleep({pause})

@@ -2,21 +2,27 @@
 
 The doors of the program make a `RunFolder` once: the command line, `dj.open_run`, and the
 fields of a config that name runs. Of a run in a bucket a program works in the twin, a
-temporary folder of this machine (`twins.py`), and does not know it.
+temporary folder of this machine (`twins.py`), and does not know it. `hold` lets one process
+at a time write.
 """
 
 import contextlib
 import dataclasses
+import errno
 import itertools
+import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
+
+from filelock import FileLock, SoftFileLease, Timeout
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.paths import is_address
-from diffusion_jax.runtime import processes
+from diffusion_jax.runtime import processes, twins
 from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.runtime.twins import Twin
 
@@ -226,3 +232,97 @@ class _Named:
 
   def __getattr__(self, name):
     return getattr(self._stream, name)
+
+
+# -- one process at a time ------------------------------------------------------
+
+# The kernel releases a lock of flock when its process ends, even by a kill. On
+# file systems without flock a lease is used. It expires when its process ends;
+# on another machine, when the process did not renew it for `twins.LEASE` seconds.
+_NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def hold(folder: Path, what: str = '', other: str = '--workdir') -> Iterator[None]:
+  """Locks a run folder for training, or the file `what` of a folder.
+
+  Raises UserError with the owner's name, and `other`, the flag that gives
+  another place. If several processes work together, the first takes the lock.
+  """
+  if not processes.is_first():
+    if twin_of(folder):
+      share(folder, 'the lock')
+    yield
+    return
+  path = folder / f'{what or "train"}.lock'
+
+  def refuse(owner) -> NoReturn:
+    who = f'process {owner}' if owner else 'another process'
+    raise UserError(
+      f'{folder / what} is being {"written" if what else "trained"} by {who}: '
+      f'wait until it ends, or give another {other}'
+    ) from None
+
+  # Whoever may write in the folder may take the lock, for every umask.
+  mode = 0o600 | folder.stat().st_mode & 0o066
+  lock = FileLock(path, mode=mode, fallback_to_soft=False, on_acquired=_sign)
+  try:
+    lock.acquire(blocking=False)
+  except Timeout:
+    refuse(_signed(path))
+  except OSError as error:
+    if error.errno not in _NO_FLOCK:
+      raise
+    lock = _lease(path.with_suffix('.lease'), refuse)
+  try:
+    with _hold_in_bucket(path, refuse, trains=not what):
+      yield
+  finally:
+    if what:
+      path.unlink(missing_ok=True)
+    lock.release()
+
+
+def _lease(path, refuse):
+  lease = SoftFileLease(path, lease_duration=twins.LEASE)
+  try:
+    lease.acquire(timeout=1.2 * twins.LEASE)
+  except Timeout:
+    owner = lease.owner
+    refuse(f'{owner.pid} on {owner.hostname}' if owner else '')
+  return lease
+
+
+@contextlib.contextmanager
+def _hold_in_bucket(path, refuse: Callable[[str], NoReturn], trains: bool):
+  twin = twin_of(path)
+  if twin is None:
+    yield
+    return
+  lock = twins.Lock(twin, twin.name_of(path))
+  lock.acquire(refuse)
+  try:
+    with beside(lock.renew):
+      twin.copy_down(alone=trains)  # The owner before may have written more.
+      share(path, 'the lock')
+      try:
+        yield
+      finally:
+        twin.copy_up()
+  finally:
+    if not twin.problem:
+      lock.release()
+
+
+def _sign(descriptor):
+  if os.fstat(descriptor).st_nlink > 1:  # A hard link may lead out of the run.
+    return
+  os.truncate(descriptor, 0)
+  os.write(descriptor, f'{os.getpid()} on {socket.gethostname()}\n'.encode())
+
+
+def _signed(path):
+  try:
+    return path.read_text().strip()
+  except OSError:
+    return ''

@@ -7,15 +7,18 @@ copied down when they are read.
 
 import atexit
 import contextlib
+import errno
 import os
 import re
 import shutil
+import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from glob import has_magic
 from pathlib import Path
+from typing import NoReturn
 
 from diffusion_jax.data.buckets import LIBRARIES, open_bucket, waiting
 from diffusion_jax.errors import UserError, as_user_error
@@ -27,6 +30,7 @@ PAUSE, PATIENCE = 5.0, 300.0  # seconds between requests that fail, and in all
 MOST_FILES = 100_000
 SMALL = 2**16  # bytes of a checkpoint's file that is copied down at once
 GROWING = 2**26  # bytes of a file that may grow meanwhile, and is read whole
+LEASE = 60.0  # seconds after which a lock that its owner does not renew may be taken over
 _METRICS = 'metrics.jsonl'
 _STEP = re.compile(r'((?:.*/)?checkpoints/(\d+)/).+')
 _PRIVATE = re.compile(r'.*(\.lock|\.lease|\.draft[^/]*|\.tmp(/.*)?|\.orbax-checkpoint-tmp.*)')
@@ -264,3 +268,67 @@ def _reason(error):
     return 'there is no such bucket or object'
   text = str(error).strip().partition('\n')[0] or type(error).__name__
   return one_line(text)[:300]
+
+
+class Lock:
+  """A lock in the bucket of a twin: an object that its owner renews."""
+
+  def __init__(self, twin: Twin, name: str):
+    self._twin, self._place, self._text = twin, twin.place(name), b''
+
+  def acquire(self, refuse: Callable[[str], NoReturn]) -> None:
+    """Creates the object, or takes over one that is not renewed for LEASE."""
+    with self._twin.told('locked'):
+      while not self._create():
+        owner, end = self._read(), time.monotonic() + LEASE
+        name = owner.decode(errors='replace').partition(',')[0]
+        print(f'waiting up to {LEASE:.0f} s for the lock of process {name}', flush=True)
+        while owner and self._read() == owner and time.monotonic() < end:
+          time.sleep(LEASE / 20)
+        now = self._read()
+        if now not in (owner, b''):
+          refuse(now.decode(errors='replace').partition(',')[0])
+        if now:
+          print(f'process {name} does not renew its lock, which is taken over', flush=True)
+          self._remove(now)
+
+  def renew(self, ended: threading.Event) -> None:
+    """Renews the lock, or stops the writing if another process has taken it."""
+    while not ended.wait(LEASE / 4):
+      with contextlib.suppress(Exception):  # The copying tells it.
+        if self._read() not in (self._text, b''):
+          self._twin.problem = f'{self._twin.address} was taken over by another process'
+          return
+        self._write()
+
+  def release(self) -> None:
+    """Removes the object, unless another process has taken it."""
+    self._remove(self._text)
+
+  def _remove(self, text):
+    with contextlib.suppress(Exception):  # It ends by itself.
+      if self._read() == text:
+        self._twin.bucket.rm_file(self._place)
+
+  def _create(self):
+    try:
+      self._write(mode='create')
+    except FileExistsError:
+      return False
+    return True
+
+  def _write(self, **mode):
+    text = f'{os.getpid()} on {socket.gethostname()}, {time.ctime()}, {time.monotonic_ns()}'
+    self._twin.bucket.pipe_file(self._place, text.encode(), **mode)
+    self._text = text.encode()
+
+  def _read(self):
+    while True:
+      try:
+        with self._twin.bucket.open(self._place) as file:  # a stranger's may be large
+          return file.read(500)
+      except FileNotFoundError:
+        return b''
+      except OSError as error:  # s3fs: its owner has written it since it was opened
+        if error.errno != errno.EBUSY:
+          raise

@@ -1,5 +1,8 @@
-"""The folder of a run: its name in messages, its files, its twin if it is in a bucket."""
+"""The folder of a run: its name in messages, its files, its twin in a bucket, its lock."""
 
+import contextlib
+import errno
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -8,8 +11,9 @@ from unittest import mock
 import pytest
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import lock, run_folder
+from diffusion_jax.runtime import run_folder, twins
 from diffusion_jax.runtime.run_folder import RunFolder
+from tests.runtime.test_files import PLANTED, planted
 
 
 def write(path, content):
@@ -46,6 +50,50 @@ def test_a_run_that_is_read_is_not_made(tmp_path):
   assert not (tmp_path / 'theirs').exists()
 
 
+def refused():
+  return pytest.raises(UserError, match=r'is being trained by process \d+ on ')
+
+
+def test_a_file_system_without_flock(tmp_path, monkeypatch):
+  """Without flock a file locks, and a silent process on another machine loses its lease."""
+  monkeypatch.setattr(fcntl, 'flock', mock.Mock(side_effect=OSError(errno.ENOSYS, 'not here')))
+  monkeypatch.setattr(twins, 'LEASE', 0.4)
+  path = tmp_path / 'train.lease'
+  with run_folder.hold(tmp_path):
+    record = path.read_bytes()
+    with refused(), run_folder.hold(tmp_path):
+      pass
+    assert path.read_bytes() == record
+  assert not path.exists()
+  name = twins.socket.gethostname().encode()
+  assert name in record
+  path.write_bytes(record.replace(name, b'elsewhere'))
+  with run_folder.hold(tmp_path):
+    assert b'elsewhere' not in path.read_bytes()
+
+
+def test_a_lock_ends_with_its_block(tmp_path):
+  for _ in range(2):
+    with run_folder.hold(tmp_path), refused(), run_folder.hold(tmp_path):
+      pass
+
+
+@pytest.mark.parametrize('how', PLANTED)
+def test_a_lock_writes_no_file_elsewhere(how, tmp_path):
+  """A hard link is locked; others are refused by the kernel."""
+  how_it_ends = contextlib.nullcontext() if how == 'hard link' else pytest.raises(OSError)
+  with planted(how, tmp_path, 'train.lock') as run, how_it_ends, run_folder.hold(run):
+    pass
+
+
+@pytest.mark.parametrize('mode', [0o775, 0o755, 0o700])
+def test_a_lock_may_be_taken_by_those_who_may_write_in_its_folder(mode, tmp_path):
+  """The rights of the folder become the lock's, for every umask."""
+  tmp_path.chmod(mode)
+  with run_folder.hold(tmp_path):
+    assert (tmp_path / 'train.lock').stat().st_mode & 0o022 == mode & 0o022
+
+
 def test_files_go_up_while_a_program_runs_and_at_its_end(address, capsys):
   run = RunFolder.at(address).path
   with run_folder.copying(run):
@@ -63,17 +111,17 @@ def test_files_go_up_while_a_program_runs_and_at_its_end(address, capsys):
 
 
 def test_one_process_locks_a_path(address, monkeypatch, capsys):
-  monkeypatch.setattr(lock, 'LEASE', 6.0)
+  monkeypatch.setattr(twins, 'LEASE', 6.0)
   run = RunFolder.at(address).path
-  with lock.hold(run):
+  with run_folder.hold(run):
     other = opened(address)
-    with pytest.raises(UserError, match=r'is being trained by process \d+ on '), lock.hold(other):
+    with refused(), run_folder.hold(other):
       pass
-  with lock.hold(other):
+  with run_folder.hold(other):
     pass
   twin = run_folder.twin_of(other)
   twin.bucket.pipe_file(twin.place('train.lock'), b'7 on elsewhere, at noon')
-  with lock.hold(other):
+  with run_folder.hold(other):
     assert 'process 7 on elsewhere does not renew its lock' in capsys.readouterr().out
     twin.bucket.pipe_file(twin.place('train.lock'), b'8 on elsewhere, at noon')
     end = time.monotonic() + 60
@@ -88,9 +136,9 @@ def test_a_lock_is_read_while_its_owner_writes(address, monkeypatch):
   """An open file of s3fs is lost when the object is written again."""
   run = RunFolder.at(address).path
   twin = run_folder.twin_of(run)
-  theirs, ours = (lock._Object(twin, 'train.lock') for _ in range(2))
+  theirs, ours = (twins.Lock(twin, 'train.lock') for _ in range(2))
   theirs._write()
-  monkeypatch.setattr(lock, 'LEASE', 0.0)
+  monkeypatch.setattr(twins, 'LEASE', 0.0)
   with run_folder.beside(theirs.renew):
     texts = {ours._read() for _ in range(30)}
   assert all(text.startswith(f'{os.getpid()} on '.encode()) for text in texts) and len(texts) > 1
@@ -100,17 +148,17 @@ def test_a_lock_is_read_while_its_owner_writes(address, monkeypatch):
 
 def test_only_its_owner_releases_a_lock(address, monkeypatch):
   """Between two looks another process may take the lock over, or release it."""
-  monkeypatch.setattr(lock, 'LEASE', 40.0)
+  monkeypatch.setattr(twins, 'LEASE', 40.0)
   run = RunFolder.at(address).path
   twin = run_folder.twin_of(run)
   place = twin.place('train.lock')
-  with lock.hold(run):
+  with run_folder.hold(run):
     twin.bucket.pipe_file(place, b'8 on elsewhere, at noon')
   assert twin.bucket.cat_file(place) == b'8 on elsewhere, at noon'
   texts = iter([b'8, at noon', b'8, at noon', b'', b''])  # read: the owner ends
-  monkeypatch.setattr(lock._Object, '_read', lambda self: next(texts, b''))
-  monkeypatch.setattr(lock.time, 'sleep', lambda seconds: twin.bucket.rm_file(place))
-  with lock.hold(run):
+  monkeypatch.setattr(twins.Lock, '_read', lambda self: next(texts, b''))
+  monkeypatch.setattr(twins.time, 'sleep', lambda seconds: twin.bucket.rm_file(place))
+  with run_folder.hold(run):
     assert twin.bucket.exists(place)
 
 
@@ -131,7 +179,7 @@ def test_objects_that_somebody_removes_are_written_again(address):
   assert there('samples/a.png')
   assert not there('snapshots/1') and not there('checkpoints/1/commit_success.txt')
   run = opened(address)
-  with run_folder.copying(run), lock.hold(run):
+  with run_folder.copying(run), run_folder.hold(run):
     assert (run / 'config.json').read_bytes() == b'{}'
     remove('config.json')
   assert there('config.json') and not there('train.lock')
@@ -143,9 +191,9 @@ def test_a_training_removes_what_a_killed_one_left(address):
   twin = run_folder.twin_of(run)
   part = twin.place('checkpoints/9/params')
   twin.bucket.pipe_file(part, b'a')
-  with lock.hold(run, 'samples.npz'):
+  with run_folder.hold(run, 'samples.npz'):
     assert twin.bucket.exists(part) and twin.bucket.exists(twin.place('samples.npz.lock'))
-  with pytest.raises(KeyboardInterrupt), lock.hold(run):
+  with pytest.raises(KeyboardInterrupt), run_folder.hold(run):
     assert not twin.bucket.exists(part)
     write(run / 'config.json', b'{}')
     raise KeyboardInterrupt

@@ -20,7 +20,7 @@ from diffusion_jax.data.sources import Source, check_examples
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.errors import UserError
 from diffusion_jax.paths import expanded
-from diffusion_jax.runtime import lock
+from diffusion_jax.runtime import run_folder
 from diffusion_jax.runtime.files import make_folder, write_summed
 from diffusion_jax.runtime.per_example import Arrays, join_parts, per_example, write_parts
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -46,7 +46,7 @@ def main(config: Node, workdir: RunFolder) -> None:
   record = {'autoencoder': autoencoder.identity(), 'mirrored': config.training.random_flip}
   record |= {split: contents(config, facts, images) for split, images in splits.items()}
   record = provenance.made_of(config, record)
-  with lock.hold(make_folder(path.parent), path.name, '--config.latent.path'):
+  with run_folder.hold(make_folder(path.parent), path.name, '--config.latent.path'):
     if path.exists():
       check_record(path, record)
       print(f'{path} is there already, with these latents')

@@ -27,7 +27,7 @@ from diffusion_jax.data.sums import digest, of_path
 from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.paths import READ, RUN, texts_in
 from diffusion_jax.report import record
-from diffusion_jax.runtime import lock, processes, start_up
+from diffusion_jax.runtime import processes, run_folder, start_up
 from diffusion_jax.runtime.files import DIFFERS, is_regular, parse_json, read_summed
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.sampling import grids
@@ -281,7 +281,7 @@ def making(
   code = code_of(settings)
   file = name.parent / f'{name.name}{"" if given else f"-{code}"}{end}'
   path = workdir.make(file.parent) / file.name
-  with lock.hold(path.parent, path.name, f'--config.{field}'):
+  with run_folder.hold(path.parent, path.name, f'--config.{field}'):
     done = processes.is_first() and path.exists()
     if done:
       check_whole(path)

@@ -25,7 +25,7 @@ from diffusion_jax.app.train.step_log import StepLog
 from diffusion_jax.errors import Preempted, as_user_error
 from diffusion_jax.planning import programs
 from diffusion_jax.report.record import read_curves
-from diffusion_jax.runtime import compiling, hosts, lock, processes, profiling, sessions
+from diffusion_jax.runtime import compiling, hosts, processes, profiling, run_folder, sessions
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import local_rows, replicate, to_global
 from diffusion_jax.runtime.start_up import unused_by_training
@@ -45,7 +45,7 @@ def main(config: Node, workdir: RunFolder) -> None:
     parts = setup.prepare(config, workdir)  # refuses what cannot be trained
     if processes.started():
       hosts.check_same('data', folder.flat(parts.model.facts.as_json()))
-    with lock.hold(workdir.make()):
+    with run_folder.hold(workdir.make()):
       log = train(parts, stop)
   if log is not None:
     report.after_training(config, workdir, log.film)

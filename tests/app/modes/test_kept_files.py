@@ -14,7 +14,7 @@ from diffusion_jax.app.edit import mode as edit
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import lock
+from diffusion_jax.runtime import run_folder
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import (
   arrays_of,
@@ -80,7 +80,7 @@ def test_a_run_whose_config_is_lost_says_where_a_copy_is(run, copy):
 
 def test_one_training_at_a_time(copy):
   """The lock is held in this process; test_survival.py has another process."""
-  with lock.hold(copy):
+  with run_folder.hold(copy):
     keeps_all('train', smoke(), copy, 'mine is being trained by process ')
     MODES['sample'](smoke(**FEW), str(copy))
   MODES['train'](smoke(), str(copy))
@@ -123,7 +123,7 @@ def test_images_go_on_where_they_were_interrupted(
     MODES[mode](config, str(copy))
   [parts] = folder.glob('samples.*')
   batches.stop_at = None
-  with lock.hold(folder, 'samples.npz'):
+  with run_folder.hold(folder, 'samples.npz'):
     message = 'samples.npz is being written by process'
     refused(message, MODES[mode], config, str(copy))
   np.savez(parts / '00000000 (a copy).npz', x=0)
