@@ -18,7 +18,8 @@ from diffusion_jax.app.config.tree import Node, check_one_of, check_set, from_co
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.kinds import diffusion, other_runs, store
 from diffusion_jax.app.kinds.model import Model, check_attention
-from diffusion_jax.app.kinds.sections import COMMON, Sampling, Top
+from diffusion_jax.app.kinds.sampling import Sampling
+from diffusion_jax.app.kinds.sections import COMMON, Top
 from diffusion_jax.app.run import sharing, weights
 from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.app.run.weights import make_model
