@@ -279,5 +279,8 @@ def _section_steps(section, count):
 
 
 def in_words(grid: Mapping[str, object]) -> str:
-  """Returns the stored section of a grid in words, as '10 steps' or 'respaced 50'."""
-  return f'respaced {grid["steps"]}' if 'steps' in grid else f'{grid.get("number")} steps'
+  """Returns the stored section of a grid: '10 steps', '10 logsnr steps' or 'respaced 50'."""
+  if 'steps' in grid:
+    return f'respaced {grid["steps"]}'
+  spacing = grid.get('spacing', 'uniform')
+  return f'{grid.get("number")} {"" if spacing == "uniform" else f"{spacing} "}steps'
