@@ -39,9 +39,9 @@ class Declared(NamedTuple):
   trained with a coupling.
 
   A sampler. takes_pairs: it calls a `PairedDenoiser`, and so is guidance itself.
-  draws_noise: its steps draw noise. averages_ends: a step takes the mean of eps at both
-  ends, which is far off where it divides sigma / alpha by hundreds. keeps_x: it computes
-  a step from x of the step before, which nothing else may have changed.
+  draws_noise: its steps draw noise. averages_ends: a step is Heun's, whose few long
+  steps make data too wide. keeps_x: it computes a step from x of the step before, which
+  nothing else may have changed.
 
   A metric. independent_noise: it takes noise to be independent of x_0.
 

@@ -198,6 +198,8 @@ TABLE = [
     None,
     [
       ('other_data', "if datasets.another_set(config, 'train'):", 'if False:'),
+      ('too_long', "'logsnr')) <= TOO_WIDE", "'logsnr')) > 0.0"),
+      ('too_long', 'TOO_WIDE = 2.5', 'TOO_WIDE = 1.02'),
     ],
   ),
   (
@@ -512,6 +514,7 @@ TABLE = [
     'app/run/provenance.py',
     None,
     [
+      ('drawn_otherwise', '*record.in_words(c),', "c['sampler']['name'],"),
       ('its_content', "f'{name}, {content}'", 'name'),
       ('other_latents', "'latents': model.latents.record(model.run),", ''),
       ('what_was_read', 'digest([x]) for n, x in read.items()', "'' for n, x in read.items()"),
@@ -981,6 +984,14 @@ TABLE = [
     [
       ('training.machine.accumulate', 'c.training.batch_size % (mesh.size * count) == 0', 'True'),
       ('optimizer.decay_steps', '0 < steps < len(rates) - 1 and', '0 < steps < 0 and'),
+    ],
+  ),
+  (
+    'app/train/setup.py',
+    'test_recipes.py',
+    [
+      ('nothing_but_noise', 'error_scale(kind, level) ** 2', 'error_scale(kind, level)'),
+      ('nothing_but_noise', "kind not in ('eps', 'score')", "kind not in ('eps', 'v')"),
     ],
   ),
   (
@@ -2302,6 +2313,7 @@ TABLE = [
     'networks/cpu/half.py',
     None,
     [
+      ('empty_batch', 'strict=True)) if n != size)', 'strict=True)) if n < size)'),
       (
         'bias_is_summed',
         '_define(_TOTAL, _total, _in_float32(_total))',
@@ -2996,6 +3008,14 @@ TABLE = [
       ('dpm_solver_pp_algorithm_2', 'values[0] + 0.5 * h * table[0]', 'values[0] + h * table[0]'),
       ('unipc', 'h**k / total - k * moments[-1]', 'h**k / total - moments[-1]'),
       ('dpm_solver_pp_algorithm_2', 'exponent = 2.0 * eta * jnp', 'exponent = eta * jnp'),
+    ],
+  ),
+  (
+    'sampling/solvers.py',
+    None,
+    [
+      ('as_wide_as', 'moved = 1.0 - 0.5 * (t - s)', 'moved = 1.0 - (t - s)'),
+      ('nothing_wider', 'counts = (alpha[:-1] > 0.0) & (', 'counts = ('),
     ],
   ),
   (

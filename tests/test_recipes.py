@@ -380,6 +380,19 @@ def test_a_short_run_is_told_that_its_average_is_long(fields, weight):
   assert f'be {weight:.0%} the first ones' in line if weight else not line
 
 
+@pytest.mark.parametrize('weight', ['truncated_snr', 'v', 'edm', 'flow', 'snr', 'min_snr'])
+@pytest.mark.parametrize('kind', ['eps', 'score', 'v', 'x0', 'flow', 'edm'])
+def test_a_loss_of_nothing_but_noise_is_told(kind, weight):
+  """An error of eps is one of sigma / alpha times as much in x_0: 20,000 at the cosine's end."""
+  flags = [('parametrization', kind), ('objective.weight', weight)]
+  line = setup.heavy_noise(store.with_flags(read('digits'), flags))
+  bounded = kind not in ('eps', 'score') or weight in ('snr', 'min_snr')
+  assert bool(line) != bounded
+  if not bounded:
+    assert f'objective.weight={weight} weighs an error of parametrization={kind} ' in line
+    assert line.endswith('set objective.weight=snr')
+
+
 # The gradient of a release, as a multiple of ours: our loss is a mean.
 SUMS = {
   'cifar10_edm': 3072.0,

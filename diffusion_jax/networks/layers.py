@@ -161,7 +161,7 @@ class GroupNorm(nn.Module):
     places = tuple(range(1, x.ndim - 1))
 
     def mean_of_group(values):
-      values = values.mean(places).reshape(batch, groups, -1)
+      values = values.mean(places).reshape(batch, groups, channels // groups)
       return values.mean(-1, keepdims=True)
 
     def of_channels(values):

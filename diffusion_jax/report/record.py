@@ -13,6 +13,7 @@ from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import sessions
 from diffusion_jax.runtime.files import is_regular, read_json_lines, read_summed, warn
+from diffusion_jax.sampling import grids
 
 
 class Curve(NamedTuple):
@@ -154,6 +155,32 @@ def read_results(folder: Path) -> Iterator[tuple[str, dict]]:
   ]
   names = short({name for name, _ in results})
   yield from ((names[name], content) for name, content in results)
+
+
+# The optional parts of a sampling section, besides guidance.
+_PARTS = 'schedule', 'churn', 'ancestral_noise', 'corrector'
+
+
+def in_words(sampling: Json) -> list[str]:
+  """Returns how images are drawn by a stored section `sampling`: ['ddim eta=0', '10 steps']."""
+  words = []
+  if sampler := sampling.get('sampler'):
+    words.append(_section_in_words(sampler))
+  if 'grid' in sampling:
+    words.append(grids.in_words(sampling['grid'] or {}))
+  parts = ((name, sampling.get(name)) for name in _PARTS)
+  return words + [f'{name} {_section_in_words(part)}' for name, part in parts if part]
+
+
+def _section_in_words(section):
+  rest = {n: x for n, x in section.items() if n != 'name'}
+  return ' '.join([section['name'], *(f'{n}={_value_in_words(x)}' for n, x in rest.items())])
+
+
+def _value_in_words(x):
+  if isinstance(x, Mapping):
+    return f'({_section_in_words(x)})'
+  return f'{x:g}' if isinstance(x, float) else str(x)
 
 
 def short(names: Iterable[str]) -> dict[str, str]:

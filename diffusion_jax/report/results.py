@@ -10,7 +10,6 @@ from diffusion_jax.report import charts, record
 from diffusion_jax.report.charts import Chart, Line
 from diffusion_jax.report.record import Record
 from diffusion_jax.runtime.files import with_error
-from diffusion_jax.sampling import grids
 
 _SPEEDS = 'images_per_second', 'tflops', 'mfu'
 # The units of a likelihood, and what is measured in them.
@@ -206,8 +205,7 @@ def _score(content):
 def about(c: Json, *notes: str) -> str:
   """Returns how images were sampled, by a section `sampling`, and notes."""
   words = {
-    (c.get('sampler') or {}).get('name'): True,
-    grids.in_words(c.get('grid') or {}): 'grid' in c,
+    ', '.join(record.in_words(c)): True,
     f'guidance {(c.get("guidance") or {}).get("scale")}': c.get('guidance'),
     f'{c.get("num_samples", 0):,} of checkpoint {c.get("checkpoint")}': c,
     f'seed {c.get("seed")}': c,

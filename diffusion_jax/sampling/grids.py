@@ -233,18 +233,6 @@ def count_steps(levels: NoiseLevel, num_steps: int) -> tuple[int, int]:
   return len(np.unique(steps[at_step])), int(np.sum(~at_step))
 
 
-def longest_step(levels: NoiseLevel) -> float:
-  """Returns by how much a step of a grid divides sigma / alpha at most, 1 for no step.
-
-  levels: a grid [N+1]. Steps from alpha = 0 and to sigma = 0 do not count.
-  """
-  alpha, sigma = (np.asarray(x, np.float64) for x in (levels.alpha, levels.sigma))
-  counts = (alpha[:-1] > 0.0) & (sigma[1:] > 0.0)
-  noisier = sigma[:-1][counts] / alpha[:-1][counts]
-  cleaner = sigma[1:][counts] / alpha[1:][counts]
-  return float(np.max(noisier / cleaner, initial=1.0))
-
-
 def respaced_steps(num_steps: int, spec: str) -> np.ndarray:
   """Returns the steps of a respaced DDPM of T = num_steps, ascending, int [N].
 
@@ -291,5 +279,8 @@ def _section_steps(section, count):
 
 
 def in_words(grid: Mapping[str, object]) -> str:
-  """Returns the stored section of a grid in words, as '10 steps' or 'respaced 50'."""
-  return f'respaced {grid["steps"]}' if 'steps' in grid else f'{grid.get("number")} steps'
+  """Returns the stored section of a grid: '10 steps', '10 logsnr steps' or 'respaced 50'."""
+  if 'steps' in grid:
+    return f'respaced {grid["steps"]}'
+  spacing = grid.get('spacing', 'uniform')
+  return f'{grid.get("number")} {"" if spacing == "uniform" else f"{spacing} "}steps'

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
-from diffusion_jax.sampling.grids import STEP_CHOICES, count_steps, last_noisy_level, longest_step
+from diffusion_jax.sampling.grids import STEP_CHOICES, count_steps, last_noisy_level
 from tests.jitted import level_at
 from tests.schedules import DDPM, EVERY, anything
 
@@ -230,12 +230,3 @@ def test_a_grid_of_given_steps(steps):
   assert_array_equal(np.rint(levels.t * 1000), index)
   alpha = np.exp(-0.5 * DDPM.neg_log_alpha_bar)[index]
   assert_allclose(levels.alpha, alpha, rtol=1e-6)
-
-
-def test_the_longest_step_leaves_out_both_ends():
-  """sigma / alpha is infinite, 600, 2, 0.5 and 0: the steps divide it by 300 and 4."""
-  alpha, sigma = np.array([0.0, 0.005, 0.5, 1.0, 1.0]), np.array([1.0, 3.0, 1.0, 0.5, 0.0])
-  levels = dj.NoiseLevel(np.linspace(1.0, 0.0, 5), alpha, sigma)
-  assert longest_step(levels) == pytest.approx(300.0, rel=1e-6)
-  assert longest_step(levels.take(slice(2, 5))) == pytest.approx(4.0, rel=1e-6)
-  assert longest_step(levels.take(slice(3, 5))) == 1.0

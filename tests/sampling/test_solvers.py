@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
+from diffusion_jax.sampling.solvers import heun_deviation
 from diffusion_jax.testing import oracles
 from tests.jitted import level_grid
 from tests.rows import normal, slow
@@ -295,3 +296,26 @@ def test_one_compilation_for_all_levels_and_keys():
       x = np.full((2, 2), 1.0 + seed, np.float32)
       run.trace(name, jax.random.key(seed), levels, x)
   assert traces == list(names)
+
+
+@pytest.mark.parametrize('schedule', [dj.CosineSchedule(), dj.KarrasSchedule()])
+@pytest.mark.parametrize('num_steps', [1, 4, 30])
+def test_heun_makes_normal_data_as_wide_as_it_says(schedule, num_steps):
+  """Against its own steps with the exact denoiser; the last level is not clean."""
+  levels = level_grid(schedule, num_steps, end_clean=False)
+
+  def denoise(x, level):
+    level = level.expand_to(x)
+    return dj.Prediction(level.alpha * x / (level.alpha**2 + level.sigma**2))
+
+  start, end = (levels.take(i) for i in (0, -1))
+  width = lambda level: np.hypot(level.alpha, level.sigma)
+  x = jnp.float32([[width(start)]])
+  found = jax.jit(lambda x: dj.sample(jax.random.key(0), denoise, dj.heun(), levels, x))(x)
+  assert_allclose(heun_deviation(levels), found[0, 0] / width(end), rtol=2e-3)
+
+
+def test_steps_of_euler_make_nothing_wider():
+  """From alpha = 0 and to sigma = 0."""
+  alpha, sigma = np.array([0.0, 0.005, 1.0]), np.array([1.0, 3.0, 0.0])
+  assert heun_deviation(dj.NoiseLevel(np.linspace(1.0, 0.0, 3), alpha, sigma)) == 1.0

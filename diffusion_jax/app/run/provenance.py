@@ -30,7 +30,6 @@ from diffusion_jax.report import record
 from diffusion_jax.runtime import processes, run_folder, start_up
 from diffusion_jax.runtime.files import DIFFERS, is_regular, parse_json, read_summed
 from diffusion_jax.runtime.run_folder import RunFolder
-from diffusion_jax.sampling import grids
 from diffusion_jax.weights import checksums, load
 
 Settings = Json
@@ -208,13 +207,7 @@ def describe(content: Settings) -> str:
   """Returns a line with the essential settings."""
   c = content['sampling']
   line = f'settings: {content["run"]}, checkpoint {c["checkpoint"]}'
-  if c.get('sampler'):
-    line += f', {c["sampler"]["name"]}'
-    if 'scale' in c['sampler']:  # of samplers that are guidance themselves
-      line += f' {c["sampler"]["scale"] or 0:g}'
-  if 'grid' in c:
-    line += f', {grids.in_words(c["grid"] or {})}'
-  line += f', seed {c["seed"]}'
+  line = ', '.join([line, *record.in_words(c), f'seed {c["seed"]}'])
   if c.get('guidance_scale', 1.0) != 1.0:
     line += f', guidance {c["guidance_scale"]:g}'
   for part in ('guidance', 'classifier'):

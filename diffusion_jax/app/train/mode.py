@@ -347,6 +347,7 @@ NOTES = (
   setup.own_parts_on_a_cpu,
   setup.slow_average,
   setup.shortened_warmup,
+  setup.heavy_noise,
   hooks.trace_that_is_over,
   hooks.best_of_few,
 )

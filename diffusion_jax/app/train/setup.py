@@ -25,12 +25,14 @@ from diffusion_jax.app.kinds.model import (
   make_encode,
   make_mesh,
 )
+from diffusion_jax.app.kinds.network import Process
 from diffusion_jax.app.kinds.rules import Row, lines
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import hooks
 from diffusion_jax.app.train.hooks import Hook
 from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.core.parametrization import error_scale
 from diffusion_jax.data import simulations
 from diffusion_jax.data.sources import Source
 from diffusion_jax.data.spec import Facts
@@ -54,6 +56,8 @@ from diffusion_jax.training.loggers import LOGGERS, Logger
 from diffusion_jax.training.objectives import Objective
 from diffusion_jax.training.state import TrainState, init_state
 from diffusion_jax.training.step import make_train_step, make_train_steps
+
+_HEAVY = 100.0  # the weight of an error at t = 1, for that at t = 1/2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -353,6 +357,31 @@ def shortened_warmup(config: Node, step: int = 0) -> str:
   """Returns a note on a warm-up that the training shortens, or ''."""
   long = long_warmup(config)
   return f'note: {long}: the warm-up takes a tenth of the training' if long else ''
+
+
+def heavy_noise(config: Node, step: int = 0) -> str:
+  """Returns a note if the loss weighs errors in eps most where there is no signal, or ''.
+
+  An error in eps is one of sigma / alpha times as much in x_0, so that the weight of
+  x_0 has to vanish with the SNR; else the loss is of little but noise.
+  """
+  weight = config.objective.get('weight')
+  if 'parametrization' not in config or not isinstance(weight, Node):
+    return ''
+  process = Process.of(config)
+  kind, sigma_data = process.parametrization
+  if process.is_learned or kind not in ('eps', 'score'):
+    return ''
+  of_x0 = weight.make({'sigma_data': sigma_data})
+  level = process.schedule(jnp.array([1.0, 0.5]))
+  last, middle = of_x0(level) / error_scale(kind, level) ** 2
+  if not last > _HEAVY * middle:
+    return ''
+  return (
+    f'note: objective.weight={weight.name} weighs an error of parametrization='
+    f'{config.parametrization.name} {last / middle:,.0f} times as much at t = 1 as at t = 1/2: '
+    'set objective.weight=snr'
+  )
 
 
 def slow_average(config: Node, step: int = 0) -> str:

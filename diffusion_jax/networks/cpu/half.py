@@ -43,7 +43,7 @@ def _repeat(x, *, shape):
 
 
 def _total(y, *, shape):
-  axes = tuple(i for i, (n, size) in enumerate(zip(shape, y.shape, strict=True)) if n < size)
+  axes = tuple(i for i, (n, size) in enumerate(zip(shape, y.shape, strict=True)) if n != size)
   return lax.reduce_sum(y, axes).reshape(shape)
 
 

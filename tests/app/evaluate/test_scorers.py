@@ -144,7 +144,7 @@ def test_the_result_is_that_of_the_images_and_the_whole_split(run, printed):
   protocol = result(run)['protocol']
   assert protocol['samples']['sampling']['num_samples'] == 20
   assert protocol['reference']['pixels']['images'] == 1437
-  assert '20 images; settings: digits, checkpoint 4, ddim, 4 steps' in printed
+  assert '20 images; settings: digits, checkpoint 4, ddim eta=0, 4 steps' in printed
   assert 'of 1,437 train images of digits' in printed
 
 

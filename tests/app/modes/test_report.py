@@ -109,7 +109,9 @@ def test_the_gallery_has_every_file_of_samples(run, tmp_path, capsys):
   gallery: Any = report.gallery(Run.open(smoke(), RunFolder.at(tmp_path)))
   first, second, table = gallery
   assert [first.title, second.title] == ['a', 'b c']
-  assert first.frames[0][1] == ('ddim, 4 steps, 16 of checkpoint 4, seed 0, 4 calls of the network')
+  assert first.frames[0][1] == (
+    'ddim eta=1, 4 steps, 16 of checkpoint 4, seed 0, 4 calls of the network'
+  )
   rows = {name: values for name, *values in table.rows}
   assert rows['field'] == ['a', 'b c'] and rows['calls'] == ['4', '5']
   assert rows['seed'] == ['0', '5'] and rows['sampler.name'][1] == "'heun'"

@@ -109,6 +109,18 @@ def test_the_gradient_of_a_bias_is_summed_in_float32():
   assert_allclose(np.float32(found), 4096 * 3 / 49, rtol=3 * ROUNDING)
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('layer', [layers.Conv(4), layers.Dense(4), layers.GroupNorm(2)])
+def test_an_empty_batch_has_gradients_of_0(layer, dtype):
+  """As for JAX's own sums, of which a device may have no rows."""
+  layer, x = layer.clone(dtype=dtype), jnp.zeros((0, 4, 4, 4), dtype)
+  params = layer.init(jax.random.key(0), jnp.zeros((1, 4, 4, 4)))
+  grads = jax.grad(lambda params: jnp.sum(layer.apply(params, x)))(params)
+  assert not any(map(np.any, jax.tree.leaves(grads)))
+  w = jnp.ones((2, 1, 3), dtype)
+  assert not np.any(jax.grad(lambda w: jnp.sum(times(jnp.ones((2, 0, 3), dtype), w)))(w))
+
+
 def test_a_spread_array_has_derivatives_of_every_order(rng):
   x, y = bfloat16(rng, 2, 1, 3), bfloat16(rng, 2, 4, 3)
 
