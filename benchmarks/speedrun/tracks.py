@@ -90,10 +90,13 @@ DIGITS = Track(
     'two blocks': 'network.num_blocks=2',
     'no attention': 'network.attention_resolutions= network.middle_attention=none',
     'self-conditioning': 'conditioning.self_conditioning=True',
-    'average of decay 0.99': 'training.average.decay=0.99',
+    'average of decay 0.97': 'training.average.decay=0.97',
+    'average of decay 0.9': 'training.average.decay=0.9',
     'no label dropout': 'conditioning.dropout=0',
     'bfloat16': 'network.dtype=bfloat16',
     'DiT': 'network=dit network.channels=96 network.num_blocks=4 network.num_heads=4',
+    'DiT, rate 2e-3': 'network=dit network.channels=96 network.num_blocks=4 network.num_heads=4 '
+    'optimizer.learning_rate=2e-3',
     'DiT, SwiGLU': 'network=dit network.channels=96 network.num_blocks=4 network.num_heads=4 '
     'network.mlp=swiglu',
   },
