@@ -2245,7 +2245,7 @@ TABLE = [
     'networks/attention.py',
     None,
     [
-      ('two_at_a_time', 'pairs = mask is None and len', 'pairs = len'),
+      ('two_at_a_time', 'if pairs and mask is None and', 'if pairs and'),
       ('weighted_mean_of_what', 'q.shape[-1] ** -0.5', 'q.shape[-1] ** -1.0'),
     ],
   ),
@@ -2308,6 +2308,11 @@ TABLE = [
       ('convolutions', 'x[:, i : i + height : step', 'x[:, i : i + height'),
       ('large_for_patches', 'and count <= MAX_PATCHES', 'or count <= MAX_PATCHES'),
     ],
+  ),
+  (
+    'networks/cpu/convolution.py',
+    'networks/test_functional.py',
+    [('exported_for_any_batch', 'has_size(batch) and batch', 'batch')],
   ),
   (
     'networks/cpu/half.py',

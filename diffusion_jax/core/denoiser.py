@@ -203,7 +203,7 @@ def dynamic_threshold(
 
 @on_auto_axes
 def _quantile_of_each(x, quantile):
-  return jnp.quantile(x.reshape(len(x), -1), quantile, axis=1)
+  return jnp.quantile(x.reshape(x.shape[0], -1), quantile, axis=1)
 
 
 def unconditional(key: Array, batch: dict) -> dict:

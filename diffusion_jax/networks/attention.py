@@ -19,6 +19,7 @@ from diffusion_jax.networks.options import (
   Initialization,
   count_groups,
   count_heads,
+  has_size,
 )
 from diffusion_jax.networks.placement import has_cudnn_attention, on_one_device
 from diffusion_jax.ranges import Positive, Size
@@ -53,9 +54,9 @@ def attend(
     )
   mask = None if mask is None else mask[:, None, None, :]
   if implementation == 'xla' and q.dtype == jnp.float32:
-    pairs = mask is None and len(q) % 2 == 0 and len(q) > 2
-    pairs &= q.shape[1] * k.shape[1] * q.shape[2] >= _LARGE
-    if pairs and on_one_device():
+    batch, scores = q.shape[0], q.shape[1] * k.shape[1] * q.shape[2]
+    pairs = has_size(batch, scores) and batch % 2 == 0 and batch > 2 and scores >= _LARGE
+    if pairs and mask is None and on_one_device():
       h = lax.platform_dependent(q, k, v, cpu=_attend_pairs, default=_attend)
     else:
       h = _attend(q, k, v, mask)
@@ -118,7 +119,7 @@ class Attention(Checked):
     if self.pre_norm:
       groups = count_groups(self.num_groups, channels, self.group_width)
       h = GroupNorm(groups, self.norm_eps, self.dtype, name='norm')(x)
-    h = h.reshape(len(x), -1, channels)
+    h = h.reshape(x.shape[0], -1, channels)
     heads = count_heads(self.num_heads, self.head_channels, channels)
     split = heads, channels // heads
     if self.qkv == 'separate':
@@ -158,7 +159,7 @@ class CrossAttention(Checked):
   def __call__(self, x: Array, text: Array, mask: Array) -> Array:
     channels = x.shape[-1]
     h = GroupNorm(self.num_groups, self.norm_eps, self.dtype, name='norm')(x)
-    h = h.reshape(len(x), -1, channels)
+    h = h.reshape(x.shape[0], -1, channels)
     heads = count_heads(self.num_heads, self.head_channels, channels)
 
     def project(a, name):

@@ -90,7 +90,7 @@ class ResnetBlock(Checked):
     embedding = dense(
       embedding, width, 'embedding_proj', zero=zero, use_bias=not zero, **self.style
     )
-    embedding = embedding.reshape(len(h), *[1] * (h.ndim - 2), -1)
+    embedding = embedding.reshape(h.shape[0], *[1] * (h.ndim - 2), -1)
     if not self.scale_shift:
       return norm(add_bias(h, embedding), 'norm_2')
     scale, shift = jnp.split(embedding, 2, axis=-1)

@@ -215,9 +215,9 @@ class DDPMpp(Checked):
     inputs = self.inputs
     if inputs.num_classes:
       style = {'dtype': self.dtype, 'name': 'label_embedding'}
-      h += LabelLinear(inputs, width, **style)(cond, len(noise))
+      h += LabelLinear(inputs, width, **style)(cond, noise.shape[0])
     if inputs.augment_dim:
-      augment = cond.get('augment', jnp.zeros((len(noise), inputs.augment_dim)))
+      augment = cond.get('augment', jnp.zeros((noise.shape[0], inputs.augment_dim)))
       style = {'use_bias': False, 'dtype': self.dtype}
       h += dense(augment, width, 'augment_dense', **style)
     embedding = noise_layers(h, 4 * self.channels, dtype=self.dtype)

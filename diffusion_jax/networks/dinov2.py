@@ -25,7 +25,7 @@ def preprocess(images: Array) -> Array:
   deviation, as in EDM2 (Karras et al. 2024).
   """
   x = jnp.broadcast_to(images, (*images.shape[:3], 3)).astype(jnp.float32)
-  shape = (len(x), SIDE, SIDE, 3)
+  shape = (x.shape[0], SIDE, SIDE, 3)
   x = jax.image.resize(x, shape, 'bicubic', antialias=True) / 255.0
   mean, deviation = (jnp.array([[[c]]], jnp.float32) for c in (MEAN, DEVIATION))
   return (x - mean[None, 0]) / deviation[None, 0]
@@ -56,8 +56,8 @@ class DinoV2(nn.Module):
     places = self.param('positions', normal, shape)
     grid = places[1:].reshape(self.grid, self.grid, self.width)
     grid = interpolate_positions(grid, h.shape[1:3], self.position_offset)
-    h = (h + grid[None]).reshape(len(x), -1, self.width)
-    first = jnp.broadcast_to(first + places[0], (len(x), 1, self.width))
+    h = (h + grid[None]).reshape(x.shape[0], -1, self.width)
+    first = jnp.broadcast_to(first + places[0], (x.shape[0], 1, self.width))
     h = jnp.concatenate([first, h], axis=1)
     for i in range(self.depth):
       h = Block(self.num_heads, name=f'block_{i}')(h)

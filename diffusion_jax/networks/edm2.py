@@ -326,5 +326,5 @@ class EDM2(Checked):
       def row(label):
         return linear(math.sqrt(count) * jax.nn.one_hot(label, count))
 
-      h = mp_sum(h, labelled(self.inputs, cond, row, len(noise)), 0.5)
+      h = mp_sum(h, labelled(self.inputs, cond, row, noise.shape[0]), 0.5)
     return mp_silu(h)

@@ -184,7 +184,7 @@ def noise_and_label(h: Array, cond: dict, features: int, inputs: Inputs, **style
   embedding = noise_layers(h, features, **style)
   if inputs.num_classes:
     embed = LabelEmbedding(inputs, features, **style, name='label_embedding')
-    embedding += embed(cond, len(h))
+    embedding += embed(cond, h.shape[0])
   return embedding
 
 

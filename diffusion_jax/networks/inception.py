@@ -86,7 +86,11 @@ class Inception(nn.Module):
     x = _join(block_e(x, 'Mixed_7c', max_pool))
     features = x.mean(axis=(1, 2))
     logits = nn.Dense(NUM_CLASSES, use_bias=False, name='fc')(features)
-    return {'features': features, 'spatial': spatial.reshape(len(spatial), -1), 'logits': logits}
+    return {
+      'features': features,
+      'spatial': spatial.reshape(spatial.shape[0], -1),
+      'logits': logits,
+    }
 
 
 class Unit(nn.Module):

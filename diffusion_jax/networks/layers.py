@@ -149,7 +149,7 @@ class GroupNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    batch, channels, groups = len(x), x.shape[-1], self.num_groups
+    batch, channels, groups = x.shape[0], x.shape[-1], self.num_groups
     hint = 'a norm: change num_groups, channels or multipliers'
     check_divides('num_groups', groups, channels, hint)
     scale = self.param('scale', nn.initializers.ones, (channels,), jnp.float32)

@@ -77,7 +77,7 @@ class MLP(Checked):
       h = layer_norm(f'{name}_norm', self.dtype, affine=False)(h)
       return nn.silu(modulate(h, *jnp.split(shifts, 2, axis=-1)))
 
-    flat = with_inputs(inputs, x, cond, channels).reshape(len(x), -1)
+    flat = with_inputs(inputs, x, cond, channels).reshape(x.shape[0], -1)
     h = c + dense(flat, width, 'dense_in', dtype=self.dtype)
     for i in range(self.num_blocks):
       name = f'block_{i}'

@@ -85,6 +85,11 @@ def check_fields(module: Any) -> None:
     )
 
 
+def has_size(*sizes: Any) -> bool:
+  """Returns whether sizes are numbers: a batch of `jax.export` may be a symbol without one."""
+  return all(isinstance(size, int) for size in sizes)
+
+
 def check_rank(x: Array, ranks: Sequence[int]) -> None:
   """Raises ValueError unless the number of x's spatial axes is in `ranks`."""
   found = x.ndim - 2

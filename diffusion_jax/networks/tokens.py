@@ -56,9 +56,9 @@ def _patch_axes(rank):
 def unpatchify(tokens: Array, size: int, shape: tuple[int, ...]) -> Array:
   """Returns the images [B, *shape, C] of tokens, the inverse of `patchify`."""
   grid = [side // size for side in shape]
-  x = tokens.reshape(len(tokens), *grid, *[size] * len(grid), -1)
+  x = tokens.reshape(tokens.shape[0], *grid, *[size] * len(grid), -1)
   within, last = _patch_axes(len(grid))
-  return jnp.moveaxis(x, last, within).reshape(len(tokens), *shape, x.shape[-1])
+  return jnp.moveaxis(x, last, within).reshape(tokens.shape[0], *shape, x.shape[-1])
 
 
 def grid_positions(grid: tuple[int, ...], features: int) -> np.ndarray:

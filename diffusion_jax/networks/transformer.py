@@ -125,7 +125,7 @@ class DiT(Checked):
     arrays = {n: cond[n][..., None] for n in ('x0', 'known') if n in cond}
     channels = self.out_channels // x.shape[1]
     y = self._output(x[..., None], noise, cond | arrays, channels, train)
-    return y.swapaxes(1, 2).reshape(len(x), -1)
+    return y.swapaxes(1, 2).reshape(x.shape[0], -1)
 
   def _output(self, x, noise, cond, out_channels, train):
     check_rank(x, (1, 2, 3))
@@ -133,7 +133,7 @@ class DiT(Checked):
     c, label = self._condition(noise, cond)
     streams = []
     if self.inputs.text:
-      words, mask, pooled = self._text(self.inputs.text, cond, len(x))
+      words, mask, pooled = self._text(self.inputs.text, cond, x.shape[0])
       streams.append((words, mask))
       c += pooled
     channels = None
@@ -167,7 +167,7 @@ class DiT(Checked):
     embed = LabelEmbedding(
       self.inputs, self.channels, std=0.02, dtype=self.dtype, name='label_embedding'
     )
-    label = embed(cond, len(noise))
+    label = embed(cond, noise.shape[0])
     return c + label, label
 
   def _text(self, text: Text, cond, batch_size):

@@ -142,7 +142,7 @@ class UNet(Checked):
     if text := self.inputs.text:
       null = self.inputs.null_class
       features = TextFeatures(text.width, text.layers, text.heads, null, **self.style, name='text')
-      words['text'] = features(cond, len(x))
+      words['text'] = features(cond, x.shape[0])
       embedding += dense(mean_of_words(*words['text']), width, 'text_pooled', **self.style)
     channels = None
     if self.inputs.context:

@@ -30,6 +30,7 @@ def compiled():
     if event == '/jax/core/compile/backend_compile_duration':
       names.append(fun_name.removeprefix('jit(').removesuffix(')'))
 
+  jax.clear_caches()  # of a test before
   jax.monitoring.register_event_duration_secs_listener(listen)
   yield names
   jax.monitoring.unregister_event_duration_listener(listen)

@@ -1,11 +1,21 @@
-"""A network of NNX is the same function as its own module."""
+"""A network of NNX is the same function as its own module; any network is exported."""
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
+from jax import export
 from numpy.testing import assert_allclose
 
 from diffusion_jax.networks import functional
+from diffusion_jax.networks.unet import UNet
+from tests.networks.literal import randomised
+from tests.networks.test_options import NETWORKS
+from tests.rows import slow
+
+# 32 channels are enough for Winograd's convolution.
+NOISY = {'wide': lambda **k: UNet(32, (1,), 1, num_groups=8, **k)} | NETWORKS
+del NOISY['autoencoder'], NOISY['hierarchical']
 
 
 class Net(nnx.Module):
@@ -41,3 +51,32 @@ def test_a_module_of_nnx_is_the_same_function(key):
   assert_allclose(found, merged, rtol=1e-6)
   assert_allclose(rest, found, rtol=1e-6)
   assert np.any(a != b) and np.any(a == 0.0)
+
+
+@pytest.mark.parametrize(
+  'name, dtype',
+  [
+    ('wide', 'float32'),
+    ('dit', 'bfloat16'),
+    *(slow(name, dtype) for name in NOISY for dtype in ('float32', 'bfloat16')),
+  ],
+)
+def test_a_network_is_exported_for_any_batch(name, dtype):
+  """`jax.export` with a symbol for the size of the batch gives plain jit's output and gradient."""
+  network = NOISY[name](dtype=dtype)
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((5, 4, 4, 3), np.float32)
+  noise = rng.uniform(0.1, 0.9, 5).astype(np.float32)
+  params = randomised(jax.eval_shape(network.init, jax.random.key(0), x, noise)['params'])
+
+  def outputs(x, noise):
+    y, pull = jax.vjp(lambda x: functional.network_fn(network)(params, x, noise, {}), x)
+    return y, *pull(y)
+
+  (batch,) = export.symbolic_shape('batch')
+  shapes = (jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) for a in (x, noise))
+  found = export.export(jax.jit(outputs))(*shapes).call(x, noise)
+  tolerance = 1e-4 if dtype == 'float32' else 0.03
+  for a, b in zip(found, jax.jit(outputs)(x, noise), strict=True):
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())

@@ -373,8 +373,13 @@ def heavy_noise(config: Node, step: int = 0) -> str:
   if process.is_learned or kind not in ('eps', 'score'):
     return ''
   of_x0 = weight.make({'sigma_data': sigma_data})
-  level = process.schedule(jnp.array([1.0, 0.5]))
-  last, middle = of_x0(level) / error_scale(kind, level) ** 2
+
+  @jax.jit  # one program
+  def weights_of_eps():
+    level = process.schedule(jnp.array([1.0, 0.5]))
+    return of_x0(level) / error_scale(kind, level) ** 2
+
+  last, middle = np.asarray(weights_of_eps())
   if not last > _HEAVY * middle:
     return ''
   return (

@@ -14,6 +14,7 @@ from diffusion_jax.networks.cpu.bilinear import (
   kernel_gradient,
   transposes,
 )
+from diffusion_jax.networks.options import has_size
 
 Array = jax.Array
 Padding = winograd.Padding
@@ -110,7 +111,7 @@ def _conv(x, kernel, out_shape, how, num_devices):
   if _is_for_patches(x, out_shape, kernel.shape[0]):
     rows = _patches(x, out_shape, kernel.shape[0], how)
     product = jnp.matmul(rows, kernel.reshape(-1, out_shape[-1]), precision=how.precision)
-    return product.reshape(len(x), *out_shape)
+    return product.reshape(x.shape[0], *out_shape)
   return _lax_conv(x, kernel, how)
 
 
@@ -120,8 +121,8 @@ MAX_PATCHES = 2**23  # numbers
 
 
 def _is_for_patches(x, out_shape, size):
-  count = len(x) * math.prod(out_shape[:2]) * size**2 * x.shape[3]
-  return x.dtype == jnp.bfloat16 and 1 < size and count <= MAX_PATCHES
+  count = x.shape[0] * math.prod(out_shape[:2]) * size**2 * x.shape[3]
+  return x.dtype == jnp.bfloat16 and 1 < size and has_size(count) and count <= MAX_PATCHES
 
 
 def _patches(x, out_shape, size, how):
@@ -156,7 +157,8 @@ def _is_for_winograd(x, out_shape, size, how, num_devices):
   tiles = math.prod(winograd.tile_counts(height, width))
   # The tiles at the edge compute rows that nothing needs.
   used = height * width / (tiles * winograd.TILE**2)
-  return used > 0.7 and len(x) * tiles >= MIN_TILES[x.dtype]
+  batch = x.shape[0]
+  return used > 0.7 and has_size(batch) and batch * tiles >= MIN_TILES[x.dtype]
 
 
 _convolve = bilinear('conv2d', _plain, Transposes(_forward, _input_gradient, _kernel_gradient))
