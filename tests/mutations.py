@@ -199,7 +199,7 @@ TABLE = [
     [
       ('other_data', "if datasets.another_set(config, 'train'):", 'if False:'),
       ('too_long', "'logsnr')) <= TOO_WIDE", "'logsnr')) > 0.0"),
-      ('too_long', 'TOO_WIDE = 2.5', 'TOO_WIDE = 1.02'),
+      ('too_long', 'TOO_WIDE = 2.2', 'TOO_WIDE = 1.02'),
     ],
   ),
   (
@@ -990,7 +990,8 @@ TABLE = [
     'app/train/setup.py',
     'test_recipes.py',
     [
-      ('nothing_but_noise', 'error_scale(kind, level) ** 2', 'error_scale(kind, level)'),
+      ('nothing_but_noise', "error_scale('eps', level) ** 2", "error_scale('eps', level)"),
+      ('no_loss_of_noise', "error_scale('eps', level) ** 2", 'error_scale(kind, level) ** 2'),
       ('nothing_but_noise', "kind not in ('eps', 'score')", "kind not in ('eps', 'v')"),
     ],
   ),
@@ -3020,7 +3021,7 @@ TABLE = [
     None,
     [
       ('as_wide_as', 'moved = 1.0 - 0.5 * (t - s)', 'moved = 1.0 - (t - s)'),
-      ('nothing_wider', 'counts = (alpha[:-1] > 0.0) & (', 'counts = ('),
+      ('as_wide_as', 'averaged = (alpha[:-1] > 0.0) & (', 'averaged = ('),
     ],
   ),
   (

@@ -380,6 +380,9 @@ def test_a_short_run_is_told_that_its_average_is_long(fields, weight):
   assert f'be {weight:.0%} the first ones' in line if weight else not line
 
 
+REMEDY = 'objective.weight', 'snr'
+
+
 @pytest.mark.parametrize('weight', ['truncated_snr', 'v', 'edm', 'flow', 'snr', 'min_snr'])
 @pytest.mark.parametrize('kind', ['eps', 'score', 'v', 'x0', 'flow', 'edm'])
 def test_a_loss_of_nothing_but_noise_is_told(kind, weight):
@@ -389,8 +392,18 @@ def test_a_loss_of_nothing_but_noise_is_told(kind, weight):
   bounded = kind not in ('eps', 'score') or weight in ('snr', 'min_snr')
   assert bool(line) != bounded
   if not bounded:
-    assert f'objective.weight={weight} weighs an error of parametrization={kind} ' in line
+    assert f'parametrization={kind}, objective.weight={weight} weighs an error in eps ' in line
     assert line.endswith('set objective.weight=snr')
+    assert not setup.heavy_noise(store.with_flags(read('digits'), [flags[0], REMEDY]))
+
+
+@pytest.mark.parametrize('kind', ['eps', 'score'])
+@pytest.mark.parametrize('schedule', ['karras', 'geometric_ve'])
+def test_a_plain_loss_in_eps_is_no_loss_of_noise(schedule, kind):
+  """Catches the weight of an error in the score itself, sigma^2 times that in eps."""
+  flags = [('schedule', schedule), ('noise_input', 'logsnr'), ('objective.times', 'uniform')]
+  flags += [('parametrization', kind), REMEDY]
+  assert not setup.heavy_noise(store.with_flags(read('digits'), flags))
 
 
 # The gradient of a release, as a multiple of ours: our loss is a mean.

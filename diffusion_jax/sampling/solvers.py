@@ -50,17 +50,19 @@ def heun() -> Sampler:
 def heun_deviation(levels: NoiseLevel) -> float:
   """Returns the deviation of what `heun` draws on a grid for standard normal data.
 
-  1 is exact. With r = sigma / alpha the ODE is dy = y r / (1 + r^2) dr, so that y is
-  proportional to sqrt(1 + r^2). levels: [N+1]; Euler's steps, from alpha = 0 and to
-  sigma = 0, do not count.
+  1 is exact. levels: [N+1]. With r = sigma / alpha = tan(angle) the ODE is dy = y r / (1 + r^2)
+  dr, so that y is proportional to sqrt(1 + r^2). A step of Euler, from alpha = 0 or to
+  sigma = 0, multiplies the deviation by the cosine of the difference of the angles.
   """
   alpha, sigma = (np.asarray(x, np.float64) for x in (levels.alpha, levels.sigma))
-  counts = (alpha[:-1] > 0.0) & (sigma[1:] > 0.0)
-  t, s = sigma[:-1][counts] / alpha[:-1][counts], sigma[1:][counts] / alpha[1:][counts]
+  factors = np.cos(np.diff(np.arctan2(sigma, alpha)))
+  averaged = (alpha[:-1] > 0.0) & (sigma[1:] > 0.0)
+  t, s = sigma[:-1][averaged] / alpha[:-1][averaged], sigma[1:][averaged] / alpha[1:][averaged]
   start = t / (1.0 + t**2)
   end = (1.0 - (t - s) * start) * s / (1.0 + s**2)
   moved = 1.0 - 0.5 * (t - s) * (start + end)
-  return float(np.prod(moved * np.sqrt((1.0 + t**2) / (1.0 + s**2))))
+  factors[averaged] = moved * np.sqrt((1.0 + t**2) / (1.0 + s**2))
+  return float(np.prod(factors))
 
 
 def velocity_heun(schedule: Schedule, min_sigma: NonNegative = 0.0) -> Sampler:

@@ -363,7 +363,8 @@ def heavy_noise(config: Node, step: int = 0) -> str:
   """Returns a note if the loss weighs errors in eps most where there is no signal, or ''.
 
   An error in eps is one of sigma / alpha times as much in x_0, so that the weight of
-  x_0 has to vanish with the SNR; else the loss is of little but noise.
+  x_0 has to vanish with the SNR; else the loss is of little but noise. A score is
+  -eps / sigma, so what is asked of eps is asked of it too.
   """
   weight = config.objective.get('weight')
   if 'parametrization' not in config or not isinstance(weight, Node):
@@ -377,15 +378,14 @@ def heavy_noise(config: Node, step: int = 0) -> str:
   @jax.jit  # one program
   def weights_of_eps():
     level = process.schedule(jnp.array([1.0, 0.5]))
-    return of_x0(level) / error_scale(kind, level) ** 2
+    return of_x0(level) / error_scale('eps', level) ** 2
 
   last, middle = np.asarray(weights_of_eps())
   if not last > _HEAVY * middle:
     return ''
   return (
-    f'note: objective.weight={weight.name} weighs an error of parametrization='
-    f'{config.parametrization.name} {last / middle:,.0f} times as much at t = 1 as at t = 1/2: '
-    'set objective.weight=snr'
+    f'note: with parametrization={kind}, objective.weight={weight.name} weighs an error in eps '
+    f'{last / middle:,.0f} times as much at t = 1 as at t = 1/2: set objective.weight=snr'
   )
 
 

@@ -47,11 +47,13 @@ def test_more_levels_than_steps_are_noted_before_they_are_visited(capsys):
   'fields, remedy',
   [
     ({}, 'set sampling.grid.spacing=logsnr'),
+    ({'sampling.num_steps': 30}, 'set sampling.grid.spacing=logsnr'),
     ({'sampling.num_steps': 100}, ''),
     ({'sampling.grid.spacing': 'logsnr'}, ''),
     ({'sampling.grid.spacing': 'logsnr', 'sampling.num_steps': 4}, 'take more steps'),
     ({'sampling.sampler': 'ddim'}, ''),
     ({'schedule': 'linear'}, ''),
+    ({'schedule': 'linear', 'sampling.num_steps': 2}, ''),  # 0.7 times as wide
     ({'sampling.schedule': 'karras', 'sampling.num_steps': 3}, 'take more steps'),
   ],
 )
