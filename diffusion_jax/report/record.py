@@ -157,8 +157,9 @@ def read_results(folder: Path) -> Iterator[tuple[str, dict]]:
   yield from ((names[name], content) for name, content in results)
 
 
-# The optional parts of a sampling section, besides guidance.
+# The optional parts of a sampling section, and those of which the scale is said.
 _PARTS = 'schedule', 'churn', 'ancestral_noise', 'corrector'
+_SCALED = 'guidance', 'classifier'
 
 
 def in_words(sampling: Json) -> list[str]:
@@ -168,18 +169,24 @@ def in_words(sampling: Json) -> list[str]:
     words.append(_section_in_words(sampler))
   if 'grid' in sampling:
     words.append(grids.in_words(sampling['grid'] or {}))
-  parts = ((name, sampling.get(name)) for name in _PARTS)
-  return words + [f'{name} {_section_in_words(part)}' for name, part in parts if part]
+  parts = {name: sampling.get(name) for name in (*_PARTS, *_SCALED)}
+  words += [f'{name} {_section_in_words(parts[name])}' for name in _PARTS if parts[name]]
+  if (scale := sampling.get('guidance_scale', 1.0)) != 1.0:
+    words.append(f'guidance {scale:g}')
+  scaled = (parts[name] for name in _SCALED if parts[name])
+  return words + [f'{part["name"]} {part["scale"]:g}' for part in scaled]
 
 
 def _section_in_words(section):
-  rest = {n: x for n, x in section.items() if n != 'name'}
+  rest = {n: x for n, x in section.items() if n != 'name' and x not in (None, '')}
   return ' '.join([section['name'], *(f'{n}={_value_in_words(x)}' for n, x in rest.items())])
 
 
 def _value_in_words(x):
   if isinstance(x, Mapping):
     return f'({_section_in_words(x)})'
+  if isinstance(x, str):
+    return x.partition(', ')[0]  # what was read is stored as its name and its sums
   return f'{x:g}' if isinstance(x, float) else str(x)
 
 

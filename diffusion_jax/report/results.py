@@ -206,7 +206,6 @@ def about(c: Json, *notes: str) -> str:
   """Returns how images were sampled, by a section `sampling`, and notes."""
   words = {
     ', '.join(record.in_words(c)): True,
-    f'guidance {(c.get("guidance") or {}).get("scale")}': c.get('guidance'),
     f'{c.get("num_samples", 0):,} of checkpoint {c.get("checkpoint")}': c,
     f'seed {c.get("seed")}': c,
     **dict.fromkeys(notes, True),

@@ -282,5 +282,6 @@ def in_words(grid: Mapping[str, object]) -> str:
   """Returns the stored section of a grid: '10 steps', '10 logsnr steps' or 'respaced 50'."""
   if 'steps' in grid:
     return f'respaced {grid["steps"]}'
-  spacing = grid.get('spacing', 'uniform')
-  return f'{grid.get("number")} {"" if spacing == "uniform" else f"{spacing} "}steps'
+  number, spacing = grid.get('number'), grid.get('spacing', 'uniform')
+  between = '' if spacing == 'uniform' else f'{spacing} '
+  return f'{number} {between}step{"" if number == 1 else "s"}'

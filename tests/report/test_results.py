@@ -38,7 +38,7 @@ def test_scores_are_one_table_with_how_they_were_made():
     'grid': {'name': 'steps', 'number': 4, 'spacing': 'uniform'},
     'seed': 0,
     'sampler': {'name': 'ddim'},
-    'guidance': {'scale': 2.0},
+    'guidance': {'name': 'classifier_free', 'scale': 2.0},
   }
   drawn = {'samples': {'sampling': sampling}}
   found = [
@@ -68,14 +68,14 @@ def test_scores_are_one_table_with_how_they_were_made():
       'samples a, num steps 4, eta 1',
       '0.25',
       '0.5',
-      ('ddim, 4 steps, guidance 2.0, 1,437 of checkpoint 9, seed 0, few samples'),
+      ('ddim, 4 steps, classifier_free 2, 1,437 of checkpoint 9, seed 0, few samples'),
     ],
     ['others', '0.1', '1', ''],
     [
       'samples a, num steps 4, eta 1',
       '0.75',
       '',
-      'ddim, 4 steps, guidance 2.0, 1,437 of checkpoint 9, seed 0',
+      'ddim, 4 steps, classifier_free 2, 1,437 of checkpoint 9, seed 0',
     ],
   ]
 

@@ -208,11 +208,6 @@ def describe(content: Settings) -> str:
   c = content['sampling']
   line = f'settings: {content["run"]}, checkpoint {c["checkpoint"]}'
   line = ', '.join([line, *record.in_words(c), f'seed {c["seed"]}'])
-  if c.get('guidance_scale', 1.0) != 1.0:
-    line += f', guidance {c["guidance_scale"]:g}'
-  for part in ('guidance', 'classifier'):
-    if c.get(part):
-      line += f', {c[part]["name"]} {c[part]["scale"]:g}'
   for field, value in content.get('computed_by', {}).items():
     line += f', {field} {value}'
   return line

@@ -41,11 +41,14 @@ SETTINGS = {
 
 def test_a_line_has_what_differs_from_the_plain_case():
   assert provenance.describe(SETTINGS) == (
-    line := 'settings: digits, checkpoint 300, ddim eta=0, 50 steps, seed 1, classifier_free 2'
+    line := 'settings: digits, checkpoint 300, ddim eta=0, 50 steps, classifier_free 2, seed 1'
   )
-  sampling = {'sampler': {'name': 'feynman_kac', 'scale': 2.0}, 'guidance': None}
+  read = 'bad, checkpoint 4, weights 1, config_hash 2, code 3'
+  sampler = {'name': 'feynman_kac', 'scale': 2.0, 'run': read, 'absent': None, 'unset': ''}
+  sampling = {'sampler': sampler, 'guidance': None, 'grid': {'name': 'steps', 'number': 1}}
   corrected = {**SETTINGS, 'sampling': SETTINGS['sampling'] | sampling}
-  expected = line.replace('ddim eta=0', 'feynman_kac scale=2').removesuffix(', classifier_free 2')
+  expected = line.replace('ddim eta=0, 50 steps', 'feynman_kac scale=2 run=bad, 1 step')
+  expected = expected.replace(', classifier_free 2', '')
   assert provenance.describe(corrected) == expected
 
 
@@ -53,6 +56,8 @@ OTHERS = {
   'sampler': {'name': 'ddim', 'eta': 1.0},
   'grid': {'name': 'steps', 'number': 50, 'spacing': 'logsnr'},
   **dict.fromkeys(('schedule', 'churn', 'ancestral_noise', 'corrector'), {'name': 'other', 'x': 1}),
+  **dict.fromkeys(('guidance', 'classifier'), {'name': 'other', 'scale': 2.0}),
+  'guidance_scale': 2.0,
 }
 
 
