@@ -86,7 +86,9 @@ def shrunk(config: Node, flags: Flags = ()) -> Node:
       fields[path] = run + ('_smoke' if '-' in run else '-smoke')
       trust.allow([fields[path]])
   if number := config.at('sampling.grid.number'):
-    fields['sampling.num_steps'] = min(number, 4)
+    sampler = config.at('sampling.sampler')
+    by_heun = sampler is not None and sampler.declared.averages_ends  # 4 would be too few
+    fields['sampling.num_steps'] = min(number, 5 if by_heun else 4)
   return with_fields(completed(tree), fields)
 
 

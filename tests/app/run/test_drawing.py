@@ -16,6 +16,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.drawing import (
   ATTEMPTS,
   FEW,
+  check_plan,
   draw_sheet,
   generate,
   in_box,
@@ -64,6 +65,15 @@ def test_steps_that_are_too_long_for_a_sampler_are_noted(fields, remedy, capsys)
   generate(model, make_mesh(model.config))
   said = capsys.readouterr().out
   assert said.partition('times too wide: ')[2].strip() == remedy
+
+
+@pytest.mark.parametrize('experiment', ['digits_edm', 'digits_edm2', 'fields', 'cifar10_edm'])
+def test_a_trial_by_heuns_method_takes_steps_enough(experiment, capsys):
+  """Catches a note on steps that the user did not choose."""
+  config = trial(experiment)
+  assert config.sampling.sampler.name == 'heun'
+  check_plan(make_model(config, RunFolder.at('nowhere')))
+  assert not capsys.readouterr().out
 
 
 def test_a_sample_always_outside_is_an_error_after_many_attempts():
