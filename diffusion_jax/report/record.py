@@ -13,7 +13,6 @@ from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import sessions
 from diffusion_jax.runtime.files import is_regular, read_json_lines, read_summed, warn
-from diffusion_jax.sampling import grids
 
 
 class Curve(NamedTuple):
@@ -155,39 +154,6 @@ def read_results(folder: Path) -> Iterator[tuple[str, dict]]:
   ]
   names = short({name for name, _ in results})
   yield from ((names[name], content) for name, content in results)
-
-
-# The optional parts of a sampling section, and those of which the scale is said.
-_PARTS = 'schedule', 'churn', 'ancestral_noise', 'corrector'
-_SCALED = 'guidance', 'classifier'
-
-
-def in_words(sampling: Json) -> list[str]:
-  """Returns how images are drawn by a stored section `sampling`: ['ddim eta=0', '10 steps']."""
-  words = []
-  if sampler := sampling.get('sampler'):
-    words.append(_section_in_words(sampler))
-  if 'grid' in sampling:
-    words.append(grids.in_words(sampling['grid'] or {}))
-  parts = {name: sampling.get(name) for name in (*_PARTS, *_SCALED)}
-  words += [f'{name} {_section_in_words(parts[name])}' for name in _PARTS if parts[name]]
-  if (scale := sampling.get('guidance_scale', 1.0)) != 1.0:
-    words.append(f'guidance {scale:g}')
-  scaled = (parts[name] for name in _SCALED if parts[name])
-  return words + [f'{part["name"]} {part["scale"]:g}' for part in scaled]
-
-
-def _section_in_words(section):
-  rest = {n: x for n, x in section.items() if n != 'name' and x not in (None, '')}
-  return ' '.join([section['name'], *(f'{n}={_value_in_words(x)}' for n, x in rest.items())])
-
-
-def _value_in_words(x):
-  if isinstance(x, Mapping):
-    return f'({_section_in_words(x)})'
-  if isinstance(x, str):
-    return x.partition(', ')[0]  # what was read is stored as its name and its sums
-  return f'{x:g}' if isinstance(x, float) else str(x)
 
 
 def short(names: Iterable[str]) -> dict[str, str]:

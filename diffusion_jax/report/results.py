@@ -10,6 +10,7 @@ from diffusion_jax.report import charts, record
 from diffusion_jax.report.charts import Chart, Line
 from diffusion_jax.report.record import Record
 from diffusion_jax.runtime.files import with_error
+from diffusion_jax.sampling import sampler
 
 _SPEEDS = 'images_per_second', 'tflops', 'mfu'
 # The units of a likelihood, and what is measured in them.
@@ -205,7 +206,7 @@ def _score(content):
 def about(c: Json, *notes: str) -> str:
   """Returns how images were sampled, by a section `sampling`, and notes."""
   words = {
-    ', '.join(record.in_words(c)): True,
+    ', '.join(sampler.in_words(c)): True,
     f'{c.get("num_samples", 0):,} of checkpoint {c.get("checkpoint")}': c,
     f'seed {c.get("seed")}': c,
     **dict.fromkeys(notes, True),

@@ -9,8 +9,8 @@ only on its own key. A step gets one key in both cases (`core/keys.py`).
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from diffusion_jax.core.arguments import as_float, expand_to, kind_of
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.keys import as_one_key, draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel, check_level, check_order, equal_levels
+from diffusion_jax.sampling import grids
 
 Array = jax.Array
 
@@ -205,3 +206,36 @@ def prior_sample(
   check_level(level)
   variance = as_float(level.sigma**2 + (0.0 if exact else level.alpha**2))
   return jnp.sqrt(variance) * draw_normal(key, jnp.zeros(shape, variance.dtype))
+
+
+# The optional parts of a sampling section, and those of which the scale is said.
+_PARTS = 'schedule', 'churn', 'ancestral_noise', 'corrector'
+_SCALED = 'guidance', 'classifier'
+
+
+def in_words(sampling: Mapping[str, Any]) -> list[str]:
+  """Returns how images are drawn by a stored section `sampling`: ['ddim eta=0', '10 steps']."""
+  words = []
+  if sampler := sampling.get('sampler'):
+    words.append(_section_in_words(sampler))
+  if 'grid' in sampling:
+    words.append(grids.in_words(sampling['grid'] or {}))
+  parts = ((name, sampling.get(name)) for name in _PARTS)
+  words += [f'{name} {_section_in_words(part)}' for name, part in parts if part]
+  if (scale := sampling.get('guidance_scale', 1.0)) != 1.0:
+    words.append(f'guidance {scale:g}')
+  scaled = (sampling.get(name) for name in _SCALED)
+  return words + [f'{part["name"]} {part["scale"]:g}' for part in scaled if part]
+
+
+def _section_in_words(section):
+  rest = {n: x for n, x in section.items() if n != 'name' and x not in (None, '')}
+  return ' '.join([section['name'], *(f'{n}={_value_in_words(x)}' for n, x in rest.items())])
+
+
+def _value_in_words(x):
+  if isinstance(x, Mapping):
+    return f'({_section_in_words(x)})'
+  if isinstance(x, str):
+    return x.partition(', ')[0]  # what was read is stored as its name and its sums
+  return f'{x:g}' if isinstance(x, float) else str(x)

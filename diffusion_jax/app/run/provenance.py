@@ -30,6 +30,7 @@ from diffusion_jax.report import record
 from diffusion_jax.runtime import processes, run_folder, start_up
 from diffusion_jax.runtime.files import DIFFERS, is_regular, parse_json, read_summed
 from diffusion_jax.runtime.run_folder import RunFolder
+from diffusion_jax.sampling import sampler
 from diffusion_jax.weights import checksums, load
 
 Settings = Json
@@ -207,7 +208,7 @@ def describe(content: Settings) -> str:
   """Returns a line with the essential settings."""
   c = content['sampling']
   line = f'settings: {content["run"]}, checkpoint {c["checkpoint"]}'
-  line = ', '.join([line, *record.in_words(c), f'seed {c["seed"]}'])
+  line = ', '.join([line, *sampler.in_words(c), f'seed {c["seed"]}'])
   for field, value in content.get('computed_by', {}).items():
     line += f', {field} {value}'
   return line
