@@ -88,15 +88,14 @@ def test_every_mode_works_in_a_bucket(either, tmp_path, capsys):
   assert f'weights of {address}:' in capsys.readouterr().out
 
 
-def start(machine, workdir, *more, patience=60, pause=0.05):
+def start(machine, workdir, *flags, fields=(), patience=60, pause=0.05):
   """Starts a training on a machine of its own, with its output in a file."""
   machine.mkdir()
-  fields = FIELDS | within(
-    'training', machine__mesh=(1, 1), checkpoints__every=20, checkpoints__keep=9
-  )
+  usual = within('training', machine__mesh=(1, 1), checkpoints__every=20, checkpoints__keep=9)
+  fields = FIELDS | usual | dict(fields)
   command = [sys.executable, '-u', '-c', PROGRAM.format(patience=patience, pause=pause)]
   command += [f'--config={ROOT}/configs/digits.py:smoke', f'--workdir={workdir}']
-  command += [*(f'--config.{name}={value}' for name, value in as_flags(fields)), *more]
+  command += [*(f'--config.{name}={value}' for name, value in as_flags(fields)), *flags]
   env = environment(devices=1) | {'TMPDIR': str(machine)}
   with (machine / 'output').open('w') as out:
     return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
@@ -181,10 +180,10 @@ def test_several_processes_write_into_a_bucket(server, tmp_path):
   """Several processes without a common folder write a run, and one process continues it."""
   port = free_port()
   where = '--multihost', f'--coordinator=localhost:{port}', '--num_hosts=2'
-  fields = '--config.training.num_steps=40', '--config.training.machine.mesh=-1,1'
+  fields = within('training', num_steps=40, machine__mesh=(-1, 1))
   names = 'one', 'other'
   both = [
-    start(tmp_path / name, ADDRESS, *where, f'--host={host}', *fields)
+    start(tmp_path / name, ADDRESS, *where, f'--host={host}', fields=fields)
     for host, name in enumerate(names)
   ]
   for process, name in zip(both, names, strict=True):
