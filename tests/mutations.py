@@ -992,6 +992,11 @@ TABLE = [
     [
       ('nothing_but_noise', "error_scale('eps', level) ** 2", "error_scale('eps', level)"),
       ('no_loss_of_noise', "error_scale('eps', level) ** 2", 'error_scale(kind, level) ** 2'),
+      (
+        'hardly_drawn',
+        'times.make(steps) if isinstance(times, Node) else step_times',
+        'step_times',
+      ),
       ('nothing_but_noise', "kind not in ('eps', 'score')", "kind not in ('eps', 'v')"),
     ],
   ),

@@ -397,6 +397,14 @@ def test_a_loss_of_nothing_but_noise_is_told(kind, weight):
     assert not setup.heavy_noise(store.with_flags(read('digits'), [flags[0], REMEDY]))
 
 
+def test_levels_that_are_hardly_drawn_are_no_noise():
+  """EDM's times are at sigma = 80 with a probability of 1e-6; uniform ones are told."""
+  flags = [('parametrization', 'eps')]
+  edm = store.with_flags(read('digits_edm'), flags)
+  assert edm.objective.times.name == 'log_normal' and not setup.heavy_noise(edm)
+  assert setup.heavy_noise(store.with_flags(edm, [('objective.times', 'uniform')]))
+
+
 @pytest.mark.parametrize('kind', ['eps', 'score'])
 @pytest.mark.parametrize('schedule', ['karras', 'geometric_ve'])
 def test_a_plain_loss_in_eps_is_no_loss_of_noise(schedule, kind):

@@ -32,6 +32,7 @@ from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import hooks
 from diffusion_jax.app.train.hooks import Hook
 from diffusion_jax.core.keys import abstract_key
+from diffusion_jax.core.losses import step_times
 from diffusion_jax.core.parametrization import error_scale
 from diffusion_jax.data import simulations
 from diffusion_jax.data.sources import Source
@@ -57,7 +58,8 @@ from diffusion_jax.training.objectives import Objective
 from diffusion_jax.training.state import TrainState, init_state
 from diffusion_jax.training.step import make_train_step, make_train_steps
 
-_HEAVY = 100.0  # the weight of an error at t = 1, for that at t = 1/2
+_HEAVY = 200.0  # the mean weight of the noisiest twentieth of the levels, for the median of all
+_DRAWS = 4000  # levels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,13 +362,13 @@ def shortened_warmup(config: Node, step: int = 0) -> str:
 
 
 def heavy_noise(config: Node, step: int = 0) -> str:
-  """Returns a note if the loss weighs errors in eps most where there is no signal, or ''.
+  """Returns a note if the loss weighs errors in eps by far most in the noisiest levels, or ''.
 
   An error in eps is one of sigma / alpha times as much in x_0, so that the weight of
   x_0 has to vanish with the SNR; else the loss is of little but noise. A score is
-  -eps / sigma, so what is asked of eps is asked of it too.
+  -eps / sigma, so what is asked of eps is asked of it too. Levels are drawn as in the training.
   """
-  weight = config.objective.get('weight')
+  weight, times = config.objective.get('weight'), config.objective.get('times')
   if 'parametrization' not in config or not isinstance(weight, Node):
     return ''
   process = Process.of(config)
@@ -374,18 +376,23 @@ def heavy_noise(config: Node, step: int = 0) -> str:
   if process.is_learned or kind not in ('eps', 'score'):
     return ''
   of_x0 = weight.make({'sigma_data': sigma_data})
+  steps = {'schedule_steps': process.steps}
+  draw = times.make(steps) if isinstance(times, Node) else step_times(**steps)
 
   @jax.jit  # one program
-  def weights_of_eps():
-    level = process.schedule(jnp.array([1.0, 0.5]))
-    return of_x0(level) / error_scale('eps', level) ** 2
+  def noisy_first():
+    level, time_weight = draw(jax.random.key(0), _DRAWS, process.schedule)
+    weights = time_weight * of_x0(level) / error_scale('eps', level) ** 2
+    return weights[jnp.argsort(level.logsnr)]
 
-  last, middle = np.asarray(weights_of_eps())
-  if not last > _HEAVY * middle:
+  weights = np.asarray(noisy_first(), np.float64)
+  ratio = weights[: _DRAWS // 20].mean() / np.median(weights)
+  if not ratio > _HEAVY:
     return ''
   return (
     f'note: with parametrization={kind}, objective.weight={weight.name} weighs an error in eps '
-    f'{last / middle:,.0f} times as much at t = 1 as at t = 1/2: set objective.weight=snr'
+    f'{ratio:,.0f} times as much in the noisiest twentieth of the levels as in their middle: '
+    'set objective.weight=snr'
   )
 
 
