@@ -22,7 +22,7 @@ def module_of(path: str) -> str:
 
 @functools.cache
 def words_of(text: str) -> frozenset[str]:
-  """Returns the words of a text."""
+  """Returns the words of a source."""
   return frozenset(re.findall(r'[A-Za-z_]\w*', text))
 
 

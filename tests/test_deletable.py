@@ -38,7 +38,7 @@ TABLE = table()
 
 @functools.cache
 def sources(folder):
-  """Returns the texts of a folder's Python files by their paths."""
+  """Returns the sources of a folder's Python files by their paths."""
   files = sorted((ROOT / folder).rglob('*.py'))
   return {x.relative_to(ROOT).as_posix(): x.read_text() for x in files}
 

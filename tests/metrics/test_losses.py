@@ -54,7 +54,7 @@ def arrays():
 
 
 class Anew(ArraySource):
-  """Examples that each epoch draws anew."""
+  """Examples that each epoch draws again."""
 
   def redrawn(self, seed, epoch):
     return ArraySource(self.x + epoch[0])

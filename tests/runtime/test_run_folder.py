@@ -186,7 +186,7 @@ def test_objects_that_somebody_removes_are_written_again(address):
 
 
 def test_a_training_removes_what_a_killed_one_left(address):
-  """Only a training removes parts of a checkpoint: another mode may run beside a training."""
+  """Only a training removes parts of a checkpoint: another mode may run at the same time."""
   run = RunFolder.at(address).path
   twin = run_folder.twin_of(run)
   part = twin.place('checkpoints/9/params')

@@ -130,7 +130,7 @@ def test_couplings_without_an_epsilon_are_refused(value):
 
 
 def test_eight_devices_have_the_pairs_of_one(key):
-  """The batch has so many rows that copies to the host have a thread."""
+  """A batch of this size is copied to the host by a thread."""
   x0, y = normals((256, 8), (256, 8))
   entropic = couplings.sinkhorn_coupling()
   run = jax.jit(lambda x0, y: [pair(key, x0, y, {}) for pair in (EXACT, entropic)])

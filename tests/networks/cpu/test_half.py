@@ -112,7 +112,7 @@ def test_the_gradient_of_a_bias_is_summed_in_float32():
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('layer', [layers.Conv(4), layers.Dense(4), layers.GroupNorm(2)])
 def test_an_empty_batch_has_gradients_of_0(layer, dtype):
-  """As for JAX's own sums, of which a device may have no rows."""
+  """A device may have no rows: sums over them, and their gradients, are 0 in every layer."""
   layer, x = layer.clone(dtype=dtype), jnp.zeros((0, 4, 4, 4), dtype)
   params = layer.init(jax.random.key(0), jnp.zeros((1, 4, 4, 4)))
   grads = jax.grad(lambda params: jnp.sum(layer.apply(params, x)))(params)
