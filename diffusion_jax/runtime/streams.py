@@ -24,6 +24,7 @@ STREAMS = {
   'metrics': 0xE6B79F85,
   'evaluation_images': 0xAA608B9D,
   'count_calls': 0xC51C7E24,
+  'noise_levels': 0xFE383916,
 }
 
 

@@ -381,7 +381,7 @@ def heavy_noise(config: Node, step: int = 0) -> str:
 
   @jax.jit  # one program
   def noisy_first():
-    level, time_weight = draw(jax.random.key(0), _DRAWS, process.schedule)
+    level, time_weight = draw(stream(0, 'noise_levels'), _DRAWS, process.schedule)
     weights = time_weight * of_x0(level) / error_scale('eps', level) ** 2
     return weights[jnp.argsort(level.logsnr)]
 
