@@ -168,6 +168,7 @@ class Run(NamedTuple):
   variant: str = ''
 
 
+ROUTED = within('network', registers=1, value_residual=True, routing=0.5, routing_ends=1)
 TEACHER = Run('digits_flow', 'unscaled')
 # The kinds of models, each network and each objective: a config, the rows of a batch
 # and of a draw, more fields (tests/laws/test_compiled_rightly.py).
@@ -176,6 +177,7 @@ KINDS = {
   'bridge': ('moons_bridge', ROWS, {'network.channels': 128, 'objective.coupling': None}),
   'unet': ('digits', 64, {}),
   'dit': ('digits_dit', 64, {'network.channels': 64}),
+  'routed': ('digits_dit', 64, {'network.channels': 64, 'network.num_blocks': 3, **ROUTED}),
   'flow_map': ('digits_meanflow', 64, {'training.start': None}),
   'states': ('digits_masked', 64, {}),
   'vae': ('digits_vae', 64, {}),

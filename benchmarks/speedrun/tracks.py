@@ -19,6 +19,7 @@ FLOW = (
   'schedule=flow noise_input=time noise_input.scale=1000 parametrization=flow '
   'objective.weight=flow sampling.bound='
 )
+DIT = 'network=dit network.channels=96 network.num_blocks=4 network.num_heads=4'
 
 
 class Track(NamedTuple):
@@ -94,11 +95,12 @@ DIGITS = Track(
     'average of decay 0.9': 'training.average.decay=0.9',
     'no label dropout': 'conditioning.dropout=0',
     'bfloat16': 'network.dtype=bfloat16',
-    'DiT': 'network=dit network.channels=96 network.num_blocks=4 network.num_heads=4',
-    'DiT, rate 2e-3': 'network=dit network.channels=96 network.num_blocks=4 network.num_heads=4 '
-    'optimizer.learning_rate=2e-3',
-    'DiT, SwiGLU': 'network=dit network.channels=96 network.num_blocks=4 network.num_heads=4 '
-    'network.mlp=swiglu',
+    'DiT': DIT,
+    'DiT, rate 2e-3': f'{DIT} optimizer.learning_rate=2e-3',
+    'DiT, SwiGLU': f'{DIT} network.mlp=swiglu',
+    'DiT, registers': f'{DIT} network.registers=4',
+    'DiT, value residual': f'{DIT} network.value_residual=True',
+    'DiT, routing': f'{DIT} network.routing_ends=1 network.routing=0.5',
   },
   metrics=('evaluation.metrics=fd',),
   accuracy=read_by_svm,

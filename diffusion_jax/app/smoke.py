@@ -19,6 +19,8 @@ SIZES = {
   'bottleneck': 4,
   'class_tokens': 2,
   'class_tokens_at': 0,
+  'routing': 0.0,
+  'routing_ends': 0,
 }
 FIELDS = {
   'training.num_steps': 4,
@@ -78,7 +80,7 @@ def shrunk(config: Node, flags: Flags = ()) -> Node:
   tree['network'] |= {
     name: min(value, SIZES[name])
     for name, value in tree['network'].items()
-    if name in SIZES and isinstance(value, int)
+    if name in SIZES and isinstance(value, int | float)
   }
   fields = FIELDS | {path: x for path, x in OPTIONAL.items() if config.at(path) is not None}
   for path in ('latent.run', 'training.start.run', 'training.teacher'):

@@ -111,6 +111,8 @@ def write_config(network: DiT, shape: Sequence[int]) -> options.Options:
       'mlp': ('gelu',),
       'bottleneck': (0,),
       'class_tokens': (0,),
+      'registers': (0,),
+      'value_residual': (False,),
       'dropout_blocks': ('all',),
       **theirs.NO_INPUTS,
       'num_classes': '' if network.inputs.num_classes else 'it has classes',

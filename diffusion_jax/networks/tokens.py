@@ -1,7 +1,9 @@
-"""Parts of networks of tokens, [B, T, D]: heads, norms, patches, positions.
+"""Parts of networks of tokens, [B, T, D]: heads, norms, patches, positions, routes.
 
 Rotary positions are for one or more axes (Su et al. 2021; Heo et al. 2024).
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,13 +109,59 @@ def rotary_angles(grid: tuple[int, ...], head_channels: int, num_others: int = 0
 
 
 def rotate(x: Array, angles: Array) -> Array:
-  """Turns the pairs (2i, 2i + 1) of each head by angles[:, i], in float32.
+  """Turns the pairs (2i, 2i + 1) of each head by angles[..., i], in float32.
 
-  x: [B, T, heads, d], angles: [T, d / 2]. The product of a query and a key then
-  depends only on the difference of their positions.
+  x: [B, T, heads, d], angles: [T, d / 2] or [B, T, d / 2]. The product of a
+  query and a key then depends only on the difference of their positions.
   """
+  angles = angles if angles.ndim == 3 else angles[None]
   pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
   a, b = pairs[..., 0], pairs[..., 1]
-  cos, sin = (wave(angles)[None, :, None] for wave in (jnp.cos, jnp.sin))
+  cos, sin = (wave(angles)[:, :, None] for wave in (jnp.cos, jnp.sin))
   turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1)
   return turned.reshape(x.shape).astype(x.dtype)
+
+
+class Route(NamedTuple):
+  """Which patches of each example stay, [B, K], and which are set aside, [B, T - K].
+
+  Tokens before the patches, `extra` of them, always stay.
+  """
+
+  kept: Array
+  aside: Array
+
+  def enter(self, tokens: Array, extra: int) -> tuple[Array, Array]:
+    """Returns the tokens that stay, and those that are set aside, of [B, extra + T, ...]."""
+    patches = tokens[:, extra:]
+    return before(tokens[:, :extra], _at(patches, self.kept)), _at(patches, self.aside)
+
+  def leave(self, tokens: Array, aside: Array, extra: int) -> Array:
+    """Returns all tokens, each in its place: the inverse of `enter`."""
+    places = jnp.argsort(jnp.concatenate(self, axis=1), axis=1)
+    patches = jnp.concatenate([tokens[:, extra:], aside], axis=1)
+    return before(tokens[:, :extra], _at(patches, places))
+
+
+def draw_route(key: Array, batch_size: int, num_patches: int, share: float) -> Route:
+  """Draws the `share` of the patches that are set aside, for each example.
+
+  It is rounded to a number of patches, but at least one stays, and one does not.
+  Raises ValueError for a single patch.
+  """
+  if num_patches < 2:
+    raise ValueError('routing needs two patches or more: change patch_size, or set routing=0')
+  aside = min(max(round(share * num_patches), 1), num_patches - 1)
+  order = jnp.argsort(jax.random.uniform(key, (batch_size, num_patches)), axis=1)
+  return Route(order[:, aside:], order[:, :aside])
+
+
+def before(first: Array, tokens: Array) -> Array:
+  """Returns `first` [B or 1, N, ...] before tokens [B, T, ...], as one array of their type."""
+  first = jnp.broadcast_to(first.astype(tokens.dtype), (tokens.shape[0], *first.shape[1:]))
+  return jnp.concatenate([first, tokens], axis=1)
+
+
+def _at(x, places):
+  # Returns x [B, T, ...] at places [B, K].
+  return jnp.take_along_axis(x, places.reshape(*places.shape, *[1] * (x.ndim - 2)), axis=1)

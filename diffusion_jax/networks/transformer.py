@@ -23,7 +23,14 @@ from diffusion_jax.networks.options import (
   maybe_remat,
 )
 from diffusion_jax.networks.placement import on_gpu, whole_weights
-from diffusion_jax.networks.tokens import grid_positions, patchify, rotary_angles, unpatchify
+from diffusion_jax.networks.tokens import (
+  before,
+  draw_route,
+  grid_positions,
+  patchify,
+  rotary_angles,
+  unpatchify,
+)
 from diffusion_jax.networks.transformer_block import (
   MLP,
   XAVIER,
@@ -57,7 +64,11 @@ class DiT(Checked):
   Options: `norm`, `qk_norm` and `mlp` are described in `Block`. `bottleneck` is
   the width of a linear map before the patch embedding (0: none).
   `class_tokens` copies of the label's embedding, with learned positions, are
-  further tokens from block `class_tokens_at` on (JiT, Li & He 2025).
+  further tokens from block `class_tokens_at` on (JiT, Li & He 2025), and
+  `registers` learned tokens from the first one on (Darcet et al. 2024).
+  `value_residual`: see `Block`. In training the share `routing` of the patches,
+  drawn for each image, passes by all blocks but the first and last `routing_ends`
+  (TREAD, Krause et al. 2025); it does not change the parameters.
   `dropout_blocks` 'middle' restricts dropout to the middle half of the blocks.
   Conditions are described in `UNet`; the words of a prompt or context are tokens
   (`text_attention` 'joint'), or x attends to them ('cross').
@@ -86,6 +97,10 @@ class DiT(Checked):
   bottleneck: Count = 0
   class_tokens: Count = 0
   class_tokens_at: Count = 0
+  registers: Count = 0
+  value_residual: bool = False
+  routing: Rate = 0.0
+  routing_ends: Count = 0
   dropout: Rate = 0.0
   dropout_blocks: Literal['all', 'middle'] = 'all'
   inputs: Inputs = Inputs()
@@ -105,6 +120,21 @@ class DiT(Checked):
       )
     if self.class_tokens and not self.inputs.num_classes:
       raise ValueError('class_tokens need labels: set inputs.num_classes')
+    if self.class_tokens and self.class_tokens_at and self.value_residual:
+      raise ValueError(
+        f'class_tokens from block {self.class_tokens_at} on have no values of the first block: '
+        'set class_tokens_at=0 or value_residual=False'
+      )
+    if self.routing and not self.routing_ends:
+      raise ValueError(
+        f'routing={self.routing} needs routing_ends, the number of blocks at either end that '
+        'compute all patches: set routing_ends=1 or more'
+      )
+    if 2 * self.routing_ends >= self.num_blocks:
+      raise ValueError(
+        f'routing_ends={self.routing_ends} at either end leaves none of {self.num_blocks} blocks '
+        'between them: change routing_ends or num_blocks'
+      )
 
   @property
   def fused(self) -> Fused:
@@ -203,21 +233,41 @@ class DiT(Checked):
   def _blocks(self, h, c, label, grid, words, mask, train):
     text = '' if words is None else self.text_attention
     joint = text == 'joint'
-    carry, extra = (h, words if joint else None), 0
+    x, text_tokens, values = h, words if joint else None, None
     words = None if joint else words
+    extra = self.registers  # tokens before the patches
+    if extra:
+      x = before(self._learned('registers', extra), x)
+    route, aside = None, h[:, :0]
     edges = self._edges(joint)
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
       if self.class_tokens and start == self.class_tokens_at:
-        shape = self.class_tokens, self.channels
-        places = self.param('class_positions', NORMAL, shape, jnp.float32)
-        first = (label[:, None] + places[None]).astype(h.dtype)
-        carry = jnp.concatenate([first, carry[0]], axis=1), carry[1]
-        extra = self.class_tokens
-      angles = None
-      if self.positions in ('rotary', 'both'):
-        angles = jnp.asarray(rotary_angles(grid, self.channels // self.num_heads, extra))
-      carry, _ = self._stack(start, stop, train, text)(carry, c, angles, words, mask)
-    return carry[0][:, extra:]
+        x = before(label[:, None] + self._learned('class_positions', self.class_tokens), x)
+        extra += self.class_tokens
+      if self.routing and train and start == self.routing_ends:
+        route = draw_route(self.make_rng('dropout'), h.shape[0], h.shape[1], self.routing)
+        x, aside = route.enter(x, extra)
+      if route and start == self.num_blocks - self.routing_ends:
+        x, route = route.leave(x, aside, extra), None
+      angles = self._angles(grid, extra, route)
+      first = values
+      if values and route:
+        first = route.enter(values[0], extra)[0], values[1]
+      stack = self._stack(start, stop, train, text)
+      (x, text_tokens), given = stack((x, text_tokens), c, angles, words, mask, first)
+      if self.value_residual and start == 0:
+        values = jax.tree.map(lambda v: v[0], given)
+    return x[:, extra:]
+
+  def _learned(self, name, count):
+    # Returns learned tokens [1, count, D].
+    return self.param(name, NORMAL, (count, self.channels), jnp.float32)[None]
+
+  def _angles(self, grid, extra, route):
+    if self.positions not in ('rotary', 'both'):
+      return None
+    angles = jnp.asarray(rotary_angles(grid, self.channels // self.num_heads, extra))
+    return angles if route is None else route.enter(angles[None], extra)[0]
 
   def _stack(self, start, stop, train, text) -> Callable:
     # Under FSDP the weights of a block are gathered, instead of its tokens.
@@ -242,6 +292,7 @@ class DiT(Checked):
       dropout=self.dropout if has_dropout else 0.0,
       text=text,
       text_ends=stop == depth,
+      gives_values=self.value_residual and start == 0,
       scanned=not unroll,
       train=train,
       name=f'blocks_{start}',
@@ -260,6 +311,10 @@ class DiT(Checked):
     # Returns the first block of each stack of equal blocks, and the end.
     depth = self.num_blocks
     edges = {0, depth}
+    if self.value_residual:
+      edges.add(1)  # The first block has values of its own alone.
+    if self.routing_ends:
+      edges |= {self.routing_ends, depth - self.routing_ends}
     if self.class_tokens:
       edges.add(self.class_tokens_at)
     if self.dropout_blocks == 'middle':

@@ -26,8 +26,12 @@ Norm = Literal['layer', 'rms']
 MLP = Literal['gelu', 'swiglu']
 
 
+# The values of x, and of the tokens of a text.
+Values = tuple[Array, Array | None]
+
+
 class Block(Checked):
-  """Computes one block: (x, text) -> ((x, text), None), as `nn.scan` takes it.
+  """Computes one block: (x, text) -> ((x, text), values), as `nn.scan` takes it.
 
   x: tokens [B, T, D]; c: [B, D], which is mapped to shifts, scales and gates
   (adaLN-Zero, Peebles & Xie 2023):
@@ -46,6 +50,10 @@ class Block(Checked):
   only as keys and values. With 'cross', x also attends to words [B, L, E]
   between attention and MLP, with a projection that begins at 0. text_mask: bool
   [B, L].
+
+  first_values: V_1, the values of the first block, which replace this block's by
+  a V_1 + b V, learned numbers that begin at 1/2 (ResFormer, Zhou et al. 2025).
+  With `gives_values` its own are returned, else None.
   """
 
   num_heads: Size
@@ -55,6 +63,7 @@ class Block(Checked):
   dropout: Rate = 0.0
   text: Literal['', 'joint', 'cross'] = ''
   text_ends: bool = False
+  gives_values: bool = False
   attention: AttentionImplementation = 'auto'
   scanned: bool = True
   train: bool = False
@@ -68,23 +77,27 @@ class Block(Checked):
     angles: Array | None,
     words: Array | None,
     text_mask: Array | None,
-  ) -> tuple[tuple[Array, Array | None], None]:
+    first_values: Values | None = None,
+  ) -> tuple[tuple[Array, Array | None], Values | None]:
     x, text = carry
+    first, first_of_text = first_values or (None, None)
     c = nn.silu(c)
-    (q, k, v), finish = self._stream(x, c, '')
+    (q, k, v), finish = self._stream(x, c, '', first)
     if angles is not None:
       q, k = rotate(q, angles), rotate(k, angles)
     if self.text != 'joint':
-      return (finish(self._attend(q, k, v), words, text_mask), text), None
+      values = (v, None) if self.gives_values else None
+      return (finish(self._attend(q, k, v), words, text_mask), text), values
     assert text is not None and text_mask is not None
-    others, finish_text = self._stream(text, c, 'text_', ends=self.text_ends)
+    others, finish_text = self._stream(text, c, 'text_', first_of_text, ends=self.text_ends)
+    values = (v, others[2]) if self.gives_values else None
     q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip((q, k, v), others, strict=True))
     mask = jnp.pad(text_mask, ((0, 0), (x.shape[1], 0)), constant_values=True)
     h, h_text = jnp.split(self._attend(q, k, v, mask), [x.shape[1]], axis=1)
-    return (finish(h), finish_text(h_text)), None
+    return (finish(h), finish_text(h_text)), values
 
   def _stream(
-    self, x: Array, c: Array, prefix: str, ends: bool = False
+    self, x: Array, c: Array, prefix: str, first_values: Array | None, ends: bool = False
   ) -> tuple[tuple[Array, ...], Callable]:
     # Returns q, k and v of one kind of tokens, and a function of the output of
     # attention that computes the rest of the block.
@@ -96,6 +109,10 @@ class Block(Checked):
     qkv = QKV(self.dtype, name=f'{prefix}qkv')(h)
     q, k, v = (split_heads(a, self.num_heads) for a in qkv)
     q, k = self._normalise(q, k, prefix)
+    if first_values is not None:
+      half = nn.initializers.constant(0.5)
+      a, b = self.param(f'{prefix}value_weights', half, (2,), jnp.float32).astype(self.dtype)
+      v = a * first_values + b * v
 
     def finish(attended, words=None, text_mask=None):
       if ends:

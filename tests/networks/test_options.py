@@ -28,10 +28,12 @@ from tests.networks.literal import randomised, shapes
 
 TINY = {'channels': 4, 'num_groups': 2}
 LEVELS = {'multipliers': (1,), 'num_blocks': 1}
+ROUTED: Any = {'registers': 1, 'value_residual': True, 'routing': 0.5, 'routing_ends': 1}
 NETWORKS = {
   'unet': lambda **k: UNet(**TINY, **LEVELS, **k),
   'ddpmpp': lambda **k: DDPMpp(**TINY, **LEVELS, **k),
   'dit': lambda **k: DiT(4, 1, 1, **k),
+  'routed': lambda **k: DiT(4, 3, 1, **ROUTED | k),
   'mlp': lambda **k: MLP(4, 1, **k),
   'edm2': lambda **k: EDM2(4, **LEVELS, head_channels=4, **k),
   'vdm': lambda **k: ScoreNetwork(num_layers=1, **TINY, **k),

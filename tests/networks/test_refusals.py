@@ -15,7 +15,7 @@ from diffusion_jax.networks.embeddings import LabelEmbedding, sinusoidal
 from diffusion_jax.networks.inputs import ContextEncoder, Inputs, Text
 from diffusion_jax.networks.layers import Conv
 from diffusion_jax.networks.mlp import MLP
-from diffusion_jax.networks.tokens import grid_positions, patchify, rotary_angles
+from diffusion_jax.networks.tokens import draw_route, grid_positions, patchify, rotary_angles
 from diffusion_jax.networks.transformer import DiT, block_params
 from diffusion_jax.networks.unet import UNet
 from tests import refusals
@@ -119,6 +119,21 @@ WRONG = [
       DIT.clone(class_tokens=2, class_tokens_at=1, inputs=Inputs(num_classes=3)), 4, 4, 2
     ),
     'class_tokens_at=1 must be a block, 0..0',
+  ),
+  (
+    lambda: DiT(
+      value_residual=True, class_tokens=2, class_tokens_at=1, inputs=Inputs(num_classes=3)
+    ),
+    'class_tokens from block 1 on have no values of the first block: set class_tokens_at=0',
+  ),
+  (lambda: DiT(routing=0.5), 'routing=0.5 needs routing_ends, the number of blocks'),
+  (
+    lambda: DiT(num_blocks=4, routing_ends=2),
+    'routing_ends=2 at either end leaves none of 4 blocks between them',
+  ),
+  (
+    lambda: draw_route(jax.random.key(0), 4, 1, 0.5),
+    'routing needs two patches or more: change patch_size',
   ),
   # inputs
   (lambda: begun(CLASSES, {}, 1), 'no null class'),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from diffusion_jax.networks import tokens, transformer
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.tokens import grid_positions
 from diffusion_jax.networks.transformer import DiT, block_params
@@ -35,8 +36,11 @@ def images(seed=0, channels=1):
   return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
-def whole(x, noise, label, p, network):
-  """Peebles & Xie 2023, figure 3, as Li & He 2025 change it."""
+def whole(x, noise, label, p, network, kept=None):
+  """Peebles & Xie 2023, figure 3, as Li & He 2025 change it.
+
+  kept [B, K]: the patches that enter the blocks between the ends (Krause et al. 2025).
+  """
   angles = np.exp(-np.log(10000) * np.arange(128) / 128)
   angles = noise[:, None] * angles[None]
   h = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
@@ -44,21 +48,40 @@ def whole(x, noise, label, p, network):
   label = p['label_embedding']['table']['embedding'][label]
   c = dense(p['noise_dense_2'], h) + label
   size, (b, height, width, _) = network.patch_size, x.shape
-  tokens = [
+  patches = [
     x[:, i : i + size, j : j + size].reshape(b, -1)
     for i in range(0, height, size)
     for j in range(0, width, size)
   ]
-  h = np.stack(tokens, axis=1) @ p['patch_bottleneck']['kernel']
+  h = np.stack(patches, axis=1) @ p['patch_bottleneck']['kernel']
   h = dense(p['patch_embedding'], h)
   grid = height // size, width // size
   h = h + grid_positions(grid, network.channels)
+  count = grid[0] * grid[1]
+  if network.registers:
+    h = np.concatenate([np.tile(p['registers'], (b, 1, 1)), h], axis=1)
+  values = None
   for i in range(network.num_blocks):
     if i == network.class_tokens_at:
       first = label[:, None] + p['class_positions'][None]
       h = np.concatenate([first, h], axis=1)
-    h = literal.block(h, c, block_params(p, i), rotary=True, swiglu=True)
-  h = h[:, -grid[0] * grid[1] :]
+    weights, extra = block_params(p, i), h.shape[1] - count
+    if network.value_residual and i == 0:
+      values = literal.values(h, c, weights)
+    of_first = None if i == 0 else values
+    between = network.routing_ends <= i < network.num_blocks - network.routing_ends
+    if kept is None or not between:
+      h = literal.block(h, c, weights, rotary=True, swiglu=True, first=of_first)
+      continue
+    # The tokens that are computed: those before the patches, and the kept patches.
+    computed = np.concatenate([np.tile(np.arange(extra), (b, 1)), extra + kept], axis=1)
+    rows = np.arange(b)[:, None]
+    if of_first is not None:
+      of_first = of_first[rows, computed]
+    h[rows, computed] = literal.block(
+      h[rows, computed], c, weights, rotary=True, swiglu=True, first=of_first, kept=kept
+    )
+  h = h[:, -count:]
   shift, scale = literal.modulation(c, p, '', 2, 'modulation_out')
   h = literal.rms_norm(h, p['norm_out']) * (1 + scale) + shift
   h = dense(p['patch_out'], h)
@@ -70,15 +93,91 @@ def whole(x, noise, label, p, network):
   return out
 
 
-def test_the_whole_network_of_jit():
-  """tests/interop/test_diffusers.py compares Peebles & Xie's network."""
-  network = DiT(**TINY, **LABELLED, **JIT, bottleneck=3, class_tokens_at=1)
-  x = images()
-  params = small_params(network, x, NOISE, LABEL)
-  found = np.asarray(applied(network)({'params': params}, x, NOISE, LABEL))
+def agrees(network, params, found, kept=None):
+  """Asserts that an output is `whole`'s for the images, noise and labels of this file."""
   wide = jax.tree.map(np.float64, params)
-  expected = whole(np.float64(x), np.float64(NOISE), np.array([0, 2]), wide, network)
+  label = np.array([0, 2])
+  expected = whole(np.float64(images()), np.float64(NOISE), label, wide, network, kept)
   assert np.abs(found - expected).max() < 3e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'class_tokens_at': 1},
+    {'class_tokens_at': 1, 'registers': 3},
+    {'value_residual': True, 'registers': 1, 'num_blocks': 3},
+  ],
+)
+def test_the_whole_network_of_jit(options):
+  """tests/interop/test_diffusers.py compares Peebles & Xie's network."""
+  network = DiT(**TINY | LABELLED | JIT | {'bottleneck': 3} | options)
+  params = small_params(network, images(), NOISE, LABEL)
+  agrees(network, params, applied(network)({'params': params}, images(), NOISE, LABEL))
+
+
+def test_routed_patches_pass_by_the_blocks_between_the_ends(key):
+  """In training; else all patches enter all blocks."""
+  network = DiT(
+    **TINY | LABELLED | JIT | {'bottleneck': 3, 'num_blocks': 4, 'positions': 'both'},
+    **{'registers': 2, 'value_residual': True, 'routing': 0.6, 'routing_ends': 1},
+  )
+  variables = {'params': small_params(network, images(), NOISE, LABEL)}
+  routes = []
+
+  @functools.wraps(tokens.draw_route)
+  def draw(*inputs):
+    routes.append(tokens.draw_route(*inputs))
+    return routes[-1]
+
+  @jax.jit
+  def trained(variables):
+    with pytest.MonkeyPatch.context() as patched:
+      patched.setattr(transformer, 'draw_route', draw)
+      rngs = {'dropout': key}
+      out = network.apply(variables, images(), NOISE, LABEL, train=True, rngs=rngs)
+    return out, routes[-1]
+
+  found, route = trained(variables)
+  assert route.kept.shape == (2, 2) and route.aside.shape == (2, 4)  # of 6 patches
+  agrees(network, variables['params'], found, np.asarray(route.kept))
+  agrees(network, variables['params'], applied(network)(variables, images(), NOISE, LABEL))
+
+
+def test_registers_and_values_begin_as_published(key):
+  """Registers at random, of deviation 0.02; each value is the mean of two."""
+  network = DiT(64, 3, 2, registers=50, value_residual=True)
+  params = jax.jit(network.init)(key, images(channels=3), NOISE)['params']
+  assert abs(np.std(params['registers']) / 0.02 - 1) < 4.5 / np.sqrt(2 * 50 * 64)
+  assert 'value_weights' not in block_params(params, 0)
+  for index in (1, 2):
+    assert_array_equal(block_params(params, index)['value_weights'], 0.5)
+
+
+def test_what_is_set_aside_is_drawn_evenly(key):
+  """Each patch as often, and examples on their own."""
+  route = tokens.draw_route(key, 2000, 8, 0.75)
+  assert route.aside.shape == (2000, 6)
+  both = np.sort(np.concatenate(route, axis=1), axis=1)
+  assert_array_equal(both, np.tile(np.arange(8), (2000, 1)))
+  counts = np.bincount(np.ravel(route.kept), minlength=8)
+  # Each is binomial, of mean 500 and deviation sqrt(2000 / 4 * 3 / 4).
+  assert np.abs(counts - 500).max() < 4.5 * 19.4
+  assert len(np.unique(np.sort(route.kept, axis=1), axis=0)) == 28  # all pairs of 8
+
+
+@pytest.mark.parametrize('share, aside', [(0.01, 1), (0.3, 2), (0.5, 4), (0.99, 7)])
+def test_one_patch_at_least_stays_and_one_does_not(key, share, aside):
+  route = tokens.draw_route(key, 1, 8, share)
+  assert route.aside.shape == (1, aside) and route.kept.shape == (1, 8 - aside)
+
+
+def test_no_routing_has_the_same_parameters():
+  """A test loss sets it to 0, and a run may end without it."""
+  first, second = (
+    shapes(DiT(**TINY | {'num_blocks': 4}, routing=share, routing_ends=1)) for share in (0.0, 0.5)
+  )
+  assert jax.tree.structure(first) == jax.tree.structure(second)
 
 
 def test_the_output_begins_at_zero(key):

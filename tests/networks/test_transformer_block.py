@@ -20,30 +20,40 @@ def rms_norm(x, p):
   return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p['scale']
 
 
-def turn(x):
-  """Rotates by both axes of the grid, whose tokens come last."""
-  first = x[:, : x.shape[1] - T]
-  x = x[:, x.shape[1] - T :]
+def turn(x, kept=None):
+  """Rotates by both axes of the grid, whose tokens, or those that are kept, come last."""
+  kept = np.tile(np.arange(T), (B, 1)) if kept is None else kept
+  first = x[:, : x.shape[1] - kept.shape[1]]
+  x = x[:, x.shape[1] - kept.shape[1] :]
   z = x[..., 0::2] + 1j * x[..., 1::2]
   pairs = z.shape[-1]
-  for token in range(T):
+  for b, token in np.ndindex(kept.shape):
     for pair in range(pairs):
-      row, column = divmod(token, 3)
+      row, column = divmod(kept[b, token], 3)
       place = row if pair < pairs // 2 else column
       angle = place / 10000 ** (pair % (pairs // 2) / (pairs // 2))
-      z[:, token, :, pair] *= np.exp(1j * angle)
+      z[b, token, :, pair] *= np.exp(1j * angle)
   turned = np.stack([z.real, z.imag], axis=-1).reshape(x.shape)
   return np.concatenate([first, turned], axis=1)
 
 
-def qkv(x, p, prefix, norm, parts):
+def qkv(x, p, prefix, norm, parts, first=None):
   shift, scale = parts[:2]
   h = norm(x, p.get(f'{prefix}norm_1')) * (1 + scale) + shift
   q, k, v = (heads(part, HEADS) for part in np.split(dense(p[f'{prefix}qkv'], h), 3, axis=-1))
   if f'{prefix}query_norm' in p:
     q = rms_norm(q, p[f'{prefix}query_norm'])
     k = rms_norm(k, p[f'{prefix}key_norm'])
+  if first is not None:  # Zhou et al. 2025
+    of_first, own = p[f'{prefix}value_weights']
+    v = of_first * first + own * v
   return q, k, v
+
+
+def values(x, c, p, prefix=''):
+  """The values of a block."""
+  norm = rms_norm if 'norm_1' in p else layer_norm
+  return qkv(x, p, prefix, norm, modulation(c, p, prefix, 6))[2]
 
 
 def modulation(c, p, prefix, count, name='modulation'):
@@ -61,13 +71,13 @@ def mlp(h, p, prefix, swiglu):
   return dense(p[f'{prefix}mlp_out'], h)
 
 
-def block(x, c, p, swiglu=False, rotary=False, words=None):
+def block(x, c, p, swiglu=False, rotary=False, words=None, first=None, kept=None):
   """Computes DiT's block; with options JiT's, or the block with words."""
   norm = rms_norm if 'norm_1' in p else layer_norm
   parts = modulation(c, p, '', 6)
-  q, k, v = qkv(x, p, '', norm, parts)
+  q, k, v = qkv(x, p, '', norm, parts, first)
   if rotary:
-    q, k = turn(q), turn(k)
+    q, k = turn(q, kept), turn(k, kept)
   return rest(x, attend(q, k, v), p, '', norm, parts, swiglu, words)
 
 
@@ -82,12 +92,12 @@ def rest(x, attended, p, prefix, norm, parts, swiglu=False, words=None):
   return x + gate_2 * mlp(h, p, prefix, swiglu)
 
 
-def joint_block(x, text, c, p, ends):
+def joint_block(x, text, c, p, ends, first=(None, None)):
   """MM-DiT, Esser et al. 2024, figure 2."""
   parts = modulation(c, p, '', 6)
   text_parts = modulation(c, p, 'text_', 2 if ends else 6)
-  image = qkv(x, p, '', layer_norm, parts)
-  others = qkv(text, p, 'text_', layer_norm, text_parts)
+  image = qkv(x, p, '', layer_norm, parts, first[0])
+  others = qkv(text, p, 'text_', layer_norm, text_parts, first[1])
   q, k, v = (np.concatenate(pair, axis=1) for pair in zip(image, others, strict=True))
   mask = np.concatenate([np.ones((B, T), bool), MASK], axis=1)
   out = attend(q, k, v, mask)
@@ -104,17 +114,18 @@ def inputs():
   return x, text, c, words
 
 
-def run(network, carry, c, angles=None, words=None):
+def run(network, carry, c, angles=None, words=None, first=None):
   """Returns the block's output and its random parameters."""
-  carry, c, angles, words = jax.tree.map(np.float32, (carry, c, angles, words))
-  params = random_params(network, carry, c, angles, words, MASK, seed=1, scale=0.3)
-  found, _ = applied(network, params, carry, c, angles, words)
+  inputs = jax.tree.map(np.float32, (carry, c, angles, words))
+  inputs = *inputs, MASK, jax.tree.map(np.float32, first)
+  params = random_params(network, *inputs, seed=1, scale=0.3)
+  found, _ = applied(network, params, *inputs)
   return found, jax.tree.map(np.float64, params)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def applied(network, params, carry, c, angles, words):
-  return network.apply({'params': params}, carry, c, angles, words, MASK)
+def applied(network, params, *inputs):
+  return network.apply({'params': params}, *inputs)
 
 
 def close(found, expected):
@@ -137,12 +148,15 @@ def test_each_block_is_its_equations(options):
   close(found, block(x, c, p, swiglu=jit, rotary=jit, words=words))
 
 
+@pytest.mark.parametrize('has_first', [False, True])
 @pytest.mark.parametrize('ends', [False, True])
-def test_mm_dits_block(ends):
+def test_mm_dits_block(ends, has_first):
   x, text, c, _ = inputs()
+  shapes = (B, T, HEADS, D // HEADS), (B, WORDS, HEADS, D // HEADS)
+  first = tuple(np.random.default_rng(3).normal(size=shape) for shape in shapes)
   network = Block(HEADS, text='joint', text_ends=ends)
-  (found, found_text), p = run(network, (x, text), c)
-  expected, expected_text = joint_block(x, text, c, p, ends)
+  (found, found_text), p = run(network, (x, text), c, first=first if has_first else None)
+  expected, expected_text = joint_block(x, text, c, p, ends, *([first] if has_first else []))
   close(found, expected)
   # masked words have outputs too, which nothing uses
   close(found_text, expected_text)
@@ -161,5 +175,5 @@ def test_a_block_begins_as_the_identity(kind):
     return {name: p[name] for name in p if name.endswith(('modulation', 'cross_proj'))}
 
   params = random_params(network, carry, c, None, words, MASK) | ends(jax.random.key(0))
-  found, _ = applied(network, params, carry, c, None, words)
+  found, _ = applied(network, params, carry, c, None, words, MASK)
   jax.tree.map(assert_array_equal, found, carry)

@@ -262,8 +262,9 @@ class ConfiguredNetwork:
   def trained(self, test: bool = False) -> dj.Network:
     """Returns the network with its conditions and augmentation in training."""
     c, network = self.conditioning, self.network
-    if test and hasattr(network, 'dropout'):
-      network = functional.clone(network, dropout=0.0)
+    if test:
+      drawn = [name for name in ('dropout', 'routing') if hasattr(network, name)]
+      network = functional.clone(network, **dict.fromkeys(drawn, 0.0))
     augment = None
     if c.augment and not test:
       augment = functools.partial(augmentation.augment, probability=c.augment)

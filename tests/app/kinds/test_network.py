@@ -1,5 +1,6 @@
 """What networks of a config see, and runs that are trained with more than a denoising loss."""
 
+import functools
 import math
 from unittest.mock import Mock
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.app.inputs import datasets
@@ -24,7 +25,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.state import init_state
-from tests.app.conftest import lines_of, params_of, read, trial
+from tests.app.conftest import lines_of, normal_params, params_of, read, trial
 from tests.app.fields import within
 
 FEW = {'network.multipliers': (1,), 'network.attention_resolutions': ()}
@@ -124,6 +125,25 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
     hooks.evaluating(model, make_mesh(model.config), (1,)).act(4, state, {}, log)
     losses.append(log.results['test_loss'])
   assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize('drawn', [{'dropout': 0.5}, {'routing': 0.5, 'routing_ends': 1}])
+def test_the_network_of_a_test_loss_draws_nothing(drawn, tmp_path):
+  """Its outputs of two keys are equal; in training they are not."""
+  fields = within('network', channels=8, num_blocks=3, num_heads=2, **drawn)
+  model = make_model(trial('digits_dit', **fields), RunFolder.at(tmp_path))
+  params = normal_params(model)['network']
+  x, noise, cond = np.ones((2, *model.facts.x.shape)), np.full(2, 0.5), {'label': np.zeros(2, int)}
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def outputs(test):
+    apply = model.noisy.trained(test=test).apply
+    return [apply(params, x, noise, cond, key=jax.random.key(seed)) for seed in (0, 1)]
+
+  first, second = outputs(True)
+  assert_array_equal(first, second)
+  first, second = outputs(False)
+  assert np.abs(first - second).max() > 1e-3
 
 
 def test_its_samples_follow_its_own_schedule(learned):
