@@ -208,24 +208,48 @@ def prior_sample(
   return jnp.sqrt(variance) * draw_normal(key, jnp.zeros(shape, variance.dtype))
 
 
-# The optional parts of a sampling section, and those of which the scale is said.
-_PARTS = 'schedule', 'churn', 'ancestral_noise', 'corrector'
-_SCALED = 'guidance', 'classifier'
+# Fields of a section `sampling` that do not say how an image is drawn from given weights.
+_OTHERS = {
+  *('num_samples', 'batch_size', 'labels', 'prompt', 'context', 'context_row', 'weights'),
+  *('checkpoint', 'seed', 'trajectory', 'profile', 'name', 'sampler', 'grid', 'bound'),
+}
+# Values of which nothing is said, besides False, 0 and what is left out.
+_NEUTRAL = {
+  **{'guidance_scale': 1.0, 'top_p': 1.0},
+  **{'interval': [0.0, 'inf'], 'zero_above': 'inf'},
+}
+_SHORT = {'guidance_scale': 'guidance'}
 
 
 def in_words(sampling: Mapping[str, Any]) -> list[str]:
-  """Returns how images are drawn by a stored section `sampling`: ['ddim eta=0', '10 steps']."""
+  """Returns how images are drawn by a stored section `sampling`: ['ddim eta=0', '10 steps'].
+
+  Sections that differ in a field that changes an image have other words.
+  """
   words = []
   if sampler := sampling.get('sampler'):
     words.append(_section_in_words(sampler))
   if 'grid' in sampling:
     words.append(grids.in_words(sampling['grid'] or {}))
-  parts = ((name, sampling.get(name)) for name in _PARTS)
-  words += [f'{name} {_section_in_words(part)}' for name, part in parts if part]
-  if (scale := sampling.get('guidance_scale', 1.0)) != 1.0:
-    words.append(f'guidance {scale:g}')
-  scaled = (sampling.get(name) for name in _SCALED)
-  return words + [f'{part["name"]} {part["scale"]:g}' for part in scaled if part]
+  if 'bound' in sampling and (bound := sampling['bound'] or {'name': 'none'}) != {'name': 'auto'}:
+    words.append(f'bound {_section_in_words(bound)}')
+  for name, value in sampling.items():
+    if name not in _OTHERS and value and value != _NEUTRAL.get(name):
+      words.append(_field_in_words(name, value))
+  return words
+
+
+def _field_in_words(name, value):
+  name = _SHORT.get(name, name)
+  if value is True:
+    return name
+  if not isinstance(value, Mapping):
+    return f'{name} {_value_in_words(value)}'
+  if 'scale' not in value:
+    return f'{name} {_section_in_words(value)}'
+  rest = {n: x for n, x in value.items() if n != 'scale' and x and x != _NEUTRAL.get(n)}
+  kind, *others = _section_in_words(rest).split(' ', 1)
+  return ' '.join([kind, _value_in_words(value['scale']), *others])
 
 
 def _section_in_words(section):

@@ -5,7 +5,8 @@ names in tables, tiles and the comparison of runs, and other words on the card. 
 names the judge, the split, the number and the noun. Planted faults: `results.named` without the
 checkpoint; `results.examples_of` returns []; `results.final` without the number of samples; a card
 without `examples_of`; `told_apart` returns its argument; `scorers.of_samples` without a suffix;
-`write` gets the reference of every metric.
+`write` gets the reference of every metric; `sampler.in_words` without the bound, without names of
+fields that are True, or with the names of sections only.
 """
 
 import copy
@@ -14,7 +15,9 @@ import json
 
 import pytest
 
+from diffusion_jax.app.config import folder
 from diffusion_jax.app.evaluate import mode as evaluate, scorers
+from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.metrics import features, table
@@ -23,9 +26,15 @@ from diffusion_jax.report.charts import Chart
 from diffusion_jax.report.record import Record
 from diffusion_jax.runtime.files import write_summed
 from diffusion_jax.runtime.run_folder import RunFolder
-from tests.app.conftest import of_run, printed_by, smoke, trial, untrained
+from diffusion_jax.sampling.sampler import in_words
+from tests.app.conftest import of_run, printed_by, read, smoke, trial, untrained
 from tests.app.fields import within
 
+# Said elsewhere: which weights, how many images, of what conditions, from which seed.
+WITHOUT_WORDS = {
+  *('num_samples', 'batch_size', 'labels', 'prompt', 'context', 'context_row', 'weights'),
+  *('checkpoint', 'seed', 'trajectory', 'profile', 'name'),
+}
 SCORE = {'value': 0.5, 'error': 0.1, 'note': ''}
 DRAWN = {'weights': 1, 'sampling': {'checkpoint': '44', 'num_samples': 70, 'seed': 0}}
 REAL = {'weights': 1, 'sampling': {'checkpoint': '44'}, 'evaluation': {'split': 'test'}}
@@ -201,3 +210,53 @@ def test_numbers_are_examples_and_a_floor_says_how_many(tmp_path):
   assert 'image' not in out.replace('num_images', '')
   assert '16 examples of the other split in place of 20 samples (Frechet distances of fewer' in out
   assert 'of 40 train examples of two_moons' in out and '16 test examples, matmul' in out
+
+
+# Each field of a section `sampling` that changes an image, with values that differ.
+CHANGED = """
+  digits sampling.sampler=ddim,ancestral,dpm_solver_pp sampling.sampler.eta=0,0.5
+  digits sampling.grid.number=9,10 sampling.grid.spacing=uniform,logsnr sampling.grid=respaced,steps
+  digits sampling.schedule=,cosine,sigmoid sampling.bound=,auto,clip,quantile
+  digits sampling.bound=quantile sampling.bound.quantile=0.9,0.99 sampling.bound.largest=None,2
+  digits sampling.guidance=,classifier_free,adaptive_projected,cfg_zero_star
+  digits sampling.guidance=classifier_free sampling.guidance.scale=1,2
+  digits sampling.guidance=classifier_free sampling.guidance.interval=0,8;0,9
+  digits sampling.guidance=classifier_free sampling.guidance.rescale=0,0.5
+  digits sampling.guidance=classifier_free sampling.guidance.channels=None,1
+  digits sampling.guidance=cfg_zero_star sampling.guidance.zero_above=2,inf
+  digits sampling.guidance=adaptive_projected sampling.guidance.parallel=0,0.5
+  digits sampling.guidance=adaptive_projected sampling.guidance.max_norm=None,2
+  digits sampling.churn=,edm sampling.corrector=,langevin sampling.ancestral_noise=,ddim
+  digits sampling.classifier=,run
+  digits_masked sampling.top_p=0.5,1 sampling.remasking=0,0.1 sampling.guidance=,classifier_free
+  digits_consistency sampling.stochastic=False,True sampling.guidance_scale=1,2
+  moons_bridge sampling.stochastic=False,True sampling.reverse=False,True
+"""
+
+
+def ways():
+  """Yields (config, fields that stay, a field, its values)."""
+  for line in CHANGED.strip().splitlines():
+    config, *fields = line.split()
+    pairs = [field.split('=') for field in fields]
+    stay = [(name, text) for name, text in pairs if ',' not in text]
+    for name, text in pairs:
+      if ',' in text:
+        yield config, stay, name, text.split(';' if ';' in text else ',')
+
+
+def sampling_of(config, *fields):
+  return folder.plain(store.with_flags(read(config), fields))['sampling']
+
+
+@pytest.mark.parametrize('config, stay, name, values', ways(), ids=str)
+def test_what_changes_an_image_is_said(config, stay, name, values):
+  words = [tuple(in_words(sampling_of(config, *stay, (name, value)))) for value in values]
+  assert len({*words}) == len(values) and '' not in sum(words, ()), words
+
+
+def test_no_field_of_a_sampling_section_is_left_out():
+  """A new field is in the table above, or does not change an image."""
+  known = {name.split('.')[1] for _, _, name, _ in ways()}
+  for config in ('digits', 'digits_masked', 'digits_consistency', 'moons_bridge', 'digits_vae'):
+    assert {*sampling_of(config)} <= known | WITHOUT_WORDS
