@@ -249,7 +249,7 @@ def sampling_of(config, *fields):
   return folder.plain(store.with_flags(read(config), fields))['sampling']
 
 
-@pytest.mark.parametrize('config, stay, name, values', ways(), ids=str)
+@pytest.mark.parametrize('config, stay, name, values', [*ways()], ids=str)
 def test_what_changes_an_image_is_said(config, stay, name, values):
   words = [tuple(in_words(sampling_of(config, *stay, (name, value)))) for value in values]
   assert len({*words}) == len(values) and '' not in sum(words, ()), words
