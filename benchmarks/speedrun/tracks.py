@@ -93,6 +93,11 @@ DIGITS = Track(
     'self-conditioning': 'conditioning.self_conditioning=True',
     'average of decay 0.97': 'training.average.decay=0.97',
     'average of decay 0.9': 'training.average.decay=0.9',
+    **{
+      f'average of width {width}, made after training': 'training.average=powers '
+      f'sampling.weights=width sampling.weights.sigma_rel={width}'
+      for width in (0.05, 0.1, 0.2)
+    },
     'no label dropout': 'conditioning.dropout=0',
     'bfloat16': 'network.dtype=bfloat16',
     'DiT': DIT,

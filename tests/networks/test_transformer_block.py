@@ -116,10 +116,9 @@ def inputs():
 
 def run(network, carry, c, angles=None, words=None, first=None):
   """Returns the block's output and its random parameters."""
-  inputs = jax.tree.map(np.float32, (carry, c, angles, words))
-  inputs = *inputs, MASK, jax.tree.map(np.float32, first)
-  params = random_params(network, *inputs, seed=1, scale=0.3)
-  found, _ = applied(network, params, *inputs)
+  carry, c, angles, words, first = jax.tree.map(np.float32, (carry, c, angles, words, first))
+  params = random_params(network, carry, c, angles, words, MASK, first, seed=1, scale=0.3)
+  found, _ = applied(network, params, carry, c, angles, words, MASK, first)
   return found, jax.tree.map(np.float64, params)
 
 
