@@ -7,6 +7,7 @@ from benchmarks.speedrun.tracks import TRACKS, fields_of
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.idle import TRAINING
 from diffusion_jax.app.kinds.rules import lines
+from diffusion_jax.app.train.setup import averages_of
 from diffusion_jax.errors import refuse
 
 pytestmark = pytest.mark.benchmarks
@@ -25,6 +26,7 @@ def test_every_recipe_is_a_config(track, name, flags):
   base = store.completed(store.from_file(path, argument))
   config = store.with_flags(base, [*fields_of(flags).items()])
   refuse(lines(TRAINING, config, 'train', None))
+  averages_of(config)
 
 
 def test_the_interval_is_students():
