@@ -20,6 +20,7 @@ from diffusion_jax.networks.attention import attend
 from diffusion_jax.networks.blocks import decode, encode, make_block
 from diffusion_jax.networks.cpu.bilinear import linear
 from diffusion_jax.networks.cpu.convolution import conv2d
+from diffusion_jax.networks.cpu.half import times
 from diffusion_jax.networks.embeddings import labelled
 from diffusion_jax.networks.fused import of_unet
 from diffusion_jax.networks.inputs import Inputs
@@ -209,7 +210,7 @@ class EDM2Block(Checked):
     gain = self.param('embedding_gain', nn.initializers.zeros, (), jnp.float32)
     project = MPConv(self.features, dtype=self.dtype, name='embedding_proj')
     scale = 1.0 + project(embedding, gain)
-    h = mp_silu(h * scale[:, None, None])
+    h = mp_silu(times(h, scale[:, None, None]))
     h = nn.Dropout(self.dropout, deterministic=not train, name='dropout')(h)
     h = self._conv(h, 'conv_2', 3)
     if self.decoder:

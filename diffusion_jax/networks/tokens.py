@@ -158,7 +158,8 @@ def draw_route(key: Array, batch_size: int, num_patches: int, share: float) -> R
 
 def before(first: Array, tokens: Array) -> Array:
   """Returns `first` [B or 1, N, ...] before tokens [B, T, ...], as one array of their type."""
-  first = jnp.broadcast_to(first.astype(tokens.dtype), (tokens.shape[0], *first.shape[1:]))
+  # Converted last: the gradient of what is repeated is a sum of its own type.
+  first = jnp.broadcast_to(first, (tokens.shape[0], *first.shape[1:])).astype(tokens.dtype)
   return jnp.concatenate([first, tokens], axis=1)
 
 

@@ -12,6 +12,7 @@ from diffusion_jax.networks.context import TextFeatures, mean_of_words, read_con
 from diffusion_jax.networks.embeddings import LabelEmbedding, of_step, sinusoidal, with_inputs
 from diffusion_jax.networks.fused import QKV_LAYOUT, Layout, pieces
 from diffusion_jax.networks.inputs import STEP_INPUTS, Inputs, Text
+from diffusion_jax.networks.layers import add_bias
 from diffusion_jax.networks.options import (
   AttentionImplementation,
   Checked,
@@ -227,7 +228,7 @@ class DiT(Checked):
       h += places.astype(h.dtype)[None]
     if self.positions == 'learned':
       places = self.param('positions', NORMAL, h.shape[1:], jnp.float32)
-      h += places.astype(h.dtype)[None]
+      h = add_bias(h, places.astype(h.dtype)[None])
     return h
 
   def _blocks(self, h, c, label, grid, words, mask, train):

@@ -111,8 +111,9 @@ class Block(Checked):
     q, k = self._normalise(q, k, prefix)
     if first_values is not None:
       half = nn.initializers.constant(0.5)
-      a, b = self.param(f'{prefix}value_weights', half, (2,), jnp.float32).astype(self.dtype)
-      v = a * first_values + b * v
+      weights = self.param(f'{prefix}value_weights', half, (2,), jnp.float32)
+      a, b = weights.astype(self.dtype).reshape(2, *[1] * v.ndim)
+      v = times(first_values, a) + times(v, b)
 
     def finish(attended, words=None, text_mask=None):
       if ends:

@@ -1,6 +1,8 @@
 """Half precision on a CPU: every way has float32's numbers, within one rounding of bfloat16."""
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +16,14 @@ from diffusion_jax.networks.cpu import bilinear, convolution
 from diffusion_jax.networks.cpu.bilinear import linear
 from diffusion_jax.networks.cpu.convolution import conv2d
 from diffusion_jax.networks.cpu.half import spread, times
+from diffusion_jax.networks.transformer import DiT
 from tests.networks.cpu.test_bilinear import (
   OTHERS,
   derivatives,
   jax_conv,
   jax_product,
 )
+from tests.networks.test_options import NETWORKS
 
 ROUNDING = 2.0**-8  # half of the distance of two numbers in bfloat16, of those above 1
 PADDINGS = {1: ((1, 1), (1, 1)), 2: ((0, 1), (0, 1))}
@@ -107,6 +111,37 @@ def test_the_gradient_of_a_bias_is_summed_in_float32():
   seventh = lambda bias: jnp.sum((y[:, :1] / 7 + spread(bias, y[:, :1])) ** 3)
   found = jax.grad(lambda b: seventh(b).astype(jnp.float32))(bias[:, :1])
   assert_allclose(np.float32(found), 4096 * 3 / 49, rtol=3 * ROUNDING)
+
+
+SUMMED = re.compile(
+  r'applies stablehlo.add across dimensions = .* : \(tensor<([^>]*)xbf16>.* -> tensor<(.*)bf16>'
+)
+ALL = NETWORKS | {'learned': lambda **k: DiT(4, 1, 1, positions='learned', qk_norm=True, **k)}
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_no_gradient_is_summed_in_bfloat16(name):
+  """Of any parameter of any network: the program for CPUs sums bfloat16 over axes of 1 only.
+
+  Planted faults: values, registers or positions that JAX repeats (`a * first_values`), and
+  EDM2's modulation without `times`.
+  """
+  network = ALL[name](dtype='bfloat16')
+  levels = () if name in ('autoencoder', 'hierarchical') else (jnp.zeros(3),)
+  inputs = jnp.zeros((3, 4, 4, 3)), *levels
+  params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+
+  @jax.grad
+  def gradient(params, key):
+    rngs = {'dropout': key, 'latent': key}
+    outputs = network.apply(params, *inputs, train=True, rngs=rngs)
+    return sum(jnp.sum(y.astype(jnp.float32)) for y in jax.tree.leaves(outputs))
+
+  text = jax.jit(gradient).lower(params, jax.random.key(0)).as_text()
+  sizes = [
+    [math.prod(map(int, re.findall(r'\d+', t))) for t in pair] for pair in SUMMED.findall(text)
+  ]
+  assert not [pair for pair in sizes if pair[0] != pair[1]]
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
