@@ -36,6 +36,15 @@ def network_fn(module: nn.Module) -> Callable[..., PyTree]:
   return apply
 
 
+def without_key(apply: Callable[..., PyTree]) -> Callable[..., PyTree]:
+  """Returns a function of `network_fn` that takes a key and ignores it, so it has no dropout."""
+
+  def applied(params, x, noise, cond, /, *, key=None) -> PyTree:
+    return apply(params, x, noise, cond)
+
+  return applied
+
+
 def encode_context(module: nn.Module, params: Params, cond: dict, shape: Sequence[int]) -> dict:
   """Returns cond with 'context_code' in place of 'context', both [B, ...].
 

@@ -247,11 +247,11 @@ class ConfiguredNetwork:
     """The Flax module, with the inputs that config and objective need."""
     return _build(self)
 
-  def given(self, network: nn.Module | None = None) -> dj.Network:
+  def given(self) -> dj.Network:
     """Returns the network, with what it predicts and its noise input."""
     process = self.process
     return dj.Network(
-      self.apply_fn(network or self.network),
+      self.apply_fn(self.network),
       process.noise_input,
       parametrization=process.parametrization.kind,
       sigma_data=process.parametrization.sigma_data,
@@ -260,11 +260,13 @@ class ConfiguredNetwork:
     )
 
   def trained(self, test: bool = False) -> dj.Network:
-    """Returns the network with its conditions and augmentation in training."""
-    c, network = self.conditioning, self.network
+    """Returns the network with its conditions and augmentation in training.
+
+    With `test` it draws nothing: it has no dropout, routes and augmentation.
+    """
+    c, network = self.conditioning, self.given()
     if test:
-      drawn = [name for name in ('dropout', 'routing') if hasattr(network, name)]
-      network = functional.clone(network, **dict.fromkeys(drawn, 0.0))
+      network = dataclasses.replace(network, apply=functional.without_key(network.apply))
     augment = None
     if c.augment and not test:
       augment = functools.partial(augmentation.augment, probability=c.augment)
@@ -274,7 +276,7 @@ class ConfiguredNetwork:
       bool(c.labels), dropout, c.image, has_text, has_context, c.known
     )
     return dataclasses.replace(
-      self.given(network),
+      network,
       condition=condition,
       augment=augment,
       self_conditioning=c.self_conditioning,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
@@ -127,11 +128,36 @@ def test_the_bound_on_the_test_split_is_without_dropout(learned):
   assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize('drawn', [{'dropout': 0.5}, {'routing': 0.5, 'routing_ends': 1}])
-def test_the_network_of_a_test_loss_draws_nothing(drawn, tmp_path):
+DIT = {'channels': 8, 'num_blocks': 3, 'num_heads': 2}
+
+
+class Theirs(nn.Module):
+  """A network of a user's: its rate of dropout and its word `routing` are not `DiT`'s."""
+
+  out_channels: int
+  rate: float = 0.5
+  routing: str = 'none'
+
+  @nn.compact
+  def __call__(self, x, noise, cond=None, *, train=False):
+    return nn.Dropout(self.rate, deterministic=not train)(nn.Dense(self.out_channels)(x))
+
+
+THEIRS = {'network': f'{__name__}:Theirs', 'conditioning.context': None}
+
+
+@pytest.mark.parametrize(
+  'config, fields',
+  [
+    ('digits_dit', within('network', **DIT, dropout=0.5)),
+    ('digits_dit', within('network', **DIT, routing=0.5, routing_ends=1)),
+    ('two_moons', THEIRS),
+  ],
+  ids=['dropout', 'routing', 'theirs'],
+)
+def test_the_network_of_a_test_loss_draws_nothing(config, fields, tmp_path):
   """Its outputs of two keys are equal; in training they are not."""
-  fields = within('network', channels=8, num_blocks=3, num_heads=2, **drawn)
-  model = make_model(trial('digits_dit', **fields), RunFolder.at(tmp_path))
+  model = make_model(trial(config, **fields), RunFolder.at(tmp_path))
   params = normal_params(model)['network']
   x, noise, cond = np.ones((2, *model.facts.x.shape)), np.full(2, 0.5), {'label': np.zeros(2, int)}
 
