@@ -147,10 +147,8 @@ def draw_route(key: Array, batch_size: int, num_patches: int, share: float) -> R
   """Draws the `share` of the patches that are set aside, for each example.
 
   It is rounded to a number of patches, but at least one stays, and one does not.
-  Raises ValueError for a single patch.
+  There must be two patches or more.
   """
-  if num_patches < 2:
-    raise ValueError('routing needs two patches or more: change patch_size, or set routing=0')
   aside = min(max(round(share * num_patches), 1), num_patches - 1)
   order = jnp.argsort(jax.random.uniform(key, (batch_size, num_patches)), axis=1)
   return Route(order[:, aside:], order[:, :aside])

@@ -182,6 +182,10 @@ class DiT(Checked):
     shape = x.shape[1:-1]
     h = patchify(with_inputs(self.inputs, x, cond, channels), self.patch_size)
     grid = tuple(side // self.patch_size for side in shape)
+    if self.routing and h.shape[1] < 2:  # Also without `train`, when parameters are made.
+      raise ValueError(
+        f'routing={self.routing} needs two patches or more: change patch_size, or set routing=0'
+      )
     h = self._embed(h, grid)
     h = self._blocks(h, c, label, grid, words, mask, train)
     features = self.patch_size ** len(grid) * out_channels

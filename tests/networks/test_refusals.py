@@ -15,7 +15,7 @@ from diffusion_jax.networks.embeddings import LabelEmbedding, sinusoidal
 from diffusion_jax.networks.inputs import ContextEncoder, Inputs, Text
 from diffusion_jax.networks.layers import Conv
 from diffusion_jax.networks.mlp import MLP
-from diffusion_jax.networks.tokens import draw_route, grid_positions, patchify, rotary_angles
+from diffusion_jax.networks.tokens import grid_positions, patchify, rotary_angles
 from diffusion_jax.networks.transformer import DiT, block_params
 from diffusion_jax.networks.unet import UNet
 from tests import refusals
@@ -132,8 +132,14 @@ WRONG = [
     'routing_ends=2 at either end leaves none of 4 blocks between them',
   ),
   (
-    lambda: draw_route(jax.random.key(0), 4, 1, 0.5),
-    'routing needs two patches or more: change patch_size',
+    # When its parameters are made, which is before any training.
+    lambda: jax.eval_shape(
+      DiT(num_blocks=3, routing=0.5, routing_ends=1).init,
+      jax.random.key(0),
+      jnp.zeros((1, 2, 2, 3)),
+      jnp.zeros(1),
+    ),
+    'routing=0.5 needs two patches or more: change patch_size',
   ),
   # inputs
   (lambda: begun(CLASSES, {}, 1), 'no null class'),
