@@ -249,6 +249,7 @@ def _field_in_words(name, value):
     return f'{name} {_section_in_words(value)}'
   rest = {n: x for n, x in value.items() if n != 'scale' and x and x != _NEUTRAL.get(n)}
   kind, *others = _section_in_words(rest).split(' ', 1)
+  kind = name if kind == 'run' else kind  # The kind `run` does not say what it guides by.
   return ' '.join([kind, _value_in_words(value['scale']), *others])
 
 

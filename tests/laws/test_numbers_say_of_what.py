@@ -255,6 +255,11 @@ def test_what_changes_an_image_is_said(config, stay, name, values):
   assert len({*words}) == len(values) and '' not in sum(words, ()), words
 
 
+def test_a_run_that_guides_is_called_by_its_field():
+  fields = ('sampling.classifier', 'run'), ('sampling.classifier.run', 'runs/c')
+  assert 'classifier 1 run=runs/c' in in_words(sampling_of('digits', *fields))
+
+
 def test_no_field_of_a_sampling_section_is_left_out():
   """A new field is in the table above, or does not change an image."""
   known = {name.split('.')[1] for _, _, name, _ in ways()}
