@@ -43,6 +43,7 @@ _BLOCK, _EMBEDDINGS = 'transformer_blocks.{}', 'norm1.emb'
 # the embeddings of blocks after the first
 _COPY = re.compile(r'(transformer_blocks\.)([1-9]\d*)(\.norm1\.emb\..*)')
 _POSITIONS = 'pos_embed.pos_embed'  # a constant that older files hold
+_STACK = 'blocks_'  # and the first block of a stack of equal blocks
 _QKV = 'query', 'key', 'value'
 _EMB = f'{_BLOCK.format(0)}.{_EMBEDDINGS}'
 LAYERS = names.table(
@@ -169,11 +170,12 @@ def separate(params: Params) -> Params:
   apart: dict[tuple, PyTree] = {}
   leaves: dict[tuple, PyTree] = dict(traverse_util.flatten_dict(dict(params)))
   for path, leaf in leaves.items():
-    if path[0] != 'blocks_0':
+    if not path[0].startswith(_STACK):
       apart[path] = leaf
       continue
+    first = int(path[0].removeprefix(_STACK))
     for i in range(len(leaf)):
-      block = f'block_{i}'
+      block = f'block_{first + i}'
       if path[1] == 'qkv':
         width = leaf.shape[-1] // 3
         for k, name in enumerate(_QKV):
@@ -185,13 +187,15 @@ def separate(params: Params) -> Params:
 
 def shared_by_qkv(down: Params) -> Params:
   """Returns the matrices A of adapters, with one for each of q, k and v."""
-  blocks = dict(down['blocks_0'])
-  blocks['qkv'] = jax.tree.map(lambda a: np.tile(a, 3), blocks['qkv'])
-  return {**down, 'blocks_0': blocks}
+
+  def shared(blocks):
+    return {**blocks, 'qkv': jax.tree.map(lambda a: np.tile(a, 3), blocks['qkv'])}
+
+  return {n: shared(x) if n.startswith(_STACK) else x for n, x in down.items()}
 
 
 def join(params: Params) -> Params:
-  """Returns the parameters that `separate` was given."""
+  """Returns the parameters that `separate` was given, of blocks in one stack."""
   rest = {n: x for n, x in params.items() if not n.startswith('block_')}
   blocks = []
   for i in range(len(params) - len(rest)):
