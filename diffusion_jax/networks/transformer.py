@@ -68,8 +68,8 @@ class DiT(Checked):
   further tokens from block `class_tokens_at` on (JiT, Li & He 2025), and
   `registers` learned tokens from the first one on (Darcet et al. 2024).
   `value_residual`: see `Block`. In training the share `routing` of the patches,
-  drawn for each image, passes by all blocks but the first and last `routing_ends`
-  (TREAD, Krause et al. 2025); it does not change the parameters.
+  drawn for each image, skips all blocks but the first and the last `routing_ends`
+  (TREAD, Krause et al. 2025); `routing` does not change the parameters.
   `dropout_blocks` 'middle' restricts dropout to the middle half of the blocks.
   Conditions are described in `UNet`; the words of a prompt or context are tokens
   (`text_attention` 'joint'), or x attends to them ('cross').
