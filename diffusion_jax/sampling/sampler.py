@@ -239,7 +239,7 @@ def in_words(sampling: Mapping[str, Any]) -> list[str]:
   return words
 
 
-def _field_in_words(name, value):
+def _field_in_words(name: str, value: Any) -> str:
   name = _SHORT.get(name, name)
   if value is True:
     return name
@@ -249,8 +249,8 @@ def _field_in_words(name, value):
     return f'{name} {_section_in_words(value)}'
   rest = {n: x for n, x in value.items() if n != 'scale' and x and x != _NEUTRAL.get(n)}
   kind, *others = _section_in_words(rest).split(' ', 1)
-  kind = name if kind == 'run' else kind  # The kind `run` does not say what it guides by.
-  return ' '.join([kind, _value_in_words(value['scale']), *others])
+  # The kind `run` does not say what it guides by.
+  return ' '.join([name if kind == 'run' else kind, _value_in_words(value['scale']), *others])
 
 
 def _section_in_words(section):

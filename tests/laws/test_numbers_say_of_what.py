@@ -256,8 +256,9 @@ def test_what_changes_an_image_is_said(config, stay, name, values):
 
 
 def test_a_run_that_guides_is_called_by_its_field():
-  fields = ('sampling.classifier', 'run'), ('sampling.classifier.run', 'runs/c')
-  assert 'classifier 1 run=runs/c' in in_words(sampling_of('digits', *fields))
+  run = 'sampling.classifier.run', 'runs/c'
+  sampling = sampling_of('digits', ('sampling.classifier', 'run'), run)
+  assert 'classifier 1 run=runs/c' in in_words(sampling)
 
 
 def test_no_field_of_a_sampling_section_is_left_out():

@@ -127,14 +127,14 @@ def test_no_gradient_is_summed_in_bfloat16(name):
   EDM2's modulation without `times`.
   """
   network = ALL[name](dtype='bfloat16')
-  levels = () if name in ('autoencoder', 'hierarchical') else (jnp.zeros(3),)
-  inputs = jnp.zeros((3, 4, 4, 3)), *levels
-  params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+  noisy = name not in ('autoencoder', 'hierarchical')
+  x, levels = jnp.zeros((3, 4, 4, 3)), [jnp.zeros(3)] * noisy
+  params = jax.eval_shape(network.init, jax.random.key(0), x, *levels)
 
   @jax.grad
   def gradient(params, key):
     rngs = {'dropout': key, 'latent': key}
-    outputs = network.apply(params, *inputs, train=True, rngs=rngs)
+    outputs = network.apply(params, x, *levels, train=True, rngs=rngs)
     return sum(jnp.sum(y.astype(jnp.float32)) for y in jax.tree.leaves(outputs))
 
   text = jax.jit(gradient).lower(params, jax.random.key(0)).as_text()
