@@ -19,6 +19,7 @@ SIZES = {
   'bottleneck': 4,
   'class_tokens': 2,
   'class_tokens_at': 0,
+  'value_residual': False,
   'routing': 0.0,
   'routing_ends': 0,
 }

@@ -121,6 +121,8 @@ class DiT(Checked):
       )
     if self.class_tokens and not self.inputs.num_classes:
       raise ValueError('class_tokens need labels: set inputs.num_classes')
+    if self.value_residual and self.num_blocks == 1:
+      raise ValueError('value_residual needs two blocks or more: change num_blocks')
     if self.class_tokens and self.class_tokens_at and self.value_residual:
       raise ValueError(
         f'class_tokens from block {self.class_tokens_at} on have no values of the first block: '

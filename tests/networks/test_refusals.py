@@ -126,6 +126,7 @@ WRONG = [
     ),
     'class_tokens from block 1 on have no values of the first block: set class_tokens_at=0',
   ),
+  (lambda: DiT(num_blocks=1, value_residual=True), 'value_residual needs two blocks or more'),
   (lambda: DiT(routing=0.5), 'routing=0.5 needs routing_ends, the number of blocks'),
   (
     lambda: DiT(num_blocks=4, routing_ends=2),
