@@ -2475,10 +2475,34 @@ TABLE = [
     ],
   ),
   (
+    'networks/tokens.py',
+    'networks/test_transformer.py',
+    [
+      (
+        'pass_by',
+        'jnp.argsort(jnp.concatenate(self, axis=1), axis=1)',
+        'jnp.concatenate(self, axis=1)',
+      ),
+    ],
+  ),
+  (
     'networks/transformer_block.py',
     None,
     [
       ('its_equations', 'y = x + times(out, gate_1)', 'y = x + times(out, gate_2)'),
+      (
+        'mm_dits_block',
+        'times(first_values, a) + times(v, b)',
+        'times(first_values, b) + times(v, a)',
+      ),
+    ],
+  ),
+  (
+    'networks/transformer.py',
+    None,
+    [
+      ('pass_by', 'route.leave(x, aside, extra), None', 'x, None'),
+      ('pass_by', 'if self.routing and train and start', 'if self.routing and start'),
     ],
   ),
   (
