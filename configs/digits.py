@@ -4,7 +4,7 @@ The cosine schedule with T = 1000, v is predicted; a U-Net of 702,753 parameters
 Measured: 72 s on two CPU cores. A classifier assigns 98.2 +- 0.1 % of the samples of
 five trainings to the requested class, and 99.4 % of the real test digits to
 theirs (benchmarks/speedrun). :long has DDPM's linear betas and
-L_simple, in 2,500 steps, as for the guides' figures (docs/results.md).
+L_simple, in 2,500 steps, as for the guides' figures.
 
   python launch.py --config=configs/digits.py
   python launch.py --config=configs/digits.py --mode=sample
@@ -56,7 +56,7 @@ def get_config(arg=''):
     config.conditioning = section(image='inpaint')
   elif arg == 'superres':
     config.conditioning = section(image='superres')
-  elif arg != 'long':  # as good in fewer steps (benchmarks/speedrun)
+  elif arg != 'long':  # fewer steps, no difference seen (benchmarks/speedrun)
     config.schedule = section('cosine')
     config.parametrization = section('v')
     config.objective = section('denoising', weight='truncated_snr')

@@ -94,10 +94,10 @@ DIGITS = Track(
     'average of decay 0.97': 'training.average.decay=0.97',
     'average of decay 0.9': 'training.average.decay=0.9',
     **{
-      f'average of width {width}, made after training': 'training.average=powers '
+      f'average of width {width}{after}': 'training.average=powers '
       'training.average.widths=0.05,0.1 '
       f'sampling.weights=width sampling.weights.sigma_rel={width}'
-      for width in (0.05, 0.1, 0.2)
+      for width, after in ((0.05, ''), (0.1, ''), (0.2, ', made after training'))
     },
     'no label dropout': 'conditioning.dropout=0',
     'bfloat16': 'network.dtype=bfloat16',
