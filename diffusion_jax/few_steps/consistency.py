@@ -35,6 +35,7 @@ from diffusion_jax.few_steps.maps import (
   level_of_angle,
   trigflow_input,
 )
+from diffusion_jax.meshes import placed_as
 from diffusion_jax.ranges import Count, NonNegative, Positive
 from diffusion_jax.training.objectives import (
   Draws,
@@ -139,7 +140,7 @@ def _pair_objective(network, schedule, pairs, *, make_xr, distance, sigma_min, e
     size = len(batch['x'])
     level_t, level_r, weight = pairs(pair_key, size, schedule, context.step)
     inputs, keys = draw_inputs(key, batch, schedule, network, lambda *_: (level_t, weight))
-    return PairInputs(inputs, level_r), keys
+    return PairInputs(inputs, placed_as(inputs.x0, level_r)), keys
 
   def loss(params, context, inputs, keys):
     inputs, level_r = inputs

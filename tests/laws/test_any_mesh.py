@@ -243,6 +243,7 @@ ON_MESHES = {name: WAYS[name] for name in ('auto', 'explicit', 'set_explicit')}
 EVERY = BY_PARTS | ON_MESHES
 
 
+TRACED = 'vae', 'consistency'  # not only by those who run what is slow
 HALF = 'dit', 'unet'  # the blocks of half precision on CPUs
 
 
@@ -303,7 +304,7 @@ def objective_of(name, folder):
   return objective, params, Context(0, params, frozen, objective.init()), batch
 
 
-@pytest.mark.parametrize('name', ['vae', *(slow(name) for name in fusions.KINDS if name != 'vae')])
+@pytest.mark.parametrize('name', [name if name in TRACED else slow(name) for name in fusions.KINDS])
 def test_every_objective_is_traced_where_types_name_devices(name, tmp_path):
   objective, params, context, batch = objective_of(name, tmp_path)
   key = jax.random.key(3)
