@@ -214,9 +214,11 @@ _OTHERS = {
   *('checkpoint', 'seed', 'trajectory', 'profile', 'name', 'sampler', 'grid', 'bound'),
 }
 # Values of which nothing is said, besides False, 0 and what is left out.
-_NEUTRAL = {
-  **{'guidance_scale': 1.0, 'top_p': 1.0},
-  **{'interval': [0.0, 'inf'], 'zero_above': 'inf'},
+_NEUTRAL: dict[str, Any] = {
+  'guidance_scale': 1.0,
+  'interval': [0.0, 'inf'],
+  'top_p': 1.0,
+  'zero_above': 'inf',
 }
 _SHORT = {'guidance_scale': 'guidance'}
 

@@ -54,7 +54,6 @@ class SmallAutoencoder(nn.Module):
 
   image_size: tuple[int, int]
   out_channels: int
-  dropout: float = 0.0  # has no effect
 
   def setup(self):
     self.down = nn.Conv(8, (2, 2), strides=2)
@@ -79,7 +78,6 @@ class SmallChain(nn.Module):
   image_size: tuple[int, int]
   out_channels: int
   num_latents: int = 3
-  dropout: float = 0.0  # has no effect
 
   def setup(self):
     self.first = SmallAutoencoder(self.image_size, self.out_channels)

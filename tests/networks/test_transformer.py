@@ -173,7 +173,7 @@ def test_one_patch_at_least_stays_and_one_does_not(key, share, aside):
 
 
 def test_no_routing_has_the_same_parameters():
-  """A test loss sets it to 0, and a run may end without it."""
+  """A run may continue without it."""
   first, second = (
     shapes(DiT(**TINY | {'num_blocks': 4}, routing=share, routing_ends=1)) for share in (0.0, 0.5)
   )

@@ -57,8 +57,8 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
 class Autoencoder:
   """The network of a VAE, as a config describes it, and what it computes.
 
-  Metrics measure it; see `vae_bits.LatentModel`. dropout: whether training
-  has it.
+  Metrics measure it; see `vae_bits.LatentModel`. dropout: whether it has any with
+  a key.
   """
 
   config: Node
@@ -76,8 +76,7 @@ class Autoencoder:
     height, width, channels = self.facts.x.shape
     count, *_ = vae.DECODERS[self.decoding.decoder]
     facts = {'image_size': (height, width), 'out_channels': count * channels}
-    network = self.config.network.make(facts)
-    return network if self.dropout else network.clone(dropout=0.0)
+    return self.config.network.make(facts)
 
   @property
   def num_latents(self) -> int:
@@ -91,11 +90,11 @@ class Autoencoder:
 
   def _method(self, name, params, t, z, key):
     layer = () if self._num_layers is None else (t,)
-    rngs = {} if key is None else {'dropout': key}
+    train = self.dropout and key is not None
+    rngs = {'dropout': key} if train else {}
 
     @on_auto_axes
     def run(z, params, rngs) -> PyTree:
-      train = key is not None
       return self.network.apply({'params': params}, *layer, z, train, rngs=rngs, method=name)
 
     output = run(z, params, rngs)
