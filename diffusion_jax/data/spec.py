@@ -1,8 +1,10 @@
 """What the data are: each array, how models see it, and facts such as the classes."""
 
+import itertools
 import math
 import operator
-from typing import NamedTuple
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -206,3 +208,54 @@ def check_facts(facts: Facts) -> None:
     raise ValueError(f'num_classes={classes} is more than a million')
   if names not in (0, classes):
     raise ValueError(f'{names} class_names are given for {classes} classes')
+
+
+# Fields that say which examples there are and where they may lie, not what their numbers mean.
+OF_EXAMPLES = frozenset(('skipped', 'examples', 'checksum', 'low', 'high'))
+# Names, which data may lack, and what one of them names.
+_NAMES = {'names': 'column', 'class_names': 'class'}
+_WORDS = {'levels': 'number of levels (0: real numbers)', **_NAMES}
+
+
+def misfits(
+  theirs: Facts, ours: Facts, unread: Collection[str] = ()
+) -> Iterator[tuple[str, Any, Any]]:
+  """Yields (fact in words, theirs, ours) where the numbers of two data sets mean different things.
+
+  All fields of Facts and of its arrays are compared but those of OF_EXAMPLES, `unread` ones such
+  as 'context' or 'x.mean', and names that one of the two sets lacks. Of a list it is the first
+  entry that differs.
+  """
+  # A shape or a name says more than a mean.
+  pairs = sorted(_pairs(theirs, ours), key=lambda pair: pair[1] in ('mean', 'std'))
+  for section, name, one, other in pairs:
+    unnamed = name in _NAMES and not (one and other)
+    if one == other or unnamed or not {section, name, f'{section}.{name}'}.isdisjoint(unread):
+      continue
+    of, number = f' of {section}' * bool(section), ''
+    if name != 'shape' and isinstance(one, tuple):
+      entries = enumerate(itertools.zip_longest(one, other))
+      number, (one, other) = next((f' {i}', x) for i, x in entries if x[0] != x[1])
+    yield f'{_WORDS.get(name, name)}{number}{of}', one, other
+
+
+def reordered(theirs: Facts, ours: Facts) -> Iterator[tuple[str, Any, Any]]:
+  """Yields (fact, theirs, ours) of columns and classes that are the same in another order."""
+  for section, name, one, other in _pairs(theirs, ours):
+    if name in _NAMES and one != other and sorted(one) == sorted(other):
+      yield f'{section}.{name}' if section else name, one, other
+
+
+def _pairs(theirs, ours):
+  # Yields (x, context or '', field, theirs, ours) of all that is compared; no context has the
+  # shape ().
+  for name, one in theirs._asdict().items():
+    other = getattr(ours, name)
+    if not isinstance(one or other, ArraySpec):
+      fields, section = {name: (one, other)}, ''
+    else:
+      one, other, section = one or ArraySpec(()), other or ArraySpec(()), name
+      fields = {n: (x, getattr(other, n)) for n, x in one._asdict().items()}
+    for field, pair in fields.items():
+      if field not in OF_EXAMPLES:
+        yield section, field, *pair

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import os
 from collections.abc import Iterator
 
@@ -17,7 +16,7 @@ from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.files import say_once
 from diffusion_jax.data.simulations import BLOCK, KeptIn
 from diffusion_jax.data.sources import Source, checksum, measured
-from diffusion_jax.data.spec import Facts, check_facts
+from diffusion_jax.data.spec import Facts, check_facts, misfits
 from diffusion_jax.data.splits import NoTestSplit, Part, validation_part
 from diffusion_jax.data.text import to_bytes
 from diffusion_jax.errors import UserError
@@ -268,29 +267,17 @@ def _elsewhere(data):
   return (field and f', read another set by --config.data.{field}') + ', or train another run'
 
 
+# Facts of data that a run does not take from them: it keeps its own statistics.
+_OWN = 'x.mean', 'x.std', 'context.mean', 'context.std'
+
+
 def _check_same_kind(name, ours, theirs):
-  # Statistics are not compared: a run keeps its own.
-  def compare(what, one, other, advice=''):
-    if one != other:
-      raise UserError(f'config.data={name}: {what} {one}, and {other} in this run{advice}')
-
-  def kind(facts):
-    return 'levels' if facts.x.levels else 'real numbers'
-
-  compare('examples are', tuple(ours.x.shape), tuple(theirs.x.shape))
-  if theirs.context is not None:
-    shape = ours.context and tuple(ours.context.shape)
-    compare('context are', shape, tuple(theirs.context.shape))
-    if ours.context and ours.context.names and theirs.context.names:
-      compare('numbers of the context are', ours.context.names, theirs.context.names)
-  if ours.x.names and theirs.x.names:
-    compare('columns of x are', ours.x.names, theirs.x.names)
-  compare('examples are', kind(ours), kind(theirs))
-  if ours.class_names and theirs.class_names:
-    pairs = itertools.zip_longest(ours.class_names, theirs.class_names)
-    advice = ': rename the classes, or train a run of their own'
-    for i, (one, other) in enumerate(pairs):
-      compare(f'class {i} is', repr(one), repr(other), advice)
+  unread = _OWN if theirs.context is not None else (*_OWN, 'context')
+  unread += () if ours.num_classes and theirs.num_classes else ('num_classes',)
+  for fact, one, other in misfits(ours, theirs, unread):
+    named = fact.startswith(('class', 'column'))
+    advice = ': give them names and an order as there, or train a run of their own' * named
+    raise UserError(f'config.data={name}: {fact} is {one!r}, and {other!r} in this run{advice}')
 
 
 def _with_texts(source, length, random_flip):

@@ -6,7 +6,7 @@ weights; other weights are refused later.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import jax
@@ -14,7 +14,7 @@ import jax
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.schema import parameters
-from diffusion_jax.app.config.tree import from_config
+from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.conditions import by_run, is_guided_by_runs
 from diffusion_jax.app.kinds import classifier, diffusion, store
@@ -22,7 +22,7 @@ from diffusion_jax.app.kinds.model import Frozen, Guides, Model, OtherRun
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.sampling import Wrap
 from diffusion_jax.core.keys import abstract_key
-from diffusion_jax.data.spec import Facts
+from diffusion_jax.data.spec import Facts, misfits, reordered
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import read_summed, write_summed
@@ -38,7 +38,8 @@ Teacher = Callable[[Params, dict], dj.Denoiser]
 def open_run(path: str, run: str, needed: str, facts: Facts) -> ConfiguredNetwork:
   """Returns the network of the run that the field `path` names.
 
-  Raises UserError for a run of another kind and for other images than `facts`.
+  Raises UserError for a run of another kind, and for one whose data differ from `facts` in
+  what its network reads.
   """
   config = store.open_run(RunFolder.at(run, written=False), path)
   if config.schema.kind != needed:
@@ -46,23 +47,41 @@ def open_run(path: str, run: str, needed: str, facts: Facts) -> ConfiguredNetwor
       f'config.{path}: the run in {run} is {config.schema.kind}, and {needed} is needed'
     )
   noisy = ConfiguredNetwork.of(config, datasets.facts_of(config))
-  refuse(_other_images(path, run, noisy.facts, facts))
+  is_classifier = needed == classifier.SCHEMA.kind
+  unread = () if 'context' in noisy.reads else ('context',)
+  unread += () if is_classifier or 'label' in noisy.reads else ('num_classes', 'class_names')
+  check_fits(path, run, noisy.facts, facts, unread)
   return noisy
 
 
-def _other_images(path, run, others, facts):
-  pairs = {
-    'the shape': (others.x.shape, facts.x.shape),
-    'num_classes': (others.num_classes, facts.num_classes),
-    'mean and std': (others.x[2:4], facts.x[2:4]),
-  }
-  if others.class_names and facts.class_names:
-    pairs['the classes'] = others.class_names, facts.class_names
-  for name, (theirs, ours) in pairs.items():
-    if theirs != ours:
-      yield (
-        f'config.{path}: the data of {run} have {name} {theirs}, and the data of this run {ours}'
-      )
+def check_fits(
+  path: str, run: str | Path, theirs: Facts, ours: Facts, unread: Collection[str] = ()
+) -> None:
+  """Raises UserError if the run that a field names is of other data than this one.
+
+  unread: see `spec.misfits`.
+  """
+  for fact, one, other in misfits(theirs, ours, unread):
+    raise UserError(
+      f'config.{path}: in the data of {run} {fact} is {one!r}, and here {other!r}: give a run that '
+      'was trained on such data'
+    )
+
+
+def check_start(config: Node, facts: Facts) -> None:
+  """Raises UserError if training.start.run has the columns or classes of `facts` in another order.
+
+  Weights may begin a training on other data: a line names the facts that differ.
+  """
+  path, run = 'training.start.run', config.training.start.run
+  theirs = datasets.facts_of(store.open_run(RunFolder.at(run, written=False), path))
+  for fact, one, other in reordered(theirs, facts):
+    raise UserError(
+      f'config.{path}: in the data of {run} {fact} are {one}, and here {other}: give them in the '
+      'same order'
+    )
+  if names := ', '.join(fact for fact, *_ in misfits(theirs, facts)):
+    print(f'note: the data of {run}, whose weights this run begins with, differ in {names}')
 
 
 def open_weights(

@@ -148,10 +148,10 @@ def test_columns_of_texts_are_read_and_asked_for(tmp_path):
 @pytest.mark.parametrize(
   'x, context, message',
   [
-    ((4, 3), (2,), r'examples are \(3,\), and \(2,\) in this run'),
-    ((4, 2), (), r'context are None, and \(2,\) in this run'),
-    ((4, 2), (5,), r'context are \(5,\), and \(2,\) in this run'),
-    (None, (2,), 'examples are levels, and real numbers in this run'),
+    ((4, 3), (2,), r'shape of x is \(3,\), and \(2,\) in this run'),
+    ((4, 2), (), r'shape of context is \(\), and \(2,\) in this run'),
+    ((4, 2), (5,), r'shape of context is \(5,\), and \(2,\) in this run'),
+    (None, (2,), r'number of levels \(0: real numbers\) of x is 256, and 0 in this run'),
   ],
 )
 def test_a_run_of_numbers_takes_data_of_its_kind(tmp_path, x, context, message):
@@ -319,7 +319,7 @@ def test_a_run_keeps_its_classes(name, pictures, tmp_path_factory):
   (pictures / 'a').rename(pictures / 'z')
   refused('facts.class_names', MODES['train'], config, run)
   config = store.of_run(RunFolder.at(run), store.open_run(RunFolder.at(run)), [])
-  message = "class 0 is 'b', and 'a' in this run"
+  message = "class 0 is 'b', and 'a' in this run: give them names and an order as there"
   refused(message, datasets.source_of, config)
 
 

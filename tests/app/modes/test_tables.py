@@ -117,9 +117,15 @@ REFUSED = [
     "row 2, column 'city': 'Basel' is not one of its ... Aarau",
   ),
   (('age,city\n40,Bern\n', {}), "given.csv has no column 'bmi', but age, city"),
-  (('', {'data.context': ('age', 'city')}), 'context are (4,), and (5'),
-  (('', {'data.context': ('bmi', 'age', 'city')}), "numbers of the context are ('bmi', 'age',"),
-  (('', {'data.x': ('sex',), 'data.label': ''}), "columns of x are ('sex',), and ('progress"),
+  (('', {'data.context': ('age', 'city')}), 'shape of context is (4,), and (5'),
+  (
+    ('', {'data.context': ('bmi', 'age', 'city')}),
+    "column 0 of context is 'bmi', and 'age' in this run",
+  ),
+  (
+    ('', {'data.x': ('sex',), 'data.label': ''}),
+    "column 0 of x is 'sex', and 'progress (a.u.)' in this run",
+  ),
 ]
 
 

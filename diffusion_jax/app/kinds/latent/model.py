@@ -27,7 +27,7 @@ from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.kinds.measured import Measured
 from diffusion_jax.app.kinds.model import Frozen, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
-from diffusion_jax.app.kinds.other_runs import check_unchanged, open_weights
+from diffusion_jax.app.kinds.other_runs import check_fits, check_unchanged, open_weights
 from diffusion_jax.app.kinds.sampling import DenoiserSampling
 from diffusion_jax.autoencoders.bounds import reparameterize
 from diffusion_jax.core.keys import abstract_key
@@ -47,6 +47,8 @@ from diffusion_jax.weights.load import Stored
 
 MOST_IMAGES = 10_000  # images that determine the scale of the latents
 _BATCH = 500
+# Facts that an autoencoder does not read: it sees all levels in [-1, 1].
+_UNREAD = 'num_classes', 'class_names', 'context', 'x.levels'
 
 
 def make(config: Node, run: RunFolder, facts: Facts) -> Model:
@@ -108,10 +110,7 @@ class StoredAutoencoder:
         'a width: give an autoencoder with objective=vae and '
         'network.latent_dim=0'
       )
-    if facts.x.shape != self.facts.x.shape:
-      raise UserError(
-        f'config.latent.run: the images in {run} are {facts.x.shape}, and here {self.facts.x.shape}'
-      )
+    check_fits('latent.run', run.name, facts, self.facts, _UNREAD)
     return model
 
   @functools.cached_property
