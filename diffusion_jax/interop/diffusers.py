@@ -94,6 +94,7 @@ def _write(folder, network, params, sections, shape, label):
   check('config', {'network': name}, {'network': tuple(_NETWORKS)}, 'in diffusers')
   part, module = _NETWORKS[name]
   if not part:  # it is in no pipeline
+    require(label is None, f'label={label}: an autoencoder has no classes')
     config = module.write_config(network, sections['decoding']['scale'] or 1.0)
     write_model(folder, config, module.write(network, params))
     return
@@ -102,8 +103,12 @@ def _write(folder, network, params, sections, shape, label):
     'diffusers has no pipeline of this model: it has autoencoders, and '
     'diffusion models whose network predicts eps, x0 or v',
   )
+  require(
+    label is None or module is unet,
+    f'label={label}: only pipelines of a U-Net give no class; those of {name} take class_labels',
+  )
   scheduler = schedulers.write_config(sections)
-  if module is unet and label is not None:
+  if label is not None:
     network, params = fix_label(network, params, label)
   config = module.write_config(network, shape)
   write_model(folder / part, config, module.write(network, params))

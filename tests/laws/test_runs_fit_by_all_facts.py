@@ -15,8 +15,8 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import other_runs, roles, store
 from diffusion_jax.app.kinds.latent.model import StoredAutoencoder
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
+from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import make_model
-from diffusion_jax.app.train import setup
 from diffusion_jax.data.spec import OF_EXAMPLES, ArraySpec, Facts, misfits
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import DIGITS, refused, stored_run, trial
@@ -210,5 +210,5 @@ def test_a_training_asks_before_it_begins(tmp_path, monkeypatch):
     begun = {'training.start.run': tmp_path} | more
     config = trial('vectors', **within('data', 'csv', **fields) | begun)
     with pytest.raises(Asked):
-      setup.prepare(config, RunFolder.at(tmp_path / 'run'))
+      MODES['train'](config, tmp_path / 'run')
   assert [facts.x.names for facts in asked] == [('a', 'b')] * 2

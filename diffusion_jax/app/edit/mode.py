@@ -20,6 +20,7 @@ from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.drawing import check_numbers, generate
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import drawings, images
+from diffusion_jax.data.classes import listed
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import write_npz
 from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
@@ -157,9 +158,10 @@ def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
   c, context, cond = model.conditioning, conditions.Context(model), {}
   if edit.label is not None:
     labels = conditions.Labels(model)
-    cond = labels.encode(labels.rows(edit.label, 'config.edit.label'), np.arange(n))
+    cond = labels.encode(labels.rows(str(edit.label), 'config.edit.label'), np.arange(n))
   elif c.labels:
-    check_optional(model, 'edit.label', f'a class, 0..{model.facts.num_classes - 1}')
+    facts = model.facts
+    check_optional(model, 'edit.label', f'a class: {listed(facts.num_classes, facts.class_names)}')
   rows = context.read()
   if rows is not None:
     if len(rows) != 1:

@@ -62,12 +62,12 @@ class Edit(abc.ABC):
 
   Args:
     num_samples: number of results
-    label: number or name of the class; None: no class
+    label: the class, a name, 3 or #3; None: no class
     output: name of the files in edits/; '': the edit's name and its settings
   """
 
   num_samples: Size = 4
-  label: Count | str | None = None
+  label: str | Count | None = None
   output: Suffix = ''
 
   files: ClassVar[tuple[str, ...]] = ()  # The fields of pictures and masks.

@@ -15,10 +15,10 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.model import Model, make_mesh
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data import tables
+from diffusion_jax.data.classes import number_of
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError, as_user_error, refuse
-from diffusion_jax.ranges import near
 from diffusion_jax.runtime.per_example import per_example
 from diffusion_jax.runtime.streams import stream
 
@@ -75,30 +75,23 @@ class Labels(Kind):
       )
     if is_of_images or not (labels or takes_labels(self.model)):
       return {}, {}
-    rows = self.rows(labels or range(self.model.facts.num_classes), 'config.sampling.labels')
+    if labels:  # A config has texts: a number of it is a word.
+      rows = self.rows([*map(str, labels)], 'config.sampling.labels')
+    else:
+      rows = np.arange(self.model.facts.num_classes, dtype=np.int32)
     cond = self.encode(rows, np.arange(n))
     return cond, {'labels': cond['label']}
 
   def rows(self, values: Any, what: str) -> np.ndarray:
-    """Returns labels [K] of numbers or names."""
-    classes, names = self.model.facts.num_classes, self.model.facts.class_names
+    """Returns labels [K] of numbers or names; see `classes.number_of`."""
+    facts = self.model.facts
     without = 'takes no labels (conditioning.labels): set sampling.classifier.run, or leave it out'
     _check_taken(takes_labels(self.model), what, without)
     array = np.asarray(values, object)  # numbers and names
     if array.size != len(np.atleast_1d(array)) or not array.size:
       raise UserError(f'{what} has the shape {[*array.shape]}, and one label or [K] is needed')
-    index = {x: i for i, x in [*enumerate(map(str, range(classes))), *enumerate(names)]}
-    given = array.ravel().tolist()
-    labels = [index.get(str(x), index.get(str(x).removesuffix('.0'))) for x in given]
-    if None in labels:
-      label, also = given[labels.index(None)], f', {", ".join(names[:10])}' if names else ''
-      first, dash, last = str(label).partition('-')
-      is_range = dash and first.isdecimal() and last.isdecimal()
-      also += '; name each class, as 3,4,5' * bool(is_range)
-      raise UserError(
-        f'{what}={label}{near(label, names)} is out of range, the '
-        f'classes are 0..{classes - 1}{also}'
-      )
+    with as_user_error(f'{what}='):
+      labels = [number_of(x, facts.num_classes, facts.class_names) for x in array.ravel().tolist()]
     return np.array(labels, np.int32)
 
   def shapes(self, size: int) -> Shapes:

@@ -172,7 +172,7 @@ class Sampling:
 
   num_samples: Rows = 100
   batch_size: Size = 100
-  labels: tuple[Count | str, ...] = ()  # classes to sample in turn, by number or name; (): all
+  labels: tuple[str | Count, ...] = ()  # classes to sample in turn, names, 3 or #3; (): all
   # texts of the pictures in turn, separated by |; None: texts of the test split
   prompt: str | None = None
   # npy or npz file of real numbers, each row a condition of num_samples

@@ -110,7 +110,7 @@ class Convert:
   # only its adapters
   to: str = ''
   out: WritePath = ''  # the folder or file to write
-  label: int | None = None  # diffusers: the class to build in; -1: none
+  label: str | Count | None = None  # diffusers: the class to build in; '#null': the null class
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,10 @@ from diffusion_jax.app.kinds.sections import COMMON, Top
 from diffusion_jax.app.run import sharing, weights
 from diffusion_jax.app.run.drawing import generate
 from diffusion_jax.app.run.weights import make_model
+from diffusion_jax.data.classes import number_of
 from diffusion_jax.data.sources import pictures
 from diffusion_jax.data.spec import Facts
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.interop import (
   diffusers,
   diffusers_schedulers as schedulers,
@@ -208,8 +209,17 @@ def write(config: Node, workdir: RunFolder) -> None:
 def write_diffusers(out: Path, model: Model, params: Params, step: int) -> None:
   """Writes a folder of diffusers."""
   sections, facts = export_sections(model), {'image_shape': model.state_shape}
-  network, label = model.network(), model.config.convert.label
+  network, label = model.network(), null_or_class(model)
   diffusers.save(out, network, params['network'], sections, facts, label)
+
+
+def null_or_class(model: Model) -> int | None:
+  """Returns the class of convert.label, -1 for the null class '#null', None without it."""
+  label, facts = model.config.convert.label, model.facts
+  if label in (None, '#null'):
+    return label and -1
+  with as_user_error('config.convert.label='):
+    return number_of(str(label), facts.num_classes, facts.class_names)
 
 
 def write_ours(out: Path, model: Model, params: Params, step: int) -> None:

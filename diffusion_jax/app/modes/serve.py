@@ -28,6 +28,7 @@ from diffusion_jax.app.kinds.rules import takes_pairs
 from diffusion_jax.app.run.drawing import FEW, check_numbers, check_plan, draw_sheet, in_box
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.core.keys import as_one_key, fold_each
+from diffusion_jax.data.classes import word_for
 from diffusion_jax.declared import declared_by
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import FlagText, Misfit, convert
@@ -207,7 +208,9 @@ def fields(model: Model) -> list[dict]:
     every.append({'name': name, 'label': label, 'value': value, **more})
 
   if takes_labels(model):
-    classes = [str(i) for i in range(model.facts.num_classes)]
+    names = model.facts.class_names
+    words = (word_for(i, names) for i in range(model.facts.num_classes))
+    classes = [store.as_text((word,)) for word in words]
     add('labels', 'class', '', choices=['', *classes])
   if text_length(model.config):
     add('prompt', 'text', c.prompt or '')

@@ -16,7 +16,7 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets, trained_on
 from diffusion_jax.app.inputs.datasets import held_out
-from diffusion_jax.app.kinds import roles
+from diffusion_jax.app.kinds import other_runs, roles
 from diffusion_jax.app.modes import report
 from diffusion_jax.app.train import hooks, setup
 from diffusion_jax.app.train.hooks import Hook
@@ -304,6 +304,8 @@ def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainSta
     return manager, int(state.step), lambda: state
   if folder.read_config(workdir.path) is not None:
     print(f'{workdir} has a config.json but no checkpoint: it begins at step 0')
+  if c.start is not None:
+    other_runs.check_start(parts.config, parts.model.facts)
   if c.start is None or 'rank' in c.start:  # the base of adapters is frozen
     return manager, 0, parts.make_state
   with from_config('training.start.run'):

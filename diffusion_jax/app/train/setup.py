@@ -13,10 +13,9 @@ from jax.extend.core import ClosedJaxpr
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, find, from_config
 from diffusion_jax.app.inputs import conditions, datasets, stored_latents
-from diffusion_jax.app.kinds import other_runs, roles, store
+from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.idle import TRAINING, long_warmup
 from diffusion_jax.app.kinds.model import (
   NOTHING,
@@ -115,8 +114,6 @@ def prepare(config: Node, workdir: RunFolder) -> Setup:
   config = datasets.of_training(model.config)  # the config with what follows from the data
   facts = datasets.with_contents(model.facts, source)
   roles.check_same_run(workdir.path, config, facts)
-  if config.at('training.start.run') and not folder.has_checkpoint(workdir):
-    other_runs.check_start(config, facts)
   model = dataclasses.replace(model, config=config, facts=facts)
   model.check('train')
   examples = source, facts

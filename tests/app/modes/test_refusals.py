@@ -153,7 +153,7 @@ digits_latent training.sample_every=4 sampling.guidance=autoguidance
   sampling.guidance.run=runs/digits sampling.guidance.scale=2 => is a diffusion model, and a
   diffusion model of latents is needed
 digits_latent objective=vdm => objective='vdm' is not one of denoising, hybrid
-digits_latent data=synthetic data.image_shape=8,8,3 => are (8, 8, 1), and here (8, 8, 3)
+digits_latent data=synthetic data.image_shape=8,8,3 => shape of x is (8, 8, 1), and here (8, 8, 3)
 report.runs=lost report.after_training=True => report.runs: lost is not a run
 training.num_steps=6 optimizer.decay_steps=3 => optimizer.decay_steps=3: the learning rate is 0 from
   step 3 on, and training.num_steps=6: set decay_steps to 6, or None
@@ -205,7 +205,7 @@ sampling.classifier.run=runs/digits => sampling.classifier.run: the run in runs/
 conditioning.labels=False conditioning.dropout=0 sampling.labels=3 => config.sampling.labels=3 has
   no effect with conditioning.labels=False
 conditioning.image=inpaint sampling.labels=3 => samples of this run continue test images
-sampling.labels=3,10 => 10 is out of range, the classes are 0..9
+sampling.labels=3,10 => labels=10 is no class: the classes are 0..9
 sampling.prompt=circle => sampling.prompt: the network of this run reads no text
 shapes_text sampling.prompt= => sampling.prompt: each text must have a word
 shapes_text sampling.prompt=a23456789-123456789-123456789-123456789-123456789-1234567 => at most
@@ -235,8 +235,8 @@ edit=superres edit.method=repaint => config.edit.method=repaint needs a mask: se
   reconstruction or palette for edit=superres
 edit.method=replace edit.method.jump=1 => edit.method.jump
 edit.method=palette => needs a run with conditioning.image=inpaint
-edit.label=10 => edit.label=10 is out of range, the classes are 0..9
-conditioning.dropout=0 => config.edit.label: the network of this run needs a class, 0..9
+edit.label=10 => edit.label=10 is no class: the classes are 0..9
+conditioning.dropout=0 => config.edit.label: the network of this run needs a class: the classes are
 sampling.sampler=unipc => which sampling.sampler=unipc would
 edit=sdedit {INPAINT} sampling.sampler=unipc => config.edit.mask changes x between steps, which
   sampling.sampler=unipc
