@@ -274,8 +274,7 @@ def start(
 
   mode.check_trust(config)
   run = run or workdir
-  if mode.uses_a_run:
-    mode.check_given(config, run.path, given)
+  mode.check_given(config, run.path, given)
   try:
     with compiling.products_at(config.matmul_precision):
       if not mode.uses_a_run:  # an export reads a run, and writes convert.out only

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffusion_jax.app.config import trust
+from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.roles import USES
+from diffusion_jax.app.kinds.roles import NOT_READ, USES
+from diffusion_jax.app.kinds.sections import Top
 from diffusion_jax.errors import UserError
 from diffusion_jax.paths import READ
 from diffusion_jax.training import loggers
@@ -30,7 +32,7 @@ class Mode(NamedTuple):
   it. single_host: whether it works in one process only. reads:
   the sections of the config that say how it works. extra: the extra of this
   package that installs its libraries. writes: whether its results are in the
-  run folder.
+  run folder. computes: whether it calls the network, so that data and precision matter.
   """
 
   name: str
@@ -40,6 +42,7 @@ class Mode(NamedTuple):
   reads: tuple[str, ...] = ()
   extra: str = ''
   writes: bool = False
+  computes: bool = True
 
   @property
   def module(self) -> str:
@@ -58,17 +61,25 @@ class Mode(NamedTuple):
       names = config.training.log_to
       trust.check_senders('training.log_to', names, loggers.senders(names))
 
+  def is_read(self, path: str) -> bool:
+    """Returns whether the mode reads a field, or keeps it in the config.json of the run."""
+    section, _, field = path.partition('.')
+    if section in self.reads or section in parameters(Top):
+      return True
+    if self.name == 'encode':  # by the command of the training that reads the latents
+      return MODES['train'].is_read(path)
+    if not self.uses_a_run:
+      return section not in NOT_READ
+    of_training = section == 'training' and not field.startswith('machine.')
+    return self.computes and not of_training and section not in (*USES, 'latent')
+
   def check_given(self, config: Node, workdir: Path, given: Collection[str]) -> None:
-    """Raises UserError for a flag that a mode of a trained run does not read.
+    """Raises UserError for a flag that the mode does not read.
 
     given: the fields of all flags. A flag with the value of the run says nothing, and is taken.
     """
     for path in given:
-      section, _, field = store.spelled(path, config.schema).partition('.')
-      is_read = section in self.reads or section not in USES
-      if section == 'training':
-        is_read = field.startswith('machine.')
-      if field and not is_read:
+      if not self.is_read(store.spelled(path, config.schema)):
         value = store.set_in(config, workdir, path)
         if value is not None:
           raise UserError(
@@ -106,7 +117,7 @@ _ROWS = (
     single_host=False,
     writes=True,
   ),
-  _mode('average', 'average', uses_a_run=True),
+  _mode('average', 'average', uses_a_run=True, computes=False),
   _mode('report', 'report', 'sampling', uses_a_run=True, writes=True),
   _mode('encode', 'data', 'latent'),
   _mode('convert', 'convert'),
