@@ -62,8 +62,9 @@ def completed(registry: Registry, tree: Tree | ConfigDict, trusted: bool = True)
   if not trusted:
     path = registry.growing
     usable = {*parameters(schema.parts[path]), *(x.removeprefix(f'{path}.') for x in schema.parts)}
-    section = {n: x for n, x in tree.get(path, {}).items() if n in usable or _is_flag(x)}
-    tree = {**tree, path: section}
+    section = tree.get(path, {})
+    others = {n for n, x in section.items() if isinstance(x, Mapping) and not _has_flag(x)}
+    tree = {**tree, path: {n: x for n, x in section.items() if n not in others - usable}}
   return resolve(tree, schema)
 
 
@@ -83,10 +84,9 @@ def _spelled_out(tree, schema):
   return tree
 
 
-def _is_flag(value):
-  # Returns whether flags set a field that has no value besides them.
-  values = value.values() if isinstance(value, dict) else [value]
-  return any(isinstance(x, FlagText) for x in values)
+def _has_flag(section):
+  # Returns whether flags set a field of a section.
+  return any(isinstance(x, FlagText) for x in section.values())
 
 
 def allow(names: Iterable[str], flags: Flags) -> None:

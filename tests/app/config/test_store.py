@@ -1,5 +1,6 @@
 """A config file, a run and flags give one complete config."""
 
+import functools
 import json
 import math
 
@@ -17,6 +18,7 @@ from diffusion_jax.app.kinds import (
   diffusion,
   few_steps,
   latent,
+  roles,
   sections,
   store,
 )
@@ -63,6 +65,29 @@ def test_every_config_is_complete_and_comes_back_from_its_json(name, variant):
     assert {*part} <= {'name', *taken, *common}, path
 
 
+def sections_of(tree, path=()):
+  """Yields the path of each section of nested dicts."""
+  yield path
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      yield from sections_of(value, (*path, name))
+
+
+@pytest.mark.parametrize('name', {read(name).schema.kind: name for name in FILES}.values())
+def test_an_unknown_field_of_a_stored_config_is_refused_in_every_section(name, tmp_path):
+  """A newer version may have renamed it, and its default would be another value."""
+  config = store.with_flags(read(name), [('evaluation.metrics', 'auto')])
+  tree = folder.plain(config) | {'facts': DIGITS.as_json()}
+  tree['evaluation'] |= {'theirs': {'kernel': 'cubic'}}  # the section of a metric of a module
+  store.stored(tree, 'config.json')
+  for path in sections_of(tree):
+    if path[:1] in {(name,) for name in roles.NOT_READ} or path[-1:] == ('theirs',):
+      continue
+    changed = json.loads(json.dumps(tree))
+    functools.reduce(dict.__getitem__, path, changed)['newer'] = 1
+    refused(f'no field config.{".".join((*path, "newer"))}', store.stored, changed, 'config.json')
+
+
 # -- flags -------------------------------------------------------------------
 
 
@@ -101,7 +126,7 @@ def test_what_is_typed_daily_is_one_short_flag():
   assert config.sampling.sampler.to_dict() == {'name': 'heun'}
   guidance = config.sampling.guidance  # was None
   assert (guidance.name, guidance.scale) == ('classifier_free', 2.0)
-  assert guidance.interval == (0.0, math.inf) and config.sampling.labels == (3,)
+  assert guidance.interval == (0.0, math.inf) and config.sampling.labels == ('3',)
   assert config.evaluation.ode.tolerance == 1e-3
   assert config.sampling.prompt == 'a, b'
   assert config.evaluation.metrics == ('elbo', 'ode')
