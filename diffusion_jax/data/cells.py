@@ -10,18 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from diffusion_jax.data.files import check_text, say_left_out, say_once
 from diffusion_jax.paths import existing
 
 NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,9})?', re.ASCII | re.IGNORECASE)
-# Patterns of a file's first bytes, and what it is.
-_KINDS = r"""\x1f\x8b compressed by gzip: unpack it
-BZh\d compressed by bzip2: unpack it
-\xfd7zXZ compressed by xz: unpack it
-PK\x03\x04 a zip archive or an Excel workbook (xlsx): unpack it, or save its sheet as CSV in UTF-8
-\xd0\xcf\x11 an Excel workbook (xls): save its sheet as CSV in UTF-8
-PAR1[^,;|\t\r\n] a Parquet file: pandas.read_parquet(file).to_csv(name, index=False) writes CSV
-\xff\xfe|\xfe\xff text in UTF-16: save it as CSV in UTF-8
-<(!DOCTYPE|!doctype|html) a page of HTML: download the table itself
+# Texts that are no tables: patterns of their first bytes, and what they are.
+_KINDS = r"""<(!DOCTYPE|!doctype|html) a page of HTML: download the table itself
 \[?{\s*" JSON: write it as CSV"""
 # What `safe` has marked.
 _MARKED = re.compile(r"\A'(?=[=@+-])")
@@ -85,8 +79,22 @@ def read_cells(path: str | Path) -> Cells:
   for name, count in collections.Counter(filter(None, header)).items():
     if count > 1:
       raise ValueError(f'{path} has several columns {name!r}: rename them; {HEADER}')
-  columns = zip(header, zip(*texts, strict=True), strict=True)
+  columns = [*zip(header, zip(*texts, strict=True), strict=True)]
+  unnamed = sum(not name and any(cells) for name, cells in columns)
+  say_left_out(path, unnamed, len(columns), 'columns', why='they have no name')
+  if delimiter == ',' and _may_be_one_column(text):
+    line = (
+      "the comma divides its cells: if it is the decimals', write points, or quotes around cells"
+    )
+    say_once(f'{path}: {line}')
   return Cells(path, {name: cells for name, cells in columns if name}, rows[1:], delimiter)
+
+
+def _may_be_one_column(text):
+  # Whether a header such as "x, mm" stands above numbers such as 0,5.
+  header, _, rest = text.lstrip().partition('\n')
+  is_number = re.compile(r'[+-]?\d+,\d+', re.ASCII).fullmatch
+  return re.fullmatch(r'[^,]+, [^,]+', header) and all(map(is_number, rest.split()))
 
 
 def safe(text: str) -> str:
@@ -105,21 +113,8 @@ def single_line(name: str) -> str:
 
 def _text(path):
   data = path.read_bytes()
-  for line in _KINDS.split('\n'):
-    start, _, kind = line.partition(' ')
-    if re.match(start.encode(), data):
-      raise ValueError(f'{path} is {kind}')
-  text, wrong = '', data.find(b'\0')
-  try:
-    text = data.decode('utf-8-sig')
-  except UnicodeDecodeError as error:
-    wrong = error.start
-  if wrong >= 0:
-    row = data.count(b'\n', 0, wrong) + 1
-    raise ValueError(
-      f'{path} is not text in UTF-8 (byte {wrong + 1:,}): save it as CSV in UTF-8; row {row} has '
-      f'{data[wrong : wrong + 1]!r}, of Latin-1, Windows-1252 or UTF-16 (NUL bytes)'
-    )
+  check_text(path, data, _KINDS)
+  text = data.decode('utf-8-sig')
   # Excel's line sep=; would be the header.
   text = re.sub('\r\n?', '\n', text)
   return re.sub(r'\A"?sep=.?"?$|^ +$', '', text, flags=re.MULTILINE | re.IGNORECASE)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
-from diffusion_jax.data.files import say_once
+from diffusion_jax.data.files import say_left_out
 
 _BLOCK, _THREADS = 64, 16
 
@@ -47,13 +47,11 @@ def left_out(
   """
   if not errors:
     return
+  if skip and len(errors) < size:
+    say_left_out(what, len(errors), size, 'pictures', names, 'they are damaged')
+    return
   more = f' and {len(names) - 10:,} more' * (len(names) > 10)
-  line = (
-    f'{len(errors):,} of {size:,} pictures in {what} are damaged: {", ".join(names[:10])}{more}'
+  raise ValueError(
+    f'{len(errors):,} of {size:,} pictures in {what} are damaged: {", ".join(names[:10])}{more} '
+    f'({next(iter(errors.values()))}): replace them, or leave them out by skip_damaged=True'
   )
-  if not skip or len(errors) == size:
-    raise ValueError(
-      f'{line} ({next(iter(errors.values()))}): replace them, or leave them '
-      'out by skip_damaged=True'
-    )
-  say_once(f'{line}; they are left out')

@@ -17,8 +17,7 @@ import numpy as np
 
 from diffusion_jax.data import buckets
 from diffusion_jax.data.columns import Columns, ColumnSource, checked, of_numbers
-from diffusion_jax.data.files import files_below, naming, say_missing, say_once
-from diffusion_jax.data.image_folder import SUFFIXES
+from diffusion_jax.data.files import files_below, naming, say_left_out, say_missing
 from diffusion_jax.data.parquet import image_bytes, open_parquet
 from diffusion_jax.data.sources import facts_of_fields, pictures, states
 from diffusion_jax.data.splits import NoTestSplit, check_split
@@ -27,6 +26,9 @@ from diffusion_jax.ranges import Count, ImageShape
 
 # Formats that contain no pickles.
 FORMATS = 'parquet', 'arrow', 'imagefolder'
+# Files about a set that `datasets` reads or the hub shows.
+_ABOUT = ('README.md', 'dataset_info.json', 'dataset_infos.json', 'state.json')
+_ABOUT += tuple(f'metadata.{end}' for end in ('jsonl', 'csv', 'parquet'))
 
 
 class Rows:
@@ -138,9 +140,13 @@ def _builder(path, subset, revision):
   # Returns the builder of a set, which knows its files; downloads no images.
   try:
     datasets = importlib.import_module('datasets')
-  except ImportError:
+  except ImportError as error:
+    install = "pip install -e '.[huggingface]'"
+    if isinstance(error, ModuleNotFoundError) and error.name == 'datasets':
+      raise ValueError(f'data=huggingface needs the library datasets: {install}') from None
     raise ValueError(
-      "data=huggingface needs the library datasets: pip install -e '.[huggingface]'"
+      f'data=huggingface needs the library datasets, which cannot be imported: {error}: {install} '
+      'installs what it needs'
     ) from None
   local, files = Path(path).expanduser(), None
   name = str(local) if local.exists() else path
@@ -166,18 +172,12 @@ def _say_left_out(path, local, builder):
   splits = builder.config.data_files or {}
   files = {os.path.realpath(x) for x in itertools.chain(*splits.values())}
   say_missing(files)
-  suffixes = {Path(file).suffix for file in files} - {''}
-  if _kind(builder) == 'imagefolder':
-    suffixes |= {*SUFFIXES}
-  below = files_below(local, [*suffixes]) if local.is_dir() and suffixes else []
+  below = files_below(local, ['']) if local.is_dir() else []
+  below = [name for name in below if name.rpartition('/')[2] not in _ABOUT]
   others = [x for x in below if os.path.realpath(local / x) not in files]
-  if others:
-    counts = ', '.join(f'{name} ({len(x)})' for name, x in splits.items())
-    say_once(
-      f'{path}: {len(others):,} of {len(below):,} files are left out, such as '
-      f'{others[0]}: names with train or test make the splits {counts}; '
-      'data=folder reads all pictures'
-    )
+  counts = ', '.join(f'{name} ({len(x)})' for name, x in splits.items())
+  why = f'names with train or test make the splits {counts}; data=folder reads all pictures'
+  say_left_out(path, len(others), len(below), 'files', others, why)
 
 
 def _kind(builder):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data.damage import damaged, left_out, problem
-from diffusion_jax.data.files import files_below, readable
+from diffusion_jax.data.files import files_below, readable, say_left_out, taken_below
 from diffusion_jax.data.images import check_picture, read_image, resized
 from diffusion_jax.data.sources import pictures
 from diffusion_jax.data.spec import Facts
@@ -21,6 +21,7 @@ from diffusion_jax.data.sums import digest, of_files
 from diffusion_jax.paths import ReadPath, existing
 from diffusion_jax.ranges import ImageShape, Rate
 
+CAPTIONS = 'metadata.jsonl'
 _EXAMPLE = '{"file_name": "cats/1.png", "text": "a cat"}'
 SUFFIXES = (
   '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.avif', '.bmp', '.gif',
@@ -67,20 +68,29 @@ class FileSource:
 def captioned(source: FileSource) -> FileSource:
   """Returns the source with the captions of metadata.jsonl in its folder.
 
-  Its lines are {"file_name": "cats/1.png", "text": "a cat"}; names are relative
-  to the folder. Raises ValueError that names the line or the image, or
-  FileNotFoundError.
+  Its lines are {"file_name": "cats/1.png", "text": "a cat"}, one for each picture;
+  names are relative to the folder. Lines of pictures that are not there are left
+  out. Raises ValueError that names the line or the image, or FileNotFoundError.
   """
-  path = source.root / 'metadata.jsonl'
+  path = source.root / CAPTIONS
   if not path.is_file():
     raise FileNotFoundError(f'{path} is missing: it must have a line {_EXAMPLE} for each picture')
   captions = {}
   for number, line in enumerate(path.read_bytes().splitlines(), 1):
     if line.strip():
       name, text = _caption(f'{path}, line {number}', line)
-      captions[(source.root / name).resolve()] = text
+      picture = (source.root / name).resolve()
+      if picture in captions:
+        raise ValueError(
+          f'{path}, line {number}: {name} has a text already: give each picture one line, or set '
+          'data=huggingface, which takes each line for an example'
+        )
+      captions[picture] = text
+  pictures = [picture.resolve() for picture in source.paths]
+  lost = sorted(str(x) for x in captions.keys() - {*pictures} if not x.exists())
+  say_left_out(path, len(lost), len(captions), 'lines', lost, 'there is no such picture')
   try:
-    texts = [captions[picture.resolve()] for picture in source.paths]
+    texts = [captions[picture] for picture in pictures]
   except KeyError as error:
     raise ValueError(f'{error.args[0]} has no line in {path}') from None
   return dataclasses.replace(source, captions=texts)
@@ -120,6 +130,8 @@ def folder(
   held_out = [top / name for name in TEST_FOLDERS if (top / name).is_dir()]
   has_test = train != top and bool(held_out)
   root = held_out[0] if has_test and split == 'test' else train
+  if train != top:
+    _say_beside(top, [train, *held_out[:1]])
   found = names = pictures_in(root)
   if not has_test:
     check_fraction(test_fraction, split, path)
@@ -135,6 +147,18 @@ def folder(
     labels = _labels(root, names, classes)
   facts = pictures(image_shape, len(classes), map(readable, classes))
   return FileSource(paths, facts._replace(skipped=others), labels, root)
+
+
+def _say_beside(top, splits):
+  # Says which pictures are in no split.
+  others = []
+  for place in sorted(top.iterdir()):
+    if place.is_dir() and place not in splits and place.name[0] != '.':
+      others += [f'{place.name}/{name}' for name in files_below(place, SUFFIXES)]
+    elif place.suffix.lower() in SUFFIXES:
+      others.append(place.name)
+  names = ' and '.join(place.name for place in splits)
+  say_left_out(top, len(others), 0, 'pictures', others, f'{names} are the splits')
 
 
 def _intact(root, names, pixels, skip):
@@ -162,11 +186,11 @@ def _errors(root, files, pixels):
 
 
 def pictures_in(root: Path) -> list[str]:
-  """Returns the names of all pictures below a folder, see `files_below`.
+  """Returns the names of all pictures below a folder; see `taken_below`.
 
   Raises FileNotFoundError without pictures.
   """
-  pictures = files_below(root, SUFFIXES)
+  pictures = taken_below(root, SUFFIXES, [CAPTIONS])
   if not pictures:
     raise FileNotFoundError(f'{root} contains no pictures ({", ".join(SUFFIXES)})')
   return pictures

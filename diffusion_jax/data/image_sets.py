@@ -82,7 +82,10 @@ def _read_npz(path, more, any_shape):
       "load it as d and write numpy.savez('a.npz', mu=d['mu'], sigma=d['sigma'])"
     )
   names = npz.names_of(path, 'images')
-  name = next((name for name in IMAGES if name in names), None)
+  given = [name for name in IMAGES if name in names]
+  if len(given) > 1:
+    raise ValueError(f'{path} has {" and ".join(given)}, which both may be the images: keep one')
+  name = next(iter(given), None)
   wanted = {*ARRAYS, *more} - {*IMAGES}
   arrays = npz.read(path, [n for n in names if n in wanted])
   try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data import buckets
+from diffusion_jax.data.files import say_left_out
 from diffusion_jax.data.sources import ADVICE, ArraySource, check_finite
 from diffusion_jax.data.splits import check_split, random_part
 from diffusion_jax.paths import ReadPath, existing
@@ -47,6 +48,7 @@ def npz(
   has_test = any(f'test_{n}' in names for n in spellings['x'])
   if split_row and (has_test or 'test_indices' not in names):
     raise ValueError(f'split_row={split_row}: {path} has test_x, or no test_indices [splits, n]')
+  _say_others(path, names, spellings, has_test, num_classes)
   prefix = 'test_' if has_test and split == 'test' else ''
   arrays = _arrays(path, names, spellings, prefix, num_classes)
   if not has_test:
@@ -59,6 +61,18 @@ def npz(
       arrays = {n: array[index] for n, array in arrays.items()}
   low, high = box_of(bounds, arrays['x'].shape[-1])
   return ArraySource(**arrays, num_classes=num_classes, low=low, high=high)
+
+
+def _say_others(path, names, spellings, has_test, num_classes):
+  # Says which arrays no split reads.
+  taken = set() if has_test else {'test_indices'}
+  for what, words in spellings.items():
+    if num_classes or what != 'label':
+      taken |= {*words, *(f'test_{n}' for n in words)}
+  others = [n for n in names if n not in taken]
+  is_label = not num_classes and not {*others}.isdisjoint(spellings['label'])
+  why = 'num_classes reads labels' * is_label
+  say_left_out(path, len(others), len(names), 'arrays', others, why)
 
 
 def _indexed_part(path, row, size, split):
@@ -81,6 +95,9 @@ def _arrays(path, names, spellings, prefix, num_classes):
     if what == 'label' and not num_classes:
       continue
     given = [f'{prefix}{n}' for n in words if f'{prefix}{n}' in names]
+    if len(given) > 1:
+      field = f'name one by {what}={given[0]}, for instance' if what in 'x context' else 'keep one'
+      raise ValueError(f'{path} has {" and ".join(given)}, which both may be {what}: {field}')
     if given:
       (arrays[what],) = read(path, given[:1]).values()
     elif what != 'context':

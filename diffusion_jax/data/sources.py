@@ -8,9 +8,9 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 
 from diffusion_jax.data.files import say_once
-from diffusion_jax.data.spec import ArraySpec, Facts, mean_and_std
+from diffusion_jax.data.spec import ArraySpec, Facts, check_facts, mean_and_std
 from diffusion_jax.data.sums import digest, of_array
-from diffusion_jax.ranges import ImageShape, check_choice
+from diffusion_jax.ranges import Finite, ImageShape, Positive, check_choice, check_value
 
 T = TypeVar('T', bound=Callable)
 Order = Callable[[np.random.Generator], np.ndarray]  # rng -> the order of an epoch, see `Source`
@@ -19,7 +19,7 @@ Order = Callable[[np.random.Generator], np.ndarray]  # rng -> the order of an ep
 class Source(Protocol):
   """Describes the data sets that the pipeline reads.
 
-  facts have no mean and std of real numbers: `measured` adds them. Several
+  facts have a mean and std of real numbers, or `measured` adds them. Several
   threads read ahead from a source that is not in_memory. It may also have
   `checksum()`, a sum of what is stored; `order`, which draws a permutation of
   0..N - 1 for an epoch from a generator, to be read in blocks (None: a uniform
@@ -146,14 +146,17 @@ MOST_MEASURED = 10_000  # examples
 LARGEST = 1e37  # samples, which may be larger, are float32
 
 
-def measured(source: Source) -> Facts:
-  """Returns the facts of a source with mean and std of its real numbers.
+def measured(source: Source, one_scale: bool = False) -> Facts:
+  """Returns the facts of a source with mean and std of its real numbers, unless it gives them.
 
-  All examples in memory are measured, or MOST_MEASURED random ones of a larger set.
-  Raises ValueError for numbers that are not finite, a coordinate that never
-  changes, and an example outside the box.
+  All examples in memory are measured, or MOST_MEASURED random ones of a larger set. one_scale:
+  all numbers of x have one std. Raises ValueError for numbers that are not finite, a coordinate
+  that never changes, an example outside the box, and facts that no data have.
   """
   x, context = source.facts.x, source.facts.context
+  if one_scale and (x.levels or x.mean):
+    given = f'has {x.levels} levels' if x.levels else 'comes with its mean and std'
+    raise ValueError(f'one_scale=True is for real numbers that are measured, and x {given}')
   if x.levels and context is None:
     return source.facts
   if isinstance(source, ArraySource) and source.in_memory:
@@ -163,10 +166,12 @@ def measured(source: Source) -> Facts:
     arrays = source.read(some_of(source, len(source) if is_held else MOST_MEASURED))
   if not x.levels:
     check_box(x, arrays['x'])
-    x = _standardised(x, arrays['x'], 'x')
+    x = _standardised(x, arrays['x'], 'x', one_scale)
   if context is not None and not context.levels:
     context = _standardised(context, arrays['context'], 'context')
-  return source.facts._replace(x=x, context=context)
+  facts = source.facts._replace(x=x, context=context)
+  check_facts(facts)
+  return facts
 
 
 def check_box(x: ArraySpec, values: np.ndarray) -> None:
@@ -180,21 +185,31 @@ def check_box(x: ArraySpec, values: np.ndarray) -> None:
     )
 
 
-def _standardised(values, array, name):
+def _standardised(values, array, name, one_scale=False):
   check_finite(array, name)
   if len(array) < 2:
     raise ValueError(f'{name} has one example: it has no standard deviation')
-  if (largest := max(array.max(), -array.min())) > LARGEST:
+  if (largest := max(float(array.max()), -float(array.min()))) > LARGEST:
     raise ValueError(
       f'{name} has numbers up to {largest:.6g}: take a unit in which they are below {LARGEST:g}'
     )
+  if values.mean or values.std:
+    check_value(f'{name}: mean', values.mean, tuple[Finite, ...])
+    check_value(f'{name}: std', values.std, tuple[Positive, ...])
+    return values
   mean, std = mean_and_std(array)
-  if values.names:  # Categories stay 0 and 1.
-    is_category = np.array(['=' in each for each in values.names])
-    mean, std = np.where(is_category, 0.0, mean), np.where(is_category, 1.0, std)
-  for i in np.flatnonzero(std == 0.0)[:1]:
+  is_category = np.array(['=' in each for each in values.names] or [False] * len(mean), bool)
+  for i in np.flatnonzero((std == 0.0) & ~is_category)[: 0 if one_scale and std.any() else 1]:
     place = repr(values.names[i]) if values.names else f'{i} of its last axis'
     raise ValueError(f'{name} never changes at {place} ({mean[i]:.6g}): leave this number out')
+  if one_scale:
+    std = np.full_like(std, np.sqrt(np.mean(std[~is_category] ** 2)))
+  mean[is_category], std[is_category] = 0.0, 1.0  # They stay 0 and 1.
+  if (smallest := std.min()) < 1.0 / LARGEST:
+    raise ValueError(
+      f'{name} has a standard deviation of {smallest:.6g}: take a unit in which it is above '
+      f'{1.0 / LARGEST:g}'
+    )
   return values._replace(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 

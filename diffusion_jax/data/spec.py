@@ -124,7 +124,8 @@ class ArraySpec(NamedTuple):
       return np.ones(len(values), bool)
     bounded = values[..., : len(self.low)]
     kind = values.dtype if values.dtype.kind == 'f' else np.float64
-    low, high = np.asarray(self.low, kind), np.asarray(self.high, kind)
+    with np.errstate(over='ignore'):  # as float16, the largest is infinite
+      low, high = np.asarray(self.low, kind), np.asarray(self.high, kind)
     within = (bounded >= low) & (bounded <= high)
     return np.all(within.reshape(len(values), -1), axis=1)
 
@@ -133,20 +134,27 @@ def mean_and_std(x: np.ndarray, ddof: int = 0) -> tuple[np.ndarray, np.ndarray]:
   """Returns the mean and the std of the last axis of x [N, ..., C], float64.
 
   [C] each, or [] of x [N]. The std of a number that is constant but for
-  rounding, to 1e-12 of its size, is 0. ddof: as in NumPy.
+  rounding, to 1e-12 of its size, is 0; whole numbers are not rounded. ddof: as in NumPy.
   """
   flat = x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x
   first, size = np.float64(flat[0]), len(flat)
+  # Parts of an array need little memory.
+  parts = np.array_split(flat, -(-flat.size // 2**22))
 
-  def total(of):
-    # A constant number is exactly 0 from the first example on.
-    parts = np.array_split(flat, -(-flat.size // 2**22))  # parts of an array need little memory
-    return np.sum([of(part - first).sum(axis=0) for part in parts], axis=0)
+  def over_parts(reduce, of):
+    return reduce([reduce(of(part - first), axis=0) for part in parts], axis=0)
 
-  mean = total(lambda apart: apart) / size
-  std = np.sqrt(total(lambda apart: (apart - mean) ** 2) / (size - ddof))
-  mean = first + mean
-  return mean, np.where(std <= 1e-12 * np.abs(mean), 0.0, std)
+  # A constant number is exactly 0 from the first example on.
+  mean = over_parts(np.sum, lambda apart: apart) / size
+  most = over_parts(np.max, lambda apart: np.abs(apart - mean))
+  unit = np.where(most > 0.0, most, 1.0)  # Squares of 1e-300 would be 0.
+  square = over_parts(np.sum, lambda apart: ((apart - mean) / unit) ** 2)
+  mean, std = first + mean, unit * np.sqrt(square / (size - ddof))
+  rounded = std <= 1e-12 * np.abs(mean)
+  for i in np.argwhere(rounded):
+    column = flat[(slice(None), *i)]
+    rounded[tuple(i)] = np.any(column != np.rint(column)) or not np.any(column != column[0])
+  return mean, np.where(rounded, 0.0, std)
 
 
 MOST_NUMBERS = 2**28  # the most numbers of one example, 1 GiB in float32

@@ -18,7 +18,7 @@ import numpy as np
 from diffusion_jax.data import buckets
 from diffusion_jax.data.cells import HEADER, NUMBER, Cells, read_cells, safe, single_line
 from diffusion_jax.data.columns import check_columns
-from diffusion_jax.data.files import say_once
+from diffusion_jax.data.files import say_left_out, say_once
 from diffusion_jax.data.npz import box_of, read_array
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.data.spec import ArraySpec
@@ -121,8 +121,8 @@ def _without_gaps(cells, columns):
   full = ~np.any(gaps, axis=0)
   if not full.any():
     raise ValueError(f'{cells.path}: each row lacks a value of {", ".join(columns)}')
-  if lost := (~full).sum():
-    say_once(f'{cells.path}: {lost:,} of {len(full):,} rows lack a value and are left out')
+  lost = int((~full).sum())
+  say_left_out(cells.path, lost, len(full), 'rows', why='they lack a value')
   kept = {name: [*itertools.compress(texts, full)] for name, texts in cells.columns.items()}
   return cells._replace(columns=kept, rows=[*itertools.compress(cells.rows, full)])
 
@@ -176,10 +176,12 @@ def _categories(cells, column, with_missing=False):
     categories[''] = 'NA'
   count, size = len(categories), len(cells.rows)
   if not _can_be_categories(count, size):
+    text = next(iter(categories.values()), '')
+    hint = f'correct numbers such as {text!r} ({_NUMBERS}), or ' * any(map(str.isdigit, text))
     raise ValueError(
       f'{cells.path}: column {column!r} has {count:,} different texts, and 2 to '
-      f'{MOST_CATEGORIES:,} can be categories, at most one for two of the {size:,} rows: leave it '
-      'out of context and label'
+      f'{MOST_CATEGORIES:,} can be categories, at most one for two of the {size:,} rows: '
+      f'{hint}leave it out of context and label'
     )
   return [categories[x] for x in sorted(categories, key=lambda x: (isinstance(x, str), x))]
 

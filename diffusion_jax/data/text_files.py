@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.data.files import files_below
+from diffusion_jax.data.files import check_text, files_below, taken_below
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.data.splits import check_fraction, check_split
 from diffusion_jax.paths import ReadPath
@@ -23,7 +23,7 @@ def text_files(
 ) -> ArraySource:
   """Reads text files as sequences of bytes, uint8 [length].
 
-  path: a file, or a folder whose .txt, .md, .rst and .py files are read; '' is
+  path: a file in UTF-8, or a folder whose .txt, .md, .rst and .py files are read; '' is
   the licence, the README and the modules of this package as installed. All
   files are joined and cut into pieces; the test split is the last test_fraction
   of them. Raises ValueError or FileNotFoundError.
@@ -48,9 +48,12 @@ def _read(path):
   place = Path(path).expanduser()
   files = [place]
   if place.is_dir():
-    files = sorted(place / name for name in files_below(place, SUFFIXES))
+    files = sorted(place / name for name in taken_below(place, SUFFIXES))
     files = [file for file in files if file.is_file()]
-  return b'\n'.join(file.read_bytes() for file in files)
+  texts = [file.read_bytes() for file in files]
+  for file, text in zip(files, texts, strict=True):
+    check_text(file, text, cut=True)  # as of the first 10^8 bytes of a longer text
+  return b'\n'.join(texts)
 
 
 def _own_text():
@@ -61,8 +64,9 @@ def _own_text():
     licences = [p for p in installed.files or () if p.name == 'LICENSE']
     parts += [p.read_text() for p in licences]
     parts.append(installed.metadata.json.get('description', ''))
-  own = _read(str(Path(__file__).parents[1]))
-  return b'\n'.join([*(str(part).encode() for part in parts), own])
+  top = Path(__file__).parents[1]
+  own = [file.read_bytes() for file in sorted(top / name for name in files_below(top, SUFFIXES))]
+  return b'\n'.join([*(str(part).encode() for part in parts), *own])
 
 
 def printable(text: str) -> str:

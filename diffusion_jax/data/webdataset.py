@@ -12,7 +12,7 @@ import numpy as np
 
 from diffusion_jax.data import buckets
 from diffusion_jax.data.columns import Columns, ColumnSource, checked
-from diffusion_jax.data.files import files_below, naming, say_missing, say_once
+from diffusion_jax.data.files import naming, readable, say_left_out, say_missing, taken_below
 from diffusion_jax.data.sources import facts_of_fields, pictures, states
 from diffusion_jax.data.splits import random_part
 from diffusion_jax.paths import ReadPath
@@ -109,25 +109,24 @@ def open_tars(path: str, columns: Sequence[str]) -> Tars:
   seen: dict[str, None] = {}
   numbers, parts = [], []
   for number, tar in enumerate(paths):
-    keys, found = [], []
+    found: dict[str, list] = {}  # Members of an example may be anywhere in its tar.
     for name, extension, member in _members(tar):
       seen[extension] = None
-      if not keys or keys[-1] != name:
-        keys.append(name)
-        found.append([(-1, 0)] * len(columns))
+      places = found.setdefault(name, [(-1, 0)] * len(columns))
       for column, extensions in enumerate(wanted):
         if extension in extensions:
-          if found[-1][column][0] >= 0:
+          if places[column][0] >= 0:
             raise ValueError(f'{tar}: {name} has two members of {columns[column]!r}')
-          found[-1][column] = member
-    if not keys:
+          places[column] = member
+    if not found:
       raise ValueError(f'{tar} has no examples')
-    part = np.array(found, np.int64).reshape(-1, len(columns), 2)
+    part = np.array([*found.values()], np.int64).reshape(-1, len(columns), 2)
     for i, column in np.argwhere(part[..., 0] < 0)[:1]:
       raise ValueError(
-        f'{tar}, {keys[i]} has no {columns[column]!r}; the tar has the extensions {", ".join(seen)}'
+        f'{tar}, {[*found][i]} has no {columns[column]!r}; the tar has the extensions '
+        f'{", ".join(seen)}'
       )
-    numbers += [number] * len(keys)
+    numbers += [number] * len(found)
     parts.append(part)
   members = dict(zip(columns, np.concatenate(parts).swapaxes(0, 1), strict=True))
   every = [*dict.fromkeys([*seen, *columns])]
@@ -140,13 +139,15 @@ def _tars_at(path):
   if path.is_file():
     return [path]
   if path.is_dir():
-    found = [path / name for name in files_below(path, ['.tar'])]
+    found = [path / name for name in taken_below(path, ['.tar'])]
   else:
     found = map(Path, glob.iglob(str(path), recursive=True))
   files = sorted(file for file in found if file.is_file())
   if not files:
+    hint = ': * stands for {000..003}' * ('{' in str(path))
     raise FileNotFoundError(
-      f'{path} is neither a file nor a folder with *.tar files, nor a pattern of existing files'
+      f'{path} is neither a file nor a folder with *.tar files, nor a pattern of existing '
+      f'files{hint}'
     )
   say_missing(files)
   return files
@@ -178,7 +179,7 @@ class _Header(tarfile.TarInfo):
 
 def _members(path):
   # Yields (name without extension, extension, (offset, size)) of each file.
-  places, others = {}, 0
+  places, total, others = {}, 0, []
   what = 'cut short, damaged or compressed, so that it cannot be read as a tar'
   with naming(f'{path} is {what}', tarfile.TarError), open(path, 'rb') as file:
     for member in _headers(file):
@@ -187,13 +188,16 @@ def _members(path):
         place = places.get(member.linkname)
       elif not member.isreg() or member.issparse():
         place = None
-      if place is None:
-        others += not member.isdir()
-        continue
-      places[member.name] = place
       folder, slash, base = member.name.rpartition('/')
+      if member.isdir() or base[:1] == '.':
+        continue
+      total += 1
       stem, _, extension = base.partition('.')
-      if stem and extension:
-        yield folder + slash + stem, extension.lower(), place
-  if others:
-    say_once(f'{path}: {others:,} members, no plain files, are left out')
+      if place is not None:
+        places[member.name] = place
+      if place is None or not extension:
+        others.append(member.name)
+        continue
+      yield folder + slash + stem, extension.lower(), place
+  why = 'they are no plain files with an extension'
+  say_left_out(path, len(others), total, 'members', [*map(readable, others)], why)

@@ -44,11 +44,12 @@ def read(workdir: Path) -> list[dict]:
 
 
 def seconds(entries: list[dict]) -> float | None:
-  """Returns the duration of a training; None if it was interrupted."""
+  """Returns the duration of a training; None if it was interrupted, or a clock went back."""
   if [entry.get('event') for entry in entries] != ['start', 'end']:
     return None
   begun, ended = (datetime.fromisoformat(entry['time']) for entry in entries)
-  return (ended - begun).total_seconds() if not entries[0]['step'] else None
+  duration = (ended - begun).total_seconds()
+  return duration if duration >= 0 and not entries[0]['step'] else None
 
 
 def _now():

@@ -25,7 +25,7 @@ def test_damaged_pictures_are_found_before_they_are_read(check, tmp_path, capsys
   ):
     image_folder.folder(tmp_path, check=check)
   source = image_folder.folder(tmp_path, skip_damaged=True)
-  assert 'are damaged: 070.png,' in capsys.readouterr().out
+  assert 'pictures are left out, such as 070.png,' in capsys.readouterr().out
   assert len(source) == 186
   assert source.facts.skipped[10:] == ('080.png', '081.png', '100.png', '199.png')
   source.read(np.arange(186))

@@ -180,7 +180,7 @@ def test_files_outside_of_the_splits_are_counted(folder, capsys, monkeypatch):
   for name in ('train_1', 'a', 'b', 'test_x'):
     (top / f'{name}.png').write_bytes(PNG)
   read(top, num_classes=0)
-  line = f'{top}: 2 of 4 files are left out, such as a.png: names with train or'
+  line = f'{top}: 2 of 4 files are left out, such as a.png, b.png: names with train'
   assert line in capsys.readouterr().out
   (folder / 'data' / 'train-00000-of-00002.parquet').unlink()
   assert len(read(folder / 'data')) == 13

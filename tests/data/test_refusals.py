@@ -302,21 +302,21 @@ WRONG = [
   (lambda: table(b'PAR1\x15\x04'), 'a.csv is a Parquet file: pandas.read_parquet'),
   (
     lambda: table('a\tb\n1\t2\n'.encode('utf-16')),
-    'a.csv is text in UTF-16: save it as CSV in UTF-8',
+    'a.csv is text in UTF-16: save it in UTF-8',
   ),
   (
     lambda: table('a,b\n1,2\n'.encode('utf-16-le')),
-    "(byte 2): save it as CSV in UTF-8; row 1 has b'\\x00'",
+    "(byte 2): save it in UTF-8; line 1 has b'\\x00'",
   ),
   (
     lambda: table('a,b\n1,2\n\0' + '2,3\n'),
-    "a.csv is not text in UTF-8 (byte 9) ... row 3 has b'\\x00'",
+    "a.csv is not text in UTF-8 (byte 9) ... line 3 has b'\\x00'",
   ),
   (lambda: table('<!DOCTYPE html>\n'), 'a.csv is a page of HTML'),
   (lambda: table('[{"a": 1}]'), 'a.csv is JSON: write it as CSV'),
   (
     lambda: table('a,b\n1,é\n'.encode('latin-1')),
-    'a.csv is not text in UTF-8 (byte 7): save it as CSV in UTF-8',
+    'a.csv is not text in UTF-8 (byte 7): save it in UTF-8',
   ),
   (
     lambda: table('a,b\n1,2\n\n3\n'),

@@ -1,5 +1,8 @@
 """Sources of arrays have the statistics and checksums of their examples."""
 
+import warnings
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -86,6 +89,104 @@ def test_statistics_see_rows_that_come_in_turn(period, wrap, tmp_path):
   assert len({*index}) == 10_000 and np.all(np.diff(index) > 0) and index[-1] > 0.99 * len(x)
   assert abs(np.mean(index % period == 0) - 1 / period) < 4.5 * 0.005
   assert_array_equal(index, sources.some_of(source, 10_000))
+
+
+class Given(sources.ArraySource):
+  """Examples whose mean and std their author gives."""
+
+  units = (1.0, 2.0), (4.0, 0.5)
+
+  @property
+  def facts(self):
+    mean, std = self.units
+    return super().facts._replace(x=ArraySpec(self.x.shape[1:], mean=mean, std=std))
+
+
+@pytest.mark.parametrize('units', [((1.0, 2.0), (4.0, 0.5)), ((0.0,), (1.7,))])
+def test_a_source_that_gives_its_units_keeps_them(units, monkeypatch):
+  monkeypatch.setattr(Given, 'units', units)
+  x = np.random.default_rng(0).normal(size=(50, 7, 2))
+  facts = sources.measured(Given(x))
+  assert (facts.x.mean, facts.x.std) == units
+  batch = pipeline.batch_at(Given(x), 50, 0, 0, facts=facts)
+  order = np.random.default_rng((0, 0, 0)).permutation(50)
+  assert_allclose(batch['x'], (x[order] - units[0]) / units[1], atol=1e-6)
+  with pytest.raises(ValueError, match='one_scale=True is for .* x comes with its mean and std'):
+    sources.measured(Given(x), one_scale=True)
+
+
+@pytest.mark.parametrize(
+  'units, message',
+  [
+    (((0.0, 0.0), (1.0, 0.0)), r'x: std\[1\] must be a number in \(0, inf\)'),
+    (((0.0, np.nan), (1.0, 1.0)), r'x: mean\[1\] must be a number'),
+    (((0.0,), (1.0, 1.0)), 'x: mean has 1 and std 2 numbers'),
+    (((0.0,) * 3, (1.0,) * 3), 'x: mean has 3 and std 3 numbers, the last axis of x 2'),
+  ],
+)
+def test_units_that_no_data_have_are_refused(units, message, monkeypatch):
+  monkeypatch.setattr(Given, 'units', units)
+  with pytest.raises(ValueError, match=message):
+    sources.measured(Given(np.random.default_rng(0).normal(size=(5, 2))))
+
+
+def test_points_with_one_scale_keep_the_ratios_of_their_distances():
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(200, 5, 3)) * [1.0, 3.0, 0.1] + [4.0, -2.0, 9.0]
+  spec = sources.measured(sources.ArraySource(x), one_scale=True).x
+  flat = x.reshape(-1, 3)
+  scale = np.sqrt(((flat - flat.mean(axis=0)) ** 2).mean())
+  assert_allclose(spec.mean, flat.mean(axis=0))
+  assert_allclose(spec.std, [scale] * 3)
+  seen = spec.encode(x)
+  assert_allclose(np.mean(seen**2), 1.0, rtol=1e-5)
+  distances = [np.linalg.norm(z[:, :1] - z[:, 1:], axis=-1) for z in (x, seen)]
+  assert_allclose(distances[1], distances[0] / scale, rtol=1e-5)
+  flat = x * [1.0, 0.0, 1.0]  # points in a plane
+  assert sources.measured(sources.ArraySource(flat), one_scale=True).x.std[1] > 0
+  with pytest.raises(ValueError, match='never changes at 1'):
+    sources.measured(sources.ArraySource(flat))
+  with pytest.raises(ValueError, match='never changes at 0'):
+    sources.measured(sources.ArraySource(0 * flat), one_scale=True)
+  with pytest.raises(ValueError, match='for real numbers .*, and x has 17 levels'):
+    sources.measured(small_sets.digits(), one_scale=True)
+
+
+def test_categories_stay_0_and_1_with_one_scale():
+  x = np.array([[1.0, 0.0, 5.0], [0.0, 1.0, 9.0], [1.0, 0.0, 7.0]])
+  source = sources.ArraySource(x, x_names=('a=u', 'a=v', 'b'))
+  spec = sources.measured(source, one_scale=True).x
+  assert spec.mean == (0.0, 0.0, 7.0)
+  assert_allclose(spec.std, (1.0, 1.0, np.std([5, 9, 7])))
+
+
+@pytest.mark.parametrize('kind', [np.float16, np.float32, np.float64])
+def test_numbers_of_any_float_are_measured_in_float64(kind):
+  x = np.random.default_rng(0).normal(size=(300, 2)).astype(kind)
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    spec = sources.measured(sources.ArraySource(x, low=(-1e6,) * 2, high=(1e6,) * 2)).x
+  assert_allclose(spec.mean, np.float64(x).mean(axis=0), rtol=1e-12)
+  assert_allclose(spec.std, np.float64(x).std(axis=0), rtol=1e-12)
+
+
+def test_whole_numbers_of_any_size_change():
+  """Ids and times in nanoseconds are far from 0, and exact."""
+  ids = 9_000_000_000_000_000 + np.arange(60)
+  spec = sources.measured(sources.ArraySource(ids[:, None] * 1.0)).x
+  exact = [Fraction(int(i)) for i in ids]
+  mean = sum(exact) / 60
+  assert spec.mean == (float(mean),)
+  assert_allclose(spec.std, [float(sum((i - mean) ** 2 for i in exact) / 60) ** 0.5], rtol=1e-12)
+  assert_array_equal(spec.decode(spec.encode(ids[:, None])), ids[:, None])
+
+
+def test_a_unit_that_float32_lacks_is_refused():
+  x = np.random.default_rng(0).normal(size=(50, 1))
+  spec = sources.measured(sources.ArraySource(1e-36 * x)).x
+  assert_allclose(spec.std, 1e-36 * x.std(), rtol=1e-12)
+  with pytest.raises(ValueError, match='x has a standard deviation of .*e-301: take a unit'):
+    sources.measured(sources.ArraySource(1e-300 * x))
 
 
 def test_numbers_that_change_in_one_row_change():

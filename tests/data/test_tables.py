@@ -159,7 +159,7 @@ def test_missing_values(tmp_path, capsys, text):
     numbers(read_cells(path), ['k=u', 'k=v'], others=['k'])
   kept = csv_table(path, ('x',), label='k', drop_missing=True)
   assert kept.x.tolist() == [[1], [3]] and kept.label.tolist() == [0, 1]
-  assert 'a.csv: 3 of 5 rows lack a value and are left out' in capsys.readouterr().out
+  assert 'a.csv: 3 of 5 rows are left out: they lack a value' in capsys.readouterr().out
   own = csv_table(path, ('x',), context=('k',), categories=('k',), drop_missing=True)
   assert own.facts.context.names == ('k=NA', 'k=u', 'k=v')
   assert_array_equal(own.context, np.eye(3)[[1, 0, 2, 0]])

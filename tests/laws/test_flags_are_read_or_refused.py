@@ -18,7 +18,8 @@ FLAGS = dict(
   flag.split('=')
   for flag in """
     seed=7 compilation_cache=x matmul_precision=highest
-    data=shapes data.validation_fraction=0.5 network=dit network.dtype=bfloat16 network.remat=True
+    data=shapes data.validation_fraction=0.5 data.one_scale=True
+    network=dit network.dtype=bfloat16 network.remat=True
     schedule=karras parametrization=x0 noise_input=logsnr objective=hybrid
     optimizer.learning_rate=0.5 conditioning.dropout=0.5 training.num_steps=7
     training.machine.compile=fast training.log_every=7 latent.path=x

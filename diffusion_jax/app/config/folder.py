@@ -12,12 +12,17 @@ import diffusion_jax
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.tree import Node, as_json
+from diffusion_jax.data.image_folder import SUFFIXES
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import DIFFERS, is_regular, parted, read_json, sha256, write_summed
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.weights import checksums
+
+# Ends of files of data, and files of a run that end so and may be there before its config.json.
+_OF_DATA = (*SUFFIXES, '.npy', '.npz', '.csv', '.tsv', '.tar', '.parquet', '.arrow', '.safetensors')
+_OF_RUNS = 'trained_on.npz', 'base.safetensors'
 
 
 def read_config(workdir: Path) -> Mapping | None:
@@ -93,9 +98,20 @@ def other_than_saved(workdir: Path, saved: Mapping, free: tuple[str, ...], where
 
 
 def check_no_run(workdir: Path, flag: str) -> None:
-  """Raises UserError if workdir is a run; flag: the flag that names it."""
+  """Raises UserError if workdir is a run, or a folder of data; flag: the flag that names it."""
   if read_config(workdir) is not None:
     raise UserError(f'{workdir} holds a run: give another {flag}, or remove it')
+  check_no_data(workdir, flag)
+
+
+def check_no_data(workdir: Path, flag: str) -> None:
+  """Raises UserError for a folder in which somebody keeps data, which a run would fill."""
+  names = sorted(x.name for x in workdir.iterdir()) if workdir.is_dir() else []
+  for name in names:
+    if name.lower().endswith(_OF_DATA) and name[0] != '.' and name not in _OF_RUNS:
+      raise UserError(
+        f'{flag}={workdir} has data, {name}, and no run: give a new folder, which becomes the run'
+      )
 
 
 def write_config(workdir: Path, config: Node, facts: Facts) -> None:

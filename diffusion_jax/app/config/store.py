@@ -123,6 +123,24 @@ def with_fields(registry: Registry, config: Tree, changes: Tree) -> Node:
 
 
 def _changed(registry, config, changes):
+  with _as_typed(changes, registry.kind_of(config).aliases):
+    return _with_changes(registry, config, changes)
+
+
+@contextlib.contextmanager
+def _as_typed(changes, aliases):
+  # Lets errors call a field as the user does, who may have typed an alias.
+  try:
+    yield
+  except UserError as error:
+    text = str(error)
+    for path, _ in changes:
+      section, _, field = aliases.get(path, ('', '', ''))
+      text = text.replace(f'config.{section}.{field}=', f'config.{path}=') if section else text
+    raise UserError(text) from error
+
+
+def _with_changes(registry, config, changes):
   before = registry.kind_of(config)
   # Fields that only another kind of model has are not choices of this one.
   upper = [(path, x) for path, x in changes if path.count('.') < 2]

@@ -342,7 +342,7 @@ def _own_parts(schema, given, path):
   for name, value in given.items():
     where, is_section = below(path, name), isinstance(value, Mapping)
     chosen = value.get('name') if is_section else value
-    if ':' in str(chosen) and schema.table(where):
+    if isinstance(chosen, str) and ':' in chosen and schema.table(where):
       yield where, str(chosen)
     if is_section:
       yield from _own_parts(schema, value, where)

@@ -268,10 +268,17 @@ def score_samples(
     print(f'{count:,} {what}; {provenance.describe(drawn)}')
     for space in references.spaces.values():
       if y := space.protocol:
-        of = y.get('origin') or f'{y["images"]:,} {y["split"]} {x.noun} of {y["data"]["name"]}'
+        of = y.get('origin') or f'{y["images"]:,} {examples_in_words(y, x.noun)}'
         print(f'against {y["features"]} ({y["preprocessing"]}; weights {y["weights"]}) of {of}')
     print(*(f'{each.folder}/result.json' for each in found.values()), sep='\n')
   return found
+
+
+def examples_in_words(protocol: Json, noun: str) -> str:
+  """Returns what real examples are, of a split or a file; protocol: of their features."""
+  split = protocol['split']
+  is_file = split not in ('train', 'test')
+  return f'{noun} of {split}' if is_file else f'{split} {noun} of {protocol["data"]["name"]}'
 
 
 def score_pairs(run: Run, calibrated: list[Cell], known: Known) -> dict[str, Found]:

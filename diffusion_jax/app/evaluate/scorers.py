@@ -18,6 +18,7 @@ from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import npz, tables
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.data.sources import Source, some_of
+from diffusion_jax.data.spec import misfits
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, published, references, scoring
 from diffusion_jax.metrics.features import Extractor
@@ -256,11 +257,11 @@ def reference_source(model: Model, name: str) -> Source:
   with from_config('evaluation.reference'):
     x = model.facts.x
     source = tables.csv_table(name, x.names) if tables.is_csv(name, x) else npz.npz(name)
-  theirs, ours = list(source.facts.x.shape), list(model.facts.x.shape)
-  if theirs != ours:
+  theirs, ours = (each._replace(x=each.x.written) for each in (source.facts, model.facts))
+  unread = *datasets.STATISTICS, 'num_classes', 'class_names', 'context'
+  for fact, one, other in misfits(theirs, ours, unread):
     raise UserError(
-      f'config.evaluation.reference: {name} has examples of the shape '
-      f'{theirs}, and {ours} is needed'
+      f'config.evaluation.reference: in {name} {fact} is {one}, and {other} is needed'
     )
   return source
 

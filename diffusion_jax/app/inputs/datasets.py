@@ -90,7 +90,7 @@ def facts_of(config: Node) -> Facts:
     return stated
   source = source_of(config)
   with from_config('data'):
-    return measured(source)
+    return measured(source, config.data.one_scale)
 
 
 def _stored_facts(section):
@@ -267,12 +267,12 @@ def _elsewhere(data):
   return (field and f', read another set by --config.data.{field}') + ', or train another run'
 
 
-# Facts of data that a run does not take from them: it keeps its own statistics.
-_OWN = 'x.mean', 'x.std', 'context.mean', 'context.std'
+# Facts that a run does not take from other data: it keeps its own.
+STATISTICS = 'x.mean', 'x.std', 'context.mean', 'context.std'
 
 
 def _check_same_kind(name, ours, theirs):
-  unread = _OWN if theirs.context is not None else (*_OWN, 'context')
+  unread = STATISTICS if theirs.context is not None else (*STATISTICS, 'context')
   unread += () if ours.num_classes and theirs.num_classes else ('num_classes',)
   for fact, one, other in misfits(ours, theirs, unread):
     named = fact.startswith(('class', 'column'))

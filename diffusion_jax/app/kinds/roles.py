@@ -53,6 +53,9 @@ FREE = (
   *(f'training.{name}' for name in parameters(Training) if name not in _OF_RESULT),
 )
 
+# Fields of data that only a training reads: its facts, which the run keeps, follow from them.
+OF_FACTS = ('data.one_scale',)
+
 # Fields that say how the network is computed, which the command line may change
 # for a trained run. Parameters are always float32.
 COMPUTED_BY = ('network.dtype', 'network.attention', 'matmul_precision', 'training.machine.mesh')
@@ -97,6 +100,7 @@ def check_same_run(workdir: Path, config: Node, facts: Facts | None = None) -> N
   before = read_config(workdir)
   if before is None:
     folder.check_config_kept(workdir)
+    folder.check_no_data(workdir, '--workdir')
     return
   folder.check_as_saved(workdir, FREE)
   known = before.get('facts') or {}

@@ -237,6 +237,10 @@ DECLARED = tuple(
   for row in (*(needing(name, modes) for name in NEEDS), refusing(modes))
 )
 
+OF_NUMBERS = Row(
+  lambda c, facts: c.at('data.one_scale') and facts.x.levels,
+  'config.data.one_scale=True is for real numbers, and your data are {data}: leave it out',
+)
 
 # -- guidance ------------------------------------------------------------------
 
@@ -389,4 +393,4 @@ EDITS = (
   ),
 )
 
-CONFLICTS = *MACHINE, *DECLARED, *GUIDANCE, *EDITS
+CONFLICTS = *MACHINE, *DECLARED, OF_NUMBERS, *GUIDANCE, *EDITS

@@ -43,6 +43,9 @@ class Data:
   # part of the training examples, drawn by the seed, that chooses the best
   # checkpoint in place of the test split
   validation_fraction: Rate = 0.0
+  # all real numbers of x have one std, so that distances keep their ratios, as
+  # of points in space; False: each of the last axis has its own
+  one_scale: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

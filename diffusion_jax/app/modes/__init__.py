@@ -15,7 +15,7 @@ from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.roles import NOT_READ, USES
+from diffusion_jax.app.kinds.roles import NOT_READ, OF_FACTS, USES
 from diffusion_jax.app.kinds.sections import Top
 from diffusion_jax.errors import UserError
 from diffusion_jax.paths import READ
@@ -71,7 +71,8 @@ class Mode(NamedTuple):
     if not self.uses_a_run:
       return section not in NOT_READ
     of_training = section == 'training' and not field.startswith('machine.')
-    return self.computes and not of_training and section not in (*USES, 'latent')
+    is_kept = of_training or section in (*USES, 'latent') or path in OF_FACTS
+    return self.computes and not is_kept
 
   def check_given(self, config: Node, workdir: Path, given: Collection[str]) -> None:
     """Raises UserError for a flag that the mode does not read.

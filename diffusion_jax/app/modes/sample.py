@@ -18,6 +18,7 @@ from diffusion_jax.data.text_files import printable
 from diffusion_jax.runtime import files, processes, profiling
 from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
 
+_SAMPLES = Path('samples')
 _PRINTED = 4  # texts
 _FILM = 'film.gif'
 _OUTSIDE = 'outside'  # the array of the draws outside data.bounds, a batch's in its first row
@@ -30,7 +31,7 @@ def main(run: Run) -> None:
   network that reads texts, <name>.txt has one text per line; for a table,
   <name>.csv has its columns. <name>.parts/ keeps the batches until all are drawn.
   """
-  draw(run, Path('samples'))
+  draw(run, _SAMPLES)
 
 
 def draw(run: Run, below: Path, rows: np.ndarray | None = None) -> Path:
@@ -47,7 +48,9 @@ def draw(run: Run, below: Path, rows: np.ndarray | None = None) -> Path:
   settings = provenance.of_sampling(run, read)
   given, is_traced = model.config.sampling.name, model.config.sampling.profile
   name = below / (given or provenance.name_of(model))
-  with provenance.drawing(model.workdir, name, settings, 'sampling.name', bool(given)) as place:
+  # What is drawn for other results has no name of the user's.
+  field = 'sampling.name' * (below == _SAMPLES)
+  with provenance.drawing(model.workdir, name, settings, field, bool(given)) as place:
     if is_traced or not place.done:
       inputs = conditions.encoded(model, run.checkpoint[0], inputs)
     if is_traced:

@@ -264,13 +264,13 @@ def making(
 
   It is <name>-<hash><end> in the run folder, or <name><end> if the user has `given` the
   name; the hash is of the settings. The file is locked meanwhile. Raises
-  UserError, about the config's field of the name, if another process makes the
+  UserError, about the config's field of the name or '', if another process makes the
   file, if it has other settings, and if it is damaged.
   """
   code = code_of(settings)
   file = name.parent / f'{name.name}{"" if given else f"-{code}"}{end}'
   path = workdir.make(file.parent) / file.name
-  with run_folder.hold(path.parent, path.name, f'--config.{field}'):
+  with run_folder.hold(path.parent, path.name, f'--config.{field}' if field else '--workdir'):
     done = processes.is_first() and path.exists()
     if done:
       check_whole(path)

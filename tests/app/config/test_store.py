@@ -61,7 +61,7 @@ def test_every_config_is_complete_and_comes_back_from_its_json(name, variant):
   schema = config.schema
   for path, part in choices_of(config, schema):
     taken = parameters(schema.table(path)[part.name])
-    common = {'validation_fraction'} if path == 'data' else {}
+    common = {'validation_fraction', 'one_scale'} if path == 'data' else {}
     assert {*part} <= {'name', *taken, *common}, path
 
 

@@ -79,7 +79,7 @@ def test_errors_name_arguments_of_python(run, tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   monkeypatch.setattr(trust, '_allowed', set())
   refused(rf"pass allow=\['{SMALL}'\]$", dj.open_run, run)
-  refused('^grid.number=0 is not', dj.open_run, run, [SMALL], num_steps=0)
+  refused('^num_steps=0 is not', dj.open_run, run, [SMALL], num_steps=0)
   trust._allowed.clear()
   refused('give the folder of another', dj.open_run, run / 'none')
   fields = dj.open_run(
