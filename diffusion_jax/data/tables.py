@@ -33,6 +33,7 @@ _MISSING = (
   '|null|na|NaT|?|-|--|.'
 ).split('|')
 _NUMBERS = 'numbers have a decimal point and no other mark'
+_LIKE_NUMBER = re.compile(r'[-+(]?\d', re.ASCII)
 # Numbers between thousands' points, which may be decimals.
 _THOUSANDS = re.compile(r'[+-]?[1-9]\d{0,2}(\.\d{3})+', re.ASCII)
 
@@ -177,7 +178,7 @@ def _categories(cells, column, with_missing=False):
   count, size = len(categories), len(cells.rows)
   if not _can_be_categories(count, size):
     text = next(iter(categories.values()), '')
-    hint = f'correct numbers such as {text!r} ({_NUMBERS}), or ' * any(map(str.isdigit, text))
+    hint = f'correct numbers such as {text!r} ({_NUMBERS}), or ' * bool(_LIKE_NUMBER.match(text))
     raise ValueError(
       f'{cells.path}: column {column!r} has {count:,} different texts, and 2 to '
       f'{MOST_CATEGORIES:,} can be categories, at most one for two of the {size:,} rows: '

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from diffusion_jax.data import files, pipeline
+from diffusion_jax.data import files, huggingface as huggingface_module, pipeline
 from diffusion_jax.data.huggingface import Rows, huggingface
 from diffusion_jax.data.sources import ArraySource, Binarized
 from diffusion_jax.data.splits import NoTestSplit
@@ -170,6 +170,26 @@ def test_folders_of_other_kinds(tmp_path):
     (cats / f'{i}.png').write_bytes(encoded.png(PICTURES[i]))
   source = read(cats.parent, num_classes=0)
   assert_array_equal(source.read(np.arange(2))['x'], PICTURES[:2])
+
+
+@pytest.mark.parametrize(
+  'error, message',
+  [
+    (ModuleNotFoundError('', name='datasets'), 'the library datasets: pip install'),
+    (
+      ModuleNotFoundError("No module named 'dill'", name='dill'),
+      "cannot be imported: No .* 'dill'",
+    ),
+    (ImportError('cannot import name x from pyarrow'), 'cannot be imported: cannot import name x'),
+  ],
+)
+def test_a_broken_library_is_not_a_missing_one(error, message, folder, monkeypatch):
+  def fail(name):
+    raise error
+
+  monkeypatch.setattr(huggingface_module.importlib, 'import_module', fail)
+  with pytest.raises(ValueError, match=f'data=huggingface needs .*{message}'):
+    read(folder)
 
 
 def test_files_outside_of_the_splits_are_counted(folder, capsys, monkeypatch):

@@ -154,12 +154,26 @@ def uniform(rng, n):
 MISSING = 'it must contain x, images or arr_0'
 TABLE = ', or a table with the columns floor area, city, rooms'
 LINE_3 = 'metadata.jsonl, line 3 must be like {"file_name": "cats/1.png", '
+TWICE = '{"file_name": "cats/../dogs/1.png", "text": "two"}'
 WRONG = [
+  (lambda: captions(TWICE), 'line 3: cats/../dogs/1.png has a text already: give each picture one'),
   (
     lambda: npz(saved(pictures=np.zeros(3), foo=np.zeros(2))),
     f'a.npz has the arrays pictures, foo; {MISSING}',
   ),
   (lambda: npz(saved()), f'a.npz has the arrays none; {MISSING}'),
+  (
+    lambda: npz(saved(x=X, images=X)),
+    'a.npz has x and images, which both may be x: name one by x=x, for instance',
+  ),
+  (
+    lambda: npz(saved(x=X, label=np.arange(6), labels=np.arange(6)), num_classes=6),
+    'a.npz has label and labels, which both may be label: keep one',
+  ),
+  (
+    lambda: image_set(saved(arr_0=IMAGES, images=IMAGES)),
+    'a.npz has arr_0 and images, which both may be the images: keep one',
+  ),
   (
     lambda: npz(saved(x=np.zeros((3, 4), int))),
     'x is int64 [3, 4]: uint8 arrays are levels ... real numbers as float',
@@ -550,6 +564,17 @@ WRONG = [
   (lambda: text.encode(['abc', 'abcd'], 3), "text_length=3 bytes, got 'abcd' with 4"),
   (lambda: text.encode(['abc', ''], 3), 'each text must have a word'),
   (lambda: text.encode(['abc', 2 * ' '], 3), 'each text must have a word'),
+  *(
+    (lambda data=data: text_files(path=written(data, 'a.txt')), f'a.txt is {what}')
+    for data, what in (
+      (b'\x1f\x8b\x08\0', 'compressed by gzip: unpack it'),
+      (b'(\xb5/\xfd\x04\0', 'compressed by zstd: unpack it'),
+      (b'%PDF-1.7\n%\xe2\xe3', 'a PDF: save its text in UTF-8'),
+      ('abc'.encode('utf-16'), 'text in UTF-16: save it in UTF-8'),
+      ('ab\ncd'.encode('utf-16-le'), 'not text in UTF-8 (byte 2): save it in UTF-8; line 1 has b'),
+      ('ab\ncé, d'.encode('latin-1'), "not text in UTF-8 (byte 5): ... line 2 has b'\\xe9'"),
+    )
+  ),
   (
     lambda: text_files(path=written(b'x' * 20), length=30),
     '20 bytes of text, too few ... 30 bytes',
@@ -579,6 +604,7 @@ LOST = [
   (lambda: webdataset('.'), '. ... folder with *.tar files'),
   (lambda: webdataset('none-*.tar'), 'none-*.tar ... folder with *.tar files'),
   (lambda: webdataset('none'), 'none ... folder with *.tar files'),
+  (lambda: webdataset('a-{000..003}.tar'), 'existing files: * stands for {000..003}'),
   (lambda: text_files(path='absent'), 'No such file ... absent'),
   (
     lambda: tfds_sources.tfds('train', 'celeb_a', data_dir='.'),

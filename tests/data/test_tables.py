@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_array_equal
 
-from diffusion_jax.data import tables
+from diffusion_jax.data import files, tables
 from diffusion_jax.data.cells import read_cells
 from diffusion_jax.data.sources import measured
 from diffusion_jax.data.spec import ArraySpec
@@ -254,6 +254,38 @@ def test_a_category_for_almost_every_row_is_refused(tmp_path):
     with one_line("column 'b' has 28 different texts", 'leave it out of context and label'):
       csv_table(path, ('a',), **fields)
   assert csv_table(path, ('a',), context=('c',), categories=('c',)).context.shape == (30, 3)
+
+
+def test_decimal_commas_of_a_context_are_numbers_to_correct(tmp_path):
+  rows = ''.join(f'{i};{i},5\n' for i in range(60))
+  path = write(tmp_path / 'a.csv', f'a;b\n{rows}')
+  with one_line(
+    "column 'b' has 60 different texts",
+    "correct numbers such as '0,5' (numbers have a decimal point and no other mark), or leave it",
+  ):
+    csv_table(path, ('a',), context=('b',))
+
+
+@pytest.mark.parametrize(
+  'text, is_said',
+  [
+    ('x, mm\n0,5\n-1,25\n', True),
+    ('x,mm\n0,5\n-1,25\n', False),
+    ('x, mm\n0, 5\n-1, 25\n', False),
+    ('x, mm\n0,5\n-1,a\n', False),
+    ('x, mm\n0.5,5\n-1,25\n', False),
+    ('x, mm, kg\n0,5,1\n-1,25,2\n', False),
+    ('"x, mm"\n0.5\n1.25\n', False),
+  ],
+)
+def test_a_comma_that_may_be_of_decimals_is_said(text, is_said, tmp_path, capsys, monkeypatch):
+  """A column named "x, mm" without quotes looks like two columns."""
+  monkeypatch.setattr(files, '_SAID', set())
+  path = write(tmp_path / 'a.csv', text)
+  for _ in range(2):
+    read_cells(path)
+  line = f'{path}: a comma divides cells: if it divides decimals, write points in their place\n'
+  assert capsys.readouterr().out == line * is_said
 
 
 SPEC = ArraySpec((4,), names=('floor area', 'city=Chur', 'city=Old Town', 'rooms'))

@@ -94,6 +94,21 @@ def test_joined_tars_are_read_whole(tars):
     read(tars, path=str(path))
 
 
+def test_members_of_an_example_may_be_anywhere_in_a_tar(tmp_path):
+  """GNU tar stores files in the order of a folder, which is any."""
+  found = [*members(range(6))]
+  order = np.random.default_rng(0).permutation(len(found))
+  encoded.tar(tmp_path / 'a.tar', [found[i] for i in order])
+  source = webdataset(str(tmp_path / 'a.tar'), 'train', encoded.SHAPE, 3, text_column='txt')
+  arrays = source.read(np.arange(6))
+  first = [*dict.fromkeys(found[i][0].partition('.P')[0][4:8] for i in order)]
+  index = [int(name) for name in first]
+  assert sorted(index) == [*range(6)]
+  assert_array_equal(arrays['x'], PICTURES[index])
+  assert arrays['label'].tolist() == [int(LABELS[i]) for i in index]
+  assert arrays['text'].tolist() == [f'text {i}' for i in index]
+
+
 def test_links_are_read_or_counted(tmp_path, capsys, monkeypatch):
   """GNU tar writes the second name of a file as a link."""
   monkeypatch.setattr(files, '_SAID', set())

@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 
+from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import other_runs, roles, store
 from diffusion_jax.app.kinds.latent.model import StoredAutoencoder
@@ -115,6 +116,13 @@ def data(theirs, ours, place):
   datasets.source_of(table(ours, **within('data', 'csv', **fields)))
 
 
+def reference(theirs, ours, place):
+  """Reads theirs, the array x of an npz file, in place of the run's data."""
+  x = np.random.default_rng(0).normal(size=(3, *theirs.x.shape))
+  np.savez(place / 'x.npz', x=np.uint8(x) if theirs.x.levels else x)
+  scorers.reference_source(make_model(table(ours), NOWHERE, ours), str(place / 'x.npz'))
+
+
 PICTURES = DIGITS._replace(class_names=tuple('0123456789'))
 STATISTICS = {f'{array}.{name}' for array in ('x', 'context') for name in ('mean', 'std')}
 OF_CONDITIONS = {x for x in FACTS if x.startswith('context')} | {'num_classes', 'class_names'}
@@ -126,6 +134,7 @@ DOORS = {
   'training.teacher': (teacher, TABLE, set()),
   'latent.run': (autoencoder, PICTURES, OF_CONDITIONS | {'x.levels', 'x.names'}),
   'data': (data, TABLE, STATISTICS),
+  'evaluation.reference': (reference, TABLE, {*FACTS} - {'x.shape', 'x.levels'}),
 }
 OF_PICTURES = {'shape': (8, 8, 3), 'mean': (1.0,), 'std': (2.0,)}
 
@@ -149,7 +158,8 @@ def test_what_one_of_two_sets_does_not_name_may_be_anything():
 
 
 def test_every_field_that_names_a_run_is_a_door():
-  assert {*DOORS} == {*roles.PREDECESSORS, 'data'} - {'training.start.run'}
+  files = {'data', 'evaluation.reference'}
+  assert {*DOORS} == {*roles.PREDECESSORS} - {'training.start.run'} | files
 
 
 @pytest.mark.parametrize('name', DOORS)

@@ -162,6 +162,13 @@ def test_a_short_form_and_its_field(door, tmp_path):
     check(door, way, tmp_path)
 
 
+@pytest.mark.parametrize('way', SHORT, ids=lambda way: f'{way[0]}-{way[1]}')
+def test_an_error_names_a_field_as_it_was_typed(way, tmp_path):
+  name, *paths, _ = way
+  for path in paths:
+    refused(rf'config\.{path}=', by_flags, name, [(path, 'no such value')], tmp_path)
+
+
 @given(data=st.data())
 @settings(
   max_examples=100,

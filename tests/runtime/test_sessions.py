@@ -20,6 +20,7 @@ def test_the_lines_of_sessions_are_whole(tmp_path):
   first['time'], last['time'] = '2026-01-01T10:00:00', '2026-01-01T11:02:03'
   assert sessions.seconds([first, last]) == 3723.0
   assert sessions.seconds([first]) is None
+  assert sessions.seconds([last | {'event': 'start', 'step': 0}, first | {'event': 'end'}]) is None
   assert sessions.seconds([{**first, 'step': 3}, last]) is None
   assert sessions.read(tmp_path / 'none') == []
 

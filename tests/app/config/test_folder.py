@@ -4,8 +4,11 @@ import json
 import os
 from typing import Any
 
+import pytest
+
 from diffusion_jax.app.config import folder
-from tests.app.conftest import DIGITS, smoke
+from diffusion_jax.app.kinds import roles
+from tests.app.conftest import DIGITS, refused, smoke
 from tests.app.kinds.test_roles import written
 
 
@@ -28,3 +31,19 @@ def test_a_config_that_has_changed_is_read_again(tmp_path):
     path.write_text(json.dumps({'seed': seed}))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     assert folder.read_config(tmp_path) == {'seed': seed}
+
+
+@pytest.mark.parametrize('name', ['1.PNG', 'x.npz', 'a.csv', 'b.tar', 'c.parquet', 'd.safetensors'])
+def test_a_folder_of_data_does_not_become_a_run(name, tmp_path):
+  (tmp_path / 'job.log').touch()
+  (tmp_path / '.hidden.npz').touch()
+  (tmp_path / 'trained_on.npz').touch()  # as an interrupted first start leaves it
+  roles.check_same_run(tmp_path, smoke())
+  folder.check_no_run(tmp_path / 'new', '--config.average.out')
+  (tmp_path / name).touch()
+  message = f'{tmp_path} has data, {name}, and no run: give a new folder'
+  refused(f'--workdir={message}', roles.check_same_run, tmp_path, smoke())
+  flag = '--config.average.out'
+  refused(f'{flag}={message}', folder.check_no_run, tmp_path, flag)
+  folder.write_config(tmp_path, smoke(), DIGITS)
+  roles.check_same_run(tmp_path, smoke())  # the run itself may have any file

@@ -22,6 +22,7 @@ from diffusion_jax.metrics import features, fid, manifolds, references
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.judges import digits_judge
 from diffusion_jax.metrics.metric import SampleMetric, Score
+from diffusion_jax.runtime import run_folder
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import arrays_of, kept, lines_of, of_run, printed_by, refused, smoke, trial
 from tests.app.fields import within
@@ -188,6 +189,8 @@ def test_each_point_of_a_sweep_is_kept(run):
   name = 'samples-batch_size=8,num_samples=20,num_steps=3,seed={}'
   before = (path := kept(place, name.format(1), '.npz')).stat()
   kept(place, name.format(2), '.npz').unlink()
+  with run_folder.hold(place, path.name):  # Another name of the samples would be of no use.
+    refused('by process .* or give another --workdir$', run_mode, run, sweep, name='sweep')
   run_mode(run, sweep, name='sweep')
   assert path.stat().st_mtime_ns == before.st_mtime_ns
   again = json.loads((out / 'sweep-sweep' / 'sweep.json').read_text())['points']
@@ -281,3 +284,9 @@ def test_statistics_that_do_not_fit_are_refused(run, adm, monkeypatch):
   run_mode_of(message, metrics='fid,kid', **{'kid.features': 'inception'})
   message = f'{field}: mu of .* has 4 numbers, and the samples have 64 features'
   run_mode_of(message, metrics='fd', features='pixels')
+
+
+def test_real_examples_in_words():
+  data = {'data': {'name': 'digits'}}
+  assert evaluate.examples_in_words(data | {'split': 'test'}, 'images') == 'test images of digits'
+  assert evaluate.examples_in_words(data | {'split': 'a.npz'}, 'texts') == 'texts of a.npz'

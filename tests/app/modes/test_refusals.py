@@ -25,6 +25,7 @@ RUNS = 'digits digits_classifier digits_autoencoder self_conditioning two_moons'
 AUTOENCODER = 'tests.app.small_network:SmallAutoencoder'
 TABLES = {}
 TABLES['train'] = """
+network.name.x=3 => there is no field config.network.name.x
 training.batch_size=99999999999 => training.batch_size=99999999999: a batch takes 23,842 GiB, and
   the machine has
 schedule.num_steps=1000000000 => schedule.num_steps=1000000000 is not an integer up to 10^5
@@ -163,7 +164,7 @@ joint conditioning.context=vector => context in x: set context=None
 two_moons sampling.bound=clip => config.sampling.bound=clip needs levels
 """
 TABLES['sample'] = """
-sampling.num_steps=1000000000 => sampling.grid.number=1000000000 is not an integer up to 10^5
+sampling.num_steps=1000000000 => sampling.num_steps=1000000000 is not an integer up to 10^5
 sampling.num_samples=99999999999 => num_samples=99999999999 is not an integer up to 10^8
 sampling.sampler=tests.app.toy_parts:ramp => its constructor must return a dj.Sampler(init, step),
   not a function
