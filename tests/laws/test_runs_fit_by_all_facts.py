@@ -9,6 +9,7 @@ context; `spec.OF_EXAMPLES` with 'mean'; `other_runs.open_run` with 'context' al
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 
 from diffusion_jax.app.evaluate import scorers
