@@ -286,8 +286,8 @@ TABLE = [
       ('validation_part', "or split == 'train' and fraction", 'or False'),
       (
         'run_keeps_its_classes',
-        'if ours.class_names and theirs',
-        'if not ours.class_names and theirs',
+        'for fact, one, other in misfits(ours, theirs, unread):',
+        'for fact, one, other in ():',
       ),
       (
         'run_keeps_its_classes',
@@ -1563,7 +1563,7 @@ TABLE = [
     'data/damage.py',
     None,
     [
-      ('damaged_pictures_are_found', 'if not skip or len(errors) == size:', 'if not skip:'),
+      ('damaged_pictures_are_found', 'if skip and len(errors) < size:', 'if skip:'),
       ('damaged_pictures_are_found', 'range(0, size, _BLOCK)', 'range(0, size - _BLOCK, _BLOCK)'),
     ],
   ),
@@ -1815,7 +1815,7 @@ TABLE = [
     'data/sources.py',
     'data/test_tables.py',
     [
-      ('columns_are', 'np.where(is_category, 0.0, mean)', 'mean'),
+      ('columns_are', 'mean[is_category], std[is_category] = 0.0, 1.0', 'std[is_category] = 1.0'),
     ],
   ),
   (
@@ -1897,7 +1897,7 @@ TABLE = [
     'data/webdataset.py',
     'data/test_refusals.py',
     [
-      ('open_tars', 'if found[-1][column][0] >= 0:', 'if False:'),
+      ('open_tars', 'if places[column][0] >= 0:', 'if False:'),
     ],
   ),
   (

@@ -96,5 +96,5 @@ def test_fields_of_the_page_are_set(fields):
   found = folder.flat(config.to_dict())
   for path, text in flags.items():
     path = store.spelled(path, config.schema)
-    expected = str(found.get(path, found.get(f'{path}.name'))).strip('(),[]').removesuffix('.0')
+    expected = str(found.get(path, found.get(f'{path}.name'))).strip("(),[]'").removesuffix('.0')
     assert expected == text.removesuffix('.0'), path

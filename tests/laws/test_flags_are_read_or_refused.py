@@ -13,20 +13,18 @@ from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import UserError
 from tests.app.conftest import CONFIGS, read, refused, stored_run
+from tests.app.fields import typed
 
-FLAGS = dict(
-  flag.split('=')
-  for flag in """
-    seed=7 compilation_cache=x matmul_precision=highest
-    data=shapes data.validation_fraction=0.5 data.one_scale=True
-    network=dit network.dtype=bfloat16 network.remat=True
-    schedule=karras parametrization=x0 noise_input=logsnr objective=hybrid
-    optimizer.learning_rate=0.5 conditioning.dropout=0.5 training.num_steps=7
-    training.machine.compile=fast training.log_every=7 latent.path=x
-    sampling.num_steps=7 sampling=x evaluation.num_images=7 report.trajectory=False
-    edit=restore edit.num_samples=7 average.sigma_rel=0.1 convert.out=x serve.port=7
-  """.split()
-)
+FLAGS = typed("""
+  seed=7 compilation_cache=x matmul_precision=highest
+  data=shapes data.validation_fraction=0.5 data.one_scale=True
+  network=dit network.dtype=bfloat16 network.remat=True
+  schedule=karras parametrization=x0 noise_input=logsnr objective=hybrid
+  optimizer.learning_rate=0.5 conditioning.dropout=0.5 training.num_steps=7
+  training.machine.compile=fast training.log_every=7 latent.path=x
+  sampling.num_steps=7 sampling=x evaluation.num_images=7 report.trajectory=False
+  edit=restore edit.num_samples=7 average.sigma_rel=0.1 convert.out=x serve.port=7
+""")
 USED = {'sampling.num_steps', 'compilation_cache', 'matmul_precision', 'training.machine.compile'}
 USED |= {'data', 'data.validation_fraction', 'network.dtype', 'network.remat'}
 EDITED = {'edit', 'edit.num_samples'}

@@ -113,8 +113,9 @@ def autoencoder(theirs, ours, place):
 def data(theirs, ours, place):
   """Reads theirs, a CSV file, for a run of other facts."""
   (place / 'x.csv').write_text('a,b,c,d,e\n' + '1,2,3,4,u\n2,3,4,5,v\n1,3,5,7,w\n' * 2)
-  fields = {'path': place / 'x.csv', 'x': 'a,b', 'context': 'c,d', 'label': 'e'}
-  datasets.source_of(table(ours, **within('data', 'csv', **fields)))
+  path = place / 'x.csv'
+  fields = within('data', 'csv', path=path, x='a,b', context='c,d', label='e')
+  datasets.source_of(table(ours, **fields))
 
 
 def reference(theirs, ours, place):
@@ -216,10 +217,10 @@ def test_a_training_asks_before_it_begins(tmp_path, monkeypatch):
 
   monkeypatch.setattr(other_runs, 'check_start', ask)
   (tmp_path / 'x.csv').write_text('a,b\n' + '1,2\n3,5\n2,2\n' * 8)
-  fields = {'path': tmp_path / 'x.csv', 'x': 'a,b', 'test_fraction': 0.1}
+  fields = within('data', 'csv', path=tmp_path / 'x.csv', x='a,b', test_fraction=0.1)
   for more in ({}, {'training.start': 'adapters', 'training.start.rank': 1}):
     begun = {'training.start.run': tmp_path} | more
-    config = trial('vectors', **within('data', 'csv', **fields) | begun)
+    config = trial('vectors', **fields | begun)
     with pytest.raises(Asked):
       MODES['train'](config, tmp_path / 'run')
   assert [facts.x.names for facts in asked] == [('a', 'b')] * 2
