@@ -5,6 +5,7 @@ number, a number. So data with the classes 1, 2, 3 have no class 0, and their cl
 """
 
 import decimal
+import functools
 import numbers
 from collections.abc import Sequence
 
@@ -18,7 +19,7 @@ def number_of(word: object, num_classes: int, names: Sequence[str] = ()) -> int:
   An integer, unlike a text, is a number; it is refused if it is also the name of another class.
   Raises ValueError.
   """
-  text = str(word)
+  text, names = str(word), (*names,)
   by_name, by_number = _by_name(text, names), _whole(text)
   is_number = isinstance(word, numbers.Real) and not isinstance(word, bool)
   if text[:1] == '#':
@@ -51,11 +52,12 @@ def listed(num_classes: int, names: Sequence[str] = ()) -> str:
   if not num_classes:
     return 'the data have no classes'
   some = ', '.join(names[:10]) + ', …' * (len(names) > 10)
-  if _are_numbers(names):
+  if _are_numbers((*names,)):
     return f'the classes have the names {some}, and #0..#{num_classes - 1} are their numbers'
   return f'the classes are 0..{num_classes - 1}' + f', {some}' * bool(names)
 
 
+@functools.lru_cache(maxsize=8)
 def _are_numbers(names):
   return any(map(NUMBER.fullmatch, names))
 
@@ -65,7 +67,9 @@ def _by_name(text, names):
   if text in names:
     return names.index(text)
   value = _value(text)
-  same = [i for i, name in enumerate(names) if value is not None and _value(name) == value]
+  if value is None or not _are_numbers(names):
+    return None
+  same = [i for i, name in enumerate(names) if _value(name) == value]
   return same[0] if len(same) == 1 else None
 
 
@@ -75,4 +79,5 @@ def _value(text):
 
 def _whole(text):
   value = _value(text)
-  return int(value) if value is not None and value == value.to_integral_value() else None
+  is_whole = value is not None and value.adjusted() < 9 and value == value.to_integral_value()
+  return int(value) if is_whole else None

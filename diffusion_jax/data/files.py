@@ -48,6 +48,11 @@ def say_once(line: str, what: str = '') -> None:
     print(readable(line), flush=True)
 
 
+def is_said(what: str) -> bool:
+  """Returns whether `say_once` has printed a line about `what`."""
+  return what in _SAID
+
+
 def say_left_out(
   what: object,
   count: int,

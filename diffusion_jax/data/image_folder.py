@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data.damage import damaged, left_out, problem
-from diffusion_jax.data.files import files_below, readable, say_left_out, taken_below
+from diffusion_jax.data.files import readable, say_left_out, taken_below
 from diffusion_jax.data.images import check_picture, read_image, resized
 from diffusion_jax.data.sources import pictures
 from diffusion_jax.data.spec import Facts
@@ -86,11 +86,11 @@ def captioned(source: FileSource) -> FileSource:
           'data=huggingface, which takes each line for an example'
         )
       captions[picture] = text
-  pictures = [picture.resolve() for picture in source.paths]
-  lost = sorted(str(x) for x in captions.keys() - {*pictures} if not x.exists())
+  places = [picture.resolve() for picture in source.paths]
+  lost = sorted(str(x) for x in captions.keys() - {*places} if not x.exists())
   say_left_out(path, len(lost), len(captions), 'lines', lost, 'there is no such picture')
   try:
-    texts = [captions[picture] for picture in pictures]
+    texts = [captions[place] for place in places]
   except KeyError as error:
     raise ValueError(f'{error.args[0]} has no line in {path}') from None
   return dataclasses.replace(source, captions=texts)
@@ -150,15 +150,17 @@ def folder(
 
 
 def _say_beside(top, splits):
-  # Says which pictures are in no split.
-  others = []
-  for place in sorted(top.iterdir()):
-    if place.is_dir() and place not in splits and place.name[0] != '.':
-      others += [f'{place.name}/{name}' for name in files_below(place, SUFFIXES)]
-    elif place.suffix.lower() in SUFFIXES:
-      others.append(place.name)
-  names = ' and '.join(place.name for place in splits)
-  say_left_out(top, len(others), 0, 'pictures', others, f'{names} are the splits')
+  # Says which pictures, and folders with pictures, are in no split.
+  others = [x for x in sorted(top.iterdir()) if x not in splits and x.name[0] != '.']
+  others = [x.name for x in others if _has_pictures(x)]
+  why = f'the splits are {" and ".join(x.name for x in splits)}'
+  say_left_out(top, len(others), 0, 'pictures or folders of pictures', others, why)
+
+
+def _has_pictures(place):
+  # Reads a folder up to its first picture.
+  below = ([place.name],) if place.is_file() else (names for *_, names in os.walk(place))
+  return any(x[0] != '.' and x.lower().endswith(SUFFIXES) for names in below for x in names)
 
 
 def _intact(root, names, pixels, skip):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.data.files import say_left_out, say_once
+from diffusion_jax.data.files import is_said, say_left_out, say_once
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.paths import existing
 from diffusion_jax.ranges import check_choice
@@ -92,20 +92,27 @@ def _load(file, name):
 
   with _opened(file, name) as image:
     limits, deep = _range(image, name), ';16' in f'{image.mode}{image.tile}'
-    frames = 0
+    _say_frames(image, name)
     with _naming(name):
-      # An MPO file has a picture and other forms of it.
-      if getattr(image, 'is_animated', False) and image.format != 'MPO':
-        frames = getattr(image, 'n_frames', 1) - 1
-        image.seek(0)
       turned = ImageOps.exif_transpose(image)
       if limits != (0, 255):
         turned = _as_eight_bits(turned, *limits)
       picture = turned.convert('RGBA' if turned.has_transparency_data else 'RGB')
-  say_left_out(name, frames, frames + 1, 'frames', why='the first is the picture', once='frames')
   if deep:
     _say_narrow(picture, name)
   return picture
+
+
+def _say_frames(image, name):
+  # Counts frames once, as that reads the whole file.
+  if is_said('frames') or image.format == 'MPO':  # a picture and other forms of it
+    return
+  with contextlib.suppress(Exception):  # Only the first frame need be intact.
+    try:
+      total = getattr(image, 'n_frames', 1)
+    finally:
+      image.seek(0)
+    say_left_out(name, total - 1, total, 'frames', why='the first is the picture', once='frames')
 
 
 def _say_narrow(picture, name):

@@ -41,6 +41,8 @@ REFUSED = [
   ('0-2', (), '0-2 is no class: the classes are 0..2; name each class, as 3,4,5'),
   ('dgo', ('cat', 'dog', 'owl'), r"dgo \(did you mean 'dog'\?\) is no class: .* cat, dog, owl"),
   (True, (), 'True is no class'),
+  ('1e999999999', (), '1e999999999 is no class'),
+  ('1e-999999999', ('1', '2', '3'), '1e-999999999 is no class'),
   (1, ('1', '2', '3'), "1: the names of these classes are numbers, and '1' is a name, '#1' a"),
   (0, ('1', '2', '3'), "0: the names of these classes are numbers, and '0' is a name, '#0' a"),
 ]  # fmt: skip

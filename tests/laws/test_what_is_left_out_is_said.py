@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.app.kinds import choices, discrete
-from diffusion_jax.data import files, image_sets, pictures
+from diffusion_jax.data import files, image_sets, images, pictures
 from diffusion_jax.data.huggingface import huggingface
 from diffusion_jax.data.image_folder import captioned, folder
 from diffusion_jax.data.npz import npz
@@ -88,7 +88,7 @@ FOLDERS = {
   ),
   'pictures in no split': (
     *(of_folder, SPLIT, {'val/4.png': PNG, '5.png': PNG, 'notes.txt': b''}),
-    '2 pictures are left out, such as 5.png, val/4.png: train and test are the splits',
+    '2 pictures or folders of pictures are left out, such as 5.png, val: the splits are train and',
   ),
   'captions of no picture': (
     *(of_captions, CAPTIONS, {'metadata.jsonl': CAPTIONS['metadata.jsonl'] + line('7.png')}),
@@ -209,6 +209,20 @@ def test_further_frames_get_one_line(name, door, tmp_path, capsys):
   lines = [x for x in capsys.readouterr().out.splitlines() if 'left out' in x]
   said = r'.*: 2 of 3 frames are left out: the first is the picture'
   assert len(lines) == (name != 'MPO') and all(re.fullmatch(said, x) for x in lines)
+
+
+@pytest.mark.parametrize('name', ['GIF', 'PNG', 'TIFF'])
+def test_a_first_frame_is_read_of_a_file_that_ends_in_another(name, tmp_path):
+  data, ends = animation(name), []
+  for end in range(len(data) // 3, len(data), 7):
+    try:
+      with Image.open(io.BytesIO(data[:end])) as image:
+        expected = np.asarray(image.convert('RGB'))
+    except Exception:  # Pillow has many.
+      continue
+    assert np.array_equal(images.decode_image(data[:end], 'cut'), expected)
+    ends.append(end)
+  assert ends
 
 
 # Sets that read no files of a user's choice, and those that join others.

@@ -90,9 +90,10 @@ class Labels(Kind):
     array = np.asarray(values, object)  # numbers and names
     if array.size != len(np.atleast_1d(array)) or not array.size:
       raise UserError(f'{what} has the shape {[*array.shape]}, and one label or [K] is needed')
+    words = {repr(x): x for x in array.ravel().tolist()}
     with as_user_error(f'{what}='):
-      labels = [number_of(x, facts.num_classes, facts.class_names) for x in array.ravel().tolist()]
-    return np.array(labels, np.int32)
+      labels = {n: number_of(x, facts.num_classes, facts.class_names) for n, x in words.items()}
+    return np.array([labels[repr(x)] for x in array.ravel().tolist()], np.int32)
 
   def shapes(self, size: int) -> Shapes:
     shape = jax.ShapeDtypeStruct((size,), jnp.int32)
