@@ -147,10 +147,10 @@ def mean_and_std(x: np.ndarray, ddof: int = 0) -> tuple[np.ndarray, np.ndarray]:
   # A constant number is exactly 0 from the first example on.
   mean = over_parts(np.sum, lambda apart: apart) / size
   most = over_parts(np.max, lambda apart: np.abs(apart - mean))
-  unit = np.where(most > 0.0, most, 1.0)  # Squares of 1e-300 would be 0.
+  unit = np.ldexp(1.0, np.frexp(most)[1])  # A power of 2 rounds nothing; squares of 1e-300 are 0.
   square = over_parts(np.sum, lambda apart: ((apart - mean) / unit) ** 2)
   mean, std = first + mean, unit * np.sqrt(square / (size - ddof))
-  rounded = std <= 1e-12 * np.abs(mean)
+  rounded = np.asarray(std <= 1e-12 * np.abs(mean))
   for i in np.argwhere(rounded):
     column = flat[(slice(None), *i)]
     rounded[tuple(i)] = np.any(column != np.rint(column)) or not np.any(column != column[0])
