@@ -165,6 +165,7 @@ def test_what_diffusers_lacks_is_not_written(tmp_path):
   dit = diffusers.load(STORED / 'dit', noise_embedding='openai')  # as in DiT's release
   assert dit.network == diffusers.load(STORED / 'dit').network.clone(noise_embedding='openai')
   lacks('noise_embedding', dit.network, dit.sections)
+  lacks('label=1: only pipelines of a U-Net give no class; those of DiT', dit.network, label=1)
   # one width with attention: 12 / 2
   diffusers.save(out, network.clone(num_heads=2, head_channels=None), *found[1:4])
   assert diffusers.load(out).network.head_channels == 6
