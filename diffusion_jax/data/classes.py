@@ -79,5 +79,6 @@ def _value(text):
 
 def _whole(text):
   value = _value(text)
-  is_whole = value is not None and value.adjusted() < 9 and value == value.to_integral_value()
-  return int(value) if is_whole else None
+  if value is None or value.adjusted() > 9 or value != value.to_integral_value():
+    return None
+  return int(value)

@@ -211,6 +211,7 @@ def test_further_frames_get_one_line(name, door, tmp_path, capsys):
   assert len(lines) == (name != 'MPO') and all(re.fullmatch(said, x) for x in lines)
 
 
+@pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('name', ['GIF', 'PNG', 'TIFF'])
 def test_a_first_frame_is_read_of_a_file_that_ends_in_another(name, tmp_path):
   data, ends = animation(name), []
