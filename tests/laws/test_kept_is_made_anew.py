@@ -224,7 +224,7 @@ def the_config(world, patch):
 
 
 def the_facts(world, patch):
-  change_config(world.run, lambda content: content['facts']['x'].update(levels=99))
+  change_config(world.run, lambda content: content['facts']['x'].update(names=['grey']))
 
 
 def change_config(run, change):
