@@ -53,8 +53,12 @@ FREE = (
   *(f'training.{name}' for name in parameters(Training) if name not in _OF_RESULT),
 )
 
-# Fields of data that only a training reads: its facts, which the run keeps, follow from them.
-OF_FACTS = ('data.one_scale',)
+# Fields, besides those of `training`, that only a training reads; facts, which the run keeps,
+# follow from the first.
+OF_TRAINING = (
+  'data.one_scale',
+  'latent.',
+)
 
 # Fields that say how the network is computed, which the command line may change
 # for a trained run. Parameters are always float32.

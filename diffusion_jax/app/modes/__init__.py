@@ -15,7 +15,7 @@ from diffusion_jax.app.config import trust
 from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import store
-from diffusion_jax.app.kinds.roles import NOT_READ, OF_FACTS, USES
+from diffusion_jax.app.kinds.roles import NOT_READ, OF_TRAINING, USES
 from diffusion_jax.app.kinds.sections import Top
 from diffusion_jax.errors import UserError
 from diffusion_jax.paths import READ
@@ -33,6 +33,7 @@ class Mode(NamedTuple):
   the sections of the config that say how it works. extra: the extra of this
   package that installs its libraries. writes: whether its results are in the
   run folder. computes: whether it calls the network, so that data and precision matter.
+  for_training: whether it prepares a training, whose command it takes.
   """
 
   name: str
@@ -43,6 +44,7 @@ class Mode(NamedTuple):
   extra: str = ''
   writes: bool = False
   computes: bool = True
+  for_training: bool = False
 
   @property
   def module(self) -> str:
@@ -66,13 +68,13 @@ class Mode(NamedTuple):
     section, _, field = path.partition('.')
     if section in self.reads or section in parameters(Top):
       return True
-    if self.name == 'encode':  # by the command of the training that reads the latents
+    if self.for_training:
       return MODES['train'].is_read(path)
     if not self.uses_a_run:
       return section not in NOT_READ
     of_training = section == 'training' and not field.startswith('machine.')
-    is_kept = of_training or section in (*USES, 'latent') or path in OF_FACTS
-    return self.computes and not is_kept
+    of_training |= path.startswith(OF_TRAINING)
+    return self.computes and not of_training and section not in USES
 
   def check_given(self, config: Node, workdir: Path, given: Collection[str]) -> None:
     """Raises UserError for a flag that the mode does not read.
@@ -120,7 +122,7 @@ _ROWS = (
   ),
   _mode('average', 'average', uses_a_run=True, computes=False),
   _mode('report', 'report', 'sampling', uses_a_run=True, writes=True),
-  _mode('encode', 'data', 'latent'),
+  _mode('encode', 'data', 'latent', for_training=True),
   _mode('convert', 'convert'),
   _mode('serve', 'serve', 'sampling', uses_a_run=True, extra='serve'),
 )
