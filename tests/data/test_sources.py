@@ -157,7 +157,7 @@ def test_categories_stay_0_and_1_with_one_scale():
   source = sources.ArraySource(x, x_names=('a=u', 'a=v', 'b'))
   spec = sources.measured(source, one_scale=True).x
   assert spec.mean == (0.0, 0.0, 7.0)
-  assert_allclose(spec.std, (1.0, 1.0, np.std([5, 9, 7])))
+  assert_allclose(spec.std, (1.0, 1.0, float(np.std([5, 9, 7]))))
 
 
 @pytest.mark.parametrize('kind', [np.float16, np.float32, np.float64])
