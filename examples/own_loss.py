@@ -37,7 +37,7 @@ def pseudo_huber(network: dj.Network, schedule: dj.Schedule, *, scale: float = 0
     square = jnp.square(inputs.eps - output).reshape(len(xt), size).sum(axis=1)
     c = scale * size**0.5
     losses = (jnp.sqrt(square + c**2) - c) / size
-    return objectives.mean_loss(inputs.time_weight * losses, inputs.level.t)
+    return objectives.mean_loss(losses, inputs.level.t, inputs.time_weight)
 
   return Objective(draw, loss)
 

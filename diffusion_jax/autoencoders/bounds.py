@@ -198,7 +198,7 @@ def free_bits(divergence: Array, minimum: float) -> Array:
   return jnp.maximum(jnp.mean(divergence, axis=0), minimum)
 
 
-def kl_warmup(step: Array, num_steps: int) -> Array:
+def kl_warmup(step: Array | int, num_steps: int) -> Array:
   """Computes the weight of the KL at a training step, linear from 0 to 1.
 
   Bowman et al. 2016, section 3.1; Sonderby et al. 2016. num_steps=0 gives 1. step: [].

@@ -82,7 +82,7 @@ def log_likelihood(decoder: str, num_levels: int) -> OutputLogProb:
   return lambda output, x: jnp.sum(log_prob(output, x, num_levels), axis=data_axes(x))
 
 
-@declares(data='levels')
+@declares(data='levels', estimates=False)
 def vae(
   encode: Encode,
   decode: Decode,
@@ -97,7 +97,7 @@ def vae(
   beta=1 is -ELBO (Kingma & Welling 2014, Eq. 3). encode(params, 1, x, key=None)
   -> Normal, q(z | x); decode(params, 1, z, key=None) -> output, as in `hvae`
   with one layer; key: of dropout. beta is multiplied by `autoencoders.bounds.kl_warmup`
-  over kl_warmup steps, which the state counts. free_bits: see
+  over kl_warmup steps. free_bits: see
   `autoencoders.bounds.free_bits`, in nats per channel of z; it needs accumulate = 1.
   params: {'network': ...}. Metrics: loss; bits_per_dim = reconstruction + kl,
   the bound itself; beta.
@@ -118,7 +118,7 @@ def vae(
   return _negative_elbo(terms, beta, free_bits, kl_warmup)
 
 
-@declares(data='levels')
+@declares(data='levels', estimates=False)
 def hvae(
   encode: Encode,
   decode: Decode,
@@ -176,7 +176,7 @@ def _negative_elbo(terms, beta, free_bits, kl_warmup, by_group=False):
     divergence = penalty = in_bits(jnp.sum(groups, axis=1))
     if free_bits:
       penalty = in_bits(jnp.sum(bound.free_bits(groups, free_bits)))
-    weight = beta * warmup(context.state)
+    weight = beta * warmup(context.step)
     total = error + weight * penalty
     metrics = means(
       loss=total, reconstruction=error, kl=divergence, beta=weight, bits_per_dim=error + divergence
@@ -186,11 +186,5 @@ def _negative_elbo(terms, beta, free_bits, kl_warmup, by_group=False):
       metrics |= means(**{f'kl_{t}': kl for t, kl in enumerate(layers, 1)})
     return total, (metrics, ())
 
-  return Objective(
-    draw,
-    loss,
-    lambda state, _: state + 1,
-    # Free bits are a maximum over means of the batch.
-    separable=not free_bits,
-    init=lambda: jnp.zeros((), jnp.int32),  # number of updates
-  )
+  # Free bits are a maximum over means of the batch.
+  return Objective(draw, loss, separable=not free_bits)

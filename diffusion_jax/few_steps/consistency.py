@@ -154,6 +154,7 @@ def _pair_objective(network, schedule, pairs, *, make_xr, distance, sigma_min, e
       for p in (params, context.ema_params if ema_target else params)
     )
     error = consistency_error(f, target_f, xt, xr, inputs.level, level_r, distance)
+    # The weight of a pair belongs to the loss: it does not stand for rare pairs.
     return mean_loss(inputs.time_weight * error, inputs.level.t)
 
   return Objective(draw, loss)
@@ -203,7 +204,7 @@ def continuous_consistency(
     norms = jnp.sqrt(squared_error(g, jnp.zeros_like(g)))
     if uncertainty is not None:
       losses = uncertain_loss(losses, uncertainty(params, level))
-    return mean_loss(inputs.time_weight * losses, level.t, tangent=norms)
+    return mean_loss(losses, level.t, inputs.time_weight, tangent=norms)
 
   return Objective(draw, loss)
 

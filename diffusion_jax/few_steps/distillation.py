@@ -106,8 +106,8 @@ def progressive_distillation(
     x0 = two_step_target(xs, xt, level_s, level_t)
     output = network.output(params['network'], xt, level_t, cond, keys[0])
     eps = eps_from_x0(x0, xt, level_t)
-    losses = network.denoising_loss(output, x0, eps, level_t, weight)
-    return mean_loss(inputs.time_weight * losses / (x0.size // len(x0)), level_t.t)
+    losses = network.denoising_loss(output, x0, eps, level_t, weight) / (x0.size // len(x0))
+    return mean_loss(losses, level_t.t, inputs.time_weight)
 
   return Objective(draw, loss)
 

@@ -12,7 +12,7 @@ from diffusion_jax.training.objectives import Network, Objective, by_quarter, me
 Array = jax.Array
 
 
-@declares(data='pictures')
+@declares(data='pictures', estimates=False)
 def classifier(network: Network, schedule: Schedule, *, times: TimeSampler) -> Objective:
   """Makes the loss -log p(y | x_t) in nats (Dhariwal & Nichol 2021, section 4).
 
@@ -40,7 +40,7 @@ def classifier(network: Network, schedule: Schedule, *, times: TimeSampler) -> O
     right = (jnp.argmax(logits, axis=-1) == label).astype(logits.dtype)
     metrics = means(loss=-label_log_prob(logits, label), accuracy=right)
     loss = metrics['loss'].total
-    return loss, (metrics | by_quarter(right, level.t, 'accuracy'), ())
+    return loss, (metrics | by_quarter(right, level.t, name='accuracy'), ())
 
   return Objective(draw, loss)
 

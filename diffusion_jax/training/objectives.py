@@ -47,6 +47,9 @@ class Mean(NamedTuple):
   count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
+# A step after the end of whatever a loss changes by steps, such as a warm-up or stages.
+AT_THE_END = 10**9
+
 # The loss [], its metrics, and the records [B, ...] or the state after them.
 Loss = tuple[Array, tuple[dict[str, Mean], PyTree]]
 
@@ -54,9 +57,9 @@ Loss = tuple[Array, tuple[dict[str, Mean], PyTree]]
 class Context(NamedTuple):
   """Holds the inputs of a loss besides parameters and batch.
 
-  step: [], number of updates; ema_params: the average of the parameters;
-  frozen: parameters that are not trained, such as a teacher's; state: the
-  objective's own state, `TrainState.objective_state`.
+  step: [], number of updates, AT_THE_END for a loss that is no training's; ema_params:
+  the average of the parameters; frozen: parameters that are not trained, such as a
+  teacher's; state: the objective's own state, `TrainState.objective_state`.
   """
 
   step: Array | int = 0
@@ -91,6 +94,15 @@ class Objective:
     inputs, keys = self.draw(key, batch, context)
     loss, (metrics, records) = self.loss(params, context, inputs, keys)
     return loss, (metrics, self.update(context.state, records))
+
+
+def at_the_end(objective: Objective, params: Params, frozen: Params = ()) -> Context:
+  """Returns the context of a loss that does not depend on the training but for its parameters.
+
+  Its step is after the end of all stages and warm-ups, and its state the first one, so
+  that losses of two steps can be compared.
+  """
+  return Context(jnp.int32(AT_THE_END), params, frozen, objective.init())
 
 
 def of_each(
@@ -255,10 +267,10 @@ def denoising(
     losses = network.denoising_loss(output, x0, eps, level, weight, cond)
     losses /= x0.size // len(x0)
     if uncertainty is None:
-      return mean_loss(inputs.time_weight * losses, level.t, **inputs.metrics)
-    error = inputs.time_weight * losses
+      return mean_loss(losses, level.t, inputs.time_weight, **inputs.metrics)
+    terms = {'error': losses, **inputs.metrics}
     losses = uncertain_loss(losses, uncertainty(params, level))
-    return mean_loss(inputs.time_weight * losses, level.t, error=error, **inputs.metrics)
+    return mean_loss(losses, level.t, inputs.time_weight, **terms)
 
   return Objective(draw, loss)
 
@@ -339,8 +351,7 @@ def _with_bound(network, schedule, num_steps, weight, vlb_weight, loss_aware, nu
       simple = network.denoising_loss(output, x0, eps, level, weight)
       terms['simple'] = simple / (x0.size // len(x0))
       losses += terms['simple']
-    terms = {name: inputs.time_weight * term for name, term in terms.items()}
-    return mean_loss(inputs.time_weight * losses, level.t, records=(step, losses), **terms)
+    return mean_loss(losses, level.t, inputs.time_weight, records=(step, losses), **terms)
 
   if not loss_aware:
     return Objective(draw, loss)
@@ -374,30 +385,36 @@ def _step_bound(network, schedule, num_steps, num_levels):
   return bound
 
 
-def means(**terms: Array) -> dict[str, Mean]:
-  """Returns the mean of each term, [] or [B], by its name."""
-  return {n: Mean(jnp.mean(x), jnp.ones(())) for n, x in terms.items()}
+def means(weight: Array | float = 1.0, **terms: Array) -> dict[str, Mean]:
+  """Returns the mean of each term, [] or [B], by its name; weight: [B], of the rows."""
+  count = jnp.mean(jnp.asarray(weight, float))
+  return {n: Mean(jnp.mean(weight * x), count) for n, x in terms.items()}
 
 
-def mean_loss(losses: Array, t: Array, *, records: PyTree = (), **terms: Array) -> Loss:
+def mean_loss(
+  losses: Array, t: Array, weight: Array | float = 1.0, *, records: PyTree = (), **terms: Array
+) -> Loss:
   """Returns (loss [], (metrics, records)) for losses [B] at times t [B].
 
-  The metrics are the means of the losses, also per quarter of t, and of the
-  other terms [B].
+  The loss is the mean of weight * losses. weight: [B], the time sampler's, with which
+  levels stand for those that it draws too rarely. The metrics are weighted means of the
+  losses, also per quarter of t, and of the other terms [B]; of equal losses each is that loss.
   """
-  metrics = means(loss=losses, **terms)
-  return metrics['loss'].total, (metrics | by_quarter(losses, t), records)
+  metrics = means(weight, loss=losses, **terms)
+  return metrics['loss'].total, (metrics | by_quarter(losses, t, weight), records)
 
 
-def by_quarter(values: Array, t: Array, name: str = 'loss') -> dict[str, Mean]:
-  """Returns means of values [B] over the four quarters of t in (0, 1].
+def by_quarter(
+  values: Array, t: Array, weight: Array | float = 1.0, name: str = 'loss'
+) -> dict[str, Mean]:
+  """Returns means of values [B] over the four quarters of t in (0, 1], weighted by weight [B].
 
   Their names are `<name>_quarter_1` to `<name>_quarter_4`.
   """
   quarter = jnp.clip(jnp.ceil(4.0 * t), 1, 4)
+  weight = jnp.broadcast_to(jnp.asarray(weight, float), t.shape)
   metrics = {}
   for q in range(1, 5):
-    inside = quarter == q
-    total = jnp.sum(jnp.where(inside, values, 0.0))
-    metrics[f'{name}_quarter_{q}'] = Mean(total, jnp.sum(inside, dtype=float))
+    total, count = (jnp.sum(jnp.where(quarter == q, x, 0.0)) for x in (weight * values, weight))
+    metrics[f'{name}_quarter_{q}'] = Mean(total, count)
   return metrics

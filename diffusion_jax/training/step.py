@@ -9,7 +9,7 @@ import optax
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.training.divisions import with_fixed_divisions
 from diffusion_jax.training.fixed_parts import in_fixed_parts
-from diffusion_jax.training.objectives import Context, Loss, Mean, Objective
+from diffusion_jax.training.objectives import Context, Loss, Mean, Objective, at_the_end
 from diffusion_jax.training.optimizer import global_norm
 from diffusion_jax.training.state import TrainState
 
@@ -116,10 +116,13 @@ def make_train_steps(
 
 
 def make_eval_step(objective: Objective) -> Callable[..., dict]:
-  """Returns f(state, batch, key, frozen=()) -> metrics of the average."""
+  """Returns f(state, batch, key, frozen=()) -> metrics of the average.
+
+  They depend on no other part of the state: see `objectives.at_the_end`.
+  """
 
   def eval_step(state, batch, key, frozen=()):
-    context = context_of(state, frozen)
+    context = at_the_end(objective, state.ema_params, frozen)
     _, (metrics, _) = objective(state.ema_params, context, key, batch)
     return metrics
 

@@ -15,7 +15,7 @@ from diffusion_jax.core.process import q_sample
 from diffusion_jax.core.vdm import vdm_weight
 from diffusion_jax.declared import declares
 from diffusion_jax.ranges import Count
-from diffusion_jax.training.objectives import Objective, by_quarter, draw_inputs, means
+from diffusion_jax.training.objectives import Objective, draw_inputs, mean_loss
 
 
 @declares(denoises=True)
@@ -34,8 +34,8 @@ def vdm(
   make_schedule(params) is a schedule with 0 < SNR < inf at both ends; it is
   learned if it depends on params. schedule: what it is otherwise, for which
   ValueError says if this does not hold. Images have num_levels grey levels.
-  params: {'network': ..., 'schedule': ...}. Metrics: loss, its three parts, the
-  diffusion part per quarter of t, and the log-SNRs at t = 0 and 1.
+  params: {'network': ..., 'schedule': ...}. Metrics: loss, also per quarter of t, its
+  three parts, and the log-SNRs at t = 0 and 1.
   """
   network.check_options('vdm')
   if schedule is not None:
@@ -59,14 +59,12 @@ def vdm(
     error = network.denoising_loss(output, x0, eps, level, vdm_weight(schedule, num_steps or None))
     nats = {
       'prior': prior_kl(x0, last),
-      'diffusion': inputs.time_weight * error,
+      'diffusion': error,  # antithetic times have the weight 1
       'reconstruction': categorical_nll(x0, q_sample(x0, eps_0, first), first, num_levels),
     }
     parts = {name: bits_per_dim(n, x0.shape[1:]) for name, n in nats.items()}
-    metrics = means(**parts, logsnr_0=first.logsnr, logsnr_1=last.logsnr)
-    total = jnp.asarray(sum(metrics[name].total for name in parts))
-    metrics |= means(loss=total) | by_quarter(parts['diffusion'], level.t)
-    return total, (metrics, ())
+    losses = jnp.asarray(sum(parts.values()))
+    return mean_loss(losses, level.t, **parts, logsnr_0=first.logsnr, logsnr_1=last.logsnr)
 
   return Objective(draw, loss)
 

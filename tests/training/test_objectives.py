@@ -61,9 +61,11 @@ def test_times_with_weights_are_importance_sampling(key):
   each = weight * np.mean(x0**2, axis=(1, 2, 3))
   assert_allclose(loss, each.mean(), rtol=1e-5)
   assert_allclose(metrics['loss'].total, each.mean(), rtol=1e-5)
-  quarters = [metrics[f'loss_quarter_{q}'].total for q in range(1, 5)]
-  expected = [each[0] + each[1], 0.0, each[2], each[3]]
-  assert_allclose(quarters, expected, rtol=1e-5)
+  assert_allclose(metrics['loss'].count, weight.mean())
+  quarters = [metrics[f'loss_quarter_{q}'] for q in range(1, 5)]
+  of = lambda values: [values[0] + values[1], 0.0, values[2], values[3]]
+  assert_allclose([q.total for q in quarters], of(each), rtol=1e-5)
+  assert_allclose([q.count for q in quarters], of(weight))
 
 
 def test_no_two_draws_of_an_objective_are_related(key):
@@ -129,8 +131,7 @@ def test_parts_of_a_batch_have_dropout_of_their_own(make, calls, key):
   note = lambda data: seen.append(tuple(data.tolist()))
   objective = make(lambda key: jax.debug.callback(note, jax.random.key_data(key)))
   batch = {'x': jnp.ones((4, 2, 2, 1))}
-  context = Context(state=jnp.zeros((), int))
-  jax.jit(accumulated(objective, 2))({'network': ()}, context, key, batch)
+  jax.jit(accumulated(objective, 2))({'network': ()}, Context(), key, batch)
   jax.effects_barrier()
   assert len(seen) == len(set(seen)) == 2 * calls
 

@@ -231,7 +231,10 @@ def test_the_state_of_an_accumulated_objective_is_that_of_the_batch(key):
 
 
 def test_a_step_and_an_evaluation_show_the_loss_their_context(key):
-  """The step is w <- w - ema * teacher * step, with the EMA before it."""
+  """The step is w <- w - ema * teacher * step, with the EMA before it.
+
+  An evaluation has the average, and the step of no training.
+  """
 
   def value(params, context):
     factor = context.ema_params['w'] * context.frozen['teacher'] * context.step
@@ -247,4 +250,4 @@ def test_a_step_and_an_evaluation_show_the_loss_their_context(key):
   assert metrics['loss'].total == 3.0 * 5.0 * 7.0 * 2.0
   assert after.params['w'] == 3.0 - 5.0 * 7.0 * 2.0
   evaluation = jax.jit(make_eval_step(product))(state, {}, key, frozen)
-  assert evaluation['loss'].total == 5.0 * 5.0 * 7.0 * 2.0
+  assert evaluation['loss'].total == np.float32(5.0 * 5.0 * 7.0 * objectives.AT_THE_END)

@@ -125,7 +125,7 @@ def test_the_loss_of_its_draws_literally(name, key):
   assert_allclose(metrics['logsnr_1'].total, -7.0, rtol=1e-5)
   quarters = [metrics[f'loss_quarter_{q}'] for q in range(1, 5)]
   total = sum(float(q.total) for q in quarters) / 64
-  assert_allclose(total, metrics['diffusion'].total, rtol=1e-4)
+  assert_allclose(total, metrics['loss'].total, rtol=1e-4)
   # the times are evenly spaced, the noise is standard normal: five errors
   spacing: Any = np.diff(np.sort(t))
   assert_allclose(spacing, 1 / 64, atol=1e-4)

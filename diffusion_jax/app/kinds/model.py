@@ -14,6 +14,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.schema import Schema
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds.couplings import COUPLINGS
+from diffusion_jax.app.kinds.estimates import ESTIMATES
 from diffusion_jax.app.kinds.idle import IDLE
 from diffusion_jax.app.kinds.network import Conditioning, ConfiguredNetwork
 from diffusion_jax.app.kinds.rules import CONFLICTS, Row, lines
@@ -93,7 +94,7 @@ class Model:
   state_shape: of what is diffused, or of the images.
   network() -> the Flax module. init(key) -> the first parameters, {'network':
   ..., ...}; it can be traced. objective(test=False) -> the loss; `test`:
-  without dropout, augmentation and penalties. losses(exact=True, training=False)
+  without dropout and augmentation. losses(exact=True, training=False)
   -> (params, key, batch) -> the metrics of this loss, of each row, with a denoiser
   of `testing.floors`; None without such losses. measured: what its metrics measure.
   refusals: rows about what only the model computes.
@@ -155,7 +156,7 @@ class Model:
 
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""
-    rows = *self.schema.rules, *self.refusals, *CONFLICTS, *COUPLINGS, *IDLE
+    rows = *self.schema.rules, *self.refusals, *CONFLICTS, *COUPLINGS, *ESTIMATES, *IDLE
     refuse(lines(rows, self.config, mode, self.run.path, self.facts))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -18,6 +19,8 @@ from diffusion_jax.core.keys import fold_each
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.streams import stream
 from diffusion_jax.training.objectives import Context
+from diffusion_jax.training.state import init_state
+from diffusion_jax.training.step import make_eval_step
 from tests.app import small_network
 from tests.app.conftest import DIGITS, arrays_of, kept, lines_of, normal_params, trial
 from tests.app.fields import within
@@ -53,6 +56,31 @@ def test_it_trains_and_evaluates_the_plain_bound(hvae):
   parts = test_line['test_reconstruction'] + test_line['test_kl']
   assert test_line['test_loss'] == pytest.approx(parts, rel=1e-5)
   assert test_line['test_beta'] == 1.0 and 'test_kl_3' in test_line
+
+
+@pytest.mark.parametrize('kind', SMALL)
+def test_a_test_loss_is_the_loss_of_the_training_after_its_warm_up(kind, key):
+  """The best checkpoint is not chosen by a bound that is not trained, with another beta."""
+  fields = within('objective', beta=0.01, free_bits=500.0, kl_warmup=50)
+  model = made(kind=kind, **fields)
+  params, test = normal_params(model), make_eval_step(model.objective(test=True))
+  x = DIGITS.x.encode(datasets.source_of(model.config, 'test').read(np.arange(6))['x'])
+
+  @jax.jit
+  def run(step):
+    state = init_state(params, optax.sgd(0.0))._replace(step=step)
+    context = Context(50, params)
+    _, (trained, _) = model.objective()(params, context, key, {'x': x})
+    return test(state, {'x': x}, key), trained
+
+  for step in (0, 7):
+    found, right = ({n: float(x.total) for n, x in part.items()} for part in run(step))
+    assert found == pytest.approx(right, rel=1e-5)
+    assert found['beta'] == pytest.approx(0.01)
+    plain = found['reconstruction'] + found['kl']
+    assert found['bits_per_dim'] == pytest.approx(plain, rel=1e-5)
+    weighted = found['reconstruction'] + 0.01 * found['kl']
+    assert found['loss'] > weighted + 1e-4  # the free bits are in the loss
 
 
 def test_it_writes_samples_reconstructions_and_ways_between(hvae):
@@ -171,7 +199,7 @@ def test_two_grey_levels_and_bernoullis(key):
     made(**fields, **within('data', 'binarized', how=how)) for how in ('threshold', 'drawn')
   )
   params, objective = jax.jit(threshold.init)(key), threshold.objective(test=True)
-  loss, context = jax.jit(objective.__call__), Context(state=objective.init())
+  loss, context = jax.jit(objective.__call__), Context()
   for model in (threshold, drawn):
     pictures = datasets.source_of(model.config).read(np.arange(8))['x']
     assert set(np.unique(pictures)) == {0, 1}

@@ -185,14 +185,12 @@ class Autoencoder:
 
 
 def objective_of(model: Autoencoder, test: bool = False) -> Objective:
-  """Makes the loss; `test`: the plain bound, without dropout."""
-  section = model.config.objective
+  """Makes the loss; `test`: without dropout."""
   if test:
-    section = section.replace(beta=1.0, free_bits=0.0, kl_warmup=0)
     model = dataclasses.replace(model, dropout=False)
   methods = model.encode, model.decode, model.log_likelihood
   facts = {method.__name__: method for method in methods}
-  return section.make(facts | {'num_latents': model.num_latents})
+  return model.config.objective.make(facts | {'num_latents': model.num_latents})
 
 
 def has_more_layers(model: Autoencoder) -> Row:

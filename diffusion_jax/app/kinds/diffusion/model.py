@@ -33,7 +33,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.streams import stream
 from diffusion_jax.testing import floors
-from diffusion_jax.training.objectives import Context, Mean, Objective, of_each
+from diffusion_jax.training.objectives import Mean, Objective, at_the_end, of_each
 
 
 def make(config: Node, run: RunFolder, facts: Facts) -> Model:
@@ -81,7 +81,8 @@ def losses_of(
     start['uncertainty'] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
   def losses(params, key, batch):
-    params, context = {**start, **params}, Context(state=objective.init())
+    params = {**start, **params}
+    context = at_the_end(objective, params)
     if exact:
       return of_each(objective, params, context, key, batch)
     _, (metrics, _) = objective(params, context, key, batch)
