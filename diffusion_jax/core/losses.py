@@ -21,6 +21,7 @@ from diffusion_jax.core.arguments import (
 )
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import Kind, error_scale, target
+from diffusion_jax.declared import declares
 from diffusion_jax.ranges import Finite, Positive, Rate
 
 Array = jax.Array
@@ -161,6 +162,7 @@ def min_flow_weight(maximum: Positive = 400.0) -> Weight:
 # losses are 0 / 0.
 
 
+@declares(reaches_clean=True)
 def uniform_times(
   key: Array, batch_size: int, schedule: Schedule, t_min: Rate = 0.0
 ) -> tuple[NoiseLevel, Array]:
@@ -169,6 +171,7 @@ def uniform_times(
   return schedule(t), jnp.ones(batch_size)
 
 
+@declares(reaches_clean=True)
 def antithetic_times(key: Array, batch_size: int, schedule: Schedule) -> tuple[NoiseLevel, Array]:
   """Draws t_i = u + i / B modulo 1 with one u ~ U(0, 1] (Kingma et al. 2021).
 

@@ -22,12 +22,18 @@ Array = jax.Array
 QUARTERS = 't 0 to 1/4', 't 1/4 to 1/2', 't 1/2 to 3/4', 't 3/4 to 1'
 MOST_CLASSES = 20  # the most classes that are printed
 NETWORK = 'loss'
-ABOUT = {
-  NETWORK: 'the network',
+# The terms of a loss that exact denoisers are compared with, where the whole has more.
+TERMS = {
+  'simple': 'the network, without the bound',
+  'error': 'the network, without the uncertainty',
+}
+FLOORS = {
   'nothing_learnt': 'the mean of the data, and no noise',
   'linear': 'a linear denoiser',
   'memorised': 'the training examples by heart',
 }
+ABOUT = {NETWORK: 'the network', **TERMS, **FLOORS}
+INFINITE = Estimate(float('inf'))
 # Each loss is measured on the examples of the split, and on as many training examples.
 SETS = {'': 'on this split', 'training_': 'on training examples'}
 
@@ -40,6 +46,11 @@ class DenoisingModel(ImageModel, Protocol):
     """What the network reads besides x_t, names of `floors.READ`."""
     ...
 
+  @property
+  def infinite_floors(self) -> Collection[str]:
+    """The exact denoisers without a finite loss on held-out examples."""
+    ...
+
   def losses(self, exact: bool = False) -> Callable[[Params, Array, dict], Mapping[str, Mean]]:
     """Returns (params, key, batch) -> means by name; exact: of `floors.exact`."""
     ...
@@ -48,8 +59,9 @@ class DenoisingModel(ImageModel, Protocol):
 def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
   """Loss of the training, and losses of exact denoisers.
 
-  draws: levels and noises of each image. examples: the number of training
-  examples, drawn at random, that `memorised` knows; the others know all.
+  The denoisers have the loss, or its term of TERMS, which the network has too then.
+  draws: levels and noises of each image. examples: the number of training examples,
+  drawn at random, that `memorised` knows; the others know all.
   """
 
   def fit(model: DenoisingModel, source: Source) -> Params:
@@ -63,6 +75,9 @@ def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
       print(f'exact denoisers are given {" and ".join(floors.READ[x] for x in model.reads)}')
     if fitted.limit:
       print(f'{floors.NOT_LEAST}{fitted.limit}')
+    for line in fitted.lines:
+      if line in model.infinite_floors:
+        print(f'{line} {floors.INFINITE}')
     if drawn_anew(source):
       print('no loss of training examples: each epoch draws them anew')
       return {'floors': fitted, 'drawn_anew': ()}
@@ -70,6 +85,7 @@ def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
 
   def measure(model: DenoisingModel) -> PerExample:
     losses, exact = model.losses(), model.losses(exact=True)
+    infinite = model.infinite_floors
 
     def function(params, keys, x0, cond):
       fitted = params.get('floors')
@@ -78,12 +94,14 @@ def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
       def of_example(key, batch):
         # Every line has the same levels and noises, and the same conditions.
         def one(key):
-          lines = {NETWORK: losses(params, key, batch)}
+          metrics = losses(params, key, batch)
+          term = floors.metric_of(metrics)
+          values = {name: values_of(metrics, name) for name in (NETWORK, term)}
           if fitted is not None:
-            lines |= floors.by_line(
-              lambda fitted: exact(params | {'network': fitted}, key, batch), fitted
+            values |= floors.by_line(
+              lambda fitted: values_of(exact(params | {'network': fitted}, key, batch), term),
+              fitted,
             )
-          values = {line: values_of(metrics) for line, metrics in lines.items()}
           return jax.tree.map(lambda x: jnp.reshape(x, ()), values)
 
         of_draws = jax.vmap(one)(jax.random.split(key, draws))
@@ -92,7 +110,7 @@ def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
       def of_image(key, x0, cond):
         key, row_key, training_key = jax.random.split(key, 3)
         batch = jax.tree.map(lambda x: x[None], {'x': x0, **cond})
-        arrays = _named('', of_example(key, batch), batch)
+        arrays = _named('', finite(of_example(key, batch), infinite), batch)
         if fitted is not None and 'drawn_anew' not in params:
           row = jax.random.randint(row_key, (1,), 0, len(fitted.examples))
           batch = fitted.rows(row, x0.shape)
@@ -104,11 +122,16 @@ def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
     return function
 
   def compute(arrays):
+    term = ''.join(f' ({name})' for name in TERMS if f'{name} total' in arrays)
     return [
-      Score(prefix + line, mean(arrays[f'{prefix}{line} all']), f'{about}, {where}')
+      Score(
+        prefix + line,
+        ratio(*(arrays[f'{prefix}{line} {x}'] for x in ('total', 'count'))),
+        f'{about}{term * (line in FLOORS)}, {where}',
+      )
       for prefix, where in SETS.items()
       for line, about in ABOUT.items()
-      if f'{prefix}{line} all' in arrays
+      if f'{prefix}{line} total' in arrays
     ]
 
   def calls(model: DenoisingModel, train: Source | None) -> int:
@@ -127,34 +150,44 @@ def _named(prefix, by_line, batch):
   return values | ({f'{prefix}label': batch['label'][0]} if 'label' in batch else {})
 
 
-def values_of(metrics: Mapping[str, Mean]) -> dict[str, Array]:
-  """Returns the loss of an example, and what it adds to sum and count of each quarter.
+def values_of(metrics: Mapping[str, Mean], name: str) -> dict[str, Array]:
+  """Returns what an example adds to sum and count of a loss, of all t and of each quarter.
 
-  The loss is the one without a learned variance, `floors.metric_of`. The metrics are
-  of one example, or of several, [B].
+  name: of the loss. The metrics are of one example, or of several, [B].
   """
-  name = floors.metric_of(metrics)
-  value = metrics[name].total / metrics[name].count
-  values = {'all': value}
+  total, count = metrics[name]
+  values = {'total': total, 'count': count}
   for q in range(1, 5):
-    count = metrics[f'loss_quarter_{q}'].count
-    total = metrics[f'loss_quarter_{q}'].total if name == 'loss' else value * count
-    values |= {f'total_{q}': total, f'count_{q}': count}
+    here = metrics[f'loss_quarter_{q}'].count
+    values |= {f'total_{q}': total / count * here, f'count_{q}': here}
   return values
 
 
-def parts_of(arrays: Arrays) -> dict[str, Estimate]:
-  """Returns the mean of `values_of`, and those per quarter of t that is drawn."""
-  quarters = {
-    name: _quarter(arrays[f'total_{q}'], arrays[f'count_{q}'])
-    for q, name in enumerate(QUARTERS, 1)
-    if arrays[f'count_{q}'].any()
+def finite(by_line: Mapping[str, Arrays], infinite: Collection[str]) -> dict[str, Arrays]:
+  """Returns the values of lines, without those of lines that are infinite for t near 0."""
+  near = 'total', 'count', 'total_1', 'count_1'
+  return {
+    line: {n: x for n, x in values.items() if not (line in infinite and n in near)}
+    for line, values in by_line.items()
   }
-  return {'all': mean(arrays['all']), **quarters}
 
 
-def _quarter(total, count):
-  # A ratio of means over the images, with its error to first order.
+def parts_of(arrays: Arrays) -> dict[str, Estimate]:
+  """Returns the mean of `values_of`, and those per quarter of t that is drawn.
+
+  They are INFINITE where `finite` has left them out.
+  """
+  parts = {}
+  for name, end in zip(('all', *QUARTERS), ('', '_1', '_2', '_3', '_4'), strict=True):
+    if f'count{end}' not in arrays:
+      parts[name] = INFINITE
+    elif arrays[f'count{end}'].any():
+      parts[name] = ratio(arrays[f'total{end}'], arrays[f'count{end}'])
+  return parts
+
+
+def ratio(total: np.ndarray, count: np.ndarray) -> Estimate:
+  """Returns the ratio of sums over examples, [N] each, with its error to first order."""
   total, count = total.astype(np.float64), count.astype(np.float64)
   value, several = total.sum() / count.sum(), np.count_nonzero(count) > 1
   error = mean((total - value * count) / count.mean()).error if several else np.nan
@@ -165,17 +198,19 @@ def report(arrays: Arrays, out: Path) -> Json:
   """Prints and returns the losses per quarter of t, and per class."""
   losses: dict[str, dict[str, Estimate]] = {}
   for prefix, where in SETS.items():
-    lines = {line: f'{prefix}{line}' for line in ABOUT if f'{prefix}{line} all' in arrays}
+    lines = {line: f'{prefix}{line}' for line in ABOUT if f'{prefix}{line} total_2' in arrays}
     label, here = arrays.get(f'{prefix}label', np.zeros(0)), {}
     for line, name in lines.items():
       values = {n.partition(' ')[2]: x for n, x in arrays.items() if n.startswith(f'{name} ')}
-      by_class = {f'class {c}': mean(values['all'][label == c]) for c in np.unique(label)}
+      of_class = {c: {n: x[label == c] for n, x in values.items()} for c in np.unique(label)}
+      by_class = {f'class {c}': parts_of(x)['all'] for c, x in of_class.items()}
       here[line] = parts_of(values) | by_class
     if here:
       print(f'{where}:\n{table(here, 1 + len(QUARTERS) + MOST_CLASSES)}')
     losses |= {f'{prefix}{line}': parts for line, parts in here.items()}
   scores = {
-    line: as_json([Score(*part) for part in parts.items()]) for line, parts in losses.items()
+    line: as_json([Score(*part) for part in parts.items() if np.isfinite(part[1].value)])
+    for line, parts in losses.items()
   }
   return {'losses': scores}
 
@@ -194,7 +229,7 @@ def table(losses: Mapping[str, Mapping[str, Estimate]], most: int | None = None)
 
 
 def shown(estimate: Estimate | None) -> str:
-  """Returns a value with its standard error, for a table; '' for None."""
+  """Returns a value with its standard error, for a table; '' for None, 'none' for INFINITE."""
   if estimate is None:
     return ''
-  return with_error(*estimate).replace('\xa0', ' ') or f'{estimate.value}'
+  return with_error(*estimate).replace('\xa0', ' ') or 'none'

@@ -39,8 +39,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from diffusion_jax.core.denoiser import Network
-from diffusion_jax.core.levels import NoiseLevel
-from diffusion_jax.core.parametrization import eps_from_x0, target
+from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.losses import Weight
+from diffusion_jax.core.parametrization import Kind, eps_from_x0, target
 from diffusion_jax.core.products import einsum, softmax
 from diffusion_jax.data.sources import ArraySource, Source, blocks, some_of
 from diffusion_jax.data.spec import Facts
@@ -54,6 +55,11 @@ MOST_EXAMPLES = 20_000  # the most examples that 'memorised' knows
 MOST_VALUES = 64_000_000  # the most numbers of all these examples together, 256 MB
 # The words before `Fit.limit`.
 NOT_LEAST = 'linear is not the least loss of a linear denoiser: '
+# The words after a denoiser whose loss on held-out examples is infinite.
+INFINITE = (
+  'has no finite loss on held-out examples: its error of x_0 stays, and the weight of x_0 grows '
+  'too fast towards clean data'
+)
 # What a network may read besides x_t, in words; only the first two are denoised with.
 READ = {
   'label': 'a class',
@@ -159,6 +165,24 @@ def _sizes(facts, reads):
   context = facts.context if 'context' in reads else None
   numbers = math.prod(context.shape) if context else 0
   return math.prod(facts.x.shape), facts.num_classes * ('label' in reads), numbers
+
+
+def infinite_lines(weight: Weight, schedule: Schedule, kind: Kind) -> tuple[Line, ...]:
+  """Returns the denoisers whose mean loss on held-out examples is infinite.
+
+  t has a density that does not vanish at 0, as `uniform_times` have. As sigma -> 0,
+  'memorised' ends at the training example next to x_0 and, where the network predicts
+  'x0', 'nothing_learnt' at the mean of the data. With this error of x_0 the mean is
+  finite only if that of weight(schedule(t)) is, which grows as t^-p with p < 1: not snr,
+  truncated_snr, v, edm and flow where sigma^2 falls as t or faster; min_snr and min_flow,
+  and schedules with noise at t = 0, are bounded. 'linear' ends at x_0, but for what never
+  changes in the training examples.
+  """
+  times = np.array([1e-6, 1e-4], np.float32)
+  near, far = (float(w) for w in jax.jit(lambda: weight(schedule(times)) * jnp.ones(2))())
+  if np.log(near / far) < 0.9 * np.log(100.0):  # p = 1 is measured as 1.00
+    return ()
+  return ('nothing_learnt', 'memorised') if kind == 'x0' else ('memorised',)
 
 
 def fit(x: ArrayLike, label: ArrayLike | None = None, context: ArrayLike | None = None) -> Fit:

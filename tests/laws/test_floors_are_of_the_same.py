@@ -6,12 +6,14 @@ faults that this catches: `floors._group` is always the last row (the class is n
 read); a row of training examples is filed under the class of a held-out image
 (`'training_label'` of `batch` made before `fitted.rows`); conditions are not dropped
 in the losses that a training prints (`noisy.trained(test=True)`); the line of a
-training loss is on held-out examples.
+training loss is on held-out examples; `held_out_batches` is 1 without training.held_out;
+`metrics.losses` prints the term of `floors.metric_of` as `loss`; `infinite_floors` is ().
 """
 
 import dataclasses
 import functools
 import json
+import operator
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +31,7 @@ from diffusion_jax.app.train import floors as of_training
 from diffusion_jax.app.train.hooks import evaluating
 from diffusion_jax.core import losses, parametrization
 from diffusion_jax.data.sources import ArraySource
+from diffusion_jax.declared import declared_by
 from diffusion_jax.metrics import losses as metric
 from diffusion_jax.posteriors import particles
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -38,6 +41,7 @@ from diffusion_jax.testing import floors, oracles
 from diffusion_jax.training.loss_aware import init_loss_history
 from diffusion_jax.training.objectives import Context, denoising, hybrid, make_condition, of_each
 from diffusion_jax.training.state import TrainState
+from diffusion_jax.training.step import make_eval_step
 from tests.app.conftest import smoke, trial
 from tests.app.fields import within
 
@@ -134,7 +138,8 @@ def test_each_line_is_its_transcription_at_the_draws_of_the_loss(reads, key):
 
     def of_each_kind(fitted):
       of = lambda objective: of_each(objective, {'network': fitted}, Context(), key, batch)
-      return {kind: metric.values_of(of(objective)) for kind, objective in made.items()}
+      found = {kind: of(objective) for kind, objective in made.items()}
+      return {kind: metric.values_of(x, floors.metric_of(x)) for kind, x in found.items()}
 
     return draws, floors.by_line(of_each_kind, fitted)
 
@@ -144,7 +149,7 @@ def test_each_line_is_its_transcription_at_the_draws_of_the_loss(reads, key):
   for line in LITERAL.keys() & {*fitted.lines}:
     right = errors(line, draws, train)
     for kind, values in found[line].items():
-      assert_allclose(values['all'], right, rtol=1e-3, atol=1e-4 * right.max(), err_msg=kind)
+      assert_allclose(values['total'], right, rtol=1e-3, atol=1e-4 * right.max(), err_msg=kind)
 
 
 # -- exact losses that a training prints ---------------------------------------
@@ -157,6 +162,7 @@ TRAININGS = {
   'nothing': (lambda: smoke(**SEEN), SNR),
   'class': (lambda: smoke(**SEEN, **BY_CLASS), SNR),
   'context': (lambda: trial('regression', **SEEN), lambda alpha, sigma: 1 / sigma**2 + 1),
+  'best': (lambda: smoke(**within('training', checkpoints__best='lowest')), SNR),
   'loss_aware': (lambda: smoke(**SEEN, **within('objective', 'hybrid', loss_aware=True)), SNR),
 }
 WORDS = {
@@ -211,7 +217,8 @@ def test_a_held_out_loss_of_an_exact_denoiser_is_what_is_printed_beside_it(reads
 
   # The exact losses for the training loss are on training examples, with its conditions.
   size, own = content['settings']['batch_size'], objective(model, lambda x: x, False)
-  order = np.random.default_rng(0).permutation(len(fitted.examples))[: 2 * size].reshape(2, size)
+  order = np.random.default_rng(0).permutation(len(fitted.examples))
+  order = np.resize(order, (content['settings']['batches'], size))
   rows = jax.jit(lambda key, index: own.draw(
     key, fitted.rows(index, model.facts.x.shape), Context(state=own.init()))[0])  # fmt: skip
   train = jax.device_get(fitted.rows(np.arange(len(fitted.examples)), model.facts.x.shape))
@@ -237,6 +244,101 @@ def test_words_are_printed_where_no_denoiser_reads_what_the_network_does(reads, 
   unread: Any = None
   assert metric.loss().fit(model.measured, unread) == {}
   assert capsys.readouterr().out.strip() == words
+
+
+# -- the loss that an evaluation prints ------------------------------------------
+
+# The objectives with floors, by their names in the table and a field.
+WITH_FLOORS = {
+  ('denoising', ''): {},
+  ('denoising', 'uncertainty'): {'objective.uncertainty': 'fourier'},
+  ('hybrid', ''): within('objective', 'hybrid'),
+  ('hybrid', 'vlb_weight'): within('objective', 'hybrid', vlb_weight=1.0),
+  ('hybrid', 'loss_aware'): within('objective', 'hybrid', vlb_weight=0.1, loss_aware=True),
+  ('vdm', ''): {'objective': 'vdm'} | within('schedule', 'learned', gamma='fixed'),
+}
+
+
+def test_each_objective_with_floors_is_here():
+  table = smoke().schema.tables['objective']
+  denoising = {name for name, make in table.items() if declared_by(make).denoises}
+  assert denoising == {name for name, _ in WITH_FLOORS}
+
+
+@pytest.mark.parametrize('name', WITH_FLOORS, ids='-'.join)
+def test_an_evaluation_prints_the_held_out_loss_of_the_training(name, tmp_path):
+  """At equal draws, by the names of metrics.jsonl; the term with floors is another line."""
+  model = model_of(smoke(**WITH_FLOORS[name]), tmp_path)
+  measured: Any = model.measured
+  count, source = 5, datasets.source_of(model.config, 'test')
+  read = source.read(np.arange(count))
+  x, cond = model.facts.x.encode(read['x']), {'label': read['label']}
+  keys = jax.random.split(jax.random.key(3), count)
+  measure = metric.loss(draws=1).measure(measured)
+  evaluate = make_eval_step(model.objective(test=True))
+  state = TrainState(**dict.fromkeys(TrainState._fields, ()))
+
+  @jax.jit
+  def run(key):
+    params = model.init(key)
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(key, p.shape), params)
+
+    def of_row(row):
+      (first, *_), batch = jax.random.split(row[0], 3), jax.tree.map(lambda a: a[None], row[1])
+      draw = jax.random.split(first, 1)[0]
+      return evaluate(state._replace(ema_params=params), batch, draw)
+
+    return measure(params, keys, x, cond), jax.lax.map(of_row, (keys, {'x': x} | cond))
+
+  arrays, trained = jax.device_get(run(jax.random.key(0)))
+  scores = {score.name: score.estimate.value for score in metric.loss().compute(arrays)}
+  assert {*scores} == {'loss', floors.metric_of(trained)}
+  for score, value in scores.items():
+    mean = trained[score]
+    assert_allclose(value, mean.total.sum() / mean.count.sum(), rtol=1e-5)
+
+
+# -- exact losses that are infinite --------------------------------------------
+
+
+def losses_of_both():
+  lines = [line for line in metric.ABOUT if line not in metric.TERMS]
+  return [f'{where}{line}' for where in metric.SETS for line in lines]
+
+
+STRAIGHT = within('objective', weight='flow', times='uniform')
+STRAIGHT |= {'schedule': 'flow', 'parametrization': 'flow', 'noise_input': 'time'}
+
+
+def test_a_floor_that_is_infinite_is_called_none(tmp_path, capsys):
+  """On held-out examples, of all t and of the quarter next to the data."""
+  model = model_of(smoke(**SEEN, **STRAIGHT), tmp_path)
+  fitted = floors.of_source(datasets.source_of(model.config), model.facts, model.noisy.reads)
+  notes = measured_as_the_network(model, fitted.of('linear')).notes
+  words = f'memorised {floors.INFINITE}'
+  assert words in capsys.readouterr().out
+  losses = json.loads((tmp_path / of_training.FILE).read_text())['losses']
+  for name, lines in losses.items():
+    is_infinite = name in ('test_loss', 'test_loss_quarter_1')
+    assert (lines['memorised']['value'] is None) == is_infinite
+    assert ('memorised examples none' in notes[name]) == is_infinite
+    assert lines['linear']['value'] and 'linear denoiser none' not in notes[name]
+
+  measured, train = metric.loss(draws=1), datasets.source_of(model.config)
+  read, keys = train.read(np.arange(40)), jax.random.split(jax.random.key(0), 40)
+  of_train = measured.fit(model.measured, train)
+  assert words in capsys.readouterr().out
+  params = jax.jit(model.init)(keys[0]) | of_train
+  x, cond = model.facts.x.encode(read['x']), {'label': read['label']}
+  arrays = jax.device_get(jax.jit(measured.measure(model.measured))(params, keys, x, cond))
+  scores = {score.name for score in measured.compute(arrays)}
+  assert scores == {*losses_of_both()} - {'memorised'}
+  found = metric.report(arrays, tmp_path)['losses']
+  assert 'all' not in found['memorised'] and metric.QUARTERS[0] not in found['memorised']
+  assert {*found['memorised']} == {*metric.QUARTERS[1:]}
+  assert {*found['training_memorised']} > {'all', *metric.QUARTERS}
+  first = capsys.readouterr().out.splitlines()[2]
+  assert first.split()[0] == 'all' and first.split()[-1] == 'none'
 
 
 # -- exact losses that an evaluation prints ------------------------------------
@@ -283,7 +385,9 @@ def test_no_network_is_below_the_least_loss(reads):
     return lambda params, key, batch: objective(params, Context(), key, batch)[1][0]
 
   source = ArraySource(train['x'], train['label'], 2, context=train['context'])
-  model: Any = SimpleNamespace(reads=reads, facts=source.facts, losses=losses_of)
+  model: Any = SimpleNamespace(
+    reads=reads, facts=source.facts, losses=losses_of, infinite_floors=()
+  )
   measured = metric.loss(draws=8)
   params = {'network': (), **measured.fit(model, source)}
   keys = jax.random.split(jax.random.key(0), len(test['x']))
@@ -302,13 +406,14 @@ def test_no_network_is_below_the_least_loss(reads):
     for line in 'loss', 'linear', 'training_loss':
       prefix, rows = ('training_', there) if line.startswith('training_') else ('', here)
       right = np.mean([least[c] for c in arrays[f'{prefix}label'][rows]])
-      value, error = metric.mean(arrays[f'{line} all'][rows])
+      value, error = metric.mean(arrays[f'{line} total'][rows])
       assert error < 0.1 * right
       assert abs(value - right) < 4.5 * error, (k, line)
-    above = metric.mean(arrays['linear all'][here] - arrays['loss all'][here])
+    above = metric.mean(arrays['linear total'][here] - arrays['loss total'][here])
     assert above.value > -4.5 * above.error, k
     if 'context' not in reads:
-      above = metric.mean((arrays['training_loss all'] - arrays['training_memorised all'])[there])
+      both = (arrays[f'training_{line} total'][there] for line in ('loss', 'memorised'))
+      above = metric.mean(operator.sub(*both))
       assert above.value > -4.5 * above.error, k
 
 

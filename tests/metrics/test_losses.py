@@ -41,7 +41,7 @@ def model() -> Any:
     return metrics
 
   facts = ArraySource(TRAIN).facts
-  return SimpleNamespace(reads=(), facts=facts, losses=of)
+  return SimpleNamespace(reads=(), facts=facts, losses=of, infinite_floors=())
 
 
 @pytest.fixture(scope='module')
@@ -80,7 +80,8 @@ def test_the_calls_are_counted_and_those_on_training_examples(source, monkeypatc
 def test_lines_are_those_of_the_closed_forms(arrays):
   """The network predicts no noise, as 'nothing_learnt' does at the same draws."""
   for where in losses.SETS:
-    assert_allclose(arrays[f'{where}loss all'], arrays[f'{where}nothing_learnt all'], rtol=1e-6)
+    both = (arrays[f'{where}{line} total'] for line in ('loss', 'nothing_learnt'))
+    assert_allclose(*both, rtol=1e-6)
   found = {x.name: x.estimate for x in losses.loss().compute(arrays)}
   levels = jax.jit(SCHEDULE)(np.arange(1, 1001) / 1000)
   alpha, sigma = (np.asarray(a, np.float64)[:, None] for a in levels[1:])
@@ -99,8 +100,9 @@ def test_quarters_and_classes_add_up(arrays, tmp_path, capsys):
   found = losses.report(arrays, tmp_path)['losses']
   json.dumps(found, allow_nan=False)
   counts = [arrays[f'linear count_{q}'].sum() for q in range(1, 5)]
-  assert {*found} == {f'{where}{line}' for where in losses.SETS for line in losses.ABOUT}
-  for line in losses.ABOUT:
+  lines = [line for line in losses.ABOUT if line not in losses.TERMS]
+  assert {*found} == {f'{where}{line}' for where in losses.SETS for line in lines}
+  for line in lines:
     of = {name: x['value'] for name, x in found[line].items()}
     values = [of[name] for name in losses.QUARTERS]
     assert_allclose(np.average(values, weights=counts), of['all'], rtol=1e-5)
@@ -108,20 +110,20 @@ def test_quarters_and_classes_add_up(arrays, tmp_path, capsys):
   here, training = capsys.readouterr().out.split('on training examples:\n')
   for where, printed in zip(losses.SETS, (here.partition(':\n')[2], training), strict=True):
     names, values, *_ = printed.splitlines()
-    assert names.split() == [*losses.ABOUT]
+    assert names.split() == lines
     values = values.replace(' ± ', '±').split()
     of_all = (losses.Estimate(*(found[f'{where}{line}']['all'][x] for x in ('value', 'error')))
-              for line in losses.ABOUT)  # fmt: skip
+              for line in lines)  # fmt: skip
     assert values == ['all', *(losses.shown(x).replace(' ± ', '±') for x in of_all)]
 
 
 def test_the_error_of_a_quarter_is_that_of_its_mean():
   """With one draw for each image the error is a mean's, and it is 0 for equal losses."""
   values = RNG.normal(size=50)
-  found = losses._quarter(values, np.ones(50))
+  found = losses.ratio(values, np.ones(50))
   assert_allclose(found, (values.mean(), values.std(ddof=1) / 50**0.5))
   counts = np.arange(50) % 3
-  equal = losses._quarter(3.0 * counts, counts)
+  equal = losses.ratio(3.0 * counts, counts)
   assert_allclose(equal, (3.0, 0.0), atol=1e-12)
 
 

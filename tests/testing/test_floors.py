@@ -195,3 +195,77 @@ def test_what_linear_could_have_known_is_said():
 def test_the_metric_of_a_learned_variance_is_without_it():
   names = ['loss', 'vlb', 'simple'], ['loss', 'error'], ['loss', 'loss_quarter_1']
   assert [floors.metric_of(x) for x in names] == ['simple', 'error', 'loss']
+
+
+# (schedule, its alpha and sigma in float64, weights of which the mean over t in (0, 1] is infinite)
+PATHS = {
+  'flow': (FLOW, lambda t: (1 - t, t), 'snr truncated_snr v edm flow'),
+  'cosine': (
+    dj.CosineSchedule(-60.0, 60.0),
+    lambda t: (np.cos(np.pi / 2 * t), np.sin(np.pi / 2 * t)),
+    'snr truncated_snr v edm flow',
+  ),
+  # sigma^2 = 0.1 t + ...: the mean grows as log(1 / t)
+  'linear_vp': (
+    dj.LinearVPSchedule(),
+    lambda t: (a := np.exp(-0.25 * 19.9 * t**2 - 0.05 * t), np.sqrt(-np.expm1(2 * np.log(a)))),
+    'snr truncated_snr v edm flow',
+  ),
+  'karras': (dj.KarrasSchedule(), lambda t: (1.0, karras_sigma(t)), ''),
+}
+WEIGHTS = {
+  'snr': (losses.snr_weight, lambda a, s: a**2 / s**2),
+  'truncated_snr': (losses.truncated_snr_weight, lambda a, s: np.maximum(a**2 / s**2, 1.0)),
+  'min_snr': (losses.min_snr_weight(5.0), lambda a, s: np.minimum(a**2 / s**2, 5.0)),
+  'v': (losses.v_weight, lambda a, s: ((a**2 + s**2) / s) ** 2),
+  'edm': (losses.edm_weight(0.5), lambda a, s: a**2 / s**2 + 4.0),
+  'flow': (losses.flow_weight, lambda a, s: (1 + a / s) ** 2),
+  'min_flow': (losses.min_flow_weight(400.0), lambda a, s: np.minimum((1 + a / s) ** 2, 400.0)),
+}
+
+
+def karras_sigma(t):
+  ends = 0.002 ** (1 / 7), 80.0 ** (1 / 7)
+  return (ends[0] + t * (ends[1] - ends[0])) ** 7
+
+
+@pytest.mark.parametrize('path', PATHS)
+def test_the_lines_of_infinite_mean_are_those_whose_integral_grows(path):
+  """The integral of the weight over t in (10^-2n, 1], in float64: each part of two decades."""
+  schedule, levels, infinite = PATHS[path]
+  for name, (weight, literal) in WEIGHTS.items():
+    parts = []
+    for n in range(1, 5):
+      t = np.logspace(-2 * n - 2, -2 * n, 20_001)
+      parts.append(np.trapezoid(literal(*levels(t)) * t, np.log(t)))
+    grows = bool(parts[-1] > 0.9 * parts[0])
+    assert grows == (name in infinite.split())
+    found = floors.infinite_lines(weight, schedule, 'v')
+    assert found == ('memorised',) * grows, name
+    assert (
+      floors.infinite_lines(weight, schedule, 'x0') == ('nothing_learnt', 'memorised')[: 2 * grows]
+    )
+
+
+def test_a_held_out_loss_by_heart_has_no_mean_and_that_of_others_has():
+  """Of the point 1 and a training set {-1, 0}: weight(t) (1 - 0)^2, at ever smaller t."""
+  fitted, kinds = floors.fit(np.array([[-1.0], [0.0]])), ('x0', 'flow')
+
+  @jax.jit
+  def at(t):
+    level = FLOW(jnp.full(1, t))
+    x0, eps = jnp.ones((1, 1)), jnp.full((1, 1), 0.3)
+    xt = level.expand_to(x0).alpha * x0 + level.expand_to(x0).sigma * eps
+
+    def of(kind, line):
+      exact = floors.exact(network(kind))
+      output = exact.output(fitted.of(line), xt, level)
+      return exact.denoising_loss(output, x0, eps, level, losses.flow_weight)[0]
+
+    return {kind: {line: of(kind, line) for line in floors.LINES} for kind in kinds}
+
+  near, far = at(1e-3), at(1e-1)
+  for kind in kinds:
+    grows = {line for line in floors.LINES if near[kind][line] > 1e3 * far[kind][line]}
+    right = floors.infinite_lines(losses.flow_weight, FLOW, kind)
+    assert grows == {*right}

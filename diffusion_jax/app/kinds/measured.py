@@ -11,6 +11,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.core.process import Variance
 from diffusion_jax.data.spec import Facts
+from diffusion_jax.testing.floors import Line
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,6 +35,11 @@ class Measured:
   def reads(self) -> tuple[str, ...]:
     """What the network reads besides x_t and its level, names of `floors.READ`."""
     return self.noisy.reads
+
+  @property
+  def infinite_floors(self) -> tuple[Line, ...]:
+    """The exact denoisers without a finite loss on held-out examples."""
+    return self.noisy.infinite_floors
 
   @property
   def clips(self) -> bool:

@@ -36,6 +36,14 @@ class HeldOut:
   patience: Count = 0  # steps without a lower loss that end a training; 0: none do
 
 
+def held_out_batches(training: Node) -> int:
+  """Returns the number of batches of the held-out loss, and of the losses beside it.
+
+  The best checkpoint may need this loss where training.held_out is None.
+  """
+  return (training.held_out or HeldOut()).batches
+
+
 @dataclass(frozen=True, kw_only=True)
 class Generated:
   """Measures evaluation.metrics of generated images."""

@@ -15,11 +15,20 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.model import Model
+from diffusion_jax.app.kinds.training import held_out_batches
 from diffusion_jax.app.run import provenance
 from diffusion_jax.data.sources import Source, drawn_anew
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.estimates import Estimate
-from diffusion_jax.metrics.losses import QUARTERS, parts_of, shown, table, values_of
+from diffusion_jax.metrics.losses import (
+  INFINITE,
+  QUARTERS,
+  finite,
+  parts_of,
+  shown,
+  table,
+  values_of,
+)
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.files import read_summed, write_summed
 from diffusion_jax.testing import floors
@@ -79,6 +88,9 @@ def of_run(model: Model, mesh: Mesh, split: str, size: int, drawn_at: DrawnAt) -
     for name, lines in zip((f'{split}_{metric}', metric), sets, strict=False):
       content['losses'] |= by_name(name, lines)
     content['no_floor'] = [f'memorised has {words}'] * bool(words)
+    content['no_floor'] += [
+      f'{line} {floors.INFINITE}' for line in noisy.infinite_floors if line in fitted.lines
+    ]
     content['no_floor'] += [f'{metric} has no floor: {changes}'] * bool(changes)
     content |= {
       'given': [floors.READ[name] for name in noisy.reads],
@@ -95,7 +107,7 @@ def settings_of(model: Model, split: str, size: int) -> Json:
   fields, facts, c = folder.plain(model.config), model.facts, model.config.training
   content = {
     'split': split,
-    'batches': c.held_out.batches if c.held_out else 1,
+    'batches': held_out_batches(c),
     'batch_size': size,
     'random_flip': c.random_flip,
     'seed': model.config.seed,
@@ -132,9 +144,10 @@ def measure(
 
   The latter only with `training`.
   """
-  assert model.losses is not None
+  assert model.losses is not None and model.noisy is not None
   held_out = model.losses(exact=True)
   in_training = model.losses(exact=True, training=True)
+  infinite = model.noisy.infinite_floors
   metrics = []
 
   def compute(fitted, key, batch, index):
@@ -142,11 +155,11 @@ def measure(
       def of(fitted):
         found = losses({'network': fitted}, key, batch)
         metrics.append(floors.metric_of(found))
-        return values_of(found)
+        return values_of(found, metrics[0])
 
       return floors.by_line(of, fitted)
 
-    sets = [by_line(held_out, key, batch)]
+    sets = [finite(by_line(held_out, key, batch), infinite)]
     if training:
       rows = fitted.rows(index, batch['x'].shape[1:])
       sets.append(by_line(in_training, jax.random.fold_in(key, 1), rows))
@@ -164,7 +177,7 @@ def measure(
 
 
 def by_name(name: str, lines: Lines) -> Json:
-  """Returns {name of a loss in metrics.jsonl: {line: {value, error}}}; None for NaN."""
+  """Returns {name of a loss in metrics.jsonl: {line: {value, error}}}; None if not finite."""
 
   def number(x):
     return x if np.isfinite(x) else None
@@ -182,10 +195,11 @@ def by_name(name: str, lines: Lines) -> Json:
 
 def estimates_of(content: Json) -> dict[str, dict[str, Estimate]]:
   """Returns {name of a loss: {line: estimate}} of loss_floors.json."""
-  nan = float('nan')
   return {
     name: {
-      line: Estimate(*(nan if x[n] is None else x[n] for n in Estimate._fields))
+      line: INFINITE
+      if x['value'] is None
+      else Estimate(*(float('nan') if x[n] is None else x[n] for n in Estimate._fields))
       for line, x in lines.items()
     }
     for name, lines in content['losses'].items()

@@ -15,7 +15,7 @@ from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import conditions, datasets, stored_latents
 from diffusion_jax.app.inputs.datasets import held_out
 from diffusion_jax.app.kinds.model import Model, effort, make_encode
-from diffusion_jax.app.kinds.training import Generated, HeldOut
+from diffusion_jax.app.kinds.training import Generated, held_out_batches
 from diffusion_jax.app.run.drawing import (
   FEW,
   draw_sheet,
@@ -288,7 +288,7 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   notes = floors.beside(model, mesh, split, size, drawn)
 
   def act(step, state, frozen, log):
-    batches = range((config.training.held_out or HeldOut()).batches)
+    batches = range(held_out_batches(config.training))
     means = average([loss.start(*inputs(state, frozen, i)) for i in batches])
     log.results |= {f'{split}_{name}': x for name, x in means.items()}
     if processes.is_first():
