@@ -30,20 +30,25 @@ class Declared(NamedTuple):
   have where it is set}. instead: what to take for other data. refuses: (config,
   facts of the data) -> why it cannot be used, a text for one line, or ''.
 
-  An objective, of its network. learned_variance: it predicts the variance of the
-  reverse process. map_kind: it is this kind of flow map. forward_mode: it can be
+  An objective, of its network. estimates: it estimates x_0 given x_t, as a denoiser
+  does; by default all do but flow maps. learned_variance: it predicts the variance of
+  the reverse process. map_kind: it is this kind of flow map. forward_mode: it can be
   differentiated by `jax.jvp`. guidance_scale: of its guidance: the scale is an input.
 
   An objective, of its loss. denoises: it only denoises the data, so that exact
   denoisers have the least loss. coupled_teacher: it takes teachers that were
   trained with a coupling.
 
+  A distribution of times. reaches_clean: with t_min = 0 or without it, the density of its
+  times does not vanish at t = 0, so that the mean of a growing weight may be infinite.
+
   A sampler. takes_pairs: it calls a `PairedDenoiser`, and so is guidance itself.
   draws_noise: its steps draw noise. averages_ends: a step is Heun's, whose few long
   steps make data too wide. keeps_x: it computes a step from x of the step before, which
   nothing else may have changed.
 
-  A metric. independent_noise: it takes noise to be independent of x_0.
+  A metric. independent_noise: it takes noise to be independent of x_0. needs_denoiser:
+  it is of the network's estimates of x_0, and not of samples.
 
   A logger. writes_here_only: it sends nothing away.
   """
@@ -52,17 +57,20 @@ class Declared(NamedTuple):
   fields: Mapping[str, DataNeed] = MappingProxyType({})
   instead: str = ''
   refuses: Callable[[Any, Any], str] = _nothing
+  estimates: bool = True
   learned_variance: bool = False
   map_kind: MapKind | None = None
   forward_mode: bool = False
   guidance_scale: bool = False
   denoises: bool = False
   coupled_teacher: bool = False
+  reaches_clean: bool = False
   takes_pairs: bool = False
   draws_noise: bool = False
   averages_ends: bool = False
   keeps_x: bool = False
   independent_noise: bool = False
+  needs_denoiser: bool = False
   writes_here_only: bool = False
 
 
@@ -71,7 +79,7 @@ _C = TypeVar('_C', bound=Callable)
 
 def declares(**traits: Any) -> Callable[[_C], _C]:
   """Returns a decorator of a constructor, a function or a class; traits: of `Declared`."""
-  declared = Declared(**traits)
+  declared = Declared(**{'estimates': 'map_kind' not in traits, **traits})
 
   def declare(constructor):
     setattr(constructor, 'declared', declared)  # noqa: B010  # type checkers know no such member

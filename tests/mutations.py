@@ -175,6 +175,29 @@ TABLE = [
   ),
   (
     'app/kinds/contracts.py',
+    'app/modes/test_refusals.py',
+    [('one_clear_line and toy_parts', 'if not np.allclose(', 'if False and not np.allclose(')],
+  ),
+  (
+    'app/kinds/estimates.py',
+    None,
+    [
+      ('that_compute_with_estimates', 'observes or task.part or', 'task.part or'),
+      ('that_take_a_score', "'classifier', 'corrector'", "'classifier', 'churn'"),
+    ],
+  ),
+  (
+    'app/kinds/network.py',
+    'laws/test_no_denoiser.py',
+    [('auto_does_not_clip', ' and self.needs.estimates', '')],
+  ),
+  (
+    'app/evaluate/metrics_of_data.py',
+    'laws/test_no_denoiser.py',
+    [('auto_compares', 'and not c.objective.declared.estimates', 'and False')],
+  ),
+  (
+    'app/kinds/contracts.py',
     None,
     [
       (
@@ -381,6 +404,11 @@ TABLE = [
     'app/kinds/autoencoders/model.py',
     'app/kinds/test_autoencoders.py',
     [
+      (
+        'loss_of_the_training',
+        'return model.config.objective.make(facts',
+        'return model.config.objective.replace(beta=1.0).make(facts',
+      ),
       (
         'a_chain_literally',
         '[t - 2], self.decode(params, t, z)',
@@ -861,9 +889,15 @@ TABLE = [
     ],
   ),
   (
+    'app/kinds/training.py',
+    'laws/test_floors_are_of_the_same.py',
+    [('is_printed_beside_it', '(training.held_out or HeldOut()).batches', '1')],
+  ),
+  (
     'app/train/floors.py',
     'laws/test_floors_are_of_the_same.py',
     [
+      ('infinite_is_called', 'batch), infinite)]', 'batch), ())]'),
       ('is_printed_beside_it', 'by_line(held_out, key,', 'by_line(in_training, key,'),
       ('is_printed_beside_it', 'exact=True, training=True)', 'exact=True)'),
       (
@@ -2033,6 +2067,16 @@ TABLE = [
     'laws/test_floors_are_of_the_same.py',
     [
       (
+        'held_out_loss_of_the_training',
+        'values_of(metrics, name) for name',
+        'values_of(metrics, term) for name',
+      ),
+      (
+        'infinite_is_called',
+        'line in infinite and n in near',
+        'line in infinite and n in near[:2]',
+      ),
+      (
         'below_the_least_loss',
         "_named('training_', of_example(training_key, batch), batch)",
         "_named('training_', of_example(training_key, batch), {'label': cond['label'][None]})",
@@ -2063,11 +2107,7 @@ TABLE = [
     None,
     [
       ('calls_are_counted', 'is not None and not drawn_anew(train)', 'is not None'),
-      (
-        'quarters_and_classes',
-        "if name == 'loss' else value * count",
-        "if name != 'loss' else value",
-      ),
+      ('quarters_and_classes', 'total / count * here', 'total / count'),
       ('error_of_a_quarter', '(total - value * count)', '(total)'),
     ],
   ),
@@ -3201,6 +3241,12 @@ TABLE = [
     'testing/floors.py',
     None,
     [
+      ('whose_integral_grows', '< 0.9 * np.log', '< 1.1 * np.log'),
+      (
+        'by_heart_has_no_mean',
+        "if kind == 'x0' else ('memorised',)",
+        "if kind == 'v' else ('memorised',)",
+      ),
       ('could_have_known', '(100 if cosines else 10 * size)', '10 * size'),
       ('float64_numpy', '= fitted.variances[group]', '= 1.01 * fitted.variances[group]'),
       ('the_least_loss', 'xt - level.expand_to(xt).alpha * mean', 'xt - 0.0 * mean'),
@@ -3298,7 +3344,11 @@ TABLE = [
         'jnp.minimum(context.step / warmup_steps, 1.0)',
         '(context.step / warmup_steps)',
       ),
-      ('continuous_consistency_literally', 'inputs.time_weight * losses', 'losses'),
+      (
+        'continuous_consistency_literally',
+        'level.t, inputs.time_weight, tangent',
+        'level.t, tangent',
+      ),
     ],
   ),
   (
@@ -3329,6 +3379,42 @@ TABLE = [
         'cost = centred_cost(x0, y, {},',
       ),
       ('without_a_plan_pairs', 'jnp.where(jnp.isnan(error), len(y),', 'jnp.where(False, len(y),'),
+    ],
+  ),
+  (
+    'training/objectives.py',
+    'laws/test_losses_are_what_they_say.py',
+    [
+      ('prints_its_value', 'in (weight * values, weight))', 'in (weight * values, 0 * t + 1))'),
+      (
+        'prints_its_value',
+        'jnp.mean(jnp.asarray(weight, float))\n  return {n: Mean',
+        'jnp.ones(())\n  return {n: Mean',
+      ),
+      ('one_number', 'frozen, objective.init())', 'frozen, ())'),
+      ('one_number and consistency', 'AT_THE_END = 10**9', 'AT_THE_END = 0'),
+    ],
+  ),
+  (
+    'training/step.py',
+    'laws/test_losses_are_what_they_say.py',
+    [
+      (
+        'one_number',
+        'at_the_end(objective, state.ema_params, frozen)',
+        'context_of(state, frozen)',
+      ),
+    ],
+  ),
+  (
+    'training/vdm.py',
+    'laws/test_losses_are_what_they_say.py',
+    [
+      (
+        'prints_its_value',
+        'mean_loss(losses, level.t, **parts',
+        'mean_loss(error, level.t, **parts',
+      )
     ],
   ),
   (
@@ -3467,7 +3553,7 @@ TABLE = [
         "cond | {'x0': jax.lax.stop_gradient(first)}",
         "cond | {'x0': first}",
       ),
-      ('uncertainty_weighs', 'error = inputs.time_weight * losses', 'error = losses'),
+      ('uncertainty_weighs', "{'error': losses, **inputs", "{'error': 2.0 * losses, **inputs"),
     ],
   ),
   (

@@ -12,6 +12,7 @@ from diffusion_jax.core.arguments import check_positive
 from diffusion_jax.core.denoiser import Network
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.losses import TimeSampler, uniform_times
+from diffusion_jax.declared import declares
 from diffusion_jax.ranges import NonNegative, Positive, Size
 from diffusion_jax.training.couplings import Coupling, entropic_coupling, paired
 from diffusion_jax.training.objectives import Objective, draw_inputs, mean_loss
@@ -19,6 +20,7 @@ from diffusion_jax.training.objectives import Objective, draw_inputs, mean_loss
 Array = jax.Array
 
 
+@declares(estimates=False)
 def bridge(
   network: Network,
   schedule: Schedule,
@@ -52,7 +54,7 @@ def bridge(
     xt = bridge_sample(x0, y, z, level.t, diffusion)
     output = network.output(params['network'], xt, level, cond, keys[0])
     losses = bridge_error(predicted(output, diffusion), x0, y, z)
-    return mean_loss(time_weight * losses, level.t, **inputs[0].metrics)
+    return mean_loss(losses, level.t, time_weight, **inputs[0].metrics)
 
   return Objective(draw, loss)
 

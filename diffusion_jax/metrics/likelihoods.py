@@ -82,7 +82,7 @@ class StateModel(ImageModel, Protocol):
     ...
 
 
-@declares(data='levels', independent_noise=True)
+@declares(data='levels', independent_noise=True, needs_denoiser=True)
 def elbo(
   decoder: Literal['gaussian', 'tanh', 'categorical'] | Decoder = 'gaussian',
   num_steps: int = 0,
@@ -190,6 +190,7 @@ def _state_terms(arrays, out):
 MOST_EXACT = 16  # numbers of an array, whose divergence is computed exactly
 
 
+@declares(needs_denoiser=True)
 def ode(
   t_min: float = 1e-3,
   tolerance: float = 1e-4,

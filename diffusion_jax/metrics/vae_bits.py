@@ -129,6 +129,7 @@ def importance_weighted(num_samples: int = 100) -> ModelMetric:
   return in_bits('iw', measure, details, calls=lambda model, train: num_samples)
 
 
+@declares(needs_denoiser=True)
 def latent_ode(t_min: float = 1e-3, tolerance: float = 1e-4, num_probes: int = 1) -> ModelMetric:
   """Bound of a diffusion model of latents, in bits/dim.
 

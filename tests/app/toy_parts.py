@@ -123,6 +123,20 @@ def careful(network, schedule, flip: bool = False):
   return objective(network, schedule)
 
 
+@declares(estimates=False)
+def generator(network, schedule, scale: float = 1.0):
+  """Returns the loss of a network that makes samples of noise, and no estimates of x_0."""
+
+  def draw(key, batch, context):
+    return objectives.draw_inputs(key, batch, schedule, network, dj.uniform_times)
+
+  def loss(params, context, inputs, keys):
+    output = network.output(params['network'], inputs.eps, schedule(1.0), inputs.cond, keys[0])
+    return objectives.means(loss=scale * jnp.square(output - inputs.x0))['loss'].total, ({}, ())
+
+  return objectives.Objective(draw, loss)
+
+
 @declares(fields={'damping': 'levels'}, draws_noise=True, keeps_x=True)
 def noisy_sampler(damping: float = 0.0):
   return sampler()
@@ -140,6 +154,19 @@ def times(schedule_steps, power: float = 1.0):
 
 def weight(factor: float = 1.0):
   return lambda level: factor * dj.snr_weight(level)
+
+
+def mean_weight():
+  """Returns the weight of a batch, which a row alone does not have."""
+  return lambda level: jnp.mean(level.snr)
+
+
+def mean_noise():
+  return lambda level: level.t - jnp.mean(level.t)
+
+
+def mean_schedule():
+  return lambda t: Schedule()(0.5 * (t + jnp.mean(t)))
 
 
 def one_time():

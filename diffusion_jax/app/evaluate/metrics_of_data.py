@@ -9,10 +9,12 @@ from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.sections import Evaluation
 from diffusion_jax.data.splits import NoTestSplit
+from diffusion_jax.declared import declared_by
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.calibration import LEAST_PAIRS
 
 OF_SETS = 'sliced_w2', 'energy', 'moments'
+_LIKELIHOODS = 'elbo', 'ode'  # the first of them that a model has
 OF_PAIRS = 'sbc', 'interval_coverage', 'tarp', 'contraction'
 # Numbers of all calls of the network in a bound, above which the loss is taken: a U-Net's
 # minutes on two cores.
@@ -48,8 +50,7 @@ def of_data(model: Model) -> Json:
   c, facts, of_kind = model.config, model.facts, model.schema.metrics
   if model.plan is None:
     return {'metrics': (next(iter(of_kind)),)}
-  bound = 'elbo' in of_kind and facts.x.levels and not c.at('objective.coupling')
-  likelihood = ('elbo',) if bound else ('ode',) if 'ode' in of_kind else ()
+  likelihood = tuple(n for n in _LIKELIHOODS if n in of_kind and _is_of(of_kind[n], c, facts))[:1]
   try:
     held_out = len(datasets.source_of(c, c.evaluation.split))
   except UserError as error:
@@ -66,6 +67,19 @@ def of_data(model: Model) -> Json:
     names = OF_PAIRS if c.evaluation.draws_per_pair > 1 else OF_PAIRS[:-1]
     return {'metrics': tuple(name for name in names if name in of_kind) + likelihood}
   return {'metrics': OF_SETS + likelihood, **_fewer(model)}
+
+
+def _is_of(metric, c, facts):
+  # Returns whether a metric can be of these data and of what this objective trains.
+  asks = declared_by(metric)
+  return not (
+    asks.data == 'levels'
+    and not facts.x.levels
+    or asks.independent_noise
+    and c.at('objective.coupling')
+    or asks.needs_denoiser
+    and not c.objective.declared.estimates
+  )
 
 
 def _is_long(model, held_out):

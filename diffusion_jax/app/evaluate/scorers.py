@@ -22,6 +22,7 @@ from diffusion_jax.data.spec import misfits
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, published, references, scoring
 from diffusion_jax.metrics.features import Extractor
+from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import (
   EXTRACTED,
   Arrays,
@@ -280,7 +281,9 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
   c, stored = model.config.evaluation, conditions.stored_names(model)
   given = {'images', 'held_out', 'values', *stored}
   if model.conditioning.context is not None:
-    given |= {'draws', 'truth', 'context', 'log_q'}
+    given |= {'draws', 'truth', 'context'}
+    if model.schema.metrics.get('ode') is ode and model.config.objective.declared.estimates:
+      given.add('log_q')
   for each in metrics:
     arrays = features.ARRAYS.get(each.space or '', ())
     for need in sorted({*each.metric.needs} - given - {*arrays}):

@@ -1,6 +1,7 @@
 """What a user's own part of each field must be, `module:attribute`, and what it must make.
 
-A function of the time or of the level is called once, on shapes.
+A function of the time or of the level is called on shapes, and on two numbers: what it gives
+for one of them must not depend on the other, since losses of rows are compared with a batch's.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx
 
@@ -47,6 +49,25 @@ def _network(part: Any, facts: Collection[str]) -> Constructor:
   return functional.from_nnx(part) if issubclass(part, nnx.Module) else part
 
 
+_TIMES = np.array([0.2, 0.7], np.float32)
+
+
+def _check_alone(what, function, two):
+  # Raises ValueError for a function of two levels or times that is another of each alone.
+  def of(*rows):
+    values = function(jax.tree.map(lambda x: jnp.broadcast_to(x, 2)[jnp.array(rows)], two))
+    return [np.broadcast_to(x, len(rows)) for x in jax.tree.leaves(values)]
+
+  for x, *each in zip(of(0, 1), of(0), of(1), strict=True):
+    each = np.concatenate(each)
+    if not np.allclose(x, each, rtol=1e-4, equal_nan=True):
+      numbers = [', '.join(f'{float(number):.4g}' for number in both) for both in (x, each)]
+      raise ValueError(
+        f'{what} of one level must not depend on the others of a batch: of two levels it is '
+        f'{numbers[0]}, and of each alone {numbers[1]}'
+      )
+
+
 # -- what they make: (what is needed, what it is, whether it fits) -------------
 
 
@@ -54,18 +75,26 @@ def _schedule(part):
   level = jax.eval_shape(part, 0.5)
   check_schedule(part)
   fits = isinstance(level, dj.NoiseLevel) and _shapes(level) == [()] * 3
+  if fits:
+    _check_alone('schedule(t)', part, _TIMES)
   return 'schedule(t) must be a dj.NoiseLevel of numbers', level, fits
 
 
 def _noise_input(part):
   number = jax.eval_shape(part, dj.clean_level())
-  return 'noise_input(level) must be a number', number, _is_array(number, ())
+  fits = _is_array(number, ())
+  if fits:
+    _check_alone('noise_input(level)', part, dj.CosineSchedule()(_TIMES))
+  return 'noise_input(level) must be a number', number, fits
 
 
 def _weight(part):
-  weight = jax.eval_shape(part, dj.CosineSchedule()(np.array([0.2, 0.7])))
-  what = 'weight(level) must be one number for each level'
-  return what, weight, _is_array(weight, (), (2,))
+  levels = dj.CosineSchedule()(_TIMES)
+  weight = jax.eval_shape(part, levels)
+  fits = _is_array(weight, (), (2,))
+  if fits:
+    _check_alone('weight(level)', part, levels)
+  return 'weight(level) must be one number for each level', weight, fits
 
 
 def _times(part):

@@ -27,6 +27,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
 from diffusion_jax.networks.inputs import ContextEncoder, Inputs, Text
 from diffusion_jax.ranges import Probability
+from diffusion_jax.testing import floors
 from diffusion_jax.training import augmentation, objectives
 from diffusion_jax.training.conditions import ImageCondition
 
@@ -243,6 +244,19 @@ class ConfiguredNetwork:
     return tuple(name for name, is_read in conditions.items() if is_read)
 
   @functools.cached_property
+  def infinite_floors(self) -> tuple[floors.Line, ...]:
+    """The exact denoisers without a finite loss on held-out examples, `floors.infinite_lines`."""
+    objective, process = self.config.objective, self.process
+    weight, times = objective.get('weight'), objective.get('times')
+    if not (isinstance(weight, Node) and isinstance(times, Node)) or process.is_learned:
+      return ()
+    if not times.declared.reaches_clean or times.get('t_min'):
+      return ()
+    kind, sigma_data = process.parametrization
+    of_x0 = weight.make({'sigma_data': sigma_data})
+    return floors.infinite_lines(of_x0, process.schedule, kind)
+
+  @functools.cached_property
   def network(self) -> nn.Module:
     """The Flax module, with the inputs that config and objective need."""
     return _build(self)
@@ -290,8 +304,8 @@ class ConfiguredNetwork:
 
   @property
   def clips(self) -> bool:
-    """Whether sampling bounds x_0; by default of levels, but not of latents."""
-    by_default = self.facts.x.levels and self.config.get('latent') is None
+    """Whether sampling bounds x_0; by default estimates of levels, but not of latents."""
+    by_default = self.facts.x.levels and self.config.get('latent') is None and self.needs.estimates
     bound = self.config.sampling.get('bound')
     return bound is not None and (bound.name != 'auto' or bool(by_default))
 

@@ -120,6 +120,12 @@ def guides_of(model: Model) -> Guides:
     path, run = f'sampling.{section}.run', c[section].run
     noisy = open_run(path, run, kind, model.facts)
     if part == 'guidance':
+      assert model.noisy is not None
+      if noisy.needs.estimates != model.noisy.needs.estimates:
+        raise UserError(
+          f'config.{path}: one of the networks of {run} and of this run estimates x_0 and the '
+          'other one does not, so that it cannot guide'
+        )
       if record(model.run) != record(RunFolder.at(run)):
         raise UserError(
           f'config.{path}: {run} has the latents of another autoencoder than this run'
@@ -224,6 +230,11 @@ def _other_conditions(run, noisy, student):
         f'config.{_TEACHER}: conditioning.{name} is {theirs[name]} in {run}, and {ours[name]} in '
         'this run'
       )
+  if not noisy.needs.estimates:
+    yield (
+      f'config.{_TEACHER}: a teacher is a denoiser, and the network of the run in {run} estimates '
+      f'no x_0 (objective={noisy.config.objective.name})'
+    )
   if noisy.conditioning.self_conditioning:
     yield f'config.{_TEACHER}: the run in {run} has self-conditioning'
   objective, coupling = student.config.objective, noisy.config.at('objective.coupling')

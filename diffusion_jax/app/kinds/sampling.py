@@ -128,7 +128,7 @@ def uniform_grids(default: int) -> Table:
 
 
 def auto() -> Bound:
-  """Clips estimates of x_0 to [-1, 1], after guidance, for data with levels."""
+  """Clips estimates of x_0 to [-1, 1], after guidance, if there are any and data have levels."""
   return dj.clip_denoised
 
 

@@ -87,6 +87,12 @@ network=tests.app.toy_parts:Pooled => config.network: its output for x of the sh
   must be an array [1, 8, 8, 1], and it is an array [1]
 objective.weight=tests.app.toy_parts:nothing => weight(level) must be one number for each level, not
   None (docs/program.md)
+objective.weight=tests.app.toy_parts:mean_weight => config.objective.weight: weight(level) of one
+  level must not depend on the others of a batch: of two levels it is 4.86
+noise_input=tests.app.toy_parts:mean_noise => config.noise_input: noise_input(level) of one level
+  must not depend on the others of a batch: of two levels it is -0.25, 0.25, and of each alone 0, 0
+schedule=tests.app.toy_parts:mean_schedule => config.schedule: schedule(t) of one level must not
+  depend on the others of a batch
 objective.times=tests.app.toy_parts:one_time => must return (level, weight), [batch_size] each, not
   a tuple of 2
 objective=tests.app.toy_parts:number => must return an Objective(draw, loss), not a

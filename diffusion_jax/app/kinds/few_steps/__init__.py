@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import diffusion_jax as dj
-from diffusion_jax.app.edit.methods import condition_of
 from diffusion_jax.app.kinds import choices, diffusion, sampling
 from diffusion_jax.app.kinds.choices import TIMES, deferred, named
 from diffusion_jax.app.kinds.couplings import NOISY_STEP
 from diffusion_jax.app.kinds.diffusion import COMMON, ObjectiveFacts
-from diffusion_jax.app.kinds.rules import EDIT, Row
+from diffusion_jax.app.kinds.rules import Row
 from diffusion_jax.app.kinds.sampling import Respaced, Sampling, Steps
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.few_steps import (
@@ -101,12 +100,6 @@ def _derivative_is_large(c, facts):
   return section.constructor is not dj.time_input or section.scale > 10.0
 
 
-def _needs_a_denoiser(c, facts):
-  task = c.edit.constructor
-  observes = task.observes and condition_of(c) is None
-  return observes or task.part or task.inverts or c.edit.at('method.name') == 'reconstruction'
-
-
 _RULES = (
   Row(
     lambda c, facts: c.objective.get('guidance') and not c.conditioning.dropout,
@@ -138,12 +131,6 @@ _RULES = (
     _goes_one_way,
     'config.sampling.grid: a consistency function only reaches the clean end: set '
     'sampling.num_steps=1, or sampling.stochastic=True',
-  ),
-  Row(
-    _needs_a_denoiser,
-    'config.edit={c.edit.name} needs a denoiser, and this run is a flow map: it can do inpaint by '
-    'repaint or replace, and sdedit',
-    EDIT,
   ),
 )
 
