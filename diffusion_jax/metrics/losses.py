@@ -163,7 +163,7 @@ def values_of(metrics: Mapping[str, Mean], name: str) -> dict[str, Array]:
   return values
 
 
-def finite(by_line: Mapping[str, Arrays], infinite: Collection[str]) -> dict[str, Arrays]:
+def finite(by_line: Mapping[str, Mapping], infinite: Collection[str]) -> dict[str, dict]:
   """Returns the values of lines, without those of lines that are infinite for t near 0."""
   near = 'total', 'count', 'total_1', 'count_1'
   return {
