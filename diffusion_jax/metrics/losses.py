@@ -209,9 +209,10 @@ def report(arrays: Arrays, out: Path) -> Json:
       print(f'{where}:\n{table(here, 1 + len(QUARTERS) + MOST_CLASSES)}')
     losses |= {f'{prefix}{line}': parts for line, parts in here.items()}
   scores = {
-    line: as_json([Score(*part) for part in parts.items() if np.isfinite(part[1].value)])
-    for line, parts in losses.items()
+    line: as_json([Score(*part) for part in parts.items()]) for line, parts in losses.items()
   }
+  for part in (part for parts in scores.values() for part in parts.values()):
+    part['value'] = part['value'] if np.isfinite(part['value']) else None  # JSON has no inf
   return {'losses': scores}
 
 

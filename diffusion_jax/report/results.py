@@ -200,6 +200,9 @@ def _rows(scored: Sequence[tuple[str, dict]]) -> list[_Row]:
 
 
 def _score(content):
+  # The loss of an exact denoiser may be infinite, which JSON has as null.
+  if content.get('value', '') is None:
+    return 'none'
   return with_error(content.get('value'), content.get('error'))
 
 
