@@ -2107,7 +2107,7 @@ TABLE = [
     None,
     [
       ('calls_are_counted', 'is not None and not drawn_anew(train)', 'is not None'),
-      ('quarters_and_classes', 'total / count * here', 'total / count'),
+      ('quarters_and_classes', 'jnp.where(here != 0.0, total, 0.0)', 'total'),
       ('error_of_a_quarter', '(total - value * count)', '(total)'),
     ],
   ),

@@ -153,13 +153,13 @@ def _named(prefix, by_line, batch):
 def values_of(metrics: Mapping[str, Mean], name: str) -> dict[str, Array]:
   """Returns what an example adds to sum and count of a loss, of all t and of each quarter.
 
-  name: of the loss. The metrics are of one example, or of several, [B].
+  name: of the loss. The metrics are of one example, or of each of several, [B].
   """
   total, count = metrics[name]
   values = {'total': total, 'count': count}
   for q in range(1, 5):
     here = metrics[f'loss_quarter_{q}'].count
-    values |= {f'total_{q}': total / count * here, f'count_{q}': here}
+    values |= {f'total_{q}': jnp.where(here != 0.0, total, 0.0), f'count_{q}': here}
   return values
 
 
