@@ -279,9 +279,14 @@ def _section_steps(section, count):
 
 
 def in_words(grid: Mapping[str, object]) -> str:
-  """Returns the stored section of a grid: '10 steps', '10 logsnr steps' or 'respaced 50'."""
-  if 'steps' in grid:
+  """Returns a stored section of a grid: '10 steps', '10 logsnr steps', 'respaced 50'.
+
+  '' for a grid that is not of this project, which only its name describes.
+  """
+  if grid['name'] == 'respaced':
     return f'respaced {grid["steps"]}'
-  number, spacing = grid.get('number'), grid.get('spacing', 'uniform')
+  if grid['name'] != 'steps':
+    return ''
+  number, spacing = grid['number'], grid.get('spacing', 'uniform')
   between = '' if spacing == 'uniform' else f'{spacing} '
   return f'{number} {between}step{"" if number == 1 else "s"}'

@@ -208,13 +208,14 @@ def prior_sample(
   return jnp.sqrt(variance) * draw_normal(key, jnp.zeros(shape, variance.dtype))
 
 
-# Fields of a section `sampling` that do not say how an image is drawn from given weights.
+# Fields of a section `sampling` that do not say how an image is drawn from a checkpoint.
 _OTHERS = {
-  *('num_samples', 'batch_size', 'labels', 'prompt', 'context', 'context_row', 'weights'),
+  *('num_samples', 'batch_size', 'labels', 'prompt', 'context', 'context_row'),
   *('checkpoint', 'seed', 'trajectory', 'profile', 'name', 'sampler', 'grid', 'bound'),
 }
 # Values of which nothing is said, besides False, 0 and what is left out.
 _NEUTRAL: dict[str, Any] = {
+  'weights': {'name': 'average', 'decay': 0.0},
   'guidance_scale': 1.0,
   'interval': [0.0, 'inf'],
   'top_p': 1.0,
@@ -231,14 +232,19 @@ def in_words(sampling: Mapping[str, Any]) -> list[str]:
   words = []
   if sampler := sampling.get('sampler'):
     words.append(_section_in_words(sampler))
-  if 'grid' in sampling:
-    words.append(grids.in_words(sampling['grid'] or {}))
+  if grid := sampling.get('grid'):
+    words.append(grid_in_words(grid))
   if 'bound' in sampling and (bound := sampling['bound'] or {'name': 'none'}) != {'name': 'auto'}:
     words.append(f'bound {_section_in_words(bound)}')
   for name, value in sampling.items():
     if name not in _OTHERS and value and value != _NEUTRAL.get(name):
       words.append(_field_in_words(name, value))
   return words
+
+
+def grid_in_words(grid: Mapping[str, Any]) -> str:
+  """Returns the levels of a stored section `grid`: '10 steps', or a user's own by its name."""
+  return grids.in_words(grid) or _section_in_words(grid)
 
 
 def _field_in_words(name: str, value: Any) -> str:
@@ -265,4 +271,4 @@ def _value_in_words(x):
     return f'({_section_in_words(x)})'
   if isinstance(x, str):
     return x.partition(', ')[0]  # what was read is stored as its name and its sums
-  return f'{x:g}' if isinstance(x, float) else str(x)
+  return repr(x).removesuffix('.0') if isinstance(x, float) else str(x)

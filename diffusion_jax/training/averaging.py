@@ -28,10 +28,14 @@ class Averages(NamedTuple):
 def decay(decay: Rate = 0.9999, warmup: bool = True, more: tuple[Rate, ...] = ()) -> Averages:
   """Averages with a constant decay.
 
+  Raises ValueError for a decay that is in `more` twice.
+
   Args:
     warmup: the decay is at most (1 + step) / (10 + step).
     more: decays of further averages, for sampling.weights.decay.
   """
+  if len({*more}) < len(more):
+    raise ValueError(f'more={more} must be different decays')
   others = {power_ema.decay_name(x): ema_decay(x, warmup) for x in more}
   return Averages(ema_decay(decay, warmup), others)
 

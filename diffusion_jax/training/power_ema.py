@@ -114,7 +114,7 @@ def combine(parts: Iterable[tuple[float, Mapping[str, np.ndarray]]]) -> dict[str
 
 def decay_name(decay: float) -> str:
   """Returns the name of an average in checkpoints, such as '0.999'."""
-  return f'{decay:g}'
+  return repr(float(decay))
 
 
 def width_name(sigma_rel: float) -> str:

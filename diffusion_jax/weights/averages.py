@@ -145,7 +145,7 @@ class Average(NamedTuple):
     exact = 'exact' if self.residual < 1e-6 else f'{self.residual:.1g} off'
     plural = 's' if self.snapshots > 1 else ''
     return (
-      f'average of relative width {self.sigma_rel:g} at step {self.step} '
+      f'average of relative width {self.sigma_rel} at step {self.step} '
       f'({self.images:,} images), of {self.snapshots} snapshot{plural}, its '
       f'profile {exact}'
     )
@@ -170,7 +170,7 @@ def make(workdir: Path, sigma_rel: float, step: int | None, target: Params) -> A
     raise ValueError(
       f'the {len(until)} snapshots in {workdir} up to step {step}, of widths '
       f'{", ".join(map(str, widths))}, cannot make an average of width '
-      f'{sigma_rel:g}: its profile would be {solved.residual:.0%} off. Set a '
+      f'{sigma_rel}: its profile would be {solved.residual:.0%} off. Set a '
       'width nearer to these, or train with more snapshots'
     )
   rows = zip(until, solved.weights.reshape(len(until), len(widths)), strict=True)

@@ -38,6 +38,17 @@ def test_the_first_width_is_the_average_and_all_are_in_snapshots():
   assert_allclose(later.rate(0), 0.1, rtol=1e-4)
 
 
+def test_decays_that_differ_have_names_that_differ():
+  """A name is not rounded, and none is there twice."""
+  more = 0.9999991, 0.9999989, 0.999
+  made = averaging.decay(0.9999, more=more)
+  assert [*made.more] == ['0.9999991', '0.9999989', '0.999']
+  found = [float(rate(10**8)) for rate in made.more.values()]
+  assert_allclose(found, [9e-7, 1.1e-6, 1e-3], rtol=0.1)
+  with pytest.raises(ValueError, match='must be different decays'):
+    averaging.decay(0.9999, more=(0.5, 0.5))
+
+
 @pytest.mark.parametrize('widths', [(), (0.1, 0.05, 0.1)])
 def test_widths_are_different(widths):
   with pytest.raises(ValueError, match='one or several different widths'):

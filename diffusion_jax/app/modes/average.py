@@ -31,7 +31,7 @@ def main(run: Run) -> None:
   with from_config('average'):
     average = averages.make(run_path, c.sigma_rel, c.step, shapes)
   print(average.describe())
-  name = f'{c.sigma_rel:g}-{average.step}'
+  name = f'{c.sigma_rel!r}-{average.step}'
   below = Path('averages', name)
   out = files.make_folder(c.out) if c.out else model.workdir.make(below)
   made_of = settings_of(model, average)
