@@ -54,7 +54,7 @@ def scores_of(config: Node, run: Path) -> dict[str, float]:
     for name in ('pairs', 'ode-test')
   )
   scores = {name: score['value'] for name, score in pairs['metrics'].items()}
-  scores |= {'ode': ode['nats_per_dim'], 'seconds': seconds}
+  scores |= {'ode': ode['metrics']['ode']['value'], 'seconds': seconds}
   path.write_text(json.dumps(scores))
   return scores
 

@@ -70,19 +70,10 @@ def in_bits(
     if 'truncated' in arrays:
       return [
         Score(name, mean(arrays['nats']), 'nats/dim, beyond the box too'),
-        Score(f'{name}_truncated', mean(arrays['truncated']), 'within the box'),
+        Score(f'{name}_truncated', mean(arrays['truncated']), 'nats/dim, within the box'),
       ]
     if 'nats' in arrays:
       return [Score(name, mean(arrays['nats']), 'nats/dim')]
     return [Score(name, mean(arrays['total']), 'bits/dim')]
 
-  def report(arrays, out):
-    unit = 'nats' if 'nats' in arrays else 'bits'
-    value, error = mean(arrays['nats' if unit == 'nats' else 'total'])
-    error = None if np.isnan(error) else error
-    more = details(arrays, out) if details else {}
-    if 'truncated' in arrays:
-      more['truncated_nats_per_dim'] = mean(arrays['truncated']).value
-    return {f'{unit}_per_dim': value, 'standard_error': error} | more
-
-  return ModelMetric(measure, compute, report, **parts)
+  return ModelMetric(measure, compute, details, **parts)

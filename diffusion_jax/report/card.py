@@ -91,11 +91,7 @@ def scores_of(workdir: Path, weights: int, noun: str) -> Iterator[Score]:
     elif 'examples' in content:
       about = f'{about}: {content["examples"]:,} {content.get("split")} {noun}'
     about = ', '.join([about, *content['options'], *results.examples_of(content)])
-    scores = content.get('metrics', {})
-    for name in (f'{unit}_per_dim' for unit in results.UNITS):
-      if name in content:
-        error = content.get('standard_error')
-        scores = {name: {'value': content[name], 'error': error}} | scores
+    scores = content.get('metrics', {}) if 'losses' not in content else {}
     for metric, score in scores.items():
       value, error, note = map(score.get, ('value', 'error', 'note'))
       if isinstance(value, (int, float)) and math.isfinite(value):

@@ -5,7 +5,7 @@ import collections
 import contextlib
 import functools
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from diffusion_jax.report import charts, pictures, results
 from diffusion_jax.report.charts import Chart, Line
 from diffusion_jax.report.pictures import Film
-from diffusion_jax.report.record import Record
+from diffusion_jax.report.record import HELD_OUT, Record
 from diffusion_jax.report.results import Table, in_words
 from diffusion_jax.runtime import sessions
 from diffusion_jax.runtime.files import one_line, with_error
@@ -24,7 +24,6 @@ FLOORS = {
   'linear': ('a linear denoiser', 'dotted'),
   'memorised': ('memorised examples', 'dotdash'),
 }
-HELD_OUT = 'test_', 'validation_'
 # What is raised where a file has other types than were written.
 DAMAGE = ArithmeticError, AttributeError, LookupError, TypeError, ValueError
 
@@ -36,12 +35,14 @@ def render(
   neighbours: Film | None = None,
   gallery: Sequence[Film | Table | None] = (),
   apart: Collection[str] = (),
+  decides_loss: Callable[[str], bool] = lambda field: False,
 ) -> str:
   """Returns the HTML of a run, runs[0], and of the runs to compare it with.
 
   defaults: its fields' default values; gallery: of --mode=sample. apart:
-  fields and sections of the config that do not describe a training. Sections of
-  the page without content are left out.
+  fields and sections of the config that do not describe a training; decides_loss:
+  whether losses of runs that differ in a field cannot be compared. Sections of the page
+  without content are left out.
   """
   runs = list(map(readable, runs))
   run = runs[0]
@@ -52,7 +53,7 @@ def render(
     ('curves', 'Curves', curve_charts(runs)),
     ('evaluation', 'Evaluation', evaluation(run)),
     ('neighbours', f'Nearest training {run.noun}', [neighbours]),
-    ('runs', 'Runs', comparison(runs)),
+    ('runs', 'Runs', comparison(runs, decides_loss)),
     ('traces', 'Traces', trace_tables(run.traces)),
     ('config', 'Configuration', config_tables(runs, defaults, apart)),
     ('environment', 'Environment', session_tables(run.sessions)),
@@ -242,8 +243,13 @@ def _curves(title, lines):
   return charts.draw(title, lines, log='y' if log else '')
 
 
-def comparison(runs: Sequence[Record]) -> Iterator[Table | str]:
-  """Yields a table of the values of several runs at the steps that are sampled."""
+def comparison(
+  runs: Sequence[Record], decides_loss: Callable[[str], bool] = lambda field: False
+) -> Iterator[Table | str]:
+  """Yields a table of the values of several runs at the steps that are sampled.
+
+  A line follows if their losses cannot be compared. decides_loss: see `render`.
+  """
   if len(runs) < 2:
     return
   finals = [results.final(run) for run in runs]
@@ -253,10 +259,11 @@ def comparison(runs: Sequence[Record]) -> Iterator[Table | str]:
     for run, final in zip(runs, finals, strict=True)
   ]
   yield Table('Where they ended', [['run', 'steps', *names], *rows])
-  of_losses = 'objective.', 'parametrization.'
-  objectives = [{n: x for n, x in run.fields.items() if n.startswith(of_losses)} for run in runs]
-  if any(objective != objectives[0] for objective in objectives):
-    yield 'Losses of different objectives cannot be compared.'
+  every = dict.fromkeys(n for run in runs for n in run.fields if decides_loss(n))
+  first = runs[0].fields
+  if differ := [n for n in every if any(run.fields.get(n) != first.get(n) for run in runs)]:
+    more = f' and {len(differ) - 3} more fields' if len(differ) > 3 else ''
+    yield f'Losses cannot be compared: the runs differ in {", ".join(differ[:3])}{more}.'
 
 
 def config_tables(

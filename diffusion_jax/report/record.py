@@ -14,6 +14,9 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import sessions
 from diffusion_jax.runtime.files import is_regular, read_json_lines, read_summed, warn
 
+HELD_OUT = 'test_', 'validation_'  # what losses of held-out examples begin with
+NUM_SAMPLES = 'num_samples'  # of the scores in a line of metrics.jsonl
+
 
 class Curve(NamedTuple):
   """The values of one metric over the steps, lists of the same length."""
@@ -67,21 +70,31 @@ class Record(NamedTuple):
     if self.sampled is None or self.sampled >= self.last:
       return ''
     text = f'sampling uses step {self.sampled:,}, and not the last one, {self.last:,}'
-    for split in ('test', 'validation'):
-      curve = self.curves.get(f'{split}_loss')
+    for split in HELD_OUT:
+      curve = self.curves.get(f'{split}loss')
       if curve and self.sampled in curve.steps:
         loss, last = curve.values[curve.steps.index(self.sampled)], curve.values[-1]
         if last > loss:
-          return f'the {split} loss has risen from {loss:.4g} to {last:.4g}: {text}'
+          return f'the {split[:-1]} loss has risen from {loss:.4g} to {last:.4g}: {text}'
     return text
 
   @property
   def noun(self) -> str:
     """What several examples of its data are called; see `ArraySpec.noun`."""
-    shape, levels = (self.fields.get(f'facts.x.{name}') for name in ('shape', 'levels'))
-    with contextlib.suppress(TypeError):
-      return ArraySpec(tuple(shape or (0, 0, 0)), bool(levels or shape is None)).noun
-    return 'examples'
+    return noun_of(self.fields)
+
+
+def noun_of(fields: Json) -> str:
+  """Returns what several examples of the data of a run with these fields are called."""
+  shape, levels = (fields.get(f'facts.x.{name}') for name in ('shape', 'levels'))
+  with contextlib.suppress(TypeError):
+    return ArraySpec(tuple(shape or (0, 0, 0)), bool(levels or shape is None)).noun
+  return 'examples'
+
+
+def of_number(count: int, noun: str) -> str:
+  """Returns what follows the name of a score of samples, on whose number it may depend."""
+  return f' of {count:,} {noun}' if count else ''
 
 
 def read(name: str, folder: Path, fields: Json, sampled: int | None = None) -> Record:
@@ -89,7 +102,7 @@ def read(name: str, folder: Path, fields: Json, sampled: int | None = None) -> R
   return Record(
     name,
     fields,
-    read_curves(folder / 'metrics.jsonl'),
+    read_curves(folder / 'metrics.jsonl', noun_of(fields)),
     read_sheets(folder / 'samples'),
     list(read_results(folder / 'evaluation')),
     sessions.read(folder),
@@ -104,17 +117,26 @@ def read(name: str, folder: Path, fields: Json, sampled: int | None = None) -> R
   )
 
 
-def read_curves(path: Path) -> dict[str, Curve]:
-  """Reads the finite numbers of metrics.jsonl; skips damaged lines."""
+def read_curves(path: Path, noun: str = 'images') -> dict[str, Curve]:
+  """Reads the finite numbers of metrics.jsonl; skips damaged lines.
+
+  Scores of samples are named with their number, 'fd of 100 images'. noun: of the samples.
+  """
   curves = {}
   for entry in read_json_lines(path):
-    step = entry.pop('step', None)
+    step, count = entry.pop('step', None), entry.pop(NUM_SAMPLES, 0)
+    added = of_number(int(count), noun) if _is_finite(count) else ''
     for name, value in entry.items() if isinstance(step, int) else ():
-      if isinstance(value, (int, float)) and math.isfinite(value):
+      if _is_finite(value):
+        name += '' if name.startswith(HELD_OUT) else added
         curve = curves.setdefault(name, Curve([], []))
         curve.steps.append(step)
         curve.values.append(value)
   return curves
+
+
+def _is_finite(value):
+  return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def read_floors(path: Path) -> dict[str, dict[str, Floor]]:

@@ -13,8 +13,6 @@ from diffusion_jax.runtime.files import with_error
 from diffusion_jax.sampling import sampler
 
 _SPEEDS = 'images_per_second', 'tflops', 'mfu'
-# The units of a likelihood, and what is measured in them.
-UNITS = 'bits', 'nats'
 
 
 class Table(NamedTuple):
@@ -97,7 +95,7 @@ def _options(x):
   # Returns the fields that scores depend on besides the draws, without their sections.
   settings = x.get('settings', {})
   sections = [settings.get('evaluation', {})]
-  sections += [settings.get('sampling', {})] if 'metrics' not in x else []
+  sections += [settings.get('sampling', {})] if 'examples' in x else []
   found = {'examples': x['examples']} if 'examples' in x else {}
   for section in sections:
     for name, value in section.items():
@@ -109,10 +107,12 @@ def _options(x):
 def examples_of(x: Json) -> list[str]:
   """Returns which examples the scores of a result are by, in words; [] for the training's."""
   reference = x.get('settings', {}).get('evaluation', {}).get('reference', 'train')
+  classes = x.get('protocol', {}).get('classes', '')
   words = {
     f'against {reference}': reference != 'train',
     f'for {x.get("pairs", 0):,} {x.get("split")} pairs': 'pairs' in x,
     'other data': x.get('other_data'),
+    classes: classes,  # '' for the frequencies of the reference
   }
   return [text for text, shown in words.items() if shown]
 
@@ -124,37 +124,29 @@ def _title(name, x):
 def parts(run: Record) -> Iterator[Table | Chart]:
   """Yields tables of all results of a run, then their charts."""
   results = named(run)
-  for unit in UNITS:
-    rows = [
-      [
-        _title(name, x),
-        with_error(x[f'{unit}_per_dim'], x.get('standard_error')),
-        f'{x.get("examples", 0):,}',
-        str(x.get('random_steps') or ''),
-      ]
-      for name, x in results
-      if f'{unit}_per_dim' in x
-    ]
-    if rows:
-      head = ['evaluation', f'{unit} per dimension', run.noun, 'random steps']
-      yield Table(f'Real {run.noun}', [head, *rows])
-  scored = [(name, x) for name, x in results if 'metrics' in x]
-  by_draws = _rows(scored)
+  rows = [
+    [title, _score(score), f'{x["examples"]:,}', _note(x, score)]
+    for name, x in results
+    for title, score in _of_examples(name, x)
+  ]
+  if rows:
+    yield Table(f'Real {run.noun}', [['evaluation', 'value', run.noun, 'about'], *rows])
+  by_draws = _rows(results)
   metrics = dict.fromkeys(metric for row in by_draws for metric in row.scores)
   if metrics:
     head = ['evaluation', *map(in_words, metrics), 'about']
-    rows = [
-      [
-        _folder(row.name),
-        *(_score(row.scores.get(m, {})) for m in metrics),
-        about(row.sampling, row.of, *(score.get('note') or '' for score in row.scores.values())),
-      ]
-      for row in by_draws
-    ]
+    rows = []
+    for row in by_draws:
+      notes = (score.get('note') or '' for score in row.scores.values())
+      lines = [(_folder(row.name), row.scores, about(row.sampling, row.of, *notes))]
+      if row.floor:
+        words = f'{max(row.real):,} of the other split in place of samples'
+        lines.append((f'real {run.noun}, {_folder(row.name)}', row.floor, words))
+      rows += [[name, *(_score(x.get(m, {})) for m in metrics), note] for name, x, note in lines]
     yield Table(f'Generated {run.noun}', [head, *rows])
   for name, x in results:
     if losses := x.get('losses'):
-      heads = [part for part in losses['loss'] if not part.startswith('class ')]
+      heads = [part for part in next(iter(losses.values())) if not part.startswith('class ')]
       rows = [
         [in_words(line), *(_score(of.get(part, {})) for part in heads)]
         for line, of in losses.items()
@@ -165,29 +157,57 @@ def parts(run: Record) -> Iterator[Table | Chart]:
     yield from _charts(_title(name, x), x)
 
 
+def is_of_examples(x: Json) -> bool:
+  """Returns whether a result has scores of the model on real examples, and no table of losses."""
+  return 'examples' in x and 'losses' not in x
+
+
+def _of_examples(name, x):
+  # Yields (a title, a score) of a result on real examples. Its folder is named by the metric.
+  for score, content in x['metrics'].items() if is_of_examples(x) else ():
+    title = _title(re.sub(rf'^{re.escape(str(x.get("metric")))}(?=-|$)', score, name), x)
+    yield title, content
+
+
+def _note(x, score):
+  random = x.get('random_steps')
+  return ', '.join(filter(None, [score.get('note'), f'{random:,} random steps' if random else '']))
+
+
 class _Row(NamedTuple):
-  """The scores of a set of samples, and `of`, the examples that they are by (`examples_of`)."""
+  """The scores of a set of samples, and `of`, the examples that they are by (`examples_of`).
+
+  floor: the scores of real examples in place of samples, if they are there; real: their
+  number.
+  """
 
   name: str
   sampling: Json
   of: str
   scores: dict[str, dict]
+  floor: dict[str, dict]
+  real: set[int]
 
 
-def _rows(scored: Sequence[tuple[str, dict]]) -> list[_Row]:
-  """Returns a row for each set of samples, named by what differs from the run.
+def _rows(results: Sequence[tuple[str, dict]]) -> list[_Row]:
+  """Returns a row for each set of samples of results, named by what differs from the run.
 
   Metrics of the same samples have files of their own. Scores are in one row if they are of the
   same draws and by the same examples; the options of a metric are in the names of its scores.
   """
   rows: list[tuple[list[Json], _Row]] = []
-  for name, x in scored:
+  for name, x in results:
+    if 'metrics' not in x or 'examples' in x:
+      continue
     drawn, others = x.get('protocol', {}).get('samples', {}), x.get('other_data', '')
     if drawn and (metric := x.get('metric')):
       split = r'(-(train|test|validation)(?=-|$))?'
       name = re.sub(rf'^{re.escape(str(metric))}{split}', 'samples', name)
-    new = _Row(name, drawn.get('sampling', {}), ', '.join(examples_of(x)), {})
-    scores = {', '.join([score, *x['options']]): value for score, value in x['metrics'].items()}
+    new = _Row(name, drawn.get('sampling', {}), ', '.join(examples_of(x)), {}, {}, set())
+    scores, floor = (
+      {', '.join([score, *x['options']]): value for score, value in x.get(part, {}).items()}
+      for part in ('metrics', 'floor')
+    )
     for draws, row in rows:
       same = drawn and (draws, row[:3]) == ([drawn, others], new[:3])
       if same and row.scores.keys().isdisjoint(scores):
@@ -196,6 +216,8 @@ def _rows(scored: Sequence[tuple[str, dict]]) -> list[_Row]:
     else:
       rows.append(([drawn, others], new))
     new.scores.update(scores)
+    new.floor.update(floor)
+    new.real.add(x.get('floor_examples', 0))
   return [row for _, row in rows]
 
 
@@ -240,13 +262,12 @@ def final(run: Record) -> dict[str, str]:
   values = {}
   results = named(run)
   for name, x in results:
-    for unit in UNITS:
-      if f'{unit}_per_dim' in x:
-        value = with_error(x[f'{unit}_per_dim'], x.get('standard_error'))
-        values[f'{unit}/dim, {_title(name, x)}'] = value
-  for row in _rows([(name, x) for name, x in results if 'metrics' in x]):
-    count = row.sampling.get('num_samples')
-    added = f' of {count:,} {run.noun}' if count else ''
+    for title, score in _of_examples(name, x):
+      unit, *rest = (score.get('note') or '').split(', ')
+      words = [unit, title] if unit.endswith('/dim') else [title, unit]
+      values[', '.join(filter(None, [*words, *rest]))] = _score(score)
+  for row in _rows(results):
+    added = record.of_number(row.sampling.get('num_samples', 0), run.noun)
     added += '' if row.name == 'samples' else f', {_folder(row.name)}'
     added += f', {row.of}' if row.of else ''
     values |= {in_words(metric) + added: _score(score) for metric, score in row.scores.items()}

@@ -188,12 +188,19 @@ def one_line(text: str) -> str:
 
 
 def with_error(value: object, error: float | None = None) -> str:
-  """Returns '1.234 ± 0.005', unbroken, rounded like the error, or 5 digits."""
+  """Returns '1.234 ± 0.005', unbroken, rounded like the error, or 5 digits.
+
+  Numbers below 1e-4 or from 1e9 on have an exponent, as '6.9e-14 ± 1.2e-14' has.
+  """
   if not isinstance(value, (int, float)) or not math.isfinite(value):
     return ''
   if not error or not math.isfinite(error):
     return f'{value:.5g}'
-  places = max(0, 1 - math.floor(math.log10(error)))
+  last = math.floor(math.log10(error))
+  if not 1e-4 <= max(abs(value), error) < 1e9:
+    first = math.floor(math.log10(abs(value))) if value else last
+    return f'{value:.{max(0, first - last + 1)}e}\xa0±\xa0{error:.1e}'
+  places = max(0, 1 - last)
   return f'{value:.{places}f}\xa0±\xa0{error:.{places}f}'
 
 

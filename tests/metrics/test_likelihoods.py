@@ -70,8 +70,6 @@ def test_random_steps_have_a_sum_and_no_curves(tmp_path):
   assert report is not None
   found = report(arrays, tmp_path)
   assert found == {
-    'bits_per_dim': 1.0,
-    'standard_error': None,
     'prior': 1.0,
     'diffusion': 4.0,
     'reconstruction': 1.0,

@@ -32,12 +32,13 @@ def test_a_bar_in_a_value_ends_no_cell():
   ],
 )
 def test_a_card_calls_its_data_what_they_are(x, noun, task, tmp_path):
-  content = {'bits_per_dim': 2.0, 'split': 'test', 'examples': 16, 'settings': {'weights': 1}}
+  metrics = {'elbo': {'value': 2.0, 'error': 0.1, 'note': 'bits/dim'}}
+  content = {'metrics': metrics, 'split': 'test', 'examples': 16, 'settings': {'weights': 1}}
   path = tmp_path / 'evaluation' / 'elbo-test' / 'result.json'
   path.parent.mkdir(parents=True)
   write_summed(path, content)
   [score] = card.scores_of(tmp_path, 1, x.noun)
-  assert score.about == f'elbo-test: 16 test {noun}'
+  assert score.about == f'elbo-test: 16 test {noun}; bits/dim'
   config = {'training': {'batch_size': 4}, 'objective': {'name': 'x'}, 'data': {'name': 'a'}}
   about = card.About('a', 'b', Facts(x), True, False, config, 1, 4, '', [score])
   assert f'| 4 steps, 4 {noun} each |' in card.card(about)

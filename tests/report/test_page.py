@@ -71,8 +71,8 @@ def write_run(folder, loss=1.0):
   (folder / 'metrics.jsonl').write_text(text)
   terms = [0.5, 0.25, 0.125]
   write_result(folder / 'evaluation' / 'elbo-test', {
-    'metric': 'elbo', 'split': 'test', 'images': 360,
-    'bits_per_dim': 2.8732, 'standard_error': 0.037,
+    'metric': 'elbo', 'split': 'test',
+    'metrics': {'elbo': {'value': 2.8732, 'error': 0.037, 'note': 'bits/dim'}}, 'examples': 360,
     'terms': terms, 'rate': terms, 'distortion': terms,
   })  # fmt: skip
   write_result(
@@ -137,9 +137,12 @@ def test_a_run_that_has_everything_has_every_section(found):
 
 # Results and lines of sessions.jsonl with values of other types.
 DAMAGED = """
-evaluation/a/result.json {"bits_per_dim": 2.0, "examples": "many"}
-evaluation/a/result.json {"bits_per_dim": 2.0, "examples": 3, "standard_error": -1.0}
-evaluation/a/result.json {"bits_per_dim": 2.0, "examples": 3, "standard_error": [1]}
+evaluation/a/result.json {"metrics": {"elbo": {"value": 2.0}}, "examples": "many"}
+evaluation/a/result.json {"metrics": {"elbo": {"value": 2.0, "error": -1.0}}, "examples": 3}
+evaluation/a/result.json {"metrics": {"elbo": {"value": 2.0, "error": [1]}}, "examples": 3}
+evaluation/a/result.json {"examples": 3}
+evaluation/a/result.json {"losses": 3}
+evaluation/a/result.json {"losses": {}}
 evaluation/a/result.json {"metrics": 3}
 evaluation/a/result.json {"metrics": {"fid": 3}}
 evaluation/a/result.json {"metrics": {"fid": {"value": 3.0, "note": [1]}}}
@@ -152,10 +155,13 @@ sessions.jsonl {"event": "start", "parameters": {"a": 1}}
 """
 
 
+GOOD = {'metrics': {'elbo': {'value': 2.5, 'error': None, 'note': 'bits/dim'}}, 'examples': 360}
+
+
 @pytest.mark.parametrize('row', DAMAGED.strip().splitlines())
 def test_a_file_of_other_types_is_left_out(row, tmp_path):
   """The good file next to it is shown."""
-  write_result(tmp_path / 'evaluation' / 'good', {'bits_per_dim': 2.5, 'images': 360})
+  write_result(tmp_path / 'evaluation' / 'good', GOOD)
   sessions._append(tmp_path, {'event': 'start', 'time': 'a good time'})
   name, _, content = row.partition(' ')
   path = tmp_path / name
@@ -268,12 +274,18 @@ def test_the_chart_of_the_loss_has_level_lines_of_exact_denoisers():
   assert page.floors_of(run, 'loss', charts.Line('loss', [7], [1.0]))[0].x == [7]
 
 
-def test_losses_of_different_objectives_are_not_compared():
+def test_losses_that_are_of_other_things_are_not_compared():
   run = record.Record('a', CONFIG, {}, [], [], [])
-  same, other = (
-    run._replace(fields=CONFIG | fields) for fields in ({'seed': 1}, {'parametrization.name': 'v'})
+  decides = lambda field: field.startswith('parametrization.')
+
+  def lines(fields):
+    return list(page.comparison([run, run._replace(fields=CONFIG | fields)], decides))
+
+  assert len(list(page.comparison([run], decides))) == 0
+  assert len(lines({'seed': 1})) == 1
+  _, note = lines({'parametrization.name': 'v'})
+  assert note == 'Losses cannot be compared: the runs differ in parametrization.name.'
+  _, note = lines({f'parametrization.{i}': 'v' for i in range(5)})
+  assert str(note).endswith(
+    'parametrization.0, parametrization.1, parametrization.2 and 2 more fields.'
   )
-  assert len(list(page.comparison([run]))) == 0
-  assert len(list(page.comparison([run, same]))) == 1
-  _, note = page.comparison([run, other])
-  assert str(note).startswith('Losses of different objectives cannot be')

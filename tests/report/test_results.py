@@ -14,6 +14,11 @@ from diffusion_jax.report.record import Curve, Record
     (0.984, 0.0056, '0.9840\xa0±\xa00.0056'),
     (3.1712345, None, '3.1712'),
     (1.0, 0.0, '1'),
+    (6.9e-14, 1.2e-14, '6.9e-14\xa0±\xa01.2e-14'),
+    (-6.9e-5, 3e-6, '-6.90e-05\xa0±\xa03.0e-06'),
+    (0.0, 2e-9, '0.0e+00\xa0±\xa02.0e-09'),
+    (1.5e30, 1e28, '1.500e+30\xa0±\xa01.0e+28'),
+    (442_602.0, 79_377.0, '442602\xa0±\xa079377'),
     (float('nan'), 0.1, ''),
     (None, None, ''),
   ],
@@ -81,8 +86,12 @@ def test_scores_are_one_table_with_how_they_were_made():
 
 
 def test_a_run_ends_with_its_last_values_and_results():
-  bits = {'bits_per_dim': 2.5, 'standard_error': 0.1}
-  nats = {'nats_per_dim': -0.25, 'standard_error': None, 'examples': 12}
+  bits = {'metric': 'elbo', 'metrics': {'elbo': score(2.5, 'bits/dim') | {'error': 0.1}}}
+  box = {'ode': score(-0.25, 'nats/dim, beyond the box too')}
+  box |= {'ode_truncated': score(-0.5, 'nats/dim, within the box')}
+  nats = {'metric': 'ode', 'metrics': box}
+  read = {'metric': 'accuracy', 'metrics': {'accuracy': score(0.75, 'at t = 0.001')}}
+  losses = {'metric': 'loss', 'metrics': {'loss': score(0.5)}, 'losses': {'loss': {}}}
   curves = {
     'loss': Curve([1, 2], [0.5, 0.25]),
     'learning_rate': Curve([1], [0.1]),
@@ -91,12 +100,15 @@ def test_a_run_ends_with_its_last_values_and_results():
     'mfu': Curve([1, 2, 3], [0.3, 0.1, 0.2]),
   }
   scores = {'metrics': {'fid': score(3.0), 'loss': score(1.0)}}
-  found = [('elbo-test', bits), ('samples', scores), ('samples-a', scores)]
-  found += [('ode-test', nats)]
+  real = [('elbo-test', bits), ('ode-test', nats), ('accuracy-test', read), ('loss-test', losses)]
+  found = [(name, x | {'examples': 12}) for name, x in real]
+  found += [('samples', scores), ('samples-a', scores)]
   run = Record('a', {}, curves, [], found, [])
   assert results.final(run) == {
     'bits/dim, ELBO test': '2.50\xa0±\xa00.10',
-    'nats/dim, ODE test': '-0.25',
+    'nats/dim, ODE test, beyond the box too': '-0.25',
+    'nats/dim, ODE truncated test, within the box': '-0.5',
+    'accuracy test, at t = 0.001': '0.75',
     'FID': '3',
     'loss': '1',
     'FID, samples a': '3',
@@ -107,12 +119,18 @@ def test_a_run_ends_with_its_last_values_and_results():
   }
 
 
-def test_likelihoods_have_a_table_for_each_unit():
-  bits, nats = ({f'{n}_per_dim': 1.0, 'examples': 12} for n in ('bits', 'nats'))
-  tables = [*results.parts(run_of([('elbo-test', bits), ('ode-test', nats)]))]
-  assert [table.rows for table in tables] == [
-    [['evaluation', 'bits per dimension', 'images', 'random steps'], ['ELBO test', '1', '12', '']],
-    [['evaluation', 'nats per dimension', 'images', 'random steps'], ['ODE test', '1', '12', '']],
+def test_scores_on_real_examples_are_a_table_with_their_units():
+  bits = {'metric': 'elbo', 'metrics': {'elbo': score(1.5, 'bits/dim')}, 'random_steps': 20}
+  box = {'ode': score(1.0, 'nats/dim, beyond the box too')}
+  box |= {'ode_truncated': score(0.5, 'nats/dim, within the box')}
+  nats = {'metric': 'ode', 'metrics': box}
+  found = [('elbo-test-mine', bits), ('ode-validation', nats)]
+  [table] = results.parts(run_of([(name, x | {'examples': 1200}) for name, x in found]))
+  assert isinstance(table, results.Table) and table.rows == [
+    ['evaluation', 'value', 'images', 'about'],
+    ['ELBO test mine', '1.5', '1,200', 'bits/dim, 20 random steps'],
+    ['ODE validation', '1', '1,200', 'nats/dim, beyond the box too'],
+    ['ODE truncated validation', '0.5', '1,200', 'nats/dim, within the box'],
   ]
 
 

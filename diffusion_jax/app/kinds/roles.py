@@ -60,6 +60,13 @@ OF_TRAINING = (
   'latent.',
 )
 
+# The sections and fields that decide what a loss is of, besides the network.
+OF_LOSS = (
+  *('objective', 'schedule', 'transitions', 'parametrization', 'conditioning', 'data'),
+  *('latent', 'decoding', 'states', 'training.random_flip'),
+  *('facts.x', 'facts.examples', 'facts.checksum'),
+)
+
 # Fields that say how the network is computed, which the command line may change
 # for a trained run. Parameters are always float32.
 COMPUTED_BY = ('network.dtype', 'network.attention', 'matmul_precision', 'training.machine.mesh')
@@ -84,6 +91,12 @@ def config_hash(workdir: Path, *others: str) -> str:
   free = *FREE, *(f'{name}.' for name in others)
   fields = {k: x for k, x in stored_fields(workdir).items() if not k.startswith(free)}
   return sums.of_json(fields)
+
+
+def decides_loss(field: str) -> bool:
+  """Returns whether losses of runs that differ in a field, 'section.field', cannot be compared."""
+  parts = tuple(f'{name}.' for name in OF_LOSS)
+  return field not in FREE and f'{field}.'.startswith(parts)
 
 
 def data_of(config: Node) -> dict:

@@ -95,7 +95,7 @@ def write(run: Run, frames: Frames | None = None) -> Path:
   path = workdir.make() / 'report.html'
   try:
     films = gallery(run, data)
-    html = page.render(runs, defaults(config), film, near, films, APART)
+    html = page.render(runs, defaults(config), film, near, films, APART, roles.decides_loss)
     write_text(path, html)
   except OSError as error:
     raise UserError(f'{path} cannot be written ({error.strerror})') from error
@@ -239,9 +239,10 @@ def read_first(model: Model, path: Path, n: int) -> np.ndarray:
 
 
 def count_calls(model: Model) -> int | None:
-  """Returns how often a sampler calls its denoiser; None for other models.
+  """Returns how often a sampler calls the network for an image; None for other models.
 
-  None also for a sampler whose number of calls follows from what the denoiser returns.
+  Guidance by the condition calls it with and without. None also for a sampler whose
+  number of calls follows from what the denoiser returns.
   """
   if model.plan is None or model.noisy is None:
     return None
@@ -264,7 +265,9 @@ def count_calls(model: Model) -> int | None:
     return None
   draw(x)
   jax.effects_barrier()
-  return len(calls)
+  guidance = model.config.sampling.get('guidance')
+  is_pair = guidance is not None and not guidance.get('run') and guidance.scale != 1.0
+  return len(calls) * (2 if is_pair else 1)
 
 
 def neighbours(run: Run, samples: np.ndarray | None) -> Film | None:
@@ -286,7 +289,8 @@ def neighbours(run: Run, samples: np.ndarray | None) -> Film | None:
   pairs = np.concatenate([samples, nearest])
   picture = drawings.sheet(values, pairs, len(samples), 64, each=True)
   unit = 'in [-1, 1]' if values.levels else 'in standard deviations'
-  label = f'distance (root mean square, {unit}) {np.mean(distances):.3g}'
+  label = f'mean distance (root mean square, {unit}) of {len(samples)} samples '
+  label += f'{np.mean(distances):.3g}'
   with contextlib.suppress(UserError):  # The test split may be missing.
     test = datasets.source_of(model.config, 'test')
     index = np.arange(min(len(test), _TEST_IMAGES))

@@ -14,6 +14,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds import roles
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.training import held_out_batches
 from diffusion_jax.app.run import provenance
@@ -38,8 +39,6 @@ DrawnAt = Callable[[int], tuple[jax.Array, dict]]  # the key and the batch of an
 # The losses of exact denoisers, {line: {part of a loss: estimate}}.
 Lines = dict[str, dict[str, Estimate]]
 FILE = 'loss_floors.json'
-# The sections on which the losses depend besides the data.
-_SECTIONS = 'objective', 'schedule', 'parametrization', 'conditioning', 'data'
 
 
 def beside(
@@ -114,7 +113,7 @@ def settings_of(model: Model, split: str, size: int) -> Json:
     'examples': facts.examples,
     'checksum': facts.checksum,
     'x': folder.stored_form(model.config, facts)['facts']['x'],
-    **{name: fields[name] for name in _SECTIONS if name in fields},
+    **{name: fields[name] for name in roles.OF_LOSS if name in fields},
   }
   return provenance.made_of(model.config, content)
 

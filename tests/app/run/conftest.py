@@ -40,7 +40,8 @@ def evaluated(tmp_path_factory):
   weights = checksums.of_arrays(params_of(run))
   place = run / 'evaluation' / 'elbo-test'
   place.mkdir(parents=True)
-  bits = {'bits_per_dim': 3.14159, 'standard_error': 0.02, 'examples': 1000}
+  metrics = {'elbo': {'value': 3.14159, 'error': 0.02, 'note': 'bits/dim'}}
+  bits = {'metric': 'elbo', 'metrics': metrics, 'examples': 1000}
   about = {'split': 'test', 'settings': {'weights': weights}}
   write_json(place / 'result.json', bits | about)
   place = run / 'evaluation' / 'samples'

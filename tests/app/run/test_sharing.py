@@ -174,8 +174,8 @@ def test_the_card_is_what_the_hub_reads(shared):
   [result] = index['results']
   assert result['dataset'] == {'type': 'other', 'name': 'digits'}
   found = {x['type']: x['value'] for x in result['metrics']}
-  assert found == {'bits_per_dim': 3.14159, 'fid': 12.5}
-  assert '| bits per dim | 3.142\xa0±\xa00.020 | elbo-test: 1,000 test images' in text
+  assert found == {'elbo': 3.14159, 'fid': 12.5}
+  assert '| ELBO | 3.142\xa0±\xa00.020 | elbo-test: 1,000 test images; bits/dim |' in text
   assert '| FID | 12.5 | samples: 50 of checkpoint None, seed 0; of 50 |' in text
   assert '![samples](samples.png)' in text and '## Licence' in text
   with Image.open(shared / 'samples.png') as image:
