@@ -454,7 +454,7 @@ TABLE = [
       ),
       ('own_pair', 'log_q[:, 1:], log_q[:, 0]', 'log_q[:, :-1], log_q[:, -1]'),
       ('own_pair', 'encoded[index // rows]', 'encoded[index % len(encoded)]'),
-      ('own_pair', "return -arrays['nats']", "return arrays['nats']"),
+      ('own_pair', 'return -nats * math', 'return nats * math'),
       (
         'own_pair',
         'source = datasets.source_of(model.config, c.split)',
@@ -836,10 +836,78 @@ TABLE = [
     [
       ('other_names', 'if other else name', 'if False else name'),
       ('other_names', 'for text, shown in words.items() if shown]', 'for text, shown in []]'),
-      ('other_names', "f' of {count:,} {run.noun}' if count else ''", "''"),
+      ('other_names', "record.of_number(row.sampling.get('num_samples', 0), run.noun)", "''"),
+      ('other_names', 'classes: classes,', "'': classes,"),
+      (
+        'printed_is_on',
+        "(f'real {run.noun}, {_folder(row.name)}', row.floor, words)",
+        "('', {}, '')",
+      ),
+      (
+        'printed_is_on',
+        "for score, content in x['metrics'].items()",
+        "for score, content in [*x['metrics'].items()][:1]",
+      ),
       ('usual', 'at != str(run.sampled)', 'at'),
       ('options', 'found[i] = (name, found[i][1])', 'pass'),
       ('equal_names', 'if all(told.count(x) == 1 for x in told)', 'if True'),
+    ],
+  ),
+  (
+    'report/record.py',
+    'laws/test_numbers_say_of_what.py',
+    [
+      ('named_as_results', "'' if name.startswith(HELD_OUT) else added", "''"),
+    ],
+  ),
+  (
+    'app/kinds/roles.py',
+    'laws/test_numbers_say_of_what.py',
+    [
+      ('compared_where', "*('objective', 'schedule', ", "*('objective', "),
+      ('compared_where', "'training.random_flip'),", '),'),
+    ],
+  ),
+  (
+    'app/evaluate/scorers.py',
+    'laws/test_real_examples_score_their_floor.py',
+    [
+      ('said', 'return np.bincount(labels, minlength=classes)', 'return None'),
+      ('said', 'source_of(model.config, name))', "source_of(model.config, 'train'))"),
+    ],
+  ),
+  (
+    'app/inputs/conditions.py',
+    'laws/test_real_examples_score_their_floor.py',
+    [
+      ('said', '[rows] if mixed else rows', '[rows] if False else rows'),
+    ],
+  ),
+  (
+    'app/train/hooks.py',
+    'laws/test_real_examples_score_their_floor.py',
+    [
+      (
+        'training_measures',
+        'first_samples(model, mesh, n, compared)',
+        'first_samples(model, mesh, n)',
+      ),
+    ],
+  ),
+  (
+    'metrics/scoring.py',
+    None,
+    [
+      ('place_of_samples', 'rows = rows[rows_with(', 'rows[rows_with('),
+      ('nearly_all', '<= n * by_chance', '<= 0'),
+      ('nearly_all', '<= n * by_chance', '<= n'),
+    ],
+  ),
+  (
+    'app/evaluate/mode.py',
+    'laws/test_densities_integrate_to_one.py',
+    [
+      ('density', "(box['truncated'] - box['nats'])", "0 * (box['truncated'] - box['nats'])"),
     ],
   ),
   (
@@ -946,7 +1014,7 @@ TABLE = [
     'app/train/step_log.py',
     None,
     [
-      ('note_follows', '{x:.4g}{self.notes.get(n, "")}', '{x:.4g}'),
+      ('note_follows', '{text}{self.notes.get(n, "")}', '{text}'),
       ('a_plan_that_is_nan', "names = 'column_error', 'loss',", "names = 'loss',"),
     ],
   ),
@@ -1758,6 +1826,8 @@ TABLE = [
     [
       ('rows_that_come', 'rng.permutation(len(source))', 'np.arange(len(source))'),
       ('rows_that_come', 'len(source) if is_held else MOST_MEASURED', 'MOST_MEASURED'),
+      ('frequencies_of_all', '(j + first[label]) / counts', '(j + 3.0 * first[label]) / counts'),
+      ('not_late', '(j + first[label]) / counts', '(j + 0.5) / counts'),
     ],
   ),
   (
@@ -1765,6 +1835,20 @@ TABLE = [
     'data/test_simulated.py',
     [
       ('labels_that_are', 'label.max() < max(1, classes)', 'label.max() <= classes'),
+    ],
+  ),
+  (
+    'metrics/compare.py',
+    None,
+    [
+      ('other_frequencies', '4.5 * np.sqrt(mean * inverse)', '450.0 * np.sqrt(mean * inverse)'),
+    ],
+  ),
+  (
+    'training/power_ema.py',
+    'training/test_averaging.py',
+    [
+      ('names_that_differ', 'repr(float(decay))', "f'{decay:g}'"),
     ],
   ),
   (

@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 
-from diffusion_jax.data.sources import Source, checksum, order_of, redrawn
+from diffusion_jax.data.sources import Source, checksum, order_of, read_labels, redrawn
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.sums import digest
 
@@ -41,6 +41,10 @@ class Between:
   def checksum(self) -> str:
     """Returns a sum of both sets."""
     return digest(checksum(part).encode() for part in (self.target, self.source))
+
+  def read_labels(self, index: np.ndarray) -> np.ndarray:
+    """Returns the labels of the target's examples."""
+    return read_labels(self.target, index)
 
   def redrawn(self, seed: int, epoch: np.ndarray) -> 'Between':
     """Returns the set whose row i of `read` is of epoch[i]."""

@@ -87,11 +87,7 @@ class ColumnSource:
     cells = self.table.get(self.columns.read, rows)
 
     def values(column, convert):
-      for i, value in zip(rows, cells[column], strict=True):
-        try:
-          yield convert(value, column)
-        except ValueError as error:
-          raise ValueError(f'{self.table.place(i)}: {error}') from None
+      return self._values(rows, cells[column], column, convert)
 
     if x:
       columns = {'x': x, 'context': context} if context else {'x': x}
@@ -102,6 +98,20 @@ class ColumnSource:
     if text:
       arrays['text'] = np.array([*values(text, _text)])
     return arrays
+
+  def read_labels(self, index: np.ndarray) -> np.ndarray:
+    """Returns the labels of examples."""
+    column, rows = self.columns.label, self.rows[index]
+    cells = self.table.get([column], rows)[column]
+    return np.fromiter(self._values(rows, cells, column, self._label), np.int32, len(index))
+
+  def _values(self, rows, cells, column, convert):
+    # Yields the cells of a column, converted; ValueError names the example.
+    for i, value in zip(rows, cells, strict=True):
+      try:
+        yield convert(value, column)
+      except ValueError as error:
+        raise ValueError(f'{self.table.place(i)}: {error}') from None
 
   def checksum(self) -> str:
     """Returns the sum of all cells, or the table's own sum."""

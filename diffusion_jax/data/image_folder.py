@@ -57,6 +57,11 @@ class FileSource:
       arrays['text'] = np.array([self.captions[int(i)] for i in index])
     return arrays
 
+  def read_labels(self, index: np.ndarray) -> np.ndarray:
+    """Returns the labels of examples."""
+    assert self.labels is not None  # only sources with labels are asked
+    return self.labels[index]
+
   def checksum(self) -> str:
     """Returns the sum of all names, files, labels and captions."""
     names = [os.fsencode(path)[len(bytes(self.root)) :] for path in self.paths]

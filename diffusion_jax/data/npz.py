@@ -75,6 +75,17 @@ def _say_others(path, names, spellings, has_test, num_classes):
   say_left_out(path, len(others), len(names), 'arrays', others, why)
 
 
+def labels_in(path: str | Path, num_classes: int) -> np.ndarray | None:
+  """Returns the labels of the examples of an npz file, int32 [N]; None if it has none."""
+  path = Path(buckets.local(str(path))).expanduser()
+  names = names_of(path)
+  name = next((name for name in NAMES['label'] if name in names), None)
+  if name is None:
+    return None
+  (labels,) = read(path, [name]).values()
+  return _checked(path, labels, labels.size, num_classes)
+
+
 def _indexed_part(path, row, size, split):
   # Returns the indices of a split by a row of the file's `test_indices`.
   (indices,) = read(path, ['test_indices']).values()

@@ -21,10 +21,11 @@ class Source(Protocol):
 
   facts have a mean and std of real numbers, or `measured` adds them. Several
   threads read ahead from a source that is not in_memory. It may also have
-  `checksum()`, a sum of what is stored; `order`, which draws a permutation of
-  0..N - 1 for an epoch from a generator, to be read in blocks (None: a uniform
-  one); and, if its examples are random, `redrawn(seed, epoch)`, the source
-  whose row i of `read` is drawn for epoch[i].
+  `checksum()`, a sum of what is stored; `read_labels(index)`, the labels [n] without
+  the examples; `order`, which draws a permutation of 0..N - 1 for an epoch from
+  a generator, to be read in blocks (None: a uniform one); and, if its examples are
+  random, `redrawn(seed, epoch)`, the source whose row i of `read` is drawn for
+  epoch[i].
   """
 
   @property
@@ -52,6 +53,39 @@ class Source(Protocol):
 def checksum(source: Any) -> str:
   """Returns source.checksum(), a sum of what is stored, or '' without one."""
   return source.checksum() if hasattr(source, 'checksum') else ''
+
+
+def read_labels(source: Any, index: np.ndarray) -> np.ndarray:
+  """Returns the labels of examples, int32 [n], of a source that has labels."""
+  if hasattr(source, 'read_labels'):
+    return source.read_labels(index)
+  return source.read(index)['label']
+
+
+def labels_of(source: Source) -> np.ndarray | None:
+  """Returns the labels of all examples, int32 [N]; None without labels."""
+  if not source.facts.num_classes:
+    return None
+  return np.concatenate([read_labels(source, index) for index in blocks(len(source))])
+
+
+def in_proportion(counts: np.ndarray, n: int) -> np.ndarray:
+  """Returns n classes whose frequencies are those of counts [K], int32 [n].
+
+  Nothing is random, and the first m of them have these frequencies too: example j of
+  class k has the place (j + u_k) / counts_k, where u_k, evenly spread in [0, 1), are
+  multiples of the golden ratio. So no class is late because it is rare, and each
+  K of classes of equal counts have all of them.
+  """
+  counts = np.asarray(counts, np.float64)
+  share, number = counts / counts.sum(), np.arange(len(counts))
+  first = np.modf((number + 0.5) * (5**0.5 - 1.0) / 2.0)[0]
+  # Places up to n + K have n examples at least, as each class lacks less than one.
+  each = np.where(counts > 0.0, np.ceil(share * (n + len(counts))), 0.0).astype(np.int64)
+  label = np.repeat(number, each)
+  j = np.arange(len(label)) - np.repeat(np.cumsum(each) - each, each)
+  place = (j + first[label]) / counts[label]
+  return label[np.argsort(place, kind='stable')[:n]].astype(np.int32)
 
 
 def order_of(source: object) -> Order | None:
@@ -327,6 +361,11 @@ class ArraySource:
     arrays = {'x': self.x, 'label': self.label, 'context': self.context}
     return {name: a[index] for name, a in arrays.items() if a is not None}
 
+  def read_labels(self, index: np.ndarray) -> np.ndarray:
+    """Returns the labels of examples."""
+    assert self.label is not None  # only sources with labels are asked
+    return self.label[index]
+
   def checksum(self) -> str:
     """Returns the sum of the arrays."""
     return digest(of_array(array).encode() for array in self.read(slice(None)).values())
@@ -357,6 +396,10 @@ class Binarized:
   def checksum(self) -> str:
     """Returns the checksum of the source."""
     return checksum(self.source)
+
+  def read_labels(self, index: np.ndarray) -> np.ndarray:
+    """Returns the labels of examples."""
+    return read_labels(self.source, index)
 
   def redrawn(self, seed: int, epoch: np.ndarray) -> 'Binarized':
     """Returns the source whose row i of `read` is drawn for epoch[i]."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.data.sources import Order, Source, checksum, order_of, redrawn
+from diffusion_jax.data.sources import Order, Source, checksum, order_of, read_labels, redrawn
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.sums import digest
 from diffusion_jax.ranges import Rate, check_choice, check_value
@@ -92,6 +92,10 @@ class Part:
     """Returns a sum of the source's checksum and the rows; '' without one."""
     total = checksum(self.source)
     return total and digest([total.encode(), self.rows])
+
+  def read_labels(self, index: np.ndarray) -> np.ndarray:
+    """Returns the labels of examples."""
+    return read_labels(self.source, self.rows[index])
 
   # One function, by which `pipeline` keeps permutations.
   @functools.cached_property

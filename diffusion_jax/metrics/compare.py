@@ -176,7 +176,7 @@ def main(argv: Sequence[str]) -> None:
   options = parse(argv)
   named = list(filter(None, options.metrics.split(',')))
   metrics = {name: make(name, options.bootstrap) for name in named or table.OF_FILES}
-  more = {need for made in metrics.values() for need in made.needs}
+  more = {need for made in metrics.values() for need in made.needs} | {'label'}
   samples, reference = (
     image_sets.read(path, more) for path in (options.samples, options.reference)
   )
@@ -195,6 +195,8 @@ def main(argv: Sequence[str]) -> None:
     print(metric.table(scores))
   for reason in () if named else reasons:
     print(f'not computed: {reason}')
+  if have_other_classes(samples.arrays, reference.arrays):
+    print('note: the classes of the samples have other frequencies than those of the reference')
   about = protocol(samples, reference, extractor)
   print(', '.join(f'{name} {value}' for name, value in about.items()))
   if options.json:
@@ -206,6 +208,20 @@ def main(argv: Sequence[str]) -> None:
     write_sheet(options.sheet, samples, reference, arrays)
   if named and reasons:
     raise ValueError('; '.join(reasons))
+
+
+def have_other_classes(*sets: Arrays) -> bool:
+  """Returns whether two sets have labels, whose frequencies differ by more than by chance."""
+  given = [np.asarray(x.get('labels', x.get('label', ()))) for x in sets]
+  labels = [x for x in given if x.ndim == 1 and x.dtype.kind in 'iu' and len(x)]
+  if len(labels) < 2:
+    return False
+  classes, first = np.unique(np.concatenate(labels), return_inverse=True)
+  parts = np.split(first, [len(labels[0])])
+  shares = np.array([np.bincount(x, minlength=len(classes)) / len(x) for x in parts])
+  inverse = sum(1.0 / len(x) for x in labels)
+  mean = np.bincount(first) / len(first)
+  return bool((np.abs(shares[0] - shares[1]) > 4.5 * np.sqrt(mean * inverse) + inverse).any())
 
 
 def save_statistics(path: str, reference: ImageSet, arrays: Arrays, about: Json) -> None:

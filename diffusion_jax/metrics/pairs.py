@@ -76,7 +76,7 @@ def density_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
 
   With a p-value over all masses, the mean log density of the truth, and
   `prior_log_density`. It needs log q of the draws [M, n] and of the truth [M],
-  both named `log_q`. mass: of the regions.
+  both named `log_q`, in nats of the density that the draws have. mass: of the regions.
   """
 
   def levels_of(samples, reference):
@@ -92,7 +92,7 @@ def density_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
     if np.isfinite(prior):
       of_truth = mean(reference['log_q'])
       scores += [
-        Score('log_density', of_truth, 'nats, of the truth'),
+        Score('log_density', of_truth, 'nats, of the truth, by the density of the draws'),
         Score('log_density_prior', Estimate(prior), 'of a fitted one'),
       ]
     return scores

@@ -84,9 +84,8 @@ def as_written(source: Source, x: np.ndarray) -> np.ndarray:
 
 def compute(source: Source, extractor: Extractor, batch_size: int) -> dict[str, np.ndarray]:
   """Returns the features of LIMIT images, and the statistics of all images."""
-  order = np.random.default_rng(0).permutation(len(source))
   chosen = np.zeros(len(source), bool)
-  chosen[order[:LIMIT]] = True
+  chosen[kept_rows(len(source))] = True
   moments = dict.fromkeys(fid.STATISTICS, fid.Moments())
   kept, start = [], 0
   with tqdm(total=len(source), desc='reference', unit='image', disable=None) as bar:
@@ -100,6 +99,11 @@ def compute(source: Source, extractor: Extractor, batch_size: int) -> dict[str, 
       start += count
   statistics = {n: fid.statistics(x) for n, x in moments.items() if x.count}
   return {'features': np.concatenate(kept), **fid.as_arrays(statistics)}
+
+
+def kept_rows(size: int) -> np.ndarray:
+  """Returns the rows of a source of this size whose features `compute` returns, ascending."""
+  return np.sort(np.random.default_rng(0).permutation(size)[:LIMIT])
 
 
 def folder() -> Path:

@@ -1,6 +1,6 @@
 """Scores of samples by several metrics, each in its feature space."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -40,10 +40,14 @@ class Space(NamedTuple):
 
 
 class References(NamedTuple):
-  """What samples are compared to: examples as files have them, and by space."""
+  """What samples are compared to: examples as files have them, and by space.
+
+  labels: of the held-out examples in each space, [M]; None without labels.
+  """
 
   values: Arrays
   spaces: dict[str, Space]
+  labels: np.ndarray | None = None
 
 
 def is_of_pairs(each: Scored) -> bool:
@@ -96,20 +100,66 @@ def has_floor(each: Scored) -> bool:
   return each.metric.needs == ('features',)
 
 
+def beside(references: References, labels_of: Callable[[int], np.ndarray] | None) -> References:
+  """Returns references whose held-out examples are like samples, of any number of them.
+
+  Their order is random, with a fixed key: the first ones may differ from the rest, as
+  MNIST's first test images do. labels_of: (n) -> the labels of the first n samples, which the
+  first n held-out examples then have, too; None: of samples without labels.
+  """
+  spaces = {}
+  for name, space in references.spaces.items():
+    if 'held_out' in space.reference:
+      held_out = space.reference['held_out']
+      rows = np.random.default_rng(0).permutation(len(held_out))
+      if labels_of is not None and references.labels is not None:
+        rows = rows[rows_with(references.labels[rows], labels_of(len(rows)))]
+        if not len(rows):
+          raise ValueError('no held-out example has a class of the samples')
+      space = space._replace(reference={**space.reference, 'held_out': held_out[rows]})
+    spaces[name] = space
+  return references._replace(spaces=spaces)
+
+
+def rows_with(labels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+  """Returns the rows of examples that have the wanted labels, each row once, in this order.
+
+  labels: of the examples, [M]; wanted: [n]. Where a class has no row left its labels are
+  left out; the rows end before the share of these is larger than a random sample of as many
+  examples lacks on average.
+  """
+
+  def numbered(x):  # (label, how many of them are before) as one number
+    order = np.argsort(x, kind='stable')
+    first = np.searchsorted(x[order], x[order])
+    found = np.empty(len(x), np.int64)
+    found[order] = np.arange(len(x)) - first
+    return found * (1 + max(labels.max(), wanted.max())) + x
+
+  have, want = numbered(labels), numbered(wanted)
+  order = np.argsort(have)
+  place = np.minimum(np.searchsorted(have[order], want), len(have) - 1)
+  rows = order[place]
+  is_served = have[rows] == want
+  n = np.arange(1, len(want) + 1)
+  # E max(0, p - p') of a normal p' with the variance p (1 - p) / n, summed over the classes.
+  share = np.bincount(wanted) / len(wanted)
+  by_chance = np.sqrt(share * (1.0 - share)).sum() / np.sqrt(2.0 * np.pi * n)
+  count = 1 + np.flatnonzero(np.cumsum(~is_served) <= n * by_chance).max(initial=-1)
+  return rows[:count][is_served[:count]]
+
+
 def floor(metrics: list[Scored], references: References, count: int) -> list[Score]:
   """Returns the scores of `count` held-out real images in place of samples.
 
-  They are of the metrics that compare features with the reference's. The
-  images are drawn with a fixed key: the first ones may differ from the rest, as
-  MNIST's first test images do.
+  They are of the metrics that compare features with the reference's. references: as
+  `beside` returns them.
   """
   compared = [x for x in metrics if has_floor(x)]
   real: dict[str | None, Arrays] = {}
   for name in {x.space for x in compared}:
     space = references.spaces[name or '']
-    held_out = space.reference['held_out']
-    chosen = np.random.default_rng(0).permutation(len(held_out))[:count]
-    real[name] = {'features': held_out[chosen]}
+    real[name] = {'features': space.reference['held_out'][:count]}
   return score(compared, references, {}, real)
 
 

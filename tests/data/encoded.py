@@ -11,7 +11,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from diffusion_jax.data import pipeline
-from diffusion_jax.data.sources import ArraySource
+from diffusion_jax.data.sources import ArraySource, labels_of
 
 SIZE, SHAPE = 30, (6, 5, 3)
 PICTURES = np.random.default_rng(0).integers(0, 256, (SIZE, *SHAPE), np.uint8)
@@ -84,7 +84,9 @@ def read_files(constructor, folder, split='train', **options):
 
 
 def assert_splits(read, text_column, **options):
-  assert_batches_of(read('train', **options), train_set())
+  train = read('train', **options)
+  assert_batches_of(train, train_set())
+  assert_array_equal(labels_of(train), LABELS[:25])
   images, found = read('test', **options).read(np.arange(5)).values()
   assert_array_equal(images, PICTURES[25:])
   assert found.tolist() == LABELS[25:].tolist()

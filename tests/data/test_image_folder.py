@@ -9,7 +9,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from diffusion_jax.data import image_folder, pipeline
-from diffusion_jax.data.sources import content_sum
+from diffusion_jax.data.sources import content_sum, labels_of
 from tests.data import encoded
 from tests.refusals import one_line
 
@@ -37,6 +37,7 @@ def test_sub_folders_are_classes_in_the_order_of_their_names(classes):
   images, labels = source.read(np.array([0, 3, 6, 8])).values()
   assert images.dtype == np.uint8 and labels.dtype == np.int32
   assert labels.tolist() == [0, 1, 2, 2]  # blue, green, red, red
+  assert labels_of(source).tolist() == [0] * 3 + [1] * 3 + [2] * 3
   for image, label in zip(images, labels, strict=True):
     assert_array_equal(image, np.broadcast_to(PLAIN[sorted(PLAIN)[label]], (16, 8, 3)))
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from diffusion_jax.data.npz import npz
+from diffusion_jax.data.npz import labels_in, npz
 from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.data.splits import random_part
+from tests.refusals import one_line
 
 ARRAYS = {
   'images': np.arange(10 * 4 * 5 * 3, dtype=np.uint8).reshape(10, 4, 5, 3),
@@ -96,3 +97,13 @@ def test_a_folder_of_npy_files_stays_on_disk(tmp_path):
   (tmp_path / 'test_images.npy').unlink()
   assert isinstance(npz(tmp_path).x, np.memmap)
   assert len(npz(tmp_path, 'test', test_fraction=0.3)) == 3
+
+
+@pytest.mark.parametrize('name', ['label', 'labels'])
+def test_labels_of_a_file_are_read_without_its_pictures(tmp_path, name):
+  path = save(tmp_path / 'a.npz', mu=np.zeros(3), **{name: np.array([2, 0, 1])})
+  found = labels_in(path, 3)
+  assert found.tolist() == [2, 0, 1] and found.dtype == np.int32
+  assert labels_in(save(tmp_path / 'b.npz', mu=np.zeros(3)), 3) is None
+  with one_line(str(path), 'labels must be int [3] in 0..1, got int64 [3], 0..2'):
+    labels_in(path, 2)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from diffusion_jax.data import npz, pipeline, small_sets, sources, splits
+from diffusion_jax.data import between, npz, pipeline, small_sets, sources, splits
 from diffusion_jax.data.spec import ArraySpec, Facts
 
 
@@ -234,3 +234,49 @@ def test_batches_of_numbers_are_standardised_by_the_facts():
     batch['context'], (context - facts.context.mean) / facts.context.std, rtol=1e-5, atol=1e-6
   )
   assert_array_equal(plain['context'], np.float32(context))
+
+
+def test_labels_are_read_without_the_examples(monkeypatch):
+  """Of sources that wrap others, too; a source that has no such method reads its examples."""
+  whole = small_sets.digits('test')
+  expected = whole.read(np.arange(360))['label']
+  rows = np.arange(5, 300, 7)
+  wrapped = sources.Binarized(splits.Part(between.Between(whole, whole), rows))
+  assert_array_equal(sources.labels_of(whole), expected)
+
+  class Plain:
+    facts, read, __len__ = whole.facts, whole.read, lambda self: 360
+
+  assert_array_equal(sources.labels_of(Plain()), expected)
+  assert sources.labels_of(sources.ArraySource(np.zeros((3, 2)))) is None
+  monkeypatch.setattr(sources.ArraySource, 'read', None)
+  assert_array_equal(sources.labels_of(wrapped), expected[rows])
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_the_first_classes_have_the_frequencies_of_all(seed):
+  """Each class is within 2 of its share, also of the first m; multiples of all are exact."""
+  rng = np.random.default_rng(seed)
+  counts = rng.integers(0, 100, size := rng.integers(2, 40)) * (rng.random(size) < 0.8)
+  counts[0] += 1
+  total, share = counts.sum(), counts / counts.sum()
+  for n in (1, 7, 200, 3 * total):
+    labels = sources.in_proportion(counts, n)
+    assert labels.shape == (n,) and labels.dtype == np.int32
+    so_far = np.cumsum(np.eye(len(counts))[labels], axis=0)
+    assert np.abs(so_far - np.arange(1, n + 1)[:, None] * share).max() < 2.0
+    assert_array_equal(labels, sources.in_proportion(counts, 2 * n)[:n])
+  assert_array_equal(np.bincount(labels, minlength=len(counts)), 3 * counts)
+
+
+def test_rare_classes_are_not_late():
+  """8,000 classes of one example each have their share of few samples, wherever they are."""
+  counts = np.repeat([1000, 1, 1000], [5, 8000, 5])
+  rare = counts == 1
+  for n, error in ((100, 0.02), (1000, 0.002)):
+    assert abs(rare[sources.in_proportion(counts, n)].mean() - 8000 / 18_000) < error
+
+
+def test_classes_of_equal_counts_are_all_there_before_one_is_again():
+  labels = sources.in_proportion(np.full(7, 5000), 70).reshape(10, 7)
+  assert_array_equal(np.sort(labels), np.tile(np.arange(7), (10, 1)))

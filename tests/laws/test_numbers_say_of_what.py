@@ -1,38 +1,44 @@
 """Law: two numbers of one name, on a page or a card, are of the same conditions.
 
-Results that agree but for the checkpoint, the examples or the number of samples have other
-names in tables, tiles and the comparison of runs, and other words on the card. What is printed
-names the judge, the split, the number and the noun. Planted faults: `results.named` without the
-checkpoint; `results.examples_of` returns []; `results.final` without the number of samples; a card
-without `examples_of`; `told_apart` returns its argument; `scorers.of_samples` without a suffix;
-`write` gets the reference of every metric; `sampler.in_words` without the bound, without names of
-fields that are True, or with the names of sections only.
+Results that agree but for the checkpoint, the examples, their classes or the number of samples have
+other names in tables, tiles and the comparison of runs, and other words on the card; so have the
+curves of a training. What is printed names the judge, the split, the number and the noun, and is
+on the page. Losses that are of other things are said to be so. Planted faults: `results.named`
+without the checkpoint; `results.examples_of` returns []; `results.final` without the number of
+samples; a card without `examples_of`; `told_apart` returns its argument; `scorers.of_samples`
+without a suffix; `write` gets the reference of every metric; `sampler.in_words` without the bound,
+without names of fields that are True, or with the names of sections only; numbers by `:g`; a grid
+named by its fields; `costs` of the first point; `results.parts` with the first score of a result;
+`roles.OF_LOSS` without a section of `floors.settings_of`.
 """
 
 import copy
 import itertools
 import json
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.evaluate import mode as evaluate, scorers
-from diffusion_jax.app.kinds import store
+from diffusion_jax.app.evaluate import cells, mode as evaluate, scorers
+from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run.weights import make_model
+from diffusion_jax.app.run.weights import Run, make_model
+from diffusion_jax.app.train import floors
 from diffusion_jax.metrics import features, table
-from diffusion_jax.report import card, results
+from diffusion_jax.report import card, page, record, results
 from diffusion_jax.report.charts import Chart
 from diffusion_jax.report.record import Record
-from diffusion_jax.runtime.files import write_summed
+from diffusion_jax.runtime.files import with_error, write_summed
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.sampling.sampler import in_words
 from tests.app.conftest import of_run, printed_by, read, smoke, trial, untrained
-from tests.app.fields import within
+from tests.app.fields import typed, within
 
 # Said elsewhere: which weights, how many images, of what conditions, from which seed.
 WITHOUT_WORDS = {
-  *('num_samples', 'batch_size', 'labels', 'prompt', 'context', 'context_row', 'weights'),
+  *('num_samples', 'batch_size', 'labels', 'prompt', 'context', 'context_row'),
   *('checkpoint', 'seed', 'trajectory', 'profile', 'name'),
 }
 SCORE = {'value': 0.5, 'error': 0.1, 'note': ''}
@@ -53,8 +59,16 @@ KINDS = {
     'pairs': 9,
     'protocol': {'samples': DRAWN},
   },
-  'elbo-test': {'bits_per_dim': 2.0, 'split': 'test', 'examples': 9, 'settings': REAL},
+  'elbo-test': {
+    'metric': 'elbo',
+    'metrics': {'elbo': SCORE | {'note': 'bits/dim'}},
+    'split': 'test',
+    'examples': 9,
+    'settings': REAL,
+  },
   'loss-test': {
+    'metric': 'loss',
+    'metrics': {'loss': SCORE},
     'losses': {'loss': {'all': SCORE}},
     'split': 'test',
     'examples': 9,
@@ -68,6 +82,7 @@ CHANGES = {
   'reference': ('test', ['settings', 'evaluation']),
   'split': ('validation', ['settings', 'evaluation'], []),
   'other_data': ({'name': 'folder'}, []),
+  'classes': ('of all classes in turn', ['protocol']),
 }
 
 
@@ -79,7 +94,8 @@ def changed(kind, change):
     section = found
     for name in place:
       section = section.get(name, {})
-    if change in section or change == 'other_data':
+    is_new = change == 'classes' and place == ['protocol'] and kind == 'fd'
+    if change in section or change == 'other_data' or is_new:
       section[change], has = value, True
   return found if has else None
 
@@ -226,6 +242,10 @@ CHANGED = """
   digits sampling.guidance=cfg_zero_star sampling.guidance.zero_above=2,inf
   digits sampling.guidance=adaptive_projected sampling.guidance.parallel=0,0.5
   digits sampling.guidance=adaptive_projected sampling.guidance.max_norm=None,2
+  digits sampling.weights=average,raw sampling.weights.decay=0,0.9999991
+  digits sampling.weights=average sampling.weights.decay=0.9999991,0.9999989
+  digits sampling.weights=width sampling.weights.sigma_rel=0.05,0.1
+  digits sampling.sampler=ddim sampling.sampler.eta=0.12345671,0.12345672
   digits sampling.churn=,edm sampling.corrector=,langevin sampling.ancestral_noise=,ddim
   digits sampling.classifier=,run
   digits_masked sampling.top_p=0.5,1 sampling.remasking=0,0.1 sampling.guidance=,classifier_free
@@ -261,8 +281,158 @@ def test_a_run_that_guides_is_called_by_its_field():
   assert 'classifier 1 run=runs/c' in in_words(sampling)
 
 
+@pytest.mark.parametrize('fields', [{}, {'steps': 100}, {'number': 20}, {'steps': 9, 'number': 9}])
+def test_a_grid_of_the_users_is_called_by_its_name(fields):
+  sections = [{'name': name, **fields} for name in ('parts:pyramid', 'parts:ramp', 'a:steps')]
+  sections += [{**sections[0], 'rho': 7.0}]
+  words = [in_words({'grid': grid}) for grid in sections]
+  assert [text.split()[0] for (text,) in words] == [grid['name'] for grid in sections]
+  assert len({text for (text,) in words}) == len(sections)
+
+
 def test_no_field_of_a_sampling_section_is_left_out():
   """A new field is in the table above, or does not change an image."""
   known = {name.split('.')[1] for _, _, name, _ in ways()}
   for config in ('digits', 'digits_masked', 'digits_consistency', 'moons_bridge', 'digits_vae'):
     assert {*sampling_of(config)} <= known | WITHOUT_WORDS
+
+
+# -- curves, losses and sweeps ---------------------------------------------------
+
+
+def trained(folder, *lines):
+  """Returns the record of a run whose metrics.jsonl has these lines."""
+  (folder / 'metrics.jsonl').write_text(''.join(f'{json.dumps(x)}\n' for x in lines))
+  return record.read(folder.name, folder, {'facts.x.shape': [8, 8, 1], 'facts.x.levels': 17})
+
+
+def test_curves_of_scores_are_named_as_results_are(tmp_path):
+  """Curves of other numbers of samples have a name, a chart and a column each."""
+  runs = []
+  for i, count in enumerate((70.0, 1000.0)):
+    place = tmp_path / str(i)
+    place.mkdir()
+    line = {'step': 4, 'fd_digits': 0.25, 'test_loss': 0.5, 'num_samples': count}
+    runs.append(trained(place, {'step': 4, 'loss': 1.0, 'learning_rate': 0.1}, line))
+  first, second = ({*results.final(run)} for run in runs)
+  assert first & second == {'loss', 'test loss'}
+  evaluated = {*results.final(run_of('a', 'fd', KINDS['fd']))}
+  assert first - second == evaluated == {'FD digits of 70 images'}
+  titles = [chart.title for chart in page.curve_charts(runs)]
+  assert len({*titles}) == len(titles) == 4  # the loss, the learning rate and both scores
+  changed = trained(tmp_path, line, line | {'step': 8, 'num_samples': 12_000.0})
+  assert {'FD digits of 1,000 images', 'FD digits of 12,000 images'} < {*results.final(changed)}
+
+
+OF_OTHERS = """
+  network.channels=16 optimizer.learning_rate=0.1 training.num_steps=8 sampling.num_steps=9
+  evaluation.num_images=9 training.average.decay=0.5 noise_input=time
+"""
+OF_OTHER_LOSSES = """
+  schedule=cosine schedule.start=0.01 objective=hybrid objective.weight=min_snr
+  objective.times=antithetic parametrization=v conditioning.dropout=0.5 data.quarter_turns=1
+  data=synthetic training.random_flip=True
+"""
+
+
+@pytest.mark.parametrize('field', (OF_OTHERS + OF_OTHER_LOSSES).split())
+def test_losses_are_compared_where_their_floors_are_the_same(field, tmp_path):
+  name, text = field.split('=')
+  models = [make_model(smoke(**x), RunFolder.at(tmp_path)) for x in ({}, {name: text})]
+  fields = [folder.flat(folder.stored_form(x.config, x.facts)) for x in models]
+  runs = [Record(str(i), x, {}, [], [], []) for i, x in enumerate(fields)]
+  _, *notes = page.comparison(runs, roles.decides_loss)
+  same, other = (floors.settings_of(x, 'test', 8) for x in models)
+  assert bool(notes) == (same != other) == (field in OF_OTHER_LOSSES.split())
+  assert all(f'the runs differ in {name}' in note for note in notes)
+
+
+def test_every_section_decides_a_loss_or_does_not():
+  others = {'seed', 'network', 'noise_input', 'optimizer', 'training', 'matmul_precision'}
+  others |= {*roles.USES}
+  names = 'digits', 'digits_latent', 'digits_d3pm', 'digits_masked', 'digits_vae', 'moons_bridge'
+  for name in (*names, 'digits_meanflow', 'digits_classifier', 'joint'):
+    sections = {*folder.plain(read(name))}
+    assert sections <= {*roles.OF_LOSS} | others and not {*roles.OF_LOSS} & others
+
+
+SWEPT = {
+  'num_steps=8,5': '40 samples are drawn at each of 2 points, with the class',
+  'guidance=classifier_free guidance.scale=1,2': '40 samples of 4 steps are drawn at each of 2',
+  'labels=1,2': '40 samples of 4 steps are drawn at each of 2 points (evaluation',
+}
+
+
+@pytest.mark.parametrize('sweep', SWEPT)
+def test_a_line_of_a_sweep_says_what_its_points_share(sweep, tmp_path):
+  plain = untrained(smoke(), tmp_path / 'run')
+  fields = {'evaluation.metrics': 'fd', 'evaluation.sweep': sweep, 'evaluation.num_generated': 40}
+  run = Run.open(of_run(plain, **fields), RunFolder.at(plain))
+  points = cells.points_of(run)
+  (line,) = evaluate.costs(points, None, scorers.class_counts(points[0].model))
+  assert line.startswith(SWEPT[sweep])
+
+
+# -- what is printed is on the page ----------------------------------------------
+
+TERMS = {name: np.array([[0.5, 0.25, 0.125]]) for name in ('diffusion', 'squared_error')}
+BITS = {'prior': np.full(3, 0.1), 'reconstruction': np.full(3, 0.3), **TERMS}
+KL = {'dimensions': np.full(3, 64), 'kl_of_channels': np.full((1, 2), 5.0)}
+IN_BOX = {'nats': np.array([1.5, 2.0, 1.0]), 'truncated': np.array([1.25, 2.0, 1.0])}
+RIGHT = {'right': np.arange(11.0)[None] / 4, 'chance': np.full(3, 0.1)}
+# Fields of trials, their evaluations, and what metrics of real examples measure.
+PRINTED = {
+  'digits': (
+    '',
+    'metrics=elbo,ode,independent_pixels,fd,pr,accuracy floor=True num_images=3 num_generated=12',
+    BITS,
+  ),
+  'two_moons': (
+    'data.num_examples=100 data.num_test=16',
+    'metrics=ode,sbc,interval_coverage,density_coverage,tarp,contraction num_images=3 num_pairs=12 '
+    'draws_per_pair=4',
+    IN_BOX,
+  ),
+  'digits_vae': ('', 'metrics=elbo,iw num_images=3', BITS | KL),
+  'digits_classifier': ('', 'metrics=accuracy num_images=3', RIGHT),
+}
+
+
+@pytest.mark.parametrize('name', PRINTED)
+def test_each_score_that_is_printed_is_on_the_page(name, tmp_path, monkeypatch):
+  fields, metrics, arrays = PRINTED[name]
+  rng, printed, table_of = np.random.default_rng(0), [], evaluate.table
+
+  def recorded(scores):
+    printed.extend(scores)
+    return table_of(scores)
+
+  def measured(measure, metric, params, read, count, **how):
+    found = {n: x for n, x in arrays.items() if len(x) == 1}
+    many = {n: np.resize(x, count) for n, x in arrays.items() if n not in found}
+    return found | many | {'total': rng.normal(3.0, 1.0, count)}
+
+  def draw(params, index, cond):
+    return rng.uniform(-1.0, 1.0, (len(index), *model.facts.x.shape)).astype(np.float32), None
+
+  def generate(*args):
+    return Mock(side_effect=draw, start=lambda *args: lambda: draw(*args))
+
+  monkeypatch.setattr(evaluate, 'table', recorded)
+  monkeypatch.setattr(evaluate.real_images, 'arrays_of', measured)
+  monkeypatch.setattr(evaluate.sample, 'generate', generate)
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  latest = {'sampling.checkpoint': 'latest', 'training.checkpoints.best': None}
+  config = smoke() if name == 'digits' else trial(name, **latest, **typed(fields))
+  run = untrained(config, tmp_path / 'run')
+  changed = of_run(run, **within('evaluation', **typed(metrics)))
+  model = make_model(changed, RunFolder.at(run))
+  MODES['evaluate'](changed, run)
+  shown = record.read('run', run, folder.flat(folder.read_config(run)), 4)
+  text = page.render([shown])
+  assert len(printed) >= 1 + metrics.count(',')
+  for score, (value, error), _ in printed:
+    assert with_error(value, error) in text, score
+    assert results.in_words(score) in text
+  tiles = {*results.final(shown)}
+  assert name != 'two_moons' or 'nats/dim, ODE truncated test, within the box' in tiles

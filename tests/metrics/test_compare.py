@@ -126,6 +126,22 @@ def test_a_metric_that_was_asked_for_is_an_error(files, capsys, tmp_path):
   assert set(json.loads((tmp_path / 'r.json').read_text())['metrics']) == {'fd'}
 
 
+def test_classes_of_other_frequencies_are_said(capsys, tmp_path, rng):
+  """Of both kinds of names; random labels of equal frequencies are none."""
+  share = rng.uniform(size=(2, 900)) < 0.1
+  for name, kind, labels in (
+    ('real', 'label', share[0]),
+    ('random', 'labels', share[1]),
+    ('turn', 'labels', np.arange(900) % 2),
+    ('none', 'label', None),
+  ):
+    arrays = {} if labels is None else {kind: labels.astype(int)}
+    np.savez(tmp_path / f'{name}.npz', features=rng.normal(size=(900, 2)), **arrays)
+  for name, is_said in (('random', False), ('turn', True), ('none', False)):
+    out = run(capsys, tmp_path / f'{name}.npz', tmp_path / 'real.npz', '--metrics=kid')
+    assert ('note: the classes of the samples have other frequencies' in out) == is_said
+
+
 def test_a_metric_of_ones_own(files, capsys, tmp_path, monkeypatch):
   samples, _, _, paths = files
   (tmp_path / 'my_brightness.py').write_text(

@@ -91,7 +91,7 @@ def fields_of(model: Model, name: str, metric: Metric) -> Json:
   """Returns the fields of evaluation and sampling that a metric's scores depend on."""
   c, evaluation = model.config, folder.plain(model.config.evaluation)
   own = next(x for x in c.evaluation.metrics if store.name_of(x) == name)
-  fields = {n: evaluation[n] for n in (*_read_by(metric), name)} | {'metrics': [own]}
+  fields = {n: evaluation[n] for n in (*_read_by(model, metric), name)} | {'metrics': [own]}
   if isinstance(metric, ModelMetric):
     sampling = folder.plain(c.sampling)
     used = {n: sampling[n] for n in ('weights', 'checkpoint')}
@@ -103,7 +103,7 @@ def fields_of(model: Model, name: str, metric: Metric) -> Json:
   return {'evaluation': fields, 'sampling': used}
 
 
-def _read_by(metric: Metric) -> Iterator[str]:
+def _read_by(model: Model, metric: Metric) -> Iterator[str]:
   # The fields of evaluation, besides the metric's own section, that its arrays are made by.
   if isinstance(metric, ModelMetric):
     yield from ('split', 'num_images', 'batch_size', 'seed')
@@ -119,7 +119,8 @@ def _read_by(metric: Metric) -> Iterator[str]:
     yield from ('batch_size', 'weights')
     if not metric[0].metric.features:
       yield 'features'
-  if scorers.is_of_reference(metric[0]):
+  has_its_classes = scorers.has_classes(model) and not model.config.sampling.labels
+  if scorers.is_of_reference(metric[0]) or has_its_classes:
     yield 'reference'
   if scoring.has_floor(metric[0]):
     yield 'floor'

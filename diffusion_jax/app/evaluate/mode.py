@@ -17,6 +17,7 @@ from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.evaluate import cells, scorers
 from diffusion_jax.app.evaluate.cells import Cell, Point
 from diffusion_jax.app.inputs import datasets, trained_on
+from diffusion_jax.app.inputs.conditions import Compared
 from diffusion_jax.app.modes import sample
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.provenance import Place, title
@@ -33,7 +34,7 @@ from diffusion_jax.runtime import processes, run_folder
 from diffusion_jax.runtime.compiling import precision_in_use
 from diffusion_jax.runtime.files import write_summed
 from diffusion_jax.runtime.sharding import replicate
-from diffusion_jax.sampling import grids
+from diffusion_jax.sampling import sampler
 
 _DRAWN = Path('evaluation', 'drawn')
 
@@ -75,10 +76,13 @@ def main(run: Run) -> None:
   check_weights(points)
   run.model.workdir.make('evaluation')
   examples = examples_of(points)
-  for line in costs(points, examples):
+  counts = None
+  if any(cell.group == 'samples' for point in points for cell in point.cells):
+    counts = scorers.class_counts(points[0].model)
+  for line in costs(points, examples, counts):
     print(line)
   references, known = references_of(points), {}
-  rows = [score(point, references, examples, known) for point in points]
+  rows = [score(point, references, counts, examples, known) for point in points]
   if len(points) > 1:
     write_table(points, rows)
 
@@ -118,26 +122,46 @@ def examples_of(points: list[Point]) -> Examples | None:
     return Examples(source, count, content_sum(source, count))
 
 
-def costs(points: list[Point], examples: Examples | None) -> Iterator[str]:
-  """Yields a line for each part of the work at a point, and the field that makes it less."""
+def costs(
+  points: list[Point], examples: Examples | None, counts: np.ndarray | None
+) -> Iterator[str]:
+  """Yields a line for each part of the work at a point, and the field that makes it less.
+
+  A line of a sweep says what all its points share. counts: `scorers.class_counts`.
+  """
   model, c = points[0].model, points[0].model.config.evaluation
-  sampling = folder.plain(model.config.sampling)
-  steps = f' of {grids.in_words(sampling["grid"] or {})}' if 'grid' in sampling else ''
+  steps = _shared(_steps_of(point.model.config.sampling) for point in points) or ''
   each = f' at each of {len(points)} points' if len(points) > 1 else ''
   groups = {cell.group for cell in points[0].cells}
   if 'samples' in groups:
-    yield f'{c.num_generated:,} samples{steps} are drawn{each} (evaluation.num_generated)'
+    compared = [scorers.compared(point.model, counts) for point in points]
+    words = _shared(x.words for x in compared)
+    classes = f', {words}' if words else ''
+    yield f'{c.num_generated:,} samples{steps} are drawn{each}{classes} (evaluation.num_generated)'
+    if counts is None and compared[0].in_turn and not model.config.sampling.labels:
+      yield f'note: the class frequencies of evaluation.reference={c.reference} are not known'
   if 'pairs' in groups:
     draws = (
       f'{c.draws_per_pair:,} samples{steps} for each of at most {c.num_pairs:,} held-out pairs'
     )
     yield f'{draws} are drawn{each} (evaluation.draws_per_pair, num_pairs)'
   for cell in points[0].cells:
-    if examples and isinstance(cell.metric, ModelMetric):
-      train = datasets.source_of(model.config) if cell.metric.fit else None
-      if calls := cell.metric.calls(model.measured, train):
+    if examples and isinstance(metric := cell.metric, ModelMetric):
+      train = datasets.source_of(model.config) if metric.fit else None
+      if calls := _shared(metric.calls(point.model.measured, train) for point in points):
         what = f'{cell.name} calls the network {calls:,} times for each of {examples.count:,}'
         yield f'{what} {c.split} examples (evaluation.num_images)'
+
+
+def _shared(values):
+  # Returns the value that all points have, None if they differ.
+  first, *others = values
+  return first if all(x == first for x in others) else None
+
+
+def _steps_of(sampling):
+  grid = folder.plain(sampling).get('grid')
+  return f' of {sampler.grid_in_words(grid)}' if grid else ''
 
 
 def references_of(points: list[Point]) -> References:
@@ -158,7 +182,11 @@ def references_of(points: list[Point]) -> References:
 
 
 def score(
-  point: Point, references: References, examples: Examples | None, known: Known
+  point: Point,
+  references: References,
+  counts: np.ndarray | None,
+  examples: Examples | None,
+  known: Known,
 ) -> dict[str, Found]:
   """Returns the scores of a point by the names of metrics, and writes their files."""
   run, found = Run(point.model), {}
@@ -166,7 +194,8 @@ def score(
     print(f'{title(point.changes)}:')
   groups = {g: [x for x in point.cells if x.group == g] for g in ('samples', 'pairs')}
   if groups['samples']:
-    found |= score_samples(run, groups['samples'], references, known)
+    compared = scorers.compared(point.model, counts)
+    found |= score_samples(run, groups['samples'], references, compared, known)
   if groups['pairs']:
     found |= score_pairs(run, groups['pairs'], known)
   processes.wait_for_all(f'scores {title(point.changes)}')
@@ -207,24 +236,26 @@ def write(cell: Cell, place: Place, read: str, settings: Json, **content: Any) -
   )
 
 
-def draw(run: Run, config: Node, rows: np.ndarray | None = None) -> Path:
-  """Draws samples as a config says; returns their file. rows: contexts of the samples."""
-  return sample.draw(run.changed(config), _DRAWN, rows)
+def draw(run: Run, config: Node, **conditions: Any) -> Path:
+  """Draws samples as a config says; returns their file. conditions: see `sample.draw`."""
+  return sample.draw(run.changed(config), _DRAWN, **conditions)
 
 
 def score_samples(
-  run: Run, compared: list[Cell], references: References, known: Known
+  run: Run, scored: list[Cell], references: References, compared: Compared, known: Known
 ) -> dict[str, Found]:
   """Draws the images of a point, and writes the scores of each metric.
 
   Images that exist with these settings are kept.
   """
   config, c, x = run.model.config, run.model.config.evaluation, run.model.facts.x
-  path = draw(run, cells.drawing(config, cells.drawn_for_samples(config)))
+  path = draw(run, cells.drawing(config, cells.drawn_for_samples(config)), compared=compared)
+  with from_config('evaluation.metrics'):
+    references = scoring.beside(references, compared.labels)
   drawn, is_first = provenance.read(path), processes.is_first()
   samples, extracted, floors, found = {}, {}, [], {}
   if is_first:
-    needs = {need for cell in compared for each in cell.scored for need in each.metric.needs}
+    needs = {need for cell in scored for each in cell.scored for need in each.metric.needs}
     stored = image_sets.read(path, needs, any_shape=not x.is_picture)
     samples = dict(stored.arrays)
     if not needs.isdisjoint(('images', 'values')):
@@ -237,7 +268,7 @@ def score_samples(
         )
         for name, space in references.spaces.items()
       }
-  for cell in compared:
+  for cell in scored:
     protocols = scorers.protocols_of(c, cell.scored, references)
     used = {'evaluation': cell.fields['evaluation'], 'reference': protocols}
     needs = {need for each in cell.scored for need in each.metric.needs}
@@ -250,8 +281,11 @@ def score_samples(
       with from_config('evaluation.metrics'):
         scores = scoring.score(cell.scored, references, samples, extracted)
         floor = scoring.floor(cell.scored, references, c.num_generated) if c.floor else []
-      more = {'floor': as_json(floor)} if floor else {}
-      more |= {'protocol': {'samples': drawn, 'reference': protocols}, 'metrics': as_json(scores)}
+      real = scoring.size_of_floor(references, c.num_generated) if floor else 0
+      more = {'floor': as_json(floor), 'floor_examples': real} if floor else {}
+      protocol = {'samples': drawn, 'reference': protocols}
+      protocol |= {'classes': compared.words} if compared.in_turn else {}
+      more |= {'protocol': protocol, 'metrics': as_json(scores)}
       compares = any(map(scorers.is_of_reference, cell.scored))
       write(cell, place, scorers.examples(c) if compares else '', settings, **more)
       floors.extend(floor)
@@ -289,7 +323,7 @@ def score_pairs(run: Run, calibrated: list[Cell], known: Known) -> dict[str, Fou
   with from_config('data'):
     arrays = source.read(index)
   drawn = draw(
-    run, cells.drawing(model.config, cells.drawn_for_pairs(model.config)), arrays['context']
+    run, cells.drawing(model.config, cells.drawn_for_pairs(model.config)), rows=arrays['context']
   )
   run_folder.share(drawn, 'draws of the pairs')
   draws = npz.read(drawn, ['arr_0'])['arr_0']
@@ -327,9 +361,10 @@ def score_pairs(run: Run, calibrated: list[Cell], known: Known) -> dict[str, Fou
 
 
 def log_density(run: Run, draws: np.ndarray, reference: Arrays) -> np.ndarray:
-  """Returns log q of the truth and its draws, nats, [M, 1 + n].
+  """Returns log q of the truth and its draws, nats, [M, 1 + n], by the ODE.
 
-  By the ODE, up to a constant. reference: the truth and context of the draws.
+  It is the density of the draws: within data.bounds, if they are set. reference: the truth
+  and context of the draws.
   """
   model, c, truth = run.model, run.model.config.evaluation, reference['truth']
   facts = model.facts
@@ -343,14 +378,24 @@ def log_density(run: Run, draws: np.ndarray, reference: Arrays) -> np.ndarray:
   def read(index):
     return flat[index], {'context': encoded[index // rows]}
 
-  measure = ode(box_draws=0).measure(model.measured)
-  name = _DRAWN / 'log_q'
+  def read_truth(index):
+    return truth[index], {'context': encoded[index]}
+
+  def arrays_of(metric, name, read, count, parts):
+    measure, kept = metric.measure(model.measured), scorers.kept_in(run, parts)
+    return real_images.arrays_of(measure, name, run.on_devices, read, count, **kept)
+
+  name, box = _DRAWN / 'log_q', None
   with provenance.making(model.workdir, name, settings, 'evaluation.name', False) as place:
-    kept = scorers.kept_in(run, place.parts)
-    arrays = real_images.arrays_of(measure, 'ode', run.on_devices, read, len(flat), **kept)
+    arrays = arrays_of(ode(box_draws=0), 'ode', read, len(flat), place.parts)
+    if facts.x.low:  # All draws of a pair have one share inside the box.
+      box = arrays_of(ode(), 'box', read_truth, len(truth), place.parts / 'box')
   if arrays is None:
     return np.zeros(each.shape[:2])
-  return -arrays['nats'].reshape(each.shape[:2]) * math.prod(facts.x.shape)
+  nats = arrays['nats'].reshape(each.shape[:2])
+  if box is not None:
+    nats = nats + (box['truncated'] - box['nats'])[:, None]
+  return -nats * math.prod(facts.x.shape)
 
 
 def score_examples(
@@ -383,9 +428,9 @@ def score_examples(
       return []
     scores, path = metric.compute(arrays), place.path
     print(table(scores))
-    report = metric.report
-    more = report(arrays, path.parent) if report else {'metrics': as_json(scores)}
-    write(cell, place, split, settings, split=split, examples=examples.count, **more)
+    about = {'split': split, 'examples': examples.count, 'metrics': as_json(scores)}
+    about |= metric.report(arrays, path.parent) if metric.report else {}
+    write(cell, place, split, settings, **about)
     precision = precision_in_use() or 'default'
     noun = model.facts.x.noun
     print(f'{examples.count} {split} {noun}, matmul_precision={precision}: {path}')

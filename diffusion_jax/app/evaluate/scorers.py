@@ -11,13 +11,14 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.app.config.tree import Node, check_one_of, find, from_config
 from diffusion_jax.app.evaluate.metrics_of_data import chosen
 from diffusion_jax.app.inputs import conditions, datasets
+from diffusion_jax.app.inputs.conditions import Compared
 from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import npz, tables
 from diffusion_jax.data.image_sets import ImageSet
-from diffusion_jax.data.sources import Source, some_of
+from diffusion_jax.data.sources import Source, in_proportion, labels_of, some_of
 from diffusion_jax.data.spec import misfits
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, published, references, scoring
@@ -176,6 +177,7 @@ def prepare(model: Model, metrics: list[Scored]) -> References:
   Raises UserError as `check`.
   """
   c, values, spaces = model.config.evaluation, names_of(model), {}
+  labels = None
   other = 'test' if examples(c) == 'train' else 'train'
   extractors, stored = check(model, metrics)
   if any({'values', 'images'} & {*x.metric.needs} for x in metrics):
@@ -196,8 +198,75 @@ def prepare(model: Model, metrics: list[Scored]) -> References:
     if any(needs_held_out(c, x) for x in metrics if x.space == name):
       others, held_out = load_reference(model, extractor, other)
       reference = {**reference, 'held_out': others['features']}
+      labels = held_out_labels(model, other) if labels is None else labels
     spaces[name] = Space(extractor, reference, protocol, held_out)
-  return References(values, spaces)
+  return References(values, spaces, labels)
+
+
+def held_out_labels(model: Model, split: str) -> np.ndarray | None:
+  """Returns the labels of the examples of a split whose features `references.load` returns."""
+  if not conditions.takes_labels(model):
+    return None
+  source = reference_source(model, split)
+  with from_config('data'):
+    labels = labels_of(source)
+  return None if labels is None else labels[references.kept_rows(len(source))]
+
+
+def compared(model: Model, counts: np.ndarray | None) -> Compared:
+  """Returns what samples that metrics compare are conditioned on; counts: `class_counts`.
+
+  They have the class frequencies of what they are compared with. Where these are not
+  known, and with sampling.labels, the classes are in turn.
+  """
+  if not has_classes(model):
+    return Compared()
+  c = model.config
+  if c.sampling.labels or counts is None:
+    named = c.sampling.labels or range(model.facts.num_classes)
+    rows = conditions.Labels(model).rows(named, 'config.sampling.labels')
+    which = f'the classes {", ".join(map(str, named))}' if c.sampling.labels else 'all classes'
+    words = f'of class {named[0]}' if len(named) == 1 else f'of {which} in turn'
+    return Compared(lambda n: np.resize(rows, n), words, True)
+  labels = functools.partial(in_proportion, counts)
+  return Compared(labels, f'with the class frequencies of {c.evaluation.reference}')
+
+
+def has_classes(model: Model) -> bool:
+  """Returns whether samples are drawn for classes, which are not those of test images."""
+  return conditions.takes_labels(model) and model.conditioning.image is None
+
+
+def class_counts(model: Model) -> np.ndarray | None:
+  """Returns the numbers of examples of each class in evaluation.reference, [K].
+
+  None where samples have no classes, or the reference has none that can be read. Raises
+  UserError for labels of other classes.
+  """
+  name, classes = model.config.evaluation.reference, model.facts.num_classes
+  if not has_classes(model):
+    return None
+  try:
+    labels = _labels_of_reference(model, name)
+  except UserError:  # A metric that needs these examples says why.
+    return None
+  if labels is None:
+    return None
+  if labels.max() >= classes:
+    raise UserError(
+      f'config.evaluation.reference={name} has labels 0..{labels.max()}, and the classes of this '
+      f'run are 0..{classes - 1}'
+    )
+  return np.bincount(labels, minlength=classes)
+
+
+def _labels_of_reference(model, name):
+  with from_config('evaluation.reference'):
+    if name in ('train', 'test'):
+      return labels_of(datasets.source_of(model.config, name))
+    if not tables.is_csv(name, model.facts.x):
+      return npz.labels_in(name, model.facts.num_classes)
+    return None
 
 
 def is_of_reference(each: Scored) -> bool:
@@ -315,15 +384,17 @@ def kept_in(run: Run, parts: Path) -> Json:
   }
 
 
-def scorer(model: Model) -> tuple[Callable[[], object], Callable[[Arrays], dict[str, float]]]:
+def scorer(
+  model: Model, compared: Compared
+) -> tuple[Callable[[], object], Callable[[Arrays], dict[str, float]]]:
   """Returns (computes references, {'values': samples} -> values of all scores).
 
-  Samples are as files have them. Bootstrap errors are left out: they need many
-  more distances.
+  Samples are as files have them, drawn as `compared` says. Bootstrap errors are left
+  out: they need many more distances.
   """
   metrics = [x for x in of_samples(model, num_draws=0) if not scoring.is_of_pairs(x)]
   check(model, metrics)
-  prepared = functools.cache(lambda: prepare(model, metrics))
+  prepared = functools.cache(lambda: scoring.beside(prepare(model, metrics), compared.labels))
   size = model.config.evaluation.batch_size
 
   def values(samples: Arrays) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -65,7 +66,8 @@ class Labels(Kind):
 
   name, names = 'label', ('labels',)
 
-  def choose(self, n: int) -> tuple[Arrays, Arrays]:
+  def choose(self, n: int, compared: np.ndarray | None = None) -> tuple[Arrays, Arrays]:
+    """Returns the labels of n samples; compared: those of samples that are compared, [n]."""
     labels = self.model.config.sampling.labels
     is_of_images = self.model.conditioning.image is not None
     if is_of_images and labels:
@@ -75,12 +77,13 @@ class Labels(Kind):
       )
     if is_of_images or not (labels or takes_labels(self.model)):
       return {}, {}
-    if labels:  # A config has texts: a number of it is a word.
-      rows = self.rows([*map(str, labels)], 'config.sampling.labels')
-    else:
-      rows = np.arange(self.model.facts.num_classes, dtype=np.int32)
-    cond = self.encode(rows, np.arange(n))
-    return cond, {'labels': cond['label']}
+    if compared is None:
+      if labels:  # A config has texts: a number of it is a word.
+        rows = self.rows([*map(str, labels)], 'config.sampling.labels')
+      else:
+        rows = np.arange(self.model.facts.num_classes, dtype=np.int32)
+      compared = rows[np.arange(n) % len(rows)]
+    return {'label': compared}, {'labels': compared}
 
   def rows(self, values: Any, what: str) -> np.ndarray:
     """Returns labels [K] of numbers or names; see `classes.number_of`."""
@@ -105,14 +108,14 @@ class Texts(Kind):
 
   names = ('texts',)
 
-  def choose(self, n: int) -> tuple[Arrays, Arrays]:
+  def choose(self, n: int, mixed: bool = False) -> tuple[Arrays, Arrays]:
     prompt, index = self.model.config.sampling.prompt, np.arange(n)
     if not self._length:
       without = 'reads no text (conditioning.text)'
       _check_taken(prompt is None, 'config.sampling.prompt', without)
       return {}, {}
     if prompt is None:
-      texts = np.array(_held_out(self.model, 'text', index).tolist())
+      texts = np.array(_held_out(self.model, 'text', index, mixed).tolist())
     else:
       texts = np.resize([part.strip() for part in prompt.split('|')], n)
     return self.encode(self.rows(texts, 'config.sampling.prompt'), index), {'texts': texts}
@@ -143,7 +146,7 @@ class Images(Kind):
 
   name, names = 'image', ('conditions', 'originals')
 
-  def choose(self, n: int) -> tuple[Arrays, Arrays]:
+  def choose(self, n: int, mixed: bool = False) -> tuple[Arrays, Arrays]:
     """Returns also the labels of the images, if the network takes labels."""
     config, values = self.model.config, self.model.facts.x
     condition = self.model.conditioning.image
@@ -151,7 +154,7 @@ class Images(Kind):
       return {}, {}
     index, source = np.arange(n), datasets.source_of(config, 'test')
     with from_config('data'):
-      arrays = source.read(index % len(source))
+      arrays = source.read(_rows_of(source, index, mixed))
     x0 = values.encode(arrays['x'])
     root, mesh = stream(config.sampling.seed, 'sampling_images'), make_mesh(config)
     compute = per_example(lambda _, *args: condition(*args), mesh, root, what='the conditions')
@@ -193,9 +196,9 @@ class Context(Kind):
     reads = self.model.ends[0] or self.model.conditioning.context
     return self.model.facts.context if reads else None
 
-  def held_out(self, index: np.ndarray) -> np.ndarray:
+  def held_out(self, index: np.ndarray, mixed: bool = False) -> np.ndarray:
     """Returns rows of held-out examples, of the data where samples start."""
-    return _held_out(self.model, self.model.ends[0] or 'context', index)
+    return _held_out(self.model, self.model.ends[0] or 'context', index, mixed)
 
   def read(self) -> np.ndarray | None:
     """Reads sampling.context and .context_row, None without them.
@@ -258,24 +261,45 @@ def shapes(model: Model, size: int) -> Shapes:
   return {n: x for kind in KINDS.values() for n, x in kind(model).shapes(size).items()}
 
 
-def choose(model: Model, n: int | None = None, rows: Any = None) -> Conditions:
+class Compared(NamedTuple):
+  """What samples are conditioned on that are compared with examples, which are a mixture.
+
+  Conditions of held-out examples are in a fixed random order. labels(n) -> the labels of n
+  samples, [n]; None without labels. words: which classes these are; in_turn: whether these
+  are in turn, and so have other frequencies than the examples.
+  """
+
+  labels: Callable[[int], np.ndarray] | None = None
+  words: str = ''
+  in_turn: bool = False
+
+
+def choose(
+  model: Model, n: int | None = None, rows: Any = None, compared: Compared | None = None
+) -> Conditions:
   """Chooses what the first n samples are conditioned on.
 
   rows: contexts in place of sampling.context. n: None for sampling.num_samples,
-  and as many for each row. Without rows each sample has a held-out context.
+  and as many for each row. Without rows each sample has a held-out context. compared: of
+  samples that are compared with examples; None: of others, which have the classes in turn
+  and the first held-out conditions.
   """
   context, each = Context(model), model.config.sampling.num_samples
   rows = context.read() if rows is None else context.rows(rows, 'the context')
   count = n or each * (1 if rows is None else len(rows))
-  cond, stored, index = {}, {}, np.arange(count)
-  for kind in (Labels, Texts, Images):
-    arrays, kept = kind(model).choose(count)
+  cond, stored, index, mixed = {}, {}, np.arange(count), compared is not None
+  labels = compared.labels(count) if compared and compared.labels else None
+  for arrays, kept in (
+    Labels(model).choose(count, labels),
+    Texts(model).choose(count, mixed),
+    Images(model).choose(count, mixed),
+  ):
     cond, stored = cond | arrays, stored | kept
   if rows is not None:
     rows = rows[: -(-count // each)]
     index = index // each % len(rows)
   elif context.name == 'context' and context.values is not None:
-    rows = context.held_out(index)
+    rows = context.held_out(index, mixed)
   if rows is None:
     return Conditions(cond, stored, index)
   return Conditions(cond | context.encode(rows, index), stored | {'context': rows}, index)
@@ -304,10 +328,16 @@ def given(model: Model, n: int | None, values: dict[str, Any]) -> Conditions:
   return Conditions(cond, stored, index % len(stored.get('context', index)))
 
 
-def _held_out(model, name, index):
+def _held_out(model, name, index, mixed=False):
   source = datasets.unseen(model.config)
   with from_config('data'):
-    return source.read(index % len(source))[name]
+    return source.read(_rows_of(source, index, mixed))[name]
+
+
+def _rows_of(source, index, mixed):
+  # Returns rows of a source, whose first ones may differ from the rest.
+  rows = index % len(source)
+  return np.random.default_rng(0).permutation(len(source))[rows] if mixed else rows
 
 
 def _check_taken(is_taken, what, without):

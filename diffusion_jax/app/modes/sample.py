@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.inputs.conditions import Conditions
+from diffusion_jax.app.inputs.conditions import Compared, Conditions
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.sampling import few_particles
 from diffusion_jax.app.run import provenance
@@ -34,13 +34,16 @@ def main(run: Run) -> None:
   draw(run, _SAMPLES)
 
 
-def draw(run: Run, below: Path, rows: np.ndarray | None = None) -> Path:
+def draw(
+  run: Run, below: Path, rows: np.ndarray | None = None, compared: Compared | None = None
+) -> Path:
   """Writes the samples into a folder of the run; returns the npz file's path.
 
-  below: the folder's path in the run; rows: contexts in place of sampling.context.
+  below: the folder's path in the run; rows: contexts in place of sampling.context;
+  compared: see `conditions.choose`.
   """
   run.check('sample')
-  model, inputs = run.model, conditions.choose(run.model, rows=rows)
+  model, inputs = run.model, conditions.choose(run.model, rows=rows, compared=compared)
   conditions.warn_if_far(model, inputs)
   conditions.note_equal_starts(model, inputs)
   read = inputs.stored | model.shown()

@@ -245,9 +245,9 @@ def draw_sheet(
 ) -> np.ndarray:
   """Draws the first samples, as files have them, on one sheet.
 
-  Columns are classes or prompts. stored: of `Conditions`; each picture is drawn
-  between its condition and the original, if they are there. groups: see
-  `drawings.sheet`. data: `training_examples`.
+  Columns are classes or prompts, if these are in turn. stored: of `Conditions`; each
+  picture is drawn between its condition and the original, if they are there. groups:
+  see `drawings.sheet`. data: `training_examples`.
   """
   values, threes = model.facts.x, 'originals' in stored
   limit = 400 if values.levels or len(values.shape) > 1 else _MOST
@@ -256,7 +256,7 @@ def draw_sheet(
     samples = np.concatenate([np.stack(three) for three in parts])
     limit = 399  # whole threes
   samples = first_of(samples, groups, limit)
-  columns = sheet_columns(model, len(samples), threes)
+  columns = sheet_columns(model, len(samples), threes, stored.get('labels'))
   return drawings.sheet(values, samples, columns, data=data, each=threes, groups=groups)
 
 
@@ -267,10 +267,10 @@ def first_of(samples: np.ndarray, groups: int, most: int) -> np.ndarray:
   return parts.reshape(-1, *samples.shape[1:])[:most]
 
 
-def sheet_columns(model: Model, n: int, threes: bool) -> int:
-  """Returns the number of columns; each class or prompt has its own.
+def sheet_columns(model: Model, n: int, threes: bool, labels: np.ndarray | None = None) -> int:
+  """Returns the number of columns; each class or prompt has its own, if these are in turn.
 
-  threes: three pictures at a time belong together.
+  threes: three pictures at a time belong together. labels: of the pictures.
   """
   c, columns = model.config.sampling, int(np.ceil(n**0.5))
   if threes:
@@ -278,5 +278,7 @@ def sheet_columns(model: Model, n: int, threes: bool) -> int:
   group = (c.prompt or '').count('|') + 1
   if group == 1 and takes_labels(model):
     group = len(c.labels) or model.facts.num_classes
+    if labels is not None and not np.array_equal(labels, np.resize(labels[:group], len(labels))):
+      group = 1
   # A sheet is as near to a square as multiples of the group are.
   return group * max(1, round(columns / group)) if group <= 20 else 20

@@ -13,6 +13,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node, check_one_of, from_config
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import conditions, datasets, stored_latents
+from diffusion_jax.app.inputs.conditions import Compared
 from diffusion_jax.app.inputs.datasets import held_out
 from diffusion_jax.app.kinds.model import Model, effort, make_encode
 from diffusion_jax.app.kinds.training import Generated, held_out_batches
@@ -30,6 +31,7 @@ from diffusion_jax.app.train.step_log import StepLog, average
 from diffusion_jax.data import drawings, pipeline
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.errors import UserError, place_of
+from diffusion_jax.report.record import NUM_SAMPLES
 from diffusion_jax.runtime import compiling, processes, sessions
 from diffusion_jax.runtime.compiling import Program
 from diffusion_jax.runtime.files import read_json_lines
@@ -299,14 +301,16 @@ def evaluating(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
 
 
 def first_samples(
-  model: Model, mesh: Mesh, n: int
+  model: Model, mesh: Mesh, n: int, compared: Compared | None = None
 ) -> tuple[PerExample, Callable[..., tuple], Callable[[tuple, np.ndarray], np.ndarray], dict]:
   """Returns the program of the first n samples, and functions of its calls.
 
   These are (state, frozen, first=0) -> the inputs of a batch, and (inputs, x)
-  -> its samples in the user's units. The last are the stored conditions.
+  -> its samples in the user's units. The last are the stored conditions. compared: see
+  `conditions.choose`.
   """
-  size, chosen = min(model.config.sampling.batch_size, n), conditions.choose(model, n)
+  chosen = conditions.choose(model, n, compared=compared)
+  size = min(model.config.sampling.batch_size, n)
   drawing = generate(model, mesh, size)
 
   def inputs(state, frozen, first=0):
@@ -333,8 +337,9 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     known = held_out_loss(model.config), *names
     check_one_of(known, 'training.checkpoints.best.by', best_by(model.config))
   n, size = (c.metrics or Generated()).images, model.config.sampling.batch_size
-  drawing, inputs, boxed, stored = first_samples(model, mesh, n)
-  prepare, score = scorers.scorer(model)
+  compared = scorers.compared(model, scorers.class_counts(model))
+  drawing, inputs, boxed, stored = first_samples(model, mesh, n, compared)
+  prepare, score = scorers.scorer(model, compared)
 
   def act(step, state, frozen, log):
     calls = (inputs(state, frozen, first) for first in range(0, n, size))
@@ -344,7 +349,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
       tqdm.write(f'step {step}: no metrics: {problem}')
       return
     parts = [boxed(call, x) for call, x in drawn]
-    log.results |= score({'values': np.concatenate(parts), **stored})
+    log.results |= {**score({'values': np.concatenate(parts), **stored}), NUM_SAMPLES: n}
 
   what = 'a sample', 'training.metrics=None'
   return Hook(every, act, drawing, inputs, what, prepare=prepare, done=has_results(model))

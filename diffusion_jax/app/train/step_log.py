@@ -128,7 +128,8 @@ class StepLog:
 
   def _print(self, step, scalars, *notes):
     if self._bar.disable:
-      shown = [f'{n} {x:.4g}{self.notes.get(n, "")}' for n, x in scalars.items() if x == x]
+      texts = {n: f'{x:,}' if isinstance(x, int) else f'{x:.4g}' for n, x in scalars.items()}
+      shown = [f'{n} {text}{self.notes.get(n, "")}' for n, text in texts.items() if text != 'nan']
       print(f'step {step}:', *shown, *filter(None, notes), flush=True)
 
   def save(self, state: TrainState, metrics: dict | None = None) -> None:

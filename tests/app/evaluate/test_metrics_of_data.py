@@ -130,7 +130,7 @@ def scores_of(config, folder, **fields):
   found = {}
   for path in (run / 'evaluation').glob('*/result.json'):
     result = json.loads(path.read_text())
-    found |= result.get('metrics', {'ode': {'value': result.get('nats_per_dim'), 'note': ''}})
+    found |= result['metrics']
   assert all(np.isfinite(x['value']) for x in found.values())
   return {name: x['note'] for name, x in found.items()}
 

@@ -65,12 +65,13 @@ def test_the_parts_of_the_bound_add_up(run, printed):
   found = result(run, 'elbo-test')
   assert found['examples'] == 12 and found['split'] == 'test'
   total = found['prior'] + found['diffusion'] + found['reconstruction']
-  assert_allclose(found['bits_per_dim'], total, rtol=1e-5)
+  bits = found['metrics']['elbo']
+  assert_allclose(bits['value'], total, rtol=1e-5)
   assert_allclose(sum(found['terms']) + found['prior'], total, rtol=1e-5)
   assert len(found['terms']) == len(found['rate']) == 5
   assert_allclose(found['rate'][0], found['prior'])
   assert_allclose(found['rate'][-1] + found['terms'][0], total, rtol=1e-5)
-  value, error = f'{found["bits_per_dim"]:.5g}', f'{found["standard_error"]:.3g}'
+  value, error = f'{bits["value"]:.5g}', f'{bits["error"]:.3g}'
   assert f'{value} +- {error} bits/dim' in ' '.join(printed.split())
   assert 'L_T ' in printed and 'L_0 ' in printed
   for name in ('terms', 'rate_distortion'):

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import types
 from typing import Any
 
@@ -17,6 +18,7 @@ from diffusion_jax.app.evaluate import mode as evaluate, scorers
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.run.weights import make_model
+from diffusion_jax.data import small_sets, sources
 from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.metrics import features, fid, manifolds, references
 from diffusion_jax.metrics.estimates import Estimate
@@ -197,20 +199,29 @@ def test_each_point_of_a_sweep_is_kept(run):
   assert again == points
 
 
+def in_place_of_samples(count):
+  """Returns the first random test images with the classes of samples, [count, 64]."""
+  labels = {split: small_sets.digits(split).label for split in ('train', 'test')}
+  left, rows = np.random.default_rng(0).permutation(360).tolist(), []
+  for label in sources.in_proportion(np.bincount(labels['train']), 360):
+    rows += [i for i in left if labels['test'][i] == label][:1]
+    left = [i for i in left if i not in rows[-1:]]
+  return real_pixels()[0][rows[:count]]
+
+
 def test_the_floor_is_the_score_of_real_images(run, printed, capsys):
   """The floor scores 20 random test images, as many as samples, by the reference."""
   run_mode(run, metrics='fd,pr,memorisation', floor=True)
   values = result(run, 'fd')['floor'] | result(run, 'pr')['floor']
   assert 'floor' not in result(run, 'memorisation')
-  found = result(run, 'memorisation')['metrics']['nearest_held_out_pixels']['value']
-  test, train = real_pixels()
-  assert_allclose(found, np.median(distance.cdist(test, train).min(axis=1)), rtol=1e-5)
+  found = result(run, 'memorisation')['metrics']
+  (count,) = map(int, re.findall(r'than (\d+) held-out', found['closer_pixels']['note']))
+  assert 320 < count < 360
+  near = distance.cdist(in_place_of_samples(count), real_pixels()[1]).min(axis=1)
+  assert_allclose(found['nearest_held_out_pixels']['value'], np.median(near), rtol=1e-5)
   assert set(values) == {'fd_pixels', 'precision_pixels', 'recall_pixels'}
-  x, y = real_pixels()
-  chosen = np.random.default_rng(0).permutation(360)[:20]
-  means, covariances = zip(
-    *((v.mean(axis=0), np.cov(v, rowvar=False)) for v in (x[chosen], y)), strict=True
-  )
+  sets = in_place_of_samples(20), real_pixels()[1]
+  means, covariances = zip(*((v.mean(axis=0), np.cov(v, rowvar=False)) for v in sets), strict=True)
   product = np.linalg.eigvals(covariances[0] @ covariances[1]).real
   expected = np.sum((means[0] - means[1]) ** 2)
   expected += np.trace(covariances[0] + covariances[1])

@@ -207,7 +207,7 @@ def test_the_bound_of_a_run_is_measured(run, capsys, monkeypatch):
   MODES['evaluate'](config_of('', **few, **ode), run)
   assert 'bits/dim' in capsys.readouterr().out
   path = next(run.glob('evaluation/ode-test-*/result.json'))
-  assert 0.0 < json.loads(path.read_text())['bits_per_dim'] < 100.0
+  assert 0.0 < json.loads(path.read_text())['metrics']['ode']['value'] < 100.0
   refused('elbo', MODES['evaluate'], config_of('', **few, **{'evaluation.metrics': 'elbo'}), run)
 
 
