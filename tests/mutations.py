@@ -872,8 +872,8 @@ TABLE = [
     'app/evaluate/scorers.py',
     'laws/test_real_examples_score_their_floor.py',
     [
-      ('said', 'return np.bincount(labels, minlength=classes)', 'return None'),
-      ('said', 'source_of(model.config, name))', "source_of(model.config, 'train'))"),
+      ('said', 'return Classes(name, np.bincount(labels, minlength=num_classes))', 'return None'),
+      ('said', 'source_of(model.config, split))', "source_of(model.config, 'train'))"),
     ],
   ),
   (

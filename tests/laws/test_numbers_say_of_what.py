@@ -369,7 +369,7 @@ def test_a_line_of_a_sweep_says_what_its_points_share(sweep, tmp_path):
   fields = {'evaluation.metrics': 'fd', 'evaluation.sweep': sweep, 'evaluation.num_generated': 40}
   run = Run.open(of_run(plain, **fields), RunFolder.at(plain))
   points = cells.points_of(run)
-  (line,) = evaluate.costs(points, None, scorers.class_counts(points[0].model))
+  (line,) = evaluate.costs(points, None, scorers.classes_of(points[0].model))
   assert line.startswith(SWEPT[sweep])
 
 

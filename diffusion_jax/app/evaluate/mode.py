@@ -16,6 +16,7 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.evaluate import cells, scorers
 from diffusion_jax.app.evaluate.cells import Cell, Point
+from diffusion_jax.app.evaluate.scorers import Classes
 from diffusion_jax.app.inputs import datasets, trained_on
 from diffusion_jax.app.inputs.conditions import Compared
 from diffusion_jax.app.modes import sample
@@ -76,13 +77,13 @@ def main(run: Run) -> None:
   check_weights(points)
   run.model.workdir.make('evaluation')
   examples = examples_of(points)
-  counts = None
+  classes = None
   if any(cell.group == 'samples' for point in points for cell in point.cells):
-    counts = scorers.class_counts(points[0].model)
-  for line in costs(points, examples, counts):
+    classes = scorers.classes_of(points[0].model)
+  for line in costs(points, examples, classes):
     print(line)
   references, known = references_of(points), {}
-  rows = [score(point, references, counts, examples, known) for point in points]
+  rows = [score(point, references, classes, examples, known) for point in points]
   if len(points) > 1:
     write_table(points, rows)
 
@@ -122,23 +123,21 @@ def examples_of(points: list[Point]) -> Examples | None:
     return Examples(source, count, content_sum(source, count))
 
 
-def costs(
-  points: list[Point], examples: Examples | None, counts: np.ndarray | None
-) -> Iterator[str]:
+def costs(points: list[Point], examples: Examples | None, classes: Classes | None) -> Iterator[str]:
   """Yields a line for each part of the work at a point, and the field that makes it less.
 
-  A line of a sweep says what all its points share. counts: `scorers.class_counts`.
+  A line of a sweep says what all its points share. classes: `scorers.classes_of`.
   """
   model, c = points[0].model, points[0].model.config.evaluation
   steps = _shared(_steps_of(point.model.config.sampling) for point in points) or ''
   each = f' at each of {len(points)} points' if len(points) > 1 else ''
   groups = {cell.group for cell in points[0].cells}
   if 'samples' in groups:
-    compared = [scorers.compared(point.model, counts) for point in points]
+    compared = [scorers.compared(point.model, classes) for point in points]
     words = _shared(x.words for x in compared)
-    classes = f', {words}' if words else ''
-    yield f'{c.num_generated:,} samples{steps} are drawn{each}{classes} (evaluation.num_generated)'
-    if counts is None and compared[0].in_turn and not model.config.sampling.labels:
+    of = f', {words}' if words else ''
+    yield f'{c.num_generated:,} samples{steps} are drawn{each}{of} (evaluation.num_generated)'
+    if classes is None and compared[0].in_turn and not model.config.sampling.labels:
       yield f'note: the class frequencies of evaluation.reference={c.reference} are not known'
   if 'pairs' in groups:
     draws = (
@@ -184,7 +183,7 @@ def references_of(points: list[Point]) -> References:
 def score(
   point: Point,
   references: References,
-  counts: np.ndarray | None,
+  classes: Classes | None,
   examples: Examples | None,
   known: Known,
 ) -> dict[str, Found]:
@@ -194,7 +193,7 @@ def score(
     print(f'{title(point.changes)}:')
   groups = {g: [x for x in point.cells if x.group == g] for g in ('samples', 'pairs')}
   if groups['samples']:
-    compared = scorers.compared(point.model, counts)
+    compared = scorers.compared(point.model, classes)
     found |= score_samples(run, groups['samples'], references, compared, known)
   if groups['pairs']:
     found |= score_pairs(run, groups['pairs'], known)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -213,23 +214,30 @@ def held_out_labels(model: Model, split: str) -> np.ndarray | None:
   return None if labels is None else labels[references.kept_rows(len(source))]
 
 
-def compared(model: Model, counts: np.ndarray | None) -> Compared:
-  """Returns what samples that metrics compare are conditioned on; counts: `class_counts`.
+class Classes(NamedTuple):
+  """How many examples of each class, [K], a split or a file has."""
 
-  They have the class frequencies of what they are compared with. Where these are not
-  known, and with sampling.labels, the classes are in turn.
+  name: str
+  counts: np.ndarray
+
+
+def compared(model: Model, classes: Classes | None) -> Compared:
+  """Returns what samples that metrics compare are conditioned on; classes: `classes_of`.
+
+  They have these frequencies. Where they are not known, and with sampling.labels, the
+  classes are in turn.
   """
   if not has_classes(model):
     return Compared()
-  c = model.config
-  if c.sampling.labels or counts is None:
-    named = c.sampling.labels or range(model.facts.num_classes)
-    rows = conditions.Labels(model).rows(named, 'config.sampling.labels')
-    which = f'the classes {", ".join(map(str, named))}' if c.sampling.labels else 'all classes'
-    words = f'of class {named[0]}' if len(named) == 1 else f'of {which} in turn'
-    return Compared(lambda n: np.resize(rows, n), words, True)
-  labels = functools.partial(in_proportion, counts)
-  return Compared(labels, f'with the class frequencies of {c.evaluation.reference}')
+  given = model.config.sampling.labels
+  if classes is not None and not given:
+    labels = functools.partial(in_proportion, classes.counts)
+    return Compared(labels, f'with the class frequencies of {classes.name}')
+  every = given or range(model.facts.num_classes)
+  rows = conditions.Labels(model).rows(every, 'config.sampling.labels')
+  which = f'the classes {", ".join(map(str, given))}' if given else 'all classes'
+  words = f'of class {given[0]}' if len(given) == 1 else f'of {which} in turn'
+  return Compared(lambda n: np.resize(rows, n), words, True)
 
 
 def has_classes(model: Model) -> bool:
@@ -237,36 +245,39 @@ def has_classes(model: Model) -> bool:
   return conditions.takes_labels(model) and model.conditioning.image is None
 
 
-def class_counts(model: Model) -> np.ndarray | None:
-  """Returns the numbers of examples of each class in evaluation.reference, [K].
+def classes_of(model: Model) -> Classes | None:
+  """Returns the classes of evaluation.reference, of the training split if a file has no labels.
 
-  None where samples have no classes, or the reference has none that can be read. Raises
-  UserError for labels of other classes.
+  None where samples have no classes, for published statistics, which may be of data that
+  are not here, and for labels that cannot be read. Raises UserError for labels of other classes.
   """
-  name, classes = model.config.evaluation.reference, model.facts.num_classes
+  c, num_classes = model.config.evaluation, model.facts.num_classes
   if not has_classes(model):
     return None
   try:
-    labels = _labels_of_reference(model, name)
+    name, labels = _labels_of_reference(model, c.reference)
   except UserError:  # A metric that needs these examples says why.
     return None
   if labels is None:
     return None
-  if labels.max() >= classes:
+  if labels.max() >= num_classes:
     raise UserError(
-      f'config.evaluation.reference={name} has labels 0..{labels.max()}, and the classes of this '
-      f'run are 0..{classes - 1}'
+      f'config.evaluation.reference={c.reference}: {name} has labels 0..{labels.max()}, and the '
+      f'classes of this run are 0..{num_classes - 1}'
     )
-  return np.bincount(labels, minlength=classes)
+  return Classes(name, np.bincount(labels, minlength=num_classes))
 
 
 def _labels_of_reference(model, name):
+  # Returns (what the labels are of, the labels or None).
+  is_file = name not in ('train', 'test')
   with from_config('evaluation.reference'):
-    if name in ('train', 'test'):
-      return labels_of(datasets.source_of(model.config, name))
-    if not tables.is_csv(name, model.facts.x):
-      return npz.labels_in(name, model.facts.num_classes)
-    return None
+    if is_file and not tables.is_csv(name, model.facts.x):
+      labels = npz.labels_in(name, model.facts.num_classes)
+      if labels is not None or has_statistics(model.config.evaluation):
+        return name, labels
+    split = 'train' if is_file else name
+    return split, labels_of(datasets.source_of(model.config, split))
 
 
 def is_of_reference(each: Scored) -> bool:

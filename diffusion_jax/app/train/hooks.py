@@ -337,7 +337,7 @@ def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
     known = held_out_loss(model.config), *names
     check_one_of(known, 'training.checkpoints.best.by', best_by(model.config))
   n, size = (c.metrics or Generated()).images, model.config.sampling.batch_size
-  compared = scorers.compared(model, scorers.class_counts(model))
+  compared = scorers.compared(model, scorers.classes_of(model))
   drawing, inputs, boxed, stored = first_samples(model, mesh, n, compared)
   prepare, score = scorers.scorer(model, compared)
 

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import os
+import pathlib
 import re
 import types
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.linalg
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial import distance
 
 from diffusion_jax.app.evaluate import mode as evaluate, scorers
@@ -301,3 +302,37 @@ def test_real_examples_in_words():
   data = {'data': {'name': 'digits'}}
   assert evaluate.examples_in_words(data | {'split': 'test'}, 'images') == 'test images of digits'
   assert evaluate.examples_in_words(data | {'split': 'a.npz'}, 'texts') == 'texts of a.npz'
+
+
+def test_samples_have_the_classes_of_the_reference(tmp_path, monkeypatch):
+  """Of a split, of a file with labels, else of the training split; statistics have none."""
+  label = {split: small_sets.digits(split).label for split in ('train', 'test')}
+  pictures, mu = np.zeros((6, 8, 8, 1), np.uint8), {'mu': np.zeros(4), 'sigma': np.eye(4)}
+  labels = np.array([3, 3, 3, 9, 3, 3])
+  files = {
+    'labels': {'images': pictures, 'labels': labels},
+    'none': {'images': pictures},
+    'statistics': mu,
+    'both': mu | {'labels': labels},
+    'others': {'images': pictures, 'labels': labels + 1},
+  }
+  for name, arrays in files.items():
+    np.savez(tmp_path / f'{name}.npz', **arrays)
+
+  def found(reference, **fields):
+    path = reference if reference in label else tmp_path / f'{reference}.npz'
+    config = smoke(**{'evaluation.reference': path}, **fields)
+    return scorers.classes_of(make_model(config, RunFolder.at(tmp_path)))
+
+  counts = {split: np.bincount(x, minlength=10) for split, x in label.items()}
+  of_file = np.bincount(labels, minlength=10)
+  expected = {'train': counts['train'], 'test': counts['test'], 'none': counts['train']}
+  for reference, each in (expected | {'labels': of_file, 'both': of_file}).items():
+    classes = found(reference)
+    assert_array_equal(classes.counts, each)
+    assert pathlib.Path(classes.name).stem == {'none': 'train'}.get(reference, reference)
+  assert found('statistics') is None and found('others') is None
+  assert found('train', **within('conditioning', labels=False, dropout=0.0)) is None
+  one_more = small_sets.digits('train').label + 1
+  monkeypatch.setattr(scorers, 'labels_of', lambda source: one_more)
+  refused(r'reference=train: train has labels 0\.\.10, and .* are 0\.\.9', found, 'train')
