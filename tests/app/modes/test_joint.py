@@ -101,8 +101,8 @@ def test_draws_of_a_training_are_within_the_box(tmp_path, monkeypatch):
   seen = []
   scorer, sheet = hooks.scorers.scorer, hooks.draw_sheet
 
-  def recorded(model):
-    prepare, score = scorer(model)
+  def recorded(*args):
+    prepare, score = scorer(*args)
     return prepare, lambda a: seen.append(a['values']) or score(a)
 
   def drawn(model, samples, *args):
