@@ -13,7 +13,7 @@ from typing import NamedTuple
 from diffusion_jax.data.files import check_text, say_left_out, say_once
 from diffusion_jax.paths import existing
 
-NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,9})?', re.ASCII | re.IGNORECASE)
+NUMBER = re.compile(r'[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,9})?', re.ASCII | re.IGNORECASE)
 # Texts that are no tables: patterns of their first bytes, and what they are.
 _KINDS = r"""<(!DOCTYPE|!doctype|html) a page of HTML: download the table itself
 \[?{\s*" JSON: write it as CSV"""

@@ -208,7 +208,8 @@ def _names_of_gpus() -> list[str]:
     return []
   if listed.returncode:
     return []
-  return re.findall('^GPU [0-9]+: (.*?) *(?:\\(|$)', listed.stdout, re.MULTILINE)
+  names = re.findall(r'^GPU [0-9]+: ([^(\n]*)', listed.stdout, re.MULTILINE)
+  return [name.strip() for name in names]
 
 
 def _given_by_slurm(environ: Mapping[str, str]) -> tuple[int, int]:

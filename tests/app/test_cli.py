@@ -195,6 +195,8 @@ def test_a_list_comes_from_a_file(tmp_path, monkeypatch):
   (tmp_path / 'names.txt').write_text('floor area\n\n rooms 2 \n"a, b",c\n-1e3  .5\n')
   assert cli.text_of('@names.txt') == 'floor area,rooms 2,"a, b",c,-1e3,.5'
   assert cli.text_of('a@b') == 'a@b'
+  (tmp_path / 'long.txt').write_text(f'{0.9:.40f},{0.8:.40f}\n{0.7:.18e} {0.6:.18e}\n')
+  assert [float(x) for x in cli.text_of('@long.txt').split(',')] == [0.9, 0.8, 0.7, 0.6]
 
 
 @pytest.fixture
