@@ -2,7 +2,7 @@
 
 import contextlib
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 OWN: set[str | None] = set()  # the files of parts of the user's own
 
@@ -24,6 +24,36 @@ def as_user_error(start: str = '') -> Iterator[None]:
     yield
   except (FileNotFoundError, ValueError) as error:
     raise UserError(f'{start}{error}') from error
+
+
+def reason_of(error: Exception) -> str:
+  """Returns what an error says in one line, without the name of a file; of a cause, if it has one.
+
+  The cause of an error of a library says most.
+  """
+  error = error.__cause__ if isinstance(error.__cause__, Exception) else error
+  text = (isinstance(error, OSError) and error.strerror) or str(error)
+  return ' '.join(text.split())[:400] or type(error).__name__
+
+
+def fills_device(error: BaseException | None) -> bool:
+  """Returns whether an error, or its cause, says that the memory of a device is used up."""
+  return error is not None and ('RESOURCE_EXHAUSTED' in str(error) or fills_device(error.__cause__))
+
+
+@contextlib.contextmanager
+def naming(what: str, reason: Callable[[Exception], str] = reason_of) -> Iterator[None]:
+  """Turns any error of a library, or of a file that it reads, into ValueError('<what>: <reason>').
+
+  A library raises errors of its own, of other libraries and of Python, of which no list is
+  whole. What `fills_device` is no fault of the file, and passes.
+  """
+  try:
+    yield
+  except Exception as error:
+    if fills_device(error):
+      raise
+    raise ValueError(f'{what}: {reason(error)}') from None
 
 
 @contextlib.contextmanager

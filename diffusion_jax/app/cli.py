@@ -23,7 +23,7 @@ from diffusion_jax.app import help, modes, smoke
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, paths_near
 from diffusion_jax.app.kinds import idle, roles, store
-from diffusion_jax.errors import Preempted, UserError, beginning, place_of
+from diffusion_jax.errors import Preempted, UserError, beginning, fills_device, place_of
 from diffusion_jax.paths import expanded
 from diffusion_jax.ranges import Count, FlagText, convert, meant, near, nearest
 from diffusion_jax.runtime import (
@@ -80,7 +80,7 @@ _MULTIHOST = boolean('multihost', False, 'This is one of several processes that 
 _COORDINATOR = string('coordinator', None, 'host:port of process 0, where it is not detected.')
 _NUM_HOSTS = integer('num_hosts', None, 'Number of processes, where it is not detected.')
 _HOST = integer('host', None, 'Number of this process, from 0, where it is not detected.')
-_NUMBERS = re.compile(r'([-+.\deE]+\s*)+')  # a line of a file that has only numbers
+_NUMBERS = re.compile(r'[-+.\deE\s]+')  # a line of a file that has only numbers
 _FIELDS: list[tuple[str, str]] = []  # the flags --config.*, as (path, text)
 
 
@@ -404,7 +404,7 @@ def find_config(name: str | None, needed: bool) -> tuple[str, str]:
 def of_machine(error: Exception) -> str:
   """Returns a line about an error of this machine, '' for any other."""
   text = str(error).strip().partition('\n')[0]
-  if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in text:
+  if isinstance(error, MemoryError) or fills_device(error):
     return (
       f'out of memory: {text}. Try training.machine.accumulate=2, network.remat=True, smaller '
       'batches, or XLA_PYTHON_CLIENT_MEM_FRACTION=.95 on a GPU; examples/plan.py measures a step'

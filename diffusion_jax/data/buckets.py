@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_jax.atomic_files import draft, own_folder
-from diffusion_jax.data.files import naming
+from diffusion_jax.errors import naming
 from diffusion_jax.paths import cache_folder, is_address
 
 # {scheme: (library, the extra that installs it)}.
@@ -39,7 +39,7 @@ def local(path: str, suffix: str = '') -> str:
   target = place(path)
   with waiting(path):
     bucket = open_bucket(path)
-    with naming(f'{path} cannot be read with your credentials', Exception):
+    with naming(f'{path} cannot be read with your credentials'):
       objects = _objects(bucket, path.rstrip('/'))
   copies = {place(address): version for address, version in objects.items()}
   wanted = [x for x in copies if x == target or fnmatch.fnmatch(x.name.lower(), f'*{suffix}')]
@@ -49,7 +49,7 @@ def local(path: str, suffix: str = '') -> str:
   if missing:
     size = sum(copies[x][1] for x in missing)
     print(f'copying {len(missing):,} files of {path}, {size:,} bytes, to {target}', flush=True)
-  with naming(f'{path} cannot be copied to {target}', Exception):
+  with naming(f'{path} cannot be copied to {target}'):
     with ThreadPoolExecutor(_THREADS) as pool:
       list(pool.map(lambda x: _copy(bucket, x, *copies[x]), missing))
     below = target.rglob('*') if target.is_dir() else map(Path, glob.glob(str(target)))

@@ -2,10 +2,9 @@
 
 import codecs
 import collections
-import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _SAID: set[str] = set()
@@ -25,20 +24,6 @@ _SHARD = re.compile(r'(.*)-(\d+)-of-(\d+)(.*)', re.DOTALL)
 def readable(name: str) -> str:
   r"""Returns a name that can be printed: \xe9 for a byte that UTF-8 lacks."""
   return os.fsencode(name).decode(errors='backslashreplace')
-
-
-@contextlib.contextmanager
-def naming(what: str, *errors: type[Exception]) -> Iterator[None]:
-  """Turns errors of a library into a ValueError of one line, `what: error`.
-
-  Of an error with a cause, which says most, it is the cause.
-  """
-  try:
-    yield
-  except errors as error:
-    cause = error.__cause__ or error
-    reason = ' '.join(str(cause).split()) or type(cause).__name__
-    raise ValueError(f'{what}: {reason:.400}') from None
 
 
 def say_once(line: str, what: str = '') -> None:

@@ -17,10 +17,11 @@ import numpy as np
 
 from diffusion_jax.data import buckets
 from diffusion_jax.data.columns import Columns, ColumnSource, checked, of_numbers
-from diffusion_jax.data.files import files_below, naming, say_left_out, say_missing
+from diffusion_jax.data.files import files_below, say_left_out, say_missing
 from diffusion_jax.data.parquet import image_bytes, open_parquet
 from diffusion_jax.data.sources import facts_of_fields, pictures, states
 from diffusion_jax.data.splits import NoTestSplit, check_split
+from diffusion_jax.errors import naming
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, ImageShape
 
@@ -238,7 +239,7 @@ def _reading(path):
   level = log.level
   log.setLevel(logging.CRITICAL)
   try:
-    with naming(f'{path} cannot be read', Exception):
+    with naming(f'{path} cannot be read'):
       yield
   finally:
     log.setLevel(level)

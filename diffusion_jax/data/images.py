@@ -1,6 +1,5 @@
 """Pictures and their files, uint8 [H, W, C]."""
 
-import contextlib
 import io
 import os
 import warnings
@@ -11,6 +10,7 @@ import numpy as np
 
 from diffusion_jax.data.files import is_said, say_left_out, say_once
 from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.errors import naming, reason_of
 from diffusion_jax.paths import existing
 from diffusion_jax.ranges import check_choice
 
@@ -123,18 +123,14 @@ def _say_narrow(picture, name):
     say_once(line, 'narrow')
 
 
-@contextlib.contextmanager
 def _naming(name):
-  # Turns Pillow's exceptions into a ValueError that names the image.
   from PIL import Image
 
-  try:
-    yield
-  # Pillow raises SyntaxError and ValueError for some damaged headers.
-  except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+  def reason(error):
     unknown = isinstance(error, Image.UnidentifiedImageError)
-    reason = 'its format is unknown' if unknown else error
-    raise ValueError(f'{name} cannot be read as an image: {reason}') from None
+    return 'its format is unknown' if unknown else reason_of(error)
+
+  return naming(f'{name} cannot be read as an image', reason)
 
 
 def _range(image, name):

@@ -2,7 +2,7 @@
 
 import contextlib
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from diffusion_jax.data import buckets
 from diffusion_jax.data.files import say_left_out
 from diffusion_jax.data.sources import ADVICE, ArraySource, check_finite
 from diffusion_jax.data.splits import check_split, random_part
+from diffusion_jax.errors import naming
 from diffusion_jax.paths import ReadPath, existing
 from diffusion_jax.ranges import Count, Finite, Rate
 
@@ -260,15 +261,14 @@ def _with_file(path, function):
       return function(file)
 
 
-@contextlib.contextmanager
-def reading(path: str | Path) -> Iterator[None]:
+def reading(path: str | Path) -> contextlib.AbstractContextManager[None]:
   """Turns the errors of a damaged npz file into ValueError, in one line."""
-  try:
-    yield
-  except Exception as error:  # NumPy and zipfile have many.
-    reason = str(error) or type(error).__name__
-    if 'allow_pickle' in reason or 'Python objects' in reason:
-      reason = 'it contains Python objects, which are not read'
-    is_npy = Path(path).suffix == '.npy'
-    kind = 'a .npy file' if is_npy else 'an npz file of arrays'
-    raise ValueError(f'{path} is not {kind}: {reason}') from None
+
+  def reason(error):
+    text = str(error) or type(error).__name__
+    objects = 'allow_pickle' in text or 'Python objects' in text
+    return 'it contains Python objects, which are not read' if objects else text
+
+  is_npy = Path(path).suffix == '.npy'
+  kind = 'a .npy file' if is_npy else 'an npz file of arrays'
+  return naming(f'{path} is not {kind}', reason)

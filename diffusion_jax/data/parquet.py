@@ -12,8 +12,8 @@ from typing import IO, Any
 import numpy as np
 
 from diffusion_jax.data.columns import check_columns
-from diffusion_jax.data.files import naming
 from diffusion_jax.data.sums import digest, of_files
+from diffusion_jax.errors import naming
 
 _READERS = 16  # threads
 _open = functools.partial(open, mode='rb')
@@ -172,7 +172,4 @@ def open_parquet(
 
 
 def _naming(path):
-  import pyarrow
-
-  errors = pyarrow.ArrowException, UnicodeDecodeError, OSError
-  return naming(f'{path} cannot be read as a parquet file', *errors)
+  return naming(f'{path} cannot be read as a parquet file')

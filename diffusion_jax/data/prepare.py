@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from diffusion_jax.data.files import naming
+from diffusion_jax.errors import naming
 from diffusion_jax.paths import is_address
 
 NAMES = ('cifar10', 'mnist')
@@ -169,7 +169,7 @@ def _classes(tree):
 def _described(place):
   # tfds raises the errors of its JSON readers for a damaged file.
   files = '(dataset_info.json or features.json)'
-  return naming(f'{place} is damaged {files}: delete it and prepare it again', Exception)
+  return naming(f'{place} is damaged {files}: delete it and prepare it again')
 
 
 def _missing(builder_class, top):

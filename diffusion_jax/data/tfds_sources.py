@@ -3,6 +3,7 @@
 CIFAR-10 and MNIST are loaded into memory; other sets are read from disk.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,10 @@ import numpy as np
 
 from diffusion_jax.data import buckets, prepare
 from diffusion_jax.data.columns import Columns, ColumnSource
-from diffusion_jax.data.files import naming
 from diffusion_jax.data.sources import ArraySource, blocks, facts_of_fields, pictures, states
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.data.sums import digest, of_files
+from diffusion_jax.errors import naming
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, ImageShape, meant, nearest
 
@@ -117,13 +118,11 @@ class Records:
     self.features = dict(builder.info.features.items())
     self.name, self.columns = str(folder), ['image', 'label']
     names = ', '.join(builder.info.splits)
-    missing = ValueError(f'{folder} has no split {split!r}, but {names}')
-    with self._naming():
-      try:
-        self._source = builder.as_data_source(split)
-        self.files = [x.filename for x in builder.info.splits[split].file_instructions]
-      except (KeyError, ValueError, AssertionError):
-        raise missing from None
+    with self._naming(), contextlib.suppress(KeyError, ValueError, AssertionError):
+      self._source = builder.as_data_source(split)
+      self.files = [x.filename for x in builder.info.splits[split].file_instructions]
+    if not hasattr(self, 'files'):
+      raise ValueError(f'{folder} has no split {split!r}, but {names}')
 
   def __len__(self) -> int:
     return len(self._source)
@@ -141,8 +140,7 @@ class Records:
     return digest([of_files(self.files).encode(), str(self._source.split).encode()])
 
   def _naming(self):
-    what = f'{self.name} is damaged; delete it and prepare it again'
-    return naming(what, RuntimeError, OSError)
+    return naming(f'{self.name} is damaged; delete it and prepare it again')
 
 
 def _not_prepared(name, data_dir) -> Exception:

@@ -12,9 +12,10 @@ import numpy as np
 
 from diffusion_jax.data import buckets
 from diffusion_jax.data.columns import Columns, ColumnSource, checked
-from diffusion_jax.data.files import naming, readable, say_left_out, say_missing, taken_below
+from diffusion_jax.data.files import readable, say_left_out, say_missing, taken_below
 from diffusion_jax.data.sources import facts_of_fields, pictures, states
 from diffusion_jax.data.splits import random_part
+from diffusion_jax.errors import naming
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, ImageShape, Rate
 
@@ -181,7 +182,7 @@ def _members(path):
   # Yields (name without extension, extension, (offset, size)) of each file.
   places, total, others = {}, 0, []
   what = 'cut short, damaged or compressed, so that it cannot be read as a tar'
-  with naming(f'{path} is {what}', tarfile.TarError), open(path, 'rb') as file:
+  with naming(f'{path} is {what}'), open(path, 'rb') as file:
     for member in _headers(file):
       place = member.offset_data, member.size
       if member.islnk():  # the same file a second time

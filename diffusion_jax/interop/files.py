@@ -8,7 +8,8 @@ import contextlib
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from diffusion_jax.aliases import Json, NamedParams, Params
 from diffusion_jax.atomic_files import draft
+from diffusion_jax.errors import naming
 from diffusion_jax.interop.names import require
 from diffusion_jax.runtime import files
 
@@ -75,16 +77,12 @@ def check_kind(path: str | Path) -> None:
     read_tensors(path)
 
 
-@contextlib.contextmanager
-def reading(path: str | Path, kind: str) -> Iterator[None]:
+def reading(path: str | Path, kind: str) -> contextlib.AbstractContextManager[None]:
   """Makes every error within it a ValueError of one line that names the file.
 
   kind: what the file should contain, such as 'npz'.
   """
-  try:
-    yield
-  except Exception as error:  # Every library has several of its own.
-    raise ValueError(f'{path} cannot be read as {kind}: {_brief(path, error)}') from error
+  return naming(f'{path} cannot be read as {kind}', partial(_brief, path))
 
 
 class Lazy(Mapping):
@@ -270,7 +268,8 @@ _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
 
 def _brief(path, error):
   # torch explains at length; the refused object is in a line of its own.
-  lines = [line.strip() for line in files.reason_of(error).strip().splitlines()]
+  text = (isinstance(error, OSError) and error.strerror) or str(error)
+  lines = [line.strip() for line in text.strip().splitlines()]
   refused = [line for line in lines if line.startswith(('Trying', 'Unsupp'))]
   first = (refused or lines or [type(error).__name__])[0]
   return first.removeprefix(f'{path} ').rstrip('.')

@@ -22,7 +22,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.atomic_files import draft
-from diffusion_jax.errors import UserError
+from diffusion_jax.errors import UserError, reason_of
 
 SUM = 'sha256'  # the entry of an object in a file that sums up the others: its first 16 digits
 DIFFERS = 'is damaged: its sum differs'
@@ -137,11 +137,6 @@ def read_json(path: Path) -> Json:
   except (OSError, ValueError) as error:
     raise UserError(f'{path} cannot be read: {reason_of(error)}') from error
   return content
-
-
-def reason_of(error: Exception) -> str:
-  """Returns what an error says, without the name of the file."""
-  return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def read_json_lines(path: Path) -> Iterator[Json]:

@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 from filelock import FileLock, SoftFileLease, Timeout
 
@@ -28,6 +28,9 @@ from diffusion_jax.runtime.twins import Twin
 
 SHARED = 'model.safetensors'  # the weights of a folder that is shared, see `weights.share`
 POLL = 5.0  # seconds between two looks for new files
+_READINGS = 50  # of a checkpoint, each of which a training may remove
+
+T = TypeVar('T')
 
 _twins: dict[str, Twin] = {}
 _waits = itertools.count()  # each has a name of its own
@@ -150,6 +153,27 @@ def of_checkpoints(folder: Path) -> Any:
   from etils import epath
 
   return epath.Path(f'{twin.address}/{twin.name_of(folder)}')
+
+
+def while_trained(run: Path, kept: Callable[[], list[int]], read: Callable[[], T]) -> T:
+  """Returns read(), of one of the files of a run that its training may remove meanwhile.
+
+  kept: gives the steps of these files. After an error it reads again, so that it takes the
+  newest, if they have changed. Raises the error if they have not.
+  """
+  for _ in range(_READINGS):
+    before = kept()
+    try:
+      return read()
+    except (OSError, UserError, ValueError):
+      if twin := twin_of(run):
+        twin.copy_down()
+      if kept() == before:
+        raise
+  raise ValueError(
+    f'the training in {run} removes its files before they are read: wait until it ends, or let '
+    'it keep more (training.checkpoints.keep, training.average.keep)'
+  )
 
 
 def share(path: Path, what: str) -> None:

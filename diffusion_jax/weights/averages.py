@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import files
-from diffusion_jax.runtime import files as of_run, processes
+from diffusion_jax.runtime import files as of_run, processes, run_folder
 from diffusion_jax.training import power_ema
 from diffusion_jax.weights import checksums, load
 from diffusion_jax.weights.checkpoints import check_fits
@@ -158,6 +158,12 @@ def make(workdir: Path, sigma_rel: float, step: int | None, target: Params) -> A
   snapshot; ValueError for a snapshot that is damaged or of another network, and
   for a width that the snapshots cannot make.
   """
+  return run_folder.while_trained(
+    workdir, lambda: steps(workdir), lambda: _make(workdir, sigma_rel, step, target)
+  )
+
+
+def _make(workdir, sigma_rel, step, target):
   until = _steps_until(workdir, step)
   for one in until:  # The number of images of each counts.
     check(workdir, one)

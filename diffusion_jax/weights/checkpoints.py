@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from diffusion_jax.aliases import Json, Params
+from diffusion_jax.errors import fills_device, naming, reason_of
 from diffusion_jax.runtime import run_folder
 from diffusion_jax.runtime.files import check_files, read_json
 from diffusion_jax.training.state import TrainState
@@ -204,12 +205,29 @@ def restore_log(manager: ocp.CheckpointManager) -> Json:
 
 def find_step(workdir: Path, step: int | str) -> int:
   """Returns the step of a checkpoint: a step, 'latest' or 'best'."""
-  with _open_read_only(workdir) as manager:
-    return _find_step(manager, step, workdir)
+
+  def find():
+    with _open_read_only(workdir) as manager:
+      return _find_step(manager, step, workdir)
+
+  return run_folder.while_trained(workdir, lambda: _steps_in(workdir), find)
 
 
 def read(workdir: Path, which: str, step: int | str) -> tuple[Params, dict, int]:
-  """Returns (params, config, step) of a checkpoint, on one device; see `load`."""
+  """Returns (params, config, step) of a checkpoint, on one device; see `load`.
+
+  If a training removes the checkpoint meanwhile, the newest or the best is taken again.
+  """
+  return run_folder.while_trained(
+    workdir, lambda: _steps_in(workdir), lambda: _read(workdir, which, step)
+  )
+
+
+def _steps_in(workdir):
+  return checksums.steps_in(workdir / 'checkpoints')
+
+
+def _read(workdir, which, step):
   item = _item_of(which)
   with _open_read_only(workdir) as manager:
     step = _find_step(manager, step, workdir)
@@ -330,23 +348,20 @@ def _with_sums(folder):
   return ocp.options.AsyncOptions(post_finalization_callback=callback)
 
 
-@contextlib.contextmanager
 def _reading(manager, step):
-  try:
-    yield
-  except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
-    raise ValueError(
-      f'checkpoint {step} in {manager.directory} cannot be read: '
-      f'{_brief(error)}. Move it away to continue from an older one'
-    ) from error
+  def reason(error):
+    return f'{_brief(error)}. Move it away to continue from an older one'
+
+  return naming(f'checkpoint {step} in {manager.directory} cannot be read', reason)
 
 
 @contextlib.contextmanager
 def _writing(manager):
-  # tensorstore raises ValueError when the disk is full.
   try:
     yield
-  except (OSError, ValueError) as error:
+  except Exception as error:  # ValueError, when the disk is full
+    if fills_device(error):
+      raise
     last = manager.latest_step()
     kept = 'there is none yet' if last is None else f'{last} is the last one'
     raise OSError(
@@ -356,10 +371,8 @@ def _writing(manager):
 
 def _brief(error):
   # Returns the reason: tensorstore adds paths to it, and Orbax whole trees.
-  code = re.search(r"os_error_code='(\d+)'", str(error))
-  if code:
-    return os.strerror(int(code[1]))
-  return str(error).strip().partition('\n')[0][:300]
+  code = re.search(r"os_error_code='(\d+)'", f'{error} {error.__cause__}')
+  return os.strerror(int(code[1])) if code else reason_of(error)[:300]
 
 
 def _criterion(manager, step):

@@ -201,6 +201,33 @@ def test_a_training_removes_what_a_killed_one_left(address):
   assert not twin.bucket.exists(twin.place('train.lock'))
 
 
+def test_a_reader_of_a_bucket_takes_the_newest_when_its_checkpoint_is_removed(address):
+  """A training on another machine writes step 2 and removes step 1, whose arrays are not here."""
+  run = RunFolder.at(address).path
+  twin = run_folder.twin_of(run)
+
+  def put(step):
+    for name, size in ('d', 2**17), (twins.DONE, 1):
+      twin.bucket.pipe_file(twin.place(f'checkpoints/{step}/{name}'), b'%d' % step * size)
+
+  put(1)
+  run, tries = opened(address), []
+
+  def kept():
+    return sorted(int(path.name) for path in (run / 'checkpoints').glob('*'))
+
+  def read():
+    checkpoint = run / 'checkpoints' / str(kept()[-1])
+    if not tries:
+      put(2)
+      twin.bucket.rm(twin.place('checkpoints/1'), recursive=True)
+    tries.append(checkpoint.name)
+    run_folder.fetch(checkpoint)
+    return (checkpoint / 'd').read_bytes()
+
+  assert run_folder.while_trained(run, kept, read) == b'2' * 2**17 and tries == ['1', '2']
+
+
 def test_a_bucket_that_cannot_be_written_is_refused(address):
   run = RunFolder.at(address).path
   forbidden = mock.patch.object(

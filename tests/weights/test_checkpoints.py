@@ -9,7 +9,8 @@ from numpy.testing import assert_array_equal
 from diffusion_jax.runtime.sharding import make_mesh
 from diffusion_jax.training.loss_aware import init_loss_history
 from diffusion_jax.training.state import init_state
-from diffusion_jax.weights import checkpoints, load
+from diffusion_jax.weights import checkpoints, checksums, load
+from tests.damage import cut
 
 ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
 
@@ -136,3 +137,14 @@ def test_what_an_interrupted_save_left_is_removed(save, tmp_path):
   (left / 'params').mkdir(parents=True)
   save(tmp_path, STATE if save is saved else STATE.params)
   assert not left.exists()
+
+
+def test_a_checkpoint_without_sums_that_is_cut_is_named_in_one_line(tmp_path):
+  """Orbax raises a plain Exception, whose text is long."""
+  saved(tmp_path, state_of(width=400, step=1))
+  folder = tmp_path / 'checkpoints' / '1'
+  (folder / checksums.NAME).unlink()
+  cut(max((folder / 'params').rglob('d/*'), key=lambda path: path.stat().st_size))
+  with pytest.raises(ValueError, match='checkpoint 1 in .* cannot be read: .*Move it') as error:
+    load.open(tmp_path, 'raw')
+  assert '\n' not in str(error.value) and len(str(error.value)) < 600

@@ -260,13 +260,10 @@ def score_samples(
     if not needs.isdisjoint(('images', 'values')):
       samples['values'] = samples['images'] = np.concatenate(list(stored.batches(c.batch_size)))
     count, what = stored.shape[0], 'images' if x.is_picture else 'samples'
-    with from_config('evaluation.metrics'):
-      extracted = {
-        name: of_real.extract(
-          space.extractor, stored, path.with_name(f'{path.stem}.{name}.npz'), drawn, c.batch_size
-        )
-        for name, space in references.spaces.items()
-      }
+    for name, space in references.spaces.items():
+      kept = path.with_name(f'{path.stem}.{name}.npz')
+      with run_folder.hold(kept.parent, kept.name), from_config('evaluation.metrics'):
+        extracted[name] = of_real.extract(space.extractor, stored, kept, drawn, c.batch_size)
   for cell in scored:
     protocols = scorers.protocols_of(c, cell.scored, references)
     used = {'evaluation': cell.fields['evaluation'], 'reference': protocols}

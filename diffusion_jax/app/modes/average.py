@@ -13,7 +13,7 @@ from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.errors import UserError
-from diffusion_jax.runtime import files
+from diffusion_jax.runtime import files, run_folder
 from diffusion_jax.weights import averages, checkpoints, checksums, load
 from diffusion_jax.weights.checkpoints import AVERAGE, RAW
 
@@ -35,11 +35,12 @@ def main(run: Run) -> None:
   below = Path('averages', name)
   out = files.make_folder(c.out) if c.out else model.workdir.make(below)
   made_of = settings_of(model, average)
-  if averages.read_record(out).get('made_of') == made_of and folder.read_config(out):
-    print(f'{out} is there already, made with these settings')
-    return
-  folder.check_no_run(out, '--config.average.out')
-  write(run_path, out, average, model.keeps, made_of)
+  with run_folder.hold(out, averages.RECORD, '--config.average.out'):
+    if averages.read_record(out).get('made_of') == made_of and folder.read_config(out):
+      print(f'{out} is there already, made with these settings')
+      return
+    folder.check_no_run(out, '--config.average.out')
+    write(run_path, out, average, model.keeps, made_of)
   print(f'wrote {out}: --workdir={out} reads it in every mode')
 
 

@@ -37,6 +37,7 @@ from diffusion_jax.interop import (
 )
 from diffusion_jax.interop.formats import OURS
 from diffusion_jax.interop.reader import Imported
+from diffusion_jax.runtime import run_folder
 from diffusion_jax.runtime.files import parse_json
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import host_mesh
@@ -83,10 +84,11 @@ def read(config: Node, workdir: RunFolder) -> None:
     checkpoints.check_fits(params, model.shapes(), what)
   print(describe(model, params))
   stored = folder.stored_form(config, model.facts)
-  workdir.make()
-  checkpoints.save_params(workdir.path, 0, params, stored, (AVERAGE, RAW))
-  folder.write_config(workdir.path, config, model.facts)
-  model.autoencoder.prepare(None, None)  # the scale of this autoencoder needs no image
+  with run_folder.hold(workdir.make()):
+    folder.check_no_run(workdir.path, '--workdir')  # which another process may have written
+    checkpoints.save_params(workdir.path, 0, params, stored, (AVERAGE, RAW))
+    folder.write_config(workdir.path, config, model.facts)
+    model.autoencoder.prepare(None, None)  # the scale of this autoencoder needs no image
   print(f'wrote {workdir}: --config={workdir} uses it')
 
 
@@ -201,7 +203,8 @@ def write(config: Node, workdir: RunFolder) -> None:
   model.check('convert')
   params, step = weights.restore(model, merge=c.to != 'lora')
   params = jax.device_get(params)
-  with from_config('convert'):
+  out.parent.mkdir(parents=True, exist_ok=True)
+  with run_folder.hold(out.parent, out.name, '--config.convert.out'), from_config('convert'):
     WRITE[c.to](out, model, params, step)
   print(f'wrote {out}, of step {step}')
 
@@ -225,7 +228,6 @@ def null_or_class(model: Model) -> int | None:
 def write_ours(out: Path, model: Model, params: Params, step: int) -> None:
   """Writes weights with our own names, and the config, into one file."""
   text = json.dumps(sharing.config_of(model))
-  out.parent.mkdir(parents=True, exist_ok=True)
   files.write_safetensors(out, files.flatten(params), config=text)
 
 
@@ -284,7 +286,6 @@ def write_adapters(out: Path, model: Model, params: Params, step: int) -> None:
     )
   _, scale = load.read_base(model.run.path)
   tensors = diffusers.adapters_of(model.network(), params['network'], scale, model.state_shape)
-  out.parent.mkdir(parents=True, exist_ok=True)
   files.write_safetensors(out, tensors, format='pt')
 
 

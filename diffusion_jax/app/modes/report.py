@@ -36,7 +36,7 @@ from diffusion_jax.metrics.neighbours import nearest_examples
 from diffusion_jax.report import page, pictures, record, results
 from diffusion_jax.report.pictures import Film
 from diffusion_jax.report.results import Table
-from diffusion_jax.runtime import processes
+from diffusion_jax.runtime import processes, run_folder
 from diffusion_jax.runtime.files import one_line, write_text
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.streams import stream
@@ -79,6 +79,13 @@ def after_training(config: Node, workdir: RunFolder, frames: Frames | None = Non
 
 def write(run: Run, frames: Frames | None = None) -> Path:
   """Writes the page of a run and of report.runs; returns its path."""
+  path = run.model.workdir.make() / 'report.html'
+  with run_folder.hold(path.parent, path.name):
+    _write(path, run, frames)
+  return path
+
+
+def _write(path, run, frames):
   model = run.model
   config, workdir = model.config, model.workdir
   others = (RunFolder.at(x, written=False) for x in config.report.runs)
@@ -92,14 +99,12 @@ def write(run: Run, frames: Frames | None = None) -> Path:
   drawn = optional('trajectory', trajectory, run, frames, data)
   film, final = drawn or (None, None)
   near = optional('neighbours', neighbours, run, final)
-  path = workdir.make() / 'report.html'
   try:
     films = gallery(run, data)
     html = page.render(runs, defaults(config), film, near, films, APART, roles.decides_loss)
     write_text(path, html)
   except OSError as error:
     raise UserError(f'{path} cannot be written ({error.strerror})') from error
-  return path
 
 
 def read_runs(workdirs: Sequence[RunFolder]) -> list[record.Record]:
