@@ -276,7 +276,8 @@ class ConfiguredNetwork:
   def trained(self, test: bool = False) -> dj.Network:
     """Returns the network with its conditions and augmentation in training.
 
-    With `test` it draws nothing: it has no dropout, routes and augmentation.
+    With `test` it draws nothing: it has no dropout, routes and augmentation, and hides no
+    condition, which cond['drop'] says.
     """
     c, network = self.conditioning, self.given()
     if test:
@@ -284,11 +285,12 @@ class ConfiguredNetwork:
     augment = None
     if c.augment and not test:
       augment = functools.partial(augmentation.augment, probability=c.augment)
-    dropout = 0.0 if test else c.dropout or 0.0
     has_text, has_context = c.text is not None, c.context is not None
     condition = objectives.make_condition(
-      bool(c.labels), dropout, c.image, has_text, has_context, c.known
+      bool(c.labels), c.dropout or 0.0, c.image, has_text, has_context, c.known
     )
+    if test and c.dropout:
+      condition = functools.partial(_with_nothing_hidden, condition)
     return dataclasses.replace(
       network,
       condition=condition,
@@ -337,6 +339,11 @@ class ConfiguredNetwork:
   def context_code(self, params: Params, rows: dict) -> dict:
     """Returns the network's code of {'context': ...}; {} without an encoder."""
     return functional.encode_context(self.network, params['network'], rows, self.state_shape)
+
+
+def _with_nothing_hidden(condition, key, batch):
+  cond = condition(key, batch)
+  return cond | {'drop': jnp.zeros_like(cond['drop'])}
 
 
 def refusals_of(noisy: ConfiguredNetwork) -> tuple[Row, ...]:

@@ -12,7 +12,7 @@ from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.runtime.files import write_summed
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Context
-from tests.app.conftest import arrays_of, refused, trial, untrained
+from tests.app.conftest import arrays_of, normal_params, refused, trial, untrained
 from tests.app.fields import within
 
 MEAN_FLOW = {'objective': 'mean_flow'}
@@ -74,12 +74,27 @@ def test_objectives_of_few_steps_have_gradients_and_samples(name, teacher):
   gradient = jax.grad(objective.__call__, has_aux=True)
   gradients, _ = jax.eval_shape(gradient, params, context, key, batch)
   assert jax.tree.structure(gradients) == jax.tree.structure(params)
+  loss, _ = jax.eval_shape(model.objective(test=True), params, context, key, batch)
+  assert loss.shape == ()
 
   def sample(params, keys, label):
     return model.plan(params).from_noise(keys, {'label': label})
 
   keys = jax.random.split(key, 2)
   assert jax.eval_shape(sample, params, keys, batch['label']).shape == (2, 8, 8, 1)
+
+
+def test_a_guided_test_loss_is_the_training_s_where_nothing_is_hidden(key):
+  """The dropout of the first is so rare that no condition of this batch is hidden."""
+  changes = CASES['mean_flow, guided'] | {'conditioning.dropout': 1e-9}
+  model: Any = make_model(config_of(changes), RunFolder.at('nowhere'))
+  params = normal_params(model)
+  batch = {'x': jax.random.normal(key, (4, 8, 8, 1)), 'label': np.arange(4)}
+  losses = [
+    jax.jit(model.objective(test))(params, Context(ema_params=params), key, batch)[0]
+    for test in (False, True)
+  ]
+  assert np.isfinite(losses[0]) and losses[0] == losses[1]
 
 
 @pytest.mark.parametrize(
