@@ -169,9 +169,8 @@ class Command:
     with beginning(f'--sweep_index={_SWEEP_INDEX.value}: ' if self.point else ''):
       config = self.changed(mode, run, fields)
     if mode == 'evaluate' and (text := config.evaluation.sweep):
-      swept = store.swept(text)
       with beginning(f'config.evaluation.sweep={text!r}: '):
-        store.spelled_once([*fields, *swept], config.schema)
+        config = with_sweep(config, fields, store.swept(text))
     changed = {store.spelled(path, config.schema) for path, _ in fields}
     if 'optimizer.warmup_steps' in changed and (long := idle.long_warmup(config)):
       raise UserError(f'config.{long}: give a smaller one, or a longer training')
@@ -199,6 +198,22 @@ class Command:
     """Returns whether the model of a mode is a trained run's."""
     exports = mode == 'convert' and 'convert.to' in dict(self.fields)
     return exports or mode != '' and modes.find(mode).uses_a_run
+
+
+def with_sweep(config: Node, fields: store.Flags, swept: store.Flags) -> Node:
+  """Returns the config of an evaluation; a field that only its sweep sets has the first value.
+
+  Raises UserError for a flag of a field of the sweep, whose value the sweep does not list.
+  """
+  lists = [(store.spelled(path, config.schema), values.split(',')) for path, values in swept]
+  listed = {(path, value) for path, values in lists for value in values}
+  others = [
+    (path, x) for path, x in fields if (store.spelled(path, config.schema), x) not in listed
+  ]
+  store.spelled_once([*others, *swept], config.schema)
+  unset = {path for path in config.paths() if config.at(path) is None}
+  first = [(path, values[0]) for path, values in lists if path in unset]
+  return store.with_flags(config, first, trusted=False) if first else config
 
 
 def main(argv: list[str]) -> None:

@@ -7,6 +7,7 @@ in place of `store.as_flags`; `cli.Command.config` without its check of a sweep.
 """
 
 import functools
+import inspect
 import re
 from unittest import mock
 
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import diffusion_jax as dj
 from diffusion_jax.app import cli
+from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.train import setup
@@ -179,3 +181,43 @@ def test_an_error_names_a_field_as_it_was_typed(way, tmp_path):
 def test_every_field_and_every_choice(data, tmp_path):
   door = data.draw(st.sampled_from([*DOORS]))
   check(door, data.draw(st.sampled_from([*filter(DOORS[door], WAYS)])), tmp_path)
+
+
+def without_a_default():
+  """Yields (config, section, choice, field, its values) of what a choice of sampling asks for."""
+  for name in NAMES:
+    schema, sections = read(name).schema, [f'sampling.{field}' for field in read(name).sampling]
+    for path in [x for x in schema.tables if x in sections]:
+      for choice, constructor in schema.table(path).items():
+        for field, parameter in parameters(constructor).items():
+          is_plain = parameter.annotation is str or 'float' in str(parameter.annotation)
+          if parameter.default is inspect.Parameter.empty and is_plain:
+            values = ('2', '4') if parameter.annotation is str else ('0.125', '0.25')
+            yield name, path, choice, field, values
+
+
+@pytest.mark.parametrize('name, path, choice, field, values', [*without_a_default()])
+def test_a_field_without_a_default_may_be_set_by_a_sweep(
+  name, path, choice, field, values, tmp_path
+):
+  """Its choice is a flag or in the sweep too, and a flag may have a value that the sweep lists."""
+  run, short = stored_run(tmp_path / 'run', read(name)), path.removeprefix('sampling.')
+  chosen, swept = (path, choice), f'{short}.{field}={",".join(values)}'
+  for flags, text in (
+    ([chosen], swept),
+    ([chosen, (f'{path}.{field}', values[1])], swept),
+    ([], f'{short}={choice} {swept}'),
+  ):
+    config = cli.Command(str(run), '', [*flags, ('evaluation.sweep', text)]).config('evaluate')
+    # The model of the run is made of it, before any point.
+    assert not flags or config.at(f'{path}.{field}') is not None
+    point = store.with_flags(config, [chosen, (f'{path}.{field}', values[0])])
+    assert store.as_text(point.at(f'{path}.{field}')) == values[0]
+
+
+def test_a_sweep_of_another_choice_leaves_the_run_as_it_is(tmp_path):
+  """The field of a choice that the run has not is set at the points alone."""
+  run, before = stored_run(tmp_path / 'run', read('digits')), read('digits').sampling.sampler
+  sweep = 'sampler=ancestral sampler.variance=fixed_small,fixed_large'
+  config = cli.Command(str(run), '', [('evaluation.sweep', sweep)]).config('evaluate')
+  assert config.sampling.sampler.to_dict() == before.to_dict() != {'name': 'ancestral'}
