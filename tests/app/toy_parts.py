@@ -14,6 +14,7 @@ from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.data import sources
 from diffusion_jax.declared import declares
+from diffusion_jax.few_steps.average_velocity import mean_flow
 from diffusion_jax.training import objectives
 
 
@@ -110,6 +111,23 @@ def objective(network, schedule, factor: float = 1.0):
   """Returns the loss of the network's parametrization, times `factor`."""
   weight = lambda level: factor * dj.snr_weight(level)
   return objectives.denoising(network, schedule, times=dj.uniform_times, weight=weight)
+
+
+def of_the_batch(network, schedule, separable: bool = True):
+  """Returns a loss that is not a mean over rows, which its author may say."""
+  one = objective(network, schedule)
+
+  def loss(*args):
+    value, (metrics, records) = one.loss(*args)
+    return jnp.sqrt(value), (metrics, records)
+
+  return dataclasses.replace(one, loss=loss, separable=separable)
+
+
+@declares(map_kind='average_velocity', forward_mode=True)
+def flow_map(network, schedule, power: float = 0.0):
+  """Returns the loss of a flow map."""
+  return mean_flow(network, schedule, adaptive_power=power)
 
 
 def _small(config, facts):

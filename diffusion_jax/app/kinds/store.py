@@ -36,6 +36,7 @@ from diffusion_jax.app.kinds import (
 from diffusion_jax.app.kinds.rules import Row, broken, set_fields
 from diffusion_jax.app.kinds.sections import Evaluation
 from diffusion_jax.data.spec import ArraySpec, Facts
+from diffusion_jax.declared import declared_by
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features
 
@@ -47,7 +48,8 @@ KINDS = tuple(module.SCHEMA for module in MODULES)
 def kind_of(tree: Tree) -> Schema:
   """Returns the schema of a config, which its objective decides.
 
-  An objective from a user's module belongs to a diffusion model.
+  An objective from a user's module belongs to a diffusion model, or to a flow map if it
+  declares a map_kind. Only a module that may be imported is asked.
   """
   name, encoded = tree.get('objective'), tree.get('latent')
   if isinstance(name, Mapping):
@@ -57,10 +59,16 @@ def kind_of(tree: Tree) -> Schema:
   if str(encoded).lower() not in ('', 'none'):
     return latent.SCHEMA
   if name is None or ':' in str(name):
-    return diffusion.SCHEMA
+    is_map = trust.is_allowed(str(name)) and _own_objective(str(name)).map_kind
+    return few_steps.SCHEMA if is_map else diffusion.SCHEMA
   every = {n: kind for kind in KINDS for n in kind.tables['objective']}
   check_one_of(list(every), 'objective', name)
   return every[name]
+
+
+def _own_objective(name):
+  facts = diffusion.SCHEMA.facts['objective']  # a flow map's and more
+  return declared_by(trust.find('objective', name, facts, diffusion.SCHEMA.contract('objective')))
 
 
 MOST_POINTS = 1000  # the most points of a sweep

@@ -7,12 +7,22 @@ import jax
 import numpy as np
 import pytest
 
+from diffusion_jax.app.kinds import diffusion, latent, rules, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.runtime.files import write_summed
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Context
-from tests.app.conftest import arrays_of, normal_params, refused, trial, untrained
+from tests.app import toy_parts
+from tests.app.conftest import (
+  arrays_of,
+  lines_of,
+  normal_params,
+  of_run,
+  refused,
+  trial,
+  untrained,
+)
 from tests.app.fields import within
 
 MEAN_FLOW = {'objective': 'mean_flow'}
@@ -104,6 +114,27 @@ def test_a_guided_test_loss_is_the_training_s_where_nothing_is_hidden(key):
 def test_a_loss_with_forward_mode_takes_the_attention_that_has_it(changes, expected):
   model: Any = make_model(config_of(changes | {'network': 'unet'}), RunFolder.at('nowhere'))
   assert model.noisy.network.attention == expected
+
+
+def test_an_objective_of_a_user_that_declares_a_map_is_a_flow_map(tmp_path):
+  """It is trained, with previews and a test loss, and draws as the one of the package does."""
+  lines, drawn = [], []
+  for name in (f'{toy_parts.__name__}:flow_map', 'mean_flow'):
+    fields = within('training', sample_every=4, held_out__every=4, held_out__batches=1)
+    config, run = config_of({'objective': name} | fields), tmp_path / name.partition(':')[0]
+    assert store.kind_of(config).kind == 'a flow map'
+    MODES['train'](config, run)
+    MODES['sample'](of_run(run, **within('sampling', num_steps=2, name='samples')), run)
+    lines.append(lines_of(run, 'test_loss'))
+    drawn.append(arrays_of(run)['arr_0'])
+    assert (run / 'samples' / 'step_00000004.png').exists()
+  assert lines[0] and lines[0] == lines[1]
+  np.testing.assert_array_equal(*drawn)
+  # A module that may not be imported says nothing.
+  assert store.kind_of({'objective': 'nowhere:objective'}) is diffusion.SCHEMA
+  config = trial('digits_latent', small=True, objective=f'{toy_parts.__name__}:flow_map')
+  (line,) = rules.lines(latent.SCHEMA.rules, config, 'train', None)
+  assert 'declares map_kind=average_velocity, and flow maps of latents are not drawn' in line
 
 
 @pytest.mark.slow

@@ -38,6 +38,11 @@ _RULES = (
     'config.{it} needs pixels, and this run diffuses latents (config.latent): switch it off',
   ),
   Row(
+    lambda c, facts: c.objective.declared.map_kind,
+    'config.objective={c.objective.name} declares map_kind={it}, and flow maps of latents are not '
+    'drawn: leave config.latent out',
+  ),
+  Row(
     lambda c, facts: c.latent.path and _reads_images(c),
     'config.latent.path={c.latent.path}: {it}, which stored latents lack: leave latent.path out, '
     'so that each step encodes its images',
