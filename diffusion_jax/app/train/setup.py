@@ -37,7 +37,7 @@ from diffusion_jax.core.parametrization import error_scale
 from diffusion_jax.data import simulations
 from diffusion_jax.data.sources import Source
 from diffusion_jax.data.spec import Facts
-from diffusion_jax.errors import refuse
+from diffusion_jax.errors import UserError, as_user_error, refuse
 from diffusion_jax.runtime import compiling
 from diffusion_jax.runtime.compiling import Program, announced, options
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -55,6 +55,7 @@ from diffusion_jax.runtime.streams import stream
 from diffusion_jax.training.averaging import Averages
 from diffusion_jax.training.loggers import LOGGERS, Logger
 from diffusion_jax.training.objectives import Objective
+from diffusion_jax.training.separable import check_separable
 from diffusion_jax.training.state import TrainState, init_state
 from diffusion_jax.training.step import make_train_step, make_train_steps
 
@@ -120,6 +121,7 @@ def prepare(config: Node, workdir: RunFolder) -> Setup:
   if config.at('latent.path'):
     examples = stored_latents.examples_of(config, facts, source)
   objective, optimizer, make_state, shapes = state_maker(model, mesh)
+  check_parts(model, objective, shapes)
   todo = hooks.make_hooks(model, mesh)
   frozen = model.teacher.shapes() | model.autoencoder.shapes()
   for hook in todo:
@@ -290,18 +292,43 @@ def abstract_step(config: Node, mesh: Mesh, workdir: RunFolder) -> tuple[stages.
   model = weights.adapted(make_model(config, workdir))
   model.check('train')
   objective, optimizer, _, state = state_maker(model, mesh)
-  facts, size = model.facts, config.training.batch_size
+  check_parts(model, objective, state)
+  batch = placed(abstract_batch(model), batch_sharding(mesh))
+  frozen = placed(model.teacher.shapes(), replicated(mesh))
+  step = jit_step(config, mesh, objective, optimizer, state)
+  return step, (state, batch, abstract_key(), frozen, 1.0)
+
+
+def abstract_batch(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes of a batch, with latents for the images of `latent`."""
+  facts, size = model.facts, model.config.training.batch_size
   shape = facts.x.shape if model.autoencoder is NOTHING else model.state_shape
   batch = {'x': jax.ShapeDtypeStruct((size, *shape), jnp.float32)}
   if facts.num_classes:
     batch['label'] = jax.ShapeDtypeStruct((size,), jnp.int32)
   if facts.context is not None:
     batch['context'] = jax.ShapeDtypeStruct((size, *facts.context.shape), jnp.float32)
-  batch |= conditions.Texts(model).shapes(size)
-  batch = placed(batch, batch_sharding(mesh))
-  frozen = placed(model.teacher.shapes(), replicated(mesh))
-  step = jit_step(config, mesh, objective, optimizer, state)
-  return step, (state, batch, abstract_key(), frozen, 1.0)
+  return batch | conditions.Texts(model).shapes(size)
+
+
+def check_parts(model: Model, objective: Objective, shapes: TrainState) -> None:
+  """Raises UserError for a loss of the whole batch in a training that cuts the batch into parts.
+
+  What a user's own objective says of this is compared with its loss of two examples.
+  """
+  c, name = model.config.training.machine, model.config.objective.name
+  if c.accumulate == 1 and c.fixed_parts is None:
+    return
+  field, alone = ('accumulate', '1') if c.accumulate > 1 else ('fixed_parts', 'None')
+  path = f'training.machine.{field}'
+  whole = f'config.{path}={c.get(field)} cuts the batch, and the loss of objective={name}'
+  if not objective.separable:
+    raise UserError(f'{whole} is not a mean over its rows: set {path}={alone}')
+  if ':' in name:
+    with as_user_error(f'{whole}: '):
+      check_separable(
+        model.objective(test=True), shapes.params, model.teacher.shapes(), abstract_batch(model)
+      )
 
 
 def make_advance(

@@ -4,6 +4,7 @@ import sys
 import types
 
 import numpy as np
+import pytest
 
 from diffusion_jax.app.config import trust
 from diffusion_jax.app.kinds.idle import TRAINING
@@ -14,7 +15,9 @@ from diffusion_jax.app.train import setup
 from diffusion_jax.errors import refuse
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training import loggers
+from tests.app import toy_parts
 from tests.app.conftest import refused, smoke
+from tests.app.fields import within
 from tests.test_readme import EXAMPLE, ROOT
 
 PAGE = ROOT / 'docs' / 'training.md'
@@ -116,3 +119,19 @@ def test_another_rate_or_length_is_the_same_program(tmp_path, monkeypatch):
     seed=5,
   )
   assert same != program(training__batch_size=16)
+
+
+@pytest.mark.parametrize('machine', [{'accumulate': 2}, {'fixed_parts': 2}])
+def test_a_loss_of_the_whole_batch_is_not_cut(machine, tmp_path):
+  """Whether its author says so or has forgotten it; the training starts without parts."""
+  cut = within('training.machine', **machine)
+  name, ((field, _),) = f'{toy_parts.__name__}:of_the_batch', machine.items()
+  for separable, message in (
+    (False, f'{field}=2 cuts the batch, and the loss of objective={name} is not a mean over its'),
+    (True, f'{field}=2 cuts the batch, .*: it is .* in the mean of each alone: it needs the whole'),
+  ):
+    config = smoke(**cut, objective=name, **{'objective.separable': separable})
+    refused(message, setup.prepare, config, RunFolder.at(tmp_path))
+    refused(message, setup.abstract_step, config, make_mesh(config), RunFolder.at(tmp_path))
+  config = smoke(objective=name, **{'objective.separable': False})
+  setup.abstract_step(config, make_mesh(config), RunFolder.at(tmp_path))
