@@ -5,6 +5,7 @@
 
 import contextlib
 import importlib.util
+import itertools
 import re
 import shlex
 import sys
@@ -252,13 +253,33 @@ def test_the_commands_of_a_page_are_accepted(page, place):
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())
 
 
+# An install of ours in a command, its extras, and what follows.
+INSTALL = re.compile(r'pip install [^&;]*[.]\[([\w,]+)\](.*)')
+
+
+def reached(names):
+  """Returns extras, and those that they contain; a name that is none of them fails."""
+  found, extras = {*names}, PROJECT['project']['optional-dependencies']
+  for name in names:
+    for requirement in extras[name]:
+      if inner := re.match(r'diffusion_jax\[([\w,]+)\]', requirement):
+        found |= reached(inner[1].split(','))
+  return found
+
+
+def test_what_only_the_program_uses_brings_it():
+  """Extras of the library alone are those of its devices and of the site."""
+  extras = PROJECT['project']['optional-dependencies']
+  alone = {name for name in extras if 'program' not in reached([name])}
+  assert alone == {'cuda', 'tpu', 'docs', 'parity', 'browser'}
+
+
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_other_commands_name_what_exists(page):
   """Modules and their flags, files, markers of tests, and extras."""
   markers = PROJECT['tool']['pytest']['ini_options']['markers']
   markers = {text.partition(':')[0] for text in markers}
-  extras = PROJECT['project']['optional-dependencies']
-  for command in commands(page):
+  for command, following in itertools.pairwise([*commands(page), '']):
     for module in re.findall(r'^python -m ([\w.]+)', command):
       path = importlib.util.find_spec(module).origin.replace('__init__', '__main__')
       shown = Path(path).read_text()
@@ -272,8 +293,9 @@ def test_other_commands_name_what_exists(page):
     if marks := re.search(r"^pytest .*-m (\w+|'.*?')", command):
       words = {*re.findall(r'\w+', marks[1])} - {'and', 'or', 'not'}
       assert words <= markers, command
-    for names in re.findall(r'^pip install .*[.]\[([\w,]+)\]', command):
-      assert {*names.split(',')} <= {*extras}, command
+    for names, rest in INSTALL.findall(command):
+      extras = reached(names.split(','))
+      assert 'program' in extras or not LAUNCH.search(f'{rest} {following}'), command
 
 
 # -- run ---------------------------------------------------------------------

@@ -387,9 +387,13 @@ def _criterion(manager, step):
 def _open(folder, options, more_items=(), write_gb=96):
   # Orbax must know all items in advance, also the items of older steps.
   older = (path.name for path in folder.glob(f'*/{_item_of("*")}'))
-  handlers: dict = {
-    name: ocp.StandardCheckpointHandler(save_concurrent_gb=write_gb)
-    for name in {*_ITEM_OF.values(), 'state', *more_items, *older}
-  }
-  handlers |= {name: ocp.JsonCheckpointHandler() for name in ('config', 'log')}
-  return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+  registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+  for name in {*_ITEM_OF.values(), 'state', *more_items, *older}:
+    arrays = ocp.StandardCheckpointHandler(save_concurrent_gb=write_gb)
+    registry.add(name, ocp.args.StandardSave, arrays)
+    registry.add(name, ocp.args.StandardRestore, arrays)
+  for name in ('config', 'log'):
+    texts = ocp.JsonCheckpointHandler()
+    registry.add(name, ocp.args.JsonSave, texts)
+    registry.add(name, ocp.args.JsonRestore, texts)
+  return ocp.CheckpointManager(folder, options=options, handler_registry=registry)
