@@ -2451,8 +2451,8 @@ TABLE = [
       ('empty_batch', 'strict=True)) if n != size)', 'strict=True)) if n < size)'),
       (
         'bias_is_summed',
-        '_define(_TOTAL, _total, _in_float32(_total))',
-        '_define(_TOTAL, _total, _total)',
+        '_define(total, _total, _in_float32(_total))',
+        '_define(total, _total, _total)',
       ),
       ('spread_array', 'shape=(x.shape[axis], *shape)), 0', 'shape=(x.shape[axis], *shape)), 1'),
       (

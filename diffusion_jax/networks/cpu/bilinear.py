@@ -10,17 +10,15 @@ functions, and tracing asks nothing about the machine.
 
 import functools
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import ShapedArray
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from diffusion_jax.meshes import placed_as
+from diffusion_jax.networks.cpu import parts, primitive_or
 
 Array = jax.Array
 Shape = tuple[int, ...]
@@ -66,13 +64,17 @@ def bilinear(name: str, function: Callable, on_cpu: Transposes) -> Callable:
   `name`_dx and `name`_dw. With Explicit axes of a mesh the result is `function`
   on CPUs too.
   """
+  return primitive_or(function, lambda: _bilinear(name, function, on_cpu))
+
+
+def _bilinear(name, function, on_cpu):
   names = {'y': name, 'x': f'{name}_dx', 'w': f'{name}_dw'}
-  primitives = {role: Primitive(names[role]) for role in ARGUMENTS}
+  primitives = {role: parts().Primitive(names[role]) for role in ARGUMENTS}
   for role in ARGUMENTS:
     _define(role, primitives)
     for platform, functions in (None, transposes(function)), ('cpu', on_cpu):
       lowering = _lowering(getattr(functions, role))
-      mlir.register_lowering(primitives[role], lowering, platform=platform)
+      parts().mlir.register_lowering(primitives[role], lowering, platform=platform)
     _REFERENCES[primitives[role]] = getattr(transposes(function), role)
 
   @functools.lru_cache
@@ -94,18 +96,18 @@ def bilinear(name: str, function: Callable, on_cpu: Transposes) -> Callable:
   return call
 
 
-def reshaped(a: ShapedArray, shape: Shape) -> ShapedArray:
-  """Returns the type of an array of another shape, on the same devices as a."""
+def reshaped(a: Any, shape: Shape) -> Any:
+  """Returns the type of an array of another shape, on the same devices as a, a ShapedArray."""
   mesh = a.sharding.mesh
   if AxisType.Manual not in mesh.axis_types:
-    return ShapedArray(shape, a.dtype)
+    return parts().ShapedArray(shape, a.dtype)
   return a.update(shape=shape, sharding=NamedSharding(mesh, PartitionSpec()))
 
 
-_REFERENCES: dict[Primitive, Callable] = {}
+_REFERENCES: dict[Any, Callable] = {}
 
 
-def reference(primitive: Primitive) -> Callable | None:
+def reference(primitive: Hashable) -> Callable | None:
   """Returns what a primitive computes, of `Transposes`; None for others.
 
   Tools that read the trace of a program can count its products.
@@ -113,7 +115,7 @@ def reference(primitive: Primitive) -> Callable | None:
   return _REFERENCES.get(primitive)
 
 
-def _define(role: str, primitives: dict[str, Primitive]) -> None:
+def _define(role: str, primitives: dict[str, Any]) -> None:
   # Parameters of a primitive: the shape of its result, with the first `batch`
   # axes, along which both arguments are mapped, and the options.
   primitive = primitives[role]
@@ -151,8 +153,8 @@ def _define(role: str, primitives: dict[str, Primitive]) -> None:
   primitive.def_impl(jax.jit(primitive.bind, static_argnames=('shape', 'batch', 'how')))
   primitive.def_abstract_eval(abstract)
   rules = (functools.partial(transpose, name) for name in ARGUMENTS[role])
-  ad.defbilinear(primitive, *rules)
-  batching.primitive_batchers[primitive] = vmap
+  parts().ad.defbilinear(primitive, *rules)
+  parts().batching.primitive_batchers[primitive] = vmap
 
 
 def _lowering(function: Callable) -> Callable:
@@ -174,12 +176,12 @@ def _lowering(function: Callable) -> Callable:
 
 def lowered(function: Callable) -> Callable:
   """Returns the rule by which a primitive is lowered to a function."""
-  lower = mlir.lower_fun(function, multiple_results=False)
+  lower = parts().mlir.lower_fun(function, multiple_results=False)
 
   def rule(context, *arguments, **params):
     # Types that vary from device to device would add sums over the devices.
     plain = {
-      name: [ShapedArray(a.shape, a.dtype) for a in getattr(context, name)]
+      name: [parts().ShapedArray(a.shape, a.dtype) for a in getattr(context, name)]
       for name in ('avals_in', 'avals_out')
     }
     return lower(context.replace(**plain), *arguments, **params)

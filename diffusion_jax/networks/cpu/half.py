@@ -10,11 +10,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
-from jax.interpreters import ad, batching, mlir, partial_eval as pe
 from jax.sharding import AxisType
 
 from diffusion_jax.meshes import placed_as
+from diffusion_jax.networks.cpu import parts, primitive_or
 from diffusion_jax.networks.cpu.bilinear import Transposes, bilinear, lowered, reshaped, transposes
 from diffusion_jax.networks.options import HALF
 
@@ -35,7 +34,7 @@ def spread(x: Array, like: Array) -> Array:
   if not _is_computed_here(x) or x.shape == like.shape:
     return x
   # Under `jax.shard_map` the rows of a device are summed before the devices.
-  return _SPREAD.bind(placed_as(like, x), shape=like.shape)
+  return _spread(placed_as(like, x), shape=like.shape)
 
 
 def _repeat(x, *, shape):
@@ -59,7 +58,7 @@ def _in_float32(function):
 def _define(primitive, function, on_cpu):
   primitive.def_impl(jax.jit(primitive.bind, static_argnames='shape'))
   for platform, rule in (None, function), ('cpu', on_cpu):
-    mlir.register_lowering(primitive, lowered(rule), platform=platform)
+    parts().mlir.register_lowering(primitive, lowered(rule), platform=platform)
 
 
 def _define_linear(primitive, transpose):
@@ -68,15 +67,24 @@ def _define_linear(primitive, transpose):
     return primitive.bind(jnp.moveaxis(x, axis, 0), shape=(x.shape[axis], *shape)), 0
 
   primitive.def_abstract_eval(lambda x, *, shape: reshaped(x, shape))
-  ad.deflinear2(primitive, lambda g, x, *, shape: [transpose.bind(g, shape=x.aval.shape)])
-  batching.primitive_batchers[primitive] = vmap
+
+  def back(g, x, *, shape):
+    return [transpose.bind(g, shape=x.aval.shape)]
+
+  parts().ad.deflinear2(primitive, back)
+  parts().batching.primitive_batchers[primitive] = vmap
 
 
-_SPREAD, _TOTAL = Primitive('spread'), Primitive('spread_total')
-_define(_SPREAD, _repeat, _repeat)
-_define(_TOTAL, _total, _in_float32(_total))
-_define_linear(_SPREAD, _TOTAL)
-_define_linear(_TOTAL, _SPREAD)
+def _spreading():
+  repeated, total = map(parts().Primitive, ('spread', 'spread_total'))
+  _define(repeated, _repeat, _repeat)
+  _define(total, _total, _in_float32(_total))
+  _define_linear(repeated, total)
+  _define_linear(total, repeated)
+  return repeated.bind
+
+
+_spread = primitive_or(_repeat, _spreading)
 
 
 def _times(x, w, options):
@@ -107,12 +115,17 @@ def elementwise(name: str, function: Callable[[Array], Array]) -> Callable[[Arra
 
   The result is rounded once. The primitives are `name` and `name`_slope, f'(x) t.
   """
+  return primitive_or(function, lambda: _elementwise(name, function))
+
+
+def _elementwise(name, function):
+  ad, batching, _, ClosedJaxpr, Primitive, _, dce_jaxpr, jaxpr_as_fun = parts()
   value, slope = Primitive(name), Primitive(f'{name}_slope')
 
   def plain_slope(x, t):
     # Without the operations of f(x), which reverse mode has computed before.
     program = jax.make_jaxpr(lambda x, t: jax.vjp(function, x)[1](t)[0])(x, t)
-    used, _ = pe.dce_jaxpr(program.jaxpr, [True], instantiate=True)
+    used, _ = dce_jaxpr(program.jaxpr, [True], instantiate=True)
     return jaxpr_as_fun(ClosedJaxpr(used, program.consts))(x, t)[0]
 
   def times_slope(t, x):
