@@ -33,6 +33,33 @@ def on_auto_axes(function: Callable[..., Tree]) -> Callable[..., Tree]:
   return call
 
 
+def where_it_can(function: Callable[..., Tree]) -> Callable[..., Tree]:
+  """Returns function(x, *others), on Auto axes if Explicit ones ask it for a sharding.
+
+  So a function that names its shardings keeps its axes, and any other takes those of
+  `on_auto_axes`, as a network of the user's own.
+  """
+
+  def call(x, *others):
+    if _explicit_rows(x) is None:
+      return function(x, *others)
+    try:
+      return function(x, *others)
+    except Exception as error:
+      if type(error).__name__ != 'ShardingTypeError':  # which JAX does not export
+        raise
+    try:
+      return on_auto_axes(function)(x, *others)
+    except Exception as error:
+      error.add_note(
+        'This function is computed by diffusion_jax.meshes.on_auto_axes, as it does not say the '
+        'shardings of its results on Explicit axes. Give arrays of this mesh as its parameters'
+      )
+      raise
+
+  return call
+
+
 def on_axes_of(x: Array, function: Callable[..., Tree]) -> Callable[..., Tree]:
   """Returns function(number, rows), for calls inside `on_auto_axes`, as outside of it.
 

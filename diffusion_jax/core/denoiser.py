@@ -9,7 +9,7 @@ conditions.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from diffusion_jax.core.arguments import (
 from diffusion_jax.core.levels import NoiseLevel, Schedule, round_near_step
 from diffusion_jax.core.losses import Weight, denoising_loss
 from diffusion_jax.core.parametrization import Kind, edm_norm, to_x0
-from diffusion_jax.meshes import on_auto_axes
+from diffusion_jax.meshes import on_auto_axes, where_it_can
 from diffusion_jax.ranges import Positive, check_value
 
 Array = jax.Array
@@ -274,10 +274,18 @@ class Network:
     if self.parametrization == 'edm':
       scale = 1.0 / edm_norm(expanded, self.sigma_data)
     noise = jnp.broadcast_to(self.noise_input(level), xt.shape[:1])
-    output = self.apply(params, scale * xt, noise, cond, key=key)
+    output = self.evaluate(params, scale * xt, noise, cond, key)
     if not hasattr(output, 'astype'):
       raise TypeError(f'a network returns an array, not {kind_of(output)}')
     return output.astype(xt.dtype)
+
+  def evaluate(self, params: Params, x: Array, noise: Array, cond: Any, key: Any = None) -> Any:
+    """Calls `apply`; on a mesh of Explicit axes that ask it for shardings, on Auto axes."""
+
+    def run(x, params, noise, cond, key):
+      return self.apply(params, x, noise, cond, key=key)
+
+    return where_it_can(run)(x, params, noise, cond, key)
 
   def to_x0(self, output: Array, xt: Array, level: NoiseLevel) -> Array:
     """Converts an output without variance to an estimate of x_0."""

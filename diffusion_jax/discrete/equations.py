@@ -147,7 +147,7 @@ def make_state_denoiser(
 
   def denoise(xt, level):
     noise = jnp.broadcast_to(network.noise_input(level), xt.shape[:1])
-    logits = network.apply(params, xt, noise, cond, key=key)
+    logits = network.evaluate(params, xt, noise, cond, key)
     return posterior_logits(logits.astype(jnp.float32), xt, process, level)
 
   return denoise

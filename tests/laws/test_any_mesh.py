@@ -13,18 +13,22 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
 
+import diffusion_jax as dj
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.meshes import on_auto_axes
 from diffusion_jax.networks.functional import network_fn
 from diffusion_jax.runtime.run_folder import RunFolder
+from diffusion_jax.training import objectives
 from diffusion_jax.training.objectives import Context
 from tests import calls, fusions
 from tests.app import conftest as app
@@ -281,6 +285,72 @@ def test_every_network_has_the_same_gradient(name, ways, dtype):
   tolerance = 1e-5 if dtype == jnp.float32 else 0.03
   for way in ways:
     close(EVERY[way].run(gradient, rows, params), expected, way, tolerance)
+
+
+def own_networks():
+  """Returns {name: (a network function as a user writes it, its parameters)}, of x [B, 2]."""
+  graph, of_nnx = nnx.split(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+  made = eqx.nn.MLP(3, 2, 8, 2, key=jax.random.key(0))
+  of_eqx, static = eqx.partition(made, eqx.is_array)
+  table = jax.random.normal(jax.random.key(1), (16, 2))
+
+  def by_nnx(params, x, noise, cond, *, key=None):
+    return nnx.merge(graph, params)(jnp.column_stack([x, noise]))
+
+  def by_equinox(params, x, noise, cond, *, key=None):
+    return jax.vmap(eqx.combine(params, static))(jnp.column_stack([x, noise]))
+
+  def by_index(params, x, noise, cond, *, key=None):
+    return x * params[(16 * noise).astype(int)]
+
+  return {'nnx': (by_nnx, of_nnx), 'equinox': (by_equinox, of_eqx), 'index': (by_index, table)}
+
+
+@pytest.mark.parametrize('name', ['nnx', 'equinox', 'index'])
+def test_a_network_of_the_user_has_the_same_numbers(name):
+  """It says nothing of shardings, which Explicit axes ask for; draws and gradients are tried."""
+  function, params = own_networks()[name]
+  network = dj.Network(function, dj.time_input(), parametrization='v')
+  schedule = dj.CosineSchedule()
+  levels = dj.level_grid(schedule, 3)
+  loss = objectives.denoising(network, schedule, times=dj.uniform_times)
+
+  def draw(rows, params):
+    return dj.sample(jax.random.key(2), network.denoiser(params), dj.ddim(), levels, rows)
+
+  def of_batch(params, x, key):
+    return loss({'network': params}, Context(), key, {'x': x})[0]
+
+  x = np.random.default_rng(0).standard_normal((ROWS, 2)).astype(np.float32)
+  expected = jax.jit(draw)(x, params), jax.jit(jax.grad(of_batch))(params, x, jax.random.key(3))
+  for way, run in ON_MESHES.items():
+    found = run.run(draw, x, params), run.run(Gradient(of_batch), x, params, jax.random.key(3))
+    close(found, expected, way, 1e-5)
+
+
+def test_a_network_that_names_its_shardings_keeps_its_axes():
+  seen, mesh = [], mesh_of(AxisType.Explicit)
+
+  def typed(params, x, noise, cond, *, key=None):
+    seen.append(jax.typeof(x).sharding.mesh.axis_types)
+    return jnp.dot(x, params, out_sharding=SPLIT)
+
+  network = dj.Network(typed, dj.time_input(), parametrization='v')
+  with jax.set_mesh(mesh):
+    x, params = jax.device_put(jnp.ones((ROWS, 2)), SPLIT), jax.device_put(jnp.ones((2, 2)), WHOLE)
+    assert_array_equal(jax.jit(network.output)(params, x, dj.CosineSchedule()(0.5)), 2.0)
+  assert seen == [(AxisType.Explicit,)]
+
+
+def test_a_network_that_hides_an_array_of_the_mesh_is_told_so():
+  mesh = mesh_of(AxisType.Explicit)
+  with jax.set_mesh(mesh):
+    x, hidden = jax.device_put(jnp.ones((ROWS, 2)), SPLIT), jax.device_put(jnp.ones((2, 2)), WHOLE)
+    apply = lambda params, x, noise, cond, *, key=None: jnp.dot(x.T, x) @ hidden
+    network = dj.Network(apply, dj.time_input(), parametrization='v')
+    with pytest.raises(Exception) as error:
+      jax.jit(network.output)((), x, dj.CosineSchedule()(0.5))
+  assert 'meshes.on_auto_axes' in ''.join(getattr(error.value, '__notes__', []))
 
 
 def objective_of(name, folder):
