@@ -69,8 +69,8 @@ def save(
   sections: reader.Sections,
   facts: reader.Facts,
   label: int | None = None,
-) -> None:
-  """Writes a folder that from_pretrained of diffusers loads.
+) -> str:
+  """Writes a folder that from_pretrained of diffusers loads; returns what its pipeline lacks.
 
   For a `UNet` it suits DDPMPipeline, DDIMPipeline and, in unet/, UNet2DModel;
   for a `DiT` it contains transformer/ for DiTTransformer2DModel and scheduler/,
@@ -86,7 +86,10 @@ def save(
     f'{folder} already contains files: give another folder',
   )
   with draft_folder(folder) as new:
-    _write(new, network, params, sections, shape, label)
+    config = _write(new, network, params, sections, shape, label)
+  if not config.get('num_class_embeds') or config['_class_name'] != 'UNet2DModel':
+    return ''
+  return 'DDPMPipeline gives no class_labels, which this UNet2DModel needs in each call'
 
 
 def _write(folder, network, params, sections, shape, label):
@@ -97,7 +100,7 @@ def _write(folder, network, params, sections, shape, label):
     require(label is None, f'label={label}: an autoencoder has no classes')
     config = module.write_config(network, sections['decoding']['scale'] or 1.0)
     write_model(folder, config, module.write(network, params))
-    return
+    return config
   require(
     'parametrization' in sections,
     'diffusers has no pipeline of this model: it has autoencoders, and '
@@ -117,6 +120,7 @@ def _write(folder, network, params, sections, shape, label):
     listed = {name: ['diffusers', x['_class_name']] for name, x in parts.items()}
     write_json(folder / INDEX, {'_class_name': 'DDPMPipeline', **listed})
   write_json(folder / 'scheduler' / SCHEDULER, scheduler)
+  return config
 
 
 def tensors_of(network: nn.Module, params: Params) -> Tensors:

@@ -191,6 +191,11 @@ def read_ours(config: Node) -> tuple[Node, Params]:
 def write(config: Node, workdir: RunFolder) -> None:
   """Exports the weights that config.sampling chooses to convert.out."""
   c = config.convert
+  if c.to == 'onnx':
+    raise UserError(
+      'config.convert.to=onnx: ONNX is not written. stablehlo is a program that JAX runs on CPUs, '
+      'CUDA and TPUs, and diffusers has weights for PyTorch'
+    )
   check_one_of(WRITE, 'convert.to', c.to)
   check_set('convert.out', c.out, 'give the file or folder to write')
   if c.label is not None and c.to != 'diffusers':
@@ -213,7 +218,9 @@ def write_diffusers(out: Path, model: Model, params: Params, step: int) -> None:
   """Writes a folder of diffusers."""
   sections, facts = export_sections(model), {'image_shape': model.state_shape}
   network, label = model.network(), null_or_class(model)
-  diffusers.save(out, network, params['network'], sections, facts, label)
+  if lacks := diffusers.save(out, network, params['network'], sections, facts, label):
+    null = ', and #null the null class' * bool(model.conditioning.dropout)
+    print(f'note: {lacks}: --config.convert.label=3 builds class 3 into the weights{null}')
 
 
 def null_or_class(model: Model) -> int | None:

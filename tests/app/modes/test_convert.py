@@ -173,6 +173,20 @@ def test_a_run_goes_out_and_comes_back_bit_for_bit(run, tmp_path):
     assert ours[name] == theirs[name]
 
 
+def test_the_export_of_a_run_with_classes_says_what_its_pipeline_lacks(run, tmp_path, capsys):
+  """Diffusers' pipeline gives no label, which its network asks for unless one is built in."""
+  stored = json.loads((STORED / 'labels' / 'config.json').read_text())
+  note = (
+    'note: DDPMPipeline gives no class_labels, which this UNet2DModel needs in each call: '
+    '--config.convert.label=3 builds class 3 into the weights'
+  )
+  for fields, classes in ({}, stored['num_class_embeds']), ({'convert.label': 0}, None):
+    out = tmp_path / f'out{len(fields)}'
+    write(run, 'diffusers', out, **fields)
+    assert json.loads((out / 'unet' / 'config.json').read_text())['num_class_embeds'] == classes
+    assert (note in capsys.readouterr().out) == (classes is not None)
+
+
 def test_fields_of_a_users_own_come_back(tmp_path):
   """Our own file has the complete config; its parts must be allowed."""
   config = smoke(**typed('network.channels=4 schedule.num_steps=100'))

@@ -347,6 +347,7 @@ none convert.source=stored/labels data=digits => config.data=digits: image_shape
   (4, 4, 1) for
 digits convert.source=stored/labels => holds a run: give another --workdir
 none convert.to=diffusers => convert.out is not set: give the file
+convert.to=onnx convert.out=x => ONNX is not written. stablehlo is a program that JAX runs
 none convert.to=safetensors convert.out=x convert.label=1 => convert.label is for
   convert.to=diffusers only
 convert.to=diffusers convert.out=x sampling.num_steps=3 => sampling.grid.number=3 has no effect with
