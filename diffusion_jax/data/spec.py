@@ -154,7 +154,8 @@ def mean_and_std(x: np.ndarray, ddof: int = 0) -> tuple[np.ndarray, np.ndarray]:
   for i in np.argwhere(rounded):
     column = flat[(slice(None), *i)]
     rounded[tuple(i)] = np.any(column != np.rint(column)) or not np.any(column != column[0])
-  return mean, np.where(rounded, 0.0, std)
+  # x may be of long doubles.
+  return np.asarray(mean, np.float64), np.asarray(np.where(rounded, 0.0, std), np.float64)
 
 
 MOST_NUMBERS = 2**28  # the most numbers of one example, 1 GiB in float32

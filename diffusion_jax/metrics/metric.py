@@ -166,6 +166,6 @@ def table(scores: list[Score]) -> str:
 def as_json(scores: list[Score]) -> Json:
   """Returns {name: {value, error (None if it is unknown), note}}."""
   return {
-    name: {'value': value, 'error': None if np.isnan(error) else error, 'note': note}
+    name: {'value': float(value), 'error': None if np.isnan(error) else float(error), 'note': note}
     for name, (value, error), note in scores
   }

@@ -76,26 +76,33 @@ def scores_of(workdir: Path, weights: int, noun: str) -> Iterator[Score]:
 
   noun: what its examples are called.
   """
-  found = []
-  for name, content in record.read_results(workdir / 'evaluation'):
+  found, evaluations = [], [*record.read_results(workdir / 'evaluation')]
+  run = page.readable(record.Record(workdir.name, {}, {}, [], evaluations, []))
+  for name, content in run.results:
     if 'points' in content:  # the file is a sweep's
       continue
-    made = content.get('protocol', {}).get('samples') or content.get('settings', {})
-    if made.get('weights') == weights:
-      found.append((name, content))
-    else:
-      print(f'evaluation {name} is of other weights: the card leaves it out')
+    with record.leaving_out(f'evaluation {name}'):
+      made = content.get('protocol', {}).get('samples') or content.get('settings', {})
+      if made.get('weights') == weights:
+        found.append((name, content))
+      else:
+        print(f'evaluation {name} is of other weights: the card leaves it out')
   for about, content in results.told_apart(found):
-    if samples := content.get('protocol', {}).get('samples'):
-      about = f'{about}: {results.about(samples.get("sampling", {}))}'
-    elif 'examples' in content:
-      about = f'{about}: {content["examples"]:,} {content.get("split")} {noun}'
-    about = ', '.join([about, *content['options'], *results.examples_of(content)])
-    scores = content.get('metrics', {}) if 'losses' not in content else {}
-    for metric, score in scores.items():
-      value, error, note = map(score.get, ('value', 'error', 'note'))
-      if isinstance(value, (int, float)) and math.isfinite(value):
-        yield Score(metric, value, error, f'{about}; {note}' if note else about)
+    with record.leaving_out(f'evaluation {about}'):
+      yield from [*_scores(about, content, noun)]
+
+
+def _scores(about, content, noun):
+  if samples := content.get('protocol', {}).get('samples'):
+    about = f'{about}: {results.about(samples.get("sampling", {}))}'
+  elif 'examples' in content:
+    about = f'{about}: {content["examples"]:,} {content.get("split")} {noun}'
+  about = ', '.join([about, *content['options'], *results.examples_of(content)])
+  scores = content.get('metrics', {}) if 'losses' not in content else {}
+  for metric, score in scores.items():
+    value, error, note = map(score.get, ('value', 'error', 'note'))
+    if isinstance(value, (int, float)) and math.isfinite(value):
+      yield Score(metric, value, error, f'{about}; {note}' if note else about)
 
 
 def card(about: About) -> str:

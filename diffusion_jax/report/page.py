@@ -2,7 +2,6 @@
 
 import base64
 import collections
-import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from diffusion_jax.report import charts, pictures, results
 from diffusion_jax.report.charts import Chart, Line
 from diffusion_jax.report.pictures import Film
-from diffusion_jax.report.record import HELD_OUT, Record
+from diffusion_jax.report.record import HELD_OUT, Record, leaving_out
 from diffusion_jax.report.results import Table, in_words
 from diffusion_jax.runtime import sessions
 from diffusion_jax.runtime.files import one_line, with_error
@@ -24,8 +23,6 @@ FLOORS = {
   'linear': ('a linear denoiser', 'dotted'),
   'memorised': ('memorised examples', 'dotdash'),
 }
-# What is raised where a file has other types than were written.
-DAMAGE = ArithmeticError, AttributeError, LookupError, TypeError, ValueError
 
 
 def render(
@@ -73,14 +70,15 @@ def render(
 def readable(run: Record) -> Record:
   """Returns a run without the results and sessions that cannot be shown."""
 
-  def shows(found, entries):
+  def shows(what, found, entries):
     part = run._replace(results=found, sessions=entries)
-    with contextlib.suppress(*DAMAGE):
+    with leaving_out(f'{what} of {run.name}'):
       return [tiles(part), [*evaluation(part)], [*session_tables(entries)]]
 
-  found = [x for x in run.results if shows([x], [])]
-  entries = [x for x in run.sessions if shows([], [x])]
-  return run._replace(results=found, sessions=entries if shows([], entries) else [])
+  found = [x for x in run.results if shows(f'evaluation {x[0]}', [x], [])]
+  entries = [x for x in run.sessions if shows('a line of sessions.jsonl', [], [x])]
+  whole = shows('sessions.jsonl', [], entries)
+  return run._replace(results=found, sessions=entries if whole else [])
 
 
 def environment() -> Any:

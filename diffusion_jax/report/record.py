@@ -178,6 +178,15 @@ def read_results(folder: Path) -> Iterator[tuple[str, dict]]:
   yield from ((names[name], content) for name, content in results)
 
 
+@contextlib.contextmanager
+def leaving_out(what: str) -> Iterator[None]:
+  """Leaves out, with a warning, what is not as it was written: a file may be a stranger's."""
+  try:
+    yield
+  except Exception:  # Its values may be of any types.
+    warn(f'left out: {what}, which is not as this program writes it')
+
+
 def short(names: Iterable[str]) -> dict[str, str]:
   """Returns names of results without their hashes, which only equal names keep."""
   ends = {name: without_hash(name) for name in names}

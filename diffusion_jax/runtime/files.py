@@ -26,6 +26,7 @@ from diffusion_jax.errors import UserError, reason_of
 
 SUM = 'sha256'  # the entry of an object in a file that sums up the others: its first 16 digits
 DIFFERS = 'is damaged: its sum differs'
+_MOST_DAMAGED = 2**24  # bytes of the damaged lines that are read
 
 
 def sha256(path: str | Path) -> str:
@@ -142,21 +143,35 @@ def read_json(path: Path) -> Json:
 def read_json_lines(path: Path) -> Iterator[Json]:
   """Yields the JSON objects of a file that has one per line, without their sums.
 
-  Skips damaged lines, which a full disk or a kill may leave, and says so. A
-  missing file and one that is not regular yield nothing; raises OSError for
-  others.
+  Skips damaged lines, which a full disk or a kill may leave, and says so. A missing
+  file and one that is not regular yield nothing.
+  """
+  damaged = 0
+  for _, entry in lines_of(path):
+    if entry is not None:
+      yield entry
+    damaged += entry is None
+  if damaged:
+    warn(f'{path}: {damaged} damaged line{"s" * (damaged > 1)} left out')
+
+
+def lines_of(path: Path) -> Iterator[tuple[bytes, Json | None]]:
+  """Yields (line, its object, or None if it is damaged) of a file of `summed_line`s.
+
+  A file may have any number of lines, of at most 1 MiB; what follows 16 MiB of damaged
+  ones is left out with a warning: a stranger's file of holes would have no end.
   """
   if not is_regular(path):
     return
-  damaged = 0
-  with open_regular(path, 2**28) as file:
+  left = _MOST_DAMAGED
+  with path.open('rb') as file:
     for line in iter(lambda: file.readline(2**20), b''):
       entry = parse_line(line)
-      if entry is not None:
-        yield entry
-      damaged += entry is None
-  if damaged:
-    warn(f'{path}: {damaged} damaged line{"s" * (damaged > 1)} left out')
+      left -= len(line) if entry is None else 0
+      if left < 0:
+        warn(f'{path}: what follows {_MOST_DAMAGED >> 20} MiB of damaged lines is left out')
+        return
+      yield line, entry
 
 
 def parse_line(line: bytes) -> Json | None:

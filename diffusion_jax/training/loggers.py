@@ -21,10 +21,9 @@ from diffusion_jax.atomic_files import draft
 from diffusion_jax.declared import declared_by, declares
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.files import (
-  is_regular,
+  lines_of,
   make_folder,
   one_line,
-  parse_line,
   read_json,
   summed_line,
   write_json,
@@ -272,11 +271,12 @@ def _begin(path, last):
     target = next(name for name in names if not name.exists())
     path.rename(target)
     print(f'{path} of an earlier start of this run is kept as {target.name}')
-  old = open(path if is_regular(path) else os.devnull, 'rb')
   dropped = []
-  with old, draft(path) as new:
-    for line in iter(lambda: old.readline(2**20), b''):
-      step = _step(line)
+  with draft(path) as new:
+    for line, entry in lines_of(path):
+      # A killed run may leave the first part of a line.
+      step = entry.get('step') if entry and line.endswith(b'\n') else None
+      step = step if isinstance(step, int) else None
       if step is not None and step <= last:
         new.write(line)
       else:
@@ -284,10 +284,3 @@ def _begin(path, last):
   if dropped:
     damaged = dropped.count(None)
     print(f'{path}: dropped {len(dropped) - damaged} lines after step {last} and {damaged} damaged')
-
-
-def _step(line):
-  # Returns the step of a line, or None if a killed run or a disk damaged it.
-  entry = parse_line(line) if line.endswith(b'\n') else None
-  step = (entry or {}).get('step')
-  return step if isinstance(step, int) else None

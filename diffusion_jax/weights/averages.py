@@ -168,6 +168,8 @@ def _make(workdir, sigma_rel, step, target):
   for one in until:  # The number of images of each counts.
     check(workdir, one)
   step, images = until[-1], [read_images(workdir, s) for s in until]
+  if images[0] < 1 or sorted({*images}) != images:
+    raise ValueError(f'the snapshots in {workdir} are of {images} images, which do not increase')
   widths = _widths(workdir, step)
   t = np.repeat(np.array(images, np.float64), len(widths))
   gamma = np.tile([power_ema.exponent(w) for w in widths], len(until))

@@ -1,10 +1,13 @@
 """What models see of the data, and the way back to the data's units."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+from diffusion_jax.data.sources import ArraySource, measured
 from diffusion_jax.data.spec import ArraySpec
 
 
@@ -101,3 +104,13 @@ def test_nan_is_a_real_number_and_no_level():
   with pytest.raises(ValueError, match='nan, which are no levels'):
     ArraySpec((2,), 17).decode(x)
   assert_array_equal(ArraySpec((2,)).decode(x), x.astype(np.float32))
+
+
+def test_long_doubles_have_facts_of_json():
+  """Of 80 bits, which neither JSON nor a network has."""
+  x = np.arange(12.0).reshape(4, 3)
+  facts = measured(ArraySource(x.astype(np.longdouble))).x
+  assert facts == measured(ArraySource(x)).x
+  about = json.loads(json.dumps(facts.as_json()))
+  assert about['mean'] == [4.5, 5.5, 6.5]
+  assert_allclose(about['std'], 11.25**0.5, rtol=1e-15)

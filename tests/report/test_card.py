@@ -5,7 +5,7 @@ import pytest
 from diffusion_jax.data.sources import pictures
 from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.report import card
-from diffusion_jax.runtime.files import write_summed
+from diffusion_jax.runtime.files import make_folder, write_summed
 
 
 def test_a_card_names_only_sets_of_the_hub():
@@ -43,3 +43,23 @@ def test_a_card_calls_its_data_what_they_are(x, noun, task, tmp_path):
   about = card.About('a', 'b', Facts(x), True, False, config, 1, 4, '', [score])
   assert f'| 4 steps, 4 {noun} each |' in card.card(about)
   assert card.metadata(about).get('pipeline_tag') == task
+
+
+STRANGE = (
+  {'protocol': [], 'metrics': [1], 'settings': 5},
+  {'bits_per_dim': 2.0, 'protocol': [], 'settings': {'weights': 1}},
+  {'bits_per_dim': 2.0, 'protocol': {'samples': [1]}},
+  {'metrics': {'a': 5}, 'settings': {'weights': 1}},
+  {'metrics': {'a': {'value': 'x', 'error': {}}}, 'settings': {'sampling': []}},
+  {'metrics': {'a': {'value': 1.0, 'note': [2]}}, 'settings': {'weights': 1}},
+)
+
+
+@pytest.mark.parametrize('content', STRANGE)
+def test_the_result_of_a_stranger_is_left_out(content, tmp_path, capsys):
+  """The good one beside it is on the card."""
+  good = {'bits_per_dim': 2.5, 'split': 'test', 'examples': 16, 'settings': {'weights': 1}}
+  for name, one in ('good', good), ('x', content):
+    write_summed(make_folder(tmp_path, f'evaluation/{name}') / 'result.json', one)
+  assert [score.value for score in card.scores_of(tmp_path, 1, 'images')] == [2.5]
+  assert 'left out: evaluation x' in capsys.readouterr().err

@@ -1,15 +1,16 @@
 """Files of snapshots, which are kept, and how a training continues."""
 
 import hashlib
+import json
 import os
 
 import numpy as np
 import pytest
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.interop.files import write_safetensors
-from diffusion_jax.runtime.files import read_summed
-from diffusion_jax.weights import averages
+from diffusion_jax.interop.files import read_tensors, write_safetensors
+from diffusion_jax.runtime.files import read_summed, sha256
+from diffusion_jax.weights import averages, checksums
 from tests.damage import flip
 from tests.refusals import one_line
 
@@ -152,3 +153,18 @@ def test_snapshots_are_in_the_run(tmp_path):
   os.mkfifo(averages.path_of(tmp_path / 'run', 10))
   with pytest.raises(UserError, match='10.safetensors is a link, a pipe or a'):
     averages.steps(tmp_path / 'run')
+
+
+@pytest.mark.parametrize('images', [0, -1, 640 * 3])
+def test_numbers_of_images_that_do_not_increase_are_refused(images, tmp_path):
+  """A stranger's snapshot with a right sum; the formula would give no numbers, or wrong ones."""
+  train(tmp_path, 0, 30)
+  path = averages.path_of(tmp_path, 10)
+  record = json.dumps({'step': 10, 'images': images})
+  write_safetensors(path, read_tensors(path), snapshot=record)
+  checksums.write_sums(
+    tmp_path / 'snapshots', {x.name: sha256(x) for x in path.parent.glob('*.safetensors')}
+  )
+  message = rf'are of \[{images}, 1280, 1920\] images, which do not increase'
+  with pytest.raises(ValueError, match=message):
+    averages.make(tmp_path, 0.07, None, two_widths(0)['0.999'])

@@ -22,6 +22,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, get_args
 
+import numpy as np
 from flax import traverse_util
 
 from diffusion_jax import ranges
@@ -189,6 +190,8 @@ def as_json(value: Any) -> Any:
     return {name: as_json(x) for name, x in value.items()}
   if isinstance(value, tuple | list):
     return [as_json(x) for x in value]
+  if isinstance(value, np.generic):  # in the facts of a user's source
+    value = float(value) if isinstance(value, np.floating) else value.item()
   return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 

@@ -137,7 +137,7 @@ def optional(what: str, function: Callable[..., T], *args: object) -> T | None:
   """
   try:
     return function(*args)
-  except (UserError, OSError, RuntimeError, *page.DAMAGE) as error:
+  except Exception as error:  # A file may be a stranger's.
     print(one_line(f'the report leaves out {what}: {error}'))
     return None
 

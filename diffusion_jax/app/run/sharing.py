@@ -98,7 +98,8 @@ def picture_of(model: Model, weights: int, step: int) -> tuple[Path | None, str]
   """
   for path in provenance.newest(model.workdir, weights):
     if files.is_regular(sheet := path.with_suffix('.png')):
-      return sheet, provenance.describe(provenance.read(path))
+      with record.leaving_out(str(path)):
+        return sheet, provenance.describe(provenance.read(path))
   c = model.config.sampling
   if c.weights.get('decay') == 0.0:
     for at, path in record.read_sheets(model.workdir.samples):
