@@ -20,7 +20,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.app.config.schema import Constructor, Contract
 from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.data.code_sums import of_module
-from diffusion_jax.errors import OWN, UserError
+from diffusion_jax.errors import OWN, UserError, reason_of
 from diffusion_jax.paths import READ, RUN, cache_folder, texts_in
 from diffusion_jax.runtime import run_folder
 from diffusion_jax.runtime.files import read_json, sha256, write_json
@@ -145,9 +145,6 @@ def _refuse(fields, use, what):
 
 # A user's own parts.
 
-# What an import may raise.
-_UNUSABLE = AttributeError, ImportError, SyntaxError, TypeError, ValueError
-
 
 def find(path: str, name: str, facts: Collection[str], contract: Contract) -> Constructor:
   """Imports and returns the constructor 'module:attribute' of a field.
@@ -165,9 +162,9 @@ def find(path: str, name: str, facts: Collection[str], contract: Contract) -> Co
     imported = importlib.import_module(module)
     OWN.add(getattr(imported, '__file__', None))
     part = getattr(imported, attribute)
-  except _UNUSABLE as error:
+  except Exception as error:  # The user's module may raise anything.
     where = f'config.{path}={name!r}'
-    raise UserError(f'{where} cannot be imported: {error}') from error
+    raise UserError(f'{where} cannot be imported: {reason_of(error)}') from error
   try:
     return contract.constructor(part, facts)
   except ValueError as error:

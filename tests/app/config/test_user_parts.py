@@ -160,6 +160,15 @@ def test_facts_need_no_default_and_partial_functions_are_parts(monkeypatch):
   refused(message, found, 'objective.weight', f'{__name__}:of_facts', ())
 
 
+@pytest.mark.parametrize('error', ['RuntimeError("no licence")', 'Exception', '1 / 0'])
+def test_a_module_that_raises_while_it_is_imported_is_one_line(error, tmp_path, monkeypatch):
+  (tmp_path / 'own_raising.py').write_text(error if '/' in error else f'raise {error}')
+  monkeypatch.syspath_prepend(str(tmp_path))
+  monkeypatch.delitem(sys.modules, 'own_raising', raising=False)
+  words = {'1 / 0': 'division by zero', 'Exception': 'Exception'}.get(error, 'no licence')
+  refused(f"'own_raising:x' cannot be imported: {words}$", plain, ('schedule', 'own_raising:x'))
+
+
 def no_sum(count=1):
   return sum([count, 'a'])  # type: ignore
 
