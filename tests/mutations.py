@@ -2473,8 +2473,8 @@ TABLE = [
     [
       (
         'every_network_has and bfloat16',
-        'if AxisType.Manual not in mesh.axis_types:\n    return ShapedArray',
-        'if True:\n    return ShapedArray',
+        'if AxisType.Manual not in mesh.axis_types:\n    return parts()',
+        'if True:\n    return parts()',
       ),
     ],
   ),
@@ -3788,6 +3788,112 @@ TABLE = [
       ),
       ('damaged_file', 'if sha256(path) != expected:', 'if False:'),
     ],
+  ),
+  (
+    'errors.py',
+    None,
+    [
+      (
+        'any_error_of_a_library',
+        'except Exception as error:\n    if fills',
+        'except ValueError as error:\n    if fills',
+      ),
+      ('fills_a_device', 'if fills_device(error):\n      raise', 'if False:\n      raise'),
+    ],
+  ),
+  (
+    'app/modes/average.py',
+    'laws/test_two_processes.py',
+    [
+      (
+        'locked and average',
+        "with run_folder.hold(out, averages.RECORD, '--config.average.out'):",
+        'if True:',
+      ),
+    ],
+  ),
+  (
+    'runtime/run_folder.py',
+    'laws/test_two_processes.py',
+    [('takes_the_newest or snapshots', 'if kept() == before:', 'if True:')],
+  ),
+  (
+    'app/cli.py',
+    'test_patterns.py',
+    [('of_the_package', r"r'[-+.\deE\s]+'", r"r'([-+.\deE]+\s*)+'")],
+  ),
+  (
+    'app/cli.py',
+    'laws/test_two_ways_agree.py',
+    [('set_by_a_sweep', 'if config.at(path) is None}', 'if False}')],
+  ),
+  (
+    'training/separable.py',
+    None,
+    [
+      ('whole_batch and sum', 'is_mean = abs', 'is_mean = True or abs'),
+      ('is_taken and noise', 'draws = whole != again', 'draws = False'),
+      (
+        'whole_batch and pairs',
+        'two = {n: np.zeros((2, *x.shape[1:]), x.dtype) for n, x in batch.items()}',
+        'two = {n: np.arange(2).reshape(-1, *[1] * (x.ndim - 1)) + np.zeros(\n'
+        '    (2, *x.shape[1:]), x.dtype) for n, x in batch.items()}',
+      ),
+    ],
+  ),
+  (
+    'app/train/setup.py',
+    None,
+    [('is_not_cut', "if ':' in name:", 'if False:')],
+  ),
+  (
+    'app/kinds/network.py',
+    'app/kinds/test_few_steps.py',
+    [('guided_test_loss', "return cond | {'drop': jnp.zeros_like(cond['drop'])}", 'return {}')],
+  ),
+  (
+    'app/kinds/store.py',
+    'app/kinds/test_few_steps.py',
+    [('of_a_user_that_declares', 'return few_steps.SCHEMA if is_map else', 'return')],
+  ),
+  (
+    'meshes.py',
+    'laws/test_any_mesh.py',
+    [('of_the_user', 'return on_auto_axes(function)(x', 'return function(x')],
+  ),
+  (
+    'networks/cpu/__init__.py',
+    'networks/cpu/test_moved_names.py',
+    [
+      (
+        'name_that_has_moved',
+        'except (AttributeError, ImportError, TypeError)',
+        'except (AttributeError, TypeError)',
+      ),
+    ],
+  ),
+  (
+    'report/card.py',
+    None,
+    [
+      ('of_a_stranger', "with record.leaving_out(f'evaluation {name}'):", 'if True:'),
+      ('of_a_stranger', 'for name, content in run.results:', 'for name, content in evaluations:'),
+    ],
+  ),
+  (
+    'weights/averages.py',
+    None,
+    [('do_not_increase', 'if images[0] < 1 or sorted({*images}) != images:', 'if False:')],
+  ),
+  (
+    'runtime/files.py',
+    None,
+    [('any_number_of_lines', 'left -= len(line) if entry is None else 0', 'left -= len(line)')],
+  ),
+  (
+    'interop/diffusers.py',
+    'app/modes/test_convert.py',
+    [('says_what_its_pipeline_lacks', "if not config.get('num_class_embeds') or", 'if')],
   ),
 ]
 # noqa: E501
