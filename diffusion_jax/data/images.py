@@ -1,5 +1,6 @@
 """Pictures and their files, uint8 [H, W, C]."""
 
+import contextlib
 import io
 import os
 import warnings
