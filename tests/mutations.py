@@ -3294,6 +3294,7 @@ TABLE = [
         'itertools.product((0, 1), (0, 1))',
       ),
       ('half_precision', 'fit(answers, _HALF.get(kind, 0.0))', 'fit(answers, 1e-9)'),
+      ('over_draws', 'all(fit(answers, 0.05))', 'all(fit(answers, 5e-4))'),
       ('one_sentence', 'if not np.array_equal(value, case[argument]):', 'if False:'),
     ],
   ),
@@ -3315,10 +3316,29 @@ TABLE = [
     'testing/exercises/slips.py',
     'testing/test_exercises.py',
     [
-      ('typed_misprint', 'return [first, name]', 'return [name]'),
       ('typed_misprint', 'cost=RARE if compared else COMMON', 'cost=COMMON'),
       ('typed_misprint', 'yield _slip(times(-1.0)', 'yield _slip(times(1.0)'),
       ('typed_misprint', 'yield _slip(_as(less_one_mean)', 'yield _slip(_as(np.mean)'),
+    ],
+  ),
+  (
+    'testing/exercises/search.py',
+    'testing/test_exercises.py',
+    [
+      ('typed_misprint', 'return [first, name]', 'return [name]'),
+      ('left_out', "(' is missing' not in name, len(name))", 'len(name)'),
+      (
+        'many_pairs',
+        'np.repeat(a.values, len(b.slips), 0)',
+        'np.resize(a.values, (len(a.slips) * len(b.slips), *a.values.shape[1:]))',
+      ),
+    ],
+  ),
+  (
+    'testing/exercises/terms.py',
+    'testing/test_exercises.py',
+    [
+      ('many_pairs', '(1,) * (rank - own) + x.shape[1:]', 'x.shape[1:] + (1,) * (rank - own)'),
     ],
   ),
   (

@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 from scipy.stats import norm
 
 from diffusion_jax.testing import exercises
-from diffusion_jax.testing.exercises import __main__ as program, formulas, slips, terms
+from diffusion_jax.testing.exercises import __main__ as program, formulas, search, slips, terms
 from diffusion_jax.testing.exercises.entries import EXERCISES
 from diffusion_jax.testing.exercises.inputs import apply, numbers, symbols
 
@@ -130,10 +130,15 @@ def mean_with(scale, under):
 posterior_mean_by_eps = mean_with(root(alpha), bar)
 
 
-def noise_photo(photo, noises, betas):
+def noise_photo_by_steps(photo, noises, betas):
   x = photo * 2 / 255 - 1
   for t in range(1, len(betas) + 1):
     x = forward_step(x, noises[t - 1], t, betas)
+  return x
+
+
+def noise_photo(photo, noises, betas):
+  x = noise_photo_by_steps(photo, noises, betas)
   return (np.sum(x**2) + x.size) / x.size
 
 
@@ -325,7 +330,7 @@ def test_misprints_are_named(name, capsys):
   for formula in exercise.answer, *exercise.forms:
     tree = terms.trace(formula)
     right = [np.asarray(apply(formula, case)) for case in known]
-    each = slips.explanations(tree, symbols(exercise), known, singly=True)
+    each = search.explanations(tree, symbols(exercise), known, singly=True)
     rng = np.random.default_rng(0)
     for i in rng.choice(len(each.singles), 4):
       values = each.singles[i][1]
@@ -336,6 +341,103 @@ def test_misprints_are_named(name, capsys):
   assert capsys.readouterr().out.count(' is wrong: ') >= len(exercise.misprints)
 
 
+@pytest.mark.parametrize('name', exercises.names())
+def test_a_root_or_a_square_left_out_is_named_so(name, capsys):
+  """Each √ and ² of the answer, left out where it is written."""
+  each = exercises._explanations(name)[0]
+  tree, right, places = each.tree, each.values(each.tree), {}
+  for path, term in terms.walk(tree):
+    if term.function in (np.sqrt, np.power):
+      places.setdefault(id(term), (term, []))[1].append(path)
+  for term, paths in places.values():
+    values = each.values(slips.applied(tree, slips.Slip(tuple(paths), lambda term: term.args[0])))
+    both = [*zip(values or right, right, strict=True)][1:]
+    # Left out of a mean deviation, Σ w (m − Σ w m), the square takes the term with it.
+    if any(np.max(abs(x - y)) < 0.01 * np.max(abs(x)) for x, y in both) or (
+      name == 'best_gaussian' and 'means − Σ' in terms.text(term, {})
+    ):
+      continue
+    typed = iter([*values, values[-1]])
+    found = exercises.check(name, lambda *_, typed=typed: next(typed))
+    lost = 'root' if term.function is np.sqrt else 'square'
+    assert f'the {lost} is missing' in found.slip, found.message
+
+
+@pytest.mark.parametrize('name', ['best_gaussian', 'simple_loss', 'vae_elbo'])
+def test_many_pairs_at_once_are_each_pair(name):
+  """What a block says of two slips is what both make, and no two that may meet are lacking."""
+  each = exercises._explanations(name)[0]
+  tree = each.tree
+  rng, seen, blocks = np.random.default_rng(0), set(), each.pairs(frozenset())
+  for block in blocks:
+    i = rng.integers(len(block.values))
+    both = each.values(slips.applied(tree, *block[i]))
+    if both is not None and np.all(np.isfinite(both[-1])):
+      assert_allclose(block.values[i], both[-1], rtol=1e-9, atol=1e-12)
+  for block in blocks:
+    seen |= {frozenset(map(id, block[i])) for i in range(len(block.values))}
+  single = [(slip, x[-1]) for slip, x in each.singles if slip.cost == slips.COMMON]
+  for _ in range(200):
+    two = (single[i] for i in rng.choice(len(single), 2, replace=False))
+    # A slip that is within the other comes first.
+    (a, of_a), (b, of_b) = sorted(two, key=lambda slip: -len(slip[0].paths[0]))
+    if set(a.paths) & set(b.paths):
+      continue
+    try:
+      both = each.values(slips.applied(tree, a, b))
+    except (AttributeError, IndexError, KeyError, TypeError):  # One needs what the other took away.
+      continue
+    if both is not None and not any(np.allclose(both[-1], x) for x in (of_a, of_b)):
+      assert frozenset(map(id, (a, b))) in seen, (a, b)
+
+
+def test_the_search_is_short():
+  """At most 10,000 evaluations of a formula, about 2 s, of the exercises with most slips."""
+  for name, wrong in ('hierarchical_elbo', {1}), ('transition_loss', ()):
+    first = exercises._explanations(name)[0]
+    assert 1000 < len(first.pairs(frozenset(wrong))) < 10_000
+
+
+def draws_of_photo(photo, noises, betas, seed=0):
+  x = noise_photo_by_steps(photo, noises, betas)
+  fresh = np.random.default_rng(seed).standard_normal((400, *x.shape))
+  return ((fresh - x) ** 2).mean()
+
+
+def draws_of_pair(x, a, t, betas):
+  rng = np.random.default_rng(1)
+  before = bar(t - 1, betas) ** 0.5 * x + (1 - bar(t - 1, betas)) ** 0.5 * rng.normal(size=40_000)
+  return ((before - a * forward_step(before, rng.normal(size=40_000), t, betas)) ** 2).mean()
+
+
+def draws_of_gap(x0, a, variance, mean_q, var_q):
+  z = mean_q + var_q**0.5 * np.random.default_rng(2).normal(size=(40_000, 3))
+  posterior = a * x0 / (a**2 + variance), (variance / (a**2 + variance)) ** 0.5
+  return (norm.logpdf(z, mean_q, var_q**0.5) - norm.logpdf(z, *posterior)).sum(1).mean()
+
+
+def draws_of_elbo(pixels, decoded, decoder_var, mean_q, var_q):
+  z = mean_q + var_q**0.5 * np.random.default_rng(3).normal(size=(40_000, 3))
+  drawn = (norm.logpdf(z, mean_q, var_q**0.5) - norm.logpdf(z)).sum(1).mean()
+  return vae_elbo(pixels, decoded, decoder_var, mean_q, var_q) + kl(mean_q, var_q, 0, 1) - drawn
+
+
+@pytest.mark.parametrize(
+  'name, drawn',
+  [
+    ('noise_photo', draws_of_photo),
+    ('noise_photo', lambda *args: draws_of_photo(*args, seed=None)),
+    ('pair_mean', draws_of_pair),
+    ('elbo_gap', draws_of_gap),
+    ('vae_elbo', draws_of_elbo),
+  ],
+)
+def test_a_mean_over_draws_is_named(name, drawn, capsys):
+  verdict = exercises.check(name, drawn)
+  assert not verdict and verdict.slip == 'a mean over draws', verdict.message
+  assert 'near the right ones' in verdict.message
+
+
 # --- misprints of lecture notes, as learners type them ------------------------
 
 
@@ -344,8 +446,34 @@ def printed_step(xt, eps_hat, noise, t, betas, last=1):
   return mean + np.sqrt(betas[t - 1]) * noise * (t > last)
 
 
-def changed_chain(x, zs, a, variance, betas, first=0.0, second=0.0, p_for_q=0.0):
+def backwards(x, zs, a, variance, betas, whole):
+  """Form (a) with q(z_{t-1} | z_t), or with q(z_t | z_{t+1}) for t = 2 ... T - 1."""
+  z = [x, *zs]
+  log_p = norm.logpdf(z[-1]) + norm.logpdf(z[:-1], a * zs, variance**0.5).sum()
+  log_q = norm.logpdf(z[1], (1 - betas[0]) ** 0.5 * x, betas[0] ** 0.5)
+  for t in range(2, len(z) if whole else len(z) - 1):
+    to, start = (z[t - 1], z[t]) if whole else (z[t], z[t + 1])
+    log_q += norm.logpdf(to, (1 - betas[t - 1]) ** 0.5 * start, betas[t - 1] ** 0.5)
+  return log_p - log_q, hierarchical_elbo(x, zs, a, variance, betas)[1]
+
+
+def by_convolution(z, weights, means, variances, kept, factor):
+  """The integral of q(√kept x) / √kept N(z; factor x, 1 - kept), as lecture notes print it."""
+  x = np.linspace(-60, 60, 120_001)
+  of_x = norm.pdf(kept**0.5 * x[:, None], means, variances**0.5) @ weights / kept**0.5
+  return np.trapezoid(of_x * norm.pdf(z, factor * x, (1 - kept) ** 0.5), x)
+
+
+def half_bins(grey, mean, std):
+  high = np.where(grey == 1, 1, norm.cdf(grey + 1 / 510, mean, std))
+  low = np.where(grey == -1, 0, norm.cdf(grey - 1 / 510, mean, std))
+  return -np.log(high - low).sum()
+
+
+def changed_chain(x, zs, a, variance, betas, first=0.0, second=0.0, p_for_q=0.0, prior=0.0):
   form_a, form_b = hierarchical_elbo(x, zs, a, variance, betas)
+  kept = np.array([np.prod(1 - betas), 1 - betas[-1]])
+  form_b -= prior * np.diff([kl(k**0.5 * x, 1 - k, 0, 1) for k in kept])[0]
   log_px, before = norm.logpdf(x, a * zs[0], variance**0.5), np.append(x, zs[:-1])
   of_q = norm.logpdf(zs, np.sqrt(1 - betas) * before, np.sqrt(betas))
   of_p = norm.logpdf(zs, a * before, np.sqrt(variance))
@@ -419,7 +547,7 @@ posterior_variance: (1 - np.cumprod(1 - betas)[t - 2]) / (1 - bar(t, betas)) * b
   => ᾱ_0 is the last entry
 ancestral_step: printed_step(xt, eps_hat, noise, t, betas, last=0)
   => √ᾱ_t where √α_t belongs, in (x_t − β_t / √(1 − ᾱ_t) ε̂) / √α_t, and the factor [t > 1]
-kl: 2 * kl(mean_q, var_q, mean_p, var_p) => 2
+kl: 2 * kl(mean_q, var_q, mean_p, var_p) => the factor ½ is missing
 kl: kl(mean_q, var_q, mean_p, var_p) / 3 => a mean where a sum belongs
 density_step: density(z, weights, means, variances, t, betas) => ᾱ_t where α_t belongs
 density_step: norm.pdf(z, np.sqrt(alpha(t, betas)) * means, np.sqrt(variances + betas[t - 1]))
@@ -431,6 +559,35 @@ pair_mean: pair_mean(x, a, t, betas) - a**2 * betas[t - 1] => the term a² β_t 
 pair_mean: pair_mean(0, a, t, betas) => the term ᾱ_{t−1} x² is missing
 variance_ratio: posterior_variance(t, betas) => β̃_t where
 variance_ratio: betas[t - 1] / (1 - bar(t, betas)) => β_t where 1 − ᾱ_{t−1} belongs
+q_sample: np.sqrt(bar(t, betas)) * x0 + (1 - bar(t, betas)) * eps
+  => 1 − ᾱ_t where √(1 − ᾱ_t) belongs: the root is missing
+x0_from_eps: (xt - (1 - bar(t, betas)) * eps) / np.sqrt(bar(t, betas)) => the root is missing
+posterior_mean_by_eps: (xt - betas[t - 1] / (1 - bar(t, betas)) * eps) / np.sqrt(alpha(t, betas))
+  => 1 − ᾱ_t where √(1 − ᾱ_t) belongs: the root is missing
+ddim_step: np.sqrt(bar(s, betas)) * x0_from_eps(xt, eps_hat, t, betas) + (1 - bar(s, betas)) *
+  eps_hat => 1 − ᾱ_s where √(1 − ᾱ_s) belongs: the root is missing
+simple_loss: np.mean((eps - model(np.sqrt(bar(t, betas)) * x0 + (1 - bar(t, betas)) * eps, t)) ** 2)
+  => 1 − ᾱ_t where √(1 − ᾱ_t) belongs: the root is missing
+loss_weight: loss_weight(variance, t, betas) / betas[t - 1] => the square is missing
+density: by_convolution(z, weights, means, variances, bar(t, betas), bar(t, betas))
+  => you put q(√ᾱ_t x) / √ᾱ_t for
+density_step: by_convolution(z, weights, means, variances, alpha(t, betas),
+  np.sqrt(alpha(t, betas))) => you put q(√α_t x) / √α_t for
+hierarchical_elbo: backwards(x, zs, a, variance, betas, whole=False)
+  => q(z_t | z_{t+1}) where q(z_t | z_{t−1}) belongs
+hierarchical_elbo: backwards(x, zs, a, variance, betas, whole=True)
+  => q(z_{t−1} | z_t) where q(z_t | z_{t−1}) belongs
+hierarchical_elbo: changed_chain(x, zs, a, variance, betas, prior=1)
+  => α_T where ᾱ_T belongs, everywhere
+factors: (norm.logpdf(zs[-1], alpha(len(zs), betas) ** 0.5 * x, betas[-1] ** 0.5),
+  factors(x, zs, betas)[1]) => α_T where ᾱ_T belongs, everywhere
+posterior_variance: betas[t - 1] => β_t is the variance of q(x_t | x_{t−1})
+transition_loss: ((posterior_mean(x0, xt, t, betas) - mean_p) ** 2).sum() / 2 / betas[t - 1]
+  => the terms of the variances are missing
+grey_loss: half_bins(grey, grey_mean, std)
+  => grey + 1/510 where grey + 1/255 belongs, and grey − 1/510 where grey − 1/255 belongs
+grey_loss: -np.sum(norm.logpdf(grey, grey_mean, std) + np.log(2 / 255))
+  => or have a density times 2/255
 bound_weights: np.ones_like(betas) => 1 where β_t / (2 α_t (1 − ᾱ_t)) belongs
 bound_weights: 2 * np.array(bound_weights(betas)) => 2
 """

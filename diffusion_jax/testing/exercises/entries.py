@@ -14,7 +14,7 @@ from diffusion_jax.testing.exercises.terms import call, named, whole
 
 _log_n = whole(f.log_normal, 'log N')
 _kls = whole(f.kl_each, 'KL')
-_gap = whole(f.reverse_gap, 'gap')
+_gap = whole(f.reverse_gap, 'gap', elementwise=False)
 
 
 def _with_kl(mean, variance):
@@ -27,8 +27,9 @@ def _narrow(w, m, v):
 
 def _latents(x, zs, betas):
   # z_t and z_{t−1}, where t = 2 … T, and what is of the first and of the last step; z_{t−1} of all.
-  last = {'z_T': zs[-1], 'bar_T': np.prod(1 - betas), 'before': np.append(x, zs[:-1])}
-  return last | {'z': zs[1:], 'z_s': zs[:-1], 'z_1': zs[0], 'alpha_1': 1 - betas[0]}
+  last = {'z_T': zs[-1], 'alpha_T': 1 - betas[-1], 'bar_T': np.prod(1 - betas)}
+  steps = {'z': zs[1:], 'z_s': zs[:-1], 'before': np.append(x, zs[:-1])}
+  return last | steps | {'z_1': zs[0], 'alpha_1': 1 - betas[0]}
 
 
 def _log_p(x, z_1, z_s, z, z_T, a, variance):
@@ -67,6 +68,19 @@ def _chain_by_p(x, z_1, z_s, z, z_T, a, variance, beta, alpha, bar, bar_s, bar_T
   log_q = np.sum(f.log_normal(np.append(z_1, z), a * np.append(x, z_s), variance))
   log_ratio = _log_p(x, z_1, z_s, z, z_T, a, variance) - log_q
   return log_ratio, _bound(x, z_1, z, a, variance, mean, var, bar_T)
+
+
+def _chain_backwards(whole_chain):
+  # The encoder is q(z_{t−1} | z_t), t = 2 … T, or as printed q(z_t | z_{t+1}), t = 2 … T − 1.
+  def formula(x, z_1, z_s, z, z_T, a, variance, alpha_1, beta, alpha, bar, bar_s, bar_T):
+    first, now = _log_n(z_1, sqrt(alpha_1) * x, 1 - alpha_1), slice(None if whole_chain else -1)
+    to, start = (z_s, z) if whole_chain else (z[:-1], z[1:])
+    log_q = first + np.sum(_log_n(to, sqrt(alpha[now]) * start, beta[now]))
+    mean, var = f.posterior_mean(x, z, beta, alpha, bar, bar_s), (1 - bar_s) / (1 - bar) * beta
+    log_ratio = _log_p(x, z_1, z_s, z, z_T, a, variance) - log_q
+    return log_ratio, _bound(x, z_1, z, a, variance, mean, var, bar_T)
+
+  return formula
 
 
 def _chain_without_x0(x, z_1, z_s, z, z_T, a, variance, alpha_1, beta, alpha, bar_T):
@@ -126,6 +140,7 @@ of (n − x_T)² over all numbers of the photo, a number. It needs no draws of n
     ),
     also=lambda betas: {'rest': np.append(np.cumprod((1 - betas)[:0:-1])[::-1], 1.0)},
     steps=(500,),
+    closed='E(n − x_T)² = 1 + x_T² for each number, since E n = 0 and E n² = 1',
   ),
   Exercise(
     'alpha_bar(t, betas)',
@@ -142,12 +157,26 @@ variance 1, after t steps of exercise 1.""",
     'density(z, weights, means, variances, t, betas)',
     'The data are numbers x_0 from a mixture of K Gaussians. Return the density of x_t at z.',
     f.density,
+    {
+      """you put q(√ᾱ_t x) / √ᾱ_t for the density of √ᾱ_t x_0 at √ᾱ_t x: at y it is
+q(y / √ᾱ_t) / √ᾱ_t""": (
+        lambda z, weights, means, variances, bar: f.density(z, weights, means, variances, bar) / bar
+      ),
+    },
   ),
   Exercise(
     'density_step(z, weights, means, variances, t, betas)',
     """The recursion of densities: let x_{t−1}, not the data, be from a mixture of K Gaussians, and
 return the density of x_t at z. (N(0, 1) is its fixed point.)""",
     f.density_step,
+    {
+      """you put q(√α_t x) / √α_t for the density of √α_t x_{t−1} at √α_t x: at y it is
+q(y / √α_t) / √α_t""": (
+        lambda z, weights, means, variances, alpha, beta: (
+          weights @ f.normal(z, means, variances + beta) / alpha
+        )
+      ),
+    },
   ),
   Exercise(
     'kl(mean_q, var_q, mean_p, var_p)',
@@ -183,6 +212,7 @@ the closed form of the KL.""",
       - f.kl_prior(mean_q, var_q)
     ),
     also=lambda decoder_var: {'bernoulli': decoder_var is None, 'var': decoder_var or 1.0},
+    closed='the KL of two Gaussians needs no draws',
   ),
   Exercise(
     'elbo_gap(x0, a, variance, mean_q, var_q)',
@@ -201,6 +231,7 @@ the encoder q(z | x) = N(mean_q, var_q) return log p(x) − ELBO in nats, a numb
         )
       ),
     },
+    closed='it is a KL of two Gaussians, which needs no draws',
   ),
   Exercise(
     'aggregate_posterior(mean, variance, a, var_z)',
@@ -245,6 +276,12 @@ KLs of q(z_{t−1} | z_t, x), t = 2 … T, at the given z_t, and a KL of q(z_T |
     _chain,
     {
       'you took p for q in the chain: the encoder is Π q(z_t | z_{t−1})': _chain_by_p,
+      'q(z_t | z_{t+1}) where q(z_t | z_{t−1}) belongs: the encoder goes from x to z_T': (
+        _chain_backwards(whole_chain=False)
+      ),
+      'q(z_{t−1} | z_t) where q(z_t | z_{t−1}) belongs: the encoder goes from x to z_T': (
+        _chain_backwards(whole_chain=True)
+      ),
       'your q(z_{t−1} | z_t) lacks x, and is known for data from N(0, I) only': _chain_without_x0,
     },
     forms=(_chain_at_once,),
@@ -274,6 +311,7 @@ other latents integrate to 1, and a mean over the pair is left, q(z_{t−1} | x)
         + a**2 * beta
       ),
     ),
+    closed='z_{t−1} − a z_t is a Gaussian, and its mean square is mean² + variance',
   ),
   Exercise(
     'posterior_mean(x0, xt, t, betas)',
@@ -300,6 +338,11 @@ other latents integrate to 1, and a mean over the pair is left, q(z_{t−1} | x)
     'posterior_variance(t, betas)',
     'Return the variance of q(x_{t−1} | x_t, x_0), a number. At t = 1 it is 0.',
     f.posterior_variance,
+    {
+      'β_t is the variance of q(x_t | x_{t−1}): here x_t and x_0 are known, and less is left': (
+        lambda beta: beta
+      ),
+    },
   ),
   Exercise(
     'variance_ratio(t, betas)',
@@ -352,6 +395,11 @@ nats: a number. p(x_{t−1} | x_t) is N(mean_p, β_t I).""",
           f.posterior_variance(beta, bar, bar_s),
         )
       ),
+      'the terms of the variances are missing: they are β̃_t and β_t, and not equal': (
+        lambda x0, xt, mean_p, beta, alpha, bar, bar_s: (
+          np.sum((f.posterior_mean(x0, xt, beta, alpha, bar, bar_s) - mean_p) ** 2) / (2 * beta)
+        )
+      ),
       'your q(x_{t−1} | x_t) lacks x_0, and is known for data from N(0, I) only': (
         lambda xt, mean_p, alpha, beta: f.kl_of(sqrt(alpha) * xt, beta, mean_p, beta)
       ),
@@ -365,7 +413,7 @@ The probability of a grey level is the mass of N(grey_mean, std²) in its bin, w
 a level to either side; the two outer bins reach to infinity.""",
     f.grey_nll,
     {
-      'your outer bins end: those of 0 and 255 reach to infinity': (
+      'your outer bins end, or have a density times 2/255: those of 0 and 255 reach to infinity': (
         lambda grey, grey_mean, std: -np.sum(log(f.mass(grey, grey_mean, std)))
       ),
       'you took the density: a grey level has a probability, the mass of its bin': (

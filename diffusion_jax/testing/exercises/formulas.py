@@ -117,7 +117,7 @@ def reverse_law(z, weights, means, variances, bar, bar_s):
 
 def total_variation(w, m, v, mean, variance):
   """Computes the total variation between a mixture w, m, v [K] and a Gaussian."""
-  x = mean + sqrt(variance) * np.linspace(-12, 12, 6001)
+  x = mean + sqrt(variance) * np.linspace(-8, 8, 3001)
   q = normal(x[:, None], m, v) @ w
   return np.sum(abs(q - normal(x, mean, variance))) * (x[1] - x[0]) / 2
 

@@ -20,7 +20,8 @@ class Exercise(NamedTuple):
   forms: the same in other algebra, so that slips of it are known too; misprints: message =>
   a formula that no slip makes; also: further numbers; steps: T of the inputs, in turn;
   first: the least t; each_step: the first t, where levels are arrays over t = first … T;
-  error: what is allowed beyond 1e-4 of the largest number; singly: only one slip is looked for.
+  error: what is allowed beyond 1e-4 of the largest number; singly: only one slip is looked for;
+  closed: the closed form of its expectation, for who took a mean over draws.
   """
 
   signature: str
@@ -34,6 +35,7 @@ class Exercise(NamedTuple):
   each_step: int = 0
   error: float = 1e-6
   singly: bool = False
+  closed: str = ''
 
   @property
   def name(self) -> str:
@@ -120,6 +122,7 @@ _NAMES = {
   'z': 'z_t',
   'z_s': 'z_{t−1}',
   'bar_T': 'ᾱ_T',
+  'alpha_T': 'α_T',
   'alpha_1': 'α_1',
   'before': 'z_{t−1}',
   'zs': 'z_t',
@@ -215,6 +218,8 @@ def symbols(exercise: Exercise) -> Symbols:
         levels[family + suffix] = family, suffix
         names[family + suffix] = f'{letter}_{index}' if len(index) == 1 else f'{letter}_{{{index}}}'
     everywhere = _everywhere(indices, names)
+  if 'zs' in exercise.arguments:  # `also` has those of the last step.
+    levels |= {f'{family}_T': (family, '_T') for family in ('alpha', 'bar')}
   alike = [group for group in sorts.values() if len(group) > 1]
   alike += [['z', 'z_s']] * (exercise.each_step > 0)
   return Symbols(names, levels, alike, positive, everywhere)

@@ -1,10 +1,9 @@
-"""A grammar of slips: what a formula becomes if one thing, or two, are written wrongly.
+"""A grammar of slips: what a formula becomes if one thing is written wrongly.
 
-`slips` applies each rule to each term of a right formula, and `nearest` says which of them make a
-learner's results. A rule knows operations and kinds of symbols, and no exercise.
+`slips` applies each rule to each term of a right formula. A rule knows operations and kinds of
+symbols, and no exercise.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,8 +14,6 @@ from diffusion_jax.testing.exercises import terms
 from diffusion_jax.testing.exercises.terms import Path, Term
 
 COMMON, RARE = 1, 2  # costs; of two explanations the cheaper is named
-# The highest cost of two slips together, and the most pairs that are tried.
-MOST_COST, MOST_PAIRS = 3, 60_000
 _BELONGS = '{new} where {old} belongs'
 _ARITHMETIC = np.add, np.subtract, np.multiply, np.divide
 
@@ -94,7 +91,7 @@ def _of_term(tree, path, symbols):
   if _is_level_like(term, symbols):
     yield from _of_level(term, parent, symbols)
   yield from _of_power(term, parent, symbols)
-  if parent is None or _is_addend(parent):
+  if parent is None or is_addend(parent):
     yield from _of_factor(term, symbols)
 
 
@@ -367,141 +364,6 @@ def _everywhere(tree: Term, symbols: Symbols) -> Iterator[Slip]:
       yield Slip(paths, lambda term, names=names: Term(names[term.function]), words)
 
 
-# --- the nearest ------------------------------------------------------------------
-
-
-class Explanations(NamedTuple):
-  """What slips of a formula make, computed once.
-
-  singles: slips with their values at all inputs; pairs: two slips with their value at the last
-  input; values: computes a changed formula at all inputs, None if most are not finite.
-  """
-
-  tree: Term
-  symbols: Symbols
-  singles: list[tuple[Slip, list[np.ndarray]]]
-  pairs: Callable[[], list[tuple[tuple[Slip, Slip], np.ndarray]]]
-  values: Callable[[Term], list[np.ndarray] | None]
-
-
-def explanations(
-  tree: Term, symbols: Symbols, numbers: Sequence[Mapping[str, Any]], singly: bool
-) -> Explanations:
-  """Returns what slips of a formula make; numbers: the values of symbols at each input."""
-  memos: list[dict[int, Any]] = []
-  for known in numbers:
-    memos.append(memo := {})
-    for _, term in [*terms.walk(tree)][::-1]:
-      memo[id(term)] = terms.compute(term, known, memo)
-
-  def values(changed, inputs=slice(None)):
-    with np.errstate(all='ignore'):
-      try:
-        found = [
-          np.asarray(terms.compute(changed, known, memo), np.float64)
-          for known, memo in zip(numbers[inputs], memos[inputs], strict=True)
-        ]
-      except (ValueError, TypeError, AttributeError, IndexError):  # shapes that do not fit
-        return None
-    finite = np.mean([np.isfinite(x).all() for x in found]) > 0.5
-    return found if finite and any(np.any(x) for x in found) else None
-
-  singles = []
-  for slip in slips(tree, symbols):
-    if (found := values(applied(tree, slip))) is not None:
-      singles.append((slip, found))
-
-  @functools.cache
-  def pairs():
-    rows = []
-    for two in [] if singly else two_slips([slip for slip, _ in singles]):
-      try:
-        found = values(applied(tree, *two), slice(-1, None))
-      except (AttributeError, IndexError, TypeError):  # one needs what the other took away
-        continue
-      if found is not None:
-        rows.append((two, found[0]))
-    return rows
-
-  return Explanations(tree, symbols, singles, pairs, values)
-
-
-def two_slips(single: Sequence[Slip]) -> list[tuple[Slip, Slip]]:
-  """Returns pairs of slips, as they are applied in turn, the cheap ones if there are many."""
-  found: dict[bool, list[tuple[Slip, Slip]]] = {True: [], False: []}
-  for a, b in itertools.combinations(single, 2):
-    around = a.wraps and b.wraps and a.paths == b.paths
-    if a.cost + b.cost > MOST_COST and not around:
-      continue
-    cheap = found[around or a.cost + b.cost < MOST_COST]
-    if any(path in b.paths for path in a.paths):
-      if a.wraps or b.wraps:
-        cheap.append((a, b) if b.wraps else (b, a))
-    else:
-      within = any(p[: len(q)] == q for p in b.paths for q in a.paths)
-      cheap.append((b, a) if within else (a, b))
-  many = len(found[True]) + len(found[False]) > MOST_PAIRS
-  return found[True] + ([] if many else found[False])
-
-
-def nearest(
-  known: Sequence[Explanations], fits: Callable[[list[np.ndarray]], bool], count: int
-) -> list[str]:
-  """Returns the names of what makes a learner's results, the cheapest: none, one or two.
-
-  fits: whether values at all inputs, or at only the last one, are the learner's;
-  count: how many slips, 1 or 2.
-  """
-  for each in known:
-    if count == 1:
-      found = [(slip,) for slip, values in each.singles if fits(values)]
-    else:
-      found = [two for two, value in each.pairs() if fits([value])]
-      found = [two for two in found if fits(each.values(applied(each.tree, *two)) or [])]
-    if found:
-      least = min(sum(slip.cost for slip in slips) for slips in found)
-      named = {
-        ', and '.join(described(each.tree, slip, each.symbols.names) for slip in slips): slips
-        for slips in found
-        if sum(slip.cost for slip in slips) == least
-      }
-      return _apart(dict(sorted(named.items(), key=lambda item: len(item[0]))))
-  return []
-
-
-def _apart(named):
-  # Two names of slips in different places; in one place they are the same in other words.
-  (first, slips), *others = named.items()
-  places = [path for slip in slips for path in slip.paths]
-  for name, two in others:
-    paths = [path for slip in two for path in slip.paths]
-    if not any(p[: len(q)] == q or q[: len(p)] == p for p in places for q in paths):
-      return [first, name]
-  return [first]
-
-
-def described(tree: Term, slip: Slip, names: Mapping[str, str]) -> str:
-  """Returns the name of a slip."""
-  path = slip.paths[0]
-  old = terms.at(tree, path)
-  part = terms.text(old.args[slip.part], names) if slip.part < len(old.args) else ''
-  changed = applied(tree, slip)
-  once = len({id(terms.at(tree, p[:-1])) for p in slip.paths}) == 1
-  # The terms are shown with the root, the square or the 1 − around them.
-  while once and path and _belongs_to(terms.at(tree, path[:-1])):
-    path = path[:-1]
-  old, new = (terms.text(terms.at(x, path), names) for x in (tree, changed))
-  words = slip.words.replace('{old}', old).replace('{new}', new).replace('{part}', part)
-  while path and not _is_addend(terms.at(tree, path[:-1])):
-    path = path[:-1]
-  around = terms.text(terms.at(tree, path), names)
-  return f'{words}, in {around}' if once and around not in words and len(around) < 90 else words
-
-
-def _belongs_to(parent):
-  one = parent.function is np.subtract and not isinstance(parent.args[0], Term)
-  return one or parent.function in (np.sqrt, np.power)
-
-
-def _is_addend(parent):
+def is_addend(parent: Term) -> bool:
+  """Returns whether what a term is made of are addends, or several results."""
   return parent.function in (np.add, np.subtract, terms.several)

@@ -5,6 +5,7 @@ text(replaced(tree, (0,), lambda root: root.args[0]), {'bar': 'ᾱ_t', 'x0': 'x_
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -52,14 +53,18 @@ def several(*numbers: Any) -> np.ndarray:
   return np.array(numbers)
 
 
-def whole(function: Callable, name: str) -> Callable:
-  """Returns a function that `trace` takes for one step, without what it is made of."""
+def whole(function: Callable, name: str, elementwise: bool = True) -> Callable:
+  """Returns a function that `trace` takes for one step, without what it is made of.
+
+  elementwise: whether it broadcasts and computes each number by itself, as NumPy's ufuncs do.
+  """
 
   def step(*args):
     traced = any(isinstance(x, _Traced) for x in args)
     return _record(step, args, {}) if traced else function(*args)
 
   step.__name__ = name
+  step.elementwise = elementwise
   return step
 
 
@@ -91,6 +96,52 @@ def compute(term: Any, numbers: Mapping[str, Any], memo: dict[int, Any]) -> Any:
   return term.function(*args, **dict(term.kwargs))
 
 
+def compute_each(
+  term: Any, numbers: Mapping[str, Any], memo: dict[int, Any], rows: Mapping[str, np.ndarray]
+) -> tuple[Any, bool]:
+  """Computes a term for each row of some symbols at once.
+
+  rows: values [N, ...] of the symbols; numbers, memo: as in `compute`, of the others.
+
+  Returns:
+    (values [N, ...], True), or (the value, False) of a term without these symbols.
+  """
+  if not isinstance(term, Term):
+    return term, False
+  if isinstance(term.function, str) and term.function in rows:
+    return rows[term.function], True
+  if id(term) in memo or isinstance(term.function, str):
+    return compute(term, numbers, memo), False
+  args, in_rows = zip(*(compute_each(x, numbers, memo, rows) for x in term.args), strict=True)
+  if any(in_rows):
+    return _of_rows(term.function, args, in_rows, dict(term.kwargs)), True
+  return term.function(*args, **dict(term.kwargs)), False
+
+
+def _of_rows(function, args, in_rows, kwargs):
+  x = args[0]
+  ufunc = isinstance(function, np.ufunc) and function.signature is None
+  if ufunc or function is np.where or getattr(function, 'elementwise', False):
+    return function(*_aligned(args, in_rows), **kwargs)
+  if function in (np.sum, np.mean):
+    axis = tuple(range(1, x.ndim)) if args[1:] in ((), (None,)) else args[1] + 1
+    return function(x, axis)
+  if function is several:
+    return np.stack(np.broadcast_arrays(*_aligned(args, in_rows)), 1)
+  rows = (x if many else itertools.repeat(x) for x, many in zip(args, in_rows, strict=True))
+  return np.array([function(*row, **kwargs) for row in zip(*rows, strict=False)])
+
+
+def _aligned(args, in_rows):
+  # Axes of the rows come first, before those that NumPy would broadcast.
+  ranks = [getattr(x, 'ndim', 0) - many for x, many in zip(args, in_rows, strict=True)]
+  rank = max(ranks)
+  return [
+    x.reshape(x.shape[:1] + (1,) * (rank - own) + x.shape[1:]) if many and own < rank else x
+    for x, many, own in zip(args, in_rows, ranks, strict=True)
+  ]
+
+
 def walk(term: Term, path: Path = ()) -> Iterator[tuple[Path, Term]]:
   """Returns all terms with their paths, from the root."""
   yield path, term
@@ -116,7 +167,14 @@ def replaced(term: Any, path: Path, change: Callable[[Any], Any]) -> Any:
 
 
 _SUM, _PRODUCT, _POWER, _ATOM = range(4)  # how tightly the outermost operator of a term binds
-_NUMBERS = {0.5: '½', 2 * np.pi: '2π', 1 / 255: '1/255', 2 / 255: '2/255', np.pi: 'π'}
+_NUMBERS = {
+  0.5: '½',
+  2 * np.pi: '2π',
+  1 / 510: '1/510',
+  1 / 255: '1/255',
+  2 / 255: '2/255',
+  np.pi: 'π',
+}
 
 
 def text(term: Any, names: Mapping[str, str]) -> str:
@@ -140,6 +198,8 @@ def _text(term, names):
   function = term.function
   if function is name_of:
     return term.args[1], _ATOM
+  if function is np.add and not isinstance(term.args[1], Term) and term.args[1] < 0:
+    return f'{of(0, _SUM)} − {_text(-term.args[1], names)[0]}', _SUM
   if function is np.add:
     return f'{of(0, _SUM)} + {of(1, _SUM)}', _SUM
   if function is np.subtract:
