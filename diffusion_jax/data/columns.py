@@ -15,6 +15,7 @@ from diffusion_jax.data.images import check_picture, decode_image, resized
 from diffusion_jax.data.sources import Order, blocks, check_examples, checksum
 from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.data.sums import digest, kept
+from diffusion_jax.ranges import near
 
 
 class Table(Protocol):
@@ -221,9 +222,12 @@ def _check(value, column):
 def check_columns(
   name: str, found: Sequence[str], needed: Sequence[str], label: str = '', hint: str = ''
 ) -> None:
-  """Raises ValueError, with a hint, unless a table has the columns that are needed."""
+  """Raises ValueError unless a table has the columns that are needed.
+
+  The message names the column that was meant, or else has the hint.
+  """
   for column in needed:
     if column not in found:
-      hint += ' (num_classes=0 reads no labels)' * (column == label)
-      names = ', '.join(f'"{x}"' if ',' in x else x for x in found) or 'none'
-      raise ValueError(f'{name} has no column {column!r}, but {names}{hint}')
+      meant, names = near(column, found), ', '.join(f'"{x}"' if ',' in x else x for x in found)
+      also = (hint if not meant else '') + ' (num_classes=0 reads no labels)' * (column == label)
+      raise ValueError(f'{name} has no column {column!r}{meant}, but {names or "none"}{also}')

@@ -27,6 +27,7 @@ from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Finite, Rate, near
 
 MOST_CATEGORIES = 200  # the most categories of a column
+QUANTILES = 5, 50, 95  # of a summary of draws, in per cent
 # Texts of a missing value: pandas', and some that others write.
 _MISSING = (
   '|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan'
@@ -112,7 +113,8 @@ def _check_choice(cells, names, others):
     if '=' in name:
       raise ValueError(f"{cells.path}: rename column {name!r} without '='")
   if others:
-    raise ValueError(f'categories={min(others)} is not a column of context or label')
+    meant = near(min(others), names)
+    raise ValueError(f'categories={min(others)}{meant} is not a column of context or label')
 
 
 def _without_gaps(cells, columns):
@@ -365,6 +367,33 @@ def texts_of(names: Iterable[str], x: np.ndarray) -> dict[str, list[str]]:
       columns[column] = [categories[i] for i in x[:, place].argmax(axis=1)]
     else:
       columns[column] = x[:, place.start].astype(str).tolist()
+  return columns
+
+
+def summary_of(
+  names: Sequence[str], x: np.ndarray, groups: Mapping[str, Sequence[object]]
+) -> dict[str, list[object]]:
+  """Returns the columns of a table that sums up draws x [N, D] of columns with these names.
+
+  groups: columns [N], whose different rows are groups of draws, in the order of their first draw.
+  The table has a row for each group and each column of x: the number of the draws, their mean,
+  standard deviation (with N - 1), and their quantiles of 5, 50 and 95 % (NumPy's, by linear
+  interpolation).
+  """
+  members: dict[tuple[object, ...], list[int]] = {}
+  for i, key in enumerate(zip(*groups.values(), strict=True)):
+    members.setdefault(key, []).append(i)
+  head = (*groups, 'column', 'draws', 'mean', 'deviation', *(f'{q}%' for q in QUANTILES))
+  columns: dict[str, list[object]] = {name: [] for name in head}
+  for key, index in members.items():
+    draws = np.asarray(x[index], np.float64)
+    quantiles = np.quantile(draws, np.array(QUANTILES) / 100, axis=0)
+    spread = draws.std(axis=0, ddof=1) if len(index) > 1 else np.full(draws.shape[1:], np.nan)
+    for i, numbers_of in enumerate(zip(draws.mean(axis=0), spread, *quantiles, strict=True)):
+      cells = ('' if np.isnan(x) else f'{x:.8g}' for x in numbers_of)
+      row = (*key, names[i], len(index), *cells)
+      for column, cell in zip(columns.values(), row, strict=True):
+        column.append(cell)
   return columns
 
 

@@ -421,6 +421,8 @@ def _value(value, parameter, path, choice):
     return None
   if value is None and (default is None or default is EMPTY):
     return None
+  if value is None and get_args(kind)[1:] == (...,):  # A list: None is one of nothing.
+    value = ()
   value = convert(value, kind, path)
   if not (use := _use(parameter, value, choice)):
     return value

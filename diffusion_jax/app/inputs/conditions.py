@@ -32,12 +32,14 @@ class Conditions(NamedTuple):
 
   cond: arrays [N, ...] of the network; stored: the arrays that are stored with
   the samples. Its context, [K, ...], is in the user's units, with NaN where x
-  is drawn. rows: the row of each sample in it, [N].
+  is drawn. rows: the row of each sample in it, [N]; numbers: what the user
+  calls this row, as sampling.context_row does, [N].
   """
 
   cond: Arrays
   stored: Arrays
   rows: np.ndarray
+  numbers: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -285,6 +287,7 @@ def choose(
   and the first held-out conditions.
   """
   context, each = Context(model), model.config.sampling.num_samples
+  first = (model.config.sampling.context_row or 0) if rows is None else 0
   rows = context.read() if rows is None else context.rows(rows, 'the context')
   count = n or each * (1 if rows is None else len(rows))
   cond, stored, index, mixed = {}, {}, np.arange(count), compared is not None
@@ -298,11 +301,13 @@ def choose(
   if rows is not None:
     rows = rows[: -(-count // each)]
     index = index // each % len(rows)
+    numbers = first + index
   elif context.name == 'context' and context.values is not None:
     rows = context.held_out(index, mixed)
+    numbers = _rows_of(datasets.unseen(model.config), index, mixed)
   if rows is None:
-    return Conditions(cond, stored, index)
-  return Conditions(cond | context.encode(rows, index), stored | {'context': rows}, index)
+    return Conditions(cond, stored, index, index)
+  return Conditions(cond | context.encode(rows, index), stored | {'context': rows}, index, numbers)
 
 
 def given(model: Model, n: int | None, values: dict[str, Any]) -> Conditions:
@@ -325,7 +330,8 @@ def given(model: Model, n: int | None, values: dict[str, Any]) -> Conditions:
   for name, kind in kinds.items():
     cond |= kind.encode(rows[name], index)
   stored = {'context': rows['context']} if 'context' in rows else {}
-  return Conditions(cond, stored, index % len(stored.get('context', index)))
+  index = index % len(stored.get('context', index))
+  return Conditions(cond, stored, index, index)
 
 
 def _held_out(model, name, index, mixed=False):

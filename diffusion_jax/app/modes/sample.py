@@ -143,18 +143,33 @@ def write(
 
 
 def write_table(path: Path, model: Model, inputs: Conditions, samples: np.ndarray) -> None:
-  """Writes samples of a table, with their numbers, contexts and classes."""
+  """Writes samples of a table, with their numbers, rows, contexts and classes, and a summary.
+
+  <name>-summary.csv has the mean, the deviation and quantiles of each column for each row of the
+  context and class, if one has several samples.
+  """
   facts, stored, data = model.facts, inputs.stored, model.config.data
-  columns = {'sample': range(len(samples)), **tables.texts_of(facts.x.names, samples)}
+  of_rows, of_class = tables.texts_of(facts.x.names, samples), {}
   if 'context' in stored and facts.context is not None and model.conditioning.known is None:
     rows = stored['context'][inputs.rows]
     start = 'from ' if model.ends[0] else ''  # both ends of a bridge have x's names
     names = [f'{start}{name}' for name in facts.context.names]
-    columns |= tables.texts_of(names, rows)
+    of_rows |= tables.texts_of(names, rows)
   if 'labels' in stored and facts.class_names:
-    columns[(data or {}).get('label', 'label')] = [facts.class_names[i] for i in stored['labels']]
+    of_class = {
+      (data or {}).get('label', 'label'): [facts.class_names[i] for i in stored['labels']]
+    }
+  sample, row = ('_' * (name in of_rows) + name for name in ('sample', 'row'))
+  numbers = {row: inputs.numbers.tolist()} if 'context' in stored else {}
+  columns = {sample: range(len(samples)), **numbers, **of_rows, **of_class}
   files.write_text(path, tables.as_csv(columns))
   print(f'wrote {path}')
+  groups = numbers | of_class
+  if groups and len({*zip(*groups.values(), strict=True)}) < len(samples):
+    summary = path.with_name(f'{path.stem}-summary.csv')
+    table = tables.summary_of(facts.x.names, samples, groups)
+    files.write_text(summary, tables.as_csv(table))
+    print(f'wrote {summary}: mean, deviation and quantiles of each row')
 
 
 def write_texts(path: Path, samples: np.ndarray) -> None:

@@ -68,7 +68,7 @@ def test_networks_of_other_runs_get_the_context_itself(guided, flags):
   )
   context, rows = np.array([[1.0, 4.0], [3.0, 8.0]]), np.array([0, 1, 1])
   given = {'context': values.encode(context)[rows]}
-  inputs = conditions.Conditions(given, {'context': context}, rows)
+  inputs = conditions.Conditions(given, {'context': context}, rows, rows)
   cond = conditions.encoded(model, {}, inputs).cond
   assert [*cond] == ['context' if guided else 'context_code']
   found = cond['context'] if guided else cond['context_code'] / 10.0

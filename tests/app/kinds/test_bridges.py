@@ -114,9 +114,9 @@ def test_a_table_has_both_ends(tmp_path):
   model = make_model(
     trial('moons_bridge', **{'data.target': 'csv'} | table), RunFolder.at(tmp_path)
   )
-  inputs = Conditions({}, {'context': np.array([[5.0, 6.0]])}, np.zeros(1, int))
+  inputs = Conditions({}, {'context': np.array([[5.0, 6.0]])}, *2 * (np.zeros(1, int),))
   sample.write_table(path, model, inputs, np.array([[7.0, 8.0]]))
-  assert path.read_text() == 'sample,a,b,from a,from b\n0,7.0,8.0,5.0,6.0\n'
+  assert path.read_text() == 'sample,row,a,b,from a,from b\n0,0,7.0,8.0,5.0,6.0\n'
 
 
 # Mode, fields => message.

@@ -2,11 +2,12 @@
 
 import csv
 import json
+import statistics
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_diabetes
 
 from diffusion_jax.app.evaluate import scorers
@@ -68,7 +69,7 @@ def test_samples_have_the_names_of_the_table(run, table, tmp_path):
   name = 'samples-context=given,labels=2,1'
   arrays, columns = arrays_of(run, name), columns_of(kept(run / 'samples', name, '.csv'))
   assert_array_equal(arrays['context'], [[40, 21.5, 0, 1, 0], [61, 30, 0, 0, 1]])
-  assert columns.pop('sample') == [*'012345']
+  assert columns.pop('sample') == [*'012345'] and columns.pop('row') == [*'000111']
   x = np.float32(columns.pop('progress (a.u.)'))
   assert_array_equal(x, arrays['arr_0'][:, 0])
   assert columns == {
@@ -79,9 +80,51 @@ def test_samples_have_the_names_of_the_table(run, table, tmp_path):
   }
 
 
+def test_a_summary_has_the_moments_of_the_draws_of_each_row_and_class(run, tmp_path, capsys):
+  """Python's statistics of the draws in the table beside it; a row is what context_row takes."""
+  path = tmp_path / 'given.csv'
+  path.write_text(GIVEN)
+  fields = typed(f'sampling.context={path} sampling.labels=2,1 sampling.num_samples=9')
+  MODES['sample'](of_run(run, **fields, **{'sampling.name': 'both'}), run)
+  assert 'both-summary.csv: mean, deviation and quantiles' in capsys.readouterr().out
+  draws, found = (columns_of(run / 'samples' / f'both{end}.csv') for end in ('', '-summary'))
+  assert [*found] == ['row', 'sex', 'column', 'draws', 'mean', 'deviation', '5%', '50%', '95%']
+  members = {}
+  for row, sex, x in zip(*(draws[n] for n in ('row', 'sex', 'progress (a.u.)')), strict=True):
+    members.setdefault((row, sex), []).append(float(x))
+  assert [*zip(found['row'], found['sex'], strict=True)] == [*members]
+  assert found['draws'] == [*'5454'] and {*found['column']} == {'progress (a.u.)'}
+  for i, x in enumerate(members.values()):
+    twentieths = statistics.quantiles(x, n=20, method='inclusive')
+    expected = statistics.fmean(x), statistics.stdev(x), *(twentieths[k] for k in (0, 9, 18))
+    numbers = [float(found[n][i]) for n in ('mean', 'deviation', '5%', '50%', '95%')]
+    assert_allclose(numbers, expected, rtol=1e-6)
+  fields |= {'sampling.context_row': 1, 'sampling.labels': ('1',), 'sampling.name': 'second'}
+  MODES['sample'](of_run(run, **fields), run)
+  second = columns_of(run / 'samples' / 'second-summary.csv')
+  assert second['row'] == ['1'] and second['draws'] == ['9']
+  assert {*columns_of(run / 'samples' / 'second.csv')['row']} == {'1'}
+
+
+def test_a_column_of_the_data_may_be_called_row(table, tmp_path):
+  text = table.read_text().replace('bmi', 'row', 1).replace('progress (a.u.)', 'sample', 1)
+  (tmp_path / 'rows.csv').write_text(text)
+  config = config_of(tmp_path / 'rows.csv', 'sample', **{'data.context': ('row',)})
+  run = untrained(config, tmp_path / 'run', 0.05)
+  MODES['sample'](of_run(run, **typed('sampling.num_samples=100 sampling.name=a')), run)
+  columns = columns_of(run / 'samples' / 'a.csv')
+  assert [*columns] == ['_sample', '_row', 'sample', 'row']
+  # 88 held-out rows in turn: the first ones have two draws.
+  assert columns['_row'] == [str(i % 88) for i in range(100)]
+  summary = columns_of(run / 'samples' / 'a-summary.csv')
+  assert summary['draws'] == 12 * ['2'] + 76 * ['1'] and summary['deviation'][12] == ''
+
+
 def test_samples_of_held_out_rows(run):
   MODES['sample'](of_run(run, **{'sampling.name': 'held_out'}), run)
+  assert not (run / 'samples' / 'held_out-summary.csv').exists()  # one draw of each row
   columns = columns_of(run / 'samples' / 'held_out.csv')
+  assert columns['row'] == [*'012']
   held_out: Any = datasets.source_of(of_run(run), 'test')
   ages, _, *cities = held_out.context[:3].T
   assert [*map(float, columns['age'])] == ages.tolist()
@@ -102,7 +145,7 @@ def test_gaps_of_a_table_are_drawn(table, tmp_path, capsys):
   MODES['sample'](of_run(run, **fields), run)
   assert "note: 'age' of row 1 of the context is" in capsys.readouterr().out
   columns = columns_of(kept(run / 'samples', 'samples-context=given', '.csv'))
-  assert [*columns] == ['sample', 'age', 'bmi']
+  assert [*columns] == ['sample', 'row', 'age', 'bmi'] and columns['row'] == [*'000111']
   assert columns['bmi'][:3] == ['25.5'] * 3 and columns['age'][3:] == ['300.0'] * 3
   assert len({*columns['age'][:3]}) == len({*columns['bmi'][3:]}) == 3
   source: Any = scorers.reference_source(
@@ -117,6 +160,7 @@ REFUSED = [
     "row 2, column 'city': 'Basel' is not one of its ... Aarau",
   ),
   (('age,city\n40,Bern\n', {}), "given.csv has no column 'bmi', but age, city"),
+  (('age,bmi,City\n4,2,Bern\n', {}), "column 'city' (did you mean 'City'?), but age, bmi"),
   (('', {'data.context': ('age', 'city')}), 'shape of context is (4,), and (5'),
   (
     ('', {'data.context': ('bmi', 'age', 'city')}),

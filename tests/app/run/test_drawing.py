@@ -81,7 +81,7 @@ def test_a_sample_always_outside_is_an_error_after_many_attempts():
   spec = ArraySpec((1,), mean=(0.0,), std=(2.0,), low=(0.0,), high=(1.0,))
   model: Any = SimpleNamespace(facts=Facts(spec))
   cond = {'x': np.array([[0.25], [9.0], [0.5]], np.float32)}
-  inputs = Conditions(cond, {}, np.arange(3))
+  inputs = Conditions(cond, {}, np.arange(3), np.arange(3))
 
   def drawing(params, key, cond):
     return params + cond['x'], None
