@@ -265,7 +265,8 @@ def _points(values, x, data, groups):
 
 
 def _histograms(ax, sets, j, low, high):
-  # Densities; the axis ends at twice the highest of the data, or of a normal.
+  # Densities; the axis ends above the highest of the data, or of a normal: twice as high for
+  # several sets of samples, which are narrower.
   top = 2.4 / (high - low)
   for array, colour, label, _ in sets:
     bins = int(np.clip(2.0 * len(array) ** 0.5, 8, 40))
@@ -274,7 +275,8 @@ def _histograms(ax, sets, j, low, high):
     behind = colour == _GREY
     top = density.max() if behind else top
     ax.stairs(density, edges, fill=behind, color=colour, label=label)
-  ax.set(ylim=(0.0, 2.0 * top), yticks=[])
+  above = 2.0 if sum(colour != _GREY for _, colour, *_ in sets) > 1 else 1.4
+  ax.set(ylim=(0.0, above * top), yticks=[])
 
 
 def _curves(values, x, data):

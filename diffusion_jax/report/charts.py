@@ -17,6 +17,9 @@ QUARTERS = '#2f6fde', '#0d9276', '#c9700a', '#d6456b'
 DASHES = {'solid': None, 'dashed': (5, 3), 'dotted': (1, 2), 'dotdash': (1, 2, 5, 2)}
 _MOST_POINTS = 600  # the most points of a line: more than the pixels of a chart
 _SIZE = 420, 280  # width and height of a chart in units of its fonts; the page scales it
+# Words of at most 20 characters stand at the right ends of at most 14 lines: more overlap.
+_AT_ENDS = 14, 20
+_APART = 0.065  # between words, in heights of the axes
 # Colours of the page, which change with its theme, and what stands for them.
 _THEMED = {'#010101': 'var(--soft)', '#020202': 'var(--line)'}
 _SOFT, _LINE = _THEMED
@@ -25,7 +28,8 @@ _SOFT, _LINE = _THEMED
 class Line(NamedTuple):
   """One line of a chart; x and y have the same length.
 
-  legend: its words there, which several lines may share; '' for the label.
+  legend: the words of a level line, which several may share and which goes over the whole axis;
+  '' for a curve, whose words are its label.
   """
 
   label: str
@@ -45,7 +49,7 @@ class Entry(NamedTuple):
 
 
 class Chart(NamedTuple):
-  """A chart: an element svg, its legend, and its values as rows after a head."""
+  """A chart: an element svg, a legend of lines without words at their ends, and rows of values."""
 
   title: str
   svg: str
@@ -56,17 +60,21 @@ class Chart(NamedTuple):
 def draw(
   title: str, lines: Sequence[Line], x_label: str = 'step', y_label: str = '', log: str = ''
 ) -> Chart:
-  """Draws a chart; a single line needs no legend.
+  """Draws a chart with words at the ends of its lines, or a legend if they are too long or many.
 
-  log: the logarithmic axes, '', 'y' or 'xy', where points that are not positive
-  are left out.
+  A single line needs none. log: the logarithmic axes, '', 'y' or 'xy', where points that are not
+  positive are left out.
   """
   lines = [thin(clean(line, log)) for line in lines]
   lines = [line for line in lines if len(line.x)]
   head = [x_label, *(line.label for line in lines)]
   rows = [head, *_rows(lines, 25)]
   drawn = _near(lines) if 'y' in log else lines
-  return Chart(title, _svg(drawn, x_label, y_label, log), _legend(drawn[1:] and drawn), rows)
+  most, longest = _AT_ENDS
+  at_ends = len(drawn) <= most and all(len(line.legend or line.label) <= longest for line in drawn)
+  named = drawn if drawn[1:] and at_ends else []
+  legend = _legend(drawn) if drawn[1:] and not at_ends else []
+  return Chart(title, _svg(drawn, named, x_label, y_label, log), legend, rows)
 
 
 def _near(lines):
@@ -122,7 +130,7 @@ def _rows(lines, most):
   ]
 
 
-def _svg(lines, x_label, y_label, log):
+def _svg(lines, named, x_label, y_label, log):
   # pyplot would start a window system and keep global state.
   from matplotlib import rc_context
   from matplotlib.figure import Figure
@@ -137,16 +145,12 @@ def _svg(lines, x_label, y_label, log):
     axes.set_facecolor('none')
     figure.patch.set_visible(False)
     for line in lines:
-      marker = 'o' if len(line.x) < 40 and not line.legend else ''  # A level line has no points.
-      axes.plot(
-        line.x,
-        line.y,
-        color=line.colour,
-        linestyle=(0, DASHES[line.dash]),
-        linewidth=1.6,
-        marker=marker,
-        clip_on=False,
-      )
+      style = {'color': line.colour, 'linestyle': (0, DASHES[line.dash]), 'linewidth': 1.6}
+      if line.legend:
+        axes.axhline(line.y[0], **style)
+      else:
+        marker = 'o' if len(line.x) < 40 else ''
+        axes.plot(line.x, line.y, marker=marker, clip_on=False, **style)
     for side in axes.spines.values():
       side.set_visible(False)
     axes.grid(color=_LINE, linewidth=0.8)
@@ -155,6 +159,7 @@ def _svg(lines, x_label, y_label, log):
     axes.set_ylabel(y_label, color=_SOFT)
     _number(axes.xaxis, 'x' in log, [line.x for line in lines])
     _number(axes.yaxis, 'y' in log, [line.y for line in lines])
+    _name(axes, named)
     file = io.StringIO()
     figure.savefig(file, format='svg')
   return _in_page(file.getvalue())
@@ -165,7 +170,10 @@ def _number(axis, is_log, values):
   from matplotlib import ticker
 
   x = np.concatenate(values or [[1.0]])
-  locator = ticker.MaxNLocator(5, steps=[1, 2, 5, 10])
+  whole = axis.axis_name == 'x' and not is_log and np.all(x == np.round(x))  # steps
+  locator = ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=whole)
+  if whole:
+    axis.axes.set_xlim(0.0 if x.min() == x.max() else None, x.max() or 1.0)
   if is_log:
     axis.axes.set(**{f'{axis.axis_name}scale': 'log'})
     axis.set_minor_locator(ticker.NullLocator())
@@ -173,6 +181,35 @@ def _number(axis, is_log, values):
     locator = ticker.LogLocator(subs=(1, 2, 5) if few_decades else (1,), numticks=10)
   axis.set_major_locator(locator)
   axis.set_major_formatter(lambda x, _: f'{x:,.10g}')
+
+
+def _name(axes, lines):
+  # Writes the words of lines to the right of the axes, in the order of their ends.
+  ends = []
+  for line in lines:
+    place = axes.transData.transform((line.x[-1], line.y[-1]))
+    x, y = axes.transAxes.inverted().transform(place)
+    ends.append((y, 1.0 if line.legend else x, line))
+  ends.sort(key=lambda end: end[0])
+  heights, top = [], 1.0
+  for y, *_ in ends:
+    heights.append(max(y, heights[-1] + _APART if heights else 0.0))
+  for i in reversed(range(len(ends))):
+    heights[i] = min(heights[i], top)
+    top = heights[i] - _APART
+  for (y, x, line), height in zip(ends, heights, strict=True):
+    # From the end to the words: the colour and the dashes are the line's.
+    axes.plot(
+      [max(x, 1.0), 1.05],
+      [y, height],
+      color=line.colour,
+      linestyle=(0, DASHES[line.dash]),
+      linewidth=1.0,
+      transform=axes.transAxes,
+      clip_on=False,
+    )
+    words = line.legend or line.label
+    axes.text(1.06, height, words, color=_SOFT, va='center', transform=axes.transAxes)
 
 
 def _in_page(svg):

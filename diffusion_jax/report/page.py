@@ -5,9 +5,9 @@ import collections
 import functools
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffusion_jax.report import charts, pictures, results
 from diffusion_jax.report.charts import Chart, Line
@@ -23,6 +23,8 @@ FLOORS = {
   'linear': ('a linear denoiser', 'dotted'),
   'memorised': ('memorised examples', 'dotdash'),
 }
+# (field, value) -> (field, value) as a flag has them.
+Flag = Callable[[str, object], tuple[str, str]]
 
 
 def render(
@@ -33,13 +35,14 @@ def render(
   gallery: Sequence[Film | Table | None] = (),
   apart: Collection[str] = (),
   decides_loss: Callable[[str], bool] = lambda field: False,
+  flag: Flag = lambda name, value: (name, repr(value)),
 ) -> str:
   """Returns the HTML of a run, runs[0], and of the runs to compare it with.
 
   defaults: its fields' default values; gallery: of --mode=sample. apart:
   fields and sections of the config that do not describe a training; decides_loss:
-  whether losses of runs that differ in a field cannot be compared. Sections of the page
-  without content are left out.
+  whether losses of runs that differ in a field cannot be compared; flag: how a flag has
+  a field. Sections of the page without content are left out.
   """
   runs = list(map(readable, runs))
   run = runs[0]
@@ -52,14 +55,15 @@ def render(
     ('neighbours', f'Nearest training {run.noun}', [neighbours]),
     ('runs', 'Runs', comparison(runs, decides_loss)),
     ('traces', 'Traces', trace_tables(run.traces)),
-    ('config', 'Configuration', config_tables(runs, defaults, apart)),
+    ('config', 'Configuration', config_tables(runs, defaults, apart, flag)),
     ('environment', 'Environment', session_tables(run.sessions)),
   )
   listed = [(name, title, list(filter(None, x))) for name, title, x in sections]
   template, script = _template()
   return template.render(
     name=run.name,
-    about=summary(run),
+    about=[*filter(None, (summary(run), trained(run)))],
+    notes=[note_of(run, runs[1:]) for run in runs if run.chosen],
     tiles=tiles(run),
     sections=[section for section in listed if section[2]],
     drawn=datetime.now().astimezone().isoformat(' ', 'minutes'),
@@ -73,7 +77,7 @@ def readable(run: Record) -> Record:
   def shows(what, found, entries):
     part = run._replace(results=found, sessions=entries)
     with leaving_out(f'{what} of {run.name}'):
-      return [tiles(part), [*evaluation(part)], [*session_tables(entries)]]
+      return [tiles(part), trained(part), [*evaluation(part)], [*session_tables(entries)]]
 
   found = [x for x in run.results if shows(f'evaluation {x[0]}', [x], [])]
   entries = [x for x in run.sessions if shows('a line of sessions.jsonl', [], [x])]
@@ -114,39 +118,76 @@ def _sha(script):
 
 def summary(run: Record) -> str:
   """Returns a line about what was trained."""
-  shape = 'x'.join(map(str, run.fields.get('facts.x.shape') or ()))
-  words = [f'{run.fields.get("data.name") or ""} {shape}'.strip()]
+  shape = run.fields.get('facts.x.shape') or ()
+  what = 'x'.join(map(str, shape))
+  if len(shape) == 1 and run.noun == 'examples':
+    what = f'{what} number' + 's' * (shape[0] != 1)
+  words = [f'{run.fields.get("data.name") or ""} {what}'.strip()]
   for path in ('network', 'objective', 'schedule', 'sampling.sampler'):
     name = run.fields.get(f'{path}.name')
     words += [f'{path.removeprefix("sampling.")} {name}'] if name else []
   return ' · '.join(filter(None, words))
 
 
-def tiles(run: Record) -> list[tuple[str, str]]:
-  """Returns (name, value) of each number at the top of the page."""
+def trained(run: Record) -> str:
+  """Returns a line about when and where a run was trained."""
+  starts = [entry for entry in run.sessions if entry.get('event') == 'start']
+  if not starts:
+    return ''
+  last, took = run.sessions[-1], sessions.seconds(run.sessions)
+  devices, at = starts[-1].get('devices'), ''
+  with contextlib.suppress(*DAMAGE):
+    at = f'{datetime.fromisoformat(last["time"]).astimezone(UTC):%Y-%m-%d %H:%M} UTC'
+  words = (
+    f'Trained {run.last:,} steps' if run.last else 'Trained',
+    f'in {timedelta(seconds=round(took))}' if took else '',
+    f'on {_counted(devices)}' if devices else '',
+  )
+  ended = 'ended' if last.get('event') == 'end' else 'last started'
+  return ' '.join(filter(None, words)) + f'; {ended} {at}' * bool(at)
+
+
+def note_of(run: Record, others: Collection[Record]) -> str:
+  """Returns the sentence about the step that is sampled; it names the run among others."""
+  return f'{run.name}: {run.chosen}.' if others else f'{run.chosen[0].upper()}{run.chosen[1:]}.'
+
+
+def _counted(devices):
+  counts = collections.Counter(map(str, devices)).items()
+  return ', '.join(f'{n} × {x}' for x, n in counts)
+
+
+class Tile(NamedTuple):
+  """A number at the top of the page, with its name, and a note below it."""
+
+  name: str
+  value: str
+  note: str = ''
+
+
+def tiles(run: Record) -> list[Tile]:
+  """Returns the numbers at the top of the page."""
   counts = [x['parameters'] for x in run.sessions if 'parameters' in x]
   seconds = sessions.seconds(run.sessions)
+  steps = results.Value(
+    f'{run.last:,}' if 'loss' in run.curves else '',
+    f'{run.sampled:,} is sampled' if run.chosen else '',
+  )
   top = {
-    'parameters': f'{counts[-1]:,}' if counts else '',
-    'steps': _steps(run),
-    'training': str(timedelta(seconds=round(seconds))) if seconds else '',
+    'parameters': results.Value(f'{counts[-1]:,}' if counts else ''),
+    'steps': steps,
+    'training': results.Value(str(timedelta(seconds=round(seconds))) if seconds else ''),
   }
   speed = results.speed_in_words('images_per_second', run.noun)
-  top |= dict.fromkeys((speed, 'loss', 'test loss', 'validation loss'), '')
+  empty = results.Value('')
+  top |= dict.fromkeys((speed, 'loss', 'test loss', 'validation loss'), empty)
   # Scores of the user's own names and of sweeps, which have commas, are last.
   top |= sorted(results.final(run).items(), key=lambda x: x[0].count(', '))
-  return [(name, value) for name, value in top.items() if value][:12]
+  return [Tile(name, *value) for name, value in top.items() if value.text][:12]
 
 
-def _steps(run):
-  # Returns the last step, and the one that is sampled if it is another.
-  if 'loss' not in run.curves:
-    return ''
-  return f'{run.last:,}' + (f'; {run.sampled:,} is sampled' if run.chosen else '')
-
-
-def films_of(runs: Sequence[Record]) -> Iterator[Film | str | None]:
-  """Yields a film of each run's sheets of samples, after which of them is sampled."""
+def films_of(runs: Sequence[Record]) -> Iterator[Film | None]:
+  """Yields a film of each run's sheets of samples, and the one of the step that is sampled."""
   for run in runs:
     title = run.name if len(runs) > 1 else 'The same noise at every step'
     get = run.fields.get
@@ -155,7 +196,6 @@ def films_of(runs: Sequence[Record]) -> Iterator[Film | str | None]:
     about = f'Sheet of generated {run.noun} of {run.name}'
     sheets = [(f'step {step:,}', path) for step, path in run.sheets]
     if run.chosen:
-      yield f'{run.name}: {run.chosen}.'
       at = [(label, path) for label, path in sheets if label == f'step {run.sampled:,}']
       yield pictures.film('Of the step that is sampled', about, at)
     yield pictures.film(title, about, sheets, 1_500_000 // len(runs))
@@ -196,7 +236,10 @@ def curve_charts(runs: Sequence[Record]) -> Iterator[Chart]:
         colour = charts.COLOURS[(i + (single and test)) % len(charts.COLOURS)]
         lines.append(Line(label, *run.curves[which], colour, 'dashed' if test else 'solid'))
         exact += floors_of(run, which, lines[-1]) if single else []
-    yield _curves(results.speed_in_words(name, runs[0].noun), lines + exact)
+    title = results.speed_in_words(name, runs[0].noun)
+    if name == 'tflops':
+      title, lines = _in_flops(title, lines)
+    yield _curves(title, lines + exact)
     if name == 'loss' and single:
       yield from _quarter_charts(runs[0])
 
@@ -235,6 +278,14 @@ def _quarter_charts(run):
       yield _curves(f'{title} by quarter of t', [*lines.values(), *exact])
 
 
+def _in_flops(title, lines):
+  # Rates of less than 10^12 FLOP/s are in 10^9.
+  if max(max(line.y) for line in lines) >= 1:
+    return f'{title}, TFLOP/s', lines
+  lines = [line._replace(y=[1000 * y for y in line.y]) for line in lines]
+  return f'{title}, GFLOP/s', lines
+
+
 def _curves(title, lines):
   # A loss that falls by a decade or more gets a logarithmic axis.
   log = 'loss' in title.lower() and charts.spans_a_decade(lines)
@@ -253,7 +304,7 @@ def comparison(
   finals = [results.final(run) for run in runs]
   names = dict.fromkeys(name for final in finals for name in final)
   rows = [
-    [run.name, _steps(run), *(final.get(name, '') for name in names)]
+    [run.name, _steps(run), *(final[name].text if name in final else '' for name in names)]
     for run, final in zip(runs, finals, strict=True)
   ]
   yield Table('Where they ended', [['run', 'steps', *names], *rows])
@@ -264,25 +315,36 @@ def comparison(
     yield f'Losses cannot be compared: the runs differ in {", ".join(differ[:3])}{more}.'
 
 
+def _steps(run):
+  # Returns the last step, and the one that is sampled if it is another.
+  steps = f'{run.last:,}' if 'loss' in run.curves else ''
+  return steps + (f'; {run.sampled:,} is sampled' if steps and run.chosen else '')
+
+
 def config_tables(
-  runs: Sequence[Record], defaults: Mapping[str, object] | None, apart: Collection[str] = ()
+  runs: Sequence[Record],
+  defaults: Mapping[str, object] | None,
+  apart: Collection[str] = (),
+  flag: Flag = lambda name, value: (name, repr(value)),
 ) -> Iterator[Table]:
   """Yields a table of fields that differ, and all fields of the first run."""
   columns: dict[str, Mapping] = {run.name: run.fields for run in runs}
   if defaults:
     columns['default'] = defaults
-  yield from differing(columns, apart)
-  rows = [list(item) for item in as_written(runs[0].fields, apart).items()]
+  yield from differing(columns, apart, flag)
+  rows = [list(item) for item in as_flags(runs[0].fields, apart, flag).items()]
   if rows:
     title = f'All {len(rows)} fields of {runs[0].name}'
     yield Table(title, [['field', 'value'], *rows], code=True, folded=True)
 
 
 def differing(
-  columns: Mapping[str, Mapping[str, object]], apart: Collection[str] = ()
+  columns: Mapping[str, Mapping[str, object]],
+  apart: Collection[str] = (),
+  flag: Flag = lambda name, value: (name, repr(value)),
 ) -> Iterator[Table]:
   """Yields a table of the fields that differ between columns, if there are."""
-  written = [as_written(fields, apart) for fields in columns.values()]
+  written = [as_flags(fields, apart, flag) for fields in columns.values()]
   names = dict.fromkeys(name for fields in written for name in fields)
   rows = [[name, *(x.get(name, '') for x in written)] for name in names]
   rows = [row for row in rows if len(set(row[1:])) > 1]
@@ -290,14 +352,11 @@ def differing(
     yield Table('Fields that differ', [['field', *columns], *rows], code=True)
 
 
-def as_written(fields: Mapping[str, object], apart: Collection[str] = ()) -> dict[str, str]:
-  """Returns the fields that are not apart, with values as Python literals."""
+def as_flags(fields: Mapping[str, object], apart: Collection[str], flag: Flag) -> dict[str, str]:
+  """Returns the fields that are not apart, as flags have them."""
   left_out = tuple(f'{name}.' for name in apart)
-  return {
-    name: repr(tuple(value) if isinstance(value, list) else value)
-    for name, value in fields.items()
-    if not f'{name}.'.startswith(left_out)
-  }
+  kept = (x for x in fields.items() if not f'{x[0]}.'.startswith(left_out))
+  return dict(flag(*x) for x in kept)
 
 
 def trace_tables(paths: Sequence[Path]) -> Iterator[Table | str]:
@@ -318,8 +377,7 @@ def session_tables(entries: Sequence[dict]) -> Iterator[Table]:
     if isinstance(value, dict):  # commits, versions
       rows += [[f'{name}: {key}', str(x)] for key, x in value.items()]
     elif isinstance(value, list):  # devices
-      counts = collections.Counter(map(str, value)).items()
-      rows.append([name, ', '.join(f'{n} × {x}' for x, n in counts)])
+      rows.append([name, _counted(value)])
     elif name not in ('event', 'step', 'parameters'):
       rows.append([name, str(value)])
   yield Table('Where it was trained', rows)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from diffusion_jax.aliases import Json
+from diffusion_jax.planning import rates
 from diffusion_jax.report import charts, record
 from diffusion_jax.report.charts import Chart, Line
 from diffusion_jax.report.record import Record
@@ -13,6 +14,7 @@ from diffusion_jax.runtime.files import with_error
 from diffusion_jax.sampling import sampler
 
 _SPEEDS = 'images_per_second', 'tflops', 'mfu'
+_MOST_OF_A_NOTE = 48  # characters, which fit below a number
 
 
 class Table(NamedTuple):
@@ -30,7 +32,7 @@ class Table(NamedTuple):
 def in_words(name: str) -> str:
   """Returns a name in words: FD digits for fd_digits."""
   text = name.replace('_', ' ').replace('grad norm', 'gradient norm')
-  text = text.replace('tflops', 'TFLOP/s of a device')
+  text = text.replace('tflops', 'speed of a device')
   short = r'\b(elbo|ode|iw|s?fi?d|kid|is|cmmd|mfu)\b'
   return re.sub(short, lambda x: x[0].upper(), text)
 
@@ -41,8 +43,10 @@ def speed_in_words(name: str, noun: str) -> str:
 
 
 def _folder(name):
-  # Returns the name of an evaluation's folder in words.
-  return in_words(re.sub('[-=]', ' ', re.sub('[/,]', ', ', name)))
+  # Returns the name of an evaluation's folder in words, but for its fields: num_steps=4.
+  parts = re.split('[/,]', name)
+  words = (x if '=' in x and '-' not in x else in_words(x.replace('-', ' ')) for x in parts)
+  return ', '.join(words)
 
 
 def named(run: Record) -> list[tuple[str, Json]]:
@@ -201,7 +205,7 @@ def _rows(results: Sequence[tuple[str, dict]]) -> list[_Row]:
       continue
     drawn, others = x.get('protocol', {}).get('samples', {}), x.get('other_data', '')
     if drawn and (metric := x.get('metric')):
-      split = r'(-(train|test|validation)(?=-|$))?'
+      split = r'(-(train|test|validation)(?=[-,]|$))?'
       name = re.sub(rf'^{re.escape(str(metric))}{split}', 'samples', name)
     new = _Row(name, drawn.get('sampling', {}), ', '.join(examples_of(x)), {}, {}, set())
     scores, floor = (
@@ -252,8 +256,15 @@ def _charts(name, x):
       yield charts.draw(f'{title}, {name}', [Line(label, places, y)], *labels)
 
 
-def final(run: Record) -> dict[str, str]:
-  """Returns the scores of a run, and a value of each curve, in words.
+class Value(NamedTuple):
+  """A number in words, and a note, such as what exact draws have."""
+
+  text: str
+  note: str = ''
+
+
+def final(run: Record) -> dict[str, Value]:
+  """Returns the scores of a run, and a value of each curve, by their names in words.
 
   It is the last one up to the step that is sampled. Scores of samples are named with their
   number, on which Frechet distances depend.
@@ -265,18 +276,24 @@ def final(run: Record) -> dict[str, str]:
     for title, score in _of_examples(name, x):
       unit, *rest = (score.get('note') or '').split(', ')
       words = [unit, title] if unit.endswith('/dim') else [title, unit]
-      values[', '.join(filter(None, [*words, *rest]))] = _score(score)
+      values[', '.join(filter(None, [*words, *rest]))] = Value(_score(score))
   for row in _rows(results):
-    added = record.of_number(row.sampling.get('num_samples', 0), run.noun)
-    added += '' if row.name == 'samples' else f', {_folder(row.name)}'
+    noun = 'draws' if ' pairs' in row.of else run.noun
+    added = record.of_number(row.sampling.get('num_samples', 0), noun)
+    added += '' if row.name == 'samples' else f', {_folder(row.name.removeprefix("samples,"))}'
     added += f', {row.of}' if row.of else ''
-    values |= {in_words(metric) + added: _score(score) for metric, score in row.scores.items()}
+    for metric, score in row.scores.items():
+      note = str(score.get('note') or '')
+      note = note if len(note) <= _MOST_OF_A_NOTE else ''
+      values[in_words(metric) + added] = Value(_score(score), note)
   for name, curve in run.curves.items():
     if name in (*hidden, *_SPEEDS) or '_quarter_' in name:
       continue
     if (value := curve.at(run.sampled)) is not None:
-      values.setdefault(in_words(name), f'{value:.5g}')
+      values.setdefault(in_words(name), Value(f'{value:.4g}'))
   for name in _SPEEDS:
     if name in run.curves:
-      values[speed_in_words(name, run.noun)] = f'{statistics.median(run.curves[name].values):,.4g}'
+      value = statistics.median(run.curves[name].values)
+      text = rates.as_text({'tflops': value}) if name == 'tflops' else f'{value:,.4g}'
+      values[speed_in_words(name, run.noun)] = Value(text)
   return values

@@ -125,6 +125,37 @@ def test_the_slider_turns_by_keyboard_and_plays(opened):
   assert image.get_attribute('src') == last
 
 
+# The text of each number at the top that is cut, or covers its neighbour.
+WIDER = """() => [...document.querySelectorAll('.tiles dd')].filter((number) => {
+  const text = document.createRange();
+  text.selectNodeContents(number);
+  const [inner, tile] = [text, number.parentElement].map((x) => x.getBoundingClientRect());
+  return inner.right > tile.right - 8 || inner.left < tile.left || inner.bottom > tile.bottom;
+}).map((number) => number.textContent)"""
+
+
+@pytest.mark.parametrize('width', [1280, 890, 500, 390, 320])
+def test_the_numbers_at_the_top_fit_their_tiles(browser, tmp_path, width):
+  """Also of a run whose best step is sampled, and of long values."""
+  folder = test_page.write_run(tmp_path / 'run')
+  scores = {f'a_score_{i}': {'value': 10.0**-i, 'error': None} for i in (0, 7, 12)}
+  note = {'note': '0.9481 of exact draws, 1,000 for each pair'}
+  scores['picp'] = {'value': 12345.678, 'error': 0.123} | note
+  test_page.write_result(folder / 'evaluation' / 'more', {'metrics': scores})
+  run = record.read('run', folder, test_page.CONFIG, sampled=200)
+  (tmp_path / 'report.html').write_text(page.render([run]), 'utf-8')
+  tab = browser.new_page(viewport={'width': width, 'height': 900})
+  tab.goto((tmp_path / 'report.html').as_uri())
+  assert tab.locator('.tiles dd').count() > 10
+  assert 'sampling uses step 200' in tab.locator('main').inner_text().lower()
+  assert not tab.evaluate(WIDER)
+  assert tab.evaluate('document.documentElement.scrollWidth') <= width
+  # All tiles are as wide as the first.
+  widths = tab.evaluate('[...document.querySelectorAll(".tiles div")].map((x) => x.clientWidth)')
+  assert max(widths) - min(widths) <= 1
+  tab.close()
+
+
 def test_nothing_is_wider_than_the_screen(opened):
   width = opened.evaluate('document.documentElement.scrollWidth')
   assert width <= opened.viewport_size['width']

@@ -1,6 +1,7 @@
 """The page of a run folder with hostile names."""
 
 import json
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -130,7 +131,9 @@ def test_a_run_that_has_everything_has_every_section(found):
     'steps_5-7',
   ):
     assert value in shown, value
-  assert 'digits 8x8x1' in found.text['p'][0]
+  assert found.text['p'][0].startswith('digits 8x8x1 · network')
+  line = r'Trained 300 steps( in 0:00:\d\d)? on 8 × cpu; ended \d{4}-\d\d-\d\d \d\d:\d\d UTC'
+  assert re.fullmatch(line, found.text['p'][1])
   assert 'edit.name' not in shown
   assert len(found.html.encode()) < 1e5
 
@@ -272,6 +275,24 @@ def test_the_chart_of_the_loss_has_level_lines_of_exact_denoisers():
   for chart in page.curve_charts([run, run]):
     assert not any('linear' in name for name in chart.rows[0])
   assert page.floors_of(run, 'loss', charts.Line('loss', [7], [1.0]))[0].x == [7]
+
+
+def test_a_rate_below_a_teraflop_is_in_gigaflops():
+  for value, shown, title in (
+    (2.5, '2.5 TFLOP/s', 'TFLOP/s'),
+    (0.0025, '2.5 GFLOP/s', 'GFLOP/s'),
+  ):
+    curves = {'tflops': record.Curve([1, 2], [value, value])}
+    run = record.Record('a', CONFIG, curves, [], [], [])
+    assert page.tiles(run) == [('speed of a device', shown, '')]
+    (chart,) = page.curve_charts([run])
+    assert chart.title == f'speed of a device, {title}' and chart.rows[1][1] == '2.5'
+
+
+def test_what_is_trained_on_is_said_in_words():
+  for shape, levels, shown in (([1], 0, 'csv 1 number'), ([3], 0, 'csv 3 numbers')):
+    fields = {'data.name': 'csv', 'facts.x.shape': shape, 'facts.x.levels': levels}
+    assert page.summary(record.Record('a', fields, {}, [], [], [])) == shown
 
 
 def test_losses_that_are_of_other_things_are_not_compared():

@@ -70,14 +70,14 @@ def test_scores_are_one_table_with_how_they_were_made():
   assert table.rows == [
     ['evaluation', 'FD digits', 'KID', 'about'],
     [
-      'samples a, num steps 4, eta 1',
+      'samples a, num_steps=4, eta=1',
       '0.25',
       '0.5',
       ('ddim, 4 steps, classifier_free 2, 1,437 of checkpoint 9, seed 0, few samples'),
     ],
     ['others', '0.1', '1', ''],
     [
-      'samples a, num steps 4, eta 1',
+      'samples a, num_steps=4, eta=1',
       '0.75',
       '',
       'ddim, 4 steps, classifier_free 2, 1,437 of checkpoint 9, seed 0',
@@ -104,7 +104,7 @@ def test_a_run_ends_with_its_last_values_and_results():
   found = [(name, x | {'examples': 12}) for name, x in real]
   found += [('samples', scores), ('samples-a', scores)]
   run = Record('a', {}, curves, [], found, [])
-  assert results.final(run) == {
+  assert {name: value.text for name, value in results.final(run).items()} == {
     'bits/dim, ELBO test': '2.50\xa0±\xa00.10',
     'nats/dim, ODE test, beyond the box too': '-0.25',
     'nats/dim, ODE truncated test, within the box': '-0.5',
@@ -114,7 +114,7 @@ def test_a_run_ends_with_its_last_values_and_results():
     'FID, samples a': '3',
     'loss, samples a': '1',
     'images per second': '2',
-    'TFLOP/s of a device': '2',
+    'speed of a device': '2 TFLOP/s',
     'MFU': '0.2',
   }
 
@@ -132,6 +132,23 @@ def test_scores_on_real_examples_are_a_table_with_their_units():
     ['ODE validation', '1', '1,200', 'nats/dim, beyond the box too'],
     ['ODE truncated validation', '0.5', '1,200', 'nats/dim, within the box'],
   ]
+
+
+def test_scores_of_pairs_say_their_draws_and_what_exact_draws_have():
+  drawn = {'samples': {'sampling': {'num_samples': 1000}}}
+  known, long = '0.9481 of exact draws, 1,000 for each pair', 60 * 'x'
+  scores = {'picp': score(0.97, known), 'fd': score(1.0, long)}
+  found = {'metric': 'regression', 'metrics': scores, 'protocol': drawn, 'split': 'test'}
+  settings = {'settings': {'sampling': {'checkpoint': '200'}}, 'pairs': 44}
+  run = run_of([('regression-test', found | settings)])
+  added = 'of 1,000 draws, checkpoint=200, for 44 test pairs'
+  assert results.final(run) == {
+    f'picp {added}': results.Value('0.97', known),
+    f'FD {added}': results.Value('1'),
+  }
+  assert results.final(run._replace(sampled=200)).keys() == {
+    f'{name} of 1,000 draws, for 44 test pairs' for name in ('picp', 'FD')
+  }
 
 
 def test_losses_are_a_table_of_denoisers_and_quarters():

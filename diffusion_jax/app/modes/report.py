@@ -101,7 +101,8 @@ def _write(path, run, frames):
   near = optional('neighbours', neighbours, run, final)
   try:
     films = gallery(run, data)
-    html = page.render(runs, defaults(config), film, near, films, APART, roles.decides_loss)
+    decides = roles.decides_loss
+    html = page.render(runs, defaults(config), film, near, films, APART, decides, as_flag)
     write_text(path, html)
   except OSError as error:
     raise UserError(f'{path} cannot be written ({error.strerror})') from error
@@ -197,7 +198,7 @@ def gallery(run: Run, data: np.ndarray | None = None) -> list[Film | Table | Non
   names = record.short(x.stem for x in newest)
   drawn = [optional(x.name, drawn_by, run, x, names[x.stem], data) for x in newest]
   films = [*filter(None, drawn)]
-  table = page.differing({name: fields for name, _, fields in films}, APART)
+  table = page.differing({name: fields for name, _, fields in films}, APART, as_flag)
   return [*(film for _, film, _ in films), *table]
 
 
@@ -218,11 +219,23 @@ def drawn_by(
   if by_rows:
     groups = len(x) // stored['num_samples']
     x = first_of(x, groups, most)
-  sheet = drawings.sheet(values, x, _PICTURES, data=data, groups=groups)
-  name = results.in_words(name)
+  sheet = drawings.sheet(values, x, columns_of(len(x)), data=data, groups=groups)
   frame = results.about(stored, note), sheet
   film = pictures.film(name, f'{values.noun.title()}: {name}', [frame])
-  return name, film, {'calls': calls} | folder.flat(stored)
+  return name, film, {'calls': calls} | folder.flat({'sampling': stored})
+
+
+def columns_of(n: int) -> int:
+  """Returns the number of columns of n pictures: at most 10, whose rows are full if they can be."""
+  few = range(min(n, _PICTURES), _PICTURES // 2, -1)
+  return next((columns for columns in few if n % columns == 0), _PICTURES)
+
+
+def as_flag(field: str, value: object) -> tuple[str, str]:
+  """Returns the name and the value of a field as a flag has them: sampling.num_steps, 20."""
+  is_choice = field.endswith('.name')
+  name = provenance.SHORT.get(field, field)
+  return name.removesuffix('.name') if is_choice else name, store.as_text(value)
 
 
 def _is_short(sampling):

@@ -180,7 +180,7 @@ def _sampled_by(model):
   return changes
 
 
-_SHORT = {f'{path}.{field}': short for short, (path, _, field) in ALIASES.items()}
+SHORT = {f'{path}.{field}': short for short, (path, _, field) in ALIASES.items()}
 
 
 def title(changes: Mapping[str, object]) -> str:
@@ -191,7 +191,7 @@ def title(changes: Mapping[str, object]) -> str:
 def _named(first, changes):
   texts = {}
   for field, value in sorted(changes.items()):
-    short = re.sub(r'^(edit|sampling)\.|\.name$', '', _SHORT[field] if field in _SHORT else field)
+    short = re.sub(r'^(edit|sampling)\.|\.name$', '', SHORT[field] if field in SHORT else field)
     texts[short] = store.as_text(value)
   name = f'{first}-{title(dict(sorted(texts.items())))}' if texts else first
   return re.sub(r'[^\w.,=+-]', '_', name, flags=re.ASCII)[:150]

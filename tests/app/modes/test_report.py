@@ -9,6 +9,7 @@ import pytest
 
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import report
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run, make_model
@@ -42,30 +43,35 @@ def test_a_report_is_of_the_step_that_is_sampled(run, tmp_path):
   report.after_training(chosen, RunFolder.at(copy), of_the_last_step)
   found = Page((copy / 'report.html').read_text())
   text = ' '.join(found.text['body'])
-  assert '4; 2 is sampled' in text and 'seed 0, checkpoint 2' in text
-  assert 'sampling uses step 2, and not the last one, 4' in text
+  assert '2 is sampled' in text and 'seed 0, checkpoint 2' in text
+  assert 'ampling uses step 2, and not the last one, 4.' in found.text['p'][2]
   (record,) = report.read_runs([RunFolder.at(copy)])
-  shown = dict(page.tiles(record._replace(sampled=2)))
-  assert shown['test loss'] == f'{record.curves["test_loss"].at(2):.5g}'
+  shown = {tile.name: tile for tile in page.tiles(record._replace(sampled=2))}
+  assert shown['test loss'].value == f'{record.curves["test_loss"].at(2):.4g}'
+  assert shown['steps'] == ('steps', '4', '2 is sampled')
 
 
 def test_fields_that_the_config_sets_are_the_differences(run):
   """The first table has what differs from the defaults of sections and the default choices."""
   (this,) = report.read_runs([RunFolder.at(run)])
   defaults = report.defaults(smoke())
-  differing, every = page.config_tables([this], defaults, report.APART)
+  differing, every = page.config_tables([this], defaults, report.APART, report.as_flag)
   rows = differing.rows
   sections = {name.partition('.')[0] for name, _ in every.rows[1:]}
   assert {'training', 'sampling', 'evaluation'} <= sections
   assert not sections & {'edit', 'serve', 'convert', 'facts', 'compilation_cache'}
   fields = {name: (now, default) for name, now, default in rows[1:]}
   assert fields['network.channels'] == ('8', '16')  # of SmallNetwork
-  assert fields['sampling.sampler.name'] == ("'ddim'", "'ancestral'")
+  assert fields['sampling.sampler'] == ('ddim', 'ancestral')
   assert fields['sampling.sampler.eta'] == ('1.0', '0.0')
   assert fields['training.num_steps'] == ('4', '1000')
   same = {'seed', 'schedule.start', 'optimizer.b1', 'network.dropout'}
-  same |= {'schedule.name', 'objective.name', 'optimizer.name'}
+  same |= {'schedule', 'objective', 'optimizer'}
   assert not same & set(fields)
+  # Typed as flags they are the run.
+  flags = [(name, now) for name, (now, _) in fields.items()]
+  typed = folder.flat(folder.plain(store.with_flags(smoke(), flags)))
+  assert {name: this.fields[name] for name in typed} == typed
 
 
 @pytest.mark.parametrize('name', ['digits_vae', 'digits_latent', 'shapes_text'])
@@ -108,14 +114,14 @@ def test_the_gallery_has_every_file_of_samples(run, tmp_path, capsys):
   (tmp_path / 'samples' / 'c.npz').write_bytes(b'damaged')
   gallery: Any = report.gallery(Run.open(smoke(), RunFolder.at(tmp_path)))
   first, second, table = gallery
-  assert [first.title, second.title] == ['a', 'b c']
+  assert [first.title, second.title] == ['a', 'b_c']
   assert first.frames[0][1] == (
     'ddim eta=1, 4 steps, 16 of checkpoint 4, seed 0, 4 calls of the network'
   )
   rows = {name: values for name, *values in table.rows}
-  assert rows['field'] == ['a', 'b c'] and rows['calls'] == ['4', '5']
-  assert rows['seed'] == ['0', '5'] and rows['sampler.name'][1] == "'heun'"
-  assert 'batch_size' not in rows
+  assert rows['field'] == ['a', 'b_c'] and rows['calls'] == ['4', '5']
+  assert rows['sampling.seed'] == ['0', '5'] and rows['sampling.sampler'][1] == 'heun'
+  assert rows['sampling.num_steps'] == ['4', '3'] and 'sampling.batch_size' not in rows
   said = capsys.readouterr().out
   assert said.startswith('the report leaves out c.npz: ') and 'b_c' not in said
 
