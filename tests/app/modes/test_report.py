@@ -71,7 +71,8 @@ def test_fields_that_the_config_sets_are_the_differences(run):
   # Typed as flags they are the run.
   flags = [(name, now) for name, (now, _) in fields.items()]
   typed = folder.flat(folder.plain(store.with_flags(smoke(), flags)))
-  assert {name: this.fields[name] for name in typed} == typed
+  kept = {name: x for name, x in typed.items() if not name.startswith(tuple(report.APART))}
+  assert len(kept) > 100 and {name: this.fields[name] for name in kept} == kept
 
 
 @pytest.mark.parametrize('name', ['digits_vae', 'digits_latent', 'shapes_text'])
