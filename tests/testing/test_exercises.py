@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 from scipy.integrate import solve_ivp
 from scipy.stats import norm
 
+import diffusion_jax as dj
 from diffusion_jax.testing import exercises
 from diffusion_jax.testing.exercises import __main__ as program, formulas, search, slips, terms
 from diffusion_jax.testing.exercises.entries import EXERCISES
@@ -678,6 +679,81 @@ def test_the_square_is_completed_and_the_density_is_fixed():
   one = np.ones(1)
   fixed = [density_step(y, one, 0 * one, one, t, B) for y in z]
   assert_allclose(fixed, norm.pdf(z))
+
+
+def test_two_steps_are_one():
+  """Also by the library, and by induction the marginal."""
+  schedule = dj.DiscreteSchedule.from_betas(B)
+  zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
+  for t in 2, 7, 500:
+    kept, former = alpha(t, B) * alpha(t - 1, B), alpha(t, B) * B[t - 2]
+    scale = forward_step(forward_step(1.0, 0.0, t - 1, B), 0.0, t, B)
+    noises = forward_step(forward_step(0.0, 1.0, t - 1, B), 0.0, t, B), forward_step(0, 1, t, B)
+    assert_allclose([scale**2, noises[0] ** 2], [kept, former])
+    assert_allclose(np.square(noises).sum(), 1 - kept, rtol=1e-9)
+    two = schedule.at_step(t - 2), schedule.at_step(t)
+    assert_allclose(dj.forward_step(one, zero, *two), scale, rtol=1e-5)
+    assert_allclose(dj.forward_step(zero, one, *two) ** 2, 1 - kept, rtol=1e-3)
+    assert_allclose(alpha(t, B) * (1 - bar(t - 1, B)) + B[t - 1], 1 - bar(t, B))
+
+
+def test_the_mean_from_eps_has_the_factors_that_the_page_gives():
+  for t in 2, 20, 500:
+    kept, beta, before, now = alpha(t, B), B[t - 1], bar(t - 1, B), bar(t, B)
+    of_z = (beta + kept * (1 - before)) / (kept**0.5 * (1 - now))
+    of_eps = -beta * (1 - now) ** 0.5 / (kept**0.5 * (1 - now))
+    assert_allclose([of_z, of_eps], [kept**-0.5, -beta / (kept * (1 - now)) ** 0.5])
+    mean = posterior_mean((0.3 - (1 - now) ** 0.5 * EPS) / now**0.5, 0.3, t, B)
+    assert_allclose(of_z * 0.3 + of_eps * EPS, mean)
+
+
+def test_the_closest_gaussian_by_the_pages_formula():
+  """The integral of q log(q / N(m, v)), and no slope at the moments of q."""
+  w, m, v = np.array([0.3, 0.7]), np.array([-1.0, 1.5]), np.array([0.2, 0.5])
+  q = norm.pdf(Y[:, None], m, v**0.5) @ w
+  entropy = np.trapezoid(q * np.log(np.maximum(q, 1e-300)), Y)
+  mean, variance = best_gaussian(w, m, v)
+  slope = lambda at: (at - variance) / (2 * at**2)
+  for m, v in (mean, variance), (0.2, 1.0), (1.0, 3.0):
+    kl_of = entropy + 0.5 * np.log(2 * np.pi * v) + ((mean - m) ** 2 + variance) / (2 * v)
+    log_p = norm.logpdf(Y, m, v**0.5)
+    assert_allclose(kl_of, entropy - np.trapezoid(q * log_p, Y), rtol=1e-6)
+    by_v = [0.5 * np.log(x) + variance / (2 * x) for x in (v - 1e-5, v + 1e-5)]
+    assert_allclose(slope(v), np.diff(by_v)[0] / 2e-5, atol=1e-8)
+
+
+def test_a_step_of_the_sampler_is_langevin_and_the_ode_to_second_order():
+  """Half the step has a quarter of the error; the ODE's velocity is -(z + s) / 2."""
+  z, noise, rest = 0.4, -0.7, []
+  for beta in 0.02, 0.01:
+    s = -1.3  # the score
+    step = (z + beta * s) / (1 - beta) ** 0.5 + beta**0.5 * noise
+    langevin = beta * s / 2 + beta**0.5 * noise
+    rest.append(step - (z + langevin + beta * (z + s) / 2))
+  assert_allclose(rest[0] / rest[1], 4.0, rtol=0.02)
+  schedule = dj.LinearVPSchedule()  # beta per unit of time is -2 f
+  rate, square = dj.sde_coefficients(schedule, np.float32(0.3))
+  velocity = rate * z - 0.5 * square * s
+  assert_allclose(velocity, rate * (z + s), rtol=1e-4)
+
+
+def test_the_term_of_the_bound_is_a_distance_of_means():
+  t, var = 20, posterior_variance(20, B)
+  mean = posterior_mean(0.7, 0.2, t, B)
+  rests = [
+    [kl(mean, var, p, v) - (mean - p) ** 2 / (2 * v) for p in (-1.0, 0.3)] for v in (var, B[t - 1])
+  ]
+  assert_allclose(rests[0], 0.0, atol=1e-9)
+  assert_allclose(*rests[1], rtol=1e-6)
+  assert abs(rests[1][0]) > 1e-4
+
+
+def test_numbers_of_printed_misprints():
+  assert_allclose(1 / bar(500, B), 12.7, rtol=5e-3)
+  assert_allclose([0.5**64, 64 * np.log(0.5)], [5e-20, -44.4], rtol=0.1)
+  case = exercises.inputs('hierarchical_elbo')[0]
+  assert_allclose(backwards(**case, whole=False)[0], 15.5, atol=0.05)
+  assert_allclose(hierarchical_elbo(**case)[0], 25.2, atol=0.05)
 
 
 def test_a_mean_over_the_chain_is_one_over_the_pair():
