@@ -131,6 +131,10 @@ def files_of_the_reader(rng):
   Path('my/pictures/metadata.jsonl').write_text(
     ''.join(f'{{"file_name": "{i}.png", "text": "noise"}}\n' for i in range(2))
   )
+  for name in 'cats', 'dogs':
+    Path('my/classes', name).mkdir(parents=True)
+    for i in range(2):
+      Image.fromarray(pictures[i]).save(f'my/classes/{name}/{i}.png')
   Path('my/texts').mkdir()
   Path('my/texts/a.txt').write_text(40 * 'a text ')
   config, *parts = EXAMPLE.findall((ROOT / 'docs/program.md').read_text())

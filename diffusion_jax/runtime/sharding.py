@@ -7,6 +7,7 @@ inserts the communication; the training step stays the same.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -33,7 +34,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence | None = None) ->
       'all remaining devices'
     )
   elif data == -1 and count % fsdp:
-    problem = f'needs a multiple of {fsdp} devices, there are {count}'
+    fits = math.gcd(count, fsdp)
+    problem = f'needs a multiple of {fsdp} devices, there are {count}: -1,{fits} takes all of them'
   elif size > count:
     problem = f'needs {size} devices, there are {count}'
   elif jax.process_count() > 1 and size < count:

@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -679,6 +680,15 @@ def test_the_square_is_completed_and_the_density_is_fixed():
   one = np.ones(1)
   fixed = [density_step(y, one, 0 * one, one, t, B) for y in z]
   assert_allclose(fixed, norm.pdf(z))
+
+
+def test_the_index_of_lecture_notes_has_every_exercise_by_its_number():
+  index = Path('docs/equations.md').read_text().partition('## Papers')[0]
+  cells = [line.split(' | ')[-1] for line in index.splitlines() if line.startswith('| ')][1:]
+  found = [(int(n), name) for cell in cells for n, name in re.findall(r'(\d+) `(\w+)`', cell)]
+  assert {*found} == {*enumerate(exercises.names(), 1)} and len(cells) == 30
+  for word in 'homework', 'ELBO', 'z_t', 'f_θ', 'lectures 8':
+    assert word in index
 
 
 def test_two_steps_are_one():
