@@ -79,6 +79,11 @@ def save(figure, name):
   print(path)
 
 
+def crisp(batch, columns=10):
+  """Returns a sheet of small pictures whose pixels are large, so that their edges stay sharp."""
+  return drawings.grid(batch, columns, 6)
+
+
 def sheet(name, rows, titles, width):
   """Draws rows of pictures, {label: [a batch for each title]}."""
   shape = len(rows), len(titles)
@@ -86,12 +91,12 @@ def sheet(name, rows, titles, width):
   height = 0.0
   for label, line, batches in zip(rows, axes, rows.values(), strict=True):
     for axis, title, batch in zip(line, titles, batches, strict=True):
-      picture = drawings.grid(batch, len(batch))
-      axis.imshow(picture, cmap='gray', vmin=0, vmax=255)
+      picture = crisp(batch, len(batch))
+      axis.imshow(picture, cmap='gray', vmin=0, vmax=255, interpolation='nearest')
       axis.set(xticks=[], yticks=[])
       if axis in axes[0]:
         axis.set_title(title, fontsize=9)
-    ratio = sum(drawings.grid(b, len(b)).shape[1] for b in batches)
+    ratio = sum(crisp(b, len(b)).shape[1] for b in batches)
     height += (width + 1) * len(picture) / ratio
     line[0].set_ylabel(label, rotation=0, ha='right', va='center', fontsize=9)
   figure.set_size_inches(width, height * 1.1 + 0.3)
@@ -407,7 +412,8 @@ def feller():
     axis.plot(x, np.exp(formulas.log_normal(x[:, None], m, v)) @ w, label='exact')
     axis.plot(x, np.exp(formulas.log_normal(x, mean, variance)), 'k--', lw=1, label='Gaussian')
     axis.set(xlabel='$z_{t-1}$', yticks=[], title=f'T = {num_steps}')
-  axes[1].legend(fontsize=7, loc='center')
+  axes[0].set(ylim=(None, 1.45 * axes[0].get_ylim()[1]))  # room above the curves
+  axes[0].legend(fontsize=7, loc='upper left', frameon=False)
   figure.subplots_adjust(wspace=0.25)
   counts = np.array([5, 10, 20, 50, 100, 200, 500, 1000])
   gaps = [formulas.reverse_gap(*step(n)) for n in counts]
@@ -459,12 +465,12 @@ def chains():
     ),
   }
   colours = {'q': 'C0', 'p': 'C3', 'posterior': 'C2'}
-  figure, axes = plt.subplots(3, 1, figsize=(10, 5.2))
+  figure, axes = plt.subplots(3, 1, figsize=(11, 5.2))
   for axis, (title, (nodes, up, down, posteriors)) in zip(axes, rows.items(), strict=True):
-    axis.set(xlim=(-0.6, 14.1), ylim=(-1.3, 1.3), aspect='equal')
+    axis.set(xlim=(-0.6, 17.1), ylim=(-1.3, 1.3), aspect='equal')
     axis.axis('off')
     axis.text(-0.9, 0, title, ha='right', va='center', fontsize=10)
-    place = 2.7 * np.arange(len(nodes))
+    place = 3.3 * np.arange(len(nodes))
 
     def arrow(start, end, bend, colour, style, place=place, axis=axis):
       look = {'arrowstyle': '-|>', 'mutation_scale': 10, 'color': colour, 'ls': style}
@@ -477,8 +483,8 @@ def chains():
         axis.add_patch(plt.Circle((place[i], 0), 0.42, fc='0.85' if seen else 'white', ec='k'))
       axis.text(place[i], 0, node, ha='center', va='center', fontsize=9)
     for i in range(len(nodes) - 1):
-      arrow(i, i + 1, -0.4, colours['q'], '-')
-      arrow(i + 1, i, -0.4, colours['p'], '--')
+      arrow(i, i + 1, -0.32, colours['q'], '-')
+      arrow(i + 1, i, -0.32, colours['p'], '--')
       middle = place[i : i + 2].mean()
       axis.text(middle, 0.6, up[i], color=colours['q'], ha='center', va='bottom', fontsize=8)
       axis.text(middle, -0.6, down[i], color=colours['p'], ha='center', va='top', fontsize=8)
@@ -558,13 +564,13 @@ def consistencies():
   for name, points in {'train': real, 'p(x)': x['p(z)']}.items():
     label = 'digits' if name == 'train' else '$\\int p(x|z)\\,p(z)\\,dz$'
     axes[1].semilogy(np.maximum(np.linalg.eigvalsh(np.cov(points.T))[::-1], 1e-4), label=label)
-  axes[1].set_title('eigenvalues of the covariance of x', fontsize=10)
+  axes[1].set_title('eigenvalues of cov(x)', fontsize=10)
   for axis in axes[:2]:
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
   rows = [points[:10].reshape(10, 8, 8, 1) for points in (x['p(z)'], x['q(z)'], real)]
-  picture = np.concatenate([drawings.grid(grey(np.float32(row)), 10) for row in rows])
-  axes[2].imshow(picture, cmap='gray', vmin=0, vmax=255)
+  picture = np.concatenate([crisp(grey(np.float32(row))) for row in rows])
+  axes[2].imshow(picture, cmap='gray', vmin=0, vmax=255, interpolation='nearest')
   height = len(picture) / 3
   axes[2].set(xticks=[], yticks=height * (np.arange(3) + 0.5))
   axes[2].set_yticklabels(['z ~ p(z)', 'z ~ q(z)', 'digits'])
@@ -644,8 +650,8 @@ def edges():
   print({name: (*edge(x), jump(x)) for name, x in results.items()})
   figure, axes = plt.subplots(4, 1, figsize=(9, 4.2))
   for axis, (name, x) in zip(axes, results.items(), strict=True):
-    picture = drawings.grid(grey(x[:12]), 12)
-    axis.imshow(picture, cmap='gray', vmin=0, vmax=255)
+    picture = crisp(grey(x[:12]), 12)
+    axis.imshow(picture, cmap='gray', vmin=0, vmax=255, interpolation='nearest')
     axis.axhline(len(picture) / 2 - 0.5, color='C1', lw=0.8)
     axis.set(xticks=[], yticks=[])
     axis.set_ylabel(f'{name}\n{edge(x)[0]:.2f}', rotation=0, ha='right', va='center', fontsize=9)
