@@ -2,6 +2,7 @@
 
 import base64
 import collections
+import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -136,7 +137,7 @@ def trained(run: Record) -> str:
     return ''
   last, took = run.sessions[-1], sessions.seconds(run.sessions)
   devices, at = starts[-1].get('devices'), ''
-  with contextlib.suppress(*DAMAGE):
+  with contextlib.suppress(Exception):  # The file may be a stranger's.
     at = f'{datetime.fromisoformat(last["time"]).astimezone(UTC):%Y-%m-%d %H:%M} UTC'
   words = (
     f'Trained {run.last:,} steps' if run.last else 'Trained',
