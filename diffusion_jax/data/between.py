@@ -39,8 +39,9 @@ class Between:
     return len(self.target)
 
   def checksum(self) -> str:
-    """Returns a sum of both sets."""
-    return digest(checksum(part).encode() for part in (self.target, self.source))
+    """Returns a sum of both sets' checksums; '' if one has none."""
+    sums = [checksum(part) for part in (self.target, self.source)]
+    return digest(map(str.encode, sums)) if all(sums) else ''
 
   def read_labels(self, index: np.ndarray) -> np.ndarray:
     """Returns the labels of the target's examples."""

@@ -21,6 +21,7 @@ from diffusion_jax.data.files import files_below, say_left_out, say_missing
 from diffusion_jax.data.parquet import image_bytes, open_parquet
 from diffusion_jax.data.sources import facts_of_fields, pictures, states
 from diffusion_jax.data.splits import NoTestSplit, check_split
+from diffusion_jax.data.sums import identity
 from diffusion_jax.errors import naming
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, ImageShape
@@ -35,13 +36,17 @@ _ABOUT += tuple(f'metadata.{end}' for end in ('jsonl', 'csv', 'parquet'))
 class Rows:
   """Reads rows of a `datasets.Dataset`, whose table is mapped into memory.
 
-  folder: images may be files below it; None: all are bytes in the table.
+  folder: images may be files below it; None: all are bytes in the table. files: of this machine,
+  from which the table was made.
   """
 
-  def __init__(self, name: str, dataset: Any, folder: Path | None = None):
+  def __init__(
+    self, name: str, dataset: Any, folder: Path | None = None, files: Sequence[str] = ()
+  ):
     self.name, self.columns = name, dataset.column_names
     is_part = '[' in str(dataset.split)  # the names of files do not tell a part of a split
-    self.files = [] if is_part else [x['filename'] for x in dataset.cache_files]
+    tables = [x['filename'] for x in dataset.cache_files]
+    self.files = [] if is_part else files or tables
     self._folder = folder and folder.resolve()
     self.schema = dataset.features.arrow_schema
     self._dataset = dataset.with_format('arrow')  # images stay encoded
@@ -197,14 +202,18 @@ def _folder_of(path, builder):
 
 
 def _prepared(path, builder, split):
-  # Returns the rows of a split, an Arrow table in the cache of `datasets`.
+  # Returns the rows of a split, an Arrow table in the cache of `datasets`, which names tables by
+  # the paths and times of files: here the name also has what is in files of this machine.
+  every = [*itertools.chain(*builder.config.data_files.values())]
+  files = builder.config.data_files[split.partition('[')[0]]
   if _kind(builder) == 'parquet':  # Name a damaged file.
-    files = itertools.chain(*builder.config.data_files.values())
-    open_parquet(path, [file for file in files if '://' not in file], (), 1)
+    open_parquet(path, [file for file in every if '://' not in file], (), 1)
   with _reading(path):
-    builder.download_and_prepare()
+    is_here = not any('://' in file for file in every)
+    place = f'{builder.cache_dir}-{identity(every)}' if is_here else None
+    builder.download_and_prepare(place)
     dataset = builder.as_dataset(split)
-  return Rows(path, dataset, _folder_of(path, builder))
+  return Rows(path, dataset, _folder_of(path, builder), files if place else ())
 
 
 def _class_names(path, schema, label, num_classes):

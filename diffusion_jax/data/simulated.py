@@ -21,6 +21,7 @@ from diffusion_jax.data.simulations import (
 from diffusion_jax.data.sources import ArraySource, Source
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.splits import check_split
+from diffusion_jax.data.sums import digest
 from diffusion_jax.ranges import Count, Finite, Rows
 
 
@@ -136,6 +137,11 @@ class Simulated:
 
   def __len__(self) -> int:
     return self._size
+
+  def checksum(self) -> str:
+    """Returns a sum of the number of examples and the first block, which all others are like."""
+    parts = (part for name, x in sorted(self._first.items()) for part in (name.encode(), x))
+    return digest([b'%d' % self._size, *parts])
 
   def order(self, rng: np.random.Generator) -> np.ndarray:
     """Returns 0..N - 1: draws need no permutation."""

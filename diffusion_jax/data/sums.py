@@ -16,7 +16,10 @@ from diffusion_jax.data.files import files_below
 from diffusion_jax.paths import cache_folder
 
 _BYTES, _FILES = 2**26, 100  # bytes and files that are read at a time
-_TICK = 0.05  # seconds in which a file system may give two changes one time
+TICK = 0.05  # seconds in which a file system may give two changes one time
+# Of `identity`: what is read at each look, in bytes; what opening a file costs, in bytes; samples.
+_READ, _READ_UNTIMED, _OPENING = 2**24, 2**30, 2**14
+_SAMPLES, _BLOCK = 256, 2**16
 
 
 def digest(parts: Iterable[bytes | np.ndarray]) -> str:
@@ -64,21 +67,7 @@ def of_array(array: np.ndarray) -> str:
 def of_files(paths: Sequence[str | Path]) -> str:
   """Returns a sum of the bytes of files, in this order."""
 
-  def some(start):
-    parts = []
-    for path in paths[start : start + _FILES]:
-      with open(path, 'rb') as file:
-        parts.append(hashlib.file_digest(file, 'sha256').digest())
-    return b''.join(parts)
-
-  def compute():
-    from tqdm import tqdm  # the program installs tqdm
-
-    starts = range(0, len(paths), _FILES)
-    with ThreadPoolExecutor() as pool:
-      return digest(tqdm(pool.map(some, starts), 'summing files', len(starts), disable=None))
-
-  return kept(paths, compute)
+  return kept(paths, lambda: digest([_content(paths)]))
 
 
 def of_path(path: str | Path) -> str:
@@ -102,25 +91,76 @@ def of_path(path: str | Path) -> str:
 
 
 def kept(paths: Sequence[str | Path], compute: Callable[[], str], what: str = '') -> str:
-  """Returns a sum, which is computed again when one of the files changes.
+  """Returns a sum, which is computed again when one of the files changes; see `identity`.
 
-  paths: the files that decide the sum; a file is the same while its size, times
-  and inode are. Without files the sum is not kept. what: all else that the sum
-  depends on.
+  paths: the files that decide the sum; without files it is not kept. what: all else that the
+  sum depends on.
+  """
+  if not paths:
+    return compute()
+  return remembered(digest([what.encode(), identity(paths).encode()]), compute)
+
+
+def identity(paths: Sequence[str | Path]) -> str:
+  """Returns a sum that changes when one of the files does, without reading all of large files.
+
+  It is of the bytes of files, in this order. Of files whose reading costs more than _READ bytes it
+  is of their paths, sizes, inodes and times, and of _SAMPLES blocks at random places: times alone
+  do not tell, since an image may be mounted where another was. Times of whole seconds, as in such
+  an image, may be equal on purpose: of these files up to _READ_UNTIMED bytes are read.
   """
   stats = [os.stat(path) for path in paths]
-  if max((x.st_ctime for x in stats), default=0.0) > time.time() - _TICK:
-    time.sleep(_TICK)  # A later change has another time.
-  about = [(x.st_size, x.st_mtime_ns, x.st_ctime_ns, x.st_ino) for x in stats]
-  name = digest([what.encode(), repr(about).encode()])
-  total = ''
+  if max((x.st_ctime for x in stats), default=0.0) > time.time() - TICK:
+    time.sleep(TICK)  # A later change has another time.
+  sizes = [x.st_size for x in stats]
+  untimed = any(x.st_ctime_ns % 10**9 == 0 for x in stats)
+  if sum(sizes) + _OPENING * len(sizes) <= (_READ_UNTIMED if untimed else _READ):
+    return digest([_content(paths)])
+  times = [(x.st_size, x.st_mtime_ns, x.st_ctime_ns, x.st_ino) for x in stats]
+  names = [os.path.abspath(os.fsdecode(path)) for path in paths]
+  return digest([repr((names, times)).encode(), *_samples(paths, sizes)])
+
+
+def _content(paths):
+  # Returns the SHA-256 of each file, joined.
+  from tqdm import tqdm  # the program installs tqdm
+
+  def some(start):
+    parts = []
+    for path in paths[start : start + _FILES]:
+      with open(path, 'rb') as file:
+        parts.append(hashlib.file_digest(file, 'sha256').digest())
+    return b''.join(parts)
+
+  starts = range(0, len(paths), _FILES)
+  with ThreadPoolExecutor() as pool:
+    parts = pool.map(some, starts)
+    return b''.join(tqdm(parts, 'summing files', len(starts), delay=1, disable=None))
+
+
+def _samples(paths, sizes):
+  # Yields blocks at the same random places of the joined files each time, and the first and last.
+  ends = np.cumsum(sizes)
+  places = np.random.default_rng(0).integers(ends[-1], size=_SAMPLES - 2)
+  for place in (0, *places.tolist(), max(0, int(ends[-1]) - _BLOCK)):
+    i = int(np.searchsorted(ends, place, side='right'))
+    with open(paths[i], 'rb') as file:
+      file.seek(place - int(ends[i] - sizes[i]))
+      yield file.read(_BLOCK)
+
+
+def remembered(name: str, compute: Callable[[], str]) -> str:
+  """Returns the text of a name, which is computed once on this machine if its cache is writable.
+
+  name: a `digest` of all that the text depends on.
+  """
+  text = ''
   with contextlib.suppress(OSError, ValueError):
-    total = Path(cache_folder(), 'sums', name).read_text() if paths else ''
-  if not total:
-    total = compute()
+    text = Path(cache_folder(), 'sums', name).read_text()
+  if not text:
+    text = compute()
     with contextlib.suppress(OSError, ValueError):  # a cache that cannot be written
-      if paths:
-        own_folder(cache_folder() / 'sums')
-        with draft(cache_folder() / 'sums' / name) as file:
-          file.write(total.encode())
-  return total
+      own_folder(cache_folder() / 'sums')
+      with draft(cache_folder() / 'sums' / name) as file:
+        file.write(text.encode())
+  return text

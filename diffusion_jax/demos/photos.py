@@ -7,6 +7,7 @@ import numpy as np
 from diffusion_jax.data.images import photo_path, read_image, with_channels
 from diffusion_jax.data.sources import pictures
 from diffusion_jax.data.splits import check_fraction, check_split
+from diffusion_jax.data.sums import digest
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import ImageShape, Rate, Size
 
@@ -23,6 +24,7 @@ class CropSource:
   def __init__(self, photos: Sequence[np.ndarray], image_shape: tuple[int, int, int]):
     height, width, channels = image_shape
     self.facts = pictures((height, width, channels))
+    self._photos = photos
     self._windows = [
       np.lib.stride_tricks.sliding_window_view(photo, (height, width), (0, 1))
       for photo in photos  # Views [rows, columns, C, H, W], not copies.
@@ -32,6 +34,10 @@ class CropSource:
 
   def __len__(self) -> int:
     return int(self._ends[-1])
+
+  def checksum(self) -> str:
+    """Returns a sum of the photos and of the size of crops."""
+    return digest([repr(self.facts.x.shape).encode(), *self._photos])
 
   def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
     """Returns {'x': crops uint8 [n, H, W, C]}."""

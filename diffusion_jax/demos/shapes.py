@@ -14,6 +14,7 @@ import numpy as np
 from diffusion_jax.data.sources import pictures
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.splits import check_split
+from diffusion_jax.data.sums import digest
 from diffusion_jax.ranges import ImageShape, Rows
 
 COLOURS = {
@@ -163,6 +164,11 @@ class ShapesSource:
   def facts(self) -> Facts:
     """Returns the facts of pictures [side, side, 3]."""
     return pictures((self.side, self.side, 3))
+
+  def checksum(self) -> str:
+    """Returns a sum of the fields and of the first images, which all others are like."""
+    first = self.read(np.arange(min(100, self.size)))
+    return digest([repr(self).encode(), *first.values()])
 
   def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
     """Returns {'x': uint8 [n, H, W, 3], 'text': n sentences}."""

@@ -28,29 +28,44 @@ def test_a_digest_is_of_types_shapes_and_all_numbers(monkeypatch):
   assert [digest([a]) for a in arrays] == first
 
 
-def test_a_sum_is_computed_once(tmp_path, cache):
+@pytest.mark.parametrize('is_large', [False, True])
+def test_a_sum_is_computed_once(is_large, tmp_path, cache, monkeypatch):
+  """Of a large file times tell that the middle has changed, which no sample shows."""
+  if is_large:
+    for name, value in {'_READ': 0, '_READ_UNTIMED': 0, '_SAMPLES': 2, '_BLOCK': 1}.items():
+      monkeypatch.setattr(sums, name, value)
   path, calls = tmp_path / 'a', []
-  path.write_bytes(b'1')
+  path.write_bytes(b'(1)')
 
   def total(what=''):
     return kept([path], lambda: calls.append(what) or digest([path.read_bytes()]), what)
 
   first = total()
-  assert first == total() == digest([b'1']) and len(calls) == 1
+  assert first == total() == digest([b'(1)']) and len(calls) == 1
   assert len({*cache.iterdir()}) == 1
   total('other rows')
   assert calls == ['', 'other rows']
   times = os.stat(path).st_atime_ns, os.stat(path).st_mtime_ns
-  for count, data in enumerate((b'2', b'3', b'4', b'1')):  # as large and as old
+  for count, data in enumerate((b'(2)', b'(3)', b'(4)', b'(5)')):  # as large and as old
     path.write_bytes(data)
     os.utime(path, ns=times)
     assert total() == digest([data]) and len(calls) == 3 + count
   for each in cache.iterdir():
     each.write_text('')  # damaged
+  first = digest([b'(5)'])
   assert total() == first
   shutil.rmtree(cache)
   cache.write_bytes(b'')  # cannot be written
   assert total() == first == total() and len(calls) == 9
+
+
+def test_a_file_that_is_written_back_has_its_sum(tmp_path, cache):
+  """Small files are known by their bytes: a copy elsewhere is not read for another sum."""
+  calls = []
+  for name in 'ab':
+    (tmp_path / name).write_bytes(b'1')
+    kept([tmp_path / name], lambda: calls.append(1) or '0')
+  assert len(calls) == 1
 
 
 def test_a_file_that_has_just_changed_is_waited_for(tmp_path):
@@ -58,7 +73,7 @@ def test_a_file_that_has_just_changed_is_waited_for(tmp_path):
   path = tmp_path / 'a'
   path.write_bytes(b'1')
   seconds = lambda: time.time() - path.stat().st_ctime
-  assert float(kept([path], lambda: str(seconds()))) >= sums._TICK
+  assert float(kept([path], lambda: str(seconds()))) >= sums.TICK
 
 
 def test_a_sum_of_files_is_of_their_bytes_in_order(tmp_path):

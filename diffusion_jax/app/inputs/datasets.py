@@ -15,7 +15,7 @@ from diffusion_jax.app.kinds import roles
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.files import say_once
 from diffusion_jax.data.simulations import BLOCK, KeptIn
-from diffusion_jax.data.sources import Source, checksum, measured
+from diffusion_jax.data.sources import Source, facts_sum, measured
 from diffusion_jax.data.spec import Facts, check_facts, misfits
 from diffusion_jax.data.splits import NoTestSplit, Part, validation_part
 from diffusion_jax.data.text import to_bytes
@@ -71,10 +71,10 @@ def first_block(config: Node, tried: dict) -> Node:
 
 
 def with_contents(facts: Facts, source: Source) -> Facts:
-  """Returns facts with a source's size, checksum, classes and skipped names."""
+  """Returns facts with a source's size, `facts_sum`, classes and skipped names."""
   names, skipped = source.facts.class_names, source.facts.skipped
   with from_config('data'):
-    total = checksum(source)
+    total = facts_sum(source)
   return facts._replace(examples=len(source), checksum=total, class_names=names, skipped=skipped)
 
 
