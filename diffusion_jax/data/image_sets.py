@@ -101,7 +101,7 @@ def _read_npz(path, more, any_shape):
     return ImageSet(str(path), (0,), lambda size: iter(()), arrays, protocol)
   with npz.reading(path), zipfile.ZipFile(path) as archive:
     with archive.open(f'{name}.npy') as file:
-      shape, _, dtype = _header(file)
+      shape, _, dtype = npz.header(file)
   fits = len(shape) in (3, 4) or any_shape and len(shape) > 1
   if not fits or min(shape) < 1 or dtype.kind not in 'uif':
     raise ValueError(f'{path}: {name} must be uint8 [N, H, W, C], got {dtype} {list(shape)}')
@@ -111,17 +111,10 @@ def _read_npz(path, more, any_shape):
   return ImageSet(str(path), shape, batches, arrays, protocol)
 
 
-def _header(file):
-  # Returns (shape, whether in Fortran order, dtype) of an npy file.
-  if np.lib.format.read_magic(file) == (1, 0):
-    return np.lib.format.read_array_header_1_0(file)
-  return np.lib.format.read_array_header_2_0(file)
-
-
 def _stream(path, name, any_shape, size):
   # Yields the images of an npz file, with one batch in memory at a time.
   with zipfile.ZipFile(path) as archive, archive.open(f'{name}.npy') as file:
-    shape, fortran, dtype = _header(file)
+    shape, fortran, dtype = npz.header(file)
     if fortran:
       raise ValueError(f'{path}: {name} is in Fortran order; save it in C order')
     each, most = int(np.prod(shape[1:])) * dtype.itemsize, 0

@@ -1,9 +1,12 @@
 """Files of NumPy arrays: read without pickles, and as a source of examples."""
 
 import contextlib
+import io
+import math
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -15,6 +18,7 @@ from diffusion_jax.errors import naming
 from diffusion_jax.paths import ReadPath, existing
 from diffusion_jax.ranges import Count, Finite, Rate
 
+_HEADER = 10_000  # the most bytes of the header of an array, as in NumPy
 # The names that an array may have in a file.
 NAMES = {'x': ('x', 'images', 'arr_0'), 'label': ('label', 'labels'), 'context': ('context',)}
 
@@ -226,16 +230,40 @@ def names_of(path: str | Path, needed: str = 'x') -> list[str]:
   return list(_with_file(path, lambda file: file.files))
 
 
-def read(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+def read(path: str | Path, names: Iterable[str], most: int | None = None) -> dict[str, np.ndarray]:
   """Returns arrays of an npz file by their names, in this order.
 
   Arrays of a folder of .npy files are mapped into memory. Raises ValueError in
-  one line for a damaged file and for Python objects.
+  one line for a damaged file, for Python objects, and for an array that claims more than
+  `most` bytes: an archive may be a thousand times smaller than what it holds.
   """
   path = Path(path).expanduser()
   if path.is_dir():
     return {name: _mapped(path / f'{name}.npy') for name in names}
+  if most is not None:
+    existing(path, 'npz file', Path.is_file)  # A pipe would hang.
+    with reading(path), zipfile.ZipFile(path) as archive:
+      return {name: _read_up_to(most, archive, f'{name}.npy') for name in names}
   return _with_file(path, lambda file: {n: np.asarray(file[n]) for n in names})
+
+
+def _read_up_to(most, archive, member):
+  with archive.open(member) as file:
+    shape, _, dtype = header(file)
+  if (size := math.prod(shape) * dtype.itemsize) > most:
+    raise ValueError(f'{member} claims {size:,} bytes, and at most {most:,} are read')
+  with archive.open(member) as file:
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+  """Returns (shape, whether in Fortran order, dtype) of an npy file; ValueError."""
+  if np.lib.format.read_magic(file) == (1, 0):
+    return np.lib.format.read_array_header_1_0(file)
+  length = file.read(4)
+  if (size := int.from_bytes(length, 'little')) > _HEADER:
+    raise ValueError(f'a header claims {size:,} bytes')
+  return np.lib.format.read_array_header_2_0(io.BytesIO(length + file.read(size)))
 
 
 def is_whole(path: str | Path) -> bool:

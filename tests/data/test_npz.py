@@ -1,10 +1,14 @@
 """Arrays of npz and npy files are sets, with contexts, labels and splits by their names."""
 
+import struct
+import tracemalloc
+import zipfile
+
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from diffusion_jax.data.npz import labels_in, npz
+from diffusion_jax.data.npz import labels_in, npz, read
 from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.data.splits import random_part
 from tests.refusals import one_line
@@ -107,3 +111,38 @@ def test_labels_of_a_file_are_read_without_its_pictures(tmp_path, name):
   assert labels_in(save(tmp_path / 'b.npz', mu=np.zeros(3)), 3) is None
   with one_line(str(path), 'labels must be int [3] in 0..1, got int64 [3], 0..2'):
     labels_in(path, 2)
+
+
+def packed(path, shape, version=1, claim=None, name='a.npy', size=4 * 10**8):
+  """Writes a file of 400 kB whose array has `size` bytes of zeros."""
+  header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}".encode()
+  length = struct.pack('<H' if version == 1 else '<I', claim or len(header))
+  with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with archive.open(name, 'w') as file:
+      file.write(b'\x93NUMPY' + bytes([version, 0]) + length + header)
+      for _ in range(size // 10**7):
+        file.write(bytes(10**7))
+  return path
+
+
+@pytest.mark.parametrize(
+  'written, message',
+  [
+    ({'shape': (10**8,)}, 'a.npy claims 400,000,000 bytes, and at most 1,000 are read'),
+    ({'shape': (10**8,), 'version': 2}, 'claims 400,000,000 bytes'),
+    ({'shape': (2,), 'version': 2, 'claim': 3 * 10**8}, 'a header claims 300,000,000 bytes'),
+    ({'shape': (2,), 'version': 3, 'claim': 3 * 10**8}, 'a header claims 300,000,000 bytes'),
+    ({'shape': (2,), 'name': 'a'}, 'no item named'),
+  ],
+)
+def test_a_limit_is_of_what_an_array_claims(written, message, tmp_path):
+  """A packed file may be a thousand times smaller; nothing of it comes into memory."""
+  path = packed(tmp_path / 'a.npz', **written)
+  assert path.stat().st_size < 2e6
+  tracemalloc.start()
+  with pytest.raises(ValueError, match=message):
+    read(path, ['a'], 1000)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 5e6
+  assert_array_equal(read(packed(path, (2,), size=10**7), ['a'], 8)['a'], np.zeros(2))

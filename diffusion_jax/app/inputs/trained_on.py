@@ -38,9 +38,10 @@ def keep(folder: Path, source: Source, checksum: str) -> None:
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-  """Reads what `keep` has written; UserError for a damaged file."""
+  """Reads what `keep` has written; UserError for a damaged file, and for one that is packed."""
   with from_config('workdir'):
-    return npz.read(path, ['exactly', f'to_{hashes.DIGITS}_digits', _DATA])
+    size = path.stat().st_size
+    return npz.read(path, ['exactly', f'to_{hashes.DIGITS}_digits', _DATA], size)
 
 
 def count(folder: Path, config: Node, split: str, most: int = 0) -> Json:
