@@ -58,6 +58,7 @@ import pytest
 from filelock import FileLock
 from jax._src.interpreters import mlir
 
+from diffusion_jax.data import reads
 from diffusion_jax.runtime import compiling
 
 # When to give up on processes that tests start. A busy machine may be many
@@ -218,6 +219,18 @@ def nan_check(request):
   """Makes any NaN an error in the tests of MATHS."""
   with jax.debug_nans(True) if request.node.nodeid.startswith(MATHS) else nullcontext():
     yield
+
+
+def forget_reads():
+  """Forgets what the user's code has opened in this process, which of tests is their own code."""
+  for known in reads._opened, reads._found, reads._written, reads._summed, reads._children:
+    known.clear()
+
+
+@pytest.fixture(autouse=True)
+def nothing_read():
+  """Begins each test like a new process."""
+  forget_reads()
 
 
 @pytest.fixture

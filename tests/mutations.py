@@ -560,6 +560,7 @@ TABLE = [
       ('anew and statistics', "'versions': start_up.versions(_PACKAGES),", ''),
       ('anew and statistics', "'matmul_precision': config.matmul_precision,", ''),
       ('anew and losses', "'modules': trust.code_of(content, *code),", ''),
+      ('anew and averaged', "'code': of_package(),", ''),
       ('anew and edit', "'config_hash': roles.config_hash(model.run.path),", ''),
       ('anew and edit', "'computed_by': _computed_by(model),", ''),
       ('anew and scores_of_samples', "'read': sums, 'modules': modules}", "'read': sums}"),
@@ -601,9 +602,134 @@ TABLE = [
     [
       (
         'anew and simulated',
-        'names = _imported(place, base) | names',
-        'names = {place: place.relative_to(top)}',
+        'digest([_of_files(imported | names).encode(), *map(str.encode, versions)])',
+        'digest([_of_files({place: place.relative_to(top)}).encode()])',
       ),
+    ],
+  ),
+  (
+    'data/code_sums.py',
+    'laws/test_kept_is_made_anew.py',
+    [
+      ('anew and edit', 'packages |= set() if is_code else {words[0]}', 'pass'),
+      ('anew and simulated', 'for path in ours if with_ours]', 'for path in ()]'),
+      ('docstrings', 'for x in files}, docstrings=False)', 'for x in files})'),
+    ],
+  ),
+  (
+    'data/reads.py',
+    'laws/test_what_parts_read.py',
+    [
+      ('makes_it_anew and samples', "_add(os.path.join(_path_of(path or '.'), ''))", 'pass'),
+      ('makes_it_anew and samples', 'if part in INSTALLED)', 'if not part)'),
+      ('makes_it_anew and scores', "if is_of_user and kind == 'simulations':", 'if kind:'),
+      ('makes_it_anew and simulations', "if is_of_user and kind == 'simulations':", 'if False:'),
+    ],
+  ),
+  (
+    'data/reads.py',
+    None,
+    [
+      ('what_is_opened', 'or thread in _threads', ''),
+      ('what_is_opened', 'is_called or is_of_jax', 'is_called'),
+      ('what_is_opened', 'changed / 1e9 > _children[0] - sums.TICK', 'False'),
+      ('what_is_opened', 'elif path not in _written:', 'else:'),
+      ('what_is_opened', "'importlib' in", "'no_importlib' in"),
+      ('beside_the_users', "is_of_user and kind == 'data'", 'False'),
+      ('beside_the_users', 'is_called |= is_of_user and', 'is_called |='),
+      ('changes_meanwhile', 'identity(path) if after == about else CHANGED', 'identity(path)'),
+      ('changes_meanwhile', 'x if found.get(name, x) == x else CHANGED', 'x'),
+      ('settings_have', "x[0] == '.' for x in Path(path)", 'False for x in Path(path)'),
+      ('strangers_record', 'if _hooks or x.startswith', 'if x or x.startswith'),
+    ],
+  ),
+  (
+    'runtime/per_example.py',
+    'laws/test_what_parts_read.py',
+    [
+      ('makes_it_anew and interrupted', '    _drop_changed(folder, what)', '    pass'),
+      ('makes_it_anew and losses', 'note_opened(folder)\n', 'pass\n'),
+    ],
+  ),
+  (
+    'app/run/provenance.py',
+    'laws/test_what_parts_read.py',
+    [
+      (
+        'makes_it_anew and edits',
+        "reads.now(before.get('opened')) |",
+        "before.get('opened', {}) |",
+      ),
+    ],
+  ),
+  (
+    'app/run/provenance.py',
+    None,
+    [
+      ('claim_much_memory', "['settings'], _MOST)", "['settings'])"),
+      ('looked_at_again', 'if others and not given and all', 'if others and all'),
+      (
+        'for_their_samples',
+        "x for n, x in settings.items() if n != 'run'",
+        "x for n, x in settings.items() if n not in ('run', 'opened')",
+      ),
+    ],
+  ),
+  (
+    'data/simulations.py',
+    'laws/test_what_parts_read.py',
+    [
+      ('makes_it_anew and simulations', 'if not changed:', 'if True:'),
+    ],
+  ),
+  (
+    'app/inputs/stored_latents.py',
+    'laws/test_what_parts_read.py',
+    [
+      ('makes_it_anew and latents', 'if whole:', 'if False:'),
+    ],
+  ),
+  (
+    'data/sums.py',
+    'laws/test_other_data_are_noticed.py',
+    [
+      ('another_content and mapped', ', *_samples(paths, sizes)]', ']'),
+      ('one_byte', '_READ_UNTIMED if untimed else _READ', '_READ'),
+    ],
+  ),
+  (
+    'data/sources.py',
+    'laws/test_other_data_are_noticed.py',
+    [
+      ('without_a_checksum', 'return _sum_of(source, some_of(source, most))', "return ''"),
+      ('some_examples', 'if source.in_memory else MOST_MEASURED\n  if', 'if True else 0\n  if'),
+    ],
+  ),
+  (
+    'data/huggingface.py',
+    'laws/test_other_data_are_noticed.py',
+    [
+      (
+        'another_content and rows',
+        "f'{builder.cache_dir}-{identity(every)}' if is_here",
+        'None if is_here',
+      ),
+      ('another_content and hub_pictures', 'else files or tables', 'else tables'),
+    ],
+  ),
+  (
+    'app/inputs/datasets.py',
+    'laws/test_other_data_are_noticed.py',
+    [
+      ('notices_other_numbers', 'total = facts_sum(source)', "total = ''"),
+    ],
+  ),
+  (
+    'data/npz.py',
+    None,
+    [
+      ('what_an_array_claims', ') > most:', ') > 10**12:'),
+      ('what_an_array_claims', ') > _HEADER:', ') > 10**12:'),
     ],
   ),
   (
@@ -776,7 +902,7 @@ TABLE = [
     'data/sums.py',
     None,
     [
-      ('is_waited_for', 'time.sleep(_TICK)', 'pass'),
+      ('is_waited_for', 'time.sleep(TICK)', 'pass'),
     ],
   ),
   (
@@ -951,7 +1077,7 @@ TABLE = [
     [
       (
         'until_data_or_objective_change',
-        "kept.get('settings') == settings:",
+        "not provenance.changed(kept.get('settings', {}), settings):",
         "kept.get('settings'):",
       ),
     ],
@@ -1593,8 +1719,8 @@ TABLE = [
         'top, base = place.parents[0], place.parents[depth + bool(package)]',
       ),
       ('below_the_folder', 'os.walk(top)', '[*os.walk(top)][:1]'),
-      ('below_the_folder', 'ast.dump(tree).encode() if tree', 'file.read_bytes() if tree'),
-      ('what_is_imported', 'names = _imported(place, base) | names', 'names = dict(names)'),
+      ('below_the_folder', 'return ast.dump(tree).encode()', 'return file.read_bytes()'),
+      ('what_is_imported', '_of_files(imported | names)', '_of_files(names)'),
     ],
   ),
   (
@@ -1878,7 +2004,7 @@ TABLE = [
     None,
     [
       ('computed_once', 'x.st_ctime_ns, x.st_ino', 'x.st_ino'),
-      ('computed_once', 'if not total:', 'if True:'),
+      ('computed_once', 'if not text:', 'if True:'),
       ('of_those_in_memory', '== array.offset + array.nbytes', '> 0'),
       (
         'bytes_in_order',

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import json
 import multiprocessing
 import os
 import pickle
@@ -18,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_jax.atomic_files import draft, own_folder
-from diffusion_jax.data import npz
+from diffusion_jax.data import npz, reads
 from diffusion_jax.data.code_sums import code_of
 from diffusion_jax.data.sums import digest, of_path
 from diffusion_jax.paths import WRITTEN, texts_in, use_of
@@ -28,6 +29,7 @@ Simulator = Callable[[np.random.Generator, int], dict[str, np.ndarray]]
 Arrays = dict[str, np.ndarray]
 BLOCK = 100  # simulations at a time; each block has its own random numbers
 MOST_KEPT = 2**32  # bytes of a split
+_OPENED = 'opened'  # the array of a file with the JSON of what the simulator has read, see `reads`
 
 
 class KeptIn(NamedTuple):
@@ -52,15 +54,18 @@ def simulations(
 
   Block i depends only on the seed and i. The folder keeps each block, and one
   file when all are there, by a sum of the simulator's code, its fields, the files
-  that they name, the seed and the versions; see `keep` for a dict. A function that
+  that they name, the seed and the versions; see `keep` for a dict. What is kept is simulated again
+  when other files that the simulator has opened change (`reads`). A function that
   another one has made is not kept. workers: processes that simulate; 0: this one.
   Raises ValueError.
   """
+  _watch(simulate)
   name = '' if folder is None else _name(simulate, seed, version)
   folder = KeptIn(Path(folder)) if isinstance(folder, (str, Path)) else folder
   places = [folder.written, folder.read] if name and isinstance(folder, KeptIn) else [None]
   path, *others = (place and place / f'{name}.npz' for place in places)
   before = next(filter(None, map(_read, (path, *others))), None) or {}
+  records = [before.pop(_OPENED)] if before else []
   count = len(before['x']) if before else 0
   same = size if count == size else min(size, count) // BLOCK * BLOCK
   blocks = {0: {n: x[:same] for n, x in before.items()}} if same else {}
@@ -69,14 +74,16 @@ def simulations(
       own_folder(path.parent)
     job = functools.partial(_kept_block, simulate, size, seed, path)
     blocks |= _computed(job, range(same, size, BLOCK), size, workers)
+  records += [part.pop(_OPENED) for part in blocks.values() if _OPENED in part]
   first, *others = parts = [blocks[start] for start in sorted(blocks)]
   for part in others:
     check_shapes(part, first)
   arrays = {n: np.concatenate([part[n] for part in parts]) for n in first}
+  opened = {_OPENED: _as_array(reads.joined(*(json.loads(x.item()) for x in records)))}
   if name and isinstance(folder, dict):
-    folder[name] = arrays
+    folder[name] = arrays | opened
   if path and size > count:
-    fits = _write(path, arrays, size)
+    fits = _write(path, arrays | opened, size)
     what = 'are kept' if fits else 'are too large to be kept'
     print(f'{size:,} simulations {what} in {path.parent}')
     for part in path.parent.glob(f'{path.stem}-*.npz'):
@@ -99,12 +106,14 @@ def _part(path, start, count):
 
 
 def _kept_block(simulate, size, seed, path, start):
-  # Returns the arrays of a block, which a file keeps.
+  # Returns the arrays of a block, which a file keeps, and what was opened for them.
+  _watch(simulate)
   count = min(BLOCK, size - start)
   part = path and _part(path, start, count)
   arrays = _read(part)  # an earlier start or another process wrote this part
   if arrays is None:
     arrays = simulate_block(simulate, (*seed, start // BLOCK), count)
+    arrays = arrays | {_OPENED: _as_array(reads.record())}
     if part:
       _write(part, arrays, size)
   return arrays
@@ -178,7 +187,8 @@ def _begin_worker():
 
 def _write(path, arrays, size):
   # Writes a file, and returns whether `size` simulations are few enough.
-  each = sum(array.nbytes for array in arrays.values()) / len(arrays['x'])
+  rest = {n: x for n, x in arrays.items() if n != _OPENED}
+  each = sum(array.nbytes for array in rest.values()) / len(rest['x'])
   if each * size > MOST_KEPT:
     return False
   with draft(path) as file:
@@ -186,15 +196,34 @@ def _write(path, arrays, size):
   return True
 
 
+def _as_array(record):
+  return np.array(json.dumps(record))
+
+
 def _read(path):
-  # Returns the arrays of a file, or None if it is missing or damaged.
+  # Returns the arrays of a file and what was opened for them, or None if it is missing, damaged,
+  # or of other files.
   try:
     arrays = npz.read(path, npz.names_of(path)) if path else None
-    return arrays and check_simulations(arrays, len(arrays['x']))
+    if arrays is None:
+      return None
+    opened = dict(json.loads((record := arrays.pop(_OPENED)).item()))
+    changed = [name for name, x in reads.now(opened).items() if x != opened[name]]
+    if not changed:
+      return check_simulations(arrays, len(arrays['x'])) | {_OPENED: record}
+    print(f'{path}: its simulations run again, since {changed[0]} has changed')
   except FileNotFoundError:
-    return None
-  except (ValueError, KeyError) as error:
+    pass
+  except (AttributeError, TypeError, ValueError, KeyError) as error:
     print(f'{path} is damaged, and its simulations run again: {error}')
+  return None
+
+
+def _watch(simulate):
+  # Files are looked up in what is kept only for a simulator of the user's own.
+  function = simulate.func if isinstance(simulate, functools.partial) else simulate
+  if not str(function.__module__).startswith('diffusion_jax.'):
+    reads.watch()
 
 
 def _name(simulate, seed, version):

@@ -13,10 +13,12 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.data import image_sets, sums
+from diffusion_jax.data.code_sums import of_package
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.metrics import fid, references
 from diffusion_jax.metrics.features import Extractor
 from diffusion_jax.metrics.metric import Arrays, SampleMetric
+from diffusion_jax.runtime import start_up
 from diffusion_jax.runtime.files import sha256
 
 # What the name of a file says of the features in it, by a pattern of whole words.
@@ -89,6 +91,7 @@ def arrays_of(
   arrays = {name: x for name, x in images.arrays.items() if name in names}
   if not lacks:
     return arrays
+  facts = facts | {'code': of_package(), 'versions': start_up.versions()}
   path = references.folder() / f'{sums.of_json(facts)}.npz'
   return {**references.extract(extractor, images, path, facts, batch_size), **arrays}
 

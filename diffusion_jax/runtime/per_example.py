@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.keys import fold_each
-from diffusion_jax.data import npz
+from diffusion_jax.data import npz, reads
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.compiling import Effort, Program, program
-from diffusion_jax.runtime.files import make_folder, write_npz
+from diffusion_jax.runtime.files import make_folder, read_summed, write_npz, write_summed
 from diffusion_jax.runtime.sharding import batch_sharding
 
 Part = TypeVar('Part')
@@ -128,22 +128,50 @@ def write_parts(
 
   start: dispatches the work of items [n], and returns a function () -> their
   arrays, which waits for them. Files that are in the folder are kept, so an
-  interrupted computation continues. All processes compute what the first one
+  interrupted computation continues, unless what the user's parts had read for them
+  (`reads`) has changed. All processes compute what the first one
   lacks, and it writes. what: a word for the progress bar.
   """
   batches = np.split(np.arange(count), range(size, count, size))
   paths = [folder / f'{index[0]:08d}.npz' for index in batches]
   if processes.is_first():
     make_folder(folder.parent, folder.name)
+    _drop_changed(folder, what)
   missing = processes.broadcast([not path.exists() for path in paths])
   todo = np.flatnonzero(missing)
   before = count - sum(len(batches[i]) for i in todo)
   with tqdm(total=count, initial=before, desc=what, unit='image', disable=None) as bar:
     for i, arrays in one_ahead(lambda i: start(batches[i]), todo):
       if processes.is_first():
+        note_opened(folder)
         write_npz(paths[i], arrays)
       bar.update(len(batches[i]))
   return paths
+
+
+def opened(folder: Path) -> reads.Record:
+  """Returns what the user's parts have read until now, also for the files that are in a folder."""
+  return reads.joined(_noted(folder), reads.record())
+
+
+def note_opened(folder: Path) -> None:
+  """Writes `opened` into the folder, before a file that depends on it."""
+  if (record := opened(folder)) != _noted(folder):
+    write_summed(folder / reads.FILE, record)
+
+
+def _noted(folder):
+  path = folder / reads.FILE
+  return read_summed(path, f'delete {folder}') if path.exists() else {}
+
+
+def _drop_changed(folder, what):
+  # Removes the files that were made of what has changed.
+  before = _noted(folder)
+  if changed := [name for name, x in reads.now(before).items() if x != before[name]]:
+    print(f'{what} begins again: {changed[0]} has changed')
+    for path in [*folder.glob('*.npz'), folder / reads.FILE]:
+      path.unlink()
 
 
 def join_parts(paths: list[Path]) -> Arrays:

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import jax
 
+from diffusion_jax.aliases import Json
 from diffusion_jax.runtime.files import read_json_lines, summed_line, write_text
 from diffusion_jax.runtime.start_up import commits, versions
 
 
-def write_start(workdir: Path, step: int, parameters: int) -> None:
-  """Appends a start at a step, with what its result may depend on."""
+def write_start(workdir: Path, step: int, parameters: int, own: Json | None = None) -> None:
+  """Appends a start at a step, with what its result may depend on.
+
+  own: the user's modules and files that it uses, and sums of them.
+  """
   _append(
     workdir,
     {
@@ -29,8 +33,15 @@ def write_start(workdir: Path, step: int, parameters: int) -> None:
       'processes': jax.process_count(),
       'versions': versions(),
       'commits': commits(),
+      'own': own or {},
     },
   )
+
+
+def last_own(workdir: Path) -> Json:
+  """Returns `own` of the last start; {} without a start."""
+  starts = [x['own'] for x in read(workdir) if isinstance(x.get('own'), dict)]
+  return starts[-1] if starts else {}
 
 
 def write_end(workdir: Path, step: int) -> None:

@@ -1,8 +1,10 @@
 """Law: a kept thing is made again when something that it is made of changes.
 
 A table of what is kept and of its inputs, in which each pair is tried. What a thing is made of
-names its file, or is compared with what the file says. Planted faults are the mutations of
-`provenance.py`, `code_sums.py`, `sums.py` and `latent/model.py` with the keyword `anew`.
+names its file, or is compared with what the file says. What is known only when the thing is made
+is in `test_what_parts_read.py`, and data in `test_other_data_are_noticed.py`. Planted faults are
+the mutations of `provenance.py`, `code_sums.py`, `sums.py` and `latent/model.py` with the keyword
+`anew`.
 """
 
 import contextlib
@@ -30,7 +32,7 @@ from diffusion_jax.weights.averages import Average
 from tests.app.conftest import of_run, smoke, trial, untrained
 from tests.app.fields import within
 
-# Each of the user's modules is in a folder of its own, with a helper.
+# Each of the user's modules is in a folder of its own, with a helper that imports a package.
 MODULES = {
   'network': """
 from tests.app.small_network import SmallNetwork as Network
@@ -62,6 +64,7 @@ def reward(x0):
   return x0.mean(axis=(1, 2, 3))
 """,
   'simulator': """
+from diffusion_jax.ranges import Count
 def simulate(rng, n, table: str = ''):
   return {'x': rng.normal(size=(n, 2))}
 """,
@@ -94,11 +97,25 @@ class World:
 
   def __init__(self, place):
     self.place, self.fields, self.weights = place, {}, np.ones(2)
+    self.installed = place / 'site-packages'
+    self.ours = shutil.copytree(  # not below `place`, which is copied often
+      code_sums.PACKAGE,
+      place.with_name('changed') / code_sums.PACKAGE.name,
+      ignore=shutil.ignore_patterns('__pycache__'),
+    )
+    for name in 'sampling/ancestral.py', 'ranges.py':
+      with (self.ours / name).open('a') as file:
+        file.write('CHANGED = 1\n')
     for name, code in MODULES.items():
       (place / name).mkdir()
       (place / name / f'kept_{name}.py').write_text(f'import {name}_helper\n{code}')
-      (place / name / f'{name}_helper.py').write_text('A = 1\n')
+      (place / name / f'{name}_helper.py').write_text('import kept_package\n')
       sys.path.insert(0, str(place / name))
+    info = self.installed / 'kept_package-1.0.dist-info'
+    info.mkdir(parents=True)
+    (info / 'RECORD').write_text('kept_package.py,sha256=a,1\n')
+    (self.installed / 'kept_package.py').write_text('')
+    sys.path.insert(0, str(self.installed))
     (place / 'tables').mkdir()
     np.save(place / 'tables' / 'a.npy', np.ones(3))
     drawings.write_png(place / 'image.png', np.zeros((8, 8, 1), np.uint8))
@@ -190,7 +207,7 @@ def losses(world, patch):
 
 
 def stored_latents(world, patch):
-  def record_of(path, record):
+  def record_of(path, record, whole):
     raise Found(record)
 
   patch.setattr(encode, 'check_record', record_of)
@@ -247,8 +264,17 @@ def the_computation(world, patch):
   patch.setitem(world.fields, 'network.dtype', 'bfloat16')
 
 
+def our_code(world, patch):
+  patch.setattr(code_sums, 'PACKAGE', world.ours)
+
+
+def a_package(world, patch):
+  before = world.installed / 'kept_package-1.0.dist-info'
+  before.rename(world.installed / 'kept_package-1.1.dist-info')
+
+
 def code_of(name):
-  """Returns a change of a user's module, and a change of the module that it imports."""
+  """Returns changes of a user's module, of the module that it imports, and of its package."""
 
   def changed(file):
     def change(world, patch):
@@ -258,7 +284,7 @@ def code_of(name):
     change.__name__ = file
     return change
 
-  return changed(f'kept_{name}.py'), changed(f'{name}_helper.py')
+  return changed(f'kept_{name}.py'), changed(f'{name}_helper.py'), a_package
 
 
 def a_file(world, patch):
@@ -296,7 +322,7 @@ def the_data(world, patch):
   patch.setitem(world.fields, 'data.quarter_turns', 1)
 
 
-ALL = the_versions, the_precision
+ALL = the_versions, the_precision, our_code
 OF_RUN = the_weights, the_config, the_facts, the_computation, *code_of('network'), *ALL
 MADE_OF = {
   samples: (*OF_RUN, *code_of('sampler'), a_folder, a_name_in_a_folder),
@@ -310,7 +336,7 @@ MADE_OF = {
   losses: (*ALL, *code_of('objective'), the_facts, the_data),
   stored_latents: (*ALL, *code_of('autoencoder'), the_encoder, the_data),
   averaged: (*ALL, the_weights, the_config, the_facts),
-  simulated: (*code_of('simulator'), the_versions, a_folder, a_name_in_a_folder),
+  simulated: (*code_of('simulator'), the_versions, our_code, a_folder, a_name_in_a_folder),
 }
 
 
@@ -329,7 +355,8 @@ def test_a_change_of_an_input_makes_it_anew(thing, world, tmp_path, monkeypatch)
   monkeypatch.setattr(weights.Run, 'on_devices', {})
 
   def made_of(change=None):
-    code_sums.of_module.cache_clear()  # as a new process imports the modules
+    for sums in code_sums.of_module, code_sums.of_package, code_sums.of_installed:
+      sums.cache_clear()  # as in a new process
     shutil.copytree(world.place, tmp_path / 'before')
     with monkeypatch.context() as patch:
       if change:
@@ -343,3 +370,19 @@ def test_a_change_of_an_input_makes_it_anew(thing, world, tmp_path, monkeypatch)
   assert made_of() == first
   same = [change.__name__ for change in MADE_OF[thing] if made_of(change) == first]
   assert not same
+
+
+def test_comments_docstrings_and_layout_of_our_code_change_nothing(tmp_path, monkeypatch):
+  """So a result is not made again for words; a number counts, and a docstring of the user's."""
+  text = '"""Words."""\ndef f(x):\n  """Words."""\n  return x + 1.0\n'
+  same = '"""Other."""\n# A comment.\n\ndef f(x):\n  return x + 1.0\n'
+  sums = []
+  for i, content in enumerate((text, same, same.replace('1.0', '2.0'))):
+    (tmp_path / str(i)).mkdir()
+    (tmp_path / str(i) / 'a.py').write_text(content)
+    monkeypatch.setattr(code_sums, 'PACKAGE', tmp_path / str(i))
+    code_sums.of_package.cache_clear()
+    sums.append(code_sums.of_package())
+  code_sums.of_package.cache_clear()
+  assert sums[0] == sums[1] != sums[2]
+  assert code_sums.of_file(tmp_path / '0' / 'a.py') != code_sums.of_file(tmp_path / '1' / 'a.py')

@@ -19,6 +19,7 @@ from typing import Any
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config.schema import Constructor, Contract
 from diffusion_jax.core.arguments import kind_of
+from diffusion_jax.data import reads
 from diffusion_jax.data.code_sums import of_module
 from diffusion_jax.errors import OWN, UserError, reason_of
 from diffusion_jax.paths import READ, RUN, cache_folder, texts_in
@@ -158,6 +159,7 @@ def find(path: str, name: str, facts: Collection[str], contract: Contract) -> Co
   module, _, attribute = name.partition(':')
   if os.getcwd() not in sys.path:  # the folder of the user's module
     sys.path.insert(0, os.getcwd())
+  reads.watch()
   try:
     imported = importlib.import_module(module)
     OWN.add(getattr(imported, '__file__', None))

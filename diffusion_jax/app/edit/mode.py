@@ -51,12 +51,12 @@ def main(run: Run) -> None:
   workdir = run.model.workdir
   with provenance.drawing(workdir, name, settings, 'edit.output', bool(given)) as place:
     if not place.done:
-      draw(run, inputs, place.path, place.parts, provenance.as_array(settings))
+      draw(run, inputs, place)
 
 
-def draw(run: Run, inputs: EditInputs, path: Path, parts: Path, settings: np.ndarray) -> None:
+def draw(run: Run, inputs: EditInputs, place: provenance.Place) -> None:
   """Draws the results that are missing, and writes all files, the npz file last."""
-  model, (edit, _, _, pictures) = run.model, inputs
+  model, (edit, _, _, pictures), (path, parts, *_) = run.model, inputs, place
   size = model.config.sampling.batch_size
   paths = write_parts(drawing(run, inputs), edit.count(), size, parts, 'editing')
   numbers = join_parts(paths)
@@ -69,6 +69,7 @@ def draw(run: Run, inputs: EditInputs, path: Path, parts: Path, settings: np.nda
     results = np.where(mask[None], pictures['image'][None], results)
   shown = edit.show(model, Made(results, numbers, pictures, run.examples))
   write(shown, path.with_suffix(''))
+  settings = provenance.as_array(place.finished())
   arrays = {'arr_0': results} | numbers | pictures | {'settings': settings}
   del arrays['x']
   write_npz(path, arrays)

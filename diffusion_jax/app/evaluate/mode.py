@@ -215,7 +215,7 @@ def looked_up(
   return known[code]
 
 
-def write(cell: Cell, place: Place, read: str, settings: Json, **content: Any) -> None:
+def write(cell: Cell, place: Place, read: str, **content: Any) -> None:
   """Writes the result.json of scores; read: the split whose examples they are by, '' for none."""
   model, about = cell.model, {}
   if others := read and datasets.another_set(model.config, read):
@@ -226,7 +226,7 @@ def write(cell: Cell, place: Place, read: str, settings: Json, **content: Any) -
   write_summed(
     place.path,
     {
-      'settings': settings,
+      'settings': place.finished(),
       **about,
       'matmul_precision': precision_in_use() or 'default',
       'metric': cell.name,
@@ -271,7 +271,7 @@ def score_samples(
     values = {name: array for name, array in references.values.items() if name in needs}
     settings = provenance.of_scores(path, used, values)
 
-    def compute(place, cell=cell, settings=settings, protocols=protocols):
+    def compute(place, cell=cell, protocols=protocols):
       if not is_first:
         return []
       with from_config('evaluation.metrics'):
@@ -283,7 +283,7 @@ def score_samples(
       protocol |= {'classes': compared.words} if compared.in_turn else {}
       more |= {'protocol': protocol, 'metrics': as_json(scores)}
       compares = any(map(scorers.is_of_reference, cell.scored))
-      write(cell, place, scorers.examples(c) if compares else '', settings, **more)
+      write(cell, place, scorers.examples(c) if compares else '', **more)
       floors.extend(floor)
       return scores
 
@@ -335,7 +335,7 @@ def score_pairs(run: Run, calibrated: list[Cell], known: Known) -> dict[str, Fou
     used = {'evaluation': cell.fields['evaluation']}
     settings = provenance.of_scores(drawn, used, {'truth': truth, 'rows': arrays['context']})
 
-    def compute(place, cell=cell, settings=settings):
+    def compute(place, cell=cell):
       if not processes.is_first():
         return []
       (each,) = cell.scored
@@ -346,7 +346,7 @@ def score_pairs(run: Run, calibrated: list[Cell], known: Known) -> dict[str, Fou
         each.metric.report(samples, needed, place.path.parent)
       about = {'split': c.split, 'pairs': len(index), 'draws_per_pair': c.draws_per_pair}
       about |= {'protocol': {'samples': provenance.read(drawn)}, 'metrics': as_json(scores)}
-      write(cell, place, c.split, settings, **about)
+      write(cell, place, c.split, **about)
       return scores
 
     found[cell.name] = looked_up(cell, settings, known, compute)
@@ -426,7 +426,7 @@ def score_examples(
     print(table(scores))
     about = {'split': split, 'examples': examples.count, 'metrics': as_json(scores)}
     about |= metric.report(arrays, path.parent) if metric.report else {}
-    write(cell, place, split, settings, **about)
+    write(cell, place, split, **about)
     precision = precision_in_use() or 'default'
     noun = model.facts.x.noun
     print(f'{examples.count} {split} {noun}, matmul_precision={precision}: {path}')

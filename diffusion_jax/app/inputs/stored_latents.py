@@ -12,7 +12,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.data import npz
+from diffusion_jax.data import npz, reads
 from diffusion_jax.data.sources import ArraySource, Source, order_of
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError
@@ -52,14 +52,19 @@ def contents(config: Node, facts: Facts, images: Source) -> Json:
   return folder.stored_form(config, datasets.with_contents(facts, images))['facts']
 
 
-def check_record(path: str | Path, now: Json) -> None:
-  """Raises UserError unless a folder has latents whose record equals `now`."""
+def check_record(path: str | Path, now: Json, whole: bool = False) -> None:
+  """Raises UserError unless a folder has latents whose record has what is in `now`.
+
+  whole: and unless what was read while they were made is still the same (`reads`).
+  """
   try:
     record = read_summed(Path(path) / RECORD)
   except (FileNotFoundError, NotADirectoryError) as error:
     raise UserError(
       f'config.latent.path: {path} has no {RECORD}: --mode=encode writes latents into a new folder'
     ) from error
+  if whole:
+    now = now | {'opened': reads.now(record.get('opened'))}
   if changed := folder.differences({name: record.get(name) for name in now}, now):
     raise UserError(
       f'config.latent.path: {path} has other latents: {changed}. The same command with '

@@ -36,7 +36,12 @@ def main(run: Run) -> None:
   out = files.make_folder(c.out) if c.out else model.workdir.make(below)
   made_of = settings_of(model, average)
   with run_folder.hold(out, averages.RECORD, '--config.average.out'):
-    if averages.read_record(out).get('made_of') == made_of and folder.read_config(out):
+    before = averages.read_record(out).get('made_of')
+    if isinstance(before, dict) and folder.read_config(out):
+      if changed := folder.differences(before, made_of):
+        raise UserError(
+          f'{out} has other settings: {changed}. Remove it, or give another --config.average.out'
+        )
       print(f'{out} is there already, made with these settings')
       return
     folder.check_no_run(out, '--config.average.out')

@@ -48,7 +48,7 @@ def main(config: Node, workdir: RunFolder) -> None:
   record = provenance.made_of(config, record)
   with run_folder.hold(make_folder(path.parent), path.name, '--config.latent.path'):
     if path.exists():
-      check_record(path, record)
+      check_record(path, record, whole=True)
       print(f'{path} is there already, with these latents')
       return
     size, files = config.training.batch_size, {}
@@ -57,6 +57,7 @@ def main(config: Node, workdir: RunFolder) -> None:
     for split, images in splits.items():
       start = encoder(autoencoder, params['network'], images)
       files[split] = write_parts(start, len(images), size, parts / split, f'encoding {split}')
+      record = provenance.finished(record, parts / split)
     write(path, files, record)
     shutil.rmtree(parts)
 

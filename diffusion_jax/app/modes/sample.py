@@ -61,7 +61,8 @@ def draw(
     if not place.done:
       paths = draw_parts(run, inputs, place.parts)
       if processes.is_first():
-        write(run, inputs, paths, place.path, provenance.as_array(settings))
+        made_of = provenance.as_array(place.finished())
+        write(run, inputs, paths, place.path, made_of)
         shutil.rmtree(place.parts)
   return place.path
 

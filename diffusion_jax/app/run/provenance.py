@@ -22,19 +22,25 @@ from diffusion_jax.app.kinds import roles, rules, store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.sampling import ALIASES
 from diffusion_jax.app.run.weights import Run
-from diffusion_jax.data import npz, sums
+from diffusion_jax.data import npz, reads, sums
+from diffusion_jax.data.code_sums import of_package
 from diffusion_jax.data.sums import digest, of_path
 from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.paths import READ, RUN, texts_in
 from diffusion_jax.report import record
-from diffusion_jax.runtime import processes, run_folder, start_up
+from diffusion_jax.runtime import per_example, processes, run_folder, start_up
 from diffusion_jax.runtime.files import DIFFERS, is_regular, parse_json, read_summed
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.sampling import sampler
 from diffusion_jax.weights import checksums, load
 
 Settings = Json
-_PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy')
+# The packages that compute numbers of results; see `trust.code_of` for those of the user's parts.
+_PACKAGES = (
+  *('diffusion_jax', 'jax', 'jaxlib', 'flax', 'numpy'),
+  *('diffrax', 'optax', 'pillow', 'scikit-learn', 'scipy'),
+)
+_MOST = 2**26  # bytes of the settings in an npz file, which may be a stranger's
 
 
 def made_of(config: Node, content: Json, *code: object) -> Json:
@@ -42,8 +48,8 @@ def made_of(config: Node, content: Json, *code: object) -> Json:
 
   A file, a folder and another run that the config reads are named with sums of
   what they hold, without where they are; data are summed where they are read.
-  Versions and precision are added, and a sum of each of the user's own modules that
-  content or `code`, sections, name.
+  Versions and precision are added, a sum of this package's code, and a sum of each
+  of the user's own modules that content or `code`, sections, name.
   """
   data = config.data.paths_read(READ) if config.data else ()
   paths = {text: '' for _, value in data for text in texts_in(value)}
@@ -53,6 +59,7 @@ def made_of(config: Node, content: Json, *code: object) -> Json:
   found = {
     **by_content(content, paths),
     'versions': start_up.versions(_PACKAGES),
+    'code': of_package(),
     'matmul_precision': config.matmul_precision,
     'modules': trust.code_of(content, *code),
   }
@@ -116,8 +123,9 @@ def by_content(tree: Any, paths: Mapping[str, str] | None = None) -> Any:
   if os.path.isfile(os.path.join(path, 'config.json')):
     return f'{name}, {_run(RunFolder.at(path, written=False))}'
   if content := of_path(path):
+    reads.leave_out([path])
     return f'{name}, {content}'
-  return name if os.path.isdir(os.path.dirname(path)) else tree
+  return tree
 
 
 def _run(run):
@@ -214,6 +222,24 @@ def describe(content: Settings) -> str:
   return line
 
 
+def finished(settings: Settings, parts: Path | None = None) -> Settings:
+  """Returns the settings of a result that is made, for its file.
+
+  They have what the user's parts have opened meanwhile, for batches in the folder `parts` too.
+  """
+  opened = per_example.opened(parts) if parts else reads.record()
+  return settings | {'opened': reads.joined(settings.get('opened', {}), opened)}
+
+
+def changed(before: Settings, settings: Settings) -> str:
+  """Returns how the settings of a finished result differ from those of now, '' if they do not.
+
+  What was read while it was made is looked at again.
+  """
+  opened = reads.now(before.get('opened')) | settings.get('opened', {})
+  return folder.differences(before, settings | {'opened': opened}, free=('run',))
+
+
 def as_array(content: Settings) -> np.ndarray:
   """Returns settings as the array `settings` of an npz file, for `read`."""
   return np.array(json.dumps(content))
@@ -237,7 +263,7 @@ def read(path: Path) -> Settings:
   try:
     if path.suffix == '.json':
       return dict(read_summed(path)['settings'])
-    return dict(parse_json(npz.read(path, ['settings'])['settings'].item()))
+    return dict(parse_json(npz.read(path, ['settings'], _MOST)['settings'].item()))
   except (OSError, KeyError, TypeError, ValueError, UserError):
     return {}
 
@@ -249,11 +275,19 @@ def code_of(settings: Settings) -> str:
 
 
 class Place(NamedTuple):
-  """Where results are kept: a file, a folder of their batches, and whether the file is there."""
+  """Where results are kept: a file, a folder of their batches, and whether the file is there.
+
+  settings: of the results, before they are made.
+  """
 
   path: Path
   parts: Path
   done: bool
+  settings: Settings
+
+  def finished(self) -> Settings:
+    """Returns the settings for the file of the results, which are made; see `finished`."""
+    return finished(self.settings, self.parts)
 
 
 @contextlib.contextmanager
@@ -263,9 +297,9 @@ def making(
   """Yields, in all processes, the place of the results of these settings.
 
   It is <name>-<hash><end> in the run folder, or <name><end> if the user has `given` the
-  name; the hash is of the settings. The file is locked meanwhile. Raises
-  UserError, about the config's field of the name or '', if another process makes the
-  file, if it has other settings, and if it is damaged.
+  name; the hash is of the settings. The file is locked meanwhile. A file with a hash is made anew
+  if what was read for it has changed. Raises UserError, about the config's field of the name or '',
+  if another process makes the file, if it has other settings, and if it is damaged.
   """
   code = code_of(settings)
   file = name.parent / f'{name.name}{"" if given else f"-{code}"}{end}'
@@ -275,13 +309,17 @@ def making(
     if done:
       check_whole(path)
       before = read(path)
-      if changed := folder.differences(before, settings, free=('run',)):
+      others = changed(before, settings)
+      if others and not given and all(x.startswith('opened.') for x in others.split('; ')):
+        print(f'{path} is made anew: {others.replace("opened.", "")}')
+        done = False
+      elif others:
         raise UserError(
-          f'{path} has other settings: {changed if before else "it names none"}. '
+          f'{path} has other settings: {others if before else "it names none"}. '
           f'Delete it, or give another --config.{field}'
         )
     parts = path.with_suffix(f'.{code}.parts' if given else '.parts')
-    yield Place(path, parts, bool(processes.broadcast([done])[0]))
+    yield Place(path, parts, bool(processes.broadcast([done])[0]), settings)
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ def of_run(model: Model, mesh: Mesh, split: str, size: int, drawn_at: DrawnAt) -
   """
   path, settings = model.workdir.path / FILE, settings_of(model, split, size)
   kept = read(path)
-  if settings['checksum'] and kept.get('settings') == settings:
+  if settings['checksum'] and not provenance.changed(kept.get('settings', {}), settings):
     return kept
   begun, noisy = time.monotonic(), model.noisy
   assert noisy is not None
@@ -96,6 +96,7 @@ def of_run(model: Model, mesh: Mesh, split: str, size: int, drawn_at: DrawnAt) -
       'linear': fitted.limit,
       'examples': len(fitted.examples),
     }
+  content['settings'] = provenance.finished(settings)
   content['seconds'] = round(time.monotonic() - begun, 2)
   write_summed(path, content)
   return content

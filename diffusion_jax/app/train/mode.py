@@ -335,7 +335,7 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int, before: Jso
   first = processes.is_first()  # of several processes one writes
   folder.write_config(workdir.path, config, parts.model.facts)
   if first:
-    sessions.write_start(workdir.path, start, parts.num_parameters)
+    sessions.write_start(workdir.path, start, parts.num_parameters, setup.own_code(parts.model))
     trained_on.keep(workdir.path, parts.source, parts.model.facts.checksum)
   writer = MetricWriter(workdir.path, start, first, parts.loggers)
   writer.write_config(start, stored, roles.hparams(stored))
@@ -374,9 +374,11 @@ def announce(parts: Setup, step: int) -> None:
       f'this run is finished: it has {step} of {total} steps. '
       'A larger --config.training.num_steps continues it'
     )
-  for note in NOTES:
-    if line := note(config, step):
-      print(line)
+  notes = [note(config, step) for note in NOTES]
+  if step:
+    notes.append(setup.changed_code(parts.model))
+  for line in filter(None, notes):
+    print(line)
 
 
 def ended(workdir: RunFolder, step: int, config: Node) -> str:

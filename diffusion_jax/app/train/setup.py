@@ -13,6 +13,7 @@ from jax.extend.core import ClosedJaxpr
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Json
+from diffusion_jax.app.config import folder, trust
 from diffusion_jax.app.config.tree import Node, find, from_config
 from diffusion_jax.app.inputs import conditions, datasets, stored_latents
 from diffusion_jax.app.kinds import roles, store
@@ -34,11 +35,11 @@ from diffusion_jax.app.train.hooks import Hook
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.losses import step_times
 from diffusion_jax.core.parametrization import error_scale
-from diffusion_jax.data import simulations
+from diffusion_jax.data import reads, simulations
 from diffusion_jax.data.sources import Source
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError, as_user_error, refuse
-from diffusion_jax.runtime import compiling
+from diffusion_jax.runtime import compiling, sessions
 from diffusion_jax.runtime.compiling import Program, announced, options
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.sharding import (
@@ -380,6 +381,21 @@ def own_parts_on_a_cpu(config: Node, step: int = 0) -> str:
   if not own or jax.default_backend() != 'cpu' or flagged:
     return ''
   return f'note: XLA:CPU may compile sums over products in {own[0]} wrongly: docs/performance.md'
+
+
+def own_code(model: Model) -> Json:
+  """Returns sums of the user's own modules that a training uses, and of what they have opened."""
+  sections = [x for n, x in folder.plain(model.config).items() if n not in roles.USES]
+  return {**trust.code_of(sections), **reads.record()}
+
+
+def changed_code(model: Model) -> str:
+  """Returns a note if the user's own code, or what it reads, has changed since the last start."""
+  before = sessions.last_own(model.workdir.path)
+  now = reads.now(before) | own_code(model)
+  names = [name for name, x in before.items() if now[name] != x]
+  changed = f'{", ".join(names[:3])}{" and others" * (len(names) > 3)}'
+  return f'note: {changed} changed since the last start: the training goes on with it' * bool(names)
 
 
 def shortened_warmup(config: Node, step: int = 0) -> str:

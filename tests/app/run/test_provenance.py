@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.weights import make_model
-from diffusion_jax.data import drawings, images, small_sets
+from diffusion_jax.data import drawings, images, reads, small_sets
 from diffusion_jax.data.sources import content_sum
 from diffusion_jax.errors import UserError
 from diffusion_jax.report import results
@@ -25,6 +26,7 @@ from diffusion_jax.runtime.files import make_folder
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import as_flags, of_run, refused, smoke, stored_run, trial, untrained
 from tests.app.fields import typed, within
+from tests.data.test_npz import packed
 
 SETTINGS = {
   'run': 'digits',
@@ -79,7 +81,7 @@ def place_of(workdir, settings, given=False, end='.npz'):
 @pytest.mark.parametrize('end', ['.npz', '/result.json'])
 def test_results_are_named_by_their_settings(tmp_path, end):
   """The hash is a SHA-256 of canonical JSON, with other tools too: printf | sha256sum."""
-  path, parts, done = place_of(tmp_path, {'b': 1.0, 'a': [0.5, None, 'é'], 'run': 'a'}, end=end)
+  path, parts, done, _ = place_of(tmp_path, {'b': 1.0, 'a': [0.5, None, 'é'], 'run': 'a'}, end=end)
   text = '{"a": [0.5, null, "\\u00e9"], "b": 1}'
   code = hashlib.sha256(f'{len(text)}:{text}'.encode()).hexdigest()[:8]
   assert path == tmp_path / f'x/a=0.5-{code}{end}' and not done
@@ -98,7 +100,7 @@ def test_all_hosts_take_the_name_of_the_first(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('end', ['.npz', '/result.json'])
 def test_a_name_of_the_users_is_refused_for_other_settings(tmp_path, end):
-  path, parts, _ = place_of(tmp_path, SETTINGS, True, end)
+  path, parts, *_ = place_of(tmp_path, SETTINGS, True, end)
   assert path == tmp_path / f'x/a=0.5{end}'
   other = SETTINGS | {'sampling': SETTINGS['sampling'] | {'seed': 2}}
   assert place_of(tmp_path, other, True, end).parts != parts  # both may be continued
@@ -165,6 +167,56 @@ def test_a_file_without_settings_has_none(tmp_path, content):
   else:
     path.write_bytes(content)
   assert provenance.read(path) == {}
+
+
+def test_settings_that_claim_much_memory_are_not_read(tmp_path):
+  """A stranger's file of 300 kB, whose settings would take 300 MB."""
+  path = packed(tmp_path / 'a.npz', (75_000_000,), name='settings.npy', size=3 * 10**8)
+  tracemalloc.start()
+  assert provenance.read(path) == {}
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 5e6
+  np.savez(path, settings=provenance.as_array({'a': 'x' * 10**6}))
+  assert len(provenance.read(path)['a']) == 10**6
+
+
+def finish(path, place):
+  path.parent.mkdir(exist_ok=True, parents=True)
+  np.savez(path, settings=provenance.as_array(place.finished()))
+
+
+@pytest.mark.parametrize('given', [False, True])
+def test_what_was_read_for_a_result_is_looked_at_again(given, tmp_path, monkeypatch, capsys):
+  """It is made anew; a file with the user's name is refused, in a line that names what changed."""
+  monkeypatch.setattr(reads, '_found', {'a.txt': '1'})
+  monkeypatch.setattr(reads, '_opened', {'a.txt': None})
+  monkeypatch.setattr(reads, 'identity', {'a.txt': '1'}.get)
+  monkeypatch.setattr(reads, '_hooks', [1])
+  place = place_of(tmp_path, SETTINGS, given)
+  finish(place.path, place)
+  assert provenance.read(place.path)['opened'] == {'a.txt': '1'}
+  assert place_of(tmp_path, SETTINGS, given).done
+  monkeypatch.setattr(reads, 'identity', {'a.txt': '2'}.get)
+  if given:
+    refused('other settings: opened.a.txt is 1, 2 now', place_of, tmp_path, SETTINGS, given)
+  else:
+    again = place_of(tmp_path, SETTINGS)
+    assert again.path == place.path and not again.done
+    assert 'is made anew: a.txt is 1, 2 now' in capsys.readouterr().out
+
+
+def test_scores_depend_on_what_was_read_for_their_samples(tmp_path, monkeypatch):
+  """They have another name then, also in a process that draws no sample."""
+  monkeypatch.setattr(reads, '_opened', {})
+  codes = []
+  for value in '12':
+    drawn = tmp_path / 'drawn.npz'
+    np.savez(drawn, settings=provenance.as_array(SETTINGS | {'opened': {'a.txt': value}}))
+    settings = provenance.of_scores(drawn, {}, {})
+    assert provenance.finished(settings)['opened']['a.txt'] == value
+    codes.append(provenance.code_of(settings))
+  assert codes[0] != codes[1]
 
 
 # -- what kept results name --------------------------------------------------
