@@ -10,13 +10,15 @@ import importlib
 import itertools
 import os
 import sys
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.app.train import floors
-from diffusion_jax.data import code_sums
+from diffusion_jax.data import code_sums, drawings, reads
 from diffusion_jax.data.simulated import of_simulator
 from diffusion_jax.errors import UserError
 from tests.app.conftest import of_run, smoke, trial, untrained
@@ -256,3 +258,39 @@ def test_a_training_that_goes_on_says_what_has_changed(world, capsys):
   assert notes[2:] == [
     [f'note: {name} changed since the last start: the training goes on with it'] for name in names
   ]
+
+
+OPENED = []  # the paths that this process opens while a test listens
+LISTENS = []
+
+
+def hear(event, args):
+  if LISTENS and event == 'open' and isinstance(args[0], str | os.PathLike):
+    if not (args[2] or 0) & (os.O_WRONLY | os.O_CREAT):
+      OPENED.append(os.path.abspath(os.fspath(args[0])))
+
+
+sys.addaudithook(hear)
+COMMANDS = {
+  'sample': FEW,
+  'edit': within('edit', 'sdedit', num_samples=1) | within('sampling', batch_size=2),
+  'evaluate': within('evaluation', metrics='loss', num_images=2, batch_size=2),
+}
+
+
+@pytest.mark.parametrize('mode', COMMANDS)
+def test_our_own_code_opens_what_settings_cover(mode, world):
+  """They are files of the run, of fields, of packages, of the system, and caches."""
+  fields = dict(COMMANDS[mode])
+  image = world.place / 'image.png'
+  drawings.write_png(image, np.zeros((8, 8, 1), np.uint8))
+  if mode == 'edit':
+    fields['edit.image'] = str(image)
+  covered = (*reads._left_out(), str(world.run), f'{Path(__file__).parents[1]}/', str(image))
+  covered += (jax.config.values['jax_compilation_cache_dir'],)
+  LISTENS.append(mode)
+  MODES[mode](of_run(world.run, **fields), world.run)
+  LISTENS.clear()
+  found = {x for x in OPENED if code_sums.INSTALLED.isdisjoint(x.split(os.sep))}
+  assert str(world.run / 'config.json') in found
+  assert not [x for x in found if not x.startswith(covered)]

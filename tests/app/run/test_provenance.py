@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.weights import make_model
-from diffusion_jax.data import drawings, images, reads, small_sets
+from diffusion_jax.data import code_sums, drawings, images, reads, small_sets
 from diffusion_jax.data.sources import content_sum
 from diffusion_jax.errors import UserError
 from diffusion_jax.report import results
@@ -441,3 +442,33 @@ def test_every_field_of_a_run_is_in_its_hash_or_free(tmp_path):
     if not field.startswith(roles.FREE):
       other = stored_run(tmp_path / 'other', config, **{field: [value, 1]})
       assert roles.config_hash(other) != hashed, field
+
+
+# Packages that compute no number of a result: what they read or write is compared by its content.
+OF_NO_NUMBER = {
+  *(
+    'absl',
+    'ml_collections',
+    'tqdm',
+    'jinja2',
+    'starlette',
+    'uvicorn',
+    'tensorboardX',
+    'matplotlib',
+  ),
+  *('etils', 'filelock', 'fsspec', 'grain', 'orbax', 'pyarrow', 'requests', 'safetensors'),
+  *('tensorflow_datasets', 'torch'),
+}
+
+
+def test_every_package_that_computes_numbers_is_in_the_settings():
+  """A package that is new to this one gets a place."""
+  names = set()
+  for path in code_sums.PACKAGE.rglob('*.py'):
+    for level, words in code_sums._imports_in(code_sums._parsed(path)):
+      names |= {words[0]} if not level else set()
+  names -= {*sys.stdlib_module_names, 'diffusion_jax'}
+  distributions = {'PIL': 'pillow', 'sklearn': 'scikit-learn'}
+  numbers = {distributions.get(name, name) for name in names - OF_NO_NUMBER}
+  assert names > OF_NO_NUMBER
+  assert numbers | {'jaxlib', 'diffusion_jax'} == {*provenance._PACKAGES}
