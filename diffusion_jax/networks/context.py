@@ -66,14 +66,9 @@ class TextEncoder(Checked):
     if tokens.ndim == 3:
       h = dense(tokens, self.width, 'linear', **style)
     else:
-      table = nn.Embed(
-        NUM_TOKENS,
-        self.width,
-        dtype=self.dtype,
-        embedding_init=nn.initializers.normal(1.0),
-        name='table',
-      )
-      h = table(tokens)
+      init = nn.initializers.normal(1.0)
+      table = nn.Embed(NUM_TOKENS, self.width, embedding_init=init, name='table')
+      h = table(tokens).astype(self.dtype)
     position = sinusoidal(jnp.arange(tokens.shape[1]), self.width)
     h += position.astype(self.dtype)[None]
     for i in range(self.num_layers):
@@ -106,23 +101,31 @@ class TextFeatures(Checked):
     null = jnp.zeros(())  # It is not used without `null_text`.
     if self.null_text:
       null = self.param('null', nn.initializers.normal(1.0), (self.width,), jnp.float32)
-      null = null.astype(self.dtype)
     if text is None:
-      shape = batch_size, 1
-      return jnp.broadcast_to(null, (*shape, self.width)), jnp.ones(shape, bool)
+      words = jnp.broadcast_to(null, (batch_size, 1, self.width)).astype(self.dtype)
+      return words, jnp.ones(words.shape[:2], bool)
     mask = cond.get('text_mask')
     mask = jnp.ones(text.shape[:2], bool) if mask is None else mask
     words = self._words(text, mask)
     if drop is None:
       return words, mask
-    words = jnp.where(drop[:, None, None], null[None, None], words)
-    return words, mask | drop[:, None]
+    return hidden(words, drop, null), mask | drop[:, None]
 
   def _words(self, text, mask):
     if text.ndim == 3:
       return dense(text, self.width, 'linear', **self.style)
     encoder = TextEncoder(self.width, self.num_layers, self.num_heads, **self.style, name='encoder')
     return encoder(text, mask)
+
+
+def hidden(code: Array, drop: Array, null: Array) -> Array:
+  """Returns code [B, ..., D] with null [D], in float32, where drop [B] is True.
+
+  The type is the code's; the gradient of null, a sum, is float32's.
+  """
+  drop = drop.reshape(-1, *[1] * (code.ndim - 1))
+  null = null.reshape(*[1] * (code.ndim - 1), -1)
+  return jnp.where(drop, null, code.astype(null.dtype)).astype(code.dtype)
 
 
 def mean_of_words(words: Array, mask: Array) -> Array:
@@ -171,14 +174,11 @@ class ContextCode(Checked):
     sizes = {'words': self.options.width, 'channels': shape[-1]}
     size = sizes.get(self.kind, self.features)
     init = nn.initializers.normal(1.0)
-    null = self.param('null', init, (size,), jnp.float32).astype(self.dtype)
+    null = self.param('null', init, (size,), jnp.float32)
     if code is None:
       places = {'words': (1,), 'channels': shape[1:-1]}.get(self.kind, ())
-      return jnp.broadcast_to(null, (shape[0], *places, size))
-    if cond.get('drop') is None:
-      return code
-    drop = cond['drop'].reshape(-1, *[1] * (code.ndim - 1))
-    return jnp.where(drop, null.reshape(*[1] * (code.ndim - 1), -1), code)
+      return jnp.broadcast_to(null, (shape[0], *places, size)).astype(self.dtype)
+    return code if cond.get('drop') is None else hidden(code, cond['drop'], null)
 
   def _encode(self, context):
     style = self.style

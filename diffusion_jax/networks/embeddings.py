@@ -89,11 +89,11 @@ class LabelEmbedding(Checked):
       table_init = nn.initializers.normal(1.0)
     if self.std is not None:
       table_init = nn.initializers.normal(self.std)
-    table = nn.Embed(rows, self.features, dtype=self.dtype, embedding_init=table_init, name='table')
+    table = nn.Embed(rows, self.features, embedding_init=table_init, name='table')
 
     def row(label):
       if rows > MOST_ROWS:
-        return table(label)
+        return table(label).astype(self.dtype)
       one_hot = jax.nn.one_hot(label, rows, dtype=self.dtype)
       weights = table.embedding.astype(self.dtype)
       return jnp.dot(one_hot, weights, precision='highest')  # no rounding
