@@ -7,18 +7,23 @@ from typing import Any
 import jax
 
 from diffusion_jax.networks.cpu.bilinear import reference
+from diffusion_jax.planning.loops import times_of
 
 
 def flops(jaxpr: Any) -> dict[str, float]:
   """Returns the FLOP of all products and convolutions, by dtype.
 
-  Each term of a sum is 2 FLOP. Scans count as often as they repeat, other loops
-  once; of several branches the longest counts. jaxpr: the whole program, for
-  all devices together.
+  Each term of a sum is 2 FLOP. Scans and loops in a scope `loops.repeated` count as
+  often as they repeat, other loops once; of several branches the longest counts, and
+  what `jax.checkpoint` computes again does not. jaxpr: the whole program, for all
+  devices together.
   """
   total: dict[str, float] = collections.defaultdict(float)
   for equation in getattr(jaxpr, 'jaxpr', jaxpr).eqns:
     name, params = equation.primitive.name, equation.params
+    scopes = str(equation.source_info.name_stack)
+    if 'rematted_computation' in scopes:  # the name that JAX gives it
+      continue
     count = _COUNTS.get(name)
     if count is not None:
       dtype = equation.invars[0].aval.dtype.name
@@ -41,10 +46,18 @@ def flops(jaxpr: Any) -> dict[str, float]:
       branches = [flops(branch) for branch in params['branches']]
       _add(total, max(branches, key=lambda counts: sum(counts.values())))
     else:
-      times = params['length'] if name == 'scan' else 1
+      times = _repetitions(name, params, scopes)
       for inner in _jaxprs(params.values()):
         _add(total, flops(inner), times)
   return dict(total)
+
+
+def _repetitions(name, params, scopes):
+  if name == 'scan':
+    return params['length']
+  if name == 'shard_map':  # its program is of one device
+    return math.prod(params['mesh'].shape[axis] for axis in params['newly_manual_axes'])
+  return times_of(scopes) if name == 'while' else 1
 
 
 def _add(total, more, times=1):

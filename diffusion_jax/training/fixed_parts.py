@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from diffusion_jax.aliases import Params
+from diffusion_jax.planning.loops import repeated
 from diffusion_jax.training.divisions import with_fixed_divisions
 from diffusion_jax.training.objectives import Loss, Objective
 
@@ -93,7 +94,8 @@ def _one_by_one(function, step, *arrays):
   def write(i, results):
     return jax.tree.map(lambda a, x: a.at[i].set(x), results, function(*rows(i)))
 
-  results = jax.lax.fori_loop(0, count + jnp.minimum(step, 0), write, results)
+  with jax.named_scope(repeated(count)):
+    results = jax.lax.fori_loop(0, count + jnp.minimum(step, 0), write, results)
   return jax.tree.map(lambda x: x[:count], results)
 
 

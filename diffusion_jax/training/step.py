@@ -37,7 +37,8 @@ def make_train_step(
   parts, which saves memory and gives the same step. skip_nonfinite: if loss or
   gradient are not finite, only the step changes. fixed_parts=n computes the
   gradient in n parts that are added in one order, so that the result is bit for
-  bit the same on 1, 2, ..., n devices of a kind (`fixed_parts.in_fixed_parts`).
+  bit the same on 1, 2, ..., n devices of a kind (`fixed_parts.in_fixed_parts`),
+  on CPUs with equal numbers of threads (`start_up.fix_threads`).
   Jit it with a donated state.
   """
   if fixed_parts is None:
