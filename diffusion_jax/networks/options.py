@@ -42,9 +42,12 @@ class Checked(nn.Module):
   Flax makes copies of modules to apply them, which are not checked again.
   takes: the entries of cond that the field `inputs` of a network may have.
   fused: the layers whose kernels are several matrices (`fused.Fused`).
+  stacked: with which letters the names of modules begin whose parameters are those
+  of several blocks, along a first axis.
   """
 
   takes: ClassVar[tuple[str, ...]] = ()
+  stacked: ClassVar[tuple[str, ...]] = ()
 
   def __post_init__(self):
     super().__post_init__()

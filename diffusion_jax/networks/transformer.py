@@ -84,6 +84,7 @@ class DiT(Checked):
   """
 
   takes: ClassVar = ('label', 'text', 'image', 'x0', 'known', 'context', *STEP_INPUTS)
+  stacked: ClassVar = ('blocks_',)
 
   channels: Size = 384
   num_blocks: Size = 12

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +81,7 @@ def optimizer_and_rate(
   weight_decay_mask: Literal['kernels', 'not_biases', 'all'] = 'kernels',
   repair_gradients: bool = False,
   fused: Fused | None = None,
+  stacked: Sequence[str] | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Returns an optimizer of optax with the rate 1, and step -> learning rate.
 
@@ -90,14 +91,15 @@ def optimizer_and_rate(
   together, 0 for no clipping. weight_decay is decoupled, as AdamW's; of
   kernels, of all but biases (VDM), or of all. repair_gradients replaces nan by
   0 and inf by 1e5, as EDM. scale(b1=, b2=, eps=): the rule of the updates;
-  fused: its argument, if it is `scale_by_muon`.
+  fused and stacked: arguments of `scale_by_muon`.
   """
   check_choice('weight_decay_mask', weight_decay_mask, WEIGHT_DECAY_MASKS)
   steps = decay_steps
   if steps is None:
     steps, warmup_steps = total_steps, warmup_within(warmup_steps, decay, total_steps)
   rate = learning_rate_schedule(learning_rate, warmup_steps, decay, steps)
-  scale = functools.partial(scale, fused=fused) if fused else scale
+  if scale is scale_by_muon:
+    scale = functools.partial(scale, fused=fused or {}, stacked=stacked)
   before, after = [], []
   if repair_gradients:
     before.append(optax.stateless(lambda grads, _: repair(grads)))
@@ -111,26 +113,39 @@ def optimizer_and_rate(
 
 
 def scale_by_muon(
-  b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, fused: Fused | None = None
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  *,
+  fused: Fused,
+  stacked: Sequence[str] | None = None,
 ) -> optax.GradientTransformation:
   """Returns Muon (Jordan et al. 2024) for kernels, and Adam for the rest.
 
   The momentum, 0.95, of each matrix is replaced by the nearest matrix with
   orthogonal rows or columns, times 0.2 sqrt(max(rows, columns)), which makes
   steps as large as Adam's (Liu et al. 2025), both in Nesterov's form. A kernel
-  [h, w, in, out] is a matrix with h w in rows; kernels of scanned blocks,
-  [depth, in, out], are depth matrices. fused: the layers whose kernels are
-  several matrices, of which each is orthogonalised for itself, such as a
-  network's `fused`. b1, b2 and eps are Adam's.
+  [k, in, out] or [h, w, in, out] is a matrix with all but `out` in rows. fused: the
+  layers whose kernels are several matrices, of which each is orthogonalised for
+  itself; stacked: the beginnings of the names of modules whose parameters have one
+  more first axis, of blocks in a scan. They are a network's `fused` and `stacked`.
+  b1, b2 and eps are Adam's. Raises ValueError for a kernel of three axes without `stacked`.
   """
 
   def axes(path, leaf):  # rows and columns; None for other parameters
     *layer, name = _names(path)
     sizes, axis = _layout(layer, fused) or ((-1,), None)
     rank = leaf.ndim + 1 - len(sizes)  # of the kernel, before `separate`
-    if name != 'kernel' or rank < 2:
+    if name == 'kernel' and rank == 3 and stacked is None:
+      raise ValueError(
+        f'muon: the kernel {"/".join(layer)} {list(leaf.shape)} may be that of a convolution, or '
+        'of the blocks of a scan: the network must say by its attribute `stacked` with which '
+        "letters the names of scans begin, such as ('blocks_',), or () without a scan"
+      )
+    first = any(module.startswith(tuple(stacked or ())) for module in layer)
+    if name != 'kernel' or rank < first + 2:
       return None
-    rows = tuple(range(1 if rank == 3 else 0, rank - 1))
+    rows = tuple(range(first, rank - 1))
     columns = tuple(rank - 1 + i for i in range(len(sizes)) if i != axis)
     return optax.contrib.MuonDimensionNumbers(rows, columns)
 
@@ -237,17 +252,18 @@ WEIGHT_DECAY_MASKS: Mapping[str, Callable[[Params], PyTree]] = {
   'all': all_parameters,
 }
 
+_NO_MATRICES: Mapping[str, Any] = {'fused': None, 'stacked': None}
 # Constructors with the parameters of `optimizer_and_rate` that apply to them.
 OPTIMIZERS = {
-  'adamw': functools.partial(optimizer_and_rate, scale=optax.scale_by_adam, fused=None),
+  'adamw': functools.partial(optimizer_and_rate, scale=optax.scale_by_adam, **_NO_MATRICES),
   'adam': functools.partial(
     optimizer_and_rate,
     scale=optax.scale_by_adam,
-    fused=None,
+    **_NO_MATRICES,
     weight_decay=0.0,
     weight_decay_mask='kernels',
   ),
-  'radam': functools.partial(optimizer_and_rate, scale=optax.scale_by_radam, fused=None),
+  'radam': functools.partial(optimizer_and_rate, scale=optax.scale_by_radam, **_NO_MATRICES),
   'muon': functools.partial(optimizer_and_rate, scale=scale_by_muon, weight_decay_mask='kernels'),
 }
 

@@ -146,16 +146,31 @@ def test_radam_literally():
 
 
 def test_muon_makes_every_matrix_orthogonal():
-  """Blocks of a scanned kernel are single matrices, convolutions are one."""
+  """Blocks of a scanned kernel are single matrices, convolutions of 1 to 3 axes are one."""
   rng = np.random.default_rng(0)
-  shapes = {'one': (6, 4), 'stack': (3, 6, 4), 'conv': (3, 3, 2, 5)}
+  shapes = {
+    'one': (6, 4),
+    'blocks_0': (3, 6, 4),
+    'blocks_1': (2, 3, 3, 4),  # of convolutions
+    'sequence': (3, 2, 4),
+    'conv': (3, 3, 2, 5),
+    'volume': (2, 2, 2, 2, 5),
+  }
   params: Any = {
     name: {'kernel': np.zeros(shape), 'bias': np.zeros(4)} for name, shape in shapes.items()
   }
   grads: Any = jax.tree.map(lambda p: np.float32(rng.normal(size=p.shape)), params)
-  muon = make('muon', clip_norm=0.0)
+  muon = make('muon', clip_norm=0.0, stacked=('blocks_',))
   updates = jax.device_get(first_update(muon, grads, params))
-  for name, shape in {'one': (1, 6, 4), 'stack': (3, 6, 4), 'conv': (1, 18, 5)}.items():
+  matrices = {
+    'one': (1, 6, 4),
+    'blocks_0': (3, 6, 4),
+    'blocks_1': (2, 9, 4),
+    'sequence': (1, 6, 4),
+    'conv': (1, 18, 5),
+    'volume': (1, 16, 5),
+  }
+  for name, shape in matrices.items():
     both = (x[name]['kernel'].reshape(shape) for x in (updates, grads))
     for update, g in zip(*both, strict=True):
       u, s, v = np.linalg.svd(np.float64(g), full_matrices=False)
@@ -168,6 +183,14 @@ def test_muon_makes_every_matrix_orthogonal():
   # Adam is used for biases: its first steps are 1
   bias = np.abs(updates['one']['bias'])
   assert (0.5 < bias).all() and (bias < 2.5).all()
+
+
+def test_muon_asks_whether_three_axes_are_a_convolution():
+  shapes = {'layer': {'kernel': np.zeros((3, 2, 4)), 'bias': np.zeros(4)}}
+  with pytest.raises(
+    ValueError, match=r'the kernel layer \[3, 2, 4\] may be that of a convolution'
+  ):
+    make('muon').init(shapes)
 
 
 # The matrix of each output of a kernel, written by hand: with two heads of 2 channels a matrix.
@@ -191,9 +214,9 @@ def test_muon_makes_every_part_of_a_fused_kernel_orthogonal(name, depth):
   grads = rng.normal(size=(*depth, 5, len(letters))).astype(np.float32)
   for power, columns in enumerate(parts):
     grads[..., columns] *= 100.0**power
-  tree = {'block': {'layer': {'kernel': grads}}}
-  muon = make('muon', clip_norm=0.0, fused={'other': layout, 'layer': layout})
-  update = jax.device_get(first_update(muon, tree))['block']['layer']['kernel']
+  tree = {'blocks_0' if depth else 'block': {'layer': {'kernel': grads}}}
+  muon = make('muon', clip_norm=0.0, fused={'other': layout, 'layer': layout}, stacked=('blocks_',))
+  (update,) = jax.tree.leaves(jax.device_get(first_update(muon, tree)))
   for columns in parts:
     each = (x[..., columns].reshape(-1, 5, len(columns)) for x in (update, grads))
     for moved, g in zip(*each, strict=True):

@@ -47,7 +47,7 @@ SCHEMA = Schema(
     'sampler': ('schedule',),
     'schedule': (),
     'data': ('split', 'kept_in'),
-    'optimizer': ('total_steps', 'fused'),
+    'optimizer': ('total_steps', 'fused', 'stacked'),
     'average': ('batch_size', 'total_steps', 'more_steps'),
     'operator': ('shape',),
     'reward': ('x0',),
