@@ -2531,7 +2531,7 @@ TABLE = [
     'networks/context.py',
     None,
     [
-      ('its_null', 'jnp.where(drop, null.reshape', 'jnp.where(~drop, null.reshape'),
+      ('its_null', 'jnp.where(drop, null, code', 'jnp.where(~drop, null, code'),
       ('its_null', "mask &= ~cond['drop'][:, None]", "mask |= ~cond['drop'][:, None]"),
     ],
   ),
@@ -2539,7 +2539,19 @@ TABLE = [
     'networks/context.py',
     'networks/test_text.py',
     [
-      ('dropped_text', 'return words, mask | drop[:, None]', 'return words, mask'),
+      ('dropped_text', 'drop, null), mask | drop[:, None]', 'drop, null), mask'),
+    ],
+  ),
+  (
+    'networks/context.py',
+    'networks/cpu/test_half.py',
+    [
+      (
+        'what_reads_conditions',
+        "embedding_init=init, name='table')",
+        "dtype=self.dtype, embedding_init=init, name='table')",
+      ),
+      ('what_reads_conditions', 'null, code.astype(null.dtype))', 'null.astype(code.dtype), code)'),
     ],
   ),
   (
@@ -2787,7 +2799,16 @@ TABLE = [
     'planning/programs.py',
     None,
     [
-      ('products_of_a_loop', "times = params['length'] if name == 'scan' else 1", 'times = 1'),
+      ('products_of_a_loop', "return params['length']", 'return 1'),
+    ],
+  ),
+  (
+    'planning/programs.py',
+    'laws/test_machine_changes_no_number.py',
+    [
+      ('of_a_step', "if 'rematted_computation' in scopes", 'if not scopes'),
+      ('of_a_step', "times_of(scopes) if name == 'while'", "1 if name == 'while'"),
+      ('of_a_step', "return math.prod(params['mesh']", "return 1 or math.prod(params['mesh']"),
     ],
   ),
   (
@@ -2891,6 +2912,11 @@ TABLE = [
       ('somebody_removes', 'x in self._written or self._alone and not', 'x in self._written or'),
       ('somebody_removes', 'x in self._written or self._alone and not', 'not'),
     ],
+  ),
+  (
+    'runtime/start_up.py',
+    'laws/test_equal_on_any_devices.py',
+    [('on_any_cores', "os.environ['PJRT_NPROC']", "os.environ['PJRT_CORES']")],
   ),
   (
     'runtime/start_up.py',
@@ -3724,6 +3750,12 @@ TABLE = [
     'training/divisions.py',
     None,
     [
+      (
+        'whole_numbers',
+        "== 'div' and jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.inexact)",
+        "== 'div'",
+      ),
+      ('names_of_scopes', 'if scopes else', 'if not scopes else'),
       ('are_products', 'in broadcast:', 'in {}:'),
       ('are_products', '_changed(value) for', 'value for'),
       (
@@ -3806,6 +3838,8 @@ TABLE = [
     'training/optimizer.py',
     None,
     [
+      ('every_matrix', 'rows = tuple(range(first, rank - 1))', 'rows = tuple(range(1, rank - 1))'),
+      ('three_axes', 'rank == 3 and stacked is None', 'rank == 2 and stacked is None'),
       (
         'ends_with_the_training',
         'steps, warmup_steps = total_steps, ',

@@ -233,6 +233,8 @@ def main(argv: list[str]) -> None:
     uses = command.uses_a_run(_MODE.value)
     run = command.weights_in() if uses else workdir
     roles.check_predecessors(config, _MODE.value, run)
+    if _MODE.value == 'train' and config.training.machine.fixed_parts:
+      start_up.fix_threads()
     join(config)
     check_hosts(config, workdir)
     if uses and command.is_run and command.given_run.is_shared:

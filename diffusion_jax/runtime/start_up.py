@@ -12,8 +12,16 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
+
+from diffusion_jax.errors import UserError
+
+try:  # No public function says whether JAX has computed.
+  from jax._src import xla_bridge
+except ImportError:  # JAX has moved it.
+  xla_bridge: Any = None
 
 PACKAGES = ('diffusion_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 # Settings of JAX that change results, and JAX's defaults.
@@ -26,6 +34,7 @@ _SETTINGS: dict[str, object] = {
   'jax_random_seed_offset': 0,
   'jax_threefry_partitionable': True,
 }
+THREADS = 8  # of `fix_threads`
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # numbers of options in malloc.h
 
 
@@ -157,6 +166,22 @@ def _commit(folder):
   except (OSError, subprocess.TimeoutExpired):  # no git, or a slow drive
     return ''
   return result.stdout.strip() if result.returncode == 0 else ''
+
+
+def fix_threads() -> None:
+  """Gives the CPU `THREADS` threads, whatever the machine has; before JAX's first computation.
+
+  Their number decides how XLA splits sums of products and arrays, and so the last bits. XLA
+  takes more for more than `THREADS` simulated devices. Raises UserError after a computation.
+  """
+  is_late = xla_bridge is not None and xla_bridge.backends_are_initialized()
+  if is_late and os.environ.get('PJRT_NPROC') != str(THREADS):
+    raise UserError(
+      'config.training.machine.fixed_parts needs a number of threads that JAX has not taken: a '
+      'module of the config computes when it is imported. Let it do so in a function, or set '
+      f'PJRT_NPROC={THREADS} in the environment'
+    )
+  os.environ['PJRT_NPROC'] = str(THREADS)
 
 
 def unused_gpu() -> str:

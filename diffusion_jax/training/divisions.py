@@ -1,5 +1,6 @@
 """Divisions that XLA compiles in one way, whatever the program around them."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,7 @@ def with_fixed_divisions(function: Callable[..., PyTree]) -> Callable[..., PyTre
 
   XLA rewrites some of them so, as a / sum(a) of a softmax and its gradient. Which ones depends on
   the number of devices, and the two round differently (jaxlib 0.10.2). It leaves other divisions
-  as they are.
+  as they are. Those of whole numbers, which are exact, are not changed.
   """
 
   def call(*arguments):
@@ -45,27 +46,37 @@ def _evaluate(jaxpr: Jaxpr, consts: Values, arguments: Values, broadcast: dict) 
     return atom.val if isinstance(atom, Literal) else values[atom]
 
   for equation in jaxpr.eqns:
-    inputs, params = [read(atom) for atom in equation.invars], equation.params
-    name = equation.primitive.name
-    if name == 'div' and id(inputs[1]) in broadcast:
-      _, small, places = broadcast[id(inputs[1])]
-      results = [inputs[0] * lax.broadcast_in_dim_p.bind(_inverse(small), **places)]
-    elif name == 'div' and jnp.size(inputs[1]) < jnp.size(inputs[0]):
-      results = [inputs[0] * _inverse(inputs[1])]
-    elif name == 'div':
-      results = [
-        lax.optimization_barrier(equation.primitive.bind(*lax.optimization_barrier(inputs)))
-      ]
-    elif inner := params.get(_CALLS.get(name, '')):
-      results = _evaluate(inner.jaxpr, inner.consts, inputs, broadcast)
-    else:
-      params = {key: _changed(value) for key, value in params.items()}
-      results = equation.primitive.bind(*inputs, **params)
-      results = results if equation.primitive.multiple_results else [results]
+    inputs, name = [read(atom) for atom in equation.invars], equation.primitive.name
+    # Names of scopes say what a part of the program is, also to `planning.programs`.
+    scopes = str(equation.source_info.name_stack)
+    with jax.named_scope(scopes) if scopes else contextlib.nullcontext():
+      results = _results(equation, inputs, broadcast)
+    for variable, result in zip(equation.outvars, results, strict=True):
+      assert _kind(jax.typeof(result)) == _kind(variable.aval), equation
+      values[variable] = result
     if name == 'broadcast_in_dim':
-      broadcast[id(results[0])] = results[0], inputs[0], params
-    values.update(zip(equation.outvars, results, strict=True))
+      broadcast[id(results[0])] = results[0], inputs[0], equation.params
   return [read(atom) for atom in jaxpr.outvars]
+
+
+def _kind(aval):
+  return getattr(aval, 'shape', None), getattr(aval, 'dtype', None)
+
+
+def _results(equation, inputs, broadcast):
+  primitive, params = equation.primitive, equation.params
+  if primitive.name == 'div' and jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.inexact):
+    if id(inputs[1]) in broadcast:
+      _, small, places = broadcast[id(inputs[1])]
+      return [inputs[0] * lax.broadcast_in_dim_p.bind(_inverse(small), **places)]
+    if jnp.size(inputs[1]) < jnp.size(inputs[0]):
+      return [inputs[0] * _inverse(inputs[1])]
+    return [lax.optimization_barrier(primitive.bind(*lax.optimization_barrier(inputs)))]
+  if inner := params.get(_CALLS.get(primitive.name, '')):
+    return _evaluate(inner.jaxpr, inner.consts, inputs, broadcast)
+  params = {key: _changed(value) for key, value in params.items()}
+  results = primitive.bind(*inputs, **params)
+  return results if primitive.multiple_results else [results]
 
 
 def _inverse(x):

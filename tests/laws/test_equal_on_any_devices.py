@@ -1,10 +1,11 @@
-"""Law: with `fixed_parts` a training has the same bits on 1, 2, 4 and 8 devices.
+"""Law: with `fixed_parts` a training has the same bits on 1, 2, 4 and 8 devices, and any cores.
 
 Weights, averages and logged losses are equal, and so are those of a run that continues on another
 number of devices. It holds with XLA's own flags, as users have them: without fusion emitters and at
 optimization level 0, as other tests compile, a U-Net differs. EDM2 has no row: on 2 devices Adam's
-second moments of its scalar gains differ in the last bit, while first moments are equal. Planted
-and caught by the default row: a device adds its parts by `jnp.sum`, in place of the tree.
+second moments of its scalar gains differ in the last bit, while first moments are equal. NPROC
+stands for the cores of a machine. Planted and caught by the default rows: a device adds its parts
+by `jnp.sum`, in place of the tree; `fix_threads` sets nothing.
 """
 
 import os
@@ -89,35 +90,59 @@ def test_steps_have_the_same_bits_as_users_compile_them(name):
   run('-c', f'from {__name__} import *; check({name!r}, ALL)')
 
 
-def run(*command):
+def run(*command, devices=8, cores=2):
   """Runs Python with XLA's own flags: those of tests compile other programs."""
   environment = os.environ | {
-    'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
     'TEST_XLA_OPTIMIZATION': 'default',
+    'NPROC': str(cores),
   }
   ended = subprocess.run(
     [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
   )
   assert ended.returncode == 0, ended.stderr[-2000:]
+  return ended.stdout
+
+
+SUMS = """
+import hashlib
+import jax, numpy as np
+from diffusion_jax.runtime import start_up
+start_up.fix_threads()
+x, y = np.random.default_rng(0).standard_normal((2, 4096, 32), np.float32)
+sums = jax.jit(lambda x, y: (x.T @ y, (x * y).sum(), (x * y).sum(0)))(x, y)
+print(hashlib.sha256(b''.join(np.asarray(a).tobytes() for a in sums)).hexdigest())
+"""
+
+
+def test_sums_have_the_same_bits_on_any_cores():
+  """With `fix_threads`; a product of 4,096 rows is cut for threads."""
+  assert len({run('-c', SUMS, devices=n, cores=cores) for n, cores in ((1, 1), (4, 16))}) == 1
 
 
 TRAININGS = {
   'table': ('regression', ''),
-  'unet': ('digits', '--config.network.dropout=0.1'),
+  # Its products of 512 rows, and those of one channel, are cut for threads.
+  'unet': (
+    'digits',
+    '--config.network.dropout=0.1 --config.network.channels=32 --config.network.num_groups=8 '
+    '--config.training.batch_size=64',
+  ),
   'dit': ('digits_dit', ''),
 }
 
 
 def train(name, workdir, steps, count):
-  """Runs launch.py as a user does."""
+  """Runs launch.py as a user does, on a machine of other cores for other devices."""
   config, others = TRAININGS[name]
   fields = f"""
     --config=configs/{config}.py:smoke --workdir={workdir} --config.training.num_steps={steps}
-    --config.training.batch_size=16 --config.training.log_every=1 --config.optimizer.decay=constant
+    --config.training.log_every=1 --config.optimizer.decay=constant
     --config.training.machine.fixed_parts=8 --config.training.machine.mesh={count},1
-    --config.training.checkpoints.every=2 --config.training.sample_every=0 {others}
+    --config.training.checkpoints.every=2 --config.training.sample_every=0
+    {others or '--config.training.batch_size=16'}
   """
-  run('launch.py', *fields.split())
+  run('launch.py', *fields.split(), devices=count, cores={8: 2, 4: 1, 2: 3, 1: 16}[count])
 
 
 def bits_of(workdir):

@@ -8,6 +8,7 @@ import sys
 import jax
 import pytest
 
+from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import start_up
 from diffusion_jax.runtime.start_up import StartUp, seconds_since_launch
 
@@ -206,3 +207,14 @@ def test_settings_of_jax_that_change_results_are_versions():
     assert start_up.versions(())['jax_random_seed_offset'] == str(before + 1)
   finally:
     jax.config.update('jax_random_seed_offset', before)
+
+
+def test_threads_are_fixed_before_jax_computes(monkeypatch):
+  """A process that was started with this number has it."""
+  monkeypatch.delenv('PJRT_NPROC', raising=False)
+  monkeypatch.setattr(start_up.xla_bridge, 'backends_are_initialized', lambda: True)
+  with pytest.raises(UserError, match='set PJRT_NPROC=8 in the environment'):
+    start_up.fix_threads()
+  assert 'PJRT_NPROC' not in os.environ
+  monkeypatch.setenv('PJRT_NPROC', '8')
+  start_up.fix_threads()

@@ -48,10 +48,11 @@ from diffusion_jax.runtime.sharding import (
   host_mesh,
   on_mesh,
   placed,
+  platform_of,
   replicated,
   spread,
 )
-from diffusion_jax.runtime.start_up import StartUp
+from diffusion_jax.runtime.start_up import THREADS, StartUp
 from diffusion_jax.runtime.streams import stream
 from diffusion_jax.training.averaging import Averages
 from diffusion_jax.training.loggers import LOGGERS, Logger
@@ -107,7 +108,7 @@ def prepare(config: Node, workdir: RunFolder) -> Setup:
     for name in config.training.log_to
   }
   mesh = make_mesh(config)
-  refuse(lines(mesh_rules(mesh), config, 'train', workdir.path))
+  refuse(lines([*mesh_rules(mesh), _threads_rule(mesh)], config, 'train', workdir.path))
   roles.check_same_run(workdir.path, config)
   check_before_simulating(config, workdir)
   source = datasets.source_of(datasets.of_training(datasets.of_run(config, workdir)))
@@ -197,6 +198,16 @@ def _fixed_parts_rule(mesh):
   return Row(wrong, 'config.training.machine.fixed_parts={c.training.machine.fixed_parts}{it}')
 
 
+def _threads_rule(mesh):
+  local = jax.local_device_count() if platform_of(mesh) == 'cpu' else 0
+  return Row(
+    lambda c, facts: c.training.machine.fixed_parts and local > THREADS and local,
+    'config.training.machine.fixed_parts={c.training.machine.fixed_parts}: the bits follow the '
+    f'number of threads, which is {THREADS} on CPUs, or that of the simulated devices of a '
+    'process, {it}: take fewer by XLA_FLAGS=--xla_force_host_platform_device_count',
+  )
+
+
 def _batch_rule(mesh):
   several = mesh.size > 1
   over = f' over the {mesh.size} devices of the mesh' if several else ''
@@ -218,8 +229,9 @@ def state_maker(
   c, key = model.config, stream(model.config.seed, 'parameters')
   objective = model.objective()
   facts: Json = {'total_steps': c.training.num_steps}
-  if 'fused' in c.optimizer.signature:
-    facts['fused'] = getattr(model.network(), 'fused', {})  # networks of users may have it too
+  if 'fused' in c.optimizer.signature:  # networks of users may have both too
+    network = model.network()
+    facts |= {name: getattr(network, name, None) for name in ('fused', 'stacked')}
   optimizer, _ = c.optimizer.make(facts)
   more_rates = averages_of(c).more
 

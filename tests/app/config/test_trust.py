@@ -177,11 +177,11 @@ READ = {
   'sampling.guidance.run': (train, 'sampling.guidance=autoguidance', 'sampling.guidance.scale=2'),
   'sampling.classifier.run': (train,),
 }
-NO_PATHS = {  # fused, kept_in and split are not fields
+NO_PATHS = {  # fused, stacked, kept_in and split are not fields
   'categories', 'context', 'context_column', 'dataset', 'features', 'format', 'fused',
   'image_column', 'by', 'kept_in', 'label', 'label_column', 'log_to',
   'metrics', 'model', 'options', 'prompt', 'revision', 'split',
-  'steps', 'subset', 'sweep', 'test_split', 'text_column', 'to', 'train_split', 'x',
+  'stacked', 'steps', 'subset', 'sweep', 'test_split', 'text_column', 'to', 'train_split', 'x',
   'x_column',
 }  # fmt: skip
 

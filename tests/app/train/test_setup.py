@@ -3,6 +3,7 @@
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -44,6 +45,14 @@ def test_loggers_are_installed_and_wanted(tmp_path, monkeypatch):
       refused(r"wandb is not installed: run pip install -e '.\[wandb\]'", refused_by, config)
     else:
       refused_by(config)
+
+
+def test_fixed_parts_need_a_known_number_of_threads(tmp_path, monkeypatch):
+  """XLA:CPU has a thread for each simulated device of a process, and 8 otherwise."""
+  config = smoke(**{'training.machine.fixed_parts': 2})
+  monkeypatch.setattr(jax, 'local_device_count', lambda: 16)
+  message = r'fixed_parts=2: .* is 8 on CPUs, or that of the simulated devices .*, 16: take fewer'
+  refused(message, setup.prepare, config, RunFolder.at(tmp_path))
 
 
 class MLflow(types.ModuleType):
