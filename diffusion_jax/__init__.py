@@ -280,3 +280,17 @@ from diffusion_jax.sampling.solvers import (
 )
 
 __version__ = '0.3.0'
+
+
+def _missing(name: str) -> None:
+  from importlib.util import find_spec
+
+  from diffusion_jax.ranges import near
+
+  module = f'{__name__}.{name}'
+  hint = near(name, [public for public in globals() if public[0] != '_'])
+  hint = f': import {module}' if find_spec(module) else hint
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}{hint}')
+
+
+__getattr__: object = _missing  # of a function type checkers would take every name for one

@@ -73,7 +73,9 @@ Rate = Annotated[float, within('[0, 1)')]
 Probability = Annotated[float, within('[0, 1]')]
 # sigma / alpha is infinite at alpha = 0.
 NoiseRatio = Annotated[float, within('[0, inf]')]
+Order = Annotated[Size, Rule('1, 2 or 3', lambda order: order <= 3)]
 ImageShape = tuple[Size, Size, Size]
+Shape = tuple[Count, ...]
 Seed = Annotated[int, Rule('in 0..2^32 - 1', lambda seed: 0 <= seed < 2**32)]
 Port = Annotated[int, Rule('a port, 0..65535', lambda port: 0 <= port < 2**16)]
 
@@ -85,13 +87,13 @@ PLAIN = {
   str: 'a word',
   tuple: 'a list such as 1,2',
 }
-_UNIONS, _LISTS = (Union, types.UnionType), (tuple, list, Sequence)
+UNIONS, _LISTS = (Union, types.UnionType), (tuple, list, Sequence)
 
 
 def plain_type(kind: object) -> type:
   """Returns bool, int, float, str or tuple for a type; object for others."""
   origin, args = get_origin(kind), get_args(kind)
-  if origin in _UNIONS:
+  if origin in UNIONS:
     return next((k for k in map(plain_type, args) if k is not object), object)
   if origin is Annotated:
     return plain_type(args[0])
@@ -116,7 +118,7 @@ def convert(value: Any, kind: object, place: str = '') -> Any:
       if not rule.holds(value):
         raise Misfit(place, value, rule.text)
     return value
-  if origin in _UNIONS:
+  if origin in UNIONS:
     return _member(value, args, place)
   if origin is Literal:
     return _word(value, args, place)
@@ -225,8 +227,12 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 
 
 CUTOFF = 0.65  # names are near if difflib's ratio is above this
-# What other programs call a field or a choice.
-_SYNONYMS = {'ema': 'average', 'epochs': 'num_steps', 'noise': 'eps', 'epsilon': 'eps'}
+# What other programs call a field, a choice or a function.
+_SYNONYMS = {
+  **{'ema': 'average', 'epochs': 'num_steps', 'noise': 'eps', 'epsilon': 'eps'},
+  **{'ddpm': 'ancestral', 'euler': 'ddim', 'plms': 'lms', 'dps': 'likelihood_guided'},
+  **{'add_noise': 'q_sample', 'vlb': 'variational_bound', 'elbo': 'variational_bound'},
+}
 
 
 def nearest(

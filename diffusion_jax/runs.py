@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffusion_jax.core.checked import checked
 from diffusion_jax.errors import importing_program
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
   from diffusion_jax.app.run.notebook import TrainedRun
 
 
+@checked
 def open_run(workdir: str | Path, allow: Sequence[str] = (), **sampling: object) -> 'TrainedRun':
   """Opens a trained run: its denoiser, sampler, units, and samples.
 
@@ -25,6 +27,7 @@ def open_run(workdir: str | Path, allow: Sequence[str] = (), **sampling: object)
   return notebook.open_run(workdir, allow, sampling)
 
 
+@checked
 def training_step(
   config: str | Path, fields: Mapping[str, object] | None = None, mesh: 'Mesh | None' = None
 ) -> 'tuple[Wrapped, tuple]':

@@ -182,6 +182,9 @@ PROCESS = {
     }.items()
   },
   'v_weight': lambda b: dj.v_weight(COSINE(b.t)),
+  'snr_weight': lambda b: dj.snr_weight(COSINE(b.t)),
+  'truncated_snr_weight': lambda b: dj.truncated_snr_weight(COSINE(b.t)),
+  'flow_weight': lambda b: dj.flow_weight(COSINE(b.t)),
   'vdm_diffusion_loss': lambda b: dj.vdm_diffusion_loss(b.x, b.y, COSINE, b.t, 4),
   'vdm_weight': lambda b: dj.vdm_weight(COSINE)(COSINE(b.t)),
   **{
@@ -229,6 +232,7 @@ BOUNDS = {
   ),
   'probability_flow': lambda b: dj.probability_flow(denoise, COSINE, b.x, 1.0, 0.1, **ODE),
   'vae_elbo': lambda b: dj.vae_elbo(b.keys, b.x, encoder(b.x), decoder, num_samples=2),
+  'vae_log_weight': lambda b: dj.vae_log_weight(b.keys, b.x, encoder(b.x), decoder),
   'importance_weighted_elbo': lambda b: dj.importance_weighted_elbo(
     b.keys, lambda key: dj.vae_log_weight(key, b.x, encoder(b.x), decoder), 3
   ),

@@ -1541,7 +1541,7 @@ TABLE = [
     'core/measurements.py',
     'test_refusals.py',
     [
-      ('arguments_that_cannot_be', 'check_not_negative(std=self.std)', 'pass'),
+      ('arguments_that_cannot_be', 'lambda x: x >= 0.0', 'lambda x: x > -1.0'),
     ],
   ),
   (
@@ -1648,9 +1648,23 @@ TABLE = [
     ],
   ),
   (
+    'core/checked.py',
+    None,
+    [
+      ('another_value', ' or isinstance(function, type):', ':'),
+      ('another_value', 'value.dtype == bool', 'True'),
+      ('values_of_a_type', 'follow_wrapped=is_ours)', 'follow_wrapped=True)'),
+      ('a_field_of_a_tuple', 'kind.hint is type(value) for', 'False for'),
+      ('a_kind_and_no_value', 'return kind in (bool, int, float)', 'return False'),
+      ('arguments_by_name', '*kwargs.items()):', '):'),
+    ],
+  ),
+  (
     'core/step_schedules.py',
     None,
     [
+      ('as_it_stands', 'table[0] != 0.0', 'False'),
+      ('as_it_stands', '(np.diff(table) < 0.0).any()', 'False'),
       ('warmup_climbs', 'int(num_steps * fraction)', 'round(num_steps * fraction)'),
       ('between_steps_log_alpha_bar', 'jnp.exp(-0.5 * beyond)', 'jnp.exp(-beyond)'),
     ],
@@ -3262,7 +3276,7 @@ TABLE = [
         'draw_normal(start_key, particles))',
       ),
       ('one_of_begins', 'x = pick(pick_key, particles, inner.log_weights)', 'x = particles[:, 0]'),
-      ('corrects_nothing', 'check_at_least(2, num_particles=num_particles)', 'pass'),
+      ('corrects_nothing', 'num_particles: Several)', 'num_particles: int)'),
       ('product_of_gaussians', '- math.log(total)', '+ math.log(total)'),
       (
         'evidence_of_a_threshold',

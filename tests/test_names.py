@@ -83,6 +83,29 @@ def test_a_grid_of_the_page_has_its_levels(code):
     assert_allclose(ratio[[0, -2]], [50.0, 0.02], 1e-5)
 
 
+OTHERS = {
+  **{'ddpm': 'ancestral', 'Sample': 'sample', 'cosine_schedule': 'CosineSchedule'},
+  **{'add_noise': 'q_sample', 'elbo': 'variational_bound', 'DDIM': 'ddim'},
+}
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_a_name_that_is_not_there_is_refused_with_the_nearest(name):
+  match = rf"no attribute '{name}' \(did you mean '{OTHERS[name]}'\?\)"
+  with pytest.raises(AttributeError, match=match):
+    getattr(dj, name)
+
+
+def test_a_module_that_is_not_imported_is_named(monkeypatch):
+  monkeypatch.delattr(dj, 'testing', raising=False)
+  with pytest.raises(
+    AttributeError, match=r"no attribute 'testing': import diffusion_jax\.testing"
+  ):
+    dj.testing  # type: ignore[attr-defined]  # noqa: B018
+  with pytest.raises(AttributeError, match="no attribute 'qqq'$"):
+    dj.qqq  # type: ignore[attr-defined]  # noqa: B018
+
+
 FIELDS = rows('Pipelines of diffusers') + rows('Options of EDM and EDM2')
 
 

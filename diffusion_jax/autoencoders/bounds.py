@@ -11,10 +11,12 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import check_at_least, sum_data_axes
+from diffusion_jax.core.arguments import sum_data_axes
+from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
 from diffusion_jax.core.normal import STANDARD, Normal, kl, log_prob
 from diffusion_jax.meshes import placed_as
+from diffusion_jax.ranges import Count, Finite, Size
 
 Array = jax.Array
 
@@ -27,7 +29,8 @@ class LogLikelihood(Protocol):
     ...
 
 
-def reparameterize(key: Array, q: Normal) -> Array:
+@checked
+def reparameterize(key: Key, q: Normal) -> Array:
   """Draws z = mean + sqrt(variance) * eps (Kingma & Welling 2014, section 2.4).
 
   key: [] or [B]; q: a mean [B, ...] of the shape of z, and a variance that
@@ -36,13 +39,14 @@ def reparameterize(key: Array, q: Normal) -> Array:
   return q.mean + jnp.sqrt(q.variance) * draw_normal(key, jnp.asarray(q.mean))
 
 
+@checked
 def vae_elbo(
-  key: Array,
+  key: Key,
   x: Array,
   q: Normal,
   decode: LogLikelihood,
   *,
-  num_samples: int = 1,
+  num_samples: Size = 1,
   prior: Normal = STANDARD,
 ) -> dict[str, Array]:
   """Computes E_q[log p(x | z)] - KL(q(z | x) || p(z)), the ELBO in nats.
@@ -52,7 +56,6 @@ def vae_elbo(
   x), [B, ...]; decode: (x, z) -> log p(x | z), [B]; prior: p(z). Returns
   'reconstruction', 'kl' and 'elbo', each [B].
   """
-  check_at_least(1, num_samples=num_samples)
 
   def reconstruct(key):
     return decode(x, reparameterize(key, q))
@@ -62,8 +65,9 @@ def vae_elbo(
   return {'reconstruction': reconstruction, 'kl': divergence, 'elbo': reconstruction - divergence}
 
 
+@checked
 def vae_log_weight(
-  key: Array,
+  key: Key,
   x: Array,
   q: Normal,
   decode: LogLikelihood,
@@ -83,8 +87,9 @@ def vae_log_weight(
   return decode(x, z) + log_prior - sum_data_axes(log_prob(q, z))
 
 
+@checked
 def importance_weighted_elbo(
-  key: Array, log_weight: Callable[[Array], Array], num_samples: int
+  key: Key, log_weight: Callable[[Array], Array], num_samples: Size
 ) -> Array:
   """Computes log (1/k) sum_i p(x, z_i) / q(z_i | x) (Burda 2016, Eq. 8).
 
@@ -92,19 +97,19 @@ def importance_weighted_elbo(
   p(x). log_weight: key [] or [B] -> log p(x, z) - log q(z | x) at one draw,
   [B], such as `vae_log_weight` or the 'elbo' of `hierarchical_elbo`.
   """
-  check_at_least(1, num_samples=num_samples)
   log_weights = jax.lax.map(log_weight, split_key(key, num_samples))
   return jax.nn.logsumexp(log_weights, axis=0) - math.log(num_samples)
 
 
+@checked
 def hierarchical_elbo(
-  key: Array,
+  key: Key,
   x: Array,
   encode: Callable[[int, Array], Normal],
   decode: Callable[[int, Array], Normal],
   log_likelihood: LogLikelihood,
   *,
-  num_steps: int,
+  num_steps: Size,
   prior: Normal = STANDARD,
 ) -> dict[str, Array]:
   """Computes the ELBO of a Markov hierarchical VAE from one draw of z_1..z_T.
@@ -121,7 +126,6 @@ def hierarchical_elbo(
     'reconstruction' [B]; 'log_ratio' [B, T], whose entry t-1 is
     log q(z_t | z_{t-1}) - log p(z_t | z_{t+1}); 'elbo' [B].
   """
-  check_at_least(1, num_steps=num_steps)
   keys = key_per_example(key, len(x))
   encoded, z = [], [x]
   for t in range(1, num_steps + 1):
@@ -141,15 +145,16 @@ def hierarchical_elbo(
   }
 
 
+@checked
 def rearranged_elbo(
-  key: Array,
+  key: Key,
   x: Array,
   marginal: Callable[[int, Array], Normal],
   posterior: Callable[[int, Array, Array], Normal],
   decode: Callable[[int, Array], Normal],
   log_likelihood: LogLikelihood,
   *,
-  num_steps: int,
+  num_steps: Size,
   prior: Normal = STANDARD,
 ) -> dict[str, Array]:
   """Computes the ELBO as a sum of KLs, if q(z_{t-1} | z_t, x) is known.
@@ -166,7 +171,6 @@ def rearranged_elbo(
     'reconstruction' [B]; 'transitions' [B, T-1], whose entry t-2 is the KL of
     step t; 'prior' [B]; 'elbo' [B].
   """
-  check_at_least(1, num_steps=num_steps)
   keys = key_per_example(key, len(x))
 
   def draw(t):
@@ -188,7 +192,8 @@ def rearranged_elbo(
   }
 
 
-def free_bits(divergence: Array, minimum: float) -> Array:
+@checked
+def free_bits(divergence: Array, minimum: Finite) -> Array:
   """Computes max(minimum, batch mean) of each group of latents, nats, [G].
 
   It replaces the KL in the loss (Kingma et al. 2016, Eq. 15). A group below the
@@ -198,7 +203,8 @@ def free_bits(divergence: Array, minimum: float) -> Array:
   return jnp.maximum(jnp.mean(divergence, axis=0), minimum)
 
 
-def kl_warmup(step: Array | int, num_steps: int) -> Array:
+@checked
+def kl_warmup(step: Array | Count, num_steps: Count) -> Array:
   """Computes the weight of the KL at a training step, linear from 0 to 1.
 
   Bowman et al. 2016, section 3.1; Sonderby et al. 2016. num_steps=0 gives 1. step: [].

@@ -8,7 +8,7 @@ from diffusion_jax.bridges.equations import (
   bridge_error,
   bridge_sample,
 )
-from diffusion_jax.core.arguments import check_positive
+from diffusion_jax.core.checked import checked
 from diffusion_jax.core.denoiser import Network
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.losses import TimeSampler, uniform_times
@@ -69,11 +69,11 @@ def predicted(output: Array, diffusion: float) -> BridgePrediction:
   return BridgePrediction(*jnp.split(output, 2, axis=-1))
 
 
+@checked
 def schrodinger_coupling(diffusion: Positive, num_iterations: Size = 1000) -> Coupling:
   """Draws pairs of the entropic plan of a batch with epsilon = 2 diffusion^2.
 
   They make the bridge of this diffusion a Schrodinger bridge. num_iterations,
   at most: see `entropic_coupling`. Raises ValueError.
   """
-  check_positive(diffusion=diffusion)
   return entropic_coupling(lambda x0, y: 2.0 * diffusion**2, num_iterations, 0.05)

@@ -52,19 +52,9 @@ def computed_now(function: Callable[..., PyTree], *args: np.ndarray) -> PyTree |
     return jax.device_get(traced.lower().compile()(*args))
 
 
-def check_not_negative(**value: ArrayLike) -> None:
-  """Raises ValueError unless a number is finite and at least 0."""
-  check_numbers(lambda x: x >= 0.0, 'it cannot be negative', **value)
-
-
 def check_positive(**value: ArrayLike) -> None:
   """Raises ValueError unless a number is finite and above 0."""
   check_numbers(lambda x: x > 0.0, 'it must be positive and finite', **value)
-
-
-def check_fraction(**value: ArrayLike) -> None:
-  """Raises ValueError unless a number is in [0, 1]."""
-  check_numbers(lambda x: (x >= 0.0) & (x <= 1.0), 'it must be in [0, 1]', **value)
 
 
 def check_interval(without: str, **ends: float) -> None:
@@ -89,6 +79,8 @@ def kind_of(value: object) -> str:
   """Returns what a value is, for messages: 'a number', 'an array [2, 3]'."""
   if isinstance(value, (bool, int, float)):
     return 'a number'
+  if isinstance(value, Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+    return 'a random key'
   shape = getattr(value, 'shape', None)
   if shape is not None:
     return f'an array {[*shape]}' if shape else 'a number'
@@ -171,6 +163,8 @@ def pytree_dataclass(cls: Class) -> Class:
   static fields and the number of other fields match; only their hashes differ.
   `jit` could then run the program of one schedule for another.
   """
+  if not isinstance(cls, type) or not hasattr(cls, '__dataclass_fields__'):
+    raise TypeError(f'cls must be a dataclass, not {kind_of(cls)}: put @dataclass below')
   fields = dataclasses.fields(cls)
   static = [f.name for f in fields if f.metadata.get('static')]
   data = [f.name for f in fields if f.name not in static]

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import check_same_shape
+from diffusion_jax.core.checked import checked
 from diffusion_jax.core.normal import bin_edges
+from diffusion_jax.ranges import Several
 
 Array = jax.Array
 
@@ -16,8 +18,9 @@ Array = jax.Array
 _MAX_LOG_SCALE = 30.0
 
 
+@checked
 def discretized_logistic_log_prob(
-  mean: Array, log_scale: Array, x: Array, num_levels: int = 256
+  mean: Array, log_scale: Array | float, x: Array, num_levels: Several = 256
 ) -> Array:
   """Computes the log of a logistic's mass in the bin around x, in nats.
 
@@ -37,6 +40,7 @@ def discretized_logistic_log_prob(
   return jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + between
 
 
+@checked
 def bernoulli_log_prob(logits: Array, x: Array) -> Array:
   """Computes log p(x) of two grey levels, -1 and 1: p(1) = sigmoid(logits).
 

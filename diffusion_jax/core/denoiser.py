@@ -17,28 +17,28 @@ import jax.numpy as jnp
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.arguments import (
   as_float,
-  check_fraction,
   check_interval,
-  check_positive,
   expand_to,
   kind_of,
 )
+from diffusion_jax.core.checked import Key, checked, needed
 from diffusion_jax.core.levels import NoiseLevel, Schedule, round_near_step
 from diffusion_jax.core.losses import Weight, denoising_loss
 from diffusion_jax.core.parametrization import Kind, edm_norm, to_x0
 from diffusion_jax.meshes import on_auto_axes, where_it_can
-from diffusion_jax.ranges import Positive, check_value
+from diffusion_jax.ranges import Finite, Positive, Probability, Size
 
 Array = jax.Array
 Augment = Callable[[Array, Array], tuple[Array, Array]]
 Condition = Callable[[Array, dict], dict]
 
 
+@needed('a network')
 class NetworkFn(Protocol):
   """A network as a function of its parameters."""
 
   def __call__(
-    self, params: Params, x: Array, noise: Array, cond: dict | None, /, *, key: Array | None = None
+    self, params: Params, x: Array, noise: Array, cond: dict | None, /, *, key: Key | None = None
   ) -> Array:
     """Returns the raw output, [B, ...].
 
@@ -67,6 +67,7 @@ class Prediction(NamedTuple):
   var_frac: Array | None = None
 
 
+@needed('a denoiser, such as network.denoiser(params, cond)')
 class Denoiser(Protocol):
   """An estimate of the clean image, such as `Network.denoiser` returns."""
 
@@ -87,21 +88,25 @@ def predict(denoise: Denoiser, xt: Array, level: NoiseLevel) -> Prediction:
   return prediction._replace(x0=as_float(prediction.x0))
 
 
+@checked
 def logsnr_input(level: NoiseLevel) -> Array:
   """Returns log(alpha^2 / sigma^2), the level's logsnr, [] or [B]."""
   return level.logsnr
 
 
+@checked
 def edm_input(level: NoiseLevel) -> Array:
   """Returns log(sigma / alpha) / 4, EDM's c_noise (Table 1), [] or [B]."""
   return -level.logsnr / 8.0
 
 
+@checked
 def log_sigma_input(level: NoiseLevel) -> Array:
   """Returns log(sigma / alpha), Song et al.'s VE label, [] or [B]."""
   return -0.5 * level.logsnr
 
 
+@checked
 def time_input(scale: Positive = 1000.0) -> NoiseInput:
   """Makes the input scale * t, finite also where alpha = 0 or sigma = 0.
 
@@ -110,7 +115,8 @@ def time_input(scale: Positive = 1000.0) -> NoiseInput:
   return lambda level: scale * level.t
 
 
-def step_input(schedule_steps: int, scale: float = 1.0) -> NoiseInput:
+@checked
+def step_input(schedule_steps: Size, scale: Finite = 1.0) -> NoiseInput:
   """Makes the input max(T t - 1, 0) * scale, 0..T-1 at DDPM's steps 1..T.
 
   T is schedule_steps. At the steps it is exactly an integer, as in the
@@ -134,6 +140,7 @@ def variance_fraction(output: Array) -> Array:
   return 0.5 * (output + 1.0)
 
 
+@checked
 def at_training_levels(denoise: Denoiser, schedule: Schedule) -> Denoiser:
   """Makes a denoiser trained on `schedule` usable at all levels.
 
@@ -163,6 +170,7 @@ def at_training_levels(denoise: Denoiser, schedule: Schedule) -> Denoiser:
   return denoise_at_equal_snr
 
 
+@checked
 def clip_denoised(denoise: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:
   """Clips the x_0 of a denoiser to [low, high] (Ho et al.'s clip_denoised).
 
@@ -177,8 +185,9 @@ def clip_denoised(denoise: Denoiser, low: float = -1.0, high: float = 1.0) -> De
   return clipped
 
 
+@checked
 def dynamic_threshold(
-  denoise: Denoiser, quantile: float = 0.995, max_value: float | None = None
+  denoise: Denoiser, quantile: Probability = 0.995, max_value: Positive | None = None
 ) -> Denoiser:
   """Replaces x_0 by clip(x_0, -s, s) / s, s a quantile of each example's |x_0|.
 
@@ -187,9 +196,6 @@ def dynamic_threshold(
   diffusers' sample_max_value). ValueError for a quantile outside [0, 1] and for
   max_value <= 0.
   """
-  check_fraction(quantile=quantile)
-  if max_value is not None:
-    check_positive(max_value=max_value)
 
   def thresholded(xt, level):
     prediction = predict(denoise, xt, level)
@@ -206,16 +212,16 @@ def _quantile_of_each(x, quantile):
   return jnp.quantile(x.reshape(x.shape[0], -1), quantile, axis=1)
 
 
-def unconditional(key: Array, batch: dict) -> dict:
+def unconditional(key: Key, batch: dict) -> dict:
   """Returns the cond of an unconditional network, {}."""
   return {}
 
 
+@needed('a dj.Network(network_fn, noise_input)')
+@checked
 @dataclasses.dataclass(frozen=True)
 class Network:
   """Holds a network function, what it predicts, and its inputs.
-
-  Raises ValueError for an unknown parametrization.
 
   Args:
     apply: (params, x [B, ...], noise [B], cond, *, key=None) -> [B, ...].
@@ -237,17 +243,14 @@ class Network:
   noise_input: NoiseInput
   _: dataclasses.KW_ONLY
   parametrization: Kind = 'eps'
-  sigma_data: float = 0.5
+  sigma_data: Positive = 0.5
   learned_variance: bool = False
-  time_scale: float = 1.0
+  time_scale: Finite = 1.0
   condition: Condition = unconditional
   augment: Augment | None = None
   self_conditioning: bool = False
-  estimate_probability: float = 0.5
+  estimate_probability: Probability = 0.5
   known: bool = False
-
-  def __post_init__(self):
-    check_value('parametrization', self.parametrization, Kind)
 
   def check_options(self, objective: str, *usable: str) -> None:
     """Raises ValueError for an option that is set but not in `usable`."""
@@ -256,13 +259,14 @@ class Network:
       if getattr(self, name) and name not in usable:
         raise ValueError(f'the network has {name}, which {objective} cannot use: remove it')
 
+  @checked
   def output(
     self,
     params: Params,
     xt: Array,
     level: NoiseLevel,
     cond: dict | None = None,
-    key: Array | None = None,
+    key: Key | None = None,
   ) -> Array:
     """Evaluates the network at x_t [B, ...]; returns its raw output, [B, ...].
 
@@ -287,10 +291,12 @@ class Network:
 
     return where_it_can(run)(x, params, noise, cond, key)
 
+  @checked
   def to_x0(self, output: Array, xt: Array, level: NoiseLevel) -> Array:
     """Converts an output without variance to an estimate of x_0."""
     return to_x0(self.parametrization, output, xt, level, self.sigma_data)
 
+  @checked
   def denoiser(self, params: Params, cond: dict | None = None) -> Denoiser:
     """Returns the network's `Denoiser` for a condition; see `output`.
 
@@ -310,6 +316,7 @@ class Network:
 
     return denoise
 
+  @checked
   def denoising_loss(
     self,
     output: Array,

@@ -10,13 +10,15 @@ from typing import NamedTuple, Protocol, TypedDict
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import as_float, check_at_least, check_same_shape, sum_data_axes
+from diffusion_jax.core.arguments import as_float, check_same_shape, sum_data_axes
+from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.core.normal import Cdf, Normal, discretized_log_prob, kl
 from diffusion_jax.core.process import Variance, p_reverse, q_posterior, q_sample, reverse_variance
 from diffusion_jax.meshes import on_auto_axes, placed_as
+from diffusion_jax.ranges import Several, Size
 
 Array = jax.Array
 
@@ -33,6 +35,7 @@ class LastStep(NamedTuple):
   level: NoiseLevel
 
 
+@checked
 def prior_kl(x0: Array, level_T: NoiseLevel) -> Array:
   """Computes L_T = KL(q(x_T | x_0) || p(x_T)) in nats, [B] (DDPM Eq. 5).
 
@@ -46,6 +49,7 @@ def prior_kl(x0: Array, level_T: NoiseLevel) -> Array:
   return sum_data_axes(kl(Normal(level.alpha * x0, variance), prior))
 
 
+@checked
 def diffusion_kl(
   x0: Array, xt: Array, model: Normal, level_s: NoiseLevel, level_t: NoiseLevel
 ) -> Array:
@@ -66,8 +70,9 @@ def _kl_of_step(q, model):
   return sum_data_axes(kl(q, model))
 
 
+@checked
 def reconstruction_nll(
-  x0: Array, model: Normal | LastStep, num_levels: int = 256, cdf: Cdf = 'exact'
+  x0: Array, model: Normal | LastStep, num_levels: Several = 256, cdf: Cdf = 'exact'
 ) -> Array:
   """Computes L_0 = -log p(x_0 | x_1) of DDPM's decoder, [B] (Eq. 13).
 
@@ -101,7 +106,8 @@ def bound_term(
   return jnp.where(level_s.sigma == 0.0, decoder(x0, at_x0), _kl_of_step(q, model))
 
 
-def categorical_nll(x0: Array, z0: Array, level: NoiseLevel, num_levels: int = 256) -> Array:
+@checked
+def categorical_nll(x0: Array, z0: Array, level: NoiseLevel, num_levels: Several = 256) -> Array:
   """Computes -log p(x_0 | z_0) of VDM's decoder in nats, [B].
 
   For each element, p(v | z_0) is proportional to q(z_0 | v) = N(z_0; alpha v,
@@ -139,15 +145,16 @@ class Decoder(Protocol):
     ...
 
 
+@checked
 def variational_bound(
-  key: Array,
+  key: Key,
   denoise: Denoiser,
   schedule: Schedule,
   x0: Array,
   *,
-  num_steps: int,
+  num_steps: Size,
   variance: Variance = 'fixed_small',
-  steps: int | None = None,
+  steps: Size | None = None,
   decoder: Decoder = reconstruction_nll,
 ) -> BoundTerms:
   """Computes the bound of DDPM Eq. 5 in nats, from one draw of noise per step.
@@ -192,7 +199,6 @@ def variational_bound(
 
 
 def _check_steps(num_steps, variance, steps):
-  check_at_least(1, num_steps=num_steps)
   if num_steps == 1 and variance != 'fixed_large':
     raise ValueError(
       f'num_steps is 1: {variance!r} needs the variance of step 2; use '

@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax.extend.random import define_prng_impl
 
+from diffusion_jax.core.arguments import kind_of
+from diffusion_jax.core.checked import A_KEY, Key, is_key
 from diffusion_jax.meshes import on_auto_axes, placed_as, whole_on_each
 
 Array = jax.Array
 
 
-def fold_each(key: Array, index: Array) -> Array:
+def fold_each(key: Key, index: Array) -> Array:
   """Folds index i [B] into one key, or into key i [B]; returns keys [B]."""
   key = _typed(key)
   return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0))(key, index)
@@ -28,7 +30,7 @@ def abstract_key() -> jax.ShapeDtypeStruct:
   return jax.eval_shape(jax.random.key, 0)
 
 
-def as_one_key(key: Array) -> Array:
+def as_one_key(key: Key) -> Array:
   """Returns keys [B] as one key, with which row i of a draw is from key i.
 
   `jax.random` takes it for draws of [B, ...], such as normal(key, x.shape).
@@ -95,7 +97,7 @@ def _impl_of_rows(impl: Hashable, count: int) -> Hashable:
   return rows
 
 
-def _rows(key: Array) -> Array:
+def _rows(key: Key) -> Array:
   # The keys [B] of `as_one_key`, or any other key as it is.
   impl = _ROWS.get(jax.random.key_impl(key))
   if impl is None:
@@ -103,7 +105,7 @@ def _rows(key: Array) -> Array:
   return jax.random.wrap_key_data(jax.random.key_data(key), impl=impl)
 
 
-def split_key(key: Array, n: int) -> Array:
+def split_key(key: Key, n: int) -> Array:
   """Splits one key into n keys [n], or keys [B] into n keys each, [n, B]."""
   key = _typed(key)
   if not key.ndim:
@@ -114,18 +116,18 @@ def split_key(key: Array, n: int) -> Array:
   return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(key))
 
 
-def repeat_key(key: Array, n: int) -> Array:
+def repeat_key(key: Key, n: int) -> Array:
   """Repeats one key [] or keys [B] n times, [n] or [n, B]."""
   key = _typed(key)
   return jnp.broadcast_to(key, (n, *key.shape))
 
 
-def clone_key(key: Array) -> Array:
+def clone_key(key: Key) -> Array:
   """Returns the same key for another use, which jax_debug_key_reuse allows."""
   return jax.random.clone(_typed(key))
 
 
-def draw_normal(key: Array, x: Array) -> Array:
+def draw_normal(key: Key, x: Array) -> Array:
   """Draws standard normal noise in the shape of x [B, ...].
 
   With keys [B], example i depends only on key i and x.shape[1:]. Any other
@@ -134,17 +136,17 @@ def draw_normal(key: Array, x: Array) -> Array:
   return _draw(jax.random.normal, key, x)
 
 
-def draw_uniform(key: Array, x: Array) -> Array:
+def draw_uniform(key: Key, x: Array) -> Array:
   """Draws from U[0, 1) in the shape of x [B, ...]; keys as in `draw_normal`."""
   return _draw(jax.random.uniform, key, x)
 
 
-def draw_signs(key: Array, x: Array) -> Array:
+def draw_signs(key: Key, x: Array) -> Array:
   """Draws -1 or 1 in the shape of x [B, ...]; keys as in `draw_normal`."""
   return _draw(jax.random.rademacher, key, x)
 
 
-def draw_index(key: Array, log_weights: Array) -> Array:
+def draw_index(key: Key, log_weights: Array) -> Array:
   """Draws k with the probability softmax(log_weights)[k], int [B].
 
   log_weights: [B, K]; keys as in `key_per_example`.
@@ -157,7 +159,7 @@ def _index(log_weights, keys):
   return jax.vmap(jax.random.categorical)(keys, log_weights)
 
 
-def key_per_example(key: Array, batch_size: int) -> Array:
+def key_per_example(key: Key, batch_size: int) -> Array:
   """Returns keys [B]: the given keys, or one key split into batch_size keys.
 
   Any other number of keys raises ValueError.
@@ -169,7 +171,7 @@ def key_per_example(key: Array, batch_size: int) -> Array:
   return key
 
 
-def _draw(distribution: Callable[..., Array], key: Array, x: Array) -> Array:
+def _draw(distribution: Callable[..., Array], key: Key, x: Array) -> Array:
   key = _rows(_typed(key))
   if not key.ndim:
     return placed_as(x, distribution(key, x.shape, x.dtype))
@@ -184,14 +186,9 @@ def _check_one_each(key, batch_size):
     )
 
 
-def _typed(key: Array) -> Array:
-  # jax.random.PRNGKey returns plain integers [..., 2].
-  dtype = getattr(key, 'dtype', None)
-  if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+def _typed(key: Key) -> Array:
+  if not is_key(key):
+    raise TypeError(f'key must be {A_KEY}, not {kind_of(key)}')
+  if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
     return whole_on_each(key)  # Keys are small, and JAX has few operations of split ones.
-  if dtype != jnp.uint32:
-    raise TypeError(
-      'a random key is needed, such as jax.random.key(0), not '
-      + (repr(key) if dtype is None else f'an array of {dtype}')
-    )
   return jax.random.wrap_key_data(key)

@@ -8,7 +8,7 @@ and accurate to 2.5e-6 (tests/core/test_levels.py).
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,17 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion_jax.core.arguments import check_numbers, computed_now, expand_to, kind_of
+from diffusion_jax.core.checked import needed
+from diffusion_jax.ranges import Rule
 
 Array = jax.Array
 ROUNDING = 1e-5  # the relative error of an alpha or a sigma
 
 
+_LEVEL = 'a level, a dj.NoiseLevel(t, alpha, sigma), as a schedule returns'
+
+
+@needed(_LEVEL)
 class NoiseLevel(NamedTuple):
   """A point on a schedule: x_t = alpha * x_0 + sigma * eps.
 
@@ -64,6 +70,14 @@ class NoiseLevel(NamedTuple):
     return jax.tree.map(lambda field: jnp.asarray(field).at[index].get(mode='fill'), self)
 
 
+def is_grid(value: Any) -> bool:
+  """Returns whether a value is a grid of levels, [N+1] or, one for each example, [N+1, B]."""
+  return isinstance(value, NoiseLevel) and getattr(value.alpha, 'ndim', 0) >= 1
+
+
+Grid = Annotated[NoiseLevel, Rule('a grid of levels, [N+1], as level_grid returns', is_grid)]
+
+
 def equal_levels(level: NoiseLevel, other: NoiseLevel) -> Array:
   """Returns whether alpha and sigma of two levels are equal up to rounding."""
   return jnp.isclose(level.alpha, other.alpha, ROUNDING, 0.0) & jnp.isclose(
@@ -79,10 +93,7 @@ def select_level(condition: Array, level: NoiseLevel, other: NoiseLevel) -> Nois
 def check_level(level: object) -> None:
   """Raises TypeError unless the argument is a `NoiseLevel`."""
   if not isinstance(level, NoiseLevel):
-    raise TypeError(
-      'a level is needed, a dj.NoiseLevel(t, alpha, sigma) as a schedule or '
-      f'level_grid returns, not {kind_of(level)}'
-    )
+    raise TypeError(f'level must be {_LEVEL}, not {kind_of(level)}')
 
 
 def check_order(
@@ -101,6 +112,7 @@ def check_order(
   )
 
 
+@needed('a schedule, such as CosineSchedule()')
 class Schedule(Protocol):
   """A path from clean data at t = 0 to noise at t = 1.
 

@@ -13,16 +13,16 @@ import jax.numpy as jnp
 
 from diffusion_jax.core import process
 from diffusion_jax.core.arguments import (
-  check_fraction,
   check_same_shape,
   expand_to,
   mean_data_axes,
   sum_data_axes,
 )
+from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import Kind, error_scale, target
 from diffusion_jax.declared import declares
-from diffusion_jax.ranges import Finite, Positive, Rate
+from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Rate, Size
 
 Array = jax.Array
 
@@ -38,26 +38,26 @@ class Weight(Protocol):
 class TimeSampler(Protocol):
   """A distribution of training levels."""
 
-  def __call__(
-    self, key: Array, batch_size: int, schedule: Schedule, /
-  ) -> tuple[NoiseLevel, Array]:
+  def __call__(self, key: Key, batch_size: int, schedule: Schedule, /) -> tuple[NoiseLevel, Array]:
     """Draws the levels of a batch; returns them and their weights, [B] each."""
     ...
 
 
+@checked
 def simple_loss(eps: Array, eps_hat: Array) -> Array:
   """Computes |eps - eps_hat|^2, the mean over data axes, [B] (DDPM Eq. 14)."""
   check_same_shape(eps=eps, eps_hat=eps_hat)
   return mean_data_axes(jnp.square(eps - eps_hat))
 
 
+@checked
 def weighted_eps_loss(
   eps: Array,
   eps_hat: Array,
   level_s: NoiseLevel,
   level_t: NoiseLevel,
   variance: process.Variance = 'fixed_small',
-  first: Array | None = None,
+  first: Array | NonNegative | None = None,
 ) -> Array:
   """Computes w_t |eps - eps_hat|^2, the L_{t-1} of DDPM Eq. 12 in nats, [B].
 
@@ -77,6 +77,7 @@ def weighted_eps_loss(
   return expand_to(weight, square) * square
 
 
+@checked
 def denoising_loss(
   kind: Kind,
   output: Array,
@@ -84,7 +85,7 @@ def denoising_loss(
   eps: Array,
   level: NoiseLevel,
   weight: Weight,
-  sigma_data: float = 0.5,
+  sigma_data: Positive = 0.5,
   where: Array | None = None,
 ) -> Array:
   """Computes weight(level) |x_0 - x0_hat|^2, summed over data axes, [B].
@@ -109,16 +110,19 @@ def denoising_loss(
 # The weights of |x_0 - x0_hat|^2.
 
 
+@checked
 def snr_weight(level: NoiseLevel) -> Array:
   """Returns SNR, [] or [B]: the plain loss in eps (Salimans & Ho 2022, 4)."""
   return level.snr
 
 
+@checked
 def truncated_snr_weight(level: NoiseLevel) -> Array:
   """Returns max(SNR, 1), [] or [B] (Salimans & Ho 2022, section 4)."""
   return jnp.maximum(level.snr, 1.0)
 
 
+@checked
 def v_weight(level: NoiseLevel) -> Array:
   """Returns ((alpha^2 + sigma^2) / sigma)^2, [] or [B]: the plain loss in v.
 
@@ -127,11 +131,13 @@ def v_weight(level: NoiseLevel) -> Array:
   return jnp.square((jnp.square(level.alpha) + jnp.square(level.sigma)) / level.sigma)
 
 
+@checked
 def min_snr_weight(gamma: Positive = 5.0) -> Weight:
   """Makes the weight min(SNR, gamma), level -> [] or [B] (Hang et al. 2023)."""
   return lambda level: jnp.minimum(level.snr, gamma)
 
 
+@checked
 def edm_weight(sigma_data: Positive) -> Weight:
   """Makes the weight 1 / c_out^2, level -> [] or [B] (Karras et al. 2022).
 
@@ -140,6 +146,7 @@ def edm_weight(sigma_data: Positive) -> Weight:
   return lambda level: level.snr + 1.0 / sigma_data**2
 
 
+@checked
 def flow_weight(level: NoiseLevel) -> Array:
   """Returns (1 + alpha / sigma)^2, [] or [B]: the plain loss in eps - x_0.
 
@@ -148,6 +155,7 @@ def flow_weight(level: NoiseLevel) -> Array:
   return jnp.square(1.0 + level.alpha / level.sigma)
 
 
+@checked
 def min_flow_weight(maximum: Positive = 400.0) -> Weight:
   """Makes the weight min((1 + alpha / sigma)^2, maximum), level -> [] or [B].
 
@@ -163,8 +171,9 @@ def min_flow_weight(maximum: Positive = 400.0) -> Weight:
 
 
 @declares(reaches_clean=True)
+@checked
 def uniform_times(
-  key: Array, batch_size: int, schedule: Schedule, t_min: Rate = 0.0
+  key: Key, batch_size: Size, schedule: Schedule, t_min: Rate = 0.0
 ) -> tuple[NoiseLevel, Array]:
   """Draws t ~ U(t_min, 1] independently; returns level and weight 1, [B]."""
   t = 1.0 - (1.0 - t_min) * jax.random.uniform(key, (batch_size,))
@@ -172,7 +181,8 @@ def uniform_times(
 
 
 @declares(reaches_clean=True)
-def antithetic_times(key: Array, batch_size: int, schedule: Schedule) -> tuple[NoiseLevel, Array]:
+@checked
+def antithetic_times(key: Key, batch_size: Size, schedule: Schedule) -> tuple[NoiseLevel, Array]:
   """Draws t_i = u + i / B modulo 1 with one u ~ U(0, 1] (Kingma et al. 2021).
 
   Each t is uniform; together they cover (0, 1] evenly, so the loss of a batch
@@ -182,7 +192,8 @@ def antithetic_times(key: Array, batch_size: int, schedule: Schedule) -> tuple[N
   return schedule(t), jnp.ones(batch_size)
 
 
-def step_times(schedule_steps: int) -> TimeSampler:
+@checked
+def step_times(schedule_steps: Size) -> TimeSampler:
   """Makes a sampler of t = i / T, i uniform on {1..T} (DDPM Alg. 1)."""
 
   def times(key, batch_size, schedule):
@@ -192,6 +203,7 @@ def step_times(schedule_steps: int) -> TimeSampler:
   return times
 
 
+@checked
 def log_normal_times(mean: Finite = -1.2, std: Positive = 1.2) -> TimeSampler:
   """Makes a sampler of log(sigma / alpha) ~ N(mean, std^2) (EDM, Table 1).
 
@@ -206,6 +218,7 @@ def log_normal_times(mean: Finite = -1.2, std: Positive = 1.2) -> TimeSampler:
   return times
 
 
+@checked
 def logit_normal_times(mean: Finite = 0.0, std: Positive = 1.0) -> TimeSampler:
   """Makes a sampler of log(t / (1 - t)) ~ N(mean, std^2) with weight 1.
 
@@ -219,13 +232,13 @@ def logit_normal_times(mean: Finite = 0.0, std: Positive = 1.0) -> TimeSampler:
   return times
 
 
-def with_start(times: TimeSampler, probability: float) -> TimeSampler:
+@checked
+def with_start(times: TimeSampler, probability: Probability) -> TimeSampler:
   """Makes a sampler of t = 1, with a probability and weight 1, else of `times`.
 
   One-step samples start at t = 1, which a continuous distribution never draws.
   ValueError for probabilities outside [0, 1].
   """
-  check_fraction(probability=probability)
 
   def mixed(key, batch_size, schedule):
     key, start_key = jax.random.split(key)

@@ -11,12 +11,14 @@ import numpy as np
 
 from diffusion_jax.core.arguments import (
   as_float,
-  check_not_negative,
+  check_numbers,
   check_positive,
   computed_now,
   expand_to,
   sum_data_axes,
 )
+from diffusion_jax.core.checked import checked
+from diffusion_jax.ranges import NonNegative, Positive
 
 Array = jax.Array
 
@@ -24,6 +26,7 @@ Array = jax.Array
 LogLikelihood = Callable[[Array], Array]
 
 
+@checked
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measurement:
   """A measurement y = forward(x_0) + std n, n ~ N(0, I).
@@ -35,11 +38,12 @@ class Measurement:
 
   y: Array
   forward: Callable[[Array], Array]
-  std: Array | float = 0.0
+  std: Array | NonNegative = 0.0
 
   def __post_init__(self):
-    check_not_negative(std=self.std)
+    check_numbers(lambda x: x >= 0.0, 'it cannot be negative', std=self.std)
 
+  @checked
   def residual(self, x0: Array) -> Array:
     """Computes y - forward(x_0), [B, ...].
 
@@ -58,6 +62,7 @@ class Measurement:
     """Returns std^2, which broadcasts to an array [B, ...]."""
     return expand_to(jnp.asarray(self.std, like.dtype) ** 2, like)
 
+  @checked
   def log_prob(self, x0: Array) -> Array:
     """Computes log p(y | x_0) in nats, [B]; ValueError unless std > 0."""
     check_positive(std=self.std)
@@ -66,12 +71,14 @@ class Measurement:
     square = residual**2 / variance
     return -0.5 * sum_data_axes(square + jnp.log(2.0 * math.pi * variance))
 
+  @checked
   def distance(self, x0: Array) -> Array:
     """Computes |y - forward(x_0)|, [B]."""
     square = sum_data_axes(self.residual(x0) ** 2)
     # The gradient of a square root at 0 would be NaN.
     return jnp.sqrt(square + 1e-12)
 
+  @checked
   def transpose(self, x0: Array) -> Callable[[Array], Array]:
     """Returns the adjoint of `forward`, y -> x, for images of x0's shape.
 
@@ -121,7 +128,8 @@ def is_linear(forward: Callable[[Array], Array], x0: Array | np.ndarray) -> bool
   return answers[kind]
 
 
-def poisson_log_prob(y: Array, forward: Callable[[Array], Array], peak: float) -> LogLikelihood:
+@checked
+def poisson_log_prob(y: Array, forward: Callable[[Array], Array], peak: Positive) -> LogLikelihood:
   """Returns x_0 -> log p(y | x_0) [B] of counts y, in nats.
 
   The rate of a count is peak (forward(x_0) + 1) / 2, at least 0.001: `peak`

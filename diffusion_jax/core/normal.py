@@ -1,28 +1,33 @@
 """Diagonal Gaussians, element by element, in nats."""
 
 import math
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import as_float, check_at_least
-from diffusion_jax.ranges import check_value
+from diffusion_jax.core.arguments import as_float
+from diffusion_jax.core.checked import checked
+from diffusion_jax.ranges import Several, Shape
 
 Array = jax.Array
 Cdf = Literal['exact', 'tanh']
 
 
-class Normal(NamedTuple):
+Value = TypeVar('Value', bound=Array | float)
+
+
+class Normal(NamedTuple, Generic[Value]):
   """N(mean, variance): fields broadcast against one another."""
 
-  mean: Array | float
-  variance: Array | float
+  mean: Value
+  variance: Value
 
 
 STANDARD = Normal(0.0, 1.0)
 
 
+@checked
 def kl(q: Normal, p: Normal) -> Array:
   """Computes KL(q || p) per element [B, ...], in nats; variances > 0."""
   excess = (q.variance - p.variance) / p.variance
@@ -35,6 +40,7 @@ def kl(q: Normal, p: Normal) -> Array:
   return 0.5 * (excess - log_ratio + square)
 
 
+@checked
 def log_prob(p: Normal, x: Array) -> Array:
   """Computes log N(x; mean, variance) per element [B, ...], in nats."""
   square = jnp.square(x - p.mean) / p.variance
@@ -42,15 +48,13 @@ def log_prob(p: Normal, x: Array) -> Array:
 
 
 def bin_edges(
-  mean: Array | float, scale: Array | float, x: Array, num_levels: int
+  mean: Array | float, scale: Array | float, x: Array, num_levels: Several
 ) -> tuple[Array, Array]:
   """Returns (edge - mean) / scale for both edges of the bin around x.
 
   x is one of `num_levels` values evenly spaced on [-1, 1]; a bin reaches half a
-  spacing to either side, and the two outer bins reach to infinity. Fewer than 2
-  levels raise ValueError.
+  spacing to either side, and the two outer bins reach to infinity.
   """
-  check_at_least(2, num_levels=num_levels)
   half = 1.0 / (num_levels - 1)
   # Any x within half a bin of an outer value counts as that value, so rounding
   # of x does not matter.
@@ -59,7 +63,10 @@ def bin_edges(
   return lower, upper
 
 
-def discretized_log_prob(p: Normal, x: Array, num_levels: int = 256, cdf: Cdf = 'exact') -> Array:
+@checked
+def discretized_log_prob(
+  p: Normal, x: Array, num_levels: Several = 256, cdf: Cdf = 'exact'
+) -> Array:
   """Computes the log of p's mass in the bin around x, in nats (DDPM Eq. 13).
 
   Returns an array of the shape of x. Raises ValueError for fewer than 2 levels.
@@ -70,7 +77,6 @@ def discretized_log_prob(p: Normal, x: Array, num_levels: int = 256, cdf: Cdf = 
     cdf: 'exact', which works in log space without a floor, or 'tanh', the
       published approximation with a floor of 1e-12. ValueError for others.
   """
-  check_value('cdf', cdf, Cdf)
   x, p = as_float(x), Normal(*map(as_float, p))
   scale = jnp.sqrt(p.variance)
   lower, upper = bin_edges(p.mean, scale, x, num_levels)
@@ -101,6 +107,7 @@ def _tanh_cdf(z: Array) -> Array:
   return 0.5 * (1.0 + jnp.tanh(math.sqrt(2.0 / math.pi) * (z + 0.044715 * z**3)))
 
 
-def bits_per_dim(nats: Array, data_shape: tuple[int, ...]) -> Array:
+@checked
+def bits_per_dim(nats: Array | float, data_shape: Shape) -> Array:
   """Converts nats [B] to bits per dimension [B] of data of `data_shape`."""
-  return nats / (math.prod(data_shape) * math.log(2.0))
+  return jnp.divide(nats, math.prod(data_shape) * math.log(2.0))

@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import check_numbers, check_same_shape
+from diffusion_jax.core.checked import checked
 from diffusion_jax.core.levels import NoiseLevel
-from diffusion_jax.ranges import Positive, check_value
+from diffusion_jax.ranges import Positive
 
 Array = jax.Array
 
@@ -55,7 +56,6 @@ def _row(kind: Kind, level: NoiseLevel, sigma_data: float) -> tuple[Array, Array
     return zero, -1.0 / sigma
   if kind == 'flow':
     return -one, one
-  check_value('parametrization', kind, Kind)
   norm = edm_norm(level, sigma_data)
   return sigma / (sigma_data * norm), -sigma_data * alpha / norm
 
@@ -65,7 +65,10 @@ def edm_norm(level: NoiseLevel, sigma_data: float = 0.5) -> Array:
   return jnp.sqrt(level.sigma**2 + (sigma_data * level.alpha) ** 2)
 
 
-def target(kind: Kind, x0: Array, eps: Array, level: NoiseLevel, sigma_data: float = 0.5) -> Array:
+@checked
+def target(
+  kind: Kind, x0: Array, eps: Array, level: NoiseLevel, sigma_data: Positive = 0.5
+) -> Array:
   """Computes a x_0 + b eps, [B, ...], the training target of a network.
 
   kind: 'x0', 'eps', 'v', 'score', 'flow' or 'edm', ValueError for others; x0,
@@ -89,8 +92,9 @@ def output_row(kind: Kind, level: NoiseLevel, sigma_data: float = 0.5) -> tuple[
   return b, a * level.sigma - b * level.alpha
 
 
+@checked
 def to_x0(
-  kind: Kind, output: Array, xt: Array, level: NoiseLevel, sigma_data: float = 0.5
+  kind: Kind, output: Array, xt: Array, level: NoiseLevel, sigma_data: Positive = 0.5
 ) -> Array:
   """Computes x_0 = (b x_t - sigma y) / (b alpha - a sigma), [B, ...].
 
@@ -108,6 +112,7 @@ def to_x0(
   return (b * xt - level.sigma * output) / determinant
 
 
+@checked
 def eps_from_x0(x0: Array, xt: Array, level: NoiseLevel) -> Array:
   """Computes eps = (x_t - alpha x_0) / sigma, [B, ...]; sigma > 0."""
   check_same_shape(x0=x0, xt=xt)
@@ -115,12 +120,14 @@ def eps_from_x0(x0: Array, xt: Array, level: NoiseLevel) -> Array:
   return (xt - level.alpha * x0) / level.sigma
 
 
+@checked
 def score_from_x0(x0: Array, xt: Array, level: NoiseLevel) -> Array:
   """Computes grad log q(x_t) = -eps / sigma, [B, ...], x0 = E[x_0 | x_t]."""
   return -eps_from_x0(x0, xt, level) / level.expand_to(xt).sigma
 
 
-def error_scale(kind: Kind, level: NoiseLevel, sigma_data: float = 0.5) -> Array:
+@checked
+def error_scale(kind: Kind, level: NoiseLevel, sigma_data: Positive = 0.5) -> Array:
   """Computes a - b alpha / sigma: (error in y) / (error in x_0) at fixed x_t.
 
   It has the shape of the level. Its square converts a loss in x_0 to a loss in

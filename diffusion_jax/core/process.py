@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import as_time, check_same_shape, expand_to
+from diffusion_jax.core.checked import checked
 from diffusion_jax.core.levels import NoiseLevel, Schedule, check_order
 from diffusion_jax.core.normal import Normal
-from diffusion_jax.ranges import check_value
+from diffusion_jax.ranges import NonNegative, Probability
 
 Array = jax.Array
 
@@ -46,6 +47,7 @@ def one_minus_snr_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
   return -jnp.expm1(change)
 
 
+@checked
 def forward_step(x_s: Array, eps: Array, level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
   """Computes a draw of q(x_t | x_s), s < t, from standard normal eps.
 
@@ -59,6 +61,7 @@ def forward_step(x_s: Array, eps: Array, level_s: NoiseLevel, level_t: NoiseLeve
   return alpha_ratio(s, t) * x_s + added * eps
 
 
+@checked
 def q_sample(x0: Array, eps: Array, level: NoiseLevel) -> Array:
   """Computes x_t = alpha_t x_0 + sigma_t eps, [B, ...] (DDPM Eq. 4).
 
@@ -69,7 +72,8 @@ def q_sample(x0: Array, eps: Array, level: NoiseLevel) -> Array:
   return level.alpha * x0 + level.sigma * eps
 
 
-def q_posterior(x0: Array, xt: Array, level_s: NoiseLevel, level_t: NoiseLevel) -> Normal:
+@checked
+def q_posterior(x0: Array, xt: Array, level_s: NoiseLevel, level_t: NoiseLevel) -> Normal[Array]:
   """Computes q(x_s | x_t, x_0), s < t (DDPM Eq. 6-7; VDM appendix A.2).
 
   Eq. 6-7 are the case s = t - 1. The result is also exact if s is clean or
@@ -88,7 +92,8 @@ def q_posterior(x0: Array, xt: Array, level_s: NoiseLevel, level_t: NoiseLevel) 
   return Normal(mean, s.sigma**2 * one_minus_snr_ratio(s, t))
 
 
-def sde_coefficients(schedule: Schedule, t: Array | float) -> tuple[Array, Array]:
+@checked
+def sde_coefficients(schedule: Schedule, t: Array | Probability) -> tuple[Array, Array]:
   """Computes f and g^2 of dx = f(t) x dt + g(t) dw (Song et al. 2021, Eq. 5).
 
   This SDE has the marginals of the schedule: f is the slope of log alpha, g^2
@@ -141,12 +146,13 @@ def velocity(schedule: Schedule, x0: Array, xt: Array, level: NoiseLevel) -> Arr
 Variance = Literal['fixed_small', 'fixed_large', 'learned']
 
 
+@checked
 def reverse_variance(
   kind: Variance,
   level_s: NoiseLevel,
   level_t: NoiseLevel,
   var_frac: Array | None = None,
-  first: Array | None = None,
+  first: Array | NonNegative | None = None,
 ) -> Array:
   """Computes the variance of p(x_s | x_t), shaped like the levels or var_frac.
 
@@ -159,7 +165,6 @@ def reverse_variance(
     first: The variance where s is clean, for a decoder. Published code uses
       beta-tilde_2 instead of beta-tilde_1 = 0, for all kinds.
   """
-  check_value('variance', kind, Variance)
   s, t = level_s, level_t
   if kind != 'learned':
     var_frac = None
@@ -183,6 +188,7 @@ def reverse_variance(
   return jnp.where(small > 0.0, learned, 0.0)
 
 
+@checked
 def p_reverse(
   x0_hat: Array,
   xt: Array,
@@ -190,8 +196,8 @@ def p_reverse(
   level_t: NoiseLevel,
   variance: Variance = 'fixed_small',
   var_frac: Array | None = None,
-  first: Array | None = None,
-) -> Normal:
+  first: Array | NonNegative | None = None,
+) -> Normal[Array]:
   """Computes p(x_s | x_t): `q_posterior` at x0_hat (DDPM Eq. 1, 11).
 
   x0_hat, xt: [B, ...]; levels: [] or [B]; for the others see

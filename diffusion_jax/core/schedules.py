@@ -23,14 +23,16 @@ from diffusion_jax.core.arguments import (
   as_float,
   as_time,
   check_numbers,
-  check_positive,
   pytree_dataclass,
 )
+from diffusion_jax.core.checked import checked
 from diffusion_jax.core.levels import NoiseLevel, Schedule, vp_level
+from diffusion_jax.ranges import Finite, Positive
 
 Array = jax.Array
 
 
+@checked
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class CosineSchedule:
@@ -40,8 +42,8 @@ class CosineSchedule:
   (Salimans & Ho 2022 use -20 and 20): sigma > 0 at t = 0, alpha > 0 at t = 1.
   """
 
-  logsnr_min: float = -20.0
-  logsnr_max: float = 20.0
+  logsnr_min: Finite = -20.0
+  logsnr_max: Finite = 20.0
 
   def __post_init__(self):
     _check_ascending(logsnr_min=self.logsnr_min, logsnr_max=self.logsnr_max)
@@ -70,15 +72,10 @@ class CosineSchedule:
 
 
 def _check_ascending(**ends):
-  rule = f'{" must be below ".join(ends)}, both finite'
-  check_numbers(lambda low, high: low < high, rule, **ends)
+  check_numbers(lambda low, high: low < high, ' must be below '.join(ends), **ends)
 
 
-def _check_sigmas(sigma_min, sigma_max):
-  check_positive(sigma_min=sigma_min)
-  _check_ascending(sigma_min=sigma_min, sigma_max=sigma_max)
-
-
+@checked
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class LinearVPSchedule:
@@ -88,13 +85,13 @@ class LinearVPSchedule:
   sigma^2 = 1 - alpha^2.
   """
 
-  beta_min: float = 0.1
-  beta_max: float = 20.0
+  beta_min: Positive = 0.1
+  beta_max: Positive = 20.0
 
   def __post_init__(self):
     check_numbers(
-      lambda low, high: (0.0 < low) & (low <= high),
-      '0 < beta_min <= beta_max must hold, both finite',
+      lambda low, high: low <= high,
+      'beta_min cannot be above beta_max',
       beta_min=self.beta_min,
       beta_max=self.beta_max,
     )
@@ -122,6 +119,7 @@ class LinearVPSchedule:
     return jax.nn.softplus(-logsnr)
 
 
+@checked
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class SubVPSchedule(LinearVPSchedule):
@@ -140,6 +138,7 @@ class SubVPSchedule(LinearVPSchedule):
     return 2.0 * jnp.arcsinh(jnp.minimum(0.5 * jnp.exp(-0.5 * logsnr), most))
 
 
+@checked
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class GeometricVESchedule:
@@ -150,11 +149,11 @@ class GeometricVESchedule:
   50 for data in [0, 1]. sigma > 0 at t = 0.
   """
 
-  sigma_min: float = 0.02
-  sigma_max: float = 100.0
+  sigma_min: Positive = 0.02
+  sigma_max: Positive = 100.0
 
   def __post_init__(self):
-    _check_sigmas(self.sigma_min, self.sigma_max)
+    _check_ascending(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
 
   def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
@@ -174,6 +173,7 @@ class GeometricVESchedule:
     return jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
 
 
+@checked
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class KarrasSchedule:
@@ -183,13 +183,12 @@ class KarrasSchedule:
   (Karras et al. 2022, Eq. 5), so a uniform grid of N times is EDM's grid.
   """
 
-  sigma_min: float = 0.002
-  sigma_max: float = 80.0
-  rho: float = 7.0
+  sigma_min: Positive = 0.002
+  sigma_max: Positive = 80.0
+  rho: Positive = 7.0
 
   def __post_init__(self):
-    _check_sigmas(self.sigma_min, self.sigma_max)
-    check_positive(rho=self.rho)
+    _check_ascending(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
 
   def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
@@ -213,6 +212,7 @@ class KarrasSchedule:
     return (jnp.asarray(end ** (1.0 / self.rho)) for end in ends)
 
 
+@checked
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class RectifiedFlowSchedule:
@@ -224,10 +224,7 @@ class RectifiedFlowSchedule:
   5.3.2. x is clean at t = 0 and has no signal at t = 1.
   """
 
-  shift: float = 1.0
-
-  def __post_init__(self):
-    check_positive(shift=self.shift)
+  shift: Positive = 1.0
 
   def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
@@ -241,6 +238,7 @@ class RectifiedFlowSchedule:
     return NoiseLevel(t, jax.nn.sigmoid(-log_ratio), jax.nn.sigmoid(log_ratio))
 
 
+@checked
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class SigmoidSchedule:
@@ -252,13 +250,12 @@ class SigmoidSchedule:
   (Chen's code stops at alpha_bar = 1e-9).
   """
 
-  start: float = -3.0
-  end: float = 3.0
-  tau: float = 1.0
+  start: Finite = -3.0
+  end: Finite = 3.0
+  tau: Positive = 1.0
 
   def __post_init__(self):
     _check_ascending(start=self.start, end=self.end)
-    check_positive(tau=self.tau)
 
   def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
@@ -295,6 +292,7 @@ class SigmoidSchedule:
     return self.start / self.tau, self.end / self.tau
 
 
+@checked
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class ShiftedSchedule:
@@ -306,10 +304,7 @@ class ShiftedSchedule:
   """
 
   schedule: Schedule
-  shift: float
-
-  def __post_init__(self):
-    check_positive(shift=self.shift)
+  shift: Positive
 
   @property
   def num_steps(self) -> int:
@@ -330,6 +325,7 @@ class ShiftedSchedule:
     return NoiseLevel(level.t, level.alpha / norm, sigma / norm)
 
 
+@checked
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class LearnedSchedule:

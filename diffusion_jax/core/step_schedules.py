@@ -10,19 +10,19 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion_jax.core.arguments import (
   as_float,
   as_time,
-  check_at_least,
   check_numbers,
   pytree_dataclass,
 )
+from diffusion_jax.core.checked import Numbers, checked
 from diffusion_jax.core.levels import NoiseLevel, round_near_step, vp_level
 from diffusion_jax.meshes import on_auto_axes
-from diffusion_jax.ranges import Levels, NonNegative, Probability
+from diffusion_jax.ranges import Count, Levels, NonNegative, Probability
 
 Array = jax.Array
 
@@ -39,6 +39,7 @@ def num_steps_of(schedule: object) -> int | None:
   return getattr(schedule, 'num_steps', None)
 
 
+@checked
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class DiscreteSchedule:
@@ -46,10 +47,23 @@ class DiscreteSchedule:
 
   It stores -log(alpha_bar) at steps 0..T, [T+1], in float64 on the host. Step i
   is t = i / T. Between steps -log(alpha_bar) is linear in t, which is the
-  VP-SDE with a piecewise constant beta; at steps it is exact.
+  VP-SDE with a piecewise constant beta; at steps it is exact. ValueError for a
+  table that does not begin at 0, or falls.
   """
 
   neg_log_alpha_bar: np.ndarray | Array
+
+  def __post_init__(self):
+    table = self.neg_log_alpha_bar
+    if isinstance(table, Tracer):
+      return
+    table = np.asarray(table)
+    fits = table.ndim == 1 and len(table) > 1 and np.isfinite(table).all()
+    if not fits or table[0] != 0.0 or table[-1] == 0.0 or (np.diff(table) < 0.0).any():
+      raise ValueError(
+        'neg_log_alpha_bar must be -log(alpha_bar) at steps 0..T, which begins at 0 and rises: '
+        'DiscreteSchedule.from_betas(betas) and from_alphas(alphas) compute it'
+      )
 
   @classmethod
   def from_alphas(cls, values: Sequence[float] | np.ndarray = ()) -> 'DiscreteSchedule':
@@ -60,7 +74,7 @@ class DiscreteSchedule:
     return cls._from_log_alphas(_checked('alphas', values, last=0.0, identity=1.0), np.log)
 
   @classmethod
-  def from_betas(cls, betas: npt.ArrayLike) -> 'DiscreteSchedule':
+  def from_betas(cls, betas: Numbers) -> 'DiscreteSchedule':
     """Makes a schedule from betas [T], each in (0, 1); the last may be 1.
 
     Raises ValueError with the position of the first bad entry.
@@ -100,7 +114,8 @@ class DiscreteSchedule:
     # The difference keeps the precision of the table, float64 on the host.
     return self.neg_log_alpha_bar[:-1] - self.neg_log_alpha_bar[1:]
 
-  def at_step(self, i: int | Array) -> NoiseLevel:
+  @checked
+  def at_step(self, i: Count | Array) -> NoiseLevel:
     """Returns the level of step i in 0..T (0 is clean), i of shape [] or [B].
 
     Raises ValueError for concrete steps outside 0..T.
@@ -208,33 +223,42 @@ def _checked(name, sequence, last, identity):
   return sequence
 
 
-def linear_betas(num_steps: Levels = 1000, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
+@checked
+def linear_betas(
+  num_steps: Levels = 1000, start: NonNegative = 1e-4, end: NonNegative = 0.02
+) -> np.ndarray:
   """Returns betas evenly spaced from `start` to `end` (DDPM section 4), [T]."""
-  return np.linspace(start, end, _positive(num_steps), dtype=np.float64)
+  return np.linspace(start, end, num_steps, dtype=np.float64)
 
 
+@checked
 def rescaled_linear_betas(num_steps: Levels = 1000) -> np.ndarray:
   """Returns DDPM's linear betas times 1000 / T (Nichol & Dhariwal's code), [T].
 
   This keeps alpha_bar_T near DDPM's 4e-5 for any T. At T = 20 the last beta is
   1, zero terminal SNR; for smaller T it is above 1, which `from_betas` refuses.
   """
-  scale = 1000.0 / _positive(num_steps)
+  scale = 1000.0 / num_steps
   return linear_betas(num_steps, 1e-4 * scale, 0.02 * scale)
 
 
-def quadratic_betas(num_steps: Levels = 1000, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
+@checked
+def quadratic_betas(
+  num_steps: Levels = 1000, start: NonNegative = 1e-4, end: NonNegative = 0.02
+) -> np.ndarray:
   """Returns betas with evenly spaced square roots (DDPM's 'quad'), [T]."""
   return linear_betas(num_steps, start**0.5, end**0.5) ** 2
 
 
+@checked
 def scaled_linear_betas(
-  num_steps: Levels = 1000, start: float = 0.00085, end: float = 0.012
+  num_steps: Levels = 1000, start: NonNegative = 0.00085, end: NonNegative = 0.012
 ) -> np.ndarray:
   """Returns latent diffusion's 'scaled_linear': `quadratic_betas`, [T]."""
   return quadratic_betas(num_steps, start, end)
 
 
+@checked
 def cosine_betas(
   num_steps: Levels = 1000, s: NonNegative = 0.008, max_beta: Probability = 0.999
 ) -> np.ndarray:
@@ -242,24 +266,32 @@ def cosine_betas(
 
   abar(t) = cos^2((t + s) / (1 + s) * pi / 2), up to a constant that cancels.
   """
-  t = np.linspace(0.0, 1.0, _positive(num_steps) + 1)
+  t = np.linspace(0.0, 1.0, num_steps + 1)
   alpha_bars = np.cos((t + s) / (1.0 + s) * np.pi / 2.0) ** 2
   return np.minimum(1.0 - alpha_bars[1:] / alpha_bars[:-1], max_beta)
 
 
-def sigmoid_betas(num_steps: Levels = 1000, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
+@checked
+def sigmoid_betas(
+  num_steps: Levels = 1000, start: NonNegative = 1e-4, end: NonNegative = 0.02
+) -> np.ndarray:
   """Returns a logistic curve over [-6, 6] from start to end (GeoDiff), [T]."""
-  curve = 1.0 / (1.0 + np.exp(-np.linspace(-6.0, 6.0, _positive(num_steps))))
+  curve = 1.0 / (1.0 + np.exp(-np.linspace(-6.0, 6.0, num_steps)))
   return curve * (end - start) + start
 
 
-def constant_betas(num_steps: Levels = 1000, value: float = 0.02) -> np.ndarray:
+@checked
+def constant_betas(num_steps: Levels = 1000, value: NonNegative = 0.02) -> np.ndarray:
   """Returns `value` at every step ('const' in DDPM), [T]."""
   return linear_betas(num_steps, value, value)
 
 
+@checked
 def warmup_betas(
-  num_steps: Levels = 1000, fraction: Probability = 0.1, start: float = 1e-4, end: float = 0.02
+  num_steps: Levels = 1000,
+  fraction: Probability = 0.1,
+  start: NonNegative = 1e-4,
+  end: NonNegative = 0.02,
 ) -> np.ndarray:
   """Returns a line to `end` over the first fraction * T steps, then `end`, [T].
 
@@ -271,15 +303,17 @@ def warmup_betas(
   return betas
 
 
+@checked
 def reciprocal_betas(num_steps: Levels = 1000) -> np.ndarray:
   """Returns 1/T, 1/(T-1), ..., 1 ('jsd' in DDPM; Sohl-Dickstein 2015), [T].
 
   alpha_bar_i = 1 - i/T falls linearly to exactly zero.
   """
-  return 1.0 / np.arange(_positive(num_steps), 0, -1, dtype=np.float64)
+  return 1.0 / np.arange(num_steps, 0, -1, dtype=np.float64)
 
 
-def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
+@checked
+def zero_terminal_snr(betas: Numbers) -> np.ndarray:
   """Rescales betas [T] so that the last alpha_bar is 0 and the first is kept.
 
   It shifts and scales sqrt(alpha_bar) (Lin et al. 2023, Common Diffusion Noise
@@ -292,8 +326,3 @@ def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
   root = (root - root[-1]) * root[0] / (root[0] - root[-1])
   alpha_bars = np.concatenate([[1.0], root**2])
   return 1.0 - alpha_bars[1:] / alpha_bars[:-1]
-
-
-def _positive(num_steps: int) -> int:
-  check_at_least(1, num_steps=num_steps)
-  return num_steps

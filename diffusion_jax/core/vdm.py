@@ -11,13 +11,16 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import check_same_shape, sum_data_axes
+from diffusion_jax.core.checked import checked
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import Weight
+from diffusion_jax.ranges import Size
 
 Array = jax.Array
 
 
-def vdm_weight(schedule: Schedule, num_steps: int | None = None) -> Weight:
+@checked
+def vdm_weight(schedule: Schedule, num_steps: Size | None = None) -> Weight:
   """Makes the weight of |x_0 - x0_hat|^2 in VDM's bound, for t ~ U(0, 1).
 
   It is -SNR'(t) / 2 in continuous time (Eq. 15), and T (SNR(t - 1 / T) -
@@ -31,8 +34,9 @@ def vdm_weight(schedule: Schedule, num_steps: int | None = None) -> Weight:
   return weight
 
 
+@checked
 def vdm_diffusion_loss(
-  x0: Array, x0_hat: Array, schedule: Schedule, t: Array, num_steps: int | None = None
+  x0: Array, x0_hat: Array, schedule: Schedule, t: Array | float, num_steps: Size | None = None
 ) -> Array:
   """Computes one draw of VDM's diffusion loss at time t, in nats (Eq. 13, 15).
 

@@ -12,15 +12,16 @@ import jax.numpy as jnp
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.arguments import (
   as_float,
-  check_at_least,
   check_numbers,
   check_same_shape,
   sum_data_axes,
 )
+from diffusion_jax.core.checked import Key, checked, needed
 from diffusion_jax.core.denoiser import Network, NetworkFn
 from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level, select_level
-from diffusion_jax.discrete.transitions import StateProcess
+from diffusion_jax.discrete.transitions import StateProcess, States
+from diffusion_jax.ranges import Several, Size
 
 Array = jax.Array
 
@@ -29,6 +30,7 @@ Array = jax.Array
 NEVER = -1e9
 
 
+@needed('a denoiser of states, such as make_state_denoiser(...)')
 class StateDenoiser(Protocol):
   """An estimate of clean states, such as `make_state_denoiser` returns."""
 
@@ -37,19 +39,22 @@ class StateDenoiser(Protocol):
     ...
 
 
-def states_of(x: Array, num_values: int) -> Array:
+@checked
+def states_of(x: Array, num_values: Several) -> Array:
   """Converts values x [...] evenly spaced on [-1, 1] to states 0..num_values-1."""
   return jnp.rint((x + 1.0) * (num_values - 1) / 2.0).astype(int)
 
 
-def values_of(states: Array, num_values: int) -> Array:
+@checked
+def values_of(states: States, num_values: Several) -> Array:
   """Returns the values in [-1, 1] of states [...]: 0 if masked, NaN for -1."""
   values = states * (2.0 / (num_values - 1)) - 1.0
   values = jnp.where(states < num_values, values, 0.0)
   return jnp.where(states < 0, jnp.nan, values)
 
 
-def draw_states(key: Array, probs: Array) -> Array:
+@checked
+def draw_states(key: Key, probs: Array) -> Array:
   """Draws a state from each distribution [B, ..., K]; returns [B, ...].
 
   It descends a binary tree of sums, with a uniform number at each node: float32
@@ -76,18 +81,21 @@ def draw_states(key: Array, probs: Array) -> Array:
   return jnp.where((total > 0.0) & jnp.isfinite(total), drawn, -1)
 
 
-def q_states(x0: Array, process: StateProcess, level: NoiseLevel) -> Array:
+@checked
+def q_states(x0: States, process: StateProcess, level: NoiseLevel) -> Array:
   """Computes q(x_t | x_0) = x_0 Q_{t|0}, [B, ..., K] (D3PM Eq. 3)."""
   return process.multiply(_one_hot(x0, process), clean_level(), level)
 
 
-def q_sample_states(key: Array, x0: Array, process: StateProcess, level: NoiseLevel) -> Array:
+@checked
+def q_sample_states(key: Key, x0: States, process: StateProcess, level: NoiseLevel) -> Array:
   """Draws x_t given x_0, [B, ...]; key: [] or [B]."""
   return draw_states(key, q_states(x0, process, level))
 
 
+@checked
 def q_posterior_states(
-  x0: Array, xt: Array, process: StateProcess, level_s: NoiseLevel, level_t: NoiseLevel
+  x0: States, xt: States, process: StateProcess, level_s: NoiseLevel, level_t: NoiseLevel
 ) -> Array:
   """Computes q(x_s | x_t, x_0), [B, ..., K] (D3PM Eq. 3, for any s < t).
 
@@ -99,8 +107,9 @@ def q_posterior_states(
   return _normalized(from_t * q_states(x0, process, level_s))
 
 
+@checked
 def p_reverse_states(
-  logits: Array, xt: Array, process: StateProcess, level_s: NoiseLevel, level_t: NoiseLevel
+  logits: Array, xt: States, process: StateProcess, level_s: NoiseLevel, level_t: NoiseLevel
 ) -> Array:
   """Computes p(x_s | x_t) = sum_x0 q(x_s | x_t, x_0) p(x_0 | x_t), [B, ..., K].
 
@@ -115,7 +124,8 @@ def p_reverse_states(
   return _normalized(from_t * process.multiply(ratio, clean_level(), level_s))
 
 
-def posterior_logits(logits: Array, xt: Array, process: StateProcess, level: NoiseLevel) -> Array:
+@checked
+def posterior_logits(logits: Array, xt: States, process: StateProcess, level: NoiseLevel) -> Array:
   """Computes log p(x_0 | x_t) by Bayes' rule, [B, ..., K].
 
   It adds log q(x_t | x_0) to logits of p(x_0 | the other elements of x_t) and
@@ -126,13 +136,14 @@ def posterior_logits(logits: Array, xt: Array, process: StateProcess, level: Noi
   return jax.nn.log_softmax(logits + _log_q(logits, xt, process, level))
 
 
+@checked
 def make_state_denoiser(
   network: Network,
   params: Params,
   cond: dict | None = None,
   *,
   process: StateProcess,
-  key: Array | None = None,
+  key: Key | None = None,
 ) -> StateDenoiser:
   """Makes the denoiser of a network: `posterior_logits` of its output.
 
@@ -153,13 +164,15 @@ def make_state_denoiser(
   return denoise
 
 
-def logistic_logits(mean: Array, log_scale: Array, num_values: int) -> Array:
+@checked
+def logistic_logits(mean: Array, log_scale: Array, num_values: Several) -> Array:
   """Computes logits of a truncated discretised logistic (D3PM, A.8).
 
   They are the log masses, up to a constant, of the bins around num_values
   values evenly spaced on [-1, 1]; mass beyond the outer bins does not count.
   mean, log_scale: [...]; returns [..., num_values].
   """
+  check_same_shape(mean=mean, log_scale=log_scale)
   half = 1.0 / (num_values - 1)
   values = jnp.linspace(-1.0, 1.0, num_values, dtype=mean.dtype)
   z = values.reshape((1,) * mean.ndim + (-1,)) - mean[..., None]
@@ -170,7 +183,8 @@ def logistic_logits(mean: Array, log_scale: Array, num_values: int) -> Array:
   return upper + jax.nn.log_sigmoid((half - z) / scale)
 
 
-def logistic_network(network_fn: NetworkFn, num_values: int) -> NetworkFn:
+@checked
+def logistic_network(network_fn: NetworkFn, num_values: Several) -> NetworkFn:
   """Makes a network that returns `logistic_logits` (D3PM, A.8).
 
   network_fn returns m and r, [B, ..., 2]. The logistic has the mean
@@ -187,26 +201,34 @@ def logistic_network(network_fn: NetworkFn, num_values: int) -> NetworkFn:
   return apply
 
 
+@checked
 def state_kl(q: Array, p: Array) -> Array:
   """Computes KL(q || p) of [B, ..., K] in nats, summed to [B].
 
   Probabilities below the least normal number, 1e-38 in float32, are raised to
   it.
   """
+  if q.shape[-1] != p.shape[-1]:
+    raise ValueError(f'q {list(q.shape)} and p {list(p.shape)} must be of as many states K')
   return sum_data_axes(q * (_log(q) - _log(p)))
 
 
-def state_nll(logits: Array, x0: Array, where: Array | bool = True) -> Array:
+@checked
+def state_nll(logits: Array, x0: States, where: Array | bool = True) -> Array:
   """Computes -log p(x_0 | x_t) in nats, [B], summed over elements with `where`.
 
   logits: [B, ..., K]; x0: [B, ...]; where: bools [B, ...]. NaN if an x_0 with
   `where` is outside 0..K-1.
   """
+  if logits.shape[:-1] != x0.shape:
+    shapes = f'logits {list(logits.shape)} and x0 {list(x0.shape)}'
+    raise ValueError(f'{shapes} must be [B, ..., K] and [B, ...]')
   at_x0 = _at(x0, jax.nn.log_softmax(logits))
   return -sum_data_axes(jnp.where(where, at_x0, 0.0))
 
 
-def prior_kl_states(x0: Array, process: StateProcess, level_T: NoiseLevel) -> Array:
+@checked
+def prior_kl_states(x0: States, process: StateProcess, level_T: NoiseLevel) -> Array:
   """Computes L_T = KL(q(x_T | x_0) || prior) in nats, [B] (D3PM Eq. 1).
 
   It is infinite if x_T may be a state that the prior excludes: masking needs
@@ -219,10 +241,11 @@ def prior_kl_states(x0: Array, process: StateProcess, level_T: NoiseLevel) -> Ar
   return nan_unless_data(jnp.where(outside, jnp.inf, state_kl(q, prior)), x0, process)
 
 
+@checked
 def transition_kl_states(
   logits: Array,
-  x0: Array,
-  xt: Array,
+  x0: States,
+  xt: States,
   process: StateProcess,
   level_s: NoiseLevel,
   level_t: NoiseLevel,
@@ -244,14 +267,15 @@ def transition_kl_states(
   return nan_unless_data(kl, x0, process)
 
 
+@checked
 def state_bound(
-  key: Array,
+  key: Key,
   denoise: StateDenoiser,
   process: StateProcess,
   schedule: Schedule,
-  x0: Array,
+  x0: States,
   *,
-  num_steps: int,
+  num_steps: Size,
 ) -> dict[str, Array]:
   """Computes the bound of D3PM Eq. 1 in nats, from one draw of x_t per step.
 
@@ -259,7 +283,6 @@ def state_bound(
   'total' [B]. key: [] or [B], where example i depends only on key i; x0:
   [B, ...]; num_steps: T >= 1, or ValueError.
   """
-  check_at_least(1, num_steps=num_steps)
   keys = key_per_example(key, len(x0))
 
   def term(step):

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import check_at_least, expand_to
+from diffusion_jax.core.arguments import expand_to
+from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.process import level_slopes
@@ -20,13 +21,15 @@ from diffusion_jax.discrete.equations import (
   q_sample_states,
   state_nll,
 )
-from diffusion_jax.discrete.transitions import StateProcess
+from diffusion_jax.discrete.transitions import StateProcess, States
+from diffusion_jax.ranges import Size
 
 Array = jax.Array
 
 
+@checked
 def masked_weight(
-  schedule: Schedule, num_steps: int | None = None
+  schedule: Schedule, num_steps: Size | None = None
 ) -> Callable[[NoiseLevel], Array]:
   """Makes the weight of the nll of masked elements, level -> [] or [B].
 
@@ -36,7 +39,6 @@ def masked_weight(
   """
   if num_steps is None:
     return lambda level: level_slopes(schedule, level.t)[1] / level.sigma
-  check_at_least(1, num_steps=num_steps)
 
   def weight(level):
     step = jnp.rint(level.t * num_steps)
@@ -46,15 +48,16 @@ def masked_weight(
   return weight
 
 
+@checked
 def masked_bound(
-  key: Array,
+  key: Key,
   denoise: StateDenoiser,
   process: StateProcess,
   schedule: Schedule,
-  x0: Array,
+  x0: States,
   *,
-  num_times: int = 1,
-  num_steps: int | None = None,
+  num_times: Size = 1,
+  num_steps: Size | None = None,
 ) -> Array:
   """Computes the bound -log p(x_0) <= E[weight * nll] in nats, [B].
 
@@ -66,7 +69,6 @@ def masked_bound(
   in discrete time, at least 1, None for continuous time.
   """
   mask = mask_of(process, 'masked_bound')
-  check_at_least(1, num_times=num_times)
   time_keys, keys = split_key(key_per_example(key, len(x0)), 2)
   weight = masked_weight(schedule, num_steps)
   u = draw_uniform(time_keys, jnp.zeros(len(x0)))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.core.checked import Key
 from diffusion_jax.core.levels import clean_level
 from diffusion_jax.core.products import einsum
 from diffusion_jax.discrete.equations import (
@@ -43,7 +44,7 @@ class Table:
     p = self.probs[self.probs > 0.0]
     return float(-np.sum(p * np.log(p)))
 
-  def sample(self, key: Array, n: int) -> Array:
+  def sample(self, key: Key, n: int) -> Array:
     """Draws n values of x_0, integers [n, D]."""
     p = jnp.asarray(self.probs.ravel(), jnp.float32)
     return jnp.asarray(self.states)[jax.random.choice(key, len(p), (n,), p=p)]

@@ -4,16 +4,17 @@ x is an array of integers [B, ...], and denoisers return logits [B, ..., K] of
 p(x_0 | x_t) (`make_state_denoiser`). Where they are NaN x becomes -1 and stays.
 """
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import (
-  check_fraction,
-  check_not_negative,
   check_same_shape,
   expand_to,
   sum_data_axes,
 )
+from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.discrete.equations import (
@@ -23,19 +24,22 @@ from diffusion_jax.discrete.equations import (
   p_reverse_states,
 )
 from diffusion_jax.discrete.masked import mask_of
-from diffusion_jax.discrete.transitions import StateProcess
+from diffusion_jax.discrete.transitions import StateProcess, States
+from diffusion_jax.ranges import NonNegative, Probability, Shape, within
 from diffusion_jax.sampling.inpainting import check_mask
-from diffusion_jax.sampling.sampler import Sampler, check_sampler
+from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array
 
 
-def prior_sample_states(key: Array, shape: tuple[int, ...], process: StateProcess) -> Array:
+@checked
+def prior_sample_states(key: Key, shape: Shape, process: StateProcess) -> Array:
   """Draws x_T from the prior, integers of `shape`, [B, ...]; key: [] or [B]."""
   prior = jax.lax.optimization_barrier(process.prior)  # XLA would fold it
   return draw_states(key, jnp.broadcast_to(prior, (*shape, len(prior))))
 
 
+@checked
 def ancestral_states(process: StateProcess) -> Sampler:
   """Makes the sampler that draws x_s from `p_reverse_states` (D3PM, Eq. 4).
 
@@ -50,6 +54,7 @@ def ancestral_states(process: StateProcess) -> Sampler:
   return Sampler(lambda x: (), step)
 
 
+@checked
 def first_hitting(process: StateProcess, schedule: Schedule) -> Sampler:
   """Makes the sampler that unmasks one element at a time (Zheng et al. 2024).
 
@@ -93,7 +98,8 @@ def first_hitting(process: StateProcess, schedule: Schedule) -> Sampler:
   return Sampler(lambda x: (), step)
 
 
-def confidence_ordered(process: StateProcess, temperature: float = 0.0) -> Sampler:
+@checked
+def confidence_ordered(process: StateProcess, temperature: NonNegative = 0.0) -> Sampler:
   """Makes the sampler of MaskGIT (Chang et al. 2022, section 3.2).
 
   It draws all masked elements and masks the least probable draws again, so that
@@ -103,7 +109,6 @@ def confidence_ordered(process: StateProcess, temperature: float = 0.0) -> Sampl
   without a masked state and for a temperature below 0.
   """
   mask = mask_of(process, 'confidence_ordered')
-  check_not_negative(temperature=temperature)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     key, noise_key = split_key(key, 2)
@@ -121,7 +126,8 @@ def confidence_ordered(process: StateProcess, temperature: float = 0.0) -> Sampl
   return Sampler(lambda x: sum_data_axes(x == mask), step)
 
 
-def remasked(sampler: Sampler, process: StateProcess, eta: float) -> Sampler:
+@checked
+def remasked(sampler: Sampler, process: StateProcess, eta: Probability) -> Sampler:
   """Makes a sampler that masks some elements again after each step.
 
   It steps to a level cleaner than s and returns to s by the forward process,
@@ -130,9 +136,7 @@ def remasked(sampler: Sampler, process: StateProcess, eta: float) -> Sampler:
   and back. ValueError for a process without a masked state and for eta outside
   [0, 1].
   """
-  check_sampler(sampler)
   mask_of(process, 'remasked')
-  check_fraction(eta=eta)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     key, mask_key = split_key(key, 2)
@@ -146,7 +150,8 @@ def remasked(sampler: Sampler, process: StateProcess, eta: float) -> Sampler:
   return Sampler(sampler.init, step)
 
 
-def keep_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
+@checked
+def keep_known(sampler: Sampler, known: States, mask: Array) -> Sampler:
   """Sets known elements to their values before and after each step.
 
   With a masked process this is exact: known elements are unmasked elements, and
@@ -154,7 +159,6 @@ def keep_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   known: [B, ...] like x; mask: True where known, broadcasts to `known`, or
   ValueError.
   """
-  check_sampler(sampler)
   check_mask(known, mask)
 
   def fill(x):
@@ -168,6 +172,7 @@ def keep_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   return Sampler(lambda x: sampler.init(fill(x)), step)
 
 
+@checked
 def guided_states(
   cond: StateDenoiser, uncond: StateDenoiser, scale: Array | float
 ) -> StateDenoiser:
@@ -185,14 +190,13 @@ def guided_states(
   return denoise
 
 
-def top_p(denoise: StateDenoiser, p: float) -> StateDenoiser:
+@checked
+def top_p(denoise: StateDenoiser, p: Annotated[float, within('(0, 1]')]) -> StateDenoiser:
   """Keeps the most probable states whose probabilities add up to p or more.
 
   This is nucleus sampling for each element (Holtzman et al. 2020); it also
   keeps states as probable as the last one kept. ValueError unless 0 < p <= 1.
   """
-  if not 0.0 < p <= 1.0:
-    raise ValueError(f'p is {p}: it must be in (0, 1]')
 
   def truncated(xt, level):
     logits = denoise(xt, level)

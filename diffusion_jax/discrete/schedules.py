@@ -10,21 +10,21 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from diffusion_jax.core.arguments import as_float, as_time, check_positive, pytree_dataclass
+from diffusion_jax.core.arguments import as_float, as_time, pytree_dataclass
+from diffusion_jax.core.checked import checked
 from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.ranges import Positive
 
 Array = jax.Array
 
 
+@checked
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class PolynomialMasking:
   """alpha = 1 - t^power, sigma = t^power (MD4, Shi et al. 2024)."""
 
-  power: float = 1.0
-
-  def __post_init__(self):
-    check_positive(power=self.power)
+  power: Positive = 1.0
 
   def __call__(self, t: ArrayLike) -> NoiseLevel:
     t = as_time(t)
@@ -58,6 +58,7 @@ class CosineMasking:
     return NoiseLevel(t, alpha, sigma)
 
 
+@checked
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class AlphaBarSchedule:

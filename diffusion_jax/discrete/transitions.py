@@ -6,24 +6,27 @@ any two levels s < t. States are integers [B, ...], distributions [B, ..., K].
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Protocol
+from typing import Annotated, Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jax.core import Tracer
 
 from diffusion_jax.core.arguments import check_numbers, pytree_dataclass
+from diffusion_jax.core.checked import Numbers, checked, is_array, needed
 from diffusion_jax.core.levels import NoiseLevel, Schedule, check_order
 from diffusion_jax.core.products import finished
 from diffusion_jax.core.step_schedules import betas_of
 from diffusion_jax.discrete.schedules import AlphaBarSchedule
 from diffusion_jax.meshes import on_auto_axes
+from diffusion_jax.ranges import Count, Positive, Rule, Several, Size
 
 Array = jax.Array
 
 
+@needed('a process of states, such as masking_process(10)')
 class StateProcess(Protocol):
   """A Markov process on K states, a pytree."""
 
@@ -49,6 +52,15 @@ class StateProcess(Protocol):
     ...
 
 
+def is_states(value: Any) -> bool:
+  """Returns whether a value is an array of integers."""
+  return is_array(value) and jnp.issubdtype(value.dtype, np.integer)
+
+
+States = Annotated[Array, Rule('an array of states, integers', is_states)]
+
+
+@checked
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReplacementProcess:
@@ -59,7 +71,20 @@ class ReplacementProcess:
   """
 
   prior: Array
-  mask: int | None = dataclasses.field(default=None, metadata={'static': True})
+  mask: Count | None = dataclasses.field(default=None, metadata={'static': True})
+
+  def __post_init__(self):
+    if jnp.ndim(self.prior) != 1 or (self.mask or 0) >= len(self.prior):
+      raise ValueError(
+        f'prior {list(self.prior.shape)} must be [K], and mask, {self.mask}, one of its states'
+      )
+    if not isinstance(self.prior, Tracer):
+      check_numbers(
+        lambda total, least: (np.abs(total - 1.0) < 1e-3) & (least >= 0.0),
+        'the prior must add up to 1, without negative entries',
+        sum=np.sum(self.prior),
+        minimum=np.min(self.prior),
+      )
 
   def multiply(
     self, probs: Array, level_s: NoiseLevel, level_t: NoiseLevel, transpose: bool = False
@@ -80,6 +105,7 @@ class ReplacementProcess:
     return product
 
 
+@checked
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class MatrixProcess:
@@ -96,6 +122,14 @@ class MatrixProcess:
   prior: Array
 
   mask = None
+
+  def __post_init__(self):
+    steps, products, prior = map(jnp.shape, (self.steps, self.products, self.prior))
+    if len(steps) != 3 or products != (steps[0] + 1, *steps[1:]) or steps[1:] != prior * 2:
+      raise ValueError(
+        f'steps {[*steps]}, products {[*products]} and prior {[*prior]} must be [T, K, K], '
+        '[T+1, K, K] and [K]: MatrixProcess.from_matrices(steps) computes them'
+      )
 
   @classmethod
   def from_matrices(
@@ -158,12 +192,14 @@ def _matmul(a, b):
   return finished(jnp.matmul(a, b, precision='highest'))
 
 
-def uniform_process(num_values: int) -> ReplacementProcess:
+@checked
+def uniform_process(num_values: Size) -> ReplacementProcess:
   """Makes the process with uniform noise on num_values states (D3PM, A.2.1)."""
   return ReplacementProcess(jnp.full(num_values, 1.0 / num_values))
 
 
-def masking_process(num_values: int) -> ReplacementProcess:
+@checked
+def masking_process(num_values: Size) -> ReplacementProcess:
   """Makes the process whose noise is an additional state, "masked".
 
   The states of data are 0..num_values-1, the masked state is num_values, and
@@ -173,9 +209,10 @@ def masking_process(num_values: int) -> ReplacementProcess:
   return ReplacementProcess(jax.nn.one_hot(num_values, num_values + 1), num_values)
 
 
-def gaussian_process(num_values: int, betas: Sequence[float] | np.ndarray) -> MatrixProcess:
+@checked
+def gaussian_process(num_values: Several, betas: Numbers) -> MatrixProcess:
   """Makes the process with `gaussian_matrix` for each of betas [T]."""
-  matrices = [gaussian_matrix(num_values, beta) for beta in betas]
+  matrices = [gaussian_matrix(num_values, beta) for beta in np.asarray(betas, np.float64)]
   return MatrixProcess.from_matrices(matrices)
 
 
@@ -188,7 +225,8 @@ def gaussian_steps(num_values: int, schedule: Schedule) -> MatrixProcess:
   return gaussian_process(num_values, betas_of(inner, 'gaussian'))
 
 
-def gaussian_matrix(num_values: int, beta: float) -> np.ndarray:
+@checked
+def gaussian_matrix(num_values: Several, beta: Positive) -> np.ndarray:
   """Returns the discretised Gaussian of D3PM (A.2.3), float64 [K, K].
 
   Off the diagonal it is exp(-4 (i - j)^2 / ((K - 1)^2 beta)), divided by the
@@ -204,6 +242,7 @@ def gaussian_matrix(num_values: int, beta: float) -> np.ndarray:
   return matrix
 
 
+@checked
 def transition_matrix(process: StateProcess, level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
   """Returns Q_{t|s}, [K, K], between two levels []."""
   identity = jnp.eye(len(process.prior), dtype=process.prior.dtype)[None]

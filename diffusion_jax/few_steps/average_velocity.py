@@ -15,7 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import check_fraction, expand_to
+from diffusion_jax.core.arguments import expand_to
+from diffusion_jax.core.checked import checked
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.losses import TimeSampler, uniform_times
 from diffusion_jax.core.process import level_slopes
@@ -71,6 +72,7 @@ class Guidance(NamedTuple):
   draw: Callable[[Array, int], Array] | None = None
 
 
+@checked
 def independent_times(
   times: TimeSampler = uniform_times,
   second: TimeSampler | None = None,
@@ -88,9 +90,6 @@ def independent_times(
   distribution has almost no mass at t = 1, where samples in one step begin.
   Raises ValueError for probabilities outside [0, 1].
   """
-  check_fraction(p_equal=p_equal)
-  check_fraction(p_t1=p_t1)
-  check_fraction(p_s0=p_s0)
 
   def draw(key, batch_size, schedule):
     t_key, s_key, *keys, order_key = jax.random.split(key, 6)

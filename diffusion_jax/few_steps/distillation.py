@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params, PyTree
-from diffusion_jax.core.arguments import check_at_least
+from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import (
@@ -59,7 +59,7 @@ class Solver(Protocol):
 
 def solver_step(
   solver: Solver,
-  key: Array,
+  key: Key,
   denoise: Denoiser,
   xt: Array,
   level_t: NoiseLevel,
@@ -70,6 +70,7 @@ def solver_step(
   return xs
 
 
+@checked
 def progressive_distillation(
   network: Network,
   schedule: Schedule,
@@ -88,7 +89,6 @@ def progressive_distillation(
   half as many steps. params: {'network': ...}. Metrics: loss, also per quarter
   of t.
   """
-  check_at_least(1, num_steps=num_steps)
   network.check_options('progressive_distillation')
 
   def draw(key, batch, context):

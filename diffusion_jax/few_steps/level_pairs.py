@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import erf
 
-from diffusion_jax.core.arguments import check_at_least, check_interval
+from diffusion_jax.core.arguments import check_interval
+from diffusion_jax.core.checked import checked
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
 from diffusion_jax.core.losses import TimeSampler
 from diffusion_jax.ranges import Finite, Positive, Size, at_least
@@ -112,13 +113,13 @@ def easy_pairs(
   return pairs
 
 
+@checked
 def grid_pairs(num_scales: Scales = 18) -> Pairs:
   """Makes neighbours on the schedule's grid of num_scales >= 2 levels.
 
   With `KarrasSchedule` they are the pairs of consistency distillation (Song et
   al. 2023, section 4). The weight is 1.
   """
-  check_at_least(2, num_scales=num_scales)
 
   def pairs(key, batch_size, schedule, step):
     i = jax.random.randint(key, (batch_size,), 1, num_scales)

@@ -20,16 +20,18 @@ import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.arguments import check_same_shape, expand_to
+from diffusion_jax.core.checked import Key, checked, needed
 from diffusion_jax.core.denoiser import Denoiser, Network, predict
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import edm_norm
 from diffusion_jax.core.process import velocity
 from diffusion_jax.declared import MapKind
-from diffusion_jax.ranges import check_value
+from diffusion_jax.ranges import NonNegative
 
 Array = jax.Array
 
 
+@needed('a flow map, such as make_flow_map(network, params, kind=...)')
 class FlowMap(Protocol):
   """A map along the probability-flow ODE, such as `make_flow_map` returns."""
 
@@ -140,7 +142,7 @@ def velocity_output(
   level_t: NoiseLevel,
   s: Array,
   cond: dict | None = None,
-  key: Array | None = None,
+  key: Key | None = None,
 ) -> Array:
   """Evaluates a network at (x_t, t, s) and returns u, [B, ...].
 
@@ -159,7 +161,7 @@ def consistency_output(
   xt: Array,
   level: NoiseLevel,
   cond: dict | None = None,
-  key: Array | None = None,
+  key: Key | None = None,
   *,
   kind: MapKind = 'consistency',
   sigma_min: float = 0.002,
@@ -180,13 +182,14 @@ def consistency_output(
   return consistency_function(output, xt, level, sigma_data, sigma_min)
 
 
+@checked
 def make_flow_map(
   network: Network,
   params: Params,
   cond: dict | None = None,
   *,
   kind: MapKind,
-  sigma_min: float = 0.002,
+  sigma_min: NonNegative = 0.002,
 ) -> FlowMap:
   """Makes a `FlowMap` from a network.
 
@@ -204,7 +207,6 @@ def make_flow_map(
     kind: A `MapKind`; ValueError for others.
     sigma_min: See `consistency_function`.
   """
-  check_value('kind', kind, MapKind)
 
   def by_velocity(xt, level_t, level_s):
     u = velocity_output(network, params, xt, level_t, level_s.t, cond)

@@ -8,16 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.core.arguments import check_numbers
+from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.keys import draw_normal
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.levels import Grid, NoiseLevel
 from diffusion_jax.few_steps.maps import FlowMap
 from diffusion_jax.sampling.sampler import Sampler, sample
 
 Array = jax.Array
 
 
+@checked
 def sample_map(
-  key: Array, flow_map: FlowMap, levels: NoiseLevel, x: Array, stochastic: bool = False
+  key: Key, flow_map: FlowMap, levels: Grid, x: Array, stochastic: bool = False
 ) -> Array:
   """Takes x from levels[0] to levels[N] in N evaluations of a flow map.
 

@@ -11,17 +11,20 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import PyTree
-from diffusion_jax.core.arguments import as_float, check_fraction, check_not_negative
+from diffusion_jax.core.arguments import as_float
+from diffusion_jax.core.checked import Key, checked, needed
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, split_key
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.levels import Grid
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import q_sample
-from diffusion_jax.sampling.sampler import Sampler, check_sampler
+from diffusion_jax.ranges import Finite, NonNegative, Probability
+from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array
 
 
+@needed('an optimizer of optax, such as optax.adam(0.1)')
 class Optimizer(Protocol):
   """An optax optimizer, `optax.adam(0.1)` for instance."""
 
@@ -36,8 +39,9 @@ class Optimizer(Protocol):
     ...
 
 
+@checked
 def likelihood_guided(
-  sampler: Sampler, distance: Callable[[Array], Array], step_size: float
+  sampler: Sampler, distance: Callable[[Array], Array], step_size: NonNegative
 ) -> Sampler:
   """Subtracts step_size times the gradient of distance(x_0_hat) (DPS, Alg. 1).
 
@@ -51,8 +55,6 @@ def likelihood_guided(
     step_size: zeta: 0.3 to 1 for `Measurement.distance` and 1000 steps of
       `ancestral` in the paper.
   """
-  check_sampler(sampler)
-  check_not_negative(step_size=step_size)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     def cost(x):
@@ -72,14 +74,14 @@ def likelihood_guided(
   return Sampler(sampler.init, step)
 
 
-def renoised(share: float) -> Sampler:
+@checked
+def renoised(share: Probability) -> Sampler:
   """Makes the step of DiffPIR (Zhu et al. 2023, Alg. 1), after `proximal`.
 
   x_s = alpha_s x_0 + sigma_s (sqrt(1 - share) eps_hat + sqrt(share) z), with
   eps_hat the noise in x_t by x_0. share: zeta, in [0, 1] or ValueError; 0 is
   `ddim()`.
   """
-  check_fraction(share=share)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     x0 = predict(denoise, x, level_t).x0
@@ -90,14 +92,15 @@ def renoised(share: float) -> Sampler:
   return Sampler(lambda x: (), step)
 
 
+@checked
 def red_diff(
-  key: Array,
+  key: Key,
   denoise: Denoiser,
-  levels: NoiseLevel,
+  levels: Grid,
   cost: Callable[[Array], Array],
   x: Array,
   optimizer: Optimizer,
-  weight: float = 0.25,
+  weight: Finite = 0.25,
 ) -> Array:
   """Estimates one x_0 for y by optimization (RED-diff, Mardani et al. 2024).
 

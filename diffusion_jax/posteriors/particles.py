@@ -18,10 +18,10 @@ import jax.numpy as jnp
 from diffusion_jax.core.arguments import (
   as_float,
   check_at_least,
-  check_fraction,
   check_positive,
   kind_of,
 )
+from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.denoiser import Prediction, predict
 from diffusion_jax.core.keys import draw_index, draw_normal, draw_uniform, split_key
 from diffusion_jax.core.measurements import LogLikelihood
@@ -39,7 +39,7 @@ from diffusion_jax.posteriors.twists import (
   Twist,
   tempered_twist,
 )
-from diffusion_jax.ranges import check_value
+from diffusion_jax.ranges import Finite, Probability, Several
 from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array
@@ -62,12 +62,13 @@ class Particles(NamedTuple):
   pending: Array
 
 
+@checked
 def steered(
   log_likelihood: LogLikelihood,
   twist: Twist | None = None,
   variance: Variance = 'fixed_small',
   use_gradient: bool = True,
-  threshold: float = 0.5,
+  threshold: Probability = 0.5,
 ) -> Sampler:
   """Makes the sampler of weighted particles of p(x_0) exp(r(x_0)).
 
@@ -89,8 +90,6 @@ def steered(
     threshold: Populations are resampled when their effective number of
       particles is below threshold K; ValueError outside [0, 1].
   """
-  check_value('variance', variance, Variance)
-  check_fraction(threshold=threshold)
   twist = tempered_twist(log_likelihood) if twist is None else twist
 
   def step(key, x, state, denoise, *, level_s, level_t):
@@ -113,7 +112,8 @@ def steered(
   return Sampler(_first, step)
 
 
-def feynman_kac(powers: Sequence[float], threshold: float = 0.5) -> Sampler:
+@checked
+def feynman_kac(powers: Sequence[Finite], threshold: Probability = 0.5) -> Sampler:
   """Makes the sampler of weighted particles of prod_i q_i(x_0)^beta_i.
 
   Powers (w, 1 - w) give the law that classifier-free guidance names, (beta,) is
@@ -135,7 +135,6 @@ def feynman_kac(powers: Sequence[float], threshold: float = 0.5) -> Sampler:
     powers: beta_i; ValueError unless their sum is above 0.
     threshold: As in `steered`.
   """
-  check_fraction(threshold=threshold)
   total = sum(powers)
   total = 1.0 if math.isclose(total, 1.0) else total
   check_positive(sum_of_powers=total)
@@ -214,7 +213,8 @@ class Population(NamedTuple):
     return self.particles.lowest_ess
 
 
-def one_of(sampler: Sampler, num_particles: int) -> Sampler:
+@checked
+def one_of(sampler: Sampler, num_particles: Several) -> Sampler:
   """Makes a sampler of single images, x [B, ...], from a sampler of particles.
 
   Each image becomes a population that begins with x and with more noise of the
@@ -222,7 +222,6 @@ def one_of(sampler: Sampler, num_particles: int) -> Sampler:
   of the state says how many particles had weight. The denoiser is mapped over
   particles, so its conditions are [B, ...]. Raises ValueError for num_particles < 2.
   """
-  check_at_least(2, num_particles=num_particles)
 
   def init(x):
     particles = jnp.repeat(x[:, None], num_particles, axis=1)
@@ -315,11 +314,15 @@ def _normalized(moved, log_weights):
   )
 
 
-def pick(key: Array, x: Array, log_weights: Array) -> Array:
+@checked
+def pick(key: Key, x: Array, log_weights: Array) -> Array:
   """Draws one particle of each population by its weight, [B, ...].
 
   x: [B, K, ...]; log_weights: [B, K]; key: [] or [B].
   """
+  if x.shape[:2] != log_weights.shape:
+    shapes = f'x {list(x.shape)} and log_weights {list(log_weights.shape)}'
+    raise ValueError(f'{shapes} must be [B, K, ...] and [B, K]')
   return _chosen(x, draw_index(key, log_weights))
 
 

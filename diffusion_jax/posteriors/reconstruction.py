@@ -21,7 +21,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import as_float, check_at_least, sum_data_axes
+from diffusion_jax.core.arguments import as_float, sum_data_axes
+from diffusion_jax.core.checked import checked
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.measurements import Measurement
@@ -34,13 +35,15 @@ from diffusion_jax.posteriors.twists import (
   pseudoinverse_twist,
   twist_guided,
 )
+from diffusion_jax.ranges import Finite, NonNegative, Size
 from diffusion_jax.sampling.inpainting import check_mask
 
 Array = jax.Array
 
 
+@checked
 def reconstruction_guided(
-  denoise: Denoiser, known: Array, mask: Array, scale: float = 1.0, num_iterations: int = 8
+  denoise: Denoiser, known: Array, mask: Array, scale: Finite = 1.0, num_iterations: Size = 8
 ) -> Denoiser:
   """Estimates E[x_0 | x_t, known pixels]; see `observation_guided`.
 
@@ -55,13 +58,14 @@ def reconstruction_guided(
   return observation_guided(denoise, observe, observe(known), scale, num_iterations)
 
 
+@checked
 def observation_guided(
   denoise: Denoiser,
   observe: Callable[[Array], Array],
   observed: Array,
-  scale: float = 1.0,
-  num_iterations: int = 8,
-  std: Array | float = 0.0,
+  scale: Finite = 1.0,
+  num_iterations: Size = 8,
+  std: Array | NonNegative = 0.0,
 ) -> Denoiser:
   """Estimates E[x_0 | x_t, y] for y = observe(x_0) + std n, n ~ N(0, I).
 
@@ -80,7 +84,6 @@ def observation_guided(
       Jacobian of a network is not symmetric, as a covariance is.
     std: In the units of y, [], [B] or like y.
   """
-  check_at_least(1, num_iterations=num_iterations)
 
   def guided(x, level):
     prediction, covariance = _with_covariance(denoise, x, level)
@@ -118,8 +121,9 @@ def _with_covariance(denoise, x, level):
   return prediction, covariance
 
 
+@checked
 def pseudoinverse_guided(
-  denoise: Denoiser, measurement: Measurement, num_iterations: int = 100
+  denoise: Denoiser, measurement: Measurement, num_iterations: Size = 100
 ) -> Denoiser:
   """Estimates E[x_0 | x_t, y] as if Cov[x_0 | x_t] were r^2 I (PiGDM).
 
@@ -131,8 +135,9 @@ def pseudoinverse_guided(
   return twist_guided(denoise, pseudoinverse_twist(measurement, num_iterations))
 
 
+@checked
 def proximal(
-  denoise: Denoiser, measurement: Measurement, weight: float = 1.0, num_iterations: int = 100
+  denoise: Denoiser, measurement: Measurement, weight: NonNegative = 1.0, num_iterations: Size = 100
 ) -> Denoiser:
   """Moves x_0 to argmin_x |y - A x|^2 / std^2 + weight |x - x_0|^2 / rho^2.
 
@@ -140,7 +145,6 @@ def proximal(
   through the network. num_iterations: the most of conjugate gradients; one per
   number in y is exact. Raises TypeError if the measurement is not linear.
   """
-  check_at_least(1, num_iterations=num_iterations)
 
   def moved(x, level):
     prediction = predict(denoise, x, level)
@@ -159,8 +163,9 @@ def proximal(
   return moved
 
 
+@checked
 def unexplained(
-  measurement: Measurement, x0: Array, precision: float = 0.0, num_iterations: int = 100
+  measurement: Measurement, x0: Array, precision: NonNegative = 0.0, num_iterations: Size = 100
 ) -> Array:
   """Computes y - A A^+ y, the part of y that no image explains, [B, ...].
 
@@ -170,7 +175,6 @@ def unexplained(
   image of unit variance explains. x0: any array in the shape of the images.
   num_iterations: as in `proximal`. Raises TypeError if the measurement is not linear.
   """
-  check_at_least(1, num_iterations=num_iterations)
   x0 = jnp.zeros_like(as_float(x0))
   transpose = measurement.transpose(x0)
   residual = measurement.residual(x0)

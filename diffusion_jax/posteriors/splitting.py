@@ -15,13 +15,12 @@ from jax.core import Tracer
 
 from diffusion_jax.core.arguments import (
   as_float,
-  check_at_least,
   check_numbers,
-  check_positive,
   computed_now,
   expand_to,
   sum_data_axes,
 )
+from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, draw_uniform, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule
@@ -31,6 +30,7 @@ from diffusion_jax.core.measurements import (
 )
 from diffusion_jax.posteriors.conjugate_gradients import least_squares
 from diffusion_jax.posteriors.twists import assumed_variance
+from diffusion_jax.ranges import Positive, Size
 from diffusion_jax.sampling.ancestral import ddim, ddim_solve
 from diffusion_jax.sampling.grids import last_noisy_level, level_grid
 from diffusion_jax.sampling.sampler import Sampler, sample
@@ -41,12 +41,13 @@ Array = jax.Array
 class InnerDraw(Protocol):
   """A draw of x_0 from p(y | x_0) N(x_0; mean, variance I)."""
 
-  def __call__(self, key: Array, mean: Array, variance: Array, /) -> Array:
+  def __call__(self, key: Key, mean: Array, variance: Array, /) -> Array:
     """Returns x_0 [B, ...]; key: [] or [B], mean: [B, ...], variance: []."""
     ...
 
 
-def gaussian_draw(measurement: Measurement, num_iterations: int = 100) -> InnerDraw:
+@checked
+def gaussian_draw(measurement: Measurement, num_iterations: Size = 100) -> InnerDraw:
   """Draws x_0 for a linear measurement, exactly if the iterations suffice.
 
   A draw without y is corrected by the measurement of its own noisy y.
@@ -54,7 +55,6 @@ def gaussian_draw(measurement: Measurement, num_iterations: int = 100) -> InnerD
   and fewer leave too much spread where A is weak. Raises TypeError if the
   measurement is not linear.
   """
-  check_at_least(1, num_iterations=num_iterations)
 
   def draw(key, mean, variance):
     mean = as_float(mean)
@@ -76,8 +76,9 @@ def gaussian_draw(measurement: Measurement, num_iterations: int = 100) -> InnerD
   return draw
 
 
+@checked
 def langevin_draw(
-  log_likelihood: LogLikelihood, step_size: float, num_steps: int = 100
+  log_likelihood: LogLikelihood, step_size: Positive, num_steps: Size = 100
 ) -> InnerDraw:
   """Draws x_0 by Langevin steps from the mean, with Metropolis' acceptance.
 
@@ -89,8 +90,6 @@ def langevin_draw(
     step_size: x' = x + step_size grad + sqrt(2 step_size) z; about the variance
       of y's noise, or smaller. ValueError unless positive.
   """
-  check_positive(step_size=step_size)
-  check_at_least(1, num_steps=num_steps)
 
   def draw(key, mean, variance):
     mean = as_float(mean)
@@ -126,6 +125,7 @@ def langevin_draw(
   return draw
 
 
+@checked
 def decoupled(
   draw: InnerDraw,
   variance: Callable[[NoiseLevel], Array] | None = None,
@@ -159,14 +159,14 @@ def decoupled(
   return Sampler(lambda x: (), step)
 
 
+@checked
 def ode_estimate(
-  schedule: Schedule, num_steps: int
+  schedule: Schedule, num_steps: Size
 ) -> Callable[[Denoiser, Array, NoiseLevel], Array]:
   """Returns (denoise, x_t, level) -> the end of the ODE from x_t, by DDIM.
 
   Its levels are a 'karras' grid from the level.
   """
-  check_at_least(1, num_steps=num_steps)
 
   def estimate(denoise, x, level):
     levels = level_grid(schedule, num_steps, 'karras', t_start=level.t)
@@ -175,15 +175,16 @@ def ode_estimate(
   return estimate
 
 
+@checked
 def split_gibbs(
-  key: Array,
+  key: Key,
   denoise: Denoiser,
   schedule: Schedule,
   draw: InnerDraw,
   widths: Array,
   x: Array,
   sampler: Sampler | None = None,
-  num_steps: int = 20,
+  num_steps: Size = 20,
 ) -> Array:
   """Alternates between x_0 given y and x_0 given the model (PnP-DM, Wu et al.).
 
@@ -201,7 +202,6 @@ def split_gibbs(
     sampler: Of the SDE; None: `ddim(1.0)`.
     num_steps: Of the sampler in a round.
   """
-  check_at_least(1, num_steps=num_steps)
   lowest = computed_now(lambda: last_noisy_level(schedule))
   if lowest is not None and not isinstance(widths, Tracer):
     check_numbers(

@@ -9,7 +9,8 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import check_at_least, sum_data_axes
+from diffusion_jax.core.arguments import sum_data_axes
+from diffusion_jax.core.checked import checked
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.measurements import (
@@ -20,6 +21,7 @@ from diffusion_jax.posteriors.conjugate_gradients import (
   Product,
   solve,
 )
+from diffusion_jax.ranges import Size
 from diffusion_jax.sampling.guidance import shift_of_x0
 
 Array = jax.Array
@@ -33,6 +35,7 @@ class Twist(Protocol):
     ...
 
 
+@checked
 def twist_guided(denoise: Denoiser, twist: Twist) -> Denoiser:
   """Adds (sigma^2 / alpha) grad log psi_t to x_0: Bayes' rule for the twist.
 
@@ -51,7 +54,8 @@ def twist_guided(denoise: Denoiser, twist: Twist) -> Denoiser:
   return guided
 
 
-def pseudoinverse_twist(measurement: Measurement, num_iterations: int = 100) -> Twist:
+@checked
+def pseudoinverse_twist(measurement: Measurement, num_iterations: Size = 100) -> Twist:
   """Makes log N(y; A x_0_hat, r^2 A A^T + std^2 I) (PiGDM, Song et al. 2023).
 
   It takes Cov[x_0 | x_t] for r^2 I, r^2 = sigma^2 / (alpha^2 + sigma^2), which
@@ -59,7 +63,6 @@ def pseudoinverse_twist(measurement: Measurement, num_iterations: int = 100) -> 
   constant. num_iterations: of conjugate gradients for the inverse. Raises
   TypeError if the measurement is not linear.
   """
-  check_at_least(1, num_iterations=num_iterations)
 
   def twist(x0_hat, level):
     residual = measurement.residual(x0_hat)
@@ -79,6 +82,7 @@ def pseudoinverse_twist(measurement: Measurement, num_iterations: int = 100) -> 
   return twist
 
 
+@checked
 def spread_twist(measurement: Measurement) -> Twist:
   """Makes log N(y; A(x_0_hat), (r^2 + std^2) I), without its constant.
 
@@ -94,6 +98,7 @@ def spread_twist(measurement: Measurement) -> Twist:
   return twist
 
 
+@checked
 def tempered_twist(log_likelihood: LogLikelihood) -> Twist:
   """Makes alpha^2 / (alpha^2 + sigma^2) r(x_0_hat), for a reward r.
 

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import as_float, check_fraction
+from diffusion_jax.core.arguments import as_float
+from diffusion_jax.core.checked import checked
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal
-from diffusion_jax.core.levels import NoiseLevel, select_level
+from diffusion_jax.core.levels import Grid, NoiseLevel, select_level
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import (
   Variance,
@@ -18,13 +19,14 @@ from diffusion_jax.core.process import (
   snr_ratio,
 )
 from diffusion_jax.declared import declares
-from diffusion_jax.ranges import check_value
+from diffusion_jax.ranges import Probability
 from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array
 
 
 @declares(draws_noise=True)
+@checked
 def ancestral(
   variance: Variance = 'fixed_small', mean_shift: Callable[[Array, NoiseLevel], Array] | None = None
 ) -> Sampler:
@@ -41,7 +43,6 @@ def ancestral(
       `classifier_guided` always shifts by the variance of 'fixed_large', times
       alpha_s / alpha_t (VP schedules).
   """
-  check_value('variance', variance, Variance)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     x0, var_frac = predict(denoise, x, level_t)
@@ -56,13 +57,13 @@ def ancestral(
   return Sampler(lambda x: (), step)
 
 
-def ddim(eta: float = 0.0) -> Sampler:
+@checked
+def ddim(eta: Probability = 0.0) -> Sampler:
   """Makes the DDIM sampler (Song et al. 2021, Eq. 12 and 16).
 
   eta: 0 for the ODE, 1 for `ancestral('fixed_small')`; ValueError outside
   [0, 1].
   """
-  check_fraction(eta=eta)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     x0 = predict(denoise, x, level_t).x0
@@ -94,7 +95,7 @@ def ddim_step(
   return s.alpha * x0 + scale * (x - t.alpha * x0) + std * z
 
 
-def ddim_solve(denoise: Denoiser, levels: NoiseLevel, x: Array) -> Array:
+def ddim_solve(denoise: Denoiser, levels: Grid, x: Array) -> Array:
   """Computes what `ddim()` takes x to, without a key: the ODE has no noise.
 
   levels: the grid of `sample`, [N+1]; x: [B, ...] at the first level.
@@ -108,7 +109,8 @@ def ddim_solve(denoise: Denoiser, levels: NoiseLevel, x: Array) -> Array:
   return jax.lax.scan(body, x, pairs)[0]
 
 
-def ddim_invert(denoise: Denoiser, levels: NoiseLevel, x0: Array) -> Array:
+@checked
+def ddim_invert(denoise: Denoiser, levels: Grid, x0: Array) -> Array:
   """Computes the x at levels[0] that `ddim()` takes to x0 (DDIM, section 4.3).
 
   It follows the same ODE up the grid, to first order, with eps at the start of

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import expand_to
+from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.keys import clone_key, draw_normal, fold_each, key_per_example
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.levels import NoiseLevel, check_order
 from diffusion_jax.meshes import on_auto_axes, placed_as
 
 Array = jax.Array
@@ -22,7 +23,8 @@ LARGEST = 32.0  # Levels beyond lambda = +-32 count as +-32.
 DEPTH = 18
 
 
-def path_noise(key: Array, x: Array, level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
+@checked
+def path_noise(key: Key, x: Array, level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
   """Computes (W_s - W_t) / sqrt(SNR_s - SNR_t), standard normal, [B, ...].
 
   For one key the results of adjacent steps are independent, and a long step's
@@ -30,6 +32,7 @@ def path_noise(key: Array, x: Array, level_s: NoiseLevel, level_t: NoiseLevel) -
   (64 / 2^18) share random numbers: a variance may be as small as h / 2.4e-4,
   0.04 for h = 1e-5. key: [] or [B]; levels: [] or [B], s cleaner than t.
   """
+  check_order(level_s, level_t)
   # One key makes the whole path, so each of its uses is a clone.
   keys = key_per_example(clone_key(key), len(x))
   high, low = _position(level_s, x), _position(level_t, x)

@@ -20,8 +20,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 
+from diffusion_jax.core.checked import Numbers, checked
 from diffusion_jax.core.denoiser import Denoiser, Prediction, predict
 from diffusion_jax.core.products import einsum
 
@@ -29,12 +29,13 @@ Array = jax.Array
 DenoiserOf = Callable[[Array], Denoiser]
 
 
+@checked
 def gauss_composed(
   denoiser_of: DenoiserOf,
   observations: Array,
   prior: Denoiser,
-  covariances: ArrayLike,
-  prior_covariance: ArrayLike,
+  covariances: Numbers,
+  prior_covariance: Numbers,
 ) -> Denoiser:
   """Composes n denoisers by fixed covariances (GAUSS, Linhart et al. 2024).
 
@@ -87,6 +88,7 @@ def _precisions(covariances, prior_covariance):
   return (jnp.asarray(a, jnp.float32) for a in arrays)
 
 
+@checked
 def bridged(
   denoiser_of: DenoiserOf, observations: Array, prior_score: Callable[[Array], Array]
 ) -> Denoiser:

@@ -9,13 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import (
-  check_at_least,
-  check_fraction,
   check_interval,
-  check_not_negative,
   expand_to,
   sum_data_axes,
 )
+from diffusion_jax.core.checked import Key, checked, needed
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
@@ -23,20 +21,22 @@ from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import forward_step, snr_ratio
 from diffusion_jax.declared import declares
 from diffusion_jax.ranges import NoiseRatio, NonNegative, Positive, Probability, Size
-from diffusion_jax.sampling.sampler import Sampler, check_sampler
+from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array
 
 
+@needed('a corrector, such as langevin()')
 class Corrector(Protocol):
   """A step that keeps the noise level of x."""
 
-  def __call__(self, key: Array, x: Array, denoise: Denoiser, level: NoiseLevel, /) -> Array:
+  def __call__(self, key: Key, x: Array, denoise: Denoiser, level: NoiseLevel, /) -> Array:
     """Returns a new x [B, ...] at the same level, []."""
     ...
 
 
-def langevin(snr: float = 0.16) -> Corrector:
+@checked
+def langevin(snr: NonNegative = 0.16) -> Corrector:
   """Makes a corrector of one Langevin step (Song et al. 2021, Alg. 4 and 5).
 
   It returns x + e score + sqrt(2 e) z with e = 2 (snr |z| / |score|)^2 for each
@@ -44,7 +44,6 @@ def langevin(snr: float = 0.16) -> Corrector:
   Alg. 5's factor alpha_i, which is close to 1, is left out. snr: the
   signal-to-noise ratio of the step; ValueError for < 0.
   """
-  check_not_negative(snr=snr)
 
   def correct(key, x, denoise, level):
     score = score_from_x0(predict(denoise, x, level).x0, x, level)
@@ -56,7 +55,8 @@ def langevin(snr: float = 0.16) -> Corrector:
   return correct
 
 
-def with_corrector(sampler: Sampler, corrector: Corrector, num_steps: int = 1) -> Sampler:
+@checked
+def with_corrector(sampler: Sampler, corrector: Corrector, num_steps: Size = 1) -> Sampler:
   """Adds corrector steps at level t before each step of a sampler.
 
   This is predictor-corrector sampling (Song et al. 2021, Alg. 1-3) in the order
@@ -64,8 +64,6 @@ def with_corrector(sampler: Sampler, corrector: Corrector, num_steps: int = 1) -
   not have a memory of earlier x; num_steps: corrector steps at each level, at
   least 1.
   """
-  check_sampler(sampler)
-  check_at_least(1, num_steps=num_steps)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     keys = split_key(key, 1 + num_steps)
@@ -80,7 +78,8 @@ def with_corrector(sampler: Sampler, corrector: Corrector, num_steps: int = 1) -
 
 
 @declares(draws_noise=True)
-def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
+@checked
+def annealed_langevin(num_steps: Size = 100, step_size: NonNegative = 0.2) -> Sampler:
   """Makes the sampler of annealed Langevin dynamics (Song & Ermon, Alg. 1).
 
   At every level it makes num_steps steps x + a / 2 score + sqrt(a) z with a =
@@ -89,7 +88,6 @@ def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
   Ermon 2020). The paper's step_size is 2e-5 / 0.01^2 = 0.2. ValueError for
   num_steps < 1 and step_size < 0.
   """
-  check_not_negative(step_size=step_size)
 
   def correct(key, x, denoise, level):
     score = score_from_x0(predict(denoise, x, level).x0, x, level)
@@ -113,13 +111,14 @@ def annealed_langevin(num_steps: int = 100, step_size: float = 0.2) -> Sampler:
   return with_corrector(Sampler(lambda x: (), step), correct, num_steps)
 
 
+@checked
 def churn(
   sampler: Sampler,
   schedule: Schedule,
-  gamma: float,
-  s_min: float = 0.0,
-  s_max: float = float('inf'),
-  s_noise: float = 1.0,
+  gamma: NonNegative,
+  s_min: NonNegative = 0.0,
+  s_max: NoiseRatio = float('inf'),
+  s_noise: NonNegative = 1.0,
 ) -> Sampler:
   """Adds noise before each step of a sampler (Karras et al. 2022, Alg. 2).
 
@@ -134,8 +133,6 @@ def churn(
       if it is empty.
     s_noise: Scale of the added noise.
   """
-  check_sampler(sampler)
-  check_not_negative(gamma=gamma)
   check_interval('no level would be churned', s_min=s_min, s_max=s_max)
 
   def step(key, x, state, denoise, *, level_s, level_t):
@@ -154,7 +151,8 @@ def churn(
   return Sampler(sampler.init, step)
 
 
-def with_ancestral_noise(sampler: Sampler, schedule: Schedule, eta: float = 1.0) -> Sampler:
+@checked
+def with_ancestral_noise(sampler: Sampler, schedule: Schedule, eta: Probability = 1.0) -> Sampler:
   """Makes a solver of the ODE stochastic: each step goes too far, then back.
 
   It takes the step to the level between s and clean data that leaves the share
@@ -168,8 +166,6 @@ def with_ancestral_noise(sampler: Sampler, schedule: Schedule, eta: float = 1.0)
     schedule: Gives the cleaner level.
     eta: 0 for the sampler itself; ValueError outside [0, 1].
   """
-  check_sampler(sampler)
-  check_fraction(eta=eta)
   if eta == 0.0:
     return sampler
 
@@ -193,7 +189,8 @@ def with_ancestral_noise(sampler: Sampler, schedule: Schedule, eta: float = 1.0)
   return Sampler(sampler.init, step)
 
 
-def churn_gamma(s_churn: float, num_steps: int) -> float:
+@checked
+def churn_gamma(s_churn: NonNegative, num_steps: Size) -> float:
   """Computes min(S_churn / N, sqrt(2) - 1) (Karras et al. 2022, Alg. 2)."""
   return min(s_churn / num_steps, 2.0**0.5 - 1.0)
 

@@ -8,16 +8,16 @@ import numpy as np
 
 from diffusion_jax.core.arguments import (
   as_float,
-  check_at_least,
-  check_fraction,
   check_same_shape,
   sum_data_axes,
 )
+from diffusion_jax.core.checked import Key, Numbers, checked
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.keys import draw_normal, split_key
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.levels import Grid
 from diffusion_jax.core.process import forward_step, q_sample
 from diffusion_jax.core.step_schedules import DiscreteSchedule
+from diffusion_jax.ranges import Finite, Probability, Size
 from diffusion_jax.sampling.ancestral import ddim_invert, ddim_solve
 from diffusion_jax.sampling.inpainting import replace_known
 from diffusion_jax.sampling.sampler import Sampler, sample
@@ -25,9 +25,8 @@ from diffusion_jax.sampling.sampler import Sampler, sample
 Array = jax.Array
 
 
-def noise_image(
-  key: Array, image: Array, schedule: DiscreteSchedule, steps: Sequence[int]
-) -> Array:
+@checked
+def noise_image(key: Key, image: Array, schedule: DiscreteSchedule, steps: Sequence[int]) -> Array:
   """Noises one image by successive `forward_step`s; returns z_i, [N, ...].
 
   All z_i are on one path: z_j is z_i with more noise. key: []; image: [...],
@@ -59,15 +58,16 @@ def noise_image(
   return kept
 
 
+@checked
 def sdedit(
-  key: Array,
+  key: Key,
   denoise: Denoiser,
   sampler: Sampler,
-  levels: NoiseLevel,
+  levels: Grid,
   guide: Array,
-  strength: float,
+  strength: Probability,
   *,
-  repeats: int = 1,
+  repeats: Size = 1,
   mask: Array | None = None,
 ) -> Array:
   """Noises an image and denoises it again (SDEdit, Meng et al. 2022).
@@ -81,8 +81,6 @@ def sdedit(
     repeats: The number of edits, each of the last result; ValueError for < 1.
     mask: True where the guide must not change (see `replace_known`).
   """
-  check_fraction(strength=strength)
-  check_at_least(1, repeats=repeats)
   if mask is not None:
     sampler = replace_known(sampler, guide, mask)
   num_steps = levels.t.shape[0] - 1
@@ -96,7 +94,8 @@ def sdedit(
   return jax.lax.scan(edit, as_float(guide), split_key(key, repeats))[0]
 
 
-def interpolate(denoise: Denoiser, levels: NoiseLevel, a: Array, b: Array, weights: Array) -> Array:
+@checked
+def interpolate(denoise: Denoiser, levels: Grid, a: Array, b: Array, weights: Numbers) -> Array:
   """Computes images between a and b (Song et al. 2021, DDIM, section 5.3).
 
   `ddim_invert` encodes both, `slerp` interpolates the latents, and the same ODE
@@ -113,12 +112,14 @@ def interpolate(denoise: Denoiser, levels: NoiseLevel, a: Array, b: Array, weigh
   return jax.lax.map(decode, jnp.asarray(weights, a.dtype))
 
 
-def slerp(a: Array, b: Array, weight: Array) -> Array:
+@checked
+def slerp(a: Array, b: Array, weight: Array | Finite) -> Array:
   """Interpolates each example [B, ...] spherically (Shoemake 1985).
 
   The result is sin((1 - w) angle) / sin(angle) a + sin(w angle) / sin(angle) b,
   or a linear interpolation if a and b are parallel. weight: [].
   """
+  check_same_shape(a=a, b=b)
 
   def dot(x, y):
     return sum_data_axes(x * y, keepdims=True)

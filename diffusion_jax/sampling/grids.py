@@ -5,17 +5,24 @@ published ways to choose N levels of a schedule (`level_grid`) and the steps of
 a respaced DDPM (`respaced_steps`, `step_levels`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.arguments import check_at_least
-from diffusion_jax.core.levels import NoiseLevel, Schedule, check_level, check_schedule, clean_level
+from diffusion_jax.core.checked import Numbers, checked
+from diffusion_jax.core.levels import (
+  Grid,
+  NoiseLevel,
+  Schedule,
+  check_level,
+  check_schedule,
+  clean_level,
+)
 from diffusion_jax.core.step_schedules import num_steps_of
-from diffusion_jax.ranges import check_choice
+from diffusion_jax.ranges import Probability, Size
 
 Array = jax.Array
 
@@ -30,13 +37,14 @@ _FIRST_TIME = 1e-3
 _MAX_LOGSNR = 150.0
 
 
+@checked
 def level_grid(
   schedule: Schedule,
-  num_steps: int,
+  num_steps: Size,
   spacing: Spacing = 'uniform',
-  t_start: Array | float = 1.0,
+  t_start: Array | Probability = 1.0,
   end_clean: bool = True,
-  t_end: float | None = None,
+  t_end: Probability | None = None,
 ) -> NoiseLevel:
   """Computes the N + 1 levels of N sampling steps, noisiest first, [N+1].
 
@@ -53,8 +61,6 @@ def level_grid(
     t_end: The last noisy time. By default 0 if sigma(0) > 0, else t_start / N
       ('uniform', 'steps'; 0 if not end_clean), step 1, or 1e-3.
   """
-  check_at_least(1, num_steps=num_steps)
-  check_choice('spacing', spacing, SPACINGS | STEP_CHOICES)
   check_level(schedule(t_start))
   count = num_steps if end_clean else num_steps + 1
   if spacing in STEP_CHOICES:
@@ -205,7 +211,8 @@ def _step_choice(schedule, count, spacing, t_start, t_end):
   return schedule(STEP_CHOICES[spacing](available, count) / num_steps)
 
 
-def step_levels(schedule: Schedule, steps: Sequence[int] | np.ndarray) -> NoiseLevel:
+@checked
+def step_levels(schedule: Schedule, steps: Numbers) -> NoiseLevel:
   """Returns the grid [N+1] of some of the steps 1..T and of clean data.
 
   steps: [N], in any order; ValueError for an empty list, for steps outside 1..T
@@ -220,7 +227,7 @@ def step_levels(schedule: Schedule, steps: Sequence[int] | np.ndarray) -> NoiseL
   return _append_clean(schedule(steps / total))
 
 
-def count_steps(levels: NoiseLevel, num_steps: int) -> tuple[int, int]:
+def count_steps(levels: Grid, num_steps: int) -> tuple[int, int]:
   """Counts the steps, and the levels between steps, that a grid visits.
 
   levels: a grid [N+1]; num_steps: T. Each of the steps 1..T counts once; a
@@ -233,7 +240,8 @@ def count_steps(levels: NoiseLevel, num_steps: int) -> tuple[int, int]:
   return len(np.unique(steps[at_step])), int(np.sum(~at_step))
 
 
-def respaced_steps(num_steps: int, spec: str) -> np.ndarray:
+@checked
+def respaced_steps(num_steps: Size, spec: str) -> np.ndarray:
   """Returns the steps of a respaced DDPM of T = num_steps, ascending, int [N].
 
   The result is for `step_levels`. spec is as in improved-diffusion (Nichol &

@@ -20,6 +20,7 @@ from diffusion_jax.core.arguments import (
   data_axes,
   expand_to,
 )
+from diffusion_jax.core.checked import checked, needed
 from diffusion_jax.core.denoiser import Denoiser, Network, Prediction, predict
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import Parametrization, output_row
@@ -29,6 +30,7 @@ from diffusion_jax.ranges import Finite, NoiseRatio, NonNegative, Probability, S
 Array = jax.Array
 
 
+@needed('a pair of denoisers, such as paired(cond, uncond)')
 class PairedDenoiser(Protocol):
   """A conditional and an unconditional denoiser, for `classifier_free`.
 
@@ -66,6 +68,7 @@ class _Pair:
     return self.denoise(xt, level)
 
 
+@checked
 def paired(
   cond: Denoiser,
   uncond: Denoiser,
@@ -84,6 +87,7 @@ def paired(
   return _Pair(denoise_pair, output)
 
 
+@checked
 def make_paired_denoiser(network: Network, params: Params, cond: dict) -> PairedDenoiser:
   """Pairs a network with and without its condition, in a single call.
 
@@ -116,6 +120,7 @@ def _twice(x):
   return jnp.repeat(x, 2, axis=0)
 
 
+@checked
 def classifier_free(
   pair: PairedDenoiser,
   scale: Array | Finite,
@@ -184,7 +189,8 @@ def predict_pair(
   return cond, uncond
 
 
-def log_prob_gradient(log_prob_fn: LogProbFn, scale: Array | float = 1.0) -> ScoreFn:
+@checked
+def log_prob_gradient(log_prob_fn: LogProbFn, scale: Array | Finite = 1.0) -> ScoreFn:
   """Makes the function (x_t, level) -> scale grad_x log p(y | x_t), [B, ...].
 
   It is for `classifier_guided` and `ancestral(mean_shift=...)`. log_prob_fn:
@@ -198,8 +204,9 @@ def log_prob_gradient(log_prob_fn: LogProbFn, scale: Array | float = 1.0) -> Sco
   return gradient
 
 
+@checked
 def classifier_guided(
-  denoise: Denoiser, log_prob_fn: LogProbFn, scale: Array | float = 1.0
+  denoise: Denoiser, log_prob_fn: LogProbFn, scale: Array | Finite = 1.0
 ) -> Denoiser:
   """Guides by eps - sigma scale grad log p(y | x_t) (ADM, Alg. 2).
 

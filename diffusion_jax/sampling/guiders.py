@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import check_positive, expand_to, sum_data_axes
+from diffusion_jax.core.arguments import expand_to, sum_data_axes
+from diffusion_jax.core.checked import checked
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.parametrization import output_row
 from diffusion_jax.declared import declares
@@ -20,6 +21,7 @@ from diffusion_jax.sampling.sampler import Sampler
 Array = jax.Array
 
 
+@checked
 def adaptive_projected(
   pair: PairedDenoiser,
   scale: Array | Finite,
@@ -38,8 +40,6 @@ def adaptive_projected(
     max_norm: r, to which longer differences cond - uncond are scaled, example
       by example; None: any. ValueError unless it is above 0.
   """
-  if max_norm is not None:
-    check_positive(max_norm=max_norm)
 
   def denoise(xt, level):
     cond, uncond = predict_pair(pair, xt, level)
@@ -54,6 +54,7 @@ def adaptive_projected(
   return denoise
 
 
+@checked
 def cfg_zero_star(
   pair: PairedDenoiser, scale: Array | Finite, zero_above: NoiseRatio = float('inf')
 ) -> Denoiser:
@@ -84,6 +85,7 @@ def cfg_zero_star(
 
 
 @declares(takes_pairs=True)
+@checked
 def cfg_plus_plus(scale: Array | Rate) -> Sampler:
   """Makes DDIM with the guided x_0 and the unconditional eps (CFG++).
 

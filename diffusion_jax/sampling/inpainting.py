@@ -9,15 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.arguments import check_at_least, check_same_shape
+from diffusion_jax.core.arguments import check_same_shape
+from diffusion_jax.core.checked import checked
 from diffusion_jax.core.keys import draw_normal, split_key
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.levels import Grid, NoiseLevel
 from diffusion_jax.core.process import forward_step, q_sample
-from diffusion_jax.sampling.sampler import Sampler, check_sampler
+from diffusion_jax.ranges import Size
+from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array
 
 
+@checked
 def replace_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   """Draws the known pixels with new noise after each step (Song et al. 2021).
 
@@ -26,7 +29,6 @@ def replace_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   except `unipc`; known: [B, ...] like x; mask: True where known, broadcasts to
   `known`. ValueError for other shapes.
   """
-  check_sampler(sampler)
   check_mask(known, mask)
 
   def step(key, x, state, denoise, *, level_s, level_t):
@@ -39,6 +41,7 @@ def replace_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   return Sampler(sampler.init, step)
 
 
+@checked
 def repaint(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   """Makes the sampler of RePaint (Lugmayr et al. 2022, Alg. 1).
 
@@ -48,7 +51,6 @@ def repaint(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   level t; at the clean level they are `known`. Levels are []; for the arguments
   see `replace_known`.
   """
-  check_sampler(sampler)
   check_mask(known, mask)
 
   def step(key, x, state, denoise, *, level_s, level_t):
@@ -72,7 +74,8 @@ def repaint(sampler: Sampler, known: Array, mask: Array) -> Sampler:
   return Sampler(sampler.init, step)
 
 
-def repaint_levels(levels: NoiseLevel, num_resamples: int = 10, jump: int = 10) -> NoiseLevel:
+@checked
+def repaint_levels(levels: Grid, num_resamples: Size = 10, jump: Size = 10) -> NoiseLevel:
   """Returns RePaint's grid, which returns to noisier levels, [M+1].
 
   At every `jump`-th level it goes up `jump` levels, one by one, num_resamples -
@@ -82,11 +85,8 @@ def repaint_levels(levels: NoiseLevel, num_resamples: int = 10, jump: int = 10) 
   of `sample`, [N+1]; ValueError unless 1 <= num_resamples and 1 <= jump < N.
   """
   num_steps = levels.t.shape[0] - 1
-  if not 1 <= jump < num_steps:
-    raise ValueError(
-      f'jump is {jump}: it must be at least 1 and less than the {num_steps} steps of the grid'
-    )
-  check_at_least(1, num_resamples=num_resamples)
+  if jump >= num_steps:
+    raise ValueError(f'jump is {jump}: it must be less than the {num_steps} steps of the grid')
   # Steps are counted from the clean level, as the steps of a model are.
   repeats = {i: num_resamples - 1 for i in range(1, num_steps - jump + 1, jump)}
   steps = [num_steps]

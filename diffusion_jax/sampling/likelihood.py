@@ -20,13 +20,13 @@ import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import (
   as_float,
-  check_at_least,
   check_interval,
   data_axes,
   expand_to,
   mean_data_axes,
   sum_data_axes,
 )
+from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.elbo import categorical_nll
 from diffusion_jax.core.keys import draw_normal, draw_signs, draw_uniform, split_key
@@ -35,7 +35,7 @@ from diffusion_jax.core.normal import STANDARD, bits_per_dim, log_prob as normal
 from diffusion_jax.core.process import q_sample
 from diffusion_jax.core.products import finished
 from diffusion_jax.meshes import has_manual_axes, is_split, on_auto_axes, on_axes_of, placed_as
-from diffusion_jax.ranges import Positive, Size, check_value
+from diffusion_jax.ranges import NonNegative, Positive, Probability, Several, Shape, Size
 from diffusion_jax.sampling.grids import last_noisy_level
 from diffusion_jax.sampling.sampler import Sampler
 
@@ -52,20 +52,21 @@ class Likelihood(NamedTuple):
   latent: Array
 
 
+@checked
 def log_likelihood(
-  key: Array | None,
+  key: Key | None,
   denoise: Denoiser,
   schedule: Schedule,
   x: Array,
   *,
-  t_min: float = 1e-5,
-  t_max: float = 1.0,
-  rtol: float = 1e-5,
-  atol: float = 1e-5,
-  num_probes: int = 1,
+  t_min: Probability = 1e-5,
+  t_max: Probability = 1.0,
+  rtol: NonNegative = 1e-5,
+  atol: NonNegative = 1e-5,
+  num_probes: Size = 1,
   probe: Probe = 'rademacher',
   exact_trace: bool = False,
-  max_steps: int = 4096,
+  max_steps: Size = 4096,
 ) -> Likelihood:
   """Computes log p(x) under the ODE of a denoiser (Song et al., Eq. 39-40).
 
@@ -104,16 +105,17 @@ def log_likelihood(
   return Likelihood(prior + size * (log_det - jnp.log(first)), last * z)
 
 
+@checked
 def probability_flow(
   denoise: Denoiser,
   schedule: Schedule,
   x: Array,
-  t_from: float,
-  t_to: float,
+  t_from: Probability,
+  t_to: Probability,
   *,
-  rtol: float = 1e-5,
-  atol: float = 1e-5,
-  max_steps: int = 4096,
+  rtol: NonNegative = 1e-5,
+  atol: NonNegative = 1e-5,
+  max_steps: Size = 4096,
 ) -> Array:
   """Solves the probability-flow ODE from t_from to t_to (Song et al., Eq. 13).
 
@@ -131,6 +133,7 @@ def probability_flow(
   return last * z
 
 
+@checked
 def adaptive_ode(
   schedule: Schedule, rtol: Positive = 1e-3, atol: Positive = 1e-3, max_steps: Size = 4096
 ) -> Sampler:
@@ -172,18 +175,20 @@ def adaptive_ode(
   return Sampler(lambda x: (), step)
 
 
-def dequantize(key: Array, x0: Array, num_levels: int = 256) -> Array:
+@checked
+def dequantize(key: Key, x0: Array, num_levels: Several = 256) -> Array:
   """Spreads each grey level evenly over its bin (Theis et al. 2016, section 3).
 
   key: [] or [B]; x0: [B, ...], K = num_levels >= 2 values evenly spaced on
   [-1, 1]. The bin of a value is 2 / (K - 1) wide and centred on the value.
   """
-  width, x0 = 2.0 / _num_bins(num_levels), as_float(x0)
+  width, x0 = 2.0 / (num_levels - 1), as_float(x0)
   return x0 + width * (draw_uniform(key, x0) - 0.5)
 
 
+@checked
 def gaussian_dequantize(
-  key: Array, x0: Array, level: NoiseLevel, num_levels: int = 256
+  key: Key, x0: Array, level: NoiseLevel, num_levels: Several = 256
 ) -> tuple[Array, Array]:
   """Draws z ~ q(z | x_0) at `level` and computes its log-weight in nats.
 
@@ -201,7 +206,8 @@ def gaussian_dequantize(
   return z, -categorical_nll(x0, z, level, num_levels) - log_q
 
 
-def ode_bits_per_dim(log_p: Array, data_shape: tuple[int, ...], num_levels: int = 256) -> Array:
+@checked
+def ode_bits_per_dim(log_p: Array | float, data_shape: Shape, num_levels: Several = 256) -> Array:
   """Converts log p of `dequantize`d data to bits per dimension of grey levels.
 
   The mass of a bin is its mean density times its volume (2 / (K - 1))^D, which
@@ -210,13 +216,8 @@ def ode_bits_per_dim(log_p: Array, data_shape: tuple[int, ...], num_levels: int 
   dequantisations is an upper bound of -log2 P / D. log_p: nats, [B];
   data_shape: the shape of one example. Returns bits per dimension, [B].
   """
-  offset = math.log2(_num_bins(num_levels) / 2.0)
+  offset = math.log2((num_levels - 1) / 2.0)
   return bits_per_dim(-log_p, data_shape) + offset
-
-
-def _num_bins(num_levels):
-  check_at_least(2, num_levels=num_levels)
-  return num_levels - 1
 
 
 def _ends(schedule, x, *times):
@@ -248,8 +249,6 @@ def _probes(key, x, num_probes, probe, exact_trace):
     basis = jnp.eye(x.size // len(x), dtype=x.dtype)
     basis = basis.reshape(-1, 1, *x.shape[1:])
     return jax.vmap(lambda row: placed_as(x, jnp.broadcast_to(row, x.shape)))(basis)
-  check_value('probe', probe, Probe)
-  check_at_least(1, num_probes=num_probes)
   probes = jax.vmap(lambda k: _PROBES[probe](k, x))(split_key(key, num_probes))
   return probes / math.sqrt(num_probes)
 

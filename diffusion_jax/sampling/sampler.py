@@ -10,7 +10,7 @@ only on its own key. A step gets one key in both cases (`core/keys.py`).
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,26 @@ from jax.core import Tracer
 
 from diffusion_jax.aliases import PyTree
 from diffusion_jax.core.arguments import as_float, expand_to, kind_of
+from diffusion_jax.core.checked import Key, checked, needed
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.keys import as_one_key, draw_normal, split_key
-from diffusion_jax.core.levels import NoiseLevel, check_level, check_order, equal_levels
+from diffusion_jax.core.levels import Grid, NoiseLevel, check_order, equal_levels
+from diffusion_jax.ranges import Rule, Shape
 from diffusion_jax.sampling import grids
 
 Array = jax.Array
 
-AnyDenoiser = Denoiser | Callable[..., PyTree]  # what samplers of other processes call
+
+def is_denoiser(value: Any) -> bool:
+  """Returns whether a value is a function, and no schedule, which is one too."""
+  return callable(value) and not isinstance(value, type) and not hasattr(value, 'from_logsnr')
+
+
+# What samplers of other processes call takes other arguments.
+AnyDenoiser = Annotated[
+  Denoiser | Callable[..., PyTree],
+  Rule('a denoiser, such as network.denoiser(params, cond)', is_denoiser),
+]
 
 
 class SamplerInit(Protocol):
@@ -41,7 +53,7 @@ class SamplerStep(Protocol):
 
   def __call__(
     self,
-    key: Array,
+    key: Key,
     x: Array,
     state: PyTree,
     denoise: Callable[..., PyTree],
@@ -58,6 +70,7 @@ class SamplerStep(Protocol):
     ...
 
 
+@needed('a Sampler, such as ddim()')
 class Sampler(NamedTuple):
   """A rule for going from one noise level to the next; x: [B, ...].
 
@@ -71,19 +84,8 @@ class Sampler(NamedTuple):
   keys: Callable[[Array, int], Array] = split_key
 
 
-def check_sampler(sampler: Sampler) -> None:
-  """Raises TypeError unless the argument is a `Sampler`, such as `ddim()`."""
-  if not isinstance(sampler, Sampler):
-    name = getattr(sampler, '__name__', repr(sampler))
-    raise TypeError(
-      f'a Sampler is needed, not {name}'
-      + (f': call it, as {name}(...)' if callable(sampler) else '')
-    )
-
-
-def sample(
-  key: Array, denoise: AnyDenoiser, sampler: Sampler, levels: NoiseLevel, x: Array
-) -> Array:
+@checked
+def sample(key: Key, denoise: AnyDenoiser, sampler: Sampler, levels: Grid, x: Array) -> Array:
   """Runs a sampler from levels[0] to levels[N] in one `lax.scan`, [B, ...].
 
   Args:
@@ -100,26 +102,27 @@ def sample(
   return sample_frames(key, denoise, sampler, levels, x, 0)[0]
 
 
+@checked
 def sample_with_state(
-  key: Array, denoise: AnyDenoiser, sampler: Sampler, levels: NoiseLevel, x: Array
+  key: Key, denoise: AnyDenoiser, sampler: Sampler, levels: Grid, x: Array
 ) -> tuple[Array, PyTree]:
   """Returns (`sample`, the sampler's last state, as the weights of `steered`)."""
   x, _, state = sample_frames(key, denoise, sampler, levels, x, 0)
   return x, state
 
 
-def trajectory(
-  key: Array, denoise: AnyDenoiser, sampler: Sampler, levels: NoiseLevel, x: Array
-) -> Array:
+@checked
+def trajectory(key: Key, denoise: AnyDenoiser, sampler: Sampler, levels: Grid, x: Array) -> Array:
   """Returns x at all levels of `sample`, [N+1, B, ...]."""
   return sample_frames(key, denoise, sampler, levels, x, math.inf)[1]
 
 
+@checked
 def sample_frames(
-  key: Array,
+  key: Key,
   denoise: AnyDenoiser,
   sampler: Sampler,
-  levels: NoiseLevel,
+  levels: Grid,
   x: Array,
   num_frames: float,
   num_examples: int | None = None,
@@ -129,8 +132,6 @@ def sample_frames(
   num_frames: see `spread_levels`; num_examples: n, by default all;
   state: the sampler's last.
   """
-  check_sampler(sampler)
-  check_level(levels)
   with jax.ensure_compile_time_eval():  # `jit` would trace the slice.
     check_order(levels, levels.take(slice(1)))
   num_steps = levels.t.shape[0] - 1
@@ -165,7 +166,7 @@ def sample_frames(
 
 def take_step(
   sampler: Sampler,
-  key: Array,
+  key: Key,
   x: Array,
   state: PyTree,
   denoise: Callable[..., PyTree],
@@ -195,15 +196,13 @@ def spread_levels(num_steps: int, num_frames: float) -> np.ndarray:
   return np.rint(np.linspace(0, num_steps, count)).astype(int)
 
 
-def prior_sample(
-  key: Array, shape: tuple[int, ...], level: NoiseLevel, exact: bool = False
-) -> Array:
+@checked
+def prior_sample(key: Key, shape: Shape, level: NoiseLevel, exact: bool = False) -> Array:
   """Draws x_T ~ N(0, (alpha^2 + sigma^2) I), N(0, I) for every VP schedule.
 
   key: [] or [B]; shape: [B, ...]; level: the first level of the grid, [].
   exact=True draws from N(0, sigma^2 I) instead, as EDM and VE code does.
   """
-  check_level(level)
   variance = as_float(level.sigma**2 + (0.0 if exact else level.alpha**2))
   return jnp.sqrt(variance) * draw_normal(key, jnp.zeros(shape, variance.dtype))
 

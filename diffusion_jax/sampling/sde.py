@@ -6,14 +6,15 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import check_not_negative, expand_to
+from diffusion_jax.core.arguments import expand_to
+from diffusion_jax.core.checked import checked
 from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import score_from_x0
 from diffusion_jax.core.process import alpha_ratio, one_minus_snr_ratio, sde_coefficients, velocity
 from diffusion_jax.declared import declares
-from diffusion_jax.ranges import NonNegative, check_choice
+from diffusion_jax.ranges import NonNegative
 from diffusion_jax.sampling.sampler import Sampler
 
 Array = jax.Array
@@ -27,6 +28,7 @@ DIFFUSIONS: dict[str, Callable[[Schedule, NoiseLevel], Array]] = {
 
 
 @declares(draws_noise=True)
+@checked
 def euler_maruyama(schedule: Schedule) -> Sampler:
   """Makes Euler-Maruyama on the reverse SDE (Song et al. 2021, Eq. 6), in t.
 
@@ -71,6 +73,7 @@ def reverse_diffusion() -> Sampler:
 
 
 @declares(draws_noise=True)
+@checked
 def velocity_sde(
   schedule: Schedule,
   diffusion: Literal['constant', 'sigma', 'sde'] = 'sigma',
@@ -90,8 +93,6 @@ def velocity_sde(
     diffusion_scale: 0 gives Euler's method on the ODE; 2 is `diffusion-norm` 1
       of SiT's code. ValueError for < 0.
   """
-  check_not_negative(diffusion_scale=diffusion_scale)
-  check_choice('diffusion', diffusion, DIFFUSIONS)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     x0 = predict(denoise, x, level_t).x0

@@ -2,10 +2,12 @@
 
 import jax.numpy as jnp
 
+from diffusion_jax.core.checked import checked
 from diffusion_jax.core.denoiser import predict
-from diffusion_jax.sampling.sampler import Sampler, check_sampler
+from diffusion_jax.sampling.sampler import Sampler
 
 
+@checked
 def self_conditioned(sampler: Sampler) -> Sampler:
   """Makes a sampler for self-conditioned networks (Analog Bits, Alg. 2).
 
@@ -14,7 +16,6 @@ def self_conditioned(sampler: Sampler) -> Sampler:
   This does not call the network more often. Wrappers such as `replace_known`
   must wrap the result, not `sampler`.
   """
-  check_sampler(sampler)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     inner, x0 = state

@@ -12,19 +12,21 @@ infinite, are DDIM's.
 """
 
 import functools
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.arguments import check_fraction, check_not_negative, expand_to
+from diffusion_jax.core.arguments import expand_to
+from diffusion_jax.core.checked import checked
 from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.keys import draw_normal, repeat_key, split_key
-from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
+from diffusion_jax.core.levels import Grid, NoiseLevel, Schedule, select_level
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import velocity
 from diffusion_jax.declared import declares
-from diffusion_jax.ranges import NonNegative, Size
+from diffusion_jax.ranges import NonNegative, Order, Probability, Rule, Size
 from diffusion_jax.sampling.ancestral import ddim_step
 from diffusion_jax.sampling.brownian import path_noise
 from diffusion_jax.sampling.sampler import Sampler
@@ -47,7 +49,7 @@ def heun() -> Sampler:
   return _by_another_eps(0.5, lambda level_s, level_t: level_s)
 
 
-def heun_deviation(levels: NoiseLevel) -> float:
+def heun_deviation(levels: Grid) -> float:
   """Returns the deviation of what `heun` draws on a grid for standard normal data.
 
   1 is exact. levels: [N+1]. With r = sigma / alpha = tan(angle) the ODE is dy = y r / (1 + r^2)
@@ -65,6 +67,7 @@ def heun_deviation(levels: NoiseLevel) -> float:
   return float(np.prod(factors))
 
 
+@checked
 def velocity_heun(schedule: Schedule, min_sigma: NonNegative = 0.0) -> Sampler:
   """Makes Heun's method for dx/dt = v(x, t) in the schedule's own time.
 
@@ -104,7 +107,8 @@ def velocity_heun(schedule: Schedule, min_sigma: NonNegative = 0.0) -> Sampler:
   return Sampler(lambda x: (), step)
 
 
-def dpm_solver_pp(order: int = 2) -> Sampler:
+@checked
+def dpm_solver_pp(order: Order = 2) -> Sampler:
   """Makes multistep DPM-Solver++ (Lu et al. 2022, Alg. 2).
 
   Each step calls the network once and uses the last `order` estimates of x_0;
@@ -113,7 +117,6 @@ def dpm_solver_pp(order: int = 2) -> Sampler:
   its last term, so it is of second order. order: 1 (DDIM), 2 (2M) or 3 (3M);
   ValueError for others.
   """
-  _check_order(order)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     history = (predict(denoise, x, level_t).x0, _broadcast_level(level_t, x)), *state
@@ -122,6 +125,7 @@ def dpm_solver_pp(order: int = 2) -> Sampler:
   return Sampler(lambda x: _empty_history(x, order - 1), step)
 
 
+@checked
 def dpm_solver_pp_2s(schedule: Schedule) -> Sampler:
   """Makes singlestep DPM-Solver++(2S) (Lu et al. 2022, Alg. 1 with r = 1/2).
 
@@ -132,6 +136,7 @@ def dpm_solver_pp_2s(schedule: Schedule) -> Sampler:
   return dpm_solver_pp_2s_sde(schedule, 0.0)
 
 
+@checked
 def dpm_solver_2(schedule: Schedule) -> Sampler:
   """Makes DPM-Solver-2 (Lu et al. 2022a, Alg. 1 with r = 1/2).
 
@@ -164,7 +169,8 @@ def _by_another_eps(weight, level_of):
 
 
 @declares(draws_noise=True)
-def dpm_solver_pp_2s_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
+@checked
+def dpm_solver_pp_2s_sde(schedule: Schedule, eta: Probability = 1.0) -> Sampler:
   """Makes singlestep DPM-Solver++ of the SDE, `sample_dpmpp_sde`.
 
   Two steps of `ddim(eta)` from level t: to the middle of the step, and to level
@@ -172,7 +178,6 @@ def dpm_solver_pp_2s_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
   key and the levels, not on the grid. 2N - 1 calls. schedule gives the level in
   the middle; eta: ValueError outside [0, 1].
   """
-  check_fraction(eta=eta)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     x0 = predict(denoise, x, level_t).x0
@@ -197,7 +202,8 @@ def dpm_solver_pp_2s_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
 
 
 @declares(draws_noise=True)
-def dpm_solver_pp_sde(eta: float = 1.0, order: int = 2, brownian: bool = False) -> Sampler:
+@checked
+def dpm_solver_pp_sde(eta: NonNegative = 1.0, order: Order = 2, brownian: bool = False) -> Sampler:
   """Makes multistep SDE-DPM-Solver++, 2M or 3M (Lu et al. 2022).
 
   D is as in `dpm_solver_pp(order)`, but with the weight e^((1 + eta) lambda).
@@ -208,8 +214,6 @@ def dpm_solver_pp_sde(eta: float = 1.0, order: int = 2, brownian: bool = False) 
     order: 1, 2 or 3; ValueError for others.
     brownian: The noise is `path_noise`: more steps follow the same path.
   """
-  check_not_negative(eta=eta)
-  _check_order(order)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     s, t = level_s.expand_to(x), level_t.expand_to(x)
@@ -227,7 +231,8 @@ def dpm_solver_pp_sde(eta: float = 1.0, order: int = 2, brownian: bool = False) 
   return Sampler(lambda x: _empty_history(x, order - 1), step, keys)
 
 
-def lms(order: int = 4) -> Sampler:
+@checked
+def lms(order: Annotated[int, Rule('1, 2, 3 or 4', lambda order: 1 <= order <= 4)] = 4) -> Sampler:
   """Makes the linear multistep method of Katherine Crowson's k-diffusion.
 
   It integrates dy = eps d(sigma / alpha), y = x / alpha, with the polynomial
@@ -236,7 +241,6 @@ def lms(order: int = 4) -> Sampler:
   to clean data, where sigma / alpha is finite, is of full order too. order: 1
   (DDIM) to 4; ValueError for others.
   """
-  _check_order(order, 4)
 
   def ratio(level):
     return level.sigma / jnp.where(level.alpha > 0.0, level.alpha, 1.0)
@@ -261,7 +265,8 @@ def lms(order: int = 4) -> Sampler:
 
 
 @declares(keeps_x=True)
-def unipc(order: int = 2, num_steps: Size | None = None) -> Sampler:
+@checked
+def unipc(order: Order = 2, num_steps: Size | None = None) -> Sampler:
   """Makes UniPC-p with B_2(h) and data prediction (Zhao et al. 2023).
 
   The predictor is `dpm_solver_pp(order)`. Each step calls the network once and
@@ -274,7 +279,6 @@ def unipc(order: int = 2, num_steps: Size | None = None) -> Sampler:
     num_steps: The number of steps of the grid, whose last steps have lower
       orders (diffusers' lower_order_final). None: only the step to clean data.
   """
-  _check_order(order)
 
   def lowered(history, left):
     # Keeps as many estimates as there are steps left; the others get alpha = 0.
@@ -402,8 +406,3 @@ def _empty_history(x, n):
   # The n estimates have no weight, since their level has no signal.
   no_signal = NoiseLevel(jnp.zeros(()), jnp.zeros(()), jnp.ones(()))
   return ((jnp.zeros_like(x), _broadcast_level(no_signal, x)),) * n
-
-
-def _check_order(order, highest=3):
-  if order not in range(1, highest + 1):
-    raise ValueError(f'order is {order}: it must be 1 to {highest}')

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.levels import Grid
 from diffusion_jax.core.process import Variance
 from diffusion_jax.ranges import check_choice
 from diffusion_jax.testing.oracles import Mixture, check_gaussian
 
 
 def expected_bound(
-  oracle: Mixture, levels: NoiseLevel, variance: Variance = 'fixed_small'
+  oracle: Mixture, levels: Grid, variance: Variance = 'fixed_small'
 ) -> dict[str, np.ndarray]:
   """Computes E[L_T], E[L_{t-1}] and E[L_0] of DDPM Eq. 5 in nats.
 

@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from numpy.typing import ArrayLike
 
 from diffusion_jax.core.arguments import expand_to
+from diffusion_jax.core.checked import Key
 from diffusion_jax.core.denoiser import Denoiser, Prediction
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.process import level_slopes
@@ -54,7 +55,7 @@ class Mixture:
     """Returns Cov[x_0], [D, D]."""
     return _cov(*self._arrays())
 
-  def sample(self, key: Array, n: int) -> Array:
+  def sample(self, key: Key, n: int) -> Array:
     """Draws n values of x_0, [n, D]."""
     return _draws(key, n, *self._arrays())
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
+from diffusion_jax.core.checked import Key
 from diffusion_jax.core.keys import key_per_example
 
 Array = jax.Array
@@ -51,7 +52,7 @@ class Changes(NamedTuple):
   shift: Array
 
 
-def augment(key: Array, images: Array, probability: float = 0.12) -> tuple[Array, Array]:
+def augment(key: Key, images: Array, probability: float = 0.12) -> tuple[Array, Array]:
   """Returns (changed images, labels [B, 9] of the changes).
 
   images: [B, H, W, C] of any range; key: [] or one per example, [B];
@@ -65,7 +66,7 @@ def augment(key: Array, images: Array, probability: float = 0.12) -> tuple[Array
   return jax.vmap(one)(key_per_example(key, len(images)), images)
 
 
-def draw_changes(key: Array, probability: float = 0.12) -> Changes:
+def draw_changes(key: Key, probability: float = 0.12) -> Changes:
   """Draws the changes of one image, each with its probability, else 0.
 
   key: []. The x-flip is a fair coin. The others are drawn with `probability`,

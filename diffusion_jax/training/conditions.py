@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.core import operators
+from diffusion_jax.core.checked import Key
 from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.declared import declares
 from diffusion_jax.ranges import Count, Size
@@ -16,7 +17,7 @@ from diffusion_jax.ranges import Count, Size
 Array = jax.Array
 
 
-def draw_masks(key: Array, shape: tuple[int, ...]) -> Array:
+def draw_masks(key: Key, shape: tuple[int, ...]) -> Array:
   """Draws masks for images of `shape` [B, H, W, C], bool [B, H, W, 1].
 
   Half of the image, all but a box, or all but a brush stroke is known, with
@@ -34,7 +35,7 @@ def draw_masks(key: Array, shape: tuple[int, ...]) -> Array:
   return jax.vmap(one)(key_per_example(key, shape[0]))
 
 
-def draw_subsets(key: Array, shape: tuple[int, ...], parameters: int) -> Array:
+def draw_subsets(key: Key, shape: tuple[int, ...], parameters: int) -> Array:
   """Draws which numbers of vectors are known, bool [B, D] (Simformer).
 
   One of five rules (Gloeckler et al. 2024), each as likely, draws them: none;
@@ -61,7 +62,7 @@ def draw_subsets(key: Array, shape: tuple[int, ...], parameters: int) -> Array:
   return jax.vmap(one)(key_per_example(key, size))
 
 
-def half(key: Array, height: int, width: int) -> Array:
+def half(key: Key, height: int, width: int) -> Array:
   """Draws the upper, lower, left or right half as known, [H, W, 1]; key: []."""
   rows, columns = _pixels(height, width)
   side = jax.random.randint(key, (), 0, 4)
@@ -69,7 +70,7 @@ def half(key: Array, height: int, width: int) -> Array:
   return jnp.stack(jnp.broadcast_arrays(*halves))[side]
 
 
-def box(key: Array, height: int, width: int) -> Array:
+def box(key: Key, height: int, width: int) -> Array:
   """Draws a mask where all but a box is known, [H, W, 1]; key: [].
 
   The sides of the box are uniform between a quarter and three quarters of the
@@ -84,7 +85,7 @@ def box(key: Array, height: int, width: int) -> Array:
   return ~inside
 
 
-def stroke(key: Array, height: int, width: int, num_corners: int = 5) -> Array:
+def stroke(key: Key, height: int, width: int, num_corners: int = 5) -> Array:
   """Draws a mask where all but a brush stroke is known, [H, W, 1]; key: [].
 
   The brush follows lines between corners that are uniform in the image; its

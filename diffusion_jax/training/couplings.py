@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.arguments import check_numbers, check_positive
+from diffusion_jax.core.arguments import check_numbers
+from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.couplings import centred_cost, column_error, sinkhorn
 from diffusion_jax.core.keys import draw_index
 from diffusion_jax.core.levels import Schedule
@@ -32,11 +33,11 @@ class PlanCoupling:
 
   log_plan: Callable[[Array, Array, dict], Array]
 
-  def __call__(self, key: Array, x0: Array, y: Array, cond: dict) -> Array:
+  def __call__(self, key: Key, x0: Array, y: Array, cond: dict) -> Array:
     """Draws i [B]."""
     return self.draw(key, x0, y, cond)[0]
 
-  def draw(self, key: Array, x0: Array, y: Array, cond: dict) -> tuple[Array, Array]:
+  def draw(self, key: Key, x0: Array, y: Array, cond: dict) -> tuple[Array, Array]:
     """Draws i [B], and returns the plan's `column_error` [] with it."""
     plan = self.log_plan(x0, y, cond)
     error = column_error(plan)
@@ -44,7 +45,7 @@ class PlanCoupling:
 
 
 def paired(
-  coupling: Coupling, key: Array, x0: Array, y: Array, cond: dict
+  coupling: Coupling, key: Key, x0: Array, y: Array, cond: dict
 ) -> tuple[Array, dict[str, Array]]:
   """Returns y [B, ...] in the order of its pairs, and metrics [B] of the plan."""
   if isinstance(coupling, PlanCoupling):
@@ -92,6 +93,7 @@ def exact_coupling(condition_ratio: Probability = 0.05) -> Coupling:
   return index
 
 
+@checked
 def sinkhorn_coupling(
   epsilon: Positive = 0.05, num_iterations: Size = 1000, condition_ratio: Probability = 0.05
 ) -> Coupling:
@@ -101,7 +103,6 @@ def sinkhorn_coupling(
   num_iterations, at most: see `entropic_coupling`. condition_ratio: see
   `exact_coupling`. Raises ValueError.
   """
-  check_positive(epsilon=epsilon)
 
   def relative(x0, y):
     scale = sum(jnp.sum(jnp.var(v, axis=0)) for v in (x0, y))

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.aliases import NamedParams, Params
-from diffusion_jax.core.arguments import check_positive
+from diffusion_jax.core.checked import Key, checked
+from diffusion_jax.ranges import Size
 from diffusion_jax.training.objectives import Context, Objective
 
 Array = jax.Array
@@ -21,7 +22,8 @@ A, B = 'lora_A', 'lora_B'
 BASE = 'base'  # the frozen parameters of `lora_objective`
 
 
-def lora_init(key: Array, params: NamedParams, rank: int, convolutions: bool = False) -> Params:
+@checked
+def lora_init(key: Key, params: NamedParams, rank: Size, convolutions: bool = False) -> Params:
   """Returns new adapters of a network: A is normal, of variance 1 / in; B is 0.
 
   params: of the network, or their shapes. Kernels [in, out] of dense layers and
@@ -29,7 +31,6 @@ def lora_init(key: Array, params: NamedParams, rank: int, convolutions: bool = F
   block; with `convolutions` also kernels [h, w, in, out], where A is [h, w, in,
   rank]. Raises ValueError for a rank below 1, and if the network has no such kernel.
   """
-  check_positive(rank=rank)
   ranks = (2, 3, 4) if convolutions else (2, 3)
   leaves, _ = jax.tree_util.tree_flatten_with_path(params)
   named = [(jax.tree_util.keystr(path, simple=True, separator='/'), x) for path, x in leaves]

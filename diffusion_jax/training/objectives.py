@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.arguments import expand_to
+from diffusion_jax.core.checked import Key
 from diffusion_jax.core.denoiser import Augment, Condition, Network, variance_fraction
 from diffusion_jax.core.elbo import bound_term, reconstruction_nll
 from diffusion_jax.core.keys import key_per_example
@@ -89,7 +90,7 @@ class Objective:
   init: Callable[[], PyTree] = lambda: ()
   constrain: Callable[[Params], Params] = lambda params: params
 
-  def __call__(self, params: Params, context: Context, key: Array, batch: dict) -> Loss:
+  def __call__(self, params: Params, context: Context, key: Key, batch: dict) -> Loss:
     """Returns (loss [], (metrics, state of the next step)) of a batch."""
     inputs, keys = self.draw(key, batch, context)
     loss, (metrics, records) = self.loss(params, context, inputs, keys)
@@ -106,7 +107,7 @@ def at_the_end(objective: Objective, params: Params, frozen: Params = ()) -> Con
 
 
 def of_each(
-  objective: Objective, params: Params, context: Context, key: Array, batch: dict
+  objective: Objective, params: Params, context: Context, key: Key, batch: dict
 ) -> dict[str, Mean]:
   """Computes the metrics of each row of a batch, [B], at the draws of the whole batch.
 
@@ -183,7 +184,7 @@ def make_condition(
 
 
 def draw_inputs(
-  key: Array,
+  key: Key,
   batch: dict,
   schedule: Any,
   network: Network,

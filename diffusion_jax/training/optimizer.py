@@ -3,15 +3,15 @@
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from diffusion_jax.aliases import Fused, Params, PyTree
-from diffusion_jax.core.arguments import check_positive
-from diffusion_jax.ranges import Count, NonNegative, Positive, Rate, Size, check_choice
+from diffusion_jax.core.checked import checked
+from diffusion_jax.ranges import Count, NonNegative, Positive, Rate, Size
 from diffusion_jax.runtime.sharding import MIN_SIZE
 from diffusion_jax.training import power_ema
 
@@ -21,6 +21,7 @@ Decay = Literal['constant', 'linear', 'cosine', 'inverse_sqrt']
 ENDING = 'linear', 'cosine'  # decays to 0
 
 
+@checked
 def learning_rate_schedule(
   peak: float, warmup_steps: int = 0, decay: Decay = 'constant', decay_steps: int = 0
 ) -> optax.Schedule:
@@ -30,7 +31,6 @@ def learning_rate_schedule(
   'inverse_sqrt', peak / sqrt(max(step / decay_steps, 1)) (Karras et al. 2024,
   EDM2). Raises ValueError for a decay that ends before the warm-up.
   """
-  check_choice('decay', decay, get_args(Decay))
   least = warmup_steps if decay in ENDING else 0
   if decay != 'constant' and decay_steps <= least:
     raise ValueError(
@@ -65,6 +65,7 @@ def warmup_within(warmup_steps: int, decay: Decay, total_steps: int) -> int:
   return total_steps // 10 if too_long else warmup_steps
 
 
+@checked
 def optimizer_and_rate(
   total_steps: int,
   *,
@@ -93,7 +94,6 @@ def optimizer_and_rate(
   0 and inf by 1e5, as EDM. scale(b1=, b2=, eps=): the rule of the updates;
   fused and stacked: arguments of `scale_by_muon`.
   """
-  check_choice('weight_decay_mask', weight_decay_mask, WEIGHT_DECAY_MASKS)
   steps = decay_steps
   if steps is None:
     steps, warmup_steps = total_steps, warmup_within(warmup_steps, decay, total_steps)
@@ -286,14 +286,14 @@ def ema_decay(decay: float, warmup: bool = False) -> EmaRate:
   return at_step
 
 
-def ema_half_life(half_life: float, batch_size: int, rampup: float = 0.0) -> EmaRate:
+@checked
+def ema_half_life(half_life: Positive, batch_size: Size, rampup: Rate = 0.0) -> EmaRate:
   """Returns the rate, as `ema_decay`, of decay 0.5^(batch_size / half_life).
 
   half_life: in images. With `rampup` it is at most this fraction of the images
   before the update, such as EDM's 0.05 (Karras et al. 2022). Raises ValueError
   for a half-life that is not positive.
   """
-  check_positive(half_life=half_life)
   if not rampup:
     return ema_decay(0.5 ** (batch_size / half_life))
 

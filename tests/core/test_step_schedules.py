@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from tests.jitted import at_step, level_at
+from tests.refusals import one_line
 from tests.schedules import anything
 
 LECTURE = [0.99, 0.98, 0.97, 0.96, 0.95]
@@ -93,8 +94,27 @@ def test_every_sequence_makes_a_schedule(name, T):
 @pytest.mark.parametrize('name', NAMED)
 def test_one_step_is_allowed_none_is_not(name):
   assert NAMED[name](1).shape == (1,)
-  with pytest.raises(ValueError, match='num_steps is 0'):
+  with pytest.raises(ValueError, match='num_steps must be an integer of at least 1, not 0'):
     NAMED[name](0)
+
+
+NO_TABLES = {
+  'betas': dj.linear_betas(1000),
+  'alphas': 1.0 - dj.linear_betas(1000),
+  'a step too few': np.zeros(1),
+  'without noise': np.zeros(3),
+  'falling': np.array([0.0, 2.0, 1.0]),
+  'infinite': np.array([0.0, 1.0, np.inf]),
+  'of two axes': np.zeros((2, 3)),
+}
+
+
+@pytest.mark.parametrize('name', NO_TABLES)
+def test_the_class_takes_a_table_as_it_stands_and_no_betas(name):
+  table = np.append(0.0, np.cumsum(-np.log1p(-dj.linear_betas(1000))))
+  assert_allclose(dj.DiscreteSchedule(table).betas, dj.linear_betas(1000), 1e-5)
+  with one_line('begins at 0 and rises', 'DiscreteSchedule.from_betas(betas)'):
+    dj.DiscreteSchedule(NO_TABLES[name])
 
 
 def test_linear_is_ddpms():

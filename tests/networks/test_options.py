@@ -73,24 +73,30 @@ def test_an_unknown_option_is_refused_at_construction(names, field, known):
     assert str(error.value) == f"{field} 'xyz' is not one of {known}"
 
 
-def numbers_of(network):
-  """Yields the fields with numbers, and negative numbers for each."""
+# The numbers that may be 0, and those of any sign.
+FROM_0 = 'bottleneck class_tokens class_tokens_at latent_dim registers routing_ends'.split()
+SIGNED = 'gamma_min', 'gamma_max'
+
+
+def wrong_numbers_of(network):
+  """Yields the fields with numbers, and for each numbers that it may not be."""
   for field in dataclasses.fields(network):
-    value = getattr(network, field.name)
+    name, value = field.name, getattr(network, field.name)
     if isinstance(value, tuple):
-      yield field.name, tuple(-1 for _ in value or (1,))
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-      yield field.name, -1
+      yield name, tuple(-1 for _ in value or (1,))
+    elif isinstance(value, int | float) and not isinstance(value, bool) and name not in SIGNED:
+      yield from ((name, -1), (name, float('nan')), (name, True))
+      if isinstance(value, int) and name not in FROM_0 or name == 'norm_eps':
+        yield name, 0
+  yield 'dropout', 1.0
 
 
 @pytest.mark.parametrize('name', NETWORKS)
-def test_negative_sizes_are_refused_by_their_names(name):
+def test_sizes_out_of_range_are_refused_by_their_names(name):
   network = NETWORKS[name]()
-  fields = dict(numbers_of(network))
-  assert {'dropout', 'channels'} <= set(fields)
-  for field, value in fields.items():
-    if field in ('gamma_min', 'gamma_max'):
-      continue
+  wrong = [*wrong_numbers_of(network)]
+  assert {'dropout', 'channels'} <= {field for field, _ in wrong}
+  for field, value in wrong:
     with pytest.raises(ValueError, match=rf'^{field}(\[0\])? must be an? '):
       network.clone(**{field: value})
 

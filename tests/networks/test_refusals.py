@@ -65,33 +65,14 @@ def of_context(kind, context):
 
 
 WRONG = [
-  (lambda: changed('unet', channels=0), 'channels must be an integer of at least 1, not 0'),
-  (lambda: changed('unet', num_blocks=1.5), 'num_blocks must be an integer, not 1.5'),
-  (lambda: changed('unet', num_heads=True), 'num_heads must be an integer, not True'),
   (lambda: changed('unet', multipliers=()), 'multipliers must be one or more numbers, not ()'),
-  (lambda: changed('unet', dropout=1.0), 'dropout must be a number in [0, 1), not 1.0'),
-  (lambda: changed('unet', dropout=float('nan')), 'dropout must be a number, not nan'),
-  (lambda: changed('unet', norm_eps=0.0), 'norm_eps must be a number in (0, inf), not 0.0'),
-  (lambda: changed('dit', patch_size=0), 'patch_size must be an integer of at least 1, not 0'),
-  (
-    lambda: changed('classifier', num_classes=1),
-    'num_classes must be an integer of at least 2, not 1',
-  ),
   (lambda: changed('autoencoder', image_size=(4,)), 'image_size must be a list of 2, not (4,)'),
-  (
-    lambda: changed('autoencoder', decoder_blocks=0),
-    'decoder_blocks must be an integer of at least 1',
-  ),
   (lambda: changed('vdm', fourier=(8, 6)), 'fourier=(8, 6) must be (first, stop)'),
   (lambda: changed('vdm', fourier=(6, 25)), 'fourier=(6, 25) must be ... first <= stop <= 24'),
   (lambda: NETWORK.clone(hidden=(4, 0)), 'hidden[1] must be an integer of'),
-  (lambda: NETWORK.clone(latent_dim=0), 'latent_dim must be an integer of at'),
-  (lambda: NETWORK.clone(dropout=1.0), 'dropout must be a number in [0, 1'),
-  (lambda: NETWORK.clone(initializer='a'), "initializer 'a' is not one of ho"),
   (lambda: UNet(remat_policy='products'), 'no effect without remat=True'),
   (lambda: sinusoidal(jnp.zeros(1), 3), 'needs 4 features or more, not 3'),
   (lambda: check_filter((1,)), 'must be an even number of weights'),
-  (lambda: check_filter((1, 2, 1)), 'must be an even number of weights'),
   (lambda: check_filter((1, -1)), 'must be an even number of weights'),
   (lambda: check_filter(()), 'must be an even number of weights'),
   (
@@ -153,7 +134,6 @@ WRONG = [
     ),
     'num_heads=3 does not divide the 16',
   ),
-  (lambda: Inputs(num_classes=-1), 'num_classes must be ... not -1'),
   (
     lambda: Inputs(context=(5,), context_encoder=ContextEncoder('mean')),
     "'mean' is not one of auto, vector,",
@@ -191,7 +171,6 @@ WRONG = [
     'heads of 8, 16, ... 128 channels, not',
   ),
   (lambda: begun(UNet(256, **HALF), X, NOISE), 'not 256: change num_heads or head_channels'),
-  (lambda: attended(4), '128 channels, not 4: change num'),
   (lambda: attended(12), '128 channels, not 12: change num'),
   (lambda: attended(136), '128 channels, not 136: change num'),
   # sizes that do not fit together

@@ -444,7 +444,7 @@ def test_one_of_begins_with_noise_of_its_level_and_picks_by_weight():
 
 def test_one_particle_corrects_nothing():
   product = dj.feynman_kac((3.0, -2.0))
-  with one_line('num_particles is 1: it must be at least 2'):
+  with one_line('num_particles must be an integer of at least 2, not 1'):
     dj.one_of(product, 1)
   for sampler in (product, dj.steered(lambda x0: x0[:, 0])):
     with one_line('particles_of_an_image is 1: it must be at least 2'):

@@ -95,9 +95,10 @@ def test_every_repeat_has_noise_of_its_own(key):
     return x + 0.5 * jax.random.normal(key, x.shape), state
 
   add_noise = dj.Sampler(lambda x: (), step)
+  unused = lambda x, level: dj.Prediction(x)
   levels = level_at(DDPM, np.float32([0.3, 0.0]))
   n = 20_000
-  edit = lambda x: dj.sdedit(key, None, add_noise, levels, x, 1.0, repeats=3)
+  edit = lambda x: dj.sdedit(key, unused, add_noise, levels, x, 1.0, repeats=3)
   x = np.asarray(jax.jit(edit)(np.zeros((n, 1), np.float32)))
   kept = float(levels.alpha[0]) ** 2
   each = float(levels.sigma[0]) ** 2 + 0.25

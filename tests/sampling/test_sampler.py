@@ -90,7 +90,8 @@ def test_levels_are_passed_to_a_step_by_name(key):
 
   levels = dj.NoiseLevel(*[np.float32([1.0, 0.5, 0.0])] * 3)
   sampler = dj.Sampler(lambda x: (), step)
-  x = jax.jit(lambda x: dj.sample(key, None, sampler, levels, x))(np.zeros((1, 2), np.float32))
+  unused = lambda x, level: dj.Prediction(x)
+  x = jax.jit(lambda x: dj.sample(key, unused, sampler, levels, x))(np.zeros((1, 2), np.float32))
   assert_allclose(x, 1.0)
 
 

@@ -125,7 +125,7 @@ def test_without_a_plan_pairs_are_nan(key):
 @pytest.mark.parametrize('value', [0.0, -1.0, np.nan, np.inf])
 def test_couplings_without_an_epsilon_are_refused(value):
   for make in (couplings.sinkhorn_coupling, schrodinger_coupling):
-    with pytest.raises(ValueError, match='it must be positive and finite'):
+    with pytest.raises(ValueError, match='must be a number'):
       make(value)
 
 
@@ -139,6 +139,10 @@ def test_eight_devices_have_the_pairs_of_one(key):
     assert_array_equal(eight, one)
 
 
+def identity(params, x, noise, cond, *, key=None):
+  return x
+
+
 OBJECTIVES = (
   functools.partial(objectives.denoising, times=dj.uniform_times),
   flow_maps.mean_flow,
@@ -148,7 +152,7 @@ OBJECTIVES = (
 
 
 def test_objectives_pair_numbers_and_noise_of_a_class_in_their_order(key):
-  network = dj.Network(None, dj.time_input(1.0), condition=make_condition(dropout=0.5))
+  network = dj.Network(identity, dj.time_input(1.0), condition=make_condition(dropout=0.5))
   batch = {'x': normals((40, 1))[0], 'label': np.arange(40) % 2}
   made = []
   for make in OBJECTIVES:
@@ -165,7 +169,7 @@ def test_objectives_pair_numbers_and_noise_of_a_class_in_their_order(key):
 
 @pytest.mark.parametrize('make', [*OBJECTIVES, bridge])
 def test_the_pairs_have_a_key_of_their_own(make, key):
-  network = dj.Network(None, dj.time_input(1.0))
+  network = dj.Network(identity, dj.time_input(1.0))
   objective = make(network, dj.RectifiedFlowSchedule(), coupling=COUPLE)
   x, y = normals((8, 2), (8, 2))
   with jax.debug_key_reuse(True):

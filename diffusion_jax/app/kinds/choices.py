@@ -70,7 +70,7 @@ def guidance(function: Callable) -> Constructor:
   @functools.wraps(constructor)
   def made(scale, **values):
     guide = constructor(**values)
-    guide(None, scale)  # checks the values
+    guide(lambda xt, level: None, scale)  # checks the values
     return sampling.Guidance(scale, guide)
 
   return made

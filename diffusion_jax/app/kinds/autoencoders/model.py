@@ -20,6 +20,7 @@ from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.kinds.rules import Row
 from diffusion_jax.app.kinds.sampling import AtOnce
 from diffusion_jax.autoencoders import bounds as bound, objectives as vae
+from diffusion_jax.core.checked import Key
 from diffusion_jax.core.keys import abstract_key, draw_normal, split_key
 from diffusion_jax.data import drawings
 from diffusion_jax.data.spec import Facts
@@ -103,12 +104,12 @@ class Autoencoder:
     return dj.Normal(output[0], jnp.exp(output[1]))
 
   def encode(
-    self, params: Params, t: int, z: Array | float, *, key: Array | None = None
+    self, params: Params, t: int, z: Array | float, *, key: Key | None = None
   ) -> dj.Normal:
     """Returns q(z_t | z_{t-1}), t = 1..T, z_0 = x; key: of dropout."""
     return self._method('encode', params, t, z, key)
 
-  def decode(self, params: Params, t: int, z: Array | float, *, key: Array | None = None) -> PyTree:
+  def decode(self, params: Params, t: int, z: Array | float, *, key: Key | None = None) -> PyTree:
     """Returns p(z_{t-1} | z_t), and for t = 1 the output: p(x | z_1)."""
     return self._method('decode', params, t, z, key)
 
@@ -138,7 +139,7 @@ class Autoencoder:
     x = jax.ShapeDtypeStruct((1, *self.facts.x.shape), jnp.float32)
     return jax.eval_shape(climb, params, x).shape[1:]
 
-  def init(self, key: Array) -> Params:
+  def init(self, key: Key) -> Params:
     """Returns the first parameters, {'network': ...}; can be traced."""
     # The first of two keys, as for models that can learn a schedule.
     key, _ = jax.random.split(key)
