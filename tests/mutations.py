@@ -4029,8 +4029,8 @@ TABLE = [
       ('is_taken and noise', 'draws = whole != again', 'draws = False'),
       (
         'whole_batch and pairs',
-        'two = {n: np.zeros((2, *x.shape[1:]), x.dtype) for n, x in batch.items()}',
-        'two = {n: np.arange(2).reshape(-1, *[1] * (x.ndim - 1)) + np.zeros(\n'
+        'two: dict[str, np.ndarray] = {n: np.zeros((2, *x.shape[1:]), x.dtype) for n, x in batch.items()}',
+        'two: dict[str, np.ndarray] = {n: np.arange(2).reshape(-1, *[1] * (x.ndim - 1)) + np.zeros(\n'
         '    (2, *x.shape[1:]), x.dtype) for n, x in batch.items()}',
       ),
     ],

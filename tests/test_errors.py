@@ -26,7 +26,7 @@ class OfALibrary(Exception):
   pass
 
 
-def raised(error, cause=None):
+def raised(error: Exception, cause: Exception | None = None):
   try:
     raise error from cause
   except type(error) as found:

@@ -190,7 +190,7 @@ def text_of(node):
     case ast.Constant(str(text)):
       return text
     case ast.JoinedStr(parts):
-      return ''.join(x.value if isinstance(x, ast.Constant) else 'x' for x in parts)
+      return ''.join(str(x.value) if isinstance(x, ast.Constant) else 'x' for x in parts)
   return None
 
 

@@ -30,7 +30,7 @@ def check_separable(objective: Objective, params: Params, frozen: Params, batch:
     return (rng.standard_normal(x.shape) / np.sqrt(inputs)).astype(x.dtype)
 
   params, frozen = jax.tree.map(numbers, (params, frozen))
-  two = {n: np.zeros((2, *x.shape[1:]), x.dtype) for n, x in batch.items()}
+  two: dict[str, np.ndarray] = {n: np.zeros((2, *x.shape[1:]), x.dtype) for n, x in batch.items()}
   two['x'] = rng.standard_normal(two['x'].shape).astype(np.float32)
   context = Context(0, params, frozen, objective.init())
 

@@ -33,7 +33,7 @@ def new_process(tmp_path, monkeypatch):
 
 
 def called(function):
-  [*one_ahead(lambda part: function, [0])]
+  list(one_ahead(lambda part: function, [0]))
   return reads.record()
 
 
@@ -80,7 +80,7 @@ def callback():
 
 def pooled(names):
   with ThreadPoolExecutor(2) as pool:
-    [*pool.map(np.fromfile, names)]  # no function of this file is called there
+    list(pool.map(np.fromfile, names))  # no function of this file is called there
 
 
 def of_program(name):
@@ -161,7 +161,7 @@ def test_a_file_that_changes_meanwhile_is_never_the_same():
     'b': reads.CHANGED,
     'c': '1',
   }
-  [*one_ahead(lambda part: open('b.txt').close, [0])]
+  list(one_ahead(lambda part: open('b.txt').close, [0]))
   Path('b.txt').write_text('later')
   assert reads.record()['b.txt'] == reads.CHANGED
   Path('c.txt').write_text('c')

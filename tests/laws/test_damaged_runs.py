@@ -153,7 +153,7 @@ def damage(path, how, rng):
     path.unlink()
   elif path.name == checksums.NAME or how == 'unsummed' and not above:
     return False
-  elif how == 'unsummed':
+  elif how == 'unsummed' and above:
     (above / checksums.NAME).unlink()
     cut(path)
   elif not CHANGES.get(path.suffix, change_json)(path, rng):

@@ -306,8 +306,9 @@ def test_real_examples_in_words():
 
 def test_samples_have_the_classes_of_the_reference(tmp_path, monkeypatch):
   """Of a split, of a file with labels, else of the training split; statistics have none."""
-  label = {split: small_sets.digits(split).label for split in ('train', 'test')}
-  pictures, mu = np.zeros((6, 8, 8, 1), np.uint8), {'mu': np.zeros(4), 'sigma': np.eye(4)}
+  label = {split: np.asarray(small_sets.digits(split).label) for split in ('train', 'test')}
+  pictures = np.zeros((6, 8, 8, 1), np.uint8)
+  mu = {'mu': np.zeros(4), 'sigma': np.eye(4)}
   labels = np.array([3, 3, 3, 9, 3, 3])
   files = {
     'labels': {'images': pictures, 'labels': labels},
@@ -333,6 +334,6 @@ def test_samples_have_the_classes_of_the_reference(tmp_path, monkeypatch):
     assert pathlib.Path(classes.name).stem == {'none': 'train'}.get(reference, reference)
   assert found('statistics') is None and found('others') is None
   assert found('train', **within('conditioning', labels=False, dropout=0.0)) is None
-  one_more = small_sets.digits('train').label + 1
+  one_more = label['train'] + 1
   monkeypatch.setattr(scorers, 'labels_of', lambda source: one_more)
   refused(r'reference=train: train has labels 0\.\.10, and .* are 0\.\.9', found, 'train')
