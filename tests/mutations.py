@@ -4029,9 +4029,9 @@ TABLE = [
       ('is_taken and noise', 'draws = whole != again', 'draws = False'),
       (
         'whole_batch and pairs',
-        'two: dict[str, np.ndarray] = {n: np.zeros((2, *x.shape[1:]), x.dtype) for n, x in batch.items()}',
-        'two: dict[str, np.ndarray] = {n: np.arange(2).reshape(-1, *[1] * (x.ndim - 1)) + np.zeros(\n'
-        '    (2, *x.shape[1:]), x.dtype) for n, x in batch.items()}',
+        '{n: np.zeros((2, *x.shape[1:]), x.dtype) for',
+        '{n: np.arange(2).reshape(-1, *[1] * (x.ndim - 1)) + np.zeros(\n'
+        '    (2, *x.shape[1:]), x.dtype) for',
       ),
     ],
   ),
