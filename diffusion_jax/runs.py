@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 @checked
-def open_run(workdir: str | Path, allow: Sequence[str] = (), **sampling: object) -> 'TrainedRun':
+def open_run(
+  workdir: str | Path, allow: str | Sequence[str] = (), **sampling: object
+) -> 'TrainedRun':
   """Opens a trained run: its denoiser, sampler, units, and samples.
 
   allow: module:attribute and paths that its config may name (docs/running.md);

@@ -962,7 +962,7 @@ TABLE = [
     [
       ('other_names', 'if other else name', 'if False else name'),
       ('other_names', 'for text, shown in words.items() if shown]', 'for text, shown in []]'),
-      ('other_names', "record.of_number(row.sampling.get('num_samples', 0), run.noun)", "''"),
+      ('other_names', "record.of_number(row.sampling.get('num_samples', 0), noun)", "''"),
       ('other_names', 'classes: classes,', "'': classes,"),
       (
         'printed_is_on',
@@ -4048,7 +4048,7 @@ TABLE = [
   (
     'app/kinds/store.py',
     'app/kinds/test_few_steps.py',
-    [('of_a_user_that_declares', 'return few_steps.SCHEMA if is_map else', 'return')],
+    [('of_a_user_that_declares', 'return next(kinds, ', 'return next(iter([]), ')],
   ),
   (
     'meshes.py',

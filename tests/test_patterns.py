@@ -15,7 +15,7 @@ from re import _constants as sre, _parser as parser  # pyright: ignore[reportAtt
 
 import pytest
 
-from diffusion_jax.data import cells
+from diffusion_jax.data import cells, files
 from diffusion_jax.metrics import published
 
 PACKAGE = Path(__file__).parent.parent / 'diffusion_jax'
@@ -159,8 +159,11 @@ def test_the_ways_of_known_patterns(pattern, expected):
 OF_NAMES = 'data/files.py', 'runtime/twins.py'
 # Patterns that are rows of tables.
 TABLES = {
-  'data/cells.py': [line.partition(' ')[0] for line in cells._KINDS.split('\n')],
+  'data/files.py': [
+    line.partition(' ')[0] for module in (cells, files) for line in module._KINDS.split('\n')
+  ],
   'metrics/published.py': [*published.ORIGINS],
+  'data/code_sums.py': ['^some_name(/|\\.py,)'],
 }
 
 

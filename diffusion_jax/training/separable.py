@@ -40,9 +40,10 @@ def check_separable(objective: Objective, params: Params, frozen: Params, batch:
     given = [(inputs, keys), (inputs, other), *((rows(inputs, i, 2), keys) for i in range(2))]
     return [_checked(objective.loss(params, context, *x)) for x in given]
 
-  arguments = params, context, jax.random.key(0), two
-  rounding = _OF_HALVES if 'bf16' in str(jax.make_jaxpr(losses)(*arguments)) else _ROUNDING
-  found = np.asarray(jax.jit(losses)(*arguments), np.float64)
+  key = jax.random.key(0)
+  program = jax.jit(losses).trace(params, context, key, two)
+  rounding = _OF_HALVES if 'bf16' in str(program.jaxpr) else _ROUNDING
+  found = np.asarray(program.lower().compile()(params, context, key, two), np.float64)
   whole, again, *each = found
   draws = whole != again
   is_mean = abs(whole - np.mean(each)) <= rounding * np.abs(found).max()

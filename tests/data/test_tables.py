@@ -284,7 +284,10 @@ def test_a_comma_that_may_be_of_decimals_is_said(text, is_said, tmp_path, capsys
   path = write(tmp_path / 'a.csv', text)
   for _ in range(2):
     read_cells(path)
-  line = f'{path}: a comma divides cells: if it divides decimals, write points in their place\n'
+  line = (
+    f"{path}: the comma divides its cells: if it is the decimals', write points, "
+    'or quotes around cells\n'
+  )
   assert capsys.readouterr().out == line * is_said
 
 

@@ -40,7 +40,7 @@ from tests.app.fields import within
 from tests.app.kinds.test_estimates import GENERATOR, WORDS
 
 
-def model_of(workdir='nowhere', **fields):
+def model_of(workdir='/none', **fields):
   return make_model(smoke(**GENERATOR | fields), RunFolder.at(workdir))
 
 

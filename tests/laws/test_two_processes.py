@@ -185,7 +185,7 @@ def test_an_average_is_made_of_the_snapshots_that_are_left(averaged, tmp_path, m
 
 
 def test_a_second_average_of_one_width_is_told_who_writes_it(averaged, tmp_path):
-  run = shutil.copytree(averaged, tmp_path / 'run')
+  run = shutil.copytree(averaged, tmp_path / 'run', ignore=shutil.ignore_patterns('averages'))
   config, out = of_run(run, **typed('average.sigma_rel=0.07')), run / 'averages' / '0.07-4'
   out.mkdir(parents=True)
   with run_folder.hold(out, averages.RECORD):

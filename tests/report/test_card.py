@@ -47,8 +47,8 @@ def test_a_card_calls_its_data_what_they_are(x, noun, task, tmp_path):
 
 STRANGE = (
   {'protocol': [], 'metrics': [1], 'settings': 5},
-  {'bits_per_dim': 2.0, 'protocol': [], 'settings': {'weights': 1}},
-  {'bits_per_dim': 2.0, 'protocol': {'samples': [1]}},
+  {'metrics': {'elbo': {'value': 2.0}}, 'protocol': [], 'settings': {'weights': 1}},
+  {'metrics': {'elbo': {'value': 2.0}}, 'protocol': {'samples': [1]}},
   {'metrics': {'a': 5}, 'settings': {'weights': 1}},
   {'metrics': {'a': {'value': 'x', 'error': {}}}, 'settings': {'sampling': []}},
   {'metrics': {'a': {'value': 1.0, 'note': [2]}}, 'settings': {'weights': 1}},
@@ -58,7 +58,13 @@ STRANGE = (
 @pytest.mark.parametrize('content', STRANGE)
 def test_the_result_of_a_stranger_is_left_out(content, tmp_path, capsys):
   """The good one beside it is on the card."""
-  good = {'bits_per_dim': 2.5, 'split': 'test', 'examples': 16, 'settings': {'weights': 1}}
+  good = {
+    'metric': 'elbo',
+    'metrics': {'elbo': {'value': 2.5}},
+    'split': 'test',
+    'examples': 16,
+    'settings': {'weights': 1},
+  }
   for name, one in ('good', good), ('x', content):
     write_summed(make_folder(tmp_path, f'evaluation/{name}') / 'result.json', one)
   assert [score.value for score in card.scores_of(tmp_path, 1, 'images')] == [2.5]

@@ -414,8 +414,8 @@ def draws_of_pair(x, a, t, betas):
 
 def draws_of_gap(x0, a, variance, mean_q, var_q):
   z = mean_q + var_q**0.5 * np.random.default_rng(2).normal(size=(40_000, 3))
-  posterior = a * x0 / (a**2 + variance), (variance / (a**2 + variance)) ** 0.5
-  return (norm.logpdf(z, mean_q, var_q**0.5) - norm.logpdf(z, *posterior)).sum(1).mean()
+  mean, std = a * x0 / (a**2 + variance), (variance / (a**2 + variance)) ** 0.5
+  return (norm.logpdf(z, mean_q, var_q**0.5) - norm.logpdf(z, mean, std)).sum(1).mean()
 
 
 def draws_of_elbo(pixels, decoded, decoder_var, mean_q, var_q):
@@ -701,9 +701,9 @@ def test_two_steps_are_one():
     noises = forward_step(forward_step(0.0, 1.0, t - 1, B), 0.0, t, B), forward_step(0, 1, t, B)
     assert_allclose([scale**2, noises[0] ** 2], [kept, former])
     assert_allclose(np.square(noises).sum(), 1 - kept, rtol=1e-9)
-    two = schedule.at_step(t - 2), schedule.at_step(t)
-    assert_allclose(dj.forward_step(one, zero, *two), scale, rtol=1e-5)
-    assert_allclose(dj.forward_step(zero, one, *two) ** 2, 1 - kept, rtol=1e-3)
+    before, after = schedule.at_step(t - 2), schedule.at_step(t)
+    assert_allclose(dj.forward_step(one, zero, before, after), scale, rtol=1e-5)
+    assert_allclose(dj.forward_step(zero, one, before, after) ** 2, 1 - kept, rtol=1e-3)
     assert_allclose(alpha(t, B) * (1 - bar(t - 1, B)) + B[t - 1], 1 - bar(t, B))
 
 

@@ -64,7 +64,8 @@ class Schema(NamedTuple):
   constructors whose parameters are fields of every choice. rules: what configs
   of this kind cannot be, a `kinds.rules.Row` each. aliases: short forms of fields, as
   (the section, its choice, the field) that they stand for. contracts: what a
-  user's own part of a choice must be, by the last name of its path.
+  user's own part of a choice must be, by the last name of its path. own: what an objective
+  of the user's declares that is of this kind (`Declared`), '' for nothing.
   """
 
   kind: str
@@ -78,6 +79,7 @@ class Schema(NamedTuple):
   rules: tuple[Any, ...] = ()
   aliases: Mapping[str, tuple[str, str, str]] = MappingProxyType({})
   contracts: Mapping[str, Contract] = MappingProxyType({})
+  own: str = ''
 
   def table(self, path: str) -> Table:
     """Returns the constructors of a choice; {} if the path is not a choice."""

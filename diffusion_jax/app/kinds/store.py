@@ -48,8 +48,8 @@ KINDS = tuple(module.SCHEMA for module in MODULES)
 def kind_of(tree: Tree) -> Schema:
   """Returns the schema of a config, which its objective decides.
 
-  An objective from a user's module belongs to a diffusion model, or to a flow map if it
-  declares a map_kind. Only a module that may be imported is asked.
+  An objective from a user's module belongs to a diffusion model, or to the kind whose `own`
+  it declares, as a flow map's. Only a module that may be imported is asked.
   """
   name, encoded = tree.get('objective'), tree.get('latent')
   if isinstance(name, Mapping):
@@ -59,14 +59,15 @@ def kind_of(tree: Tree) -> Schema:
   if str(encoded).lower() not in ('', 'none'):
     return latent.SCHEMA
   if name is None or ':' in str(name):
-    is_map = trust.is_allowed(str(name)) and _own_objective(str(name)).map_kind
-    return few_steps.SCHEMA if is_map else diffusion.SCHEMA
+    declared = trust.is_allowed(str(name)) and _declared_by_own(str(name))
+    kinds = (kind for kind in KINDS if kind.own and getattr(declared, kind.own, None))
+    return next(kinds, diffusion.SCHEMA)
   every = {n: kind for kind in KINDS for n in kind.tables['objective']}
   check_one_of(list(every), 'objective', name)
   return every[name]
 
 
-def _own_objective(name):
+def _declared_by_own(name):
   facts = diffusion.SCHEMA.facts['objective']  # a flow map's and more
   return declared_by(trust.find('objective', name, facts, diffusion.SCHEMA.contract('objective')))
 

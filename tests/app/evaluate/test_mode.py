@@ -52,7 +52,7 @@ def result(workdir, name):
 
 def parts(workdir, name):
   [folder] = kept(workdir / 'evaluation', name).glob('result*.parts')
-  return {path.name: arrays_of(folder, path.stem, '.') for path in sorted(folder.iterdir())}
+  return {path.name: arrays_of(folder, path.stem, '.') for path in sorted(folder.glob('*.npz'))}
 
 
 @pytest.fixture(scope='module')

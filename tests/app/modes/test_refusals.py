@@ -236,7 +236,7 @@ edit.image=digit.png => mask is not set: give --config.edit.mask=
 {INPAINT} edit.image=text.png => cannot be read as an image
 {INPAINT} edit.image=large.png => large.png has 8x9 pixels (width x height), 8x8
 {INPAINT} edit.mask=white.png => is white everywhere: white pixels
-{INPAINT} edit.method.jump=9 => config.edit.method: jump is 9: it must be at least 1 and less than
+{INPAINT} edit.method.jump=9 => config.edit.method: jump is 9: it must be less than
   the 4 steps
 edit=superres edit.method=repaint => config.edit.method=repaint needs a mask: set it to
   reconstruction or palette for edit=superres

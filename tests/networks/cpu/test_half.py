@@ -197,13 +197,14 @@ def test_no_gradient_is_summed_in_bfloat16(name, which, rng):
   inputs, cond = given(takes, which, 3, rng)
   network = ALL[name](dtype='bfloat16', **({'inputs': inputs} if takes else {}))
   noisy = name not in ('autoencoder', 'hierarchical')
-  arguments = jnp.zeros((3, 4, 4, 3)), *[jnp.zeros(3)] * noisy, *[cond] * bool(takes)
-  params = jax.eval_shape(network.init, jax.random.key(0), *arguments)
+  more = [*[jnp.zeros(3)] * noisy, *[cond] * bool(takes)]
+  x = jnp.zeros((3, 4, 4, 3))
+  params = jax.eval_shape(network.init, jax.random.key(0), x, *more)
 
   @jax.grad
   def gradient(params, key):
     rngs = {'dropout': key, 'latent': key}
-    outputs = network.apply(params, *arguments, train=True, rngs=rngs)
+    outputs = network.apply(params, x, *more, train=True, rngs=rngs)
     return sum(jnp.sum(y.astype(jnp.float32)) for y in jax.tree.leaves(outputs))
 
   assert sums_in_bfloat16(gradient, params, jax.random.key(0)) == ([], [])

@@ -144,4 +144,5 @@ SCHEMA = diffusion.SCHEMA._replace(
   facts={**diffusion.SCHEMA.facts, 'objective': _FACTS},
   metrics={**table.OF_OTHERS, **table.METRICS},
   rules=(*_RULES, NOISY_STEP),
+  own='map_kind',
 )
