@@ -92,8 +92,8 @@ def test_lines_of_a_training_are_the_same(name, numbers, expected):
 
 REMAT = 'network.remat=True'
 STEPS = [
-  ('digits', ''),
-  ('digits', REMAT),
+  slow('digits', ''),
+  slow('digits', REMAT),
   ('digits_dit', REMAT),
   ('digits_dit', f'{REMAT} network.remat_policy=products'),
 ]

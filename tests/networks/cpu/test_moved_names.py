@@ -42,7 +42,7 @@ def numbers():
   """Returns outputs and gradients of networks, which have all primitives, by name."""
   rng, found = np.random.default_rng(0), {}
   x = rng.standard_normal((2, 4, 4, 3)).astype(np.float32)
-  for name, dtype in ('unet', 'float32'), ('edm2', 'float32'), ('dit', 'bfloat16'):
+  for name, dtype in ('unet', 'float32'), ('dit', 'bfloat16'):
     network = NETWORKS[name](dtype=dtype)
     shapes = jax.eval_shape(network.init, jax.random.key(0), x, jnp.ones(2))
     params = jax.tree.map(lambda a: rng.standard_normal(a.shape).astype(a.dtype) / 4, shapes)
