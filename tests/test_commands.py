@@ -137,7 +137,7 @@ def files_of_the_reader(rng):
       Image.fromarray(pictures[i]).save(f'my/classes/{name}/{i}.png')
   Path('my/texts').mkdir()
   Path('my/texts/a.txt').write_text(40 * 'a text ')
-  config, *parts = EXAMPLE.findall((ROOT / 'docs/program.md').read_text())
+  config, *parts = EXAMPLE.findall((ROOT / 'docs/parts.md').read_text())
   Path('mine.py').write_text(config)
   Path('my_parts.py').write_text('\n\n'.join(parts))
   decay = EXAMPLE.findall((ROOT / 'docs/inference.md').read_text())[0]

@@ -237,7 +237,7 @@ def pairs(rows):
 @pytest.fixture(scope='module')
 def own_parts():
   parts, mine = types.ModuleType('my_parts'), {}
-  config, *blocks = page_examples('program.md')
+  config, *blocks = page_examples('parts.md')
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(sys.modules, 'my_parts', parts)
     exec(compile('\n\n'.join(blocks), 'my_parts.py', 'exec'), vars(parts))
@@ -301,7 +301,7 @@ def test_the_sampler_of_own_parts_draws_for_each_image(own_parts):
 
 
 def test_own_parts_are_trained_sampled_and_evaluated(tmp_path):
-  config, *blocks = page_examples('program.md')
+  config, *blocks = page_examples('parts.md')
   (tmp_path / 'my_parts.py').write_text('\n\n'.join(blocks))
   (tmp_path / 'mine.py').write_text(config)
   path = f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'

@@ -67,7 +67,7 @@ def mode_help(mode: str, config: Node, source: str) -> str:
       f'The values are {where}. --config.<field>=<value> sets a field; a flag '
       'such as --config.network=dit or --config.edit=interpolate shows the '
       'fields of another choice here. A choice can also be module:attribute '
-      '(docs/program.md).'
+      '(docs/parts.md).'
     ),
     '\n'.join(_fields(config, schema)),
   ]

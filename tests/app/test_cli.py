@@ -372,7 +372,7 @@ class Normed(NnxNetwork):
 
 def test_a_network_of_nnx_is_trained_resumed_and_sampled(command, tmp_path):
   """The network is the page's. Running statistics are refused."""
-  page = (ROOT / 'docs' / 'program.md').read_text()
+  page = (ROOT / 'docs' / 'parts.md').read_text()
   blocks = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
   [code] = [block for block in blocks if 'nnx.Module' in block]
   code = 'import jax.numpy as jnp\n' + code + STATISTICS

@@ -170,7 +170,7 @@ def find(path: str, name: str, facts: Collection[str], contract: Contract) -> Co
   try:
     return contract.constructor(part, facts)
   except ValueError as error:
-    raise UserError(f'config.{path}={name!r}: {error} (docs/program.md)') from error
+    raise UserError(f'config.{path}={name!r}: {error} (docs/parts.md)') from error
 
 
 def code_of(*trees: object) -> dict[str, str]:
@@ -186,4 +186,4 @@ def check_made(path: str, name: str, part: object, contract: Contract) -> None:
   needed, value, fits = contract.made(part)
   if not fits:
     what = f'{needed}, not {kind_of(value)}'
-    raise UserError(f'config.{path}={name!r}: {what} (docs/program.md)')
+    raise UserError(f'config.{path}={name!r}: {what} (docs/parts.md)')

@@ -1,7 +1,7 @@
 """The modes of the command line, a row each.
 
 Another package adds a mode by an entry point of the group
-`diffusion_jax.modes`, whose object is a `Mode` (docs/program.md).
+`diffusion_jax.modes`, whose object is a `Mode` (docs/parts.md).
 """
 
 import functools

@@ -78,7 +78,7 @@ data=tests.app.toy_parts:number => config.data='tests.app.toy_parts:number': its
 parametrization=tests.app.toy_parts:number => its constructor must return a Parametrization(kind),
   such as Parametrization('v'), not a number
 schedule=tests.app.toy_parts:ramp => schedule(t) must be a dj.NoiseLevel of numbers, not a number
-  (docs/program.md)
+  (docs/parts.md)
 schedule=tests.app.toy_parts:backwards => config.schedule: alpha_s is
 sampling.schedule=tests.app.toy_parts:backwards => config.sampling.schedule: alpha_s is
 noise_input=tests.app.toy_parts:estimate => config.noise_input: Expected a callable value, got
@@ -86,7 +86,7 @@ noise_input=tests.app.toy_parts:estimate => config.noise_input: Expected a calla
 network=tests.app.toy_parts:Pooled => config.network: its output for x of the shape [1, 8, 8, 1]
   must be an array [1, 8, 8, 1], and it is an array [1]
 objective.weight=tests.app.toy_parts:nothing => weight(level) must be one number for each level, not
-  None (docs/program.md)
+  None (docs/parts.md)
 objective.weight=tests.app.toy_parts:mean_weight => config.objective.weight: weight(level) of one
   level must not depend on the others of a batch: of two levels it is 4.86
 noise_input=tests.app.toy_parts:mean_noise => config.noise_input: noise_input(level) of one level

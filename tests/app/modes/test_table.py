@@ -17,7 +17,7 @@ from tests.app.run.conftest import command
 ROOT = Path(__file__).parents[3]
 DIGITS = f'--config={ROOT}/configs/digits.py'
 (COUNT,) = re.findall(
-  r'```python\n([^`]*Mode\([^`]*)```', (ROOT / 'docs' / 'program.md').read_text()
+  r'```python\n([^`]*Mode\([^`]*)```', (ROOT / 'docs' / 'parts.md').read_text()
 )
 
 
