@@ -542,7 +542,7 @@ TABLE = [
     'app/run/provenance.py',
     None,
     [
-      ('drawn_otherwise', '*sampler.in_words(c),', "c['sampler']['name'],"),
+      ('drawn_otherwise', '*sampling_words.in_words(c),', "c['sampler']['name'],"),
       ('its_content', "f'{name}, {content}'", 'name'),
       ('other_latents', "'latents': model.latents.record(model.run),", ''),
       ('what_was_read', 'digest([x]) for n, x in read.items()', "'' for n, x in read.items()"),

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.planning import rates
-from diffusion_jax.report import charts, record
+from diffusion_jax.report import charts, record, sampling_words
 from diffusion_jax.report.charts import Chart, Line
 from diffusion_jax.report.record import Record
 from diffusion_jax.runtime.files import with_error
-from diffusion_jax.sampling import sampler
 
 _SPEEDS = 'images_per_second', 'tflops', 'mfu'
 _MOST_OF_A_NOTE = 48  # characters, which fit below a number
@@ -235,7 +234,7 @@ def _score(content):
 def about(c: Json, *notes: str) -> str:
   """Returns how images were sampled, by a section `sampling`, and notes."""
   words = {
-    ', '.join(sampler.in_words(c)): True,
+    ', '.join(sampling_words.in_words(c)): True,
     f'{c.get("num_samples", 0):,} of checkpoint {c.get("checkpoint")}': c,
     f'seed {c.get("seed")}': c,
     **dict.fromkeys(notes, True),

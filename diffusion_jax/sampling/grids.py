@@ -5,7 +5,6 @@ published ways to choose N levels of a schedule (`level_grid`) and the steps of
 a respaced DDPM (`respaced_steps`, `step_levels`).
 """
 
-from collections.abc import Mapping
 from typing import Literal
 
 import jax
@@ -284,17 +283,3 @@ def _section_steps(section, count):
   # A running sum, unlike a product, rounds halves as the published code does.
   positions = np.cumsum([0.0] + [stride] * (count - 1))
   return section[np.rint(positions).astype(int)]
-
-
-def in_words(grid: Mapping[str, object]) -> str:
-  """Returns a stored section of a grid: '10 steps', '10 logsnr steps', 'respaced 50'.
-
-  '' for a grid that is not of this project, which only its name describes.
-  """
-  if grid['name'] == 'respaced':
-    return f'respaced {grid["steps"]}'
-  if grid['name'] != 'steps':
-    return ''
-  number, spacing = grid['number'], grid.get('spacing', 'uniform')
-  between = '' if spacing == 'uniform' else f'{spacing} '
-  return f'{number} {between}step{"" if number == 1 else "s"}'

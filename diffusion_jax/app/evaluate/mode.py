@@ -31,11 +31,11 @@ from diffusion_jax.metrics import real_images, references as of_real, scoring, s
 from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import Arrays, ModelMetric, Score, as_json, table
 from diffusion_jax.metrics.scoring import References
+from diffusion_jax.report import sampling_words
 from diffusion_jax.runtime import processes, run_folder
 from diffusion_jax.runtime.compiling import precision_in_use
 from diffusion_jax.runtime.files import write_summed
 from diffusion_jax.runtime.sharding import replicate
-from diffusion_jax.sampling import sampler
 
 _DRAWN = Path('evaluation', 'drawn')
 
@@ -160,7 +160,7 @@ def _shared(values):
 
 def _steps_of(sampling):
   grid = folder.plain(sampling).get('grid')
-  return f' of {sampler.grid_in_words(grid)}' if grid else ''
+  return f' of {sampling_words.grid_in_words(grid)}' if grid else ''
 
 
 def references_of(points: list[Point]) -> References:

@@ -27,11 +27,10 @@ from diffusion_jax.data.code_sums import of_package
 from diffusion_jax.data.sums import digest, of_path
 from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.paths import READ, RUN, texts_in
-from diffusion_jax.report import record
+from diffusion_jax.report import record, sampling_words
 from diffusion_jax.runtime import per_example, processes, run_folder, start_up
 from diffusion_jax.runtime.files import DIFFERS, is_regular, parse_json, read_summed
 from diffusion_jax.runtime.run_folder import RunFolder
-from diffusion_jax.sampling import sampler
 from diffusion_jax.weights import checksums, load
 
 Settings = Json
@@ -216,7 +215,7 @@ def describe(content: Settings) -> str:
   """Returns a line with the essential settings."""
   c = content['sampling']
   line = f'settings: {content["run"]}, checkpoint {c["checkpoint"]}'
-  line = ', '.join([line, *sampler.in_words(c), f'seed {c["seed"]}'])
+  line = ', '.join([line, *sampling_words.in_words(c), f'seed {c["seed"]}'])
   for field, value in content.get('computed_by', {}).items():
     line += f', {field} {value}'
   return line

@@ -16,9 +16,7 @@ from tests.app.run.conftest import command
 
 ROOT = Path(__file__).parents[3]
 DIGITS = f'--config={ROOT}/configs/digits.py'
-(COUNT,) = re.findall(
-  r'```python\n([^`]*Mode\([^`]*)```', (ROOT / 'docs' / 'parts.md').read_text()
-)
+(COUNT,) = re.findall(r'```python\n([^`]*Mode\([^`]*)```', (ROOT / 'docs' / 'parts.md').read_text())
 
 
 @pytest.fixture
