@@ -7,9 +7,9 @@ on the page. Losses that are of other things are said to be so. Planted faults: 
 without the checkpoint; `results.examples_of` returns []; `results.final` without the number of
 samples; a card without `examples_of`; `told_apart` returns its argument; `scorers.of_samples`
 without a suffix; `write` gets the reference of every metric; `sampling_words.in_words` without the
-bound, without names of fields that are True, or with the names of sections only; numbers by `:g`; a
-grid named by its fields; `costs` of the first point; `results.parts` with the first score of a result;
-`roles.OF_LOSS` without a section of `floors.settings_of`.
+bound, without names of fields that are True, or with the names of sections only; numbers by `:g`;
+a grid named by its fields; `costs` of the first point; `results.parts` with the first score of a
+result; `roles.OF_LOSS` without a section of `floors.settings_of`.
 """
 
 import copy
