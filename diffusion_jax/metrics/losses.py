@@ -203,7 +203,7 @@ def report(arrays: Arrays, out: Path) -> Json:
     for line, name in lines.items():
       values = {n.partition(' ')[2]: x for n, x in arrays.items() if n.startswith(f'{name} ')}
       of_class = {c: {n: x[label == c] for n, x in values.items()} for c in np.unique(label)}
-      by_class = {f'class {c}': parts_of(x)['all'] for c, x in of_class.items()}
+      by_class = {f'class #{c}': parts_of(x)['all'] for c, x in of_class.items()}
       here[line] = parts_of(values) | by_class
     if here:
       print(f'{where}:\n{table(here, 1 + len(QUARTERS) + MOST_CLASSES)}')

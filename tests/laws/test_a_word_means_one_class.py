@@ -14,12 +14,14 @@ import pytest
 from diffusion_jax.app.config.schema import annotation_of, parameters
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit import mode as edit
+from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import convert, serve
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data.classes import number_of
 from diffusion_jax.errors import UserError
+from diffusion_jax.metrics import losses
 from diffusion_jax.ranges import Count
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import DIGITS, read, smoke
@@ -131,6 +133,24 @@ def test_labels_that_a_file_of_samples_has_are_numbers():
     assert cond['label'].tolist() == labels.tolist()
   with pytest.raises(UserError, match='label=0: the names of these classes are numbers'):
     conditions.given(model_of(('1', '2', '3')), None, {'label': labels})
+
+
+@pytest.mark.parametrize('names', [names for names, _ in NAMED.values()], ids=NAMED)
+def test_results_call_a_class_by_its_word(names, tmp_path):
+  """The losses of each class, whose names the metric does not know."""
+  values = {f'{x}{end}': np.ones(3) for x in ('total', 'count') for end in ('', '_2')}
+  arrays = {f'loss {name}': x for name, x in values.items()} | {'label': np.arange(3)}
+  _, *of_classes = (x for x in losses.report(arrays, tmp_path)['losses']['loss'] if 't ' not in x)
+  words = [x.removeprefix('class ') for x in of_classes]
+  assert [number_of(word, 3, names) for word in words] == [0, 1, 2]
+
+
+@pytest.mark.parametrize('names', [names for names, _ in NAMED.values()], ids=NAMED)
+def test_an_evaluation_asks_for_the_classes_that_sampling_draws(names):
+  """Where frequencies are not known, and of a number in a config."""
+  for model in (model_of(names), *(model_of(names, **{'sampling.labels': x}) for x in names[:1])):
+    drawn = conditions.choose(model, 6).cond['label']
+    assert scorers.compared(model, None).labels(6).tolist() == drawn.tolist()
 
 
 def test_the_null_class_has_a_word_of_its_own():

@@ -338,7 +338,7 @@ def test_a_floor_that_is_infinite_is_called_none(tmp_path, capsys):
   found = metric.report(arrays, tmp_path)['losses']
   json.dumps(found, allow_nan=False)
   infinite = {part for part, x in found['memorised'].items() if x['value'] is None}
-  assert {*found['memorised']} - infinite == {*metric.QUARTERS[1:]} and 'class 3' in infinite
+  assert {*found['memorised']} - infinite == {*metric.QUARTERS[1:]} and 'class #3' in infinite
   assert all(x['value'] for line in {*found} - {'memorised'} for x in found[line].values())
   (table, *_) = results.parts(Record('a', {}, {}, [], [('loss-test', {'losses': found})], []))
   (row,) = (row for row in table.rows if row[0] == 'memorised')

@@ -5,6 +5,7 @@ that of `evaluation.floor`, or the one of equal laws, and a training measures th
 samples are conditioned on is mixed as the examples are that they are compared with, whatever the
 frequencies and the order of these. Planted faults that this catches: classes in turn; the
 frequencies of `train` where the reference is `test`; held-out conditions in the order of the file;
+classes that are not those of the held-out contexts;
 a floor, or held-out examples of `memorisation`, of other classes than the samples;
 `training.metrics` with another rule than `evaluate`.
 """
@@ -43,6 +44,7 @@ CASES = {
   'by test': ((0.3, 0.5), 'evaluation.reference=test', 'with the class frequencies of test', 0.5),
   'one class': ((0.1, 0.1), 'sampling.labels=1', 'of class 1', 1.0),
   'contexts': ((0.1, 0.1), '', '', 0.1),
+  'contexts of classes': ((0.1, 0.1), '', 'with the classes, too, of held-out examples', 0.1),
 }
 
 
@@ -63,10 +65,10 @@ def config_of(case, folder, **changes):
     label = np.sort((rng.uniform(size=n) < share).astype(np.int32))
     x = MEAN[label] + STD[label, None] * rng.standard_normal((n, 2))
     arrays |= {f'{prefix}x': x, f'{prefix}label': label}
-    if case == 'contexts':
+    if case.startswith('contexts'):
       arrays[f'{prefix}context'] = label[:, None] + 0.01 * rng.standard_normal((n, 1))
   np.savez(path, **arrays)
-  has_classes, context = CASES[case][2] != '', 'vector' if case == 'contexts' else None
+  has_classes, context = CASES[case][2] != '', 'vector' if case.startswith('contexts') else None
   fields = typed(f'data=npz data.path={path} data.num_classes={2 * has_classes}')
   fields |= within('conditioning', labels=has_classes, context=context)
   fields |= within('training', checkpoints__best=None)
@@ -88,7 +90,13 @@ def perfect(model, *_, **__):
   def draw(params, index, cond):
     labels = np.asarray(cond.get('label', own[index]))
     if 'context' in cond:
-      labels = np.rint(model.facts.context.decode(np.asarray(cond['context']))[:, 0]).astype(int)
+      of_context = np.rint(model.facts.context.decode(np.asarray(cond['context']))[:, 0])
+      # No example has the context of another class: x of both is far from all.
+      both = np.asarray(cond.get('label', of_context)) != of_context
+      labels = np.where(both, 0, of_context).astype(int)
+      return model.facts.x.encode(
+        MEAN[labels] + STD[labels, None] * noise[index] - 9 * both[:, None]
+      ), None
     return model.facts.x.encode(MEAN[labels] + STD[labels, None] * noise[index]), None
 
   return Mock(side_effect=draw, start=lambda *args: lambda: draw(*args))
@@ -141,8 +149,9 @@ def test_the_samples_have_the_classes_that_are_said(world):
     x, labels = drawn['arr_0'], drawn['labels'] if words else None
   assert len(x) == NUMBER and abs(np.mean(x[:, 0] > 2.6) - share) < 0.06
   if labels is not None:
-    # Both a half and the whole have the frequencies.
-    assert [abs(part.mean() - share) < 0.02 for part in (labels, labels[:300])] == [True, True]
+    # Both a half and the whole have the frequencies, of contexts those of random examples.
+    most = 0.05 if case.startswith('contexts') else 0.02
+    assert [abs(part.mean() - share) < most for part in (labels, labels[:300])] == [True, True]
   end = f', {words}' * bool(words)
   assert f'{NUMBER} samples of 5 steps are drawn{end} (evaluation.num_generated)' in said
   for found in results.values():

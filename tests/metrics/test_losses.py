@@ -106,7 +106,7 @@ def test_quarters_and_classes_add_up(arrays, tmp_path, capsys):
     of = {name: x['value'] for name, x in found[line].items()}
     values = [of[name] for name in losses.QUARTERS]
     assert_allclose(np.average(values, weights=counts), of['all'], rtol=1e-5)
-    assert_allclose((of['class 0'] + of['class 1']) / 2, of['all'], rtol=1e-5)
+    assert_allclose((of['class #0'] + of['class #1']) / 2, of['all'], rtol=1e-5)
   here, training = capsys.readouterr().out.split('on training examples:\n')
   for where, printed in zip(losses.SETS, (here.partition(':\n')[2], training), strict=True):
     names, values, *_ = printed.splitlines()

@@ -153,7 +153,7 @@ def test_scores_of_pairs_say_their_draws_and_what_exact_draws_have():
 
 def test_losses_are_a_table_of_denoisers_and_quarters():
   """The table leaves out classes, which are in the file; a quarter without draws is empty."""
-  network = {'all': score(0.5), 't 0 to 1/4': score(0.7), 'class 0': score(9.0)}
+  network = {'all': score(0.5), 't 0 to 1/4': score(0.7), 'class #0': score(9.0)}
   losses = {'loss': network, 'nothing_learnt': {'all': score(1.0)}}
   (table,) = results.parts(run_of([('loss-test', {'losses': losses})]))
   assert isinstance(table, results.Table) and table.caption.endswith('loss test')

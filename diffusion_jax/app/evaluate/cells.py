@@ -119,8 +119,7 @@ def _read_by(model: Model, metric: Metric) -> Iterator[str]:
     yield from ('batch_size', 'weights')
     if not metric[0].metric.features:
       yield 'features'
-  has_its_classes = scorers.has_classes(model) and not model.config.sampling.labels
-  if scorers.is_of_reference(metric[0]) or has_its_classes:
+  if scorers.is_of_reference(metric[0]) or scorers.follows_reference(model):
     yield 'reference'
   if scoring.has_floor(metric[0]):
     yield 'floor'

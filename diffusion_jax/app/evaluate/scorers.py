@@ -224,20 +224,27 @@ class Classes(NamedTuple):
 def compared(model: Model, classes: Classes | None) -> Compared:
   """Returns what samples that metrics compare are conditioned on; classes: `classes_of`.
 
-  They have these frequencies. Where they are not known, and with sampling.labels, the
-  classes are in turn.
+  They have these frequencies, or the classes of the held-out examples whose context or text
+  they have. Where neither is known, and with sampling.labels, the classes are in turn.
   """
   if not has_classes(model):
     return Compared()
   given = model.config.sampling.labels
+  if not given and (held_out := conditions.held_out_labels(model)):
+    return Compared(held_out, 'with the classes, too, of held-out examples')
   if classes is not None and not given:
     labels = functools.partial(in_proportion, classes.counts)
     return Compared(labels, f'with the class frequencies of {classes.name}')
-  every = given or range(model.facts.num_classes)
-  rows = conditions.Labels(model).rows(every, 'config.sampling.labels')
+  rows = conditions.Labels(model).in_turn()
   which = f'the classes {", ".join(map(str, given))}' if given else 'all classes'
   words = f'of class {given[0]}' if len(given) == 1 else f'of {which} in turn'
   return Compared(lambda n: np.resize(rows, n), words, True)
+
+
+def follows_reference(model: Model) -> bool:
+  """Returns whether samples that metrics compare have the class frequencies of the reference."""
+  is_free = has_classes(model) and not model.config.sampling.labels
+  return is_free and conditions.held_out_labels(model) is None
 
 
 def has_classes(model: Model) -> bool:

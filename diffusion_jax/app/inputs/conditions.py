@@ -17,6 +17,7 @@ from diffusion_jax.app.kinds.model import Model, make_mesh
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data import tables
 from diffusion_jax.data.classes import number_of
+from diffusion_jax.data.sources import read_labels
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError, as_user_error, refuse
@@ -80,12 +81,15 @@ class Labels(Kind):
     if is_of_images or not (labels or takes_labels(self.model)):
       return {}, {}
     if compared is None:
-      if labels:  # A config has texts: a number of it is a word.
-        rows = self.rows([*map(str, labels)], 'config.sampling.labels')
-      else:
-        rows = np.arange(self.model.facts.num_classes, dtype=np.int32)
-      compared = rows[np.arange(n) % len(rows)]
+      compared = np.resize(self.in_turn(), n)
     return {'label': compared}, {'labels': compared}
+
+  def in_turn(self) -> np.ndarray:
+    """Returns the labels [K] of config.sampling, or of all classes."""
+    labels = self.model.config.sampling.labels
+    if labels:  # A config has texts: a number of it is a word.
+      return self.rows([*map(str, labels)], 'config.sampling.labels')
+    return np.arange(self.model.facts.num_classes, dtype=np.int32)
 
   def rows(self, values: Any, what: str) -> np.ndarray:
     """Returns labels [K] of numbers or names; see `classes.number_of`."""
@@ -332,6 +336,26 @@ def given(model: Model, n: int | None, values: dict[str, Any]) -> Conditions:
   stored = {'context': rows['context']} if 'context' in rows else {}
   index = index % len(stored.get('context', index))
   return Conditions(cond, stored, index, index)
+
+
+def held_out_labels(model: Model) -> Callable[[int], np.ndarray] | None:
+  """Returns (n) -> the labels of the held-out examples whose context or text n samples have.
+
+  None if compared samples have neither of examples, or if these have no labels.
+  """
+  c, context = model.config.sampling, Context(model)
+  is_given = c.context or c.context_row is not None
+  of_context = context.name == 'context' and context.values is not None and not is_given
+  of_text = datasets.text_length(model.config) and c.prompt is None
+  source = datasets.unseen(model.config) if of_context or of_text else None
+  if source is None or not source.facts.num_classes:
+    return None
+
+  def labels(n):
+    with from_config('data'):
+      return read_labels(source, _rows_of(source, np.arange(n), True)).astype(np.int32)
+
+  return labels
 
 
 def _held_out(model, name, index, mixed=False):
