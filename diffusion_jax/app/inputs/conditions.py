@@ -287,13 +287,13 @@ def choose(
 
   rows: contexts in place of sampling.context. n: None for sampling.num_samples,
   and as many for each row. Without rows each sample has a held-out context. compared: of
-  samples that are compared with examples; None: of others, which have the classes in turn
-  and the first held-out conditions.
+  samples that are compared with examples, which all rows share; None: of others, which
+  have the classes in turn and the first held-out conditions.
   """
   context, each = Context(model), model.config.sampling.num_samples
   first = (model.config.sampling.context_row or 0) if rows is None else 0
   rows = context.read() if rows is None else context.rows(rows, 'the context')
-  count = n or each * (1 if rows is None else len(rows))
+  count = n or each * (1 if rows is None or compared else len(rows))
   cond, stored, index, mixed = {}, {}, np.arange(count), compared is not None
   labels = compared.labels(count) if compared and compared.labels else None
   for arrays, kept in (
@@ -303,8 +303,11 @@ def choose(
   ):
     cond, stored = cond | arrays, stored | kept
   if rows is not None:
-    rows = rows[: -(-count // each)]
-    index = index // each % len(rows)
+    if compared:  # in blocks, so that no row has one class only
+      index = index * len(rows) // count
+    else:
+      rows = rows[: -(-count // each)]
+      index = index // each % len(rows)
     numbers = first + index
   elif context.name == 'context' and context.values is not None:
     rows = context.held_out(index, mixed)

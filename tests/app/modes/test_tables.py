@@ -17,7 +17,7 @@ from diffusion_jax.app.run.weights import Run
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests import refusals
-from tests.app.conftest import arrays_of, kept, of_run, trial, untrained
+from tests.app.conftest import arrays_of, kept, of_run, printed_by, trial, untrained
 from tests.app.fields import typed
 
 GIVEN = """bmi;note;city;age
@@ -131,6 +131,23 @@ def test_samples_of_held_out_rows(run):
   assert columns['city'] == np.array(['Aarau', 'Bern', 'Chur'])[np.argmax(cities, 0)].tolist()
   facts = json.loads((run / 'config.json').read_text())['facts']
   assert facts['x']['names'] == ['progress (a.u.)'] and facts['class_names'] == ['1', '2']
+
+
+def test_the_rows_of_a_context_share_the_samples_of_an_evaluation(run, tmp_path):
+  """It draws as many as evaluation.num_generated says, in blocks, each of both classes."""
+  path = tmp_path / 'given.csv'
+  path.write_text(GIVEN)
+  fields = typed(f"""
+    evaluation.metrics=moments evaluation.num_generated=9 sampling.context={path}
+  """)
+  said = printed_by(MODES['evaluate'], of_run(run, **fields), run)
+  assert '9 samples of 3 steps are drawn, ' in said and 'largest of 1 numbers, 9 against' in said
+  drawn = 'samples-context=given,num_samples=9'
+  with np.load(kept(run / 'evaluation/drawn', drawn, '.npz')) as arrays:
+    assert len(arrays['arr_0']) == 9
+  columns = columns_of(kept(run / 'evaluation/drawn', drawn, '.csv'))
+  assert columns['row'] == [*'000001111']
+  assert {*columns['sex'][:5]} == {*columns['sex'][5:]} == {'1', '2'}
 
 
 def test_gaps_of_a_table_are_drawn(table, tmp_path, capsys):
