@@ -996,6 +996,13 @@ TABLE = [
   ),
   (
     'app/evaluate/scorers.py',
+    'laws/test_runs_fit_by_all_facts.py',
+    [
+      ('other_classes', "() if judges else ('num_classes', 'class_names')", '()'),
+    ],
+  ),
+  (
+    'app/evaluate/scorers.py',
     'laws/test_real_examples_score_their_floor.py',
     [
       ('said', 'return Classes(name, np.bincount(labels, minlength=num_classes))', 'return None'),

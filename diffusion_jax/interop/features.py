@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.interop import dinov2, inception
 from diffusion_jax.interop.files import write_safetensors
 from diffusion_jax.interop.names import Params, require
@@ -37,13 +38,15 @@ class Features:
   A call returns float32 arrays by name: 'features' [N, D], and the network's
   other outputs. compute: (params, images [B, H, W, C]) -> the arrays of a
   batch. protocol: what to report with every figure: the features' name, the
-  preprocessing, and the SHA-256 of the file of weights.
+  preprocessing, and the SHA-256 of the file of weights. facts: of the images that a
+  classifier of the user's knows.
   """
 
   compute: Callable[[Params, Array], dict[str, Array]]
   params: Params
   protocol: dict[str, str]
   batch_size: int = 64
+  facts: Facts | None = None
 
   def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the features; ValueError for other images."""

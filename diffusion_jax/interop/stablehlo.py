@@ -1,5 +1,7 @@
 """Samplers and classifiers as StableHLO, which run without this package."""
 
+import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from jax import export
 
 from diffusion_jax.aliases import NamedParams, Params, PyTree
 from diffusion_jax.atomic_files import draft, draft_folder
+from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.interop import files
 from diffusion_jax.interop.features import Features
 from diffusion_jax.interop.names import require
@@ -81,15 +84,24 @@ def save(
 
 
 def save_features(
-  out: str | Path, compute: Callable[[jax.Array], dict[str, jax.Array]], shape: tuple[int, ...]
+  out: str | Path,
+  compute: Callable[[jax.Array], dict[str, jax.Array]],
+  batch_size: int,
+  facts: Facts,
 ) -> None:
   """Writes a classifier as one file, with its weights, for CPUs, CUDA and TPUs.
 
-  The program is images uint8 `shape`, [B, H, W, C] -> compute(images), which
-  `load_features` reads.
+  The program is images uint8 [batch_size, H, W, C] -> compute(images), which
+  `load_features` reads. facts: of the images; the program's name has what they mean.
   """
-  images = jax.ShapeDtypeStruct(shape, jnp.uint8)
-  program = export.export(jax.jit(compute), platforms=PLATFORMS)(images).serialize()
+  images = jax.ShapeDtypeStruct((batch_size, *facts.x.shape), jnp.uint8)
+
+  def compute_features(images):
+    return compute(images)
+
+  about = {'num_classes': facts.num_classes, 'class_names': facts.class_names}
+  compute_features.__name__ = json.dumps(about)
+  program = export.export(jax.jit(compute_features), platforms=PLATFORMS)(images).serialize()
   Path(out).parent.mkdir(parents=True, exist_ok=True)
   with draft(out) as file:
     file.write(program)
@@ -126,4 +138,13 @@ def load_features(path: str | Path) -> Features:
     'preprocessing': size,
     'weights': sha256(path),
   }
-  return Features(compute, {}, protocol, batch_size)
+  return Features(compute, {}, protocol, batch_size, _facts_in(program.fun_name, shape))
+
+
+def _facts_in(name, shape):
+  # Returns the facts that `save_features` has written, None in a stranger's file.
+  with contextlib.suppress(ValueError, KeyError, TypeError):
+    about = json.loads(name)
+    names = tuple(map(str, about['class_names']))
+    return Facts(ArraySpec(tuple(shape), 256), int(about['num_classes']), class_names=names)
+  return None

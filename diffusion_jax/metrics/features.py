@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from diffusion_jax.data import sums
 from diffusion_jax.data.image_sets import ImageSet
+from diffusion_jax.data.spec import Facts
 from diffusion_jax.metrics.judges import digits_judge, perceptrons, shapes_judge
 from diffusion_jax.metrics.vectors import Standard
 from diffusion_jax.ranges import check_choice
@@ -30,13 +31,14 @@ class Extractor(NamedTuple):
   identity: {'features': title, 'preprocessing': text, 'weights': hash}; only
   sets with equal identities compare. stream: computes the features of many
   batches; a device computes one while the host uses the one before. standard:
-  what standardises values.
+  what standardises values. facts: of the images that a classifier of the user's knows.
   """
 
   extract: FeatureFn
   identity: dict[str, str]
   stream: StreamFn | None = None
   standard: Standard | None = None
+  facts: Facts | None = None
 
 
 def make(
@@ -156,7 +158,7 @@ def _classifier(weights, batch_size):
   from diffusion_jax.interop import stablehlo
 
   found = stablehlo.load_features(weights)
-  return Extractor(found, found.protocol, found.stream)
+  return Extractor(found, found.protocol, found.stream, facts=found.facts)
 
 
 def _identity(title, preprocessing, weights):

@@ -10,6 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.app.run.weights import make_model
+from diffusion_jax.data.sources import pictures
 from diffusion_jax.interop import stablehlo
 from diffusion_jax.metrics import features
 from diffusion_jax.metrics.judges import digits_judge
@@ -21,7 +22,7 @@ from tests.app.modes.test_convert import write
 def test_a_classifier_is_features_of_any_number_of_images(tmp_path):
   compute = lambda images: {'features': images.astype(jnp.float32).mean(axis=(1, 2))}
   path = tmp_path / 'new' / 'judge'
-  stablehlo.save_features(path, compute, (4, 2, 2, 3))
+  stablehlo.save_features(path, compute, 4, pictures((2, 2, 3)))
   images = np.arange(5 * 12, dtype=np.uint8).reshape(5, 2, 2, 3)
   found = stablehlo.load_features(path)(images)['features']
   assert_allclose(found, images.mean(axis=(1, 2)))
@@ -52,6 +53,7 @@ def test_a_classifier_becomes_features(tmp_path):
   linear = found['features'] @ last['kernel'] + last['bias']
   assert_allclose(linear, expected, rtol=1e-4, atol=1e-5)
   assert_array_equal(found['predicted'], expected.argmax(axis=1))
+  assert extractor.facts == pictures((8, 8, 1), 10)
   digest = hashlib.sha256(out.read_bytes()).hexdigest()
   assert extractor.identity['weights'] == digest
   with pytest.raises(ValueError, match='reads images of 8x8x1, and .* 6x8x1'):

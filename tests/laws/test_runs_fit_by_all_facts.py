@@ -20,8 +20,9 @@ from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data.spec import OF_EXAMPLES, ArraySpec, Facts, misfits
+from diffusion_jax.interop import stablehlo
 from diffusion_jax.runtime.run_folder import RunFolder
-from tests.app.conftest import DIGITS, refused, stored_run, trial
+from tests.app.conftest import DIGITS, refused, smoke, stored_run, trial
 from tests.app.fields import within
 from tests.app.kinds.test_classifier import classifier_smoke
 from tests.app.small_network import SmallAutoencoder
@@ -125,6 +126,16 @@ def reference(theirs, ours, place):
   scorers.reference_source(make_model(table(ours), NOWHERE, ours), str(place / 'x.npz'))
 
 
+def judge(theirs, ours, place, metrics='accuracy'):
+  """Judges pictures by the exported classifier of another run."""
+  out = place / 'judge'
+  compute = lambda images: {'features': images[:, 0, 0], 'logits': images[:, 0, 0]}
+  stablehlo.save_features(out, compute, 4, theirs)
+  fields = within('evaluation', metrics=metrics, features='classifier', weights=out)
+  model = make_model(config_of(ours, smoke(**fields)), NOWHERE, ours)
+  scorers.check(model, scorers.of_samples(model))
+
+
 PICTURES = DIGITS._replace(class_names=tuple('0123456789'))
 STATISTICS = {f'{array}.{name}' for array in ('x', 'context') for name in ('mean', 'std')}
 OF_CONDITIONS = {x for x in FACTS if x.startswith('context')} | {'num_classes', 'class_names'}
@@ -137,6 +148,7 @@ DOORS = {
   'latent.run': (autoencoder, PICTURES, OF_CONDITIONS | {'x.levels', 'x.names'}),
   'data': (data, TABLE, STATISTICS),
   'evaluation.reference': (reference, TABLE, {*FACTS} - {'x.shape', 'x.levels'}),
+  'evaluation.weights': (judge, PICTURES, {x for x in FACTS if '.' in x} - {'x.shape'}),
 }
 OF_PICTURES = {'shape': (8, 8, 3), 'mean': (1.0,), 'std': (2.0,)}
 
@@ -160,7 +172,7 @@ def test_what_one_of_two_sets_does_not_name_may_be_anything():
 
 
 def test_every_field_that_names_a_run_is_a_door():
-  files = {'data', 'evaluation.reference'}
+  files = {'data', 'evaluation.reference', 'evaluation.weights'}
   assert {*DOORS} == {*roles.PREDECESSORS} - {'training.start.run'} | files
 
 
@@ -188,6 +200,13 @@ def test_a_guide_that_reads_no_condition_may_have_others(tmp_path):
   free = config_of(none, trial('vectors', **within('conditioning', labels=False, dropout=0)))
   guide(none, TABLE, tmp_path, config=free)
   refused('shape of context is', guide, TABLE, TABLE._replace(context=None), tmp_path)
+
+
+def test_features_of_a_classifier_may_be_of_other_classes(tmp_path):
+  """Distances in them do not read its classes."""
+  other = PICTURES._replace(class_names=PICTURES.class_names[::-1])
+  judge(other, PICTURES, tmp_path, 'fd')
+  refused("class 0 is '9', and here '0'", judge, other, PICTURES, tmp_path)
 
 
 @pytest.mark.parametrize('path', ['x.names', 'context.names', 'class_names'])

@@ -20,7 +20,7 @@ from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import npz, tables
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.data.sources import Source, in_proportion, labels_of, some_of
-from diffusion_jax.data.spec import misfits
+from diffusion_jax.data.spec import Facts, misfits
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, published, references, scoring
 from diffusion_jax.metrics.features import Extractor
@@ -133,11 +133,25 @@ def check(
     reference_source(model, examples(c))
   names = dict.fromkeys(x.space for x in metrics if x.space)
   extractors, stored = {name: make_extractor(model, name) for name in names}, {}
+  for name, extractor in extractors.items():
+    judges = any('predicted' in x.metric.needs for x in metrics if x.space == name)
+    check_judge(model, name, extractor.facts, judges)
   if space is not None:
     here = {x.name: x.metric for x in metrics if x.space == space}
     with from_config('evaluation.reference'):
       stored[space] = published.read(c.reference, extractors[space], here, model.facts.x.shape)
   return extractors, stored
+
+
+def check_judge(model: Model, name: str, theirs: Facts | None, judges: bool) -> None:
+  """Raises UserError for a classifier of other images or, if it `judges` classes, of others."""
+  # Files have pictures of any number of levels as 0..255.
+  unread = 'context', 'levels', *(() if judges else ('num_classes', 'class_names'))
+  for fact, one, other in misfits(theirs, model.facts, unread) if theirs else ():
+    raise UserError(
+      f'config.evaluation.weights: in the data of this {name} {fact} is {one!r}, and here '
+      f'{other!r}: give a classifier that was trained on such data'
+    )
 
 
 def has_statistics(c: Node) -> bool:

@@ -241,8 +241,8 @@ def write_ours(out: Path, model: Model, params: Params, step: int) -> None:
 def write_program(out: Path, model: Model, params: Params, step: int) -> None:
   """Writes the sampler or classifier of a run as StableHLO, with weights."""
   if model.features is not None:
-    shape = model.config.evaluation.batch_size, *model.facts.x.shape
-    stablehlo.save_features(out, model.features(params), shape)
+    size = model.config.evaluation.batch_size
+    stablehlo.save_features(out, model.features(params), size, model.facts)
     return
   model.check('sample')
   size = model.config.sampling.batch_size
