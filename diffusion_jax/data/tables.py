@@ -104,6 +104,20 @@ def csv_table(
   )
 
 
+def labels_in(
+  path: str | Path, column: str | None, class_names: Sequence[str]
+) -> np.ndarray | None:
+  """Returns the classes of the rows of a CSV file, int32 [N]; None without this column.
+
+  None of classes without names, too. Raises ValueError for a cell that is none of them.
+  """
+  cells = read_cells(buckets.local(str(path)))
+  if not (column and class_names) or single_line(column) not in cells.columns:
+    return None
+  names = [f'{single_line(column)}={name}' for name in class_names]
+  return numbers(cells, names, others=()).argmax(axis=1).astype(np.int32)
+
+
 def _check_choice(cells, names, others):
   # others: the columns of categories that are neither of context nor label.
   check_columns(str(cells.path), [*cells.columns], names, hint=f': {HEADER}')

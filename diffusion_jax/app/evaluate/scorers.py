@@ -291,10 +291,15 @@ def classes_of(model: Model) -> Classes | None:
 
 def _labels_of_reference(model, name):
   # Returns (what the labels are of, the labels or None).
-  is_file = name not in ('train', 'test')
+  is_file, facts = name not in ('train', 'test'), model.facts
   with from_config('evaluation.reference'):
-    if is_file and not tables.is_csv(name, model.facts.x):
-      labels = npz.labels_in(name, model.facts.num_classes)
+    if is_file:
+      column, is_table = (model.config.data or {}).get('label'), tables.is_csv(name, facts.x)
+      labels = (
+        tables.labels_in(name, column, facts.class_names)
+        if is_table
+        else npz.labels_in(name, facts.num_classes)
+      )
       if labels is not None or has_statistics(model.config.evaluation):
         return name, labels
     split = 'train' if is_file else name

@@ -13,7 +13,7 @@ from sklearn.datasets import load_diabetes
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.run.weights import Run
+from diffusion_jax.app.run.weights import Run, make_model
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests import refusals
@@ -148,6 +148,22 @@ def test_the_rows_of_a_context_share_the_samples_of_an_evaluation(run, tmp_path)
   columns = columns_of(kept(run / 'evaluation/drawn', drawn, '.csv'))
   assert columns['row'] == [*'000001111']
   assert {*columns['sex'][:5]} == {*columns['sex'][5:]} == {'1', '2'}
+
+
+def test_samples_have_the_class_frequencies_of_a_table(table, tmp_path):
+  """Of a reference with the column of classes; without it, of the training split."""
+  labelled = typed('data.context=None data.label=sex conditioning.labels=True')
+  workdir, other = RunFolder.at(tmp_path), tmp_path / 'other.csv'
+
+  def classes_of(text):
+    other.write_text(text)
+    config = config_of(table, 'age', **labelled, **{'evaluation.reference': str(other)})
+    return scorers.classes_of(make_model(config, workdir))
+
+  found = classes_of('sex,age\n2.0,40\n1,50\n2,61\n2,62\n')
+  assert found.name == str(other) and found.counts.tolist() == [1, 3]
+  assert classes_of('age\n40\n50\n').name == 'train'
+  assert classes_of('sex,age\n3,40\n1,50\n') is None  # A line says so.
 
 
 def test_gaps_of_a_table_are_drawn(table, tmp_path, capsys):
