@@ -26,6 +26,8 @@ FLOORS = {
 }
 # (field, value) -> (field, value) as a flag has them.
 Flag = Callable[[str, object], tuple[str, str]]
+# (field, the fields of a run) -> whether losses of runs that differ in it cannot be compared.
+DecidesLoss = Callable[[str, Mapping[str, object]], bool]
 
 
 def render(
@@ -35,15 +37,15 @@ def render(
   neighbours: Film | None = None,
   gallery: Sequence[Film | Table | None] = (),
   apart: Collection[str] = (),
-  decides_loss: Callable[[str], bool] = lambda field: False,
+  decides_loss: DecidesLoss = lambda field, fields: False,
   flag: Flag = lambda name, value: (name, repr(value)),
 ) -> str:
   """Returns the HTML of a run, runs[0], and of the runs to compare it with.
 
   defaults: its fields' default values; gallery: of --mode=sample. apart:
   fields and sections of the config that do not describe a training; decides_loss:
-  whether losses of runs that differ in a field cannot be compared; flag: how a flag has
-  a field. Sections of the page without content are left out.
+  whether losses of runs that differ in a field cannot be compared, also given the fields of
+  one; flag: how a flag has a field. Sections of the page without content are left out.
   """
   runs = list(map(readable, runs))
   run = runs[0]
@@ -294,7 +296,7 @@ def _curves(title, lines):
 
 
 def comparison(
-  runs: Sequence[Record], decides_loss: Callable[[str], bool] = lambda field: False
+  runs: Sequence[Record], decides_loss: DecidesLoss = lambda field, fields: False
 ) -> Iterator[Table | str]:
   """Yields a table of the values of several runs at the steps that are sampled.
 
@@ -309,7 +311,7 @@ def comparison(
     for run, final in zip(runs, finals, strict=True)
   ]
   yield Table('Where they ended', [['run', 'steps', *names], *rows])
-  every = dict.fromkeys(n for run in runs for n in run.fields if decides_loss(n))
+  every = dict.fromkeys(n for run in runs for n in run.fields if decides_loss(n, run.fields))
   first = runs[0].fields
   if differ := [n for n in every if any(run.fields.get(n) != first.get(n) for run in runs)]:
     more = f' and {len(differ) - 3} more fields' if len(differ) > 3 else ''

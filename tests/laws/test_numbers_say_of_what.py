@@ -347,6 +347,18 @@ def test_losses_are_compared_where_their_floors_are_the_same(field, tmp_path):
   assert all(f'the runs differ in {name}' in note for note in notes)
 
 
+def test_losses_of_whole_batches_are_compared_at_one_size():
+  """The pairs of a coupling, and a mean of bits, depend on how many examples there are."""
+  for name, fields in (('moons_bridge', {}), ('digits_vae', {'objective.free_bits': 0.1})):
+    runs = []
+    for size in (8, 16):
+      config = read(name)
+      config = store.with_fields(config, fields | {'training.batch_size': size})
+      runs.append(Record(str(size), folder.flat(folder.plain(config)), {}, [], [], []))
+    _, note = page.comparison(runs, roles.decides_loss)
+    assert note == 'Losses cannot be compared: the runs differ in training.batch_size.'
+
+
 def test_every_section_decides_a_loss_or_does_not():
   others = {'seed', 'network', 'noise_input', 'optimizer', 'training', 'matmul_precision'}
   others |= {*roles.USES}

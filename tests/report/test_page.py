@@ -297,7 +297,7 @@ def test_what_is_trained_on_is_said_in_words():
 
 def test_losses_that_are_of_other_things_are_not_compared():
   run = record.Record('a', CONFIG, {}, [], [], [])
-  decides = lambda field: field.startswith('parametrization.')
+  decides = lambda field, fields: field.startswith('parametrization.')
 
   def lines(fields):
     return list(page.comparison([run, run._replace(fields=CONFIG | fields)], decides))

@@ -93,8 +93,13 @@ def config_hash(workdir: Path, *others: str) -> str:
   return sums.of_json(fields)
 
 
-def decides_loss(field: str) -> bool:
-  """Returns whether losses of runs that differ in a field, 'section.field', cannot be compared."""
+def decides_loss(field: str, fields: Mapping[str, object]) -> bool:
+  """Returns whether losses of runs that differ in a field, 'section.field', cannot be compared.
+
+  fields: of one of the runs. A loss of the whole batch depends on its size.
+  """
+  if field == 'training.batch_size':
+    return any(fields.get(f'objective.{name}') for name in ('coupling.name', 'free_bits'))
   parts = tuple(f'{name}.' for name in OF_LOSS)
   return field not in FREE and f'{field}.'.startswith(parts)
 
