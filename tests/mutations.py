@@ -3860,6 +3860,7 @@ TABLE = [
     'training/optimizer.py',
     None,
     [
+      ('adapter', 'if A in layer:', 'if False:'),
       ('every_matrix', 'rows = tuple(range(first, rank - 1))', 'rows = tuple(range(1, rank - 1))'),
       ('three_axes', 'rank == 3 and stacked is None', 'rank == 2 and stacked is None'),
       (

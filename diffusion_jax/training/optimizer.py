@@ -14,6 +14,7 @@ from diffusion_jax.core.checked import checked
 from diffusion_jax.ranges import Count, NonNegative, Positive, Rate, Size
 from diffusion_jax.runtime.sharding import MIN_SIZE
 from diffusion_jax.training import power_ema
+from diffusion_jax.training.lora import A
 
 Array = jax.Array
 EmaRate = Callable[[Array], Array]
@@ -172,6 +173,8 @@ def scale_by_muon(
 
 
 def _layout(layer: Sequence[str], fused: Fused | None) -> tuple[tuple[int, ...], int] | None:
+  if A in layer:  # The columns of this matrix of an adapter are no outputs of the layer.
+    return None
   path = '/'.join(layer)
   found = (layout for ending, layout in (fused or {}).items() if path.endswith(ending))
   return next(found, None)

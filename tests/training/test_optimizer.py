@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.networks import fused
-from diffusion_jax.training import optimizer
+from diffusion_jax.training import lora, optimizer
 
 
 def make(kind, **options):
@@ -225,6 +225,19 @@ def test_muon_makes_every_part_of_a_fused_kernel_orthogonal(name, depth):
       singular = np.linalg.svd(moved, compute_uv=False) / (0.2 * np.sqrt(5))
       assert 0.6 < singular.min() and singular.max() < 1.3
       assert np.sum(moved * expected) > 0.95 * np.linalg.norm(moved) * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize('rank', [2, 4])
+def test_muon_takes_the_first_matrix_of_an_adapter_as_one(rank):
+  """Of W = A B of a fused kernel only the columns of B are those of its parts."""
+  adapters = lora.lora_init(jax.random.key(0), {'layer': {'kernel': np.zeros((5, 8))}}, rank)
+  rng = np.random.default_rng(0)
+  grads = jax.tree.map(lambda x: np.float32(rng.normal(size=x.shape)), adapters)
+  update = first_update(make('muon', clip_norm=0.0, fused={'layer': fused.Layout((2, -1))}), grads)
+  a, b = (np.asarray(update[name]['layer']['kernel']) for name in (lora.A, lora.B))
+  for x in (a, b[:, :4], b[:, 4:]):
+    singular = np.linalg.svd(x, compute_uv=False) / (0.2 * np.sqrt(max(x.shape)))
+    assert 0.6 < singular.min() and singular.max() < 1.3
 
 
 def test_edm_repairs_gradients_before_all_else():
