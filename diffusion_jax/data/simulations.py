@@ -72,7 +72,7 @@ def simulations(
   if same < size:
     if path:
       own_folder(path.parent)
-    job = functools.partial(_kept_block, simulate, size, seed, path)
+    job = functools.partial(_kept_block, simulate, size, seed, path, reads.record())
     blocks |= _computed(job, range(same, size, BLOCK), size, workers)
   records += [part.pop(_OPENED) for part in blocks.values() if _OPENED in part]
   first, *others = parts = [blocks[start] for start in sorted(blocks)]
@@ -105,15 +105,16 @@ def _part(path, start, count):
   return path.with_name(f'{path.stem}-{start}-{count}.npz')
 
 
-def _kept_block(simulate, size, seed, path, start):
-  # Returns the arrays of a block, which a file keeps, and what was opened for them.
+def _kept_block(simulate, size, seed, path, before, start):
+  # Returns the arrays of a block, which a file keeps, and what was opened for them. before: what
+  # the first process has opened, such as for the import of the simulator, which workers repeat.
   _watch(simulate)
   count = min(BLOCK, size - start)
   part = path and _part(path, start, count)
   arrays = _read(part)  # an earlier start or another process wrote this part
   if arrays is None:
     arrays = simulate_block(simulate, (*seed, start // BLOCK), count)
-    arrays = arrays | {_OPENED: _as_array(reads.record())}
+    arrays = arrays | {_OPENED: _as_array(reads.joined(before, reads.record()))}
     if part:
       _write(part, arrays, size)
   return arrays

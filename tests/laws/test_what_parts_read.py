@@ -15,12 +15,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
+from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.app.train import floors
 from diffusion_jax.data import code_sums, drawings, reads
 from diffusion_jax.data.simulated import of_simulator
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import of_run, smoke, trial, untrained
 from tests.app.fields import within
 from tests.app.train.test_floors import Estimate, computed, model_of
@@ -236,6 +239,30 @@ def test_a_change_of_what_a_part_reads_makes_it_anew(thing, world):
     kept += [name] * (after.items() <= before.items())
     before = after
   assert not kept
+
+
+SIMULATOR = """
+from pathlib import Path
+SHIFT = float(Path(__file__).with_name('shift.txt').read_text())
+
+def simulate(rng, n):
+  return {'x': SHIFT + rng.uniform(size=(n, 2)), 'context': rng.normal(size=(n, 2))}
+"""
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_what_a_simulator_reads_at_its_import_is_of_all_workers(workers, tmp_path, monkeypatch):
+  monkeypatch.syspath_prepend(str(tmp_path))
+  (tmp_path / 'outer_simulator.py').write_text(SIMULATOR)
+  fields = within('data', 'outer_simulator:simulate', workers=workers, num_examples=3, num_test=3)
+  workdir, means = RunFolder.at(tmp_path / 'run'), []
+  for shift in 1.0, 8.0:
+    (tmp_path / 'shift.txt').write_text(f'{shift}')
+    sys.modules.pop('outer_simulator', None)
+    forget_reads()
+    config = datasets.of_run(trial('two_moons', **fields), workdir)
+    means.append(datasets.source_of(config).read(np.arange(3))['x'].mean())
+  assert_allclose(np.diff(means), 7.0, rtol=1e-6)  # of equal random numbers
 
 
 def test_a_training_that_goes_on_says_what_has_changed(world, capsys):
