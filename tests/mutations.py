@@ -679,14 +679,8 @@ TABLE = [
     'data/simulations.py',
     'laws/test_what_parts_read.py',
     [
-      ('at_its_import', 'reads.joined(before, reads.record())', 'reads.record()'),
-    ],
-  ),
-  (
-    'data/simulations.py',
-    'laws/test_what_parts_read.py',
-    [
       ('makes_it_anew and simulations', 'if not changed:', 'if True:'),
+      ('at_its_import', 'reads.joined(before, reads.record())', 'reads.record()'),
     ],
   ),
   (
