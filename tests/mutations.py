@@ -1015,7 +1015,7 @@ TABLE = [
     'laws/test_real_examples_score_their_floor.py',
     [
       ('said', '[rows] if mixed else rows', '[rows] if False else rows'),
-      ('score_their_floor', 'if of_context or of_text else None', 'if of_text else None'),
+      ('score_their_floor', 'if not (of_context or of_text):', 'if not of_text:'),
     ],
   ),
   (

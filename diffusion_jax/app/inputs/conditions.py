@@ -344,17 +344,17 @@ def given(model: Model, n: int | None, values: dict[str, Any]) -> Conditions:
 def held_out_labels(model: Model) -> Callable[[int], np.ndarray] | None:
   """Returns (n) -> the labels of the held-out examples whose context or text n samples have.
 
-  None if compared samples have neither of examples, or if these have no labels.
+  None if compared samples have neither of examples. Data are read where labels are asked for.
   """
   c, context = model.config.sampling, Context(model)
   is_given = c.context or c.context_row is not None
   of_context = context.name == 'context' and context.values is not None and not is_given
   of_text = datasets.text_length(model.config) and c.prompt is None
-  source = datasets.unseen(model.config) if of_context or of_text else None
-  if source is None or not source.facts.num_classes:
+  if not (of_context or of_text):
     return None
 
   def labels(n):
+    source = datasets.unseen(model.config)
     with from_config('data'):
       return read_labels(source, _rows_of(source, np.arange(n), True)).astype(np.int32)
 
