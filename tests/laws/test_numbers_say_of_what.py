@@ -30,9 +30,9 @@ from diffusion_jax.metrics import features, table
 from diffusion_jax.report import card, page, record, results
 from diffusion_jax.report.charts import Chart
 from diffusion_jax.report.record import Record
+from diffusion_jax.report.sampling_words import in_words
 from diffusion_jax.runtime.files import with_error, write_summed
 from diffusion_jax.runtime.run_folder import RunFolder
-from diffusion_jax.sampling.sampler import in_words
 from tests.app.conftest import of_run, printed_by, read, smoke, trial, untrained
 from tests.app.fields import typed, within
 
