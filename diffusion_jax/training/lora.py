@@ -7,7 +7,7 @@ B [..., rank, out] are the transposes of the paper's matrices.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,28 +23,41 @@ BASE = 'base'  # the frozen parameters of `lora_objective`
 
 
 @checked
-def lora_init(key: Key, params: NamedParams, rank: Size, convolutions: bool = False) -> Params:
+def lora_init(
+  key: Key,
+  params: NamedParams,
+  rank: Size,
+  convolutions: bool = False,
+  stacked: Sequence[str] | None = None,
+) -> Params:
   """Returns new adapters of a network: A is normal, of variance 1 / in; B is 0.
 
   params: of the network, or their shapes. Kernels [in, out] of dense layers and
   attention have an adapter, stacks of them [blocks, in, out] one for each
-  block; with `convolutions` also kernels [h, w, in, out], where A is [h, w, in,
-  rank]. Raises ValueError for a rank below 1, and if the network has no such kernel.
+  block; with `convolutions` also kernels of convolutions, such as [h, w, in, out], where
+  A is [h, w, in, rank]. stacked: a network's `stacked` (`scale_by_muon`); None: all kernels
+  of three axes are stacks, and none is a convolution of one axis. Raises ValueError for a
+  rank below 1, and if the network has no such kernel.
   """
-  ranks = (2, 3, 4) if convolutions else (2, 3)
+
+  def is_stack(names, shape):
+    begin = tuple(stacked or ())
+    return len(shape) == 3 and (stacked is None or any(name.startswith(begin) for name in names))
+
   leaves, _ = jax.tree_util.tree_flatten_with_path(params)
   named = [(jax.tree_util.keystr(path, simple=True, separator='/'), x) for path, x in leaves]
   adapted = [
     (name.split('/'), kernel.shape)
     for name, kernel in named
-    if name.endswith('/kernel') and len(kernel.shape) in ranks
+    if name.endswith('/kernel')
+    and (convolutions or len(kernel.shape) == 2 or is_stack(name.split('/'), kernel.shape))
   ]
   if not adapted:
     raise ValueError('the network has no kernel of a dense layer to adapt')
   adapters: Params = {A: {}, B: {}}
   keys = jax.random.split(key, len(adapted))
   for draw, (names, (*inputs, out)) in zip(keys, adapted, strict=True):
-    stack = inputs[:1] if len(inputs) == 2 else []
+    stack = inputs[:1] if is_stack(names, (*inputs, out)) else []
     deviation = math.prod(inputs[len(stack) :]) ** -0.5
     down, up = adapters[A], adapters[B]
     for name in names[:-1]:

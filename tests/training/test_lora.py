@@ -50,6 +50,18 @@ def test_new_adapters_change_nothing_and_have_the_rank_by_inputs_and_outputs():
   assert shapes_of(without) == {'lora_A': down, 'lora_B': up}
 
 
+def test_a_convolution_of_one_axis_or_three_is_no_stack():
+  """A network that names its stacks has adapters of dense layers only, or of all convolutions."""
+  shapes = {'blocks_0': (3, 4, 5), 'line': (3, 4, 5), 'volume': (3, 3, 3, 4, 5)}
+  params = {name: {'kernel': np.zeros(shape)} for name, shape in shapes.items()}
+  few, every = (lora_init(jax.random.key(0), params, 2, x, ('blocks_',)) for x in (False, True))
+  expected = {'blocks_0': (3, 2, 5), 'line': (2, 5), 'volume': (2, 5)}
+  up = {name: x['kernel'].shape for name, x in every['lora_B'].items()}
+  assert up == expected and [*few['lora_B']] == ['blocks_0']
+  merged = lora_merge(params, every, 1.0)
+  assert {name: x['kernel'].shape for name, x in merged.items()} == shapes
+
+
 def test_each_kernel_has_other_random_numbers_of_variance_one_over_inputs():
   shapes = {
     'a': {'kernel': jax.ShapeDtypeStruct((300, 5), jnp.float32)},

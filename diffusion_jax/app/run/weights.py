@@ -165,8 +165,10 @@ def adapted(model: Model) -> Model:
   shapes, teacher = model.shapes(), model.teacher
 
   def init(key):
+    stacked = getattr(model.network(), 'stacked', None)
     with from_config('training.start'):
-      return {'network': lora.lora_init(key, shapes['network'], c.rank, c.convolutions)}
+      found = lora.lora_init(key, shapes['network'], c.rank, c.convolutions, stacked)
+    return {'network': found}
 
   def plan(params=None, guides=None):
     assert model.plan is not None
