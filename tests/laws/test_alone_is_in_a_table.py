@@ -34,6 +34,7 @@ from diffusion_jax.app.modes import MODES, sample
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.run.weights import Run, make_model
 from diffusion_jax.core.keys import fold_each
+from diffusion_jax.data import reads
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, plots, real_images
 from diffusion_jax.runtime.files import make_folder, read_json, write_npz
@@ -128,6 +129,7 @@ def hashes():
     patch.setattr(sample, 'write', write)
     patch.setattr(sample.conditions, 'encoded', lambda model, params, inputs: inputs)
     patch.setattr(real_images, 'per_example', Traced)
+    patch.setattr(reads, 'record', dict)  # a command is a process, which has opened nothing before
     patch.setitem(features.EXTRACTORS, 'inception', halves)
     for name in vars(plots):
       if name.startswith('plot_'):

@@ -90,6 +90,21 @@ def test_lines_of_a_training_are_the_same(name, numbers, expected):
     assert line == pytest.approx(other, rel=1e-4)
 
 
+def test_a_held_out_loss_of_few_examples_is_the_same(numbers):
+  """Of fewer than a batch, which no number of devices divides."""
+  few = typed('data=synthetic data.num_images=5 conditioning.labels=False conditioning.dropout=0.0')
+  found = [
+    [
+      line['test_loss']
+      for line in numbers(f'few {way}', few | fields_of(way))
+      if 'test_loss' in line
+    ]
+    for way in ('mesh=1,1', 'mesh=4,1')
+  ]
+  assert len(found[0]) == 2
+  assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
 REMAT = 'network.remat=True'
 STEPS = [
   slow('digits', ''),

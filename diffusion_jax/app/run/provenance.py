@@ -268,8 +268,11 @@ def read(path: Path) -> Settings:
 
 
 def code_of(settings: Settings) -> str:
-  """Returns the hash of settings in names of files, as the first process has it."""
-  code = sums.of_json({n: x for n, x in settings.items() if n != 'run'})[:8]
+  """Returns the hash of settings in names of files, as the first process has it.
+
+  What the process has opened until now is not in it, which `changed` compares.
+  """
+  code = sums.of_json({n: x for n, x in settings.items() if n not in ('run', 'opened')})[:8]
   return bytes(processes.broadcast([*bytes.fromhex(code)]).tolist()).hex()
 
 

@@ -51,8 +51,6 @@ training.average=half_life training.average.warmup=false => there is no field
 two_moons conditioning.context=vector conditioning.context.heads=2 => there is no field
   config.conditioning.context.heads with conditioning.context=vector; conditioning.context=words has
 data=npz data.path=az://a/b.npz => config.data: az://a/b.npz: data are read from gs:// and s3://
-data=synthetic data.num_images=4 training.mesh=8,1 training.held_out.every=2 => are fewer than the 8
-  devices of the mesh: set training.held_out=None
 evaluation.metrics=fid,elbo training.checkpoints.best.by=fod => best.by='fod' (did you mean 'fid'?)
   is not one of test_loss, fid
 data.validation_fraction=0.1 training.checkpoints.best.by=test_loss evaluation.metrics=fid =>
