@@ -79,7 +79,7 @@ def main(run: Run) -> None:
   examples = examples_of(points)
   classes = None
   if any(cell.group == 'samples' for point in points for cell in point.cells):
-    classes = scorers.classes_of(points[0].model)
+    classes = scorers.classes_of(_with_classes(points))
   for line in costs(points, examples, classes):
     print(line)
   references, known = references_of(points), {}
@@ -172,9 +172,15 @@ def references_of(points: list[Point]) -> References:
   if scored:
     if processes.is_first():
       every = [x for each in scored.values() for x in each]
-      references = scorers.prepare(points[0].model, every)
+      references = scorers.prepare(_with_classes(points), every)
     processes.wait_for_all('features of real images')
   return references
+
+
+def _with_classes(points):
+  # Returns the first model whose samples have classes; a classifier may guide some points only.
+  models = [point.model for point in points]
+  return next(filter(scorers.has_classes, models), models[0])
 
 
 # -- the scores of a point -----------------------------------------------------
