@@ -42,10 +42,15 @@ class Declared(NamedTuple):
   A distribution of times. reaches_clean: with t_min = 0 or without it, the density of its
   times does not vanish at t = 0, so that the mean of a growing weight may be infinite.
 
-  A sampler. takes_pairs: it calls a `PairedDenoiser`, and so is guidance itself.
-  draws_noise: its steps draw noise. averages_ends: a step is Heun's, whose few long
-  steps make data too wide. keeps_x: it computes a step from x of the step before, which
-  nothing else may have changed.
+  The tables of docs/, and tests (`docs/tables.py`). what: what it is, in Markdown: its
+  paper and equation, or a formula. needs: what it needs of the user, in Markdown.
+
+  A sampler. order: of the error of the solution of the ODE, or {its parameter order: that};
+  None if it draws noise or solves to a tolerance. calls: of the network in N steps to clean
+  data, an expression of N and of its parameters; '' if they are not known. takes_pairs: it
+  calls a `PairedDenoiser`, and so is guidance itself. draws_noise: its steps draw noise.
+  averages_ends: a step is Heun's, whose few long steps make data too wide. keeps_x: it
+  computes a step from x of the step before, which nothing else may have changed.
 
   A metric. independent_noise: it takes noise to be independent of x_0. needs_denoiser:
   it is of the network's estimates of x_0, and not of samples.
@@ -65,6 +70,10 @@ class Declared(NamedTuple):
   denoises: bool = False
   coupled_teacher: bool = False
   reaches_clean: bool = False
+  what: str = ''
+  needs: str = ''
+  order: int | Mapping[int, int] | None = None
+  calls: str = ''
   takes_pairs: bool = False
   draws_noise: bool = False
   averages_ends: bool = False

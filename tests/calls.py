@@ -14,8 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
+from diffusion_jax.app.config.schema import parameters
+from diffusion_jax.app.kinds import choices
 from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.core.products import finished
+from diffusion_jax.declared import declared_by
 from diffusion_jax.discrete import oracles as discrete_oracles
 from diffusion_jax.testing import oracles
 
@@ -298,26 +301,29 @@ GUIDERS = {
 
 MASK = np.array([[True, False, True]])
 ADAPTIVE = dj.adaptive_ode(COSINE, **ODE, max_steps=64)
+# Parameters other than the defaults, of more memory or fewer steps.
+PARAMETERS = {
+  'ddim': {'eta': 0.5},
+  **dict.fromkeys(('lms', 'unipc', 'dpm_solver_pp'), {'order': 3}),
+  'dpm_solver_pp_sde': {'brownian': True},
+  'annealed_langevin': {'num_steps': 2},
+}
+
+
+def of_table(name):
+  """Returns a sampler of configs."""
+  make = getattr(dj, name, choices.SAMPLERS[name])  # tests/exchanges.py records calls of dj
+  given = {'schedule': COSINE} if 'schedule' in parameters(make) else {}
+  return make(**given, **PARAMETERS.get(name, {}))
+
+
 SAMPLERS = {
   **{
     name: sampled(sampler)
     for name, sampler in {
+      **{n: of_table(n) for n, x in choices.SAMPLERS.items() if not declared_by(x).takes_pairs},
       'ancestral': dj.ancestral(mean_shift=dj.log_prob_gradient(log_prob)),
-      'ddim': dj.ddim(0.5),
-      'heun': dj.heun(),
-      'lms': dj.lms(3),
-      'unipc': dj.unipc(3),
-      'dpm_solver_2': dj.dpm_solver_2(COSINE),
-      'dpm_solver_pp': dj.dpm_solver_pp(3),
-      'dpm_solver_pp_2s': dj.dpm_solver_pp_2s(COSINE),
-      'dpm_solver_pp_2s_sde': dj.dpm_solver_pp_2s_sde(COSINE),
-      'dpm_solver_pp_sde': dj.dpm_solver_pp_sde(brownian=True),
       'adaptive_ode': ADAPTIVE,
-      'euler_maruyama': dj.euler_maruyama(COSINE),
-      'velocity_heun': dj.velocity_heun(COSINE),
-      'velocity_sde': dj.velocity_sde(COSINE),
-      'reverse_diffusion': dj.reverse_diffusion(),
-      'annealed_langevin': dj.annealed_langevin(2),
       'churn': dj.churn(dj.heun(), COSINE, dj.churn_gamma(1.0, 10)),
       'with_ancestral_noise': dj.with_ancestral_noise(dj.heun(), COSINE),
       'with_corrector': dj.with_corrector(dj.ddim(), dj.langevin()),

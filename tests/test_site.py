@@ -34,9 +34,9 @@ def shown_modules():
   return re.findall(r'^::: (\S+)$', '\n'.join(pages), re.M)
 
 
-def hooks():
-  """Imports docs/hooks.py, which is in no package."""
-  spec = importlib.util.spec_from_file_location('hooks', ROOT / 'docs' / 'hooks.py')
+def of_docs(name):
+  """Imports a module of docs/, which is no package."""
+  spec = importlib.util.spec_from_file_location(name, ROOT / 'docs' / f'{name}.py')
   assert spec and spec.loader
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
@@ -45,7 +45,7 @@ def hooks():
 
 def test_every_public_name_has_an_entry_with_shapes():
   """Each public name is on the page of its module, with its call and its first sentence."""
-  shown, made = shown_modules(), hooks()
+  shown, made = shown_modules(), of_docs('hooks')
   assert len(shown) == len(set(shown))
   assert made.TABLE in (ROOT / 'docs' / 'api.md').read_text()
   row = re.compile(r'^\| \[`(\w+)(.*?)`\]\[([\w.]+)\.\1\] \| (.*) \|$', re.M)
@@ -60,6 +60,15 @@ def test_every_public_name_has_an_entry_with_shapes():
       named = set(re.findall(r'\w+', call))
       assert named >= inspect.signature(value).parameters.keys(), name
       assert not call.endswith('-> Array') or SHAPE.search(text), name
+
+
+def test_tables_of_pages_are_those_of_the_code():
+  tables = of_docs('tables')
+  pages = {page.name: page.read_text() for page in (ROOT / 'docs').glob('*.md')}
+  stale = [name for name, text in pages.items() if tables.filled(text) != text]
+  assert stale == [], 'run python docs/tables.py'
+  marked = [name for text in pages.values() for _, name in tables.MARKED.findall(text)]
+  assert sorted(marked) == sorted(tables.TABLES)
 
 
 def test_the_index_of_equations_names_what_the_api_shows():

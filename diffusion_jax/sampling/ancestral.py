@@ -25,7 +25,7 @@ from diffusion_jax.sampling.sampler import Sampler
 Array = jax.Array
 
 
-@declares(draws_noise=True)
+@declares(what='DDPM Alg. 2', calls='N', draws_noise=True)
 @checked
 def ancestral(
   variance: Variance = 'fixed_small', mean_shift: Callable[[Array, NoiseLevel], Array] | None = None
@@ -57,6 +57,7 @@ def ancestral(
   return Sampler(lambda x: (), step)
 
 
+@declares(what='DDIM Eq. 12', order=1, calls='N')
 @checked
 def ddim(eta: Probability = 0.0) -> Sampler:
   """Makes the DDIM sampler (Song et al. 2021, Eq. 12 and 16).

@@ -77,7 +77,7 @@ def with_corrector(sampler: Sampler, corrector: Corrector, num_steps: Size = 1) 
   return Sampler(sampler.init, step)
 
 
-@declares(draws_noise=True)
+@declares(what='NCSN Alg. 1', calls='num_steps * N + 1', draws_noise=True)
 @checked
 def annealed_langevin(num_steps: Size = 100, step_size: NonNegative = 0.2) -> Sampler:
   """Makes the sampler of annealed Langevin dynamics (Song & Ermon, Alg. 1).

@@ -34,6 +34,7 @@ from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
 from diffusion_jax.core.normal import STANDARD, bits_per_dim, log_prob as normal_log_prob
 from diffusion_jax.core.process import q_sample
 from diffusion_jax.core.products import finished
+from diffusion_jax.declared import declares
 from diffusion_jax.meshes import has_manual_axes, is_split, on_auto_axes, on_axes_of, placed_as
 from diffusion_jax.ranges import NonNegative, Positive, Probability, Several, Shape, Size
 from diffusion_jax.sampling.grids import last_noisy_level
@@ -133,6 +134,7 @@ def probability_flow(
   return last * z
 
 
+@declares(what='Tsit5 of Diffrax, to a tolerance; `num_steps=1`')
 @checked
 def adaptive_ode(
   schedule: Schedule, rtol: Positive = 1e-3, atol: Positive = 1e-3, max_steps: Size = 4096

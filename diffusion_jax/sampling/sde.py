@@ -27,7 +27,7 @@ DIFFUSIONS: dict[str, Callable[[Schedule, NoiseLevel], Array]] = {
 }
 
 
-@declares(draws_noise=True)
+@declares(what='score SDE, Eq. 6', calls='N', draws_noise=True)
 @checked
 def euler_maruyama(schedule: Schedule) -> Sampler:
   """Makes Euler-Maruyama on the reverse SDE (Song et al. 2021, Eq. 6), in t.
@@ -51,7 +51,7 @@ def euler_maruyama(schedule: Schedule) -> Sampler:
   return Sampler(lambda x: (), step)
 
 
-@declares(draws_noise=True)
+@declares(what='score SDE, appendix E', calls='N', draws_noise=True)
 def reverse_diffusion() -> Sampler:
   """Makes the reverse of the forward step (Song et al. 2021, appendix E).
 
@@ -72,7 +72,7 @@ def reverse_diffusion() -> Sampler:
   return Sampler(lambda x: (), step)
 
 
-@declares(draws_noise=True)
+@declares(what='SiT Eq. 5, with any w(t)', calls='N', draws_noise=True)
 @checked
 def velocity_sde(
   schedule: Schedule,

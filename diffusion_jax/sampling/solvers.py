@@ -34,7 +34,12 @@ from diffusion_jax.sampling.sampler import Sampler
 Array = jax.Array
 
 
-@declares(averages_ends=True)
+@declares(
+  what='EDM Alg. 1; on cosine with `grid.spacing=logsnr`',
+  order=2,
+  calls='2 * N - 1',
+  averages_ends=True,
+)
 def heun() -> Sampler:
   """Makes Heun's method, of second order (Karras et al. 2022, Alg. 1).
 
@@ -67,6 +72,7 @@ def heun_deviation(levels: Grid) -> float:
   return float(np.prod(factors))
 
 
+@declares(what='Heun in t, from α = 0 too (JiT)', order=2, calls='2 * N - 1')
 @checked
 def velocity_heun(schedule: Schedule, min_sigma: NonNegative = 0.0) -> Sampler:
   """Makes Heun's method for dx/dt = v(x, t) in the schedule's own time.
@@ -107,6 +113,7 @@ def velocity_heun(schedule: Schedule, min_sigma: NonNegative = 0.0) -> Sampler:
   return Sampler(lambda x: (), step)
 
 
+@declares(what='DPM-Solver++ Alg. 2: DDIM, 2M, 3M', order={1: 1, 2: 2, 3: 3}, calls='N')
 @checked
 def dpm_solver_pp(order: Order = 2) -> Sampler:
   """Makes multistep DPM-Solver++ (Lu et al. 2022, Alg. 2).
@@ -125,6 +132,7 @@ def dpm_solver_pp(order: Order = 2) -> Sampler:
   return Sampler(lambda x: _empty_history(x, order - 1), step)
 
 
+@declares(what='DPM-Solver++ Alg. 1', order=2, calls='2 * N - 1')
 @checked
 def dpm_solver_pp_2s(schedule: Schedule) -> Sampler:
   """Makes singlestep DPM-Solver++(2S) (Lu et al. 2022, Alg. 1 with r = 1/2).
@@ -136,6 +144,7 @@ def dpm_solver_pp_2s(schedule: Schedule) -> Sampler:
   return dpm_solver_pp_2s_sde(schedule, 0.0)
 
 
+@declares(what='DPM-Solver Alg. 1: midpoint in log σ', order=2, calls='2 * N - 1')
 @checked
 def dpm_solver_2(schedule: Schedule) -> Sampler:
   """Makes DPM-Solver-2 (Lu et al. 2022a, Alg. 1 with r = 1/2).
@@ -168,7 +177,7 @@ def _by_another_eps(weight, level_of):
   return Sampler(lambda x: (), step)
 
 
-@declares(draws_noise=True)
+@declares(what='k-diffusion: 2S of the SDE', calls='2 * N - 1', draws_noise=True)
 @checked
 def dpm_solver_pp_2s_sde(schedule: Schedule, eta: Probability = 1.0) -> Sampler:
   """Makes singlestep DPM-Solver++ of the SDE, `sample_dpmpp_sde`.
@@ -201,7 +210,7 @@ def dpm_solver_pp_2s_sde(schedule: Schedule, eta: Probability = 1.0) -> Sampler:
   return Sampler(lambda x: (), step, repeat_key)
 
 
-@declares(draws_noise=True)
+@declares(what='DPM-Solver++, 2M and 3M of the SDE', calls='N', draws_noise=True)
 @checked
 def dpm_solver_pp_sde(eta: NonNegative = 1.0, order: Order = 2, brownian: bool = False) -> Sampler:
   """Makes multistep SDE-DPM-Solver++, 2M or 3M (Lu et al. 2022).
@@ -231,6 +240,7 @@ def dpm_solver_pp_sde(eta: NonNegative = 1.0, order: Order = 2, brownian: bool =
   return Sampler(lambda x: _empty_history(x, order - 1), step, keys)
 
 
+@declares(what='k-diffusion: Adams–Bashforth in σ / α', order={1: 1, 2: 2, 3: 3, 4: 4}, calls='N')
 @checked
 def lms(order: Annotated[int, Rule('1, 2, 3 or 4', lambda order: 1 <= order <= 4)] = 4) -> Sampler:
   """Makes the linear multistep method of Katherine Crowson's k-diffusion.
@@ -264,7 +274,12 @@ def lms(order: Annotated[int, Rule('1, 2, 3 or 4', lambda order: 1 <= order <= 4
   return Sampler(lambda x: _empty_history(x, order - 1), step)
 
 
-@declares(keeps_x=True)
+@declares(
+  what='UniPC-p; lower orders at the last of `num_steps`',
+  order={1: 2, 2: 3, 3: 4},
+  calls='N',
+  keeps_x=True,
+)
 @checked
 def unipc(order: Order = 2, num_steps: Size | None = None) -> Sampler:
   """Makes UniPC-p with B_2(h) and data prediction (Zhao et al. 2023).

@@ -1,8 +1,10 @@
 """Data with known moments, every sampler, and checks of keys and calls."""
 
 import functools
+import inspect
 import os
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,9 @@ import numpy as np
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
+from diffusion_jax.app.config.schema import parameters
+from diffusion_jax.app.kinds import choices
+from diffusion_jax.declared import declared_by
 from diffusion_jax.testing import oracles
 
 DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
@@ -32,38 +37,46 @@ CLUSTERS = (
   [0.4, 0.6], [[0.7, -0.3], [-0.5, 0.4]], [[[1.0, 0.6], [0.6, 1.5]], [[0.8, -0.2], [-0.2, 0.7]]]
 )  # fmt: skip
 
-# A sampler, or a function that makes it for a schedule.
-DETERMINISTIC = {
-  'ddim': dj.ddim(),
-  'heun': dj.heun(),
-  'velocity_heun': dj.velocity_heun,
-  'dpm_solver_pp_2m': dj.dpm_solver_pp(2),
-  'dpm_solver_pp_3m': dj.dpm_solver_pp(3),
-  'dpm_solver_pp_2s': dj.dpm_solver_pp_2s,
-  'dpm_solver_2': dj.dpm_solver_2,
-  'lms_4': dj.lms(4),
-  'adaptive_ode': lambda schedule: dj.adaptive_ode(schedule, 1e-6, 1e-6, 256),
-  'unipc_2': dj.unipc(2),
-  'unipc_3': dj.unipc(3),
+# Samplers of a denoiser, as configs name them; those of pairs have tests of their own.
+TABLE = {n: make for n, make in choices.SAMPLERS.items() if not declared_by(make).takes_pairs}
+# Parameters other than the defaults, with which tests can see errors.
+PARAMETERS: dict[str, dict[str, Any]] = {
+  'adaptive_ode': {'rtol': 1e-6, 'atol': 1e-6, 'max_steps': 256},
+  'annealed_langevin': {'num_steps': 40},
+  'velocity_sde': {'diffusion_scale': 2.0},
 }
-STOCHASTIC = {
-  'ancestral_small': dj.ancestral('fixed_small'),
-  'ancestral_large': dj.ancestral('fixed_large'),
-  'ddim_half': dj.ddim(0.5),
-  'ddim_1': dj.ddim(1.0),
-  'euler_maruyama': dj.euler_maruyama,
-  'velocity_sde': lambda schedule: dj.velocity_sde(schedule, 'sigma', 2.0),
-  'reverse_diffusion': dj.reverse_diffusion(),
-  'dpm_solver_pp_sde': dj.dpm_solver_pp_sde(),
-  'dpm_solver_pp_3m_sde': dj.dpm_solver_pp_sde(1.0, 3),
-  'brownian_sde': dj.dpm_solver_pp_sde(1.0, 2, brownian=True),
-  'dpm_solver_pp_2s_sde': dj.dpm_solver_pp_2s_sde,
+
+
+def of_table():
+  """Yields the samplers of the table, name -> constructor, with each of their orders."""
+  for name, make in TABLE.items():
+    order = declared_by(make).order
+    orders = order if isinstance(order, Mapping) else ()
+    for n in orders:
+      yield f'{name}_{n}', functools.partial(make, order=n)
+    if not orders:
+      yield name, functools.partial(make, **PARAMETERS.get(name, {}))
+
+
+# Constructors of samplers and of functions of them: () -> sampler, or schedule -> sampler.
+EVERY_ORDER = dict(of_table())
+OTHERS: dict[str, Callable[..., dj.Sampler]] = {
+  'ancestral_large': lambda: dj.ancestral('fixed_large'),
+  'ddim_half': lambda: dj.ddim(0.5),
+  'ddim_1': lambda: dj.ddim(1.0),
+  'dpm_solver_pp_3m_sde': lambda: dj.dpm_solver_pp_sde(1.0, 3),
+  'brownian_sde': lambda: dj.dpm_solver_pp_sde(1.0, 2, brownian=True),
   'ancestral_2s': lambda schedule: dj.with_ancestral_noise(dj.dpm_solver_pp_2s(schedule), schedule),
-  'annealed_langevin': dj.annealed_langevin(40),
   'churned_heun': lambda schedule: dj.churn(dj.heun(), schedule, 0.1),
-  'corrected_ddim': dj.with_corrector(dj.ddim(1.0), dj.langevin(0.08)),
+  'corrected_ddim': lambda: dj.with_corrector(dj.ddim(1.0), dj.langevin(0.08)),
 }
-SAMPLERS = DETERMINISTIC | STOCHASTIC
+# Lower orders than the default are tested only for their order.
+LOWER = [
+  name
+  for name, make in EVERY_ORDER.items()
+  if make.keywords.get('order', 9) < getattr(parameters(make.func).get('order'), 'default', 0)
+]
+SAMPLERS = {n: make for n, make in EVERY_ORDER.items() if n not in LOWER} | OTHERS
 
 # Tests use XLA's lowest level (tests/conftest.py). Programs that run longer
 # than they compile use the next one, which saves a third of the run.
@@ -91,13 +104,17 @@ def one_of(name, schedules):
   return OneOf([*schedules].index(name), (*schedules.values(),))
 
 
+def draws_noise(name):
+  return name in OTHERS or declared_by(EVERY_ORDER[name]).draws_noise
+
+
 def needs_schedule(name):
-  return not isinstance(SAMPLERS[name], dj.Sampler)
+  return 'schedule' in inspect.signature((EVERY_ORDER | OTHERS)[name]).parameters
 
 
 def build(name, schedule=None):
-  sampler = SAMPLERS[name]
-  return sampler(schedule) if needs_schedule(name) else sampler
+  make = (EVERY_ORDER | OTHERS)[name]
+  return make(schedule=schedule) if needs_schedule(name) else make()
 
 
 _WRAPPED = jax.jit(jax.random.wrap_key_data)

@@ -10,7 +10,7 @@ from diffusion_jax.core.keys import split_key
 from diffusion_jax.sampling.sampler import sample_frames, spread_levels
 from tests.jitted import at_step, level_grid
 from tests.rows import normal
-from tests.sampling.moments import DDPM, GAUSSIAN, STOCHASTIC, build
+from tests.sampling.moments import DDPM, GAUSSIAN, SAMPLERS, build, draws_noise
 from tests.states import PROCESSES, TABLE
 
 
@@ -120,7 +120,7 @@ DRAWING = {
   'remasked': of_states(dj.remasked(dj.ancestral_states(MASKING), MASKING, 0.5)),
   'edit': lambda key: dj.sdedit(key, half, DDIM, level_grid(DDPM, 3), IMAGES, 0.7, repeats=2),
 }
-DRAWING |= {n: drawn(half, build(n, DDPM), PAIRS) for n in STOCHASTIC}
+DRAWING |= {n: drawn(half, build(n, DDPM), PAIRS) for n in SAMPLERS if draws_noise(n)}
 
 
 @pytest.mark.parametrize('per_example', [False, True])

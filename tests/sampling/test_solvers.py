@@ -1,6 +1,7 @@
 """Every sampler: its order, its moments, its ends, its calls and its keys."""
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
+from diffusion_jax.declared import declared_by
 from diffusion_jax.sampling.solvers import heun_deviation
 from diffusion_jax.testing import oracles
 from tests.jitted import level_grid
@@ -16,21 +18,18 @@ from tests.rows import normal, slow
 from tests.sampling import moments
 from tests.sampling.moments import DDPM
 
-ORDERS = {
-  'ddim': 1, 'heun': 2, 'velocity_heun': 2, 'dpm_solver_pp_1': 1,
-  'dpm_solver_pp_2m': 2, 'dpm_solver_pp_3m': 3, 'dpm_solver_pp_2s': 2,
-  'dpm_solver_2': 2, 'lms_2': 2, 'lms_3': 3, 'lms_4': 4,
-  'unipc_1': 2, 'unipc_2': 3, 'unipc_3': 4,  # UniPC-p is of order p + 1
-}  # fmt: skip
-# Those that have no other tests.
-FIRST_ORDERS = {
-  'dpm_solver_pp_1': dj.dpm_solver_pp(1),
-  'unipc_1': dj.unipc(1),
-  'lms_2': dj.lms(2),
-  'lms_3': dj.lms(3),
-}
 # Measured by the slow tests only: tests/papers compares the steps of every order.
-LOWER = *FIRST_ORDERS, 'dpm_solver_pp_2m', 'unipc_2'
+LOWER = *moments.LOWER, 'dpm_solver_pp_2', 'unipc_2'
+
+
+def order_of(name):
+  """Returns the order that a sampler of the table declares; None of those without one."""
+  make = moments.EVERY_ORDER[name]
+  said = declared_by(make).order
+  return said[make.keywords['order']] if isinstance(said, Mapping) else said
+
+
+ORDERS = {n: order_of(n) for n in moments.EVERY_ORDER if order_of(n) is not None}
 VE = dj.GeometricVESchedule(1e-3, 1e10)
 PATHS = {'ve': VE, 'vp': dj.CosineSchedule(-30.0, 30.0), 'flow': dj.RectifiedFlowSchedule()}
 STEPS = (160, 320, 640)
@@ -67,7 +66,7 @@ def ends_of(path):
 def solved(name, schedule, levels, num_steps, x):
   """Returns x after num_steps."""
   denoise, key = exact_clusters().denoise, jax.random.key(0)
-  sampler = FIRST_ORDERS.get(name) or moments.build(name, schedule)
+  sampler = moments.build(name, schedule)
 
   def body(i, carry):
     return sampler.step(
@@ -82,15 +81,21 @@ def solved(name, schedule, levels, num_steps, x):
 def test_observed_order_of_convergence(name, path):
   """The error falls with the order if steps are halved twice."""
   with jax.enable_x64(True):
-    uses_it = name in moments.SAMPLERS and moments.needs_schedule(name)
-    schedule = moments.one_of(path, PATHS) if uses_it else None
+    schedule = moments.one_of(path, PATHS) if moments.needs_schedule(name) else None
     x, truth = ends_of(path)
     found = [np.asarray(solved(name, schedule, uneven_grid(path, n), n, x)) for n in STEPS]
   errors = [np.abs(x - truth).max() for x in found]
   found = np.log2(errors[:-1]) - np.log2(errors[1:])
   # The first steps of lms_4, of order 1 to 3, still cost something.
   atol = 0.15 if name == 'lms_4' else 0.1
-  assert_allclose(found, ORDERS[name], atol=atol)
+  assert_allclose(found, np.full(2, ORDERS[name]), atol=atol)
+
+
+@pytest.mark.parametrize('name', moments.TABLE)
+def test_a_sampler_of_the_table_says_its_order_or_draws_noise(name):
+  """Else it has no test of its order; one to a tolerance says no calls either."""
+  said = declared_by(moments.TABLE[name])
+  assert said.what and (said.order is not None) + said.draws_noise == bool(said.calls)
 
 
 def in_pairs(denoise):
@@ -106,10 +111,10 @@ def in_pairs(denoise):
 # Those with a path of noise are slow, and of second order.
 STEPS_OF = {'annealed_langevin': 40, 'dpm_solver_pp_2s_sde': 30, 'brownian_sde': 50}
 # The error of the steps, in addition to 5 Monte-Carlo errors.
-BIAS = {'ancestral_small': 0.05, 'ddim_1': 0.05, 'annealed_langevin': 0.08}
+BIAS = {'ancestral': 0.05, 'ddim_1': 0.05, 'annealed_langevin': 0.08}
 # tests/papers has the steps of all samplers against their formulas, and the
 # errors of those without noise fall with their order to 0.
-FAST = 'ancestral_small', 'dpm_solver_pp_3m_sde'
+FAST = 'ancestral', 'dpm_solver_pp_3m_sde'
 
 
 @pytest.mark.parametrize(
@@ -145,7 +150,7 @@ FLOW = Flow()
 # Others take the same steps, of another order or with another constant, and
 # tests/sampling/test_likelihood.py has adaptive_ode, whose program is large.
 DEAR = (
-  'adaptive_ode', 'unipc_3', 'dpm_solver_pp_2m', 'dpm_solver_pp_2s_sde', 'dpm_solver_pp_sde',
+  'adaptive_ode', 'unipc_3', 'dpm_solver_pp_2', 'dpm_solver_pp_2s_sde', 'dpm_solver_pp_sde',
   'ancestral_large', 'ancestral_2s', 'ddim_half',
 )  # fmt: skip
 EVERY = [slow(n) if n in DEAR else n for n in moments.SAMPLERS]
@@ -162,16 +167,23 @@ def network(scale, x, level):
 denoise = functools.partial(network, 1.0)
 
 
-@pytest.mark.parametrize('name, calls', [
-  ('dpm_solver_pp_2s', 13),  # 2N - 1
-  slow('dpm_solver_pp_2s_sde', 13),  # with the same step
-  ('unipc_1', 7), ('corrected_ddim', 14),
-])  # fmt: skip
-def test_calls_of_the_network(name, calls):
-  schedule = dj.CosineSchedule()
-  sampler = FIRST_ORDERS.get(name) or moments.build(name, schedule)
-  levels = level_grid(schedule, 7)
-  assert moments.counted_calls(denoise, sampler, levels) == calls
+CALLED = {n: declared_by(make).calls for n, make in moments.EVERY_ORDER.items()}
+# The same step as of dpm_solver_pp_2s, and lower orders.
+AS_OTHERS = *LOWER, 'dpm_solver_pp_2s_sde'
+
+
+@pytest.mark.parametrize('name', [slow(n) if n in AS_OTHERS else n for n in CALLED if CALLED[n]])
+def test_calls_of_the_network_are_those_that_a_sampler_declares(name):
+  schedule, n = dj.CosineSchedule(), 7
+  levels = level_grid(schedule, n)
+  given = moments.PARAMETERS.get(name, {}) | {'N': n}
+  found = moments.counted_calls(denoise, moments.build(name, schedule), levels)
+  assert found == eval(CALLED[name], {}, given)
+
+
+def test_a_corrector_calls_the_network_at_each_step():
+  levels = level_grid(dj.CosineSchedule(), 7)
+  assert moments.counted_calls(denoise, moments.build('corrected_ddim'), levels) == 14
 
 
 def test_heun_is_euler_where_there_is_no_signal():
@@ -236,7 +248,7 @@ def test_an_example_has_its_own_levels_and_key(name):
     assert_allclose(alone, batch[copies], atol=1e-5)
   other = run(times, keys=KEYS[np.array([0, 0, 2])])[0][-1]
   changed = np.abs(other - batch).max(axis=1) > 1e-4
-  assert changed.tolist() == [False, name in moments.STOCHASTIC, False]
+  assert changed.tolist() == [False, moments.draws_noise(name), False]
 
 
 @pytest.mark.parametrize('name', FINITE)
@@ -275,7 +287,7 @@ def test_a_step_between_equal_levels_leaves_x_unchanged(name):
       xs = eight_steps(name)(levels, schedule, x=x)[0]
       assert np.isfinite(xs).all(), schedule
       assert_array_equal(xs[[1, 3, 4, 8]], xs[[0, 2, 2, 7]])
-      if name in moments.DETERMINISTIC:
+      if not moments.draws_noise(name):
         last = eight_steps(name)(once, schedule, x=x)[0][-1]
         assert_allclose(xs[-1], last, atol=1e-3)
 
@@ -289,7 +301,7 @@ def test_one_compilation_for_all_levels_and_keys():
     sampler = moments.build(name, DDPM)
     return dj.sample(key, denoise, sampler, levels, x)
 
-  names = 'ancestral_small', 'heun', 'unipc_2', 'churned_heun'
+  names = 'ancestral', 'heun', 'unipc_2', 'churned_heun'
   for name in names:
     for seed, schedule in enumerate((DDPM, VE)):
       levels = level_grid(schedule, 5)

@@ -160,28 +160,17 @@ def test_every_spacing_and_respacing():
     jax.tree.map(equal, found, expected)
 
 
-STOCHASTIC = (  # digits' ddim has eta = 1
-  'ddim',
-  'ancestral',
-  'euler_maruyama',
-  'velocity_sde',
-  'reverse_diffusion',
-  'annealed_langevin',
-  'dpm_solver_pp_sde',
-  'dpm_solver_pp_2s_sde',
-  'feynman_kac',
-)
-
-
 @pytest.mark.parametrize('name', choices.SAMPLERS)
 def test_every_sampler_can_be_traced(name):
   """Each sampler takes one step, with churn and a corrector if it allows them."""
-  is_paired = declared_by(choices.SAMPLERS[name]).takes_pairs
+  said = declared_by(choices.SAMPLERS[name])
+  is_paired, stochastic = said.takes_pairs, said.draws_noise or name == 'ddim'  # with eta = 1
   flags = [f'sampling.sampler={name}', 'schedule=linear_vp']
   flags += ['sampling.sampler.scale=0.5'] * is_paired
-  remembers = name in ('dpm_solver_pp', 'dpm_solver_pp_sde', 'feynman_kac', 'lms', 'unipc')
+  plan = model_of(*flags).plan()
+  remembers = bool(jax.tree.leaves(jax.eval_shape(plan.sampler.init, np.ones((2, 3), np.float32))))
   more = ['sampling.churn.s_churn=1', *['sampling.corrector.steps=1'] * (not is_paired)]
-  noise, stochastic = 'sampling.ancestral_noise.eta=1', name in STOCHASTIC
+  noise = 'sampling.ancestral_noise.eta=1'
   more += [] if stochastic else [noise]
   for flag in more if remembers else ():
     with pytest.raises(UserError, match=f'{name} uses earlier steps'):
