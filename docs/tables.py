@@ -16,15 +16,15 @@ sys.path.insert(0, str(DOCS.parent))
 
 from diffusion_jax.app.kinds import choices  # noqa: E402
 from diffusion_jax.declared import declared_by  # noqa: E402
+from diffusion_jax.metrics import table as metrics  # noqa: E402
 
 
 def samplers():
   """Yields a row for each sampler of a denoiser; those of pairs are in guidance.md."""
   yield '`sampling.sampler`', 'function', 'paper', 'order', 'calls'
-  for name, make in choices.SAMPLERS.items():
-    says = declared_by(make)
-    if not says.takes_pairs:
-      yield f'`{name}`', f'`{call(make)}`', says.what, order(says.order), calls(make)
+  made = {n: make for n, make in choices.SAMPLERS.items() if not declared_by(make).takes_pairs}
+  for name, says in declared(made):
+    yield f'`{name}`', f'`{call(made[name])}`', says.what, order(says.order), calls(made[name])
 
 
 def call(make):
@@ -52,18 +52,68 @@ def calls(make):
   return re.sub(r'(\d) \* N', r'\1N', text).replace('-', '−')
 
 
-TABLES = {'samplers': samplers}
+def metrics_of_models():
+  """Yields a row for each metric of a model on real images."""
+  yield 'metric', 'what it is', 'what it needs'
+  first = metrics.OF_DIFFUSION
+  for name, says in declared({**first, **metrics.OF_VAES, **first}):
+    yield f'`{name}`', says.what, says.needs
+
+
+def metrics_of_files():
+  """Yields a row for each metric of samples."""
+  yield 'metric', 'what it is', 'what it needs'
+  for name, says in declared(metrics.OF_FILES):
+    yield f'`{name}`', says.what, says.needs
+
+
+def metrics_of_values():
+  """Yields a row for each metric of numbers."""
+  yield 'metric', 'what it is', 'scores'
+  for name, says in declared(metrics.OF_VALUES):
+    yield f'`{name}`', says.what, codes(metrics.OF_VALUES[name]().scores)
+
+
+def metrics_of_pairs():
+  """Yields a row for each metric of draws for held-out pairs."""
+  yield 'metric', 'of a test: the level of the truth', 'needs'
+  for name, says in declared(metrics.OF_PAIRS):
+    yield f'`{name}`', says.what, codes(metrics.OF_PAIRS[name]().needs)
+
+
+def declared(table):
+  """Yields the names of a table and what their constructors declare."""
+  for name, make in table.items():
+    says = declared_by(make)
+    if not says.what:
+      raise ValueError(f'{name} declares no `what` for its row of a page')
+    yield name, says
+
+
+def codes(words):
+  """Returns words as code, with commas."""
+  return ', '.join(f'`{word}`' for word in words)
+
+
+TABLES = {
+  function.__name__: function
+  for function in (
+    samplers, metrics_of_models, metrics_of_files, metrics_of_values, metrics_of_pairs
+  )
+}  # fmt: skip
 MARKED = re.compile(r'^(<!-- (\w+): python docs/tables.py -->\n\n)(?:\|.*\n)*', re.M)
 
 
 def table(name):
   """Returns a table in Markdown, whose first row is the head."""
   head, *rows = TABLES[name]()
-  lines = [[cell.replace('|', r'\|') for cell in row] for row in (head, *rows)]
-  lines.insert(1, ['---'] * len(head))
-  return ''.join(
-    '|' + ''.join(f' {cell} |' if cell else ' |' for cell in line) + '\n' for line in lines
-  )
+  lines = [_line(head), f'|{"---|" * len(head)}\n', *map(_line, rows)]
+  return ''.join(lines)
+
+
+def _line(row):
+  cells = [cell.replace('|', r'\|') for cell in row]
+  return '|' + ''.join(f' {cell} |' if cell else ' |' for cell in cells) + '\n'
 
 
 def filled(text):

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import diffusion_jax as dj
+from diffusion_jax.app.kinds import store
 from tests.test_architecture import tracked_files
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +70,12 @@ def test_tables_of_pages_are_those_of_the_code():
   assert stale == [], 'run python docs/tables.py'
   marked = [name for text in pages.values() for _, name in tables.MARKED.findall(text)]
   assert sorted(marked) == sorted(tables.TABLES)
+
+
+def test_every_metric_is_on_its_page():
+  page = (ROOT / 'docs' / 'evaluation.md').read_text()
+  names = {name for kind in store.KINDS for name in kind.metrics}
+  assert len(names) > 20 and [name for name in names if f'`{name}`' not in page] == []
 
 
 def test_the_index_of_equations_names_what_the_api_shows():

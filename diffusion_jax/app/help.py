@@ -115,7 +115,9 @@ def _fields(node, schema):
     if name not in node or isinstance(node[name], Node):
       continue
     where = below(node.where, name)
-    words = [*schema.table(where)] or _words(parameter.annotation)
+    is_metrics = where == 'evaluation.metrics'
+    table = schema.metrics if is_metrics else schema.table(where)
+    words = [*table] or _words(parameter.annotation)
     about = filter(None, (texts.get(name), ', '.join(map(str, words))))
     flag = f'{where}={store.as_text(node[name])}'
     yield _columns(flag, '; '.join(about), 36)

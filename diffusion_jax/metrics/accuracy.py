@@ -50,7 +50,12 @@ def inception_score(logits: np.ndarray, num_splits: int = 10, seed: int | None =
   return Estimate(float(np.mean(scores)), float(np.std(scores)))
 
 
-@declares(data='pictures', instead='take fd, c2st or others of numbers')
+@declares(
+  what='exp E KL(p(y | x) ‖ p(y)) (Salimans et al. 2016), mean and deviation over 10 splits',
+  needs='`inception`, `digits`, `classifier`',
+  data='pictures',
+  instead='take fd, c2st or others of numbers',
+)
 def inception(num_splits: int = 10, features: tuple[str, ...] = ()) -> SampleMetric:
   """Inception score by the logits of a classifier (Salimans et al. 2016).
 
@@ -77,7 +82,11 @@ def _score(logits):
 Array = jax.Array
 
 
-@declares(data='pictures')
+@declares(
+  what='the fraction of images that a classifier assigns to their label',
+  needs='`digits`, `classifier`',
+  data='pictures',
+)
 def of_samples() -> SampleMetric:
   """Share of the samples that a classifier assigns to their label."""
 

@@ -160,6 +160,13 @@ def sfid(num_draws: int = 10) -> SampleMetric:
   return _metric('sfid', 'spatial', num_draws, ('inception',))
 
 
+@declares(
+  what=(
+    'the Fréchet distance of two Gaussians with the mean and covariance of the features '
+    '(Heusel et al. 2017); `fid` is this in Inception features'
+  ),
+  needs='N well above the number of features',
+)
 def fd(num_draws: int = 10, features: tuple[str, ...] = ()) -> SampleMetric:
   """Frechet distance of the features.
 
@@ -168,6 +175,10 @@ def fd(num_draws: int = 10, features: tuple[str, ...] = ()) -> SampleMetric:
   return _metric('fd', 'features', num_draws, features)
 
 
+@declares(
+  what='the same of spatial features (Nash et al. 2021); `sfid` is this in Inception features',
+  needs='`inception`',
+)
 def sfd(num_draws: int = 10, features: tuple[str, ...] = ()) -> SampleMetric:
   """Frechet distance of spatial features.
 

@@ -82,7 +82,16 @@ class StateModel(ImageModel, Protocol):
     ...
 
 
-@declares(data='levels', independent_noise=True, needs_denoiser=True)
+@declares(
+  what=(
+    'the bound −log p(x_0) ≤ L_T + L_{T−1} + … + L_1 + L_0 (DDPM Eq. 5), term by term '
+    '(`dj.variational_bound`)'
+  ),
+  needs='T calls of the network for each image',
+  data='levels',
+  independent_noise=True,
+  needs_denoiser=True,
+)
 def elbo(
   decoder: Literal['gaussian', 'tanh', 'categorical'] | Decoder = 'gaussian',
   num_steps: int = 0,
@@ -190,7 +199,14 @@ def _state_terms(arrays, out):
 MOST_EXACT = 16  # numbers of an array, whose divergence is computed exactly
 
 
-@declares(needs_denoiser=True)
+@declares(
+  what=(
+    'the likelihood of the probability-flow ODE, of images dequantised by '
+    '`evaluation.ode.dequantization`; of latents a bound'
+  ),
+  needs='calls of the network and as many gradients',
+  needs_denoiser=True,
+)
 def ode(
   t_min: float = 1e-3,
   tolerance: float = 1e-4,
@@ -286,7 +302,11 @@ def log_p_by_ode(t_min: float, tolerance: float, num_probes: int) -> Callable[..
   return log_p
 
 
-@declares(data='levels')
+@declares(
+  what='a histogram of each pixel on the train split, as a baseline',
+  needs='nothing',
+  data='levels',
+)
 def independent_pixels() -> ModelMetric:
   """Code length by a histogram of each pixel of the training images, bits/dim.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.data.sources import Source, drawn_anew
+from diffusion_jax.declared import declares
 from diffusion_jax.metrics.estimates import Estimate, mean
 from diffusion_jax.metrics.metric import Arrays, ImageModel, ModelMetric, PerExample, Score, as_json
 from diffusion_jax.ranges import Size
@@ -56,6 +57,14 @@ class DenoisingModel(ImageModel, Protocol):
     ...
 
 
+@declares(
+  what=(
+    'the loss of the training, beside those of exact denoisers, per quarter of t and class '
+    '([is it good?](training.md#is-my-loss-good)); of `hybrid` also `simple`, with '
+    '`uncertainty` also `error`, which the denoisers have'
+  ),
+  needs='`.draws` calls of the network for each image',
+)
 def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
   """Loss of the training, and losses of exact denoisers.
 

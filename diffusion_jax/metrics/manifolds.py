@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.core.arguments import check_at_least
+from diffusion_jax.declared import declares
 from diffusion_jax.metrics import lattices
 from diffusion_jax.metrics.estimates import Estimate, check_pair, mean
 from diffusion_jax.metrics.metric import SampleMetric, Score, sizes, take_features
@@ -61,6 +62,10 @@ def density_coverage(samples: np.ndarray, reference: np.ndarray, k: int = 5) -> 
   return DensityCoverage(density=mean(balls / k), coverage=mean(inside(closest, radius)))
 
 
+@declares(
+  what='precision and recall, k = 3 (Kynkäänniemi et al. 2019)',
+  needs='N equal to the size of the reference',
+)
 @lattices.named
 def pr(k: int = 3, features: tuple[str, ...] = ()) -> SampleMetric:
   """Precision and recall by k-th neighbours (Kynkaanniemi et al. 2019)."""
@@ -74,6 +79,10 @@ def pr(k: int = 3, features: tuple[str, ...] = ()) -> SampleMetric:
   return SampleMetric(scores, ('features',), compute, features)
 
 
+@declares(
+  what='density and coverage, k = 5 (Naeem et al. 2020)',
+  needs='N equal to the size of the reference',
+)
 @lattices.named
 def dc(k: int = 5, features: tuple[str, ...] = ()) -> SampleMetric:
   """Density and coverage by k-th neighbours (Naeem et al. 2020)."""

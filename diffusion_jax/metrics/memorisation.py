@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_jax.data.drawings import grid
+from diffusion_jax.declared import declares
 from diffusion_jax.metrics import lattices
 from diffusion_jax.metrics.estimates import Estimate, Missing, check_pair
 from diffusion_jax.metrics.metric import SampleMetric, Score, take, take_features
@@ -63,6 +64,10 @@ def memorisation(samples: np.ndarray, train: np.ndarray, test: np.ndarray) -> Me
   )
 
 
+@declares(
+  what='distances to the nearest training images, [below](#is-it-memorised)',
+  needs='a test split',
+)
 @lattices.named
 def copies(features: tuple[str, ...] = ()) -> SampleMetric:
   """Whether samples are closer to the reference than held-out examples.

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from diffusion_jax.declared import declares
 from diffusion_jax.metrics import lattices, plots
 from diffusion_jax.metrics.calibration import (
   bonferroni,
@@ -23,6 +24,7 @@ from diffusion_jax.metrics.metric import SampleMetric, Score, take
 _MOST_CURVES = 12  # the most parameters with a curve in a figure
 
 
+@declares(what='its rank in each parameter (Talts et al. 2018)')
 @lattices.named
 def sbc(seed: int = 0) -> SampleMetric:
   """Ranks of each parameter among its draws (Talts et al. 2018).
@@ -47,6 +49,7 @@ def sbc(seed: int = 0) -> SampleMetric:
   return SampleMetric(scores, ('draws', 'truth'), compute, report=report)
 
 
+@declares(what='the central interval that ends at it, in each parameter')
 @lattices.named
 def interval_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   """Expected coverage of central intervals, and a p-value over all masses.
@@ -70,6 +73,12 @@ def interval_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   return SampleMetric(scores, ('draws', 'truth'), compute, report=report)
 
 
+@declares(
+  what=(
+    'the region of highest density that ends at it (Hermans et al. 2022); `log_density` of '
+    'the truth is of the density of the draws, which is 0 beyond `data.bounds`'
+  ),
+)
 @lattices.named
 def density_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   """Expected coverage of regions of highest density (Hermans et al. 2022).
@@ -105,6 +114,7 @@ def density_coverage(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   return SampleMetric(scores, ('draws', 'truth', 'log_q'), compute, report=report)
 
 
+@declares(what='the ball about a reference that ends at it (Lemos et al. 2023)')
 @lattices.named
 def tarp(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   """Coverage of balls about a reference that depends on x (Lemos et al. 2023).
@@ -130,6 +140,7 @@ def tarp(mass: float = 0.9, seed: int = 0) -> SampleMetric:
   return SampleMetric(scores, ('draws', 'truth', 'context'), compute, report=report)
 
 
+@declares(what='no test: 1 − (variance of the draws) / (variance of the truths)')
 def contraction() -> SampleMetric:
   """How much narrower than the prior the draws are, 1 - a ratio of variances.
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from diffusion_jax.core.arguments import check_at_least
+from diffusion_jax.declared import declares
 from diffusion_jax.metrics import lattices
 from diffusion_jax.metrics.calibration import rank_levels, take_pairs
 from diffusion_jax.metrics.estimates import Estimate, Missing, mean
@@ -89,6 +90,7 @@ def exact_qice(num_pairs: int, num_draws: int, num_bins: int = 10) -> float:
   return float(errors.mean())
 
 
+@declares(what='no test: [errors of predictions](#a-number-given-features)')
 @lattices.named
 def regression(mass: Probability = 0.95, num_bins: Size = 10, seed: int = 0) -> SampleMetric:
   """Errors of predictions: RMSE of the mean of the draws, NLL, PICP and QICE.

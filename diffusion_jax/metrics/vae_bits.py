@@ -99,7 +99,14 @@ def _vae_terms(arrays, out):
   return {'reconstruction': reconstruction, 'kl': divergence, 'kl_parts': parts.tolist()}
 
 
-@declares(data='levels')
+@declares(
+  what=(
+    'for a [VAE](networks.md#variational-autoencoders): the importance-weighted bound of '
+    '`evaluation.iw.num_samples` draws'
+  ),
+  needs='as many calls of the decoder',
+  data='levels',
+)
 def importance_weighted(num_samples: int = 100) -> ModelMetric:
   """Log-likelihood of a VAE by several draws of z, in bits/dim.
 

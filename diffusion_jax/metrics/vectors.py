@@ -11,6 +11,7 @@ import numpy as np
 from diffusion_jax.core.arguments import check_at_least
 from diffusion_jax.data.sources import some_of
 from diffusion_jax.data.spec import mean_and_std
+from diffusion_jax.declared import declares
 from diffusion_jax.metrics import lattices
 from diffusion_jax.metrics.estimates import Estimate, Missing, bootstrap, check_finite, check_pair
 from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, same_precision, sizes, take
@@ -95,6 +96,12 @@ def moment_errors(samples: np.ndarray, reference: np.ndarray) -> MomentErrors:
   )
 
 
+@declares(
+  what=(
+    'the largest errors over all numbers: of the mean in deviations, of the deviation as a '
+    'ratio, of the correlation'
+  ),
+)
 def moments(num_draws: int = 10) -> SampleMetric:
   """Largest errors of mean, standard deviation and correlation.
 
@@ -156,6 +163,7 @@ def sliced_w2(
   return float(np.sqrt(wasserstein_2(samples @ axes, reference @ axes).mean()))
 
 
+@declares(what='the Wasserstein-2 distance along 100 random directions')
 @lattices.named
 def sliced(num_directions: int = 100, num_draws: int = 10, seed: int = 0) -> SampleMetric:
   """Sliced Wasserstein-2 distance, in the reference's standard deviations.
@@ -202,6 +210,12 @@ def classifier_accuracy(
   return Estimate(float(scores.mean()), float(scores.std()))
 
 
+@declares(
+  what=(
+    "the accuracy of scikit-learn's perceptron that tells samples from reference, as sbibm "
+    'defines it (Lueckmann et al. 2021): 0.5 at best; the error is the deviation over 5 folds'
+  ),
+)
 @lattices.named
 def c2st(num_folds: int = 5, seed: int = 1, max_samples: int = 10_000) -> SampleMetric:
   """Accuracy of a classifier of samples and reference, of equal numbers.

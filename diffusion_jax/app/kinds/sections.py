@@ -52,12 +52,8 @@ class Data:
 class Evaluation:
   """Says what is measured, and on which images (docs/evaluation.md)."""
 
-  # for real data: elbo, ode, loss, independent_pixels, for a VAE also iw, for a
-  # classifier accuracy; for samples: fid, sfid, fd, kid, is, pr (precision,
-  # recall), dc (density, coverage), cmmd, accuracy, memorisation, c2st,
-  # sliced_w2, energy, moments; with a context: sbc, interval_coverage,
-  # density_coverage, tarp, contraction, regression; or module:metric; auto:
-  # what these data allow, likelihoods or also others (docs/evaluation.md)
+  # of real data, of samples, or with a context (docs/evaluation.md); or module:metric;
+  # auto: what these data allow, likelihoods or also others
   metrics: tuple[str, ...] = ('auto',)
   split: Split = 'test'
   num_images: Count = 0  # the first images of the split; 0: all
