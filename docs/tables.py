@@ -6,10 +6,14 @@ A page has a table after the line `<!-- NAME: python docs/tables.py -->`. It is 
 it can be read without the site; tests/test_site.py compares it with the code.
 """
 
+import collections
 import inspect
 import re
 import sys
+import typing
 from pathlib import Path
+
+import numpy as np
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))
@@ -17,6 +21,34 @@ sys.path.insert(0, str(DOCS.parent))
 from diffusion_jax.app.kinds import choices  # noqa: E402
 from diffusion_jax.declared import declared_by  # noqa: E402
 from diffusion_jax.metrics import table as metrics  # noqa: E402
+
+
+def schedules():
+  """Yields a row for each schedule; those with equal cells share one."""
+  yield '`schedule`', 'class', 'α, σ', 'ends', 'needs'
+  names = collections.defaultdict(list)
+  for name, says in declared(choices.SCHEDULES):
+    cells = kind_and_ends(choices.SCHEDULES[name], says.needs)
+    names[f'`{cells[0]}`', says.what, cells[1], says.needs].append(name)
+  for cells, equal in names.items():
+    yield codes(equal), *cells
+
+
+def kind_and_ends(make, needs):
+  """Returns the class of a schedule, and its levels at t = 0 and 1 if it needs nothing."""
+  if needs:
+    kind = make if isinstance(make, type) else getattr(make, '__self__', None)
+    return (kind or typing.get_type_hints(make)['return']).__name__, ''
+  schedule = make()
+  alpha, sigma = (np.asarray(x, float) for x in schedule(np.float32([0.0, 1.0]))[1:])
+  said = {'clean at 0': sigma[0] == 0.0, 'no signal at 1': alpha[1] == 0.0}
+  ends = [text for text, holds in said.items() if holds]
+  if (alpha == 1.0).all():
+    ends = [f'σ from {sigma[0]:.3g} to {sigma[1]:.3g}']
+  elif not ends:
+    first, last = (f'{x:.0f}'.replace('-', '−') for x in 2.0 * np.log(alpha / sigma))
+    ends = [f'log-SNR {first} and {last}']
+  return type(schedule).__name__, ', '.join(ends)
 
 
 def samplers():
@@ -98,7 +130,7 @@ def codes(words):
 TABLES = {
   function.__name__: function
   for function in (
-    samplers, metrics_of_models, metrics_of_files, metrics_of_values, metrics_of_pairs
+    schedules, samplers, metrics_of_models, metrics_of_files, metrics_of_values, metrics_of_pairs
   )
 }  # fmt: skip
 MARKED = re.compile(r'^(<!-- (\w+): python docs/tables.py -->\n\n)(?:\|.*\n)*', re.M)

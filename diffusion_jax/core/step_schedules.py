@@ -21,6 +21,7 @@ from diffusion_jax.core.arguments import (
 )
 from diffusion_jax.core.checked import Numbers, checked
 from diffusion_jax.core.levels import NoiseLevel, round_near_step, vp_level
+from diffusion_jax.declared import declares
 from diffusion_jax.meshes import on_auto_axes
 from diffusion_jax.ranges import Count, Levels, NonNegative, Probability
 
@@ -66,6 +67,7 @@ class DiscreteSchedule:
       )
 
   @classmethod
+  @declares(what='the list α_1 … α_T, clean at 0', needs='`schedule.values`')
   def from_alphas(cls, values: Sequence[float] | np.ndarray = ()) -> 'DiscreteSchedule':
     """Makes a schedule from alphas [T], each in (0, 1); the last may be 0.
 
@@ -178,6 +180,7 @@ def of_betas(make_betas: Callable[..., np.ndarray]) -> Callable[..., DiscreteSch
   It has the parameters of make_betas, such as `linear_betas`.
   """
 
+  @declares(what='ᾱ of T steps, −log ᾱ linear between them')
   @functools.wraps(make_betas)
   def schedule(**parameters):
     return DiscreteSchedule.from_betas(make_betas(**parameters))
@@ -195,6 +198,7 @@ def betas_of(schedule: object, user: str) -> np.ndarray:
   return -np.expm1(-np.diff(np.asarray(schedule.neg_log_alpha_bar)))
 
 
+@declares(what='[see below](#shifts-and-ends-without-signal)', needs='`schedule.schedule`')
 def with_zero_terminal_snr(schedule: DiscreteSchedule) -> DiscreteSchedule:
   """Rescales the betas of a schedule: alpha_bar_T = 0 (Lin et al. 2023)."""
   return DiscreteSchedule.from_betas(zero_terminal_snr(betas_of(schedule, 'zero_terminal_snr')))

@@ -9,11 +9,13 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params, PyTree
+from diffusion_jax.declared import declares
 from diffusion_jax.networks import edm2
 from diffusion_jax.networks.gamma import GammaFn, LinearGamma, MonotoneGamma
 from diffusion_jax.ranges import Finite, Size
 
 
+@declares(what='α² = sigmoid(−γ(t))', needs='a training')
 def learned_schedule(
   gamma: Literal['scalar', 'network', 'fixed'] = 'scalar',
   gamma_min: Finite = -13.3,
