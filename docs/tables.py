@@ -1,4 +1,4 @@
-"""Writes the tables of docs/ that the code knows, from what constructors declare.
+"""Writes the tables of docs/ that the code knows, from what constructors and tests declare.
 
     python docs/tables.py
 
@@ -21,6 +21,7 @@ sys.path.insert(0, str(DOCS.parent))
 from diffusion_jax.app.kinds import choices  # noqa: E402
 from diffusion_jax.declared import declared_by  # noqa: E402
 from diffusion_jax.metrics import table as metrics  # noqa: E402
+from tests import transcribed  # noqa: E402
 
 
 def schedules():
@@ -40,7 +41,7 @@ def kind_and_ends(make, needs):
     kind = make if isinstance(make, type) else getattr(make, '__self__', None)
     return (kind or typing.get_type_hints(make)['return']).__name__, ''
   schedule = make()
-  alpha, sigma = (np.asarray(x, float) for x in schedule(np.float32([0.0, 1.0]))[1:])
+  alpha, sigma = (np.asarray(x) for x in schedule(np.linspace(0.0, 1.0, 2))[1:])
   said = {'clean at 0': sigma[0] == 0.0, 'no signal at 1': alpha[1] == 0.0}
   ends = [text for text, holds in said.items() if holds]
   if (alpha == 1.0).all():
@@ -113,6 +114,19 @@ def metrics_of_pairs():
     yield f'`{name}`', says.what, codes(metrics.OF_PAIRS[name]().needs)
 
 
+def equations():
+  """Yields a row for each equation that a test transcribes; papers and files are said once."""
+  yield 'paper', 'equation', 'function', 'test'
+  paper, path = '', ''
+  for row in transcribed.rows():
+    tests = []
+    for file, name in row.tests:
+      tests.append(f'{"" if file == path else file}::{name}')
+      path = file
+    yield '' if row.paper == paper else row.paper, row.equation, row.functions, codes(tests)
+    paper = row.paper
+
+
 def declared(table):
   """Yields the names of a table and what their constructors declare."""
   for name, make in table.items():
@@ -130,9 +144,10 @@ def codes(words):
 TABLES = {
   function.__name__: function
   for function in (
-    schedules, samplers, metrics_of_models, metrics_of_files, metrics_of_values, metrics_of_pairs
+    *(schedules, samplers, equations),
+    *(metrics_of_models, metrics_of_files, metrics_of_values, metrics_of_pairs),
   )
-}  # fmt: skip
+}
 MARKED = re.compile(r'^(<!-- (\w+): python docs/tables.py -->\n\n)(?:\|.*\n)*', re.M)
 
 

@@ -23,6 +23,7 @@ from tests.app.config.test_store import ALL
 from tests.app.conftest import SMALL as SMALL_NETWORK, read
 from tests.core import test_schedules as marginals
 from tests.interop.test_reader import CIFAR10, make, of_edm
+from tests.transcribed import transcribes
 
 SIZES = {  # recipes 0
   'cifar10': 35_746_307,
@@ -442,6 +443,9 @@ def test_a_step_of_adam_equals_a_release_that_sums(name):
   assert_allclose(rate(1) * updates['network']['kernel'], -rate(1) * expected, rtol=1e-3)
 
 
+@transcribes(
+  'JiT (Li & He 2025)', 'Heun in t, v divided by max(t, 0.05)', '`velocity_heun(min_sigma=0.05)`'
+)
 def test_jit_samples_as_the_release_does(key):
   """The release's loop in tau = 1 - t, for Gaussian data, guided by a class."""
   model = model_of('imagenet256_jit')

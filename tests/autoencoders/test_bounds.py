@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
+from tests.transcribed import transcribes
 
 X = np.array([[0.3, -1.0], [2.0, 0.5], [-0.4, 1.0]], np.float32)
 
@@ -31,6 +32,7 @@ def log_p(x):
   return summed(dj.Normal(0.0, 4.5), x)
 
 
+@transcribes('VAE (Kingma & Welling 2014)', 'section 2.4: reparameterisation', '`reparameterize`')
 def test_reparameterize_has_the_moments_and_the_gradient(key):
   """dz/dm = 1 and dz/dv = eps / (2 sqrt(v))."""
   q = dj.Normal(jnp.full((100_000, 1), 2.0), jnp.array(9.0))
@@ -99,6 +101,7 @@ def test_another_prior(key):
   assert_allclose(found['kl'], kl.sum(axis=1), rtol=1e-5)
 
 
+@transcribes('Burda et al. 2016', '8, Theorem 1: importance-weighted bound')
 def test_more_samples_come_closer_to_log_p(key):
   """Burda et al. 2016, Theorem 1; one sample gives log p - KL(q || p(z|x))."""
   x = jnp.broadcast_to(X[:1], (4000, 2))
@@ -114,6 +117,7 @@ def test_more_samples_come_closer_to_log_p(key):
   assert abs(truth - gap - means[0]) < 4 * errors[0]
 
 
+@transcribes('Kingma et al. 2016', '15: free bits', '`free_bits`')
 def test_free_bits_by_the_formula():
   """A group is max(lambda, mean over the batch), without a slope below."""
   kl = np.random.default_rng(0).gamma(1.0, size=(16, 3)) * [0.01, 1.0, 3.0]
@@ -128,6 +132,7 @@ def test_free_bits_by_the_formula():
   assert_allclose(nothing, kl.mean(axis=0), rtol=1e-6)
 
 
+@transcribes('Bowman et al. 2016', 'the weight of the KL', '`kl_warmup`')
 def test_kl_warmup_is_a_line_from_0_to_1():
   found = jax.vmap(lambda step: dj.kl_warmup(step, 4))(jnp.arange(7))
   assert_array_equal(found, [0, 0.25, 0.5, 0.75, 1, 1, 1])

@@ -10,6 +10,7 @@ from diffusion_jax.bridges.equations import BridgePrediction
 from diffusion_jax.testing.bridges import GaussianBridge
 from tests.jitted import jitted
 from tests.testing.test_bridges import COVS, MEANS, cubature
+from tests.transcribed import transcribes
 
 
 @pytest.fixture
@@ -18,6 +19,11 @@ def draws():
   return [rng.normal(size=(5, 2, 3)) for _ in range(3)]
 
 
+@transcribes(
+  '[SF]²M (Tong et al. 2023)',
+  'samples, velocity and score of a Brownian bridge',
+  '`bridges.equations.bridge_sample`, `bridge_velocity`, `bridge_score`',
+)
 def test_samples_velocity_and_score_literally(draws):
   """Tong et al. 2023: N((1 - t) x_0 + t y, diffusion^2 t (1 - t))."""
   x0, y, z = draws
@@ -70,6 +76,11 @@ def test_the_diffusion_steps_by_its_drift(draws):
     assert_allclose(variance, diffusion**2 * (t - s), rtol=2e-3)
 
 
+@transcribes(
+  '[SF]²M (Tong et al. 2023)',
+  'its loss, in finite targets',
+  '`bridges.equations.bridge_error`, `bridges.objective.bridge`',
+)
 @pytest.mark.parametrize('coupled', [False, True])
 def test_the_best_prediction_is_the_regression_of_the_pairs(coupled):
   """The regression is exact on points with the moments of (x_0, y, z)."""

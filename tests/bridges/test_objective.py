@@ -15,8 +15,10 @@ from diffusion_jax.bridges.objective import (
 from diffusion_jax.testing import oracles
 from diffusion_jax.testing.bridges import schrodinger_bridge
 from diffusion_jax.training.objectives import Context, Network, make_condition
+from tests.transcribed import transcribes
 
 
+@transcribes('[SF]²M (Tong et al. 2023)', 'its loss, in finite targets')
 @pytest.mark.parametrize('diffusion', [0.0, 0.7])
 def test_the_loss_literally(diffusion, key):
   """Without diffusion the loss is flow matching, |v - (y - x_0)|^2 on lines."""
@@ -61,6 +63,11 @@ def test_the_loss_literally(diffusion, key):
   assert_allclose(loss, expected, rtol=1e-9)
 
 
+@transcribes(
+  '[SF]²M (Tong et al. 2023)',
+  'entropic pairs, ε = 2ς²',
+  '`bridges.objective.schrodinger_coupling`',
+)
 def test_pairs_are_those_of_the_schrodinger_bridge(key):
   """The covariance of Schrodinger pairs is known between Gaussians, here by their quantiles."""
   x0 = norm.ppf((np.arange(200) + 0.5) / 200).astype(np.float32)[:, None]

@@ -16,6 +16,7 @@ from diffusion_jax.bridges.equations import (
 from diffusion_jax.bridges.sampler import bridge_sampler
 from diffusion_jax.core.keys import draw_normal
 from tests.testing.test_bridges import COVS, MEANS, between, cubature
+from tests.transcribed import transcribes
 
 TIMES = dj.RectifiedFlowSchedule()
 
@@ -59,6 +60,11 @@ def errors(diffusion, steps, way, stochastic):
   return [np.abs(cov - COVS[way]).max() for _, cov in moments]
 
 
+@transcribes(
+  '[SF]²M (Tong et al. 2023)',
+  'sampling by the ODE and the diffusion',
+  '`bridges.equations.bridge_ode_step`, `bridge_posterior`, `bridges.sampler.bridge_sampler`',
+)
 @pytest.mark.parametrize('way', [0, 1])
 @pytest.mark.parametrize('stochastic', [False, True])
 def test_both_ways_are_of_first_order(stochastic, way):

@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 
 from diffusion_jax.core import couplings
 from tests.jitted import jitted
+from tests.transcribed import transcribes
 
 plan_of = jax.jit(couplings.sinkhorn)  # the iterations are an argument
 
@@ -32,6 +33,7 @@ def test_distances_keep_their_digits_wherever_the_points_are(size):
     assert_allclose(jitted(couplings.squared_distances)(a, b), expected, rtol=1e-3)
 
 
+@transcribes('Sinkhorn (Cuturi 2013)', 'the entropic plan', '`core.couplings.sinkhorn`')
 def test_the_entropic_plan_is_optimal():
   """log(plan) + cost / epsilon is r_i + c_j, and the marginals are uniform."""
   (cost,) = normals((4, 7))
@@ -122,6 +124,11 @@ def bisected(distances, gaps, ratio):
   return low
 
 
+@transcribes(
+  'C²OT (Cheng & Schwing 2025)',
+  'the cost of conditions, its weight by a share of pairs',
+  '`core.couplings.conditional_cost`, `condition_weight`',
+)
 def test_the_weight_of_contexts_leaves_a_share_of_pairs():
   x0, y, contexts = normals((40, 3), (40, 3), (40, 2))
   contexts[:8] = contexts[0]  # pairs of equal contexts have no term
@@ -154,6 +161,7 @@ def linear_program(cost):
   return linprog(cost.ravel(), A_eq=np.concatenate(sums), b_eq=totals).x.reshape(cost.shape)
 
 
+@transcribes('Sinkhorn (Cuturi 2013)', 'the entropic plan')
 @pytest.mark.parametrize('shape', [(6, 6), (4, 7)])
 def test_the_cost_of_the_plan_approaches_the_linear_programs(shape):
   """The plan's cost is above the linear program's by at most epsilon log B."""

@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from tests.schedules import anything
+from tests.transcribed import transcribes
 
 LEVELS = (2, 17, 256)
 log_prob = jax.jit(dj.discretized_logistic_log_prob, static_argnums=3)
@@ -33,6 +34,11 @@ def literal(mean, log_scale, x, num_levels):
   return np.log(upper - lower)
 
 
+@transcribes(
+  'PixelCNN++ (Salimans et al. 2017)',
+  '2: discretised logistic',
+  '`discretized_logistic_log_prob`',
+)
 @pytest.mark.parametrize('num_levels', LEVELS)
 def test_the_logistic_is_a_difference_of_cdfs(num_levels):
   """In this test float64 resolves the difference to 1e-8, and float32 x to 6e-8."""
@@ -129,6 +135,11 @@ def test_rounding_of_x_does_not_matter_at_the_outer_bins():
   assert_allclose(nats[1:3], nats[::3], atol=1e-4)
 
 
+@transcribes(
+  'VAE (Kingma & Welling 2014)',
+  'appendix C.1: Bernoulli decoder, grey levels −1 and 1',
+  '`bernoulli_log_prob`',
+)
 def test_the_bernoulli_is_scipys():
   logits = np.array([-40.0, -3.0, 0.0, 0.7, 40.0], np.float32)
   p = scipy.special.expit(np.float64(logits))

@@ -10,6 +10,7 @@ import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS
 from diffusion_jax.testing import oracles
 from tests.jitted import at_step, jitted, level_at
+from tests.transcribed import transcribes
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 GAUSSIAN = oracles.gaussian([0.5, -1.0], [[0.3, 0.1], [0.1, 0.2]])
@@ -170,6 +171,11 @@ def test_clip_denoised_clips_x0_and_nothing_else():
   assert_allclose(narrow.x0, [[0.0, 0.0, 0.5, 0.5]])
 
 
+@transcribes(
+  'Imagen (Saharia et al. 2022)',
+  'section 2.3: dynamic thresholding',
+  '`dynamic_threshold`',
+)
 def test_dynamic_threshold_literally(rng):
   """The threshold is Imagen's formula; the second image is within [-1, 1]."""
   x0 = 2.0 * rng.standard_normal((3, 4, 4, 2))

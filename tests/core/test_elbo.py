@@ -11,8 +11,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 import diffusion_jax as dj
 from diffusion_jax.core import elbo
 from tests.jitted import at_step, jitted, level_at
+from tests.transcribed import transcribes
 
 
+@transcribes('VDM (Kingma et al. 2021)', 'decoder', '`core.elbo.categorical_nll`')
 @pytest.mark.parametrize('num_levels', [2, 17, 256])
 def test_the_categorical_decoder_literally(num_levels):
   """The categorical decoder is Bayes' rule over the grey levels, in float64 pixel by pixel."""

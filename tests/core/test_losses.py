@@ -14,6 +14,7 @@ import diffusion_jax as dj
 from diffusion_jax.core import losses
 from diffusion_jax.core.parametrization import KINDS
 from tests.jitted import jitted, level_at
+from tests.transcribed import transcribes
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 at_step = jax.jit(SCHEDULE.at_step)
@@ -50,6 +51,15 @@ def test_every_parametrization_has_the_same_loss(rng):
     assert_allclose(found, expected, rtol=1e-3)
 
 
+@transcribes(
+  'JiT (Li & He 2025)', 'weight 1 / max(t, 0.05)² of an estimate of x_0', '`min_flow_weight`'
+)
+@transcribes(
+  'Progressive distillation (Salimans & Ho 2022)',
+  'v; SNR, truncated SNR, SNR + 1',
+  "`'v'`; `snr_weight`, `truncated_snr_weight`, `v_weight`",
+)
+@transcribes('min-SNR (Hang et al. 2023)', 'min(SNR, γ)', '`min_snr_weight`')
 def test_weights():
   sigma = np.float32([0.01, 0.3, 5.0])
   level = dj.NoiseLevel(0.0, np.ones(2), np.float32([0.1, 2.0]))
@@ -82,6 +92,11 @@ def test_the_loss_of_weight_v_is_the_squared_error_of_v(rng):
   assert_allclose(dj.v_weight(level), level.snr + 1.0, rtol=1e-4)
 
 
+@transcribes(
+  'Rectified flow (Liu et al. 2022; Lipman et al. 2022)',
+  "Liu's 1: squared error of the velocity",
+  "`'flow'` of `target`; `flow_weight`",
+)
 def test_flow_loss_is_the_squared_error_of_the_velocity(rng):
   """The flow loss is |eps - x_0 - v_hat|^2 on the straight path, also without signal."""
   x0, eps, output = rng.standard_normal((3, 4, 6), np.float32)
@@ -143,6 +158,8 @@ TIMES = {  # times, schedule, variable of a level, its distribution
 }
 
 
+@transcribes('EDM (Karras et al. 2022)', 'Table 1: log-normal σ', '`log_normal_times`')
+@transcribes('Esser et al. 2024', 'section 3.1: logit-normal t', '`logit_normal_times`')
 @pytest.mark.parametrize('name', TIMES)
 def test_times_have_their_distribution_and_are_never_zero(name, key):
   times, schedule, variable, law = TIMES[name]

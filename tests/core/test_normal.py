@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from tests.jitted import jitted
 from tests.schedules import anything
+from tests.transcribed import transcribes
 
 
 def test_log_prob_is_scipys():
@@ -49,6 +50,11 @@ def exact_log_mass(x, mean, scale, num_levels):
   return np.where(x < mean, left, right)
 
 
+@transcribes(
+  'DDPM (Ho et al. 2020)',
+  '13: discretised decoder',
+  '`discretized_log_prob`, `reconstruction_nll`',
+)
 @anything
 @given(st.sampled_from(LEVELS), st.floats(1e-3, 30.0), st.floats(-1.5, 1.5))
 def test_discretized_log_prob_is_the_mass_of_the_bin(num_levels, scale, mean):

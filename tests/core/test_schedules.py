@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import diffusion_jax as dj
 from tests.jitted import level_at, level_grid
 from tests.schedules import DDPM, ENDING, EVERY, VP, anything, learned
+from tests.transcribed import transcribes
 
 LEARNED = learned(-10.0, 6.0, 9.0)
 
@@ -73,6 +74,11 @@ def test_from_logsnr_clips_to_the_range(schedule):
   assert_allclose(found.sigma[1], level.sigma[0], atol=1e-6)
 
 
+@transcribes(
+  'VDM (Kingma et al. 2021)',
+  'section 3.2: α² = sigmoid(−γ), σ² = sigmoid(γ)',
+  '`LearnedSchedule`',
+)
 def test_a_learned_schedule_is_accurate_at_both_ends():
   """The variances sigmoid(gamma) and sigmoid(-gamma) have a small relative error."""
   gamma = np.linspace(-60.0, 60.0, 241)
@@ -140,6 +146,18 @@ def cosine(t, logsnr_min, logsnr_max, shift=1.0):
   return 1 / np.sqrt(1 + ratio**2), 1 / np.sqrt(1 + ratio**-2)
 
 
+@transcribes(
+  'Score-SDE (Song et al. 2021)',
+  '29, 33: marginals of VP, sub-VP and VE',
+  '`LinearVPSchedule`, `SubVPSchedule`, `GeometricVESchedule`',
+)
+@transcribes(
+  'Rectified flow (Liu et al. 2022; Lipman et al. 2022)',
+  'the straight path',
+  '`RectifiedFlowSchedule`',
+)
+@transcribes('Esser et al. 2024', 'shift for resolution', '`RectifiedFlowSchedule`')
+@transcribes('Jabri et al. 2022; Chen 2023', 'sigmoid schedule', '`SigmoidSchedule`')
 @pytest.mark.parametrize(
   'schedule, marginal, options',
   [
@@ -169,6 +187,11 @@ def test_marginals_in_float32_close_to_both_ends(schedule, marginal, options):
   assert_allclose(found.sigma, level.sigma, rtol=3e-6)
 
 
+@transcribes(
+  'Chen 2023; simple diffusion (Hoogeboom et al. 2023)',
+  'input scaling; shifted log-SNR',
+  '`ShiftedSchedule`',
+)
 @pytest.mark.parametrize('shift', [0.25, 4.0, 1 / 0.3])
 def test_a_shift_of_a_cosine(shift):
   """A shift multiplies the tangent of the angle.
@@ -190,6 +213,11 @@ def test_a_shift_keeps_the_steps():
   assert not hasattr(dj.ShiftedSchedule(dj.CosineSchedule(), 2.0), 'num_steps')
 
 
+@transcribes(
+  'EDM (Karras et al. 2022)',
+  '5: noise levels',
+  "`KarrasSchedule`, `level_grid(…, spacing='karras')`",
+)
 @pytest.mark.parametrize('n', [2, 18, 256])
 def test_a_uniform_grid_of_karras_is_edms_grid(n):
   """The grid has the t_i of Karras et al. 2022, Eq. 5, then 0."""

@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
+from tests.transcribed import transcribes
 
 B0, B1 = 0.1, 20.0
 # Song et al. 2021 for data in [0, 1]: x -> 2x - 1 doubles them
@@ -76,6 +77,11 @@ def times_inside(schedule):
   return T if schedule(1.0).alpha > 0.0 else T[:-1]
 
 
+@transcribes(
+  'Score-SDE (Song et al. 2021)',
+  '9, 11, 12: drift and diffusion of VP, sub-VP, VE',
+  '`sde_coefficients`',
+)
 @pytest.mark.parametrize('name', SDES)
 def test_sde_coefficients_of_score_sde(name):
   schedule, drift, diffusion = SDES[name]

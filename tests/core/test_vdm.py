@@ -16,6 +16,7 @@ import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at
 from tests.papers.paper import f32
+from tests.transcribed import transcribes
 
 LOW, HIGH, BEND = -13.3, 5.0, 4.0
 
@@ -65,6 +66,11 @@ def squares(a, b):
   return np.sum((a - b) ** 2, axis=(1, 2))
 
 
+@transcribes(
+  'VDM (Kingma et al. 2021)',
+  '13, 14: diffusion loss of T steps',
+  '`vdm_diffusion_loss`, `vdm_weight` with num_steps',
+)
 @pytest.mark.parametrize('T', [1, 3, 1000])
 def test_eq_13_and_14_finite_diffusion_loss(T):
   t = np.array([1, (T + 1) // 2, T]) / T
@@ -82,6 +88,11 @@ def test_eq_13_and_14_finite_diffusion_loss(T):
   assert_allclose(found, expected, rtol=rtol + 1e-4)
 
 
+@transcribes(
+  'VDM (Kingma et al. 2021)',
+  '15, 17: in continuous time',
+  '`vdm_diffusion_loss`, `vdm_weight`',
+)
 def test_eq_15_and_17_continuous_diffusion_loss():
   t = np.linspace(0.0, 1.0, 7)
   x, x_hat, eps, eps_hat = errors(t)
@@ -95,6 +106,11 @@ def test_eq_15_and_17_continuous_diffusion_loss():
   assert_allclose(found, expected, rtol=2e-4)
 
 
+@transcribes(
+  'VDM (Kingma et al. 2021)',
+  'appendix A: posterior in sigmoid and expm1',
+  '`q_posterior`',
+)
 def test_the_posterior_in_sigmoids_and_expm1():
   """A.2 has a = sigmoid(-gamma_s), c = -expm1(gamma_s - gamma_t)."""
   s, t = np.array([0.0, 0.3, 0.6]), np.array([0.01, 0.31, 1.0])
@@ -138,6 +154,11 @@ def losses(key, num_steps, n=60_000):
   return diffusion_loss(x0, DATA.denoise(xt, level).x0, MILD, t, num_steps)
 
 
+@transcribes(
+  'VDM (Kingma et al. 2021)',
+  'the same for the exact denoiser of Gaussian data',
+  '`vdm_diffusion_loss`',
+)
 @pytest.mark.parametrize('T', [None, 2, 10])
 def test_the_exact_denoiser_has_the_closed_form_loss(T, key):
   """E|x - x_hat|^2 = sum v / (1 + v SNR), and its integral over SNR."""

@@ -31,6 +31,7 @@ from tests.states import (
   matrices_of,
   prior_of,
 )
+from tests.transcribed import transcribes
 
 STEPS = st.lists(st.integers(0, NUM_STEPS), min_size=2, max_size=2, unique=True).map(sorted)
 
@@ -124,6 +125,11 @@ def literal_logistic(mean, scale, num_values):
   return mass / mass.sum(axis=-1, keepdims=True)
 
 
+@transcribes(
+  'D3PM (Austin et al. 2021)',
+  'A.8: truncated logistic',
+  '`logistic_logits`, `logistic_network`',
+)
 def test_truncated_logistic():
   """A network gives tanh(output + x) and the log scale, less 2."""
   rng = np.random.default_rng(0)
@@ -220,6 +226,11 @@ def test_the_prior_kl_is_infinite_where_the_prior_excludes_a_state():
   assert_allclose(result, 2 * np.sum(q * np.log(3 * q)), rtol=1e-5)
 
 
+@transcribes(
+  'D3PM (Austin et al. 2021)',
+  '1: the bound, term by term',
+  '`state_bound`, `transition_kl_states`, `prior_kl_states`',
+)
 @EACH
 def test_the_bound_has_the_mean_of_the_oracle(name):
   """Draws of x_0 and x_t give each term of the exact denoiser."""

@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.discrete import masked, oracles as discrete_oracles
 from tests.states import LINEAR, NUM_STEPS, TABLE, data, matrices_of, prior_of
+from tests.transcribed import transcribes
 
 PROCESS = dj.masking_process(3)
 SCHEDULES = {'linear': LINEAR, 'cosine': dj.CosineMasking(), 'cubic': dj.PolynomialMasking(3.0)}
@@ -41,6 +42,11 @@ def bound(schedule, num_times, num_steps=None):
   )
 
 
+@transcribes(
+  'MD4 (Shi et al. 2024)',
+  'continuous-time bound −α′/(1 − α)',
+  '`masked_bound`, `masked_weight`',
+)
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_in_continuous_time_the_bound_is_the_entropy(name):
   """The bound in continuous time is the entropy for the exact denoiser and every schedule."""
@@ -50,6 +56,7 @@ def test_in_continuous_time_the_bound_is_the_entropy(name):
   assert abs(nats.mean() - TABLE.entropy()) < 4.5 * error
 
 
+@transcribes('MD4 (Shi et al. 2024)', 'discrete-time bound', '`masked_bound(…, num_steps=T)`')
 def test_the_bound_in_steps_is_the_oracles():
   """At T = 6 the mean over drawn steps is KL + entropy."""
   nats = np.asarray(bound(LINEAR, 2, NUM_STEPS), np.float64)
@@ -67,6 +74,7 @@ def weights(schedule, t):
   return [dj.masked_weight(schedule, n)(level) for n in (None, 1000)]
 
 
+@transcribes('MD4 (Shi et al. 2024)', 'continuous-time bound −α′/(1 − α)')
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_weights(name):
   """Weights are MD4's formulas, and T steps approach continuous time."""

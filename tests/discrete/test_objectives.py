@@ -9,6 +9,7 @@ import diffusion_jax as dj
 from diffusion_jax.discrete import objectives as discrete_states
 from diffusion_jax.training.objectives import Context, Network
 from tests.states import BETAS, LINEAR, NUM_STEPS, gaussian_matrices
+from tests.transcribed import transcribes
 
 RNG = np.random.default_rng(0)
 PARAMS = {'network': {'w': RNG.normal(size=4), 'v': RNG.normal(size=4)}}
@@ -94,6 +95,7 @@ def d3pm_nats(matrices, x0, xt, step):
   return kl, nll
 
 
+@transcribes('D3PM (Austin et al. 2021)', '5: L_hybrid', '`discrete.objectives.d3pm`')
 def test_d3pm_literally(key):
   """Eq. 5 is evaluated at the drawn steps, for the Gaussian process."""
   objective = discrete_states.d3pm(

@@ -16,6 +16,7 @@ from diffusion_jax.discrete.equations import NEVER
 from tests.jitted import level_at
 from tests.rows import slow
 from tests.states import LINEAR, NUM_STEPS, PROCESSES, TABLE, matrices_of, prior_of
+from tests.transcribed import transcribes
 
 N = 5000
 MASKING = PROCESSES['masking']
@@ -78,6 +79,7 @@ def first_hits(keys, known, mask):
   return dj.trajectory(keys, exact, sampler, levels, x)
 
 
+@transcribes('Zheng et al. 2024', 'first-hitting sampler', '`first_hitting`')
 def test_first_hitting_is_exact_on_any_grid():
   """Each element is masked at level s with the probability sigma_s."""
   keys = jax.random.split(jax.random.key(0), N)
@@ -111,6 +113,11 @@ def most_confident_law(x, p=1.0):
       yield from most_confident_law(after, p * np.prod(each))
 
 
+@transcribes(
+  'MaskGIT (Chang et al. 2022)',
+  'section 3.2: decoding in the order of confidence',
+  '`confidence_ordered`',
+)
 def test_confidence_ordered_samples_have_the_law_of_all_draws():
   expected = np.zeros((3, 3, 3))
   for value, p in most_confident_law([3, 3, 3]):

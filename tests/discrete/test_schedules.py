@@ -6,6 +6,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
+from tests.transcribed import transcribes
 
 T = np.array([1e-4, 0.1, 0.5, 0.9, 0.9999])
 ALPHAS = {
@@ -15,6 +16,11 @@ ALPHAS = {
 }
 
 
+@transcribes(
+  'MD4 (Shi et al. 2024)',
+  'linear, polynomial, cosine schedules',
+  '`PolynomialMasking`, `CosineMasking`',
+)
 @pytest.mark.parametrize('schedule', ALPHAS)
 def test_masking_schedules(schedule):
   """Masking schedules are those of MD4's table; both ends and the inverse are right."""
@@ -37,6 +43,11 @@ def test_masking_schedules(schedule):
     assert_allclose(a, b, rtol=1e-5)
 
 
+@transcribes(
+  'D3PM (Austin et al. 2021)',
+  'masking is its absorbing process, α_t = Π(1 − β)',
+  '`AlphaBarSchedule`',
+)
 def test_the_alpha_of_d3pm_is_the_product_of_1_minus_beta():
   betas = 1 / (10 - np.arange(10))  # The absorbing process has alpha_T = 0.
   betas[-1] = 0.9

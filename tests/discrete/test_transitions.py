@@ -9,10 +9,16 @@ from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from tests.states import BETAS, EACH, LINEAR, NUM_STEPS, PROCESSES, at, between, gaussian_matrices
+from tests.transcribed import transcribes
 
 matrix = jax.jit(dj.transition_matrix)
 
 
+@transcribes(
+  'D3PM (Austin et al. 2021)',
+  'A.2: uniform, absorbing, discretised Gaussian',
+  '`uniform_process`, `masking_process`, `gaussian_process`',
+)
 @EACH
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(steps=st.lists(st.integers(0, NUM_STEPS), min_size=2, max_size=2))
@@ -55,6 +61,7 @@ def test_levels_differ_between_examples(name):
       assert_allclose(result[i], expected, rtol=3e-6, atol=3e-7)
 
 
+@transcribes('D3PM (Austin et al. 2021)', 'A.2: uniform, absorbing, discretised Gaussian')
 def test_the_gaussian_is_the_papers():
   matrices = [dj.gaussian_matrix(5, beta) for beta in BETAS]
   assert_allclose(matrices, gaussian_matrices(5, BETAS), rtol=1e-12)

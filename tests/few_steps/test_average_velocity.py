@@ -19,6 +19,7 @@ from tests.few_steps.few_step import (
   column,
 )
 from tests.schedules import anything
+from tests.transcribed import transcribes
 
 STRAIGHT, SCALE = dj.RectifiedFlowSchedule(), 3.0
 NETWORK = Network(
@@ -38,6 +39,11 @@ def drawn(objective, key, average=few_step.WEIGHTS):
   return found, metrics, (inputs, t, s, xt, v, extra, share)
 
 
+@transcribes(
+  'MeanFlow (Geng et al. 2025)',
+  '9 to 11: the loss; guidance trained in; adaptive weight',
+  '`few_steps.losses.mean_flow_error`, `guided_velocity`, `adaptive_loss`',
+)
 def test_mean_flow_literally(key):
   """Guidance has omega and kappa, and the path is not straight."""
   omega, kappa, power, c = 0.9, 0.5, 1.0, 0.3
@@ -77,6 +83,11 @@ def test_mean_flow_literally(key):
   assert 0 < drop.sum() < 12 and 0 < (s == t).sum() < 12
 
 
+@transcribes(
+  'Improved MeanFlow (Geng et al. 2025b)',
+  'the compound velocity; scales of guidance as inputs',
+  '`few_steps.losses.improved_mean_flow_error`, `few_steps.average_velocity.mean_flow`',
+)
 def test_improved_mean_flow_literally(key):
   """Each example has its own guidance scale, an input of the network."""
   with jax.enable_x64(True):
@@ -107,6 +118,16 @@ def test_improved_mean_flow_literally(key):
   assert_allclose(parts, errors(fixed, fixed), rtol=1e-9)
 
 
+@transcribes(
+  'Self-distillation (Boffi et al. 2025)',
+  'Lagrangian: ∂X/∂s = u(X, s, s)',
+  '`few_steps.losses.lagrangian_error`, `few_steps.average_velocity.lagrangian`',
+)
+@transcribes(
+  'Self-distillation (Boffi et al. 2025)',
+  'progressive: one step is two',
+  '`few_steps.losses.two_step_velocity`, `few_steps.average_velocity.progressive`',
+)
 @pytest.mark.parametrize(
   'name', ['lagrangian', 'progressive', pytest.param('midpoint', marks=pytest.mark.slow)]
 )
@@ -146,6 +167,11 @@ def test_self_distillation_literally(name, key):
   assert (s < t).all() and len(set(share)) == (1 if midpoint else 12)
 
 
+@transcribes(
+  'Shortcut models (Frans et al. 2024)',
+  '4, Alg. 1',
+  '`few_steps.losses.two_step_velocity`, `few_steps.average_velocity.shortcut`',
+)
 @pytest.mark.parametrize('ema_target', [False, True])
 def test_shortcut_literally(ema_target, key):
   """The target uses the parameters, or the averaged ones."""

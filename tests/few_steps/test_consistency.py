@@ -20,6 +20,7 @@ from tests.few_steps.few_step import (
   column,
   evaluate,
 )
+from tests.transcribed import transcribes
 
 EDM, STRAIGHT = dj.KarrasSchedule(), dj.RectifiedFlowSchedule()
 S_D, S_MIN = 0.6, 0.002
@@ -40,6 +41,7 @@ def half(frozen, cond):
   return lambda xt, level: dj.Prediction(frozen * xt)
 
 
+@transcribes('iCT (Song & Dhariwal 2024)', 'N(k), the law of the pairs, pseudo-Huber')
 def test_consistency_training_literally(key):
   """iCT: pseudo-Huber per image with c = 0.00054 sqrt(D), same noise."""
   with jax.enable_x64(True):
@@ -59,6 +61,7 @@ def test_consistency_training_literally(key):
   few_step.check_literally(found, literal, rtol=1e-7)
 
 
+@transcribes('ECT (Geng et al. 2024)', 'r(t) in stages')
 def test_ect_literally_where_r_is_clean(key):
   """In stage 0 x_0 itself is the target for small t, on the straight path."""
 
@@ -94,6 +97,11 @@ def test_ect_literally_where_r_is_clean(key):
   few_step.check_literally(found, literal, rtol=1e-7)
 
 
+@transcribes(
+  'Consistency models (Song et al. 2023)',
+  'Alg. 2, Eq. 7: distillation',
+  '`few_steps.consistency.consistency_distillation`',
+)
 def test_consistency_distillation_literally(key):
   """The teacher is x_0 = x_t / 2 with a Heun step; the target is averaged."""
   average = few_step.WEIGHTS + 0.1
@@ -127,6 +135,11 @@ def test_consistency_distillation_literally(key):
   assert_allclose(r.sigma, grid[index - 1], rtol=1e-6)
 
 
+@transcribes(
+  'sCM (Lu & Song 2025)',
+  'Alg. 1: tangent, its norm, warm-up',
+  '`few_steps.losses.trigflow_tangent`, `few_steps.consistency.continuous_consistency`',
+)
 @pytest.mark.parametrize('step, distilled', [(50, True), (300, False)])
 def test_continuous_consistency_literally(step, distilled, key):
   """sCM's Algorithm 1 is checked halfway through the warm-up and after it."""
@@ -206,6 +219,11 @@ def close_pairs(key, batch_size, schedule, step):
 EXACT = Network(few_step.exact_consistency, dj.edm_input), EDM
 
 
+@transcribes(
+  'Consistency models (Song et al. 2023)',
+  'Alg. 3, Eq. 10: training',
+  '`few_steps.losses.consistency_error`',
+)
 @pytest.mark.slow
 @pytest.mark.parametrize('objective', [
   consistency.consistency_training(

@@ -11,6 +11,7 @@ from diffusion_jax.few_steps.losses import two_step_target
 from diffusion_jax.testing import oracles
 from diffusion_jax.training.objectives import Context, Network
 from tests.jitted import level_grid
+from tests.transcribed import transcribes
 
 STRAIGHT = dj.RectifiedFlowSchedule()
 ORACLE = oracles.mixture(
@@ -19,6 +20,11 @@ ORACLE = oracles.mixture(
 N = 4
 
 
+@transcribes(
+  'Progressive distillation (Salimans & Ho 2022)',
+  'Alg. 2: two DDIM steps in one',
+  '`few_steps.losses.two_step_target`, `few_steps.distillation.progressive_distillation`',
+)
 def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(key):
   """Predicting the v of two steps by `dj.sample` has no loss."""
   seen, schedule = {}, dj.CosineSchedule()
@@ -64,6 +70,11 @@ def test_the_optimum_of_progressive_distillation_is_two_ddim_steps(key):
   assert run(key, np.float32(v))[0] < 1e-8 * expected
 
 
+@transcribes(
+  'Reflow (Liu et al. 2022)',
+  'flow matching on pairs of a teacher',
+  '`few_steps.distillation.reflow`, `on_pairs`',
+)
 def test_reflow_literally(key):
   """The loss is |u - (noise - image)|^2 on pairs of the batch or a teacher."""
 

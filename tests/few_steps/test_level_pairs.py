@@ -11,10 +11,16 @@ from scipy.stats import norm
 import diffusion_jax as dj
 from diffusion_jax.few_steps import level_pairs
 from tests.schedules import anything, of_floats
+from tests.transcribed import transcribes
 
 EDM = dj.KarrasSchedule()
 
 
+@transcribes(
+  'iCT (Song & Dhariwal 2024)',
+  'N(k), the law of the pairs, pseudo-Huber',
+  '`few_steps.level_pairs.improved_pairs`, `few_steps.losses.pseudo_huber`',
+)
 def test_n_of_k_by_hand():
   """s0 = 10 and s1 = 1280 give 8 doublings of K' = K / 8 steps each."""
   steps = [0, 99, 100, 250, 699, 700, 799, 800, 10_000]
@@ -25,6 +31,7 @@ def test_n_of_k_by_hand():
   assert int(level_pairs.improved_num_levels(5, 10, 2, 8)) == 5
 
 
+@transcribes('iCT (Song & Dhariwal 2024)', 'N(k), the law of the pairs, pseudo-Huber')
 def test_improved_pairs_are_neighbours_with_the_mass_of_their_interval(key):
   """Shares on EDM's grid of 11 levels are within five standard errors."""
   n = 20_000
@@ -92,6 +99,11 @@ def test_pairs_are_cleaner_neighbours(seed, schedule, step, law):
   assert (grid[2] == 1.0).all()
 
 
+@transcribes(
+  'ECT (Geng et al. 2024)',
+  'r(t) in stages',
+  '`few_steps.level_pairs.easy_ratio`, `easy_pairs`',
+)
 @pytest.mark.parametrize('k, b, q', [(2.0, 0.5, 2), (8.0, 1.0, 256)])
 def test_easy_pairs_by_hand(k, b, q, key):
   """ECT has n = 1 + k sigmoid(-b t), r = t max(0, 1 - n / q^(stage + 1))."""

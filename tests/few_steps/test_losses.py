@@ -8,8 +8,13 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.few_steps import losses as flow_losses
 from diffusion_jax.testing import oracles
+from tests.transcribed import transcribes
 
 
+@transcribes(
+  'MeanFlow (Geng et al. 2025)',
+  '9 to 11: the loss; guidance trained in; adaptive weight',
+)
 def test_the_adaptive_loss_has_the_gradient_of_a_power():
   """The power is (e + c)^(1 - p) / (1 - p), or log(e + c) for p = 1."""
   e, c = np.float32([0.0, 0.3, 5.0]), 0.2
@@ -21,6 +26,8 @@ def test_the_adaptive_loss_has_the_gradient_of_a_power():
     assert_allclose(gradient, expected, rtol=1e-5)
 
 
+@transcribes('Self-distillation (Boffi et al. 2025)', 'Lagrangian: ∂X/∂s = u(X, s, s)')
+@transcribes('Self-distillation (Boffi et al. 2025)', 'progressive: one step is two')
 def test_exact_flow_maps_have_no_error_of_self_distillation():
   """Exact maps have no error at any point; the velocity in place of their average has some."""
   data = oracles.gaussian([-1.0, 0.5], [[0.1, 0.05], [0.05, 0.3]])

@@ -10,6 +10,7 @@ import diffusion_jax as dj
 from diffusion_jax.few_steps import maps
 from diffusion_jax.testing import oracles
 from tests.jitted import level_at
+from tests.transcribed import transcribes
 
 STRAIGHT, EDM = dj.RectifiedFlowSchedule(), dj.KarrasSchedule()
 GAUSSIAN = oracles.gaussian([0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]])
@@ -28,6 +29,11 @@ def flow_map(kind, sigma_min=0.002, cond=None, **options):
   return dj.make_flow_map(dj.Network(network, **options), (), cond, kind=kind, sigma_min=sigma_min)
 
 
+@transcribes(
+  'Consistency models (Song et al. 2023)',
+  'appendix C: boundary condition',
+  "`make_flow_map('consistency')`",
+)
 def test_the_three_kinds_have_their_boundaries_exactly():
   """x_s = x_t at s = t; f = x at sigma_min and at angle 0."""
   level = level_at(STRAIGHT, T)
@@ -56,6 +62,7 @@ def test_average_velocity_by_hand():
   assert_allclose(found, expected, rtol=1e-5)
 
 
+@transcribes('Consistency models (Song et al. 2023)', 'appendix C: boundary condition')
 @pytest.mark.parametrize('schedule', [STRAIGHT, EDM])
 def test_consistency_and_trigflow_by_the_papers_formulas(schedule):
   """On paths other than EDM's the functions get x / alpha."""

@@ -13,10 +13,12 @@ from diffusion_jax.core.keys import split_key
 from tests.jitted import level_grid
 from tests.rows import normal
 from tests.sampling.moments import GAUSSIAN
+from tests.transcribed import transcribes
 
 SCHEDULE = dj.RectifiedFlowSchedule()
 
 
+@transcribes('MeanFlow (Geng et al. 2025)', '12: sampling', '`sample_map`')
 def test_the_exact_map_is_the_same_in_any_number_of_steps():
   """The exact map is the closed form; without `stochastic` the key does not matter."""
   x = normal(8, 2)
@@ -28,6 +30,11 @@ def test_the_exact_map_is_the_same_in_any_number_of_steps():
     assert_allclose(found, exact, atol=2e-6)
 
 
+@transcribes(
+  'Consistency models (Song et al. 2023)',
+  'Alg. 1: multistep sampling',
+  '`sample_map(…, stochastic=True)`',
+)
 def test_multistep_consistency_sampling_by_hand(key):
   """Alg. 1, with sigma_min alpha_s / alpha_min in place of sigma_min."""
 

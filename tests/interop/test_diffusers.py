@@ -16,6 +16,7 @@ from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.training.lora import lora_init, lora_merge
 from tests.interop.literal import assert_close, random_like, run
 from tests.interop.stored_folders import STORED, WEIGHTS, folder_with, loaded, refused, same
+from tests.transcribed import transcribes
 
 
 def inputs_of(name, expected):
@@ -27,6 +28,11 @@ def inputs_of(name, expected):
   return expected['x'], expected['t'].astype(np.float32), cond
 
 
+@transcribes(
+  'DiT (Peebles & Xie 2023); JiT (Li & He 2025)',
+  "DiT's network",
+  '`networks.transformer.DiT`',
+)
 @pytest.mark.parametrize('name', ['ho', 'labels', 'dit'])
 def test_the_network_computes_what_theirs_does(name, tmp_path):
   found, expected = loaded(name)

@@ -9,6 +9,7 @@ import diffusion_jax as dj
 from diffusion_jax.interop import edm
 from diffusion_jax.interop.options import of_text
 from tests.interop import literal as nn
+from tests.transcribed import transcribes
 
 NOISE = np.array([-0.7, 0.4])  # log(sigma) / 4
 OUTER = 'precond=EDMPrecond img_resolution=8 label_dim=3 num_blocks=1 attn_resolutions=4, '
@@ -117,6 +118,7 @@ COND = {'label': np.array([2, 0]), 'drop': np.array([False, True])}
 AUGMENT = np.random.default_rng(5).integers(-2, 3, (2, 9)) / 2.0
 
 
+@transcribes('EDM (Karras et al. 2022)', 'the network', '`networks.ddpmpp.DDPMpp`')
 def test_edms_ddpmpp(tmp_path):
   w, x = nn.Weights(), nn.images(8)
   expected = song_unet(w, x, NOISE, ONE_HOT, AUGMENT)

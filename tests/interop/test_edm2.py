@@ -8,6 +8,7 @@ from diffusion_jax.interop import edm2
 from diffusion_jax.interop.options import of_text
 from diffusion_jax.networks.edm2 import Uncertainty
 from tests.interop import literal as nn
+from tests.transcribed import transcribes
 
 OPTIONS = of_text("""
   img_resolution=8 label_dim=3 model_channels=8 channel_mult=1,2 num_blocks=1 attn_resolutions=4,
@@ -95,6 +96,15 @@ def precond(w, x, sigma, label):
   return out, mp_conv(w, 'logvar_linear', mp_fourier(w, 'logvar_fourier', noise, 6), 1)[:, 0]
 
 
+@transcribes(
+  'EDM2 (Karras et al. 2024)',
+  '47, 75, 81, 88, 103: weights, Fourier features, SiLU, sums, concatenations',
+)
+@transcribes(
+  'EDM2 (Karras et al. 2024)',
+  'figure 21: both blocks; the network',
+  '`networks.edm2.EDM2`',
+)
 def test_the_network_computes_what_theirs_does(tmp_path):
   """The weights have any length, as averages do."""
   w, rng = nn.Weights(), np.random.default_rng(1)

@@ -6,6 +6,7 @@ import pytest
 from diffusion_jax.interop import openai
 from diffusion_jax.interop.options import of_text
 from tests.interop import literal as nn
+from tests.transcribed import transcribes
 
 EPS = 1e-5  # recipes 3.1: torch's default, 32 groups
 NOISE = np.array([3.0, 700.25])
@@ -140,6 +141,11 @@ def test_guided_diffusions_network_that_enlarges():
   assert found.sections['sampling']['sampler'] == {'name': 'ancestral', 'variance': 'learned'}
 
 
+@transcribes(
+  'Classifier guidance (Dhariwal & Nichol 2021)',
+  'its network',
+  '`networks.unet.NoisyClassifier`',
+)
 def test_the_noisy_classifier():
   """recipes 3.4, with the narrow stem of 512x512 and heads of 64 channels."""
   w, x = nn.Weights(3), nn.images(8)

@@ -12,6 +12,7 @@ import diffusion_jax as dj
 from diffusion_jax.metrics import accuracy
 from diffusion_jax.metrics.accuracy import inception_score
 from tests.jitted import level_at
+from tests.transcribed import transcribes
 
 
 def test_of_samples_it_is_the_share_of_their_labels():
@@ -52,6 +53,11 @@ def test_of_a_classifier_it_falls_with_the_noise(tmp_path):
   assert_array_equal(arrays['chance'], np.full(n, 0.5))
 
 
+@transcribes(
+  'Inception score (Salimans et al. 2016)',
+  'exp E KL(p(y | x) ‖ p(y))',
+  '`metrics.accuracy.inception_score`',
+)
 def test_it_is_the_formula_of_each_split():
   """The inception score is exp of the mean divergence, of images in their order."""
   logits = np.random.default_rng(0).standard_normal((11, 3)).astype(np.float32)

@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
 from diffusion_jax.metrics import calibration, pairs, table
+from tests.transcribed import transcribes
 
 D, VARIANCE = 10, 0.1
 DEFECTS = 'exact', 'narrow', 'shifted', 'prior'
@@ -38,6 +39,11 @@ arrays_with = functools.cache(arrays)
 CONTRACTIONS = {'exact': 0.5, 'shifted': 0.5, 'narrow': 1 - 0.405, 'prior': 0.0}
 
 
+@transcribes(
+  'posterior contraction (Schad et al. 2021)',
+  '1 − ratio of variances',
+  '`metrics.calibration.contractions`',
+)
 @pytest.mark.parametrize('defect', DEFECTS)
 def test_contraction_and_densities_have_closed_forms(defect):
   """The prior's variance is 0.1, the posterior's 0.05 and 0.9^2 of it."""
@@ -154,6 +160,11 @@ def test_errors_of_coverage_are_of_all_pairs(rng):
     assert 0.5 < share < 0.9 and p.note.startswith('200 pairs')
 
 
+@transcribes(
+  'SBC (Talts et al. 2018)',
+  'Alg. 1: ranks of the truth',
+  '`metrics.calibration.rank_levels`',
+)
 def test_ranks_are_counts_of_lower_draws(rng):
   draws, truth = rng.normal(size=(7, 4, 2)), rng.normal(size=(7, 2))
   found = calibration.rank_levels(draws, truth)
@@ -164,6 +175,11 @@ def test_ranks_are_counts_of_lower_draws(rng):
   assert_allclose(calibration.interval_levels(draws, truth), np.abs(2.0 * found - 1.0))
 
 
+@transcribes(
+  'expected coverage (Hermans et al. 2022)',
+  'regions of highest density',
+  '`metrics.calibration.density_levels`, `.coverage`',
+)
 def test_levels_of_exact_draws_are_masses_of_regions():
   """N(0, 1) has the interval and the region of density that end at 1.5."""
   draws = np.random.default_rng(0).normal(size=(1, 200_000))
@@ -178,6 +194,7 @@ def test_levels_of_exact_draws_are_masses_of_regions():
     assert_allclose(level, mass, atol=0.005)
 
 
+@transcribes('TARP (Lemos et al. 2023)', 'Alg. 2', '`metrics.calibration.tarp_levels`')
 def test_tarp_counts_draws_in_the_ball(rng):
   """Distances are in units of the deviations of the truth."""
   draws, truth = rng.normal(size=(6, 5, 2)), rng.normal(size=(6, 2))

@@ -6,6 +6,7 @@ import scipy.linalg
 from numpy.testing import assert_allclose
 
 from diffusion_jax.metrics import fid
+from tests.transcribed import transcribes
 
 
 def random_statistics(rng):
@@ -13,6 +14,11 @@ def random_statistics(rng):
   return fid.Statistics(rng.standard_normal(6), a @ a.T)
 
 
+@transcribes(
+  'FID (Heusel et al. 2017); Dowson & Landau 1982',
+  'Fréchet distance of Gaussians',
+  '`metrics.fid.frechet_distance`',
+)
 def test_it_is_the_formula_with_a_matrix_root(rng):
   p, q = random_statistics(rng), random_statistics(rng)
   root = np.real(scipy.linalg.sqrtm(p.covariance @ q.covariance))

@@ -5,8 +5,15 @@ import pytest
 from numpy.testing import assert_allclose
 
 from diffusion_jax.metrics.manifolds import density_coverage, precision_recall
+from tests.transcribed import transcribes
 
 
+@transcribes(
+  'Kynkäänniemi et al. 2019',
+  'Eq. 1–2: precision, recall',
+  '`metrics.manifolds.precision_recall`',
+)
+@transcribes('Naeem et al. 2020', 'density, coverage', '`metrics.manifolds.density_coverage`')
 def test_points_on_a_line_are_counted_by_hand():
   """Reference 0, 1, 3 with k = 1 has balls (-1, 1), (0, 2) and (1, 5)."""
   reference = np.array([[0.0], [1.0], [3.0]])

@@ -11,6 +11,7 @@ from diffusion_jax.metrics.memorisation import (
   memorisation,
   pair_sheet,
 )
+from tests.transcribed import transcribes
 
 
 def test_copies_are_noticed_and_their_sources_named(rng):
@@ -119,6 +120,11 @@ def test_the_error_of_copies_that_more_samples_remove_is_of_their_counts():
   assert_allclose(few.error**2 - many.error**2, counts.var() / 20, rtol=1e-3)
 
 
+@transcribes(
+  'Meehan et al. 2020',
+  'U statistic of data copying',
+  '`metrics.memorisation.memorisation`',
+)
 def test_equal_distances_count_as_a_half():
   found = memorisation(np.array([[1.0], [2.0]]), np.zeros((1, 1)), np.array([[-1.0]]))
   assert found.closer.value == (0.5 + 0.0) / 2

@@ -5,6 +5,7 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from diffusion_jax.metrics import mmd
+from tests.transcribed import transcribes
 
 
 def double_sums(x, y, kernel):
@@ -15,6 +16,11 @@ def double_sums(x, y, kernel):
   return np.mean(xx), np.mean(yy), np.mean([kernel(a, b) for a in x for b in y])
 
 
+@transcribes(
+  'KID (Bińkowski et al. 2018); Gretton et al. 2012, Eq. 3',
+  'unbiased MMD²',
+  '`metrics.mmd.kernel_distance`',
+)
 def test_the_unbiased_mmd_is_its_double_sums(rng, monkeypatch):
   x, y = rng.standard_normal((7, 3)), rng.standard_normal((5, 3)) + 1.0
   xx, yy, xy = double_sums(x, y, lambda a, b: (a @ b / 3 + 1) ** 3)
@@ -37,6 +43,7 @@ def test_the_kernel_distance_is_mean_and_deviation_over_subsets(rng):
   assert_allclose(found, (np.mean(draws), np.std(draws)))
 
 
+@transcribes('CMMD (Jayasumana et al. 2024)', 'biased MMD² of unit vectors', '`metrics.mmd.cmmd`')
 def test_cmmd_is_the_biased_mmd_of_directions(rng):
   x, y = rng.standard_normal((6, 4)), rng.standard_normal((5, 4)) + 1.0
   a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, y))
@@ -69,6 +76,11 @@ def test_the_energy_distance_is_its_double_sums(rng):
   assert_allclose(mmd.energy_distance(x, y).value, 2 * xy - xx - yy)
 
 
+@transcribes(
+  'energy distance (Szekely & Rizzo 2013)',
+  '2 E|x − y| − E|x − x′| − E|y − y′|',
+  '`metrics.mmd.energy_distance`',
+)
 def test_the_energy_distance_is_scipys_in_one_dimension(rng):
   """SciPy's has the distances of a point to itself, which are 0."""
   x, y = rng.standard_normal((40, 1)), rng.standard_normal((30, 1)) + 1.0

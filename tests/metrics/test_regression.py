@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from diffusion_jax.metrics import regression
+from tests.transcribed import transcribes
 
 PAIRS, DRAWS = 1000, 1000
 MEANS = np.random.default_rng(0).normal(50.0, 20.0, PAIRS)
@@ -17,6 +18,11 @@ def gaussian(count):
   return stats.norm.ppf((np.arange(count) + 0.5) / count)
 
 
+@transcribes(
+  'CARD (Han et al. 2022)',
+  'PICP; QICE',
+  '`metrics.regression.in_interval`, `.bin_errors`',
+)
 @pytest.mark.parametrize('width', [0.5, 1.0, 2.0])
 @pytest.mark.parametrize('shift', [0.0, 1.0])
 def test_scores_of_gaussian_draws_are_closed_forms(width, shift):
@@ -50,6 +56,11 @@ def literally(draws, truth, num_bins, mass):
   return nll, inside / len(truth), np.mean(np.abs(counts / len(truth) - 1.0 / num_bins))
 
 
+@transcribes(
+  'MC dropout (Gal & Ghahramani 2016)',
+  '8: log-likelihood by kernels at the draws',
+  '`metrics.regression.kernel_nll`',
+)
 def test_scores_are_the_papers_literally():
   """Scores of several numbers are means. All edges are draws: none is within ranks."""
   rng = np.random.default_rng(1)

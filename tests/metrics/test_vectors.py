@@ -9,6 +9,7 @@ from sklearn.model_selection import KFold, cross_val_score
 from sklearn.neural_network import MLPClassifier
 
 from diffusion_jax.metrics import features, mmd, vectors
+from tests.transcribed import transcribes
 
 
 def test_features_are_standardised_by_each_channel_of_the_reference(rng):
@@ -95,6 +96,11 @@ def test_the_errors_of_moments_are_deviations_over_sets(rng):
   assert_allclose(scores[0].estimate.error, 500**-0.5, rtol=0.2)
 
 
+@transcribes(
+  'C2ST (Lopez-Paz & Oquab 2017)',
+  'as in sbibm',
+  '`metrics.vectors.classifier_accuracy`',
+)
 def test_the_accuracy_is_that_of_sbibm(rng):
   """X is the reference, Y the samples; its seed is 1."""
   reference = 3.0 + 2.0 * rng.standard_normal((150, 2))
@@ -128,6 +134,7 @@ def test_random_rows_are_left_of_a_set_in_order():
   assert distance.estimate.value < 0.5  # of the first rows 2
 
 
+@transcribes('sliced W2 (Bonneel et al. 2015)', 'projections', '`metrics.vectors.sliced_w2`')
 def test_one_dimension_is_optimal_transport(rng):
   """SciPy assigns 6 points, each twice, to 4 points, each three times."""
   x, y = rng.standard_normal((6, 1)), rng.standard_normal((4, 1)) + 1.0
@@ -136,6 +143,7 @@ def test_one_dimension_is_optimal_transport(rng):
   assert_allclose(vectors.wasserstein_2(x, y), [expected])
 
 
+@transcribes('sliced W2 (Bonneel et al. 2015)', 'projections')
 def test_a_shift_is_its_length_along_the_directions(rng):
   """The W2 of a shift is its projection, whose mean square is |s|^2 / D."""
   x, shift = rng.standard_normal((50, 3)), np.array([1.0, 2.0, -2.0])

@@ -18,6 +18,7 @@ from diffusion_jax.networks.edm2 import (
 )
 from diffusion_jax.networks.inputs import Inputs
 from tests.networks.literal import shapes
+from tests.transcribed import transcribes
 
 
 def test_the_size_is_as_published():
@@ -29,6 +30,11 @@ def test_the_size_is_as_published():
   assert sum(trained) + 128 == 124_713_253
 
 
+@transcribes(
+  'EDM2 (Karras et al. 2024)',
+  '47, 75, 81, 88, 103: weights, Fourier features, SiLU, sums, concatenations',
+  '`networks.edm2`',
+)
 @pytest.mark.parametrize('t', [0.0, 0.3, 0.5, 1.0])
 def test_a_sum_of_independent_inputs_keeps_their_magnitude(t):
   """The norm of a sum of the orthogonal (1, 0) and (0, 1) is 1."""
@@ -38,6 +44,10 @@ def test_a_sum_of_independent_inputs_keeps_their_magnitude(t):
   assert_allclose(found[1] * (1 - t), found[0] * t, atol=1e-6)
 
 
+@transcribes(
+  'EDM2 (Karras et al. 2024)',
+  '47, 75, 81, 88, 103: weights, Fourier features, SiLU, sums, concatenations',
+)
 @pytest.mark.parametrize('t', [0.5, 0.25])
 def test_a_concatenation_weighs_its_parts_whatever_their_widths(t):
   """5 and 3 channels become 8 of magnitude 1, weighted (1-t)^2 to t^2."""
@@ -58,6 +68,11 @@ def test_normalisation_literally_and_at_0():
   assert np.isfinite(gradient).all()
 
 
+@transcribes(
+  'EDM2 (Karras et al. 2024)',
+  '66: forced weight normalisation',
+  '`networks.edm2.normalize_kernels`, `training.objectives.Objective`',
+)
 def test_kernels_get_rows_of_exactly_one_norm():
   """The norm is sqrt(fan in); other leaves do not change."""
   rng = np.random.default_rng(0)
@@ -79,6 +94,10 @@ def test_kernels_get_rows_of_exactly_one_norm():
   assert_array_equal(found['frequencies'], params['frequencies'])
 
 
+@transcribes(
+  'EDM2 (Karras et al. 2024)',
+  '47, 75, 81, 88, 103: weights, Fourier features, SiLU, sums, concatenations',
+)
 def test_fourier_features_have_magnitude_1(key):
   layer = MPFourier(4096)
   noise = np.float32([-1.5, 0.0, 1.1])

@@ -12,6 +12,7 @@ from diffusion_jax.networks.gamma import GammaFn, LinearGamma, MonotoneGamma
 from diffusion_jax.training.optimizer import kernels
 from tests.networks.literal import randomised
 from tests.schedules import anything
+from tests.transcribed import transcribes
 
 SMALL = MonotoneGamma(-8.0, 4.0, features=16)
 APPLY = jax.jit(lambda params, t: SMALL.apply({'params': params}, t))
@@ -69,6 +70,7 @@ def test_gamma_fn_is_the_function_of_a_learned_schedule():
   assert len(programs) == 1
 
 
+@transcribes('VDM (Kingma et al. 2021)', 'monotone γ', '`networks.gamma`')
 @anything
 @given(st.integers(0, 2**32 - 1), st.floats(0.0, 100.0))
 def test_gamma_increases_whatever_the_parameters_are(seed, scale):

@@ -10,6 +10,7 @@ from diffusion_jax.networks.embeddings import with_inputs
 from diffusion_jax.networks.inputs import Inputs, Text
 from tests.networks.literal import randomised, shapes, taken
 from tests.networks.test_options import NETWORKS
+from tests.transcribed import transcribes
 
 EVERY = Inputs(
   num_classes=3,
@@ -50,6 +51,7 @@ def test_a_network_refuses_other_inputs(name):
 FIRST = {'unet': 'conv_in', 'ddpmpp': 'conv_in', 'dit': 'patch_embedding', 'mlp': 'dense_in'}
 
 
+@transcribes('Palette (Saharia et al. 2022)', 'the network takes the known pixels as input')
 @pytest.mark.parametrize('name', FIRST)
 def test_estimate_and_image_are_more_channels(name):
   """The first layer takes them after x; the image is 0 if it is dropped."""

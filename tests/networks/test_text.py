@@ -15,6 +15,7 @@ from diffusion_jax.networks.inputs import Inputs, Text
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from tests.networks import literal
+from tests.transcribed import transcribes
 
 SENTENCES = ['a red circle', 'a blue square below', 'x']
 
@@ -34,6 +35,11 @@ def linear_and_norm(variables):
   return lambda h, name: literal.dense(p[name], h), lambda h, name: literal.layer_norm(h, p[name])
 
 
+@transcribes(
+  'Transformer (Vaswani et al. 2017)',
+  'the encoder, with norms before the layers',
+  '`networks.context.TextEncoder`',
+)
 def test_the_encoder_is_the_papers():
   """Vaswani et al. 2017 with norms first."""
   tokens, mask = text.encode(SENTENCES, 24)
@@ -53,6 +59,11 @@ def test_the_encoder_is_the_papers():
   assert_allclose(found[mask], norm(h, 'norm_out')[mask], atol=2e-4)
 
 
+@transcribes(
+  'Latent diffusion (Rombach et al. 2022)',
+  'section 3.3: cross-attention',
+  '`networks.attention.CrossAttention`',
+)
 def test_cross_attention_is_its_formula(rng):
   x = rng.standard_normal((2, 3, 2, 8), np.float32)
   words = rng.standard_normal((2, 5, 6), np.float32)

@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from diffusion_jax.networks import tokens
 from diffusion_jax.networks.tokens import rotary_angles
 from tests.networks.test_transformer_block import turn
+from tests.transcribed import transcribes
 
 rotate = jax.jit(tokens.rotate)
 
@@ -50,6 +51,7 @@ def test_grid_positions_have_the_column_first():
       assert_allclose(found[i * columns + j], expected, atol=1e-7)
 
 
+@transcribes('Rotary positions (Su et al. 2021)', '16, on two axes', '`networks.tokens`')
 def test_pairs_are_turned_by_row_then_column(rng):
   """Pairs are complex numbers (Su et al. 2021 Eq. 16) on two axes."""
   x = rng.standard_normal((2, 6, 3, 8))

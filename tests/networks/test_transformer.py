@@ -17,6 +17,7 @@ from diffusion_jax.networks.transformer import DiT, block_params
 from tests.networks import test_transformer_block as literal
 from tests.networks.literal import dense, random_params, swish
 from tests.networks.meshes import H100, on
+from tests.transcribed import transcribes
 
 TINY: Any = {'channels': 8, 'num_blocks': 2, 'num_heads': 2, 'out_channels': 1}
 JIT: Any = {'positions': 'both', 'class_tokens': 2, **literal.JIT}
@@ -101,6 +102,12 @@ def agrees(network, params, found, kept=None):
   assert np.abs(found - expected).max() < 3e-6 * np.abs(expected).max()
 
 
+@transcribes('DiT (Peebles & Xie 2023); JiT (Li & He 2025)', "DiT's network")
+@transcribes(
+  'ResFormer (Zhou et al. 2025)',
+  'V′_n = λ_1 V_1 + λ_2 V_n',
+  '`networks.transformer_block.Block`',
+)
 @pytest.mark.parametrize(
   'options',
   [
@@ -116,6 +123,11 @@ def test_the_whole_network_of_jit(options):
   agrees(network, params, applied(network)({'params': params}, images(), NOISE, LABEL))
 
 
+@transcribes(
+  'TREAD (Krause et al. 2025)',
+  'a random route of each image',
+  '`networks.tokens.draw_route`',
+)
 def test_routed_patches_pass_by_the_blocks_between_the_ends(key):
   """In training; else all patches enter all blocks."""
   network = DiT(

@@ -11,6 +11,7 @@ from numpy.testing import assert_array_equal
 from diffusion_jax.networks.tokens import rotary_angles
 from diffusion_jax.networks.transformer_block import Block
 from tests.networks.literal import attend, dense, gelu, heads, layer_norm, random_params, swish
+from tests.transcribed import transcribes
 
 B, T, D, HEADS, WORDS = 2, 6, 8, 2, 5  # a grid of 2 x 3 patches
 MASK = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
@@ -136,6 +137,11 @@ JIT: Any = {'norm': 'rms', 'qk_norm': True, 'mlp': 'swiglu'}
 CROSS: Any = {'text': 'cross'}
 
 
+@transcribes(
+  'DiT (Peebles & Xie 2023); JiT (Li & He 2025)',
+  'blocks: adaLN-Zero; RMSNorm, norms of q and k, rotary positions, SwiGLU',
+  '`networks.transformer_block.Block`',
+)
 @pytest.mark.parametrize('options', [{}, JIT, CROSS])
 def test_each_block_is_its_equations(options):
   x, _, c, words = inputs()
@@ -147,6 +153,11 @@ def test_each_block_is_its_equations(options):
   close(found, block(x, c, p, swiglu=jit, rotary=jit, words=words))
 
 
+@transcribes(
+  'MM-DiT (Esser et al. 2024)',
+  'figure 2: two streams, one attention',
+  '`networks.transformer_block.Block`',
+)
 @pytest.mark.parametrize('has_first', [False, True])
 @pytest.mark.parametrize('ends', [False, True])
 def test_mm_dits_block(ends, has_first):

@@ -18,6 +18,7 @@ from tests.networks.literal import (
   shapes,
   swish,
 )
+from tests.transcribed import transcribes
 
 TINY = dict(channels=8, num_layers=2, num_groups=4, gamma_min=-8.0, gamma_max=4.0)
 
@@ -52,6 +53,11 @@ def score(p, z, gamma, flag, label):
   return z + conv3x3(p['conv_out'], swish(norm(p['norm_out'], h, 4)))
 
 
+@transcribes(
+  'VDM (Kingma et al. 2021)',
+  'score network, Fourier features',
+  '`networks.vdm.ScoreNetwork`',
+)
 def test_the_score_network_literally():
   inputs, label = Inputs(num_classes=3), np.array([2, 0])
   network = ScoreNetwork(attention=True, inputs=inputs, **TINY)

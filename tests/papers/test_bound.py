@@ -15,6 +15,7 @@ from diffusion_jax.testing import oracles
 from tests.jitted import level_at
 from tests.papers.paper import bound_terms, ddpm, f32, network_fn
 from tests.rows import slow
+from tests.transcribed import transcribes
 
 T = 20
 SHAPE = (4, 3, 2)
@@ -54,6 +55,12 @@ def every_draw(keys, shape):
 SEQUENCES = {'linear': dj.linear_betas(T), 'cosine': dj.cosine_betas(T)}
 
 
+@transcribes(
+  'DDPM (Ho et al. 2020)',
+  '3, 5: the bound, L_T + Σ L_{t−1} + L_0',
+  '`variational_bound`, `prior_kl`, `diffusion_kl`',
+)
+@transcribes('DDPM (Ho et al. 2020)', '13: discretised decoder')
 @pytest.mark.parametrize('name', SEQUENCES)
 # 'learned' is between the other two, and the bound of the exact model is of fixed_large.
 @pytest.mark.parametrize(

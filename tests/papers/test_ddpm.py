@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from tests.jitted import jitted
 from tests.papers.paper import column, ddpm, f32, levels, pictures
+from tests.transcribed import transcribes
 
 LENGTHS = (1, 3, 1000)
 BETAS = {'linear': dj.linear_betas, 'cosine': dj.cosine_betas}
@@ -27,6 +28,7 @@ each_schedule = pytest.mark.parametrize(
 )
 
 
+@transcribes('DDPM (Ho et al. 2020)', '2: one step forward', '`forward_step`')
 @each_schedule
 def test_eq_2_one_step_forward(p):
   """q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I)."""
@@ -37,6 +39,7 @@ def test_eq_2_one_step_forward(p):
   assert_allclose(found, expected, atol=2e-5)
 
 
+@transcribes('DDPM (Ho et al. 2020)', '4: marginal', '`q_sample`')
 @each_schedule
 def test_eq_4_marginal(p):
   """q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I)."""
@@ -62,6 +65,7 @@ def traced_posterior(schedule, steps, x0, xt):
   return dj.q_posterior(x0, xt, schedule(t - 1 / schedule.num_steps), schedule(t))
 
 
+@transcribes('DDPM (Ho et al. 2020)', '6, 7: posterior', '`q_posterior`')
 @pytest.mark.parametrize('name', BETAS)
 @pytest.mark.parametrize('T', (*LENGTHS, 4000))
 def test_eq_6_and_7_posterior_at_every_step(name, T):
@@ -87,6 +91,11 @@ def sigma_squared(p, variance):
   return p.beta[t] * (1.0 if variance == 'fixed_large' else ratio)
 
 
+@transcribes(
+  'DDPM (Ho et al. 2020)',
+  'section 3.2: the two variances',
+  "`reverse_variance('fixed_small' | 'fixed_large')`",
+)
 @each_schedule
 @pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large'])
 def test_section_3_2_variances(p, variance):
@@ -94,6 +103,7 @@ def test_section_3_2_variances(p, variance):
   assert_allclose(found, sigma_squared(p, variance), rtol=1e-4)
 
 
+@transcribes('DDPM (Ho et al. 2020)', '8: mean matching', '`kl(q_posterior(…), p_reverse(…))`')
 @pytest.mark.parametrize('T', [3, 1000])
 def test_eq_8_mean_matching(T):
   """L_{t-1} = |mu-tilde - mu_theta|^2 / (2 sigma_t^2), t > 1."""
@@ -118,6 +128,7 @@ def eq_10(p, eps, xt):
   return (xt - factor * eps) / np.sqrt(column(p.alpha[t], xt))
 
 
+@transcribes('DDPM (Ho et al. 2020)', '10: posterior mean from ε', '`q_posterior`')
 @each_schedule
 def test_eq_10_posterior_mean_of_eps(p):
   """mu-tilde_t = (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t)."""
@@ -128,6 +139,7 @@ def test_eq_10_posterior_mean_of_eps(p):
   assert_allclose(found, expected, atol=2e-6)
 
 
+@transcribes('DDPM (Ho et al. 2020)', '1, 11: reverse transition', '`p_reverse`')
 @each_schedule
 def test_eq_1_and_11_reverse_transition(p):
   """p_theta(x_{t-1} | x_t) of a network that predicts eps."""
@@ -144,6 +156,7 @@ def test_eq_1_and_11_reverse_transition(p):
   assert_allclose(model.variance[:, 0], variance, rtol=1e-4)
 
 
+@transcribes('DDPM (Ho et al. 2020)', '12: weighted loss', '`weighted_eps_loss`')
 @pytest.mark.parametrize('T', [3, 1000])
 @pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large', 'first'])
 def test_eq_12_weighted_loss(T, variance):
@@ -165,6 +178,7 @@ def test_eq_12_weighted_loss(T, variance):
   assert_allclose(found, expected, rtol=2e-4)
 
 
+@transcribes('DDPM (Ho et al. 2020)', '14: L_simple', '`simple_loss`')
 @each_schedule
 def test_eq_14_simple_loss(p):
   """|eps - eps_theta|^2, per dimension as in the published code."""
@@ -175,6 +189,7 @@ def test_eq_14_simple_loss(p):
   assert_allclose(found, expected, rtol=1e-5)
 
 
+@transcribes('DDPM (Ho et al. 2020)', '15: x̂_0 from ε', "`to_x0('eps', …)`")
 @each_schedule
 def test_eq_15_x0_from_eps(p):
   """x_0 ~ (x_t - sqrt(1 - alpha_bar_t) eps_theta) / sqrt(alpha_bar_t)."""

@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from tests.jitted import jitted, level_at
 from tests.states import gaussian_matrices
+from tests.transcribed import transcribes
 
 K, T, D = 4, 5, 6
 BETAS = np.array([0.1, 0.2, 0.3, 0.5, 0.9])
@@ -66,6 +67,11 @@ def d3pm_step(name, t, x0, xt, logits):
   return posterior, reverse, kl
 
 
+@transcribes(
+  'D3PM (Austin et al. 2021)',
+  '3: q(x_t | x_0), posterior; 4: reverse by x_0-parametrisation',
+  '`q_states`, `q_posterior_states`, `p_reverse_states`, `posterior_logits`',
+)
 @pytest.mark.parametrize('t', [1, 3, T])
 @pytest.mark.parametrize('name', PROCESSES)
 def test_d3pm_eq_3_and_4_and_the_term_of_the_bound(name, t):
@@ -101,6 +107,7 @@ def substituted(logits, xt):
   return np.where((xt == K - 1)[..., None], x, np.eye(K)[xt])
 
 
+@transcribes('MDLM (Sahoo et al. 2024)', 'reverse step with SUBS', '`posterior_logits`')
 @pytest.mark.parametrize('name', ['linear', 'cosine'])
 def test_mdlm_eq_7_and_the_loss_of_md4(name):
   """The loss is alpha' / (1 - alpha) times the sum over masked elements."""
@@ -132,6 +139,7 @@ def test_mdlm_eq_7_and_the_loss_of_md4(name):
   assert_allclose(result, loss, rtol=1e-5)
 
 
+@transcribes('ReMDM (Wang et al. 2025)', 'reverse step with remasking', '`remasked`')
 def test_remdm_one_step():
   """A step of ReMDM draws from q_sigma(z_s | z_t, x) with sigma = eta (1 - alpha_s)."""
   alpha_s, alpha_t, eta = 0.7, 0.45, 0.5

@@ -15,6 +15,7 @@ import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.testing import oracles
 from tests.papers import paper
+from tests.transcribed import transcribes
 
 P = paper.ddpm(dj.linear_betas(1000))
 WEIGHTS = np.array([0.4, 0.6])
@@ -90,6 +91,11 @@ def step(name, variance, key, x, level_s, level_t):
   return make(variance).step(key, x, (), denoise, level_s=level_s, level_t=level_t)[0]
 
 
+@transcribes(
+  'Classifier guidance (Dhariwal & Nichol 2021)',
+  'Alg. 1: the mean shifted by Σ ∇ log p',
+  '`ancestral(mean_shift=…)`, `log_prob_gradient`',
+)
 @pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large', 'learned'])
 @pytest.mark.parametrize('t', STEPS)
 def test_algorithm_1_shifts_the_mean_by_the_variance(t, variance, key):
@@ -109,6 +115,11 @@ def test_algorithm_1_shifts_the_mean_by_the_variance(t, variance, key):
   assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@transcribes(
+  'Classifier guidance (Dhariwal & Nichol 2021)',
+  'Alg. 2: ε̂ for DDIM',
+  '`classifier_guided`',
+)
 @pytest.mark.parametrize('t', STEPS)
 def test_algorithm_2_is_ddim_with_another_eps(t, key):
   x, x32, level_t, level_s = at(t)
@@ -124,6 +135,11 @@ def test_algorithm_2_is_ddim_with_another_eps(t, key):
   assert_allclose(scale * found, scale * x0, rtol=1e-4, atol=1e-4)
 
 
+@transcribes(
+  'Classifier-free guidance (Ho & Salimans 2022)',
+  '6: (1 + w) cond − w uncond',
+  '`classifier_free` with scale 1 + w',
+)
 def test_ho_and_salimans_eq_6():
   """Eq. 6 is (1 + w) eps(x, c) - w eps(x), where w is scale - 1."""
   x, x32, level, _ = at(300)

@@ -13,8 +13,10 @@ from diffusion_jax.training import objectives
 from tests.jitted import at_step, jitted
 from tests.papers.paper import column, ddpm, f32, levels
 from tests.rows import slow
+from tests.transcribed import transcribes
 
 
+@transcribes('IDDPM (Nichol & Dhariwal 2021)', '17: cosine ᾱ', '`cosine_betas`')
 def test_iddpm_eq_17_cosine_alpha_bar():
   """alpha_bar_t = f(t) / f(0), f(t) = cos^2((t/T + s) / (1 + s) pi / 2)."""
   T, s = 1000, 0.008
@@ -28,6 +30,11 @@ def test_iddpm_eq_17_cosine_alpha_bar():
   assert dj.cosine_betas(T)[-1] == 0.999
 
 
+@transcribes(
+  'IDDPM (Nichol & Dhariwal 2021)',
+  '15: learned variance',
+  "`reverse_variance('learned')`",
+)
 def test_iddpm_eq_15_learned_variance():
   """exp(v log beta_t + (1 - v) log beta-tilde_t)."""
   p = ddpm(dj.linear_betas(1000))
@@ -44,6 +51,7 @@ def test_iddpm_eq_15_learned_variance():
   assert_array_equal(without[1:], np.asarray(found)[1:])
 
 
+@transcribes('DDIM (Song et al. 2021)', '12, 16: one step, σ(η)', '`ddim(eta)`')
 @pytest.mark.parametrize('eta', [0.0, 0.5, 1.0])
 def test_ddim_eq_12_and_16(eta):
   """The step is between two levels that are not neighbours."""
@@ -87,6 +95,11 @@ def table_1(sd, level, y, eps):
   return *factors, *inner, dj.edm_weight(sd)(level), target
 
 
+@transcribes(
+  'EDM (Karras et al. 2022)',
+  'Table 1: preconditioning, weight, c_noise',
+  "`'edm'` of `target`, `to_x0`; `edm_weight`, `edm_input`",
+)
 @pytest.mark.parametrize('sd', [0.5, 0.75])
 @pytest.mark.parametrize('sigma', [0.002, 0.03, 0.5, 1.0, 7.0, 80.0])
 def test_edm_table_1_to_1e_6(sigma, sd):
@@ -105,6 +118,7 @@ def test_edm_table_1_to_1e_6(sigma, sd):
   assert_allclose(target, expected, rtol=2e-5, atol=2e-6)
 
 
+@transcribes('Lin et al. 2023', 'Alg. 1: zero terminal SNR', '`zero_terminal_snr`')
 def test_zero_terminal_snr_algorithm_1():
   """The betas are those of Lin et al. 2023, Alg. 1, transcribed literally."""
   betas = dj.scaled_linear_betas(1000)
@@ -121,6 +135,11 @@ def test_zero_terminal_snr_algorithm_1():
   assert_allclose(schedule.alpha_bars[0], 1 - betas[0], rtol=1e-6)
 
 
+@transcribes(
+  'EDM (Karras et al. 2022)',
+  '2, 8: training loss (its mean over pixels)',
+  '`training.objectives.denoising`',
+)
 @pytest.mark.parametrize('sd', [slow(0.5), 0.75])
 def test_edm_training_loss_literally(sd, key):
   """EDM's loss is the mean over images and pixels of lambda |D(y + n; sigma) - y|^2."""

@@ -8,8 +8,10 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted
+from tests.transcribed import transcribes
 
 
+@transcribes('lecture notes', 'lecture 8: the Gaussian closest to the data', '`kl`, `log_prob`')
 def test_the_closest_gaussian_has_the_moments_of_the_data():
   """Lecture 8: KL(q || N(m, s^2)) is least at the moments of q.
 

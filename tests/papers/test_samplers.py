@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from tests.rows import slow
+from tests.transcribed import transcribes
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +81,11 @@ def close(found, expected):
   assert_allclose(found, expected, atol=1e-10 * scale)
 
 
+@transcribes(
+  'EDM (Karras et al. 2022)',
+  'Alg. 1: Heun; Alg. 2: churn',
+  '`heun`, `churn`, `churn_gamma`',
+)
 @pytest.mark.parametrize(
   's_churn, s_min, s_max, s_noise',
   [(0.0, 0.0, np.inf, 1.0), (2.0, 0.0, np.inf, 1.0), (40.0, 0.05, 50.0, 1.003)],
@@ -131,6 +137,11 @@ def ode_solvers(order):
   return dj.dpm_solver_pp(order), dj.dpm_solver_pp_sde(0.0, order)
 
 
+@transcribes(
+  'DPM-Solver++ (Lu et al. 2022)',
+  'Alg. 2: 2M; 3M; 2M and 3M of the SDE',
+  '`dpm_solver_pp(2)`, `dpm_solver_pp(3)`, `dpm_solver_pp_sde`',
+)
 @pytest.mark.parametrize('order, eta, grid', [
   (1, 0.0, 've'), (1, 1.0, 'vp'), (2, 0.0, 've'), (2, 0.0, 'vp'),
   (2, 0.5, 'vp'), (2, 1.0, 'vp'), (3, 0.0, 'vp'), (3, 0.5, 'vp'),
@@ -159,6 +170,7 @@ def test_dpm_solver_pp_algorithm_2_and_its_sde(order, eta, grid):
     close(run(sampler, all_alpha, all_sigma, x), last)  # The step to clean data returns x_0.
 
 
+@transcribes('DPM-Solver++ (Lu et al. 2022)', 'Alg. 1: 2S', '`dpm_solver_pp_2s`')
 @pytest.mark.parametrize('grid', GRIDS)
 def test_dpm_solver_pp_2s_algorithm_1(grid):
   alpha, sigma = GRIDS[grid](clean=False)
@@ -215,6 +227,7 @@ UNIPC = {(order, None): dj.unipc(order) for order in (1, 2, 3)}
 UNIPC[3, True] = dj.unipc(3, num_steps=len(GRIDS['ve'](clean=False)[0]) - 1)
 
 
+@transcribes('UniPC (Zhao et al. 2023)', 'UniPC-p, B_2(h), data prediction', '`unipc`')
 @pytest.mark.parametrize('grid', GRIDS)
 @pytest.mark.parametrize('order, lower_order_final', UNIPC)
 def test_unipc(order, lower_order_final, grid):
@@ -224,6 +237,7 @@ def test_unipc(order, lower_order_final, grid):
   close(run(UNIPC[order, lower_order_final], alpha, sigma, x), expected)
 
 
+@transcribes('Score-SDE (Song et al. 2021)', 'appendix E: reverse diffusion', '`reverse_diffusion`')
 @pytest.mark.parametrize('name', ['ddpm', 've'])
 def test_score_sde_reverse_diffusion(name):
   """x - f + G^2 score + G z; VE has f = 0, G^2 = sigma_t^2 - sigma_s^2."""
@@ -244,6 +258,7 @@ def test_score_sde_reverse_diffusion(name):
   close(run(dj.reverse_diffusion(), alpha, sigma, x), expected)
 
 
+@transcribes('Score-SDE (Song et al. 2021)', '6: reverse SDE, Euler-Maruyama', '`euler_maruyama`')
 def test_score_sde_euler_maruyama_of_the_vp_sde():
   """dx = (-beta x / 2 - beta score) dt + sqrt(beta) dw, backwards."""
   n, b0, b1 = 5, 0.1, 20.0
@@ -263,6 +278,7 @@ def test_score_sde_euler_maruyama_of_the_vp_sde():
   close(run(sampler, alpha, sigma, x, t), expected)
 
 
+@transcribes('Score-SDE (Song et al. 2021)', 'Alg. 4, 5: Langevin corrector', '`langevin`')
 def test_score_sde_corrector_algorithms_4_and_5():
   """Each example has its own norms, and alpha_i is 1."""
   alpha, sigma, snr = 0.6, 0.8, 0.16
@@ -280,6 +296,7 @@ def test_score_sde_corrector_algorithms_4_and_5():
   close(step(x), expected)
 
 
+@transcribes('Score-SDE (Song et al. 2021)', 'Alg. 1-3: predictor-corrector', '`with_corrector`')
 def test_the_corrector_comes_before_the_predictor():
   alpha, sigma = vp_grid(3)
   x = jnp.asarray(start(sigma))
@@ -301,6 +318,11 @@ def test_the_corrector_comes_before_the_predictor():
   close(found, expected)
 
 
+@transcribes(
+  'NCSN (Song & Ermon 2019)',
+  'Alg. 1: annealed Langevin dynamics',
+  '`annealed_langevin`',
+)
 def test_ncsn_algorithm_1():
   """alpha_i = e sigma_i^2 / sigma_L^2, T steps at each level, then x_0."""
   _, sigma = ve_grid(4)
@@ -335,6 +357,7 @@ def lagrange_integral(nodes, j, low, high):
 LMS = {order: dj.lms(order) for order in (1, 2, 3, 4)}
 
 
+@transcribes('k-diffusion (Crowson 2022)', 'linear multistep method', '`lms`')
 @pytest.mark.parametrize('order', LMS)
 @pytest.mark.parametrize('grid', GRIDS)
 def test_linear_multistep_method_of_k_diffusion(grid, order):
@@ -382,6 +405,8 @@ ANCESTRAL = {
 }
 
 
+@transcribes('DPM-Solver (Lu et al. 2022a)', 'Alg. 1: DPM-Solver-2', '`dpm_solver_2`')
+@transcribes('k-diffusion (Crowson 2022)', 'ancestral steps of a solver', '`with_ancestral_noise`')
 @pytest.mark.parametrize('eta', [slow(0.0), 0.5, 1.0])
 @pytest.mark.parametrize('name', ANCESTRAL)
 def test_ancestral_samplers_of_k_diffusion(name, eta):
@@ -405,6 +430,11 @@ def path_noise(key, x, t, s):
   return dj.path_noise(key, x, level_s, level_t)
 
 
+@transcribes(
+  'DPM-Solver++ (Lu et al. 2022)',
+  'singlestep of the SDE, as in k-diffusion',
+  '`dpm_solver_pp_2s_sde`',
+)
 @pytest.mark.parametrize('eta', [0.5, slow(1.0)])
 def test_sample_dpmpp_sde_of_k_diffusion(eta):
   """The half step and the whole step are DDIM's, with the noise of one path."""

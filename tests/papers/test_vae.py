@@ -22,6 +22,7 @@ from tests.jitted import jitted
 from tests.papers import linear_gaussian as lg
 from tests.papers.paper import ddpm, f32, network_fn, normal_kl
 from tests.rows import slow
+from tests.transcribed import transcribes
 
 LOG_2PI = np.log(2.0 * np.pi)
 SIGNS = np.array(list(itertools.product([-1.0, 1.0], repeat=3)))  # [8, 3]
@@ -113,6 +114,10 @@ def as_normal(mean, variance, copies=1):
   return dj.Normal(*f32(mean, np.broadcast_to(variance, mean.shape)))
 
 
+@transcribes(
+  'VAE (Kingma & Welling 2014)',
+  'ELBO = log p(x) for the exact posterior; log p(x) = ELBO + KL(q(z | x) ‖ p(z | x))',
+)
 def test_with_the_exact_posterior_every_draw_weighs_log_p(key):
   """log p(x, z) - log q(z | x) = log p(x) for every z: no variance."""
   W = WEIGHTS['orthogonal']
@@ -123,6 +128,11 @@ def test_with_the_exact_posterior_every_draw_weighs_log_p(key):
   assert_allclose(found, np.repeat(log_p(W), 50), rtol=1e-5)
 
 
+@transcribes(
+  'VAE (Kingma & Welling 2014)',
+  'ELBO = log p(x) for the exact posterior; log p(x) = ELBO + KL(q(z | x) ‖ p(z | x))',
+  '`vae_elbo`, `vae_log_weight`',
+)
 def test_log_p_is_the_elbo_and_the_kl_to_the_posterior(signs, key):
   """log p(x) = ELBO + KL(q(z | x) || p(z | x)), the KL in closed form."""
   cases = [*itertools.product(WEIGHTS.values(), ('exact', 'mean field', 'another'))]
@@ -145,6 +155,11 @@ def noise(keys, num_samples):
   return np.asarray(jax.jit(draw)(split_key(keys, num_samples)), np.float64)
 
 
+@transcribes(
+  'VAE (Kingma & Welling 2014)',
+  '3: E_q[log p(x | z)] − KL(q ‖ p), estimated',
+  '`vae_elbo`',
+)
 def test_the_monte_carlo_estimate_literally(key):
   """(1/L) sum_l log p(x | z_l) - KL(q || N(0, I)), z_l = m + s * eps_l."""
   W, L = WEIGHTS['general'], 5
@@ -161,6 +176,11 @@ def test_the_monte_carlo_estimate_literally(key):
   assert_allclose(found['elbo'], total, rtol=1e-5)
 
 
+@transcribes(
+  'Burda et al. 2016',
+  '8, Theorem 1: importance-weighted bound',
+  '`importance_weighted_elbo`',
+)
 def test_the_importance_weighted_bound_literally(key):
   """log (1/k) sum_i p(x, z_i) / q(z_i | x) (Burda et al. 2016, Eq. 8)."""
   W, k = WEIGHTS['general'], 7
@@ -224,6 +244,10 @@ def rearranged(key, x, encoder):
   )
 
 
+@transcribes(
+  'hierarchical VAE',
+  'its bound, sampled; rearranged: log p(x) less the KL of the chains',
+)
 @pytest.mark.parametrize('form', [sampled, rearranged])
 def test_both_forms_are_log_p_less_the_kl_of_the_chains(form, signs, key):
   encoders = EXACT, ANOTHER
@@ -244,6 +268,11 @@ def layer_noise(keys):
   return np.asarray(jax.jit(every)(keys, jnp.arange(4)), np.float64)
 
 
+@transcribes(
+  'hierarchical VAE',
+  'its bound, sampled; rearranged: log p(x) less the KL of the chains',
+  '`hierarchical_elbo`, `rearranged_elbo`',
+)
 def test_form_a_literally(key):
   """log p(x|z_1), and log q(z_t|z_{t-1}) - log p(z_t|z_{t+1}) for t = 1..3."""
   keys = jax.random.split(key, len(POINTS))
@@ -270,6 +299,10 @@ def test_form_a_literally(key):
   assert_allclose(found['elbo'], elbo, rtol=1e-5)
 
 
+@transcribes(
+  'hierarchical VAE',
+  'its bound, sampled; rearranged: log p(x) less the KL of the chains',
+)
 def test_form_b_literally(key):
   """The KLs to q(z_{t-1} | z_t, x), conditioned in the joint Gaussian of q."""
   keys = jax.random.split(key, len(POINTS))
@@ -329,6 +362,11 @@ def pieces(p, variance):
   return denoise, marginal, posterior, decode, log_likelihood
 
 
+@transcribes(
+  'hierarchical VAE',
+  'DDPM is one with a fixed encoder',
+  '`rearranged_elbo`, `variational_bound`',
+)
 @pytest.mark.parametrize(
   'T, variance',
   [

@@ -20,6 +20,7 @@ from tests.posteriors.test_reconstruction import (
   measured,
 )
 from tests.rows import normal
+from tests.transcribed import transcribes
 
 ENDS = {'level_t': level_at(SCHEDULE, 0.5), 'level_s': level_at(SCHEDULE, 0.4)}
 
@@ -30,6 +31,7 @@ def gain(level):
   return alpha * COV @ np.linalg.inv(alpha**2 * COV + sigma**2 * np.eye(4))
 
 
+@transcribes('DPS (Chung et al. 2023)', 'Alg. 1, as released', '`likelihood_guided`')
 @pytest.mark.parametrize('sampler', [dj.ancestral(), dj.ddim()])
 def test_dps_descends_along_the_norm_of_the_residual(sampler, key):
   """x_s - zeta grad |y - A x_0_hat|, and the norm is not squared."""
@@ -71,6 +73,7 @@ def test_a_sampler_of_several_calls_has_each_of_them(key):
   assert_allclose(found, expected, atol=1e-6)
 
 
+@transcribes('DiffPIR (Zhu et al. 2023)', 'Alg. 1, line 7', '`renoised`')
 def test_renoised_has_its_share_of_new_noise(key):
   x = normal(3, 4)
   t, s = jax.device_get((ENDS['level_t'], ENDS['level_s']))
@@ -88,6 +91,7 @@ def test_renoised_has_its_share_of_new_noise(key):
     assert_allclose(x_s, s.alpha * x0 + s.sigma * noise, atol=1e-5)
 
 
+@transcribes('RED-diff (Mardani et al. 2024)', 'Alg. 1', '`red_diff`')
 def test_red_diff_stops_where_its_mean_gradient_is_zero(key):
   """A^T (A x - y) + weight (I - alpha J) (x - mean) = 0 for Gaussian data."""
   level, weight, rate, steps = level_at(SCHEDULE, 0.5), 4.0, 0.02, 500

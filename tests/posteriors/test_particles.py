@@ -28,6 +28,7 @@ from tests.refusals import one_line
 from tests.rows import normal
 from tests.sampling import chains
 from tests.sampling.moments import assert_own_keys, jit_long
+from tests.transcribed import transcribes
 
 STD = 0.5
 # Correlated data of unit average variance.
@@ -96,6 +97,11 @@ def test_the_evidence_is_unbiased_without_twist_or_gradient(twist, use_gradient,
   ratios_of(run(key, PRIOR.denoise, sampler, 20, (4000, 8, 4))[1], std, error)
 
 
+@transcribes(
+  'TDS (Wu et al. 2023); FK steering (Singhal et al. 2025)',
+  'Alg. 1: weighted particles, and the evidence',
+  '`steered`, `pseudoinverse_twist`',
+)
 def test_the_evidence_is_unbiased_for_the_chain(key):
   """A particle of each population, weighted by the evidence, has the chain's posterior."""
   x, state = populations(jax.random.split(key, 4000), normal(4000, 8, 4))
@@ -113,6 +119,10 @@ def test_a_population_depends_on_its_key_only(key):
   assert_own_keys(populations, keys, normal(4000, 8, 4), rtol=2e-5, atol=2e-5)
 
 
+@transcribes(
+  'TDS (Wu et al. 2023); FK steering (Singhal et al. 2025)',
+  'Alg. 1: weighted particles, and the evidence',
+)
 @pytest.mark.slow
 def test_a_particle_of_each_population_is_from_the_posterior(key):
   sampler = dj.steered(ONE_NUMBER.log_prob, dj.pseudoinverse_twist(ONE_NUMBER, 1))
@@ -288,6 +298,10 @@ def moments_of_products(x, weights):
   return means.mean(axis=-1), squares.sum(axis=-2).mean(axis=-1)
 
 
+@transcribes(
+  'Feynman–Kac correctors (Skreta et al. 2025)',
+  'the weights of Π q_i^β_i: guidance, tempering, products',
+)
 @pytest.mark.parametrize(
   'powers, laws',
   [((3.0, -2.0), ((0.4, 0.2), (0.0, 0.5))), ((0.5,), GUIDED[:1])],
@@ -342,6 +356,11 @@ def test_the_evidence_of_a_power_is_that_at_the_last_noisy_level():
 coefficients = jax.jit(lambda t: sde_coefficients(SCHEDULE, t))
 
 
+@transcribes(
+  'Feynman–Kac correctors (Skreta et al. 2025)',
+  'the weights of Π q_i^β_i: guidance, tempering, products',
+  '`feynman_kac`',
+)
 @pytest.mark.parametrize('powers', [(3.0, -2.0), (1.5, 0.7), (0.2, 0.3), (0.8, -0.4)])
 def test_the_weights_of_a_small_step_literally(powers):
   """Skreta et al. 2025: -g^2 / 2 (sum beta |s_i|^2 - |sum beta s_i|^2) dt."""
@@ -372,6 +391,10 @@ CLASSES = oracles.mixture([0.3, 0.4, 0.3], [[-2.0], [0.0], [1.5]], [[[0.1]], [[0
 ONE_CLASS = oracles.gaussian([0.0], [[0.5]])
 
 
+@transcribes(
+  'Feynman–Kac correctors (Skreta et al. 2025)',
+  'the weights of Π q_i^β_i: guidance, tempering, products',
+)
 def test_corrected_guidance_of_mixtures_has_the_law_that_it_names(key):
   """A quadrature gives the law; guidance without correction draws from another one."""
   grid = np.linspace(-6.0, 6.0, 4001)[:, None]
@@ -395,6 +418,11 @@ def test_corrected_guidance_of_mixtures_has_the_law_that_it_names(key):
   assert distance(np.asarray(plain), np.ones(8000)) > 0.06
 
 
+@transcribes(
+  'Feynman–Kac correctors (Skreta et al. 2025)',
+  'one particle of each population',
+  '`one_of`',
+)
 def test_one_of_many_particles_is_from_the_product(key):
   """Conditions of particles are [B]: class 0 is shifted by 0 and class 1 by 3."""
   labels = np.arange(1000) % 2

@@ -13,6 +13,7 @@ import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at
 from tests.rows import normal
+from tests.transcribed import transcribes
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 RNG = np.random.default_rng(0)
@@ -57,6 +58,12 @@ def posterior_mean(a, y, x, level):
   return MEAN[None] + (known - (both @ MEAN)[None]) @ gain.T
 
 
+@transcribes(
+  'Reconstruction guidance (Ho et al. 2022; Chung et al. 2023; Song et al. 2023; Rozet et '
+  'al. 2024)',
+  'E[x_0 given x_t, y] of a linear y',
+  '`reconstruction_guided`, `observation_guided`',
+)
 @pytest.mark.parametrize('num_known', [1, 2])
 def test_it_is_bayes_rule_for_known_coordinates(num_known):
   """The result is exact with one iteration per known number."""
@@ -223,6 +230,13 @@ def estimates(prior, make, std, key):
   return guided_and_exact(prior, make, std, fields, key)
 
 
+@transcribes(
+  'Reconstruction guidance (Ho et al. 2022; Chung et al. 2023; Song et al. 2023; Rozet et '
+  'al. 2024)',
+  "with noise in y: moment matching; ΠGDM (Song et al. 2023); DiffPIR's proximal point "
+  '(Zhu et al. 2023)',
+  '`observation_guided(std=)`, `pseudoinverse_guided`, `proximal`',
+)
 @pytest.mark.parametrize('std', [0.01, 0.1, 1.0, 1e4])  # the last leaves the prior
 @pytest.mark.parametrize(
   'prior, make', [(DATA, by_moments), (WHITE, by_moments), (WHITE, by_pseudoinverse)]
@@ -238,6 +252,12 @@ def proximal_point(x, std, weight):
   return moved(x, LEVELS).x0
 
 
+@transcribes(
+  'Reconstruction guidance (Ho et al. 2022; Chung et al. 2023; Song et al. 2023; Rozet et '
+  'al. 2024)',
+  "with noise in y: moment matching; ΠGDM (Song et al. 2023); DiffPIR's proximal point "
+  '(Zhu et al. 2023)',
+)
 @pytest.mark.parametrize('std, weight', [(0.1, 1.0), (1.0, 1.0), (0.3, 7.0)])
 def test_the_proximal_point_has_no_gradient(std, weight):
   x = normal(4, 4)
@@ -270,6 +290,11 @@ def test_no_signal_no_guidance():
     assert_array_equal(found, expected)
 
 
+@transcribes(
+  'Reconstruction guidance (Ho et al. 2022; Chung et al. 2023; Song et al. 2023; Rozet et '
+  'al. 2024)',
+  'E[x_0 given x_t, y] of a linear y',
+)
 def test_any_linear_observation():
   """Means of pairs are the super-resolution of four pixels."""
   level = level_at(SCHEDULE, 0.4)

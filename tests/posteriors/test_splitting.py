@@ -22,6 +22,7 @@ from tests.posteriors.test_reconstruction import (
 )
 from tests.rows import normal
 from tests.sampling.moments import assert_own_keys, jit_long
+from tests.transcribed import transcribes
 
 NUM = 4000
 # Correlated data, whose widths the levels reach.
@@ -44,6 +45,7 @@ def draws(name, std):
   return dj.langevin_draw(m.log_prob, step_size=0.25 * std**2, num_steps=200)
 
 
+@transcribes('DAPS (Zhang et al. 2025)', 'Alg. 1')
 @pytest.mark.parametrize('name, std', [('gaussian', 0.01), ('gaussian', 0.5), ('langevin', 0.5)])
 def test_inner_draws_are_the_product_of_two_normal_distributions(name, std, key):
   mean = np.array([0.2, -1.0, 0.4, 0.0])
@@ -69,6 +71,7 @@ def test_langevin_draws_refuse_nan(key):
   assert (np.asarray(x) > 0.0).all()
 
 
+@transcribes('DAPS (Zhang et al. 2025)', 'Alg. 1', '`decoupled`, `gaussian_draw`, `langevin_draw`')
 def test_decoupled_noise_is_exact_for_white_data(key):
   """x_0 given x_t is N(x_0_hat, r^2 I) there, and the inner draw is exact."""
   levels = level_grid(SCHEDULE, 12, 'karras')
@@ -121,6 +124,11 @@ def gibbs_draws(keys, x, widths):
   return dj.split_gibbs(keys, PRIOR.denoise, SCHEDULE, draw, widths, x, num_steps=50)
 
 
+@transcribes(
+  'PnP-DM (Wu et al. 2024); DPnP (Xu & Chi 2024)',
+  'Alg. 1: split Gibbs',
+  '`split_gibbs`',
+)
 @pytest.mark.parametrize('width', [0.2, 0.6])
 def test_split_gibbs_has_the_noise_of_its_width(width, key):
   """Split Gibbs draws the posterior of y with variance std^2 I + width^2 A A^T."""

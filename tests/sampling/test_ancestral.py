@@ -13,6 +13,7 @@ from tests.jitted import level_grid
 from tests.rows import normal
 from tests.sampling import moments
 from tests.sampling.moments import CLUSTERS, GAUSSIAN
+from tests.transcribed import transcribes
 
 SCHEDULES = moments.SCHEDULES | {
   'continuous_cosine': dj.CosineSchedule(-12.0, 12.0),
@@ -37,6 +38,8 @@ def paths(key, levels):
   ]
 
 
+@transcribes('DDPM (Ho et al. 2020)', 'Alg. 2: sampling', '`sample(…, ancestral(), …)`')
+@transcribes('DDIM (Song et al. 2021)', 'η = 1 is DDPM', '`ddim(1.0)`, `ancestral()`')
 @pytest.mark.parametrize('name', SCHEDULES)
 @pytest.mark.parametrize('num_steps', [3, 50])
 def test_ddim_1_is_ancestral_fixed_small(name, num_steps, key):
@@ -79,6 +82,7 @@ def inversion_errors(num_steps, schedule, x0):
   return jnp.abs(again - x0).max(), jnp.abs(up - truth).max()
 
 
+@transcribes('DDIM (Song et al. 2021)', 'section 4.3: the ODE from x_0 to x_T', '`ddim_invert`')
 def test_inversion_is_of_first_order():
   """The errors of x_0 and of the ODE's x_T halve with the step."""
   x0 = normal(64, 2)

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.core.keys import draw_normal, repeat_key
 from tests.jitted import jitted, level_at, level_grid
+from tests.transcribed import transcribes
 
 SCHEDULE = dj.CosineSchedule(-30.0, 30.0)
 PLACES = np.array([-14.0, -3.0, -2.99, 0.0, 0.7, 5.0, 14.0])  # of lambda
@@ -49,6 +50,7 @@ def test_steps_of_a_path_are_independent_and_standard_normal():
   assert_allclose((z**4).mean(axis=1), 3.0, atol=error * 96**0.5)
 
 
+@transcribes('Brownian tree (Li et al. 2020)', 'section 4: one path for all grids', '`path_noise`')
 def test_a_step_is_made_of_its_parts():
   """sqrt(SNR_s - SNR_t) z adds up, here relative to the last SNR."""
   z, whole = noise_of_steps()

@@ -12,6 +12,7 @@ import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.jitted import jitted, level_at
 from tests.rows import normal, slow
+from tests.transcribed import transcribes
 
 D = 10
 PRIOR = oracles.gaussian(np.zeros(D), 0.1 * np.eye(D))
@@ -58,6 +59,7 @@ def test_the_denoiser_given_an_observation_is_the_posteriors():
 CORRELATED = oracles.gaussian(np.ones(2), [[1.0, 0.8], [0.8, 1.5]])
 
 
+@transcribes('Linhart et al. 2024', 'GAUSS', '`gauss_composed`')
 @pytest.mark.parametrize('n, prior', [slow(1, PRIOR), (32, PRIOR), (5, CORRELATED)])
 def test_the_composition_of_gaussians_is_exact(n, prior):
   """The composition is exact at clean and signal-free levels too, on two paths."""
@@ -100,6 +102,7 @@ def test_an_observation_never_adds_uncertainty():
   assert_allclose(found, expected, atol=1e-5)
 
 
+@transcribes('Geffner et al. 2023', 'F-NPSE: n scores and the bridging prior', '`bridged`')
 def test_the_bridge_is_its_sum_of_scores():
   """Geffner et al. 2023, literally in float64."""
   ys, _ = problem(3)

@@ -11,6 +11,7 @@ from diffusion_jax.testing import oracles
 from tests.jitted import at_step, level_at, level_grid
 from tests.rows import normal, slow
 from tests.sampling.moments import DDPM, GAUSSIAN
+from tests.transcribed import transcribes
 
 SCHEDULE = dj.DiscreteSchedule.from_alphas(np.linspace(0.999, 0.9, 50))
 
@@ -70,6 +71,7 @@ SAMPLERS = {'ode': (dj.heun(), 50), 'sde': (dj.ancestral('fixed_large'), 250)}
 SLOW = [slow(*case) for case in [('ode', 0.2), ('ode', 0.6), ('sde', 0.6), ('sde', 1.0)]]
 
 
+@transcribes('SDEdit (Meng et al. 2022)', 'Alg. 1, 2', '`sdedit`')
 @pytest.mark.parametrize('name, strength', [('sde', 0.2), ('ode', 1.0), *SLOW])
 def test_the_law_of_sdedit(name, strength, key):
   """20,000 edits of a guide; strength 1 gives the distribution of x_0."""
@@ -88,6 +90,7 @@ def test_the_law_of_sdedit(name, strength, key):
     assert_allclose(cov, GAUSSIAN.cov, atol=0.01)
 
 
+@transcribes('SDEdit (Meng et al. 2022)', 'Alg. 1, 2')
 def test_every_repeat_has_noise_of_its_own(key):
   """x_n = alpha x_(n-1) + sigma eps + z: from 0 the variances add up."""
 
@@ -128,6 +131,7 @@ def test_no_strength_is_no_change_and_known_pixels_stay(key):
   assert (np.abs(found[:, 1] - guide[:, 1]) > 1e-3).all()
 
 
+@transcribes('DDIM (Song et al. 2021)', 'section 5.3: interpolation', '`interpolate`')
 def test_interpolation_of_white_data_is_slerp():
   """The ODE of N(0, I) is the identity; a and b have one length here."""
   white = oracles.gaussian(np.zeros(4), np.eye(4))

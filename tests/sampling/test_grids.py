@@ -14,6 +14,7 @@ import diffusion_jax as dj
 from diffusion_jax.sampling.grids import STEP_CHOICES, count_steps, last_noisy_level
 from tests.jitted import level_at
 from tests.schedules import DDPM, EVERY, anything
+from tests.transcribed import transcribes
 
 UNDERFLOW = dj.DiscreteSchedule.from_alphas(np.linspace(0.999, 0.001, 500))
 
@@ -121,6 +122,7 @@ def test_from_pure_noise_the_first_step_is_one_of_an_even_grid(spacing):
   assert_allclose(levels.t[-2], 1e-3, rtol=1e-4)
 
 
+@transcribes('EDM (Karras et al. 2022)', '5: noise levels')
 def test_karras_spacing_of_ddpm():
   """Karras et al. 2022, Eq. 5, between the ends of DDPM's sigma / alpha."""
   n = 18
@@ -165,6 +167,11 @@ LIN = {
 }
 
 
+@transcribes(
+  'Lin et al. 2023',
+  'Table 2: which steps to sample',
+  '`level_grid` with leading, linspace, trailing',
+)
 @pytest.mark.parametrize('spacing', LIN)
 def test_step_choices_of_lin_et_al(spacing):
   sizes = 2, 3, 7, 10, 16, 50, 999, 1000  # 7 and 16 have halves to round.
@@ -201,6 +208,11 @@ SECTIONS = (
 )
 
 
+@transcribes(
+  'IDDPM (Nichol & Dhariwal 2021)',
+  'respacing of the steps',
+  '`respaced_steps`, `step_levels`',
+)
 @anything
 @example((16, [15]))  # 7 * 15 / 14 is 7.5, but a running sum is less.
 @example((7, [2, 1, 2]))
@@ -222,6 +234,7 @@ def test_respaced_with_an_integer_stride(T, stride):
   assert_array_equal(found - 1, range(0, T, smallest))
 
 
+@transcribes('IDDPM (Nichol & Dhariwal 2021)', 'respacing of the steps')
 @anything
 @given(st.lists(st.integers(1, 1000), min_size=5, max_size=5, unique=True))
 def test_a_grid_of_given_steps(steps):

@@ -13,6 +13,7 @@ from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.testing import oracles
 from tests.jitted import level_at
 from tests.rows import normal
+from tests.transcribed import transcribes
 
 LEVEL = level_at(dj.LinearVPSchedule(), 0.5)
 SCHEDULE = dj.LinearVPSchedule()
@@ -52,6 +53,11 @@ def scores_and_truth(level, scale):
   return found, jax.grad(log_tilted)(X)
 
 
+@transcribes(
+  'Classifier guidance (Dhariwal & Nichol 2021)',
+  'both kinds have the score of the tilted density',
+  '`classifier_guided`, `classifier_free`',
+)
 @pytest.mark.parametrize('scale', [0.0, 1.0, 2.5, [0.0, 1.0, 2.0, 4.0]])
 @pytest.mark.parametrize('level', LEVELS)
 def test_guidance_has_the_score_of_the_tilted_density(level, scale):
@@ -71,6 +77,7 @@ def fixed(x0, var_frac=None):
   return lambda xt, level: dj.Prediction(x0, var_frac)
 
 
+@transcribes('Lin et al. 2023', 'section 3.4: guidance rescaled', '`classifier_free(…, rescale=…)`')
 @pytest.mark.parametrize('output', ['x0', 'eps', 'v', 'flow', 'edm'])
 def test_rescale_literally(output):
   """The rescaling is Lin et al. 2023, section 3.4, in float64, image by image."""
@@ -115,6 +122,11 @@ def test_a_flat_output_is_not_rescaled(shape, value):
   assert_allclose(found.x0, 2.0 * pos - neg, rtol=1e-6)
 
 
+@transcribes(
+  'Kynkäänniemi et al. 2024',
+  'guidance in an interval of σ/α',
+  '`classifier_free(…, interval=…)`',
+)
 def test_guidance_in_an_interval_only():
   """The levels have sigma / alpha = 0.1, 0.5, 2, and inf without signal."""
   alpha = jnp.array([1.0, 2.0, 0.5, 0.0])
@@ -153,6 +165,11 @@ def network_fn(params, x, noise, cond, *, key=None):
   return jnp.concatenate([jnp.tanh(h), jnp.cos(h)], axis=-1)
 
 
+@transcribes(
+  'Classifier-free guidance (Ho & Salimans 2022)',
+  'both predictions in one call',
+  '`make_paired_denoiser`',
+)
 @pytest.mark.parametrize('t', [0.3, [0.1, 0.3, 0.5, 0.9]])
 def test_one_call_for_two_is_two_calls(t):
   x = normal(4, 3)

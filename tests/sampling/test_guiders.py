@@ -10,6 +10,7 @@ import diffusion_jax as dj
 from diffusion_jax.core.parametrization import KINDS, Parametrization
 from tests.jitted import level_at, level_grid
 from tests.rows import slow
+from tests.transcribed import transcribes
 
 FLOW = dj.RectifiedFlowSchedule()
 X, COND, UNCOND = np.random.default_rng(0).standard_normal((3, 3, 4, 4, 2))
@@ -26,6 +27,7 @@ def pair_of(cond=COND, uncond=UNCOND, output='x0'):
   return dj.paired(of(cond), of(uncond), kind)
 
 
+@transcribes('APG (Sadat et al. 2024)', 'Alg. 1, without momentum', '`adaptive_projected`')
 @pytest.mark.parametrize('parallel, max_norm', [(0.0, None), (0.3, 2.5), (1.0, None), (0.0, 6.0)])
 def test_adaptive_projected_guidance_literally(parallel, max_norm):
   """Sadat et al. 2024, Alg. 1 without momentum, image by image."""
@@ -45,6 +47,7 @@ def test_adaptive_projected_guidance_literally(parallel, max_norm):
     assert_allclose(expected, UNCOND + w * (COND - UNCOND))
 
 
+@transcribes('CFG-Zero\\* (Fan et al. 2025)', 'the optimized scale, zero-init', '`cfg_zero_star`')
 @pytest.mark.parametrize('output', ['flow', 'eps', 'x0'])
 def test_cfg_zero_star_literally(output):
   """Fan et al. 2025: steps of Euler along the velocity, the first one idle."""
@@ -70,6 +73,7 @@ def test_cfg_zero_star_literally(output):
   assert_allclose(xs[2] - xs[1], -0.25 * expected, atol=1e-4)
 
 
+@transcribes('CFG++ (Chung et al. 2024)', 'Alg. 2', '`cfg_plus_plus`')
 def test_cfg_plus_plus_literally():
   """Chung et al. 2024, Alg. 2; it is DDIM with a scale for each step."""
   schedule, scale = dj.LinearVPSchedule(), 0.6

@@ -14,6 +14,7 @@ from tests.jitted import level_at, level_grid
 from tests.rows import normal
 from tests.sampling import chains
 from tests.sampling.moments import assert_own_keys, counted_calls, jit_long
+from tests.transcribed import transcribes
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 LEVELS = level_grid(SCHEDULE, 20)
@@ -30,6 +31,11 @@ def resampled(num_steps, *resampling):
   return dj.repaint_levels(dj.level_grid(SCHEDULE, num_steps), *resampling)
 
 
+@transcribes(
+  'RePaint (Lugmayr et al. 2022)',
+  'its sequence of levels: 2,410 steps down, 2,160 up',
+  '`repaint_levels`',
+)
 @pytest.mark.parametrize(
   'steps, jump, n, down, up',
   [
@@ -52,6 +58,7 @@ def test_the_grid_of_repaint_is_that_of_the_released_code(steps, jump, n, down, 
   assert levels.sigma[-1] == 0.0
 
 
+@transcribes('RePaint (Lugmayr et al. 2022)', 'Alg. 1')
 def test_only_steps_down_call_the_network():
   levels = resampled(10, 3, 4)
   sampler = dj.repaint(dj.ddim(1.0), jnp.ones((5, 2)), MASK)
@@ -87,6 +94,11 @@ def check_noised(dark, bright, level):
   assert abs(square - 1.0) * np.sqrt(len(dark) / 2) < 4.5
 
 
+@transcribes(
+  'Score-SDE (Song et al. 2021)',
+  'imputation: known pixels are noised again at every level',
+  '`replace_known`',
+)
 def test_known_pixels_are_noised_to_the_level_that_is_reached(key):
   """alpha_s known + sigma_s eps after every step from t to s."""
   levels = level_grid(SCHEDULE, 4)
@@ -147,6 +159,10 @@ def completed(method, num_steps, *resampling):
   return np.asarray(truth)[:, 0], np.asarray(run(keys))[:, 1]
 
 
+@transcribes(
+  'Score-SDE (Song et al. 2021)', 'imputation: known pixels are noised again at every level'
+)
+@transcribes('RePaint (Lugmayr et al. 2022)', 'Alg. 1', '`repaint`')
 @pytest.mark.parametrize('method', [('replace', 50), ('repaint', 50, 4, 5), ('reconstruction', 50)])
 def test_the_law_of_what_is_filled_in(method):
   """x_2 depends on x_1 with the slope and the spread of the exact chain."""

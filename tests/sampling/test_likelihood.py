@@ -18,6 +18,7 @@ from tests.jitted import jitted, level_at, level_grid
 from tests.rows import normal, slow
 from tests.sampling.moments import OneOf
 from tests.schedules import anything
+from tests.transcribed import transcribes
 
 D, T_MIN = 8, 1e-5
 
@@ -118,6 +119,11 @@ def with_exact_prior(found, last):
 FAST = 'ddpm', 'zero_terminal_snr', 've', 'flow'
 
 
+@transcribes(
+  'Score-SDE (Song et al. 2021)',
+  "39, 40: likelihood, Hutchinson's estimate",
+  '`log_likelihood`',
+)
 @pytest.mark.parametrize('schedule_name', [n if n in FAST else slow(n) for n in SCHEDULES])
 def test_log_likelihood_of_a_mixture(schedule_name):
   x, level = draws(schedule_name)
@@ -183,6 +189,7 @@ def test_the_error_falls_with_the_tolerance():
   assert_allclose(among_others, alone, atol=1e-5)
 
 
+@transcribes('Score-SDE (Song et al. 2021)', "39, 40: likelihood, Hutchinson's estimate")
 def test_hutchinson_is_unbiased():
   """The ODE of Gaussian data is linear: the trace is of the log M of a matrix.
 
@@ -222,6 +229,7 @@ def test_a_value_depends_only_on_its_own_key():
   assert np.mean(np.abs(other - together) > 1e-2) > 0.9
 
 
+@transcribes('Score-SDE (Song et al. 2021)', '13: probability-flow ODE', '`probability_flow`')
 def test_probability_flow_there_and_back():
   x = normal(16, D)
 
@@ -287,6 +295,11 @@ def test_the_last_step_of_the_adaptive_sampler_does_not_add_noise():
   assert_allclose(*last(x), rtol=1e-6)
 
 
+@transcribes(
+  'Score-SDE (Song et al. 2021)',
+  'bits/dim of dequantised data',
+  '`dequantize`, `ode_bits_per_dim`',
+)
 @settings(anything, max_examples=15)
 @given(st.integers(2, 256), st.integers(0, 2**31 - 1))
 def test_bits_of_a_histogram_are_exact(num_levels, seed):
@@ -318,6 +331,9 @@ def test_dequantised_data_fill_their_bins(key):
   assert_array_equal(alone[0] * 8.0, x[2])
 
 
+@transcribes(
+  'VDM (Kingma et al. 2021)', 'section 3.1: the bound of dequantised data', '`gaussian_dequantize`'
+)
 def test_gaussian_dequantisation_of_independent_levels_is_exact(key):
   """p(x_0 | z) is exact for equally likely levels, so the bound is tight."""
   num_levels, shape = 5, (16, 3)

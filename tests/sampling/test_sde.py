@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
+from tests.transcribed import transcribes
 
 X, X0 = np.array([[0.3, -1.2]]), np.array([[0.5, 0.1]])
 
@@ -27,6 +28,7 @@ def step(sampler, key, level_s, level_t):
 FLOW = dj.RectifiedFlowSchedule()
 
 
+@transcribes('SiT (Ma et al. 2024)', '5: the SDE with any diffusion coefficient', '`velocity_sde`')
 @pytest.mark.parametrize(
   'diffusion, w', [('constant', 1.0), ('sigma', 0.7), ('sde', 2 * 0.7 / (1 - 0.7))]
 )
@@ -60,6 +62,7 @@ def variance_at_the_end(sampler, w, num_steps, data_variance=0.4):
   return jax.lax.fori_loop(0, num_steps, body, jnp.ones(()))
 
 
+@transcribes('SiT (Ma et al. 2024)', '5: the SDE with any diffusion coefficient')
 @pytest.mark.parametrize(
   'diffusion, scale, w',
   [

@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from tests.jitted import level_at, level_grid
+from tests.transcribed import transcribes
 
 SCHEDULE = dj.CosineSchedule()
 
@@ -17,6 +18,7 @@ def make_denoise(x0_prev):
   return lambda x, level: dj.Prediction(0.5 * x + 0.25 * x0_prev + 0.1)
 
 
+@transcribes('Analog Bits (Chen et al. 2022)', 'Alg. 2: sampling with it', '`self_conditioned`')
 def test_a_chain_by_hand(key):
   """The chain is Analog Bits, Alg. 2, in float64 with DDIM's ODE."""
   levels = level_grid(SCHEDULE, 4)

@@ -17,6 +17,7 @@ from tests.jitted import level_grid
 from tests.rows import normal, slow
 from tests.sampling import moments
 from tests.sampling.moments import DDPM
+from tests.transcribed import transcribes
 
 # Measured by the slow tests only: tests/papers compares the steps of every order.
 LOWER = *moments.LOWER, 'dpm_solver_pp_2', 'unipc_2'
@@ -76,6 +77,7 @@ def solved(name, schedule, levels, num_steps, x):
   return jax.lax.fori_loop(0, num_steps, body, (x, sampler.init(x)))[0]
 
 
+@transcribes('all solvers', "order of convergence to the ODE's closed-form map")
 @pytest.mark.parametrize('path', PATHS)
 @pytest.mark.parametrize('name', [slow(n) if n in LOWER else n for n in ORDERS])
 def test_observed_order_of_convergence(name, path):

@@ -12,6 +12,7 @@ from diffusion_jax.bridges.equations import (
 )
 from diffusion_jax.testing import oracles
 from diffusion_jax.testing.bridges import schrodinger_bridge
+from tests.transcribed import transcribes
 
 MEANS = np.array([[0.5, -1.0], [2.0, 1.0]])
 COVS = np.array([[[1.0, 0.4], [0.4, 0.5]], [[0.6, -0.5], [-0.5, 1.5]]])
@@ -29,6 +30,11 @@ def cubature(mean, cov):
   return mean + np.concatenate([columns, -columns])
 
 
+@transcribes(
+  'Schrödinger bridge of Gaussians (Bunne et al. 2023)',
+  'covariances of the pairs and of x_t',
+  '`testing.bridges.schrodinger_bridge`',
+)
 @pytest.mark.parametrize('diffusion', [0.3, 1.0, 3.0])
 def test_the_pairs_are_the_entropic_plan(diffusion):
   """The density of the entropic plan is f(x_0) g(y) exp(x_0 y / diffusion^2)."""
@@ -56,6 +62,10 @@ def drift(b, t, direction):
   return np.asarray(values[1:] - values[:1]).T
 
 
+@transcribes(
+  'Schrödinger bridge of Gaussians (Bunne et al. 2023)',
+  'covariances of the pairs and of x_t',
+)
 @pytest.mark.parametrize('direction', [-1.0, 0.0, 1.0])
 def test_ode_and_diffusions_keep_the_marginals(direction):
   """dCov/dt = A Cov + Cov A' + direction diffusion^2, by central differences."""
@@ -69,6 +79,10 @@ def test_ode_and_diffusions_keep_the_marginals(direction):
   assert_allclose(ends, COVS, atol=1e-6)
 
 
+@transcribes(
+  'Schrödinger bridge of Gaussians (Bunne et al. 2023)',
+  'covariances of the pairs and of x_t',
+)
 def test_the_diffusion_makes_the_pairs():
   """The process of the bridges is Markov only for the entropic plan."""
   b = between(0.7)

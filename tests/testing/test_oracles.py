@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose
 import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from tests.rows import slow
+from tests.transcribed import transcribes
 
 MEAN, COV = [0.5, -0.3], [[1.0, 0.8], [0.8, 1.5]]
 PARTS = (
@@ -33,6 +34,7 @@ def points(oracle, key, n=6):
   return dj.q_sample(x0, jax.random.normal(key, x0.shape), LEVEL)
 
 
+@transcribes('Score-SDE (Song et al. 2021)', 'Tweedie', '`score_from_x0`')
 @ORACLES
 def test_density_score_denoiser_and_covariance_belong_together(oracle, key):
   """Autodiff of log p and of E[x_0 | x_t], and Tweedie's formula, agree."""
@@ -188,6 +190,11 @@ def residuals(oracle, x, t, s):
   return jnp.stack([jnp.max(w) for w in worst]) / jnp.mean(jnp.abs(u))
 
 
+@transcribes(
+  'MeanFlow (Geng et al. 2025)',
+  '6: its identity, of exact maps',
+  '`testing.oracles.Mixture.average_velocity`',
+)
 @pytest.mark.parametrize('float64', [slow(False), True])
 def test_the_identities_of_flow_maps_hold(float64, key):
   """The error is 1e-3 for a float32 mixture, 1e-8 for a float64 Gaussian."""

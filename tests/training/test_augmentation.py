@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.training import augmentation
+from tests.transcribed import transcribes
 
 SIZE = 24
 NOTHING = augmentation.Changes(
@@ -135,6 +136,11 @@ def test_the_changes_come_as_often_as_asked_for(drawn):
     assert abs(both - p) < 5 * np.sqrt(p / 20_000), (a, b)
 
 
+@transcribes(
+  'EDM (Karras et al. 2022)',
+  'augmentation and its nine labels',
+  '`training.augmentation.augment`',
+)
 def test_the_changes_have_their_distributions(drawn):
   for name in ('scale', 'stretch', 'shift'):
     values = getattr(drawn, name)

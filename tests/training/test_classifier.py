@@ -12,6 +12,7 @@ import diffusion_jax as dj
 from diffusion_jax.testing import oracles
 from diffusion_jax.training.classifier import classifier
 from diffusion_jax.training.objectives import Context, Network
+from tests.transcribed import transcribes
 
 CLASSES = oracles.mixture(
   [1, 1, 1],
@@ -45,6 +46,11 @@ def batch(n):
   return {'x': images[label, np.arange(n)], 'label': label}
 
 
+@transcribes(
+  'Classifier guidance (Dhariwal & Nichol 2021)',
+  'section 4: the classifier and its loss',
+  '`training.classifier.classifier`',
+)
 def test_the_loss_is_the_cross_entropy_of_noised_images(key):
   """The classifier's q is p^(1/2) of the posterior p at the same draws."""
   data = batch(2000)

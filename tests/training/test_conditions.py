@@ -8,12 +8,18 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.training import conditions, objectives
+from tests.transcribed import transcribes
 
 X0 = np.random.default_rng(1).uniform(-1.0, 1.0, (5, 4, 6, 3))
 X0 = X0.astype(np.float32)
 known_pixels = jax.jit(conditions.known_pixels)
 
 
+@transcribes(
+  'Palette (Saharia et al. 2022)',
+  'the network takes the known pixels as input',
+  '`training.conditions.known_pixels`',
+)
 def test_known_pixels_and_where_they_are(key):
   mask = jax.random.bernoulli(key, 0.5, (5, 4, 6, 1))
   found = np.asarray(known_pixels(X0, mask))

@@ -20,6 +20,7 @@ from diffusion_jax.training import (
 )
 from diffusion_jax.training.objectives import Context, make_condition
 from tests.core.test_couplings import bisected, literal as plan_of, normals
+from tests.transcribed import transcribes
 
 EXACT, COUPLE = couplings.exact_coupling(), couplings.sinkhorn_coupling(0.1)
 
@@ -29,6 +30,11 @@ def by_ratio(ratio, key, *args):
   return couplings.exact_coupling(ratio)(key, *args)
 
 
+@transcribes(
+  'OT-CFM (Tong et al. 2023)',
+  'the plan of least cost of a batch',
+  '`training.couplings.exact`',
+)
 def test_the_best_of_all_permutations_of_six():
   (costs,) = normals((3, 6, 6))
   pairs = jax.jit(jax.vmap(couplings.exact))(costs)
@@ -37,6 +43,10 @@ def test_the_best_of_all_permutations_of_six():
     assert_array_equal(index, best)
 
 
+@transcribes(
+  'C²OT (Cheng & Schwing 2025)',
+  'the cost of conditions, its weight by a share of pairs',
+)
 @pytest.mark.parametrize('labels, mean', [({}, 4 / 9), ({'label': np.array([0, 1])}, 0.0)])
 def test_the_law_of_noise_given_a_class(key, labels, mean):
   """The batches are all of two classes at -1 and 1, and y from {-1, 0, 1}.

@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import diffusion_jax as dj
 from diffusion_jax.training import objectives
 from diffusion_jax.training.objectives import Context, Network
+from tests.transcribed import transcribes
 
 SCHEDULE, TIMES = dj.GeometricVESchedule(0.002, 80.0), dj.log_normal_times()
 RNG = np.random.default_rng(5)
@@ -69,6 +70,11 @@ def test_the_network_sees_the_changed_image_and_its_labels(key):
   assert_allclose(seen['x'], changed, atol=1e-4)
 
 
+@transcribes(
+  'Analog Bits (Chen et al. 2022)',
+  'Alg. 1: training with self-conditioning',
+  '`Network`',
+)
 def test_half_of_the_images_are_seen_with_a_first_estimate(key):
   """Analog Bits, Alg. 1, is computed by hand from the inputs of both calls."""
   calls = []
@@ -124,6 +130,11 @@ def test_no_gradient_flows_through_the_first_estimate(key):
   jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-5), *gradients(PARAMS))
 
 
+@transcribes(
+  'EDM2 (Karras et al. 2024)',
+  '14 to 16: learned weights of levels',
+  '`training.objectives.denoising`',
+)
 def test_the_uncertainty_weighs_each_level_by_its_own_error(key):
   """The loss is 2 (l / e^u + u), where all times have the weight 2."""
 

@@ -10,6 +10,7 @@ from diffusion_jax.training import objectives
 from diffusion_jax.training.objectives import Context, Network
 from tests.papers import paper
 from tests.papers.paper import bound_terms, ddpm, network_fn
+from tests.transcribed import transcribes
 
 T, BINS = 12, 17
 P = ddpm(dj.cosine_betas(T))
@@ -59,6 +60,11 @@ def literal(key, network):
   return simple, T * np.mean(nats) / 6 / np.log(2)
 
 
+@transcribes(
+  'IDDPM (Nichol & Dhariwal 2021)',
+  '16: L_hybrid, its mean detached',
+  '`training.objectives.hybrid`',
+)
 def test_iddpm_eq_16_hybrid_loss(key):
   """The loss is L_simple + 0.001 L_vlb."""
   (loss, (metrics, state)), _ = HYBRID(PARAMS, Context(), key, BATCH)
@@ -69,6 +75,7 @@ def test_iddpm_eq_16_hybrid_loss(key):
   assert state == ()
 
 
+@transcribes('IDDPM (Nichol & Dhariwal 2021)', '16: L_hybrid, its mean detached')
 def test_the_bound_trains_the_variance_alone(key):
   """The mean has the gradient of L_simple, as without the bound."""
   of_hybrid = HYBRID(PARAMS, Context(), key, BATCH)[1]['network']
@@ -79,6 +86,7 @@ def test_the_bound_trains_the_variance_alone(key):
     assert_allclose(of_hybrid[i], weight * (up - down) / (2 * h), rtol=1e-4)
 
 
+@transcribes('IDDPM (Nichol & Dhariwal 2021)', '4: L_vlb', '`training.objectives.vlb`')
 def test_the_pure_bound_trains_mean_and_variance(key):
   (loss, _), grads = value_and_grad(VLB)(PARAMS, Context(), key, BATCH)
   assert_allclose(loss, literal(key, (0.9, 1.1))[1], rtol=1e-4)

@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.training.lora import lora_init, lora_merge, lora_objective, merge_network
 from diffusion_jax.training.objectives import Context, Mean, Objective
+from tests.transcribed import transcribes
 
 RNG = np.random.default_rng(0)
 SHAPES = {
@@ -78,6 +79,7 @@ def test_each_kernel_has_other_random_numbers_of_variance_one_over_inputs():
   assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 5.0 / np.sqrt(a.size)
 
 
+@transcribes('LoRA (Hu et al. 2021)', '3: W + (α / r) B A', '`training.lora.lora_merge`')
 def test_merging_is_the_papers_equation():
   """h = x W + scale x A B (eq. 3), and for images conv(x, A), then 1x1 by B."""
   params = normal(SHAPES)

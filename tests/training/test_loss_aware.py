@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.training.loss_aware import init_loss_history, loss_aware_times, record
+from tests.transcribed import transcribes
 
 T = 5
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(T))
@@ -21,6 +22,11 @@ def probabilities(lists, length=10):
   return 0.999 * size / size.sum() + 0.001 / T
 
 
+@transcribes(
+  'IDDPM (Nichol & Dhariwal 2021)',
+  '18: steps drawn by their losses',
+  '`training.loss_aware.record`',
+)
 def test_iddpm_eq_18_probabilities_literally():
   """A step occurs never, once, or more than ten times in a batch."""
   rng = np.random.default_rng(0)

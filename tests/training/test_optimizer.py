@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.networks import fused
 from diffusion_jax.training import lora, optimizer
+from tests.transcribed import transcribes
 
 
 def make(kind, **options):
@@ -26,6 +27,11 @@ def edm2(t, warmup, scale):
   return 0.01 * min(t / warmup, 1) / np.sqrt(max(t / scale, 1))
 
 
+@transcribes(
+  'EDM2 (Karras et al. 2024)',
+  'learning rate',
+  '`training.optimizer.learning_rate_schedule`',
+)
 @pytest.mark.parametrize(
   'arguments, expected',
   [
@@ -124,6 +130,11 @@ def test_adam_with_clipping_literally():
   assert_allclose(found, x, rtol=1e-5)
 
 
+@transcribes(
+  'RAdam (Liu et al. 2020)',
+  'Alg. 2',
+  '`training.optimizer.optimizer_and_rate` (`optax.scale_by_radam`)',
+)
 def test_radam_literally():
   """Liu et al. 2020, Alg. 2, is transcribed; the threshold of code is 5."""
   rng = np.random.default_rng(0)
@@ -240,6 +251,7 @@ def test_muon_takes_the_first_matrix_of_an_adapter_as_one(rank):
     assert 0.6 < singular.min() and singular.max() < 1.3
 
 
+@transcribes('EDM (Karras et al. 2022)', 'averages by half-life; gradients repaired')
 def test_edm_repairs_gradients_before_all_else():
   """NaN becomes 0 and inf 1e5 before clipping and Adam."""
   broken = {'a': np.float32([1.0, np.nan]), 'b': np.float32([np.inf, -np.inf])}
@@ -257,6 +269,11 @@ def test_edm_repairs_gradients_before_all_else():
     assert not np.isfinite(spoilt['a']).all()
 
 
+@transcribes(
+  'EDM (Karras et al. 2022)',
+  'averages by half-life; gradients repaired',
+  '`training.optimizer.ema_half_life`, `.repair`',
+)
 def test_the_half_life_of_edm():
   """The rate is 1 - 0.5^(batch / min(half-life, 0.05 images))."""
   half_life, batch = 500_000, 512

@@ -11,6 +11,7 @@ from diffusion_jax.training import optimizer, power_ema
 from diffusion_jax.training.objectives import Objective
 from diffusion_jax.training.state import init_state
 from diffusion_jax.training.step import make_train_step
+from tests.transcribed import transcribes
 
 STEPS = 2048
 TRACKED = (0.05, 0.10)
@@ -44,6 +45,11 @@ def test_width_and_exponent_are_inverse():
   assert_allclose(power_ema.exponent(0.10), 6.937203937601809)
 
 
+@transcribes(
+  'EDM2 (Karras et al. 2024)',
+  'section 3, appendix C: averages by a power of time; their sums',
+  '`training.optimizer.ema_power`, `training.power_ema`',
+)
 def test_products_of_profiles_are_their_integrals():
   tau = np.linspace(0.0, 5.0, 500_001)
 
@@ -110,6 +116,10 @@ def made(averages, steps, sigma_rel, batch_size=64):
   return power_ema.combine(parts)['x'], solution
 
 
+@transcribes(
+  'EDM2 (Karras et al. 2024)',
+  'section 3, appendix C: averages by a power of time; their sums',
+)
 def test_averages_are_made_of_snapshots(trajectory):
   values, averages = trajectory
   for i, count in enumerate((8, 16, 32)):

@@ -19,6 +19,7 @@ from diffusion_jax.training.step import (
   make_train_steps,
 )
 from tests.jitted import level_grid
+from tests.transcribed import transcribes
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 MIXTURE = oracles.mixture([0.5, 0.5], [[-1.0, 0.5], [1.0, -0.5]], [np.eye(2) * 0.02] * 2)
@@ -92,6 +93,7 @@ def test_a_trained_network_samples_the_data(key):
   assert_allclose(np.cov(x.T), MIXTURE.cov, atol=0.2)
 
 
+@transcribes('DDPM (Ho et al. 2020)', 'Alg. 1: training', '`training.objectives.denoising`')
 def test_one_step_is_gradient_update_and_average(key):
   """The gradient step is done by hand; another step has other noise."""
   state = init_state(init(8), SGD)

@@ -16,6 +16,7 @@ from scipy.special import expit as sigmoid
 import diffusion_jax as dj
 from diffusion_jax.training import vdm
 from diffusion_jax.training.objectives import Context, Network
+from tests.transcribed import transcribes
 
 P = 0.8
 PARAMS = {
@@ -107,6 +108,11 @@ def in_bits(nats):
   return np.sum(nats, axis=(1, 2, 3)) / 16 / np.log(2.0)
 
 
+@transcribes(
+  'VDM (Kingma et al. 2021)',
+  '11: the bound in bits per dimension',
+  '`training.vdm.vdm`',
+)
 @pytest.mark.parametrize('name', PATHS)
 def test_the_loss_of_its_draws_literally(name, key):
   """The loss is prior + gamma' / 2 |eps - eps_hat|^2 + 0 (VDM Eq. 11 and 17)."""

@@ -38,6 +38,7 @@ from tests.app.conftest import (
 )
 from tests.app.fields import within
 from tests.app.run.test_notebook import by_parts
+from tests.transcribed import transcribes
 
 QUIET = within('optimizer', decay='constant')
 QUIET |= within('training', checkpoints__every=2)
@@ -124,6 +125,11 @@ def test_latents_that_are_pixels_are_diffused_as_pixels(linear, key):
   assert ours[0][0] > 0.0
 
 
+@transcribes(
+  'Latent diffusion (Rombach et al. 2022)',
+  'appendix: latents rescaled to unit deviation',
+  '`app.kinds.latent.inverse_std`',
+)
 def test_the_measured_scale_is_one_over_the_deviation(linear):
   *_, record = linear
   x = DIGITS.x.encode(small_sets.digits('train').x).astype(np.float64)

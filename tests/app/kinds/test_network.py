@@ -28,6 +28,7 @@ from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.state import init_state
 from tests.app.conftest import lines_of, normal_params, params_of, read, trial
 from tests.app.fields import within
+from tests.transcribed import transcribes
 
 FEW = {'network.multipliers': (1,), 'network.attention_resolutions': ()}
 RAW = within('training.average', warmup=False, decay=0.0)
@@ -62,6 +63,7 @@ def row_errors(params):
       yield np.abs(norms / math.sqrt(rows.shape[1]) - 1.0).max()
 
 
+@transcribes('EDM2 (Karras et al. 2024)', '66: forced weight normalisation')
 def test_rows_of_edm2_are_normalised_at_first_and_by_each_step(tmp_path, monkeypatch):
   """Kernels are drawn as twos, whose program is small."""
   monkeypatch.setattr(jax.random, 'normal', lambda key, *how: 2.0 * jnp.ones(*how))

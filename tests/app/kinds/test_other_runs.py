@@ -22,6 +22,7 @@ from tests.app.fields import within
 from tests.app.kinds.test_classifier import classifier_smoke
 from tests.app.kinds.test_few_steps import config_of
 from tests.jitted import level_at
+from tests.transcribed import transcribes
 
 LABELS = np.array([3, 8])
 X = np.float32(0.5 * np.random.default_rng(5).normal(size=(2, 8, 8, 1)))
@@ -103,6 +104,7 @@ def test_guidance_without_a_classifier_by_hand(loud):
   close(x, x0_of(eps[2] * std[0] / std[2]))
 
 
+@transcribes('Karras et al. 2024', 'autoguidance', '`paired`')
 def test_a_worse_run_in_place_of_the_null_class_by_hand(loud):
   """The worse run has another network, without labels."""
   params, cond, _ = loud
