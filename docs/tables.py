@@ -18,7 +18,7 @@ import numpy as np
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))
 
-from diffusion_jax.app.kinds import choices  # noqa: E402
+from diffusion_jax.app.kinds import choices, store  # noqa: E402
 from diffusion_jax.declared import declared_by  # noqa: E402
 from diffusion_jax.metrics import table as metrics  # noqa: E402
 from tests import transcribed  # noqa: E402
@@ -85,6 +85,18 @@ def calls(make):
   return re.sub(r'(\d) \* N', r'\1N', text).replace('-', '−')
 
 
+def data_sets():
+  """Yields a row for each data set of any kind of model; those with equal cells share one."""
+  yield '`data`', 'what it is', 'needs'
+  names = collections.defaultdict(list)
+  for kind in store.KINDS:
+    for name, says in declared(kind.tables['data']):
+      if name not in names[says.what, says.needs]:
+        names[says.what, says.needs].append(name)
+  for cells, equal in names.items():
+    yield codes(equal), *cells
+
+
 def metrics_of_models():
   """Yields a row for each metric of a model on real images."""
   yield 'metric', 'what it is', 'what it needs'
@@ -144,7 +156,7 @@ def codes(words):
 TABLES = {
   function.__name__: function
   for function in (
-    *(schedules, samplers, equations),
+    *(schedules, samplers, equations, data_sets),
     *(metrics_of_models, metrics_of_files, metrics_of_values, metrics_of_pairs),
   )
 }

@@ -7,8 +7,13 @@ import numpy as np
 from diffusion_jax.data.sources import Source, checksum, order_of, read_labels, redrawn
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.sums import digest
+from diffusion_jax.declared import declares
 
 
+@declares(
+  what='two sets, `data.target` and `data.source`, for a [bridge](bridges.md)',
+  needs='what these sets need',
+)
 class Between:
   """Joins examples of a target with examples of a source, which are their context.
 

@@ -22,6 +22,7 @@ from diffusion_jax.data.parquet import image_bytes, open_parquet
 from diffusion_jax.data.sources import facts_of_fields, pictures, states
 from diffusion_jax.data.splits import NoTestSplit, check_split
 from diffusion_jax.data.sums import identity
+from diffusion_jax.declared import declares
 from diffusion_jax.errors import naming
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, ImageShape
@@ -77,6 +78,12 @@ class Rows:
     return f'{self.name}, row {i}'
 
 
+@declares(
+  what=(
+    'a set of the [Hugging Face hub](https://huggingface.co/datasets), or a folder of its format'
+  ),
+  needs="`data.path`; `pip install -e '.[huggingface]'`",
+)
 @states(facts_of_fields)
 def huggingface(
   path: ReadPath,

@@ -18,6 +18,7 @@ from diffusion_jax.data.sources import pictures
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.splits import check_fraction, check_part, check_split
 from diffusion_jax.data.sums import digest, of_files
+from diffusion_jax.declared import declares
 from diffusion_jax.paths import ReadPath, existing
 from diffusion_jax.ranges import ImageShape, Rate
 
@@ -110,6 +111,7 @@ def _caption(place, line):
   raise ValueError(f'{place} must be like {_EXAMPLE}')
 
 
+@declares(what='a folder of pictures of any sizes', needs='`data.path`')
 def folder(
   path: ReadPath | Path,
   split: str = 'train',

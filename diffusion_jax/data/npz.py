@@ -14,6 +14,7 @@ from diffusion_jax.data import buckets
 from diffusion_jax.data.files import say_left_out
 from diffusion_jax.data.sources import ADVICE, ArraySource, check_finite
 from diffusion_jax.data.splits import check_split, random_part
+from diffusion_jax.declared import declares
 from diffusion_jax.errors import naming
 from diffusion_jax.paths import ReadPath, existing
 from diffusion_jax.ranges import Count, Finite, Rate
@@ -23,6 +24,10 @@ _HEADER = 10_000  # the most bytes of the header of an array, as in NumPy
 NAMES = {'x': ('x', 'images', 'arr_0'), 'label': ('label', 'labels'), 'context': ('context',)}
 
 
+@declares(
+  what='a NumPy file of pictures or of [any arrays](arrays.md), such as `--mode=sample` writes',
+  needs='`data.path`',
+)
 def npz(
   path: ReadPath | Path,
   split: str = 'train',

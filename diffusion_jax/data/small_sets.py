@@ -7,6 +7,7 @@ import numpy as np
 
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.data.splits import check_split, random_part
+from diffusion_jax.declared import declares
 from diffusion_jax.ranges import Count, ImageShape, Rate, Rows
 
 
@@ -18,6 +19,13 @@ def _parsed(name, dtype, delimiter=None):
   return np.loadtxt(str(path), dtype, delimiter=delimiter)
 
 
+@declares(
+  what=(
+    '1,797 handwritten digits, 8×8, 17 grey levels (scikit-learn), with '
+    '`data.quarter_turns=1` turned'
+  ),
+  needs='nothing',
+)
 def digits(split: str = 'train', quarter_turns: Count = 0) -> ArraySource:
   """Returns the 8x8 handwritten digits of scikit-learn, with 17 grey levels.
 
@@ -35,6 +43,13 @@ def digits(split: str = 'train', quarter_turns: Count = 0) -> ArraySource:
   return ArraySource(images, labels[index].astype(np.int32), 10, 17)
 
 
+@declares(
+  what=(
+    'one number of 442 patients given ten (scikit-learn), a '
+    '[table](evaluation.md#a-number-given-features)'
+  ),
+  needs='nothing',
+)
 def diabetes(split: str = 'train', test_fraction: Rate = 0.1) -> ArraySource:
   """Returns the diabetes table of scikit-learn: a number given ten features.
 
@@ -48,6 +63,7 @@ def diabetes(split: str = 'train', test_fraction: Rate = 0.1) -> ArraySource:
   return ArraySource(x[:, None], context=context)
 
 
+@declares(what='coloured discs in images of any shape', needs='nothing')
 def synthetic(
   split: str = 'train',
   image_shape: ImageShape = (32, 32, 3),
@@ -74,6 +90,7 @@ def synthetic(
   return ArraySource(images, labels if num_classes else None, num_classes)
 
 
+@declares(what='points of a plane', needs='nothing')
 def eight_gaussians(split: str = 'train', num_examples: Rows = 10_000) -> ArraySource:
   """Returns points of eight Gaussians on a circle, [N, 2] (Tong et al. 2023).
 
@@ -85,6 +102,7 @@ def eight_gaussians(split: str = 'train', num_examples: Rows = 10_000) -> ArrayS
   return ArraySource(rng.normal(centre, 0.1**0.25).astype(np.float32))
 
 
+@declares(what='points of a plane', needs='nothing')
 def moons(split: str = 'train', num_examples: Rows = 10_000) -> ArraySource:
   """Returns points of two half circles, [N, 2] (Tong et al. 2023).
 

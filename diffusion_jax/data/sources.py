@@ -10,6 +10,7 @@ import numpy as np
 from diffusion_jax.data.files import say_once
 from diffusion_jax.data.spec import ArraySpec, Facts, check_facts, mean_and_std
 from diffusion_jax.data.sums import digest, of_array
+from diffusion_jax.declared import declares
 from diffusion_jax.ranges import Finite, ImageShape, Positive, check_choice, check_value
 
 T = TypeVar('T', bound=Callable)
@@ -394,6 +395,13 @@ class ArraySource:
     return digest(of_array(array).encode() for array in self.read(slice(None)).values())
 
 
+@declares(
+  what=(
+    'another set, `data.source`, in black and white: x ~ Bernoulli(grey level / highest), '
+    'drawn again in each epoch, in the test split once; `data.how=threshold` rounds'
+  ),
+  needs='what that set needs',
+)
 class Binarized:
   """Makes black and white images of a source's grey levels.
 

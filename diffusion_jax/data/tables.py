@@ -23,6 +23,7 @@ from diffusion_jax.data.npz import box_of, read_array
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.splits import check_split, random_part
+from diffusion_jax.declared import declares
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Finite, Rate, near
 
@@ -39,6 +40,9 @@ _LIKE_NUMBER = re.compile(r'[-+(]?\d', re.ASCII)
 _THOUSANDS = re.compile(r'[+-]?[1-9]\d{0,2}(\.\d{3})+', re.ASCII)
 
 
+@declares(
+  what='a [table](arrays.md#a-table) of numbers and categories', needs='`data.path`, `data.x`'
+)
 def csv_table(
   path: ReadPath | Path,
   x: tuple[str, ...],

@@ -10,6 +10,7 @@ import numpy as np
 from diffusion_jax.data.files import check_text, files_below, taken_below
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.data.splits import check_fraction, check_split
+from diffusion_jax.declared import declares
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Rate, Size
 
@@ -18,6 +19,10 @@ UNKNOWN = 128  # no character; drawn as a grey cell
 _HEIGHT, _WIDTH = 12, 7  # pixels of a drawn character
 
 
+@declares(
+  what='the bytes of text files, in pieces of `data.length`, for [discrete states](discrete.md)',
+  needs='nothing; or `data.path`, a file or a folder',
+)
 def text_files(
   split: str = 'train', path: ReadPath = '', length: Size = 128, test_fraction: Rate = 0.1
 ) -> ArraySource:

@@ -16,6 +16,7 @@ from diffusion_jax.data.columns import Columns, ColumnSource
 from diffusion_jax.data.sources import ArraySource, blocks, facts_of_fields, pictures, states
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.data.sums import digest, of_files
+from diffusion_jax.declared import declares
 from diffusion_jax.errors import naming
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, ImageShape, meant, nearest
@@ -30,6 +31,7 @@ def _downloads(constructor):
   return constructor
 
 
+@declares(what='the sets of that name', needs='a network once, or their archives')
 @_downloads
 @states(lambda **_: pictures((32, 32, 3), 10, CIFAR10_CLASSES))
 def cifar10(split: str = 'train', data_dir: ReadPath | Path = '') -> ArraySource:
@@ -40,6 +42,7 @@ def cifar10(split: str = 'train', data_dir: ReadPath | Path = '') -> ArraySource
   return _in_memory('cifar10', split, data_dir, CIFAR10_CLASSES)
 
 
+@declares(what='the sets of that name', needs='a network once, or their archives')
 @_downloads
 @states(lambda **_: pictures((28, 28, 1), 10))
 def mnist(split: str = 'train', data_dir: ReadPath | Path = '') -> ArraySource:
@@ -65,6 +68,13 @@ def _in_memory(name, split, data_dir, classes=()):
   return ArraySource(images[order], labels[order], 10, class_names=classes)
 
 
+@declares(
+  what=(
+    'any set of the [tfds catalogue](https://www.tensorflow.org/datasets/catalog/overview) '
+    'with pictures'
+  ),
+  needs='`data.dataset`, prepared once',
+)
 @states(facts_of_fields)
 def tfds(
   split: str,

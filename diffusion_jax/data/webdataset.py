@@ -15,6 +15,7 @@ from diffusion_jax.data.columns import Columns, ColumnSource, checked
 from diffusion_jax.data.files import readable, say_left_out, say_missing, taken_below
 from diffusion_jax.data.sources import facts_of_fields, pictures, states
 from diffusion_jax.data.splits import random_part
+from diffusion_jax.declared import declares
 from diffusion_jax.errors import naming
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, ImageShape, Rate
@@ -69,6 +70,7 @@ class Tars:
       ) from None
 
 
+@declares(what='tars with `0007.jpg`, `0007.cls`, `0007.txt`', needs='`data.path`')
 @states(facts_of_fields)
 def webdataset(
   path: ReadPath,

@@ -8,6 +8,7 @@ from diffusion_jax.data.images import photo_path, read_image, with_channels
 from diffusion_jax.data.sources import pictures
 from diffusion_jax.data.splits import check_fraction, check_split
 from diffusion_jax.data.sums import digest
+from diffusion_jax.declared import declares
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import ImageShape, Rate, Size
 
@@ -51,6 +52,7 @@ class CropSource:
     return {'x': crops}
 
 
+@declares(what='random crops of a few photos', needs='nothing; or `data.paths`')
 def photos(
   paths: Sequence[ReadPath] = (),
   split: str = 'train',

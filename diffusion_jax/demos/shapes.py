@@ -15,6 +15,7 @@ from diffusion_jax.data.sources import pictures
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.data.sums import digest
+from diffusion_jax.declared import declares
 from diffusion_jax.ranges import ImageShape, Rows
 
 COLOURS = {
@@ -188,6 +189,10 @@ class ShapesSource:
         return rng, scene
 
 
+@declares(
+  what='coloured shapes with sentences ([text](networks.md#from-a-sentence-to-a-picture))',
+  needs='nothing',
+)
 def shapes(
   split: str = 'train',
   image_shape: ImageShape = (16, 16, 3),

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_jax.declared import declares
 from diffusion_jax.ranges import Finite, Positive, Rate, Size
 
 Rng = np.random.Generator
@@ -222,8 +223,11 @@ def _solver(change, first, times):
   return jax.jit(jax.vmap(solve))
 
 
+_described = declares(
+  what='the simulators of a benchmark of [posteriors](inference.md)', needs='nothing'
+)
 BENCHMARK = {
-  function.__name__: function
+  function.__name__: _described(function)
   for function in (
     two_moons,
     gaussian_mixture,
@@ -237,6 +241,7 @@ BENCHMARK = {
 }
 
 
+@declares(what='a simulator whose truth is known ([arrays](arrays.md))', needs='nothing')
 def gaussian_process(
   rng: Rng,
   n: int,
