@@ -43,7 +43,8 @@ class Declared(NamedTuple):
   times does not vanish at t = 0, so that the mean of a growing weight may be infinite.
 
   The tables of docs/, and tests (`docs/tables.py`). what: what it is, in Markdown: its
-  paper and equation, or a formula. needs: what it needs of the user, in Markdown.
+  paper and equation, or a formula. needs: what it needs of the user. exact_for: of a
+  method that draws given a measurement, the data for which its draws are exact.
 
   A sampler. order: of the error of the solution of the ODE, or {its parameter order: that};
   None if it draws noise or solves to a tolerance. calls: of the network in N steps to clean
@@ -72,6 +73,7 @@ class Declared(NamedTuple):
   reaches_clean: bool = False
   what: str = ''
   needs: str = ''
+  exact_for: str = ''
   order: int | Mapping[int, int] | None = None
   calls: str = ''
   takes_pairs: bool = False

@@ -97,6 +97,14 @@ def data_sets():
     yield codes(equal), *cells
 
 
+def posteriors():
+  """Yields a row for each way to fill in a picture, and to draw given a measurement."""
+  yield 'in the program', 'in the library', 'exact for'
+  for field in ('method', 'posterior'):
+    for name, says in declared(choices.TABLES[f'edit.{field}']):
+      yield f'`{field}={name}`', says.what, says.exact_for
+
+
 def metrics_of_models():
   """Yields a row for each metric of a model on real images."""
   yield 'metric', 'what it is', 'what it needs'
@@ -156,7 +164,7 @@ def codes(words):
 TABLES = {
   function.__name__: function
   for function in (
-    *(schedules, samplers, equations, data_sets),
+    *(schedules, samplers, posteriors, equations, data_sets),
     *(metrics_of_models, metrics_of_files, metrics_of_values, metrics_of_pairs),
   )
 }

@@ -12,6 +12,7 @@ from diffusion_jax.aliases import PyTree
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds.sampling import Plan, Wrap
 from diffusion_jax.data.spec import Facts
+from diffusion_jax.declared import declares
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import Size
 
@@ -91,6 +92,13 @@ class Method(NamedTuple):
   note: str = ''
 
 
+@declares(
+  what=(
+    '`repaint(sampler, known, mask)` on `repaint_levels(levels, num_resamples, jump)` '
+    '(Lugmayr et al. 2022)'
+  ),
+  exact_for='nothing',
+)
 def repaint(num_resamples: Size = 10, jump: Size | None = None) -> Method:
   """Goes back up `jump` steps and down, num_resamples times (RePaint).
 
@@ -108,6 +116,7 @@ def repaint(num_resamples: Size = 10, jump: Size | None = None) -> Method:
   return Method(draw, needs_mask=True, changes_x=True)
 
 
+@declares(what='`replace_known(sampler, known, mask)` (Song et al. 2021)', exact_for='nothing')
 def replace() -> Method:
   """Replaces the known pixels after each step, noised to its level."""
 
@@ -119,6 +128,7 @@ def replace() -> Method:
   return Method(draw, needs_mask=True, changes_x=True)
 
 
+@declares(what="`cond['image']` (Saharia et al. 2022)")
 def palette() -> Method:
   """Samples a network that was trained on such pictures (Palette)."""
 

@@ -20,6 +20,7 @@ from diffusion_jax.app.edit.pictures import Edit, Made, Shown
 from diffusion_jax.app.kinds.sampling import few_particles
 from diffusion_jax.core.keys import clone_key, draw_normal, draw_signs, fold_each, split_key
 from diffusion_jax.core.measurements import LogLikelihood
+from diffusion_jax.declared import declares
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.restoration import MOST
 from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Several, Size
@@ -28,6 +29,7 @@ from diffusion_jax.sampling.grids import last_noisy_level
 Array = jax.Array
 
 
+@declares(what='`reconstruction_guided(denoise, known, mask)`', exact_for='Gaussian data')
 def reconstruction(scale: NonNegative = 1.0, iterations: Size = 4) -> Method:
   """Guides by what is known, `scale` times as strongly (1 is Bayes' rule).
 
@@ -44,6 +46,10 @@ def reconstruction(scale: NonNegative = 1.0, iterations: Size = 4) -> Method:
   return Method(draw, needs_linear=True)
 
 
+@declares(
+  what='`observation_guided(denoise, observe, y, std=s)` (Rozet et al. 2024)',
+  exact_for='Gaussian data',
+)
 def moment(iterations: Size = 4) -> Method:
   """Guides by the covariance of the denoiser (Rozet et al. 2024).
 
@@ -52,6 +58,10 @@ def moment(iterations: Size = 4) -> Method:
   return reconstruction(1.0, iterations)
 
 
+@declares(
+  what='`pseudoinverse_guided(denoise, measurement)` (Song et al. 2023)',
+  exact_for='white Gaussian data',
+)
 def pseudoinverse(iterations: Size = 100) -> Method:
   """Guides as if the data were white (PiGDM, Song et al. 2023).
 
@@ -66,6 +76,9 @@ def pseudoinverse(iterations: Size = 100) -> Method:
   return Method(draw, takes_white=True)
 
 
+@declares(
+  what='`likelihood_guided(sampler, distance, step_size)` (Chung et al. 2023)', exact_for='nothing'
+)
 def dps(step_size: NonNegative = 1.0) -> Method:
   """Descends along the residual's norm (DPS, Chung et al. 2023), as a baseline.
 
@@ -79,6 +92,9 @@ def dps(step_size: NonNegative = 1.0) -> Method:
   return Method(draw, changes_x=True)
 
 
+@declares(
+  what='`proximal(denoise, measurement, weight=1)`, `renoised(share)` (DiffPIR, Zhu et al. 2023)'
+)
 def proximal(weight: Positive = 1.0, share: Probability = 0.3, iterations: Size = 100) -> Method:
   """Moves x_0 towards y without gradients (DiffPIR, Zhu et al. 2023).
 
@@ -96,6 +112,7 @@ def proximal(weight: Positive = 1.0, share: Probability = 0.3, iterations: Size 
   return Method(draw, needs_linear=True, unread=STEPS)
 
 
+@declares(what='`decoupled(draw)` (DAPS, Zhang et al. 2025)', exact_for='white Gaussian data')
 def decoupled(
   step_size: Positive | None = None, langevin_steps: Size = 100, iterations: Size = 100
 ) -> Method:
@@ -115,6 +132,10 @@ def decoupled(
   return Method(draw, needs_linear=exact, takes_white=True, unread=STEPS)
 
 
+@declares(
+  what='`split_gibbs(key, denoise, schedule, draw, widths, x)` (PnP-DM, Wu et al. 2024)',
+  exact_for='many rounds, widths → 0',
+)
 def gibbs(
   step_size: Positive | None = None,
   langevin_steps: Size = 100,
@@ -162,6 +183,10 @@ def widths_of(rounds: int, highest: Array | float, lowest: Array | float) -> Arr
   return jnp.pad(widths, (0, rounds - falling), mode='edge')
 
 
+@declares(
+  what='`steered(log_likelihood, twist)` (TDS, Wu et al. 2023; FK steering, Singhal et al. 2025)',
+  exact_for='many particles',
+)
 def steered(particles: Several = 16, gradient: bool = True, iterations: Size = 100) -> Method:
   """Draws one of several weighted particles (TDS, Wu et al. 2023).
 
@@ -178,6 +203,10 @@ def steered(particles: Several = 16, gradient: bool = True, iterations: Size = 1
   return Method(draw, in_latents=True, takes_white=True, unread=STEPS)
 
 
+@declares(
+  what='`red_diff(key, denoise, levels, cost, x, optimizer)`: an estimate (Mardani et al. 2024)',
+  exact_for='nothing',
+)
 def red_diff(rate: Positive = 0.1, weight: NonNegative = 0.25) -> Method:
   """Finds one estimate by optimization (RED-diff, Mardani et al. 2024).
 
