@@ -274,5 +274,4 @@ def is_file_name(name: str) -> bool:
 
 
 FILE = 'the name of a file: 1 to 200 characters, no / or \\, no dot first'
-FileName = Annotated[str, Rule(FILE, is_file_name)]
 Suffix = Annotated[str, Rule(FILE, lambda name: not name or is_file_name(name))]

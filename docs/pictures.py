@@ -33,10 +33,10 @@ from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.autoencoders.objectives import mean_and_log_scale
 from diffusion_jax.data import drawings, images
 from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.exercises import formulas
 from diffusion_jax.metrics.judges import digits_judge
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.testing import oracles
-from diffusion_jax.testing.exercises import formulas
 from diffusion_jax.training import conditions
 
 matplotlib.use('Agg')

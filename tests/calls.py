@@ -2,7 +2,7 @@
 
 Rows do not depend on each other: a call of some rows gives some rows of the result.
 `ROWS` holds functions Batch -> arrays [B, ...]; tests/fusions.py and
-tests/laws/test_any_mesh.py run them, and tests/laws/test_public_functions.py says
+tests/laws/test_any_mesh.py run them, and tests/laws/test_compiled_rightly.py says
 which names of `dj` are still without a call.
 """
 

@@ -1,7 +1,7 @@
 """Shares jitted equations between tests: `jitted(dj.q_sample)(...)`.
 
 An eager call compiles each operation for every new shape, which would take
-most of the tests' time. tests/core/test_transforms.py compares both.
+most of the tests' time. tests/laws/test_any_mesh.py compares both.
 """
 
 import functools

@@ -12,7 +12,6 @@ Song et al. 2023). Only `make_flow_map` depends on how a network was trained.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Protocol
 
 import jax
@@ -21,10 +20,9 @@ import jax.numpy as jnp
 from diffusion_jax.aliases import Params
 from diffusion_jax.core.arguments import check_same_shape, expand_to
 from diffusion_jax.core.checked import Key, checked, needed
-from diffusion_jax.core.denoiser import Denoiser, Network, predict
-from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.denoiser import Network
+from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import edm_norm
-from diffusion_jax.core.process import velocity
 from diffusion_jax.declared import MapKind
 from diffusion_jax.ranges import NonNegative
 
@@ -50,38 +48,6 @@ def from_average_velocity(xt: Array, u: Array, level_t: NoiseLevel, level_s: Noi
   """Computes x_s = x_t - (t - s) u, [B, ...] (MeanFlow, Eq. 12)."""
   check_same_shape(xt=xt, u=u)
   return xt - expand_to(level_t.t - level_s.t, xt) * u
-
-
-def to_average_velocity(flow_map: FlowMap) -> Callable[..., Array]:
-  """Returns u(x_t, level_t, level_s) of a flow map, for s < t."""
-
-  def u(xt, level_t, level_s):
-    return average_velocity(xt, flow_map(xt, level_t, level_s), level_t, level_s)
-
-  return u
-
-
-def to_shortcut(flow_map: FlowMap, schedule: Schedule) -> Callable[..., Array]:
-  """Returns s(x_t, t, d) = u(x_t, t, t - d), d > 0 (Frans et al. 2024)."""
-  u = to_average_velocity(flow_map)
-  return lambda xt, t, d: u(xt, schedule(t), schedule(t - d))
-
-
-def to_consistency(flow_map: FlowMap, end: NoiseLevel) -> Callable[..., Array]:
-  """Returns f(x_t, level_t), the map to the level `end` (Song et al. 2023)."""
-  return lambda xt, level_t: flow_map(xt, level_t, end)
-
-
-def to_velocity(denoise: Denoiser, schedule: Schedule) -> Callable[..., Array]:
-  """Returns v(x_t, level) = E[dx_t/dt | x_t] of a denoiser; sigma > 0.
-
-  On `RectifiedFlowSchedule()` it is (x_t - x_0) / t.
-  """
-
-  def v(xt, level):
-    return velocity(schedule, predict(denoise, xt, level).x0, xt, level)
-
-  return v
 
 
 def consistency_function(

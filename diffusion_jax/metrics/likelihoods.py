@@ -20,7 +20,7 @@ from diffusion_jax.declared import declares
 from diffusion_jax.metrics import bits, plots
 from diffusion_jax.metrics.bits import in_bits
 from diffusion_jax.metrics.metric import ImageModel, ModelMetric, PerExample
-from diffusion_jax.ranges import Count, Rate, Size, check_value, within
+from diffusion_jax.ranges import Count, Rate, check_value, within
 
 Array = jax.Array
 _BELOW_ONE = Annotated[float, within('(0, 1)')]
@@ -64,21 +64,6 @@ class DiffusionModel(ImageModel, Protocol):
 
   def denoiser(self, params: Params, cond: dict) -> dj.Denoiser:
     """Returns the denoiser, without guidance and clipping."""
-    ...
-
-
-class StateModel(ImageModel, Protocol):
-  """What the bound of a diffusion model of states needs."""
-
-  @property
-  def num_steps(self) -> int | None:
-    """The steps of a schedule in discrete time; None in continuous time."""
-    ...
-
-  def state_bound(
-    self, params: Params, keys: Array, x0: Array, cond: dict, num_times: int
-  ) -> dict[str, Array]:
-    """Returns the bound 'total' in nats, and its terms in discrete time."""
     ...
 
 
@@ -161,39 +146,6 @@ def _terms(arrays, out, random_steps):
   plots.plot_rate_distortion(out / 'rate_distortion.png', rate, distortion)
   parts |= {'terms': terms.tolist(), 'rate': rate.tolist()}
   return parts | {'distortion': distortion.tolist()}
-
-
-@declares(data='levels')
-def state_elbo(num_times: Size = 64) -> ModelMetric:
-  """Bound of a diffusion model of states in bits/dim, bits per byte of text.
-
-  num_times: calls of the network for each image in continuous time; a model in
-  discrete time has a call for each of its steps.
-  """
-
-  def measure(model: StateModel) -> PerExample:
-    def function(params, keys, x0, cond):
-      nats = model.state_bound(params, keys, x0, cond, num_times)
-      per_dim = functools.partial(dj.bits_per_dim, data_shape=x0.shape[1:])
-      return jax.tree.map(per_dim, nats)
-
-    return function
-
-  def calls(model: StateModel, train: Source | None) -> int:
-    return model.num_steps or num_times
-
-  return in_bits('elbo', measure, _state_terms, calls=calls)
-
-
-def _state_terms(arrays, out):
-  # Returns the terms of a bound in discrete time, and draws them.
-  if 'diffusion' not in arrays:
-    return {}
-  prior = float(arrays['prior'].mean())
-  terms = arrays['diffusion'].sum(axis=0) / len(arrays['total'])
-  print(f'L_T {prior:.4f} + L_0..L_T-1 {terms.sum():.4f}; {out}/terms.png')
-  plots.plot_terms(out / 'terms.png', terms)
-  return {'prior': prior, 'terms': terms.tolist()}
 
 
 MOST_EXACT = 16  # numbers of an array, whose divergence is computed exactly

@@ -12,6 +12,7 @@ from diffusion_jax.metrics import (
   mmd,
   pairs,
   regression,
+  state_bits,
   vae_bits,
   vectors,
 )
@@ -58,7 +59,7 @@ OF_DIFFUSION: OfModels = {
   'loss': losses.loss,
   **_PIXELS,
 }
-OF_STATES: OfModels = {'elbo': likelihoods.state_elbo, **_PIXELS}
+OF_STATES: OfModels = {'elbo': state_bits.state_elbo, **_PIXELS}
 OF_LATENTS: OfModels = {'ode': vae_bits.latent_ode, **_PIXELS}
 OF_OTHERS: OfModels = _PIXELS
 OF_VAES: OfModels = {'elbo': vae_bits.vae_elbo, 'iw': vae_bits.importance_weighted, **_PIXELS}

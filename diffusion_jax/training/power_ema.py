@@ -32,14 +32,6 @@ class Solution(NamedTuple):
   residual: float
 
 
-def relative_width(gamma: float) -> float:
-  """Returns sigma_rel = sqrt((gamma + 1) / ((gamma + 2)^2 (gamma + 3))).
-
-  It is the standard deviation of the profile, divided by t (EDM2, Eq. 3).
-  """
-  return math.sqrt((gamma + 1.0) / ((gamma + 2.0) ** 2 * (gamma + 3.0)))
-
-
 def exponent(sigma_rel: float) -> float:
   """Returns the gamma >= 0 of a relative width (EDM2, Eq. 3).
 

@@ -76,7 +76,7 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
 class StateDiffusion:
   """A network of states, and what these change to, process.
 
-  Metrics measure it; see `likelihoods.StateModel`. given: what transitions,
+  Metrics measure it; see `state_bits.StateModel`. given: what transitions,
   objectives and samplers get.
   """
 
@@ -117,7 +117,7 @@ class StateDiffusion:
   def state_bound(
     self, params: Params, keys: Array, x0: Array, cond: dict, num_times: int
   ) -> dict[str, jax.Array]:
-    """Returns the bound of images x0; see `metrics.likelihoods.state_elbo`."""
+    """Returns the bound of images x0; see `metrics.state_bits.state_elbo`."""
     denoise, process, schedule = self.denoiser(params, cond), self.process, self.given['schedule']
     x0 = self.encode(None, x0)
     if self.num_steps is not None:

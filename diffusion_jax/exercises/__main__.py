@@ -4,8 +4,8 @@ import runpy
 import sys
 from pathlib import Path
 
+from diffusion_jax import exercises
 from diffusion_jax.errors import OWN, place_of
-from diffusion_jax.testing import exercises
 
 
 def main(*words: str) -> int | str:

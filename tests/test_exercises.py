@@ -13,10 +13,10 @@ from scipy.integrate import solve_ivp
 from scipy.stats import norm
 
 import diffusion_jax as dj
-from diffusion_jax.testing import exercises
-from diffusion_jax.testing.exercises import __main__ as program, formulas, search, slips, terms
-from diffusion_jax.testing.exercises.entries import EXERCISES
-from diffusion_jax.testing.exercises.inputs import apply, numbers, symbols
+from diffusion_jax import exercises
+from diffusion_jax.exercises import __main__ as program, formulas, search, slips, terms
+from diffusion_jax.exercises.entries import EXERCISES
+from diffusion_jax.exercises.inputs import apply, numbers, symbols
 
 # --- right answers from definitions ---------------------------------------------
 
@@ -905,3 +905,10 @@ def test_the_command(tmp_path, capsys):
   assert re.fullmatch(
     'alpha_bar is wrong.*\nposterior_variance is wrong.*\n', capsys.readouterr().out
   )
+
+
+def test_names_that_no_exercise_has_are_refused():
+  message = r"no exercise has the name 'postrior_mean' \(did you mean 'posterior_mean'\?\)"
+  for call in exercises.ask, exercises.inputs, lambda name: exercises.check(name, abs):
+    with pytest.raises(ValueError, match=message):
+      call('postrior_mean')

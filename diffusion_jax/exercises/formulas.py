@@ -7,7 +7,7 @@ import numpy as np
 from numpy import exp, log, sqrt
 from scipy.special import ndtr
 
-from diffusion_jax.testing.exercises.terms import named
+from diffusion_jax.exercises.terms import named
 
 
 def log_normal(x, mean, variance):

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion_jax.testing.exercises import terms
-from diffusion_jax.testing.exercises.slips import Slip, Symbols, applied, is_addend, slips
-from diffusion_jax.testing.exercises.terms import Path, Term
+from diffusion_jax.exercises import terms
+from diffusion_jax.exercises.slips import Slip, Symbols, applied, is_addend, slips
+from diffusion_jax.exercises.terms import Path, Term
 
 MOST_COST = 3  # of two slips together
 # What a change raises that does not fit a formula: other shapes, another structure.

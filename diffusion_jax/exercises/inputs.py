@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion_jax.testing.exercises.slips import Symbols
+from diffusion_jax.exercises.slips import Symbols
 
 NUM_CASES = 6
 Formula = Callable[..., Any]

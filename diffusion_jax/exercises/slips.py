@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion_jax.testing.exercises import terms
-from diffusion_jax.testing.exercises.terms import Path, Term
+from diffusion_jax.exercises import terms
+from diffusion_jax.exercises.terms import Path, Term
 
 COMMON, RARE = 1, 2  # costs; of two explanations the cheaper is named
 _BELONGS = '{new} where {old} belongs'

@@ -1,12 +1,12 @@
 """Exercises of the derivation of diffusion models, and a checker that names misprints.
 
-    from diffusion_jax.testing import exercises
+    from diffusion_jax import exercises
 
     exercises.names()  # 31, in the order of lecture notes
     exercises.ask('q_sample')  # prints the statement
     exercises.check('q_sample', my_function)  # prints what is wrong
 
-From a shell: `python -m diffusion_jax.testing.exercises`, with a name for its statement or with a
+From a shell: `python -m diffusion_jax.exercises`, with a name for its statement or with a
 file whose functions have the names of exercises.
 """
 
@@ -20,9 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion_jax.errors import place_of
-from diffusion_jax.ranges import near
-from diffusion_jax.testing.exercises.entries import EXERCISES
-from diffusion_jax.testing.exercises.inputs import (
+from diffusion_jax.exercises.entries import EXERCISES
+from diffusion_jax.exercises.inputs import (
   ARGUMENTS,
   NUM_CASES,
   apply,
@@ -30,8 +29,9 @@ from diffusion_jax.testing.exercises.inputs import (
   numbers,
   symbols,
 )
-from diffusion_jax.testing.exercises.search import explanations, nearest
-from diffusion_jax.testing.exercises.terms import trace
+from diffusion_jax.exercises.search import explanations, nearest
+from diffusion_jax.exercises.terms import trace
+from diffusion_jax.ranges import near
 
 _OF_NAME = {exercise.name: exercise for exercise in EXERCISES}
 

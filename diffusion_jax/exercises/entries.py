@@ -8,9 +8,9 @@ unless it is an argument.
 import numpy as np
 from numpy import log, sqrt
 
-from diffusion_jax.testing.exercises import formulas as f
-from diffusion_jax.testing.exercises.inputs import Exercise
-from diffusion_jax.testing.exercises.terms import call, named, whole
+from diffusion_jax.exercises import formulas as f
+from diffusion_jax.exercises.inputs import Exercise
+from diffusion_jax.exercises.terms import call, named, whole
 
 _log_n = whole(f.log_normal, 'log N')
 _kls = whole(f.kl_each, 'KL')
