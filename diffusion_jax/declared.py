@@ -7,6 +7,7 @@ A part of a user's own, `module:function`, declares in the same way.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -28,7 +29,8 @@ class Declared(NamedTuple):
 
   Anything. data: what the data must have. fields: {parameter: what the data must
   have where it is set}. instead: what to take for other data. refuses: (config,
-  facts of the data) -> why it cannot be used, a text for one line, or ''.
+  facts of the data) -> why it cannot be used, a text for one line, or ''. training_only:
+  parameters that a held-out loss must not have, as label smoothing; it has their defaults.
 
   An objective, of its network. estimates: it estimates x_0 given x_t, as a denoiser
   does; by default all do but flow maps. learned_variance: it predicts the variance of
@@ -63,6 +65,7 @@ class Declared(NamedTuple):
   fields: Mapping[str, DataNeed] = MappingProxyType({})
   instead: str = ''
   refuses: Callable[[Any, Any], str] = _nothing
+  training_only: tuple[str, ...] = ()
   estimates: bool = True
   learned_variance: bool = False
   map_kind: MapKind | None = None
@@ -93,6 +96,12 @@ def declares(**traits: Any) -> Callable[[_C], _C]:
   declared = Declared(**{'estimates': 'map_kind' not in traits, **traits})
 
   def declare(constructor):
+    named = inspect.signature(constructor).parameters if declared.training_only else {}
+    for name in declared.training_only:
+      if name not in named or named[name].default is inspect.Parameter.empty:
+        raise ValueError(
+          f'training_only: {constructor.__name__} has no parameter {name} with a default'
+        )
     setattr(constructor, 'declared', declared)  # noqa: B010  # type checkers know no such member
     return constructor
 

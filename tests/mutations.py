@@ -113,6 +113,14 @@ TABLE = [
   ),
   (
     'app/config/tree.py',
+    'laws/test_held_out.py',
+    [
+      ('inner_section', '**inner | own', '**own'),
+      ('of_the_training', 'for name in self.declared.training_only}', 'for name in ()}'),
+    ],
+  ),
+  (
+    'app/config/tree.py',
     'app/kinds/test_training.py',
     [
       (

@@ -285,7 +285,7 @@ def uncertain_loss(losses: Array, u: Array) -> Array:
   return losses * jnp.exp(-u) + u
 
 
-@declares(data='levels', learned_variance=True, denoises=True)
+@declares(data='levels', learned_variance=True, denoises=True, training_only=('loss_aware',))
 def hybrid(
   network: Network,
   schedule: Schedule,
@@ -306,7 +306,7 @@ def hybrid(
   return _with_bound(network, schedule, schedule_steps, weight, vlb_weight, loss_aware, num_levels)
 
 
-@declares(data='levels', learned_variance=True)
+@declares(data='levels', learned_variance=True, training_only=('loss_aware',))
 def vlb(
   network: Network,
   schedule: Schedule,

@@ -353,13 +353,18 @@ def test_a_network_that_hides_an_array_of_the_mesh_is_told_so():
   assert 'meshes.on_auto_axes' in ''.join(getattr(error.value, '__notes__', []))
 
 
-def objective_of(name, folder):
-  """Returns (objective, parameters, context, a batch) of a row of `fusions.KINDS`."""
+def model_of(name, folder, change=lambda config: config):
+  """Returns the untrained model of a row of `fusions.KINDS`, whose config is changed."""
   config, _, changes = fusions.KINDS[name]
   for field, run in changes.items():
     if isinstance(run, fusions.Run):
       changes = changes | {field: app.untrained(app.trial(*run), folder / field, 0.1)}
-  model = make_model(app.trial(config, **changes), RunFolder.at(folder / 'run'))
+  return make_model(change(app.trial(config, **changes)), RunFolder.at(folder / 'run'))
+
+
+def objective_of(name, folder):
+  """Returns (objective, parameters, context, a batch) of a row of `fusions.KINDS`."""
+  model = model_of(name, folder)
   params = app.normal_params(model, deviation=0.1)
   frozen = jax.tree.map(lambda a: np.full(a.shape, 0.1, a.dtype), model.teacher.shapes())
   rng, facts = np.random.default_rng(0), model.facts

@@ -106,6 +106,12 @@ class Node(Tree):
     """Returns the section with other values of its fields."""
     return dataclasses.replace(self, _fields={**self, **fields})
 
+  def as_held_out(self) -> 'Node':
+    """Returns an objective's section as a held-out loss has it; see `Declared.training_only`."""
+    inner = {name: x.as_held_out() for name, x in self.items() if isinstance(x, Node)}
+    own = {name: default_of(self.signature[name]) for name in self.declared.training_only}
+    return self.replace(**inner | own)
+
   def at(self, path: str) -> Any:
     """Returns a section or field below this one; None if it does not exist."""
     value = self

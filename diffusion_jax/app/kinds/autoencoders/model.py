@@ -186,12 +186,13 @@ class Autoencoder:
 
 
 def objective_of(model: Autoencoder, test: bool = False) -> Objective:
-  """Makes the loss; `test`: without dropout."""
+  """Makes the loss; `test`: of a held-out loss, without dropout."""
   if test:
     model = dataclasses.replace(model, dropout=False)
   methods = model.encode, model.decode, model.log_likelihood
   facts = {method.__name__: method for method in methods}
-  return model.config.objective.make(facts | {'num_latents': model.num_latents})
+  objective = model.config.objective.as_held_out() if test else model.config.objective
+  return objective.make(facts | {'num_latents': model.num_latents})
 
 
 def has_more_layers(model: Autoencoder) -> Row:

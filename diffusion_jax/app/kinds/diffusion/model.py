@@ -137,7 +137,7 @@ def objective_of(
   test: bool = False,
   network: dj.Network | None = None,
 ) -> Objective:
-  """Makes the objective; with `test` it has no dropout, augmentation or state of its levels.
+  """Makes the objective; with `test`, of a held-out loss, without dropout and augmentation.
 
   teacher: see `other_runs.teacher_of`; network: the one that is evaluated, None for
   the trained one.
@@ -157,9 +157,7 @@ def objective_of(
     teacher=teacher(),
   )
   objective = noisy.config.objective
-  if test and objective.get('loss_aware'):  # Else each held-out loss has other levels.
-    objective = objective.replace(loss_aware=False)
-  return constrained(noisy, objective.make(facts))
+  return constrained(noisy, (objective.as_held_out() if test else objective).make(facts))
 
 
 def constrained(noisy: ConfiguredNetwork, objective: Objective) -> Objective:

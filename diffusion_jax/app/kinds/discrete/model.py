@@ -103,9 +103,11 @@ class StateDiffusion:
     return dj.values_of(states, self.facts.x.levels)
 
   def objective(self, test: bool = False) -> Objective:
-    """Makes the loss; `test`: without dropout."""
+    """Makes the loss; `test`: of a held-out loss, without dropout."""
     own = {'network': self.noisy.trained(test), 'states': lambda b: self.encode(None, b['x'])}
-    return diffusion.constrained(self.noisy, self.noisy.config.objective.make(self.given | own))
+    objective = self.noisy.config.objective
+    made = (objective.as_held_out() if test else objective).make(self.given | own)
+    return diffusion.constrained(self.noisy, made)
 
   def denoiser(self, params: Params, cond: dict) -> dj.StateDenoiser:
     """Returns the denoiser of the network, without guidance."""
