@@ -47,7 +47,9 @@ def main(file):
   describe(f'{len(x)} samples', (x - mean) / std, length, correlation)
   rng, channels = np.random.default_rng(9), len(std)
   mean, std, sides = (0.0,) * channels, (1.0,) * channels, tuple(data['sides'])
-  exact = gaussian_process(rng, len(x), sides, length, mean, std, correlation)
+  exact = gaussian_process(
+    rng, len(x), sides=sides, length=length, mean=mean, std=std, correlation=correlation
+  )
   describe(f'{len(x)} exact draws', exact['x'], length, correlation)
 
 

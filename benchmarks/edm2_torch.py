@@ -119,7 +119,9 @@ class UNet(nn.Module):
 
     def block(inputs, outputs, attend, decoder=False, resample=None):
       heads = outputs // o.channels_per_head if attend else 0
-      return _Block(inputs, outputs, emb, decoder, heads, resample, o.dropout)
+      return _Block(
+        inputs, outputs, emb, decoder=decoder, heads=heads, resample=resample, dropout=o.dropout
+      )
 
     # A channel of ones takes the place of biases.
     name = f'{o.img_resolution}x{o.img_resolution}_conv'

@@ -257,7 +257,7 @@ def measure(
 ) -> Row:
   """Trains, draws and scores; returns the figures of a row."""
   run, cost = fit_again(task, simulations, seed, flags, out, is_joint)
-  run, cost = fit_longer(task, simulations, seed, flags, run, cost, is_joint)
+  run, cost = fit_longer(task, simulations, seed, flags, run=run, best=cost, is_joint=is_joint)
   contexts = np.stack([context_of(task, y) for y, _ in known])
   size = known[0][1].shape[1]
   if is_joint:
@@ -384,9 +384,13 @@ def main() -> None:
     if row is None:
       found = observations_in(args.references, task, numbers)
       if is_peer:
-        row = key | peer(task, simulations, seed, method[4:], found, args.out, args.sbi)
+        row = key | peer(
+          task, simulations, seed, method[4:], known=found, out=args.out, python=args.sbi
+        )
       else:
-        row = key | measure(task, simulations, seed, args.flags, found, args.out, args.joint)
+        row = key | measure(
+          task, simulations, seed, args.flags, known=found, out=args.out, is_joint=args.joint
+        )
       with path.open('a') as file:
         file.write(json.dumps(row) + '\n')
     wanted.append(row)

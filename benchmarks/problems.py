@@ -191,10 +191,10 @@ def gap(problem: Problem, ratios: Sequence[float]) -> tuple[np.ndarray, np.ndarr
 
 _of = functools.partial
 PROBLEMS: dict[str, Callable[[], Problem]] = {
-  'A': _of(mixture, 2, 3, 1, 0.05, 1.0, 3),
-  'B': _of(mixture, 2, 3, 1, 0.5, 1.0, 3),
-  'C': _of(mixture, 8, 4, 2, 0.1, 0.6, 7),
-  'D': _of(mixture, 16, 5, 2, 0.1, 0.45, 11),
+  'A': _of(mixture, 2, 3, 1, std=0.05, spread=1.0, seed=3),
+  'B': _of(mixture, 2, 3, 1, std=0.5, spread=1.0, seed=3),
+  'C': _of(mixture, 8, 4, 2, std=0.1, spread=0.6, seed=7),
+  'D': _of(mixture, 16, 5, 2, std=0.1, spread=0.45, seed=11),
   'E': gaussian_process,
   'E_trained': _of(gaussian_process, trained=True),
 }

@@ -63,7 +63,7 @@ def loss(params, key, batch):
   cond = {'label': batch['label'], 'drop': drop}
   output = network.output(params, dj.q_sample(x0, eps, level), level, cond)
   weight = dj.edm_weight(SIGMA_DATA)  # objective.weight=edm
-  losses = dj.denoising_loss(PREDICTS, output, x0, eps, level, weight, SIGMA_DATA)
+  losses = dj.denoising_loss(PREDICTS, output, x0, eps, level, weight, sigma_data=SIGMA_DATA)
   return (losses / x0[0].size).mean()
 
 

@@ -414,8 +414,8 @@ TABLE = [
     [
       (
         'loss_of_the_training',
-        'return model.config.objective.make(facts',
-        'return model.config.objective.replace(beta=1.0).make(facts',
+        'return objective.make(facts',
+        'return objective.replace(beta=1.0).make(facts',
       ),
       (
         'a_chain_literally',

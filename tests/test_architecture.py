@@ -201,6 +201,25 @@ def test_arguments_are_named_where_a_function_is_called():
   assert bags == []
 
 
+MOST = 6  # arguments of a call that a reader tells apart by their places
+# Functions of as many things of one kind as there are, and of the arguments of another function.
+_OF_ANY_NUMBER = 'named', '_chain', 'switch', 'pack', 'taken', 'applied', 'random_params'
+
+
+def test_calls_have_six_arguments_by_position_at_most():
+  """Words of a command do not count, and a splat is no way around: see the test above."""
+  long = [
+    f'{path.name}:{call.lineno}: {ast.unparse(call.func)}'
+    for place in ('diffusion_jax', 'configs', 'examples', 'benchmarks', 'tests')
+    for path in (ROOT / place).rglob('*.py')
+    for call in nodes_of(path)
+    if isinstance(call, ast.Call)
+    and ast.unparse(call.func).rpartition('.')[2] not in _OF_ANY_NUMBER
+    if len([x for x in call.args if not _is_text(x)]) > MOST
+  ]
+  assert long == []
+
+
 def _calls_with_bags(function):
   nodes = [*ast.walk(function)]
   written, uses = {}, collections.Counter()

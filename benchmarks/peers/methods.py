@@ -48,4 +48,6 @@ def given_y(
   name: str, sample: certify.Method, sigma_max: float, why: str = '', steps: Sequence[int] = STEPS
 ) -> Method:
   """Returns the row of a method on the inverse problem."""
-  return Method(name, sample, inpainting(sigma_max), None, why, steps, DRAWS_GIVEN_Y)
+  return Method(
+    name, sample, inpainting(sigma_max), order=None, why=why, steps=steps, draws=DRAWS_GIVEN_Y
+  )

@@ -182,7 +182,9 @@ def main() -> None:
       if any((r.flags, r.seed, r.samples) == (flags, seed, args.samples) for r in read(path)):
         continue
       try:
-        row = run(track, flags, seed, args.samples, args.core, args.out, judge)
+        row = run(
+          track, flags, seed, samples=args.samples, core=args.core, out=args.out, judge=judge
+        )
       except RuntimeError as error:
         parser.error(f'{name}: {error}')
       with path.open('a') as file:

@@ -330,4 +330,4 @@ class Network:
     known = (cond or {}).get('known')
     where = None if known is None else jnp.isnan(known)
     kind, sigma_data = self.parametrization, self.sigma_data
-    return denoising_loss(kind, output, x0, eps, level, weight, sigma_data, where)
+    return denoising_loss(kind, output, x0, eps, level, weight, sigma_data=sigma_data, where=where)

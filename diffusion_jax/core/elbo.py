@@ -235,7 +235,9 @@ def _make_terms_at(at_step, first, num_steps, variance, decoder, x0):
   def decode(step, z, prediction):
     level = at_step(first)
     x0_hat, var_frac = prediction
-    p = p_reverse(x0_hat, z, clean_level(), level, variance, var_frac, beta_tilde_2)
+    p = p_reverse(
+      x0_hat, z, clean_level(), level, variance=variance, var_frac=var_frac, first=beta_tilde_2
+    )
     return decoder(x0, LastStep(p.mean, p.variance, z, level))
 
   def terms_at(keys, denoise, step, decodes, counts):

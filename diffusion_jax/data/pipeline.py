@@ -98,7 +98,16 @@ def batches(
   """
 
   def read(step):
-    return batch_at(source, batch_size, seed, step, random_flip, rows, text_length, facts)
+    return batch_at(
+      source,
+      batch_size,
+      seed,
+      step,
+      random_flip=random_flip,
+      rows=rows,
+      text_length=text_length,
+      facts=facts,
+    )
 
   if source.in_memory:
     yield from map(read, itertools.count(start_step))

@@ -49,9 +49,9 @@ def _bound(x, z_1, z, a, variance, mean, var, bar_T):
 def _chain(x, z_1, z_s, z, z_T, a, variance, alpha_1, beta, alpha, bar, bar_s, bar_T):
   mean = named(f.posterior_mean(x, z, beta, alpha, bar, bar_s), 'μ̃_t')
   var = named(f.posterior_variance(beta, bar, bar_s), 'β̃_t')
-  log_q = _log_q(x, z_1, z_s, z, alpha_1, alpha, beta)
-  log_ratio = _log_p(x, z_1, z_s, z, z_T, a, variance) - log_q
-  return log_ratio, _bound(x, z_1, z, a, variance, mean, var, bar_T)
+  log_q = _log_q(x, z_1, z_s, z, alpha_1=alpha_1, alpha=alpha, beta=beta)
+  log_ratio = _log_p(x, z_1, z_s, z, z_T=z_T, a=a, variance=variance) - log_q
+  return log_ratio, _bound(x, z_1, z, a=a, variance=variance, mean=mean, var=var, bar_T=bar_T)
 
 
 def _chain_at_once(x, zs, before, a, variance, betas, z_1, z, z_T, beta, alpha, bar, bar_s, bar_T):
@@ -59,15 +59,15 @@ def _chain_at_once(x, zs, before, a, variance, betas, z_1, z, z_T, beta, alpha, 
   var = named(f.posterior_variance(beta, bar, bar_s), 'β̃_t')
   log_p = _log_n(z_T, 0, 1) + np.sum(_log_n(before, a * zs, variance))
   log_q = np.sum(_log_n(zs, sqrt(1 - betas) * before, betas))
-  return log_p - log_q, _bound(x, z_1, z, a, variance, mean, var, bar_T)
+  return log_p - log_q, _bound(x, z_1, z, a=a, variance=variance, mean=mean, var=var, bar_T=bar_T)
 
 
 def _chain_by_p(x, z_1, z_s, z, z_T, a, variance, beta, alpha, bar, bar_s, bar_T):
   mean = named(f.posterior_mean(x, z, beta, alpha, bar, bar_s), 'μ̃_t')
   var = named(f.posterior_variance(beta, bar, bar_s), 'β̃_t')
   log_q = np.sum(f.log_normal(np.append(z_1, z), a * np.append(x, z_s), variance))
-  log_ratio = _log_p(x, z_1, z_s, z, z_T, a, variance) - log_q
-  return log_ratio, _bound(x, z_1, z, a, variance, mean, var, bar_T)
+  log_ratio = _log_p(x, z_1, z_s, z, z_T=z_T, a=a, variance=variance) - log_q
+  return log_ratio, _bound(x, z_1, z, a=a, variance=variance, mean=mean, var=var, bar_T=bar_T)
 
 
 def _chain_backwards(whole_chain):
@@ -77,16 +77,18 @@ def _chain_backwards(whole_chain):
     to, start = (z_s, z) if whole_chain else (z[:-1], z[1:])
     log_q = first + np.sum(_log_n(to, sqrt(alpha[now]) * start, beta[now]))
     mean, var = f.posterior_mean(x, z, beta, alpha, bar, bar_s), (1 - bar_s) / (1 - bar) * beta
-    log_ratio = _log_p(x, z_1, z_s, z, z_T, a, variance) - log_q
-    return log_ratio, _bound(x, z_1, z, a, variance, mean, var, bar_T)
+    log_ratio = _log_p(x, z_1, z_s, z, z_T=z_T, a=a, variance=variance) - log_q
+    return log_ratio, _bound(x, z_1, z, a=a, variance=variance, mean=mean, var=var, bar_T=bar_T)
 
   return formula
 
 
 def _chain_without_x0(x, z_1, z_s, z, z_T, a, variance, alpha_1, beta, alpha, bar_T):
-  log_q = _log_q(x, z_1, z_s, z, alpha_1, alpha, beta)
-  log_ratio = _log_p(x, z_1, z_s, z, z_T, a, variance) - log_q
-  return log_ratio, _bound(x, z_1, z, a, variance, sqrt(alpha) * z, beta, bar_T)
+  log_q = _log_q(x, z_1, z_s, z, alpha_1=alpha_1, alpha=alpha, beta=beta)
+  log_ratio = _log_p(x, z_1, z_s, z, z_T=z_T, a=a, variance=variance) - log_q
+  return log_ratio, _bound(
+    x, z_1, z, a=a, variance=variance, mean=sqrt(alpha) * z, var=beta, bar_T=bar_T
+  )
 
 
 def _factors(x, z_s, z, z_T, beta, alpha, bar, bar_s, bar_T):
@@ -97,7 +99,7 @@ def _factors(x, z_s, z, z_T, beta, alpha, bar, bar_s, bar_T):
 
 def _factors_of_chain(x, z_1, z_s, z, alpha_1, beta, alpha):
   last = f.log_normal(z[-1], sqrt(alpha[-1]) * z_s[-1], beta[-1])
-  return last, _log_q(x, z_1, z_s, z, alpha_1, alpha, beta) - last
+  return last, _log_q(x, z_1, z_s, z, alpha_1=alpha_1, alpha=alpha, beta=beta) - last
 
 
 EXERCISES = (

@@ -271,7 +271,9 @@ def _of_two_times(
     check_straight(schedule)
 
   def draw(key, batch, context):
-    return _two_time_inputs(key, batch, network, schedule, times, guidance, coupling)
+    return _two_time_inputs(
+      key, batch, network, schedule, times=times, guidance=guidance, coupling=coupling
+    )
 
   def loss(params, context, inputs, keys):
     inputs, s, scale, share = inputs
@@ -378,7 +380,7 @@ def path_velocity(schedule: Schedule, x0: Array, eps: Array, t: Array) -> Array:
 
 def _average_velocity(network, params, schedule, xt, t, s, *, cond, key):
   params = params['network']
-  return velocity_output(network, params, xt, schedule(t), s, cond, key)
+  return velocity_output(network, params, xt, schedule(t), s, cond=cond, key=key)
 
 
 def _guided(u_fn, xt, v, t, cond, omega, kappa):

@@ -153,7 +153,7 @@ def _pair_objective(network, schedule, pairs, *, make_xr, distance, sigma_min, e
       functools.partial(output_of, network, p['network'])
       for p in (params, context.ema_params if ema_target else params)
     )
-    error = consistency_error(f, target_f, xt, xr, inputs.level, level_r, distance)
+    error = consistency_error(f, target_f, xt, xr, inputs.level, level_r, distance=distance)
     # The weight of a pair belongs to the loss: it does not stand for rare pairs.
     return mean_loss(inputs.time_weight * error, inputs.level.t)
 

@@ -309,7 +309,7 @@ class EDM2(Checked):
     maps = encode(h, levels, count, make, halve)
     h = decoded(maps[-1], -1, 'middle_0', attend=True)
     h = decoded(h, -1, 'middle_1', attend=False)
-    h = decode(h, maps, levels, count + 1, decoded, double, mp_cat)
+    h = decode(h, maps, levels, count + 1, block=decoded, double=double, join=mp_cat)
 
     # The last layer is always float32.
     gain = self.param('gain_out', nn.initializers.zeros, (), jnp.float32)

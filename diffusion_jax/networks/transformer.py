@@ -190,7 +190,7 @@ class DiT(Checked):
         f'routing={self.routing} needs two patches or more: change patch_size, or set routing=0'
       )
     h = self._embed(h, grid)
-    h = self._blocks(h, c, label, grid, words, mask, train)
+    h = self._blocks(h, c, label=label, grid=grid, words=words, mask=mask, train=train)
     features = self.patch_size ** len(grid) * out_channels
     return unpatchify(self._last(h, c, features), self.patch_size, shape)
 

@@ -70,7 +70,9 @@ def damage_of(operator: Operator, noise: float | Sequence[float], values: Any) -
     return in_units(x) if stds.size == 1 else jnp.asarray(weights) * in_units(x)
 
   width = std if values.levels else _width(stds, y)
-  return Damage(forward, offset, std, weights, linear, seen, width)
+  return Damage(
+    forward, offset=offset, std=std, weights=weights, is_linear=linear, seen=seen, width=width
+  )
 
 
 def _checked_noise(noise, y):

@@ -102,18 +102,18 @@ def read(name: str, folder: Path, fields: Json, sampled: int | None = None) -> R
   return Record(
     name,
     fields,
-    read_curves(folder / 'metrics.jsonl', noun_of(fields)),
-    read_sheets(folder / 'samples'),
-    list(read_results(folder / 'evaluation')),
-    sessions.read(folder),
-    [
+    curves=read_curves(folder / 'metrics.jsonl', noun_of(fields)),
+    sheets=read_sheets(folder / 'samples'),
+    results=list(read_results(folder / 'evaluation')),
+    sessions=sessions.read(folder),
+    calibration=[
       x
       for n in ('ranks', 'coverage')
       for x in sorted(files_of(folder / 'evaluation', f'**/{n}.png'))
     ],
-    sorted(files_of(folder / 'traces', '**/*.xplane.pb')),
-    read_floors(folder / 'loss_floors.json'),
-    sampled,
+    traces=sorted(files_of(folder / 'traces', '**/*.xplane.pb')),
+    floors=read_floors(folder / 'loss_floors.json'),
+    sampled=sampled,
   )
 
 

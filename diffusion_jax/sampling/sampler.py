@@ -146,7 +146,7 @@ def sample_frames(
   def body(carry, inputs):
     key, level_t, level_s, frame = inputs
     x, state, frames = carry
-    x, state = take_step(sampler, key, x, state, denoise, level_s, level_t)
+    x, state = take_step(sampler, key, x, state, denoise, level_s=level_s, level_t=level_t)
     if len(shown):
       frames = frames.at[frame].set(x[:num_examples])
     return (x, state, frames), None

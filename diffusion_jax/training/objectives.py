@@ -209,7 +209,15 @@ def draw_inputs(
   augment_keys = key_per_example(augment_key, len(x0)) if network.augment else None
   probability = network.estimate_probability
   estimated = jax.random.bernoulli(first_key, probability, x0.shape[:1])
-  draws = Draws(x0, eps, level, time_weight, cond, augment_keys, estimated)
+  draws = Draws(
+    x0,
+    eps,
+    level,
+    time_weight=time_weight,
+    cond=cond,
+    augment_keys=augment_keys,
+    estimated=estimated,
+  )
   return draws, tuple(dropout_keys)
 
 
@@ -303,7 +311,15 @@ def hybrid(
   {'network': ...}. Metrics: loss, also per quarter of t; vlb; simple. Raises
   ValueError for fewer than 2 steps.
   """
-  return _with_bound(network, schedule, schedule_steps, weight, vlb_weight, loss_aware, num_levels)
+  return _with_bound(
+    network,
+    schedule,
+    num_steps=schedule_steps,
+    weight=weight,
+    vlb_weight=vlb_weight,
+    loss_aware=loss_aware,
+    num_levels=num_levels,
+  )
 
 
 @declares(data='levels', learned_variance=True, training_only=('loss_aware',))
@@ -323,7 +339,15 @@ def vlb(
   a `LossHistory`. params: {'network': ...}. Metrics: loss, also per quarter of
   t; vlb. Raises ValueError for fewer than 2 steps.
   """
-  return _with_bound(network, schedule, schedule_steps, None, 1.0, loss_aware, num_levels)
+  return _with_bound(
+    network,
+    schedule,
+    num_steps=schedule_steps,
+    weight=None,
+    vlb_weight=1.0,
+    loss_aware=loss_aware,
+    num_levels=num_levels,
+  )
 
 
 def _with_bound(network, schedule, num_steps, weight, vlb_weight, loss_aware, num_levels):
@@ -379,7 +403,9 @@ def _step_bound(network, schedule, num_steps, num_levels):
     one, two = schedule(1 / num_steps), schedule(2 / num_steps)
     first = reverse_variance('fixed_small', one, two)
     fraction = variance_fraction(fraction)
-    model = p_reverse(x0_hat, xt, level_s, level_t, 'learned', fraction, first)
+    model = p_reverse(
+      x0_hat, xt, level_s, level_t, variance='learned', var_frac=fraction, first=first
+    )
     nats = bound_term(x0, xt, model, level_s, level_t, decoder)
     return step, num_steps * bits_per_dim(nats, x0.shape[1:])
 

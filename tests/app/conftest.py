@@ -122,7 +122,7 @@ def shared(per_example):
   programs = {}
 
   def made(draw, mesh, root, size, what, effort, others):
-    one = per_example(draw, mesh, root, size, what, effort, others)
+    one = per_example(draw, mesh, root, size, what=what, effort=effort, others=others)
     model = getattr(draw, '__self__', None)
     if not isinstance(model, Model) or model.latents is not IDENTITY:
       return one

@@ -61,7 +61,13 @@ def test_two_moons_simulates_what_its_posterior_is_of():
 def test_a_gaussian_process_has_the_kernel_of_scikit_learn(sides):
   n, std = 40_000, np.array([10.0, 2e-3])
   x = simulators.gaussian_process(
-    np.random.default_rng(0), n, sides, 4.0, (280.0, -1.0), (*std,), 0.6
+    np.random.default_rng(0),
+    n,
+    sides=sides,
+    length=4.0,
+    mean=(280.0, -1.0),
+    std=(*std,),
+    correlation=0.6,
   )['x']
   assert x.shape == (n, *sides, 2)
   matern = Matern(4.0, nu=1.5)

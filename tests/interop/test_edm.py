@@ -76,7 +76,9 @@ def blocks(w, x, emb, widths, adm=False, ncsnpp=False):
 
   def block(name, h, n):
     attends = name in nn.ATTENDS and (adm or name != 'dec.4x4_block0')
-    return unet_block(w, f'model.{name}', h, emb, widths[n - 1], adm, kinds.get(name), attends)
+    return unet_block(
+      w, f'model.{name}', h, emb, widths[n - 1], adm=adm, resample=kinds.get(name), attends=attends
+    )
 
   def after_down(h):
     return residual_input(w, 'model.enc.4x4_aux_residual', x, h) if ncsnpp else h

@@ -95,7 +95,7 @@ def unet(w, x, noise, f, out=3, label=None):
       return nn.conv(w, f'{name}.op', h, 32, stride=2)
     if resample == nn.nearest and not f['updown']:
       return nn.conv(w, f'{name}.conv', nn.nearest(h), 64)
-    h = residual(w, name, h, emb, 32 * n, f['scale_shift'], resample)
+    h = residual(w, name, h, emb, 32 * n, scale_shift=f['scale_shift'], resample=resample)
     if place not in nn.ATTENDS:
       return h
     return attention(w, f'{name[:-1]}1', h, f['heads'], f['new'])
@@ -150,7 +150,9 @@ def test_the_noisy_classifier():
   """recipes 3.4, with the narrow stem of 512x512 and heads of 64 channels."""
   w, x = nn.Weights(3), nn.images(8)
   emb = embedding(w, NOISE, 64)
-  block = lambda name, x, out, *resample: residual(w, name, x, emb, out, True, *resample)
+  block = lambda name, x, out, resample=None: residual(
+    w, name, x, emb, out, scale_shift=True, resample=resample
+  )
   h = nn.conv(w, 'input_blocks.0.0', x, 32)
   h = block('input_blocks.1.0', h, 32)
   h = block('input_blocks.2.0', h, 32, nn.pooled)

@@ -29,7 +29,9 @@ from tests.app.small_network import SmallAutoencoder
 
 NOWHERE = RunFolder.at('nowhere')
 TABLE = Facts(
-  ArraySpec((2,), 0, (1.0, 2.0), (3.0, 4.0), (-9.0, -9.0), (9.0, 9.0), ('a', 'b')),
+  ArraySpec(
+    (2,), 0, mean=(1.0, 2.0), std=(3.0, 4.0), low=(-9.0, -9.0), high=(9.0, 9.0), names=('a', 'b')
+  ),
   3,
   ArraySpec((2,), 0, (5.0, 6.0), (7.0, 8.0), names=('c', 'd')),
   ('u', 'v', 'w'),

@@ -79,7 +79,7 @@ def block(x, c, p, swiglu=False, rotary=False, words=None, first=None, kept=None
   q, k, v = qkv(x, p, '', norm, parts, first)
   if rotary:
     q, k = turn(q, kept), turn(k, kept)
-  return rest(x, attend(q, k, v), p, '', norm, parts, swiglu, words)
+  return rest(x, attend(q, k, v), p, '', norm, parts, swiglu=swiglu, words=words)
 
 
 def rest(x, attended, p, prefix, norm, parts, swiglu=False, words=None):

@@ -354,7 +354,7 @@ def pieces(p, variance):
   @jax.jit
   def decode(t, z):
     x0, frac = denoise(z, at(t))
-    return dj.p_reverse(x0, z, at(t - 1), at(t), variance, frac, first)
+    return dj.p_reverse(x0, z, at(t - 1), at(t), variance=variance, var_frac=frac, first=first)
 
   def log_likelihood(x, z):
     return -dj.reconstruction_nll(x, decode(1, z))

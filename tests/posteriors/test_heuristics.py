@@ -106,8 +106,8 @@ def test_red_diff_stops_where_its_mean_gradient_is_zero(key):
       levels,
       lambda x: 0.5 * m.distance(x) ** 2,
       jnp.zeros((2000, 4)),
-      optax.sgd(rate),
-      weight,
+      optimizer=optax.sgd(rate),
+      weight=weight,
     )
 
   found = np.asarray(run(key), np.float64).mean(axis=0)

@@ -11,14 +11,36 @@ from diffusion_jax.runtime.files import make_folder, write_summed
 def test_a_card_names_only_sets_of_the_hub():
   for name, expected in ('mnist', ['ylecun/mnist']), ('folder', None), ('csv', None):
     config = {'objective': {'name': 'x'}, 'data': {'name': name}}
-    about = card.About('a', 'b', pictures((8, 8, 1)), True, False, config, 1, 4, '', [])
+    about = card.About(
+      'a',
+      'b',
+      pictures((8, 8, 1)),
+      draws=True,
+      reads_text=False,
+      config=config,
+      parameters=1,
+      step=4,
+      caption='',
+      scores=[],
+    )
     assert card.metadata(about).get('datasets') == expected
 
 
 def test_a_bar_in_a_value_ends_no_cell():
   config = {'training': {'batch_size': 4}, 'objective': {'name': 'x'}, 'network': {'name': 'a|b'}}
   facts = pictures((8, 8, 1), 10)
-  about = card.About('digits', 'a model', facts, True, False, config, 1234, 4, '', [])
+  about = card.About(
+    'digits',
+    'a model',
+    facts,
+    draws=True,
+    reads_text=False,
+    config=config,
+    parameters=1234,
+    step=4,
+    caption='',
+    scores=[],
+  )
   text = card.card(about)
   assert 'a\\|b' in text and '| images | 8x8x1, 10 classes |' in text and '1,234' in text
 
@@ -40,7 +62,18 @@ def test_a_card_calls_its_data_what_they_are(x, noun, task, tmp_path):
   [score] = card.scores_of(tmp_path, 1, x.noun)
   assert score.about == f'elbo-test: 16 test {noun}; bits/dim'
   config = {'training': {'batch_size': 4}, 'objective': {'name': 'x'}, 'data': {'name': 'a'}}
-  about = card.About('a', 'b', Facts(x), True, False, config, 1, 4, '', [score])
+  about = card.About(
+    'a',
+    'b',
+    Facts(x),
+    draws=True,
+    reads_text=False,
+    config=config,
+    parameters=1,
+    step=4,
+    caption='',
+    scores=[score],
+  )
   assert f'| 4 steps, 4 {noun} each |' in card.card(about)
   assert card.metadata(about).get('pipeline_tag') == task
 

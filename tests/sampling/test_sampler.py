@@ -67,7 +67,9 @@ def test_frames_are_evenly_spread_states_of_the_trajectory(key):
   def run(x):
     sampler = dj.ddim(1.0)
     path = dj.trajectory(key, GAUSSIAN.denoise, sampler, levels, x)
-    frames = lambda n: sample_frames(key, GAUSSIAN.denoise, sampler, levels, x, n, 3)
+    frames = lambda n: sample_frames(
+      key, GAUSSIAN.denoise, sampler, levels, x, num_frames=n, num_examples=3
+    )
     return path, [frames(n)[:2] for n in numbers]
 
   path, found = jax.device_get(run(x))

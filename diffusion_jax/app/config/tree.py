@@ -63,7 +63,9 @@ class Node(Tree):
   given: Mapping[str, object] = dataclasses.field(default_factory=dict)
   common: Constructor | None = None
   contract: Contract = ANY
-  schema: Schema = Schema('', {}, (), (), {}, {}, {})
+  schema: Schema = Schema(
+    kind='', tables={}, choices=(), optional=(), parts={}, facts={}, metrics={}
+  )
 
   @property
   def signature(self) -> Mapping[str, inspect.Parameter]:
@@ -388,7 +390,7 @@ def _choice(schema, given, path, optional, default=None, needs=(), outer=()):
   contract = schema.contract(path)
   constructor = find(table, path, name, needs, contract)
   name = str(name)
-  fields = _fields(schema, given, constructor, path, needs, outer, name)
+  fields = _fields(schema, given, constructor, path, needs=needs, outer=outer, choice=name)
   if common := schema.common.get(path):
     fields |= _fields(schema, given, common, path, choice=name)
   fields = {'name': name, **fields}
@@ -412,7 +414,9 @@ def _fields(schema, given, constructor, path, needs=(), outer=(), choice=''):
         )
       value = given.get(name, None if default is None else {})
       optional = default is None or type(None) in get_args(parameter.annotation)
-      values[name] = _choice(schema, value, where, optional, default, needs, shared)
+      values[name] = _choice(
+        schema, value, where, optional, default=default, needs=needs, outer=shared
+      )
     elif is_plain or default is None or default is EMPTY:
       values[name] = _value(given.get(name, default), parameter, where, choice)
   return values

@@ -222,7 +222,7 @@ def red_diff(rate: Positive = 0.1, weight: NonNegative = 0.25) -> Method:
     plan, adam = batch.plan, optax.adam(rate, b1=0.9, b2=0.99)
     denoise = plan.step_function(batch.cond)
     x = jnp.zeros_like(plan.prior_sample(batch.keys, plan.levels.take(0)))
-    x = dj.red_diff(batch.keys, denoise, plan.levels, half_square, x, adam, weight)
+    x = dj.red_diff(batch.keys, denoise, plan.levels, half_square, x, adam, weight=weight)
     return {'x': x}
 
   note = 'note: red_diff finds estimates, which vary less than samples do\n'

@@ -155,14 +155,14 @@ def _more(tree, schema):
 
 
 REGISTRY = store.Registry(
-  kind_of,
-  _more,
-  'evaluation',
-  roles.USES,
-  (*roles.FREE, *roles.USES, *roles.COMPUTED_BY, 'data', 'facts'),
-  roles.FREE,
-  roles.NOT_READ,
-  roles.PREDECESSORS,
+  kind_of=kind_of,
+  more=_more,
+  growing='evaluation',
+  uses=roles.USES,
+  free=(*roles.FREE, *roles.USES, *roles.COMPUTED_BY, 'data', 'facts'),
+  between_starts=roles.FREE,
+  not_read=roles.NOT_READ,
+  needed=roles.PREDECESSORS,
 )
 completed = functools.partial(store.completed, REGISTRY)
 with_flags = functools.partial(store.with_flags, REGISTRY)

@@ -102,7 +102,16 @@ def _write(path, run, frames):
   try:
     films = gallery(run, data)
     decides = roles.decides_loss
-    html = page.render(runs, defaults(config), film, near, films, APART, decides, as_flag)
+    html = page.render(
+      runs,
+      defaults=defaults(config),
+      trajectory=film,
+      neighbours=near,
+      gallery=films,
+      apart=APART,
+      decides_loss=decides,
+      flag=as_flag,
+    )
     write_text(path, html)
   except OSError as error:
     raise UserError(f'{path} cannot be written ({error.strerror})') from error

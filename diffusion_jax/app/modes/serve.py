@@ -319,14 +319,14 @@ def _frames(programs, model, inputs):
       keys = plan.sampler.keys(as_one_key(keys), total)
       start = x, plan.sampler.init(x), keys
       x, state, keys = jax.device_put(start, replicated(programs.mesh))
+    carry = x, state
     yield x
     for i in range(total):
       ends = levels.take(i), levels.take(i + 1)
       scale = scale_of(model.config)
       with programs.lock:
-        x, state = step.start(both, keys[i], x, state, cond, scale, ends)
-        x, state = jax.block_until_ready((x, state))
-      yield x
+        carry = jax.block_until_ready(step.start(both, keys[i], carry, cond, scale, ends))
+      yield carry[0]
 
   def images(x):
     with programs.lock:
@@ -354,11 +354,11 @@ def _frames(programs, model, inputs):
 def step_of(model: Model) -> Callable:
   """Returns the function of one step, or of all for a model without steps."""
 
-  def step(both, keys, x, state, cond, scale, ends):
+  def step(both, keys, carry, cond, scale, ends):
     assert model.plan is not None
-    plan, (level_t, level_s) = model.plan(*both), ends
+    plan, (x, state), (level_t, level_s) = model.plan(*both), carry, ends
     denoise = plan.step_function(cond, scale=scale)
-    return take_step(plan.sampler, keys, x, state, denoise, level_s, level_t)
+    return take_step(plan.sampler, keys, x, state, denoise, level_s=level_s, level_t=level_t)
 
   def whole(both, keys, cond):
     params, guides = both

@@ -313,7 +313,7 @@ def first_samples(
 
   def boxed(call, x):
     params, index, _ = call
-    return in_box(model, chosen, drawing, params, index, x, FEW)[0]
+    return in_box(model, chosen, drawing, params, index, x, attempts=FEW)[0]
 
   return drawing, inputs, boxed, chosen.stored
 

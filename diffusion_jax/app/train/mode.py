@@ -267,12 +267,12 @@ def begin(parts: Setup) -> Loop | None:
   parts.start_up.mark('files')
   return Loop(
     parts,
-    made,
-    frozen,
-    start,
-    due,
-    left,
-    log,
+    made=made,
+    frozen=frozen,
+    start=start,
+    due=due,
+    left=left,
+    log=log,
     compile=program.compile,
     compute=program.start,
     batches=batches,
@@ -341,7 +341,17 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int, before: Jso
   writer.write_config(start, stored, roles.hparams(stored))
   total = config.training.num_steps
   bar = tqdm(total=total, initial=start, unit='step', disable=None)
-  return StepLog(config, workdir.path, manager, writer, bar, start, parts.rates, stored, before)
+  return StepLog(
+    config,
+    workdir.path,
+    manager=manager,
+    writer=writer,
+    bar=bar,
+    start=start,
+    rates=parts.rates,
+    stored=stored,
+    before=before,
+  )
 
 
 # What else a training says when it starts: functions (config, step) -> a line or ''.

@@ -132,9 +132,22 @@ def prepare(config: Node, workdir: RunFolder) -> Setup:
   rates = rates_of(config, config.training.num_steps)
   refuse(lines([rate_rule(rates)], config, 'train', workdir.path))
   return Setup(
-    config, workdir, model, mesh, source, examples, objective, optimizer, rates,
-    make_state, shapes, make_encode(model, mesh), todo, loggers, start_up,
-  )  # fmt: skip
+    config=config,
+    workdir=workdir,
+    model=model,
+    mesh=mesh,
+    source=source,
+    examples=examples,
+    objective=objective,
+    optimizer=optimizer,
+    rates=rates,
+    make_state=make_state,
+    shapes=shapes,
+    encode=make_encode(model, mesh),
+    hooks=todo,
+    loggers=loggers,
+    start_up=start_up,
+  )
 
 
 def check_before_simulating(config: Node, workdir: RunFolder) -> None:

@@ -34,7 +34,16 @@ def parts() -> Parts:
   from jax.interpreters import ad, batching, mlir
   from jax.interpreters.partial_eval import dce_jaxpr
 
-  return Parts(ad, batching, mlir, ClosedJaxpr, Primitive, ShapedArray, dce_jaxpr, jaxpr_as_fun)
+  return Parts(
+    ad=ad,
+    batching=batching,
+    mlir=mlir,
+    ClosedJaxpr=ClosedJaxpr,
+    Primitive=Primitive,
+    ShapedArray=ShapedArray,
+    dce_jaxpr=dce_jaxpr,
+    jaxpr_as_fun=jaxpr_as_fun,
+  )
 
 
 def primitive_or(plain: T, make: Callable[[], T]) -> T:

@@ -60,17 +60,17 @@ class Use(NamedTuple):
 
 SCHEMA = Schema(
   'a toy',
-  {
+  tables={
     'shape': {'dot': dot, 'box': box, 'ring': ring},
     'shape.inner': {'disc': disc, 'dot': dot},
     'extra': {'dot': dot, 'disc': functools.partial(disc, steps=3)},
     'use.extra': {'dot': dot, 'disc': functools.partial(disc, steps=3)},
   },
-  ('shape', 'extra'),
-  ('extra',),
-  {'': Top, 'use': Use},
-  {'shape': ('count',)},
-  {},
+  choices=('shape', 'extra'),
+  optional=('extra',),
+  parts={'': Top, 'use': Use},
+  facts={'shape': ('count',)},
+  metrics={},
 )
 
 

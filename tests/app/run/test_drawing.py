@@ -88,7 +88,7 @@ def test_a_sample_always_outside_is_an_error_after_many_attempts():
 
   index, x = np.array([0, 1]), np.array([[9.0], [9.0]], np.float32)
   params: Any = 0.0
-  samples, outside = in_box(model, inputs, drawing, params, index, x, FEW)
+  samples, outside = in_box(model, inputs, drawing, params, index, x, attempts=FEW)
   assert_array_equal(samples, [[0.5], [18.0]])
   assert outside == 1 + FEW
   with pytest.raises(UserError, match=f'sample 1: {ATTEMPTS} draws'):

@@ -17,7 +17,9 @@ from tests.app.fields import within
 
 def made(config, manager=None, start=20):
   bar, rates = tqdm(disable=True), np.full(100, 0.5)
-  return StepLog(config, 'runs/x', manager, Lines(), bar, start, rates, {})
+  return StepLog(
+    config, 'runs/x', manager=manager, writer=Lines(), bar=bar, start=start, rates=rates, stored={}
+  )
 
 
 def test_averages_weigh_by_counts():

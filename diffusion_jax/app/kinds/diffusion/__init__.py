@@ -36,11 +36,15 @@ COMMON = 'data', 'optimizer', 'edit'
 
 SCHEMA = Schema(
   'a diffusion model',
-  choices.TABLES,
-  ('schedule', 'network', 'noise_input', 'parametrization', 'objective', 'latent', *COMMON),
-  ('latent', 'data'),
-  {**sections.COMMON, 'sampling': sampling.DenoiserSampling, 'conditioning': network.Conditioning},
-  {
+  tables=choices.TABLES,
+  choices=('schedule', 'network', 'noise_input', 'parametrization', 'objective', 'latent', *COMMON),
+  optional=('latent', 'data'),
+  parts={
+    **sections.COMMON,
+    'sampling': sampling.DenoiserSampling,
+    'conditioning': network.Conditioning,
+  },
+  facts={
     'network': ('in_channels', 'out_channels', 'inputs', 'gamma_min', 'gamma_max'),
     'objective': ObjectiveFacts.__annotations__,
     'noise_input': ('schedule_steps',),
@@ -52,9 +56,9 @@ SCHEMA = Schema(
     'operator': ('shape',),
     'reward': ('x0',),
   },
-  {**table.OF_DIFFUSION, **table.METRICS},
-  {'data': sections.Data},
-  (GUIDED_ALONE, NOISY_STEP),
-  ALIASES,
-  CONTRACTS,
+  metrics={**table.OF_DIFFUSION, **table.METRICS},
+  common={'data': sections.Data},
+  rules=(GUIDED_ALONE, NOISY_STEP),
+  aliases=ALIASES,
+  contracts=CONTRACTS,
 )
