@@ -12,6 +12,7 @@ import sys
 import tempfile
 
 from benchmarks import turns
+from diffusion_jax.app.config import experiments
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.train import mode as train, setup
 from diffusion_jax.runtime import run_folder
@@ -29,7 +30,7 @@ class Side:
     self._ends = contextlib.ExitStack()
     folder = RunFolder.at(workdir)
     self._ends.enter_context(run_folder.copying(folder.path))
-    config = store.completed(store.from_file('configs/digits.py'))
+    config = store.completed(experiments.from_file('configs/digits.py'))
     config = store.with_fields(config, {f'training.{n}': x for n, x in FIELDS.items()})
     parts = setup.prepare(config, folder)
     begun = train.begin(parts)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion_jax.app.config import experiments
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.train import setup
@@ -138,7 +139,7 @@ def make_model(case) -> Any:
   if case.remat:
     flags['network.remat'] = 'True'
   path = CONFIGS / f'{network.config}.py'
-  config = store.completed(store.from_file(str(path), network.variant))
+  config = store.completed(experiments.from_file(str(path), network.variant))
   config = store.with_flags(config, [*flags.items()])
   return weights.make_model(config, RunFolder.at('nowhere'))
 

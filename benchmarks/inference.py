@@ -44,6 +44,7 @@ import jax
 import numpy as np
 
 from configs import inference, joint
+from diffusion_jax.app.config import experiments
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import store
@@ -85,7 +86,7 @@ def config_of(task: str, simulations: int, seed: int, flags: str, is_joint: bool
   fields: dict[str, object] = {**inference.budget(simulations)}
   fields |= {'seed': seed, 'data.draws': seed}
   fields |= dict(flag.split('=', 1) for flag in flags.split())
-  tree = store.completed(store.from_file(path, task))
+  tree = store.completed(experiments.from_file(path, task))
   return store.with_flags(tree, [(n, str(x)) for n, x in fields.items()])
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from configs import digits_dit
 from diffusion_jax.app import cli
+from diffusion_jax.app.config import experiments
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.networks.transformer import DiT
@@ -46,7 +47,7 @@ def held_out_loss(arm: str, seed: int, steps: int, rate: float, folder: str) -> 
     'training.average.decay': 0.97,
     'report.after_training': False,
   }
-  config = store.completed(store.from_file(str(digits_dit.__file__), 'flow'))
+  config = store.completed(experiments.from_file(str(digits_dit.__file__), 'flow'))
   config = store.with_flags(config, [(name, str(x)) for name, x in fields.items()])
   with ARMS[arm]:
     cli.start(MODES['train'], config, run)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from configs import regression
 from diffusion_jax.app import cli
+from diffusion_jax.app.config import experiments
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES
@@ -36,7 +37,7 @@ def config_of(path: str, row: int, flags: str) -> Node:
   for flag in flags.split():
     name, _, value = flag.partition('=')
     fields.append((name, value))
-  config = store.completed(store.from_file(str(regression.__file__), 'npz'))
+  config = store.completed(experiments.from_file(str(regression.__file__), 'npz'))
   return store.with_flags(config, fields)
 
 

@@ -53,6 +53,7 @@ def loss():
   """Returns the function that traces the loss of the U-Net of the digits."""
   import jax
 
+  from diffusion_jax.app.config import experiments
   from diffusion_jax.app.inputs import datasets
   from diffusion_jax.app.kinds import store
   from diffusion_jax.app.smoke import shrunk
@@ -60,7 +61,7 @@ def loss():
   from diffusion_jax.runtime.run_folder import RunFolder
   from diffusion_jax.training.objectives import Context
 
-  config = shrunk(store.completed(store.from_file('configs/digits.py')), [])
+  config = shrunk(store.completed(experiments.from_file('configs/digits.py')), [])
   parts = setup.prepare(config, RunFolder.at(tempfile.mkdtemp()))
   batch = dict(next(datasets.batches(parts.config, *parts.examples, 0)))
   jax.clear_caches()

@@ -92,23 +92,29 @@ TABLE = [
     ],
   ),
   (
-    'app/config/store.py',
+    'app/kinds/store.py',
     None,
     [
       (
         'another_kind_of_model',
-        'kind = registry.kind_of(merge(config, upper, before))',
+        'kind = kind_of(overrides.merge(config, upper, before))',
         'kind = before',
       ),
       ('facts_of_a_run_go', "tree.pop('facts', None)", 'pass'),
     ],
   ),
   (
-    'app/config/store.py',
+    'app/config/overrides.py',
     'app/kinds/test_sampling.py',
     [
       ('short_name', "meaning = {f'{section}.name': choice, f", 'meaning = {f'),
-      ('short_name', 'tree = _spelled_out(tree, schema)', 'tree = dict(tree)'),
+    ],
+  ),
+  (
+    'app/kinds/store.py',
+    'app/kinds/test_sampling.py',
+    [
+      ('short_name', 'tree = overrides.without_aliases(tree, schema)', 'tree = dict(tree)'),
     ],
   ),
   (
@@ -140,7 +146,7 @@ TABLE = [
     ],
   ),
   (
-    'app/config/store.py',
+    'app/config/overrides.py',
     'app/config/test_tree.py',
     [
       ('replaces_a_choice', "if named and old.get('name') != new['name']:", 'if False:'),
@@ -848,7 +854,7 @@ TABLE = [
     ],
   ),
   (
-    'app/kinds/measured.py',
+    'app/kinds/network.py',
     None,
     [
       ('variance_of_the_sampler', "sampler.get('variance', 'fixed_small')", "'fixed_small'"),
@@ -867,7 +873,7 @@ TABLE = [
   ),
   (
     'app/kinds/roles.py',
-    'app/config/test_store.py',
+    'app/kinds/test_store.py',
     [
       ('what_is_compiled', "NOT_READ = 'compilation_cache', ", 'NOT_READ = '),
     ],

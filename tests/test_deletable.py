@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import diffusion_jax as dj
+from diffusion_jax.app.config import experiments
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import store
 from tests import deletion
@@ -81,7 +82,7 @@ def modules_of_configs():
   found = {}
   for path in sources('configs'):
     if not path.endswith('__init__.py'):
-      config = store.completed(store.from_file(str(ROOT / path)))
+      config = store.completed(experiments.from_file(str(ROOT / path)))
       found[path.removeprefix('configs/')] = {*constructors(config), kinds[config.schema.kind]}
   return found
 
@@ -146,10 +147,10 @@ for module in pkgutil.walk_packages(dj.__path__, 'diffusion_jax.'):
 for path in sorted(Path('configs').glob('*.py')):
   if path.name != '__init__.py':
     try:
-      store.completed(store.from_file(str(path)))
+      store.completed(experiments.from_file(str(path)))
     except UserError as error:
       print('refused:', path.name, error)
-digits = store.completed(store.from_file('configs/digits.py'))
+digits = store.completed(experiments.from_file('configs/digits.py'))
 assert all(help.mode_help(mode, digits, 'configs/digits.py') for mode in MODES)
 trial = shrunk(digits)
 flags = [('training.num_steps', '2'), ('training.sample_every', '0'), ('training.held_out', 'None')]
@@ -212,7 +213,7 @@ test_names.py::test_fields_of_the_page test_architecture.py::test_import_arrows
 test_architecture.py::test_planted_faults
 """
 OF_COMMON_WORDS = """
-app/config/test_store.py::test_a_part_that_is_none
+app/config/test_overrides.py::test_a_part_that_is_none
 app/config/test_trust.py::test_a_run_that_another_reads
 app/edit/test_methods.py::test_known_pixels app/evaluate/test_mode.py::test_what_is_not_a_number
 app/kinds/test_roles.py::test_the_commands app/modes/test_joint.py::test_a_restored_vector

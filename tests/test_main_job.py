@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_jax.app.config import experiments
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.smoke import shrunk
-from tests.app.config.test_store import FILES as EXPERIMENTS
+from tests.app.config.test_overrides import FILES as EXPERIMENTS
 from tests.conftest import HANG_SECONDS
 
 ROOT = Path(__file__).parent.parent
@@ -54,7 +55,7 @@ def test_the_main_job_makes_digits_that_a_classifier_reads(tmp_path):
 @pytest.mark.parametrize('name', EXPERIMENTS)
 def test_the_smoke_run_of_every_config(name, tmp_path):
   args = ['launch.py', f'--config=configs/{name}.py:smoke', f'--workdir={tmp_path}/r']
-  config = shrunk(store.completed(store.from_file(f'configs/{name}.py')))
+  config = shrunk(store.completed(experiments.from_file(f'configs/{name}.py')))
   others = {
     'latent.run': config.latent.run if config.get('latent') else '',
     'training.start.run': config.at('training.start.run'),

@@ -9,9 +9,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import folder
+from diffusion_jax.app.config import folder, overrides
 from diffusion_jax.app.kinds import store
-from tests.app.config.test_store import read
+from tests.app.config.test_overrides import read
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / 'docs' / 'samplers.md').read_text()
@@ -118,6 +118,6 @@ def test_fields_of_the_page_are_set(fields):
   config = store.with_flags(read('digits'), [*(base | flags).items()])
   found = folder.flat(config.to_dict())
   for path, text in flags.items():
-    path = store.spelled(path, config.schema)
+    path = overrides.spelled(path, config.schema)
     expected = str(found.get(path, found.get(f'{path}.name'))).strip("(),[]'").removesuffix('.0')
     assert expected == text.removesuffix('.0'), path

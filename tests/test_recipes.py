@@ -19,7 +19,7 @@ from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training import optimizer
 from diffusion_jax.training.objectives import Context
-from tests.app.config.test_store import ALL
+from tests.app.config.test_overrides import ALL
 from tests.app.conftest import SMALL as SMALL_NETWORK, read
 from tests.core import test_schedules as marginals
 from tests.interop.test_reader import CIFAR10, make, of_edm

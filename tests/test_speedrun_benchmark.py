@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks.speedrun import __main__ as speedrun
 from benchmarks.speedrun.tracks import TRACKS, fields_of
+from diffusion_jax.app.config import experiments
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.idle import TRAINING
 from diffusion_jax.app.kinds.rules import lines
@@ -23,7 +24,7 @@ RECIPES = [
 def test_every_recipe_is_a_config(track, name, flags):
   """Catches a trick whose flags the program refuses, which would end a night of runs."""
   path, _, argument = track.config.partition(':')
-  base = store.completed(store.from_file(path, argument))
+  base = store.completed(experiments.from_file(path, argument))
   config = store.with_flags(base, [*fields_of(flags).items()])
   refuse(lines(TRAINING, config, 'train', None))
   averages_of(config)

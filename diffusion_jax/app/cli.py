@@ -20,7 +20,7 @@ import jax
 from absl import app, flags, logging
 
 from diffusion_jax.app import help, modes, smoke
-from diffusion_jax.app.config import folder
+from diffusion_jax.app.config import experiments, folder, overrides
 from diffusion_jax.app.config.tree import Node, paths_near
 from diffusion_jax.app.kinds import idle, roles, store
 from diffusion_jax.errors import Preempted, UserError, beginning, fills_device, place_of
@@ -125,7 +125,7 @@ class Command:
   def __init__(self, path: str, argument: str, fields: list[tuple[str, str]]):
     self.path, self.argument, self.fields = path, argument, fields
     self.is_run = bool(path) and Path(path).is_dir()
-    self.point: store.Flags = []  # flags of --sweep_index
+    self.point: overrides.Flags = []  # flags of --sweep_index
 
   @property
   def flags(self) -> list[tuple[str, str]]:
@@ -163,7 +163,7 @@ class Command:
     if _SWEEP_INDEX.value is not None:
       if self.is_run or not self.path:
         raise UserError('--sweep_index needs a config file with a sweep()')
-      self.point = store.sweep(self.path, _SWEEP_INDEX.value)
+      self.point = experiments.sweep(self.path, _SWEEP_INDEX.value)
       fields = self.flags
     run = self.weights_in() if self.uses_a_run(mode) else self.workdir
     with beginning(f'--sweep_index={_SWEEP_INDEX.value}: ' if self.point else ''):
@@ -171,12 +171,12 @@ class Command:
     if mode == 'evaluate' and (text := config.evaluation.sweep):
       with beginning(f'config.evaluation.sweep={text!r}: '):
         config = with_sweep(config, fields, store.swept(text))
-    changed = {store.spelled(path, config.schema) for path, _ in fields}
+    changed = {overrides.spelled(path, config.schema) for path, _ in fields}
     if 'optimizer.warmup_steps' in changed and (long := idle.long_warmup(config)):
       raise UserError(f'config.{long}: give a smaller one, or a longer training')
     return store.without_idle(idle.IDLE, config, changed, run.path, mode)
 
-  def changed(self, mode: str, run: RunFolder, fields: store.Flags) -> Node:
+  def changed(self, mode: str, run: RunFolder, fields: overrides.Flags) -> Node:
     """Returns the complete config of --config, or of the run of a mode, with other fields."""
     if not self.uses_a_run(mode):
       # A training reads the facts from the data, and compares the config itself.
@@ -200,17 +200,17 @@ class Command:
     return exports or mode != '' and modes.find(mode).uses_a_run
 
 
-def with_sweep(config: Node, fields: store.Flags, swept: store.Flags) -> Node:
+def with_sweep(config: Node, fields: overrides.Flags, swept: overrides.Flags) -> Node:
   """Returns the config of an evaluation; a field that only its sweep sets has the first value.
 
   Raises UserError for a flag of a field of the sweep, whose value the sweep does not list.
   """
-  lists = [(store.spelled(path, config.schema), values.split(',')) for path, values in swept]
+  lists = [(overrides.spelled(path, config.schema), values.split(',')) for path, values in swept]
   listed = {(path, value) for path, values in lists for value in values}
   others = [
-    (path, x) for path, x in fields if (store.spelled(path, config.schema), x) not in listed
+    (path, x) for path, x in fields if (overrides.spelled(path, config.schema), x) not in listed
   ]
-  store.spelled_once([*others, *swept], config.schema)
+  overrides.spelled_once([*others, *swept], config.schema)
   unset = {path for path in config.paths() if config.at(path) is None}
   first = [(path, values[0]) for path, values in lists if path in unset]
   return store.with_flags(config, first, trusted=False) if first else config

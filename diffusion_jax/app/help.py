@@ -15,7 +15,7 @@ from typing import Literal, get_args, get_origin
 from absl import flags
 
 from diffusion_jax.app import modes
-from diffusion_jax.app.config import folder
+from diffusion_jax.app.config import experiments, folder, overrides
 from diffusion_jax.app.config.schema import Constructor, Schema, parameters
 from diffusion_jax.app.config.tree import Node, below
 from diffusion_jax.app.kinds import store
@@ -119,7 +119,7 @@ def _fields(node, schema):
     table = schema.metrics if is_metrics else schema.table(where)
     words = [*table] or _words(parameter.annotation)
     about = filter(None, (texts.get(name), ', '.join(map(str, words))))
-    flag = f'{where}={store.as_text(node[name])}'
+    flag = f'{where}={overrides.as_text(node[name])}'
     yield _columns(flag, '; '.join(about), 36)
 
 
@@ -184,8 +184,8 @@ _TIME = re.compile(rf'Measured[^:,.]*[:,] ({_SPAN})\b')
 def _facts(path: Path) -> Iterator[str]:
   # Yields a config's variants, the runs that it needs, and its time.
   try:
-    variants = getattr(store.module_of(str(path)), 'VARIANTS', ())
-    config = store.completed(store.from_file(str(path)))
+    variants = getattr(experiments.module_of(str(path)), 'VARIANTS', ())
+    config = store.completed(experiments.from_file(str(path)))
   except Exception:  # a file of the user's may raise anything
     return
   if variants:

@@ -1,10 +1,11 @@
 """`--config=<file>:smoke`: a trial of any experiment, in seconds."""
 
 from diffusion_jax.app.config import trust
-from diffusion_jax.app.config.store import Flags
+from diffusion_jax.app.config.experiments import from_file
+from diffusion_jax.app.config.overrides import Flags
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds.store import completed, from_file, with_fields
+from diffusion_jax.app.kinds.store import completed, with_fields
 from diffusion_jax.data import image_folder
 
 # Limits of the parameters of networks.

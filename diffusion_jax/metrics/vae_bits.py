@@ -46,9 +46,8 @@ class LatentModel(Protocol):
 class LatentDiffusion(DiffusionModel, Protocol):
   """A diffusion model of scale * z, z the latents of a VAE."""
 
-  @property
   def autoencoder(self) -> LatentModel:
-    """The VAE, whose parameters and scale are a run's 'autoencoder'."""
+    """Returns the VAE, whose parameters and scale are a run's 'autoencoder'."""
     ...
 
 
@@ -155,7 +154,7 @@ def latent_ode(t_min: float = 1e-3, tolerance: float = 1e-4, num_probes: int = 1
         log_p = log_p_of(probe_keys, denoise, model.schedule(params), scale * z)
         return log_p + z.size // len(z) * jnp.log(scale)
 
-      vae = model.autoencoder
+      vae = model.autoencoder()
       q, decode = vae.encode(weights, 1, x0), vae.log_likelihood_of(weights)
       log_p = bound.vae_log_weight(keys, x0, q, decode, log_prior)
       return {'total': dj.bits_per_dim(-log_p, x0.shape[1:])}

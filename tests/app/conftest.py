@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from numpy.testing import assert_array_equal
 
 from diffusion_jax.app import cli, modes
-from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.config import experiments, folder, trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.kinds.model import IDENTITY, Model, make_mesh
@@ -269,7 +269,7 @@ modes.MODES.update({name: Started(*row) for name, row in modes.MODES.items()})
 def read(name):
   """Returns the complete config of `name` or `name:variant`."""
   name, _, argument = name.partition(':')
-  config = store.from_file(str(CONFIGS / f'{name}.py'), argument)
+  config = experiments.from_file(str(CONFIGS / f'{name}.py'), argument)
   return store.completed(config)
 
 

@@ -13,7 +13,7 @@ from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.data.sources import pictures
 from diffusion_jax.runtime.run_folder import RunFolder
-from tests.app.config.test_store import ALL
+from tests.app.config.test_overrides import ALL
 from tests.app.conftest import read
 
 

@@ -26,7 +26,7 @@ from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data import drawings
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app import test_cli
-from tests.app.config.test_store import ALL
+from tests.app.config.test_overrides import ALL
 from tests.app.conftest import read, trial, untrained
 from tests.app.fields import within
 

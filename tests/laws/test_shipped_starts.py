@@ -20,7 +20,7 @@ from diffusion_jax.data.sources import ArraySource, pictures
 from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.optimizer import ENDING
-from tests.app.config.test_store import ALL
+from tests.app.config.test_overrides import ALL
 from tests.app.conftest import read
 
 LENGTHS = 1, 2, 99, 101, 30_000, 1_000_000

@@ -1,9 +1,9 @@
 """Two values for one field are refused, and the same value twice is the value, at every door.
 
 A field has several names: its path, a short form of the table of aliases, and
-for a choice also its field `name`. Planted faults: `store.spelled_once` without
+for a choice also its field `name`. Planted faults: `overrides.spelled_once` without
 its error, so that one value is dropped; `notebook.open_run` with a dict of paths
-in place of `store.as_flags`; `cli.Command.config` without its check of a sweep.
+in place of `overrides.as_flags`; `cli.Command.config` without its check of a sweep.
 """
 
 import functools
@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import diffusion_jax as dj
 from diffusion_jax.app import cli
+from diffusion_jax.app.config import overrides
 from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import roles, store
@@ -70,7 +71,7 @@ def config_for(module, function, door, *args, **kwargs):
 
 
 def texts(fields):
-  return [(path, store.as_text(value)) for path, value in fields]
+  return [(path, overrides.as_text(value)) for path, value in fields]
 
 
 def by_flags(name, fields, place):
@@ -130,7 +131,7 @@ def of_sampling(way):
 
 
 def is_swept(way):
-  return of_sampling(way) and bool(re.fullmatch(r'[^\s,]+', store.as_text(way[3])))
+  return of_sampling(way) and bool(re.fullmatch(r'[^\s,]+', overrides.as_text(way[3])))
 
 
 # One call cannot give an argument twice, but it can give grid.number and grid={}.
@@ -212,7 +213,7 @@ def test_a_field_without_a_default_may_be_set_by_a_sweep(
     # The model of the run is made of it, before any point.
     assert not flags or config.at(f'{path}.{field}') is not None
     point = store.with_flags(config, [chosen, (f'{path}.{field}', values[0])])
-    assert store.as_text(point.at(f'{path}.{field}')) == values[0]
+    assert overrides.as_text(point.at(f'{path}.{field}')) == values[0]
 
 
 def test_a_sweep_of_another_choice_leaves_the_run_as_it_is(tmp_path):

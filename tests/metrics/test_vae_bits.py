@@ -38,7 +38,8 @@ def test_a_posterior_that_is_the_prior_leaves_the_reconstruction(metric, key, tm
 class LinearLatents:
   """z ~ N(0, 4 I), x | z ~ N(z, I / 4): all that `latent_ode` needs of it."""
 
-  autoencoder = property(lambda self: self)
+  def autoencoder(self):
+    return self
 
   def denoiser(self, params, cond):
     """Returns the exact denoiser of scale z, with scale = 0.3."""

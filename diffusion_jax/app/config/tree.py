@@ -3,7 +3,7 @@
 A section holds a name and the parameters of the constructor with that name,
 such as {'name': 'ddim', 'eta': 0.0}. `resolve` turns nested dicts into `Node`s,
 with the defaults of the signatures. A flag is a `FlagText` in the same dicts;
-see `store.merge`.
+see `overrides.merge`.
 
 Two kinds of parameters are not fields: facts, which follow from the data or
 other sections and which `Node.make` gets, and parameters that the enclosing

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder
+from diffusion_jax.app.config import folder, overrides
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.evaluate.scorers import Metric
@@ -196,7 +196,7 @@ def sweep(run: Run) -> Iterator[tuple[Json, Node]]:
   for texts in itertools.product(*lists.values()):
     flags = [(f'sampling.{f}', x) for f, x in zip(lists, texts, strict=True)]
     point = store.with_flags(config, flags, trusted=False)
-    values = {f: point.at(store.spelled(f'sampling.{f}', point.schema)) for f in lists}
+    values = {f: point.at(overrides.spelled(f'sampling.{f}', point.schema)) for f in lists}
     changes = {f: x.name if isinstance(x, Node) else x for f, x in values.items()}
     if (name := title(changes)) in seen:
       raise UserError(f'{where} has the point {name} twice: give each value once')
@@ -240,7 +240,7 @@ def _without(model, path):
     is_same = folder.plain(config) == folder.plain(model.config)
     return None if is_same else Run(model).changed(config).model
   except UserError:
-    above = store.spelled(path, model.schema).rpartition('.')[0]
+    above = overrides.spelled(path, model.schema).rpartition('.')[0]
     if not getattr(model.config.at(above), 'choice', ''):
       raise
     return _without(model, above)

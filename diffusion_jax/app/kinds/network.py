@@ -20,6 +20,7 @@ from diffusion_jax.core.arguments import kind_of
 from diffusion_jax.core.denoiser import NetworkFn, NoiseInput
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.parametrization import Parametrization
+from diffusion_jax.core.process import Variance
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.declared import Declared, declares
@@ -174,9 +175,12 @@ class ConfiguredNetwork:
   Its parts are made when they are first used; only then are mistakes in their
   sections found.
 
+  It is what metrics of a diffusion model measure, as `likelihoods.DiffusionModel`.
+
   state_shape: the shape of what is diffused. channels: of the output of
   `network`; None: the state's, and twice as many with a learned variance.
-  apply_fn: `network` -> the function that is trained.
+  apply_fn: `network` -> the function that is trained. losses: what the metric
+  `loss` computes, see `metrics.losses`. autoencoder: of latents, () -> theirs.
   """
 
   config: Node
@@ -185,6 +189,8 @@ class ConfiguredNetwork:
   state_shape: tuple[int, ...]
   channels: int | None = None
   apply_fn: Callable[[nn.Module], NetworkFn] = functional.network_fn
+  losses: Callable[..., Callable] | None = None
+  autoencoder: Callable[[], Any] | None = None
 
   @classmethod
   def of(cls, config: Node, facts: Facts, **more: Any) -> Self:
@@ -208,6 +214,22 @@ class ConfiguredNetwork:
   def schedule(self, params: Params | None = None) -> dj.Schedule:
     """Returns the schedule of the process; see `Process.with_params`."""
     return self.process.with_params(params)
+
+  @property
+  def schedule_steps(self) -> int:
+    """The number of steps of the schedule; 1000 in continuous time."""
+    return self.process.steps
+
+  @property
+  def starts_noisy(self) -> bool:
+    """Whether the schedule has noise at t = 0, as a learned one has."""
+    return self.process.is_learned or float(self.process.schedule(0.0).sigma) > 0.0
+
+  @property
+  def reverse_variance(self) -> Variance:
+    """The variance of the reverse process, from the sampler's section."""
+    sampler = self.config.sampling.get('sampler') or {}
+    return sampler.get('variance', 'fixed_small')
 
   @functools.cached_property
   def needs(self) -> Declared:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder, store
+from diffusion_jax.app.config import folder, overrides
 from diffusion_jax.app.config.tree import Node, resolve
 from diffusion_jax.app.edit.methods import condition_of, fitting, method_name
 from diffusion_jax.app.kinds import sections
@@ -107,7 +107,7 @@ def set_fields(
       is_below = name == field or name.startswith(f'{field}.')
       # `defaults` lacks the names of choices, which count as unchanged.
       if is_below and value != before.get(name, None if run else value):
-        yield name if name == field else name.removesuffix('.name'), store.as_text(value)
+        yield name if name == field else name.removesuffix('.name'), overrides.as_text(value)
 
 
 # -- what a machine holds -----------------------------------------------------

@@ -1,28 +1,25 @@
-"""The kinds of models, as the schemas of their configs, and the functions of configs with them."""
+"""Complete configs of files, runs and flags, by the schemas of all kinds of models."""
 
-import functools
+import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
+from diffusion_jax import paths
 from diffusion_jax.aliases import Tree
-from diffusion_jax.app.config import folder, store, trust
+from diffusion_jax.app.config import folder, overrides, trust
+from diffusion_jax.app.config.overrides import Flags
 from diffusion_jax.app.config.schema import ANY, Constructor, Schema, parameters
-from diffusion_jax.app.config.store import (
-  Flags,
-  allow,
-  as_flags,
-  as_text,
-  from_file,
-  merge,
-  module_of,
-  of_kind,
-  spelled,
-  spelled_once,
-  sweep,
-  tuples,
+from diffusion_jax.app.config.tree import (
+  Node,
+  check_one_of,
+  check_section,
+  convert,
+  no_field,
+  resolve,
 )
-from diffusion_jax.app.config.tree import Node, check_one_of, check_section, convert
 from diffusion_jax.app.kinds import (
   autoencoders,
   bridges,
@@ -39,6 +36,8 @@ from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.declared import declared_by
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features
+from diffusion_jax.ranges import FlagText
+from diffusion_jax.runtime.run_folder import RunFolder
 
 # A module for each kind; its `model` has the maker, which `run.weights.make_model` calls.
 MODULES = latent, diffusion, few_steps, bridges, classifier, autoencoders, discrete
@@ -154,22 +153,182 @@ def _more(tree, schema):
   return parts
 
 
-REGISTRY = store.Registry(
-  kind_of=kind_of,
-  more=_more,
-  growing='evaluation',
-  uses=roles.USES,
-  free=(*roles.FREE, *roles.USES, *roles.COMPUTED_BY, 'data', 'facts'),
-  between_starts=roles.FREE,
-  not_read=roles.NOT_READ,
-  needed=roles.PREDECESSORS,
-)
-completed = functools.partial(store.completed, REGISTRY)
-with_flags = functools.partial(store.with_flags, REGISTRY)
-with_fields = functools.partial(store.with_fields, REGISTRY)
-stored = functools.partial(store.stored, REGISTRY)
-open_run = functools.partial(store.open_run, REGISTRY)
-of_run = functools.partial(store.of_run, REGISTRY)
+# The beginnings of all fields that a mode may change of a run.
+_FREE_OF_RUN = *roles.FREE, *roles.USES, *roles.COMPUTED_BY, 'data', 'facts'
+
+
+def completed(tree: Tree | ConfigDict, trusted: bool = True) -> Node:
+  """Returns the config with all parameters of its sections.
+
+  trusted: the user wrote the config, so the modules that it names may be
+  imported. Otherwise the sections of metrics that cannot be used are left out.
+  """
+  tree = tree.to_dict() if isinstance(tree, ConfigDict) else tree
+  if trusted:
+    trust.allow(paths.texts_in(tree))
+  schema = kind_of(tree)
+  tree = overrides.without_aliases(tree, schema)
+  schema = schema._replace(parts={**schema.parts, **_more(tree, schema)})
+  if not trusted:
+    path = 'evaluation'  # It may have sections of a stranger's metrics.
+    usable = {*parameters(schema.parts[path]), *(x.removeprefix(f'{path}.') for x in schema.parts)}
+    section = tree.get(path, {})
+    others = {n for n, x in section.items() if isinstance(x, Mapping) and not _has_flag(x)}
+    tree = {**tree, path: {n: x for n, x in section.items() if n not in others - usable}}
+  return resolve(tree, schema)
+
+
+def _has_flag(section):
+  # Returns whether flags set a field of a section.
+  return any(isinstance(x, FlagText) for x in section.values())
+
+
+def allow(names: Iterable[str], flags: Flags) -> None:
+  """Allows what the user names by --allow, and by flags."""
+  trust.allow_parts(names)
+  trust.allow(text for _, text in flags)
+
+
+def with_flags(config: Node, flags: Flags, trusted: bool = True) -> Node:
+  """Returns the config as the flags change it; their order does not matter.
+
+  trusted: the user wrote the flags, so the modules that they name may be
+  imported. See `with_fields`.
+  """
+  if trusted:
+    trust.allow(text for _, text in flags)
+  changed = _changed(config, [(path, FlagText(text)) for path, text in flags])
+  if not trusted:
+    sections = {path.partition('.')[0] for path, _ in flags}
+    inner = [changed[name] for name in changed if name in sections]
+    read = (x.paths_read(paths.READ) for x in inner if isinstance(x, Node))
+    trust.check_paths(*itertools.chain(*read))
+  return changed
+
+
+def with_fields(config: Tree, changes: Tree) -> Node:
+  """Returns the config with other values of the fields {path: value}.
+
+  An optional part becomes its first choice when one of its fields is set. If
+  another objective needs another kind of model, the sections that this kind
+  lacks are dropped; if the data change, the facts of a run are dropped.
+  """
+  return _changed(config, changes.items())
+
+
+def _changed(config, changes):
+  with overrides.as_typed(changes, kind_of(config).aliases):
+    return _with_changes(config, changes)
+
+
+def _with_changes(config, changes):
+  before = kind_of(config)
+  # Fields that only another kind of model has are not choices of this one.
+  upper = [(path, x) for path, x in changes if path.count('.') < 2]
+  kind = kind_of(overrides.merge(config, upper, before))
+  if kind is not before:
+    config = overrides.of_kind(completed(config, trusted=False), kind)
+  tree = overrides.merge(config, changes, kind)
+  tops = {path.partition('.')[0] for path, _ in changes}
+  if 'facts' in tops:
+    raise no_field('facts', completed(config, trusted=False), kind)
+  if 'data' in tops:
+    tree.pop('facts', None)
+  for name in {*kind.optional} - {*kind.choices}:  # They are None or of another kind.
+    tree.pop(name, None)
+  return completed(tree, trusted=False)
+
+
+def stored(
+  content: Mapping[str, object],
+  path: object,
+  skip: Collection[str] | None = None,
+) -> Node:
+  """Returns the complete config that a config.json contains.
+
+  path: the file, for messages; skip: sections that are not read, by default
+  `roles.NOT_READ`. A 'module:attribute' is imported only if the user names it.
+  """
+  skip = roles.NOT_READ if skip is None else skip
+  try:
+    tree = {n: overrides.tuples(x) for n, x in content.items() if n not in skip}
+    return completed(tree, trusted=False)
+  except UserError as error:
+    raise UserError(f'{path}: {error}') from error
+  except (KeyError, TypeError, AttributeError, ValueError) as error:
+    raise UserError(f'{path} is not the config of a run: {error}') from error
+
+
+def open_run(
+  workdir: RunFolder,
+  path: str = '',
+  skip: Collection[str] | None = None,
+  as_saved: bool = True,
+) -> Node:
+  """Returns the complete config of the run in a folder.
+
+  path: the field that names the run; skip: sections that are not read; as_saved:
+  False for a config that may differ from the config of the run's weights. Raises UserError
+  for a folder without a run, if only a stored config names it, and if its
+  config.json is of other weights than it has.
+  """
+  content = _content(workdir, path, as_saved)
+  return stored(content, f'{workdir}/config.json', skip)
+
+
+def _content(workdir, path='', as_saved=True):
+  # Returns the content of a run's config.json; the run's own parts are allowed.
+  if path:
+    trust.check_paths((path, workdir.name))
+  content = folder.read_config(workdir.path)
+  if content is None:
+    folder.check_config_kept(workdir.path)
+    raise UserError(folder.missing(path, workdir, roles.PREDECESSORS.get(path, '')))
+  if as_saved:
+    folder.check_as_saved(workdir.path, roles.FREE)
+  trust.recall(workdir.path)
+  return content
+
+
+def of_run(workdir: RunFolder, config: Node | None, flags: Flags) -> Node:
+  """Returns the config for a mode that uses the run in workdir.
+
+  The run decides the model and the data; `config`, the user's own file, and the
+  flags decide how they are used; None: the run and the flags. Raises UserError
+  for flags that would change the model.
+  """
+  content = _content(workdir)
+  trust.allow(text for _, text in flags)
+  tree = {n: overrides.tuples(x) for n, x in content.items() if n not in roles.NOT_READ}
+  try:
+    if config is not None:
+      kind, ours = kind_of(tree).kind, config.schema.kind
+      if ours != kind:
+        raise UserError(
+          f'{workdir} holds {kind}, and --config describes {ours}: give --config={workdir}'
+        )
+      tree = {n: x for n, x in tree.items() if n not in roles.USES}
+      tree |= {n: x for n, x in config.to_dict().items() if n in roles.USES}
+    changed = _changed(tree, [(path, FlagText(text)) for path, text in flags])
+    if 'facts' in tree and 'facts' not in changed:  # the flags change the data
+      changed = changed.replace(facts=completed(tree, trusted=False).facts)
+  except (UserError, KeyError, TypeError, AttributeError, ValueError):
+    stored(content, f'{workdir}/config.json')  # The run itself may be the reason.
+    raise
+  _check_model(workdir, changed, flags)
+  trust.remember(workdir.path, changed)
+  return changed
+
+
+def _check_model(workdir, changed, flags):
+  # Raises UserError for flags that change the model of a run.
+  before, now = dict(folder.stored_fields(workdir.path)), changed.flat
+  names = tuple(path for path, _ in flags)
+  before |= {n: x for n, x in now.items() if n not in before and not n.startswith(names)}
+  if fixed := folder.differences(before, now, _FREE_OF_RUN):
+    raise UserError(
+      f'config.{fixed}: only a training can change this; the model comes from {workdir}/config.json'
+    )
 
 
 def without_idle(
@@ -194,14 +353,14 @@ def set_in(config: Node, workdir: Path, path: str) -> str | None:
   """Returns the text of a field's value, None if it is the one that the run has."""
   if folder.plain(as_in_run(config, workdir, path)) == folder.plain(config):
     return None
-  value = config.at(spelled(path, config.schema))
-  return as_text(value.name if isinstance(value, Node) else value)
+  value = config.at(overrides.spelled(path, config.schema))
+  return overrides.as_text(value.name if isinstance(value, Node) else value)
 
 
 def as_in_run(config: Node, workdir: Path, path: str) -> Node:
   """Returns the config with a field or a section as the run has it, or else by default."""
   tree, stored = config.to_dict(), folder.read_config(workdir) or {}
-  *parents, name = spelled(path, config.schema).split('.')
+  *parents, name = overrides.spelled(path, config.schema).split('.')
   node, section = config, tree
   for parent in parents:
     node, section, stored = node[parent], section[parent], stored.get(parent) or {}
@@ -209,5 +368,5 @@ def as_in_run(config: Node, workdir: Path, path: str) -> Node:
       stored = {}
   section.pop(name, None)
   if name in stored:
-    section[name] = tuples(stored[name])
+    section[name] = overrides.tuples(stored[name])
   return completed(tree, trusted=False)

@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion_jax.app.config import trust
+from diffusion_jax.app.config import overrides, trust
 from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import store
@@ -82,7 +82,7 @@ class Mode(NamedTuple):
     given: the fields of all flags. A flag with the value of the run says nothing, and is taken.
     """
     for path in given:
-      if not self.is_read(store.spelled(path, config.schema)):
+      if not self.is_read(overrides.spelled(path, config.schema)):
         value = store.set_in(config, workdir, path)
         if value is not None:
           raise UserError(

@@ -12,7 +12,7 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json, Params
-from diffusion_jax.app.config import folder
+from diffusion_jax.app.config import folder, overrides
 from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node, check_one_of, check_set, from_config
 from diffusion_jax.app.inputs import conditions, datasets
@@ -114,7 +114,7 @@ def config_of(config: Node, imported: Imported) -> Node:
   """
   facts, sections = dict(imported.facts), imported.sections
   free = diffusion.SCHEMA._replace(parts=COMMON, choices=('data', 'optimizer'))
-  tree = store.of_kind(config, free)
+  tree = overrides.of_kind(config, free)
   if config.latent is not None:
     tree['latent'] = {**config.latent, 'shape': facts['image_shape']}
     facts['image_shape'] = image_shape_of(config.latent.run)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import folder
+from diffusion_jax.app.config import folder, overrides
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.kinds import roles, rules, store
@@ -244,7 +244,7 @@ def as_flag(field: str, value: object) -> tuple[str, str]:
   """Returns the name and the value of a field as a flag has them: sampling.num_steps, 20."""
   is_choice = field.endswith('.name')
   name = provenance.SHORT.get(field, field)
-  return name.removesuffix('.name') if is_choice else name, store.as_text(value)
+  return name.removesuffix('.name') if is_choice else name, overrides.as_text(value)
 
 
 def _is_short(sampling):

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from diffusion_jax.app.config import folder
+from diffusion_jax.app.config import folder, overrides
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.inputs.conditions import takes_labels
@@ -76,7 +76,7 @@ class Frame(NamedTuple):
   compiles: bool = False
 
 
-Emerge = Callable[[store.Flags], Iterator[Frame]]
+Emerge = Callable[[overrides.Flags], Iterator[Frame]]
 
 
 def main(run: Run) -> None:
@@ -210,7 +210,7 @@ def fields(model: Model) -> list[dict]:
   if takes_labels(model):
     names = model.facts.class_names
     words = (word_for(i, names) for i in range(model.facts.num_classes))
-    classes = [store.as_text((word,)) for word in words]
+    classes = [overrides.as_text((word,)) for word in words]
     add('labels', 'class', '', choices=['', *classes])
   if text_length(model.config):
     add('prompt', 'text', c.prompt or '')

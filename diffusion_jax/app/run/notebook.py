@@ -18,6 +18,7 @@ from jax.stages import Wrapped
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.app import modes, smoke
+from diffusion_jax.app.config import overrides
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import other_runs, roles, store
 from diffusion_jax.app.kinds.model import Model, make_mesh
@@ -134,7 +135,7 @@ def open_run(
   place = workdir if is_address(workdir) else Path(workdir).expanduser()
   folder = RunFolder.at(place, written=False)
   names = [allow] if isinstance(allow, str) else [*map(str, allow or ())]
-  flags = store.as_flags(sampling, 'sampling')
+  flags = overrides.as_flags(sampling, 'sampling')
   store.allow(names, flags)
   config = store.of_run(folder, None, flags)
   roles.check_predecessors(config, 'sample', folder)
@@ -166,6 +167,6 @@ def training_step(
   path, _, variant = str(config).partition(':')
   if not Path(path).is_file():
     raise UserError(f'the config file {path} does not exist')
-  flags = store.as_flags(fields)
+  flags = overrides.as_flags(fields)
   node = store.with_flags(smoke.described(path, variant, flags), flags)
   return setup.abstract_step(node, mesh or make_mesh(node), RunFolder.at('', written=False))

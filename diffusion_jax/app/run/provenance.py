@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.config import folder, trust
+from diffusion_jax.app.config import folder, overrides, trust
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds import roles, rules, store
 from diffusion_jax.app.kinds.model import Model
@@ -199,7 +199,7 @@ def _named(first, changes):
   texts = {}
   for field, value in sorted(changes.items()):
     short = re.sub(r'^(edit|sampling)\.|\.name$', '', SHORT[field] if field in SHORT else field)
-    texts[short] = store.as_text(value)
+    texts[short] = overrides.as_text(value)
   name = f'{first}-{title(dict(sorted(texts.items())))}' if texts else first
   return re.sub(r'[^\w.,=+-]', '_', name, flags=re.ASCII)[:150]
 

@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pytest
 
+from diffusion_jax.app.config.overrides import merge
 from diffusion_jax.app.config.schema import Schema
-from diffusion_jax.app.config.store import merge
 from diffusion_jax.app.config.tree import check_one_of, from_config, no_field, resolve
 from diffusion_jax.errors import UserError
 from diffusion_jax.ranges import Count, FlagText, Rate, Size, check_choice

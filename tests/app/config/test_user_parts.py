@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax import errors
-from diffusion_jax.app.config import folder, tree, trust
+from diffusion_jax.app.config import experiments, folder, tree, trust
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import diffusion, rules, store
 from diffusion_jax.app.kinds.rules import lines
@@ -61,7 +61,7 @@ def nothing_is_allowed(monkeypatch):
 
 def plain(*flags):
   """Returns digits without labels, changed by flags."""
-  config = store.from_file(str(CONFIGS / 'digits.py'))
+  config = experiments.from_file(str(CONFIGS / 'digits.py'))
   config.conditioning = ConfigDict()
   return store.with_flags(store.completed(config), flags)
 

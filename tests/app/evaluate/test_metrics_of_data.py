@@ -13,7 +13,7 @@ from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
-from tests.app.config.test_store import ALL
+from tests.app.config.test_overrides import ALL
 from tests.app.conftest import of_run, read, refused, stored_run, trial, untrained
 from tests.app.fields import within
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import diffusion_jax as dj
 from diffusion_jax.app import smoke
-from diffusion_jax.app.config import folder
+from diffusion_jax.app.config import folder, overrides
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import choices, roles, store
 from diffusion_jax.app.modes import MODES
@@ -39,7 +39,7 @@ FEWER = within('training', batch_size=6, machine__mesh=(1, 1), held_out=None, sa
 
 def data(name, config='digits', **fields):
   flags = [('data', name)]
-  flags += [(f'data.{n}', store.as_text(x)) for n, x in fields.items()]
+  flags += [(f'data.{n}', overrides.as_text(x)) for n, x in fields.items()]
   return store.with_flags(read(config), flags)
 
 
@@ -222,7 +222,7 @@ def trained(tmp_path):
 
 def reopened(run, **fields):
   """Returns the config of a mode of a run."""
-  flags = [(f'data.{n}', store.as_text(x)) for n, x in fields.items()]
+  flags = [(f'data.{n}', overrides.as_text(x)) for n, x in fields.items()]
   return datasets.of_run(
     store.of_run(RunFolder.at(run), store.open_run(RunFolder.at(run)), flags), RunFolder.at(run)
   )

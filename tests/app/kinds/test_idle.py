@@ -10,7 +10,7 @@ from diffusion_jax.app.kinds.idle import IDLE
 from diffusion_jax.app.kinds.rules import lines
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.runtime.files import read_json
-from tests.app.config.test_store import ALL
+from tests.app.config.test_overrides import ALL
 from tests.app.conftest import DIGITS, read
 
 

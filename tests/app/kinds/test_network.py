@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 from unittest.mock import Mock
 
 import jax
@@ -26,7 +27,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Context
 from diffusion_jax.training.state import init_state
-from tests.app.conftest import lines_of, normal_params, params_of, read, trial
+from tests.app.conftest import lines_of, normal_params, params_of, read, smoke, trial
 from tests.app.fields import within
 from tests.transcribed import transcribes
 
@@ -213,3 +214,26 @@ def test_a_fixed_schedule_has_no_parameters(key):
   process = Process.of(read('digits'))
   assert process.init(key) == {} and process.with_params() is process.schedule
   assert process.steps == 1000
+
+
+# -- what metrics measure ------------------------------------------------------
+
+
+def measured(config) -> Any:
+  """Returns what metrics measure of an untrained model."""
+  return make_model(config, RunFolder.at('nowhere')).measured
+
+
+@pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large'])
+def test_the_reverse_process_has_the_variance_of_the_sampler(variance):
+  fields = {'sampling.sampler': 'ancestral', 'sampling.sampler.variance': variance}
+  assert measured(smoke(**fields)).reverse_variance == variance
+  assert measured(smoke(**{'sampling.sampler': 'ddim'})).reverse_variance == 'fixed_small'
+
+
+@pytest.mark.parametrize(
+  'name, noisy', [('digits', False), ('digits_flow', False), ('digits_vdm', True)]
+)
+def test_noise_at_t_0_is_of_the_schedule(name, noisy):
+  """Step 0 of DDPM is clean; a learned schedule begins at gamma_min."""
+  assert measured(read(name)).starts_noisy == noisy

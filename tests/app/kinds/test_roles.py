@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from diffusion_jax.app import cli
-from diffusion_jax.app.config import folder
+from diffusion_jax.app.config import experiments, folder
 from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.runtime.run_folder import RunFolder
-from tests.app.config.test_store import ALL
+from tests.app.config.test_overrides import ALL
 from tests.app.conftest import CONFIGS, DIGITS, read, refused, smoke
 from tests.app.fields import typed
 
@@ -176,7 +176,7 @@ def test_the_commands_are_those_of_configs(monkeypatch):
         command = shlex.split(folder.training_command(Path(run)))
         path, _, own = command[-1].removeprefix('--config=').partition(':')
         assert Path(cli.find_config(path, True)[0]).is_file(), run
-        store.from_file(path, own.removesuffix('smoke').rstrip('_'))
+        experiments.from_file(path, own.removesuffix('smoke').rstrip('_'))
         count += 1
   assert count >= 10
   command = folder.training_command(Path('/data/digits-smoke'))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.app.config.test_store import with_flags
+from tests.app.config.test_overrides import with_flags
 
 
 @pytest.mark.parametrize(

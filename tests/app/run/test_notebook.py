@@ -6,9 +6,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
-from diffusion_jax.app.config import trust
+from diffusion_jax.app.config import overrides, trust
 from diffusion_jax.app.inputs import conditions
-from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.core.keys import fold_each
 from diffusion_jax.runtime.streams import stream
@@ -91,7 +90,7 @@ def test_errors_name_arguments_of_python(run, tmp_path, monkeypatch):
   assert (fields.guidance.scale, fields.labels) == (2.0, ('4', '2'))
   trust._allowed.clear()  # another start of the program: what was allowed is kept
   dj.open_run(run)
-  assert store.as_text(['a, b', 1]) == '"a, b",1'
+  assert overrides.as_text(['a, b', 1]) == '"a, b",1'
 
 
 @pytest.fixture(scope='module')

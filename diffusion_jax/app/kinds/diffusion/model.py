@@ -15,7 +15,6 @@ from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds import other_runs
 from diffusion_jax.app.kinds.diffusion import ObjectiveFacts
-from diffusion_jax.app.kinds.measured import Measured
 from diffusion_jax.app.kinds.model import IDENTITY, NOTHING, Guides, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork, refusals_of
 from diffusion_jax.app.kinds.other_runs import Teacher
@@ -44,7 +43,7 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   has_floor = not (no_floor(config.objective) or noisy.process.is_learned)
   return dataclasses.replace(
     of_network(noisy, run, plan),
-    measured=Measured(noisy, losses),
+    measured=dataclasses.replace(noisy, losses=losses),
     losses=losses if has_floor else None,
   )
 
@@ -111,7 +110,7 @@ def of_network(
     init=noisy.init,
     objective=functools.partial(objective_of, noisy, teacher),
     refusals=refusals_of(noisy),
-    measured=Measured(noisy),
+    measured=noisy,
     root=lambda: stream(noisy.config.sampling.seed, 'sampling'),
     conditioning=noisy.conditioning,
     noisy=noisy,

@@ -24,7 +24,6 @@ from diffusion_jax.app.inputs.stored_latents import check_record
 from diffusion_jax.app.kinds import autoencoders, roles, store
 from diffusion_jax.app.kinds.autoencoders.model import Autoencoder
 from diffusion_jax.app.kinds.diffusion import model as diffusion
-from diffusion_jax.app.kinds.measured import Measured
 from diffusion_jax.app.kinds.model import Frozen, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.other_runs import check_fits, check_unchanged, open_weights
@@ -62,7 +61,7 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   model = diffusion.of_network(noisy, run, plan, latents)
   return dataclasses.replace(
     model,
-    measured=Measured(noisy, autoencoder_of=lambda: stored.checked),
+    measured=dataclasses.replace(noisy, autoencoder=lambda: stored.checked),
     autoencoder=Frozen(stored.prepare, stored.shapes, stored.load),
     keeps=('autoencoder', 'latent.json'),
   )
