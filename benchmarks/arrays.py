@@ -15,6 +15,7 @@ import numpy as np
 
 from diffusion_jax.app.config import folder
 from diffusion_jax.demos.simulators import gaussian_process, matern
+from diffusion_jax.runtime.run_folder import RunFolder
 
 
 def describe(name, z, length, correlation):
@@ -39,7 +40,7 @@ def describe(name, z, length, correlation):
 
 def main(file):
   """Describes a file of samples."""
-  data = (folder.read_config(Path(file).parents[1]) or {})['data']
+  data = (folder.read_config(RunFolder.at(Path(file).parents[1])) or {})['data']
   mean, std = np.array(data['mean']), np.array(data['std'])
   with np.load(file) as arrays:
     x = arrays['arr_0']

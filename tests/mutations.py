@@ -575,7 +575,7 @@ TABLE = [
       ('anew and statistics', "'matmul_precision': config.matmul_precision,", ''),
       ('anew and losses', "'modules': trust.code_of(content, *code),", ''),
       ('anew and averaged', "'code': of_package(),", ''),
-      ('anew and edit', "'config_hash': roles.config_hash(model.run.path),", ''),
+      ('anew and edit', "'config_hash': roles.config_hash(model.run),", ''),
       ('anew and edit', "'computed_by': _computed_by(model),", ''),
       ('anew and scores_of_samples', "'read': sums, 'modules': modules}", "'read': sums}"),
       ('anew and guided', ', code {code}', ''),
@@ -1255,7 +1255,7 @@ TABLE = [
     'app/train/setup.py',
     'app/modes/test_simulator.py',
     [
-      ('another_config', 'roles.check_same_run(workdir.path, config)', 'pass'),
+      ('another_config', 'roles.check_same_run(workdir, config)', 'pass'),
     ],
   ),
   (

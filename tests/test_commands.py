@@ -175,7 +175,7 @@ def make_run(workdir):
     return
   command = RUNS.get(str(workdir))
   if command is None:
-    found = folder.training_command(workdir)
+    found = folder.training_command(RunFolder.at(workdir))
     if not found:
       return
     command = found.partition(' --')[2].partition(' ')[0]
@@ -219,7 +219,7 @@ def check(arguments, keep=True):
   if keep and mode == 'train' and not (Path(workdir) / 'config.json').exists():
     weights = 'checkpoints/1' if workdir.startswith('runs/') else SHARED
     Path(workdir, weights).mkdir(parents=True)
-    folder.write_config(Path(workdir), model.config, model.facts)
+    folder.write_config(RunFolder.at(Path(workdir)), model.config, model.facts)
   return config, workdir, mode
 
 

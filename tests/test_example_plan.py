@@ -136,7 +136,7 @@ def test_steps_compile_for_machines_that_are_not_here(name, devices, tmp_path, m
   if config.get('latent'):
     other, run = trial('digits_autoencoder'), tmp_path / 'autoencoder'
     run.mkdir()
-    folder.write_config(run, other, make_model(other, RunFolder.at('none')).facts)
+    folder.write_config(RunFolder.at(run), other, make_model(other, RunFolder.at('none')).facts)
     config = store.with_fields(config, {'latent.run': str(run)})
   step = lambda config, fields, mesh: setup.abstract_step(config, mesh, RunFolder.at(tmp_path))
   monkeypatch.setattr(dj, 'training_step', step)

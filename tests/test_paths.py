@@ -9,6 +9,7 @@ import pytest
 from diffusion_jax import paths
 from diffusion_jax.app.config import trust
 from diffusion_jax.runtime import compiling
+from diffusion_jax.runtime.run_folder import RunFolder
 
 
 def test_a_container_without_a_home(tmp_path, monkeypatch, capsys):
@@ -21,8 +22,10 @@ def test_a_container_without_a_home(tmp_path, monkeypatch, capsys):
   with pytest.raises(ValueError, match='~/a: no home folder is known: write'):
     paths.expanded('~/a')
   monkeypatch.setattr(trust, '_allowed', {'/a'})
-  trust.remember(tmp_path, SimpleNamespace(paths_read=lambda *uses: [('data.path', '/a')]))
-  trust.recall(tmp_path)
+  trust.remember(
+    RunFolder.at(tmp_path), SimpleNamespace(paths_read=lambda *uses: [('data.path', '/a')])
+  )
+  trust.recall(RunFolder.at(tmp_path))
   before = jax.config.values['jax_compilation_cache_dir']
   jax.config.update('jax_compilation_cache_dir', None)
   try:

@@ -132,7 +132,7 @@ def test_the_loss_of_each_kind_of_config_traces(name, tmp_path, monkeypatch):
     teacher = store.with_flags(read('digits_flow:unscaled'), [('network', SMALL_NETWORK)])
     teacher = make_model(teacher, RunFolder.at('x'))
     (tmp_path / 'teacher').mkdir()
-    folder.write_config(tmp_path / 'teacher', teacher.config, teacher.facts)
+    folder.write_config(RunFolder.at(tmp_path / 'teacher'), teacher.config, teacher.facts)
     run = str(tmp_path / 'teacher')
     config = store.with_flags(config, [('training.teacher', run)])
     frozen = {'teacher': teacher.shapes()}

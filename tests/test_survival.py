@@ -175,7 +175,7 @@ def test_sigterm_ends_other_modes_of_several_processes(tmp_path):
   """jax.distributed would ignore it."""
   config = smoke()
   facts = make_model(config, RunFolder.at(tmp_path)).facts
-  folder.write_config(tmp_path, config, facts)
+  folder.write_config(RunFolder.at(tmp_path), config, facts)
   code = f"""
 import os, signal, sys, time
 from diffusion_jax.app import cli

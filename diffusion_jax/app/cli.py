@@ -148,8 +148,8 @@ class Command:
 
   def weights_in(self) -> RunFolder:
     """Returns the run that a mode reads: workdir, or --config if workdir has no run."""
-    is_read = self.is_run and folder.read_config(self.workdir.path) is None
-    if not is_read or folder.read_config(self.given_run.path) is None:
+    is_read = self.is_run and folder.read_config(self.workdir) is None
+    if not is_read or folder.read_config(self.given_run) is None:
       return self.workdir
     if not folder.has_checkpoint(self.given_run):
       what = f'no weights, neither {run_folder.SHARED} nor checkpoints'
@@ -174,7 +174,7 @@ class Command:
     changed = {overrides.spelled(path, config.schema) for path, _ in fields}
     if 'optimizer.warmup_steps' in changed and (long := idle.long_warmup(config)):
       raise UserError(f'config.{long}: give a smaller one, or a longer training')
-    return store.without_idle(idle.IDLE, config, changed, run.path, mode)
+    return store.without_idle(idle.IDLE, config, changed, run, mode)
 
   def changed(self, mode: str, run: RunFolder, fields: overrides.Flags) -> Node:
     """Returns the complete config of --config, or of the run of a mode, with other fields."""
@@ -291,7 +291,7 @@ def start(
 
   mode.check_trust(config)
   run = run or workdir
-  mode.check_given(config, run.path, given)
+  mode.check_given(config, run, given)
   try:
     with compiling.products_at(config.matmul_precision):
       if not mode.uses_a_run:  # an export reads a run, and writes convert.out only

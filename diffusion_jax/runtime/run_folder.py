@@ -70,9 +70,19 @@ class RunFolder:
     return self.path / 'config.json'
 
   @property
+  def absolute(self) -> str:
+    """Its address in a bucket, or its path from the root, without links."""
+    return named(self.path.resolve())
+
+  @property
+  def checkpoints(self) -> Path:
+    """The folder of the weights."""
+    return self.path / 'checkpoints'
+
+  @property
   def is_shared(self) -> bool:
     """Whether the folder has shared weights, and no checkpoints."""
-    return (self.path / SHARED).exists() and not (self.path / 'checkpoints').exists()
+    return (self.path / SHARED).exists() and not self.checkpoints.exists()
 
   @property
   def metrics(self) -> Path:

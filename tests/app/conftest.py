@@ -331,7 +331,7 @@ def untrained(config, workdir, deviation=0.2):
   model = weights.adapted(make_model(config, RunFolder.at(workdir)))
   params = normal_params(model, deviation=deviation)
   workdir = make_folder(workdir)
-  folder.write_config(workdir, config, model.facts)
+  folder.write_config(RunFolder.at(workdir), config, model.facts)
   stored = folder.stored_form(config, model.facts)
   checkpoints.save_params(workdir, config.training.num_steps, params, stored)
   return workdir

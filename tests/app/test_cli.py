@@ -21,6 +21,7 @@ from diffusion_jax.app.kinds import idle, store
 from diffusion_jax.app.kinds.rules import lines
 from diffusion_jax.app.train import mode as train
 from diffusion_jax.errors import Preempted, UserError
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app import conftest
 from tests.app.conftest import arrays_of, lines_of, params_of, read, smoke, stored_run
 
@@ -267,7 +268,7 @@ def test_what_a_file_sets_and_a_flag_makes_idle_is_left_out(name, flag, field, c
   assert not unread(config) and not config.at(field)
   # what the command line sets stays, and is refused
   config = store.with_flags(read(name), [(path, value)])
-  config = store.without_idle(idle.IDLE, config, [path, field], Path('new'), 'train')
+  config = store.without_idle(idle.IDLE, config, [path, field], RunFolder.at(Path('new')), 'train')
   assert any(field in line for line in unread(config))
 
 

@@ -21,6 +21,7 @@ from diffusion_jax.data.huggingface import huggingface
 from diffusion_jax.data.npz import npz
 from diffusion_jax.data.tfds_sources import cifar10, tfds
 from diffusion_jax.data.webdataset import webdataset
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests import refusals
 from tests.app.conftest import lines_of, refuse_to_compile, refused, smoke
 from tests.bucket_server import Amazon, Google, running
@@ -154,7 +155,7 @@ def test_a_training_on_a_bucket(bucket, cache, tmp_path, monkeypatch):
   there = {'data.path': f'{bucket[0]}/set.npz'}
   MODES['train'](smoke(**fields | there), str(tmp_path / 'run'))
   trust._allowed.clear()
-  trust.recall(tmp_path / 'run')
+  trust.recall(RunFolder.at(tmp_path / 'run'))
   assert trust.is_given(there['data.path'])
   other = {'training.num_steps': 6}
   refuse_to_compile(monkeypatch)  # The data are open then.

@@ -155,7 +155,7 @@ def facts_of(name):
 def new_run(name, place):
   """Makes a run folder with a config.json only."""
   run = make_folder(place, name)
-  folder.write_config(run, config_of(name), facts_of(name))
+  folder.write_config(RunFolder.at(run), config_of(name), facts_of(name))
   return run
 
 

@@ -291,14 +291,14 @@ def test_a_flipped_bit_of_a_config_is_refused_or_changes_no_value(averaged, tmp_
   path = tmp_path / 'config.json'
   data = (averaged / 'config.json').read_bytes()
   path.write_bytes(data)
-  before, changed = folder.read_config(tmp_path), []
+  before, changed = folder.read_config(RunFolder.at(tmp_path)), []
   rng = random.Random(0)
   for place in range(len(data)):
     bit = 1 << rng.randrange(8)
     path.write_bytes(data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :])
     folder._read_once.cache_clear()  # of a file of the same size and time
     with contextlib.suppress(UserError):
-      content = folder.read_config(tmp_path)
+      content = folder.read_config(RunFolder.at(tmp_path))
       # Without its name the sum is a field, which no config has.
       if {name: content.get(name) for name in before} != before or len(content) > len(before) + 1:
         changed.append((place, bit))

@@ -12,6 +12,7 @@ from diffusion_jax.app import cli
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import CONFIGS, read, refused, stored_run
 from tests.app.fields import typed
 
@@ -75,7 +76,7 @@ def test_a_flag_is_read_or_refused(mode, path, tmp_path):
   def start(flags):
     command = cli.Command(str(source), '', flags)
     config = command.config(mode)
-    MODES[mode].check_given(config, run, {path for path, _ in flags})
+    MODES[mode].check_given(config, RunFolder.at(run), {path for path, _ in flags})
     return config
 
   flags = [(path, FLAGS[path])]
@@ -90,11 +91,11 @@ def test_a_flag_is_read_or_refused(mode, path, tmp_path):
 def test_a_flag_with_the_value_of_the_run_is_taken(mode, tmp_path):
   run = stored_run(tmp_path / 'run', store.with_flags(read('digits'), [('edit', 'restore')]))
   command = cli.Command(str(run), '', [('edit', 'restore')])
-  MODES[mode].check_given(command.config(mode), run, ['edit'])
+  MODES[mode].check_given(command.config(mode), RunFolder.at(run), ['edit'])
   command = cli.Command(str(run), '', [('edit', 'sdedit')])
   config = command.config(mode)
   if mode == 'edit':
-    MODES[mode].check_given(config, run, ['edit'])
+    MODES[mode].check_given(config, RunFolder.at(run), ['edit'])
     return
   with pytest.raises(UserError, match=f'config.edit=sdedit has no effect with --mode={mode}'):
-    MODES[mode].check_given(config, run, ['edit'])
+    MODES[mode].check_given(config, RunFolder.at(run), ['edit'])

@@ -440,7 +440,7 @@ def test_each_score_that_is_printed_is_on_the_page(name, tmp_path, monkeypatch):
   changed = of_run(run, **within('evaluation', **typed(metrics)))
   model = make_model(changed, RunFolder.at(run))
   MODES['evaluate'](changed, run)
-  shown = record.read('run', run, folder.flat(folder.read_config(run)), 4)
+  shown = record.read('run', run, folder.flat(folder.read_config(RunFolder.at(run))), 4)
   text = page.render([shown])
   assert len(printed) >= 1 + metrics.count(',')
   for score, (value, error), _ in printed:

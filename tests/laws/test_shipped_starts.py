@@ -65,7 +65,7 @@ def write_predecessors(config):
       model = make_model(read(run.name.replace('-', ':')), RunFolder.at(run))
       write_predecessors(model.config)
       run.mkdir(parents=True)
-      folder.write_config(run, model.config, model.facts)
+      folder.write_config(RunFolder.at(run), model.config, model.facts)
       trust.allow([str(run)])
 
 

@@ -11,6 +11,7 @@ import pytest
 from diffusion_jax.app.config import trust
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import files
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.refusals import one_line
 
 PLANTED = {
@@ -118,9 +119,11 @@ def test_a_name_that_is_not_utf_8(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   workdir = files.make_folder(tmp_path / os.fsdecode(b'caf\xe9'))
   monkeypatch.setattr(trust, '_allowed', {'/a'})
-  trust.remember(workdir, SimpleNamespace(paths_read=lambda *uses: [('data.path', '/a')]))
+  trust.remember(
+    RunFolder.at(workdir), SimpleNamespace(paths_read=lambda *uses: [('data.path', '/a')])
+  )
   trust._allowed.clear()
-  trust.recall(workdir)
+  trust.recall(RunFolder.at(workdir))
   assert trust.is_given('/a')
   files.write_text(workdir / 'a', str(workdir))
   assert (workdir / 'a').read_text().endswith('caf\\udce9')

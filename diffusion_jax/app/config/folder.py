@@ -25,18 +25,18 @@ _OF_DATA = (*SUFFIXES, '.npy', '.npz', '.csv', '.tsv', '.tar', '.parquet', '.arr
 _OF_RUNS = 'trained_on.npz', 'base.safetensors'
 
 
-def read_config(workdir: Path) -> Mapping | None:
+def read_config(workdir: RunFolder) -> Mapping | None:
   """Returns the content of a run's config.json, None if the file is missing.
 
   The file is read again only when it has changed. Raises UserError if its sum
   differs.
   """
-  return (_read(workdir / 'config.json') or (None,))[0]
+  return (_read(workdir.config) or (None,))[0]
 
 
-def stored_fields(workdir: Path) -> Mapping[str, object]:
+def stored_fields(workdir: RunFolder) -> Mapping[str, object]:
   """Returns {'section.field': value} of a run's config.json, {} without it."""
-  return (_read(workdir / 'config.json') or ({}, {}))[1]
+  return (_read(workdir.config) or ({}, {}))[1]
 
 
 def _read(path):
@@ -54,38 +54,36 @@ def _read(path):
 def _read_once(path, stamp):
   content, differs = parted(read_json(path))
   if differs:
-    copy, config = saved_config(path.parent)
+    copy, config = _saved_config(path.parent)
     changed = differences(content, config, when=f'in {copy}') if copy else ''
     advice = f'cp {copy} {path}' if copy else 'put the file back as it was'
     raise UserError(f'{path} {DIFFERS}{changed and ": "}{changed}: {advice}')
   return content, flat(content)
 
 
-def saved_config(workdir: Path) -> tuple[Path | None, Json]:
-  """Returns (the file, the content) of the config that the newest checkpoint has.
-
-  It is of the newest whose sum of this file is right; (None, {}) without one.
-  """
-  for step in reversed(checksums.steps_in(workdir / 'checkpoints')):
-    name, place = 'config/metadata', workdir / 'checkpoints' / str(step)
+def _saved_config(folder: Path) -> tuple[Path | None, Json]:
+  # Returns (the file, the content) of the config in the newest checkpoint of a run, of those
+  # whose sum of this file is right; (None, {}) without one.
+  for step in reversed(checksums.steps_in(folder / 'checkpoints')):
+    name, place = 'config/metadata', folder / 'checkpoints' / str(step)
     with contextlib.suppress(LookupError, OSError, UserError, ValueError):
       if is_regular(copy := place / name) and sha256(copy) == checksums.read_sums(place)[name]:
         return copy, read_json(copy)
   return None, {}
 
 
-def check_as_saved(workdir: Path, free: tuple[str, ...]) -> None:
+def check_as_saved(workdir: RunFolder, free: tuple[str, ...]) -> None:
   """Raises UserError if config.json describes another model than the checkpoints.
 
   free: the beginnings of fields that may differ.
   """
-  path = workdir / 'config.json'
-  copy, saved = saved_config(workdir)
+  copy, saved = _saved_config(workdir.path)
   if copy and (changed := other_than_saved(workdir, saved, free, f'in {copy}')):
+    path = workdir.config
     raise UserError(f'{path} is not of the weights: {changed}. To take the copy: cp {copy} {path}')
 
 
-def other_than_saved(workdir: Path, saved: Mapping, free: tuple[str, ...], where: str) -> str:
+def other_than_saved(workdir: RunFolder, saved: Mapping, free: tuple[str, ...], where: str) -> str:
   """Describes what differs between config.json and the config of a checkpoint.
 
   Fields that only config.json has are newer. free: see `differences`; where: the
@@ -97,16 +95,16 @@ def other_than_saved(workdir: Path, saved: Mapping, free: tuple[str, ...], where
   )
 
 
-def check_no_run(workdir: Path, flag: str) -> None:
+def check_no_run(workdir: RunFolder, flag: str) -> None:
   """Raises UserError if workdir is a run, or a folder of data; flag: the flag that names it."""
   if read_config(workdir) is not None:
     raise UserError(f'{workdir} holds a run: give another {flag}, or remove it')
   check_no_data(workdir, flag)
 
 
-def check_no_data(workdir: Path, flag: str) -> None:
+def check_no_data(workdir: RunFolder, flag: str) -> None:
   """Raises UserError for a folder in which somebody keeps data, which a run would fill."""
-  names = sorted(x.name for x in workdir.iterdir()) if workdir.is_dir() else []
+  names = sorted(x.name for x in workdir.path.iterdir()) if workdir.path.is_dir() else []
   for name in names:
     if name.lower().endswith(_OF_DATA) and name[0] != '.' and name not in _OF_RUNS:
       raise UserError(
@@ -114,16 +112,16 @@ def check_no_data(workdir: Path, flag: str) -> None:
       )
 
 
-def write_config(workdir: Path, config: Node, facts: Facts) -> None:
+def write_config(workdir: RunFolder, config: Node, facts: Facts) -> None:
   """Writes config.json with the facts of the images; keeps what the user has allowed."""
   if processes.is_first():
-    write_stored(workdir, stored_form(config, facts))
+    write_stored(workdir.path, stored_form(config, facts))
   trust.remember(workdir, config)
 
 
-def write_stored(workdir: Path, content: Mapping) -> None:
+def write_stored(folder: Path, content: Mapping) -> None:
   """Writes config.json, which makes a folder a run, with a sum of its content."""
-  write_summed(workdir / 'config.json', {**content})
+  write_summed(folder / 'config.json', {**content})
 
 
 def stored_form(config: Node, facts: Facts) -> dict:
@@ -136,13 +134,12 @@ def plain(config: Node) -> dict:
   return as_json(config.to_dict())
 
 
-def check_config_kept(workdir: Path) -> None:
+def check_config_kept(workdir: RunFolder) -> None:
   """Raises UserError if workdir has checkpoints and no config.json."""
-  if steps := checksums.steps_in(workdir / 'checkpoints'):
+  if steps := checksums.steps_in(workdir.checkpoints):
     raise UserError(
       f'{workdir} has checkpoints but no config.json, which describes them. '
-      f'Each holds a copy: cp {workdir}/checkpoints/{steps[-1]}/config/'
-      f'metadata {workdir}/config.json'
+      f'Each holds a copy: cp {workdir.checkpoints}/{steps[-1]}/config/metadata {workdir.config}'
     )
 
 
@@ -172,7 +169,7 @@ def flat(tree: Mapping) -> Json:
 
 def has_checkpoint(run: RunFolder) -> bool:
   """Returns whether a run folder has checkpoints, or shared weights."""
-  return run.is_shared or bool(checksums.steps_in(run.path / 'checkpoints'))
+  return run.is_shared or bool(checksums.steps_in(run.checkpoints))
 
 
 def missing(path: str, run: RunFolder, needed: str = '') -> str:
@@ -184,7 +181,7 @@ def missing(path: str, run: RunFolder, needed: str = '') -> str:
   what = f'there is no run in {run}'
   if run.config.is_file():
     what = f'the run in {run} has no checkpoint'
-  command = training_command(run.path)
+  command = training_command(run)
   first = f'`{command}` trains it' if command else 'train it first'
   if not path:
     return f'{what}: {first}, or give the --workdir of another'
@@ -194,19 +191,20 @@ def missing(path: str, run: RunFolder, needed: str = '') -> str:
   )
 
 
-def training_command(workdir: Path) -> str:
+def training_command(workdir: RunFolder) -> str:
   """Returns the command that trains the run in a folder, or ''.
 
   runs/digits_flow-unscaled is the default workdir of
   --config=configs/digits_flow.py:unscaled.
   """
-  name, sign, argument = workdir.name.partition('-')
+  last = workdir.path.name
+  name, sign, argument = last.partition('-')
   if f'configs/{name}.py' not in config_files():
     return ''
   script = sys.argv[0]
   program = f'python {script}' if script.endswith('.py') else 'diffusion-jax'
   command = f'{program} --config=configs/{name}.py{sign and ":"}{argument}'
-  if workdir != Path('runs') / workdir.name:
+  if workdir.path != Path('runs') / last:
     command += f' --workdir={workdir}'
   return command
 

@@ -13,7 +13,6 @@ import re
 import shlex
 import sys
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import Any
 
 from diffusion_jax.aliases import Json
@@ -23,8 +22,8 @@ from diffusion_jax.data import reads
 from diffusion_jax.data.code_sums import of_module
 from diffusion_jax.errors import OWN, UserError, reason_of
 from diffusion_jax.paths import READ, RUN, cache_folder, texts_in
-from diffusion_jax.runtime import run_folder
 from diffusion_jax.runtime.files import read_json, sha256, write_json
+from diffusion_jax.runtime.run_folder import RunFolder
 
 _allowed: set[str] = set()
 
@@ -45,7 +44,7 @@ def allow_parts(names: Iterable[str]) -> None:
   allow(word for name in names for word in (name, f'{name}:'))
 
 
-def remember(workdir: Path, config: Any) -> None:
+def remember(workdir: RunFolder, config: Any) -> None:
   """Keeps in the user's cache what a run may read and import, as allowed now.
 
   The user gave the paths and parts once; later starts need not name them again,
@@ -60,7 +59,7 @@ def remember(workdir: Path, config: Any) -> None:
   with contextlib.suppress(OSError, UserError):  # The next start asks for them instead.
     path, before, here = _record(workdir), _recorded(workdir), os.getcwd()
     paths |= {*before.get('paths', ())}
-    content: Json = before | {'run': run_folder.named(workdir.resolve()), 'paths': sorted(paths)}
+    content: Json = before | {'run': workdir.absolute, 'paths': sorted(paths)}
     if parts:
       every = before.get('parts', {})
       content['parts'] = every | {here: sorted(parts.union(every.get(here, ())))}
@@ -68,7 +67,7 @@ def remember(workdir: Path, config: Any) -> None:
     write_json(path, content)
 
 
-def recall(workdir: Path) -> None:
+def recall(workdir: RunFolder) -> None:
   """Allows the paths and the parts of a run that `remember` was told of."""
   with contextlib.suppress(OSError, UserError):
     content = _recorded(workdir)
@@ -83,9 +82,8 @@ def _recorded(workdir):
 
 def _record(workdir):
   # Another run at the same place, such as a stranger's, has another record.
-  config = workdir / 'config.json'
-  content = sha256(config) if config.is_file() else ''
-  name = hashlib.sha256(os.fsencode(run_folder.named(workdir.resolve()) + content)).hexdigest()
+  content = sha256(workdir.config) if workdir.config.is_file() else ''
+  name = hashlib.sha256(os.fsencode(workdir.absolute + content)).hexdigest()
   return cache_folder() / 'runs' / f'{name[:16]}.json'
 
 

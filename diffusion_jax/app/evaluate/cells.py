@@ -213,7 +213,7 @@ def _unread(run, points):
   texts = {f'sampling.{field}': f'evaluation.sweep: {field}' for field in points[0].changes}
   for path in run.given:
     if path.startswith(('evaluation.', 'sampling.')) and path not in _OF_TABLE:
-      texts[path] = f'{path}={store.set_in(run.model.config, run.model.run.path, path)}'
+      texts[path] = f'{path}={store.set_in(run.model.config, run.model.run, path)}'
   for path, text in texts.items():
     if not _is_read(points, path):
       advice = _advice(points[0], path)
@@ -236,7 +236,7 @@ def _without(model, path):
   # Returns the model with a field as the run has it, None if it is so already. A field that
   # has no default goes with the choice whose parameter it is.
   try:
-    config = store.as_in_run(model.config, model.run.path, path)
+    config = store.as_in_run(model.config, model.run, path)
     is_same = folder.plain(config) == folder.plain(model.config)
     return None if is_same else Run(model).changed(config).model
   except UserError:

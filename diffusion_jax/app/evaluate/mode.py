@@ -226,7 +226,7 @@ def write(cell: Cell, place: Place, read: str, **content: Any) -> None:
   model, about = cell.model, {}
   if others := read and datasets.another_set(model.config, read):
     most = int(content.get('examples') or content.get('pairs') or 0)
-    seen = trained_on.count(model.run.path, model.config, read, most)
+    seen = trained_on.count(model.run, model.config, read, most)
     about = {'other_data': provenance.by_content(others), 'trained_on': seen}
     say_once(trained_on.in_words(seen, f'{read} {model.facts.x.noun}'))
   write_summed(

@@ -31,7 +31,7 @@ def of_run(config: Node, run: RunFolder, workdir: RunFolder | None = None) -> No
   Data of the run are compared with what it was trained on; see `source_of`.
   """
   workdir = workdir or run
-  data = (folder.read_config(run.path) or {}).get('data')
+  data = (folder.read_config(run) or {}).get('data')
   written = workdir.simulations if workdir.written else None
   config = _given(config, kept_in=KeptIn(written, run.simulations), run=data)
   return _given(config, trained=functools.cache(functools.partial(_train_facts, config)))

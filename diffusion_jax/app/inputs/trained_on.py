@@ -12,18 +12,19 @@ from diffusion_jax.app.kinds.sections import Split
 from diffusion_jax.data import hashes, npz
 from diffusion_jax.data.sources import Source, drawn_anew
 from diffusion_jax.runtime.files import is_regular, write_npz
+from diffusion_jax.runtime.run_folder import RunFolder
 
 FILE = 'trained_on.npz'
 _DATA = 'data'  # the sums of the sets that the run was trained on
 
 
-def keep(folder: Path, source: Source, checksum: str) -> None:
+def keep(run: RunFolder, source: Source, checksum: str) -> None:
   """Writes the hashes of all training examples into a run folder, unless it has them.
 
   checksum: of the source. Hashes of other data, with which the run has begun, stay.
   Nothing is written for data that each epoch draws again, or of more than hashes.MOST examples.
   """
-  path, before = folder / FILE, {}
+  path, before = run.path / FILE, {}
   if is_regular(path):
     before = read(path)
     if checksum and checksum in before[_DATA]:
@@ -44,19 +45,20 @@ def read(path: Path) -> dict[str, np.ndarray]:
     return npz.read(path, ['exactly', f'to_{hashes.DIGITS}_digits', _DATA], size)
 
 
-def count(folder: Path, config: Node, split: str, most: int = 0) -> Json:
+def count(run: RunFolder, config: Node, split: str, most: int = 0) -> Json:
   """Returns how many of the first examples of a split a run was trained on; most=0: of all.
 
   {'examples': n, 'exactly': n, 'to_6_digits': n}; {} if the run has no hashes, the
   split is a file, or these examples are more than hashes.MOST.
   """
-  if not is_regular(folder / FILE) or split not in get_args(Split):
+  path = run.path / FILE
+  if not is_regular(path) or split not in get_args(Split):
     return {}
   source = datasets.source_of(config, split)
   examples = min(most or len(source), len(source))
   if hashes.work(source, examples) > hashes.MOST:
     return {}
-  known = read(folder / FILE)
+  known = read(path)
   with from_config('data'):
     found = hashes.of_examples(source, examples)
   same = {name: int(np.isin(x, known[name]).sum()) for name, x in found.items()}

@@ -96,7 +96,7 @@ def long_warmup(config: Node) -> str:
 
 def _lost_run(c, facts):
   runs = c.report.runs if c.report.after_training else ()
-  return next((run for run in runs if folder.read_config(RunFolder.at(run).path) is None), None)
+  return next((run for run in runs if folder.read_config(RunFolder.at(run)) is None), None)
 
 
 TRAINING = (

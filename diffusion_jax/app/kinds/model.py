@@ -157,7 +157,7 @@ class Model:
   def check(self, mode: str) -> None:
     """Raises UserError for a config that the model or the mode cannot use."""
     rows = *self.schema.rules, *self.refusals, *CONFLICTS, *COUPLINGS, *ESTIMATES, *IDLE
-    refuse(lines(rows, self.config, mode, self.run.path, self.facts))
+    refuse(lines(rows, self.config, mode, self.run, self.facts))
 
 
 def make_encode(model: Model, mesh: Mesh) -> Callable[..., dict]:

@@ -6,7 +6,6 @@ used.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder, trust
@@ -86,7 +85,7 @@ def hparams(stored: dict) -> Json:
   }
 
 
-def config_hash(workdir: Path, *others: str) -> str:
+def config_hash(workdir: RunFolder, *others: str) -> str:
   """Hashes the fields of a run's config that change its result; others: not these sections."""
   free = *FREE, *(f'{name}.' for name in others)
   fields = {k: x for k, x in stored_fields(workdir).items() if not k.startswith(free)}
@@ -110,7 +109,7 @@ def data_of(config: Node) -> dict:
   return {n: x for n, x in data.items() if f'data.{n}' not in FREE}
 
 
-def check_same_run(workdir: Path, config: Node, facts: Facts | None = None) -> None:
+def check_same_run(workdir: RunFolder, config: Node, facts: Facts | None = None) -> None:
   """Raises UserError if the run in workdir has another config, or other data.
 
   A folder with a config.json or checkpoints is a run. facts: None before the
@@ -188,7 +187,7 @@ def _missing_runs(config, mode, workdir):
     place = RunFolder.at(run, written=False)
     if not (place.config.is_file() and has_checkpoint(place)):
       yield missing(field, place, PREDECESSORS[field])
-    folder.check_as_saved(place.path, FREE)
+    folder.check_as_saved(place, FREE)
 
 
 def _fields_read(config, mode, workdir):

@@ -8,7 +8,6 @@ without a run, from its default.
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from diffusion_jax.app.edit.methods import condition_of, fitting, method_name
 from diffusion_jax.app.kinds import sections
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.declared import DataNeed
+from diffusion_jax.runtime.run_folder import RunFolder
 
 Found = Callable[[Node, Any], Any]  # facts may be None
 
@@ -47,7 +47,11 @@ TRAIN, SAMPLE, EDIT, EVALUATE = ('train',), ('sample',), ('edit',), ('evaluate',
 
 
 def lines(
-  rows: Iterable[Row], config: Node, mode: str, workdir: Path | None, facts: Facts | None = None
+  rows: Iterable[Row],
+  config: Node,
+  mode: str,
+  workdir: RunFolder | None,
+  facts: Facts | None = None,
 ) -> Iterator[str]:
   """Yields a line for each rule that a config breaks.
 
@@ -95,7 +99,7 @@ def defaults(config: Node) -> Json:
 
 
 def set_fields(
-  config: Node, workdir: Path | None, fields: Collection[str]
+  config: Node, workdir: RunFolder | None, fields: Collection[str]
 ) -> Iterator[tuple[str, str]]:
   """Yields (path, text) of the fields that differ from the run or the defaults."""
   if not fields:

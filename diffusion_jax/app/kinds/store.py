@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -280,13 +279,13 @@ def _content(workdir, path='', as_saved=True):
   # Returns the content of a run's config.json; the run's own parts are allowed.
   if path:
     trust.check_paths((path, workdir.name))
-  content = folder.read_config(workdir.path)
+  content = folder.read_config(workdir)
   if content is None:
-    folder.check_config_kept(workdir.path)
+    folder.check_config_kept(workdir)
     raise UserError(folder.missing(path, workdir, roles.PREDECESSORS.get(path, '')))
   if as_saved:
-    folder.check_as_saved(workdir.path, roles.FREE)
-  trust.recall(workdir.path)
+    folder.check_as_saved(workdir, roles.FREE)
+  trust.recall(workdir)
   return content
 
 
@@ -316,13 +315,13 @@ def of_run(workdir: RunFolder, config: Node | None, flags: Flags) -> Node:
     stored(content, f'{workdir}/config.json')  # The run itself may be the reason.
     raise
   _check_model(workdir, changed, flags)
-  trust.remember(workdir.path, changed)
+  trust.remember(workdir, changed)
   return changed
 
 
 def _check_model(workdir, changed, flags):
   # Raises UserError for flags that change the model of a run.
-  before, now = dict(folder.stored_fields(workdir.path)), changed.flat
+  before, now = dict(folder.stored_fields(workdir)), changed.flat
   names = tuple(path for path, _ in flags)
   before |= {n: x for n, x in now.items() if n not in before and not n.startswith(names)}
   if fixed := folder.differences(before, now, _FREE_OF_RUN):
@@ -332,7 +331,7 @@ def _check_model(workdir, changed, flags):
 
 
 def without_idle(
-  rows: Sequence[Row], config: Node, flags: Collection[str], workdir: Path, mode: str
+  rows: Sequence[Row], config: Node, flags: Collection[str], workdir: RunFolder, mode: str
 ) -> Node:
   """Returns the config without what its file sets and a mode does not read.
 
@@ -349,7 +348,7 @@ def without_idle(
   return config
 
 
-def set_in(config: Node, workdir: Path, path: str) -> str | None:
+def set_in(config: Node, workdir: RunFolder, path: str) -> str | None:
   """Returns the text of a field's value, None if it is the one that the run has."""
   if folder.plain(as_in_run(config, workdir, path)) == folder.plain(config):
     return None
@@ -357,7 +356,7 @@ def set_in(config: Node, workdir: Path, path: str) -> str | None:
   return overrides.as_text(value.name if isinstance(value, Node) else value)
 
 
-def as_in_run(config: Node, workdir: Path, path: str) -> Node:
+def as_in_run(config: Node, workdir: RunFolder, path: str) -> Node:
   """Returns the config with a field or a section as the run has it, or else by default."""
   tree, stored = config.to_dict(), folder.read_config(workdir) or {}
   *parents, name = overrides.spelled(path, config.schema).split('.')

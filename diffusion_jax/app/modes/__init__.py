@@ -19,6 +19,7 @@ from diffusion_jax.app.kinds.roles import NOT_READ, OF_TRAINING, USES
 from diffusion_jax.app.kinds.sections import Top
 from diffusion_jax.errors import UserError
 from diffusion_jax.paths import READ
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training import loggers
 
 GROUP = 'diffusion_jax.modes'
@@ -76,7 +77,7 @@ class Mode(NamedTuple):
     of_training |= path.startswith(OF_TRAINING)
     return self.computes and not of_training and section not in USES
 
-  def check_given(self, config: Node, workdir: Path, given: Collection[str]) -> None:
+  def check_given(self, config: Node, workdir: RunFolder, given: Collection[str]) -> None:
     """Raises UserError for a flag that the mode does not read.
 
     given: the fields of all flags. A flag with the value of the run says nothing, and is taken.

@@ -65,8 +65,8 @@ def main(config: Node, workdir: RunFolder) -> None:
 def read(config: Node, workdir: RunFolder) -> None:
   """Writes a run folder with the weights in convert.source, at step 0."""
   c = config.convert
-  folder.check_no_run(workdir.path, '--workdir')
-  folder.check_config_kept(workdir.path)
+  folder.check_no_run(workdir, '--workdir')
+  folder.check_config_kept(workdir)
   with from_config('convert.source'):
     if RunFolder(c.source, Path(c.source)).is_shared:
       raise ValueError(
@@ -85,9 +85,9 @@ def read(config: Node, workdir: RunFolder) -> None:
   print(describe(model, params))
   stored = folder.stored_form(config, model.facts)
   with run_folder.hold(workdir.make()):
-    folder.check_no_run(workdir.path, '--workdir')  # which another process may have written
+    folder.check_no_run(workdir, '--workdir')  # which another process may have written
     checkpoints.save_params(workdir.path, 0, params, stored, (AVERAGE, RAW))
-    folder.write_config(workdir.path, config, model.facts)
+    folder.write_config(workdir, config, model.facts)
     model.autoencoder.prepare(None, None)  # the scale of this autoencoder needs no image
   print(f'wrote {workdir}: --config={workdir} uses it')
 

@@ -68,7 +68,7 @@ def after_training(config: Node, workdir: RunFolder, frames: Frames | None = Non
     return
   try:
     run, c = Run.open(config, workdir), config.sampling
-    last, chosen = (sampled_step(workdir.path, x) for x in ('latest', c.checkpoint))
+    last, chosen = (sampled_step(workdir, x) for x in ('latest', c.checkpoint))
     if last != chosen or c.weights.name != 'average' or c.weights.get('decay'):
       frames = None
     print(f'wrote {write(run, frames)}: open it in a browser')
@@ -90,7 +90,7 @@ def _write(path, run, frames):
   config, workdir = model.config, model.workdir
   others = (RunFolder.at(x, written=False) for x in config.report.runs)
   runs = read_runs([model.run, *others])
-  chosen = sampled_step(model.run.path, config.sampling.checkpoint)
+  chosen = sampled_step(model.run, config.sampling.checkpoint)
   runs[0] = runs[0]._replace(sampled=chosen)
   if workdir.path != model.run.path:
     mine = [*runs[0].results, *record.read_results(workdir.evaluation)]
@@ -124,20 +124,20 @@ def read_runs(workdirs: Sequence[RunFolder]) -> list[record.Record]:
     names = [workdir.name for workdir in workdirs]
   runs = []
   for name, workdir in zip(names, workdirs, strict=True):
-    stored = folder.stored_fields(workdir.path)
+    stored = folder.stored_fields(workdir)
     if not stored:
       raise UserError(f'config.report.runs: {workdir} is not a run folder')
     fields = dict(stored)
-    sampled = sampled_step(workdir.path, fields.get('sampling.checkpoint'))
+    sampled = sampled_step(workdir, fields.get('sampling.checkpoint'))
     runs.append(record.read(name, workdir.path, fields, sampled))
   return runs
 
 
-def sampled_step(workdir: Path, checkpoint: object) -> int | None:
+def sampled_step(workdir: RunFolder, checkpoint: object) -> int | None:
   """Returns the step of sampling.checkpoint, None if the run has no such checkpoint."""
   step = str(checkpoint)
   with contextlib.suppress(FileNotFoundError, ValueError):
-    return load.find_step(workdir, int(step) if step.isdecimal() else step)
+    return load.find_step(workdir.path, int(step) if step.isdecimal() else step)
 
 
 def optional(what: str, function: Callable[..., T], *args: object) -> T | None:
@@ -184,7 +184,7 @@ def trajectory(
     row = drawings.sheet(facts.x, x, len(x), 64, data)
     shown.append((f'step {step} of {max(by_step)}', row))
   title = f'{len(x)} {facts.x.noun}, {max(by_step)} steps, seed {c.sampling.seed}'
-  title += f', checkpoint {sampled_step(model.run.path, c.sampling.checkpoint)}'
+  title += f', checkpoint {sampled_step(model.run, c.sampling.checkpoint)}'
   about = f'The first {len(x)} samples on their way from noise'
   return pictures.film(title, about, shown), x
 
@@ -216,7 +216,7 @@ def drawn_by(
 ) -> tuple[str, Film | None, dict]:
   """Returns the name, a picture and the settings of a file of --mode=sample."""
   model, stored = run.model, provenance.read(path).get('sampling', {})
-  content = {**(folder.read_config(model.run.path) or {}), 'sampling': stored}
+  content = {**(folder.read_config(model.run) or {}), 'sampling': stored}
   one = run.changed(store.stored(content, path)).model
   calls = count_calls(one) if stored and _is_short(stored) else None
   note = f'{calls} calls of the network' if calls else ''

@@ -75,7 +75,7 @@ def settings(run: Run, used: Json, read: Mapping[str, str | np.ndarray]) -> Sett
   model, (params, _) = run.model, run.checkpoint
   content = {
     'run': _base(model.run.path),
-    'config_hash': roles.config_hash(model.run.path),
+    'config_hash': roles.config_hash(model.run),
     'weights': checksums.of_arrays(params),
     'latents': model.latents.record(model.run),
     **used,
@@ -131,7 +131,7 @@ def _run(run):
   config = store.open_run(run)
   with as_user_error():
     params, _, step = load.open(run.path)
-  weights, config_hash = checksums.of_arrays(params), roles.config_hash(run.path)
+  weights, config_hash = checksums.of_arrays(params), roles.config_hash(run)
   code = sums.of_json(trust.code_of(config))
   return f'checkpoint {step}, weights {weights}, config_hash {config_hash}, code {code}'
 
@@ -142,7 +142,7 @@ _IDLE = *roles.USES, 'data', 'optimizer', 'training'
 
 def _computed_by(model):
   # Returns the fields of COMPUTED_BY that the command line changed.
-  stored, now = folder.stored_fields(model.run.path), model.config.flat
+  stored, now = folder.stored_fields(model.run), model.config.flat
   return {
     field: now[field]
     for field in roles.COMPUTED_BY
@@ -174,7 +174,7 @@ def name_of_edit(model: Model) -> str:
 
 def _sampled_by(model):
   # Returns the fields of sampling that differ from the run's config.
-  stored = folder.stored_fields(model.run.path)
+  stored = folder.stored_fields(model.run)
   defaults, changes = rules.defaults(model.config), {}
   for field, value in model.config.flat.items():
     if field == 'sampling.profile':

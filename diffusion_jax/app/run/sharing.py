@@ -114,7 +114,7 @@ def fetch(source: RunFolder, workdir: RunFolder) -> None:
   Only files of known names are copied. Raises UserError if the weights cannot
   be read, and if workdir is a copy of another folder.
   """
-  there, here = folder.read_config(source.path), folder.read_config(workdir.path)
+  there, here = folder.read_config(source), folder.read_config(workdir)
   with as_user_error(f'--config={source}: '):
     if here is None:
       share.read(source.path)

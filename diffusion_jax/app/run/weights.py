@@ -134,7 +134,7 @@ _OF_TRAINING = 'data.', 'optimizer.', 'training.'
 def check_config(model: Model, stored: load.Stored) -> None:
   """Raises UserError for a checkpoint of before training.resume=force changed the model."""
   free = *roles.FREE, *_OF_TRAINING
-  if changed := folder.other_than_saved(model.run.path, stored.config, free, 'in the checkpoint'):
+  if changed := folder.other_than_saved(model.run, stored.config, free, 'in the checkpoint'):
     raise UserError(
       f'checkpoint {stored.step} in {model.run} is of another config than config.json: {changed}. '
       'Take a later checkpoint'

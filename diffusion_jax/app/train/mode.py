@@ -286,7 +286,7 @@ def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainSta
   Raises UserError for a folder of another run, and for damaged checkpoints.
   """
   c, workdir, shapes = parts.config.training, parts.workdir, parts.shapes
-  roles.check_same_run(workdir.path, parts.config, parts.model.facts)
+  roles.check_same_run(workdir, parts.config, parts.model.facts)
   kept = c.checkpoints
   with as_user_error():
     manager = checkpoints.open_manager(
@@ -302,7 +302,7 @@ def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainSta
   if state is not None:
     announce_length(parts, int(state.step))
     return manager, int(state.step), lambda: state
-  if folder.read_config(workdir.path) is not None:
+  if folder.read_config(workdir) is not None:
     print(f'{workdir} has a config.json but no checkpoint: it begins at step 0')
   if c.start is not None:
     other_runs.check_start(parts.config, parts.model.facts)
@@ -315,7 +315,7 @@ def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainSta
 
 def announce_length(parts: Setup, step: int) -> None:
   """Prints what another training.num_steps changes for a run at `step`."""
-  before = (folder.read_config(parts.workdir.path) or {}).get('training', {})
+  before = (folder.read_config(parts.workdir) or {}).get('training', {})
   rates, total = parts.rates, before.get('num_steps', len(parts.rates))
   if total == len(rates) or step >= len(rates):
     return
@@ -333,17 +333,17 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int, before: Jso
   config, workdir = parts.config, parts.workdir
   stored = folder.stored_form(config, parts.model.facts)
   first = processes.is_first()  # of several processes one writes
-  folder.write_config(workdir.path, config, parts.model.facts)
+  folder.write_config(workdir, config, parts.model.facts)
   if first:
     sessions.write_start(workdir.path, start, parts.num_parameters, setup.own_code(parts.model))
-    trained_on.keep(workdir.path, parts.source, parts.model.facts.checksum)
+    trained_on.keep(workdir, parts.source, parts.model.facts.checksum)
   writer = MetricWriter(workdir.path, start, first, parts.loggers)
   writer.write_config(start, stored, roles.hparams(stored))
   total = config.training.num_steps
   bar = tqdm(total=total, initial=start, unit='step', disable=None)
   return StepLog(
     config,
-    workdir.path,
+    workdir,
     manager=manager,
     writer=writer,
     bar=bar,

@@ -102,21 +102,21 @@ def prepare(config: Node, workdir: RunFolder) -> Setup:
   Raises UserError if anything in the config is wrong.
   """
   start_up = StartUp()
-  refuse(lines(TRAINING, config, 'train', workdir.path))
+  refuse(lines(TRAINING, config, 'train', workdir))
   loggers = {
     name: find(LOGGERS, 'training.log_to', name, ('workdir', 'start_step'))
     for name in config.training.log_to
   }
   mesh = make_mesh(config)
-  refuse(lines([*mesh_rules(mesh), _threads_rule(mesh)], config, 'train', workdir.path))
-  roles.check_same_run(workdir.path, config)
+  refuse(lines([*mesh_rules(mesh), _threads_rule(mesh)], config, 'train', workdir))
+  roles.check_same_run(workdir, config)
   check_before_simulating(config, workdir)
   source = datasets.source_of(datasets.of_training(datasets.of_run(config, workdir)))
   start_up.mark('data')
   model = weights.adapted(make_model(config, workdir))
   config = datasets.of_training(model.config)  # the config with what follows from the data
   facts = datasets.with_contents(model.facts, source)
-  roles.check_same_run(workdir.path, config, facts)
+  roles.check_same_run(workdir, config, facts)
   model = dataclasses.replace(model, config=config, facts=facts)
   model.check('train')
   examples = source, facts
@@ -130,7 +130,7 @@ def prepare(config: Node, workdir: RunFolder) -> Setup:
     hook.rehearse(shapes, frozen)
   start_up.mark('tracing')
   rates = rates_of(config, config.training.num_steps)
-  refuse(lines([rate_rule(rates)], config, 'train', workdir.path))
+  refuse(lines([rate_rule(rates)], config, 'train', workdir))
   return Setup(
     config=config,
     workdir=workdir,

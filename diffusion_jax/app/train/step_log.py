@@ -4,7 +4,6 @@ import contextlib
 import functools
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import SupportsFloat
 
 import jax
@@ -17,6 +16,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds.model import Frames
 from diffusion_jax.errors import UserError
 from diffusion_jax.planning import rates
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.loggers import MetricWriter
 from diffusion_jax.training.objectives import Mean
 from diffusion_jax.training.state import TrainState
@@ -41,7 +41,7 @@ class StepLog:
   def __init__(
     self,
     config: Node,
-    workdir: Path,
+    workdir: RunFolder,
     manager: CheckpointManager,
     writer: MetricWriter,
     bar: tqdm,

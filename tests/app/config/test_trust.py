@@ -63,7 +63,7 @@ def test_a_run_names_a_part_in_any_place(path, payload, tmp_path):
     refused(
       'holds a run with another config',
       roles.check_same_run,
-      workdir,
+      RunFolder.at(workdir),
       config,
       datasets.facts_of(config),
     )
@@ -272,7 +272,7 @@ def test_a_run_keeps_what_the_user_has_allowed(tmp_path, monkeypatch):
   schedule = 'schedule', f'{TOY}:Schedule'
   config = plain(schedule, ('objective', f'{TOY}:objective'))
   run = stored_run(disk / 'run', config)
-  trust.remember(run, config)
+  trust.remember(RunFolder.at(run), config)
 
   def ask(path):
     trust._allowed.clear()  # another start of the program
@@ -283,12 +283,12 @@ def test_a_run_keeps_what_the_user_has_allowed(tmp_path, monkeypatch):
     return store.open_run(RunFolder.at(path)).schedule.name
 
   assert opened(run) == f'{TOY}:Schedule'
-  trust.remember(run, plain(schedule))  # a command with another objective
+  trust.remember(RunFolder.at(run), plain(schedule))  # a command with another objective
   assert opened(run) and trust.is_given(f'{TOY}:objective')
   monkeypatch.chdir(disk)  # it may have another module of this name
   ask(run)
   trust.allow_parts([TOY])
-  trust.remember(run, store.open_run(RunFolder.at(run)))
+  trust.remember(RunFolder.at(run), store.open_run(RunFolder.at(run)))
   for here in (disk, mine):
     monkeypatch.chdir(here)
     assert opened(run)
@@ -362,13 +362,13 @@ def test_a_path_that_the_user_has_given_is_read(tmp_path, monkeypatch):
   np.savez(path, images=np.zeros((4, 8, 8, 1), np.uint8))
   ours = smoke(**{'data': 'npz', 'data.path': path, 'data.num_classes': 0})
   mine, other = (stored_run(tmp_path / x, ours) for x in ('mine', 'unpacked'))
-  trust.remember(mine, ours)
+  trust.remember(RunFolder.at(mine), ours)
   (record,) = (tmp_path / 'cache').rglob('*.json')
   kept = {'run': str(mine), 'paths': [path], 'parts': {os.getcwd(): [ours.network.name]}}
   assert json.loads(record.read_text()) == kept
-  trust.remember(other, smoke())  # without a path
+  trust.remember(RunFolder.at(other), smoke())  # without a path
   trust._allowed.clear()
-  trust.remember(other, ours)  # with one that nobody has given
+  trust.remember(RunFolder.at(other), ours)  # with one that nobody has given
   digits, network = stored_run(tmp_path / 'digits'), smoke().network.name
 
   def opened(run):

@@ -94,7 +94,7 @@ def test_parts_are_made_with_facts_and_fields(tmp_path, key):
   assert len(source) == 6 and source.facts.num_classes == 10
   model: Any = make_model(config, RunFolder.at(tmp_path))
   assert model.noisy.network == toy_parts.Network(out_channels=1, width=3)
-  assert not [*lines(model.refusals, config, 'train', tmp_path, model.facts)]
+  assert not [*lines(model.refusals, config, 'train', RunFolder.at(tmp_path), model.facts)]
   (visited, levels, sampler, *_), trained = model.plan(), model.noisy.schedule()
   assert trained == toy_parts.Schedule(0.2) == visited
   assert config.sampling.schedule is not None
@@ -218,7 +218,7 @@ TEXTS, NUMBERS = Facts(ArraySpec((16,), 256)), Facts(ArraySpec((8, 8, 1)))
 def test_a_part_that_declares_what_it_needs_is_refused_without(flags, mode, facts, line):
   config = plain(*flags.items())
   rows = *config.schema.rules, *rules.CONFLICTS
-  assert f'config.{line}' in [*lines(rows, config, mode, '', facts)]
+  assert f'config.{line}' in [*lines(rows, config, mode, RunFolder.at(''), facts)]
 
 
 def test_a_part_that_declares_that_it_denoises_has_a_floor(tmp_path):

@@ -181,7 +181,7 @@ def test_a_training_on_changed_data_is_refused(name, pictures):
   assert facts.examples == 6
   run = pictures / 'run'
   run.mkdir()
-  folder.write_config(run, config, facts)
+  folder.write_config(RunFolder.at(run), config, facts)
   with np.load(pictures / 'x.npz') as file:
     np.savez(pictures / 'x.npz', images=file['images'] // 2, labels=file['labels'])
   path = pictures / 'b' / '0.png'
@@ -191,9 +191,9 @@ def test_a_training_on_changed_data_is_refused(name, pictures):
     refused(message, setup.prepare, again, RunFolder.at(run))
     assert len(datasets.source_of(again)) == 6
   forced = store.with_fields(config, {'training.resume': 'force'})
-  roles.check_same_run(run, forced, facts._replace(examples=5))
-  folder.write_config(run, config, facts._replace(examples=0, checksum=''))
-  roles.check_same_run(run, config, facts)  # of other projects' weights
+  roles.check_same_run(RunFolder.at(run), forced, facts._replace(examples=5))
+  folder.write_config(RunFolder.at(run), config, facts._replace(examples=0, checksum=''))
+  roles.check_same_run(RunFolder.at(run), config, facts)  # of other projects' weights
 
 
 TABLE = [f'{i % 3},{i / 7:.3f},{i * i % 11}' for i in range(40)]
@@ -214,7 +214,7 @@ def trained(tmp_path):
     run = tmp_path / 'run'
     run.mkdir(exist_ok=True)
     facts = datasets.with_contents(datasets.facts_of(config), datasets.source_of(config))
-    folder.write_config(run, config, facts)
+    folder.write_config(RunFolder.at(run), config, facts)
     return run
 
   return make
@@ -291,7 +291,7 @@ def test_simulations_of_other_fields_are_another_set(tmp_path):
   """The random numbers of the test split are others than the training's."""
   config = data('two_moons', config='two_moons', num_examples=50, num_test=7)
   facts = datasets.with_contents(datasets.facts_of(config), datasets.source_of(config))
-  folder.write_config(tmp_path, config, facts)
+  folder.write_config(RunFolder.at(tmp_path), config, facts)
   nine = reopened(tmp_path, num_test=9)
   assert len(datasets.source_of(nine, 'test')) == 9
   assert datasets.another_set(nine, 'test') == {'num_test': 9}
@@ -313,9 +313,9 @@ def test_a_run_keeps_its_classes(name, pictures, tmp_path_factory):
   run = tmp_path_factory.mktemp('run')
   facts = setup.prepare(config, RunFolder.at(run)).model.facts
   assert facts.class_names == ('a', 'b')
-  folder.write_config(run, config, facts)
+  folder.write_config(RunFolder.at(run), config, facts)
   checked = store.with_flags(config, [('data.check', 'True')])
-  roles.check_same_run(run, checked, facts)  # changes no result
+  roles.check_same_run(RunFolder.at(run), checked, facts)  # changes no result
   (pictures / 'a').rename(pictures / 'z')
   refused('facts.class_names', MODES['train'], config, run)
   config = store.of_run(RunFolder.at(run), store.open_run(RunFolder.at(run)), [])

@@ -6,17 +6,18 @@ import pytest
 from diffusion_jax.app.inputs import datasets, trained_on
 from diffusion_jax.data.sources import ArraySource, checksum
 from diffusion_jax.errors import UserError
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.inputs.test_datasets import TABLE, reopened, trained, written  # noqa: F401
 
 
 def kept(run, **fields):
   """Keeps the training examples of a run as a training does."""
   source = datasets.source_of(reopened(run, **fields))
-  trained_on.keep(run, source, checksum(source))
+  trained_on.keep(RunFolder.at(run), source, checksum(source))
 
 
 def counted(run, split='test', most=0, **fields):
-  return [*trained_on.count(run, reopened(run, **fields), split, most).values()]
+  return [*trained_on.count(RunFolder.at(run), reopened(run, **fields), split, most).values()]
 
 
 def test_rows_of_a_shuffled_copy_are_known(trained, tmp_path, capsys):  # noqa: F811
@@ -64,5 +65,7 @@ def test_nothing_is_kept_of_examples_that_are_drawn_anew(tmp_path):
     def redrawn(self, seed, epoch):
       return ArraySource(self.x + epoch[:, None] if len(epoch) == len(self.x) else self.x)
 
-  trained_on.keep(tmp_path, Redrawn(np.random.default_rng(0).normal(size=(8, 1))), 'a')
+  trained_on.keep(
+    RunFolder.at(tmp_path), Redrawn(np.random.default_rng(0).normal(size=(8, 1))), 'a'
+  )
   assert not [*tmp_path.iterdir()]

@@ -50,7 +50,7 @@ def still(tmp_path_factory):
   workdir = make_folder(tmp_path_factory.mktemp('runs') / 'still')
   model = make_model(config, RunFolder.at(workdir))
   params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), model.shapes())
-  folder.write_config(workdir, config, model.facts)
+  folder.write_config(RunFolder.at(workdir), config, model.facts)
   stored = folder.stored_form(config, model.facts)
   checkpoints.save_params(workdir, config.training.num_steps, params, stored)
   return workdir

@@ -10,6 +10,7 @@ from diffusion_jax.app.kinds.idle import IDLE
 from diffusion_jax.app.kinds.rules import lines
 from diffusion_jax.app.smoke import shrunk
 from diffusion_jax.runtime.files import read_json
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.config.test_overrides import ALL
 from tests.app.conftest import DIGITS, read
 
@@ -34,19 +35,19 @@ def test_what_a_file_sets_is_left_out_until_nothing_is_idle(capsys):
   """Without the classes of the file its dropout and its guidance are idle."""
   config = store.with_flags(read('imagenet256_dit'), [('conditioning.labels', 'False')])
   flags = ['conditioning.labels']
-  rest = store.without_idle(IDLE, config, flags, Path('none'), 'train')
+  rest = store.without_idle(IDLE, config, flags, RunFolder.at(Path('none')), 'train')
   assert rest.sampling.guidance is None
   assert 'note: config.sampling.guidance has no effect with' in capsys.readouterr().out
-  assert store.without_idle(IDLE, rest, flags, Path('none'), 'train') is rest
+  assert store.without_idle(IDLE, rest, flags, RunFolder.at(Path('none')), 'train') is rest
 
 
 def test_a_field_that_a_run_lacks_is_not_set(tmp_path):
   """An older version wrote the run, without the field."""
   config = read('digits')
-  folder.write_config(tmp_path, config, DIGITS)
+  folder.write_config(RunFolder.at(tmp_path), config, DIGITS)
   path = tmp_path / 'config.json'
   content = read_json(path)
   del content['sampling']['profile']
   folder.write_stored(tmp_path, content)
-  assert store.without_idle(IDLE, config, [], tmp_path, 'edit') is config
-  assert [*lines(IDLE, config, 'edit', tmp_path)] == []
+  assert store.without_idle(IDLE, config, [], RunFolder.at(tmp_path), 'edit') is config
+  assert [*lines(IDLE, config, 'edit', RunFolder.at(tmp_path))] == []

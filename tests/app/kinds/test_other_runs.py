@@ -186,7 +186,7 @@ def test_other_images_cannot_guide(tmp_path):
 def write(workdir, name='digits_flow', **changes):
   config = trial(name, 'unscaled' * (name == 'digits_flow'), **changes)
   facts = make_model(config, RunFolder.at(workdir)).facts
-  folder.write_config(workdir, config, facts)
+  folder.write_config(RunFolder.at(workdir), config, facts)
 
 
 def student(teacher, **changes) -> Any:

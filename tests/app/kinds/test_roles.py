@@ -20,7 +20,7 @@ from tests.app.fields import typed
 
 def written(workdir, **changes):
   workdir.mkdir(exist_ok=True)
-  folder.write_config(workdir, smoke(**changes), DIGITS)
+  folder.write_config(RunFolder.at(workdir), smoke(**changes), DIGITS)
   return workdir
 
 
@@ -42,26 +42,26 @@ def test_a_run_with_another_config_is_refused(changes, message, tmp_path):
   written(tmp_path)
   now = smoke(**changes)
   message = f'holds a run with another config: .*{message}.*resume=force'
-  refused(message, roles.check_same_run, tmp_path, now, DIGITS)
-  roles.check_same_run(tmp_path / 'new', now, DIGITS)
+  refused(message, roles.check_same_run, RunFolder.at(tmp_path), now, DIGITS)
+  roles.check_same_run(RunFolder.at(tmp_path / 'new'), now, DIGITS)
 
 
 def test_a_run_may_lack_fields_that_have_their_defaults(tmp_path):
   """A run may be older than a field, which then has its default."""
-  stored: Any = folder.read_config(written(tmp_path))
+  stored: Any = folder.read_config(RunFolder.at(written(tmp_path)))
   del stored['data']['validation_fraction'], stored['training']['average']['more']
   (tmp_path / 'config.json').write_text(json.dumps(stored))
-  roles.check_same_run(tmp_path, smoke(), DIGITS)
+  roles.check_same_run(RunFolder.at(tmp_path), smoke(), DIGITS)
   message = 'data.validation_fraction is absent, 0.1 now'
   now = smoke(**{'data.validation_fraction': 0.1})
-  refused(message, roles.check_same_run, tmp_path, now, DIGITS)
+  refused(message, roles.check_same_run, RunFolder.at(tmp_path), now, DIGITS)
 
 
 def test_other_images_are_another_run(tmp_path):
   written(tmp_path)
   other = DIGITS._replace(x=DIGITS.x._replace(levels=256))
   message = 'facts.x.levels is 17, 256 now'
-  refused(message, roles.check_same_run, tmp_path, smoke(), other)
+  refused(message, roles.check_same_run, RunFolder.at(tmp_path), smoke(), other)
 
 
 FREE = """
@@ -74,17 +74,17 @@ training.checkpoints.multiples=4 sampling.guidance.scale=2
 @pytest.mark.parametrize('change', FREE.split())
 def test_what_does_not_change_the_result_may_change(change, tmp_path):
   changes = typed(change)
-  hashed = roles.config_hash(written(tmp_path))
-  roles.check_same_run(tmp_path, smoke(**changes), DIGITS)
-  assert roles.config_hash(written(tmp_path, **changes)) == hashed
+  hashed = roles.config_hash(RunFolder.at(written(tmp_path)))
+  roles.check_same_run(RunFolder.at(tmp_path), smoke(**changes), DIGITS)
+  assert roles.config_hash(RunFolder.at(written(tmp_path, **changes))) == hashed
 
 
 def test_the_hash_of_a_run_is_that_of_what_it_computes(tmp_path):
-  hashed = roles.config_hash(written(tmp_path))
+  hashed = roles.config_hash(RunFolder.at(written(tmp_path)))
   assert re.fullmatch('[0-9a-f]{16}', hashed)
-  assert roles.config_hash(written(tmp_path, seed=1)) != hashed
+  assert roles.config_hash(RunFolder.at(written(tmp_path, seed=1))) != hashed
   wider = {'network.channels': 12}
-  assert roles.config_hash(written(tmp_path, **wider)) != hashed
+  assert roles.config_hash(RunFolder.at(written(tmp_path, **wider))) != hashed
 
 
 def test_hparams_are_what_a_training_depends_on(tmp_path):
@@ -173,14 +173,14 @@ def test_the_commands_are_those_of_configs(monkeypatch):
         run = trial.at(path)
         if not run:
           continue
-        command = shlex.split(folder.training_command(Path(run)))
+        command = shlex.split(folder.training_command(RunFolder.at(Path(run))))
         path, _, own = command[-1].removeprefix('--config=').partition(':')
         assert Path(cli.find_config(path, True)[0]).is_file(), run
         experiments.from_file(path, own.removesuffix('smoke').rstrip('_'))
         count += 1
   assert count >= 10
-  command = folder.training_command(Path('/data/digits-smoke'))
+  command = folder.training_command(RunFolder.at(Path('/data/digits-smoke')))
   ends = 'configs/digits.py:smoke --workdir=/data/digits-smoke'
   assert command.endswith(ends)
   for name in ('mine', 'digits flow', 'digits.py', '..'):
-    assert not folder.training_command(Path('runs') / name)
+    assert not folder.training_command(RunFolder.at(Path('runs') / name))

@@ -6,6 +6,7 @@ from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.rules import DECLARED, Row, described, lines, set_fields
 from diffusion_jax.data.spec import ArraySpec, Facts
+from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import DIGITS, read
 
 WRONG = Row(lambda c, facts: c.seed, 'seed {it} of {c.network.name}, {data}')
@@ -106,5 +107,7 @@ def test_a_rule_is_of_its_modes(modes):
 def test_a_field_whose_name_another_begins_with_is_not_set(tmp_path):
   """optimizer.weight_decay_mask is not below optimizer.weight_decay."""
   config = store.with_flags(read('digits'), [('optimizer.weight_decay_mask', 'all')])
-  assert not [*set_fields(config, tmp_path, ['optimizer.weight_decay'])]
-  assert ('optimizer.weight_decay_mask', 'all') in set_fields(config, tmp_path, ['optimizer'])
+  assert not [*set_fields(config, RunFolder.at(tmp_path), ['optimizer.weight_decay'])]
+  assert ('optimizer.weight_decay_mask', 'all') in set_fields(
+    config, RunFolder.at(tmp_path), ['optimizer']
+  )

@@ -92,7 +92,7 @@ def test_weights_become_a_run(run):
   for which in ('average', 'raw'):
     params, stored, _ = load.open(run, which, 0)
     assert_same(params['network'], expected)
-  assert stored == folder.read_config(run)
+  assert stored == folder.read_config(RunFolder.at(run))
   assert stored['data'] is None
   assert stored['facts']['x']['shape'] == [4, 4, 1]
   assert stored['facts']['x']['levels'] == 256

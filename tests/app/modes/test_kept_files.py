@@ -75,7 +75,7 @@ def test_a_run_whose_config_is_lost_says_where_a_copy_is(run, copy):
   with pytest.raises(UserError) as error:
     MODES['train'](smoke(), str(copy))
   shutil.copy(*re.search(message, str(error.value)).groups())
-  assert folder.read_config(copy) == folder.read_config(run)
+  assert folder.read_config(RunFolder.at(copy)) == folder.read_config(RunFolder.at(run))
 
 
 def test_one_training_at_a_time(copy):

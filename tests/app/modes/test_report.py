@@ -157,7 +157,7 @@ MANY = {'corrector': 'langevin', 'corrector.steps': 10**9}
 )
 def test_the_calls_of_a_strangers_sampler_are_not_counted(fields, tmp_path):
   run = Run.open(smoke(), RunFolder.at(tmp_path))
-  folder.write_config(tmp_path, run.model.config, run.model.facts)
+  folder.write_config(RunFolder.at(tmp_path), run.model.config, run.model.facts)
   assert report.drawn_by(run, made(tmp_path, 'a', **fields), 'a')[2]['calls'] is None
 
 
@@ -167,7 +167,7 @@ def test_samples_of_the_run_are_compared_with_its_own_images(tmp_path):
   model = make_model(config, RunFolder.at(tmp_path))
   real = datasets.source_of(config).read(np.arange(12))['x']
   pictures = np.rint(real * (255 / 16)).astype(np.uint8)
-  folder.write_config(tmp_path, config, model.facts)
+  folder.write_config(RunFolder.at(tmp_path), config, model.facts)
   (tmp_path / 'samples').mkdir()
   of_ours = provenance.as_array({'weights': checksums.of_arrays({'a': np.zeros(1)})})
   np.savez(tmp_path / 'samples' / 'a.npz', arr_0=pictures, settings=of_ours)

@@ -185,7 +185,7 @@ def test_no_other_data_are_drawn_behind_samples(tmp_path):
   few |= {'training.checkpoints.best': None, 'sampling.checkpoint': 'latest'}
   config = trial('two_moons', **few)
   facts = make_model(config, RunFolder.at(tmp_path)).facts
-  folder.write_config(tmp_path, config, facts)
+  folder.write_config(RunFolder.at(tmp_path), config, facts)
   behind = lambda **fields: training_examples(
     make_model(of_run(tmp_path, **fields), RunFolder.at(tmp_path))
   )

@@ -142,7 +142,9 @@ ROWS = [row.split(' => ') for row in NAMES.strip().splitlines()]
 def test_samples_are_named_by_what_differs_from_the_run(changes, expected, tmp_path):
   """The defaults of another choice are left out; the name is a file's."""
   config = smoke(**BASE)
-  folder.write_config(tmp_path, config, make_model(config, RunFolder.at(tmp_path)).facts)
+  folder.write_config(
+    RunFolder.at(tmp_path), config, make_model(config, RunFolder.at(tmp_path)).facts
+  )
   name = lambda config: provenance.name_of(make_model(config, RunFolder.at(tmp_path)))
   config = store.with_flags(config, [*as_flags(changes)])
   assert name(config) == f'samples{expected}'
@@ -150,7 +152,9 @@ def test_samples_are_named_by_what_differs_from_the_run(changes, expected, tmp_p
 
 def test_edits_are_named_by_what_is_set(tmp_path):
   config = smoke()
-  folder.write_config(tmp_path, config, make_model(config, RunFolder.at(tmp_path)).facts)
+  folder.write_config(
+    RunFolder.at(tmp_path), config, make_model(config, RunFolder.at(tmp_path)).facts
+  )
   name = lambda config: provenance.name_of_edit(make_model(config, RunFolder.at(tmp_path)))
   changes = {'edit': 'restore', 'edit.operator': 'blur', 'edit.noise': 5}
   changes |= {'edit.image': 'in/a.png', 'sampling.num_steps': 20}
@@ -273,7 +277,7 @@ def files(tmp_path_factory):
     'vae': trial('digits_vae'),
   }.items():
     facts = make_model(config, RunFolder.at(place / name)).facts
-    folder.write_config(make_folder(place / name), config, facts)
+    folder.write_config(RunFolder.at(make_folder(place / name)), config, facts)
   return place
 
 
@@ -437,11 +441,11 @@ def test_every_field_of_a_run_is_in_its_hash_or_free(tmp_path):
   """matmul_precision is free to change, and is named by itself."""
   config = smoke()
   path = stored_run(tmp_path / 'run', config)
-  hashed = roles.config_hash(path)
+  hashed = roles.config_hash(RunFolder.at(path))
   for field, value in folder.flat(folder.plain(config)).items():
     if not field.startswith(roles.FREE):
       other = stored_run(tmp_path / 'other', config, **{field: [value, 1]})
-      assert roles.config_hash(other) != hashed, field
+      assert roles.config_hash(RunFolder.at(other)) != hashed, field
 
 
 # Packages that compute no number of a result: what they read or write is compared by its content.

@@ -51,7 +51,7 @@ def two_decays(tmp_path_factory):
   """Makes checkpoints whose parameters are their step, and averages its multiples."""
   workdir = tmp_path_factory.mktemp('runs')
   model = make_model(smoke(**{'training.average.more': (0.5,)}), RunFolder.at(workdir))
-  folder.write_config(workdir, model.config, model.facts)
+  folder.write_config(RunFolder.at(workdir), model.config, model.facts)
   stored = folder.stored_form(model.config, model.facts)
   all_are = lambda x: jax.tree.map(lambda p: np.full(p.shape, x, p.dtype), model.shapes())
   with checkpoints.open_manager(workdir, more_emas=['0.5']) as manager:
@@ -77,7 +77,7 @@ def test_any_average_and_checkpoint_can_be_sampled_from(fields, expected, two_de
 
 
 def test_weights_are_read_when_they_are_needed(tmp_path):
-  folder.write_config(tmp_path, smoke(), DIGITS)
+  folder.write_config(RunFolder.at(tmp_path), smoke(), DIGITS)
   run = weights.Run.open(smoke(), RunFolder.at(tmp_path))
   run.check('sample')
   refused('contains no checkpoint', lambda: run.on_devices)

@@ -30,7 +30,7 @@ def test_loggers_are_installed_and_wanted(tmp_path, monkeypatch):
 
   def refused_by(config):
     MODES['train'].check_trust(config)
-    refuse(lines(TRAINING, config, 'train', tmp_path))
+    refuse(lines(TRAINING, config, 'train', RunFolder.at(tmp_path)))
 
   for name, word in (('wandb', 'tensorboard,wandb'), ('my_logger:Logger', 'my_logger:')):
     message = (

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from diffusion_jax.app.train import step_log
 from diffusion_jax.app.train.step_log import StepLog, average
+from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Mean
 from tests.app import toy_parts
 from tests.app.conftest import refused, smoke
@@ -18,7 +19,14 @@ from tests.app.fields import within
 def made(config, manager=None, start=20):
   bar, rates = tqdm(disable=True), np.full(100, 0.5)
   return StepLog(
-    config, 'runs/x', manager=manager, writer=Lines(), bar=bar, start=start, rates=rates, stored={}
+    config,
+    RunFolder.at('runs/x'),
+    manager=manager,
+    writer=Lines(),
+    bar=bar,
+    start=start,
+    rates=rates,
+    stored={},
   )
 
 

@@ -178,7 +178,7 @@ class StoredAutoencoder:
     checkpoints.save_params(copy, step, params, stored)
     if not processes.is_first():
       return
-    folder.write_stored(copy, folder.read_config(RunFolder.at(run).path) or {})
+    folder.write_stored(copy, folder.read_config(RunFolder.at(run)) or {})
     write_summed(
       self.run.latent,
       {
@@ -253,7 +253,7 @@ def identity_of(run: RunFolder) -> Json:
 
 def autoencoder_of(run: RunFolder, weights: int) -> Json:
   """Returns what the latents of an autoencoder depend on: its network, code and weights."""
-  config_hash = roles.config_hash(run.path, 'data', 'objective', 'optimizer', 'training')
+  config_hash = roles.config_hash(run, 'data', 'objective', 'optimizer', 'training')
   code = trust.code_of(store.open_run(run))
   return {'weights': weights, 'config_hash': config_hash, 'code': code}
 
