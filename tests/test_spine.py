@@ -15,7 +15,8 @@ FILES = """
 -ts app/cli.py: reads flags
 -ts app/config/folder.py: a run keeps its config
 -ts app/config/schema.py: parameters are fields
--ts app/config/store.py: configs of files and of runs
+-t- app/config/experiments.py: reads the file of a config
+-ts app/config/overrides.py: what flags change
 -ts app/config/tree.py: sections of a config
 -ts app/config/trust.py: whose code may be imported
 -ts app/inputs/conditions.py: what samples are conditioned on
@@ -30,7 +31,7 @@ FILES = """
 -ts app/kinds/roles.py: which fields change what
 -ts app/kinds/rules.py: fields that do not fit together
 -ts app/kinds/sampling.py: the section of samples
--ts app/kinds/store.py: the kind of a config
+-ts app/kinds/store.py: the kind of a config, and all its fields
 -t- app/kinds/training.py: the section of a training
 -ts app/modes/__init__.py: the table of modes
 -t- app/modes/report.py: collects the page
