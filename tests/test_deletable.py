@@ -133,6 +133,7 @@ import importlib, pkgutil, sys
 from pathlib import Path
 import diffusion_jax as dj
 from diffusion_jax.app import cli, help
+from diffusion_jax.app.config import experiments
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.smoke import shrunk

@@ -167,7 +167,7 @@ def test_a_run_goes_out_and_comes_back_bit_for_bit(run, tmp_path):
   write(run, 'diffusers', out)
   back, theirs = read(tmp_path / 'back', out), loaded('labels')
   assert_same(params_of(back)['network'], theirs.params)
-  ours, theirs = map(folder.read_config, (run, back))
+  ours, theirs = (folder.read_config(RunFolder.at(x)) for x in (run, back))
   assert ours and theirs
   for name in (*ours.keys() - {'convert', 'optimizer'}, 'facts'):
     assert ours[name] == theirs[name]
@@ -194,7 +194,7 @@ def test_fields_of_a_users_own_come_back(tmp_path):
   out = tmp_path / 'out.safetensors'
   write(run, 'safetensors', out)
   back = read(tmp_path / 'back', out)
-  ours, theirs = map(folder.read_config, (run, back))
+  ours, theirs = (folder.read_config(RunFolder.at(x)) for x in (run, back))
   assert ours and theirs
   assert theirs['network']['name'] == SMALL
   for name in (ours.keys() | theirs.keys()) - {*roles.USES}:
