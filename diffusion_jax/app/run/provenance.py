@@ -192,7 +192,7 @@ SHORT = {f'{path}.{field}': short for short, (path, _, field) in ALIASES.items()
 
 def title(changes: Mapping[str, object]) -> str:
   """Returns 'num_steps=2,weights.decay=0.5' for the values of fields."""
-  return ','.join(f'{field}={store.as_text(value)}' for field, value in changes.items())
+  return ','.join(f'{field}={overrides.as_text(value)}' for field, value in changes.items())
 
 
 def _named(first, changes):
