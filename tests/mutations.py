@@ -684,8 +684,8 @@ TABLE = [
       ('looked_at_again', 'if others and not given and all', 'if others and all'),
       (
         'for_their_samples',
-        "x for n, x in settings.items() if n != 'run'",
-        "x for n, x in settings.items() if n not in ('run', 'opened')",
+        "reads.now(before.get('opened')) | settings.get('opened', {})",
+        "reads.now(before.get('opened'))",
       ),
     ],
   ),
@@ -931,7 +931,11 @@ TABLE = [
     'app/run/provenance.py',
     'app/run/test_provenance.py',
     [
-      ('named_by_their_settings', "settings.items() if n != 'run'}", 'settings.items()}'),
+      (
+        'named_by_their_settings',
+        "settings.items() if n not in ('run', 'opened')}",
+        'settings.items()}',
+      ),
       ('users_is_refused', 'done = processes.is_first() and path.exists()', 'done = False'),
       ('users_is_refused', "f'.{code}.parts' if given else", "'.parts' if given else"),
     ],

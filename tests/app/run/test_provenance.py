@@ -212,16 +212,20 @@ def test_what_was_read_for_a_result_is_looked_at_again(given, tmp_path, monkeypa
 
 
 def test_scores_depend_on_what_was_read_for_their_samples(tmp_path, monkeypatch):
-  """They have another name then, also in a process that draws no sample."""
+  """They are made anew then, also in a process that draws no sample."""
   monkeypatch.setattr(reads, '_opened', {})
-  codes = []
-  for value in '12':
+
+  def place_for(value):
     drawn = tmp_path / 'drawn.npz'
     np.savez(drawn, settings=provenance.as_array(SETTINGS | {'opened': {'a.txt': value}}))
     settings = provenance.of_scores(drawn, {}, {})
     assert provenance.finished(settings)['opened']['a.txt'] == value
-    codes.append(provenance.code_of(settings))
-  assert codes[0] != codes[1]
+    return place_of(tmp_path, settings)
+
+  first = place_for('1')
+  finish(first.path, first)
+  assert place_for('1').done
+  assert place_for('2').path == first.path and not place_for('2').done
 
 
 # -- what kept results name --------------------------------------------------
