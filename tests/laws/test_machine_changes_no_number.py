@@ -93,6 +93,7 @@ def test_lines_of_a_training_are_the_same(name, numbers, expected):
 def test_a_held_out_loss_of_few_examples_is_the_same(numbers):
   """Of fewer than a batch, which no number of devices divides."""
   few = typed('data=synthetic data.num_images=5 conditioning.labels=False conditioning.dropout=0.0')
+  few |= typed('data.image_shape=4,4,1 network=mlp network.channels=8 network.num_blocks=1')
   found = [
     [
       line['test_loss']

@@ -28,6 +28,7 @@ from tests.app.conftest import of_run, smoke, trial, untrained
 from tests.app.fields import within
 from tests.app.train.test_floors import Estimate, computed, model_of
 from tests.conftest import forget_reads
+from tests.rows import slow
 
 PARTS = """
 import importlib
@@ -225,7 +226,10 @@ def made(world, thing):
   return {path: (x.st_ino, x.st_mtime_ns) for path, x in files.items()}
 
 
-@pytest.mark.parametrize('thing', THINGS, ids=lambda thing: thing.__name__)
+ROWS = [slow(thing) if thing in (losses, latents) else thing for thing in THINGS]
+
+
+@pytest.mark.parametrize('thing', ROWS, ids=lambda thing: thing.__name__)
 def test_a_change_of_what_a_part_reads_makes_it_anew(thing, world):
   for control in CONTROLS.values():
     world.write(*control(0))
