@@ -186,7 +186,7 @@ def test_a_peer_is_another_process_with_the_same_simulations(tmp_path, capsys, m
   python = tmp_path / 'python'
   python.write_text(PEER.format(python=sys.executable))
   python.chmod(0o755)
-  monkeypatch.setattr(benchmark, 'measure', lambda *args: OURS)
+  monkeypatch.setattr(benchmark, 'measure', lambda *args, **options: OURS)
   args = f'--references={tmp_path} --out={tmp_path} --tasks=gaussian_linear'
   args += f' --simulations=100 --observations=1,2 --peers=NPE --sbi={python}'
   monkeypatch.setattr(sys, 'argv', ['inference', *args.split()])

@@ -312,9 +312,11 @@ def hold(folder: Path, what: str = '', other: str = '--workdir') -> Iterator[Non
     with _hold_in_bucket(path, refuse, trains=not what):
       yield
   finally:
-    if what:
-      path.unlink(missing_ok=True)
-    lock.release()
+    try:
+      if what:
+        path.unlink(missing_ok=True)
+    finally:
+      lock.release()
 
 
 def _lease(path, refuse):
