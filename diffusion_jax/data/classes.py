@@ -36,7 +36,9 @@ def number_of(word: object, num_classes: int, names: Sequence[str] = ()) -> int:
     first, dash, last = text.partition('-')
     is_range = dash and first.isdecimal() and last.isdecimal()
     hint = '; name each class, as 3,4,5' * bool(is_range)
-    raise ValueError(f'{text}{near(text, names)} is no class: {listed(num_classes, names)}{hint}')
+    raise ValueError(
+      f'{text}{near(text, names)} is not a class: {listed(num_classes, names)}{hint}'
+    )
   return chosen
 
 

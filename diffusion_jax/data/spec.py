@@ -88,7 +88,7 @@ class ArraySpec(NamedTuple):
     """
     if self.levels:
       if np.isnan(x).any():
-        raise ValueError('x has numbers that are nan, which are no levels')
+        raise ValueError('x has numbers that are nan, which are not levels')
       unit = (np.clip(np.asarray(x, np.float64), -1.0, 1.0) + 1.0) / 2.0
       level = np.rint(unit * (self.levels - 1))
       return np.rint(level * (255.0 / (self.levels - 1))).astype(np.uint8)

@@ -196,7 +196,7 @@ def main(argv: Sequence[str]) -> None:
   for reason in () if named else reasons:
     print(f'not computed: {reason}')
   if have_other_classes(samples.arrays, reference.arrays):
-    print('note: the classes of the samples have other frequencies than those of the reference')
+    print('note: the class frequencies of the samples differ from those in the reference')
   about = protocol(samples, reference, extractor)
   print(', '.join(f'{name} {value}' for name, value in about.items()))
   if options.json:

@@ -177,8 +177,9 @@ def fix_threads() -> None:
   is_late = xla_bridge is not None and xla_bridge.backends_are_initialized()
   if is_late and os.environ.get('PJRT_NPROC') != str(THREADS):
     raise UserError(
-      'config.training.machine.fixed_parts needs a number of threads that JAX has not taken: a '
-      'module of the config computes when it is imported. Let it do so in a function, or set '
+      "config.training.machine.fixed_parts sets JAX's number of threads, which cannot change after "
+      'a computation: a module of the config computes when it is imported. Move that into a '
+      'function, or set '
       f'PJRT_NPROC={THREADS} in the environment'
     )
   os.environ['PJRT_NPROC'] = str(THREADS)

@@ -139,8 +139,8 @@ def scale_by_muon(
     rank = leaf.ndim + 1 - len(sizes)  # of the kernel, before `separate`
     if name == 'kernel' and rank == 3 and stacked is None:
       raise ValueError(
-        f'muon: the kernel {"/".join(layer)} {list(leaf.shape)} may be that of a convolution, or '
-        'of the blocks of a scan: the network must say by its attribute `stacked` with which '
+        f'muon: the kernel {"/".join(layer)} {list(leaf.shape)} may belong to a convolution, or '
+        'to the blocks of a scan: the network must say by its attribute `stacked` with which '
         "letters the names of scans begin, such as ('blocks_',), or () without a scan"
       )
     first = any(module.startswith(tuple(stacked or ())) for module in layer)

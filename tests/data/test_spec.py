@@ -101,7 +101,7 @@ def test_inside_is_a_closed_box_of_the_last_axis():
 
 def test_nan_is_a_real_number_and_no_level():
   x = np.array([[0.0, np.nan]])
-  with pytest.raises(ValueError, match='nan, which are no levels'):
+  with pytest.raises(ValueError, match='nan, which are not levels'):
     ArraySpec((2,), 17).decode(x)
   assert_array_equal(ArraySpec((2,)).decode(x), x.astype(np.float32))
 

@@ -42,6 +42,7 @@ from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import of_run, trial
 from tests.app.evaluate.test_scorers import halves
 from tests.app.fields import within
+from tests.rows import slow
 
 # Small configs of each kind of model, and one of pairs.
 CONFIGS = 'digits', 'digits_masked', 'digits_meanflow', 'digits_vae', 'digits_classifier'
@@ -263,8 +264,10 @@ def place(tmp_path_factory):
 
 # -- the law -------------------------------------------------------------------
 
-SOME = ('digits', 'elbo'), ('two_moons', 'density_coverage')
-FLAGS = [(*some, 'evaluation.') for some in SOME]
+FLAGS = [
+  ('digits', 'elbo', 'evaluation.'),
+  slow('two_moons', 'density_coverage', 'evaluation.'),
+]
 FLAGS += [
   pytest.param(name, metric, '', marks=pytest.mark.slow)
   for name in CONFIGS

@@ -139,7 +139,7 @@ def test_classes_of_other_frequencies_are_said(capsys, tmp_path, rng):
     np.savez(tmp_path / f'{name}.npz', features=rng.normal(size=(900, 2)), **arrays)
   for name, is_said in (('random', False), ('turn', True), ('none', False)):
     out = run(capsys, tmp_path / f'{name}.npz', tmp_path / 'real.npz', '--metrics=fd')
-    assert ('note: the classes of the samples have other frequencies' in out) == is_said
+    assert ('note: the class frequencies of the samples differ' in out) == is_said
 
 
 def test_a_metric_of_ones_own(files, capsys, tmp_path, monkeypatch):

@@ -198,9 +198,7 @@ def test_muon_makes_every_matrix_orthogonal():
 
 def test_muon_asks_whether_three_axes_are_a_convolution():
   shapes = {'layer': {'kernel': np.zeros((3, 2, 4)), 'bias': np.zeros(4)}}
-  with pytest.raises(
-    ValueError, match=r'the kernel layer \[3, 2, 4\] may be that of a convolution'
-  ):
+  with pytest.raises(ValueError, match=r'the kernel layer \[3, 2, 4\] may belong to a convolution'):
     make('muon').init(shapes)
 
 

@@ -299,7 +299,7 @@ def making(
   """Yields, in all processes, the place of the results of these settings.
 
   It is <name>-<hash><end> in the run folder, or <name><end> if the user has `given` the
-  name; the hash is of the settings. The file is locked meanwhile. A file with a hash is made anew
+  name; the hash is of the settings. The file is locked meanwhile. A file with a hash is made again
   if what was read for it has changed. Raises UserError, about the config's field of the name or '',
   if another process makes the file, if it has other settings, and if it is damaged.
   """
@@ -313,7 +313,7 @@ def making(
       before = read(path)
       others = changed(before, settings)
       if others and not given and all(x.startswith('opened.') for x in others.split('; ')):
-        print(f'{path} is made anew: {others.replace("opened.", "")}')
+        print(f'{path} is made again: {others.replace("opened.", "")}')
         done = False
       elif others:
         raise UserError(

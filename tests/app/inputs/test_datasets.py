@@ -397,7 +397,7 @@ def test_labels_of_sub_folders_are_known_and_drawn(pictures):
   opened = lambda **fields: dj.open_run(run, allow=[SMALL], guidance={'scale': 2}, **fields)
   expected = opened().draw(4, label=['a', 1])
   assert_array_equal(opened(labels=('a', 'b', 0, '1')).draw(4), expected)
-  message = r"labels=bb \(did you mean 'b'\?\) is no class"
+  message = r"labels=bb \(did you mean 'b'\?\) is not a class"
   refused(message, opened(labels='bb').draw, 4)
 
 

@@ -210,7 +210,7 @@ sampling.classifier.run=runs/digits => sampling.classifier.run: the run in runs/
 conditioning.labels=False conditioning.dropout=0 sampling.labels=3 => config.sampling.labels=3 has
   no effect with conditioning.labels=False
 conditioning.image=inpaint sampling.labels=3 => samples of this run continue test images
-sampling.labels=3,10 => labels=10 is no class: the classes are 0..9
+sampling.labels=3,10 => labels=10 is not a class: the classes are 0..9
 sampling.prompt=circle => sampling.prompt: the network of this run reads no text
 shapes_text sampling.prompt= => sampling.prompt: each text must have a word
 shapes_text sampling.prompt=a23456789-123456789-123456789-123456789-123456789-1234567 => at most
@@ -240,7 +240,7 @@ edit=superres edit.method=repaint => config.edit.method=repaint needs a mask: se
   reconstruction or palette for edit=superres
 edit.method=replace edit.method.jump=1 => edit.method.jump
 edit.method=palette => needs a run with conditioning.image=inpaint
-edit.label=10 => edit.label=10 is no class: the classes are 0..9
+edit.label=10 => edit.label=10 is not a class: the classes are 0..9
 conditioning.dropout=0 => config.edit.label: the network of this run needs a class: the classes are
 sampling.sampler=unipc => which sampling.sampler=unipc would
 edit=sdedit {INPAINT} sampling.sampler=unipc => config.edit.mask changes x between steps, which

@@ -132,7 +132,7 @@ BAD = [
   ({'num_steps': 200000000}, 'steps: 200000000 are more than 10000'),
   ({'num_steps': '9' * 5000}, 'steps: 99999999999999999999 are more than'),
   ({'num_steps': 0}, 'sampling.num_steps=0 is not an integer of at least 1'),
-  ({'labels': 12}, 'sampling.labels=12 is no class'),
+  ({'labels': 12}, 'sampling.labels=12 is not a class'),
   ({'seed': -1}, 'seed=-1 is not in 0'),
   ({'sampler': 'nowhere:f'}, "'nowhere:f' would be imported"),
 ]

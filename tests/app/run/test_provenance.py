@@ -193,7 +193,7 @@ def finish(path, place):
 
 @pytest.mark.parametrize('given', [False, True])
 def test_what_was_read_for_a_result_is_looked_at_again(given, tmp_path, monkeypatch, capsys):
-  """It is made anew; a file with the user's name is refused, in a line that names what changed."""
+  """It is made again; a file with the user's name is refused, in a line that names what changed."""
   monkeypatch.setattr(reads, '_found', {'a.txt': '1'})
   monkeypatch.setattr(reads, '_opened', {'a.txt': None})
   monkeypatch.setattr(reads, 'identity', {'a.txt': '1'}.get)
@@ -208,11 +208,11 @@ def test_what_was_read_for_a_result_is_looked_at_again(given, tmp_path, monkeypa
   else:
     again = place_of(tmp_path, SETTINGS)
     assert again.path == place.path and not again.done
-    assert 'is made anew: a.txt is 1, 2 now' in capsys.readouterr().out
+    assert 'is made again: a.txt is 1, 2 now' in capsys.readouterr().out
 
 
 def test_scores_depend_on_what_was_read_for_their_samples(tmp_path, monkeypatch):
-  """They are made anew then, also in a process that draws no sample."""
+  """They are made again then, also in a process that draws no sample."""
   monkeypatch.setattr(reads, '_opened', {})
 
   def place_for(value):
