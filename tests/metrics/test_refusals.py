@@ -22,6 +22,7 @@ from tests.metrics.test_posterior import errors
 
 X, Y = np.zeros((5, 3)), np.zeros((5, 4))
 BAD = np.array([[0.0], [np.nan], [1.0], [2.0]])
+STATISTICS = fid.statistics(X)
 
 
 def energy(samples, reference):
@@ -39,16 +40,10 @@ WRONG = [
   (lambda: check_pair(X, Y), '3 features cannot be compared with'),
   (lambda: check_pair(X, X[:0]), 'reference: ... not [0, 3]'),
   (lambda: check_pair(X[:, 0], X), 'samples: ... not [5]'),
-  (
-    lambda: mmd.kernel_distance(BAD, BAD),
-    'features of samples: 1 of 4 rows, such as row 1, have numbers that are',
-  ),
+  (lambda: mmd.kernel_distance(BAD, BAD), 'features of samples: 1 of 4 rows, such as row 1, have'),
   (lambda: mmd.cmmd(BAD[:1], BAD), 'features of reference: 1 of 4'),
   (lambda: manifolds.precision_recall(BAD[2:], BAD), '1 of 4 rows'),
-  (
-    lambda: fid.frechet_distance(fid.statistics(X), fid.statistics(Y)),
-    '3 features cannot be compared with 4',
-  ),
+  (lambda: fid.frechet_distance(STATISTICS, fid.statistics(Y)), '3 features cannot be compared'),
   (lambda: fid.statistics(BAD), '1 of 4 rows, such as row 1'),
   (lambda: fid.statistics(X[:1]), 'needs 2 images, not 1'),
   (lambda: fid.statistics(X[:, 0]), 'are [N, D], not [5]'),
@@ -63,17 +58,11 @@ WRONG = [
   (lambda: energy(X, Y), 'values [3] of the samples cannot'),
   (lambda: energy(BAD, BAD[[0, 2]]), 'values: 1 of 4 rows, such as row 1, have'),
   (lambda: errors(jnp.zeros((10, 2)).at[3].set(jnp.nan)), 'samples: 1 of 10 rows, such as row 3'),
-  (
-    lambda: calibration.rank_levels(np.zeros((3, 4, 2)), np.zeros((3, 1))),
-    'must be [M, n, ...] and [M, ...]',
-  ),
+  (lambda: calibration.rank_levels(np.zeros((3, 4, 2)), X[:3, :1]), 'must be [M, n, ...] and [M,'),
   (lambda: calibration.rank_levels(np.full((3, 4), np.nan), np.zeros(3)), 'draws: 3 of 3 rows'),
   (lambda: pairs('regression', 12, 5), 'all draws of a pair are equal: they have no density'),
   (lambda: table.OF_PAIRS['regression'](num_bins=1), 'num_bins'),
-  (
-    lambda: of_samples().compute(dict(predicted=X[:, 0], labels=X[0]), {}),
-    '3 labels for 5 samples',
-  ),
+  (lambda: of_samples().compute(dict(predicted=X[:, 0], labels=X[0]), {}), '3 labels for 5'),
   (lambda: features.make('x'), "'x' is not one of inception, dinov2"),
   (lambda: features.make('inception'), 'need classify_image'),
 ]
@@ -86,10 +75,9 @@ MISSING = [
 ]
 
 
-@pytest.mark.parametrize(
-  'error, call, message', [*refusals.rows(ValueError, WRONG), *refusals.rows(Missing, MISSING)]
-)
-def test_what_cannot_be_computed_is_refused(error, call, message, monkeypatch):
+@pytest.fixture(autouse=True)
+def no_weights(monkeypatch):
   monkeypatch.delenv('DIFFUSION_JAX_WEIGHTS', raising=False)
-  with refusals.one_line(error=error, match=message):
-    call()
+
+
+test_what_cannot_be_computed_is_refused = refusals.each({ValueError: WRONG, Missing: MISSING})

@@ -8,7 +8,6 @@ continue a row. tests/app/config shows on a toy what the fields of all sections
 refuse.
 """
 
-import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from flax import serialization
 from PIL import Image
 
 from diffusion_jax.app.modes import MODES
+from tests import refusals
 from tests.app.conftest import CONFIGS, refuse_to_compile, refused, trial, untrained, without_config
 
 RUNS = 'digits digits_classifier digits_autoencoder self_conditioning two_moons'
@@ -369,8 +369,7 @@ TABLES['report'] = 'report.runs=lost => report.runs: lost is not a run folder'
 
 def rows(table):
   """Yields (config, flags, message) of the rows of a table."""
-  for row in re.split(r'\n(?=\S)', table.strip()):
-    flags, message = ' '.join(row.split()).split(' => ')
+  for flags, message in refusals.typed(table):
     name, *flags = shlex.split(flags)
     if '=' in name:
       name, flags = 'digits', [name, *flags]
