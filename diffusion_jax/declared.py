@@ -45,7 +45,8 @@ class Declared(NamedTuple):
   times does not vanish at t = 0, so that the mean of a growing weight may be infinite.
 
   The tables of docs/, and tests (`docs/tables.py`). what: what it is, in Markdown: its
-  paper and equation, or a formula. needs: what it needs of the user. exact_for: of a
+  paper and equation, or a formula. needs: what it needs of the user; of a network, the arrays
+  that it takes. exact_for: of a
   method that draws given a measurement, the data for which its draws are exact.
 
   A sampler. order: of the error of the solution of the ODE, or {its parameter order: that};

@@ -18,6 +18,7 @@ import numpy as np
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))
 
+import diffusion_jax as dj  # noqa: E402
 from diffusion_jax.app.kinds import choices, store  # noqa: E402
 from diffusion_jax.declared import declared_by  # noqa: E402
 from diffusion_jax.metrics import table as metrics  # noqa: E402
@@ -85,14 +86,91 @@ def calls(make):
   return re.sub(r'(\d) \* N', r'\1N', text).replace('-', '−')
 
 
+def guidances():
+  """Yields a row for each way to guide, and to bound what is guided."""
+  yield 'field', 'function, or its fields', 'what it is'
+  pairs = {n: make for n, make in choices.SAMPLERS.items() if declared_by(make).takes_pairs}
+  tables = {**choices.TABLES, 'sampling.sampler': pairs}
+  for field in ('guidance', 'sampler', 'classifier', 'bound'):
+    table = tables[f'sampling.{field}']
+    for name, says in declared(table):
+      value = f'={name}' if len(table) > 1 else ''
+      fields = codes(f'.{name}' for name in inspect.signature(table[name]).parameters)
+      yield f'`sampling.{field}{value}`', of_dj(table[name]) or fields, says.what
+
+
+def of_dj(make):
+  """Returns how the function of a constructor is called; '' if it is not of `dj`."""
+  function = inspect.unwrap(make)
+  public = getattr(dj, function.__name__, None)
+  return f'`{call(function)}`' if inspect.unwrap(public or make) is function and public else ''
+
+
+def transitions():
+  """Yields a row for each process of discrete states."""
+  yield '`transitions`', 'function', 'noise, matrices'
+  table = of_states('transitions')
+  for name, says in declared(table):
+    yield f'`{name}`', of_dj(table[name]), says.what
+
+
+def samplers_of_states():
+  """Yields a row for each sampler of discrete states."""
+  yield '`sampling.sampler`', 'function', 'what it does', 'calls'
+  table = of_states('sampling.sampler')
+  for name, says in declared(table):
+    yield f'`{name}`', of_dj(table[name]), says.what, calls(table[name])
+
+
+def of_states(field):
+  """Returns the table of a field of the models of discrete states."""
+  return next(kind.tables[field] for kind in store.KINDS if 'transitions' in kind.tables)
+
+
+def networks():
+  """Yields a row for each network of arrays."""
+  yield '`network`', 'what it is', 'takes'
+  for name, says in of_kinds('network'):
+    if not says.needs.startswith('`objective='):
+      yield f'`{name}`', says.what, says.needs
+
+
+def autoencoders():
+  """Yields a row for each network of an autoencoder."""
+  yield '`network`', 'its fields, and its latents', 'trained by'
+  for name, says in of_kinds('network'):
+    if says.needs.startswith('`objective='):
+      yield f'`{name}`', says.what, says.needs
+
+
+def objectives():
+  """Yields a row for each objective; those of few steps are in few_steps.md."""
+  yield '`objective`', 'the loss'
+  for name, says in of_kinds('objective'):
+    if not says.needs:
+      yield f'`{name}`', says.what
+
+
+def few_steps():
+  """Yields a row for each objective for few steps, which says if it needs a teacher."""
+  yield '`objective`', 'what is minimised', 'needs'
+  for name, says in of_kinds('objective'):
+    if says.needs:
+      yield f'`{name}`', says.what, says.needs
+
+
+def of_kinds(field):
+  """Yields the names of the tables of all kinds of models and what they declare, each once."""
+  tables = [kind.tables[field] for kind in store.KINDS]
+  yield from declared({name: make for table in tables for name, make in table.items()})
+
+
 def data_sets():
   """Yields a row for each data set of any kind of model; those with equal cells share one."""
   yield '`data`', 'what it is', 'needs'
   names = collections.defaultdict(list)
-  for kind in store.KINDS:
-    for name, says in declared(kind.tables['data']):
-      if name not in names[says.what, says.needs]:
-        names[says.what, says.needs].append(name)
+  for name, says in of_kinds('data'):
+    names[says.what, says.needs].append(name)
   for cells, equal in names.items():
     yield codes(equal), *cells
 
@@ -164,7 +242,8 @@ def codes(words):
 TABLES = {
   function.__name__: function
   for function in (
-    *(schedules, samplers, posteriors, equations, data_sets),
+    *(schedules, samplers, guidances, posteriors, equations, data_sets),
+    *(networks, autoencoders, objectives, few_steps, transitions, samplers_of_states),
     *(metrics_of_models, metrics_of_files, metrics_of_values, metrics_of_pairs),
   )
 }

@@ -134,10 +134,11 @@ WRONG = [
   (lambda: alphas(0.0, 0.9), 'alphas[0] = 0 ... allowed only as the last'),
   (lambda: alphas(0.9, np.nan), 'alphas[1] = nan'),
   (lambda: dj.DiscreteSchedule.from_betas([0.1, 1.0, 0.1]), 'betas[1] = 1 ... only as the last'),
+  (lambda: dj.DiscreteSchedule.from_betas([0.0, 0.1]), 'betas[0] = 0 ... (0 adds no noise)'),
   (lambda: dj.ReplacementProcess(jnp.ones(3)), 'sum is 3, minimum is 1: the prior must add up'),
   (lambda: dj.ReplacementProcess(jnp.eye(3)[0], 3), 'prior [3] must be [K], and mask, 3, one of'),
   (lambda: dj.MatrixProcess.from_matrices(np.eye(3)), '[3, 3]: it must be [T, K, K]'),
-  (lambda: dj.MatrixProcess.from_matrices(np.eye(2)[None] * 0.9), 'each row must add up to 1'),
+  (lambda: dj.MatrixProcess.from_matrices(np.eye(2)[None] * 0.99999), 'each row must add up to 1'),
   (lambda: dj.MatrixProcess.from_matrices([[[1.5, -0.5], [0, 1]]]), 'without negative entries'),
   # grids
   (lambda: grid(101, 'steps'), "101 steps do not fit on the schedule's 100"),

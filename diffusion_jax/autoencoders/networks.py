@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from diffusion_jax.declared import declares
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.blocks import ResnetBlock, make_block, output_conv
 from diffusion_jax.networks.layers import Conv, Downsample, GroupNorm, Upsample, dense
@@ -159,6 +160,11 @@ def middle_blocks(c: Layers, h: Array, train: bool, middle: MiddleAttention | No
   return h
 
 
+@declares(
+  what='`latent_dim` = D: latents are a vector of D numbers; `latent_dim=0`: an image of '
+  '`latent_channels`, halved once for every entry of `multipliers` but the first',
+  needs='`objective=vae`',
+)
 class Autoencoder(Checked):
   """Computes the parameters of a Gaussian q(z | x) and of p(x | z).
 
@@ -247,6 +253,10 @@ class Perceptron(nn.Module):
     return dense(h, self.outputs, 'dense_out', initializer=self.initializer)
 
 
+@declares(
+  what='`hidden`, `latent_dim` = D (Burda et al. 2016): latents are a vector of D numbers',
+  needs='`objective=vae`',
+)
 class PerceptronAutoencoder(Checked):
   """Computes the parameters of q(z | x) and of p(x | z) by perceptrons.
 
@@ -305,6 +315,7 @@ class Transition(nn.Module):
     return z + mean, log_variance
 
 
+@declares(what='`num_latents` = T: latents are T images of one size', needs='`objective=hvae`')
 class HierarchicalAutoencoder(Checked):
   """Computes q(z_t | z_{t-1}) and p(z_{t-1} | z_t), t = 1..T, z_0 = x.
 

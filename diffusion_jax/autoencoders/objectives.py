@@ -82,7 +82,12 @@ def log_likelihood(decoder: str, num_levels: int) -> OutputLogProb:
   return lambda output, x: jnp.sum(log_prob(output, x, num_levels), axis=data_axes(x))
 
 
-@declares(data='levels', estimates=False)
+@declares(
+  what='−E[log p(x | z)] + `beta` KL(q(z | x) ‖ p(z)) (Kingma & Welling 2014, Eq. 3; '
+  '[VAEs](networks.md#variational-autoencoders))',
+  data='levels',
+  estimates=False,
+)
 def vae(
   encode: Encode,
   decode: Decode,
@@ -118,7 +123,7 @@ def vae(
   return _negative_elbo(terms, beta, free_bits, kl_warmup)
 
 
-@declares(data='levels', estimates=False)
+@declares(what='−ELBO of a chain of T learned layers', data='levels', estimates=False)
 def hvae(
   encode: Encode,
   decode: Decode,

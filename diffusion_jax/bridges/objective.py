@@ -20,7 +20,9 @@ from diffusion_jax.training.objectives import Objective, draw_inputs, mean_loss
 Array = jax.Array
 
 
-@declares(estimates=False)
+@declares(
+  what='score and flow matching on [bridges](bridges.md) (Tong et al. 2023)', estimates=False
+)
 def bridge(
   network: Network,
   schedule: Schedule,

@@ -49,7 +49,10 @@ def batch_states(batch: dict) -> Array:
   return batch['states']
 
 
-@declares(data='levels')
+@declares(
+  what='L_hybrid of [discrete states](discrete.md#training) (D3PM, Austin et al. 2021, Eq. 5)',
+  data='levels',
+)
 def d3pm(
   network: Network,
   process: StateProcess,
@@ -81,7 +84,9 @@ def d3pm(
   return _objective(network, process, schedule, num_steps, states, terms)
 
 
-@declares(data='levels')
+@declares(
+  what='the bound of masked states (MD4, Shi et al. 2024; MDLM, Sahoo et al. 2024)', data='levels'
+)
 def masked(
   network: Network,
   process: StateProcess,

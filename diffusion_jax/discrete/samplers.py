@@ -17,6 +17,7 @@ from diffusion_jax.core.arguments import (
 from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
+from diffusion_jax.declared import declares
 from diffusion_jax.discrete.equations import (
   NEVER,
   StateDenoiser,
@@ -39,6 +40,9 @@ def prior_sample_states(key: Key, shape: Shape, process: StateProcess) -> Array:
   return draw_states(key, jnp.broadcast_to(prior, (*shape, len(prior))))
 
 
+@declares(
+  what='draws all elements of x_s from p(x_s | x_t), independently', calls='N', draws_noise=True
+)
 @checked
 def ancestral_states(process: StateProcess) -> Sampler:
   """Makes the sampler that draws x_s from `p_reverse_states` (D3PM, Eq. 4).
@@ -54,6 +58,12 @@ def ancestral_states(process: StateProcess) -> Sampler:
   return Sampler(lambda x: (), step)
 
 
+@declares(
+  what='draws the times of unmasking exactly, one element at a time; exact on any grid (Zheng '
+  'et al. 2024)',
+  calls='elements',
+  draws_noise=True,
+)
 @checked
 def first_hitting(process: StateProcess, schedule: Schedule) -> Sampler:
   """Makes the sampler that unmasks one element at a time (Zheng et al. 2024).
@@ -98,6 +108,7 @@ def first_hitting(process: StateProcess, schedule: Schedule) -> Sampler:
   return Sampler(lambda x: (), step)
 
 
+@declares(what='unmasks the most confident draws first (MaskGIT)', calls='N', draws_noise=True)
 @checked
 def confidence_ordered(process: StateProcess, temperature: NonNegative = 0.0) -> Sampler:
   """Makes the sampler of MaskGIT (Chang et al. 2022, section 3.2).

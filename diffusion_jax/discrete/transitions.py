@@ -19,6 +19,7 @@ from diffusion_jax.core.checked import Numbers, checked, is_array, needed
 from diffusion_jax.core.levels import NoiseLevel, Schedule, check_order
 from diffusion_jax.core.products import finished
 from diffusion_jax.core.step_schedules import betas_of
+from diffusion_jax.declared import declares
 from diffusion_jax.discrete.schedules import AlphaBarSchedule
 from diffusion_jax.meshes import on_auto_axes
 from diffusion_jax.ranges import Count, Positive, Rule, Several, Size
@@ -192,12 +193,14 @@ def _matmul(a, b):
   return finished(jnp.matmul(a, b, precision='highest'))
 
 
+@declares(what='any of the K states: Q = r I + (1 − r) 1 πᵀ, r = α_t / α_s')
 @checked
 def uniform_process(num_values: Size) -> ReplacementProcess:
   """Makes the process with uniform noise on num_values states (D3PM, A.2.1)."""
   return ReplacementProcess(jnp.full(num_values, 1.0 / num_values))
 
 
+@declares(what='one more state, "masked", K; Q is the same')
 @checked
 def masking_process(num_values: Size) -> ReplacementProcess:
   """Makes the process whose noise is an additional state, "masked".
@@ -216,6 +219,10 @@ def gaussian_process(num_values: Several, betas: Numbers) -> MatrixProcess:
   return MatrixProcess.from_matrices(matrices)
 
 
+@declares(
+  what='neighbouring states first, `gaussian_process(K, betas)`: explicit Q_1..Q_T, as any others '
+  'in `MatrixProcess`'
+)
 def gaussian_steps(num_values: int, schedule: Schedule) -> MatrixProcess:
   """Makes the process with the betas of an `AlphaBarSchedule` of steps.
 

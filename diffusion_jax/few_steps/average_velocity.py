@@ -138,7 +138,13 @@ def power_law_guidance(low: float = 1.0, high: float = 8.0, power: Finite = 1.0)
   return Guidance(lambda w: (1.0, 1.0 - 1.0 / w), draw)
 
 
-@declares(map_kind='average_velocity', forward_mode=True)
+@declares(
+  what='improved MeanFlow, |u + (t − s) sg(du/dt) − v|² + |u(t, t) − v|², d/dt along u(t, t) '
+  'instead of v; `improved=False`: MeanFlow, |u − sg(v − (t − s) du/dt)|²',
+  needs='no teacher',
+  map_kind='average_velocity',
+  forward_mode=True,
+)
 def mean_flow(
   network: Network,
   schedule: Schedule,
@@ -189,7 +195,12 @@ def mean_flow(
   )
 
 
-@declares(map_kind='average_velocity', forward_mode=True)
+@declares(
+  what='Lagrangian self-distillation, |∂Φ/∂s − sg(u(Φ, s, s))|² + |u(t, t) − v|²',
+  needs='no teacher',
+  map_kind='average_velocity',
+  forward_mode=True,
+)
 def lagrangian(
   network: Network,
   schedule: Schedule,
@@ -222,7 +233,11 @@ def lagrangian(
   )
 
 
-@declares(map_kind='average_velocity')
+@declares(
+  what='progressive self-distillation, |u − sg(mean of two steps from t to s)|² + |u(t, t) − v|²',
+  needs='no teacher',
+  map_kind='average_velocity',
+)
 def progressive(
   network: Network,
   schedule: Schedule,
@@ -307,7 +322,12 @@ def _two_time_inputs(key, batch, network, schedule, times, guidance, coupling):
   return MapInputs(inputs, s, scale, jax.random.uniform(share_key, (size,))), keys
 
 
-@declares(map_kind='average_velocity')
+@declares(
+  what='shortcut model, |u(t, t − d) − sg(mean of two steps of d/2)|², and |u − v|² for the '
+  'smallest d',
+  needs='no teacher',
+  map_kind='average_velocity',
+)
 def shortcut(
   network: Network,
   schedule: Schedule,

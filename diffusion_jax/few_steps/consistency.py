@@ -57,7 +57,12 @@ class PairInputs(NamedTuple):
   level_r: NoiseLevel
 
 
-@declares(map_kind='consistency')
+@declares(
+  what='iCT, ECT: d(f(x_t, t), sg f(x_r, r)) / (t − r), the same ε in x_t and x_r; '
+  '`pairs=improved`, `easy`',
+  needs='no teacher; ECT begins with a trained network',
+  map_kind='consistency',
+)
 def consistency_training(
   network: Network,
   schedule: Schedule,
@@ -96,7 +101,9 @@ def consistency_training(
   )
 
 
-@declares(map_kind='consistency')
+@declares(
+  what='the same, x_r by one solver step of the teacher', needs='a teacher', map_kind='consistency'
+)
 def consistency_distillation(
   network: Network,
   schedule: Schedule,
@@ -160,7 +167,12 @@ def _pair_objective(network, schedule, pairs, *, make_xr, distance, sigma_min, e
   return Objective(draw, loss)
 
 
-@declares(map_kind='trigflow', forward_mode=True)
+@declares(
+  what='sCM, |F − sg(F + g / (|g| + 0.1))|², g = cos(a) df/da',
+  needs='a teacher for sCD only',
+  map_kind='trigflow',
+  forward_mode=True,
+)
 def continuous_consistency(
   network: Network,
   schedule: Schedule,

@@ -70,6 +70,10 @@ def solver_step(
   return xs
 
 
+@declares(
+  what="max(SNR, 1) |x̂_0 − x̃|², x̃ such that one DDIM step is two of the teacher's",
+  needs='a teacher, in stages',
+)
 @checked
 def progressive_distillation(
   network: Network,
@@ -161,7 +165,11 @@ def sampling_teacher(teacher: Teacher, sample: Callable[[Denoiser, Array], Array
   return lambda frozen, cond, x1: sample(teacher(frozen, cond), x1)
 
 
-@declares(coupled_teacher=True)
+@declares(
+  what='|v̂ − (ε − Φ(ε))|² on pairs of noise and its sample; `p_t1=1`: regression on pairs',
+  needs='a teacher',
+  coupled_teacher=True,
+)
 def reflow(
   network: Network,
   schedule: Schedule,

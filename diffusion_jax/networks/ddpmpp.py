@@ -98,7 +98,7 @@ GROUP_WIDTH = 4  # Minimum channels of a group of a group norm.
 BLOCK = {'group_width': GROUP_WIDTH, 'skip_scale': 0.5**0.5}
 
 
-@declares(data='grid')
+@declares(what='DDPM++ in the widths of [EDM](#edm); NCSN++', needs='an image only', data='grid')
 class DDPMpp(Checked):
   """Computes a U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
 

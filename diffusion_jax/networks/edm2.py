@@ -240,7 +240,11 @@ class EDM2Block(Checked):
     return self._conv(h.reshape(x.shape), 'proj_out')
 
 
-@declares(data='grid')
+@declares(
+  what="[EDM2](#edm2)'s U-Net, whose activations, weights and updates keep their magnitudes",
+  needs='an image only',
+  data='grid',
+)
 class EDM2(Checked):
   """Computes a U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
 

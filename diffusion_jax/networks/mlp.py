@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.aliases import Fused
+from diffusion_jax.declared import declares
 from diffusion_jax.networks.context import read_context
 from diffusion_jax.networks.embeddings import noise_and_label, of_step, sinusoidal, with_inputs
 from diffusion_jax.networks.fused import pieces
@@ -23,6 +24,7 @@ Array = jax.Array
 NOISE_FEATURES = 256
 
 
+@declares(what='residual blocks', needs='a vector [D]')
 class MLP(Checked):
   """Computes residual blocks: x [B, D], noise [B] -> [B, out_channels].
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.aliases import Fused, NamedParams, PyTree
+from diffusion_jax.declared import declares
 from diffusion_jax.networks.context import TextFeatures, mean_of_words, read_context
 from diffusion_jax.networks.embeddings import LabelEmbedding, of_step, sinusoidal, with_inputs
 from diffusion_jax.networks.fused import QKV_LAYOUT, Layout, pieces
@@ -53,6 +54,10 @@ NORMAL = nn.initializers.normal(0.02)
 Positions = Literal['sincos', 'rotary', 'both', 'learned', 'none']
 
 
+@declares(
+  what='a [Transformer](#the-transformer) of patches on every axis (DiT, Peebles & Xie 2023)',
+  needs='a sequence [N, C], an image [H, W, C], a volume [D, H, W, C]',
+)
 class DiT(Checked):
   """Computes a transformer: x [B, H, W, C], noise [B] -> [B, H, W, out].
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.aliases import Fused
+from diffusion_jax.declared import declares
 from diffusion_jax.networks.attention import Attention, CrossAttention, attend
 from diffusion_jax.networks.blocks import Part, ResnetBlock, decode, encode, make_block, output_conv
 from diffusion_jax.networks.context import TextFeatures, mean_of_words, read_context
@@ -49,6 +50,10 @@ from diffusion_jax.ranges import Positive, Rate, Size, at_least
 Array = jax.Array
 
 
+@declares(
+  what='a U-Net (Ho et al. 2020): convolutions and changes of resolution on every axis',
+  needs='a sequence [N, C], an image [H, W, C], a volume [D, H, W, C]',
+)
 class UNet(Checked):
   """Computes a U-Net: x [B, H, W, C], noise [B] -> [B, H, W, out_channels].
 
@@ -190,6 +195,11 @@ def down_and_middle(
   return h, maps, residual, block
 
 
+@declares(
+  what='the encoder of the U-Net with attention pooling, which '
+  '[guides](guidance.md#with-a-classifier)',
+  needs='an image only',
+)
 class NoisyClassifier(Checked):
   """Computes logits [B, K], float32, of noisy images x [B, H, W, C].
 

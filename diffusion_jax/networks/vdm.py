@@ -18,7 +18,11 @@ from diffusion_jax.ranges import Count, Positive, Rate, Size
 Array = jax.Array
 
 
-@declares(data='grid')
+@declares(
+  what='residual blocks at full resolution, and Fourier features of z ([VDM](#vdm))',
+  needs='as `unet`, without changes of resolution',
+  data='grid',
+)
 class ScoreNetwork(Checked):
   """Computes eps_hat [B, H, W, C] of z [B, H, W, C] by a U-Net of one level.
 

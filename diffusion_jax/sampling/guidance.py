@@ -24,6 +24,7 @@ from diffusion_jax.core.checked import checked, needed
 from diffusion_jax.core.denoiser import Denoiser, Network, Prediction, predict
 from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.core.parametrization import Parametrization, output_row
+from diffusion_jax.declared import declares
 from diffusion_jax.meshes import on_auto_axes, placed_as
 from diffusion_jax.ranges import Finite, NoiseRatio, NonNegative, Probability, Size
 
@@ -120,6 +121,7 @@ def _twice(x):
   return jnp.repeat(x, 2, axis=0)
 
 
+@declares(what='uncond + w (cond − uncond) (Ho & Salimans 2022, Eq. 6)')
 @checked
 def classifier_free(
   pair: PairedDenoiser,

@@ -21,6 +21,9 @@ from diffusion_jax.sampling.sampler import Sampler
 Array = jax.Array
 
 
+@declares(
+  what='cond + (w − 1)(d⊥ + η d∥), d = cond − uncond split along cond (APG, Sadat et al. 2024)'
+)
 @checked
 def adaptive_projected(
   pair: PairedDenoiser,
@@ -54,6 +57,10 @@ def adaptive_projected(
   return denoise
 
 
+@declares(
+  what='s uncond + w (cond − s uncond), s = ⟨cond, uncond⟩ / |uncond|² (CFG-Zero\\*, Fan et al. '
+  '2025)'
+)
 @checked
 def cfg_zero_star(
   pair: PairedDenoiser, scale: Array | Finite, zero_above: NoiseRatio = float('inf')
@@ -84,7 +91,9 @@ def cfg_zero_star(
   return denoise
 
 
-@declares(takes_pairs=True)
+@declares(
+  what='DDIM with the guided x_0 and the ε of uncond (CFG++, Chung et al. 2024)', takes_pairs=True
+)
 @checked
 def cfg_plus_plus(scale: Array | Rate) -> Sampler:
   """Makes DDIM with the guided x_0 and the unconditional eps (CFG++).

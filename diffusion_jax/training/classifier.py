@@ -12,7 +12,12 @@ from diffusion_jax.training.objectives import Network, Objective, by_quarter, me
 Array = jax.Array
 
 
-@declares(data='pictures', estimates=False)
+@declares(
+  what='−log p(y | x_t) (Dhariwal & Nichol 2021, section 4; '
+  '[guidance](guidance.md#with-a-classifier))',
+  data='pictures',
+  estimates=False,
+)
 def classifier(network: Network, schedule: Schedule, *, times: TimeSampler) -> Objective:
   """Makes the loss -log p(y | x_t) in nats (Dhariwal & Nichol 2021, section 4).
 

@@ -232,7 +232,11 @@ def augmented(inputs: Draws, augment: Augment | None) -> Draws:
   return inputs._replace(x0=x0, cond=inputs.cond | {'augment': labels})
 
 
-@declares(denoises=True)
+@declares(
+  what='λ(t) |x̂ − x|², x the noise, data, velocity or score that the network predicts (DDPM '
+  'Alg. 1)',
+  denoises=True,
+)
 def denoising(
   network: Network,
   schedule: Schedule,
@@ -293,7 +297,13 @@ def uncertain_loss(losses: Array, u: Array) -> Array:
   return losses * jnp.exp(-u) + u
 
 
-@declares(data='levels', learned_variance=True, denoises=True, training_only=('loss_aware',))
+@declares(
+  what='L_simple + `vlb_weight` L_vlb, with learned variances (Nichol & Dhariwal 2021, Eq. 16)',
+  data='levels',
+  learned_variance=True,
+  denoises=True,
+  training_only=('loss_aware',),
+)
 def hybrid(
   network: Network,
   schedule: Schedule,
@@ -322,7 +332,12 @@ def hybrid(
   )
 
 
-@declares(data='levels', learned_variance=True, training_only=('loss_aware',))
+@declares(
+  what='L_vlb, the bound over steps, with learned variances (Nichol & Dhariwal 2021, Eq. 4)',
+  data='levels',
+  learned_variance=True,
+  training_only=('loss_aware',),
+)
 def vlb(
   network: Network,
   schedule: Schedule,

@@ -18,7 +18,10 @@ from diffusion_jax.ranges import Count
 from diffusion_jax.training.objectives import Objective, draw_inputs, mean_loss
 
 
-@declares(denoises=True)
+@declares(
+  what='the bound with a learned schedule (Kingma et al. 2021, Eq. 11; [VDM](networks.md#vdm))',
+  denoises=True,
+)
 def vdm(
   network: Network,
   make_schedule: Callable[[Params], Schedule],

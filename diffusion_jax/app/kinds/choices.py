@@ -137,6 +137,9 @@ WEIGHTS = {
 }
 
 
+@declares(
+  what='bad + w (good − bad), `classifier_free(paired(good, bad), scale)` (Karras et al. 2024)'
+)
 def autoguidance(
   pair: PairedDenoiser,
   scale: jax.Array | Finite,
@@ -155,7 +158,12 @@ def autoguidance(
   return dj.classifier_free(pair, scale, rescale, interval, channels)
 
 
-@declares(takes_pairs=True, draws_noise=True)
+@declares(
+  what='weights of Π q_i^β_i, `one_of(feynman_kac(powers), num_particles)` (Skreta et al. '
+  '2025), [below](#the-law-that-a-scale-names)',
+  takes_pairs=True,
+  draws_noise=True,
+)
 def feynman_kac(scale: Finite, particles: Several = 16, run: RunPath = '') -> dj.Sampler:
   """Draws from the law cond^scale uncond^(1 - scale), by weighted particles.
 

@@ -127,18 +127,23 @@ def uniform_grids(default: int) -> Table:
   return {'steps': steps}
 
 
+@declares(what='`clip` for data with levels, else none')
 def auto() -> Bound:
   """Clips estimates of x_0 to [-1, 1], after guidance, if there are any and data have levels."""
   return dj.clip_denoised
 
 
-@declares(data='levels')
+@declares(what='x_0 within [−1, 1], `clip_denoised(denoise)`', data='levels')
 def clip() -> Bound:
   """Clips estimates of x_0 to [-1, 1], after guidance."""
   return dj.clip_denoised
 
 
-@declares(data='levels')
+@declares(
+  what='clip(x_0, −s, s) / s, s a quantile of |x_0|, at least 1, `dynamic_threshold(denoise, '
+  'quantile)` (Saharia et al. 2022, section 2.3)',
+  data='levels',
+)
 def quantile(quantile: Probability = 0.995, largest: Positive | None = None) -> Bound:
   """Clips to a quantile of |x_0| and divides by it (Saharia et al. 2022).
 
@@ -153,6 +158,10 @@ Checkpoint = Annotated[
 ]
 
 
+@declares(
+  what='ε − s σ ∇ log p(y | x_t), that is x_0 + s σ²/α ∇ log p(y | x_t), '
+  '`classifier_guided(denoise, log_prob_fn, scale)` (Dhariwal & Nichol 2021, Alg. 2)'
+)
 class ClassifierGuidance(NamedTuple):
   """Guides by the classifier in the run folder `run`.
 
