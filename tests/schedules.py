@@ -3,19 +3,18 @@
 from hypothesis import settings, strategies as st
 
 import diffusion_jax as dj
+from diffusion_jax.app.kinds import choices
 
 DDPM = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 ZERO_SNR = dj.DiscreteSchedule.from_betas(dj.zero_terminal_snr(dj.linear_betas(1000)))
+# What the constructors of the table need. A learned one of the program has no parameters yet.
+GIVEN = {
+  'alphas': {'values': (0.99, 0.9, 0.5, 0.1)},
+  'shifted': {'schedule': dj.CosineSchedule(), 'shift': 2.0},
+  'zero_terminal_snr': {'schedule': DDPM},
+}
 EXAMPLES = {
-  'discrete': DDPM,
-  'cosine': dj.CosineSchedule(),
-  'vp': dj.LinearVPSchedule(),
-  'sub_vp': dj.SubVPSchedule(),
-  've': dj.GeometricVESchedule(),
-  'karras': dj.KarrasSchedule(),
-  'flow': dj.RectifiedFlowSchedule(),
-  'sigmoid': dj.SigmoidSchedule(),
-  'shifted': dj.ShiftedSchedule(dj.CosineSchedule(), 2.0),
+  **{n: make(**GIVEN.get(n, {})) for n, make in choices.SCHEDULES.items() if n != 'learned'},
   'learned': dj.LearnedSchedule(10.0, lambda slope, t: slope * t - 5.0),
 }
 
@@ -53,6 +52,7 @@ ENDING = st.one_of(
   of_floats(dj.RectifiedFlowSchedule, (0.2, 5.0)),
 )
 EVERY = st.one_of(
+  st.sampled_from([*EXAMPLES.values()]),
   ENDING,
   of_floats(dj.GeometricVESchedule, (1e-3, 0.1), (1.0, 100.0)),
   of_floats(dj.KarrasSchedule, (1e-3, 0.1), (1.0, 100.0), (1.0, 9.0)),

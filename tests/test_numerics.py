@@ -312,7 +312,7 @@ CALLS = {
     ),
     'process': MASKING,
   },
-  'noise_image': {'schedule': EXAMPLES['discrete'], 'steps': [0, 3]},
+  'noise_image': {'schedule': EXAMPLES['linear'], 'steps': [0, 3]},
   'one_of': {'sampler': dj.feynman_kac((2.0, -1.0)), 'num_particles': 2},
   'p_reverse': lambda a: {'variance': 'learned', 'var_frac': a.x},
   'poisson_log_prob': lambda a: {'y': a.y, 'peak': 20.0},

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax.app.config import folder, trust
-from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds import choices, store
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import setup
 from diffusion_jax.data.sources import pictures
@@ -384,8 +384,8 @@ def test_a_short_run_is_told_that_its_average_is_long(fields, weight):
 REMEDY = 'objective.weight', 'snr'
 
 
-@pytest.mark.parametrize('weight', ['truncated_snr', 'v', 'edm', 'flow', 'snr', 'min_snr'])
-@pytest.mark.parametrize('kind', ['eps', 'score', 'v', 'x0', 'flow', 'edm'])
+@pytest.mark.parametrize('weight', choices.WEIGHTS)
+@pytest.mark.parametrize('kind', choices.PARAMETRIZATIONS)
 def test_a_loss_of_nothing_but_noise_is_told(kind, weight):
   """An error of eps is one of sigma / alpha times as much in x_0: 20,000 at the cosine's end."""
   flags = [('parametrization', kind), ('objective.weight', weight)]

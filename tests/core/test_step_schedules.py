@@ -8,6 +8,7 @@ from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
+from diffusion_jax.app.kinds.choices import SCHEDULES
 from tests.jitted import at_step, level_at
 from tests.refusals import one_line
 from tests.schedules import anything
@@ -69,17 +70,7 @@ def test_gradients_flow_through_the_table():
   assert_allclose(grad.neg_log_alpha_bar, expected, atol=1e-6)
 
 
-NAMED = {
-  'linear': dj.linear_betas,
-  'rescaled_linear': dj.rescaled_linear_betas,
-  'quadratic': dj.quadratic_betas,
-  'scaled_linear': dj.scaled_linear_betas,
-  'cosine': dj.cosine_betas,
-  'sigmoid': dj.sigmoid_betas,
-  'constant': dj.constant_betas,
-  'warmup': dj.warmup_betas,
-  'reciprocal': dj.reciprocal_betas,
-}
+NAMED = {n: getattr(dj, f'{n}_betas') for n in SCHEDULES if hasattr(dj, f'{n}_betas')}
 
 
 @pytest.mark.parametrize('name', NAMED)

@@ -9,7 +9,7 @@ from numpy.testing import assert_array_equal
 from diffusion_jax.networks.embeddings import with_inputs
 from diffusion_jax.networks.inputs import Inputs, Text
 from tests.networks.literal import randomised, shapes, taken
-from tests.networks.test_options import NETWORKS
+from tests.networks.test_options import NETWORKS, NOISELESS
 from tests.transcribed import transcribes
 
 EVERY = Inputs(
@@ -38,7 +38,7 @@ def test_an_example_has_what_is_needed_and_more_is_known():
   Inputs().check({'own': ONE}, 'own')
 
 
-@pytest.mark.parametrize('name', ['unet', 'ddpmpp', 'dit', 'edm2', 'vdm', 'mlp', 'classifier'])
+@pytest.mark.parametrize('name', [n for n in NETWORKS if n not in NOISELESS])
 def test_a_network_refuses_other_inputs(name):
   with pytest.raises(ValueError, match=r"has no condition \['label'\]"):
     shapes(NETWORKS[name](), 4, cond={'label': LABEL})

@@ -9,13 +9,14 @@ import pytest
 from flax import linen as nn
 from numpy.testing import assert_allclose
 
+from diffusion_jax.declared import declared_by
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.blocks import ResnetBlock
 from diffusion_jax.networks.layers import Downsample, Upsample, average_pool, nearest_upsample
-from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
-from diffusion_jax.networks.vdm import ScoreNetwork
 from tests.networks.literal import randomised
+from tests.networks.test_options import TABLE, small
+from tests.refusals import one_line
 
 UNET: Any = dict(channels=4, multipliers=(1, 2), num_blocks=1, num_groups=2, out_channels=2)
 NOISE = np.array([3.0, 700.0], np.float32)
@@ -85,17 +86,31 @@ def test_attention_is_chosen_by_height_or_by_the_number_of_positions(rank, size,
   assert len(found) == count
 
 
-DIT = DiT(24, 1, 2, out_channels=2)
-NETWORKS = {
-  'unet': UNet(**UNET | {'multipliers': (1,)}, attention_resolutions=()),
-  'dit': DIT.clone(positions='both'),
-  'vdm': ScoreNetwork(channels=4, num_layers=1, num_groups=2),
+def needs_of(name):
+  return declared_by(TABLE[name]).needs.replace('as `unet`', declared_by(UNet).needs)
+
+
+# The arrays that `needs` of a network may name, and the shape of one.
+ARRAYS = {
+  'a vector [D]': (6,),
+  'a sequence [N, C]': (8, 3),
+  'an image': (8, 8, 3),
+  'a volume [D, H, W, C]': (4, 4, 4, 3),
 }
 
 
-@pytest.mark.parametrize('rank', [1, 3])
-@pytest.mark.parametrize('name', NETWORKS)
-def test_networks_take_sequences_and_volumes(name, rank):
-  init, x = NETWORKS[name].init_with_output, examples(rank)
-  found, _ = jax.eval_shape(init, jax.random.key(0), x, NOISE)
-  assert found.shape == x.shape
+@pytest.mark.parametrize('name', [n for n in TABLE if '`objective=' not in needs_of(n)])
+def test_networks_take_the_arrays_that_they_declare(name):
+  needs = needs_of(name)
+  assert any(words in needs for words in ARRAYS)
+  network = small(TABLE[name], channels=12)
+  for words, shape in ARRAYS.items():
+    x = np.zeros((1, *shape))
+    inputs = jax.random.key(0), x, NOISE[:1]
+    begin = functools.partial(jax.eval_shape, network.init_with_output, *inputs)
+    if words in needs:
+      found, _ = begin()
+      assert found.shape == x.shape or name == 'classifier' or words == 'a vector [D]'
+    elif needs.endswith(' only'):
+      with one_line('examples of the shape', 'axes before the channels'):
+        begin()

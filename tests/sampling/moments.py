@@ -108,6 +108,10 @@ def draws_noise(name):
   return name in OTHERS or declared_by(EVERY_ORDER[name]).draws_noise
 
 
+def solves_the_ode(name):
+  return name in EVERY_ORDER and declared_by(EVERY_ORDER[name]).order is not None
+
+
 def needs_schedule(name):
   return 'schedule' in inspect.signature((EVERY_ORDER | OTHERS)[name]).parameters
 

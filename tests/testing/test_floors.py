@@ -11,6 +11,7 @@ from scipy import fft
 from scipy.special import softmax
 
 import diffusion_jax as dj
+from diffusion_jax.app.kinds import choices
 from diffusion_jax.core import losses, parametrization
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.testing import floors
@@ -222,6 +223,7 @@ WEIGHTS = {
   'flow': (losses.flow_weight, lambda a, s: (1 + a / s) ** 2),
   'min_flow': (losses.min_flow_weight(400.0), lambda a, s: np.minimum((1 + a / s) ** 2, 400.0)),
 }
+assert {*WEIGHTS} == {*choices.WEIGHTS}
 
 
 def karras_sigma(t):

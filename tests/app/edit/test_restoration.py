@@ -111,6 +111,7 @@ def test_pictures_are_damaged_and_restored(plain, two):
 
 
 OPERATORS = ('blur', 'mask', 'hdr', 'downsample', 'motion', 'gray', 'phase', 'matrix')
+assert {*OPERATORS} == {*TABLES['edit.operator']}
 
 
 @pytest.mark.parametrize(
