@@ -477,8 +477,14 @@ ROWS = PROCESS | BOUNDS | GUIDERS | SAMPLERS | FLOW_MAPS | DISCRETE | ORACLES
 # Functions that draw a whole batch from one key, or whose arrays have no rows of examples.
 WHOLE = {
   **{
-    f'times_{name}': functools.partial(make(*[10] * (name == 'steps')), KEY, 8, COSINE)
-    for name, make in choices.TIMES.items()
+    f'times_{name}': functools.partial(times, KEY, 8, COSINE)
+    for name, times in {
+      'uniform': dj.uniform_times,
+      'antithetic': dj.antithetic_times,
+      'steps': dj.step_times(10),
+      'log_normal': dj.log_normal_times(),
+      'logit_normal': dj.logit_normal_times(),
+    }.items()
   },
   'free_bits': lambda: dj.free_bits(MATRIX**2, 0.5),
   'kl_warmup': lambda: dj.kl_warmup(jnp.int32(3), 10),
