@@ -122,7 +122,7 @@ def test_every_metric_of_samples_is_tried():
   assert every | OF_PICTURES == {*table.OF_FILES, *table.OF_VALUES}
 
 
-# Of equal laws, besides distances, which are 0.
+# Of equal laws, besides distances without a bias, which are 0: a new metric with one has a value.
 USUAL = {'c2st': 0.5, 'closer_values': 0.5, 'copied_values': 0.0108}
 
 
@@ -137,6 +137,9 @@ def test_real_examples_score_their_floor(world):
       if score.startswith('nearest'):  # `closer` compares these distances.
         continue
       usual = floor.get(score, {'value': USUAL.get(score, 0.0), 'error': 0.0})
+      assert x['error'] is not None, (
+        f'{score} has no standard error: Score(…, Estimate(value, error))'
+      )
       error = np.hypot(x['error'], usual['error'])
       assert abs(x['value'] - usual['value']) < 5.0 * error, (score, x, usual)
 

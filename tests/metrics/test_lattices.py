@@ -43,7 +43,8 @@ def test_metrics_name_a_column_of_whole_numbers(name, monkeypatch):
   """A column of whole numbers in one set alone is named, by its name or its number."""
   monkeypatch.setattr(vectors, 'classifier_accuracy', lambda *args: Estimate(0.5))
   told, unnamed = notes(name, SMOOTH, REAL, {'names': NAMES}), {'names': np.array([])}
-  assert told and all(note.endswith(TOLD.format('rooms', 'reference')) for note in told)
+  assert told, f'the constructor of {name} needs @lattices.named, or {name} is BLIND'
+  assert all(note.endswith(TOLD.format('rooms', 'reference')) for note in told)
   found = notes(name, MORE, SMOOTH, unnamed)
   assert all(note.endswith(TOLD.format(0, 'samples')) for note in found)
   assert not any('different' in note for note in notes(name, MORE, REAL, unnamed))
