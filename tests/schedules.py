@@ -52,7 +52,6 @@ ENDING = st.one_of(
   of_floats(dj.RectifiedFlowSchedule, (0.2, 5.0)),
 )
 EVERY = st.one_of(
-  st.sampled_from([*EXAMPLES.values()]),
   ENDING,
   of_floats(dj.GeometricVESchedule, (1e-3, 0.1), (1.0, 100.0)),
   of_floats(dj.KarrasSchedule, (1e-3, 0.1), (1.0, 100.0), (1.0, 9.0)),

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from tests.jitted import level_at, level_grid
-from tests.schedules import DDPM, ENDING, EVERY, VP, anything, learned
+from tests.schedules import DDPM, ENDING, EVERY, EXAMPLES, VP, anything, learned
 from tests.transcribed import transcribes
 
 LEARNED = learned(-10.0, 6.0, 9.0)
@@ -35,9 +35,18 @@ def compiled(schedule, t, beyond):
   return level, *parts, slopes
 
 
+@pytest.mark.parametrize('name', EXAMPLES)
+def test_schedules_of_the_table_keep_the_contract(name):
+  keeps_the_contract(EXAMPLES[name])
+
+
 @anything
 @given(EVERY)
 def test_every_schedule_keeps_the_contract(schedule):
+  keeps_the_contract(schedule)
+
+
+def keeps_the_contract(schedule):
   """A schedule is finite, noisier with t, and has an inverse and gradients."""
   level, found, _, slopes = everything(schedule)
   assert np.isfinite(level.alpha).all() and np.isfinite(level.sigma).all()

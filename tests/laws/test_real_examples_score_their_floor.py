@@ -137,9 +137,7 @@ def test_real_examples_score_their_floor(world):
       if score.startswith('nearest'):  # `closer` compares these distances.
         continue
       usual = floor.get(score, {'value': USUAL.get(score, 0.0), 'error': 0.0})
-      assert x['error'] is not None, (
-        f'{score} has no standard error: Score(…, Estimate(value, error))'
-      )
+      assert x['error'] is not None, f'{score} needs Estimate(value, error)'
       error = np.hypot(x['error'], usual['error'])
       assert abs(x['value'] - usual['value']) < 5.0 * error, (score, x, usual)
 
