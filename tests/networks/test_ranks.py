@@ -106,8 +106,8 @@ def test_networks_take_the_arrays_that_they_declare(name):
   network = small(TABLE[name], channels=12)
   for words, shape in ARRAYS.items():
     x = np.zeros((1, *shape))
-    inputs = jax.random.key(0), x, NOISE[:1]
-    begin = functools.partial(jax.eval_shape, network.init_with_output, *inputs)
+    init, key = network.init_with_output, jax.random.key(0)
+    begin = functools.partial(jax.eval_shape, init, key, x, NOISE[:1])
     if words in needs:
       found, _ = begin()
       assert found.shape == x.shape or name == 'classifier' or words == 'a vector [D]'
