@@ -1,7 +1,4 @@
-"""Sets eight simulated devices, strict broadcasting and a compilation cache.
-
-`pytest -m device` uses the real devices, compiled as for users.
-"""
+"""Sets strict broadcasting and bounds of memory, and makes the runs that many tests read."""
 
 import atexit
 import ctypes
@@ -10,12 +7,12 @@ import gc
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 from contextlib import nullcontext
-from importlib.metadata import version
 from pathlib import Path
+
+from tests import environment  # noqa: F401  it is set before jax is imported
 
 # What tests, and the processes that they start, leave in the folder of temporary files
 # goes when the last worker ends; pytest's own folders stay where they are.
@@ -23,30 +20,6 @@ if 'PYTEST_XDIST_WORKER' not in os.environ:
   os.environ.setdefault('PYTEST_DEBUG_TEMPROOT', tempfile.gettempdir())
   os.environ['TMPDIR'] = tempfile.tempdir = tempfile.mkdtemp(prefix='tests-')
   atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
-# Before jax is imported, here and in processes that tests start.
-if 'device' in sys.argv:
-  os.environ['TEST_ON_DEVICE'] = '1'
-if not os.environ.get('TEST_ON_DEVICE'):
-  os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
-  # Tests compile much and compute little. The lowest level halves the time of a
-  # compilation, disabling the fusion emitters halves it again, and one LLVM
-  # module instead of 32 saves a little more.
-  if os.environ.get('TEST_XLA_OPTIMIZATION') != 'default':
-    os.environ['XLA_FLAGS'] += (
-      ' --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1'
-    )
-    if version('jaxlib').startswith('0.10.'):  # Others exit at an unknown flag.
-      os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
-  os.environ['JAX_PLATFORMS'] = 'cpu'
-_CACHE = Path(__file__).parent.parent / '.jax_cache'
-os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_CACHE)
-os.environ['XDG_CACHE_HOME'] = str(_CACHE / 'user')
-# Also stores single operations, for the other worker and processes of tests.
-os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
-
-# Without bytecode each process that tests start takes 5 s more to import.
-os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
-sys.dont_write_bytecode = False
 
 # Imports and traces make many permanent objects. Searching them for garbage
 # takes a quarter of the collection of tests, and later a sixth of the CPU time.

@@ -12,7 +12,6 @@ import tomllib
 from pathlib import Path
 
 import diffusion_jax as dj
-from tests.mutations import MUTATIONS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / 'diffusion_jax'
@@ -255,15 +254,3 @@ def _is_text(value):
 
 def _is_argument(key):
   return isinstance(key, ast.Constant) and str(key.value).isidentifier()
-
-
-def test_planted_faults_are_of_code_that_is_there():
-  """What a row of `python -m tests.mutations` replaces must be in its file once."""
-  places = [
-    (ROOT / 'diffusion_jax' / file, ROOT / 'tests' / test) for file, _, _, test, _ in MUTATIONS
-  ]
-  counts = [
-    file.read_text().count(row[1]) for (file, _), row in zip(places, MUTATIONS, strict=True)
-  ]
-  assert [row for row, n in zip(MUTATIONS, counts, strict=True) if n != 1] == []
-  assert all(test.is_file() for _, test in places)

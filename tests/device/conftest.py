@@ -1,6 +1,6 @@
 """An accelerator's numbers against the CPU's (`pytest -m device`).
 
-tests/conftest.py chooses the CPU for all other tests. Without an accelerator
+tests/environment.py chooses the CPU for all other tests. Without an accelerator
 these tests compare the CPU with itself in float64.
 """
 

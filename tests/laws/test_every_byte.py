@@ -1,7 +1,7 @@
 """Law: every byte of a run folder is summed or harmless.
 
 A bit of a file is flipped, and each mode gives the same result bit for bit, or one line. Planted
-faults: the mutations with the keyword `flipped`, such as a config.json whose sum is not compared.
+faults: the rows of tests/faults.txt with this file, such as a sum that is not compared.
 By default a bit of each kind of file of a run, for two modes; the slow product has the other kinds
 of runs and modes. Of `--mode=report` it is what the page is made of.
 """

@@ -3,8 +3,7 @@
 A table of what is kept and of its inputs, in which each pair is tried. What a thing is made of
 names its file, or is compared with what the file says. What is known only when the thing is made
 is in `test_what_parts_read.py`, and data in `test_other_data_are_noticed.py`. Planted faults are
-the mutations of `provenance.py`, `code_sums.py`, `sums.py` and `latent/model.py` with the keyword
-`anew`.
+the rows of tests/faults.txt with `anew`.
 """
 
 import contextlib

@@ -2,8 +2,8 @@
 
 Each set that reads files is written with one content, and then with another in files of the same
 names, sizes, times and inodes, as in a read-only image that is mounted in place of another. Sources
-of the user's own, which have no checksum, are read. Planted faults: the mutations of `sums.py`,
-`sources.py` and `huggingface.py` with the keyword `other_data`.
+of the user's own, which have no checksum, are read. Planted faults: the rows of
+tests/faults.txt with this file.
 """
 
 import importlib.util

@@ -1,7 +1,7 @@
 """Law: a mode that reads a run writes nothing into its folder, unless the folder is the workdir.
 
-So a colleague's run can be used, also one that may only be read. Planted faults: the mutations with
-the keyword `nothing_into_it`, such as simulations that are kept in the run that is read.
+So a colleague's run can be used, also one that may only be read. Planted faults: the rows of
+tests/faults.txt with this file, such as simulations that are kept in the run that is read.
 """
 
 import shutil

@@ -2,8 +2,7 @@
 
 The part opens files, lists a folder, imports a module by its name and a package; no field names
 them. Each kept thing is made with it, made again (it stays), and made again after each change.
-Planted faults: the mutations of `reads.py`, `per_example.py` and `provenance.py` with the keyword
-`what_parts_read`.
+Planted faults: the rows of tests/faults.txt with this file.
 """
 
 import importlib

@@ -78,7 +78,7 @@ LOWER = [
 ]
 SAMPLERS = {n: make for n, make in EVERY_ORDER.items() if n not in LOWER} | OTHERS
 
-# Tests use XLA's lowest level (tests/conftest.py). Programs that run longer
+# Tests use XLA's lowest level (tests/environment.py). Programs that run longer
 # than they compile use the next one, which saves a third of the run.
 AT_LOWEST = 'optimization_level=0' in os.environ.get('XLA_FLAGS', '')
 LEVEL = {'xla_backend_optimization_level': 1} if AT_LOWEST else None
