@@ -8,8 +8,9 @@
 
 Each of `--plants=20` faults is on a line of its own. It runs the test file that mirrors the file
 (`--listed` names another) in a copy of the tree and prints whether a test caught the fault. Not
-every fault changes what the program does, so the exit code is 1 only where more than `MOST` of them
-survive; of the listed ones none may. It is 1 also where tests fail without a fault.
+every fault changes what the program does, and not every line is in the mirror's care: `USUAL` of
+them survive. The exit code is 1 where three standard errors more do, where a listed one does, and
+where tests fail without a fault.
 """
 
 import argparse
@@ -33,7 +34,8 @@ from tests import environment  # noqa: F401  it is set before jax is imported
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = 'diffusion_jax'
-MOST = 0.5  # the share of faults that may survive
+USUAL = 0.4  # the share that survives: 9 of 24 on lines drawn from the whole package
+IN_A_ROW = 4  # faults of a file, before those of the next one
 HANG = 60  # seconds that a fault may add to the tests
 # What most tests import; a process that is forked from this one has it.
 LOADED = 'jax', 'numpy', 'scipy.stats', 'flax.linen', 'optax', 'diffrax', 'pytest'
@@ -201,6 +203,8 @@ def faults(source):
 def _stays(node):
   """Whether a part of a file is not changed."""
   match node:
+    case ast.Subscript(ast.Name(name)) if name[0].isupper() and not name.isupper():
+      return True  # a type, as Callable[[Array], Array]
     case ast.Raise() | ast.JoinedStr() | ast.Import() | ast.ImportFrom() | ast.Assert():
       return True
     case ast.Assign([ast.Name('__all__')]) | ast.Expr(ast.Constant()):
@@ -287,13 +291,18 @@ def below(name):
 
 
 def drawn(places, count, seed):
-  """Returns a plant on each of a count of places, drawn by a seed: first its kind."""
-  rng, plants = random.Random(seed), []
-  for place in rng.sample(sorted(places), len(places)):
+  """Returns plants on a count of places, drawn by a seed: `IN_A_ROW` of a file, then of the next.
+
+  The kind of a fault is drawn first: a line has many wrappers.
+  """
+  rng, order, plants = random.Random(seed), [], []
+  for file in sorted({file for file, _ in places}):
+    lines, draw = [x for x in sorted(places) if x[0] == file], rng.random()
+    order += [(i // IN_A_ROW, draw, x) for i, x in enumerate(rng.sample(lines, len(lines)))]
+  for *_, place in sorted(order):
     data = (ROOT / PACKAGE / place[0]).read_bytes()
-    kinds = sorted({x.fault.kind for x in places[place]})
-    order = {kind: rng.random() for kind in kinds}
-    choices = sorted(places[place], key=lambda x: (order[x.fault.kind], rng.random()))
+    draws = {kind: rng.random() for kind in sorted({x.fault.kind for x in places[place]})}
+    choices = sorted(places[place], key=lambda x: (draws[x.fault.kind], rng.random()))
     plants += [x for x in choices if _compiles(planted(data, x.fault))][:1]
     if len(plants) == count:
       break
@@ -384,12 +393,12 @@ def outcomes(plants, budget):
     end = time.monotonic() + budget
     for plant in plants:
       tests, start = (plant.test, plant.keyword), time.monotonic()
-      if tests not in took:
-        code, printed = run_tests(tree, plant, end - start)
+      if tests not in took and start < end:
+        code, printed = run_tests(tree, plant, max(1, end - start))
         if code:
           sys.exit(f'tests/{plant.test} fails without a fault:\n{printed}')
         took[tests] = time.monotonic() - start if code == 0 else budget
-      late = time.monotonic() + took[tests] > end
+      late = time.monotonic() + took.get(tests, 0) > end
       yield 'no time' if late else attempt(tree, plant, 3 * took[tests] + HANG)
 
 
@@ -421,7 +430,8 @@ def main():
     counts[outcome] += 1
     print(outcome, described(plant), flush=True)
   print(', '.join(f'{n} {name}' for name, n in counts.items()))
-  most = 0 if flags.listed is not None else MOST * (len(plants) - counts['no time'])
+  share, tried = (0 if flags.listed is not None else USUAL), (counts['caught'] + counts['survived'])
+  most = share * tried + 3 * (share * (1 - share) * tried) ** 0.5
   return int(counts['survived'] > most)
 
 
