@@ -6,11 +6,11 @@
     python -m tests.planted --listed                 # the faults of tests/faults.txt
     python -m tests.planted --listed=sums            # those of them that contain a word
 
-Each of `--plants=20` faults is on a line of its own. It runs the test file that mirrors the file
-(`--listed` names another) in a copy of the tree and prints whether a test caught the fault. Not
-every fault changes what the program does, and not every line is in the mirror's care: `USUAL` of
-them survive. The exit code is 1 where three standard errors more do, where a listed one does, and
-where tests fail without a fault.
+Each of `--plants=20` faults is on a line of its own. In a copy of the tree with one fault runs the
+test file that mirrors the changed file (a listed fault names its own); `caught` or `survived` is
+printed. Some faults change no result, and some lines are tested elsewhere: `USUAL` is the share
+that survives. The exit code is 1 where three standard errors more do, where a listed fault does,
+and where tests fail without a fault.
 """
 
 import argparse
@@ -422,7 +422,7 @@ def main():
       places = plants_of(changed(flags.commits)) if flags.commits else of_newest(flags.plants)
     plants = drawn(places, flags.plants, flags.seed or _head())
   if not plants:
-    sys.exit('There is no fault to plant.')
+    sys.exit('There is no fault to plant: no line is in a file that has a mirror in tests/.')
   for name in LOADED:
     importlib.import_module(name)
   counts = dict.fromkeys(('caught', 'survived', 'no time'), 0)
