@@ -422,7 +422,7 @@ def main():
       places = plants_of(changed(flags.commits)) if flags.commits else of_newest(flags.plants)
     plants = drawn(places, flags.plants, flags.seed or _head())
   if not plants:
-    sys.exit('There is no fault to plant: no line is in a file that has a mirror in tests/.')
+    sys.exit('There is no fault to plant: no line has one, no file a mirror, or no row the word.')
   for name in LOADED:
     importlib.import_module(name)
   counts = dict.fromkeys(('caught', 'survived', 'no time'), 0)
