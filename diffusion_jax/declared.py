@@ -1,16 +1,18 @@
-"""What a constructor says of itself: the program's rules ask it, and keep no lists of names.
+"""What constructors and parameters say of themselves: rules ask it, and keep no lists of names.
 
     @declares(data='levels')
     def vlb(network, ...):
 
-A part of a user's own, `module:function`, declares in the same way.
+A part of a user's own, `module:function`, declares in the same way. A parameter says in its
+annotation what its field is for, `every: Free[int]`; see `Use`.
 """
 
+import enum
 import functools
 import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 # What data can be asked for: levels, as of pictures and texts; pictures, uint8
 # [H, W, C]; a grid, [H, W, C] of any numbers; a context; vectors [D] of real numbers.
@@ -18,6 +20,46 @@ DataNeed = Literal['levels', 'pictures', 'grid', 'context', 'vectors']
 
 # Flow maps, by what their network predicts.
 MapKind = Literal['average_velocity', 'consistency', 'trigflow']
+
+
+class Use(enum.Flag):
+  """What a field of a config is for; without a use it describes the model or its training.
+
+  FREE: it may change between two starts of a training, as it changes no result of it.
+  TRAINING: only a training reads it. USING: it says how a trained model is used. COMPUTING:
+  it says how a network is computed, which the command line may change for a trained run.
+  LOCAL: it names files of one machine, and is not read from a config.json, which may come
+  from a stranger: compiled programs are code too. UNSAID: words about a sample or a score
+  leave it out, as they say it otherwise, or it changes none.
+  """
+
+  FREE = enum.auto()
+  TRAINING = enum.auto()
+  USING = enum.auto()
+  COMPUTING = enum.auto()
+  LOCAL = enum.auto()
+  UNSAID = enum.auto()
+
+
+_T = TypeVar('_T')
+Free = Annotated[_T, Use.FREE]
+OfTraining = Annotated[_T, Use.TRAINING]
+Unsaid = Annotated[_T, Use.UNSAID]
+
+
+def use_in(annotation: object) -> Use:
+  """Returns what the annotation of a parameter says of its use."""
+  marks = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+  return functools.reduce(lambda x, y: x | y, (x for x in marks if isinstance(x, Use)), Use(0))
+
+
+def without_use(annotation: Any) -> Any:
+  """Returns an annotation without what it says of its use."""
+  if not use_in(annotation):
+    return annotation
+  kind, *others = get_args(annotation)
+  others = [x for x in others if not isinstance(x, Use)]
+  return Annotated[(kind, *others)] if others else kind
 
 
 def _nothing(config, facts):
@@ -60,6 +102,8 @@ class Declared(NamedTuple):
   it is of the network's estimates of x_0, and not of samples.
 
   A logger. writes_here_only: it sends nothing away.
+
+  A section of a config. uses: what all its fields are for, besides what each says itself.
   """
 
   data: DataNeed | None = None
@@ -87,6 +131,7 @@ class Declared(NamedTuple):
   independent_noise: bool = False
   needs_denoiser: bool = False
   writes_here_only: bool = False
+  uses: Use = Use(0)
 
 
 _C = TypeVar('_C', bound=Callable)

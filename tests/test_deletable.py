@@ -14,7 +14,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax.app.config import experiments
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds import schemas, store
 from tests import deletion
 from tests.test_architecture import ROOT, tracked_files
 
@@ -78,7 +78,7 @@ def constructors(node):
 @functools.cache
 def modules_of_configs():
   """Returns the modules that each config chooses, with those of its kind of model."""
-  kinds = {module.SCHEMA.kind: module.__name__ for module in store.MODULES}
+  kinds = {module.SCHEMA.kind: module.__name__ for module in schemas.MODULES}
   found = {}
   for path in sources('configs'):
     if not path.endswith('__init__.py'):

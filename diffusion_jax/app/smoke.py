@@ -5,6 +5,7 @@ from diffusion_jax.app.config.experiments import from_file
 from diffusion_jax.app.config.overrides import Flags
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds import sections
 from diffusion_jax.app.kinds.store import completed, with_fields
 from diffusion_jax.data import image_folder
 
@@ -74,7 +75,7 @@ def shrunk(config: Node, flags: Flags = ()) -> Node:
   tree = config.to_dict()
   fields = {path for path in config.paths() if path.startswith('data')}
   own = any(path in fields for path, _ in flags)
-  if datasets.asks_for_labels(config.data):  # generated pictures do not
+  if sections.asks_for_labels(config.data):  # generated pictures do not
     conditioning = tree.get('conditioning', {})
     conditioning['labels'] = conditioning.get('labels') is not False
   has_texts = bool(datasets.text_length(config))

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from jax.core import Tracer
 
 from diffusion_jax.core.arguments import kind_of
+from diffusion_jax.declared import without_use
 from diffusion_jax.ranges import (
   PLAIN,
   UNIONS,
@@ -97,7 +98,7 @@ def _kinds_of_fields(cls: type) -> dict[str, tuple[_Kind, ...]]:
 
 
 def _kinds(hint):
-  hint = getattr(hint, '__bound__', None) or hint
+  hint = without_use(getattr(hint, '__bound__', None) or hint)
   hints = get_args(hint) if get_origin(hint) in UNIONS else (hint,)
   kinds = [*map(_kind, hints)]
   return () if None in kinds else tuple(filter(None, kinds))

@@ -22,7 +22,7 @@ from diffusion_jax.data.parquet import image_bytes, open_parquet
 from diffusion_jax.data.sources import facts_of_fields, pictures, states
 from diffusion_jax.data.splits import NoTestSplit, check_split
 from diffusion_jax.data.sums import identity
-from diffusion_jax.declared import declares
+from diffusion_jax.declared import Free, declares
 from diffusion_jax.errors import naming
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, ImageShape
@@ -100,7 +100,7 @@ def huggingface(
   train_split: str = 'train',
   test_split: str = 'test',
   streaming: Count = 0,
-  check: bool = False,
+  check: Free[bool] = False,
   skip_damaged: bool = False,
 ) -> ColumnSource:
   """Returns images of the Hugging Face hub or of a local folder.

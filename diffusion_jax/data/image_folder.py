@@ -18,7 +18,7 @@ from diffusion_jax.data.sources import pictures
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.splits import check_fraction, check_part, check_split
 from diffusion_jax.data.sums import digest, of_files
-from diffusion_jax.declared import declares
+from diffusion_jax.declared import Free, declares
 from diffusion_jax.paths import ReadPath, existing
 from diffusion_jax.ranges import ImageShape, Rate
 
@@ -118,7 +118,7 @@ def folder(
   image_shape: ImageShape = (64, 64, 3),
   labelled: bool = False,
   test_fraction: Rate = 0.0,
-  check: bool = False,
+  check: Free[bool] = False,
   skip_damaged: bool = False,
 ) -> FileSource:
   """Returns the images in a folder and its sub-folders, sorted by name.

@@ -22,6 +22,7 @@ from diffusion_jax.data.sources import ArraySource, Source
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.data.sums import digest
+from diffusion_jax.declared import Free
 from diffusion_jax.ranges import Count, Finite, Rows
 
 
@@ -62,7 +63,7 @@ def of_simulator(
   num_classes: Count = 0,
   bounds: tuple[Finite, ...] = (),
   joint: bool = False,
-  workers: Count = 0,
+  workers: Free[Count] = 0,
   version: Count = 1,
   kept_in: str | Path | KeptIn | dict | None = None,
 ) -> Source:

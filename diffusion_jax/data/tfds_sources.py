@@ -16,7 +16,7 @@ from diffusion_jax.data.columns import Columns, ColumnSource
 from diffusion_jax.data.sources import ArraySource, blocks, facts_of_fields, pictures, states
 from diffusion_jax.data.splits import check_split
 from diffusion_jax.data.sums import digest, of_files
-from diffusion_jax.declared import declares
+from diffusion_jax.declared import Free, declares
 from diffusion_jax.errors import naming
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, ImageShape, meant, nearest
@@ -34,7 +34,7 @@ def _downloads(constructor):
 @declares(what='the sets of that name', needs='a network once, or their archives')
 @_downloads
 @states(lambda **_: pictures((32, 32, 3), 10, CIFAR10_CLASSES))
-def cifar10(split: str = 'train', data_dir: ReadPath | Path = '') -> ArraySource:
+def cifar10(split: str = 'train', data_dir: Free[ReadPath | Path] = '') -> ArraySource:
   """Returns CIFAR-10: 50,000 and 10,000 images 32x32x3, labels 0..9.
 
   Downloads and prepares the set if necessary. Raises ValueError or OSError.
@@ -45,7 +45,7 @@ def cifar10(split: str = 'train', data_dir: ReadPath | Path = '') -> ArraySource
 @declares(what='the sets of that name', needs='a network once, or their archives')
 @_downloads
 @states(lambda **_: pictures((28, 28, 1), 10))
-def mnist(split: str = 'train', data_dir: ReadPath | Path = '') -> ArraySource:
+def mnist(split: str = 'train', data_dir: Free[ReadPath | Path] = '') -> ArraySource:
   """Returns MNIST: 60,000 and 10,000 images 28x28x1, labels 0..9.
 
   Downloads and prepares the set if necessary. Raises ValueError or OSError.
@@ -81,7 +81,7 @@ def tfds(
   dataset: str,
   image_shape: ImageShape = (64, 64, 3),
   num_classes: Count = 0,
-  data_dir: ReadPath = '',
+  data_dir: Free[ReadPath] = '',
   train_split: str = 'train',
   test_split: str = 'test',
 ) -> ColumnSource:

@@ -15,7 +15,7 @@ from diffusion_jax.data.columns import Columns, ColumnSource, checked
 from diffusion_jax.data.files import readable, say_left_out, say_missing, taken_below
 from diffusion_jax.data.sources import facts_of_fields, pictures, states
 from diffusion_jax.data.splits import random_part
-from diffusion_jax.declared import declares
+from diffusion_jax.declared import Free, declares
 from diffusion_jax.errors import naming
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, ImageShape, Rate
@@ -82,7 +82,7 @@ def webdataset(
   text_column: str = '',
   test_path: ReadPath = '',
   test_fraction: Rate = 0.0,
-  check: bool = False,
+  check: Free[bool] = False,
   skip_damaged: bool = False,
 ) -> ColumnSource:
   """Returns the images of uncompressed tars in the WebDataset format.

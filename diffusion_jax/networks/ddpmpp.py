@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax import lax
 
 from diffusion_jax.aliases import Fused
-from diffusion_jax.declared import declares
+from diffusion_jax.declared import Free, declares
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.blocks import ResnetBlock, decode, encode, make_block
 from diffusion_jax.networks.embeddings import (
@@ -132,7 +132,7 @@ class DDPMpp(Checked):
   norm_eps: Positive = 1e-6
   resample_filter: Sequence[float] | None = None
   input_pyramid: bool | None = None
-  remat: bool = False
+  remat: Free[bool] = False
   remat_policy: RematPolicy = 'nothing'
   dtype: Dtype = jnp.float32
 

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffusion_jax.aliases import Fused, Params
-from diffusion_jax.declared import declares
+from diffusion_jax.declared import Free, declares
 from diffusion_jax.networks.attention import attend
 from diffusion_jax.networks.blocks import decode, encode, make_block
 from diffusion_jax.networks.cpu.bilinear import linear
@@ -268,7 +268,7 @@ class EDM2(Checked):
   out_channels: Size = 3
   inputs: Inputs = Inputs()
   attention: AttentionImplementation = 'auto'
-  remat: bool = False
+  remat: Free[bool] = False
   remat_policy: RematPolicy = 'nothing'
   dtype: Dtype = jnp.float32
 

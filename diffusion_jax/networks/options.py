@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from diffusion_jax.declared import Use
 from diffusion_jax.ranges import Positive, Rule, check_value
 
 Array = jax.Array
@@ -22,9 +23,9 @@ Block = TypeVar('Block', bound=type[nn.Module])
 
 Multipliers = Annotated[Sequence[Positive], Rule('one or more numbers', bool)]
 
-AttentionImplementation = Literal['auto', 'xla', 'cudnn']
+AttentionImplementation = Annotated[Literal['auto', 'xla', 'cudnn'], Use.COMPUTING]
 DownsamplePadding = Literal['same', 'symmetric']
-Dtype = Literal['float32', 'bfloat16'] | DTypeLike
+Dtype = Annotated[Literal['float32', 'bfloat16'] | DTypeLike, Use.COMPUTING]
 Initialization = Literal['ho', 'torch', 'lecun']
 MiddleAttention = Literal['norm', 'plain', 'none']
 QKV = Literal['separate', 'legacy', 'new', 'interleaved']

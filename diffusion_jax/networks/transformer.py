@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.aliases import Fused, NamedParams, PyTree
-from diffusion_jax.declared import declares
+from diffusion_jax.declared import Free, declares
 from diffusion_jax.networks.context import TextFeatures, mean_of_words, read_context
 from diffusion_jax.networks.embeddings import LabelEmbedding, of_step, sinusoidal, with_inputs
 from diffusion_jax.networks.fused import QKV_LAYOUT, Layout, pieces
@@ -114,7 +114,7 @@ class DiT(Checked):
   text_attention: Literal['joint', 'cross'] = 'joint'
   attention: AttentionImplementation = 'auto'
   unroll: bool | None = None
-  remat: bool = False
+  remat: Free[bool] = False
   remat_policy: RematPolicy = 'nothing'
   dtype: Dtype = jnp.float32
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from diffusion_jax.aliases import Fused
-from diffusion_jax.declared import declares
+from diffusion_jax.declared import Free, declares
 from diffusion_jax.networks.attention import Attention, CrossAttention, attend
 from diffusion_jax.networks.blocks import Part, ResnetBlock, decode, encode, make_block, output_conv
 from diffusion_jax.networks.context import TextFeatures, mean_of_words, read_context
@@ -101,7 +101,7 @@ class UNet(Checked):
   norm_eps: Positive = 1e-6
   initializer: Initialization = 'ho'
   attention: AttentionImplementation = 'auto'
-  remat: bool = False
+  remat: Free[bool] = False
   remat_policy: RematPolicy = 'nothing'
   dtype: Dtype = jnp.float32
 

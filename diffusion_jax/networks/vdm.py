@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from diffusion_jax.declared import declares
+from diffusion_jax.declared import Free, declares
 from diffusion_jax.networks.attention import Attention
 from diffusion_jax.networks.blocks import ResnetBlock, make_block, output_conv
 from diffusion_jax.networks.embeddings import fourier_features, noise_and_label, sinusoidal
@@ -53,7 +53,7 @@ class ScoreNetwork(Checked):
   norm_eps: Positive = 1e-6
   inputs: Inputs = Inputs()
   initializer: Initialization = 'lecun'
-  remat: bool = False
+  remat: Free[bool] = False
   remat_policy: RematPolicy = 'nothing'
   dtype: Dtype = jnp.float32
 

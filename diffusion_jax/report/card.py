@@ -71,10 +71,10 @@ class About(NamedTuple):
   scores: Sequence[Score]
 
 
-def scores_of(workdir: Path, weights: int, noun: str) -> Iterator[Score]:
+def scores_of(workdir: Path, weights: int, noun: str, unsaid: record.Unsaid) -> Iterator[Score]:
   """Yields the scores of a run's evaluations of the weights of a checksum.
 
-  noun: what its examples are called.
+  noun: what its examples are called; unsaid: see `record.Record`.
   """
   found, evaluations = [], [*record.read_results(workdir / 'evaluation')]
   run = page.readable(record.Record(workdir.name, {}, {}, [], evaluations, []))
@@ -87,14 +87,14 @@ def scores_of(workdir: Path, weights: int, noun: str) -> Iterator[Score]:
         found.append((name, content))
       else:
         print(f'evaluation {name} is of other weights: the card leaves it out')
-  for about, content in results.told_apart(found):
+  for about, content in results.told_apart(found, unsaid):
     with record.leaving_out(f'evaluation {about}'):
-      yield from [*_scores(about, content, noun)]
+      yield from [*_scores(about, content, noun, unsaid)]
 
 
-def _scores(about, content, noun):
+def _scores(about, content, noun, unsaid):
   if samples := content.get('protocol', {}).get('samples'):
-    about = f'{about}: {results.about(samples.get("sampling", {}))}'
+    about = f'{about}: {results.about(samples.get("sampling", {}), unsaid)}'
   elif 'examples' in content:
     about = f'{about}: {content["examples"]:,} {content.get("split")} {noun}'
   about = ', '.join([about, *content['options'], *results.examples_of(content)])

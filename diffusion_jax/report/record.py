@@ -4,8 +4,9 @@ import contextlib
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from diffusion_jax.aliases import Json
@@ -37,6 +38,10 @@ class Floor(NamedTuple):
   error: float
 
 
+# {section: its fields} of `sampling` and `evaluation` that words about results leave out.
+Unsaid = Mapping[str, Collection[str]]
+
+
 class Record(NamedTuple):
   """The content of a run folder; missing parts are empty.
 
@@ -45,7 +50,7 @@ class Record(NamedTuple):
   evaluations. sessions: starts and ends of the training. calibration: figures
   of evaluations. traces: the files of traces for xprof, one for each host.
   floors: see `read_floors`. sampled: the step whose weights draw samples; None if
-  it is unknown.
+  it is unknown. unsaid: see `Unsaid`.
   """
 
   name: str
@@ -58,6 +63,7 @@ class Record(NamedTuple):
   traces: Sequence[Path] = ()
   floors: Mapping[str, Mapping[str, Floor]] = {}
   sampled: int | None = None
+  unsaid: Unsaid = MappingProxyType({})
 
   @property
   def last(self) -> int:
@@ -97,8 +103,14 @@ def of_number(count: int, noun: str) -> str:
   return f' of {count:,} {noun}' if count else ''
 
 
-def read(name: str, folder: Path, fields: Json, sampled: int | None = None) -> Record:
-  """Reads a run folder; fields: its config by dotted names; sampled: see `Record`."""
+def read(
+  name: str,
+  folder: Path,
+  fields: Json,
+  sampled: int | None = None,
+  unsaid: Unsaid = MappingProxyType({}),
+) -> Record:
+  """Reads a run folder; fields: its config by dotted names; sampled, unsaid: see `Record`."""
   return Record(
     name,
     fields,
@@ -114,6 +126,7 @@ def read(name: str, folder: Path, fields: Json, sampled: int | None = None) -> R
     traces=sorted(files_of(folder / 'traces', '**/*.xplane.pb')),
     floors=read_floors(folder / 'loss_floors.json'),
     sampled=sampled,
+    unsaid=unsaid,
   )
 
 

@@ -9,7 +9,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.planning import rates
 from diffusion_jax.report import charts, record, sampling_words
 from diffusion_jax.report.charts import Chart, Line
-from diffusion_jax.report.record import Record
+from diffusion_jax.report.record import Record, Unsaid
 from diffusion_jax.runtime.files import with_error
 
 _SPEEDS = 'images_per_second', 'tflops', 'mfu'
@@ -55,31 +55,25 @@ def named(run: Record) -> list[tuple[str, Json]]:
   `told_apart`.
   """
   found = []
-  for name, x in told_apart(run.results):
+  for name, x in told_apart(run.results, run.unsaid):
     at = x.get('settings', {}).get('sampling', {}).get('checkpoint')
     other = at is not None and at != str(run.sampled) and f'checkpoint={at}' not in name
     found.append((f'{name},checkpoint={at}' if other else name, x))
   return found
 
 
-# Fields that tables, tiles and cards say elsewhere.
-_SAID = (
-  *('metrics', 'floor', 'reference', 'checkpoint'),
-  *('num_generated', 'num_images', 'num_pairs', 'draws_per_pair'),
-)
-
-
-def told_apart(results: Sequence[tuple[str, Json]]) -> list[tuple[str, Json]]:
+def told_apart(results: Sequence[tuple[str, Json]], unsaid: Unsaid) -> list[tuple[str, Json]]:
   """Returns results whose `options`, in words, are those that differ among equal names.
 
-  Names are without their hashes where options, examples and draws tell all apart.
+  Names are without their hashes where options, examples and draws tell all apart. unsaid:
+  fields that tables, tiles and cards say elsewhere.
   """
   alike: dict[str, list[int]] = {}
   for i, (name, _) in enumerate(results):
     alike.setdefault(record.without_hash(name), []).append(i)
   found = [*results]
   for name, places in alike.items():
-    fields = [_options(results[i][1]) for i in places]
+    fields = [_options(results[i][1], unsaid) for i in places]
     differ = [f for f in fields[0] if any(x.get(f, '') != fields[0][f] for x in fields)]
     told = []
     for i, x in zip(places, fields, strict=True):
@@ -94,16 +88,16 @@ def told_apart(results: Sequence[tuple[str, Json]]) -> list[tuple[str, Json]]:
   return found
 
 
-def _options(x):
+def _options(x, unsaid):
   # Returns the fields that scores depend on besides the draws, without their sections.
   settings = x.get('settings', {})
-  sections = [settings.get('evaluation', {})]
-  sections += [settings.get('sampling', {})] if 'examples' in x else []
+  sections = 'evaluation', *(['sampling'] if 'examples' in x else [])
   found = {'examples': x['examples']} if 'examples' in x else {}
   for section in sections:
-    for name, value in section.items():
-      fields = value if isinstance(value, dict) else {name: value}
-      found |= {f: y for f, y in fields.items() if f not in _SAID}
+    said = (n for n in settings.get(section, {}) if n not in unsaid.get(section, ()))
+    for name in said:
+      value = settings[section][name]
+      found |= value if isinstance(value, dict) else {name: value}
   return found
 
 
@@ -141,7 +135,7 @@ def parts(run: Record) -> Iterator[Table | Chart]:
     rows = []
     for row in by_draws:
       notes = (score.get('note') or '' for score in row.scores.values())
-      lines = [(_folder(row.name), row.scores, about(row.sampling, row.of, *notes))]
+      lines = [(_folder(row.name), row.scores, about(row.sampling, run.unsaid, row.of, *notes))]
       if row.floor:
         words = f'{max(row.real):,} of the other split in place of samples'
         lines.append((f'real {run.noun}, {_folder(row.name)}', row.floor, words))
@@ -231,10 +225,10 @@ def _score(content):
   return with_error(content.get('value'), content.get('error'))
 
 
-def about(c: Json, *notes: str) -> str:
-  """Returns how images were sampled, by a section `sampling`, and notes."""
+def about(c: Json, unsaid: Unsaid, *notes: str) -> str:
+  """Returns how images were sampled, by a section `sampling`, and notes; unsaid: see `Record`."""
   words = {
-    ', '.join(sampling_words.in_words(c)): True,
+    ', '.join(sampling_words.in_words(c, unsaid.get('sampling', ()))): True,
     f'{c.get("num_samples", 0):,} of checkpoint {c.get("checkpoint")}': c,
     f'seed {c.get("seed")}': c,
     **dict.fromkeys(notes, True),

@@ -1,13 +1,9 @@
 """How images are drawn, in words."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-# Fields of a section `sampling` that do not say how an image is drawn from a checkpoint.
-_OTHERS = {
-  *('num_samples', 'batch_size', 'labels', 'prompt', 'context', 'context_row'),
-  *('checkpoint', 'seed', 'trajectory', 'profile', 'name', 'sampler', 'grid', 'bound'),
-}
+_FIRST = 'sampler', 'grid', 'bound'
 # Values of which nothing is said, besides False, 0 and what is left out.
 _NEUTRAL: dict[str, Any] = {
   'weights': {'name': 'average', 'decay': 0.0},
@@ -19,10 +15,11 @@ _NEUTRAL: dict[str, Any] = {
 _SHORT = {'guidance_scale': 'guidance'}
 
 
-def in_words(sampling: Mapping[str, Any]) -> list[str]:
+def in_words(sampling: Mapping[str, Any], unsaid: Collection[str]) -> list[str]:
   """Returns how images are drawn by a stored section `sampling`: ['ddim eta=0', '10 steps'].
 
-  Sections that differ in a field that changes an image have other words.
+  unsaid: its fields that do not say how an image is drawn from a checkpoint. Sections that
+  differ in another field have other words.
   """
   words = []
   if sampler := sampling.get('sampler'):
@@ -32,7 +29,7 @@ def in_words(sampling: Mapping[str, Any]) -> list[str]:
   if 'bound' in sampling and (bound := sampling['bound'] or {'name': 'none'}) != {'name': 'auto'}:
     words.append(f'bound {_section_in_words(bound)}')
   for name, value in sampling.items():
-    if name not in _OTHERS and value and value != _NEUTRAL.get(name):
+    if name not in (*_FIRST, *unsaid) and value and value != _NEUTRAL.get(name):
       words.append(_field_in_words(name, value))
   return words
 

@@ -2,6 +2,7 @@
 
 from typing import Annotated, NamedTuple
 
+from diffusion_jax.declared import Free
 from diffusion_jax.ranges import NonNegative, Positive, Rate, Several, Size, within
 from diffusion_jax.training import power_ema
 from diffusion_jax.training.optimizer import EmaRate, ema_decay, ema_half_life, ema_power
@@ -52,8 +53,8 @@ def half_life(batch_size: int, images: Positive, rampup: NonNegative = 0.0) -> A
 def powers(
   total_steps: int,
   widths: tuple[Width, ...],
-  every: Size | None = None,
-  keep: Several = 32,
+  every: Free[Size | None] = None,
+  keep: Free[Several] = 32,
   more_steps: float = 0.0,
 ) -> Averages:
   """Averages by powers of time (EDM2, Karras et al. 2024).

@@ -36,11 +36,6 @@ from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import of_run, printed_by, read, smoke, trial, untrained
 from tests.app.fields import typed, within
 
-# Said elsewhere: which weights, how many images, of what conditions, from which seed.
-WITHOUT_WORDS = {
-  *('num_samples', 'batch_size', 'labels', 'prompt', 'context', 'context_row'),
-  *('checkpoint', 'seed', 'trajectory', 'profile', 'name'),
-}
 SCORE = {'value': 0.5, 'error': 0.1, 'note': ''}
 DRAWN = {'weights': 1, 'sampling': {'checkpoint': '44', 'num_samples': 70, 'seed': 0}}
 REAL = {'weights': 1, 'sampling': {'checkpoint': '44'}, 'evaluation': {'split': 'test'}}
@@ -109,7 +104,7 @@ PAIRS = [
 
 
 def run_of(name, kind, content):
-  return Record(name, {}, {}, [], [(kind, content)], [], sampled=44)
+  return Record(name, {}, {}, [], [(kind, content)], [], sampled=44, unsaid=roles.UNSAID)
 
 
 @pytest.mark.parametrize('kind, change', PAIRS)
@@ -130,7 +125,7 @@ def test_other_conditions_have_other_names(kind, change, tmp_path):
     path = tmp_path / str(i) / 'evaluation' / kind / 'result.json'
     path.parent.mkdir(parents=True)
     write_summed(path, content)
-    words.append([x.about for x in card.scores_of(tmp_path / str(i), 1, 'images')])
+    words.append([x.about for x in card.scores_of(tmp_path / str(i), 1, 'images', roles.UNSAID)])
   assert words[0] != words[1] or not words[0]
 
 
@@ -164,7 +159,7 @@ def test_options_that_differ_are_said_in_place_of_hashes(kind, tmp_path):
   others = []
   if kind == 'fd':
     others = [('pr', {**KINDS['fd'], 'metric': 'pr', 'metrics': {'recall': SCORE}})]
-  run = Record('a', {}, {}, [], [*both, *others], [], sampled=44)
+  run = Record('a', {}, {}, [], [*both, *others], [], sampled=44, unsaid=roles.UNSAID)
   parts = [*results.parts(run)]
   shown = ' '.join(
     [x.title if isinstance(x, Chart) else f'{x.caption} {x.rows}' for x in parts]
@@ -174,7 +169,7 @@ def test_options_that_differ_are_said_in_place_of_hashes(kind, tmp_path):
     path = tmp_path / 'evaluation' / name / 'result.json'
     path.parent.mkdir(parents=True)
     write_summed(path, content)
-  shown_on_card = ' '.join(x.about for x in card.scores_of(tmp_path, 1, 'images'))
+  shown_on_card = ' '.join(x.about for x in card.scores_of(tmp_path, 1, 'images', roles.UNSAID))
   (fields,) = OPTIONS[kind].values()
   for text in [shown, shown_on_card] if kind != 'loss-test' else [shown]:  # a card has no losses
     assert '0000000' not in text
@@ -187,7 +182,10 @@ def test_options_that_differ_are_said_in_place_of_hashes(kind, tmp_path):
 
 def test_equal_names_have_hashes_where_nothing_else_tells_them_apart():
   both = [(f'fd-0000000{i}', KINDS['fd']) for i in range(2)]
-  assert [name for name, _ in results.told_apart(both)] == ['fd-00000000', 'fd-00000001']
+  assert [name for name, _ in results.told_apart(both, roles.UNSAID)] == [
+    'fd-00000000',
+    'fd-00000001',
+  ]
 
 
 def test_scores_are_named_with_their_judge(tmp_path):
@@ -265,36 +263,40 @@ def ways():
         yield config, stay, name, text.split(';' if ';' in text else ',')
 
 
+def words_of(sampling):
+  return in_words(sampling, roles.UNSAID['sampling'])
+
+
 def sampling_of(config, *fields):
   return folder.plain(store.with_flags(read(config), fields))['sampling']
 
 
 @pytest.mark.parametrize('config, stay, name, values', [*ways()], ids=str)
 def test_what_changes_an_image_is_said(config, stay, name, values):
-  words = [tuple(in_words(sampling_of(config, *stay, (name, value)))) for value in values]
+  words = [tuple(words_of(sampling_of(config, *stay, (name, value)))) for value in values]
   assert len({*words}) == len(values) and '' not in sum(words, ()), words
 
 
 def test_a_run_that_guides_is_called_by_its_field():
   run = 'sampling.classifier.run', 'runs/c'
   sampling = sampling_of('digits', ('sampling.classifier', 'run'), run)
-  assert 'classifier 1 run=runs/c' in in_words(sampling)
+  assert 'classifier 1 run=runs/c' in words_of(sampling)
 
 
 @pytest.mark.parametrize('fields', [{}, {'steps': 100}, {'number': 20}, {'steps': 9, 'number': 9}])
 def test_a_grid_of_the_users_is_called_by_its_name(fields):
   sections = [{'name': name, **fields} for name in ('parts:pyramid', 'parts:ramp', 'a:steps')]
   sections += [{**sections[0], 'rho': 7.0}]
-  words = [in_words({'grid': grid}) for grid in sections]
+  words = [words_of({'grid': grid}) for grid in sections]
   assert [text.split()[0] for (text,) in words] == [grid['name'] for grid in sections]
   assert len({text for (text,) in words}) == len(sections)
 
 
 def test_no_field_of_a_sampling_section_is_left_out():
-  """A new field is in the table above, or does not change an image."""
+  """A new field is in the table above, or says that it does not change how an image is drawn."""
   known = {name.split('.')[1] for _, _, name, _ in ways()}
   for config in ('digits', 'digits_masked', 'digits_consistency', 'moons_bridge', 'digits_vae'):
-    assert {*sampling_of(config)} <= known | WITHOUT_WORDS
+    assert {*sampling_of(config)} <= known | {*roles.UNSAID['sampling']}
 
 
 # -- curves, losses and sweeps ---------------------------------------------------
@@ -303,7 +305,9 @@ def test_no_field_of_a_sampling_section_is_left_out():
 def trained(folder, *lines):
   """Returns the record of a run whose metrics.jsonl has these lines."""
   (folder / 'metrics.jsonl').write_text(''.join(f'{json.dumps(x)}\n' for x in lines))
-  return record.read(folder.name, folder, {'facts.x.shape': [8, 8, 1], 'facts.x.levels': 17})
+  return record.read(
+    folder.name, folder, {'facts.x.shape': [8, 8, 1], 'facts.x.levels': 17}, unsaid=roles.UNSAID
+  )
 
 
 def test_curves_of_scores_are_named_as_results_are(tmp_path):
@@ -440,7 +444,9 @@ def test_each_score_that_is_printed_is_on_the_page(name, tmp_path, monkeypatch):
   changed = of_run(run, **within('evaluation', **typed(metrics)))
   model = make_model(changed, RunFolder.at(run))
   MODES['evaluate'](changed, run)
-  shown = record.read('run', run, folder.flat(folder.read_config(RunFolder.at(run))), 4)
+  shown = record.read(
+    'run', run, folder.flat(folder.read_config(RunFolder.at(run))), 4, roles.UNSAID
+  )
   text = page.render([shown])
   assert len(printed) >= 1 + metrics.count(',')
   for score, (value, error), _ in printed:

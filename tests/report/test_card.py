@@ -7,6 +7,8 @@ from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.report import card
 from diffusion_jax.runtime.files import make_folder, write_summed
 
+UNSAID = {'sampling': {'num_samples', 'checkpoint', 'seed'}}
+
 
 def test_a_card_names_only_sets_of_the_hub():
   for name, expected in ('mnist', ['ylecun/mnist']), ('folder', None), ('csv', None):
@@ -59,7 +61,7 @@ def test_a_card_calls_its_data_what_they_are(x, noun, task, tmp_path):
   path = tmp_path / 'evaluation' / 'elbo-test' / 'result.json'
   path.parent.mkdir(parents=True)
   write_summed(path, content)
-  [score] = card.scores_of(tmp_path, 1, x.noun)
+  [score] = card.scores_of(tmp_path, 1, x.noun, UNSAID)
   assert score.about == f'elbo-test: 16 test {noun}; bits/dim'
   config = {'training': {'batch_size': 4}, 'objective': {'name': 'x'}, 'data': {'name': 'a'}}
   about = card.About(
@@ -100,5 +102,5 @@ def test_the_result_of_a_stranger_is_left_out(content, tmp_path, capsys):
   }
   for name, one in ('good', good), ('x', content):
     write_summed(make_folder(tmp_path, f'evaluation/{name}') / 'result.json', one)
-  assert [score.value for score in card.scores_of(tmp_path, 1, 'images')] == [2.5]
+  assert [score.value for score in card.scores_of(tmp_path, 1, 'images', UNSAID)] == [2.5]
   assert 'left out: evaluation x' in capsys.readouterr().err

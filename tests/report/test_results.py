@@ -5,6 +5,8 @@ import pytest
 from diffusion_jax.report import results
 from diffusion_jax.report.record import Curve, Record
 
+UNSAID = {'sampling': {'num_samples', 'checkpoint', 'seed'}, 'evaluation': {'reference', 'metrics'}}
+
 
 @pytest.mark.parametrize(
   'value, error, text',
@@ -32,7 +34,7 @@ def score(value, note=''):
 
 
 def run_of(found):
-  return Record('a', {}, {}, [], found, [])
+  return Record('a', {}, {}, [], found, [], unsaid=UNSAID)
 
 
 def test_scores_are_one_table_with_how_they_were_made():
@@ -103,7 +105,7 @@ def test_a_run_ends_with_its_last_values_and_results():
   real = [('elbo-test', bits), ('ode-test', nats), ('accuracy-test', read), ('loss-test', losses)]
   found = [(name, x | {'examples': 12}) for name, x in real]
   found += [('samples', scores), ('samples-a', scores)]
-  run = Record('a', {}, curves, [], found, [])
+  run = Record('a', {}, curves, [], found, [], unsaid=UNSAID)
   assert {name: value.text for name, value in results.final(run).items()} == {
     'bits/dim, ELBO test': '2.50\xa0±\xa00.10',
     'nats/dim, ODE test, beyond the box too': '-0.25',

@@ -21,4 +21,4 @@ STEPS = {'name': 'steps', 'number': 10, 'spacing': 'uniform'}
   ],
 )
 def test_a_section_in_words(section, words):
-  assert sampling_words.in_words(section) == words
+  assert sampling_words.in_words(section, {'seed', 'num_samples'}) == words

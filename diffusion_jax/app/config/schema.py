@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion_jax.declared import Use, use_in, without_use
 from diffusion_jax.ranges import PLAIN
 
 Constructor = Callable[..., Any]
@@ -90,13 +91,26 @@ class Schema(NamedTuple):
     return self.contracts.get(path.rpartition('.')[2], ANY)
 
 
-@functools.cache  # an inspection takes milliseconds, and there are thousands
+@functools.cache
 def parameters(constructor: Constructor) -> Mapping[str, inspect.Parameter]:
-  """Returns the parameters of a constructor, with evaluated annotations.
+  """Returns the parameters of a constructor, with evaluated annotations, without their uses.
 
   They do not include what functools.partial binds, nor the fields that every
   Flax module has.
   """
+  return {
+    name: parameter.replace(annotation=without_use(parameter.annotation))
+    for name, parameter in _parameters(constructor).items()
+  }
+
+
+def uses(constructor: Constructor) -> Mapping[str, Use]:
+  """Returns what the field of each parameter of a constructor is for."""
+  return {name: use_in(x.annotation) for name, x in _parameters(constructor).items()}
+
+
+@functools.cache  # an inspection takes milliseconds, and there are thousands
+def _parameters(constructor):
   try:
     signature = inspect.signature(constructor, eval_str=True)
   except NameError:  # an annotation that only type checkers know

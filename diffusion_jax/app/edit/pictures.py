@@ -18,7 +18,7 @@ from diffusion_jax.core import operators
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.data import drawings
 from diffusion_jax.data.pictures import as_picture, read_mask, read_picture
-from diffusion_jax.declared import declares
+from diffusion_jax.declared import Use, declares
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Count, Probability, Several, Size, Suffix
 from diffusion_jax.runtime.per_example import rows
@@ -27,7 +27,9 @@ from diffusion_jax.training import conditions
 Pictures = dict[str, np.ndarray]  # {field: picture}, for image, image2 and mask
 Encode = Callable[[np.ndarray], np.ndarray]  # images of files -> what the model diffuses
 _of_pictures = declares(
-  data='pictures', instead='take edit=restore with operator mask, matrix or yours'
+  data='pictures',
+  instead='take edit=restore with operator mask, matrix or yours',
+  uses=Use.USING,
 )
 
 
@@ -56,6 +58,7 @@ class Shown(NamedTuple):
   about: str = ''
 
 
+@declares(uses=Use.USING)
 @dataclass(frozen=True, kw_only=True)
 class Edit(abc.ABC):
   """Holds what all edits have.

@@ -13,7 +13,7 @@ from diffusion_jax.app.config.tree import Node, check_one_of, find, from_config
 from diffusion_jax.app.evaluate.metrics_of_data import chosen
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.inputs.conditions import Compared
-from diffusion_jax.app.kinds import roles, store
+from diffusion_jax.app.kinds import roles, sections, store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
@@ -100,7 +100,7 @@ def default_features(model: Model) -> str:
 
   For pictures the judge of the data set in the package, or else a published network.
   """
-  x, data = model.facts.x, datasets.of_examples(model.config.data)
+  x, data = model.facts.x, sections.of_examples(model.config.data)
   if not x.is_picture:
     return 'values'
   if data is None or data.get('quarter_turns'):

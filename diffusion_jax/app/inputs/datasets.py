@@ -9,9 +9,8 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder
-from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.kinds import roles
+from diffusion_jax.app.kinds import roles, sections
 from diffusion_jax.data import image_folder, pipeline
 from diffusion_jax.data.files import say_once
 from diffusion_jax.data.simulations import BLOCK, KeptIn
@@ -108,36 +107,6 @@ def stated_facts(section: Node | None) -> Facts | None:
   return section.constructor.stated_facts(**section.to_dict())
 
 
-# The fields of data that read labels, and how they are set.
-LABELS = {
-  'labelled': 'data.labelled=True, whose classes are the sub-folders,',
-  'num_classes': 'data.num_classes to their number',
-  'label': 'data.label to the column of the classes',
-  '': 'data to a set with labels',
-}
-
-
-def label_field(section: Node | None) -> str:
-  """Returns the field of a section of data that reads labels; '' for none."""
-  section = of_examples(section)
-  return next((name for name in LABELS if name in (section or ())), '')
-
-
-def asks_for_labels(section: Node | None) -> bool:
-  """Returns whether the field of a section that reads labels is set."""
-  if section is None or not (name := label_field(section)):
-    return False
-  inner = of_examples(section)
-  assert inner is not None
-  default = parameters(inner.constructor)[name].default
-  return bool(inner[name]) and inner[name] != default
-
-
-def of_examples(section: Node | None) -> Node | None:
-  """Returns the section that says where examples are from, which another may wrap."""
-  return section and section.get('target', section.get('source', section))
-
-
 def with_conditions(config: Node, facts: Facts) -> Node:
   """Returns the config with the conditioning that follows from the data.
 
@@ -147,7 +116,7 @@ def with_conditions(config: Node, facts: Facts) -> Node:
   c = config.get('conditioning')
   if c is None:
     return config
-  follows = c.labels is None and asks_for_labels(config.data)
+  follows = c.labels is None and sections.asks_for_labels(config.data)
   labels = follows if c.labels is None else c.labels
   dropout = 0.1 * follows if c.dropout is None else c.dropout
   context = c.context

@@ -4,7 +4,7 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.edit.methods import STEPS
-from diffusion_jax.app.kinds import store
+from diffusion_jax.app.kinds import schemas
 from diffusion_jax.app.kinds.rules import EDIT, TRAIN, WITHOUT_CONDITION, Row
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training import loggers
@@ -36,7 +36,7 @@ _CONVERTED = 'weights', 'checkpoint', 'sampler', 'bound'
 # All others that a kind has, which convert.to does not read.
 _OF_DRAWING = {
   name: None
-  for kind in store.KINDS
+  for kind in schemas.KINDS
   for name in parameters(kind.parts['sampling'])
   if name not in _CONVERTED
 }

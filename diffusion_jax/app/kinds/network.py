@@ -13,7 +13,7 @@ from flax import linen as nn
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds import sections
 from diffusion_jax.app.kinds.learned import LogVariance
 from diffusion_jax.app.kinds.rules import Row
 from diffusion_jax.core.arguments import kind_of
@@ -244,11 +244,11 @@ class ConfiguredNetwork:
     """What the network takes besides x and its level."""
     c = self.conditioning
     if c.labels and not self.facts.num_classes:
-      name = datasets.label_field(self.config.data)
+      name = sections.label_field(self.config.data)
       without = 'conditioning.labels=False' + ' and conditioning.dropout=0' * bool(c.dropout)
       raise UserError(
         'config.conditioning.labels needs data of classes, and these have no '
-        f'labels: set {datasets.LABELS[name]} or {without}'
+        f'labels: set {sections.LABELS[name]} or {without}'
       )
     return _inputs_of(c, self.facts, self.needs)
 
@@ -427,7 +427,7 @@ def _build(noisy):
   if 'num_classes' in section.needs and classes < 2:
     raise UserError(
       'config.network=classifier needs images of two or more classes: set '
-      f'{datasets.LABELS[datasets.label_field(c.data)]}'
+      f'{sections.LABELS[sections.label_field(c.data)]}'
     )
   network = section.make(
     {

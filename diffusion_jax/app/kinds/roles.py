@@ -19,45 +19,53 @@ from diffusion_jax.app.config.folder import (
   stored_fields,
   stored_form,
 )
-from diffusion_jax.app.config.schema import parameters
-from diffusion_jax.app.config.tree import Node, as_json
-from diffusion_jax.app.kinds.training import Training
+from diffusion_jax.app.config.schema import uses
+from diffusion_jax.app.config.tree import Node, as_json, below
+from diffusion_jax.app.kinds import schemas
+from diffusion_jax.app.kinds.sections import COMMON, Top
 from diffusion_jax.data import sums
 from diffusion_jax.data.spec import Facts
+from diffusion_jax.declared import Use, declared_by
 from diffusion_jax.errors import UserError, refuse
 from diffusion_jax.runtime.run_folder import RunFolder
 
-# Sections that say how a model is used, and a field of no section that does; all
-# others describe the model.
-USES = (
-  *('evaluation', 'sampling', 'report', 'edit', 'average', 'convert', 'serve'),
-  'compilation_cache',
-)
+# Names of sections, and of fields in no section, whose constructor or parameter says so.
+_TOPS = {
+  **{path: declared_by(x).uses for path, x in schemas.constructors() if path},
+  **uses(Top),
+}
+USES = tuple(path for path, use in _TOPS.items() if use & Use.USING)
+NOT_READ = tuple(path for path, use in _TOPS.items() if use & Use.LOCAL)
 
-# The fields of a training that change its result.
-_OF_RESULT = 'batch_size', 'random_flip', 'start', 'teacher', 'average'
-# Fields that may change between two starts of a training, as they do not change
-# its result.
-FREE = (
-  *(f'{section}.' for section in USES),
-  'compilation_cache',
-  'matmul_precision',
-  'data.check',
-  'data.data_dir',
-  'data.workers',
-  'latent.path',
-  'network.remat',
-  'training.average.every',
-  'training.average.keep',
-  *(f'training.{name}' for name in parameters(Training) if name not in _OF_RESULT),
-)
 
-# Fields, besides those of `training`, that only a training reads; facts, which the run keeps,
-# follow from the first.
+def _marked(use):
+  # Returns the paths of the fields whose parameters say so.
+  found = (
+    below(path, name)
+    for path, x in schemas.constructors()
+    for name, its_use in uses(x).items()
+    if its_use & use
+  )
+  return tuple(dict.fromkeys(found))
+
+
+# The beginnings of fields that may change between two starts of a training, as they do not
+# change its result.
+FREE = *(f'{section}.' for section in USES), *_marked(Use.FREE)
+# The beginnings of fields, besides those of `training`, that only a training reads; facts, which
+# the run keeps, follow from them.
 OF_TRAINING = (
-  'data.one_scale',
-  'latent.',
+  *(f'{path}.' for path, use in _TOPS.items() if use & Use.TRAINING),
+  *_marked(Use.TRAINING),
 )
+# Fields that say how the network is computed, which the command line may change
+# for a trained run. Parameters are always float32.
+COMPUTED_BY = _marked(Use.COMPUTING)
+# Fields of a section that words about samples and scores leave out.
+UNSAID = {
+  section: [name for name, use in uses(COMMON[section]).items() if use & Use.UNSAID]
+  for section in ('sampling', 'evaluation')
+}
 
 # The sections and fields that decide what a loss is of, besides the network.
 OF_LOSS = (
@@ -65,15 +73,6 @@ OF_LOSS = (
   *('latent', 'decoding', 'states', 'training.random_flip'),
   *('facts.x', 'facts.examples', 'facts.checksum'),
 )
-
-# Fields that say how the network is computed, which the command line may change
-# for a trained run. Parameters are always float32.
-COMPUTED_BY = ('network.dtype', 'network.attention', 'matmul_precision', 'training.machine.mesh')
-
-
-# Sections that name files of one machine. They are not read from a config.json,
-# which may come from a stranger: compiled programs are code too.
-NOT_READ = 'compilation_cache', 'average', 'convert', 'report'
 
 
 def hparams(stored: dict) -> Json:

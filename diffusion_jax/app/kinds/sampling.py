@@ -15,7 +15,7 @@ from diffusion_jax.app.config.tree import Node
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.step_schedules import num_steps_of
-from diffusion_jax.declared import declares
+from diffusion_jax.declared import Unsaid, Use, declares
 from diffusion_jax.paths import ReadPath, RunPath
 from diffusion_jax.ranges import (
   Count,
@@ -174,26 +174,26 @@ class ClassifierGuidance(NamedTuple):
   after_clip: bool = False
 
 
-@declares(fields={'context': 'context'}, instead='leave it out')
+@declares(fields={'context': 'context'}, instead='leave it out', uses=Use.USING)
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
   """Says how many images are drawn, and by which weights (docs/samplers.md)."""
 
-  num_samples: Rows = 100
-  batch_size: Size = 100
-  labels: tuple[str | Count, ...] = ()  # classes to sample in turn, names, 3 or #3; (): all
+  num_samples: Unsaid[Rows] = 100
+  batch_size: Unsaid[Size] = 100
+  labels: Unsaid[tuple[str | Count, ...]] = ()  # classes to sample in turn, names, 3 or #3; (): all
   # texts of the pictures in turn, separated by |; None: texts of the test split
-  prompt: str | None = None
+  prompt: Unsaid[str | None] = None
   # npy or npz file of real numbers, each row a condition of num_samples
   # samples; '': of held-out examples
-  context: ReadPath = ''
-  context_row: Count | None = None  # the only row that is taken, from 0; None: all
+  context: Unsaid[ReadPath] = ''
+  context_row: Unsaid[Count | None] = None  # the only row that is taken, from 0; None: all
   weights: Node  # averaged parameters, or the parameters of the last step
-  checkpoint: Checkpoint = 'latest'  # latest, best, or a step
-  seed: Seed = 0  # image i depends on the seed and i
-  trajectory: bool = False  # also a GIF of how the first ten images emerge
-  profile: bool = False  # draws the first batch twice more, for a trace for xprof
-  name: Suffix = ''  # of the files in samples/; '': samples and what differs from the run
+  checkpoint: Unsaid[Checkpoint] = 'latest'  # latest, best, or a step
+  seed: Unsaid[Seed] = 0  # image i depends on the seed and i
+  trajectory: Unsaid[bool] = False  # also a GIF of how the first ten images emerge
+  profile: Unsaid[bool] = False  # draws the first batch twice more, for a trace for xprof
+  name: Unsaid[Suffix] = ''  # of the files in samples/; '': samples and what differs from the run
 
 
 @dataclass(frozen=True, kw_only=True)

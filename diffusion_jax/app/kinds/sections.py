@@ -1,12 +1,13 @@
 """The sections of a config that have a single constructor."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
+from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.app.kinds.sampling import Sampling
 from diffusion_jax.app.kinds.training import Training
-from diffusion_jax.declared import declares
+from diffusion_jax.declared import Free, OfTraining, Unsaid, Use, declares
 from diffusion_jax.paths import ReadPath, RunPath, WritePath
 from diffusion_jax.ranges import (
   Count,
@@ -22,6 +23,7 @@ from diffusion_jax.ranges import (
 from diffusion_jax.training.averaging import Width
 
 Split = Literal['train', 'test', 'validation']
+Precision = Annotated[Literal['default', 'high', 'highest'], Use.FREE | Use.COMPUTING]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +33,9 @@ class Top:
   seed: Seed = 0  # for parameters, noise and the order of the data
   # folder of compiled programs, for faster starts; None:
   # $XDG_CACHE_HOME/diffusion_jax/compiled; '': they are not kept
-  compilation_cache: WritePath | None = None
+  compilation_cache: Annotated[WritePath | None, Use.FREE | Use.USING | Use.LOCAL] = None
   # precision of float32 products (docs/performance.md)
-  matmul_precision: Literal['default', 'high', 'highest'] = 'default'
+  matmul_precision: Precision = 'default'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,21 +47,52 @@ class Data:
   validation_fraction: Rate = 0.0
   # all real numbers of x have one std, so that distances keep their ratios, as
   # of points in space; False: each of the last axis has its own
-  one_scale: bool = False
+  one_scale: OfTraining[bool] = False
 
 
+# The fields of data that read labels, and how they are set.
+LABELS = {
+  'labelled': 'data.labelled=True, whose classes are the sub-folders,',
+  'num_classes': 'data.num_classes to their number',
+  'label': 'data.label to the column of the classes',
+  '': 'data to a set with labels',
+}
+
+
+def label_field(section: Node | None) -> str:
+  """Returns the field of a section of data that reads labels; '' for none."""
+  section = of_examples(section)
+  return next((name for name in LABELS if name in (section or ())), '')
+
+
+def asks_for_labels(section: Node | None) -> bool:
+  """Returns whether the field of a section that reads labels is set."""
+  if section is None or not (name := label_field(section)):
+    return False
+  inner = of_examples(section)
+  assert inner is not None
+  default = parameters(inner.constructor)[name].default
+  return bool(inner[name]) and inner[name] != default
+
+
+def of_examples(section: Node | None) -> Node | None:
+  """Returns the section that says where examples are from, which another may wrap."""
+  return section and section.get('target', section.get('source', section))
+
+
+@declares(uses=Use.USING)
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
   """Says what is measured, and on which images (docs/evaluation.md)."""
 
   # of real data, of samples, or with a context (docs/evaluation.md); or module:metric;
   # auto: what these data allow, likelihoods or also others
-  metrics: tuple[str, ...] = ('auto',)
+  metrics: Unsaid[tuple[str, ...]] = ('auto',)
   split: Split = 'test'
-  num_images: Count = 0  # the first images of the split; 0: all
+  num_images: Unsaid[Count] = 0  # the first images of the split; 0: all
   batch_size: Size = 100
   seed: Seed = 0
-  num_generated: Rows = 50_000  # images to generate
+  num_generated: Unsaid[Rows] = 50_000  # images to generate
   # inception, dinov2, digits, two_levels, classifier, shapes, pixels, values;
   # of metrics without features of their own, such as evaluation.kid.features;
   # '': inception of pictures, values of other data
@@ -69,10 +102,11 @@ class Evaluation:
   weights: ReadPath = ''
   # what samples are compared to: train, test, an npz file with x, or one of
   # published mu and sigma, for fd and fid; others take train (docs/evaluation.md)
-  reference: ReadPath = 'train'
-  num_pairs: Rows = 300  # held-out examples with a context, for the metrics of calibration
-  draws_per_pair: Rows = 49  # samples for the context of each
-  floor: bool = False  # also scores up to as many examples of the other split than reference
+  reference: Unsaid[ReadPath] = 'train'
+  num_pairs: Unsaid[Rows] = 300  # held-out examples with a context, for the metrics of calibration
+  draws_per_pair: Unsaid[Rows] = 49  # samples for the context of each
+  # also scores up to as many examples of the other split than reference
+  floor: Unsaid[bool] = False
   # several values for fields of `sampling`; every combination is a row of one
   # table: 'num_steps=10,20 sampler=ddim,heun guidance.scale=1,2'
   sweep: str = ''
@@ -88,6 +122,7 @@ def of_metrics(evaluation: Node) -> dict[str, Node]:
   return {name: section for name, section in metrics.items() if section is not None}
 
 
+@declares(uses=Use.USING | Use.LOCAL)
 @dataclass(frozen=True, kw_only=True)
 class Average:
   """Says which average --mode=average makes (docs/training.md)."""
@@ -97,6 +132,7 @@ class Average:
   out: WritePath = ''  # the run folder to write; '': averages/<sigma_rel>-<step> of the run
 
 
+@declares(uses=Use.USING | Use.LOCAL)
 @dataclass(frozen=True, kw_only=True)
 class Convert:
   """Says which weights --mode=convert reads or writes (docs/weights.md)."""
@@ -112,6 +148,7 @@ class Convert:
   label: str | Count | None = None  # diffusers: the class to build in; '#null': the null class
 
 
+@declares(uses=Use.USING | Use.LOCAL)
 @dataclass(frozen=True, kw_only=True)
 class Report:
   """Says what report.html compares and draws (docs/training.md)."""
@@ -121,6 +158,7 @@ class Report:
   trajectory: bool = True  # draw ten images step by step
 
 
+@declares(uses=Use.USING)
 @dataclass(frozen=True, kw_only=True)
 class Serve:
   """Says where --mode=serve opens its page (docs/program.md)."""
@@ -129,7 +167,7 @@ class Serve:
   num_images: Size = 20  # how many are drawn at a time
 
 
-@declares(data='pictures')
+@declares(data='pictures', uses=Use.TRAINING)
 class Latent(NamedTuple):
   """Diffuses the latents of the autoencoder in the run folder `run`.
 
@@ -142,7 +180,7 @@ class Latent(NamedTuple):
   run: RunPath
   shape: ImageShape | None = None
   scale: Positive | None = None
-  path: ReadPath = ''
+  path: Free[ReadPath] = ''
 
 
 # The sections that every config has, by path.

@@ -19,17 +19,9 @@ from diffusion_jax.app.config.tree import (
   no_field,
   resolve,
 )
-from diffusion_jax.app.kinds import (
-  autoencoders,
-  bridges,
-  classifier,
-  diffusion,
-  discrete,
-  few_steps,
-  latent,
-  roles,
-)
+from diffusion_jax.app.kinds import diffusion, latent, roles
 from diffusion_jax.app.kinds.rules import Row, broken, set_fields
+from diffusion_jax.app.kinds.schemas import KINDS
 from diffusion_jax.app.kinds.sections import Evaluation
 from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.declared import declared_by
@@ -37,10 +29,6 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features
 from diffusion_jax.ranges import FlagText
 from diffusion_jax.runtime.run_folder import RunFolder
-
-# A module for each kind; its `model` has the maker, which `run.weights.make_model` calls.
-MODULES = latent, diffusion, few_steps, bridges, classifier, autoencoders, discrete
-KINDS = tuple(module.SCHEMA for module in MODULES)
 
 
 def kind_of(tree: Tree) -> Schema:

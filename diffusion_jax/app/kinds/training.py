@@ -1,11 +1,11 @@
 """The section `training` and the parts within it (docs/training.md)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from diffusion_jax.app.config.schema import Table
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.declared import declares
+from diffusion_jax.declared import Free, Use, declares
 from diffusion_jax.paths import RunPath
 from diffusion_jax.ranges import Count, Positive, Size
 from diffusion_jax.training import averaging
@@ -84,7 +84,7 @@ class Machine:
 
   # devices (data, fsdp): every batch is split over all of them, large
   # parameters over the second; -1: all that are left
-  mesh: tuple[int, int] = (-1, 1)
+  mesh: Annotated[tuple[int, int], Use.COMPUTING] = (-1, 1)
   accumulate: Size = 1  # parts of the batch, evaluated one after the other
   # parts of the batch whose gradients are added in one order: the same weights, bit for
   # bit, on any number of devices that divides it (docs/running.md)
@@ -106,26 +106,26 @@ class Machine:
 class Training:
   """Says how a model is trained (docs/training.md)."""
 
-  num_steps: Size = 1000
+  num_steps: Free[Size] = 1000
   batch_size: Size = 128  # on all devices and hosts together
   # steps per dispatch, for small networks; logs and saves keep their steps
-  steps_per_call: Size = 1
+  steps_per_call: Free[Size] = 1
   random_flip: bool = False  # mirrors half of the images
   start: Weights | None = None  # the weights that the training begins with; None: random ones
   teacher: RunPath = ''  # folder of the diffusion run that is distilled (docs/few_steps.md)
   average: Node  # of the parameters, which previews, held-out losses and samples use
-  log_every: Count = 100  # steps; 0: never
+  log_every: Free[Count] = 100  # steps; 0: never
   # tensorboard, wandb, your own module:logger, or several; metrics.jsonl is
   # written anyway (docs/training.md)
-  log_to: tuple[str, ...] = ('tensorboard',)
-  held_out: HeldOut | None = None
-  metrics: Generated | None = None
-  sample_every: Count = 1000  # steps between previews; 0: none
-  checkpoints: Checkpoints
-  machine: Machine
+  log_to: Free[tuple[str, ...]] = ('tensorboard',)
+  held_out: Free[HeldOut | None] = None
+  metrics: Free[Generated | None] = None
+  sample_every: Free[Count] = 1000  # steps between previews; 0: none
+  checkpoints: Free[Checkpoints]
+  machine: Free[Machine]
   # steps in a row that may be skipped because loss or gradient is not finite
-  skip_nonfinite: Count = 0
-  resume: Literal['auto', 'force'] = 'auto'  # force: continue although the config differs
+  skip_nonfinite: Free[Count] = 0
+  resume: Free[Literal['auto', 'force']] = 'auto'  # force: continue although the config differs
 
 
 TABLES: dict[str, Table] = {

@@ -129,7 +129,7 @@ def read_runs(workdirs: Sequence[RunFolder]) -> list[record.Record]:
       raise UserError(f'config.report.runs: {workdir} is not a run folder')
     fields = dict(stored)
     sampled = sampled_step(workdir, fields.get('sampling.checkpoint'))
-    runs.append(record.read(name, workdir.path, fields, sampled))
+    runs.append(record.read(name, workdir.path, fields, sampled, roles.UNSAID))
   return runs
 
 
@@ -229,7 +229,7 @@ def drawn_by(
     groups = len(x) // stored['num_samples']
     x = first_of(x, groups, most)
   sheet = drawings.sheet(values, x, columns_of(len(x)), data=data, groups=groups)
-  frame = results.about(stored, note), sheet
+  frame = results.about(stored, roles.UNSAID, note), sheet
   film = pictures.film(name, f'{values.noun.title()}: {name}', [frame])
   return name, film, {'calls': calls} | folder.flat({'sampling': stored})
 

@@ -215,7 +215,9 @@ def describe(content: Settings) -> str:
   """Returns a line with the essential settings."""
   c = content['sampling']
   line = f'settings: {content["run"]}, checkpoint {c["checkpoint"]}'
-  line = ', '.join([line, *sampling_words.in_words(c), f'seed {c["seed"]}'])
+  line = ', '.join(
+    [line, *sampling_words.in_words(c, roles.UNSAID['sampling']), f'seed {c["seed"]}']
+  )
   for field, value in content.get('computed_by', {}).items():
     line += f', {field} {value}'
   return line

@@ -53,7 +53,7 @@ def write(out: Path, model: Model, params: Params, step: int) -> None:
     raise UserError(f'config.convert.out: {out} exists and is not empty: give a new folder')
   weights = checksums.of_arrays(params)
   picture, caption = picture_of(model, weights, step)
-  scores = [*card.scores_of(model.workdir.path, weights, model.facts.x.noun)]
+  scores = [*card.scores_of(model.workdir.path, weights, model.facts.x.noun, roles.UNSAID)]
   stored = config_of(model)
   with draft_folder(out) as new:
     share.write(new, params, step)

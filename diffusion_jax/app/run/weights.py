@@ -13,7 +13,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds import other_runs, roles, store
+from diffusion_jax.app.kinds import other_runs, roles, schemas
 from diffusion_jax.app.kinds.model import Frozen, Model, make_mesh
 from diffusion_jax.app.run.drawing import training_examples
 from diffusion_jax.data.spec import Facts
@@ -41,7 +41,7 @@ def make_model(
   config = datasets.of_run(config, run, workdir)
   facts = datasets.facts_of(config) if facts is None else facts
   config = datasets.with_conditions(config, facts)
-  kind = next(x for x in store.MODULES if x.SCHEMA.kind == config.schema.kind)
+  kind = next(x for x in schemas.MODULES if x.SCHEMA.kind == config.schema.kind)
   maker = pkgutil.resolve_name(f'{kind.__name__}.model:make')
   model = maker(config, run, facts)
   return dataclasses.replace(model, workdir=workdir)

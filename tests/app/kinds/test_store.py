@@ -19,6 +19,7 @@ from diffusion_jax.app.kinds import (
   few_steps,
   latent,
   roles,
+  schemas,
   sections,
   store,
 )
@@ -33,7 +34,7 @@ ROOT = CONFIGS.parent
 
 def test_each_folder_is_a_kind_with_a_schema_and_a_maker():
   folders = {path.parent.name for path in Path(store.__file__).parent.glob('*/__init__.py')}
-  assert {module.__name__.split('.')[-1] for module in store.MODULES} == folders
+  assert {module.__name__.split('.')[-1] for module in schemas.MODULES} == folders
   for name in folders:
     assert importlib.import_module(f'diffusion_jax.app.kinds.{name}.model').make
 

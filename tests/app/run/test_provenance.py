@@ -69,7 +69,7 @@ def test_pictures_that_are_drawn_otherwise_have_another_line(field):
   """The FD of Heun's method in 10 steps of a cosine is 47, and 0.75 at even log-SNRs."""
   other = SETTINGS['sampling'] | {field: OTHERS[field]}
   assert provenance.describe(SETTINGS | {'sampling': other}) != provenance.describe(SETTINGS)
-  assert results.about(other) != results.about(SETTINGS['sampling'])
+  assert results.about(other, {}) != results.about(SETTINGS['sampling'], {})
 
 
 def place_of(workdir, settings, given=False, end='.npz'):

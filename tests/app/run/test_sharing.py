@@ -183,6 +183,6 @@ def test_the_card_is_what_the_hub_reads(shared):
 
 
 def test_scores_of_other_weights_are_left_out(evaluated, capsys):
-  assert not [*card.scores_of(evaluated, 1, 'images')]
+  assert not [*card.scores_of(evaluated, 1, 'images', {})]
   said = capsys.readouterr().out.splitlines()
   assert len(said) == 2 and 'elbo-test is of other weights' in said[0]
