@@ -181,7 +181,7 @@ class Command:
     if not self.uses_a_run(mode):
       # A training reads the facts from the data, and compares the config itself.
       return store.with_flags(self.described(mode != 'train'), fields)
-    itself = self.is_run and run.path == self.given_run.path
+    itself = self.is_run and run == self.given_run
     return store.of_run(run, None if itself else self.described(), fields)
 
   def described(self, with_weights: bool = True) -> Node:
@@ -250,7 +250,7 @@ def main(argv: list[str]) -> None:
     if note := start_up.unused_gpu():
       print(note)
     compiling.keep_compilations(config.compilation_cache)
-    with run_folder.copying(workdir.path):
+    with run_folder.copying(workdir):
       given = {path for path, _ in command.flags}
       start(modes.find(_MODE.value), config, workdir, run, given)
   except UserError as error:
@@ -329,9 +329,9 @@ def check_hosts(config: Node, workdir: RunFolder) -> None:
   """Raises UserError unless all processes do the same work in one folder."""
   if not processes.started():
     return
-  twin = run_folder.twin_of(workdir.path)
+  twin = run_folder.twin_of(workdir)
   if twin is None:
-    hosts.check_folder(workdir.path)
+    hosts.check_folder(workdir)
   place = '' if twin is None else twin.address
   content = folder.plain(config) | {'mode': _MODE.value, 'workdir': place}
   versions = {'versions': start_up.versions(), 'commits': start_up.commits()}

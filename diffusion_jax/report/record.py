@@ -14,6 +14,7 @@ from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import sessions
 from diffusion_jax.runtime.files import is_regular, read_json_lines, read_summed, warn
+from diffusion_jax.runtime.run_folder import Folder
 
 HELD_OUT = 'test_', 'validation_'  # what losses of held-out examples begin with
 NUM_SAMPLES = 'num_samples'  # of the scores in a line of metrics.jsonl
@@ -105,7 +106,7 @@ def of_number(count: int, noun: str) -> str:
 
 def read(
   name: str,
-  folder: Path,
+  folder: Folder,
   fields: Json,
   sampled: int | None = None,
   unsaid: Unsaid = MappingProxyType({}),

@@ -35,7 +35,7 @@ def sha256(path: str | Path) -> str:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def make_folder(workdir: str | Path, below: str | Path = '') -> Path:
+def make_folder(workdir: str | os.PathLike[str], below: str | Path = '') -> Path:
   """Makes a folder, and the path `below` in it; returns both joined.
 
   Raises UserError if it cannot be written, and for a link in `below`. The

@@ -10,7 +10,6 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,13 +18,14 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import heartbeats, processes
 from diffusion_jax.runtime.files import make_folder, write_text
+from diffusion_jax.runtime.run_folder import Folder
 
 SECONDS = 15.0  # until a file of one host is seen by the others
 _DAY_MS = 24 * 3600 * 1000
 _numbers = itertools.count()  # numbers of comparisons, the same in all processes
 
 
-def check_folder(workdir: Path) -> None:
+def check_folder(workdir: Folder) -> None:
   """Raises UserError, in all of several processes, unless they see one folder."""
   # A new name, since clients of network drives remember that a file is missing.
   token = make_folder(workdir) / f'hosts.{secrets.token_hex(4)}.tmp'

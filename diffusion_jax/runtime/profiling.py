@@ -8,12 +8,13 @@ from pathlib import Path
 import jax
 
 from diffusion_jax.runtime.files import make_folder
+from diffusion_jax.runtime.run_folder import Folder
 
 FOLDER = Path('traces', 'plugins', 'profile')  # the folder in which xprof looks
 
 
 @contextlib.contextmanager
-def trace(workdir: Path, name: str) -> Iterator[None]:
+def trace(workdir: Folder, name: str) -> Iterator[None]:
   """Traces a block, whose programs must end in it, as `name` in the run's traces/.
 
   Each process writes a file of its own. Nothing is written after an error.
@@ -29,7 +30,7 @@ def trace(workdir: Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def trace_steps(
-  advance: Callable, workdir: Path, steps: Sequence[int], after: Callable[[int], object]
+  advance: Callable, workdir: Folder, steps: Sequence[int], after: Callable[[int], object]
 ) -> Iterator[Callable]:
   """Yields `advance`, traced in its steps `first` to `last`.
 

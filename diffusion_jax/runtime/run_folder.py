@@ -41,23 +41,32 @@ class RunFolder:
   """A run's folder, which may not exist yet.
 
   name: the folder or the address in a bucket, as messages say it; path: its files on this machine,
-  for a bucket in the twin; written: whether results may be written into it.
+  for a bucket in the twin; written: whether results may be written into it. It is a path for
+  `os` and `pathlib`, `run / 'config.json'` is a path in it, and equal ones have equal paths.
   """
 
-  name: str
+  name: str = dataclasses.field(compare=False)
   path: Path
-  written: bool = True
+  written: bool = dataclasses.field(default=True, compare=False)
 
   @classmethod
-  def at(cls, place: str | Path, written: bool = True) -> Self:
+  def at(cls, place: 'str | Path | RunFolder', written: bool = True) -> Self:
     """Returns the folder at a path or an address, whose first call copies the run down.
 
     Raises UserError for a bucket that cannot be read, and for objects that a run does not have.
     """
+    if isinstance(place, RunFolder):
+      return cls(place.name, place.path, written)
     return cls(named(place), _path_of(place), written)
 
   def __str__(self) -> str:
     return self.name
+
+  def __fspath__(self) -> str:
+    return str(self.path)
+
+  def __truediv__(self, below: str | Path) -> Path:
+    return self.path / below
 
   def make(self, below: str | Path = '') -> Path:
     """Makes the folder, and the path `below` in it; see `make_folder`."""
@@ -67,7 +76,7 @@ class RunFolder:
   @property
   def config(self) -> Path:
     """The file that makes the folder a run."""
-    return self.path / 'config.json'
+    return self / 'config.json'
 
   @property
   def absolute(self) -> str:
@@ -77,42 +86,45 @@ class RunFolder:
   @property
   def checkpoints(self) -> Path:
     """The folder of the weights."""
-    return self.path / 'checkpoints'
+    return self / 'checkpoints'
 
   @property
   def is_shared(self) -> bool:
     """Whether the folder has shared weights, and no checkpoints."""
-    return (self.path / SHARED).exists() and not self.checkpoints.exists()
+    return (self / SHARED).exists() and not self.checkpoints.exists()
 
   @property
   def metrics(self) -> Path:
     """The curves of the training."""
-    return self.path / 'metrics.jsonl'
+    return self / 'metrics.jsonl'
 
   @property
   def samples(self) -> Path:
     """The folder of previews and of --mode=sample."""
-    return self.path / 'samples'
+    return self / 'samples'
 
   @property
   def evaluation(self) -> Path:
     """The folder of the results of --mode=evaluate."""
-    return self.path / 'evaluation'
+    return self / 'evaluation'
 
   @property
   def simulations(self) -> Path:
     """The folder of simulations that the run keeps."""
-    return self.path / 'simulations'
+    return self / 'simulations'
 
   @property
   def latent(self) -> Path:
     """The record of the run's autoencoder, which completes its copy."""
-    return self.path / 'latent.json'
+    return self / 'latent.json'
 
   @property
   def autoencoder(self) -> 'RunFolder':
     """The copy of the autoencoder, a run folder itself."""
-    return RunFolder(f'{self}/autoencoder', self.path / 'autoencoder', self.written)
+    return RunFolder(f'{self}/autoencoder', self / 'autoencoder', self.written)
+
+
+Folder = Path | RunFolder
 
 
 def _path_of(place):
@@ -127,7 +139,7 @@ def _path_of(place):
   return _twins[address].path
 
 
-def twin_of(path: str | Path) -> Twin | None:
+def twin_of(path: str | Folder) -> Twin | None:
   """Returns the twin that a path is in, if any."""
   path = Path(path).absolute()
   return next((x for x in _twins.values() if path.is_relative_to(x.path)), None)
@@ -204,7 +216,7 @@ def check_copying() -> None:
 
 
 @contextlib.contextmanager
-def copying(workdir: Path) -> Iterator[None]:
+def copying(workdir: Folder) -> Iterator[None]:
   """Copies new files of a twin up, in a thread and at the end of the block.
 
   Printed lines have the bucket's addresses in place of local paths. Twins are removed

@@ -6,16 +6,16 @@ versions, devices and commits, which config.json does not contain.
 
 import platform
 from datetime import UTC, datetime
-from pathlib import Path
 
 import jax
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.runtime.files import read_json_lines, summed_line, write_text
+from diffusion_jax.runtime.run_folder import Folder
 from diffusion_jax.runtime.start_up import commits, versions
 
 
-def write_start(workdir: Path, step: int, parameters: int, own: Json | None = None) -> None:
+def write_start(workdir: Folder, step: int, parameters: int, own: Json | None = None) -> None:
   """Appends a start at a step, with what its result may depend on.
 
   own: the user's modules and files that it uses, and sums of them.
@@ -38,18 +38,18 @@ def write_start(workdir: Path, step: int, parameters: int, own: Json | None = No
   )
 
 
-def last_own(workdir: Path) -> Json:
+def last_own(workdir: Folder) -> Json:
   """Returns `own` of the last start; {} without a start."""
   starts = [x['own'] for x in read(workdir) if isinstance(x.get('own'), dict)]
   return starts[-1] if starts else {}
 
 
-def write_end(workdir: Path, step: int) -> None:
+def write_end(workdir: Folder, step: int) -> None:
   """Appends the end of a training that did all of its steps."""
   _append(workdir, {'event': 'end', 'step': step, 'time': _now()})
 
 
-def read(workdir: Path) -> list[dict]:
+def read(workdir: Folder) -> list[dict]:
   """Returns the objects of all complete lines, [] for a missing file."""
   return list(read_json_lines(workdir / 'sessions.jsonl'))
 

@@ -19,6 +19,7 @@ from diffusion_jax.aliases import Json, Params
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop import files
 from diffusion_jax.runtime import files as of_run, processes, run_folder
+from diffusion_jax.runtime.run_folder import Folder
 from diffusion_jax.training import power_ema
 from diffusion_jax.weights import checksums, load
 from diffusion_jax.weights.checkpoints import check_fits
@@ -31,7 +32,7 @@ _LARGEST_RESIDUAL = 0.2
 _SIZES = '{"batches": [[0, 64]]} for batches of 64 from step 0'
 
 
-def begin(workdir: Path, step: int, batch_size: int) -> float:
+def begin(workdir: Folder, step: int, batch_size: int) -> float:
   """Prepares a training that continues after `step`.
 
   Deletes snapshots of later steps, which it will write again. Returns images /
@@ -50,7 +51,7 @@ def begin(workdir: Path, step: int, batch_size: int) -> float:
   return _images_at(step, sizes) / batch_size - step
 
 
-def write(workdir: Path, step: int, averages: dict) -> None:
+def write(workdir: Folder, step: int, averages: dict) -> None:
   """Writes the snapshot of a step, whole or not at all.
 
   averages: {name: parameters} of all averages of the run. All processes call
@@ -70,7 +71,7 @@ def write(workdir: Path, step: int, averages: dict) -> None:
   draft.replace(path)
 
 
-def thin(workdir: Path, step: int, every: int, keep: int) -> None:
+def thin(workdir: Folder, step: int, every: int, keep: int) -> None:
   """Deletes snapshots, so that at most `keep`, evenly spread, and `step` stay.
 
   Keeps multiples of every, 2 every, 4 every, ...: the first of these intervals
@@ -85,7 +86,7 @@ def thin(workdir: Path, step: int, every: int, keep: int) -> None:
     _delete(workdir, (s for s in multiples if s % interval))
 
 
-def steps(workdir: Path) -> list[int]:
+def steps(workdir: Folder) -> list[int]:
   """Returns the steps of the snapshots in a run folder, in order."""
   of_run.check_files(_folder(workdir))
   paths = [*_folder(workdir).glob('*.safetensors')]
@@ -93,12 +94,12 @@ def steps(workdir: Path) -> list[int]:
   return sorted(step for step in found if path_of(workdir, step) in paths)
 
 
-def path_of(workdir: Path, step: int) -> Path:
+def path_of(workdir: Folder, step: int) -> Path:
   """Returns the file of the snapshot of a step."""
   return _folder(workdir) / f'{step:08d}.safetensors'
 
 
-def read_images(workdir: Path, step: int) -> int:
+def read_images(workdir: Folder, step: int) -> int:
   """Returns a snapshot's number of images; ValueError if it is damaged."""
   path = path_of(workdir, step)
   try:
@@ -107,7 +108,7 @@ def read_images(workdir: Path, step: int) -> int:
     raise _damaged(path) from error
 
 
-def check(workdir: Path, step: int) -> None:
+def check(workdir: Folder, step: int) -> None:
   """Raises ValueError if a snapshot differs from its checksum."""
   path = path_of(workdir, step)
   try:

@@ -25,6 +25,7 @@ from diffusion_jax.aliases import Json, Params
 from diffusion_jax.errors import fills_device, naming, reason_of
 from diffusion_jax.runtime import run_folder
 from diffusion_jax.runtime.files import check_files, read_json
+from diffusion_jax.runtime.run_folder import Folder
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import checksums
 
@@ -35,7 +36,7 @@ _ITEM_OF = {AVERAGE: 'ema_params', RAW: 'params'}
 
 
 def open_manager(
-  workdir: Path,
+  workdir: Folder,
   keep: int = 2,
   *,
   every: int = 1,
@@ -132,7 +133,7 @@ def finish(manager: ocp.CheckpointManager) -> None:
 
 
 def save_params(
-  workdir: Path, step: int, params: Params, config: dict, which: Iterable[str] = (AVERAGE,)
+  workdir: Folder, step: int, params: Params, config: dict, which: Iterable[str] = (AVERAGE,)
 ) -> None:
   """Saves only parameters, by default as a run's averaged ones, and waits.
 
@@ -332,7 +333,7 @@ def _metric(metrics):
 
 
 def _folder(workdir):
-  folder = workdir.absolute() / 'checkpoints'
+  folder = Path(workdir).absolute() / 'checkpoints'
   check_files(folder)  # Orbax opens anything.
   return folder
 

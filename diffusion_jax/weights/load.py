@@ -19,7 +19,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.data.sums import digest
 from diffusion_jax.interop import files
 from diffusion_jax.runtime.files import read_summed
-from diffusion_jax.runtime.run_folder import RunFolder
+from diffusion_jax.runtime.run_folder import Folder, RunFolder
 from diffusion_jax.training.lora import A, merge_network
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.weights import checkpoints, share
@@ -38,7 +38,7 @@ class Stored(NamedTuple):
 
 
 def open(
-  folder: str | Path,
+  folder: str | Folder,
   which: str = AVERAGE,
   step: int | str = 'latest',
   target: Params | None = None,
@@ -74,7 +74,7 @@ def open(
   return Stored(jax.device_put(params, jax.local_devices()[0]), config, step)
 
 
-def find_step(folder: str | Path, step: int | str = 'latest') -> int:
+def find_step(folder: str | Folder, step: int | str = 'latest') -> int:
   """Returns the step of the weights that `open` opens."""
   run = RunFolder.at(folder)
   folder = run.path
@@ -83,19 +83,19 @@ def find_step(folder: str | Path, step: int | str = 'latest') -> int:
   return checkpoints.find_step(folder, step)
 
 
-def base_path(workdir: Path) -> Path:
+def base_path(workdir: Folder) -> Path:
   """Returns the file of the base weights of a run."""
   return workdir / 'base.safetensors'
 
 
-def write_base(workdir: Path, params: Params, scale: float) -> None:
+def write_base(workdir: Folder, params: Params, scale: float) -> None:
   """Writes the base weights of a run, and the scale of its adapters."""
   tensors = files.flatten(jax.device_get(params))
   record = {'scale': scale, 'checksum': _sum_of_base(tensors, scale)}
   files.write_safetensors(base_path(workdir), tensors, **{_RECORD: json.dumps(record)})
 
 
-def read_base(workdir: Path) -> tuple[Params, float]:
+def read_base(workdir: Folder) -> tuple[Params, float]:
   """Returns (base weights, scale of the adapters).
 
   Raises ValueError for a file that is missing, or not as it was written.

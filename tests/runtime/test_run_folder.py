@@ -33,6 +33,14 @@ def test_a_folder_of_this_machine_has_the_words_of_the_user():
   assert run.config == Path('runs/digits/config.json') and run.written
 
 
+def test_a_run_folder_is_a_path_and_equal_to_others_of_its_path(tmp_path):
+  run = RunFolder.at(f'{tmp_path}/', written=False)
+  assert run / 'teacher.json' == tmp_path / 'teacher.json' and Path(run) == tmp_path
+  assert os.path.isdir(run) and not os.path.exists(run / 'teacher.json')
+  assert run == RunFolder.at(tmp_path) != RunFolder.at(tmp_path / 'other')
+  assert {run} == {RunFolder.at(tmp_path)} and RunFolder.at(RunFolder.at(tmp_path)).written
+
+
 def test_a_run_in_a_bucket_is_named_by_its_address(address):
   """The files of a run in a bucket are in its twin, by whose path later doors find the same run."""
   run = RunFolder.at(address)

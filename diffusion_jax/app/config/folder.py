@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.files import DIFFERS, is_regular, parted, read_json, sha256, write_summed
-from diffusion_jax.runtime.run_folder import RunFolder
+from diffusion_jax.runtime.run_folder import Folder, RunFolder
 from diffusion_jax.weights import checksums
 
 # Ends of files of data, and files of a run that end so and may be there before its config.json.
@@ -61,7 +62,7 @@ def _read_once(path, stamp):
   return content, flat(content)
 
 
-def _saved_config(folder: Path) -> tuple[Path | None, Json]:
+def _saved_config(folder: Folder) -> tuple[Path | None, Json]:
   # Returns (the file, the content) of the config in the newest checkpoint of a run, of those
   # whose sum of this file is right; (None, {}) without one.
   for step in reversed(checksums.steps_in(folder / 'checkpoints')):
@@ -77,7 +78,7 @@ def check_as_saved(workdir: RunFolder, free: tuple[str, ...]) -> None:
 
   free: the beginnings of fields that may differ.
   """
-  copy, saved = _saved_config(workdir.path)
+  copy, saved = _saved_config(workdir)
   if copy and (changed := other_than_saved(workdir, saved, free, f'in {copy}')):
     path = workdir.config
     raise UserError(f'{path} is not of the weights: {changed}. To take the copy: cp {copy} {path}')
@@ -104,7 +105,7 @@ def check_no_run(workdir: RunFolder, flag: str) -> None:
 
 def check_no_data(workdir: RunFolder, flag: str) -> None:
   """Raises UserError for a folder in which somebody keeps data, which a run would fill."""
-  names = sorted(x.name for x in workdir.path.iterdir()) if workdir.path.is_dir() else []
+  names = sorted(os.listdir(workdir)) if os.path.isdir(workdir) else []
   for name in names:
     if name.lower().endswith(_OF_DATA) and name[0] != '.' and name not in _OF_RUNS:
       raise UserError(
@@ -115,11 +116,11 @@ def check_no_data(workdir: RunFolder, flag: str) -> None:
 def write_config(workdir: RunFolder, config: Node, facts: Facts) -> None:
   """Writes config.json with the facts of the images; keeps what the user has allowed."""
   if processes.is_first():
-    write_stored(workdir.path, stored_form(config, facts))
+    write_stored(workdir, stored_form(config, facts))
   trust.remember(workdir, config)
 
 
-def write_stored(folder: Path, content: Mapping) -> None:
+def write_stored(folder: Folder, content: Mapping) -> None:
   """Writes config.json, which makes a folder a run, with a sum of its content."""
   write_summed(folder / 'config.json', {**content})
 

@@ -24,7 +24,7 @@ def keep(run: RunFolder, source: Source, checksum: str) -> None:
   checksum: of the source. Hashes of other data, with which the run has begun, stay.
   Nothing is written for data that each epoch draws again, or of more than hashes.MOST examples.
   """
-  path, before = run.path / FILE, {}
+  path, before = run / FILE, {}
   if is_regular(path):
     before = read(path)
     if checksum and checksum in before[_DATA]:
@@ -51,7 +51,7 @@ def count(run: RunFolder, config: Node, split: str, most: int = 0) -> Json:
   {'examples': n, 'exactly': n, 'to_6_digits': n}; {} if the run has no hashes, the
   split is a file, or these examples are more than hashes.MOST.
   """
-  path = run.path / FILE
+  path = run / FILE
   if not is_regular(path) or split not in get_args(Split):
     return {}
   source = datasets.source_of(config, split)

@@ -188,7 +188,7 @@ def teacher_of(
   def prepare(source, mesh):
     params = open_weights(_TEACHER, run, network(student).init).params
     now = {'run': str(run), 'checksum': checksums.of_arrays(params)}
-    path = workdir.path / 'teacher.json'
+    path = workdir / 'teacher.json'
     if processes.broadcast([path.exists()])[0]:
       before = read_summed(path, 'delete it').get('checksum', -1)
       check_unchanged(_TEACHER, run, path, before, now['checksum'])

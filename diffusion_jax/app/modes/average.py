@@ -69,7 +69,7 @@ def write(
   """
   stored = dict(folder.read_config(run) or {})  # the snapshots were read with it
   for name in keeps:
-    source = run.path / name
+    source = run / name
     files.check_files(source)
     if source.is_dir():
       shutil.rmtree(files.make_folder(out, name))  # an interrupted start may have left it

@@ -86,7 +86,7 @@ def read(config: Node, workdir: RunFolder) -> None:
   stored = folder.stored_form(config, model.facts)
   with run_folder.hold(workdir.make()):
     folder.check_no_run(workdir, '--workdir')  # which another process may have written
-    checkpoints.save_params(workdir.path, 0, params, stored, (AVERAGE, RAW))
+    checkpoints.save_params(workdir, 0, params, stored, (AVERAGE, RAW))
     folder.write_config(workdir, config, model.facts)
     model.autoencoder.prepare(None, None)  # the scale of this autoencoder needs no image
   print(f'wrote {workdir}: --config={workdir} uses it')
@@ -291,7 +291,7 @@ def write_adapters(out: Path, model: Model, params: Params, step: int) -> None:
     raise ValueError(
       'to=lora exports adapters: train a run with training.start=adapters, or give to=diffusers'
     )
-  _, scale = load.read_base(model.run.path)
+  _, scale = load.read_base(model.run)
   tensors = diffusers.adapters_of(model.network(), params['network'], scale, model.state_shape)
   files.write_safetensors(out, tensors, format='pt')
 

@@ -92,7 +92,7 @@ def _write(path, run, frames):
   runs = read_runs([model.run, *others])
   chosen = sampled_step(model.run, config.sampling.checkpoint)
   runs[0] = runs[0]._replace(sampled=chosen)
-  if workdir.path != model.run.path:
+  if workdir != model.run:
     mine = [*runs[0].results, *record.read_results(workdir.evaluation)]
     runs[0] = runs[0]._replace(results=mine)
   data = optional('training examples', lambda: run.examples)
@@ -129,7 +129,7 @@ def read_runs(workdirs: Sequence[RunFolder]) -> list[record.Record]:
       raise UserError(f'config.report.runs: {workdir} is not a run folder')
     fields = dict(stored)
     sampled = sampled_step(workdir, fields.get('sampling.checkpoint'))
-    runs.append(record.read(name, workdir.path, fields, sampled, roles.UNSAID))
+    runs.append(record.read(name, workdir, fields, sampled, roles.UNSAID))
   return runs
 
 
@@ -137,7 +137,7 @@ def sampled_step(workdir: RunFolder, checkpoint: object) -> int | None:
   """Returns the step of sampling.checkpoint, None if the run has no such checkpoint."""
   step = str(checkpoint)
   with contextlib.suppress(FileNotFoundError, ValueError):
-    return load.find_step(workdir.path, int(step) if step.isdecimal() else step)
+    return load.find_step(workdir, int(step) if step.isdecimal() else step)
 
 
 def optional(what: str, function: Callable[..., T], *args: object) -> T | None:

@@ -72,7 +72,7 @@ def trace_a_batch(run: Run, inputs: Conditions, name: str) -> None:
   index = np.arange(min(run.model.config.sampling.batch_size, len(inputs.rows)))
   drawing, cond = generate(run.model, run.mesh), rows(inputs.cond, index)
   drawing(run.on_devices, index, cond)
-  with profiling.trace(run.model.workdir.path, name):
+  with profiling.trace(run.model.workdir, name):
     drawing(run.on_devices, index, cond)
 
 

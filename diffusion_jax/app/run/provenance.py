@@ -74,7 +74,7 @@ def settings(run: Run, used: Json, read: Mapping[str, str | np.ndarray]) -> Sett
   """
   model, (params, _) = run.model, run.checkpoint
   content = {
-    'run': _base(model.run.path),
+    'run': _base(model.run),
     'config_hash': roles.config_hash(model.run),
     'weights': checksums.of_arrays(params),
     'latents': model.latents.record(model.run),
@@ -130,7 +130,7 @@ def by_content(tree: Any, paths: Mapping[str, str] | None = None) -> Any:
 def _run(run):
   config = store.open_run(run)
   with as_user_error():
-    params, _, step = load.open(run.path)
+    params, _, step = load.open(run)
   weights, config_hash = checksums.of_arrays(params), roles.config_hash(run)
   code = sums.of_json(trust.code_of(config))
   return f'checkpoint {step}, weights {weights}, config_hash {config_hash}, code {code}'

@@ -58,7 +58,7 @@ def write(out: Path, model: Model, params: Params, step: int) -> None:
   with draft_folder(out) as new:
     share.write(new, params, step)
     for name in model.keeps:  # an autoencoder, and the record of its scale
-      _write_kept(model.run.path / name, new / name)
+      _write_kept(model.run / name, new / name)
     folder.write_stored(new, stored)
     if picture:
       _copy(picture, new / 'samples.png')
@@ -119,9 +119,9 @@ def fetch(source: RunFolder, workdir: RunFolder) -> None:
     if here is None:
       share.read(source.path)
       place = workdir.make()
-      for path in _parts(source.path):
+      for path in _parts(source):
         files.make_folder(place, path.parent)
-        _copy(source.path / path, place / path)
+        _copy(source / path, place / path)
       print(f'copied the weights of {source} to {workdir}')
     elif not workdir.is_shared:  # a training that began with these weights
       return

@@ -106,21 +106,21 @@ def restore(model: Model, merge: bool = True) -> tuple[Params, int]:
 
   merge: False returns a run's adapters as they are.
   """
-  c, path = model.config.sampling, model.run.path
+  c = model.config.sampling
   decay = c.weights.get('decay')
   which = RAW if c.weights.name == 'raw' else power_ema.decay_name(decay) if decay else AVERAGE
   step = int(c.checkpoint) if c.checkpoint.isdecimal() else c.checkpoint
   with as_user_error():
     if c.weights.name == 'width' and merge:
       return _restore_average(model, step)
-    stored = load.open(path, which, step, merge=merge)
+    stored = load.open(model.run, which, step, merge=merge)
     check_config(model, stored)
     # Tracing the network takes seconds: not for the config that was trained,
     # unless the network is the user's own, whose code may have changed.
     now = folder.stored_form(model.config, model.facts)
     own = ':' in model.config.network.name
     # The files of a shared folder and base weights may be of other models.
-    own = own or model.run.is_shared or load.base_path(path).exists()
+    own = own or model.run.is_shared or load.base_path(model.run).exists()
     if merge and (own or folder.differences(stored.config, now, roles.FREE)):
       what = f'checkpoint {stored.step} is of another network'
       checkpoints.check_fits(stored.params, model.shapes(), what)
@@ -197,9 +197,9 @@ def adapted(model: Model) -> Model:
 
 def _base(model, scale):
   # Returns the base; the first start copies it into the run folder.
-  workdir = model.workdir.path
+  workdir = model.workdir
   path = load.base_path(workdir)
-  begun = path.exists() or folder.has_checkpoint(model.workdir)
+  begun = path.exists() or folder.has_checkpoint(workdir)
   if not processes.broadcast([begun])[0]:
     field, run = 'training.start.run', model.config.training.start.run
     params = other_runs.open_weights(field, run, model.init).params

@@ -68,7 +68,7 @@ def of_run(model: Model, mesh: Mesh, split: str, size: int, drawn_at: DrawnAt) -
   are on as many training examples, whose conditions are dropped as in training.
   The file is written again only if data or objective have changed.
   """
-  path, settings = model.workdir.path / FILE, settings_of(model, split, size)
+  path, settings = model.workdir / FILE, settings_of(model, split, size)
   kept = read(path)
   if settings['checksum'] and not provenance.changed(kept.get('settings', {}), settings):
     return kept

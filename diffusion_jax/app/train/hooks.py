@@ -107,7 +107,7 @@ def left(model: Model, hooks: list[Hook], step: int) -> list[Hook]:
   """
   if not step:
     return []
-  *_, last = [{}, *sessions.read(model.workdir.path)]
+  *_, last = [{}, *sessions.read(model.workdir)]
   if (last.get('event'), last.get('step')) == ('end', step):
     return []
   here = [hook.done(step) for hook in hooks]  # The first process writes the files.
@@ -195,7 +195,7 @@ def has_results(model: Model) -> Callable[[int], bool]:
 
 def keeping(model: Model) -> Hook:
   """Returns the hook that writes snapshots, before the checkpoint."""
-  c, workdir = model.config.training, model.workdir.path
+  c, workdir = model.config.training, model.workdir
   kept = c.average.make({'batch_size': c.batch_size, 'total_steps': c.num_steps})
 
   def act(step, state, frozen, log):

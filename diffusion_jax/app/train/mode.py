@@ -61,7 +61,7 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
     return None
   tracing = contextlib.nullcontext(run.compute)
   if steps := hooks.traced(parts.config):
-    tracing = profiling.trace_steps(run.compute, parts.workdir.path, steps, run.log.restart_clock)
+    tracing = profiling.trace_steps(run.compute, parts.workdir, steps, run.log.restart_clock)
   with run.log.open(), tracing as run.compute:
     step, following = run.start, None
     finished, calls = run.catch_up(), itertools.count()
@@ -81,7 +81,7 @@ def train(parts: Setup, stop: Callable[[int], str]) -> StepLog | None:
       finished = run.finish(step, due)
   chosen = ''
   if processes.is_first():
-    sessions.write_end(parts.workdir.path, step)
+    sessions.write_end(parts.workdir, step)
     chosen = report.read_runs([parts.workdir])[0].chosen
   print(f'trained {step} steps: {parts.workdir}' + bool(chosen) * f'\nnote: {chosen}')
   return run.log
@@ -241,7 +241,7 @@ def begin(parts: Setup) -> Loop | None:
     return None
   more_steps = 0.0
   if c.average.name == 'powers':
-    more_steps = averages.begin(parts.workdir.path, start, c.batch_size)
+    more_steps = averages.begin(parts.workdir, start, c.batch_size)
   parts.workdir.make('samples')
   rows = local_rows(mesh, c.batch_size)
   read = datasets.batches(config, *parts.examples, start, rows)
@@ -290,7 +290,7 @@ def restore(parts: Setup) -> tuple[CheckpointManager, int, Callable[[], TrainSta
   kept = c.checkpoints
   with as_user_error():
     manager = checkpoints.open_manager(
-      workdir.path,
+      workdir,
       kept.keep,
       every=kept.every or c.num_steps,
       keep_every=kept.multiples * (kept.every or c.num_steps),
@@ -335,7 +335,7 @@ def open_files(parts: Setup, manager: CheckpointManager, start: int, before: Jso
   first = processes.is_first()  # of several processes one writes
   folder.write_config(workdir, config, parts.model.facts)
   if first:
-    sessions.write_start(workdir.path, start, parts.num_parameters, setup.own_code(parts.model))
+    sessions.write_start(workdir, start, parts.num_parameters, setup.own_code(parts.model))
     trained_on.keep(workdir, parts.source, parts.model.facts.checksum)
   writer = MetricWriter(workdir.path, start, first, parts.loggers)
   writer.write_config(start, stored, roles.hparams(stored))

@@ -416,7 +416,7 @@ def own_code(model: Model) -> Json:
 
 def changed_code(model: Model) -> str:
   """Returns a note if the user's own code, or what it reads, has changed since the last start."""
-  before = sessions.last_own(model.workdir.path)
+  before = sessions.last_own(model.workdir)
   now = reads.now(before) | own_code(model)
   names = [name for name, x in before.items() if now[name] != x]
   changed = f'{", ".join(names[:3])}{" and others" * (len(names) > 3)}'
