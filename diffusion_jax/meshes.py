@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 Array = jax.Array
-Tree = TypeVar('Tree')  # a tree of arrays
+ArrayTree = TypeVar('ArrayTree')  # a tree of arrays
 
 
-def on_auto_axes(function: Callable[..., Tree]) -> Callable[..., Tree]:
+def on_auto_axes(function: Callable[..., ArrayTree]) -> Callable[..., ArrayTree]:
   """Returns function(x, *others), inside which no axis of x's mesh is Explicit.
 
   On Explicit axes a product or an index needs the sharding of its result; on Auto
@@ -33,7 +33,7 @@ def on_auto_axes(function: Callable[..., Tree]) -> Callable[..., Tree]:
   return call
 
 
-def where_it_can(function: Callable[..., Tree]) -> Callable[..., Tree]:
+def where_it_can(function: Callable[..., ArrayTree]) -> Callable[..., ArrayTree]:
   """Returns function(x, *others), on Auto axes if Explicit ones ask it for a sharding.
 
   So a function that names its shardings keeps its axes, and any other takes those of
@@ -60,7 +60,7 @@ def where_it_can(function: Callable[..., Tree]) -> Callable[..., Tree]:
   return call
 
 
-def on_axes_of(x: Array, function: Callable[..., Tree]) -> Callable[..., Tree]:
+def on_axes_of(x: Array, function: Callable[..., ArrayTree]) -> Callable[..., ArrayTree]:
   """Returns function(number, rows), for calls inside `on_auto_axes`, as outside of it.
 
   Explicit axes of x's mesh are Explicit in the function, which may thus use arrays of
@@ -84,7 +84,7 @@ def has_manual_axes(x: Array) -> bool:
   return AxisType.Manual in jax.typeof(x).sharding.mesh.axis_types
 
 
-def placed_as(x: Array, tree: Tree) -> Tree:
+def placed_as(x: Array, tree: ArrayTree) -> ArrayTree:
   """Returns the arrays [B, ...] or [] of a tree, with their rows on the devices of x's rows.
 
   Arrays that are made of a shape need it: under `jax.shard_map` JAX otherwise takes

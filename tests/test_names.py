@@ -1,6 +1,8 @@
-"""Names of docs/samplers.md, in other projects and here."""
+"""Names of docs/samplers.md, in other projects and here; names of one meaning."""
 
+import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -121,3 +123,80 @@ def test_fields_of_the_page_are_set(fields):
     path = overrides.spelled(path, config.schema)
     expected = str(found.get(path, found.get(f'{path}.name'))).strip("(),[]'").removesuffix('.0')
     assert expected == text.removesuffix('.0'), path
+
+
+# -- a name has one meaning ------------------------------------------------------
+
+# Classes, types and modules of one name, and why each repeat is one meaning, or never in one file.
+REPEATED = """
+Array: jax.Array
+ArrayTree: the type variable of a tree of arrays
+Arrays: {name: an array of NumPy}
+Block: a block of a transformer, of DINOv2 and of DiT
+Class: the type variable of a class
+Decoder: the network of a VAE, and the protocol of the last term of a bound
+Initializer: Flax's
+LogLikelihood: of x, of a decoder and of a measurement
+Method: by which an edit fills in, and which `certify` judges
+Padding: of a convolution; one is the other's
+Params: the parameters of a network, and those of a file
+Shape: of an array
+Verdict: on a formula, and on a sampler
+bounds: of a VAE, and in closed form
+cells: of a table of data, and of a sweep
+conditions: that a training computes, and those of the run that samples have
+couplings: their equations, their batches, their refusals
+damage: pictures as data, and as posteriors
+dinov2: the network, and its weights
+edm2: the network, and its weights
+equations: of a family
+estimates: scores of an array, and refusals of what estimates no x_0
+features: the numbers of a network, and the files of these networks
+files: how those of a run are written, what readers of data leave out, tensors
+floors: their closed forms, and the file of a training
+inception: the network, and its weights
+inputs: of a network, and of an exercise
+losses: the equations, of flow maps, and the metric
+mode: `main` of a mode, in its folder
+model: `make` of a kind, in its folder, and the `Model` that it makes
+network: of a kind, and of states
+objectives: of a family
+options: of our networks, and of other projects'
+oracles: closed forms, and those of states
+pictures: of an edit, of data, of a page
+restoration: the edit, and the metric
+sampler: of a family
+schedules: of a family
+vdm: the equations, the network, the objective
+"""
+
+
+def defined(source):
+  """Yields the classes and types at the top of a module, private ones and constants left out."""
+  for node in ast.parse(source).body:
+    names = [node.name] if isinstance(node, ast.ClassDef) else []
+    if isinstance(node, ast.Assign):
+      names = [x.id for x in node.targets if isinstance(x, ast.Name)]
+    yield from (name for name in names if name[0].isupper() and not name.isupper())
+
+
+def repeated(sources):
+  """Returns the names that several modules have, of themselves or of a class or type."""
+  counts = Counter()
+  for path, source in sources.items():
+    counts.update({path.stem} - {'__init__', '__main__'})
+    counts.update({*defined(source)})
+  return {name for name, count in counts.items() if count > 1}
+
+
+def test_a_class_a_type_and_a_module_have_names_of_their_own():
+  """A new repeat is renamed to the word of its field, or has a line above that says why not."""
+  paths = (ROOT / 'diffusion_jax').rglob('*.py')
+  known = dict(line.split(': ', 1) for line in REPEATED.strip().splitlines())
+  assert repeated({path: path.read_text() for path in paths}) == {*known}
+
+
+def test_a_second_class_of_a_name_is_found():
+  one, two = 'class Table:\n  pass', 'Table = dict[str, int]\nROWS = 3\n_Row = int'
+  assert repeated({Path('a.py'): one, Path('b.py'): two, Path('c/a.py'): ''}) == {'Table', 'a'}
+  assert repeated({Path('a.py'): one, Path('b.py'): 'ROWS = 3', Path('c.py'): 'ROWS = 4'}) == set()

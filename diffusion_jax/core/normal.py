@@ -14,14 +14,14 @@ Array = jax.Array
 Cdf = Literal['exact', 'tanh']
 
 
-Value = TypeVar('Value', bound=Array | float)
+Moment = TypeVar('Moment', bound=Array | float)
 
 
-class Normal(NamedTuple, Generic[Value]):
+class Normal(NamedTuple, Generic[Moment]):
   """N(mean, variance): fields broadcast against one another."""
 
-  mean: Value
-  variance: Value
+  mean: Moment
+  variance: Moment
 
 
 STANDARD = Normal(0.0, 1.0)

@@ -12,13 +12,13 @@ import numpy as np
 
 from diffusion_jax.data.damage import damaged, left_out, problem
 from diffusion_jax.data.images import check_picture, decode_image, resized
-from diffusion_jax.data.sources import Order, blocks, check_examples, checksum
+from diffusion_jax.data.sources import EpochOrder, blocks, check_examples, checksum
 from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.data.sums import digest, kept
 from diffusion_jax.ranges import near
 
 
-class Table(Protocol):
+class Columnar(Protocol):
   """Describes examples that are read by index."""
 
   @property
@@ -72,11 +72,11 @@ class ColumnSource:
   rows: the examples of the split, int [N]; order: see `sources.Source`.
   """
 
-  table: Table
+  table: Columnar
   columns: Columns
   rows: np.ndarray
   facts: Facts
-  order: Order | None = None
+  order: EpochOrder | None = None
   in_memory = False
 
   def __len__(self) -> int:
@@ -136,10 +136,10 @@ class ColumnSource:
 
 
 def of_numbers(
-  table: Table,
+  table: Columnar,
   columns: Columns,
   rows: np.ndarray,
-  order: Order | None = None,
+  order: EpochOrder | None = None,
 ) -> ColumnSource:
   """Returns columns of lists of numbers, of equal lengths, as a source.
 

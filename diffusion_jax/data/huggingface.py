@@ -34,7 +34,7 @@ _ABOUT = ('README.md', 'dataset_info.json', 'dataset_infos.json', 'state.json')
 _ABOUT += tuple(f'metadata.{end}' for end in ('jsonl', 'csv', 'parquet'))
 
 
-class Rows:
+class HubRows:
   """Reads rows of a `datasets.Dataset`, whose table is mapped into memory.
 
   folder: images may be files below it; None: all are bytes in the table. files: of this machine,
@@ -220,7 +220,7 @@ def _prepared(path, builder, split):
     place = f'{builder.cache_dir}-{identity(every)}' if is_here else None
     builder.download_and_prepare(place)
     dataset = builder.as_dataset(split)
-  return Rows(path, dataset, _folder_of(path, builder), files if place else ())
+  return HubRows(path, dataset, _folder_of(path, builder), files if place else ())
 
 
 def _class_names(path, schema, label, num_classes):

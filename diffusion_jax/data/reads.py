@@ -26,13 +26,13 @@ from types import FrameType
 from diffusion_jax.data import code_sums, sums
 from diffusion_jax.data.code_sums import INSTALLED, PACKAGE
 
-Record = dict[str, str]  # {name of a file, a folder or a package: what it holds}
+Opened = dict[str, str]  # {name of a file, a folder or a package: what it holds}
 FILE = 'opened.json'  # the record of what is not finished
 CHANGED = 'changed while it was read'  # no content
 _PACKAGE, _FOLDER = 'package:', '/'  # how names of packages begin and those of folders end
 
 _opened: dict[str, tuple | None] = {}  # {path: its size, times and inode when it was opened}
-_found: Record = {}  # what `record` has summed up
+_found: Opened = {}  # what `record` has summed up
 _written: set[str] = set()
 _summed: set[str] = set()  # paths whose content the settings of results have
 _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # that the user's code started
@@ -47,7 +47,7 @@ def watch() -> None:
     sys.addaudithook(_hear)
 
 
-def record() -> Record:
+def record() -> Opened:
   """Returns what the user's code has opened until now, by name."""
   for path, about in [*_opened.items()]:
     if path in _found:
@@ -61,15 +61,15 @@ def record() -> Record:
   return {_name(path): x for path, x in sorted(named.items())}
 
 
-def joined(*records: Mapping[str, str]) -> Record:
+def joined(*records: Mapping[str, str]) -> Opened:
   """Returns records as one; what they do not agree on has changed."""
-  found: Record = {}
+  found: Opened = {}
   for each in records:
     found |= {name: x if found.get(name, x) == x else CHANGED for name, x in each.items()}
   return found
 
 
-def now(before: object) -> Record:
+def now(before: object) -> Opened:
   """Returns what the names of a record hold now.
 
   Names of files are looked up only if this process records. Without parts of the user's own it

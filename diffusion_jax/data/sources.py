@@ -14,7 +14,8 @@ from diffusion_jax.declared import declares
 from diffusion_jax.ranges import Finite, ImageShape, Positive, check_choice, check_value
 
 T = TypeVar('T', bound=Callable)
-Order = Callable[[np.random.Generator], np.ndarray]  # rng -> the order of an epoch, see `Source`
+# rng -> the order of an epoch, see `Source`
+EpochOrder = Callable[[np.random.Generator], np.ndarray]
 
 
 class Source(Protocol):
@@ -89,7 +90,7 @@ def in_proportion(counts: np.ndarray, n: int) -> np.ndarray:
   return label[np.argsort(place, kind='stable')[:n]].astype(np.int32)
 
 
-def order_of(source: object) -> Order | None:
+def order_of(source: object) -> EpochOrder | None:
   """Returns source.order, or None without one; see `Source`."""
   return getattr(source, 'order', None)
 
@@ -355,7 +356,7 @@ class ArraySource:
   class_names: tuple[str, ...] = ()
   x_names: tuple[str, ...] = ()
   context_names: tuple[str, ...] = ()
-  order: Order | None = None
+  order: EpochOrder | None = None
 
   def __post_init__(self):
     label = {} if self.label is None else {'label': self.label}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.data.sources import Order, Source, checksum, order_of, read_labels, redrawn
+from diffusion_jax.data.sources import EpochOrder, Source, checksum, order_of, read_labels, redrawn
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.sums import digest
 from diffusion_jax.ranges import Rate, check_choice, check_value
@@ -99,7 +99,7 @@ class Part:
 
   # One function, by which `pipeline` keeps permutations.
   @functools.cached_property
-  def order(self) -> Order | None:
+  def order(self) -> EpochOrder | None:
     """The source's order of these examples."""
     draw = order_of(self.source)
     if draw is None:

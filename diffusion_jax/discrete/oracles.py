@@ -26,7 +26,7 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Table:
+class JointTable:
   """The distribution of D variables with K values: probs [K, ..., K], float64.
 
   The variables are the elements of x_0 [B, ...], in their order.
@@ -49,7 +49,7 @@ class Table:
     p = jnp.asarray(self.probs.ravel(), jnp.float32)
     return jnp.asarray(self.states)[jax.random.choice(key, len(p), (n,), p=p)]
 
-  def conditional(self, known: np.ndarray, mask: np.ndarray) -> 'Table':
+  def conditional(self, known: np.ndarray, mask: np.ndarray) -> 'JointTable':
     """Returns the distribution of x_0 given x_0[mask] = known[mask], both [D].
 
     The result is a table of all D variables.
@@ -78,7 +78,7 @@ class Table:
     return denoise
 
 
-def table(probs: np.ndarray) -> Table:
+def table(probs: np.ndarray) -> JointTable:
   """Returns the `Table` of weights [K, ..., K], which need not add up to 1."""
   probs = np.asarray(probs, np.float64)
   if len(set(probs.shape)) > 1 or (probs < 0.0).any():
@@ -86,10 +86,10 @@ def table(probs: np.ndarray) -> Table:
       f'the weights have the shape {list(probs.shape)}: all axes must have the '
       'same length, and no weight may be negative'
     )
-  return Table(probs / probs.sum())
+  return JointTable(probs / probs.sum())
 
 
-def expected_bound(oracle: Table, matrices: np.ndarray, prior: np.ndarray) -> dict:
+def expected_bound(oracle: JointTable, matrices: np.ndarray, prior: np.ndarray) -> dict:
   """Computes E[L_T] and E[L_{t-1}] of D3PM Eq. 1 for the exact denoiser, nats.
 
   matrices: Q_1..Q_T, [T, S, S]; prior: [S]. Returns 'prior' [], 'diffusion'
@@ -113,7 +113,7 @@ def expected_bound(oracle: Table, matrices: np.ndarray, prior: np.ndarray) -> di
   return {'prior': prior_kl, 'diffusion': diffusion, 'total': total}
 
 
-def ancestral_law(oracle: Table, matrices: np.ndarray, prior: np.ndarray) -> np.ndarray:
+def ancestral_law(oracle: JointTable, matrices: np.ndarray, prior: np.ndarray) -> np.ndarray:
   """Computes the distribution of `ancestral_states` with the exact denoiser.
 
   matrices: Q_1..Q_T, [T, S, S], of the sampler's steps; prior: [S], the

@@ -32,11 +32,11 @@ class Explanations(NamedTuple):
   tree: Term
   symbols: Symbols
   singles: list[tuple[Slip, list[np.ndarray]]]
-  pairs: Callable[[frozenset[int]], list['Pairs']]
+  pairs: Callable[[frozenset[int]], list['TermPairs']]
   values: Callable[[Term], list[np.ndarray] | None]
 
 
-class Pairs(NamedTuple):
+class TermPairs(NamedTuple):
   """Each of some slips and then each of others: what they make of a formula at one input.
 
   values: [len(firsts) * len(seconds), ...], in the order of two nested loops.
@@ -148,7 +148,7 @@ def _pairs(
   singles: Sequence[tuple[Slip, list[np.ndarray]]],
   wrong: frozenset[int],
   compute: _Rows,
-) -> Iterator[Pairs]:
+) -> Iterator[TermPairs]:
   """Yields pairs of slips that can make a learner's results.
 
   wrong: which of several results both together must change; compute: `compute_each` at one
@@ -165,7 +165,7 @@ def _pairs(
     except _MISFITS:
       return
     if in_rows:
-      yield Pairs(firsts, seconds, np.asarray(values, np.float64))
+      yield TermPairs(firsts, seconds, np.asarray(values, np.float64))
 
   if len(wrong) == 2:  # One of each: what they make is known.
     i, j = wrong
@@ -177,7 +177,7 @@ def _pairs(
       (a, of_a), (b, of_b) = (zip(*x, strict=True) for x in (firsts, seconds))
       values = np.repeat(np.stack(of_a), len(b), 0)
       values[:, j] = np.tile(np.stack(of_b)[:, j], len(a))
-      yield Pairs(a, b, values)
+      yield TermPairs(a, b, values)
   places, elsewhere = _places(tree, each, compute)
   for a, b in itertools.combinations(places, 2):
     apart = len(wrong) == 2 and len(_changed(tree, a.paths)) == 1 == len(_changed(tree, b.paths))
@@ -197,7 +197,7 @@ def _pairs(
           for slip in a.slips:
             with contextlib.suppress(*_MISFITS):
               value = np.asarray(compute(applied(tree, slip, outer), {})[0], np.float64)
-              yield Pairs([slip], [outer], value[None])
+              yield TermPairs([slip], [outer], value[None])
         else:
           yield from block(changed, a.slips, [outer], {'#a': a.values})
   for first in elsewhere:

@@ -60,7 +60,7 @@ class MapInputs(NamedTuple):
   share: Array
 
 
-class Guidance(NamedTuple):
+class TrainedGuidance(NamedTuple):
   """Holds guidance that is trained into an average velocity.
 
   weights: scales [B] -> (omega, kappa) of `guided_velocity`, [] or [B]. draw:
@@ -111,13 +111,13 @@ def independent_times(
   return draw
 
 
-def fixed_guidance(omega: Positive, kappa: Rate) -> Guidance:
+def fixed_guidance(omega: Positive, kappa: Rate) -> TrainedGuidance:
   """Makes guidance with the scale omega / (1 - kappa) (Geng et al. 2025)."""
-  return Guidance(lambda scales: (omega, kappa))
+  return TrainedGuidance(lambda scales: (omega, kappa))
 
 
 @declares(guidance_scale=True)
-def power_law_guidance(low: float = 1.0, high: float = 8.0, power: Finite = 1.0) -> Guidance:
+def power_law_guidance(low: float = 1.0, high: float = 8.0, power: Finite = 1.0) -> TrainedGuidance:
   """Makes guidance with p(w) ~ w^-power on [low, high] for the scale w.
 
   Each example has its own scale, an input of the network, with omega = 1 and
@@ -135,7 +135,7 @@ def power_law_guidance(low: float = 1.0, high: float = 8.0, power: Finite = 1.0)
     ends = low**exponent, high**exponent
     return (ends[0] + u * (ends[1] - ends[0])) ** (1.0 / exponent)
 
-  return Guidance(lambda w: (1.0, 1.0 - 1.0 / w), draw)
+  return TrainedGuidance(lambda w: (1.0, 1.0 - 1.0 / w), draw)
 
 
 @declares(
@@ -150,7 +150,7 @@ def mean_flow(
   schedule: Schedule,
   *,
   two_times: TwoTimes | None = None,
-  guidance: Guidance | None = None,
+  guidance: TrainedGuidance | None = None,
   coupling: Coupling | None = None,
   improved: bool = True,
   adaptive_power: Probability = 0.0,
@@ -206,7 +206,7 @@ def lagrangian(
   schedule: Schedule,
   *,
   two_times: TwoTimes | None = None,
-  guidance: Guidance | None = None,
+  guidance: TrainedGuidance | None = None,
   coupling: Coupling | None = None,
 ) -> Objective:
   """Makes Lagrangian self-distillation (LSD, Boffi et al. 2025).
@@ -243,7 +243,7 @@ def progressive(
   schedule: Schedule,
   *,
   two_times: TwoTimes | None = None,
-  guidance: Guidance | None = None,
+  guidance: TrainedGuidance | None = None,
   coupling: Coupling | None = None,
   midpoint: bool = False,
 ) -> Objective:

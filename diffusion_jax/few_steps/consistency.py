@@ -39,9 +39,9 @@ from diffusion_jax.meshes import placed_as
 from diffusion_jax.ranges import Count, NonNegative, Positive
 from diffusion_jax.training.objectives import (
   Draws,
+  LogVarianceOf,
   Network,
   Objective,
-  Uncertainty,
   draw_inputs,
   mean_loss,
   uncertain_loss,
@@ -181,7 +181,7 @@ def continuous_consistency(
   teacher: Teacher | None = None,
   warmup_steps: Count = 10_000,
   offset: NonNegative = 0.1,
-  uncertainty: Uncertainty | None = None,
+  uncertainty: LogVarianceOf | None = None,
   sigma_data: Positive = 0.5,
 ) -> Objective:
   """Makes sCM, consistency in continuous time (Lu & Song 2025, Alg. 1).

@@ -67,7 +67,7 @@ def save(
   network: nn.Module,
   params: Params,
   sections: reader.Sections,
-  facts: reader.Facts,
+  facts: reader.ImageFacts,
   label: int | None = None,
 ) -> str:
   """Writes a folder that from_pretrained of diffusers loads; returns what its pipeline lacks.
@@ -195,7 +195,7 @@ def _load_unet(config, weights, scheduler, null_class=False):
   sections |= _sections('unet', network, fields, learned)
   table = unet.layers_of(network, swapped)
   facts = reader.facts_of(shape, network.inputs.num_classes)
-  model = reader.Model(network, table, sections, facts, notes)
+  model = reader.ForeignModel(network, table, sections, facts, notes)
   with _reading(weights):
     return model.read(files.open_tensors(weights, modern))
 

@@ -4,7 +4,7 @@ from diffusion_jax.autoencoders.networks import Autoencoder
 from diffusion_jax.interop import diffusers_options as theirs, names, options
 from diffusion_jax.interop.diffusers_options import ATTENTION, BLOCK, SILU
 from diffusion_jax.interop.names import Layer, Params, Tensors
-from diffusion_jax.interop.reader import Model, facts_of
+from diffusion_jax.interop.reader import ForeignModel, facts_of
 
 CLASS = 'AutoencoderKL'
 # The options of the class with their defaults; config.json may omit some.
@@ -16,7 +16,7 @@ OPTIONS = options.of_text("""
   mid_block_add_attention=True
 """)
 # Fields of `Autoencoder`, with the option for each.
-FIELDS: options.Fields = {
+FIELDS: options.OptionFields = {
   'latent_channels': 'latent_channels',
   'num_blocks': 'layers_per_block',
   'num_groups': 'norm_num_groups',
@@ -53,7 +53,7 @@ LAYERS = names.table(
 )
 
 
-def describe(config: options.Options) -> Model:
+def describe(config: options.Options) -> ForeignModel:
   """Returns the autoencoder of a config.json."""
   c = theirs.complete(CLASS, config, OPTIONS, FIELDS, _allowed)
   size = theirs.sides(c.sample_size, CLASS)
@@ -70,7 +70,7 @@ def describe(config: options.Options) -> Model:
     'objective': {'name': 'vae'},
     'decoding': {'decoder': 'unit_gaussian', 'scale': scale},
   }
-  return Model(network, layers_of(network), sections, facts_of((*size, c.out_channels), 0))
+  return ForeignModel(network, layers_of(network), sections, facts_of((*size, c.out_channels), 0))
 
 
 def layers_of(network: Autoencoder) -> list[Layer]:
@@ -78,7 +78,7 @@ def layers_of(network: Autoencoder) -> list[Layer]:
   return names.expand(LAYERS, network.num_blocks, len(network.multipliers))
 
 
-def write(network: Autoencoder, params: Params, rule: names.Rule | None = None) -> Tensors:
+def write(network: Autoencoder, params: Params, rule: names.NameRule | None = None) -> Tensors:
   """Returns the tensors of an AutoencoderKL; rule: see `names.write`."""
   return names.write(names.entries(layers_of(network), params), params, rule)
 

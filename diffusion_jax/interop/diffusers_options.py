@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from diffusion_jax.interop import options
 from diffusion_jax.interop.names import layers, require, resnet_block
-from diffusion_jax.interop.options import Allowed, Fields, Options
+from diffusion_jax.interop.options import Allowed, OptionFields, Options
 
 SILU = 'silu', 'swish'
 # Inputs of our networks that the networks of diffusers do not have.
@@ -26,7 +26,7 @@ def complete(
   name: str,
   config: Options,
   defaults: Options,
-  fields: Fields,
+  fields: OptionFields,
   allowed: Callable[[SimpleNamespace], Allowed],
 ) -> SimpleNamespace:
   """Returns the options of a class with its defaults, as `options.complete`.

@@ -151,7 +151,7 @@ def read(network: DiT, tensors: Tensors, shapes: Params) -> Params:
   return join(params)
 
 
-def write(network: DiT, params: Params, rule: names.Rule | None = None) -> Tensors:
+def write(network: DiT, params: Params, rule: names.NameRule | None = None) -> Tensors:
   """Returns the tensors of a DiTTransformer2DModel; rule: see `names.write`."""
   apart = separate(params)
   tensors = names.write(_entries(network, apart), apart, rule)
@@ -221,7 +221,7 @@ def _entries(network, apart):
 def _patches(network):
   # A convolution [D, C, p, p] there, a product of [p p C, D] here.
   p = network.patch_size
-  kernel = names.Rule(
+  kernel = names.NameRule(
     lambda x: x.transpose(2, 3, 1, 0).reshape(-1, len(x)),
     lambda x: x.reshape(p, p, -1, x.shape[-1]).transpose(3, 2, 0, 1),
   )

@@ -25,7 +25,7 @@ OPTIONS = options.of_text("""
   'up_block_types': (*['AttnUpBlock2D'] * 3, 'UpBlock2D'),
 }
 # Fields of `UNet`, with the option for each.
-FIELDS: options.Fields = {
+FIELDS: options.OptionFields = {
   'num_blocks': 'layers_per_block',
   'dropout': 'dropout',
   'out_channels': 'out_channels',
@@ -73,7 +73,7 @@ def layers_of(network: UNet, swapped: bool = False) -> list[Layer]:
   return names.expand(rows, network.num_blocks, len(network.multipliers))
 
 
-def write(network: UNet, params: Params, rule: names.Rule | None = None) -> Tensors:
+def write(network: UNet, params: Params, rule: names.NameRule | None = None) -> Tensors:
   """Returns the tensors of a UNet2DModel; rule: see `names.write`."""
   return names.write(names.entries(layers_of(network), params), params, rule)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from diffusion_jax.interop import names, reader
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.names import KERNEL, Kind, Rule
+from diffusion_jax.interop.names import KERNEL, LayerNames, NameRule
 from diffusion_jax.interop.options import (
   Allowed,
   beside,
@@ -106,7 +106,9 @@ BLOCK = names.resnet_block('norm0 conv0 affine norm1 conv1 skip')
 ATTENTION = names.layers('norm qkv proj_out', 'norm2 qkv proj')
 # ADM's labels go through a Linear without bias, as one-hot vectors. A missing
 # label is a vector of zeros, so the null class is a row of zeros at the end.
-_ROWS_AND_NULL = Rule(lambda x: np.concatenate([x.T, np.zeros_like(x.T[:1])]), lambda x: x[:-1].T)
+_ROWS_AND_NULL = NameRule(
+  lambda x: np.concatenate([x.T, np.zeros_like(x.T[:1])]), lambda x: x[:-1].T
+)
 # A block that changes the resolution is named after its output's resolution.
 LAYERS = names.table(
   """
@@ -162,7 +164,7 @@ def from_tensors(tensors: names.Tensors, /, **options: object) -> reader.Importe
   return imported
 
 
-def describe(options: SimpleNamespace) -> reader.Model:
+def describe(options: SimpleNamespace) -> reader.ForeignModel:
   """Returns the network of the options."""
   o, shape = options, (options.img_resolution,) * 2 + (options.img_channels,)
   fields, adm = fields_of(o, FIELDS), o.model_type == 'DhariwalUNet'
@@ -203,12 +205,12 @@ def describe(options: SimpleNamespace) -> reader.Model:
     norm_out               {end}_norm
     conv_out               {end}_conv
     """,
-    label=Kind({'embedding': ('weight', label)}),
+    label=LayerNames({'embedding': ('weight', label)}),
   )
   table = names.expand(LAYERS | ends, network.num_blocks, len(network.multipliers), height)
   layers = [*names.within('', 'model', table)]
   notes = tuple(note for holds, note in NOTES.items() if vars(o)[holds])
-  return reader.Model(network, layers, sections, facts, notes)
+  return reader.ForeignModel(network, layers, sections, facts, notes)
 
 
 def edm_sections(sigma_data: float, num_steps: int) -> reader.Sections:

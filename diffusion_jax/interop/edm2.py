@@ -16,9 +16,9 @@ import numpy as np
 from diffusion_jax.interop import names
 from diffusion_jax.interop.edm import FIELDS, edm_sections
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.names import Kind, Layer
+from diffusion_jax.interop.names import Layer, LayerNames
 from diffusion_jax.interop.options import beside, complete, fields_of, of_text, typed
-from diffusion_jax.interop.reader import Imported, Model, facts_of
+from diffusion_jax.interop.reader import ForeignModel, Imported, facts_of
 from diffusion_jax.networks.edm2 import EDM2, Uncertainty
 from diffusion_jax.networks.inputs import Inputs
 
@@ -35,8 +35,10 @@ ONLY = """
 """.split()
 
 # Their frequencies and phases are in radians, ours in periods.
-_TURNS = names.Rule(lambda x: x / np.float32(2 * math.pi), lambda x: x * np.float32(2 * math.pi))
-FOURIER = Kind({'frequencies': ('freqs', _TURNS), 'phases': ('phases', _TURNS)})
+_TURNS = names.NameRule(
+  lambda x: x / np.float32(2 * math.pi), lambda x: x * np.float32(2 * math.pi)
+)
+FOURIER = LayerNames({'frequencies': ('freqs', _TURNS), 'phases': ('phases', _TURNS)})
 BLOCK = (
   *names.layers(
     'embedding_gain conv_1 embedding_proj conv_2', 'emb_gain conv_res0 emb_linear conv_res1'
@@ -105,7 +107,7 @@ def _allowed(o):
   }
 
 
-def describe(options: SimpleNamespace) -> Model:
+def describe(options: SimpleNamespace) -> ForeignModel:
   """Returns the network of the options."""
   o, shape = options, (options.img_resolution,) * 2 + (options.img_channels,)
   fields = fields_of(o, {**FIELDS, 'head_channels': 'channels_per_head'})
@@ -117,4 +119,4 @@ def describe(options: SimpleNamespace) -> Model:
   uncertainty = {'name': 'fourier', 'features': o.logvar_channels}
   sections['objective'] |= {'uncertainty': uncertainty}
   layers = names.expand(LAYERS, network.num_blocks, len(network.multipliers), o.img_resolution)
-  return Model(network, layers, sections, facts_of(shape, o.label_dim))
+  return ForeignModel(network, layers, sections, facts_of(shape, o.label_dim))

@@ -22,7 +22,7 @@ Tensors = Mapping[str, np.ndarray]
 Params = NamedParams
 
 
-class Rule(NamedTuple):
+class NameRule(NamedTuple):
   """The layout of an array: read(theirs) -> ours, write(ours) -> theirs."""
 
   read: Callable[[np.ndarray], np.ndarray]
@@ -34,16 +34,16 @@ class Entry(NamedTuple):
 
   ours: str
   theirs: str
-  rule: Rule
+  rule: NameRule
 
 
 def _same(x):
   return x
 
 
-SAME = Rule(_same, _same)
+SAME = NameRule(_same, _same)
 # PyTorch's Linear [out, in] or Conv2d [out, in, height, width] <-> [..., in, out]
-KERNEL = Rule(
+KERNEL = NameRule(
   lambda x: x.transpose(*range(2, x.ndim), 1, 0), lambda x: x.transpose(-1, -2, *range(x.ndim - 2))
 )
 
@@ -91,7 +91,7 @@ def read(
 
 
 def write(
-  entries: Iterable[Entry], params: Params, rule: Rule | None = None
+  entries: Iterable[Entry], params: Params, rule: NameRule | None = None
 ) -> dict[str, np.ndarray]:
   """Returns tensors by the names of the other project.
 
@@ -145,13 +145,13 @@ def listed(names: Iterable[str]) -> str:
   return f'{shown} and {more} more' if more > 0 else shown
 
 
-class Kind(NamedTuple):
+class LayerNames(NamedTuple):
   """Names and rules by which a project stores a kind of layer, by our leaf.
 
   A layer may have some of the leaves.
   """
 
-  leaves: dict[str, tuple[str, Rule]]
+  leaves: dict[str, tuple[str, NameRule]]
   separator: str = '.'
 
 
@@ -160,22 +160,22 @@ class Layer(NamedTuple):
 
   ours: str
   theirs: str
-  kind: Kind
+  kind: LayerNames
 
 
 # What a name stands for: a layer, or the layers of a block.
-Inside = Kind | Sequence[Layer]
+Inside = LayerNames | Sequence[Layer]
 Patterns = dict[str, tuple[str, Inside]]  # {our path: (their path, what is there)}
 
 
-def torch_layer(kernel: Rule) -> Kind:
+def torch_layer(kernel: NameRule) -> LayerNames:
   """Returns the kind of a layer of PyTorch whose kernel has this layout.
 
   It also stands for a single array, by the path of the array.
   """
   weights = {'kernel': kernel, 'scale': SAME, 'embedding': SAME}
   leaves = {n: ('weight', rule) for n, rule in weights.items()}
-  return Kind({**leaves, 'bias': ('bias', SAME), '': ('', SAME)})
+  return LayerNames({**leaves, 'bias': ('bias', SAME), '': ('', SAME)})
 
 
 TORCH = torch_layer(KERNEL)
@@ -190,7 +190,7 @@ def _swap_halves(x):
 
 # PyTorch's Linear of sinusoids in the other order than ours: [sin, cos] in
 # place of [cos, sin], or the reverse.
-TORCH_SWAPPED = torch_layer(Rule(lambda x: _swap_halves(x.T), lambda x: _swap_halves(x).T))
+TORCH_SWAPPED = torch_layer(NameRule(lambda x: _swap_halves(x.T), lambda x: _swap_halves(x).T))
 
 
 def entries(layers: Iterable[Layer], params: Params) -> list[Entry]:
@@ -221,13 +221,13 @@ def table(text: str, **kinds: Inside) -> Patterns:
   return {ours: (theirs, kinds[word[0]] if word else TORCH) for ours, theirs, *word in rows}
 
 
-def layers(ours: str, theirs: str, kind: Kind = TORCH) -> tuple[Layer, ...]:
+def layers(ours: str, theirs: str, kind: LayerNames = TORCH) -> tuple[Layer, ...]:
   """Returns the layers of a block, of one kind; names are separated by spaces."""
   pairs = zip(ours.split(), theirs.split(), strict=True)
   return tuple(Layer(*pair, kind) for pair in pairs)
 
 
-def resnet_block(theirs: str, kind: Kind = TORCH) -> tuple[Layer, ...]:
+def resnet_block(theirs: str, kind: LayerNames = TORCH) -> tuple[Layer, ...]:
   """Returns the layers of our `ResnetBlock`; theirs: their names there, in its order."""
   ours = 'norm_1 conv_1 embedding_proj norm_2 conv_2 shortcut'
   *others, shortcut = layers(ours, theirs, kind)
@@ -239,7 +239,7 @@ def within(ours: str, theirs: str, inside: Inside) -> Iterator[Layer]:
 
   ours, theirs: paths of it. A layer with the path '' is the block.
   """
-  for inner, name, kind in [('', '', inside)] if isinstance(inside, Kind) else inside:
+  for inner, name, kind in [('', '', inside)] if isinstance(inside, LayerNames) else inside:
     yield Layer(_join('/', ours, inner), _join(kind.separator, theirs, name), kind)
 
 

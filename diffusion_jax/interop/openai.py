@@ -146,7 +146,7 @@ BLOCK = names.resnet_block(
 )
 ATTENTION = names.layers('norm qkv proj_out', 'norm qkv proj_out')
 # positional_embedding [channels, tokens] of their AttentionPool2d
-PLACES = names.Kind({'places': ('positional_embedding', names.KERNEL)})
+PLACES = names.LayerNames({'places': ('positional_embedding', names.KERNEL)})
 # The layers of both networks. {down} and {up} count their input_blocks and
 # output_blocks, {after} the modules of a block before a change of resolution.
 LAYERS = names.table(
@@ -200,7 +200,7 @@ def from_tensors(tensors: names.Tensors, model: str, /, **flags: object) -> read
   return describe(chosen, classes).read(tensors)
 
 
-def describe(flags: SimpleNamespace, num_classes: int) -> reader.Model:
+def describe(flags: SimpleNamespace, num_classes: int) -> reader.ForeignModel:
   """Returns the network of the flags."""
   size, widths = image_size(flags), multipliers(flags)
   fields = {
@@ -238,7 +238,7 @@ def describe(flags: SimpleNamespace, num_classes: int) -> reader.Model:
   layers = names.expand(LAYERS, network.num_blocks, len(widths), places=places)
   notes = (ENLARGED,) if flags.large_size else ()
   facts = reader.facts_of((size, size, 3), num_classes)
-  return reader.Model(network, layers, sections, facts, notes)
+  return reader.ForeignModel(network, layers, sections, facts, notes)
 
 
 def _sections(f, num_classes) -> reader.Sections:

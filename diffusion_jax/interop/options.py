@@ -17,7 +17,7 @@ Options = Tree
 # its value does not have one, '' if it has one}.
 Allowed = Mapping[str, Collection[object] | str]
 # {field of ours: its option}, or {field: (option, {its value: ours})}.
-Fields = Mapping[str, str | tuple[str, Mapping[Any, Any]]]
+OptionFields = Mapping[str, str | tuple[str, Mapping[Any, Any]]]
 
 
 def of_text(text: str) -> Json:
@@ -57,7 +57,7 @@ def complete(
   defaults: Options,
   given: Options,
   allowed: Callable[[SimpleNamespace], Allowed] = lambda options: {},
-  fields: Fields | None = None,
+  fields: OptionFields | None = None,
 ) -> SimpleNamespace:
   """Returns the options of a network: the given ones, and defaults.
 
@@ -130,7 +130,7 @@ def of_model(models: Mapping[str, Options], name: str, hint: str) -> Options:
   return models[name]
 
 
-def fields_of(options: SimpleNamespace, fields: Fields) -> Json:
+def fields_of(options: SimpleNamespace, fields: OptionFields) -> Json:
   """Returns the fields of our network."""
   found = {}
   for ours, row in fields.items():
@@ -140,7 +140,7 @@ def fields_of(options: SimpleNamespace, fields: Fields) -> Json:
   return found
 
 
-def options_of(network: object, fields: Fields) -> Json:
+def options_of(network: object, fields: OptionFields) -> Json:
   """Returns the options that the fields of our network are there."""
   found = {}
   for ours, row in fields.items():

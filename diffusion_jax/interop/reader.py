@@ -19,7 +19,7 @@ from diffusion_jax.interop import names
 from diffusion_jax.interop.names import Entry, Layer, Params, Tensors
 
 Sections = Json  # sections of a config, such as {'schedule': {'name': ...}}
-Facts = Json  # image_shape and num_classes
+ImageFacts = Json  # image_shape and num_classes
 
 
 class Imported(NamedTuple):
@@ -35,12 +35,12 @@ class Imported(NamedTuple):
   network: Any  # A module's `apply` returns a union in Flax's annotations.
   params: Params
   sections: Sections
-  facts: Facts
+  facts: ImageFacts
   notes: tuple[str, ...] = ()
   more: Mapping[str, Params] = types.MappingProxyType({})
 
 
-class Model(NamedTuple):
+class ForeignModel(NamedTuple):
   """A network of another project in terms of ours, without weights.
 
   layers: with their names there; layers that the network does not have are
@@ -50,7 +50,7 @@ class Model(NamedTuple):
   network: nn.Module
   layers: Sequence[Layer]
   sections: Sections
-  facts: Facts
+  facts: ImageFacts
   notes: tuple[str, ...] = ()
 
   def shapes(self) -> Params:
@@ -86,9 +86,9 @@ def _shapes(network, shape, noise, labels):
   return jax.eval_shape(network.init, jax.random.key(0), *inputs)['params']
 
 
-def facts_of(shape: Sequence[int], num_classes: int) -> Facts:
+def facts_of(shape: Sequence[int], num_classes: int) -> ImageFacts:
   """Returns `Imported.facts`."""
-  facts: Facts = {'image_shape': tuple(shape)}
+  facts: ImageFacts = {'image_shape': tuple(shape)}
   return facts | ({'num_classes': num_classes} if num_classes else {})
 
 

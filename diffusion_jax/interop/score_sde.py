@@ -15,7 +15,7 @@ import numpy as np
 
 from diffusion_jax.interop import names, reader
 from diffusion_jax.interop.files import read_tensors
-from diffusion_jax.interop.names import SAME, TORCH, Kind, Layer, Tensors
+from diffusion_jax.interop.names import SAME, TORCH, Layer, LayerNames, Tensors
 from diffusion_jax.interop.options import complete, fields_of, models, of_model, of_text, typed
 from diffusion_jax.networks.ddpmpp import DDPMpp
 
@@ -99,7 +99,7 @@ def _allowed(o):
   }
 
 
-def model_variables(tensors: Tensors, ema: bool) -> tuple[Tensors, Kind]:
+def model_variables(tensors: Tensors, ema: bool) -> tuple[Tensors, LayerNames]:
   """Returns the parameters of the network by name, and their style.
 
   Raises ValueError if the file does not contain them, or no averages of them.
@@ -141,7 +141,7 @@ def _check_averages(name, present):
   )
 
 
-def describe(options: SimpleNamespace, style: Kind) -> reader.Model:
+def describe(options: SimpleNamespace, style: LayerNames) -> reader.ForeignModel:
   """Returns the network of the options; style: of the checkpoint."""
   o = options
   fields = fields_of(o, FIELDS)
@@ -154,7 +154,7 @@ def describe(options: SimpleNamespace, style: Kind) -> reader.Model:
   network, shape = DDPMpp(**fields), (o.image_size, o.image_size, 3)
   sections = {'network': {'name': 'ddpmpp', **fields}, **_process(o)}
   layers = list(layers_of(network, reader.shapes_of(network, sections, shape), style))
-  return reader.Model(network, layers, sections, reader.facts_of(shape, 0))
+  return reader.ForeignModel(network, layers, sections, reader.facts_of(shape, 0))
 
 
 def _process(o):
@@ -178,7 +178,7 @@ def _process(o):
   return reader.eps_sections(schedule, noise_input, sampling, 1e-5)
 
 
-FLAX = Kind({n: (n, SAME) for n in ('kernel', 'scale', 'bias')}, '/')
+FLAX = LayerNames({n: (n, SAME) for n in ('kernel', 'scale', 'bias')}, '/')
 # Query, key and value are separate there; our network has one layer, in which
 # they alternate.
 QKV = 'NIN_0', 'NIN_1', 'NIN_2'
@@ -188,11 +188,13 @@ FUSED = 'NIN_0..2'  # our name for the three as one layer
 def _classes(style):
   # {class: the layers within it}, for classes of several layers.
   dot = style.separator
-  nin = Kind({'kernel': ('W', SAME), 'bias': ('b', SAME)}, dot)
+  nin = LayerNames({'kernel': ('W', SAME), 'bias': ('b', SAME)}, dot)
   # score_sde's Conv2d, which follows a filter.
-  filtered = style if style is TORCH else Kind(style.leaves | {'kernel': ('weight', SAME)}, dot)
+  filtered = (
+    style if style is TORCH else LayerNames(style.leaves | {'kernel': ('weight', SAME)}, dot)
+  )
   return {
-    'GaussianFourierProjection': Kind({'frequencies': ('W', SAME)}, dot),
+    'GaussianFourierProjection': LayerNames({'frequencies': ('W', SAME)}, dot),
     'Downsample': (Layer('', 'Conv2d_0', filtered),),
     'ResnetBlockBigGANpp': names.resnet_block(
       'GroupNorm_0 Conv_0 Dense_0 GroupNorm_1 Conv_1 Conv_2', style
@@ -204,7 +206,7 @@ def _classes(style):
   }
 
 
-def layers_of(network: DDPMpp, shapes: names.Params, style: Kind) -> Iterator[Layer]:
+def layers_of(network: DDPMpp, shapes: names.Params, style: LayerNames) -> Iterator[Layer]:
   """Yields the layers that `shapes` has, with q, k and v as one, FUSED.
 
   They are numbered in the order of the calls: in PyTorch all together, in

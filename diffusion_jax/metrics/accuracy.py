@@ -18,9 +18,9 @@ from diffusion_jax.metrics import estimates, plots
 from diffusion_jax.metrics.estimates import Estimate
 from diffusion_jax.metrics.metric import (
   Arrays,
+  ExampleArrays,
   ImageModel,
   ModelMetric,
-  PerExample,
   SampleMetric,
   Score,
   check_counts,
@@ -121,7 +121,7 @@ def of_classifier(t_min: float = 1e-3) -> ModelMetric:
   """
   times = np.append(t_min, np.linspace(0.1, 1.0, 10))
 
-  def measure(model: Classifier) -> PerExample:
+  def measure(model: Classifier) -> ExampleArrays:
     def function(params, keys, x0, cond):
       logits = model.logits(params)
       levels = model.schedule(params)(jnp.asarray(times, x0.dtype))

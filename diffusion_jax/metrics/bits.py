@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.metrics.estimates import mean
-from diffusion_jax.metrics.metric import Arrays, ModelMetric, PerExample, Score
+from diffusion_jax.metrics.metric import Arrays, ExampleArrays, ModelMetric, Score
 
 Array = jax.Array
 _Measured = TypeVar('_Measured')
@@ -56,7 +56,7 @@ def independent_pixels_nll(x0: Array, log_prob: Array) -> Array:
 
 def in_bits(
   name: str,
-  measure: Callable[[_Measured], PerExample],
+  measure: Callable[[_Measured], ExampleArrays],
   details: Details | None = None,
   **parts: Any,
 ) -> ModelMetric[_Measured]:

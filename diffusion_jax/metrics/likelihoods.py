@@ -19,14 +19,14 @@ from diffusion_jax.data.sources import Source, in_batches
 from diffusion_jax.declared import declares
 from diffusion_jax.metrics import bits, plots
 from diffusion_jax.metrics.bits import in_bits
-from diffusion_jax.metrics.metric import ImageModel, ModelMetric, PerExample
+from diffusion_jax.metrics.metric import ExampleArrays, ImageModel, ModelMetric
 from diffusion_jax.ranges import Count, Rate, check_value, within
 
 Array = jax.Array
 _BELOW_ONE = Annotated[float, within('(0, 1)')]
 # (x0, last: LastStep, num_levels) -> -log p(x_0 | z) in nats, [B].
-Decoder = Callable[[Array, LastStep, int], Array]
-DECODERS: dict[str, Decoder] = {
+DecodeLastStep = Callable[[Array, LastStep, int], Array]
+DECODERS: dict[str, DecodeLastStep] = {
   'gaussian': dj.reconstruction_nll,
   'tanh': functools.partial(dj.reconstruction_nll, cdf='tanh'),
   'categorical': lambda x0, last, num_levels: dj.categorical_nll(
@@ -78,7 +78,7 @@ class DiffusionModel(ImageModel, Protocol):
   needs_denoiser=True,
 )
 def elbo(
-  decoder: Literal['gaussian', 'tanh', 'categorical'] | Decoder = 'gaussian',
+  decoder: Literal['gaussian', 'tanh', 'categorical'] | DecodeLastStep = 'gaussian',
   num_steps: int = 0,
   random_steps: int = 0,
 ) -> ModelMetric:
@@ -98,7 +98,7 @@ def elbo(
     others = random_steps or (num_steps or model.schedule_steps) - 1
     return others + 1 + model.starts_noisy  # the decoder's, and the transition to schedule(0)
 
-  def measure(model: DiffusionModel) -> PerExample:
+  def measure(model: DiffusionModel) -> ExampleArrays:
     levels = model.facts.x.levels
 
     def function(params, keys, x0, cond):
@@ -178,7 +178,7 @@ def ode(
   """
   log_p_of = log_p_by_ode(t_min, tolerance, num_probes)
 
-  def measure(model: DiffusionModel) -> PerExample:
+  def measure(model: DiffusionModel) -> ExampleArrays:
     values = model.facts.x
     levels, log_det = values.levels, values.log_det
 
@@ -268,7 +268,7 @@ def independent_pixels() -> ModelMetric:
   def fit(model: ImageModel, source: Source) -> Params:
     return {'log_prob': bits.pixel_histogram(in_batches(source, 1000), model.facts.x.levels)}
 
-  def measure(model: ImageModel) -> PerExample:
+  def measure(model: ImageModel) -> ExampleArrays:
     def function(params, keys, x0, cond):
       nll = bits.independent_pixels_nll(x0, params['log_prob'])
       return {'total': dj.bits_per_dim(nll, x0.shape[1:])}

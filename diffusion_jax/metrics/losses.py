@@ -12,7 +12,14 @@ from diffusion_jax.aliases import Json, Params
 from diffusion_jax.data.sources import Source, drawn_anew
 from diffusion_jax.declared import declares
 from diffusion_jax.metrics.estimates import Estimate, mean
-from diffusion_jax.metrics.metric import Arrays, ImageModel, ModelMetric, PerExample, Score, as_json
+from diffusion_jax.metrics.metric import (
+  Arrays,
+  ExampleArrays,
+  ImageModel,
+  ModelMetric,
+  Score,
+  as_json,
+)
 from diffusion_jax.ranges import Size
 from diffusion_jax.runtime.files import with_error
 from diffusion_jax.testing import floors
@@ -92,7 +99,7 @@ def loss(draws: Size = 4, examples: Size = MOST_EXAMPLES) -> ModelMetric:
       return {'floors': fitted, 'drawn_anew': ()}
     return {'floors': fitted}
 
-  def measure(model: DenoisingModel) -> PerExample:
+  def measure(model: DenoisingModel) -> ExampleArrays:
     losses, exact = model.losses(), model.losses(exact=True)
     infinite = model.infinite_floors
 

@@ -17,7 +17,7 @@ Array = jax.Array
 # The arrays of a set of images by name, [N, ...] each.
 Arrays = Mapping[str, np.ndarray]
 # (params, keys [B], x0 [B, ...], cond) -> arrays [B, ...], a traced function.
-PerExample = Callable[[Params, Array, Array, dict], dict[str, Array]]
+ExampleArrays = Callable[[Params, Array, Array, dict], dict[str, Array]]
 _Measured = TypeVar('_Measured')
 
 
@@ -72,7 +72,7 @@ class ModelMetric(NamedTuple, Generic[_Measured]):
   decides, and that `measure` reads.
   """
 
-  measure: Callable[[_Measured], PerExample]
+  measure: Callable[[_Measured], ExampleArrays]
   compute: Callable[[Arrays], list[Score]]
   report: Callable[[Arrays, Path], Json] | None = None
   fit: Callable[[_Measured, Source], Params] | None = None

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.metrics.metric import Arrays, PerExample
+from diffusion_jax.metrics.metric import Arrays, ExampleArrays
 from diffusion_jax.runtime import processes
 from diffusion_jax.runtime.per_example import join_parts, per_example, write_parts
 from diffusion_jax.runtime.streams import stream
@@ -23,7 +23,7 @@ Read = Callable[[np.ndarray], tuple[np.ndarray, dict[str, np.ndarray]]]
 
 
 def arrays_of(
-  measure: PerExample,
+  measure: ExampleArrays,
   name: str,
   params: Params,
   read: Read,

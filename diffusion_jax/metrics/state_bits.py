@@ -11,7 +11,7 @@ from diffusion_jax.data.sources import Source
 from diffusion_jax.declared import declares
 from diffusion_jax.metrics import plots
 from diffusion_jax.metrics.bits import in_bits
-from diffusion_jax.metrics.metric import ImageModel, ModelMetric, PerExample
+from diffusion_jax.metrics.metric import ExampleArrays, ImageModel, ModelMetric
 from diffusion_jax.ranges import Size
 
 Array = jax.Array
@@ -40,7 +40,7 @@ def state_elbo(num_times: Size = 64) -> ModelMetric:
   discrete time has a call for each of its steps.
   """
 
-  def measure(model: StateModel) -> PerExample:
+  def measure(model: StateModel) -> ExampleArrays:
     def function(params, keys, x0, cond):
       nats = model.state_bound(params, keys, x0, cond, num_times)
       per_dim = functools.partial(dj.bits_per_dim, data_shape=x0.shape[1:])

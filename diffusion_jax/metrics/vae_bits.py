@@ -17,7 +17,7 @@ from diffusion_jax.core.normal import kl
 from diffusion_jax.declared import declares
 from diffusion_jax.metrics.bits import in_bits
 from diffusion_jax.metrics.likelihoods import DiffusionModel, log_p_by_ode
-from diffusion_jax.metrics.metric import ModelMetric, PerExample
+from diffusion_jax.metrics.metric import ExampleArrays, ModelMetric
 
 Array = jax.Array
 
@@ -55,7 +55,7 @@ class LatentDiffusion(DiffusionModel, Protocol):
 def vae_elbo() -> ModelMetric:
   """Bound of a VAE and its terms, by one draw of z for each image, bits/dim."""
 
-  def measure(model: LatentModel) -> PerExample:
+  def measure(model: LatentModel) -> ExampleArrays:
     def function(params, keys, x0, cond):
       params, shape = params['network'], x0.shape[1:]
       if model.num_latents == 1:
@@ -113,7 +113,7 @@ def importance_weighted(num_samples: int = 100) -> ModelMetric:
   """
   check_at_least(1, num_samples=num_samples)
 
-  def measure(model: LatentModel) -> PerExample:
+  def measure(model: LatentModel) -> ExampleArrays:
     def function(params, keys, x0, cond):
       params = params['network']
       if model.num_latents == 1:
@@ -144,7 +144,7 @@ def latent_ode(t_min: float = 1e-3, tolerance: float = 1e-4, num_probes: int = 1
   """
   log_p_of = log_p_by_ode(t_min, tolerance, num_probes)
 
-  def measure(model: LatentDiffusion) -> PerExample:
+  def measure(model: LatentDiffusion) -> ExampleArrays:
     def function(params, keys, x0, cond):
       keys, probe_keys = split_key(keys, 2)
       weights, scale = (params['autoencoder'][n] for n in ('network', 'scale'))

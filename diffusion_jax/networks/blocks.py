@@ -21,7 +21,7 @@ from diffusion_jax.networks.options import Checked, Dtype, Initialization, count
 from diffusion_jax.ranges import Positive, Rate, Size
 
 Array = jax.Array
-Part = Callable[[Array, int, str], Array]  # (h, level, name) -> h
+MakePart = Callable[[Array, int, str], Array]  # (h, level, name) -> h
 
 
 def concatenate(a: Array, b: Array) -> Array:
@@ -119,7 +119,9 @@ def make_block(
   return kind(**shared | options, name=name)
 
 
-def encode(h: Array, num_levels: int, num_blocks: int, block: Part, halve: Part) -> list[Array]:
+def encode(
+  h: Array, num_levels: int, num_blocks: int, block: MakePart, halve: MakePart
+) -> list[Array]:
   """Returns the feature maps of a U-Net's encoder, from its first, h, on.
 
   A level applies block(h, level, name) num_blocks times; between two levels is
@@ -139,8 +141,8 @@ def decode(
   maps: list[Array],
   num_levels: int,
   num_blocks: int,
-  block: Part,
-  double: Part,
+  block: MakePart,
+  double: MakePart,
   join: Callable[[Array, Array], Array] = concatenate,
 ) -> Array:
   """Returns the output of a U-Net's decoder, whose input is h.

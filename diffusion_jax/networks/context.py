@@ -134,7 +134,7 @@ def mean_of_words(words: Array, mask: Array) -> Array:
   return jnp.einsum('bl,bld->bd', weights.astype(words.dtype), words)
 
 
-class Context(NamedTuple):
+class ReadContext(NamedTuple):
   """What a network reads of a context.
 
   embedding: [B, features], to be added to the noise's; words: ([B, L, D], mask
@@ -202,7 +202,7 @@ def read_context(
   features: int,
   initializer: Initialization = 'ho',
   dtype: Dtype = jnp.float32,
-) -> Context:
+) -> ReadContext:
   """Returns what a network whose `inputs` have a context reads of that of cond.
 
   x: [B, ..., C]; features: the width of the embedding of the noise, to which
@@ -215,12 +215,12 @@ def read_context(
   module = ContextCode(kind, options, features, inputs.null_class, **style, name='context')
   code = module(cond, (*x.shape[:-1], inputs.context[-1]))
   if kind == 'channels':
-    return Context(channels=code)
+    return ReadContext(channels=code)
   if kind != 'words':
-    return Context(embedding=code)
+    return ReadContext(embedding=code)
   mask = jnp.ones(code.shape[:2], bool)
   if cond.get('drop') is not None:
     mask &= ~cond['drop'][:, None] | (jnp.arange(code.shape[1]) == 0)[None]
   pooled = mean_of_words(code, mask)
   pooled = dense(pooled, features, 'context_pooled', **style)
-  return Context(pooled, (code, mask))
+  return ReadContext(pooled, (code, mask))

@@ -19,7 +19,7 @@ from diffusion_jax.declared import Use
 from diffusion_jax.ranges import Positive, Rule, check_value
 
 Array = jax.Array
-Block = TypeVar('Block', bound=type[nn.Module])
+AnyBlock = TypeVar('AnyBlock', bound=type[nn.Module])
 
 Multipliers = Annotated[Sequence[Positive], Rule('one or more numbers', bool)]
 
@@ -166,7 +166,7 @@ def _products(primitive, *args, **params):
 POLICIES: dict[RematPolicy, Callable[..., bool] | None] = {'nothing': None, 'products': _products}
 
 
-def maybe_remat(block: Block, network: Any, **options: Any) -> Block:
+def maybe_remat(block: AnyBlock, network: Any, **options: Any) -> AnyBlock:
   """Returns the block, which the backward pass recomputes with network.remat.
 
   Only its inputs are stored. With network.remat_policy 'products' the results

@@ -7,7 +7,7 @@ import jax
 from jax.lax import with_sharding_constraint
 from jax.sharding import AxisType, PartitionSpec
 
-Tree = TypeVar('Tree')  # a tree of arrays
+ArrayTree = TypeVar('ArrayTree')  # a tree of arrays
 
 
 # The names of NVIDIA's GPUs from Ampere on, which have bfloat16 and for which
@@ -38,7 +38,7 @@ def has_cudnn_attention() -> bool:
   return on_gpu() and bool(_SINCE_AMPERE.match(device.device_kind))
 
 
-def whole_weights(weights: Tree) -> Tree:
+def whole_weights(weights: ArrayTree) -> ArrayTree:
   """Returns the arrays of a tree as copies on every device of the mesh in use.
 
   Without a mesh (`jax.sharding.use_abstract_mesh`), or with one that has no Auto

@@ -27,7 +27,7 @@ MLP = Literal['gelu', 'swiglu']
 
 
 # The values of x, and of the tokens of a text.
-Values = tuple[Array, Array | None]
+LayerValues = tuple[Array, Array | None]
 
 
 class Block(Checked):
@@ -77,8 +77,8 @@ class Block(Checked):
     angles: Array | None,
     words: Array | None,
     text_mask: Array | None,
-    first_values: Values | None = None,
-  ) -> tuple[tuple[Array, Array | None], Values | None]:
+    first_values: LayerValues | None = None,
+  ) -> tuple[tuple[Array, Array | None], LayerValues | None]:
     x, text = carry
     first, first_of_text = first_values or (None, None)
     c = nn.silu(c)

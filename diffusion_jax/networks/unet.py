@@ -10,7 +10,14 @@ from flax import linen as nn
 from diffusion_jax.aliases import Fused
 from diffusion_jax.declared import Free, declares
 from diffusion_jax.networks.attention import Attention, CrossAttention, attend
-from diffusion_jax.networks.blocks import Part, ResnetBlock, decode, encode, make_block, output_conv
+from diffusion_jax.networks.blocks import (
+  MakePart,
+  ResnetBlock,
+  decode,
+  encode,
+  make_block,
+  output_conv,
+)
 from diffusion_jax.networks.context import TextFeatures, mean_of_words, read_context
 from diffusion_jax.networks.embeddings import (
   noise_and_label,
@@ -162,7 +169,7 @@ class UNet(Checked):
 
 def down_and_middle(
   network: Any, x: Array, embedding: Array, attend: Callable[[Array, str], Array], train: bool
-) -> tuple[Array, list[Array], Callable, Part]:
+) -> tuple[Array, list[Array], Callable, MakePart]:
   """Applies the encoder and the middle of a `UNet` or a `NoisyClassifier`.
 
   attend: (h, name) -> h, the attention after a block. Returns the output, the

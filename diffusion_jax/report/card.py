@@ -32,7 +32,7 @@ _SECTIONS = (
 )
 
 
-class Score(NamedTuple):
+class CardScore(NamedTuple):
   """A number of an evaluation, with its standard error if it is known."""
 
   metric: str
@@ -68,10 +68,12 @@ class About(NamedTuple):
   parameters: int
   step: int
   caption: str
-  scores: Sequence[Score]
+  scores: Sequence[CardScore]
 
 
-def scores_of(workdir: Path, weights: int, noun: str, unsaid: record.Unsaid) -> Iterator[Score]:
+def scores_of(
+  workdir: Path, weights: int, noun: str, unsaid: record.LeftOut
+) -> Iterator[CardScore]:
   """Yields the scores of a run's evaluations of the weights of a checksum.
 
   noun: what its examples are called; unsaid: see `record.Record`.
@@ -102,7 +104,7 @@ def _scores(about, content, noun, unsaid):
   for metric, score in scores.items():
     value, error, note = map(score.get, ('value', 'error', 'note'))
     if isinstance(value, (int, float)) and math.isfinite(value):
-      yield Score(metric, value, error, f'{about}; {note}' if note else about)
+      yield CardScore(metric, value, error, f'{about}; {note}' if note else about)
 
 
 def card(about: About) -> str:

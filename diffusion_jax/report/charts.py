@@ -40,7 +40,7 @@ class Line(NamedTuple):
   legend: str = ''
 
 
-class Entry(NamedTuple):
+class LegendEntry(NamedTuple):
   """An entry of a legend; dashes: their lengths and gaps as SVG writes them, '' if solid."""
 
   words: str
@@ -53,7 +53,7 @@ class Chart(NamedTuple):
 
   title: str
   svg: str
-  legend: list[Entry]
+  legend: list[LegendEntry]
   rows: list[list[str]]
 
 
@@ -92,7 +92,7 @@ def _legend(lines):
     same = entries.get(words, line).colour == line.colour
     # The dashes of a line of width 2.
     dashes = ' '.join(str(2 * n) for n in DASHES[line.dash] or ())
-    entries[words] = Entry(words, line.colour if same else 'currentColor', dashes)
+    entries[words] = LegendEntry(words, line.colour if same else 'currentColor', dashes)
   return [*entries.values()]
 
 

@@ -40,7 +40,7 @@ class Floor(NamedTuple):
 
 
 # {section: its fields} of `sampling` and `evaluation` that words about results leave out.
-Unsaid = Mapping[str, Collection[str]]
+LeftOut = Mapping[str, Collection[str]]
 
 
 class Record(NamedTuple):
@@ -64,7 +64,7 @@ class Record(NamedTuple):
   traces: Sequence[Path] = ()
   floors: Mapping[str, Mapping[str, Floor]] = {}
   sampled: int | None = None
-  unsaid: Unsaid = MappingProxyType({})
+  unsaid: LeftOut = MappingProxyType({})
 
   @property
   def last(self) -> int:
@@ -109,7 +109,7 @@ def read(
   folder: Folder,
   fields: Json,
   sampled: int | None = None,
-  unsaid: Unsaid = MappingProxyType({}),
+  unsaid: LeftOut = MappingProxyType({}),
 ) -> Record:
   """Reads a run folder; fields: its config by dotted names; sampled, unsaid: see `Record`."""
   return Record(

@@ -9,7 +9,7 @@ from diffusion_jax.aliases import Json
 from diffusion_jax.planning import rates
 from diffusion_jax.report import charts, record, sampling_words
 from diffusion_jax.report.charts import Chart, Line
-from diffusion_jax.report.record import Record, Unsaid
+from diffusion_jax.report.record import LeftOut, Record
 from diffusion_jax.runtime.files import with_error
 
 _SPEEDS = 'images_per_second', 'tflops', 'mfu'
@@ -62,7 +62,7 @@ def named(run: Record) -> list[tuple[str, Json]]:
   return found
 
 
-def told_apart(results: Sequence[tuple[str, Json]], unsaid: Unsaid) -> list[tuple[str, Json]]:
+def told_apart(results: Sequence[tuple[str, Json]], unsaid: LeftOut) -> list[tuple[str, Json]]:
   """Returns results whose `options`, in words, are those that differ among equal names.
 
   Names are without their hashes where options, examples and draws tell all apart. unsaid:
@@ -225,7 +225,7 @@ def _score(content):
   return with_error(content.get('value'), content.get('error'))
 
 
-def about(c: Json, unsaid: Unsaid, *notes: str) -> str:
+def about(c: Json, unsaid: LeftOut, *notes: str) -> str:
   """Returns how images were sampled, by a section `sampling`, and notes; unsaid: see `Record`."""
   words = {
     ', '.join(sampling_words.in_words(c, unsaid.get('sampling', ()))): True,

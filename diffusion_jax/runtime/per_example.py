@@ -24,7 +24,7 @@ from diffusion_jax.runtime.compiling import Effort, Program, program
 from diffusion_jax.runtime.files import make_folder, read_summed, write_npz, write_summed
 from diffusion_jax.runtime.sharding import batch_sharding
 
-Part = TypeVar('Part')
+Item = TypeVar('Item')
 Result = TypeVar('Result')
 Arrays = dict[str, np.ndarray]
 
@@ -95,8 +95,8 @@ def per_example(
 
 
 def one_ahead(
-  start: Callable[[Part], Callable[[], Result]], parts: Iterable[Part]
-) -> Iterator[tuple[Part, Result]]:
+  start: Callable[[Item], Callable[[], Result]], parts: Iterable[Item]
+) -> Iterator[tuple[Item, Result]]:
   """Yields (part, start(part)()) for each part.
 
   The next part starts before the current one is fetched, so that the devices do
@@ -149,7 +149,7 @@ def write_parts(
   return paths
 
 
-def opened(folder: Path) -> reads.Record:
+def opened(folder: Path) -> reads.Opened:
   """Returns what the user's parts have read until now, also for the files that are in a folder."""
   return reads.joined(_noted(folder), reads.record())
 

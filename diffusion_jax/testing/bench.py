@@ -20,7 +20,7 @@ from diffusion_jax.core.levels import NoiseLevel
 from diffusion_jax.testing import oracles
 
 
-class Measurement(NamedTuple):
+class LinearMeasurement(NamedTuple):
   """A measurement y [M] = matrix [M, D] x_0 + std n, n ~ N(0, I)."""
 
   matrix: np.ndarray
@@ -46,7 +46,7 @@ class Problem:
   shape: tuple[int, ...]
   sigma_min: float = 0.002
   sigma_max: float = 80.0
-  measurement: Measurement | None = None
+  measurement: LinearMeasurement | None = None
   posterior: Self | None = None
   calls: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
@@ -143,7 +143,7 @@ class Problem:
       weights, means, covs = oracles.moments(self._oracle.posterior(matrix, y, std))
     problem = dataclasses.replace(self, name=f'{self.name} given y')
     exact = dataclasses.replace(problem, weights=weights, means=means, covs=covs)
-    measurement = Measurement(np.asarray(matrix), np.asarray(y), std)
+    measurement = LinearMeasurement(np.asarray(matrix), np.asarray(y), std)
     return dataclasses.replace(problem, measurement=measurement, posterior=exact)
 
   @functools.cached_property

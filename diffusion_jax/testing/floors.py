@@ -48,8 +48,8 @@ from diffusion_jax.data.spec import Facts
 from diffusion_jax.ranges import check_value
 
 Array = jax.Array
-Line = Literal['nothing_learnt', 'linear', 'memorised']
-LINES: tuple[Line, ...] = get_args(Line)
+ExactLine = Literal['nothing_learnt', 'linear', 'memorised']
+LINES: tuple[ExactLine, ...] = get_args(ExactLine)
 MOST_NUMBERS = 4096  # the most numbers of an example whose covariance is computed
 MOST_EXAMPLES = 20_000  # the most examples that 'memorised' knows
 MOST_VALUES = 64_000_000  # the most numbers of all these examples together, 256 MB
@@ -99,15 +99,15 @@ class Fit(NamedTuple):
   count: int
   line: int | Array = LINES.index('linear')
 
-  def of(self, line: Line) -> Self:
+  def of(self, line: ExactLine) -> Self:
     """Returns the parameters of a denoiser; ValueError for one that there is not."""
-    check_value('line', line, Line)
+    check_value('line', line, ExactLine)
     if line not in self.lines:
       raise ValueError(f'{line} has {no_floor(["context"])}')
     return self._replace(line=LINES.index(line))
 
   @property
-  def lines(self) -> tuple[Line, ...]:
+  def lines(self) -> tuple[ExactLine, ...]:
     """The denoisers: given a context nothing is memorised."""
     return LINES[:2] if self.slope.shape[1] else LINES
 
@@ -129,7 +129,7 @@ class Fit(NamedTuple):
     return {'x': self.examples[index].reshape(len(index), *shape)} | batch
 
 
-def lines_of(reads: Collection[str], facts: Facts) -> tuple[Line, ...]:
+def lines_of(reads: Collection[str], facts: Facts) -> tuple[ExactLine, ...]:
   """Returns the denoisers of data that read what a network reads, names of READ."""
   if not {*reads} <= {'label', 'context'}:
     return ()
@@ -167,7 +167,7 @@ def _sizes(facts, reads):
   return math.prod(facts.x.shape), facts.num_classes * ('label' in reads), numbers
 
 
-def infinite_lines(weight: Weight, schedule: Schedule, kind: Kind) -> tuple[Line, ...]:
+def infinite_lines(weight: Weight, schedule: Schedule, kind: Kind) -> tuple[ExactLine, ...]:
   """Returns the denoisers whose mean loss on held-out examples is infinite.
 
   t has a density that does not vanish at 0, as `uniform_times` have. As sigma -> 0,

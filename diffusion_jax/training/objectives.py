@@ -38,7 +38,7 @@ from diffusion_jax.training.couplings import Coupling, check_straight, paired
 from diffusion_jax.training.loss_aware import init_loss_history, loss_aware_times, record
 
 Array = jax.Array
-Uncertainty = Callable[[Params, NoiseLevel], Array]
+LogVarianceOf = Callable[[Params, NoiseLevel], Array]
 
 
 class Mean(NamedTuple):
@@ -243,7 +243,7 @@ def denoising(
   *,
   times: TimeSampler,
   weight: Weight = snr_weight,
-  uncertainty: Uncertainty | None = None,
+  uncertainty: LogVarianceOf | None = None,
   coupling: Coupling | None = None,
 ) -> Objective:
   """Makes the denoising objective (DDPM Alg. 1, in any parametrisation).

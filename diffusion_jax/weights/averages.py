@@ -127,7 +127,7 @@ def read_record(out: str | Path) -> Json:
     return {}
 
 
-class Average(NamedTuple):
+class MadeAverage(NamedTuple):
   """Holds averaged parameters and the sum of snapshots that they are.
 
   residual: of the profile, see `power_ema.Solution`; snapshots: how many are in
@@ -152,7 +152,7 @@ class Average(NamedTuple):
     )
 
 
-def make(workdir: Path, sigma_rel: float, step: int | None, target: Params) -> Average:
+def make(workdir: Path, sigma_rel: float, step: int | None, target: Params) -> MadeAverage:
   """Returns the average of a width at a step with a snapshot; None: the latest.
 
   target: the abstract parameters. Raises FileNotFoundError for a step without a
@@ -188,7 +188,7 @@ def _make(workdir, sigma_rel, step, target):
   params = load.merged(workdir, files.unflatten(flat))
   check_fits(params, target, f'snapshot {step} in {workdir} is of another network')
   params = jax.device_put(params, jax.local_devices()[0])
-  return Average(params, sigma_rel, step, images[-1], len(used), solved.residual)
+  return MadeAverage(params, sigma_rel, step, images[-1], len(used), solved.residual)
 
 
 def _steps_until(workdir, step):

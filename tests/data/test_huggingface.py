@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from diffusion_jax.data import files, huggingface as huggingface_module, pipeline
-from diffusion_jax.data.huggingface import Rows, huggingface
+from diffusion_jax.data.huggingface import HubRows, huggingface
 from diffusion_jax.data.sources import ArraySource, Binarized
 from diffusion_jax.data.splits import NoTestSplit
 from tests.data import encoded
@@ -231,10 +231,10 @@ def test_only_images_below_the_set_are_opened(tmp_path):
   os.mkfifo(paths[-1])
   cells = [{'bytes': None, 'path': str(path)} for path in paths]
   dataset = datasets.Dataset.from_dict({'image': cells})
-  first, *others = Rows('x', dataset, tmp_path / 'set').get(['image'], np.arange(4))['image']
+  first, *others = HubRows('x', dataset, tmp_path / 'set').get(['image'], np.arange(4))['image']
   assert first == inside.read_bytes()
   assert others == cells[1:]  # no bytes, which are refused
-  assert Rows('x', dataset).get(['image'], np.arange(4)) == {'image': cells}
+  assert HubRows('x', dataset).get(['image'], np.arange(4)) == {'image': cells}
 
 
 def test_a_set_of_the_hub_reads_its_own_part_of_the_cache(tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ from diffusion_jax.metrics import references
 from diffusion_jax.runtime import start_up
 from diffusion_jax.runtime.files import read_json, write_summed
 from diffusion_jax.runtime.run_folder import RunFolder
-from diffusion_jax.weights.averages import Average
+from diffusion_jax.weights.averages import MadeAverage
 from tests.app.conftest import of_run, smoke, trial, untrained
 from tests.app.fields import within
 
@@ -218,7 +218,7 @@ def stored_latents(world, patch):
 
 
 def averaged(world, patch):
-  made = Average({'network': world.weights}, 0.1, 4, 32, 1, 0.0)
+  made = MadeAverage({'network': world.weights}, 0.1, 4, 32, 1, 0.0)
   return average.settings_of(world.opened(world.run).model, made)
 
 

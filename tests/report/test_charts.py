@@ -126,9 +126,9 @@ def test_lines_share_an_entry_of_the_legend(monkeypatch):
   both = charts.draw('title', [loss, test, *floors])
   one = charts.draw('title', [loss, *floors[:1]])
   assert both.legend == [
-    charts.Entry('a', charts.COLOURS[0], ''),
-    charts.Entry('b', charts.COLOURS[1], ''),
-    charts.Entry('exact', 'currentColor', '2 4 10 4'),
+    charts.LegendEntry('a', charts.COLOURS[0], ''),
+    charts.LegendEntry('b', charts.COLOURS[1], ''),
+    charts.LegendEntry('exact', 'currentColor', '2 4 10 4'),
   ]
   assert one.legend[1].colour == charts.COLOURS[0]
   assert both.svg.count('<circle') == 4 and both.svg.count('stroke-dasharray') == 2

@@ -13,7 +13,7 @@ from diffusion_jax.declared import Use, use_in, without_use
 from diffusion_jax.ranges import PLAIN
 
 Constructor = Callable[..., Any]
-Table = Mapping[str, Constructor]
+Constructors = Mapping[str, Constructor]
 EMPTY = inspect.Parameter.empty
 
 
@@ -70,19 +70,19 @@ class Schema(NamedTuple):
   """
 
   kind: str
-  tables: Mapping[str, Table]
+  tables: Mapping[str, Constructors]
   choices: tuple[str, ...]
   optional: Collection[str]
   parts: Mapping[str, Constructor]
   facts: Mapping[str, Collection[str]]
-  metrics: Table
-  common: Table = MappingProxyType({})
+  metrics: Constructors
+  common: Constructors = MappingProxyType({})
   rules: tuple[Any, ...] = ()
   aliases: Mapping[str, tuple[str, str, str]] = MappingProxyType({})
   contracts: Mapping[str, Contract] = MappingProxyType({})
   own: str = ''
 
-  def table(self, path: str) -> Table:
+  def table(self, path: str) -> Constructors:
     """Returns the constructors of a choice; {} if the path is not a choice."""
     return self.tables.get('.'.join(path.split('.')[-2:]), {})
 
@@ -143,7 +143,7 @@ def annotation_of(parameter: inspect.Parameter) -> Any:
   return kind if kind in PLAIN else object
 
 
-def name_of(table: Table, default: object) -> str:
+def name_of(table: Constructors, default: object) -> str:
   """Returns the name of a default in a table, or else the first name; '' of an empty table."""
 
   def called(function):

@@ -32,9 +32,9 @@ from diffusion_jax.app.config.schema import (
   ANY,
   EMPTY,
   Constructor,
+  Constructors,
   Contract,
   Schema,
-  Table,
   annotation_of,
   default_of,
   name_of,
@@ -315,7 +315,7 @@ def paths_near(path: str, paths: Iterable[str], cutoff: float = CUTOFF) -> list[
 
 
 def find(
-  table: Table,
+  table: Constructors,
   path: str,
   name: object,
   facts: Collection[str] = (),

@@ -12,7 +12,7 @@ import numpy as np
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import from_config
 from diffusion_jax.app.edit.methods import Batch
-from diffusion_jax.app.edit.pictures import Edit, Encode, Made, Pictures, Shown
+from diffusion_jax.app.edit.pictures import Edit, EncodeImages, Made, Pictures, Shown
 from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import other_runs
 from diffusion_jax.app.kinds.model import Guides, Model
@@ -137,7 +137,7 @@ def drawing(run: Run, inputs: EditInputs) -> Callable[[np.ndarray], Callable]:
   return start
 
 
-def encoder(model: Model, params: Params) -> Encode:
+def encoder(model: Model, params: Params) -> EncodeImages:
   """Returns the function of a picture or mask -> what the model diffuses.
 
   Pictures uint8 [H, W, C] become x in [-1, 1], or means of z [h, w, c]. Masks
@@ -156,7 +156,7 @@ def encoder(model: Model, params: Params) -> Encode:
 
 def choose_cond(model: Model, edit: Edit, n: int) -> dict[str, np.ndarray]:
   """Returns the cond of n results: edit.label, sampling.prompt and .context."""
-  c, context, cond = model.conditioning, conditions.Context(model), {}
+  c, context, cond = model.conditioning, conditions.Contexts(model), {}
   if edit.label is not None:
     labels = conditions.Labels(model)
     cond = labels.encode(labels.rows(str(edit.label), 'config.edit.label'), np.arange(n))

@@ -25,7 +25,7 @@ from diffusion_jax.runtime.per_example import rows
 from diffusion_jax.training import conditions
 
 Pictures = dict[str, np.ndarray]  # {field: picture}, for image, image2 and mask
-Encode = Callable[[np.ndarray], np.ndarray]  # images of files -> what the model diffuses
+EncodeImages = Callable[[np.ndarray], np.ndarray]  # images of files -> what the model diffuses
 _of_pictures = declares(
   data='pictures',
   instead='take edit=restore with operator mask, matrix or yours',
@@ -94,7 +94,7 @@ class Edit(abc.ABC):
     """Returns the number of results; ValueError without pictures."""
     return self.num_samples
 
-  def inputs(self, encode: Encode, pictures: Pictures) -> dict[str, np.ndarray]:
+  def inputs(self, encode: EncodeImages, pictures: Pictures) -> dict[str, np.ndarray]:
     """Returns pictures in the form that is diffused, for each result."""
     n, each = self.num_samples, {f: encode(x) for f, x in pictures.items()}
     return {f: np.broadcast_to(x, (n, *x.shape)) for f, x in each.items()}

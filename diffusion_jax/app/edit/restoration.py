@@ -14,7 +14,7 @@ import numpy as np
 from diffusion_jax.app.edit.methods import Batch, Edited, Known, Method
 from diffusion_jax.app.edit.pictures import (
   Edit,
-  Encode,
+  EncodeImages,
   Made,
   Pictures,
   Shown,
@@ -169,7 +169,7 @@ class Restore(Edit):
   def count(self) -> int:
     return self.num_samples * len(self.paths)
 
-  def inputs(self, encode: Encode, pictures: Pictures) -> dict[str, np.ndarray]:
+  def inputs(self, encode: EncodeImages, pictures: Pictures) -> dict[str, np.ndarray]:
     return {'y': pictures['y'].repeat(self.num_samples, axis=0)}
 
   def results(self, model: Edited, batch: Batch) -> dict[str, jax.Array]:

@@ -48,7 +48,7 @@ class Found(NamedTuple):
   scores: list[Score]
 
 
-Known = dict[str, Found]  # by the hash of the settings
+KnownScores = dict[str, Found]  # by the hash of the settings
 
 
 class Examples(NamedTuple):
@@ -191,7 +191,7 @@ def score(
   references: References,
   classes: Classes | None,
   examples: Examples | None,
-  known: Known,
+  known: KnownScores,
 ) -> dict[str, Found]:
   """Returns the scores of a point by the names of metrics, and writes their files."""
   run, found = Run(point.model), {}
@@ -211,7 +211,7 @@ def score(
 
 
 def looked_up(
-  cell: Cell, settings: Json, known: Known, compute: Callable[[Place], list[Score]]
+  cell: Cell, settings: Json, known: KnownScores, compute: Callable[[Place], list[Score]]
 ) -> Found:
   """Returns the scores of these settings, which `compute` makes unless they are known."""
   code = provenance.code_of(settings)
@@ -247,7 +247,7 @@ def draw(run: Run, config: Node, **conditions: Any) -> Path:
 
 
 def score_samples(
-  run: Run, scored: list[Cell], references: References, compared: Compared, known: Known
+  run: Run, scored: list[Cell], references: References, compared: Compared, known: KnownScores
 ) -> dict[str, Found]:
   """Draws the images of a point, and writes the scores of each metric.
 
@@ -317,7 +317,7 @@ def examples_in_words(protocol: Json, noun: str) -> str:
   return f'{noun} of {split}' if is_file else f'{split} {noun} of {protocol["data"]["name"]}'
 
 
-def score_pairs(run: Run, calibrated: list[Cell], known: Known) -> dict[str, Found]:
+def score_pairs(run: Run, calibrated: list[Cell], known: KnownScores) -> dict[str, Found]:
   """Draws for held-out pairs, and writes the scores and figures of each metric."""
   model, c = run.model, run.model.config.evaluation
   source = datasets.source_of(model.config, c.split)
@@ -401,7 +401,7 @@ def log_density(run: Run, draws: np.ndarray, reference: Arrays) -> np.ndarray:
 
 
 def score_examples(
-  run: Run, cell: Cell, metric: ModelMetric, examples: Examples, known: Known
+  run: Run, cell: Cell, metric: ModelMetric, examples: Examples, known: KnownScores
 ) -> Found:
   """Measures the model on real examples; writes the scores of one metric."""
   model, name, split = run.model, cell.name, run.model.config.evaluation.split

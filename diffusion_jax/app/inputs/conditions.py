@@ -44,7 +44,7 @@ class Conditions(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Kind(abc.ABC):
+class ModelCondition(abc.ABC):
   """A kind of condition, as a model has it; names: of its stored arrays."""
 
   model: Model
@@ -64,7 +64,7 @@ class Kind(abc.ABC):
     """Returns the shapes of cond; {} if the model has no such condition."""
 
 
-class Labels(Kind):
+class Labels(ModelCondition):
   """Classes: the labels of config.sampling, or all classes, in turn."""
 
   name, names = 'label', ('labels',)
@@ -109,7 +109,7 @@ class Labels(Kind):
     return {'label': shape} if takes_labels(self.model) else {}
 
 
-class Texts(Kind):
+class Texts(ModelCondition):
   """Texts: the prompts in turn, or texts of `datasets.unseen`."""
 
   names = ('texts',)
@@ -147,7 +147,7 @@ class Texts(Kind):
     return datasets.text_length(self.model.config)
 
 
-class Images(Kind):
+class Images(ModelCondition):
   """What is seen of test images, which the samples continue."""
 
   name, names = 'image', ('conditions', 'originals')
@@ -185,7 +185,7 @@ class Images(Kind):
     return {'image': jax.eval_shape(self.model.conditioning.image, keys, x0)}
 
 
-class Context(Kind):
+class Contexts(ModelCondition):
   """Arrays in the user's units: a context, a start, or what is known of x."""
 
   names = ('context',)
@@ -252,7 +252,7 @@ class Context(Kind):
 
 
 # {name in `given`: the kind of condition}
-KINDS = {'label': Labels, 'text': Texts, 'image': Images, 'context': Context}
+KINDS = {'label': Labels, 'text': Texts, 'image': Images, 'context': Contexts}
 
 
 def stored_names(model: Model) -> set[str]:
@@ -290,7 +290,7 @@ def choose(
   samples that are compared with examples, which all rows share; None: of others, which
   have the classes in turn and the first held-out conditions.
   """
-  context, each = Context(model), model.config.sampling.num_samples
+  context, each = Contexts(model), model.config.sampling.num_samples
   first = (model.config.sampling.context_row or 0) if rows is None else 0
   rows = context.read() if rows is None else context.rows(rows, 'the context')
   count = n or each * (1 if rows is None or compared else len(rows))
@@ -346,7 +346,7 @@ def held_out_labels(model: Model) -> Callable[[int], np.ndarray] | None:
 
   None if compared samples have neither of examples. Data are read where labels are asked for.
   """
-  c, context = model.config.sampling, Context(model)
+  c, context = model.config.sampling, Contexts(model)
   is_given = c.context or c.context_row is not None
   of_context = context.name == 'context' and context.values is not None and not is_given
   of_text = datasets.text_length(model.config) and c.prompt is None
@@ -431,7 +431,7 @@ FAR = 6.0  # standard deviations
 
 def warn_if_far(model: Model, inputs: Conditions) -> None:
   """Prints which row of a context is far from the training data, if one is."""
-  values, context = Context(model).values, inputs.stored.get('context')
+  values, context = Contexts(model).values, inputs.stored.get('context')
   if context is None or values is None or model.ends[0]:
     return
   z = np.abs(np.nan_to_num(values.encode(context))).reshape(len(context), -1)

@@ -266,7 +266,7 @@ class ConfiguredNetwork:
     return tuple(name for name, is_read in conditions.items() if is_read)
 
   @functools.cached_property
-  def infinite_floors(self) -> tuple[floors.Line, ...]:
+  def infinite_floors(self) -> tuple[floors.ExactLine, ...]:
     """The exact denoisers without a finite loss on held-out examples, `floors.infinite_lines`."""
     objective, process = self.config.objective, self.process
     weight, times = objective.get('weight'), objective.get('times')

@@ -32,7 +32,7 @@ from diffusion_jax.weights import checksums, load
 
 _TEACHER = 'training.teacher'
 # (frozen, cond) -> Denoiser at the student's levels.
-Teacher = Callable[[Params, dict], dj.Denoiser]
+TeacherDenoiser = Callable[[Params, dict], dj.Denoiser]
 
 
 def open_run(path: str, run: str, needed: str, facts: Facts) -> ConfiguredNetwork:
@@ -168,14 +168,14 @@ def at_levels_of(guide: OtherRun, noisy: ConfiguredNetwork, function: Callable) 
 
 def teacher_of(
   student: ConfiguredNetwork, workdir: RunFolder
-) -> tuple[Callable[[], Teacher], Frozen]:
+) -> tuple[Callable[[], TeacherDenoiser], Frozen]:
   """Returns (() -> the teacher of a run, its frozen parameters).
 
   The run of the teacher is opened when one of the functions needs it.
   """
   run, network = student.config.training.teacher, functools.cache(open_teacher)
 
-  def teacher() -> Teacher:
+  def teacher() -> TeacherDenoiser:
     noisy = network(student)
 
     def denoiser(frozen, cond):

@@ -21,7 +21,7 @@ from diffusion_jax.data.spec import Facts
 from diffusion_jax.declared import DataNeed
 from diffusion_jax.runtime.run_folder import RunFolder
 
-Found = Callable[[Node, Any], Any]  # facts may be None
+FindCase = Callable[[Node, Any], Any]  # facts may be None
 
 
 class Row(NamedTuple):
@@ -34,7 +34,7 @@ class Row(NamedTuple):
   that the rule is about; where the config has none, the rule says nothing.
   """
 
-  when: Found
+  when: FindCase
   sentence: str
   modes: tuple[str, ...] = ()
   fields: tuple[str, ...] = ()

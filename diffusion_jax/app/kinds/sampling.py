@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
-from diffusion_jax.app.config.schema import Table
+from diffusion_jax.app.config.schema import Constructors
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.core.levels import Schedule
@@ -98,7 +98,7 @@ class Respaced(NamedTuple):
     return dj.step_levels(schedule, dj.respaced_steps(total, self.steps))
 
 
-def grids(default: int) -> Table:
+def grids(default: int) -> Constructors:
   """Returns the choices of a grid; default: of its number of levels."""
 
   def steps(number: Levels = default, spacing: Spacing = 'uniform') -> Steps:
@@ -113,7 +113,7 @@ def grids(default: int) -> Table:
   return {'steps': steps, 'respaced': Respaced}
 
 
-def uniform_grids(default: int) -> Table:
+def uniform_grids(default: int) -> Constructors:
   """Returns the choices of a grid of levels that are evenly spaced in time."""
 
   def steps(number: Levels = default) -> Steps:
@@ -217,7 +217,7 @@ class DenoiserSampling(Sampling):
       raise ValueError('classifier.after_clip needs a bound, such as bound=clip')
 
 
-TABLES: dict[str, Table] = {
+TABLES: dict[str, Constructors] = {
   'sampling.weights': {'average': OfAverage, 'raw': Raw, 'width': OfWidth},
   'sampling.grid': grids(1000),
   'sampling.bound': {'auto': auto, 'clip': clip, 'quantile': quantile},

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from diffusion_jax.app.config.schema import Table
+from diffusion_jax.app.config.schema import Constructors
 from diffusion_jax.app.config.tree import Node
 from diffusion_jax.declared import Free, Use, declares
 from diffusion_jax.paths import RunPath
@@ -128,7 +128,7 @@ class Training:
   resume: Free[Literal['auto', 'force']] = 'auto'  # force: continue although the config differs
 
 
-TABLES: dict[str, Table] = {
+TABLES: dict[str, Constructors] = {
   'training.start': {'weights': Weights, 'adapters': Adapters},
   'training.average': {
     x.__name__: x for x in (averaging.decay, averaging.half_life, averaging.powers)

@@ -50,7 +50,7 @@ def main(run: Run) -> None:
   print(f'wrote {out}: --workdir={out} reads it in every mode')
 
 
-def settings_of(model: Model, average: averages.Average) -> Json:
+def settings_of(model: Model, average: averages.MadeAverage) -> Json:
   """Returns all that the folder of an average is made of."""
   content = {
     'config_hash': roles.config_hash(model.run),
@@ -61,7 +61,7 @@ def settings_of(model: Model, average: averages.Average) -> Json:
 
 
 def write(
-  run: RunFolder, out: Path, average: averages.Average, keeps: tuple[str, ...], made_of: Json
+  run: RunFolder, out: Path, average: averages.MadeAverage, keeps: tuple[str, ...], made_of: Json
 ) -> None:
   """Writes the run folder `out`; config.json, which completes it, is last.
 

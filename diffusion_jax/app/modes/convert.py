@@ -271,7 +271,7 @@ def in_units(model: Model, compute: Callable) -> Callable:
 
   compute: of standardised ones. Levels stay in [-1, 1].
   """
-  context, values = conditions.Context(model), model.facts.x
+  context, values = conditions.Contexts(model), model.facts.x
 
   def in_their_units(params, index, cond):
     seen, known = cond, cond.get('known', np.nan)

@@ -22,7 +22,7 @@ from diffusion_jax.demos.shapes import COLOURS, SHAPES, parse, shapes
 FOLDER = Path(__file__).parent / 'weights'
 
 
-class Perceptron(NamedTuple):
+class JudgePerceptron(NamedTuple):
   """Holds the two layers of a classifier of flattened images [N, D].
 
   kernel: [D, 64]; bias: [64]; last: [64, K]; shift: [K]. Pixels of digits are
@@ -44,25 +44,25 @@ class Perceptron(NamedTuple):
 
 
 @functools.cache
-def load(name: str) -> tuple[Perceptron, str]:
+def load(name: str) -> tuple[JudgePerceptron, str]:
   """Returns a stored perceptron and the SHA-256 of its file.
 
   name: a key of FITTED.
   """
   content = _path(name).read_bytes()
   arrays = safetensors.numpy.load(content)
-  network = Perceptron(**{k: x.astype(np.float64) for k, x in arrays.items()})
+  network = JudgePerceptron(**{k: x.astype(np.float64) for k, x in arrays.items()})
   return network, hashlib.sha256(content).hexdigest()
 
 
-def save(name: str, network: Perceptron) -> None:
+def save(name: str, network: JudgePerceptron) -> None:
   """Writes a perceptron in float32 to the file that `load` reads."""
   arrays = {k: x.astype(np.float32) for k, x in network._asdict().items()}
   FOLDER.mkdir(exist_ok=True)
   safetensors.numpy.save_file(arrays, _path(name))
 
 
-def fit_digits(two_levels: bool = False) -> Perceptron:
+def fit_digits(two_levels: bool = False) -> JudgePerceptron:
   """Fits the class of the 8x8 digits of the train split.
 
   two_levels: with pixels of 0 and 1 instead of 17 grey levels.
@@ -74,7 +74,7 @@ def fit_digits(two_levels: bool = False) -> Perceptron:
   return _fit(train.x / 16.0, train.label, 500)
 
 
-def fit_shapes(side: int = 16) -> Perceptron:
+def fit_shapes(side: int = 16) -> JudgePerceptron:
   """Fits which of the 24 coloured shapes are in a picture [side, side, 3].
 
   The 4,000 pictures have one or two objects; half of them come from the test
@@ -103,7 +103,7 @@ def _fit(images, targets, max_iter):
   with warnings.catch_warnings(action='ignore'):  # not converged
     network.fit(images.reshape(len(images), -1), targets)
   (kernel, last), (bias, shift) = network.coefs_, network.intercepts_
-  return Perceptron(kernel, bias, last, shift)
+  return JudgePerceptron(kernel, bias, last, shift)
 
 
 def _objects(text):

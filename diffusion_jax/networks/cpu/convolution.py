@@ -26,7 +26,7 @@ Padding = winograd.Padding
 # products of patches, but for the gradient of an input that is larger than the output.
 
 
-class Options(NamedTuple):
+class ConvOptions(NamedTuple):
   """The static options of a convolution.
 
   The precision is one of them, because a derivative may be lowered long after
@@ -74,7 +74,7 @@ def _input_gradient(g, kernel, *, shape, how, num_devices):
   )
   # Without the barriers XLA folds the transposes back into the slow layout.
   turned = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-  plain = Options(1, pads, how.precision)
+  plain = ConvOptions(1, pads, how.precision)
   if how.stride == 1:
     out = _conv(g, turned, shape[-3:], plain, num_devices)
   else:
@@ -96,7 +96,7 @@ def _kernel_gradient(x, g, *, shape, how, num_devices):
   channels_as_batch = lax.optimization_barrier(x.transpose(3, 1, 2, 0))
   g_as_kernel = lax.optimization_barrier(g.transpose(1, 2, 0, 3))
   out = _lax_conv(
-    channels_as_batch, g_as_kernel, Options(1, pads, how.precision), kernel_dilation=how.stride
+    channels_as_batch, g_as_kernel, ConvOptions(1, pads, how.precision), kernel_dilation=how.stride
   )
   return out.transpose(1, 2, 0, 3)
 
@@ -179,7 +179,7 @@ def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
   # `jax.config` makes its attributes at run time.
   precision = jax.config.values['jax_default_matmul_precision']
   pads = tuple((before, after) for before, after in padding)
-  return _convolve(x, kernel, Options(stride, pads, precision))
+  return _convolve(x, kernel, ConvOptions(stride, pads, precision))
 
 
 def _whole(x, kernel, how):
@@ -228,4 +228,4 @@ def convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> 
   if axes == 2:
     return conv2d(x, kernel, stride, (padding, padding))
   precision = jax.config.values['jax_default_matmul_precision']
-  return _convolve_any(x, kernel, Options(stride, (padding,) * axes, precision))
+  return _convolve_any(x, kernel, ConvOptions(stride, (padding,) * axes, precision))

@@ -321,7 +321,7 @@ def test_a_program_of_numbers_is_in_their_units(name, tmp_path, monkeypatch, cap
 
   config = of_run(run, **ONE_DEVICE | changes)
   model = make_model(config, RunFolder.at(run))
-  context = conditions.Context(model)
+  context = conditions.Contexts(model)
   rows = np.array([[-0.2, 0.4], [0.1, -0.3], [0.0, 0.2]], np.float32)
   if name == 'joint':
     rows = np.concatenate([np.full((3, 2), np.nan, np.float32), rows], axis=1)

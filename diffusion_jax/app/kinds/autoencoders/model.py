@@ -35,7 +35,7 @@ COLUMNS = 10  # images in a row of an interpolation, both ends included
 
 def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   """Makes a variational autoencoder."""
-  model = Autoencoder(config, facts)
+  model = ConfiguredAutoencoder(config, facts)
   return Model(
     config=config,
     run=run,
@@ -55,7 +55,7 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Autoencoder:
+class ConfiguredAutoencoder:
   """The network of a VAE, as a config describes it, and what it computes.
 
   Metrics measure it; see `vae_bits.LatentModel`. dropout: whether it has any with
@@ -185,7 +185,7 @@ class Autoencoder:
     return bound.hierarchical_elbo(keys, x0, encode, decode, likelihood, num_steps=self.num_latents)
 
 
-def objective_of(model: Autoencoder, test: bool = False) -> Objective:
+def objective_of(model: ConfiguredAutoencoder, test: bool = False) -> Objective:
   """Makes the loss; `test`: of a held-out loss, without dropout."""
   if test:
     model = dataclasses.replace(model, dropout=False)
@@ -195,7 +195,7 @@ def objective_of(model: Autoencoder, test: bool = False) -> Objective:
   return objective.make(facts | {'num_latents': model.num_latents})
 
 
-def has_more_layers(model: Autoencoder) -> Row:
+def has_more_layers(model: ConfiguredAutoencoder) -> Row:
   """Returns the rule that objective=vae trains one layer of latents."""
   return Row(
     lambda c, facts: (
@@ -208,7 +208,7 @@ def has_more_layers(model: Autoencoder) -> Row:
   )
 
 
-def shown(model: Autoencoder) -> dict[str, np.ndarray]:
+def shown(model: ConfiguredAutoencoder) -> dict[str, np.ndarray]:
   """Returns the test images that `write_more` shows."""
   source = datasets.unseen(model.config)
   with from_config('data'):
@@ -217,7 +217,7 @@ def shown(model: Autoencoder) -> dict[str, np.ndarray]:
 
 
 def write_more(
-  model: Autoencoder, params: Params, path: Path, samples: np.ndarray
+  model: ConfiguredAutoencoder, params: Params, path: Path, samples: np.ndarray
 ) -> dict[str, np.ndarray]:
   """Writes pictures of test images next to `path`; returns their arrays.
 

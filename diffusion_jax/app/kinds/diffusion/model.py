@@ -17,7 +17,7 @@ from diffusion_jax.app.kinds import other_runs
 from diffusion_jax.app.kinds.diffusion import ObjectiveFacts
 from diffusion_jax.app.kinds.model import IDENTITY, NOTHING, Guides, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork, refusals_of
-from diffusion_jax.app.kinds.other_runs import Teacher
+from diffusion_jax.app.kinds.other_runs import TeacherDenoiser
 from diffusion_jax.app.kinds.sampling import (
   DenoiserSampling,
   Plan,
@@ -132,7 +132,7 @@ def needs_teacher(config: Node) -> bool:
 
 def objective_of(
   noisy: ConfiguredNetwork,
-  teacher: Callable[[], Teacher | None],
+  teacher: Callable[[], TeacherDenoiser | None],
   test: bool = False,
   network: dj.Network | None = None,
 ) -> Objective:

@@ -44,7 +44,7 @@ class StateSampling(Sampling):
   schedule: ClassVar[Schedule | None] = None  # the training's
 
 
-class States(NamedTuple):
+class StateEmbedding(NamedTuple):
   """What a network of states reads and returns.
 
   features: width of the embedding of a state. output: logits, or the mean and
@@ -100,7 +100,7 @@ SCHEMA = diffusion.SCHEMA._replace(
   kind='a diffusion model of states',
   tables=_TABLES,
   choices=('schedule', 'transitions', 'network', 'noise_input', 'objective', *COMMON),
-  parts={**diffusion.SCHEMA.parts, 'sampling': StateSampling, 'states': States},
+  parts={**diffusion.SCHEMA.parts, 'sampling': StateSampling, 'states': StateEmbedding},
   facts={
     **diffusion.SCHEMA.facts,
     'network': tuple(diffusion.SCHEMA.facts['network'])[1:],  # the network embeds states itself

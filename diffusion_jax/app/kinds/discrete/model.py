@@ -10,7 +10,7 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds.diffusion import model as diffusion
-from diffusion_jax.app.kinds.discrete import StateFacts, States, StateSampling
+from diffusion_jax.app.kinds.discrete import StateEmbedding, StateFacts, StateSampling
 from diffusion_jax.app.kinds.model import Guides, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.rules import Row
@@ -32,7 +32,7 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   The states are the grey levels of images, or the bytes of texts.
   """
   noisy, sampling = ConfiguredNetwork.of(config, facts), config.sampling.make()
-  c: States = config.states.make()
+  c: StateEmbedding = config.states.make()
   schedule, levels = noisy.schedule(), facts.x.levels
   own = StateFacts(num_values=levels, schedule=schedule, num_steps=num_steps_of(schedule))
   process = config.transitions.make(own)

@@ -22,7 +22,7 @@ from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.inputs.stored_latents import check_record
 from diffusion_jax.app.kinds import autoencoders, roles, store
-from diffusion_jax.app.kinds.autoencoders.model import Autoencoder
+from diffusion_jax.app.kinds.autoencoders.model import ConfiguredAutoencoder
 from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.kinds.model import Frozen, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
@@ -86,7 +86,7 @@ class StoredAutoencoder:
   facts: Facts
 
   @functools.cached_property
-  def autoencoder(self) -> Autoencoder:
+  def autoencoder(self) -> ConfiguredAutoencoder:
     """The autoencoder: the copy in the run, or latent.run before the start."""
     if self.run.latent.exists():
       return self._open(self.run.autoencoder)
@@ -97,11 +97,11 @@ class StoredAutoencoder:
     """The shape of the latents."""
     return self.config.latent.shape or self.autoencoder.latent_shape()
 
-  def _open(self, run: RunFolder, named: str = '') -> Autoencoder:
+  def _open(self, run: RunFolder, named: str = '') -> ConfiguredAutoencoder:
     config = store.open_run(run, named)
     facts = datasets.facts_of(config)
     is_vae = config.schema.kind == autoencoders.SCHEMA.kind
-    model = Autoencoder(config, facts)
+    model = ConfiguredAutoencoder(config, facts)
     if not is_vae or len(model.latent_shape()) != 3:
       raise UserError(
         f'config.latent.run: the run in {run} has no latents with a height and '
@@ -113,7 +113,7 @@ class StoredAutoencoder:
     return model
 
   @functools.cached_property
-  def checked(self) -> Autoencoder:
+  def checked(self) -> ConfiguredAutoencoder:
     """The autoencoder, whose latents have the shape of the config."""
     shape = self.autoencoder.latent_shape()
     if shape != self.shape:
