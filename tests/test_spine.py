@@ -31,6 +31,7 @@ FILES = """
 -ts app/kinds/roles.py: which fields change what
 -ts app/kinds/rules.py: fields that do not fit together
 -ts app/kinds/sampling.py: the section of samples
+-t- app/kinds/sections.py: which field of the data reads labels
 -ts app/kinds/store.py: the kind of a config, and all its fields
 -t- app/kinds/training.py: the section of a training
 -ts app/modes/__init__.py: the table of modes
