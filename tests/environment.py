@@ -29,6 +29,10 @@ os.environ['XDG_CACHE_HOME'] = str(_CACHE / 'user')
 # Also stores single operations, for the other worker and processes of tests.
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 
+# The threads of OpenBLAS wait for each other by turning: decompositions of many
+# small matrices take 5 to 80 times the processor time.
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
+
 # Without bytecode each process that tests start takes 5 s more to import.
 os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
 sys.dont_write_bytecode = False

@@ -61,10 +61,10 @@ for room in ROOMS:
 exec(README, {})
 
 from diffusion_jax.networks.functional import network_fn
-from diffusion_jax.networks.unet import UNet
+from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.training import objectives, optimizer, state, step
 x, schedule, adam = jnp.ones((2, 4, 4, 1)), dj.CosineSchedule(), optax.adam(1e-3)
-net = UNet(8, (1,), 1, (), out_channels=1, num_groups=2, middle_attention='none')
+net = MLP(8, 1, out_channels=1)
 network = dj.Network(network_fn(net), dj.logsnr_input, parametrization='v')
 objective = objectives.denoising(network, schedule, times=dj.uniform_times)
 train = jax.jit(step.make_train_step(objective, adam, optimizer.ema_decay(0.999)))

@@ -46,10 +46,12 @@ from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import make_eval_step
 from tests.app.conftest import smoke, trial
 from tests.app.fields import within
+from tests.rows import slow
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 TIMES = losses.step_times(1000)
-READS = [(), ('label',), ('context',), ('label', 'context')]
+# Together the rows by default have classes, contexts and `memorised`.
+READS = [slow(()), ('label',), slow(('context',)), ('label', 'context')]
 
 
 # -- literal transcriptions ----------------------------------------------------
@@ -198,7 +200,8 @@ def measured_as_the_network(model, params):
   return log
 
 
-@pytest.mark.parametrize('reads', TRAININGS)
+# A network that reads nothing has the mechanism of one that reads the class.
+@pytest.mark.parametrize('reads', [slow(x) if x == 'nothing' else x for x in TRAININGS])
 def test_a_held_out_loss_of_an_exact_denoiser_is_what_is_printed_beside_it(reads, tmp_path, capsys):
   """The training's own hook measures an exact denoiser and prints the exact losses and quarters."""
   config, weight = TRAININGS[reads]
@@ -267,7 +270,12 @@ def test_each_objective_with_floors_is_here():
   assert denoising == {name for name, _ in WITH_FLOORS}
 
 
-@pytest.mark.parametrize('name', WITH_FLOORS, ids='-'.join)
+# Each has all terms of its objective; the other rows have fewer.
+MOST = ('denoising', 'uncertainty'), ('hybrid', 'loss_aware'), ('vdm', '')
+EACH = [pytest.param(x, id='-'.join(x)) if x in MOST else slow(x, id='-'.join(x)) for x in WITH_FLOORS]
+
+
+@pytest.mark.parametrize('name', EACH)
 def test_an_evaluation_prints_the_held_out_loss_of_the_training(name, tmp_path):
   """At equal draws, by the names of metrics.jsonl; the term with floors is another line."""
   model = model_of(smoke(**WITH_FLOORS[name]), tmp_path)
