@@ -135,11 +135,15 @@ def check_schedule(schedule: Callable[..., object], levels: NoiseLevel | None = 
   levels: some of its levels [N], the noisiest first, if they are known.
   """
   if levels is None or isinstance(levels.alpha, Tracer):
-    levels = computed_now(lambda t: schedule(t), np.array([1.0, 0.0], np.float32))
+    levels = _ends_of(schedule)
   if isinstance(levels, NoiseLevel):
     arrays: Any = np.broadcast_arrays(*levels)
     ends = NoiseLevel(*arrays)
     check_order(ends.take(-1), ends.take(0), 'a schedule must go from data to noise')
+
+
+def _ends_of(schedule):
+  return computed_now(lambda t: schedule(t), np.array([1.0, 0.0], np.float32))
 
 
 def clean_level() -> NoiseLevel:

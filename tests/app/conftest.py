@@ -152,6 +152,26 @@ def measured_once(measure):
 
 
 floors.measure = measured_once(floors.measure)
+
+
+def noted_once(note):
+  """Makes a note of a training, which is a program of its own, once for equal configs."""
+  found = {}
+
+  @functools.wraps(note)
+  def noted(config, step=0):
+    fields = fields_of(config, ('training', 'data', 'sampling', 'evaluation', 'network.', 'seed'))
+    key = json.dumps(fields)
+    if ':' in key.replace('": ', ''):  # A user's own part may have changed.
+      return note(config, step)
+    if key not in found:
+      found[key] = note(config, step)
+    return found[key]
+
+  return noted
+
+
+mode.NOTES = tuple(noted_once(x) if x is setup.heavy_noise else x for x in mode.NOTES)
 PER_EXAMPLE = drawing.per_example
 drawing.per_example = shared(PER_EXAMPLE)
 

@@ -272,7 +272,9 @@ def test_each_objective_with_floors_is_here():
 
 # Each has all terms of its objective; the other rows have fewer.
 MOST = ('denoising', 'uncertainty'), ('hybrid', 'loss_aware'), ('vdm', '')
-EACH = [pytest.param(x, id='-'.join(x)) if x in MOST else slow(x, id='-'.join(x)) for x in WITH_FLOORS]
+EACH = [
+  pytest.param(x, id='-'.join(x)) if x in MOST else slow(x, id='-'.join(x)) for x in WITH_FLOORS
+]
 
 
 @pytest.mark.parametrize('name', EACH)

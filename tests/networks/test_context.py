@@ -16,7 +16,7 @@ from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
 from tests.networks.literal import dense, random_params, swish
-from tests.rows import normal
+from tests.rows import normal, slow
 
 SHAPE = 4, 4, 2  # of one x
 SHAPES = {'vector': (5,), 'set': (4, 3), 'words': (6, 3), 'channels': (4, 4, 1)}
@@ -36,9 +36,9 @@ def inputs_of(kind, **options):
 
 
 @pytest.mark.parametrize('name, kind, more', [
-  ('unet', 'vector', ''), ('unet', 'words', ''), ('dit', 'set', 'null'), ('dit', 'words', 'null'),
-  ('dit', 'channels', 'null'), ('cross', 'words', 'null code'), ('mlp', 'vector', 'null code'),
-  ('mlp', 'channels', 'code'),
+  slow('unet', 'vector', ''), ('unet', 'words', ''), ('dit', 'set', 'null'),
+  slow('dit', 'words', 'null'), slow('dit', 'channels', 'null'), ('cross', 'words', 'null code'),
+  ('mlp', 'vector', 'null code'), ('mlp', 'channels', 'code'),
 ])  # fmt: skip
 def test_a_context_matters_to_its_row_and_its_null_is_no_context(name, kind, more):
   """Two rows have their contexts, also encoded ones; the third's is hidden."""
