@@ -56,6 +56,7 @@ def test_a_module_of_nnx_is_the_same_function(key):
 @pytest.mark.parametrize(
   'name, dtype',
   [
+    ('wide', 'float32'),
     ('dit', 'bfloat16'),
     *(slow(name, dtype) for name in NOISY for dtype in ('float32', 'bfloat16')),
   ],
