@@ -30,6 +30,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from jax._src.interpreters import mlir
+from jax.core import Tracer
 
 from diffusion_jax.core import levels
 from diffusion_jax.data import reads
@@ -65,7 +66,7 @@ def computed_once(ends_of):
     return found[key]
 
   def is_known(x):
-    return isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+    return isinstance(x, jax.Array) and not isinstance(x, Tracer)
 
   return ends
 
