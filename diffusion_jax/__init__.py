@@ -226,6 +226,7 @@ from diffusion_jax.sampling.editing import (
 from diffusion_jax.sampling.grids import (
   level_grid as level_grid,
   respaced_steps as respaced_steps,
+  staggered as staggered,
   step_levels as step_levels,
 )
 from diffusion_jax.sampling.guidance import (

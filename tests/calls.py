@@ -76,7 +76,7 @@ linear = lambda x: x @ MATRIX[:, :2]
 
 
 def pair_of(b):
-  cond = {'label': b.t, 'drop': jnp.zeros_like(b.t, bool)}
+  cond = {'label': b.x[:, 0], 'drop': jnp.zeros(len(b.x), bool)}
   return dj.make_paired_denoiser(NETWORK, 1.0, cond)
 
 
@@ -107,7 +107,8 @@ def particles(sampler, of=denoise):
 def logits_of(xt, level):
   """A user's denoiser of states."""
   hot = jax.nn.one_hot(xt, STATES + 1).sum(axis=1, keepdims=True)
-  return jnp.broadcast_to(hot, (*xt.shape, STATES + 1)) + expand_to(level.t, hot)
+  hot = jnp.broadcast_to(hot, (*xt.shape, STATES + 1))
+  return hot + expand_to(level.t, hot)
 
 
 def states_sampled(sampler, of=None):
@@ -395,7 +396,7 @@ def of_process(process):
   grey = lambda b: dj.q_sample_states(b.keys, b.states, process, FLOW(b.t))
   size = len(process.prior)
   scores = np.arange(size, dtype=np.float32)[None, None]
-  logits = lambda b: jnp.broadcast_to(b.t[:, None, None] * scores, (*b.states.shape, size))
+  logits = lambda b: jnp.broadcast_to(b.x[:, :1, None] * scores, (*b.states.shape, size))
   return {
     'q_states': lambda b: dj.q_states(b.states, process, FLOW(b.t)),
     'q_sample_states': grey,

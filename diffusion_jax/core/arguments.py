@@ -110,17 +110,18 @@ def as_time(t: ArrayLike) -> Array:
 
 
 def expand_to(value: Array | float, x: Array, name: str = 'a value') -> Array:
-  """Reshapes a value to broadcast against x: [] and [B] become [B|1, 1, ...].
+  """Reshapes a value to broadcast against the leading axes of x: [B] becomes [B, 1, ...].
 
-  This is the only broadcasting rule of the library. Raises ValueError for a
-  shape that does not fit the leading axes of x. Floats get the precision of x,
-  at least float32: float64 levels do not change the type of float32 images.
+  This is the only broadcasting rule of the library: [] and [B], or [B, T] and [1, T]
+  for one value per element. Raises ValueError for a shape that does not fit the leading
+  axes of x. Floats get the precision of x, at least float32: float64 levels do not
+  change the type of float32 images.
   """
   shape = jnp.shape(value)
   if len(shape) > x.ndim or any(n not in (1, m) for n, m in zip(shape, x.shape, strict=False)):
     raise ValueError(
       f'{name} of shape {list(shape)} does not fit an array of shape '
-      f'{list(x.shape)}: it must be [] or [B]'
+      f'{list(x.shape)}: it must be [] or [B], or [B, T] or [1, T] with one for each element'
     )
   value = jnp.reshape(value, shape + (1,) * (x.ndim - len(shape)))
   if jnp.issubdtype(value.dtype, jnp.floating):
@@ -136,6 +137,14 @@ def data_axes(x: Array) -> tuple[int, ...]:
 def sum_data_axes(x: Array, keepdims: bool = False) -> Array:
   """Sums x [B, ...] over all axes except the first, [B] or [B, 1, ...]."""
   return finished(jnp.sum(finished(x), axis=data_axes(x), keepdims=keepdims))
+
+
+def weighted_sum(weight: Array, x: Array) -> Array:
+  """Sums weight x over the data axes of x [B, ...], [B]; weight: [], [B] or one per element."""
+  if jnp.ndim(weight) > 1:
+    return sum_data_axes(expand_to(weight, x) * x)
+  total = sum_data_axes(x)  # One product for each example, not for each number.
+  return expand_to(weight, total) * total
 
 
 def mean_data_axes(x: Array) -> Array:

@@ -22,7 +22,7 @@ from diffusion_jax.core.arguments import (
   kind_of,
 )
 from diffusion_jax.core.checked import Key, checked, needed
-from diffusion_jax.core.levels import NoiseLevel, Schedule, round_near_step
+from diffusion_jax.core.levels import NoiseLevel, Schedule, check_one_level, round_near_step
 from diffusion_jax.core.losses import Weight, denoising_loss
 from diffusion_jax.core.parametrization import Kind, edm_norm, to_x0
 from diffusion_jax.meshes import on_auto_axes, where_it_can
@@ -237,6 +237,8 @@ class Network:
       x_0 with estimate_probability, else zeros (Chen et al. 2022, Alg. 1, who
       draw once for the whole batch).
     known: Whether cond['known'] has numbers of x_0, NaN where they are unknown.
+    level_axes: How many leading axes of x have levels of their own: 1, the examples, or 2,
+      their elements (tokens, frames). `apply` gets noise [B], or [B, T].
   """
 
   apply: NetworkFn
@@ -251,6 +253,7 @@ class Network:
   self_conditioning: bool = False
   estimate_probability: Probability = 0.5
   known: bool = False
+  level_axes: Size = 1
 
   def check_options(self, objective: str, *usable: str) -> None:
     """Raises ValueError for an option that is set but not in `usable`."""
@@ -277,11 +280,18 @@ class Network:
     scale, expanded = 1.0, NoiseLevel.expand_to(level, xt)
     if self.parametrization == 'edm':
       scale = 1.0 / edm_norm(expanded, self.sigma_data)
-    noise = jnp.broadcast_to(self.noise_input(level), xt.shape[:1])
+    noise = self.noise_of(level, xt)
     output = self.evaluate(params, scale * xt, noise, cond, key)
     if not hasattr(output, 'astype'):
       raise TypeError(f'a network returns an array, not {kind_of(output)}')
     return output.astype(xt.dtype)
+
+  def noise_of(self, level: NoiseLevel, xt: Array) -> Array:
+    """Returns the network's input for the level of x_t, [B], or [B, T] with level_axes=2."""
+    check_one_level(level, f'a network with level_axes={self.level_axes}', self.level_axes)
+    noise = jnp.asarray(self.noise_input(level))
+    noise = noise.reshape(noise.shape + (1,) * (self.level_axes - noise.ndim))
+    return jnp.broadcast_to(noise, xt.shape[: self.level_axes])
 
   def evaluate(self, params: Params, x: Array, noise: Array, cond: Any, key: Any = None) -> Any:
     """Calls `apply`; on a mesh of Explicit axes that ask it for shardings, on Auto axes."""

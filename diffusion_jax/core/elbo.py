@@ -14,7 +14,7 @@ from diffusion_jax.core.arguments import as_float, check_same_shape, sum_data_ax
 from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, key_per_example, split_key
-from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
+from diffusion_jax.core.levels import NoiseLevel, Schedule, check_one_level, clean_level
 from diffusion_jax.core.normal import Cdf, Normal, discretized_log_prob, kl
 from diffusion_jax.core.process import Variance, p_reverse, q_posterior, q_sample, reverse_variance
 from diffusion_jax.meshes import on_auto_axes, placed_as
@@ -97,6 +97,7 @@ def bound_term(
   Dhariwal 2021, Eq. 4-7). model: p(x_s | x_t), with a variance > 0 also where s
   is clean (`first` of `p_reverse`). Values and gradients are finite.
   """
+  check_one_level(level_s, 'bound_term')
   clean = level_s.expand_to(x0).sigma == 0.0
   q = q_posterior(x0, xt, level_s, level_t)
   # Both forms are evaluated for all examples, at harmless values where the

@@ -31,9 +31,12 @@ _LEVEL = 'a level, a dj.NoiseLevel(t, alpha, sigma), as a schedule returns'
 class NoiseLevel(NamedTuple):
   """A point on a schedule: x_t = alpha * x_0 + sigma * eps.
 
-  The three fields share one shape: [], or [B] with one level per example, or
-  [N] for a grid of levels that `lax.scan` consumes. `t` in [0, 1] only serves
-  networks that are conditioned on the time or the step.
+  The three fields share one shape, which fits the leading axes of x: [], [B]
+  with one level per example, [B, T] or [1, T] with one per element (tokens,
+  frames). A grid has a leading axis [N+1], which `lax.scan` consumes. Elements are
+  independent given x_0, so that every equation holds element by element, and an
+  element between equal levels stays. `t` in [0, 1] only serves networks that are
+  conditioned on the time or the step.
   """
 
   t: Array
@@ -71,7 +74,7 @@ class NoiseLevel(NamedTuple):
 
 
 def is_grid(value: Any) -> bool:
-  """Returns whether a value is a grid of levels, [N+1] or, one for each example, [N+1, B]."""
+  """Returns whether a value is a grid of levels: [N+1], [N+1, B], [N+1, 1, T] or [N+1, B, T]."""
   return isinstance(value, NoiseLevel) and getattr(value.alpha, 'ndim', 0) >= 1
 
 
@@ -166,3 +169,13 @@ def round_near_step(position: Array, num_steps: int) -> Array:
   offset = jax.lax.stop_gradient(jnp.round(position) - position)
   near = jnp.abs(offset) < min(1e-6 * num_steps, 1e-3)
   return jnp.where(near, position + offset, position)
+
+
+def check_one_level(level: NoiseLevel, what: str, axes: int = 1) -> None:
+  """Raises ValueError for levels of more axes; 1: a level for each example, 0: for the batch."""
+  shape = jnp.shape(level.alpha)
+  if len(shape) > axes:
+    takes = ('[]', '[] or [B]', '[], [B] or [B, T]')[axes]
+    raise ValueError(
+      f'{what} takes levels {takes}, not {list(shape)}: its elements have no levels of their own'
+    )

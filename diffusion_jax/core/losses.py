@@ -14,9 +14,8 @@ import jax.numpy as jnp
 from diffusion_jax.core import process
 from diffusion_jax.core.arguments import (
   check_same_shape,
-  expand_to,
   mean_data_axes,
-  sum_data_axes,
+  weighted_sum,
 )
 from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.levels import NoiseLevel, Schedule
@@ -73,8 +72,7 @@ def weighted_eps_loss(
   # Between equal levels both are 0, and the limit of the weight is 0.
   variances = jnp.maximum(variances, jnp.finfo(variances.dtype).tiny)
   weight = factor**2 / (2.0 * variances)
-  square = sum_data_axes(jnp.square(eps - eps_hat))
-  return expand_to(weight, square) * square
+  return weighted_sum(weight, jnp.square(eps - eps_hat))
 
 
 @checked
@@ -99,12 +97,17 @@ def denoising_loss(
   """
   truth = target(kind, x0, eps, level, sigma_data)
   check_same_shape(output=output, target=truth)
-  # For eps at zero SNR both weight and scale are 0: the ratio has a limit.
-  level = level._replace(alpha=jnp.maximum(level.alpha, 1e-12))
+  # For eps at zero SNR both weight and scale are 0: the ratio has a limit. A clean
+  # element is known: it has no loss.
+  clean = level.sigma == 0.0
+  level = level._replace(
+    alpha=jnp.maximum(level.alpha, 1e-12), sigma=jnp.where(clean, 1.0, level.sigma)
+  )
   scale = jnp.square(error_scale(kind, level, sigma_data))
   square = jnp.square(output - truth)
-  error = sum_data_axes(square if where is None else where * square)
-  return expand_to(weight(level) / scale, error) * error
+  if where is not None:
+    square = where * square
+  return weighted_sum(jnp.where(clean, 0.0, weight(level) / scale), square)
 
 
 # The weights of |x_0 - x0_hat|^2.

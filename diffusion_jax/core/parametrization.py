@@ -98,15 +98,19 @@ def to_x0(
 ) -> Array:
   """Computes x_0 = (b x_t - sigma y) / (b alpha - a sigma), [B, ...].
 
-  For eps this is DDPM Eq. 15. sigma must be > 0, and for eps and score also
-  alpha > 0, or ValueError, NaN under `jit`. output: y, [B, ...]; xt: [B, ...];
-  level: [] or [B]; for the others see `target`.
+  For eps this is DDPM Eq. 15. For eps and score alpha must be > 0, or ValueError, NaN
+  under `jit`. Where sigma = 0 it is x_t / alpha, or the output x0. output: y, [B, ...];
+  xt: [B, ...]; for the others see `target`.
   """
   check_same_shape(output=output, xt=xt)
   given, level = level, NoiseLevel.expand_to(level, xt)
   if kind in ('eps', 'score'):
     rule = f'without signal {kind} does not determine x_0: predict v or x0'
     check_numbers(lambda alpha: alpha > 0.0, rule, alpha=given.alpha)
+  if kind == 'x0':
+    return output
+  if kind == 'score':  # Its row is infinite at sigma = 0.
+    return (xt + level.sigma**2 * output) / level.alpha
   a, b = _row(kind, level, sigma_data)
   determinant = b * level.alpha - a * level.sigma
   return (b * xt - level.sigma * output) / determinant
@@ -114,16 +118,18 @@ def to_x0(
 
 @checked
 def eps_from_x0(x0: Array, xt: Array, level: NoiseLevel) -> Array:
-  """Computes eps = (x_t - alpha x_0) / sigma, [B, ...]; sigma > 0."""
+  """Computes eps = (x_t - alpha x_0) / sigma, [B, ...]; 0 where clean, as data have none."""
   check_same_shape(x0=x0, xt=xt)
   level = NoiseLevel.expand_to(level, xt)
-  return (xt - level.alpha * x0) / level.sigma
+  noisy = level.sigma > 0.0
+  return jnp.where(noisy, xt - level.alpha * x0, 0.0) / jnp.where(noisy, level.sigma, 1.0)
 
 
 @checked
 def score_from_x0(x0: Array, xt: Array, level: NoiseLevel) -> Array:
-  """Computes grad log q(x_t) = -eps / sigma, [B, ...], x0 = E[x_0 | x_t]."""
-  return -eps_from_x0(x0, xt, level) / level.expand_to(xt).sigma
+  """Computes grad log q(x_t) = -eps / sigma, [B, ...], x0 = E[x_0 | x_t]; 0 where clean."""
+  sigma = level.expand_to(xt).sigma
+  return -eps_from_x0(x0, xt, level) / jnp.where(sigma > 0.0, sigma, 1.0)
 
 
 @checked
@@ -134,4 +140,4 @@ def error_scale(kind: Kind, level: NoiseLevel, sigma_data: Positive = 0.5) -> Ar
   y.
   """
   a, b = _row(kind, level, sigma_data)
-  return a - b * level.alpha / level.sigma
+  return a - b * level.alpha / level.sigma if kind != 'x0' else a

@@ -32,16 +32,28 @@ def alpha_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
   return level_t.alpha / jnp.where(level_s.alpha == 0.0, 1.0, level_s.alpha)
 
 
+def sigma_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
+  """Computes sigma_s / sigma_t for s < t; 1 between clean levels, where x stays."""
+  s, t = _noisy_if_both_clean(level_s, level_t)
+  return s.sigma / t.sigma
+
+
+def _noisy_if_both_clean(level_s, level_t):
+  # Between clean levels x stays, as between levels of equal noise.
+  stays = (level_s.sigma == 0.0) & (level_t.sigma == 0.0)
+  return (x._replace(sigma=jnp.where(stays, 1.0, x.sigma)) for x in (level_s, level_t))
+
+
 def snr_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
   """Computes SNR_t / SNR_s for s < t; 0 where alpha_s = 0."""
-  return (alpha_ratio(level_s, level_t) * (level_s.sigma / level_t.sigma)) ** 2
+  return (alpha_ratio(level_s, level_t) * sigma_ratio(level_s, level_t)) ** 2
 
 
 def one_minus_snr_ratio(level_s: NoiseLevel, level_t: NoiseLevel) -> Array:
   """Computes 1 - SNR_t / SNR_s, 1 where alpha_s = 0; ValueError/NaN if < 0."""
   check_order(level_s, level_t)
-  logsnr_s = jnp.where(level_s.alpha == 0.0, 0.0, level_s.logsnr)
-  change = level_t.logsnr - logsnr_s
+  s, t = _noisy_if_both_clean(level_s, level_t)
+  change = t.logsnr - jnp.where(s.alpha == 0.0, 0.0, s.logsnr)
   # Levels that are equal up to rounding add no noise.
   change = jnp.where(change > 1e-4, jnp.nan, jnp.minimum(change, 0.0))
   return -jnp.expm1(change)
@@ -86,7 +98,7 @@ def q_posterior(x0: Array, xt: Array, level_s: NoiseLevel, level_t: NoiseLevel) 
   # This regroups Eq. 7: x_0 at level s plus the part of the noise in x_t that
   # remains. The factors are multiplied in DDIM's order, so that the two agree
   # to the last digit.
-  ratio = s.sigma / t.sigma
+  ratio = sigma_ratio(s, t)
   kept = alpha_ratio(s, t) * ratio * ratio
   mean = s.alpha * x0 + kept * (xt - t.alpha * x0)
   return Normal(mean, s.sigma**2 * one_minus_snr_ratio(s, t))
@@ -135,12 +147,19 @@ def velocity(schedule: Schedule, x0: Array, xt: Array, level: NoiseLevel) -> Arr
   """Computes alpha' x_0 + sigma' eps of x_t, [B, ...]; see `level_slopes`.
 
   schedule: the schedule of the level; x0, xt: [B, ...], x0 an estimate of
-  E[x_0 | x_t]; level: [] or [B], with sigma > 0.
+  E[x_0 | x_t]. It is 0 where the level is clean: the eps of data is not known.
   """
-  slopes = level_slopes(schedule, level.t)
+  slopes = level_slopes(schedule, noisy_time(level))
   alpha_slope, sigma_slope = (expand_to(a, xt) for a in slopes)
   t = level.expand_to(xt)
-  return alpha_slope * x0 + sigma_slope * (xt - t.alpha * x0) / t.sigma
+  noisy = t.sigma > 0.0
+  v = alpha_slope * x0 + sigma_slope * (xt - t.alpha * x0) / jnp.where(noisy, t.sigma, 1.0)
+  return jnp.where(noisy, v, 0.0)
+
+
+def noisy_time(level: NoiseLevel) -> Array:
+  """Returns t, and 1/2 where the level is clean: slopes may be infinite there."""
+  return jnp.where(level.sigma > 0.0, level.t, 0.5)
 
 
 Variance = Literal['fixed_small', 'fixed_large', 'learned']

@@ -10,7 +10,7 @@ loss: a weight times |x_0 - x0_hat|^2 at one random time. The schedule must have
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import check_same_shape, sum_data_axes
+from diffusion_jax.core.arguments import check_same_shape, weighted_sum
 from diffusion_jax.core.checked import checked
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.losses import Weight
@@ -46,7 +46,7 @@ def vdm_diffusion_loss(
   over data axes, [B].
   """
   check_same_shape(x0=x0, x0_hat=x0_hat)
-  return vdm_weight(schedule, num_steps)(schedule(t)) * sum_data_axes(jnp.square(x0 - x0_hat))
+  return weighted_sum(vdm_weight(schedule, num_steps)(schedule(t)), jnp.square(x0 - x0_hat))
 
 
 def _relative_snr_decrease(schedule, level, num_steps):

@@ -157,8 +157,7 @@ def make_state_denoiser(
   """
 
   def denoise(xt, level):
-    noise = jnp.broadcast_to(network.noise_input(level), xt.shape[:1])
-    logits = network.evaluate(params, xt, noise, cond, key)
+    logits = network.evaluate(params, xt, network.noise_of(level, xt), cond, key)
     return posterior_logits(logits.astype(jnp.float32), xt, process, level)
 
   return denoise

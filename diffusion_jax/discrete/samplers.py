@@ -16,7 +16,7 @@ from diffusion_jax.core.arguments import (
 )
 from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
-from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level
+from diffusion_jax.core.levels import NoiseLevel, Schedule, check_one_level, clean_level
 from diffusion_jax.declared import declares
 from diffusion_jax.discrete.equations import (
   NEVER,
@@ -85,6 +85,8 @@ def first_hitting(process: StateProcess, schedule: Schedule) -> Sampler:
     return jnp.where((count > 0) & (hit > level_s.sigma), hit, 0.0)
 
   def step(key, x, state, denoise, *, level_s, level_t):
+    check_one_level(level_s, 'first_hitting')
+
     def unmask_one(carry):
       keys, x, sigma = carry
       keys, place_keys, draw_keys, hit_keys = split_key(keys, 4)
@@ -122,6 +124,7 @@ def confidence_ordered(process: StateProcess, temperature: NonNegative = 0.0) ->
   mask = mask_of(process, 'confidence_ordered')
 
   def step(key, x, state, denoise, *, level_s, level_t):
+    check_one_level(level_s, 'confidence_ordered')
     key, noise_key = split_key(key, 2)
     probs = p_reverse_states(denoise(x, level_t), x, process, clean_level(), level_t)
     drawn = draw_states(key, probs)

@@ -162,14 +162,16 @@ class MatrixProcess:
     self, probs: Array, level_s: NoiseLevel, level_t: NoiseLevel, transpose: bool = False
   ) -> Array:
     """Returns probs Q_{t|s} or probs Q_{t|s}^T, [B, ..., K]."""
-    k = probs.shape[-1]
-    matrix = self._between(level_s, level_t).reshape(-1, k, k)
+    matrix = self._between(level_s, level_t)
+    axes = max(1, matrix.ndim - 2)  # with a level of their own
+    matrix = matrix.reshape((1,) * (axes + 2 - matrix.ndim) + matrix.shape)
     if transpose:
-      matrix = jnp.swapaxes(matrix, 1, 2)
-    return _matmul(probs.reshape(len(probs), -1, k), matrix).reshape(probs.shape)
+      matrix = jnp.swapaxes(matrix, -2, -1)
+    shape = *probs.shape[:axes], -1, probs.shape[-1]
+    return _matmul(probs.reshape(shape), matrix).reshape(probs.shape)
 
   def _between(self, level_s, level_t):
-    # Returns Q_{t|s}, [K, K] or [B, K, K].
+    # Returns Q_{t|s}, [K, K] or, for levels [B] or [B, T], [B, K, K] or [B, T, K, K].
     check_order(level_s, level_t)
     s, t = (jnp.rint(level.t * len(self.steps)).astype(int) for level in (level_s, level_t))
     return _products(s + jnp.zeros_like(t), t, self.steps, self.products)
@@ -177,7 +179,7 @@ class MatrixProcess:
 
 @on_auto_axes
 def _products(s, t, steps, products):
-  # Returns the products of the steps from s to t, [K, K] or [B, K, K].
+  # Returns the products of the steps from s to t, [..., K, K].
   def product(s, t):
     clean = s == 0
     eye = jnp.eye(steps.shape[-1], dtype=steps.dtype)

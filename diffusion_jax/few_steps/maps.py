@@ -21,7 +21,7 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.core.arguments import check_same_shape, expand_to
 from diffusion_jax.core.checked import Key, checked, needed
 from diffusion_jax.core.denoiser import Network
-from diffusion_jax.core.levels import NoiseLevel
+from diffusion_jax.core.levels import NoiseLevel, check_one_level
 from diffusion_jax.core.parametrization import edm_norm
 from diffusion_jax.declared import MapKind
 from diffusion_jax.ranges import NonNegative
@@ -115,6 +115,7 @@ def velocity_output(
   The network gets cond['elapsed'] [B] = time_scale (t - s). s: the time of the
   cleaner level, [] or [B]. For the others see `Network.output`.
   """
+  check_one_level(level_t, 'a flow map')
   elapsed = network.time_scale * (level_t.t - s)
   cond = (cond or {}) | {'elapsed': jnp.broadcast_to(elapsed, xt.shape[:1])}
   network = dataclasses.replace(network, parametrization='flow')

@@ -24,6 +24,7 @@ from diffusion_jax.core.arguments import (
 from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.denoiser import Prediction, predict
 from diffusion_jax.core.keys import draw_index, draw_normal, draw_uniform, split_key
+from diffusion_jax.core.levels import check_one_level
 from diffusion_jax.core.measurements import LogLikelihood
 from diffusion_jax.core.parametrization import eps_from_x0
 from diffusion_jax.core.process import (
@@ -142,6 +143,7 @@ def feynman_kac(powers: Sequence[Finite], threshold: Probability = 0.5) -> Sampl
   def step(key, x, state, denoise, *, level_s, level_t):
     # float64 levels do not change the type of the particles.
     dtype = state.log_weights.dtype
+    check_one_level(level_s, 'feynman_kac')
     level_s, level_t = jax.tree.map(lambda a: jnp.asarray(a, dtype), (level_s, level_t))
     noisy = level_s.sigma > 0.0
     weighted = _power_mean(powers, total, denoise, x, level_s, level_t)
@@ -228,6 +230,7 @@ def one_of(sampler: Sampler, num_particles: Several) -> Sampler:
     return Population(jnp.array(True), particles, sampler.init(particles))
 
   def step(key, x, state, denoise, *, level_s, level_t):
+    check_one_level(level_t, 'one_of', axes=0)
     is_first, particles, inner = state
     start_key, key, pick_key = split_key(key, 3)
 

@@ -23,7 +23,7 @@ from diffusion_jax.core.arguments import (
 from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, draw_uniform, split_key
-from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.levels import NoiseLevel, Schedule, check_one_level
 from diffusion_jax.core.measurements import (
   LogLikelihood,
   Measurement,
@@ -169,6 +169,7 @@ def ode_estimate(
   """
 
   def estimate(denoise, x, level):
+    check_one_level(level, 'ode_estimate', axes=0)
     levels = level_grid(schedule, num_steps, 'karras', t_start=level.t)
     return ddim_solve(denoise, levels, x)
 

@@ -16,6 +16,7 @@ from diffusion_jax.core.process import (
   alpha_ratio,
   one_minus_snr_ratio,
   p_reverse,
+  sigma_ratio,
   snr_ratio,
 )
 from diffusion_jax.declared import declares
@@ -87,7 +88,7 @@ def ddim_step(
   eps = (x_t - alpha_t x_0) / sigma_t,   new = eta^2 (1 - SNR_t / SNR_s)
   """
   s, t = level_s.expand_to(x), level_t.expand_to(x)
-  scale = s.sigma / t.sigma
+  scale = sigma_ratio(s, t)
   if not isinstance(eta, Array) and not eta:  # A traced eta may be any.
     return s.alpha * x0 + scale * (x - t.alpha * x0)
   # 1 - new would lose all digits for a new near 1.

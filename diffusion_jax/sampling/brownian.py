@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.keys import clone_key, draw_normal, fold_each, key_per_example
-from diffusion_jax.core.levels import NoiseLevel, check_order
+from diffusion_jax.core.levels import NoiseLevel, check_one_level, check_order
 from diffusion_jax.meshes import on_auto_axes, placed_as
 
 Array = jax.Array
@@ -33,6 +33,7 @@ def path_noise(key: Key, x: Array, level_s: NoiseLevel, level_t: NoiseLevel) -> 
   0.04 for h = 1e-5. key: [] or [B]; levels: [] or [B], s cleaner than t.
   """
   check_order(level_s, level_t)
+  check_one_level(level_s, 'path_noise')
   # One key makes the whole path, so each of its uses is a clone.
   keys = key_per_example(clone_key(key), len(x))
   high, low = _position(level_s, x), _position(level_t, x)

@@ -47,7 +47,8 @@ def langevin(snr: NonNegative = 0.16) -> Corrector:
 
   def correct(key, x, denoise, level):
     score = score_from_x0(predict(denoise, x, level).x0, x, level)
-    z = draw_normal(key, x)
+    # Clean elements stay. They have no score.
+    z = jnp.where(level.expand_to(x).sigma > 0.0, draw_normal(key, x), 0.0)
     tiny = jnp.finfo(x.dtype).tiny
     size = 2.0 * snr**2 * _square_norm(z) / (_square_norm(score) + tiny)
     return x + size * score + jnp.sqrt(2.0 * size) * z
@@ -137,7 +138,7 @@ def churn(
 
   def step(key, x, state, denoise, *, level_s, level_t):
     noise_key, key = split_key(key, 2)
-    has_signal = level_t.alpha > 0.0
+    has_signal = (level_t.alpha > 0.0) & (level_t.sigma > 0.0)
     logsnr = jnp.where(has_signal, level_t.logsnr, 0.0)
     ratio = jnp.exp(-0.5 * logsnr)
     noisier = schedule.from_logsnr(logsnr - 2.0 * jnp.log1p(gamma))

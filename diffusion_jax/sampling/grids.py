@@ -226,6 +226,31 @@ def step_levels(schedule: Schedule, steps: Numbers) -> NoiseLevel:
   return _append_clean(schedule(steps / total))
 
 
+@checked
+def staggered(levels: Grid, starts: Numbers) -> NoiseLevel:
+  """Gives each element its own start in a grid, [M+1, 1, T], M = N + max(starts).
+
+  Element i stays at levels[0] for starts[i] steps, then visits all levels, and stays at the
+  last one (Diffusion Forcing, Chen et al. 2024, section 3.3). With N steps, starts of 0 are
+  all together, d i a pyramid of delay d, N i one element after another, and N (i // k)
+  blocks of k; -inf holds an element clean, as what is given, and inf at noise, which
+  integrates it out. levels: [N+1]; starts: whole numbers or infinite, [T], or ValueError.
+  """
+  starts = np.asarray(starts)
+  if jnp.ndim(levels.alpha) != 1 or starts.ndim != 1 or not starts.size:
+    raise ValueError(
+      f'staggered takes levels [N+1] and starts [T], not {list(jnp.shape(levels.alpha))} and '
+      f'{list(starts.shape)}'
+    )
+  finite = starts[np.isfinite(starts)]
+  if np.isnan(starts).any() or (finite != np.rint(finite)).any():
+    raise ValueError(f'starts are whole numbers of steps or infinite, not {starts.tolist()}')
+  num_steps = jnp.shape(levels.alpha)[0] - 1
+  last = num_steps + int(np.max(finite, initial=0))
+  step = np.arange(last + 1.0)[:, None] - starts[None]
+  return levels.take(np.clip(step, 0, num_steps).astype(int)[:, None])
+
+
 def count_steps(levels: Grid, num_steps: int) -> tuple[int, int]:
   """Counts the steps, and the levels between steps, that a grid visits.
 

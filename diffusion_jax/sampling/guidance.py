@@ -104,7 +104,7 @@ def make_paired_denoiser(network: Network, params: Params, cond: dict) -> Paired
     twice = {k: _twice(v) for k, v in cond.items()}
     twice['drop'] = placed_as(xt, jnp.tile(jnp.array([False, True]), size))
     if jnp.ndim(level.t):
-      level = jax.tree.map(lambda a: _twice(jnp.broadcast_to(a, size)), level)
+      level = jax.tree.map(lambda a: _twice(jnp.broadcast_to(a, (size, *a.shape[1:]))), level)
     both = network.denoiser(params, twice)(_twice(xt), level)
 
     def copy(i):

@@ -12,7 +12,7 @@ import numpy as np
 from diffusion_jax.core.arguments import check_same_shape
 from diffusion_jax.core.checked import checked
 from diffusion_jax.core.keys import draw_normal, split_key
-from diffusion_jax.core.levels import Grid, NoiseLevel
+from diffusion_jax.core.levels import Grid, NoiseLevel, check_one_level
 from diffusion_jax.core.process import forward_step, q_sample
 from diffusion_jax.ranges import Size
 from diffusion_jax.sampling.sampler import Sampler
@@ -55,6 +55,7 @@ def repaint(sampler: Sampler, known: Array, mask: Array) -> Sampler:
 
   def step(key, x, state, denoise, *, level_s, level_t):
     check_same_shape(x=x, known=known)
+    check_one_level(level_t, 'repaint', axes=0)
     key, noise_key = split_key(key, 2)
     eps = draw_normal(noise_key, x)
 

@@ -30,7 +30,7 @@ from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.elbo import categorical_nll
 from diffusion_jax.core.keys import draw_normal, draw_signs, draw_uniform, split_key
-from diffusion_jax.core.levels import NoiseLevel, Schedule, select_level
+from diffusion_jax.core.levels import NoiseLevel, Schedule, check_one_level, select_level
 from diffusion_jax.core.normal import STANDARD, bits_per_dim, log_prob as normal_log_prob
 from diffusion_jax.core.process import q_sample
 from diffusion_jax.core.products import finished
@@ -149,6 +149,7 @@ def adaptive_ode(
   """
 
   def step(key, x, state, denoise, *, level_s, level_t):
+    check_one_level(level_s, 'adaptive_ode')
     noisy, start, lowest = level_s.sigma > 0.0, level_t, last_noisy_level(schedule)
     is_cleaner = start.sigma * lowest.alpha < lowest.sigma * start.alpha
     end = select_level(noisy, level_s, select_level(is_cleaner, start, lowest))

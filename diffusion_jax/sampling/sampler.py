@@ -60,7 +60,7 @@ class SamplerStep(Protocol):
     level_s: NoiseLevel,
     level_t: NoiseLevel,
   ) -> tuple[Array, PyTree]:
-    """Takes x [B, ...] from level t to the cleaner level s, both [].
+    """Takes x [B, ...] from level t to the cleaner level s, [] or of other shapes (`NoiseLevel`).
 
     key: one key, which `sample` makes of keys [B] by `as_one_key`; denoise: a
     `Denoiser`, or the input of a wrapper such as `self_conditioned`. Returns
@@ -95,7 +95,8 @@ def sample(key: Key, denoise: AnyDenoiser, sampler: Sampler, levels: Grid, x: Ar
     sampler: A sampler such as `ddim()`; TypeError for others.
     levels: [N+1], noisiest first (`level_grid`), or ValueError, as for eps from
       alpha = 0. Under `jit` eps and traced levels from clean data give NaN. A
-      step between equal levels leaves x unchanged.
+      step between equal levels leaves x unchanged. [N+1, B] has a level for each
+      example; [N+1, 1, T] and [N+1, B, T] one for each element (tokens, frames).
     x: [B, ...] at the first level (`prior_sample`), at least float32 is used.
   """
   return sample_frames(key, denoise, sampler, levels, x, 0)[0]
@@ -131,6 +132,7 @@ def sample_frames(
   num_frames: see `spread_levels`; num_examples: n, by default all;
   state: the sampler's last.
   """
+  _check_axes(levels, x)
   with jax.ensure_compile_time_eval():  # `jit` would trace the slice.
     check_order(levels, levels.take(slice(1)))
   num_steps = levels.t.shape[0] - 1
@@ -158,9 +160,34 @@ def sample_frames(
     # The loop hides the values of levels from the checks of a denoiser.
     first = jax.tree.map(lambda array: array[0], inputs)
     jax.eval_shape(lambda x: body((x, sampler.init(x), frames), first), x)
-  carry = x, sampler.init(x), frames
+  carry = x, _first_state(sampler, keys[0], x, denoise, level_s, level_t), frames
   (x, state, frames), _ = jax.lax.scan(body, carry, inputs)
   return x, frames, state
+
+
+def _check_axes(levels, x):
+  # [N+1, T] for tokens would be taken for a level per example where T = B.
+  shape = jnp.shape(levels.alpha)
+  if len(shape) == 2 and x.ndim > 1 and shape[1] == x.shape[0] == x.shape[1] > 1:
+    raise ValueError(
+      f'levels {list(shape)} may be of examples or of elements of x {list(x.shape)}: '
+      'write [N+1, B, 1] or [N+1, 1, T]'
+    )
+
+
+def _first_state(sampler, key, x, denoise, level_s, level_t):
+  # A state may hold levels. Those of a grid with a level for each element have more
+  # axes than `init` knows of.
+  first = {'level_s': level_s.take(0), 'level_t': level_t.take(0)}
+
+  def after(state):
+    return jax.eval_shape(lambda: sampler.step(key, x, state, denoise, **first)[1])
+
+  state, shape = sampler.init(x), None
+  while level_t.alpha.ndim > 2 and shape != jax.tree.map(jnp.shape, state):
+    state = jax.tree.map(lambda a, b: jnp.broadcast_to(a, b.shape), state, after(state))
+    shape = jax.tree.map(jnp.shape, after(state))
+  return state
 
 
 def take_step(
@@ -175,7 +202,8 @@ def take_step(
   """Makes one step of a sampler, none between levels that are equal.
 
   A grid with repeated levels gives what the grid without them does. Levels are
-  [], or [B] with a level per example; for the others see `SamplerStep`.
+  [], [B] with a level per example, or [B, T] or [1, T] with one per element; for the
+  others see `SamplerStep`.
   """
   equal = equal_levels(level_s, level_t)
 
@@ -199,8 +227,10 @@ def spread_levels(num_steps: int, num_frames: float) -> np.ndarray:
 def prior_sample(key: Key, shape: Shape, level: NoiseLevel, exact: bool = False) -> Array:
   """Draws x_T ~ N(0, (alpha^2 + sigma^2) I), N(0, I) for every VP schedule.
 
-  key: [] or [B]; shape: [B, ...]; level: the first level of the grid, [].
+  key: [] or [B]; shape: [B, ...]; level: the first level of the grid, [], or with one per
+  element, [1, T].
   exact=True draws from N(0, sigma^2 I) instead, as EDM and VE code does.
   """
   variance = as_float(level.sigma**2 + (0.0 if exact else level.alpha**2))
-  return jnp.sqrt(variance) * draw_normal(key, jnp.zeros(shape, variance.dtype))
+  zeros = jnp.zeros(shape, variance.dtype)
+  return jnp.sqrt(expand_to(variance, zeros)) * draw_normal(key, zeros)

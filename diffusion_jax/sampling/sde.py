@@ -12,7 +12,13 @@ from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.keys import draw_normal
 from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.parametrization import score_from_x0
-from diffusion_jax.core.process import alpha_ratio, one_minus_snr_ratio, sde_coefficients, velocity
+from diffusion_jax.core.process import (
+  alpha_ratio,
+  noisy_time,
+  one_minus_snr_ratio,
+  sde_coefficients,
+  velocity,
+)
 from diffusion_jax.declared import declares
 from diffusion_jax.ranges import NonNegative
 from diffusion_jax.sampling.sampler import Sampler
@@ -23,7 +29,7 @@ Array = jax.Array
 DIFFUSIONS: dict[str, Callable[[Schedule, NoiseLevel], Array]] = {
   'constant': lambda schedule, level: jnp.ones_like(level.sigma),
   'sigma': lambda schedule, level: level.sigma,
-  'sde': lambda schedule, level: sde_coefficients(schedule, level.t)[1],
+  'sde': lambda schedule, level: sde_coefficients(schedule, noisy_time(level))[1],
 }
 
 
@@ -41,7 +47,7 @@ def euler_maruyama(schedule: Schedule) -> Sampler:
 
   def step(key, x, state, denoise, *, level_s, level_t):
     x0 = predict(denoise, x, level_t).x0
-    f, g2 = sde_coefficients(schedule, level_t.t)
+    f, g2 = sde_coefficients(schedule, noisy_time(level_t))
     f, g2 = expand_to(f, x), expand_to(g2, x)
     dt = expand_to(level_t.t, x) - expand_to(level_s.t, x)
     mean = x - (f * x - g2 * score_from_x0(x0, x, level_t)) * dt

@@ -24,7 +24,7 @@ from diffusion_jax.core.denoiser import predict
 from diffusion_jax.core.keys import draw_normal, repeat_key, split_key
 from diffusion_jax.core.levels import Grid, NoiseLevel, Schedule, select_level
 from diffusion_jax.core.parametrization import eps_from_x0
-from diffusion_jax.core.process import velocity
+from diffusion_jax.core.process import sigma_ratio, velocity
 from diffusion_jax.declared import declares
 from diffusion_jax.ranges import NonNegative, Order, Probability, Rule, Size
 from diffusion_jax.sampling.ancestral import ddim_step
@@ -92,7 +92,8 @@ def velocity_heun(schedule: Schedule, min_sigma: NonNegative = 0.0) -> Sampler:
   def estimate(denoise, x, level):
     x0 = predict(denoise, x, level).x0
     sigma = level.expand_to(x).sigma
-    return x0 + (1.0 - sigma / jnp.maximum(sigma, min_sigma)) * (x - x0)
+    low = jnp.maximum(sigma, min_sigma)
+    return x0 + (1.0 - sigma / jnp.where(low > 0.0, low, 1.0)) * (x - x0)
 
   def step(key, x, state, denoise, *, level_s, level_t):
     x0 = estimate(denoise, x, level_t)
@@ -331,7 +332,7 @@ def _multistep(x, s, history, old_share: Array | float = 1.0, weight: float = 1.
   values = [x0 for x0, _ in history]
   h = weight * _lambda_difference(s, level_t)
   x0_mean = _weighted_mean(h, nodes, values, _exponential_moments)
-  scale = jnp.sqrt(old_share) * (s.sigma / level_t.sigma)
+  scale = jnp.sqrt(old_share) * sigma_ratio(s, level_t)
   return s.alpha * x0_mean + scale * (x - level_t.alpha * x0_mean)
 
 
@@ -351,16 +352,17 @@ def _plain_moments(h, n):
 def _weighted_mean(h, nodes, values, moments_of):
   """Averages a polynomial over 0 < u < h, with the weight of its moments.
 
-  values: at the nodes u; nodes: 0, then others, inf from the first unknown one
-  on. One node gives the constant, two give value + h / 2 * slope, as in the
-  papers of DPM-Solver++ and UniPC, and more give the exact mean of the
-  polynomial. If h is inf or 0 the mean is values[0].
+  values: at the nodes u; nodes: 0, then others. Those from the first one that is
+  infinite or equal to another are unknown. One node gives the constant, two give
+  value + h / 2 * slope, as in the papers of DPM-Solver++ and UniPC, and more give
+  the exact mean of the polynomial. If h is inf or 0 the mean is values[0].
   """
   finite = jnp.isfinite(h) & (h != 0.0)
   h = jnp.where(finite, h, 1.0)
   known = [jnp.isfinite(nodes[0])]
-  for node in nodes[1:]:
-    known.append(known[-1] & jnp.isfinite(node) & (node != 0.0))
+  for k, node in enumerate(nodes[1:], 1):
+    new = functools.reduce(jnp.logical_and, (node != other for other in nodes[:k]))
+    known.append(known[-1] & jnp.isfinite(node) & new)
   nodes = [jnp.where(*pair, 0.0) for pair in zip(known, nodes, strict=True)]
   moments = moments_of(h, len(nodes) - 1)
   # The coefficients of the polynomial (u - node_0) (u - node_1) ...
@@ -388,7 +390,8 @@ def _divided_difference(value_a, value_b, node_a, node_b, known):
 def _lambda_difference(level, level_t):
   # Returns lambda - lambda_t, inf if one of the two is infinite. Such levels
   # are replaced before the logarithms, whose gradients would be NaN.
-  finite = (level.sigma > 0.0) & (level.alpha > 0.0) & (level_t.alpha > 0.0)
+  finite = (level.sigma > 0.0) & (level.alpha > 0.0)
+  finite &= (level_t.sigma > 0.0) & (level_t.alpha > 0.0)
   level, level_t = (
     select_level(finite, a, jax.tree.map(jnp.ones_like, a)) for a in (level, level_t)
   )
@@ -412,8 +415,9 @@ def _correct_where(condition, correct, x, level):
 
 
 def _broadcast_level(level, x):
-  # A loop's state has a fixed shape: one level per example, [B, 1, ...].
-  shape = (x.shape[0], *[1] * (x.ndim - 1))
+  # A loop's state has a fixed shape: one level per example, [B, 1, ...], or element.
+  axes = max(1, jnp.ndim(level.alpha))
+  shape = (*x.shape[:axes], *[1] * (x.ndim - axes))
   return jax.tree.map(lambda a: jnp.broadcast_to(a, shape).astype(x.dtype), level.expand_to(x))
 
 

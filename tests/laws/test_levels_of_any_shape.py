@@ -1,0 +1,244 @@
+"""Law: levels have any shape that fits the leading axes of x; equations hold element by element.
+
+Over the calls of tests/calls.py and the table of samplers. Equal levels for all elements give
+what one level per example gives; levels that differ give each element what its own level
+gives it; an element between equal levels stays, bit for bit, and its gradient is finite. What
+needs one level for an example says so in one line.
+
+Planted, each caught: `sigma_ratio` without its case of clean levels; `weighted_sum` that takes
+the mean of the weights; `velocity` at the clean level's own time; `prior_sample` without
+`expand_to`; `_first_state` without its loop.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import diffusion_jax as dj
+from diffusion_jax.app.kinds import choices
+from diffusion_jax.declared import declared_by
+from tests import calls
+from tests.calls import COSINE, FLOW, D
+
+B = 4
+# Calls with a grid of their own; the others have the times of the batch.
+STATES = 'ancestral_states', 'first_hitting', 'confidence_ordered', 'remasked', 'keep_known'
+GRIDS = calls.SAMPLERS | {name: calls.DISCRETE[name] for name in STATES}
+TABLES = calls.PROCESS | calls.GUIDERS | calls.DISCRETE
+TABLES = {name: call for name, call in TABLES.items() if name not in GRIDS and 'bound' not in name}
+TABLES |= {'prior_kl': calls.BOUNDS['prior_kl']}
+BATCH = calls.batch_of(B)
+TIMES = np.random.default_rng(3).uniform(0.1, 0.9, (B, D)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def of_elements(monkeypatch):
+  """The network of the calls takes a level for each element."""
+  changed = dataclasses.replace(calls.NETWORK, level_axes=2)
+  fields = dict(vars(calls.NETWORK))
+  vars(calls.NETWORK).update(vars(changed))
+  yield
+  vars(calls.NETWORK).update(fields)
+
+
+def numbers(call, batch):
+  """Returns the arrays of a call; one that takes levels of examples says so, which gives None."""
+  try:
+    return [
+      np.asarray(x) for x in jax.tree.leaves(call(batch)) if jnp.issubdtype(x.dtype, np.number)
+    ]
+  except ValueError as error:
+    assert 'takes levels' in str(error) and '\n' not in str(error), error
+
+
+def elements_of(name):
+  """Returns the number of elements of an example, of what a call takes."""
+  return BATCH.states.shape[1] if name in calls.DISCRETE else D
+
+
+@pytest.mark.parametrize('name', TABLES)
+def test_equal_levels_of_elements_are_one_level(name):
+  same = BATCH._replace(t=jnp.broadcast_to(BATCH.t[:, None], (B, elements_of(name))))
+  each = numbers(TABLES[name], same)
+  for one, own in zip(numbers(TABLES[name], BATCH), each or (), strict=bool(each)):
+    wider = one.reshape(one.shape + (1,) * (own.ndim - one.ndim))
+    assert_allclose(own, np.broadcast_to(wider, own.shape), rtol=3e-6, atol=1e-6)
+
+
+# The network of the calls mixes the numbers of an example. The others read no level of the batch.
+MIXED = {'network', 'network_loss', 'at_training_levels'}
+MIXED |= {'dequantize', 'gaussian_dequantize', 'prior_sample', 'simple_loss'}
+
+
+@pytest.mark.parametrize('name', sorted(calls.PROCESS.keys() - MIXED))
+def test_levels_of_elements_are_each_element_s_own(name):
+  """The numbers of a result belong to elements, or are a sum over them."""
+  call = TABLES[name]
+  whole = numbers(call, BATCH._replace(t=jnp.asarray(TIMES)))
+  if whole is None:
+    assert name == 'path_noise'
+    return
+  columns = [BATCH._replace(t=jnp.asarray(TIMES[:, d]), **alone(d)) for d in range(D)]
+  for own, *parts in zip(whole, *(numbers(call, b) for b in columns), strict=True):
+    parts = [part.reshape(B, -1)[:, 0] for part in parts]
+    apart = np.stack(parts, axis=1)
+    assert_allclose(own, apart if own.ndim == 2 else apart.sum(axis=1), rtol=1e-5, atol=1e-5)
+
+
+def alone(d):
+  """Returns the numbers of element d only."""
+  return {name: getattr(BATCH, name)[:, d : d + 1] for name in ('x', 'y', 'pixels')}
+
+
+# Samplers.
+
+STEPS = 12
+GRID = dj.level_grid(COSINE, STEPS, 'logsnr')
+# Together, a pyramid, one after another, given, and noise.
+STARTS = 0, 0, 4, 8, STEPS, 2 * STEPS, -np.inf, np.inf
+STAGGERED = dj.staggered(GRID, STARTS)
+
+
+def denoise(x, level):
+  """The exact denoiser of independent numbers N(0.5, 0.3^2)."""
+  level = level.expand_to(x)
+  gain = 0.09 * level.alpha / (0.09 * level.alpha**2 + level.sigma**2)
+  return dj.Prediction(0.5 + gain * (x - 0.5 * level.alpha), jnp.full_like(x, 0.5))
+
+
+def table():
+  """Yields (name, sampler, denoiser) of all samplers of configs, and wrappers."""
+  for name, make in choices.SAMPLERS.items():
+    pair = declared_by(make).takes_pairs
+    sampler = dj.cfg_plus_plus(0.5) if pair else calls.of_table(name)
+    yield name, sampler, dj.paired(denoise, denoise) if pair else denoise
+  yield 'ancestral, learned', dj.ancestral('learned'), denoise
+  yield 'churn', dj.churn(dj.heun(), COSINE, 0.1), denoise
+  yield 'with_ancestral_noise', dj.with_ancestral_noise(dj.heun(), COSINE), denoise
+  yield 'dpm_solver_pp_sde, order 3', dj.dpm_solver_pp_sde(order=3), denoise
+  yield 'self_conditioned', dj.self_conditioned(dj.ddim()), lambda x0: denoise
+
+
+SAMPLERS = {name: rest for name, *rest in table()}
+X = jax.random.normal(jax.random.key(1), (B, len(STARTS)))
+
+
+@functools.cache
+def drawing(name):
+  """Returns the program (levels, x) -> samples of a sampler."""
+  sampler, denoiser = SAMPLERS[name]
+  return jax.jit(lambda levels, x: dj.sample(jax.random.key(2), denoiser, sampler, levels, x))
+
+
+def takes_elements(name):
+  """Returns whether a sampler takes a level for each element; others say so in one line."""
+  try:
+    drawing(name).trace(STAGGERED, X)
+  except ValueError as error:
+    assert 'takes levels' in str(error) and '\n' not in str(error), error
+    assert name in ('adaptive_ode', 'dpm_solver_pp_2s_sde', 'dpm_solver_pp_sde')
+    return False
+  return True
+
+
+@pytest.mark.parametrize('name', SAMPLERS)
+def test_each_element_of_samples_follows_its_own_levels(name):
+  """A second-order program with and without its levels rounds differently."""
+  if not takes_elements(name):
+    return
+  draw = drawing(name)
+  samples = np.asarray(draw(STAGGERED, X))
+  assert np.isfinite(samples).all()
+  for i in range(len(STARTS)):
+    alike = draw(jax.tree.map(lambda a, i=i: a[:, 0, i], STAGGERED), X)
+    assert_allclose(samples[:, i], alike[:, i], rtol=2e-5, atol=2e-5)
+  assert_array_equal(samples[:, -2:], X[:, -2:])
+
+
+@pytest.mark.parametrize('name', SAMPLERS)
+def test_gradients_of_samples_are_finite(name):
+  if takes_elements(name):
+    gradient = jax.grad(lambda x: jnp.sum(drawing(name)(STAGGERED, x)))(X)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize('name', GRIDS)
+def test_samples_at_equal_levels_of_elements_are_those_of_one(name, monkeypatch):
+  """Also wrappers, and posteriors."""
+  one = [np.asarray(x) for x in jax.tree.leaves(GRIDS[name](BATCH))]
+
+  def by_element(function):
+    def moved(*args):
+      args = [of_elements_of(x) if isinstance(x, dj.NoiseLevel) else x for x in args]
+      return function(*args)
+
+    return moved
+
+  def of_elements_of(levels):
+    return jax.tree.map(
+      lambda a: jnp.broadcast_to(a[:, None, None], (len(a), 1, elements_of(name))), levels
+    )
+
+  for function in ('sample', 'trajectory', 'ddim_invert'):
+    monkeypatch.setattr(dj, function, by_element(getattr(dj, function)))
+  each = numbers(GRIDS[name], BATCH)
+  for own, whole in zip(each or (), one, strict=bool(each)):
+    assert_allclose(own, whole, rtol=1e-4, atol=1e-5)
+
+
+# Shapes that may mean two things.
+
+
+def test_a_grid_of_as_many_elements_as_examples_is_asked_for_its_axes():
+  x = jnp.zeros((D, D))
+  levels = jax.tree.map(lambda a: jnp.broadcast_to(a[:, None], (len(a), D)), GRID)
+  with pytest.raises(ValueError, match=r'write \[N\+1, B, 1\] or \[N\+1, 1, T\]'):
+    dj.sample(jax.random.key(0), denoise, dj.ddim(), levels, x)
+  dj.sample(jax.random.key(0), denoise, dj.ddim(), levels, jnp.zeros((D, D + 1)))
+
+
+def test_the_prior_of_elements_has_the_deviation_of_each():
+  level = dj.GeometricVESchedule()(jnp.array([[0.2, 0.6, 0.9]]))
+  x = dj.prior_sample(jax.random.key(0), (20_000, 3, 3), level)
+  deviation = np.sqrt(np.asarray(level.alpha) ** 2 + np.asarray(level.sigma) ** 2)[0]
+  assert_allclose(np.std(x, axis=(0, 2)) / deviation, 1.0, atol=0.02)
+
+
+def test_a_clean_element_has_no_loss():
+  t = jnp.array([[0.0, 0.5, 1.0]])
+  output = jnp.array([[9.0, 1.0, 2.0]])
+  for kind in ('x0', 'eps', 'v', 'flow', 'edm'):
+    loss = lambda y, k=kind: dj.denoising_loss(
+      k, y, jnp.zeros((1, 3)), jnp.ones((1, 3)), FLOW(t), dj.min_snr_weight()
+    )
+    slope = jax.grad(lambda y, f=loss: jnp.sum(f(y)))(output)
+    assert np.isfinite(loss(output)).all() and np.isfinite(slope).all() and slope[0, 0] == 0.0
+
+
+@pytest.mark.parametrize(
+  'levels, starts',
+  [
+    (GRID, [0.5]),
+    (GRID, [np.nan]),
+    (GRID, []),
+    (GRID, [[0]]),
+    (dj.staggered(GRID, [0, 1]), [0, 1]),
+  ],
+)
+def test_starts_are_whole_numbers_of_elements(levels, starts):
+  with pytest.raises(ValueError, match='whole numbers|takes levels'):
+    dj.staggered(levels, starts)
+
+
+def test_a_staggered_grid_has_exact_ends():
+  levels, noise = dj.staggered(GRID, [0, 5, -np.inf, np.inf]), GRID.sigma[0]
+  assert levels.alpha.shape == (STEPS + 6, 1, 4)
+  assert_array_equal(levels.sigma[0, 0], [noise, noise, 0.0, noise])
+  assert_array_equal(levels.sigma[-1, 0], [0.0, 0.0, 0.0, noise])
+  assert_array_equal(levels.sigma[5:, 0, 1], GRID.sigma)
+  assert_array_equal(levels.sigma[: STEPS + 1, 0, 0], GRID.sigma)
