@@ -155,12 +155,15 @@ def sample_frames(
 
   level_t, level_s = levels.take(slice(None, -1)), levels.take(slice(1, None))
   inputs = keys, level_t, level_s, frame
+  state = sampler.init(x)
+  if level_t.alpha.ndim > 2:
+    state = _with_axes(state, lambda state: _state_after(sampler, x, state, denoise, inputs))
   start = inputs[1].alpha[:1]
   if not isinstance(start, Tracer) and (start == 0.0).any():
     # The loop hides the values of levels from the checks of a denoiser.
     first = jax.tree.map(lambda array: array[0], inputs)
-    jax.eval_shape(lambda x: body((x, sampler.init(x), frames), first), x)
-  carry = x, _first_state(sampler, keys[0], x, denoise, level_s, level_t), frames
+    jax.eval_shape(lambda x: body((x, state, frames), first), x)
+  carry = x, state, frames
   (x, state, frames), _ = jax.lax.scan(body, carry, inputs)
   return x, frames, state
 
@@ -175,19 +178,22 @@ def _check_axes(levels, x):
     )
 
 
-def _first_state(sampler, key, x, denoise, level_s, level_t):
-  # A state may hold levels. Those of a grid with a level for each element have more
-  # axes than `init` knows of.
-  first = {'level_s': level_s.take(0), 'level_t': level_t.take(0)}
-
-  def after(state):
-    return jax.eval_shape(lambda: sampler.step(key, x, state, denoise, **first)[1])
-
-  state, shape = sampler.init(x), None
-  while level_t.alpha.ndim > 2 and shape != jax.tree.map(jnp.shape, state):
+def _with_axes(state, after):
+  # A state may hold levels. Those of a grid with a level for each element have more axes
+  # than `init` knows of: as many as after some steps.
+  shape = None
+  while shape != jax.tree.map(jnp.shape, state):
     state = jax.tree.map(lambda a, b: jnp.broadcast_to(a, b.shape), state, after(state))
     shape = jax.tree.map(jnp.shape, after(state))
   return state
+
+
+def _state_after(sampler, x, state, denoise, inputs):
+  def step(inputs, x, state):
+    key, level_t, level_s, _ = jax.tree.map(lambda array: array[0], inputs)
+    return sampler.step(key, x, state, denoise, level_s=level_s, level_t=level_t)[1]
+
+  return jax.eval_shape(step, inputs, x, state)
 
 
 def take_step(

@@ -81,6 +81,18 @@ def test_given_tokens_stay_and_others_have_their_conditional_law():
   assert_allclose(samples[0], a * COVARIANCE[0], atol=0.01)
 
 
+def test_a_grid_from_pure_noise_is_taken_outside_of_jit():
+  """Its first level is looked at before the loop; states of solvers hold levels."""
+  levels, x = dj.staggered(dj.level_grid(FLOW, 8), [0, 2, 4, 4, 4, 4]), jnp.ones((2, T))
+  for sampler in (dj.dpm_solver_pp(3), dj.lms(4), dj.unipc(3)):
+    assert np.isfinite(dj.sample(jax.random.key(0), denoise, sampler, levels, x)).all()
+  with pytest.raises(ValueError, match='without signal eps does not determine'):
+    of_eps = dj.Network(
+      lambda params, x, noise, cond, *, key=None: x, dj.time_input(), level_axes=2
+    )
+    dj.sample(jax.random.key(0), of_eps.denoiser({}), dj.dpm_solver_pp(2), levels, x)
+
+
 def test_tokens_held_at_noise_are_integrated_out():
   levels = dj.staggered(dj.level_grid(COSINE, 200), [0, 0, 0, *[np.inf] * (T - 3)])
   x = dj.prior_sample(jax.random.key(1), (4, T), levels.take(0))
