@@ -491,6 +491,7 @@ WHOLE = {
   'kl_warmup': lambda: dj.kl_warmup(jnp.int32(3), 10),
   'noise_image': lambda: dj.noise_image(KEY, MATRIX, DDPM, [0, 3, 10]),
   'step_levels': lambda: dj.step_levels(DDPM, dj.respaced_steps(10, '5')),
+  'staggered': lambda: dj.staggered(GRID, [0, 2, 3]),
   'transition_matrix': lambda: dj.transition_matrix(GAUSSIAN, FLOW(0.0), FLOW(0.5)),
   'at_step': lambda: (DDPM.at_step(3), DDPM.alphas, DDPM.betas, DDPM.alpha_bars, GRID.take(0)),
   **{

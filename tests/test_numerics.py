@@ -358,7 +358,7 @@ CALLS = {
 OTHERS = """
 zero_terminal_snr respaced_steps churn_gamma Denoiser FlowMap Likelihood
 NoiseLevel Normal Measurement Network Particles Prediction Sampler Twist
-level_grid step_levels repaint_levels clean_level kl_warmup pytree_dataclass
+level_grid step_levels staggered repaint_levels clean_level kl_warmup pytree_dataclass
 ode_estimate uniform_times antithetic_times step_times log_normal_times
 logit_normal_times langevin open_run paired sample sde_coefficients training_step
 """

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
+from tests.transcribed import transcribes
 
 T = 6
 PLACES = np.arange(T)
@@ -29,6 +30,21 @@ def denoise(x, level):
   of_xt += 1e-6 * jnp.eye(T)[None]
   solved = jnp.linalg.solve(of_xt, x[..., None])
   return dj.Prediction((COVARIANCE[None] @ (alpha[..., None] * solved))[..., 0])
+
+
+@transcribes(
+  'Diffusion Forcing (Chen et al. 2024)',
+  '3.3: a schedule of levels for each token, such as a pyramid',
+  '`staggered`',
+)
+def test_a_pyramid_literally():
+  """Its matrix of K levels for T tokens: token t begins at row d t, and waits at noise."""
+  levels, delay = dj.level_grid(COSINE, 5), 2
+  rows = [
+    [levels.sigma[min(max(m - delay * t, 0), 5)] for t in range(T)]
+    for m in range(5 + delay * 5 + 1)
+  ]
+  assert_array_equal(dj.staggered(levels, delay * PLACES).sigma[:, 0], rows)
 
 
 def path(schedule, kind, steps):
