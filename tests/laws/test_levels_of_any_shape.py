@@ -5,9 +5,9 @@ what one level per example gives; levels that differ give each element what its 
 gives it; an element between equal levels stays, bit for bit, and its gradient is finite. What
 needs one level for an example says so in one line.
 
-Planted, each caught: `sigma_ratio` without its case of clean levels; `weighted_sum` that takes
-the mean of the weights; `velocity` at the clean level's own time; `prior_sample` without
-`expand_to`; `_first_state` without its loop.
+Planted, each caught: `sigma_ratio` without its case of clean levels; `weighted_sum` of the mean
+weight; `velocity` at the clean level's own time; `prior_sample` without `expand_to`;
+`_with_axes` without its loop; `_weighted_mean` that takes equal nodes for known.
 """
 
 import dataclasses
@@ -28,7 +28,8 @@ from tests.calls import COSINE, FLOW, D
 B = 4
 # Calls with a grid of their own; the others have the times of the batch.
 STATES = 'ancestral_states', 'first_hitting', 'confidence_ordered', 'remasked', 'keep_known'
-GRIDS = calls.SAMPLERS | {name: calls.DISCRETE[name] for name in STATES}
+GRIDS = {name: call for name, call in calls.SAMPLERS.items() if name not in choices.SAMPLERS}
+GRIDS |= {name: calls.DISCRETE[name] for name in STATES}
 TABLES = calls.PROCESS | calls.GUIDERS | calls.DISCRETE
 TABLES = {name: call for name, call in TABLES.items() if name not in GRIDS and 'bound' not in name}
 TABLES |= {'prior_kl': calls.BOUNDS['prior_kl']}
@@ -169,7 +170,7 @@ def test_gradients_of_samples_are_finite(name):
 
 @pytest.mark.parametrize('name', GRIDS)
 def test_samples_at_equal_levels_of_elements_are_those_of_one(name, monkeypatch):
-  """Also wrappers, and posteriors."""
+  """Wrappers, posteriors, and samplers of states."""
   one = [np.asarray(x) for x in jax.tree.leaves(GRIDS[name](BATCH))]
 
   def by_element(function):
