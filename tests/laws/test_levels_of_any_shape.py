@@ -168,6 +168,15 @@ def test_gradients_of_samples_are_finite(name):
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize('make', (dj.velocity_heun, dj.euler_maruyama, dj.velocity_sde))
+def test_slopes_that_are_infinite_at_clean_levels_move_nothing(make):
+  schedule = dj.LinearVPSchedule()
+  sampler = make(schedule, 'sde') if make is dj.velocity_sde else make(schedule)
+  levels = dj.staggered(dj.level_grid(schedule, STEPS), STARTS)
+  gradient = jax.grad(lambda x: jnp.sum(dj.sample(jax.random.key(2), denoise, sampler, levels, x)))
+  assert np.isfinite(gradient(X)).all()
+
+
 @pytest.mark.parametrize('name', GRIDS)
 def test_samples_at_equal_levels_of_elements_are_those_of_one(name, monkeypatch):
   """Wrappers, posteriors, and samplers of states."""
