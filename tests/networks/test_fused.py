@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -40,16 +39,23 @@ def program(network):
   return jax.jit(network.apply)
 
 
-def outputs_of(network, change):
-  """Returns (the output of a network, layers that `change` made anew).
+def cond_of(network):
+  return {'text': np.ones((2, 3), np.int32)} if getattr(network, 'inputs', None) == TEXT else {}
+
+
+@functools.cache
+def shapes_of(network):
+  return jax.eval_shape(network.init, jax.random.key(0), X, NOISE, cond_of(network))['params']
+
+
+def changed_params(network, change):
+  """Returns (random parameters, layers that `change` made anew).
 
   change: (the path of a layer, its kernel by matrices [..., in, matrix, out], its layout) -> the
   kernel or None.
   """
   rng = np.random.default_rng(1)
-  cond = {'text': jnp.ones((2, 3), jnp.int32)} if getattr(network, 'inputs', None) == TEXT else {}
-  shapes = jax.eval_shape(network.init, jax.random.key(0), X, NOISE, cond)['params']
-  params = jax.tree.map(lambda a: rng.normal(0.0, 0.5, a.shape), shapes)
+  params = jax.tree.map(lambda a: rng.normal(0.0, 0.5, a.shape), shapes_of(network))
   changed = []
 
   def at(path, leaf):
@@ -66,8 +72,13 @@ def outputs_of(network, change):
     changed.append('/'.join(layer))
     return np.moveaxis(made, 0, axis).reshape(leaf.shape)
 
-  params = jax.tree_util.tree_map_with_path(at, params)
-  return np.asarray(program(network)({'params': params}, X, NOISE, cond)), {*changed}
+  return jax.tree_util.tree_map_with_path(at, params), {*changed}
+
+
+def outputs_of(network, change):
+  """Returns (the output of a network, layers that `change` made anew)."""
+  params, changed = changed_params(network, change)
+  return np.asarray(program(network)({'params': params}, X, NOISE, cond_of(network))), changed
 
 
 def replaced(layer, matrices, zero=(), random=()):
@@ -125,7 +136,9 @@ def test_a_gate_of_0_hides_the_others(name, row):
 @pytest.mark.parametrize('name', NETWORKS)
 def test_every_projection_has_as_many_matrices_as_its_name_says(name):
   found = set()
-  outputs_of(NETWORKS[name], lambda path, parts, leaf: found.add((path.split('/')[-1], len(parts))))
+  changed_params(
+    NETWORKS[name], lambda path, parts, leaf: found.add((path.split('/')[-1], len(parts)))
+  )
   counts = {'qkv': {3}, 'modulation': {2, 6}, 'mlp_in': {2}, 'embedding_proj': {2}}
   assert found
   for layer, count in found:

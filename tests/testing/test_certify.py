@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import diffusion_jax as dj
-from diffusion_jax.testing import bench
+from diffusion_jax.testing import bench, certify as module
 from diffusion_jax.testing.certify import _Law, _law_order, certify
 from tests.rows import slow
 
@@ -135,6 +135,15 @@ GAUSSIAN, MIXTURE, IMAGE, INVERSE = (
   bench.gaussian(), bench.mixture(), bench.image(4), bench.inpainting(4)
 )  # fmt: skip
 WHITE = dataclasses.replace(GAUSSIAN, means=np.zeros((1, 16)), covs=np.eye(16)[None], shape=(16,))
+
+
+@pytest.fixture(autouse=True, scope='module')
+def every_law_is_kept():
+  """Keeps the laws of all problems of this file, each of which takes a second."""
+  with pytest.MonkeyPatch.context() as patch:
+    for name in ('_start', '_ends'):
+      patch.setattr(module, name, functools.cache(getattr(module, name).__wrapped__))
+    yield
 
 
 def judged(sampler, problem, steps=(16, 32, 64), draws=2000, **options):
