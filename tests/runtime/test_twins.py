@@ -14,6 +14,8 @@ from diffusion_jax.runtime import run_folder, twins
 from diffusion_jax.runtime.files import read_json_lines
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.runtime.twins import DONE, SMALL, Twin
+from tests.bucket_server import Amazon, Google
+from tests.rows import slow
 from tests.runtime.test_run_folder import opened, write
 
 ARRAYS = 'params/d/arrays'
@@ -60,6 +62,8 @@ def files_of(run):
   return {name: (run / name).read_bytes() for name in names}
 
 
+# Each request is counted above the client of the bucket; the others are of both.
+@pytest.mark.parametrize('server', [Amazon, slow(Google)], indirect=True)
 def test_a_copy_that_ends_at_any_request_is_of_one_moment(address):
   """A kill before any request leaves the newest complete checkpoint.
 
