@@ -67,6 +67,17 @@ def d3pm_step(name, t, x0, xt, logits):
   return posterior, reverse, kl
 
 
+@jax.jit
+def library_step(x0, xt, logits, process, level_s, level_t):
+  """Returns the posterior, the reverse step and the term of the bound."""
+  denoised = dj.posterior_logits(logits, xt, process, level_t)
+  return (
+    dj.q_posterior_states(x0, xt, process, level_s, level_t),
+    dj.p_reverse_states(denoised, xt, process, level_s, level_t),
+    dj.transition_kl_states(denoised, x0, xt, process, level_s, level_t),
+  )
+
+
 @transcribes(
   'D3PM (Austin et al. 2021)',
   '3: q(x_t | x_0), posterior; 4: reverse by x_0-parametrisation',
@@ -80,10 +91,7 @@ def test_d3pm_eq_3_and_4_and_the_term_of_the_bound(name, t):
   level_s, level_t = (level_at(SCHEDULE, i / T) for i in (t - 1, t))
   if t == 1:
     level_s = dj.NoiseLevel(*np.array([0.0, 1.0, 0.0], np.float32))
-  q = jitted(dj.q_posterior_states)(x0, xt, process, level_s, level_t)
-  denoised = jitted(dj.posterior_logits)(jnp.float32(logits), xt, process, level_t)
-  p = jitted(dj.p_reverse_states)(denoised, xt, process, level_s, level_t)
-  kl = jitted(dj.transition_kl_states)(denoised, x0, xt, process, level_s, level_t)
+  q, p, kl = library_step(x0, xt, np.float32(logits), process, level_s, level_t)
   steps = [d3pm_step(name, t, x0[0, i], xt[0, i], logits[0, i]) for i in range(D)]
   posterior, reverse, terms = map(np.array, zip(*steps, strict=True))
   assert_allclose(q[0], posterior, rtol=1e-4, atol=1e-6)
