@@ -225,9 +225,9 @@ def shown(run):
 
 
 def test_a_flipped_bit_of_each_kind_of_file_changes_no_result(averaged, tmp_path):
-  # An evaluation, whose program is traced each time, of its own files and of each fourth other.
+  # An evaluation, whose program is traced each time, of its own files and of each tenth other.
   place = Place(averaged, (drawn, evaluated), tmp_path)
-  uses = itertools.cycle((drawn, drawn, drawn, evaluated))
+  uses = itertools.cycle((*[drawn] * 9, evaluated))
   kinds = place.files_by_kind().items()
   cases = (
     (evaluated if kind.startswith('evaluation') else use, names)
