@@ -371,7 +371,10 @@ def optimum(reads):
   return mean, 0.0 * slope, rest + np.einsum('kpd,kpe->kde', slope, slope)
 
 
-@pytest.mark.parametrize('reads', READS)
+# With a class and a context each line is its transcription, above.
+@pytest.mark.parametrize(
+  'reads', [('label',), *(slow(x) for x in [(), ('context',), ('label', 'context')])]
+)
 def test_no_network_is_below_the_least_loss(reads):
   """The best network of Gaussian classes, by its closed form; also for each class.
 
