@@ -97,8 +97,8 @@ def replaced(layer, matrices, zero=(), random=()):
   return change
 
 
-# Their layouts are those of unet_legacy_by_channels, unet_interleaved and mmdit.
-SAME = 'classifier', 'ddpmpp', 'dit'
+# Their layouts are those of unet_interleaved and mmdit.
+SAME = 'ddpmpp', 'dit'
 ATTENTION = [slow(n) if n in SAME else n for n in NETWORKS if n != 'mlp']
 
 
