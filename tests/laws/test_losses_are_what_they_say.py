@@ -309,13 +309,15 @@ def test_a_held_out_loss_of_equal_weights_is_one_number(name):
   def last(step, *others):
     return later(jnp.int32(AT_THE_END), *others)
 
-  arguments = jnp.int32(1), state.objective_state, BATCH, jax.random.key(0)
-  found, right, program = (jax.make_jaxpr(f)(*arguments) for f in (held_out, last, later))
+  first, rest, key = jnp.int32(1), state.objective_state, jax.random.key(0)
+  found, right, program = (
+    jax.make_jaxpr(f)(first, rest, BATCH, key) for f in (held_out, last, later)
+  )
   assert str(found) == str(right)
   assert str(found.consts) == str(right.consts)
 
   step = program.jaxpr.invars[0]
   if any(x is step for equation in program.eqns for x in equation.invars):
     loss_at = jax.jit(later)
-    numbers = [average([jax.device_get(loss_at(i, *arguments[1:]))]) for i in (10**6, AT_THE_END)]
+    numbers = [average([jax.device_get(loss_at(i, rest, BATCH, key))]) for i in (10**6, AT_THE_END)]
     assert numbers[0] == pytest.approx(numbers[1], rel=1e-4, nan_ok=True)
