@@ -95,7 +95,7 @@ for plant, outcome in zip(plants, planted.outcomes(plants, 1e6)):
   print(outcome, planted.described(plant), flush=True)
 """
 MAIN = """
-planted.USUAL = float(sys.argv.pop(1))
+planted.ENOUGH = int(sys.argv.pop(1))
 sys.argv[1:] = ['tiny.py', '--plants=2', '--seed=0']
 sys.exit(planted.main())
 """
@@ -109,10 +109,10 @@ def test_what_changes_a_result_is_caught(tmp_path):
   module, test = tmp_path / 'diffusion_jax/tiny.py', tmp_path / 'tests/test_tiny.py'
   module.write_text(TINY)
 
-  def run(program, body, usual=()):
+  def run(program, body, enough=()):
     head = 'from diffusion_jax.tiny import half, positive\n\n'
     test.write_text(f'{head}def test_numbers():\n  assert {body}\n')
-    command = [sys.executable, '-c', BEGIN + program, str(tmp_path), *usual]
+    command = [sys.executable, '-c', BEGIN + program, str(tmp_path), *enough]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert module.read_text() == TINY
     return result.returncode, result.stdout.splitlines(), result.stderr
@@ -121,9 +121,10 @@ def test_what_changes_a_result_is_caught(tmp_path):
   survived = [x for x in lines if not x.startswith('caught')]
   assert survived == ['survived diffusion_jax/tiny.py:9 comparison: < -> <='], error
   assert len(lines) == 10 and code == 0
-  code, lines, error = run(MAIN, 'half and positive', ['0.0'])
+  code, lines, error = run(MAIN, 'half and positive', ['2'])
   assert lines[-1] == '0 caught, 2 survived, 0 no time' and code == 1, error
-  code, lines, error = run(MAIN, 'False', ['0.4'])
+  assert run(MAIN, 'half and positive', ['3'])[0] == 0
+  code, lines, error = run(MAIN, 'False', ['9'])
   assert lines == [] and code == 1 and 'test_tiny.py fails without a fault' in error
 
 

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
 from diffusion_jax.core.arguments import (
   as_float,
   check_numbers,
   computed_now,
+  weighted_sum,
 )
 
 
@@ -70,6 +72,14 @@ def numbered(i, traces):
       return self.offset
 
   return Numbered()
+
+
+@pytest.mark.parametrize('shape', ((), (2,), (1, 3), (2, 3)))
+def test_a_weighted_sum_is_over_the_numbers_of_each_example(shape):
+  rng = np.random.default_rng(0)
+  weight, x = rng.normal(size=shape), rng.normal(size=(2, 3, 4))
+  expected = (weight.reshape(shape + (1,) * (3 - len(shape))) * x).sum(axis=(1, 2))
+  assert_allclose(weighted_sum(jnp.asarray(weight), jnp.asarray(x)), expected, rtol=1e-5)
 
 
 def test_jit_distinguishes_classes():

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
-from diffusion_jax.core.levels import round_near_step
+from diffusion_jax.core.levels import check_one_level, round_near_step
 from tests.core.test_step_schedules import NAMED
 from tests.jitted import jitted
 
@@ -76,3 +76,17 @@ def test_rounding_does_not_take_the_smallest_times_for_clean(num_steps):
   """The likelihood starts at t = 1e-5, which is noisy for any T."""
   found = jitted(round_near_step)(np.float32(1e-5) * np.float32(num_steps), num_steps)
   assert np.asarray(found) > 0.0
+
+
+@pytest.mark.parametrize(
+  'shape, axes, takes',
+  [((2, 3), 1, '[] or [B]'), ((2,), 0, '[]'), ((2, 3, 4), 2, '[], [B] or [B, T]')],
+)
+def test_levels_of_more_axes_are_refused(shape, axes, takes):
+  def level(shape):
+    return dj.CosineSchedule()(jnp.full(shape, 0.5))
+
+  check_one_level(level(shape[:axes]), 'it', axes)
+  with pytest.raises(ValueError) as error:
+    check_one_level(level(shape), 'it', axes)
+  assert str(error.value).startswith(f'it takes levels {takes}, not {list(shape)}: ')
