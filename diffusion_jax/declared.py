@@ -88,8 +88,8 @@ class Declared(NamedTuple):
 
   The tables of docs/, and tests (`docs/tables.py`). what: what it is, in Markdown: its
   paper and equation, or a formula. needs: what it needs of the user; of a network, the arrays
-  that it takes. exact_for: of a
-  method that draws given a measurement, the data for which its draws are exact.
+  that it takes. exact_for: of a method that draws given a measurement, the data for which its
+  draws are exact.
 
   A sampler. order: of the error of the solution of the ODE, or {its parameter order: that};
   None if it draws noise or solves to a tolerance. calls: of the network in N steps to clean

@@ -430,8 +430,9 @@ def main():
     counts[outcome] += 1
     print(outcome, described(plant), flush=True)
   print(', '.join(f'{n} {name}' for name, n in counts.items()))
-  most = 1 if flags.listed is not None else ENOUGH
-  return int(counts['survived'] >= most and (most == 1 or not counts['caught']))
+  if flags.listed is not None:
+    return int(counts['survived'] > 0)
+  return int(counts['survived'] >= ENOUGH and not counts['caught'])
 
 
 if __name__ == '__main__':

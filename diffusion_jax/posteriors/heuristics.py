@@ -17,7 +17,7 @@ from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import Grid
 from diffusion_jax.core.parametrization import eps_from_x0
-from diffusion_jax.core.process import q_sample
+from diffusion_jax.core.process import q_sample, sigma_ratio
 from diffusion_jax.ranges import Finite, NonNegative, Probability
 from diffusion_jax.sampling.sampler import Sampler
 
@@ -86,7 +86,7 @@ def renoised(share: Probability) -> Sampler:
   def step(key, x, state, denoise, *, level_s, level_t):
     x0 = predict(denoise, x, level_t).x0
     s, t = level_s.expand_to(x), level_t.expand_to(x)
-    old, new = s.sigma / t.sigma * (1.0 - share) ** 0.5, s.sigma * share**0.5
+    old, new = sigma_ratio(s, t) * (1.0 - share) ** 0.5, s.sigma * share**0.5
     return s.alpha * x0 + old * (x - t.alpha * x0) + new * draw_normal(key, x), state
 
   return Sampler(lambda x: (), step)

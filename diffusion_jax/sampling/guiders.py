@@ -7,6 +7,7 @@ from diffusion_jax.core.arguments import expand_to, sum_data_axes
 from diffusion_jax.core.checked import checked
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.parametrization import output_row
+from diffusion_jax.core.process import sigma_ratio
 from diffusion_jax.declared import declares
 from diffusion_jax.ranges import Finite, NoiseRatio, Positive, Rate
 from diffusion_jax.sampling.guidance import (
@@ -108,8 +109,7 @@ def cfg_plus_plus(scale: Array | Rate) -> Sampler:
     cond, uncond = predict_pair(denoise, x, level_t)
     x0 = uncond.x0 + expand_to(scale, x) * (cond.x0 - uncond.x0)
     s, t = level_s.expand_to(x), level_t.expand_to(x)
-    kept = s.sigma / jnp.where(t.sigma > 0.0, t.sigma, 1.0)
-    return s.alpha * x0 + kept * (x - t.alpha * uncond.x0), state
+    return s.alpha * x0 + sigma_ratio(s, t) * (x - t.alpha * uncond.x0), state
 
   return Sampler(lambda x: (), step)
 

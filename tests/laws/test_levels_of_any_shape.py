@@ -122,6 +122,7 @@ def table():
   yield 'churn', dj.churn(dj.heun(), COSINE, 0.1), denoise
   yield 'with_ancestral_noise', dj.with_ancestral_noise(dj.heun(), COSINE), denoise
   yield 'dpm_solver_pp_sde, order 3', dj.dpm_solver_pp_sde(order=3), denoise
+  yield 'renoised', dj.renoised(0.5), denoise
   yield 'self_conditioned', dj.self_conditioned(dj.ddim()), lambda x0: denoise
 
 
