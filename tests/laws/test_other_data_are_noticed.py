@@ -168,9 +168,7 @@ def fixed(tmp_path, monkeypatch):
   folder.mkdir()
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   if importlib.util.find_spec('datasets'):
-    import datasets.config
-
-    monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path / 'cache')
+    monkeypatch.setattr('datasets.config.HF_DATASETS_CACHE', tmp_path / 'cache')
 
   def fixed_stat(path, **options):
     found = stat(path, **options)
