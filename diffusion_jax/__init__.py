@@ -49,6 +49,7 @@ from diffusion_jax.core.losses import (
   denoising_loss as denoising_loss,
   edm_weight as edm_weight,
   flow_weight as flow_weight,
+  independent_levels as independent_levels,
   log_normal_times as log_normal_times,
   logit_normal_times as logit_normal_times,
   min_flow_weight as min_flow_weight,
@@ -255,6 +256,7 @@ from diffusion_jax.sampling.likelihood import (
   ode_bits_per_dim as ode_bits_per_dim,
   probability_flow as probability_flow,
 )
+from diffusion_jax.sampling.rollouts import hold_known as hold_known, roll_out as roll_out
 from diffusion_jax.sampling.sampler import (
   Sampler as Sampler,
   prior_sample as prior_sample,

@@ -98,6 +98,8 @@ class Declared(NamedTuple):
   averages_ends: a step is Heun's, whose few long steps make data too wide. keeps_x: it
   computes a step from x of the step before, which nothing else may have changed.
 
+  A network. element_levels: its noise may be [B, N], one for each index of the first axis.
+
   A metric. independent_noise: it takes noise to be independent of x_0. needs_denoiser:
   it is of the network's estimates of x_0, and not of samples.
 
@@ -128,6 +130,7 @@ class Declared(NamedTuple):
   draws_noise: bool = False
   averages_ends: bool = False
   keeps_x: bool = False
+  element_levels: bool = False
   independent_noise: bool = False
   needs_denoiser: bool = False
   writes_here_only: bool = False

@@ -217,6 +217,11 @@ def unconditional(key: Key, batch: dict) -> dict:
   return {}
 
 
+def finite_logsnr(level: NoiseLevel) -> NoiseLevel:
+  """Returns the level with sigma = 1e-4 alpha where it is clean, as what networks see of it."""
+  return level._replace(sigma=jnp.where(level.sigma == 0.0, 1e-4 * level.alpha, level.sigma))
+
+
 @needed('a dj.Network(network_fn, noise_input)')
 @checked
 @dataclasses.dataclass(frozen=True)
@@ -289,6 +294,7 @@ class Network:
   def noise_of(self, level: NoiseLevel, xt: Array) -> Array:
     """Returns the network's input for the level of x_t, [B], or [B, T] with level_axes=2."""
     check_one_level(level, f'a network with level_axes={self.level_axes}', self.level_axes)
+    level = finite_logsnr(level) if self.level_axes > 1 else level
     noise = jnp.asarray(self.noise_input(level))
     noise = noise.reshape(noise.shape + (1,) * (self.level_axes - noise.ndim))
     return jnp.broadcast_to(noise, xt.shape[: self.level_axes])

@@ -18,7 +18,7 @@ from diffusion_jax.core.arguments import (
   weighted_sum,
 )
 from diffusion_jax.core.checked import Key, checked
-from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level, select_level
 from diffusion_jax.core.parametrization import Kind, error_scale, target
 from diffusion_jax.declared import declares
 from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Rate, Size
@@ -233,6 +233,41 @@ def logit_normal_times(mean: Finite = 0.0, std: Positive = 1.0) -> TimeSampler:
     return schedule(jax.nn.sigmoid(logit)), jnp.ones(batch_size)
 
   return times
+
+
+class LevelSampler(Protocol):
+  """A distribution of the training levels of elements."""
+
+  def __call__(
+    self, key: Key, shape: tuple[int, int], times: TimeSampler, schedule: Schedule, /
+  ) -> tuple[NoiseLevel, Array]:
+    """Draws the levels of elements by those of `times`; returns them and weights, [B, T] each."""
+    ...
+
+
+@checked
+def independent_levels(size: Size = 1, clean: Rate = 0.1) -> LevelSampler:
+  """Makes a sampler of levels that are independent for each element.
+
+  Diffusion Forcing (Chen et al. 2024, Alg. 1). Levels and weights are of `times`, whose
+  draws are assigned to elements in random order. An element is clean with the
+  probability `clean`, as what is given in sampling, with weight 0. size: of the blocks
+  of neighbours that share a level; ValueError if it does not divide T.
+  """
+
+  def levels(key, shape, times, schedule):
+    time_key, order_key, clean_key = jax.random.split(key, 3)
+    count, blocks = shape[0], shape[1] // size
+    if blocks * size != shape[1]:
+      raise ValueError(f'blocks of size={size} do not divide {shape[1]} elements: change size')
+    drawn = times(time_key, count * blocks, schedule)
+    order = jax.random.permutation(order_key, count * blocks).reshape(count, blocks)
+    level, weight = jax.tree.map(lambda a: a[order], drawn)
+    is_clean = jax.random.bernoulli(clean_key, clean, (count, blocks))
+    level, weight = select_level(is_clean, clean_level(), level), jnp.where(is_clean, 0.0, weight)
+    return jax.tree.map(lambda a: jnp.repeat(a, size, axis=1), (level, weight))
+
+  return levels
 
 
 @checked

@@ -344,11 +344,11 @@ def row_problems(what: str, rows: np.ndarray, facts: ArraySpec, joint: bool) -> 
   yield from _category_problems(what, rows, facts.names, joint)
   if not joint:
     return
-  full = np.isfinite(rows).all(axis=1)
+  full = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
   if full.any():
     yield f'row {np.argmax(full)} of {what} gives all numbers of x: NaN marks those that are drawn'
   known = rows.copy()
-  box = known[:, : len(facts.low)]
+  box = known[..., : len(facts.low)]
   box[:] = np.where(np.isnan(box), facts.low, box)
   outside = ~facts.inside(known)
   if outside.any():

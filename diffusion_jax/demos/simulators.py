@@ -8,6 +8,7 @@ observed, `context`. Rates, populations and counts are given by logarithms.
 import functools
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -250,17 +251,20 @@ def gaussian_process(
   mean: tuple[Finite, ...] = (0.0,),
   std: tuple[Positive, ...] = (1.0,),
   correlation: Rate = 0.0,
+  kernel: Literal['matern', 'exponential'] = 'matern',
 ) -> dict[str, np.ndarray]:
   """Draws x [n, *sides, C] of a Gaussian process on a grid.
 
   The kernel is the product over the axes of `matern` with `length`, in grid
-  points. mean and std have an entry for each of the C channels, and any two
-  channels have `correlation` at a point.
+  points, or of `exponential`, with which a sequence is an AR(1). mean and std have
+  an entry for each of the C channels, and any two channels have `correlation` at a
+  point.
   """
   x = rng.standard_normal((n, *sides, len(std)))
   channels = np.full((len(std), len(std)), correlation)
   np.fill_diagonal(channels, 1.0)
-  factors = [matern(side, length) for side in sides]
+  made = {'matern': matern, 'exponential': exponential}[kernel]
+  factors = [made(side, length) for side in sides]
   for axis, kernel in enumerate([*factors, channels], 1):
     root = np.linalg.cholesky(kernel)
     x = np.moveaxis(np.moveaxis(x, axis, -1) @ root.T, -1, axis)
@@ -275,3 +279,12 @@ def matern(side: int, length: float) -> np.ndarray:
   place = np.arange(side)
   d = math.sqrt(3.0) * np.abs(place[:, None] - place) / length
   return (1.0 + d) * np.exp(-d)
+
+
+def exponential(side: int, length: float) -> np.ndarray:
+  """Returns the kernel exp(-|i - j| / length), [side, side].
+
+  Matern's with nu = 1/2 (Rasmussen & Williams 2006, Eq. 4.18): an AR(1) of exp(-1 / length).
+  """
+  place = np.arange(side)
+  return np.exp(-np.abs(place[:, None] - place) / length)

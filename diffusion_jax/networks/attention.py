@@ -36,11 +36,12 @@ def attend(
 ) -> Array:
   """Returns softmax(q k^T / sqrt(d)) v, its heads side by side: [B, T, D].
 
-  q: [B, T, heads, d], k and v: [B, L, heads, d]; mask: bool [B, L], False at
-  tokens of weight 0. The softmax is float32. implementation: 'xla' or 'cudnn',
-  see `jax.nn.dot_product_attention`; 'auto' is 'cudnn' for half precision
-  without a mask, on GPUs that have it (`placement.has_cudnn_attention`). cuDNN
-  has no forward-mode derivative, and needs 8, 16, ... 128 channels a head.
+  q: [B, T, heads, d], k and v: [B, L, heads, d]; mask: bool [B, L], or [B, T, L] or
+  [1, T, L] of each query, False at tokens of weight 0. The softmax is float32.
+  implementation: 'xla' or 'cudnn', see `jax.nn.dot_product_attention`; 'auto' is
+  'cudnn' for half precision without a mask, on GPUs that have it
+  (`placement.has_cudnn_attention`). cuDNN has no forward-mode derivative, and needs
+  8, 16, ... 128 channels a head.
   """
   size = q.shape[-1]
   fits = size % 8 == 0 and size <= 128
@@ -52,7 +53,8 @@ def attend(
       f"attention='cudnn' needs heads of 8, 16, ... 128 channels, not {size}: "
       "change num_heads or head_channels, or set attention='xla'"
     )
-  mask = None if mask is None else mask[:, None, None, :]
+  if mask is not None:
+    mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
   if implementation == 'xla' and q.dtype == jnp.float32:
     batch, scores = q.shape[0], q.shape[1] * k.shape[1] * q.shape[2]
     pairs = has_size(batch, scores) and batch % 2 == 0 and batch > 2 and scores >= _LARGE

@@ -18,12 +18,12 @@ Array = jax.Array
 def sinusoidal(
   noise: Array, features: int, max_period: float = 1e4, kind: Sinusoids = 'ho'
 ) -> Array:
-  """Returns sin and cos of f_i noise, f_i geometric from 1: [B, features].
+  """Returns sin and cos of f_i noise, f_i geometric from 1: [B] becomes [B, features].
 
   'ho' (Ho et al. 2020): [sin, cos], the last f_i is 1 / max_period. 'openai'
   (Nichol & Dhariwal 2021): [cos, sin], f_i = max_period^(-i / (features / 2)),
   so the last f_i is above 1 / max_period. An odd number of features is padded
-  with a zero. Always float32.
+  with a zero. Always float32. noise: [B], or one for each element, [B, T].
   """
   half = features // 2
   if half < 2:
@@ -35,9 +35,9 @@ def sinusoidal(
     intervals, waves = half, (jnp.cos, jnp.sin)
   frequencies = np.exp(-np.log(max_period) * np.arange(half) / intervals)
   frequencies = frequencies.astype(np.float32)
-  angles = noise.astype(jnp.float32)[:, None] * frequencies[None]
+  angles = noise.astype(jnp.float32)[..., None] * frequencies.reshape(*[1] * noise.ndim, -1)
   embedding = jnp.concatenate([wave(angles) for wave in waves], axis=-1)
-  return jnp.pad(embedding, ((0, 0), (0, features % 2)))
+  return jnp.pad(embedding, (*[(0, 0)] * noise.ndim, (0, features % 2)))
 
 
 def fourier_features(z: Array, start: int = 6, stop: int = 8) -> Array:

@@ -24,11 +24,12 @@ Array = jax.Array
 NOISE_FEATURES = 256
 
 
-@declares(what='residual blocks', needs='a vector [D]')
+@declares(what='residual blocks', needs='a vector [D]', element_levels=True)
 class MLP(Checked):
   """Computes residual blocks: x [B, D], noise [B] -> [B, out_channels].
 
-  Arrays x [B, ..., C] are flattened, and the output is [B, ..., out_channels].
+  Arrays x [B, ..., C] are flattened, and the output is [B, ..., out_channels]. Of noise
+  [B, N], one for each index of the first axis, the embeddings are side by side.
   With c, the sum of the embeddings of noise, step, label and context, a block
   is
 
@@ -59,6 +60,7 @@ class MLP(Checked):
     cond, inputs, width = cond or {}, self.inputs, self.channels
     inputs.check(cond)
     h = sinusoidal(noise, NOISE_FEATURES, kind=self.noise_embedding)
+    h = h.reshape(x.shape[0], -1)
     c = noise_and_label(h, cond, width, inputs, dtype=self.dtype)
     c += of_step(inputs, cond, NOISE_FEATURES, width, self.noise_embedding, self.dtype)
     channels = None

@@ -1,5 +1,6 @@
 """Diffusion transformers: DiT, JiT, and both with texts."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -43,6 +44,7 @@ from diffusion_jax.networks.transformer_block import (
   dense,
   make_norm,
   modulate,
+  per_token,
 )
 from diffusion_jax.ranges import Count, Rate, Size
 
@@ -57,6 +59,7 @@ Positions = Literal['sincos', 'rotary', 'both', 'learned', 'none']
 @declares(
   what='a [Transformer](#the-transformer) of patches on every axis (DiT, Peebles & Xie 2023)',
   needs='a sequence [N, C], an image [H, W, C], a volume [D, H, W, C]',
+  element_levels=True,
 )
 class DiT(Checked):
   """Computes a transformer: x [B, H, W, C], noise [B] -> [B, H, W, out].
@@ -65,7 +68,8 @@ class DiT(Checked):
   sequence of its numbers, and the output [B, out]. The defaults are DiT-S/2
   (Peebles & Xie 2023): tokens of patch_size^2 pixels with sin-cos `positions`,
   and blocks with adaLN-Zero of the sum of the embeddings of noise and label
-  (`Block`). The output begins at 0.
+  (`Block`). The output begins at 0. With noise [B, N], one for each index of the first
+  axis, each token is conditioned on that of the first index in its patch.
 
   Options: `norm`, `qk_norm` and `mlp` are described in `Block`. `bottleneck` is
   the width of a linear map before the patch embedding (0: none).
@@ -75,7 +79,9 @@ class DiT(Checked):
   `value_residual`: see `Block`. In training the share `routing` of the patches,
   drawn for each image, skips all blocks but the first and the last `routing_ends`
   (TREAD, Krause et al. 2025); `routing` does not change the parameters.
-  `dropout_blocks` 'middle' restricts dropout to the middle half of the blocks.
+  With `causal` a token sees its own block of so many tokens and earlier ones, in
+  the order of `patchify`. `dropout_blocks` 'middle' restricts dropout to the middle
+  half of the blocks.
   Conditions are described in `UNet`; the words of a prompt or context are tokens
   (`text_attention` 'joint'), or x attends to them ('cross').
   `attention`: see `attend`.
@@ -112,6 +118,7 @@ class DiT(Checked):
   dropout_blocks: Literal['all', 'middle'] = 'all'
   inputs: Inputs = Inputs()
   text_attention: Literal['joint', 'cross'] = 'joint'
+  causal: Count = 0
   attention: AttentionImplementation = 'auto'
   unroll: bool | None = None
   remat: Free[bool] = False
@@ -169,27 +176,27 @@ class DiT(Checked):
   def _output(self, x, noise, cond, out_channels, train):
     check_rank(x, (1, 2, 3))
     self.inputs.check(cond)
-    c, label = self._condition(noise, cond)
+    shape = x.shape[1:-1]
+    grid = tuple(side // self.patch_size for side in shape)
+    c, label = self._condition(self._of_tokens(noise, grid), cond)
     streams = []
     if self.inputs.text:
       words, mask, pooled = self._text(self.inputs.text, cond, x.shape[0])
       streams.append((words, mask))
-      c += pooled
+      c = _plus(c, pooled)
     channels = None
     if self.inputs.context:
       context = read_context(self.inputs, x, cond, self.channels, dtype=self.dtype)
       channels = context.channels
       if context.embedding is not None:
-        c += context.embedding
+        c = _plus(c, context.embedding)
       if context.words is not None:
         words, mask = context.words
         if self.text_attention == 'joint':
           words = self._dense('context_in')(words)
         streams.append((words, mask))
     words, mask = joined(streams)
-    shape = x.shape[1:-1]
     h = patchify(with_inputs(self.inputs, x, cond, channels), self.patch_size)
-    grid = tuple(side // self.patch_size for side in shape)
     if self.routing and h.shape[1] < 2:  # Also without `train`, when parameters are made.
       raise ValueError(
         f'routing={self.routing} needs two patches or more: change patch_size, or set routing=0'
@@ -199,19 +206,25 @@ class DiT(Checked):
     features = self.patch_size ** len(grid) * out_channels
     return unpatchify(self._last(h, c, features), self.patch_size, shape)
 
+  def _of_tokens(self, noise, grid):
+    # Returns the noise of the first index of each token; [B] as it is.
+    if noise.ndim == 1:
+      return noise
+    return jnp.repeat(noise[:, :: self.patch_size], math.prod(grid[1:]), axis=1)
+
   def _condition(self, noise, cond):
     # Returns the embedding of noise and label, and the label's embedding.
     h = sinusoidal(noise, NOISE_FEATURES, kind=self.noise_embedding)
     h = self._dense('noise_dense_1', NORMAL)(h)
     c = self._dense('noise_dense_2', NORMAL)(nn.silu(h))
-    c += of_step(self.inputs, cond, NOISE_FEATURES, self.channels, 'openai', self.dtype)
+    c = _plus(c, of_step(self.inputs, cond, NOISE_FEATURES, self.channels, 'openai', self.dtype))
     if not self.inputs.num_classes:
       return c, None
     embed = LabelEmbedding(
       self.inputs, self.channels, std=0.02, dtype=self.dtype, name='label_embedding'
     )
     label = embed(cond, noise.shape[0])
-    return c + label, label
+    return _plus(c, label), label
 
   def _text(self, text: Text, cond, batch_size):
     # Returns words [B, L, D], their mask, and the projection of their mean.
@@ -263,11 +276,12 @@ class DiT(Checked):
       if route and start == self.num_blocks - self.routing_ends:
         x, route = route.leave(x, aside, extra), None
       angles = self._angles(grid, extra, route)
+      own, places = self._beside(c, grid, extra, route)
       first = values
       if values and route:
         first = route.enter(values[0], extra)[0], values[1]
       stack = self._stack(start, stop, train, text)
-      (x, text_tokens), given = stack((x, text_tokens), c, angles, words, mask, first)
+      (x, text_tokens), given = stack((x, text_tokens), own, angles, words, mask, first, places)
       if self.value_residual and start == 0:
         values = jax.tree.map(lambda v: v[0], given)
     return x[:, extra:]
@@ -281,6 +295,22 @@ class DiT(Checked):
       return None
     angles = jnp.asarray(rotary_angles(grid, self.channels // self.num_heads, extra))
     return angles if route is None else route.enter(angles[None], extra)[0]
+
+  def _beside(self, c, grid, extra, route):
+    # Returns the embedding c and the place of each token. The tokens before the patches
+    # have the level of the first one, which all see.
+    places = jnp.arange(math.prod(grid))[None] // self.causal if self.causal else None
+    first = c[:, :1]
+    if route and c.ndim == 3:
+      c, _ = route.enter(c, 0)
+    if route and places is not None:
+      size = route.kept.shape[0]
+      places, _ = route.enter(jnp.broadcast_to(places, (size, *places.shape[1:])), 0)
+    if extra and c.ndim == 3:
+      c = before(jnp.repeat(first, extra, axis=1), c)
+    if places is not None:
+      places = jnp.pad(places, ((0, 0), (extra, 0)), constant_values=-1)
+    return c, places
 
   def _stack(self, start, stop, train, text) -> Callable:
     # Under FSDP the weights of a block are gathered, instead of its tokens.
@@ -340,11 +370,16 @@ class DiT(Checked):
     # Returns the patches of the output, always float32.
     shifts = self._dense('modulation_out', ZERO, 2)(nn.silu(c))
     h = make_norm(self.norm, 'norm_out', self.dtype)(h)
-    h = modulate(h, *jnp.split(shifts[:, None], 2, axis=-1))
+    h = modulate(h, *jnp.split(per_token(shifts), 2, axis=-1))
     return dense(features, 'patch_out', ZERO)(h)
 
   def _dense(self, name, kernel_init: Initializer = XAVIER, times=1):
     return dense(times * self.channels, name, kernel_init, self.dtype)
+
+
+def _plus(c, embedding):
+  # Adds an embedding [B, D] to c [B, D] or [B, T, D].
+  return c + embedding if c.ndim == 2 or jnp.ndim(embedding) == 0 else c + embedding[:, None]
 
 
 def joined(streams: Sequence[tuple[Array, Array]]) -> tuple[Array | None, Array | None]:

@@ -33,8 +33,8 @@ LayerValues = tuple[Array, Array | None]
 class Block(Checked):
   """Computes one block: (x, text) -> ((x, text), values), as `nn.scan` takes it.
 
-  x: tokens [B, T, D]; c: [B, D], which is mapped to shifts, scales and gates
-  (adaLN-Zero, Peebles & Xie 2023):
+  x: tokens [B, T, D]; c: [B, D], or [B, T, D] of each token, which is mapped to shifts,
+  scales and gates (adaLN-Zero, Peebles & Xie 2023):
 
     x += gate_1 attention(norm(x) (1 + scale_1) + shift_1)
     x += gate_2 mlp(norm(x) (1 + scale_2) + shift_2)
@@ -53,7 +53,9 @@ class Block(Checked):
 
   first_values: V_1, the values of the first block, which replace this block's by
   a V_1 + b V, learned numbers that begin at 1/2 (ResFormer, Zhou et al. 2025).
-  With `gives_values` its own are returned, else None.
+  With `gives_values` its own are returned, else None. places: int [B or 1, T]; a token
+  attends to those whose place is not above its own. Words are before all places, and see
+  only tokens that are so too (a place below 0).
   """
 
   num_heads: Size
@@ -78,6 +80,7 @@ class Block(Checked):
     words: Array | None,
     text_mask: Array | None,
     first_values: LayerValues | None = None,
+    places: Array | None = None,
   ) -> tuple[tuple[Array, Array | None], LayerValues | None]:
     x, text = carry
     first, first_of_text = first_values or (None, None)
@@ -87,12 +90,17 @@ class Block(Checked):
       q, k = rotate(q, angles), rotate(k, angles)
     if self.text != 'joint':
       values = (v, None) if self.gives_values else None
-      return (finish(self._attend(q, k, v), words, text_mask), text), values
+      attended = self._attend(q, k, v, earlier(places))
+      return (finish(attended, words, text_mask), text), values
     assert text is not None and text_mask is not None
-    others, finish_text = self._stream(text, c, 'text_', first_of_text, ends=self.text_ends)
+    of_words = c if c.ndim == 2 else c[:, 0]
+    others, finish_text = self._stream(text, of_words, 'text_', first_of_text, ends=self.text_ends)
     values = (v, others[2]) if self.gives_values else None
     q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip((q, k, v), others, strict=True))
     mask = jnp.pad(text_mask, ((0, 0), (x.shape[1], 0)), constant_values=True)
+    if places is not None:
+      first = ((0, 0), (0, text.shape[1]))
+      mask = mask[:, None] & earlier(jnp.pad(places, first, constant_values=-1))
     h, h_text = jnp.split(self._attend(q, k, v, mask), [x.shape[1]], axis=1)
     return (finish(h), finish_text(h_text)), values
 
@@ -104,7 +112,7 @@ class Block(Checked):
     width = x.shape[-1]
     count = 2 if ends else 6
     shifts = self.dense(count * width, f'{prefix}modulation', ZERO)(c)
-    parts = jnp.split(shifts[:, None], count, axis=-1)
+    parts = jnp.split(per_token(shifts), count, axis=-1)
     h = modulate(self._norm(x, f'{prefix}norm_1'), *parts[:2])
     qkv = QKV(self.dtype, name=f'{prefix}qkv')(h)
     q, k, v = (split_heads(a, self.num_heads) for a in qkv)
@@ -209,6 +217,19 @@ def dense(
 ) -> nn.Module:
   """Returns a linear layer; weights are Xavier-uniform by default, biases 0."""
   return Dense(features, use_bias, dtype, kernel_init, name=name)
+
+
+def per_token(shifts: Array) -> Array:
+  """Returns shifts [B, D] as [B, 1, D], and [B, T, D] of each token as they are."""
+  return shifts[:, None] if shifts.ndim == 2 else shifts
+
+
+def earlier(places: Array | None) -> Array | None:
+  """Returns which tokens a token may see, bool [B or 1, T, T]; None for all.
+
+  places: int [B or 1, T]; those whose place is not above its own.
+  """
+  return None if places is None else places[:, None, :] <= places[:, :, None]
 
 
 def modulate(h: Array, shift: Array, scale: Array) -> Array:

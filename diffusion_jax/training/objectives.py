@@ -17,7 +17,13 @@ import jax.numpy as jnp
 from diffusion_jax.aliases import Params, PyTree
 from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.core.checked import Key
-from diffusion_jax.core.denoiser import Augment, Condition, Network, variance_fraction
+from diffusion_jax.core.denoiser import (
+  Augment,
+  Condition,
+  Network,
+  finite_logsnr,
+  variance_fraction,
+)
 from diffusion_jax.core.elbo import bound_term, reconstruction_nll
 from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.core.levels import (
@@ -27,7 +33,13 @@ from diffusion_jax.core.levels import (
   clean_level,
   select_level,
 )
-from diffusion_jax.core.losses import TimeSampler, Weight, snr_weight, step_times
+from diffusion_jax.core.losses import (
+  LevelSampler,
+  TimeSampler,
+  Weight,
+  snr_weight,
+  step_times,
+)
 from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.core.process import p_reverse, q_sample, reverse_variance
 from diffusion_jax.declared import declares
@@ -125,9 +137,10 @@ def of_each(
 class Draws(NamedTuple):
   """Holds the draws of a denoising objective for a batch, [B, ...].
 
-  level and time_weight come from the time sampler, cond from the network's
-  condition. augment_keys are the augmentation's keys, None without one; estimated marks the
-  examples with a first estimate. metrics are of the coupling's plan.
+  level and time_weight come from the time sampler, [B], or [B, T] for a level of each
+  element; cond comes from the network's condition. augment_keys are the augmentation's
+  keys, None without one; estimated marks the examples with a first estimate. metrics
+  are of the coupling's plan.
   """
 
   x0: Array
@@ -190,10 +203,12 @@ def draw_inputs(
   network: Network,
   times: TimeSampler,
   coupling: Coupling | None = None,
+  levels: LevelSampler | None = None,
 ) -> tuple[Draws, tuple[Array, ...]]:
   """Draws the inputs of a batch, and keys for two evaluations of the network.
 
-  The level is schedule(t) for the drawn t [B]. coupling: pairs x_0 and eps.
+  The level is schedule(t) for the drawn t [B], or of each element by `levels`, [B, T].
+  coupling: pairs x_0 and eps.
   """
   check_schedule(schedule)
   if coupling is not None:
@@ -203,7 +218,11 @@ def draw_inputs(
     return inputs._replace(eps=eps, metrics=metrics), keys
   x0 = batch['x']
   time_key, eps_key, cond_key, *dropout_keys, augment_key, first_key = jax.random.split(key, 7)
-  level, time_weight = placed_as(x0, times(time_key, x0.shape[0], schedule))
+  if levels is None:
+    drawn = times(time_key, x0.shape[0], schedule)
+  else:
+    drawn = levels(time_key, x0.shape[:2], times, schedule)
+  level, time_weight = placed_as(x0, drawn)
   eps = placed_as(x0, jax.random.normal(eps_key, x0.shape))
   cond = network.condition(cond_key, batch)
   augment_keys = key_per_example(augment_key, len(x0)) if network.augment else None
@@ -245,6 +264,7 @@ def denoising(
   weight: Weight = snr_weight,
   uncertainty: LogVarianceOf | None = None,
   coupling: Coupling | None = None,
+  levels: LevelSampler | None = None,
 ) -> Objective:
   """Makes the denoising objective (DDPM Alg. 1, in any parametrisation).
 
@@ -255,14 +275,18 @@ def denoising(
   channels enters the loss. uncertainty: (params, level) -> u [B], trained with
   the network; the loss is then `uncertain_loss`, and the metric `error` is the
   mean without it. coupling: pairs x_0 and noise, on straight paths; then only
-  solvers of the ODE draw from the data. By default they are independent.
+  solvers of the ODE draw from the data. By default they are independent. levels: draws
+  a level for each element of x [B, T, ...], as `independent_levels`, for a network
+  with level_axes=2; losses are then means over the elements that are not clean.
   params: {'network': ...}. Metrics: loss, also per quarter of t.
   """
   if coupling is not None:
     check_straight(schedule)
+  if levels is not None:
+    check_levels(network, coupling)
 
   def draw(key, batch, context):
-    return draw_inputs(key, batch, schedule, network, times, coupling)
+    return draw_inputs(key, batch, schedule, network, times, coupling, levels)
 
   def loss(params, context, inputs, keys):
     inputs = augmented(inputs, network.augment)
@@ -277,15 +301,34 @@ def denoising(
     output = network.output(params['network'], xt, level, cond, keys[0])
     if network.learned_variance:
       output, _ = jnp.split(output, 2, axis=-1)
+    time_weight = inputs.time_weight
+    if levels is not None:  # The elements are rows of their own.
+      rows = output, x0, eps, level, time_weight
+      output, x0, eps, level, time_weight = jax.tree.map(elements_as_rows, rows)
     losses = network.denoising_loss(output, x0, eps, level, weight, cond)
     losses /= x0.size // len(x0)
     if uncertainty is None:
-      return mean_loss(losses, level.t, inputs.time_weight, **inputs.metrics)
+      return mean_loss(losses, level.t, time_weight, **inputs.metrics)
     terms = {'error': losses, **inputs.metrics}
-    losses = uncertain_loss(losses, uncertainty(params, level))
-    return mean_loss(losses, level.t, inputs.time_weight, **terms)
+    losses = uncertain_loss(losses, uncertainty(params, finite_logsnr(level)))
+    return mean_loss(losses, level.t, time_weight, **terms)
 
   return Objective(draw, loss)
+
+
+def check_levels(network: Network, coupling: Coupling | None = None) -> None:
+  """Raises ValueError unless a network can be trained with a level for each element."""
+  if network.level_axes != 2:
+    raise ValueError('levels of elements need a network with level_axes=2')
+  if network.known:
+    raise ValueError('levels of elements hold what is given clean: leave known out')
+  if coupling is not None:
+    raise ValueError('a coupling pairs examples at one level: leave it or levels out')
+
+
+def elements_as_rows(x: Array) -> Array:
+  """Returns an array [B, T, ...] as [B T, ...]."""
+  return x.reshape(-1, *x.shape[2:])
 
 
 def uncertain_loss(losses: Array, u: Array) -> Array:

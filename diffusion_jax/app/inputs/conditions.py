@@ -192,7 +192,7 @@ class Contexts(ModelCondition):
 
   @property
   def name(self) -> str:  # type: ignore[override]
-    return 'context' if self.model.conditioning.known is None else 'known'
+    return 'known' if self.model.takes_known else 'context'
 
   @property
   def values(self) -> ArraySpec | None:
@@ -236,9 +236,14 @@ class Contexts(ModelCondition):
     """Returns rows in the user's units: arrays, or a table with their columns."""
     spec, joint = self.values, self.name == 'known'
     assert spec is not None  # others take no rows
+    holds = self.model.noisy is not None and self.model.noisy.holds_known
+    if holds and len(spec.shape) > 1:
+      values, spec = _whole_sequences(values, spec)
     with as_user_error():
       rows = tables.rows_of(values, spec, what, joint)
     refuse(tables.row_problems(what, rows, spec, joint))
+    if holds:
+      refuse(_partly_known(what, rows, self.model.noisy.shared))
     return rows
 
   def encode(self, rows: np.ndarray, index: np.ndarray) -> Arrays:
@@ -251,6 +256,31 @@ class Contexts(ModelCondition):
     return {self.name: jax.ShapeDtypeStruct((size, *self.values.shape), jnp.float32)}
 
 
+def _whole_sequences(values, spec):
+  # A sequence may have any length. A shorter one than the model's is its beginning.
+  array = np.asarray(values)
+  place = array.ndim - len(spec.shape)
+  if place not in (0, 1) or array.dtype.kind not in 'fiu' or not array.shape[place]:
+    return values, spec  # `rows_of` says what is wrong
+  missing = max(0, spec.shape[0] - array.shape[place])
+  if missing:
+    widths = [(0, missing * (axis == place)) for axis in range(array.ndim)]
+    array = np.pad(array.astype(np.float64), widths, constant_values=np.nan)
+  return array, spec._replace(shape=(array.shape[place], *spec.shape[1:]))
+
+
+def _partly_known(what, rows, size):
+  # Yields the first element of which only a part is known. size: of neighbours with one level.
+  blocks = np.isnan(rows).reshape(len(rows), rows.shape[1] // size, -1)
+  partly = blocks.any(axis=-1) & ~blocks.all(axis=-1)
+  if partly.any():
+    row, block = np.argwhere(partly)[0]
+    which = (
+      f'element {block}' if size == 1 else f'elements {block * size} to {block * size + size - 1}'
+    )
+    yield f'row {row} of {what}: {which} must be known or NaN as a whole, as they share a level'
+
+
 # {name in `given`: the kind of condition}
 KINDS = {'label': Labels, 'text': Texts, 'image': Images, 'context': Contexts}
 
@@ -258,7 +288,7 @@ KINDS = {'label': Labels, 'text': Texts, 'image': Images, 'context': Contexts}
 def stored_names(model: Model) -> set[str]:
   """Returns the names of the arrays that samples of a model are stored with."""
   names = {name for kind in KINDS.values() if kind(model).shapes(1) for name in kind.names}
-  without_rows = model.conditioning.known is not None and not model.config.sampling.context
+  without_rows = model.takes_known and not model.config.sampling.context
   return names - {'context'} if without_rows else names
 
 
@@ -387,7 +417,7 @@ def _check_row(row, count, where):
 
 def with_known(model: Model, inputs: Conditions, index: np.ndarray, x: np.ndarray) -> np.ndarray:
   """Returns samples [n, ...] in the user's units, exact where x is known."""
-  if 'context' not in inputs.stored or model.conditioning.known is None:
+  if 'context' not in inputs.stored or not model.takes_known:
     return x
   known = inputs.stored['context'][inputs.rows[index]]
   return np.where(np.isnan(known), x, known).astype(x.dtype)

@@ -247,6 +247,7 @@ TABLES = {
   'conditioning.known': named(conditions.subsets),
   'schedule.schedule': SCHEDULES,
   'objective.times': TIMES,
+  'objective.levels': {'independent': dj.independent_levels},
   'objective.weight': WEIGHTS,
   'objective.coupling': {
     'exact': couplings.exact_coupling,

@@ -23,7 +23,7 @@ from diffusion_jax.core.parametrization import Parametrization
 from diffusion_jax.core.process import Variance
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data.spec import Facts
-from diffusion_jax.declared import Declared, declares
+from diffusion_jax.declared import Declared, declared_by, declares
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks import functional
 from diffusion_jax.networks.inputs import ContextEncoder, Inputs, Text
@@ -221,6 +221,21 @@ class ConfiguredNetwork:
     return self.process.steps
 
   @property
+  def level_axes(self) -> int:
+    """How many leading axes of x have levels of their own: 2 with levels of elements."""
+    return 1 if self.config.objective.get('levels') is None else 2
+
+  @property
+  def holds_known(self) -> bool:
+    """Whether samples hold given elements of x at their clean level."""
+    return self.level_axes == 2 and self.config.get('latent') is None
+
+  @property
+  def shared(self) -> int:
+    """How many neighbours share a level."""
+    return self.config.objective.levels.get('size', 1) if self.level_axes == 2 else 1
+
+  @property
   def starts_noisy(self) -> bool:
     """Whether the schedule has noise at t = 0, as a learned one has."""
     return self.process.is_learned or float(self.process.schedule(0.0).sigma) > 0.0
@@ -293,6 +308,7 @@ class ConfiguredNetwork:
       sigma_data=process.parametrization.sigma_data,
       learned_variance=self.needs.learned_variance,
       time_scale=self.config.noise_input.get('scale', 1.0),
+      level_axes=self.level_axes,
     )
 
   def trained(self, test: bool = False) -> dj.Network:
@@ -377,6 +393,35 @@ def refusals_of(noisy: ConfiguredNetwork) -> tuple[Row, ...]:
       'determine x_0: set parametrization=v or x0',
     ),
     Row(
+      lambda c, facts: noisy.level_axes == 1,
+      'config.sampling.order starts each element at its own step, and the network has one level '
+      'for all: train it with objective.levels=independent',
+      section='sampling.order',
+    ),
+    Row(
+      lambda c, facts: not noisy.holds_known,
+      'objective.levels=None, whose samples have no window',
+      fields=('sampling.stride',),
+      advice='leave it out',
+    ),
+    Row(
+      lambda c, facts: (c.sampling.get('stride') or 0) > noisy.state_shape[0],
+      'config.sampling.stride={c.sampling.stride} is above the length of a window, '
+      '{facts.x.shape[0]}: take a smaller one',
+    ),
+    Row(
+      lambda c, facts: noisy.shared % c.network.get('patch_size', 1),
+      'config.objective.levels.size={c.objective.levels.size}: the elements of a patch share a '
+      'level: set it to a multiple of network.patch_size={c.network.patch_size}',
+      section='objective.levels',
+    ),
+    Row(
+      lambda c, facts: noisy.state_shape[0] % noisy.shared,
+      'config.objective.levels.size={c.objective.levels.size} does not divide the '
+      '{facts.x.shape[0]} elements of an example',
+      section='objective.levels',
+    ),
+    Row(
       lambda c, facts: _absent_height(c.network, noisy.state_shape),
       'config.network.attention_resolutions: no feature map has the {it}, and () is attention '
       'in the middle only',
@@ -423,6 +468,14 @@ def _build(noisy):
         f'config.{field} needs a network with the input {name}, which '
         f'{section.name} does not have: set network to {able}'
       )
+  if noisy.level_axes > 1 and not section.declared.element_levels:
+    able = [
+      n for n, c in noisy.config.schema.table('network').items() if declared_by(c).element_levels
+    ]
+    raise UserError(
+      f'config.objective.levels needs a network with a level for each element, which '
+      f'{section.name} does not have: set network to {" or ".join(able)}'
+    )
   classes = noisy.facts.num_classes
   if 'num_classes' in section.needs and classes < 2:
     raise UserError(
@@ -452,7 +505,8 @@ def _first_weights(noisy, key):
   x = jnp.zeros((1, *noisy.state_shape))
   rngs = {'params': key, 'dropout': jax.random.fold_in(key, 1)}
   cond = noisy.inputs.example()
-  output, variables = noisy.network.init_with_output(rngs, x, jnp.zeros(1), cond)
+  noise = jnp.zeros(x.shape[: noisy.level_axes])
+  output, variables = noisy.network.init_with_output(rngs, x, noise, cond)
   shape = 1, noisy.facts.num_classes
   if 'out_channels' in noisy.config.schema.facts['network']:
     shape = *x.shape[:-1], noisy.out_channels

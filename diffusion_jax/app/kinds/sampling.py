@@ -12,7 +12,7 @@ import numpy as np
 import diffusion_jax as dj
 from diffusion_jax.app.config.schema import Constructors
 from diffusion_jax.app.config.tree import Node
-from diffusion_jax.core.keys import split_key
+from diffusion_jax.core.keys import abstract_key, split_key
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.declared import Unsaid, Use, declares
@@ -127,6 +127,59 @@ def uniform_grids(default: int) -> Constructors:
   return {'steps': steps}
 
 
+# The step at which each of T elements starts, of N steps each, for `dj.staggered`.
+Order = Callable[[int, int], np.ndarray]
+
+
+@declares(what='element i starts `delay` i steps later (Diffusion Forcing, Chen et al. 2024)')
+def pyramid(delay: Size = 1) -> Order:
+  """Starts each element some steps after the one before it.
+
+  Args:
+    delay: in steps.
+  """
+  return lambda count, num_steps: delay * np.arange(count)
+
+
+@declares(what='`size` elements after another, one by one by default')
+def blocks(size: Size = 1) -> Order:
+  """Starts each block of elements when the one before it is clean.
+
+  Args:
+    size: of a block, in elements.
+  """
+  return lambda count, num_steps: num_steps * (np.arange(count) // size)
+
+
+@declares(what='one element after another, in any order')
+def permutation(order: tuple[Count, ...]) -> Order:
+  """Starts each element when the one before it in `order` is clean.
+
+  Args:
+    order: all elements, from 0.
+  """
+
+  def starts(count, num_steps):
+    if sorted(order) != [*range(count)]:
+      raise ValueError(f'order must name each of 0..{count - 1} once')
+    return num_steps * np.argsort(order)
+
+  return starts
+
+
+def ordered(
+  levels: dj.NoiseLevel, order: Order | None, num_elements: int, size: int = 1
+) -> dj.NoiseLevel:
+  """Returns a grid [N + 1] with a start for each element, [M + 1, 1, T]; None: as it is.
+
+  size: of the groups of neighbours that share a level, which the order counts.
+  """
+  if order is None:
+    return levels
+  starts = np.repeat(order(num_elements // size, len(levels.t) - 1), size)
+  return dj.staggered(levels, starts)
+
+
 @declares(what='`clip` for data with levels, else none')
 def auto() -> Bound:
   """Clips estimates of x_0 to [-1, 1], after guidance, if there are any and data have levels."""
@@ -203,6 +256,8 @@ class DenoiserSampling(Sampling):
   # the step between two levels
   sampler: Node  # made with the schedule, for each sampling
   grid: Steps | Respaced  # the levels that are visited
+  order: Order | None = None  # in which the elements start; None: all together
+  stride: Size | None = None  # by which the window of a rollout moves; None: half of it
   schedule: Schedule | None = None  # another schedule whose levels are visited
   guidance: Guidance | None = None  # by the condition, or by a worse run
   classifier: ClassifierGuidance | None = None  # guidance by a classifier
@@ -220,6 +275,7 @@ class DenoiserSampling(Sampling):
 TABLES: dict[str, Constructors] = {
   'sampling.weights': {'average': OfAverage, 'raw': Raw, 'width': OfWidth},
   'sampling.grid': grids(1000),
+  'sampling.order': {'pyramid': pyramid, 'blocks': blocks, 'permutation': permutation},
   'sampling.bound': {'auto': auto, 'clip': clip, 'quantile': quantile},
 }
 # Short forms: (the section, its choice, the field) that they stand for.
@@ -248,7 +304,8 @@ class Plan(NamedTuple):
   prior_sample(keys [B], level) -> pure noise [B, ...]. replace_known(sampler,
   known, mask) -> the sampler that keeps known pixels. denoises: whether step
   functions are denoisers of x. starts: whether samples start at cond['context']
-  instead of noise.
+  instead of noise. stride: of a window that moves along cond['known'], whose elements are
+  held clean where they are known; 0: nothing is known.
   """
 
   schedule: dj.Schedule
@@ -259,36 +316,63 @@ class Plan(NamedTuple):
   replace_known: Callable[..., dj.Sampler] = dj.replace_known
   denoises: bool = False
   starts: bool = False
+  stride: int = 0
 
-  def begin(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, jax.Array]:
-    """Returns (x at the first level [B, ...], keys of the sampler [B])."""
+  def begin(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, dj.NoiseLevel, jax.Array]:
+    """Returns (the sampler's keys [B], the levels to visit, x at the first one [B, ...])."""
     prior_keys, keys = split_key(keys, 2)
     if self.starts:
-      return cond['context'], keys
-    return self.prior_sample(prior_keys, self.levels.take(0)), keys
+      return keys, self.levels, cond['context']
+    x = self.prior_sample(prior_keys, self.levels.take(0))
+    if not self.stride or 'known' not in cond:
+      return keys, self.levels, x
+    return keys, *dj.hold_known(self.levels, x, cond['known'])
+
+  def window_of(self, cond: dict) -> int:
+    """Returns the length of the window that moves along cond['known']; 0 if none has to."""
+    if not self.stride or 'known' not in cond:
+      return 0
+    keys = jax.eval_shape(functools.partial(jax.random.split, num=1), abstract_key())
+    window = jax.eval_shape(self.prior_sample, keys, self.levels.take(0)).shape[1]
+    return window if cond['known'].shape[1] > window else 0
 
   def from_noise(
     self, keys: jax.Array, cond: dict, after_guidance: Wrap | None = None
   ) -> jax.Array:
     """Returns samples [B, ...] of the keys [B]."""
-    x, keys = self.begin(keys, cond)
-    step_function = self.step_function(cond, after_guidance=after_guidance)
-    return dj.sample(keys, step_function, self.sampler, self.levels, x)
 
-  def film(self, keys: jax.Array, cond: dict) -> tuple[jax.Array, ...]:
+    def draw(keys, cond):
+      keys, levels, x = self.begin(keys, cond)
+      step_function = self.step_function(cond, after_guidance=after_guidance)
+      return dj.sample(keys, step_function, self.sampler, levels, x)
+
+    if not (window := self.window_of(cond)):
+      return draw(keys, cond)
+    return dj.roll_out(
+      keys,
+      lambda keys, known: draw(keys, cond | {'known': known}),
+      cond['known'],
+      window,
+      self.stride,
+    )
+
+  def film(self, keys: jax.Array, cond: dict) -> tuple[jax.Array | None, ...]:
     """Returns samples [B, ...], and the first ones at some levels [n, F, ...].
 
     The samples equal `from_noise`'s; `spread_levels` chooses the levels. A
-    third array is the `lowest_ess` [B] of a sampler of particles.
+    third array is the `lowest_ess` [B] of a sampler of particles. A window that moves
+    has no film.
     """
-    x, keys = self.begin(keys, cond)
+    if self.window_of(cond):
+      return self.from_noise(keys, cond), None
+    keys, levels, x = self.begin(keys, cond)
     step_function = self.step_function(cond)
     vectors = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.floating)
     x, states, state = sample_frames(
       keys,
       step_function,
       self.sampler,
-      self.levels,
+      levels,
       x,
       num_frames=FILM[0],
       num_examples=FILM[2 if vectors else 1],

@@ -287,7 +287,7 @@ def count_calls(model: Model) -> int | None:
   def draw(x):
     return dj.sample(key, denoise, plan.sampler, plan.levels, x)
 
-  x = jnp.zeros((1, 1))
+  x = jnp.zeros((1, *model.state_shape))
   if ' while[' in str(jax.make_jaxpr(draw)(x)):
     return None
   draw(x)

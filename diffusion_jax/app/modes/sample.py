@@ -151,7 +151,7 @@ def write_table(path: Path, model: Model, inputs: Conditions, samples: np.ndarra
   """
   facts, stored, data = model.facts, inputs.stored, model.config.data
   of_rows, of_class = tables.texts_of(facts.x.names, samples), {}
-  if 'context' in stored and facts.context is not None and model.conditioning.known is None:
+  if 'context' in stored and facts.context is not None and not model.takes_known:
     rows = stored['context'][inputs.rows]
     start = 'from ' if model.ends[0] else ''  # both ends of a bridge have x's names
     names = [f'{start}{name}' for name in facts.context.names]

@@ -302,8 +302,7 @@ def _frames(programs, model, inputs):
   step, decode = programs.of(model)
   key, both = key_of(model.config), programs.both
   plan: Any = model.noisy and model.plan(*both)
-  levels = plan and jax.device_get(plan.levels)
-  total = len(levels.t) - 1 if plan else 1
+  total = len(plan.levels.t) - 1 if plan else 1
 
   def states(index, cond):
     # Yields x before the first step, and after each step.
@@ -315,7 +314,8 @@ def _frames(programs, model, inputs):
       yield x
       return
     with programs.lock:
-      x, keys = plan.begin(keys, cond)
+      keys, grid, x = plan.begin(keys, cond)
+      levels = jax.device_get(grid)
       keys = plan.sampler.keys(as_one_key(keys), total)
       start = x, plan.sampler.init(x), keys
       x, state, keys = jax.device_put(start, replicated(programs.mesh))

@@ -25,6 +25,7 @@ from diffusion_jax.app.kinds.sampling import (
   Steps,
   Wrap,
   draws_noise,
+  ordered,
 )
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data.spec import Facts
@@ -55,6 +56,8 @@ def no_floor(objective: Node) -> str:
     if ':' in objective.name:
       return f'{name} is your own: diffusion_jax.testing.floors makes networks to call it with'
     return f'{name} does not only denoise the data'
+  if objective.get('levels') is not None:
+    return 'exact denoisers here have one level for an example, and objective.levels has more'
   if objective.get('coupling') is not None:
     return f'objective.coupling={objective.coupling.name} pairs data and noise'
   return ''
@@ -252,6 +255,8 @@ def plan_of(
   trained = noisy.schedule(params)
   visited = c.schedule or trained
   levels = levels_of(c.grid, visited)
+  with from_config('sampling.order'):
+    levels = ordered(levels, c.order, noisy.state_shape[0], noisy.shared)
   sampler = c.sampler.make({'schedule': visited})
   sampler = corrected(c, sampler, visited, len(levels.t) - 1)
 
@@ -267,11 +272,12 @@ def plan_of(
     return lambda x0: denoiser(cond | {'x0': clipped(x0)}, **options)
 
   prior = noisy.prior_sample
+  stride = (c.stride or -(-noisy.state_shape[0] // 2)) if noisy.holds_known else 0
   if not noisy.conditioning.self_conditioning:
     denoises = not c.sampler.declared.takes_pairs
-    return Plan(visited, levels, sampler, denoiser, prior, denoises=denoises)
+    return Plan(visited, levels, sampler, denoiser, prior, denoises=denoises, stride=stride)
   sampler = dj.self_conditioned(sampler)
-  return Plan(visited, levels, sampler, of_estimate, prior)
+  return Plan(visited, levels, sampler, of_estimate, prior, stride=stride)
 
 
 def levels_of(

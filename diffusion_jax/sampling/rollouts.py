@@ -1,0 +1,67 @@
+"""Elements of a sequence that are drawn given others, and windows that move along it."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.core.arguments import expand_to
+from diffusion_jax.core.checked import Key, checked
+from diffusion_jax.core.keys import split_key
+from diffusion_jax.core.levels import Grid, NoiseLevel, clean_level, select_level
+from diffusion_jax.ranges import Size
+
+Array = jax.Array
+
+
+@checked
+def is_known(known: Array) -> Array:
+  """Returns which elements of known [B, T, ...] have no NaN, bool [B, T]."""
+  return jnp.isfinite(known).reshape(*known.shape[:2], -1).all(axis=-1)
+
+
+@checked
+def hold_known(levels: Grid, x: Array, known: Array) -> tuple[NoiseLevel, Array]:
+  """Holds what is known clean: returns a grid [N+1, B, T] and x at its first level.
+
+  The other elements are then drawn given these, `dj.sample(key, denoise, sampler,
+  *dj.hold_known(levels, x, known))` (Diffusion Forcing, Chen et al. 2024, section 3.3).
+  levels: [N+1] or [N+1, 1 or B, T]; x: noise [B, T, ...]; known: [B, T, ...], NaN in
+  elements that are drawn. ValueError if the shapes of x and known differ.
+  """
+  if known.shape != x.shape:
+    raise ValueError(f'known has the shape {list(known.shape)}, and x {list(x.shape)}')
+  held = is_known(known)
+  shape = (*levels.t.shape, *[1] * (3 - levels.t.ndim))
+  levels = jax.tree.map(lambda a: a.reshape(shape), levels)
+  return select_level(held[None], clean_level(), levels), jnp.where(
+    expand_to(held, x), known.astype(x.dtype), x
+  )
+
+
+@checked
+def roll_out(
+  key: Key, draw: Callable[[Array, Array], Array], known: Array, window: Size, stride: Size
+) -> Array:
+  """Draws the unknown elements of a sequence of any length by a window that moves along it.
+
+  draw: (key, known [B, window, ...]) -> [B, window, ...], as `hold_known` makes; what a
+  window has drawn is known to the next one, which begins `stride` elements later, the
+  last one at the end. known: [B, T, ...], NaN in elements that are drawn. ValueError
+  for T < window, and for a stride above the window, which would leave gaps.
+  """
+  length = known.shape[1]
+  if length < window or stride > window:
+    raise ValueError(
+      f'a window of {window} with stride={stride} does not pass over {length} elements: '
+      f'take at least {window} elements, and a stride of at most {window}'
+    )
+  starts = [*range(0, length - window, stride), length - window]
+
+  def step(x, inputs):
+    key, start = inputs
+    part = jax.lax.dynamic_slice_in_dim(x, start, window, axis=1)
+    return jax.lax.dynamic_update_slice_in_dim(x, draw(key, part), start, axis=1), None
+
+  keys = jnp.moveaxis(split_key(key, len(starts)), 0, 0)
+  return jax.lax.scan(step, known, (keys, jnp.array(starts)))[0]
