@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.mlp import MLP
-from tests.networks.literal import dense, layer_norm, random_params, swish
+from tests.networks.literal import dense, layer_norm, random_params, swish, taken
 
 NOISE = np.array([0.3, 0.9, 0.1], np.float32)
 LABELLED = Inputs(num_classes=3, null_class=True, context=(5,))
@@ -47,6 +47,17 @@ def test_the_whole_network_in_numpy():
   expected = dense(p['dense_out'], norm(h, 'out'))
   assert np.std(expected) > 0.2
   assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_levels_of_numbers_are_side_by_side():
+  """Their embeddings are the input of the first layer of the noise."""
+  network, noise = MLP(8, 1, out_channels=4), np.abs(vectors(4, seed=2))
+  x = vectors(4)
+  p = small_params(network, x, noise)
+  angles = np.float64(noise)[..., None] * np.exp(-np.log(1e4) * np.arange(128) / 128)
+  h = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1).reshape(3, -1)
+  first = taken(network, 'noise_dense_1', 0, {'params': p}, x, noise)
+  assert_allclose(first, h, atol=1e-6)
 
 
 @pytest.mark.parametrize('sides', [(), (4, 3)])

@@ -11,7 +11,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.networks import tokens, transformer
-from diffusion_jax.networks.inputs import Inputs
+from diffusion_jax.networks.inputs import ContextEncoder, Inputs
 from diffusion_jax.networks.tokens import grid_positions
 from diffusion_jax.networks.transformer import DiT, block_params
 from tests.networks import test_transformer_block as literal
@@ -44,12 +44,14 @@ def whole(x, noise, label, p, network, kept=None):
   kept [B, K]: the patches that enter the blocks between the ends (Krause et al. 2025).
   """
   angles = np.exp(-np.log(10000) * np.arange(128) / 128)
-  angles = noise[:, None] * angles[None]
-  h = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+  size, (b, height, width, _) = network.patch_size, x.shape
+  if noise.ndim == 2:  # of rows of pixels; those of a patch are equal
+    noise = np.repeat(noise[:, ::size], width // size, axis=1)
+  angles = noise[..., None] * angles
+  h = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
   h = swish(dense(p['noise_dense_1'], h))
   label = p['label_embedding']['table']['embedding'][label]
-  c = dense(p['noise_dense_2'], h) + label
-  size, (b, height, width, _) = network.patch_size, x.shape
+  c = dense(p['noise_dense_2'], h) + (label if noise.ndim == 1 else label[:, None])
   patches = [
     x[:, i : i + size, j : j + size].reshape(b, -1)
     for i in range(0, height, size)
@@ -68,6 +70,7 @@ def whole(x, noise, label, p, network, kept=None):
       first = label[:, None] + p['class_positions'][None]
       h = np.concatenate([first, h], axis=1)
     weights, extra = block_params(p, i), h.shape[1] - count
+    c = before(c, count, extra)
     if network.value_residual and i == 0:
       values = literal.values(h, c, weights)
     of_first = None if i == 0 else values
@@ -81,9 +84,15 @@ def whole(x, noise, label, p, network, kept=None):
     if of_first is not None:
       of_first = of_first[rows, computed]
     h[rows, computed] = literal.block(
-      h[rows, computed], c, weights, rotary=True, swiglu=True, first=of_first, kept=kept
+      h[rows, computed],
+      c if c.ndim == 2 else c[rows, computed],
+      weights,
+      rotary=True,
+      swiglu=True,
+      first=of_first,
+      kept=kept,
     )
-  h = h[:, -count:]
+  h, c = h[:, -count:], before(c, count, 0)
   shift, scale = literal.modulation(c, p, '', 2, 'modulation_out')
   h = literal.rms_norm(h, p['norm_out']) * (1 + scale) + shift
   h = dense(p['patch_out'], h)
@@ -95,11 +104,19 @@ def whole(x, noise, label, p, network, kept=None):
   return out
 
 
-def agrees(network, params, found, kept=None):
+def before(c, count, extra):
+  """Returns the embedding of each token, of which those before the patches have the first's."""
+  if c.ndim == 2:
+    return c
+  patches = c[:, -count:]
+  return np.concatenate([np.repeat(patches[:, :1], extra, axis=1), patches], axis=1)
+
+
+def agrees(network, params, found, kept=None, noise=NOISE):
   """Asserts that an output is `whole`'s for the images, noise and labels of this file."""
   wide = jax.tree.map(np.float64, params)
   label = np.array([0, 2])
-  expected = whole(np.float64(images()), np.float64(NOISE), label, wide, network, kept)
+  expected = whole(np.float64(images()), np.float64(noise), label, wide, network, kept)
   assert np.abs(found - expected).max() < 3e-6 * np.abs(expected).max()
 
 
@@ -122,6 +139,68 @@ def test_the_whole_network_of_jit(options):
   network = DiT(**TINY | LABELLED | JIT | {'bottleneck': 3} | options)
   params = small_params(network, images(), NOISE, LABEL)
   agrees(network, params, applied(network)({'params': params}, images(), NOISE, LABEL))
+
+
+ROWS = np.repeat(np.array([[0.3, 0.9], [0.7, 0.0]], np.float32), 2, axis=1)
+OPTIONS = {
+  'registers': {'class_tokens_at': 1, 'registers': 3},
+  'values': {'value_residual': True, 'registers': 1, 'num_blocks': 3},
+}
+
+
+@pytest.mark.parametrize('options', OPTIONS.values(), ids=OPTIONS)
+def test_each_token_is_conditioned_by_its_own_level(options):
+  network = DiT(**TINY | LABELLED | JIT | {'bottleneck': 3} | options)
+  params = small_params(network, images(), NOISE, LABEL)
+  found = applied(network)({'params': params}, images(), ROWS, LABEL)
+  agrees(network, params, found, noise=ROWS)
+
+
+WORDS: Any = {'context': (5, 3), 'context_encoder': ContextEncoder('words')}
+EARLIER = {
+  'tokens': ({}, {}),
+  'blocks': ({'causal': 2}, {}),
+  'registers': ({'registers': 2, 'value_residual': True, 'num_blocks': 3}, {}),
+  'words': ({'inputs': Inputs(**WORDS)}, {}),
+  'cross': ({'inputs': Inputs(**WORDS), 'text_attention': 'cross'}, {}),
+}
+
+
+@pytest.mark.parametrize('options, cond', EARLIER.values(), ids=EARLIER)
+def test_a_causal_token_sees_earlier_blocks_alone(options, cond):
+  """The beginning of a sequence has the output that it has alone, whatever follows."""
+  network = DiT(**TINY | {'patch_size': 1, 'positions': 'rotary', 'causal': 1} | options)
+  x = np.random.default_rng(0).standard_normal((2, 6, 1), np.float32)
+  noise = np.random.default_rng(1).uniform(0.0, 1.0, (2, 6)).astype(np.float32)
+  if network.inputs.context:
+    cond = {'context': np.random.default_rng(2).standard_normal((2, 5, 3), np.float32)}
+  params = small_params(network, x, noise, cond)
+  run = applied(network)
+  found = run({'params': params}, x, noise, cond)
+  alone = run({'params': params}, x[:, :4], noise[:, :4], cond)
+  assert_allclose(found[:, :4], alone, rtol=1e-5, atol=1e-5)
+  later = np.arange(6)[None] > 3
+  other = run({'params': params}, np.where(later[..., None], 3.0, x), noise + later, cond)
+  assert_array_equal(found[:, :4], other[:, :4])
+  assert np.abs(found[:, 4:] - other[:, 4:]).max() > 1e-3
+  seen = run({'params': params}, x + (np.arange(6)[None, :, None] == 0), noise, cond)
+  assert np.abs(seen - found).reshape(2, 6, -1).max(axis=-1).min() > 1e-4
+
+
+def test_routed_tokens_keep_their_levels_and_places(key):
+  """Beginnings are of different lengths, so the route is of the whole sequence."""
+  options = {'routing': 0.5, 'routing_ends': 1, 'num_blocks': 3, 'causal': 1}
+  network = DiT(**TINY | {'patch_size': 1, 'positions': 'rotary'} | options)
+  x = np.random.default_rng(0).standard_normal((2, 6, 1), np.float32)
+  noise = np.random.default_rng(1).uniform(0.0, 1.0, (2, 6)).astype(np.float32)
+  params = small_params(network, x, noise)
+  run = jax.jit(
+    lambda x, noise: network.apply({'params': params}, x, noise, train=True, rngs={'dropout': key})
+  )
+  found, later = run(x, noise), np.arange(6)[None] > 3
+  other = run(np.where(later[..., None], 3.0, x), noise + later)
+  assert_array_equal(found[:, :4], other[:, :4])
+  assert_allclose(run(x, noise[:, 0]), run(x, np.repeat(noise[:, :1], 6, 1)), rtol=1e-5, atol=1e-5)
 
 
 @transcribes(

@@ -59,7 +59,8 @@ def values(x, c, p, prefix=''):
 
 def modulation(c, p, prefix, count, name='modulation'):
   out = dense(p[f'{prefix}{name}'], swish(c))
-  return [part[:, None] for part in np.split(out, count, axis=-1)]
+  out = out if out.ndim == 3 else out[:, None]
+  return np.split(out, count, axis=-1)
 
 
 def mlp(h, p, prefix, swiglu):
