@@ -6,6 +6,7 @@ tests/laws/test_any_mesh.py run them, and tests/laws/test_compiled_rightly.py sa
 which names of `dj` are still without a call.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -70,6 +71,7 @@ def network(params, x, noise, cond, *, key=None):
 
 
 NETWORK = dj.Network(network, dj.logsnr_input, parametrization='v')
+NETWORK_EACH = dataclasses.replace(NETWORK, level_axes=2)
 denoise = NETWORK.denoiser(1.0)
 log_prob = lambda x, level: -0.5 * jnp.sum(x**2, axis=1)
 linear = lambda x: x @ MATRIX[:, :2]
@@ -301,6 +303,13 @@ GUIDERS = {
 }
 
 MASK = np.array([[True, False, True]])
+denoise_each = NETWORK_EACH.denoiser(1.0)
+
+
+def partly(y):
+  return jnp.where(MASK, y, jnp.nan)
+
+
 ADAPTIVE = dj.adaptive_ode(COSINE, **ODE, max_steps=64)
 # Parameters other than the defaults, of more memory or fewer steps.
 PARAMETERS = {
@@ -473,7 +482,17 @@ ORACLES = {
   'oracle_log_prob': lambda b: MIXTURE.log_prob(b.x, COSINE(b.t)),
 }
 
-ROWS = PROCESS | BOUNDS | GUIDERS | SAMPLERS | FLOW_MAPS | DISCRETE | ORACLES
+# Of examples of which some elements are known.
+ROLLOUTS = {
+  'hold_known': lambda b: dj.sample(
+    b.keys, denoise_each, dj.ddim(), *dj.hold_known(GRID, b.x, partly(b.y))
+  ),
+  'roll_out': lambda b: dj.roll_out(
+    b.keys, lambda key, known: jnp.where(jnp.isnan(known), 2.0, known), partly(b.y), D - 1, 1
+  ),
+}
+
+ROWS = PROCESS | BOUNDS | GUIDERS | SAMPLERS | FLOW_MAPS | DISCRETE | ORACLES | ROLLOUTS
 
 # Functions that draw a whole batch from one key, or whose arrays have no rows of examples.
 WHOLE = {
@@ -487,6 +506,9 @@ WHOLE = {
       'logit_normal': dj.logit_normal_times(),
     }.items()
   },
+  'independent_levels': lambda: dj.independent_levels(2, 0.3)(
+    KEY, (4, 6), dj.uniform_times, COSINE
+  ),
   'free_bits': lambda: dj.free_bits(MATRIX**2, 0.5),
   'kl_warmup': lambda: dj.kl_warmup(jnp.int32(3), 10),
   'noise_image': lambda: dj.noise_image(KEY, MATRIX, DDPM, [0, 3, 10]),

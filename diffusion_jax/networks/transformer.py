@@ -38,6 +38,7 @@ from diffusion_jax.networks.transformer_block import (
   MLP,
   XAVIER,
   ZERO,
+  Beside,
   Block,
   Initializer,
   Norm,
@@ -275,13 +276,12 @@ class DiT(Checked):
         x, aside = route.enter(x, extra)
       if route and start == self.num_blocks - self.routing_ends:
         x, route = route.leave(x, aside, extra), None
-      angles = self._angles(grid, extra, route)
-      own, places = self._beside(c, grid, extra, route)
+      beside = self._beside(c, grid, extra, route)
       first = values
       if values and route:
         first = route.enter(values[0], extra)[0], values[1]
       stack = self._stack(start, stop, train, text)
-      (x, text_tokens), given = stack((x, text_tokens), own, angles, words, mask, first, places)
+      (x, text_tokens), given = stack((x, text_tokens), beside, words, mask, first)
       if self.value_residual and start == 0:
         values = jax.tree.map(lambda v: v[0], given)
     return x[:, extra:]
@@ -297,8 +297,8 @@ class DiT(Checked):
     return angles if route is None else route.enter(angles[None], extra)[0]
 
   def _beside(self, c, grid, extra, route):
-    # Returns the embedding c and the place of each token. The tokens before the patches
-    # have the level of the first one, which all see.
+    # The tokens before the patches have the level of the first one, which all see.
+    angles = self._angles(grid, extra, route)
     places = jnp.arange(math.prod(grid))[None] // self.causal if self.causal else None
     first = c[:, :1]
     if route and c.ndim == 3:
@@ -310,7 +310,7 @@ class DiT(Checked):
       c = before(jnp.repeat(first, extra, axis=1), c)
     if places is not None:
       places = jnp.pad(places, ((0, 0), (extra, 0)), constant_values=-1)
-    return c, places
+    return Beside(c, angles, places)
 
   def _stack(self, start, stop, train, text) -> Callable:
     # Under FSDP the weights of a block are gathered, instead of its tokens.

@@ -1,7 +1,7 @@
 """The blocks of diffusion transformers: DiT's, JiT's and MM-DiT's."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +30,24 @@ MLP = Literal['gelu', 'swiglu']
 LayerValues = tuple[Array, Array | None]
 
 
+class Beside(NamedTuple):
+  """What tokens [B, T, D] have beside themselves.
+
+  c: the embedding of noise and label, [B, D], or [B, T, D] of each token; angles: of
+  `rotate`, None for no rotation; places: int [B or 1, T], by which a token sees those of
+  its own place and of lower ones, None for all.
+  """
+
+  c: Array
+  angles: Array | None = None
+  places: Array | None = None
+
+
 class Block(Checked):
   """Computes one block: (x, text) -> ((x, text), values), as `nn.scan` takes it.
 
-  x: tokens [B, T, D]; c: [B, D], or [B, T, D] of each token, which is mapped to shifts,
-  scales and gates (adaLN-Zero, Peebles & Xie 2023):
+  x: tokens [B, T, D]; c, of `Beside`, is mapped to shifts, scales and gates (adaLN-Zero,
+  Peebles & Xie 2023):
 
     x += gate_1 attention(norm(x) (1 + scale_1) + shift_1)
     x += gate_2 mlp(norm(x) (1 + scale_2) + shift_2)
@@ -53,9 +66,8 @@ class Block(Checked):
 
   first_values: V_1, the values of the first block, which replace this block's by
   a V_1 + b V, learned numbers that begin at 1/2 (ResFormer, Zhou et al. 2025).
-  With `gives_values` its own are returned, else None. places: int [B or 1, T]; a token
-  attends to those whose place is not above its own. Words are before all places, and see
-  only tokens that are so too (a place below 0).
+  With `gives_values` its own are returned, else None. With `places` words are before all
+  tokens, and see only words and tokens of a place below 0.
   """
 
   num_heads: Size
@@ -75,15 +87,14 @@ class Block(Checked):
   def __call__(
     self,
     carry: tuple[Array, Array | None],
-    c: Array,
-    angles: Array | None,
+    beside: Beside,
     words: Array | None,
     text_mask: Array | None,
     first_values: LayerValues | None = None,
-    places: Array | None = None,
   ) -> tuple[tuple[Array, Array | None], LayerValues | None]:
     x, text = carry
     first, first_of_text = first_values or (None, None)
+    c, angles, places = beside
     c = nn.silu(c)
     (q, k, v), finish = self._stream(x, c, '', first)
     if angles is not None:

@@ -286,7 +286,7 @@ def denoising(
     check_levels(network, coupling)
 
   def draw(key, batch, context):
-    return draw_inputs(key, batch, schedule, network, times, coupling, levels)
+    return draw_inputs(key, batch, schedule, network, times, coupling=coupling, levels=levels)
 
   def loss(params, context, inputs, keys):
     inputs = augmented(inputs, network.augment)

@@ -208,3 +208,40 @@ def test_a_part_of_times_is_at_the_start(key):
   assert_allclose(level.sigma, level_at(VP, level.t).sigma, rtol=1e-5)
   uniform = scipy.stats.uniform(0.0, 0.5)
   assert scipy.stats.kstest(level.t[~first], uniform.cdf).pvalue > 1e-5
+
+
+@transcribes(
+  'Diffusion Forcing (Chen et al. 2024)',
+  'Alg. 1: independent noise levels of the tokens',
+  '`independent_levels`',
+)
+@pytest.mark.parametrize('name', ['uniform', 'antithetic', 'log-normal'])
+def test_levels_of_elements_are_independent_and_have_their_distribution(name, key):
+  """Also by draws that are evenly spread over a batch: neighbours would be nearly equal."""
+  times, schedule, variable, law = TIMES[name]
+  levels = drawn(dj.independent_levels(clean=0.25), (4096, 3), times, schedule)
+  level, weight = jax.device_get(levels(key))
+  clean = level.sigma == 0.0
+  assert_array_equal(level.alpha[clean], 1.0)
+  assert_array_equal(weight, np.where(clean, 0.0, 1.0))
+  assert abs(clean.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / clean.size)
+  for i in range(3):
+    noisy = ~clean[:, i]
+    found = variable(jax.tree.map(lambda a, i=i, noisy=noisy: a[noisy, i], level))
+    assert scipy.stats.kstest(found, law.cdf).pvalue > 1e-3
+  both = ~clean[:, 0] & ~clean[:, 1]
+  of_both = [variable(jax.tree.map(lambda a, i=i: a[both, i], level)) for i in (0, 1)]
+  assert scipy.stats.spearmanr(*of_both).pvalue > 1e-3
+  assert scipy.stats.spearmanr(clean[:, 0], clean[:, 1]).pvalue > 1e-3
+
+
+def test_blocks_of_elements_share_a_level(key):
+  level, weight = jax.device_get(
+    drawn(dj.independent_levels(size=2), (64, 6), dj.uniform_times, VP)(key)
+  )
+  for array in (*level, weight):
+    pairs = array.reshape(64, 3, 2)
+    assert_array_equal(pairs[..., 0], pairs[..., 1])
+  assert len(np.unique(level.t[level.sigma > 0.0])) > 150
+  with pytest.raises(ValueError, match='size=4 do not divide 6 elements'):
+    dj.independent_levels(size=4)(key, (2, 6), dj.uniform_times, VP)

@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from diffusion_jax.networks.tokens import rotary_angles
-from diffusion_jax.networks.transformer_block import Block
+from diffusion_jax.networks.transformer_block import Beside, Block
 from tests.networks.literal import attend, dense, gelu, heads, layer_norm, random_params, swish
 from tests.transcribed import transcribes
 
@@ -119,8 +119,9 @@ def inputs():
 def run(network, carry, c, angles=None, words=None, first=None):
   """Returns the block's output and its random parameters."""
   carry, c, angles, words, first = jax.tree.map(np.float32, (carry, c, angles, words, first))
-  params = random_params(network, carry, c, angles, words, MASK, first, seed=1, scale=0.3)
-  found, _ = applied(network, params, carry, c, angles, words, MASK, first)
+  beside = Beside(c, angles)
+  params = random_params(network, carry, beside, words, MASK, first, seed=1, scale=0.3)
+  found, _ = applied(network, params, carry, beside, words, MASK, first)
   return found, jax.tree.map(np.float64, params)
 
 
@@ -182,9 +183,9 @@ def test_a_block_begins_as_the_identity(kind):
 
   @jax.jit
   def ends(key):
-    p = network.init(key, carry, c, None, words, MASK)['params']
+    p = network.init(key, carry, Beside(c), words, MASK)['params']
     return {name: p[name] for name in p if name.endswith(('modulation', 'cross_proj'))}
 
-  params = random_params(network, carry, c, None, words, MASK) | ends(jax.random.key(0))
-  found, _ = applied(network, params, carry, c, None, words, MASK)
+  params = random_params(network, carry, Beside(c), words, MASK) | ends(jax.random.key(0))
+  found, _ = applied(network, params, carry, Beside(c), words, MASK)
   jax.tree.map(assert_array_equal, found, carry)

@@ -128,11 +128,11 @@ def uniform_grids(default: int) -> Constructors:
 
 
 # The step at which each of T elements starts, of N steps each, for `dj.staggered`.
-Order = Callable[[int, int], np.ndarray]
+Starts = Callable[[int, int], np.ndarray]
 
 
 @declares(what='element i starts `delay` i steps later (Diffusion Forcing, Chen et al. 2024)')
-def pyramid(delay: Size = 1) -> Order:
+def pyramid(delay: Size = 1) -> Starts:
   """Starts each element some steps after the one before it.
 
   Args:
@@ -142,7 +142,7 @@ def pyramid(delay: Size = 1) -> Order:
 
 
 @declares(what='`size` elements after another, one by one by default')
-def blocks(size: Size = 1) -> Order:
+def blocks(size: Size = 1) -> Starts:
   """Starts each block of elements when the one before it is clean.
 
   Args:
@@ -152,7 +152,7 @@ def blocks(size: Size = 1) -> Order:
 
 
 @declares(what='one element after another, in any order')
-def permutation(order: tuple[Count, ...]) -> Order:
+def permutation(order: tuple[Count, ...]) -> Starts:
   """Starts each element when the one before it in `order` is clean.
 
   Args:
@@ -168,7 +168,7 @@ def permutation(order: tuple[Count, ...]) -> Order:
 
 
 def ordered(
-  levels: dj.NoiseLevel, order: Order | None, num_elements: int, size: int = 1
+  levels: dj.NoiseLevel, order: Starts | None, num_elements: int, size: int = 1
 ) -> dj.NoiseLevel:
   """Returns a grid [N + 1] with a start for each element, [M + 1, 1, T]; None: as it is.
 
@@ -256,7 +256,7 @@ class DenoiserSampling(Sampling):
   # the step between two levels
   sampler: Node  # made with the schedule, for each sampling
   grid: Steps | Respaced  # the levels that are visited
-  order: Order | None = None  # in which the elements start; None: all together
+  order: Starts | None = None  # in which the elements start; None: all together
   stride: Size | None = None  # by which the window of a rollout moves; None: half of it
   schedule: Schedule | None = None  # another schedule whose levels are visited
   guidance: Guidance | None = None  # by the condition, or by a worse run

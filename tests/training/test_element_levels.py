@@ -1,0 +1,102 @@
+"""Denoising with a level for each element, against the loss written out element by element."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import diffusion_jax as dj
+from diffusion_jax.training import objectives
+from diffusion_jax.training.objectives import Context, Network
+from tests.transcribed import transcribes
+
+SCHEDULE = dj.CosineSchedule()
+B, T, C = 8, 5, 2
+X0 = np.random.default_rng(0).standard_normal((B, T, C), np.float32)
+PARAMS = {'network': np.float32(0.7)}
+
+
+def objective(kind='v', weight=dj.v_weight, clean=0.3, network_fn=None, **options):
+  def apply(params, x, noise, cond, *, key=None):
+    return params * x + 0.1 * noise[..., None]
+
+  network = Network(network_fn or apply, dj.logsnr_input, parametrization=kind, level_axes=2)
+  levels = dj.independent_levels(clean=clean)
+  return objectives.denoising(
+    network, SCHEDULE, times=dj.uniform_times, weight=weight, levels=levels, **options
+  )
+
+
+def drawn(loss, key):
+  return jax.device_get(jax.jit(lambda key: loss.draw(key, {'x': X0}, Context())[0])(key))
+
+
+@transcribes(
+  'Diffusion Forcing (Chen et al. 2024)',
+  'Alg. 1: the loss, over tokens of independent levels',
+  '`training.objectives.denoising`',
+)
+@pytest.mark.parametrize('kind, weight', [('v', dj.v_weight), ('eps', dj.snr_weight)])
+def test_the_loss_is_a_mean_over_noisy_elements(kind, weight, key):
+  """|output - target|^2 of each noisy element; a clean one counts nowhere."""
+  loss = objective(kind, weight)
+  inputs = drawn(loss, key)
+  value, (metrics, _) = jax.jit(loss.loss)(PARAMS, Context(), inputs, (key, key))
+  alpha, sigma = (np.float64(a)[..., None] for a in inputs.level[1:])
+  eps, x0 = np.float64(inputs.eps), np.float64(X0)
+  noisy = sigma[..., 0] > 0.0
+  assert 0.5 < noisy.mean() < 0.9
+  with np.errstate(divide='ignore'):
+    logsnr = np.where(noisy[..., None], 2.0 * np.log(alpha / sigma), 2.0 * np.log(1e4))
+  output = np.float64(np.float32(0.7)) * (alpha * x0 + sigma * eps) + 0.1 * logsnr
+  target = alpha * eps - sigma * x0 if kind == 'v' else eps
+  each = np.where(noisy, np.mean((output - target) ** 2, axis=-1), 0.0)
+  assert_allclose(value, each.mean(), rtol=1e-5)
+  found = {name: float(m.total / m.count) for name, m in metrics.items()}
+  assert_allclose(found['loss'], each.sum() / noisy.sum(), rtol=1e-5)
+  quarter = np.ceil(4.0 * inputs.level.t)
+  for q in range(1, 5):
+    of = noisy & (quarter == q)
+    assert_allclose(found[f'loss_quarter_{q}'], each[of].mean(), rtol=1e-5)
+
+
+def test_gradients_are_finite_where_elements_are_clean(key):
+  loss = objective(clean=0.5, uncertainty=lambda params, level: 0.1 * dj.edm_input(level))
+  value, gradient = jax.jit(
+    jax.value_and_grad(lambda p: loss({'network': p}, Context(), key, {'x': X0})[0])
+  )(PARAMS['network'])
+  assert np.isfinite(value) and np.isfinite(gradient) and gradient != 0.0
+
+
+def test_the_network_gets_the_noise_of_each_element(key):
+  seen = []
+
+  def apply(params, x, noise, cond, *, key=None):
+    seen.append((x, noise))
+    return x
+
+  loss = objective(network_fn=apply)
+  inputs = drawn(loss, key)
+  jax.eval_shape(loss.loss, PARAMS, Context(), inputs, (key, key))
+  loss.loss(PARAMS, Context(), jax.tree.map(jnp.asarray, inputs), (key, key))
+  x, noise = seen[-1]
+  assert noise.shape == (B, T)
+  clean = inputs.level.sigma == 0.0
+  assert_allclose(x[clean], X0[clean])
+  assert np.isfinite(noise).all()
+  assert_allclose(noise[clean], 2.0 * np.log(1e4), rtol=1e-5)
+
+
+def test_what_levels_do_not_go_with_is_said(key):
+  one = Network(lambda *_, key=None: None, dj.logsnr_input)
+  levels = dj.independent_levels()
+  with pytest.raises(ValueError, match='need a network with level_axes=2'):
+    objectives.denoising(one, SCHEDULE, times=dj.uniform_times, levels=levels)
+  known = Network(lambda *_, key=None: None, dj.logsnr_input, known=True, level_axes=2)
+  with pytest.raises(ValueError, match='leave known out'):
+    objectives.denoising(known, SCHEDULE, times=dj.uniform_times, levels=levels)
+  two = Network(lambda *_, key=None: None, dj.logsnr_input, level_axes=2)
+  flow = dj.RectifiedFlowSchedule()
+  with pytest.raises(ValueError, match='leave it or levels out'):
+    objectives.denoising(two, flow, times=dj.uniform_times, levels=levels, coupling=lambda *_: None)
