@@ -164,6 +164,11 @@ from diffusion_jax.discrete.transitions import (
   transition_matrix as transition_matrix,
   uniform_process as uniform_process,
 )
+from diffusion_jax.discrete.uniform import (
+  jump_nats as jump_nats,
+  uniform_bound as uniform_bound,
+  uniform_weight as uniform_weight,
+)
 from diffusion_jax.few_steps.maps import (
   FlowMap as FlowMap,
   make_flow_map as make_flow_map,

@@ -426,10 +426,10 @@ def of_process(process):
       b.keys,
       lambda xt, level: logits(b) + expand_to(level.t, logits(b)),
       process,
-      FLOW,
+      dj.level_grid(FLOW, 3),
       b.states,
-      num_steps=3,
-    ),  # fmt: skip
+    ),
+    'jump_nats': lambda b: dj.jump_nats(logits(b), b.states, grey(b), process, FLOW(b.t)),
     'state_nll': lambda b: dj.state_nll(logits(b), b.states),
     'state_kl': lambda b: dj.state_kl(jax.nn.softmax(logits(b)), jax.nn.softmax(-logits(b))),
   }
@@ -443,6 +443,7 @@ GREY = dj.Network(
 )  # fmt: skip
 posterior = lambda xt, level: dj.posterior_logits(logits_of(xt, level), xt, MASKING, level)
 GAUSSIAN = dj.gaussian_process(STATES, np.linspace(0.1, 0.3, 3))
+IN_TURN = jax.device_get(dj.staggered(dj.level_grid(FLOW, 1), [0, 1]))
 STEPPED = dj.MatrixProcess.from_matrices([dj.gaussian_matrix(STATES, 0.2)] * 2)
 DISCRETE = {
   **{f'masking_{name}': call for name, call in of_process(MASKING).items()},
@@ -455,9 +456,13 @@ DISCRETE = {
   ),
   'states_of': lambda b: dj.states_of(dj.values_of(b.states, STATES), STATES),
   'masked_bound': lambda b: dj.masked_bound(
-    b.keys, posterior, MASKING, FLOW, b.states, num_times=2
+    b.keys, posterior, MASKING, FLOW, b.states, num_times=2, levels=IN_TURN
   ),
   'masked_weight': lambda b: dj.masked_weight(FLOW)(FLOW(b.t)),
+  'uniform_bound': lambda b: dj.uniform_bound(
+    b.keys, TABLE.denoiser(UNIFORM), UNIFORM, FLOW, b.states, num_times=2, levels=IN_TURN
+  ),
+  'uniform_weight': lambda b: dj.uniform_weight(FLOW)(FLOW(b.t)),
   'guided_states': lambda b: dj.guided_states(posterior, dj.top_p(posterior, 0.9), 2.0)(
     b.states, FLOW(b.t)
   ),

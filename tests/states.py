@@ -43,11 +43,10 @@ def prior_of(name):
 
 
 def replacement_matrices(name, alphas):
-  """Returns Q_t = r I + (1 - r) 1 prior^T of alphas [T+1] from 1 down."""
-  prior = prior_of(name)
-  ratios = np.asarray(alphas[1:]) / np.asarray(alphas[:-1])
-  identity, noise = np.eye(len(prior)), np.ones((len(prior), 1)) * prior
-  return np.array([r * identity + (1 - r) * noise for r in ratios])
+  """Returns Q_t = r I + (1 - r) 1 prior^T of alphas [T+1, ...] from 1 down, [T, ..., S, S]."""
+  prior, alphas = prior_of(name), np.asarray(alphas, np.float64)
+  r = np.where(alphas[:-1] > 0.0, alphas[1:] / np.maximum(alphas[:-1], 1e-30), 1.0)[..., None, None]
+  return r * np.eye(len(prior)) + (1.0 - r) * np.ones((len(prior), 1)) * prior
 
 
 def gaussian_matrices(num_states, betas):

@@ -368,7 +368,7 @@ CosineMasking PolynomialMasking MatrixProcess StateProcess ReplacementProcess
 StateDenoiser ancestral_states draw_states confidence_ordered first_hitting
 gaussian_matrix keep_known gaussian_process masking_process uniform_process
 remasked masked_bound masked_weight state_bound states_of prior_sample_states
-q_sample_states values_of
+q_sample_states values_of jump_nats uniform_bound uniform_weight
 """
 OTHERS = {
   *(name for name in dir(dj) if name.endswith(('_betas', 'Schedule'))),

@@ -125,12 +125,20 @@ def test_the_likelihood_of_the_evaluation_page_is_the_truth(capsys):
 
 def test_the_page_of_discrete_states_meets_entropy_and_law(capsys):
   """The table's probabilities are 0.4, 0.2, 0.1 and six times 0.05."""
-  entropy, bound, truth, share = numbers('discrete.md', 'oracles', capsys)
+  entropy, bound, truth, share = numbers('discrete.md', 'weights = ', capsys)
   p = np.array([0.4, 0.2, 0.1] + 6 * [0.05])
   assert entropy == pytest.approx(-np.sum(p * np.log(p)))
   assert bound == pytest.approx(entropy, abs=0.06)
   # eight steps lose some of what the two variables have in common
   assert truth == pytest.approx(0.4) and share == pytest.approx(0.4, abs=0.04)
+
+
+def test_the_bound_of_discrete_states_is_the_same_on_every_path(capsys):
+  lines = run(page_example('discrete.md', 'staggered'), capsys).splitlines()
+  assert len(lines) == 3
+  for line in lines:
+    bound, entropy = (float(x) for x in line.rpartition(']')[2].split())
+    assert bound == pytest.approx(entropy, abs=0.1)
 
 
 def test_the_loop_of_discrete_states_learns_its_strings(capsys):

@@ -14,14 +14,15 @@ from diffusion_jax.core.arguments import (
   as_float,
   check_numbers,
   check_same_shape,
+  expand_to,
   sum_data_axes,
 )
 from diffusion_jax.core.checked import Key, checked, needed
 from diffusion_jax.core.denoiser import Network, NetworkFn
 from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
-from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level, select_level
+from diffusion_jax.core.levels import Grid, NoiseLevel, Schedule, clean_level, select_level
 from diffusion_jax.discrete.transitions import StateProcess, States
-from diffusion_jax.ranges import Several, Size
+from diffusion_jax.ranges import Several
 
 Array = jax.Array
 
@@ -219,22 +220,30 @@ def state_nll(logits: Array, x0: States, where: Array | bool = True) -> Array:
   logits: [B, ..., K]; x0: [B, ...]; where: bools [B, ...]. NaN if an x_0 with
   `where` is outside 0..K-1.
   """
+  return sum_data_axes(jnp.where(where, element_nll(logits, x0), 0.0))
+
+
+def element_nll(logits: Array, x0: Array) -> Array:
+  """Computes -log p(x_0 | x_t) of each element in nats, [B, ...]; see `state_nll`."""
   if logits.shape[:-1] != x0.shape:
     shapes = f'logits {list(logits.shape)} and x0 {list(x0.shape)}'
     raise ValueError(f'{shapes} must be [B, ..., K] and [B, ...]')
-  at_x0 = _at(x0, jax.nn.log_softmax(logits))
-  return -sum_data_axes(jnp.where(where, at_x0, 0.0))
+  return -_at(x0, jax.nn.log_softmax(logits))
 
 
 @checked
-def prior_kl_states(x0: States, process: StateProcess, level_T: NoiseLevel) -> Array:
+def prior_kl_states(
+  x0: States, process: StateProcess, level_T: NoiseLevel, where: Array | bool = True
+) -> Array:
   """Computes L_T = KL(q(x_T | x_0) || prior) in nats, [B] (D3PM Eq. 1).
 
   It is infinite if x_T may be a state that the prior excludes: masking needs
   alpha = 0 at the last level. An x_0 that is masked or outside 0..K-1 raises
-  ValueError; under `jit` the result is NaN, as in all bounds.
+  ValueError; under `jit` the result is NaN, as in all bounds. where: bools like
+  a level, of the elements that count.
   """
   q = q_states(x0, process, level_T)
+  q = jnp.where(expand_to(where, x0)[..., None], q, 0.0)
   prior = process.prior.reshape((1,) * x0.ndim + (-1,))
   outside = sum_data_axes((q > 0.0) & (prior == 0.0)) > 0
   return nan_unless_data(jnp.where(outside, jnp.inf, state_kl(q, prior)), x0, process)
@@ -271,27 +280,29 @@ def state_bound(
   key: Key,
   denoise: StateDenoiser,
   process: StateProcess,
-  schedule: Schedule,
+  levels: Grid,
   x0: States,
-  *,
-  num_steps: Size,
 ) -> dict[str, Array]:
   """Computes the bound of D3PM Eq. 1 in nats, from one draw of x_t per step.
 
-  Returns 'prior' [B], L_T; 'diffusion' [B, T], whose entry i is L_i; and
-  'total' [B]. key: [] or [B], where example i depends only on key i; x0:
-  [B, ...]; num_steps: T >= 1, or ValueError.
+  It is the bound of `ancestral_states` on the grid, also of one that `staggered` makes:
+  elements between equal levels have no term, and those that begin clean are given.
+  Returns 'prior' [B], L_T; 'diffusion' [B, N], whose entry i is L_i, the cleanest step
+  first; and 'total' [B]. key: [] or [B], where example i depends only on key i; x0:
+  [B, ...]; levels: from noise to clean data, [N+1] or, of elements, [N+1, 1, T].
   """
   keys = key_per_example(key, len(x0))
+  num_steps = levels.alpha.shape[0] - 1
 
   def term(step):
-    level_s, level_t = levels_of_step(schedule, step, num_steps)
+    level_s, level_t = levels.take(num_steps - step + 1), levels.take(num_steps - step)
     step_keys = jax.vmap(lambda k: jax.random.fold_in(k, step))(keys)
     xt = q_sample_states(step_keys, x0, process, level_t)
     return transition_kl_states(denoise(xt, level_t), x0, xt, process, level_s, level_t)
 
   diffusion = jax.lax.map(term, jnp.arange(1, num_steps + 1)).T
-  prior = prior_kl_states(x0, process, schedule(1.0))
+  first = levels.take(0)
+  prior = prior_kl_states(x0, process, first, first.sigma > 0.0)
   total = prior + jnp.sum(diffusion, axis=1)
   return {'prior': prior, 'diffusion': diffusion, 'total': total}
 

@@ -89,10 +89,19 @@ def table(probs: np.ndarray) -> JointTable:
   return JointTable(probs / probs.sum())
 
 
+def chain(start: np.ndarray, transitions: np.ndarray, length: int) -> JointTable:
+  """Returns the `Table` of a Markov chain: p(x_1) [K] and p(x_{i+1} | x_i) [K, K], in rows."""
+  probs = np.asarray(start, np.float64)
+  for _ in range(length - 1):
+    probs = probs[..., None] * np.asarray(transitions, np.float64)
+  return table(probs)
+
+
 def expected_bound(oracle: JointTable, matrices: np.ndarray, prior: np.ndarray) -> dict:
   """Computes E[L_T] and E[L_{t-1}] of D3PM Eq. 1 for the exact denoiser, nats.
 
-  matrices: Q_1..Q_T, [T, S, S]; prior: [S]. Returns 'prior' [], 'diffusion'
+  matrices: Q_1..Q_T, [T, S, S], or [T, D, S, S] on a path where each variable has its
+  own; prior: [S]. Returns 'prior' [], 'diffusion'
   [T], entry i being E[L_i], and 'total' [], at least the entropy of x_0.
   """
   k = len(oracle.probs)
@@ -102,12 +111,12 @@ def expected_bound(oracle: JointTable, matrices: np.ndarray, prior: np.ndarray) 
     p = np.einsum('tdk,tdks->tds', posterior, q)
     terms = q * (_log(q) - _log(p)[:, :, None])
     diffusion.append(np.einsum('t,tdk,tdks->', weights, posterior, terms))
-  last = functools.reduce(np.matmul, matrices)[:k]
+  last = functools.reduce(np.matmul, _of_variables(oracle, matrices))[:, :k]
   excluded = (last > 0.0) & (prior == 0.0)
   terms = last * (_log(last) - _log(prior))
-  kl = np.sum(np.where(excluded, np.inf, terms), axis=1)
-  marginals = np.eye(k)[oracle.states].T @ oracle.probs.ravel()
-  prior_kl = float(np.sum(kl[:, None] * marginals))
+  kl = np.sum(np.where(excluded, np.inf, terms), axis=-1)
+  marginals = np.einsum('ndk,n->dk', np.eye(k)[oracle.states], oracle.probs.ravel())
+  prior_kl = float(np.sum(kl * marginals))
   diffusion = np.array(diffusion)
   total = prior_kl + diffusion.sum()
   return {'prior': prior_kl, 'diffusion': diffusion, 'total': total}
@@ -116,7 +125,7 @@ def expected_bound(oracle: JointTable, matrices: np.ndarray, prior: np.ndarray) 
 def ancestral_law(oracle: JointTable, matrices: np.ndarray, prior: np.ndarray) -> np.ndarray:
   """Computes the distribution of `ancestral_states` with the exact denoiser.
 
-  matrices: Q_1..Q_T, [T, S, S], of the sampler's steps; prior: [S], the
+  matrices: Q_1..Q_T of the sampler's steps, as in `expected_bound`; prior: [S], the
   distribution of x_T. Returns probabilities, [K, ..., K].
   """
   d, size = oracle.probs.ndim, len(prior)
@@ -135,22 +144,33 @@ def _log(p):
   return np.log(np.where(p > 0.0, p, 1.0))
 
 
+def _of_variables(oracle, matrices):
+  # Returns the matrices of each variable, [T, D, S, S].
+  matrices = np.asarray(matrices)
+  if matrices.ndim == 4:
+    return matrices
+  shape = len(matrices), oracle.probs.ndim, *matrices.shape[1:]
+  return np.broadcast_to(matrices[:, None], shape)
+
+
 def _steps(oracle, matrices):
   # Yields q(x_t) [S^D], p(x_0 | x_t) [S^D, D, K] and q(x_s | x_t, x_0) [S^D, D,
   # K, S] for t = 1..T and s = t - 1.
-  k, d, size = len(oracle.probs), oracle.probs.ndim, len(matrices[0])
+  matrices = _of_variables(oracle, matrices)
+  k, d, size = len(oracle.probs), oracle.probs.ndim, matrices.shape[-1]
   xt = np.indices((size,) * d).reshape(d, -1).T
   one_hot = np.eye(k)[oracle.states]
-  before = np.eye(size)
+  before = np.stack([np.eye(size)] * d)
   for matrix in matrices:
     after = before @ matrix
     joint = np.ones((len(xt), oracle.probs.size)) * oracle.probs.ravel()
     for i in range(d):
-      joint *= after[oracle.states[:, i]][:, xt[:, i]].T
+      joint *= after[i, oracle.states[:, i]][:, xt[:, i]].T
     weights = joint.sum(axis=1)
     posterior = np.einsum('tn,ndk->tdk', joint, one_hot)
     posterior /= np.where(weights > 0.0, weights, 1.0)[:, None, None]
-    q = matrix[:, xt].transpose(1, 2, 0)[:, :, None] * before[:k]
+    from_t = np.stack([matrix[i][:, xt[:, i]].T for i in range(d)], axis=1)
+    q = from_t[:, :, None] * before[:, :k]
     total = q.sum(axis=-1, keepdims=True)
     yield weights, posterior, q / np.where(total > 0.0, total, 1.0)
     before = after

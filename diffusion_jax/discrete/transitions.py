@@ -98,7 +98,9 @@ class ReplacementProcess:
     replaced = jnp.sum(left * probs, axis=-1, keepdims=True) * right
     # It is alpha_s - alpha_t with more digits near clean data.
     lost = jnp.where(t.sigma < s.sigma - 1e-5, jnp.nan, t.sigma - s.sigma)
-    product = (t.alpha * probs + lost * replaced) / s.alpha
+    stays = s.alpha == 0.0  # between two levels of noise
+    product = (t.alpha * probs + lost * replaced) / jnp.where(stays, 1.0, s.alpha)
+    product = jnp.where(stays, probs, product)
     if transpose and self.mask is not None:
       # At alpha_t = 0 an unmasked x_t is not drawn but given, as in x_s.
       is_given = jnp.all(product == 0.0, axis=-1, keepdims=True)

@@ -195,7 +195,8 @@ def masked_bound(key, process, x0):
 
 
 def state_bound(key, process, x0):
-  return dj.state_bound(key, TABLE.denoiser(process), process, LINEAR, x0, num_steps=NUM_STEPS)
+  levels = dj.level_grid(LINEAR, NUM_STEPS)
+  return dj.state_bound(key, TABLE.denoiser(process), process, levels, x0)
 
 
 @pytest.mark.parametrize('bound', [masked_bound, state_bound])

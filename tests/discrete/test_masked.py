@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
-from diffusion_jax.discrete import masked, oracles as discrete_oracles
+from diffusion_jax.discrete import level_paths, oracles as discrete_oracles
 from tests.states import LINEAR, NUM_STEPS, TABLE, data, matrices_of, prior_of
 from tests.transcribed import transcribes
 
@@ -100,9 +100,9 @@ def test_weights(name):
 
 def test_times_are_antithetic_and_their_masks_independent(monkeypatch):
   """An element is masked at times s and t with the probability s t."""
-  draw = masked.draw_uniform  # The least u is 0; t must not be 0.
+  draw = level_paths.draw_uniform  # The least u is 0; t must not be 0.
   with_0 = lambda *args: draw(*args).at[0].set(0.0)
-  monkeypatch.setattr(masked, 'draw_uniform', with_0)
+  monkeypatch.setattr(level_paths, 'draw_uniform', with_0)
   seen = []
 
   def watched(xt, level):

@@ -96,6 +96,69 @@ def alone(d):
   return {name: getattr(BATCH, name)[:, d : d + 1] for name in ('x', 'y', 'pixels')}
 
 
+# Equations of states, on states x_0 and x_t.
+PROCESSES = {
+  'masking': dj.masking_process(calls.STATES),
+  'uniform': dj.uniform_process(calls.STATES),
+}
+OF_STATES = {
+  'q_states': lambda s, p, level, xt, x0, logits: dj.q_states(x0, p, level),
+  'q_posterior_states': lambda s, p, level, xt, x0, logits: dj.q_posterior_states(
+    x0, xt, p, s, level
+  ),
+  'p_reverse_states': lambda s, p, level, xt, x0, logits: dj.p_reverse_states(
+    logits, xt, p, s, level
+  ),
+  'posterior_logits': lambda s, p, level, xt, x0, logits: dj.posterior_logits(logits, xt, p, level),
+  'prior_kl_states': lambda s, p, level, xt, x0, logits: dj.prior_kl_states(
+    x0, p, FLOW(1.0 if p.mask else level.t), level.t > 0.5
+  ),
+  'transition_kl_states': lambda s, p, level, xt, x0, logits: dj.transition_kl_states(
+    logits, x0, xt, p, s, level
+  ),
+  'jump_nats': lambda s, p, level, xt, x0, logits: dj.jump_nats(logits, x0, xt, p, level),
+  'masked_weight': lambda s, p, level, xt, x0, logits: dj.masked_weight(FLOW)(level),
+  'uniform_weight': lambda s, p, level, xt, x0, logits: dj.uniform_weight(FLOW)(level),
+}
+
+
+@pytest.mark.parametrize('kind', PROCESSES)
+@pytest.mark.parametrize('name', OF_STATES)
+def test_levels_of_states_are_each_element_s_own(name, kind):
+  process, call, n = PROCESSES[kind], OF_STATES[name], 3
+  rng = np.random.default_rng(5)
+  x0 = rng.integers(0, calls.STATES, (B, n))
+  noise = np.full((B, n), calls.STATES) if process.mask else rng.integers(0, calls.STATES, (B, n))
+  xt = np.where(rng.uniform(size=(B, n)) < 0.5, noise, x0)
+  logits = rng.normal(size=(B, n, len(process.prior))).astype(np.float32)
+
+  def of(t, *arrays):
+    return np.asarray(call(FLOW(jnp.asarray(0.5 * t)), process, FLOW(jnp.asarray(t)), *arrays))
+
+  whole = of(TIMES[:, :n], xt, x0, logits)
+  parts = [
+    of(TIMES[:, i], *(a[:, i : i + 1] for a in (xt, x0, logits))).reshape(B, -1) for i in range(n)
+  ]
+  apart = np.stack(parts, axis=1)
+  expected = apart.sum(axis=(1, 2)) if whole.ndim == 1 else apart.reshape(whole.shape)
+  assert_allclose(whole, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('kind', PROCESSES)
+def test_states_between_levels_of_noise_stay(kind):
+  """Also in the equations, whose ratio of the alphas is 0 / 0."""
+  process = PROCESSES[kind]
+  level = FLOW(jnp.array([[0.5, 1.0]]))
+  xt = jnp.array([[calls.STATES if process.mask else 2] * 2])
+  logits = jnp.zeros((1, 2, len(process.prior)))
+  p = dj.p_reverse_states(logits, xt, process, FLOW(jnp.array([[0.25, 1.0]])), level)
+  assert_array_equal(p[0, 1], np.eye(len(process.prior))[xt[0, 1]])
+  nats = dj.transition_kl_states(
+    logits, jnp.zeros((1, 2), int), xt, process, level, FLOW(jnp.array([[0.5, 1.0]]))
+  )
+  assert_array_equal(nats, [0.0])
+
+
 # Samplers.
 
 STEPS = 12

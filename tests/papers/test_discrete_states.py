@@ -1,7 +1,8 @@
-"""One step of D3PM, MD4, MDLM and ReMDM, transcribed in float64.
+"""One step of D3PM, MD4, MDLM, UDLM and ReMDM, transcribed in float64.
 
 D3PM: Austin et al. 2021, with row vectors and explicit matrices Q_1..Q_T.
 MD4: Shi et al. 2024. MDLM: Sahoo et al. 2024. ReMDM: Wang et al. 2025.
+UDLM: Schiff et al. 2024, which Duo (Sahoo et al. 2025) takes too.
 """
 
 import jax
@@ -145,6 +146,89 @@ def test_mdlm_eq_7_and_the_loss_of_md4(name):
   nll = jitted(dj.state_nll)(denoised, x0, xt == K - 1)
   result = jax.jit(dj.masked_weight(schedule))(level_t) * nll[0]
   assert_allclose(result, loss, rtol=1e-5)
+
+
+def udlm_integrand(x0, z, x_theta, alpha, slope):
+  """Computes the integrand of UDLM's bound in continuous time of one element, in nats.
+
+  z: the state of x_t; x_theta: the network's probabilities, [K].
+  """
+  x = K * alpha * np.eye(K)[x0] + (1 - alpha)
+  theta = K * alpha * x_theta + (1 - alpha)
+  others = sum(
+    x[j] / x[z] * np.log(theta[z] * x[j] / (theta[j] * x[z])) for j in range(K) if j != z
+  )
+  return slope / (K * alpha) * (K / x[z] - K / theta[z] - others)
+
+
+@transcribes(
+  'UDLM (Schiff et al. 2024)',
+  'bound of uniform states in continuous time',
+  '`uniform_bound`, `jump_nats`, `uniform_weight`',
+)
+@pytest.mark.parametrize('t', [1e-3, 0.2, 0.7, 0.999])
+def test_udlm_s_bound_and_the_limit_of_d3pm_s(t):
+  """A short step of D3PM has the term dt times the integrand; linear schedule."""
+  rng = np.random.default_rng(3)
+  x0, xt = (x.reshape(1, -1) for x in np.meshgrid(np.arange(K), np.arange(K)))
+  logits = rng.normal(size=(*x0.shape, K))
+  probs = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+  alpha, slope = 1 - t, -1.0
+  expected = [
+    udlm_integrand(a, z, p, alpha, slope) for a, z, p in zip(x0[0], xt[0], probs[0], strict=True)
+  ]
+  found = uniform_integrand(jnp.float32(logits), x0, xt, level_at(dj.PolynomialMasking(), t))
+  assert_allclose(found[0], expected, rtol=2e-4, atol=2e-6)
+  # D3PM of one step from t - dt to t: its x_0-parametrisation has the same probabilities.
+  dt = 1e-7
+  before = (1 - t + dt) * np.eye(K) + (t - dt) / K
+  r = (1 - t) / (1 - t + dt)
+  q_t = r * np.eye(K) + (1 - r) / K
+  for i, (a, z) in enumerate(zip(x0[0], xt[0], strict=True)):
+    posterior, reverse = (q_t[:, z] * (x @ before) for x in (np.eye(K)[a], probs[0, i]))
+    posterior, reverse = posterior / posterior.sum(), reverse / reverse.sum()
+    # Sums of exp(x) - 1 - x keep the digits that small probabilities lose.
+    x = np.log(reverse / posterior)
+    kl = np.sum(posterior * (np.expm1(x) - x))
+    assert_allclose(kl / dt, expected[i], rtol=2e-3, atol=1e-5)
+
+
+@jax.jit
+def uniform_integrand(logits, x0, xt, level):
+  """Returns the integrand of each element, of logits without Bayes' rule."""
+  process, schedule = PROCESSES['uniform'], dj.PolynomialMasking()
+  denoised = dj.posterior_logits(logits, xt, process, level)
+  nats = dj.jump_nats(denoised, x0, xt, process, level)
+  return dj.uniform_weight(schedule)(level) * nats
+
+
+def test_udlm_s_bound_of_the_exact_denoiser_is_the_entropy():
+  """Every x_0 and x_t of two variables, in float64, at times w^2 of Gauss and Legendre."""
+  p = np.random.default_rng(1).dirichlet(np.full(K**2, 0.5)).reshape(K, K)
+  nodes, weights = np.polynomial.legendre.leggauss(24)
+  total = 0.0
+  for w, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+    alpha = 1 - w**2
+    q = alpha * np.eye(K) + (1 - alpha) / K
+    for joint in (p, p.T):  # An element, and the other one, which alone tells the network of it.
+      theta = np.moveaxis(joint @ q, 0, 1)
+      theta /= theta.sum(axis=1, keepdims=True)
+      for (a, b), mass in np.ndenumerate(joint):
+        for z, other in np.ndindex(K, K):
+          nats = udlm_integrand(a, z, theta[other], alpha, -1.0)
+          total += 2 * w * weight * mass * q[a, z] * q[b, other] * nats
+  assert_allclose(total, -np.sum(p * np.log(p)), rtol=1e-5)
+
+
+def test_the_integrand_with_a_masked_state_is_mdlm_s():
+  """Rates into the masked state only: alpha / (1 - alpha) times the nll of masked elements."""
+  x0, xt, logits = example('absorbing', 3)
+  process, level = PROCESSES['absorbing'], level_at(dj.PolynomialMasking(), 0.55)
+  denoised = jitted(dj.posterior_logits)(jnp.float32(logits), jnp.asarray(xt), process, level)
+  found = jitted(dj.jump_nats)(denoised, x0, xt, process, level)
+  x = substituted(logits, xt)[0]
+  nll = [-np.log(x[i, x0[0, i]]) if xt[0, i] == K - 1 else 0.0 for i in range(D)]
+  assert_allclose(found[0], np.array(nll) * 0.45 / 0.55, rtol=2e-5, atol=1e-6)
 
 
 @transcribes('ReMDM (Wang et al. 2025)', 'reverse step with remasking', '`remasked`')

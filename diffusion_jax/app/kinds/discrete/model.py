@@ -123,8 +123,10 @@ class StateDiffusion:
     denoise, process, schedule = self.denoiser(params, cond), self.process, self.given['schedule']
     x0 = self.encode(None, x0)
     if self.num_steps is not None:
-      return dj.state_bound(keys, denoise, process, schedule, x0, num_steps=self.num_steps)
-    return {'total': dj.masked_bound(keys, denoise, process, schedule, x0, num_times=num_times)}
+      levels = dj.level_grid(schedule, self.num_steps, 'steps')
+      return dj.state_bound(keys, denoise, process, levels, x0)
+    bound = dj.uniform_bound if process.mask is None else dj.masked_bound
+    return {'total': bound(keys, denoise, process, schedule, x0, num_times=num_times)}
 
 
 def guided(
