@@ -280,7 +280,7 @@ def _histograms(ax, sets, j, low, high):
 
 
 def _curves(values, x, data):
-  count, length = min(values.shape[1], MOST), values.shape[0]
+  count, length = min(values.shape[1], MOST), x.shape[1]  # of a rollout, longer than the data
   (low, high), n = limits(values, data), min(len(x), _CURVES)
   place = np.arange(length)
   figure = _figure(7.0, 1.0 + 2.0 * count)
@@ -290,7 +290,7 @@ def _curves(values, x, data):
     if data is not None:
       band = np.quantile(data[..., c], (0.05, 0.95), axis=0)
       label = 'training data, 5 to 95 %'
-      ax.fill_between(place, *band, color='0.85', linewidth=0, label=label)
+      ax.fill_between(np.arange(data.shape[1]), *band, color='0.85', linewidth=0, label=label)
     for i, one in enumerate(x[:n]):
       label = _title(x[:n], what, low, high) if not i else None
       marker = '.' if length < 20 else ''

@@ -1,0 +1,171 @@
+"""Series whose numbers have their own levels: trained, drawn in any order, and continued."""
+
+import json
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from configs import rollout
+from diffusion_jax.app.kinds import choices, sampling
+from diffusion_jax.app.modes import MODES
+from diffusion_jax.app.run.weights import make_model
+from diffusion_jax.runtime.run_folder import RunFolder
+from tests.app.conftest import arrays_of, of_run, refused, trial, untrained
+from tests.app.fields import typed
+
+N = np.nan
+FEW = typed("""
+  data.sides=8 data.mean=20.0 data.std=3.0 data.num_examples=64 data.num_test=16
+  sampling.num_samples=3 sampling.batch_size=8 sampling.num_steps=4 sampling.checkpoint=latest
+""")
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """A run of random parameters."""
+  return untrained(trial('rollout', **FEW), tmp_path_factory.mktemp('rollout') / 'run', 0.05)
+
+
+def draw(run, rows, name, **fields):
+  """Returns what --mode=sample writes for rows of sampling.context."""
+  np.save(run / 'rows.npy', rows)
+  fields |= typed(f'sampling.name={name} sampling.context={run}/rows.npy')
+  MODES['sample'](of_run(run, **fields), run)
+  return arrays_of(run, name)
+
+
+@pytest.mark.parametrize('variant', rollout.VARIANTS)
+def test_each_variant_trains_and_draws(variant, tmp_path):
+  fields = FEW | typed('training.num_steps=2 training.held_out.every=2')
+  MODES['train'](trial('rollout', variant, **fields), tmp_path)
+  metrics = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+  assert any(np.isfinite(row.get('test_loss', np.nan)) for row in metrics)
+  MODES['sample'](of_run(tmp_path, **typed('sampling.name=drawn')), tmp_path)
+  x = arrays_of(tmp_path, 'drawn')['arr_0']
+  assert x.shape == (3, 8, 1) and np.isfinite(x).all()
+
+
+ORDERS = {
+  'pyramid': typed('sampling.order=pyramid sampling.order.delay=2'),
+  'blocks': typed('sampling.order=blocks sampling.order.size=4'),
+  'permutation': typed('sampling.order=permutation sampling.order.order=7,6,5,4,3,2,1,0'),
+}
+STARTS = {
+  'pyramid': [0, 2, 4, 6, 8, 10, 12, 14],
+  'blocks': [0, 0, 0, 0, 4, 4, 4, 4],
+  'permutation': [28, 24, 20, 16, 12, 8, 4, 0],
+}
+
+
+def test_all_orders_are_tested():
+  assert ORDERS.keys() == choices.TABLES['sampling.order'].keys() == STARTS.keys()
+
+
+@pytest.mark.parametrize('name', ORDERS)
+def test_an_order_starts_each_element_at_its_step(name, run):
+  model = make_model(of_run(run, **ORDERS[name]), RunFolder.at(run))
+  levels = model.plan().levels
+  together = model.plan().levels.take(0)
+  assert levels.sigma.shape == (4 + max(STARTS[name]) + 1, 1, 8)
+  moved = np.diff(np.asarray(levels.sigma[:, 0]), axis=0) != 0.0
+  assert_array_equal(moved.argmax(axis=0), STARTS[name])
+  assert_array_equal(moved.sum(axis=0), 4)
+  assert (np.asarray(levels.sigma[-1]) == 0.0).all() and (np.asarray(together.sigma) == 1.0).all()
+  MODES['sample'](of_run(run, **ORDERS[name]), run)
+
+
+def test_a_beginning_is_continued_and_stays(run):
+  """Rows of any length: a short one is a beginning, a long one moves the window."""
+  for length, rows in {
+    8: np.array([[[17.0], [21.5], [19.25]]]),
+    20: np.concatenate([np.full((2, 5, 1), 22.0), np.full((2, 15, 1), N)], axis=1),
+  }.items():
+    found = draw(run, rows, f'given{length}')
+    x = found['arr_0']
+    count, known = len(rows), ~np.isnan(rows[0, :, 0])
+    assert x.shape == (3 * count, length, 1) and np.isfinite(x).all()
+    given = np.repeat(rows[:, : known.sum()], 3, axis=0)
+    assert_array_equal(x[:, : known.sum()], given)
+    assert np.unique(x[:, known.sum() :]).size == 3 * count * (length - known.sum())
+
+
+def test_any_elements_are_given_in_any_order(run):
+  rows = np.full((1, 8, 1), N)
+  rows[0, [2, 7], 0] = 25.0, 14.0
+  found = draw(run, rows, 'any', **ORDERS['permutation'])['arr_0']
+  assert_array_equal(found[:, [2, 7], 0], [[25.0, 14.0]] * 3)
+
+
+def test_a_window_moves_by_its_stride(run):
+  """With the length of a window it draws whole windows, which know nothing of each other."""
+  rows = np.full((1, 16, 1), N)
+  alone = draw(run, rows, 'whole', **typed('sampling.stride=8'))['arr_0']
+  other = draw(run, rows, 'half')['arr_0']
+  assert alone.shape == other.shape == (3, 16, 1)
+  assert (alone[:, 8:] != other[:, 8:]).any()
+
+
+ROWS = 'sampling.context={run}/rows.npy'
+WRONG = {
+  'unknown order': ('sampling.order=sideways', 'sampling.order'),
+  'not a permutation': (
+    'sampling.order=permutation sampling.order.order=0,1,2',
+    'order must name each of 0..7 once',
+  ),
+  'stride': ('sampling.stride=9', 'config.sampling.stride=9 is above the length of a window, 8'),
+}
+
+
+@pytest.mark.parametrize('flags, words', WRONG.values(), ids=WRONG)
+def test_wrong_input_is_one_line(flags, words, run):
+  text = refused('', lambda: MODES['sample'](of_run(run, **typed(flags)), run))
+  assert words in text
+
+
+GIVEN = {
+  'all is given': (np.ones((1, 8, 1)), 'gives all numbers of x'),
+  'two channels': (np.full((1, 8, 2), N), 'has the shape [1, 8, 2]'),
+  'infinite': (np.full((1, 8, 1), np.inf), 'not finite'),
+}
+
+
+@pytest.mark.parametrize('rows, words', GIVEN.values(), ids=GIVEN)
+def test_wrong_rows_are_one_line(rows, words, run):
+  text = refused('', lambda: draw(run, rows, 'wrong'))
+  assert words in text
+
+
+def test_an_element_is_known_as_a_whole(tmp_path):
+  fields = FEW | typed('data.mean=0.0,0.0 data.std=1.0,1.0')
+  run = untrained(trial('rollout', **fields), tmp_path / 'run', 0.05)
+  rows = np.zeros((1, 8, 2))
+  rows[0, 3] = 1.0, N
+  text = refused('', lambda: draw(run, rows, 'partly'))
+  assert 'row 0' in text and 'element 3 must be known or NaN as a whole' in text
+
+
+TRAINED = {
+  'network': (
+    'network=unet network.attention_resolutions=()',
+    'network with a level for each element, which unet does not have',
+  ),
+  'patch': ('network.patch_size=2', 'multiple of network.patch_size=2'),
+  'size': ('objective.levels.size=3', 'does not divide the 8 elements'),
+  'order': ('objective.levels=None sampling.order=blocks', 'objective.levels=independent'),
+  'stride': ('objective.levels=None sampling.stride=2', 'config.sampling.stride=2 has no effect'),
+  'coupling': ('objective.coupling=exact', 'leave it or levels out'),
+}
+
+
+@pytest.mark.parametrize('flags, words', TRAINED.values(), ids=TRAINED)
+def test_what_a_training_cannot_be_is_one_line(flags, words, tmp_path):
+  text = refused('', lambda: MODES['train'](trial('rollout', **FEW | typed(flags)), tmp_path))
+  assert words in text
+
+
+def test_starts_of_groups_count_groups():
+  levels = sampling.Steps(4).levels(choices.SCHEDULES['flow']())
+  grid = sampling.ordered(levels, sampling.blocks(1), 8, 4)
+  moved = np.diff(np.asarray(grid.sigma[:, 0]), axis=0) != 0.0
+  assert_array_equal(moved.argmax(axis=0), STARTS['blocks'])
