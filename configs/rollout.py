@@ -23,7 +23,9 @@ def get_config(arg=''):
   config.network = section('dit', channels=64, num_blocks=3, num_heads=4, patch_size=1)
   config.objective.levels = section('independent')
   config.sampling.update(num_samples=1000, batch_size=500, num_steps=10)
-  config.sampling.sampler = section('dpm_solver_pp')  # DDIM's variance is 24 % too small in 10 steps
+  config.sampling.sampler = section(
+    'dpm_solver_pp'
+  )  # DDIM's variance is 24 % too small in 10 steps
   if arg == 'pyramid':
     config.sampling.order = section('pyramid', delay=2)
   if arg == 'causal':

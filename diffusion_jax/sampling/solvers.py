@@ -57,19 +57,20 @@ def heun() -> Sampler:
 def heun_deviation(levels: Grid) -> float:
   """Returns the deviation of what `heun` draws on a grid for standard normal data.
 
-  1 is exact. levels: [N+1]. With r = sigma / alpha = tan(angle) the ODE is dy = y r / (1 + r^2)
-  dr, so that y is proportional to sqrt(1 + r^2). A step of Euler, from alpha = 0 or to
-  sigma = 0, multiplies the deviation by the cosine of the difference of the angles.
+  1 is exact. levels: [N+1], or with a level for each element, of which it is the largest.
+  With r = sigma / alpha = tan(angle) the ODE is dy = y r / (1 + r^2) dr, so that y is
+  proportional to sqrt(1 + r^2). A step of Euler, from alpha = 0 or to sigma = 0, multiplies
+  the deviation by the cosine of the difference of the angles.
   """
   alpha, sigma = (np.asarray(x, np.float64) for x in (levels.alpha, levels.sigma))
-  factors = np.cos(np.diff(np.arctan2(sigma, alpha)))
+  factors = np.cos(np.diff(np.arctan2(sigma, alpha), axis=0))
   averaged = (alpha[:-1] > 0.0) & (sigma[1:] > 0.0)
   t, s = sigma[:-1][averaged] / alpha[:-1][averaged], sigma[1:][averaged] / alpha[1:][averaged]
   start = t / (1.0 + t**2)
   end = (1.0 - (t - s) * start) * s / (1.0 + s**2)
   moved = 1.0 - 0.5 * (t - s) * (start + end)
   factors[averaged] = moved * np.sqrt((1.0 + t**2) / (1.0 + s**2))
-  return float(np.prod(factors))
+  return float(np.max(np.prod(factors, axis=0)))
 
 
 @declares(what='Heun in t, from α = 0 too (JiT)', order=2, calls='2 * N - 1')

@@ -335,3 +335,10 @@ def test_heun_makes_normal_data_as_wide_as_it_says(schedule, num_steps, end_clea
   width = lambda level: np.hypot(level.alpha, level.sigma)
   found = np.asarray(wide_by_heun(levels, np.float32([[width(start)]])))
   assert_allclose(heun_deviation(levels), found[0, 0] / width(end), rtol=2e-3, atol=1e-6)
+
+
+def test_the_width_of_a_staggered_grid_is_that_of_its_worst_element():
+  """Each element visits the same levels, but for one that stays."""
+  levels = jax.device_get(level_grid(dj.CosineSchedule(), 5))
+  grid = jax.device_get(dj.staggered(levels, [0, 3, -np.inf]))
+  assert_allclose(heun_deviation(grid), heun_deviation(levels), rtol=1e-12)

@@ -169,3 +169,26 @@ def test_starts_of_groups_count_groups():
   grid = sampling.ordered(levels, sampling.blocks(1), 8, 4)
   moved = np.diff(np.asarray(grid.sigma[:, 0]), axis=0) != 0.0
   assert_array_equal(moved.argmax(axis=0), STARTS['blocks'])
+
+
+def test_other_modes_take_an_order(run, tmp_path):
+  """What draws in steps: reports, restorations, programs for others; and Heun's width is said."""
+  order = ORDERS['pyramid']
+  MODES['report'](of_run(run, **order), run)
+  assert (run / 'report.html').exists()
+  np.save(tmp_path / 'mask.npy', np.arange(8)[:, None] < 3)
+  np.save(tmp_path / 'x.npy', np.full((8, 1), 20.0))
+  restore = typed(
+    f'edit=restore edit.image={tmp_path}/x.npy edit.operator=mask '
+    f'edit.operator.mask={tmp_path}/mask.npy'
+  )
+  MODES['edit'](of_run(run, **order, **restore), run)
+  out = typed(f'convert.to=stablehlo convert.out={tmp_path}/program.hlo')
+  MODES['convert'](of_run(run, **out), run)
+  assert (tmp_path / 'program.hlo').exists()
+
+
+def test_the_width_of_heuns_samples_is_said_for_an_order(run, capsys):
+  fields = ORDERS['blocks'] | typed('sampling.sampler=heun sampling.schedule=continuous_cosine')
+  MODES['sample'](of_run(run, **fields), run)
+  assert 'the steps are too long for sampling.sampler=heun' in capsys.readouterr().out
