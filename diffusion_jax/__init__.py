@@ -80,6 +80,7 @@ from diffusion_jax.core.parametrization import (
   target as target,
   to_x0 as to_x0,
 )
+from diffusion_jax.core.path_bound import path_bound as path_bound
 from diffusion_jax.core.process import (
   forward_step as forward_step,
   p_reverse as p_reverse,

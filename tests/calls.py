@@ -232,6 +232,7 @@ BOUNDS = {
       ),
     )
   },
+  'path_bound': lambda b: dj.path_bound(b.keys, denoise, COSINE, GRID, b.x, num_times=2),
   'log_likelihood': lambda b: dj.log_likelihood(b.keys, denoise, COSINE, b.x, **ODE),
   'exact_likelihood': lambda b: dj.log_likelihood(
     None, denoise, COSINE, b.x, exact_trace=True, **ODE

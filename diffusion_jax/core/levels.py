@@ -88,6 +88,16 @@ def equal_levels(level: NoiseLevel, other: NoiseLevel) -> Array:
   )
 
 
+def check_axes(levels: NoiseLevel, x: Array) -> None:
+  """Raises ValueError for a grid [N+1, T] of x [B, T, ...] with T = B: of examples or elements?"""
+  shape = jnp.shape(levels.alpha)
+  if len(shape) == 2 and x.ndim > 1 and shape[1] == x.shape[0] == x.shape[1] > 1:
+    raise ValueError(
+      f'levels {list(shape)} may be of examples or of elements of x {list(x.shape)}: '
+      'write [N+1, B, 1] or [N+1, 1, T]'
+    )
+
+
 def select_level(condition: Array, level: NoiseLevel, other: NoiseLevel) -> NoiseLevel:
   """Returns `level` where the condition holds, and `other` elsewhere."""
   return jax.tree.map(lambda a, b: jnp.where(condition, a, b), level, other)

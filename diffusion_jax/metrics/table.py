@@ -10,6 +10,7 @@ from diffusion_jax.metrics import (
   manifolds,
   memorisation,
   mmd,
+  order_gap,
   pairs,
   regression,
   state_bits,
@@ -57,6 +58,7 @@ OF_DIFFUSION: OfModels = {
   'elbo': likelihoods.elbo,
   'ode': likelihoods.ode,
   'loss': losses.loss,
+  'order_gap': order_gap.order_gap,
   **_PIXELS,
 }
 OF_STATES: OfModels = {'elbo': state_bits.state_elbo, **_PIXELS}

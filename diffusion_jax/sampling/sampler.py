@@ -22,7 +22,7 @@ from diffusion_jax.core.arguments import as_float, expand_to, kind_of
 from diffusion_jax.core.checked import Key, checked, needed
 from diffusion_jax.core.denoiser import Denoiser
 from diffusion_jax.core.keys import as_one_key, draw_normal, split_key
-from diffusion_jax.core.levels import Grid, NoiseLevel, check_order, equal_levels
+from diffusion_jax.core.levels import Grid, NoiseLevel, check_axes, check_order, equal_levels
 from diffusion_jax.ranges import Rule, Shape
 
 Array = jax.Array
@@ -132,7 +132,7 @@ def sample_frames(
   num_frames: see `spread_levels`; num_examples: n, by default all;
   state: the sampler's last.
   """
-  _check_axes(levels, x)
+  check_axes(levels, x)
   with jax.ensure_compile_time_eval():  # `jit` would trace the slice.
     check_order(levels, levels.take(slice(1)))
   num_steps = levels.t.shape[0] - 1
@@ -166,16 +166,6 @@ def sample_frames(
   carry = x, state, frames
   (x, state, frames), _ = jax.lax.scan(body, carry, inputs)
   return x, frames, state
-
-
-def _check_axes(levels, x):
-  # [N+1, T] for tokens would be taken for a level per example where T = B.
-  shape = jnp.shape(levels.alpha)
-  if len(shape) == 2 and x.ndim > 1 and shape[1] == x.shape[0] == x.shape[1] > 1:
-    raise ValueError(
-      f'levels {list(shape)} may be of examples or of elements of x {list(x.shape)}: '
-      'write [N+1, B, 1] or [N+1, 1, T]'
-    )
 
 
 def _with_axes(state, after):

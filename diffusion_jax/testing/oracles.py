@@ -13,6 +13,7 @@ compare it with `oracle.flow_map` point by point.
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from numpy.typing import ArrayLike
 from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.core.checked import Key
 from diffusion_jax.core.denoiser import Denoiser, Prediction
-from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.levels import NoiseLevel, Schedule, check_one_level
 from diffusion_jax.core.process import level_slopes
 from diffusion_jax.core.products import einsum, finished
 from diffusion_jax.core.schedules import RectifiedFlowSchedule
@@ -37,7 +38,8 @@ class Mixture:
 
   weights: [K], means: [K, D]; C_k = Q_k diag(v_k) Q_k^T with Q_k in
   eigenvectors [K, D, D] and v_k in eigenvalues [K, D]. All methods take x [B,
-  D] and a level [] or [B]; densities are in nats.
+  D] and a level [] or [B], `denoise`, `score` and `log_prob` also [B, D] or [1, D];
+  densities are in nats.
   """
 
   weights: Array
@@ -61,15 +63,24 @@ class Mixture:
 
   def log_prob(self, x: Array, level: NoiseLevel) -> Array:
     """Computes log q(x_t) of the marginal at a level, [B]."""
+    if jnp.ndim(level.alpha) > 1:
+      return _log_sum(self._of_elements(x, level)[0])
     return _log_sum(self._components(x, level)[0])
 
   def score(self, x: Array, level: NoiseLevel) -> Array:
     """Computes grad log q(x_t), [B, D]."""
+    if jnp.ndim(level.alpha) > 1:
+      log_joint, solved, _ = self._of_elements(x, level)
+      return -einsum('bk,bkd->bd', jax.nn.softmax(log_joint, axis=1), solved)
     log_joint, rotated, variance = self._components(x, level)
     return -self._average(log_joint, rotated / variance)
 
   def denoise(self, x: Array, level: NoiseLevel) -> Prediction:
     """Computes E[x_0 | x_t], the estimate of the best denoiser."""
+    if jnp.ndim(level.alpha) > 1:
+      log_joint, _, moved = self._of_elements(x, level)
+      means = self.means[None] + moved
+      return Prediction(einsum('bk,bkd->bd', jax.nn.softmax(log_joint, axis=1), means))
     log_joint, rotated, variance = self._components(x, level)
     gain = self._per_example(level.alpha, x) * self.eigenvalues[None] / variance
     x0 = einsum('bk,ki->bi', jax.nn.softmax(log_joint, axis=1), self.means)
@@ -106,6 +117,7 @@ class Mixture:
     mixture of more than one Gaussian.
     """
     check_gaussian(self, 'ode_map')
+    check_one_level(level_to, 'ode_map')
     _, rotated, variance = self._components(x, level_from)
     alpha, sigma = (self._per_example(a, x) for a in level_to[1:])
     new_variance = alpha**2 * self.eigenvalues[None] + sigma**2
@@ -214,6 +226,7 @@ class Mixture:
     """
 
     def denoise(xt, level):
+      check_one_level(level, 'denoiser_given')
       at = level.expand_to(xt)
       spread = jnp.sqrt((at.alpha * std) ** 2 + at.sigma**2)
       x = (at.alpha * std**2 * xt + at.sigma**2 * y[None]) / spread**2
@@ -229,8 +242,16 @@ class Mixture:
   def _components(self, x, level):
     # Returns log(w_k N(x; alpha m_k, alpha^2 C_k + sigma^2 I)), [B, K], and, in
     # the axes of C_k, x - alpha m_k and the variances, [B, K, D].
+    check_one_level(level, 'this method of a mixture')
     alpha, sigma = (self._per_example(a, x) for a in level[1:])
     return _components(x, alpha, sigma, *self._arrays())
+
+  def _of_elements(self, x, level):
+    # The same for x_t = A x_0 + S eps with diagonal A and S: log(w_k N(x; A m_k, K)) with
+    # K = A C_k A + S^2, K^-1 (x - A m_k) and E[x_0 - m_k | x_t, k], [B, K, D].
+    at = level.expand_to(x)
+    alpha, sigma = (jnp.broadcast_to(a, x.shape) for a in (at.alpha, at.sigma))
+    return _of_elements(x, alpha, sigma, *self._arrays())
 
   def _arrays(self):
     return self.weights, self.means, self.eigenvalues, self.eigenvectors
@@ -264,6 +285,21 @@ def _components(x, alpha, sigma, w, m, v, q):
   density = rotated**2 / variance + jnp.log(2.0 * jnp.pi * variance)
   log_joint = finished(jnp.log(w)[None] - 0.5 * jnp.sum(density, axis=-1))
   return log_joint, rotated, variance
+
+
+@jax.jit
+def _of_elements(x, alpha, sigma, w, m, v, q):
+  d = x.shape[1]
+  cov = einsum('kie,ke,kje->kij', q, v, q)
+  of_xt = alpha[:, None, :, None] * cov[None] * alpha[:, None, None]
+  of_xt += jnp.square(sigma)[:, None, :, None] * jnp.eye(d)[None, None]
+  root = jnp.linalg.cholesky(of_xt)
+  centred = x[:, None] - alpha[:, None] * m[None]
+  solved = jax.scipy.linalg.cho_solve((root, True), centred[..., None])[..., 0]
+  log_det = 2.0 * jnp.sum(jnp.log(jnp.diagonal(root, axis1=2, axis2=3)), axis=-1)
+  square = jnp.sum(centred * solved, axis=-1)
+  log_joint = jnp.log(w)[None] - 0.5 * (square + log_det + d * math.log(2.0 * math.pi))
+  return log_joint, solved, einsum('kij,bkj->bki', cov, alpha[:, None] * solved)
 
 
 @jax.jit
@@ -314,6 +350,8 @@ def _solve(oracle, x, level_t, level_s, rtol, atol):
   # x_0. Each example has its own ends, at u = 0 and u = 1.
   import diffrax
 
+  for level in (level_t, level_s):
+    check_one_level(level, 'flow_map')
   ends = level_t, level_s
   first, last = (jnp.broadcast_to(jnp.arctan2(a.sigma, a.alpha), x.shape[:1]) for a in ends)
   scale_t, scale_s = (expand_to(jnp.hypot(a.alpha, a.sigma), x) for a in ends)

@@ -30,9 +30,10 @@ B = 4
 STATES = 'ancestral_states', 'first_hitting', 'confidence_ordered', 'remasked', 'keep_known'
 GRIDS = {name: call for name, call in calls.SAMPLERS.items() if name not in choices.SAMPLERS}
 GRIDS |= {name: calls.DISCRETE[name] for name in STATES}
+GRIDS |= {'path_bound': calls.BOUNDS['path_bound']}
 TABLES = calls.PROCESS | calls.GUIDERS | calls.DISCRETE
 TABLES = {name: call for name, call in TABLES.items() if name not in GRIDS and 'bound' not in name}
-TABLES |= {'prior_kl': calls.BOUNDS['prior_kl']}
+TABLES |= {'prior_kl': calls.BOUNDS['prior_kl']} | calls.ORACLES
 BATCH = calls.batch_of(B)
 TIMES = np.random.default_rng(3).uniform(0.1, 0.9, (B, D)).astype(np.float32)
 
@@ -247,9 +248,9 @@ def test_samples_at_equal_levels_of_elements_are_those_of_one(name, monkeypatch)
   one = [np.asarray(x) for x in jax.tree.leaves(GRIDS[name](BATCH))]
 
   def by_element(function):
-    def moved(*args):
+    def moved(*args, **options):
       args = [of_elements_of(x) if isinstance(x, dj.NoiseLevel) else x for x in args]
-      return function(*args)
+      return function(*args, **options)
 
     return moved
 
@@ -258,7 +259,7 @@ def test_samples_at_equal_levels_of_elements_are_those_of_one(name, monkeypatch)
       lambda a: jnp.broadcast_to(a[:, None, None], (len(a), 1, elements_of(name))), levels
     )
 
-  for function in ('sample', 'trajectory', 'ddim_invert'):
+  for function in ('sample', 'trajectory', 'ddim_invert', 'path_bound'):
     monkeypatch.setattr(dj, function, by_element(getattr(dj, function)))
   each = numbers(GRIDS[name], BATCH)
   for own, whole in zip(each or (), one, strict=bool(each)):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.special
 import scipy.stats
 from numpy.testing import assert_allclose
 
@@ -60,6 +61,48 @@ def test_gaussian_log_prob_is_scipys(key):
   expected = normal(LEVEL.alpha * np.array(MEAN), cov).logpdf(x)
   found = jax.jit(GAUSSIAN.log_prob)(x, LEVEL)
   assert_allclose(found, expected, rtol=1e-4)
+
+
+@ORACLES
+def test_levels_of_elements_literally(oracle, key):
+  """x_t = A x_0 + S eps with diagonal A and S, in float64; a clean element is known."""
+  x = points(oracle, key)
+  t = np.random.default_rng(0).uniform(0.1, 0.9, x.shape)
+  t[0] = 0.0, 0.6
+  level = DDPM(jnp.asarray(t, jnp.float32))
+  alpha, sigma, xt = (np.asarray(a, np.float64) for a in (level.alpha, level.sigma, x))
+  joint, scores, means = [], [], []
+  for w, m, c in zip(*oracles.moments(oracle), strict=True):
+    of_xt = alpha[:, :, None] * c * alpha[:, None] + sigma[:, :, None] ** 2 * np.eye(2)
+    centred = xt - alpha * m
+    densities = [normal(None, k).logpdf(x) for k, x in zip(of_xt, centred, strict=True)]
+    joint.append(np.log(w) + np.asarray(densities))
+    solved = np.linalg.solve(of_xt, centred[..., None])[..., 0]
+    scores.append(-solved)
+    means.append(m + (alpha * solved) @ c)
+  joint, scores, means = map(np.asarray, (joint, scores, means))
+  log_p = scipy.special.logsumexp(joint, axis=0)
+  weights = np.exp(joint - log_p)[..., None]
+  assert_allclose(oracle.log_prob(x, level), log_p, rtol=1e-4, atol=1e-4)
+  assert_allclose(oracle.score(x, level), (weights * scores).sum(0), rtol=1e-3, atol=1e-3)
+  found = np.asarray(oracle.denoise(x, level).x0)
+  assert_allclose(found, (weights * means).sum(0), rtol=1e-3, atol=1e-4)
+  assert_allclose(found[0, 0], x[0, 0], rtol=1e-5)
+
+
+def test_what_takes_one_level_for_an_example_says_so(key):
+  x, level = points(MIXTURE, key), DDPM(jnp.full((6, 2), 0.5))
+  calls = (
+    lambda: MIXTURE.covariance(x, level),
+    lambda: GAUSSIAN.ode_map(x, level, LEVEL),
+    lambda: GAUSSIAN.ode_map(x, LEVEL, level),
+    lambda: MIXTURE.flow_map(x, LEVEL, level),
+    lambda: MIXTURE.class_log_prob(x, level),
+    lambda: MIXTURE.denoiser_given(jnp.zeros(2), 1.0)(x, level),
+  )
+  for call in calls:
+    with pytest.raises(ValueError, match='takes levels'):
+      call()
 
 
 @ORACLES

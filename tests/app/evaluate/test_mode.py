@@ -177,6 +177,15 @@ def test_a_finished_evaluation_is_of_its_data(tmp_path):
   assert_allclose(grey[0], -grey[1], rtol=1e-5)
 
 
+def test_a_network_with_one_level_for_an_example_has_no_order_gap(run):
+  refused(
+    r'^config.evaluation.order_gap: the network has one level for an example.*leave order_gap out$',
+    run_mode,
+    run,
+    **{'evaluation.metrics': 'order_gap'},
+  )
+
+
 def test_what_is_not_a_number_is_not_written(run, monkeypatch):
   """The solver returns nan after too many steps."""
   lost = lambda key, denoise, schedule, x, **_: (jnp.full(len(x), jnp.nan), x)
