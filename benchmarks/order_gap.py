@@ -9,7 +9,6 @@ bound along orders less that of all together, in nats per number, and the bound 
 less that of the exact denoiser. Errors are standard errors over three trainings.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -27,7 +26,7 @@ PLACES = np.arange(T)
 LAW = oracles.gaussian(np.zeros(T), 0.8 ** np.abs(PLACES[:, None] - PLACES))
 SCHEDULE = dj.CosineSchedule(-6.0, 4.0)
 ENDS = dj.level_grid(SCHEDULE, 1, end_clean=False)
-STEPS = 100, 300, 1000, 3000, 10_000
+STEPS = 100, 300, 1000, 3000
 LEVELS = {'a level for each number': T, 'one level for the series': 1}
 
 
@@ -36,6 +35,7 @@ class Perceptron(nn.Module):
 
   @nn.compact
   def __call__(self, x, noise):
+    """Returns v [B, T] of x and noise, both [B, T]."""
     h = jnp.concatenate([x, noise / 4.0], axis=-1)
     for _ in range(2):
       h = nn.silu(nn.Dense(128)(h))
@@ -106,7 +106,10 @@ def learn(each, seed, steps=STEPS, num_series=4096):
   """Trains, and returns the `Curve`."""
   key, data_key = jax.random.split(jax.random.key(1000 + seed))
   x0 = LAW.sample(data_key, num_series)
-  of = lambda *denoise: jax.device_get(bounds(key, jax.tree_util.Partial(*denoise), x0))
+
+  def of(*denoise):
+    return jax.device_get(bounds(key, jax.tree_util.Partial(*denoise), x0))
+
   exact = of(LAW.denoise)
   rows = [of(estimate, params) for params in trained(each, seed, steps)]
   gaps = {

@@ -23,7 +23,7 @@ from PIL import Image
 from scipy.special import logsumexp
 
 import diffusion_jax as dj
-from benchmarks import couplings as benchmark, memorised as curves
+from benchmarks import couplings as benchmark, memorised as curves, order_gap as gaps
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.bridges import BridgeSampling
@@ -674,9 +674,31 @@ def memorising():
   save(figure, 'memorising')
 
 
+def order_gap():
+  """Draws the order gap of a perceptron during its training, beside what its bound lacks."""
+  figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.8), sharey=True)
+  for axis, (name, each) in zip(axes, gaps.LEVELS.items(), strict=True):
+    curves_of_seeds = [gaps.learn(each, seed) for seed in range(gaps.SEEDS)]
+    steps = curves_of_seeds[0].steps
+    lines = {
+      order.replace('_', ' '): [c.gaps[order] for c in curves_of_seeds]
+      for order in curves_of_seeds[0].gaps
+    }
+    lines['together, less the exact one'] = [c.lacks for c in curves_of_seeds]
+    for label, values in lines.items():
+      error = np.std(values, axis=0, ddof=1) / len(values) ** 0.5
+      axis.errorbar(steps, np.mean(values, axis=0), error, fmt='o-', ms=3, lw=1, label=label)
+    axis.axhline(0.0, color='0.5', lw=0.8)
+    axis.set(xscale='log', xlabel='step', title=name)
+    axis.grid(alpha=0.3)
+  axes[0].set(ylabel='nats per number')
+  axes[0].legend(fontsize=7)
+  save(figure, 'order_gap')
+
+
 PICTURES = noise, paths, samplers, guidance, inpainting, few_steps, bound
 PICTURES += posterior_errors, guidance_law, couplings, bridge, feller, levels
-PICTURES += chains, consistencies, variances, edges, memorising
+PICTURES += chains, consistencies, variances, edges, memorising, order_gap
 
 
 if __name__ == '__main__':

@@ -16,7 +16,7 @@ from diffusion_jax.metrics.metric import Arrays, ExampleArrays, ModelMetric, Sco
 from diffusion_jax.ranges import Rate, Size
 
 TOGETHER = 'together'
-# The place of an element in an order, of T places.
+# The place of each element in an order, by its place from the left.
 ORDERS = {
   TOGETHER: lambda place: 0 * place,
   'left_to_right': lambda place: place,
@@ -27,6 +27,11 @@ ORDERS = {
 class OrderedModel(DiffusionModel, Protocol):
   """A diffusion model whose network may take a level for each element."""
 
+  @property
+  def shared(self) -> int:
+    """How many neighbours share a level."""
+    ...
+
   def given(self) -> dj.Network:
     """Returns the network; level_axes=2 says that its elements have levels."""
     ...
@@ -36,7 +41,7 @@ class OrderedModel(DiffusionModel, Protocol):
   what=(
     'the bound along two orders of the elements, less that of all together '
     '(`dj.path_bound`), in nats per number: 0 for a model that agrees with itself '
-    '([why](order_gap.md))'
+    '([why](#the-order-gap))'
   ),
   needs='a network with a level for each element, and 3 · `.num_times` calls for each example',
   independent_noise=True,
@@ -45,10 +50,10 @@ class OrderedModel(DiffusionModel, Protocol):
 def order_gap(num_times: Size = 16, t_min: Rate = 1e-3) -> ModelMetric:
   """Difference of the bound between orders of the elements, in nats per number.
 
-  Elements are the entries of the first axis of an example. They lose their noise one
-  after another from the left or from the right, or all together; the three have equal
-  random numbers. num_times: levels of each example and order; t_min: the time of the last
-  level of an element, as of `ode`.
+  Elements are the entries of the first axis of an example, or the blocks of them that
+  share a level. They lose their noise one after another from the left or from the right,
+  or all together; the three have equal random numbers. num_times: levels of each example
+  and order; t_min: the time of the last level of an element, as of `ode`.
   """
 
   def calls(model: OrderedModel, train: Source | None) -> int:
@@ -60,7 +65,7 @@ def order_gap(num_times: Size = 16, t_min: Rate = 1e-3) -> ModelMetric:
     def function(params, keys, x0, cond):
       denoise, schedule = model.denoiser(params, cond), model.schedule(params)
       ends = schedule(jnp.asarray([1.0, t_min], x0.dtype))
-      place = np.arange(x0.shape[1])
+      place = np.arange(x0.shape[1]) // model.shared
 
       def nats(starts):
         path = dj.staggered(ends, starts)

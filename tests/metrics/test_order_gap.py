@@ -22,13 +22,14 @@ LAW = oracles.gaussian(np.zeros(T), COV)
 LAST = SCHEDULE(1e-3)
 
 
-def model_of(denoise, level_axes=2) -> Any:
+def model_of(denoise, level_axes=2, shared=1) -> Any:
   network = dj.Network(lambda *args, key=None: args[1], dj.logsnr_input, level_axes=level_axes)
   return types.SimpleNamespace(
     facts=Facts(ArraySpec((T,), 0)),
     schedule=lambda params: SCHEDULE,
     denoiser=lambda params, cond: denoise,
     given=lambda: network,
+    shared=shared,
   )
 
 

@@ -186,6 +186,21 @@ def test_a_network_with_one_level_for_an_example_has_no_order_gap(run):
   )
 
 
+def test_the_order_gap_of_a_run_whose_neighbours_share_levels(tmp_path):
+  """The gaps are the differences of the losses, which are of the same examples."""
+  order_gap = within('evaluation', metrics='order_gap', num_images=6, order_gap__num_times=2)
+  config = trial('rollout', **{'objective.levels.size': 8}, **order_gap)
+  run = untrained(config, tmp_path / 'run')
+  MODES['evaluate'](config, run)
+  found = result(run, 'order_gap-test')
+  losses = {name: x['value'] for name, x in found['orders'].items()}
+  assert all(np.isfinite(x) and x > 0.0 for x in losses.values())
+  for name in ('left_to_right', 'right_to_left'):
+    gap = found['metrics'][f'order_gap_{name}']
+    assert_allclose(gap['value'], losses[name] - losses['together'], rtol=1e-4, atol=1e-5)
+    assert gap['error'] > 0.0 and '95 %: ' in gap['note']
+
+
 def test_what_is_not_a_number_is_not_written(run, monkeypatch):
   """The solver returns nan after too many steps."""
   lost = lambda key, denoise, schedule, x, **_: (jnp.full(len(x), jnp.nan), x)
