@@ -135,7 +135,8 @@ def _place(u, path):
   gains = jnp.sum(change, axis=tuple(range(2, change.ndim)))
   ends = jnp.cumsum(gains, axis=0)
 
-  def of_one(u, ends, gains, path, rate, change):
+  def of_one(u, arrays):
+    ends, gains, path, rate, change = arrays
     place = u * ends[-1]
     n = jnp.minimum(jnp.searchsorted(ends, place), len(ends) - 1)
     gain = jnp.where(gains[n] > 0.0, gains[n], 1.0)
@@ -145,5 +146,5 @@ def _place(u, path):
 
   arrays = ends, gains, path, rate, change
   if ends.shape[1] == 1:
-    return jax.vmap(of_one, (0, *[None] * 5))(u, *jax.tree.map(lambda a: a[:, 0], arrays))
-  return jax.vmap(of_one, (0, *[1] * 5))(u, *arrays)
+    return jax.vmap(of_one, (0, None))(u, jax.tree.map(lambda a: a[:, 0], arrays))
+  return jax.vmap(of_one, (0, 1))(u, arrays)

@@ -33,6 +33,7 @@ from tests.app.conftest import (
   printed_by,
   refused,
   smoke,
+  trial,
   untrained,
   without_config,
 )
@@ -58,11 +59,13 @@ def calls_the_denoiser(name, metric, monkeypatch):
   asked = []
   made = ConfiguredNetwork.denoiser
   monkeypatch.setattr(ConfiguredNetwork, 'denoiser', lambda *args: asked.append(1) or made(*args))
-  model = make_model(smoke(**within('evaluation', metrics=name)), RunFolder.at('nowhere'))
+  config = trial('rollout') if name == 'order_gap' else smoke()  # of levels of elements
+  model = make_model(config, RunFolder.at('nowhere'))
   function = metric.measure(model.measured)
   keys = fold_each(jax.random.key(0), np.arange(2))
   params = model.shapes() | {'log_prob': jax.ShapeDtypeStruct((8, 8, 1, 17), np.float32)}
-  x, label = jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32), jax.ShapeDtypeStruct((2,), np.int32)
+  x = jax.ShapeDtypeStruct((2, *model.state_shape), np.float32)
+  label = jax.ShapeDtypeStruct((2,), np.int32)
   jax.eval_shape(function, params, keys, x, {'label': label})
   return bool(asked)
 
