@@ -117,6 +117,22 @@ def test_the_calls_are_counted():
   assert len(calls) == order_gap.order_gap(3).calls(model_of(denoise), None) == 9
 
 
+def test_neighbours_that_share_a_level_move_together():
+  seen = []
+
+  def denoise(x, level):
+    jax.debug.callback(seen.append, level.alpha)
+    return dj.Prediction(x)
+
+  measure = order_gap.order_gap(4).measure(model_of(denoise, shared=2))
+  keys = jax.random.split(jax.random.key(1), 8)
+  jax.block_until_ready(measure({}, keys, jnp.ones((8, 6)), {}))
+  jax.effects_barrier()
+  blocks = np.concatenate(seen).reshape(-1, 3, 2)
+  assert (blocks[..., 0] == blocks[..., 1]).all()
+  assert {len(np.unique(row)) for row in blocks[..., 0]} == {1, 2, 3}
+
+
 def test_a_network_with_one_level_for_an_example_has_no_order():
   with pytest.raises(ValueError, match='one level for an example.*leave order_gap out'):
     order_gap.order_gap().measure(model_of(LAW.denoise, level_axes=1))
