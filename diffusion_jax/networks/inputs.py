@@ -59,7 +59,8 @@ class Inputs:
   encoder (`TextFeatures`), 'image' [B, H, W, image_channels], 'x0', an earlier
   estimate of x_0, 'augment' [B, augment_dim], 'elapsed' [B] and
   'guidance_scale' [B] of flow maps, 'known', the numbers of x_0 that are given,
-  NaN elsewhere (`with_inputs`), and 'context' [B, *context], standardised real
+  NaN elsewhere (`with_inputs`), 'valid' [B, N], False at what pads the first axis of x,
+  and 'context' [B, *context], standardised real
   numbers, read by `context_encoder`. In place of the latter cond may have
   its encoding, 'context_code' (`functional.encode_context`). With `null_class`
   label, text and context may be missing, and hidden where 'drop' [B] is True.
@@ -74,6 +75,7 @@ class Inputs:
   elapsed: bool = False
   guidance_scale: bool = False
   known: bool = False
+  valid: bool = False
   context: tuple[Size, ...] = ()
   context_encoder: ContextEncoder = ContextEncoder()
 
@@ -95,6 +97,7 @@ class Inputs:
       'elapsed': self.elapsed,
       'guidance_scale': self.guidance_scale,
       'known': self.known,
+      'valid': self.valid,
       'context': self.context,
       'context_code': self.context,
       'drop': self.num_classes or self.text or self.image_channels or self.context,

@@ -80,6 +80,7 @@ class DiT(Checked):
   `value_residual`: see `Block`. In training the share `routing` of the patches,
   drawn for each image, skips all blocks but the first and the last `routing_ends`
   (TREAD, Krause et al. 2025); `routing` does not change the parameters.
+  cond['valid'] [B, N] is False at what pads the first axis, which no token sees.
   With `causal` a token sees its own block of so many tokens and earlier ones, in
   the order of `patchify`. `dropout_blocks` 'middle' restricts dropout to the middle
   half of the blocks.
@@ -95,7 +96,7 @@ class DiT(Checked):
   consists of GPUs.
   """
 
-  takes: ClassVar = ('label', 'text', 'image', 'x0', 'known', 'context', *STEP_INPUTS)
+  takes: ClassVar = ('label', 'text', 'image', 'x0', 'known', 'valid', 'context', *STEP_INPUTS)
   stacked: ClassVar = ('blocks_',)
 
   channels: Size = 384
@@ -180,6 +181,10 @@ class DiT(Checked):
     shape = x.shape[1:-1]
     grid = tuple(side // self.patch_size for side in shape)
     c, label = self._condition(self._of_tokens(noise, grid), cond)
+    valid = cond.get('valid')
+    if valid is not None:  # What pads x may be anything.
+      x = jnp.where(valid.reshape(*valid.shape, *[1] * (x.ndim - 2)), x, 0.0)
+      valid = self._of_tokens(valid, grid)
     streams = []
     if self.inputs.text:
       words, mask, pooled = self._text(self.inputs.text, cond, x.shape[0])
@@ -203,15 +208,15 @@ class DiT(Checked):
         f'routing={self.routing} needs two patches or more: change patch_size, or set routing=0'
       )
     h = self._embed(h, grid)
-    h = self._blocks(h, c, label=label, grid=grid, words=words, mask=mask, train=train)
+    h = self._blocks(h, c, label=label, grid=grid, words=words, mask=mask, valid=valid, train=train)
     features = self.patch_size ** len(grid) * out_channels
     return unpatchify(self._last(h, c, features), self.patch_size, shape)
 
-  def _of_tokens(self, noise, grid):
-    # Returns the noise of the first index of each token; [B] as it is.
-    if noise.ndim == 1:
-      return noise
-    return jnp.repeat(noise[:, :: self.patch_size], math.prod(grid[1:]), axis=1)
+  def _of_tokens(self, values, grid):
+    # Returns the entry of the first index of each token; [B] as it is.
+    if values.ndim == 1:
+      return values
+    return jnp.repeat(values[:, :: self.patch_size], math.prod(grid[1:]), axis=1)
 
   def _condition(self, noise, cond):
     # Returns the embedding of noise and label, and the label's embedding.
@@ -257,7 +262,7 @@ class DiT(Checked):
       h = add_bias(h, places.astype(h.dtype)[None])
     return h
 
-  def _blocks(self, h, c, label, grid, words, mask, train):
+  def _blocks(self, h, c, label, grid, words, mask, valid, train):
     text = '' if words is None else self.text_attention
     joint = text == 'joint'
     x, text_tokens, values = h, words if joint else None, None
@@ -276,7 +281,7 @@ class DiT(Checked):
         x, aside = route.enter(x, extra)
       if route and start == self.num_blocks - self.routing_ends:
         x, route = route.leave(x, aside, extra), None
-      beside = self._beside(c, grid, extra, route)
+      beside = self._beside(c, valid, grid, extra, route)
       first = values
       if values and route:
         first = route.enter(values[0], extra)[0], values[1]
@@ -296,21 +301,22 @@ class DiT(Checked):
     angles = jnp.asarray(rotary_angles(grid, self.channels // self.num_heads, extra))
     return angles if route is None else route.enter(angles[None], extra)[0]
 
-  def _beside(self, c, grid, extra, route):
+  def _beside(self, c, valid, grid, extra, route):
     # The tokens before the patches have the level of the first one, which all see.
-    angles = self._angles(grid, extra, route)
-    places = jnp.arange(math.prod(grid))[None] // self.causal if self.causal else None
-    first = c[:, :1]
-    if route and c.ndim == 3:
-      c, _ = route.enter(c, 0)
-    if route and places is not None:
-      size = route.kept.shape[0]
-      places, _ = route.enter(jnp.broadcast_to(places, (size, *places.shape[1:])), 0)
+    first, places = c[:, :1], None
+    if self.causal:
+      places = jnp.arange(math.prod(grid))[None] // self.causal
+    if route:
+      whole = (route.kept.shape[0], math.prod(grid))
+
+      def routed(a):
+        return route.enter(jnp.broadcast_to(a, (*whole, *a.shape[2:])), 0)[0]
+
+      c = routed(c) if c.ndim == 3 else c
+      places, valid = (None if a is None else routed(a) for a in (places, valid))
     if extra and c.ndim == 3:
       c = before(jnp.repeat(first, extra, axis=1), c)
-    if places is not None:
-      places = jnp.pad(places, ((0, 0), (extra, 0)), constant_values=-1)
-    return Beside(c, angles, places)
+    return Beside(c, self._angles(grid, extra, route), seen(places, valid, extra))
 
   def _stack(self, start, stop, train, text) -> Callable:
     # Under FSDP the weights of a block are gathered, instead of its tokens.
@@ -375,6 +381,22 @@ class DiT(Checked):
 
   def _dense(self, name, kernel_init: Initializer = XAVIER, times=1):
     return dense(times * self.channels, name, kernel_init, self.dtype)
+
+
+def seen(places: Array | None, valid: Array | None, extra: int = 0) -> Array | None:
+  """Returns which tokens are seen, the mask of a `Beside`; None for all.
+
+  places: int [B or 1, T], by which a token sees those of its own place and of lower ones;
+  valid: bool [B, T], False at tokens that no other sees. `extra` tokens before them are
+  seen by all, and see each other alone if there are places.
+  """
+  widths = (0, 0), (extra, 0)
+  mask = None if valid is None else jnp.pad(valid, widths, constant_values=True)
+  if places is None:
+    return mask
+  places = jnp.pad(places, widths, constant_values=-1)
+  earlier = places[:, None, :] <= places[:, :, None]
+  return earlier if mask is None else earlier & mask[:, None]
 
 
 def _plus(c, embedding):

@@ -34,13 +34,13 @@ class Beside(NamedTuple):
   """What tokens [B, T, D] have beside themselves.
 
   c: the embedding of noise and label, [B, D], or [B, T, D] of each token; angles: of
-  `rotate`, None for no rotation; places: int [B or 1, T], by which a token sees those of
-  its own place and of lower ones, None for all.
+  `rotate`, None for no rotation; mask: which tokens are seen, by all, bool [B, T], or by
+  each, [B or 1, T, T]; None for all.
   """
 
   c: Array
   angles: Array | None = None
-  places: Array | None = None
+  mask: Array | None = None
 
 
 class Block(Checked):
@@ -66,8 +66,8 @@ class Block(Checked):
 
   first_values: V_1, the values of the first block, which replace this block's by
   a V_1 + b V, learned numbers that begin at 1/2 (ResFormer, Zhou et al. 2025).
-  With `gives_values` its own are returned, else None. With `places` words are before all
-  tokens, and see only words and tokens of a place below 0.
+  With `gives_values` its own are returned, else None. With a mask for each token all see
+  the words, which see words alone.
   """
 
   num_heads: Size
@@ -94,24 +94,21 @@ class Block(Checked):
   ) -> tuple[tuple[Array, Array | None], LayerValues | None]:
     x, text = carry
     first, first_of_text = first_values or (None, None)
-    c, angles, places = beside
+    c, angles, mask = beside
     c = nn.silu(c)
     (q, k, v), finish = self._stream(x, c, '', first)
     if angles is not None:
       q, k = rotate(q, angles), rotate(k, angles)
     if self.text != 'joint':
       values = (v, None) if self.gives_values else None
-      attended = self._attend(q, k, v, earlier(places))
+      attended = self._attend(q, k, v, mask)
       return (finish(attended, words, text_mask), text), values
     assert text is not None and text_mask is not None
     of_words = c if c.ndim == 2 else c[:, 0]
     others, finish_text = self._stream(text, of_words, 'text_', first_of_text, ends=self.text_ends)
     values = (v, others[2]) if self.gives_values else None
     q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip((q, k, v), others, strict=True))
-    mask = jnp.pad(text_mask, ((0, 0), (x.shape[1], 0)), constant_values=True)
-    if places is not None:
-      first = ((0, 0), (0, text.shape[1]))
-      mask = mask[:, None] & earlier(jnp.pad(places, first, constant_values=-1))
+    mask = with_words(mask, text_mask, x.shape[1])
     h, h_text = jnp.split(self._attend(q, k, v, mask), [x.shape[1]], axis=1)
     return (finish(h), finish_text(h_text)), values
 
@@ -235,12 +232,20 @@ def per_token(shifts: Array) -> Array:
   return shifts[:, None] if shifts.ndim == 2 else shifts
 
 
-def earlier(places: Array | None) -> Array | None:
-  """Returns which tokens a token may see, bool [B or 1, T, T]; None for all.
+def with_words(mask: Array | None, text_mask: Array, num_tokens: int) -> Array:
+  """Returns the mask of tokens and the words after them, [B, T + L] or [B, T + L, T + L].
 
-  places: int [B or 1, T]; those whose place is not above its own.
+  mask: of `Beside`; text_mask: bool [B, L]. With a mask for each token words see words alone.
   """
-  return None if places is None else places[:, None, :] <= places[:, :, None]
+  if mask is None:
+    return jnp.pad(text_mask, ((0, 0), (num_tokens, 0)), constant_values=True)
+  size, count = text_mask.shape
+  if mask.ndim == 2:
+    return jnp.concatenate([mask, text_mask], axis=1)
+  mask = jnp.broadcast_to(mask, (size, *mask.shape[1:]))
+  tokens = jnp.pad(mask, ((0, 0), (0, count), (0, 0)))
+  words = jnp.broadcast_to(text_mask[:, None], (size, num_tokens + count, count))
+  return jnp.concatenate([tokens, words], axis=2)
 
 
 def modulate(h: Array, shift: Array, scale: Array) -> Array:

@@ -165,6 +165,7 @@ def make_condition(
   text: bool = False,
   context: bool = False,
   known: ImageCondition | None = None,
+  valid: bool = False,
 ) -> Condition:
   """Returns a function (key, batch) -> cond for a whole batch.
 
@@ -172,7 +173,8 @@ def make_condition(
   batch['x']), such as `inpaint()`. text: cond['text'], tokens [B, L], and
   cond['text_mask'], False at padding. context: cond['context'] is
   batch['context']. known: cond['known'] is known(key, batch['x']), such as
-  `subsets(2)`. dropout: the probability that an example is trained without
+  `subsets(2)`. valid: cond['valid'] is batch['valid'] [B, T],
+  False at elements that pad an example. dropout: the probability that an example is trained without
   any of these, marked in cond['drop'] [B], for classifier-free guidance (Ho &
   Salimans 2022).
   """
@@ -186,6 +188,8 @@ def make_condition(
       cond['context'] = batch['context']
     if image is not None:
       cond['image'] = image(x_key, batch['x'])
+    if valid:
+      cond['valid'] = batch['valid']
     if known is not None:
       cond['known'] = known(x_key, batch['x'])
     if dropout:
@@ -204,16 +208,18 @@ def draw_inputs(
   times: TimeSampler,
   coupling: Coupling | None = None,
   levels: LevelSampler | None = None,
+  pads: bool = False,
 ) -> tuple[Draws, tuple[Array, ...]]:
   """Draws the inputs of a batch, and keys for two evaluations of the network.
 
   The level is schedule(t) for the drawn t [B], or of each element by `levels`, [B, T].
-  coupling: pairs x_0 and eps.
+  coupling: pairs x_0 and eps. pads: whether the loss leaves out what pads an example;
+  without it cond['valid'] raises ValueError.
   """
   check_schedule(schedule)
   if coupling is not None:
     key, coupling_key = jax.random.split(key)
-    inputs, keys = draw_inputs(key, batch, schedule, network, times)
+    inputs, keys = draw_inputs(key, batch, schedule, network, times, pads=pads)
     eps, metrics = paired(coupling, coupling_key, inputs.x0, inputs.eps, inputs.cond)
     return inputs._replace(eps=eps, metrics=metrics), keys
   x0 = batch['x']
@@ -225,6 +231,10 @@ def draw_inputs(
   level, time_weight = placed_as(x0, drawn)
   eps = placed_as(x0, jax.random.normal(eps_key, x0.shape))
   cond = network.condition(cond_key, batch)
+  if 'valid' in cond and not pads:
+    raise ValueError("cond['valid'] says what pads an example, which only `denoising` leaves out")
+  if 'valid' in cond:  # What pads an example may be anything.
+    x0 = jnp.where(expand_to(cond['valid'], x0), x0, 0.0)
   augment_keys = key_per_example(augment_key, len(x0)) if network.augment else None
   probability = network.estimate_probability
   estimated = jax.random.bernoulli(first_key, probability, x0.shape[:1])
@@ -277,7 +287,8 @@ def denoising(
   mean without it. coupling: pairs x_0 and noise, on straight paths; then only
   solvers of the ODE draw from the data. By default they are independent. levels: draws
   a level for each element of x [B, T, ...], as `independent_levels`, for a network
-  with level_axes=2; losses are then means over the elements that are not clean.
+  with level_axes=2; losses are then means over the elements that are not clean. With
+  cond['valid'] [B, T] they are means over the elements that do not pad an example.
   params: {'network': ...}. Metrics: loss, also per quarter of t.
   """
   if coupling is not None:
@@ -286,7 +297,9 @@ def denoising(
     check_levels(network, coupling)
 
   def draw(key, batch, context):
-    return draw_inputs(key, batch, schedule, network, times, coupling=coupling, levels=levels)
+    return draw_inputs(
+      key, batch, schedule, network, times, coupling=coupling, levels=levels, pads=True
+    )
 
   def loss(params, context, inputs, keys):
     inputs = augmented(inputs, network.augment)
@@ -301,8 +314,11 @@ def denoising(
     output = network.output(params['network'], xt, level, cond, keys[0])
     if network.learned_variance:
       output, _ = jnp.split(output, 2, axis=-1)
-    time_weight = inputs.time_weight
-    if levels is not None:  # The elements are rows of their own.
+    time_weight, valid = inputs.time_weight, cond.get('valid')
+    if levels is not None or valid is not None:  # The elements are rows of their own.
+      level, time_weight = of_elements((level, time_weight), x0.shape[:2])
+      if valid is not None:
+        time_weight = jnp.where(valid, time_weight, 0.0)
       rows = output, x0, eps, level, time_weight
       output, x0, eps, level, time_weight = jax.tree.map(elements_as_rows, rows)
     losses = network.denoising_loss(output, x0, eps, level, weight, cond)
@@ -324,6 +340,11 @@ def check_levels(network: Network, coupling: Coupling | None = None) -> None:
     raise ValueError('levels of elements hold what is given clean: leave known out')
   if coupling is not None:
     raise ValueError('a coupling pairs examples at one level: leave it or levels out')
+
+
+def of_elements(tree: PyTree, shape: tuple[int, int]) -> PyTree:
+  """Returns arrays [B] or [B, T] as one value for each element, [B, T]."""
+  return jax.tree.map(lambda a: jnp.broadcast_to(a if a.ndim > 1 else a[:, None], shape), tree)
 
 
 def elements_as_rows(x: Array) -> Array:

@@ -437,3 +437,36 @@ def test_a_vector_is_a_sequence_of_its_numbers():
   assert_array_equal(apply(network, x, x * np.nan), whole)
   with pytest.raises(ValueError, match='out_channels=2 must be a multiple of'):
     shapes(sequence, (1, 3))
+
+
+PADDED = {
+  'plain': {'inputs': Inputs(valid=True)},
+  'causal': {'inputs': Inputs(valid=True), 'causal': 1, 'registers': 2},
+  'words': {'inputs': Inputs(valid=True, **WORDS), 'value_residual': True},
+}
+
+
+@pytest.mark.parametrize('options', PADDED.values(), ids=PADDED)
+def test_padding_by_any_amount_changes_nothing(options):
+  """No token sees what pads a sequence, whatever is there."""
+  network = DiT(**TINY | {'patch_size': 1, 'positions': 'rotary'} | options)
+  rng = np.random.default_rng(0)
+  x, noise = rng.standard_normal((2, 6, 1), np.float32), NOISE
+  cond: Any = {'valid': np.array([[True] * 6, [True] * 4 + [False] * 2])}
+  if network.inputs.context:
+    cond['context'] = rng.standard_normal((2, 5, 3), np.float32)
+  params = small_params(network, x, noise, cond)
+  run = applied(network)
+  found = run({'params': params}, x, noise, cond)
+  alone = cond | {'valid': np.ones((2, 4), bool)}
+  short = run({'params': params}, x[:, :4], noise, alone)
+  assert_allclose(found[1, :4], short[1], rtol=1e-5, atol=1e-6)
+  assert np.abs(found[0, :4] - short[0]).max() > (1e-3 if not network.causal else -1.0)
+  for count in (1, 7, 64):
+    padding = np.full((2, count, 1), 1e3 * np.float32(count))
+    padded = cond | {'valid': np.pad(cond['valid'], ((0, 0), (0, count)))}
+    more = run({'params': params}, np.concatenate([x, padding], axis=1), noise, padded)
+    assert_allclose(np.where(cond['valid'][..., None], more[:, :6] - found, 0.0), 0.0, atol=1e-6)
+    assert np.isfinite(more).all()
+  each = run({'params': params}, x, np.repeat(noise[:, None], 6, axis=1), cond)
+  assert_allclose(each, found, rtol=1e-5, atol=1e-6)

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
-from diffusion_jax.training import objectives
+from diffusion_jax.training import objectives, vdm
 from diffusion_jax.training.objectives import Context, Network
 from tests.transcribed import transcribes
 
@@ -100,3 +100,54 @@ def test_what_levels_do_not_go_with_is_said(key):
   flow = dj.RectifiedFlowSchedule()
   with pytest.raises(ValueError, match='leave it or levels out'):
     objectives.denoising(two, flow, times=dj.uniform_times, levels=levels, coupling=lambda *_: None)
+
+
+VALID = np.arange(T)[None] < np.array([5, 3, 1, 4, 5, 2, 5, 5])[:, None]
+
+
+@pytest.mark.parametrize('has_levels', [True, False])
+def test_what_pads_an_example_has_no_loss(has_levels, key):
+  """Whatever it is, and with one level for an example too."""
+
+  def apply(params, x, noise, cond, *, key=None):
+    return params * x
+
+  network = Network(
+    apply,
+    dj.logsnr_input,
+    parametrization='v',
+    level_axes=1 + has_levels,
+    condition=objectives.make_condition(labels=False, valid=True),
+  )
+  loss = objectives.denoising(
+    network,
+    SCHEDULE,
+    times=dj.uniform_times,
+    weight=dj.v_weight,
+    levels=dj.independent_levels(clean=0.2) if has_levels else None,
+  )
+  filled = np.where(VALID[..., None], X0, 1e6).astype(np.float32)
+  run = jax.jit(lambda x: loss(PARAMS, Context(), key, {'x': x, 'valid': VALID}))
+  value, (metrics, _) = jax.device_get(run(filled))
+  inputs = jax.jit(lambda key: loss.draw(key, {'x': X0, 'valid': VALID}, Context())[0])(key)
+  level = jax.tree.map(lambda a: np.float64(a).reshape(B, -1, 1), inputs.level)
+  alpha, sigma = (np.broadcast_to(a, (B, T, 1)) for a in level[1:])
+  eps, x0 = np.float64(inputs.eps), np.float64(X0)
+  output = np.float64(np.float32(0.7)) * (alpha * x0 + sigma * eps)
+  each = np.mean((output - (alpha * eps - sigma * x0)) ** 2, axis=-1)
+  counted = VALID & (sigma[..., 0] > 0.0)
+  assert 0 < counted.sum() < VALID.size
+  assert_allclose(value, (each * counted).sum() / VALID.size, rtol=1e-5)
+  mean = metrics['loss'].total / metrics['loss'].count
+  assert_allclose(mean, each[counted].mean(), rtol=1e-5)
+
+
+def test_other_objectives_refuse_what_pads_an_example(key):
+  network = Network(
+    lambda params, x, noise, cond, *, key=None: x,
+    dj.logsnr_input,
+    condition=objectives.make_condition(labels=False, valid=True),
+  )
+  loss = vdm.vdm(network, lambda params: SCHEDULE, num_levels=256)
+  with pytest.raises(ValueError, match='which only `denoising` leaves out'):
+    loss.draw(key, {'x': X0, 'valid': VALID}, Context())
