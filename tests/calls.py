@@ -488,7 +488,7 @@ ORACLES = {
   'oracle_log_prob': lambda b: MIXTURE.log_prob(b.x, COSINE(b.t)),
 }
 
-# Of examples of which some elements are known.
+# Examples have some elements that are known.
 ROLLOUTS = {
   'hold_known': lambda b: dj.sample(
     b.keys, denoise_each, dj.ddim(), *dj.hold_known(GRID, b.x, partly(b.y))

@@ -272,7 +272,7 @@ def reached(names):
 
 
 def test_what_only_the_program_uses_brings_it():
-  """Extras of the library alone are those of its devices and of the site."""
+  """Only the devices and the site are extras of the library."""
   extras = PROJECT['project']['optional-dependencies']
   alone = {name for name in extras if 'program' not in reached([name])}
   assert alone == {'cuda', 'tpu', 'docs', 'parity', 'browser'}

@@ -77,7 +77,7 @@ def constructors(node):
 
 @functools.cache
 def modules_of_configs():
-  """Returns the modules that each config chooses, with those of its kind of model."""
+  """Returns the modules that each config and its kind of model choose."""
   kinds = {module.SCHEMA.kind: module.__name__ for module in schemas.MODULES}
   found = {}
   for path in sources('configs'):
@@ -105,7 +105,7 @@ def test_the_page_names_the_files_of(thing):
   paths, rows, configs = TABLE[thing]
   files, (changed, _) = files_of(paths), deleted(paths, rows, configs)
   assert {*changed} == {f'{PACKAGE}/{row.partition(":")[0]}' for row in rows}
-  # A file beside the thing's own is listed because it uses the thing, or nothing else uses it.
+  # Another file than the thing's own is listed because it uses the thing, or nothing else uses it.
   left = {x: changed.get(x, text) for x, text in sources(PACKAGE).items() if x not in files}
   alone = deletion.imported(sources(PACKAGE)) - deletion.imported(left)
   first, _ = deleted(paths[:1])

@@ -87,7 +87,7 @@ def model_marginal_by_integral(mean, var_x, a, variance):
 
 
 def pair_mean_by_quadrature(x, a, t, betas):
-  """Computes E over two independent noises, of which the two latents are sums with x."""
+  """Computes E over two independent noises; the two latents are their sums with x."""
   y, weights = np.polynomial.hermite_e.hermegauss(5)
   before = np.sqrt(bar(t - 1, betas)) * x + np.sqrt(1 - bar(t - 1, betas)) * y
   now = np.sqrt(alpha(t, betas)) * before[:, None] + np.sqrt(betas[t - 1]) * y

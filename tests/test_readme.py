@@ -38,7 +38,7 @@ def test_the_readme_is_short_and_its_dozen_lines_train_a_network():
 
 
 def words(page):
-  return len(re.findall(r'\S*\w\S*', (ROOT / page).read_text()))  # a line of a table is no word
+  return len(re.findall(r'\S*\w\S*', (ROOT / page).read_text()))  # a line of a table is not a word
 
 
 @pytest.mark.parametrize('path', sorted(ROOT.glob('docs/**/*.md')), ids=lambda path: path.stem)

@@ -36,7 +36,7 @@ def shown_modules():
 
 
 def of_docs(name):
-  """Imports a module of docs/, which is no package."""
+  """Imports a module of docs/, which is not a package."""
   spec = importlib.util.spec_from_file_location(name, ROOT / 'docs' / f'{name}.py')
   assert spec and spec.loader
   module = importlib.util.module_from_spec(spec)

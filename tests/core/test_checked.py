@@ -152,7 +152,7 @@ def test_a_signature_is_kept():
 
 
 def test_what_is_traced_has_a_kind_and_no_value():
-  """A number may be anything; a key is no array of numbers, also under `jit`."""
+  """A number may be anything; a key is not an array of numbers, also under `jit`."""
   assert jax.jit(lambda eta: taking(Probability)(eta))(2.0) == 2.0
   with one_line('eta must be a number in [0, 1], not 2.0'):
     jax.jit(lambda: dj.ddim(2.0))()
@@ -161,7 +161,7 @@ def test_what_is_traced_has_a_kind_and_no_value():
 
 
 def test_a_program_has_no_checks():
-  """The jaxprs are those of the functions themselves."""
+  """The jaxprs equal the functions' own."""
   for function, args in ((dj.q_sample, (X, X, LEVEL)), (dj.prior_kl, (X, LEVEL))):
     of = lambda f, args=args: str(jax.make_jaxpr(f)(*args))
     assert of(function) == of(function.__wrapped__)

@@ -222,7 +222,7 @@ def test_what_is_held_is_given_or_integrated_out(held, cov, key):
 
 
 def test_the_path_passes_the_levels_and_holds_exactly():
-  """What the denoiser is given: levels of the schedule, and those of the grid where it waits."""
+  """The denoiser gets levels of the schedule, and the grid's own where an element waits."""
   seen = []
 
   def denoise(x, level):
@@ -269,7 +269,7 @@ def test_an_example_depends_on_its_key_and_levels_alone(key):
 
 
 def test_times_of_an_example_are_spread_evenly(key):
-  """So the mean of a few calls is nearer to the integral than that of as many draws."""
+  """So the mean of a few calls is nearer to the integral than a mean of as many draws."""
   x0 = jnp.broadcast_to(GAUSSIAN.sample(key, 1), (BATCH, T))
   levels, spread = path_of(GRID, STARTS['left to right']), {}
   for n in (1, 4):

@@ -101,7 +101,7 @@ def test_sde_coefficients_of_score_sde(name):
 
 @pytest.mark.parametrize('T', [5, 1000, 4000])
 def test_sde_at_step_i_is_that_of_beta_i(T):
-  """With beta_i, a step of the reverse SDE from i to i - 1 undoes alpha_i."""
+  """A step of the reverse SDE from i to i - 1 by beta_i undoes alpha_i."""
   betas = dj.cosine_betas(T)[:-1]
   schedule = dj.DiscreteSchedule.from_betas(betas)
   steps = np.arange(1, T)

@@ -390,7 +390,7 @@ CAPTIONS = r"""
   give each picture one
 """
 NO_UTF_8 = '{"file_name": "\udcff', 'metadata.jsonl, line 3 must be like'
-# Files that are no text in UTF-8, as a text and as a table.
+# Files that are not UTF-8, read as lines and as a table.
 NO_TEXT = [
   (b'\x1f\x8b\x08\0', 'compressed by gzip: unpack it'),
   (b'(\xb5/\xfd\x04\0', 'compressed by zstd: unpack it'),

@@ -237,7 +237,7 @@ def test_batches_of_numbers_are_standardised_by_the_facts():
 
 
 def test_labels_are_read_without_the_examples(monkeypatch):
-  """Of sources that wrap others, too; a source that has no such method reads its examples."""
+  """Sources that wrap others have it too; a source without it reads its examples."""
   whole = small_sets.digits('test')
   expected = whole.read(np.arange(360))['label']
   rows = np.arange(5, 300, 7)

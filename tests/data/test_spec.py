@@ -107,7 +107,7 @@ def test_nan_is_a_real_number_and_no_level():
 
 
 def test_long_doubles_have_facts_of_json():
-  """Of 80 bits, which neither JSON nor a network has."""
+  """A number of 80 bits is in neither JSON nor a network."""
   x = np.arange(12.0).reshape(4, 3)
   facts = measured(ArraySource(x.astype(np.longdouble))).x
   assert facts == measured(ArraySource(x)).x

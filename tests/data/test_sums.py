@@ -30,7 +30,7 @@ def test_a_digest_is_of_types_shapes_and_all_numbers(monkeypatch):
 
 @pytest.mark.parametrize('is_large', [False, True])
 def test_a_sum_is_computed_once(is_large, tmp_path, cache, monkeypatch):
-  """Of a large file times tell that the middle has changed, which no sample shows."""
+  """Times tell that the middle of a large file has changed, which no sample shows."""
   if is_large:
     for name, value in {'_READ': 0, '_READ_UNTIMED': 0, '_SAMPLES': 2, '_BLOCK': 1}.items():
       monkeypatch.setattr(sums, name, value)

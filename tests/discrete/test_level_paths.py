@@ -137,7 +137,7 @@ def steps_bound(name, levels, x0):
 
 @EACH
 def test_what_is_given_or_integrated_out_has_no_term(name):
-  """A bound of x_1 given x_0, of which x_2 and x_3 are integrated out; both kinds of bounds."""
+  """A bound of x_1 given x_0, where x_2 and x_3 are integrated out; both kinds of bounds."""
   starts = (-np.inf, 0, np.inf, np.inf)
   x0 = CHAIN.states
   expected = -np.log(TRANSITIONS)[x0[:, 0], x0[:, 1]]
@@ -175,7 +175,7 @@ def test_gradients_are_finite_where_elements_stay():
 
 
 def test_places_cover_a_path_evenly():
-  """Of 12 places on a path of 4 steps each step has 3, in thirds of it."""
+  """Each of 4 steps of a path has 3 of 12 places, in thirds of it."""
   step, rest = level_paths.spread(jnp.array(0.97), jnp.array(0.3), jnp.arange(12), 12, 4)
   assert np.bincount(step).tolist() == [3] * 4
   for m in range(4):

@@ -23,7 +23,7 @@ ALPHAS = {
 )
 @pytest.mark.parametrize('schedule', ALPHAS)
 def test_masking_schedules(schedule):
-  """Masking schedules are those of MD4's table; both ends and the inverse are right."""
+  """Masking schedules equal MD4's table; both ends and the inverse are right."""
   alpha = ALPHAS[schedule]
 
   @jax.jit

@@ -31,7 +31,7 @@ def bound(name, prior, x0):
 @pytest.mark.parametrize('prior', [(1 / 3, 1 / 3, 1 / 3), (0.6, 0.3, 0.1)])
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_the_bound_is_the_entropy_and_what_the_prior_lacks(name, prior):
-  """For the exact denoiser it is the entropy of x_0 plus KL(q(x_T) || prior)."""
+  """The exact denoiser's is the entropy of x_0 plus KL(q(x_T) || prior)."""
   x0 = np.asarray(TABLE.sample(jax.random.key(0), N))
   nats = np.asarray(bound(name, np.float32(prior), x0), np.float64)
   alpha = float(SCHEDULES[name](1.0).alpha)

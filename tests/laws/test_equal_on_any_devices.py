@@ -91,7 +91,7 @@ def test_steps_have_the_same_bits_as_users_compile_them(name):
 
 
 def run(*command, devices=8, cores=2):
-  """Runs Python with XLA's own flags: those of tests compile other programs."""
+  """Runs Python with XLA's own flags: the tests' flags compile other programs."""
   environment = os.environ | {
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
     'TEST_XLA_OPTIMIZATION': 'default',
@@ -116,13 +116,13 @@ print(hashlib.sha256(b''.join(np.asarray(a).tobytes() for a in sums)).hexdigest(
 
 
 def test_sums_have_the_same_bits_on_any_cores():
-  """With `fix_threads`; a product of 4,096 rows is cut for threads."""
+  """`fix_threads` is set; a product of 4,096 rows is cut for threads."""
   assert len({run('-c', SUMS, devices=n, cores=cores) for n, cores in ((1, 1), (4, 16))}) == 1
 
 
 TRAININGS = {
   'table': ('regression', ''),
-  # Its products of 512 rows, and those of one channel, are cut for threads.
+  # Its products of 512 rows, and products of one channel, are cut for threads.
   'unet': (
     'digits',
     '--config.network.dropout=0.1 --config.network.channels=32 --config.network.num_groups=8 '

@@ -59,7 +59,7 @@ def test_a_field_of_the_training_is_left_out(kind, tmp_path):
 
 
 def test_a_field_of_an_inner_section_is_left_out():
-  """As one of the distribution of times."""
+  """It is set like a parameter of the distribution of times."""
   values = []
   objective = trial('digits_edm').objective
   objective = objective.replace(times=with_smoothing(objective.times, values))

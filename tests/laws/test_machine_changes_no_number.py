@@ -59,7 +59,7 @@ def numbers(tmp_path_factory):
     every = typed('training.log_every=2 training.held_out.every=2 training.num_steps=4')
     config = smoke(**every | fields)
     with pytest.MonkeyPatch.context() as patch:
-      # Losses of exact denoisers, which are no lines, are of other programs.
+      # Losses of exact denoisers are not lines, and come from other programs.
       patch.setattr(floors, 'measure', lambda *_: ('loss', []))
       MODES['train'](config, workdir)
     found = lines_of(workdir)
@@ -94,7 +94,7 @@ def test_lines_of_a_training_are_the_same(name, numbers, expected):
 
 
 def test_a_held_out_loss_of_few_examples_is_the_same(numbers):
-  """Of fewer than a batch, which no number of devices divides."""
+  """There are fewer than a batch, which no number of devices divides."""
   few = typed('data=synthetic data.num_images=5 conditioning.labels=False conditioning.dropout=0.0')
   few |= typed('data.image_shape=4,4,1 network=mlp network.channels=8 network.num_blocks=1')
   found = [

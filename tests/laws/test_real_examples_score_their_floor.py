@@ -165,7 +165,7 @@ def test_the_samples_have_the_classes_that_are_said(world):
 
 
 def test_a_training_measures_the_same(world, tmp_path, monkeypatch):
-  """The scores of training.metrics are those of an evaluation of as many samples."""
+  """The scores of training.metrics equal an evaluation of as many samples."""
   case, _, results, _ = world
   monkeypatch.setattr(hooks, 'generate', perfect)
   names = [name for name in metrics_of(case) if name != 'c2st']
@@ -181,7 +181,7 @@ def test_a_training_measures_the_same(world, tmp_path, monkeypatch):
 
 
 def unequal_digits(folder):
-  """Writes digits of which 5 to 9 are rare; returns the images and labels of both splits."""
+  """Writes digits where 5 to 9 are rare; returns the images and labels of both splits."""
   images, labels = (np.concatenate(x) for x in zip(*map(digits_of, ('train', 'test')), strict=True))
   rng = np.random.default_rng(0)
   rows = rng.permutation(np.flatnonzero((labels < 5) | (rng.uniform(size=len(labels)) < 0.1)))

@@ -156,7 +156,7 @@ OF_PICTURES = {'shape': (8, 8, 3), 'mean': (1.0,), 'std': (2.0,)}
 
 
 def test_every_fact_is_compared_or_is_of_the_examples():
-  """Facts that are not compared are those of which examples there are."""
+  """Facts that are not compared say which examples there are."""
   assert {path.rpartition('.')[2] for path in FACTS} == {*ANOTHER}
   assert OF_EXAMPLES == {'skipped', 'examples', 'checksum', 'low', 'high'}
   assert not [*misfits(TABLE, TABLE)]

@@ -217,7 +217,7 @@ def test_a_field_without_a_default_may_be_set_by_a_sweep(
 
 
 def test_a_sweep_of_another_choice_leaves_the_run_as_it_is(tmp_path):
-  """The field of a choice that the run has not is set at the points alone."""
+  """The field of a choice that the run lacks is set at the points only."""
   run, before = stored_run(tmp_path / 'run', read('digits')), read('digits').sampling.sampler
   sweep = 'sampler=ancestral sampler.variance=fixed_small,fixed_large'
   config = cli.Command(str(run), '', [('evaluation.sweep', sweep)]).config('evaluate')

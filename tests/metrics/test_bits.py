@@ -1,4 +1,4 @@
-"""Bits per dimension, rate and distortion are those of counts by hand."""
+"""Bits per dimension, rate and distortion equal counts by hand."""
 
 import jax.numpy as jnp
 import numpy as np

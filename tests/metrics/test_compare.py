@@ -127,7 +127,7 @@ def test_a_metric_that_was_asked_for_is_an_error(files, capsys, tmp_path):
 
 
 def test_classes_of_other_frequencies_are_said(capsys, tmp_path, rng):
-  """Of both kinds of names; random labels of equal frequencies are none."""
+  """Both kinds of names tell columns; random labels of equal frequencies tell nothing."""
   share = rng.uniform(size=(2, 900)) < 0.1
   for name, kind, labels in (
     ('real', 'label', share[0]),

@@ -118,7 +118,7 @@ def test_quarters_and_classes_add_up(arrays, tmp_path, capsys):
 
 
 def test_the_error_of_a_quarter_is_that_of_its_mean():
-  """With one draw for each image the error is a mean's, and it is 0 for equal losses."""
+  """The error with one draw for each image is a mean's, and it is 0 for equal losses."""
   values = RNG.normal(size=50)
   found = losses.ratio(values, np.ones(50))
   assert_allclose(found, (values.mean(), values.std(ddof=1) / 50**0.5))

@@ -35,7 +35,7 @@ def null(m):
 
 @pytest.mark.parametrize('m', [1, 50, 101, 130])
 def test_the_expected_fraction_of_copies_is_exact(m):
-  """The mean over M + 1 exchangeable distances, each of which is the sample's once, is exact."""
+  """The mean over M + 1 exchangeable distances, where each is the sample's once, is exact."""
   distances = np.arange(1.0, m + 2) ** 4
   found = [
     fraction_copied(distances[i : i + 1], np.delete(distances, i)).value for i in range(m + 1)

@@ -67,7 +67,7 @@ def seeing_the_left(x, level):
 
 
 def test_the_gap_of_a_denoiser_that_sees_the_left_is_what_the_left_says():
-  """From the left its loss is the information of N(0, C); else that of independent numbers."""
+  """Its loss from the left is the information of N(0, C); else the numbers count as independent."""
   snr = float((LAST.alpha / LAST.sigma) ** 2)
   known = 0.5 * np.linalg.slogdet(np.eye(T) + snr * COV)[1]
   gain = (known - 0.5 * T * np.log1p(snr)) / T
@@ -78,7 +78,7 @@ def test_the_gap_of_a_denoiser_that_sees_the_left_is_what_the_left_says():
 
 
 def test_orders_have_equal_random_numbers():
-  """For independent numbers and their denoiser the gap has a smaller error than two bounds."""
+  """The gap of independent numbers has a smaller error than two bounds."""
   arrays = arrays_of(LAW.denoise)
   both = np.hypot(*(np.std(arrays[n]) for n in ('together', 'left_to_right')))
   assert np.std(order_gap.difference(arrays, 'left_to_right')) < 0.93 * both

@@ -39,7 +39,7 @@ def test_each_metric_sees_the_features_of_its_space():
 
 
 def test_held_out_examples_take_the_place_of_samples():
-  """Their classes are those of the samples, each example once, in a random order."""
+  """They have the samples' classes, each example once, in a random order."""
   labels = np.repeat([0, 1, 2], [500, 300, 40])
   x = np.arange(840.0)
   spaces = {'a': Space(None, {'features': np.zeros(1), 'held_out': x}, {}, {})}
@@ -61,7 +61,7 @@ def test_held_out_examples_take_the_place_of_samples():
 
 
 def test_a_random_set_stands_beside_samples_with_nearly_all_of_its_examples(rng):
-  """It does not end with a class of which it has few by chance, or none."""
+  """It does not end with a class that is rare or absent by chance."""
   share = np.array([0.5, 0.3, 0.199, 0.001])
   for n, kept in ((300, 0.8), (30_000, 0.97)):
     labels = rng.choice(3, n, p=share[:3] / share[:3].sum())

@@ -97,7 +97,7 @@ def replaced(layer, matrices, zero=(), random=()):
   return change
 
 
-# Their layouts are those of unet_interleaved and mmdit.
+# They have the layouts of unet_interleaved and mmdit.
 SAME = 'ddpmpp', 'dit'
 ATTENTION = [slow(n) if n in SAME else n for n in NETWORKS if n != 'mlp']
 

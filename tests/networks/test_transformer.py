@@ -45,7 +45,7 @@ def whole(x, noise, label, p, network, kept=None):
   """
   angles = np.exp(-np.log(10000) * np.arange(128) / 128)
   size, (b, height, width, _) = network.patch_size, x.shape
-  if noise.ndim == 2:  # of rows of pixels; those of a patch are equal
+  if noise.ndim == 2:  # of rows of pixels; the rows of a patch are equal
     noise = np.repeat(noise[:, ::size], width // size, axis=1)
   angles = noise[..., None] * angles
   h = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
@@ -105,7 +105,7 @@ def whole(x, noise, label, p, network, kept=None):
 
 
 def before(c, count, extra):
-  """Returns the embedding of each token, of which those before the patches have the first's."""
+  """Returns the embedding of each token; tokens before the patches have the first patch's."""
   if c.ndim == 2:
     return c
   patches = c[:, -count:]
@@ -168,7 +168,7 @@ EARLIER = {
 
 @pytest.mark.parametrize('options, cond', EARLIER.values(), ids=EARLIER)
 def test_a_causal_token_sees_earlier_blocks_alone(options, cond):
-  """The beginning of a sequence has the output that it has alone, whatever follows."""
+  """The beginning of a sequence has the same output, whatever follows."""
   network = DiT(**TINY | {'patch_size': 1, 'positions': 'rotary', 'causal': 1} | options)
   x = np.random.default_rng(0).standard_normal((2, 6, 1), np.float32)
   noise = np.random.default_rng(1).uniform(0.0, 1.0, (2, 6)).astype(np.float32)

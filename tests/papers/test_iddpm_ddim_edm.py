@@ -120,7 +120,7 @@ def test_edm_table_1_to_1e_6(sigma, sd):
 
 @transcribes('Lin et al. 2023', 'Alg. 1: zero terminal SNR', '`zero_terminal_snr`')
 def test_zero_terminal_snr_algorithm_1():
-  """The betas are those of Lin et al. 2023, Alg. 1, transcribed literally."""
+  """The betas follow Lin et al. 2023, Alg. 1, transcribed literally."""
   betas = dj.scaled_linear_betas(1000)
   alphas_bar_sqrt = np.sqrt(np.cumprod(1 - betas))
   first, last = alphas_bar_sqrt[0].copy(), alphas_bar_sqrt[-1].copy()

@@ -322,7 +322,7 @@ def test_the_product_of_gaussians_has_its_law(powers, laws):
 
 
 def test_products_of_unit_variance_are_exact_in_any_steps():
-  """With unit variances p_i(x_s | x_t) has no error, and all particles weigh the same.
+  """At unit variances p_i(x_s | x_t) has no error, and all particles weigh the same.
 
   The step to clean data has neither weight nor noise: a share of both is kept.
   """

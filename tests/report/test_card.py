@@ -92,7 +92,7 @@ STRANGE = (
 
 @pytest.mark.parametrize('content', STRANGE)
 def test_the_result_of_a_stranger_is_left_out(content, tmp_path, capsys):
-  """The good one beside it is on the card."""
+  """The good one is on the card."""
   good = {
     'metric': 'elbo',
     'metrics': {'elbo': {'value': 2.5}},

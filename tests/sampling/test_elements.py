@@ -88,7 +88,7 @@ def test_second_order_stays_second_order_one_token_after_another(name):
 
 
 def test_given_tokens_stay_and_others_have_their_conditional_law():
-  """Of N(0, C): given x_1 = a, the mean of the others is C_21 a / C_11."""
+  """Given x_1 = a of N(0, C), the mean of the others is C_21 a / C_11."""
   a = 1.5
   x = jnp.zeros((1, T)).at[:, 0].set(a)
   levels = dj.staggered(dj.level_grid(COSINE, 200), [-np.inf, *[0] * (T - 1)])

@@ -27,7 +27,7 @@ def draw(key, known):
 
 
 def test_each_example_has_its_own_known_elements():
-  """Of N(0, C) the conditional law of each row, by its own pattern, in one program."""
+  """Each row has the conditional law of N(0, C) by its own pattern, in one program."""
   n, patterns = 4000, np.array([[1, 0, 0, 1, 0, 0], [0, 0, 1, 0, 0, 1]], bool)
   known = np.where(patterns, np.float32([1.0, 0, 0.5, -1.0, 0, 2.0]), np.nan)
   rows = np.repeat(known, n, axis=0)

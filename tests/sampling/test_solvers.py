@@ -170,7 +170,7 @@ denoise = functools.partial(network, 1.0)
 
 
 CALLED = {n: declared_by(make).calls for n, make in moments.EVERY_ORDER.items()}
-# The same step as of dpm_solver_pp_2s, and lower orders.
+# dpm_solver_pp_2s has the same step, and lower orders.
 AS_OTHERS = *LOWER, 'dpm_solver_pp_2s_sde'
 
 

@@ -37,7 +37,7 @@ def test_estimates_are_the_oracles(problem):
 
 @pytest.mark.parametrize('problem', [bench.gaussian(), bench.image(4)])
 def test_the_velocity_is_a_difference_of_the_flow_map(problem):
-  """The velocity is that of straight paths; the map of a Gaussian is a closed form."""
+  """The velocity is of straight paths; the map of a Gaussian is a closed form."""
   x, h = noisy(problem, 0.5, 0.5), 1e-4
   times = 0.5 + h, 0.5 - h  # sigma / alpha is t / (1 - t), 1 at x
   later, earlier = ((1 - t) * problem.flow_map(2 * x, 1.0, t / (1 - t)) for t in times)

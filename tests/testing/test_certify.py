@@ -139,7 +139,7 @@ WHITE = dataclasses.replace(GAUSSIAN, means=np.zeros((1, 16)), covs=np.eye(16)[N
 
 @pytest.fixture(autouse=True, scope='module')
 def every_law_is_kept():
-  """Keeps the laws of all problems of this file, each of which takes a second."""
+  """Keeps the laws of all problems of this file; each takes a second."""
   with pytest.MonkeyPatch.context() as patch:
     for name in ('_start', '_ends'):
       patch.setattr(module, name, functools.cache(getattr(module, name).__wrapped__))

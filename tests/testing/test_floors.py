@@ -250,7 +250,7 @@ def test_the_lines_of_infinite_mean_are_those_whose_integral_grows(path):
 
 
 def test_a_held_out_loss_by_heart_has_no_mean_and_that_of_others_has():
-  """Of the point 1 and a training set {-1, 0}: weight(t) (1 - 0)^2, at ever smaller t."""
+  """The point 1 and a training set {-1, 0} have weight(t) (1 - 0)^2, at ever smaller t."""
   fitted, kinds = floors.fit(np.array([[-1.0], [0.0]])), ('x0', 'flow')
 
   @jax.jit

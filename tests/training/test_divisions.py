@@ -33,7 +33,7 @@ def test_divisions_by_broadcast_arrays_are_products():
 
 
 def test_whole_numbers_are_divided_as_they_are():
-  """Of any sign, by a number, by a broadcast one and by others; in loops and branches too."""
+  """Any sign, by a number, by a broadcast one and by others; in loops and branches too."""
 
   def function(x, y):
     by_broadcast = jax.lax.div(x, jnp.broadcast_to(jnp.int32(3), x.shape))

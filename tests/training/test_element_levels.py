@@ -107,7 +107,7 @@ VALID = np.arange(T)[None] < np.array([5, 3, 1, 4, 5, 2, 5, 5])[:, None]
 
 @pytest.mark.parametrize('has_levels', [True, False])
 def test_what_pads_an_example_has_no_loss(has_levels, key):
-  """Whatever it is, and with one level for an example too."""
+  """It may be anything, and there may be one level for an example."""
 
   def apply(params, x, noise, cond, *, key=None):
     return params * x

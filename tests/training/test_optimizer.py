@@ -238,7 +238,7 @@ def test_muon_makes_every_part_of_a_fused_kernel_orthogonal(name, depth):
 
 @pytest.mark.parametrize('rank', [2, 4])
 def test_muon_takes_the_first_matrix_of_an_adapter_as_one(rank):
-  """Of W = A B of a fused kernel only the columns of B are those of its parts."""
+  """Only the columns of B belong to the parts of a fused kernel W = A B."""
   adapters = lora.lora_init(jax.random.key(0), {'layer': {'kernel': np.zeros((5, 8))}}, rank)
   rng = np.random.default_rng(0)
   grads = jax.tree.map(lambda x: np.float32(rng.normal(size=x.shape)), adapters)

@@ -67,7 +67,7 @@ def test_what_is_typed_daily_is_one_short_flag():
 
 @pytest.mark.parametrize('text', ['None', ''])
 def test_none_is_a_list_of_nothing(text):
-  """Of a list of any length: data.context=None says what conditioning.context=None does."""
+  """A list may have any length: data.context=None says what conditioning.context=None does."""
   fields = 'data.context', 'data.categories', 'data.bounds', 'sampling.labels', 'training.log_to'
   for field in fields:
     config = with_flags('vectors', 'data=csv', 'data.x=a', f'{field}={text}')

@@ -39,7 +39,7 @@ def made(*names, **changes) -> Any:
   ],
 )
 def test_a_network_that_knows_nothing_needs_all_bits(name, changes, calls):
-  """With logits of 0 the bound of uniform data is tight: all bits are needed."""
+  """The bound of uniform data is tight at logits of 0: all bits are needed."""
   model = made(name, **changes)
   params = normal_params(model, deviation=0)
   x = DIGITS.x.encode(datasets.source_of(model.config, 'test').read(np.arange(21))['x'])

@@ -15,7 +15,7 @@ WORDS = 'needs a denoiser, and the network of objective=tests.app.toy_parts:gene
 
 @pytest.mark.parametrize('name', diffusion.SCHEMA.tables['edit'])
 def test_edits_that_compute_with_estimates_are_refused(name):
-  """Of those that are left the sampler does the work: it takes what the network makes."""
+  """The sampler does the work of the others: it takes what the network makes."""
   config = store.with_flags(smoke(**GENERATOR), [('edit', name)])
   found = [*lines(ESTIMATES, config, 'edit', None)]
   assert bool(found) == (name not in ('inpaint', 'sdedit'))

@@ -163,7 +163,7 @@ def test_a_training_that_has_begun_needs_no_first_weights(tmp_path):
 
 
 def test_the_commands_are_those_of_configs(monkeypatch):
-  """The commands that train missing runs are those of configs, for another --workdir too."""
+  """Missing runs are trained by the commands in configs, for another --workdir too."""
   monkeypatch.chdir(ROOT)
   count = 0
   for name, variant in ALL:

@@ -127,7 +127,7 @@ def test_draws_given_rows_of_a_file(trained, tmp_path, capsys):
 
 
 def test_a_table_of_ones_own_has_a_context_where_its_file_has_one(trained, tmp_path):
-  """configs/vectors.py takes the context of an npz file, and none if the file has none."""
+  """configs/vectors.py takes the context of an npz file if there is one."""
   with np.load(trained[1]) as file:
     np.savez(tmp_path / 'alone.npz', x=file['x'])
   for path, kind in ((tmp_path / 'alone.npz', None), (trained[1], 'auto')):

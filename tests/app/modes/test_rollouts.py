@@ -98,7 +98,7 @@ def test_any_elements_are_given_in_any_order(run):
 
 
 def test_a_window_moves_by_its_stride(run):
-  """With the length of a window it draws whole windows, which know nothing of each other."""
+  """A stride of the window's length draws whole windows, which know nothing of each other."""
   rows = np.full((1, 16, 1), N)
   alone = draw(run, rows, 'whole', **typed('sampling.stride=8'))['arr_0']
   other = draw(run, rows, 'half')['arr_0']

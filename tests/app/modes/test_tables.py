@@ -81,7 +81,7 @@ def test_samples_have_the_names_of_the_table(run, table, tmp_path):
 
 
 def test_a_summary_has_the_moments_of_the_draws_of_each_row_and_class(run, tmp_path, capsys):
-  """Python's statistics of the draws in the table beside it; a row is what context_row takes."""
+  """Python's statistics of the draws in the other table; a row is what context_row takes."""
   path = tmp_path / 'given.csv'
   path.write_text(GIVEN)
   fields = typed(f'sampling.context={path} sampling.labels=2,1 sampling.num_samples=9')
@@ -151,7 +151,7 @@ def test_the_rows_of_a_context_share_the_samples_of_an_evaluation(run, tmp_path)
 
 
 def test_samples_have_the_class_frequencies_of_a_table(table, tmp_path):
-  """Of a reference with the column of classes; without it, of the training split."""
+  """A reference may have the column of classes; without it the training split has."""
   labelled = typed('data.context=None data.label=sex conditioning.labels=True')
   workdir, other = RunFolder.at(tmp_path), tmp_path / 'other.csv'
 

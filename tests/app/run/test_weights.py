@@ -192,7 +192,7 @@ def without_a_layer(path):
 
 
 def test_adapters_are_exported_alone_and_merged(tmp_path):
-  """Random adapters of a U-Net are exported alone, and merged into its weights."""
+  """Random adapters of a U-Net are exported on their own, and merged into its weights."""
   base = untrained(unet_smoke(), tmp_path / 'base')
   run = untrained(config_of(base, unet_smoke), tmp_path / 'run')
   load.write_base(run, params_of(base), 1.5)

@@ -115,7 +115,7 @@ def derivatives(function, x, w):
 
 @pytest.mark.parametrize('stride', [0, slow(1), 2])
 def test_derivatives_of_derivatives_under_vmap(stride, rng):
-  """Stride 0 stands for a linear layer; that of 1 is the same operator as of 2."""
+  """Stride 0 stands for a linear layer; strides 1 and 2 are the same operator."""
   if stride:
     shapes = (2, 2, 4, 4, 3), (3, 3, 3, 2)
     ours, theirs = (

@@ -175,7 +175,7 @@ SCATTERED = re.compile(r'"stablehlo.scatter".*?\}\) : [^\n]*', re.DOTALL)
 
 
 def sums_in_bfloat16(function, *arguments):
-  """Returns those of the program for CPUs; sums over axes of 1 do not count."""
+  """Returns the sums of the program for CPUs; sums over axes of 1 do not count."""
   text = jax.jit(function).lower(*arguments).as_text()
   sizes = [
     [math.prod(map(int, re.findall(r'\d+', t))) for t in pair] for pair in SUMMED.findall(text)
@@ -188,7 +188,7 @@ def sums_in_bfloat16(function, *arguments):
 
 @pytest.mark.parametrize('name, which', ROWS)
 def test_no_gradient_is_summed_in_bfloat16(name, which, rng):
-  """Of any parameter of any network that reads all that it may take.
+  """It is true of any parameter of any network that reads all that it may take.
 
   Planted faults: values, registers or positions that JAX repeats (`a * first_values`), EDM2's
   modulation without `times`, a table of bytes or of 2,000 classes and a null row in bfloat16.
@@ -298,7 +298,7 @@ def test_the_gradient_of_a_scale_is_summed_in_float32(axes, rng):
 
 
 def test_gelu_is_rounded_once():
-  """And its slope; the second derivative is JAX's, of many roundings."""
+  """Its slope too; the second derivative is JAX's, of many roundings."""
   ours, theirs = layers.gelu, nn.gelu
   x = jnp.linspace(-4.0, 4.0, 97).astype(jnp.bfloat16)
   wide = x.astype(jnp.float32)
@@ -336,7 +336,7 @@ def of_block(kind):
 
 @pytest.mark.parametrize('kind', ['residual', 'transformer'])
 def test_other_platforms_have_the_very_program_of_jax(kind, monkeypatch):
-  """The text, with the names of its parts, of JAX's operations and derivatives."""
+  """JAX's operations and derivatives as lines, with the names of their parts."""
 
   def texts():
     traced = of_block(kind)
