@@ -269,12 +269,20 @@ def test_an_example_depends_on_its_key_and_levels_alone(key):
 
 
 def test_times_of_an_example_are_spread_evenly(key):
-  """So the mean of a few calls is nearer to the integral than a mean of as many draws."""
-  x0 = jnp.broadcast_to(GAUSSIAN.sample(key, 1), (BATCH, T))
-  levels, spread = path_of(GRID, STARTS['left to right']), {}
-  for n in (1, 4):
-    spread[n] = np.std(bound(key, GAUSSIAN.denoise, levels, x0, n))
-  assert spread[4] < 0.9 * spread[1] / 2.0, spread
+  """T of them, where T elements move one after another, are one for each element."""
+  seen = []
+
+  def denoise(x, level):
+    jax.debug.callback(seen.append, level.alpha)
+    return dj.Prediction(x)
+
+  ends = GRID.take(np.array([0, -1]))
+  jax.block_until_ready(bound(key, denoise, dj.staggered(ends, PLACES), jnp.ones((64, T)), T))
+  jax.effects_barrier()
+  alpha = np.stack(seen)
+  moves = (alpha > 1.0001 * ends.alpha[0]) & (alpha < 0.9999 * ends.alpha[1])
+  assert alpha.shape == (T, 64, T) and (moves.sum(axis=0) <= 1).all()
+  assert moves.sum() > 0.95 * 64 * T
 
 
 def test_slopes_are_those_of_the_value(key):

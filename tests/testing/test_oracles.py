@@ -80,13 +80,12 @@ def test_levels_of_elements_literally(oracle, key):
     solved = np.linalg.solve(of_xt, centred[..., None])[..., 0]
     scores.append(-solved)
     means.append(m + (alpha * solved) @ c)
-  joint, scores, means = map(np.asarray, (joint, scores, means))
-  log_p = scipy.special.logsumexp(joint, axis=0)
-  weights = np.exp(joint - log_p)[..., None]
+  log_p = np.asarray(scipy.special.logsumexp(joint, axis=0))
+  weights = np.exp(np.stack(joint) - log_p)[..., None]
   assert_allclose(oracle.log_prob(x, level), log_p, rtol=1e-4, atol=1e-4)
-  assert_allclose(oracle.score(x, level), (weights * scores).sum(0), rtol=1e-3, atol=1e-3)
+  assert_allclose(oracle.score(x, level), (weights * np.stack(scores)).sum(0), rtol=1e-3, atol=1e-3)
   found = np.asarray(oracle.denoise(x, level).x0)
-  assert_allclose(found, (weights * means).sum(0), rtol=1e-3, atol=1e-4)
+  assert_allclose(found, (weights * np.stack(means)).sum(0), rtol=1e-3, atol=1e-4)
   assert_allclose(found[0, 0], x[0, 0], rtol=1e-5)
 
 
