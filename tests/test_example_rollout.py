@@ -15,7 +15,8 @@ def test_it_runs_and_draws_its_picture(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(rollout, 'BATCH', 8)
   rollout.main(['--steps=2', '--draws=4', f'--out={tmp_path}/x.png'])
   assert re.search(r'by step: [\d.]+ to [\d.]+\n', capsys.readouterr().out)
-  assert Image.open(tmp_path / 'x.png').size > (300, 200)
+  with Image.open(tmp_path / 'x.png') as image:
+    assert image.size > (300, 200)
 
 
 def test_a_beginning_stays_and_later_numbers_do_not_change_it():
