@@ -119,12 +119,10 @@ def _judge(name, exercise, function):
   answers = _at_inputs(exercise, exercise.answer)
   results, kinds = zip(*map(functools.partial(_result, function), cases, answers), strict=True)
 
-  def fit(values, error=1e-4):
-    return [
-      x.shape == y.shape
-      and np.allclose(x, y, 0, error * _largest(y) + exercise.error, equal_nan=True)
-      for x, y in zip(results[-len(values) :], values, strict=True)
-    ]
+  def fit(values, error=1e-4):  # yields: most values differ at the first input
+    for x, y in zip(results[-len(values) :], values, strict=True):
+      bound = error * _largest(y) + exercise.error
+      yield x.shape == y.shape and bool(np.all(_near(x, y, bound)))
 
   def at_last(rows):
     x = results[-1]
@@ -132,9 +130,9 @@ def _judge(name, exercise, function):
       return np.zeros(len(rows), bool)
     finite = np.where(np.isfinite(rows), abs(rows), 0.0).reshape(len(rows), -1)
     error = 1e-4 * np.max(finite, 1, initial=0.0) + exercise.error
-    return np.isclose(x, rows, 0, error.reshape(-1, *(1,) * x.ndim), equal_nan=True)
+    return _near(x, rows, error.reshape(-1, *(1,) * x.ndim))
 
-  right = fit(answers)
+  right = [*fit(answers)]
   if all(right):
     return ''
   kind = max(kinds, key=lambda kind: _HALF.get(kind, 0.0))
@@ -196,7 +194,8 @@ def _slip(name, fit, at_last, right):
       continue
 
     def fits(values, cut=cut):
-      return bool(values) and all(fit(values)[cut if values[1:] else 0 :])
+      first = cut if values[1:] else 0
+      return bool(values) and all(itertools.islice(fit(values), first, None))
 
     if count == 0:
       found = [words for words, values in _misprints(name).items() if fits(values)]
@@ -247,6 +246,12 @@ def _result(function, case, answer):
     rounded = value.astype(np.float16)
   halved = kind == 'float64' and np.array_equal(rounded, value, equal_nan=True)
   return value, 'float16' if halved else kind
+
+
+def _near(x, y, error):
+  # Where numbers differ by at most an error, or both are none: twice as fast as `np.isclose`.
+  with np.errstate(invalid='ignore'):
+    return (abs(x - y) <= error) | (x == y) | (np.isnan(x) & np.isnan(y))
 
 
 def _largest(array):
