@@ -231,6 +231,10 @@ def simulated(world, patch):
 # -- inputs: each changes one ----------------------------------------------------
 
 
+def nothing(world, patch):
+  pass
+
+
 def the_weights(world, patch):
   patch.setattr(world, 'weights', 2 * world.weights)
 
@@ -348,12 +352,30 @@ def world(tmp_path_factory):
   patch.undo()
 
 
-def forget_code(change):
-  """Forgets sums of code, as a new process has none; ours takes 0.4 s, and one change is of it."""
-  code_sums.of_module.cache_clear()
-  code_sums.of_installed.cache_clear()
-  if change is our_code:
-    code_sums.of_package.cache_clear()
+# Changes of objects in memory: the others write into the folders of the world.
+IN_MEMORY = the_weights, the_versions, the_precision, the_computation, our_code, the_data
+
+
+@contextlib.contextmanager
+def change_of(world, place, change):
+  """Makes a change, which ends with the context.
+
+  Sums of code are forgotten, as a new process has none, where the change may be one of code.
+  """
+  memories = () if change in IN_MEMORY else (code_sums.of_module, code_sums.of_installed)
+  memories = (code_sums.of_package, code_sums.of_module) if change is our_code else memories
+  for memory in memories:
+    memory.cache_clear()
+  if change not in IN_MEMORY:
+    shutil.copytree(world.place, place)
+  with pytest.MonkeyPatch.context() as patch:
+    change(world, patch)
+    yield patch
+  for memory in memories:
+    memory.cache_clear()
+  if change not in IN_MEMORY:
+    shutil.rmtree(world.place)
+    place.rename(world.place)
 
 
 @pytest.mark.parametrize('thing', MADE_OF, ids=lambda thing: thing.__name__)
@@ -361,21 +383,12 @@ def test_a_change_of_an_input_makes_it_anew(thing, world, tmp_path, monkeypatch)
   monkeypatch.setattr(weights, 'restore', lambda model: ({'network': world.weights}, 4))
   monkeypatch.setattr(weights.Run, 'on_devices', {})
 
-  def made_of(change=None):
-    forget_code(change)
-    shutil.copytree(world.place, tmp_path / 'before')
-    with monkeypatch.context() as patch:
-      if change:
-        change(world, patch)
-      result = json.dumps(thing(world, patch), sort_keys=True)
-    shutil.rmtree(world.place)
-    (tmp_path / 'before').rename(world.place)
-    if change is our_code:
-      forget_code(change)
-    return result
+  def made_of(change):
+    with change_of(world, tmp_path / 'before', change) as patch:
+      return json.dumps(thing(world, patch), sort_keys=True)
 
-  first = made_of()
-  assert made_of() == first
+  first = made_of(nothing)
+  assert made_of(nothing) == first
   same = [change.__name__ for change in MADE_OF[thing] if made_of(change) == first]
   assert not same
 
