@@ -14,9 +14,9 @@ from scipy.stats import norm
 
 import diffusion_jax as dj
 from diffusion_jax import exercises
-from diffusion_jax.exercises import __main__ as program, formulas, search, slips, terms
+from diffusion_jax.exercises import __main__ as program, formulas, slips, terms
 from diffusion_jax.exercises.entries import EXERCISES
-from diffusion_jax.exercises.inputs import apply, numbers, symbols
+from diffusion_jax.exercises.inputs import apply, numbers
 
 # --- right answers from definitions ---------------------------------------------
 
@@ -329,10 +329,9 @@ def test_misprints_are_named(name, capsys):
   for words, formula in exercise.misprints.items():
     found = verdict([np.asarray(apply(formula, case)) for case in known])
     assert not found and ' '.join(words.split()) in found.slip
-  for formula in exercise.answer, *exercise.forms:
-    tree = terms.trace(formula)
+  forms = exercise.answer, *exercise.forms
+  for formula, each in zip(forms, exercises._explanations(name), strict=True):
     right = [np.asarray(apply(formula, case)) for case in known]
-    each = search.explanations(tree, symbols(exercise), known, singly=True)
     rng = np.random.default_rng(0)
     for i in rng.choice(len(each.singles), 4):
       values = each.singles[i][1]
