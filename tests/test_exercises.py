@@ -392,6 +392,13 @@ def test_many_pairs_at_once_are_each_pair(name):
       assert frozenset(map(id, (a, b))) in seen, (a, b)
 
 
+def test_numbers_are_near_as_numpy_says():
+  x = np.array([1.0, 1.0, np.inf, np.inf, -np.inf, np.nan, np.nan, 2.0])
+  y = np.array([1.00005, 1.0002, np.inf, 1.0, np.inf, np.nan, 0.0, -2.0])
+  near = np.isclose(x, y, rtol=0, atol=1e-4, equal_nan=True)
+  np.testing.assert_array_equal(exercises._near(x, y, 1e-4), near)
+
+
 def test_the_search_is_short():
   """At most 10,000 evaluations of a formula, about 2 s, of the exercises with most slips."""
   for name, wrong in ('hierarchical_elbo', {1}), ('transition_loss', ()):
