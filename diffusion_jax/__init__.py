@@ -50,6 +50,7 @@ from diffusion_jax.core.losses import (
   edm_weight as edm_weight,
   flow_weight as flow_weight,
   independent_levels as independent_levels,
+  levels_in_turn as levels_in_turn,
   log_normal_times as log_normal_times,
   logit_normal_times as logit_normal_times,
   min_flow_weight as min_flow_weight,

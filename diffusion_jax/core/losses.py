@@ -258,8 +258,7 @@ def independent_levels(size: Size = 1, clean: Rate = 0.1) -> LevelSampler:
   def levels(key, shape, times, schedule):
     time_key, order_key, clean_key = jax.random.split(key, 3)
     count, blocks = shape[0], shape[1] // size
-    if blocks * size != shape[1]:
-      raise ValueError(f'blocks of size={size} do not divide {shape[1]} elements: change size')
+    check_blocks(blocks * size == shape[1], size, shape[1])
     drawn = times(time_key, count * blocks, schedule)
     order = jax.random.permutation(order_key, count * blocks).reshape(count, blocks)
     level, weight = jax.tree.map(lambda a: a[order], drawn)
@@ -268,6 +267,36 @@ def independent_levels(size: Size = 1, clean: Rate = 0.1) -> LevelSampler:
     return jax.tree.map(lambda a: jnp.repeat(a, size, axis=1), (level, weight))
 
   return levels
+
+
+@checked
+def levels_in_turn(size: Size = 1) -> LevelSampler:
+  """Makes a sampler of one noisy block of elements, with clean data before and noise after.
+
+  Block diffusion (Arriola et al. 2025). The level and its weight are of `times`, and
+  blocks are drawn evenly; the weight stands for all blocks, and is 0 outside of the
+  block, so that the mean loss is that along the path from left to right. size: of a
+  block; ValueError if it does not divide T.
+  """
+
+  def levels(key, shape, times, schedule):
+    time_key, turn_key = jax.random.split(key)
+    blocks = shape[1] // size
+    check_blocks(blocks * size == shape[1], size, shape[1])
+    level, weight = times(time_key, shape[0], schedule)
+    turn = (jnp.arange(shape[0]) + jax.random.randint(turn_key, (), 0, blocks)) % blocks
+    place = jnp.broadcast_to(jnp.arange(shape[1])[None] // size - turn[:, None], shape)
+    level = jax.tree.map(lambda a: jnp.broadcast_to(a[:, None], shape), level)
+    level = select_level(place < 0, clean_level(), select_level(place > 0, schedule(1.0), level))
+    return level, jnp.where(place == 0, blocks * weight[:, None], 0.0)
+
+  return levels
+
+
+def check_blocks(fits: bool, size: int, count: int) -> None:
+  """Raises ValueError unless blocks of a size divide the elements."""
+  if not fits:
+    raise ValueError(f'blocks of size={size} do not divide {count} elements: change size')
 
 
 @checked

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from diffusion_jax.core.arguments import as_float
 from diffusion_jax.core.keys import draw_uniform, key_per_example, split_key
 from diffusion_jax.core.levels import NoiseLevel, Schedule
+from diffusion_jax.core.process import noisy_time
 
 Array = jax.Array
 
@@ -87,8 +88,7 @@ def together() -> NoiseLevel:
   return NoiseLevel(t, 1.0 - t, t)
 
 
-def moving(weight: Callable[[NoiseLevel], Array], schedule: Schedule, place: PathPoint) -> Array:
-  """Returns weight(level) * speed; 0 for elements that stay, whose weight may be infinite."""
-  moves = (place.speed > 0.0) & (place.level.sigma > 0.0)
-  safe = schedule(jnp.where(moves, place.level.t, 0.5))
-  return jnp.where(moves, weight(safe) * place.speed, 0.0)
+def of_noisy(weight: Callable[[NoiseLevel], Array], schedule: Schedule, level: NoiseLevel) -> Array:
+  """Returns weight(level), 0 where the level is clean, as of what is given: it may be infinite."""
+  noisy = level.sigma > 0.0
+  return jnp.where(noisy, weight(schedule(noisy_time(level))), 0.0)

@@ -20,7 +20,7 @@ from diffusion_jax.discrete.equations import (
   nan_unless_data,
   q_sample_states,
 )
-from diffusion_jax.discrete.level_paths import mean_on_path, moving
+from diffusion_jax.discrete.level_paths import mean_on_path, of_noisy
 from diffusion_jax.discrete.transitions import StateProcess, States
 from diffusion_jax.ranges import Size
 
@@ -81,7 +81,7 @@ def masked_bound(
     level = schedule(end_of_step(place.level.t, num_steps))
     xt = q_sample_states(keys, x0, process, level)
     nll = jnp.where(xt == mask, element_nll(denoise(xt, level), x0), 0.0)
-    return weighted_sum(moving(weight, schedule, place._replace(level=level)), nll)
+    return weighted_sum(place.speed * of_noisy(weight, schedule, level), nll)
 
   nats = mean_on_path(key, schedule, levels, len(x0), num_times, term)
   return nan_unless_data(nats, x0, process)

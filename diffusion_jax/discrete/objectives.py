@@ -1,4 +1,4 @@
-"""Objectives on discrete states: the bounds of D3PM and of masked diffusion.
+"""Objectives on discrete states: the bounds of D3PM, of masked and of uniform states.
 
 A batch contains states, integers [B, ...]. The network is a function (params,
 x_t, noise, cond) -> logits [B, ..., K] (see `make_state_denoiser`); the
@@ -11,9 +11,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.core.arguments import sum_data_axes
 from diffusion_jax.core.denoiser import Network
-from diffusion_jax.core.levels import NoiseLevel, Schedule, check_schedule
-from diffusion_jax.core.losses import antithetic_times
+from diffusion_jax.core.levels import NoiseLevel, Schedule, check_schedule, select_level
+from diffusion_jax.core.losses import LevelSampler, antithetic_times
 from diffusion_jax.core.normal import bits_per_dim
 from diffusion_jax.declared import declares
 from diffusion_jax.discrete.equations import (
@@ -24,24 +25,32 @@ from diffusion_jax.discrete.equations import (
   state_nll,
   transition_kl_states,
 )
+from diffusion_jax.discrete.level_paths import of_noisy
 from diffusion_jax.discrete.masked import (
   end_of_step,
   mask_of,
   masked_weight,
 )
-from diffusion_jax.discrete.transitions import StateProcess
-from diffusion_jax.training.objectives import Objective, mean_loss
+from diffusion_jax.discrete.transitions import ReplacementProcess, StateProcess
+from diffusion_jax.discrete.uniform import jump_nats, uniform_weight
+from diffusion_jax.training.objectives import (
+  Objective,
+  check_levels,
+  elements_as_rows,
+  mean_loss,
+)
 
 Array = jax.Array
 
 
 class StateInputs(NamedTuple):
-  """Holds the draws of a batch: x_0 and x_t [B, ...], level, cond."""
+  """Holds the draws of a batch: x_0 and x_t [B, ...], level, cond, weight of the level."""
 
   x0: Array
   xt: Array
   level: NoiseLevel
   cond: dict
+  time_weight: Array
 
 
 def batch_states(batch: dict) -> Array:
@@ -72,7 +81,7 @@ def d3pm(
   """
 
   def terms(logits, inputs):
-    x0, xt, level, _ = inputs
+    x0, xt, level = inputs.x0, inputs.xt, inputs.level
     step = jnp.rint(level.t * num_steps)
     levels = levels_of_step(schedule, step, num_steps)
     kl = transition_kl_states(logits, x0, xt, process, *levels)
@@ -94,43 +103,90 @@ def masked(
   *,
   num_steps: int | None = None,
   states: Callable[[dict], Array] = batch_states,
+  levels: LevelSampler | None = None,
 ) -> Objective:
   """Makes the bound of masked diffusion, bits per dim.
 
   It is the cross-entropy of masked elements with `masked_weight` (MD4, Shi et
   al. 2024; MDLM, Sahoo et al. 2024), in continuous time or for num_steps steps.
-  states: batch -> x_0 [B, ...]. Metrics: loss, also per quarter of t. Raises
-  ValueError for a process without a masked state.
+  states: batch -> x_0 [B, ...]. levels: draws a level for each element of x_0 [B, T, ...];
+  with `levels_in_turn` it is the bound by blocks. Metrics: loss, also per quarter of t.
+  Raises ValueError for a process without a masked state.
   """
   mask, weight = mask_of(process, 'masked'), masked_weight(schedule, num_steps)
 
   def terms(logits, inputs):
-    x0, xt, level, _ = inputs
-    nats = weight(level) * state_nll(logits, x0, xt == mask)
+    x0, xt, level = inputs.x0, inputs.xt, inputs.level
+    nats = of_noisy(weight, schedule, level) * state_nll(logits, x0, xt == mask)
     nats = nan_unless_data(nats, x0, process)
     return bits_per_dim(nats, x0.shape[1:]), {}
 
   network.check_options('masked')
-  return _objective(network, process, schedule, num_steps, states, terms)
+  return _objective(network, process, schedule, num_steps, states, terms, levels=levels)
 
 
-def _objective(network, process, schedule, num_steps, states, terms):
+@declares(
+  what='the bound of uniform states in continuous time (UDLM, Schiff et al. 2024)', data='levels'
+)
+def uniform(
+  network: Network,
+  process: ReplacementProcess,
+  schedule: Schedule,
+  *,
+  states: Callable[[dict], Array] = batch_states,
+  levels: LevelSampler | None = None,
+) -> Objective:
+  """Makes the bound of uniform states in continuous time, bits per dim.
+
+  It is `jump_nats` with `uniform_weight` (UDLM, Schiff et al. 2024), without the prior's
+  term. For the arguments see `masked`. Raises ValueError for a process with a masked
+  state, whose bound is `masked`, and for one of explicit matrices.
+  """
+  if not isinstance(process, ReplacementProcess) or process.mask is not None:
+    raise ValueError(
+      'uniform needs a process whose noise is any of the states, such as uniform_process '
+      '(transitions uniform)'
+    )
+  weight = uniform_weight(schedule)
+
+  def terms(logits, inputs):
+    x0, xt, level = inputs.x0, inputs.xt, inputs.level
+    nats = sum_data_axes(jump_nats(logits, x0, xt, process, level))
+    nats = nan_unless_data(of_noisy(weight, schedule, level) * nats, x0, process)
+    return bits_per_dim(nats, x0.shape[1:]), {}
+
+  network.check_options('uniform')
+  return _objective(network, process, schedule, None, states, terms, levels=levels)
+
+
+def _objective(network, process, schedule, num_steps, states, terms, levels=None):
   # Makes the objective of terms(logits, inputs) -> (losses [B], metrics) at
-  # antithetic times, which are the ends of steps if num_steps is given.
+  # antithetic times, which are the ends of steps if num_steps is given. With levels
+  # of elements each is a row of its own.
+  if levels is not None:
+    check_levels(network)
+
   def draw(key, batch, context):
     check_schedule(schedule)
     x0 = states(batch)
     time_key, xt_key, cond_key, dropout_key = jax.random.split(key, 4)
-    level, _ = antithetic_times(time_key, len(x0), schedule)
-    level = schedule(end_of_step(level.t, num_steps))
+    if levels is None:
+      level, weight = antithetic_times(time_key, len(x0), schedule)
+    else:
+      level, weight = levels(time_key, x0.shape[:2], antithetic_times, schedule)
+    stepped = schedule(end_of_step(level.t, num_steps))
+    level = select_level(level.sigma > 0.0, stepped, level)
     xt = q_sample_states(xt_key, x0, process, level)
     cond = network.condition(cond_key, batch)
-    return StateInputs(x0, xt, level, cond), dropout_key
+    return StateInputs(x0, xt, level, cond, weight), dropout_key
 
   def loss(params, context, inputs, key):
     denoise = make_state_denoiser(network, params['network'], inputs.cond, process=process, key=key)
     logits = denoise(inputs.xt, inputs.level)
+    if levels is not None:
+      inputs, logits = inputs._replace(cond={}), elements_as_rows(logits)
+      inputs = jax.tree.map(elements_as_rows, inputs)
     losses, metrics = terms(logits, inputs)
-    return mean_loss(losses, inputs.level.t, **metrics)
+    return mean_loss(losses, inputs.level.t, inputs.time_weight, **metrics)
 
   return Objective(draw, loss)

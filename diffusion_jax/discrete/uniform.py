@@ -17,7 +17,7 @@ from diffusion_jax.discrete.equations import (
   prior_kl_states,
   q_sample_states,
 )
-from diffusion_jax.discrete.level_paths import mean_on_path, moving
+from diffusion_jax.discrete.level_paths import mean_on_path, of_noisy
 from diffusion_jax.discrete.transitions import ReplacementProcess, States
 from diffusion_jax.ranges import Size
 
@@ -91,7 +91,7 @@ def uniform_bound(
   def term(keys, place):
     xt = q_sample_states(keys, x0, process, place.level)
     nats = jump_nats(denoise(xt, place.level), x0, xt, process, place.level)
-    return weighted_sum(moving(weight, schedule, place), nats)
+    return weighted_sum(place.speed * of_noisy(weight, schedule, place.level), nats)
 
   nats = mean_on_path(key, schedule, levels, len(x0), num_times, term, power=2)
   first = schedule(1.0) if levels is None else levels.take(0)

@@ -1,7 +1,7 @@
 """Bits per dimension of diffusion models of discrete states."""
 
 import functools
-from typing import Protocol
+from typing import Literal, Protocol
 
 import jax
 
@@ -15,6 +15,7 @@ from diffusion_jax.metrics.metric import ExampleArrays, ImageModel, ModelMetric
 from diffusion_jax.ranges import Size
 
 Array = jax.Array
+Order = Literal['together', 'left_to_right', 'right_to_left']
 
 
 class StateModel(ImageModel, Protocol):
@@ -26,23 +27,25 @@ class StateModel(ImageModel, Protocol):
     ...
 
   def state_bound(
-    self, params: Params, keys: Array, x0: Array, cond: dict, num_times: int
+    self, params: Params, keys: Array, x0: Array, cond: dict, num_times: int, order: Order
   ) -> dict[str, Array]:
     """Returns the bound 'total' in nats, and its terms in discrete time."""
     ...
 
 
 @declares(data='levels')
-def state_elbo(num_times: Size = 64) -> ModelMetric:
+def state_elbo(num_times: Size = 64, order: Order = 'together') -> ModelMetric:
   """Bound of a diffusion model of states in bits/dim, bits per byte of text.
 
   num_times: calls of the network for each image in continuous time; a model in
-  discrete time has a call for each of its steps.
+  discrete time has a call for each of its steps. order: in which elements lose their
+  noise, or the blocks of them that share a level, for a network with a level for each
+  element; the bound holds in every order.
   """
 
   def measure(model: StateModel) -> ExampleArrays:
     def function(params, keys, x0, cond):
-      nats = model.state_bound(params, keys, x0, cond, num_times)
+      nats = model.state_bound(params, keys, x0, cond, num_times, order)
       per_dim = functools.partial(dj.bits_per_dim, data_shape=x0.shape[1:])
       return jax.tree.map(per_dim, nats)
 

@@ -20,7 +20,7 @@ def measured(num_steps, terms):
   metric = state_bits.state_elbo(num_times=7)
   model: Any = SimpleNamespace(
     num_steps=num_steps,
-    state_bound=lambda params, keys, x0, cond, num_times: {
+    state_bound=lambda params, keys, x0, cond, num_times, order: {
       'total': jnp.full(len(x0), 3.0 * ONE_BIT),
       **{name: jnp.asarray(x) * ONE_BIT for name, x in terms.items()},
     },

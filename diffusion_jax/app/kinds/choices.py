@@ -247,7 +247,7 @@ TABLES = {
   'conditioning.known': named(conditions.subsets),
   'schedule.schedule': SCHEDULES,
   'objective.times': TIMES,
-  'objective.levels': {'independent': dj.independent_levels},
+  'objective.levels': {'independent': dj.independent_levels, 'in_turn': dj.levels_in_turn},
   'objective.weight': WEIGHTS,
   'objective.coupling': {
     'exact': couplings.exact_coupling,

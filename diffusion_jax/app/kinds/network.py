@@ -228,7 +228,8 @@ class ConfiguredNetwork:
   @property
   def holds_known(self) -> bool:
     """Whether samples hold given elements of x at their clean level."""
-    return self.level_axes == 2 and self.config.get('latent') is None
+    of_numbers = self.config.get('latent') is None and self.config.get('states') is None
+    return self.level_axes == 2 and of_numbers
 
   @property
   def shared(self) -> int:

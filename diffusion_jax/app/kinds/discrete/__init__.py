@@ -13,7 +13,7 @@ from diffusion_jax.app.kinds import choices, diffusion, sampling
 from diffusion_jax.app.kinds.choices import DATA, SCHEDULES, named
 from diffusion_jax.app.kinds.diffusion import COMMON
 from diffusion_jax.app.kinds.rules import GUIDED_ALONE
-from diffusion_jax.app.kinds.sampling import Respaced, Sampling, Steps
+from diffusion_jax.app.kinds.sampling import Respaced, Sampling, Starts, Steps
 from diffusion_jax.core.levels import Schedule
 from diffusion_jax.data.text_files import text_files
 from diffusion_jax.discrete import objectives as discrete_states
@@ -37,6 +37,7 @@ class StateSampling(Sampling):
 
   sampler: Node
   grid: Steps | Respaced  # the levels that are visited
+  order: Starts | None = None  # in which the elements start; None: all together
   guidance: StateGuidance | None = None
   top_p: Probability = 1.0  # the most probable states that add up to this probability are kept
   remasking: Probability = 0.0  # eta, how many elements are masked again
@@ -71,7 +72,7 @@ class StateFacts(TypedDict):
 
 _TABLES = {
   **choices.TABLES,
-  'objective': named(discrete_states.masked, discrete_states.d3pm),
+  'objective': named(discrete_states.masked, discrete_states.d3pm, discrete_states.uniform),
   'sampling.grid': sampling.grids(100),
   'schedule': {
     'polynomial_masking': dj.PolynomialMasking,

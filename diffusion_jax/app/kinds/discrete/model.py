@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
@@ -14,11 +15,12 @@ from diffusion_jax.app.kinds.discrete import StateEmbedding, StateFacts, StateSa
 from diffusion_jax.app.kinds.model import Guides, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.rules import Row
-from diffusion_jax.app.kinds.sampling import Plan
+from diffusion_jax.app.kinds.sampling import Plan, ordered
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.discrete.network import StateNetwork
 from diffusion_jax.discrete.transitions import StateProcess
+from diffusion_jax.metrics import state_bits
 from diffusion_jax.networks import functional
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Objective
@@ -49,7 +51,8 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
 
   def init(key):
     states, cond = jnp.zeros((1, *noisy.state_shape), int), noisy.inputs.example()
-    return {'network': of_states(noisy.network).init(key, states, jnp.zeros(1), cond)['params']}
+    noise = jnp.zeros(states.shape[: noisy.level_axes])
+    return {'network': of_states(noisy.network).init(key, states, noise, cond)['params']}
 
   # The network is within the embedding of states.
   channels = outputs * (1 if facts.x.is_text else facts.x.shape[-1])
@@ -117,16 +120,37 @@ class StateDiffusion:
     )
 
   def state_bound(
-    self, params: Params, keys: Array, x0: Array, cond: dict, num_times: int
+    self,
+    params: Params,
+    keys: Array,
+    x0: Array,
+    cond: dict,
+    num_times: int,
+    order: state_bits.Order = 'together',
   ) -> dict[str, jax.Array]:
     """Returns the bound of images x0; see `metrics.state_bits.state_elbo`."""
     denoise, process, schedule = self.denoiser(params, cond), self.process, self.given['schedule']
     x0 = self.encode(None, x0)
     if self.num_steps is not None:
-      levels = dj.level_grid(schedule, self.num_steps, 'steps')
+      levels = self.path(dj.level_grid(schedule, self.num_steps, 'steps'), order)
       return dj.state_bound(keys, denoise, process, levels, x0)
+    levels = self.path(dj.level_grid(schedule, 1), order)
     bound = dj.uniform_bound if process.mask is None else dj.masked_bound
-    return {'total': bound(keys, denoise, process, schedule, x0, num_times=num_times)}
+    nats = bound(keys, denoise, process, schedule, x0, num_times=num_times, levels=levels)
+    return {'total': nats}
+
+  def path(self, levels: dj.NoiseLevel, order: state_bits.Order) -> dj.NoiseLevel:
+    """Returns the path of elements, or of their blocks that share a level, in an order."""
+    if order == 'together':
+      return levels
+    if self.noisy.level_axes == 1:
+      raise ValueError(
+        f'order={order}: the network has one level for an example, so that its elements have no '
+        'order: train one with objective.levels, or take order=together'
+      )
+    place = np.arange(self.noisy.state_shape[0]) // self.noisy.shared
+    place = place if order == 'left_to_right' else place[::-1]
+    return dj.staggered(levels, (len(levels.t) - 1) * place)
 
 
 def guided(
@@ -163,9 +187,12 @@ def plan_of(
   def prior_sample(keys, level):
     return dj.prior_sample_states(keys, (*keys.shape, *model.noisy.state_shape), process)
 
+  levels = diffusion.levels_of(c.grid, schedule)
+  with from_config('sampling.order'):
+    levels = ordered(levels, c.order, model.noisy.state_shape[0], model.noisy.shared)
   return Plan(
     schedule,
-    diffusion.levels_of(c.grid, schedule),
+    levels,
     sampler,
     lambda cond, scale=None, **_: guided(model, c, params or {}, cond, scale),
     prior_sample,
