@@ -96,7 +96,8 @@ class Declared(NamedTuple):
   data, an expression of N and of its parameters; '' if they are not known. takes_pairs: it
   calls a `PairedDenoiser`, and so is guidance itself. draws_noise: its steps draw noise.
   averages_ends: a step is Heun's, whose few long steps make data too wide. keeps_x: it
-  computes a step from x of the step before, which nothing else may have changed.
+  computes a step from x of the step before, which nothing else may have changed. one_level:
+  all elements of an example have the same level.
 
   A network. element_levels: its noise may be [B, N], one for each index of the first axis.
 
@@ -130,6 +131,7 @@ class Declared(NamedTuple):
   draws_noise: bool = False
   averages_ends: bool = False
   keeps_x: bool = False
+  one_level: bool = False
   element_levels: bool = False
   independent_noise: bool = False
   needs_denoiser: bool = False

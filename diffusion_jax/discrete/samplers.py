@@ -63,6 +63,7 @@ def ancestral_states(process: StateProcess) -> Sampler:
   'et al. 2024)',
   calls='elements',
   draws_noise=True,
+  one_level=True,
 )
 @checked
 def first_hitting(process: StateProcess, schedule: Schedule) -> Sampler:
@@ -110,7 +111,12 @@ def first_hitting(process: StateProcess, schedule: Schedule) -> Sampler:
   return Sampler(lambda x: (), step)
 
 
-@declares(what='unmasks the most confident draws first (MaskGIT)', calls='N', draws_noise=True)
+@declares(
+  what='unmasks the most confident draws first (MaskGIT)',
+  calls='N',
+  draws_noise=True,
+  one_level=True,
+)
 @checked
 def confidence_ordered(process: StateProcess, temperature: NonNegative = 0.0) -> Sampler:
   """Makes the sampler of MaskGIT (Chang et al. 2022, section 3.2).

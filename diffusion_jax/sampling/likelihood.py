@@ -134,7 +134,7 @@ def probability_flow(
   return last * z
 
 
-@declares(what='Tsit5 of Diffrax, to a tolerance; `num_steps=1`')
+@declares(what='Tsit5 of Diffrax, to a tolerance; `num_steps=1`', one_level=True)
 @checked
 def adaptive_ode(
   schedule: Schedule, rtol: Positive = 1e-3, atol: Positive = 1e-3, max_steps: Size = 4096

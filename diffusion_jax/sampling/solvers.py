@@ -179,7 +179,7 @@ def _by_another_eps(weight, level_of):
   return Sampler(lambda x: (), step)
 
 
-@declares(what='k-diffusion: 2S of the SDE', calls='2 * N - 1', draws_noise=True)
+@declares(what='k-diffusion: 2S of the SDE', calls='2 * N - 1', draws_noise=True, one_level=True)
 @checked
 def dpm_solver_pp_2s_sde(schedule: Schedule, eta: Probability = 1.0) -> Sampler:
   """Makes singlestep DPM-Solver++ of the SDE, `sample_dpmpp_sde`.

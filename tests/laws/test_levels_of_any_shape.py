@@ -20,7 +20,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
+from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.kinds import choices
+from diffusion_jax.app.kinds.discrete import SCHEMA
 from diffusion_jax.declared import declared_by
 from tests import calls
 from tests.calls import COSINE, FLOW, D
@@ -207,9 +209,17 @@ def takes_elements(name):
     drawing(name).trace(STAGGERED, X)
   except ValueError as error:
     assert 'takes levels' in str(error) and '\n' not in str(error), error
-    assert name in ('adaptive_ode', 'dpm_solver_pp_2s_sde', 'dpm_solver_pp_sde')
+    assert says_one_level(name)
     return False
+  assert not says_one_level(name)
   return True
+
+
+def says_one_level(name):
+  """Returns whether a sampler declares it, or draws Brownian paths of examples."""
+  make = choices.SAMPLERS.get(name)
+  paths = calls.PARAMETERS.get(name, {}).get('brownian', False)
+  return paths or (make is not None and declared_by(make).one_level)
 
 
 @pytest.mark.parametrize('name', SAMPLERS)
@@ -240,6 +250,21 @@ def test_slopes_that_are_infinite_at_clean_levels_move_nothing(make):
   levels = dj.staggered(dj.level_grid(schedule, STEPS), STARTS)
   gradient = jax.grad(lambda x: jnp.sum(dj.sample(jax.random.key(2), denoise, sampler, levels, x)))
   assert np.isfinite(gradient(X)).all()
+
+
+@pytest.mark.parametrize('make', SCHEMA.tables['sampling.sampler'].values())
+def test_samplers_of_states_say_whether_they_take_levels_of_elements(make):
+  facts = {'process': PROCESSES['masking'], 'schedule': FLOW}
+  sampler = make(**{name: x for name, x in facts.items() if name in parameters(make)})
+  of = lambda x, level: dj.posterior_logits(calls.logits_of(x, level), x, facts['process'], level)
+  x = jnp.full((B, 2), calls.STATES)
+  levels = dj.staggered(dj.level_grid(FLOW, 2), [0, 2])
+  draw = lambda: dj.sample(jax.random.key(0), of, sampler, levels, x)
+  if declared_by(make).one_level:
+    with pytest.raises(ValueError, match='takes levels'):
+      jax.eval_shape(draw)
+  else:
+    assert (np.asarray(jax.jit(draw)()) < calls.STATES).all()
 
 
 @pytest.mark.parametrize('name', GRIDS)

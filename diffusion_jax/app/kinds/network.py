@@ -396,7 +396,13 @@ def refusals_of(noisy: ConfiguredNetwork) -> tuple[Row, ...]:
     Row(
       lambda c, facts: noisy.level_axes == 1,
       'config.sampling.order starts each element at its own step, and the network has one level '
-      'for all: train it with objective.levels=independent',
+      'for all: train it with objective.levels=independent or in_turn',
+      section='sampling.order',
+    ),
+    Row(
+      lambda c, facts: c.sampling.sampler.declared.one_level or c.sampling.sampler.get('brownian'),
+      'config.sampling.order starts each element at its own step, and sampler='
+      '{c.sampling.sampler.name} has one level for all: take another sampler or no order',
       section='sampling.order',
     ),
     Row(
