@@ -515,6 +515,7 @@ WHOLE = {
   'independent_levels': lambda: dj.independent_levels(2, 0.3)(
     KEY, (4, 6), dj.uniform_times, COSINE
   ),
+  'levels_in_turn': lambda: dj.levels_in_turn(2)(KEY, (4, 6), dj.uniform_times, COSINE),
   'free_bits': lambda: dj.free_bits(MATRIX**2, 0.5),
   'kl_warmup': lambda: dj.kl_warmup(jnp.int32(3), 10),
   'noise_image': lambda: dj.noise_image(KEY, MATRIX, DDPM, [0, 3, 10]),

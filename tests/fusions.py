@@ -172,6 +172,8 @@ ROUTED = within('network', registers=1, value_residual=True, routing=0.5, routin
 TEACHER = Run('digits_flow', 'unscaled')
 # The kinds of models, each network and each objective: a config, the rows of a batch
 # and of a draw, more fields (tests/laws/test_compiled_rightly.py).
+IN_BLOCKS = {'network.causal': 16, 'objective.levels': 'in_turn', 'objective.levels.size': 16}
+IN_BLOCKS |= {'sampling.order': 'blocks', 'sampling.num_steps': 4}
 KINDS = {
   'diffusion': ('two_moons', ROWS, {'network.channels': 128}),
   'bridge': ('moons_bridge', ROWS, {'network.channels': 128, 'objective.coupling': None}),
@@ -195,6 +197,8 @@ KINDS = {
   'joint': ('joint', ROWS, {}),
   'regression': ('regression', 64, {}),
   'text': ('text_masked', 16, {}),
+  'blocks': ('text_masked', 16, IN_BLOCKS),
+  'random_bytes': ('text_masked', 16, {'transitions': 'uniform', 'objective': 'uniform'}),
   'words': ('shapes_text', 16, {}),
   'sequences': ('gp_sequences', 64, {}),
   'volumes': ('volumes', 8, {}),

@@ -1,7 +1,7 @@
 """Bits per dimension of diffusion models of discrete states."""
 
 import functools
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import jax
 
@@ -9,7 +9,7 @@ import diffusion_jax as dj
 from diffusion_jax.aliases import Params
 from diffusion_jax.data.sources import Source
 from diffusion_jax.declared import declares
-from diffusion_jax.metrics import plots
+from diffusion_jax.metrics import order_gap, plots
 from diffusion_jax.metrics.bits import in_bits
 from diffusion_jax.metrics.metric import ExampleArrays, ImageModel, ModelMetric
 from diffusion_jax.ranges import Size
@@ -55,6 +55,32 @@ def state_elbo(num_times: Size = 64, order: Order = 'together') -> ModelMetric:
     return model.num_steps or num_times
 
   return in_bits('elbo', measure, _terms, calls=calls)
+
+
+@declares(
+  data='levels',
+  what='the bound of states along two orders, less that of all together ([why](#the-order-gap))',
+  needs='a network with a level for each element, and 3 · `.num_times` calls for each example',
+)
+def state_order_gap(num_times: Size = 16) -> ModelMetric:
+  """Difference of the bound of states between orders of the elements, in nats per number.
+
+  See `order_gap`; num_times is that of `state_elbo`, for each order.
+  """
+
+  def measure(model: StateModel) -> ExampleArrays:
+    def function(params, keys, x0, cond):
+      def nats(order):
+        return model.state_bound(params, keys, x0, cond, num_times, order)['total']
+
+      return {order: nats(order) / (x0.size // len(x0)) for order in get_args(Order)}
+
+    return function
+
+  def calls(model: StateModel, train: Source | None) -> int:
+    return len(get_args(Order)) * (model.num_steps or num_times)
+
+  return ModelMetric(measure, order_gap.compute, order_gap.report, calls=calls)
 
 
 def _terms(arrays, out):

@@ -61,7 +61,11 @@ OF_DIFFUSION: OfModels = {
   'order_gap': order_gap.order_gap,
   **_PIXELS,
 }
-OF_STATES: OfModels = {'elbo': state_bits.state_elbo, **_PIXELS}
+OF_STATES: OfModels = {
+  'elbo': state_bits.state_elbo,
+  'order_gap': state_bits.state_order_gap,
+  **_PIXELS,
+}
 OF_LATENTS: OfModels = {'ode': vae_bits.latent_ode, **_PIXELS}
 OF_OTHERS: OfModels = _PIXELS
 OF_VAES: OfModels = {'elbo': vae_bits.vae_elbo, 'iw': vae_bits.importance_weighted, **_PIXELS}

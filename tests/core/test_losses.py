@@ -235,6 +235,29 @@ def test_levels_of_elements_are_independent_and_have_their_distribution(name, ke
   assert scipy.stats.spearmanr(clean[:, 0], clean[:, 1]).pvalue > 1e-3
 
 
+@transcribes(
+  'Block diffusion (Arriola et al. 2025)',
+  'training: a noisy block after clean ones',
+  '`levels_in_turn`',
+)
+def test_one_block_is_noisy_in_turn(key):
+  """Its level and weight are of the times; the weight stands for all three blocks."""
+  times, schedule, variable, law = TIMES['log-normal']
+  level, weight = jax.device_get(drawn(dj.levels_in_turn(2), (3000, 6), times, schedule)(key))
+  turn = np.argmax(weight > 0.0, axis=1) // 2
+  assert_array_equal(np.bincount(turn), [1000] * 3)
+  place = np.arange(6) // 2 - turn[:, None]
+  assert_array_equal(weight, np.where(place == 0, 3.0, 0.0))
+  assert_array_equal(level.sigma[place < 0], 0.0)
+  assert_allclose(level.sigma[place > 0], schedule(1.0).sigma, rtol=1e-6)
+  of_block = jax.tree.map(lambda a: a[place == 0].reshape(-1, 2), level)
+  assert_array_equal(of_block.t[:, 0], of_block.t[:, 1])
+  found = variable(jax.tree.map(lambda a: a[:, 0], of_block))
+  assert scipy.stats.kstest(found, law.cdf).pvalue > 1e-3
+  with pytest.raises(ValueError, match='size=4 do not divide 6 elements'):
+    dj.levels_in_turn(4)(key, (2, 6), dj.uniform_times, VP)
+
+
 def test_blocks_of_elements_share_a_level(key):
   level, weight = jax.device_get(
     drawn(dj.independent_levels(size=2), (64, 6), dj.uniform_times, VP)(key)

@@ -14,7 +14,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
-from diffusion_jax.discrete import level_paths, oracles as discrete_oracles
+from diffusion_jax.discrete import level_paths, objectives, oracles as discrete_oracles
+from diffusion_jax.training.objectives import Context
 from tests.states import LINEAR, prior_of, replacement_matrices
 from tests.transcribed import transcribes
 
@@ -192,10 +193,13 @@ LOGITS = np.random.default_rng(7).normal(size=(D, 4**D, 3))
 
 def wrong(xt, level):
   """Logits by a table of all x_t: contradictory, so that paths differ."""
+  return dj.posterior_logits(table_of(xt), xt, PROCESSES['masking'], level)
+
+
+def table_of(xt):
   index = jnp.sum(xt * 4 ** jnp.arange(D)[None, ::-1], axis=-1)
   logits = jnp.moveaxis(jnp.asarray(LOGITS, jnp.float32)[:, index], 0, 1)
-  logits = jnp.pad(logits, ((0, 0), (0, 0), (0, 1)))
-  return dj.posterior_logits(logits, xt, PROCESSES['masking'], level)
+  return jnp.pad(logits, ((0, 0), (0, 0), (0, 1)))
 
 
 def nll_at(x0, masked, i):
@@ -205,14 +209,8 @@ def nll_at(x0, masked, i):
   return np.log(np.exp(row).sum()) - row[x0[i]]
 
 
-@transcribes(
-  'Block diffusion (Arriola et al. 2025)',
-  'bound over blocks, given the clean blocks before',
-  '`masked_bound(…, levels)`',
-)
-def test_the_bound_by_blocks_literally():
-  """Blocks of 2: of t one element is masked with t (1 - t), both with t^2, at a weight 1 / t."""
-  x0 = np.array([2, 0, 1, 1])
+def by_blocks(x0):
+  """The bound of `wrong` by blocks of 2: one element is masked with t (1 - t), both with t^2."""
   expected = 0.0
   for a, b in ((0, 1), (2, 3)):
     before = [False] * a
@@ -220,6 +218,31 @@ def test_the_bound_by_blocks_literally():
     one, other, both = ([*before, *m, *after] for m in ((1, 0), (0, 1), (1, 1)))
     expected += 0.5 * (nll_at(x0, one, a) + nll_at(x0, other, b))
     expected += 0.5 * (nll_at(x0, both, a) + nll_at(x0, both, b))
+  return expected
+
+
+def test_the_loss_of_blocks_in_turn_is_the_bound_by_blocks():
+  x0, size = np.array([2, 0, 1, 1]), 4000
+  network = dj.Network(
+    lambda params, x, noise, cond, *, key=None: table_of(x), dj.time_input(), level_axes=2
+  )
+  objective = objectives.masked(network, PROCESSES['masking'], LINEAR, levels=dj.levels_in_turn(2))
+  batch = {'states': jnp.broadcast_to(x0, (size, D))}
+  loss = jax.jit(lambda key: objective({'network': {}}, Context(), key, batch)[0])
+  bits = np.array([loss(key) for key in jax.random.split(jax.random.key(0), 16)])
+  error = bits.std(ddof=1) / 4
+  assert error < 0.02 and abs(bits.mean() - by_blocks(x0) / D / np.log(2)) < 4.5 * error
+
+
+@transcribes(
+  'Block diffusion (Arriola et al. 2025)',
+  'bound over blocks, given the clean blocks before',
+  '`masked_bound(…, levels)`',
+)
+def test_the_bound_by_blocks_literally():
+  """The weight is 1 / t: all integrals are 1 / 2."""
+  x0 = np.array([2, 0, 1, 1])
+  expected = by_blocks(x0)
   many = jnp.broadcast_to(x0, (20_000, D))
   run = jax.jit(
     lambda levels: dj.masked_bound(

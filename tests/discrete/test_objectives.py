@@ -75,6 +75,68 @@ def test_masked_literally(num_steps, key):
   assert_allclose(metrics['loss'].total, expected, rtol=1e-5)
 
 
+def of_elements(levels, kind, k):
+  """Returns an objective with levels of elements, of the network with a time for each pixel row."""
+
+  def apply(params, x, noise, cond, *, key=None):
+    time = noise.reshape(*noise.shape, *[1] * (x.ndim + 1 - noise.ndim))
+    return network(k).apply(params, x, 0.0 * noise[:, 0], cond) + time * params['v'][:k].reshape(
+      *[1] * x.ndim, k
+    )
+
+  made = Network(apply, dj.time_input(2.0), level_axes=2)
+  process = dj.masking_process(3) if kind is discrete_states.masked else dj.uniform_process(3)
+  return kind(made, process, LINEAR, levels=levels)
+
+
+def uniform_nats(x0, xt, t):
+  """Computes UDLM's integrand of a pixel, by its formula."""
+  theta = np.exp(literal_logits(3, xt, t))
+  theta, alpha = theta / theta.sum(), 1 - t
+  x, theta = (3 * alpha * p + 1 - alpha for p in (np.eye(3)[x0], theta))
+  others = [
+    x[j] / x[xt] * np.log(theta[xt] * x[j] / (theta[j] * x[xt])) for j in range(3) if j != xt
+  ]
+  return -1.0 / (3 * alpha) * (3 / x[xt] - 3 / theta[xt] - sum(others))
+
+
+@pytest.mark.parametrize('levels', [dj.levels_in_turn(1), dj.independent_levels(clean=0.3)])
+@pytest.mark.parametrize('kind', [discrete_states.masked, discrete_states.uniform])
+def test_losses_of_elements_literally(kind, levels, key):
+  """An element is a row of two pixels; a clean one has no loss, and weights are the levels'."""
+  objective = of_elements(levels, kind, 4 if kind is discrete_states.masked else 3)
+  draw, loss_of = jax.jit(objective.draw), jax.jit(objective.loss)
+  inputs, keys = draw(key, BATCH, Context())
+  loss, (metrics, _) = loss_of(PARAMS, Context(), inputs, keys)
+  x0, xt = (np.asarray(x).reshape(16, 2) for x in (inputs.x0, inputs.xt))
+  t, weight = (np.asarray(x, np.float64).reshape(16) for x in (inputs.level.t, inputs.time_weight))
+  assert 3 <= (weight > 0.0).sum() < 16
+  total = 0.0
+  for row in range(16):
+    if weight[row] > 0.0:
+      of = {
+        discrete_states.masked: lambda a, b, t: masked_nats([a], [b], t) / t,
+        discrete_states.uniform: uniform_nats,
+      }[kind]
+      pairs = zip(x0[row], xt[row], strict=True)
+      total += weight[row] * sum(of(a, b, t[row]) for a, b in pairs)
+    elif t[row] == 0.0:
+      assert_array_equal(x0[row], xt[row])
+  assert_allclose(loss, total / 32 / np.log(2), rtol=2e-4)
+  assert metrics['loss'].count == np.float32(weight.mean())
+
+
+@pytest.mark.parametrize('process', [dj.masking_process(3), dj.gaussian_process(3, BETAS)])
+def test_uniform_is_of_replacements_without_a_mask(process):
+  with pytest.raises(ValueError, match='noise is any of the states'):
+    discrete_states.uniform(network(3), process, LINEAR)
+
+
+def test_levels_of_elements_need_a_network_that_takes_them():
+  with pytest.raises(ValueError, match='level_axes=2'):
+    discrete_states.masked(network(4), dj.masking_process(3), LINEAR, levels=dj.levels_in_turn())
+
+
 def d3pm_nats(matrices, x0, xt, step):
   """Computes L_{t-1} and -log p(x_0 | x_t) of an image by explicit matrices."""
   before = np.eye(3)

@@ -71,8 +71,13 @@ def classes(params, x, noise, cond, *, key=None):
 
 
 def of_states(make, process, **given):
+  outputs = len(process(3).prior)
+  axes = 2 if 'levels' in given else 1
   return lambda: make(
-    network(functools.partial(logits, outputs=len(process(3).prior))), process(3), BOUNDED, **given
+    network(functools.partial(logits, outputs=outputs), level_axes=axes),
+    process(3),
+    BOUNDED,
+    **given,
   )
 
 
@@ -160,6 +165,11 @@ OBJECTIVES = {
   ),
   ('d3pm', ''): of_states(states.d3pm, dj.uniform_process, num_steps=4),
   ('masked', ''): of_states(states.masked, dj.masking_process),
+  ('masked', 'in_turn'): of_states(states.masked, dj.masking_process, levels=dj.levels_in_turn()),
+  ('uniform', ''): of_states(states.uniform, dj.uniform_process),
+  ('uniform', 'independent'): of_states(
+    states.uniform, dj.uniform_process, levels=dj.independent_levels()
+  ),
   ('vae', ''): autoencoder(vaes.vae),
   ('vae', 'free_bits'): autoencoder(vaes.vae, free_bits=0.1),
   ('hvae', ''): autoencoder(vaes.hvae, num_latents=2),
@@ -202,6 +212,8 @@ CONSTANT = [
   (classifier, 'label_log_prob', lambda logits, label: -ones(label)),
   (states, 'transition_kl_states', lambda logits, x0, *_: NATS * ones(x0)),
   (states, 'state_nll', lambda logits, x0, *_: NATS * ones(x0)),
+  (states, 'jump_nats', lambda logits, x0, *_: jnp.full(x0.shape, np.log(2.0))),
+  (states, 'uniform_weight', lambda *_: lambda level: jnp.ones_like(level.t)),
   (states, 'masked_weight', lambda *_: lambda level: jnp.ones_like(level.t)),
   (vaes.bound, 'vae_elbo', lambda keys, x, *_: {'reconstruction': -NATS * ones(x)}),
   (vaes, 'kl', lambda q, p: 0.0 * q.mean),
@@ -221,6 +233,7 @@ VALUES = {
   ('vdm', ''): {'loss': 2 + 1 / np.log(2.0)},
   **{(name, ''): {'loss': 2.0} for name in ('mean_flow', 'lagrangian', 'progressive')},
   ('d3pm', ''): {'loss': 1.001, 'vlb': 4.0},
+  ('masked', 'in_turn'): {'loss': 2.0},  # An element has two of the four numbers.
 }
 # Means of other things than a loss and its terms.
 OTHERS = 'grad_norm', 'accuracy', 'logsnr', 'prior', 'reconstruction', 'diffusion', 'kl', 'beta'

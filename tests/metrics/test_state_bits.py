@@ -52,3 +52,29 @@ def test_terms_in_discrete_time_are_means_over_images(tmp_path):
   assert content['prior'] == pytest.approx(0.5)
   assert_allclose(content['terms'], [1.5, 1.0], rtol=1e-6)
   assert (tmp_path / 'terms.png').exists()
+
+
+def test_the_order_gap_is_the_difference_to_all_together(tmp_path):
+  """The orders have bounds of 3, 3.25 and 3.5 bits/dim, and equal keys."""
+  bits = {'together': 3.0, 'left_to_right': 3.25, 'right_to_left': 3.5}
+  seen = []
+
+  def state_bound(params, keys, x0, cond, num_times, order):
+    seen.append((order, num_times, keys))
+    return {'total': jnp.full(len(x0), bits[order] * ONE_BIT)}
+
+  metric = state_bits.state_order_gap(5)
+  model: Any = SimpleNamespace(num_steps=None, state_bound=state_bound)
+  keys = jax.random.split(jax.random.key(0), 2)
+  arrays = jax.device_get(metric.measure(model)({}, keys, jnp.zeros((2, *SHAPE)), {}))
+  assert [(order, n) for order, n, _ in seen] == [(order, 5) for order in bits]
+  assert all(given is keys for *_, given in seen)
+  scores = {score.name: score.estimate.value for score in metric.compute(arrays)}
+  assert scores == pytest.approx(
+    {
+      'order_gap_left_to_right': 0.25 * np.log(2.0),
+      'order_gap_right_to_left': 0.5 * np.log(2.0),
+    },
+    rel=1e-5,
+  )
+  assert metric.calls is not None and metric.calls(model, None) == 15

@@ -3,14 +3,18 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from diffusion_jax.app.inputs import datasets
+from diffusion_jax.app.kinds.rules import lines
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import make_model
+from diffusion_jax.errors import UserError
+from diffusion_jax.metrics import state_bits
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import DIGITS, arrays_of, normal_params, trial, untrained
 from tests.app.fields import within
@@ -95,6 +99,66 @@ def test_unmasked_bytes_stay():
   assert_array_equal(x[1:][kept], x[:-1][kept])
   counts = kept.mean(axis=(1, 2))
   assert (np.diff(counts) > 0).all() and counts[2] > 0.2
+
+
+BLOCKS = {**TEXT, 'objective.levels.size': 4, 'network.causal': 4}
+BLOCKS |= within('network', channels=16, num_blocks=1, num_heads=2)
+
+
+def test_blocks_of_bytes_are_unmasked_one_after_another():
+  """Four blocks of 4 bytes in 4 steps each: 16 steps; a byte stays once its block is written."""
+  model: Any = make_model(trial('text_masked', 'blocks', **BLOCKS), RunFolder.at('nowhere'))
+  params = normal_params(model, deviation=0)
+  keys = jax.random.split(jax.random.key(0), 3)
+  levels = model.plan(params).levels
+  assert levels.t.shape == (17, 1, 16)
+  _, x = jax.jit(lambda params, keys: model.plan(params).film(keys, {}))(params, keys)
+  x = np.asarray(x).swapaxes(0, 1)
+  masked = (x == 256).reshape(len(x), 3, 4, 4).any(axis=(1, 3))
+  for frame in masked:
+    assert_array_equal(frame, np.sort(frame))  # The blocks that are left are the last ones.
+  assert masked[0].all() and not masked[-1].any() and 0 < masked.sum() < masked.size
+
+
+@pytest.mark.parametrize('argument', ['blocks', 'uniform'])
+def test_the_bits_of_a_text_follow_an_order(argument):
+  """A network of logits 0 has log2(256) bits in every order, which needs levels of elements."""
+  changes = BLOCKS if argument == 'blocks' else TEXT
+  model: Any = make_model(
+    trial('text_masked', argument, small=argument == 'uniform', **changes),
+    RunFolder.at('nowhere'),
+  )
+  params = normal_params(model, deviation=0)
+  x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (64, 16)) / 127.5 - 1.0)
+  keys = jax.random.split(jax.random.key(0), 64)
+  for order in ('together', 'left_to_right', 'right_to_left'):
+    metric = state_bits.state_elbo(64, order)
+    measure = metric.measure(model.measured)
+    if argument == 'uniform' and order != 'together':
+      with pytest.raises(ValueError, match=f'order={order}: the network has one level'):
+        jax.eval_shape(measure, params, keys, x, {})
+      continue
+    bits = np.asarray(jax.jit(measure)(params, keys, x, {})['total'])
+    assert abs(bits.mean() - 8.0) < 4.5 * bits.std() / 8 < 1.5
+
+
+@pytest.mark.parametrize(
+  'argument, changes, text',
+  [
+    ('blocks', {'sampling.sampler': 'first_hitting'}, 'sampler=first_hitting has one level'),
+    ('blocks', {'sampling.sampler': 'confidence'}, 'sampler=confidence has one level'),
+    ('blocks', {'objective.levels': None}, 'the network has one level for all'),
+    ('blocks', {'objective.levels.size': 5}, 'does not divide the 16 elements'),
+    ('uniform', {'transitions': 'absorbing'}, 'noise is any of the states'),
+  ],
+)
+def test_what_does_not_fit_an_order_is_refused(argument, changes, text):
+  config = trial('text_masked', argument, **{**TEXT, **changes})
+  with pytest.raises((UserError, ValueError), match=text):
+    model = make_model(config, RunFolder.at('nowhere'))
+    for line in lines(model.refusals, config, 'sample', None, model.facts):
+      raise UserError(line)
+    model.objective()
 
 
 @pytest.mark.parametrize(
