@@ -15,7 +15,7 @@ from diffusion_jax.metrics.metric import ExampleArrays, ImageModel, ModelMetric
 from diffusion_jax.ranges import Size
 
 Array = jax.Array
-Order = Literal['together', 'left_to_right', 'right_to_left']
+ElementOrder = Literal['together', 'left_to_right', 'right_to_left']
 
 
 class StateModel(ImageModel, Protocol):
@@ -27,14 +27,14 @@ class StateModel(ImageModel, Protocol):
     ...
 
   def state_bound(
-    self, params: Params, keys: Array, x0: Array, cond: dict, num_times: int, order: Order
+    self, params: Params, keys: Array, x0: Array, cond: dict, num_times: int, order: ElementOrder
   ) -> dict[str, Array]:
     """Returns the bound 'total' in nats, and its terms in discrete time."""
     ...
 
 
 @declares(data='levels')
-def state_elbo(num_times: Size = 64, order: Order = 'together') -> ModelMetric:
+def state_elbo(num_times: Size = 64, order: ElementOrder = 'together') -> ModelMetric:
   """Bound of a diffusion model of states in bits/dim, bits per byte of text.
 
   num_times: calls of the network for each image in continuous time; a model in
@@ -73,12 +73,12 @@ def state_order_gap(num_times: Size = 16) -> ModelMetric:
       def nats(order):
         return model.state_bound(params, keys, x0, cond, num_times, order)['total']
 
-      return {order: nats(order) / (x0.size // len(x0)) for order in get_args(Order)}
+      return {order: nats(order) / (x0.size // len(x0)) for order in get_args(ElementOrder)}
 
     return function
 
   def calls(model: StateModel, train: Source | None) -> int:
-    return len(get_args(Order)) * (model.num_steps or num_times)
+    return len(get_args(ElementOrder)) * (model.num_steps or num_times)
 
   return ModelMetric(measure, order_gap.compute, order_gap.report, calls=calls)
 

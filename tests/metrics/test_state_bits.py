@@ -1,7 +1,7 @@
 """Bits per dimension of diffusion models of states whose bound is known."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from diffusion_jax.metrics import state_bits
+from diffusion_jax.metrics import order_gap, state_bits
 
 SHAPE = 4, 4, 2
 ONE_BIT = np.log(2.0) * np.prod(SHAPE)  # 1 bit/dim in nats
@@ -57,6 +57,7 @@ def test_terms_in_discrete_time_are_means_over_images(tmp_path):
 def test_the_order_gap_is_the_difference_to_all_together(tmp_path):
   """The orders have bounds of 3, 3.25 and 3.5 bits/dim, and equal keys."""
   bits = {'together': 3.0, 'left_to_right': 3.25, 'right_to_left': 3.5}
+  assert [*bits] == [*get_args(state_bits.ElementOrder)] == [*order_gap.ORDERS]
   seen = []
 
   def state_bound(params, keys, x0, cond, num_times, order):

@@ -20,7 +20,7 @@ from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.discrete.network import StateNetwork
 from diffusion_jax.discrete.transitions import StateProcess
-from diffusion_jax.metrics import state_bits
+from diffusion_jax.metrics import order_gap, state_bits
 from diffusion_jax.networks import functional
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Objective
@@ -126,7 +126,7 @@ class StateDiffusion:
     x0: Array,
     cond: dict,
     num_times: int,
-    order: state_bits.Order = 'together',
+    order: state_bits.ElementOrder = 'together',
   ) -> dict[str, jax.Array]:
     """Returns the bound of images x0; see `metrics.state_bits.state_elbo`."""
     denoise, process, schedule = self.denoiser(params, cond), self.process, self.given['schedule']
@@ -139,9 +139,9 @@ class StateDiffusion:
     nats = bound(keys, denoise, process, schedule, x0, num_times=num_times, levels=levels)
     return {'total': nats}
 
-  def path(self, levels: dj.NoiseLevel, order: state_bits.Order) -> dj.NoiseLevel:
+  def path(self, levels: dj.NoiseLevel, order: state_bits.ElementOrder) -> dj.NoiseLevel:
     """Returns the path of elements, or of their blocks that share a level, in an order."""
-    if order == 'together':
+    if order == order_gap.TOGETHER:
       return levels
     if self.noisy.level_axes == 1:
       raise ValueError(
@@ -149,8 +149,7 @@ class StateDiffusion:
         'order: train one with objective.levels, or take order=together'
       )
     place = np.arange(self.noisy.state_shape[0]) // self.noisy.shared
-    place = place if order == 'left_to_right' else place[::-1]
-    return dj.staggered(levels, (len(levels.t) - 1) * place)
+    return dj.staggered(levels, (len(levels.t) - 1) * order_gap.ORDERS[order](place))
 
 
 def guided(
