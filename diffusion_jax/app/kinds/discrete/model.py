@@ -135,8 +135,11 @@ class StateDiffusion:
       levels = self.path(dj.level_grid(schedule, self.num_steps, 'steps'), order)
       return dj.state_bound(keys, denoise, process, levels, x0)
     levels = self.path(dj.level_grid(schedule, 1), order)
-    bound = dj.uniform_bound if process.mask is None else dj.masked_bound
-    nats = bound(keys, denoise, process, schedule, x0, num_times=num_times, levels=levels)
+    options = {'num_times': num_times, 'levels': levels}
+    if isinstance(process, dj.ReplacementProcess) and process.mask is None:
+      nats = dj.uniform_bound(keys, denoise, process, schedule, x0, **options)
+    else:
+      nats = dj.masked_bound(keys, denoise, process, schedule, x0, **options)
     return {'total': nats}
 
   def path(self, levels: dj.NoiseLevel, order: state_bits.ElementOrder) -> dj.NoiseLevel:
