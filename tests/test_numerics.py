@@ -356,7 +356,8 @@ CALLS = {
 
 # Functions without float32 arguments, and those that others above call.
 OTHERS = """
-zero_terminal_snr levels_in_turn respaced_steps churn_gamma Denoiser FlowMap Likelihood
+zero_terminal_snr independent_levels levels_in_turn hold_known roll_out respaced_steps
+churn_gamma Denoiser FlowMap Likelihood
 NoiseLevel Normal Measurement Network Particles Prediction Sampler Twist
 level_grid step_levels staggered repaint_levels clean_level kl_warmup pytree_dataclass
 ode_estimate uniform_times antithetic_times step_times log_normal_times

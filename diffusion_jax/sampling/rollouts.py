@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import expand_to
+from diffusion_jax.core.arguments import as_float, expand_to
 from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.core.levels import Grid, NoiseLevel, clean_level, select_level
@@ -35,7 +35,7 @@ def hold_known(levels: Grid, x: Array, known: Array) -> tuple[NoiseLevel, Array]
   shape = (*levels.t.shape, *[1] * (3 - levels.t.ndim))
   levels = jax.tree.map(lambda a: a.reshape(shape), levels)
   return select_level(held[None], clean_level(), levels), jnp.where(
-    expand_to(held, x), known.astype(x.dtype), x
+    expand_to(held, x), known, as_float(x)
   )
 
 
