@@ -198,7 +198,7 @@ class Contexts(ModelCondition):
   def values(self) -> ArraySpec | None:
     """What the numbers are; None: the network takes none."""
     if self.name == 'known':
-      return self.model.facts.x
+      return self.model.facts.x.written  # as samples are written, which keep these numbers
     reads = self.model.ends[0] or self.model.conditioning.context
     return self.model.facts.context if reads else None
 
