@@ -255,10 +255,11 @@ def plan_of(
   trained = noisy.schedule(params)
   visited = c.schedule or trained
   levels = levels_of(c.grid, visited)
+  num_steps = len(levels.t) - 1  # of each element
   with from_config('sampling.order'):
     levels = ordered(levels, c.order, noisy.state_shape[0], noisy.shared)
   sampler = c.sampler.make({'schedule': visited})
-  sampler = corrected(c, sampler, visited, len(levels.t) - 1)
+  sampler = corrected(c, sampler, visited, num_steps)
 
   def denoiser(cond, **options):
     denoise = denoiser_of(noisy, c, params or {}, cond, guides or {}, **options)
