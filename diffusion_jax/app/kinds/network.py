@@ -227,9 +227,12 @@ class ConfiguredNetwork:
 
   @property
   def holds_known(self) -> bool:
-    """Whether samples hold given elements of x at their clean level."""
+    """Whether samples hold given elements of x at their clean level.
+
+    Of a network that reads a context sampling.context has this.
+    """
     of_numbers = self.config.get('latent') is None and self.config.get('states') is None
-    return self.level_axes == 2 and of_numbers
+    return self.level_axes == 2 and of_numbers and 'context' not in self.reads
 
   @property
   def shared(self) -> int:
@@ -407,7 +410,8 @@ def refusals_of(noisy: ConfiguredNetwork) -> tuple[Row, ...]:
     ),
     Row(
       lambda c, facts: not noisy.holds_known,
-      'objective.levels=None, whose samples have no window',
+      'samples that hold no elements, for which objective.levels is set in pixels and '
+      'conditioning.context is None',
       fields=('sampling.stride',),
       advice='leave it out',
     ),

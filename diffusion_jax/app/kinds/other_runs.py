@@ -119,6 +119,7 @@ def guides_of(model: Model) -> Guides:
   for part, (section, kind) in parts.items():
     path, run = f'sampling.{section}.run', c[section].run
     noisy = open_run(path, run, kind, model.facts)
+    check_element_levels(path, run, noisy, model)
     if part == 'guidance':
       assert model.noisy is not None
       if noisy.needs.estimates != model.noisy.needs.estimates:
@@ -133,6 +134,19 @@ def guides_of(model: Model) -> Guides:
       noisy = dataclasses.replace(noisy, state_shape=model.state_shape)
     guides[part] = OtherRun(noisy, open_weights(path, run, noisy.init).params)
   return guides
+
+
+def check_element_levels(path: str, run: str, guide: ConfiguredNetwork, model: Model) -> None:
+  """Raises UserError for a guide with one level for an example, if elements have their own."""
+  c, noisy = model.config.sampling, model.noisy
+  if noisy is None or noisy.level_axes <= guide.level_axes:
+    return
+  section = 'order' if c.get('order') is not None else 'context'
+  if c.get('order') is not None or noisy.holds_known and c.context:
+    raise UserError(
+      f'config.{path}: the network of {run} has one level for an example, and with '
+      f'sampling.{section} each element has its own: leave one of them out'
+    )
 
 
 def check_unguided(model: Model, what: str) -> None:

@@ -15,6 +15,7 @@ from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import drawings, tables
 from diffusion_jax.data.text import decode_bytes
 from diffusion_jax.data.text_files import printable
+from diffusion_jax.errors import UserError
 from diffusion_jax.runtime import files, processes, profiling
 from diffusion_jax.runtime.per_example import join_parts, rows, write_parts
 
@@ -44,6 +45,7 @@ def draw(
   """
   run.check('sample')
   model, inputs = run.model, conditions.choose(run.model, rows=rows, compared=compared)
+  check_film(model, inputs)
   conditions.warn_if_far(model, inputs)
   conditions.note_equal_starts(model, inputs)
   read = inputs.stored | model.shown()
@@ -65,6 +67,17 @@ def draw(
         write(run, inputs, paths, place.path, made_of)
         shutil.rmtree(place.parts)
   return place.path
+
+
+def check_film(model: Model, inputs: Conditions) -> None:
+  """Raises UserError for a film of a window that moves, which has none."""
+  known = inputs.cond.get('known')
+  moves = known is not None and known.shape[1] > model.state_shape[0]
+  if model.config.sampling.trajectory and moves:
+    raise UserError(
+      f'config.sampling.trajectory: the rows of sampling.context have {known.shape[1]} elements, '
+      f'and a window of {model.state_shape[0]} that moves has no film: leave trajectory out'
+    )
 
 
 def trace_a_batch(run: Run, inputs: Conditions, name: str) -> None:

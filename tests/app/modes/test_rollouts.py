@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 from configs import rollout
+from diffusion_jax.app.inputs import conditions
 from diffusion_jax.app.kinds import choices, sampling
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import make_model
@@ -18,6 +19,10 @@ N = np.nan
 FEW = typed("""
   data.sides=8 data.mean=20.0 data.std=3.0 data.num_examples=64 data.num_test=16
   sampling.num_samples=3 sampling.batch_size=8 sampling.num_steps=4 sampling.checkpoint=latest
+""")
+FEW_PICTURES = typed("""
+  objective.levels=independent objective.levels.size=2 sampling.checkpoint=latest
+  sampling.num_samples=3 sampling.batch_size=8 sampling.num_steps=2
 """)
 
 
@@ -192,3 +197,67 @@ def test_the_width_of_heuns_samples_is_said_for_an_order(run, capsys):
   fields = ORDERS['blocks'] | typed('sampling.sampler=heun sampling.schedule=continuous_cosine')
   MODES['sample'](of_run(run, **fields), run)
   assert 'the steps are too long for sampling.sampler=heun' in capsys.readouterr().out
+
+
+def test_each_element_gets_the_churn_of_its_own_steps(run):
+  """Without the noise itself, what is drawn after a given block depends on no order."""
+  rows = np.full((1, 8, 1), N)
+  rows[0, :4] = 21.0
+  churn = typed('sampling.sampler=ddim sampling.churn.s_churn=1.0 sampling.churn.s_noise=0.0')
+  together = draw(run, rows, 'churned', **churn)['arr_0']
+  ordered = draw(run, rows, 'churned_in_order', **churn | ORDERS['blocks'])['arr_0']
+  assert_allclose(ordered, together, rtol=1e-5)
+
+
+def test_a_window_that_moves_has_no_film(run):
+  fields = typed('sampling.trajectory=True')
+  text = refused('', lambda: draw(run, np.full((1, 12, 1), N), 'film', **fields))
+  assert 'a window of 8 that moves has no film' in text
+  found = draw(run, np.full((1, 8, 1), N), 'film', **fields)
+  assert np.isfinite(found['arr_0']).all() and (run / 'samples' / 'film.gif').exists()
+
+
+def test_pictures_are_given_as_they_are_written(tmp_path):
+  """In 0..255, where the digits have 17 levels; other numbers are refused."""
+  size = typed('network.channels=8 network.num_blocks=1 network.num_heads=1')
+  fields = FEW_PICTURES | size
+  run = untrained(trial('digits_dit', **fields), tmp_path / 'run', 0.05)
+  rows = np.full((1, 8, 8, 1), N)
+  rows[0, :2] = 255
+  found = draw(run, rows, 'white')['arr_0']
+  assert (found[:, :2] == 255).all() and (found[:, 2:] != 255).any()
+  model = make_model(of_run(run), RunFolder.at(run))
+  encoded = conditions.Contexts(model).encode(rows, np.zeros(1, int))['known']
+  assert_array_equal(encoded[0, :2], 1.0)  # what networks see of white
+  for number in (-1.0, 256.0, 7.5):
+    rows[0, :2] = number
+    text = refused('', lambda: draw(run, rows, 'wrong'))
+    assert 'numbers that are not whole numbers from 0 to 255' in text
+
+
+def test_a_context_that_the_network_reads_is_what_rows_give(tmp_path):
+  """Then no elements are held, and an order is still free."""
+  x = np.random.default_rng(0).normal(size=(32, 8, 1)).astype(np.float32)
+  np.savez(tmp_path / 'x.npz', x=x, context=x.mean(axis=1), test_x=x, test_context=x.mean(axis=1))
+  fields = typed(f'data=npz data.path={tmp_path}/x.npz conditioning.context=auto')
+  sampling_fields = {n: x for n, x in FEW.items() if n.startswith('sampling')}
+  run = untrained(trial('rollout', **sampling_fields | fields), tmp_path / 'run', 0.05)
+  found = draw(run, np.zeros((2, 1)), 'read', **ORDERS['pyramid'])
+  assert found['arr_0'].shape == (6, 8, 1) and found['context'].shape == (2, 1)
+  text = refused('', lambda: draw(run, np.zeros((2, 1)), 'wrong', **typed('sampling.stride=2')))
+  assert 'config.sampling.stride=2 has no effect' in text
+
+
+def test_a_guide_with_one_level_guides_no_levels_of_elements(tmp_path):
+  one_level = typed('objective.levels=None')
+  worse = untrained(trial('rollout', **FEW | one_level), tmp_path / 'worse', 0.05)
+  run = untrained(trial('rollout', **FEW), tmp_path / 'run', 0.05)
+  guided = typed(f'sampling.guidance=autoguidance sampling.guidance.run={worse}')
+  guided['sampling.guidance.scale'] = 2.0
+  rows = np.full((1, 8, 1), N)
+  for fields in (guided, guided | ORDERS['pyramid']):
+    rows[0, 0] = 20.0
+    text = refused('', lambda fields=fields: draw(run, rows, 'guided', **fields))
+    assert 'has one level for an example' in text
+  MODES['sample'](of_run(run, **guided | typed('sampling.name=free')), run)
+  assert np.isfinite(arrays_of(run, 'free')['arr_0']).all()
