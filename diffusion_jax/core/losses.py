@@ -251,8 +251,8 @@ def independent_levels(size: Size = 1, clean: Rate = 0.1) -> LevelSampler:
 
   Diffusion Forcing (Chen et al. 2024, Alg. 1). Levels and weights are of `times`, whose
   draws are assigned to elements in random order. An element is clean with the
-  probability `clean`, as what is given in sampling, with weight 0. size: of the blocks
-  of neighbours that share a level; ValueError if it does not divide T.
+  probability `clean`, as what is given in sampling, with weight 0, but never all of a batch.
+  size: of the blocks of neighbours that share a level; ValueError if it does not divide T.
   """
 
   def levels(key, shape, times, schedule):
@@ -263,6 +263,7 @@ def independent_levels(size: Size = 1, clean: Rate = 0.1) -> LevelSampler:
     order = jax.random.permutation(order_key, count * blocks).reshape(count, blocks)
     level, weight = jax.tree.map(lambda a: a[order], drawn)
     is_clean = jax.random.bernoulli(clean_key, clean, (count, blocks))
+    is_clean &= ~jnp.all(is_clean)  # a batch of clean elements has no loss
     level, weight = select_level(is_clean, clean_level(), level), jnp.where(is_clean, 0.0, weight)
     return jax.tree.map(lambda a: jnp.repeat(a, size, axis=1), (level, weight))
 

@@ -268,3 +268,11 @@ def test_blocks_of_elements_share_a_level(key):
   assert len(np.unique(level.t[level.sigma > 0.0])) > 150
   with pytest.raises(ValueError, match='size=4 do not divide 6 elements'):
     dj.independent_levels(size=4)(key, (2, 6), dj.uniform_times, VP)
+
+
+def test_some_element_of_a_batch_is_noisy():
+  """A batch of clean elements would have the loss 0 / 0."""
+  draw = jax.jit(lambda key: dj.independent_levels(clean=0.95)(key, (1, 2), dj.uniform_times, VP))
+  weights = np.array([draw(jax.random.key(i))[1] for i in range(50)])
+  assert (weights.sum(axis=(1, 2)) > 0.0).all()
+  assert (weights == 0.0).any()
