@@ -403,10 +403,15 @@ def refusals_of(noisy: ConfiguredNetwork) -> tuple[Row, ...]:
       section='sampling.order',
     ),
     Row(
-      lambda c, facts: c.sampling.sampler.declared.one_level or c.sampling.sampler.get('brownian'),
+      lambda c, facts: _moves_all(c),
       'config.sampling.order starts each element at its own step, and sampler='
       '{c.sampling.sampler.name} has one level for all: take another sampler or no order',
       section='sampling.order',
+    ),
+    Row(
+      lambda c, facts: noisy.holds_known and c.sampling.context and _moves_all(c),
+      'config.sampling.context has elements that stay at their own level, and sampler='
+      '{c.sampling.sampler.name} has one level for all: take another sampler or no context',
     ),
     Row(
       lambda c, facts: not noisy.holds_known,
@@ -439,6 +444,10 @@ def refusals_of(noisy: ConfiguredNetwork) -> tuple[Row, ...]:
       ('train',),
     ),
   )
+
+
+def _moves_all(c):
+  return c.sampling.sampler.declared.one_level or c.sampling.sampler.get('brownian')
 
 
 def _inputs_of(c, facts, needs):

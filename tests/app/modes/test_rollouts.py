@@ -248,6 +248,13 @@ def test_a_context_that_the_network_reads_is_what_rows_give(tmp_path):
   assert 'config.sampling.stride=2 has no effect' in text
 
 
+def test_a_sampler_of_one_level_for_all_holds_nothing(run):
+  rows = np.full((1, 8, 1), N)
+  rows[0, 0] = 20.0
+  text = refused('', lambda: draw(run, rows, 'held', **typed('sampling.sampler=adaptive_ode')))
+  assert 'config.sampling.context has elements that stay at their own level' in text
+
+
 def test_a_guide_with_one_level_guides_no_levels_of_elements(tmp_path):
   one_level = typed('objective.levels=None')
   worse = untrained(trial('rollout', **FEW | one_level), tmp_path / 'worse', 0.05)
