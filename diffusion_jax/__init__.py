@@ -58,6 +58,7 @@ from diffusion_jax.core.losses import (
   simple_loss as simple_loss,
   snr_weight as snr_weight,
   step_times as step_times,
+  subset_levels as subset_levels,
   truncated_snr_weight as truncated_snr_weight,
   uniform_times as uniform_times,
   v_weight as v_weight,
@@ -263,7 +264,11 @@ from diffusion_jax.sampling.likelihood import (
   ode_bits_per_dim as ode_bits_per_dim,
   probability_flow as probability_flow,
 )
-from diffusion_jax.sampling.rollouts import hold_known as hold_known, roll_out as roll_out
+from diffusion_jax.sampling.rollouts import (
+  given_known as given_known,
+  hold_known as hold_known,
+  roll_out as roll_out,
+)
 from diffusion_jax.sampling.sampler import (
   Sampler as Sampler,
   prior_sample as prior_sample,

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_o
 
 # What data can be asked for: levels, as of pictures and texts; pictures, uint8
 # [H, W, C]; a grid, [H, W, C] of any numbers; a context; vectors [D] of real numbers.
-DataNeed = Literal['levels', 'pictures', 'grid', 'context', 'vectors']
+DataNeed = Literal['levels', 'pictures', 'grid', 'context']
 
 # Flow maps, by what their network predicts.
 MapKind = Literal['average_velocity', 'consistency', 'trigflow']
@@ -86,6 +86,9 @@ class Declared(NamedTuple):
   A distribution of times. reaches_clean: with t_min = 0 or without it, the density of its
   times does not vanish at t = 0, so that the mean of a growing weight may be infinite.
 
+  A distribution of levels of elements. one_noisy_level: those of an example that are not
+  clean share one, so that a network has seen no order of elements.
+
   The tables of docs/, and tests (`docs/tables.py`). what: what it is, in Markdown: its
   paper and equation, or a formula. needs: what it needs of the user; of a network, the arrays
   that it takes. exact_for: of a method that draws given a measurement, the data for which its
@@ -122,6 +125,7 @@ class Declared(NamedTuple):
   denoises: bool = False
   coupled_teacher: bool = False
   reaches_clean: bool = False
+  one_noisy_level: bool = False
   what: str = ''
   needs: str = ''
   exact_for: str = ''

@@ -493,6 +493,9 @@ ROLLOUTS = {
   'hold_known': lambda b: dj.sample(
     b.keys, denoise_each, dj.ddim(), *dj.hold_known(GRID, b.x, partly(b.y))
   ),
+  'given_known': lambda b: dj.sample(
+    b.keys, dj.given_known(denoise_each, partly(b.y)), dj.ddim(), GRID, b.x
+  ),
   'roll_out': lambda b: dj.roll_out(
     b.keys, lambda key, known: jnp.where(jnp.isnan(known), 2.0, known), partly(b.y), D - 1, 1
   ),
@@ -516,6 +519,7 @@ WHOLE = {
     KEY, (4, 6), dj.uniform_times, COSINE
   ),
   'levels_in_turn': lambda: dj.levels_in_turn(2)(KEY, (4, 6), dj.uniform_times, COSINE),
+  'subset_levels': lambda: dj.subset_levels(2)(KEY, (4, 6), dj.uniform_times, COSINE),
   'free_bits': lambda: dj.free_bits(MATRIX**2, 0.5),
   'kl_warmup': lambda: dj.kl_warmup(jnp.int32(3), 10),
   'noise_image': lambda: dj.noise_image(KEY, MATRIX, DDPM, [0, 3, 10]),

@@ -56,7 +56,6 @@ def network_fn(params, x, noise, cond, *, key=None):
 
 
 NETWORK = Network(network_fn, dj.time_input(1.0))
-KNOWN = Network(network_fn, dj.edm_input, known=True)
 LEARNED = Network(network_fn, dj.time_input(1.0), learned_variance=True)
 CLASSIFIER = classifier(NETWORK, COSINE, times=dj.uniform_times)
 UNMADE, LEARNT = Objective(None, None), (None, None, None)
@@ -213,7 +212,6 @@ WRONG = [
   (lambda: objectives.vlb(LEARNED, COSINE, schedule_steps=1), 'need at least 2 steps and learned'),
   (lambda: objectives.vlb(NETWORK, COSINE, schedule_steps=9), 'need at least 2 steps and learned'),
   (lambda: trained(distillation.on_pairs(NETWORK, FLOW)), "needs a teacher, or batch['noise']"),
-  (lambda: KNOWN.check_options('on_pairs'), 'has known, which on_pairs cannot use'),
   (lambda: CLASSIFIER((), Context(), KEY, {'x': X}), "needs batch['label']"),
   (lambda: in_fixed_parts(Objective(None, None, separable=False), 2), 'fixed_parts must be None'),
   (lambda: in_fixed_parts(UNMADE, 6), 'fixed_parts must be a power of 2, got 6'),
@@ -223,7 +221,6 @@ WRONG = [
   (lambda: step.rows({'a': np.arange(6)}, 0, 4), 'accumulate=4 must divide the batch 6'),
   (lambda: vae.log_likelihood('bernoulli', 5)(X, X), 'needs 2 levels, got 5'),
   (lambda: conditions.superres(4)(None, pictures(5, 4, 6, 3)), 'factor must divide ... 4x6, got 4'),
-  (lambda: conditions.draw_subsets(KEY, (2, 4), 4), 'parameters=4 must be less than the 4'),
   # optimizers and averages
   (lambda: lora_init(KEY, {'conv': {'kernel': np.ones((3, 3, 1, 1))}}, 2), 'no kernel of a dense'),
   (lambda: rate(100, 'linear', 100), 'larger than warmup_steps=100, got 100'),

@@ -241,7 +241,6 @@ class Network:
     self_conditioning: Whether cond['x0'] is the network's own first estimate of
       x_0 with estimate_probability, else zeros (Chen et al. 2022, Alg. 1, who
       draw once for the whole batch).
-    known: Whether cond['known'] has numbers of x_0, NaN where they are unknown.
     level_axes: How many leading axes of x have levels of their own: 1, the examples, or 2,
       their elements (tokens, frames). `apply` gets noise [B], or [B, T].
   """
@@ -257,12 +256,11 @@ class Network:
   augment: Augment | None = None
   self_conditioning: bool = False
   estimate_probability: Probability = 0.5
-  known: bool = False
   level_axes: Size = 1
 
   def check_options(self, objective: str, *usable: str) -> None:
     """Raises ValueError for an option that is set but not in `usable`."""
-    options = 'learned_variance', 'augment', 'self_conditioning', 'known'
+    options = 'learned_variance', 'augment', 'self_conditioning'
     for name in options:
       if getattr(self, name) and name not in usable:
         raise ValueError(f'the network has {name}, which {objective} cannot use: remove it')
@@ -314,36 +312,21 @@ class Network:
 
   @checked
   def denoiser(self, params: Params, cond: dict | None = None) -> Denoiser:
-    """Returns the network's `Denoiser` for a condition; see `output`.
-
-    Its x_0 has the numbers of cond['known'] where these are not NaN.
-    """
-    known = (cond or {}).get('known')
+    """Returns the network's `Denoiser` for a condition; see `output`."""
 
     def denoise(xt, level):
       output, var_frac = self.output(params, xt, level, cond), None
       if self.learned_variance:
         output, fraction = jnp.split(output, 2, axis=-1)
         var_frac = variance_fraction(fraction)
-      x0 = self.to_x0(output, xt, level)
-      if known is not None:
-        x0 = jnp.where(jnp.isnan(known), x0, known.astype(x0.dtype))
-      return Prediction(x0, var_frac)
+      return Prediction(self.to_x0(output, xt, level), var_frac)
 
     return denoise
 
   @checked
   def denoising_loss(
-    self,
-    output: Array,
-    x0: Array,
-    eps: Array,
-    level: NoiseLevel,
-    weight: Weight,
-    cond: dict | None = None,
+    self, output: Array, x0: Array, eps: Array, level: NoiseLevel, weight: Weight
   ) -> Array:
-    """Computes `denoising_loss`, summed over what is unknown, [B]."""
-    known = (cond or {}).get('known')
-    where = None if known is None else jnp.isnan(known)
+    """Computes `denoising_loss` of what the network predicts, [B]."""
     kind, sigma_data = self.parametrization, self.sigma_data
-    return denoising_loss(kind, output, x0, eps, level, weight, sigma_data=sigma_data, where=where)
+    return denoising_loss(kind, output, x0, eps, level, weight, sigma_data=sigma_data)

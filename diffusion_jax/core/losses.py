@@ -18,10 +18,11 @@ from diffusion_jax.core.arguments import (
   weighted_sum,
 )
 from diffusion_jax.core.checked import Key, checked
+from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.core.levels import NoiseLevel, Schedule, clean_level, select_level
 from diffusion_jax.core.parametrization import Kind, error_scale, target
 from diffusion_jax.declared import declares
-from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Rate, Size
+from diffusion_jax.ranges import Count, Finite, NonNegative, Positive, Probability, Rate, Size
 
 Array = jax.Array
 
@@ -84,7 +85,6 @@ def denoising_loss(
   level: NoiseLevel,
   weight: Weight,
   sigma_data: Positive = 0.5,
-  where: Array | None = None,
 ) -> Array:
   """Computes weight(level) |x_0 - x0_hat|^2, summed over data axes, [B].
 
@@ -92,8 +92,7 @@ def denoising_loss(
   accurate, and divided by error_scale^2: for 'eps' with `snr_weight` the result
   is `simple_loss` times the number of pixels. output: a raw prediction of
   `kind` (see `target`), [B, ...]; x0, eps: the truth, [B, ...]; level: [] or
-  [B]; weight: a function of the level; where: the numbers that are in the sum,
-  bool [B, ...], all without it.
+  [B]; weight: a function of the level.
   """
   truth = target(kind, x0, eps, level, sigma_data)
   check_same_shape(output=output, target=truth)
@@ -104,10 +103,8 @@ def denoising_loss(
     alpha=jnp.maximum(level.alpha, 1e-12), sigma=jnp.where(clean, 1.0, level.sigma)
   )
   scale = jnp.square(error_scale(kind, level, sigma_data))
-  square = jnp.square(output - truth)
-  if where is not None:
-    square = where * square
-  return weighted_sum(jnp.where(clean, 0.0, weight(level) / scale), square)
+  weights = jnp.where(clean, 0.0, weight(level) / scale)
+  return weighted_sum(weights, jnp.square(output - truth))
 
 
 # The weights of |x_0 - x0_hat|^2.
@@ -264,10 +261,63 @@ def independent_levels(size: Size = 1, clean: Rate = 0.1) -> LevelSampler:
     level, weight = jax.tree.map(lambda a: a[order], drawn)
     is_clean = jax.random.bernoulli(clean_key, clean, (count, blocks))
     is_clean &= ~jnp.all(is_clean)  # a batch of clean elements has no loss
-    level, weight = select_level(is_clean, clean_level(), level), jnp.where(is_clean, 0.0, weight)
-    return jax.tree.map(lambda a: jnp.repeat(a, size, axis=1), (level, weight))
+    given = clean_where(is_clean, level, weight)
+    return jax.tree.map(lambda a: jnp.repeat(a, size, axis=1), given)
 
   return levels
+
+
+@declares(one_noisy_level=True)
+@checked
+def subset_levels(parameters: Count = 0) -> LevelSampler:
+  """Makes a sampler of one level for each example, and clean elements, of any subset.
+
+  Simformer (Gloeckler et al. 2024). Level and weight are of `times`; a clean element, as
+  what is given in sampling, has weight 0. parameters: how many of the first elements are
+  a simulator's parameters, the others being what it returns; 0: columns of a table.
+  `draw_subsets` has the probabilities; ValueError if all elements are parameters.
+  """
+
+  def levels(key, shape, times, schedule):
+    time_key, subset_key = jax.random.split(key)
+    is_clean = draw_subsets(subset_key, shape, parameters)
+    drawn = times(time_key, shape[0], schedule)
+    level, weight = jax.tree.map(lambda a: jnp.broadcast_to(a[:, None], shape), drawn)
+    return clean_where(is_clean, level, weight)
+
+  return levels
+
+
+def draw_subsets(key: Key, shape: tuple[int, int], parameters: int) -> Array:
+  """Draws which elements of examples are known, bool [B, T] (Simformer).
+
+  One of five rules (Gloeckler et al. 2024), each as likely, draws them: none;
+  all but the first `parameters`; only these; each with probability 0.3, or with
+  0.7. Without parameters the two rules that name them are left out. If all elements
+  are drawn, none is known. key: [] or one per example, [B]. Raises ValueError if all
+  elements are parameters.
+  """
+  size, num = shape
+  if parameters >= num:
+    raise ValueError(
+      f'parameters={parameters} must be less than the {num} elements of x: the '
+      'others are what is observed'
+    )
+  first = jnp.arange(num) < parameters
+
+  def one(key):
+    kind_key, key = jax.random.split(key)
+    u = jax.random.uniform(key, (num,))
+    masks = [first & ~first, *([~first, first] if parameters else []), u < 0.3, u < 0.7]
+    mask = jnp.stack(masks)[jax.random.randint(kind_key, (), 0, len(masks))]
+    return mask & ~mask.all()
+
+  return jax.vmap(one)(key_per_example(key, size))
+
+
+def clean_where(is_clean: Array, level: NoiseLevel, weight: Array) -> tuple[NoiseLevel, Array]:
+  """Returns levels and weights [B, T], the clean level with weight 0 where is_clean is True."""
+  return select_level(is_clean, clean_level(), level), jnp.where(is_clean, 0.0, weight)
 
 
 @checked

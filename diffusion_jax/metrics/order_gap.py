@@ -32,8 +32,9 @@ class OrderedModel(DiffusionModel, Protocol):
     """How many neighbours share a level."""
     ...
 
-  def given(self) -> dj.Network:
-    """Returns the network; level_axes=2 says that its elements have levels."""
+  @property
+  def levels_differ(self) -> bool:
+    """Whether noisy elements of an example have different levels in training."""
     ...
 
 
@@ -60,7 +61,7 @@ def order_gap(num_times: Size = 16, t_min: Rate = 1e-3) -> ModelMetric:
     return len(ORDERS) * num_times
 
   def measure(model: OrderedModel) -> ExampleArrays:
-    check_levels(model.given())
+    check_levels(model)
 
     def function(params, keys, x0, cond):
       denoise, schedule = model.denoiser(params, cond), model.schedule(params)
@@ -79,12 +80,12 @@ def order_gap(num_times: Size = 16, t_min: Rate = 1e-3) -> ModelMetric:
   return ModelMetric(measure, compute, report, calls=calls)
 
 
-def check_levels(network: dj.Network) -> None:
-  """Raises ValueError for a network with one level for an example."""
-  if network.level_axes == 1:
+def check_levels(model: OrderedModel) -> None:
+  """Raises ValueError for a model whose noisy elements have one level."""
+  if not model.levels_differ:
     raise ValueError(
-      'the network has one level for an example, so that its elements have no order: train '
-      'one with a level for each element, or leave order_gap out'
+      'the network has one level for all that is noisy in an example, so that elements have no '
+      'order: train one with objective.levels=independent, or leave order_gap out'
     )
 
 

@@ -220,14 +220,7 @@ def with_inputs(inputs: Inputs, x: Array, cond: dict, context: Array | None = No
   'x0' is an earlier estimate of x_0, for self-conditioning (Analog Bits, Chen
   et al. 2022). The image is 0 where cond['drop'] [B] is True (Palette, Saharia
   et al. 2022). Both are 0 if they are not given. context: further channels.
-  cond['known'] in the shape of x replaces x where it is not NaN, and a channel
-  says where (Simformer, Gloeckler et al. 2024); without it nothing is known.
   """
-  if inputs.known:
-    known = cond.get('known', jnp.full_like(x, jnp.nan))
-    hidden = jnp.isnan(known)
-    x = jnp.where(hidden, x, known.astype(x.dtype))
-    x = jnp.concatenate([x, (~hidden).astype(x.dtype)], axis=-1)
   if inputs.self_conditioning:
     x = jnp.concatenate([x, cond.get('x0', jnp.zeros_like(x))], axis=-1)
   if inputs.image_channels:

@@ -58,10 +58,9 @@ class Inputs:
   They are 'label' [B] of num_classes (0: none), 'text' and 'text_mask' for an
   encoder (`TextFeatures`), 'image' [B, H, W, image_channels], 'x0', an earlier
   estimate of x_0, 'augment' [B, augment_dim], 'elapsed' [B] and
-  'guidance_scale' [B] of flow maps, 'known', the numbers of x_0 that are given,
-  NaN elsewhere (`with_inputs`), 'valid' [B, N], False at what pads the first axis of x,
-  and 'context' [B, *context], standardised real
-  numbers, read by `context_encoder`. In place of the latter cond may have
+  'guidance_scale' [B] of flow maps, 'valid' [B, N], False at what pads the first
+  axis of x, and 'context' [B, *context], standardised real numbers, read by
+  `context_encoder`. In place of the latter cond may have
   its encoding, 'context_code' (`functional.encode_context`). With `null_class`
   label, text and context may be missing, and hidden where 'drop' [B] is True.
   """
@@ -74,7 +73,6 @@ class Inputs:
   augment_dim: Count = 0
   elapsed: bool = False
   guidance_scale: bool = False
-  known: bool = False
   valid: bool = False
   context: tuple[Size, ...] = ()
   context_encoder: ContextEncoder = ContextEncoder()
@@ -96,7 +94,6 @@ class Inputs:
       'augment': self.augment_dim,
       'elapsed': self.elapsed,
       'guidance_scale': self.guidance_scale,
-      'known': self.known,
       'valid': self.valid,
       'context': self.context,
       'context_code': self.context,

@@ -41,7 +41,7 @@ class MLP(Checked):
   arrays than a vector or a set join the channels of x (`with_inputs`).
   """
 
-  takes: ClassVar = ('label', 'image', 'x0', 'known', 'context', *STEP_INPUTS)
+  takes: ClassVar = ('label', 'image', 'x0', 'context', *STEP_INPUTS)
 
   channels: Size = 256
   num_blocks: Size = 4

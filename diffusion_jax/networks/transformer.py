@@ -96,7 +96,7 @@ class DiT(Checked):
   consists of GPUs.
   """
 
-  takes: ClassVar = ('label', 'text', 'image', 'x0', 'known', 'valid', 'context', *STEP_INPUTS)
+  takes: ClassVar = ('label', 'text', 'image', 'x0', 'valid', 'context', *STEP_INPUTS)
   stacked: ClassVar = ('blocks_',)
 
   channels: Size = 384
@@ -170,9 +170,9 @@ class DiT(Checked):
         f'out_channels={self.out_channels} must be a multiple of the '
         f'{x.shape[1]} numbers of a vector'
       )
-    arrays = {n: cond[n][..., None] for n in ('x0', 'known') if n in cond}
+    estimate = {'x0': cond['x0'][..., None]} if 'x0' in cond else {}
     channels = self.out_channels // x.shape[1]
-    y = self._output(x[..., None], noise, cond | arrays, channels, train)
+    y = self._output(x[..., None], noise, cond | estimate, channels, train)
     return y.swapaxes(1, 2).reshape(x.shape[0], -1)
 
   def _output(self, x, noise, cond, out_channels, train):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.core.arguments import as_float, expand_to
 from diffusion_jax.core.checked import Key, checked
+from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.core.levels import Grid, NoiseLevel, clean_level, select_level
 from diffusion_jax.ranges import Size
@@ -31,12 +32,34 @@ def hold_known(levels: Grid, x: Array, known: Array) -> tuple[NoiseLevel, Array]
   """
   if known.shape != x.shape:
     raise ValueError(f'known has the shape {list(known.shape)}, and x {list(x.shape)}')
-  held = is_known(known)
   shape = (*levels.t.shape, *[1] * (3 - levels.t.ndim))
   levels = jax.tree.map(lambda a: a.reshape(shape), levels)
-  return select_level(held[None], clean_level(), levels), jnp.where(
-    expand_to(held, x), known, as_float(x)
-  )
+  levels = select_level(is_known(known)[None], clean_level(), levels)
+  return levels, _where_known(known, x)
+
+
+@checked
+def given_known(denoise: Denoiser, known: Array) -> Denoiser:
+  """Makes the denoiser of the other elements given what is known, at any level of these.
+
+  Whatever x is at known elements, `denoise` gets them, at the clean level, and they are
+  its x_0. It is for functions with levels of their own, such as `split_gibbs`. known:
+  [B, T, ...], NaN in elements that are unknown.
+  """
+  held = is_known(known)
+
+  def denoise_others(xt, level):
+    axes = [1] * (2 - jnp.ndim(level.t))
+    level = jax.tree.map(lambda a: jnp.reshape(a, (*jnp.shape(a), *axes)), level)
+    level = select_level(held, clean_level(), level)
+    prediction = predict(denoise, _where_known(known, xt), level)
+    return prediction._replace(x0=_where_known(known, prediction.x0))
+
+  return denoise_others
+
+
+def _where_known(known, x):
+  return jnp.where(expand_to(is_known(known), x), known, as_float(x))
 
 
 @checked

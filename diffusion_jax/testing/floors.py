@@ -66,7 +66,6 @@ READ = {
   'context': 'a context',
   'text': 'a text',
   'image': 'a picture',
-  'known': 'some of the numbers',
   'augment': 'how its examples are augmented',
 }
 

@@ -12,7 +12,7 @@ from diffusion_jax.core import operators
 from diffusion_jax.core.checked import Key
 from diffusion_jax.core.keys import key_per_example
 from diffusion_jax.declared import declares
-from diffusion_jax.ranges import Count, Size
+from diffusion_jax.ranges import Size
 
 Array = jax.Array
 
@@ -33,33 +33,6 @@ def draw_masks(key: Key, shape: tuple[int, ...]) -> Array:
     return jax.lax.switch(kind, draws)
 
   return jax.vmap(one)(key_per_example(key, shape[0]))
-
-
-def draw_subsets(key: Key, shape: tuple[int, ...], parameters: int) -> Array:
-  """Draws which numbers of vectors are known, bool [B, D] (Simformer).
-
-  One of five rules (Gloeckler et al. 2024), each as likely, draws them: none;
-  all but the first `parameters`; only these; each with probability 0.3, or with
-  0.7. Without parameters the two rules that name them are left out. If all numbers
-  are drawn, none is known. key: [] or one per example, [B]. Raises ValueError if all
-  numbers are parameters.
-  """
-  size, num = shape
-  if parameters >= num:
-    raise ValueError(
-      f'parameters={parameters} must be less than the {num} numbers of x: the '
-      'others are what is observed'
-    )
-  first = jnp.arange(num) < parameters
-
-  def one(key):
-    kind_key, key = jax.random.split(key)
-    u = jax.random.uniform(key, (num,))
-    masks = [first & ~first, *([~first, first] if parameters else []), u < 0.3, u < 0.7]
-    mask = jnp.stack(masks)[jax.random.randint(kind_key, (), 0, len(masks))]
-    return mask & ~mask.all()
-
-  return jax.vmap(one)(key_per_example(key, size))
 
 
 def half(key: Key, height: int, width: int) -> Array:
@@ -155,14 +128,3 @@ def superres(factor: Size = 2) -> ImageCondition:
 def colorize() -> ImageCondition:
   """Shows the network the image in grey."""
   return lambda key, x0: operators.luminance(x0)
-
-
-@declares(data='vectors')
-def subsets(parameters: Count = 0) -> ImageCondition:
-  """Shows the network some numbers of x_0 [B, D], NaN elsewhere (Simformer).
-
-  The first `parameters` numbers are a simulator's parameters, the others what
-  it returns; 0: columns of a table. See `draw_subsets`.
-  """
-
-  return lambda key, x0: jnp.where(draw_subsets(key, x0.shape, parameters), x0, jnp.nan)

@@ -164,7 +164,6 @@ def make_condition(
   image: ImageCondition | None = None,
   text: bool = False,
   context: bool = False,
-  known: ImageCondition | None = None,
   valid: bool = False,
 ) -> Condition:
   """Returns a function (key, batch) -> cond for a whole batch.
@@ -172,9 +171,8 @@ def make_condition(
   labels: cond['label'] is batch['label']. image: cond['image'] is image(key,
   batch['x']), such as `inpaint()`. text: cond['text'], tokens [B, L], and
   cond['text_mask'], False at padding. context: cond['context'] is
-  batch['context']. known: cond['known'] is known(key, batch['x']), such as
-  `subsets(2)`. valid: cond['valid'] is batch['valid'] [B, T],
-  False at elements that pad an example. dropout: the probability that an example is trained without
+  batch['context']. valid: cond['valid'] is batch['valid'] [B, T], False at elements
+  that pad an example. dropout: the probability that an example is trained without
   any of these, marked in cond['drop'] [B], for classifier-free guidance (Ho &
   Salimans 2022).
   """
@@ -190,8 +188,6 @@ def make_condition(
       cond['image'] = image(x_key, batch['x'])
     if valid:
       cond['valid'] = batch['valid']
-    if known is not None:
-      cond['known'] = known(x_key, batch['x'])
     if dropout:
       size = batch['x'].shape[:1]
       cond['drop'] = jax.random.bernoulli(drop_key, dropout, size)
@@ -321,7 +317,7 @@ def denoising(
         time_weight = jnp.where(valid, time_weight, 0.0)
       rows = output, x0, eps, level, time_weight
       output, x0, eps, level, time_weight = jax.tree.map(elements_as_rows, rows)
-    losses = network.denoising_loss(output, x0, eps, level, weight, cond)
+    losses = network.denoising_loss(output, x0, eps, level, weight)
     losses /= x0.size // len(x0)
     if uncertainty is None:
       return mean_loss(losses, level.t, time_weight, **inputs.metrics)
@@ -336,8 +332,6 @@ def check_levels(network: Network, coupling: Coupling | None = None) -> None:
   """Raises ValueError unless a network can be trained with a level for each element."""
   if network.level_axes != 2:
     raise ValueError('levels of elements need a network with level_axes=2')
-  if network.known:
-    raise ValueError('levels of elements hold what is given clean: leave known out')
   if coupling is not None:
     raise ValueError('a coupling pairs examples at one level: leave it or levels out')
 

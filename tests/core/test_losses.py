@@ -276,3 +276,55 @@ def test_some_element_of_a_batch_is_noisy():
   weights = np.array([draw(jax.random.key(i))[1] for i in range(50)])
   assert (weights.sum(axis=(1, 2)) > 0.0).all()
   assert (weights == 0.0).any()
+
+
+@transcribes(
+  'Simformer (Gloeckler et al. 2024)',
+  'the masks of a training: which numbers are given, with their probabilities',
+  '`subset_levels`',
+)
+@pytest.mark.parametrize('parameters', [3, 0])
+def test_clean_subsets_have_their_probabilities(parameters, key):
+  """Three of four numbers are parameters, or none; within four standard errors."""
+  n, rules = 20_000, 5 if parameters else 3
+  levels = drawn(dj.subset_levels(parameters), (n, 4), dj.uniform_times, VP)
+  clean = np.asarray(levels(key)[0].sigma) == 0.0
+
+  def by_each(count):  # the probability of a mask with `count` known numbers
+    return sum(p**count * (1 - p) ** (4 - count) for p in (0.3, 0.7)) / rules
+
+  for mask, exact in (
+    ([0, 0, 0, 0], 1 / rules + by_each(0) + by_each(4)),
+    ([0, 0, 0, 1], (parameters > 0) / rules + by_each(1)),
+    ([1, 1, 1, 0], (parameters > 0) / rules + by_each(3)),
+    ([0, 1, 0, 1], by_each(2)),
+    ([1, 1, 1, 1], 0.0),
+  ):
+    share = (clean == np.array(mask, bool)[None]).all(axis=1).mean()
+    assert abs(share - exact) <= 4 * (exact * (1 - exact) / n) ** 0.5
+
+
+@pytest.mark.parametrize('name', ['uniform', 'antithetic', 'log-normal'])
+def test_what_is_noisy_shares_a_level_of_the_distribution(name, key):
+  """Whatever is clean: levels and subsets of an example are independent."""
+  times, schedule, variable, law = TIMES[name]
+  levels = drawn(dj.subset_levels(1), (8192, 3), times, schedule)
+  level, weight = jax.device_get(levels(key))
+  clean = level.sigma == 0.0
+  assert_array_equal(level.alpha[clean], 1.0)
+  assert_array_equal(weight, np.where(clean, 0.0, 1.0))
+  assert (~clean).any(axis=1).all()
+  first = (~clean).argmax(axis=1)
+  one = jax.tree.map(lambda a: a[np.arange(8192), first], level)
+  for each, of_all in zip(level, one, strict=True):
+    assert_array_equal(np.where(clean, of_all[:, None], each), of_all[:, None].repeat(3, axis=1))
+  assert scipy.stats.kstest(variable(one), law.cdf).pvalue > 1e-3
+  for mask in ([0, 0, 0], [1, 0, 0], [0, 1, 1]):
+    of_mask = (clean == np.array(mask, bool)[None]).all(axis=1)
+    found = variable(jax.tree.map(lambda a, of=of_mask: a[of], one))
+    assert len(found) > 500 and scipy.stats.kstest(found, law.cdf).pvalue > 1e-3
+
+
+def test_all_elements_are_no_parameters(key):
+  with pytest.raises(ValueError, match='parameters=4 must be less than the 4 elements'):
+    dj.subset_levels(4)(key, (2, 4), dj.uniform_times, VP)

@@ -60,7 +60,8 @@ def kind_of(name):
   """Returns what distinguishes a model: its kind, objective, network and conditions."""
   c = read(name)
   conditions = c.get('conditioning') or {}
-  given = [n for n in ('text', 'image', 'context', 'known') if conditions.get(n)]
+  given = [n for n in ('text', 'image', 'context') if conditions.get(n)]
+  given += [c.at('objective.levels.name') or '']
   return c.schema.kind, c.objective.name, bool(c.at('latent.run')), c.network.name, *given
 
 

@@ -22,13 +22,12 @@ LAW = oracles.gaussian(np.zeros(T), COV)
 LAST = SCHEDULE(1e-3)
 
 
-def model_of(denoise, level_axes=2, shared=1) -> Any:
-  network = dj.Network(lambda *args, key=None: args[1], dj.logsnr_input, level_axes=level_axes)
+def model_of(denoise, levels_differ=True, shared=1) -> Any:
   return types.SimpleNamespace(
     facts=Facts(ArraySpec((T,), 0)),
     schedule=lambda params: SCHEDULE,
     denoiser=lambda params, cond: denoise,
-    given=lambda: network,
+    levels_differ=levels_differ,
     shared=shared,
   )
 
@@ -132,6 +131,6 @@ def test_neighbours_that_share_a_level_move_together():
   assert {len(np.unique(row)) for row in blocks[..., 0]} == {1, 2, 3}
 
 
-def test_a_network_with_one_level_for_an_example_has_no_order():
-  with pytest.raises(ValueError, match='one level for an example.*leave order_gap out'):
-    order_gap.order_gap().measure(model_of(LAW.denoise, level_axes=1))
+def test_a_network_with_one_noisy_level_has_no_order():
+  with pytest.raises(ValueError, match='one level for all that is noisy.*leave order_gap out'):
+    order_gap.order_gap().measure(model_of(LAW.denoise, levels_differ=False))

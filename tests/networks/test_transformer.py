@@ -416,25 +416,22 @@ def close(found, expected, atol):
 def test_a_vector_is_a_sequence_of_its_numbers():
   """Positions are learned; channels of the output follow one another."""
   options = {**TINY, 'patch_size': 1, 'positions': 'learned'}
-  network = DiT(**options | {'out_channels': 6}, inputs=Inputs(known=True))
-  sequence = DiT(**options | {'out_channels': 2}, inputs=Inputs(known=True))
-  x = np.random.default_rng(0).standard_normal((2, 3), np.float32)
-  known = np.array([[np.nan, 0.5, np.nan], [1.0, np.nan, 0.2]], np.float32)
+  network = DiT(**options | {'out_channels': 6}, inputs=Inputs(self_conditioning=True))
+  sequence = DiT(**options | {'out_channels': 2}, inputs=Inputs(self_conditioning=True))
+  x, estimate = np.random.default_rng(0).standard_normal((2, 2, 3), np.float32)
+  levels = np.array([[0.3, 0.5, -0.7], [1.0, -0.4, 0.2]], np.float32)
   p = small_params(network, x, NOISE)
 
-  def apply(network, x, known=None):
-    cond = {} if known is None else {'known': known}
-    return np.asarray(applied(network)({'params': p}, x, NOISE, cond))
+  def apply(network, x, noise, estimate):
+    return np.asarray(applied(network)({'params': p}, x, noise, {'x0': estimate}))
 
-  found = apply(network, x, known)
-  y = apply(sequence, x[..., None], known[..., None])
-  assert_allclose(found, np.concatenate([y[..., 0], y[..., 1]], 1))
-  # What x is where it is known does not matter, and order does.
-  other = np.where(np.isnan(known), x, 9.0)
-  assert_array_equal(found, apply(network, other, known))
-  turned, whole = apply(network, x[:, ::-1]), apply(network, x)
+  for noise in (NOISE, levels):  # of the vector, and of each number
+    found = apply(network, x, noise, estimate)
+    y = apply(sequence, x[..., None], noise, estimate[..., None])
+    assert_allclose(found, np.concatenate([y[..., 0], y[..., 1]], 1))
+  # Order matters.
+  turned, whole = (apply(network, x, NOISE, 0.0 * x) for x in (x[:, ::-1], x))
   assert np.abs(turned[:, 2::-1] - whole[:, :3]).max() > 1e-3
-  assert_array_equal(apply(network, x, x * np.nan), whole)
   with pytest.raises(ValueError, match='out_channels=2 must be a multiple of'):
     shapes(sequence, (1, 3))
 

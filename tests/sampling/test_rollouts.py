@@ -58,6 +58,26 @@ def test_a_grid_of_any_shape_is_held():
     dj.hold_known(LEVELS, jnp.ones((2, 3)), known)
 
 
+@pytest.mark.parametrize('time', [[0.6], [0.3, 0.8], [[0.5], [0.9]]])
+def test_a_denoiser_is_given_what_is_known(time, rng):
+  """E[x_0 | x_t of the others, known] of N(0, C) in float64, whatever x is at known numbers."""
+  known = np.float32([[0.4, np.nan, np.nan, -1.0, np.nan, np.nan], [np.nan] * 5 + [2.0]])
+  x = rng.standard_normal((2, T), np.float32)
+  level = COSINE(jnp.asarray(time) if len(time) > 1 else jnp.float32(time[0]))
+  found = jax.jit(dj.given_known(denoise, known))(x, level).x0
+  other = np.where(np.isnan(known), x, 9.0).astype(np.float32)
+  assert_array_equal(jax.jit(dj.given_known(denoise, known))(other, level).x0, found)
+  cov = np.asarray(COVARIANCE, np.float64)
+  alphas, sigmas = (np.broadcast_to(np.reshape(a, -1), 2) for a in level[1:])
+  for row, x_row, alpha, sigma, each in zip(known, x, alphas, sigmas, found, strict=True):
+    given = ~np.isnan(row)
+    a, s = np.where(given, 1.0, alpha), np.where(given, 0.0, sigma)
+    y = np.where(given, row, x_row)
+    gain = cov * a[None] @ np.linalg.inv(a[:, None] * cov * a[None] + np.diag(s**2))
+    assert_array_equal(each[given], row[given])
+    assert_allclose(each, gain @ y, atol=2e-4)
+
+
 @transcribes(
   'Diffusion Forcing (Chen et al. 2024)',
   '3.3: a rollout beyond the trained length',

@@ -4,7 +4,6 @@ import functools
 
 import jax
 import numpy as np
-import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.training import conditions, objectives
@@ -122,24 +121,3 @@ def test_every_image_has_a_mask_of_its_own(key):
   # a mask depends only on its own key
   whole, turned = (np.asarray(draw_masks(keys, (200, 8, 12, 3))) for keys in (KEYS, KEYS[::-1]))
   assert_array_equal(turned[::-1], whole)
-
-
-@pytest.mark.parametrize('parameters', [3, 0])
-def test_subsets_of_a_joint_vector_have_their_probabilities(parameters):
-  """Three of four numbers are parameters, or none; within four standard errors."""
-  n, rules = 20_000, 5 if parameters else 3
-  draws = jax.jit(lambda key: conditions.draw_subsets(key, (n, 4), parameters))
-  known = np.asarray(draws(jax.random.key(0)))
-
-  def by_each(count):  # the probability of a mask with `count` known numbers
-    return sum(p**count * (1 - p) ** (4 - count) for p in (0.3, 0.7)) / rules
-
-  for mask, exact in (
-    ([0, 0, 0, 0], 1 / rules + by_each(0) + by_each(4)),
-    ([0, 0, 0, 1], (parameters > 0) / rules + by_each(1)),
-    ([1, 1, 1, 0], (parameters > 0) / rules + by_each(3)),
-    ([0, 1, 0, 1], by_each(2)),
-    ([1, 1, 1, 1], 0.0),
-  ):
-    share = (known == np.array(mask, bool)[None]).all(axis=1).mean()
-    assert abs(share - exact) <= 4 * (exact * (1 - exact) / n) ** 0.5

@@ -155,24 +155,3 @@ def test_the_uncertainty_weighs_each_level_by_its_own_error(key):
   (loss, _), grads = loss_at(float(np.log(error)))
   assert_allclose(loss, 2 * (1 + np.log(error)), rtol=1e-5)
   assert_allclose(grads['u'], 0.0, atol=1e-5)
-
-
-def test_the_loss_is_of_what_is_unknown(key):
-  """The squared error of a constant x_0, summed where known is NaN."""
-  x = RNG.standard_normal((8, 3)).astype(np.float32)
-  known = np.where(RNG.random((8, 3)) < 0.5, x, np.nan).astype(np.float32)
-  loss = objectives.denoising(
-    Network(
-      lambda params, x, noise, cond, *, key=None: 0.0 * x + 0.4,
-      dj.edm_input,
-      parametrization='x0',
-      condition=lambda key, batch: {'known': known},
-      known=True,
-    ),
-    SCHEDULE,
-    times=TIMES,
-    weight=lambda level: jnp.ones_like(level.sigma),
-  )
-  found, _ = jax.jit(loss)({'network': {}}, Context(), key, {'x': x})
-  error = np.where(np.isnan(known), (0.4 - x) ** 2, 0.0)
-  assert_allclose(found, error.sum(axis=1).mean() / 3, rtol=1e-5)

@@ -93,13 +93,35 @@ def test_what_levels_do_not_go_with_is_said(key):
   levels = dj.independent_levels()
   with pytest.raises(ValueError, match='need a network with level_axes=2'):
     objectives.denoising(one, SCHEDULE, times=dj.uniform_times, levels=levels)
-  known = Network(lambda *_, key=None: None, dj.logsnr_input, known=True, level_axes=2)
-  with pytest.raises(ValueError, match='leave known out'):
-    objectives.denoising(known, SCHEDULE, times=dj.uniform_times, levels=levels)
   two = Network(lambda *_, key=None: None, dj.logsnr_input, level_axes=2)
   flow = dj.RectifiedFlowSchedule()
   with pytest.raises(ValueError, match='leave it or levels out'):
     objectives.denoising(two, flow, times=dj.uniform_times, levels=levels, coupling=lambda *_: None)
+
+
+def test_the_loss_is_of_what_is_unknown(key):
+  """|x_0 - c|^2 of a constant c, summed where a subset of the numbers is noisy."""
+  x = X0[..., 0]
+  loss = objectives.denoising(
+    Network(
+      lambda params, x, noise, cond, *, key=None: 0.0 * x + 0.4,
+      dj.edm_input,
+      parametrization='x0',
+      level_axes=2,
+    ),
+    SCHEDULE,
+    times=dj.uniform_times,
+    weight=lambda level: jnp.ones_like(level.sigma),
+    levels=dj.subset_levels(2),
+  )
+  draws, _ = jax.jit(lambda key: loss.draw(key, {'x': x}, Context()))(key)
+  value, (metrics, _) = jax.jit(loss)({'network': {}}, Context(), key, {'x': x})
+  noisy = np.asarray(draws.level.sigma) > 0.0
+  assert 0.2 < noisy.mean() < 0.9
+  error = np.where(noisy, (0.4 - x) ** 2, 0.0)
+  assert_allclose(value, error.mean(), rtol=1e-5)
+  mean = metrics['loss'].total / metrics['loss'].count
+  assert_allclose(mean, error.sum() / noisy.sum(), rtol=1e-5)
 
 
 VALID = np.arange(T)[None] < np.array([5, 3, 1, 4, 5, 2, 5, 5])[:, None]

@@ -214,7 +214,7 @@ class Contexts(ModelCondition):
     path, row = (self.model.config.sampling[n] for n in ('context', 'context_row'))
     if not path and row is None:
       return None
-    without = 'takes no context (conditioning.context, conditioning.known)'
+    without = 'takes no context (conditioning.context, objective.levels)'
     field = 'sampling.context' if path else 'sampling.context_row'
     _check_taken(self.values is not None, f'config.{field}', without)
     if path:
@@ -236,13 +236,12 @@ class Contexts(ModelCondition):
     """Returns rows in the user's units: arrays, or a table with their columns."""
     spec, joint = self.values, self.name == 'known'
     assert spec is not None  # others take no rows
-    holds = self.model.noisy is not None and self.model.noisy.holds_known
-    if holds and len(spec.shape) > 1:
+    if joint and len(spec.shape) > 1:
       values, spec = _whole_sequences(values, spec)
     with as_user_error():
       rows = tables.rows_of(values, spec, what, joint)
     refuse(tables.row_problems(what, rows, spec, joint))
-    if holds:
+    if joint and self.model.noisy is not None:
       refuse(_partly_known(what, rows, self.model.noisy.shared))
     return rows
 

@@ -244,10 +244,13 @@ TABLES = {
     'if_any': _encoder('auto', 'width', 'layers', 'heads'),
   },
   'conditioning.image': named(conditions.inpaint, conditions.superres, conditions.colorize),
-  'conditioning.known': named(conditions.subsets),
   'schedule.schedule': SCHEDULES,
   'objective.times': TIMES,
-  'objective.levels': {'independent': dj.independent_levels, 'in_turn': dj.levels_in_turn},
+  'objective.levels': {
+    'independent': dj.independent_levels,
+    'in_turn': dj.levels_in_turn,
+    'subsets': dj.subset_levels,
+  },
   'objective.weight': WEIGHTS,
   'objective.coupling': {
     'exact': couplings.exact_coupling,

@@ -8,7 +8,7 @@ _COUPLING = 'objective.coupling'
 
 
 def _condition_without_cost(c, facts):
-  names = 'text', 'image', 'known'
+  names = 'text', 'image'
   return next((x for x in names if c.at(f'conditioning.{x}')), '')
 
 

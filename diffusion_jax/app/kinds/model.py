@@ -146,8 +146,7 @@ class Model:
   @property
   def takes_known(self) -> bool:
     """Whether samples take some numbers of x, which stay as they are given."""
-    holds = self.noisy is not None and self.noisy.holds_known
-    return holds or self.conditioning.known is not None
+    return self.noisy is not None and self.noisy.holds_known
 
   def draw(self, params: Params, guides: Guides, keys: jax.Array, cond: dict) -> tuple[Any, ...]:
     """Returns (images [B, ...] in [-1, 1], states of the first, ...); see `Plan.film`."""

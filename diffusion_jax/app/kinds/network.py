@@ -127,9 +127,6 @@ class Conditioning:
   # auto: by their shape (docs/arrays.md); if_any: auto for data with a context,
   # None for others
   context: ContextEncoder | None = None
-  # some numbers of the example, for any conditional of a joint distribution
-  # (docs/inference.md)
-  known: ImageCondition | None = None
   # probability that training hides labels, text, image and context; None: 0.1
   # with labels=None that the data ask for, else 0
   dropout: Probability | None = None
@@ -141,10 +138,6 @@ class Conditioning:
     if self.dropout and not any(given):
       raise ValueError(
         f'dropout={self.dropout} has no effect without labels, text, image or context: set it to 0'
-      )
-    if self.known is not None and self.context is not None:
-      raise ValueError(
-        'known=subsets has the context in x: set context=None, and data.joint=True for a simulator'
       )
     if self.augment and self.image is not None:
       raise ValueError(
@@ -159,7 +152,6 @@ _ASKED = {
   'label': 'conditioning.labels',
   'text': 'conditioning.text',
   'image': 'conditioning.image',
-  'known': 'conditioning.known',
   'context': 'conditioning.context',
   'x0': 'conditioning.self_conditioning',
   'augment': 'conditioning.augment',
@@ -235,6 +227,11 @@ class ConfiguredNetwork:
     return self.level_axes == 2 and of_numbers and 'context' not in self.reads
 
   @property
+  def levels_differ(self) -> bool:
+    """Whether noisy elements of an example have different levels in training."""
+    return self.level_axes == 2 and not self.config.objective.levels.declared.one_noisy_level
+
+  @property
   def shared(self) -> int:
     """How many neighbours share a level."""
     return self.config.objective.levels.get('size', 1) if self.level_axes == 2 else 1
@@ -280,7 +277,6 @@ class ConfiguredNetwork:
       'context': c.context is not None and self.facts.context is not None,
       'text': c.text is not None,
       'image': c.image is not None,
-      'known': c.known is not None,
     }
     return tuple(name for name, is_read in conditions.items() if is_read)
 
@@ -329,7 +325,7 @@ class ConfiguredNetwork:
       augment = functools.partial(augmentation.augment, probability=c.augment)
     has_text, has_context = c.text is not None, c.context is not None
     condition = objectives.make_condition(
-      bool(c.labels), c.dropout or 0.0, c.image, has_text, has_context, c.known
+      bool(c.labels), c.dropout or 0.0, c.image, has_text, has_context
     )
     if test and c.dropout:
       condition = functools.partial(_with_nothing_hidden, condition)
@@ -338,7 +334,6 @@ class ConfiguredNetwork:
       condition=condition,
       augment=augment,
       self_conditioning=c.self_conditioning,
-      known=c.known is not None,
       estimate_probability=1.0 if test else 0.5,
     )
 
@@ -397,9 +392,9 @@ def refusals_of(noisy: ConfiguredNetwork) -> tuple[Row, ...]:
       'determine x_0: set parametrization=v or x0',
     ),
     Row(
-      lambda c, facts: noisy.level_axes == 1,
+      lambda c, facts: not noisy.levels_differ,
       'config.sampling.order starts each element at its own step, and the network has one level '
-      'for all: train it with objective.levels=independent or in_turn',
+      'for all that is noisy: train it with objective.levels=independent or in_turn',
       section='sampling.order',
     ),
     Row(
@@ -414,6 +409,11 @@ def refusals_of(noisy: ConfiguredNetwork) -> tuple[Row, ...]:
       '{c.sampling.sampler.name} has one level for all: take another sampler or no context',
     ),
     Row(
+      lambda c, facts: noisy.holds_known and noisy.conditioning.context is not None,
+      'config.conditioning.context={c.conditioning.context.name}: with objective.levels what '
+      'samples are given is in x: set context=None, and data.joint=True for a simulator',
+    ),
+    Row(
       lambda c, facts: not noisy.holds_known,
       'samples that hold no elements, for which objective.levels is set in pixels and '
       'conditioning.context is None',
@@ -426,15 +426,22 @@ def refusals_of(noisy: ConfiguredNetwork) -> tuple[Row, ...]:
       '{facts.x.shape[0]}: take a smaller one',
     ),
     Row(
-      lambda c, facts: noisy.shared % c.network.get('patch_size', 1),
-      'config.objective.levels.size={c.objective.levels.size}: the elements of a patch share a '
-      'level: set it to a multiple of network.patch_size={c.network.patch_size}',
+      lambda c, facts: noisy.shared * bool(noisy.shared % c.network.get('patch_size', 1)),
+      'config.network.patch_size={c.network.patch_size}: the elements of a patch need one level, '
+      'and {it} neighbours share one: set it to 1, or train with objective.levels=independent and '
+      'objective.levels.size a multiple of it',
       section='objective.levels',
     ),
     Row(
       lambda c, facts: noisy.state_shape[0] % noisy.shared,
       'config.objective.levels.size={c.objective.levels.size} does not divide the '
       '{facts.x.shape[0]} elements of an example',
+      section='objective.levels',
+    ),
+    Row(
+      lambda c, facts: c.objective.levels.get('parameters', 0) >= noisy.state_shape[0],
+      'config.objective.levels.parameters={c.objective.levels.parameters} must be less than the '
+      '{facts.x.shape[0]} elements of an example: the others are what is observed',
       section='objective.levels',
     ),
     Row(
@@ -452,12 +459,10 @@ def _moves_all(c):
 
 def _inputs_of(c, facts, needs):
   x0 = jax.ShapeDtypeStruct((1, *facts.x.shape), jnp.float32)
-  shapes, context = {}, {}
-  # What the network sees of x_0.
-  for name, function in {'image': c.image, 'known': c.known}.items():
-    if function is not None:
-      with from_config(f'conditioning.{name}'):
-        shapes[name] = jax.eval_shape(function, abstract_key(), x0).shape
+  channels, context = 0, {}
+  if c.image is not None:  # what the network sees of x_0
+    with from_config('conditioning.image'):
+      channels = jax.eval_shape(c.image, abstract_key(), x0).shape[-1]
   if c.context is not None and facts.context is not None:
     shape = facts.context.shape
     context = {'context': shape, 'context_encoder': c.context}
@@ -465,12 +470,11 @@ def _inputs_of(c, facts, needs):
     num_classes=facts.num_classes if c.labels else 0,
     null_class=bool(c.dropout),
     text=c.text,
-    image_channels=shapes['image'][-1] if 'image' in shapes else 0,
+    image_channels=channels,
     self_conditioning=c.self_conditioning,
     augment_dim=augmentation.NUM_LABELS if c.augment else 0,
     elapsed=needs.map_kind == 'average_velocity',
     guidance_scale=needs.guidance_scale,
-    known='known' in shapes,
     **context,
   )
 

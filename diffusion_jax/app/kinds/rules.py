@@ -149,10 +149,6 @@ class Need(NamedTuple):
   has: Callable[[Node, Facts], bool]
 
 
-def _takes_known(c):
-  return c.at('conditioning.known') is not None or c.at('objective.levels') is not None
-
-
 NEEDS: dict[DataNeed, Need] = {
   'levels': Need(
     'levels, as pictures and texts have',
@@ -172,12 +168,7 @@ NEEDS: dict[DataNeed, Need] = {
     'give data with one, as data=npz with `context`, or train without, by '
     'conditioning.context=None',
     # With these the known numbers of x are the samples' context.
-    lambda c, facts: facts.context is not None or _takes_known(c),
-  ),
-  'vectors': Need(
-    'vectors [D] of real numbers',
-    'leave it out',
-    lambda c, facts: len(facts.x.shape) == 1 and not facts.x.levels,
+    lambda c, facts: facts.context is not None or c.at('objective.levels') is not None,
   ),
 }
 

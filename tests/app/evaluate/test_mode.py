@@ -177,9 +177,9 @@ def test_a_finished_evaluation_is_of_its_data(tmp_path):
   assert_allclose(grey[0], -grey[1], rtol=1e-5)
 
 
-def test_a_network_with_one_level_for_an_example_has_no_order_gap(run):
+def test_a_network_with_one_noisy_level_has_no_order_gap(run):
   refused(
-    r'^config.evaluation.order_gap: the network has one level for an example.*leave order_gap out$',
+    r'^config.evaluation.order_gap: one level for all that is noisy.*leave order_gap out$',
     run_mode,
     run,
     **{'evaluation.metrics': 'order_gap'},

@@ -16,7 +16,6 @@ VECTORS = Facts(ArraySpec((4,)))
 OBSERVED = DIGITS._replace(context=ArraySpec((3,)))
 # What is needed -> data without it.
 WITHOUT = {'levels': NUMBERS, 'pictures': TEXTS, 'a context': NUMBERS, 'data [': TEXTS}
-WITHOUT['vectors'] = NUMBERS
 # Mode, config, flag, what it needs.
 ROWS = """
 train digits sampling.bound=clip levels
@@ -37,7 +36,6 @@ train digits network=ddpmpp data [
 train digits network=edm2 data [
 train digits network=vdm data [
 train digits conditioning.context=auto a context
-train joint conditioning.known=subsets vectors
 train digits sampling.context=y.npz a context
 evaluate digits evaluation.metrics=elbo levels
 evaluate digits_vae evaluation.metrics=iw levels
@@ -72,7 +70,7 @@ def test_what_needs_other_data_says_so_in_one_line(row):
     every = lines(DECLARED, config, mode, None, facts)
     return [line for line in every if line.startswith(f'config.{path}=')]
 
-  assert not found(VECTORS if what == 'vectors' else OBSERVED)
+  assert not found(OBSERVED)
   (line,) = found(WITHOUT[what])
   data = f' and your data are {described(WITHOUT[what])}: '
   assert f' needs {what}' in line and data in line and '\n' not in line

@@ -16,11 +16,9 @@ from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.app.train import hooks
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks.functional import network_fn
-from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.runtime.run_folder import RunFolder
-from diffusion_jax.training.conditions import subsets
-from diffusion_jax.training.objectives import Context, denoising, make_condition
+from diffusion_jax.training.objectives import Context, denoising
 from tests import refusals
 from tests.app.conftest import arrays_of, of_run, trial, untrained
 from tests.app.fields import typed
@@ -122,17 +120,22 @@ def test_draws_of_a_training_are_within_the_box(tmp_path, monkeypatch):
     assert (np.abs(samples[:, :2]) <= 1.0).all()
 
 
-def test_a_restored_vector_keeps_what_is_known(run):
+@pytest.mark.parametrize('posterior', ['moment', 'gibbs', 'steered'])
+def test_a_restored_vector_keeps_what_is_known(posterior, run):
+  """By the run's steps and by steps of the method's own."""
   np.save(run / 'y.npy', [0.3, N, N, N])
   np.save(run / 'seen.npy', [1, 0, 0, 0])
   np.save(run / 'row.npy', [N, N, 0.2, N])
   fields = typed(f'edit=restore edit.image={run}/y.npy edit.noise=0.1')
-  fields |= typed('edit.num_samples=2 edit.output=restored')
+  fields |= typed(f'edit.num_samples=2 edit.output={posterior} edit.posterior={posterior}')
+  fields |= (
+    typed('edit.posterior.rounds=3 edit.posterior.inner_steps=3') if posterior == 'gibbs' else {}
+  )
   fields |= typed(f"""
     edit.operator=mask edit.operator.mask={run}/seen.npy sampling.context={run}/row.npy
   """)
   MODES['edit'](of_run(run, **fields), run)
-  x = arrays_of(run, 'restored', 'edits')['arr_0']
+  x = arrays_of(run, posterior, 'edits')['arr_0']
   assert_allclose(x[:, 2], 0.2, atol=1e-5)
 
 
@@ -151,14 +154,11 @@ def test_another_row_is_refused(run, error, row, message):
 
 
 REFUSED = [
-  (('joint', {'conditioning.context': 'vector'}), 'context in x: set context=None'),
-  (('joint', {'conditioning.known.parameters': 4}), 'must be less than the 4 numbers'),
+  (('joint', {'conditioning.context': 'vector'}), 'is in x: set context=None, and data.joint'),
+  (('joint', {'objective.levels.parameters': 4}), 'parameters=4 must be less than the 4 elements'),
   (('joint', {'conditioning.dropout': 0.1}), 'dropout=0.1 has no effect'),
-  (
-    ('gp_sequences', typed('conditioning.known=subsets conditioning.known.parameters=2')),
-    'needs vectors',
-  ),
-  (('joint', UNET), 'input known, which unet ... to dit or mlp'),
+  (('joint', {'sampling.order': 'blocks'}), 'one level for all that is noisy: train it with'),
+  (('joint', UNET), 'with a level for each element, which unet ... to dit or mlp'),
 ]
 
 
@@ -187,18 +187,21 @@ def conditional(row):
 @pytest.mark.slow
 def test_each_conditional_of_a_gaussian_is_learnt():
   """Draws for six subsets have the closed form's mean and covariance."""
-  module = MLP(channels=48, num_blocks=2, out_channels=3, inputs=Inputs(known=True))
+  module = MLP(channels=48, num_blocks=2, out_channels=3)
   network = dj.Network(
     network_fn(module),
     dj.edm_input,
     parametrization='edm',
     sigma_data=1.0,
-    condition=make_condition(labels=False, known=subsets(1)),
-    known=True,
+    level_axes=2,
   )
   schedule = dj.KarrasSchedule(sigma_max=20.0)
   objective = denoising(
-    network, schedule, times=dj.log_normal_times(-0.6, 1.4), weight=dj.edm_weight(1.0)
+    network,
+    schedule,
+    times=dj.log_normal_times(-0.6, 1.4),
+    weight=dj.edm_weight(1.0),
+    levels=dj.subset_levels(1),
   )
   steps, size = 800, 256
   adam = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
@@ -210,7 +213,7 @@ def test_each_conditional_of_a_gaussian_is_learnt():
   @jit_long
   def fitted(key):
     x = jnp.zeros((1, 3))
-    first: Any = {'network': module.init(key, x, jnp.zeros(1))['params']}
+    first: Any = {'network': module.init(key, x, jnp.zeros((1, 3)))['params']}
 
     def step(carry, key):
       params, state = carry
@@ -227,14 +230,14 @@ def test_each_conditional_of_a_gaussian_is_learnt():
     known = jnp.repeat(jnp.asarray(rows, jnp.float32), draws, axis=0)
     levels = dj.level_grid(schedule, 20)
     noise = dj.prior_sample(key, known.shape, levels.take(0))
-    denoise = network.denoiser(params['network'], {'known': known})
-    return dj.sample(key, denoise, dj.heun(), levels, noise)
+    denoise = network.denoiser(params['network'])
+    return dj.sample(key, denoise, dj.heun(), *dj.hold_known(levels, noise, known))
 
   x = np.asarray(fitted(jax.random.key(0))).reshape(len(rows), draws, 3)
   for row, each in zip(rows, x, strict=True):
     hidden = np.isnan(row)
     kept = np.broadcast_to(row[~hidden], (draws, 3 - hidden.sum()))
-    assert_allclose(each[:, ~hidden], kept, atol=1e-5)
+    assert_array_equal(each[:, ~hidden], kept.astype(np.float32))
     mean, cov = conditional(row)
     inverse = np.linalg.inv(np.linalg.cholesky(cov))
     z = (each[:, hidden] - mean) @ inverse.T  # exact draws are N(0, I)

@@ -164,7 +164,7 @@ training.num_steps=6 optimizer.decay_steps=3 => optimizer.decay_steps=3: the lea
   step 3 on, and training.num_steps=6: set decay_steps to 6, or None
 evaluation.metrics=fd evaluation.features=pixels evaluation.reference=lost training.metrics.every=4
   => evaluation.reference: npz file lost not found
-joint conditioning.context=vector => context in x: set context=None
+joint conditioning.context=vector => is in x: set context=None, and data.joint
 two_moons sampling.bound=clip => config.sampling.bound=clip needs levels
 """
 TABLES['sample'] = """

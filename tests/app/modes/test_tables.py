@@ -169,7 +169,7 @@ def test_samples_have_the_class_frequencies_of_a_table(table, tmp_path):
 def test_gaps_of_a_table_are_drawn(table, tmp_path, capsys):
   """Samples fill the empty cells of a table of known numbers; a reference may be a table too."""
   known = typed("""
-    conditioning.context=None conditioning.known=subsets conditioning.known.parameters=1
+    conditioning.context=None objective.levels=subsets objective.levels.parameters=1
   """)
   run = untrained(config_of(table, 'age', 'bmi', **known), tmp_path / 'run', 0.05)
   path = tmp_path / 'given.csv'

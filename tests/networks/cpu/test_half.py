@@ -126,7 +126,6 @@ TAKEN = {
   'text': [({'text': WORDS}, (64,)), ({'text': WORDS}, (64, 3))],
   'image': [({'image_channels': 1}, (4, 4, 1))],
   'x0': [({'self_conditioning': True}, (4, 4, 3))],
-  'known': [({'known': True}, (4, 4, 3))],
   'augment': [({'augment_dim': 9}, (9,))],
   'elapsed': [({'elapsed': True}, ())],
   'guidance_scale': [({'guidance_scale': True}, ())],

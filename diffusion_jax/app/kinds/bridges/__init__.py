@@ -45,7 +45,7 @@ _TABLES = {
 
 # What would change one of the two examples that a bridge joins.
 _OF_ONE_END = (
-  *(f'conditioning.{x}' for x in ('image', 'known', 'context', 'self_conditioning', 'augment')),
+  *(f'conditioning.{x}' for x in ('image', 'context', 'self_conditioning', 'augment')),
   'training.random_flip',
 )
 

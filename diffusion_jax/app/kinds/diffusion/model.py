@@ -263,9 +263,11 @@ def plan_of(
 
   def denoiser(cond, **options):
     denoise = denoiser_of(noisy, c, params or {}, cond, guides or {}, **options)
-    if c.schedule is None:
-      return denoise
-    return dj.at_training_levels(denoise, trained)
+    if c.schedule is not None:
+      denoise = dj.at_training_levels(denoise, trained)
+    if noisy.holds_known and 'known' in cond and not c.sampler.declared.takes_pairs:
+      return dj.given_known(denoise, cond['known'])
+    return denoise
 
   def of_estimate(cond, **options):
     # The estimate is always clipped in training.
