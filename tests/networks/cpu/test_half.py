@@ -126,6 +126,7 @@ TAKEN = {
   'text': [({'text': WORDS}, (64,)), ({'text': WORDS}, (64, 3))],
   'image': [({'image_channels': 1}, (4, 4, 1))],
   'x0': [({'self_conditioning': True}, (4, 4, 3))],
+  'valid': [({'valid': True}, (4,))],
   'augment': [({'augment_dim': 9}, (9,))],
   'elapsed': [({'elapsed': True}, ())],
   'guidance_scale': [({'guidance_scale': True}, ())],
@@ -152,6 +153,8 @@ def given(takes, which, rows, rng):
     whole = name in TABLES and len(shape) < 2
     fields |= more
     cond[name] = rng.integers(4, size=(rows, *shape)) if whole else normal(rows, *shape)
+  if 'valid' in cond:
+    cond['valid'] = cond['valid'] > -1.0
   if {'label', 'text', 'context'} & {*takes}:
     fields['null_class'], cond['drop'] = True, rng.random(rows) < 0.3
   return Inputs(**fields), cond
