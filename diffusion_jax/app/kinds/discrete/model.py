@@ -146,10 +146,11 @@ class StateDiffusion:
     """Returns the path of elements, or of their blocks that share a level, in an order."""
     if order == order_gap.TOGETHER:
       return levels
-    if self.noisy.level_axes == 1:
+    if not self.noisy.levels_differ:
       raise ValueError(
-        f'order={order}: the network has one level for an example, so that its elements have no '
-        'order: train one with objective.levels, or take order=together'
+        f'order={order}: the network has one level for all that is noisy in an example, so that '
+        'elements have no order: train one with objective.levels=independent or in_turn, or take '
+        'order=together'
       )
     place = np.arange(self.noisy.state_shape[0]) // self.noisy.shared
     return dj.staggered(levels, (len(levels.t) - 1) * order_gap.ORDERS[order](place))
