@@ -356,7 +356,7 @@ CALLS = {
 
 # Functions without float32 arguments, and those that others above call.
 OTHERS = """
-zero_terminal_snr independent_levels levels_in_turn hold_known roll_out respaced_steps
+zero_terminal_snr independent_levels levels_in_turn subset_levels hold_known roll_out respaced_steps
 churn_gamma Denoiser FlowMap Likelihood
 NoiseLevel Normal Measurement Network Particles Prediction Sampler Twist
 level_grid step_levels staggered repaint_levels clean_level kl_warmup pytree_dataclass
