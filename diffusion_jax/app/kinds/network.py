@@ -409,7 +409,9 @@ def refusals_of(noisy: ConfiguredNetwork) -> tuple[Row, ...]:
       '{c.sampling.sampler.name} has one level for all: take another sampler or no context',
     ),
     Row(
-      lambda c, facts: noisy.holds_known and noisy.conditioning.context is not None,
+      lambda c, facts: (
+        noisy.holds_known and c.at('conditioning.context.name') not in (None, 'if_any')
+      ),
       'config.conditioning.context={c.conditioning.context.name}: with objective.levels what '
       'samples are given is in x: set context=None, and data.joint=True for a simulator',
     ),
