@@ -15,13 +15,13 @@ VARIANTS = 'pyramid', 'causal', 'blocks'
 
 
 def get_config(arg=''):
-  config = base.short(3000, 1000, steps_per_call=20, batch_size=128)
+  config = base.short(2000, 1000, steps_per_call=20, batch_size=128)
   config = base.rectified_flow(config)
   config.data = section(
     'gaussian_process', sides=(32,), length=4.0, kernel='exponential', fresh=True
   )
   config.network = section('dit', channels=64, num_blocks=3, num_heads=4, patch_size=1)
-  config.objective.levels = section('independent')
+  config.objective.levels = section('independent', clean=0.5)
   config.sampling.update(num_samples=1000, batch_size=500, num_steps=10)
   config.sampling.sampler = section(
     'dpm_solver_pp'
