@@ -9,7 +9,7 @@ bound along orders less that of all together, in nats per number, and the bound 
 less that of the exact denoiser. Errors are standard errors over three trainings.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ class Perceptron(nn.Module):
 
 MODULE = Perceptron()
 NETWORK = dj.Network(
-  lambda params, x, noise, cond, *, key=None: MODULE.apply(params, x, noise),
+  cast(Any, lambda params, x, noise, cond, *, key=None: MODULE.apply(params, x, noise)),
   dj.logsnr_input,
   parametrization='v',
   level_axes=2,

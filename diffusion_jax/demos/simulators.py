@@ -265,8 +265,8 @@ def gaussian_process(
   np.fill_diagonal(channels, 1.0)
   made = {'matern': matern, 'exponential': exponential}[kernel]
   factors = [made(side, length) for side in sides]
-  for axis, kernel in enumerate([*factors, channels], 1):
-    root = np.linalg.cholesky(kernel)
+  for axis, factor in enumerate([*factors, channels], 1):
+    root = np.linalg.cholesky(factor)
     x = np.moveaxis(np.moveaxis(x, axis, -1) @ root.T, -1, axis)
   return {'x': x * std + mean}
 

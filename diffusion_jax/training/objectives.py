@@ -336,7 +336,7 @@ def check_levels(network: Network, coupling: Coupling | None = None) -> None:
     raise ValueError('a coupling pairs examples at one level: leave it or levels out')
 
 
-def of_elements(tree: PyTree, shape: tuple[int, int]) -> PyTree:
+def of_elements(tree: PyTree, shape: tuple[int, ...]) -> PyTree:
   """Returns arrays [B] or [B, T] as one value for each element, [B, T]."""
   return jax.tree.map(lambda a: jnp.broadcast_to(a if a.ndim > 1 else a[:, None], shape), tree)
 

@@ -54,7 +54,7 @@ def test_the_levels_of_numbers_are_side_by_side():
   network, noise = MLP(8, 1, out_channels=4), np.abs(vectors(4, seed=2))
   x = vectors(4)
   p = small_params(network, x, noise)
-  angles = np.float64(noise)[..., None] * np.exp(-np.log(1e4) * np.arange(128) / 128)
+  angles = np.asarray(noise, np.float64)[..., None] * np.exp(-np.log(1e4) * np.arange(128) / 128)
   h = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1).reshape(3, -1)
   first = taken(network, 'noise_dense_1', 0, {'params': p}, x, noise)
   assert_allclose(first, h, atol=1e-6)

@@ -43,7 +43,7 @@ def test_each_example_has_its_own_known_elements():
 
 
 def test_a_grid_of_any_shape_is_held():
-  known = np.float32([[1.0, np.nan, np.nan], [np.nan, 2.0, np.nan]])[..., None]
+  known = np.array([[1.0, np.nan, np.nan], [np.nan, 2.0, np.nan]], np.float32)[..., None]
   x = jnp.ones((2, 3, 1))
   for levels in (LEVELS, dj.staggered(LEVELS, [0, 2, 4])):
     grid, held = dj.hold_known(levels, x, known)
@@ -98,7 +98,7 @@ def test_a_window_continues_an_ar1_beyond_its_length(stride):
   error = x[:, 3:].mean(axis=0) - a * RHO**steps
   assert (np.abs(error) < 4.5 * np.sqrt(variance / n) + 0.02).all()
   assert_allclose(x[:, 3:].var(axis=0), variance, rtol=0.12)
-  last = np.corrcoef(x[:, -6:].T)[0]
+  last = np.atleast_2d(np.corrcoef(x[:, -6:].T))[0]
   assert_allclose(last, RHO ** np.arange(6), atol=0.08)
 
 

@@ -43,7 +43,7 @@ def test_the_loss_is_a_mean_over_noisy_elements(kind, weight, key):
   loss = objective(kind, weight)
   inputs = drawn(loss, key)
   value, (metrics, _) = jax.jit(loss.loss)(PARAMS, Context(), inputs, (key, key))
-  alpha, sigma = (np.float64(a)[..., None] for a in inputs.level[1:])
+  alpha, sigma = (np.asarray(a, np.float64)[..., None] for a in inputs.level[1:])
   eps, x0 = np.float64(inputs.eps), np.float64(X0)
   noisy = sigma[..., 0] > 0.0
   assert 0.5 < noisy.mean() < 0.9

@@ -72,8 +72,9 @@ def draw(
 def check_film(model: Model, inputs: Conditions) -> None:
   """Raises UserError for a film of a window that moves, which has none."""
   known = inputs.cond.get('known')
-  moves = known is not None and known.shape[1] > model.state_shape[0]
-  if model.config.sampling.trajectory and moves:
+  if not model.config.sampling.trajectory or known is None:
+    return
+  if known.shape[1] > model.state_shape[0]:
     raise UserError(
       f'config.sampling.trajectory: the rows of sampling.context have {known.shape[1]} elements, '
       f'and a window of {model.state_shape[0]} that moves has no film: leave trajectory out'
