@@ -73,7 +73,7 @@ def test_an_unknown_option_is_refused_at_construction(field, known):
 
 
 # The numbers that may be 0, and numbers of any sign.
-FROM_0 = 'bottleneck class_tokens class_tokens_at latent_dim registers routing_ends'.split()
+FROM_0 = 'bottleneck causal class_tokens class_tokens_at latent_dim registers routing_ends'.split()
 SIGNED = 'gamma_min', 'gamma_max'
 
 
