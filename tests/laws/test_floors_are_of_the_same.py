@@ -172,7 +172,6 @@ TRAININGS = {
 WORDS = {
   'a text': ('shapes_text', ''),
   'a picture': ('digits', 'inpainting'),
-  'some of the numbers': ('joint', ''),
 }
 
 
