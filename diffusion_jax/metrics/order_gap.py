@@ -1,7 +1,8 @@
 """How far a model with a level for each element contradicts itself: its bound in several orders."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +17,9 @@ from diffusion_jax.metrics.metric import Arrays, ExampleArrays, ModelMetric, Sco
 from diffusion_jax.ranges import Rate, Size
 
 TOGETHER = 'together'
+ElementOrder = Literal['together', 'left_to_right', 'right_to_left']
 # The place of each element in an order, by its place from the left.
-ORDERS = {
+ORDERS: dict[ElementOrder, Callable[[np.ndarray], np.ndarray]] = {
   TOGETHER: lambda place: 0 * place,
   'left_to_right': lambda place: place,
   'right_to_left': lambda place: place[::-1],

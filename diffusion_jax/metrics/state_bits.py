@@ -1,7 +1,7 @@
 """Bits per dimension of diffusion models of discrete states."""
 
 import functools
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import jax
 
@@ -12,10 +12,10 @@ from diffusion_jax.declared import declares
 from diffusion_jax.metrics import order_gap, plots
 from diffusion_jax.metrics.bits import in_bits
 from diffusion_jax.metrics.metric import ExampleArrays, ImageModel, ModelMetric
+from diffusion_jax.metrics.order_gap import ORDERS, ElementOrder
 from diffusion_jax.ranges import Size
 
 Array = jax.Array
-ElementOrder = Literal['together', 'left_to_right', 'right_to_left']
 
 
 class StateModel(ImageModel, Protocol):
@@ -73,12 +73,12 @@ def state_order_gap(num_times: Size = 16) -> ModelMetric:
       def nats(order):
         return model.state_bound(params, keys, x0, cond, num_times, order)['total']
 
-      return {order: nats(order) / (x0.size // len(x0)) for order in get_args(ElementOrder)}
+      return {order: nats(order) / (x0.size // len(x0)) for order in ORDERS}
 
     return function
 
   def calls(model: StateModel, train: Source | None) -> int:
-    return len(get_args(ElementOrder)) * (model.num_steps or num_times)
+    return len(ORDERS) * (model.num_steps or num_times)
 
   return ModelMetric(measure, order_gap.compute, order_gap.report, calls=calls)
 

@@ -9,7 +9,7 @@ from diffusion_jax.core.arguments import as_float, expand_to
 from diffusion_jax.core.checked import Key, checked
 from diffusion_jax.core.denoiser import Denoiser, predict
 from diffusion_jax.core.keys import split_key
-from diffusion_jax.core.levels import Grid, NoiseLevel, clean_level, select_level
+from diffusion_jax.core.levels import Grid, NoiseLevel, check_axes, clean_level, select_level
 from diffusion_jax.ranges import Size
 
 Array = jax.Array
@@ -18,7 +18,7 @@ Array = jax.Array
 @checked
 def is_known(known: Array) -> Array:
   """Returns which elements of known [B, T, ...] have no NaN, bool [B, T]."""
-  return jnp.isfinite(known).reshape(*known.shape[:2], -1).all(axis=-1)
+  return ~jnp.isnan(known).reshape(*known.shape[:2], -1).any(axis=-1)
 
 
 @checked
@@ -27,11 +27,14 @@ def hold_known(levels: Grid, x: Array, known: Array) -> tuple[NoiseLevel, Array]
 
   The other elements are then drawn given these, `dj.sample(key, denoise, sampler,
   *dj.hold_known(levels, x, known))` (Diffusion Forcing, Chen et al. 2024, section 3.3).
-  levels: [N+1] or [N+1, 1 or B, T]; x: noise [B, T, ...]; known: [B, T, ...], NaN in
-  elements that are drawn. ValueError if the shapes of x and known differ.
+  levels: as for `sample`; x: noise [B, T, ...]; known: [B, T, ...], NaN in elements that
+  are drawn, also if only some numbers of an element are NaN. ValueError if the shapes of x
+  and known differ, or for levels that do not fit x.
   """
   if known.shape != x.shape:
     raise ValueError(f'known has the shape {list(known.shape)}, and x {list(x.shape)}')
+  check_axes(levels, x)
+  levels.take(0).expand_to(x)
   shape = (*levels.t.shape, *[1] * (3 - levels.t.ndim))
   levels = jax.tree.map(lambda a: a.reshape(shape), levels)
   levels = select_level(is_known(known)[None], clean_level(), levels)
@@ -86,5 +89,5 @@ def roll_out(
     part = jax.lax.dynamic_slice_in_dim(x, start, window, axis=1)
     return jax.lax.dynamic_update_slice_in_dim(x, draw(key, part), start, axis=1), None
 
-  keys = jnp.moveaxis(split_key(key, len(starts)), 0, 0)
-  return jax.lax.scan(step, known, (keys, jnp.array(starts)))[0]
+  inputs = split_key(key, len(starts)), jnp.array(starts)
+  return jax.lax.scan(step, known, inputs)[0]

@@ -57,7 +57,7 @@ def test_terms_in_discrete_time_are_means_over_images(tmp_path):
 def test_the_order_gap_is_the_difference_to_all_together(tmp_path):
   """The orders have bounds of 3, 3.25 and 3.5 bits/dim, and equal keys."""
   bits = {'together': 3.0, 'left_to_right': 3.25, 'right_to_left': 3.5}
-  assert [*bits] == [*get_args(state_bits.ElementOrder)] == [*order_gap.ORDERS]
+  assert [*bits] == [*get_args(order_gap.ElementOrder)] == [*order_gap.ORDERS]
   seen = []
 
   def state_bound(params, keys, x0, cond, num_times, order):

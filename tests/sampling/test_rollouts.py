@@ -56,6 +56,12 @@ def test_a_grid_of_any_shape_is_held():
     assert_array_equal(held[..., 0], [[1.0, 1.0, 1.0], [1.0, 2.0, 1.0]])
   with pytest.raises(ValueError, match=r'known has the shape \[2, 3, 1\], and x \[2, 3\]'):
     dj.hold_known(LEVELS, jnp.ones((2, 3)), known)
+  four = dj.NoiseLevel(*(np.broadcast_to(a[:, None], (61, 4)) for a in LEVELS))
+  with pytest.raises(ValueError, match='does not fit an array of shape'):
+    dj.hold_known(four, x, known)
+  square = dj.NoiseLevel(*(a[:, :2] for a in four))
+  with pytest.raises(ValueError, match='may be of examples or of elements'):
+    dj.hold_known(square, x[:, :2], known[:, :2])
 
 
 @pytest.mark.parametrize('time', [[0.6], [0.3, 0.8], [[0.5], [0.9]]])

@@ -20,7 +20,7 @@ from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.discrete.network import StateNetwork
 from diffusion_jax.discrete.transitions import StateProcess
-from diffusion_jax.metrics import order_gap, state_bits
+from diffusion_jax.metrics import order_gap
 from diffusion_jax.networks import functional
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Objective
@@ -126,7 +126,7 @@ class StateDiffusion:
     x0: Array,
     cond: dict,
     num_times: int,
-    order: state_bits.ElementOrder = 'together',
+    order: order_gap.ElementOrder = 'together',
   ) -> dict[str, jax.Array]:
     """Returns the bound of images x0; see `metrics.state_bits.state_elbo`."""
     denoise, process, schedule = self.denoiser(params, cond), self.process, self.given['schedule']
@@ -142,7 +142,7 @@ class StateDiffusion:
       nats = dj.masked_bound(keys, denoise, process, schedule, x0, **options)
     return {'total': nats}
 
-  def path(self, levels: dj.NoiseLevel, order: state_bits.ElementOrder) -> dj.NoiseLevel:
+  def path(self, levels: dj.NoiseLevel, order: order_gap.ElementOrder) -> dj.NoiseLevel:
     """Returns the path of elements, or of their blocks that share a level, in an order."""
     if order == order_gap.TOGETHER:
       return levels
