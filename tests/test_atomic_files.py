@@ -5,7 +5,7 @@ import pytest
 
 from diffusion_jax.atomic_files import draft, draft_folder, write_figure
 from diffusion_jax.data import drawings
-from diffusion_jax.interop.files import write_safetensors
+from diffusion_jax.interop.weight_files import write_safetensors
 from diffusion_jax.runtime import files
 from tests.runtime.test_files import PLANTED, planted
 

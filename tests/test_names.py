@@ -152,7 +152,6 @@ edm2: the network, and its weights
 equations: of a family
 estimates: scores of an array, and refusals of what estimates no x_0
 features: the numbers of a network, and the files of these networks
-files: how those of a run are written, what readers of data leave out, tensors
 floors: their closed forms, and the file of a training
 inception: the network, and its weights
 inputs: of a network, and of an exercise

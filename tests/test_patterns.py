@@ -15,7 +15,7 @@ from re import _constants as sre, _parser as parser  # pyright: ignore[reportAtt
 
 import pytest
 
-from diffusion_jax.data import cells, files
+from diffusion_jax.data import cells, set_files
 from diffusion_jax.metrics import published
 
 PACKAGE = Path(__file__).parent.parent / 'diffusion_jax'
@@ -156,11 +156,11 @@ def test_the_ways_of_known_patterns(pattern, expected):
 
 # Of a path, an object of a bucket or a shard's name, none of more than 4,096 characters, n^2 is
 # soon done.
-OF_NAMES = 'data/files.py', 'runtime/twins.py'
+OF_NAMES = 'data/set_files.py', 'runtime/twins.py'
 # Patterns that are rows of tables.
 TABLES = {
-  'data/files.py': [
-    line.partition(' ')[0] for module in (cells, files) for line in module._KINDS.split('\n')
+  'data/set_files.py': [
+    line.partition(' ')[0] for module in (cells, set_files) for line in module._KINDS.split('\n')
   ],
   'metrics/published.py': [*published.ORIGINS],
   'data/code_sums.py': ['^some_name(/|\\.py,)'],

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from diffusion_jax.data.files import check_text, say_left_out, say_once
+from diffusion_jax.data.set_files import check_text, say_left_out, say_once
 from diffusion_jax.paths import existing
 
 NUMBER = re.compile(r'[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,9})?', re.ASCII | re.IGNORECASE)

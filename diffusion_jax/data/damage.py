@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
-from diffusion_jax.data.files import say_left_out
+from diffusion_jax.data.set_files import say_left_out
 
 _BLOCK, _THREADS = 64, 16
 

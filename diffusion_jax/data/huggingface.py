@@ -17,8 +17,8 @@ import numpy as np
 
 from diffusion_jax.data import buckets
 from diffusion_jax.data.columns import Columns, ColumnSource, checked, of_numbers
-from diffusion_jax.data.files import files_below, say_left_out, say_missing
 from diffusion_jax.data.parquet import image_bytes, open_parquet
+from diffusion_jax.data.set_files import files_below, say_left_out, say_missing
 from diffusion_jax.data.sources import facts_of_fields, pictures, states
 from diffusion_jax.data.splits import NoTestSplit, check_split
 from diffusion_jax.data.sums import identity

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.data.damage import damaged, left_out, problem
-from diffusion_jax.data.files import readable, say_left_out, taken_below
 from diffusion_jax.data.images import check_picture, read_image, resized
+from diffusion_jax.data.set_files import readable, say_left_out, taken_below
 from diffusion_jax.data.sources import pictures
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.data.splits import check_fraction, check_part, check_split

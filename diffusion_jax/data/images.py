@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.data.files import is_said, say_left_out, say_once
+from diffusion_jax.data.set_files import is_said, say_left_out, say_once
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.errors import naming, reason_of
 from diffusion_jax.paths import existing

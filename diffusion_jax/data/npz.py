@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 
 from diffusion_jax.data import buckets
-from diffusion_jax.data.files import say_left_out
+from diffusion_jax.data.set_files import say_left_out
 from diffusion_jax.data.sources import ADVICE, ArraySource, check_finite
 from diffusion_jax.data.splits import check_split, random_part
 from diffusion_jax.declared import declares

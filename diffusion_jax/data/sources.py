@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from diffusion_jax.data.files import say_once
+from diffusion_jax.data.set_files import say_once
 from diffusion_jax.data.spec import ArraySpec, Facts, check_facts, mean_and_std
 from diffusion_jax.data.sums import digest, of_array
 from diffusion_jax.declared import declares

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.atomic_files import draft, own_folder
-from diffusion_jax.data.files import files_below
+from diffusion_jax.data.set_files import files_below
 from diffusion_jax.paths import cache_folder
 
 _BYTES, _FILES = 2**26, 100  # bytes and files that are read at a time

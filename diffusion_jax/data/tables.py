@@ -18,8 +18,8 @@ import numpy as np
 from diffusion_jax.data import buckets
 from diffusion_jax.data.cells import HEADER, NUMBER, Cells, read_cells, safe, single_line
 from diffusion_jax.data.columns import check_columns
-from diffusion_jax.data.files import say_left_out, say_once
 from diffusion_jax.data.npz import box_of, read_array
+from diffusion_jax.data.set_files import say_left_out, say_once
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.splits import check_split, random_part

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_jax.data.files import check_text, files_below, taken_below
+from diffusion_jax.data.set_files import check_text, files_below, taken_below
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.data.splits import check_fraction, check_split
 from diffusion_jax.declared import declares

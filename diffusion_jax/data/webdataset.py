@@ -12,7 +12,7 @@ import numpy as np
 
 from diffusion_jax.data import buckets
 from diffusion_jax.data.columns import Columns, ColumnSource, checked
-from diffusion_jax.data.files import readable, say_left_out, say_missing, taken_below
+from diffusion_jax.data.set_files import readable, say_left_out, say_missing, taken_below
 from diffusion_jax.data.sources import facts_of_fields, pictures, states
 from diffusion_jax.data.splits import random_part
 from diffusion_jax.declared import Free, declares

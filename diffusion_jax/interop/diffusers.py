@@ -19,9 +19,9 @@ from diffusion_jax.interop import (
   diffusers_schedulers as schedulers,
   diffusers_transformer as transformer,
   diffusers_unet as unet,
-  files,
   names,
   reader,
+  weight_files,
 )
 from diffusion_jax.interop.diffusers_options import modern, sides
 from diffusion_jax.interop.names import Params, Tensors, require
@@ -43,14 +43,14 @@ def load(path: str | Path, /, **options: object) -> reader.Imported:
   """
   path = Path(path)
   folder = folder_of(path)
-  config = files.read_json(folder / CONFIG)
+  config = weight_files.read_json(folder / CONFIG)
   kind = str(config.get('_class_name'))
   require(
     kind in _LOADERS, f'{folder} is a folder of the class {kind}: give one of {", ".join(_LOADERS)}'
   )
   loader, takes = _LOADERS[kind]
   check_known(kind, takes, options)
-  weights = path if path.is_file() else files.find(folder, FILES)
+  weights = path if path.is_file() else weight_files.find(folder, FILES)
   scheduler = find_scheduler(folder, path if path.is_dir() else folder)
   imported = loader(config, weights, scheduler, **options)
   if not (path / 'vae' / CONFIG).is_file():
@@ -197,7 +197,7 @@ def _load_unet(config, weights, scheduler, null_class=False):
   facts = reader.facts_of(shape, network.inputs.num_classes)
   model = reader.ForeignModel(network, table, sections, facts, notes)
   with _reading(weights):
-    return model.read(files.open_tensors(weights, modern))
+    return model.read(weight_files.open_tensors(weights, modern))
 
 
 def _load_transformer(config, weights, scheduler, noise_embedding=None):
@@ -208,7 +208,7 @@ def _load_transformer(config, weights, scheduler, noise_embedding=None):
   sections |= _sections('dit', network, fields, learned)
   shapes = reader.shapes_of(network, sections, shape)
   with _reading(weights):
-    params = transformer.read(network, files.open_tensors(weights), shapes)
+    params = transformer.read(network, weight_files.open_tensors(weights), shapes)
   if noise_embedding is None:
     notes = *notes, _FREQUENCIES
   if c.norm_eps != transformer.NORM_EPS:
@@ -220,11 +220,11 @@ def _load_transformer(config, weights, scheduler, noise_embedding=None):
 def _load_autoencoder(config, weights, scheduler):
   model = autoencoder.describe(config)
   with _reading(weights):
-    return model.read(files.open_tensors(weights, modern))
+    return model.read(weight_files.open_tensors(weights, modern))
 
 
 def _reading(weights):
-  return files.reading(weights, f'the network of {CONFIG}')
+  return weight_files.reading(weights, f'the network of {CONFIG}')
 
 
 def _sections(name, network, fields, learned):
@@ -260,7 +260,7 @@ def _read_scheduler(path):
   if path is None:
     sections, notes = schedulers.read_sections(schedulers.DDPM)
     return schedulers.DDPM, sections, (_NO_SCHEDULER, *notes)
-  options = files.read_json(path)
+  options = weight_files.read_json(path)
   return options, *schedulers.read_sections(options)
 
 
@@ -316,7 +316,7 @@ def folder_of(path: Path) -> Path:
 
 
 def _check_pipeline(path):
-  index = files.read_json(path / INDEX)
+  index = weight_files.read_json(path / INDEX)
   parts = {
     name: value[1]
     for name, value in index.items()
@@ -346,7 +346,7 @@ def write_model(folder: Path, config: Options, tensors: Tensors) -> None:
   """Writes the config.json and the weights of a model."""
   folder.mkdir(parents=True, exist_ok=True)
   # diffusers refuses files without the format of PyTorch.
-  files.write_safetensors(folder / FILES[0], tensors, format='pt')
+  weight_files.write_safetensors(folder / FILES[0], tensors, format='pt')
   write_json(folder / CONFIG, config)
 
 

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 
 from diffusion_jax.interop import names, reader
-from diffusion_jax.interop.files import read_tensors
 from diffusion_jax.interop.names import KERNEL, LayerNames, NameRule
 from diffusion_jax.interop.options import (
   Allowed,
@@ -24,6 +23,7 @@ from diffusion_jax.interop.options import (
   of_text,
   typed,
 )
+from diffusion_jax.interop.weight_files import read_tensors
 from diffusion_jax.networks.ddpmpp import DDPMpp
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import UNet

@@ -15,10 +15,10 @@ import numpy as np
 
 from diffusion_jax.interop import names
 from diffusion_jax.interop.edm import FIELDS, edm_sections
-from diffusion_jax.interop.files import read_tensors
 from diffusion_jax.interop.names import Layer, LayerNames
 from diffusion_jax.interop.options import beside, complete, fields_of, of_text, typed
 from diffusion_jax.interop.reader import ForeignModel, Imported, facts_of
+from diffusion_jax.interop.weight_files import read_tensors
 from diffusion_jax.networks.edm2 import EDM2, Uncertainty
 from diffusion_jax.networks.inputs import Inputs
 

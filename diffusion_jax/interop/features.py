@@ -18,8 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.interop import dinov2, inception
-from diffusion_jax.interop.files import write_safetensors
 from diffusion_jax.interop.names import Params, require
+from diffusion_jax.interop.weight_files import write_safetensors
 from diffusion_jax.runtime.files import sha256
 from diffusion_jax.runtime.per_example import one_ahead
 

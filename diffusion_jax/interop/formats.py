@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.data import npz
-from diffusion_jax.interop import diffusers, files
+from diffusion_jax.interop import diffusers, weight_files
 from diffusion_jax.interop.reader import Imported
 from diffusion_jax.paths import existing
 
@@ -40,12 +40,12 @@ def recognise(source: Path) -> str:
   if source.name.startswith('diffusion_pytorch_model'):
     return 'diffusers'
   if source.suffix == '.safetensors':
-    if 'config' in files.read_metadata(source):
+    if 'config' in weight_files.read_metadata(source):
       return OURS
     if source.with_suffix('.json').is_file():
-      is_edm2 = 'unet.out_gain' in files.open_tensors(source)
+      is_edm2 = 'unet.out_gain' in weight_files.open_tensors(source)
       return 'edm2' if is_edm2 else 'edm'
-  files.check_kind(source)
+  weight_files.check_kind(source)
   _check_no_graph(source)
   every = '|'.join((*OTHERS, OURS))
   raise ValueError(f'the format of {source} is ambiguous: give --config.convert.format={every}')
@@ -56,7 +56,7 @@ def _check_no_adapters(source):
   if source.is_dir() and diffusers.find_model(source) is None:
     names = (path.name for path in source.iterdir())
   elif source.suffix == '.safetensors' and source.is_file():
-    names = files.open_tensors(source)
+    names = weight_files.open_tensors(source)
   if any('lora_' in n or n.startswith('adapter_model.') for n in names):
     raise ValueError(
       f'{source} holds adapters (LoRA), which are not read: merge them into '
@@ -67,7 +67,7 @@ def _check_no_adapters(source):
 
 def _check_no_graph(source):
   # The variables of Ho et al.'s graph.
-  is_npz = files.kind_of(source) == 'npz'
+  is_npz = weight_files.kind_of(source) == 'npz'
   if is_npz and any(n.endswith('conv_in/W') for n in npz.names_of(source)):
     raise ValueError(
       f'{source} has the variables of a TensorFlow graph of Ho et al., which '

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from diffusion_jax.interop import names
-from diffusion_jax.interop.files import read_tensors, reading
+from diffusion_jax.interop.weight_files import read_tensors, reading
 from diffusion_jax.networks.inception import SIDE, Inception, preprocess
 
 FILES = (

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import jax
 
 from diffusion_jax.interop import names, reader
-from diffusion_jax.interop.files import read_tensors
 from diffusion_jax.interop.options import (
   complete,
   fields_of,
@@ -19,6 +18,7 @@ from diffusion_jax.interop.options import (
   of_text,
   typed,
 )
+from diffusion_jax.interop.weight_files import read_tensors
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.unet import NoisyClassifier, UNet
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from diffusion_jax.aliases import Json, Tree
-from diffusion_jax.interop.files import read_json
 from diffusion_jax.interop.names import listed, require
+from diffusion_jax.interop.weight_files import read_json
 from diffusion_jax.ranges import FlagText, Misfit, convert, near
 
 Options = Tree

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import numpy as np
 
 from diffusion_jax.interop import names, reader
-from diffusion_jax.interop.files import read_tensors
 from diffusion_jax.interop.names import SAME, TORCH, Layer, LayerNames, Tensors
 from diffusion_jax.interop.options import complete, fields_of, models, of_model, of_text, typed
+from diffusion_jax.interop.weight_files import read_tensors
 from diffusion_jax.networks.ddpmpp import DDPMpp
 
 # The fields of their configs with defaults; ema: read the EMA weights.

@@ -13,7 +13,7 @@ from jax import export
 from diffusion_jax.aliases import NamedParams, Params, PyTree
 from diffusion_jax.atomic_files import draft, draft_folder
 from diffusion_jax.data.spec import ArraySpec, Facts
-from diffusion_jax.interop import files
+from diffusion_jax.interop import weight_files
 from diffusion_jax.interop.features import Features
 from diffusion_jax.interop.names import require
 from diffusion_jax.runtime.files import sha256
@@ -62,7 +62,7 @@ def save(
     cond: the shapes of its arrays.
     unit: of the images, for the reader of the script.
   """
-  weights = files.flatten(jax.device_get(jax.tree.map(jnp.asarray, dict(params))))
+  weights = weight_files.flatten(jax.device_get(jax.tree.map(jnp.asarray, dict(params))))
 
   def sampler(weights, index, cond):
     return compute(traverse_util.unflatten_dict(weights, sep='/'), index, cond)
@@ -78,7 +78,7 @@ def save(
   text = '{' + ', '.join(fields) + '}'
   script = _SCRIPT.format(size=size, unit=unit, cond=text)
   with draft_folder(out) as new:
-    files.write_safetensors(new / WEIGHTS, weights)
+    weight_files.write_safetensors(new / WEIGHTS, weights)
     (new / PROGRAM).write_bytes(program)
     (new / SCRIPT).write_text(script)
 

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.errors import UserError
-from diffusion_jax.interop import files
+from diffusion_jax.interop import weight_files
 from diffusion_jax.runtime import files as of_run, processes, run_folder
 from diffusion_jax.runtime.run_folder import Folder
 from diffusion_jax.training import power_ema
@@ -58,14 +58,14 @@ def write(workdir: Folder, step: int, averages: dict) -> None:
   it, since parameters may be split among them.
   """
   widths = {name: x for name, x in averages.items() if power_ema.width_of(name)}
-  arrays = files.flatten(_on_host(widths))
+  arrays = weight_files.flatten(_on_host(widths))
   if not processes.is_first():
     return
   path = path_of(workdir, step)
   draft = path.with_name(f'{path.name}.draft')
   images = _images_at(step, _read_sizes(workdir))
   record = json.dumps({'step': step, 'images': images})
-  files.write_safetensors(draft, arrays, **{_METADATA: record})
+  weight_files.write_safetensors(draft, arrays, **{_METADATA: record})
   sums = _read_sums(workdir) | {path.name: of_run.sha256(draft)}
   checksums.write_sums(_folder(workdir), sums)
   draft.replace(path)
@@ -103,7 +103,7 @@ def read_images(workdir: Folder, step: int) -> int:
   """Returns a snapshot's number of images; ValueError if it is damaged."""
   path = path_of(workdir, step)
   try:
-    return int(json.loads(files.read_metadata(path)[_METADATA])['images'])
+    return int(json.loads(weight_files.read_metadata(path)[_METADATA])['images'])
   except (KeyError, RecursionError, TypeError, ValueError) as error:
     raise _damaged(path) from error
 
@@ -185,7 +185,7 @@ def _make(workdir, sigma_rel, step, target):
   rows = zip(until, solved.weights.reshape(len(until), len(widths)), strict=True)
   used = [(s, dict(zip(widths, row, strict=True))) for s, row in rows if row.any()]
   flat = power_ema.combine(_parts(workdir, used))
-  params = load.merged(workdir, files.unflatten(flat))
+  params = load.merged(workdir, weight_files.unflatten(flat))
   check_fits(params, target, f'snapshot {step} in {workdir} is of another network')
   params = jax.device_put(params, jax.local_devices()[0])
   return MadeAverage(params, sigma_rel, step, images[-1], len(used), solved.residual)
@@ -211,7 +211,7 @@ def _steps_until(workdir, step):
 
 
 def _widths(workdir, step):
-  names = files.open_tensors(path_of(workdir, step))
+  names = weight_files.open_tensors(path_of(workdir, step))
   widths = {power_ema.width_of(name.partition('/')[0]) for name in names}
   return sorted(width for width in widths if width is not None)
 
@@ -219,7 +219,7 @@ def _widths(workdir, step):
 def _parts(workdir, used):
   # Yields (weight, {path of a parameter: array}), for `power_ema.combine`.
   for step, weights in used:
-    tensors = files.open_tensors(path_of(workdir, step))
+    tensors = weight_files.open_tensors(path_of(workdir, step))
     for width, weight in weights.items():
       prefix = f'{power_ema.width_name(width)}/'
       names = [name for name in tensors if name.startswith(prefix)]

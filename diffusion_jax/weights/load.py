@@ -17,7 +17,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Params
 from diffusion_jax.data.sums import digest
-from diffusion_jax.interop import files
+from diffusion_jax.interop import weight_files
 from diffusion_jax.runtime.files import read_summed
 from diffusion_jax.runtime.run_folder import Folder, RunFolder
 from diffusion_jax.training.lora import A, merge_network
@@ -90,9 +90,9 @@ def base_path(workdir: Folder) -> Path:
 
 def write_base(workdir: Folder, params: Params, scale: float) -> None:
   """Writes the base weights of a run, and the scale of its adapters."""
-  tensors = files.flatten(jax.device_get(params))
+  tensors = weight_files.flatten(jax.device_get(params))
   record = {'scale': scale, 'checksum': _sum_of_base(tensors, scale)}
-  files.write_safetensors(base_path(workdir), tensors, **{_RECORD: json.dumps(record)})
+  weight_files.write_safetensors(base_path(workdir), tensors, **{_RECORD: json.dumps(record)})
 
 
 def read_base(workdir: Folder) -> tuple[Params, float]:
@@ -106,11 +106,11 @@ def read_base(workdir: Folder) -> tuple[Params, float]:
       f'{path} is missing: it holds the weights that the adapters in this run '
       'were trained with, and belongs to its folder'
     )
-  tensors = files.read_tensors(path)
-  with files.reading(path, 'weights'):
-    params = files.unflatten(tensors)
+  tensors = weight_files.read_tensors(path)
+  with weight_files.reading(path, 'weights'):
+    params = weight_files.unflatten(tensors)
   try:
-    record = json.loads(files.read_metadata(path)[_RECORD])
+    record = json.loads(weight_files.read_metadata(path)[_RECORD])
     scale, checksum = float(record['scale']), record['checksum']
     if not math.isfinite(scale):
       raise ValueError(f'its scale is {scale}')

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from diffusion_jax.aliases import Params
-from diffusion_jax.interop import files
+from diffusion_jax.interop import weight_files
 from diffusion_jax.runtime.files import is_regular, sha256, warn
 from diffusion_jax.runtime.run_folder import SHARED
 from diffusion_jax.weights import checksums
@@ -17,14 +17,14 @@ from diffusion_jax.weights import checksums
 
 def write(folder: Path, params: Params, step: int) -> None:
   """Writes weights and their SHA256SUMS into an existing folder."""
-  arrays = files.flatten(jax.device_get(params))
-  files.write_safetensors(folder / SHARED, arrays, step=str(step))
+  arrays = weight_files.flatten(jax.device_get(params))
+  weight_files.write_safetensors(folder / SHARED, arrays, step=str(step))
   checksums.write_sums(folder, {SHARED: sha256(folder / SHARED)})
 
 
 def find_step(folder: str | Path) -> int:
   """Returns the step of the weights; ValueError if they cannot be read."""
-  step = files.read_metadata(_file_of(folder)).get('step', '')
+  step = weight_files.read_metadata(_file_of(folder)).get('step', '')
   if not step.isdecimal():
     raise ValueError(f'{folder}: the metadata of {SHARED} have no step')
   return int(step)
@@ -40,8 +40,8 @@ def read(folder: str | Path) -> Params:
   else:
     if sha256(path) != expected:
       raise ValueError(f'{path} is not what was written ({checksums.NAME}): copy it again')
-  with files.reading(path, 'weights'):
-    return files.unflatten(files.Lazy(path))
+  with weight_files.reading(path, 'weights'):
+    return weight_files.unflatten(weight_files.Lazy(path))
 
 
 def same(one: str | Path, other: str | Path) -> bool:

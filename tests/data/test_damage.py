@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from diffusion_jax.data import damage, files, image_folder
+from diffusion_jax.data import damage, image_folder, set_files
 from tests.data import encoded
 from tests.refusals import one_line
 
 
 @pytest.mark.parametrize('check', [False, True])
 def test_damaged_pictures_are_found_before_they_are_read(check, tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(files, '_SAID', set())
+  monkeypatch.setattr(set_files, '_SAID', set())
   for i in range(200):
     (tmp_path / f'{i:03}.png').write_bytes(encoded.LARGE)
   for i in range(70, 82):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from diffusion_jax.data import files, huggingface as huggingface_module, pipeline
+from diffusion_jax.data import huggingface as huggingface_module, pipeline, set_files
 from diffusion_jax.data.huggingface import HubRows, huggingface
 from diffusion_jax.data.sources import ArraySource, Binarized
 from diffusion_jax.data.splits import NoTestSplit
@@ -194,7 +194,7 @@ def test_a_broken_library_is_not_a_missing_one(error, message, folder, monkeypat
 
 def test_files_outside_of_the_splits_are_counted(folder, capsys, monkeypatch):
   """Names with train and test in them make splits; or a number is missing."""
-  monkeypatch.setattr(files, '_SAID', set())
+  monkeypatch.setattr(set_files, '_SAID', set())
   top = folder / 'pictures'
   top.mkdir()
   for name in ('train_1', 'a', 'b', 'test_x'):

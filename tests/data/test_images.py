@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from diffusion_jax.data import drawings, files, images
+from diffusion_jax.data import drawings, images, set_files
 from tests.data import encoded
 
 
@@ -88,7 +88,7 @@ def test_grey_of_12_bits_is_scaled_to_8(tmp_path):
 @pytest.mark.parametrize('name', ['grey.png', 'grey.tif', 'colour.png'])
 def test_a_part_of_16_bits_is_nearly_one_colour(name, tmp_path, capsys, monkeypatch):
   """Levels of 12 bits become 0..15; the first such picture is named."""
-  monkeypatch.setattr(files, '_SAID', set())
+  monkeypatch.setattr(set_files, '_SAID', set())
   for top, printed in ((65535, 0), (4095, 1), (4095, 0)):
     levels = np.linspace(0, top, 24).astype(np.uint16).reshape(4, 6)
     if name == 'colour.png':

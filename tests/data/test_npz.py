@@ -26,7 +26,7 @@ def save(path, **arrays):
 
 
 def test_numbers_with_channels_first_get_a_line(tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr('diffusion_jax.data.files._SAID', set())
+  monkeypatch.setattr('diffusion_jax.data.set_files._SAID', set())
   npz(save(tmp_path / 'a.npz', x=np.zeros((2, 4, 8, 5))))
   assert 'as 4 rows and 5 channels: if its' in capsys.readouterr().out
   npz(save(tmp_path / 'a.npz', x=np.zeros((2, 8, 8, 4))))

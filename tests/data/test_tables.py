@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_array_equal
 
-from diffusion_jax.data import files, tables
+from diffusion_jax.data import set_files, tables
 from diffusion_jax.data.cells import read_cells
 from diffusion_jax.data.sources import measured
 from diffusion_jax.data.spec import ArraySpec
@@ -280,7 +280,7 @@ def test_decimal_commas_of_a_context_are_numbers_to_correct(tmp_path):
 )
 def test_a_comma_that_may_be_of_decimals_is_said(text, is_said, tmp_path, capsys, monkeypatch):
   """A column named "x, mm" without quotes looks like two columns."""
-  monkeypatch.setattr(files, '_SAID', set())
+  monkeypatch.setattr(set_files, '_SAID', set())
   path = write(tmp_path / 'a.csv', text)
   for _ in range(2):
     read_cells(path)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from diffusion_jax.data import files
+from diffusion_jax.data import set_files
 from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.data.webdataset import open_tars, webdataset
 from tests.data import encoded
@@ -111,7 +111,7 @@ def test_members_of_an_example_may_be_anywhere_in_a_tar(tmp_path):
 
 def test_links_are_read_or_counted(tmp_path, capsys, monkeypatch):
   """GNU tar writes the second name of a file as a link."""
-  monkeypatch.setattr(files, '_SAID', set())
+  monkeypatch.setattr(set_files, '_SAID', set())
   top = tmp_path / 'top'
   top.mkdir()
   for i in range(2):

@@ -11,7 +11,7 @@ import safetensors.numpy
 from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.autoencoders.networks import Autoencoder
-from diffusion_jax.interop import diffusers, files
+from diffusion_jax.interop import diffusers, weight_files
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.training.lora import lora_init, lora_merge
 from tests.interop.literal import assert_close, random_like, run
@@ -41,10 +41,10 @@ def test_the_network_computes_what_theirs_does(name, tmp_path):
   diffusers.save(tmp_path / 'ours', *found[:4])
   if name == 'dit':
     assert found.sections['objective'] == {'name': 'hybrid'}
-    written = files.read_tensors(tmp_path / 'ours' / 'transformer' / WEIGHTS)
-    same(written, files.read_tensors(STORED / 'dit' / WEIGHTS))
+    written = weight_files.read_tensors(tmp_path / 'ours' / 'transformer' / WEIGHTS)
+    same(written, weight_files.read_tensors(STORED / 'dit' / WEIGHTS))
     ours, theirs = (
-      files.read_json(folder / 'config.json')
+      weight_files.read_json(folder / 'config.json')
       for folder in (tmp_path / 'ours' / 'transformer', STORED / 'dit')
     )
     assert ours == {option: theirs.get(option) for option in ours}
@@ -104,7 +104,7 @@ def test_other_folders_are_refused(tmp_path):
   (folder / 'config.json').write_text('{')
   refused(folder, 'config.json cannot be read as JSON')
   folder = folder_with(tmp_path, 'labels')
-  rest = files.read_tensors(folder / WEIGHTS)
+  rest = weight_files.read_tensors(folder / WEIGHTS)
   del rest['class_embedding.weight']
   safetensors.numpy.save_file(rest, folder / WEIGHTS)
   refused(folder, 'missing: class_embedding.weight$')

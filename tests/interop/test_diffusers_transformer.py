@@ -3,7 +3,7 @@
 import jax
 import safetensors.numpy
 
-from diffusion_jax.interop import diffusers, files
+from diffusion_jax.interop import diffusers, weight_files
 from diffusion_jax.training.lora import lora_init
 from tests.interop.literal import random_like
 from tests.interop.stored_folders import STORED, WEIGHTS, folder_with, refused, same
@@ -11,7 +11,8 @@ from tests.networks.literal import shapes
 
 
 def test_embeddings_of_a_transformer_must_be_equal(tmp_path):
-  folder, tensors = folder_with(tmp_path, 'dit'), files.read_tensors(STORED / 'dit' / WEIGHTS)
+  folder = folder_with(tmp_path, 'dit')
+  tensors = weight_files.read_tensors(STORED / 'dit' / WEIGHTS)
   name = 'transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.bias'
   for changed, message in (
     ({name: tensors[name] + 1.0}, 'one embedding of noise and label'),

@@ -8,7 +8,7 @@ import pytest
 from flax import serialization
 from numpy.testing import assert_allclose
 
-from diffusion_jax.interop import files, score_sde
+from diffusion_jax.interop import score_sde, weight_files
 from diffusion_jax.interop.options import of_text
 from tests.interop import literal as nn
 
@@ -205,13 +205,16 @@ def test_ncsnpp_of_the_ve_sde_as_a_network_of_eps():
   del state['ema']['shadow_params'][0]
   assert frozen.shape == (32,)
   found, trained = (
-    score_sde.from_tensors(files.flatten(state), VE, ema=ema, **TINY) for ema in (True, False)
+    score_sde.from_tensors(weight_files.flatten(state), VE, ema=ema, **TINY)
+    for ema in (True, False)
   )
   nn.assert_close(-nn.apply(found, x, np.log(2 * sigma)), expected)
   assert sum(a.any() for a in jax.tree.leaves(trained.params)) == 1
   assert found.sections['schedule']['sigma_max'] == 100.0
   assert found.sections['noise_input'] == {'name': 'log_sigma'}
-  flax = score_sde.from_tensors(files.flatten({'params_ema': legacy_flax(w)}), VE, **TINY).params
+  flax = score_sde.from_tensors(
+    weight_files.flatten({'params_ema': legacy_flax(w)}), VE, **TINY
+  ).params
   assert jax.tree.all(jax.tree.map(np.array_equal, flax, found.params))
 
 
@@ -248,7 +251,7 @@ def test_the_discrete_network_has_the_steps_of_ddpm():
 
 
 def test_averages_of_another_network_are_refused(theirs):
-  tensors = files.flatten(checkpoint(ordered(theirs[0])))
+  tensors = weight_files.flatten(checkpoint(ordered(theirs[0])))
   del tensors['model/module.all_modules.6.NIN_1.W']
   with pytest.raises(ValueError, match='154 tensors, do not have the shapes of'):
     score_sde.from_tensors(tensors, MODEL, **TINY)

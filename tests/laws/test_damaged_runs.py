@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.interop import files as of_weights
+from diffusion_jax.interop import weight_files as of_weights
 from diffusion_jax.runtime.files import (
   SUM,
   parted,

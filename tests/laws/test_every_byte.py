@@ -25,7 +25,7 @@ from diffusion_jax.app.kinds import roles, store
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import drawings
 from diffusion_jax.errors import UserError
-from diffusion_jax.interop import files
+from diffusion_jax.interop import weight_files
 from diffusion_jax.report import record
 from diffusion_jax.runtime.files import make_folder, read_summed, write_summed
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -84,7 +84,7 @@ def evaluated(run):
 def converted(run):
   out = run / 'weights.safetensors'
   command('convert', run, **{'convert.to': 'safetensors', 'convert.out': str(out)})
-  return dict(files.open_tensors(out))
+  return dict(weight_files.open_tensors(out))
 
 
 def continued(run):

@@ -1,7 +1,7 @@
 """Law: what a reader of data finds and does not take, it says, in one line of one place.
 
 READERS has every set of data that reads files of the user's, with what it takes and what it does
-not; a set of neither table fails. Planted faults: `files.taken_below` without its line;
+not; a set of neither table fails. Planted faults: `set_files.taken_below` without its line;
 `image_folder._say_beside` not called; `images._load` without its frames; `npz._say_others` that
 takes labels for read.
 """
@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax.app.kinds import choices, discrete
-from diffusion_jax.data import files, image_sets, images, pictures
+from diffusion_jax.data import image_sets, images, pictures, set_files
 from diffusion_jax.data.huggingface import huggingface
 from diffusion_jax.data.image_folder import captioned, folder
 from diffusion_jax.data.npz import npz
@@ -30,7 +30,7 @@ PNG, SHAPE = encoded.PNG, (6, 5, 3)
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch):
-  monkeypatch.setattr(files, '_SAID', set())
+  monkeypatch.setattr(set_files, '_SAID', set())
 
 
 def fill(top, content):

@@ -14,7 +14,7 @@ from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import make_model
-from diffusion_jax.interop import diffusers as interop, files
+from diffusion_jax.interop import diffusers as interop, weight_files
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.sampling import ancestral
 from diffusion_jax.weights import load
@@ -88,7 +88,7 @@ def images(shape, count=4):
 
 
 def options(folder):
-  config = files.read_json(folder / 'config.json')
+  config = weight_files.read_json(folder / 'config.json')
   return {name: x for name, x in config.items() if not name.startswith('_')}
 
 
@@ -182,7 +182,7 @@ def alpha_bars(schedule):
 def test_the_betas_of_schedulers(options, tmp_path):
   scheduler = theirs.DDPMScheduler(**options)
   scheduler.save_pretrained(tmp_path)
-  config = files.read_json(tmp_path / 'scheduler_config.json')
+  config = weight_files.read_json(tmp_path / 'scheduler_config.json')
   sections, notes = interop.schedulers.read_sections(config)
   assert not notes
   expected = scheduler.alphas_cumprod.numpy()
@@ -407,7 +407,7 @@ def test_a_pickle_that_runs_code_is_refused(new_format, tmp_path):
   created, path = tmp_path / 'created', tmp_path / 'weights.pth'
   torch.save({'a': Evil(created)}, path, _use_new_zipfile_serialization=new_format)
   with one_line('weights without code'):
-    files.read_tensors(path)
+    weight_files.read_tensors(path)
   assert not created.exists()
   torch.load(path, weights_only=False)  # the file is what it seems to be
   assert created.exists()
@@ -417,8 +417,8 @@ def test_a_cut_file_of_torch_is_one_line(tmp_path):
   path = tmp_path / 'weights.pth'
   torch.save({'a': torch.ones(1000)}, path)
   whole = path.read_bytes()
-  assert files.read_tensors(path)['a'].shape == (1000,)
+  assert weight_files.read_tensors(path)['a'].shape == (1000,)
   for size in (10, 1000, len(whole) - 1):
     path.write_bytes(whole[:size])
     with one_line():
-      files.read_tensors(path)
+      weight_files.read_tensors(path)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.interop import diffusers as interop, files
+from diffusion_jax.interop import diffusers as interop, weight_files
 from diffusion_jax.training.lora import lora_init, lora_merge
 
 torch = pytest.importorskip('torch')
@@ -35,7 +35,7 @@ def test_exported_adapters_are_the_merged_network(prefix, tmp_path):
   )
   tensors = interop.adapters_of(found.network, adapters, SCALE, (4, 4, 1))
   path = tmp_path / 'lora.safetensors'
-  files.write_safetensors(path, tensors, format='pt')
+  weight_files.write_safetensors(path, tensors, format='pt')
   params = jax.device_get(lora_merge(found.params, adapters, SCALE))
   interop.save(tmp_path / 'merged', found.network, params, *found[2:4])
   expected = run(kind.from_pretrained(tmp_path / 'merged' / prefix))

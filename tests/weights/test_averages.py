@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.interop.files import read_tensors, write_safetensors
+from diffusion_jax.interop.weight_files import read_tensors, write_safetensors
 from diffusion_jax.runtime.files import read_summed, sha256
 from diffusion_jax.weights import averages, checksums
 from tests.damage import flip

@@ -9,7 +9,7 @@ import optax
 import pytest
 from numpy.testing import assert_array_equal
 
-from diffusion_jax.interop.files import write_safetensors
+from diffusion_jax.interop.weight_files import write_safetensors
 from diffusion_jax.training.state import init_state
 from diffusion_jax.weights import checkpoints, load, share
 from tests.refusals import one_line

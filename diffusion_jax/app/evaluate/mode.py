@@ -24,7 +24,7 @@ from diffusion_jax.app.run import provenance, weights
 from diffusion_jax.app.run.provenance import Place, title
 from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import image_sets, npz, pipeline
-from diffusion_jax.data.files import say_once
+from diffusion_jax.data.set_files import say_once
 from diffusion_jax.data.sources import Source, content_sum
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import real_images, references as of_real, scoring, sweeps

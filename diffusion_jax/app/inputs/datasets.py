@@ -12,7 +12,7 @@ from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds import roles, sections
 from diffusion_jax.data import image_folder, pipeline
-from diffusion_jax.data.files import say_once
+from diffusion_jax.data.set_files import say_once
 from diffusion_jax.data.simulations import BLOCK, KeptIn
 from diffusion_jax.data.sources import Source, facts_sum, measured
 from diffusion_jax.data.spec import Facts, check_facts, misfits

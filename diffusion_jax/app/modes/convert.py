@@ -30,10 +30,10 @@ from diffusion_jax.errors import UserError, as_user_error
 from diffusion_jax.interop import (
   diffusers,
   diffusers_schedulers as schedulers,
-  files,
   formats,
   options,
   stablehlo,
+  weight_files,
 )
 from diffusion_jax.interop.formats import OURS
 from diffusion_jax.interop.reader import Imported
@@ -179,13 +179,13 @@ def read_ours(config: Node) -> tuple[Node, Params]:
   c = config.convert
   if c.model or c.options:
     raise ValueError('this file has its own config: give no convert.model, convert.options')
-  metadata = files.read_metadata(c.source)
+  metadata = weight_files.read_metadata(c.source)
   if 'config' not in metadata:
     raise ValueError(f'{c.source} was not written by --mode=convert')
   stored = store.stored(parse_json(metadata['config']), c.source)
   if config.latent is not None:
     stored = store.with_fields(stored, {'latent.run': config.latent.run})
-  return stored, files.unflatten(files.read_tensors(c.source))
+  return stored, weight_files.unflatten(weight_files.read_tensors(c.source))
 
 
 def write(config: Node, workdir: RunFolder) -> None:
@@ -235,7 +235,7 @@ def null_or_class(model: Model) -> int | None:
 def write_ours(out: Path, model: Model, params: Params, step: int) -> None:
   """Writes weights with our own names, and the config, into one file."""
   text = json.dumps(sharing.config_of(model))
-  files.write_safetensors(out, files.flatten(params), config=text)
+  weight_files.write_safetensors(out, weight_files.flatten(params), config=text)
 
 
 def write_program(out: Path, model: Model, params: Params, step: int) -> None:
@@ -293,7 +293,7 @@ def write_adapters(out: Path, model: Model, params: Params, step: int) -> None:
     )
   _, scale = load.read_base(model.run)
   tensors = diffusers.adapters_of(model.network(), params['network'], scale, model.state_shape)
-  files.write_safetensors(out, tensors, format='pt')
+  weight_files.write_safetensors(out, tensors, format='pt')
 
 
 def export_sections(model: Model) -> Json:
@@ -329,7 +329,7 @@ WRITE = {
 def describe(model: Model, params: Params) -> str:
   """Returns a line about the network, the images and the schedule."""
   config, classes = model.config, model.facts.num_classes
-  count = sum(x.size for x in files.flatten(params).values())
+  count = sum(x.size for x in weight_files.flatten(params).values())
   shape = 'x'.join(map(str, model.facts.x.shape))
   line = f'{config.network.name}: {count:,} parameters; images of {shape}'
   line += f', {classes} classes' if classes else ''

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.testing import assert_array_equal
 
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.interop import files
+from diffusion_jax.interop import weight_files
 from diffusion_jax.runtime.files import write_summed
 from diffusion_jax.weights import averages
 from tests.app.conftest import assert_same, of_run, refused
@@ -35,7 +35,7 @@ def test_an_average_is_a_run_that_all_modes_read(averaged, capsys):
   record = json.loads((out / 'average.json').read_text())
   assert record['step'] == 4 and record['images'] == 32
   average(averaged, sigma_rel=0.10, step=3, out=str(averaged / 'third'))
-  expected = files.read_tensors(averages.path_of(averaged, 3))
+  expected = weight_files.read_tensors(averages.path_of(averaged, 3))
   third = expected['sigma_rel_0.1/network/conv_in/bias']
   assert_array_equal(bias(averaged / 'third'), third)
 

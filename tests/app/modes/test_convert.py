@@ -29,12 +29,12 @@ from diffusion_jax.interop import (
   diffusers,
   edm,
   edm2,
-  files,
   names,
   openai,
   options,
   reader,
   score_sde,
+  weight_files,
 )
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
@@ -203,14 +203,14 @@ def test_fields_of_a_users_own_come_back(tmp_path):
   message, seven = 'num_samples is 100, 7 now: this com', {'sampling.num_samples': 7}
   refused(message, read, tmp_path / 'seven', out, **seven)
 
-  stored = json.loads(files.read_metadata(out)['config'])
+  stored = json.loads(weight_files.read_metadata(out)['config'])
   stored['network']['name'] = 'tests.app.not_allowed:Network'
-  tensors = files.read_tensors(out)
-  files.write_safetensors(out, tensors, config=json.dumps(stored))
+  tensors = weight_files.read_tensors(out)
+  weight_files.write_safetensors(out, tensors, config=json.dumps(stored))
   message = 'add --allow=tests.app.not_allowed:Ne'
   refused(message, read, tmp_path / 'not_allowed', out)
   assert 'tests.app.not_allowed' not in sys.modules
-  files.write_safetensors(out, tensors, config='[' * 200_000)
+  weight_files.write_safetensors(out, tensors, config='[' * 200_000)
   refused('convert.source: it is nested', read, tmp_path / 'not_allowed', out)
   assert not (tmp_path / 'not_allowed').exists()
 
@@ -332,7 +332,7 @@ def test_a_program_of_numbers_is_in_their_units(name, tmp_path, monkeypatch, cap
     expected[:, 2:] = rows[:, 2:]
   assert np.abs(expected - x).max() > 0.1  # The units matter.
   stored = bytearray((tmp_path / 'out/sampler.stablehlo').read_bytes())
-  saved = files.read_tensors(tmp_path / 'out/weights.safetensors')
+  saved = weight_files.read_tensors(tmp_path / 'out/weights.safetensors')
   found = export.deserialize(stored).call(saved, np.int32(index), {context.name: rows})
   assert_allclose(found, expected, atol=1e-5)
   if name == 'joint':  # exact, not to the rounding of the units

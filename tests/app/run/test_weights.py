@@ -14,7 +14,7 @@ from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run import weights
 from diffusion_jax.app.run.weights import make_model
-from diffusion_jax.interop import files
+from diffusion_jax.interop import weight_files
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training import lora, power_ema
 from diffusion_jax.training.state import TrainState
@@ -104,8 +104,8 @@ def test_snapshots_hold_the_averages_of_the_training(averaged):
       expected = jax.tree.map(
         lambda a, x, beta=beta: beta * a + (1.0 - beta) * np.float64(x), expected, now
       )
-    stored = files.read_tensors(averages.path_of(averaged, 4))
-    for path, x in files.flatten(expected).items():
+    stored = weight_files.read_tensors(averages.path_of(averaged, 4))
+    for path, x in weight_files.flatten(expected).items():
       assert_allclose(stored[f'sigma_rel_{sigma_rel}/{path}'], x, rtol=1e-4, atol=1e-6)
     assert_same(
       restore(averaged, weights='width', weights__sigma_rel=sigma_rel), params_of(averaged, name)
@@ -202,11 +202,11 @@ def test_adapters_are_exported_alone_and_merged(tmp_path):
     MODES['convert'](of_run(workdir, **changes), str(workdir))
     return tmp_path / out
 
-  own = files.read_tensors(export(run, 'lora', 'lora.safetensors'))
+  own = weight_files.read_tensors(export(run, 'lora', 'lora.safetensors'))
   assert {n.partition('.')[0] for n in own} == {'unet'}
   name = 'diffusion_pytorch_model.safetensors'
   merged, before = (
-    files.read_tensors(export(workdir, 'diffusers', out) / 'unet' / name)
+    weight_files.read_tensors(export(workdir, 'diffusers', out) / 'unet' / name)
     for workdir, out in ((run, 'merged'), (base, 'before'))
   )
   a, b = (own[f'unet.time_embedding.linear_2.lora_{x}.weight'] for x in 'AB')
@@ -245,7 +245,9 @@ def test_base_weights_of_a_stranger_are_refused(change, message, base, run, tmp_
 )
 def test_adapters_of_others_are_not_read(name, tensor, tmp_path):
   (tmp_path / name).parent.mkdir(exist_ok=True)
-  files.write_safetensors(tmp_path / name, {tensor: np.zeros((2, 2), np.float32)}, format='pt')
+  weight_files.write_safetensors(
+    tmp_path / name, {tensor: np.zeros((2, 2), np.float32)}, format='pt'
+  )
   source = tmp_path / name.partition('/')[0]
   for given in ({}, {'convert.format': 'diffusers'}):
     config = without_config(**{'convert.source': source} | given)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_jax.data import files
+from diffusion_jax.data import set_files
 
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch):
-  monkeypatch.setattr(files, '_SAID', set())
+  monkeypatch.setattr(set_files, '_SAID', set())
 
 
 def touch(top, *names):
@@ -24,7 +24,7 @@ def test_names_have_a_suffix_in_any_case_and_are_not_hidden(tmp_path):
   """Names may have bytes that UTF-8 lacks."""
   seen = ['a.png', 'b/c.PnG', 'b/d.x', b'b/e\xe9.png', 'f.png.png']
   touch(tmp_path, *seen, '.git/a.png', 'b/._c.png', '.png', 'g.png.txt', 'pngg', 'h.png/.i')
-  assert files.files_below(tmp_path, ['.png', '.x']) == sorted(map(os.fsdecode, seen))
+  assert set_files.files_below(tmp_path, ['.png', '.x']) == sorted(map(os.fsdecode, seen))
 
 
 # links and their targets: what is found besides a/0.png
@@ -47,7 +47,7 @@ def test_each_file_behind_links_is_read_once(tmp_path, row):
   links, expected = map(str.split, row.split(':'))
   for name, target in zip(links[::2], links[1::2], strict=True):
     (top / name).symlink_to(top / target)
-  assert files.files_below(top, ['.png']) == sorted(['a/0.png', *expected])
+  assert set_files.files_below(top, ['.png']) == sorted(['a/0.png', *expected])
 
 
 def test_sets_with_too_few_files_get_a_line(capsys):
@@ -55,7 +55,7 @@ def test_sets_with_too_few_files_get_a_line(capsys):
   names = ['x/train-00000-of-00003.parquet', 'x/train-00002-of-00003.parquet']
   names += ['x/test-00001-of-99999999999', Path('a/train-00000-of-00001.tar')]
   for _ in range(2):
-    files.say_missing([*names, *whole])
+    set_files.say_missing([*names, *whole])
   assert capsys.readouterr().out.splitlines() == [
     'x/train-*-of-00003.parquet has 2 of 3 files: the others are left out',
     'x/test-*-of-99999999999 has 1 of 99999999999 files: the others are left out',

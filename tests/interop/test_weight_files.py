@@ -13,7 +13,7 @@ import safetensors.numpy
 from flax import serialization
 from numpy.testing import assert_array_equal
 
-from diffusion_jax.interop import files
+from diffusion_jax.interop import weight_files
 from tests.damage import full_disk
 from tests.refusals import one_line
 
@@ -34,27 +34,27 @@ def same(found, expected=ARRAYS):
 
 def refused(path, message=None):
   with one_line(path.name, match=message):
-    files.read_tensors(path)
+    weight_files.read_tensors(path)
 
 
 def test_safetensors(tmp_path):
   path = tmp_path / 'a.safetensors'
-  files.write_safetensors(path, ARRAYS, config='{}')
-  assert files.read_metadata(path) == {'config': '{}'}
-  same(files.read_tensors(path))
-  lazy = files.open_tensors(path, lambda name: f'x.{name}')
+  weight_files.write_safetensors(path, ARRAYS, config='{}')
+  assert weight_files.read_metadata(path) == {'config': '{}'}
+  same(weight_files.read_tensors(path))
+  lazy = weight_files.open_tensors(path, lambda name: f'x.{name}')
   assert len(lazy) == 4
   same({name.removeprefix('x.'): lazy[name] for name in lazy})
   path.rename(tmp_path / 'a.bin')  # recognised by its content
-  same(files.read_tensors(tmp_path / 'a.bin'))
+  same(weight_files.read_tensors(tmp_path / 'a.bin'))
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
   """Later files get the usual mode."""
   with full_disk(1000), pytest.raises(OSError, match='a cannot be written: .*too large'):
-    files.write_safetensors(tmp_path / 'a', {'x': np.zeros(1000)})
+    weight_files.write_safetensors(tmp_path / 'a', {'x': np.zeros(1000)})
   assert not list(tmp_path.iterdir())
-  files.write_safetensors(tmp_path / 'a', {'x': np.zeros(1000)})
+  weight_files.write_safetensors(tmp_path / 'a', {'x': np.zeros(1000)})
   (tmp_path / 'b').touch()
   assert (tmp_path / 'a').stat().st_mode == (tmp_path / 'b').stat().st_mode
 
@@ -65,9 +65,9 @@ def test_safetensors_in_parts(tmp_path):
   where = {'a': one, 'b.c': one, 'd': two, 'e': two}
   for part in (one, two):
     arrays = {name: ARRAYS[name] for name in where if where[name] == part}
-    files.write_safetensors(tmp_path / part, arrays)
+    weight_files.write_safetensors(tmp_path / part, arrays)
   path.write_text(json.dumps({'weight_map': where}))
-  same(files.read_tensors(path))
+  same(weight_files.read_tensors(path))
   for content, message in (
     ({'weight_map': where | {'f': one}}, 'f is not in any part'),
     ({'weight_map': where | {'f': '../1'}}, "'../1', which is in another fold"),
@@ -82,11 +82,11 @@ def test_npz_and_msgpack(tmp_path):
   # npz does not have bfloat16
   arrays = {n: x for n, x in ARRAYS.items() if n != 'd'}
   np.savez(path, **arrays)
-  same(files.read_tensors(path), arrays)
+  same(weight_files.read_tensors(path), arrays)
   path = tmp_path / 'checkpoint_26'
   tree = {'params': {'a': ARRAYS['a']}, 'ema': [ARRAYS['d'], 'text', None, 3]}
   path.write_bytes(serialization.msgpack_serialize(tree))
-  same(files.read_tensors(path), {'params/a': ARRAYS['a'], 'ema/0': ARRAYS['d'], 'ema/3': 3})
+  same(weight_files.read_tensors(path), {'params/a': ARRAYS['a'], 'ema/0': ARRAYS['d'], 'ema/3': 3})
 
 
 def header(text, data=b''):
@@ -104,7 +104,7 @@ def test_a_header_of_any_length_is_safetensors(tmp_path, suffix):
   assert {n % 256 for n in lengths} == set(range(0, 256, 8))
   for length in lengths:
     path.write_bytes(header(text.ljust(length), b'\0\0\x80?\0\0\0\xc0'))
-    assert_array_equal(files.read_tensors(path)['a'], [1.0, -2.0])
+    assert_array_equal(weight_files.read_tensors(path)['a'], [1.0, -2.0])
 
 
 OTHER = ' cannot be read as | is a pickle that torch.save did not write'
@@ -140,7 +140,7 @@ def test_a_wrong_safetensors_file_is_one_line(tmp_path, content):
   path.write_bytes(content)
   refused(path)
   with pytest.raises(ValueError, match='a.safetensors'):
-    files.open_tensors(path)['a']
+    weight_files.open_tensors(path)['a']
 
 
 def test_a_cut_file_is_one_line(tmp_path):
@@ -155,7 +155,7 @@ def test_a_cut_file_is_one_line(tmp_path):
       path.write_bytes(whole[:size])
       refused(path)
     path.write_bytes(whole)
-    assert files.read_tensors(path)
+    assert weight_files.read_tensors(path)
 
 
 def test_other_files_are_one_line(tmp_path):
