@@ -158,7 +158,7 @@ inputs: of a network, and of an exercise
 losses: the equations, of flow maps, and the metric
 mode: `main` of a mode, in its folder
 model: `make` of a kind, in its folder, and the `Model` that it makes
-network: of a kind, and of states
+network: of a kind, of states, and of several variables
 objectives: of a family
 options: of our networks, and of other projects'
 oracles: closed forms, and those of states
