@@ -81,7 +81,7 @@ class Declared(NamedTuple):
 
   An objective, of its loss. denoises: it only denoises the data, so that exact
   denoisers have the least loss. coupled_teacher: it takes teachers that were
-  trained with a coupling.
+  trained with a coupling. lengths: it leaves out what pads examples with lengths.
 
   A distribution of times. reaches_clean: with t_min = 0 or without it, the density of its
   times does not vanish at t = 0, so that the mean of a growing weight may be infinite.
@@ -105,7 +105,8 @@ class Declared(NamedTuple):
   A network. element_levels: its noise may be [B, N], one for each index of the first axis.
 
   A metric. independent_noise: it takes noise to be independent of x_0. needs_denoiser:
-  it is of the network's estimates of x_0, and not of samples.
+  it is of the network's estimates of x_0, and not of samples. lengths: it is of the valid
+  elements of examples with lengths.
 
   A logger. writes_here_only: it sends nothing away.
 
@@ -124,6 +125,7 @@ class Declared(NamedTuple):
   guidance_scale: bool = False
   denoises: bool = False
   coupled_teacher: bool = False
+  lengths: bool = False
   reaches_clean: bool = False
   one_noisy_level: bool = False
   what: str = ''

@@ -12,7 +12,8 @@ import numpy as np
 
 from diffusion_jax.data import buckets
 from diffusion_jax.data.set_files import say_left_out
-from diffusion_jax.data.sources import ADVICE, ArraySource, check_finite
+from diffusion_jax.data.sources import ADVICE, ArraySource, check_finite, check_lengths_of
+from diffusion_jax.data.spec import without_padding
 from diffusion_jax.data.splits import check_split, random_part
 from diffusion_jax.declared import declares
 from diffusion_jax.errors import naming
@@ -21,7 +22,12 @@ from diffusion_jax.ranges import Count, Finite, Rate
 
 _HEADER = 10_000  # the most bytes of the header of an array, as in NumPy
 # The names that an array may have in a file.
-NAMES = {'x': ('x', 'images', 'arr_0'), 'label': ('label', 'labels'), 'context': ('context',)}
+NAMES = {
+  'x': ('x', 'images', 'arr_0'),
+  'label': ('label', 'labels'),
+  'context': ('context',),
+  'length': ('lengths',),
+}
 
 
 @declares(
@@ -42,7 +48,8 @@ def npz(
 
   `x` (also `images` or `arr_0`) has levels, uint8 [N, H, W, C], [N, H, W] or
   [N, L], or real numbers, float [N] or [N, ...]; `context`, float [N, ...],
-  belongs to it; `label` [N] is read if num_classes is not 0. The test split is
+  belongs to it; `label` [N] is read if num_classes is not 0; `lengths`, int [N], are of
+  x [N, T, ...], whose rest is not read. The test split is
   `test_x` and so on if the file has them, or the examples in row split_row of
   `test_indices`, int [splits, n], otherwise a fixed random test_fraction, which
   'train' does not contain. bounds: low and high of x, or of each of its last
@@ -121,13 +128,17 @@ def _arrays(path, names, spellings, prefix, num_classes):
       raise ValueError(f'{path} has {" and ".join(given)}, which both may be {what}: {field}')
     if given:
       (arrays[what],) = read(path, given[:1]).values()
-    elif what != 'context':
+    elif what not in ('context', 'length'):
       raise ValueError(
         f'{path} has the arrays {", ".join(names) or "none"}; it must contain '
         'x, images or arr_0, [N, ...], and labels, int [N], unless '
         'num_classes=0; with test_x also test_labels'
       )
-  x = arrays['x'] = _checked_x(path, arrays['x'])
+  if 'length' not in arrays and any(n in names for n in spellings['length']):
+    raise ValueError(f'{path} has test_x and lengths: it needs test_lengths')
+  x = arrays['x'] = _checked_x(path, arrays['x'], arrays.get('length'))
+  if 'length' in arrays:
+    arrays['length'] = arrays['length'].astype(np.int32)
   if 'label' in arrays:
     arrays['label'] = _checked(path, arrays['label'], len(x), num_classes)
   _check_context(path, arrays, any(n in names for n in spellings['context']))
@@ -151,7 +162,7 @@ def box_of(bounds: tuple[float, ...], size: int) -> tuple[tuple[float, ...], tup
   return low * repeats, high * repeats
 
 
-def _checked_x(path, x):
+def _checked_x(path, x, length):
   # Returns uint8 levels, or floats; raises ValueError for other arrays.
   if x.ndim == 1 and x.dtype.kind == 'f':
     x = x[:, None]
@@ -160,11 +171,14 @@ def _checked_x(path, x):
       f'{path}: x must be [N, ...] with a shape for each example, got '
       f'{x.dtype} {list(x.shape)}: reshape numbers to [N, 1]'
     )
+  if length is not None:
+    with naming(f'{path}'):
+      check_lengths_of(length, *x.shape[:2])
   if x.dtype == np.uint8:
     return x[..., None] if x.ndim == 3 else x
   if x.dtype.kind != 'f':
     raise ValueError(f'{path}: x is {x.dtype} {list(x.shape)}: {ADVICE}')
-  check_finite(x, f'{path}: x')
+  check_finite(without_padding(x, length), f'{path}: x')
   return x
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diffusion_jax.data.sources import Source, check_examples, order_of, redrawn
-from diffusion_jax.data.spec import Facts
+from diffusion_jax.data.spec import Facts, valid_of
 from diffusion_jax.data.text import encode
 
 ALL = slice(None)
@@ -31,7 +31,7 @@ def batch_at(
   text_length: int = 0,
   facts: Facts | None = None,
 ) -> dict[str, np.ndarray]:
-  """Returns batch `step`: {'x': float32 [B, ...], 'label', 'context', 'text'}.
+  """Returns batch `step`: {'x': float32 [B, ...], 'label', 'context', 'text', 'valid'}.
 
   Each epoch has its own permutation, which a source with an order draws itself,
   and its own examples of a source that is redrawn; a batch may extend into the
@@ -56,14 +56,17 @@ def batch_at(
 def examples(
   source: Source, index: np.ndarray, text_length: int = 0, facts: Facts | None = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """Returns (x as the source has it, {'label', 'context', 'text'}).
+  """Returns (x as the source has it, {'label', 'context', 'text', 'valid'}).
 
-  The entries are [n, ...]; a source may lack them. facts encode the context.
+  The entries are [n, ...]; a source may lack them. facts encode the context. 'valid' [n, T]
+  is False at what pads examples with lengths, where x is 0.
   Texts become 'text' and 'text_mask', [n, text_length], and are left out for 0.
   Raises ValueError for arrays that do not fit the source's facts.
   """
   arrays = check_examples(source.read(index), source.facts)
   cond = {n: arrays[n] for n in ('label', 'context') if n in arrays}
+  if source.facts.lengths:
+    cond['valid'] = valid_of(arrays['length'], arrays['x'].shape[1])
   context = (facts or source.facts).context
   if context is not None and 'context' in cond:
     cond['context'] = context.encode(cond['context'])

@@ -2,13 +2,22 @@
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from diffusion_jax.data.set_files import say_once
-from diffusion_jax.data.spec import ArraySpec, Facts, check_facts, mean_and_std
+from diffusion_jax.data.spec import (
+  ArraySpec,
+  Facts,
+  check_facts,
+  check_lengths,
+  mean_and_std,
+  valid_of,
+  without_padding,
+)
 from diffusion_jax.data.sums import digest, of_array
 from diffusion_jax.declared import declares
 from diffusion_jax.ranges import Finite, ImageShape, Positive, check_choice, check_value
@@ -46,7 +55,8 @@ class Source(Protocol):
     """Returns {'x': [n, *facts.x.shape], ...}, as the data have it.
 
     'x' is uint8 if it has levels. The source's other entries are 'label', int32
-    [n] in 0..num_classes - 1, 'context' [n, ...] and 'text', n sentences.
+    [n] in 0..num_classes - 1, 'context' [n, ...], 'text', n sentences, and with
+    facts.lengths 'length', int [n], of whose elements x is; others may be anything.
     Raises ValueError that names a file that cannot be read.
     """
     ...
@@ -224,13 +234,20 @@ def measured(source: Source, one_scale: bool = False) -> Facts:
     is_held = source.in_memory and not order_of(source)  # A simulator draws it.
     arrays = source.read(some_of(source, len(source) if is_held else MOST_MEASURED))
   if not x.levels:
-    check_box(x, arrays['x'])
-    x = _standardised(x, arrays['x'], 'x', one_scale)
+    elements = valid_elements(arrays, source.facts)
+    check_box(x, elements)
+    x = _standardised(x, elements, 'x', one_scale)
   if context is not None and not context.levels:
     context = _standardised(context, arrays['context'], 'context')
   facts = source.facts._replace(x=x, context=context)
   check_facts(facts)
   return facts
+
+
+def valid_elements(arrays: dict[str, np.ndarray], facts: Facts) -> np.ndarray:
+  """Returns the examples that a source has read, or of lengths all their elements [M, ...]."""
+  x = arrays['x']
+  return x[valid_of(arrays['length'], x.shape[1])] if facts.lengths else x
 
 
 def check_box(x: ArraySpec, values: np.ndarray) -> None:
@@ -239,8 +256,8 @@ def check_box(x: ArraySpec, values: np.ndarray) -> None:
   if outside.any():
     first = ', '.join(f'{v:.6g}' for v in values[outside][0].ravel()[:8])
     raise ValueError(
-      f'{outside.sum()} of {len(values)} examples are outside bounds, such as '
-      f'[{first}]: widen bounds, or leave them out'
+      f'{outside.sum()} of {len(values)} {"examples" if values.ndim > len(x.shape) else "elements"}'
+      f' are outside bounds, such as [{first}]: widen bounds, or leave them out'
     )
 
 
@@ -275,7 +292,8 @@ def _standardised(values, array, name, one_scale=False):
 def check_examples(arrays: dict, facts: Facts) -> dict[str, np.ndarray]:
   """Returns what a source has read; raises ValueError if it is not its facts.
 
-  Levels must be uint8, real numbers finite, and labels 0..num_classes - 1.
+  Levels must be uint8, real numbers finite, and labels 0..num_classes - 1. What pads
+  examples with lengths becomes 0.
   """
   classes = facts.num_classes
   label = np.asarray(arrays.get('label', -1)) if classes else np.zeros(1)
@@ -301,9 +319,26 @@ def check_examples(arrays: dict, facts: Facts) -> dict[str, np.ndarray]:
       )
     if name == 'x':
       check_channels(values)
+      if facts.lengths:
+        check_lengths_of(arrays.get('length'), *array.shape[:2])
+        arrays = arrays | {'x': without_padding(array, arrays['length'])}
     if not values.levels:
-      check_finite(array, name)
+      check_finite(arrays[name], name)
   return arrays
+
+
+def check_lengths_of(length: np.ndarray | None, count: int, size: int) -> None:
+  """Raises ValueError unless these are lengths of `count` examples of `size` elements."""
+  if length is None or length.shape != (count,) or length.dtype.kind not in 'fiu':
+    given = 'none' if length is None else f'{length.dtype} {list(length.shape)}'
+    raise ValueError(f'lengths must be whole numbers [{count}], one for each example, got {given}')
+  wrong = ~((length >= 1) & (length <= size) & (length == np.floor(length)))
+  if wrong.any():
+    i = int(np.argmax(wrong))
+    raise ValueError(
+      f'lengths must be whole numbers in 1..{size}, the length of x, and that of example {i} is '
+      f'{length[i]}'
+    )
 
 
 def check_finite(array: np.ndarray, name: str) -> None:
@@ -343,7 +378,8 @@ class ArraySource:
   x: uint8 with levels 0..levels - 1, or floats with levels 0, [N, ...]; label:
   int32 [N] in 0..num_classes - 1, or None with num_classes 0; context: floats
   [N, ...] or None; low, high: the box of x; x_names, context_names: see
-  `ArraySpec`; order: see `Source`. Raises ValueError for other arrays.
+  `ArraySpec`; order: see `Source`; length: int [N], of how many elements of the first axis
+  an example consists, whose rest may be anything. Raises ValueError for other arrays.
   """
 
   x: np.ndarray
@@ -357,11 +393,16 @@ class ArraySource:
   x_names: tuple[str, ...] = ()
   context_names: tuple[str, ...] = ()
   order: EpochOrder | None = None
+  length: np.ndarray | None = None
 
   def __post_init__(self):
+    if self.length is not None:
+      check_lengths_of(self.length, *self.x.shape[:2])
+      check_lengths(self.facts)
     label = {} if self.label is None else {'label': self.label}
     check_examples(ArraySource.read(self, slice(1)) | label, self.facts)
-    check_box(self.facts.x, self.x)
+    if self.low:
+      check_box(self.facts.x, valid_elements({'x': self.x, 'length': self.length}, self.facts))
 
   @property
   def facts(self) -> Facts:
@@ -372,7 +413,14 @@ class ArraySource:
     x = ArraySpec(self.x.shape[1:], levels, low=self.low, high=self.high, names=self.x_names)
     context = self.context
     context = None if context is None else ArraySpec(context.shape[1:], names=self.context_names)
-    return Facts(x, self.num_classes, context, self.class_names)
+    return Facts(x, self.num_classes, context, self.class_names, lengths=self._counts)
+
+  @functools.cached_property
+  def _counts(self):
+    if self.length is None:
+      return ()
+    size = 1 + self.x.shape[1]
+    return tuple(np.bincount(self.length.astype(int), minlength=size)[1:].tolist())
 
   @property
   def in_memory(self) -> bool:
@@ -383,8 +431,9 @@ class ArraySource:
     return len(self.x)
 
   def read(self, index: np.ndarray | slice) -> dict[str, np.ndarray]:
-    arrays = {'x': self.x, 'label': self.label, 'context': self.context}
-    return {name: a[index] for name, a in arrays.items() if a is not None}
+    arrays = {'x': self.x, 'label': self.label, 'context': self.context, 'length': self.length}
+    arrays = {name: a[index] for name, a in arrays.items() if a is not None}
+    return arrays | {'x': without_padding(arrays['x'], arrays.get('length'))}
 
   def read_labels(self, index: np.ndarray) -> np.ndarray:
     """Returns the labels of examples."""

@@ -189,7 +189,9 @@ class Facts(NamedTuple):
   belong to each example, a condition; class_names: of the classes 0, 1, ... in
   turn, or () if the data do not name them; skipped: names of damaged pictures
   that are left out; examples, checksum: the number of the examples that a run
-  is trained on, and their `checksum`; 0 and '' if unknown.
+  is trained on, and their `checksum`; 0 and '' if unknown; lengths: how many examples
+  have 1, 2, ... valid elements of the first axis of x, up to all of them; () of data
+  without lengths, whose elements are all valid.
   """
 
   x: ArraySpec
@@ -199,6 +201,7 @@ class Facts(NamedTuple):
   skipped: tuple[str, ...] = ()
   examples: Count = 0
   checksum: str = ''
+  lengths: tuple[Count, ...] = ()
 
   def as_json(self) -> Json:
     """Returns nested dicts, without what is empty but num_classes."""
@@ -217,13 +220,46 @@ def check_facts(facts: Facts) -> None:
     raise ValueError(f'num_classes={classes} is more than a million')
   if names not in (0, classes):
     raise ValueError(f'{names} class_names are given for {classes} classes')
+  if facts.lengths:
+    check_lengths(facts)
+
+
+def check_lengths(facts: Facts) -> None:
+  """Raises ValueError for lengths that do not fit x, or that its examples cannot have."""
+  x, lengths = facts.x, facts.lengths
+  if x.is_picture or len(x.shape) < 2 and not x.levels:
+    raise ValueError(
+      f'lengths are of sequences, x [n, T, ...] or bytes [n, L], and x is [n, '
+      f'{", ".join(map(str, x.shape))}]: reshape numbers to [n, T, 1], or leave lengths out'
+    )
+  if len(lengths) != x.shape[0] or not sum(lengths):
+    raise ValueError(
+      f'lengths has {len(lengths)} counts of {sum(lengths)} examples, and x {x.shape[0]} elements'
+    )
+
+
+def valid_of(length: np.ndarray, size: int) -> np.ndarray:
+  """Returns which of `size` elements are within each length [n], bool [n, size]."""
+  return np.arange(size) < np.asarray(length)[:, None]
+
+
+def without_padding(x: np.ndarray, length: np.ndarray | None) -> np.ndarray:
+  """Returns x [n, T, ...] with 0 in place of what is beyond each length [n]; None: as it is."""
+  if length is None:
+    return x
+  valid = valid_of(length, x.shape[1])
+  return np.where(valid.reshape(*valid.shape, *[1] * (x.ndim - 2)), x, np.zeros((), x.dtype))
 
 
 # Fields that say which examples there are and where they may lie, not what their numbers mean.
 OF_EXAMPLES = frozenset(('skipped', 'examples', 'checksum', 'low', 'high'))
 # Names, which data may lack, and what one of them names.
 _NAMES = {'names': 'column', 'class_names': 'class'}
-_WORDS = {'levels': 'number of levels (0: real numbers)', **_NAMES}
+_WORDS = {
+  'levels': 'number of levels (0: real numbers)',
+  'lengths': 'whether examples have lengths',
+  **_NAMES,
+}
 
 
 def misfits(
@@ -260,7 +296,9 @@ def _pairs(theirs, ours):
   # shape ().
   for name, one in theirs._asdict().items():
     other = getattr(ours, name)
-    if not isinstance(one or other, ArraySpec):
+    if name == 'lengths':  # Each set has lengths of its own.
+      fields, section = {name: (bool(one), bool(other))}, ''
+    elif not isinstance(one or other, ArraySpec):
       fields, section = {name: (one, other)}, ''
     else:
       one, other, section = one or ArraySpec(()), other or ArraySpec(()), name

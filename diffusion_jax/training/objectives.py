@@ -140,7 +140,9 @@ class Draws(NamedTuple):
   level and time_weight come from the time sampler, [B], or [B, T] for a level of each
   element; cond comes from the network's condition. augment_keys are the augmentation's
   keys, None without one; estimated marks the examples with a first estimate. metrics
-  are of the coupling's plan.
+  are of the coupling's plan. valid_share: the share of the batch's elements that do not pad
+  an example, one number [B], by which the mean over all elements is divided; None without
+  padding.
   """
 
   x0: Array
@@ -151,6 +153,7 @@ class Draws(NamedTuple):
   augment_keys: Array | None
   estimated: Array
   metrics: dict[str, Array] = {}
+  valid_share: Array | None = None
 
   @property
   def xt(self) -> Array:
@@ -216,6 +219,8 @@ def draw_inputs(
   if coupling is not None:
     key, coupling_key = jax.random.split(key)
     inputs, keys = draw_inputs(key, batch, schedule, network, times, pads=pads)
+    if inputs.valid_share is not None:
+      raise ValueError('a coupling compares whole examples: leave it or lengths out')
     eps, metrics = paired(coupling, coupling_key, inputs.x0, inputs.eps, inputs.cond)
     return inputs._replace(eps=eps, metrics=metrics), keys
   x0 = batch['x']
@@ -229,8 +234,10 @@ def draw_inputs(
   cond = network.condition(cond_key, batch)
   if 'valid' in cond and not pads:
     raise ValueError("cond['valid'] says what pads an example, which only `denoising` leaves out")
+  share = None
   if 'valid' in cond:  # What pads an example may be anything.
     x0 = jnp.where(expand_to(cond['valid'], x0), x0, 0.0)
+    share = valid_share(cond['valid'])
   augment_keys = key_per_example(augment_key, len(x0)) if network.augment else None
   probability = network.estimate_probability
   estimated = jax.random.bernoulli(first_key, probability, x0.shape[:1])
@@ -242,8 +249,18 @@ def draw_inputs(
     cond=cond,
     augment_keys=augment_keys,
     estimated=estimated,
+    valid_share=share,
   )
   return draws, tuple(dropout_keys)
+
+
+def valid_share(valid: Array) -> Array:
+  """Returns the share of a batch's elements that are valid, the same number in each row, [B].
+
+  valid: bool [B, T]. It is of the whole batch, so that a loss divided by it is a mean over
+  rows. The count is exact in any order of summation.
+  """
+  return jnp.full(len(valid), jnp.sum(valid, dtype=jnp.int32) / valid.size)
 
 
 def augmented(inputs: Draws, augment: Augment | None) -> Draws:
@@ -261,6 +278,7 @@ def augmented(inputs: Draws, augment: Augment | None) -> Draws:
   what='λ(t) |x̂ − x|², x the noise, data, velocity or score that the network predicts (DDPM '
   'Alg. 1)',
   denoises=True,
+  lengths=True,
 )
 def denoising(
   network: Network,
@@ -317,13 +335,14 @@ def denoising(
         time_weight = jnp.where(valid, time_weight, 0.0)
       rows = output, x0, eps, level, time_weight
       output, x0, eps, level, time_weight = jax.tree.map(elements_as_rows, rows)
+    share = inputs.valid_share
     losses = network.denoising_loss(output, x0, eps, level, weight)
     losses /= x0.size // len(x0)
     if uncertainty is None:
-      return mean_loss(losses, level.t, time_weight, **inputs.metrics)
+      return mean_loss(losses, level.t, time_weight, share=share, **inputs.metrics)
     terms = {'error': losses, **inputs.metrics}
     losses = uncertain_loss(losses, uncertainty(params, finite_logsnr(level)))
-    return mean_loss(losses, level.t, time_weight, **terms)
+    return mean_loss(losses, level.t, time_weight, share=share, **terms)
 
   return Objective(draw, loss)
 
@@ -492,16 +511,25 @@ def means(weight: Array | float = 1.0, **terms: Array) -> dict[str, Mean]:
 
 
 def mean_loss(
-  losses: Array, t: Array, weight: Array | float = 1.0, *, records: PyTree = (), **terms: Array
+  losses: Array,
+  t: Array,
+  weight: Array | float = 1.0,
+  *,
+  records: PyTree = (),
+  share: Array | None = None,
+  **terms: Array,
 ) -> Loss:
   """Returns (loss [], (metrics, records)) for losses [B] at times t [B].
 
   The loss is the mean of weight * losses. weight: [B], the time sampler's, with which
   levels stand for those that it draws too rarely. The metrics are weighted means of the
   losses, also per quarter of t, and of the other terms [B]; of equal losses each is that loss.
+  share: `valid_share` of rows whose weight is 0 where they pad an example; the loss is then the
+  mean over the others.
   """
   metrics = means(weight, loss=losses, **terms)
-  return metrics['loss'].total, (metrics | by_quarter(losses, t, weight), records)
+  loss = metrics['loss'].total if share is None else metrics['loss'].total / share[0]
+  return loss, (metrics | by_quarter(losses, t, weight), records)
 
 
 def by_quarter(

@@ -159,9 +159,23 @@ def test_what_pads_an_example_has_no_loss(has_levels, key):
   each = np.mean((output - (alpha * eps - sigma * x0)) ** 2, axis=-1)
   counted = VALID & (sigma[..., 0] > 0.0)
   assert 0 < counted.sum() < VALID.size
-  assert_allclose(value, (each * counted).sum() / VALID.size, rtol=1e-5)
+  assert_allclose(value, (each * counted).sum() / VALID.sum(), rtol=1e-5)
   mean = metrics['loss'].total / metrics['loss'].count
   assert_allclose(mean, each[counted].mean(), rtol=1e-5)
+
+
+def test_a_coupling_refuses_what_pads_an_example(key):
+  network = Network(
+    lambda params, x, noise, cond, *, key=None: x,
+    dj.logsnr_input,
+    condition=objectives.make_condition(labels=False, valid=True),
+  )
+  flow = dj.RectifiedFlowSchedule()
+  loss = objectives.denoising(
+    network, flow, times=dj.uniform_times, coupling=lambda *_: pytest.fail('compared')
+  )
+  with pytest.raises(ValueError, match='a coupling compares whole examples'):
+    loss.draw(key, {'x': X0, 'valid': VALID}, Context())
 
 
 def test_other_objectives_refuse_what_pads_an_example(key):

@@ -34,6 +34,8 @@ def chosen(model: Model) -> Model:
     return model
   at, changes = c.metrics.index(store.AUTO), of_data(model)
   names = dict.fromkeys((*c.metrics[:at], *changes['metrics'], *c.metrics[at + 1 :]))
+  if not names:
+    raise UserError('config.evaluation.metrics=auto: no metric is of these data, which have lengths')
   changes = {f'evaluation.{n}': x for n, x in changes.items()} | {'evaluation.metrics': (*names,)}
   changed = store.with_fields(model.config, changes)
   config = model.config.replace(evaluation=changed.evaluation)
@@ -65,8 +67,13 @@ def of_data(model: Model) -> Json:
   pairs = min(held_out, c.evaluation.num_pairs)
   if model.conditioning.context is not None and pairs >= LEAST_PAIRS and not given:
     names = OF_PAIRS if c.evaluation.draws_per_pair > 1 else OF_PAIRS[:-1]
-    return {'metrics': tuple(name for name in names if name in of_kind) + likelihood}
-  return {'metrics': OF_SETS + likelihood, **_fewer(model)}
+    return {'metrics': _among(of_kind, names, c, facts) + likelihood}
+  return {'metrics': _among(of_kind, OF_SETS, c, facts) + likelihood, **_fewer(model)}
+
+
+def _among(of_kind, names, c, facts):
+  # Returns the names that this kind has, and that are of these data.
+  return tuple(name for name in names if name in of_kind and _is_of(of_kind[name], c, facts))
 
 
 def _is_of(metric, c, facts):
@@ -79,6 +86,8 @@ def _is_of(metric, c, facts):
     and c.at('objective.coupling')
     or asks.needs_denoiser
     and not c.objective.declared.estimates
+    or facts.lengths
+    and not asks.lengths
   )
 
 

@@ -157,6 +157,7 @@ _ASKED = {
   'augment': 'conditioning.augment',
   'elapsed': 'objective',
   'guidance_scale': 'objective.guidance',
+  'valid': 'data (whose examples have lengths)',
 }
 
 
@@ -225,6 +226,11 @@ class ConfiguredNetwork:
     """
     of_numbers = self.config.get('latent') is None and self.config.get('states') is None
     return self.level_axes == 2 and of_numbers and 'context' not in self.reads
+
+  @property
+  def has_lengths(self) -> bool:
+    """Whether examples have lengths, beyond which the network sees nothing."""
+    return bool(self.facts.lengths)
 
   @property
   def levels_differ(self) -> bool:
@@ -325,7 +331,7 @@ class ConfiguredNetwork:
       augment = functools.partial(augmentation.augment, probability=c.augment)
     has_text, has_context = c.text is not None, c.context is not None
     condition = objectives.make_condition(
-      bool(c.labels), c.dropout or 0.0, c.image, has_text, has_context
+      bool(c.labels), c.dropout or 0.0, c.image, has_text, has_context, valid=self.has_lengths
     )
     if test and c.dropout:
       condition = functools.partial(_with_nothing_hidden, condition)
@@ -477,6 +483,7 @@ def _inputs_of(c, facts, needs):
     augment_dim=augmentation.NUM_LABELS if c.augment else 0,
     elapsed=needs.map_kind == 'average_velocity',
     guidance_scale=needs.guidance_scale,
+    valid=bool(facts.lengths),
     **context,
   )
 

@@ -18,7 +18,7 @@ from diffusion_jax.app.config.tree import Node, resolve
 from diffusion_jax.app.edit.methods import condition_of, fitting, method_name
 from diffusion_jax.app.kinds import sections
 from diffusion_jax.data.spec import Facts
-from diffusion_jax.declared import DataNeed
+from diffusion_jax.declared import DataNeed, declared_by
 from diffusion_jax.runtime.run_folder import RunFolder
 
 FindCase = Callable[[Node, Any], Any]  # facts may be None
@@ -241,6 +241,50 @@ OF_NUMBERS = Row(
   'config.data.one_scale=True is for real numbers, and your data are {data}: leave it out',
 )
 
+# -- lengths -------------------------------------------------------------------
+
+
+def _without_lengths(c, facts):
+  # Returns the objective, and those that leave padding out; of others than declared ones, none.
+  objective = c.at('objective')
+  if not facts.lengths or objective is None or objective.declared.lengths:
+    return None
+  able = [n for n, x in c.schema.table('objective').items() if declared_by(x).lengths]
+  advice = f'set objective={" or ".join(able)}' if able else f'{c.schema.kind} needs data without'
+  return objective.name, advice
+
+
+def _metric_of_one_length(c, facts):
+  metrics = sections.of_metrics(c.evaluation) if facts.lengths else {}
+  name = next((name for name, x in metrics.items() if not x.declared.lengths), '')
+  able = [n for n, x in c.schema.metrics.items() if declared_by(x).lengths]
+  return name and (name, f'take {" or ".join(able)}' if able else 'leave it out')
+
+
+LENGTHS = (
+  Row(
+    _without_lengths,
+    'config.objective={it[0]} counts what pads an example, and these data have lengths: {it[1]}',
+  ),
+  Row(
+    lambda c, facts: facts.lengths and c.at('objective.coupling.name'),
+    'config.objective.coupling={it} compares whole examples, and these data have lengths: set it '
+    'to None',
+  ),
+  Row(
+    _metric_of_one_length,
+    'config.evaluation.metrics={it[0]} is of examples of one length, and these data have lengths: '
+    '{it[1]}',
+    EVALUATE,
+  ),
+  Row(
+    lambda c, facts: facts.lengths,
+    'config.edit={c.edit.name} is of examples of one length, and these data have lengths: '
+    'sampling.context says what samples are given',
+    EDIT,
+  ),
+)
+
 # -- guidance ------------------------------------------------------------------
 
 
@@ -392,4 +436,4 @@ EDITS = (
   ),
 )
 
-CONFLICTS = *MACHINE, *DECLARED, OF_NUMBERS, *GUIDANCE, *EDITS
+CONFLICTS = *MACHINE, *DECLARED, OF_NUMBERS, *LENGTHS, *GUIDANCE, *EDITS

@@ -334,6 +334,8 @@ def abstract_batch(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
     batch['label'] = jax.ShapeDtypeStruct((size,), jnp.int32)
   if facts.context is not None:
     batch['context'] = jax.ShapeDtypeStruct((size, *facts.context.shape), jnp.float32)
+  if facts.lengths:
+    batch['valid'] = jax.ShapeDtypeStruct((size, facts.x.shape[0]), jnp.bool_)
   return batch | conditions.Texts(model).shapes(size)
 
 

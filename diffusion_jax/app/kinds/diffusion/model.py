@@ -41,7 +41,7 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   noisy = ConfiguredNetwork.of(config, facts)
   plan = functools.partial(plan_of, noisy, config.sampling.make())
   losses = functools.partial(losses_of, noisy)
-  has_floor = not (no_floor(config.objective) or noisy.process.is_learned)
+  has_floor = not (no_floor(config.objective, facts) or noisy.process.is_learned)
   return dataclasses.replace(
     of_network(noisy, run, plan),
     measured=dataclasses.replace(noisy, losses=losses),
@@ -49,7 +49,7 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   )
 
 
-def no_floor(objective: Node) -> str:
+def no_floor(objective: Node, facts: Facts) -> str:
   """Returns why a loss says nothing of exact denoisers; '' if it does."""
   name = f'objective={objective.name}'
   if not objective.declared.denoises:
@@ -58,6 +58,8 @@ def no_floor(objective: Node) -> str:
     return f'{name} does not only denoise the data'
   if objective.get('levels') is not None:
     return 'exact denoisers here have one level for an example, and objective.levels has more'
+  if facts.lengths:
+    return 'exact denoisers here are of examples of one length, and these have lengths'
   if objective.get('coupling') is not None:
     return f'objective.coupling={objective.coupling.name} pairs data and noise'
   return ''
@@ -72,7 +74,7 @@ def losses_of(
   the rows of the batch, [B], at the draws of the whole batch. training: as in the
   training, where conditions are dropped and examples augmented.
   """
-  if why := no_floor(noisy.config.objective):
+  if why := no_floor(noisy.config.objective, noisy.facts):
     raise ValueError(f'{why}, so that its loss has no floor: leave loss out')
   network = noisy.trained(test=not training)
   network = floors.exact(network) if exact else network

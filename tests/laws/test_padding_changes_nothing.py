@@ -1,0 +1,137 @@
+"""Law: padding examples by any amount, of any values, changes no number of their valid part.
+
+Data: facts and batches of files that differ in what pads their series. Losses, their quarters
+and gradients: of a DiT at equal draws, which has neither positions nor attention of what pads.
+Planted, each caught: `mean_and_std` of all elements; `valid_share` that is 1; `without_padding`
+that returns x; a DiT whose `seen` forgets `valid`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import diffusion_jax as dj
+from diffusion_jax.data.npz import npz
+from diffusion_jax.data.pipeline import batch_at
+from diffusion_jax.data.sources import measured
+from diffusion_jax.networks.functional import network_fn
+from diffusion_jax.networks.inputs import Inputs
+from diffusion_jax.networks.transformer import DiT
+from diffusion_jax.training import objectives
+from diffusion_jax.training.objectives import Context
+
+AMOUNTS = 1, 7, 64
+VALUES = np.nan, 0.0, 1e30
+B, T = 8, 6
+RNG = np.random.default_rng(0)
+LENGTHS = np.array([6, 3, 1, 4, 6, 2, 5, 6])
+VALID = np.arange(T) < LENGTHS[:, None]
+
+
+def padded(x, amount, value):
+  """Returns x [B, T, ...] with `amount` more elements, all that pads being `value`."""
+  widths = [(0, amount * (axis == 1)) for axis in range(x.ndim)]
+  x = np.pad(x, widths)
+  valid = np.arange(x.shape[1]) < LENGTHS[:, None]
+  return np.where(valid.reshape(*valid.shape, *[1] * (x.ndim - 2)), x, np.asarray(value, x.dtype))
+
+
+def series():
+  """Returns 8 beginnings of an AR(1) in units of 280 and 10, [B, T, 1]."""
+  x = np.zeros((B, T))
+  for i in range(T):
+    x[:, i] = (0.8 * x[:, i - 1] if i else 0.0) + 0.6 * RNG.standard_normal(B)
+  return 280.0 + 10.0 * x[..., None]
+
+
+X = series()
+
+
+@pytest.mark.parametrize('value', VALUES, ids=str)
+@pytest.mark.parametrize('amount', AMOUNTS)
+def test_data(amount, value, tmp_path):
+  np.savez(tmp_path / 'a.npz', x=padded(X, amount, value), lengths=LENGTHS)
+  source = npz(tmp_path / 'a.npz', bounds=(200.0, 400.0))
+  facts = measured(source)
+  valid = X[VALID].astype(np.float64)
+  assert_allclose(facts.x.mean, valid.mean(), rtol=1e-12)
+  assert_allclose(facts.x.std, valid.std(), rtol=1e-12)
+  assert facts.lengths == (1, 1, 1, 1, 1, 3) + (0,) * amount
+  batch = batch_at(source, B, seed=0, step=0, facts=facts)
+  order = np.argsort(batch['valid'].sum(axis=1), kind='stable')
+  lengths = np.sort(LENGTHS)
+  assert_array_equal(batch['valid'][order], np.arange(T + amount) < lengths[:, None])
+  expected = np.sort(((valid - valid.mean()) / valid.std()).ravel())
+  assert_allclose(np.sort(batch['x'][batch['valid']].ravel()), expected, rtol=1e-5, atol=1e-6)
+  assert np.isfinite(batch['x']).all()
+
+
+NETWORK = DiT(16, 2, 2, patch_size=1, out_channels=1, positions='rotary', inputs=Inputs(valid=True))
+PARAMS = jax.tree.map(
+  lambda a: np.float32(0.2) * RNG.standard_normal(a.shape, np.float32),
+  jax.eval_shape(NETWORK.init, jax.random.key(0), np.zeros((1, T, 1)), np.zeros(1))['params'],
+)
+
+
+def objective(level_axes):
+  network = dj.Network(
+    network_fn(NETWORK),
+    dj.logsnr_input,
+    parametrization='v',
+    level_axes=level_axes,
+    condition=objectives.make_condition(labels=False, valid=True),
+  )
+  return objectives.denoising(
+    network,
+    dj.CosineSchedule(),
+    times=dj.uniform_times,
+    weight=dj.v_weight,
+    levels=dj.independent_levels() if level_axes == 2 else None,
+  )
+
+
+@functools.cache
+def loss_of(level_axes):
+  return jax.jit(jax.value_and_grad(objective(level_axes).loss, has_aux=True))
+
+
+def with_padding(draws, amount, value):
+  """Returns draws of a batch with more elements, which are `value`, as numbers or as weights."""
+
+  def pad(a, fill=0.0):
+    a = np.asarray(a)
+    return a if a.ndim < 2 or not amount else padded(a, amount, fill)
+
+  level = jax.tree.map(lambda a: pad(a, 0.5), draws.level)
+  valid = np.pad(VALID, ((0, 0), (0, amount)))
+  x0, eps, weight = (pad(a, value) for a in (draws.x0, draws.eps, draws.time_weight))
+  share = objectives.valid_share(jnp.asarray(valid))
+  return draws._replace(
+    x0=x0, eps=eps, level=level, time_weight=weight, cond={'valid': valid}, valid_share=share
+  )
+
+
+@pytest.mark.parametrize('level_axes, amount', [(1, 1), (2, 7), (1, 64)])
+def test_losses_and_gradients(level_axes, amount, key):
+  """The loss is a mean over the valid elements: the sum of them over their number."""
+  x = np.float32((X - 280.0) / 10.0)
+  batch = {'x': x, 'valid': VALID}
+  draws, keys = jax.jit(lambda key: objective(level_axes).draw(key, batch, Context()))(key)
+  params = {'network': PARAMS}
+  (loss, (metrics, _)), slope = loss_of(level_axes)(params, Context(), draws, keys)
+  total, count = metrics['loss']
+  assert_allclose(loss, total * VALID.size / VALID.sum(), rtol=1e-6)
+  more = with_padding(draws, amount, 3.0)
+  (other, (others, _)), slopes = loss_of(level_axes)(params, Context(), more, keys)
+  assert_allclose(other, loss, rtol=1e-5)
+  for name, mean in metrics.items():
+    assert_allclose(others[name].total / others[name].count, mean.total / mean.count, rtol=2e-5)
+    share = T / (T + amount)
+    assert_allclose(others[name].count, mean.count * (share if name == 'loss' else 1.0), rtol=1e-5)
+  scale = max(np.abs(a).max() for a in jax.tree.leaves(slope))
+  jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale), slopes, slope)
+  assert scale > 1e-3
