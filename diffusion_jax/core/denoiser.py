@@ -312,15 +312,22 @@ class Network:
 
   @checked
   def denoiser(self, params: Params, cond: dict | None = None) -> Denoiser:
-    """Returns the network's `Denoiser` for a condition; see `output`."""
+    """Returns the network's `Denoiser` for a condition; see `output`.
+
+    Its x_0 is 0 where cond['valid'] [B, T] says that an element pads an example.
+    """
 
     def denoise(xt, level):
       output, var_frac = self.output(params, xt, level, cond), None
       if self.learned_variance:
         output, fraction = jnp.split(output, 2, axis=-1)
         var_frac = variance_fraction(fraction)
-      return Prediction(self.to_x0(output, xt, level), var_frac)
+      x0 = self.to_x0(output, xt, level)
+      if valid is not None:
+        x0 = jnp.where(expand_to(valid, x0), x0, 0.0)
+      return Prediction(x0, var_frac)
 
+    valid = None if cond is None else cond.get('valid')
     return denoise
 
   @checked

@@ -33,8 +33,8 @@ def sheet(
 ) -> np.ndarray:
   """Draws x [n, *values.shape] on one sheet, uint8 [H, W, C].
 
-  Vectors are points of the first four coordinates, in pairs; [L, C] are the
-  first curves; all else is a table of `pictures`, with the bars of their
+  Vectors are points of the first four coordinates, in pairs; [L, C] are the first
+  curves, which end where they are NaN; all else is a table of `pictures`, with the bars of their
   colours. columns: of the table; height: of a picture, at least, in pixels;
   data: training examples behind vectors and curves; each: draws a table of
   vectors and curves too. groups: of as many vectors in turn, each in one
@@ -100,6 +100,7 @@ def limits(values: ArraySpec, data: np.ndarray | None = None) -> tuple[np.ndarra
   low, high = mean - 3.0 * std, mean + 3.0 * std
   if data is not None:
     flat = np.asarray(data, np.float64).reshape(-1, size)
+    flat = flat[~np.isnan(flat).any(axis=1)]
     low, high = np.quantile(flat, (0.005, 0.995), axis=0)
     margin = np.maximum(0.25 * (high - low), 0.5 * std)
     low, high = low - margin, high + margin
@@ -154,7 +155,8 @@ def _small(unit):
       right = max(left, right - 2)
       draw.rectangle([left, min(end, 31), right, max(end, 31)], _BLUE)
     return np.asarray(picture)
-  x = np.linspace(0, 95, len(y))
+  x = np.linspace(0, 95, len(y))[~np.isnan(unit).any(axis=1)]
+  y = y[~np.isnan(unit).any(axis=1)]
   for c in reversed(range(min(y.shape[1], MOST))):
     points = [*zip(x.tolist(), y[:, c].tolist(), strict=True)]
     draw.line(points, _colour(c), 1)
@@ -185,7 +187,7 @@ def _pixels(figure):
 
 def _title(x, what, low, high):
   # Returns the legend of samples; it counts those outside the axes.
-  inside = ((x >= low) & (x <= high))[..., :MOST]
+  inside = (((x >= low) & (x <= high)) | np.isnan(x))[..., :MOST]
   count = int((~inside.reshape(len(x), -1).all(axis=1)).sum())
   return f'{len(x):,} {what}' + f', {count:,} outside the axes' * bool(count)
 
@@ -288,9 +290,10 @@ def _curves(values, x, data):
   what = f'of {len(x):,} samples' if n < len(x) else 'samples'
   for c, ax in enumerate(axes):
     if data is not None:
-      band = np.quantile(data[..., c], (0.05, 0.95), axis=0)
+      some = np.flatnonzero(~np.isnan(data[..., c]).all(axis=0))
+      band = np.nanquantile(data[:, some, c], (0.05, 0.95), axis=0)
       label = 'training data, 5 to 95 %'
-      ax.fill_between(np.arange(data.shape[1]), *band, color='0.85', linewidth=0, label=label)
+      ax.fill_between(some, *band, color='0.85', linewidth=0, label=label)
     for i, one in enumerate(x[:n]):
       label = _title(x[:n], what, low, high) if not i else None
       marker = '.' if length < 20 else ''

@@ -152,14 +152,19 @@ def make_state_denoiser(
     network: Of (params, x_t [B, ...], noise [B], cond) -> [B, ..., K] with a
       logit for each state of the process, n + 1 for `masking_process(n)`. It
       has no parametrization.
-    params, cond: See `Network.output`.
+    params, cond: See `Network.output`. Where cond['valid'] [B, T] is False x_0 is state 0.
     process: The process that it reverses.
     key: The key of dropout, which is off without one.
   """
+  valid = None if cond is None else cond.get('valid')
 
   def denoise(xt, level):
     logits = network.evaluate(params, xt, network.noise_of(level, xt), cond, key)
-    return posterior_logits(logits.astype(jnp.float32), xt, process, level)
+    logits = posterior_logits(logits.astype(jnp.float32), xt, process, level)
+    if valid is None:
+      return logits
+    padding = jnp.where(jnp.arange(logits.shape[-1]) == 0, 0.0, NEVER)
+    return jnp.where(expand_to(valid, logits), logits, padding.astype(logits.dtype))
 
   return denoise
 

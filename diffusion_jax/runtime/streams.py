@@ -18,6 +18,7 @@ STREAMS = {
   'test_latents': 0x8E2FCAB8,
   'sampling': 0xB9DAF8C6,
   'sampling_images': 0x8146B8FF,
+  'sampling_lengths': 0xB0E3F5A7,
   'vae_sampling': 0xE725CDBF,
   'edit': 0x8135DE1A,
   'measurement': 0xB7C3A5D1,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.core.arguments import check_same_shape
+from diffusion_jax.core.arguments import check_same_shape, expand_to
 from diffusion_jax.core.checked import checked
 from diffusion_jax.core.keys import draw_normal, split_key
 from diffusion_jax.core.levels import Grid, NoiseLevel, check_one_level
@@ -39,6 +39,24 @@ def replace_known(sampler: Sampler, known: Array, mask: Array) -> Sampler:
     return jnp.where(mask, _noisy_known(known, eps, level_s), x), state
 
   return Sampler(sampler.init, step)
+
+
+@checked
+def hold_padding(sampler: Sampler, valid: Array) -> Sampler:
+  """Holds what pads an example at 0, also where the steps draw noise.
+
+  valid: bool [B, T], False at elements of x [B, T, ...] that are no part of the example. Of states
+  0 is the state 0. The denoiser has x_0 = 0 there, as `Network.denoiser` with cond['valid'].
+  """
+
+  def held(x):
+    return jnp.where(expand_to(valid, x), x, jnp.zeros((), x.dtype))
+
+  def step(key, x, state, denoise, *, level_s, level_t):
+    x, state = sampler.step(key, held(x), state, denoise, level_s=level_s, level_t=level_t)
+    return held(x), state
+
+  return sampler._replace(init=lambda x: sampler.init(held(x)), step=step)
 
 
 @checked

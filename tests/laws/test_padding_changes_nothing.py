@@ -21,6 +21,7 @@ from diffusion_jax.data.sources import measured
 from diffusion_jax.networks.functional import network_fn
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
+from diffusion_jax.sampling.inpainting import hold_padding
 from diffusion_jax.training import objectives
 from diffusion_jax.training.objectives import Context
 
@@ -135,3 +136,81 @@ def test_losses_and_gradients(level_axes, amount, key):
   scale = max(np.abs(a).max() for a in jax.tree.leaves(slope))
   jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale), slopes, slope)
   assert scale > 1e-3
+
+
+def held_samples(sampler, amount, seed=0):
+  """Returns samples of the lengths in series of `amount` more elements, by the same keys."""
+  network = dj.Network(network_fn(NETWORK), dj.logsnr_input, parametrization='v')
+  valid = np.pad(VALID, ((0, 0), (0, amount)))
+  levels = dj.level_grid(dj.CosineSchedule(), 5)
+
+  @jax.jit
+  def draw(keys):
+    x = dj.prior_sample(keys, (B, T + amount, 1), levels.take(0))
+    denoise = network.denoiser(PARAMS, {'valid': valid})
+    return dj.sample(keys, denoise, hold_padding(sampler, valid), levels, x)
+
+  return np.asarray(draw(jax.random.split(jax.random.key(seed), B)))
+
+
+SAMPLERS = {
+  'ddim': dj.ddim(),
+  'ancestral': dj.ancestral(),
+  'dpm_solver_pp': dj.dpm_solver_pp(),
+  'churned': dj.churn(dj.heun(), dj.CosineSchedule(), 0.3),
+}
+
+
+@pytest.mark.parametrize('name', SAMPLERS)
+def test_samples(name):
+  """A sample of a length is the same in series of any length, and 0 beyond it."""
+  amount = {'ddim': 64, 'ancestral': 1}.get(name, 7)
+  found, more = held_samples(SAMPLERS[name], 0), held_samples(SAMPLERS[name], amount)
+  assert_allclose(more[:, :T][VALID], found[VALID], rtol=2e-4, atol=2e-5)
+  assert not found[~VALID].any() and not more[:, T:].any() and found[VALID].all()
+
+
+PROCESSES = {'masked': dj.masking_process(5), 'uniform': dj.uniform_process(5)}
+OF_STATES = {
+  'ancestral': ('masked', lambda process, schedule: dj.ancestral_states(process)),
+  'of uniform': ('uniform', lambda process, schedule: dj.ancestral_states(process)),
+  'first_hitting': ('masked', dj.first_hitting),
+  'confidence': ('masked', lambda process, schedule: dj.confidence_ordered(process)),
+  'remasked': (
+    'masked',
+    lambda process, schedule: dj.remasked(dj.ancestral_states(process), process, 0.5),
+  ),
+}
+LOGITS = RNG.standard_normal((T + max(AMOUNTS), 6))
+
+
+@pytest.mark.parametrize('name', OF_STATES)
+def test_samples_of_states(name):
+  """Of a network whose logits at an element depend on all valid elements."""
+  kind, make = OF_STATES[name]
+  process, schedule = PROCESSES[kind], dj.PolynomialMasking()
+  count = len(process.prior)
+
+  def apply(params, x, noise, cond, *, key=None):
+    others = jnp.sum(jnp.where(cond['valid'], x, 0), axis=1, keepdims=True)
+    row = LOGITS[: x.shape[1], :count]
+    return row[None] * (1.0 + 0.3 * others[..., None])
+
+  network = dj.Network(apply, dj.time_input())
+
+  def draw(amount):
+    valid = np.pad(VALID, ((0, 0), (0, amount)))
+    levels = dj.level_grid(schedule, 4)
+
+    @jax.jit
+    def run(keys):
+      x = dj.prior_sample_states(keys, (B, T + amount), process)
+      denoise = dj.make_state_denoiser(network, {}, {'valid': valid}, process=process)
+      return dj.sample(keys, denoise, hold_padding(make(process, schedule), valid), levels, x)
+
+    return np.asarray(run(jax.random.split(jax.random.key(3), B)))
+
+  found, more = draw(0), draw(7)
+  assert_array_equal(more[:, :T][VALID], found[VALID])
+  assert not found[~VALID].any() and not more[:, T:].any()
+  assert np.unique(found[VALID]).size > 1 and (found < 5).all()

@@ -35,7 +35,9 @@ def chosen(model: Model) -> Model:
   at, changes = c.metrics.index(store.AUTO), of_data(model)
   names = dict.fromkeys((*c.metrics[:at], *changes['metrics'], *c.metrics[at + 1 :]))
   if not names:
-    raise UserError('config.evaluation.metrics=auto: no metric is of these data, which have lengths')
+    raise UserError(
+      'config.evaluation.metrics=auto: no metric is of these data, which have lengths'
+    )
   changes = {f'evaluation.{n}': x for n, x in changes.items()} | {'evaluation.metrics': (*names,)}
   changed = store.with_fields(model.config, changes)
   config = model.config.replace(evaluation=changed.evaluation)

@@ -17,8 +17,8 @@ from diffusion_jax.app.kinds.model import Model, make_mesh
 from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.data import tables
 from diffusion_jax.data.classes import number_of
-from diffusion_jax.data.sources import read_labels
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.sources import check_lengths_of, read_labels
+from diffusion_jax.data.spec import ArraySpec, valid_of
 from diffusion_jax.data.text import encode
 from diffusion_jax.errors import UserError, as_user_error, refuse
 from diffusion_jax.runtime.per_example import per_example
@@ -147,6 +147,53 @@ class Texts(ModelCondition):
     return datasets.text_length(self.model.config)
 
 
+class Lengths(ModelCondition):
+  """Lengths: those of config.sampling in turn, or drawn as the training examples have them."""
+
+  name, names = 'valid', ('lengths',)
+
+  def choose(self, n: int, least: np.ndarray | None = None) -> tuple[Arrays, Arrays]:
+    """Returns also the lengths of n samples; least: of what is known of each, [n]."""
+    given = self.model.config.sampling.lengths
+    without = 'is of data whose examples have one length'
+    _check_taken(bool(self.model.facts.lengths) or not given, 'config.sampling.lengths', without)
+    if not self.model.facts.lengths:
+      return {}, {}
+    least = np.ones(n, int) if least is None else least
+    if given:
+      lengths = np.resize(self.rows(given, 'config.sampling.lengths'), n)
+      check_long_enough('config.sampling.lengths', lengths, least)
+    else:
+      lengths = self._drawn(n, least)
+    return self.encode(lengths, np.arange(n)), {'lengths': lengths}
+
+  def _drawn(self, n, least):
+    # The length of sample i follows from the seed and i, among those of at least `least`.
+    counts = np.asarray(self.model.facts.lengths, np.float64)
+    root = stream(self.model.config.sampling.seed, 'sampling_lengths')
+    keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(np.arange(n))
+    u = np.asarray(jax.vmap(jax.random.uniform)(keys), np.float64)
+    below = np.concatenate([[0.0], np.cumsum(counts)])
+    first = below[least - 1]
+    place = np.searchsorted(below, first + u * (below[-1] - first), side='right')
+    # A beginning that is longer than all training examples is the whole sample.
+    return np.where(first < below[-1], place, least).astype(np.int32)
+
+  def rows(self, values: Any, what: str) -> np.ndarray:
+    lengths, size = np.ravel(np.asarray(values)), self.model.facts.x.shape[0]
+    with as_user_error(f'{what}: '):
+      check_lengths_of(lengths, len(lengths), size)
+    return lengths.astype(np.int32)
+
+  def encode(self, rows: np.ndarray, index: np.ndarray) -> Arrays:
+    return {self.name: valid_of(rows[index % len(rows)], self.model.facts.x.shape[0])}
+
+  def shapes(self, size: int) -> Shapes:
+    facts = self.model.facts
+    shape = jax.ShapeDtypeStruct((size, facts.x.shape[0]), jnp.bool_)
+    return {self.name: shape} if facts.lengths else {}
+
+
 class Images(ModelCondition):
   """What is seen of test images, which the samples continue."""
 
@@ -240,6 +287,11 @@ class Contexts(ModelCondition):
       values, spec = _whole_sequences(values, spec)
     with as_user_error():
       rows = tables.rows_of(values, spec, what, joint)
+    if joint and self.model.facts.lengths and spec.shape[0] > self.model.state_shape[0]:
+      raise UserError(
+        f'{what} has {spec.shape[0]} elements, and samples with lengths have at most '
+        f'{self.model.state_shape[0]}, those of a training example'
+      )
     refuse(tables.row_problems(what, rows, spec, joint))
     if joint and self.model.noisy is not None:
       refuse(_partly_known(what, rows, self.model.noisy.shared))
@@ -281,7 +333,13 @@ def _partly_known(what, rows, size):
 
 
 # {name in `given`: the kind of condition}
-KINDS = {'label': Labels, 'text': Texts, 'image': Images, 'context': Contexts}
+KINDS = {
+  'label': Labels,
+  'text': Texts,
+  'image': Images,
+  'context': Contexts,
+  'length': Lengths,
+}
 
 
 def stored_names(model: Model) -> set[str]:
@@ -323,7 +381,7 @@ def choose(
   first = (model.config.sampling.context_row or 0) if rows is None else 0
   rows = context.read() if rows is None else context.rows(rows, 'the context')
   count = n or each * (1 if rows is None or compared else len(rows))
-  cond, stored, index, mixed = {}, {}, np.arange(count), compared is not None
+  cond, stored, index, mixed, least = {}, {}, np.arange(count), compared is not None, None
   labels = compared.labels(count) if compared and compared.labels else None
   for arrays, kept in (
     Labels(model).choose(count, labels),
@@ -338,12 +396,31 @@ def choose(
       rows = rows[: -(-count // each)]
       index = index // each % len(rows)
     numbers = first + index
+    least = lengths_of_known(rows)[index] if context.name == 'known' else None
   elif context.name == 'context' and context.values is not None:
     rows = context.held_out(index, mixed)
     numbers = _rows_of(datasets.unseen(model.config), index, mixed)
+  arrays, kept = Lengths(model).choose(count, least)
+  cond, stored = cond | arrays, stored | kept
   if rows is None:
     return Conditions(cond, stored, index, index)
   return Conditions(cond | context.encode(rows, index), stored | {'context': rows}, index, numbers)
+
+
+def check_long_enough(what: str, lengths: np.ndarray, least: np.ndarray) -> None:
+  """Raises UserError for a sample that is shorter than what is known of it; both are [n]."""
+  if (lengths < least).any():
+    i = int(np.argmax(lengths < least))
+    raise UserError(
+      f'{what}: sample {i} has the length {lengths[i]}, and its row of the context has {least[i]} '
+      'elements: take larger lengths'
+    )
+
+
+def lengths_of_known(rows: np.ndarray) -> np.ndarray:
+  """Returns the place after the last element that is known, at least 1, [K] of rows [K, T, ...]."""
+  known = ~np.isnan(rows.reshape(*rows.shape[:2], -1)).all(axis=2)
+  return np.maximum(1, (known * (1 + np.arange(rows.shape[1]))).max(axis=1))
 
 
 def given(model: Model, n: int | None, values: dict[str, Any]) -> Conditions:
@@ -351,10 +428,14 @@ def given(model: Model, n: int | None, values: dict[str, Any]) -> Conditions:
 
   values: all that the network takes, by name: label and text, context in the
   data's units, image as the network sees it; None is not given. They are taken
-  in turn. n: None for as many samples as the longest has rows.
+  in turn. What is known of x need not be given, nor length: n samples have lengths of the
+  training examples. n: None for as many samples as the longest has rows.
   """
   kinds = {name: kind(model) for name, kind in KINDS.items() if kind(model).shapes(1)}
   values = {name: x for name, x in values.items() if x is not None}
+  for name in kinds.keys() - values.keys():
+    if name == 'length' or name == 'context' and model.takes_known:
+      kinds.pop(name)
   if values.keys() != kinds.keys():
     others = [name for name in values if name not in KINDS and name in model.config.sampling]
     hint = f': {others[0]} is an argument of dj.open_run' if others else ''
@@ -366,6 +447,15 @@ def given(model: Model, n: int | None, values: dict[str, Any]) -> Conditions:
   for name, kind in kinds.items():
     cond |= kind.encode(rows[name], index)
   stored = {'context': rows['context']} if 'context' in rows else {}
+  least = np.ones(len(index), int)
+  if model.takes_known and 'context' in rows:
+    least = np.resize(lengths_of_known(rows['context']), len(index))
+  if 'length' in rows:
+    stored['lengths'] = np.resize(rows['length'], len(index))
+    check_long_enough('length', stored['lengths'], least)
+  elif n is not None:
+    arrays, kept = Lengths(model).choose(n, least)
+    cond, stored = cond | arrays, stored | kept
   index = index % len(stored.get('context', index))
   return Conditions(cond, stored, index, index)
 
@@ -420,6 +510,15 @@ def with_known(model: Model, inputs: Conditions, index: np.ndarray, x: np.ndarra
     return x
   known = inputs.stored['context'][inputs.rows[index]]
   return np.where(np.isnan(known), x, known).astype(x.dtype)
+
+
+def without_padding(inputs: Conditions, index: np.ndarray, x: np.ndarray) -> np.ndarray:
+  """Returns samples [n, T, ...] in the user's units, NaN or the level 0 beyond their lengths."""
+  if 'lengths' not in inputs.stored:
+    return x
+  valid = valid_of(inputs.stored['lengths'][index], x.shape[1])
+  blank = np.asarray(np.nan if x.dtype.kind == 'f' else 0, x.dtype)
+  return np.where(valid.reshape(*valid.shape, *[1] * (x.ndim - 2)), x, blank)
 
 
 def encoded(model: Model, params: Params, inputs: Conditions) -> Conditions:

@@ -261,6 +261,13 @@ def _metric_of_one_length(c, facts):
   return name and (name, f'take {" or ".join(able)}' if able else 'leave it out')
 
 
+def _of_whole_examples(c):
+  # Returns what computes norms or quantiles of a sample, with what pads it.
+  if c.at('sampling.bound.name') == 'quantile':
+    return 'bound=quantile'
+  return next((n for n in ('corrector', 'guidance.rescale') if c.at(f'sampling.{n}')), '')
+
+
 LENGTHS = (
   Row(
     _without_lengths,
@@ -270,6 +277,17 @@ LENGTHS = (
     lambda c, facts: facts.lengths and c.at('objective.coupling.name'),
     'config.objective.coupling={it} compares whole examples, and these data have lengths: set it '
     'to None',
+  ),
+  Row(
+    lambda c, facts: facts is not None and not facts.lengths,
+    'data whose examples have one length',
+    fields=('sampling.lengths',),
+    advice='leave it out',
+  ),
+  Row(
+    lambda c, facts: facts.lengths and _of_whole_examples(c),
+    'config.sampling.{it} compares all numbers of a sample, and these data have lengths: leave it '
+    'out',
   ),
   Row(
     _metric_of_one_length,

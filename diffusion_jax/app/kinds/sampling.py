@@ -32,6 +32,7 @@ from diffusion_jax.ranges import (
 )
 from diffusion_jax.sampling.correctors import AncestralNoise, Churn, Langevin
 from diffusion_jax.sampling.grids import Spacing
+from diffusion_jax.sampling.inpainting import hold_padding
 from diffusion_jax.sampling.sampler import sample_frames
 from diffusion_jax.training.averaging import Width
 
@@ -237,6 +238,8 @@ class Sampling:
   labels: Unsaid[tuple[str | Count, ...]] = ()  # classes to sample in turn, names, 3 or #3; (): all
   # texts of the pictures in turn, separated by |; None: texts of the test split
   prompt: Unsaid[str | None] = None
+  # of data with lengths: those of the samples in turn; (): drawn from the training examples'
+  lengths: tuple[Size, ...] = ()
   # npy or npz file of real numbers, each row a condition of num_samples
   # samples; '': of held-out examples
   context: Unsaid[ReadPath] = ''
@@ -305,7 +308,8 @@ class Plan(NamedTuple):
   known, mask) -> the sampler that keeps known pixels. denoises: whether step
   functions are denoisers of x. starts: whether samples start at cond['context']
   instead of noise. stride: of a window that moves along cond['known'], whose elements are
-  held clean where they are known; 0: nothing is known.
+  held clean where they are known; 0: nothing is known. With cond['valid'] what pads a sample
+  is held at 0.
   """
 
   schedule: dj.Schedule
@@ -328,6 +332,10 @@ class Plan(NamedTuple):
       return keys, self.levels, x
     return keys, *dj.hold_known(self.levels, x, cond['known'])
 
+  def sampler_of(self, cond: dict) -> dj.Sampler:
+    """Returns the sampler, which holds what pads an example."""
+    return hold_padding(self.sampler, cond['valid']) if 'valid' in cond else self.sampler
+
   def window_of(self, cond: dict) -> int:
     """Returns the length of the window that moves along cond['known']; 0 if none has to."""
     if not self.stride or 'known' not in cond:
@@ -344,7 +352,7 @@ class Plan(NamedTuple):
     def draw(keys, cond):
       keys, levels, x = self.begin(keys, cond)
       step_function = self.step_function(cond, after_guidance=after_guidance)
-      return dj.sample(keys, step_function, self.sampler, levels, x)
+      return dj.sample(keys, step_function, self.sampler_of(cond), levels, x)
 
     if not (window := self.window_of(cond)):
       return draw(keys, cond)
@@ -371,7 +379,7 @@ class Plan(NamedTuple):
     x, states, state = sample_frames(
       keys,
       step_function,
-      self.sampler,
+      self.sampler_of(cond),
       levels,
       x,
       num_frames=FILM[0],

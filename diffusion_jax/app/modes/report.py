@@ -177,10 +177,11 @@ def trajectory(
     x, frames = draw(run)
     if frames is None:  # A VAE takes no steps.
       return None, facts.x.decode(x[:_PICTURES])
+  inputs = conditions.choose(model, model.config.sampling.num_samples)
   shown, by_step = [], frames()
   for step, x in by_step.items():
     check_numbers(model, x)
-    x = facts.x.decode(x)
+    x = conditions.without_padding(inputs, np.arange(len(x)), facts.x.decode(x))
     row = drawings.sheet(facts.x, x, len(x), 64, data)
     shown.append((f'step {step} of {max(by_step)}', row))
   title = f'{len(x)} {facts.x.noun}, {max(by_step)} steps, seed {c.sampling.seed}'
@@ -301,8 +302,11 @@ def neighbours(run: Run, samples: np.ndarray | None) -> Film | None:
   """Returns a picture of samples and the nearest training examples.
 
   samples: as files have them; None takes the newest file of samples of these weights.
+  Examples with lengths have no distances.
   """
   model, values = run.model, run.model.facts.x
+  if model.facts.lengths:
+    return None
   if samples is None:
     drawn = provenance.newest(model.run, checksums.of_arrays(run.checkpoint[0]))
     samples = next((read_first(model, path, _PICTURES) for path in drawn), None)

@@ -103,7 +103,7 @@ def draw_parts(run: Run, inputs: Conditions, parts: Path) -> list[Path]:
       x, states, *ess = fetch()
       check_numbers(model, x)
       if c.trajectory and not index[0]:
-        write_film(run, frames_of(model, run.mesh, params, states), parts)
+        write_film(run, inputs, frames_of(model, run.mesh, params, states), parts)
       samples, outside = in_box(model, inputs, drawing, params, index, x)
       counts = {_OUTSIDE: np.append(outside, np.zeros(len(index) - 1, int))}
       return {'arr_0': samples} | counts | dict(zip(('lowest_ess',), ess, strict=False))
@@ -113,11 +113,12 @@ def draw_parts(run: Run, inputs: Conditions, parts: Path) -> list[Path]:
   return write_parts(start, n, c.batch_size, parts, 'sampling')
 
 
-def write_film(run: Run, frames: dict[int, np.ndarray], parts: Path) -> None:
+def write_film(run: Run, inputs: Conditions, frames: dict[int, np.ndarray], parts: Path) -> None:
   """Writes a GIF of the steps of the first images into the folder of their batches."""
   if processes.is_first():
     path = files.make_folder(parts.parent, parts.name) / _FILM
     drawn = [run.model.facts.x.decode(x) for x in frames.values()]
+    drawn = [conditions.without_padding(inputs, np.arange(len(x)), x) for x in drawn]
     drawings.write_gif(path, [draw_sheet(run.model, x, data=run.examples) for x in drawn])
 
 
@@ -146,7 +147,7 @@ def write(
   drawings.write_png(sheet, draw_sheet(model, samples, inputs.stored, groups, run.examples))
   print(f'wrote {sheet}')
   if model.facts.x.is_text:
-    write_texts(texts, samples)
+    write_texts(texts, samples, inputs.stored.get('lengths'))
   if 'texts' in inputs.stored:
     lines = [f'{files.one_line(text)}\n' for text in inputs.stored['texts']]
     files.write_text(texts, ''.join(lines))
@@ -187,8 +188,10 @@ def write_table(path: Path, model: Model, inputs: Conditions, samples: np.ndarra
     print(f'wrote {summary}: mean, deviation and quantiles of each row')
 
 
-def write_texts(path: Path, samples: np.ndarray) -> None:
-  """Writes texts, uint8 [n, L], and prints the first ones."""
+def write_texts(path: Path, samples: np.ndarray, lengths: np.ndarray | None = None) -> None:
+  """Writes texts, uint8 [n, L], up to their lengths [n], and prints the first ones."""
+  if lengths is not None:
+    samples = [x[:length] for x, length in zip(samples, lengths, strict=True)]
   texts = [f'--- {i}\n{x}\n' for i, x in enumerate(decode_bytes(samples))]
   print(printable(''.join(texts[:_PRINTED])), end='')
   files.write_text(path, ''.join(texts))

@@ -53,6 +53,7 @@ HEADERS = {
 # The fields of config.sampling that are arguments of the compiled programs.
 ARGUMENTS = (
   'labels',
+  'lengths',
   'prompt',
   'context',
   'context_row',
@@ -316,8 +317,9 @@ def _frames(programs, model, inputs):
     with programs.lock:
       keys, grid, x = plan.begin(keys, cond)
       levels = jax.device_get(grid)
-      keys = plan.sampler.keys(as_one_key(keys), total)
-      start = x, plan.sampler.init(x), keys
+      sampler = plan.sampler_of(cond)
+      keys = sampler.keys(as_one_key(keys), total)
+      start = x, sampler.init(x), keys
       x, state, keys = jax.device_put(start, replicated(programs.mesh))
     carry = x, state
     yield x
@@ -347,7 +349,10 @@ def _frames(programs, model, inputs):
     if i == total:
       sheet = programs.last(model, inputs, draw, images(x))
     elif i in shown and x is not None:
-      sheet = draw_sheet(model, model.facts.x.decode(images(x)), data=programs.data)
+      drawn = conditions.without_padding(
+        inputs, np.arange(programs.count), model.facts.x.decode(images(x))
+      )
+      sheet = draw_sheet(model, drawn, data=programs.data)
     yield Frame(i, total, sheet, compiles=not i and key not in programs.ready)
 
 
@@ -358,7 +363,8 @@ def step_of(model: Model) -> Callable:
     assert model.plan is not None
     plan, (x, state), (level_t, level_s) = model.plan(*both), carry, ends
     denoise = plan.step_function(cond, scale=scale)
-    return take_step(plan.sampler, keys, x, state, denoise, level_s=level_s, level_t=level_t)
+    sampler = plan.sampler_of(cond)
+    return take_step(sampler, keys, x, state, denoise, level_s=level_s, level_t=level_t)
 
   def whole(both, keys, cond):
     params, guides = both

@@ -20,6 +20,7 @@ from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data import drawings
 from diffusion_jax.data.sources import some_of
+from diffusion_jax.data.spec import valid_of
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.per_example import PerExample, per_example, rows
@@ -167,7 +168,8 @@ def in_box(
 
   drawing: the function of `generate`, which draws these again; index: of
   the samples [n]; x: the first draw [n, ...]. After ATTEMPTS outside a sample
-  raises UserError, after fewer `attempts` it stays outside.
+  raises UserError, after fewer `attempts` it stays outside. What pads a sample is NaN, or
+  the level 0.
   """
 
   def decode(index, x):
@@ -179,7 +181,7 @@ def in_box(
 
   first = decode(index, x)
   if not model.facts.x.low:  # the data have no box
-    return first, 0
+    return conditions.without_padding(inputs, index, first), 0
   inside = model.facts.x.inside
   samples, num_outside, left = redraw_outside(again, inside, first, index, attempts)
   if len(left) and attempts >= ATTEMPTS:
@@ -188,7 +190,7 @@ def in_box(
       'data.bounds, the box of this run: train longer, or train a new run '
       'with wider data.bounds'
     )
-  return samples, num_outside
+  return conditions.without_padding(inputs, index, samples), num_outside
 
 
 def check_numbers(model: Model, x: np.ndarray) -> None:
@@ -216,7 +218,7 @@ def training_examples(model: Model) -> np.ndarray | None:
 
   Only vectors and sequences of real numbers are drawn so. None if they are not
   in memory, cannot be read, or if the command names other data than the run's.
-  Of a simulator they are the first 1,000.
+  Of a simulator they are the first 1,000. What pads a sequence is NaN.
   """
   x, config = model.facts.x, model.config
   if x.levels or len(x.shape) > 2 or config.data is None:
@@ -233,7 +235,12 @@ def training_examples(model: Model) -> np.ndarray | None:
     return None
   if not source.in_memory:
     return None
-  return source.read(some_of(source, _MOST))[model.ends[1]]
+  arrays = source.read(some_of(source, _MOST))
+  examples = arrays[model.ends[1]]
+  if not source.facts.lengths:
+    return examples
+  valid = valid_of(arrays['length'], examples.shape[1])
+  return np.where(valid[..., None], examples, np.nan)  # [n, T, C]
 
 
 def draw_sheet(

@@ -3,12 +3,28 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
-from diffusion_jax.app.modes import MODES
+import diffusion_jax as dj
+from diffusion_jax.app.inputs import conditions, datasets
+from diffusion_jax.app.modes import MODES, serve
+from diffusion_jax.app.run.weights import Run, make_model
+from diffusion_jax.data.npz import npz
+from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.runtime.files import read_json_lines
-from tests.app.conftest import assert_same, of_run, params_of, refused, trial
+from diffusion_jax.runtime.run_folder import RunFolder
+from tests.app.conftest import (
+  arrays_of,
+  assert_same,
+  kept,
+  of_run,
+  params_of,
+  refused,
+  trial,
+)
 from tests.app.fields import typed
 
 N, T = 64, 6
@@ -81,8 +97,6 @@ def test_devices_and_parts_change_no_weight(run, tmp_path):
 
 
 def leaves(folder):
-  import jax
-
   return jax.tree.leaves(params_of(folder))
 
 
@@ -90,7 +104,10 @@ WRONG = {
   'above': (LENGTHS + 100, f'whole numbers in 1..{T}'),
   'zero': (0 * LENGTHS, f'whole numbers in 1..{T}'),
   'negative': (-LENGTHS, f'whole numbers in 1..{T}'),
-  'not whole': (LENGTHS - 0.5, f'whole numbers in 1..{T}, the length of x, and that of example 0 is'),
+  'not whole': (
+    LENGTHS - 0.5,
+    f'whole numbers in 1..{T}, the length of x, and that of example 0 is',
+  ),
   'nan': (np.where(LENGTHS > 3, np.nan, LENGTHS), f'whole numbers in 1..{T}'),
   'of others': (LENGTHS[:-1], f'lengths must be whole numbers \\[{N}\\]'),
   'of elements': (VALID, f'lengths must be whole numbers \\[{N}\\]'),
@@ -129,22 +146,154 @@ CANNOT = {
 
 @pytest.mark.parametrize('fields, message', CANNOT.values(), ids=CANNOT)
 def test_what_has_no_lengths_says_so(fields, message, run, tmp_path):
-  given = config(run.parent / 'series.npz', **typed(fields))
+  kept = {n: x for n, x in FEW.items() if not n.startswith('network')}
+  given = trial('rollout', **kept | {'data.path': f'{run.parent}/series.npz'} | typed(fields))
   refused(message, MODES['train'], given, tmp_path / 'run')
 
 
 def test_data_without_lengths_are_another_kind(run, tmp_path):
   np.savez(tmp_path / 'a.npz', x=np.nan_to_num(X, nan=280.0))
-  other = of_run(run, **{'data.path': str(tmp_path / 'a.npz'), 'evaluation.metrics': 'moments'})
+  other = of_run(run, **{'data.path': str(tmp_path / 'a.npz')})
+  line = 'whether examples have lengths is False, and True in this run'
+  refused(line, datasets.source_of, datasets.of_run(other, RunFolder.at(run)))
+
+
+@pytest.mark.parametrize('name', ['c2st', 'sliced_w2', 'ode', 'loss'])
+def test_metrics_of_one_length_say_so(name, run):
+  config = of_run(run, **typed(f'evaluation.metrics={name}'))
+  refused(f'metrics={name} is of examples of one length', MODES['evaluate'], config, run)
+
+
+# -- samples -------------------------------------------------------------------
+
+
+def drawn(run, name, **fields):
+  """Returns what --mode=sample writes, and the path of its npz file."""
+  MODES['sample'](of_run(run, **typed(f'sampling.name={name}') | fields), run)
+  return arrays_of(run, name), kept(run / 'samples', name, '.npz')
+
+
+def test_samples_have_lengths_of_the_training(run):
+  found, _ = drawn(run, 'drawn')
+  x, lengths = found['arr_0'], found['lengths']
+  assert x.shape == (5, T, 1)
+  assert_array_equal(np.isfinite(x[..., 0]), np.arange(T) < lengths[:, None])
+  few, _ = drawn(run, 'few', **typed('sampling.num_samples=3'))
+  assert_array_equal(few['lengths'], lengths[:3])
+  assert_allclose(few['arr_0'], x[:3], rtol=1e-5)
+
+
+def test_lengths_are_drawn_as_the_training_examples_have_them(run):
+  """With the frequencies of these, and given a beginning, of those that are as long."""
+  model = make_model(of_run(run), RunFolder.at(run))
+  counts, n = np.array(model.facts.lengths), 20_000
+  for least in (1, 4):
+    lengths = conditions.Lengths(model).choose(n, np.full(n, least))[1]['lengths']
+    share = counts * (np.arange(1, T + 1) >= least)
+    share = share / share.sum()
+    found = np.bincount(lengths, minlength=T + 1)[1:] / n
+    assert (np.abs(found - share) <= 5.0 * np.sqrt(share * (1.0 - share) / n)).all()
+  other = make_model(of_run(run, **typed('sampling.seed=1')), RunFolder.at(run))
+  assert (conditions.Lengths(other).choose(n)[1]['lengths'] != lengths).any()
+
+
+def test_samples_are_read_back_as_data(run, tmp_path):
+  """Lengths and numbers are those of the file, and a training on them has their scale."""
+  found, path = drawn(run, 'given', **typed('sampling.lengths=2,5'))
+  assert found['lengths'].tolist() == [2, 5, 2, 5, 2]
+  read = npz(path)
+  arrays = read.read(np.arange(5))
+  assert_array_equal(arrays['length'], found['lengths'])
+  assert_array_equal(arrays['x'], np.nan_to_num(found['arr_0']))
+  assert read.facts.lengths == (0, 3, 0, 0, 2, 0)
+  fields = {'data.test_fraction': 0.4, 'training.num_steps': 2, 'training.batch_size': 8}
+  MODES['train'](config(path, **fields), tmp_path / 'run')
+  [line, *_] = read_json_lines(tmp_path / 'run/metrics.jsonl')
+  assert np.isfinite(line['loss'])
+
+
+def test_beginnings_of_any_length_are_continued(run):
+  rows = np.full((3, T, 1), np.nan)
+  for row, count in enumerate((1, 4, T - 1)):
+    rows[row, :count] = 290.0 + row
+  np.save(run / 'rows.npy', rows)
+  fields = typed(f'sampling.context={run}/rows.npy sampling.num_samples=4')
+  found, _ = drawn(run, 'continued', **fields)
+  x, lengths = found['arr_0'], found['lengths']
+  assert x.shape == (12, T, 1)
+  assert (lengths >= np.repeat([1, 4, T - 1], 4)).all() and lengths[:4].min() < 4
+  assert_array_equal(np.isfinite(x[..., 0]), np.arange(T) < lengths[:, None])
+  each = np.repeat(rows, 4, axis=0)
+  assert_array_equal(x[~np.isnan(each)], each[~np.isnan(each)])
+
+
+REFUSED = {
+  'too long': ('sampling.lengths=7', f'whole numbers in 1..{T}'),
+  'zero': ('sampling.lengths=0', 'sampling.lengths'),
+  'shorter than what is known': (
+    'sampling.lengths=3 sampling.context={run}/known.npy',
+    'sample 0 has the length 3, and its row of the context has 5 elements',
+  ),
+  'a longer beginning': (
+    'sampling.context={run}/long.npy',
+    f'has 9 elements, and samples with lengths have at most {T}',
+  ),
+  'norms of a whole sample': (
+    'sampling.sampler=ancestral sampling.corrector=langevin',
+    'sampling.corrector compares all numbers of a sample',
+  ),
+}
+
+
+@pytest.mark.parametrize('fields, message', REFUSED.values(), ids=REFUSED)
+def test_wrong_lengths_of_samples_get_a_line(fields, message, run):
+  np.save(run / 'known.npy', np.full((1, 5, 1), 280.0))
+  np.save(run / 'long.npy', np.full((1, 9, 1), 280.0))
+
+  def sample():
+    MODES['sample'](of_run(run, **typed(fields.format(run=run))), run)
+
+  refused(message, sample)
+
+
+def test_data_of_one_length_have_no_lengths_of_samples():
+  given = trial('rollout', **typed('sampling.lengths=3 data.sides=8'))
+  model = make_model(
+    given, RunFolder.at('', written=False), Facts(ArraySpec((8, 1), 0, (0.0,), (1.0,)))
+  )
   refused(
-    'whether examples have lengths is False, and True in this run', MODES['evaluate'], other, run
+    'sampling.lengths=3 has no effect with data whose examples have one length',
+    model.check,
+    'sample',
   )
 
 
-def test_metrics_of_one_length_say_so(run):
+def test_an_opened_run_draws_lengths(run):
+  opened = dj.open_run(run)
+  x = opened.draw(3)
+  assert_allclose(x, drawn(run, 'same')[0]['arr_0'][:3], rtol=1e-5)
+  given = opened.draw(3, length=[2, 3])
+  assert_array_equal(np.isfinite(given[..., 0]).sum(axis=1), [2, 3, 2])
   refused(
-    'metrics=c2st is of examples of one length',
-    MODES['evaluate'],
-    of_run(run, **typed('evaluation.metrics=c2st')),
+    'sample 1 has the length 2', opened.draw, 2, context=np.full((1, 3, 1), 280.0), length=[3, 2]
+  )
+
+
+def test_other_modes_draw_samples_with_lengths(run, capsys):
+  """A film, the report and the page of --mode=serve."""
+  drawn(run, 'film', **typed('sampling.trajectory=True'))
+  MODES['report'](of_run(run), run)
+  assert 'leaves out' not in capsys.readouterr().out
+  *_, last = serve.emerging(
+    Run.open(of_run(run, **typed('serve.num_images=2')), RunFolder.at(run))
+  )([])
+  assert last.sheet is not None
+
+
+def test_edits_are_refused(run):
+  refused(
+    'is of examples of one length',
+    MODES['edit'],
+    of_run(run, **typed('edit=restore edit.image=a.npy')),
     run,
   )
