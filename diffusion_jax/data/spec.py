@@ -243,12 +243,16 @@ def valid_of(length: np.ndarray, size: int) -> np.ndarray:
   return np.arange(size) < np.asarray(length)[:, None]
 
 
-def without_padding(x: np.ndarray, length: np.ndarray | None) -> np.ndarray:
-  """Returns x [n, T, ...] with 0 in place of what is beyond each length [n]; None: as it is."""
+def without_padding(x: np.ndarray, length: np.ndarray | None, fill: float = 0.0) -> np.ndarray:
+  """Returns x [n, T, ...], `fill` beyond each length [n] of real numbers and 0 of levels.
+
+  length: None: x as it is.
+  """
   if length is None:
     return x
   valid = valid_of(length, x.shape[1])
-  return np.where(valid.reshape(*valid.shape, *[1] * (x.ndim - 2)), x, np.zeros((), x.dtype))
+  blank = np.asarray(fill if x.dtype.kind == 'f' else 0, x.dtype)
+  return np.where(valid.reshape(*valid.shape, *[1] * (x.ndim - 2)), x, blank)
 
 
 # Fields that say which examples there are and where they may lie, not what their numbers mean.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.metrics.estimates import mean
+from diffusion_jax.metrics.estimates import mean, per_number
 from diffusion_jax.metrics.metric import Arrays, ExampleArrays, ModelMetric, Score
 
 Array = jax.Array
@@ -62,7 +62,8 @@ def in_bits(
 ) -> ModelMetric[_Measured]:
   """Makes the metric of `measure`, whose array 'total' [B] is in bits/dim.
 
-  Of real numbers it is 'nats' in nats/dim, with 'truncated' within a box.
+  Of real numbers it is 'nats' in nats/dim, with 'truncated' within a box. Of examples with
+  lengths 'numbers' [B] says how many dimensions each has, and the mean is over these.
   details: further entries of the report; parts: of `ModelMetric`.
   """
 
@@ -72,8 +73,9 @@ def in_bits(
         Score(name, mean(arrays['nats']), 'nats/dim, beyond the box too'),
         Score(f'{name}_truncated', mean(arrays['truncated']), 'nats/dim, within the box'),
       ]
+    numbers = arrays.get('numbers')
     if 'nats' in arrays:
-      return [Score(name, mean(arrays['nats']), 'nats/dim')]
-    return [Score(name, mean(arrays['total']), 'bits/dim')]
+      return [Score(name, per_number(arrays['nats'], numbers), 'nats/dim')]
+    return [Score(name, per_number(arrays['total'], numbers), 'bits/dim')]
 
   return ModelMetric(measure, compute, details, **parts)

@@ -28,6 +28,23 @@ def mean(values: np.ndarray) -> Estimate:
   return Estimate(float(np.mean(values)), float(error))
 
 
+def ratio(total: np.ndarray, count: np.ndarray) -> Estimate:
+  """Returns the ratio of sums over examples, [N] each, with its error to first order."""
+  total, count = total.astype(np.float64), count.astype(np.float64)
+  value, several = total.sum() / count.sum(), np.count_nonzero(count) > 1
+  error = mean((total - value * count) / count.mean()).error if several else np.nan
+  return Estimate(float(value), error)
+
+
+def per_number(values: np.ndarray, numbers: np.ndarray | None = None) -> Estimate:
+  """Returns the mean of values [N], each of which is a mean over the numbers of an example.
+
+  numbers: how many these are, [N], by which examples with lengths are weighted; None: as many
+  in each.
+  """
+  return mean(values) if numbers is None else ratio(values * numbers, numbers)
+
+
 def bootstrap(
   statistic: Callable[[np.ndarray], float], features: np.ndarray, num_draws: int = 20, seed: int = 0
 ) -> Estimate:

@@ -11,7 +11,7 @@ import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
-from diffusion_jax.core.arguments import check_at_least
+from diffusion_jax.core.arguments import check_at_least, expand_to
 from diffusion_jax.core.elbo import LastStep
 from diffusion_jax.core.keys import split_key
 from diffusion_jax.core.process import Variance
@@ -19,7 +19,7 @@ from diffusion_jax.data.sources import Source, in_batches
 from diffusion_jax.declared import declares
 from diffusion_jax.metrics import bits, plots
 from diffusion_jax.metrics.bits import in_bits
-from diffusion_jax.metrics.metric import ExampleArrays, ImageModel, ModelMetric
+from diffusion_jax.metrics.metric import ExampleArrays, ImageModel, ModelMetric, numbers_of
 from diffusion_jax.ranges import Count, Rate, check_value, within
 
 Array = jax.Array
@@ -158,6 +158,7 @@ MOST_EXACT = 16  # numbers of an array, whose divergence is computed exactly
   ),
   needs='calls of the network and as many gradients',
   needs_denoiser=True,
+  lengths=True,
 )
 def ode(
   t_min: float = 1e-3,
@@ -174,7 +175,8 @@ def ode(
   1/T); tolerance: the solver's; num_probes: probes of Hutchinson's estimate (up to
   MOST_EXACT real numbers need none); dequantization: uniform in the bin of
   a grey level, or Gaussian, the noise of t_min; box_draws: draws, for each
-  example's condition, that estimate the share inside, 0 for none.
+  example's condition, that estimate the share inside, 0 for none. Of real numbers with
+  lengths it is of the valid ones, without the box.
   """
   log_p_of = log_p_by_ode(t_min, tolerance, num_probes)
 
@@ -192,6 +194,17 @@ def ode(
       else:
         x, log_weight = dj.dequantize(noise_keys, x0, levels), 0.0
       denoise = model.denoiser(params, cond)
+      if 'valid' in cond:
+        if levels:
+          raise ValueError('examples of levels that have lengths have no density here: take elbo')
+        valid = expand_to(cond['valid'], x)
+        x = jnp.where(valid, x, 0.0)
+        numbers = numbers_of(cond['valid'], x)
+        log_p = log_p_of(probe_keys, denoise, schedule, x)
+        # Held at 0, a number that pads an example has the density of the noise of t_min.
+        of_padding = -0.5 * jnp.log(2.0 * jnp.pi * jnp.square(schedule(t_min).sigma))
+        log_p -= (math.prod(shape) - numbers) * of_padding
+        return {'nats': log_det / math.prod(shape) - log_p / numbers, 'numbers': numbers}
       log_p = log_p_of(probe_keys, denoise, schedule, x, not levels)
       if not levels:  # x = std x0 + mean is log_det less likely
         found = {'nats': (log_det - log_p) / math.prod(shape)}

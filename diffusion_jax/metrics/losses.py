@@ -11,7 +11,7 @@ import numpy as np
 from diffusion_jax.aliases import Json, Params
 from diffusion_jax.data.sources import Source, drawn_anew
 from diffusion_jax.declared import declares
-from diffusion_jax.metrics.estimates import Estimate, mean
+from diffusion_jax.metrics.estimates import Estimate, ratio
 from diffusion_jax.metrics.metric import (
   Arrays,
   ExampleArrays,
@@ -200,14 +200,6 @@ def parts_of(arrays: Arrays) -> dict[str, Estimate]:
     elif arrays[f'count{end}'].any():
       parts[name] = ratio(arrays[f'total{end}'], arrays[f'count{end}'])
   return parts
-
-
-def ratio(total: np.ndarray, count: np.ndarray) -> Estimate:
-  """Returns the ratio of sums over examples, [N] each, with its error to first order."""
-  total, count = total.astype(np.float64), count.astype(np.float64)
-  value, several = total.sum() / count.sum(), np.count_nonzero(count) > 1
-  error = mean((total - value * count) / count.mean()).error if several else np.nan
-  return Estimate(float(value), error)
 
 
 def report(arrays: Arrays, out: Path) -> Json:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -103,6 +104,11 @@ def missing(metric: str, name: str, which: str = 'samples') -> Missing:
   """Returns the error of a metric that needs an array, by its name."""
   hint = NEEDS.get(name, f'{name} of the {{}}').format(which)
   return Missing(f'{metric} needs {hint}')
+
+
+def numbers_of(valid: Array, x0: Array) -> Array:
+  """Returns how many numbers of x0 [B, T, ...] are valid, float [B]; valid: bool [B, T]."""
+  return jnp.sum(valid, axis=1) * float(x0.size // valid.size)
 
 
 def take(metric: str, arrays: Arrays, name: str, which: str = 'samples') -> np.ndarray:

@@ -4,16 +4,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Json
+from diffusion_jax.core.levels import clean_level, select_level
 from diffusion_jax.data.sources import Source
 from diffusion_jax.declared import declares
-from diffusion_jax.metrics.estimates import Estimate, mean
+from diffusion_jax.metrics.estimates import Estimate, per_number
 from diffusion_jax.metrics.likelihoods import DiffusionModel
-from diffusion_jax.metrics.metric import Arrays, ExampleArrays, ModelMetric, Score, as_json, table
+from diffusion_jax.metrics.metric import (
+  Arrays,
+  ExampleArrays,
+  ModelMetric,
+  Score,
+  as_json,
+  numbers_of,
+  table,
+)
 from diffusion_jax.ranges import Rate, Size
 
 TOGETHER = 'together'
@@ -49,6 +59,7 @@ class OrderedModel(DiffusionModel, Protocol):
   needs='a network with a level for each element, and 3 · `.num_times` calls for each example',
   independent_noise=True,
   needs_denoiser=True,
+  lengths=True,
 )
 def order_gap(num_times: Size = 16, t_min: Rate = 1e-3) -> ModelMetric:
   """Difference of the bound between orders of the elements, in nats per number.
@@ -56,7 +67,8 @@ def order_gap(num_times: Size = 16, t_min: Rate = 1e-3) -> ModelMetric:
   Elements are the entries of the first axis of an example, or the blocks of them that
   share a level. They lose their noise one after another from the left or from the right,
   or all together; the three have equal random numbers. num_times: levels of each example
-  and order; t_min: the time of the last level of an element, as of `ode`.
+  and order; t_min: the time of the last level of an element, as of `ode`. What pads an
+  example is given.
   """
 
   def calls(model: OrderedModel, train: Source | None) -> int:
@@ -69,17 +81,30 @@ def order_gap(num_times: Size = 16, t_min: Rate = 1e-3) -> ModelMetric:
       denoise, schedule = model.denoiser(params, cond), model.schedule(params)
       ends = schedule(jnp.asarray([1.0, t_min], x0.dtype))
       place = np.arange(x0.shape[1]) // model.shared
+      valid = cond.get('valid')
+      numbers = x0.size // len(x0) if valid is None else numbers_of(valid, x0)
 
       def nats(starts):
-        path = dj.staggered(ends, starts)
+        path = without_padding(dj.staggered(ends, starts), valid)
         bound = dj.path_bound(keys, denoise, schedule, path, x0, num_times=num_times)
-        return bound / (x0.size // len(x0))
+        return bound / numbers
 
-      return {name: nats(order(place)) for name, order in ORDERS.items()}
+      counts = {} if valid is None else {'numbers': numbers}
+      return counts | {name: nats(order(place)) for name, order in ORDERS.items()}
 
     return function
 
   return ModelMetric(measure, compute, report, calls=calls)
+
+
+def without_padding(levels: dj.NoiseLevel, valid: jax.Array | None) -> dj.NoiseLevel:
+  """Returns a grid [N+1, 1, T] in which what pads an example is clean, [N+1, B, T].
+
+  valid: bool [B, T]; None: no example is padded.
+  """
+  if valid is None:
+    return levels
+  return select_level(valid[None], levels, clean_level())
 
 
 def check_levels(model: OrderedModel) -> None:
@@ -97,7 +122,7 @@ def compute(arrays: Arrays) -> list[Score]:
     Score(f'order_gap_{name}', gap, f'nats/dim above {TOGETHER}, {interval(gap)}')
     for name in ORDERS
     if name != TOGETHER
-    for gap in [mean(difference(arrays, name))]
+    for gap in [per_number(difference(arrays, name), arrays.get('numbers'))]
   ]
 
 
@@ -114,6 +139,9 @@ def interval(estimate: Estimate) -> str:
 
 def report(arrays: Arrays, out: Path) -> Json:
   """Prints and returns the diffusion loss in each order."""
-  losses = [Score(name, mean(arrays[name]), 'nats/dim, diffusion loss') for name in ORDERS]
+  numbers = arrays.get('numbers')
+  losses = [
+    Score(name, per_number(arrays[name], numbers), 'nats/dim, diffusion loss') for name in ORDERS
+  ]
   print(table(losses))
   return {'orders': as_json(losses)}

@@ -43,12 +43,12 @@ def standard_of(values: np.ndarray, ddof: int = 0) -> Standard:
 
 
 def take_values(
-  metric: str, samples: Arrays, reference: Arrays, least: int = 2
+  metric: str, samples: Arrays, reference: Arrays, least: int = 2, lengths: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the values of both sets as features [N, D], by the reference's std.
 
-  Raises `Missing` for fewer than `least` examples of a set, and ValueError for
-  other shapes.
+  lengths: they may be NaN where they pad an example. Raises `Missing` for fewer than `least`
+  examples of a set, and ValueError for other shapes.
   """
   x = np.asarray(take(metric, samples, 'values'))
   y = np.asarray(take(metric, reference, 'values', 'reference'))
@@ -63,8 +63,24 @@ def take_values(
       f'the samples and {len(y):,} of the reference'
     )
   x, y = same_precision(x, y)
-  standard = standard_of(y)
-  return standard.features(x), standard.features(y)
+  if not lengths:
+    standard = standard_of(y)
+    return standard.features(x), standard.features(y)
+  check_padding('samples', x)
+  check_padding('the reference', y)
+  rows = y.reshape(-1, y.shape[-1])
+  mean, std = standard_of(rows[~np.isnan(rows).any(axis=1)])
+  return tuple(((a - mean) / std).reshape(len(a), -1) for a in (x, y))
+
+
+def check_padding(name: str, x: np.ndarray) -> None:
+  """Raises ValueError for NaN in x [N, T, ...] but at the end of an example, and for infinities."""
+  if x.ndim < 3:  # A vector has no end.
+    return check_finite(name, x)
+  empty = np.isnan(x).reshape(*x.shape[:2], -1).all(axis=2)
+  ends = np.cumsum(~empty[:, ::-1], axis=1)[:, ::-1] == 0
+  ends[:, 0] = False
+  check_finite(name, np.where(ends.reshape(*ends.shape, *[1] * (x.ndim - 2)), 0.0, x))
 
 
 class MomentErrors(NamedTuple):
@@ -83,17 +99,30 @@ def moment_errors(samples: np.ndarray, reference: np.ndarray) -> MomentErrors:
   """Compares the moments of samples [N, D] with the moments of [M, D].
 
   A number that is constant in the reference has s = 1. Correlations with a
-  constant number are 0. Raises ValueError.
+  constant number are 0. NaN pads an example with a length: a moment is of the examples that
+  have its numbers, and left out if fewer than two of a set have. Raises ValueError.
   """
-  check_pair(samples, reference)
-  mean, std = standard_of(reference)
-  x, y = (samples - mean) / std, (reference - mean) / std
-  varies = mean_and_std(reference)[1] > 0.0
+  check_pair(*(np.nan_to_num(a, posinf=np.inf, neginf=-np.inf) for a in (samples, reference)))
+  mean, std = _of_each_number(reference)
+  scale = np.where(std > 0.0, std, 1.0)
+  x, y = (samples - mean) / scale, (reference - mean) / scale
+  centre, spread = _of_each_number(x)
   return MomentErrors(
-    float(np.abs(x.mean(axis=0)).max()),
-    float(np.abs(x.std(axis=0) - varies).max()),
-    float(np.abs(_correlation(x) - _correlation(y)).max()),
+    float(np.nanmax(np.abs(centre))),
+    float(np.nanmax(np.abs(spread - (std > 0.0)))),
+    float(np.nanmax(np.abs(_correlation(x) - _correlation(y)))),
   )
+
+
+def _of_each_number(x):
+  # Returns (mean, std) [D] of what is not NaN in x [N, D]; NaN of fewer than two.
+  some = ~np.isnan(x)
+  if some.all():
+    return mean_and_std(x)
+  columns = [column[there] for column, there in zip(x.T, some.T, strict=True)]
+  pairs = [mean_and_std(c) if len(c) > 1 else (np.nan, np.nan) for c in columns]
+  mean, std = np.array(pairs, np.float64).T
+  return mean, std
 
 
 @declares(
@@ -101,6 +130,7 @@ def moment_errors(samples: np.ndarray, reference: np.ndarray) -> MomentErrors:
     'the largest errors over all numbers: of the mean in deviations, of the deviation as a '
     'ratio, of the correlation'
   ),
+  lengths=True,
 )
 def moments(num_draws: int = 10) -> SampleMetric:
   """Largest errors of mean, standard deviation and correlation.
@@ -110,7 +140,7 @@ def moments(num_draws: int = 10) -> SampleMetric:
   check_at_least(0, num_draws=num_draws)
 
   def compute(samples, reference):
-    x, y = take_values('moments', samples, reference)
+    x, y = take_values('moments', samples, reference, lengths=True)
     note = f'largest of {x.shape[1]:,} numbers, {sizes(x, y)}'
     scores = []
     for i, name in enumerate(MomentErrors._fields):
@@ -123,10 +153,13 @@ def moments(num_draws: int = 10) -> SampleMetric:
 
 
 def _correlation(x):
-  # Returns [D, D] with 0 for constants, also on the diagonal.
-  mean, std = mean_and_std(x)
-  scaled = (x - mean) / np.where(std > 0.0, std, np.inf)
-  return scaled.T @ scaled / len(x)
+  # Returns [D, D] with 0 for constants, also on the diagonal, and NaN for numbers that fewer
+  # than two examples have.
+  mean, std = _of_each_number(x)
+  scaled = np.nan_to_num((x - mean) / np.where(std > 0.0, std, np.inf))
+  some = (~np.isnan(x)).astype(np.float64)
+  count = some.T @ some
+  return np.where(count > 1.0, scaled.T @ scaled / np.maximum(count, 1.0), np.nan)
 
 
 def directions(count: int, dimension: int, seed: int = 0) -> np.ndarray:

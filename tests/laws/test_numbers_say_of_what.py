@@ -249,6 +249,7 @@ CHANGED = """
   rollout sampling.order=,pyramid,blocks sampling.stride=None,8,16
   rollout sampling.order=pyramid sampling.order.delay=1,2
   rollout sampling.order=blocks sampling.order.size=1,4
+  rollout sampling.lengths=3;4;3,4
   digits_masked sampling.top_p=0.5,1 sampling.remasking=0,0.1 sampling.guidance=,classifier_free
   digits_consistency sampling.stochastic=False,True sampling.guidance_scale=1,2
   moons_bridge sampling.stochastic=False,True sampling.reverse=False,True

@@ -18,12 +18,15 @@ import diffusion_jax as dj
 from diffusion_jax.data.npz import npz
 from diffusion_jax.data.pipeline import batch_at
 from diffusion_jax.data.sources import measured
+from diffusion_jax.data.spec import ArraySpec, Facts
+from diffusion_jax.metrics import likelihoods, order_gap, vectors
 from diffusion_jax.networks.functional import network_fn
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.sampling.inpainting import hold_padding
 from diffusion_jax.training import objectives
 from diffusion_jax.training.objectives import Context
+from tests.refusals import one_line
 
 AMOUNTS = 1, 7, 64
 VALUES = np.nan, 0.0, 1e30
@@ -214,3 +217,99 @@ def test_samples_of_states(name):
   assert_array_equal(more[:, :T][VALID], found[VALID])
   assert not found[~VALID].any() and not more[:, T:].any()
   assert np.unique(found[VALID]).size > 1 and (found < 5).all()
+
+
+# -- metrics -------------------------------------------------------------------
+
+
+class Model:
+  """A DiT as metrics measure it, of series in their own units."""
+
+  facts = Facts(ArraySpec((T, 1), 0, (280.0,), (10.0,)), lengths=(1, 1, 1, 1, 1, 3))
+  shared, levels_differ = 1, True
+
+  def __init__(self, level_axes):
+    self.network = dj.Network(
+      network_fn(NETWORK), dj.logsnr_input, parametrization='v', level_axes=level_axes
+    )
+
+  def schedule(self, params):
+    return dj.CosineSchedule()
+
+  def denoiser(self, params, cond):
+    return self.network.denoiser(params, cond)
+
+
+MEASURED = {
+  'order_gap': (2, lambda: order_gap.order_gap(num_times=3)),
+  'ode': (1, lambda: likelihoods.ode(tolerance=1e-5)),
+}
+
+
+@pytest.mark.parametrize('name', MEASURED)
+def test_metrics_of_a_model(name):
+  level_axes, make = MEASURED[name]
+  model, metric = Model(level_axes), make()
+  keys, x = jax.random.split(jax.random.key(0), B), np.float32((X - 280.0) / 10.0)
+
+  def arrays(amount):
+    cond = {'valid': np.pad(VALID, ((0, 0), (0, amount)))}
+    model.facts = Model.facts._replace(x=Model.facts.x._replace(shape=(T + amount, 1)))
+    return jax.device_get(
+      jax.jit(metric.measure(model))(PARAMS, keys, padded(x, amount, 3.0), cond)
+    )
+
+  found, more = arrays(0), arrays(7)
+  assert_array_equal(found['numbers'], LENGTHS)
+  for name, array in found.items():
+    assert_allclose(more[name], array, rtol=2e-3, atol=2e-4)
+  scores, others = metric.compute(found), metric.compute(more)
+  assert_allclose([x.estimate for x in others], [x.estimate for x in scores], rtol=2e-3, atol=2e-4)
+
+
+def test_a_density_of_lengths_is_that_of_the_valid_numbers():
+  """Of independent numbers N(0, 1), exactly denoised, in units of 10."""
+  model = Model(1)
+  schedule = dj.CosineSchedule()
+
+  def denoiser(params, cond):
+    valid = cond['valid'][..., None]
+    return lambda x, level: dj.Prediction(jnp.where(valid, level.expand_to(x).alpha * x, 0.0))
+
+  model.denoiser = denoiser
+  x = np.float32(np.random.default_rng(1).standard_normal((B, T, 1)))
+  measure = jax.jit(likelihoods.ode(tolerance=1e-5).measure(model))
+  found = measure((), jax.random.split(jax.random.key(0), B), x, {'valid': VALID})
+  nats = 0.5 * np.log(2.0 * np.pi) + 0.5 * x[..., 0] ** 2 + np.log(10.0)
+  expected = (nats * VALID).sum(axis=1) / LENGTHS
+  assert_allclose(found['nats'], expected, rtol=1e-3)
+  [score] = likelihoods.ode().compute(jax.device_get(found))
+  assert_allclose(score.estimate.value, (nats * VALID).sum() / VALID.sum(), rtol=1e-3)
+
+
+@pytest.mark.parametrize('amount', AMOUNTS)
+def test_moments(amount):
+  """Each number is of the examples that have it."""
+  rng = np.random.default_rng(2)
+  x, y = rng.standard_normal((2, B, T, 1)) * [[[[2.0]]], [[[1.0]]]]
+
+  def scores(amount):
+    sets = ({'values': padded(each, amount, np.nan)} for each in (x, y))
+    return [score.estimate for score in vectors.moments(0).compute(*sets)]
+
+  found = scores(amount)
+  assert_allclose(found, scores(0), equal_nan=True, rtol=1e-12)
+  scale = y[VALID].std()
+  columns = [(a[VALID[:, i], i, 0], b[VALID[:, i], i, 0]) for i in range(T) for a, b in [(x, y)]]
+  mean = max(abs(a.mean() - b.mean()) / b.std() for a, b in columns)
+  std = max(abs(a.std() / b.std() - 1.0) for a, b in columns)
+  assert_allclose([found[0].value, found[1].value], [mean, std], rtol=1e-9)
+  assert scale > 0.0
+
+
+def test_moments_refuse_numbers_that_are_missing_within_an_example():
+  x = padded(X, 0, np.nan)
+  inner = np.where(np.arange(T)[:, None] == 0, np.nan, x)
+  for wrong in (inner, np.full_like(x, np.nan), np.where(np.isnan(x), np.inf, x), x[..., 0]):
+    with one_line('not finite'):
+      vectors.moments(0).compute({'values': wrong}, {'values': wrong})

@@ -50,6 +50,7 @@ ANOTHER: dict[str, Any] = {
   'skipped': ('1.png',),
   'examples': 7,
   'checksum': 'f',
+  'lengths': (3, 4),
 }
 FACTS = [
   *(f'{array}.{name}' for array in ('x', 'context') for name in ArraySpec._fields),
@@ -150,7 +151,11 @@ DOORS = {
   'latent.run': (autoencoder, PICTURES, OF_CONDITIONS | {'x.levels', 'x.names'}),
   'data': (data, TABLE, STATISTICS),
   'evaluation.reference': (reference, TABLE, {*FACTS} - {'x.shape', 'x.levels'}),
-  'evaluation.weights': (judge, PICTURES, {x for x in FACTS if '.' in x} - {'x.shape'}),
+  'evaluation.weights': (
+    judge,
+    PICTURES,  # which have no lengths
+    {'lengths'} | {x for x in FACTS if '.' in x} - {'x.shape'},
+  ),
 }
 OF_PICTURES = {'shape': (8, 8, 3), 'mean': (1.0,), 'std': (2.0,)}
 

@@ -13,6 +13,7 @@ import diffusion_jax as dj
 from diffusion_jax.core.losses import step_times
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.metrics import losses
+from diffusion_jax.metrics.estimates import ratio
 from diffusion_jax.testing import floors
 from diffusion_jax.training.objectives import Context, denoising
 
@@ -120,10 +121,10 @@ def test_quarters_and_classes_add_up(arrays, tmp_path, capsys):
 def test_the_error_of_a_quarter_is_that_of_its_mean():
   """The error with one draw for each image is a mean's, and it is 0 for equal losses."""
   values = RNG.normal(size=50)
-  found = losses.ratio(values, np.ones(50))
+  found = ratio(values, np.ones(50))
   assert_allclose(found, (values.mean(), values.std(ddof=1) / 50**0.5))
   counts = np.arange(50) % 3
-  equal = losses.ratio(3.0 * counts, counts)
+  equal = ratio(3.0 * counts, counts)
   assert_allclose(equal, (3.0, 0.0), atol=1e-12)
 
 

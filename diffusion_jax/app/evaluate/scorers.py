@@ -20,7 +20,7 @@ from diffusion_jax.app.run.weights import Run
 from diffusion_jax.data import npz, tables
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.data.sources import Source, in_proportion, labels_of, some_of
-from diffusion_jax.data.spec import Facts, misfits
+from diffusion_jax.data.spec import Facts, misfits, without_padding
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, published, references, scoring
 from diffusion_jax.metrics.features import Extractor
@@ -349,12 +349,13 @@ def make_extractor(model: Model, name: str) -> Extractor:
 def reference_values(model: Model) -> np.ndarray:
   """Returns what samples are compared to, as files have it, [N, ...].
 
-  At most references.LIMIT random examples of evaluation.reference.
+  At most references.LIMIT random examples of evaluation.reference. What pads them is NaN.
   """
   source = reference_source(model, examples(model.config.evaluation))
   index = some_of(source, references.LIMIT)
   with from_config('data'):
-    return references.as_written(source, source.read(index)['x'])
+    arrays = source.read(index)
+  return without_padding(references.as_written(source, arrays['x']), arrays.get('length'), np.nan)
 
 
 def reference_source(model: Model, name: str) -> Source:

@@ -15,7 +15,7 @@ from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.model import Model, make_mesh
 from diffusion_jax.core.keys import abstract_key
-from diffusion_jax.data import tables
+from diffusion_jax.data import spec, tables
 from diffusion_jax.data.classes import number_of
 from diffusion_jax.data.sources import check_lengths_of, read_labels
 from diffusion_jax.data.spec import ArraySpec, valid_of
@@ -281,18 +281,18 @@ class Contexts(ModelCondition):
 
   def rows(self, values: Any, what: str) -> np.ndarray:
     """Returns rows in the user's units: arrays, or a table with their columns."""
-    spec, joint = self.values, self.name == 'known'
-    assert spec is not None  # others take no rows
-    if joint and len(spec.shape) > 1:
-      values, spec = _whole_sequences(values, spec)
+    kind, joint = self.values, self.name == 'known'
+    assert kind is not None  # others take no rows
+    if joint and len(kind.shape) > 1:
+      values, kind = _whole_sequences(values, kind)
     with as_user_error():
-      rows = tables.rows_of(values, spec, what, joint)
-    if joint and self.model.facts.lengths and spec.shape[0] > self.model.state_shape[0]:
+      rows = tables.rows_of(values, kind, what, joint)
+    if joint and self.model.facts.lengths and kind.shape[0] > self.model.state_shape[0]:
       raise UserError(
-        f'{what} has {spec.shape[0]} elements, and samples with lengths have at most '
+        f'{what} has {kind.shape[0]} elements, and samples with lengths have at most '
         f'{self.model.state_shape[0]}, those of a training example'
       )
-    refuse(tables.row_problems(what, rows, spec, joint))
+    refuse(tables.row_problems(what, rows, kind, joint))
     if joint and self.model.noisy is not None:
       refuse(_partly_known(what, rows, self.model.noisy.shared))
     return rows
@@ -307,17 +307,17 @@ class Contexts(ModelCondition):
     return {self.name: jax.ShapeDtypeStruct((size, *self.values.shape), jnp.float32)}
 
 
-def _whole_sequences(values, spec):
+def _whole_sequences(values, kind):
   # A sequence may have any length. A shorter one than the model's is its beginning.
   array = np.asarray(values)
-  place = array.ndim - len(spec.shape)
+  place = array.ndim - len(kind.shape)
   if place not in (0, 1) or array.dtype.kind not in 'fiu' or not array.shape[place]:
-    return values, spec  # `rows_of` says what is wrong
-  missing = max(0, spec.shape[0] - array.shape[place])
+    return values, kind  # `rows_of` says what is wrong
+  missing = max(0, kind.shape[0] - array.shape[place])
   if missing:
     widths = [(0, missing * (axis == place)) for axis in range(array.ndim)]
     array = np.pad(array.astype(np.float64), widths, constant_values=np.nan)
-  return array, spec._replace(shape=(array.shape[place], *spec.shape[1:]))
+  return array, kind._replace(shape=(array.shape[place], *kind.shape[1:]))
 
 
 def _partly_known(what, rows, size):
@@ -514,11 +514,8 @@ def with_known(model: Model, inputs: Conditions, index: np.ndarray, x: np.ndarra
 
 def without_padding(inputs: Conditions, index: np.ndarray, x: np.ndarray) -> np.ndarray:
   """Returns samples [n, T, ...] in the user's units, NaN or the level 0 beyond their lengths."""
-  if 'lengths' not in inputs.stored:
-    return x
-  valid = valid_of(inputs.stored['lengths'][index], x.shape[1])
-  blank = np.asarray(np.nan if x.dtype.kind == 'f' else 0, x.dtype)
-  return np.where(valid.reshape(*valid.shape, *[1] * (x.ndim - 2)), x, blank)
+  lengths = inputs.stored.get('lengths')
+  return spec.without_padding(x, None if lengths is None else lengths[index], np.nan)
 
 
 def encoded(model: Model, params: Params, inputs: Conditions) -> Conditions:

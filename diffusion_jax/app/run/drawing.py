@@ -20,7 +20,7 @@ from diffusion_jax.core.keys import abstract_key
 from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data import drawings
 from diffusion_jax.data.sources import some_of
-from diffusion_jax.data.spec import valid_of
+from diffusion_jax.data.spec import without_padding
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.compiling import program
 from diffusion_jax.runtime.per_example import PerExample, per_example, rows
@@ -236,11 +236,7 @@ def training_examples(model: Model) -> np.ndarray | None:
   if not source.in_memory:
     return None
   arrays = source.read(some_of(source, _MOST))
-  examples = arrays[model.ends[1]]
-  if not source.facts.lengths:
-    return examples
-  valid = valid_of(arrays['length'], examples.shape[1])
-  return np.where(valid[..., None], examples, np.nan)  # [n, T, C]
+  return without_padding(arrays[model.ends[1]], arrays.get('length'), np.nan)
 
 
 def draw_sheet(

@@ -158,10 +158,22 @@ def test_data_without_lengths_are_another_kind(run, tmp_path):
   refused(line, datasets.source_of, datasets.of_run(other, RunFolder.at(run)))
 
 
-@pytest.mark.parametrize('name', ['c2st', 'sliced_w2', 'ode', 'loss'])
+@pytest.mark.parametrize('name', ['c2st', 'sliced_w2', 'loss'])
 def test_metrics_of_one_length_say_so(name, run):
   config = of_run(run, **typed(f'evaluation.metrics={name}'))
   refused(f'metrics={name} is of examples of one length', MODES['evaluate'], config, run)
+
+
+def test_what_is_measured_is_of_valid_elements(run, capsys):
+  fields = typed(
+    'evaluation.metrics=auto,order_gap evaluation.num_images=4 evaluation.order_gap.num_times=2'
+  )
+  MODES['evaluate'](of_run(run, **fields | typed('evaluation.ode.tolerance=0.05')), run)
+  scores = {}
+  for path in run.glob('evaluation/**/result.json'):
+    scores |= json.loads(path.read_text())['metrics']
+  assert {'moments_mean', 'ode', 'order_gap_left_to_right'} <= scores.keys()
+  assert all(np.isfinite(score['value']) for score in scores.values())
 
 
 # -- samples -------------------------------------------------------------------
