@@ -270,7 +270,6 @@ def test_metrics_of_a_model(name):
 def test_a_density_of_lengths_is_that_of_the_valid_numbers():
   """Of independent numbers N(0, 1), exactly denoised, in units of 10."""
   model = Model(1)
-  schedule = dj.CosineSchedule()
 
   def denoiser(params, cond):
     valid = cond['valid'][..., None]
