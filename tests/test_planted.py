@@ -1,5 +1,6 @@
 """Planted faults are of the kinds that are said, and a test catches those that change a result."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,12 +109,14 @@ def test_what_changes_a_result_is_caught(tmp_path):
     (tmp_path / folder / '__init__.py').touch()
   module, test = tmp_path / 'diffusion_jax/tiny.py', tmp_path / 'tests/test_tiny.py'
   module.write_text(TINY)
+  # The other plugins would be imported for each fault.
+  env = os.environ | {'PYTEST_DISABLE_PLUGIN_AUTOLOAD': '1', 'PYTEST_PLUGINS': 'xdist.plugin'}
 
   def run(program, body, enough=()):
     head = 'from diffusion_jax.tiny import half, positive\n\n'
     test.write_text(f'{head}def test_numbers():\n  assert {body}\n')
     command = [sys.executable, '-c', BEGIN + program, str(tmp_path), *enough]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert module.read_text() == TINY
     return result.returncode, result.stdout.splitlines(), result.stderr
 

@@ -145,10 +145,11 @@ class Place:
     shutil.copytree(run, self.run)
     self.results = {}
     for use in uses:
-      with self.copied(use) as copy:
-        self.results[use] = quiet(use, copy)
-    for use in {drawn, edited, evaluated}.intersection(uses):
-      quiet(use, self.run)
+      if use in (drawn, edited, evaluated):
+        self.results[use] = quiet(use, self.run)
+      else:
+        with self.copied(use) as copy:
+          self.results[use] = quiet(use, copy)
 
   @contextlib.contextmanager
   def copied(self, use):
@@ -225,13 +226,16 @@ def shown(run):
 
 
 def test_a_flipped_bit_of_each_kind_of_file_changes_no_result(averaged, tmp_path):
+  """Of a checkpoint one file; all of them are flipped below, where `load.open` alone reads them."""
   # An evaluation, whose program is traced each time, of its own files and of each tenth other.
   place = Place(averaged, (drawn, evaluated), tmp_path)
   uses = itertools.cycle((*[drawn] * 9, evaluated))
   kinds = place.files_by_kind().items()
+  checkpoint, *others = [kind for kind, _ in kinds if kind.startswith('checkpoints/')]
   cases = (
     (evaluated if kind.startswith('evaluation') else use, names)
     for use, (kind, names) in zip(uses, kinds, strict=False)
+    if kind not in others
   )
   check(place, cases, seed=0)
 

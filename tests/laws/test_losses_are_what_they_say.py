@@ -276,8 +276,8 @@ def constant(monkeypatch):
 
 
 # With `loss_aware` the objectives have all that they have without; the quarters of `skewed`
-# and `steps` are uneven, as those of the other levels.
-RARE = [('hybrid', ''), ('vlb', '')]
+# and `steps` are uneven, as those of the other levels. The pairs `improved` have levels as `easy`.
+RARE = [('hybrid', ''), ('vlb', ''), ('consistency_training', 'easy')]
 RARE += [('denoising', x) for x in LEVELS if x not in ('steps', 'uniform')]
 
 

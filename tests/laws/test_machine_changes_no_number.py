@@ -81,7 +81,7 @@ OFTEN = 'accumulate', 'fixed_parts, mesh'
 
 
 @pytest.mark.parametrize(
-  'name', [*OFTEN, 'steps_per_call', *(slow(name) for name in WAYS if name not in OFTEN)]
+  'name', [*OFTEN, slow('steps_per_call'), *(slow(name) for name in WAYS if name not in OFTEN)]
 )
 def test_lines_of_a_training_are_the_same(name, numbers, expected):
   fields = fields_of(WAYS[name]) if name in WAYS else {'training.steps_per_call': 2}

@@ -236,7 +236,8 @@ def test_a_change_of_what_a_part_reads_makes_it_anew(thing, world):
   for control in CONTROLS.values():
     world.write(*control(next(world.numbers)))
   assert made(world, thing) == before
-  for name in CHANGES if thing is samples else [*CHANGES][:2]:
+  # A simulation is made without a program.
+  for name in CHANGES if thing is simulations else [*CHANGES][:2]:
     world.write(*CHANGES[name](next(world.numbers)))
     after = made(world, thing)
     kept += [name] * (after.items() <= before.items())
@@ -273,10 +274,9 @@ def test_a_training_that_goes_on_says_what_has_changed(world, capsys):
   for control in CONTROLS.values():
     world.write(*control(0))
   notes = []
-  changes = [None, None, *(CHANGES[name] for name in [*CHANGES][:2])]
-  for steps, change in enumerate(changes, 1):
-    if change:
-      world.write(*change(next(world.numbers)))
+  for steps, changes in enumerate(([], [], [*CHANGES][:2]), 1):
+    for name in changes:
+      world.write(*CHANGES[name](next(world.numbers)))
     world.begin()
     fields = within('training', num_steps=steps, batch_size=4, checkpoints__every=1)
     weight = {'objective.weight': 'outer_parts:weight'}
@@ -284,10 +284,8 @@ def test_a_training_that_goes_on_says_what_has_changed(world, capsys):
     lines = capsys.readouterr().out.splitlines()
     notes.append([line for line in lines if 'since the last start' in line])
   assert notes[:2] == [[], []]
-  names = 'own/number.txt', 'elsewhere/outer_late.py'
-  assert notes[2:] == [
-    [f'note: {name} changed since the last start: the training goes on with it'] for name in names
-  ]
+  names = 'elsewhere/outer_late.py, own/number.txt'
+  assert notes[2] == [f'note: {names} changed since the last start: the training goes on with it']
 
 
 OPENED = []  # the paths that this process opens while a test listens

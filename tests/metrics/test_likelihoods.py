@@ -100,6 +100,6 @@ def test_the_calls_of_the_bound_are_counted(options, schedule):
     clips=False,
   )
   metric = likelihoods.elbo(**options)
-  metric.measure(model)({}, KEYS[:1], jnp.zeros((1, 2, 2, 1)), {})
+  jax.jit(metric.measure(model))({}, KEYS[:1], jnp.zeros((1, 2, 2, 1)), {})
   jax.effects_barrier()
   assert len(calls) == metric.calls(model, None)

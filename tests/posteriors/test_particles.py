@@ -396,6 +396,7 @@ ONE_CLASS = oracles.gaussian([0.0], [[0.5]])
   'Feynman–Kac correctors (Skreta et al. 2025)',
   'the weights of Π q_i^β_i: guidance, tempering, products',
 )
+@pytest.mark.slow  # A product of Gaussians, above, has the same weights.
 def test_corrected_guidance_of_mixtures_has_the_law_that_it_names(key):
   """A quadrature gives the law; guidance without correction draws from another one."""
   grid = np.linspace(-6.0, 6.0, 4001)[:, None]

@@ -27,6 +27,7 @@ from tests.app.fields import typed, within
 BACK = within('sampling', reverse=True, name='back')
 
 
+@pytest.mark.slow
 def test_points_are_trained_sampled_both_ways_and_evaluated(tmp_path):
   config = {'network.channels': 8, 'evaluation.num_generated': 16}
   MODES['train'](trial('moons_bridge', **config), tmp_path)

@@ -1,6 +1,7 @@
 """Flow maps by config: gradients and samples, their teachers, and refusals."""
 
 import json
+import re
 from typing import Any
 
 import jax
@@ -116,8 +117,33 @@ def test_a_loss_with_forward_mode_takes_the_attention_that_has_it(changes, expec
   assert model.noisy.network.attention == expected
 
 
-def test_an_objective_of_a_user_that_declares_a_map_is_a_flow_map(tmp_path):
-  """It is trained, with previews and a test loss, and draws as the one of the package does."""
+def test_an_objective_of_a_user_that_declares_a_map_is_a_flow_map():
+  """It has the programs of the one of the package: loss, test loss and samples."""
+  programs = []
+  for name in (f'{toy_parts.__name__}:flow_map', 'mean_flow'):
+    config = config_of({'objective': name})
+    assert store.kind_of(config).kind == 'a flow map'
+    model: Any = make_model(config, RunFolder.at('nowhere'))
+    params, keys = model.shapes(), jax.random.split(jax.random.key(0), 2)
+    batch = {'x': np.zeros((2, 8, 8, 1), np.float32), 'label': np.zeros(2, np.int32)}
+
+    def numbers(params, model=model, keys=keys, batch=batch):
+      of = Context(ema_params=params)
+      losses = [model.objective(test)(params, of, keys[0], batch)[0] for test in (False, True)]
+      return losses, model.plan(params).from_noise(keys, {'label': batch['label']})
+
+    programs.append(re.sub('0x[0-9a-f]+', '', str(jax.make_jaxpr(numbers)(params))))
+  assert programs[0] == programs[1]
+  # A module that may not be imported says nothing.
+  assert store.kind_of({'objective': 'nowhere:objective'}) is diffusion.SCHEMA
+  config = trial('digits_latent', small=True, objective=f'{toy_parts.__name__}:flow_map')
+  (line,) = rules.lines(latent.SCHEMA.rules, config, 'train', None)
+  assert 'declares map_kind=average_velocity, and flow maps of latents are not drawn' in line
+
+
+@pytest.mark.slow
+def test_an_objective_of_a_user_is_trained_and_drawn(tmp_path):
+  """With previews and a test loss, as the one of the package is."""
   lines, drawn = [], []
   for name in (f'{toy_parts.__name__}:flow_map', 'mean_flow'):
     fields = within('training', sample_every=4, held_out__every=4, held_out__batches=1)
@@ -130,11 +156,6 @@ def test_an_objective_of_a_user_that_declares_a_map_is_a_flow_map(tmp_path):
     assert (run / 'samples' / 'step_00000004.png').exists()
   assert lines[0] and lines[0] == lines[1]
   np.testing.assert_array_equal(*drawn)
-  # A module that may not be imported says nothing.
-  assert store.kind_of({'objective': 'nowhere:objective'}) is diffusion.SCHEMA
-  config = trial('digits_latent', small=True, objective=f'{toy_parts.__name__}:flow_map')
-  (line,) = rules.lines(latent.SCHEMA.rules, config, 'train', None)
-  assert 'declares map_kind=average_velocity, and flow maps of latents are not drawn' in line
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from diffusion_jax.metrics import table
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import arrays_of, lines_of, of_run, refused, trial, untrained
 from tests.app.fields import typed, within
+from tests.rows import slow
 
 MEAN, STD = np.array([1e3, -2.0]), np.array([1e-3, 50.0])
 
@@ -242,7 +243,9 @@ def seen(tmp_path_factory):
   return folder, arrays
 
 
-@pytest.mark.parametrize('name, operator', [('masked', 'mask'), ('means', f'{__name__}:halves')])
+@pytest.mark.parametrize(
+  'name, operator', [slow('masked', 'mask'), ('means', f'{__name__}:halves')]
+)
 def test_sequences_are_restored_in_their_units(curves, seen, name, operator, capsys):
   folder, arrays = seen
   fields = within('edit', 'restore', image=folder / f'{name}.npy', noise=0.5, output=name)

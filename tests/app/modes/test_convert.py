@@ -57,6 +57,7 @@ from tests.app.conftest import (
 from tests.app.fields import typed, within
 from tests.app.small_network import SmallClassifier
 from tests.interop import literal, test_openai
+from tests.rows import slow
 
 ONE_DEVICE = {'training.machine.mesh': (1, 1)}
 ONE_LAYER = f'{SmallClassifier.__module__}:SmallClassifier'
@@ -306,7 +307,7 @@ def test_a_sampler_runs_without_this_package(plain, tmp_path, monkeypatch):
   assert program.platforms == ('cpu', 'cuda', 'tpu')
 
 
-@pytest.mark.parametrize('name', ['two_moons', 'joint'])
+@pytest.mark.parametrize('name', ['two_moons', slow('joint')])
 def test_a_program_of_numbers_is_in_their_units(name, tmp_path, monkeypatch, capsys):
   """An exported program takes a context and returns x as --mode=sample does, but for the box."""
   config = trial(name, **typed('data.num_examples=100 data.num_test=16 data.bounds=-1.0,1.0'))
