@@ -108,6 +108,9 @@ class Declared(NamedTuple):
   it is of the network's estimates of x_0, and not of samples. lengths: it is of the valid
   elements of examples with lengths.
 
+  A simulator. moments: (its fields) -> mean [D] and covariance [D, D] of the D numbers of x,
+  which is Gaussian; None: they are not known.
+
   A logger. writes_here_only: it sends nothing away.
 
   A section of a config. uses: what all its fields are for, besides what each says itself.
@@ -141,6 +144,7 @@ class Declared(NamedTuple):
   element_levels: bool = False
   independent_noise: bool = False
   needs_denoiser: bool = False
+  moments: Callable[..., Any] | None = None
   writes_here_only: bool = False
   uses: Use = Use(0)
 

@@ -8,7 +8,7 @@ import numpy as np
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.data.splits import check_split, random_part
 from diffusion_jax.declared import declares
-from diffusion_jax.ranges import Count, ImageShape, Rate, Rows
+from diffusion_jax.ranges import Count, ImageShape, Rate, Rows, Several
 
 
 @functools.cache  # the file is text
@@ -61,6 +61,26 @@ def diabetes(split: str = 'train', test_fraction: Rate = 0.1) -> ArraySource:
   index = random_part(442, split, test_fraction, 'diabetes')
   x, context = (_parsed(f'diabetes_{n}', np.float64)[index] for n in ('target', 'data_raw'))
   return ArraySource(x[:, None], context=context)
+
+
+@declares(
+  what='windows of 4 electrodes of an electroencephalogram, 800 points of time (matplotlib)',
+  needs='nothing',
+)
+def eeg(split: str = 'train', length: Several = 32) -> ArraySource:
+  """Returns windows [N, length, 4] of the electroencephalogram that matplotlib ships.
+
+  A window begins at each of 800 points of time, in the first 600 of them for 'train' and in the
+  last 200 for 'test', which share none. ValueError for a window longer than a split.
+  """
+  check_split(split)
+  path = metadata.distribution('matplotlib').locate_file('matplotlib/mpl-data/sample_data/eeg.dat')
+  points = np.fromfile(str(path), np.float64).reshape(800, 4)
+  points = points[:600] if split == 'train' else points[600:]
+  if length > len(points):
+    raise ValueError(f'length={length} is above the {len(points)} points of the {split} split')
+  windows = np.lib.stride_tricks.sliding_window_view(points, length, axis=0)
+  return ArraySource(np.ascontiguousarray(windows.swapaxes(1, 2)))
 
 
 @declares(what='coloured discs in images of any shape', needs='nothing')

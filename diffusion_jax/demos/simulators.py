@@ -242,7 +242,34 @@ BENCHMARK = {
 }
 
 
-@declares(what='a simulator whose truth is known ([arrays](arrays.md))', needs='nothing')
+def gaussian_process_moments(
+  sides: tuple[Size, ...] = (64,),
+  length: Positive = 12.0,
+  mean: tuple[Finite, ...] = (0.0,),
+  std: tuple[Positive, ...] = (1.0,),
+  correlation: Rate = 0.0,
+  kernel: Literal['matern', 'exponential'] = 'matern',
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns mean [D] and covariance [D, D] of the D numbers of a `gaussian_process`."""
+  factors = _factors(sides, length, std, correlation, kernel)
+  scale = np.broadcast_to(std, (*sides, len(std))).ravel()
+  cov = functools.reduce(np.kron, factors) * scale * scale[:, None]
+  return np.broadcast_to(mean, (*sides, len(std))).astype(np.float64).ravel(), cov
+
+
+def _factors(sides, length, std, correlation, kernel):
+  # Returns the kernel of each axis and the correlations of the channels.
+  channels = np.full((len(std), len(std)), correlation)
+  np.fill_diagonal(channels, 1.0)
+  made = {'matern': matern, 'exponential': exponential}[kernel]
+  return *(made(side, length) for side in sides), channels
+
+
+@declares(
+  what='a simulator whose truth is known ([arrays](arrays.md))',
+  needs='nothing',
+  moments=gaussian_process_moments,
+)
 def gaussian_process(
   rng: Rng,
   n: int,
@@ -261,11 +288,7 @@ def gaussian_process(
   point.
   """
   x = rng.standard_normal((n, *sides, len(std)))
-  channels = np.full((len(std), len(std)), correlation)
-  np.fill_diagonal(channels, 1.0)
-  made = {'matern': matern, 'exponential': exponential}[kernel]
-  factors = [made(side, length) for side in sides]
-  for axis, factor in enumerate([*factors, channels], 1):
+  for axis, factor in enumerate(_factors(sides, length, std, correlation, kernel), 1):
     root = np.linalg.cholesky(factor)
     x = np.moveaxis(np.moveaxis(x, axis, -1) @ root.T, -1, axis)
   return {'x': x * std + mean}

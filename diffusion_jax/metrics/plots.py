@@ -151,3 +151,13 @@ def plot_coverage(path: str | Path, levels: dict[str, np.ndarray]) -> None:
     ax.plot([0, 1], [0, 1], color='grey', linestyle='--')
     ax.set(xlabel='mass of the region', ylabel='fraction of truths in it')
     ax.legend(fontsize=8)
+
+
+def plot_ratios(path: str | Path, ratios: np.ndarray) -> None:
+  """Plots variances of draws over exact ones [M, D], the mean over M pairs by number."""
+  with _figure(path, 1, size=(6.4, 3.6)) as (ax,):
+    error = ratios.std(axis=0, ddof=1) / len(ratios) ** 0.5
+    ax.axhline(1.0, color='black', linewidth=0.8)
+    ax.errorbar(np.arange(ratios.shape[1]), ratios.mean(axis=0), 1.96 * error, fmt='.', capsize=2)
+    ax.set(xlabel='number that is drawn', ylabel='variance / exact variance')
+    ax.set_title('variance of the draws, with intervals of 95 %')

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from diffusion_jax.metrics import (
   accuracy,
   fid,
+  forecasts,
   likelihoods,
   losses,
   manifolds,
@@ -41,7 +42,7 @@ OF_VALUES: OfSamples = {
   'energy': mmd.energy,
   'moments': vectors.moments,
 }
-# Metrics of draws for held-out pairs, of models with a condition.
+# Metrics of draws for held-out pairs, of models with a condition or with given elements.
 OF_PAIRS: OfSamples = {
   'sbc': pairs.sbc,
   'interval_coverage': pairs.interval_coverage,
@@ -49,6 +50,8 @@ OF_PAIRS: OfSamples = {
   'tarp': pairs.tarp,
   'contraction': pairs.contraction,
   'regression': regression.regression,
+  'crps': forecasts.crps,
+  'predictive': forecasts.predictive,
 }
 METRICS: OfSamples = {'fid': fid.fid, 'sfid': fid.sfid, **OF_FILES, **OF_VALUES, **OF_PAIRS}
 

@@ -111,6 +111,8 @@ def _read_by(model: Model, metric: Metric) -> Iterator[str]:
   needs = {*metric[0].metric.needs}
   if scoring.is_of_pairs(metric[0]):
     yield from ('split', 'num_pairs', 'draws_per_pair')
+    if model.takes_known:
+      yield 'num_given'
     if 'log_q' in needs:
       yield from ('batch_size', 'seed')
     return

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from diffusion_jax.aliases import Json
+from diffusion_jax.app.evaluate.pairs import known_arrays
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.model import Model
@@ -12,10 +13,13 @@ from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.declared import declared_by
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics.calibration import LEAST_PAIRS
+from diffusion_jax.metrics.forecasts import LAW
 
 OF_SETS = 'sliced_w2', 'energy', 'moments'
 _LIKELIHOODS = 'elbo', 'ode'  # the first of them that a model has
 OF_PAIRS = 'sbc', 'interval_coverage', 'tarp', 'contraction'
+OF_LAW = ('predictive',)
+OF_FORECASTS = 'crps', 'interval_coverage', 'order_gap'
 # Numbers of all calls of the network in a bound, above which the loss is taken: a U-Net's
 # minutes on two cores.
 MOST_NUMBERS = 1e8
@@ -49,7 +53,8 @@ def of_data(model: Model) -> Json:
 
   A bound or the likelihood of held-out examples, if there are any, or the training's loss
   if it is much cheaper. Of real numbers, and without these, samples are compared, too:
-  draws given held-out contexts with their truths, or else samples with training examples.
+  draws given held-out contexts, or a part of an example, with their truths, or else samples
+  with training examples.
   """
   c, facts, of_kind = model.config, model.facts, model.schema.metrics
   if model.plan is None:
@@ -66,8 +71,12 @@ def of_data(model: Model) -> Json:
   if likelihood and facts.x.levels:
     return {'metrics': ('loss',) if _is_long(model, held_out) else likelihood}
   given = conditions.stored_names(model) - {'context'}
-  pairs = min(held_out, c.evaluation.num_pairs)
-  if model.conditioning.context is not None and pairs >= LEAST_PAIRS and not given:
+  count = min(held_out, c.evaluation.num_pairs)
+  has_pairs = count >= LEAST_PAIRS and not given
+  if has_pairs and model.takes_known and model.noisy and model.noisy.levels_differ:
+    law = OF_LAW if {*LAW} <= known_arrays(model) else ()
+    return {'metrics': law + OF_FORECASTS}
+  if has_pairs and model.conditioning.context is not None:
     names = OF_PAIRS if c.evaluation.draws_per_pair > 1 else OF_PAIRS[:-1]
     return {'metrics': _among(of_kind, names, c, facts) + likelihood}
   return {'metrics': _among(of_kind, OF_SETS, c, facts) + likelihood, **_fewer(model)}

@@ -14,7 +14,7 @@ import numpy as np
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.evaluate import cells, scorers
+from diffusion_jax.app.evaluate import cells, pairs, scorers
 from diffusion_jax.app.evaluate.cells import Cell, Point
 from diffusion_jax.app.evaluate.scorers import Classes
 from diffusion_jax.app.inputs import datasets, trained_on
@@ -320,26 +320,22 @@ def examples_in_words(protocol: Json, noun: str) -> str:
 def score_pairs(run: Run, calibrated: list[Cell], known: KnownScores) -> dict[str, Found]:
   """Draws for held-out pairs, and writes the scores and figures of each metric."""
   model, c = run.model, run.model.config.evaluation
-  source = datasets.source_of(model.config, c.split)
-  index = np.arange(min(c.num_pairs, len(source)))
-  with from_config('data'):
-    arrays = source.read(index)
+  held_out = pairs.read(model)
   drawn = draw(
-    run, cells.drawing(model.config, cells.drawn_for_pairs(model.config)), rows=arrays['context']
+    run, cells.drawing(model.config, cells.drawn_for_pairs(model.config)), rows=held_out.rows
   )
   run_folder.share(drawn, 'draws of the pairs')
-  draws = npz.read(drawn, ['arr_0'])['arr_0']
-  draws = draws.reshape(len(index), -1, *draws.shape[1:])
-  truth = of_real.as_written(source, arrays['x'])
+  draws = held_out.drawn(npz.read(drawn, ['arr_0'])['arr_0'])
   samples: Arrays = {'draws': draws}
-  reference: Arrays = {'truth': truth, 'context': arrays['context']}
+  reference: Arrays = {**held_out.reference}
   if any('log_q' in each.metric.needs for cell in calibrated for each in cell.scored):
     log_q = log_density(run, draws, reference)
     samples['log_q'], reference['log_q'] = log_q[:, 1:], log_q[:, 0]
   found = {}
   for cell in calibrated:
     used = {'evaluation': cell.fields['evaluation']}
-    settings = provenance.of_scores(drawn, used, {'truth': truth, 'rows': arrays['context']})
+    rows = {'truth': reference['truth'], 'rows': held_out.rows}
+    settings = provenance.of_scores(drawn, used, rows)
 
     def compute(place, cell=cell):
       if not processes.is_first():
@@ -350,7 +346,7 @@ def score_pairs(run: Run, calibrated: list[Cell], known: KnownScores) -> dict[st
         scores = scoring.compute(each, samples, needed | scorers.names_of(model))
       if each.metric.report:
         each.metric.report(samples, needed, place.path.parent)
-      about = {'split': c.split, 'pairs': len(index), 'draws_per_pair': c.draws_per_pair}
+      about = {'split': c.split, 'pairs': len(draws), 'draws_per_pair': c.draws_per_pair}
       about |= {'protocol': {'samples': provenance.read(drawn)}, 'metrics': as_json(scores)}
       write(cell, place, c.split, **about)
       return scores

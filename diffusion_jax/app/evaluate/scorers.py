@@ -10,6 +10,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config.tree import Node, check_one_of, find, from_config
+from diffusion_jax.app.evaluate import pairs
 from diffusion_jax.app.evaluate.metrics_of_data import chosen
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.inputs.conditions import Compared
@@ -24,7 +25,6 @@ from diffusion_jax.data.spec import Facts, misfits, without_padding
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, published, references, scoring
 from diffusion_jax.metrics.features import Extractor
-from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import (
   EXTRACTED,
   Arrays,
@@ -386,11 +386,7 @@ def load_reference(model: Model, extractor: Extractor, split: str) -> tuple[Arra
 def check_needs(model: Model, metrics: list[Scored]) -> None:
   """Raises UserError for a metric whose inputs these samples do not have."""
   c, stored = model.config.evaluation, conditions.stored_names(model)
-  given = {'images', 'held_out', 'values', *stored}
-  if model.conditioning.context is not None:
-    given |= {'draws', 'truth', 'context'}
-    if model.schema.metrics.get('ode') is ode and model.config.objective.declared.estimates:
-      given.add('log_q')
+  given = {'images', 'held_out', 'values', *stored, *pairs.known_arrays(model)}
   for each in metrics:
     arrays = features.ARRAYS.get(each.space or '', ())
     for need in sorted({*each.metric.needs} - given - {*arrays}):
@@ -408,6 +404,8 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
         f'config.{_PATH}: {each.name} draws x given only the context, and this run has '
         f'{min(others)}, too: train with a context only, which may have a column of classes'
       )
+    if scoring.is_of_pairs(each) and model.takes_known:
+      pairs.given_elements(model)
 
 
 def kept_in(run: Run, parts: Path) -> Json:

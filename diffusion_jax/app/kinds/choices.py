@@ -207,7 +207,7 @@ DENOISING = named(
 )
 DATA = {
   **named(small_sets.digits, shapes.shapes, small_sets.synthetic, photos.photos, npz.npz),
-  'diabetes': small_sets.diabetes,
+  **named(small_sets.diabetes, small_sets.eeg),
   'csv': csv_table,
   **named(small_sets.eight_gaussians, small_sets.moons),
   **{n: simulated.simulated(f) for n, f in simulators.BENCHMARK.items()},

@@ -104,6 +104,9 @@ class Evaluation:
   # published mu and sigma, for fd and fid; others take train (docs/evaluation.md)
   reference: Unsaid[ReadPath] = 'train'
   num_pairs: Unsaid[Rows] = 300  # held-out examples with a context, for the metrics of calibration
+  # with objective.levels these have no context, but so many given elements; None: a half, or
+  # all but objective.levels.parameters
+  num_given: Unsaid[Size | None] = None
   draws_per_pair: Unsaid[Rows] = 49  # samples for the context of each
   # also scores up to as many examples of the other split than reference
   floor: Unsaid[bool] = False
