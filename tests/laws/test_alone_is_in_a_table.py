@@ -46,7 +46,7 @@ from tests.rows import slow
 
 # Small configs of each kind of model, and one of pairs.
 CONFIGS = 'digits', 'digits_masked', 'digits_meanflow', 'digits_vae', 'digits_classifier'
-CONFIGS += 'moons_bridge', 'two_moons'
+CONFIGS += 'moons_bridge', 'two_moons', 'rollout'
 FEW = within('evaluation', num_generated=12, num_pairs=12, draws_per_pair=3, num_images=5)
 FEW |= {'training.checkpoints.best': None, 'sampling.checkpoint': 'latest'}
 TEXTS = '2', '3', '0.5', 'True', 'False', 'train', 'test', 'pixels', 'values', 'raw', 'None', 'zz'

@@ -413,6 +413,7 @@ PRINTED = {
     'draws_per_pair=4',
     IN_BOX,
   ),
+  'rollout': ('data.num_test=16', 'metrics=predictive,crps num_pairs=12 draws_per_pair=4', {}),
   'digits_vae': ('', 'metrics=elbo,iw num_images=3', BITS | KL),
   'digits_classifier': ('', 'metrics=accuracy num_images=3', RIGHT),
 }

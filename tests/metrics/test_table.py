@@ -53,6 +53,8 @@ def test_a_metric_computes_the_scores_that_it_names(sets, name):
     'truth': reference['features'],
     'context': rng.standard_normal((30, 2)),
     'log_q': rng.standard_normal(30),
+    'law_mean': np.zeros((30, 3)),
+    'law_cov': np.eye(3),
   }
   more['held_out'] = rng.standard_normal((20, 3))
   metric = table.METRICS[name]()

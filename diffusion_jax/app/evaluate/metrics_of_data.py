@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.app.evaluate.pairs import known_arrays
+from diffusion_jax.app.evaluate.held_out_pairs import known_arrays
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.model import Model

@@ -14,7 +14,7 @@ import numpy as np
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config import folder
 from diffusion_jax.app.config.tree import Node, from_config
-from diffusion_jax.app.evaluate import cells, pairs, scorers
+from diffusion_jax.app.evaluate import cells, held_out_pairs, scorers
 from diffusion_jax.app.evaluate.cells import Cell, Point
 from diffusion_jax.app.evaluate.scorers import Classes
 from diffusion_jax.app.inputs import datasets, trained_on
@@ -320,21 +320,21 @@ def examples_in_words(protocol: Json, noun: str) -> str:
 def score_pairs(run: Run, calibrated: list[Cell], known: KnownScores) -> dict[str, Found]:
   """Draws for held-out pairs, and writes the scores and figures of each metric."""
   model, c = run.model, run.model.config.evaluation
-  held_out = pairs.read(model)
+  held = held_out_pairs.read(model)
   drawn = draw(
-    run, cells.drawing(model.config, cells.drawn_for_pairs(model.config)), rows=held_out.rows
+    run, cells.drawing(model.config, cells.drawn_for_pairs(model.config)), rows=held.rows
   )
   run_folder.share(drawn, 'draws of the pairs')
-  draws = held_out.drawn(npz.read(drawn, ['arr_0'])['arr_0'])
+  draws = held.drawn(npz.read(drawn, ['arr_0'])['arr_0'])
   samples: Arrays = {'draws': draws}
-  reference: Arrays = {**held_out.reference}
+  reference: Arrays = {**held.reference}
   if any('log_q' in each.metric.needs for cell in calibrated for each in cell.scored):
     log_q = log_density(run, draws, reference)
     samples['log_q'], reference['log_q'] = log_q[:, 1:], log_q[:, 0]
   found = {}
   for cell in calibrated:
     used = {'evaluation': cell.fields['evaluation']}
-    rows = {'truth': reference['truth'], 'rows': held_out.rows}
+    rows = {'truth': reference['truth'], 'rows': held.rows}
     settings = provenance.of_scores(drawn, used, rows)
 
     def compute(place, cell=cell):

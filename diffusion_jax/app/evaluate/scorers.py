@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.app.config.tree import Node, check_one_of, find, from_config
-from diffusion_jax.app.evaluate import pairs
+from diffusion_jax.app.evaluate import held_out_pairs
 from diffusion_jax.app.evaluate.metrics_of_data import chosen
 from diffusion_jax.app.inputs import conditions, datasets
 from diffusion_jax.app.inputs.conditions import Compared
@@ -386,7 +386,7 @@ def load_reference(model: Model, extractor: Extractor, split: str) -> tuple[Arra
 def check_needs(model: Model, metrics: list[Scored]) -> None:
   """Raises UserError for a metric whose inputs these samples do not have."""
   c, stored = model.config.evaluation, conditions.stored_names(model)
-  given = {'images', 'held_out', 'values', *stored, *pairs.known_arrays(model)}
+  given = {'images', 'held_out', 'values', *stored, *held_out_pairs.known_arrays(model)}
   for each in metrics:
     arrays = features.ARRAYS.get(each.space or '', ())
     for need in sorted({*each.metric.needs} - given - {*arrays}):
@@ -405,7 +405,7 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
         f'{min(others)}, too: train with a context only, which may have a column of classes'
       )
     if scoring.is_of_pairs(each) and model.takes_known:
-      pairs.given_elements(model)
+      held_out_pairs.given_elements(model)
 
 
 def kept_in(run: Run, parts: Path) -> Json:

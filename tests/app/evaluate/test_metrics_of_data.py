@@ -64,6 +64,8 @@ def test_the_metrics_of_all_configs_are_not_refused(name, tmp_path):
     kind = model.schema.kind
     is_long = kind == 'a diffusion model' and name.startswith(LONG)
     assert model.config.evaluation.metrics == (('loss',) if is_long else OF_LEVELS[kind])
+  elif name == 'rollout:eeg':  # the series of the others has fewer than 10 held-out examples here
+    assert model.config.evaluation.metrics == ('crps', 'interval_coverage', 'order_gap')
   else:
     numbers = PAIRS if model.conditioning.context is not None else SETS
     likelihood = ('ode',) if 'ode' in model.schema.metrics else ()

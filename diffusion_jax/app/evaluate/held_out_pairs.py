@@ -19,7 +19,7 @@ from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import Arrays
 
 
-class Pairs(NamedTuple):
+class HeldOutPairs(NamedTuple):
   """M held-out pairs.
 
   rows: contexts of the draws, [M, ...], with NaN in the elements of x that are drawn; reference:
@@ -36,7 +36,7 @@ class Pairs(NamedTuple):
     return samples if self.is_drawn is None else samples[:, :, self.is_drawn]
 
 
-def read(model: Model) -> Pairs:
+def read(model: Model) -> HeldOutPairs:
   """Reads the first pairs of a split; UserError for elements that cannot be given."""
   c = model.config.evaluation
   source = datasets.source_of(model.config, c.split)
@@ -45,11 +45,11 @@ def read(model: Model) -> Pairs:
   x = references.as_written(source, arrays['x'])
   if not model.takes_known:
     context = arrays['context']
-    return Pairs(context, {'truth': x, 'context': context})
+    return HeldOutPairs(context, {'truth': x, 'context': context})
   is_given = given_elements(model)
   rows = np.where(is_given.reshape(-1, *[1] * (x.ndim - 2)), x.astype(np.float64), np.nan)
   reference = {'truth': x[:, ~is_given], 'context': x[:, is_given]}
-  return Pairs(rows, reference | law_of(model, is_given, x), ~is_given)
+  return HeldOutPairs(rows, reference | law_of(model, is_given, x), ~is_given)
 
 
 def given_elements(model: Model) -> np.ndarray:
