@@ -39,6 +39,7 @@ def get_config(arg=''):
     config.objective.levels.size = 4
     config.sampling.order = section('blocks')
   if arg == 'eeg':
-    config.data = section('eeg')
+    config.data = section('eeg')  # 569 windows, which more steps learn by heart
+    config.training.update(num_steps=300)
     config.sampling.order = section('pyramid')
   return config

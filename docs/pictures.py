@@ -696,9 +696,46 @@ def order_gap():
   save(figure, 'order_gap')
 
 
+def rollout(count=24, given=8, num_steps=10, frames=40):
+  """Draws a film of three orders of an AR(1) that is continued, by its exact denoiser."""
+  place = np.arange(count)
+  law = oracles.gaussian(np.zeros(count), np.exp(-0.25 * np.abs(place[:, None] - place)))
+  beginning = law.sample(jax.random.key(3), 1)
+  known = jnp.where(jnp.asarray(place < given), beginning, jnp.nan).repeat(4, axis=0)
+  levels = dj.level_grid(dj.RectifiedFlowSchedule(), num_steps)
+  orders = {'together': 0 * place, 'pyramid': 2 * place, 'one after another': num_steps * place}
+  films = []
+  for starts in orders.values():
+    path = dj.staggered(levels, np.maximum(starts - starts[given], 0))
+    grid, x = dj.hold_known(path, jax.random.normal(jax.random.key(1), known.shape), known)
+    states = dj.trajectory(jax.random.key(2), law.denoise, dj.dpm_solver_pp(2), grid, x)
+    moves = np.linspace(0, len(states) - 1, frames).round().astype(int)
+    films.append(np.asarray(states)[moves])
+  h = np.arange(1, count - given + 1)
+  mean = np.asarray(beginning)[0, given - 1] * np.exp(-0.25 * h)
+  std = np.sqrt(1.0 - np.exp(-0.5 * h))
+  pages = []
+  for frame in range(frames):
+    figure, axes = plt.subplots(1, 3, figsize=(8.5, 2.2), sharey=True)
+    for axis, title, film in zip(axes, orders, films, strict=True):
+      axis.fill_between(place[given:], *(mean + 1.96 * e * std for e in (-1, 1)), color='0.9')
+      axis.plot(place[given - 1 :], film[frame][:, given - 1 :].T, '.-', ms=3, lw=0.7)
+      axis.plot(place[:given], np.asarray(beginning)[0, :given], 'k.-', ms=4, lw=1.0)
+      axis.set(title=title, ylim=(-3.6, 3.6), xticks=[0, 8, 16, 23], yticks=[-2, 0, 2])
+    figure.tight_layout()
+    file = io.BytesIO()
+    figure.savefig(file, dpi=65, facecolor='white')
+    plt.close(figure)
+    pages.append(Image.open(file).convert('RGB').quantize(12, dither=Image.Dither.NONE))
+  path = FOLDER / 'rollout.gif'
+  times = [120] * (frames - 1) + [2500]
+  pages[0].save(path, save_all=True, append_images=pages[1:], duration=times, loop=0)
+  print(path)
+
+
 PICTURES = noise, paths, samplers, guidance, inpainting, few_steps, bound
 PICTURES += posterior_errors, guidance_law, couplings, bridge, feller, levels
-PICTURES += chains, consistencies, variances, edges, memorising, order_gap
+PICTURES += chains, consistencies, variances, edges, memorising, order_gap, rollout
 
 
 if __name__ == '__main__':

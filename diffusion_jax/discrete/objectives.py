@@ -16,6 +16,7 @@ from diffusion_jax.core.denoiser import Network
 from diffusion_jax.core.levels import NoiseLevel, Schedule, check_schedule, select_level
 from diffusion_jax.core.losses import LevelSampler, antithetic_times
 from diffusion_jax.core.normal import bits_per_dim
+from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.declared import declares
 from diffusion_jax.discrete.equations import (
   levels_of_step,
@@ -140,12 +141,17 @@ def uniform(
 
   It is `jump_nats` with `uniform_weight` (UDLM, Schiff et al. 2024), without the prior's
   term. For the arguments see `masked`. Raises ValueError for a process with a masked
-  state, whose bound is `masked`, and for one of explicit matrices.
+  state, whose bound is `masked`, for one of explicit matrices, and for a schedule of steps.
   """
   if not isinstance(process, ReplacementProcess) or process.mask is not None:
     raise ValueError(
       'uniform needs a process whose noise is any of the states, such as uniform_process '
       '(transitions uniform)'
+    )
+  if num_steps_of(schedule) is not None:
+    raise ValueError(
+      'uniform is the bound in continuous time, and the schedule has steps: take d3pm, or a '
+      'schedule in continuous time'
     )
   weight = uniform_weight(schedule)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from diffusion_jax.declared import declares
-from diffusion_jax.metrics import lattices, plots
+from diffusion_jax.metrics import plots
 from diffusion_jax.metrics.calibration import flat, take_pairs
 from diffusion_jax.metrics.estimates import Estimate, Missing, mean
 from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, same_precision, take
@@ -53,7 +53,6 @@ def conditional(
     'Raftery 2007), beside that of the truths of other pairs'
   ),
 )
-@lattices.named
 def crps() -> SampleMetric:
   """The continuous ranked probability score, in the units of the data.
 

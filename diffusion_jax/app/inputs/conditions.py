@@ -313,6 +313,8 @@ def _whole_sequences(values, kind):
   place = array.ndim - len(kind.shape)
   if place not in (0, 1) or array.dtype.kind not in 'fiu' or not array.shape[place]:
     return values, kind  # `rows_of` says what is wrong
+  if array.shape[place + 1 :] != kind.shape[1:]:
+    return values, kind
   missing = max(0, kind.shape[0] - array.shape[place])
   if missing:
     widths = [(0, missing * (axis == place)) for axis in range(array.ndim)]
