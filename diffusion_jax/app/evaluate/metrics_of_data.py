@@ -75,7 +75,7 @@ def of_data(model: Model) -> Json:
   has_pairs = count >= LEAST_PAIRS and not given
   if has_pairs and model.takes_known and model.noisy and model.noisy.levels_differ:
     law = OF_LAW if {*LAW} <= known_arrays(model) else ()
-    return {'metrics': law + OF_FORECASTS}
+    return {'metrics': _among(of_kind, law + OF_FORECASTS, c, facts)}
   if has_pairs and model.conditioning.context is not None:
     names = OF_PAIRS if c.evaluation.draws_per_pair > 1 else OF_PAIRS[:-1]
     return {'metrics': _among(of_kind, names, c, facts) + likelihood}

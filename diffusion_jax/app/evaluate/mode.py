@@ -159,8 +159,10 @@ def _shared(values):
 
 
 def _steps_of(sampling):
-  grid = folder.plain(sampling).get('grid')
-  return f' of {sampling_words.grid_in_words(grid)}' if grid else ''
+  fields = folder.plain(sampling)
+  each = ' for each element' * bool(fields.get('order'))
+  grid = fields.get('grid')
+  return f' of {sampling_words.grid_in_words(grid)}{each}' if grid else ''
 
 
 def references_of(points: list[Point]) -> References:

@@ -131,6 +131,7 @@ def test_wrong_input_is_one_line(flags, words, run):
 GIVEN = {
   'all is given': (np.ones((1, 8, 1)), 'gives all numbers of x'),
   'two channels': (np.full((1, 8, 2), N), 'has the shape [1, 8, 2]'),
+  'no channels': (np.full((1, 5), 20.0), 'has the shape [1, 5]'),
   'infinite': (np.full((1, 8, 1), np.inf), 'not finite'),
 }
 
