@@ -150,7 +150,7 @@ def test_the_bits_of_a_text_follow_an_order(argument):
     ('blocks', {'objective.levels': None}, 'the network has one level for all'),
     ('blocks', {'objective.levels.size': 5}, 'does not divide the 16 elements'),
     ('uniform', {'transitions': 'absorbing'}, 'noise is any of the states'),
-    ('uniform', {'schedule': 'cosine'}, 'the schedule has steps'),
+    ('uniform', {'schedule': 'alpha_bar'}, 'the schedule has steps'),
   ],
 )
 def test_what_does_not_fit_an_order_is_refused(argument, changes, text):
