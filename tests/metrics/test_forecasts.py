@@ -52,8 +52,8 @@ def test_crps_of_any_number_of_gaussian_draws_has_the_closed_form(number):
 
 def test_a_forecast_that_knows_nothing_scores_as_other_truths_do():
   rng = np.random.default_rng(2)
-  truth = rng.normal(3.0, 2.0, (4000, 1))
-  draws = rng.normal(3.0, 2.0, (4000, 20, 1))
+  truth = rng.normal(3.0, 2.0, (4000, 2))
+  draws = rng.normal(3.0, 2.0, (4000, 20, 2))
   scores = forecasts.crps().compute({'draws': draws}, {'truth': truth})
   blind, others = (score.estimate for score in scores)
   expected = 2.0 / math.sqrt(math.pi)
