@@ -5,6 +5,7 @@ or a folder of other texts.
 
   python launch.py --config=configs/text_masked.py
   python launch.py --config=configs/text_masked.py --config.data.path=my/folder
+  python launch.py --config=configs/text_masked.py --config.data.pieces=lines
   python launch.py --config=configs/text_masked.py --mode=sample
   python launch.py --config=configs/text_masked.py --mode=evaluate
 

@@ -4,15 +4,16 @@ import contextlib
 import functools
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from diffusion_jax.data.set_files import check_text, files_below, taken_below
+from diffusion_jax.data.set_files import check_text, files_below, say_once, taken_below
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.data.splits import check_fraction, check_split
 from diffusion_jax.declared import declares
 from diffusion_jax.paths import ReadPath
-from diffusion_jax.ranges import Rate, Size
+from diffusion_jax.ranges import Rate, Size, check_choice
 
 SUFFIXES = '.txt', '.md', '.rst', '.py'
 UNKNOWN = 128  # no character; drawn as a grey cell
@@ -20,33 +21,63 @@ _HEIGHT, _WIDTH = 12, 7  # pixels of a drawn character
 
 
 @declares(
-  what='the bytes of text files, in pieces of `data.length`, for [discrete states](discrete.md)',
+  what=(
+    'the bytes of text files, in pieces of `data.length`, or with `data.pieces=lines` line by '
+    'line, for [discrete states](discrete.md)'
+  ),
   needs='nothing; or `data.path`, a file or a folder',
 )
 def text_files(
-  split: str = 'train', path: ReadPath = '', length: Size = 128, test_fraction: Rate = 0.1
+  split: str = 'train',
+  path: ReadPath = '',
+  length: Size = 128,
+  test_fraction: Rate = 0.1,
+  pieces: Literal['equal', 'lines'] = 'equal',
 ) -> ArraySource:
   """Reads text files as sequences of bytes, uint8 [length].
 
   path: a file in UTF-8, or a folder whose .txt, .md, .rst and .py files are read; '' is
   the licence, the README and the modules of this package as installed. All
   files are joined and cut into pieces; the test split is the last test_fraction
-  of them. Raises ValueError or FileNotFoundError.
+  of them. pieces: of equal length, or lines, which have lengths of their own: empty ones are
+  left out, and the end of longer ones is cut off. Raises ValueError or FileNotFoundError.
   """
   check_split(split)
+  check_choice('pieces', pieces, ('equal', 'lines'))
   check_fraction(test_fraction, split, path or 'the text of the package')
-  pieces = np.frombuffer(_read(path) if path else _own_text(), np.uint8)
-  count = len(pieces) // length
+  data = _read(path) if path else _own_text()
+  texts, lengths = _lines(data, length, path) if pieces == 'lines' else (_equal(data, length), None)
+  count = len(texts)
   end = count - round(count * test_fraction)
   chosen = slice(end) if split == 'train' else slice(end, count)
-  texts = pieces[: count * length].reshape(count, length)[chosen]
-  if not len(texts):
+  if not len(texts[chosen]):
     raise ValueError(
-      f'{path or "the package"} has {len(pieces):,} bytes of text, too few for '
-      f'a piece of {length} bytes in the {split} split: give more text or a '
-      'smaller length'
+      f'{path or "the package"} has {len(data):,} bytes of text, too few for '
+      f'a {"line" if pieces == "lines" else f"piece of {length} bytes"} in the {split} split: give '
+      'more text or a smaller length'
     )
-  return ArraySource(texts)
+  return ArraySource(texts[chosen], length=None if lengths is None else lengths[chosen])
+
+
+def _equal(data, length):
+  count = len(data) // length
+  return np.frombuffer(data, np.uint8)[: count * length].reshape(count, length)
+
+
+def _lines(data, length, path):
+  # Returns the lines that are not blank, uint8 [N, length], and their lengths in bytes.
+  lines = [*filter(None, (line.rstrip() for line in data.splitlines()))]
+  long = sum(len(line) > length for line in lines)
+  if long:
+    say_once(
+      f'{path or "the text of the package"}: {long:,} of {len(lines):,} lines are longer than '
+      f'data.length={length} bytes: their ends are cut off'
+    )
+  # A character is not cut in two.
+  lines = [line[:length].decode(errors='ignore').encode() for line in lines]
+  lines = [*filter(None, lines)]
+  texts = np.frombuffer(b''.join(line.ljust(length, b'\0') for line in lines), np.uint8)
+  return texts.reshape(-1, length), np.array([*map(len, lines)], np.int32)
 
 
 def _read(path):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.core.arguments import sum_data_axes
+from diffusion_jax.core.arguments import expand_to, sum_data_axes
 from diffusion_jax.core.denoiser import Network
 from diffusion_jax.core.levels import NoiseLevel, Schedule, check_schedule, select_level
 from diffusion_jax.core.losses import LevelSampler, antithetic_times
@@ -39,19 +39,25 @@ from diffusion_jax.training.objectives import (
   check_levels,
   elements_as_rows,
   mean_loss,
+  of_elements,
+  valid_share,
 )
 
 Array = jax.Array
 
 
 class StateInputs(NamedTuple):
-  """Holds the draws of a batch: x_0 and x_t [B, ...], level, cond, weight of the level."""
+  """Holds the draws of a batch: x_0 and x_t [B, ...], level, cond, weight of the level.
+
+  valid_share: as of `training.objectives.Draws`.
+  """
 
   x0: Array
   xt: Array
   level: NoiseLevel
   cond: dict
   time_weight: Array
+  valid_share: Array | None = None
 
 
 def batch_states(batch: dict) -> Array:
@@ -95,7 +101,9 @@ def d3pm(
 
 
 @declares(
-  what='the bound of masked states (MD4, Shi et al. 2024; MDLM, Sahoo et al. 2024)', data='levels'
+  what='the bound of masked states (MD4, Shi et al. 2024; MDLM, Sahoo et al. 2024)',
+  data='levels',
+  lengths=True,
 )
 def masked(
   network: Network,
@@ -111,7 +119,8 @@ def masked(
   It is the cross-entropy of masked elements with `masked_weight` (MD4, Shi et
   al. 2024; MDLM, Sahoo et al. 2024), in continuous time or for num_steps steps.
   states: batch -> x_0 [B, ...]. levels: draws a level for each element of x_0 [B, T, ...];
-  with `levels_in_turn` it is the bound by blocks. Metrics: loss, also per quarter of t.
+  with `levels_in_turn` it is the bound by blocks. With cond['valid'] [B, T] it is a mean over
+  the elements that do not pad an example. Metrics: loss, also per quarter of t.
   Raises ValueError for a process without a masked state.
   """
   mask, weight = mask_of(process, 'masked'), masked_weight(schedule, num_steps)
@@ -127,7 +136,9 @@ def masked(
 
 
 @declares(
-  what='the bound of uniform states in continuous time (UDLM, Schiff et al. 2024)', data='levels'
+  what='the bound of uniform states in continuous time (UDLM, Schiff et al. 2024)',
+  data='levels',
+  lengths=True,
 )
 def uniform(
   network: Network,
@@ -168,13 +179,13 @@ def uniform(
 def _objective(network, process, schedule, num_steps, states, terms, levels=None):
   # Makes the objective of terms(logits, inputs) -> (losses [B], metrics) at
   # antithetic times, which are the ends of steps if num_steps is given. With levels
-  # of elements each is a row of its own.
+  # of elements, or padding, each is a row of its own.
   if levels is not None:
     check_levels(network)
 
   def draw(key, batch, context):
     check_schedule(schedule)
-    x0 = states(batch)
+    x0, share = states(batch), None
     time_key, xt_key, cond_key, dropout_key = jax.random.split(key, 4)
     if levels is None:
       level, weight = antithetic_times(time_key, len(x0), schedule)
@@ -182,17 +193,24 @@ def _objective(network, process, schedule, num_steps, states, terms, levels=None
       level, weight = levels(time_key, x0.shape[:2], antithetic_times, schedule)
     stepped = schedule(end_of_step(level.t, num_steps))
     level = select_level(level.sigma > 0.0, stepped, level)
-    xt = q_sample_states(xt_key, x0, process, level)
     cond = network.condition(cond_key, batch)
-    return StateInputs(x0, xt, level, cond, weight), dropout_key
+    if 'valid' in cond:  # What pads an example may be anything.
+      x0 = jnp.where(expand_to(cond['valid'], x0), x0, 0)
+      share = valid_share(cond['valid'])
+    xt = q_sample_states(xt_key, x0, process, level)
+    return StateInputs(x0, xt, level, cond, weight, share), dropout_key
 
   def loss(params, context, inputs, key):
     denoise = make_state_denoiser(network, params['network'], inputs.cond, process=process, key=key)
     logits = denoise(inputs.xt, inputs.level)
-    if levels is not None:
-      inputs, logits = inputs._replace(cond={}), elements_as_rows(logits)
-      inputs = jax.tree.map(elements_as_rows, inputs)
+    valid, share = inputs.cond.get('valid'), inputs.valid_share
+    if levels is not None or valid is not None:
+      level, weight = of_elements((inputs.level, inputs.time_weight), inputs.x0.shape[:2])
+      if valid is not None:
+        weight = jnp.where(valid, weight, 0.0)
+      rows = StateInputs(inputs.x0, inputs.xt, level, {}, weight)
+      inputs, logits = jax.tree.map(elements_as_rows, (rows, logits))
     losses, metrics = terms(logits, inputs)
-    return mean_loss(losses, inputs.level.t, inputs.time_weight, **metrics)
+    return mean_loss(losses, inputs.level.t, inputs.time_weight, share=share, **metrics)
 
   return Objective(draw, loss)

@@ -7,11 +7,12 @@ import jax
 
 import diffusion_jax as dj
 from diffusion_jax.aliases import Params
+from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.data.sources import Source
 from diffusion_jax.declared import declares
 from diffusion_jax.metrics import order_gap, plots
 from diffusion_jax.metrics.bits import in_bits
-from diffusion_jax.metrics.metric import ExampleArrays, ImageModel, ModelMetric
+from diffusion_jax.metrics.metric import ExampleArrays, ImageModel, ModelMetric, numbers_of
 from diffusion_jax.metrics.order_gap import ORDERS, ElementOrder
 from diffusion_jax.ranges import Size
 
@@ -33,21 +34,26 @@ class StateModel(ImageModel, Protocol):
     ...
 
 
-@declares(data='levels')
+@declares(data='levels', lengths=True)
 def state_elbo(num_times: Size = 64, order: ElementOrder = 'together') -> ModelMetric:
   """Bound of a diffusion model of states in bits/dim, bits per byte of text.
 
   num_times: calls of the network for each image in continuous time; a model in
   discrete time has a call for each of its steps. order: in which elements lose their
   noise, or the blocks of them that share a level, for a network with a level for each
-  element; the bound holds in every order.
+  element; the bound holds in every order. Of texts with lengths it is of their bytes.
   """
 
   def measure(model: StateModel) -> ExampleArrays:
     def function(params, keys, x0, cond):
       nats = model.state_bound(params, keys, x0, cond, num_times, order)
       per_dim = functools.partial(dj.bits_per_dim, data_shape=x0.shape[1:])
-      return jax.tree.map(per_dim, nats)
+      if 'valid' not in cond:
+        return jax.tree.map(per_dim, nats)
+      numbers = numbers_of(cond['valid'], x0)
+      size = x0.size // len(x0)
+      bits = jax.tree.map(lambda a: per_dim(a) * expand_to(size / numbers, a), nats)
+      return bits | {'numbers': numbers}
 
     return function
 
@@ -61,6 +67,7 @@ def state_elbo(num_times: Size = 64, order: ElementOrder = 'together') -> ModelM
   data='levels',
   what='the bound of states along two orders, less that of all together ([why](#the-order-gap))',
   needs='a network with a level for each element, and 3 · `.num_times` calls for each example',
+  lengths=True,
 )
 def state_order_gap(num_times: Size = 16) -> ModelMetric:
   """Difference of the bound of states between orders of the elements, in nats per number.
@@ -73,7 +80,10 @@ def state_order_gap(num_times: Size = 16) -> ModelMetric:
       def nats(order):
         return model.state_bound(params, keys, x0, cond, num_times, order)['total']
 
-      return {order: nats(order) / (x0.size // len(x0)) for order in ORDERS}
+      if 'valid' not in cond:
+        return {order: nats(order) / (x0.size // len(x0)) for order in ORDERS}
+      numbers = numbers_of(cond['valid'], x0)
+      return {order: nats(order) / numbers for order in ORDERS} | {'numbers': numbers}
 
     return function
 
@@ -85,7 +95,7 @@ def state_order_gap(num_times: Size = 16) -> ModelMetric:
 
 def _terms(arrays, out):
   # Returns the terms of a bound in discrete time, and draws them.
-  if 'diffusion' not in arrays:
+  if 'diffusion' not in arrays or 'numbers' in arrays:  # The terms are of one length.
     return {}
   prior = float(arrays['prior'].mean())
   terms = arrays['diffusion'].sum(axis=0) / len(arrays['total'])

@@ -1,10 +1,13 @@
 """Texts are bytes: tokens of sentences, sequences, and pictures of letters."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
 from diffusion_jax.data.text_files import UNKNOWN, draw_bytes, printable, text_files
+from tests.refusals import one_line
 
 
 @pytest.fixture
@@ -29,6 +32,34 @@ def test_splits_are_the_pieces_of_all_texts_in_order(folder):
   assert [*map(len, splits)] == [3, 2]
   file = text_files(path=str(folder / 'c.png'), length=7, test_fraction=0.0)
   assert file.x.tobytes() == b'no text'
+
+
+def test_lines_have_lengths_and_longer_ones_are_cut(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr('diffusion_jax.data.set_files._SAID', set())
+  (tmp_path / 'a.txt').write_bytes('ab\r\n\n  \nabcde \nabcéf\n\xe9\nlast'.encode())
+  splits = {
+    split: text_files(split, str(tmp_path / 'a.txt'), 4, test_fraction=0.2, pieces='lines')
+    for split in ('train', 'test')
+  }
+  assert '2 of 5 lines are longer than data.length=4 bytes: their ends are cut' in (
+    capsys.readouterr().out
+  )
+  lines = []
+  for source in splits.values():
+    arrays = source.read(np.arange(len(source)))
+    lines += [x[:n].tobytes().decode() for x, n in zip(arrays['x'], arrays['length'], strict=True)]
+    assert not any(x[n:].any() for x, n in zip(arrays['x'], arrays['length'], strict=True))
+  assert lines == ['ab', 'abcd', 'abc', 'é', 'last']
+  assert splits['train'].facts.lengths == (0, 2, 1, 1) and splits['test'].facts.x.is_text
+
+
+def test_wrong_lines_get_a_line(tmp_path):
+  (tmp_path / 'a.txt').write_bytes(b'\n \n')
+  with one_line('too few for a line in the train split'):
+    text_files(path=str(tmp_path / 'a.txt'), test_fraction=0.0, pieces='lines')
+  wrong: Any = 'words'
+  with one_line("pieces 'words' is not one of equal, lines"):
+    text_files(pieces=wrong)
 
 
 def test_the_own_text_has_the_modules():

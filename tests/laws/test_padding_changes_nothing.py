@@ -19,7 +19,8 @@ from diffusion_jax.data.npz import npz
 from diffusion_jax.data.pipeline import batch_at
 from diffusion_jax.data.sources import measured
 from diffusion_jax.data.spec import ArraySpec, Facts
-from diffusion_jax.metrics import likelihoods, order_gap, vectors
+from diffusion_jax.discrete import objectives as discrete_objectives
+from diffusion_jax.metrics import likelihoods, order_gap, state_bits, vectors
 from diffusion_jax.networks.functional import network_fn
 from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.transformer import DiT
@@ -312,3 +313,113 @@ def test_moments_refuse_numbers_that_are_missing_within_an_example():
   for wrong in (inner, np.full_like(x, np.nan), np.where(np.isnan(x), np.inf, x), x[..., 0]):
     with one_line('not finite'):
       vectors.moments(0).compute({'values': wrong}, {'values': wrong})
+
+
+# -- states --------------------------------------------------------------------
+
+K = 5
+BYTES = RNG.integers(0, K, (B, T))
+OBJECTIVES = {
+  'masked': (discrete_objectives.masked, dj.masking_process(K)),
+  'uniform': (discrete_objectives.uniform, dj.uniform_process(K)),
+}
+
+
+def state_network(count, level_axes=1):
+  """A network whose logits at an element depend on all valid ones."""
+
+  def apply(params, x, noise, cond, *, key=None):
+    others = jnp.sum(jnp.where(cond['valid'], x, 0), axis=1, keepdims=True)
+    return params[None, : x.shape[1], :count] * (1.0 + 0.1 * others[..., None])
+
+  condition = objectives.make_condition(labels=False, valid=True)
+  return dj.Network(apply, dj.time_input(), level_axes=level_axes, condition=condition)
+
+
+@pytest.mark.parametrize('level_axes', [1, 2])
+@pytest.mark.parametrize('name', OBJECTIVES)
+def test_losses_of_states(name, level_axes, key):
+  """Sums over the valid elements, over their number; what pads has no gradient."""
+  make, process = OBJECTIVES[name]
+  levels = dj.independent_levels(clean=0.2) if level_axes == 2 else None
+  network, schedule = state_network(len(process.prior), level_axes), dj.PolynomialMasking()
+  loss = make(network, process, schedule, levels=levels)
+  params, batch = {'network': np.float32(LOGITS)}, {'states': BYTES, 'valid': VALID}
+  draws, _ = jax.jit(lambda key: loss.draw(key, batch, Context()))(key)
+  step = jax.jit(jax.value_and_grad(loss.loss, has_aux=True))
+  (value, (metrics, _)), slope = step(params, Context(), draws, key)
+  assert_allclose(value, metrics['loss'].total * VALID.size / VALID.sum(), rtol=1e-6)
+
+  valid = np.pad(VALID, ((0, 0), (0, 7)))
+  level = jax.tree.map(
+    lambda a: padded(np.asarray(a), 7, 0.5) if level_axes == 2 else a, draws.level
+  )
+  weight = draws.time_weight if level_axes == 1 else padded(np.asarray(draws.time_weight), 7, 3.0)
+  x0, xt = (padded(np.asarray(a), 7, 1) for a in (draws.x0, draws.xt))
+  share = objectives.valid_share(jnp.asarray(valid))
+  more = draws._replace(
+    x0=x0, xt=xt, level=level, time_weight=weight, cond={'valid': valid}, valid_share=share
+  )
+  (other, (others, _)), slopes = step(params, Context(), more, key)
+  assert_allclose(other, value, rtol=1e-5)
+  assert_allclose(slopes['network'], slope['network'], rtol=1e-4, atol=1e-6)
+  for name, mean in metrics.items():
+    assert_allclose(others[name].total / others[name].count, mean.total / mean.count, rtol=1e-5)
+
+
+def test_a_masked_loss_is_the_cross_entropy_of_valid_tokens(key):
+  """Of logits that are the same everywhere, written out token by token, in bits."""
+  process, schedule = dj.masking_process(K), dj.PolynomialMasking()
+  row = np.float32(LOGITS[0, :K])
+
+  def apply(params, x, noise, cond, *, key=None):
+    return jnp.broadcast_to(jnp.append(params, 0.0), (*x.shape, K + 1))
+
+  condition = objectives.make_condition(labels=False, valid=True)
+  loss = discrete_objectives.masked(
+    dj.Network(apply, dj.time_input(), condition=condition), process, schedule
+  )
+  batch = {'states': np.where(VALID, BYTES, 999), 'valid': VALID}
+  draws, _ = jax.jit(lambda key: loss.draw(key, batch, Context()))(key)
+  value, _ = jax.jit(loss.loss)({'network': row}, Context(), draws, key)
+  nats = np.log(np.exp(np.float64(row)).sum()) - np.float64(row)[BYTES]
+  masked = (np.asarray(draws.xt) == K) & VALID
+  weight = 1.0 / np.asarray(draws.level.t, np.float64)[:, None]  # -alpha' / (1 - alpha)
+  expected = (weight * masked * nats).sum() / VALID.sum() / np.log(2.0)
+  assert masked.any()
+  assert_allclose(value, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize('name', OBJECTIVES)
+def test_bits_of_states(name):
+  """The bound of the valid tokens, in bits of each, at equal draws."""
+  _, process = OBJECTIVES[name]
+  bound_of = {'masked': dj.masked_bound, 'uniform': dj.uniform_bound}[name]
+  network, params = state_network(len(process.prior)), np.float32(LOGITS)
+
+  class States:
+    facts, num_steps = Facts(ArraySpec((T,), K)), None
+
+    def state_bound(self, params, keys, x0, cond, num_times, order):
+      denoise = dj.make_state_denoiser(network, params, cond, process=process)
+      schedule = dj.PolynomialMasking()
+      return {'total': bound_of(keys, denoise, process, schedule, x0, num_times=num_times)}
+
+  metric = state_bits.state_elbo(num_times=4)
+  measure = jax.jit(metric.measure(States()))
+  keys = jax.random.split(jax.random.key(1), B)
+  found, more = (
+    jax.device_get(
+      measure(
+        params,
+        keys,
+        padded(BYTES, amount, 0),
+        {'valid': np.pad(VALID, ((0, 0), (0, amount)))},
+      )
+    )
+    for amount in (0, 7)
+  )
+  assert_array_equal(found['numbers'], LENGTHS)
+  assert_allclose(more['total'], found['total'], rtol=1e-4)
+  [score] = metric.compute(found)
+  assert_allclose(score.estimate.value, (found['total'] * LENGTHS).sum() / LENGTHS.sum(), rtol=1e-6)

@@ -189,10 +189,14 @@ def write_table(path: Path, model: Model, inputs: Conditions, samples: np.ndarra
 
 
 def write_texts(path: Path, samples: np.ndarray, lengths: np.ndarray | None = None) -> None:
-  """Writes texts, uint8 [n, L], up to their lengths [n], and prints the first ones."""
-  if lengths is not None:
-    samples = [x[:length] for x, length in zip(samples, lengths, strict=True)]
+  """Writes texts, uint8 [n, L], and prints the first ones.
+
+  lengths: [n], where each ends, of texts that are lines; None: each has a line with its number.
+  """
   texts = [f'--- {i}\n{x}\n' for i, x in enumerate(decode_bytes(samples))]
+  if lengths is not None:
+    lines = decode_bytes(x[:length] for x, length in zip(samples, lengths, strict=True))
+    texts = [f'{files.one_line(line)}\n' for line in lines]
   print(printable(''.join(texts[:_PRINTED])), end='')
   files.write_text(path, ''.join(texts))
   print(f'wrote {path}: {len(texts)} texts')

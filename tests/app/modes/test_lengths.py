@@ -309,3 +309,65 @@ def test_edits_are_refused(run):
     of_run(run, **typed('edit=restore edit.image=a.npy')),
     run,
   )
+
+
+# -- lines of text -------------------------------------------------------------
+
+LINES = ['a', 'to be', 'or not to be', 'that is', 'the question', 'é'] * 6
+
+
+@pytest.fixture(scope='module')
+def text_run(tmp_path_factory):
+  """A run of masked states on lines of up to 12 bytes."""
+  folder = tmp_path_factory.mktemp('lines')
+  (folder / 'lines.txt').write_text('\n'.join(LINES))
+  fields = typed("""
+    data.pieces=lines data.length=12 data.test_fraction=0.2 network.channels=16
+    network.num_blocks=1 network.num_heads=2 states.features=8 training.num_steps=2
+    training.batch_size=8 training.held_out.every=2 sampling.num_samples=6 sampling.batch_size=6
+    sampling.num_steps=3 sampling.checkpoint=latest
+  """)
+  given = trial('text_masked', **fields | {'data.path': f'{folder}/lines.txt'})
+  MODES['train'](given, folder / 'run')
+  return folder / 'run'
+
+
+def test_lines_are_learnt_and_drawn_as_lines(text_run):
+  """The file of texts, and the npz file, are data again."""
+  found, path = drawn(text_run, 'lines')
+  lengths = found['lengths']
+  assert {*lengths.tolist()} <= {len(line.encode()) for line in LINES} and {*lengths.tolist()} > {1}
+  x = found['arr_0']
+  assert x.dtype == np.uint8 and not x[np.arange(12) >= lengths[:, None]].any()
+  lines = path.with_suffix('.txt').read_text().splitlines()
+  assert len(lines) == 6 and max(map(len, lines)) <= 12
+  source = npz(path)
+  assert source.facts.x.is_text and sum(source.facts.lengths) == 6
+  assert_array_equal(source.read(np.arange(6))['length'], lengths)
+  given, _ = drawn(text_run, 'given', **typed('sampling.lengths=3'))
+  assert (given['lengths'] == 3).all()
+
+
+@pytest.mark.parametrize('sampler', ['first_hitting', 'confidence'])
+def test_samplers_of_states_have_lengths(sampler, text_run):
+  found, _ = drawn(text_run, sampler, **typed(f'sampling.sampler={sampler}'))
+  assert not found['arr_0'][np.arange(12) >= found['lengths'][:, None]].any()
+
+
+def test_bits_are_of_the_bytes_of_lines(text_run):
+  fields = typed('evaluation.metrics=auto evaluation.elbo.num_times=2')
+  MODES['evaluate'](of_run(text_run, **fields), text_run)
+  [path] = text_run.glob('evaluation/elbo-*/result.json')
+  assert 0.0 < json.loads(path.read_text())['metrics']['elbo']['value'] < 30.0
+
+
+def test_other_objectives_of_states_say_so(text_run, tmp_path):
+  given = trial(
+    'text_masked',
+    **typed('data.pieces=lines data.length=12 data.test_fraction=0.2 objective=d3pm'),
+    **{'data.path': f'{text_run.parent}/lines.txt'},
+  )
+  line = refused(
+    'objective=d3pm counts what pads an example', MODES['train'], given, tmp_path / 'run'
+  )
+  assert 'set objective=masked or uniform' in line
