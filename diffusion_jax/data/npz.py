@@ -13,7 +13,6 @@ import numpy as np
 from diffusion_jax.data import buckets
 from diffusion_jax.data.set_files import say_left_out
 from diffusion_jax.data.sources import ADVICE, ArraySource, check_finite, check_lengths_of
-from diffusion_jax.data.spec import without_padding
 from diffusion_jax.data.splits import check_split, random_part
 from diffusion_jax.declared import declares
 from diffusion_jax.errors import naming
@@ -178,7 +177,7 @@ def _checked_x(path, x, length):
     return x[..., None] if x.ndim == 3 else x
   if x.dtype.kind != 'f':
     raise ValueError(f'{path}: x is {x.dtype} {list(x.shape)}: {ADVICE}')
-  check_finite(without_padding(x, length), f'{path}: x')
+  check_finite(x, f'{path}: x', length)
   return x
 
 

@@ -14,6 +14,7 @@ from diffusion_jax.data.spec import (
   Facts,
   check_facts,
   check_lengths,
+  expanded,
   mean_and_std,
   valid_of,
   without_padding,
@@ -341,9 +342,12 @@ def check_lengths_of(length: np.ndarray | None, count: int, size: int) -> None:
     )
 
 
-def check_finite(array: np.ndarray, name: str) -> None:
-  """Raises ValueError for NaN and infinity in an array."""
-  if not np.isfinite(array).all():
+def check_finite(array: np.ndarray, name: str, length: np.ndarray | None = None) -> None:
+  """Raises ValueError for NaN and infinity in an array, but beyond each length [n] of its rows."""
+  finite = np.isfinite(array)
+  if length is not None:
+    finite |= ~expanded(valid_of(length, array.shape[1]), array)
+  if not finite.all():
     raise ValueError(f'{name} has numbers that are not finite: leave them out')
 
 

@@ -243,6 +243,11 @@ def valid_of(length: np.ndarray, size: int) -> np.ndarray:
   return np.arange(size) < np.asarray(length)[:, None]
 
 
+def expanded(valid: np.ndarray, x: np.ndarray) -> np.ndarray:
+  """Returns valid [n, T] as an array that broadcasts to x [n, T, ...]."""
+  return valid.reshape(*valid.shape, *[1] * (x.ndim - valid.ndim))
+
+
 def without_padding(x: np.ndarray, length: np.ndarray | None, fill: float = 0.0) -> np.ndarray:
   """Returns x [n, T, ...], `fill` beyond each length [n] of real numbers and 0 of levels.
 
@@ -250,9 +255,8 @@ def without_padding(x: np.ndarray, length: np.ndarray | None, fill: float = 0.0)
   """
   if length is None:
     return x
-  valid = valid_of(length, x.shape[1])
   blank = np.asarray(fill if x.dtype.kind == 'f' else 0, x.dtype)
-  return np.where(valid.reshape(*valid.shape, *[1] * (x.ndim - 2)), x, blank)
+  return np.where(expanded(valid_of(length, x.shape[1]), x), x, blank)
 
 
 # Fields that say which examples there are and where they may lie, not what their numbers mean.

@@ -260,7 +260,8 @@ def valid_share(valid: Array) -> Array:
   valid: bool [B, T]. It is of the whole batch, so that a loss divided by it is a mean over
   rows. The count is exact in any order of summation.
   """
-  return jnp.full(len(valid), jnp.sum(valid, dtype=jnp.int32) / valid.size)
+  share = jnp.sum(valid, dtype=jnp.int32) / valid.size
+  return placed_as(valid, jnp.full(len(valid), share))
 
 
 def augmented(inputs: Draws, augment: Augment | None) -> Draws:

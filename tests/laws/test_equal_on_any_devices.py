@@ -19,6 +19,7 @@ import pytest
 
 import diffusion_jax as dj
 from diffusion_jax.networks.functional import network_fn
+from diffusion_jax.networks.inputs import Inputs
 from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.transformer import DiT
 from diffusion_jax.networks.unet import UNet
@@ -35,6 +36,7 @@ STEPS = 3
 NETWORKS = {
   'mlp': MLP(16, 1, out_channels=1),
   'dit': DiT(16, 1, 2, out_channels=1),
+  'lengths': DiT(16, 1, 2, out_channels=1, inputs=Inputs(valid=True)),
   'unet': UNet(
     channels=16,
     out_channels=1,
@@ -50,8 +52,13 @@ NETWORKS = {
 def trained(name, count, fixed_parts):
   """Returns the state and the metrics after steps on `count` devices."""
   network, mesh = NETWORKS[name], sharding.make_mesh(count, 1)
+  valid = name == 'lengths'  # of the rows of an image
   objective = objectives.denoising(
-    dj.Network(network_fn(network), dj.step_input(100)),
+    dj.Network(
+      network_fn(network),
+      dj.step_input(100),
+      condition=objectives.make_condition(labels=False, valid=valid),
+    ),
     dj.DiscreteSchedule.from_betas(dj.linear_betas(100)),
     times=dj.step_times(100),
   )
@@ -66,7 +73,8 @@ def trained(name, count, fixed_parts):
     objective, adam, optimizer.ema_decay(0.9), fixed_parts=fixed_parts, skip_nonfinite=True
   )
   step = jax.jit(sharding.on_mesh(mesh, step), compiler_options=options(mesh, 'fast'))
-  batch = sharding.to_global(mesh, {'x': x})
+  lengths = {'valid': np.arange(8) < rng.integers(1, 5, (16, 1)) * 2} if valid else {}
+  batch = sharding.to_global(mesh, {'x': x} | lengths)
   for _ in range(STEPS):
     state, metrics = step(state, batch, jax.random.key(1), (), 1e-2)
   return jax.device_get((state, metrics))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
@@ -423,3 +424,13 @@ def test_bits_of_states(name):
   assert_allclose(more['total'], found['total'], rtol=1e-4)
   [score] = metric.compute(found)
   assert_allclose(score.estimate.value, (found['total'] * LENGTHS).sum() / LENGTHS.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_a_mesh_changes_no_loss(kind, key):
+  """The share of valid elements is of the whole batch, whatever device has which lengths."""
+  mesh = Mesh(np.array(jax.devices()[:4]), ('devices',), axis_types=(kind,))
+  batch = {'x': np.float32((X - 280.0) / 10.0), 'valid': VALID}
+  loss = jax.jit(lambda batch: objective(1)({'network': PARAMS}, Context(), key, batch)[0])
+  split = jax.device_put(batch, NamedSharding(mesh, PartitionSpec('devices')))
+  assert_allclose(loss(split), loss(batch), rtol=1e-5)

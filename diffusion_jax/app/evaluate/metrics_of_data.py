@@ -72,7 +72,7 @@ def of_data(model: Model) -> Json:
     return {'metrics': ('loss',) if _is_long(model, held_out) else likelihood}
   given = conditions.stored_names(model) - {'context'}
   count = min(held_out, c.evaluation.num_pairs)
-  has_pairs = count >= LEAST_PAIRS and not given
+  has_pairs = count >= LEAST_PAIRS and not given and not facts.lengths
   if has_pairs and model.takes_known and model.noisy and model.noisy.levels_differ:
     law = OF_LAW if {*LAW} <= known_arrays(model) else ()
     return {'metrics': _among(of_kind, law + OF_FORECASTS, c, facts)}

@@ -268,7 +268,14 @@ def _of_whole_examples(c):
   return next((n for n in ('corrector', 'guidance.rescale') if c.at(f'sampling.{n}')), '')
 
 
+OF_VALID = Row(
+  _metric_of_one_length,
+  'config.evaluation.metrics={it[0]} is of examples of one length, and these data have lengths: '
+  '{it[1]}',
+  EVALUATE,
+)
 LENGTHS = (
+  OF_VALID,
   Row(
     _without_lengths,
     'config.objective={it[0]} counts what pads an example, and these data have lengths: {it[1]}',
@@ -288,12 +295,6 @@ LENGTHS = (
     lambda c, facts: facts.lengths and _of_whole_examples(c),
     'config.sampling.{it} compares all numbers of a sample, and these data have lengths: leave it '
     'out',
-  ),
-  Row(
-    _metric_of_one_length,
-    'config.evaluation.metrics={it[0]} is of examples of one length, and these data have lengths: '
-    '{it[1]}',
-    EVALUATE,
   ),
   Row(
     lambda c, facts: facts.lengths,

@@ -177,11 +177,12 @@ def trajectory(
     x, frames = draw(run)
     if frames is None:  # A VAE takes no steps.
       return None, facts.x.decode(x[:_PICTURES])
-  inputs = conditions.choose(model, model.config.sampling.num_samples)
   shown, by_step = [], frames()
   for step, x in by_step.items():
     check_numbers(model, x)
-    x = conditions.without_padding(inputs, np.arange(len(x)), facts.x.decode(x))
+    x = facts.x.decode(x)
+    if facts.lengths:
+      x = conditions.without_padding(conditions.choose(model, len(x)), np.arange(len(x)), x)
     row = drawings.sheet(facts.x, x, len(x), 64, data)
     shown.append((f'step {step} of {max(by_step)}', row))
   title = f'{len(x)} {facts.x.noun}, {max(by_step)} steps, seed {c.sampling.seed}'

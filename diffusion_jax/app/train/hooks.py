@@ -15,6 +15,7 @@ from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.inputs import conditions, datasets, stored_latents
 from diffusion_jax.app.inputs.conditions import Compared
 from diffusion_jax.app.inputs.datasets import held_out
+from diffusion_jax.app.kinds import rules
 from diffusion_jax.app.kinds.model import Model, effort, make_encode
 from diffusion_jax.app.kinds.training import Generated, held_out_batches
 from diffusion_jax.app.run.drawing import (
@@ -30,7 +31,7 @@ from diffusion_jax.app.train import floors
 from diffusion_jax.app.train.step_log import StepLog, average
 from diffusion_jax.data import drawings, pipeline
 from diffusion_jax.data.splits import NoTestSplit
-from diffusion_jax.errors import UserError, place_of
+from diffusion_jax.errors import UserError, place_of, refuse
 from diffusion_jax.report.record import NUM_SAMPLES
 from diffusion_jax.runtime import compiling, processes, sessions
 from diffusion_jax.runtime.compiling import Program
@@ -321,6 +322,7 @@ def first_samples(
 def measuring(model: Model, mesh: Mesh, every: tuple[int, ...]) -> Hook:
   """Returns the hook that measures generated images by evaluation.metrics."""
   c, model = model.config.training, scorers.chosen(model)
+  refuse(rules.lines([rules.OF_VALID], model.config, 'evaluate', None, model.facts))
   names = scorers.higher_is_better(model)
   if not names:
     raise UserError(

@@ -164,6 +164,12 @@ def test_metrics_of_one_length_say_so(name, run):
   refused(f'metrics={name} is of examples of one length', MODES['evaluate'], config, run)
 
 
+def test_a_training_measures_no_metric_of_one_length(run, tmp_path):
+  fields = typed('evaluation.metrics=c2st training.metrics=generated')
+  given = config(run.parent / 'series.npz', **fields)
+  refused('metrics=c2st is of examples of one length', MODES['train'], given, tmp_path / 'run')
+
+
 def test_what_is_measured_is_of_valid_elements(run, capsys):
   fields = typed(
     'evaluation.metrics=auto,order_gap evaluation.num_images=4 evaluation.order_gap.num_times=2'
