@@ -57,7 +57,8 @@ def remember(workdir: RunFolder, config: Any) -> None:
   if not paths | parts:
     return
   with contextlib.suppress(OSError, UserError):  # The next start asks for them instead.
-    path, before, here = _record(workdir), _recorded(workdir), os.getcwd()
+    path, here = _record(workdir), os.getcwd()
+    before = _recorded(path)
     paths |= {*before.get('paths', ())}
     content: Json = before | {'run': workdir.absolute, 'paths': sorted(paths)}
     if parts:
@@ -70,13 +71,12 @@ def remember(workdir: RunFolder, config: Any) -> None:
 def recall(workdir: RunFolder) -> None:
   """Allows the paths and the parts of a run that `remember` was told of."""
   with contextlib.suppress(OSError, UserError):
-    content = _recorded(workdir)
+    content = _recorded(_record(workdir))
     _allowed.update(content.get('paths', ()))
     _allowed.update(content.get('parts', {}).get(os.getcwd(), ()))
 
 
-def _recorded(workdir):
-  path = _record(workdir)
+def _recorded(path):
   return read_json(path) if path.exists() else {}
 
 

@@ -302,14 +302,14 @@ def of_run(workdir: RunFolder, config: Node | None, flags: Flags) -> Node:
   except (UserError, KeyError, TypeError, AttributeError, ValueError):
     stored(content, f'{workdir}/config.json')  # The run itself may be the reason.
     raise
-  _check_model(workdir, changed, flags)
+  _check_model(workdir, content, changed, flags)
   trust.remember(workdir, changed)
   return changed
 
 
-def _check_model(workdir, changed, flags):
-  # Raises UserError for flags that change the model of a run.
-  before, now = dict(folder.stored_fields(workdir)), changed.flat
+def _check_model(workdir, content, changed, flags):
+  # Raises UserError for flags that change the model of a run; content: of its config.json.
+  before, now = folder.flat(content), changed.flat
   names = tuple(path for path, _ in flags)
   before |= {n: x for n, x in now.items() if n not in before and not n.startswith(names)}
   if fixed := folder.differences(before, now, _FREE_OF_RUN):
