@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,6 +88,123 @@ def read_cells(path: str | Path) -> Cells:
     )
     say_once(f'{path}: {line}')
   return Cells(path, {name: cells for name, cells in columns if name}, rows[1:], delimiter)
+
+
+class Rows(NamedTuple):
+  """The rows of a CSV file, which are read anew each time and never all at once.
+
+  names: of the columns, '' for one without a name; first: the number of the first row of
+  cells in a spreadsheet, 1 without a header.
+  """
+
+  path: Path | str
+  names: tuple[str, ...]
+  delimiter: str
+  first: int
+
+  def blocks(self, size: int = 10_000) -> Iterator[tuple[list[int], list[tuple[str, ...]]]]:
+    """Yields (numbers of rows in a spreadsheet, the cells of each column), `size` rows at a time.
+
+    Raises ValueError for a row with another number of cells.
+    """
+    numbers, rows = [], []
+    for i, cells in _rows_of(self.path, self.delimiter):
+      if i < self.first:
+        continue
+      if len(cells) == len(self.names) + 1 and not cells[-1]:
+        cells = cells[:-1]  # The row ends with a delimiter.
+      if len(cells) != len(self.names):
+        raise ValueError(
+          f'{self.path}, row {i} has {len(cells)} cells, and the first row {len(self.names)}: a '
+          f'cell with {self.delimiter!r} in it must be in quotes, and decimals need a point'
+        )
+      numbers.append(i)
+      rows.append(cells)
+      if len(rows) == size:
+        yield numbers, [*zip(*rows, strict=True)]
+        numbers, rows = [], []
+    if rows:
+      yield numbers, [*zip(*rows, strict=True)]
+
+
+class Held(NamedTuple):
+  """Cells in memory that are read as `Rows` are; columns: their texts, of one length."""
+
+  path: str
+  columns: Mapping[str, Sequence[str]]
+  first: int = 2
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """The names of the columns."""
+    return (*self.columns,)
+
+  def blocks(self) -> Iterator[tuple[list[int], list[tuple[str, ...]]]]:
+    """Yields (the numbers of all rows, the cells of each column) once."""
+    cells = [*map(tuple, self.columns.values())]
+    yield [*range(self.first, self.first + len(cells[0]))], cells
+
+
+def open_rows(path: str | Path, header: bool | None = None) -> Rows:
+  """Opens a CSV file in UTF-8, with the delimiters of `read_cells`.
+
+  header: whether its first row names the columns; None: unless a cell of it is a number, and
+  so are all numbers of its column. Without one the columns are column1, column2, ... Raises
+  ValueError or FileNotFoundError.
+  """
+  path = existing(path, 'CSV file', Path.is_file)
+  with path.open('rb') as file:
+    data = file.read(_HEAD)
+    is_cut = bool(file.read(1))
+  check_text(path, data, _KINDS, cut=is_cut)
+  text = data.decode('utf-8-sig', errors='ignore')
+  text = text[: text.rfind('\n') + 1] if is_cut and '\n' in text else text
+  text = re.sub(r'\A"?sep=.?"?$|^ +$', '', text, flags=re.MULTILINE | re.IGNORECASE)
+  delimiter = _delimiter(text) if text.strip() else ','
+  rows = [*itertools.islice(_rows_of(path, delimiter), 1000)]
+  if not rows:
+    raise ValueError(f'{path} has no rows')
+  (number, first), others = rows[0], rows[1:]
+  if header is None:
+    columns = itertools.zip_longest(*(row for _, row in rows), fillvalue='')
+    header = not any(NUMBER.fullmatch(top) and _are_numbers(cells) for top, *cells in columns)
+  if not header:
+    return Rows(path, tuple(f'column{i + 1}' for i in range(len(first))), delimiter, number)
+  if not others:
+    raise ValueError(f'{path} needs a header with the names of its columns, and rows below it')
+  names = tuple(map(single_line, first))
+  if all(len(row) == len(names) - 1 for _, row in others) and not names[-1]:
+    names = names[:-1]
+  for name, count in collections.Counter(filter(None, names)).items():
+    if count > 1:
+      raise ValueError(f'{path} has several columns {name!r}: rename them; {HEADER}')
+  return Rows(path, names, delimiter, number + 1)
+
+
+def _are_numbers(cells):
+  return all(not cell or NUMBER.fullmatch(cell) for cell in cells)
+
+
+_HEAD = 2**20  # bytes, by which the delimiter is known
+
+
+def _rows_of(path, delimiter):
+  # Yields (number in a spreadsheet, cells) of the rows that are not blank.
+  number = 0
+  with Path(path).open(encoding='utf-8-sig', newline='') as file:
+    lines = file if delimiter != ' ' else ('\t'.join(line.split()) for line in file)
+    reader = csv.reader(
+      lines, delimiter='\t' if delimiter == ' ' else delimiter, skipinitialspace=True, strict=True
+    )
+    try:
+      for number, line in enumerate(reader, 1):
+        if number == 1 and len(line) <= 2 and re.fullmatch('sep=.?', line[0] if line else '', re.I):
+          continue
+        cells = [cell.strip().translate({9: ' ', 10: ' ', 13: ' '}) for cell in line]
+        if any(cells) or len(cells) > 1:
+          yield number, [_MARKED.sub('', cell, count=1) for cell in cells]
+    except (csv.Error, UnicodeDecodeError) as error:
+      raise ValueError(f'{path}, row {number + 1}: {error}') from None
 
 
 def _may_be_one_column(text):

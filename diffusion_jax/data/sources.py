@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
+from diffusion_jax.data import quantiles
 from diffusion_jax.data.set_files import say_once
 from diffusion_jax.data.spec import (
   ArraySpec,
@@ -224,8 +225,9 @@ def measured(source: Source, one_scale: bool = False) -> Facts:
   that never changes, an example outside the box, and facts that no data have.
   """
   x, context = source.facts.x, source.facts.context
-  if one_scale and (x.levels or x.mean):
+  if one_scale and (x.levels or x.mean or x.kinds):
     given = f'has {x.levels} levels' if x.levels else 'comes with its mean and std'
+    given = 'has the columns of a table, each by its own quantiles' if x.kinds else given
     raise ValueError(f'one_scale=True is for real numbers that are measured, and x {given}')
   if x.levels and context is None:
     return source.facts
@@ -237,7 +239,7 @@ def measured(source: Source, one_scale: bool = False) -> Facts:
   if not x.levels:
     elements = valid_elements(arrays, source.facts)
     check_box(x, elements)
-    x = _standardised(x, elements, 'x', one_scale)
+    x = _fitted(x, elements) if x.kinds else _standardised(x, elements, 'x', one_scale)
   if context is not None and not context.levels:
     context = _standardised(context, arrays['context'], 'context')
   facts = source.facts._replace(x=x, context=context)
@@ -260,6 +262,24 @@ def check_box(x: ArraySpec, values: np.ndarray) -> None:
       f'{outside.sum()} of {len(values)} {"examples" if values.ndim > len(x.shape) else "elements"}'
       f' are outside bounds, such as [{first}]: widen bounds, or leave them out'
     )
+
+
+def _fitted(values, array):
+  # Of a table: the knots of its columns of numbers, and mean and std of these as models see them.
+  columns = range(len(values.kinds))
+  mean, std = np.zeros(len(columns)), np.ones(len(columns))
+  curves = [((), ()) for _ in columns]
+  for i in values.numbers:
+    known = array[np.isfinite(array[:, i]), i]
+    if not len(known):
+      raise ValueError(f'column {values.names[i]!r} has no number in the training split')
+    curves[i] = quantiles.fitted(known)
+    z = quantiles.to_normal(known, *curves[i])
+    mean[i], std[i] = z.mean(), z.std() or 1.0
+  knots, shares = zip(*curves, strict=True)
+  return values._replace(
+    mean=tuple(mean.tolist()), std=tuple(std.tolist()), knots=knots, shares=shares
+  )
 
 
 def _standardised(values, array, name, one_scale=False):
@@ -323,7 +343,7 @@ def check_examples(arrays: dict, facts: Facts) -> dict[str, np.ndarray]:
       if facts.lengths:
         check_lengths_of(arrays.get('length'), *array.shape[:2])
         arrays = arrays | {'x': without_padding(array, arrays['length'])}
-    if not values.levels:
+    if not values.levels and not values.kinds:  # A cell of a table may be missing.
       check_finite(arrays[name], name)
   return arrays
 

@@ -4,12 +4,17 @@ import itertools
 import math
 import operator
 from collections.abc import Collection, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from diffusion_jax.aliases import Json
+from diffusion_jax.data import quantiles
 from diffusion_jax.ranges import Count, Finite, Positive, Size
+
+# Of a column; 'presence' is a category, whether the cell of another column is there.
+ColumnKind = Literal['number', 'date', 'category', 'presence']
+PRESENT = ' present'  # what the name of such a column ends in
 
 
 class ArraySpec(NamedTuple):
@@ -21,6 +26,12 @@ class ArraySpec(NamedTuple):
   axis, or one number for all; () is 0 and 1. low, high: the box that contains
   all numbers, of the last axis, or of its first numbers; () is unbounded.
   names: of the numbers of a table, see `data.tables`; () for other arrays.
+
+  kinds: of the columns of a table of numbers and categories (`data.mixed`), NaN where a cell
+  is missing; () for other arrays. categories: the texts of each column, whose cells are
+  their numbers from 0; () of a column of numbers, which models see by its knots and shares,
+  as `quantiles.fitted` returns them, and then standardised. decimals: the least and the most
+  that cells of the column have.
   """
 
   shape: tuple[Size, ...]
@@ -30,10 +41,16 @@ class ArraySpec(NamedTuple):
   low: tuple[Finite, ...] = ()
   high: tuple[Finite, ...] = ()
   names: tuple[str, ...] = ()
+  kinds: tuple[ColumnKind, ...] = ()
+  categories: tuple[tuple[str, ...], ...] = ()
+  decimals: tuple[tuple[Count, ...], ...] = ()
+  knots: tuple[tuple[Finite, ...], ...] = ()
+  shares: tuple[tuple[Positive, ...], ...] = ()
 
   def as_json(self) -> Json:
-    """Returns a dict, without names if they are empty."""
-    return {n: v for n, v in self._asdict().items() if v or n != 'names'}
+    """Returns a dict, without what only tables have if it is empty."""
+    optional = 'names', 'kinds', 'categories', 'decimals', 'knots', 'shares'
+    return {n: v for n, v in self._asdict().items() if v or n not in optional}
 
   @property
   def is_picture(self) -> bool:
@@ -77,7 +94,9 @@ class ArraySpec(NamedTuple):
       return x
     if not self.mean:
       return np.asarray(values, np.float32)
-    x = np.asarray(values, np.float64)
+    x = np.array(values, np.float64)
+    for i in self.numbers:
+      x[..., i] = quantiles.to_normal(x[..., i], self.knots[i], self.shares[i])
     return ((x - self.mean) / self.std).astype(np.float32)
 
   def decode(self, x: np.ndarray) -> np.ndarray:
@@ -95,8 +114,28 @@ class ArraySpec(NamedTuple):
     if not self.mean:
       return np.asarray(x, np.float32)
     values = np.asarray(x, np.float64) * self.std + self.mean
+    if self.kinds:
+      return self._cells(values)
     exact = np.any(np.abs(self.mean) > 1e3 * np.asarray(self.std))
     return values if exact else values.astype(np.float32)
+
+  @property
+  def numbers(self) -> tuple[int, ...]:
+    """The columns of a table that have numbers, not categories; () of other arrays."""
+    return tuple(i for i, kind in enumerate(self.kinds) if kind in ('number', 'date'))
+
+  def _cells(self, x):
+    # Returns rows of a table: rounded numbers, numbers of categories, NaN in empty cells.
+    for i, kind in enumerate(self.kinds):
+      if kind in ('number', 'date'):
+        drawn = quantiles.from_normal(x[..., i], self.knots[i], self.shares[i])
+        x[..., i] = np.round(drawn, self.decimals[i][1])
+      else:
+        x[..., i] = np.clip(np.rint(x[..., i]), 0, max(0, len(self.categories[i]) - 1))
+    for i in (i for i, kind in enumerate(self.kinds) if kind == 'presence'):
+      column = self.names.index(self.names[i].removesuffix(PRESENT))
+      x[..., column] = np.where(x[..., i] == 0.0, np.nan, x[..., column])
+    return x
 
   @property
   def encoded_box(self) -> tuple[np.ndarray, np.ndarray]:
@@ -163,8 +202,8 @@ MOST_NUMBERS = 2**28  # the most numbers of one example, 1 GiB in float32
 
 def problem_of(values: ArraySpec) -> str:
   """Returns what does not fit in a description of an array, or ''."""
-  shape, levels, *pairs, names = values
-  mean, std, low, high = map(len, pairs)
+  shape, levels, names = values.shape, values.levels, values.names
+  mean, std, low, high = map(len, (values.mean, values.std, values.low, values.high))
   most = f'{MOST_NUMBERS:,} numbers'
   if not shape or math.prod(shape) > MOST_NUMBERS:
     return f'shape={shape} is that of no array of up to {most}'
@@ -179,6 +218,26 @@ def problem_of(values: ArraySpec) -> str:
     return f'{len(names)} names are given for {last} numbers'
   if any(map(operator.ge, values.low, values.high)):
     return f'low={values.low} is not below high={values.high}'
+  return _problem_of_table(values) if values.kinds else ''
+
+
+def _problem_of_table(values):
+  parts = values.names, values.kinds, values.categories, values.decimals
+  fits = {len(part) for part in parts} == {values.shape[-1]} and len(values.shape) == 1
+  fitted = len(values.knots) == len(values.shares) == len(values.mean)
+  if not fits or not fitted or values.levels or len(values.mean) not in (0, len(values.kinds)):
+    return f'the columns {", ".join(values.names)} do not describe rows of {values.shape}'
+  for i, (name, kind) in enumerate(zip(values.names, values.kinds, strict=True)):
+    if kind not in ('number', 'date') and not values.categories[i]:
+      return f'column {name!r} has no category'
+    if kind == 'presence' and name.removesuffix(PRESENT) not in values.names:
+      return f'column {name!r} says nothing of another one'
+    if kind in ('number', 'date') and len(values.decimals[i]) != 2:
+      return f'column {name!r} has no two numbers of decimals'
+    if kind in ('number', 'date') and values.mean:
+      knots, shares = np.asarray(values.knots[i]), values.shares[i]
+      if not len(knots) or np.any(np.diff(knots) < 0.0) or len(shares) not in (0, len(knots)):
+        return f'the knots of column {name!r} do not ascend'
   return ''
 
 

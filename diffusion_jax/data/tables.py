@@ -30,7 +30,7 @@ from diffusion_jax.ranges import Finite, Rate, near
 MOST_CATEGORIES = 200  # the most categories of a column
 QUANTILES = 5, 50, 95  # of a summary of draws, in per cent
 # Texts of a missing value: pandas', and some that others write.
-_MISSING = (
+MISSING = (
   '|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan'
   '|null|na|NaT|?|-|--|.'
 ).split('|')
@@ -152,7 +152,7 @@ def _key(text):
   # Returns what spellings of a value have in common: '' is missing.
   if NUMBER.fullmatch(text):
     return decimal.Decimal(text)
-  if text in _MISSING:
+  if text in MISSING:
     return ''
   return text.lower() if text.lower() in ('true', 'false') else text
 
@@ -285,7 +285,9 @@ def _problem(cells, column, text, categories, others):
       'three digits follow each point: leave the points out, or add a digit to the decimals'
     )
   if others is not None and column not in others:
-    as_category = 'give columns of 0 and 1, or the column as context or label'
+    as_category = (
+      'give columns of 0 and 1, or the column as context or label, or take configs/table.py'
+    )
   correct = f'correct it ({_NUMBERS})'
   return f'{text!r} is not a number: {", or ".join(filter(None, (correct, as_category)))}'
 

@@ -1,0 +1,195 @@
+"""Columns of any kind are told from their cells, and come back as they were written."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from diffusion_jax.data import cells, customers, mixed, tables
+from diffusion_jax.data.sources import measured
+from tests.refusals import one_line
+
+PEOPLE = """\
+name,age,zip,joined,member,fare,height,class
+Ann,22,00001,2020-01-31,yes,7.25,1.80,3
+Bob,,00002,2020-02-01,no,71.2833,1.75,1
+"Cy, jr",40,00001,,yes,8,1.90,2
+Di,38,?,1969-12-31,yes,-0.5,1.60,3
+"""
+
+
+@pytest.fixture
+def csv(tmp_path):
+  def write(text, name='a.csv'):
+    path = tmp_path / name
+    path.write_text(text)
+    return str(path)
+
+  return write
+
+
+def read(path, **fields):
+  return mixed.table(path, **{'test_fraction': 0.0, **fields})
+
+
+def written(source, x=None):
+  facts = measured(source)
+  x = facts.x.decode(facts.x.encode(source.x)) if x is None else x
+  return facts.x, tables.as_csv(mixed.texts_of(facts.x, x))
+
+
+def test_cells_of_every_kind_come_back_as_they_were_written(csv, capsys):
+  source = read(csv(PEOPLE), categories=('class',))
+  spec, text = written(source)
+  kinds = dict(zip(spec.names, spec.kinds, strict=True))
+  numbers = {'age': 'number', 'fare': 'number', 'height': 'number', 'joined': 'date'}
+  assert kinds == dict.fromkeys(spec.names, 'category') | numbers
+  assert spec.categories[spec.names.index('zip')] == ('00001', '00002')
+  assert text == PEOPLE.replace('?', '')
+  said = capsys.readouterr().out
+  assert 'a.csv: 4 rows of 8 columns\n' in said
+  assert '  age     whole number, 22 to 40; 25.0% missing\n' in said
+  assert '  joined  date; 25.0% missing\n' in said
+  assert '  zip     category, 2: 00001, 00002; 25.0% missing\n' in said
+
+
+def test_models_see_missing_cells_as_nan_and_numbers_as_normal(csv):
+  spec = measured(source := read(csv(PEOPLE))).x
+  z = spec.encode(source.x)
+  assert_array_equal(np.isnan(z), np.isnan(source.x))
+  at = spec.names.index('age')
+  assert_array_equal(np.argsort(z[[0, 2, 3], at]), [0, 2, 1])
+  member = spec.names.index('member')
+  assert_array_equal(z[:, member], [1, 0, 1, 1])
+
+
+def test_whether_a_cell_is_there_may_be_drawn(csv):
+  source = read(csv(PEOPLE), missing='drawn')
+  spec = measured(source).x
+  assert spec.names[-3:] == ('age present', 'zip present', 'joined present')
+  at, there = spec.names.index('age'), spec.names.index('age present')
+  assert_array_equal(source.x[:, there], [1, 0, 1, 1])
+  z = np.nan_to_num(spec.encode(source.x))  # as drawn, where each cell has a number
+  x = spec.decode(z)
+  assert np.isnan(x[1, at]) and np.isfinite(x[0, at])
+  assert 'present' not in written(source, x)[1]
+  known = mixed.known_cells('rows', {'age': ['30', '']}, [2, 3], spec)
+  assert_array_equal(known[:, there], [1, np.nan])
+
+
+def test_a_file_without_a_header_and_one_of_numbers_alone(csv, capsys):
+  source = read(csv('1;x\n2;y\n3;x\n'))
+  assert source.spec.names == ('column1', 'column2') and len(source) == 3
+  assert 'without a header' in capsys.readouterr().out
+  assert read(csv('a,b\n1,2\n3,4\n5,6\n', 'b.csv')).spec.kinds == ('number', 'number')
+  assert len(read(csv('2019,2020\n1,2\n3,4\n5,6\n', 'c.csv'), header=True)) == 3
+
+
+ODD = {
+  'one row': ('a,b\n1,x\n', {}, '1 rows'),
+  'a constant': ('a,b\n1,x\n1,y\n1,z\n', {}, 'category, 1: 1'),
+  'categories alone': ('a,b\nu,x\nv,y\nw,z\n', {}, 'category, 3: u, v, w'),
+  'a thousand categories': (
+    'a,b\n' + ''.join(f'c{i % 1000},{i}\n' for i in range(3000)),
+    {},
+    'category, 1,000: c0, c1, c10, c100, c101, …',
+  ),
+  'a hundred columns': (
+    ','.join(f'c{i}' for i in range(100)) + '\n' + (','.join('123') + ',' + '4,' * 96 + '5\n') * 3,
+    {},
+    '3 rows of 100 columns',
+  ),
+  'an id': (
+    'id,b\n' + ''.join(f'k{i},{i % 3}\n' for i in range(60)),
+    {},
+    'columns are left out, such as id: it has 60 different texts in 60 rows',
+  ),
+  'a column without a value': ('a,b\n1,\n2,NA\n3,?\n', {}, 'such as b: it has no value'),
+  'a column without a name': (',b\n0,1\n1,2\n2,5\n', {}, '1 of 2 columns are left out'),
+}
+
+
+@pytest.mark.parametrize('name', ODD)
+def test_odd_tables_are_read(csv, capsys, name):
+  text, fields, said = ODD[name]
+  spec, _ = written(source := read(csv(text, f'{name}.csv'), **fields))
+  assert said in capsys.readouterr().out
+  assert_array_equal(spec.decode(spec.encode(source.x)), source.x)
+
+
+WRONG = {
+  'an id that is named': ('id\n' + ''.join(f'k{i}\n' for i in range(60)), {'x': ('id',)}, 'leave'),
+  'a text among numbers': ('a\n1\n2\nx\n4\n', {'x': ('a',)}, "'x' is none: correct it"),
+  'no value': ('a,b\n1,\n2,\n', {'x': ('b',)}, 'has no value'),
+  'no column': ('a,b\n1,2\n', {'x': ('c',)}, "has no column 'c'"),
+  'a category that is no column': ('a,b\n1,2\n3,4\n', {'categories': ('c',)}, "no column 'c'"),
+  'a short row': ('a,b\n1,2\n3\n', {}, 'row 3 has 1 cells'),
+  'nothing': ('', {}, 'has no rows'),
+  'a header alone': ('a,b\n', {}, 'rows below it'),
+  'infinity': ('a\n1\n2\n1e999\n', {'x': ('a',)}, 'too large'),
+}
+
+
+@pytest.mark.parametrize('name', WRONG)
+def test_what_cannot_be_read_gets_one_line(csv, name):
+  text, fields, said = WRONG[name]
+  path = csv(text)
+  with one_line(said, path):
+    read(path, **fields)
+
+
+def test_a_category_that_only_the_test_file_has_is_not_known(csv, capsys):
+  train = csv('a,b\n1,x\n2,y\n5,x\n')
+  source = read(train, split='test', test_path=csv('a,b\n4,z\n3,x\n', 'test.csv'))
+  assert_array_equal(source.x, [[4, np.nan], [3, 0]])
+  assert "1 cells of column 'b' are not known, such as 'z'" in capsys.readouterr().out
+  with pytest.raises(ValueError, match="row 2, column 'a': 'u' is not a number"):
+    read(train, split='test', test_path=csv('a,b\nu,x\n3,x\n', 'wrong.csv'))
+
+
+def test_given_cells_are_read_by_name(csv):
+  spec = measured(read(csv(PEOPLE))).x
+  known = mixed.read_known(csv('member,age\nyes,\n,41.5\n', 'known.csv'), spec)
+  age, member = spec.names.index('age'), spec.names.index('member')
+  assert_array_equal(known[:, [age, member]], [[np.nan, 1], [41.5, np.nan]])
+  assert np.isnan(np.delete(known, [age, member], axis=1)).all()
+  for text, said in {'ages\n3\n': "no column 'ages'", 'member\nmaybe\n': "'maybe' is not"}.items():
+    with pytest.raises(ValueError, match=said):
+      mixed.read_known(csv(text, 'wrong.csv'), spec)
+
+
+def test_memory_does_not_grow_with_the_rows(csv, monkeypatch):
+  """But for the numbers themselves, of 8 bytes each."""
+  monkeypatch.setattr(cells.Rows.blocks, '__defaults__', (500,))
+
+  def peak(count):
+    path = csv('a,b,c\n' + f'{1.25},x,2020-01-01\n{2.5},y,2020-01-02\n{3},z,\n' * (count // 3))
+    tracemalloc.start()
+    source = read(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most - source.x.nbytes
+
+  small = peak(3000)
+  assert peak(12_000) < 1.2 * small + 8 * 12_000  # the order of the rows
+
+
+def test_customers_have_their_law():
+  columns = customers.drawn(40_000, seed=3)
+  for region, p in zip(customers.REGIONS, customers.MEMBERS, strict=True):
+    member = columns['member'][columns['region'] == region] == 'yes'
+    assert abs(member.mean() - p) < 4.5 * np.sqrt(p * (1 - p) / len(member))
+  assert_array_equal(columns['spent'] == 0, columns['visits'] == 0)
+  assert columns['age'].max() <= 90 and abs(np.isnan(columns['income']).mean() - 0.1) < 0.01
+  source = mixed.table()
+  assert len(source) == 5400 and np.isnan(source.x).any()
+
+
+def test_rows_are_read_as_cells_are(csv):
+  """`open_rows` and `read_cells` agree on what both read."""
+  path = csv(PEOPLE)
+  rows = cells.open_rows(path)
+  ((numbers, texts),) = rows.blocks()
+  whole = cells.read_cells(path)
+  assert dict(zip(rows.names, texts, strict=True)) == whole.columns and numbers == whole.rows
