@@ -1,0 +1,361 @@
+"""Rows of a table against real rows: columns, pairs, classifiers, copies.
+
+Rows are [N, C], a number for each cell, NaN where it is missing; sizes [C] are the numbers of
+categories of the columns, 0 of numbers. Each score of samples stands beside that of as many
+real rows of the other split, and of two simple models (`simple_rows`).
+"""
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+
+from diffusion_jax.core.arguments import check_at_least
+from diffusion_jax.data.sources import some_of
+from diffusion_jax.declared import declares
+from diffusion_jax.metrics import simple_rows
+from diffusion_jax.metrics.estimates import Estimate, Missing, bootstrap
+from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, take
+from diffusion_jax.metrics.simple_rows import shares
+
+BINS = 10  # of a number, beside categories
+NEEDS = 'values', 'others', 'sizes'
+SETS = 'real', 'independent', 'mixture'
+MOST_ROWS = 10_000  # that a classifier is trained on
+MOST_NEAR = 5000  # whose nearest rows are looked for
+
+
+def shape_errors(samples: np.ndarray, reference: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+  """Returns the error of each column's distribution, [C], in [0, 1], of the cells that are there.
+
+  Of a number 1 - `KSComplement` of SDMetrics, the Kolmogorov-Smirnov distance; of categories
+  1 - `TVComplement`, the total variation. NaN where a set has no cell.
+  """
+  errors = np.full(len(sizes), np.nan)
+  for i, size in enumerate(sizes.tolist()):
+    x, y = (rows[~np.isnan(rows[:, i]), i] for rows in (samples, reference))
+    if not (len(x) and len(y)):
+      continue
+    if size:
+      errors[i] = 0.5 * np.abs(shares(x, size) - shares(y, size)).sum()
+    else:
+      at, (x, y) = np.unique(np.concatenate([x, y])), map(np.sort, (x, y))
+      below = [np.searchsorted(z, at, side='right') / len(z) for z in (x, y)]
+      errors[i] = np.abs(below[0] - below[1]).max()
+  return errors
+
+
+def trend_errors(samples: np.ndarray, reference: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+  """Returns the error of each pair of columns, [C, C], in [0, 1], of rows that have both cells.
+
+  Of two numbers 1 - `CorrelationSimilarity` of SDMetrics, half the difference of Pearson's
+  correlations; of others 1 - `ContingencySimilarity`, the total variation of the pair, a
+  number in BINS bins of equal widths over the reference. NaN on the diagonal, and where a
+  correlation is not defined.
+  """
+  count, errors = len(sizes), np.full((len(sizes), len(sizes)), np.nan)
+  binned = [_binned(rows, reference, sizes) for rows in (samples, reference)]
+  classes = np.where(sizes > 0, sizes, BINS)
+  for i, j in itertools.combinations(range(count), 2):
+    if not (sizes[i] or sizes[j]):
+      r = [_correlation(rows[:, i], rows[:, j]) for rows in (samples, reference)]
+      error = 0.5 * abs(r[0] - r[1])
+    else:
+      pairs = [_pair_shares(x[:, i], x[:, j], int(classes[i]), int(classes[j])) for x in binned]
+      error = 0.5 * np.abs(pairs[0] - pairs[1]).sum()
+    errors[i, j] = errors[j, i] = error
+  return errors
+
+
+def _binned(rows, reference, sizes):
+  # Returns rows with the bins of numbers in their places, -1 where a cell is missing.
+  codes = np.where(np.isnan(rows), -1, rows)
+  for i in np.flatnonzero(sizes == 0):
+    known = reference[~np.isnan(reference[:, i]), i]
+    edges = np.histogram_bin_edges(known, BINS)[1:-1] if len(known) else np.zeros(BINS - 1)
+    codes[:, i] = np.where(np.isnan(rows[:, i]), -1, np.digitize(rows[:, i], edges))
+  return codes.astype(np.int64)
+
+
+def _pair_shares(x, y, num_x, num_y):
+  both = (x >= 0) & (y >= 0)
+  counts = np.bincount(x[both] * num_y + y[both], minlength=num_x * num_y)
+  return counts / max(1, both.sum())
+
+
+def _correlation(x, y):
+  both = ~(np.isnan(x) | np.isnan(y))
+  x, y = x[both], y[both]
+  if len(x) < 2 or np.ptp(x) == 0.0 or np.ptp(y) == 0.0:
+    return np.nan
+  x, y = x - x.mean(), y - y.mean()
+  return float(x @ y / np.sqrt((x @ x) * (y @ y)))
+
+
+def detection_auc(
+  samples: np.ndarray, reference: np.ndarray, sizes: np.ndarray, num_folds: int = 5, seed: int = 0
+) -> Estimate:
+  """Returns the AUC of a classifier that tells samples from reference: 0.5 at best, 1 at worst.
+
+  Scikit-learn's gradient boosting of histograms, on num_folds folds; the error is the
+  deviation over folds. N = M of both sets. Samples without a missing cell get those of
+  random rows of the reference.
+  """
+  from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+  rows = np.concatenate([reference, _with_gaps(samples, reference, seed)])
+  labels = np.repeat([0, 1], [len(reference), len(samples)])
+  folds = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
+  classifier = _boosted(sizes, np.arange(len(sizes)), True, seed)
+  with _one_thread():
+    scores = cross_val_score(classifier, rows, labels, cv=folds, scoring='roc_auc')
+  return Estimate(float(scores.mean()), float(scores.std(ddof=1)))
+
+
+def _with_gaps(samples, reference, seed):
+  # Samples without a missing cell lack those of random real rows, or the gaps would tell.
+  if np.isnan(samples).any() or not np.isnan(reference).any():
+    return samples
+  some = np.random.default_rng(seed).integers(0, len(reference), len(samples))
+  return np.where(np.isnan(reference[some]), np.nan, samples)
+
+
+def _one_thread():
+  from threadpoolctl import threadpool_limits
+
+  return threadpool_limits(1, user_api='openmp')  # More wait for each other on a busy machine.
+
+
+def _boosted(sizes, columns, is_classifier, seed=0):
+  from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+  # Categories above its 255 bins are read as numbers.
+  own = (sizes[columns] > 0) & (sizes[columns] <= 255)
+  kind = HistGradientBoostingClassifier if is_classifier else HistGradientBoostingRegressor
+  return kind(categorical_features=own, random_state=seed)
+
+
+def utility(
+  train: np.ndarray, test: np.ndarray, sizes: np.ndarray, column: int, seed: int = 0
+) -> float:
+  """Returns how well a column of real test rows is predicted by a model trained on `train`.
+
+  The AUC of gradient boosting for categories, one against the rest, in the mean over those
+  that test rows have; R^2 for numbers. 0.5 or 0 where train has one value of the column.
+  """
+  from sklearn.metrics import r2_score, roc_auc_score
+
+  others = np.delete(np.arange(len(sizes)), column)
+  train, test = (rows[~np.isnan(rows[:, column])] for rows in (train, test))
+  x, y, truth = train[:, others], train[:, column], test[:, column]
+  is_class = bool(sizes[column])
+  if len(np.unique(y)) < 2:
+    return 0.5 if is_class else 0.0
+  with _one_thread():
+    model = _boosted(sizes, others, is_class, seed).fit(x, y)
+    if not is_class:
+      return float(r2_score(truth, model.predict(test[:, others])))
+    p = np.zeros((len(test), sizes[column]))
+    p[:, model.classes_.astype(int)] = model.predict_proba(test[:, others])
+  found = [k for k in np.unique(truth).astype(int) if not np.all(truth == k)]
+  return float(np.mean([roc_auc_score(truth == k, p[:, k]) for k in found]))
+
+
+def closest(rows: np.ndarray, reference: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+  """Returns the distance of rows [N, C] to the closest row of the reference, [N].
+
+  The root of a sum over columns: 1 for two categories that differ, and the square of the
+  difference of two numbers in deviations of the reference; half of 1 for a cell that only
+  one of two rows has. 0 is a copy.
+  """
+  from sklearn.neighbors import NearestNeighbors
+
+  features = [_features(x, reference, sizes) for x in (rows, reference)]
+  neighbours = NearestNeighbors(n_neighbors=1, algorithm='brute').fit(features[1])
+  distance, index = neighbours.kneighbors(features[0])
+  # Rounding makes a copy 1e-8 from itself.
+  is_equal = (features[0] == features[1][index[:, 0]]).all(axis=1)
+  return np.where(is_equal, 0.0, distance[:, 0])
+
+
+def _features(rows, reference, sizes):
+  parts = []
+  for i, size in enumerate(sizes.tolist()):
+    cells = rows[:, i]
+    missing = np.isnan(cells)
+    if size:
+      hot = np.zeros((len(rows), size))
+      hot[np.flatnonzero(~missing), cells[~missing].astype(int)] = np.sqrt(0.5)
+      parts.append(hot)
+    else:
+      known = reference[~np.isnan(reference[:, i]), i]
+      mean, std = (known.mean(), known.std() or 1.0) if len(known) else (0.0, 1.0)
+      z = np.where(missing, 0.0, (cells - mean) / std)
+      parts.append(np.stack([z, np.sqrt(0.5) * missing], axis=1))
+  return np.concatenate(parts, axis=1)
+
+
+def coverage(samples: np.ndarray, reference: np.ndarray, sizes: np.ndarray) -> float:
+  """Returns the share of the reference's categories that samples have, in the mean over columns.
+
+  SDMetrics' `CategoryCoverage`; 1 without a column of categories.
+  """
+  found = []
+  for i in np.flatnonzero(sizes > 0):
+    seen, there = (
+      shares(rows[~np.isnan(rows[:, i]), i], sizes[i]) > 0 for rows in (samples, reference)
+    )
+    if there.any():
+      found.append((seen & there).sum() / there.sum())
+  return float(np.mean(found)) if found else 1.0
+
+
+# -- as metrics --------------------------------------------------------------------
+
+Compare = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Estimate]
+
+
+def _metric(name: str, higher: bool, compare: Compare, beside: bool, note: str) -> SampleMetric:
+  # compare: (rows, reference, rows of the other split, sizes) -> estimate. The sets are of equal
+  # numbers of rows, unless there is no other split.
+  def compute(samples: Arrays, reference: Arrays) -> list[Score]:
+    rows, real = take(name, samples, 'values'), take(name, reference, 'values', 'reference')
+    sizes, others = reference['sizes'], reference.get('others')
+    rows, real = (np.asarray(x, np.float64) for x in (rows, real))
+    if min(len(rows), len(real)) < 2:
+      raise Missing(f'{name} needs 2 rows or more of the samples and of the reference')
+    count = len(rows)
+    if beside and others is not None:
+      others = np.asarray(others, np.float64)
+      count = min(count, len(others))
+      others = others[some_of(others, count)]
+    elif others is None:
+      others = real[:0]
+    sets = {'': rows[:count]}
+    if beside:
+      sets |= {'real': others} if len(others) else {}
+      sets |= simple_rows.drawn(real, sizes, count)
+    words = f'{note}, {count:,} rows against {len(real):,}'
+    return [
+      Score(name + f'_{of}' * bool(of), compare(x, real, others, sizes), words)
+      for of, x in sets.items()
+    ]
+
+  names = [name, *(f'{name}_{of}' for of in SETS * beside)]
+  return SampleMetric(dict.fromkeys(names, higher), NEEDS, compute)
+
+
+@declares(
+  what='the mean error of columns of a table, 1 − `KSComplement` of numbers and 1 − '
+  '`TVComplement` of categories (SDMetrics)'
+)
+def shape(num_draws: int = 5, beside: bool = True) -> SampleMetric:
+  """Mean of `shape_errors`. beside: also of real rows and simple models; num_draws: bootstrap."""
+  check_at_least(0, num_draws=num_draws)
+
+  def compare(rows, real, others, sizes):
+    return bootstrap(lambda x: np.nanmean(shape_errors(x, real, sizes)), rows, num_draws)
+
+  return _metric('shape_error', False, compare, beside, 'mean over columns')
+
+
+@declares(
+  what='the mean error of pairs of columns, 1 − `CorrelationSimilarity` of two numbers and 1 − '
+  '`ContingencySimilarity` of others (SDMetrics)'
+)
+def trend(num_draws: int = 5, beside: bool = True) -> SampleMetric:
+  """Mean of `trend_errors`; see `shape`."""
+  check_at_least(0, num_draws=num_draws)
+
+  def compare(rows, real, others, sizes):
+    if len(sizes) < 2:
+      raise Missing('trend needs two columns or more')
+    return bootstrap(lambda x: np.nanmean(trend_errors(x, real, sizes)), rows, num_draws)
+
+  return _metric('trend_error', False, compare, beside, 'mean over pairs')
+
+
+@declares(
+  what="the AUC of scikit-learn's gradient boosting that tells rows from real ones: 0.5 at best; "
+  'the error is the deviation over 5 folds'
+)
+def detection(num_folds: int = 5, seed: int = 0, beside: bool = True) -> SampleMetric:
+  """`detection_auc` of equal numbers of rows; see `shape`."""
+  check_at_least(2, num_folds=num_folds)
+
+  def compare(rows, real, others, sizes):
+    count = min(len(rows), len(real), MOST_ROWS)
+    if count < num_folds:
+      raise Missing(f'detection needs {num_folds} rows or more of both sets')
+    x, y = (z[some_of(z, count)] for z in (rows, real))
+    return detection_auc(x, y, sizes, num_folds, seed)
+
+  return _metric('detection_auc', False, compare, beside, f'0.5 at best, {num_folds} folds')
+
+
+@declares(
+  what='train on samples, test on real rows of the other split: the AUC of a column of categories, '
+  'or R² of numbers'
+)
+def usefulness(target: str = '', beside: bool = True) -> SampleMetric:
+  """`utility` of the column `target`, '' for the last one; of `real`: trained on reference rows."""
+
+  def compute(samples, reference):
+    real = np.asarray(take('usefulness', reference, 'values', 'reference'), np.float64)
+    names, sizes = [*reference['names']], reference['sizes']
+    if 'others' not in reference:
+      raise Missing('usefulness needs rows of the other split')
+    if target and target not in names:
+      raise ValueError(f'usefulness: target={target} is not a column: {", ".join(names)}')
+    column, test = names.index(target) if target else len(names) - 1, reference['others']
+    rows = np.asarray(take('usefulness', samples, 'values'), np.float64)
+    sets = {'': rows} | (
+      {'real': real} | simple_rows.drawn(real, sizes, len(rows)) if beside else {}
+    )
+    what = 'AUC' if sizes[column] else 'R^2'
+    note = f'{what} of {names[column]!r} on {len(test):,} real rows'
+    return [
+      Score('usefulness' + f'_{of}' * bool(of), Estimate(utility(x, test, sizes, column)), note)
+      for of, x in sets.items()
+    ]
+
+  scores = ['usefulness', *(f'usefulness_{of}' for of in SETS * beside)]
+  return SampleMetric(dict.fromkeys(scores, True), (*NEEDS, 'names'), compute)
+
+
+@declares(
+  what='the median distance to the closest training row, and the share of rows that are copies '
+  'of one'
+)
+def copies_of_rows(beside: bool = True) -> SampleMetric:
+  """`closest` of samples beside as many rows of the other split; copies have the distance 0."""
+
+  def compute(samples, reference):
+    rows = np.asarray(take('copies', samples, 'values'), np.float64)
+    real, sizes = np.asarray(reference['values'], np.float64), reference['sizes']
+    count = min(len(rows), MOST_NEAR, len(reference.get('others', rows)))
+    sets = {'': rows[:count]}
+    if beside and 'others' in reference:
+      others = np.asarray(reference['others'], np.float64)
+      sets['_real'] = others[some_of(others, count)]
+    scores = []
+    for of, x in sets.items():
+      distance = closest(x, real, sizes)
+      share = Estimate(float(np.mean(distance == 0.0)), float(np.std(distance == 0.0) / count**0.5))
+      note = f'{count:,} rows against {len(real):,}'
+      scores.append(Score(f'closest{of}', Estimate(float(np.median(distance))), f'median, {note}'))
+      scores.append(Score(f'copied_rows{of}', share, note))
+    return scores
+
+  names = [f'{x}{of}' for of in ('', *['_real'] * beside) for x in ('closest', 'copied_rows')]
+  return SampleMetric({x: x.startswith('closest') for x in names}, NEEDS, compute)
+
+
+@declares(what='the share of the categories that samples have, in the mean over columns')
+def categories(beside: bool = True) -> SampleMetric:
+  """`coverage` of the reference's categories; see `shape`."""
+
+  def compare(rows, real, others, sizes):
+    return Estimate(coverage(rows, real, sizes))
+
+  return _metric('coverage', True, compare, beside, 'mean over columns')

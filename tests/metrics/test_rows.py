@@ -1,0 +1,158 @@
+"""Scores of rows against real rows: published definitions, known laws, and sets that are wrong."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import ks_2samp
+
+from diffusion_jax.metrics import rows, simple_rows
+from diffusion_jax.metrics.estimates import Missing
+
+SIZES = np.array([0, 3, 0, 2])
+
+
+def table(rng, count, missing=0.1):
+  """Returns rows of two numbers and two categories that depend on each other."""
+  kind = rng.choice(3, count, p=[0.5, 0.3, 0.2])
+  number = np.round(rng.normal(2.0 * kind), 1)
+  other = np.exp(number + rng.normal(size=count))
+  yes = rng.random(count) < 0.2 + 0.3 * kind
+  x = np.stack([number, kind, other, yes], axis=1).astype(np.float64)
+  return np.where(rng.random(x.shape) < missing, np.nan, x)
+
+
+@pytest.fixture
+def sets(rng):
+  return table(rng, 900), table(rng, 700)
+
+
+def test_errors_of_columns_are_ks_and_total_variation(sets):
+  x, y = sets
+  found = rows.shape_errors(x, y, SIZES)
+  for i in (0, 2):
+    a, b = (z[~np.isnan(z[:, i]), i] for z in sets)
+    assert_allclose(found[i], ks_2samp(a, b).statistic, atol=1e-12)
+  for i in (1, 3):
+    a, b = (z[~np.isnan(z[:, i]), i] for z in sets)
+    shares = [[np.mean(z == k) for k in range(SIZES[i])] for z in (a, b)]
+    assert_allclose(found[i], 0.5 * np.abs(np.subtract(*shares)).sum())
+
+
+def test_errors_of_pairs_are_those_of_correlations_and_contingency(sets):
+  x, y = sets
+  found = rows.trend_errors(x, y, SIZES)
+  assert_array_equal(found, found.T)
+  r = [np.corrcoef(z[~np.isnan(z[:, [0, 2]]).any(axis=1)][:, [0, 2]].T)[0, 1] for z in sets]
+  assert_allclose(found[0, 2], abs(r[0] - r[1]) / 2)
+  edges = np.histogram_bin_edges(y[~np.isnan(y[:, 0]), 0], rows.BINS)
+  edges[0], edges[-1] = -np.inf, np.inf
+  counts = []
+  for z in sets:
+    both = ~np.isnan(z[:, [0, 1]]).any(axis=1)
+    at = z[both, 0], z[both, 1]
+    counts.append(np.histogram2d(*at, [edges, [-0.5, 0.5, 1.5, 2.5]])[0] / both.sum())
+  assert_allclose(found[0, 1], 0.5 * np.abs(counts[0] - counts[1]).sum())
+
+
+def test_definitions_are_those_of_sdmetrics(rng):
+  """Of the package's metrics, which the quality report of SDV means over columns and pairs."""
+  pandas = pytest.importorskip('pandas')
+  single = pytest.importorskip('sdmetrics.single_column')
+  pairs = pytest.importorskip('sdmetrics.column_pairs')
+  x, y = (table(rng, n, missing=0.0) for n in (900, 700))
+  names = list('abcd')
+  theirs = [pandas.DataFrame(z, columns=names) for z in (y, x)]
+  found, trend = rows.shape_errors(x, y, SIZES), rows.trend_errors(x, y, SIZES)
+  for i, name in enumerate(names):
+    metric = single.TVComplement if SIZES[i] else single.KSComplement
+    assert_allclose(1 - found[i], metric.compute(*(z[name] for z in theirs)), atol=1e-6)
+    for j in range(i):
+      both = [z[[name, names[j]]] for z in theirs]
+      numbers = [n for n, size in ((name, SIZES[i]), (names[j], SIZES[j])) if not size]
+      if len(numbers) == 2:
+        score = pairs.CorrelationSimilarity.compute(*both)
+      else:
+        score = pairs.ContingencySimilarity.compute(*both, continuous_column_names=numbers)
+      assert_allclose(1 - trend[i, j], score, atol=1e-9)
+
+
+def scores(metric, samples, reference, others=None, names=('a', 'b', 'c', 'd')):
+  arrays = {'values': reference, 'sizes': SIZES, 'names': names}
+  arrays |= {} if others is None else {'others': others}
+  return {s.name: s.estimate.value for s in metric.compute({'values': samples}, arrays)}
+
+
+def test_real_rows_and_simple_models_stand_beside_samples(rng):
+  """Independent columns have the right shapes and no pairs; the mixture has both."""
+  real, others = table(rng, 2000), table(rng, 1000)
+  shape = scores(rows.shape(0), table(rng, 1500), real, others)
+  assert list(shape) == ['shape_error', *(f'shape_error_{x}' for x in rows.SETS)]
+  assert all(value < 0.06 for value in shape.values())
+  trend = scores(rows.trend(0), table(rng, 1500), real, others)
+  assert trend['trend_error_independent'] > 3 * trend['trend_error_real']
+  assert trend['trend_error_mixture'] < 2 * trend['trend_error_real']
+  assert trend['trend_error'] < 2 * trend['trend_error_real']
+  assert list(scores(rows.shape(0, beside=False), real, real)) == ['shape_error']
+  assert 'shape_error_real' not in scores(rows.shape(0), real, real)
+
+
+def test_a_classifier_finds_what_pairs_lack(rng):
+  real, others = table(rng, 600), table(rng, 600)
+  found = scores(rows.detection(3), simple_rows.independent(real, 600), real, others)
+  assert found['detection_auc'] > 0.8
+  assert 0.4 < found['detection_auc_real'] < 0.6
+  full = np.where(np.isnan(others), np.nanmean(others), others)
+  full = table(rng, 600, missing=0.0)
+  assert 0.4 < scores(rows.detection(3, beside=False), full, real)['detection_auc'] < 0.6
+
+
+def test_rows_are_useful_if_a_model_of_them_predicts_real_ones(rng):
+  real, others = table(rng, 1000), table(rng, 1000)
+  found = scores(rows.usefulness('d'), table(rng, 1000), real, others)
+  assert abs(found['usefulness'] - found['usefulness_real']) < 0.08
+  assert found['usefulness_real'] > 0.6 > found['usefulness_independent']
+  number = scores(rows.usefulness('a', beside=False), table(rng, 1000), real, others)
+  assert 0.5 < number['usefulness'] < 1.0
+  with pytest.raises(ValueError, match='target=e is not a column'):
+    scores(rows.usefulness('e'), real, real, others)
+  with pytest.raises(Missing):
+    scores(rows.usefulness(), real, real)
+
+
+def test_copies_are_at_the_distance_0(rng):
+  real, others = table(rng, 500), table(rng, 500, missing=0.0)
+  half = np.concatenate([real[:100], others[:100]])
+  found = scores(rows.copies_of_rows(), half, real, others)
+  assert found['copied_rows'] == 0.5 and found['copied_rows_real'] < 0.02
+  assert found['closest_real'] > 0.0
+  # One category that differs is 1 away; a number by its deviations.
+  base = np.array([[0.0, 1.0, 5.0, 0.0], [2.0, 1.0, 5.0, 0.0]])
+  moved = base[:1] + [[0.0, 1.0, 0.0, 1.0]]
+  assert_allclose(rows.closest(moved, base, SIZES), 2**0.5)
+  assert_allclose(rows.closest(base[:1] + [[0.5, 0, 0, 0]], base, SIZES), 0.5)
+
+
+def test_coverage_is_of_the_categories_that_real_rows_have(rng):
+  real = np.array([[0, 0, 0, 0], [0, 1, 0, 1], [0, 2, 0, np.nan]], np.float64)
+  assert rows.coverage(real, real, SIZES) == 1.0
+  assert_allclose(rows.coverage(real[:1], real, SIZES), (1 / 3 + 1 / 2) / 2)
+  assert rows.coverage(real, real, np.zeros(4, int)) == 1.0
+
+
+def test_em_finds_the_mixture_that_rows_are_of(rng):
+  """Two components of a number, three categories and a number, far apart."""
+  of = rng.random(3000) < 0.3
+  x = np.stack([rng.normal(np.where(of, 2.0, -1.0), 0.5), np.where(of, 2, 0)], axis=1)
+  weights, parts = simple_rows.fit(x, np.array([0, 3]), 2, rng)
+  order = np.argsort(weights)
+  assert_allclose(weights[order], [0.3, 0.7], atol=0.03)
+  assert_allclose(parts[0][:, order], [[2.0, -1.0], [0.5, 0.5]], atol=0.06)
+  assert_allclose(parts[1][order], [[0, 0, 1], [1, 0, 0]], atol=0.01)
+
+
+def test_missing_cells_have_no_part(rng):
+  real = table(rng, 400)
+  assert_allclose(rows.shape_errors(real[:, :2], real[:, :2], SIZES[:2]), 0.0)
+  empty = np.full((400, 4), np.nan)
+  assert np.isnan(rows.shape_errors(empty, real, SIZES)).all()
+  assert not np.isnan(simple_rows.mixture(real, SIZES, 100)).any()
