@@ -60,8 +60,10 @@ def _of_rows(arrays: Iterable[np.ndarray]) -> np.ndarray:
 def rounded(x: np.ndarray) -> np.ndarray:
   """Returns an integer for each float64, the same if they agree to 6 digits.
 
-  It is rounded as printf's %.6g rounds, which also a table's text is.
+  It is rounded as printf's %.6g rounds, which also a table's text is. NaN, a cell that is
+  missing, is as a number that no data have.
   """
+  x = np.where(np.isnan(x), 1e299, x)
   size = np.abs(x)
   exponent = np.floor(np.log10(size, out=np.zeros_like(x), where=size > 0.0)).astype(np.int64)
   exponent = np.clip(exponent, -300, 300)  # 10**x is finite.

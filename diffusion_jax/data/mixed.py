@@ -297,6 +297,12 @@ def numbers(rows: Rows | Held, spec: ArraySpec, size: int) -> np.ndarray:
   return _with_presences(x, spec)
 
 
+def of_columns(path: str | Path, spec: ArraySpec) -> TableSource:
+  """Returns the rows of a CSV file with the columns of a table that is known."""
+  rows = open_rows(buckets.local(str(path)), header=True)
+  return TableSource(numbers(rows, spec, sum(len(i) for i, _ in rows.blocks())), spec)
+
+
 def _with_presences(x, spec):
   for i, kind in enumerate(spec.kinds):
     if kind == 'presence':
@@ -346,6 +352,23 @@ def known_cells(
       given = present[:, spec.names.index(spec.names[i].removesuffix(PRESENT))]
       x[:, i] = np.where(given, 1.0, np.nan)
   return x
+
+
+def texts_of_given(values: object) -> tuple[dict[str, list[str]], range] | None:
+  """Returns the cells of a dict, data frame or structured array, and their rows; None of others."""
+  names = getattr(getattr(values, 'dtype', None), 'names', None)
+  names = names or [*getattr(values, 'keys', list)()]
+  if not names:
+    return None
+  columns = {}
+  for name in names:
+    cells = np.ravel(np.asarray(values[name], object)).tolist()  # pyright: ignore
+    columns[str(name)] = ['' if x is None or x != x else str(x).strip() for x in cells]
+  size = max(map(len, columns.values()))
+  columns = {n: x * size if len(x) == 1 else x for n, x in columns.items()}
+  if {*map(len, columns.values())} != {size}:
+    raise ValueError('the columns of given cells have different lengths')
+  return columns, range(size)
 
 
 def read_known(path: str | Path, spec: ArraySpec) -> np.ndarray:

@@ -14,6 +14,7 @@ from diffusion_jax.metrics import (
   order_gap,
   pairs,
   regression,
+  rows,
   state_bits,
   vae_bits,
   vectors,
@@ -52,6 +53,15 @@ OF_PAIRS: OfSamples = {
   'regression': regression.regression,
   'crps': forecasts.crps,
   'predictive': forecasts.predictive,
+}
+# Metrics of rows of a table, of numbers and categories.
+OF_ROWS: OfSamples = {
+  'shape': rows.shape,
+  'trend': rows.trend,
+  'copies': rows.copies_of_rows,
+  'categories': rows.categories,
+  'detection': rows.detection,
+  'usefulness': rows.usefulness,
 }
 METRICS: OfSamples = {'fid': fid.fid, 'sfid': fid.sfid, **OF_FILES, **OF_VALUES, **OF_PAIRS}
 

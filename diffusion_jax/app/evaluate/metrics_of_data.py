@@ -16,6 +16,7 @@ from diffusion_jax.metrics.calibration import LEAST_PAIRS
 from diffusion_jax.metrics.forecasts import LAW
 
 OF_SETS = 'sliced_w2', 'energy', 'moments'
+OF_ROWS = 'shape', 'trend', 'copies', 'categories', 'detection'
 _LIKELIHOODS = 'elbo', 'ode'  # the first of them that a model has
 OF_PAIRS = 'sbc', 'interval_coverage', 'tarp', 'contraction'
 OF_LAW = ('predictive',)
@@ -57,6 +58,8 @@ def of_data(model: Model) -> Json:
   with training examples.
   """
   c, facts, of_kind = model.config, model.facts, model.schema.metrics
+  if facts.x.kinds:
+    return {'metrics': OF_ROWS, **_fewer(model)}
   if model.plan is None:
     return {'metrics': (next(iter(of_kind)),)}
   likelihood = tuple(n for n in _LIKELIHOODS if n in of_kind and _is_of(of_kind[n], c, facts))[:1]

@@ -18,10 +18,11 @@ from diffusion_jax.app.kinds import roles, sections, store
 from diffusion_jax.app.kinds.model import Model
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.weights import Run
-from diffusion_jax.data import npz, tables
+from diffusion_jax.data import mixed, npz, tables
 from diffusion_jax.data.image_sets import ImageSet
 from diffusion_jax.data.sources import Source, in_proportion, labels_of, some_of
 from diffusion_jax.data.spec import Facts, misfits, without_padding
+from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, published, references, scoring
 from diffusion_jax.metrics.features import Extractor
@@ -196,7 +197,9 @@ def prepare(model: Model, metrics: list[Scored]) -> References:
   other = 'test' if examples(c) == 'train' else 'train'
   extractors, stored = check(model, metrics)
   if any({'values', 'images'} & {*x.metric.needs} for x in metrics):
-    values |= dict.fromkeys(('values', 'images'), reference_values(model))
+    values |= dict.fromkeys(('values', 'images'), reference_values(model, examples(c)))
+  if any('others' in x.metric.needs for x in metrics):
+    values |= other_values(model, other)
   for name, extractor in extractors.items():
     if name in stored:
       images, protocol, lacks = stored[name]
@@ -329,8 +332,10 @@ def protocols_of(c: Node, metric: list[Scored], references: References) -> Json:
 
 
 def names_of(model: Model) -> dict[str, np.ndarray]:
-  """Returns the names of the columns of x for notes, if they have any."""
-  return {'names': np.array(model.facts.x.names)}
+  """Returns the names of the columns of x, if they have any, and of a table their categories."""
+  x = model.facts.x
+  sizes = {'sizes': np.array([len(texts) for texts in x.categories])} if x.kinds else {}
+  return {'names': np.array(x.names), **sizes}
 
 
 def make_extractor(model: Model, name: str) -> Extractor:
@@ -342,16 +347,26 @@ def make_extractor(model: Model, name: str) -> Extractor:
     x = model.facts.x
     standard = Standard(np.asarray(x.mean), np.asarray(x.std))
     if x.levels:
-      standard = standard_of(reference_values(model))
+      standard = standard_of(reference_values(model, examples(c)))
     return features.make(name, standard=standard)
 
 
-def reference_values(model: Model) -> np.ndarray:
+def other_values(model: Model, split: str) -> dict[str, np.ndarray]:
+  """Returns {'others': real examples of a split}, beside which samples are scored; {} without."""
+  try:
+    return {'others': reference_values(model, split)}
+  except UserError as error:
+    if not isinstance(error.__cause__, NoTestSplit):
+      raise
+    return {}
+
+
+def reference_values(model: Model, name: str) -> np.ndarray:
   """Returns what samples are compared to, as files have it, [N, ...].
 
-  At most references.LIMIT random examples of evaluation.reference. What pads them is NaN.
+  At most references.LIMIT random examples of a split or a file. What pads them is NaN.
   """
-  source = reference_source(model, examples(model.config.evaluation))
+  source = reference_source(model, name)
   index = some_of(source, references.LIMIT)
   with from_config('data'):
     arrays = source.read(index)
@@ -364,7 +379,10 @@ def reference_source(model: Model, name: str) -> Source:
     return datasets.source_of(model.config, name)
   with from_config('evaluation.reference'):
     x = model.facts.x
-    source = tables.csv_table(name, x.names) if tables.is_csv(name, x) else npz.npz(name)
+    if tables.is_csv(name, x):
+      source = mixed.of_columns(name, x) if x.kinds else tables.csv_table(name, x.names)
+    else:
+      source = npz.npz(name)
   theirs, ours = (each._replace(x=each.x.written) for each in (source.facts, model.facts))
   unread = *datasets.STATISTICS, 'num_classes', 'class_names', 'context'
   for fact, one, other in misfits(theirs, ours, unread):
@@ -387,6 +405,8 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
   """Raises UserError for a metric whose inputs these samples do not have."""
   c, stored = model.config.evaluation, conditions.stored_names(model)
   given = {'images', 'held_out', 'values', *stored, *held_out_pairs.known_arrays(model)}
+  if model.facts.x.kinds:
+    given |= {'others', 'sizes', 'names'}
   for each in metrics:
     arrays = features.ARRAYS.get(each.space or '', ())
     for need in sorted({*each.metric.needs} - given - {*arrays}):
@@ -428,7 +448,7 @@ def scorer(
   Samples are as files have them, drawn as `compared` says. Bootstrap errors are left
   out: they need many more distances.
   """
-  metrics = [x for x in of_samples(model, num_draws=0) if not scoring.is_of_pairs(x)]
+  metrics = [x for x in of_samples(model, num_draws=0, beside=False) if not scoring.is_of_pairs(x)]
   check(model, metrics)
   prepared = functools.cache(lambda: scoring.beside(prepare(model, metrics), compared.labels))
   size = model.config.evaluation.batch_size

@@ -15,7 +15,7 @@ from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds.model import Model, make_mesh
 from diffusion_jax.core.keys import abstract_key
-from diffusion_jax.data import spec, tables
+from diffusion_jax.data import mixed, spec, tables
 from diffusion_jax.data.classes import number_of
 from diffusion_jax.data.sources import check_lengths_of, read_labels
 from diffusion_jax.data.spec import ArraySpec, valid_of
@@ -267,7 +267,10 @@ class Contexts(ModelCondition):
     if path:
       with from_config('sampling.context'):
         assert self.values is not None  # checked above
-        rows = tables.read_rows(path, self.values, blank=self.name == 'known')
+        if self.values.kinds and tables.is_csv(path, self.values):
+          rows = mixed.read_known(path, self.values)
+        else:
+          rows = tables.read_rows(path, self.values, blank=self.name == 'known')
       rows = self.rows(rows, f'config.sampling.context: {path}')
       _check_row(row, len(rows), path)
       return rows if row is None else rows[[row]]
@@ -286,7 +289,12 @@ class Contexts(ModelCondition):
     if joint and len(kind.shape) > 1:
       values, kind = _whole_sequences(values, kind)
     with as_user_error():
-      rows = tables.rows_of(values, kind, what, joint)
+      given = mixed.texts_of_given(values) if kind.kinds else None
+      rows = (
+        tables.rows_of(values, kind, what, joint)
+        if given is None
+        else mixed.known_cells(what, *given, kind)
+      )
     if joint and self.model.facts.lengths and kind.shape[0] > self.model.state_shape[0]:
       raise UserError(
         f'{what} has {kind.shape[0]} elements, and samples with lengths have at most '
@@ -559,8 +567,8 @@ FAR = 6.0  # standard deviations
 def warn_if_far(model: Model, inputs: Conditions) -> None:
   """Prints which row of a context is far from the training data, if one is."""
   values, context = Contexts(model).values, inputs.stored.get('context')
-  if context is None or values is None or model.ends[0]:
-    return
+  if context is None or values is None or model.ends[0] or values.kinds:
+    return  # Numbers of a table are no farther than the least and the most of the training.
   z = np.abs(np.nan_to_num(values.encode(context))).reshape(len(context), -1)
   row, entry = np.unravel_index(np.argmax(z), z.shape)
   if z[row, entry] > FAR:

@@ -237,7 +237,10 @@ def _elsewhere(data):
 
 
 # Facts that a run does not take from other data: it keeps its own.
-STATISTICS = 'x.mean', 'x.std', 'context.mean', 'context.std'
+STATISTICS = (
+  *('x.mean', 'x.std', 'context.mean', 'context.std'),
+  *('x.knots', 'x.shares', 'x.decimals'),
+)
 
 
 def _check_same_kind(name, ours, theirs):

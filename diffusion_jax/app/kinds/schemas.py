@@ -12,10 +12,11 @@ from diffusion_jax.app.kinds import (
   discrete,
   few_steps,
   latent,
+  table_rows,
 )
 
 # A module for each kind; its `model` has the maker, which `run.weights.make_model` calls.
-MODULES = latent, diffusion, few_steps, bridges, classifier, autoencoders, discrete
+MODULES = latent, diffusion, few_steps, bridges, classifier, autoencoders, discrete, table_rows
 KINDS = tuple(module.SCHEMA for module in MODULES)
 
 

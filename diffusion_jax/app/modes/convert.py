@@ -245,6 +245,11 @@ def write_program(out: Path, model: Model, params: Params, step: int) -> None:
     stablehlo.save_features(out, model.features(params), size, model.facts)
     return
   model.check('sample')
+  if model.facts.x.kinds:
+    raise UserError(
+      'config.convert.to=stablehlo: rows of a table are written by the quantiles of its columns, '
+      'which the program would not have: draw rows by --mode=sample'
+    )
   size = model.config.sampling.batch_size
   other_runs.check_unguided(model, 'convert.to=stablehlo cannot export')
   # Networks choose what every platform has for a mesh of a CPU.

@@ -12,7 +12,7 @@ from diffusion_jax.app.kinds.sampling import few_particles
 from diffusion_jax.app.run import provenance
 from diffusion_jax.app.run.drawing import check_numbers, draw_sheet, frames_of, generate, in_box
 from diffusion_jax.app.run.weights import Run
-from diffusion_jax.data import drawings, tables
+from diffusion_jax.data import drawings, mixed, tables
 from diffusion_jax.data.text import decode_bytes
 from diffusion_jax.data.text_files import printable
 from diffusion_jax.errors import UserError
@@ -140,7 +140,11 @@ def write(
   arrays |= model.write_more(run.on_devices, path, samples)
   if (film := paths[0].with_name(_FILM)).exists():
     print(f'wrote {film.rename(path.with_suffix(".gif"))}')
-  if model.facts.x.names:
+  if model.facts.x.kinds:
+    table = path.with_suffix('.csv')
+    files.write_text(table, tables.as_csv(mixed.texts_of(model.facts.x, samples)))
+    print(f'wrote {table}')
+  elif model.facts.x.names:
     write_table(path.with_suffix('.csv'), model, inputs, samples)
   sheet, texts = path.with_suffix('.png'), path.with_suffix('.txt')
   groups = len(samples) // model.config.sampling.num_samples  # rows of a given context
