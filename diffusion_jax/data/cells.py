@@ -90,7 +90,7 @@ def read_cells(path: str | Path) -> Cells:
   return Cells(path, {name: cells for name, cells in columns if name}, rows[1:], delimiter)
 
 
-class Rows(NamedTuple):
+class RowsOfFile(NamedTuple):
   """The rows of a CSV file, which are read anew each time and never all at once.
 
   names: of the columns, '' for one without a name; first: the number of the first row of
@@ -128,7 +128,7 @@ class Rows(NamedTuple):
 
 
 class Held(NamedTuple):
-  """Cells in memory that are read as `Rows` are; columns: their texts, of one length."""
+  """Cells in memory that are read as `RowsOfFile` are; columns: their texts, of one length."""
 
   path: str
   columns: Mapping[str, Sequence[str]]
@@ -145,7 +145,7 @@ class Held(NamedTuple):
     yield [*range(self.first, self.first + len(cells[0]))], cells
 
 
-def open_rows(path: str | Path, header: bool | None = None) -> Rows:
+def open_rows(path: str | Path, header: bool | None = None) -> RowsOfFile:
   """Opens a CSV file in UTF-8, with the delimiters of `read_cells`.
 
   header: whether its first row names the columns; None: unless a cell of it is a number, and
@@ -169,7 +169,7 @@ def open_rows(path: str | Path, header: bool | None = None) -> Rows:
     columns = itertools.zip_longest(*(row for _, row in rows), fillvalue='')
     header = not any(NUMBER.fullmatch(top) and _are_numbers(cells) for top, *cells in columns)
   if not header:
-    return Rows(path, tuple(f'column{i + 1}' for i in range(len(first))), delimiter, number)
+    return RowsOfFile(path, tuple(f'column{i + 1}' for i in range(len(first))), delimiter, number)
   if not others:
     raise ValueError(f'{path} needs a header with the names of its columns, and rows below it')
   names = tuple(map(single_line, first))
@@ -178,7 +178,7 @@ def open_rows(path: str | Path, header: bool | None = None) -> Rows:
   for name, count in collections.Counter(filter(None, names)).items():
     if count > 1:
       raise ValueError(f'{path} has several columns {name!r}: rename them; {HEADER}')
-  return Rows(path, names, delimiter, number + 1)
+  return RowsOfFile(path, names, delimiter, number + 1)
 
 
 def _are_numbers(cells):

@@ -33,14 +33,15 @@ def sheet(
 ) -> np.ndarray:
   """Draws x [n, *values.shape] on one sheet, uint8 [H, W, C].
 
-  Vectors are points of the first four coordinates, in pairs; [L, C] are the first
-  curves, which end where they are NaN; all else is a table of `pictures`, with the bars of their
-  colours. columns: of the table; height: of a picture, at least, in pixels;
-  data: training examples behind vectors and curves; each: draws a table of
-  vectors and curves too. groups: of as many vectors in turn, each in one
-  colour.
+  Rows of a table are the distributions of its columns; vectors are points of the first four
+  coordinates, in pairs; [L, C] are the first curves, which end where they are NaN; all else is
+  a table of `pictures`, with the bars of their colours. columns: of the table; height: of a
+  picture, at least, in pixels; data: training examples behind rows, vectors and curves; each:
+  draws a table of vectors and curves too. groups: of as many vectors in turn, each in one colour.
   """
   rank = len(values.shape)
+  if values.kinds:
+    return _columns_of_table(values, x, data)
   if not each and rank == 1 and not values.is_text:
     return _points(values, x, data, groups)
   if not each and rank == 2:
@@ -227,6 +228,42 @@ def _with_bars(values, table):
   bars = _pixels(figure)
   table = _padded(table, 0, bars.shape[1] - table.shape[1], 255)
   return np.concatenate([table, bars])
+
+
+MOST_COLUMNS, MOST_BARS = 24, 12  # of a table; of its categories
+
+
+def _columns_of_table(values, x, data):
+  # The share of each category, or a histogram of numbers, of samples over training data.
+  count = min(len(values.names), MOST_COLUMNS)
+  across = min(4, count)
+  figure = _figure(2.6 * across, 2.2 * -(-count // across))
+  x = np.asarray(x, np.float64)
+  sets = [(x, _BLUE, f'{len(x):,} samples')]
+  if data is not None:
+    sets.insert(0, (np.asarray(data, np.float64), _GREY, 'training data'))
+  for i in range(count):
+    ax = figure.add_subplot(-(-count // across), across, i + 1)
+    texts, cells = values.categories[i], [a[~np.isnan(a[:, i]), i] for a, *_ in sets]
+    both = np.concatenate(cells)
+    if not len(both):
+      low, high = 0.0, 1.0
+    else:
+      low, high = (0, len(texts)) if texts else (both.min(), both.max())
+    bins = min(len(texts), MOST_BARS) if texts else 30
+    edges = np.linspace(low, high if high > low else low + 1.0, bins + 1)
+    for column, (_, colour, label) in zip(cells, sets, strict=True):
+      style = 'step' if colour == _BLUE else 'bar'
+      weights = np.full(len(column), 1.0 / max(1, len(column)))
+      ax.hist(column, edges, weights=weights, histtype=style, color=colour, label=label)
+    ax.set_title(values.names[i].replace('$', r'\$')[:24], fontsize=9)
+    ax.tick_params(labelsize=7, labelleft=False)
+    if 1 <= len(texts) <= MOST_BARS:
+      names = [text.replace('$', r'\$')[:8] for text in texts]
+      ax.set_xticks(np.arange(len(texts)) + 0.5, names, rotation=30 if len(texts) > 3 else 0)
+    else:
+      ax.locator_params(axis='x', nbins=3)
+  return _with_legend(figure)
 
 
 def _points(values, x, data, groups):

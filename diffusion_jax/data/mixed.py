@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from diffusion_jax.data import buckets, customers
-from diffusion_jax.data.cells import NUMBER, Held, Rows, open_rows, single_line
+from diffusion_jax.data.cells import NUMBER, Held, RowsOfFile, open_rows, single_line
 from diffusion_jax.data.columns import check_columns
 from diffusion_jax.data.set_files import say_left_out, say_once
 from diffusion_jax.data.spec import PRESENT, ArraySpec, Facts
@@ -96,7 +96,7 @@ def table(
 
 
 def told(
-  rows: Rows | Held, x: Sequence[str] = (), categories: Sequence[str] = ()
+  rows: RowsOfFile | Held, x: Sequence[str] = (), categories: Sequence[str] = ()
 ) -> tuple[ArraySpec, dict[str, int]]:
   """Returns the columns of a table, and how many cells of each are missing; says them once.
 
@@ -272,7 +272,7 @@ def _reader(spec: ArraySpec, i: int) -> Callable[[str], float]:
   return number
 
 
-def numbers(rows: Rows | Held, spec: ArraySpec, size: int) -> np.ndarray:
+def numbers(rows: RowsOfFile | Held, spec: ArraySpec, size: int) -> np.ndarray:
   """Returns the rows of a table as numbers, float64 [size, C].
 
   A category that the columns do not have is not known, and a line says how many. Raises ValueError

@@ -9,7 +9,6 @@ repeats, such as a cap, has an interval of probabilities, whose middle it is enc
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 MOST_KNOTS = 1000
 REPEATS = 10  # A column repeats if its numbers come at least so often on average.
@@ -37,6 +36,8 @@ def _curve(knots, shares):
 
 def to_normal(values: np.ndarray, knots: Sequence[float], shares: Sequence[float]) -> np.ndarray:
   """Returns numbers [N] as those of a standard normal, float64; NaN stays NaN."""
+  from scipy.special import ndtri
+
   numbers, u = _curve(knots, shares)
   upper = np.interp(values, numbers, u)
   lower = -np.interp(-np.asarray(values), -numbers[::-1], -u[::-1])
@@ -45,6 +46,8 @@ def to_normal(values: np.ndarray, knots: Sequence[float], shares: Sequence[float
 
 def from_normal(z: np.ndarray, knots: Sequence[float], shares: Sequence[float]) -> np.ndarray:
   """Returns the numbers [N] of z, the inverse of `to_normal` for numbers that were seen."""
+  from scipy.special import ndtr
+
   u = ndtr(np.asarray(z, np.float64))
   if len(shares):
     ends = np.cumsum(shares) / np.sum(shares)

@@ -265,21 +265,16 @@ def check_box(x: ArraySpec, values: np.ndarray) -> None:
 
 
 def _fitted(values, array):
-  # Of a table: the knots of its columns of numbers, and mean and std of these as models see them.
-  columns = range(len(values.kinds))
-  mean, std = np.zeros(len(columns)), np.ones(len(columns))
-  curves = [((), ()) for _ in columns]
+  # Of a table: the knots of its columns of numbers, which models see as a standard normal's.
+  count = len(values.kinds)
+  curves = [((), ()) for _ in range(count)]
   for i in values.numbers:
     known = array[np.isfinite(array[:, i]), i]
     if not len(known):
       raise ValueError(f'column {values.names[i]!r} has no number in the training split')
     curves[i] = quantiles.fitted(known)
-    z = quantiles.to_normal(known, *curves[i])
-    mean[i], std[i] = z.mean(), z.std() or 1.0
   knots, shares = zip(*curves, strict=True)
-  return values._replace(
-    mean=tuple(mean.tolist()), std=tuple(std.tolist()), knots=knots, shares=shares
-  )
+  return values._replace(mean=count * (0.0,), std=count * (1.0,), knots=knots, shares=shares)
 
 
 def _standardised(values, array, name, one_scale=False):

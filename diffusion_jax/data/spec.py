@@ -30,7 +30,7 @@ class ArraySpec(NamedTuple):
   kinds: of the columns of a table of numbers and categories (`data.mixed`), NaN where a cell
   is missing; () for other arrays. categories: the texts of each column, whose cells are
   their numbers from 0; () of a column of numbers, which models see by its knots and shares,
-  as `quantiles.fitted` returns them, and then standardised. decimals: the least and the most
+  as `quantiles.fitted` returns them. decimals: the least and the most
   that cells of the column have.
   """
 

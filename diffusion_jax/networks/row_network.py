@@ -37,11 +37,11 @@ class RowNetwork(Checked):
     if numbers:
       scale = self.param('number_scale', normal(1.0), (numbers, width))
       shift = self.param('number_shift', normal(1.0), (numbers, width))
-      tokens.append(x['numbers'][..., None] * scale + shift)
+      tokens.append(x['numbers'][..., None] * scale[None] + shift[None])
     if self.sizes:
       count = len(self.sizes)
       embedding = self.param('embedding', normal(1.0), (count * (most + 1), width))
-      place = jnp.arange(count) * (most + 1) + x['categories']
+      place = jnp.arange(count)[None] * (most + 1) + x['categories']
       tokens.append(jnp.take(embedding, place, axis=0))
     names = [name for name in ('numbers', 'categories') if name in x]
     h = jnp.concatenate(tokens, axis=1)
@@ -49,11 +49,11 @@ class RowNetwork(Checked):
     h, of_columns, outputs = h.astype(jnp.float32), normal(width**-0.5), {}
     if numbers:
       out = self.param('number_out', of_columns, (numbers, width))
-      outputs['numbers'] = jnp.sum(h[:, :numbers] * out, axis=-1)
+      outputs['numbers'] = jnp.sum(h[:, :numbers] * out[None], axis=-1)
     if self.sizes:
       out = self.param('category_out', of_columns, (len(self.sizes), most + 1, width))
       bias = self.param('category_bias', nn.initializers.zeros, (len(self.sizes), most + 1))
-      logits = jnp.einsum('bcd,ckd->bck', h[:, numbers:], out) + bias
+      logits = jnp.einsum('bcd,ckd->bck', h[:, numbers:], out) + bias[None]
       possible = jnp.arange(most + 1)[None] < jnp.array(self.sizes)[:, None]
-      outputs['categories'] = jnp.where(possible, logits, IMPOSSIBLE)
+      outputs['categories'] = jnp.where(possible[None], logits, IMPOSSIBLE)
     return outputs

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from diffusion_jax.data import cells, customers, mixed, tables
+from diffusion_jax.data import cells, mixed, tables
 from diffusion_jax.data.sources import measured
 from tests.refusals import one_line
 
@@ -161,7 +161,7 @@ def test_given_cells_are_read_by_name(csv):
 
 def test_memory_does_not_grow_with_the_rows(csv, monkeypatch):
   """But for the numbers themselves, of 8 bytes each."""
-  monkeypatch.setattr(cells.Rows.blocks, '__defaults__', (500,))
+  monkeypatch.setattr(cells.RowsOfFile.blocks, '__defaults__', (500,))
 
   def peak(count):
     path = csv('a,b,c\n' + f'{1.25},x,2020-01-01\n{2.5},y,2020-01-02\n{3},z,\n' * (count // 3))
@@ -173,17 +173,6 @@ def test_memory_does_not_grow_with_the_rows(csv, monkeypatch):
 
   small = peak(3000)
   assert peak(12_000) < 1.2 * small + 8 * 12_000  # the order of the rows
-
-
-def test_customers_have_their_law():
-  columns = customers.drawn(40_000, seed=3)
-  for region, p in zip(customers.REGIONS, customers.MEMBERS, strict=True):
-    member = columns['member'][columns['region'] == region] == 'yes'
-    assert abs(member.mean() - p) < 4.5 * np.sqrt(p * (1 - p) / len(member))
-  assert_array_equal(columns['spent'] == 0, columns['visits'] == 0)
-  assert columns['age'].max() <= 90 and abs(np.isnan(columns['income']).mean() - 0.1) < 0.01
-  source = mixed.table()
-  assert len(source) == 5400 and np.isnan(source.x).any()
 
 
 def test_rows_are_read_as_cells_are(csv):

@@ -49,8 +49,8 @@ def test_errors_of_pairs_are_those_of_correlations_and_contingency(sets):
   counts = []
   for z in sets:
     both = ~np.isnan(z[:, [0, 1]]).any(axis=1)
-    at = z[both, 0], z[both, 1]
-    counts.append(np.histogram2d(*at, [edges, [-0.5, 0.5, 1.5, 2.5]])[0] / both.sum())
+    edges_of_both = [edges, [-0.5, 0.5, 1.5, 2.5]]
+    counts.append(np.histogram2d(z[both, 0], z[both, 1], edges_of_both)[0] / both.sum())
   assert_allclose(found[0, 1], 0.5 * np.abs(counts[0] - counts[1]).sum())
 
 
@@ -139,20 +139,8 @@ def test_coverage_is_of_the_categories_that_real_rows_have(rng):
   assert rows.coverage(real, real, np.zeros(4, int)) == 1.0
 
 
-def test_em_finds_the_mixture_that_rows_are_of(rng):
-  """Two components of a number, three categories and a number, far apart."""
-  of = rng.random(3000) < 0.3
-  x = np.stack([rng.normal(np.where(of, 2.0, -1.0), 0.5), np.where(of, 2, 0)], axis=1)
-  weights, parts = simple_rows.fit(x, np.array([0, 3]), 2, rng)
-  order = np.argsort(weights)
-  assert_allclose(weights[order], [0.3, 0.7], atol=0.03)
-  assert_allclose(parts[0][:, order], [[2.0, -1.0], [0.5, 0.5]], atol=0.06)
-  assert_allclose(parts[1][order], [[0, 0, 1], [1, 0, 0]], atol=0.01)
-
-
 def test_missing_cells_have_no_part(rng):
   real = table(rng, 400)
   assert_allclose(rows.shape_errors(real[:, :2], real[:, :2], SIZES[:2]), 0.0)
   empty = np.full((400, 4), np.nan)
   assert np.isnan(rows.shape_errors(empty, real, SIZES)).all()
-  assert not np.isnan(simple_rows.mixture(real, SIZES, 100)).any()

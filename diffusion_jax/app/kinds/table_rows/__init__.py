@@ -27,7 +27,7 @@ class RowSampling(Sampling):
   schedule: ClassVar[Schedule | None] = None  # the training's
 
 
-class Cells(NamedTuple):
+class CellFeatures(NamedTuple):
   """What a network of rows reads: each cell is a token of `features` numbers."""
 
   features: Size = 32
@@ -50,7 +50,7 @@ SCHEMA = diffusion.SCHEMA._replace(
   kind='a diffusion model of rows',
   tables=_TABLES,
   choices=('schedule', 'network', 'noise_input', 'parametrization', 'objective', *COMMON),
-  parts={**diffusion.SCHEMA.parts, 'sampling': RowSampling, 'cells': Cells},
+  parts={**diffusion.SCHEMA.parts, 'sampling': RowSampling, 'cells': CellFeatures},
   facts={
     **diffusion.SCHEMA.facts,
     'objective': ('network', 'arrays', 'sizes'),

@@ -15,7 +15,7 @@ from diffusion_jax.app.kinds.diffusion import model as diffusion
 from diffusion_jax.app.kinds.model import Guides, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork
 from diffusion_jax.app.kinds.sampling import Plan
-from diffusion_jax.app.kinds.table_rows import Cells, RowSampling
+from diffusion_jax.app.kinds.table_rows import CellFeatures, RowSampling
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.networks.row_network import RowNetwork
@@ -31,11 +31,11 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   """Makes a diffusion model of rows; the columns of x say what its cells are."""
   if not facts.x.kinds:
     raise UserError('config.objective=cells needs rows of a table: set data=table')
-  cells: Cells = config.cells.make()
+  cells: CellFeatures = config.cells.make()
   noisy = ConfiguredNetwork.of(config, facts)
   noisy = dataclasses.replace(noisy, state_shape=(*facts.x.shape, cells.features))
   noisy = dataclasses.replace(noisy, channels=cells.features)
-  table = Table(noisy, cells.features)
+  table = RowModel(noisy, cells.features)
   made = diffusion.of_network(noisy, run, functools.partial(plan_of, table, config.sampling.make()))
   return dataclasses.replace(
     made,
@@ -47,7 +47,7 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Table:
+class RowModel:
   """The variables of a table: its numbers, and its categories, whose states are their numbers.
 
   All columns of categories have as many states as the longest, and a masked one. x [B, C] has
@@ -76,7 +76,7 @@ class Table:
 
   def process(self) -> dj.ReplacementProcess:
     """Returns what categories change to: the masked state."""
-    return dj.masking_process(max(2, *self.counts))
+    return dj.masking_process(max(self.counts))
 
   def network_of_rows(self) -> RowNetwork:
     """Returns the Flax module of all cells."""
@@ -151,7 +151,7 @@ class Table:
 
 
 def plan_of(
-  table: Table,
+  table: RowModel,
   c: RowSampling,
   params: Params | None = None,
   guides: Guides | None = None,
@@ -179,12 +179,13 @@ def plan_of(
   return Plan(schedule, levels, sampler, step_function, prior_sample, stride=table.facts.x.shape[0])
 
 
-def of_rows(table: Table, sampler: dj.Sampler) -> dj.Sampler:
+def of_rows(table: RowModel, sampler: dj.Sampler) -> dj.Sampler:
   """Returns the sampler of the variables as one of rows x [B, C], along the levels of numbers."""
 
   def step(key, x, state, denoise, *, level_s, level_t):
-    levels = {'level_s': table.levels(level_s), 'level_t': table.levels(level_t)}
-    arrays, state = sampler.step(key, table.split(x), state, denoise, **levels)
+    level_s, level_t = table.levels(level_s), table.levels(level_t)
+    arrays = table.split(x)
+    arrays, state = sampler.step(key, arrays, state, denoise, level_s=level_s, level_t=level_t)
     return table.joined(arrays), state
 
   return dj.Sampler(lambda x: sampler.init(table.split(x)), step)
