@@ -8,6 +8,13 @@ grids alone say what is drawn: a variable that is clean throughout is a conditio
 stays at noise is integrated out (UniDiffuser, Bao et al. 2023).
 """
 
+from diffusion_jax.joint.directions import directions as directions, geodesic as geodesic
+from diffusion_jax.joint.geodesics import (
+  Manifold as Manifold,
+  circle as circle,
+  rotations as rotations,
+  sphere as sphere,
+)
 from diffusion_jax.joint.holding import (
   draw_prior as draw_prior,
   held as held,
