@@ -54,6 +54,9 @@ PRINTED = {
   ('index.md', ''): ([CORRELATION], 3 * (1 - CORRELATION**2) / 8),
   ('few_steps.md', ''): ([1, 0.8, 0.8, 1.5], 0.1),
   ('posterior.md', 'repaint_levels'): ([0.61, 0.83, 0.90], 0.04),
+  # A short training, and the exact network of a variable of the reader's own
+  ('joint.md', 'optax'): ([0.3, -0.1, 2.0, 0.5, 0.19], 0.15),
+  ('joint.md', 'def born'): ([0.3, 2.0, 9.0], 0.25),
 }
 
 

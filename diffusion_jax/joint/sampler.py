@@ -20,7 +20,7 @@ def joint_sampler(samplers: Mapping[str, Sampler]) -> Sampler:
   denoiser holds the other variables at their x_t and levels t. Variables that ask at the
   start of the step share one call; one that asks elsewhere, as Heun's method does at its end,
   makes another. Given all of x_t, variables move independently within a step: the error is
-  of first order in the step, whatever the orders of the samplers. A variable between equal
+  of first order in the step, also with samplers of higher order. A variable between equal
   levels stays, bit for bit.
   """
   names = sorted(samplers)

@@ -8,8 +8,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import diffusion_jax as dj
 from diffusion_jax import joint
+from diffusion_jax.training.objectives import Context
 from tests.joint.test_geodesics import MANIFOLDS, NUMBERS, uniform
 from tests.rows import normal
+from tests.transcribed import transcribes
 
 FLOW = dj.RectifiedFlowSchedule()
 SHAPES = {'circle': (40, 3), 'sphere': (40, 3), 'rotations': (40, 2, 4)}
@@ -20,6 +22,11 @@ def data(name):
   return MANIFOLDS[name].uniform(jax.random.key(1), shape)
 
 
+@transcribes(
+  'Riemannian flow matching (Chen & Lipman 2023)',
+  'x_t on a geodesic, and its velocity',
+  '`joint.directions`',
+)
 @pytest.mark.parametrize('name', MANIFOLDS)
 def test_the_target_is_the_velocity_towards_x_0(name):
   space, x0 = MANIFOLDS[name], data(name)
@@ -57,8 +64,6 @@ def test_the_last_step_lands(name):
 @pytest.mark.parametrize('name', MANIFOLDS)
 def test_a_network_sees_no_jump_and_what_is_not_known_has_no_loss(name):
   """Its gradient is finite also where a point is NaN."""
-  from diffusion_jax.training.objectives import Context
-
   space, x0 = MANIFOLDS[name], np.array(data(name))
   x0[:10] = np.nan
   variable = joint.directions(space)
@@ -76,6 +81,10 @@ def test_a_network_sees_no_jump_and_what_is_not_known_has_no_loss(name):
   )
   (loss, (metrics, _)), gradient = run(0.5)
   assert np.isfinite(loss) and np.isfinite(gradient) and metrics['loss_a'].count == 30
+  inputs, _ = objective.draw(jax.random.key(0), {'a': x0}, Context())
+  if NUMBERS[name]:
+    assert_allclose(np.linalg.norm(inputs.xt['a'], axis=-1), 1.0, atol=1e-6)
+  assert len({*np.ravel(inputs.xt['a'][:10, ..., 0])}) > 9  # of the prior
 
 
 def test_samplers_take_levels_of_examples_and_of_elements():

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 from scipy.spatial.transform import Rotation
 
 from diffusion_jax import joint
+from tests.transcribed import transcribes
 
 MANIFOLDS = {'circle': joint.circle(3.0), 'sphere': joint.sphere(), 'rotations': joint.rotations()}
 NUMBERS = {'circle': (), 'sphere': (3,), 'rotations': (4,)}
@@ -129,6 +130,11 @@ def test_the_velocity_is_the_derivative_of_the_geodesic():
   assert_allclose(space.log(at, y), 0.7 * slope, atol=4e-6)
 
 
+@transcribes(
+  'Riemannian flow matching (Chen & Lipman 2023)',
+  'q(x_t | x_0) of uniform noise, in closed form',
+  '`joint.sphere().log_density`',
+)
 @pytest.mark.parametrize('sigma', [0.9, 0.4])
 @pytest.mark.parametrize('name', MANIFOLDS)
 def test_the_density_is_that_of_x_t(name, sigma):

@@ -12,6 +12,7 @@ import diffusion_jax as dj
 from diffusion_jax import joint
 from diffusion_jax.training.objectives import Context
 from tests.rows import normal
+from tests.transcribed import transcribes
 
 COSINE, MASKED = dj.CosineSchedule(), dj.PolynomialMasking()
 VARIABLES = {
@@ -127,6 +128,7 @@ def test_the_common_clock_has_one_time_for_all():
   assert clocks['a'].counts.all()
 
 
+@transcribes('UniDiffuser (Bao et al. 2023)', 'independent times', '`joint.own_clocks`')
 def test_own_clocks_are_uniform_and_independent():
   clocks = joint.own_clocks(jax.random.key(0), 4000, ['a', 'b'])
   a, b = (np.asarray(clocks[n].t) for n in 'ab')
