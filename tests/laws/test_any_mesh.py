@@ -151,8 +151,8 @@ def test_every_public_function_is_traced_where_types_name_devices(name):
     ways_of(name)[way].run(calls.ROWS[name], rows_of_calls(), trace=True)
 
 
-# An equation, a denoiser and a sampler, with keys of their own.
-FEW = 'q_posterior', 'classifier_free', 'ancestral'
+# An equation, and a sampler with keys of rows.
+FEW = 'q_posterior', 'ancestral'
 
 
 @pytest.mark.parametrize('name', [*FEW, *(slow(name) for name in calls.ROWS if name not in FEW)])

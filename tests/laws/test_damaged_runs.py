@@ -51,7 +51,7 @@ CELLS = {
 }
 MADE = """
   sample sampling.num_samples=4 sampling.batch_size=4
-  evaluate evaluation.metrics=loss,elbo evaluation.num_images=4
+  evaluate evaluation.metrics=loss evaluation.num_images=4
   evaluate evaluation.metrics=fd evaluation.features=pixels evaluation.num_generated=16
   evaluate evaluation.metrics=loss evaluation.num_images=4 evaluation.sweep=weights=average,raw
 """

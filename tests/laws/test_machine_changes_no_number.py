@@ -7,19 +7,24 @@ the loss of an accumulated batch is that of its last part.
 """
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
 from diffusion_jax.app.kinds.model import make_mesh
 from diffusion_jax.app.kinds.training import Machine
 from diffusion_jax.app.modes import MODES
-from diffusion_jax.app.train import floors, setup
+from diffusion_jax.app.run.weights import make_model
+from diffusion_jax.app.train import floors, hooks, setup
 from diffusion_jax.planning import programs
 from diffusion_jax.runtime.run_folder import RunFolder
+from diffusion_jax.runtime.sharding import replicate
 from diffusion_jax.training.fixed_parts import in_fixed_parts
+from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import accumulated
-from tests.app.conftest import lines_of, smoke, trial
+from tests.app.conftest import lines_of, normal_params, smoke, trial
 from tests.app.fields import typed
 from tests.fusions import KINDS
 from tests.laws.test_any_mesh import objective_of
@@ -77,7 +82,9 @@ def expected(numbers):
   return numbers('plain', {})
 
 
-OFTEN = 'accumulate', 'fixed_parts, mesh'
+# test_train_continues.py compares the lines of a training that accumulates on two devices, and
+# test_step.py those of several steps in a call.
+OFTEN = ('fixed_parts, mesh',)
 
 
 @pytest.mark.parametrize(
@@ -93,20 +100,26 @@ def test_lines_of_a_training_are_the_same(name, numbers, expected):
     assert line == pytest.approx(other, rel=1e-4)
 
 
-def test_a_held_out_loss_of_few_examples_is_the_same(numbers):
+def test_a_held_out_loss_of_few_examples_is_the_same(tmp_path, monkeypatch):
   """There are fewer than a batch, which no number of devices divides."""
+  monkeypatch.setattr(floors, 'beside', lambda *_: dict)
   few = typed('data=synthetic data.num_images=5 conditioning.labels=False conditioning.dropout=0.0')
   few |= typed('data.image_shape=4,4,1 network=mlp network.channels=8 network.num_blocks=1')
-  found = [
-    [
-      line['test_loss']
-      for line in numbers(f'few {way}', few | fields_of(way))
-      if 'test_loss' in line
-    ]
-    for way in ('mesh=1,1', 'mesh=4,1')
-  ]
-  assert len(found[0]) == 2
-  assert found[0] == pytest.approx(found[1], rel=1e-4)
+  few |= {'training.held_out.every': 2}
+
+  def loss(way):
+    config = smoke(**few | fields_of(way))
+    model, mesh = make_model(config, RunFolder.at(tmp_path / way)), make_mesh(config)
+    state = TrainState(**dict.fromkeys(TrainState._fields, ()))
+    params = replicate(mesh, normal_params(model))
+    state = state._replace(step=replicate(mesh, np.int32(2)), ema_params=params)
+    log = SimpleNamespace(results={}, notes={})
+    hooks.evaluating(model, mesh, (2,)).act(2, state, {}, log)
+    return log.results['test_loss']
+
+  one = loss('mesh=1,1')
+  assert one > 0.0
+  assert one == pytest.approx(loss('mesh=4,1'), rel=1e-4)
 
 
 REMAT = 'network.remat=True'

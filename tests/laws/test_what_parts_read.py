@@ -56,9 +56,6 @@ def number():
 def ddim():
   return dj.ddim(eta=number())
 
-def reward(x0):
-  return number() * x0.mean(axis=(1, 2, 3))
-
 def weight():
   factor = number()
   return lambda level: factor * level.sigma
@@ -97,6 +94,8 @@ class World:
     for name, text in files.items():
       self.write(name, text)
     np.savez(place / 'own' / 'array.npz', a=np.zeros(2))
+    self.image = place / 'image.png'
+    drawings.write_png(self.image, np.zeros((8, 8, 1), np.uint8))
     patch.chdir(place)
     patch.setattr(
       sys, 'path', [*(str(place / x) for x in ('own', 'elsewhere', 'site-packages')), *sys.path]
@@ -139,7 +138,8 @@ def stop(*args):
 
 
 def edits(world):
-  fields = within('edit', 'steer', reward='outer_parts:reward', particles=2, num_samples=2)
+  fields = within('edit', 'sdedit', image=world.image, num_samples=1)
+  fields['sampling.sampler'] = 'outer_parts:ddim'
   few = {n: x for n, x in FEW.items() if n != 'sampling.num_samples'}
   MODES['edit'](of_run(world.run, **few, **fields), world.run)
   return world.run / 'edits', '*.npz'
@@ -310,11 +310,9 @@ COMMANDS = {
 def test_our_own_code_opens_what_settings_cover(mode, world):
   """They are files of the run, of fields, of packages, of the system, and caches."""
   fields = dict(COMMANDS[mode])
-  image = world.place / 'image.png'
-  drawings.write_png(image, np.zeros((8, 8, 1), np.uint8))
   if mode == 'edit':
-    fields['edit.image'] = str(image)
-  covered = (*reads._left_out(), str(world.run), f'{Path(__file__).parents[1]}/', str(image))
+    fields['edit.image'] = str(world.image)
+  covered = (*reads._left_out(), str(world.run), f'{Path(__file__).parents[1]}/', str(world.image))
   covered += (jax.config.values['jax_compilation_cache_dir'],)
   LISTENS.append(mode)
   MODES[mode](of_run(world.run, **fields), world.run)
