@@ -19,7 +19,7 @@ from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.sampling import ancestral
 from diffusion_jax.weights import load
 from tests.app.conftest import trial
-from tests.interop.test_files import Evil
+from tests.interop.test_weight_files import Evil
 from tests.refusals import one_line
 
 torch = pytest.importorskip('torch')
