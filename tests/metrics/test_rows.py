@@ -54,28 +54,6 @@ def test_errors_of_pairs_are_those_of_correlations_and_contingency(sets):
   assert_allclose(found[0, 1], 0.5 * np.abs(counts[0] - counts[1]).sum())
 
 
-def test_definitions_are_those_of_sdmetrics(rng):
-  """Of the package's metrics, which the quality report of SDV means over columns and pairs."""
-  pandas = pytest.importorskip('pandas')
-  single = pytest.importorskip('sdmetrics.single_column')
-  pairs = pytest.importorskip('sdmetrics.column_pairs')
-  x, y = (table(rng, n, missing=0.0) for n in (900, 700))
-  names = list('abcd')
-  theirs = [pandas.DataFrame(z, columns=names) for z in (y, x)]
-  found, trend = rows.shape_errors(x, y, SIZES), rows.trend_errors(x, y, SIZES)
-  for i, name in enumerate(names):
-    metric = single.TVComplement if SIZES[i] else single.KSComplement
-    assert_allclose(1 - found[i], metric.compute(*(z[name] for z in theirs)), atol=1e-6)
-    for j in range(i):
-      both = [z[[name, names[j]]] for z in theirs]
-      numbers = [n for n, size in ((name, SIZES[i]), (names[j], SIZES[j])) if not size]
-      if len(numbers) == 2:
-        score = pairs.CorrelationSimilarity.compute(*both)
-      else:
-        score = pairs.ContingencySimilarity.compute(*both, continuous_column_names=numbers)
-      assert_allclose(1 - trend[i, j], score, atol=1e-9)
-
-
 def scores(metric, samples, reference, others=None, names=('a', 'b', 'c', 'd')):
   arrays = {'values': reference, 'sizes': SIZES, 'names': names}
   arrays |= {} if others is None else {'others': others}
