@@ -345,9 +345,10 @@ def misfits(
     if one == other or unnamed or not {section, name, f'{section}.{name}'}.isdisjoint(unread):
       continue
     of, number = f' of {section}' * bool(section), ''
-    if name != 'shape' and isinstance(one, tuple):
+    while name != 'shape' and isinstance(one, tuple) and isinstance(other, tuple):
       entries = enumerate(itertools.zip_longest(one, other))
-      number, (one, other) = next((f' {i}', x) for i, x in entries if x[0] != x[1])
+      i, (one, other) = next((i, x) for i, x in entries if x[0] != x[1])
+      number += f' {i}'
     yield f'{_WORDS.get(name, name)}{number}{of}', one, other
 
 

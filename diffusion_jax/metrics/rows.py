@@ -1,8 +1,8 @@
 """Rows of a table against real rows: columns, pairs, classifiers, copies.
 
 Rows are [N, C], a number for each cell, NaN where it is missing; sizes [C] are the numbers of
-categories of the columns, 0 of numbers. Each score of samples stands beside that of as many
-real rows of the other split, and of two simple models (`simple_rows`).
+categories of the columns, 0 of numbers. As many real rows of the other split, and rows of two
+simple models (`simple_rows`), are scored too.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from diffusion_jax.metrics.estimates import Estimate, Missing, bootstrap
 from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, take
 from diffusion_jax.metrics.simple_rows import shares
 
-BINS = 10  # of a number, beside categories
+BINS = 10  # of a number, in a pair with categories
 NEEDS = 'values', 'others', 'sizes'
 SETS = 'real', 'independent', 'mixture'
 MOST_ROWS = 10_000  # that a classifier is trained on
@@ -98,8 +98,8 @@ def detection_auc(
   """Returns the AUC of a classifier that tells samples from reference: 0.5 at best, 1 at worst.
 
   Scikit-learn's gradient boosting of histograms, on num_folds folds; the error is the
-  deviation over folds. N = M of both sets. Samples without a missing cell get those of
-  random rows of the reference.
+  deviation over folds. N = M of both sets. Samples without a missing cell get the gaps
+  of random rows of the reference.
   """
   from sklearn.model_selection import StratifiedKFold, cross_val_score
 
@@ -113,7 +113,7 @@ def detection_auc(
 
 
 def _with_gaps(samples, reference, seed):
-  # Samples without a missing cell lack those of random real rows, or the gaps would tell.
+  # Samples without a missing cell get the gaps of random real rows, or these would tell.
   if np.isnan(samples).any() or not np.isnan(reference).any():
     return samples
   some = np.random.default_rng(seed).integers(0, len(reference), len(samples))

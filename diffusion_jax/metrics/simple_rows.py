@@ -1,7 +1,7 @@
 """Two simple models of a table, which a good one has to beat: independent columns, and a mixture.
 
-The mixture has K components, in each of which columns are independent: numbers, as those of
-a standard normal by their quantiles, are Gaussian, and categories have probabilities. It is
+The mixture has K components, in each of which columns are independent: numbers, taken by
+their quantiles to a normal, are Gaussian, and categories have probabilities. It is
 fitted by EM; a cell that is missing has no part in it. Such mixtures are shallow probabilistic
 circuits, which are strong on tables.
 """

@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.data.sources import ArraySource, measured
-from diffusion_jax.data.spec import ArraySpec
+from diffusion_jax.data.spec import ArraySpec, Facts, misfits
 
 
 @pytest.mark.parametrize('levels', [2, 17, 256])
@@ -114,3 +114,11 @@ def test_long_doubles_have_facts_of_json():
   about = json.loads(json.dumps(facts.as_json()))
   assert about['mean'] == [4.5, 5.5, 6.5]
   assert_allclose(about['std'], 11.25**0.5, rtol=1e-15)
+
+
+def test_the_first_category_that_differs_is_named():
+  columns = (('a', 'b'), ('c', 'd')), (('a', 'b'), ('c', 'e', 'f'))
+  one, other = (
+    Facts(ArraySpec((2,), names=('x', 'y'), kinds=2 * ('category',), categories=x)) for x in columns
+  )
+  assert [*misfits(one, other)] == [('categories 1 1 of x', 'd', 'e')]

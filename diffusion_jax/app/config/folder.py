@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Mapping
@@ -157,10 +158,23 @@ def differences(
   both = (n for n in changed if n.endswith('.name') and n in old and n in new)
   others = tuple(n.removesuffix('name') for n in both)
   return '; '.join(
-    f'{n} is {old.get(n, "absent")}, {new.get(n, "absent")} {when}'
+    '{} is {}, {} '.format(n, *_shortly(old.get(n, 'absent'), new.get(n, 'absent'))) + when
     for n in changed
     if not n.startswith(free) and (n.removesuffix('name') in others or not n.startswith(others))
   )
+
+
+LONGEST = 100  # characters of a value in a message
+
+
+def _shortly(one, other):
+  # Returns texts of two values; of long lists the first entries that differ, as of a table.
+  while max(len(str(one)), len(str(other))) > LONGEST:
+    if not (isinstance(one, list) and isinstance(other, list)):
+      return [f'{str(x):.{LONGEST}}' + '…' * (len(str(x)) > LONGEST) for x in (one, other)]
+    pairs = itertools.zip_longest(one, other, fillvalue='absent')
+    one, other = next(pair for pair in pairs if pair[0] != pair[1])
+  return one, other
 
 
 def flat(tree: Mapping) -> Json:

@@ -80,7 +80,7 @@ def hparams(stored: dict) -> Json:
   return {
     name: value if isinstance(value, (bool, float, int, str)) else str(value)
     for name, value in flat(stored).items()
-    if name.partition('.')[0] not in USES
+    if name.partition('.')[0] not in USES and name not in ('facts.x.knots', 'facts.x.shares')
   }
 
 

@@ -48,3 +48,15 @@ def test_a_folder_of_data_does_not_become_a_run(name, tmp_path):
   refused(f'{flag}={message}', folder.check_no_run, RunFolder.at(tmp_path), flag)
   folder.write_config(RunFolder.at(tmp_path), smoke(), DIGITS)
   roles.check_same_run(RunFolder.at(tmp_path), smoke())  # the run itself may have any file
+
+
+def test_long_values_are_named_by_what_differs():
+  """As the categories and the quantiles of a table."""
+  knots = [[], [x / 7 for x in range(1000)]]
+  other = [[], [*knots[1][:500], 99.0, *knots[1][501:]]]
+  assert folder.differences({'x': {'knots': knots}}, {'x': {'knots': other}}) == (
+    f'x.knots is {500 / 7}, 99.0 now'
+  )
+  line = folder.differences({'x': 'a' * 1000}, {'x': knots})
+  assert line.startswith('x is aaa') and len(line) < 250
+  assert folder.differences({'x': [1, 2]}, {'x': [1, 3]}) == 'x is [1, 2], [1, 3] now'
