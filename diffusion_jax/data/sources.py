@@ -421,7 +421,8 @@ class ArraySource:
     label = {} if self.label is None else {'label': self.label}
     check_examples(ArraySource.read(self, slice(1)) | label, self.facts)
     if self.low:
-      check_box(self.facts.x, valid_elements({'x': self.x, 'length': self.length}, self.facts))
+      lengths = {} if self.length is None else {'length': self.length}
+      check_box(self.facts.x, valid_elements({'x': self.x} | lengths, self.facts))
 
   @property
   def facts(self) -> Facts:

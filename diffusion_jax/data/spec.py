@@ -285,8 +285,8 @@ def check_facts(facts: Facts) -> None:
 
 def check_lengths(facts: Facts) -> None:
   """Raises ValueError for lengths that do not fit x, or that its examples cannot have."""
-  x, lengths = facts.x, facts.lengths
-  if x.is_picture or len(x.shape) < 2 and not x.levels:
+  x, lengths, rank = facts.x, facts.lengths, len(facts.x.shape)
+  if x.is_picture or rank < 2 and not x.levels:
     raise ValueError(
       f'lengths are of sequences, x [n, T, ...] or bytes [n, L], and x is [n, '
       f'{", ".join(map(str, x.shape))}]: reshape numbers to [n, T, 1], or leave lengths out'
@@ -364,6 +364,7 @@ def _pairs(theirs, ours):
   # shape ().
   for name, one in theirs._asdict().items():
     other = getattr(ours, name)
+    fields: dict[str, tuple[Any, Any]]
     if name == 'lengths':  # Each set has lengths of its own.
       fields, section = {name: (bool(one), bool(other))}, ''
     elif not isinstance(one or other, ArraySpec):

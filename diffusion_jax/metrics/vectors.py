@@ -70,14 +70,15 @@ def take_values(
   check_padding('the reference', y)
   rows = y.reshape(-1, y.shape[-1])
   mean, std = standard_of(rows[~np.isnan(rows).any(axis=1)])
-  return tuple(((a - mean) / std).reshape(len(a), -1) for a in (x, y))
+  x, y = (((a - mean) / std).reshape(len(a), -1) for a in (x, y))
+  return x, y
 
 
 def check_padding(name: str, x: np.ndarray) -> None:
   """Raises ValueError for NaN in x [N, T, ...] but at the end of an example, and for infinities."""
   if x.ndim < 3:  # A vector has no end.
     return check_finite(name, x)
-  empty = np.isnan(x).reshape(*x.shape[:2], -1).all(axis=2)
+  empty = np.all(np.isnan(x).reshape(*x.shape[:2], -1), axis=2)
   ends = np.cumsum(~empty[:, ::-1], axis=1)[:, ::-1] == 0
   ends[:, 0] = False
   check_finite(name, np.where(ends.reshape(*ends.shape, *[1] * (x.ndim - 2)), 0.0, x))

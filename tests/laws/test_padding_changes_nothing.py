@@ -144,7 +144,7 @@ def test_losses_and_gradients(level_axes, amount, key):
 
 
 def held_samples(sampler, amount, seed=0):
-  """Returns samples of the lengths in series of `amount` more elements, by the same keys."""
+  """Returns x at all levels, in series of `amount` more elements, by the same keys."""
   network = dj.Network(network_fn(NETWORK), dj.logsnr_input, parametrization='v')
   valid = np.pad(VALID, ((0, 0), (0, amount)))
   levels = dj.level_grid(dj.CosineSchedule(), 5)
@@ -153,7 +153,7 @@ def held_samples(sampler, amount, seed=0):
   def draw(keys):
     x = dj.prior_sample(keys, (B, T + amount, 1), levels.take(0))
     denoise = network.denoiser(PARAMS, {'valid': valid})
-    return dj.sample(keys, denoise, hold_padding(sampler, valid), levels, x)
+    return dj.trajectory(keys, denoise, hold_padding(sampler, valid), levels, x)
 
   return np.asarray(draw(jax.random.split(jax.random.key(seed), B)))
 
@@ -171,8 +171,8 @@ def test_samples(name):
   """A sample of a length is the same in series of any length, and 0 beyond it."""
   amount = {'ddim': 64, 'ancestral': 1}.get(name, 7)
   found, more = held_samples(SAMPLERS[name], 0), held_samples(SAMPLERS[name], amount)
-  assert_allclose(more[:, :T][VALID], found[VALID], rtol=2e-4, atol=2e-5)
-  assert not found[~VALID].any() and not more[:, T:].any() and found[VALID].all()
+  assert_allclose(more[:, :, :T][:, VALID], found[:, VALID], rtol=2e-4, atol=2e-5)
+  assert not found[1:, ~VALID].any() and not more[1:, :, T:].any() and found[:, VALID].all()
 
 
 PROCESSES = {'masked': dj.masking_process(5), 'uniform': dj.uniform_process(5)}
@@ -278,7 +278,7 @@ def test_a_density_of_lengths_is_that_of_the_valid_numbers():
     return lambda x, level: dj.Prediction(jnp.where(valid, level.expand_to(x).alpha * x, 0.0))
 
   model.denoiser = denoiser
-  x = np.float32(np.random.default_rng(1).standard_normal((B, T, 1)))
+  x = np.random.default_rng(1).standard_normal((B, T, 1), np.float32)
   measure = jax.jit(likelihoods.ode(tolerance=1e-5).measure(model))
   found = measure((), jax.random.split(jax.random.key(0), B), x, {'valid': VALID})
   nats = 0.5 * np.log(2.0 * np.pi) + 0.5 * x[..., 0] ** 2 + np.log(10.0)
@@ -371,7 +371,7 @@ def test_losses_of_states(name, level_axes, key):
 def test_a_masked_loss_is_the_cross_entropy_of_valid_tokens(key):
   """Of logits that are the same everywhere, written out token by token, in bits."""
   process, schedule = dj.masking_process(K), dj.PolynomialMasking()
-  row = np.float32(LOGITS[0, :K])
+  row = LOGITS[0, :K].astype(np.float32)
 
   def apply(params, x, noise, cond, *, key=None):
     return jnp.broadcast_to(jnp.append(params, 0.0), (*x.shape, K + 1))
@@ -383,7 +383,7 @@ def test_a_masked_loss_is_the_cross_entropy_of_valid_tokens(key):
   batch = {'states': np.where(VALID, BYTES, 999), 'valid': VALID}
   draws, _ = jax.jit(lambda key: loss.draw(key, batch, Context()))(key)
   value, _ = jax.jit(loss.loss)({'network': row}, Context(), draws, key)
-  nats = np.log(np.exp(np.float64(row)).sum()) - np.float64(row)[BYTES]
+  nats = np.log(np.exp(row.astype(np.float64)).sum()) - row.astype(np.float64)[BYTES]
   masked = (np.asarray(draws.xt) == K) & VALID
   weight = 1.0 / np.asarray(draws.level.t, np.float64)[:, None]  # -alpha' / (1 - alpha)
   expected = (weight * masked * nats).sum() / VALID.sum() / np.log(2.0)

@@ -286,7 +286,8 @@ class Contexts(ModelCondition):
     """Returns rows in the user's units: arrays, or a table with their columns."""
     kind, joint = self.values, self.name == 'known'
     assert kind is not None  # others take no rows
-    if joint and len(kind.shape) > 1:
+    rank = len(kind.shape)
+    if joint and rank > 1:
       values, kind = _whole_sequences(values, kind)
     with as_user_error():
       given = mixed.texts_of_given(values) if kind.kinds else None
