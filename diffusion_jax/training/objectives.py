@@ -529,7 +529,7 @@ def mean_loss(
   mean over the others.
   """
   metrics = means(weight, loss=losses, **terms)
-  loss = metrics['loss'].total if share is None else metrics['loss'].total / share[0]
+  loss = metrics['loss'].total if share is None else metrics['loss'].total / jnp.max(share)
   return loss, (metrics | by_quarter(losses, t, weight), records)
 
 
