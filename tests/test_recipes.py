@@ -105,7 +105,8 @@ for _name in TRAINED:
   if not {_network, tuple(_rest)} <= KINDS:
     # A config whose network was in an earlier one is tried with a smaller network,
     # unless its condition is text.
-    FIRSTS[_name] = _network in KINDS and not _rest[-1]
+    has_levels = read(_name).at('objective.levels') is not None  # which the small one has not
+    FIRSTS[_name] = _network in KINDS and not _rest[-1] and not has_levels
     KINDS |= {_network, tuple(_rest)}
 
 

@@ -21,6 +21,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import diffusion_jax as dj
+from diffusion_jax import joint
 from diffusion_jax.app.kinds import store
 from diffusion_jax.app.kinds.choices import TIMES
 from diffusion_jax.app.train.step_log import average
@@ -30,6 +31,7 @@ from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.discrete import objectives as states
 from diffusion_jax.few_steps import average_velocity, consistency, distillation, level_pairs
 from diffusion_jax.few_steps.losses import pseudo_huber
+from diffusion_jax.joint import cell_clocks, variables as joint_variables
 from diffusion_jax.training import classifier, objectives, vdm
 from diffusion_jax.training.loss_aware import init_loss_history
 from diffusion_jax.training.objectives import AT_THE_END, Context, Network, make_condition
@@ -89,6 +91,28 @@ def learned(make, **given):
 def of_pairs(pairs, **given):
   path = dj.KarrasSchedule(sigma_max=20.0)
   return lambda: consistency.consistency_training(network(), path, pairs=pairs, **given)
+
+
+def of_cells():
+  variables = {
+    'numbers': joint.gaussian(BOUNDED, level_axes=2),
+    'categories': joint.states(dj.masking_process(3), dj.PolynomialMasking(), level_axes=2),
+  }
+
+  def apply(params, x, noise, cond, *, key=None):
+    hot = jax.nn.one_hot(x['categories'], 4)
+    return {'numbers': params['w'] * x['numbers'], 'categories': params['w'] * hot}
+
+  def arrays(batch):
+    flat = {'numbers': batch['x'], 'categories': batch['states']}
+    return {name: a.reshape(len(a), -1) for name, a in flat.items()}
+
+  return cell_clocks.cells(
+    joint.JointNetwork(apply, variables),
+    arrays,
+    {'numbers': 4, 'categories': 4},
+    levels=cell_clocks.given_cells(0.0),
+  )
 
 
 def unweighted(a, b):
@@ -170,6 +194,7 @@ OBJECTIVES = {
   ('uniform', 'independent'): of_states(
     states.uniform, dj.uniform_process, levels=dj.independent_levels()
   ),
+  ('cells', ''): of_cells,
   ('vae', ''): autoencoder(vaes.vae),
   ('vae', 'free_bits'): autoencoder(vaes.vae, free_bits=0.1),
   ('hvae', ''): autoencoder(vaes.hvae, num_latents=2),
@@ -215,6 +240,9 @@ CONSTANT = [
   (states, 'jump_nats', lambda logits, x0, *_: jnp.full(x0.shape, np.log(2.0))),
   (states, 'uniform_weight', lambda *_: lambda level: jnp.ones_like(level.t)),
   (states, 'masked_weight', lambda *_: lambda level: jnp.ones_like(level.t)),
+  (joint_variables, 'denoising_loss', lambda kind, output, *_, **__: ones(output)),
+  (joint_variables, 'state_nll', lambda logits, x0, *_: ones(x0)),
+  (joint_variables, 'masked_weight', lambda *_: lambda level: jnp.ones_like(level.t)),
   (vaes.bound, 'vae_elbo', lambda keys, x, *_: {'reconstruction': -NATS * ones(x)}),
   (vaes, 'kl', lambda q, p: 0.0 * q.mean),
   (
