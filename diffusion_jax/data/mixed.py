@@ -84,12 +84,13 @@ def table(
   if not path and test_path:
     raise ValueError(f'test_path={test_path} needs a path')
   rows = open_rows(buckets.local(str(path)), header) if path else customers.rows()
-  spec, counts = told(rows, tuple(map(single_line, x)), tuple(map(single_line, categories)))
+  spec, gaps, size = told(rows, tuple(map(single_line, x)), tuple(map(single_line, categories)))
   if missing == 'drawn':
-    spec = with_presence(spec, [n for n, count in counts.items() if count])
+    spec = with_presence(spec, [name for name, missing in gaps.items() if missing])
   if test_path and split == 'test':
     rows = open_rows(buckets.local(test_path), rows.first > 1)
-  values = numbers(rows, spec, sum(len(i) for i, _ in rows.blocks()))
+    size = size_of(rows)
+  values = numbers(rows, spec, size)
   if not test_path:
     values = values[random_part(len(values), split, test_fraction, path or 'customers')]
   return TableSource(values, spec)
@@ -97,11 +98,11 @@ def table(
 
 def told(
   rows: RowsOfFile | Held, x: Sequence[str] = (), categories: Sequence[str] = ()
-) -> tuple[ArraySpec, dict[str, int]]:
-  """Returns the columns of a table, and how many cells of each are missing; says them once.
+) -> tuple[ArraySpec, dict[str, int], int]:
+  """Returns the columns of a table, how many cells of each are missing, and the number of rows.
 
   x: the columns; () for all that can be drawn: of the others a line is said, and ValueError
-  raised if they are named. The arguments are those of `table`.
+  raised if they are named. A table of the columns is printed once. Arguments: see `table`.
   """
   check_columns(str(rows.path), rows.names, (*x, *categories))
   if others := {*categories} - {*(x or rows.names)}:
@@ -137,7 +138,12 @@ def told(
     decimals=tuple(decimals for _, _, decimals in found.values()),
   )
   say_once(_words(rows, size, spec, columns))
-  return spec, {name: columns[name].missing for name in found}
+  return spec, {name: columns[name].missing for name in found}, size
+
+
+def size_of(rows: RowsOfFile | Held) -> int:
+  """Returns the number of rows."""
+  return sum(len(numbers_of_rows) for numbers_of_rows, _ in rows.blocks())
 
 
 class _Cells:
@@ -165,8 +171,7 @@ class _Cells:
         self.numbers += count
         digits = text.lstrip('+-')
         self.codes |= len(digits) > 1 and digits[0] == '0' and digits[1].isdigit()
-        exponent = decimal.Decimal(text).as_tuple().exponent
-        places = min(MOST_DECIMALS, max(0, -int(exponent)))
+        places = min(MOST_DECIMALS, _decimals(text))
         self.decimals = [min(self.decimals[0], places), max(self.decimals[1], places)]
         self.low, self.high = min(self.low, float(text)), max(self.high, float(text))
       elif _days(text) is not None:
@@ -201,6 +206,13 @@ class _Cells:
       )
     order = sorted(different, key=lambda key: (isinstance(key, str), key))
     return 'category', tuple(different[key] for key in order), ()
+
+
+def _decimals(text):
+  # Returns how many decimals a number has, also 1e-3.
+  if 'e' in text or 'E' in text:
+    return max(0, -int(decimal.Decimal(text).as_tuple().exponent))
+  return len(text.partition('.')[2])
 
 
 def _key(text):
@@ -300,7 +312,7 @@ def numbers(rows: RowsOfFile | Held, spec: ArraySpec, size: int) -> np.ndarray:
 def of_columns(path: str | Path, spec: ArraySpec) -> TableSource:
   """Returns the rows of a CSV file with the columns of a table that is known."""
   rows = open_rows(buckets.local(str(path)), header=True)
-  return TableSource(numbers(rows, spec, sum(len(i) for i, _ in rows.blocks())), spec)
+  return TableSource(numbers(rows, spec, size_of(rows)), spec)
 
 
 def _with_presences(x, spec):

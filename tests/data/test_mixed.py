@@ -100,6 +100,7 @@ ODD = {
     {},
     '3 rows of 100 columns',
   ),
+  'exponents': ('a\n1e-3\n2.5\n1E2\n', {}, 'number, 3 decimals, 0.001 to 100'),
   'an id': (
     'id,b\n' + ''.join(f'k{i},{i % 3}\n' for i in range(60)),
     {},
