@@ -15,12 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffusion_jax as dj
+from diffusion_jax import joint
 from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.kinds import choices
 from diffusion_jax.core.arguments import expand_to
 from diffusion_jax.core.products import finished
 from diffusion_jax.declared import declared_by
 from diffusion_jax.discrete import oracles as discrete_oracles
+from diffusion_jax.meshes import placed_as
 from diffusion_jax.testing import oracles
 
 D, K = 3, 4  # numbers of a row; particles
@@ -501,7 +503,36 @@ ROLLOUTS = {
   ),
 }
 
-ROWS = PROCESS | BOUNDS | GUIDERS | SAMPLERS | FLOW_MAPS | DISCRETE | ORACLES | ROLLOUTS
+CIRCLE = joint.circle()
+VARIABLES = {
+  'x': joint.gaussian(COSINE, level_axes=2),
+  'c': joint.states(MASKING, FLOW),
+  'a': joint.directions(CIRCLE),
+}
+JOINT_GRIDS = jax.device_get(joint.level_grids(VARIABLES, 3))
+
+
+def of_variables(params, x, noise, cond, *, key=None):
+  """A user's network of several variables: each output depends on all of them."""
+  h = finished(x['x'] @ MATRIX) + noise['x'] + jnp.sum(x['a'], axis=(1, 2))[:, None]
+  h = params * jnp.tanh(h + expand_to(noise['c'], h) + jnp.mean(x['c'], axis=1)[:, None])
+  logits = h[:, :1, None] * jnp.arange(STATES + 1.0)[None, None]
+  return {'x': h, 'c': jnp.repeat(logits, 2, axis=1), 'a': h[:, :2]}
+
+
+def jointly(b):
+  """All that is drawn given some numbers, at levels of examples and of elements."""
+  shapes = {'x': b.x.shape, 'c': b.states.shape, 'a': (len(b.x), 2)}
+  start = placed_as(b.x, joint.draw_prior(b.keys, VARIABLES, shapes, JOINT_GRIDS)) | {'x': b.x}
+  known = {'x': partly(b.y), 'c': jnp.where(b.t[:, None] > 0.5, b.states, -1)}
+  levels, start = joint.hold_known(VARIABLES, JOINT_GRIDS, start, known)
+  denoise = joint.JointNetwork(of_variables, VARIABLES).denoiser(1.0)
+  samplers = {'x': dj.heun(), 'c': dj.ancestral_states(MASKING), 'a': joint.geodesic(CIRCLE)}
+  return dj.sample(b.keys, denoise, joint.joint_sampler(samplers), levels, start)
+
+
+JOINT = {'joint': jointly}
+ROWS = PROCESS | BOUNDS | GUIDERS | SAMPLERS | FLOW_MAPS | DISCRETE | ORACLES | ROLLOUTS | JOINT
 
 # Functions that draw a whole batch from one key, or whose arrays have no rows of examples.
 WHOLE = {

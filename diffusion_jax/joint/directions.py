@@ -9,6 +9,7 @@ from diffusion_jax.core.levels import NoiseLevel, Schedule
 from diffusion_jax.core.schedules import RectifiedFlowSchedule
 from diffusion_jax.joint.geodesics import Manifold
 from diffusion_jax.joint.variables import Variable
+from diffusion_jax.meshes import placed_as
 from diffusion_jax.ranges import Size
 from diffusion_jax.sampling.sampler import Sampler
 
@@ -29,7 +30,7 @@ def directions(manifold: Manifold, schedule: Schedule = FLOW, level_axes: Size =
     return manifold.uniform(key, shape)
 
   def noised(key, x0, level):
-    v = manifold.log(x0, manifold.uniform(key, x0.shape))
+    v = manifold.log(x0, placed_as(x0, manifold.uniform(key, x0.shape)))
     sigma = level.expand_to(x0).sigma
     return manifold.exp(x0, sigma * v), -manifold.velocity(x0, v, sigma)
 

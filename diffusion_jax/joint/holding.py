@@ -37,7 +37,7 @@ def held(
   """Holds variables clean, as conditions, or at their first level, so that they are integrated out.
 
   given, noise: names, or {name: bool} with [B], or [B, T] of elements, to hold some only; the
-  grid is then [N+1, B] or [N+1, B, T]. ValueError for a name that is not in levels.
+  grid is then [N+1, B], of examples, or [N+1, B, T]. ValueError for a name that is not in levels.
   """
   grids = {**levels}
   for wanted, is_clean in ((given, True), (noise, False)):

@@ -153,8 +153,10 @@ def denoising(
     clock_key, cond_key, dropout_key, *keys = jax.random.split(key, 3 + len(names))
     times = placed_as(first, clocks(clock_key, len(first), names))
     drawn = [noised(k, n, data[n], times[n]) for n, k in zip(names, keys, strict=True)]
-    columns = [dict(zip(names, column, strict=True)) for column in zip(*drawn, strict=True)]
-    return JointInputs(*columns, network.condition(cond_key, batch)), dropout_key
+    by_field = zip(*drawn, strict=True)
+    x0, xt, noise, level, counts = (dict(zip(names, field, strict=True)) for field in by_field)
+    cond = network.condition(cond_key, batch)
+    return JointInputs(x0, xt, noise, level, counts, cond), dropout_key
 
   def loss(params, context, inputs, key):
     outputs = network.outputs(params['network'], inputs.xt, inputs.level, inputs.cond, key)

@@ -26,6 +26,7 @@ from diffusion_jax.discrete.masked import masked_weight
 from diffusion_jax.discrete.samplers import prior_sample_states
 from diffusion_jax.discrete.transitions import ReplacementProcess
 from diffusion_jax.discrete.uniform import jump_nats, uniform_weight
+from diffusion_jax.meshes import placed_as
 from diffusion_jax.ranges import Positive, Size
 from diffusion_jax.sampling.sampler import prior_sample
 
@@ -133,5 +134,5 @@ def draw_noised(
   """Returns (x_t, noise) of a variable; x_t is from the prior where x_0 is not known."""
   noise_key, prior_key = jax.random.split(key)
   xt, noise = variable.noised(noise_key, x0, level)
-  start = variable.prior(prior_key, x0.shape, variable.schedule(1.0))
+  start = placed_as(x0, variable.prior(prior_key, x0.shape, variable.schedule(1.0)))
   return jnp.where(expand_to(known, xt), xt, start), noise

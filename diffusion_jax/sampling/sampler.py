@@ -64,7 +64,7 @@ AnyDenoiser = Annotated[
 class SamplerInit(Protocol):
   """The function of a `Sampler` that makes its first state."""
 
-  def __call__(self, x: Array, /) -> PyTree:
+  def __call__(self, x: Any, /) -> PyTree:
     """Returns the state before the first step, () for one-step methods."""
 
 
@@ -74,14 +74,16 @@ class SamplerStep(Protocol):
   def __call__(
     self,
     key: Key,
-    x: Array,
+    x: Any,
     state: PyTree,
     denoise: Callable[..., PyTree],
     *,
-    level_s: NoiseLevel,
-    level_t: NoiseLevel,
-  ) -> tuple[Array, PyTree]:
+    level_s: Any,
+    level_t: Any,
+  ) -> tuple[Any, PyTree]:
     """Takes x [B, ...] from level t to the cleaner level s, [] or of other shapes (`NoiseLevel`).
+
+    Of several variables x and levels are dicts.
 
     key: one key, which `sample` makes of keys [B] by `as_one_key`; denoise: a
     `Denoiser`, or the input of a wrapper such as `self_conditioned`. Returns
@@ -101,7 +103,7 @@ class Sampler(NamedTuple):
 
   init: SamplerInit
   step: SamplerStep
-  keys: Callable[[Array, int], Array] = split_key
+  keys: Callable[[Array, int], PyTree] = split_key
 
 
 @checked
@@ -210,7 +212,8 @@ def _check_grids(levels, x):
   of, given = (sorted(a) if isinstance(a, Mapping) else 'one array' for a in (levels, x))
   if of != given:
     raise ValueError(f'levels are of {of}, and x of {given}: x needs a grid for each variable')
-  of_each(check_axes, levels, x)
+  if not isinstance(x, Mapping):  # A grid [N+1, B] of a variable is of examples.
+    check_axes(levels, x)
   with jax.ensure_compile_time_eval():  # `jit` would trace the slice.
     of_each(lambda level: check_order(level, level.take(slice(1))), levels)
   lengths = {level.t.shape[0] for level in _as_list(levels)}

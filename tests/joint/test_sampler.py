@@ -121,6 +121,15 @@ def test_levels_of_elements_and_a_state_that_holds_levels():
   assert np.isfinite(x['x']).all()
 
 
+def test_a_grid_of_examples_is_of_examples_where_there_are_as_many_elements():
+  two = jax.tree.map(lambda a: a[:2], START)
+  sampler = joint.joint_sampler({'x': dj.ddim(), 'c': STATES})
+  levels = joint.held(LEVELS, given={'x': np.array([True, False])})
+  x = dj.sample(jax.random.key(0), denoise, sampler, levels, two)
+  assert_array_equal(x['x'][0], two['x'][0])
+  assert (x['x'][1] != two['x'][1]).all()
+
+
 REFUSED = {
   'levels are of': (LEVELS, START['x'], dj.ddim()),
   r"levels are of \['x'\], and x of \['c', 'x'\]": (

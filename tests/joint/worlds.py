@@ -102,7 +102,7 @@ def features(x, names):
     cells = cells[:, :, None] * np.eye(CLASSES)[np.clip(x['c'], 0, CLASSES - 1)][:, None]
     cells = cells.reshape(count, -1) * (np.asarray(x['c']) < CLASSES)[:, None]
   if 'a' in names:
-    near = np.abs(np.angle(np.exp(1j * (np.float64(x['a'])[:, None] - ANGLES)))) < 1e-3
+    near = np.abs(np.angle(np.exp(1j * (np.asarray(x['a'], np.float64)[:, None] - ANGLES)))) < 1e-3
     cells = (cells[:, :, None] * near[:, None]).reshape(count, -1)
   if 'x' not in names:
     return cells
