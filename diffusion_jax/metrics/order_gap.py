@@ -85,7 +85,7 @@ def order_gap(num_times: Size = 16, t_min: Rate = 1e-3) -> ModelMetric:
       numbers = x0.size // len(x0) if valid is None else numbers_of(valid, x0)
 
       def nats(starts):
-        path = without_padding(dj.staggered(ends, starts), valid)
+        path = clean_padding(dj.staggered(ends, starts), valid)
         bound = dj.path_bound(keys, denoise, schedule, path, x0, num_times=num_times)
         return bound / numbers
 
@@ -97,7 +97,7 @@ def order_gap(num_times: Size = 16, t_min: Rate = 1e-3) -> ModelMetric:
   return ModelMetric(measure, compute, report, calls=calls)
 
 
-def without_padding(levels: dj.NoiseLevel, valid: jax.Array | None) -> dj.NoiseLevel:
+def clean_padding(levels: dj.NoiseLevel, valid: jax.Array | None) -> dj.NoiseLevel:
   """Returns a grid [N+1, 1, T] in which what pads an example is clean, [N+1, B, T].
 
   valid: bool [B, T]; None: no example is padded.

@@ -1,9 +1,10 @@
 """Law: padding examples by any amount, of any values, changes no number of their valid part.
 
 Data: facts and batches of files that differ in what pads their series. Losses, their quarters
-and gradients: of a DiT at equal draws, which has neither positions nor attention of what pads.
-Planted, each caught: `mean_and_std` of all elements; `valid_share` that is 1; `without_padding`
-that returns x; a DiT whose `seen` forgets `valid`.
+and gradients, at equal draws; samples by equal keys; metrics and bits. Of a DiT, whose tokens do
+not see what pads, and of networks of states. Planted, each caught: mean and deviation of all
+elements; `valid_share` of 1; weights of states that pad; `hold_padding` that holds nothing, or only
+the start; an order gap along a path of padding; a density with that of padding.
 """
 
 import functools

@@ -523,7 +523,7 @@ def with_known(model: Model, inputs: Conditions, index: np.ndarray, x: np.ndarra
   return np.where(np.isnan(known), x, known).astype(x.dtype)
 
 
-def without_padding(inputs: Conditions, index: np.ndarray, x: np.ndarray) -> np.ndarray:
+def to_their_lengths(inputs: Conditions, index: np.ndarray, x: np.ndarray) -> np.ndarray:
   """Returns samples [n, T, ...] in the user's units, NaN or the level 0 beyond their lengths."""
   lengths = inputs.stored.get('lengths')
   return spec.without_padding(x, None if lengths is None else lengths[index], np.nan)

@@ -182,7 +182,7 @@ def trajectory(
     check_numbers(model, x)
     x = facts.x.decode(x)
     if facts.lengths:
-      x = conditions.without_padding(conditions.choose(model, len(x)), np.arange(len(x)), x)
+      x = conditions.to_their_lengths(conditions.choose(model, len(x)), np.arange(len(x)), x)
     row = drawings.sheet(facts.x, x, len(x), 64, data)
     shown.append((f'step {step} of {max(by_step)}', row))
   title = f'{len(x)} {facts.x.noun}, {max(by_step)} steps, seed {c.sampling.seed}'

@@ -118,7 +118,7 @@ def write_film(run: Run, inputs: Conditions, frames: dict[int, np.ndarray], part
   if processes.is_first():
     path = files.make_folder(parts.parent, parts.name) / _FILM
     drawn = [run.model.facts.x.decode(x) for x in frames.values()]
-    drawn = [conditions.without_padding(inputs, np.arange(len(x)), x) for x in drawn]
+    drawn = [conditions.to_their_lengths(inputs, np.arange(len(x)), x) for x in drawn]
     drawings.write_gif(path, [draw_sheet(run.model, x, data=run.examples) for x in drawn])
 
 

@@ -349,7 +349,7 @@ def _frames(programs, model, inputs):
     if i == total:
       sheet = programs.last(model, inputs, draw, images(x))
     elif i in shown and x is not None:
-      drawn = conditions.without_padding(
+      drawn = conditions.to_their_lengths(
         inputs, np.arange(programs.count), model.facts.x.decode(images(x))
       )
       sheet = draw_sheet(model, drawn, data=programs.data)

@@ -181,7 +181,7 @@ def in_box(
 
   first = decode(index, x)
   if not model.facts.x.low:  # the data have no box
-    return conditions.without_padding(inputs, index, first), 0
+    return conditions.to_their_lengths(inputs, index, first), 0
   inside = model.facts.x.inside
   samples, num_outside, left = redraw_outside(again, inside, first, index, attempts)
   if len(left) and attempts >= ATTEMPTS:
@@ -190,7 +190,7 @@ def in_box(
       'data.bounds, the box of this run: train longer, or train a new run '
       'with wider data.bounds'
     )
-  return conditions.without_padding(inputs, index, samples), num_outside
+  return conditions.to_their_lengths(inputs, index, samples), num_outside
 
 
 def check_numbers(model: Model, x: np.ndarray) -> None:
