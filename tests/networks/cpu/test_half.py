@@ -257,7 +257,9 @@ def test_gradients_of_what_reads_conditions_are_float32s(name, which, rng):
       code, *_ = jax.tree.leaves(module.apply(params, cond, size))
       return jnp.sum(code.astype(jnp.float32) @ weights[: code.shape[-1]])
 
-    params = params or jax.jit(lambda key: module.init(key, cond, size))(jax.random.key(0))
+    if params is None:
+      shapes = jax.eval_shape(lambda key: module.init(key, cond, size), jax.random.key(0))
+      params = jax.tree.map(lambda a: 0.3 * rng.standard_normal(a.shape, np.float32), shapes)
     return params, jax.jit(jax.grad(loss))(params)
 
   params, expected = gradient('float32')
