@@ -44,7 +44,7 @@ from diffusion_jax.training.loss_aware import init_loss_history
 from diffusion_jax.training.objectives import Context, denoising, hybrid, make_condition, of_each
 from diffusion_jax.training.state import TrainState
 from diffusion_jax.training.step import make_eval_step
-from tests.app.conftest import smoke, trial
+from tests.app.conftest import normal_params, smoke, trial
 from tests.app.fields import within
 from tests.rows import slow
 
@@ -295,10 +295,7 @@ def test_an_evaluation_prints_the_held_out_loss_of_the_training(name, tmp_path):
   state = TrainState(**dict.fromkeys(TrainState._fields, ()))
 
   @jax.jit
-  def run(key):
-    params = model.init(key)
-    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(key, p.shape), params)
-
+  def run(params):
     def of_row(row):
       (first, *_), batch = jax.random.split(row[0], 3), jax.tree.map(lambda a: a[None], row[1])
       draw = jax.random.split(first, 1)[0]
@@ -306,7 +303,7 @@ def test_an_evaluation_prints_the_held_out_loss_of_the_training(name, tmp_path):
 
     return measure(params, keys, x, cond), jax.lax.map(of_row, (keys, {'x': x} | cond))
 
-  arrays, trained = jax.device_get(run(jax.random.key(0)))
+  arrays, trained = jax.device_get(run(normal_params(model, deviation=0.1)))
   scores = {score.name: score.estimate.value for score in metric.loss().compute(arrays)}
   assert {*scores} == {'loss', floors.metric_of(trained)}
   for score, value in scores.items():
@@ -344,7 +341,7 @@ def test_a_floor_that_is_infinite_is_called_none(tmp_path, capsys):
   read, keys = train.read(np.arange(40)), jax.random.split(jax.random.key(0), 40)
   of_train = measured.fit(model.measured, train)
   assert words in capsys.readouterr().out
-  params = jax.jit(model.init)(keys[0]) | of_train
+  params = normal_params(model) | of_train
   x, cond = model.facts.x.encode(read['x']), {'label': read['label']}
   arrays = jax.device_get(jax.jit(measured.measure(model.measured))(params, keys, x, cond))
   scores = {score.name for score in measured.compute(arrays)}
