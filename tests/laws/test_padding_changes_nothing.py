@@ -30,6 +30,7 @@ from diffusion_jax.sampling.inpainting import hold_padding
 from diffusion_jax.training import objectives
 from diffusion_jax.training.objectives import Context
 from tests.refusals import one_line
+from tests.rows import slow
 
 AMOUNTS = 1, 7, 64
 VALUES = np.nan, 0.0, 1e30
@@ -122,7 +123,7 @@ def with_padding(draws, amount, value):
   )
 
 
-@pytest.mark.parametrize('level_axes, amount', [(1, 1), (2, 7), (1, 64)])
+@pytest.mark.parametrize('level_axes, amount', [slow(1, 1), (2, 7), (1, 64)])
 def test_losses_and_gradients(level_axes, amount, key):
   """The loss is a mean over the valid elements: the sum of them over their number."""
   x = np.float32((X - 280.0) / 10.0)
