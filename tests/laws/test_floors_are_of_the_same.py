@@ -32,7 +32,7 @@ from diffusion_jax.app.train.hooks import evaluating
 from diffusion_jax.core import losses, parametrization
 from diffusion_jax.data.sources import ArraySource
 from diffusion_jax.declared import declared_by
-from diffusion_jax.metrics import losses as metric
+from diffusion_jax.metrics import estimates, losses as metric
 from diffusion_jax.posteriors import particles
 from diffusion_jax.report import results
 from diffusion_jax.report.record import Record
@@ -426,14 +426,14 @@ def test_no_network_is_below_the_least_loss(reads):
     for line in 'loss', 'linear', 'training_loss':
       prefix, rows = ('training_', there) if line.startswith('training_') else ('', here)
       right = np.mean([least[c] for c in arrays[f'{prefix}label'][rows]])
-      value, error = metric.mean(arrays[f'{line} total'][rows])
+      value, error = estimates.mean(arrays[f'{line} total'][rows])
       assert error < 0.1 * right
       assert abs(value - right) < 4.5 * error, (k, line)
-    above = metric.mean(arrays['linear total'][here] - arrays['loss total'][here])
+    above = estimates.mean(arrays['linear total'][here] - arrays['loss total'][here])
     assert above.value > -4.5 * above.error, k
     if 'context' not in reads:
       both = (arrays[f'training_{line} total'][there] for line in ('loss', 'memorised'))
-      above = metric.mean(operator.sub(*both))
+      above = estimates.mean(operator.sub(*both))
       assert above.value > -4.5 * above.error, k
 
 
