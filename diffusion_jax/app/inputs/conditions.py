@@ -148,7 +148,7 @@ class Texts(ModelCondition):
 
 
 class Lengths(ModelCondition):
-  """Lengths: those of config.sampling in turn, or drawn as the training examples have them."""
+  """Lengths: sampling.lengths in turn, or drawn as the training examples have them."""
 
   name, names = 'valid', ('lengths',)
 
@@ -168,7 +168,7 @@ class Lengths(ModelCondition):
     return self.encode(lengths, np.arange(n)), {'lengths': lengths}
 
   def _drawn(self, n, least):
-    # The length of sample i follows from the seed and i, among those of at least `least`.
+    # The length of sample i follows from the seed and i, and is at least `least`.
     counts = np.asarray(self.model.facts.lengths, np.float64)
     root = stream(self.model.config.sampling.seed, 'sampling_lengths')
     keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(np.arange(n))

@@ -238,7 +238,7 @@ class Sampling:
   labels: Unsaid[tuple[str | Count, ...]] = ()  # classes to sample in turn, names, 3 or #3; (): all
   # texts of the pictures in turn, separated by |; None: texts of the test split
   prompt: Unsaid[str | None] = None
-  # of data with lengths: those of the samples in turn; (): drawn from the training examples'
+  # of the samples in turn, for data with lengths; (): drawn as the training examples have them
   lengths: tuple[Size, ...] = ()
   # npy or npz file of real numbers, each row a condition of num_samples
   # samples; '': of held-out examples
