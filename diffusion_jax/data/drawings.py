@@ -251,7 +251,7 @@ def _columns_of_table(values, x, data):
     else:
       low, high = (0, len(texts)) if texts else (both.min(), both.max())
     bins = min(len(texts), MOST_BARS) if texts else 30
-    edges = np.linspace(low, high if high > low else low + 1.0, bins + 1)
+    edges = np.linspace(low, high if high > low else low + 1.0, bins + 1).tolist()
     for column, (_, colour, label) in zip(cells, sets, strict=True):
       style = 'step' if colour == _BLUE else 'bar'
       weights = np.full(len(column), 1.0 / max(1, len(column)))

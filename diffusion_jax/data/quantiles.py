@@ -52,4 +52,5 @@ def from_normal(z: np.ndarray, knots: Sequence[float], shares: Sequence[float]) 
   if len(shares):
     ends = np.cumsum(shares) / np.sum(shares)
     return np.asarray(knots, np.float64)[np.minimum(np.searchsorted(ends, u), len(knots) - 1)]
-  return np.interp(u, *_curve(knots, shares)[::-1])
+  numbers, places = _curve(knots, shares)
+  return np.interp(u, places, numbers)

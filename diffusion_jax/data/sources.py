@@ -267,7 +267,7 @@ def check_box(x: ArraySpec, values: np.ndarray) -> None:
 def _fitted(values, array):
   # Of a table: the knots of its columns of numbers, which models see as a standard normal's.
   count = len(values.kinds)
-  curves = [((), ()) for _ in range(count)]
+  curves: list[tuple[tuple[float, ...], tuple[float, ...]]] = [((), ()) for _ in range(count)]
   for i in values.numbers:
     known = array[np.isfinite(array[:, i]), i]
     if not len(known):

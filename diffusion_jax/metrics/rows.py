@@ -254,7 +254,7 @@ def shape(num_draws: int = 5, beside: bool = True) -> SampleMetric:
   check_at_least(0, num_draws=num_draws)
 
   def compare(rows, real, others, sizes):
-    return bootstrap(lambda x: np.nanmean(shape_errors(x, real, sizes)), rows, num_draws)
+    return bootstrap(lambda x: float(np.nanmean(shape_errors(x, real, sizes))), rows, num_draws)
 
   return _metric('shape_error', False, compare, beside, 'mean over columns')
 
@@ -270,7 +270,7 @@ def trend(num_draws: int = 5, beside: bool = True) -> SampleMetric:
   def compare(rows, real, others, sizes):
     if len(sizes) < 2:
       raise Missing('trend needs two columns or more')
-    return bootstrap(lambda x: np.nanmean(trend_errors(x, real, sizes)), rows, num_draws)
+    return bootstrap(lambda x: float(np.nanmean(trend_errors(x, real, sizes))), rows, num_draws)
 
   return _metric('trend_error', False, compare, beside, 'mean over pairs')
 

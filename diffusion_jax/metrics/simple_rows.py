@@ -46,7 +46,7 @@ def mixture(
   rng, is_number = np.random.default_rng(seed), sizes == 0
   curves = {
     i: quantiles.fitted(rows[~np.isnan(rows[:, i]), i])
-    for i in np.flatnonzero(is_number)
+    for i in np.flatnonzero(is_number).tolist()
     if not np.isnan(rows[:, i]).all()
   }
   few = rows[some_of(rows, MOST_ROWS)].copy()

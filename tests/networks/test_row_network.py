@@ -1,5 +1,7 @@
 """Each column has its own map in and out, and no category that it does not have."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ NETWORKS = {
 }
 
 
-def of(name, numbers, sizes):
+def of(name, numbers, sizes) -> Any:
   network = RowNetwork(NETWORKS[name], numbers, sizes, features=6)
   x, noise = {}, {}
   if numbers:
@@ -62,6 +64,6 @@ def test_outputs_begin_at_0():
   x = {'numbers': jnp.ones((2, 2)), 'categories': jnp.zeros((2, 1), int)}
   noise = {n: jnp.zeros(a.shape) for n, a in x.items()}
   network = RowNetwork(NETWORKS['dit'], 2, (3,), features=6)
-  outputs = network.apply(network.init(jax.random.key(0), x, noise), x, noise)
+  outputs: Any = network.apply(network.init(jax.random.key(0), x, noise), x, noise)
   assert_array_equal(outputs['numbers'], 0.0)
   assert_allclose(jax.nn.softmax(outputs['categories'])[..., :3], 1 / 3, rtol=1e-6)

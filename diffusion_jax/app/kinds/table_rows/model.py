@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -124,9 +125,9 @@ class RowModel:
     """Returns the network of all cells; `test`: without dropout."""
     module = self.network_of_rows()
 
-    def apply(params, x, noise, cond, *, key=None):
+    def apply(params, x, noise, cond, *, key=None) -> Any:
       train = key is not None and not test
-      rngs = {'dropout': key} if train else {}
+      rngs: dict[str, Any] = {'dropout': key} if train else {}
       return module.apply({'params': params}, x, noise, cond, train=train, rngs=rngs)
 
     return joint.JointNetwork(apply, self.variables())
@@ -179,7 +180,7 @@ def plan_of(
   return Plan(schedule, levels, sampler, step_function, prior_sample, stride=table.facts.x.shape[0])
 
 
-def of_rows(table: RowModel, sampler: dj.Sampler) -> dj.Sampler:
+def of_rows(table: RowModel, sampler: Any) -> dj.Sampler:
   """Returns the sampler of the variables as one of rows x [B, C], along the levels of numbers."""
 
   def step(key, x, state, denoise, *, level_s, level_t):
