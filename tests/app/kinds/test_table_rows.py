@@ -167,7 +167,9 @@ def test_odd_tables_are_drawn(tmp_path, text):
   path = tmp_path / 'odd.csv'
   path.write_text(text)
   fields = {'data.path': path, 'data.test_fraction': 0.0, 'sampling.num_samples': 4}
-  workdir = untrained(trial('table', 'perceptron', **FEW | fields), tmp_path / 'odd', deviation=0.0)
+  workdir = untrained(
+    trial('table', 'transformer', **FEW | fields), tmp_path / 'odd', deviation=0.0
+  )
   _, (head, *rows) = sample(workdir)
   assert head == text.split('\n')[0].split(',')
   seen = [{*column} for column in zip(*(line.split(',') for line in text.split()[1:]), strict=True)]
