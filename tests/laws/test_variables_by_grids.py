@@ -76,7 +76,7 @@ def drawn(name, process, num_steps, count, seed=0):
 
 CASES = [(name, 'masking', 50, 500) for name in SAMPLERS] + [
   slow('ddim', 'uniform', 100, 500),
-  *(slow(name, 'masking', 400, 4000) for name in SAMPLERS),
+  *(slow(name, 'masking', 200, 4000) for name in SAMPLERS),
 ]
 
 
