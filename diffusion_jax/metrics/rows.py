@@ -302,7 +302,7 @@ def usefulness(target: str = '', beside: bool = True) -> SampleMetric:
 
   def compute(samples, reference):
     real = np.asarray(take('usefulness', reference, 'values', 'reference'), np.float64)
-    names, sizes = [*reference['names']], reference['sizes']
+    names, sizes = [*map(str, reference['names'])], reference['sizes']
     if 'others' not in reference:
       raise Missing('usefulness needs rows of the other split')
     if target and target not in names:

@@ -91,6 +91,9 @@ def test_rows_are_useful_if_a_model_of_them_predicts_real_ones(rng):
   assert found['usefulness_real'] > 0.6 > found['usefulness_independent']
   number = scores(rows.usefulness('a', beside=False), table(rng, 1000), real, others)
   assert 0.5 < number['usefulness'] < 1.0
+  arrays = {'values': real, 'others': others, 'sizes': SIZES, 'names': np.array(list('abcd'))}
+  (score,) = rows.usefulness('d', beside=False).compute({'values': real}, arrays)
+  assert score.note == "AUC of 'd' on 1,000 real rows"
   with pytest.raises(ValueError, match='target=e is not a column'):
     scores(rows.usefulness('e'), real, real, others)
   with pytest.raises(Missing):
