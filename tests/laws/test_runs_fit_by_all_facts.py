@@ -51,6 +51,11 @@ ANOTHER: dict[str, Any] = {
   'examples': 7,
   'checksum': 'f',
   'lengths': (3, 4),
+  'kinds': ('number', 'date'),
+  'decimals': ((1, 2), (2, 2)),
+  'categories': (('p',), ('q',)),
+  'knots': ((0.0,), (1.0,)),
+  'shares': ((0.5,), (0.5,)),
 }
 FACTS = [
   *(f'{array}.{name}' for array in ('x', 'context') for name in ArraySpec._fields),
@@ -141,6 +146,7 @@ def judge(theirs, ours, place, metrics='accuracy'):
 
 PICTURES = DIGITS._replace(class_names=tuple('0123456789'))
 STATISTICS = {f'{array}.{name}' for array in ('x', 'context') for name in ('mean', 'std')}
+STATISTICS |= {'x.knots', 'x.shares', 'x.decimals'}
 OF_CONDITIONS = {x for x in FACTS if x.startswith('context')} | {'num_classes', 'class_names'}
 # Each door: its function, the facts of both runs, and what the other run does not read.
 DOORS = {
