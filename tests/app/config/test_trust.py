@@ -177,7 +177,8 @@ READ = {
   'sampling.guidance.run': (train, 'sampling.guidance=autoguidance', 'sampling.guidance.scale=2'),
   'sampling.classifier.run': (train,),
 }
-NO_PATHS = {  # fused, stacked, kept_in and split are not fields
+NO_PATHS = {  # arrays, fused, levels, sizes, stacked, kept_in and split are not fields
+  'arrays', 'levels', 'sizes', 'target',
   'categories', 'context', 'context_column', 'dataset', 'features', 'format', 'fused',
   'image_column', 'by', 'kept_in', 'label', 'label_column', 'log_to',
   'metrics', 'model', 'options', 'prompt', 'revision', 'split',
