@@ -49,7 +49,7 @@ def read(model: Model) -> HeldOutPairs:
   is_given = given_elements(model)
   rows = np.where(is_given.reshape(-1, *[1] * (x.ndim - 2)), x.astype(np.float64), np.nan)
   reference = {'truth': x[:, ~is_given], 'context': x[:, is_given]}
-  return HeldOutPairs(rows, reference | law_of(model, is_given, x), ~is_given)
+  return HeldOutPairs(rows, {**reference, **law_of(model, is_given, x)}, ~is_given)
 
 
 def given_elements(model: Model) -> np.ndarray:
@@ -83,12 +83,12 @@ def given_elements(model: Model) -> np.ndarray:
 def law_of(model: Model, is_given: np.ndarray, x: np.ndarray) -> Arrays:
   """Returns the exact mean and covariance of the elements that are drawn, {} if unknown."""
   data = model.config.data
-  moments = data.declared.moments if data is not None else None
-  if moments is None:
+  if data is None or (moments := data.declared.moments) is None:
     return {}
   fields = {name: data[name] for name in inspect.signature(moments).parameters}
   numbers = np.repeat(is_given, x[0].size // len(is_given))
-  law = conditional(*moments(**fields), numbers, x.reshape(len(x), -1)[:, numbers])
+  mean, cov = moments(**fields)
+  law = conditional(mean, cov, numbers, x.reshape(len(x), -1)[:, numbers])
   return dict(zip(LAW, law, strict=True))
 
 
