@@ -202,6 +202,7 @@ KINDS = {
   'words': ('shapes_text', 16, {}),
   'sequences': ('gp_sequences', 64, {}),
   'volumes': ('volumes', 8, {}),
+  'rows': ('table', 64, {}),
   **{
     name: (
       'digits_distilled',

@@ -43,12 +43,15 @@ def draw(run, rows, name, **fields):
 @pytest.mark.parametrize('variant', rollout.VARIANTS)
 def test_each_variant_trains_and_draws(variant, tmp_path):
   fields = FEW | typed('training.num_steps=2 training.held_out.every=2')
+  if variant == 'eeg':
+    fields = {name: x for name, x in fields.items() if not name.startswith('data.')}
+    fields |= typed('data.length=8')
   MODES['train'](trial('rollout', variant, **fields), tmp_path)
   metrics = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
   assert any(np.isfinite(row.get('test_loss', np.nan)) for row in metrics)
   MODES['sample'](of_run(tmp_path, **typed('sampling.name=drawn')), tmp_path)
   x = arrays_of(tmp_path, 'drawn')['arr_0']
-  assert x.shape == (3, 8, 1) and np.isfinite(x).all()
+  assert x.shape == (3, 8, 4 if variant == 'eeg' else 1) and np.isfinite(x).all()
 
 
 ORDERS = {
