@@ -465,7 +465,7 @@ OF_NO_NUMBER = {
     'matplotlib',
   ),
   *('etils', 'filelock', 'fsspec', 'grain', 'orbax', 'pyarrow', 'requests', 'safetensors'),
-  *('tensorflow_datasets', 'torch'),
+  *('tensorflow_datasets', 'threadpoolctl', 'torch'),
 }
 
 
