@@ -66,6 +66,7 @@ FLAGS = {
 # Runs of the reader => the commands that make them.
 RUNS = {
   'runs/gp': '--config=configs/gp_sequences.py',
+  'runs/series': '--config=configs/rollout.py',
   'runs/ddpm-cifar10-32': '--config=configs/cifar10.py',
   'runs/vae': '--config=configs/imagenet256_autoencoder.py',
   'runs/dit': '--config=configs/imagenet256_dit.py',
@@ -110,11 +111,15 @@ def files_of_the_reader(rng):
   x = rng.uniform(-1.0, 1.0, (40, 2))
   np.savez('simulations.npz', x=x, context=x.sum(axis=1, keepdims=True))
   np.save('observed.npy', [[0.3], [-1.2]])
+  np.save('beginning.npy', np.zeros((1, 8, 1)))
+  np.savez('series.npz', x=rng.normal(size=(40, 32, 1)), lengths=rng.integers(8, 33, 40))
   houses = [
     f'{4 * x},{x},{city},{kind}' for x in range(9) for city in 'ab' for kind in ('flat', 'house')
   ]
   Path('houses.csv').write_text('\n'.join(['price,rooms,city,type', *houses]))
   Path('wanted.csv').write_text('city,rooms\nb,3\n')
+  Path('my.csv').write_text('region,visits,income\n' + 'west,3,20000\neast,0,30000.5\n' * 20)
+  Path('rows.csv').write_text('region,visits,income\nwest,,30000\n,0,\n')
   dummies = [f'{4 * i + i % 3},{i},{i % 2},{1 - i % 2}' for i in range(36)]
   Path('dummies.csv').write_text('\n'.join(['price,rooms,city_Bern,city_Chur', *dummies]))
   Path('known.csv').write_text('city_Bern,city_Chur,price,rooms\n1,0,NA,\n,,9,\n')
