@@ -53,7 +53,7 @@ class TableSource:
     return {'x': self.x[index]}
 
   def checksum(self) -> str:
-    """Returns the sum of the rows and of the texts of their categories."""
+    """Returns the sum of the rows and of their categories' names."""
     return digest([of_array(self.x).encode(), repr(self.spec.categories).encode()])
 
 
@@ -155,7 +155,7 @@ class _Cells:
     self.codes = False  # Whether a number begins with a 0 that a number would lose.
     self.decimals = [MOST_DECIMALS, 0]
     self.low, self.high = np.inf, -np.inf
-    self.other = ''  # a text that is no number
+    self.other = ''  # the first text among numbers
 
   def add(self, texts):
     for text, count in collections.Counter(texts).items():
@@ -180,7 +180,7 @@ class _Cells:
         self.other = text
 
   def kind(self, size, is_category):
-    # Returns (kind, categories, decimals); ValueError for a column that is none.
+    # Returns (kind, categories, decimals); ValueError for a column without a kind.
     different = {} if self.texts is None else {_key(text): text for text in self.texts}
     if not self.count:
       raise ValueError('has no value: leave it out')
@@ -194,7 +194,7 @@ class _Cells:
         return 'date', (), (0, 0)
       if self.numbers > 0.5 * self.count:
         raise ValueError(
-          f'has {self.numbers:,} numbers, and {self.other!r} is none: correct it, empty the cell, '
+          f'has {self.numbers:,} numbers, and the text {self.other!r}: correct it, empty the cell, '
           'or name the column in data.categories'
         )
     most = min(MOST_CATEGORIES, max(FEW, size // 2))
@@ -367,7 +367,7 @@ def known_cells(
 
 
 def texts_of_given(values: object) -> tuple[dict[str, list[str]], range] | None:
-  """Returns the cells of a dict, data frame or structured array, and their rows; None of others."""
+  """Returns the cells of a dict, data frame or structured array, and their rows, or None."""
   names = getattr(getattr(values, 'dtype', None), 'names', None)
   names = names or [*getattr(values, 'keys', list)()]
   if not names:
@@ -411,7 +411,7 @@ def texts_of(spec: ArraySpec, x: np.ndarray) -> dict[str, list[str]]:
 
 
 def _text(value, least, most):
-  # Returns a number with at least and at most so many decimals; '' for NaN.
+  # Returns a number with a least and a most number of decimals; '' for NaN.
   if value != value:
     return ''
   text = f'{value:.{most}f}'

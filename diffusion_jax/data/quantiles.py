@@ -25,8 +25,8 @@ def fitted(values: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _curve(knots, shares):
-  # Returns numbers and their probabilities, both ascending. The ends are those of the numbers
-  # that were seen: u = 1 / 2K is as far from 0 as the mid-rank of the lowest of K numbers.
+  # Returns numbers and their probabilities, both ascending. The ends are the least and
+  # the largest number seen: u = 1 / 2K is as far from 0 as the mid-rank of the lowest of K numbers.
   knots = np.asarray(knots, np.float64)
   if len(shares):
     ends = np.cumsum(shares) / np.sum(shares)
@@ -35,7 +35,7 @@ def _curve(knots, shares):
 
 
 def to_normal(values: np.ndarray, knots: Sequence[float], shares: Sequence[float]) -> np.ndarray:
-  """Returns numbers [N] as those of a standard normal, float64; NaN stays NaN."""
+  """Maps numbers [N] to a standard normal, float64; NaN stays NaN."""
   from scipy.special import ndtri
 
   numbers, u = _curve(knots, shares)

@@ -148,7 +148,6 @@ def denoising(
     if missing := {*names} - {*data}:
       raise ValueError(f'the batch has {sorted(data)}, but not the variables {sorted(missing)}')
     data = {name: jnp.asarray(data[name]) for name in names}
-    data = {name: jnp.asarray(data[name]) for name in names}
     first = data[names[0]]
     clock_key, cond_key, dropout_key, *keys = jax.random.split(key, 3 + len(names))
     times = placed_as(first, clocks(clock_key, len(first), names))

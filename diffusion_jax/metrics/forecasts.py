@@ -30,7 +30,7 @@ def fair_crps(draws: ArrayLike, truth: ArrayLike) -> np.ndarray:
   if n < 2:
     raise Missing('crps needs 2 draws for each of the held-out pairs')
   far = np.abs(draws - truth[:, None]).mean(axis=1)
-  # Of sorted draws the sum of |x_i - x_j| over i < j is that of (2 i - n + 1) x_i.
+  # For sorted draws the sum of |x_i - x_j| over i < j equals the sum of (2 i - n + 1) x_i.
   weights = (2.0 * np.arange(n) - n + 1.0).reshape(-1, *[1] * (truth.ndim - 1))
   return far - (np.sort(draws, axis=1) * weights).sum(axis=1) / (n * (n - 1))
 
@@ -84,9 +84,9 @@ def predictive() -> SampleMetric:
   """Errors of the draws' law, beside the exact law of a Gaussian given the same numbers.
 
   `predictive_mean`: the root mean square of (mean of the draws - exact mean) / exact
-  deviation. `predictive_variance`: the ratio of the variances, and `_farthest` that of the
-  number where it is farthest from 1. `predictive_covariance`: |C - exact C| / |exact C| of
-  the draws of all pairs about their exact means, in the Frobenius norm.
+  deviation. `predictive_variance`: the ratio of the variances, and `_farthest` the ratio of
+  the number where it is farthest from 1. `predictive_covariance`: |C - exact C| / |exact C|,
+  in the Frobenius norm, of the draws of all pairs about their exact means.
   """
 
   def compute(samples: Arrays, reference: Arrays) -> list[Score]:

@@ -49,7 +49,7 @@ def trend_errors(samples: np.ndarray, reference: np.ndarray, sizes: np.ndarray) 
   """Returns the error of each pair of columns, [C, C], in [0, 1], of rows that have both cells.
 
   Of two numbers 1 - `CorrelationSimilarity` of SDMetrics, half the difference of Pearson's
-  correlations; of others 1 - `ContingencySimilarity`, the total variation of the pair, a
+  correlations; otherwise 1 - `ContingencySimilarity`, the total variation of the pair, a
   number in BINS bins of equal widths over the reference. NaN on the diagonal, and where a
   correlation is not defined.
   """
@@ -216,8 +216,8 @@ Compare = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Estimate]
 
 
 def _metric(name: str, higher: bool, compare: Compare, beside: bool, note: str) -> SampleMetric:
-  # compare: (rows, reference, rows of the other split, sizes) -> estimate. The sets are of equal
-  # numbers of rows, unless there is no other split.
+  # compare: (rows, reference, rows of the other split, sizes) -> estimate. The sets have equal
+  # numbers of rows where the data have another split.
   def compute(samples: Arrays, reference: Arrays) -> list[Score]:
     rows, real = take(name, samples, 'values'), take(name, reference, 'values', 'reference')
     sizes, others = reference['sizes'], reference.get('others')

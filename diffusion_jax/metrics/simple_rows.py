@@ -1,6 +1,6 @@
 """Two simple models of a table, which a good one has to beat: independent columns, and a mixture.
 
-The mixture has K components, in each of which columns are independent: numbers, taken by
+The mixture has K components. In a component columns are independent: numbers, taken by
 their quantiles to a normal, are Gaussian, and categories have probabilities. It is
 fitted by EM; a cell that is missing has no part in it. Such mixtures are shallow probabilistic
 circuits, which are strong on tables.
@@ -32,7 +32,7 @@ def drawn(rows: np.ndarray, sizes: np.ndarray, count: int, seed: int = 0) -> dic
 
 
 def independent(rows: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-  """Draws each column from the cells that it has, whatever the other columns are."""
+  """Draws each column from its own cells, independently of the other columns."""
   rng = np.random.default_rng(seed)
   columns = [cells[~np.isnan(cells)] for cells in rows.T]
   draws = [rng.choice(x, count) if len(x) else np.full(count, np.nan) for x in columns]

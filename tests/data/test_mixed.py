@@ -121,7 +121,7 @@ def test_odd_tables_are_read(csv, capsys, name):
 
 WRONG = {
   'an id that is named': ('id\n' + ''.join(f'k{i}\n' for i in range(60)), {'x': ('id',)}, 'leave'),
-  'a text among numbers': ('a\n1\n2\nx\n4\n', {'x': ('a',)}, "'x' is none: correct it"),
+  'a text among numbers': ('a\n1\n2\nx\n4\n', {'x': ('a',)}, "the text 'x': correct it"),
   'no value': ('a,b\n1,\n2,\n', {'x': ('b',)}, 'has no value'),
   'no column': ('a,b\n1,2\n', {'x': ('c',)}, "has no column 'c'"),
   'a category that is no column': ('a,b\n1,2\n3,4\n', {'categories': ('c',)}, "no column 'c'"),

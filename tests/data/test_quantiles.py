@@ -1,4 +1,4 @@
-"""A column's numbers become those of a standard normal, and come back as they were."""
+"""A column's numbers become standard normal, and come back as they were."""
 
 import numpy as np
 import pytest

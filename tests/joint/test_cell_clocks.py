@@ -32,7 +32,7 @@ def test_cells_of_a_row_are_given_or_at_one_time():
 
 
 def test_the_loss_is_the_mean_of_the_losses_of_cells():
-  """Of outputs 0: |v|^2 of numbers, and log K of categories in expectation."""
+  """Outputs 0 have the loss |v|^2 of numbers, and log K of categories in expectation."""
   variables = {
     'numbers': joint.gaussian(dj.CosineSchedule(), level_axes=2),
     'categories': joint.states(dj.masking_process(3), dj.PolynomialMasking(), level_axes=2),

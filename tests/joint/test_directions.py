@@ -44,7 +44,7 @@ def test_the_target_is_the_velocity_towards_x_0(name):
 
 @pytest.mark.parametrize('name', MANIFOLDS)
 def test_the_last_step_lands(name):
-  """From any place, along the velocity towards one point."""
+  """The velocity towards one point leads there from any place."""
   space, count = MANIFOLDS[name], 500
   x = uniform(name, 3, count)
   at = np.broadcast_to(uniform(name, 4, 1), x.shape)

@@ -1,4 +1,4 @@
-"""Geodesics and the densities on them are those of closed forms in float64."""
+"""Geodesics and the densities on them equal closed forms in float64."""
 
 import functools
 import math
@@ -138,7 +138,7 @@ def test_the_velocity_is_the_derivative_of_the_geodesic():
 @pytest.mark.parametrize('sigma', [0.9, 0.4])
 @pytest.mark.parametrize('name', MANIFOLDS)
 def test_the_density_is_that_of_x_t(name, sigma):
-  """By the uniform law its mean is 1, and weights of it are a law of x_t."""
+  """Its mean over uniform points is 1, and as weights it gives the law of x_t."""
   space, count = MANIFOLDS[name], 100_000
   x = np.broadcast_to(uniform(name, 10, 1), (count, *NUMBERS[name]))
   part = np.full((count, *[1] * len(NUMBERS[name])), sigma, np.float32)

@@ -83,7 +83,7 @@ def test_rows_depend_on_their_own_keys():
 
 
 def test_steps_take_one_key_too():
-  """As wrappers call it."""
+  """Wrappers call it without keys of steps."""
   sampler = joint.joint_sampler({'x': dj.ddim(1.0), 'c': STATES})
   t, s = ({n: own.take(i) for n, own in LEVELS.items()} for i in (1, 2))
   x, _ = sampler.step(jax.random.key(0), START, sampler.init(START), denoise, level_s=s, level_t=t)

@@ -66,7 +66,7 @@ def log_posterior(xt, level, process, labels=LABELS):
 
 
 def class_logits(log_p, process, labels=LABELS):
-  """Returns log p(label | ...) of those of components [B, K], with the process's states."""
+  """Returns log p(label | ...) from components [B, K], with the process's states."""
   classes = labels.max() + 1
   p = einsum('bk,kc->bc', jnp.exp(log_p), np.eye(classes, dtype=np.float32)[labels])
   logits = jnp.where(p > 0.0, jnp.log(jnp.where(p > 0.0, p, 1.0)), NEVER)

@@ -193,7 +193,7 @@ LOGITS = RNG.standard_normal((T + max(AMOUNTS), 6))
 
 @pytest.mark.parametrize('name', OF_STATES)
 def test_samples_of_states(name):
-  """Of a network whose logits at an element depend on all valid elements."""
+  """The network's logits at an element depend on all valid elements."""
   kind, make = OF_STATES[name]
   process, schedule = PROCESSES[kind], dj.PolynomialMasking()
   count = len(process.prior)
@@ -272,7 +272,7 @@ def test_metrics_of_a_model(name):
 
 
 def test_a_density_of_lengths_is_that_of_the_valid_numbers():
-  """Of independent numbers N(0, 1), exactly denoised, in units of 10."""
+  """The numbers are independent N(0, 1), exactly denoised, in units of 10."""
   model = Model(1)
 
   def denoiser(params, cond):
@@ -371,7 +371,7 @@ def test_losses_of_states(name, level_axes, key):
 
 
 def test_a_masked_loss_is_the_cross_entropy_of_valid_tokens(key):
-  """Of logits that are the same everywhere, written out token by token, in bits."""
+  """Equal logits everywhere have a bound that is written out token by token, in bits."""
   process, schedule = dj.masking_process(K), dj.PolynomialMasking()
   row = LOGITS[0, :K].astype(np.float32)
 

@@ -9,7 +9,7 @@ from tests.metrics.test_rows import SIZES, table
 
 
 def test_definitions_are_those_of_sdmetrics():
-  """Of the package's metrics, which the quality report of SDV means over columns and pairs."""
+  """The quality report of SDV takes the mean of these over columns and pairs."""
   pandas = pytest.importorskip('pandas')
   single = pytest.importorskip('sdmetrics.single_column')
   pairs = pytest.importorskip('sdmetrics.column_pairs')

@@ -168,7 +168,7 @@ LONGEST = 100  # characters of a value in a message
 
 
 def _shortly(one, other):
-  # Returns texts of two values; of long lists the first entries that differ, as of a table.
+  # Returns texts of two values; of long lists the first entries that differ, such as a table's.
   while max(len(str(one)), len(str(other))) > LONGEST:
     if not (isinstance(one, list) and isinstance(other, list)):
       return [f'{str(x):.{LONGEST}}' + '…' * (len(str(x)) > LONGEST) for x in (one, other)]

@@ -299,7 +299,7 @@ class Contexts(ModelCondition):
     if joint and self.model.facts.lengths and kind.shape[0] > self.model.state_shape[0]:
       raise UserError(
         f'{what} has {kind.shape[0]} elements, and samples with lengths have at most '
-        f'{self.model.state_shape[0]}, those of a training example'
+        f'{self.model.state_shape[0]}, as a training example has'
       )
     refuse(tables.row_problems(what, rows, kind, joint))
     if joint and self.model.noisy is not None:
@@ -569,7 +569,7 @@ def warn_if_far(model: Model, inputs: Conditions) -> None:
   """Prints which row of a context is far from the training data, if one is."""
   values, context = Contexts(model).values, inputs.stored.get('context')
   if context is None or values is None or model.ends[0] or values.kinds:
-    return  # Numbers of a table are no farther than the least and the most of the training.
+    return  # Numbers of a table stay within the least and the most of the training.
   z = np.abs(np.nan_to_num(values.encode(context))).reshape(len(context), -1)
   row, entry = np.unravel_index(np.argmax(z), z.shape)
   if z[row, entry] > FAR:

@@ -202,7 +202,7 @@ def test_samples_have_lengths_of_the_training(run):
 
 
 def test_lengths_are_drawn_as_the_training_examples_have_them(run):
-  """With the frequencies of these, and given a beginning, of those that are as long."""
+  """Lengths have the training's frequencies, among the lengths of a beginning or more."""
   model = make_model(of_run(run), RunFolder.at(run))
   counts, n = np.array(model.facts.lengths), 20_000
   for least in (1, 4):
@@ -216,7 +216,7 @@ def test_lengths_are_drawn_as_the_training_examples_have_them(run):
 
 
 def test_samples_are_read_back_as_data(run, tmp_path):
-  """Lengths and numbers are those of the file, and a training on them has their scale."""
+  """Lengths and numbers equal the file's, and a training on them has their scale."""
   found, path = drawn(run, 'given', **typed('sampling.lengths=2,5'))
   assert found['lengths'].tolist() == [2, 5, 2, 5, 2]
   read = npz(path)
