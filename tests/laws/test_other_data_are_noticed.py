@@ -23,6 +23,7 @@ from diffusion_jax.app.modes import MODES
 from diffusion_jax.data import (
   huggingface,
   image_folder,
+  mixed,
   npz,
   sums,
   tables,
@@ -67,6 +68,11 @@ def mapped(folder, v):
 def table(folder, v):
   (folder / 'a.csv').write_text('a\n' + ''.join(f'{v}.{i}\n' for i in ROWS))
   return lambda: tables.csv_table(folder / 'a.csv', ('a',))
+
+
+def mixed_table(folder, v):
+  (folder / 'a.csv').write_text('a,b\n' + ''.join(f'{v}.{i},{"pq"[i % 2]}\n' for i in range(9)))
+  return lambda: mixed.table(folder / 'a.csv', test_fraction=0.2)
 
 
 def folder_of_pictures(folder, v):
@@ -141,6 +147,7 @@ def zipped(folder, v):
 SETS = {
   'npz': (arrays, mapped),
   'csv': (table,),
+  'table': (mixed_table,),
   'folder': (folder_of_pictures, captions),
   'webdataset': (tars,),
   'text': (text,),
