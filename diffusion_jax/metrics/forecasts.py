@@ -61,7 +61,7 @@ def crps() -> SampleMetric:
   """
 
   def compute(samples: Arrays, reference: Arrays) -> list[Score]:
-    draws, truth = take_pairs('crps', samples, reference)
+    draws, truth = same_precision(*take_pairs('crps', samples, reference))
     count, number = draws.shape[:2]
     far = np.stack([np.abs(truth - y).sum(axis=0) for y in truth]) / (count - 1)
     others = far - 0.5 * far.mean(axis=0)

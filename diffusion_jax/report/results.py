@@ -108,6 +108,7 @@ def examples_of(x: Json) -> list[str]:
   words = {
     f'against {reference}': reference != 'train',
     f'for {x.get("pairs", 0):,} {x.get("split")} pairs': 'pairs' in x,
+    f'given {x.get("given")}': 'given' in x,
     'other data': x.get('other_data'),
     classes: classes,  # '' for the frequencies of the reference
   }

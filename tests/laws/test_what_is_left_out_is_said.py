@@ -228,7 +228,8 @@ def test_a_first_frame_is_read_of_a_file_that_ends_in_another(name, tmp_path):
 
 # Sets that read no files of a user's choice, and those that join others.
 NO_FILES = {
-  *('digits', 'shapes', 'synthetic', 'diabetes', 'eight_gaussians', 'moons', 'gaussian_process'),
+  *('digits', 'shapes', 'synthetic', 'diabetes', 'eeg', 'eight_gaussians', 'moons'),
+  'gaussian_process',
   *('cifar10', 'mnist', 'tfds', 'photos', 'binarized', 'between'),
 }
 

@@ -61,6 +61,17 @@ def test_a_forecast_that_knows_nothing_scores_as_other_truths_do():
   assert abs(others.value - expected) < 4.0 * others.error
 
 
+def test_levels_are_numbers():
+  """Levels are bytes, whose differences would wrap around."""
+  rng = np.random.default_rng(4)
+  draws, truth = (rng.integers(0, 256, shape, np.uint8) for shape in ((12, 5, 3), (12, 3)))
+  found, expected = (
+    values(forecasts.crps().compute({'draws': x}, {'truth': y}))
+    for x, y in ((draws, truth), (draws.astype(np.float64), truth.astype(np.float64)))
+  )
+  assert found == expected
+
+
 def test_an_ar1_forgets_its_past():
   """Given 3 of 5 numbers the others have the mean rho^h x_3, and the variance 1 - rho^2h."""
   mean, cov = simulators.gaussian_process_moments(

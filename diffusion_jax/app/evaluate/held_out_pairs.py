@@ -5,6 +5,7 @@ are given.
 """
 
 import inspect
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +37,7 @@ class HeldOutPairs(NamedTuple):
     return samples if self.is_drawn is None else samples[:, :, self.is_drawn]
 
 
-def read(model: Model) -> HeldOutPairs:
+def read(model: Model, with_law: bool = False) -> HeldOutPairs:
   """Reads the first pairs of a split; UserError for elements that cannot be given."""
   c = model.config.evaluation
   source = datasets.source_of(model.config, c.split)
@@ -49,7 +50,8 @@ def read(model: Model) -> HeldOutPairs:
   is_given = given_elements(model)
   rows = np.where(is_given.reshape(-1, *[1] * (x.ndim - 2)), x.astype(np.float64), np.nan)
   reference = {'truth': x[:, ~is_given], 'context': x[:, is_given]}
-  return HeldOutPairs(rows, {**reference, **law_of(model, is_given, x)}, ~is_given)
+  law = law_of(model, is_given, x) if with_law else {}
+  return HeldOutPairs(rows, {**reference, **law}, ~is_given)
 
 
 def given_elements(model: Model) -> np.ndarray:
@@ -80,16 +82,42 @@ def given_elements(model: Model) -> np.ndarray:
   return np.arange(length) < count
 
 
+def in_words(model: Model) -> str:
+  """Returns how many elements of an example are given: '8 of 32'; '' with a context."""
+  if not model.takes_known:
+    return ''
+  is_given = given_elements(model)
+  return f'{is_given.sum()} of {len(is_given)}'
+
+
 def law_of(model: Model, is_given: np.ndarray, x: np.ndarray) -> Arrays:
-  """Returns the exact mean and covariance of the elements that are drawn, {} if unknown."""
-  data = model.config.data
-  if data is None or (moments := data.declared.moments) is None:
-    return {}
-  fields = {name: data[name] for name in inspect.signature(moments).parameters}
+  """Returns the exact mean and covariance of the elements that are drawn; see `moments_of`."""
   numbers = np.repeat(is_given, x[0].size // len(is_given))
-  mean, cov = moments(**fields)
+  mean, cov = moments_of(model)
   law = conditional(mean, cov, numbers, x.reshape(len(x), -1)[:, numbers])
   return dict(zip(LAW, law, strict=True))
+
+
+def moments_of(model: Model) -> tuple[np.ndarray, np.ndarray]:
+  """Returns mean [D] and covariance [D, D] of the D numbers of x, as the data declare them.
+
+  Raises UserError for other arrays, and for a covariance that is not positive definite.
+  """
+  data, size = model.config.data, math.prod(model.facts.x.shape)
+  moments = data.declared.moments
+  fields = {name: data[name] for name in inspect.signature(moments).parameters if name in data}
+  try:
+    mean, cov = (np.asarray(x, np.float64) for x in moments(**fields))
+    np.linalg.cholesky(cov)
+    fits = mean.shape == (size,) and cov.shape == (size, size) and np.isfinite(mean).all()
+  except (TypeError, ValueError, np.linalg.LinAlgError):
+    fits = False
+  if not fits:
+    raise UserError(
+      f'config.data={data.name}: its moments must be the mean [D] and a positive definite '
+      f'covariance [D, D] of the D={size} numbers of x, or leave predictive out'
+    )
+  return mean, cov
 
 
 def known_arrays(model: Model) -> set[str]:

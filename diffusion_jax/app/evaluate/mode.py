@@ -28,6 +28,7 @@ from diffusion_jax.data.set_files import say_once
 from diffusion_jax.data.sources import Source, content_sum
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import real_images, references as of_real, scoring, sweeps
+from diffusion_jax.metrics.forecasts import LAW
 from diffusion_jax.metrics.likelihoods import ode
 from diffusion_jax.metrics.metric import Arrays, ModelMetric, Score, as_json, table
 from diffusion_jax.metrics.scoring import References
@@ -143,7 +144,9 @@ def costs(points: list[Point], examples: Examples | None, classes: Classes | Non
     draws = (
       f'{c.draws_per_pair:,} samples{steps} for each of at most {c.num_pairs:,} held-out pairs'
     )
-    yield f'{draws} are drawn{each} (evaluation.draws_per_pair, num_pairs)'
+    given = held_out_pairs.in_words(model)
+    given = f', given {given} elements' * bool(given)
+    yield f'{draws} are drawn{each}{given} (evaluation.draws_per_pair, num_pairs)'
   for cell in points[0].cells:
     if examples and isinstance(metric := cell.metric, ModelMetric):
       train = datasets.source_of(model.config) if metric.fit else None
@@ -322,15 +325,17 @@ def examples_in_words(protocol: Json, noun: str) -> str:
 def score_pairs(run: Run, calibrated: list[Cell], known: KnownScores) -> dict[str, Found]:
   """Draws for held-out pairs, and writes the scores and figures of each metric."""
   model, c = run.model, run.model.config.evaluation
-  held = held_out_pairs.read(model)
+  needs = {need for cell in calibrated for each in cell.scored for need in each.metric.needs}
+  held = held_out_pairs.read(model, not needs.isdisjoint(LAW))
   drawn = draw(
     run, cells.drawing(model.config, cells.drawn_for_pairs(model.config)), rows=held.rows
   )
   run_folder.share(drawn, 'draws of the pairs')
   draws = held.drawn(npz.read(drawn, ['arr_0'])['arr_0'])
   samples: Arrays = {'draws': draws}
+  given = held_out_pairs.in_words(model)
   reference: Arrays = {**held.reference}
-  if any('log_q' in each.metric.needs for cell in calibrated for each in cell.scored):
+  if 'log_q' in needs:
     log_q = log_density(run, draws, reference)
     samples['log_q'], reference['log_q'] = log_q[:, 1:], log_q[:, 0]
   found = {}
@@ -349,6 +354,7 @@ def score_pairs(run: Run, calibrated: list[Cell], known: KnownScores) -> dict[st
       if each.metric.report:
         each.metric.report(samples, needed, place.path.parent)
       about = {'split': c.split, 'pairs': len(draws), 'draws_per_pair': c.draws_per_pair}
+      about |= {'given': given} if given else {}
       about |= {'protocol': {'samples': provenance.read(drawn)}, 'metrics': as_json(scores)}
       write(cell, place, c.split, **about)
       return scores

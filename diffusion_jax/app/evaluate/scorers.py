@@ -26,6 +26,7 @@ from diffusion_jax.data.splits import NoTestSplit
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import features, published, references, scoring
 from diffusion_jax.metrics.features import Extractor
+from diffusion_jax.metrics.forecasts import LAW
 from diffusion_jax.metrics.metric import (
   EXTRACTED,
   Arrays,
@@ -426,6 +427,8 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
       )
     if scoring.is_of_pairs(each) and model.takes_known:
       held_out_pairs.given_elements(model)
+      if not {*LAW}.isdisjoint(each.metric.needs):
+        held_out_pairs.moments_of(model)
 
 
 def kept_in(run: Run, parts: Path) -> Json:

@@ -103,9 +103,9 @@ class Evaluation:
   # what samples are compared to: train, test, an npz file with x, or one of
   # published mu and sigma, for fd and fid; others take train (docs/evaluation.md)
   reference: Unsaid[ReadPath] = 'train'
-  num_pairs: Unsaid[Rows] = 300  # held-out examples with a context, for the metrics of calibration
-  # with objective.levels these have no context, but so many given elements; None: a half, or
-  # all but objective.levels.parameters
+  num_pairs: Unsaid[Rows] = 300  # held-out examples, for the metrics of draws given a part of them
+  # with objective.levels: how many first elements are given; None: a half, or all but
+  # objective.levels.parameters
   num_given: Unsaid[Size | None] = None
   draws_per_pair: Unsaid[Rows] = 49  # samples for the context of each
   # also scores up to as many examples of the other split than reference

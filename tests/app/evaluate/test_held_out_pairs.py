@@ -1,6 +1,7 @@
 """Pairs of a part of an example and the rest: forecasts in the program."""
 
 import json
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,7 @@ from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data.small_sets import eeg
 from diffusion_jax.declared import declares
 from diffusion_jax.networks.inputs import Inputs
+from diffusion_jax.report import results
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import of_run, refused, trial, untrained
 from tests.app.fields import typed
@@ -63,7 +65,7 @@ def result_of(run, name):
 
 
 def test_the_first_elements_are_given_and_the_law_is_that_of_the_others(run):
-  held = held_out_pairs.read(model_of(run, 'evaluation.num_given=5'))
+  held = held_out_pairs.read(model_of(run, 'evaluation.num_given=5'), with_law=True)
   assert held.rows.shape == (12, 8, 1)
   assert_array_equal(np.isnan(held.rows[..., 0]), np.tile(np.arange(8) >= 5, (12, 1)))
   truth, context = (held.reference[name] for name in ('truth', 'context'))
@@ -108,7 +110,8 @@ def test_forecasts_of_the_exact_denoiser_have_the_exact_law(tmp_path):
   assert_allclose(scores['predictive_variance'], 1.0, atol=0.05)
   assert_allclose(scores['predictive_variance_farthest'], 1.0, atol=0.08)
   assert scores['predictive_covariance'] < 0.1
-  assert (found['pairs'], found['draws_per_pair']) == (40, 100)
+  assert (found['pairs'], found['draws_per_pair'], found['given']) == (40, 100, '4 of 8')
+  assert 'given 4 of 8' in results.examples_of(found)
   assert list((run / 'evaluation').glob('predictive-*/variance.png'))
   crps = result_of(run, 'crps')['metrics']
   steps = np.arange(1, 5)
@@ -151,6 +154,27 @@ def test_what_cannot_be_forecast_is_one_line(name, flags, words, tmp_path):
   run = untrained(trial(name, **fields), tmp_path / 'run')
   text = refused('', lambda: MODES['evaluate'](of_run(run), run))
   assert words in text
+
+
+MOMENTS = {
+  'lists': lambda: ([0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]]),
+  'another size': lambda: (np.zeros(3), np.eye(3)),
+  'no covariance': lambda: np.zeros(2),
+  'equal numbers': lambda: (np.zeros(2), np.ones((2, 2))),
+}
+
+
+@pytest.mark.parametrize('name', MOMENTS)
+def test_moments_of_a_user_are_checked(name):
+  data = mock.Mock(declared=mock.Mock(moments=MOMENTS[name]))
+  data.name = 'mine:pairs'
+  model = mock.Mock(config=mock.Mock(data=data))
+  model.facts.x.shape = (2,)
+  if name == 'lists':
+    assert_array_equal(held_out_pairs.moments_of(model)[1], np.eye(2))
+    return
+  text = refused('', held_out_pairs.moments_of, model)
+  assert 'config.data=mine:pairs: its moments must be the mean' in text and 'D=2 numbers' in text
 
 
 def test_windows_of_the_electroencephalogram_share_no_point():
