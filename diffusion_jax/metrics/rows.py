@@ -245,17 +245,23 @@ def _metric(name: str, higher: bool, compare: Compare, beside: bool, note: str) 
   return SampleMetric(dict.fromkeys(names, higher), NEEDS, compute)
 
 
+def _mean_of(errors, num_draws):
+  # Compares by the mean of errors(rows, reference, sizes), with its bootstrap error.
+  check_at_least(0, num_draws=num_draws)
+
+  def compare(rows, real, others, sizes):
+    return bootstrap(lambda x: float(np.nanmean(errors(x, real, sizes))), rows, num_draws)
+
+  return compare
+
+
 @declares(
   what='the mean error of columns of a table, 1 − `KSComplement` of numbers and 1 − '
   '`TVComplement` of categories (SDMetrics)'
 )
 def shape(num_draws: int = 5, beside: bool = True) -> SampleMetric:
   """Mean of `shape_errors`. beside: also of real rows and simple models; num_draws: bootstrap."""
-  check_at_least(0, num_draws=num_draws)
-
-  def compare(rows, real, others, sizes):
-    return bootstrap(lambda x: float(np.nanmean(shape_errors(x, real, sizes))), rows, num_draws)
-
+  compare = _mean_of(shape_errors, num_draws)
   return _metric('shape_error', False, compare, beside, 'mean over columns')
 
 
@@ -265,13 +271,13 @@ def shape(num_draws: int = 5, beside: bool = True) -> SampleMetric:
 )
 def trend(num_draws: int = 5, beside: bool = True) -> SampleMetric:
   """Mean of `trend_errors`; see `shape`."""
-  check_at_least(0, num_draws=num_draws)
 
-  def compare(rows, real, others, sizes):
+  def errors(rows, real, sizes):
     if len(sizes) < 2:
       raise Missing('trend needs two columns or more')
-    return bootstrap(lambda x: float(np.nanmean(trend_errors(x, real, sizes))), rows, num_draws)
+    return trend_errors(rows, real, sizes)
 
+  compare = _mean_of(errors, num_draws)
   return _metric('trend_error', False, compare, beside, 'mean over pairs')
 
 
