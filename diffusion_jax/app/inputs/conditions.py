@@ -320,10 +320,9 @@ def _whole_sequences(values, kind):
   # A sequence may have any length. A shorter one than the model's is its beginning.
   array = np.asarray(values)
   place = array.ndim - len(kind.shape)
-  if place not in (0, 1) or array.dtype.kind not in 'fiu' or not array.shape[place]:
+  is_sequence = place in (0, 1) and array.dtype.kind in 'fiu' and array.shape[place]
+  if not is_sequence or array.shape[place + 1 :] != kind.shape[1:]:
     return values, kind  # `rows_of` says what is wrong
-  if array.shape[place + 1 :] != kind.shape[1:]:
-    return values, kind
   missing = max(0, kind.shape[0] - array.shape[place])
   if missing:
     widths = [(0, missing * (axis == place)) for axis in range(array.ndim)]
