@@ -42,7 +42,7 @@ def sheet(
   rank = len(values.shape)
   if values.kinds:
     return _columns_of_table(values, x, data)
-  if not each and rank == 1 and not values.is_text:
+  if not each and rank == 1 and not values.levels:
     return _points(values, x, data, groups)
   if not each and rank == 2:
     return _curves(values, x, data)
@@ -69,7 +69,8 @@ def pictures(values: ArraySpec, x: np.ndarray) -> np.ndarray:
   """Draws each of x [n, *values.shape] as a picture, uint8 [n, H, W, C].
 
   x: as files have it; see `ArraySpec.decode`. Vectors are bars from mean - 3 std
-  to mean + 3 std, and [L, C] are curves in the same range. Other real numbers
+  to mean + 3 std, and [L, C] are curves in the same range. Tokens are strips, a colour for
+  each token. Other real numbers
   have a colour map for each channel, one channel below the other; volumes [X,
   Y, Z, C] show the middle slices XY, XZ and YZ side by side, and arrays with
   more axes those in the middle of their first axes.
@@ -78,6 +79,8 @@ def pictures(values: ArraySpec, x: np.ndarray) -> np.ndarray:
     return x
   if values.is_text:
     return draw_bytes(x)
+  if values.tokens:
+    return _strips(x)
   draw = _slices
   if not values.levels or len(values.shape) < 3:
     low, high = limits(values)
@@ -140,6 +143,18 @@ def _slices(array):
 def _padded(picture, below, right, level=32):
   sides = (0, below), (0, right), (0, 0)
   return np.pad(picture, sides, constant_values=level)
+
+
+def _strips(tokens, columns=64):
+  # Tokens [n, L] -> uint8 [n, h, w, 3]: neighbours in number have hues that are far apart.
+  import matplotlib
+
+  hues = matplotlib.colormaps['hsv'](np.asarray(tokens) * 0.618034 % 1.0)
+  lines = -(-tokens.shape[1] // columns)
+  cells = np.full((len(tokens), lines * columns, 3), 32, np.uint8)
+  cells[:, : tokens.shape[1]] = np.rint(255.0 * hues[..., :3])
+  cells = cells.reshape(len(tokens), lines, columns, 3)[..., : tokens.shape[1], :]
+  return cells.repeat(8, axis=1).repeat(4, axis=2)
 
 
 def _small(unit):

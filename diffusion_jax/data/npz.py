@@ -13,6 +13,7 @@ import numpy as np
 from diffusion_jax.data import buckets
 from diffusion_jax.data.set_files import say_left_out
 from diffusion_jax.data.sources import ADVICE, ArraySource, check_finite, check_lengths_of
+from diffusion_jax.data.spec import MOST_TOKENS
 from diffusion_jax.data.splits import check_split, random_part
 from diffusion_jax.declared import declares
 from diffusion_jax.errors import naming
@@ -42,17 +43,20 @@ def npz(
   x: str = '',
   context: str = '',
   split_row: Count = 0,
+  vocabulary: Count = 0,
 ) -> ArraySource:
   """Reads an npz file, or a folder of .npy files, which stay on disk.
 
   `x` (also `images` or `arr_0`) has levels, uint8 [N, H, W, C], [N, H, W] or
-  [N, L], or real numbers, float [N] or [N, ...]; `context`, float [N, ...],
+  [N, L], tokens, uint16 [N, L], or real numbers, float [N] or [N, ...]; `context`, float [N, ...],
   belongs to it; `label` [N] is read if num_classes is not 0; `lengths`, int [N], are of
   x [N, T, ...], whose rest is not read. The test split is
   `test_x` and so on if the file has them, or the examples in row split_row of
   `test_indices`, int [splits, n], otherwise a fixed random test_fraction, which
   'train' does not contain. bounds: low and high of x, or of each of its last
-  axis in turn. x, context: other names of these arrays. Raises ValueError or FileNotFoundError.
+  axis in turn. x, context: other names of these arrays. vocabulary: how many tokens there are, of
+  uint8 [N, L] too; 0: of uint16, one more than the largest of both splits. Raises ValueError or
+  FileNotFoundError.
   """
   check_split(split)
   path = Path(buckets.local(str(path))).expanduser()
@@ -67,6 +71,7 @@ def npz(
   _say_others(path, names, spellings, has_test, num_classes)
   prefix = 'test_' if has_test and split == 'test' else ''
   arrays = _arrays(path, names, spellings, prefix, num_classes)
+  levels = _vocabulary(path, arrays['x'], names, spellings, vocabulary)
   if not has_test:
     size = len(arrays['x'])
     if 'test_indices' in names:
@@ -76,7 +81,28 @@ def npz(
     if len(index) < size:  # a whole folder stays on disk
       arrays = {n: array[index] for n, array in arrays.items()}
   low, high = box_of(bounds, arrays['x'].shape[-1])
-  return ArraySource(**arrays, num_classes=num_classes, low=low, high=high)
+  tokens = {'levels': levels, 'tokens': True} if levels else {}
+  return ArraySource(**arrays, **tokens, num_classes=num_classes, low=low, high=high)
+
+
+def _vocabulary(path, x, names, spellings, vocabulary):
+  # Returns how many tokens the arrays x of a file have; 0: they are none.
+  if x.dtype != np.uint16 and not vocabulary:
+    return 0
+  if x.dtype not in (np.uint8, np.uint16) or x.ndim != 2:
+    raise ValueError(
+      f'{path}: vocabulary={vocabulary} is of tokens, uint16 or uint8 [N, L], and x is '
+      f'{x.dtype} {list(x.shape)}'
+    )
+  both = [f'{prefix}{word}' for word in spellings['x'] for prefix in ('', 'test_')]
+  arrays = read(path, [name for name in both if name in names]).values()
+  least = max(2, 1 + max(int(array.max()) for array in arrays))
+  if vocabulary and not least <= vocabulary <= MOST_TOKENS:
+    raise ValueError(
+      f'vocabulary={vocabulary}: {path} has the token {least - 1}, and a vocabulary has at most '
+      f'{MOST_TOKENS:,}: set it to {least} or more, or to 0'
+    )
+  return vocabulary or least
 
 
 def _say_others(path, names, spellings, has_test, num_classes):
@@ -162,7 +188,7 @@ def box_of(bounds: tuple[float, ...], size: int) -> tuple[tuple[float, ...], tup
 
 
 def _checked_x(path, x, length):
-  # Returns uint8 levels, or floats; raises ValueError for other arrays.
+  # Returns uint8 levels, uint16 tokens, or floats; raises ValueError for other arrays.
   if x.ndim == 1 and x.dtype.kind == 'f':
     x = x[:, None]
   if not x.size or x.ndim < 2:
@@ -175,6 +201,8 @@ def _checked_x(path, x, length):
       check_lengths_of(length, *x.shape[:2])
   if x.dtype == np.uint8:
     return x[..., None] if x.ndim == 3 else x
+  if x.dtype == np.uint16 and x.ndim == 2:
+    return x
   if x.dtype.kind != 'f':
     raise ValueError(f'{path}: x is {x.dtype} {list(x.shape)}: {ADVICE}')
   check_finite(x, f'{path}: x', length)

@@ -56,9 +56,10 @@ class Source(Protocol):
   def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
     """Returns {'x': [n, *facts.x.shape], ...}, as the data have it.
 
-    'x' is uint8 if it has levels. The source's other entries are 'label', int32
-    [n] in 0..num_classes - 1, 'context' [n, ...], 'text', n sentences, and with
-    facts.lengths 'length', int [n], of whose elements x is; others may be anything.
+    'x' is uint8 if it has levels, and uint8 or uint16 if these are tokens. The source's
+    other entries are 'label', int32 [n] in 0..num_classes - 1, 'context' [n, ...], 'text', n
+    sentences, and with facts.lengths 'length', int [n], of whose elements x is; others may be
+    anything.
     Raises ValueError that names a file that cannot be read.
     """
     ...
@@ -308,8 +309,8 @@ def _standardised(values, array, name, one_scale=False):
 def check_examples(arrays: dict, facts: Facts) -> dict[str, np.ndarray]:
   """Returns what a source has read; raises ValueError if it is not its facts.
 
-  Levels must be uint8, real numbers finite, and labels 0..num_classes - 1. What pads
-  examples with lengths becomes 0.
+  Levels must be uint8, or uint16 of tokens, below their number; real numbers finite, and labels
+  0..num_classes - 1. What pads examples with lengths becomes 0.
   """
   classes = facts.num_classes
   label = np.asarray(arrays.get('label', -1)) if classes else np.zeros(1)
@@ -327,12 +328,15 @@ def check_examples(arrays: dict, facts: Facts) -> dict[str, np.ndarray]:
     array = arrays[name]
     kind, right = 'float', array.dtype.kind in 'fiu'
     if values.levels:
-      kind, right = 'uint8', array.dtype == np.uint8
+      own = ('uint8', 'uint16')[: 1 + values.tokens]
+      kind, right = ' or '.join(own), array.dtype in own
     if not right or array.shape[1:] != tuple(values.shape):
       raise ValueError(
         f'{name} must be {kind} [n, {", ".join(map(str, values.shape))}], got '
         f'{array.dtype} {list(array.shape)}: {ADVICE}'
       )
+    if values.levels and array.size and (most := array.max()) >= values.levels:
+      raise ValueError(f'{name} has the level {most}, and its levels are 0..{values.levels - 1}')
     if name == 'x':
       check_channels(values)
       if facts.lengths:
@@ -385,8 +389,8 @@ def check_channels(values: ArraySpec) -> None:
 
 
 ADVICE = (
-  'uint8 arrays are levels, such as pictures; give real numbers as float '
-  'arrays, which data=npz reads (docs/arrays.md)'
+  'uint8 arrays are levels, such as pictures, and uint16 [n, L] tokens; give real numbers as '
+  'float arrays, which data=npz reads (docs/arrays.md)'
 )
 
 
@@ -394,7 +398,8 @@ ADVICE = (
 class ArraySource:
   """Holds a data set in memory, or mapped from files.
 
-  x: uint8 with levels 0..levels - 1, or floats with levels 0, [N, ...]; label:
+  x: uint8 with levels 0..levels - 1, or floats with levels 0, [N, ...]; tokens: x [N, L], uint8
+  or uint16, has tokens 0..levels - 1; label:
   int32 [N] in 0..num_classes - 1, or None with num_classes 0; context: floats
   [N, ...] or None; low, high: the box of x; x_names, context_names: see
   `ArraySpec`; order: see `Source`; length: int [N], of how many elements of the first axis
@@ -413,6 +418,7 @@ class ArraySource:
   context_names: tuple[str, ...] = ()
   order: EpochOrder | None = None
   length: np.ndarray | None = None
+  tokens: bool = False
 
   def __post_init__(self):
     if self.length is not None:
@@ -431,6 +437,7 @@ class ArraySource:
     if levels is None:
       levels = 256 if self.x.dtype == np.uint8 else 0
     x = ArraySpec(self.x.shape[1:], levels, low=self.low, high=self.high, names=self.x_names)
+    x = x._replace(tokens=self.tokens)
     context = self.context
     context = None if context is None else ArraySpec(context.shape[1:], names=self.context_names)
     return Facts(x, self.num_classes, context, self.class_names, lengths=self._counts)

@@ -26,6 +26,7 @@ class ArraySpec(NamedTuple):
   axis, or one number for all; () is 0 and 1. low, high: the box that contains
   all numbers, of the last axis, or of its first numbers; () is unbounded.
   names: of the numbers of a table, see `data.tables`; () for other arrays.
+  tokens: the levels are states without an order, such as words of a vocabulary; x is [L].
 
   kinds: of the columns of a table of numbers and categories (`data.mixed`), NaN where a cell
   is missing; () for other arrays. categories: the texts of each column, whose cells are
@@ -41,6 +42,7 @@ class ArraySpec(NamedTuple):
   low: tuple[Finite, ...] = ()
   high: tuple[Finite, ...] = ()
   names: tuple[str, ...] = ()
+  tokens: bool = False
   kinds: tuple[ColumnKind, ...] = ()
   categories: tuple[tuple[str, ...], ...] = ()
   decimals: tuple[tuple[Count, ...], ...] = ()
@@ -48,8 +50,8 @@ class ArraySpec(NamedTuple):
   shares: tuple[tuple[Positive, ...], ...] = ()
 
   def as_json(self) -> Json:
-    """Returns a dict, without what only tables have if it is empty."""
-    optional = 'names', 'kinds', 'categories', 'decimals', 'knots', 'shares'
+    """Returns a dict, without what only tables and tokens have if it is empty."""
+    optional = 'names', 'tokens', 'kinds', 'categories', 'decimals', 'knots', 'shares'
     return {n: v for n, v in self._asdict().items() if v or n not in optional}
 
   @property
@@ -65,7 +67,7 @@ class ArraySpec(NamedTuple):
   @property
   def is_text(self) -> bool:
     """Whether these are levels [L], bytes of text."""
-    return bool(self.levels) and len(self.shape) == 1
+    return bool(self.levels) and len(self.shape) == 1 and not self.tokens
 
   @property
   def noun(self) -> str:
@@ -74,8 +76,8 @@ class ArraySpec(NamedTuple):
 
   @property
   def written(self) -> 'ArraySpec':
-    """The values of files of samples, where all levels are 0..255."""
-    return self._replace(levels=256) if self.levels else self
+    """The values of files of samples, where all levels but tokens are 0..255."""
+    return self._replace(levels=256) if self.levels and not self.tokens else self
 
   @property
   def affine(self) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +102,7 @@ class ArraySpec(NamedTuple):
     return ((x - self.mean) / self.std).astype(np.float32)
 
   def decode(self, x: np.ndarray) -> np.ndarray:
-    """Returns x as files have it: uint8 in 0..255, or real numbers.
+    """Returns x as files have it: uint8 in 0..255, tokens in uint16, or real numbers.
 
     Levels are rounded. Real numbers are float64 where float32 would round more
     than 1e-4 standard deviations. Raises ValueError for NaN where x has levels.
@@ -110,6 +112,8 @@ class ArraySpec(NamedTuple):
         raise ValueError('x has numbers that are nan, which are not levels')
       unit = (np.clip(np.asarray(x, np.float64), -1.0, 1.0) + 1.0) / 2.0
       level = np.rint(unit * (self.levels - 1))
+      if self.tokens:
+        return level.astype(np.uint16)
       return np.rint(level * (255.0 / (self.levels - 1))).astype(np.uint8)
     if not self.mean:
       return np.asarray(x, np.float32)
@@ -198,6 +202,7 @@ def mean_and_std(x: np.ndarray, ddof: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 MOST_NUMBERS = 2**28  # the most numbers of one example, 1 GiB in float32
+MOST_TOKENS = 2**16  # the states of uint16
 
 
 def problem_of(values: ArraySpec) -> str:
@@ -207,8 +212,11 @@ def problem_of(values: ArraySpec) -> str:
   most = f'{MOST_NUMBERS:,} numbers'
   if not shape or math.prod(shape) > MOST_NUMBERS:
     return f'shape={shape} is that of no array of up to {most}'
-  if levels == 1 or levels > 256:
-    return f'levels={levels} is not 0 or 2..256'
+  most_levels = MOST_TOKENS if values.tokens else 256
+  if levels == 1 or levels > most_levels:
+    return f'levels={levels} is not 0 or 2..{most_levels}'
+  if values.tokens and (not levels or len(shape) != 1):
+    return f'tokens are levels [L], not {levels} levels {list(shape)}'
   last = shape[-1]
   if mean != std or mean not in (1, last) and not levels:
     return f'mean has {mean} and std {std} numbers, the last axis of x {last}'
@@ -324,6 +332,7 @@ OF_EXAMPLES = frozenset(('skipped', 'examples', 'checksum', 'low', 'high'))
 _NAMES = {'names': 'column', 'class_names': 'class'}
 _WORDS = {
   'levels': 'number of levels (0: real numbers)',
+  'tokens': 'whether x has tokens',
   'lengths': 'whether examples have lengths',
   **_NAMES,
 }

@@ -225,7 +225,11 @@ def gaussian_process(num_values: Several, betas: Numbers) -> MatrixProcess:
 
 @declares(
   what='neighbouring states first, `gaussian_process(K, betas)`: explicit Q_1..Q_T, as any others '
-  'in `MatrixProcess`'
+  'in `MatrixProcess`',
+  refuses=lambda c, facts: (
+    'it goes to near levels first, and tokens have no order: set transitions=absorbing or '
+    'transitions=uniform' * facts.x.tokens
+  ),
 )
 def gaussian_steps(num_values: int, schedule: Schedule) -> MatrixProcess:
   """Makes the process with the betas of an `AlphaBarSchedule` of steps.

@@ -252,3 +252,13 @@ def test_gif_has_its_frames(tmp_path):
   with Image.open(tmp_path / 'a.gif') as gif:
     assert gif.n_frames == 3  # pyright: ignore[reportAttributeAccessIssue]
     assert gif.info['loop'] == 0
+
+
+def test_tokens_are_strips_of_colours():
+  """Equal tokens have one colour, and others another."""
+  spec = ArraySpec((3,), 1000, tokens=True)
+  drawn = drawings.pictures(spec, np.array([[5, 6, 5], [6, 999, 998]], np.uint16))
+  assert drawn.shape == (2, 8, 12, 3) and (drawn == drawn[:, :1]).all()
+  (a, b, c), (d, e, f) = (tuple(map(tuple, row[0, ::4])) for row in drawn)
+  assert a == c and b == d and len({a, b, e, f}) == 4
+  assert drawings.sheet(spec, np.zeros((2, 3), np.uint16), 2).ndim == 3

@@ -146,3 +146,39 @@ def test_a_limit_is_of_what_an_array_claims(written, message, tmp_path):
   tracemalloc.stop()
   assert peak < 5e6
   assert_array_equal(read(packed(path, (2,), size=10**7), ['a'], 8)['a'], np.zeros(2))
+
+
+TOKENS = np.array([[0, 300, 7], [999, 1, 2], [3, 4, 5], [6, 7, 8]], np.uint16)
+
+
+@pytest.mark.parametrize(
+  'arrays, vocabulary, levels',
+  [
+    ({'x': TOKENS}, 0, 1000),
+    ({'x': TOKENS[2:], 'test_x': TOKENS[:2]}, 0, 1000),  # both splits have one vocabulary
+    ({'x': TOKENS}, 50_257, 50_257),
+    ({'x': TOKENS[2:].astype(np.uint8)}, 9, 9),
+  ],
+)
+def test_tokens_have_a_vocabulary(tmp_path, arrays, vocabulary, levels):
+  path = save(tmp_path / 'a.npz', **arrays)
+  source = npz(path, vocabulary=vocabulary)
+  assert source.facts.x == ArraySpec((3,), levels, tokens=True)
+  assert_array_equal(source.read(slice(None))['x'], arrays['x'])
+  x = source.facts.x
+  assert_array_equal(x.decode(x.encode(arrays['x'])), arrays['x'])
+
+
+@pytest.mark.parametrize(
+  'x, vocabulary, message',
+  [
+    (TOKENS, 999, 'has the token 999.*set it to 1000 or more'),
+    (TOKENS, 65_537, 'at most 65,536'),
+    (TOKENS.astype(float), 1000, r'vocabulary=1000 is of tokens.*x is float64 \[4, 3\]'),
+    (TOKENS[..., None], 0, r'x is uint16 \[4, 3, 1\]: uint8 arrays are levels'),
+    (TOKENS.astype(np.int32), 0, r'x is int32 \[4, 3\].*uint16 \[n, L\] tokens'),
+  ],
+)
+def test_what_no_tokens_are_is_refused(tmp_path, x, vocabulary, message):
+  with pytest.raises(ValueError, match=message):
+    npz(save(tmp_path / 'a.npz', x=x), vocabulary=vocabulary)

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+import diffusion_jax as dj
 from diffusion_jax.data.sources import ArraySource, measured
-from diffusion_jax.data.spec import ArraySpec, Facts, misfits
+from diffusion_jax.data.spec import ArraySpec, Facts, misfits, problem_of
 
 
 @pytest.mark.parametrize('levels', [2, 17, 256])
@@ -122,3 +123,19 @@ def test_the_first_category_that_differs_is_named():
     Facts(ArraySpec((2,), names=('x', 'y'), kinds=2 * ('category',), categories=x)) for x in columns
   )
   assert [*misfits(one, other)] == [('categories 1 1 of x', 'd', 'e')]
+
+
+def test_all_tokens_come_back():
+  """Of float32 numbers in [-1, 1], by the data's and by the library's functions."""
+  all_of_them = np.arange(2**16, dtype=np.uint16)
+  spec = ArraySpec((2**16,), 2**16, tokens=True)
+  x = spec.encode(all_of_them)
+  assert spec.written is spec and not spec.is_text and spec.noun == 'examples'
+  assert_array_equal(spec.decode(x), all_of_them)
+  states = dj.states_of(x, 2**16)
+  assert_array_equal(states, all_of_them)
+  assert_array_equal(dj.states_of(dj.values_of(states, 2**16), 2**16), all_of_them)
+  assert not problem_of(spec)
+  assert 'tokens are levels' in problem_of(spec._replace(shape=(2, 2)))
+  assert 'not 0 or 2..65536' in problem_of(spec._replace(levels=2**16 + 1))
+  assert 'not 0 or 2..256' in problem_of(spec._replace(tokens=False))

@@ -51,6 +51,7 @@ ANOTHER: dict[str, Any] = {
   'examples': 7,
   'checksum': 'f',
   'lengths': (3, 4),
+  'tokens': True,
   'kinds': ('number', 'date'),
   'decimals': ((1, 2), (2, 2)),
   'categories': (('p',), ('q',)),

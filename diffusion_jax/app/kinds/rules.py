@@ -78,7 +78,8 @@ def broken(
 
 def described(facts: Facts) -> str:
   """Returns the shape and the kind of the data, in words."""
-  kind = f'{facts.x.levels} levels' if facts.x.levels else 'real numbers'
+  levels = f'{facts.x.levels} {"tokens" if facts.x.tokens else "levels"}'
+  kind = levels if facts.x.levels else 'real numbers'
   more = ' without a context' if facts.context is None else ''
   return f'{kind} [{", ".join(map(str, facts.x.shape))}]{more}'
 
@@ -239,6 +240,12 @@ DECLARED = tuple(
 OF_NUMBERS = Row(
   lambda c, facts: c.at('data.one_scale') and facts.x.levels,
   'config.data.one_scale=True is for real numbers, and your data are {data}: leave it out',
+)
+
+OF_TOKENS = Row(
+  lambda c, facts: facts is not None and facts.x.tokens and 'transitions' not in c,
+  'config.objective={c.objective.name}: your data are {data}, which have no order: take a model of '
+  'states, as configs/text_masked.py',
 )
 
 # -- lengths -------------------------------------------------------------------
@@ -455,4 +462,4 @@ EDITS = (
   ),
 )
 
-CONFLICTS = *MACHINE, *DECLARED, OF_NUMBERS, *LENGTHS, *GUIDANCE, *EDITS
+CONFLICTS = *MACHINE, *DECLARED, OF_NUMBERS, OF_TOKENS, *LENGTHS, *GUIDANCE, *EDITS

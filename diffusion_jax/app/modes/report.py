@@ -313,8 +313,8 @@ def neighbours(run: Run, samples: np.ndarray | None) -> Film | None:
     samples = next((read_first(model, path, _PICTURES) for path in drawn), None)
   source = datasets.source_of(model.config)
   size = len(source) * math.prod(source.facts.x.shape)
-  if samples is None or size > _MOST_PIXELS or values.kinds:
-    return None  # How near the rows of a table are is a metric, copies.
+  if samples is None or size > _MOST_PIXELS or values.kinds or values.tokens:
+    return None  # How near the rows of a table are is a metric, copies; tokens are not near.
   samples = samples[:_PICTURES]
   x = values.written.encode(samples)
   nearest, distances = nearest_examples(values, x, source)

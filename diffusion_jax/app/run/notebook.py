@@ -86,8 +86,9 @@ class TrainedRun:
     """Returns data [B, ...] as they are diffused; pictures are uint8."""
     spec = self.facts.x.written
     x = tables.rows_of(x, spec, 'x')
-    if not np.isfinite(x).all() or spec.levels and (x != np.clip(np.rint(x), 0, 255)).any():
-      raise ValueError(f'x must be {"integers in 0..255" if spec.levels else "finite numbers"}')
+    last = max(0, spec.levels - 1)
+    if not np.isfinite(x).all() or spec.levels and (x != np.clip(np.rint(x), 0, last)).any():
+      raise ValueError(f'x must be {f"integers in 0..{last}" if last else "finite numbers"}')
     return self.model.latents.encode(self.params.get('autoencoder'), spec.encode(x))
 
   @_in_python()

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from diffusion_jax.app.inputs import datasets
-from diffusion_jax.app.kinds.rules import lines
+from diffusion_jax.app.kinds.rules import CONFLICTS, lines
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.errors import UserError
@@ -218,3 +218,45 @@ def test_known_pixels_stay_in_an_edit(tmp_path):
   results = arrays_of(workdir, 'edit', 'edits')['arr_0'][..., 0]
   assert_array_equal(results[:, :4], [picture[:4]] * 2)
   assert (results[0, 4:] != results[1, 4:]).any()
+
+
+def tokens(folder, **changes):
+  """Returns the config of masked tokens of a vocabulary of 700 words, one of which is 600."""
+  np.savez(folder / 'a.npz', x=np.arange(600, 616, dtype=np.uint16).reshape(2, 8))
+  data = {'data': 'npz', 'data.path': str(folder / 'a.npz'), 'data.vocabulary': 700}
+  return trial('text_masked', small=True, **FEW | data | changes)
+
+
+def test_tokens_are_written_as_they_are(tmp_path):
+  config = tokens(tmp_path, **within('sampling', name='samples', num_samples=30, batch_size=30))
+  run = untrained(config, tmp_path / 'run')
+  MODES['sample'](config, run)
+  samples = arrays_of(run)['arr_0']
+  assert samples.dtype == np.uint16 and samples.shape == (30, 8) and samples.max() < 700
+  # A network that knows nothing draws all of them: 240 draws, of which 63 % are above 255.
+  assert 0.5 < (samples > 255).mean() < 0.76
+  assert not (run / 'samples' / 'samples.txt').exists()
+
+
+@pytest.mark.parametrize(
+  'changes, text',
+  [
+    (UNIFORM, 'states.output=logistic is a distribution of levels in their order'),
+    ({'transitions': 'gaussian', 'objective': 'd3pm'}, 'near levels first, and tokens have no'),
+  ],
+)
+def test_an_order_of_tokens_is_refused(tmp_path, changes, text):
+  config = tokens(tmp_path, **changes)
+  with pytest.raises(UserError, match=text):
+    model = make_model(config, RunFolder.at('nowhere'))
+    raise UserError('\n'.join(lines(model.refusals, config, 'train', None, model.facts)))
+
+
+def test_numbers_of_tokens_are_not_diffused(tmp_path):
+  path = tokens(tmp_path)['data']['path']
+  config = trial('vectors', **{'data': 'npz', 'data.path': path})
+  facts = datasets.facts_of(config)
+  assert any(
+    'tokens [8] without a context, which have no' in x
+    for x in lines(CONFLICTS, config, 'train', None, facts)
+  )

@@ -20,6 +20,7 @@ from diffusion_jax.core.step_schedules import num_steps_of
 from diffusion_jax.data.spec import Facts
 from diffusion_jax.discrete.network import StateNetwork
 from diffusion_jax.discrete.transitions import StateProcess
+from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import order_gap
 from diffusion_jax.networks import functional
 from diffusion_jax.runtime.run_folder import RunFolder
@@ -37,6 +38,8 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
   c: StateEmbedding = config.states.make()
   schedule, levels = noisy.schedule(), facts.x.levels
   own = StateFacts(num_values=levels, schedule=schedule, num_steps=num_steps_of(schedule))
+  if why := config.transitions.declared.refuses(config, facts):  # Matrices may be large.
+    raise UserError(f'config.transitions={config.transitions.name}: {why}')
   process = config.transitions.make(own)
   own['process'] = process
   num_states, is_logistic = len(process.prior), c.output == 'logistic'
@@ -55,13 +58,18 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
     return {'network': of_states(noisy.network).init(key, states, noise, cond)['params']}
 
   # The network is within the embedding of states.
-  channels = outputs * (1 if facts.x.is_text else facts.x.shape[-1])
+  channels = outputs * (1 if len(facts.x.shape) == 1 else facts.x.shape[-1])
   noisy = dataclasses.replace(noisy, channels=channels, apply_fn=apply_fn)
   model = StateDiffusion(noisy, process, own)
   is_masked = Row(
     lambda c, facts: is_logistic and process.mask is not None,
     'config.states.output=logistic: it has no masked state: set transitions=uniform, '
     'transitions=gaussian or states.output=logits',
+  )
+  is_ordered = Row(
+    lambda c, facts: facts.x.tokens and is_logistic,
+    'config.states.output=logistic is a distribution of levels in their order, which tokens do not '
+    'have: set states.output=logits',
   )
   latents = Latents(model.encode, model.decode)
   plan = functools.partial(plan_of, model, sampling)
@@ -71,7 +79,7 @@ def make(config: Node, run: RunFolder, facts: Facts) -> Model:
     init=init,
     objective=model.objective,
     measured=model,
-    refusals=(*made.refusals, is_masked),
+    refusals=(*made.refusals, is_masked, is_ordered),
   )
 
 
