@@ -280,3 +280,13 @@ def test_rare_classes_are_not_late():
 def test_classes_of_equal_counts_are_all_there_before_one_is_again():
   labels = sources.in_proportion(np.full(7, 5000), 70).reshape(10, 7)
   assert_array_equal(np.sort(labels), np.tile(np.arange(7), (10, 1)))
+
+
+@pytest.mark.parametrize('tokens', [False, True])
+def test_a_level_is_below_their_number(tokens):
+  """Of pictures with few levels, and of tokens."""
+  x = np.array([[3, 4], [0, 1]], np.uint8)
+  facts = sources.ArraySource(x, levels=5, tokens=tokens).facts
+  assert facts.x.levels == 5
+  with pytest.raises(ValueError, match=r'x has the level 4, and its levels are 0\.\.3'):
+    sources.check_examples({'x': x}, facts._replace(x=facts.x._replace(levels=4)))
