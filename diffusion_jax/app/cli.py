@@ -73,6 +73,7 @@ string, texts, boolean, integer = (
 _CONFIG = string('config', None, 'A file of configs/, file.py:smoke for a trial, or a run.')
 _WORKDIR = string('workdir', None, 'Folder of the run; default runs/<config>[-<argument>].')
 _MODE = string('mode', 'train', 'What to do, a mode; default train.')
+_VERBOSE = boolean('verbose', False, 'Prints all that a training measures, as training.verbose.')
 _HELP_MODE = string('help_mode', None, 'Prints the fields that a mode reads.')
 _SWEEP_INDEX = integer('sweep_index', None, "Which override of the config's sweep(), from 0.")
 _ALLOW = texts('allow', [], 'Parts, module:attribute, and paths a stored config may name.')
@@ -354,6 +355,8 @@ def parse(argv: list[str]) -> list[str]:
     fail(f'there is no flag --{error.flagname}{_hint(error.flagname)}')
   except flags.Error as error:
     fail(str(error).removeprefix('flag '))
+  if _VERBOSE.value:
+    _FIELDS.append(('training.verbose', 'true'))
   if len(rest) > 1:
     fail(f'unexpected argument {rest[1]!r}: give flags, as --config=<file>')
   if asks_help:

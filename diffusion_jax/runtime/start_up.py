@@ -82,7 +82,7 @@ def open_streams() -> None:
 
 
 class StartUp:
-  """Measures the phases of a start; str() makes one line of them.
+  """Measures the phases of a start.
 
   The clock starts at construction. The time of the process before that, mostly
   imports, is the first phase.
@@ -100,10 +100,13 @@ class StartUp:
     self._phases.setdefault(last or name, seconds)
     self._clock = now
 
-  def __str__(self) -> str:
-    total = sum(self._phases.values())
-    parts = ', '.join(f'{name} {x:.1f}' for name, x in self._phases.items())
-    return f'first step {total:.1f} s after the launch: {parts}'
+  def line(self, verbose: bool = True) -> str:
+    """Returns a line with all phases, or with the longest."""
+    total = f'first step {sum(self._phases.values()):.1f} s after the launch'
+    if not verbose:
+      name, seconds = max(self._phases.items(), key=lambda item: item[1])
+      return f'{total}, of which {name} took {seconds:.1f}'
+    return f'{total}: ' + ', '.join(f'{name} {x:.1f}' for name, x in self._phases.items())
 
 
 def keep_freed_memory() -> bool:

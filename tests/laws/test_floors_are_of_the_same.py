@@ -158,7 +158,7 @@ def test_each_line_is_its_transcription_at_the_draws_of_the_loss(reads, key):
 
 # -- exact losses that a training prints ---------------------------------------
 
-SEEN = within('training', held_out__every=2, held_out__batches=2)
+SEEN = within('training', held_out__every=2, held_out__batches=2, verbose=True)
 BY_CLASS = {'conditioning.labels': True, 'conditioning.dropout': 0.5}
 SNR = lambda alpha, sigma: (alpha / sigma) ** 2  # the weight of x_0 by which eps has 1
 # Configs of trainings by what their networks read, and the weights of the error of x_0.
@@ -166,7 +166,7 @@ TRAININGS = {
   'nothing': (lambda: smoke(**SEEN), SNR),
   'class': (lambda: smoke(**SEEN, **BY_CLASS), SNR),
   'context': (lambda: trial('regression', **SEEN), lambda alpha, sigma: 1 / sigma**2 + 1),
-  'best': (lambda: smoke(**within('training', checkpoints__best='lowest')), SNR),
+  'best': (lambda: smoke(**within('training', checkpoints__best='lowest', verbose=True)), SNR),
   'loss_aware': (lambda: smoke(**SEEN, **within('objective', 'hybrid', loss_aware=True)), SNR),
 }
 WORDS = {

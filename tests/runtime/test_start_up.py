@@ -29,9 +29,9 @@ def test_a_start_is_one_line_whose_phases_add_up():
   start = StartUp()
   start.mark('data')
   start.mark('compilation')
-  said = str(start)
+  said = start.line()
   start.mark('data')  # of a later step
-  assert str(start) == said and '\n' not in said
+  assert start.line() == said and '\n' not in said
   total, *parts = map(float, re.findall(r'\d+\.\d', said))
   assert abs(total - sum(parts)) <= 0.05 * (len(parts) + 1)
   assert said.endswith(f'data {parts[-2]:.1f}, compilation {parts[-1]:.1f}')
@@ -40,9 +40,11 @@ def test_a_start_is_one_line_whose_phases_add_up():
 def test_the_last_part_of_a_phase_is_a_phase(monkeypatch):
   now = iter([0.0, 5.0])
   monkeypatch.setattr(start_up.time, 'perf_counter', lambda: next(now))
+  monkeypatch.setattr(start_up, 'seconds_since_launch', lambda: None)
   start = StartUp()
   start.mark('tracing', 'from the cache', 1.5)
-  assert str(start).endswith('tracing 3.5, from the cache 1.5')
+  assert start.line().endswith('tracing 3.5, from the cache 1.5')
+  assert start.line(verbose=False).endswith(' 5.0 s after the launch, of which tracing took 3.5')
 
 
 CODE = f"""

@@ -115,6 +115,8 @@ class Training:
   teacher: RunPath = ''  # folder of the diffusion run that is distilled (docs/few_steps.md)
   average: Node  # of the parameters, which previews, held-out losses and samples use
   log_every: Free[Count] = 100  # steps; 0: never
+  # prints quarters of t, all exact losses, the phases of the start, and FLOP/s
+  verbose: Free[bool] = False
   # tensorboard, wandb, your own module:logger, or several; metrics.jsonl is
   # written anyway (docs/training.md)
   log_to: Free[tuple[str, ...]] = ('tensorboard',)

@@ -46,16 +46,17 @@ def beside(
 ) -> Callable[[], dict[str, str]]:
   """Returns () -> what is printed after losses by their names.
 
-  The first call prints the losses of exact denoisers, `of_run`.
+  The first call prints the losses of exact denoisers, `of_run`, or with training.verbose=False
+  where they are.
   """
 
   @functools.cache
   def notes():
     if model.losses is None:
       return {}
-    content = of_run(model, mesh, split, size, drawn_at)
-    tqdm.write(described(content))
-    return notes_of(content)
+    content, verbose = of_run(model, mesh, split, size, drawn_at), model.config.training.verbose
+    tqdm.write(described(content) if verbose else in_short(content))
+    return notes_of(content, verbose)
 
   return notes
 
@@ -221,14 +222,24 @@ def described(content: Json) -> str:
   return '\n'.join(lines)
 
 
-def notes_of(content: Json) -> dict[str, str]:
-  """Returns {loss in metrics.jsonl: its exact losses in parentheses, to be printed after it}."""
+def in_short(content: Json) -> str:
+  """Returns a line that says where the losses are, and what has none."""
+  where = f'losses of exact denoisers: {FILE}, and the report ({content["seconds"]:.1f} s)'
+  return '\n'.join([where] * bool(content['losses']) + content['no_floor'])
+
+
+def notes_of(content: Json, verbose: bool = True) -> dict[str, str]:
+  """Returns {loss in metrics.jsonl: its exact losses in parentheses, to be printed after it}.
+
+  verbose: all of them, and else the first.
+  """
   names = {
     'linear': 'a linear denoiser ' if content.get('linear') else 'the best linear denoiser ',
     'memorised': 'memorised examples ',
   }
 
   def note(lines):
-    return ', '.join(words + shown(lines[line]) for line, words in names.items() if line in lines)
+    known = [words + shown(lines[line]) for line, words in names.items() if line in lines]
+    return ', '.join(known if verbose else known[:1])
 
   return {name: f' ({note(lines)})' for name, lines in estimates_of(content).items()}

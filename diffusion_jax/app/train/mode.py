@@ -134,7 +134,7 @@ class Loop:
       jax.block_until_ready(metrics)
       n = len(batches)
       start_up.mark(f'{n} steps' if n > 1 else '1 step')
-      tqdm.write(str(start_up))
+      tqdm.write(start_up.line(c.verbose))
 
   def act(self, step: int, due: list[Hook]) -> None:
     """Runs the hooks that are due after a step, in order.

@@ -24,6 +24,7 @@ from diffusion_jax.weights import checkpoints
 
 Metrics = dict[str, Mean]
 Sums = dict[str, tuple[float, float]]  # totals and counts
+WIDTH = 100  # the most characters of a line without training.verbose
 _EPSILON = 'a larger objective.diffusion, or objective.coupling.epsilon'
 
 
@@ -101,7 +102,7 @@ class StepLog:
   def write_line(self, step: int) -> None:
     """Writes the averages since the last line, the learning rate and speed.
 
-    The line that is printed has the loss, the speed and the time left.
+    The line that is printed has the loss, the speed and the time left; none with a progress bar.
     """
     rate = {'learning_rate': float(self._rates[step - 1])}
     scalars = means(self._sums) | rate
@@ -114,23 +115,31 @@ class StepLog:
       left = tqdm.format_interval((training.num_steps - step) / rate)
       achieved = rates.achieved(self.flop * rate, jax.devices()[0].device_kind)
       scalars |= achieved
-      speed = f'({rate:.3g} steps/s, {rates.as_text(achieved)}, {left} left)'
+      flops = f'{rates.as_text(achieved)}, ' * training.verbose
+      speed = f'({rate:.3g} steps/s, {flops}{left} left)'
     self.writer.write_scalars(step, scalars)
     self._warn_of_columns(step, scalars.get('column_error', 0.0))
     names = ('loss', 'skipped_steps')[: 2 if self._left_out else 1]
-    self._print(step, {n: scalars[n] for n in names if n in scalars}, speed)
+    if self._bar.disable:
+      self._print(step, {n: scalars[n] for n in names if n in scalars}, speed)
     self._sums, self._left_out = {}, 0
 
   def write(self, step: int, scalars: dict[str, float]) -> None:
-    """Writes numbers, and prints them if the progress bar is off."""
+    """Writes numbers, and prints them, without training.verbose but for quarters of t."""
     self.writer.write_scalars(step, scalars)
     self._print(step, scalars)
 
   def _print(self, step, scalars, *notes):
-    if self._bar.disable:
-      texts = {n: f'{x:,}' if isinstance(x, int) else f'{x:.4g}' for n, x in scalars.items()}
-      shown = [f'{n} {text}{self.notes.get(n, "")}' for n, text in texts.items() if text != 'nan']
-      print(f'step {step}:', *shown, *filter(None, notes), flush=True)
+    verbose = self._config.training.verbose
+    texts = {n: f'{x:,}' if isinstance(x, int) else f'{x:.4g}' for n, x in scalars.items()}
+    shown = [
+      f'{n} {text}{self.notes.get(n, "")}'
+      for n, text in texts.items()
+      if text != 'nan' and (verbose or '_quarter_' not in n)
+    ]
+    parts = [*shown, *filter(None, notes)]
+    for line in in_lines(f'step {step}:', parts, 0 if verbose else WIDTH):
+      self._bar.write(line)
 
   def save(self, state: TrainState, metrics: dict | None = None) -> None:
     """Starts writing a checkpoint of the state."""
@@ -201,6 +210,21 @@ class StepLog:
       f'{self._workdir} keeps {kept}. Continue with '
       f'--config.training.resume=force and {advice}'
     )
+
+
+def in_lines(start: str, parts: Sequence[str], width: int = 0) -> Iterator[str]:
+  """Yields lines that begin with `start` and have all parts, each at most `width` characters.
+
+  A part that is longer has a line of its own; width 0: one line.
+  """
+  line = start
+  for part in parts:
+    if width and line != start and len(f'{line} {part}') > width:
+      yield line
+      line = start
+    line = f'{line} {part}'
+  if line != start:
+    yield line
 
 
 def average(history: Sequence[Metrics]) -> dict[str, float]:

@@ -62,13 +62,20 @@ def test_they_are_kept_until_data_or_objective_change(tmp_path, monkeypatch):
   assert computed(model_of(tmp_path, smoke(**SEEN)))['settings'] == first['settings']
 
 
-def test_a_training_has_them_and_is_not_changed(digits_run, tmp_path):
-  """Bit for bit, with held-out losses and without."""
+def test_a_training_has_them_and_is_not_changed(digits_run, tmp_path, capsys):
+  """Bit for bit, with held-out losses and without; its lines fit a screen."""
   content = json.loads((digits_run / floors.FILE).read_text())
   log = map(json.loads, (digits_run / 'metrics.jsonl').read_text().splitlines())
   named = {name for line in log for name in line if 'loss' in name}
   assert named == {*content['losses']} == {*floors.notes_of(content)}
   MODES['train'](smoke(), str(tmp_path))
+  printed = capsys.readouterr().out.splitlines()
+  assert any(x.startswith('first step') for x in printed)
+  assert all(len(x) <= 100 for x in printed if str(tmp_path) not in x) and len(printed) < 40
+  short = floors.notes_of(content, verbose=False)
+  assert all(0 < len(f'step 900: {name} 0.1829{note}') <= 100 for name, note in short.items())
+  assert 'a linear denoiser' in short['test_loss'] and 'memorised' not in short['test_loss']
+  assert len(floors.in_short(content)) <= 100 and floors.FILE in floors.in_short(content)
   assert not (tmp_path / floors.FILE).exists()
   assert_same(*(params_of(x) for x in (digits_run, tmp_path)))
 

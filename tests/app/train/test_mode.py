@@ -120,7 +120,8 @@ def test_a_killed_run_continues_from_its_last_checkpoint(run, tmp_path, capsys):
   copy = interrupted(run, tmp_path / 'copy')
   preview = copy / 'samples' / 'step_00000004.png'
   preview.unlink()
-  MODES['train'](smoke(**SEEN | {'report.after_training': False}), copy)
+  own = {'report.after_training': False, 'training.verbose': True}
+  MODES['train'](smoke(**SEEN | own), copy)
   devices, data, step, *more = capsys.readouterr().out.splitlines()
   assert devices.startswith('devices: 1x1 cpu (data x fsdp); network: ')
   assert data.endswith('1,437 images of 8x8x1, 10 classes, 360 test images')

@@ -39,13 +39,30 @@ def test_averages_weigh_by_counts():
   assert average([]) == {}
 
 
-def test_a_note_follows_its_metric(capsys):
-  log = made(smoke())
+@pytest.mark.parametrize('verbose', [False, True])
+def test_a_note_follows_its_metric(verbose, capsys):
+  log = made(smoke(**{'training.verbose': verbose}))
   log.notes['test_loss'] = ' (linear 0.12)'
   log.write(20, {'test_loss': 0.5, 'test_loss_quarter_1': 0.25})
-  assert capsys.readouterr().out == (
-    'step 20: test_loss 0.5 (linear 0.12) test_loss_quarter_1 0.25\n'
+  quarter = ' test_loss_quarter_1 0.25' * verbose
+  assert capsys.readouterr().out == f'step 20: test_loss 0.5 (linear 0.12){quarter}\n'
+  assert Lines.written.pop()[1]['test_loss_quarter_1'] == 0.25
+
+
+def test_a_line_has_at_most_100_characters(capsys):
+  """Numbers that do not fit go on in another line of the step, each once."""
+  scalars = {f'metric_{i}': i / 7 for i in range(40)}
+  log = made(smoke())
+  log.write(1_000_000, scalars)
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) > 1 and all(len(x) <= 100 for x in lines)
+  start = 'step 1000000: '
+  assert all(x.startswith(start) for x in lines)
+  assert ' '.join(x.removeprefix(start) for x in lines) == (
+    ' '.join(f'{n} {x:.4g}' for n, x in scalars.items())
   )
+  assert all(len(f'{a} {b.split()[2]} {b.split()[3]}') > 100 for a, b in itertools.pairwise(lines))
+  assert [*step_log.in_lines('s:', ['a' * 200, 'b'], 100)] == [f's: {"a" * 200}', 's: b']
 
 
 def test_repaired_gradients_do_not_stop_a_run():
@@ -117,15 +134,19 @@ def test_a_training_of_days_says_so_once(seconds, days, monkeypatch, capsys):
   assert days is None or f'take {days} days, a step 1.8e+03 s: take a GPU' in printed
 
 
-@pytest.mark.parametrize('lost, more', [(1.0, ''), (math.nan, ' skipped_steps 1')])
-def test_a_printed_line_has_the_loss_the_speed_and_the_time_left(lost, more, monkeypatch, capsys):
+@pytest.mark.parametrize(
+  'lost, more, verbose', [(1.0, '', True), (math.nan, ' skipped_steps 1', False)]
+)
+def test_a_printed_line_has_the_loss_the_speed_and_the_time_left(
+  lost, more, verbose, monkeypatch, capsys
+):
   """Step 30 of 100 after 4 s for ten steps: 70 steps take 28 s.
 
   A step of 4 TFLOP on one device.
   """
   now = iter([0.0, 0.0, 4.0])
   monkeypatch.setattr(step_log.time, 'perf_counter', lambda: next(now))
-  log = made(smoke(**within('training', num_steps=100, skip_nonfinite=1)))
+  log = made(smoke(**within('training', num_steps=100, skip_nonfinite=1, verbose=verbose)))
   log.flop = 4e12
   log.restart_clock(20)
   for step, x in ((29, lost), (30, 1.0)):
@@ -134,8 +155,9 @@ def test_a_printed_line_has_the_loss_the_speed_and_the_time_left(lost, more, mon
   log.read()
   log.write_line(30)
   log.write(30, {'test_loss': 2.0, 'other': math.nan})
+  flops = '10 TFLOP/s, ' * verbose
   assert capsys.readouterr().out == (
-    f'step 30: loss 1{more} (2.5 steps/s, 10 TFLOP/s, 00:28 left)\nstep 30: test_loss 2\n'
+    f'step 30: loss 1{more} (2.5 steps/s, {flops}00:28 left)\nstep 30: test_loss 2\n'
   )
   _, scalars = Lines.written[-2]  # metrics.jsonl has all
   assert {'loss_quarter_1', 'grad_norm', 'learning_rate'} <= scalars.keys()
