@@ -1,7 +1,7 @@
 """Rows of a table against real rows: columns, pairs, classifiers, copies.
 
 Rows are [N, C], a number for each cell, NaN where it is missing; sizes [C] are the numbers of
-categories of the columns, 0 of numbers. As many real rows of the other split, and rows of two
+categories of the columns, 0 of numbers. As many real rows of the other split, and rows of three
 simple models (`simple_rows`), are scored too.
 """
 
@@ -18,9 +18,10 @@ from diffusion_jax.metrics.estimates import Estimate, Missing, bootstrap
 from diffusion_jax.metrics.metric import Arrays, SampleMetric, Score, take
 from diffusion_jax.metrics.simple_rows import shares
 
+LEVELS = 30  # of alpha and beta
 BINS = 10  # of a number, in a pair with categories
 NEEDS = 'values', 'others', 'sizes'
-SETS = 'real', 'independent', 'mixture'
+SETS = 'real', 'independent', 'smote', 'mixture'
 MOST_ROWS = 10_000  # that a classifier is trained on
 MOST_NEAR = 5000  # whose nearest rows are looked for
 
@@ -164,13 +165,11 @@ def utility(
 def closest(rows: np.ndarray, reference: np.ndarray, sizes: np.ndarray) -> np.ndarray:
   """Returns the distance of rows [N, C] to the closest row of the reference, [N].
 
-  The root of a sum over columns: 1 for two categories that differ, and the square of the
-  difference of two numbers in deviations of the reference; half of 1 for a cell that only
-  one of two rows has. 0 is a copy.
+  Distances are those of `simple_rows.features`. 0 is a copy.
   """
   from sklearn.neighbors import NearestNeighbors
 
-  features = [_features(x, reference, sizes) for x in (rows, reference)]
+  features = [simple_rows.features(x, reference, sizes) for x in (rows, reference)]
   neighbours = NearestNeighbors(n_neighbors=1, algorithm='brute').fit(features[1])
   distance, index = neighbours.kneighbors(features[0])
   # Rounding makes a copy 1e-8 from itself.
@@ -178,20 +177,46 @@ def closest(rows: np.ndarray, reference: np.ndarray, sizes: np.ndarray) -> np.nd
   return np.where(is_equal, 0.0, distance[:, 0])
 
 
-def _features(rows, reference, sizes):
+def precision_and_recall(
+  samples: np.ndarray, reference: np.ndarray, sizes: np.ndarray
+) -> tuple[float, float]:
+  """Returns alpha-precision and beta-recall of as many rows as the reference, 1 at best.
+
+  Alaa et al. 2022, as TabSyn measures them (`naive` in synthcity): numbers on [0, 1] over the
+  reference, categories one-hot, 1 - sum |alpha - P_alpha| / sum alpha over LEVELS. P_alpha is
+  the share of samples in the ball around the reference's mean that has the share alpha of it.
+  R_beta is the share of reference rows whose nearest sample is as near as their nearest other row,
+  and is among the share beta of these samples that are nearest to the samples' mean. A missing
+  category has no 1, a missing number is the mean.
+  """
+  from sklearn.neighbors import NearestNeighbors
+
+  x, y = (_unit_features(rows, reference, sizes) for rows in (samples, reference))
+  levels = np.linspace(0.0, 1.0, LEVELS)
+  from_real = [np.linalg.norm(z - y.mean(axis=0), axis=1) for z in (x, y)]
+  radii = np.quantile(from_real[1], levels)
+  precision = (from_real[0][None] <= radii[:, None]).mean(axis=1)
+  search = NearestNeighbors(n_neighbors=1, algorithm='brute')
+  to_real = search.fit(y).kneighbors()[0][:, 0]  # of each row, itself left out
+  to_sample, index = (a[:, 0] for a in search.fit(x).kneighbors(y))
+  from_samples = np.linalg.norm(x[index] - x.mean(axis=0), axis=1)
+  inside = from_samples[None] <= np.quantile(from_samples, levels)[:, None]
+  recall = (inside & (to_sample <= to_real)[None]).mean(axis=1)
+  return tuple(float(1 - np.abs(levels - z).sum() / levels.sum()) for z in (precision, recall))
+
+
+def _unit_features(rows, reference, sizes):
+  # Returns numbers on [0, 1] over the reference, and categories one-hot.
   parts = []
   for i, size in enumerate(sizes.tolist()):
-    cells = rows[:, i]
-    missing = np.isnan(cells)
+    cells, missing = rows[:, i], np.isnan(rows[:, i])
     if size:
-      hot = np.zeros((len(rows), size))
-      hot[np.flatnonzero(~missing), cells[~missing].astype(int)] = np.sqrt(0.5)
-      parts.append(hot)
-    else:
-      known = reference[~np.isnan(reference[:, i]), i]
-      mean, std = (known.mean(), known.std() or 1.0) if len(known) else (0.0, 1.0)
-      z = np.where(missing, 0.0, (cells - mean) / std)
-      parts.append(np.stack([z, np.sqrt(0.5) * missing], axis=1))
+      parts.append(np.eye(size + 1)[np.where(missing, size, cells).astype(int)][:, :size])
+      continue
+    known = reference[~np.isnan(reference[:, i]), i]
+    if len(known):
+      low, width = known.min(), np.ptp(known) or 1.0
+      parts.append((np.where(missing, known.mean(), cells)[:, None] - low) / width)
   return np.concatenate(parts, axis=1)
 
 
@@ -212,29 +237,37 @@ def coverage(samples: np.ndarray, reference: np.ndarray, sizes: np.ndarray) -> f
 
 # -- as metrics --------------------------------------------------------------------
 
+
+def _sets(name, samples, reference, beside):
+  # Returns ({'': samples, and of SETS}, reference, rows of the other split, sizes). The sets have
+  # equal numbers of rows where the data have another split.
+  rows, real = take(name, samples, 'values'), take(name, reference, 'values', 'reference')
+  sizes, others = reference['sizes'], reference.get('others')
+  rows, real = (np.asarray(x, np.float64) for x in (rows, real))
+  if min(len(rows), len(real)) < 2:
+    raise Missing(f'{name} needs 2 rows or more of the samples and of the reference')
+  count = len(rows)
+  if beside and others is not None:
+    others = np.asarray(others, np.float64)
+    count = min(count, len(others))
+    others = others[some_of(others, count)]
+  elif others is None:
+    others = real[:0]
+  sets = {'': rows[:count]}
+  if beside:
+    sets |= {'real': others} if len(others) else {}
+    sets |= simple_rows.drawn(real, sizes, count)
+  return sets, real, others, sizes
+
+
 Compare = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Estimate]
 
 
 def _metric(name: str, higher: bool, compare: Compare, beside: bool, note: str) -> SampleMetric:
-  # compare: (rows, reference, rows of the other split, sizes) -> estimate. The sets have equal
-  # numbers of rows where the data have another split.
+  # compare: (rows, reference, rows of the other split, sizes) -> estimate.
   def compute(samples: Arrays, reference: Arrays) -> list[Score]:
-    rows, real = take(name, samples, 'values'), take(name, reference, 'values', 'reference')
-    sizes, others = reference['sizes'], reference.get('others')
-    rows, real = (np.asarray(x, np.float64) for x in (rows, real))
-    if min(len(rows), len(real)) < 2:
-      raise Missing(f'{name} needs 2 rows or more of the samples and of the reference')
-    count = len(rows)
-    if beside and others is not None:
-      others = np.asarray(others, np.float64)
-      count = min(count, len(others))
-      others = others[some_of(others, count)]
-    elif others is None:
-      others = real[:0]
-    sets = {'': rows[:count]}
-    if beside:
-      sets |= {'real': others} if len(others) else {}
-      sets |= simple_rows.drawn(real, sizes, count)
+    sets, real, others, sizes = _sets(name, samples, reference, beside)
+    count = len(sets[''])
     words = f'{note}, {count:,} rows against {len(real):,}'
     return [
       Score(name + f'_{of}' * bool(of), compare(x, real, others, sizes), words)
@@ -365,3 +398,28 @@ def categories(beside: bool = True) -> SampleMetric:
     return Estimate(coverage(rows, real, sizes))
 
   return _metric('coverage', True, compare, beside, 'mean over columns')
+
+
+@declares(
+  what='α-precision and β-recall (Alaa et al. 2022): whether samples are where real rows are, and '
+  'real rows where samples are; 1 at best'
+)
+def alpha_precision(beside: bool = True) -> SampleMetric:
+  """`precision_and_recall` of equal numbers of rows, at most MOST_ROWS; see `shape`."""
+
+  def compute(samples: Arrays, reference: Arrays) -> list[Score]:
+    sets, real, _, sizes = _sets('alpha_precision', samples, reference, beside)
+    count = min(MOST_ROWS, len(real), *map(len, sets.values()))
+    note, found = f'1 at best, {count:,} rows against as many', []
+    real = real[some_of(real, count)]
+    for of, rows in sets.items():
+      pair = precision_and_recall(rows[some_of(rows, count)], real, sizes)
+      for name, value in zip(_ALPHA_BETA, pair, strict=True):
+        found.append(Score(name + f'_{of}' * bool(of), Estimate(value), note))
+    return found
+
+  names = [name + of for of in ('', *(f'_{x}' for x in SETS * beside)) for name in _ALPHA_BETA]
+  return SampleMetric(dict.fromkeys(names, True), NEEDS, compute)
+
+
+_ALPHA_BETA = 'alpha_precision', 'beta_recall'

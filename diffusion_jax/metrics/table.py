@@ -58,6 +58,7 @@ OF_PAIRS: OfSamples = {
 OF_ROWS: OfSamples = {
   'shape': rows.shape,
   'trend': rows.trend,
+  'alpha_precision': rows.alpha_precision,
   'copies': rows.copies_of_rows,
   'categories': rows.categories,
   'detection': rows.detection,

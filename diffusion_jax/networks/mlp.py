@@ -21,8 +21,6 @@ from diffusion_jax.ranges import Rate, Size
 
 Array = jax.Array
 
-NOISE_FEATURES = 256
-
 
 @declares(what='residual blocks', needs='a vector [D]', element_levels=True)
 class MLP(Checked):
@@ -36,9 +34,10 @@ class MLP(Checked):
     h += W_2 dropout(silu(W_1 silu(norm(h) (1 + scale) + shift)))
 
   where scale and shift are linear in silu(c) (adaptive layer norm, Peebles &
-  Xie 2023). The first h is c + W x, and the last layer has such a norm too.
-  W_2 and the last layer begin at 0. `inputs` are the entries of cond: other
-  arrays than a vector or a set join the channels of x (`with_inputs`).
+  Xie 2023), or parameters without `modulation`. The first h is c + W x, and the
+  last layer has such a norm too. W_2 and the last layer begin at 0. `inputs` are
+  the entries of cond: other arrays than a vector or a set join the channels of x
+  (`with_inputs`). noise_features: of the embedding of each noise.
   """
 
   takes: ClassVar = ('label', 'image', 'x0', 'context', *STEP_INPUTS)
@@ -48,6 +47,8 @@ class MLP(Checked):
   dropout: Rate = 0.0
   out_channels: Size = 3
   noise_embedding: Sinusoids = 'openai'
+  noise_features: Size = 256
+  modulation: bool = True
   inputs: Inputs = Inputs()
   dtype: Dtype = jnp.float32
 
@@ -59,10 +60,10 @@ class MLP(Checked):
   def __call__(self, x: Array, noise: Array, cond: dict | None = None, *, train=False) -> Array:
     cond, inputs, width = cond or {}, self.inputs, self.channels
     inputs.check(cond)
-    h = sinusoidal(noise, NOISE_FEATURES, kind=self.noise_embedding)
+    h = sinusoidal(noise, self.noise_features, kind=self.noise_embedding)
     h = h.reshape(x.shape[0], -1)
     c = noise_and_label(h, cond, width, inputs, dtype=self.dtype)
-    c += of_step(inputs, cond, NOISE_FEATURES, width, self.noise_embedding, self.dtype)
+    c += of_step(inputs, cond, self.noise_features, width, self.noise_embedding, self.dtype)
     channels = None
     if inputs.context:
       context = read_context(inputs, x, cond, width, dtype=self.dtype)
@@ -77,6 +78,8 @@ class MLP(Checked):
     drop = nn.Dropout(self.dropout, deterministic=not train)
 
     def norm(h, name):
+      if not self.modulation:
+        return nn.silu(layer_norm(f'{name}_norm', self.dtype)(h))
       shifts = dense(nn.silu(c), 2 * width, f'{name}_modulation', dtype=self.dtype)
       h = layer_norm(f'{name}_norm', self.dtype, affine=False)(h)
       return nn.silu(modulate(h, *jnp.split(shifts, 2, axis=-1)))

@@ -113,6 +113,60 @@ def test_copies_are_at_the_distance_0(rng):
   assert_allclose(rows.closest(base[:1] + [[0.5, 0, 0, 0]], base, SIZES), 0.5)
 
 
+def literal_precision_and_recall(x, y):
+  """Alaa et al. 2022, equations 5 and 8, from the text, with a loop for each sum."""
+  n, levels = len(y), [k / 29 for k in range(30)]
+
+  def apart(a, b):
+    return sum((s - t) ** 2 for s, t in zip(a, b, strict=True)) ** 0.5
+
+  def quantile(values, p):
+    values, at = sorted(values), p * (len(values) - 1)
+    low = min(int(at + 1e-12), len(values) - 2)
+    return values[low] + (at - low) * (values[low + 1] - values[low])
+
+  centre, middle = (z.mean(axis=0) for z in (y, x))
+  radii = [apart(row, centre) for row in y]
+  nearest = [min(range(len(x)), key=lambda j: apart(x[j], row)) for row in y]
+  covered = [
+    apart(x[j], y[i]) <= min(apart(y[k], y[i]) for k in range(n) if k != i)
+    for i, j in enumerate(nearest)
+  ]
+  spread = [apart(x[j], middle) for j in nearest]
+  errors = [0.0, 0.0]
+  for level in levels:
+    radius, wide = quantile(radii, level), quantile(spread, level)
+    precision = sum(apart(row, centre) <= radius for row in x) / len(x)
+    recall = sum(c and s <= wide + 1e-15 for c, s in zip(covered, spread, strict=True)) / n
+    errors[0] += abs(level - precision)
+    errors[1] += abs(level - recall)
+  return [1 - e / sum(levels) for e in errors]
+
+
+def test_alpha_precision_and_beta_recall_are_the_published_ones(rng):
+  y, x = rng.uniform(size=(40, 3)), rng.uniform(size=(40, 3)) ** 2
+  y[:2], none = [[0, 0, 0], [1, 1, 1]], np.zeros(3, int)  # numbers on [0, 1], as they are
+  found = rows.precision_and_recall(x, y, none)
+  assert_allclose(found, literal_precision_and_recall(x, y), atol=1e-12)
+  # Categories are one-hot, numbers on [0, 1] over real rows.
+  codes = np.stack([rng.integers(0, 3, 40), 7 * y[:, 1] - 2], axis=1).astype(float)
+  others = codes[rng.permutation(40)] + [0.0, 0.3]
+  wide = [
+    np.column_stack([np.eye(3)[z[:, 0].astype(int)], (z[:, 1] + 2) / 7]) for z in (others, codes)
+  ]
+  found = rows.precision_and_recall(others, codes, np.array([3, 0]))
+  assert_allclose(found, literal_precision_and_recall(*wide), atol=1e-12)
+
+
+def test_alpha_precision_and_beta_recall_find_what_is_wrong(rng):
+  real, others = table(rng, 600), table(rng, 600)
+  found = scores(rows.alpha_precision(), others, real, others)
+  assert found['alpha_precision'] == found['alpha_precision_real'] > 0.9
+  one = np.repeat(real[:1], 600, axis=0)  # a mode that is dropped, samples that are all one row
+  few = scores(rows.alpha_precision(beside=False), one, real)
+  assert few['alpha_precision'] < 0.6 and few['beta_recall'] < 0.1 < found['beta_recall_real']
+
+
 def test_coverage_is_of_the_categories_that_real_rows_have(rng):
   real = np.array([[0, 0, 0, 0], [0, 1, 0, 1], [0, 2, 0, np.nan]], np.float64)
   assert rows.coverage(real, real, SIZES) == 1.0

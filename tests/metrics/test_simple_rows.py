@@ -1,7 +1,7 @@
-"""Independent columns and a mixture, as their laws are known."""
+"""Independent columns, SMOTE and a mixture, as their laws are known."""
 
 import numpy as np
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from diffusion_jax.metrics import simple_rows
 from tests.metrics.test_rows import SIZES, table
@@ -23,6 +23,30 @@ def test_independent_columns_keep_shapes_and_lose_pairs(rng):
   drawn = simple_rows.independent(x, 5000)
   assert_allclose(drawn.mean(axis=0), 49.5, atol=2.0)
   assert abs(np.corrcoef(drawn.T)[0, 1]) < 0.06
+
+
+def test_smote_moves_a_row_towards_one_of_its_nearest():
+  """As it is defined: the neighbours, a part of the way, and the category of most of them."""
+  rows = np.array([[0.0, 0], [1.0, 1], [3.0, 1], [10.0, 0], [11.0, 2], [13.0, 2], [40.0, 1]])
+  near = simple_rows.neighbours(rows, np.array([0, 0]))
+  apart = np.abs(rows[:, :1] - rows[:, 0]) ** 2 / rows[:, 0].var()
+  apart += np.abs(rows[:, 1:] - rows[:, 1]) ** 2 / rows[:, 1].var() + np.diag([np.inf] * 7)
+  assert_array_equal(near, np.argsort(apart, axis=1)[:, :5])
+  # One category that differs is as far as one deviation.
+  numbers = np.array([[0.0, 0], [1.01, 0], [0.0, 1], [0.99, 1]]) * [0.5, 1]
+  numbers[:, 0] *= 1.0 / numbers[:, 0].std()
+  assert simple_rows.neighbours(numbers, np.array([0, 2]))[0, 0] == 2
+  draws = np.array([0, 3]), np.array([1, 0]), np.array([0.25, 0.5])
+  near = np.array([[1, 2, 3, 4, 5], [4, 5, 2, 1, 0]])
+  drawn = simple_rows.interpolated(rows, np.array([0, 3]), near, draws, np.eye(2, 5) / 2)
+  assert_allclose(drawn, [[0.75, 1], [10.5, 2]])  # Two have 1, two 2: the tie is that of the first.
+
+
+def test_smote_draws_the_numbers_that_rows_have(rng):
+  x = np.stack([rng.integers(0, 3, 200) * 5.0, rng.normal(size=200)], axis=1)
+  drawn = simple_rows.smote(x, np.zeros(2, int), 500)
+  assert {*drawn[:, 0]} <= {0.0, 5.0, 10.0} and not {*drawn[:, 1]} <= {*x[:, 1]}
+  assert_array_equal(simple_rows.smote(x[:1], np.zeros(2, int), 3), x[[0, 0, 0]])
 
 
 def test_every_cell_is_drawn_where_some_are_missing(rng):
