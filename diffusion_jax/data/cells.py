@@ -10,10 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from diffusion_jax.data.notations import NUMBER, readings
 from diffusion_jax.data.set_files import check_text, say_left_out, say_once
 from diffusion_jax.paths import existing
 
-NUMBER = re.compile(r'[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,9})?', re.ASCII | re.IGNORECASE)
+# Texts of a missing value: pandas', and some that others write.
+MISSING = (
+  '|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan'
+  '|null|na|NaT|?|-|--|.'
+).split('|')
 # Texts that are no tables: patterns of their first bytes, and what they are.
 _KINDS = r"""<(!DOCTYPE|!doctype|html) a page of HTML: download the table itself
 \[?{\s*" JSON: write it as CSV"""
@@ -114,9 +119,12 @@ class RowsOfFile(NamedTuple):
       if len(cells) == len(self.names) + 1 and not cells[-1]:
         cells = cells[:-1]  # The row ends with a delimiter.
       if len(cells) != len(self.names):
+        hint = f'a cell with {self.delimiter!r} in it must be in quotes'
+        if len(cells) < len(self.names):
+          hint = 'write an empty cell where one is missing, or delete a title or a footer'
         raise ValueError(
-          f'{self.path}, row {i} has {len(cells)} cells, and the first row {len(self.names)}: a '
-          f'cell with {self.delimiter!r} in it must be in quotes, and decimals need a point'
+          f'{self.path}, row {i} has {len(cells)} cells, and the first row {len(self.names)}: '
+          f'{hint}'
         )
       numbers.append(i)
       rows.append(cells)
@@ -149,8 +157,8 @@ def open_rows(path: str | Path, header: bool | None = None) -> RowsOfFile:
   """Opens a CSV file in UTF-8, with the delimiters of `read_cells`.
 
   header: whether its first row names the columns; None: unless a cell of it is a number, and
-  so are all numbers of its column. Without one the columns are column1, column2, ... Raises
-  ValueError or FileNotFoundError.
+  so are all numbers of its column, or more than half of its texts are in the rows below, too.
+  Without one the columns are column1, column2, ... Raises ValueError or FileNotFoundError.
   """
   path = existing(path, 'CSV file', Path.is_file)
   with path.open('rb') as file:
@@ -166,8 +174,7 @@ def open_rows(path: str | Path, header: bool | None = None) -> RowsOfFile:
     raise ValueError(f'{path} has no rows')
   (number, first), others = rows[0], rows[1:]
   if header is None:
-    columns = itertools.zip_longest(*(row for _, row in rows), fillvalue='')
-    header = not any(NUMBER.fullmatch(top) and _are_numbers(cells) for top, *cells in columns)
+    header = _has_names([*itertools.zip_longest(*(row for _, row in rows), fillvalue='')])
   if not header:
     return RowsOfFile(path, tuple(f'column{i + 1}' for i in range(len(first))), delimiter, number)
   if not others:
@@ -181,8 +188,13 @@ def open_rows(path: str | Path, header: bool | None = None) -> RowsOfFile:
   return RowsOfFile(path, names, delimiter, number + 1)
 
 
-def _are_numbers(cells):
-  return all(not cell or NUMBER.fullmatch(cell) for cell in cells)
+def _has_names(columns):
+  # Whether the first cells of columns are names, and no cells like those below.
+  for top, *cells in columns:
+    if NUMBER.fullmatch(top) and all(x in MISSING or NUMBER.fullmatch(x) for x in cells):
+      return False
+  texts = [top in cells for top, *cells in columns if top not in MISSING]
+  return 2 * sum(texts) <= len(texts)
 
 
 _HEAD = 2**20  # bytes, by which the delimiter is known
@@ -219,7 +231,7 @@ def safe(text: str) -> str:
 
   `read_cells` removes the mark.
   """
-  runs = text.startswith((*'=@+-',)) and not NUMBER.fullmatch(text)
+  runs = text.startswith((*'=@+-',)) and not (NUMBER.fullmatch(text) or readings(text))
   return f"'{text}" if runs else text
 
 

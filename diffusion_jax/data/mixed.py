@@ -1,36 +1,35 @@
 """Tables of numbers and categories, whose cells may be missing.
 
 The kind of a column is told from its cells, or named. A row is one number for each column: its
-number, the days from 1970 to its date, or the number of its category; NaN if it is missing.
+number, the days from 1970 to its date, the seconds or minutes to its time, or the number of its
+category; NaN if it is missing.
 """
 
 import collections
 import dataclasses
 import datetime
-import decimal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from diffusion_jax.data import buckets, customers
-from diffusion_jax.data.cells import NUMBER, Held, RowsOfFile, open_rows, single_line
+from diffusion_jax.data import buckets, customers, notations
+from diffusion_jax.data.cells import HEADER, MISSING, Held, RowsOfFile, open_rows, single_line
+from diffusion_jax.data.column_kinds import ColumnCells, category_key
 from diffusion_jax.data.columns import check_columns
+from diffusion_jax.data.notations import days
 from diffusion_jax.data.set_files import say_left_out, say_once
 from diffusion_jax.data.spec import PRESENT, ArraySpec, Facts
 from diffusion_jax.data.splits import check_split, random_part
 from diffusion_jax.data.sums import digest, of_array
-from diffusion_jax.data.tables import MISSING
 from diffusion_jax.declared import declares
 from diffusion_jax.paths import ReadPath
 from diffusion_jax.ranges import Rate, near
 
-MOST_CATEGORIES = 5000  # of a column
-FEW = 20  # different texts that any column may have, or one for two rows
-MOST_DECIMALS = 12
 _EPOCH = datetime.date(1970, 1, 1).toordinal()
 _PRESENCE = ('missing', 'present')
+MOST_WIDTH = 40  # of the names of columns in what is printed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,7 +109,9 @@ def told(
   unnamed = sum(not name for name in rows.names)
   say_left_out(rows.path, unnamed, len(rows.names), 'columns', why='they have no name')
   names = x or tuple(filter(None, rows.names))
-  columns = {name: _Cells() for name in names}
+  if not names:
+    raise ValueError(f'{rows.path}: no column has a name: {HEADER}')
+  columns = {name: ColumnCells() for name in names}
   size = 0
   for numbers_of_rows, cells in rows.blocks():
     size += len(numbers_of_rows)
@@ -133,103 +134,18 @@ def told(
   spec = ArraySpec(
     (len(found),),
     names=(*found,),
-    kinds=tuple(kind for kind, _, _ in found.values()),
-    categories=tuple(texts for _, texts, _ in found.values()),
-    decimals=tuple(decimals for _, _, decimals in found.values()),
+    kinds=tuple(kind.kind for kind in found.values()),
+    categories=tuple(kind.categories for kind in found.values()),
+    decimals=tuple(kind.decimals for kind in found.values()),
+    notations=tuple(kind.notation for kind in found.values()),
   )
-  say_once(_words(rows, size, spec, columns))
+  say_once(_words(rows, size, spec, columns, found))
   return spec, {name: columns[name].missing for name in found}, size
 
 
 def size_of(rows: RowsOfFile | Held) -> int:
   """Returns the number of rows."""
   return sum(len(numbers_of_rows) for numbers_of_rows, _ in rows.blocks())
-
-
-class _Cells:
-  # What is known of the cells of a column, of any length, in little memory.
-
-  def __init__(self):
-    self.texts: dict[str, None] | None = {}  # Different ones; None if they are too many.
-    self.count = self.missing = self.numbers = self.dates = 0
-    self.codes = False  # Whether a number begins with a 0 that a number would lose.
-    self.decimals = [MOST_DECIMALS, 0]
-    self.low, self.high = np.inf, -np.inf
-    self.other = ''  # the first text among numbers
-
-  def add(self, texts):
-    for text, count in collections.Counter(texts).items():
-      if text in MISSING:
-        self.missing += count
-        continue
-      self.count += count
-      if self.texts is not None:
-        self.texts[text] = None
-        if len(self.texts) > 10 * MOST_CATEGORIES:
-          self.texts = None
-      if NUMBER.fullmatch(text):
-        self.numbers += count
-        digits = text.lstrip('+-')
-        self.codes |= len(digits) > 1 and digits[0] == '0' and digits[1].isdigit()
-        places = min(MOST_DECIMALS, _decimals(text))
-        self.decimals = [min(self.decimals[0], places), max(self.decimals[1], places)]
-        self.low, self.high = min(self.low, float(text)), max(self.high, float(text))
-      elif _days(text) is not None:
-        self.dates += count
-      elif not self.other:
-        self.other = text
-
-  def kind(self, size, is_category):
-    # Returns (kind, categories, decimals); ValueError for a column without a kind.
-    different = {} if self.texts is None else {_key(text): text for text in self.texts}
-    if not self.count:
-      raise ValueError('has no value: leave it out')
-    if self.numbers == self.count and not np.isfinite([self.low, self.high]).all():
-      raise ValueError('has a number that is too large: correct it')
-    few = self.texts is not None and len(different) <= 2
-    if not is_category and not few and not (self.codes and self.numbers == self.count):
-      if self.numbers == self.count:
-        return 'number', (), tuple(self.decimals)
-      if self.dates == self.count:
-        return 'date', (), (0, 0)
-      if self.numbers > 0.5 * self.count:
-        raise ValueError(
-          f'has {self.numbers:,} numbers, and the text {self.other!r}: correct it, empty the cell, '
-          'or name the column in data.categories'
-        )
-    most = min(MOST_CATEGORIES, max(FEW, size // 2))
-    if self.texts is None or len(different) > most:
-      count = f'more than {10 * MOST_CATEGORIES:,}' if self.texts is None else f'{len(different):,}'
-      raise ValueError(
-        f'has {count} different texts in {size:,} rows, and {most:,} can be categories: write '
-        'dates as 2026-11-30, or leave it out of data.x, as names and numbers of rows'
-      )
-    order = sorted(different, key=lambda key: (isinstance(key, str), key))
-    return 'category', tuple(different[key] for key in order), ()
-
-
-def _decimals(text):
-  # Returns how many decimals a number has, also 1e-3.
-  if 'e' in text or 'E' in text:
-    return max(0, -int(decimal.Decimal(text).as_tuple().exponent))
-  return len(text.partition('.')[2])
-
-
-def _key(text):
-  # What spellings of a category have in common: 1 and 1.0, but not 1 and 01.
-  if NUMBER.fullmatch(text) and not (text[:1] == '0' and text[1:2].isdigit()):
-    return decimal.Decimal(text)
-  return text
-
-
-def _days(text):
-  # Returns the days from 1970 to a date, None for another text.
-  if len(text) != 10 or text[4] != '-':
-    return None
-  try:
-    return datetime.date.fromisoformat(text).toordinal() - _EPOCH
-  except ValueError:
-    return None
 
 
 def with_presence(spec: ArraySpec, names: Iterable[str]) -> ArraySpec:
@@ -243,40 +159,44 @@ def with_presence(spec: ArraySpec, names: Iterable[str]) -> ArraySpec:
     kinds=(*spec.kinds, *['presence'] * len(added)),
     categories=(*spec.categories, *[_PRESENCE] * len(added)),
     decimals=(*spec.decimals, *[()] * len(added)),
+    notations=(*spec.notations, *[''] * len(added)),
   )
 
 
-def _words(rows, size, spec, columns):
+def _words(rows, size, spec, columns, found):
   # Returns the table of the kinds of columns.
   head = f'{rows.path}: {size:,} rows of {len(spec.names)} columns'
   head += '' if rows.first > 1 else ', without a header'
   lines = []
-  for name, kind, texts, places in zip(
-    spec.names, spec.kinds, spec.categories, spec.decimals, strict=True
-  ):
-    cells = columns[name]
+  for name, kind in found.items():
+    texts = kind.categories
     if texts:
       shown = f'category, {len(texts):,}: {", ".join(texts[:5])}' + ', …' * (len(texts) > 5)
-    elif kind == 'date':
-      shown = 'date'
+    elif kind.kind != 'number':
+      shown = kind.kind
     else:
-      what = 'whole number' if not places[1] else f'number, {places[1]} decimals'
-      shown = f'{what}, {cells.low:g} to {cells.high:g}'
-    gaps = f'; {cells.missing / size:.1%} missing' * bool(cells.missing)
-    lines.append((name, shown + gaps))
-  width = max(len(name) for name, _ in lines)
+      what = 'whole number' if not kind.decimals[1] else f'number, {kind.decimals[1]} decimals'
+      shown = f'{what}, {kind.low:g} to {kind.high:g}'
+    shown += f', written as {kind.notation}' * bool(kind.notation)
+    cells = columns[name]
+    lines.append((name, shown + f'; {cells.missing / size:.1%} missing' * bool(cells.missing)))
+  width = min(MOST_WIDTH, max(len(name) for name, _ in lines))
   return '\n'.join([head, *(f'  {name:{width}}  {shown}' for name, shown in lines)])
 
 
 def _reader(spec: ArraySpec, i: int) -> Callable[[str], float]:
   # Returns text -> the number of a cell of column i; KeyError or ValueError for a misfit.
-  if spec.kinds[i] == 'category':
-    place = {_key(text): j for j, text in enumerate(spec.categories[i])}
-    return lambda text: place[_key(text)]
+  kind, notation = spec.kinds[i], spec.notations[i]
+  if kind == 'category':
+    place = {category_key(text): j for j, text in enumerate(spec.categories[i])}
+    return lambda text: place[category_key(text)]
 
   def number(text):
-    is_date = spec.kinds[i] == 'date'
-    value = _days(text) if is_date else float(text) if NUMBER.fullmatch(text) else None
+    if kind == 'time':
+      time = notations.time(text)
+      value = time[1] if time and time[0] == notation else None
+    else:
+      value = days(text) if kind == 'date' else notations.number(text, notation)
     if value is None or not np.isfinite(value):
       raise ValueError(text)
     return value
@@ -334,9 +254,12 @@ def _column(texts, spec, i, path, places, unknown=None):
         values[text] = np.nan
         continue
       row, categories = places[texts.index(text)], spec.categories[i]
-      what = {'date': 'a date such as 2026-11-30', 'number': 'a number'}.get(
-        spec.kinds[i], f'one of its categories, {", ".join(categories[:10])}'
-      )
+      notation = spec.notations[i]
+      what = {
+        'date': 'a date such as 2026-11-30',
+        'number': 'a number' + f' such as {notation}' * bool(notation),
+        'time': f'a time such as {notation}',
+      }.get(spec.kinds[i], f'one of its categories, {", ".join(categories[:10])}')
       raise ValueError(
         f'{path}, row {row}, column {name!r}: {text!r}{near(text, categories)} is not {what}'
       ) from None
@@ -400,22 +323,14 @@ def texts_of(spec: ArraySpec, x: np.ndarray) -> dict[str, list[str]]:
   columns = {}
   for i, (name, kind) in enumerate(zip(spec.names, spec.kinds, strict=True)):
     values = x[:, i].tolist()
+    notation, places = spec.notations[i], spec.decimals[i]
     if kind == 'number':
-      columns[name] = [_text(value, *spec.decimals[i]) for value in values]
+      columns[name] = [notations.written(v, places[0], places[1], notation) for v in values]
+    elif kind == 'time':
+      columns[name] = [notations.written_time(v, places[1], notation) for v in values]
     elif kind == 'date':
       dates = (datetime.date.fromordinal(_EPOCH + int(v)) if v == v else '' for v in values)
       columns[name] = [str(date) for date in dates]
     elif kind == 'category':
       columns[name] = ['' if v != v else spec.categories[i][int(v)] for v in values]
   return columns
-
-
-def _text(value, least, most):
-  # Returns a number with a least and a most number of decimals; '' for NaN.
-  if value != value:
-    return ''
-  text = f'{value:.{most}f}'
-  whole, point, digits = text.partition('.')
-  digits = digits.rstrip('0')
-  text = f'{whole}{point}{digits:0<{least}}' if digits or least else whole
-  return text.removeprefix('-') if not float(text) else text

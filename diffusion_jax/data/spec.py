@@ -10,10 +10,12 @@ import numpy as np
 
 from diffusion_jax.aliases import Json
 from diffusion_jax.data import quantiles
+from diffusion_jax.data.notations import MOST_DECIMALS, is_notation
 from diffusion_jax.ranges import Count, Finite, Positive, Size
 
 # Of a column; 'presence' is a category, whether the cell of another column is there.
-ColumnKind = Literal['number', 'date', 'category', 'presence']
+ColumnKind = Literal['number', 'date', 'time', 'category', 'presence']
+OF_NUMBERS = 'number', 'date', 'time'
 PRESENT = ' present'  # what the name of such a column ends in
 
 
@@ -32,7 +34,7 @@ class ArraySpec(NamedTuple):
   is missing; () for other arrays. categories: the texts of each column, whose cells are
   their numbers from 0; () of a column of numbers, which models see by its knots and shares,
   as `quantiles.fitted` returns them. decimals: the least and the most
-  that cells of the column have.
+  that cells of the column have. notations: how its numbers are written, see `notations`.
   """
 
   shape: tuple[Size, ...]
@@ -46,12 +48,14 @@ class ArraySpec(NamedTuple):
   kinds: tuple[ColumnKind, ...] = ()
   categories: tuple[tuple[str, ...], ...] = ()
   decimals: tuple[tuple[Count, ...], ...] = ()
+  notations: tuple[str, ...] = ()
   knots: tuple[tuple[Finite, ...], ...] = ()
   shares: tuple[tuple[Positive, ...], ...] = ()
 
   def as_json(self) -> Json:
     """Returns a dict, without what only tables and tokens have if it is empty."""
-    optional = 'names', 'tokens', 'kinds', 'categories', 'decimals', 'knots', 'shares'
+    of_table = 'names', 'kinds', 'categories', 'decimals', 'notations', 'knots', 'shares'
+    optional = 'tokens', *of_table
     return {n: v for n, v in self._asdict().items() if v or n not in optional}
 
   @property
@@ -126,14 +130,15 @@ class ArraySpec(NamedTuple):
   @property
   def numbers(self) -> tuple[int, ...]:
     """The columns of a table that have numbers, not categories; () of other arrays."""
-    return tuple(i for i, kind in enumerate(self.kinds) if kind in ('number', 'date'))
+    return tuple(i for i, kind in enumerate(self.kinds) if kind in OF_NUMBERS)
 
   def _cells(self, x):
     # Returns rows of a table: rounded numbers, numbers of categories, NaN in empty cells.
     for i, kind in enumerate(self.kinds):
-      if kind in ('number', 'date'):
+      if kind in OF_NUMBERS:
         drawn = quantiles.from_normal(x[..., i], self.knots[i], self.shares[i])
-        x[..., i] = np.round(drawn, self.decimals[i][1])
+        places = self.decimals[i][1]
+        x[..., i] = np.round(drawn, places) if places <= MOST_DECIMALS else drawn
       else:
         x[..., i] = np.clip(np.rint(x[..., i]), 0, max(0, len(self.categories[i]) - 1))
     for i in (i for i, kind in enumerate(self.kinds) if kind == 'presence'):
@@ -230,19 +235,21 @@ def problem_of(values: ArraySpec) -> str:
 
 
 def _problem_of_table(values):
-  parts = values.names, values.kinds, values.categories, values.decimals
+  parts = values.names, values.kinds, values.categories, values.decimals, values.notations
   fits = {len(part) for part in parts} == {values.shape[-1]} and len(values.shape) == 1
   fitted = len(values.knots) == len(values.shares) == len(values.mean)
   if not fits or not fitted or values.levels or len(values.mean) not in (0, len(values.kinds)):
     return f'the columns {", ".join(values.names)} do not describe rows of {values.shape}'
   for i, (name, kind) in enumerate(zip(values.names, values.kinds, strict=True)):
-    if kind not in ('number', 'date') and not values.categories[i]:
+    if kind not in OF_NUMBERS and not values.categories[i]:
       return f'column {name!r} has no category'
+    if not is_notation(kind, values.notations[i]):
+      return f'column {name!r} is written as {values.notations[i]!r}'
     if kind == 'presence' and name.removesuffix(PRESENT) not in values.names:
       return f'column {name!r} says nothing of another one'
-    if kind in ('number', 'date') and len(values.decimals[i]) != 2:
+    if kind in OF_NUMBERS and len(values.decimals[i]) != 2:
       return f'column {name!r} has no two numbers of decimals'
-    if kind in ('number', 'date') and values.mean:
+    if kind in OF_NUMBERS and values.mean:
       knots, shares = np.asarray(values.knots[i]), values.shares[i]
       if not len(knots) or np.any(np.diff(knots) < 0.0) or len(shares) not in (0, len(knots)):
         return f'the knots of column {name!r} do not ascend'

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.data import buckets
-from diffusion_jax.data.cells import HEADER, NUMBER, Cells, read_cells, safe, single_line
+from diffusion_jax.data.cells import HEADER, MISSING, NUMBER, Cells, read_cells, safe, single_line
 from diffusion_jax.data.columns import check_columns
 from diffusion_jax.data.npz import box_of, read_array
 from diffusion_jax.data.set_files import say_left_out, say_once
@@ -29,11 +29,6 @@ from diffusion_jax.ranges import Finite, Rate, near
 
 MOST_CATEGORIES = 200  # the most categories of a column
 QUANTILES = 5, 50, 95  # of a summary of draws, in per cent
-# Texts of a missing value: pandas', and some that others write.
-MISSING = (
-  '|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan'
-  '|null|na|NaT|?|-|--|.'
-).split('|')
 _NUMBERS = 'numbers have a decimal point and no other mark'
 _LIKE_NUMBER = re.compile(r'[-+(]?\d', re.ASCII)
 # Numbers between thousands' points, which may be decimals.

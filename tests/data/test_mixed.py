@@ -1,6 +1,7 @@
 """Columns of any kind are told from their cells, and come back as they were written."""
 
 import tracemalloc
+from csv import reader
 
 import numpy as np
 import pytest
@@ -78,11 +79,50 @@ def test_whether_a_cell_is_there_may_be_drawn(csv):
   assert_array_equal(known[:, there], [1, np.nan])
 
 
+WRITTEN = """\
+when|to|share|price|size
+2026-11-30 14:05:00|2026-11-30T14:05Z|12%|$1,234.5|1.234,5
+1969-12-31 23:59:59|1970-01-01T00:00Z|-3.5%|$0.5|-7
+2026-11-30 14:05:01|2026-12-01T00:01Z|7%|-$12|12,25
+"""
+
+
+def test_times_and_marked_numbers_come_back_as_they_were_written(csv, capsys):
+  source = read(csv(WRITTEN))
+  spec, text = written(source)
+  assert spec.kinds == ('time', 'time', 'number', 'number', 'number')
+  assert_array_equal(source.x[1], [-1, 0, -3.5, 0.5, -7])  # seconds, minutes
+  assert_array_equal(source.x[0, 3:], [1234.5, 1234.5])
+  assert cells_of(text, ',') == cells_of(WRITTEN, '|')
+  assert '  when   time, written as YYYY-MM-DD HH:MM:SS\n' in capsys.readouterr().out
+  drawn = spec.decode(spec.encode(source.x) + 0.3)  # also between those that were seen
+  assert_array_equal(drawn[:, :2], np.rint(drawn[:, :2]))
+  known = mixed.known_cells(
+    'rows', {'price': ['$1,000', '7'], 'to': ['', '1970-01-02T00:00Z']}, [2, 3], spec
+  )
+  assert_array_equal(known[:, [1, 3]], [[np.nan, 1000], [1440, 7]])
+  with pytest.raises(ValueError, match='not a time such as YYYY-MM-DDTHH:MM'):
+    mixed.known_cells('rows', {'to': ['1970-01-02 00:00']}, [2], spec)
+
+
+def cells_of(text, delimiter):
+  return [*reader(text.splitlines(), delimiter=delimiter)]
+
+
+def test_small_numbers_keep_their_digits(csv):
+  _, text = written(read(csv('a,b\n1.25e-13,1\n2e-20,2\n-3.5e-9,3\n')))
+  assert [float(line.split(',')[0]) for line in text.splitlines()[1:]] == pytest.approx(
+    [1.25e-13, 2e-20, -3.5e-9], rel=1e-6
+  )
+
+
 def test_a_file_without_a_header_and_one_of_numbers_alone(csv, capsys):
   source = read(csv('1;x\n2;y\n3;x\n'))
   assert source.spec.names == ('column1', 'column2') and len(source) == 3
   assert 'without a header' in capsys.readouterr().out
   assert read(csv('a,b\n1,2\n3,4\n5,6\n', 'b.csv')).spec.kinds == ('number', 'number')
+  assert read(csv('u,x\nv,y\nu,y\nv,x\n', 'd.csv')).spec.names == ('column1', 'column2')
+  assert read(csv('1,x\n?,y\n3,NA\n', 'e.csv')).spec.names == ('column1', 'column2')
   assert len(read(csv('2019,2020\n1,2\n3,4\n5,6\n', 'c.csv'), header=True)) == 3
 
 
@@ -121,14 +161,21 @@ def test_odd_tables_are_read(csv, capsys, name):
 
 WRONG = {
   'an id that is named': ('id\n' + ''.join(f'k{i}\n' for i in range(60)), {'x': ('id',)}, 'leave'),
-  'a text among numbers': ('a\n1\n2\nx\n4\n', {'x': ('a',)}, "the text 'x': correct it"),
+  'a text among numbers': (
+    'a\n' + ''.join(f'{i}\n' for i in range(30)) + 'x\n',
+    {'x': ('a',)},
+    "the text 'x': correct it",
+  ),
   'no value': ('a,b\n1,\n2,\n', {'x': ('b',)}, 'has no value'),
   'no column': ('a,b\n1,2\n', {'x': ('c',)}, "has no column 'c'"),
   'a category that is no column': ('a,b\n1,2\n3,4\n', {'categories': ('c',)}, "no column 'c'"),
   'a short row': ('a,b\n1,2\n3\n', {}, 'row 3 has 1 cells'),
   'nothing': ('', {}, 'has no rows'),
+  'no names': (' , \n1,2\n3,4\n', {}, 'no column has a name'),
+  'a long row': ('a,b\n1,2\n3,4,5\n', {}, "with ',' in it must be in quotes"),
+  'a huge number': ('a\n1\n2\n1e300\n', {'x': ('a',)}, 'beyond 1e+100'),
   'a header alone': ('a,b\n', {}, 'rows below it'),
-  'infinity': ('a\n1\n2\n1e999\n', {'x': ('a',)}, 'too large'),
+  'infinity': ('a\n1\n2\n1e999\n', {'x': ('a',)}, 'beyond 1e+100'),
 }
 
 

@@ -54,6 +54,7 @@ ANOTHER: dict[str, Any] = {
   'tokens': True,
   'kinds': ('number', 'date'),
   'decimals': ((1, 2), (2, 2)),
+  'notations': ('', '1,000.5%'),
   'categories': (('p',), ('q',)),
   'knots': ((0.0,), (1.0,)),
   'shares': ((0.5,), (0.5,)),
@@ -147,7 +148,7 @@ def judge(theirs, ours, place, metrics='accuracy'):
 
 PICTURES = DIGITS._replace(class_names=tuple('0123456789'))
 STATISTICS = {f'{array}.{name}' for array in ('x', 'context') for name in ('mean', 'std')}
-STATISTICS |= {'x.knots', 'x.shares', 'x.decimals'}
+STATISTICS |= {'x.knots', 'x.shares', 'x.decimals', 'x.notations'}
 OF_CONDITIONS = {x for x in FACTS if x.startswith('context')} | {'num_classes', 'class_names'}
 # Each door: its function, the facts of both runs, and what the other run does not read.
 DOORS = {

@@ -239,7 +239,7 @@ def _elsewhere(data):
 # Facts that a run does not take from other data: it keeps its own.
 STATISTICS = (
   *('x.mean', 'x.std', 'context.mean', 'context.std'),
-  *('x.knots', 'x.shares', 'x.decimals'),
+  *('x.knots', 'x.shares', 'x.decimals', 'x.notations'),
 )
 
 
