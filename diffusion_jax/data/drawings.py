@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.atomic_files import draft
+from diffusion_jax.data.associations import associations
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text_files import draw_bytes
 
@@ -33,15 +34,16 @@ def sheet(
 ) -> np.ndarray:
   """Draws x [n, *values.shape] on one sheet, uint8 [H, W, C].
 
-  Rows of a table are the distributions of its columns; vectors are points of the first four
-  coordinates, in pairs; [L, C] are the first curves, which end where they are NaN; all else is
-  a table of `pictures`, with the bars of their colours. columns: of the table; height: of a
-  picture, at least, in pixels; data: training examples behind rows, vectors and curves; each:
-  draws a table of vectors and curves too. groups: of as many vectors in turn, each in one colour.
+  Rows of a table are the distributions of its columns, and how pairs of them are associated;
+  vectors are points of the first four coordinates, in pairs; [L, C] are the first curves, which
+  end where they are NaN; all else is a table of `pictures`, with the bars of their colours.
+  columns: of the table; height: of a picture, at least, in pixels; data: training examples behind
+  rows, vectors and curves; each: draws a table of vectors and curves too. groups: of as many
+  vectors in turn, each in one colour.
   """
   rank = len(values.shape)
   if values.kinds:
-    return _columns_of_table(values, x, data)
+    return _of_table(values, x, data)
   if not each and rank == 1 and not values.levels:
     return _points(values, x, data, groups)
   if not each and rank == 2:
@@ -248,17 +250,52 @@ def _with_bars(values, table):
 MOST_COLUMNS, MOST_BARS = 24, 12  # of a table; of its categories
 
 
-def _columns_of_table(values, x, data):
-  # The share of each category, or a histogram of numbers, of samples over training data.
-  count = min(len(values.names), MOST_COLUMNS)
-  across = min(4, count)
-  figure = _figure(2.6 * across, 2.2 * -(-count // across))
+def _of_table(values, x, data):
+  # The columns of samples over training data, and below how columns depend on each other.
   x = np.asarray(x, np.float64)
   sets = [(x, _BLUE, f'{len(x):,} samples')]
   if data is not None:
     sets.insert(0, (np.asarray(data, np.float64), _GREY, 'training data'))
-  for i in range(count):
-    ax = figure.add_subplot(-(-count // across), across, i + 1)
+  names = [name.replace('$', r'\$')[:24] for name in values.names]
+  sizes = np.array([len(texts) for texts in values.categories])
+  matrices = [associations(rows, sizes) for rows, *_ in sets]
+  columns = np.arange(len(names))
+  if len(names) > MOST_COLUMNS and data is not None:
+    apart = np.nanmean(np.abs(matrices[1] - matrices[0]), axis=1)
+    apart += [_apart(x[:, i], sets[0][0][:, i], bool(sizes[i])) for i in columns]
+    columns = np.sort(np.argsort(-np.nan_to_num(apart))[:MOST_COLUMNS])
+  columns = columns[:MOST_COLUMNS].tolist()
+  rest = len(names) - len(columns)
+  note = f'{len(columns)} of {len(names)} columns, ' + (
+    'which differ most' if data is not None else 'the first'
+  )
+  above = _columns(values, names, columns, sets, note * bool(rest))
+  if len(columns) < 2:
+    return above
+  below = _pairs([names[i] for i in columns], [m[np.ix_(columns, columns)] for m in matrices])
+  width = max(above.shape[1], below.shape[1])
+  return np.concatenate([_padded(z, 0, width - z.shape[1], 255) for z in (above, below)])
+
+
+def _apart(x, y, is_category):
+  # The distance of two columns: total variation, or the Kolmogorov-Smirnov distance.
+  x, y = (np.sort(z[~np.isnan(z)]) for z in (x, y))
+  if not (len(x) and len(y)):
+    return 0.0
+  at = np.unique(np.concatenate([x, y]))
+  below = [np.searchsorted(z, at, side='right') / len(z) for z in (x, y)]
+  if is_category:
+    return 0.5 * np.abs(np.diff(below[0] - below[1], prepend=0.0)).sum()
+  return np.abs(below[0] - below[1]).max()
+
+
+def _columns(values, names, columns, sets, note):
+  # The share of each category, or a histogram of numbers, of each set.
+  across = min(4, len(columns))
+  down = -(-len(columns) // across)
+  figure = _figure(max(4.0, 2.6 * across), 2.2 * down + 0.3 * bool(note))
+  for place, i in enumerate(columns):
+    ax = figure.add_subplot(down, across, place + 1)
     texts, cells = values.categories[i], [a[~np.isnan(a[:, i]), i] for a, *_ in sets]
     both = np.concatenate(cells)
     if not len(both):
@@ -271,14 +308,35 @@ def _columns_of_table(values, x, data):
       style = 'step' if colour == _BLUE else 'bar'
       weights = np.full(len(column), 1.0 / max(1, len(column)))
       ax.hist(column, edges, weights=weights, histtype=style, color=colour, label=label)
-    ax.set_title(values.names[i].replace('$', r'\$')[:24], fontsize=9)
+    ax.set_title(names[i], fontsize=9)
     ax.tick_params(labelsize=7, labelleft=False)
     if 1 <= len(texts) <= MOST_BARS:
-      names = [text.replace('$', r'\$')[:8] for text in texts]
-      ax.set_xticks(np.arange(len(texts)) + 0.5, names, rotation=30 if len(texts) > 3 else 0)
+      few = [text.replace('$', r'\$')[:8] for text in texts]
+      ax.set_xticks(np.arange(len(texts)) + 0.5, few, rotation=30 if len(texts) > 3 else 0)
     else:
       ax.locator_params(axis='x', nbins=3)
+  if note:
+    figure.supxlabel(note, fontsize=9)
   return _with_legend(figure)
+
+
+def _pairs(names, matrices):
+  # Matrices of associations: of data, of samples, and the difference of both.
+  titles = ['associations of samples']
+  if len(matrices) > 1:
+    most = np.nanmax(np.abs(matrices[1] - matrices[0]), initial=0.0)
+    matrices = [*matrices, matrices[1] - matrices[0]]
+    titles = ['associations of training data', 'of samples', f'difference, at most {most:.2f}']
+  figure = _figure(max(4.0, 3.6 * len(matrices)), 3.8)
+  for i, (title, matrix) in enumerate(zip(titles, matrices, strict=True)):
+    ax = figure.add_subplot(1, len(matrices), i + 1)
+    scale = 0.2 if i == 2 else 1.0
+    drawn = ax.imshow(np.ma.masked_invalid(matrix), 'RdBu_r', vmin=-scale, vmax=scale)
+    ax.set_title(title, fontsize=9)
+    ax.set_yticks(range(len(names)), names if not i else [''] * len(names), fontsize=6)
+    ax.set_xticks(range(len(names)), names, fontsize=6, rotation=90)
+    figure.colorbar(drawn, shrink=0.6).ax.tick_params(labelsize=7)
+  return _pixels(figure)
 
 
 def _points(values, x, data, groups):

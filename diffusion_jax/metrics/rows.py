@@ -405,11 +405,11 @@ def categories(beside: bool = True) -> SampleMetric:
   'real rows where samples are; 1 at best'
 )
 def alpha_precision(beside: bool = True) -> SampleMetric:
-  """`precision_and_recall` of equal numbers of rows, at most MOST_ROWS; see `shape`."""
+  """`precision_and_recall` of equal numbers of rows, at most MOST_NEAR; see `shape`."""
 
   def compute(samples: Arrays, reference: Arrays) -> list[Score]:
     sets, real, _, sizes = _sets('alpha_precision', samples, reference, beside)
-    count = min(MOST_ROWS, len(real), *map(len, sets.values()))
+    count = min(MOST_NEAR, len(real), *map(len, sets.values()))
     note, found = f'1 at best, {count:,} rows against as many', []
     real = real[some_of(real, count)]
     for of, rows in sets.items():

@@ -16,7 +16,8 @@ from diffusion_jax.metrics.calibration import LEAST_PAIRS
 from diffusion_jax.metrics.forecasts import LAW
 
 OF_SETS = 'sliced_w2', 'energy', 'moments'
-OF_ROWS = 'shape', 'trend', 'copies', 'categories', 'detection'
+OF_ROWS = 'shape', 'trend', 'alpha_precision', 'copies', 'categories', 'detection'
+LEAST_ROWS = 50  # of a split, with which a classifier finds anything
 _LIKELIHOODS = 'elbo', 'ode'  # the first of them that a model has
 OF_PAIRS = 'sbc', 'interval_coverage', 'tarp', 'contraction'
 OF_LAW = ('predictive',)
@@ -59,7 +60,7 @@ def of_data(model: Model) -> Json:
   """
   c, facts, of_kind = model.config, model.facts, model.schema.metrics
   if facts.x.kinds:
-    return {'metrics': OF_ROWS, **_fewer(model)}
+    return {'metrics': _of_rows(model), **_fewer(model)}
   if model.plan is None:
     return {'metrics': (next(iter(of_kind)),)}
   likelihood = tuple(n for n in _LIKELIHOODS if n in of_kind and _is_of(of_kind[n], c, facts))[:1]
@@ -83,6 +84,20 @@ def of_data(model: Model) -> Json:
     names = OF_PAIRS if c.evaluation.draws_per_pair > 1 else OF_PAIRS[:-1]
     return {'metrics': _among(of_kind, names, c, facts) + likelihood}
   return {'metrics': _among(of_kind, OF_SETS, c, facts) + likelihood, **_fewer(model)}
+
+
+def _of_rows(model):
+  # Returns the metrics of a table that its columns and rows allow.
+  x, counts = model.facts.x, [len(datasets.source_of(model.config))]
+  try:
+    counts.append(len(datasets.source_of(model.config, 'test')))
+  except UserError as error:
+    if not isinstance(error.__cause__, NoTestSplit):
+      raise
+  lacks = {'trend'} if len(x.names) < 2 else set()
+  lacks |= set() if any(x.categories) else {'categories'}
+  lacks |= {'detection'} if min(counts) < LEAST_ROWS else set()
+  return tuple(name for name in OF_ROWS if name not in lacks)
 
 
 def _among(of_kind, names, c, facts):

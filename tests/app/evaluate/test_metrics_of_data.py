@@ -139,6 +139,18 @@ def scores_of(config, folder, **fields):
   return {name: x['note'] for name, x in found.items()}
 
 
+def test_a_table_has_the_metrics_that_its_columns_and_rows_allow(tmp_path):
+  def metrics(text, **changes):
+    (path := tmp_path / 'rows.csv').write_text(text)
+    return chosen(trial('table', **AUTO, **{'data.path': path, **changes}), tmp_path).metrics
+
+  column, pair = '\n'.join(map(str, range(900))), '\n'.join(f'{i % 3}u,{i}' for i in range(90))
+  assert metrics('a\n' + column) == ('shape', 'alpha_precision', 'copies', 'detection')
+  few = ('shape', 'trend', 'alpha_precision', 'copies', 'categories')
+  assert metrics('a,b\n' + pair) == few
+  assert metrics('a,b\n' + pair, **{'data.test_fraction': 0.0}) == (*few, 'detection')
+
+
 def test_a_table_is_evaluated_and_its_whole_numbers_are_named(paths, tmp_path, capsys):
   notes = scores_of(table(paths, 'rooms', 'area', **{'data.test_fraction': 0.0}), tmp_path / 'run')
   assert 'evaluation.metrics=sliced_w2,energy,moments\n' in capsys.readouterr().out
