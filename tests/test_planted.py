@@ -103,6 +103,7 @@ sys.exit(planted.main())
 """
 
 
+@pytest.mark.slow
 def test_what_changes_a_result_is_caught(tmp_path):
   """Only a fault that changes nothing survives."""
   for folder in 'diffusion_jax', 'tests':

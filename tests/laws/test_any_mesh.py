@@ -151,8 +151,8 @@ def test_every_public_function_is_traced_where_types_name_devices(name):
     ways_of(name)[way].run(calls.ROWS[name], rows_of_calls(), trace=True)
 
 
-# An equation, and a sampler with keys of rows.
-FEW = 'q_posterior', 'ancestral'
+# An equation, and a draw with keys of rows.
+FEW = 'q_posterior', 'prior_sample'
 
 
 @pytest.mark.parametrize('name', [*FEW, *(slow(name) for name in calls.ROWS if name not in FEW)])
@@ -241,20 +241,32 @@ ON_MESHES = {name: WAYS[name] for name in ('auto', 'explicit', 'set_explicit')}
 EVERY = BY_PARTS | ON_MESHES
 
 
-TRACED = 'vae', 'consistency'  # not only by those who run what is slow
+TRACED = ('vae',)  # not only by those who run what is slow
 HALF = 'dit', 'unet'  # the blocks of half precision on CPUs
 
 
 @pytest.mark.parametrize(
-  'name, ways, dtype',
-  [
-    ('dit', TYPED, jnp.float32),
-    ('dit', ['shard_map'], jnp.bfloat16),
-    *(slow(name, EVERY, jnp.float32) for name in NETWORKS),
-    *(slow(name, EVERY, jnp.bfloat16) for name in HALF),
-  ],
+  'name, dtype',
+  [(name, jnp.float32) for name in NETWORKS] + [(name, jnp.bfloat16) for name in HALF],
 )
-def test_every_network_has_the_same_gradient(name, ways, dtype):
+@pytest.mark.slow
+def test_every_network_has_the_same_gradient(name, dtype):
+  gradient, rows, params = gradient_of(name, dtype)
+  expected = jax.jit(gradient)(rows, params)
+  tolerance = 1e-5 if dtype == jnp.float32 else 0.03
+  for way in EVERY:
+    close(EVERY[way].run(gradient, rows, params), expected, way, tolerance)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_a_network_has_a_gradient_where_types_name_devices(dtype):
+  gradient, rows, params = gradient_of('dit', dtype)
+  for way in TYPED if dtype == jnp.float32 else ['shard_map']:
+    EVERY[way].run(gradient, rows, params, trace=True)
+
+
+def gradient_of(name, dtype):
+  """Returns (the gradient of a network, rows, parameters)."""
   network = NETWORKS[name]()
   if dtype == jnp.bfloat16:
     network = network.clone(dtype=dtype)
@@ -274,11 +286,7 @@ def test_every_network_has_the_same_gradient(name, ways, dtype):
     leaves = jax.tree.leaves(apply(params, rows['x'], rows['noise'], {}))
     return sum(jnp.mean(jnp.sin(leaf)) for leaf in leaves)
 
-  gradient = Gradient(loss)
-  expected = jax.jit(gradient)(rows, params)
-  tolerance = 1e-5 if dtype == jnp.float32 else 0.03
-  for way in ways:
-    close(EVERY[way].run(gradient, rows, params), expected, way, tolerance)
+  return Gradient(loss), rows, params
 
 
 def own_networks():
@@ -300,7 +308,7 @@ def own_networks():
   return {'nnx': (by_nnx, of_nnx), 'equinox': (by_equinox, of_eqx), 'index': (by_index, table)}
 
 
-@pytest.mark.parametrize('name', ['nnx', slow('equinox'), 'index'])
+@pytest.mark.parametrize('name', [slow('nnx'), slow('equinox'), 'index'])
 def test_a_network_of_the_user_has_the_same_numbers(name):
   """It says nothing of shardings, which Explicit axes ask for; draws and gradients are tried."""
   function, params = own_networks()[name]

@@ -18,6 +18,7 @@ from diffusion_jax.metrics import state_bits
 from diffusion_jax.runtime.run_folder import RunFolder
 from tests.app.conftest import DIGITS, arrays_of, normal_params, trial, untrained
 from tests.app.fields import within
+from tests.rows import slow
 
 FEW = within('sampling', num_samples=3, batch_size=3, num_steps=4)
 FEW |= within('evaluation', num_images=20, batch_size=20)
@@ -120,8 +121,18 @@ def test_blocks_of_bytes_are_unmasked_one_after_another():
   assert masked[0].all() and not masked[-1].any() and 0 < masked.sum() < masked.size
 
 
-@pytest.mark.parametrize('argument', ['blocks', 'uniform'])
-def test_the_bits_of_a_text_follow_an_order(argument):
+# Every order of each network; the default rows have an order that takes levels of elements, and
+# one that refuses them.
+@pytest.mark.parametrize(
+  'argument, orders',
+  [
+    ('blocks', ['left_to_right']),
+    ('uniform', ['together', 'left_to_right']),
+    slow('blocks', ['together', 'right_to_left']),
+    slow('uniform', ['right_to_left']),
+  ],
+)
+def test_the_bits_of_a_text_follow_an_order(argument, orders):
   """A network of logits 0 has log2(256) bits in every order, which needs levels of elements."""
   changes = BLOCKS if argument == 'blocks' else TEXT
   model: Any = make_model(
@@ -131,7 +142,7 @@ def test_the_bits_of_a_text_follow_an_order(argument):
   params = normal_params(model, deviation=0)
   x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (64, 16)) / 127.5 - 1.0)
   keys = jax.random.split(jax.random.key(0), 64)
-  for order in ('together', 'left_to_right', 'right_to_left'):
+  for order in orders:
     metric = state_bits.state_elbo(64, order)
     measure = metric.measure(model.measured)
     if argument == 'uniform' and order != 'together':
