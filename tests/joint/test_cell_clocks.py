@@ -15,7 +15,8 @@ NAMES = sorted(SIZES)
 
 
 def test_cells_of_a_row_are_given_or_at_one_time():
-  clocks = cell_clocks.given_cells(0.5)(SIZES)(jax.random.key(0), 4000, NAMES)
+  draw = jax.jit(lambda key: cell_clocks.given_cells(0.5)(SIZES)(key, 4000, NAMES))
+  clocks = draw(jax.random.key(0))
   t, counts = (
     np.concatenate([getattr(clocks[n], x) for n in NAMES], axis=1) for x in ('t', 'counts')
   )
@@ -27,7 +28,9 @@ def test_cells_of_a_row_are_given_or_at_one_time():
   assert_allclose(np.sort(times), (np.arange(4000) + 0.5) / 4000, atol=1 / 4000)
   # A row of 5 with a rate u ~ U(0, 1) gives each of the 4 others with u: 0.5 * 0.5 * 4 / 5.
   assert abs((~counts).mean() - 0.2) < 4.5 * 0.3 / 4000**0.5
-  first = cell_clocks.given_cells(0.0)(SIZES)(jax.random.key(0), 10, NAMES)
+  first = jax.jit(lambda key: cell_clocks.given_cells(0.0)(SIZES)(key, 10, NAMES))(
+    jax.random.key(0)
+  )
   assert all(np.all(clock.counts) for clock in first.values())
 
 
@@ -52,8 +55,13 @@ def test_the_loss_is_the_mean_of_the_losses_of_cells():
     objective = cell_clocks.cells(
       network, lambda b: b, SIZES, levels=cell_clocks.given_cells(given), categories_weight=weight
     )
-    inputs, keys = objective.draw(jax.random.key(1), batch, None)
-    total, (metrics, _) = jax.jit(lambda: objective.loss({'network': ()}, None, inputs, keys))()
+
+    @jax.jit
+    def run(key, batch):
+      inputs, keys = objective.draw(key, batch, None)
+      return objective.loss({'network': ()}, None, inputs, keys)
+
+    total, (metrics, _) = run(jax.random.key(1), batch)
     return total, {n: float(m.total / m.count) for n, m in metrics.items()}
 
   total, metrics = loss(2.0, 0.0)

@@ -66,7 +66,7 @@ def program(clocks):
 
 def of_hand(inputs, name, params=0.3):
   """Computes the loss of each element in float64 from its definition, [B] or [B, T]."""
-  outputs = apply(params, inputs.xt, {'c': inputs.level['c'].t}, None)
+  outputs = jax.jit(apply)(params, inputs.xt, {'c': inputs.level['c'].t}, None)
   out, xt, x0 = (np.asarray(a[name], np.float64) for a in (outputs, inputs.xt, inputs.x0))
   level = jax.tree.map(lambda a: np.asarray(a, np.float64), inputs.level[name])
   if name == 'c':
@@ -140,7 +140,8 @@ def test_some_are_held_at_the_rates_that_are_asked_for():
   """The mean rate is 1/2, of all variables but one of each example."""
   n, size = 5, 20_000
   names = [f'{i}' for i in range(n)]
-  clocks = joint.some_held(joint.common_clock, 0.8, 0.25)(jax.random.key(0), size, names)
+  draw = jax.jit(lambda key: joint.some_held(joint.common_clock, 0.8, 0.25)(key, size, names))
+  clocks = draw(jax.random.key(0))
   t, counts = (np.stack([clocks[name][i] for name in names], 1) for i in (0, 1))
   assert counts.any(1).all()
   held = (~counts).mean(1)
@@ -163,5 +164,5 @@ def test_names_that_do_not_fit_are_refused():
 
 def test_arrays_are_taken_from_a_batch():
   objective = joint.denoising(NETWORK, arrays=lambda batch: batch['columns'])
-  inputs, _ = objective.draw(jax.random.key(0), {'columns': BATCH}, Context())
+  inputs, _ = jax.jit(objective.draw)(jax.random.key(0), {'columns': BATCH}, Context())
   assert_array_equal(inputs.x0['c'], BATCH['c'])
