@@ -1,5 +1,6 @@
 """Each column has its own map in and out, and no category that it does not have."""
 
+import functools
 from typing import Any
 
 import jax
@@ -17,7 +18,9 @@ NETWORKS = {
 }
 
 
+@functools.cache
 def of(name, numbers, sizes) -> Any:
+  """Returns (cells of a table, the program of a network of it)."""
   network = RowNetwork(NETWORKS[name], numbers, sizes, features=6)
   x, noise = {}, {}
   if numbers:
@@ -25,11 +28,12 @@ def of(name, numbers, sizes) -> Any:
   if sizes:
     x['categories'] = jnp.arange(3 * len(sizes)).reshape(3, -1) % (max(sizes) + 1)
   noise = {n: jnp.full(a.shape, 500.0) for n, a in x.items()}
-  params = network.init(jax.random.key(0), x, noise)['params']
+  params = jax.jit(network.init)(jax.random.key(0), x, noise)['params']
   params = jax.tree.map(
     lambda a: a + 0.1 * np.random.default_rng(0).normal(size=a.shape).astype(np.float32), params
   )
-  return x, lambda x, noise=noise: network.apply({'params': params}, x, noise)
+  program = jax.jit(lambda x, noise: network.apply({'params': params}, x, noise))
+  return x, lambda x, noise=noise: program(x, noise)
 
 
 def test_impossible_categories_have_no_probability():
@@ -46,7 +50,7 @@ def test_a_table_may_have_numbers_or_categories_alone():
   for name in NETWORKS:
     for numbers, sizes in ((2, ()), (0, (2, 2))):
       x, apply = of(name, numbers, sizes)
-      assert {*apply(x)} == {*x}
+      assert {*jax.eval_shape(apply, x)} == {*x}
 
 
 def test_each_cell_and_each_level_changes_the_others():
@@ -64,6 +68,6 @@ def test_outputs_begin_at_0():
   x = {'numbers': jnp.ones((2, 2)), 'categories': jnp.zeros((2, 1), int)}
   noise = {n: jnp.zeros(a.shape) for n, a in x.items()}
   network = RowNetwork(NETWORKS['dit'], 2, (3,), features=6)
-  outputs: Any = network.apply(network.init(jax.random.key(0), x, noise), x, noise)
+  outputs: Any = jax.jit(network.init_with_output)(jax.random.key(0), x, noise)[0]
   assert_array_equal(outputs['numbers'], 0.0)
   assert_allclose(jax.nn.softmax(outputs['categories'])[..., :3], 1 / 3, rtol=1e-6)
