@@ -184,10 +184,8 @@ def run_in(copy, *command):
   return subprocess.run(command, cwd=copy, capture_output=True, text=True, env=os.environ | env)
 
 
-ALL = [[*TABLE], *(pytest.param([thing], marks=pytest.mark.slow) for thing in TABLE)]
-
-
-@pytest.mark.parametrize('things', ALL, ids=['all', *TABLE])
+@pytest.mark.slow
+@pytest.mark.parametrize('things', [[*TABLE], *([thing] for thing in TABLE)], ids=['all', *TABLE])
 def test_the_rest_works_without(things, tmp_path):
   """Modules are imported, configs and the modes' helps are made, and digits are learned.
 

@@ -371,23 +371,35 @@ class Normed(NnxNetwork):
 """
 
 
-def test_a_network_of_nnx_is_trained_resumed_and_sampled(command, tmp_path):
-  """The network is the page's. Running statistics are refused."""
+@pytest.fixture
+def in_nnx(command, tmp_path):
+  """Returns a function that runs a command beside the page's network, and one with statistics."""
   page = (ROOT / 'docs' / 'parts.md').read_text()
   blocks = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
   [code] = [block for block in blocks if 'nnx.Module' in block]
   code = 'import jax.numpy as jnp\n' + code + STATISTICS
   (tmp_path / 'in_nnx.py').write_text(code)
   config = f'--config={ROOT}/configs/digits.py:smoke'
-  name = '--config.network=in_nnx:NnxNetwork'
-  fields = '--config.network.width=4', '--workdir=run', '--config.training.machine.mesh=1,1'
-  fields += '--config.training.sample_every=0', '--config.training.held_out=None'
 
   def run(*args, code=0):
     done = command(config, *args, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     return done
 
+  return run
+
+
+def test_running_statistics_are_refused(in_nnx):
+  message = "config.network='in_nnx:Normed' keeps batch_stats"
+  done = in_nnx('--config.network=in_nnx:Normed', '--workdir=other', code=2)
+  assert message in done.stderr and done.stderr.count('\n') == 1
+
+
+@pytest.mark.slow  # Modules of NNX have tests of their own, and a page whose network it is.
+def test_a_network_of_nnx_is_trained_resumed_and_sampled(in_nnx, tmp_path):
+  run, name = in_nnx, '--config.network=in_nnx:NnxNetwork'
+  fields = '--config.network.width=4', '--workdir=run', '--config.training.machine.mesh=1,1'
+  fields += '--config.training.sample_every=0', '--config.training.held_out=None'
   run(name, *fields, '--config.training.num_steps=3')
   params = params_of(tmp_path / 'run', 'raw')['network']
   assert params['first']['kernel'].shape == (3, 3, 1, 4)
@@ -398,6 +410,3 @@ def test_a_network_of_nnx_is_trained_resumed_and_sampled(command, tmp_path):
   one = '--config.training.machine.mesh=1,1'
   run('--mode=sample', '--workdir=run', '--allow=in_nnx:NnxNetwork', one)
   assert arrays_of(tmp_path / 'run')['arr_0'].std() > 0
-  message = "config.network='in_nnx:Normed' keeps batch_stats"
-  done = run('--config.network=in_nnx:Normed', '--workdir=other', code=2)
-  assert message in done.stderr and done.stderr.count('\n') == 1

@@ -49,7 +49,8 @@ CONFIGS = 'digits', 'digits_masked', 'digits_meanflow', 'digits_vae', 'digits_cl
 CONFIGS += 'moons_bridge', 'two_moons', 'rollout'
 FEW = within('evaluation', num_generated=12, num_pairs=12, draws_per_pair=3, num_images=5)
 FEW |= {'training.checkpoints.best': None, 'sampling.checkpoint': 'latest'}
-TEXTS = '2', '3', '0.5', 'True', 'False', 'train', 'test', 'pixels', 'values', 'raw', 'None', 'zz'
+TEXTS = 'zz', '2', '3', '0.5', 'True', 'False', 'train', 'test', 'pixels', 'values', 'raw', 'None'
+MOST = 3  # other values of a field
 USUAL = 'digits', 'two_moons'
 _HOME = tempfile.TemporaryDirectory()  # of simulations
 OF_TABLE = 'evaluation.metrics', 'evaluation.sweep', 'evaluation.name'
@@ -233,6 +234,8 @@ def values_of(name):
     if path.startswith(('evaluation.', 'sampling.')) and not path.endswith('.name'):
       texts = [*TEXTS] * (path not in OF_TABLE)
       for text in texts:
+        if len(values.get(path, ())) == MOST:
+          break
         try:
           new = folder.plain(with_valid(config, {path: text}))
         except UserError as error:

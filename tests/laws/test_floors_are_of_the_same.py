@@ -50,8 +50,8 @@ from tests.rows import slow
 
 SCHEDULE = dj.DiscreteSchedule.from_betas(dj.linear_betas(1000))
 TIMES = losses.step_times(1000)
-# Together the rows by default have classes, contexts and `memorised`.
-READS = [slow(()), ('label',), slow(('context',)), ('label', 'context')]
+# The row by default has classes and `memorised`; a training has a context, below.
+READS = [slow(()), ('label',), slow(('context',)), slow(('label', 'context'))]
 
 
 # -- literal transcriptions ----------------------------------------------------
@@ -275,7 +275,7 @@ def test_each_objective_with_floors_is_here():
 
 # Each has all terms of its objective; the other rows have fewer. `denoising` prints one term, by
 # the mechanism of both.
-MOST = ('hybrid', 'loss_aware'), ('vdm', '')
+MOST = (('hybrid', 'loss_aware'),)
 EACH = [
   pytest.param(x, id='-'.join(x)) if x in MOST else slow(x, id='-'.join(x)) for x in WITH_FLOORS
 ]
@@ -372,10 +372,9 @@ def optimum(reads):
   return mean, 0.0 * slope, rest + np.einsum('kpd,kpe->kde', slope, slope)
 
 
-# With a class and a context each line is its transcription, above.
-@pytest.mark.parametrize(
-  'reads', [('label',), *(slow(x) for x in [(), ('context',), ('label', 'context')])]
-)
+# Each line is its transcription, above.
+@pytest.mark.slow
+@pytest.mark.parametrize('reads', [(), ('label',), ('context',), ('label', 'context')])
 def test_no_network_is_below_the_least_loss(reads):
   """The best network of Gaussian classes, by its closed form; also for each class.
 

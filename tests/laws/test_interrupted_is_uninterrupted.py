@@ -26,6 +26,7 @@ from diffusion_jax.runtime.files import read_json_lines
 from diffusion_jax.training import preemption
 from tests.app.conftest import assert_same, smoke
 from tests.app.fields import within
+from tests.rows import slow
 
 STEPS = 11
 NAN = [(3, 4, 8), (3, 4, 5)]  # steps whose batch is NaN; of three in a row two are left out
@@ -191,7 +192,7 @@ USUAL = within(
     (within('training.average', 'powers', **AVERAGES['powers']), NAN[1], 4, (3, 5)),
     # calls of four steps; stopped before the last one; killed between the checkpoint and the test
     # loss of step 6
-    (within('training', steps_per_call=4, log_every=3), NAN[0], 3, (9,)),
+    slow(within('training', steps_per_call=4, log_every=3), NAN[0], 3, (9,)),
   ],
 )
 def test_these_interruptions_leave_no_trace(fields, nan, stop_at, moments):

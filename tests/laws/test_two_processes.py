@@ -23,6 +23,7 @@ from tests.app.conftest import of_run, refused, trial, untrained, without_config
 from tests.app.fields import typed
 from tests.app.small_network import SmallAutoencoder
 from tests.laws.test_reading_writes_nothing import COMMANDS
+from tests.rows import slow
 from tests.weights.test_checkpoints import saved, state_of
 
 # The flags of each mode that writes; the server writes nothing.
@@ -127,7 +128,8 @@ def test_every_mode_that_writes_is_tried():
   assert {x.partition(' ')[0] for x in PLACES} - {'import'} == {*MODES} - {'serve'}
 
 
-@pytest.mark.parametrize('place', PLACES)
+# A sweep writes what an evaluation of each of its points does.
+@pytest.mark.parametrize('place', [slow(x) if x == 'evaluate' else x for x in PLACES])
 def test_what_a_mode_writes_is_locked(place, averaged, watch, tmp_path):
   run = begun(place, averaged, tmp_path / 'place')
   watch.found.clear()

@@ -28,10 +28,9 @@ def of(name, numbers, sizes) -> Any:
   if sizes:
     x['categories'] = jnp.arange(3 * len(sizes)).reshape(3, -1) % (max(sizes) + 1)
   noise = {n: jnp.full(a.shape, 500.0) for n, a in x.items()}
-  params = jax.jit(network.init)(jax.random.key(0), x, noise)['params']
-  params = jax.tree.map(
-    lambda a: a + 0.1 * np.random.default_rng(0).normal(size=a.shape).astype(np.float32), params
-  )
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(network.init, jax.random.key(0), x, noise)['params']
+  params = jax.tree.map(lambda a: 0.3 * rng.standard_normal(a.shape, np.float32), shapes)
   program = jax.jit(lambda x, noise: network.apply({'params': params}, x, noise))
   return x, lambda x, noise=noise: program(x, noise)
 
