@@ -1,5 +1,6 @@
 """configs/inference.py and benchmarks.inference as typed: tasks, rows, C2ST."""
 
+import functools
 import json
 import sys
 
@@ -27,7 +28,7 @@ DIMS = {  # of theta; Lueckmann et al. 2021, appendix T
 }
 
 
-SLOW = {*inference.VARIANTS} - {'two_moons', 'sir'}  # Others train and draw in the same way.
+SLOW = {*inference.VARIANTS} - {'two_moons'}  # Others train and draw in the same way.
 
 
 @pytest.mark.parametrize(
@@ -118,6 +119,13 @@ def test_a_training_with_its_least_loss_at_the_end_is_repeated_for_longer(
   assert row['steps'] == 2000 * chosen and row['train_seconds'] == 2.0 + 3.0 * len(losses)
 
 
+@pytest.fixture
+def few_folds(monkeypatch):
+  """Trains two classifiers for a score, not five."""
+  few = functools.partial(benchmark.classifier_accuracy, num_folds=2)
+  monkeypatch.setattr(benchmark, 'classifier_accuracy', few)
+
+
 def references(folder):
   """Writes observations and draws of the posteriors in closed form."""
   rng, arrays = np.random.default_rng(0), {}
@@ -134,6 +142,7 @@ def references(folder):
   )
 
 
+@pytest.mark.usefixtures('few_folds')
 def test_rows_as_typed_are_kept(tmp_path, capsys, monkeypatch):
   """A second command trains nothing; an unknown task or number is refused."""
   references(tmp_path)
@@ -181,6 +190,7 @@ np.savez(out, draws=draws, train_seconds=3.0, draw_seconds=1.25, epochs=7)
 """
 
 
+@pytest.mark.usefixtures('few_folds')
 def test_a_peer_is_another_process_with_the_same_simulations(tmp_path, capsys, monkeypatch):
   references(tmp_path)
   python = tmp_path / 'python'

@@ -49,11 +49,11 @@ def test_a_project_that_is_missing_is_a_line(monkeypatch, capsys):
   [
     ('--projects=azul', '--projects=azul is not one of diffusion_jax, '),
     ('--draws=99', '--draws=99 must be 100 or more'),
-    ('--methods=nope', '--methods=nope is in no name'),
+    ('--methods=nope --projects=diffusion_jax', '--methods=nope is in no name'),
   ],
 )
 def test_a_mistake_is_a_line(flag, line, monkeypatch, capsys):
-  monkeypatch.setattr(sys, 'argv', ['peers', flag])
+  monkeypatch.setattr(sys, 'argv', ['peers', *flag.split()])
   with pytest.raises(SystemExit):
     peers.main()
   assert line in capsys.readouterr().err

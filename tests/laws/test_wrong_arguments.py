@@ -69,9 +69,13 @@ def test_neighbours_in_each_others_place_are_refused():
 
 
 def numbers_of(exchange):
-  """Returns the numbers of a call, or of the denoiser that it makes."""
-  result = exchanges.call_of(exchange.name, exchange.arguments)
-  return result(exchanges.X, exchanges.T) if callable(result) else result
+  """Returns the numbers of a call, or of the denoiser that it makes, by one program."""
+
+  def numbers():
+    result = exchanges.call_of(exchange.name, exchange.arguments)
+    return result(exchanges.X, exchanges.T) if callable(result) else result
+
+  return jax.jit(numbers)()
 
 
 def test_one_row_is_refused_or_stands_for_all():
