@@ -513,3 +513,10 @@ def test_two_calls_of_ect_pass_through_the_published_sigma():
   config = store.with_flags(read('cifar10_ect'), [('sampling.num_steps', '2')])
   model: Any = make_model(config, RunFolder.at('x'))
   assert_allclose(model.plan().levels.sigma, [80.0, 0.821, 1e-6], rtol=1e-3)
+
+
+@pytest.mark.parametrize('name, noted', [('digits', True), ('digits_flow', False)])
+def test_a_coupling_on_curved_paths_gets_a_note(name, noted):
+  config = store.with_flags(read(name), [('objective.coupling', 'exact')])
+  assert ('on curved paths' in setup.crooked_coupling(config)) == noted
+  assert not setup.crooked_coupling(read(name))

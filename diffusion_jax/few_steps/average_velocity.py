@@ -33,7 +33,7 @@ from diffusion_jax.few_steps.losses import (
 )
 from diffusion_jax.few_steps.maps import velocity_output
 from diffusion_jax.ranges import Finite, NonNegative, Positive, Probability, Rate
-from diffusion_jax.training.couplings import Coupling, check_straight
+from diffusion_jax.training.couplings import Coupling
 from diffusion_jax.training.objectives import (
   Draws,
   Network,
@@ -282,8 +282,6 @@ def _of_two_times(
   adaptive_eps=0.0,
 ):
   # errors_fn: (u_fn, xt, v, t, s, share) -> {name: the error that it adds, [B]}
-  if coupling is not None:
-    check_straight(schedule)
 
   def draw(key, batch, context):
     return _two_time_inputs(

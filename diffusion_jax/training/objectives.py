@@ -46,7 +46,7 @@ from diffusion_jax.declared import declares
 from diffusion_jax.meshes import placed_as
 from diffusion_jax.ranges import NonNegative
 from diffusion_jax.training.conditions import ImageCondition
-from diffusion_jax.training.couplings import Coupling, check_straight, paired
+from diffusion_jax.training.couplings import Coupling, paired
 from diffusion_jax.training.loss_aware import init_loss_history, loss_aware_times, record
 
 Array = jax.Array
@@ -299,15 +299,13 @@ def denoising(
   'flow' with `flow_weight`. With a learned variance only the first half of the
   channels enters the loss. uncertainty: (params, level) -> u [B], trained with
   the network; the loss is then `uncertain_loss`, and the metric `error` is the
-  mean without it. coupling: pairs x_0 and noise, on straight paths; then only
+  mean without it. coupling: pairs x_0 and noise; then only
   solvers of the ODE draw from the data. By default they are independent. levels: draws
   a level for each element of x [B, T, ...], as `independent_levels`, for a network
   with level_axes=2; losses are then means over the elements that are not clean. With
   cond['valid'] [B, T] they are means over the elements that do not pad an example.
   params: {'network': ...}. Metrics: loss, also per quarter of t.
   """
-  if coupling is not None:
-    check_straight(schedule)
   if levels is not None:
     check_levels(network, coupling)
 

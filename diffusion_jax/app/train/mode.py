@@ -360,6 +360,7 @@ NOTES = (
   setup.slow_average,
   setup.shortened_warmup,
   setup.heavy_noise,
+  setup.crooked_coupling,
   hooks.trace_that_is_over,
   hooks.best_of_few,
 )

@@ -55,6 +55,7 @@ from diffusion_jax.runtime.sharding import (
 from diffusion_jax.runtime.start_up import THREADS, StartUp
 from diffusion_jax.runtime.streams import stream
 from diffusion_jax.training.averaging import Averages
+from diffusion_jax.training.couplings import is_straight
 from diffusion_jax.training.loggers import LOGGERS, Logger
 from diffusion_jax.training.objectives import Objective
 from diffusion_jax.training.separable import check_separable
@@ -463,6 +464,16 @@ def heavy_noise(config: Node, step: int = 0) -> str:
     f'note: with parametrization={kind}, objective.weight={weight.name} weighs an error in eps '
     f'{ratio:,.0f} times as much in the noisiest twentieth of the levels as in their middle: '
     'set objective.weight=snr'
+  )
+
+
+def crooked_coupling(config: Node, step: int = 0) -> str:
+  """Returns a note if pairs of noise and data are joined by curved paths, or ''."""
+  if config.at('objective.coupling') is None or is_straight(Process.of(config).schedule):
+    return ''
+  return (
+    f'note: objective.coupling={config.objective.coupling.name} on curved paths is right for the '
+    'ODE, but no optimal transport (schedule=flow)'
   )
 
 
