@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 # What data can be asked for: levels, as of pictures and texts; pictures, uint8
-# [H, W, C]; a grid, [H, W, C] of any numbers; a context; vectors [D] of real numbers.
-DataNeed = Literal['levels', 'pictures', 'grid', 'context']
+# [H, W, C]; a grid, [H, W, C] of any numbers; a context; angles, directions or rotations.
+DataNeed = Literal['levels', 'pictures', 'grid', 'context', 'directions']
 
 # Flow maps, by what their network predicts.
 MapKind = Literal['average_velocity', 'consistency', 'trigflow']

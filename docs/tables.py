@@ -212,6 +212,13 @@ def metrics_of_rows():
     yield f'`{name}`', says.what, codes(metrics.OF_ROWS[name](beside=False).scores)
 
 
+def metrics_of_directions():
+  """Yields a row for each metric of angles, directions and rotations."""
+  yield 'metric', 'what it is', 'scores'
+  for name, says in declared(metrics.OF_DIRECTIONS):
+    yield f'`{name}`', says.what, codes(metrics.OF_DIRECTIONS[name]().scores)
+
+
 def metrics_of_pairs():
   """Yields a row for each metric of draws for held-out pairs."""
   yield 'metric', 'of a test: the level of the truth', 'needs'
@@ -252,6 +259,7 @@ TABLES = {
     *(schedules, samplers, guidances, posteriors, equations, data_sets),
     *(networks, autoencoders, objectives, few_steps, transitions, samplers_of_states),
     *(metrics_of_models, metrics_of_files, metrics_of_values, metrics_of_rows, metrics_of_pairs),
+    metrics_of_directions,
   )
 }
 MARKED = re.compile(r'^(<!-- (\w+): python docs/tables.py -->\n\n)(?:\|.*\n)*', re.M)

@@ -203,6 +203,7 @@ KINDS = {
   'sequences': ('gp_sequences', 64, {}),
   'volumes': ('volumes', 8, {}),
   'rows': ('table', 64, {}),
+  'directions': ('directions', 64, {'data.kind': 'rotations'}),
   **{
     name: (
       'digits_distilled',

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_jax.atomic_files import draft
+from diffusion_jax.data import directional
 from diffusion_jax.data.associations import associations
 from diffusion_jax.data.spec import ArraySpec
 from diffusion_jax.data.text_files import draw_bytes
@@ -35,6 +36,7 @@ def sheet(
   """Draws x [n, *values.shape] on one sheet, uint8 [H, W, C].
 
   Rows of a table are the distributions of its columns, and how pairs of them are associated;
+  angles are points of a torus, unit vectors of space and axes of rotations points of maps;
   vectors are points of the first four coordinates, in pairs; [L, C] are the first curves, which
   end where they are NaN; all else is a table of `pictures`, with the bars of their colours.
   columns: of the table; height: of a picture, at least, in pixels; data: training examples behind
@@ -44,6 +46,8 @@ def sheet(
   rank = len(values.shape)
   if values.kinds:
     return _of_table(values, x, data)
+  if values.manifold:
+    return _of_manifold(values, x, data, groups)
   if not each and rank == 1 and not values.levels:
     return _points(values, x, data, groups)
   if not each and rank == 2:
@@ -101,6 +105,9 @@ def limits(values: ArraySpec, data: np.ndarray | None = None) -> tuple[np.ndarra
   size = values.shape[-1]
   if values.levels:
     return np.zeros(size), np.full(size, 255.0)
+  if values.manifold:
+    ends = np.full(size, 0.5 * values.period or 1.0)
+    return -ends, ends
   mean = np.full(size, values.mean or 0.0)
   std = np.full(size, values.std or 1.0)
   low, high = mean - 3.0 * std, mean + 3.0 * std
@@ -344,16 +351,8 @@ def _points(values, x, data, groups):
   names = [name.replace('$', r'\$') for name in values.names] or [
     f'$x_{i + 1}$' for i in range(count)
   ]
-  x, (low, high) = np.asarray(x, np.float64), limits(values, data)
-  area = float(np.clip(4000.0 / len(x), 4.0, 25.0))
-  sets = [(x, _BLUE, _title(x, 'samples', low, high), area)]
-  if 1 < groups <= 10:
-    sets = [
-      (part, _colour(i), _title(part, f'given row {i}', low, high), area)
-      for i, part in enumerate(np.split(x, groups))
-    ]
-  if data is not None:
-    sets.insert(0, (np.asarray(data), _GREY, 'training data', 5.0))
+  low, high = limits(values, data)
+  sets = _sets_of_points(np.asarray(x, np.float64), data, groups, low, high)
   side = (4.4, 5.0, 7.0, 8.0)[count - 1]
   figure = _figure(side, side)
   cells = [(i, j) for i in range(count) for j in range(i + 1)]
@@ -374,6 +373,80 @@ def _points(values, x, data, groups):
     ax.tick_params(labelsize=8, labelbottom=last, labelleft=j == 0 < i)
     ax.set_xlabel(names[j] if last else '')
   return _with_legend(figure)
+
+
+def _sets_of_points(x, data, groups, low, high):
+  # Returns (points, colour, label, area of a point) of training data and of each group.
+  area = float(np.clip(4000.0 / len(x), 4.0, 25.0))
+  sets = [(x, _BLUE, _title(x, 'samples', low, high), area)]
+  if 1 < groups <= 10:
+    sets = [
+      (part, _colour(i), _title(part, f'given row {i}', low, high), area)
+      for i, part in enumerate(np.split(x, groups))
+    ]
+  if data is not None:
+    sets.insert(0, (np.asarray(data), _GREY, 'training data', 5.0))
+  return sets
+
+
+def _of_manifold(values, x, data, groups):
+  # Draws up to MOST angles, vectors or rotations of each example.
+  size = 1 if values.manifold == 'angles' else values.shape[-1]
+  on_maps = values.manifold == 'rotations' or size == 3
+
+  def shown(a):  # [N, M, size] on maps, else [N, D]
+    a = np.reshape(a, (len(a), -1, size))
+    if on_maps:
+      return a
+    if values.period:
+      return directional.wrap(a[..., 0], values.period)
+    return np.arctan2(a[..., 1], a[..., 0]) if size == 2 else a[:, 0]
+
+  x, data = shown(x), None if data is None else shown(data)
+  if on_maps:
+    return _on_maps(values.manifold, x, data, groups)
+  values = values._replace(shape=x.shape[1:])
+  if size == 2:
+    values = values._replace(manifold='angles', period=directional.TURN)
+  return _points(values, x, data, groups)
+
+
+def _on_maps(manifold, x, data, groups):
+  # A map of directions, or of the axes of rotations beside a histogram of their angles.
+  count, is_rotation = min(x.shape[1], MOST), manifold == 'rotations'
+  across = 1 + is_rotation
+  figure = _figure(8.0 if is_rotation else 5.0, 2.6 * count + 0.4)
+  sets = _sets_of_points(np.asarray(x, np.float64), data, groups, -np.inf, np.inf)
+  for i in range(count):
+    ax = figure.add_subplot(count, across, across * i + 1, projection='hammer')
+    for array, colour, label, area in sets:
+      v = array[:, i]
+      if is_rotation:
+        v = np.where(v[:, :1] < 0.0, -v, v)[:, 1:]  # q and -q have one axis.
+        v = v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12)
+      longitude, latitude = np.arctan2(v[:, 1], v[:, 0]), np.arcsin(np.clip(v[:, 2], -1.0, 1.0))
+      size = 0.5 * area
+      ax.scatter(longitude, latitude, size, colour, linewidth=0, alpha=0.6, label=label)
+    ax.grid(visible=True, linewidth=0.4)
+    ax.tick_params(labelsize=6)
+    ax.set_title('axes' if is_rotation else 'longitude and latitude', fontsize=8)
+    if is_rotation:
+      _angles_of_rotations(figure.add_subplot(count, across, across * i + 2), sets, i)
+  return _with_legend(figure)
+
+
+def _angles_of_rotations(ax, sets, i):
+  # Densities over degrees, and that of uniform rotations, (1 - cos) / 180.
+  edges = np.linspace(0.0, 180.0, 37)
+  for array, colour, *_ in sets:
+    q = array[:, i]
+    angle = np.rad2deg(2.0 * np.arctan2(np.linalg.norm(q[:, 1:], axis=1), abs(q[:, 0])))
+    density, _ = np.histogram(angle, edges, density=True)
+    ax.stairs(density, edges, fill=colour == _GREY, color=colour)
+  ax.plot(edges, (1.0 - np.cos(np.deg2rad(edges))) / 180.0, '0.3', lw=0.8, ls=':')
+  ax.set(xlim=(0.0, 180.0), yticks=[], xticks=[0, 60, 120, 180])
+  ax.set_title('angles in degrees; dotted: uniform', fontsize=8)
+  ax.tick_params(labelsize=7)
 
 
 def _histograms(ax, sets, j, low, high):

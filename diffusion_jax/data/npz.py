@@ -10,7 +10,8 @@ from typing import IO
 
 import numpy as np
 
-from diffusion_jax.data import buckets
+from diffusion_jax.data import buckets, directional
+from diffusion_jax.data.directional import Directional
 from diffusion_jax.data.set_files import say_left_out
 from diffusion_jax.data.sources import ADVICE, ArraySource, check_finite, check_lengths_of
 from diffusion_jax.data.spec import MOST_TOKENS
@@ -18,7 +19,7 @@ from diffusion_jax.data.splits import check_split, random_part
 from diffusion_jax.declared import declares
 from diffusion_jax.errors import naming
 from diffusion_jax.paths import ReadPath, existing
-from diffusion_jax.ranges import Count, Finite, Rate
+from diffusion_jax.ranges import Count, Finite, Positive, Rate
 
 _HEADER = 10_000  # the most bytes of the header of an array, as in NumPy
 # The names that an array may have in a file.
@@ -44,6 +45,8 @@ def npz(
   context: str = '',
   split_row: Count = 0,
   vocabulary: Count = 0,
+  kind: Directional | None = None,
+  period: Positive | None = None,
 ) -> ArraySource:
   """Reads an npz file, or a folder of .npy files, which stay on disk.
 
@@ -55,10 +58,16 @@ def npz(
   `test_indices`, int [splits, n], otherwise a fixed random test_fraction, which
   'train' does not contain. bounds: low and high of x, or of each of its last
   axis in turn. x, context: other names of these arrays. vocabulary: how many tokens there are, of
-  uint8 [N, L] too; 0: of uint16, one more than the largest of both splits. Raises ValueError or
-  FileNotFoundError.
+  uint8 [N, L] too; 0: of uint16, one more than the largest of both splits. kind: x are angles
+  [N, ...] with a period, 2 pi by default, unit vectors [N, ..., n], or unit quaternions [N, ...,
+  4] with the scalar first; None: numbers. Raises ValueError or FileNotFoundError.
   """
   check_split(split)
+  if period and kind != 'angles':
+    raise ValueError(f'period={period:g} is of angles: set kind=angles')
+  if kind and bounds:
+    raise ValueError(f'bounds are of numbers, and x has {kind}: leave bounds out')
+  turn = (period or directional.TURN) if kind == 'angles' else 0.0
   path = Path(buckets.local(str(path))).expanduser()
   names = names_of(path)
   for name in filter(None, (x, context)):
@@ -70,7 +79,7 @@ def npz(
     raise ValueError(f'split_row={split_row}: {path} has test_x, or no test_indices [splits, n]')
   _say_others(path, names, spellings, has_test, num_classes)
   prefix = 'test_' if has_test and split == 'test' else ''
-  arrays = _arrays(path, names, spellings, prefix, num_classes)
+  arrays = _arrays(path, names, spellings, prefix, num_classes, kind=kind, period=turn)
   levels = _vocabulary(path, arrays['x'], names, spellings, vocabulary)
   if not has_test:
     size = len(arrays['x'])
@@ -81,8 +90,20 @@ def npz(
     if len(index) < size:  # a whole folder stays on disk
       arrays = {n: array[index] for n, array in arrays.items()}
   low, high = box_of(bounds, arrays['x'].shape[-1])
-  tokens = {'levels': levels, 'tokens': True} if levels else {}
-  return ArraySource(**arrays, **tokens, num_classes=num_classes, low=low, high=high)
+  words = {'num_classes': num_classes, 'low': low, 'high': high}
+  if levels:
+    words |= {'levels': levels, 'tokens': True}
+  return ArraySource(**arrays, **words, manifold=kind, period=turn)
+
+
+def _check_directional(path, x, length, kind, period):
+  if length is not None:
+    raise ValueError(f'{path} has lengths, and {kind} have one length: leave lengths out')
+  if x.dtype.kind != 'f':
+    raise ValueError(f'{path}: x is {x.dtype}, and {kind} are float: give x.astype(float)')
+  if wrong := directional.problem_of_shape(x.shape[1:], kind):
+    raise ValueError(f'{path}: {wrong}')
+  directional.check(x, kind, period, f'{path}: x')
 
 
 def _vocabulary(path, x, names, spellings, vocabulary):
@@ -141,7 +162,7 @@ def _indexed_part(path, row, size, split):
   return np.flatnonzero(is_test == (split == 'test'))
 
 
-def _arrays(path, names, spellings, prefix, num_classes):
+def _arrays(path, names, spellings, prefix, num_classes, kind, period):
   # Returns the arrays of NAMES that the file has, checked.
   arrays = {}
   for what, words in spellings.items():
@@ -161,7 +182,7 @@ def _arrays(path, names, spellings, prefix, num_classes):
       )
   if 'length' not in arrays and any(n in names for n in spellings['length']):
     raise ValueError(f'{path} has test_x and lengths: it needs test_lengths')
-  x = arrays['x'] = _checked_x(path, arrays['x'], arrays.get('length'))
+  x = arrays['x'] = _checked_x(path, arrays['x'], arrays.get('length'), kind, period)
   if 'length' in arrays:
     arrays['length'] = arrays['length'].astype(np.int32)
   if 'label' in arrays:
@@ -187,7 +208,7 @@ def box_of(bounds: tuple[float, ...], size: int) -> tuple[tuple[float, ...], tup
   return low * repeats, high * repeats
 
 
-def _checked_x(path, x, length):
+def _checked_x(path, x, length, kind, period):
   # Returns uint8 levels, uint16 tokens, or floats; raises ValueError for other arrays.
   if x.ndim == 1 and x.dtype.kind == 'f':
     x = x[:, None]
@@ -196,6 +217,9 @@ def _checked_x(path, x, length):
       f'{path}: x must be [N, ...] with a shape for each example, got '
       f'{x.dtype} {list(x.shape)}: reshape numbers to [N, 1]'
     )
+  if kind:
+    _check_directional(path, x, length, kind, period)
+    return x
   if length is not None:
     with naming(f'{path}'):
       check_lengths_of(length, *x.shape[:2])

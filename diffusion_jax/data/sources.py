@@ -8,7 +8,8 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from diffusion_jax.data import quantiles
+from diffusion_jax.data import directional, quantiles
+from diffusion_jax.data.directional import Directional
 from diffusion_jax.data.set_files import say_once
 from diffusion_jax.data.spec import (
   ArraySpec,
@@ -226,9 +227,10 @@ def measured(source: Source, one_scale: bool = False) -> Facts:
   that never changes, an example outside the box, and facts that no data have.
   """
   x, context = source.facts.x, source.facts.context
-  if one_scale and (x.levels or x.mean or x.kinds):
+  if one_scale and (x.levels or x.mean or x.kinds or x.manifold):
     given = f'has {x.levels} levels' if x.levels else 'comes with its mean and std'
     given = 'has the columns of a table, each by its own quantiles' if x.kinds else given
+    given = f'has {x.manifold}, which are not scaled' if x.manifold else given
     raise ValueError(f'one_scale=True is for real numbers that are measured, and x {given}')
   if x.levels and context is None:
     return source.facts
@@ -240,7 +242,10 @@ def measured(source: Source, one_scale: bool = False) -> Facts:
   if not x.levels:
     elements = valid_elements(arrays, source.facts)
     check_box(x, elements)
-    x = _fitted(x, elements) if x.kinds else _standardised(x, elements, 'x', one_scale)
+    if x.kinds:
+      x = _fitted(x, elements)
+    elif not x.manifold:
+      x = _standardised(x, elements, 'x', one_scale)
   if context is not None and not context.levels:
     context = _standardised(context, arrays['context'], 'context')
   facts = source.facts._replace(x=x, context=context)
@@ -342,6 +347,8 @@ def check_examples(arrays: dict, facts: Facts) -> dict[str, np.ndarray]:
       if facts.lengths:
         check_lengths_of(arrays.get('length'), *array.shape[:2])
         arrays = arrays | {'x': without_padding(array, arrays['length'])}
+    if values.manifold:
+      directional.check(arrays[name], values.manifold, values.period, name)
     if not values.levels and not values.kinds:  # A cell of a table may be missing.
       check_finite(arrays[name], name)
   return arrays
@@ -403,7 +410,8 @@ class ArraySource:
   int32 [N] in 0..num_classes - 1, or None with num_classes 0; context: floats
   [N, ...] or None; low, high: the box of x; x_names, context_names: see
   `ArraySpec`; order: see `Source`; length: int [N], of how many elements of the first axis
-  an example consists, whose rest may be anything. Raises ValueError for other arrays.
+  an example consists, whose rest may be anything; manifold, period: of angles and
+  directions, see `ArraySpec`. Raises ValueError for other arrays.
   """
 
   x: np.ndarray
@@ -419,6 +427,8 @@ class ArraySource:
   order: EpochOrder | None = None
   length: np.ndarray | None = None
   tokens: bool = False
+  manifold: Directional | None = None
+  period: float = 0.0
 
   def __post_init__(self):
     if self.length is not None:
@@ -437,7 +447,7 @@ class ArraySource:
     if levels is None:
       levels = 256 if self.x.dtype == np.uint8 else 0
     x = ArraySpec(self.x.shape[1:], levels, low=self.low, high=self.high, names=self.x_names)
-    x = x._replace(tokens=self.tokens)
+    x = x._replace(tokens=self.tokens, manifold=self.manifold, period=self.period)
     context = self.context
     context = None if context is None else ArraySpec(context.shape[1:], names=self.context_names)
     return Facts(x, self.num_classes, context, self.class_names, lengths=self._counts)

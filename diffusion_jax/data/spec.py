@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from diffusion_jax.aliases import Json
-from diffusion_jax.data import quantiles
+from diffusion_jax.data import directional, quantiles
+from diffusion_jax.data.directional import Directional
 from diffusion_jax.data.notations import MOST_DECIMALS, is_notation
-from diffusion_jax.ranges import Count, Finite, Positive, Size
+from diffusion_jax.ranges import Count, Finite, NonNegative, Positive, Size
 
 # Of a column; 'presence' is a category, whether the cell of another column is there.
 ColumnKind = Literal['number', 'date', 'time', 'category', 'presence']
@@ -35,6 +36,9 @@ class ArraySpec(NamedTuple):
   their numbers from 0; () of a column of numbers, which models see by its knots and shares,
   as `quantiles.fitted` returns them. decimals: the least and the most
   that cells of the column have. notations: how its numbers are written, see `notations`.
+
+  manifold: angles with a period, unit vectors [..., n], or unit quaternions [..., 4]
+  (`data.directional`); None: numbers. period: of angles, which models see in radians.
   """
 
   shape: tuple[Size, ...]
@@ -51,11 +55,13 @@ class ArraySpec(NamedTuple):
   notations: tuple[str, ...] = ()
   knots: tuple[tuple[Finite, ...], ...] = ()
   shares: tuple[tuple[Positive, ...], ...] = ()
+  manifold: Directional | None = None
+  period: NonNegative = 0.0
 
   def as_json(self) -> Json:
-    """Returns a dict, without what only tables and tokens have if it is empty."""
+    """Returns a dict, without what only tables, tokens and directions have if it is empty."""
     of_table = 'names', 'kinds', 'categories', 'decimals', 'notations', 'knots', 'shares'
-    optional = 'tokens', *of_table
+    optional = 'tokens', *of_table, 'manifold', 'period'
     return {n: v for n, v in self._asdict().items() if v or n not in optional}
 
   @property
@@ -87,7 +93,8 @@ class ArraySpec(NamedTuple):
   def affine(self) -> tuple[np.ndarray, np.ndarray]:
     """(a, b) [1, ..., C] or [1, ...]: a batch of data is a + b x of models."""
     shape, half = [*[1] * len(self.shape), -1], (self.levels - 1) / 2.0
-    a, b = (half, half) if self.levels else (self.mean or 0.0, self.std or 1.0)
+    unit = self.period / directional.TURN or 1.0
+    a, b = (half, half) if self.levels else (self.mean or 0.0, self.std or unit)
     a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
     return a.reshape(shape), b.reshape(shape)
 
@@ -98,6 +105,8 @@ class ArraySpec(NamedTuple):
       x *= 2.0 / (self.levels - 1)  # in place is twice as fast as three arrays
       x -= 1.0
       return x
+    if self.manifold:
+      return directional.encode(values, self.manifold, self.period)
     if not self.mean:
       return np.asarray(values, np.float32)
     x = np.array(values, np.float64)
@@ -119,6 +128,8 @@ class ArraySpec(NamedTuple):
       if self.tokens:
         return level.astype(np.uint16)
       return np.rint(level * (255.0 / (self.levels - 1))).astype(np.uint8)
+    if self.period:
+      return (np.asarray(x, np.float64) * (self.period / directional.TURN)).astype(np.float32)
     if not self.mean:
       return np.asarray(x, np.float32)
     values = np.asarray(x, np.float64) * self.std + self.mean
@@ -223,7 +234,7 @@ def problem_of(values: ArraySpec) -> str:
   if values.tokens and (not levels or len(shape) != 1):
     return f'tokens are levels [L], not {levels} levels {list(shape)}'
   last = shape[-1]
-  if mean != std or mean not in (1, last) and not levels:
+  if mean != std or mean not in (1, last) and not (levels or values.manifold):
     return f'mean has {mean} and std {std} numbers, the last axis of x {last}'
   if low != high or low > last:
     return f'low has {low} and high {high} numbers, the last axis of x {last}'
@@ -231,6 +242,12 @@ def problem_of(values: ArraySpec) -> str:
     return f'{len(names)} names are given for {last} numbers'
   if any(map(operator.ge, values.low, values.high)):
     return f'low={values.low} is not below high={values.high}'
+  if bool(values.period) != (values.manifold == 'angles'):
+    return f'period={values.period} does not fit manifold={values.manifold}'
+  if values.manifold and (levels or mean or low or values.kinds):
+    return f'manifold={values.manifold} has no levels, mean, box or columns'
+  if values.manifold and (wrong := directional.problem_of_shape(shape, values.manifold)):
+    return wrong
   return _problem_of_table(values) if values.kinds else ''
 
 

@@ -31,6 +31,7 @@ from diffusion_jax.joint.objectives import (
   Clock as Clock,
   common_clock as common_clock,
   denoising as denoising,
+  geodesic_flow as geodesic_flow,
   own_clocks as own_clocks,
   some_held as some_held,
 )

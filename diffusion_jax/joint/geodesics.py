@@ -124,20 +124,21 @@ def sphere() -> Manifold:
 def rotations() -> Manifold:
   """Makes the rotations of space, unit quaternions (w, x, y, z), [B, ..., 4]; q is -q.
 
-  Tangent vectors are rotation vectors of the body, [..., 3], whose length is the angle. A
-  network sees the rotation's matrix, [..., 9], and returns a rotation vector.
+  Points that `uniform` and `exp` return have w of 0 or more. Tangent vectors are rotation
+  vectors of the body, [..., 3], whose length is the angle. A network sees the rotation's
+  matrix, [..., 9], and returns a rotation vector.
   """
 
   def log(x, y):
     q = _product(jnp.concatenate([x[..., :1], -x[..., 1:]], axis=-1), y)
-    q = jnp.where(q[..., :1] < 0.0, -q, q)
+    q = _with_one_sign(q)
     n = _norm(q[..., 1:])
     return 2.0 * jnp.arctan2(n, q[..., :1]) * _unit(q[..., 1:])
 
   def exp(x, v):
     half = 0.5 * _norm(v)
     turn = jnp.concatenate([jnp.cos(half), 0.5 * jnp.sinc(half / math.pi) * v], axis=-1)
-    return _unit(_product(x, turn))
+    return _with_one_sign(_unit(_product(x, turn)))
 
   def dist(x, y):
     return _norm(log(x, y))[..., 0]
@@ -146,7 +147,7 @@ def rotations() -> Manifold:
     return _log_stretched(0.5 * dist(x, y), sigma[..., 0], 2, 0.5 * math.pi)
 
   return Manifold(
-    uniform=lambda key, shape: _unit(draw_normal(key, jnp.zeros(shape))),
+    uniform=lambda key, shape: _with_one_sign(_unit(draw_normal(key, jnp.zeros(shape)))),
     exp=exp,
     log=log,
     dist=dist,
@@ -177,6 +178,10 @@ def _norm(v):
 def _unit(v):
   n = _norm(v)
   return v / jnp.where(n > 0.0, n, 1.0)
+
+
+def _with_one_sign(q):
+  return jnp.where(q[..., :1] < 0.0, -q, q)
 
 
 def _product(a, b):

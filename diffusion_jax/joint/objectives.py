@@ -170,6 +170,17 @@ def denoising(
   return Objective(draw, loss)
 
 
+@declares(
+  what='flow matching on geodesics of [directions](joint.md#variables) (Chen & Lipman 2023)',
+  data='directions',
+  estimates=False,
+)
+@checked
+def geodesic_flow(network: JointNetwork) -> Objective:
+  """Makes the loss of a network of one variable of `directions`, `denoising` on one clock."""
+  return denoising(network)
+
+
 def _losses(variable, output, inputs, name):
   # Returns the losses of what has a level of its own, 0 where it does not count.
   counts = inputs.counts[name]

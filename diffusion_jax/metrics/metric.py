@@ -97,6 +97,7 @@ NEEDS = {
   'truth': 'what is drawn of the held-out pairs',
   'context': 'the condition of the held-out pairs',
   'log_q': "the model's log density of draws and truth",
+  'manifold': 'angles, directions or rotations',
   'law_mean': 'data whose moments are known, as gaussian_process',
   'law_cov': 'data whose moments are known, as gaussian_process',
 }

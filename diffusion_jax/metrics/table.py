@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from diffusion_jax.metrics import (
   accuracy,
+  chords,
   fid,
   forecasts,
   likelihoods,
@@ -64,6 +65,8 @@ OF_ROWS: OfSamples = {
   'detection': rows.detection,
   'usefulness': rows.usefulness,
 }
+# Metrics of angles, directions and rotations.
+OF_DIRECTIONS: OfSamples = {'chordal_energy': chords.chordal_energy}
 METRICS: OfSamples = {'fid': fid.fid, 'sfid': fid.sfid, **OF_FILES, **OF_VALUES, **OF_PAIRS}
 
 # Metrics of a model on real images.

@@ -262,3 +262,38 @@ def test_tokens_are_strips_of_colours():
   (a, b, c), (d, e, f) = (tuple(map(tuple, row[0, ::4])) for row in drawn)
   assert a == c and b == d and len({a, b, e, f}) == 4
   assert drawings.sheet(spec, np.zeros((2, 3), np.uint16), 2).ndim == 3
+
+
+def units(*shape):
+  x = np.random.default_rng(0).normal(size=shape)
+  return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize('kind, shape', [('rotations', (2, 4)), ('directions', (3,))])
+def test_directions_are_points_of_a_map(kind, shape):
+  """q and -q are drawn as one; others than the poles are elsewhere after half a turn."""
+  values, x = ArraySpec(shape, manifold=kind), units(50, *shape)
+  sheet = drawings.sheet(values, x, 1, data=x[:20])
+  other = drawings.sheet(values, -x, 1, data=-x[:20])
+  assert np.array_equal(sheet, other) == (kind == 'rotations')
+  assert np.any(np.all(sheet == 165, axis=2))  # the grey of the data
+  assert sheet.shape == drawings.sheet(values, units(9, *shape), 1).shape
+
+
+def test_angles_are_drawn_in_one_period():
+  values = ArraySpec((2,), manifold='angles', period=24.0)
+  x = np.random.default_rng(0).uniform(0.0, 24.0, (50, 2))
+  sheet = drawings.sheet(values, x, 1, data=x - 24.0)
+  assert_array_equal(sheet, drawings.sheet(values, np.where(x < 12.0, x, x - 24.0), 1, data=x))
+  assert np.any(sheet != drawings.sheet(values, x + 6.0, 1, data=x))
+
+
+def test_vectors_of_a_plane_are_their_angles():
+  x = units(50, 2, 2)
+  angles = ArraySpec((2,), manifold='angles', period=2.0 * np.pi)
+  sheet = drawings.sheet(ArraySpec((2, 2), manifold='directions'), x, 1)
+  assert_array_equal(sheet, drawings.sheet(angles, np.arctan2(x[..., 1], x[..., 0]), 1))
+  five = drawings.sheet(ArraySpec((5,), manifold='directions'), units(50, 5), 1, groups=2)
+  assert (
+    five.shape == drawings.sheet(ArraySpec((5,), mean=(0.0,), std=(1.0,)), units(9, 5), 1).shape
+  )

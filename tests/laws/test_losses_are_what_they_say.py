@@ -11,6 +11,7 @@ step of the training, or with its state; the test loss of a VAE with beta = 1.
 """
 
 import functools
+import sys
 from typing import Any
 
 import jax
@@ -115,6 +116,14 @@ def of_cells():
   )
 
 
+def of_angles():
+  network = joint.JointNetwork(
+    lambda params, x, noise, cond, *, key=None: {'x': params['w'] * x['x'][..., 0]},
+    {'x': joint.directions(joint.circle())},
+  )
+  return joint.geodesic_flow(network)
+
+
 def unweighted(a, b):
   return jnp.ones(len(a))
 
@@ -195,6 +204,7 @@ OBJECTIVES = {
     states.uniform, dj.uniform_process, levels=dj.independent_levels()
   ),
   ('cells', ''): of_cells,
+  ('geodesic_flow', ''): of_angles,
   ('vae', ''): autoencoder(vaes.vae),
   ('vae', 'free_bits'): autoencoder(vaes.vae, free_bits=0.1),
   ('hvae', ''): autoencoder(vaes.hvae, num_latents=2),
@@ -242,6 +252,7 @@ CONSTANT = [
   (states, 'masked_weight', lambda *_: lambda level: jnp.ones_like(level.t)),
   (joint_variables, 'denoising_loss', lambda kind, output, *_, **__: ones(output)),
   (joint_variables, 'state_nll', lambda logits, x0, *_: ones(x0)),
+  (sys.modules[joint.directions.__module__], 'sum_data_axes', ones),
   (joint_variables, 'masked_weight', lambda *_: lambda level: jnp.ones_like(level.t)),
   (vaes.bound, 'vae_elbo', lambda keys, x, *_: {'reconstruction': -NATS * ones(x)}),
   (vaes, 'kl', lambda q, p: 0.0 * q.mean),

@@ -58,6 +58,8 @@ ANOTHER: dict[str, Any] = {
   'categories': (('p',), ('q',)),
   'knots': ((0.0,), (1.0,)),
   'shares': ((0.5,), (0.5,)),
+  'manifold': 'angles',
+  'period': 3.0,
 }
 FACTS = [
   *(f'{array}.{name}' for array in ('x', 'context') for name in ArraySpec._fields),

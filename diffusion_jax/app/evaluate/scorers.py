@@ -333,10 +333,14 @@ def protocols_of(c: Node, metric: list[Scored], references: References) -> Json:
 
 
 def names_of(model: Model) -> dict[str, np.ndarray]:
-  """Returns the names of the columns of x, if they have any, and of a table their categories."""
+  """Returns the names of the columns of x, if they have any, and what else says what x is.
+
+  sizes: of a table, how many categories; manifold: of directions, their kind and period.
+  """
   x = model.facts.x
-  sizes = {'sizes': np.array([len(texts) for texts in x.categories])} if x.kinds else {}
-  return {'names': np.array(x.names), **sizes}
+  more = {'sizes': np.array([len(texts) for texts in x.categories])} if x.kinds else {}
+  more |= {'manifold': np.array([x.manifold, str(x.period)])} if x.manifold else {}
+  return {'names': np.array(x.names), **more}
 
 
 def make_extractor(model: Model, name: str) -> Extractor:
@@ -383,7 +387,7 @@ def reference_source(model: Model, name: str) -> Source:
     if tables.is_csv(name, x):
       source = mixed.of_columns(name, x) if x.kinds else tables.csv_table(name, x.names)
     else:
-      source = npz.npz(name)
+      source = npz.npz(name, kind=x.manifold, period=x.period or None)
   theirs, ours = (each._replace(x=each.x.written) for each in (source.facts, model.facts))
   unread = *datasets.STATISTICS, 'num_classes', 'class_names', 'context'
   for fact, one, other in misfits(theirs, ours, unread):
@@ -408,6 +412,8 @@ def check_needs(model: Model, metrics: list[Scored]) -> None:
   given = {'images', 'held_out', 'values', *stored, *held_out_pairs.known_arrays(model)}
   if model.facts.x.kinds:
     given |= {'others', 'sizes', 'names'}
+  if model.facts.x.manifold:
+    given |= {'others', 'manifold'}
   for each in metrics:
     arrays = features.ARRAYS.get(each.space or '', ())
     for need in sorted({*each.metric.needs} - given - {*arrays}):

@@ -79,7 +79,7 @@ def broken(
 def described(facts: Facts) -> str:
   """Returns the shape and the kind of the data, in words."""
   levels = f'{facts.x.levels} {"tokens" if facts.x.tokens else "levels"}'
-  kind = levels if facts.x.levels else 'real numbers'
+  kind = levels if facts.x.levels else facts.x.manifold or 'real numbers'
   more = ' without a context' if facts.context is None else ''
   return f'{kind} [{", ".join(map(str, facts.x.shape))}]{more}'
 
@@ -171,6 +171,11 @@ NEEDS: dict[DataNeed, Need] = {
     # With these the known numbers of x are the samples' context.
     lambda c, facts: facts.context is not None or c.at('objective.levels') is not None,
   ),
+  'directions': Need(
+    'angles, directions or rotations',
+    'say data.kind of an npz file, or take another objective',
+    lambda c, facts: facts.x.manifold is not None,
+  ),
 }
 
 # The modes that read a section; all others concern every mode.
@@ -246,6 +251,12 @@ OF_TOKENS = Row(
   lambda c, facts: facts is not None and facts.x.tokens and 'transitions' not in c,
   'config.objective={c.objective.name}: your data are {data}, which have no order: take a model of '
   'states, as configs/text_masked.py',
+)
+
+OF_DIRECTIONS = Row(
+  lambda c, facts: facts.x.manifold and c.objective.declared.data != 'directions',
+  'config.objective={c.objective.name} is of numbers, and your data are {data}: set '
+  'objective=geodesic_flow (configs/directions.py)',
 )
 
 # -- lengths -------------------------------------------------------------------
@@ -462,4 +473,7 @@ EDITS = (
   ),
 )
 
-CONFLICTS = *MACHINE, *DECLARED, OF_NUMBERS, OF_TOKENS, *LENGTHS, *GUIDANCE, *EDITS
+CONFLICTS = (
+  *(*MACHINE, *DECLARED, OF_NUMBERS, OF_TOKENS, OF_DIRECTIONS),
+  *(*LENGTHS, *GUIDANCE, *EDITS),
+)

@@ -11,12 +11,23 @@ from diffusion_jax.app.kinds import (
   diffusion,
   discrete,
   few_steps,
+  geodesic_flows,
   latent,
   table_rows,
 )
 
 # A module for each kind; its `model` has the maker, which `run.weights.make_model` calls.
-MODULES = latent, diffusion, few_steps, bridges, classifier, autoencoders, discrete, table_rows
+MODULES = (
+  latent,
+  diffusion,
+  few_steps,
+  bridges,
+  classifier,
+  autoencoders,
+  discrete,
+  table_rows,
+  geodesic_flows,
+)
 KINDS = tuple(module.SCHEMA for module in MODULES)
 
 

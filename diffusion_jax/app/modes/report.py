@@ -223,7 +223,7 @@ def drawn_by(
   calls = count_calls(one) if stored and _is_short(stored) else None
   note = f'{calls} calls of the network' if calls else ''
   values = model.facts.x
-  is_vector = not values.levels and len(values.shape) == 1
+  is_vector = not values.levels and (len(values.shape) == 1 or values.manifold is not None)
   most, groups = _POINTS if is_vector else 2 * _PICTURES, 1
   by_rows = is_vector and stored.get('context')  # num_samples of each
   x = read_first(model, path, sys.maxsize if by_rows else most)
@@ -313,7 +313,8 @@ def neighbours(run: Run, samples: np.ndarray | None) -> Film | None:
     samples = next((read_first(model, path, _PICTURES) for path in drawn), None)
   source = datasets.source_of(model.config)
   size = len(source) * math.prod(source.facts.x.shape)
-  if samples is None or size > _MOST_PIXELS or values.kinds or values.tokens:
+  has_no_distance = values.kinds or values.tokens or values.manifold
+  if samples is None or size > _MOST_PIXELS or has_no_distance:
     return None  # How near the rows of a table are is a metric, copies; tokens are not near.
   samples = samples[:_PICTURES]
   x = values.written.encode(samples)

@@ -66,6 +66,8 @@ def test_the_metrics_of_all_configs_are_not_refused(name, tmp_path):
     assert model.config.evaluation.metrics == (('loss',) if is_long else OF_LEVELS[kind])
   elif facts.x.kinds:
     assert model.config.evaluation.metrics == metrics_of_data.OF_ROWS
+  elif facts.x.manifold:
+    assert model.config.evaluation.metrics == metrics_of_data.OF_DIRECTIONS
   elif name == 'rollout:eeg':  # the series of the others has fewer than 10 held-out examples here
     assert model.config.evaluation.metrics == ('crps', 'interval_coverage', 'order_gap')
   else:
