@@ -113,6 +113,12 @@ def test_q_and_minus_q_are_one_rotation():
   assert_allclose(matrix, exact, atol=1e-6)
 
 
+def test_rotations_are_returned_with_one_sign():
+  space, x = joint.rotations(), joint.rotations().uniform(jax.random.key(0), (200, 4))
+  turned = space.exp(x, jax.random.normal(jax.random.key(1), (200, 3)))
+  assert np.all(x[:, 0] >= 0.0) and np.all(turned[:, 0] >= 0.0)
+
+
 def test_angles_have_a_period():
   space, x, y = joint.circle(3.0), uniform('circle', 6), uniform('circle', 7)
   assert_allclose(space.log(x + 3.0, y - 6.0), space.log(x, y), atol=2e-6)

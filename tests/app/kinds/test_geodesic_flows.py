@@ -3,17 +3,19 @@
 The output of the untrained network is 0, so that samples are the uniform points they begin at.
 """
 
+import jax
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import kstest
 
+import diffusion_jax as dj
 from diffusion_jax.app.evaluate import scorers
 from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data.directional import as_points
 from diffusion_jax.runtime.run_folder import RunFolder
-from tests.app.conftest import arrays_of, of_run, refused, trial, untrained
+from tests.app.conftest import arrays_of, normal_params, of_run, refused, trial, untrained
 from tests.app.fields import within
 from tests.data.test_directional import units
 from tests.data.test_wrapped import mean_of, means_of_parts
@@ -49,8 +51,21 @@ def test_angles_are_drawn_in_their_unit(tmp_path, rng):
   assert hours.shape == (COUNT, 2) and np.all((hours >= -12.0) & (hours < 12.0))
   assert kstest(hours.ravel(), 'uniform', (-12.0, 24.0)).pvalue > 1e-5
   assert {*samples['labels']} == {0, 1, 2} and samples['context'].shape[1:] == (1,)
-  fields = within('evaluation', metrics='chordal_energy', num_generated=30)
+  fields = within('evaluation', metrics='chordal_energy', num_generated=30, reference=path)
   MODES['evaluate'](of_run(run, **fields), run)
+
+
+def test_the_network_sees_the_level_and_the_class(rng):
+  model = make_model(trial('directions', 'labelled'), RunFolder.at('nowhere'))
+  params, label = normal_params(model), np.array([0, 1, 2, 0])
+  x, t = rng.uniform(-3.0, 3.0, (4, 2)).astype(np.float32), 0.3
+  level = dj.RectifiedFlowSchedule()(t)
+  velocity = model.plan(params).step_function({'label': label})(x, level)
+  seen, noise = np.stack([np.cos(x), np.sin(x)], axis=-1), np.full(4, 1000.0 * t, np.float32)
+  output = model.network().apply({'params': params['network']}, seen, noise, {'label': label})
+  assert_allclose(velocity, output[..., 0], rtol=1e-5, atol=1e-6)
+  inputs, _ = model.objective(test=True).draw(jax.random.key(0), {'x': x, 'label': label}, None)
+  assert_array_equal(inputs.cond['label'], label)
 
 
 def test_vectors_are_drawn_with_the_length_1(tmp_path, rng):
