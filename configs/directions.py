@@ -1,8 +1,8 @@
 r"""Angles, directions or rotations: flow matching along geodesics (Chen & Lipman 2023).
 
-Two torsions in degrees, a mixture of wrapped normals, as of a protein's backbone; directions and
-rotations: the same on the sphere and of rotations; labelled: torsions given their component.
-A perceptron, for 2 angles 864,769 parameters.
+Two torsions in degrees, like a protein's, from a mixture of wrapped normals; directions and
+rotations: such a mixture on the sphere and of rotations; labelled: torsions given their component.
+A perceptron, for 2 angles 281,474 parameters.
 
   python launch.py --config=configs/directions.py
   python launch.py --config=configs/directions.py:rotations

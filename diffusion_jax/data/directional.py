@@ -20,7 +20,7 @@ def problem_of_shape(shape: tuple[int, ...], kind: Directional) -> str:
 
 
 def check(x: np.ndarray, kind: Directional, period: float, name: str = 'x') -> None:
-  """Raises ValueError that names a row of x [N, ...] which is no angle or of another length.
+  """Raises ValueError that names the first row of x [N, ...] that does not fit.
 
   Angles are at most a period in size: a larger one may be of another unit. Vectors and
   quaternions have the length 1, up to 1e-3.

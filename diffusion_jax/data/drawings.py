@@ -412,7 +412,7 @@ def _of_manifold(values, x, data, groups):
 
 
 def _on_maps(manifold, x, data, groups):
-  # A map of directions, or of the axes of rotations beside a histogram of their angles.
+  # A map of directions; or a map of the axes of rotations, and a histogram of their angles.
   count, is_rotation = min(x.shape[1], MOST), manifold == 'rotations'
   across = 1 + is_rotation
   figure = _figure(8.0 if is_rotation else 5.0, 2.6 * count + 0.4)

@@ -20,12 +20,12 @@ SETS = '', '_real'
   ),
 )
 def chordal_energy(max_samples: int = 10_000, beside: bool = True) -> SampleMetric:
-  """Energy distance of directions by the length of the chord, beside that of real ones.
+  """Energy distance of directions by the lengths of chords, and the same of real examples.
 
   See `energy_distance` and `directional.as_points`. It is 0 for equal laws only, which it is
   not by the length of the arc: the two poles and two points of the equator have equal mean
-  arcs. max_samples: of each set, random ones. beside: scores real examples too, as many as
-  the samples.
+  arcs. max_samples: of each set, random ones. beside: scores as many real examples
+  too.
   """
   check_at_least(2, max_samples=max_samples)
 

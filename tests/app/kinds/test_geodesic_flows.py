@@ -63,7 +63,7 @@ def test_the_network_sees_the_level_and_the_class(rng):
   velocity = model.plan(params).step_function({'label': label})(x, level)
   seen, noise = np.stack([np.cos(x), np.sin(x)], axis=-1), np.full(4, 1000.0 * t, np.float32)
   output = model.network().apply({'params': params['network']}, seen, noise, {'label': label})
-  assert_allclose(velocity, output[..., 0], rtol=1e-5, atol=1e-6)
+  assert_allclose(velocity, np.asarray(output)[..., 0], rtol=1e-5, atol=1e-6)
   inputs, _ = model.objective(test=True).draw(jax.random.key(0), {'x': x, 'label': label}, None)
   assert_array_equal(inputs.cond['label'], label)
 
