@@ -92,7 +92,8 @@ class Objective:
   state of the next step; init() -> state of the first step. separable: the loss
   is a mean over the rows, so that it is the mean over parts of a batch.
   constrain(params) -> parameters at the end of a step, such as normalised
-  weights, after the update of the optimizer.
+  weights, after the update of the optimizer. parameters(key) -> its own ones, {name: tree},
+  which are trained, averaged and stored beside those of the network, such as a head.
   """
 
   draw: Callable[[Array, dict, Context], tuple[PyTree, PyTree]]
@@ -101,6 +102,7 @@ class Objective:
   separable: bool = True
   init: Callable[[], PyTree] = lambda: ()
   constrain: Callable[[Params], Params] = lambda params: params
+  parameters: Callable[[Array], Params] = lambda key: {}
 
   def __call__(self, params: Params, context: Context, key: Key, batch: dict) -> Loss:
     """Returns (loss [], (metrics, state of the next step)) of a batch."""

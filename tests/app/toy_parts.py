@@ -113,6 +113,21 @@ def objective(network, schedule, factor: float = 1.0):
   return objectives.denoising(network, schedule, times=dj.uniform_times, weight=weight)
 
 
+def centred(network, schedule, branch: str = 'centre'):
+  """Returns a loss with a parameter of its own, c, as well: |x_0 - c|^2 per dimension."""
+  one = objective(network, schedule)
+
+  def loss(params, context, inputs, keys):
+    value, (metrics, records) = one.loss(params, context, inputs, keys)
+    apart = jnp.square(inputs.x0 - params[branch]['c'])
+    own = objectives.means(apart=apart.reshape(len(apart), -1).mean(1))
+    return value + own['apart'].total / own['apart'].count, (metrics | own, records)
+
+  return dataclasses.replace(
+    one, loss=loss, parameters=lambda key: {branch: {'c': jax.random.normal(key)}}
+  )
+
+
 def of_the_batch(network, schedule, separable: bool = True):
   """Returns a loss that is not a mean over rows, which its author may say."""
   one = objective(network, schedule)

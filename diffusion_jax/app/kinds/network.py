@@ -367,7 +367,41 @@ class ConfiguredNetwork:
     if self.uncertainty is not None:
       key = jax.random.fold_in(gamma_key, 1)
       params['uncertainty'] = self.uncertainty.init(key)
-    return params
+    return params | self.own_parameters(jax.random.fold_in(gamma_key, 2))
+
+  def own_parameters(self, key: jax.Array) -> Params:
+    """Returns the first parameters of a user's own objective; UserError for wrong names."""
+    section = self.config.objective
+    if ':' not in section.name:
+      return {}
+    # No parameters depend on a teacher, which sampling does not open.
+    facts = self.objective_facts(self.trained(test=True), lambda frozen, cond: None)
+    own = section.make(facts).parameters(key)
+    if not isinstance(own, dict) or not {*own}.isdisjoint(_NAMES):
+      given = ', '.join(own) if isinstance(own, dict) else type(own).__name__
+      raise UserError(
+        f'config.objective={section.name}: parameters(key) must return a dict of names other than '
+        f'{", ".join(_NAMES)}, not {given}'
+      )
+    return own
+
+  def objective_facts(self, network: dj.Network, teacher: Callable | None) -> dict[str, Any]:
+    """Returns the parameters of objectives that follow from the rest of the config.
+
+    network: what the objective is of; see `diffusion.ObjectiveFacts`.
+    """
+    schedule, process = self.config.schedule, self.process
+    return {
+      'network': network,
+      'schedule': None if process.is_learned else self.schedule(),
+      'make_schedule': self.schedule,
+      'schedule_steps': process.steps,
+      'total_steps': self.config.training.num_steps,
+      'num_levels': self.facts.x.levels,
+      'sigma_data': process.parametrization.sigma_data,
+      'teacher': teacher,
+      **{name: schedule.get(name) for name in ('sigma_min', 'sigma_max', 'rho')},
+    }
 
   @property
   def uncertainty(self) -> LogVariance | None:
@@ -384,6 +418,10 @@ class ConfiguredNetwork:
     return functional.encode_context(self.network, params['network'], rows, self.state_shape)
 
 
+# Names of parameters besides those of an objective.
+_NAMES = 'network', 'schedule', 'uncertainty', 'autoencoder', 'teacher'
+
+
 def _with_nothing_hidden(condition, key, batch):
   cond = condition(key, batch)
   return cond | {'drop': jnp.zeros_like(cond['drop'])}
@@ -396,6 +434,13 @@ def refusals_of(noisy: ConfiguredNetwork) -> tuple[Row, ...]:
       lambda c, facts: noisy.process.kind_without_signal(),
       'config.parametrization={it}: the schedule has no signal at t = 1, where {it} does not '
       'determine x_0: set parametrization=v or x0',
+    ),
+    Row(
+      lambda c, facts: (
+        c.at('training.start.rank') and jax.eval_shape(noisy.own_parameters, abstract_key())
+      ),
+      'config.training.start=adapters trains only those, and objective={c.objective.name} has '
+      'parameters of its own: set training.start=weights',
     ),
     Row(
       lambda c, facts: not noisy.levels_differ,

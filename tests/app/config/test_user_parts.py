@@ -21,13 +21,15 @@ from diffusion_jax.app.config import experiments, folder, tree, trust
 from diffusion_jax.app.inputs import datasets
 from diffusion_jax.app.kinds import diffusion, rules, store
 from diffusion_jax.app.kinds.rules import lines
+from diffusion_jax.app.modes import MODES
 from diffusion_jax.app.run.weights import make_model
 from diffusion_jax.data.spec import ArraySpec, Facts
 from diffusion_jax.errors import UserError
 from diffusion_jax.runtime.run_folder import RunFolder
 from diffusion_jax.training.objectives import Context
 from tests.app import toy_parts
-from tests.app.conftest import CONFIGS, DIGITS, refused
+from tests.app.conftest import CONFIGS, DIGITS, assert_same, params_of, refused, smoke
+from tests.app.fields import within
 
 TOY = toy_parts.__name__
 # The path of a choice, the user's part, a field of its own, its value.
@@ -225,3 +227,33 @@ def test_a_part_that_declares_that_it_denoises_has_a_floor(tmp_path):
   for part, has_floor in {'careful': True, 'objective': False}.items():
     model = make_model(plain(('objective', f'{TOY}:{part}')), RunFolder.at(tmp_path), DIGITS)
     assert (model.losses is not None) == has_floor
+
+
+def test_an_objective_trains_parameters_of_its_own(tmp_path):
+  """Its c goes to the mean of the data; they are averaged, stored and resumed bit for bit."""
+  fields = {'objective': f'{TOY}:centred', 'optimizer.decay': 'constant'}
+  fields |= {'optimizer.learning_rate': 0.05, 'optimizer.warmup_steps': 0}
+  steps = {'training.num_steps': 60, 'training.steps_per_call': 20}
+  whole = tmp_path / 'whole'
+  MODES['train'](smoke(**fields, **steps), whole)
+  part = tmp_path / 'part'
+  for num_steps in (40, 60):
+    MODES['train'](smoke(**fields, **steps | {'training.num_steps': num_steps}), part)
+  assert_same(*(params_of(x) for x in (whole, part)))
+  x = DIGITS.x.encode(datasets.source_of(smoke()).read(np.arange(1437))['x'])
+  last = params_of(whole)['centre']['c']
+  assert abs(last - x.mean()) < 0.08 < abs(x.mean() + 0.8)
+  MODES['sample'](smoke(**fields), whole)
+
+
+@pytest.mark.parametrize('branch', ['network', 'schedule', 'teacher'])
+def test_parameters_of_an_objective_have_names_of_their_own(branch, tmp_path):
+  config = smoke(**{'objective': f'{TOY}:centred', 'objective.branch': branch})
+  shapes = make_model(config, RunFolder.at(tmp_path)).shapes
+  refused(f'a dict of names other than network, .*, not {branch}', shapes)
+
+
+def test_adapters_leave_no_parameters_to_an_objective(digits_run, tmp_path):
+  start = within('training.start', 'adapters', run=str(digits_run))
+  config = smoke(**{'objective': f'{TOY}:centred', **start})
+  refused('adapters trains only those, and .*:centred has', MODES['train'], config, tmp_path)

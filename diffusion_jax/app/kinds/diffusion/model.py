@@ -14,7 +14,6 @@ from diffusion_jax.aliases import Params
 from diffusion_jax.app.config.schema import parameters
 from diffusion_jax.app.config.tree import Node, from_config
 from diffusion_jax.app.kinds import other_runs
-from diffusion_jax.app.kinds.diffusion import ObjectiveFacts
 from diffusion_jax.app.kinds.model import IDENTITY, NOTHING, Guides, Latents, Model
 from diffusion_jax.app.kinds.network import ConfiguredNetwork, refusals_of
 from diffusion_jax.app.kinds.other_runs import TeacherDenoiser
@@ -146,20 +145,7 @@ def objective_of(
   teacher: see `other_runs.teacher_of`; network: the one that is evaluated, None for
   the trained one.
   """
-  section = noisy.config.schedule
-  facts = ObjectiveFacts(
-    network=network or noisy.trained(test),
-    schedule=None if noisy.process.is_learned else noisy.schedule(),
-    make_schedule=noisy.schedule,
-    schedule_steps=noisy.process.steps,
-    total_steps=noisy.config.training.num_steps,
-    num_levels=noisy.facts.x.levels,
-    sigma_data=noisy.process.parametrization.sigma_data,
-    sigma_min=section.get('sigma_min'),
-    sigma_max=section.get('sigma_max'),
-    rho=section.get('rho'),
-    teacher=teacher(),
-  )
+  facts = noisy.objective_facts(network or noisy.trained(test), teacher())
   objective = noisy.config.objective
   return constrained(noisy, (objective.as_held_out() if test else objective).make(facts))
 
